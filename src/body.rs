@@ -1,0 +1,302 @@
+//! What a handler reads of a request and gives as a response.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+
+use crate::origin::Origin;
+
+/// The body of a request or of a response.
+///
+/// A request's body is complete when the handler runs, in memory or in an unlinked temporary file,
+/// except on routes that opted into streaming. A response's body is bytes, or a source from which
+/// the server pulls a piece whenever the client has taken the last one.
+///
+/// ```
+/// use heirloom::Body;
+/// assert_eq!(Body::from("ok\n").len(), Some(3));
+/// assert_eq!(Body::from_reader(std::io::empty()).len(), None);
+/// ```
+pub struct Body {
+    kind: Kind,
+    origin: Option<Arc<Origin>>,
+}
+
+/// What a body is made of; the exchange takes it apart.
+#[derive(Default)]
+pub(crate) enum Kind {
+    #[default]
+    Empty,
+    Bytes(Bytes),
+    File {
+        file: File,
+        left: u64,
+    },
+    Source {
+        source: Box<dyn Read + Send>,
+        left: Option<u64>,
+    },
+    Detached(DetachedWriter),
+    Upgrade(UpgradeHandler),
+}
+
+/// Writes a response on a thread of its own.
+pub(crate) type DetachedWriter = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+
+/// Speaks another protocol on the connection, on a thread of its own.
+pub(crate) type UpgradeHandler = Box<dyn FnOnce(Upgraded) + Send>;
+
+/// Both directions of a connection that no longer speaks HTTP. Reads and writes block.
+pub struct Upgraded {
+    io: Box<dyn Duplex>,
+}
+
+/// What can be read and written.
+pub(crate) trait Duplex: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Duplex for T {}
+
+impl Upgraded {
+    pub(crate) fn new(io: impl Duplex + 'static) -> Upgraded {
+        Upgraded { io: Box::new(io) }
+    }
+}
+
+impl Read for Upgraded {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.io.read(buf)
+    }
+}
+
+impl Write for Upgraded {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.io.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.io.flush()
+    }
+}
+
+impl fmt::Debug for Upgraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upgraded").finish_non_exhaustive()
+    }
+}
+
+impl Body {
+    /// A body without bytes.
+    pub const fn empty() -> Body {
+        Body::of(Kind::Empty)
+    }
+
+    /// A response of unknown length, pulled from `source` until it ends. `source` is read on a
+    /// worker, which may block in it; while the client is slow to take what was read, no worker
+    /// waits.
+    pub fn from_reader(source: impl Read + Send + 'static) -> Body {
+        Body::of(Kind::Source { source: Box::new(source), left: None })
+    }
+
+    /// As [`Body::from_reader`], with a length that is announced to the client. If `source` ends
+    /// early the connection is cut, so that the client can tell.
+    pub fn from_sized_reader(source: impl Read + Send + 'static, len: u64) -> Body {
+        Body::of(Kind::Source { source: Box::new(source), left: Some(len) })
+    }
+
+    /// The next `len` bytes of `file`.
+    pub fn from_file(file: File, len: u64) -> Body {
+        Body::of(Kind::File { file, left: len })
+    }
+
+    /// A response written by `write` on a thread of its own, for streams that last (server-sent
+    /// events): it holds no worker. Each write is sent at once and waits for the client. `write`
+    /// should end when the process drains; ask the request before returning the response.
+    ///
+    /// At most [`Limits::detached_threads`](crate::Limits::detached_threads) run at once; above
+    /// that the client gets 503.
+    pub fn detached(write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static) -> Body {
+        Body::of(Kind::Detached(Box::new(write)))
+    }
+
+    /// For a 101 response: after its head is sent, `speak` has the connection to itself, on a
+    /// thread of its own.
+    pub fn upgrade(speak: impl FnOnce(Upgraded) + Send + 'static) -> Body {
+        Body::of(Kind::Upgrade(Box::new(speak)))
+    }
+
+    /// How many bytes are left, if that is known.
+    pub fn len(&self) -> Option<u64> {
+        match &self.kind {
+            Kind::Empty => Some(0),
+            Kind::Bytes(bytes) => Some(bytes.len() as u64),
+            Kind::File { left, .. } => Some(*left),
+            Kind::Source { left, .. } => *left,
+            Kind::Detached(_) | Kind::Upgrade(_) => None,
+        }
+    }
+
+    /// Whether it is known that no byte is left.
+    pub fn is_empty(&self) -> bool {
+        self.len() == Some(0)
+    }
+
+    /// Reads what is left into memory.
+    ///
+    /// # Errors
+    /// Those of the source: a temporary file that can't be read, a client that is gone or too slow
+    /// (streaming routes).
+    pub fn bytes(&mut self) -> io::Result<Bytes> {
+        if let Kind::Bytes(bytes) = &mut self.kind {
+            return Ok(std::mem::take(bytes));
+        }
+        let mut all = Vec::new();
+        self.read_to_end(&mut all)?;
+        Ok(all.into())
+    }
+
+    /// Reads what is left as text.
+    ///
+    /// # Errors
+    /// As [`Body::bytes`], and `InvalidData` if it is not UTF-8.
+    pub fn text(&mut self) -> io::Result<String> {
+        String::from_utf8(self.bytes()?.into()).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+    }
+
+    pub(crate) const fn of(kind: Kind) -> Body {
+        Body { kind, origin: None }
+    }
+
+    pub(crate) fn with_origin(kind: Kind, origin: Arc<Origin>) -> Body {
+        Body { kind, origin: Some(origin) }
+    }
+
+    pub(crate) fn origin(&self) -> Option<&Origin> {
+        self.origin.as_deref()
+    }
+
+    pub(crate) fn into_kind(self) -> Kind {
+        self.kind
+    }
+}
+
+impl Default for Body {
+    fn default() -> Body {
+        Body::empty()
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Body {
+        Body::of(if bytes.is_empty() { Kind::Empty } else { Kind::Bytes(bytes) })
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Body {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Body {
+        Bytes::from(text).into()
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Body {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl From<&'static [u8]> for Body {
+    fn from(bytes: &'static [u8]) -> Body {
+        Bytes::from_static(bytes).into()
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let room = |left: u64| usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
+        match &mut self.kind {
+            Kind::Empty => Ok(0),
+            Kind::Bytes(bytes) => {
+                let n = bytes.len().min(buf.len());
+                bytes.copy_to_slice(&mut buf[..n]);
+                Ok(n)
+            }
+            Kind::File { file, left } => {
+                let room = room(*left);
+                let n = file.read(&mut buf[..room])?;
+                *left -= n as u64;
+                Ok(n)
+            }
+            Kind::Source { source, left: None } => source.read(buf),
+            Kind::Source { source, left: Some(left) } => {
+                let room = room(*left);
+                let n = source.read(&mut buf[..room])?;
+                *left -= n as u64;
+                Ok(n)
+            }
+            Kind::Detached(_) | Kind::Upgrade(_) => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "this body is written, not read"))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.kind {
+            Kind::Empty => "empty",
+            Kind::Bytes(_) => "bytes",
+            Kind::File { .. } => "file",
+            Kind::Source { .. } => "source",
+            Kind::Detached(_) => "detached",
+            Kind::Upgrade(_) => "upgrade",
+        };
+        f.debug_struct("Body").field("kind", &kind).field("len", &self.len()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, SeekFrom};
+
+    use super::*;
+
+    fn file(content: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file
+    }
+
+    #[test]
+    fn every_readable_kind_gives_its_bytes_in_any_pieces() {
+        let bodies: Vec<(Body, Option<u64>)> = vec![
+            (Body::from("hello"), Some(5)),
+            (Body::from(b"hello".to_vec()), Some(5)),
+            (Body::from_file(file(b"hello, more"), 5), Some(5)),
+            (Body::from_reader(&b"hello"[..]), None),
+            (Body::from_sized_reader(&b"hello, more"[..], 5), Some(5)),
+        ];
+        for (mut body, len) in bodies {
+            assert_eq!(body.len(), len);
+            let mut first = [0; 2];
+            body.read_exact(&mut first).unwrap();
+            assert_eq!(&first, b"he");
+            assert_eq!(body.text().unwrap(), "llo");
+            assert_eq!(body.bytes().unwrap(), "", "read twice");
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_written_can_not_be_read() {
+        assert!(Body::detached(|_| Ok(())).bytes().is_err());
+        assert!(Body::upgrade(|_| ()).bytes().is_err());
+    }
+}

@@ -1,0 +1,102 @@
+//! What bounds a server: sizes in [`Limits`], durations in [`Timeouts`]. Plain data; each field
+//! says its default and why.
+
+use std::time::Duration;
+
+/// Sizes and counts that bound one server.
+///
+/// ```
+/// let limits = heirloom::Limits { body_bytes: 64 << 20, ..Default::default() };
+/// # let _ = limits;
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a request head, request line and final empty line included. Default 64 KiB;
+    /// above it 431.
+    pub head_bytes: usize,
+    /// Fields of a request head, and of a trailer section. Default 100; above it 431.
+    pub head_fields: usize,
+    /// Bytes of a request target. Default 8 KiB; above it 414 (RFC 9110 §4.1 asks for at least
+    /// 8,000).
+    pub target_bytes: usize,
+    /// Bytes of a request body kept in memory; what is longer goes to an unlinked temporary file.
+    /// Default 64 KiB.
+    pub body_memory_bytes: usize,
+    /// Bytes of a request body. Default 2 MiB; above it 413.
+    pub body_bytes: u64,
+    /// Bytes of a body that the handler left unread and that are still read, and dropped, so that
+    /// the connection can be kept. Default 256 KiB; above it the connection closes.
+    pub discard_bytes: u64,
+    /// Connections open at once over all listeners. Default 16,384, and never more than the
+    /// process's NOFILE limit allows; at the limit no more are accepted and the kernel's backlog
+    /// pushes back.
+    pub connections: usize,
+    /// Requests served on one connection before it is closed, announced. Default: no limit.
+    pub requests_per_connection: u64,
+    /// Share of the workers, in per cent, that may run streaming uploads at once. Default 50; at
+    /// least one worker.
+    pub streaming_percent: u8,
+    /// Threads for event streams and hijacked connections. Default 256; above it 503.
+    pub detached_threads: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            head_bytes: 64 << 10,
+            head_fields: 100,
+            target_bytes: 8 << 10,
+            body_memory_bytes: 64 << 10,
+            body_bytes: 2 << 20,
+            discard_bytes: 256 << 10,
+            connections: 16_384,
+            requests_per_connection: u64::MAX,
+            streaming_percent: 50,
+            detached_threads: 256,
+        }
+    }
+}
+
+/// Durations that bound one server. Deadlines of connections are kept to a quarter of a second.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the first byte of a request head to its last. Default 10 s; then 408.
+    pub head: Duration,
+    /// Between two requests of a connection, and before the first. Default 60 s; then closed.
+    pub idle: Duration,
+    /// Without a byte of a request body. Default 30 s; then 408.
+    pub body_stall: Duration,
+    /// Without a byte of a response taken by the client. Default 30 s; then closed.
+    pub response_stall: Duration,
+    /// In the queue, waiting for a worker. Default 30 s; then 503 with `Retry-After`.
+    pub queue_wait: Duration,
+    /// From the start of a successor until it is prepared to serve. Default 60 s; then it is
+    /// killed and the old generation serves on.
+    pub ready: Duration,
+    /// During which a successor that dies or fails is rolled back. Default 2 s; may be zero.
+    pub probation: Duration,
+    /// From the start of a drain to the hammer. Default 60 s.
+    pub drain: Duration,
+    /// At a stop: how long readiness says no while connections are still accepted. Default 0 s.
+    pub lame_duck: Duration,
+    /// At a drain: how long an idle connection is kept for one more request, which is answered
+    /// with `Connection: close`. Default 5 s.
+    pub idle_grace: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            body_stall: Duration::from_secs(30),
+            response_stall: Duration::from_secs(30),
+            queue_wait: Duration::from_secs(30),
+            ready: Duration::from_secs(60),
+            probation: Duration::from_secs(2),
+            drain: Duration::from_secs(60),
+            lame_duck: Duration::ZERO,
+            idle_grace: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What a process is doing, as everyone in it may ask: one atomic, one writer (the control loop).
+
+use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What this process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// Listeners are bound or inherited; nothing is accepted yet.
+    Starting,
+    /// Accepting and serving.
+    Serving,
+    /// Still serving while a successor starts or is on probation.
+    HandingOver,
+    /// Told to stop: still accepting, while readiness says no.
+    LameDuck,
+    /// A successor serves; this process finishes what it began.
+    HandedOver,
+    /// Told to stop: accepts nothing, finishes what it began.
+    Draining,
+    /// Over: `serve()` has returned or is about to.
+    Exited,
+}
+
+impl Phase {
+    const ALL: [Phase; 7] = [
+        Phase::Starting,
+        Phase::Serving,
+        Phase::HandingOver,
+        Phase::LameDuck,
+        Phase::HandedOver,
+        Phase::Draining,
+        Phase::Exited,
+    ];
+
+    /// Whether the process finishes what it began and starts nothing new.
+    pub fn is_draining(self) -> bool {
+        self >= Phase::HandedOver
+    }
+
+    /// Whether a load balancer should send new clients to this address. True of a process that has
+    /// handed over: its successor serves behind the same address.
+    pub fn is_ready(self) -> bool {
+        matches!(self, Phase::Serving | Phase::HandingOver | Phase::HandedOver)
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Starting => "starting",
+            Phase::Serving => "serving",
+            Phase::HandingOver => "handing over",
+            Phase::LameDuck => "lame duck",
+            Phase::HandedOver => "handed over",
+            Phase::Draining => "draining",
+            Phase::Exited => "exited",
+        })
+    }
+}
+
+/// The shared view of the phase. Clones show the same phase.
+#[derive(Clone, Debug)]
+pub(crate) struct PhaseWatch {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    phase: AtomicU8,
+    lock: Mutex<()>,
+    changed: Condvar,
+}
+
+impl PhaseWatch {
+    pub(crate) fn new() -> PhaseWatch {
+        let phase = AtomicU8::new(Phase::Starting as u8);
+        PhaseWatch { shared: Arc::new(Shared { phase, lock: Mutex::new(()), changed: Condvar::new() }) }
+    }
+
+    pub(crate) fn get(&self) -> Phase {
+        Phase::ALL[usize::from(self.shared.phase.load(Ordering::Acquire))]
+    }
+
+    pub(crate) fn set(&self, phase: Phase) {
+        // The lock orders the store before a waiter's check or after its wait: no wake-up is lost.
+        let _lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.phase.store(phase as u8, Ordering::Release);
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until the process drains; false if it does not within `timeout`.
+    pub(crate) fn wait_draining(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now().checked_add(timeout);
+        let mut lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        while !self.get().is_draining() {
+            let left = deadline.map_or(Duration::from_secs(3600), |d| d.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return false;
+            }
+            lock = self.shared.changed.wait_timeout(lock, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_phase_survives_the_atomic() {
+        let watch = PhaseWatch::new();
+        for phase in Phase::ALL {
+            watch.set(phase);
+            assert_eq!(watch.get(), phase);
+        }
+    }
+
+    #[test]
+    fn a_waiter_is_woken_by_the_drain() {
+        let watch = PhaseWatch::new();
+        assert!(!watch.wait_draining(Duration::from_millis(1)));
+        let other = watch.clone();
+        let waiter = std::thread::Builder::new().spawn(move || other.wait_draining(Duration::from_secs(60))).unwrap();
+        watch.set(Phase::Draining);
+        assert!(waiter.join().unwrap());
+    }
+}
