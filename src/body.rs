@@ -23,6 +23,10 @@ use crate::origin::Origin;
 pub struct Body {
     kind: Kind,
     origin: Option<Arc<Origin>>,
+    /// The request's head as received.
+    head: Bytes,
+    /// The path is the pattern of the route that matched.
+    routed: bool,
 }
 
 /// What a body is made of; the exchange takes it apart.
@@ -148,7 +152,7 @@ impl Body {
     /// # Errors
     /// Those of the source: a temporary file that can't be read, a client that is gone or too slow
     /// (streaming routes).
-    pub fn bytes(&mut self) -> io::Result<Bytes> {
+    pub fn read_bytes(&mut self) -> io::Result<Bytes> {
         if let Kind::Bytes(bytes) = &mut self.kind {
             return Ok(std::mem::take(bytes));
         }
@@ -160,21 +164,36 @@ impl Body {
     /// Reads what is left as text.
     ///
     /// # Errors
-    /// As [`Body::bytes`], and `InvalidData` if it is not UTF-8.
-    pub fn text(&mut self) -> io::Result<String> {
-        String::from_utf8(self.bytes()?.into()).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+    /// As [`Body::read_bytes`], and `InvalidData` if it is not UTF-8.
+    pub fn read_text(&mut self) -> io::Result<String> {
+        String::from_utf8(self.read_bytes()?.into())
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
     }
 
     pub(crate) const fn of(kind: Kind) -> Body {
-        Body { kind, origin: None }
+        Body { kind, origin: None, head: Bytes::new(), routed: false }
     }
 
-    pub(crate) fn with_origin(kind: Kind, origin: Arc<Origin>) -> Body {
-        Body { kind, origin: Some(origin) }
+    /// Of a request that came over a connection.
+    pub(crate) fn received(kind: Kind, origin: Arc<Origin>, head: Bytes) -> Body {
+        Body { kind, origin: Some(origin), head, routed: false }
+    }
+
+    pub(crate) fn head(&self) -> &[u8] {
+        &self.head
     }
 
     pub(crate) fn origin(&self) -> Option<&Origin> {
         self.origin.as_deref()
+    }
+
+    /// Notes that the request matched a route without parameters: its path is the pattern.
+    pub(crate) fn set_routed(&mut self) {
+        self.routed = true;
+    }
+
+    pub(crate) fn is_routed(&self) -> bool {
+        self.routed
     }
 
     pub(crate) fn into_kind(self) -> Kind {
@@ -289,14 +308,14 @@ mod tests {
             let mut first = [0; 2];
             body.read_exact(&mut first).unwrap();
             assert_eq!(&first, b"he");
-            assert_eq!(body.text().unwrap(), "llo");
-            assert_eq!(body.bytes().unwrap(), "", "read twice");
+            assert_eq!(body.read_text().unwrap(), "llo");
+            assert_eq!(body.read_bytes().unwrap(), "", "read twice");
         }
     }
 
     #[test]
     fn a_body_that_is_written_can_not_be_read() {
-        assert!(Body::detached(|_| Ok(())).bytes().is_err());
-        assert!(Body::upgrade(|_| ()).bytes().is_err());
+        assert!(Body::detached(|_| Ok(())).read_bytes().is_err());
+        assert!(Body::upgrade(|_| ()).read_bytes().is_err());
     }
 }

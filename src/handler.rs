@@ -17,18 +17,55 @@ use crate::{Request, Response};
 /// ```
 /// use heirloom::prelude::*;
 /// let handler = |req: Request| format!("you asked for {}\n", req.uri().path());
-/// let mut response = handler.call(http::Request::get("/x").body(Body::empty()).unwrap());
-/// assert_eq!(response.body_mut().text().unwrap(), "you asked for /x\n");
+/// let mut response = Handler::call(&handler, http::Request::get("/x").body(Body::empty()).unwrap());
+/// assert_eq!(response.body_mut().read_text().unwrap(), "you asked for /x\n");
+/// ```
+///
+/// One that wraps another passes on what that one knows, and so keeps its limits:
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use heirloom::Resolved;
+///
+/// struct Versioned<H>(H);
+///
+/// impl<H: Handler> Handler for Versioned<H> {
+///     fn call(&self, request: Request) -> Response {
+///         self.0.call(request).with_header("x-version", 3)
+///     }
+///
+///     fn resolve(&self, head: &http::request::Parts) -> Resolved<'_> {
+///         self.0.resolve(head).wrapped()
+///     }
+///
+///     fn check(&self) -> Result<(), String> {
+///         self.0.check()
+///     }
+/// }
+///
+/// let handler = Versioned(Router::new().get("/", |_: Request| "hello\n"));
+/// let response = handler.call(http::Request::get("/nowhere").body(Body::empty()).unwrap());
+/// assert_eq!(response.status(), StatusCode::NOT_FOUND);
+/// assert_eq!(response.headers()["x-version"], "3");
 /// ```
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request.
     fn call(&self, request: Request) -> Response;
 
     /// What holds for a request with this head, decided before its body is read. A handler that
-    /// wraps another one passes this on.
+    /// wraps another one passes this on as [`Resolved::wrapped`].
     fn resolve(&self, head: &Parts) -> Resolved<'_> {
         let _ = head;
         Resolved::default()
+    }
+
+    /// Whether the handler is put together as it was meant; asked once, before serving starts. A
+    /// handler that wraps another one passes this on. Default: it is.
+    ///
+    /// # Errors
+    /// Every mistake that was found, as text for whoever wrote the program.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
     }
 }
 
@@ -42,6 +79,34 @@ where
     }
 }
 
+impl<H: Handler + ?Sized> Handler for Arc<H> {
+    fn call(&self, request: Request) -> Response {
+        (**self).call(request)
+    }
+
+    fn resolve(&self, head: &Parts) -> Resolved<'_> {
+        (**self).resolve(head)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        (**self).check()
+    }
+}
+
+impl Handler for Box<dyn Handler> {
+    fn call(&self, request: Request) -> Response {
+        (**self).call(request)
+    }
+
+    fn resolve(&self, head: &Parts) -> Resolved<'_> {
+        (**self).resolve(head)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        (**self).check()
+    }
+}
+
 /// What [`Handler::resolve`] found. The default: the handler itself, without route, parameters or
 /// limits of its own.
 #[derive(Default)]
@@ -50,31 +115,120 @@ pub struct Resolved<'h> {
     pub(crate) endpoint: Option<&'h dyn Handler>,
     /// Answered at once, without reading the body: 404, 405.
     pub(crate) refusal: Option<Response>,
-    /// The path's parameters, and the route's pattern.
-    pub(crate) matched: Option<Matched>,
+    /// The route that matched. Borrowed: a count shared by all workers would be contended.
+    pub(crate) pattern: Option<&'h Arc<Pattern>>,
+    /// Of the pattern's parameters, decoded.
+    pub(crate) values: Vec<String>,
     pub(crate) rules: RouteRules,
     pub(crate) pace: Option<&'h Pace>,
 }
 
+impl Resolved<'_> {
+    /// The same limits, and the wrapper is called instead of what it wraps, even for a request that
+    /// this would refuse; so that every response passes through the wrapper.
+    #[must_use]
+    pub fn wrapped(self) -> Self {
+        Resolved { endpoint: None, refusal: None, ..self }
+    }
+
+    /// Tells the request which route matched it. Without parameters the path says it already.
+    pub(crate) fn attach(&mut self, request: &mut Request) {
+        let Some(pattern) = self.pattern else { return };
+        if self.values.is_empty() && pattern.text == request.uri().path() {
+            request.body_mut().set_routed();
+        } else {
+            let matched = Matched { pattern: Arc::clone(pattern), values: std::mem::take(&mut self.values) };
+            request.extensions_mut().insert(matched);
+        }
+    }
+}
+
 impl fmt::Debug for Resolved<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resolved").field("matched", &self.matched).field("rules", &self.rules).finish_non_exhaustive()
+        let pattern = self.pattern.map(|p| &p.text);
+        f.debug_struct("Resolved")
+            .field("pattern", &pattern)
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
     }
 }
 
 /// The route that matched a request, kept in the request's extensions.
 #[derive(Clone, Debug)]
 pub(crate) struct Matched {
-    pub(crate) pattern: Arc<str>,
-    pub(crate) params: Vec<(String, String)>,
+    pub(crate) pattern: Arc<Pattern>,
+    pub(crate) values: Vec<String>,
+}
+
+/// A route's pattern, and the names of its parameters in order.
+#[derive(Debug)]
+pub(crate) struct Pattern {
+    pub(crate) text: String,
+    pub(crate) names: Vec<String>,
 }
 
 /// What one route may have otherwise than its server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RouteRules {
+pub(crate) struct RouteRules {
     /// Bytes of a request body; above it 413. None: [`Limits::body_bytes`](crate::Limits).
-    pub body_bytes: Option<u64>,
-    /// Whether the handler reads the body while it arrives, holding a worker meanwhile (at most a
-    /// share of them, [`Limits::streaming_percent`](crate::Limits)). Default: no.
-    pub streaming: bool,
+    pub(crate) body_bytes: Option<u64>,
+    /// Whether the handler reads the body while it arrives, holding a worker meanwhile.
+    pub(crate) streaming: bool,
+}
+
+/// The same handler, reading the body of its requests while it arrives. It holds a worker
+/// meanwhile, so at most a share of the workers does this at once
+/// ([`Limits::streaming_percent`](crate::Limits::streaming_percent)). Any other handler runs when
+/// the body is complete.
+///
+/// Of a router, it holds for all routes.
+///
+/// ```
+/// use heirloom::prelude::*;
+///
+/// fn upload(mut req: Request) -> std::io::Result<String> {
+///     let n = std::io::copy(req.body_mut(), &mut std::io::sink())?;
+///     Ok(format!("{n} bytes\n"))
+/// }
+/// let router = Router::new().put("/files/{name}", streaming(max_body(1 << 30, upload)));
+/// # router.check().unwrap();
+/// ```
+pub fn streaming(handler: impl Handler) -> impl Handler {
+    Ruled { handler, rules: RouteRules { streaming: true, ..Default::default() } }
+}
+
+/// The same handler, with a request body of at most `bytes`; above that 413. Without this
+/// [`Limits::body_bytes`](crate::Limits::body_bytes) holds.
+///
+/// Of a router, it holds for all routes that don't say otherwise.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// let router = Router::new().post("/note", max_body(1_000, |mut req: Request| req.text()));
+/// # router.check().unwrap();
+/// ```
+pub fn max_body(bytes: u64, handler: impl Handler) -> impl Handler {
+    Ruled { handler, rules: RouteRules { body_bytes: Some(bytes), ..Default::default() } }
+}
+
+struct Ruled<H> {
+    handler: H,
+    rules: RouteRules,
+}
+
+impl<H: Handler> Handler for Ruled<H> {
+    fn call(&self, request: Request) -> Response {
+        self.handler.call(request)
+    }
+
+    fn resolve(&self, head: &Parts) -> Resolved<'_> {
+        let mut found = self.handler.resolve(head);
+        found.rules.body_bytes = found.rules.body_bytes.or(self.rules.body_bytes);
+        found.rules.streaming |= self.rules.streaming;
+        found
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.handler.check()
+    }
 }

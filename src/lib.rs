@@ -1,17 +1,54 @@
-//! heirloom
+#![doc = include_str!("../README.md")]
+
+mod acceptor;
+mod admin;
+mod assembly;
+mod body;
+mod close_reason;
+mod connection;
+mod control;
+mod error;
+mod exchange;
+mod handle;
+mod handler;
+mod handover;
+mod http1;
+mod lifecycle;
 mod limits;
+mod listener;
+mod origin;
+mod pace;
+mod phase;
+mod pool;
+pub mod prelude;
+mod queue;
+mod request;
+mod response;
+mod router;
+mod server;
+mod signals;
+mod slots;
+mod status;
+mod sys;
+mod wait_group;
+
+pub use http;
+
+pub use admin::admin_routes;
+pub use body::{Body, Upgraded};
+pub use close_reason::CloseReason;
+pub use error::Error;
+pub use handle::Handle;
+pub use handler::{Handler, Resolved, max_body, streaming};
 pub use limits::{Limits, Timeouts};
+pub use phase::Phase;
+pub use request::{Drain, RequestExt};
+pub use response::{Html, IntoResponse, Redirect, ResponseExt};
+pub use router::Router;
+pub use server::{Running, Server, init};
+pub use status::Stats;
+
 /// A request: the head as `http` has it, and a [`Body`].
 pub type Request = http::Request<Body>;
 /// A response: the head as `http` has it, and a [`Body`].
 pub type Response = http::Response<Body>;
-mod body;
-mod phase;
-mod handler;
-mod pace;
-mod origin;
-mod http1;
-pub use body::Body;
-pub use handler::Handler;
-pub use origin::Origin;
-pub use phase::Phase;

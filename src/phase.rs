@@ -97,7 +97,8 @@ impl PhaseWatch {
         let deadline = Instant::now().checked_add(timeout);
         let mut lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
         while !self.get().is_draining() {
-            let left = deadline.map_or(Duration::from_secs(3600), |d| d.saturating_duration_since(Instant::now()));
+            let left =
+                deadline.map_or(Duration::from_secs(3600), |d| d.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 return false;
             }
@@ -125,7 +126,8 @@ mod tests {
         let watch = PhaseWatch::new();
         assert!(!watch.wait_draining(Duration::from_millis(1)));
         let other = watch.clone();
-        let waiter = std::thread::Builder::new().spawn(move || other.wait_draining(Duration::from_secs(60))).unwrap();
+        let waiter =
+            std::thread::Builder::new().spawn(move || other.wait_draining(Duration::from_secs(60))).unwrap();
         watch.set(Phase::Draining);
         assert!(waiter.join().unwrap());
     }

@@ -1,0 +1,172 @@
+//! Every feature on one server, for tests and load programs.
+//!
+//! Run with `cargo run --release --example kitchen_sink -- --listen 127.0.0.1:8001`, then
+//! `curl localhost:8001/pid`, `kill -HUP PID`, and `curl` again. `--help` lists the flags.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use heirloom::prelude::*;
+use heirloom::{Limits, Timeouts};
+
+const USAGE: &str =
+    "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--unix PATH] [--admin ADDR]
+    [--probation-ms N] [--ready-timeout-ms N] [--drain-timeout-ms N] [--lame-duck-ms N]
+    [--idle-grace-ms N] [--head-timeout-ms N] [--idle-timeout-ms N]";
+
+fn main() -> Result<(), heirloom::Error> {
+    heirloom::init()?;
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let flags = Flags::parse(std::env::args().skip(1)).unwrap_or_else(|problem| usage(&problem));
+
+    let handle = Handle::new();
+    let mut server = Server::new(router(&handle))
+        .with_handle(handle)
+        .workers(flags.workers)
+        .limits(Limits { body_bytes: 64 << 20, ..Limits::default() })
+        .timeouts(flags.timeouts);
+    for name in flags.listen {
+        server = server.listen(name);
+    }
+    if let Some(name) = flags.admin {
+        server = server.admin(name);
+    }
+    if let Some(path) = flags.pid_file {
+        server = server.pid_file(path);
+    }
+    log::info!("pid {}", std::process::id());
+    server.serve()
+}
+
+fn router(handle: &Handle) -> Router {
+    Router::new()
+        .get("/", |_: Request| "Hello, World!")
+        .get("/ok", |_: Request| "ok\n")
+        .get("/pid", |_: Request| std::process::id().to_string())
+        .get("/generation", |req: Request| req.generation().to_string())
+        .get("/sleep/{ms}", sleep)
+        .post("/echo", echo)
+        .put("/echo", echo)
+        .post("/discard", streaming(|_: Request| "ok\n"))
+        .get("/headers", headers)
+        .get("/stream", |_: Request| Body::from_reader(Slowly { pieces: 64 }))
+        .get("/big/{bytes}", big)
+        .get("/panic", |_: Request| -> Response { panic!("as asked") })
+        .get("/204", |_: Request| StatusCode::NO_CONTENT)
+        .get("/304", |_: Request| StatusCode::NOT_MODIFIED)
+        .get("/events", events)
+        .nest("", heirloom::admin_routes(handle))
+}
+
+fn sleep(req: Request) -> Result<&'static str, (StatusCode, &'static str)> {
+    let ms = number(&req, "ms")?;
+    #[expect(clippy::disallowed_methods, reason = "stands for work that takes time")]
+    std::thread::sleep(Duration::from_millis(ms));
+    Ok("ok\n")
+}
+
+fn echo(req: Request) -> Body {
+    let len = req.body().len().unwrap_or(0);
+    Body::from_sized_reader(req.into_body(), len)
+}
+
+fn headers(req: Request) -> String {
+    let head = String::from_utf8_lossy(req.head_text());
+    head.lines().skip(1).filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect()
+}
+
+/// 16 KiB every 8 ms.
+struct Slowly {
+    pieces: u32,
+}
+
+impl Read for Slowly {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        if self.pieces == 0 {
+            return Ok(0);
+        }
+        self.pieces -= 1;
+        #[expect(clippy::disallowed_methods, reason = "stands for a source that takes time")]
+        std::thread::sleep(Duration::from_millis(8));
+        let n = buf.len().min(16 << 10);
+        buf[..n].fill(b'x');
+        Ok(n)
+    }
+}
+
+fn big(req: Request) -> Result<Body, (StatusCode, &'static str)> {
+    let bytes = number(&req, "bytes")?;
+    Ok(Body::from_sized_reader(std::io::repeat(b'x'), bytes))
+}
+
+fn number(req: &Request, name: &str) -> Result<u64, (StatusCode, &'static str)> {
+    req.param(name).and_then(|text| text.parse().ok()).ok_or((StatusCode::BAD_REQUEST, "not a number\n"))
+}
+
+/// One event a second, until the process drains.
+fn events(req: Request) -> impl IntoResponse {
+    let drain = req.drain();
+    let write = move |out: &mut dyn Write| {
+        for n in 1.. {
+            write!(out, "data: {n}\n\n")?;
+            if drain.wait(Duration::from_secs(1)) {
+                break;
+            }
+        }
+        write!(out, "event: end\ndata: draining\n\n")
+    };
+    ([("content-type", "text/event-stream"), ("cache-control", "no-store")], Body::detached(write))
+}
+
+struct Flags {
+    listen: Vec<String>,
+    admin: Option<String>,
+    pid_file: Option<String>,
+    workers: usize,
+    timeouts: Timeouts,
+}
+
+impl Flags {
+    fn parse(mut args: impl Iterator<Item = String>) -> Result<Flags, String> {
+        let mut flags = Flags {
+            listen: Vec::new(),
+            admin: None,
+            pid_file: None,
+            workers: 32,
+            timeouts: Timeouts::default(),
+        };
+        while let Some(flag) = args.next() {
+            if let "--tls-listen" | "--cert" | "--key" | "--control" | "--supervise" = flag.as_str() {
+                return Err(format!("{flag}: this version of heirloom can't do that yet"));
+            }
+            if let "--help" | "-h" = flag.as_str() {
+                return Err("every feature on one server".to_owned());
+            }
+            let value = args.next().ok_or_else(|| format!("{flag}: not understood, or without its value"))?;
+            let number = || value.parse::<u64>().map_err(|_| format!("{flag} {value}: not a number"));
+            let ms = || number().map(Duration::from_millis);
+            match flag.as_str() {
+                "--listen" => flags.listen.push(value),
+                "--unix" => flags.listen.push(format!("unix:{value}")),
+                "--admin" => flags.admin = Some(value),
+                "--pid-file" => flags.pid_file = Some(value),
+                "--workers" => flags.workers = number()? as usize,
+                "--probation-ms" => flags.timeouts.probation = ms()?,
+                "--ready-timeout-ms" => flags.timeouts.ready = ms()?,
+                "--drain-timeout-ms" => flags.timeouts.drain = ms()?,
+                "--lame-duck-ms" => flags.timeouts.lame_duck = ms()?,
+                "--idle-grace-ms" => flags.timeouts.idle_grace = ms()?,
+                "--head-timeout-ms" => flags.timeouts.head = ms()?,
+                "--idle-timeout-ms" => flags.timeouts.idle = ms()?,
+                _ => return Err(format!("{flag}: not understood")),
+            }
+        }
+        Ok(flags)
+    }
+}
+
+#[expect(clippy::exit, reason = "a command line that is wrong")]
+fn usage(problem: &str) -> ! {
+    eprintln!("kitchen_sink: {problem}\n{USAGE}");
+    std::process::exit(2);
+}

@@ -1,0 +1,46 @@
+//! A slow answer that survives an upgrade: the manual test.
+//!
+//! Run with `cargo run --release --example slow_ok [-- --listen ADDR --seconds N]`, then
+//! `curl localhost:8001/ok` in two other shells, then `kill -HUP PID`. A third `curl` is answered
+//! by the new process, the first two by the old one, which then exits.
+
+use std::io::Write;
+use std::time::Duration;
+
+use heirloom::prelude::*;
+
+fn main() -> Result<(), heirloom::Error> {
+    heirloom::init()?;
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let (mut listen, mut seconds) = ("localhost:8001".to_owned(), 30);
+    let mut args = std::env::args().skip(1);
+    while let Some(flag) = args.next() {
+        match (flag.as_str(), args.next()) {
+            ("--listen", Some(value)) => listen = value,
+            ("--seconds", Some(value)) => match value.parse() {
+                Ok(value) => seconds = value,
+                Err(_) => usage(&format!("--seconds {value}: not a number")),
+            },
+            _ => usage(&format!("{flag}: not understood")),
+        }
+    }
+    log::info!("pid {}", std::process::id());
+    let router = Router::new().get("/ok", move |_: Request| slow_ok(seconds));
+    Server::new(router).listen(listen).serve()
+}
+
+fn slow_ok(seconds: u64) -> &'static str {
+    for i in 1..=seconds {
+        // `println!` would panic when the terminal is gone.
+        let _ = writeln!(std::io::stdout(), "{} handling request {i}", std::process::id());
+        #[expect(clippy::disallowed_methods, reason = "stands for work that takes time")]
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    "ok\n"
+}
+
+#[expect(clippy::exit, reason = "a command line that is wrong")]
+fn usage(problem: &str) {
+    eprintln!("slow_ok: {problem}\nusage: slow_ok [--listen ADDR] [--seconds N]");
+    std::process::exit(2);
+}

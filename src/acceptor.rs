@@ -1,0 +1,582 @@
+//! The acceptor: one thread that accepts, and owns every connection nobody works on. It waits for
+//! bytes and deadlines, never parses HTTP, and never runs user code.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_utils::CachePadded;
+use log::{debug, error, info, warn};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::close_reason::CloseReason;
+use crate::connection::Connection;
+use crate::listener::Listener;
+use crate::origin::Origin;
+use crate::phase::PhaseWatch;
+use crate::queue::{Look, Probe, Queue};
+use crate::slots::{SlotId, Slots};
+use crate::status::Tally;
+
+/// Deadlines are kept to this grain: the sweep looks at all of them once a tick.
+const TICK: Duration = Duration::from_millis(250);
+/// How often a queue with work and a sleeping worker is looked at.
+const LOOK_MILLISECONDS: u8 = 1;
+/// New connections per listener and turn, so that they can't starve the parked ones.
+const ACCEPTS_PER_TURN: usize = 64;
+/// How long a closing connection may take to close its side.
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
+/// After an accept that failed for want of something.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// Keys of what is no connection: no slot has this index.
+const SPECIAL: u64 = 0xFFFF_FFFF;
+const BELL: u64 = SPECIAL;
+const FIRST_LISTENER: u64 = 1;
+
+/// Where connections rest, and where workers and the control loop reach the acceptor.
+#[derive(Debug)]
+pub(crate) struct Parking<P> {
+    slots: Slots<Box<Connection<P>>>,
+    poller: Epoll,
+    bell: EventFd,
+    commands: Mutex<VecDeque<Command>>,
+    start: Instant,
+    idle: Duration,
+    /// In ticks: how long an idle connection is kept in a drain; 0 while there is none.
+    grace: AtomicU32,
+    /// Somebody waits for a connection to end: rung at each.
+    wanted: AtomicBool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Command {
+    Accept,
+    Pause { adopted: Vec<String> },
+    CloseShared,
+    CloseLast,
+    HandConnections(OwnedFd),
+    TakeConnections(OwnedFd),
+    Drain { grace: Duration },
+    Check,
+    Stop,
+}
+
+/// What the acceptor tells the control loop.
+#[derive(Debug)]
+pub(crate) enum News {
+    ListenersClosed,
+    Drained,
+    Checked(Result<(), String>),
+}
+
+impl<P> Parking<P> {
+    pub(crate) fn new(connections: usize, idle: Duration) -> io::Result<Parking<P>> {
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        poller.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        Ok(Parking {
+            slots: Slots::new(connections),
+            poller,
+            bell,
+            commands: Mutex::default(),
+            start: Instant::now(),
+            idle,
+            grace: AtomicU32::new(0),
+            wanted: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn command(&self, command: Command) {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
+        self.ring();
+    }
+
+    fn ring(&self) {
+        // It can only be full, and then it rings already.
+        let _ = self.bell.write(1);
+    }
+
+    /// Connections that are open, wherever they are.
+    pub(crate) fn open(&self) -> usize {
+        self.slots.taken()
+    }
+
+    /// Parks until bytes come, or the socket takes more, or `deadline` (None: the idle timeout, or
+    /// what is left of the grace). Given back if there is something to do already.
+    pub(crate) fn park(
+        &self,
+        connection: Box<Connection<P>>,
+        deadline: Option<Instant>,
+    ) -> Result<(), Box<Connection<P>>> {
+        let deadline = match deadline {
+            Some(deadline) => self.ticks(deadline),
+            None => self.idle_deadline(),
+        };
+        self.slots.park(connection.slot, connection, deadline)
+    }
+
+    /// Asks for an event, too, when the socket takes bytes again.
+    pub(crate) fn poll_write(&self, connection: &mut Connection<P>) -> io::Result<()> {
+        if !connection.polls_write {
+            let flags = edge() | EpollFlags::EPOLLOUT;
+            let mut event = EpollEvent::new(flags, connection.slot.to_bits());
+            self.poller.modify(&connection.stream, &mut event)?;
+            connection.polls_write = true;
+        }
+        Ok(())
+    }
+
+    /// Ends a connection. Its place is free when its socket is closed, not before.
+    pub(crate) fn close(&self, connection: Box<Connection<P>>) {
+        let slot = connection.slot;
+        drop(connection);
+        self.slots.release(slot);
+        if self.wanted.load(Ordering::SeqCst) {
+            self.ring();
+        }
+    }
+
+    fn idle_deadline(&self) -> u32 {
+        let mut deadline = self.ticks(Instant::now() + self.idle);
+        let grace = self.grace.load(Ordering::Relaxed);
+        if grace > 0 {
+            deadline = deadline.min(self.ticks(Instant::now()) + grace);
+        }
+        deadline
+    }
+
+    /// A time as ticks since the start, rounded up; never 0, which means none.
+    fn ticks(&self, at: Instant) -> u32 {
+        let ticks = at.saturating_duration_since(self.start).as_millis() / TICK.as_millis();
+        u32::try_from(ticks).unwrap_or(u32::MAX - 1).saturating_add(1)
+    }
+}
+
+/// Registered once; an event that comes while a worker has the connection is kept in its slot.
+fn edge() -> EpollFlags {
+    EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET
+}
+
+/// What an acceptor is made of.
+pub(crate) struct Acceptor<P> {
+    parking: Arc<Parking<P>>,
+    listeners: Vec<Polled>,
+    lanes: Vec<Lane<P>>,
+    /// Which lane each site's connections go to.
+    lane_of_site: Vec<usize>,
+    queue_wait: Duration,
+    phase: PhaseWatch,
+    generation: u32,
+    tally: Arc<CachePadded<Tally>>,
+    /// The answer to who waited too long for a worker.
+    busy: Box<dyn FnMut() -> Vec<u8> + Send>,
+    news: Arc<dyn Fn(News) + Send + Sync>,
+    accepting: bool,
+    /// At the connection limit: no listener is polled until a place is free.
+    full: bool,
+    /// After a failed accept: no listener is polled until then.
+    pause_until: Option<Instant>,
+    back_off: Duration,
+    draining: bool,
+    drained: bool,
+    next_sweep: Instant,
+    /// Step 5 of a handover will send parked connections here; until it does, they get step 6, the
+    /// announced close, which loses none of them either.
+    successor: Option<OwnedFd>,
+    /// The predecessor's connections will come here.
+    predecessor: Option<OwnedFd>,
+}
+
+struct Polled {
+    listener: Listener,
+    polled: bool,
+    /// A successor has it, too.
+    adopted: bool,
+}
+
+/// A queue, what is to be pushed to it, and how often its front did not move.
+struct Lane<P> {
+    queue: Arc<Queue<Box<Connection<P>>>>,
+    batch: Vec<Box<Connection<P>>>,
+    last: Option<Look>,
+    wakes: usize,
+}
+
+/// What the server gives an acceptor.
+pub(crate) struct Setup<P> {
+    pub(crate) parking: Arc<Parking<P>>,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) queues: Vec<Arc<Queue<Box<Connection<P>>>>>,
+    pub(crate) lane_of_site: Vec<usize>,
+    pub(crate) queue_wait: Duration,
+    pub(crate) phase: PhaseWatch,
+    pub(crate) generation: u32,
+    pub(crate) tally: Arc<CachePadded<Tally>>,
+    pub(crate) busy: Box<dyn FnMut() -> Vec<u8> + Send>,
+    pub(crate) news: Arc<dyn Fn(News) + Send + Sync>,
+}
+
+impl<P: Default> Acceptor<P> {
+    pub(crate) fn new(setup: Setup<P>) -> Acceptor<P> {
+        let polled = |listener| Polled { listener, polled: false, adopted: false };
+        let lane = |queue| Lane { queue, batch: Vec::new(), last: None, wakes: 1 };
+        Acceptor {
+            parking: setup.parking,
+            listeners: setup.listeners.into_iter().map(polled).collect(),
+            lanes: setup.queues.into_iter().map(lane).collect(),
+            lane_of_site: setup.lane_of_site,
+            queue_wait: setup.queue_wait,
+            phase: setup.phase,
+            generation: setup.generation,
+            tally: setup.tally,
+            busy: setup.busy,
+            news: setup.news,
+            accepting: false,
+            full: false,
+            pause_until: None,
+            back_off: BACK_OFF.0,
+            draining: false,
+            drained: false,
+            next_sweep: Instant::now() + TICK,
+            successor: None,
+            predecessor: None,
+        }
+    }
+
+    /// Runs until told to stop.
+    pub(crate) fn run(mut self) {
+        let mut events = [EpollEvent::empty(); 256];
+        loop {
+            let timeout = self.timeout();
+            let n = match self.parking.poller.wait(&mut events, timeout) {
+                Ok(n) => n,
+                Err(nix::Error::EINTR) => 0,
+                Err(e) => {
+                    // Nothing sane makes this fail; a loop that spins would hide it.
+                    error!("the acceptor can't wait for events: {e}");
+                    return;
+                }
+            };
+            for event in &events[..n] {
+                match event.data() {
+                    BELL => {
+                        // Silenced before the commands are taken: a later one rings again.
+                        let _ = self.parking.bell.read();
+                        if !self.obey() {
+                            return;
+                        }
+                    }
+                    special if special & SPECIAL == SPECIAL => {
+                        self.accept((special >> 32).wrapping_sub(FIRST_LISTENER) as usize);
+                    }
+                    slot => self.on_event(SlotId::from_bits(slot), event.events()),
+                }
+            }
+            self.push_batches();
+            self.look_at_queues();
+            let now = Instant::now();
+            if now >= self.next_sweep {
+                self.sweep(now);
+                self.push_batches();
+                self.next_sweep = now + TICK;
+            }
+            if self.pause_until.is_some_and(|until| now >= until) {
+                self.pause_until = None;
+                self.poll_listeners();
+            }
+            self.watch_for_ends();
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let someone_sleeps = |lane: &Lane<P>| lane.last.is_some_and(|l| l.waiting > 0 && l.sleeping > 0);
+        if self.lanes.iter().any(someone_sleeps) {
+            return EpollTimeout::from(LOOK_MILLISECONDS);
+        }
+        let sweep = (self.parking.open() > 0).then_some(self.next_sweep);
+        let Some(next) = sweep.into_iter().chain(self.pause_until).min() else { return EpollTimeout::NONE };
+        let left = next.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        EpollTimeout::try_from(left).unwrap_or(EpollTimeout::from(LOOK_MILLISECONDS))
+    }
+
+    fn on_event(&mut self, slot: SlotId, flags: EpollFlags) {
+        let Some(mut connection) = self.parking.slots.take(slot) else { return };
+        let closed = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
+        connection.peer_closed |= flags.intersects(closed);
+        if connection.lingering.is_some() {
+            return self.linger(connection);
+        }
+        self.queue(connection);
+    }
+
+    fn queue(&mut self, connection: Box<Connection<P>>) {
+        let lane = self.lane_of_site[connection.site];
+        self.lanes[lane].batch.push(connection);
+    }
+
+    fn push_batches(&mut self) {
+        for lane in &mut self.lanes {
+            lane.queue.push(&mut lane.batch);
+        }
+    }
+
+    /// Queued work waits at most a few milliseconds for a worker that sleeps: if the front has not
+    /// moved since the last look, 1, 2, 4 ... are woken.
+    fn look_at_queues(&mut self) {
+        for lane in &mut self.lanes {
+            let look = lane.queue.look();
+            let stuck = lane.last.is_some_and(|last| last.waiting > 0 && last.popped == look.popped);
+            if look.waiting > 0 && look.sleeping > 0 && stuck {
+                lane.queue.wake(lane.wakes);
+                lane.wakes = lane.wakes.saturating_mul(2);
+            } else if !stuck {
+                lane.wakes = 1;
+            }
+            lane.last = Some(look);
+        }
+    }
+
+    /// Once a tick: what has waited too long, parked or queued.
+    fn sweep(&mut self, now: Instant) {
+        let ticks = self.parking.ticks(now) - 1;
+        for mut connection in self.parking.slots.take_expired(ticks) {
+            if let Some(lingering) = &connection.lingering {
+                self.end(lingering.reason, connection);
+            } else if connection.idle && !connection.stream.has_bytes() {
+                connection.stream.shutdown_write();
+                let reason = if self.draining { CloseReason::Grace } else { CloseReason::Idle };
+                self.end(reason, connection);
+            } else {
+                // A request that came in the last moment is served; what stalled gets its answer.
+                connection.expired = !connection.idle;
+                self.queue(connection);
+            }
+        }
+        let Some(limit) = now.checked_sub(self.queue_wait) else { return };
+        for lane in 0..self.lanes.len() {
+            for connection in self.lanes[lane].queue.expired(limit) {
+                self.refuse(connection);
+            }
+        }
+    }
+
+    /// Answers what no worker had time for.
+    fn refuse(&mut self, mut connection: Box<Connection<P>>) {
+        if connection.answering {
+            return self.end(CloseReason::Overload, connection);
+        }
+        let _ = connection.stream.write(&(self.busy)());
+        connection.begin_lingering(CloseReason::Overload);
+        self.tally.response(503);
+        self.linger(connection);
+    }
+
+    fn linger(&mut self, mut connection: Box<Connection<P>>) {
+        let deadline = Instant::now() + LINGER;
+        while let Some(reason) = connection.lingering.as_ref().map(|l| l.reason) {
+            if connection.linger_on() {
+                return self.end(reason, connection);
+            }
+            match self.parking.park(connection, Some(deadline)) {
+                Ok(()) => return,
+                Err(back) => connection = back,
+            }
+        }
+    }
+
+    fn end(&mut self, reason: CloseReason, connection: Box<Connection<P>>) {
+        debug!("connection closed: {reason}");
+        self.tally.closed(reason);
+        self.parking.close(connection);
+    }
+
+    fn accept(&mut self, index: usize) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            if !self.accept_one(index) {
+                return;
+            }
+        }
+    }
+
+    /// False when no more can be accepted now.
+    fn accept_one(&mut self, index: usize) -> bool {
+        let Some(polled) = self.listeners.get(index) else { return false };
+        let Some(slot) = self.parking.slots.claim() else {
+            if !self.full {
+                warn!("at the limit of {} connections: accepting again when one ends", self.parking.open());
+            }
+            self.full = true;
+            self.poll_listeners();
+            return false;
+        };
+        match polled.listener.accept() {
+            Ok((stream, peer)) => {
+                self.back_off = BACK_OFF.0;
+                let site = polled.listener.site;
+                let origin = Origin { peer, phase: self.phase.clone(), generation: self.generation };
+                self.admit(Connection::new(stream, slot, site, Arc::new(origin), P::default()));
+                true
+            }
+            Err(e) => {
+                self.parking.slots.release(slot);
+                self.accept_failed(&e)
+            }
+        }
+    }
+
+    fn admit(&mut self, connection: Connection<P>) {
+        self.tally.accepted();
+        let slot = connection.slot;
+        let event = EpollEvent::new(edge(), slot.to_bits());
+        // Registered while away: an event from now on is kept in the slot.
+        if let Err(e) = self.parking.poller.add(&connection.stream, event) {
+            warn!("can't watch a new connection: {e}");
+            return self.end(CloseReason::Broken, Box::new(connection));
+        }
+        if let Err(ready) = self.parking.park(Box::new(connection), None) {
+            self.queue(ready);
+        }
+    }
+
+    /// No accept error ends the acceptor. True to go on at once.
+    fn accept_failed(&mut self, e: &io::Error) -> bool {
+        match e.raw_os_error() {
+            Some(libc::EAGAIN) => false,
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                if self.back_off == BACK_OFF.0 {
+                    warn!("can't accept: {e}: trying again for as long as it takes");
+                }
+                self.pause_until = Some(Instant::now() + self.back_off);
+                self.back_off = (self.back_off * 2).min(BACK_OFF.1);
+                self.poll_listeners();
+                false
+            }
+            // Of the one connection: it was reset while it waited, or its network is gone.
+            _ => e.kind() != ErrorKind::InvalidInput,
+        }
+    }
+
+    /// Polls the listeners that should be, and only those.
+    fn poll_listeners(&mut self) {
+        let open = self.accepting && !self.full && self.pause_until.is_none();
+        for (index, polled) in self.listeners.iter_mut().enumerate() {
+            let wanted = open && !polled.adopted;
+            if wanted == polled.polled {
+                continue;
+            }
+            let fd = polled.listener.fd.as_fd();
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, (index as u64 + FIRST_LISTENER) << 32 | SPECIAL);
+            let changed =
+                if wanted { self.parking.poller.add(fd, event) } else { self.parking.poller.delete(fd) };
+            match changed {
+                Ok(()) => polled.polled = wanted,
+                Err(e) => error!("can't change the watch on {}: {e}", polled.listener.name),
+            }
+        }
+    }
+
+    /// Does what it was told; false to stop.
+    fn obey(&mut self) -> bool {
+        let commands =
+            std::mem::take(&mut *self.parking.commands.lock().unwrap_or_else(PoisonError::into_inner));
+        for command in commands {
+            match command {
+                Command::Accept => {
+                    self.accepting = true;
+                    self.listeners.iter_mut().for_each(|polled| polled.adopted = false);
+                    self.poll_listeners();
+                }
+                Command::Pause { adopted } => {
+                    for polled in &mut self.listeners {
+                        polled.adopted = adopted.contains(&polled.listener.name);
+                    }
+                    self.poll_listeners();
+                }
+                Command::CloseShared => self.close_listeners(|polled| !polled.adopted),
+                Command::CloseLast => self.close_listeners(|_| true),
+                Command::HandConnections(channel) => self.successor = Some(channel),
+                Command::TakeConnections(channel) => self.predecessor = Some(channel),
+                Command::Drain { grace } => self.drain(grace),
+                Command::Check => self.check(),
+                Command::Stop => return false,
+            }
+        }
+        true
+    }
+
+    /// Closes all listeners. Those that are the last of their kind are served empty first: what the
+    /// kernel has accepted for us would be reset.
+    fn close_listeners(&mut self, is_last: impl Fn(&Polled) -> bool) {
+        for index in 0..self.listeners.len() {
+            if is_last(&self.listeners[index]) {
+                while self.accept_one(index) {}
+            }
+        }
+        self.push_batches();
+        for polled in std::mem::take(&mut self.listeners) {
+            // Deregistered first: the socket lives on if another process has it.
+            if polled.polled {
+                let _ = self.parking.poller.delete(polled.listener.fd.as_fd());
+            }
+            if is_last(&polled) {
+                polled.listener.unlink();
+            }
+        }
+        self.accepting = false;
+        (self.news)(News::ListenersClosed);
+    }
+
+    fn drain(&mut self, grace: Duration) {
+        self.draining = true;
+        let ticks = u32::try_from(grace.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX).max(1);
+        // First the rule for who parks from now on, then those who are parked.
+        self.parking.grace.store(ticks, Ordering::Relaxed);
+        let limit = self.parking.ticks(Instant::now()).saturating_add(ticks);
+        self.parking.slots.redate(
+            |connection, deadline| {
+                if connection.idle { deadline.min(limit) } else { deadline }
+            },
+        );
+        info!("{} connections open; idle ones are kept for {grace:?} more", self.parking.open());
+    }
+
+    /// Asks to be told of each end that matters, then looks whether it has come: in this order, so
+    /// that an end between the two is not missed.
+    fn watch_for_ends(&mut self) {
+        self.parking.wanted.store(self.draining || self.full, Ordering::SeqCst);
+        if self.full && self.parking.open() < self.parking.slots.capacity() {
+            self.full = false;
+            self.poll_listeners();
+        }
+        if self.draining && !self.drained && self.listeners.is_empty() && self.parking.open() == 0 {
+            self.drained = true;
+            (self.news)(News::Drained);
+        }
+    }
+
+    /// We live, or this would not run; a worker of each pool shows that it does, unless all are in
+    /// handlers.
+    fn check(&mut self) {
+        let left = Arc::new(Mutex::new(self.lanes.len()));
+        let answered = |news: &Arc<dyn Fn(News) + Send + Sync>| {
+            let (left, news) = (Arc::clone(&left), Arc::clone(news));
+            move || {
+                let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+                *left -= 1;
+                if *left == 0 {
+                    news(News::Checked(Ok(())));
+                }
+            }
+        };
+        for lane in &self.lanes {
+            if let Err(Probe(all_busy)) = lane.queue.probe(Probe(Box::new(answered(&self.news)))) {
+                all_busy();
+            }
+        }
+    }
+}

@@ -1,0 +1,519 @@
+//! The control loop: one thread, one poller, one closed enum of events. It asks `lifecycle` what is
+//! to be done and does it; nobody else matches on its actions or writes the phase.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{error, info, warn};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::error::{Error, Kind};
+use crate::handover::channel::Channel;
+use crate::handover::pid_file::PidFile;
+use crate::handover::spawner::{self, Child, Program};
+use crate::handover::{Hello, Message, VERSION};
+use crate::lifecycle::{Action, Event, Stage, State, Timer, Why};
+use crate::phase::PhaseWatch;
+use crate::signals::{self, Wish};
+
+/// What the control loop asks of whatever it governs. None of these wait; what ends later is told
+/// through the [`Inbox`].
+pub(crate) trait Service {
+    /// Accept on all listeners.
+    fn accept(&self);
+    /// Stop accepting on those that were adopted; they stay open.
+    fn pause(&self, adopted: &[String]);
+    /// Close the listeners that another generation has too; `ListenersClosed` follows.
+    fn close_shared(&self);
+    /// Serve what waits on the listeners, then close them; `ListenersClosed` follows.
+    fn close_last(&self);
+    /// The successor takes connections here.
+    fn hand_connections(&self, channel: OwnedFd);
+    /// Announce the close to every connection; `Drained` follows.
+    fn drain(&self);
+    /// Is there life in every part? `Checked` follows.
+    fn check(&self);
+    /// What is open, with the text it was asked for by.
+    fn listeners(&self) -> Vec<(String, Arc<OwnedFd>)>;
+    /// Waits until nothing is in flight; false at the deadline.
+    fn wait_idle(&self, deadline: Instant) -> bool;
+    /// What is in flight, one line each.
+    fn in_flight(&self) -> Vec<String>;
+    /// One line for the log.
+    fn report(&self) -> String;
+}
+
+/// Where every other thread leaves what the control loop should know.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    notes: Mutex<VecDeque<Note>>,
+    /// There once the loop runs; until then notes wait.
+    bell: OnceLock<EventFd>,
+}
+
+#[derive(Debug)]
+enum Note {
+    Event(Event),
+    Wish(Wish),
+}
+
+impl Inbox {
+    pub(crate) fn event(&self, event: Event) {
+        self.push(Note::Event(event));
+    }
+
+    pub(crate) fn wish(&self, wish: Wish) {
+        self.push(Note::Wish(wish));
+    }
+
+    fn push(&self, note: Note) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push_back(note);
+        if let Some(bell) = self.bell.get() {
+            // It can only be full, and then it rings already.
+            let _ = bell.write(1);
+        }
+    }
+
+    fn take(&self) -> VecDeque<Note> {
+        std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the loop needs to know of its process.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) generation: u32,
+    pub(crate) nohup: bool,
+    /// None: this process hands over to nobody (in-process servers).
+    pub(crate) program: Option<Program>,
+    pub(crate) pid_file: Option<PidFile>,
+}
+
+/// The link to the generation before us.
+#[derive(Debug)]
+pub(crate) struct Predecessor {
+    pub(crate) channel: Channel,
+    pub(crate) pid: i32,
+}
+
+/// The link to the generation after us.
+#[derive(Debug)]
+struct Successor {
+    child: Child,
+    channel: Channel,
+    /// Until COMMIT.
+    connections: Option<OwnedFd>,
+}
+
+/// The loop's own state.
+pub(crate) struct Control<'a> {
+    state: State,
+    first: Vec<Action>,
+    facts: Facts,
+    service: &'a dyn Service,
+    inbox: &'a Inbox,
+    phase: &'a PhaseWatch,
+    poller: Epoll,
+    predecessor: Option<Predecessor>,
+    successor: Option<Successor>,
+    /// Children that are no successor any more and not yet reaped.
+    strays: Vec<Child>,
+    adopted: Vec<String>,
+    timers: BTreeMap<Timer, Instant>,
+    stop_signal: Option<i32>,
+    /// Events that followed from actions, and whether one is being acted upon.
+    pending: VecDeque<Event>,
+    acting: bool,
+    failed: bool,
+    cut: usize,
+}
+
+const BELL: u64 = 0;
+const PREDECESSOR: u64 = 1;
+const SUCCESSOR: u64 = 2;
+const CHILDREN: u64 = 3;
+
+impl<'a> Control<'a> {
+    /// `first` are the actions that `state` was born with.
+    pub(crate) fn new(
+        (state, first): (State, Vec<Action>),
+        facts: Facts,
+        service: &'a dyn Service,
+        inbox: &'a Inbox,
+        phase: &'a PhaseWatch,
+        predecessor: Option<Predecessor>,
+    ) -> Result<Control<'a>, Error> {
+        let system = |e: nix::Error| Error::io(Kind::System, "can't make the control loop's poller", e);
+        let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system)?;
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(system)?;
+        poller.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL)).map_err(system)?;
+        // Rings for what was left before it hung here.
+        let _ = bell.write(1);
+        let _ = inbox.bell.set(bell);
+        if let Some(predecessor) = &predecessor {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, PREDECESSOR);
+            poller.add(predecessor.channel.as_fd(), event).map_err(system)?;
+        }
+        Ok(Control {
+            state,
+            first,
+            facts,
+            service,
+            inbox,
+            phase,
+            poller,
+            predecessor,
+            successor: None,
+            strays: Vec::new(),
+            adopted: Vec::new(),
+            timers: BTreeMap::new(),
+            stop_signal: None,
+            pending: VecDeque::new(),
+            acting: false,
+            failed: false,
+            cut: 0,
+        })
+    }
+
+    /// Runs until the process should exit.
+    ///
+    /// # Errors
+    /// When requests were cut, or this generation was rolled back.
+    pub(crate) fn run(mut self) -> Result<(), Error> {
+        let first = std::mem::take(&mut self.first);
+        self.perform(first);
+        self.phase.set(self.state.phase());
+        let mut events = [EpollEvent::empty(); 16];
+        while self.state.stage() != Stage::Finished {
+            let timeout = self.timeout();
+            let n = match self.poller.wait(&mut events, timeout) {
+                Ok(n) => n,
+                Err(nix::Error::EINTR) => 0,
+                Err(e) => return Err(Error::io(Kind::System, "the control loop can't wait for events", e)),
+            };
+            for event in &events[..n] {
+                match event.data() {
+                    BELL => self.read_inbox(),
+                    PREDECESSOR => self.read_predecessor(),
+                    SUCCESSOR => self.read_successor(),
+                    _ => self.reap(),
+                }
+            }
+            self.fire_timers();
+        }
+        self.phase.set(self.state.phase());
+        if let Some(pid_file) = &self.facts.pid_file {
+            pid_file.remove_if(own_pid());
+        }
+        if self.cut > 0 {
+            return Err(Error::new(
+                Kind::Cut,
+                format!("{} requests were cut at the end of the drain", self.cut),
+            ));
+        }
+        if self.failed {
+            return Err(Error::new(Kind::RolledBack, "this generation failed its check and was rolled back"));
+        }
+        Ok(())
+    }
+
+    /// Feeds the state and does what it says, then what follows from that.
+    fn on(&mut self, event: Event) {
+        self.pending.push_back(event);
+        if self.acting {
+            return;
+        }
+        self.acting = true;
+        while let Some(event) = self.pending.pop_front() {
+            self.act(event);
+        }
+        self.acting = false;
+    }
+
+    fn act(&mut self, event: Event) {
+        let before = self.state.stage();
+        let actions = self.state.on(event);
+        let after = self.state.stage();
+        if before != after {
+            self.phase.set(self.state.phase());
+            match after {
+                Stage::Serving => info!("serving as generation {}", self.facts.generation),
+                Stage::LameDuck => info!("lame duck: not ready, still accepting"),
+                Stage::Draining(why) => {
+                    self.failed = why == Why::Failed;
+                    self.log_drain(why);
+                }
+                _ => {}
+            }
+        }
+        self.perform(actions);
+    }
+
+    fn log_drain(&self, why: Why) {
+        let cause = match why {
+            Why::Stop => "told to stop".to_owned(),
+            Why::HandedOver => format!("handed over to {}", self.successor_pid()),
+            Why::Failed => "failed the check".to_owned(),
+        };
+        info!("draining ({cause}): {}", self.service.report());
+    }
+
+    fn perform(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Spawn => self.spawn(),
+                Action::KillSuccessor => {
+                    if let Some(mut successor) = self.successor.take() {
+                        successor.child.kill();
+                        let pid = successor.child.pid();
+                        info!("handover: child {pid} {}", successor.child.end().unwrap_or("is gone"));
+                        let _ = self.poller.delete(successor.channel.as_fd());
+                    }
+                }
+                Action::ToPredecessor(message) => {
+                    if let Some(predecessor) = &mut self.predecessor {
+                        info!("handover: to predecessor {}: {message}", predecessor.pid);
+                        predecessor.channel.send(&message);
+                    }
+                }
+                Action::ToSuccessor(message) => {
+                    if let Some(successor) = &mut self.successor {
+                        info!("handover: to child {}: {message}", successor.child.pid());
+                        successor.channel.send(&message);
+                    }
+                }
+                Action::Accept => self.service.accept(),
+                Action::Pause => self.service.pause(&self.adopted),
+                Action::CloseShared => self.service.close_shared(),
+                Action::CloseLast => self.service.close_last(),
+                Action::HandConnections => {
+                    if let Some(channel) = self.successor.as_mut().and_then(|s| s.connections.take()) {
+                        self.service.hand_connections(channel);
+                    }
+                }
+                Action::Drain => self.service.drain(),
+                Action::AssumeIdentity => self.name_in_pid_file(own_pid()),
+                Action::PassIdentity => {
+                    if let Some(successor) = &self.successor {
+                        self.name_in_pid_file(successor.child.pid().as_raw());
+                    }
+                }
+                Action::Check => self.service.check(),
+                Action::Hammer => self.hammer(),
+                // The stage says so, too; the loop goes by that.
+                Action::Finish => {}
+                Action::Reraise => signals::reraise(self.stop_signal.unwrap_or(libc::SIGTERM)),
+                Action::Timer(timer, Some(after)) => {
+                    self.timers.insert(timer, Instant::now() + after);
+                }
+                Action::Timer(timer, None) => {
+                    self.timers.remove(&timer);
+                }
+            }
+        }
+    }
+
+    fn spawn(&mut self) {
+        let Some(program) = &self.facts.program else {
+            warn!("handover: not possible: this server does not own its process");
+            return self.on(Event::SpawnFailed);
+        };
+        let listeners = self.service.listeners();
+        let listeners: Vec<(String, BorrowedFd<'_>)> =
+            listeners.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect();
+        let hello = Hello {
+            version: VERSION,
+            generation: self.facts.generation,
+            pid: own_pid(),
+            nohup: self.facts.nohup,
+            blocked: signals::numbers(&program.blocked),
+        };
+        match spawner::spawn(program, &listeners, hello) {
+            Ok(offspring) => {
+                let event = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+                let watched = self.poller.add(offspring.lifecycle.as_fd(), event(SUCCESSOR));
+                let reaped =
+                    offspring.child.pidfd().map_or(Ok(()), |fd| self.poller.add(fd, event(CHILDREN)));
+                if let Some(old) = self.successor.take() {
+                    let _ = self.poller.delete(old.channel.as_fd());
+                    self.strays.push(old.child);
+                }
+                self.successor = Some(Successor {
+                    child: offspring.child,
+                    channel: offspring.lifecycle,
+                    connections: Some(offspring.connections),
+                });
+                match watched.and(reaped) {
+                    Ok(()) => self.on(Event::Spawned),
+                    Err(e) => {
+                        error!("handover: can't watch the child: {e}");
+                        self.on(Event::SuccessorGone);
+                    }
+                }
+            }
+            Err(e) if e.busy => {
+                info!("handover: {e}; trying again");
+                self.on(Event::ProgramBusy);
+                if self.state.stage() == Stage::Serving {
+                    error!("handover: {e}; given up, still serving");
+                }
+            }
+            Err(e) => {
+                error!("handover: {e}; still serving");
+                self.on(Event::SpawnFailed);
+            }
+        }
+    }
+
+    fn read_inbox(&mut self) {
+        if let Some(bell) = self.inbox.bell.get() {
+            // Silenced before the notes are taken: a note left meanwhile rings again.
+            let _ = bell.read();
+        }
+        for note in self.inbox.take() {
+            match note {
+                Note::Event(Event::Drained) => {
+                    let deadline = self.timers.get(&Timer::Hammer).copied().unwrap_or_else(Instant::now);
+                    if self.service.wait_idle(deadline) {
+                        self.on(Event::Drained);
+                    }
+                }
+                Note::Event(event) => self.on(event),
+                Note::Wish(Wish::Handover) => self.on(Event::Handover),
+                Note::Wish(Wish::HangUp) => self.on(Event::Drain),
+                Note::Wish(Wish::Stop(signal)) => {
+                    self.stop_signal = Some(signal);
+                    self.on(Event::Stop);
+                }
+                Note::Wish(Wish::Report) => {
+                    info!(
+                        "pid {} generation {} {}: {}",
+                        own_pid(),
+                        self.facts.generation,
+                        self.phase.get(),
+                        self.service.report()
+                    );
+                }
+                Note::Wish(Wish::Hint) => {}
+            }
+        }
+    }
+
+    fn read_predecessor(&mut self) {
+        let Some(predecessor) = &mut self.predecessor else { return };
+        let messages = predecessor.channel.receive();
+        let ended = predecessor.channel.has_ended();
+        let pid = predecessor.pid;
+        for message in messages {
+            info!("handover: predecessor {pid}: {message}");
+            self.on(Event::FromPredecessor(message));
+        }
+        if ended {
+            info!("handover: predecessor {pid} is gone");
+            if let Some(predecessor) = self.predecessor.take() {
+                let _ = self.poller.delete(predecessor.channel.as_fd());
+            }
+            self.on(Event::PredecessorGone);
+        }
+    }
+
+    fn read_successor(&mut self) {
+        let Some(successor) = &mut self.successor else { return };
+        let messages = successor.channel.receive();
+        let ended = successor.channel.has_ended();
+        let pid = successor.child.pid();
+        for message in messages {
+            info!("handover: child {pid}: {message}");
+            if let Message::Prepared { adopted } = &message {
+                self.adopted.clone_from(adopted);
+            }
+            self.on(Event::FromSuccessor(message));
+        }
+        if ended {
+            self.successor_gone();
+        }
+    }
+
+    /// Death is a closed channel or a dead process, whichever is seen first; what was said before
+    /// has been heard.
+    fn successor_gone(&mut self) {
+        let Some(mut successor) = self.successor.take() else { return };
+        let _ = self.poller.delete(successor.channel.as_fd());
+        let pid = successor.child.pid();
+        let stage = self.state.stage();
+        if successor.child.end().is_none() && stage == Stage::Awaiting {
+            successor.child.kill();
+        }
+        let end = successor.child.end().unwrap_or("closed its channel");
+        match stage {
+            Stage::Awaiting | Stage::Offering | Stage::Watching => {
+                error!("handover: child {pid} {end}; still serving");
+            }
+            _ => info!("handover: child {pid} {end}"),
+        }
+        self.strays.push(successor.child);
+        self.on(Event::SuccessorGone);
+    }
+
+    fn reap(&mut self) {
+        let gone = self.successor.as_mut().is_some_and(|s| s.child.end().is_some());
+        if gone {
+            // First what it said last.
+            self.read_successor();
+            self.successor_gone();
+        }
+        let poller = &self.poller;
+        self.strays.retain_mut(|child| {
+            let ended = child.end().is_some();
+            if let (true, Some(fd)) = (ended, child.pidfd()) {
+                let _ = poller.delete(fd);
+            }
+            !ended
+        });
+    }
+
+    fn hammer(&mut self) {
+        let stuck = self.service.in_flight();
+        self.cut = stuck.len();
+        for line in &stuck {
+            error!("hammer: cut {line}");
+        }
+        if stuck.is_empty() {
+            info!("hammer: nothing was in flight");
+        }
+    }
+
+    fn name_in_pid_file(&self, pid: i32) {
+        let Some(pid_file) = &self.facts.pid_file else { return };
+        match pid_file.name(pid) {
+            Ok(()) => info!("pid file {} names {pid}", pid_file.path().display()),
+            Err(e) => error!("can't write the pid file {}: {e}", pid_file.path().display()),
+        }
+    }
+
+    fn successor_pid(&self) -> i32 {
+        self.successor.as_ref().map_or(0, |s| s.child.pid().as_raw())
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let Some(next) = self.timers.values().min() else { return EpollTimeout::NONE };
+        // Rounded up, or the last millisecond would be spent in a busy loop.
+        let left = next.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
+    }
+
+    fn fire_timers(&mut self) {
+        let now = Instant::now();
+        while let Some(timer) = self.timers.iter().find(|(_, at)| **at <= now).map(|(timer, _)| *timer) {
+            self.timers.remove(&timer);
+            self.on(Event::Timer(timer));
+        }
+    }
+}
+
+fn own_pid() -> i32 {
+    nix::unistd::getpid().as_raw()
+}

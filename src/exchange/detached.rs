@@ -1,0 +1,234 @@
+//! Connections that leave the pool: event streams and other protocols, each on a thread of its own,
+//! named, counted and capped.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_utils::CachePadded;
+use log::{debug, error};
+use nix::poll::PollFlags;
+
+use crate::acceptor::Parking;
+use crate::body::{DetachedWriter, UpgradeHandler, Upgraded};
+use crate::close_reason::CloseReason;
+use crate::connection::Stream;
+use crate::exchange::blocking::{wait, write_all};
+use crate::exchange::{Client, Progress};
+use crate::http1::encode::{self, BodyFraming, LAST_CHUNK};
+use crate::status::Tally;
+
+/// The threads of one server's detached connections.
+#[derive(Debug)]
+pub(crate) struct Detached {
+    cap: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// A place is taken before a thread is there, so that the cap holds.
+    places: usize,
+    next: u64,
+    running: BTreeMap<u64, (String, Instant)>,
+    /// Written under the lock, since these threads are many.
+    tally: Arc<CachePadded<Tally>>,
+}
+
+/// A place for one more thread.
+#[derive(Debug)]
+pub(super) struct Place {
+    detached: Arc<Detached>,
+}
+
+/// What a thread is to do.
+pub(super) enum Task {
+    Stream { write: DetachedWriter, framing: BodyFraming },
+    Upgrade { speak: UpgradeHandler },
+}
+
+impl Detached {
+    pub(crate) fn new(cap: usize, tally: Arc<CachePadded<Tally>>) -> Detached {
+        let inner = Inner { places: 0, next: 0, running: BTreeMap::new(), tally };
+        Detached { cap, inner: Mutex::new(inner) }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.lock().places
+    }
+
+    /// What runs, one line each.
+    pub(crate) fn in_flight(&self) -> Vec<String> {
+        let lock = self.lock();
+        let line =
+            |(what, since): &(String, Instant)| format!("{what}, detached, for {:.1?}", since.elapsed());
+        lock.running.values().map(line).collect()
+    }
+
+    /// None: as many run as may.
+    pub(super) fn place(self: &Arc<Detached>) -> Option<Place> {
+        let mut lock = self.lock();
+        if lock.places >= self.cap {
+            return None;
+        }
+        lock.places += 1;
+        Some(Place { detached: Arc::clone(self) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.detached.lock().places -= 1;
+    }
+}
+
+/// Gives the connection to a thread. `unsent` goes out first.
+pub(super) fn detach(
+    place: Place,
+    client: Box<Client>,
+    unsent: Vec<u8>,
+    task: Task,
+    what: String,
+    stall: Duration,
+    parking: &Arc<Parking<Progress>>,
+) {
+    let id = {
+        let mut lock = place.detached.lock();
+        lock.next += 1;
+        let id = lock.next;
+        lock.running.insert(id, (what.clone(), Instant::now()));
+        id
+    };
+    let parking_of_thread = Arc::clone(parking);
+    // The connection waits here for its thread, to be had back if there is none.
+    let handed = Arc::new(Mutex::new(Some(client)));
+    let detached = Arc::clone(&place.detached);
+    let run = {
+        let handed = Arc::clone(&handed);
+        move || {
+            let client = handed.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(client) = client {
+                let client = work(client, unsent, task, &what, stall);
+                finish(&place.detached, id, client, &parking_of_thread);
+            }
+            drop(place);
+        }
+    };
+    if let Err(e) = thread::Builder::new().name(format!("heirloom-detached-{id}")).spawn(run) {
+        error!("no thread for a detached connection: {e}");
+        let client = handed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(client) = client {
+            finish(&detached, id, client, parking);
+        }
+    }
+}
+
+fn finish(detached: &Detached, id: u64, client: Box<Client>, parking: &Parking<Progress>) {
+    {
+        let mut lock = detached.lock();
+        lock.running.remove(&id);
+        lock.tally.closed(CloseReason::Detached);
+    }
+    client.stream.shutdown_write();
+    parking.close(client);
+}
+
+fn work(mut client: Box<Client>, unsent: Vec<u8>, task: Task, what: &str, stall: Duration) -> Box<Client> {
+    if let Err(e) = write_all(&client.stream, &unsent, stall) {
+        debug!("{what}: the client is gone before the stream began: {e}");
+        return client;
+    }
+    let outcome = match task {
+        Task::Stream { write, framing } => {
+            let mut writer = Writer { stream: &client.stream, framing, stall };
+            let outcome = catch_unwind(AssertUnwindSafe(|| write(&mut writer)));
+            // Without its last chunk the client can tell that a stream is incomplete.
+            outcome.map(|written| match written {
+                Ok(()) if framing == BodyFraming::Chunked => write_all(&client.stream, LAST_CHUNK, stall),
+                other => other,
+            })
+        }
+        Task::Upgrade { speak } => match client.stream.try_clone() {
+            Ok(stream) => {
+                let buffered = std::mem::take(&mut client.buffered);
+                let io = Conversation { stream, buffered, stall };
+                catch_unwind(AssertUnwindSafe(|| speak(Upgraded::new(io)))).map(Ok)
+            }
+            Err(e) => Ok(Err(e)),
+        },
+    };
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => debug!("{what}: ended: {e}"),
+        Err(_) => error!("{what}: panicked on its own thread"),
+    }
+    client
+}
+
+/// Frames each write as a chunk and sends it at once.
+struct Writer<'a> {
+    stream: &'a Stream,
+    framing: BodyFraming,
+    stall: Duration,
+}
+
+impl Write for Writer<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if self.framing == BodyFraming::Chunked {
+            let mut chunk = Vec::with_capacity(buf.len() + 16);
+            encode::chunk(&mut chunk, buf);
+            write_all(self.stream, &chunk, self.stall)?;
+        } else {
+            write_all(self.stream, buf, self.stall)?;
+        }
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A connection that speaks another protocol.
+struct Conversation {
+    stream: Stream,
+    buffered: Vec<u8>,
+    stall: Duration,
+}
+
+impl Read for Conversation {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if !self.buffered.is_empty() {
+            let n = self.buffered.len().min(buf.len());
+            buf[..n].copy_from_slice(&self.buffered[..n]);
+            self.buffered.drain(..n);
+            return Ok(n);
+        }
+        loop {
+            match self.stream.read(buf) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    wait(&self.stream, PollFlags::POLLIN, None)?
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+impl Write for Conversation {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        write_all(&self.stream, buf, self.stall)?;
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

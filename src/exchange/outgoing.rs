@@ -1,0 +1,145 @@
+//! A response body on its way out: pulled from its source a piece at a time, whenever the client
+//! has taken the last one.
+
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice, Read};
+
+use bytes::{Buf, Bytes};
+
+use crate::body::Kind;
+use crate::connection::Stream;
+use crate::http1::encode::{self, BodyFraming, LAST_CHUNK};
+
+/// A piece of a source.
+const PIECE_BYTES: usize = 64 << 10;
+
+pub(super) struct Outgoing {
+    /// Behind what is in the worker's buffer, without being copied there.
+    bytes: Bytes,
+    source: Option<Box<dyn Read + Send>>,
+    framing: BodyFraming,
+    /// Of the length that was announced.
+    left: u64,
+}
+
+/// What a pull brought.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Pulled {
+    Piece,
+    End,
+}
+
+impl Outgoing {
+    /// None: all of it is in `out`.
+    pub(super) fn new(kind: Kind, framing: BodyFraming, out: &mut Vec<u8>, copy: usize) -> Option<Outgoing> {
+        let left = match framing {
+            BodyFraming::Length(len) => len,
+            _ => 0,
+        };
+        let with = |bytes, source| Some(Outgoing { bytes, source, framing, left });
+        match kind {
+            Kind::Bytes(bytes) if bytes.len() <= copy => {
+                out.extend_from_slice(&bytes);
+                None
+            }
+            Kind::Bytes(bytes) => with(bytes, None),
+            Kind::File { file, .. } => with(Bytes::new(), Some(Box::new(file))),
+            Kind::Source { source, .. } => with(Bytes::new(), Some(source)),
+            Kind::Empty | Kind::Detached(_) | Kind::Upgrade(_) => None,
+        }
+    }
+
+    /// Nothing more to pull; for what is in `out` only.
+    pub(super) fn done() -> Outgoing {
+        Outgoing { bytes: Bytes::new(), source: None, framing: BodyFraming::None, left: 0 }
+    }
+
+    /// Whether only the end of the connection ends the body.
+    pub(super) fn ends_with_connection(&self) -> bool {
+        self.framing == BodyFraming::UntilClose
+    }
+
+    /// Writes what has been pulled; false if the socket does not take it all.
+    pub(super) fn flush(&mut self, out: &mut Vec<u8>, stream: &Stream) -> io::Result<bool> {
+        while !self.bytes.is_empty() {
+            match stream.write_vectored(&[IoSlice::new(out), IoSlice::new(&self.bytes)]) {
+                Ok(n) => {
+                    let of_out = n.min(out.len());
+                    out.drain(..of_out);
+                    self.bytes.advance(n - of_out);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        write_out(out, stream)
+    }
+
+    /// Asks the source for a piece and frames it.
+    ///
+    /// # Errors
+    /// Those of the source, and `UnexpectedEof` if it has less than was announced.
+    pub(super) fn pull(&mut self, piece: &mut Vec<u8>, out: &mut Vec<u8>) -> io::Result<Pulled> {
+        let Some(source) = &mut self.source else { return Ok(Pulled::End) };
+        piece.resize(PIECE_BYTES, 0);
+        let room = match self.framing {
+            BodyFraming::Length(_) => {
+                usize::try_from(self.left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES))
+            }
+            _ => PIECE_BYTES,
+        };
+        if room == 0 {
+            self.source = None;
+            return Ok(Pulled::End);
+        }
+        let n = loop {
+            match source.read(&mut piece[..room]) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        match (n, self.framing) {
+            (0, BodyFraming::Length(_)) => {
+                let text = format!("it ended {} bytes before its announced length", self.left);
+                return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
+            }
+            (0, BodyFraming::Chunked) => {
+                out.extend_from_slice(LAST_CHUNK);
+                self.source = None;
+            }
+            (0, _) => self.source = None,
+            (n, BodyFraming::Chunked) => encode::chunk(out, &piece[..n]),
+            (n, _) => {
+                out.extend_from_slice(&piece[..n]);
+                self.left = self.left.saturating_sub(n as u64);
+            }
+        }
+        Ok(Pulled::Piece)
+    }
+}
+
+/// Writes a buffer; false if the socket does not take it all.
+pub(super) fn write_out(out: &mut Vec<u8>, stream: &Stream) -> io::Result<bool> {
+    let mut written = 0;
+    while written < out.len() {
+        match stream.write(&out[written..]) {
+            Ok(n) => written += n,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                out.drain(..written);
+                return Ok(false);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    out.clear();
+    Ok(true)
+}
+
+impl fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outgoing")
+            .field("framing", &self.framing)
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,102 @@
+//! A request body that its handler reads while it arrives. The handler has the reader, the exchange
+//! keeps the other end of the lease and takes the connection's state back when the handler is done,
+//! whatever became of the reader.
+
+use std::io::{self, ErrorKind, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::poll::PollFlags;
+
+use crate::connection::Stream;
+use crate::exchange::blocking::{wait, write_all};
+use crate::http1::Decoder;
+use crate::http1::encode::CONTINUE;
+
+#[derive(Debug)]
+pub(super) struct Upload {
+    pub(super) stream: Stream,
+    /// Read and not decoded.
+    pub(super) input: Vec<u8>,
+    pub(super) decoder: Decoder,
+    pub(super) left: u64,
+    /// The client waits for a 100 before it sends.
+    pub(super) expects: bool,
+    pub(super) stall: Duration,
+}
+
+/// Both ends of a lease on an upload.
+#[derive(Clone, Debug)]
+pub(super) struct Lease {
+    upload: Arc<Mutex<Option<Upload>>>,
+}
+
+impl Lease {
+    pub(super) fn new(upload: Upload) -> Lease {
+        Lease { upload: Arc::new(Mutex::new(Some(upload))) }
+    }
+
+    /// Ends the lease: the reader gets errors from now on.
+    pub(super) fn end(&self) -> Option<Upload> {
+        self.upload.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Read for Lease {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.upload.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(upload) => upload.read(buf),
+            None => Err(io::Error::other("the request of this body is over")),
+        }
+    }
+}
+
+impl Upload {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        while !self.decoder.is_done() {
+            // No more than fits: content is never longer than the bytes it came in.
+            let window = &self.input[..self.input.len().min(buf.len())];
+            let decoded = self
+                .decoder
+                .decode(window)
+                .map_err(|refusal| io::Error::new(ErrorKind::InvalidData, refusal.reason))?;
+            let len = decoded.data.len();
+            buf[..len].copy_from_slice(&window[decoded.data]);
+            self.input.drain(..decoded.consumed);
+            if len > 0 {
+                self.left = self
+                    .left
+                    .checked_sub(len as u64)
+                    .ok_or_else(|| io::Error::new(ErrorKind::FileTooLarge, "the body is beyond its limit"))?;
+                return Ok(len);
+            }
+            if decoded.consumed == 0 {
+                self.fill()?;
+            }
+        }
+        Ok(0)
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.expects) {
+            write_all(&self.stream, CONTINUE, self.stall)?;
+        }
+        let mut piece = [0; 16 << 10];
+        loop {
+            match self.stream.read(&mut piece) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(n) => {
+                    self.input.extend_from_slice(&piece[..n]);
+                    return Ok(());
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    wait(&self.stream, PollFlags::POLLIN, Some(self.stall))?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}

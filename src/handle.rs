@@ -1,0 +1,85 @@
+//! All that signals can do, for programs that own their signals, and what a server can tell.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::assembly::Assembly;
+use crate::control::Inbox;
+use crate::lifecycle::Event;
+use crate::phase::{Phase, PhaseWatch};
+use crate::status::{Stats, Tallies};
+
+/// Steers a server and looks at it, from any thread. Clones are of the same server.
+///
+/// What is asked before the server serves is done when it does.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) phase: PhaseWatch,
+    pub(crate) tallies: Tallies,
+    pub(crate) generation: AtomicU32,
+    pub(crate) assembly: OnceLock<Arc<Assembly>>,
+}
+
+impl Handle {
+    /// A handle of no server yet: [`Server::with_handle`](crate::Server::with_handle) gives it to
+    /// one. For handlers that need it before there is a server.
+    pub fn new() -> Handle {
+        Handle {
+            shared: Arc::new(Shared {
+                inbox: Arc::default(),
+                phase: PhaseWatch::new(),
+                tallies: Tallies::default(),
+                generation: AtomicU32::new(1),
+                assembly: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// Starts a successor and hands over to it, as HUP does.
+    pub fn handover(&self) {
+        self.shared.inbox.event(Event::Handover);
+    }
+
+    /// Finishes what was begun and ends, as the first TERM does; however often it is asked.
+    pub fn drain(&self) {
+        self.shared.inbox.event(Event::Drain);
+    }
+
+    /// Ends now, cutting what is in flight, as a second TERM does.
+    pub fn hammer(&self) {
+        self.shared.inbox.event(Event::Hammer);
+    }
+
+    /// What the process is doing.
+    pub fn phase(&self) -> Phase {
+        self.shared.phase.get()
+    }
+
+    /// Waits until the process drains; false if it does not within `timeout`.
+    pub fn wait_draining(&self, timeout: Duration) -> bool {
+        self.shared.phase.wait_draining(timeout)
+    }
+
+    /// What the server has done and is doing.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::new(self.shared.generation.load(Ordering::Relaxed), self.phase());
+        self.shared.tallies.add_up(&mut stats);
+        if let Some(assembly) = self.shared.assembly.get() {
+            assembly.add_to(&mut stats);
+        }
+        stats
+    }
+}
+
+impl Default for Handle {
+    fn default() -> Handle {
+        Handle::new()
+    }
+}

@@ -1,0 +1,149 @@
+//! The successor's seat: am I one? Proves what it inherits and takes it over.
+
+use std::env;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use log::{debug, info};
+use nix::sys::socket::{getsockopt, sockopt};
+
+use super::channel::Channel;
+use super::spawner::{FIRST_FD, VARIABLE};
+use super::{Hello, Message, unescape};
+use crate::error::{Error, Kind};
+use crate::sys;
+
+/// The predecessor wrote its HELLO before it started us.
+const HELLO_WAIT: Duration = Duration::from_secs(5);
+
+/// What a predecessor leaves.
+#[derive(Debug)]
+pub(crate) struct Inheritance {
+    /// By the text given to `listen`.
+    pub(crate) listeners: Vec<(String, OwnedFd)>,
+    pub(crate) lifecycle: Channel,
+    pub(crate) connections: OwnedFd,
+    pub(crate) predecessor: Hello,
+}
+
+/// Whether this process has looked already, and what it found and has not yet used.
+static ADOPTED: Mutex<Option<Option<Inheritance>>> = Mutex::new(None);
+
+/// Takes over what a predecessor left, once; `take` gives it away.
+///
+/// # Errors
+/// When the variable is meant for this process, but what it names is not there.
+pub(crate) fn adopt() -> Result<(), Error> {
+    let mut adopted = ADOPTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if adopted.is_none() {
+        *adopted = Some(look()?);
+    }
+    Ok(())
+}
+
+/// What `adopt` found, the first time it is asked.
+pub(crate) fn take() -> Option<Inheritance> {
+    ADOPTED.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(Option::take)
+}
+
+fn look() -> Result<Option<Inheritance>, Error> {
+    let Some(value) = env::var_os(VARIABLE) else { return Ok(None) };
+    let broken = |what: &str| {
+        Error::new(Kind::Inherit, format!("{VARIABLE} is not what a predecessor writes ({what}): unset it"))
+    };
+    let Some(note) = Note::parse(&value) else { return Err(broken("syntax")) };
+    let channel = FIRST_FD + i32::try_from(note.listeners.len()).map_err(|_| broken("too many listeners"))?;
+    if sys::socket_inode(channel) != Some(note.inode) {
+        // A copy in the environment of some process below a server: void, and no error.
+        debug!("{VARIABLE} is stale: descriptor {channel} is not the channel it names");
+        return Ok(None);
+    }
+
+    let inherit = |fd: i32, what: &str| {
+        sys::adopt(fd)
+            .map_err(|e| Error::io(Kind::Inherit, format!("can't take over {what}, descriptor {fd}"), e))
+    };
+    let mut lifecycle = Channel::new(inherit(channel, "the lifecycle channel")?)
+        .map_err(|e| Error::io(Kind::Inherit, "can't use the lifecycle channel", e))?;
+    let connections = inherit(channel + 1, "the connection channel")?;
+    let mut listeners = Vec::new();
+    for (fd, name) in (FIRST_FD..).zip(note.listeners) {
+        let listener = inherit(fd, &format!("the listener {name}"))?;
+        prove_listening(&listener).map_err(|e| {
+            Error::io(Kind::Inherit, format!("descriptor {fd}, said to be listener {name}, is not one"), e)
+        })?;
+        listeners.push((name, listener));
+    }
+    let predecessor = hello(&mut lifecycle)
+        .map_err(|e| Error::io(Kind::Inherit, "no HELLO from the predecessor, whose listeners we have", e))?;
+    info!("handover: child of {}, which is generation {}", predecessor.pid, predecessor.generation);
+    Ok(Some(Inheritance { listeners, lifecycle, connections, predecessor }))
+}
+
+fn prove_listening(fd: &OwnedFd) -> io::Result<()> {
+    if getsockopt(fd, sockopt::AcceptConn)? { Ok(()) } else { Err(io::Error::other("it does not listen")) }
+}
+
+fn hello(channel: &mut Channel) -> io::Result<Hello> {
+    match channel.wait(HELLO_WAIT)?.into_iter().next() {
+        Some(Message::Hello(hello)) => Ok(hello),
+        other => Err(io::Error::other(format!("it began with {other:?}"))),
+    }
+}
+
+/// The text of the variable.
+#[derive(Debug, PartialEq, Eq)]
+struct Note {
+    inode: u64,
+    listeners: Vec<String>,
+}
+
+impl Note {
+    fn parse(value: &OsStr) -> Option<Note> {
+        let text = std::str::from_utf8(value.as_bytes()).ok()?;
+        let mut note = Note { inode: 0, listeners: Vec::new() };
+        for (key, value) in text.split(';').filter_map(|field| field.split_once('=')) {
+            match key {
+                "channel" => note.inode = value.parse().ok()?,
+                "listeners" => {
+                    let names = value.split(',').filter(|name| !name.is_empty());
+                    let name = |escaped| String::from_utf8(unescape(escaped)?).ok();
+                    note.listeners = names.map(name).collect::<Option<_>>()?;
+                }
+                _ => {}
+            }
+        }
+        (note.inode != 0).then_some(note)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_note_is_read_as_it_is_written() {
+        let note = |inode, names: &[&str]| {
+            Some(Note { inode, listeners: names.iter().map(|n| (*n).to_owned()).collect() })
+        };
+        let cases = [
+            (
+                "channel=12;listeners=127.0.0.1:80,unix:/run/a%20b",
+                note(12, &["127.0.0.1:80", "unix:/run/a b"]),
+            ),
+            ("channel=12;listeners=", note(12, &[])),
+            ("later=1;channel=7", note(7, &[])),
+            ("channel=x", None),
+            ("", None),
+            ("listeners=a", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(Note::parse(text.as_ref()), expected, "{text:?}");
+        }
+    }
+}

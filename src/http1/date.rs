@@ -1,0 +1,67 @@
+//! The `Date` field's value, formatted once a second.
+
+use std::io::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use httpdate::HttpDate;
+
+/// The last second an IMF-fixdate can say: its year has four digits (RFC 9110 §5.6.7).
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// The text of the current second.
+#[derive(Debug)]
+pub(crate) struct DateCache {
+    second: u64,
+    text: [u8; 29],
+}
+
+impl DateCache {
+    pub(crate) fn new(now: SystemTime) -> DateCache {
+        let second = second_of(now);
+        DateCache { second, text: text_of(second) }
+    }
+
+    pub(crate) fn get(&mut self, now: SystemTime) -> &[u8; 29] {
+        let second = second_of(now);
+        if second != self.second {
+            *self = DateCache { second, text: text_of(second) };
+        }
+        &self.text
+    }
+}
+
+/// A clock that is far off must not stop the server: what can't be said is said as the nearest.
+fn second_of(now: SystemTime) -> u64 {
+    now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().min(LAST_SECOND))
+}
+
+fn text_of(second: u64) -> [u8; 29] {
+    let mut text = *b"Thu, 01 Jan 1970 00:00:00 GMT";
+    // An IMF-fixdate is always 29 bytes long, so it fits.
+    let _ = write!(&mut text[..], "{}", HttpDate::from(UNIX_EPOCH + Duration::from_secs(second)));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_the_second() {
+        let at = |millis| UNIX_EPOCH + Duration::from_millis(millis);
+        let cases: [(SystemTime, &[u8; 29]); 7] = [
+            (at(784_111_777_000), b"Sun, 06 Nov 1994 08:49:37 GMT"),
+            (at(784_111_777_999), b"Sun, 06 Nov 1994 08:49:37 GMT"),
+            (at(784_111_778_000), b"Sun, 06 Nov 1994 08:49:38 GMT"),
+            (at(784_111_777_000), b"Sun, 06 Nov 1994 08:49:37 GMT"),
+            (at(0), b"Thu, 01 Jan 1970 00:00:00 GMT"),
+            (UNIX_EPOCH - Duration::from_secs(1), b"Thu, 01 Jan 1970 00:00:00 GMT"),
+            (UNIX_EPOCH + Duration::from_secs(LAST_SECOND + 1), b"Fri, 31 Dec 9999 23:59:59 GMT"),
+        ];
+        let mut cache = DateCache::new(at(5_000));
+        for (now, text) in cases {
+            assert_eq!(cache.get(now), text);
+            assert_eq!(DateCache::new(now).get(now), text);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! HTTP/1.0 and 1.1 as bytes and values (RFC 9110, RFC 9112): no sockets, no threads, no clock.
+//!
+//! One exchange, as the bytes of a connection go through this room:
+//!
+//! ```text
+//!             ┌──────────────────────── kept: the next request ◄───────────────────────┐
+//!             ▼                                                                        │
+//!  bytes ─► HEAD ────────────────► BODY ─────────────► HANDLER ─────► HEAD ─────► BODY ┤
+//!           head::Scan │           body::Decoder       (not ours)     encode::    chunk,
+//!             │        │             ▲     │             ▲            plan, head  LAST_CHUNK
+//!             │        ├─ expects ───┤     │             │              │           │
+//!             │        │  CONTINUE   │     │             │              │           │
+//!             │        └─ no body ───┼─────┼─────────────┘              │           │
+//!             ▼                      │     ▼                            ▼           ▼
+//!          Refusal                  more  Refusal                    Upgrade     not kept
+//!             └── encode::refusal ─► CLOSED ◄─┘                   (hijacked)   ─► CLOSED
+//! ```
+//!
+//! Request framing (RFC 9112 §6.3): `Transfer-Encoding: chunked`, alone and only in 1.1, or one
+//! `Content-Length` of digits, or no body. All else is refused, and a refusal closes the connection,
+//! since where the next request starts can't be told.
+//!
+//! Response framing: nothing for HEAD, 1xx, 204, 304 and 2xx to CONNECT; else `Content-Length` where
+//! the length is known; else chunked to a 1.1 client, until close to a 1.0 client. Whether the
+//! connection is kept is decided there too, once.
+
+pub(crate) mod body;
+pub(crate) mod date;
+pub(crate) mod encode;
+pub(crate) mod head;
+
+pub(crate) use body::Decoder;
+pub(crate) use date::DateCache;
+pub(crate) use head::{Framing, Head, Refusal, Scan};

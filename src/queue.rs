@@ -1,0 +1,331 @@
+//! Work that waits for a worker: a list, the workers that sleep, and when to wake one.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
+use std::time::Instant;
+
+/// Any number of threads push and pop. Nothing is ever refused: the owner bounds what exists.
+#[derive(Debug)]
+pub(crate) struct Queue<T> {
+    state: Mutex<State<T>>,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    waiting: VecDeque<(Instant, T)>,
+    /// Wait for a share of the workers, not only for a worker.
+    shared: VecDeque<(Instant, T)>,
+    in_share: usize,
+    share: usize,
+    /// The one that slept last is woken first: its caches are the warmest.
+    sleepers: Vec<Seat>,
+    /// Counts what was popped, so that a watcher sees whether the front moves.
+    popped: u64,
+    /// A worker is to show that it lives.
+    probe: Option<Probe>,
+    closed: bool,
+}
+
+/// Called by a worker that comes by.
+pub(crate) struct Probe(pub(crate) Box<dyn FnOnce() + Send>);
+
+impl std::fmt::Debug for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Probe")
+    }
+}
+
+/// A worker's place to sleep.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    thread: Thread,
+    called: Arc<AtomicBool>,
+}
+
+impl Seat {
+    /// Of the calling thread.
+    pub(crate) fn new() -> Seat {
+        Seat { thread: thread::current(), called: Arc::default() }
+    }
+
+    fn call(&self) {
+        self.called.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+
+    fn sleep(&self) {
+        // A handler may have left its thread a token: only a call counts.
+        while !self.called.load(Ordering::Acquire) {
+            thread::park();
+        }
+    }
+}
+
+/// What a worker gets.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Popped<T> {
+    Work(T),
+    /// The same, and a place in the share is taken for it; `leave_share` gives it back.
+    InShare(T),
+    /// The queue is closed.
+    Closed,
+}
+
+/// What a look at the queue shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Look {
+    pub(crate) waiting: usize,
+    pub(crate) sleeping: usize,
+    pub(crate) popped: u64,
+}
+
+impl<T> Queue<T> {
+    /// `share`: how many workers may be in the share at once.
+    pub(crate) fn new(share: usize) -> Queue<T> {
+        Queue {
+            state: Mutex::new(State {
+                waiting: VecDeque::new(),
+                shared: VecDeque::new(),
+                in_share: 0,
+                share,
+                sleepers: Vec::new(),
+                popped: 0,
+                probe: None,
+                closed: false,
+            }),
+        }
+    }
+
+    /// Adds a batch under one lock and wakes one worker.
+    pub(crate) fn push(&self, batch: &mut Vec<T>) {
+        if batch.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.waiting.extend(batch.drain(..).map(|work| (now, work)));
+        wake(1, state);
+    }
+
+    /// Adds work that waits for a place in the share.
+    pub(crate) fn push_shared(&self, work: T) {
+        let mut state = self.lock();
+        state.shared.push_back((Instant::now(), work));
+        if state.in_share < state.share {
+            wake(1, state);
+        }
+    }
+
+    /// Waits for work.
+    pub(crate) fn pop(&self, seat: &Seat) -> Popped<T> {
+        loop {
+            let mut state = self.lock();
+            if let Some(probe) = state.probe.take() {
+                drop(state);
+                (probe.0)();
+                continue;
+            }
+            if state.in_share < state.share {
+                if let Some((_, work)) = state.shared.pop_front() {
+                    state.in_share += 1;
+                    state.popped += 1;
+                    return Popped::InShare(work);
+                }
+            }
+            if let Some((_, work)) = state.waiting.pop_front() {
+                state.popped += 1;
+                return Popped::Work(work);
+            }
+            if state.closed {
+                return Popped::Closed;
+            }
+            seat.called.store(false, Ordering::Relaxed);
+            state.sleepers.push(seat.clone());
+            drop(state);
+            seat.sleep();
+        }
+    }
+
+    /// Wakes a worker if work waits: for one that is about to be long away.
+    pub(crate) fn wake_for_rest(&self) {
+        let state = self.lock();
+        if !state.waiting.is_empty() {
+            wake(1, state);
+        }
+    }
+
+    /// Wakes up to `n` workers.
+    pub(crate) fn wake(&self, n: usize) {
+        wake(n, self.lock());
+    }
+
+    pub(crate) fn look(&self) -> Look {
+        let state = self.lock();
+        Look { waiting: state.waiting.len(), sleeping: state.sleepers.len(), popped: state.popped }
+    }
+
+    /// Takes a place in the share, if one is free.
+    pub(crate) fn enter_share(&self) -> bool {
+        let mut state = self.lock();
+        let free = state.in_share < state.share;
+        state.in_share += usize::from(free);
+        free
+    }
+
+    pub(crate) fn leave_share(&self) {
+        let mut state = self.lock();
+        state.in_share -= 1;
+        if !state.shared.is_empty() {
+            wake(1, state);
+        }
+    }
+
+    /// Takes out what has waited since before `limit`.
+    pub(crate) fn expired(&self, limit: Instant) -> Vec<T> {
+        let mut state = self.lock();
+        let mut expired = Vec::new();
+        while state.waiting.front().is_some_and(|(since, _)| *since < limit) {
+            expired.extend(state.waiting.pop_front().map(|(_, work)| work));
+        }
+        while state.shared.front().is_some_and(|(since, _)| *since < limit) {
+            expired.extend(state.shared.pop_front().map(|(_, work)| work));
+        }
+        state.popped += expired.len() as u64;
+        expired
+    }
+
+    /// Has a worker call `probe`; gives it back if none is free to.
+    pub(crate) fn probe(&self, probe: Probe) -> Result<(), Probe> {
+        let mut state = self.lock();
+        if state.sleepers.is_empty() {
+            return Err(probe);
+        }
+        state.probe = Some(probe);
+        wake(1, state);
+        Ok(())
+    }
+
+    /// No more will come: workers end when nothing waits.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        wake(usize::MAX, state);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Woken outside the lock, or the first thing a worker does is wait for it.
+fn wake<T>(n: usize, mut state: MutexGuard<'_, State<T>>) {
+    if n == 1 {
+        let seat = state.sleepers.pop();
+        drop(state);
+        if let Some(seat) = seat {
+            seat.call();
+        }
+    } else {
+        let keep = state.sleepers.len().saturating_sub(n);
+        let called = state.sleepers.split_off(keep);
+        drop(state);
+        called.iter().for_each(Seat::call);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn first_in_first_out_and_closed_only_when_empty() {
+        let queue = Queue::new(1);
+        queue.push(&mut vec![1, 2]);
+        queue.push(&mut vec![3]);
+        queue.close();
+        let seat = Seat::new();
+        let got: Vec<_> = (0..4).map(|_| queue.pop(&seat)).collect();
+        assert_eq!(got, [Popped::Work(1), Popped::Work(2), Popped::Work(3), Popped::Closed]);
+    }
+
+    #[test]
+    fn the_share_is_never_exceeded_and_never_blocks_other_work() {
+        let queue = Queue::new(1);
+        let seat = Seat::new();
+        assert!(queue.enter_share());
+        assert!(!queue.enter_share());
+        queue.push_shared(10);
+        queue.push(&mut vec![1]);
+        assert_eq!(queue.pop(&seat), Popped::Work(1));
+        queue.leave_share();
+        assert_eq!(queue.pop(&seat), Popped::InShare(10));
+        assert!(!queue.enter_share());
+    }
+
+    #[test]
+    fn only_what_waited_too_long_expires() {
+        let queue = Queue::new(1);
+        queue.push(&mut vec![1, 2]);
+        let limit = Instant::now();
+        queue.push(&mut vec![3]);
+        assert_eq!(queue.expired(limit), [1, 2]);
+        assert_eq!(queue.look().waiting, 1);
+    }
+
+    /// Whatever the order of pushes, wakes and sleeps, nothing is lost, nothing comes twice, and
+    /// nobody sleeps for ever: many workers, one wake a batch, the rest woken by those who leave
+    /// work behind, as in the server.
+    #[test]
+    fn every_piece_of_work_is_done_once() {
+        const WORKERS: usize = 4;
+        const BATCHES: u32 = 2_000;
+        let queue = Arc::new(Queue::new(WORKERS));
+        let (done, results) = mpsc::channel();
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|_| {
+                let (queue, done) = (Arc::clone(&queue), done.clone());
+                thread::Builder::new()
+                    .spawn(move || {
+                        let seat = Seat::new();
+                        while let Popped::Work(n) = queue.pop(&seat) {
+                            queue.wake_for_rest();
+                            thread::current().unpark(); // a token as a handler may leave it
+                            done.send(n).unwrap();
+                        }
+                    })
+                    .unwrap()
+            })
+            .collect();
+        for n in 0..BATCHES {
+            queue.push(&mut vec![3 * n, 3 * n + 1, 3 * n + 2]);
+        }
+        let mut got: Vec<u32> = results.iter().take(3 * BATCHES as usize).collect();
+        queue.close();
+        workers.into_iter().for_each(|w| w.join().unwrap());
+        got.sort_unstable();
+        assert_eq!(got, (0..3 * BATCHES).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_sleeping_worker_answers_a_probe_and_a_busy_pool_gives_it_back() {
+        let queue: Arc<Queue<u8>> = Arc::new(Queue::new(1));
+        assert!(queue.probe(Probe(Box::new(|| ()))).is_err());
+        let worker = {
+            let queue = Arc::clone(&queue);
+            thread::Builder::new().spawn(move || queue.pop(&Seat::new())).unwrap()
+        };
+        let (said, heard) = mpsc::channel();
+        let mut probe = Probe(Box::new(move || said.send(()).unwrap()));
+        while let Err(back) = queue.probe(probe) {
+            probe = back;
+            thread::yield_now();
+        }
+        heard.recv().unwrap();
+        queue.close();
+        assert_eq!(worker.join().unwrap(), Popped::Closed);
+    }
+}

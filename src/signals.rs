@@ -1,0 +1,143 @@
+//! The signal thread: turns signals into wishes. What a wish leads to is not known here.
+
+use std::fs::{self, File};
+use std::io;
+use std::thread::{self, JoinHandle};
+
+use log::info;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::unistd::{getpid, getsid};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::exfiltrator::origin::{Origin, WithOrigin};
+use signal_hook::iterator::{Handle, SignalsInfo};
+use signal_hook::low_level::siginfo::{Cause, Sent};
+
+use crate::sys;
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// HUP.
+    Handover,
+    /// HUP of a terminal that is gone.
+    HangUp,
+    /// TERM, INT, QUIT.
+    Stop(i32),
+    /// USR1.
+    Report,
+    /// USR2.
+    Hint,
+}
+
+/// The running signal thread. Dropping it gives up the thread, not the signals: their handlers
+/// stay, for a signal without handler would end the process in the middle of its exit.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    thread: Option<JoinHandle<()>>,
+    handle: Handle,
+}
+
+/// What was true of signals and terminal when this process was started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Circumstances {
+    /// SIGHUP was ignored: nohup, for this generation or an earlier one.
+    pub(crate) nohup: bool,
+    /// /dev/tty could be opened.
+    pub(crate) terminal: bool,
+}
+
+impl Circumstances {
+    /// To be asked before any handler is installed.
+    pub(crate) fn now(inherited_nohup: bool) -> Circumstances {
+        Circumstances { nohup: inherited_nohup || sys::is_ignored(SIGHUP), terminal: terminal_opens() }
+    }
+}
+
+/// The signals blocked in this thread, from which those it starts take theirs.
+pub(crate) fn blocked() -> io::Result<SigSet> {
+    Ok(SigSet::thread_get_mask()?)
+}
+
+/// Installs the handlers, restores the mask the first generation had, and starts the thread.
+pub(crate) fn start(
+    circumstances: Circumstances,
+    blocked: &SigSet,
+    wish: impl Fn(Wish) + Send + 'static,
+) -> io::Result<Signals> {
+    let mut signals = SignalsInfo::<WithOrigin>::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2])?;
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(blocked), None)?;
+    let handle = signals.handle();
+    let thread = thread::Builder::new().name("heirloom-signals".into()).spawn(move || {
+        for origin in &mut signals {
+            if let Some(asked) = interpret(&origin, circumstances) {
+                wish(asked);
+            }
+        }
+    })?;
+    Ok(Signals { thread: Some(thread), handle })
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn interpret(origin: &Origin, circumstances: Circumstances) -> Option<Wish> {
+    let name = signal_hook::low_level::signal_name(origin.signal).unwrap_or("a signal");
+    let sender = sender(origin);
+    let by_session_leader =
+        || origin.process.is_some_and(|p| getsid(None).is_ok_and(|leader| leader.as_raw() == p.pid));
+    let terminal_gone = || circumstances.terminal && !terminal_opens();
+    // A closed terminal: the kernel says so, or the shell passes it on (bash does, to each job).
+    let hang_up = origin.signal == SIGHUP
+        && (matches!(origin.cause, Cause::Kernel) || (by_session_leader() && terminal_gone()));
+    let (wish, meaning) = match origin.signal {
+        SIGHUP if hang_up && circumstances.nohup => (None, "the terminal was closed, ignored under nohup"),
+        SIGHUP if hang_up => (Some(Wish::HangUp), "the terminal was closed: drain and exit"),
+        SIGHUP => (Some(Wish::Handover), "handover"),
+        SIGTERM | SIGINT | SIGQUIT => (Some(Wish::Stop(origin.signal)), "stop"),
+        SIGUSR1 => (Some(Wish::Report), "report"),
+        _ => (Some(Wish::Hint), "no meaning here: HUP hands over, TERM stops, a second TERM cuts"),
+    };
+    info!("{name} from {sender}: {meaning}");
+    wish
+}
+
+/// Who sent a signal, for people.
+fn sender(origin: &Origin) -> String {
+    match (&origin.cause, &origin.process) {
+        (Cause::Kernel, _) => "the kernel".to_owned(),
+        (Cause::Sent(Sent::User | Sent::TKill | Sent::Queue), Some(p)) if p.pid == getpid().as_raw() => {
+            "this process".to_owned()
+        }
+        (_, Some(p)) => {
+            let name = fs::read_to_string(format!("/proc/{}/comm", p.pid));
+            let name = name.map_or_else(|_| "gone".to_owned(), |name| name.trim_end().to_owned());
+            format!("pid {} ({name}), uid {}", p.pid, p.uid)
+        }
+        _ => "an unknown sender".to_owned(),
+    }
+}
+
+fn terminal_opens() -> bool {
+    File::open("/dev/tty").is_ok()
+}
+
+/// Takes the signal's default action: for TERM, INT and QUIT the process ends by it.
+pub(crate) fn reraise(signal: i32) {
+    let _ = signal_hook::low_level::emulate_default_handler(signal);
+}
+
+/// As numbers, for the HELLO.
+pub(crate) fn numbers(set: &SigSet) -> Vec<i32> {
+    set.iter().map(|signal| signal as i32).collect()
+}
+
+/// From the numbers of a HELLO.
+pub(crate) fn from_numbers(numbers: &[i32]) -> SigSet {
+    numbers.iter().filter_map(|&n| Signal::try_from(n).ok()).collect()
+}

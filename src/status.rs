@@ -1,0 +1,198 @@
+//! Counters: each thread has its own, a snapshot adds them up.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_utils::CachePadded;
+
+use crate::close_reason::CloseReason;
+use crate::phase::Phase;
+
+/// What one thread counted.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    accepted: AtomicU64,
+    requests: AtomicU64,
+    /// By the first digit of the status, 1 to 5.
+    responses: [AtomicU64; 5],
+    panics: AtomicU64,
+    closes: Box<[AtomicU64]>,
+}
+
+impl Tally {
+    fn new() -> Tally {
+        Tally {
+            accepted: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            responses: Default::default(),
+            panics: AtomicU64::new(0),
+            closes: CloseReason::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    pub(crate) fn accepted(&self) {
+        add(&self.accepted);
+    }
+
+    pub(crate) fn response(&self, status: u16) {
+        add(&self.requests);
+        if let Some(class) = self.responses.get(usize::from(status / 100).wrapping_sub(1)) {
+            add(class);
+        }
+    }
+
+    pub(crate) fn panicked(&self) {
+        add(&self.panics);
+    }
+
+    pub(crate) fn closed(&self, reason: CloseReason) {
+        add(&self.closes[reason as usize]);
+    }
+}
+
+/// A tally has one writer: load and store, without the locked instruction.
+fn add(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+/// The tallies of all threads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tallies {
+    all: Arc<Mutex<Vec<Arc<CachePadded<Tally>>>>>,
+}
+
+impl Tallies {
+    /// One more, for a thread that starts.
+    pub(crate) fn tally(&self) -> Arc<CachePadded<Tally>> {
+        let tally = Arc::new(CachePadded::new(Tally::new()));
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&tally));
+        tally
+    }
+
+    /// The sums so far.
+    pub(crate) fn add_up(&self, stats: &mut Stats) {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = |counter: &dyn Fn(&Tally) -> &AtomicU64| -> u64 {
+            all.iter().map(|tally| counter(tally).load(Ordering::Relaxed)).sum()
+        };
+        stats.accepted = sum(&|t| &t.accepted);
+        stats.requests = sum(&|t| &t.requests);
+        stats.panics = sum(&|t| &t.panics);
+        for class in 0..5 {
+            stats.responses[class] = sum(&|t| &t.responses[class]);
+        }
+        stats.closes =
+            CloseReason::ALL.iter().map(|reason| (*reason, sum(&|t| &t.closes[*reason as usize]))).collect();
+    }
+}
+
+/// What a server has done and is doing, at one moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// 1 for the process that was started by hand, 2 for its successor, and so on.
+    pub generation: u32,
+    /// What the process is doing.
+    pub phase: Phase,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections open now.
+    pub open: u64,
+    /// Requests answered.
+    pub requests: u64,
+    /// Responses by the first digit of their status, from 1xx to 5xx.
+    pub responses: [u64; 5],
+    /// Handlers that panicked.
+    pub panics: u64,
+    /// Requests begun and not finished.
+    pub in_flight: u64,
+    /// Connections that wait for a worker now.
+    pub queued: u64,
+    /// Workers, in all pools.
+    pub workers: u64,
+    /// Threads of event streams and hijacked connections now.
+    pub detached: u64,
+    /// Connections closed, by reason.
+    pub closes: Vec<(CloseReason, u64)>,
+}
+
+impl Stats {
+    pub(crate) fn new(generation: u32, phase: Phase) -> Stats {
+        Stats {
+            generation,
+            phase,
+            accepted: 0,
+            open: 0,
+            requests: 0,
+            responses: [0; 5],
+            panics: 0,
+            in_flight: 0,
+            queued: 0,
+            workers: 0,
+            detached: 0,
+            closes: Vec::new(),
+        }
+    }
+
+    /// In the text format of Prometheus, version 0.0.4.
+    pub fn to_prometheus(&self) -> String {
+        let mut out = String::new();
+        let mut metric = |name: &str, kind: &str, help: &str, rows: &[(String, u64)]| {
+            let _ = writeln!(out, "# HELP heirloom_{name} {help}\n# TYPE heirloom_{name} {kind}");
+            for (labels, value) in rows {
+                let _ = writeln!(out, "heirloom_{name}{labels} {value}");
+            }
+        };
+        let one = |value: u64| [(String::new(), value)];
+        metric("generation", "gauge", "Generation of this process.", &one(self.generation.into()));
+        metric("ready", "gauge", "1 if new clients are welcome.", &one(self.phase.is_ready().into()));
+        metric("connections_accepted_total", "counter", "Connections accepted.", &one(self.accepted));
+        metric("connections_open", "gauge", "Connections open.", &one(self.open));
+        metric("requests_total", "counter", "Requests answered.", &one(self.requests));
+        let classes: Vec<(String, u64)> =
+            (1..).zip(self.responses).map(|(class, n)| (format!("{{class=\"{class}xx\"}}"), n)).collect();
+        metric("responses_total", "counter", "Responses by class of status.", &classes);
+        metric("handler_panics_total", "counter", "Handlers that panicked.", &one(self.panics));
+        metric("requests_in_flight", "gauge", "Requests begun and not finished.", &one(self.in_flight));
+        metric("connections_queued", "gauge", "Connections waiting for a worker.", &one(self.queued));
+        metric("workers", "gauge", "Workers in all pools.", &one(self.workers));
+        metric(
+            "detached_threads",
+            "gauge",
+            "Threads of streams and hijacked connections.",
+            &one(self.detached),
+        );
+        let closes: Vec<(String, u64)> =
+            self.closes.iter().map(|(reason, n)| (format!("{{reason=\"{reason}\"}}"), *n)).collect();
+        metric("connections_closed_total", "counter", "Connections closed, by reason.", &closes);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tallies_of_all_threads_add_up() {
+        let tallies = Tallies::default();
+        let (a, b) = (tallies.tally(), tallies.tally());
+        a.response(200);
+        b.response(503);
+        b.response(200);
+        b.closed(CloseReason::Idle);
+        let mut stats = Stats::new(3, Phase::Serving);
+        tallies.add_up(&mut stats);
+        assert_eq!((stats.requests, stats.responses), (3, [0, 2, 0, 0, 1]));
+        let text = stats.to_prometheus();
+        for line in [
+            "heirloom_requests_total 3",
+            "heirloom_responses_total{class=\"2xx\"} 2",
+            "heirloom_connections_closed_total{reason=\"idle\"} 1",
+            "heirloom_generation 3",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Every `unsafe` of the crate: what the kernel offers and no safe wrapper has.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::ptr;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::SigSet;
+use nix::unistd::Pid;
+use socket2::SockAddr;
+
+/// The path given to `execve` for this process, as it was given: relative or not, symlinks kept.
+pub(crate) fn executable() -> Option<PathBuf> {
+    // SAFETY: getauxval reads the auxiliary vector and has no preconditions.
+    let address = unsafe { libc::getauxval(libc::AT_EXECFN) };
+    if address == 0 {
+        return None;
+    }
+    // SAFETY: the kernel put a NUL-terminated string there before the program started, on the
+    // initial stack, which is never freed.
+    let path = unsafe { CStr::from_ptr(address as *const libc::c_char) };
+    Some(PathBuf::from(OsStr::from_bytes(path.to_bytes())))
+}
+
+/// Takes over a file descriptor that this process was started with, and makes it CLOEXEC.
+///
+/// # Errors
+/// When `fd` is not open.
+pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD only looks; any number may be asked about.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, and the caller (handover::successor) takes each inherited
+    // number once, as named by the process that started us: nobody else in this process owns it.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    fcntl(&owned, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    Ok(owned)
+}
+
+/// The inode of an open descriptor, if it is a socket. Looks without taking ownership.
+pub(crate) fn socket_inode(fd: RawFd) -> Option<u64> {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: fstat writes a whole `stat` on success and only then is it read.
+    let stat = unsafe {
+        if libc::fstat(fd, stat.as_mut_ptr()) != 0 {
+            return None;
+        }
+        stat.assume_init()
+    };
+    (stat.st_mode & libc::S_IFMT == libc::S_IFSOCK).then_some(stat.st_ino)
+}
+
+/// Whether this signal is ignored by this process now.
+pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
+    let mut old = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: with a null new action, sigaction only writes the old one; zeroed is a valid value
+    // of the type should it fail.
+    let old = unsafe {
+        libc::sigaction(signal, ptr::null(), old.as_mut_ptr());
+        old.assume_init()
+    };
+    old.sa_sigaction == libc::SIG_IGN
+}
+
+/// A descriptor that becomes readable when process `pid` ends. `ErrorKind::Unsupported` before
+/// Linux 5.3.
+pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers; the descriptor it returns is new and ours. The kernel
+    // makes it CLOEXEC.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
+/// Accepts one connection: CLOEXEC and non-blocking from birth.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    // SAFETY: accept4 writes at most `*length` bytes of address and sets `*length` to what it
+    // wrote, as try_init asks; the descriptor it returns is new and ours.
+    let (fd, address) = unsafe {
+        SockAddr::try_init(|storage, length| {
+            let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+            match libc::accept4(listener.as_raw_fd(), storage.cast(), length, flags) {
+                fd if fd < 0 => Err(io::Error::last_os_error()),
+                fd => Ok(OwnedFd::from_raw_fd(fd)),
+            }
+        })
+    }?;
+    Ok((fd, address.as_socket()))
+}
+
+/// A program to start.
+#[derive(Debug)]
+pub(crate) struct Spawn<'a> {
+    pub(crate) path: &'a CStr,
+    pub(crate) argv: &'a [CString],
+    pub(crate) env: &'a [CString],
+    /// None: the caller's.
+    pub(crate) cwd: Option<&'a CStr>,
+    /// What the program finds as descriptors 3, 4, ...
+    pub(crate) fds: &'a [BorrowedFd<'a>],
+    /// Blocked in the program from its first instruction.
+    pub(crate) mask: &'a SigSet,
+    /// Not ignored in the program, although ignored here.
+    pub(crate) defaults: &'a SigSet,
+}
+
+/// Starts a program by `posix_spawn`: no page of this process is copied or write-protected, and
+/// between fork and exec runs only libc's own code.
+///
+/// # Errors
+/// Those of execve (ENOENT, EACCES, ENOEXEC, ETXTBSY) and of making descriptors.
+pub(crate) fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
+    // Sources first move above the targets, so that no dup2 overwrites the source of a later one,
+    // and none is onto itself (which would leave it CLOEXEC).
+    let above = 3 + spawn.fds.len() as RawFd;
+    let sources = spawn
+        .fds
+        .iter()
+        .map(|fd| {
+            let fd = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(above))?;
+            // SAFETY: F_DUPFD_CLOEXEC returned a new descriptor, which nobody else owns.
+            Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        })
+        .collect::<io::Result<Vec<OwnedFd>>>()?;
+    let pointers = |strings: &[CString]| -> Vec<*mut libc::c_char> {
+        strings.iter().map(|s| s.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
+    };
+    let (argv, env) = (pointers(spawn.argv), pointers(spawn.env));
+    let flags = (libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF) as libc::c_short;
+
+    let mut actions = MaybeUninit::<libc::posix_spawn_file_actions_t>::uninit();
+    let mut attributes = MaybeUninit::<libc::posix_spawnattr_t>::uninit();
+    let mut pid: libc::pid_t = 0;
+    // SAFETY: `actions` and `attributes` are initialised by their init functions before use and
+    // destroyed after; every string is NUL-terminated and outlives the call, as do the
+    // null-terminated arrays of pointers to them; posix_spawn does not write through them.
+    unsafe {
+        check(libc::posix_spawn_file_actions_init(actions.as_mut_ptr()))?;
+        let actions = Guard(actions.as_mut_ptr(), libc::posix_spawn_file_actions_destroy);
+        check(libc::posix_spawnattr_init(attributes.as_mut_ptr()))?;
+        let attributes = Guard(attributes.as_mut_ptr(), libc::posix_spawnattr_destroy);
+
+        for (target, source) in (3..).zip(&sources) {
+            check(libc::posix_spawn_file_actions_adddup2(actions.0, source.as_raw_fd(), target))?;
+        }
+        if let Some(cwd) = spawn.cwd {
+            check(libc::posix_spawn_file_actions_addchdir_np(actions.0, cwd.as_ptr()))?;
+        }
+        check(libc::posix_spawnattr_setsigmask(attributes.0, spawn.mask.as_ref()))?;
+        check(libc::posix_spawnattr_setsigdefault(attributes.0, spawn.defaults.as_ref()))?;
+        check(libc::posix_spawnattr_setflags(attributes.0, flags))?;
+        check(libc::posix_spawn(
+            &raw mut pid,
+            spawn.path.as_ptr(),
+            actions.0,
+            attributes.0,
+            argv.as_ptr(),
+            env.as_ptr(),
+        ))?;
+    }
+    Ok(Pid::from_raw(pid))
+}
+
+/// The posix_spawn family returns its error instead of setting errno.
+fn check(error: libc::c_int) -> io::Result<()> {
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+/// Destroys what a posix_spawn init function made.
+struct Guard<T>(*mut T, unsafe extern "C" fn(*mut T) -> libc::c_int);
+
+impl<T> Drop for Guard<T> {
+    fn drop(&mut self) {
+        // SAFETY: the pointee was initialised by the matching init function, and outlives the
+        // guard, which borrows it for the scope of one call.
+        unsafe { (self.1)(self.0) };
+    }
+}
