@@ -186,6 +186,9 @@ impl<'a> Control<'a> {
         let first = std::mem::take(&mut self.first);
         self.perform(first);
         self.phase.set(self.state.phase());
+        if self.state.stage() == Stage::Serving {
+            info!("serving as generation {}", self.facts.generation);
+        }
         let mut events = [EpollEvent::empty(); 16];
         while self.state.stage() != Stage::Finished {
             let timeout = self.timeout();
