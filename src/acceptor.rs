@@ -25,7 +25,7 @@ use crate::status::Tally;
 /// Deadlines are kept to this grain: the sweep looks at all of them once a tick.
 const TICK: Duration = Duration::from_millis(250);
 /// How often a queue with work and a sleeping worker is looked at.
-const LOOK_MILLISECONDS: u8 = 1;
+const LOOK: Duration = Duration::from_millis(1);
 /// New connections per listener and turn, so that they can't starve the parked ones.
 const ACCEPTS_PER_TURN: usize = 64;
 /// How long a closing connection may take to close its side.
@@ -51,6 +51,14 @@ pub(crate) struct Parking<P> {
     grace: AtomicU32,
     /// Somebody waits for a connection to end: rung at each.
     wanted: AtomicBool,
+}
+
+/// How long a connection may rest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Deadline {
+    At(Instant),
+    /// Between two requests: the idle timeout from now, or the grace of a drain.
+    Idle(Instant),
 }
 
 #[derive(Debug)]
@@ -106,16 +114,16 @@ impl<P> Parking<P> {
         self.slots.taken()
     }
 
-    /// Parks until bytes come, or the socket takes more, or `deadline` (None: the idle timeout, or
-    /// what is left of the grace). Given back if there is something to do already.
+    /// Parks until bytes come, or the socket takes more, or the deadline passes. Given back if there
+    /// is something to do already.
     pub(crate) fn park(
         &self,
         connection: Box<Connection<P>>,
-        deadline: Option<Instant>,
+        deadline: Deadline,
     ) -> Result<(), Box<Connection<P>>> {
         let deadline = match deadline {
-            Some(deadline) => self.ticks(deadline),
-            None => self.idle_deadline(),
+            Deadline::At(time) => self.ticks(time),
+            Deadline::Idle(now) => self.idle_deadline(now),
         };
         self.slots.park(connection.slot, connection, deadline)
     }
@@ -141,11 +149,11 @@ impl<P> Parking<P> {
         }
     }
 
-    fn idle_deadline(&self) -> u32 {
-        let mut deadline = self.ticks(Instant::now() + self.idle);
+    fn idle_deadline(&self, now: Instant) -> u32 {
+        let mut deadline = self.ticks(now + self.idle);
         let grace = self.grace.load(Ordering::Relaxed);
         if grace > 0 {
-            deadline = deadline.min(self.ticks(Instant::now()) + grace);
+            deadline = deadline.min(self.ticks(now).saturating_add(grace));
         }
         deadline
     }
@@ -199,12 +207,26 @@ struct Polled {
     adopted: bool,
 }
 
-/// A queue, what is to be pushed to it, and how often its front did not move.
+/// A queue, what is to be pushed to it, and how many are woken if its front does not move.
 struct Lane<P> {
     queue: Arc<Queue<Box<Connection<P>>>>,
     batch: Vec<Box<Connection<P>>>,
-    last: Option<Look>,
+    look: Look,
     wakes: usize,
+}
+
+impl<P> Lane<P> {
+    /// Queued work waits at most a few milliseconds for a worker that sleeps: while the front is
+    /// older than a look, 1, 2, 4 ... are woken.
+    fn look(&mut self) {
+        self.look = self.queue.look();
+        if !self.look.is_due_again() {
+            self.wakes = 1;
+        } else if self.look.front.is_some_and(|since| since.elapsed() >= LOOK - LOOK / 8) {
+            self.queue.wake(self.wakes);
+            self.wakes = (2 * self.wakes).min(self.look.sleeping);
+        }
+    }
 }
 
 /// What the server gives an acceptor.
@@ -224,7 +246,7 @@ pub(crate) struct Setup<P> {
 impl<P: Default> Acceptor<P> {
     pub(crate) fn new(setup: Setup<P>) -> Acceptor<P> {
         let polled = |listener| Polled { listener, polled: false, adopted: false };
-        let lane = |queue| Lane { queue, batch: Vec::new(), last: None, wakes: 1 };
+        let lane = |queue| Lane { queue, batch: Vec::new(), look: Look::default(), wakes: 1 };
         Acceptor {
             parking: setup.parking,
             listeners: setup.listeners.into_iter().map(polled).collect(),
@@ -278,7 +300,7 @@ impl<P: Default> Acceptor<P> {
                 }
             }
             self.push_batches();
-            self.look_at_queues();
+            self.lanes.iter_mut().for_each(Lane::look);
             let now = Instant::now();
             if now >= self.next_sweep {
                 self.sweep(now);
@@ -294,14 +316,13 @@ impl<P: Default> Acceptor<P> {
     }
 
     fn timeout(&self) -> EpollTimeout {
-        let someone_sleeps = |lane: &Lane<P>| lane.last.is_some_and(|l| l.waiting > 0 && l.sleeping > 0);
-        if self.lanes.iter().any(someone_sleeps) {
-            return EpollTimeout::from(LOOK_MILLISECONDS);
+        if self.lanes.iter().any(|lane| lane.look.is_due_again()) {
+            return EpollTimeout::try_from(LOOK).unwrap_or(EpollTimeout::ZERO);
         }
         let sweep = (self.parking.open() > 0).then_some(self.next_sweep);
         let Some(next) = sweep.into_iter().chain(self.pause_until).min() else { return EpollTimeout::NONE };
         let left = next.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
-        EpollTimeout::try_from(left).unwrap_or(EpollTimeout::from(LOOK_MILLISECONDS))
+        EpollTimeout::try_from(left).unwrap_or(EpollTimeout::ZERO)
     }
 
     fn on_event(&mut self, slot: SlotId, flags: EpollFlags) {
@@ -322,22 +343,6 @@ impl<P: Default> Acceptor<P> {
     fn push_batches(&mut self) {
         for lane in &mut self.lanes {
             lane.queue.push(&mut lane.batch);
-        }
-    }
-
-    /// Queued work waits at most a few milliseconds for a worker that sleeps: if the front has not
-    /// moved since the last look, 1, 2, 4 ... are woken.
-    fn look_at_queues(&mut self) {
-        for lane in &mut self.lanes {
-            let look = lane.queue.look();
-            let stuck = lane.last.is_some_and(|last| last.waiting > 0 && last.popped == look.popped);
-            if look.waiting > 0 && look.sleeping > 0 && stuck {
-                lane.queue.wake(lane.wakes);
-                lane.wakes = lane.wakes.saturating_mul(2);
-            } else if !stuck {
-                lane.wakes = 1;
-            }
-            lane.last = Some(look);
         }
     }
 
@@ -382,7 +387,7 @@ impl<P: Default> Acceptor<P> {
             if connection.linger_on() {
                 return self.end(reason, connection);
             }
-            match self.parking.park(connection, Some(deadline)) {
+            match self.parking.park(connection, Deadline::At(deadline)) {
                 Ok(()) => return,
                 Err(back) => connection = back,
             }
@@ -438,7 +443,7 @@ impl<P: Default> Acceptor<P> {
             warn!("can't watch a new connection: {e}");
             return self.end(CloseReason::Broken, Box::new(connection));
         }
-        if let Err(ready) = self.parking.park(Box::new(connection), None) {
+        if let Err(ready) = self.parking.park(Box::new(connection), Deadline::Idle(Instant::now())) {
             self.queue(ready);
         }
     }

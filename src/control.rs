@@ -274,6 +274,12 @@ impl<'a> Control<'a> {
                         let pid = successor.child.pid();
                         info!("handover: child {pid} {}", successor.child.end().unwrap_or("is gone"));
                         let _ = self.poller.delete(successor.channel.as_fd());
+                        // Its last word may be that it was told to stop: that was meant for the
+                        // service, and holds.
+                        let told = |message: &Message| matches!(message, Message::Stopping { .. });
+                        if successor.channel.receive().iter().any(told) {
+                            self.on(Event::Drain);
+                        }
                     }
                 }
                 Action::ToPredecessor(message) => {
@@ -432,6 +438,11 @@ impl<'a> Control<'a> {
             info!("handover: child {pid}: {message}");
             if let Message::Prepared { adopted } = &message {
                 self.adopted.clone_from(adopted);
+            }
+            let mut dead = || ended || self.successor.as_mut().is_some_and(|s| s.child.end().is_some());
+            if message == Message::StillGood && dead() {
+                // Its last word; the service is not given to the dead.
+                continue;
             }
             self.on(Event::FromSuccessor(message));
         }

@@ -123,7 +123,7 @@ pub(crate) enum Action {
 }
 
 /// What of the configuration the lifecycle goes by.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Terms {
     pub(crate) ready: Duration,
     pub(crate) probation: Duration,
@@ -131,7 +131,7 @@ pub(crate) struct Terms {
     pub(crate) lame_duck: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct State {
     terms: Terms,
     stage: Stage,
@@ -426,3 +426,8 @@ fn is_timed(stage: Stage) -> bool {
 fn sets_stage_timer(actions: &[Action]) -> bool {
     actions.iter().any(|action| matches!(action, Action::Timer(Timer::Stage, _)))
 }
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod table;

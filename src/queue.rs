@@ -21,8 +21,8 @@ struct State<T> {
     share: usize,
     /// The one that slept last is woken first: its caches are the warmest.
     sleepers: Vec<Seat>,
-    /// Counts what was popped, so that a watcher sees whether the front moves.
-    popped: u64,
+    /// Called and not yet here: each will take something without being called again.
+    coming: usize,
     /// A worker is to show that it lives.
     probe: Option<Probe>,
     closed: bool,
@@ -74,11 +74,22 @@ pub(crate) enum Popped<T> {
 }
 
 /// What a look at the queue shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Look {
     pub(crate) waiting: usize,
     pub(crate) sleeping: usize,
-    pub(crate) popped: u64,
+    /// Called and not yet here.
+    pub(crate) coming: usize,
+    /// Since when the front waits.
+    pub(crate) front: Option<Instant>,
+}
+
+impl Look {
+    /// Whether more waits than the workers that are called will take, and others sleep: to be
+    /// looked at again soon, for those that come may be long away with the first they take.
+    pub(crate) fn is_due_again(&self) -> bool {
+        self.sleeping > 0 && self.waiting > self.coming
+    }
 }
 
 impl<T> Queue<T> {
@@ -91,7 +102,7 @@ impl<T> Queue<T> {
                 in_share: 0,
                 share,
                 sleepers: Vec::new(),
-                popped: 0,
+                coming: 0,
                 probe: None,
                 closed: false,
             }),
@@ -120,8 +131,10 @@ impl<T> Queue<T> {
 
     /// Waits for work.
     pub(crate) fn pop(&self, seat: &Seat) -> Popped<T> {
+        let mut called = false;
         loop {
             let mut state = self.lock();
+            state.coming -= usize::from(std::mem::take(&mut called));
             if let Some(probe) = state.probe.take() {
                 drop(state);
                 (probe.0)();
@@ -130,12 +143,10 @@ impl<T> Queue<T> {
             if state.in_share < state.share {
                 if let Some((_, work)) = state.shared.pop_front() {
                     state.in_share += 1;
-                    state.popped += 1;
                     return Popped::InShare(work);
                 }
             }
             if let Some((_, work)) = state.waiting.pop_front() {
-                state.popped += 1;
                 return Popped::Work(work);
             }
             if state.closed {
@@ -145,6 +156,7 @@ impl<T> Queue<T> {
             state.sleepers.push(seat.clone());
             drop(state);
             seat.sleep();
+            called = true;
         }
     }
 
@@ -163,7 +175,12 @@ impl<T> Queue<T> {
 
     pub(crate) fn look(&self) -> Look {
         let state = self.lock();
-        Look { waiting: state.waiting.len(), sleeping: state.sleepers.len(), popped: state.popped }
+        Look {
+            waiting: state.waiting.len(),
+            sleeping: state.sleepers.len(),
+            coming: state.coming,
+            front: state.waiting.front().map(|(since, _)| *since),
+        }
     }
 
     /// Takes a place in the share, if one is free.
@@ -192,7 +209,6 @@ impl<T> Queue<T> {
         while state.shared.front().is_some_and(|(since, _)| *since < limit) {
             expired.extend(state.shared.pop_front().map(|(_, work)| work));
         }
-        state.popped += expired.len() as u64;
         expired
     }
 
@@ -223,6 +239,7 @@ impl<T> Queue<T> {
 fn wake<T>(n: usize, mut state: MutexGuard<'_, State<T>>) {
     if n == 1 {
         let seat = state.sleepers.pop();
+        state.coming += usize::from(seat.is_some());
         drop(state);
         if let Some(seat) = seat {
             seat.call();
@@ -230,6 +247,7 @@ fn wake<T>(n: usize, mut state: MutexGuard<'_, State<T>>) {
     } else {
         let keep = state.sleepers.len().saturating_sub(n);
         let called = state.sleepers.split_off(keep);
+        state.coming += called.len();
         drop(state);
         called.iter().for_each(Seat::call);
     }

@@ -20,15 +20,15 @@ mod upload;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 use http::request::Parts;
-use http::{Method, StatusCode, Uri, Version};
+use http::{Method, StatusCode, Version};
 use log::{debug, error, warn};
 
-use crate::acceptor::Parking;
+use crate::acceptor::{Deadline, LINGER, Parking};
 use crate::body::{Body, Kind};
 use crate::close_reason::CloseReason;
 use crate::connection::Connection;
@@ -147,26 +147,57 @@ pub(crate) struct Desk {
     input: Input,
     out: Vec<u8>,
     piece: Vec<u8>,
-    date: DateCache,
+    date: Clock,
     tally: Arc<CachePadded<Tally>>,
     sign: Arc<Sign>,
 }
 
-/// Which handler runs at a desk, since when.
+/// Which request's handler runs at a desk, since when.
 #[derive(Debug, Default)]
-pub(crate) struct Sign(Mutex<Option<(Method, Uri, Instant)>>);
+pub(crate) struct Sign(Mutex<Option<(Bytes, Instant)>>);
 
 impl Sign {
-    fn set(&self, what: Option<(Method, Uri, Instant)>) {
+    fn set(&self, what: Option<(Bytes, Instant)>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
-    /// For people.
+    /// Method, path and age, for people.
     pub(crate) fn read(&self) -> Option<String> {
         let sign = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sign.as_ref().map(|(method, uri, since)| {
-            format!("{method} {}, in its handler for {:.1?}", uri.path(), since.elapsed())
+        sign.as_ref().map(|(head, since)| {
+            format!("{}, in its handler for {:.1?}", method_and_path(head), since.elapsed())
         })
+    }
+}
+
+/// Of a head as received; the query may hold what does not belong into a log.
+fn method_and_path(head: &[u8]) -> String {
+    let line = head.trim_ascii_start().split(|&b| b == b'\r' || b == b'\n').next().unwrap_or_default();
+    let end = line.iter().position(|&b| b == b'?').or_else(|| line.iter().rposition(|&b| b == b' '));
+    String::from_utf8_lossy(&line[..end.unwrap_or(line.len())]).into_owned()
+}
+
+/// The date of responses, from a clock that is not asked for each of them.
+#[derive(Debug)]
+struct Clock {
+    date: DateCache,
+    asked: Instant,
+    time: SystemTime,
+}
+
+impl Clock {
+    const GRAIN: Duration = Duration::from_millis(20);
+
+    fn new() -> Clock {
+        let time = SystemTime::now();
+        Clock { date: DateCache::new(time), asked: Instant::now(), time }
+    }
+
+    fn get(&mut self, now: Instant) -> &[u8; 29] {
+        if now.saturating_duration_since(self.asked) > Clock::GRAIN {
+            (self.asked, self.time) = (now, SystemTime::now());
+        }
+        self.date.get(self.time)
     }
 }
 
@@ -176,7 +207,7 @@ impl Desk {
             input: Input::new(),
             out: Vec::new(),
             piece: Vec::new(),
-            date: DateCache::new(SystemTime::now()),
+            date: Clock::new(),
             tally,
             sign,
         }
@@ -185,8 +216,7 @@ impl Desk {
 
 /// How a turn ends.
 enum Step {
-    /// None: idle, for as long as that may last.
-    Park(Option<Instant>),
+    Park(Deadline),
     /// Others first.
     Requeue,
     WaitForShare,
@@ -214,7 +244,7 @@ pub(crate) fn serve(
     queue: &Queue<Box<Client>>,
 ) {
     loop {
-        let mut turn = Turn { client: &mut client, desk, shop, queue, in_share, drained: false, served: 0 };
+        let mut turn = Turn { client: &mut client, desk, shop, queue, in_share, drained: false, served: 0, now: Instant::now() };
         let step = match turn.run() {
             Ok(never) => match never {},
             Err(step) => step,
@@ -226,6 +256,8 @@ pub(crate) fn serve(
         match step {
             Step::Park(deadline) => match shop.parking.park(client, deadline) {
                 Ok(()) => return,
+                // A client that always has more to say is one of many.
+                Err(back) if queue.look().waiting > 0 => return queue.push(&mut vec![back]),
                 Err(back) => client = back,
             },
             Step::Requeue => return queue.push(&mut vec![client]),
@@ -253,7 +285,7 @@ pub(crate) fn serve(
 
 fn linger(mut client: Box<Client>, reason: CloseReason, desk: &Desk, shop: &Shop) {
     while !client.linger_on() {
-        match shop.parking.park(client, Some(Instant::now() + crate::acceptor::LINGER)) {
+        match shop.parking.park(client, Deadline::At(Instant::now() + LINGER)) {
             Ok(()) => return,
             Err(back) => client = back,
         }
@@ -279,6 +311,8 @@ struct Turn<'a> {
     /// The last read left room: there was no more.
     drained: bool,
     served: usize,
+    /// When the turn began, or the last handler ended: near enough for deadlines and dates.
+    now: Instant,
 }
 
 impl Turn<'_> {
@@ -311,7 +345,7 @@ impl Turn<'_> {
                 Err(refusal) => return Err(self.refuse(&refusal)),
             }
         }
-        let began = if self.desk.input.is_empty() { None } else { began.or_else(|| Some(Instant::now())) };
+        let began = if self.desk.input.is_empty() { None } else { began.or(Some(self.now)) };
         self.client.progress.stage = Stage::Head { scan, began };
         // Answers to what came before don't wait for what comes next.
         self.flush()?;
@@ -325,7 +359,10 @@ impl Turn<'_> {
             Filled::End => Err(Step::Close(CloseReason::ClientClosed)),
             Filled::Nothing => {
                 self.client.idle = began.is_none();
-                Err(self.park(began.map(|began| began + self.shop.timeouts.head)))
+                let deadline = began.map_or(Deadline::Idle(self.now), |began| {
+                    Deadline::At(began + self.shop.timeouts.head)
+                });
+                Err(self.park(deadline))
             }
         }
     }
@@ -409,7 +446,7 @@ impl Turn<'_> {
         match self.fill()? {
             Filled::Bytes { .. } => Ok(()),
             Filled::End => Err(Step::Close(CloseReason::ClientCut)),
-            Filled::Nothing => Err(self.park(Some(Instant::now() + self.shop.timeouts.body_stall))),
+            Filled::Nothing => Err(self.park(Deadline::At(self.now + self.shop.timeouts.body_stall))),
         }
     }
 
@@ -500,14 +537,15 @@ impl Turn<'_> {
             self.queue.wake_for_rest();
             self.try_flush();
         }
-        let body = Body::received(kind, Arc::clone(&self.client.origin), begun.text);
         let begin = Instant::now();
-        self.desk.sign.set(Some((begun.parts.method.clone(), begun.parts.uri.clone(), begin)));
+        self.desk.sign.set(Some((begun.text.clone(), begin)));
+        let body = Body::received(kind, Arc::clone(&self.client.origin), begun.text);
         let mut request = Request::from_parts(begun.parts, body);
         found.attach(&mut request);
         let endpoint = found.endpoint.unwrap_or(&*site.handler.0);
         let outcome = catch_unwind(AssertUnwindSafe(|| endpoint.call(request)));
-        pace.record(begin.elapsed());
+        self.now = Instant::now();
+        pace.record(self.now - begin);
         let response = outcome.unwrap_or_else(|panic| {
             let what = self.desk.sign.read().unwrap_or_default();
             error!("a handler panicked ({}): {what}", panic_text(&*panic));
@@ -536,11 +574,11 @@ impl Turn<'_> {
         };
         let refused = match () {
             () if upgrade && plan.framing != BodyFraming::Upgrade => {
-                error!("an upgrade needs status 101 and HTTP/1.1: {} {}", asked.method, asked.path);
+                error!("an upgrade needs status 101 and HTTP/1.1: {}", method_and_path(&asked.head));
                 Some(StatusCode::INTERNAL_SERVER_ERROR)
             }
             () if place.is_none() && (upgrade || (detaches && plan.send_body)) => {
-                warn!("no thread is left for {} {}", asked.method, asked.path);
+                warn!("no thread is left for {}", method_and_path(&asked.head));
                 Some(StatusCode::SERVICE_UNAVAILABLE)
             }
             () => None,
@@ -549,7 +587,7 @@ impl Turn<'_> {
             return self.respond(asked, plain(status), after);
         }
 
-        let date = self.desk.date.get(SystemTime::now());
+        let date = self.desk.date.get(self.now);
         encode::head(&mut self.desk.out, asked.version, parts.status, &parts.headers, &plan, date);
         self.desk.tally.response(parts.status.as_u16());
         let after = match after {
@@ -579,7 +617,7 @@ impl Turn<'_> {
 
     fn detach(&mut self, place: Option<Place>, task: Task, asked: &AskedOwned) -> Step {
         match place {
-            Some(place) => Step::Detach { place, task, what: format!("{} {}", asked.method, asked.path) },
+            Some(place) => Step::Detach { place, task, what: method_and_path(&asked.head) },
             None => Step::Close(CloseReason::Overload),
         }
     }
@@ -686,7 +724,7 @@ impl Turn<'_> {
         match self.fill()? {
             Filled::Bytes { .. } => Ok(()),
             Filled::End => Err(Step::Close(CloseReason::ClientCut)),
-            Filled::Nothing => Err(self.park(Some(Instant::now() + self.shop.timeouts.body_stall))),
+            Filled::Nothing => Err(self.park(Deadline::At(self.now + self.shop.timeouts.body_stall))),
         }
     }
 
@@ -695,7 +733,7 @@ impl Turn<'_> {
         debug!("refused: {} {}", refusal.status, refusal.reason);
         self.client.served += 1;
         self.desk.tally.response(refusal.status.as_u16());
-        let date = self.desk.date.get(SystemTime::now());
+        let date = self.desk.date.get(self.now);
         encode::refusal(&mut self.desk.out, refusal, date);
         self.say_last(CloseReason::Refused)
     }
@@ -762,14 +800,14 @@ impl Turn<'_> {
     /// Parks until the client takes more.
     fn park_blocked(&mut self) -> Step {
         self.client.progress.unsent = std::mem::take(&mut self.desk.out);
-        let since = *self.client.progress.stalled.get_or_insert_with(Instant::now);
+        let since = *self.client.progress.stalled.get_or_insert(self.now);
         if let Err(e) = self.shop.parking.poll_write(self.client) {
             return broken(&e);
         }
-        self.park(Some(since + self.shop.timeouts.response_stall))
+        self.park(Deadline::At(since + self.shop.timeouts.response_stall))
     }
 
-    fn park(&mut self, deadline: Option<Instant>) -> Step {
+    fn park(&mut self, deadline: Deadline) -> Step {
         self.client.answering = !self.client.progress.unsent.is_empty()
             || matches!(self.client.progress.stage, Stage::Respond(_));
         self.client.buffered = self.desk.input.take();
@@ -782,16 +820,7 @@ struct AskedOwned {
     method: Method,
     version: Version,
     keep_alive: bool,
-    path: PathForLog,
-}
-
-/// A path that is only made into text when it is needed.
-struct PathForLog(Uri);
-
-impl std::fmt::Display for PathForLog {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0.path())
-    }
+    head: Bytes,
 }
 
 impl Begun {
@@ -800,7 +829,7 @@ impl Begun {
             method: self.parts.method.clone(),
             version: self.parts.version,
             keep_alive: self.keep_alive,
-            path: PathForLog(self.parts.uri.clone()),
+            head: self.text.clone(),
         }
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub(crate) const VERSION: u32 = 1;
 
 /// A message and who says it (P: predecessor, S: successor).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Message {
     /// P and S, first of all.
     Hello(Hello),
@@ -39,7 +39,7 @@ pub(crate) enum Message {
 }
 
 /// What each side tells of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Hello {
     pub(crate) version: u32,
     pub(crate) generation: u32,
