@@ -211,6 +211,7 @@ impl<'a> Control<'a> {
         if let Some(pid_file) = &self.facts.pid_file {
             pid_file.remove_if(own_pid());
         }
+        info!("end of generation {}", self.facts.generation);
         if self.cut > 0 {
             return Err(Error::new(
                 Kind::Cut,

@@ -409,7 +409,7 @@ impl State {
             Stage::Offering | Stage::Watching => {
                 out.push(Action::ToSuccessor(Message::Stopping { within: Duration::ZERO }));
             }
-            Stage::Prepared | Stage::OnProbation => {
+            Stage::OnProbation => {
                 out.push(Action::ToPredecessor(Message::Stopping { within: Duration::ZERO }));
             }
             _ => {}

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
@@ -204,19 +204,9 @@ impl Server {
     ///
     /// # Errors
     /// When it can't start, when requests were cut at the end of a drain
-    /// ([`Error::is_cut`]), or when this generation was rolled back.
+    /// ([`Error::is_cut`]), or when this generation was rolled back. A process serves once with
+    /// signals: a second call is an error ([`Server::spawn`] has no such limit).
     pub fn serve(self) -> Result<(), Error> {
-        static SERVING: AtomicBool = AtomicBool::new(false);
-        if SERVING.swap(true, Ordering::SeqCst) {
-            let text = "this process serves already: signals can only have one server";
-            return Err(Error::new(Kind::Config, text));
-        }
-        let outcome = self.serve_with_signals();
-        SERVING.store(false, Ordering::SeqCst);
-        outcome
-    }
-
-    fn serve_with_signals(self) -> Result<(), Error> {
         init()?;
         let inheritance = successor::take();
         let system = |what: &'static str| move |e: std::io::Error| Error::io(Kind::System, what, e);
@@ -231,9 +221,12 @@ impl Server {
         let generation = inheritance.as_ref().map_or(1, |i| i.predecessor.generation.saturating_add(1));
 
         let mut inheritance = inheritance;
-        let started = self.start(inheritance.as_mut(), generation).and_then(|started| {
+        let installed = signals::install(&blocked).map_err(system("can't handle signals"));
+        let started = installed.and_then(|installed| {
+            let started = self.start(inheritance.as_mut(), generation)?;
             let inbox = Arc::clone(&started.inbox);
-            let signals = signals::start(circumstances, &blocked, move |wish| inbox.wish(wish))
+            let signals = installed
+                .start(circumstances, move |wish| inbox.wish(wish))
                 .map_err(system("can't handle signals"))?;
             Ok((started, signals))
         });
@@ -310,7 +303,7 @@ impl Server {
         for (name, site) in wanted {
             let listener = match inherited.iter().position(|(inherited, _)| *inherited == name) {
                 Some(index) => {
-                    let (name, fd) = inherited.swap_remove(index);
+                    let (name, fd) = inherited.remove(index);
                     adopted.push(name.clone());
                     Listener::adopt(&name, fd, site)?
                 }

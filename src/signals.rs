@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use log::info;
@@ -29,13 +30,24 @@ pub(crate) enum Wish {
     Hint,
 }
 
-/// The running signal thread. Dropping it gives up the thread, not the signals: their handlers
-/// stay, for a signal without handler would end the process in the middle of its exit.
+/// Handlers for HUP, USR1 and USR2, which wait to be heard.
+#[derive(Debug)]
+pub(crate) struct Installed {
+    signals: SignalsInfo<WithOrigin>,
+}
+
+/// The running signal thread. Dropping it ends the thread and gives TERM, INT and QUIT their default
+/// action back, so that whatever the program still does can be ended.
 #[derive(Debug)]
 pub(crate) struct Signals {
     thread: Option<JoinHandle<()>>,
     handle: Handle,
 }
+
+const STOPS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
+
+/// Signals belong to the process, and so to one server of it.
+static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// What was true of signals and terminal when this process was started.
 #[derive(Clone, Copy, Debug)]
@@ -58,27 +70,47 @@ pub(crate) fn blocked() -> io::Result<SigSet> {
     Ok(SigSet::thread_get_mask()?)
 }
 
-/// Installs the handlers, restores the mask the first generation had, and starts the thread.
-pub(crate) fn start(
-    circumstances: Circumstances,
-    blocked: &SigSet,
-    wish: impl Fn(Wish) + Send + 'static,
-) -> io::Result<Signals> {
-    let mut signals = SignalsInfo::<WithOrigin>::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2])?;
+/// Installs the handlers that a successor can't do without, then restores the mask that the first
+/// generation had: every thread started from now on, and what it starts, has that. TERM, INT and
+/// QUIT still end the process, as it serves nobody yet.
+pub(crate) fn install(blocked: &SigSet) -> io::Result<Installed> {
+    if TAKEN.load(Ordering::SeqCst) {
+        return Err(io::Error::other("a server of this process has them, or has had them"));
+    }
+    let signals = SignalsInfo::<WithOrigin>::new([SIGHUP, SIGUSR1, SIGUSR2])?;
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(blocked), None)?;
-    let handle = signals.handle();
-    let thread = thread::Builder::new().name("heirloom-signals".into()).spawn(move || {
-        for origin in &mut signals {
-            if let Some(asked) = interpret(&origin, circumstances) {
-                wish(asked);
-            }
+    Ok(Installed { signals })
+}
+
+impl Installed {
+    /// Handles TERM, INT and QUIT, too, and starts the thread.
+    pub(crate) fn start(
+        self,
+        circumstances: Circumstances,
+        wish: impl Fn(Wish) + Send + 'static,
+    ) -> io::Result<Signals> {
+        if TAKEN.swap(true, Ordering::SeqCst) {
+            return Err(io::Error::other("a server of this process has them, or has had them"));
         }
-    })?;
-    Ok(Signals { thread: Some(thread), handle })
+        let mut signals = self.signals;
+        let handle = signals.handle();
+        for signal in STOPS {
+            handle.add_signal(signal)?;
+        }
+        let thread = thread::Builder::new().name("heirloom-signals".into()).spawn(move || {
+            for origin in &mut signals {
+                if let Some(asked) = interpret(&origin, circumstances) {
+                    wish(asked);
+                }
+            }
+        })?;
+        Ok(Signals { thread: Some(thread), handle })
+    }
 }
 
 impl Drop for Signals {
     fn drop(&mut self) {
+        STOPS.into_iter().for_each(sys::default_action);
         self.handle.close();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -69,6 +69,12 @@ pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
     old.sa_sigaction == libc::SIG_IGN
 }
 
+/// Gives a signal its default action.
+pub(crate) fn default_action(signal: libc::c_int) {
+    // SAFETY: SIG_DFL is a valid disposition for every signal and runs no code of ours.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
 /// A descriptor that becomes readable when process `pid` ends. `ErrorKind::Unsupported` before
 /// Linux 5.3.
 pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {

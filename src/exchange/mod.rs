@@ -203,14 +203,7 @@ impl Clock {
 
 impl Desk {
     pub(crate) fn new(tally: Arc<CachePadded<Tally>>, sign: Arc<Sign>) -> Desk {
-        Desk {
-            input: Input::new(),
-            out: Vec::new(),
-            piece: Vec::new(),
-            date: Clock::new(),
-            tally,
-            sign,
-        }
+        Desk { input: Input::new(), out: Vec::new(), piece: Vec::new(), date: Clock::new(), tally, sign }
     }
 }
 
@@ -244,7 +237,16 @@ pub(crate) fn serve(
     queue: &Queue<Box<Client>>,
 ) {
     loop {
-        let mut turn = Turn { client: &mut client, desk, shop, queue, in_share, drained: false, served: 0, now: Instant::now() };
+        let mut turn = Turn {
+            client: &mut client,
+            desk,
+            shop,
+            queue,
+            in_share,
+            drained: false,
+            served: 0,
+            now: Instant::now(),
+        };
         let step = match turn.run() {
             Ok(never) => match never {},
             Err(step) => step,
@@ -359,9 +361,8 @@ impl Turn<'_> {
             Filled::End => Err(Step::Close(CloseReason::ClientClosed)),
             Filled::Nothing => {
                 self.client.idle = began.is_none();
-                let deadline = began.map_or(Deadline::Idle(self.now), |began| {
-                    Deadline::At(began + self.shop.timeouts.head)
-                });
+                let deadline = began
+                    .map_or(Deadline::Idle(self.now), |began| Deadline::At(began + self.shop.timeouts.head));
                 Err(self.park(deadline))
             }
         }

@@ -114,7 +114,8 @@ impl World {
             }
             if let (Some(parent), Some(_)) = (process.parent, &process.state) {
                 let is_its_child = self.processes[parent].child == Some(i);
-                match (is_its_child && !self.processes[parent].down.is_empty(), self.processes[parent].alive) {
+                match (is_its_child && !self.processes[parent].down.is_empty(), self.processes[parent].alive)
+                {
                     (true, _) => own.push(Step::Down(i)),
                     (false, false) => own.push(Step::SeeParentGone(i)),
                     (false, true) => {}
@@ -200,10 +201,12 @@ impl World {
             }
             Step::Kill(i) => {
                 world.crashes -= 1;
-                let others_hold = |w: &World| w.processes.iter().enumerate().any(|(j, p)| {
-                    // A successor that is starting holds the listener, and takes over.
-                    j != i && p.alive && p.holds
-                });
+                let others_hold = |w: &World| {
+                    w.processes.iter().enumerate().any(|(j, p)| {
+                        // A successor that is starting holds the listener, and takes over.
+                        j != i && p.alive && p.holds
+                    })
+                };
                 world.hopeless |= !others_hold(&world);
                 world.die(i);
             }
@@ -259,9 +262,13 @@ impl World {
                 Action::Pause => self.processes[i].polls = false,
                 Action::CloseShared | Action::CloseLast => {
                     if action == Action::CloseLast {
-                        let others = self.processes.iter().enumerate().any(|(j, p)| j != i && p.alive && p.polls);
+                        let others =
+                            self.processes.iter().enumerate().any(|(j, p)| j != i && p.alive && p.polls);
                         // After a predecessor's ten silent seconds a stopping successor closes anyway.
-                        assert!(!others || self.told_to_stop, "a process closes for good what another one accepts on");
+                        assert!(
+                            !others || self.told_to_stop,
+                            "a process closes for good what another one accepts on"
+                        );
                     }
                     self.processes[i].polls = false;
                     self.processes[i].holds = false;

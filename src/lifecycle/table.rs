@@ -24,7 +24,8 @@ const STAGES: &[(&str, Stage)] = &[
 
 fn events() -> Vec<(&'static str, Event)> {
     let hello = Hello { version: 1, generation: 2, pid: 1, nohup: false, blocked: Vec::new() };
-    let messages = |message: Message| (Event::FromSuccessor(message.clone()), Event::FromPredecessor(message));
+    let messages =
+        |message: Message| (Event::FromSuccessor(message.clone()), Event::FromPredecessor(message));
     let adopted = Vec::new();
     let mut events = vec![
         ("HUP", Event::Handover),
@@ -78,7 +79,8 @@ fn cell(stage: Stage, event: Event) -> String {
     let next = STAGES.iter().find(|(_, s)| *s == state.stage()).map_or("?", |(name, _)| name);
     let next = if state.stage() == stage { String::new() } else { format!("→ **{next}**") };
     let noted = if state.wanted { "remember".to_owned() } else { String::new() };
-    let parts: Vec<String> = [next, noted].into_iter().chain(actions).filter(|part| !part.is_empty()).collect();
+    let parts: Vec<String> =
+        [next, noted].into_iter().chain(actions).filter(|part| !part.is_empty()).collect();
     if parts.is_empty() { "–".to_owned() } else { parts.join(", ") }
 }
 
@@ -102,6 +104,7 @@ fn name(action: &Action) -> String {
         Action::Finish => "end".into(),
         Action::Reraise => "default action".into(),
         // Times are in the text beside the tables.
+        Action::Timer(Timer::Stage, Some(super::BUSY_PAUSE)) => "try again soon".into(),
         Action::Timer(..) => String::new(),
     }
 }
