@@ -18,14 +18,12 @@ use crate::connection::Connection;
 use crate::listener::Listener;
 use crate::origin::Origin;
 use crate::phase::PhaseWatch;
-use crate::queue::{Look, Probe, Queue};
+use crate::queue::{LOOK, Look, Nudge, Probe, Queue};
 use crate::slots::{SlotId, Slots};
 use crate::status::Tally;
 
 /// Deadlines are kept to this grain: the sweep looks at all of them once a tick.
 const TICK: Duration = Duration::from_millis(250);
-/// How often a queue with work and a sleeping worker is looked at.
-const LOOK: Duration = Duration::from_millis(1);
 /// New connections per listener and turn, so that they can't starve the parked ones.
 const ACCEPTS_PER_TURN: usize = 64;
 /// How long a closing connection may take to close its side.
@@ -207,24 +205,20 @@ struct Polled {
     adopted: bool,
 }
 
-/// A queue, what is to be pushed to it, and how many are woken if its front does not move.
+/// A queue, what is to be pushed to it, and what the last look at it showed.
 struct Lane<P> {
     queue: Arc<Queue<Box<Connection<P>>>>,
     batch: Vec<Box<Connection<P>>>,
     look: Look,
-    wakes: usize,
+    nudge: Nudge,
 }
 
 impl<P> Lane<P> {
-    /// Queued work waits at most a few milliseconds for a worker that sleeps: while the front is
-    /// older than a look, 1, 2, 4 ... are woken.
     fn look(&mut self) {
         self.look = self.queue.look();
-        if !self.look.is_due_again() {
-            self.wakes = 1;
-        } else if self.look.front.is_some_and(|since| since.elapsed() >= LOOK - LOOK / 8) {
-            self.queue.wake(self.wakes);
-            self.wakes = (2 * self.wakes).min(self.look.sleeping);
+        let wakes = self.nudge.wakes(&self.look, Instant::now());
+        if wakes > 0 {
+            self.queue.wake(wakes);
         }
     }
 }
@@ -246,7 +240,7 @@ pub(crate) struct Setup<P> {
 impl<P: Default> Acceptor<P> {
     pub(crate) fn new(setup: Setup<P>) -> Acceptor<P> {
         let polled = |listener| Polled { listener, polled: false, adopted: false };
-        let lane = |queue| Lane { queue, batch: Vec::new(), look: Look::default(), wakes: 1 };
+        let lane = |queue| Lane { queue, batch: Vec::new(), look: Look::default(), nudge: Nudge::new() };
         Acceptor {
             parking: setup.parking,
             listeners: setup.listeners.into_iter().map(polled).collect(),

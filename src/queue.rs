@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Any number of threads push and pop. Nothing is ever refused: the owner bounds what exists.
 #[derive(Debug)]
@@ -89,6 +89,39 @@ impl Look {
     /// looked at again soon, for those that come may be long away with the first they take.
     pub(crate) fn is_due_again(&self) -> bool {
         self.sleeping > 0 && self.waiting > self.coming
+    }
+}
+
+/// How long the front may wait before it is taken for stuck, and how often that is looked at.
+pub(crate) const LOOK: Duration = Duration::from_millis(1);
+
+/// Decides how many sleeping workers are woken for work that those who are awake don't get to:
+/// 1, 2, 4 ... at each look that finds the front stuck. Nine pieces of which eight block are all
+/// begun after four looks.
+#[derive(Debug)]
+pub(crate) struct Nudge {
+    next: usize,
+}
+
+impl Nudge {
+    pub(crate) fn new() -> Nudge {
+        Nudge { next: 1 }
+    }
+
+    /// How many to wake now.
+    pub(crate) fn wakes(&mut self, look: &Look, now: Instant) -> usize {
+        if !look.is_due_again() {
+            self.next = 1;
+            return 0;
+        }
+        // A timer's grain must not cost a whole look.
+        let stuck = look.front.is_some_and(|since| now.saturating_duration_since(since) >= LOOK - LOOK / 8);
+        if !stuck {
+            return 0;
+        }
+        let wakes = self.next.min(look.sleeping);
+        self.next = 2 * wakes;
+        wakes
     }
 }
 
@@ -282,6 +315,29 @@ mod tests {
         queue.leave_share();
         assert_eq!(queue.pop(&seat), Popped::InShare(10));
         assert!(!queue.enter_share());
+    }
+
+    #[test]
+    fn a_stuck_front_wakes_one_two_four_and_a_moving_one_nobody() {
+        let now = Instant::now();
+        let old = now.checked_sub(LOOK);
+        let look = |waiting, sleeping, coming, front| Look { waiting, sleeping, coming, front };
+        let cases = [
+            ("empty", look(0, 16, 0, None), 0),
+            ("stuck", look(9, 16, 0, old), 1),
+            ("still", look(8, 15, 0, old), 2),
+            ("still", look(6, 13, 0, old), 4),
+            ("no more sleep than that", look(9, 3, 0, old), 3),
+            ("all are awake: nobody to wake, and from the start next time", look(9, 0, 0, old), 0),
+            ("stuck", look(9, 16, 0, old), 1),
+            ("a fresh front", look(9, 16, 0, Some(now)), 0),
+            ("as many come as wait", look(2, 16, 2, old), 0),
+            ("stuck anew", look(9, 16, 0, old), 1),
+        ];
+        let mut nudge = Nudge::new();
+        for (what, look, wakes) in cases {
+            assert_eq!(nudge.wakes(&look, now), wakes, "{what}");
+        }
     }
 
     #[test]

@@ -75,13 +75,13 @@ pub trait RequestExt: sealed::Sealed {
     /// Reads what is left of the body into memory.
     ///
     /// # Errors
-    /// As [`Body::bytes`](crate::Body::bytes).
+    /// As [`Body::read_bytes`](crate::Body::read_bytes).
     fn bytes(&mut self) -> io::Result<Bytes>;
 
     /// Reads what is left of the body as text.
     ///
     /// # Errors
-    /// As [`Body::text`](crate::Body::text): `InvalidData` if it is not UTF-8.
+    /// As [`Body::read_text`](crate::Body::read_text): `InvalidData` if it is not UTF-8.
     fn text(&mut self) -> io::Result<String>;
 }
 

@@ -30,11 +30,13 @@ impl SlotId {
 /// What rests in the table: `T` is a connection.
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
-    chunks: Box<[OnceLock<Box<[Slot<T>]>>]>,
+    chunks: Box<[Chunk<T>]>,
     free: Mutex<Vec<u32>>,
     capacity: usize,
     taken: AtomicUsize,
 }
+
+type Chunk<T> = OnceLock<Box<[Slot<T>]>>;
 
 #[derive(Debug)]
 struct Slot<T> {
