@@ -63,7 +63,7 @@ pub(crate) enum Deadline {
 pub(crate) enum Command {
     Accept,
     Pause { adopted: Vec<String> },
-    CloseShared,
+    CloseShared { shared: Vec<String> },
     CloseLast,
     HandConnections(OwnedFd),
     TakeConnections(OwnedFd),
@@ -496,7 +496,9 @@ impl<P: Default> Acceptor<P> {
                     }
                     self.poll_listeners();
                 }
-                Command::CloseShared => self.close_listeners(|polled| !polled.adopted),
+                Command::CloseShared { shared } => {
+                    self.close_listeners(|listener| !shared.contains(&listener.name))
+                }
                 Command::CloseLast => self.close_listeners(|_| true),
                 Command::HandConnections(channel) => self.successor = Some(channel),
                 Command::TakeConnections(channel) => self.predecessor = Some(channel),
@@ -510,9 +512,9 @@ impl<P: Default> Acceptor<P> {
 
     /// Closes all listeners. Those that are the last of their kind are served empty first: what the
     /// kernel has accepted for us would be reset.
-    fn close_listeners(&mut self, is_last: impl Fn(&Polled) -> bool) {
+    fn close_listeners(&mut self, is_last: impl Fn(&Listener) -> bool) {
         for index in 0..self.listeners.len() {
-            if is_last(&self.listeners[index]) {
+            if is_last(&self.listeners[index].listener) {
                 while self.accept_one(index) {}
             }
         }
@@ -522,7 +524,7 @@ impl<P: Default> Acceptor<P> {
             if polled.polled {
                 let _ = self.parking.poller.delete(polled.listener.fd.as_fd());
             }
-            if is_last(&polled) {
+            if is_last(&polled.listener) {
                 polled.listener.unlink();
             }
         }

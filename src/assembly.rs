@@ -77,9 +77,9 @@ impl Service for Assembly {
         self.parking.command(Command::Pause { adopted: adopted.to_vec() });
     }
 
-    fn close_shared(&self) {
+    fn close_shared(&self, shared: &[String]) {
         self.let_go_of_listeners();
-        self.parking.command(Command::CloseShared);
+        self.parking.command(Command::CloseShared { shared: shared.to_vec() });
     }
 
     fn close_last(&self) {

@@ -26,8 +26,9 @@ pub(crate) trait Service {
     fn accept(&self);
     /// Stop accepting on those that were adopted; they stay open.
     fn pause(&self, adopted: &[String]);
-    /// Close the listeners that another generation has too; `ListenersClosed` follows.
-    fn close_shared(&self);
+    /// Close the listeners; `ListenersClosed` follows. Those not among `shared`, which another
+    /// generation has, too, are closed as by `close_last`.
+    fn close_shared(&self, shared: &[String]);
     /// Serve what waits on the listeners, then close them; `ListenersClosed` follows.
     fn close_last(&self);
     /// The successor takes connections here.
@@ -121,7 +122,8 @@ pub(crate) struct Control<'a> {
     successor: Option<Successor>,
     /// Children that are no successor any more and not yet reaped.
     strays: Vec<Child>,
-    adopted: Vec<String>,
+    /// Listeners that the other generation of a handover has, too.
+    shared: Vec<String>,
     timers: BTreeMap<Timer, Instant>,
     stop_signal: Option<i32>,
     /// Events that followed from actions, and whether one is being acted upon.
@@ -146,6 +148,11 @@ impl<'a> Control<'a> {
         phase: &'a PhaseWatch,
         predecessor: Option<Predecessor>,
     ) -> Result<Control<'a>, Error> {
+        let shared = first.iter().find_map(|action| match action {
+            Action::ToPredecessor(Message::Prepared { adopted }) => Some(adopted.clone()),
+            _ => None,
+        });
+        let shared = shared.unwrap_or_default();
         let system = |e: nix::Error| Error::io(Kind::System, "can't make the control loop's poller", e);
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system)?;
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(system)?;
@@ -168,7 +175,7 @@ impl<'a> Control<'a> {
             predecessor,
             successor: None,
             strays: Vec::new(),
-            adopted: Vec::new(),
+            shared,
             timers: BTreeMap::new(),
             stop_signal: None,
             pending: VecDeque::new(),
@@ -296,8 +303,8 @@ impl<'a> Control<'a> {
                     }
                 }
                 Action::Accept => self.service.accept(),
-                Action::Pause => self.service.pause(&self.adopted),
-                Action::CloseShared => self.service.close_shared(),
+                Action::Pause => self.service.pause(&self.shared),
+                Action::CloseShared => self.service.close_shared(&self.shared),
                 Action::CloseLast => self.service.close_last(),
                 Action::HandConnections => {
                     if let Some(channel) = self.successor.as_mut().and_then(|s| s.connections.take()) {
@@ -438,7 +445,7 @@ impl<'a> Control<'a> {
         for message in messages {
             info!("handover: child {pid}: {message}");
             if let Message::Prepared { adopted } = &message {
-                self.adopted.clone_from(adopted);
+                self.shared.clone_from(adopted);
             }
             let mut dead = || ended || self.successor.as_mut().is_some_and(|s| s.child.end().is_some());
             if message == Message::StillGood && dead() {

@@ -17,7 +17,7 @@ use crate::assembly::{Assembly, Threads};
 use crate::control::{Control, Facts, Inbox, Predecessor};
 use crate::error::{Error, Kind};
 use crate::exchange::detached::Detached;
-use crate::exchange::{self, Client, Desk, HandlerBox, Shop, Sign, Site};
+use crate::exchange::{self, Client, Common, Desk, HandlerBox, Sign, Site};
 use crate::handle::Handle;
 use crate::handler::Handler;
 use crate::handover::pid_file::PidFile;
@@ -324,7 +324,7 @@ impl Server {
             .map_err(system("can't make the acceptor's poller"))?;
         let parking = Arc::new(parking);
         let detached = Arc::new(Detached::new(self.limits.detached_threads, tallies.tally()));
-        let shop = Arc::new(Shop {
+        let common = Arc::new(Common {
             sites,
             parking: Arc::clone(&parking),
             limits: self.limits.clone(),
@@ -343,12 +343,12 @@ impl Server {
             let queue = Arc::new(Queue::new(share));
             let of_pool: Vec<Arc<Sign>> = (0..count).map(|_| Arc::default()).collect();
             signs.extend(of_pool.iter().cloned());
-            let (shop, of_queue, tallies) = (Arc::clone(&shop), Arc::clone(&queue), tallies.clone());
+            let (common, of_queue, tallies) = (Arc::clone(&common), Arc::clone(&queue), tallies.clone());
             let make = move |index: usize| {
                 let mut desk = Desk::new(tallies.tally(), Arc::clone(&of_pool[index]));
-                let (shop, queue) = (Arc::clone(&shop), Arc::clone(&of_queue));
+                let (common, queue) = (Arc::clone(&common), Arc::clone(&of_queue));
                 move |client: Box<Client>, in_share| {
-                    exchange::serve(client, in_share, &mut desk, &shop, &queue)
+                    exchange::serve(client, in_share, &mut desk, &common, &queue)
                 }
             };
             let pool = Pool::start(name, count, self.stack_bytes, Arc::clone(&queue), make)

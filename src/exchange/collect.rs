@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 
+use super::progress::Begun;
 use crate::body::Kind;
-use crate::exchange::Begun;
 use crate::http1::Decoder;
 
 /// A request whose body is not complete.

@@ -12,106 +12,36 @@
 
 mod blocking;
 mod collect;
+mod desk;
 pub(crate) mod detached;
 mod input;
 mod outgoing;
+mod progress;
+mod turn;
 mod upload;
 
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::Instant;
 
-use bytes::Bytes;
-use crossbeam_utils::CachePadded;
-use http::request::Parts;
-use http::{Method, StatusCode, Version};
-use log::{debug, error, warn};
+use log::debug;
 
 use crate::acceptor::{Deadline, LINGER, Parking};
-use crate::body::{Body, Kind};
 use crate::close_reason::CloseReason;
 use crate::connection::Connection;
-use crate::handler::{Handler, Resolved};
-use crate::http1::encode::{self, Asked, BodyFraming};
-use crate::http1::{DateCache, Decoder, Framing, Head, Refusal, Scan};
+use crate::handler::Handler;
 use crate::limits::{Limits, Timeouts};
 use crate::pace::Pace;
 use crate::phase::PhaseWatch;
 use crate::queue::Queue;
-use crate::request::Trailers;
-use crate::response::plain;
-use crate::status::Tally;
 use crate::wait_group::WaitGroup;
-use crate::{Request, Response};
 
-use collect::{CollectError, Collecting};
-use detached::{Detached, Place, Task, detach};
-use input::{Filled, Input};
-use outgoing::{Outgoing, Pulled};
-use upload::{Lease, Upload};
-
-/// Requests served in one turn before the connection goes to the end of the queue: a client that
-/// pipelines without end is one of many.
-const TURN: usize = 128;
-/// Answers to pipelined requests are gathered up to this, then written.
-const BATCH_BYTES: usize = 64 << 10;
-/// Bodies up to this are copied behind their head, to go out in one write.
-const COPY_BYTES: usize = 32 << 10;
+pub(crate) use desk::{Desk, Sign};
+use detached::{Detached, detach};
+pub(crate) use progress::Progress;
+use turn::{Step, Turn};
 
 /// A connection as this room knows it.
 pub(crate) type Client = Connection<Progress>;
-
-/// Where an exchange is, while its connection rests.
-#[derive(Debug, Default)]
-pub(crate) struct Progress {
-    stage: Stage,
-    /// Goes out before anything else.
-    unsent: Vec<u8>,
-    /// Since when the client has taken nothing of it.
-    stalled: Option<Instant>,
-}
-
-#[derive(Debug)]
-enum Stage {
-    Head {
-        scan: Scan,
-        began: Option<Instant>,
-    },
-    Body(Box<Collecting>),
-    /// A streaming request that waits for its share of the workers.
-    Upload(Box<(Begun, Decoder)>),
-    Respond(Box<(Outgoing, After)>),
-    Discard(Box<(Decoder, u64)>),
-}
-
-impl Default for Stage {
-    fn default() -> Stage {
-        Stage::Head { scan: Scan::default(), began: None }
-    }
-}
-
-/// A request whose head is complete.
-#[derive(Debug)]
-pub(crate) struct Begun {
-    parts: Parts,
-    text: Bytes,
-    keep_alive: bool,
-    expects: bool,
-}
-
-/// What becomes of the connection when a response is out.
-#[derive(Debug)]
-enum After {
-    Keep,
-    /// What is left of the request's body is read and dropped first.
-    Discard(Decoder, u64),
-    /// Announced.
-    Close {
-        reason: CloseReason,
-        linger: bool,
-    },
-}
 
 /// What is common to all connections of one listener.
 #[derive(Debug)]
@@ -131,7 +61,7 @@ impl std::fmt::Debug for HandlerBox {
 
 /// What all workers of a server share.
 #[derive(Debug)]
-pub(crate) struct Shop {
+pub(crate) struct Common {
     pub(crate) sites: Vec<Site>,
     pub(crate) parking: Arc<Parking<Progress>>,
     pub(crate) limits: Limits,
@@ -141,122 +71,24 @@ pub(crate) struct Shop {
     pub(crate) detached: Arc<Detached>,
 }
 
-/// What one worker has: buffers that outlive an exchange, and a sign saying what it does.
-#[derive(Debug)]
-pub(crate) struct Desk {
-    input: Input,
-    out: Vec<u8>,
-    piece: Vec<u8>,
-    date: Clock,
-    tally: Arc<CachePadded<Tally>>,
-    sign: Arc<Sign>,
-}
-
-/// Which request's handler runs at a desk, since when.
-#[derive(Debug, Default)]
-pub(crate) struct Sign(Mutex<Option<(Bytes, Instant)>>);
-
-impl Sign {
-    fn set(&self, what: Option<(Bytes, Instant)>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
-    }
-
-    /// Method, path and age, for people.
-    pub(crate) fn read(&self) -> Option<String> {
-        let sign = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sign.as_ref().map(|(head, since)| {
-            format!("{}, in its handler for {:.1?}", method_and_path(head), since.elapsed())
-        })
-    }
-}
-
-/// Of a head as received; the query may hold what does not belong into a log.
-fn method_and_path(head: &[u8]) -> String {
-    let line = head.trim_ascii_start().split(|&b| b == b'\r' || b == b'\n').next().unwrap_or_default();
-    let end = line.iter().position(|&b| b == b'?').or_else(|| line.iter().rposition(|&b| b == b' '));
-    String::from_utf8_lossy(&line[..end.unwrap_or(line.len())]).into_owned()
-}
-
-/// The date of responses, from a clock that is not asked for each of them.
-#[derive(Debug)]
-struct Clock {
-    date: DateCache,
-    asked: Instant,
-    time: SystemTime,
-}
-
-impl Clock {
-    const GRAIN: Duration = Duration::from_millis(20);
-
-    fn new() -> Clock {
-        let time = SystemTime::now();
-        Clock { date: DateCache::new(time), asked: Instant::now(), time }
-    }
-
-    fn get(&mut self, now: Instant) -> &[u8; 29] {
-        if now.saturating_duration_since(self.asked) > Clock::GRAIN {
-            (self.asked, self.time) = (now, SystemTime::now());
-        }
-        self.date.get(self.time)
-    }
-}
-
-impl Desk {
-    pub(crate) fn new(tally: Arc<CachePadded<Tally>>, sign: Arc<Sign>) -> Desk {
-        Desk { input: Input::new(), out: Vec::new(), piece: Vec::new(), date: Clock::new(), tally, sign }
-    }
-}
-
-/// How a turn ends.
-enum Step {
-    Park(Deadline),
-    /// Others first.
-    Requeue,
-    WaitForShare,
-    Close(CloseReason),
-    Linger(CloseReason),
-    /// The response is incomplete, and only a reset shows it.
-    Reset,
-    Detach {
-        place: Place,
-        task: Task,
-        what: String,
-    },
-}
-
-/// Whether to go on in this turn.
-type Flow = Result<(), Step>;
-
 /// Serves `client` until it is parked, queued again, closed or detached. `in_share`: a place among
 /// the streaming workers is taken for it.
 pub(crate) fn serve(
     mut client: Box<Client>,
     mut in_share: bool,
     desk: &mut Desk,
-    shop: &Shop,
+    common: &Common,
     queue: &Queue<Box<Client>>,
 ) {
     loop {
-        let mut turn = Turn {
-            client: &mut client,
-            desk,
-            shop,
-            queue,
-            in_share,
-            drained: false,
-            served: 0,
-            now: Instant::now(),
-        };
-        let step = match turn.run() {
-            Ok(never) => match never {},
-            Err(step) => step,
-        };
+        let mut turn = Turn::new(&mut client, desk, common, queue, in_share);
+        let step = turn.run();
         if turn.in_share {
             queue.leave_share();
         }
         in_share = false;
         match step {
-            Step::Park(deadline) => match shop.parking.park(client, deadline) {
+            Step::Park(deadline) => match common.parking.park(client, deadline) {
                 Ok(()) => return,
                 // A client that always has more to say is one of many.
                 Err(back) if queue.look().waiting > 0 => return queue.push(&mut vec![back]),
@@ -266,588 +98,37 @@ pub(crate) fn serve(
             Step::WaitForShare => return queue.push_shared(client),
             Step::Close(reason) => {
                 client.stream.shutdown_write();
-                return close(client, reason, desk, shop);
+                return close(client, reason, desk, common);
             }
             Step::Linger(reason) => {
                 client.begin_lingering(reason);
-                return linger(client, reason, desk, shop);
+                return linger(client, reason, desk, common);
             }
             Step::Reset => {
                 client.stream.reset_on_close();
-                return close(client, CloseReason::ResponseFailed, desk, shop);
+                return close(client, CloseReason::ResponseFailed, desk, common);
             }
             Step::Detach { place, task, what } => {
                 let unsent = std::mem::take(&mut desk.out);
-                let stall = shop.timeouts.response_stall;
-                return detach(place, client, unsent, task, what, stall, &shop.parking);
+                let stall = common.timeouts.response_stall;
+                return detach(place, client, unsent, task, what, stall, &common.parking);
             }
         }
     }
 }
 
-fn linger(mut client: Box<Client>, reason: CloseReason, desk: &Desk, shop: &Shop) {
+fn linger(mut client: Box<Client>, reason: CloseReason, desk: &Desk, common: &Common) {
     while !client.linger_on() {
-        match shop.parking.park(client, Deadline::At(Instant::now() + LINGER)) {
+        match common.parking.park(client, Deadline::At(Instant::now() + LINGER)) {
             Ok(()) => return,
             Err(back) => client = back,
         }
     }
-    close(client, reason, desk, shop);
+    close(client, reason, desk, common);
 }
 
-fn close(client: Box<Client>, reason: CloseReason, desk: &Desk, shop: &Shop) {
+fn close(client: Box<Client>, reason: CloseReason, desk: &Desk, common: &Common) {
     debug!("connection closed: {reason}");
     desk.tally.closed(reason);
-    shop.parking.close(client);
-}
-
-enum Never {}
-
-/// One worker with one connection.
-struct Turn<'a> {
-    client: &'a mut Box<Client>,
-    desk: &'a mut Desk,
-    shop: &'a Shop,
-    queue: &'a Queue<Box<Client>>,
-    in_share: bool,
-    /// The last read left room: there was no more.
-    drained: bool,
-    served: usize,
-    /// When the turn began, or the last handler ended: near enough for deadlines and dates.
-    now: Instant,
-}
-
-impl Turn<'_> {
-    /// Goes through the stages until one of them ends the turn.
-    fn run(&mut self) -> Result<Never, Step> {
-        self.client.idle = false;
-        let buffered = std::mem::take(&mut self.client.buffered);
-        self.desk.input.load(&buffered);
-        self.desk.out.clear();
-        self.desk.out.append(&mut self.client.progress.unsent);
-        if std::mem::take(&mut self.client.expired) {
-            return Err(self.expire());
-        }
-        loop {
-            match std::mem::take(&mut self.client.progress.stage) {
-                Stage::Head { scan, began } => self.head(scan, began)?,
-                Stage::Body(collecting) => self.body(collecting)?,
-                Stage::Upload(waiting) => self.upload(waiting)?,
-                Stage::Respond(response) => self.respond_on(response)?,
-                Stage::Discard(rest) => self.discard(*rest)?,
-            }
-        }
-    }
-
-    fn head(&mut self, mut scan: Scan, began: Option<Instant>) -> Flow {
-        if !self.desk.input.is_empty() {
-            match scan.parse(self.desk.input.unused(), &self.shop.limits) {
-                Ok(Some(head)) => return self.begin(head),
-                Ok(None) => {}
-                Err(refusal) => return Err(self.refuse(&refusal)),
-            }
-        }
-        let began = if self.desk.input.is_empty() { None } else { began.or(Some(self.now)) };
-        self.client.progress.stage = Stage::Head { scan, began };
-        // Answers to what came before don't wait for what comes next.
-        self.flush()?;
-        self.client.guard = None;
-        if began.is_some() {
-            self.client.guard = Some(self.shop.wait_group.guard());
-        }
-        match self.fill()? {
-            Filled::Bytes { .. } => Ok(()),
-            Filled::End if began.is_some() => Err(Step::Close(CloseReason::ClientCut)),
-            Filled::End => Err(Step::Close(CloseReason::ClientClosed)),
-            Filled::Nothing => {
-                self.client.idle = began.is_none();
-                let deadline = began
-                    .map_or(Deadline::Idle(self.now), |began| Deadline::At(began + self.shop.timeouts.head));
-                Err(self.park(deadline))
-            }
-        }
-    }
-
-    /// A head is complete: what it asks for is checked before its body is read.
-    fn begin(&mut self, head: Head) -> Flow {
-        self.desk.input.consume(head.len);
-        if self.client.guard.is_none() {
-            self.client.guard = Some(self.shop.wait_group.guard());
-        }
-        self.client.served += 1;
-        self.served += 1;
-        let shop = self.shop;
-        let site = &shop.sites[self.client.site];
-        let mut found = site.handler.0.resolve(&head.parts);
-        let begun = Begun {
-            parts: head.parts,
-            text: head.text,
-            keep_alive: head.keep_alive,
-            expects: head.expect_continue,
-        };
-        if head.framing == Framing::None {
-            return match found.refusal.take() {
-                Some(refusal) => self.respond(&begun.asked(), refusal, After::Keep),
-                None => self.call(begun, found, Kind::Empty),
-            };
-        }
-
-        let limit = found.rules.body_bytes.unwrap_or(shop.limits.body_bytes);
-        let too_large = matches!(head.framing, Framing::Length(n) if n > limit);
-        let refusal =
-            found.refusal.take().or_else(|| too_large.then(|| plain(StatusCode::PAYLOAD_TOO_LARGE)));
-        if let Some(refusal) = refusal {
-            return self.respond(&begun.asked(), refusal, unread());
-        }
-        let decoder = Decoder::new(head.framing, &shop.limits);
-        if found.rules.streaming {
-            self.client.progress.stage = Stage::Upload(Box::new((begun, decoder)));
-            return Ok(());
-        }
-        if begun.expects && self.desk.input.is_empty() {
-            self.desk.out.extend_from_slice(encode::CONTINUE);
-        }
-        let collecting = Collecting::new(begun, decoder, shop.limits.body_memory_bytes, limit);
-        self.client.progress.stage = Stage::Body(Box::new(collecting));
-        Ok(())
-    }
-
-    fn body(&mut self, mut collecting: Box<Collecting>) -> Flow {
-        while !collecting.decoder.is_done() && !self.desk.input.is_empty() {
-            let input = self.desk.input.unused();
-            let decoded = match collecting.decoder.decode(input) {
-                Ok(decoded) => decoded,
-                Err(refusal) => return Err(self.refuse(&refusal)),
-            };
-            if let Err(e) = collecting.add(&input[decoded.data]) {
-                return self.refuse_body(&collecting.begun, &e);
-            }
-            self.desk.input.consume(decoded.consumed);
-        }
-        if collecting.decoder.is_done() {
-            let trailers = collecting.decoder.take_trailers();
-            if !trailers.is_empty() {
-                collecting.begun.parts.extensions.insert(Trailers(trailers));
-            }
-            let asked = collecting.begun.asked();
-            return match collecting.finish() {
-                Ok((begun, kind)) => {
-                    let shop = self.shop;
-                    let found = shop.sites[self.client.site].handler.0.resolve(&begun.parts);
-                    self.call(begun, found, kind)
-                }
-                Err(e) => {
-                    let status = self.body_status(&e);
-                    self.respond(&asked, plain(status), unread())
-                }
-            };
-        }
-        self.client.progress.stage = Stage::Body(collecting);
-        self.flush()?;
-        match self.fill()? {
-            Filled::Bytes { .. } => Ok(()),
-            Filled::End => Err(Step::Close(CloseReason::ClientCut)),
-            Filled::Nothing => Err(self.park(Deadline::At(self.now + self.shop.timeouts.body_stall))),
-        }
-    }
-
-    fn refuse_body(&mut self, begun: &Begun, e: &CollectError) -> Flow {
-        let status = self.body_status(e);
-        self.respond(&begun.asked(), plain(status), unread())
-    }
-
-    fn body_status(&self, e: &CollectError) -> StatusCode {
-        match e {
-            CollectError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            CollectError::Disk(e) => {
-                error!("can't keep a request body in a temporary file: {e}");
-                StatusCode::INSUFFICIENT_STORAGE
-            }
-        }
-    }
-
-    /// A handler that reads the body while it arrives, on this worker, if the share allows.
-    fn upload(&mut self, waiting: Box<(Begun, Decoder)>) -> Flow {
-        self.client.progress.stage = Stage::Upload(waiting);
-        // What was answered before must not wait for this body.
-        self.flush()?;
-        if !self.in_share && !self.queue.enter_share() {
-            self.client.buffered = self.desk.input.take();
-            return Err(Step::WaitForShare);
-        }
-        self.in_share = true;
-        let Stage::Upload(waiting) = std::mem::take(&mut self.client.progress.stage) else { return Ok(()) };
-        let (begun, decoder) = *waiting;
-        let flow = self.upload_in_share(begun, decoder);
-        self.in_share = false;
-        self.queue.leave_share();
-        flow
-    }
-
-    fn upload_in_share(&mut self, begun: Begun, decoder: Decoder) -> Flow {
-        let shop = self.shop;
-        let found = shop.sites[self.client.site].handler.0.resolve(&begun.parts);
-        let stream = match self.client.stream.try_clone() {
-            Ok(stream) => stream,
-            Err(e) => {
-                error!("no descriptor to stream an upload by: {e}");
-                return self.respond(&begun.asked(), plain(StatusCode::SERVICE_UNAVAILABLE), unread());
-            }
-        };
-        let limit = found.rules.body_bytes.unwrap_or(shop.limits.body_bytes);
-        let len = decoder.remaining_hint();
-        let lease = Lease::new(Upload {
-            stream,
-            input: self.desk.input.take(),
-            decoder,
-            left: limit,
-            expects: begun.expects,
-            stall: shop.timeouts.body_stall,
-        });
-        let asked = begun.asked();
-        let kind = Kind::Source { source: Box::new(lease.clone()), left: len };
-        let response = self.run_handler(begun, found, kind);
-        let Some(upload) = lease.end() else { return Err(Step::Close(CloseReason::BodyUnread)) };
-        self.desk.input.load(&upload.input);
-        self.drained = false;
-        let budget = shop.limits.discard_bytes;
-        let beyond = upload.decoder.remaining_hint().is_some_and(|rest| rest > budget);
-        let after = if upload.decoder.is_done() {
-            After::Keep
-        } else if upload.expects || beyond {
-            // It was never told to send, or it has more to send than is worth reading.
-            unread()
-        } else {
-            After::Discard(upload.decoder, budget)
-        };
-        self.respond(&asked, response, after)
-    }
-
-    fn call(&mut self, begun: Begun, found: Resolved<'_>, kind: Kind) -> Flow {
-        let asked = begun.asked();
-        let response = self.run_handler(begun, found, kind);
-        self.respond(&asked, response, After::Keep)
-    }
-
-    fn run_handler(&mut self, begun: Begun, mut found: Resolved<'_>, kind: Kind) -> Response {
-        let shop = self.shop;
-        let site = &shop.sites[self.client.site];
-        let pace = found.pace.unwrap_or(&site.pace);
-        if pace.is_slow() {
-            // Neither queued work nor finished answers wait for it.
-            self.queue.wake_for_rest();
-            self.try_flush();
-        }
-        let begin = Instant::now();
-        self.desk.sign.set(Some((begun.text.clone(), begin)));
-        let body = Body::received(kind, Arc::clone(&self.client.origin), begun.text);
-        let mut request = Request::from_parts(begun.parts, body);
-        found.attach(&mut request);
-        let endpoint = found.endpoint.unwrap_or(&*site.handler.0);
-        let outcome = catch_unwind(AssertUnwindSafe(|| endpoint.call(request)));
-        self.now = Instant::now();
-        pace.record(self.now - begin);
-        let response = outcome.unwrap_or_else(|panic| {
-            let what = self.desk.sign.read().unwrap_or_default();
-            error!("a handler panicked ({}): {what}", panic_text(&*panic));
-            self.desk.tally.panicked();
-            plain(StatusCode::INTERNAL_SERVER_ERROR)
-        });
-        self.desk.sign.set(None);
-        response
-    }
-
-    /// Decides, once, how the response goes out and what becomes of the connection.
-    fn respond(&mut self, asked: &AskedOwned, response: Response, after: After) -> Flow {
-        let (parts, body) = response.into_parts();
-        let len = body.len();
-        let kind = body.into_kind();
-        let upgrade = matches!(kind, Kind::Upgrade(_));
-        let detaches = matches!(kind, Kind::Detached(_));
-        let unread = matches!(after, After::Close { .. });
-        let keep_alive = asked.keep_alive && !unread && !detaches && self.may_keep();
-        let wants = Asked { method: &asked.method, version: asked.version, keep_alive };
-        let plan = encode::plan(&wants, parts.status, &parts.headers, len, upgrade);
-        let place = if plan.framing == BodyFraming::Upgrade || (detaches && plan.send_body) {
-            self.shop.detached.place()
-        } else {
-            None
-        };
-        let refused = match () {
-            () if upgrade && plan.framing != BodyFraming::Upgrade => {
-                error!("an upgrade needs status 101 and HTTP/1.1: {}", method_and_path(&asked.head));
-                Some(StatusCode::INTERNAL_SERVER_ERROR)
-            }
-            () if place.is_none() && (upgrade || (detaches && plan.send_body)) => {
-                warn!("no thread is left for {}", method_and_path(&asked.head));
-                Some(StatusCode::SERVICE_UNAVAILABLE)
-            }
-            () => None,
-        };
-        if let Some(status) = refused {
-            return self.respond(asked, plain(status), after);
-        }
-
-        let date = self.desk.date.get(self.now);
-        encode::head(&mut self.desk.out, asked.version, parts.status, &parts.headers, &plan, date);
-        self.desk.tally.response(parts.status.as_u16());
-        let after = match after {
-            After::Close { .. } => after,
-            _ if !plan.keep_alive => After::Close { reason: self.why_close(asked), linger: asked.keep_alive },
-            kept => kept,
-        };
-        let outgoing = match kind {
-            Kind::Upgrade(speak) => {
-                self.client.buffered = self.desk.input.take();
-                return Err(self.detach(place, Task::Upgrade { speak }, asked));
-            }
-            Kind::Detached(write) if plan.send_body => {
-                return Err(self.detach(place, Task::Stream { write, framing: plan.framing }, asked));
-            }
-            kind if plan.send_body => Outgoing::new(kind, plan.framing, &mut self.desk.out, COPY_BYTES),
-            _ => None,
-        };
-        match outgoing {
-            Some(outgoing) => {
-                self.client.progress.stage = Stage::Respond(Box::new((outgoing, after)));
-                Ok(())
-            }
-            None => self.after(after),
-        }
-    }
-
-    fn detach(&mut self, place: Option<Place>, task: Task, asked: &AskedOwned) -> Step {
-        match place {
-            Some(place) => Step::Detach { place, task, what: method_and_path(&asked.head) },
-            None => Step::Close(CloseReason::Overload),
-        }
-    }
-
-    /// While draining, what the client has already sent is still answered; the last of it announces
-    /// the close.
-    fn may_keep(&self) -> bool {
-        let more_came = || !self.desk.input.is_empty() || self.client.stream.has_bytes();
-        self.client.served < self.shop.limits.requests_per_connection
-            && (!self.shop.phase.get().is_draining() || more_came())
-    }
-
-    fn why_close(&self, asked: &AskedOwned) -> CloseReason {
-        if !asked.keep_alive {
-            CloseReason::ClientAsked
-        } else if self.client.served >= self.shop.limits.requests_per_connection {
-            CloseReason::RequestLimit
-        } else if self.shop.phase.get().is_draining() {
-            CloseReason::Drain
-        } else {
-            CloseReason::Response
-        }
-    }
-
-    /// Goes on with a response whose body is not all in `out`.
-    fn respond_on(&mut self, mut response: Box<(Outgoing, After)>) -> Flow {
-        loop {
-            match response.0.flush(&mut self.desk.out, &self.client.stream) {
-                Ok(true) => self.client.progress.stalled = None,
-                Ok(false) => {
-                    self.client.progress.stage = Stage::Respond(response);
-                    return Err(self.park_blocked());
-                }
-                Err(e) => return Err(broken(&e)),
-            }
-            self.queue.wake_for_rest();
-            let Desk { piece, out, .. } = &mut *self.desk;
-            match catch_unwind(AssertUnwindSafe(|| response.0.pull(piece, out))) {
-                Ok(Ok(Pulled::Piece)) => {}
-                Ok(Ok(Pulled::End)) => return self.after(response.1),
-                Ok(Err(e)) => {
-                    error!("a response's source failed: {e}");
-                    return Err(self.abort(&response.0));
-                }
-                Err(panic) => {
-                    error!("a response's source panicked: {}", panic_text(&*panic));
-                    self.desk.tally.panicked();
-                    return Err(self.abort(&response.0));
-                }
-            }
-        }
-    }
-
-    /// The client must see that the response is incomplete: where its framing can't show it, by a
-    /// reset.
-    fn abort(&self, outgoing: &Outgoing) -> Step {
-        if outgoing.ends_with_connection() { Step::Reset } else { Step::Close(CloseReason::ResponseFailed) }
-    }
-
-    /// A response is in `out` or beyond.
-    fn after(&mut self, after: After) -> Flow {
-        match after {
-            After::Keep => {}
-            After::Discard(decoder, budget) => {
-                self.client.progress.stage = Stage::Discard(Box::new((decoder, budget)));
-                return Ok(());
-            }
-            After::Close { reason, linger } => {
-                let whole = !linger && self.desk.input.is_empty();
-                self.client.progress.stage =
-                    Stage::Respond(Box::new((Outgoing::done(), After::Close { reason, linger })));
-                self.flush()?;
-                return Err(if whole { Step::Close(reason) } else { Step::Linger(reason) });
-            }
-        }
-        if self.desk.out.len() >= BATCH_BYTES {
-            self.flush()?;
-        }
-        if self.served >= TURN {
-            self.flush()?;
-            self.client.buffered = self.desk.input.take();
-            return Err(Step::Requeue);
-        }
-        Ok(())
-    }
-
-    fn discard(&mut self, (mut decoder, mut budget): (Decoder, u64)) -> Flow {
-        while !decoder.is_done() && !self.desk.input.is_empty() {
-            let decoded = match decoder.decode(self.desk.input.unused()) {
-                Ok(decoded) => decoded,
-                Err(_) => return Err(Step::Linger(CloseReason::BodyUnread)),
-            };
-            self.desk.input.consume(decoded.consumed);
-            match budget.checked_sub(decoded.consumed as u64) {
-                Some(rest) => budget = rest,
-                None => return self.after(unread()),
-            }
-        }
-        if decoder.is_done() {
-            return Ok(());
-        }
-        self.client.progress.stage = Stage::Discard(Box::new((decoder, budget)));
-        self.flush()?;
-        match self.fill()? {
-            Filled::Bytes { .. } => Ok(()),
-            Filled::End => Err(Step::Close(CloseReason::ClientCut)),
-            Filled::Nothing => Err(self.park(Deadline::At(self.now + self.shop.timeouts.body_stall))),
-        }
-    }
-
-    /// What is no request gets its answer, and nothing after it is read as one.
-    fn refuse(&mut self, refusal: &Refusal) -> Step {
-        debug!("refused: {} {}", refusal.status, refusal.reason);
-        self.client.served += 1;
-        self.desk.tally.response(refusal.status.as_u16());
-        let date = self.desk.date.get(self.now);
-        encode::refusal(&mut self.desk.out, refusal, date);
-        self.say_last(CloseReason::Refused)
-    }
-
-    /// The deadline passed while the connection was parked.
-    fn expire(&mut self) -> Step {
-        let reason = match &self.client.progress.stage {
-            _ if !self.desk.out.is_empty() => return Step::Close(CloseReason::ResponseTimeout),
-            Stage::Respond(_) => return Step::Close(CloseReason::ResponseTimeout),
-            Stage::Discard(_) => return Step::Linger(CloseReason::BodyUnread),
-            Stage::Head { .. } => CloseReason::HeadTimeout,
-            Stage::Body(_) | Stage::Upload(_) => CloseReason::BodyTimeout,
-        };
-        let refusal = Refusal { status: StatusCode::REQUEST_TIMEOUT, reason: "the request took too long" };
-        let _ = self.refuse(&refusal);
-        Step::Linger(reason)
-    }
-
-    fn say_last(&mut self, reason: CloseReason) -> Step {
-        let after = After::Close { reason, linger: true };
-        self.client.progress.stage = Stage::Respond(Box::new((Outgoing::done(), after)));
-        match self.flush() {
-            Ok(()) => Step::Linger(reason),
-            Err(step) => step,
-        }
-    }
-
-    /// Reads once, unless it is known that nothing is there.
-    fn fill(&mut self) -> Result<Filled, Step> {
-        if self.drained {
-            self.drained = false;
-            return Ok(Filled::Nothing);
-        }
-        let filled = self.desk.input.fill(&self.client.stream).map_err(|e| broken(&e))?;
-        if let Filled::Bytes { drained } = filled {
-            // An end that was announced with the bytes is not announced again.
-            self.drained = drained && !self.client.peer_closed;
-        }
-        Ok(filled)
-    }
-
-    /// Writes what is in `out`; ends the turn if the socket does not take it all.
-    fn flush(&mut self) -> Flow {
-        if self.desk.out.is_empty() {
-            return Ok(());
-        }
-        match outgoing::write_out(&mut self.desk.out, &self.client.stream) {
-            Ok(true) => {
-                self.client.progress.stalled = None;
-                Ok(())
-            }
-            Ok(false) => Err(self.park_blocked()),
-            Err(e) => Err(broken(&e)),
-        }
-    }
-
-    /// Writes what the socket takes now; what it does not stays for the next flush.
-    fn try_flush(&mut self) {
-        if !self.desk.out.is_empty() {
-            let _ = outgoing::write_out(&mut self.desk.out, &self.client.stream);
-        }
-    }
-
-    /// Parks until the client takes more.
-    fn park_blocked(&mut self) -> Step {
-        self.client.progress.unsent = std::mem::take(&mut self.desk.out);
-        let since = *self.client.progress.stalled.get_or_insert(self.now);
-        if let Err(e) = self.shop.parking.poll_write(self.client) {
-            return broken(&e);
-        }
-        self.park(Deadline::At(since + self.shop.timeouts.response_stall))
-    }
-
-    fn park(&mut self, deadline: Deadline) -> Step {
-        self.client.answering = !self.client.progress.unsent.is_empty()
-            || matches!(self.client.progress.stage, Stage::Respond(_));
-        self.client.buffered = self.desk.input.take();
-        Step::Park(deadline)
-    }
-}
-
-/// What of a request the response depends on; the request itself is the handler's by then.
-struct AskedOwned {
-    method: Method,
-    version: Version,
-    keep_alive: bool,
-    head: Bytes,
-}
-
-impl Begun {
-    fn asked(&self) -> AskedOwned {
-        AskedOwned {
-            method: self.parts.method.clone(),
-            version: self.parts.version,
-            keep_alive: self.keep_alive,
-            head: self.text.clone(),
-        }
-    }
-}
-
-fn unread() -> After {
-    After::Close { reason: CloseReason::BodyUnread, linger: true }
-}
-
-fn broken(e: &io::Error) -> Step {
-    debug!("connection broken: {e}");
-    Step::Close(CloseReason::Broken)
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no text")
+    common.parking.close(client);
 }

@@ -1,0 +1,614 @@
+//! One worker with one connection, for as long as something can be done.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::StatusCode;
+use log::{debug, error, warn};
+
+use super::collect::{CollectError, Collecting};
+use super::desk::{Desk, method_and_path};
+use super::detached::{Place, Task};
+use super::input::Filled;
+use super::outgoing::{self, Outgoing, Pulled};
+use super::progress::{After, AskedOwned, Begun, Responding, Stage};
+use super::upload::{Lease, Upload};
+use super::{Client, Common};
+use crate::acceptor::Deadline;
+use crate::body::{Body, Kind};
+use crate::close_reason::CloseReason;
+use crate::handler::Resolved;
+use crate::http1::encode::{self, Asked, BodyFraming};
+use crate::http1::{Decoder, Framing, Head, Refusal, Scan};
+use crate::queue::Queue;
+use crate::request::Trailers;
+use crate::response::plain;
+use crate::{Request, Response};
+
+/// Requests served in one turn before the connection goes to the end of the queue: a client that
+/// pipelines without end is one of many.
+const TURN: usize = 128;
+/// Answers to pipelined requests are gathered up to this, then written.
+const BATCH_BYTES: usize = 64 << 10;
+/// Bodies up to this are copied behind their head, to go out in one write.
+const COPY_BYTES: usize = 32 << 10;
+
+/// How a turn ends.
+pub(super) enum Step {
+    Park(Deadline),
+    /// Others first.
+    Requeue,
+    WaitForShare,
+    Close(CloseReason),
+    Linger(CloseReason),
+    /// The response is incomplete, and only a reset shows it.
+    Reset,
+    Detach {
+        place: Place,
+        task: Task,
+        what: String,
+    },
+}
+
+/// Whether to go on in this turn.
+type Flow = Result<(), Step>;
+
+enum Never {}
+
+/// One worker with one connection.
+pub(super) struct Turn<'a> {
+    client: &'a mut Box<Client>,
+    desk: &'a mut Desk,
+    common: &'a Common,
+    queue: &'a Queue<Box<Client>>,
+    /// A place among the streaming workers is taken for it.
+    pub(super) in_share: bool,
+    /// The last read left room: there was no more.
+    drained: bool,
+    served: usize,
+    /// When the turn began, or the last handler ended: near enough for deadlines and dates.
+    now: Instant,
+}
+
+impl<'a> Turn<'a> {
+    pub(super) fn new(
+        client: &'a mut Box<Client>,
+        desk: &'a mut Desk,
+        common: &'a Common,
+        queue: &'a Queue<Box<Client>>,
+        in_share: bool,
+    ) -> Turn<'a> {
+        Turn { client, desk, common, queue, in_share, drained: false, served: 0, now: Instant::now() }
+    }
+
+    /// Goes through the stages until one of them ends the turn.
+    pub(super) fn run(&mut self) -> Step {
+        match self.go() {
+            Ok(never) => match never {},
+            Err(step) => step,
+        }
+    }
+
+    fn go(&mut self) -> Result<Never, Step> {
+        self.client.idle = false;
+        let buffered = std::mem::take(&mut self.client.buffered);
+        self.desk.input.load(&buffered);
+        self.desk.out.clear();
+        self.desk.out.append(&mut self.client.progress.unsent);
+        if std::mem::take(&mut self.client.expired) {
+            return Err(self.expire());
+        }
+        loop {
+            match std::mem::take(&mut self.client.progress.stage) {
+                Stage::Head { scan, began } => self.head(scan, began)?,
+                Stage::Body(collecting) => self.body(collecting)?,
+                Stage::Upload(waiting) => self.upload(waiting)?,
+                Stage::Respond(response) => self.respond_on(response)?,
+                Stage::Discard(rest) => self.discard(*rest)?,
+            }
+        }
+    }
+
+    fn head(&mut self, mut scan: Scan, began: Option<Instant>) -> Flow {
+        if !self.desk.input.is_empty() {
+            match scan.parse(self.desk.input.unused(), &self.common.limits) {
+                Ok(Some(head)) => return self.begin(head),
+                Ok(None) => {}
+                Err(refusal) => return Err(self.refuse(&refusal)),
+            }
+        }
+        let began = if self.desk.input.is_empty() { None } else { began.or(Some(self.now)) };
+        self.client.progress.stage = Stage::Head { scan, began };
+        // Answers to what came before don't wait for what comes next.
+        self.flush()?;
+        self.client.guard = None;
+        if began.is_some() {
+            self.client.guard = Some(self.common.wait_group.guard());
+        }
+        match self.fill()? {
+            Filled::Bytes { .. } => Ok(()),
+            Filled::End if began.is_some() => Err(Step::Close(CloseReason::ClientCut)),
+            Filled::End => Err(Step::Close(CloseReason::ClientClosed)),
+            Filled::Nothing => {
+                self.client.idle = began.is_none();
+                let deadline = began.map_or(Deadline::Idle(self.now), |began| {
+                    Deadline::At(began + self.common.timeouts.head)
+                });
+                Err(self.park(deadline))
+            }
+        }
+    }
+
+    /// A head is complete: what it asks for is checked before its body is read.
+    fn begin(&mut self, head: Head) -> Flow {
+        self.desk.input.consume(head.len);
+        if self.client.guard.is_none() {
+            self.client.guard = Some(self.common.wait_group.guard());
+        }
+        self.client.served += 1;
+        self.served += 1;
+        let common = self.common;
+        let site = &common.sites[self.client.site];
+        let mut found = site.handler.0.resolve(&head.parts);
+        let begun = Begun {
+            parts: head.parts,
+            text: head.text,
+            keep_alive: head.keep_alive,
+            expects: head.expect_continue,
+        };
+        if head.framing == Framing::None {
+            return match found.refusal.take() {
+                Some(refusal) => self.respond(&begun.asked(), refusal, After::Keep),
+                None => self.call(begun, found, Kind::Empty),
+            };
+        }
+
+        let limit = found.rules.body_bytes.unwrap_or(common.limits.body_bytes);
+        let too_large = matches!(head.framing, Framing::Length(n) if n > limit);
+        let refusal =
+            found.refusal.take().or_else(|| too_large.then(|| plain(StatusCode::PAYLOAD_TOO_LARGE)));
+        if let Some(refusal) = refusal {
+            return self.respond(&begun.asked(), refusal, unread());
+        }
+        let decoder = Decoder::new(head.framing, &common.limits);
+        if found.rules.streaming {
+            self.client.progress.stage = Stage::Upload(Box::new((begun, decoder)));
+            return Ok(());
+        }
+        if begun.expects && self.desk.input.is_empty() {
+            self.desk.out.extend_from_slice(encode::CONTINUE);
+        }
+        let collecting = Collecting::new(begun, decoder, common.limits.body_memory_bytes, limit);
+        self.client.progress.stage = Stage::Body(Box::new(collecting));
+        Ok(())
+    }
+
+    fn body(&mut self, mut collecting: Box<Collecting>) -> Flow {
+        while !collecting.decoder.is_done() && !self.desk.input.is_empty() {
+            let input = self.desk.input.unused();
+            let decoded = match collecting.decoder.decode(input) {
+                Ok(decoded) => decoded,
+                Err(refusal) => return Err(self.refuse(&refusal)),
+            };
+            if let Err(e) = collecting.add(&input[decoded.data]) {
+                return self.refuse_body(&collecting.begun, &e);
+            }
+            self.desk.input.consume(decoded.consumed);
+        }
+        if collecting.decoder.is_done() {
+            let trailers = collecting.decoder.take_trailers();
+            if !trailers.is_empty() {
+                collecting.begun.parts.extensions.insert(Trailers(trailers));
+            }
+            let asked = collecting.begun.asked();
+            return match collecting.finish() {
+                Ok((begun, kind)) => {
+                    let common = self.common;
+                    let found = common.sites[self.client.site].handler.0.resolve(&begun.parts);
+                    self.call(begun, found, kind)
+                }
+                Err(e) => {
+                    let status = self.body_status(&e);
+                    self.respond(&asked, plain(status), unread())
+                }
+            };
+        }
+        self.client.progress.stage = Stage::Body(collecting);
+        self.flush()?;
+        match self.fill()? {
+            Filled::Bytes { .. } => Ok(()),
+            Filled::End => Err(Step::Close(CloseReason::ClientCut)),
+            Filled::Nothing => Err(self.park(Deadline::At(self.now + self.common.timeouts.body_stall))),
+        }
+    }
+
+    fn refuse_body(&mut self, begun: &Begun, e: &CollectError) -> Flow {
+        let status = self.body_status(e);
+        self.respond(&begun.asked(), plain(status), unread())
+    }
+
+    fn body_status(&self, e: &CollectError) -> StatusCode {
+        match e {
+            CollectError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            CollectError::Disk(e) => {
+                error!("can't keep a request body in a temporary file: {e}");
+                StatusCode::INSUFFICIENT_STORAGE
+            }
+        }
+    }
+
+    /// A handler that reads the body while it arrives, on this worker, if the share allows.
+    fn upload(&mut self, waiting: Box<(Begun, Decoder)>) -> Flow {
+        self.client.progress.stage = Stage::Upload(waiting);
+        // What was answered before must not wait for this body.
+        self.flush()?;
+        if !self.in_share && !self.queue.enter_share() {
+            self.client.buffered = self.desk.input.take();
+            return Err(Step::WaitForShare);
+        }
+        self.in_share = true;
+        let Stage::Upload(waiting) = std::mem::take(&mut self.client.progress.stage) else { return Ok(()) };
+        let (begun, decoder) = *waiting;
+        let flow = self.upload_in_share(begun, decoder);
+        self.in_share = false;
+        self.queue.leave_share();
+        flow
+    }
+
+    fn upload_in_share(&mut self, begun: Begun, decoder: Decoder) -> Flow {
+        let common = self.common;
+        let found = common.sites[self.client.site].handler.0.resolve(&begun.parts);
+        let stream = match self.client.stream.try_clone() {
+            Ok(stream) => stream,
+            Err(e) => {
+                error!("no descriptor to stream an upload by: {e}");
+                return self.respond(&begun.asked(), plain(StatusCode::SERVICE_UNAVAILABLE), unread());
+            }
+        };
+        let limit = found.rules.body_bytes.unwrap_or(common.limits.body_bytes);
+        let len = decoder.remaining_hint();
+        let lease = Lease::new(Upload {
+            stream,
+            input: self.desk.input.take(),
+            decoder,
+            left: limit,
+            expects: begun.expects,
+            stall: common.timeouts.body_stall,
+        });
+        let asked = begun.asked();
+        let kind = Kind::Source { source: Box::new(lease.clone()), left: len };
+        let response = self.run_handler(begun, found, kind);
+        let Some(upload) = lease.end() else { return Err(Step::Close(CloseReason::BodyUnread)) };
+        self.desk.input.load(&upload.input);
+        self.drained = false;
+        let budget = common.limits.discard_bytes;
+        let beyond = upload.decoder.remaining_hint().is_some_and(|rest| rest > budget);
+        let after = if upload.decoder.is_done() {
+            After::Keep
+        } else if upload.expects || beyond {
+            // It was never told to send, or it has more to send than is worth reading.
+            unread()
+        } else {
+            After::Discard(upload.decoder, budget)
+        };
+        self.respond(&asked, response, after)
+    }
+
+    fn call(&mut self, begun: Begun, found: Resolved<'_>, kind: Kind) -> Flow {
+        let asked = begun.asked();
+        let response = self.run_handler(begun, found, kind);
+        self.respond(&asked, response, After::Keep)
+    }
+
+    fn run_handler(&mut self, begun: Begun, mut found: Resolved<'_>, kind: Kind) -> Response {
+        let common = self.common;
+        let site = &common.sites[self.client.site];
+        let pace = found.pace.unwrap_or(&site.pace);
+        if pace.is_slow() {
+            // Neither queued work nor finished answers wait for it.
+            self.queue.wake_for_rest();
+            self.try_flush();
+        }
+        let begin = Instant::now();
+        self.desk.sign.set(Some((begun.text.clone(), begin)));
+        let body = Body::received(kind, Arc::clone(&self.client.origin), begun.text);
+        let mut request = Request::from_parts(begun.parts, body);
+        found.attach(&mut request);
+        let endpoint = found.endpoint.unwrap_or(&*site.handler.0);
+        let outcome = catch_unwind(AssertUnwindSafe(|| endpoint.call(request)));
+        self.now = Instant::now();
+        pace.record(self.now - begin);
+        let response = outcome.unwrap_or_else(|panic| {
+            let what = self.desk.sign.read().unwrap_or_default();
+            error!("a handler panicked ({}): {what}", panic_text(&*panic));
+            self.desk.tally.panicked();
+            plain(StatusCode::INTERNAL_SERVER_ERROR)
+        });
+        self.desk.sign.set(None);
+        response
+    }
+
+    /// Decides, once, how the response goes out and what becomes of the connection.
+    fn respond(&mut self, asked: &AskedOwned, response: Response, after: After) -> Flow {
+        let (parts, body) = response.into_parts();
+        let len = body.len();
+        let kind = body.into_kind();
+        let upgrade = matches!(kind, Kind::Upgrade(_));
+        let detaches = matches!(kind, Kind::Detached(_));
+        let unread = matches!(after, After::Close { .. });
+        let keep_alive = asked.keep_alive && !unread && !detaches && self.may_keep();
+        let wants = Asked { method: &asked.method, version: asked.version, keep_alive };
+        let plan = encode::plan(&wants, parts.status, &parts.headers, len, upgrade);
+        let place = if plan.framing == BodyFraming::Upgrade || (detaches && plan.send_body) {
+            self.common.detached.place()
+        } else {
+            None
+        };
+        let refused = match () {
+            () if upgrade && plan.framing != BodyFraming::Upgrade => {
+                error!("an upgrade needs status 101 and HTTP/1.1: {}", method_and_path(&asked.head));
+                Some(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            () if place.is_none() && (upgrade || (detaches && plan.send_body)) => {
+                warn!("no thread is left for {}", method_and_path(&asked.head));
+                Some(StatusCode::SERVICE_UNAVAILABLE)
+            }
+            () => None,
+        };
+        if let Some(status) = refused {
+            return self.respond(asked, plain(status), after);
+        }
+
+        let date = self.desk.date.get(self.now);
+        encode::head(&mut self.desk.out, asked.version, parts.status, &parts.headers, &plan, date);
+        self.desk.tally.response(parts.status.as_u16());
+        let after = match after {
+            After::Close { .. } => after,
+            After::Discard(..) if !plan.keep_alive => unread(),
+            After::Keep if !plan.keep_alive => {
+                After::Close { reason: self.why_close(asked), linger: asked.keep_alive }
+            }
+            kept => kept,
+        };
+        let outgoing = match kind {
+            Kind::Upgrade(speak) => {
+                self.client.buffered = self.desk.input.take();
+                return Err(self.detach(place, Task::Upgrade { speak }, asked));
+            }
+            Kind::Detached(write) if plan.send_body => {
+                return Err(self.detach(place, Task::Stream { write, framing: plan.framing }, asked));
+            }
+            kind if plan.send_body => Outgoing::new(kind, plan.framing, &mut self.desk.out, COPY_BYTES),
+            _ => None,
+        };
+        match outgoing {
+            Some(outgoing) => {
+                let head = asked.head.clone();
+                self.client.progress.stage = Stage::Respond(Box::new(Responding { outgoing, after, head }));
+                Ok(())
+            }
+            None => self.after(after),
+        }
+    }
+
+    fn detach(&mut self, place: Option<Place>, task: Task, asked: &AskedOwned) -> Step {
+        match place {
+            Some(place) => Step::Detach { place, task, what: method_and_path(&asked.head) },
+            None => Step::Close(CloseReason::Overload),
+        }
+    }
+
+    /// While draining, what the client has already sent is still answered; the last of it announces
+    /// the close.
+    fn may_keep(&self) -> bool {
+        let more_came = || !self.desk.input.is_empty() || self.client.stream.has_bytes();
+        self.client.served < self.common.limits.requests_per_connection
+            && (!self.common.phase.get().is_draining() || more_came())
+    }
+
+    fn why_close(&self, asked: &AskedOwned) -> CloseReason {
+        if !asked.keep_alive {
+            CloseReason::ClientAsked
+        } else if self.client.served >= self.common.limits.requests_per_connection {
+            CloseReason::RequestLimit
+        } else if self.common.phase.get().is_draining() {
+            CloseReason::Drain
+        } else {
+            CloseReason::Response
+        }
+    }
+
+    /// Goes on with a response whose body is not all in `out`.
+    fn respond_on(&mut self, response: Box<Responding>) -> Flow {
+        // Its source is user code, too, and may be what keeps a worker.
+        self.desk.sign.set(Some((response.head.clone(), Instant::now())));
+        let pulled = self.pull_all(response);
+        self.desk.sign.set(None);
+        self.after(pulled?)
+    }
+
+    fn pull_all(&mut self, mut response: Box<Responding>) -> Result<After, Step> {
+        loop {
+            match response.outgoing.flush(&mut self.desk.out, &self.client.stream) {
+                Ok(true) => self.client.progress.stalled = None,
+                Ok(false) => {
+                    self.client.progress.stage = Stage::Respond(response);
+                    return Err(self.park_blocked());
+                }
+                Err(e) => return Err(broken(&e)),
+            }
+            self.queue.wake_for_rest();
+            let Desk { piece, out, .. } = &mut *self.desk;
+            let failure = match catch_unwind(AssertUnwindSafe(|| response.outgoing.pull(piece, out))) {
+                Ok(Ok(Pulled::Piece)) => continue,
+                Ok(Ok(Pulled::End)) => return Ok(response.after),
+                Ok(Err(e)) => format!("failed: {e}"),
+                Err(panic) => {
+                    self.desk.tally.panicked();
+                    format!("panicked: {}", panic_text(&*panic))
+                }
+            };
+            error!("{}: its response's source {failure}", method_and_path(&response.head));
+            return Err(abort(&response.outgoing));
+        }
+    }
+
+    /// A response is in `out` or beyond.
+    fn after(&mut self, after: After) -> Flow {
+        match after {
+            After::Keep => {}
+            After::Discard(decoder, budget) => {
+                self.client.progress.stage = Stage::Discard(Box::new((decoder, budget)));
+                return Ok(());
+            }
+            After::Close { reason, linger } => {
+                let whole = !linger && self.desk.input.is_empty();
+                self.client.progress.stage = Stage::closing(reason, linger);
+                self.flush()?;
+                return Err(if whole { Step::Close(reason) } else { Step::Linger(reason) });
+            }
+        }
+        if self.desk.out.len() >= BATCH_BYTES {
+            self.flush()?;
+        }
+        if self.served >= TURN {
+            self.flush()?;
+            self.client.buffered = self.desk.input.take();
+            return Err(Step::Requeue);
+        }
+        Ok(())
+    }
+
+    fn discard(&mut self, (mut decoder, mut budget): (Decoder, u64)) -> Flow {
+        while !decoder.is_done() && !self.desk.input.is_empty() {
+            let decoded = match decoder.decode(self.desk.input.unused()) {
+                Ok(decoded) => decoded,
+                Err(_) => return Err(Step::Linger(CloseReason::BodyUnread)),
+            };
+            self.desk.input.consume(decoded.consumed);
+            match budget.checked_sub(decoded.consumed as u64) {
+                Some(rest) => budget = rest,
+                None => return self.after(unread()),
+            }
+        }
+        if decoder.is_done() {
+            return Ok(());
+        }
+        self.client.progress.stage = Stage::Discard(Box::new((decoder, budget)));
+        self.flush()?;
+        match self.fill()? {
+            Filled::Bytes { .. } => Ok(()),
+            Filled::End => Err(Step::Close(CloseReason::ClientCut)),
+            Filled::Nothing => Err(self.park(Deadline::At(self.now + self.common.timeouts.body_stall))),
+        }
+    }
+
+    /// What is no request gets its answer, and nothing after it is read as one.
+    fn refuse(&mut self, refusal: &Refusal) -> Step {
+        debug!("refused: {} {}", refusal.status, refusal.reason);
+        self.client.served += 1;
+        self.desk.tally.response(refusal.status.as_u16());
+        let date = self.desk.date.get(self.now);
+        encode::refusal(&mut self.desk.out, refusal, date);
+        self.say_last(CloseReason::Refused)
+    }
+
+    /// The deadline passed while the connection was parked.
+    fn expire(&mut self) -> Step {
+        let reason = match &self.client.progress.stage {
+            _ if !self.desk.out.is_empty() => return Step::Close(CloseReason::ResponseTimeout),
+            Stage::Respond(_) => return Step::Close(CloseReason::ResponseTimeout),
+            Stage::Discard(_) => return Step::Linger(CloseReason::BodyUnread),
+            Stage::Head { .. } => CloseReason::HeadTimeout,
+            Stage::Body(_) | Stage::Upload(_) => CloseReason::BodyTimeout,
+        };
+        let refusal = Refusal { status: StatusCode::REQUEST_TIMEOUT, reason: "the request took too long" };
+        let _ = self.refuse(&refusal);
+        Step::Linger(reason)
+    }
+
+    fn say_last(&mut self, reason: CloseReason) -> Step {
+        self.client.progress.stage = Stage::closing(reason, true);
+        match self.flush() {
+            Ok(()) => Step::Linger(reason),
+            Err(step) => step,
+        }
+    }
+
+    /// Reads once, unless it is known that nothing is there.
+    fn fill(&mut self) -> Result<Filled, Step> {
+        if self.drained {
+            self.drained = false;
+            return Ok(Filled::Nothing);
+        }
+        let filled = self.desk.input.fill(&self.client.stream).map_err(|e| broken(&e))?;
+        if let Filled::Bytes { drained } = filled {
+            // An end that was announced with the bytes is not announced again.
+            self.drained = drained && !self.client.peer_closed;
+        }
+        Ok(filled)
+    }
+
+    /// Writes what is in `out`; ends the turn if the socket does not take it all.
+    fn flush(&mut self) -> Flow {
+        if self.desk.out.is_empty() {
+            return Ok(());
+        }
+        match outgoing::write_out(&mut self.desk.out, &self.client.stream) {
+            Ok(true) => {
+                self.client.progress.stalled = None;
+                Ok(())
+            }
+            Ok(false) => Err(self.park_blocked()),
+            Err(e) => Err(broken(&e)),
+        }
+    }
+
+    /// Writes what the socket takes now; what it does not stays for the next flush.
+    fn try_flush(&mut self) {
+        if !self.desk.out.is_empty() {
+            let _ = outgoing::write_out(&mut self.desk.out, &self.client.stream);
+        }
+    }
+
+    /// Parks until the client takes more.
+    fn park_blocked(&mut self) -> Step {
+        self.client.progress.unsent = std::mem::take(&mut self.desk.out);
+        let since = *self.client.progress.stalled.get_or_insert(self.now);
+        if let Err(e) = self.common.parking.poll_write(self.client) {
+            return broken(&e);
+        }
+        self.park(Deadline::At(since + self.common.timeouts.response_stall))
+    }
+
+    fn park(&mut self, deadline: Deadline) -> Step {
+        self.client.answering = !self.client.progress.unsent.is_empty()
+            || matches!(self.client.progress.stage, Stage::Respond(_));
+        self.client.buffered = self.desk.input.take();
+        Step::Park(deadline)
+    }
+}
+
+fn unread() -> After {
+    After::Close { reason: CloseReason::BodyUnread, linger: true }
+}
+
+/// The client must see that the response is incomplete: where its framing can't show it, by a reset.
+fn abort(outgoing: &Outgoing) -> Step {
+    if outgoing.ends_with_connection() { Step::Reset } else { Step::Close(CloseReason::ResponseFailed) }
+}
+
+fn broken(e: &io::Error) -> Step {
+    debug!("connection broken: {e}");
+    Step::Close(CloseReason::Broken)
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text")
+}
