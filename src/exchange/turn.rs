@@ -337,8 +337,8 @@ impl<'a> Turn<'a> {
         let kind = body.into_kind();
         let upgrade = matches!(kind, Kind::Upgrade(_));
         let detaches = matches!(kind, Kind::Detached(_));
-        let unread = matches!(after, After::Close { .. });
-        let keep_alive = asked.keep_alive && !unread && !detaches && self.may_keep();
+        let closes = detaches || matches!(after, After::Close { .. });
+        let keep_alive = asked.keep_alive && !closes && self.may_keep();
         let wants = Asked { method: &asked.method, version: asked.version, keep_alive };
         let plan = encode::plan(&wants, parts.status, &parts.headers, len, upgrade);
         let place = if plan.framing == BodyFraming::Upgrade || (detaches && plan.send_body) {
