@@ -14,20 +14,20 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::close_reason::CloseReason;
-use crate::connection::Connection;
-use crate::listener::Listener;
+use crate::connection::{Answering, Connection, Linger, Peek};
+use crate::listener::{BACKLOG, Listener};
 use crate::origin::Origin;
 use crate::phase::PhaseWatch;
 use crate::queue::{LOOK, Look, Nudge, Probe, Queue};
 use crate::slots::{SlotId, Slots};
 use crate::status::Tally;
 
+/// Connections beyond the limit.
+const RESERVE: usize = BACKLOG as usize + 64;
 /// Deadlines are kept to this grain: the sweep looks at all of them once a tick.
 const TICK: Duration = Duration::from_millis(250);
 /// New connections per listener and turn, so that they can't starve the parked ones.
 const ACCEPTS_PER_TURN: usize = 64;
-/// How long a closing connection may take to close its side.
-pub(crate) const LINGER: Duration = Duration::from_secs(2);
 /// After an accept that failed for want of something.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
@@ -81,12 +81,14 @@ pub(crate) enum News {
 }
 
 impl<P> Parking<P> {
+    /// Room for `connections`, and for those that are taken beyond them: by a listener with workers
+    /// of its own, and from the kernel's queue at a stop.
     pub(crate) fn new(connections: usize, idle: Duration) -> io::Result<Parking<P>> {
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         poller.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
         Ok(Parking {
-            slots: Slots::new(connections),
+            slots: Slots::new(connections + RESERVE),
             poller,
             bell,
             commands: Mutex::default(),
@@ -176,6 +178,8 @@ pub(crate) struct Acceptor<P> {
     /// Which lane each site's connections go to.
     lane_of_site: Vec<usize>,
     queue_wait: Duration,
+    /// Connections, those of listeners with workers of their own aside.
+    limit: usize,
     phase: PhaseWatch,
     generation: u32,
     tally: Arc<CachePadded<Tally>>,
@@ -190,6 +194,8 @@ pub(crate) struct Acceptor<P> {
     back_off: Duration,
     draining: bool,
     drained: bool,
+    /// Closing connections that have more to say than was dropped in one go.
+    lingering: Vec<Box<Connection<P>>>,
     next_sweep: Instant,
     /// Step 5 of a handover will send parked connections here; until it does, they get step 6, the
     /// announced close, which loses none of them either.
@@ -230,6 +236,7 @@ pub(crate) struct Setup<P> {
     pub(crate) queues: Vec<Arc<Queue<Box<Connection<P>>>>>,
     pub(crate) lane_of_site: Vec<usize>,
     pub(crate) queue_wait: Duration,
+    pub(crate) limit: usize,
     pub(crate) phase: PhaseWatch,
     pub(crate) generation: u32,
     pub(crate) tally: Arc<CachePadded<Tally>>,
@@ -247,6 +254,7 @@ impl<P: Default> Acceptor<P> {
             lanes: setup.queues.into_iter().map(lane).collect(),
             lane_of_site: setup.lane_of_site,
             queue_wait: setup.queue_wait,
+            limit: setup.limit,
             phase: setup.phase,
             generation: setup.generation,
             tally: setup.tally,
@@ -258,6 +266,7 @@ impl<P: Default> Acceptor<P> {
             back_off: BACK_OFF.0,
             draining: false,
             drained: false,
+            lingering: Vec::new(),
             next_sweep: Instant::now() + TICK,
             successor: None,
             predecessor: None,
@@ -293,6 +302,9 @@ impl<P: Default> Acceptor<P> {
                     slot => self.on_event(SlotId::from_bits(slot), event.events()),
                 }
             }
+            for connection in std::mem::take(&mut self.lingering) {
+                self.linger(connection);
+            }
             self.push_batches();
             self.lanes.iter_mut().for_each(Lane::look);
             let now = Instant::now();
@@ -310,6 +322,9 @@ impl<P: Default> Acceptor<P> {
     }
 
     fn timeout(&self) -> EpollTimeout {
+        if !self.lingering.is_empty() {
+            return EpollTimeout::ZERO;
+        }
         if self.lanes.iter().any(|lane| lane.look.is_due_again()) {
             return EpollTimeout::try_from(LOOK).unwrap_or(EpollTimeout::ZERO);
         }
@@ -322,7 +337,7 @@ impl<P: Default> Acceptor<P> {
     fn on_event(&mut self, slot: SlotId, flags: EpollFlags) {
         let Some(mut connection) = self.parking.slots.take(slot) else { return };
         let closed = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
-        connection.peer_closed |= flags.intersects(closed);
+        connection.may_have_ended = flags.intersects(closed);
         if connection.lingering.is_some() {
             return self.linger(connection);
         }
@@ -346,7 +361,7 @@ impl<P: Default> Acceptor<P> {
         for mut connection in self.parking.slots.take_expired(ticks) {
             if let Some(lingering) = &connection.lingering {
                 self.end(lingering.reason, connection);
-            } else if connection.idle && !connection.stream.has_bytes() {
+            } else if connection.idle && connection.stream.peek() != Peek::Bytes {
                 connection.stream.shutdown_write();
                 let reason = if self.draining { CloseReason::Grace } else { CloseReason::Idle };
                 self.end(reason, connection);
@@ -366,8 +381,20 @@ impl<P: Default> Acceptor<P> {
 
     /// Answers what no worker had time for.
     fn refuse(&mut self, mut connection: Box<Connection<P>>) {
-        if connection.answering {
-            return self.end(CloseReason::Overload, connection);
+        if let Some(answering) = connection.answering {
+            // Its source is the user's, and for a worker to drop. The client need not wait for that.
+            if answering == Answering::Framed {
+                connection.stream.shutdown();
+            }
+            connection.expired = true;
+            return self.queue(connection);
+        }
+        if connection.guard.is_none() && connection.buffered.is_empty() {
+            match connection.stream.peek() {
+                Peek::Bytes => {}
+                Peek::End => return self.end(CloseReason::ClientClosed, connection),
+                Peek::Nothing => return self.rest(connection),
+            }
         }
         let _ = connection.stream.write(&(self.busy)());
         connection.begin_lingering(CloseReason::Overload);
@@ -376,15 +403,24 @@ impl<P: Default> Acceptor<P> {
     }
 
     fn linger(&mut self, mut connection: Box<Connection<P>>) {
-        let deadline = Instant::now() + LINGER;
-        while let Some(reason) = connection.lingering.as_ref().map(|l| l.reason) {
-            if connection.linger_on() {
-                return self.end(reason, connection);
+        while let Some(lingering) = connection.lingering {
+            match connection.linger_on() {
+                Linger::Over => return self.end(lingering.reason, connection),
+                // Others first.
+                Linger::More => return self.lingering.push(connection),
+                Linger::Drained => match self.parking.park(connection, Deadline::At(lingering.until)) {
+                    Ok(()) => return,
+                    Err(back) => connection = back,
+                },
             }
-            match self.parking.park(connection, Deadline::At(deadline)) {
-                Ok(()) => return,
-                Err(back) => connection = back,
-            }
+        }
+    }
+
+    /// Parks a connection between two requests.
+    fn rest(&mut self, mut connection: Box<Connection<P>>) {
+        connection.idle = true;
+        if let Err(ready) = self.parking.park(connection, Deadline::Idle(Instant::now())) {
+            self.queue(ready);
         }
     }
 
@@ -395,24 +431,29 @@ impl<P: Default> Acceptor<P> {
     }
 
     fn accept(&mut self, index: usize) {
+        let Some(polled) = self.listeners.get(index) else { return };
+        let reserved = self.has_reserve(&polled.listener);
         for _ in 0..ACCEPTS_PER_TURN {
+            if !reserved && self.parking.open() >= self.limit {
+                warn!("at the limit of {} connections: accepting again when one ends", self.limit);
+                self.full = true;
+                return self.poll_listeners();
+            }
             if !self.accept_one(index) {
                 return;
             }
         }
     }
 
+    /// A listener with workers of its own answers at the connection limit, too.
+    fn has_reserve(&self, listener: &Listener) -> bool {
+        self.lane_of_site[listener.site] != 0
+    }
+
     /// False when no more can be accepted now.
     fn accept_one(&mut self, index: usize) -> bool {
         let Some(polled) = self.listeners.get(index) else { return false };
-        let Some(slot) = self.parking.slots.claim() else {
-            if !self.full {
-                warn!("at the limit of {} connections: accepting again when one ends", self.parking.open());
-            }
-            self.full = true;
-            self.poll_listeners();
-            return false;
-        };
+        let Some(slot) = self.parking.slots.claim() else { return false };
         match polled.listener.accept() {
             Ok((stream, peer)) => {
                 self.back_off = BACK_OFF.0;
@@ -437,9 +478,7 @@ impl<P: Default> Acceptor<P> {
             warn!("can't watch a new connection: {e}");
             return self.end(CloseReason::Broken, Box::new(connection));
         }
-        if let Err(ready) = self.parking.park(Box::new(connection), Deadline::Idle(Instant::now())) {
-            self.queue(ready);
-        }
+        self.rest(Box::new(connection));
     }
 
     /// No accept error ends the acceptor. True to go on at once.
@@ -462,9 +501,10 @@ impl<P: Default> Acceptor<P> {
 
     /// Polls the listeners that should be, and only those.
     fn poll_listeners(&mut self) {
-        let open = self.accepting && !self.full && self.pause_until.is_none();
+        let open = self.accepting && self.pause_until.is_none();
         for (index, polled) in self.listeners.iter_mut().enumerate() {
-            let wanted = open && !polled.adopted;
+            let reserved = self.lane_of_site[polled.listener.site] != 0;
+            let wanted = open && !polled.adopted && (reserved || !self.full);
             if wanted == polled.polled {
                 continue;
             }
@@ -550,7 +590,7 @@ impl<P: Default> Acceptor<P> {
     /// that an end between the two is not missed.
     fn watch_for_ends(&mut self) {
         self.parking.wanted.store(self.draining || self.full, Ordering::SeqCst);
-        if self.full && self.parking.open() < self.parking.slots.capacity() {
+        if self.full && self.parking.open() < self.limit {
             self.full = false;
             self.poll_listeners();
         }

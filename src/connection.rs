@@ -3,10 +3,10 @@
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
@@ -16,8 +16,11 @@ use crate::origin::Origin;
 use crate::slots::SlotId;
 use crate::wait_group::Guard;
 
-/// What a closing connection may still send before it is cut off.
-const LINGER_BYTES: usize = 256 << 10;
+/// What a closing connection may still send, and for how long, before it is cut off.
+const LINGER_BYTES: usize = 16 << 20;
+const LINGER: Duration = Duration::from_secs(2);
+/// How much of that is dropped at a time.
+const LINGER_PIECES: usize = 16;
 
 /// A client's socket; non-blocking, always: the flag is shared with whoever inherits it.
 #[derive(Debug)]
@@ -71,17 +74,32 @@ impl Stream {
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
 
-    /// Whether bytes wait to be read, without reading them.
-    pub(crate) fn has_bytes(&self) -> bool {
+    /// What a read would find, without reading it.
+    pub(crate) fn peek(&self) -> Peek {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        recv(std::os::fd::AsRawFd::as_raw_fd(&self.as_fd()), &mut [0], flags).is_ok_and(|n| n > 0)
+        match recv(self.as_fd().as_raw_fd(), &mut [0], flags) {
+            Ok(0) => Peek::End,
+            Ok(_) => Peek::Bytes,
+            Err(nix::Error::EAGAIN) => Peek::Nothing,
+            Err(_) => Peek::End,
+        }
+    }
+
+    /// Ends both directions, while the descriptor stays.
+    pub(crate) fn shutdown(&self) {
+        let _ = match self {
+            Stream::Tcp(s) => s.shutdown(Shutdown::Both),
+            Stream::Unix(s) => s.shutdown(Shutdown::Both),
+        };
     }
 }
 
-impl From<TcpStream> for Stream {
-    fn from(stream: TcpStream) -> Stream {
-        Stream::Tcp(stream)
-    }
+/// What waits on a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peek {
+    Bytes,
+    Nothing,
+    End,
 }
 
 impl AsFd for Stream {
@@ -89,15 +107,6 @@ impl AsFd for Stream {
         match self {
             Stream::Tcp(s) => s.as_fd(),
             Stream::Unix(s) => s.as_fd(),
-        }
-    }
-}
-
-impl From<Stream> for OwnedFd {
-    fn from(stream: Stream) -> OwnedFd {
-        match stream {
-            Stream::Tcp(s) => s.into(),
-            Stream::Unix(s) => s.into(),
         }
     }
 }
@@ -128,12 +137,12 @@ pub(crate) struct Connection<P> {
     pub(crate) served: u64,
     /// Parked between two requests, with nothing buffered.
     pub(crate) idle: bool,
-    /// The first byte of a response is out: there is no other answer any more.
-    pub(crate) answering: bool,
+    /// Parked in the middle of a response: there is no other answer any more.
+    pub(crate) answering: Option<Answering>,
     /// Its deadline passed while it was parked.
     pub(crate) expired: bool,
-    /// The client has closed its side: the bytes that wait are its last ones.
-    pub(crate) peer_closed: bool,
+    /// The client may have closed its side behind the bytes that wait; that is not announced again.
+    pub(crate) may_have_ended: bool,
     /// Registered for writability, too.
     pub(crate) polls_write: bool,
     /// All is said and our side is shut; what still comes is read and dropped, so that no reset
@@ -141,11 +150,31 @@ pub(crate) struct Connection<P> {
     pub(crate) lingering: Option<Lingering>,
 }
 
+/// How a client can tell that the response it is getting is incomplete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answering {
+    /// By its framing.
+    Framed,
+    /// Only by a reset.
+    UntilClose,
+}
+
 /// The last moments of a connection.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Lingering {
     pub(crate) reason: CloseReason,
+    /// Whatever the client goes on to say.
+    pub(crate) until: Instant,
     left: usize,
+}
+
+/// What a lingering connection has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Linger {
+    /// It has ended, or has said too much.
+    Over,
+    Drained,
+    More,
 }
 
 impl<P> Connection<P> {
@@ -166,9 +195,9 @@ impl<P> Connection<P> {
             guard: None,
             served: 0,
             idle: true,
-            answering: false,
+            answering: None,
             expired: false,
-            peer_closed: false,
+            may_have_ended: false,
             polls_write: false,
             lingering: None,
         }
@@ -177,22 +206,23 @@ impl<P> Connection<P> {
     /// Shuts our side; from now on only `linger_on` is to be called.
     pub(crate) fn begin_lingering(&mut self, reason: CloseReason) {
         self.stream.shutdown_write();
-        self.lingering = Some(Lingering { reason, left: LINGER_BYTES });
+        self.lingering = Some(Lingering { reason, until: Instant::now() + LINGER, left: LINGER_BYTES });
         self.idle = false;
         self.buffered = Vec::new();
         self.guard = None;
     }
 
-    /// Drops what has come; true when the connection is over.
-    pub(crate) fn linger_on(&mut self) -> bool {
-        let Some(lingering) = &mut self.lingering else { return true };
-        let mut buf = [0; 4096];
-        loop {
+    /// Drops some of what has come.
+    pub(crate) fn linger_on(&mut self) -> Linger {
+        let Some(lingering) = &mut self.lingering else { return Linger::Over };
+        let mut buf = [0; 16 << 10];
+        for _ in 0..LINGER_PIECES {
             match self.stream.read(&mut buf) {
                 Ok(n) if n > 0 && n < lingering.left => lingering.left -= n,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
-                _ => return true,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Linger::Drained,
+                _ => return Linger::Over,
             }
         }
+        if Instant::now() < lingering.until { Linger::More } else { Linger::Over }
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use log::{error, info, warn};
+use log::{debug, error, info, warn};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -246,8 +246,12 @@ impl<'a> Control<'a> {
 
     fn act(&mut self, event: Event) {
         let before = self.state.stage();
+        let busy = event == Event::ProgramBusy;
         let actions = self.state.on(event);
         let after = self.state.stage();
+        if busy && after == Stage::Serving {
+            error!("handover: the executable is still being written; given up, still serving");
+        }
         if before != after {
             self.phase.set(self.state.phase());
             match after {
@@ -372,11 +376,8 @@ impl<'a> Control<'a> {
                 }
             }
             Err(e) if e.busy => {
-                info!("handover: {e}; trying again");
+                debug!("handover: {e}; trying again");
                 self.on(Event::ProgramBusy);
-                if self.state.stage() == Stage::Serving {
-                    error!("handover: {e}; given up, still serving");
-                }
             }
             Err(e) => {
                 error!("handover: {e}; still serving");

@@ -378,6 +378,7 @@ impl Server {
             queues,
             lane_of_site,
             queue_wait: self.timeouts.queue_wait,
+            limit: self.limits.connections,
             phase: phase.clone(),
             generation,
             tally: tallies.tally(),

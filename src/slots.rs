@@ -32,7 +32,6 @@ impl SlotId {
 pub(crate) struct Slots<T> {
     chunks: Box<[Chunk<T>]>,
     free: Mutex<Vec<u32>>,
-    capacity: usize,
     taken: AtomicUsize,
 }
 
@@ -68,7 +67,6 @@ impl<T> Slots<T> {
         Slots {
             chunks: (0..capacity.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect(),
             free: Mutex::new((0..capacity as u32).rev().collect()),
-            capacity,
             taken: AtomicUsize::new(0),
         }
     }
@@ -94,10 +92,6 @@ impl<T> Slots<T> {
         }
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push(id.index);
         self.taken.fetch_sub(1, Ordering::SeqCst) - 1
-    }
-
-    pub(crate) fn capacity(&self) -> usize {
-        self.capacity
     }
 
     pub(crate) fn taken(&self) -> usize {

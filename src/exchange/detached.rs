@@ -136,15 +136,16 @@ fn finish(detached: &Detached, id: u64, client: Box<Client>, parking: &Parking<P
         lock.running.remove(&id);
         lock.tally.closed(CloseReason::Detached);
     }
-    client.stream.shutdown_write();
     parking.close(client);
 }
 
+/// Leaves the connection as it is to be closed.
 fn work(mut client: Box<Client>, unsent: Vec<u8>, task: Task, what: &str, stall: Duration) -> Box<Client> {
     if let Err(e) = write_all(&client.stream, &unsent, stall) {
         debug!("{what}: the client is gone before the stream began: {e}");
         return client;
     }
+    let by_close = matches!(task, Task::Stream { framing: BodyFraming::UntilClose, .. });
     let outcome = match task {
         Task::Stream { write, framing } => {
             let mut writer = Writer { stream: &client.stream, framing, stall };
@@ -164,10 +165,16 @@ fn work(mut client: Box<Client>, unsent: Vec<u8>, task: Task, what: &str, stall:
             Err(e) => Ok(Err(e)),
         },
     };
-    match outcome {
+    match &outcome {
         Ok(Ok(())) => {}
         Ok(Err(e)) => debug!("{what}: ended: {e}"),
         Err(_) => error!("{what}: panicked on its own thread"),
+    }
+    if by_close && !matches!(outcome, Ok(Ok(()))) {
+        // Where only the close ends a body, an orderly one would make it look whole.
+        client.stream.reset_on_close();
+    } else {
+        client.stream.shutdown_write();
     }
     client
 }

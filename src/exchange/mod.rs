@@ -20,14 +20,14 @@ mod progress;
 mod turn;
 mod upload;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
 
-use log::debug;
+use log::{debug, error};
 
-use crate::acceptor::{Deadline, LINGER, Parking};
+use crate::acceptor::{Deadline, Parking};
 use crate::close_reason::CloseReason;
-use crate::connection::Connection;
+use crate::connection::{Connection, Linger};
 use crate::handler::Handler;
 use crate::limits::{Limits, Timeouts};
 use crate::pace::Pace;
@@ -82,7 +82,11 @@ pub(crate) fn serve(
 ) {
     loop {
         let mut turn = Turn::new(&mut client, desk, common, queue, in_share);
-        let step = turn.run();
+        // Handlers are caught where they are called; this is for what else is the user's.
+        let step = catch_unwind(AssertUnwindSafe(|| turn.run())).unwrap_or_else(|panic| {
+            error!("a worker's turn panicked: {}", panic_text(&*panic));
+            Step::Reset(CloseReason::ResponseFailed)
+        });
         if turn.in_share {
             queue.leave_share();
         }
@@ -90,9 +94,14 @@ pub(crate) fn serve(
         match step {
             Step::Park(deadline) => match common.parking.park(client, deadline) {
                 Ok(()) => return,
-                // A client that always has more to say is one of many.
-                Err(back) if queue.look().waiting > 0 => return queue.push(&mut vec![back]),
-                Err(back) => client = back,
+                Err(back) => {
+                    client = back;
+                    client.may_have_ended = true;
+                    // A client that always has more to say is one of many.
+                    if queue.look().waiting > 0 {
+                        return queue.push(&mut vec![client]);
+                    }
+                }
             },
             Step::Requeue => return queue.push(&mut vec![client]),
             Step::WaitForShare => return queue.push_shared(client),
@@ -101,12 +110,13 @@ pub(crate) fn serve(
                 return close(client, reason, desk, common);
             }
             Step::Linger(reason) => {
+                forget(&mut client);
                 client.begin_lingering(reason);
                 return linger(client, reason, desk, common);
             }
-            Step::Reset => {
+            Step::Reset(reason) => {
                 client.stream.reset_on_close();
-                return close(client, CloseReason::ResponseFailed, desk, common);
+                return close(client, reason, desk, common);
             }
             Step::Detach { place, task, what } => {
                 let unsent = std::mem::take(&mut desk.out);
@@ -118,17 +128,38 @@ pub(crate) fn serve(
 }
 
 fn linger(mut client: Box<Client>, reason: CloseReason, desk: &Desk, common: &Common) {
-    while !client.linger_on() {
-        match common.parking.park(client, Deadline::At(Instant::now() + LINGER)) {
-            Ok(()) => return,
-            Err(back) => client = back,
+    while let Some(lingering) = client.lingering {
+        match client.linger_on() {
+            Linger::More => {}
+            Linger::Over => break,
+            Linger::Drained => match common.parking.park(client, Deadline::At(lingering.until)) {
+                Ok(()) => return,
+                Err(back) => client = back,
+            },
         }
     }
     close(client, reason, desk, common);
 }
 
-fn close(client: Box<Client>, reason: CloseReason, desk: &Desk, common: &Common) {
+fn close(mut client: Box<Client>, reason: CloseReason, desk: &Desk, common: &Common) {
     debug!("connection closed: {reason}");
+    forget(&mut client);
     desk.tally.closed(reason);
     common.parking.close(client);
+}
+
+/// Drops what may be the user's, here, on a worker.
+fn forget(client: &mut Client) {
+    let progress = std::mem::take(&mut client.progress);
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(progress))) {
+        error!("a response's source panicked when dropped: {}", panic_text(&*panic));
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text")
 }

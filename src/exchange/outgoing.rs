@@ -22,6 +22,14 @@ pub(super) struct Outgoing {
     left: u64,
 }
 
+/// How much of what was to be written the socket took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    All,
+    Some,
+    Nothing,
+}
+
 /// What a pull brought.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Pulled {
@@ -59,20 +67,25 @@ impl Outgoing {
         self.framing == BodyFraming::UntilClose
     }
 
-    /// Writes what has been pulled; false if the socket does not take it all.
-    pub(super) fn flush(&mut self, out: &mut Vec<u8>, stream: &Stream) -> io::Result<bool> {
+    /// Writes what has been pulled.
+    pub(super) fn flush(&mut self, out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
+        let mut sent = Sent::Nothing;
         while !self.bytes.is_empty() {
             match stream.write_vectored(&[IoSlice::new(out), IoSlice::new(&self.bytes)]) {
                 Ok(n) => {
                     let of_out = n.min(out.len());
                     out.drain(..of_out);
                     self.bytes.advance(n - of_out);
+                    sent = Sent::Some;
                 }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(sent),
                 Err(e) => return Err(e),
             }
         }
-        write_out(out, stream)
+        match write_out(out, stream)? {
+            Sent::Nothing => Ok(sent),
+            more => Ok(more),
+        }
     }
 
     /// Asks the source for a piece and frames it.
@@ -118,21 +131,21 @@ impl Outgoing {
     }
 }
 
-/// Writes a buffer; false if the socket does not take it all.
-pub(super) fn write_out(out: &mut Vec<u8>, stream: &Stream) -> io::Result<bool> {
+/// Writes a buffer; what the socket does not take stays in it.
+pub(super) fn write_out(out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
     let mut written = 0;
     while written < out.len() {
         match stream.write(&out[written..]) {
             Ok(n) => written += n,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 out.drain(..written);
-                return Ok(false);
+                return Ok(if written > 0 { Sent::Some } else { Sent::Nothing });
             }
             Err(e) => return Err(e),
         }
     }
     out.clear();
-    Ok(true)
+    Ok(Sent::All)
 }
 
 impl fmt::Debug for Outgoing {

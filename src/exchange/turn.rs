@@ -6,19 +6,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::StatusCode;
+use http::request::Parts;
 use log::{debug, error, warn};
 
 use super::collect::{CollectError, Collecting};
 use super::desk::{Desk, method_and_path};
 use super::detached::{Place, Task};
 use super::input::Filled;
-use super::outgoing::{self, Outgoing, Pulled};
+use super::outgoing::{self, Outgoing, Pulled, Sent};
 use super::progress::{After, AskedOwned, Begun, Responding, Stage};
 use super::upload::{Lease, Upload};
-use super::{Client, Common};
+use super::{Client, Common, panic_text};
 use crate::acceptor::Deadline;
 use crate::body::{Body, Kind};
 use crate::close_reason::CloseReason;
+use crate::connection::{Answering, Peek};
 use crate::handler::Resolved;
 use crate::http1::encode::{self, Asked, BodyFraming};
 use crate::http1::{Decoder, Framing, Head, Refusal, Scan};
@@ -44,7 +46,7 @@ pub(super) enum Step {
     Close(CloseReason),
     Linger(CloseReason),
     /// The response is incomplete, and only a reset shows it.
-    Reset,
+    Reset(CloseReason),
     Detach {
         place: Place,
         task: Task,
@@ -150,19 +152,15 @@ impl<'a> Turn<'a> {
         self.client.served += 1;
         self.served += 1;
         let common = self.common;
-        let site = &common.sites[self.client.site];
-        let mut found = site.handler.0.resolve(&head.parts);
+        let mut found = self.resolve(&head.parts);
         let begun = Begun {
             parts: head.parts,
             text: head.text,
             keep_alive: head.keep_alive,
             expects: head.expect_continue,
         };
-        if head.framing == Framing::None {
-            return match found.refusal.take() {
-                Some(refusal) => self.respond(&begun.asked(), refusal, After::Keep),
-                None => self.call(begun, found, Kind::Empty),
-            };
+        if matches!(head.framing, Framing::None | Framing::Length(0)) {
+            return self.call(begun, found, Kind::Empty);
         }
 
         let limit = found.rules.body_bytes.unwrap_or(common.limits.body_bytes);
@@ -185,6 +183,17 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
+    /// Asks the handler, which may be the user's own here, too.
+    fn resolve(&self, head: &Parts) -> Resolved<'a> {
+        let common = self.common;
+        let site = &common.sites[self.client.site];
+        catch_unwind(AssertUnwindSafe(|| site.handler.0.resolve(head))).unwrap_or_else(|panic| {
+            error!("{} {}: resolve panicked: {}", head.method, head.uri.path(), panic_text(&*panic));
+            self.desk.tally.panicked();
+            Resolved { refusal: Some(plain(StatusCode::INTERNAL_SERVER_ERROR)), ..Resolved::default() }
+        })
+    }
+
     fn body(&mut self, mut collecting: Box<Collecting>) -> Flow {
         while !collecting.decoder.is_done() && !self.desk.input.is_empty() {
             let input = self.desk.input.unused();
@@ -205,8 +214,7 @@ impl<'a> Turn<'a> {
             let asked = collecting.begun.asked();
             return match collecting.finish() {
                 Ok((begun, kind)) => {
-                    let common = self.common;
-                    let found = common.sites[self.client.site].handler.0.resolve(&begun.parts);
+                    let found = self.resolve(&begun.parts);
                     self.call(begun, found, kind)
                 }
                 Err(e) => {
@@ -259,7 +267,7 @@ impl<'a> Turn<'a> {
 
     fn upload_in_share(&mut self, begun: Begun, decoder: Decoder) -> Flow {
         let common = self.common;
-        let found = common.sites[self.client.site].handler.0.resolve(&begun.parts);
+        let found = self.resolve(&begun.parts);
         let stream = match self.client.stream.try_clone() {
             Ok(stream) => stream,
             Err(e) => {
@@ -296,9 +304,12 @@ impl<'a> Turn<'a> {
         self.respond(&asked, response, after)
     }
 
-    fn call(&mut self, begun: Begun, found: Resolved<'_>, kind: Kind) -> Flow {
+    fn call(&mut self, begun: Begun, mut found: Resolved<'_>, kind: Kind) -> Flow {
         let asked = begun.asked();
-        let response = self.run_handler(begun, found, kind);
+        let response = match found.refusal.take() {
+            Some(refusal) => refusal,
+            None => self.run_handler(begun, found, kind),
+        };
         self.respond(&asked, response, After::Keep)
     }
 
@@ -403,7 +414,7 @@ impl<'a> Turn<'a> {
     /// While draining, what the client has already sent is still answered; the last of it announces
     /// the close.
     fn may_keep(&self) -> bool {
-        let more_came = || !self.desk.input.is_empty() || self.client.stream.has_bytes();
+        let more_came = || !self.desk.input.is_empty() || self.client.stream.peek() == Peek::Bytes;
         self.client.served < self.common.limits.requests_per_connection
             && (!self.common.phase.get().is_draining() || more_came())
     }
@@ -432,10 +443,10 @@ impl<'a> Turn<'a> {
     fn pull_all(&mut self, mut response: Box<Responding>) -> Result<After, Step> {
         loop {
             match response.outgoing.flush(&mut self.desk.out, &self.client.stream) {
-                Ok(true) => self.client.progress.stalled = None,
-                Ok(false) => {
+                Ok(Sent::All) => self.client.progress.stalled = None,
+                Ok(sent) => {
                     self.client.progress.stage = Stage::Respond(response);
-                    return Err(self.park_blocked());
+                    return Err(self.park_blocked(sent));
                 }
                 Err(e) => return Err(broken(&e)),
             }
@@ -451,7 +462,7 @@ impl<'a> Turn<'a> {
                 }
             };
             error!("{}: its response's source {failure}", method_and_path(&response.head));
-            return Err(abort(&response.outgoing));
+            return Err(cut(&response.outgoing, CloseReason::ResponseFailed));
         }
     }
 
@@ -485,7 +496,8 @@ impl<'a> Turn<'a> {
         while !decoder.is_done() && !self.desk.input.is_empty() {
             let decoded = match decoder.decode(self.desk.input.unused()) {
                 Ok(decoded) => decoded,
-                Err(_) => return Err(Step::Linger(CloseReason::BodyUnread)),
+                // Whatever comes next is no request; the answer is out, or goes out first.
+                Err(_) => return self.after(unread()),
             };
             self.desk.input.consume(decoded.consumed);
             match budget.checked_sub(decoded.consumed as u64) {
@@ -518,8 +530,8 @@ impl<'a> Turn<'a> {
     /// The deadline passed while the connection was parked.
     fn expire(&mut self) -> Step {
         let reason = match &self.client.progress.stage {
+            Stage::Respond(response) => return cut(&response.outgoing, CloseReason::ResponseTimeout),
             _ if !self.desk.out.is_empty() => return Step::Close(CloseReason::ResponseTimeout),
-            Stage::Respond(_) => return Step::Close(CloseReason::ResponseTimeout),
             Stage::Discard(_) => return Step::Linger(CloseReason::BodyUnread),
             Stage::Head { .. } => CloseReason::HeadTimeout,
             Stage::Body(_) | Stage::Upload(_) => CloseReason::BodyTimeout,
@@ -546,7 +558,7 @@ impl<'a> Turn<'a> {
         let filled = self.desk.input.fill(&self.client.stream).map_err(|e| broken(&e))?;
         if let Filled::Bytes { drained } = filled {
             // An end that was announced with the bytes is not announced again.
-            self.drained = drained && !self.client.peer_closed;
+            self.drained = drained && !self.client.may_have_ended;
         }
         Ok(filled)
     }
@@ -557,11 +569,11 @@ impl<'a> Turn<'a> {
             return Ok(());
         }
         match outgoing::write_out(&mut self.desk.out, &self.client.stream) {
-            Ok(true) => {
+            Ok(Sent::All) => {
                 self.client.progress.stalled = None;
                 Ok(())
             }
-            Ok(false) => Err(self.park_blocked()),
+            Ok(sent) => Err(self.park_blocked(sent)),
             Err(e) => Err(broken(&e)),
         }
     }
@@ -574,9 +586,13 @@ impl<'a> Turn<'a> {
     }
 
     /// Parks until the client takes more.
-    fn park_blocked(&mut self) -> Step {
-        self.client.progress.unsent = std::mem::take(&mut self.desk.out);
-        let since = *self.client.progress.stalled.get_or_insert(self.now);
+    fn park_blocked(&mut self, sent: Sent) -> Step {
+        let progress = &mut self.client.progress;
+        progress.unsent = std::mem::take(&mut self.desk.out);
+        if sent == Sent::Some {
+            progress.stalled = None;
+        }
+        let since = *progress.stalled.get_or_insert_with(Instant::now);
         if let Err(e) = self.common.parking.poll_write(self.client) {
             return broken(&e);
         }
@@ -584,8 +600,13 @@ impl<'a> Turn<'a> {
     }
 
     fn park(&mut self, deadline: Deadline) -> Step {
-        self.client.answering = !self.client.progress.unsent.is_empty()
-            || matches!(self.client.progress.stage, Stage::Respond(_));
+        self.client.answering = match &self.client.progress.stage {
+            Stage::Respond(response) if response.outgoing.ends_with_connection() => {
+                Some(Answering::UntilClose)
+            }
+            Stage::Respond(_) => Some(Answering::Framed),
+            _ => (!self.client.progress.unsent.is_empty()).then_some(Answering::Framed),
+        };
         self.client.buffered = self.desk.input.take();
         Step::Park(deadline)
     }
@@ -596,19 +617,11 @@ fn unread() -> After {
 }
 
 /// The client must see that the response is incomplete: where its framing can't show it, by a reset.
-fn abort(outgoing: &Outgoing) -> Step {
-    if outgoing.ends_with_connection() { Step::Reset } else { Step::Close(CloseReason::ResponseFailed) }
+fn cut(outgoing: &Outgoing, reason: CloseReason) -> Step {
+    if outgoing.ends_with_connection() { Step::Reset(reason) } else { Step::Close(reason) }
 }
 
 fn broken(e: &io::Error) -> Step {
     debug!("connection broken: {e}");
     Step::Close(CloseReason::Broken)
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no text")
 }
