@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use crossbeam_utils::CachePadded;
 use log::{debug, error, info, warn};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{MsgFlags, recv};
 
 use crate::close_reason::CloseReason;
 use crate::connection::{Answering, Connection, Linger, Peek};
@@ -34,7 +35,8 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from
 /// Keys of what is no connection: no slot has this index.
 const SPECIAL: u64 = 0xFFFF_FFFF;
 const BELL: u64 = SPECIAL;
-const FIRST_LISTENER: u64 = 1;
+const PREDECESSOR: u64 = 1 << 32 | SPECIAL;
+const FIRST_LISTENER: u64 = 2;
 
 /// Where connections rest, and where workers and the control loop reach the acceptor.
 #[derive(Debug)]
@@ -296,6 +298,7 @@ impl<P: Default> Acceptor<P> {
                             return;
                         }
                     }
+                    PREDECESSOR => self.hear_predecessor(),
                     special if special & SPECIAL == SPECIAL => {
                         self.accept((special >> 32).wrapping_sub(FIRST_LISTENER) as usize);
                     }
@@ -541,13 +544,35 @@ impl<P: Default> Acceptor<P> {
                 }
                 Command::CloseLast => self.close_listeners(|_| true),
                 Command::HandConnections(channel) => self.successor = Some(channel),
-                Command::TakeConnections(channel) => self.predecessor = Some(channel),
+                Command::TakeConnections(channel) => self.watch_predecessor(channel),
                 Command::Drain { grace } => self.drain(grace),
                 Command::Check => self.check(),
                 Command::Stop => return false,
             }
         }
         true
+    }
+
+    fn watch_predecessor(&mut self, channel: OwnedFd) {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, PREDECESSOR);
+        match self.parking.poller.add(&channel, event) {
+            Ok(()) => self.predecessor = Some(channel),
+            Err(e) => warn!("handover: can't watch the connection channel: {e}"),
+        }
+    }
+
+    /// Nothing is sent here yet but the end.
+    fn hear_predecessor(&mut self) {
+        let Some(channel) = &self.predecessor else { return };
+        match recv(channel.as_raw_fd(), &mut [0; 64], MsgFlags::MSG_DONTWAIT) {
+            // A reset is not the end; that is read after it.
+            Err(nix::Error::EAGAIN | nix::Error::EINTR | nix::Error::ECONNRESET) => {}
+            Ok(n) if n > 0 => debug!("handover: skipped {n} unknown bytes on the connection channel"),
+            _ => {
+                let _ = self.parking.poller.delete(channel);
+                self.predecessor = None;
+            }
+        }
     }
 
     /// Closes all listeners. Those that are the last of their kind are served empty first: what the

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use log::{debug, error, info, warn};
+use log::{error, info, warn};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -130,6 +130,8 @@ pub(crate) struct Control<'a> {
     pending: VecDeque<Event>,
     acting: bool,
     failed: bool,
+    /// The log says that the executable is being written.
+    told_of_writer: bool,
     cut: usize,
 }
 
@@ -181,6 +183,7 @@ impl<'a> Control<'a> {
             pending: VecDeque::new(),
             acting: false,
             failed: false,
+            told_of_writer: false,
             cut: 0,
         })
     }
@@ -249,6 +252,7 @@ impl<'a> Control<'a> {
         let busy = event == Event::ProgramBusy;
         let actions = self.state.on(event);
         let after = self.state.stage();
+        self.told_of_writer &= after == Stage::Awaiting;
         if busy && after == Stage::Serving {
             error!("handover: the executable is still being written; given up, still serving");
         }
@@ -376,7 +380,9 @@ impl<'a> Control<'a> {
                 }
             }
             Err(e) if e.busy => {
-                debug!("handover: {e}; trying again");
+                if !std::mem::replace(&mut self.told_of_writer, true) {
+                    info!("handover: {e}; trying again");
+                }
                 self.on(Event::ProgramBusy);
             }
             Err(e) => {
@@ -467,9 +473,10 @@ impl<'a> Control<'a> {
         let _ = self.poller.delete(successor.channel.as_fd());
         let pid = successor.child.pid();
         let stage = self.state.stage();
-        if successor.child.end().is_none() && stage == Stage::Awaiting {
+        if stage == Stage::Awaiting {
             successor.child.kill();
         }
+        successor.child.wait_briefly();
         let end = successor.child.end().unwrap_or("closed its channel");
         match stage {
             Stage::Awaiting | Stage::Offering | Stage::Watching => {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use log::{debug, info, warn};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -26,6 +27,9 @@ use crate::sys;
 pub(crate) const VARIABLE: &str = "HEIRLOOM_HANDOVER";
 /// What a successor finds from here on: listeners, then the lifecycle and the connection channel.
 pub(crate) const FIRST_FD: i32 = 3;
+
+/// Between the closing of a dying process's descriptors and its end, in milliseconds.
+const LAST_BREATH: u16 = 500;
 
 /// How this process was started, so that it can be started again.
 #[derive(Debug)]
@@ -212,6 +216,13 @@ impl Child {
             self.end = self.wait(WaitPidFlag::WNOHANG);
         }
         self.end.as_deref()
+    }
+
+    /// For a child whose channel has ended: mostly it is about to be seen dead.
+    pub(crate) fn wait_briefly(&mut self) {
+        if let (None, Some(pidfd)) = (self.end.as_ref(), &self.pidfd) {
+            let _ = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], LAST_BREATH);
+        }
     }
 
     /// Kills and reaps it.
