@@ -55,7 +55,7 @@ impl Seat {
         self.thread.unpark();
     }
 
-    fn sleep(&self) {
+    fn wait_for_call(&self) {
         // A handler may have left its thread a token: only a call counts.
         while !self.called.load(Ordering::Acquire) {
             thread::park();
@@ -188,7 +188,7 @@ impl<T> Queue<T> {
             seat.called.store(false, Ordering::Relaxed);
             state.sleepers.push(seat.clone());
             drop(state);
-            seat.sleep();
+            seat.wait_for_call();
             called = true;
         }
     }

@@ -1,1 +1,65 @@
-//! kit
+//! The kit of the tests that run real processes: start one, wait for what its log says, ask it as a
+//! client that never retries, look at it from outside. Everything has a deadline, and nothing is
+//! ever waited for by time alone.
+
+mod client;
+mod facts;
+mod family;
+mod journal;
+mod proc;
+mod shell;
+
+use std::time::{Duration, Instant};
+
+pub use client::{Addr, Client, End, Outcome, Response, get};
+pub use facts::Facts;
+pub use family::Exit;
+pub use nix::sys::signal::Signal;
+pub use nix::unistd::Pid;
+pub use proc::Proc;
+pub use shell::{Shell, lacks};
+
+/// For all that should happen at once, on a machine that has other things to do, too.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Starts `kitchen_sink` with these flags on a port of its own.
+#[macro_export]
+macro_rules! kitchen_sink {
+    ($($flag:expr),* $(,)?) => {
+        $crate::Proc::start(env!("CARGO_BIN_EXE_kitchen_sink"), &[$($flag.as_ref()),*])
+    };
+}
+
+/// Starts `slow_ok`, whose answer takes so many seconds, on a port of its own.
+#[macro_export]
+macro_rules! slow_ok {
+    ($seconds:literal) => {
+        $crate::Proc::start(env!("CARGO_BIN_EXE_slow_ok"), &["--seconds", stringify!($seconds)])
+    };
+}
+
+/// Looks again and again until `fact` holds: for what nothing tells of.
+///
+/// # Panics
+/// At the deadline.
+#[track_caller]
+pub fn until(what: &str, mut fact: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    // Nobody sends: each look is a tick later.
+    let (_silence, tick) = std::sync::mpsc::channel::<()>();
+    while !fact() {
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        let _ = tick.recv_timeout(Duration::from_millis(5));
+    }
+}
+
+/// Runs `work` beside the test on a named thread.
+///
+/// # Panics
+/// When there is no thread to be had.
+pub fn beside<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::thread::JoinHandle<T> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).expect("a thread")
+}

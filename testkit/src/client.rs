@@ -1,0 +1,326 @@
+//! An HTTP client that never retries and hides nothing: each way a request can fail has a name.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::DEADLINE;
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Addr {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl From<&str> for Addr {
+    /// As the log has it: `ADDRESS:PORT` or `unix:PATH`.
+    fn from(text: &str) -> Addr {
+        match text.strip_prefix("unix:") {
+            Some(path) => Addr::Unix(path.into()),
+            None => Addr::Tcp(text.parse().expect("ADDRESS:PORT")),
+        }
+    }
+}
+
+/// What became of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Ok(Response),
+    /// Nobody listens.
+    Refused,
+    /// A reset instead of a whole response.
+    Reset,
+    /// An end within the response.
+    Cut,
+    Timeout,
+    /// An end instead of a response, after the last one had announced it.
+    ClosedAnnounced,
+    /// An end instead of a response, out of the blue.
+    ClosedSilently,
+}
+
+impl Outcome {
+    /// The response; any other outcome fails the test.
+    #[track_caller]
+    pub fn ok(self) -> Response {
+        match self {
+            Outcome::Ok(response) => response,
+            other => panic!("no response: {other:?}"),
+        }
+    }
+
+    pub fn is_ok(&self) -> bool {
+        matches!(self, Outcome::Ok(response) if response.status == 200)
+    }
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub struct Response {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let header = self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
+        header.map(|(_, value)| value.as_str())
+    }
+
+    /// It announces that the connection ends with it.
+    pub fn closes(&self) -> bool {
+        self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
+    }
+
+    #[track_caller]
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("text")
+    }
+
+    /// The body of `/pid` and the like.
+    #[track_caller]
+    pub fn number(&self) -> i32 {
+        self.text().parse().expect("a number")
+    }
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let body = String::from_utf8_lossy(&self.body[..self.body.len().min(80)]);
+        write!(f, "{} {:?} {} bytes {body:?}", self.status, self.headers, self.body.len())
+    }
+}
+
+/// How a connection ended that nobody asked anything.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    Fin,
+    Reset,
+    /// It did not, in time.
+    Open,
+    Bytes,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Client {
+    stream: Result<Stream, Option<Outcome>>,
+    /// Read and not used.
+    input: Vec<u8>,
+    announced: bool,
+}
+
+/// Asks on a connection of its own, which the server may keep.
+pub fn get(addr: &Addr, path: &str) -> Outcome {
+    Client::to(addr).get(path)
+}
+
+impl Client {
+    /// Connects; a failure is the outcome of the first request.
+    pub fn to(addr: &Addr) -> Client {
+        let stream = Stream::connect(addr).map_err(|e| Some(failed(&e)));
+        Client { stream, input: Vec::new(), announced: false }
+    }
+
+    pub fn get(&mut self, path: &str) -> Outcome {
+        self.ask(path);
+        self.answer()
+    }
+
+    /// Sends a request whose `answer` is read later.
+    pub fn ask(&mut self, path: &str) {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
+    }
+
+    /// Sends bytes. That it failed is seen when the answer is read, which may be there all the same.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        if let Ok(stream) = &mut self.stream {
+            let _ = stream.write_all(bytes.as_ref());
+        }
+    }
+
+    /// Reads the next response.
+    pub fn answer(&mut self) -> Outcome {
+        let (status, headers) = match self.head() {
+            Ok(head) => head,
+            Err(outcome) => return outcome,
+        };
+        let mut response = Response { status, headers, body: Vec::new() };
+        let length = response.header("content-length").and_then(|l| l.parse().ok());
+        let chunked = response.header("transfer-encoding").is_some();
+        let body = match (status, chunked, length) {
+            (204 | 304, _, _) => Ok(Vec::new()),
+            (_, true, _) => self.chunks(),
+            (_, false, Some(length)) => self.take(length),
+            (_, false, None) => self.rest(),
+        };
+        self.announced = response.closes();
+        match body {
+            Ok(body) => response.body = body,
+            Err(outcome) => return outcome,
+        }
+        Outcome::Ok(response)
+    }
+
+    /// Reads a response's head and leaves its body, for `take`.
+    pub fn head(&mut self) -> Result<(u16, Vec<(String, String)>), Outcome> {
+        let end = loop {
+            if let Some(end) = self.input.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+                break end + 4;
+            }
+            self.fill()?;
+        };
+        let head: Vec<u8> = self.input.drain(..end).collect();
+        let head = String::from_utf8(head).expect("a head of text");
+        let mut lines = head.lines();
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
+        let pair = |line: &str| line.split_once(':').map(|(n, v)| (n.to_owned(), v.trim().to_owned()));
+        Ok((status.expect("a status line"), lines.filter_map(pair).collect()))
+    }
+
+    /// So many bytes of a body.
+    pub fn take(&mut self, bytes: usize) -> Result<Vec<u8>, Outcome> {
+        while self.input.len() < bytes {
+            self.fill().map_err(within)?;
+        }
+        Ok(self.input.drain(..bytes).collect())
+    }
+
+    fn chunks(&mut self) -> Result<Vec<u8>, Outcome> {
+        let mut body = Vec::new();
+        loop {
+            let line = loop {
+                if let Some(end) = self.input.windows(2).position(|bytes| bytes == b"\r\n") {
+                    break self.take(end + 2)?;
+                }
+                self.fill().map_err(within)?;
+            };
+            let line = String::from_utf8_lossy(&line);
+            let size = usize::from_str_radix(line.trim_end(), 16).expect("a chunk's size");
+            let chunk = self.take(size + 2)?;
+            if size == 0 {
+                return Ok(body);
+            }
+            body.extend_from_slice(&chunk[..size]);
+        }
+    }
+
+    /// Everything up to the end of the connection.
+    pub fn rest(&mut self) -> Result<Vec<u8>, Outcome> {
+        loop {
+            match self.fill() {
+                Ok(()) => {}
+                Err(Outcome::ClosedSilently | Outcome::ClosedAnnounced | Outcome::Cut) => {
+                    return Ok(std::mem::take(&mut self.input));
+                }
+                Err(other) => return Err(within(other)),
+            }
+        }
+    }
+
+    fn fill(&mut self) -> Result<(), Outcome> {
+        let stream = match &mut self.stream {
+            Ok(stream) => stream,
+            Err(outcome) => return Err(outcome.take().unwrap_or(Outcome::ClosedSilently)),
+        };
+        let mut buf = [0; 64 << 10];
+        let read = loop {
+            match stream.read(&mut buf) {
+                // A read with a timeout is not restarted by the kernel.
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
+            Ok(0) if !self.input.is_empty() => Err(Outcome::Cut),
+            Ok(0) if self.announced => Err(Outcome::ClosedAnnounced),
+            Ok(0) => Err(Outcome::ClosedSilently),
+            Ok(n) => {
+                self.input.extend_from_slice(&buf[..n]);
+                Ok(())
+            }
+            Err(e) => Err(failed(&e)),
+        }
+    }
+
+    /// How the connection ends, to a client that waits for it.
+    pub fn end(&mut self) -> End {
+        match self.fill() {
+            Ok(()) => End::Bytes,
+            Err(Outcome::ClosedSilently | Outcome::ClosedAnnounced) => End::Fin,
+            Err(Outcome::Timeout) => End::Open,
+            Err(_) => End::Reset,
+        }
+    }
+}
+
+/// An end is another thing once the response has begun.
+fn within(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::ClosedSilently | Outcome::ClosedAnnounced => Outcome::Cut,
+        other => other,
+    }
+}
+
+fn failed(e: &io::Error) -> Outcome {
+    match e.kind() {
+        ErrorKind::ConnectionRefused | ErrorKind::NotFound => Outcome::Refused,
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => Outcome::Timeout,
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => Outcome::Reset,
+        _ => panic!("the test itself can't go on: {e}"),
+    }
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream, Instant),
+    Unix(UnixStream, Instant),
+}
+
+impl Stream {
+    fn connect(addr: &Addr) -> io::Result<Stream> {
+        // A connection has one deadline for all that is asked on it.
+        let deadline = Instant::now() + 2 * DEADLINE;
+        Ok(match addr {
+            Addr::Tcp(addr) => {
+                let stream = TcpStream::connect_timeout(addr, DEADLINE)?;
+                stream.set_nodelay(true)?;
+                stream.set_write_timeout(Some(DEADLINE))?;
+                Stream::Tcp(stream, deadline)
+            }
+            Addr::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_write_timeout(Some(DEADLINE))?;
+                Stream::Unix(stream, deadline)
+            }
+        })
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = |deadline: &Instant| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            Some(left.clamp(Duration::from_millis(1), DEADLINE))
+        };
+        match self {
+            Stream::Tcp(stream, deadline) => {
+                stream.set_read_timeout(left(deadline))?;
+                stream.read(buf)
+            }
+            Stream::Unix(stream, deadline) => {
+                stream.set_read_timeout(left(deadline))?;
+                stream.read(buf)
+            }
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream, _) => stream.write_all(bytes),
+            Stream::Unix(stream, _) => stream.write_all(bytes),
+        }
+    }
+}

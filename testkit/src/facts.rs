@@ -1,0 +1,134 @@
+//! What /proc tells of a process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirEntry};
+use std::path::Path;
+
+use nix::unistd::Pid;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// What each descriptor is.
+    pub fds: BTreeMap<i32, String>,
+    /// Descriptors above 2 that a program started by the process would get unasked.
+    pub leaky: BTreeMap<i32, String>,
+    /// Names of the threads, sorted; the kernel has room for 15 bytes of each.
+    pub threads: Vec<String>,
+    /// As it was at the start, without what heirloom adds for the way; sorted.
+    pub environ: Vec<Vec<u8>>,
+    /// Inodes of sockets that listen.
+    pub listeners: BTreeSet<u64>,
+    pub resident_kib: u64,
+    /// Children that wait to be reaped.
+    pub zombies: Vec<i32>,
+}
+
+impl Facts {
+    /// Of the test itself.
+    pub fn own() -> Facts {
+        Facts::of(nix::unistd::getpid())
+    }
+
+    pub(crate) fn of(pid: Pid) -> Facts {
+        let home = format!("/proc/{pid}");
+        let text = |file: &str| fs::read_to_string(format!("{home}/{file}")).unwrap_or_default();
+        let numbers = |folder: &str| -> Vec<i32> {
+            let entries = fs::read_dir(format!("{home}/{folder}")).into_iter().flatten().flatten();
+            entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+        };
+
+        let link = |fd: &i32| fs::read_link(format!("{home}/fd/{fd}")).ok();
+        let fds: BTreeMap<i32, String> = numbers("fd")
+            .into_iter()
+            .filter_map(|fd| Some((fd, link(&fd)?.to_string_lossy().into_owned())))
+            .collect();
+        let leaks = |fd: i32| {
+            let info = text(&format!("fdinfo/{fd}"));
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+            let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
+            fd > 2 && flags.is_some_and(|flags| flags & 0o2_000_000 == 0)
+        };
+        let leaky = fds.iter().filter(|(fd, _)| leaks(**fd)).map(|(fd, what)| (*fd, what.clone())).collect();
+
+        let threads = numbers("task");
+        let mut names: Vec<String> =
+            threads.iter().map(|thread| text(&format!("task/{thread}/comm")).trim_end().to_owned()).collect();
+        names.sort();
+        let environ = fs::read(format!("{home}/environ")).unwrap_or_default();
+        let of_user = |pair: &&[u8]| !pair.is_empty() && !pair.starts_with(b"HEIRLOOM_");
+        let mut environ: Vec<Vec<u8>> =
+            environ.split(|&byte| byte == 0).filter(of_user).map(<[u8]>::to_vec).collect();
+        environ.sort();
+
+        let listening = listening(pid);
+        let listeners =
+            fds.values().filter_map(|what| inode(what)).filter(|inode| listening.contains(inode)).collect();
+
+        let resident = text("status");
+        let resident = resident.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split(' ').rev().nth(1));
+        Facts {
+            leaky,
+            threads: names,
+            environ,
+            listeners,
+            resident_kib: resident.and_then(|kib| kib.trim().parse().ok()).unwrap_or(0),
+            zombies: zombies_of(pid),
+            fds,
+        }
+    }
+
+    /// What the descriptors are, without which one it is: equal for generations that leak nothing.
+    pub fn kinds_of_fds(&self) -> Vec<String> {
+        let kind = |what: &String| what.split_once(":[").map_or(what.as_str(), |(kind, _)| kind).to_owned();
+        let mut kinds: Vec<String> = self.fds.values().map(kind).collect();
+        kinds.sort();
+        kinds
+    }
+}
+
+/// What an epoll instance watches.
+fn targets(fdinfo: &str) -> Vec<i32> {
+    let fd = |line: &str| line.strip_prefix("tfd:")?.split_whitespace().next()?.parse().ok();
+    fdinfo.lines().filter_map(fd).collect()
+}
+
+fn zombies_of(parent: Pid) -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_one = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(&format!("Z {parent} ")))
+    };
+    pids.filter(is_one).collect()
+}
+
+/// Whether `pid` waits on listeners, to accept.
+pub(crate) fn accepts(pid: Pid) -> bool {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let what = |path: &Path| Some(fs::read_link(path).ok()?.to_string_lossy().into_owned());
+    let listening = listening(pid);
+    let is_listener = |fd: &i32| {
+        let what = what(format!("/proc/{pid}/fd/{fd}").as_ref());
+        what.as_deref().and_then(inode).is_some_and(|inode| listening.contains(&inode))
+    };
+    let pollers = entries.filter(|fd| what(&fd.path()).is_some_and(|what| what == "anon_inode:[eventpoll]"));
+    let info =
+        |fd: DirEntry| fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", fd.file_name().to_string_lossy()));
+    pollers.filter_map(|fd| info(fd).ok()).any(|info| targets(&info).iter().any(is_listener))
+}
+
+/// Of a socket.
+fn inode(what: &str) -> Option<u64> {
+    what.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// Inodes of all sockets that listen where `pid` runs.
+fn listening(pid: Pid) -> BTreeSet<u64> {
+    let table = |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+    let (tcp, unix) = (table("tcp") + &table("tcp6"), table("unix"));
+    let field = |line: &str, n: usize| line.split_whitespace().nth(n).map(str::to_owned);
+    let of_tcp = tcp.lines().filter(|line| field(line, 3).as_deref() == Some("0A"));
+    let of_unix = unix.lines().filter(|line| field(line, 3).as_deref() == Some("00010000"));
+    let tcp_inodes = of_tcp.filter_map(|line| field(line, 9)?.parse().ok());
+    tcp_inodes.chain(of_unix.filter_map(|line| field(line, 6)?.parse().ok())).collect()
+}

@@ -1,0 +1,129 @@
+//! All processes of a server: the first generation, and those that its log tells of. Held by
+//! pidfds, so that no number is mistaken for a later process.
+
+use std::fs::{self, DirEntry};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+
+use crate::DEADLINE;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Status(i32),
+    Killed(Signal),
+    /// Its parent, another generation, knows.
+    Untold,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Family(Mutex<Vec<Member>>);
+
+#[derive(Debug)]
+struct Member {
+    pid: Pid,
+    /// None: it was gone before we looked.
+    pidfd: Option<OwnedFd>,
+    exit: Option<Exit>,
+}
+
+impl Family {
+    fn lock(&self) -> MutexGuard<'_, Vec<Member>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add(&self, pid: Pid) {
+        let mut members = self.lock();
+        if members.iter().all(|member| member.pid != pid) {
+            let raw = rustix::process::Pid::from_raw(pid.as_raw()).expect("a pid");
+            let pidfd = pidfd_open(raw, PidfdFlags::empty()).ok();
+            members.push(Member { pid, pidfd, exit: None });
+        }
+    }
+
+    /// Takes in whom a line of the log names: a generation names its child, and each program itself.
+    pub(crate) fn read(&self, line: &str) {
+        let words = ["as child ", "] pid "];
+        let pid = words.iter().find_map(|word| line.split_once(word)?.1.parse().ok());
+        if let Some(pid) = pid {
+            self.add(Pid::from_raw(pid));
+        }
+    }
+
+    pub(crate) fn signal(&self, pid: Pid, signal: Signal) {
+        let members = self.lock();
+        let member = members.iter().find(|member| member.pid == pid).expect("a known process");
+        let raw = rustix::process::Signal::from_named_raw(signal as i32).expect("a signal");
+        if let Some(pidfd) = &member.pidfd {
+            // It may be gone; the test will see.
+            let _ = pidfd_send_signal(pidfd, raw);
+        }
+    }
+
+    /// How `pid` ended; None at the deadline.
+    pub(crate) fn wait_exit(&self, pid: Pid) -> Option<Exit> {
+        let pidfd = {
+            let members = self.lock();
+            let member = members.iter().find(|member| member.pid == pid).expect("a known process");
+            match (member.exit, &member.pidfd) {
+                (Some(exit), _) => return Some(exit),
+                (None, Some(pidfd)) => pidfd.try_clone().expect("a descriptor"),
+                (None, None) => return Some(Exit::Untold),
+            }
+        };
+        if !ends_within(&pidfd, DEADLINE.as_millis()) {
+            return None;
+        }
+        // Orphans come to us (see Proc), so we learn the end of all but those whose parent lives.
+        let exit = match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(_, status)) => Exit::Status(status),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Killed(signal),
+            _ => Exit::Untold,
+        };
+        let mut members = self.lock();
+        let member = members.iter_mut().find(|member| member.pid == pid).expect("a known process");
+        Some(*member.exit.get_or_insert(exit))
+    }
+
+    /// Who has not ended.
+    pub(crate) fn alive(&self) -> Vec<Pid> {
+        let lives = |member: &&Member| member.pidfd.as_ref().is_some_and(|fd| !ends_within(fd, 0));
+        self.lock().iter().filter(lives).map(|member| member.pid).collect()
+    }
+
+    pub(crate) fn pids(&self) -> Vec<Pid> {
+        self.lock().iter().map(|member| member.pid).collect()
+    }
+
+    /// For a test that has failed.
+    pub(crate) fn print_states(&self) {
+        for pid in self.pids() {
+            let alive = self.alive().contains(&pid);
+            let exit = if alive { None } else { self.wait_exit(pid) };
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+            let stat = |thread: DirEntry| fs::read_to_string(thread.path().join("stat")).ok();
+            let state = |stat: String| stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+            let states: String = threads.filter_map(stat).filter_map(state).collect();
+            eprintln!("| {pid}: {exit:?}, its threads: {states:?}");
+        }
+    }
+
+    pub(crate) fn kill(&self) {
+        for pid in self.alive() {
+            self.signal(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+/// Whether the process of `pidfd` is gone or goes in time.
+fn ends_within(pidfd: &OwnedFd, milliseconds: u128) -> bool {
+    let timeout = PollTimeout::try_from(milliseconds).expect("a short time");
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, timeout).is_ok_and(|ready| ready > 0)
+}

@@ -1,0 +1,89 @@
+//! What the processes of a test have written, line by line, and the waiting for it.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::{DEADLINE, beside};
+
+/// Lines of all generations, in the order in which they were written.
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    written: Mutex<Written>,
+    news: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Written {
+    lines: Vec<String>,
+    /// Nobody is left who could write.
+    ended: bool,
+}
+
+impl Journal {
+    /// Reads `from` to its end. `note` sees each line before anybody can wait for it.
+    pub(crate) fn of(from: OwnedFd, mut note: impl FnMut(&str) + Send + 'static) -> Arc<Journal> {
+        let journal = Arc::new(Journal::default());
+        let writer = Arc::clone(&journal);
+        beside("journal", move || {
+            for line in BufReader::new(File::from(from)).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                note(&line);
+                writer.lock().lines.push(line);
+                writer.news.notify_all();
+            }
+            writer.lock().ended = true;
+            writer.news.notify_all();
+        });
+        journal
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The `n`th line with `text`, counted from 1 and from the beginning. `*` in it stands for
+    /// anything.
+    #[track_caller]
+    pub(crate) fn wait_for_nth(&self, text: &str, n: usize) -> String {
+        let find = |lines: &[String]| lines.iter().filter(|line| has(line, text)).nth(n - 1).cloned();
+        self.wait(|lines, ended| find(lines).is_some() || ended);
+        match find(&self.lock().lines) {
+            Some(line) => line,
+            None => panic!("line {n} with {text:?} was not written within {DEADLINE:?}"),
+        }
+    }
+
+    /// Waits until everybody who could write is gone.
+    #[track_caller]
+    pub(crate) fn wait_end(&self) {
+        assert!(self.wait(|_, ended| ended), "somebody still writes after {DEADLINE:?}");
+    }
+
+    /// False at the deadline.
+    pub(crate) fn wait(&self, done: impl Fn(&[String], bool) -> bool) -> bool {
+        let deadline = Instant::now() + DEADLINE;
+        let mut written = self.lock();
+        while !done(&written.lines, written.ended) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            written = self.news.wait_timeout(written, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// All lines with `text` so far.
+    pub(crate) fn lines_with(&self, text: &str) -> Vec<String> {
+        self.lock().lines.iter().filter(|line| has(line, text)).cloned().collect()
+    }
+}
+
+fn has(line: &str, text: &str) -> bool {
+    let after = |rest: &str, part: &str| rest.find(part).map(|at| at + part.len());
+    let mut rest = line;
+    text.split('*').all(|part| after(rest, part).map(|at| rest = &rest[at..]).is_some())
+}

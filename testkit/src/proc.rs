@@ -1,0 +1,283 @@
+//! A server under test, with all its generations.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::fcntl::OFlag;
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, pipe2};
+
+use crate::facts::accepts;
+use crate::family::{Exit, Family};
+use crate::journal::Journal;
+use crate::{Addr, Client, DEADLINE, Facts, Outcome, until};
+
+/// A running server. Dropping it kills all its generations, awaits their end, and prints their log
+/// if the test has failed.
+#[derive(Debug)]
+pub struct Proc {
+    first: Pid,
+    newest: Mutex<Pid>,
+    family: Arc<Family>,
+    journal: Arc<Journal>,
+}
+
+impl Proc {
+    /// Starts `program` with `flags` on a free port of 127.0.0.1; it serves when this returns.
+    #[track_caller]
+    pub fn start(program: impl AsRef<OsStr>, flags: &[&str]) -> Proc {
+        let flags = [&["--listen", "127.0.0.1:0"], flags].concat();
+        Proc::start_as_said(program, &flags)
+    }
+
+    /// As `start`, with nothing added to `flags`.
+    #[track_caller]
+    pub fn start_as_said(program: impl AsRef<OsStr>, flags: &[impl AsRef<OsStr>]) -> Proc {
+        let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+        let errors = theirs.try_clone().expect("a descriptor");
+        let mut command = Command::new(program);
+        command.args(flags).stdin(Stdio::null()).stdout(theirs).stderr(errors).env("RUST_LOG", "info");
+        adopt_orphans();
+        let pid = command.spawn().expect("a program that starts").id();
+        // It has the pipe's other end, too, and would keep it open.
+        drop(command);
+        let first = Pid::from_raw(i32::try_from(pid).expect("a pid"));
+        let family = Arc::new(Family::default());
+        family.add(first);
+        let proc = Proc::of(first, family, ours);
+        proc.wait_for("serving as generation 1");
+        proc
+    }
+
+    /// A server that something else has started, and that writes to the other end of `log`.
+    #[track_caller]
+    pub(crate) fn started(log: OwnedFd) -> Proc {
+        let family = Arc::new(Family::default());
+        let mut proc = Proc::of(Pid::from_raw(0), family, log);
+        proc.wait_for("serving as generation 1");
+        proc.first = proc.family.pids()[0];
+        proc.newest = Mutex::new(proc.first);
+        proc
+    }
+
+    fn of(first: Pid, family: Arc<Family>, log: OwnedFd) -> Proc {
+        let reader = Arc::clone(&family);
+        let journal = Journal::of(log, move |line| reader.read(line));
+        Proc { first, newest: Mutex::new(first), family, journal }
+    }
+
+    /// The first generation.
+    pub fn pid(&self) -> Pid {
+        self.first
+    }
+
+    /// The generation that the last `handover` led to.
+    pub fn newest(&self) -> Pid {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the first generation listens, in the order of its flags.
+    pub fn addrs(&self) -> Vec<Addr> {
+        let mut addrs: Vec<Addr> = Vec::new();
+        for line in self.journal.lines_with("listening on ") {
+            let addr = Addr::from(line.split_once("listening on ").expect("as asked for").1);
+            if !addrs.contains(&addr) {
+                addrs.push(addr);
+            }
+        }
+        addrs
+    }
+
+    /// Its first listener.
+    pub fn addr(&self) -> Addr {
+        self.addrs().swap_remove(0)
+    }
+
+    /// A connection to its first listener.
+    pub fn client(&self) -> Client {
+        Client::to(&self.addr())
+    }
+
+    /// Asks on a connection of its own.
+    pub fn get(&self, path: &str) -> Outcome {
+        crate::get(&self.addr(), path)
+    }
+
+    /// The first line with `text`; `*` in it stands for anything.
+    #[track_caller]
+    pub fn wait_for(&self, text: &str) -> String {
+        self.wait_for_nth(text, 1)
+    }
+
+    /// The `n`th line with `text`, counted from 1 and from the beginning.
+    #[track_caller]
+    pub fn wait_for_nth(&self, text: &str, n: usize) -> String {
+        self.journal.wait_for_nth(text, n)
+    }
+
+    /// How many lines with `text` there are so far.
+    pub fn count(&self, text: &str) -> usize {
+        self.journal.lines_with(text).len()
+    }
+
+    /// Signals the newest generation.
+    pub fn signal(&self, signal: Signal) {
+        self.signal_to(self.newest(), signal);
+    }
+
+    pub fn signal_to(&self, pid: Pid, signal: Signal) {
+        self.family.signal(pid, signal);
+    }
+
+    /// HUP to the newest generation; gives the pid of the child that was started for it.
+    #[track_caller]
+    pub fn hup(&self) -> Pid {
+        let started = self.count(" as child ");
+        self.signal(Signal::SIGHUP);
+        self.child(started + 1)
+    }
+
+    /// The `n`th child that any generation has started.
+    #[track_caller]
+    pub fn child(&self, n: usize) -> Pid {
+        let line = self.wait_for_nth(" as child ", n);
+        let pid = line.rsplit(' ').next().and_then(|pid| pid.parse().ok());
+        Pid::from_raw(pid.expect("a pid at the line's end"))
+    }
+
+    /// HUP to the newest generation; the new one serves, on probation, when this returns.
+    #[track_caller]
+    pub fn hup_to_probation(&self) -> Pid {
+        let pid = self.hup();
+        self.wait_for(&format!("child {pid}: SERVING"));
+        self.paused(self.newest());
+        pid
+    }
+
+    /// HUP to the newest generation; the new one owns the service when this returns.
+    #[track_caller]
+    pub fn handover(&self) -> Pid {
+        let pid = self.hup();
+        self.committed(pid);
+        pid
+    }
+
+    /// Waits until `pid` owns the service.
+    #[track_caller]
+    pub fn committed(&self, pid: Pid) {
+        let said = self.wait_for(&format!("to child {pid}: COMMIT"));
+        let all = self.journal.lines_with("to child *: COMMIT");
+        let n = all.iter().position(|line| *line == said).expect("it was read") + 1;
+        let heard = self.wait_for_nth("handover: predecessor *: COMMIT", n);
+        let old = heard.rsplit_once(": COMMIT").and_then(|(head, _)| head.rsplit(' ').next()?.parse().ok());
+        self.paused(Pid::from_raw(old.expect("a pid")));
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = pid;
+    }
+
+    fn report(&self, pid: Pid) -> String {
+        let text = format!("] pid {pid} generation ");
+        let reports = self.count(&text);
+        self.signal_to(pid, Signal::SIGUSR1);
+        self.wait_for_nth(&text, reports + 1)
+    }
+
+    /// What `pid` says that it is doing, asked by USR1.
+    #[track_caller]
+    pub fn phase(&self, pid: Pid) -> String {
+        let report = self.report(pid);
+        let phase = report.split(": ").next().and_then(|head| head.rsplit("generation ").next());
+        phase.and_then(|phase| phase.split_once(' ')).expect("a report").1.to_owned()
+    }
+
+    /// Waits until `pid` accepts no more: what connects now goes to another generation.
+    #[track_caller]
+    pub fn paused(&self, pid: Pid) {
+        until("it accepts no more", || !accepts(pid));
+    }
+
+    /// Waits until so many requests are in flight in `pid`.
+    #[track_caller]
+    pub fn in_flight(&self, pid: Pid, requests: usize) {
+        let text = format!(": {requests} requests in flight");
+        until(&text, || self.report(pid).contains(&text));
+    }
+
+    /// Waits until so many connections are open in `pid`.
+    #[track_caller]
+    pub fn open(&self, pid: Pid, connections: usize) {
+        let text = format!(" {connections} connections open");
+        until(&text, || self.report(pid).contains(&text));
+    }
+
+    /// How `pid` ended.
+    #[track_caller]
+    pub fn wait_exit(&self, pid: Pid) -> Exit {
+        match self.family.wait_exit(pid) {
+            Some(exit) => exit,
+            None => panic!("{pid} still runs after {DEADLINE:?}"),
+        }
+    }
+
+    /// TERM to the newest generation, which ends well; then nothing is left of the server.
+    #[track_caller]
+    pub fn stop(&self) {
+        self.signal(Signal::SIGTERM);
+        assert!(matches!(self.wait_exit(self.newest()), Exit::Status(0) | Exit::Untold));
+        self.wait_gone();
+    }
+
+    /// Waits until no process has the log open any more.
+    #[track_caller]
+    pub fn wait_gone(&self) {
+        self.journal.wait_end();
+    }
+
+    /// Generations that still run.
+    pub fn alive(&self) -> Vec<Pid> {
+        self.family.alive()
+    }
+
+    /// What can be seen of `pid` from outside.
+    pub fn facts(&self, pid: Pid) -> Facts {
+        Facts::of(pid)
+    }
+
+    /// Without what only the kit has asked for.
+    fn print_log(&self) {
+        let asked = |line: &&String| !line.contains("SIGUSR1 from") && !is_report(line);
+        for line in self.journal.lines_with("").iter().filter(asked) {
+            eprintln!("| {line}");
+        }
+    }
+}
+
+fn is_report(line: &str) -> bool {
+    line.contains("] pid ") && line.contains(" generation ")
+}
+
+impl Drop for Proc {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_log();
+            self.family.print_states();
+        }
+        // A child whose name was not read before its parent died introduces itself.
+        let gone = self.journal.wait(|_, ended| {
+            self.family.kill();
+            ended
+        });
+        for pid in self.family.pids() {
+            let _ = self.family.wait_exit(pid);
+        }
+        assert!(gone || std::thread::panicking(), "a process of the server was not killed");
+    }
+}
+
+/// Makes this process the parent of all that its children leave behind, so that later generations
+/// are reaped, and their exit status is known, wherever the tests run.
+pub(crate) fn adopt_orphans() {
+    set_child_subreaper(true).expect("Linux");
+}

@@ -1,0 +1,114 @@
+//! An interactive shell on a terminal that can be closed under it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Child, Command, Stdio};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use tempfile::TempDir;
+
+use crate::proc::adopt_orphans;
+use crate::{Proc, until};
+
+/// Whether this host has no such program; says so, for a test that is skipped must not look passed.
+pub fn lacks(program: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+    let lacks = !found.is_ok_and(|output| output.status.success());
+    if lacks {
+        eprintln!("SKIPPED: this test needs {program}");
+    }
+    lacks
+}
+
+/// A shell that leads a session of its own. Dropping it closes its terminal.
+#[derive(Debug)]
+pub struct Shell {
+    terminal: Option<PtyMaster>,
+    shell: Child,
+    folder: TempDir,
+}
+
+impl Shell {
+    /// Starts `shell` with `args`; None where this host lacks something for it.
+    pub fn start(shell: &str, args: &[&str]) -> Option<Shell> {
+        if lacks(shell) || lacks("setsid") {
+            return None;
+        }
+        let terminal = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).expect("a terminal");
+        grantpt(&terminal).expect("a terminal");
+        unlockpt(&terminal).expect("a terminal");
+        let side = || -> File {
+            let flags = OFlag::O_NOCTTY.bits();
+            let name = ptsname_r(&terminal).expect("a terminal");
+            OpenOptions::new().read(true).write(true).custom_flags(flags).open(name).expect("a terminal")
+        };
+        adopt_orphans();
+        let shell = Command::new("setsid")
+            .args(["--ctty", shell])
+            .args(args)
+            .env("RUST_LOG", "info")
+            .env("HISTFILE", "/dev/null")
+            .env_remove("ENV")
+            .stdin(Stdio::from(side()))
+            .stdout(Stdio::from(side()))
+            .stderr(Stdio::from(side()))
+            .spawn()
+            .expect("setsid");
+        let folder = tempfile::tempdir().expect("a folder");
+        Some(Shell { terminal: Some(terminal), shell, folder })
+    }
+
+    /// Types the line `{before} PROGRAM --listen 127.0.0.1:0 {after}`, its output going to us.
+    #[track_caller]
+    pub fn serve(&mut self, before: &str, program: &str, after: &str) -> Proc {
+        let pipe = self.folder.path().join("log");
+        mkfifo(&pipe, Mode::S_IRWXU).expect("a named pipe");
+        let flags = OFlag::O_NONBLOCK.bits();
+        let ours = OpenOptions::new().read(true).custom_flags(flags).open(&pipe).expect("a named pipe");
+        // Until the server has it open, too: a pipe that nobody writes to is at its end.
+        let writer = OpenOptions::new().write(true).open(&pipe).expect("a named pipe");
+        fcntl(&ours, FcntlArg::F_SETFL(OFlag::empty())).expect("a named pipe");
+        let pipe = pipe.display();
+        self.type_in(&format!("{before} '{program}' --listen 127.0.0.1:0 >'{pipe}' 2>&1 {after}\n"));
+        let proc = Proc::started(OwnedFd::from(ours));
+        drop(writer);
+        proc
+    }
+
+    /// Types `text`.
+    #[track_caller]
+    pub fn type_in(&mut self, text: &str) {
+        let terminal = self.terminal.as_mut().expect("an open terminal");
+        terminal.write_all(text.as_bytes()).expect("a terminal");
+    }
+
+    /// Closes the terminal, as when its window is closed or its connection breaks.
+    pub fn close_terminal(&mut self) {
+        self.terminal = None;
+    }
+
+    /// Waits until the shell has ended, as it does without its terminal.
+    #[track_caller]
+    pub fn wait(&mut self) {
+        until("the shell has ended", || self.shell.try_wait().is_ok_and(|exit| exit.is_some()));
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        if let (true, Some(mut terminal)) = (std::thread::panicking(), self.terminal.take()) {
+            let _ = fcntl(&terminal, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+            let mut shown = vec![0; 4096];
+            let n = terminal.read(&mut shown).unwrap_or(0);
+            eprintln!("| terminal: {}", String::from_utf8_lossy(&shown[..n]));
+        }
+        self.close_terminal();
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
+}

@@ -1,0 +1,80 @@
+//! A successor may have other listeners than its predecessor: the next release's own flags decide.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use tempfile::TempDir;
+use testkit::{Addr, End, Exit, Outcome, Proc, get};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
+
+/// A server with a second listener, whose successor is started with `flags` instead.
+fn server(flags: &str) -> (Proc, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    symlink(PROGRAM, at("program")).unwrap();
+    let second = at("second");
+    let listen = ["--unix", second.to_str().unwrap(), "--probation-ms", "1500"];
+    let server = Proc::start(at("program"), &listen);
+    let script = format!("#!/bin/sh\nexec {PROGRAM} --probation-ms 1500 {flags}\n");
+    fs::write(at("next"), script).unwrap();
+    fs::set_permissions(at("next"), Permissions::from_mode(0o755)).unwrap();
+    fs::rename(at("next"), at("program")).unwrap();
+    (server, folder)
+}
+
+fn second(folder: &Path) -> Addr {
+    Addr::Unix(folder.join("second"))
+}
+
+#[test]
+fn what_it_does_not_adopt_is_stopped_and_what_is_new_is_bound() {
+    let (server, folder) = server("--listen 127.0.0.1:0 --listen 127.0.0.2:0");
+    let (old, second) = (server.pid(), second(folder.path()));
+    let mut begun = testkit::Client::to(&second);
+    begun.ask("/sleep/4000");
+    server.in_flight(old, 1);
+    let mut idle = testkit::Client::to(&second);
+    idle.get("/ok").ok();
+
+    let new = server.hup();
+    server.wait_for(&format!("child {new}: SERVING"));
+    assert_eq!(get(&second, "/pid").ok().number(), old.as_raw(), "in probation");
+    server.committed(new);
+    server.wait_for("idle ones are kept for");
+    assert_eq!(get(&second, "/pid"), Outcome::Refused);
+    assert!(!folder.path().join("second").exists());
+    assert!(idle.get("/ok").ok().closes());
+    assert_eq!(idle.end(), End::Fin);
+    assert_eq!(begun.answer().ok().text(), "ok\n");
+    drop((begun, idle));
+    assert_eq!(server.wait_exit(old), Exit::Status(0));
+
+    for addr in [&server.addrs()[0], &server.addrs()[2]] {
+        assert_eq!(get(addr, "/pid").ok().number(), new.as_raw());
+    }
+}
+
+#[test]
+fn what_it_does_not_adopt_comes_back_with_a_rollback() {
+    let (server, folder) = server("--listen 127.0.0.1:0 --listen 127.0.0.2:0 --probation-ms 60000");
+    let new = server.hup();
+    server.wait_for(&format!("child {new}: SERVING"));
+    server.signal_to(new, testkit::Signal::SIGKILL);
+    server.wait_exit(new);
+    assert_eq!(server.get("/pid").ok().number(), server.pid().as_raw());
+    assert_eq!(get(&second(folder.path()), "/pid").ok().number(), server.pid().as_raw());
+}
+
+#[test]
+fn one_that_can_not_bind_says_why_and_is_not_served_by() {
+    let (server, folder) = server("--listen 127.0.0.1:0 --unix /no/such/folder/socket");
+    let new = server.hup();
+    let line = server.wait_for(&format!("child {new}: FAILED"));
+    assert!(line.contains("/no/such/folder/socket"), "{line}");
+    server.wait_exit(new);
+    assert_eq!(server.get("/pid").ok().number(), server.pid().as_raw());
+    assert_eq!(get(&second(folder.path()), "/pid").ok().number(), server.pid().as_raw());
+    assert_eq!(server.alive(), [server.pid()]);
+}

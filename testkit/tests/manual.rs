@@ -1,0 +1,58 @@
+//! The manual test of README, by machine: `slow_ok`, two requests, `kill -HUP`.
+
+use testkit::{Exit, Signal, slow_ok};
+
+#[test]
+fn the_old_process_finishes_what_it_began_while_the_new_one_takes_what_comes() {
+    let server = slow_ok!(4);
+    let old = server.pid();
+    let mut begun = [server.client(), server.client()];
+    begun.iter_mut().for_each(|client| client.ask("/ok"));
+    server.wait_for_nth(&format!("{old} handling request 1"), 2);
+
+    let new = server.hup();
+    server.wait_for(&format!("SIGHUP from pid {} (", std::process::id()));
+    server.wait_for(&format!("child {new}: PREPARED adopted=127.0.0.1:0"));
+    server.wait_for(&format!("to child {new}: GO"));
+    server.wait_for(&format!("child {new}: SERVING"));
+    server.paused(old);
+    let mut third = server.client();
+    third.ask("/ok");
+    server.wait_for(&format!("{new} handling request 1"));
+
+    server.wait_for(&format!("child {new}: STILL-GOOD"));
+    server.wait_for(&format!("to child {new}: COMMIT"));
+    server.wait_for(&format!("draining (handed over to {new}): 2 requests in flight"));
+    for client in &mut begun {
+        let response = client.answer().ok();
+        assert_eq!((response.status, response.text()), (200, "ok\n"));
+    }
+    assert_eq!(third.answer().ok().text(), "ok\n");
+    drop((begun, third));
+
+    assert_eq!(server.wait_exit(old), Exit::Status(0));
+    assert_eq!(server.alive(), [new]);
+    assert_eq!(server.count(&format!("{old} handling request 4")), 2);
+    assert_eq!(server.count(&format!("{new} handling request 4")), 1);
+}
+
+#[test]
+fn five_generations_in_a_row_leave_one_process_each_time() {
+    let server = slow_ok!(1);
+    for generation in 2..=6 {
+        let old = server.newest();
+        let mut client = server.client();
+        client.ask("/ok");
+        server.wait_for(&format!("{old} handling request 1"));
+
+        let new = server.handover();
+        server.wait_for(&format!("serving as generation {generation}"));
+        assert_eq!(client.answer().ok().text(), "ok\n");
+        drop(client);
+        assert_eq!(server.wait_exit(old), Exit::Status(0));
+        assert_eq!(server.alive(), [new]);
+    }
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(server.newest()), Exit::Status(0));
+    server.wait_gone();
+}

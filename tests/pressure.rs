@@ -1,0 +1,704 @@
+//! What bounds a server holds: counts, sizes and durations; and what holds it together: starting,
+//! counting and stopping.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use heirloom::prelude::*;
+use heirloom::{CloseReason, Limits, Phase, Timeouts};
+
+use support::*;
+
+const BRIEF: Duration = Duration::from_millis(250);
+
+fn with_timeouts(timeouts: Timeouts) -> Fixture {
+    Fixture::with(|server| server.timeouts(timeouts))
+}
+
+fn with_limits(limits: Limits) -> Fixture {
+    Fixture::with(|server| server.limits(limits))
+}
+
+#[track_caller]
+fn expect_last(client: &mut Client, status: u16) -> Reply {
+    let reply = client.reply();
+    assert_eq!((reply.status, reply.closes()), (status, true), "{reply:?}");
+    client.expect_fin();
+    reply
+}
+
+// Counts.
+
+#[test]
+fn the_connection_limit_pushes_back() {
+    let fixture = with_limits(Limits { connections: 4, ..Limits::default() });
+    let mut clients: Vec<Client> = (0..4).map(|_| fixture.client()).collect();
+    clients.iter_mut().for_each(Client::expect_kept);
+    let mut fifth = fixture.client();
+    fifth.send(get("/"));
+    clients.iter_mut().for_each(Client::expect_kept);
+    fifth.expect_silence();
+    assert_eq!((fixture.stats().open, fixture.stats().accepted), (4, 4));
+    drop(clients.pop());
+    assert_eq!(fifth.reply().said(), "200 Hello, World!");
+    // And once more, by a close that the server decides.
+    let mut sixth = fixture.client();
+    sixth.send(get("/"));
+    fifth.send(get("/close"));
+    expect_last(&mut fifth, 200);
+    assert_eq!(sixth.reply().said(), "200 Hello, World!");
+}
+
+#[test]
+fn a_stop_serves_who_waits_at_the_connection_limit() {
+    let fixture = with_limits(Limits { connections: 1, ..Limits::default() });
+    let mut first = fixture.client();
+    first.send(get("/wait"));
+    fixture.gate().wait_for(1);
+    let mut second = fixture.client();
+    second.send(get("/"));
+    let handle = fixture.running().handle().clone();
+    let gate = fixture.gate().clone();
+    let stopping = spawn(move || fixture.into_running().stop());
+    assert!(handle.wait_draining(DEADLINE));
+    gate.open();
+    assert_eq!(first.reply().said(), "200 waited");
+    assert_eq!(second.reply().said(), "200 Hello, World!");
+    drop((first, second));
+    stopping.join().unwrap().unwrap();
+}
+
+#[test]
+fn the_request_limit_is_announced() {
+    let fixture = with_limits(Limits { requests_per_connection: 3, ..Limits::default() });
+    for pipelined in [false, true] {
+        let mut client = fixture.client();
+        if pipelined {
+            client.send(get("/").repeat(5));
+        }
+        for n in 1..=3 {
+            if !pipelined {
+                client.send(get("/"));
+            }
+            assert_eq!(client.reply().closes(), n == 3, "response {n}");
+        }
+        client.expect_fin();
+    }
+    fixture.expect_closes(CloseReason::RequestLimit, 2);
+}
+
+#[test]
+fn uploads_take_no_more_than_their_share() {
+    let fixture = Fixture::with(|server| server.workers(2));
+    let mut first = fixture.client();
+    first.send(post("/discard/wait", b"x"));
+    fixture.gate().wait_for(1);
+    let mut second = fixture.client();
+    second.send(post("/discard/wait", b"x"));
+    let mut others: Vec<Client> = (0..3).map(|_| fixture.client()).collect();
+    others.iter_mut().for_each(Client::expect_kept);
+    assert_eq!(fixture.gate().came(), 1);
+    fixture.gate().open();
+    assert_eq!(first.reply().said(), "200 ok");
+    assert_eq!(second.reply().said(), "200 ok");
+}
+
+// Durations.
+
+/// Sends a byte every 20 ms until dropped, or until the server does not take it.
+struct Trickle {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Trickle {
+    fn of(client: &Client, byte: u8) -> Trickle {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (mut writer, stopped) = (client.twin(), Arc::clone(&stop));
+        let thread = spawn(move || {
+            while !stopped.load(Ordering::Relaxed) && writer.try_send([byte]).is_ok() {
+                let_pass(Duration::from_millis(20));
+            }
+        });
+        Trickle { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Trickle {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+#[test]
+fn a_slow_head_is_refused() {
+    let fixture = with_timeouts(Timeouts { head: BRIEF, ..quick() });
+    let mut client = fixture.client();
+    client.send("GET / HTTP/1.1\r\nHo");
+    expect_last(&mut client, 408);
+    // However steadily it comes.
+    let mut client = fixture.client();
+    client.send("GET /");
+    let trickle = Trickle::of(&client, b'a');
+    expect_last(&mut client, 408);
+    drop(trickle);
+    // On a kept connection the clock starts with the first byte.
+    let mut client = fixture.client();
+    client.expect_kept();
+    let_pass(2 * BRIEF);
+    client.expect_kept();
+    client.send("G");
+    expect_last(&mut client, 408);
+    drop(client);
+    fixture.expect_closes(CloseReason::HeadTimeout, 3);
+}
+
+#[test]
+fn idle_connections_are_closed() {
+    let fixture = with_timeouts(Timeouts { idle: BRIEF, ..quick() });
+    let mut fresh = fixture.client();
+    let mut used = fixture.client();
+    used.expect_kept();
+    fresh.expect_fin();
+    used.expect_fin();
+    fixture.expect_closes(CloseReason::Idle, 2);
+    // One that is answered is not idle.
+    let mut client = fixture.client();
+    client.send(get("/wait"));
+    fixture.gate().wait_for(1);
+    let_pass(3 * BRIEF);
+    fixture.gate().open();
+    assert_eq!(client.reply().said(), "200 waited");
+}
+
+#[test]
+fn a_body_that_stalls_is_refused() {
+    let fixture = with_timeouts(Timeouts { body_stall: BRIEF, ..quick() });
+    for request in [post("/echo", &[b'x'; 100]), post_chunked("/echo", &[&[b'x'; 100]])] {
+        let mut client = fixture.client();
+        client.send(&request[..request.len() - 50]);
+        expect_last(&mut client, 408);
+    }
+    fixture.expect_closes(CloseReason::BodyTimeout, 2);
+    // What the handler did not want has its answer already.
+    let mut client = fixture.client();
+    let request = post("/discard", &[b'x'; 100]);
+    client.send(&request[..request.len() - 50]);
+    assert_eq!(client.reply().said(), "200 ok");
+    client.expect_fin();
+    fixture.expect_closes(CloseReason::BodyUnread, 1);
+}
+
+#[test]
+fn a_streamed_body_that_stalls_frees_its_worker() {
+    let fixture =
+        Fixture::with(|server| server.workers(1).timeouts(Timeouts { body_stall: BRIEF, ..quick() }));
+    let request = post("/count", &[b'x'; 100]);
+    let mut client = fixture.client();
+    client.send(&request[..request.len() - 50]);
+    assert_eq!(client.reply().status, 500);
+    fixture.client().expect_kept();
+    client.expect_fin();
+}
+
+#[test]
+fn a_response_that_is_not_taken_is_cut() {
+    let fixture = with_timeouts(Timeouts { response_stall: BRIEF, ..quick() });
+    for (path, n) in [("/big/100000000", 1), ("/zeros/50000000", 2), ("/stream/100000000", 3)] {
+        let mut client = Client::narrow(fixture.address());
+        client.send(get(path));
+        fixture.expect_closes(CloseReason::ResponseTimeout, n);
+        assert!(matches!(client.reply().trailing, How::Cut(_)), "{path}");
+    }
+}
+
+/// Only a reset tells a client of 1.0 that the end is not the end.
+#[test]
+fn a_response_without_framing_that_is_not_taken_is_reset() {
+    let fixture = with_timeouts(Timeouts { response_stall: BRIEF, ..quick() });
+    let mut client = Client::narrow(fixture.address());
+    client.send("GET /stream/100000000 HTTP/1.0\r\n\r\n");
+    fixture.expect_closes(CloseReason::ResponseTimeout, 1);
+    match client.try_reply_to("GET") {
+        Ok(reply) => assert_eq!(reply.trailing, How::Cut(End::Reset)),
+        Err(end) => assert_eq!(end, End::Reset),
+    }
+}
+
+/// Slow, but never without taking something for as long as the limit.
+#[test]
+fn a_slow_and_steady_reader_is_served() {
+    const LEN: usize = 30 << 20;
+    let fixture = with_timeouts(Timeouts { response_stall: Duration::from_secs(2), ..quick() });
+    for path in ["/zeros", "/big"] {
+        let mut client = Client::with_buffer(fixture.address(), 256 << 10);
+        client.send(get(&format!("{path}/{LEN}")));
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(4) {
+            let mut sipped = 0;
+            while sipped < 300 << 10 {
+                sipped += client.sip(64 << 10);
+            }
+            let_pass(Duration::from_millis(100));
+        }
+        let reply = client.reply();
+        assert_eq!((reply.body.len(), reply.trailing), (LEN, How::Length), "{path}");
+        client.expect_kept();
+    }
+}
+
+/// The time its source takes is not the client's.
+#[test]
+fn a_source_slower_than_the_limit_on_the_client() {
+    const LEN: usize = 20 << 20;
+    let stall = LATE - Duration::from_millis(500);
+    let fixture = with_timeouts(Timeouts { response_stall: stall, ..quick() });
+    let mut client = Client::with_buffer(fixture.address(), 256 << 10);
+    client.send(get(&format!("/late/{LEN}")));
+    // The head goes out before the source is asked.
+    client.sip(64 << 10);
+    client.sip(4);
+    let_pass(Duration::from_secs(1));
+    let reply = client.reply();
+    assert_eq!((reply.body.len(), reply.trailing), (LEN, How::Chunked));
+    client.expect_kept();
+}
+
+#[test]
+fn who_waits_too_long_for_a_worker_is_told_so() {
+    let fixture =
+        Fixture::with(|server| server.workers(1).timeouts(Timeouts { queue_wait: BRIEF, ..quick() }));
+    let mut first = fixture.client();
+    first.send(get("/wait"));
+    fixture.gate().wait_for(1);
+    let mut waiting: Vec<Client> = (0..5).map(|_| fixture.client()).collect();
+    waiting.iter_mut().for_each(|client| client.send(get("/")));
+    for client in &mut waiting {
+        let reply = expect_last(client, 503);
+        assert_eq!(reply.field("retry-after"), Some("1"));
+    }
+    fixture.gate().open();
+    assert_eq!(first.reply().said(), "200 waited");
+    first.expect_kept();
+    drop(waiting);
+    fixture.expect_closes(CloseReason::Overload, 5);
+    assert_eq!(fixture.stats().responses, [0, 2, 0, 0, 5]);
+}
+
+#[test]
+fn who_waits_too_long_for_a_share_is_told_so() {
+    let timeouts = Timeouts { queue_wait: BRIEF, ..quick() };
+    let fixture = Fixture::with(|server| server.workers(2).timeouts(timeouts));
+    let mut first = fixture.client();
+    first.send(post("/discard/wait", b"x"));
+    fixture.gate().wait_for(1);
+    let mut second = fixture.client();
+    second.send(post("/discard", b"x"));
+    expect_last(&mut second, 503);
+    fixture.client().expect_kept();
+    fixture.gate().open();
+    assert_eq!(first.reply().said(), "200 ok");
+    first.send(post("/discard", b"x"));
+    assert_eq!(first.reply().said(), "200 ok");
+}
+
+/// Who only leaves asks for nothing, and is no overload.
+#[test]
+fn who_leaves_while_all_workers_are_held_is_not_answered() {
+    let timeouts = Timeouts { queue_wait: BRIEF, ..quick() };
+    let fixture = Fixture::with(|server| server.workers(1).timeouts(timeouts));
+    let mut idle = fixture.client();
+    idle.expect_kept();
+    let mut first = fixture.client();
+    first.send(get("/wait"));
+    fixture.gate().wait_for(1);
+    drop(idle);
+    let_pass(4 * BRIEF);
+    fixture.gate().open();
+    assert_eq!(first.reply().said(), "200 waited");
+    eventually("it is closed", || fixture.stats().open == 1);
+    assert_eq!((fixture.closes(CloseReason::ClientClosed), fixture.stats().responses), (1, [0, 2, 0, 0, 0]));
+}
+
+/// What the user made is dropped where the user's code runs: the acceptor runs none of it.
+#[test]
+fn a_response_given_up_is_dropped_by_a_worker() {
+    struct Told(std::sync::mpsc::Sender<String>);
+
+    impl std::io::Read for Told {
+        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+            Ok(buf.len())
+        }
+    }
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _ = self.0.send(std::thread::current().name().unwrap_or("?").to_owned());
+        }
+    }
+
+    let (sender, dropped) = std::sync::mpsc::channel();
+    let sender = std::sync::Mutex::new(sender);
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let router = Router::new()
+        .get("/told", move |_: Request| Body::from_reader(Told(sender.lock().unwrap().clone())))
+        .get("/wait", move |_: Request| wait.pass());
+    let timeouts = Timeouts { queue_wait: BRIEF, ..quick() };
+    let running = Server::new(router).listen("127.0.0.1:0").workers(1).timeouts(timeouts).spawn().unwrap();
+    let mut reader = Client::with_buffer(running.addresses()[0], 256 << 10);
+    reader.send(get("/told"));
+    reader.sip(1 << 20);
+    let mut holder = Client::to(running.addresses()[0]);
+    holder.send(get("/wait"));
+    gate.wait_for(1);
+    // It takes more, and no worker is there to go on: given up after the queue's limit.
+    assert!(matches!(reader.reply().trailing, How::Cut(_)));
+    gate.open();
+    let place = dropped.recv_timeout(DEADLINE).unwrap();
+    assert!(place.starts_with("heirloom-worker"), "dropped by {place}");
+}
+
+#[test]
+fn a_client_that_pipelines_without_end_is_one_of_many() {
+    let fixture = Fixture::with(|server| server.workers(1));
+    let mut greedy = fixture.client();
+    let mut writer = greedy.twin();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let requests = get("/").repeat(100);
+    let writer = spawn(move || {
+        let mut sent = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            writer.send(&requests);
+            sent += 100;
+        }
+        writer.half_close();
+        sent
+    });
+    let reader = spawn(move || {
+        let mut replies = 0;
+        while let Ok(reply) = greedy.try_reply_to("GET") {
+            assert_eq!(reply.said(), "200 Hello, World!");
+            replies += 1;
+        }
+        greedy.expect_fin();
+        replies
+    });
+    for _ in 0..50 {
+        fixture.client().expect_kept();
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert_eq!(writer.join().unwrap(), reader.join().unwrap());
+}
+
+/// After its last words a connection ends, whatever the client goes on to say.
+#[test]
+fn a_lingering_close_has_an_end() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client();
+    client.send("GET / HTTP/1.1\r\n\r\n");
+    expect_last(&mut client, 400);
+    let _trickle = Trickle::of(&client, b'x');
+    eventually("it is closed", || fixture.stats().open == 0);
+}
+
+/// Half heads, half bodies, and responses nobody reads: none of them is a worker's business.
+#[test]
+fn slow_clients_hold_no_worker() {
+    let fixture = Fixture::with(|server| server.workers(1));
+    let mut slow = Vec::new();
+    for n in 0..50 {
+        let mut client = Client::narrow(fixture.address());
+        match n % 5 {
+            0 => client.send("GET / HTTP/1.1\r\nHos"),
+            1 => client.send(&post("/echo", &[b'x'; 70_000])[..60_000]),
+            2 => client.send(&post_chunked("/echo", &[&[b'x'; 100]])[..100]),
+            3 => client.send(get("/big/10000000")),
+            _ => client.send(get("/stream/100000000")),
+        }
+        slow.push(client);
+    }
+    for _ in 0..20 {
+        fixture.client().expect_kept();
+    }
+    eventually("all have begun", || fixture.stats().in_flight == 50);
+    fixture.client().expect_kept();
+    // And they are served as soon as they go on.
+    slow[0].send("t: h\r\n\r\n");
+    assert_eq!(slow[0].reply().said(), "200 Hello, World!");
+    slow[1].send([b'x'; 10_000 + 66]);
+    assert_eq!(slow[1].reply().status, 200);
+    assert_patterned(&slow[3].reply().body, 10_000_000);
+}
+
+#[test]
+fn operators_are_answered_while_all_workers_are_held() {
+    let fixture = Fixture::with(|server| server.workers(2).admin("127.0.0.1:0"));
+    let mut held: Vec<Client> = (0..3).map(|_| fixture.client()).collect();
+    held.iter_mut().for_each(|client| client.send(get("/wait")));
+    fixture.gate().wait_for(2);
+    eventually("the third waits", || fixture.stats().queued == 1);
+    let mut admin = Client::to(fixture.running().addresses()[1]);
+    assert_eq!(admin.get("/healthz").said(), "200 ok");
+    assert_eq!(admin.get("/readyz").said(), "200 serving");
+    let metrics = admin.get("/metrics").text();
+    for line in ["heirloom_requests_in_flight 3", "heirloom_connections_queued 1", "heirloom_workers 3"] {
+        assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
+    }
+    assert_eq!(admin.get("/status").status, 200);
+    assert_eq!(admin.get("/").status, 404);
+    fixture.gate().open();
+    for client in &mut held {
+        assert_eq!(client.reply().said(), "200 waited");
+    }
+}
+
+#[test]
+fn operators_are_answered_at_the_connection_limit() {
+    let limits = Limits { connections: 2, ..Limits::default() };
+    let fixture = Fixture::with(|server| server.limits(limits).admin("127.0.0.1:0"));
+    let mut held: Vec<Client> = (0..2).map(|_| fixture.client()).collect();
+    held.iter_mut().for_each(Client::expect_kept);
+    let mut admin = Client::to(fixture.running().addresses()[1]);
+    assert_eq!(admin.get("/healthz").said(), "200 ok");
+}
+
+// Counting.
+
+#[test]
+fn what_was_done_is_counted() {
+    let fixture =
+        Fixture::with(|server| server.limits(small_bodies()).timeouts(Timeouts { head: BRIEF, ..quick() }));
+    let done = |request: &[u8], replies: usize| {
+        let mut client = fixture.client();
+        client.send(request);
+        (0..replies).for_each(|_| drop(client.reply()));
+        client
+    };
+    let say = |line: &str| format!("{line}\r\nHost: h\r\n\r\n").into_bytes();
+    // Left by the client, between two requests.
+    drop(done(get("/").repeat(3).as_bytes(), 3));
+    drop(fixture.client());
+    done(b"GET / HTTP/1.0\r\n\r\n", 1).expect_fin();
+    done(b"GET / HTTP/1.1\r\n\r\n", 1).expect_fin();
+    done(b"GET /", 1).expect_fin();
+    done(&post("/nowhere", b"abc"), 1).expect_fin();
+    done(&say("GET /close HTTP/1.1"), 1).expect_fin();
+    done(&say("GET /fails/error HTTP/1.1"), 1).expect_fin();
+    done(&say("GET /detached HTTP/1.1"), 1).expect_fin();
+    drop(done(&[say("GET /panic HTTP/1.1"), say("GET /304 HTTP/1.1"), say("GET /no HTTP/1.1")].concat(), 3));
+    done(b"GET", 0).half_close();
+    eventually("all are closed", || fixture.stats().open == 0);
+
+    let stats = fixture.stats();
+    let closed = |reason| match reason {
+        CloseReason::ClientClosed => 3,
+        CloseReason::ClientAsked
+        | CloseReason::Refused
+        | CloseReason::HeadTimeout
+        | CloseReason::BodyUnread
+        | CloseReason::Response
+        | CloseReason::ResponseFailed
+        | CloseReason::Detached
+        | CloseReason::ClientCut => 1,
+        _ => 0,
+    };
+    for (reason, n) in &stats.closes {
+        assert_eq!(*n, closed(*reason), "{reason} of {:?}", stats.closes);
+    }
+    assert_eq!((stats.accepted, stats.requests, stats.panics), (11, 13, 1));
+    assert_eq!(stats.responses, [0, 7, 1, 4, 1]);
+    assert_eq!((stats.in_flight, stats.queued, stats.detached, stats.workers), (0, 0, 0, 4));
+    assert_eq!((stats.generation, stats.phase), (1, Phase::Serving));
+}
+
+// Starting and stopping.
+
+#[test]
+fn two_servers_in_one_process() {
+    let (one, two) = (Fixture::new(), Fixture::new());
+    let mut clients = [one.client(), two.client()];
+    clients.iter_mut().for_each(Client::expect_kept);
+    assert_ne!(one.address(), two.address());
+    one.stop().unwrap();
+    clients[0].expect_fin();
+    clients[1].expect_kept();
+    assert_eq!(two.stats().requests, 2);
+}
+
+#[test]
+fn one_handler_for_each_listener() {
+    let fixture = Fixture::with(|server| server.listen_with("127.0.0.1:0", |_: Request| "other\n"));
+    fixture.client().expect_kept();
+    let mut other = Client::to(fixture.running().addresses()[1]);
+    assert_eq!(other.get("/nowhere").said(), "200 other");
+}
+
+#[test]
+fn a_stop_finishes_what_was_begun() {
+    let fixture = Fixture::new();
+    let address = fixture.address();
+    let mut handled = fixture.client();
+    handled.send(get("/wait"));
+    let mut detached = fixture.client();
+    detached.send(get("/detached/wait"));
+    fixture.gate().wait_for(2);
+    let mut half = fixture.client();
+    let request = post("/echo", b"hello");
+    half.send(&request[..request.len() - 3]);
+    let mut reading = Client::narrow(address);
+    reading.send(get("/big/5000000"));
+    eventually("all have begun", || fixture.stats().in_flight == 4);
+    let mut idle = fixture.client();
+    idle.expect_kept();
+
+    let gate = fixture.gate().clone();
+    let handle = fixture.running().handle().clone();
+    let stopping = spawn(move || fixture.into_running().stop());
+    assert!(handle.wait_draining(DEADLINE));
+    idle.expect_fin();
+    eventually("nobody listens", || std::net::TcpStream::connect(address).is_err());
+    half.send(&request[request.len() - 3..]);
+    assert_eq!(expect_last(&mut half, 200).text(), "hello");
+    let reply = reading.reply();
+    assert_patterned(&reply.body, 5_000_000);
+    // Its head was out before the stop.
+    reading.expect_fin();
+    assert!(!stopping.is_finished());
+    gate.open();
+    assert_eq!(expect_last(&mut handled, 200).text(), "waited\n");
+    assert_eq!(detached.reply().text(), "one\ntwo\n");
+    stopping.join().unwrap().unwrap();
+    assert_eq!(handle.phase(), Phase::Exited);
+}
+
+#[test]
+fn a_stop_answers_what_is_pipelined() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client();
+    client.send([get("/wait"), get("/"), get("/bytes/5")].concat());
+    fixture.gate().wait_for(1);
+    let gate = fixture.gate().clone();
+    let handle = fixture.running().handle().clone();
+    let stopping = spawn(move || fixture.into_running().stop());
+    assert!(handle.wait_draining(DEADLINE));
+    gate.open();
+    assert_eq!((client.reply().said().as_str(), client.reply().status), ("200 waited", 200));
+    assert_eq!(expect_last(&mut client, 200).text(), "abcde");
+    stopping.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_stop_that_is_too_slow_cuts() {
+    let fixture = with_timeouts(Timeouts { drain: BRIEF, ..quick() });
+    let mut client = fixture.client();
+    client.send(get("/wait"));
+    fixture.gate().wait_for(1);
+    let gate = fixture.gate().clone();
+    let outcome = fixture.into_running().stop();
+    gate.open();
+    let error = outcome.unwrap_err();
+    assert!(error.is_cut(), "{error}");
+    assert_eq!(error.to_string(), "1 requests were cut at the end of the drain");
+}
+
+#[test]
+fn the_grace_serves_one_more() {
+    let fixture = with_timeouts(Timeouts { idle_grace: DEADLINE, ..quick() });
+    let mut client = fixture.client();
+    client.expect_kept();
+    let handle = fixture.running().handle().clone();
+    let stopping = spawn(move || fixture.into_running().stop());
+    assert!(handle.wait_draining(DEADLINE));
+    client.send(get("/"));
+    expect_last(&mut client, 200);
+    stopping.join().unwrap().unwrap();
+}
+
+fn hello() -> Server {
+    Server::new(|_: Request| "hello\n")
+}
+
+/// What is wrong, as whoever configured it reads it.
+#[track_caller]
+fn expect_error(server: Server, is_bind: bool, texts: &[&str]) {
+    let error = server.spawn().map(|running| running.addresses().to_vec()).unwrap_err();
+    assert_eq!(error.is_bind(), is_bind, "{error}");
+    assert_eq!(format!("{error:?}"), error.to_string());
+    for text in texts {
+        assert!(error.to_string().contains(text), "{text:?} in {error}");
+    }
+}
+
+#[test]
+fn what_can_not_be_meant() {
+    let any = "127.0.0.1:0";
+    expect_error(hello(), false, &["nothing to listen on", "Server::listen"]);
+    expect_error(hello().listen(any).workers(0), false, &["needs a worker", "Server::workers(0)"]);
+    let routes = || Router::new().get("/a/{x}", |_: Request| "").post("/a/{y}", |_: Request| "");
+    let names = ["/a/{x}", "/a/{y}", "GET", "POST", "conflicts"];
+    expect_error(Server::new(routes()).listen(any), false, &names);
+    expect_error(hello().listen_with(any, routes()), false, &names);
+    let twice = Router::new().get("/a", |_: Request| "").get("/a", |_: Request| "");
+    expect_error(Server::new(twice).listen(any), false, &["GET /a", "twice"]);
+    let failing = || hello().before_ready(|| Err("the cache is cold".to_owned()));
+    expect_error(failing().listen(any), false, &["before_ready", "the cache is cold"]);
+}
+
+#[test]
+fn what_can_not_be_bound() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let name = taken.local_addr().unwrap().to_string();
+    expect_error(hello().listen(&name), true, &[&name, "another process has it"]);
+    expect_error(hello().listen("127.0.0.1:0").listen(&name), true, &[&name]);
+    expect_error(hello().admin(&name), true, &[&name]);
+    for name in ["8001", "127.0.0.1", "127.0.0.1:", "127.0.0.1:99999", "a b:1", "", "http://h:80/"] {
+        expect_error(hello().listen(name), true, &[name, "ADDRESS:PORT", "unix:PATH"]);
+    }
+    expect_error(hello().listen("192.0.2.1:0"), true, &["192.0.2.1:0", "no such address"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = format!("unix:{}/missing/socket", folder.path().display());
+    expect_error(hello().listen(&path), true, &[&path, "No such file"]);
+    let long = format!("unix:{}/{}", folder.path().display(), "x".repeat(200));
+    expect_error(hello().listen(&long), true, &[&long]);
+    if nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: a port without permission, since root may bind all");
+    } else {
+        expect_error(hello().listen("127.0.0.1:1"), true, &["127.0.0.1:1", "CAP_NET_BIND_SERVICE"]);
+    }
+}
+
+#[test]
+fn a_unix_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let name = format!("unix:{}", path.display());
+    // In use; then left behind; then no socket at all.
+    let living = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    expect_error(hello().listen(&name), true, &[&name, "another process has it"]);
+    drop(living);
+    assert!(path.exists());
+    hello().listen(&name).spawn().unwrap().stop().unwrap();
+    assert!(!path.exists());
+    std::fs::write(&path, "precious").unwrap();
+    expect_error(hello().listen(&name), true, &[&name]);
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+}
+
+/// Dropping what failed half-way leaves nothing behind.
+#[test]
+fn a_server_that_fails_to_start_lets_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let name = format!("unix:{}", path.display());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = taken.local_addr().unwrap().to_string();
+    expect_error(hello().listen(&name).listen(&busy), true, &[&busy]);
+    hello().listen(&name).spawn().unwrap().stop().unwrap();
+}

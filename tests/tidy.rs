@@ -1,0 +1,426 @@
+//! What no compiler checks: the shape of the sources.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Which room may import which: imports point down. A room on no right side is for users only.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("prelude", &["body", "handle", "handler", "request", "response", "router", "server"]),
+    (
+        "server",
+        &[
+            "acceptor",
+            "admin",
+            "assembly",
+            "control",
+            "error",
+            "exchange",
+            "handle",
+            "handler",
+            "handover",
+            "http1",
+            "lifecycle",
+            "limits",
+            "listener",
+            "pace",
+            "pool",
+            "queue",
+            "signals",
+            "wait_group",
+        ],
+    ),
+    ("admin", &["body", "handle", "response", "router", "status"]),
+    ("handle", &["assembly", "control", "lifecycle", "phase", "status"]),
+    ("assembly", &["acceptor", "control", "exchange", "listener", "pool", "queue", "status", "wait_group"]),
+    ("control", &["error", "handover", "lifecycle", "phase", "signals"]),
+    (
+        "exchange",
+        &[
+            "acceptor",
+            "body",
+            "close_reason",
+            "connection",
+            "handler",
+            "http1",
+            "limits",
+            "pace",
+            "phase",
+            "queue",
+            "request",
+            "response",
+            "status",
+            "wait_group",
+        ],
+    ),
+    ("acceptor", &["close_reason", "connection", "listener", "origin", "phase", "queue", "slots", "status"]),
+    ("listener", &["connection", "error", "sys"]),
+    ("connection", &["close_reason", "origin", "slots", "wait_group"]),
+    ("router", &["body", "handler", "pace", "response"]),
+    ("request", &["body", "handler", "phase"]),
+    ("handler", &["body", "pace", "response"]),
+    ("response", &["body"]),
+    ("body", &["origin"]),
+    ("lifecycle", &["handover", "phase"]),
+    ("handover", &["error", "sys"]),
+    ("pool", &["queue"]),
+    ("status", &["close_reason", "phase"]),
+    ("signals", &["sys"]),
+    ("origin", &["phase"]),
+    ("http1", &["limits"]),
+    ("close_reason", &[]),
+    ("error", &[]),
+    ("limits", &[]),
+    ("pace", &[]),
+    ("phase", &[]),
+    ("queue", &[]),
+    ("slots", &[]),
+    ("sys", &[]),
+    ("wait_group", &[]),
+];
+
+/// These move connections and never know what is spoken on them.
+const DEAF: &[&str] = &["acceptor", "connection", "queue", "slots", "pool", "listener"];
+
+#[derive(Debug)]
+struct Source {
+    path: PathBuf,
+    /// The module right under the root that it is part of.
+    room: String,
+    /// Without tests, comments and the insides of strings.
+    code: String,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources() -> Vec<Source> {
+    let mut sources = Vec::new();
+    let mut folders = vec![root().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let relative = path.strip_prefix(root().join("src")).unwrap();
+                let first = relative.iter().next().unwrap().to_str().unwrap();
+                let room = first.trim_end_matches(".rs").to_owned();
+                sources.push(Source { room, code: code(&text), path });
+            }
+        }
+    }
+    // Files that are modules only of tests: `#[cfg(test)] mod x;` beside them.
+    let texts: Vec<(PathBuf, String)> =
+        sources.iter().map(|s| (s.path.clone(), fs::read_to_string(&s.path).unwrap())).collect();
+    let of_tests: BTreeSet<PathBuf> = texts.iter().flat_map(|(path, text)| test_files(path, text)).collect();
+    sources.retain(|source| !of_tests.contains(&source.path));
+    assert!(sources.len() > 20, "{} sources", sources.len());
+    sources
+}
+
+fn test_files(path: &Path, text: &str) -> Vec<PathBuf> {
+    let folder = match path.file_stem().and_then(|stem| stem.to_str()) {
+        Some("mod" | "lib") => path.parent().unwrap().to_owned(),
+        _ => path.with_extension(""),
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    let pairs = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]");
+    pairs
+        .filter_map(|pair| pair[1].strip_prefix("mod ")?.strip_suffix(';'))
+        .map(|name| folder.join(format!("{name}.rs")))
+        .collect()
+}
+
+/// Without `#[cfg(test)]` items, comments, and what strings and characters say.
+fn code(text: &str) -> String {
+    let mut out = String::new();
+    let mut lines = blanked(text).lines().map(str::to_owned).collect::<Vec<_>>().into_iter();
+    while let Some(line) = lines.next() {
+        if line.trim() != "#[cfg(test)]" {
+            out.push_str(&line);
+            out.push('\n');
+            continue;
+        }
+        // The item ends at the line that closes it, as indented as it began.
+        let indent = line.len() - line.trim_start().len();
+        for line in lines.by_ref() {
+            let is_end = line.len() > indent && line[indent..].starts_with('}');
+            if is_end || (line.ends_with(';') && line.len() - line.trim_start().len() == indent) {
+                break;
+            }
+        }
+    }
+    out
+}
+
+/// Comments gone, strings and characters emptied.
+fn blanked(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let skipped = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            rest.find("*/").map_or(rest.len(), |at| at + 2)
+        } else if let Some(hashes) = raw_string(rest) {
+            let end = format!("\"{}", "#".repeat(hashes));
+            let open = 2 + hashes;
+            rest[open..].find(&end).map_or(rest.len(), |at| open + at + end.len())
+        } else if c == '"' {
+            closing(rest, '"')
+        } else if c == '\'' && is_char(rest) {
+            closing(rest, '\'')
+        } else {
+            out.push(c);
+            rest = &rest[c.len_utf8()..];
+            continue;
+        };
+        // Lines stay lines.
+        out.extend(rest[..skipped].matches('\n').map(|_| '\n'));
+        if c != '/' {
+            out.push_str("\"\"");
+        }
+        rest = &rest[skipped..];
+    }
+    out
+}
+
+fn raw_string(rest: &str) -> Option<usize> {
+    let after = rest.strip_prefix('r')?;
+    let hashes = after.len() - after.trim_start_matches('#').len();
+    after[hashes..].starts_with('"').then_some(hashes)
+}
+
+/// And no lifetime.
+fn is_char(rest: &str) -> bool {
+    let mut chars = rest.chars().skip(1);
+    chars.next() == Some('\\') || chars.next() == Some('\'')
+}
+
+fn closing(rest: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, c) in rest.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            c if c == quote => return at + 1,
+            _ => {}
+        }
+    }
+    rest.len()
+}
+
+/// Words of the code, and where they start.
+fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        from += code[from..].find(is_word)?;
+        let len = code[from..].find(|c| !is_word(c)).unwrap_or(code.len() - from);
+        let word = (from, &code[from..from + len]);
+        from += len;
+        Some(word)
+    })
+}
+
+fn line_of(code: &str, at: usize) -> usize {
+    code[..at].matches('\n').count() + 1
+}
+
+/// The modules that come after `crate::`, alone or in braces.
+fn imports(code: &str, exported: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let after = &code[at + "crate::".len()..];
+        let names: Vec<&str> = match after.strip_prefix('{') {
+            Some(list) => {
+                let list = &list[..list.find('}').unwrap()];
+                list.split(',').map(|name| name.trim()).filter(|name| !name.is_empty()).collect()
+            }
+            None => vec![after],
+        };
+        for name in names {
+            let first = words(name).next().unwrap().1;
+            found.insert(exported.get(first).cloned().unwrap_or_else(|| first.to_owned()));
+        }
+    }
+    found
+}
+
+/// What lib.rs exports under a short name, and from where.
+fn exports(lib: &str) -> BTreeMap<String, String> {
+    let mut exported = BTreeMap::new();
+    for (at, _) in lib.match_indices("pub use ") {
+        let text = &lib[at + "pub use ".len()..];
+        let text = &text[..text.find(';').unwrap()];
+        let mut names = words(text).map(|(_, word)| word);
+        let room = names.next().unwrap().to_owned();
+        exported.extend(names.map(|name| (name.to_owned(), room.clone())));
+    }
+    for name in ["Request", "Response"] {
+        exported.insert(name.to_owned(), "body".to_owned());
+    }
+    exported
+}
+
+fn lib() -> String {
+    code(&fs::read_to_string(root().join("src/lib.rs")).unwrap())
+}
+
+#[test]
+fn every_room_is_in_the_table_and_none_twice() {
+    let lib = lib();
+    let words: Vec<&str> = words(&lib).map(|(_, word)| word).collect();
+    let rooms: BTreeSet<&str> = words.windows(2).filter(|w| w[0] == "mod").map(|w| w[1]).collect();
+    let table: BTreeSet<&str> = ARROWS.iter().map(|(room, _)| *room).collect();
+    assert_eq!(rooms, table);
+    assert_eq!(table.len(), ARROWS.len());
+    let unknown: Vec<_> = ARROWS.iter().flat_map(|(_, to)| *to).filter(|to| !table.contains(*to)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
+fn imports_are_as_in_the_table() {
+    let exported = exports(&lib());
+    let mut actual: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in sources().iter().filter(|source| source.room != "lib") {
+        let imports = imports(&source.code, &exported);
+        actual.entry(source.room.clone()).or_default().extend(imports);
+    }
+    for (room, allowed) in ARROWS {
+        let mut imports = actual.remove(*room).unwrap_or_default();
+        imports.remove(*room);
+        let allowed: BTreeSet<String> = allowed.iter().map(|room| (*room).to_owned()).collect();
+        let beyond: Vec<_> = imports.difference(&allowed).collect();
+        assert!(beyond.is_empty(), "{room} must not import {beyond:?}");
+        let unused: Vec<_> = allowed.difference(&imports).collect();
+        assert!(unused.is_empty(), "{room} does not import {unused:?} (any more): shorten its arrows");
+    }
+    assert!(actual.is_empty(), "not in the table: {actual:?}");
+}
+
+/// Arrows that go in a circle point nowhere.
+#[test]
+fn arrows_point_down() {
+    let mut left: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();
+    loop {
+        let placed: Vec<&str> = left
+            .iter()
+            .filter(|(_, to)| to.iter().all(|to| !left.contains_key(to)))
+            .map(|(r, _)| *r)
+            .collect();
+        if placed.is_empty() {
+            break;
+        }
+        left.retain(|room, _| !placed.contains(room));
+    }
+    assert!(left.is_empty(), "in a circle: {:?}", left.keys());
+    assert!(ARROWS.iter().all(|(room, to)| *room == "prelude" || !to.contains(&"server")));
+}
+
+#[test]
+fn who_moves_connections_does_not_know_http() {
+    let arrows: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();
+    for room in DEAF {
+        let to = arrows[room];
+        for deaf_to in ["http1", "handler", "exchange", "request", "response", "router", "body"] {
+            assert!(!to.contains(&deaf_to), "{room} -> {deaf_to}");
+        }
+    }
+    for source in sources().iter().filter(|source| DEAF.contains(&&*source.room)) {
+        let knows = words(&source.code).find(|(_, word)| matches!(*word, "http" | "httparse" | "http1"));
+        assert_eq!(knows, None, "{}", source.path.display());
+    }
+}
+
+#[track_caller]
+fn expect_only_in(rooms: &[&str], what: &str, found: impl Fn(&str) -> Option<usize>) {
+    for source in sources().iter().filter(|source| !rooms.contains(&&*source.room)) {
+        if let Some(at) = found(&source.code) {
+            panic!("{what} in {}:{}", source.path.display(), line_of(&source.code, at));
+        }
+    }
+    let used = sources().iter().any(|s| rooms.contains(&&*s.room) && found(&s.code).is_some());
+    assert!(used || rooms.is_empty(), "nobody has {what}: is the check blind?");
+}
+
+fn word(wanted: &'static str) -> impl Fn(&str) -> Option<usize> {
+    move |code| words(code).find(|(_, word)| *word == wanted).map(|(at, _)| at)
+}
+
+fn text(wanted: &'static str) -> impl Fn(&str) -> Option<usize> {
+    move |code| code.find(wanted)
+}
+
+#[test]
+fn one_place_for_each_power() {
+    expect_only_in(&["sys"], "unsafe", word("unsafe"));
+    expect_only_in(&["control", "lifecycle"], "a look at lifecycle actions", text("Action::"));
+    expect_only_in(&["acceptor"], "an accept on a listener", |code| {
+        code.match_indices(".accept()").map(|(at, _)| at).find(|at| !code[..*at].ends_with("service"))
+    });
+    expect_only_in(&["control"], "a change of the phase", text("phase.set("));
+    expect_only_in(&[], "a sleep", |code| {
+        words(code).find(|(at, word)| *word == "sleep" && code[..*at].ends_with("thread::")).map(|(at, _)| at)
+    });
+    expect_only_in(&[], "an exit", text("process::exit"));
+    expect_only_in(&[], "a thread without a name", text("thread::spawn"));
+}
+
+#[test]
+fn every_thread_has_a_name() {
+    let mut threads = 0;
+    for source in sources() {
+        for (at, _) in source.code.match_indices("thread::Builder::new()") {
+            threads += 1;
+            let after = source.code[at + "thread::Builder::new()".len()..].trim_start();
+            assert!(after.starts_with(".name("), "{}:{}", source.path.display(), line_of(&source.code, at));
+        }
+        let others = source.code.matches("Builder::new()").count();
+        assert_eq!(
+            others,
+            source.code.matches("thread::Builder::new()").count(),
+            "{}",
+            source.path.display()
+        );
+    }
+    assert!(threads >= 5, "{threads} threads: is the check blind?");
+}
+
+#[test]
+fn the_changelog_knows_this_version() {
+    let changelog = fs::read_to_string(root().join("CHANGELOG.md")).unwrap();
+    let heading = format!("## {}", env!("CARGO_PKG_VERSION"));
+    let known = changelog.lines().filter_map(|line| line.strip_prefix(&heading));
+    assert_eq!(known.filter(|rest| !rest.starts_with(|c: char| c.is_ascii_digit())).count(), 1, "{heading}");
+}
+
+#[test]
+fn no_test_sleeps() {
+    for entry in fs::read_dir(root().join("tests")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "rs") {
+            let code = code(&fs::read_to_string(&path).unwrap());
+            assert_eq!(words(&code).find(|(_, word)| *word == "sleep"), None, "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_check_can_see() {
+    let text = "use a; // unsafe\nlet s = \"unsafe \\\" {\"; let c = '\"'; fn f<'a>() {}\n/* x\n */ let r = r#\"un\"safe\"#;\n\
+                #[cfg(test)]\nmod tests {\n    unsafe {}\n}\nunsafe fn g() {}\n";
+    let code = code(text);
+    let unsafes: Vec<usize> = words(&code).filter(|(_, w)| *w == "unsafe").map(|(at, _)| at).collect();
+    assert_eq!(unsafes.len(), 1, "{code}");
+    assert!(code[unsafes[0]..].starts_with("unsafe fn g"));
+    let exported = exports("pub use body::{Body, Upgraded};\npub use error::Error;\n");
+    let found = imports(
+        "use crate::{Body, Request};\nuse crate::queue::{Look, Queue};\ncrate::Error::new()",
+        &exported,
+    );
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["body", "error", "queue"]);
+}
