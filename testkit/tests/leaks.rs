@@ -1,0 +1,47 @@
+//! Two hundred generations later everything is as it was in the beginning.
+
+use testkit::{Exit, Facts, kitchen_sink, until};
+
+#[test]
+fn two_hundred_generations_leak_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let server = kitchen_sink!("--probation-ms", "0", "--unix", path.to_str().unwrap(), "--workers", "4");
+    let named = |threads: &[String]| threads.iter().filter(|name| name.starts_with("heirloom-")).count() == 6;
+    until("every thread has its name", || named(&server.facts(server.pid()).threads));
+    let Facts { threads, fds, .. } = server.facts(server.pid());
+    let at_rest = fds.len();
+    // Without the connection that asked, and the channels of the predecessor.
+    let settled = || -> Facts {
+        server.get("/ok").ok();
+        let now = || server.facts(server.newest());
+        // A thread names itself once it runs.
+        until("a generation at rest", || now().fds.len() == at_rest && now().threads == threads);
+        now()
+    };
+    let server_started_with = server.facts(server.pid()).leaky;
+    let mut resident = Vec::new();
+    let mut second = None;
+    for generation in 2..=200 {
+        let old = server.newest();
+        server.handover();
+        assert_eq!(server.wait_exit(old), Exit::Status(0));
+        server.wait_for(&format!("predecessor {old} is gone"));
+        let now = settled();
+        let second = second.get_or_insert_with(|| settled());
+        // What whoever runs the tests left open is not ours.
+        assert_eq!(now.leaky, server_started_with, "generation {generation}");
+        assert_eq!(now.kinds_of_fds(), second.kinds_of_fds(), "generation {generation}: {:?}", now.fds);
+        assert_eq!(now.environ, second.environ, "generation {generation}");
+        assert_eq!(now.listeners, second.listeners, "generation {generation}");
+        assert_eq!(now.zombies, [], "generation {generation}");
+        resident.push(now.resident_kib);
+    }
+    assert_eq!(server.get("/generation").ok().text(), "200");
+    // No trend: the last fifty need no more than the first fifty did at most, but for the noise of
+    // an allocator.
+    let most = |part: &[u64]| part.iter().copied().max().unwrap();
+    let (early, late) = (most(&resident[..50]), most(&resident[resident.len() - 50..]));
+    assert!(late < early + early / 10, "{early} KiB at first, {late} KiB at last");
+    server.stop();
+}
