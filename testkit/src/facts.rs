@@ -1,8 +1,7 @@
 //! What /proc tells of a process.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirEntry};
-use std::path::Path;
+use std::fs;
 
 use nix::unistd::Pid;
 
@@ -32,16 +31,7 @@ impl Facts {
     pub(crate) fn of(pid: Pid) -> Facts {
         let home = format!("/proc/{pid}");
         let text = |file: &str| fs::read_to_string(format!("{home}/{file}")).unwrap_or_default();
-        let numbers = |folder: &str| -> Vec<i32> {
-            let entries = fs::read_dir(format!("{home}/{folder}")).into_iter().flatten().flatten();
-            entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-        };
-
-        let link = |fd: &i32| fs::read_link(format!("{home}/fd/{fd}")).ok();
-        let fds: BTreeMap<i32, String> = numbers("fd")
-            .into_iter()
-            .filter_map(|fd| Some((fd, link(&fd)?.to_string_lossy().into_owned())))
-            .collect();
+        let fds = descriptors(pid);
         let leaks = |fd: i32| {
             let info = text(&format!("fdinfo/{fd}"));
             let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
@@ -50,7 +40,7 @@ impl Facts {
         };
         let leaky = fds.iter().filter(|(fd, _)| leaks(**fd)).map(|(fd, what)| (*fd, what.clone())).collect();
 
-        let threads = numbers("task");
+        let threads = numbers(&format!("{home}/task"));
         let mut names: Vec<String> =
             threads.iter().map(|thread| text(&format!("task/{thread}/comm")).trim_end().to_owned()).collect();
         names.sort();
@@ -62,7 +52,7 @@ impl Facts {
 
         let listening = listening(pid);
         let listeners =
-            fds.values().filter_map(|what| inode(what)).filter(|inode| listening.contains(inode)).collect();
+            fds.values().filter_map(|what| inode(what)).filter(|n| listening.contains(n)).collect();
 
         let resident = text("status");
         let resident = resident.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split(' ').rev().nth(1));
@@ -93,28 +83,34 @@ fn targets(fdinfo: &str) -> Vec<i32> {
 }
 
 fn zombies_of(parent: Pid) -> Vec<i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let is_one = |pid: &i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(&format!("Z {parent} ")))
     };
-    pids.filter(is_one).collect()
+    numbers("/proc").into_iter().filter(is_one).collect()
 }
 
-/// Whether `pid` waits on listeners, to accept.
-pub(crate) fn accepts(pid: Pid) -> bool {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let what = |path: &Path| Some(fs::read_link(path).ok()?.to_string_lossy().into_owned());
-    let listening = listening(pid);
-    let is_listener = |fd: &i32| {
-        let what = what(format!("/proc/{pid}/fd/{fd}").as_ref());
-        what.as_deref().and_then(inode).is_some_and(|inode| listening.contains(&inode))
-    };
-    let pollers = entries.filter(|fd| what(&fd.path()).is_some_and(|what| what == "anon_inode:[eventpoll]"));
-    let info =
-        |fd: DirEntry| fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", fd.file_name().to_string_lossy()));
-    pollers.filter_map(|fd| info(fd).ok()).any(|info| targets(&info).iter().any(is_listener))
+/// Inodes of the sockets that `pid` waits on. This, and not the kernel's table of listeners, tells
+/// who accepts: that table also has all connections of the host, and takes seconds to read.
+pub(crate) fn polled_sockets(pid: Pid) -> BTreeSet<u64> {
+    let fds = descriptors(pid);
+    let pollers = fds.iter().filter(|(_, what)| *what == "anon_inode:[eventpoll]");
+    let info = |fd: &i32| fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
+    let targets = pollers.flat_map(|(fd, _)| targets(&info(fd)));
+    targets.filter_map(|fd| inode(fds.get(&fd)?)).collect()
+}
+
+/// What each descriptor of `pid` is.
+fn descriptors(pid: Pid) -> BTreeMap<i32, String> {
+    let link = |fd: i32| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
+    let what = |fd: i32| Some((fd, link(fd)?.to_string_lossy().into_owned()));
+    numbers(&format!("/proc/{pid}/fd")).into_iter().filter_map(what).collect()
+}
+
+/// Entries of a folder that are numbers.
+fn numbers(folder: &str) -> Vec<i32> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// Of a socket.

@@ -1,5 +1,6 @@
 //! A server under test, with all its generations.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
@@ -10,7 +11,7 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, pipe2};
 
-use crate::facts::accepts;
+use crate::facts::polled_sockets;
 use crate::family::{Exit, Family};
 use crate::journal::Journal;
 use crate::{Addr, Client, DEADLINE, Facts, Outcome, until};
@@ -23,6 +24,8 @@ pub struct Proc {
     newest: Mutex<Pid>,
     family: Arc<Family>,
     journal: Arc<Journal>,
+    /// Inodes of the first generation's.
+    listeners: BTreeSet<u64>,
 }
 
 impl Proc {
@@ -47,8 +50,9 @@ impl Proc {
         let first = Pid::from_raw(i32::try_from(pid).expect("a pid"));
         let family = Arc::new(Family::default());
         family.add(first);
-        let proc = Proc::of(first, family, ours);
+        let mut proc = Proc::of(first, family, ours);
         proc.wait_for("serving as generation 1");
+        proc.note_listeners();
         proc
     }
 
@@ -60,13 +64,22 @@ impl Proc {
         proc.wait_for("serving as generation 1");
         proc.first = proc.family.pids()[0];
         proc.newest = Mutex::new(proc.first);
+        proc.note_listeners();
         proc
     }
 
     fn of(first: Pid, family: Arc<Family>, log: OwnedFd) -> Proc {
         let reader = Arc::clone(&family);
         let journal = Journal::of(log, move |line| reader.read(line));
-        Proc { first, newest: Mutex::new(first), family, journal }
+        Proc { first, newest: Mutex::new(first), family, journal, listeners: BTreeSet::new() }
+    }
+
+    /// Before anybody has connected, what is waited on are the listeners.
+    #[track_caller]
+    fn note_listeners(&mut self) {
+        let count = self.count("listening on ");
+        until("it accepts", || polled_sockets(self.first).len() == count);
+        self.listeners = polled_sockets(self.first);
     }
 
     /// The first generation.
@@ -195,7 +208,7 @@ impl Proc {
     /// Waits until `pid` accepts no more: what connects now goes to another generation.
     #[track_caller]
     pub fn paused(&self, pid: Pid) {
-        until("it accepts no more", || !accepts(pid));
+        until("it accepts no more", || self.listeners.is_disjoint(&polled_sockets(pid)));
     }
 
     /// Waits until so many requests are in flight in `pid`.

@@ -1,0 +1,175 @@
+//! What the clients of each mode ask, and what they must get.
+
+use std::time::Duration;
+
+use super::link::{Answer, Pace};
+
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// One request after the other on a connection that is kept.
+    Keepalive,
+    /// A connection per request.
+    Close,
+    /// Several requests in one piece on a connection that is kept.
+    Pipelined,
+    /// Requests whose handler takes its time.
+    Slow,
+    /// Bodies sent in pieces, with pauses.
+    Upload,
+    /// Large answers, received slowly.
+    Reader,
+    /// Answers that the handler gives slowly, of a length unknown.
+    Stream,
+}
+
+impl Mode {
+    pub(crate) const ALL: [Mode; 7] =
+        [Mode::Keepalive, Mode::Close, Mode::Pipelined, Mode::Slow, Mode::Upload, Mode::Reader, Mode::Stream];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Mode::Keepalive => "keepalive",
+            Mode::Close => "close",
+            Mode::Pipelined => "pipelined",
+            Mode::Slow => "slow",
+            Mode::Upload => "upload",
+            Mode::Reader => "reader",
+            Mode::Stream => "stream",
+        }
+    }
+
+    /// Requests sent at once.
+    pub(crate) fn depth(self) -> usize {
+        if self == Mode::Pipelined { 8 } else { 1 }
+    }
+
+    pub(crate) fn pace(self) -> Option<Pace> {
+        (self == Mode::Reader).then_some(Pace { bytes: 64 << 10, pause: Duration::from_millis(8) })
+    }
+
+    /// What fits into the client's receive buffer.
+    pub(crate) fn room(self) -> Option<usize> {
+        // Small, so that an answer does not wait in the kernel alone, but in the server, too.
+        (self == Mode::Reader).then_some(64 << 10)
+    }
+
+    /// The size of the pieces in which a request is sent.
+    pub(crate) fn pieces(self) -> usize {
+        if self == Mode::Upload { 12_000 } else { usize::MAX }
+    }
+}
+
+/// Sizes that can be chosen.
+#[derive(Clone, Debug)]
+pub(crate) struct Sizes {
+    /// How long the handler of a slow request takes.
+    pub(crate) sleep_ms: u64,
+    /// A large answer, at least.
+    pub(crate) big: u64,
+    /// An uploaded body, at most; at least a sixteenth of it.
+    pub(crate) upload: u64,
+}
+
+impl Default for Sizes {
+    fn default() -> Sizes {
+        Sizes { sleep_ms: 300, big: 6 << 20, upload: 256 << 10 }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) id: u64,
+    pub(crate) bytes: Vec<u8>,
+    expected: Expected,
+}
+
+#[derive(Debug)]
+enum Expected {
+    Bytes(Vec<u8>),
+    /// So many times the letter.
+    Xs(u64),
+}
+
+/// The request with this identity: its answer shows it, where the route has a way to (`/sleep` and
+/// `/stream` answer all alike).
+pub(crate) fn ask(mode: Mode, id: u64, sizes: &Sizes) -> Asked {
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: storm\r\n\r\n").into_bytes();
+    let (bytes, expected) = match mode {
+        Mode::Keepalive | Mode::Close | Mode::Pipelined => plain(id, mode == Mode::Close),
+        Mode::Slow => (get(&format!("/sleep/{}", sizes.sleep_ms)), Expected::Bytes(b"ok\n".to_vec())),
+        Mode::Upload => upload(id, sizes.upload),
+        Mode::Reader => {
+            let length = sizes.big + mix(id) % 4096;
+            (get(&format!("/big/{length}")), Expected::Xs(length))
+        }
+        Mode::Stream => (get("/stream"), Expected::Xs(1 << 20)),
+    };
+    Asked { id, bytes, expected }
+}
+
+/// By turns a POST whose body and a GET whose head comes back.
+fn plain(id: u64, close: bool) -> (Vec<u8>, Expected) {
+    let fields = if close { "Host: storm\r\nConnection: close\r\n" } else { "Host: storm\r\n" };
+    if id & 1 == 0 {
+        let fields = format!("{fields}X-Storm: {id}\r\n");
+        let request = format!("GET /headers HTTP/1.1\r\n{fields}\r\n");
+        (request.into_bytes(), Expected::Bytes(fields.replace("\r\n", "\n").into_bytes()))
+    } else {
+        let body = format!("storm {id}\n");
+        let request = format!("POST /echo HTTP/1.1\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len());
+        (request.into_bytes(), Expected::Bytes(body.into_bytes()))
+    }
+}
+
+/// By turns of known length and chunked.
+fn upload(id: u64, most: u64) -> (Vec<u8>, Expected) {
+    let length = usize::try_from(most / 16 + mix(id) % (most - most / 16 + 1)).unwrap_or(usize::MAX);
+    let body: Vec<u8> = (id..).flat_map(|n| mix(n).to_le_bytes()).take(length).collect();
+    let head =
+        |framing: &str| format!("POST /echo HTTP/1.1\r\nHost: storm\r\n{framing}\r\n\r\n").into_bytes();
+    let mut bytes;
+    if id & 1 == 0 {
+        bytes = head(&format!("Content-Length: {length}"));
+        bytes.extend_from_slice(&body);
+    } else {
+        bytes = head("Transfer-Encoding: chunked");
+        for chunk in body.chunks(10_000) {
+            bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+            bytes.extend_from_slice(chunk);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"0\r\n\r\n");
+    }
+    (bytes, Expected::Bytes(body))
+}
+
+/// Numbers that look random and are the same each time (splitmix64).
+pub(crate) fn mix(n: u64) -> u64 {
+    let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    n ^ (n >> 31)
+}
+
+impl Asked {
+    /// What is wrong with the answer, if anything is.
+    pub(crate) fn fault(&self, answer: &Answer) -> Option<String> {
+        let as_expected = match &self.expected {
+            Expected::Bytes(bytes) => answer.body == *bytes,
+            Expected::Xs(length) => {
+                answer.body.len() as u64 == *length && answer.body.iter().all(|byte| *byte == b'x')
+            }
+        };
+        if answer.status == 200 && as_expected {
+            return None;
+        }
+        let start = String::from_utf8_lossy(&answer.body[..answer.body.len().min(60)]);
+        Some(format!(
+            "request {:x} was answered {} with {} bytes: {start:?}",
+            self.id,
+            answer.status,
+            answer.body.len()
+        ))
+    }
+}

@@ -1,0 +1,195 @@
+//! A client: asks, never retries, counts.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::asking::{Asked, Mode, Sizes, ask, mix};
+use super::halt::{Clock, Halt};
+use super::link::{Idle, Link};
+use super::socket::{Way, not_connected};
+use super::tally::{End, Failure, Outcome, Tally};
+
+/// After a connection that could not be made, so that nobody who is refused spins.
+const AFTER_REFUSAL: Duration = Duration::from_millis(10);
+/// How long after an announced close its end may take; we look for bytes that follow it.
+const TO_THE_END: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) mode: Mode,
+    /// The upper half of the identities of its requests.
+    pub(crate) number: u64,
+    pub(crate) way: Way,
+    pub(crate) sizes: Sizes,
+    /// Between an answer and the next request: half of this to one and a half.
+    pub(crate) think: Duration,
+    /// Stops after so many requests; else when told.
+    pub(crate) budget: Option<u64>,
+    pub(crate) tally: Arc<Mutex<Tally>>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) halt: Arc<Halt>,
+}
+
+impl Client {
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks until told to stop; then finishes what it has begun.
+    pub(crate) fn run(&self) {
+        let mut link = None;
+        while !self.halt.is_called() && self.budget.is_none_or(|budget| self.tally().begun < budget) {
+            link = self.round(link).and_then(|link| self.think(link));
+        }
+        if let Some(mut link) = link {
+            let end = self.last_look(&mut link, Duration::ZERO);
+            self.left(end.unwrap_or(End::Ours), &link);
+        }
+    }
+
+    fn next(&self) -> Asked {
+        let id = {
+            let mut tally = self.tally();
+            tally.begun += 1;
+            self.number << 32 | tally.begun
+        };
+        ask(self.mode, id, &self.sizes)
+    }
+
+    /// Asks once, or as often as fits into one piece; gives the connection back that goes on.
+    fn round(&self, link: Option<Link>) -> Option<Link> {
+        let begun = Instant::now();
+        let mut batch = vec![self.next()];
+        let mut link = link.or_else(|| self.connect())?;
+        batch.extend((1..self.mode.depth()).map(|_| self.next()));
+        let before = link.answers;
+        let bytes: Vec<u8> = batch.iter().flat_map(|asked| &asked.bytes).copied().collect();
+        link.send(&bytes, self.mode.pieces(), self.pause(), &self.halt);
+
+        let (mut closes, mut loss, mut step) = (false, None, true);
+        for asked in &batch {
+            let outcome = if closes {
+                self.fail(Outcome::Dismissed.name(), &link, "after an announced close");
+                Outcome::Dismissed
+            } else if loss.is_none() {
+                match link.answer(&self.halt) {
+                    Ok(answer) => {
+                        closes = answer.closes;
+                        let fault = asked.fault(&answer);
+                        if let Some(fault) = &fault {
+                            self.fail(Outcome::Wrong.name(), &link, fault);
+                            step = false;
+                        }
+                        self.tally().answered(&self.clock, begun);
+                        if fault.is_some() { Outcome::Wrong } else { Outcome::Ok }
+                    }
+                    Err(lost) => {
+                        self.fail(lost.outcome.name(), &link, &lost.detail);
+                        loss.insert(lost).outcome
+                    }
+                }
+            } else {
+                loss.as_ref().map_or(Outcome::Cut, |lost| lost.outcome)
+            };
+            self.tally().outcome(outcome, before > 0);
+        }
+        let end = match () {
+            () if loss.is_some() => Some(End::Lost),
+            // Its answers can't be told apart any more.
+            () if !step => Some(End::Ours),
+            () if closes => {
+                let announced = if self.mode == Mode::Close { End::Asked } else { End::Announced };
+                let stray = self.last_look(&mut link, TO_THE_END).filter(|end| *end == End::Stray);
+                Some(stray.unwrap_or(announced))
+            }
+            () => None,
+        };
+        match end {
+            Some(end) => {
+                self.left(end, &link);
+                None
+            }
+            None => Some(link),
+        }
+    }
+
+    /// A new connection, for the request that was begun; if there is none, that is its outcome.
+    fn connect(&self) -> Option<Link> {
+        self.tally().tried += 1;
+        match Link::open(&self.way, self.mode.pace()) {
+            Ok(link) => {
+                let mut tally = self.tally();
+                if tally.connected > 0 && self.mode != Mode::Close {
+                    tally.reconnects += 1;
+                }
+                tally.connected += 1;
+                Some(link)
+            }
+            Err(errno) => {
+                let outcome = not_connected(errno);
+                self.tell(outcome.name(), 0, format!("connect: {errno}"));
+                self.tally().outcome(outcome, false);
+                self.halt.pause(AFTER_REFUSAL);
+                None
+            }
+        }
+    }
+
+    /// Waits before the next request and watches the connection meanwhile, as one that pools
+    /// connections does. Without a wait there is no look: a connection that was closed costs the
+    /// request that is sent on it.
+    fn think(&self, mut link: Link) -> Option<Link> {
+        if self.think.is_zero() && !link.has_more() {
+            return Some(link);
+        }
+        let share = u32::try_from(mix(self.number << 32 | link.answers) % 1024).unwrap_or(0) + 512;
+        let until = Instant::now() + self.think * share / 1024;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            // In slices, so that the end of the load is heard.
+            if let Some(end) = self.last_look(&mut link, left.min(Duration::from_millis(100))) {
+                self.left(end, &link);
+                return None;
+            }
+            if left.is_zero() || self.halt.is_called() {
+                return Some(link);
+            }
+        }
+    }
+
+    /// The end of a connection that nothing is asked on, if it comes in time.
+    fn last_look(&self, link: &mut Link, wait: Duration) -> Option<End> {
+        let end = match link.idle(wait) {
+            Idle::Quiet => return None,
+            Idle::Ended => End::Silent,
+            Idle::Bytes => End::Stray,
+        };
+        Some(end)
+    }
+
+    /// A connection has come to its end.
+    fn left(&self, end: End, link: &Link) {
+        self.tally().end(end);
+        match end {
+            End::Silent => self.fail(end.name(), link, "the connection was closed, unannounced, while idle"),
+            End::Stray => self.fail(end.name(), link, "bytes that nothing was asked for"),
+            End::Asked | End::Announced | End::Lost | End::Ours => {}
+        }
+    }
+
+    /// Between two pieces of an upload.
+    fn pause(&self) -> Duration {
+        Duration::from_millis(mix(self.tally().begun) % 12)
+    }
+
+    fn fail(&self, what: &'static str, link: &Link, detail: &str) {
+        self.tell(what, link.answers, detail.to_owned());
+    }
+
+    fn tell(&self, what: &'static str, answers: u64, detail: String) {
+        let now = Instant::now();
+        let since_signal = self.clock.signal().map(|signal| now.saturating_duration_since(signal));
+        let at = now - self.clock.began();
+        self.tally().tell(Failure { at, since_signal, mode: self.mode.name(), what, answers, detail });
+    }
+}

@@ -1,0 +1,131 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::asking::{Mode, Sizes};
+
+pub(crate) const USAGE: &str = "usage: storm [flags] [-- flags of the server]
+  --upgrades N       handovers under load (default 100); 0: load alone, for --seconds
+  --pause-ms N       between a handover and the next (default 100)
+  --probation-ms N   of each handover (default 0)
+  --keepalive N  --close N  --pipelined N  --slow N  --upload N  --reader N  --stream N
+                     clients of each mode; without any of these: --mix
+  --mix              32 keepalive and 8 close, the default
+  --think-ms N       between an answer and the next request on a kept connection (default 0)
+  --sleep-ms N       what a slow request takes (default 300)
+  --big-bytes N      what a reader gets (default 6 MiB, more than the kernel keeps)
+  --upload-bytes N   what an upload sends at most (default 256 KiB)
+  --timeout-ms N     how long an answer may take (default 10000)
+  --unix             every other client by a unix socket
+  --server PATH      the kitchen_sink to run (default: the one beside storm)
+  --log FILE         where to write the log of all generations
+  --seconds N        of load without handovers (default 10)
+  --seconds-max N    for everything (default 600)
+  --selftest         commit each known fault, and see whether it is counted";
+
+#[derive(Clone, Debug)]
+pub(crate) struct Flags {
+    pub(crate) selftest: bool,
+    pub(crate) handovers: u32,
+    pub(crate) pause: Duration,
+    pub(crate) probation_ms: u64,
+    /// Clients of each mode, in the order of `Mode::ALL`.
+    pub(crate) clients: [usize; Mode::ALL.len()],
+    pub(crate) think: Duration,
+    pub(crate) sizes: Sizes,
+    pub(crate) timeout: Duration,
+    pub(crate) unix: bool,
+    pub(crate) server: Option<PathBuf>,
+    pub(crate) log: Option<PathBuf>,
+    pub(crate) seconds: Duration,
+    pub(crate) seconds_max: Duration,
+    pub(crate) server_flags: Vec<String>,
+}
+
+impl Flags {
+    pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Flags, String> {
+        let mut flags = Flags {
+            selftest: false,
+            handovers: 100,
+            pause: Duration::from_millis(100),
+            probation_ms: 0,
+            clients: [0; Mode::ALL.len()],
+            think: Duration::ZERO,
+            sizes: Sizes::default(),
+            timeout: Duration::from_secs(10),
+            unix: false,
+            server: None,
+            log: None,
+            seconds: Duration::from_secs(10),
+            seconds_max: Duration::from_secs(600),
+            server_flags: Vec::new(),
+        };
+        while let Some(flag) = args.next() {
+            match flag.as_str() {
+                "--" => {
+                    flags.server_flags.extend(args.by_ref());
+                    break;
+                }
+                "--selftest" => flags.selftest = true,
+                "--unix" => flags.unix = true,
+                "--mix" => flags.mix(),
+                _ => {
+                    let value =
+                        args.next().ok_or_else(|| format!("{flag}: not understood, or without its value"))?;
+                    flags.set(&flag, value)?;
+                }
+            }
+        }
+        if flags.clients.iter().all(|clients| *clients == 0) {
+            flags.mix();
+        }
+        Ok(flags)
+    }
+
+    fn mix(&mut self) {
+        self.clients[Mode::Keepalive as usize] += 32;
+        self.clients[Mode::Close as usize] += 8;
+    }
+
+    fn set(&mut self, flag: &str, value: String) -> Result<(), String> {
+        let number = || value.parse::<u32>().map_err(|_| format!("{flag} {value}: not a number"));
+        let ms = || number().map(|ms| Duration::from_millis(ms.into()));
+        let seconds = || number().map(|seconds| Duration::from_secs(seconds.into()));
+        let mode = Mode::ALL.into_iter().find(|mode| flag.strip_prefix("--") == Some(mode.name()));
+        match (flag, mode) {
+            (_, Some(mode)) => self.clients[mode as usize] = number()? as usize,
+            ("--upgrades" | "--handovers", _) => self.handovers = number()?,
+            ("--pause-ms", _) => self.pause = ms()?,
+            ("--probation-ms", _) => self.probation_ms = number()?.into(),
+            ("--think-ms", _) => self.think = ms()?,
+            ("--sleep-ms", _) => self.sizes.sleep_ms = number()?.into(),
+            ("--big-bytes", _) => self.sizes.big = number()?.into(),
+            ("--upload-bytes", _) => self.sizes.upload = number()?.max(16).into(),
+            ("--timeout-ms", _) => self.timeout = ms()?.max(Duration::from_millis(1)),
+            ("--server", _) => self.server = Some(value.into()),
+            ("--log", _) => self.log = Some(value.into()),
+            ("--seconds", _) => self.seconds = seconds()?,
+            ("--seconds-max", _) => self.seconds_max = seconds()?,
+            _ => return Err(format!("{flag}: not understood")),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Flags, String> {
+        Flags::parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn the_mix_is_what_is_run_unasked() {
+        assert_eq!(parse("").unwrap().clients, [32, 8, 0, 0, 0, 0, 0]);
+        assert_eq!(parse("--slow 3").unwrap().clients, [0, 0, 0, 3, 0, 0, 0]);
+        assert_eq!(parse("-- --workers 4").unwrap().server_flags, ["--workers", "4"]);
+        assert!(parse("--slow").is_err() && parse("--slow x").is_err() && parse("--fast 1").is_err());
+    }
+}

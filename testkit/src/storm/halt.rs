@@ -1,0 +1,72 @@
+//! The end of the load, and the clock of the signals.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Near a signal: what begins within this of it, or is under way then.
+pub(crate) const NEAR: Duration = Duration::from_millis(250);
+
+/// Called once, heard by all. Every pause of a client is a wait on it.
+#[derive(Debug, Default)]
+pub(crate) struct Halt {
+    called: AtomicBool,
+    lock: Mutex<()>,
+    bell: Condvar,
+}
+
+impl Halt {
+    pub(crate) fn is_called(&self) -> bool {
+        self.called.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn call(&self) {
+        let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.called.store(true, Ordering::SeqCst);
+        self.bell.notify_all();
+    }
+
+    /// Waits for as long, or until it is called.
+    pub(crate) fn pause(&self, pause: Duration) {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = self.bell.wait_timeout_while(lock, pause, |()| !self.is_called());
+    }
+}
+
+/// When it all began, and when the last signal was sent.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    began: Instant,
+    /// In microseconds; 0: none yet.
+    signal: AtomicU64,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Clock {
+        Clock { began: Instant::now(), signal: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// A signal is sent now.
+    pub(crate) fn mark(&self) {
+        let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.signal.store(now.max(1), Ordering::SeqCst);
+    }
+
+    /// The last signal.
+    pub(crate) fn signal(&self) -> Option<Instant> {
+        match self.signal.load(Ordering::SeqCst) {
+            0 => None,
+            micros => Some(self.began + Duration::from_micros(micros)),
+        }
+    }
+
+    /// Whether a request was under way near the last signal. (One that was near an earlier one and
+    /// ends after the last began before it, and so is near.)
+    pub(crate) fn near(&self, begun: Instant, ended: Instant) -> bool {
+        self.signal().is_some_and(|signal| signal <= ended && begun <= signal + NEAR)
+    }
+}

@@ -1,0 +1,251 @@
+//! A connection and the answers on it.
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::halt::Halt;
+use super::socket::{Socket, Way};
+use super::tally::Outcome;
+
+/// More than any answer asked for.
+const MOST: usize = 64 << 20;
+
+#[derive(Debug)]
+pub(crate) struct Link {
+    socket: Socket,
+    /// Received and not used.
+    input: Vec<u8>,
+    /// Answers so far.
+    pub(crate) answers: u64,
+    /// Why the last request could not be sent to its end. Its answer may have come all the same.
+    unsent: Option<Errno>,
+    deadline: Instant,
+    patience: Duration,
+    pace: Option<Pace>,
+    /// Bytes received since the last pause.
+    unpaused: usize,
+}
+
+/// Receives slowly: so much, then a pause.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    pub(crate) bytes: usize,
+    pub(crate) pause: Duration,
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// It announces that the connection ends with it.
+    pub(crate) closes: bool,
+    pub(crate) body: Vec<u8>,
+}
+
+/// No answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Loss {
+    pub(crate) outcome: Outcome,
+    pub(crate) detail: String,
+}
+
+impl Loss {
+    fn wrong(detail: &str) -> Loss {
+        Loss { outcome: Outcome::Wrong, detail: detail.to_owned() }
+    }
+}
+
+/// What a connection has to say that nothing was asked on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Idle {
+    Quiet,
+    Ended,
+    Bytes,
+}
+
+/// How a response's body ends.
+enum Frame {
+    Length(usize),
+    Chunks,
+    End,
+}
+
+impl Link {
+    pub(crate) fn open(way: &Way, pace: Option<Pace>) -> Result<Link, Errno> {
+        let socket = way.connect()?;
+        let patience = way.patience;
+        let deadline = Instant::now() + patience;
+        Ok(Link {
+            socket,
+            input: Vec::new(),
+            answers: 0,
+            unsent: None,
+            deadline,
+            patience,
+            pace,
+            unpaused: 0,
+        })
+    }
+
+    /// Sends the bytes in pieces, with a pause between two. What is not taken shows at the answer.
+    pub(crate) fn send(&mut self, bytes: &[u8], pieces: usize, pause: Duration, halt: &Halt) {
+        self.unsent = None;
+        for (n, piece) in bytes.chunks(pieces).enumerate() {
+            if n > 0 {
+                halt.pause(pause);
+            }
+            if let Err(errno) = self.socket.send_all(piece) {
+                self.unsent = Some(errno);
+                break;
+            }
+        }
+        self.deadline = Instant::now() + self.patience;
+    }
+
+    /// The next answer, with what is received slowly where that was asked for.
+    pub(crate) fn answer(&mut self, halt: &Halt) -> Result<Answer, Loss> {
+        let head = loop {
+            if let Some(end) = find(&self.input, b"\r\n\r\n") {
+                break String::from_utf8_lossy(&self.input[..end + 2]).into_owned();
+            }
+            self.fill(halt)?;
+        };
+        let start = head.len() + 2;
+        let (status, closes, frame) = parse(&head).ok_or_else(|| Loss::wrong("no head of a response"))?;
+        let (body, end) = match frame {
+            Frame::Length(length) if length <= MOST => {
+                while self.input.len() < start + length {
+                    self.fill(halt)?;
+                }
+                (self.input[start..start + length].to_vec(), start + length)
+            }
+            Frame::Length(_) => return Err(Loss::wrong("an enormous length")),
+            Frame::Chunks => self.chunks(start, halt)?,
+            Frame::End => loop {
+                match self.receive(halt) {
+                    Ok(0) => break (self.input[start..].to_vec(), self.input.len()),
+                    Ok(_) => {}
+                    Err(errno) => return Err(self.loss(errno)),
+                }
+            },
+        };
+        self.input.drain(..end);
+        self.answers += 1;
+        Ok(Answer { status, closes, body })
+    }
+
+    /// A chunked body that begins at `at`, and where it ends.
+    fn chunks(&mut self, mut at: usize, halt: &Halt) -> Result<(Vec<u8>, usize), Loss> {
+        let mut body = Vec::new();
+        loop {
+            let line = loop {
+                if let Some(length) = find(&self.input[at..], b"\r\n") {
+                    break at..at + length;
+                }
+                self.fill(halt)?;
+            };
+            let size = std::str::from_utf8(&self.input[line.clone()]).ok();
+            let size =
+                size.and_then(|size| usize::from_str_radix(size, 16).ok()).filter(|size| *size <= MOST);
+            let size = size.ok_or_else(|| Loss::wrong("a chunk without a size"))?;
+            let data = line.end + 2;
+            while self.input.len() < data + size + 2 {
+                self.fill(halt)?;
+            }
+            body.extend_from_slice(&self.input[data..data + size]);
+            if self.input[data + size..data + size + 2] != *b"\r\n" {
+                return Err(Loss::wrong("a chunk of another size than it said"));
+            }
+            at = data + size + 2;
+            if size == 0 {
+                return Ok((body, at));
+            }
+        }
+    }
+
+    fn fill(&mut self, halt: &Halt) -> Result<(), Loss> {
+        match self.receive(halt) {
+            Ok(0) => Err(self.cut()),
+            Ok(_) => Ok(()),
+            Err(errno) => Err(self.loss(errno)),
+        }
+    }
+
+    fn receive(&mut self, halt: &Halt) -> Result<usize, Errno> {
+        if Instant::now() > self.deadline {
+            return Err(Errno::EAGAIN);
+        }
+        let mut buf = [0; 16 << 10];
+        let n = self.socket.receive(&mut buf)?;
+        self.input.extend_from_slice(&buf[..n]);
+        if let Some(pace) = self.pace {
+            self.unpaused += n;
+            if self.unpaused >= pace.bytes {
+                self.unpaused = 0;
+                halt.pause(pace.pause);
+            }
+        }
+        Ok(n)
+    }
+
+    fn cut(&self) -> Loss {
+        // A failed send has used up the reset, the end is all that is left to see.
+        match self.unsent {
+            Some(errno) => self.loss(errno),
+            None => Loss {
+                outcome: Outcome::Cut,
+                detail: format!("the end after {} bytes of the answer", self.input.len()),
+            },
+        }
+    }
+
+    fn loss(&self, errno: Errno) -> Loss {
+        let outcome = match errno {
+            Errno::EAGAIN | Errno::ETIMEDOUT => Outcome::Timeout,
+            _ => Outcome::Reset,
+        };
+        Loss { outcome, detail: format!("{errno} after {} bytes of the answer", self.input.len()) }
+    }
+
+    /// Whether more has come than was asked for.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.input.is_empty()
+    }
+
+    /// What comes within `wait`, when nothing was asked.
+    pub(crate) fn idle(&mut self, wait: Duration) -> Idle {
+        if self.has_more() {
+            return Idle::Bytes;
+        }
+        if !self.socket.readable_within(wait) {
+            return Idle::Quiet;
+        }
+        match self.socket.receive(&mut [0; 16]) {
+            Ok(0) | Err(_) => Idle::Ended,
+            Ok(_) => Idle::Bytes,
+        }
+    }
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+/// The status, whether the head announces a close, and how the body ends.
+fn parse(head: &str) -> Option<(u16, bool, Frame)> {
+    let mut lines = head.lines();
+    let status: u16 = lines.next()?.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    let (mut closes, mut frame) = (false, Frame::End);
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        let value = value.trim();
+        if name.eq_ignore_ascii_case("connection") {
+            closes = value.eq_ignore_ascii_case("close");
+        } else if name.eq_ignore_ascii_case("content-length") {
+            frame = Frame::Length(value.parse().ok()?);
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            frame = Frame::Chunks;
+        }
+    }
+    let bodiless = matches!(status, 204 | 304);
+    Some((status, closes, if bodiless { Frame::Length(0) } else { frame }))
+}

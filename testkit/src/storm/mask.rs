@@ -1,0 +1,22 @@
+//! The signals that end storm, and who hears them: one thread of it, and no program it starts less
+//! than it should.
+
+use nix::sys::signal::SigSet;
+use testkit::Signal;
+
+pub(crate) fn fatal() -> SigSet {
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGHUP].into_iter().collect()
+}
+
+/// Must come before the first thread, so that none but the guard hears them.
+pub(crate) fn block() {
+    let _ = fatal().thread_block();
+}
+
+/// Starts a program, which would inherit what is blocked, and be deaf.
+pub(crate) fn unblocked<T>(start: impl FnOnce() -> T) -> T {
+    let _ = fatal().thread_unblock();
+    let started = start();
+    block();
+    started
+}

@@ -1,0 +1,326 @@
+//! The server under storm: a real process, and all the generations that follow it.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{getpid, pipe2};
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+use testkit::{Addr, Exit, Pid, Signal, beside};
+
+use super::mask;
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    told: Mutex<Told>,
+    news: Condvar,
+    began: Instant,
+}
+
+/// What the log has told so far.
+#[derive(Debug, Default)]
+struct Told {
+    /// Each with the time at which it was read.
+    lines: Vec<(Duration, String)>,
+    addrs: Vec<Addr>,
+    processes: Vec<Process>,
+    /// The generation that serves, committed.
+    serving: u32,
+    /// Handovers that the predecessor has given up.
+    given_up: usize,
+    /// Nobody is left who could write.
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Process {
+    pid: Pid,
+    generation: u32,
+    /// None: it was gone before we looked.
+    pidfd: Option<OwnedFd>,
+    exit: Option<Exit>,
+}
+
+/// What a process holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Holdings {
+    pub(crate) fds: usize,
+    pub(crate) threads: usize,
+    pub(crate) resident_kib: u64,
+}
+
+impl Server {
+    /// Starts it; it serves when this returns.
+    pub(crate) fn start(program: &Path, args: &[String], deadline: Instant) -> Result<Arc<Server>, String> {
+        // What a generation leaves behind comes to us: its successor, whose end we then learn.
+        set_child_subreaper(true).map_err(|e| format!("no subreaper: {e}"))?;
+        let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("no pipe: {e}"))?;
+        let errors = theirs.try_clone().map_err(|e| format!("no descriptor: {e}"))?;
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(theirs).stderr(errors).env("RUST_LOG", "info");
+        let child = mask::unblocked(|| command.spawn()).map_err(|e| format!("{}: {e}", program.display()))?;
+        // It holds the other end of the pipe, whose end is the end of the last process.
+        drop(command);
+        let server = Arc::new(Server {
+            told: Mutex::new(Told::default()),
+            news: Condvar::new(),
+            began: Instant::now(),
+        });
+        server.lock().add(Pid::from_raw(child.id().cast_signed()), 1);
+        let reader = Arc::clone(&server);
+        beside("log", move || reader.read(ours));
+        if !server.wait(deadline.min(Instant::now() + Duration::from_secs(20)), |told| told.serving == 1) {
+            server.kill();
+            return Err(format!("the server does not serve; its log:\n{}", server.log_between(None, None)));
+        }
+        Ok(server)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self, from: OwnedFd) {
+        for line in BufReader::new(File::from(from)).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let mut told = self.lock();
+            told.take(&line);
+            told.lines.push((self.began.elapsed(), line));
+            self.news.notify_all();
+        }
+        self.lock().ended = true;
+        self.news.notify_all();
+    }
+
+    /// Waits until `fact` holds or nobody writes any more; whether it holds.
+    fn wait(&self, deadline: Instant, fact: impl Fn(&Told) -> bool) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waiting = |told: &mut Told| !fact(told) && !told.ended;
+        let told = self.news.wait_timeout_while(self.lock(), left, waiting);
+        fact(&told.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    pub(crate) fn addrs(&self) -> Vec<Addr> {
+        self.lock().addrs.clone()
+    }
+
+    pub(crate) fn serving(&self) -> u32 {
+        self.lock().serving
+    }
+
+    /// Signals the generation that serves; gives its number.
+    pub(crate) fn signal(&self, signal: Signal) -> u32 {
+        let told = self.lock();
+        let serving = told.processes.iter().filter(|process| process.generation == told.serving);
+        serving.for_each(|process| process.signal(signal));
+        told.serving
+    }
+
+    /// Hands over to the next generation: from the signal until it has the service for good.
+    pub(crate) fn hand_over(&self, deadline: Instant) -> Result<Duration, String> {
+        let given_up = self.lock().given_up;
+        let begun = Instant::now();
+        let old = self.signal(Signal::SIGHUP);
+        self.wait(deadline, |told| told.serving > old || told.given_up > given_up);
+        let took = begun.elapsed();
+        self.reap();
+        let told = self.lock();
+        match told.serving {
+            new if new > old => Ok(took),
+            _ if told.given_up > given_up => Err(format!("generation {old} has given the handover up")),
+            _ => Err(format!("generation {old} has not handed over within {took:.1?}")),
+        }
+    }
+
+    /// Learns the ends of those whom we inherited. We have no other children.
+    fn reap(&self) {
+        loop {
+            let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, status)) => (pid, Exit::Status(status)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Exit::Killed(signal)),
+                _ => return,
+            };
+            let mut told = self.lock();
+            match told.processes.iter_mut().rev().find(|process| process.pid == pid) {
+                Some(process) => process.exit = Some(exit),
+                // It ended before its name was read.
+                None => told.processes.push(Process { pid, generation: 0, pidfd: None, exit: Some(exit) }),
+            }
+        }
+    }
+
+    /// Stops the last generation and waits for the end of all.
+    pub(crate) fn stop(&self, deadline: Instant) -> Result<(), String> {
+        self.signal(Signal::SIGTERM);
+        let ended = self.wait(deadline, |told| told.ended);
+        let mut left = self.alive();
+        while !left.is_empty() && Instant::now() < deadline {
+            // Those who have closed the log go at once.
+            wait_for_end(&self.lock().processes, deadline.min(Instant::now() + Duration::from_millis(100)));
+            left = self.alive();
+        }
+        self.reap();
+        match (ended, left.as_slice()) {
+            (true, []) => Ok(()),
+            (_, left) => Err(format!("processes are left over: {left:?}, log at its end: {ended}")),
+        }
+    }
+
+    fn alive(&self) -> Vec<Pid> {
+        let lives = |process: &&Process| process.pidfd.as_ref().is_some_and(|fd| !ended_within(fd, 0));
+        self.lock().processes.iter().filter(lives).map(|process| process.pid).collect()
+    }
+
+    /// Ends by number: how many ended well, how many only their parent knows of, and all others.
+    pub(crate) fn exits(&self) -> (usize, usize, Vec<String>) {
+        let (mut well, mut untold, mut badly) = (0, 0, Vec::new());
+        for process in &self.lock().processes {
+            match process.exit {
+                Some(Exit::Status(0)) => well += 1,
+                None | Some(Exit::Untold) => untold += 1,
+                Some(exit) => {
+                    badly.push(format!("generation {} ({}): {exit:?}", process.generation, process.pid))
+                }
+            }
+        }
+        (well, untold, badly)
+    }
+
+    /// What the generation that serves holds now.
+    pub(crate) fn holdings(&self) -> Holdings {
+        let pid = {
+            let told = self.lock();
+            told.processes
+                .iter()
+                .find(|process| process.generation == told.serving)
+                .map(|process| process.pid)
+        };
+        let Some(pid) = pid else { return Holdings::default() };
+        let count = |folder: &str| fs::read_dir(format!("/proc/{pid}/{folder}")).map_or(0, Iterator::count);
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
+        Holdings {
+            fds: count("fd"),
+            threads: count("task"),
+            resident_kib: resident.and_then(|kib| kib.parse().ok()).unwrap_or(0),
+        }
+    }
+
+    /// The log of all generations between two times since `began`.
+    pub(crate) fn log_between(&self, from: Option<Duration>, to: Option<Duration>) -> String {
+        let within = |at: &Duration| from.is_none_or(|from| from <= *at) && to.is_none_or(|to| *at <= to);
+        let told = self.lock();
+        let lines = told.lines.iter().filter(|(at, _)| within(at));
+        lines.map(|(at, line)| format!("{:9.3} {line}\n", at.as_secs_f64())).collect()
+    }
+
+    /// Times in `log_between` count from here.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Kills all generations: those whom the log has named, and what they leave behind.
+    pub(crate) fn kill(&self) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            self.lock().processes.iter().for_each(|process| process.signal(Signal::SIGKILL));
+            // Not reaped, so that its number is still its own.
+            for pid in children() {
+                let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
+            }
+            self.reap();
+            let none_left = waitpid(None, Some(WaitPidFlag::WNOHANG)) == Err(Errno::ECHILD);
+            if none_left && self.lock().ended || Instant::now() > deadline {
+                return;
+            }
+            let tick = Instant::now() + Duration::from_millis(20);
+            self.wait(tick, |_| false);
+        }
+    }
+}
+
+impl Told {
+    fn take(&mut self, line: &str) {
+        if let Some((_, name)) = line.split_once("] listening on ") {
+            let addr = Addr::from(name);
+            if !self.addrs.contains(&addr) {
+                self.addrs.push(addr);
+            }
+        } else if let Some((_, generation)) = line.split_once("] serving as generation ") {
+            // A predecessor that serves on says so, too: then it is the one it was.
+            self.serving = generation.trim().parse().unwrap_or(self.serving);
+        } else if line.contains("; still serving") {
+            self.given_up += 1;
+        } else if let Some(hello) = line.split_once(": HELLO ").map(|(_, hello)| hello) {
+            let field =
+                |name: &str| hello.split(' ').find_map(|field| field.strip_prefix(name)?.parse().ok());
+            if let (Some(generation), Some(pid)) = (field("generation="), field("pid=")) {
+                self.add(Pid::from_raw(i32::try_from(pid).unwrap_or(0)), generation);
+            }
+        } else if let Some(pid) = ["as child ", "] pid "].iter().find_map(|word| line.split_once(word)) {
+            // Its generation is told later.
+            pid.1.trim().parse().into_iter().for_each(|pid| self.add(Pid::from_raw(pid), 0));
+        }
+    }
+
+    fn add(&mut self, pid: Pid, generation: u32) {
+        // A number that was used before names a new process.
+        let known = self.processes.iter_mut().find(|process| process.pid == pid && process.exit.is_none());
+        match known {
+            Some(process) => process.generation = process.generation.max(generation),
+            None => {
+                let raw = rustix::process::Pid::from_raw(pid.as_raw());
+                let pidfd = raw.and_then(|raw| pidfd_open(raw, PidfdFlags::empty()).ok());
+                self.processes.push(Process { pid, generation, pidfd, exit: None });
+            }
+        }
+    }
+}
+
+impl Process {
+    fn signal(&self, signal: Signal) {
+        let raw = rustix::process::Signal::from_named_raw(signal as i32);
+        if let (Some(pidfd), Some(raw)) = (&self.pidfd, raw) {
+            // It may be gone; who waits for it will see.
+            let _ = pidfd_send_signal(pidfd, raw);
+        }
+    }
+}
+
+/// Our own, by /proc: as the subreaper we get all that outlive their parents.
+fn children() -> Vec<Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let own = format!(" {} ", getpid());
+    let is_ours = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // After the name: the state's letter, then the parent.
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.get(1..).is_some_and(|rest| rest.starts_with(&own)))
+    };
+    pids.filter(is_ours).map(Pid::from_raw).collect()
+}
+
+/// Waits until one of those who live has ended.
+fn wait_for_end(processes: &[Process], deadline: Instant) {
+    let alive = |fd: &&OwnedFd| !ended_within(fd, 0);
+    if let Some(fd) = processes.iter().filter_map(|process| process.pidfd.as_ref()).find(alive) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        ended_within(fd, u16::try_from(left.as_millis()).unwrap_or(u16::MAX));
+    }
+}
+
+/// Whether the process of `pidfd` is gone, or goes in time.
+fn ended_within(pidfd: &OwnedFd, ms: u16) -> bool {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::from(ms)).is_ok_and(|ready| ready > 0)
+}

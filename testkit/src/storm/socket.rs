@@ -1,0 +1,108 @@
+//! A client's socket: blocking, with a limit to each wait, and its errors as the kernel named them.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, bind,
+    connect, recv, send, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+use testkit::Addr;
+
+use super::tally::Outcome;
+
+#[derive(Debug)]
+pub(crate) struct Socket(OwnedFd);
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub(crate) struct Way {
+    pub(crate) to: Addr,
+    /// The address to connect from. Each client of a local server has one of its own: the ports of
+    /// one address are used up by 28,000 connections that closed a moment ago.
+    pub(crate) from: Option<Ipv4Addr>,
+    /// How long any wait may take.
+    pub(crate) patience: Duration,
+    /// The receive buffer, where it should be small.
+    pub(crate) room: Option<usize>,
+}
+
+impl Way {
+    /// The way of client `number` to `to`.
+    pub(crate) fn new(to: Addr, number: usize, patience: Duration) -> Way {
+        let local =
+            matches!(&to, Addr::Tcp(addr) if matches!(addr, SocketAddr::V4(v4) if v4.ip().is_loopback()));
+        let octet = |n: usize| u8::try_from(n % 250 + 1).unwrap_or(1);
+        let from = local.then(|| Ipv4Addr::new(127, 1, octet(number / 250), octet(number)));
+        Way { to, from, patience, room: None }
+    }
+
+    pub(crate) fn connect(&self) -> Result<Socket, Errno> {
+        match &self.to {
+            Addr::Tcp(SocketAddr::V4(to)) => self.open(AddressFamily::Inet, &SockaddrIn::from(*to)),
+            Addr::Tcp(SocketAddr::V6(to)) => self.open(AddressFamily::Inet6, &SockaddrIn6::from(*to)),
+            Addr::Unix(path) => self.open(AddressFamily::Unix, &UnixAddr::new(path)?),
+        }
+    }
+
+    fn open(&self, family: AddressFamily, to: &dyn SockaddrLike) -> Result<Socket, Errno> {
+        let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        let limit = TimeVal::new(
+            i64::try_from(self.patience.as_secs()).unwrap_or(i64::MAX),
+            i64::from(self.patience.subsec_micros()),
+        );
+        setsockopt(&fd, sockopt::SendTimeout, &limit)?;
+        setsockopt(&fd, sockopt::ReceiveTimeout, &limit)?;
+        if let Some(room) = &self.room {
+            setsockopt(&fd, sockopt::RcvBuf, room)?;
+        }
+        if family != AddressFamily::Unix {
+            setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+        }
+        if let (AddressFamily::Inet, Some(from)) = (family, self.from) {
+            // The port is chosen at connect, where it need be free for this peer only.
+            setsockopt(&fd, sockopt::IpBindAddressNoPort, &true)?;
+            bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0)))?;
+        }
+        connect(fd.as_raw_fd(), to)?;
+        Ok(Socket(fd))
+    }
+}
+
+impl Socket {
+    pub(crate) fn send_all(&self, mut bytes: &[u8]) -> Result<(), Errno> {
+        while !bytes.is_empty() {
+            let n = send(self.0.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?;
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+
+    /// 0: its end.
+    pub(crate) fn receive(&self, buf: &mut [u8]) -> Result<usize, Errno> {
+        recv(self.0.as_raw_fd(), buf, MsgFlags::empty())
+    }
+
+    /// Whether there is something to receive, an end included, within `wait`.
+    pub(crate) fn readable_within(&self, wait: Duration) -> bool {
+        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, timeout).is_ok_and(|ready| ready > 0)
+    }
+}
+
+/// What a request has come to whose connection could not be made.
+pub(crate) fn not_connected(errno: Errno) -> Outcome {
+    match errno {
+        Errno::ECONNREFUSED | Errno::ENOENT => Outcome::Refused,
+        Errno::EINPROGRESS | Errno::EAGAIN | Errno::ETIMEDOUT => Outcome::Timeout,
+        Errno::EADDRNOTAVAIL | Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => {
+            Outcome::OwnLimit
+        }
+        _ => Outcome::Reset,
+    }
+}
