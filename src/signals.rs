@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use log::info;
+use log::{info, warn};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::unistd::{getpid, getsid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -98,6 +98,12 @@ impl Installed {
             handle.add_signal(signal)?;
         }
         let thread = thread::Builder::new().name("heirloom-signals".into()).spawn(move || {
+            // Here alone they are never blocked, whatever mask this process was started with: a
+            // parent that waits for its own signals would make us deaf.
+            let ours: SigSet = from_numbers(&[SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2]);
+            if let Err(e) = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours), None) {
+                warn!("can't unblock signals: {e}");
+            }
             for origin in &mut signals {
                 if let Some(asked) = interpret(&origin, circumstances) {
                     wish(asked);

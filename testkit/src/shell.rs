@@ -87,6 +87,15 @@ impl Shell {
         terminal.write_all(text.as_bytes()).expect("a terminal");
     }
 
+    /// Makes the shell wait for its jobs. At its prompt it might see the end of its terminal's input
+    /// before the signal, and would then leave them alone.
+    #[track_caller]
+    pub fn let_it_wait(&mut self, server: &Proc) {
+        let pipe = self.folder.path().join("log");
+        self.type_in(&format!("echo the shell waits >'{}'; wait\n", pipe.display()));
+        server.wait_for("the shell waits");
+    }
+
     /// Closes the terminal, as when its window is closed or its connection breaks.
     pub fn close_terminal(&mut self) {
         self.terminal = None;

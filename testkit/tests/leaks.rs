@@ -28,7 +28,7 @@ fn two_hundred_generations_leak_nothing() {
         assert_eq!(server.wait_exit(old), Exit::Status(0));
         server.wait_for(&format!("predecessor {old} is gone"));
         let now = settled();
-        let second = second.get_or_insert_with(|| settled());
+        let second = second.get_or_insert_with(&settled);
         // What whoever runs the tests left open is not ours.
         assert_eq!(now.leaky, server_started_with, "generation {generation}");
         assert_eq!(now.kinds_of_fds(), second.kinds_of_fds(), "generation {generation}: {:?}", now.fds);
