@@ -17,7 +17,8 @@ const USAGE: &str =
 fn main() -> Result<(), heirloom::Error> {
     heirloom::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let flags = Flags::parse(std::env::args().skip(1)).unwrap_or_else(|problem| usage(&problem));
+    let flags = Flags::parse(std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()))
+        .unwrap_or_else(|problem| usage(&problem));
 
     let handle = Handle::new();
     let mut server = Server::new(router(&handle))

@@ -13,7 +13,7 @@ fn main() -> Result<(), heirloom::Error> {
     heirloom::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let (mut listen, mut seconds) = ("localhost:8001".to_owned(), 30);
-    let mut args = std::env::args().skip(1);
+    let mut args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
     while let Some(flag) = args.next() {
         match (flag.as_str(), args.next()) {
             ("--listen", Some(value)) => listen = value,

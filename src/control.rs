@@ -107,6 +107,8 @@ struct Successor {
     channel: Channel,
     /// Until COMMIT.
     connections: Option<OwnedFd>,
+    /// It said FAILED and may end by itself, with what it has to say on its standard error.
+    leaves: bool,
 }
 
 /// The loop's own state.
@@ -286,6 +288,9 @@ impl<'a> Control<'a> {
                 Action::Spawn => self.spawn(),
                 Action::KillSuccessor => {
                     if let Some(mut successor) = self.successor.take() {
+                        if successor.leaves {
+                            successor.child.wait_briefly();
+                        }
                         successor.child.kill();
                         let pid = successor.child.pid();
                         info!("handover: child {pid} {}", successor.child.end().unwrap_or("is gone"));
@@ -370,6 +375,7 @@ impl<'a> Control<'a> {
                     child: offspring.child,
                     channel: offspring.lifecycle,
                     connections: Some(offspring.connections),
+                    leaves: false,
                 });
                 match watched.and(reaped) {
                     Ok(()) => self.on(Event::Spawned),
@@ -450,7 +456,15 @@ impl<'a> Control<'a> {
         let ended = successor.channel.has_ended();
         let pid = successor.child.pid();
         for message in messages {
-            info!("handover: child {pid}: {message}");
+            match &message {
+                Message::Failed { reason } => {
+                    error!("handover: child {pid} failed: {reason}; still serving");
+                    if let Some(successor) = &mut self.successor {
+                        successor.leaves = true;
+                    }
+                }
+                message => info!("handover: child {pid}: {message}"),
+            }
             if let Message::Prepared { adopted } = &message {
                 self.shared.clone_from(adopted);
             }

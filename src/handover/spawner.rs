@@ -218,7 +218,7 @@ impl Child {
         self.end.as_deref()
     }
 
-    /// For a child whose channel has ended: mostly it is about to be seen dead.
+    /// For a child that is about to end: its channel has, or it said so.
     pub(crate) fn wait_briefly(&mut self) {
         if let (None, Some(pidfd)) = (self.end.as_ref(), &self.pidfd) {
             let _ = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], LAST_BREATH);

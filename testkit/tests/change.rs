@@ -71,7 +71,7 @@ fn what_it_does_not_adopt_comes_back_with_a_rollback() {
 fn one_that_can_not_bind_says_why_and_is_not_served_by() {
     let (server, folder) = server("--listen 127.0.0.1:0 --unix /no/such/folder/socket");
     let new = server.hup();
-    let line = server.wait_for(&format!("child {new}: FAILED"));
+    let line = server.wait_for(&format!("child {new} failed: "));
     assert!(line.contains("/no/such/folder/socket"), "{line}");
     server.wait_exit(new);
     assert_eq!(server.get("/pid").ok().number(), server.pid().as_raw());
