@@ -1,27 +1,37 @@
 //! The acceptor: one thread that accepts, and owns every connection nobody works on. It waits for
 //! bytes and deadlines, never parses HTTP, and never runs user code.
 
-use std::collections::VecDeque;
+mod arrival;
+mod departure;
+mod parking;
+
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 use log::{debug, error, info, warn};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::close_reason::CloseReason;
-use crate::connection::{Answering, Connection, Linger, Peek};
+use crate::connection::{Answering, Connection, Linger, Peek, Portable, Stream};
+use crate::handover::parcel::{self, Incoming, Parcel, Received, Record};
 use crate::listener::{BACKLOG, Listener};
 use crate::origin::Origin;
 use crate::phase::PhaseWatch;
 use crate::queue::{LOOK, Look, Nudge, Probe, Queue};
-use crate::slots::{SlotId, Slots};
-use crate::status::Tally;
+use crate::slots::SlotId;
+use crate::status::{Tallies, Tally};
+
+use arrival::Upstream;
+use departure::Departure;
+pub(crate) use departure::PORTABLE_BYTES;
+pub(crate) use parking::{Command, Deadline, Parking};
+use parking::{Gate, edge};
 
 /// Connections beyond the limit.
 const RESERVE: usize = BACKLOG as usize + 64;
@@ -35,44 +45,12 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from
 /// Keys of what is no connection: no slot has this index.
 const SPECIAL: u64 = 0xFFFF_FFFF;
 const BELL: u64 = SPECIAL;
-const PREDECESSOR: u64 = 1 << 32 | SPECIAL;
+const SUCCESSOR: u64 = 1 << 32 | SPECIAL;
 const FIRST_LISTENER: u64 = 2;
+const FIRST_UPSTREAM: u64 = 1 << 16;
 
-/// Where connections rest, and where workers and the control loop reach the acceptor.
-#[derive(Debug)]
-pub(crate) struct Parking<P> {
-    slots: Slots<Box<Connection<P>>>,
-    poller: Epoll,
-    bell: EventFd,
-    commands: Mutex<VecDeque<Command>>,
-    start: Instant,
-    idle: Duration,
-    /// In ticks: how long an idle connection is kept in a drain; 0 while there is none.
-    grace: AtomicU32,
-    /// Somebody waits for a connection to end: rung at each.
-    wanted: AtomicBool,
-}
-
-/// How long a connection may rest.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Deadline {
-    At(Instant),
-    /// Between two requests: the idle timeout from now, or the grace of a drain.
-    Idle(Instant),
-}
-
-#[derive(Debug)]
-pub(crate) enum Command {
-    Accept,
-    Pause { adopted: Vec<String> },
-    CloseShared { shared: Vec<String> },
-    CloseLast,
-    HandConnections(OwnedFd),
-    TakeConnections(OwnedFd),
-    Drain { grace: Duration },
-    Check,
-    Stop,
-}
+/// Packets of one predecessor in a turn, so that they can't starve what is here already.
+const PACKETS_PER_TURN: usize = 16;
 
 /// What the acceptor tells the control loop.
 #[derive(Debug)]
@@ -80,96 +58,6 @@ pub(crate) enum News {
     ListenersClosed,
     Drained,
     Checked(Result<(), String>),
-}
-
-impl<P> Parking<P> {
-    /// Room for `connections`, and for those that are taken beyond them: by a listener with workers
-    /// of its own, and from the kernel's queue at a stop.
-    pub(crate) fn new(connections: usize, idle: Duration) -> io::Result<Parking<P>> {
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        poller.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
-        Ok(Parking {
-            slots: Slots::new(connections + RESERVE),
-            poller,
-            bell,
-            commands: Mutex::default(),
-            start: Instant::now(),
-            idle,
-            grace: AtomicU32::new(0),
-            wanted: AtomicBool::new(false),
-        })
-    }
-
-    pub(crate) fn command(&self, command: Command) {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
-        self.ring();
-    }
-
-    fn ring(&self) {
-        // It can only be full, and then it rings already.
-        let _ = self.bell.write(1);
-    }
-
-    /// Connections that are open, wherever they are.
-    pub(crate) fn open(&self) -> usize {
-        self.slots.taken()
-    }
-
-    /// Parks until bytes come, or the socket takes more, or the deadline passes. Given back if there
-    /// is something to do already.
-    pub(crate) fn park(
-        &self,
-        connection: Box<Connection<P>>,
-        deadline: Deadline,
-    ) -> Result<(), Box<Connection<P>>> {
-        let deadline = match deadline {
-            Deadline::At(time) => self.ticks(time),
-            Deadline::Idle(now) => self.idle_deadline(now),
-        };
-        self.slots.park(connection.slot, connection, deadline)
-    }
-
-    /// Asks for an event, too, when the socket takes bytes again.
-    pub(crate) fn poll_write(&self, connection: &mut Connection<P>) -> io::Result<()> {
-        if !connection.polls_write {
-            let flags = edge() | EpollFlags::EPOLLOUT;
-            let mut event = EpollEvent::new(flags, connection.slot.to_bits());
-            self.poller.modify(&connection.stream, &mut event)?;
-            connection.polls_write = true;
-        }
-        Ok(())
-    }
-
-    /// Ends a connection. Its place is free when its socket is closed, not before.
-    pub(crate) fn close(&self, connection: Box<Connection<P>>) {
-        let slot = connection.slot;
-        drop(connection);
-        self.slots.release(slot);
-        if self.wanted.load(Ordering::SeqCst) {
-            self.ring();
-        }
-    }
-
-    fn idle_deadline(&self, now: Instant) -> u32 {
-        let mut deadline = self.ticks(now + self.idle);
-        let grace = self.grace.load(Ordering::Relaxed);
-        if grace > 0 {
-            deadline = deadline.min(self.ticks(now).saturating_add(grace));
-        }
-        deadline
-    }
-
-    /// A time as ticks since the start, rounded up; never 0, which means none.
-    fn ticks(&self, at: Instant) -> u32 {
-        let ticks = at.saturating_duration_since(self.start).as_millis() / TICK.as_millis();
-        u32::try_from(ticks).unwrap_or(u32::MAX - 1).saturating_add(1)
-    }
-}
-
-/// Registered once; an event that comes while a worker has the connection is kept in its slot.
-fn edge() -> EpollFlags {
-    EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET
 }
 
 /// What an acceptor is made of.
@@ -195,22 +83,42 @@ pub(crate) struct Acceptor<P> {
     pause_until: Option<Instant>,
     back_off: Duration,
     draining: bool,
+    /// How long an idle connection is kept in a drain.
+    grace: Duration,
     drained: bool,
     /// Closing connections that have more to say than was dropped in one go.
     lingering: Vec<Box<Connection<P>>>,
     next_sweep: Instant,
-    /// Step 5 of a handover will send parked connections here; until it does, they get step 6, the
-    /// announced close, which loses none of them either.
-    successor: Option<OwnedFd>,
-    /// The predecessor's connections will come here.
-    predecessor: Option<OwnedFd>,
+    /// All listeners there were, closed ones too: what connections came by.
+    listed: Vec<Listed>,
+    departure: Option<Departure<P>>,
+    /// Taken on their event, to go to the successor.
+    leaving: Vec<Box<Connection<P>>>,
+    /// From where on parked connections are to be looked at for the successor.
+    look_from: Option<usize>,
+    upstreams: BTreeMap<u64, Upstream>,
+    next_upstream: u64,
+    tallies: Tallies,
+    /// What the successor has been told to add to its counters.
+    told: BTreeMap<String, u64>,
 }
 
 struct Polled {
     listener: Listener,
+    /// Among all there were.
+    place: usize,
     polled: bool,
     /// A successor has it, too.
     adopted: bool,
+}
+
+/// How a connection's listener is named in another process.
+struct Listed {
+    name: String,
+    /// Of those with this name.
+    nth: usize,
+    site: usize,
+    unix: bool,
 }
 
 /// A queue, what is to be pushed to it, and what the last look at it showed.
@@ -241,25 +149,31 @@ pub(crate) struct Setup<P> {
     pub(crate) limit: usize,
     pub(crate) phase: PhaseWatch,
     pub(crate) generation: u32,
-    pub(crate) tally: Arc<CachePadded<Tally>>,
+    pub(crate) tallies: Tallies,
     pub(crate) busy: Box<dyn FnMut() -> Vec<u8> + Send>,
     pub(crate) news: Arc<dyn Fn(News) + Send + Sync>,
 }
 
-impl<P: Default> Acceptor<P> {
+impl<P: Portable> Acceptor<P> {
     pub(crate) fn new(setup: Setup<P>) -> Acceptor<P> {
-        let polled = |listener| Polled { listener, polled: false, adopted: false };
+        let polled = |(place, listener)| Polled { listener, place, polled: false, adopted: false };
+        let mut listed: Vec<Listed> = Vec::new();
+        for listener in &setup.listeners {
+            let nth = listed.iter().filter(|other| other.name == listener.name).count();
+            let (name, unix) = (listener.name.clone(), listener.is_unix());
+            listed.push(Listed { name, nth, site: listener.site, unix });
+        }
         let lane = |queue| Lane { queue, batch: Vec::new(), look: Look::default(), nudge: Nudge::new() };
         Acceptor {
             parking: setup.parking,
-            listeners: setup.listeners.into_iter().map(polled).collect(),
+            listeners: setup.listeners.into_iter().enumerate().map(polled).collect(),
             lanes: setup.queues.into_iter().map(lane).collect(),
             lane_of_site: setup.lane_of_site,
             queue_wait: setup.queue_wait,
             limit: setup.limit,
             phase: setup.phase,
             generation: setup.generation,
-            tally: setup.tally,
+            tally: setup.tallies.tally(),
             busy: setup.busy,
             news: setup.news,
             accepting: false,
@@ -267,11 +181,18 @@ impl<P: Default> Acceptor<P> {
             pause_until: None,
             back_off: BACK_OFF.0,
             draining: false,
+            grace: Duration::ZERO,
             drained: false,
             lingering: Vec::new(),
             next_sweep: Instant::now() + TICK,
-            successor: None,
-            predecessor: None,
+            listed,
+            departure: None,
+            leaving: Vec::new(),
+            look_from: None,
+            upstreams: BTreeMap::new(),
+            next_upstream: FIRST_UPSTREAM,
+            tallies: setup.tallies,
+            told: BTreeMap::new(),
         }
     }
 
@@ -298,21 +219,24 @@ impl<P: Default> Acceptor<P> {
                             return;
                         }
                     }
-                    PREDECESSOR => self.hear_predecessor(),
-                    special if special & SPECIAL == SPECIAL => {
-                        self.accept((special >> 32).wrapping_sub(FIRST_LISTENER) as usize);
-                    }
+                    SUCCESSOR => self.hear_successor(),
+                    special if special & SPECIAL == SPECIAL => match special >> 32 {
+                        upstream @ FIRST_UPSTREAM.. => self.hear_upstream(upstream),
+                        listener => self.accept(listener.wrapping_sub(FIRST_LISTENER) as usize),
+                    },
                     slot => self.on_event(SlotId::from_bits(slot), event.events()),
                 }
             }
             for connection in std::mem::take(&mut self.lingering) {
                 self.linger(connection);
             }
+            self.depart();
             self.push_batches();
             self.lanes.iter_mut().for_each(Lane::look);
             let now = Instant::now();
             if now >= self.next_sweep {
                 self.sweep(now);
+                self.renew_credit();
                 self.push_batches();
                 self.next_sweep = now + TICK;
             }
@@ -344,6 +268,9 @@ impl<P: Default> Acceptor<P> {
         if connection.lingering.is_some() {
             return self.linger(connection);
         }
+        if !connection.may_have_ended && self.can_leave(&connection) {
+            return self.leaving.push(connection);
+        }
         self.queue(connection);
     }
 
@@ -364,13 +291,13 @@ impl<P: Default> Acceptor<P> {
         for mut connection in self.parking.slots.take_expired(ticks) {
             if let Some(lingering) = &connection.lingering {
                 self.end(lingering.reason, connection);
-            } else if connection.idle && connection.stream.peek() != Peek::Bytes {
-                connection.stream.shutdown_write();
+            } else if connection.idle.is_some() && connection.stream.peek() != Peek::Bytes {
                 let reason = if self.draining { CloseReason::Grace } else { CloseReason::Idle };
-                self.end(reason, connection);
+                connection.begin_end_of_idle(reason);
+                self.linger(connection);
             } else {
                 // A request that came in the last moment is served; what stalled gets its answer.
-                connection.expired = !connection.idle;
+                connection.expired = connection.idle.is_none();
                 self.queue(connection);
             }
         }
@@ -421,8 +348,8 @@ impl<P: Default> Acceptor<P> {
 
     /// Parks a connection between two requests.
     fn rest(&mut self, mut connection: Box<Connection<P>>) {
-        connection.idle = true;
-        if let Err(ready) = self.parking.park(connection, Deadline::Idle(Instant::now())) {
+        let since = *connection.idle.get_or_insert_with(Instant::now);
+        if let Err(ready) = self.parking.park(connection, Deadline::Idle(since)) {
             self.queue(ready);
         }
     }
@@ -460,9 +387,10 @@ impl<P: Default> Acceptor<P> {
         match polled.listener.accept() {
             Ok((stream, peer)) => {
                 self.back_off = BACK_OFF.0;
-                let site = polled.listener.site;
-                let origin = Origin { peer, phase: self.phase.clone(), generation: self.generation };
-                self.admit(Connection::new(stream, slot, site, Arc::new(origin), P::default()));
+                let place = (polled.place, polled.listener.site);
+                let origin = Arc::new(self.origin(peer));
+                self.tally.accepted();
+                self.admit(Box::new(Connection::new(stream, slot, place, origin, P::default())));
                 true
             }
             Err(e) => {
@@ -472,16 +400,19 @@ impl<P: Default> Acceptor<P> {
         }
     }
 
-    fn admit(&mut self, connection: Connection<P>) {
-        self.tally.accepted();
+    fn origin(&self, peer: Option<SocketAddr>) -> Origin {
+        Origin { peer, phase: self.phase.clone(), generation: self.generation }
+    }
+
+    fn admit(&mut self, connection: Box<Connection<P>>) {
         let slot = connection.slot;
         let event = EpollEvent::new(edge(), slot.to_bits());
         // Registered while away: an event from now on is kept in the slot.
         if let Err(e) = self.parking.poller.add(&connection.stream, event) {
             warn!("can't watch a new connection: {e}");
-            return self.end(CloseReason::Broken, Box::new(connection));
+            return self.end(CloseReason::Broken, connection);
         }
-        self.rest(Box::new(connection));
+        if connection.buffered.is_empty() { self.rest(connection) } else { self.queue(connection) }
     }
 
     /// No accept error ends the acceptor. True to go on at once.
@@ -524,9 +455,7 @@ impl<P: Default> Acceptor<P> {
 
     /// Does what it was told; false to stop.
     fn obey(&mut self) -> bool {
-        let commands =
-            std::mem::take(&mut *self.parking.commands.lock().unwrap_or_else(PoisonError::into_inner));
-        for command in commands {
+        for command in self.parking.commands() {
             match command {
                 Command::Accept => {
                     self.accepting = true;
@@ -543,36 +472,17 @@ impl<P: Default> Acceptor<P> {
                     self.close_listeners(|listener| !shared.contains(&listener.name))
                 }
                 Command::CloseLast => self.close_listeners(|_| true),
-                Command::HandConnections(channel) => self.successor = Some(channel),
-                Command::TakeConnections(channel) => self.watch_predecessor(channel),
+                Command::HandConnections { channel, adopted } => self.begin_departure(channel, &adopted),
+                Command::TakeConnections(channel) => self.watch_upstream(Upstream::new(channel, 0)),
                 Command::Drain { grace } => self.drain(grace),
                 Command::Check => self.check(),
-                Command::Stop => return false,
+                Command::Stop => {
+                    self.pass_on_counts();
+                    return false;
+                }
             }
         }
         true
-    }
-
-    fn watch_predecessor(&mut self, channel: OwnedFd) {
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, PREDECESSOR);
-        match self.parking.poller.add(&channel, event) {
-            Ok(()) => self.predecessor = Some(channel),
-            Err(e) => warn!("handover: can't watch the connection channel: {e}"),
-        }
-    }
-
-    /// Nothing is sent here yet but the end.
-    fn hear_predecessor(&mut self) {
-        let Some(channel) = &self.predecessor else { return };
-        match recv(channel.as_raw_fd(), &mut [0; 64], MsgFlags::MSG_DONTWAIT) {
-            // A reset is not the end; that is read after it.
-            Err(nix::Error::EAGAIN | nix::Error::EINTR | nix::Error::ECONNRESET) => {}
-            Ok(n) if n > 0 => debug!("handover: skipped {n} unknown bytes on the connection channel"),
-            _ => {
-                let _ = self.parking.poller.delete(channel);
-                self.predecessor = None;
-            }
-        }
     }
 
     /// Closes all listeners. Those that are the last of their kind are served empty first: what the
@@ -599,13 +509,14 @@ impl<P: Default> Acceptor<P> {
 
     fn drain(&mut self, grace: Duration) {
         self.draining = true;
+        self.grace = grace;
         let ticks = u32::try_from(grace.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX).max(1);
         // First the rule for who parks from now on, then those who are parked.
         self.parking.grace.store(ticks, Ordering::Relaxed);
         let limit = self.parking.ticks(Instant::now()).saturating_add(ticks);
         self.parking.slots.redate(
             |connection, deadline| {
-                if connection.idle { deadline.min(limit) } else { deadline }
+                if connection.idle.is_some() { deadline.min(limit) } else { deadline }
             },
         );
         info!("{} connections open; idle ones are kept for {grace:?} more", self.parking.open());
@@ -619,9 +530,240 @@ impl<P: Default> Acceptor<P> {
             self.full = false;
             self.poll_listeners();
         }
-        if self.draining && !self.drained && self.listeners.is_empty() && self.parking.open() == 0 {
+        let all_arrived = self.departure.as_ref().is_none_or(Departure::is_empty);
+        let nothing_is_open = self.listeners.is_empty() && self.parking.open() == 0;
+        if self.draining && !self.drained && nothing_is_open && all_arrived {
             self.drained = true;
+            self.pass_on_counts();
+            if let Some(departure) = &self.departure {
+                info!("handover: {} connections went to the successor", departure.delivered());
+            }
             (self.news)(News::Drained);
+        }
+    }
+
+    /// Step 5 of a handover: what rests here, and what comes to rest, goes to the successor.
+    fn begin_departure(&mut self, channel: OwnedFd, adopted: &[String]) {
+        if let Err(e) = self.parking.poller.add(&channel, EpollEvent::new(EpollFlags::EPOLLIN, SUCCESSOR)) {
+            warn!("handover: can't watch the connection channel: connections stay here: {e}");
+            return self.parking.set_gate(Gate::Shut);
+        }
+        let count = |name: &String| adopted.iter().filter(|other| *other == name).count();
+        self.parking.set_adopted(self.listed.iter().map(|l| l.nth < count(&l.name)).collect());
+        // Nobody reads these here any more: what is in them is the successor's to read.
+        let upstreams = std::mem::take(&mut self.upstreams).into_values().collect::<Vec<_>>();
+        for upstream in &upstreams {
+            let _ = self.parking.poller.delete(&upstream.channel);
+        }
+        self.departure = Some(Departure::new(channel, upstreams));
+        self.look_from = Some(0);
+        self.pass_on_counts();
+        self.hear_successor();
+    }
+
+    fn can_leave(&self, connection: &Connection<P>) -> bool {
+        self.parking.departs(connection)
+            && connection.progress.is_portable(connection.buffered.len(), PORTABLE_BYTES)
+    }
+
+    /// Sends what can be sent now.
+    fn depart(&mut self) {
+        let Some(departure) = &mut self.departure else { return };
+        departure.send_upstreams();
+        let mut leavers = self.parking.leavers();
+        leavers.append(&mut self.leaving);
+        loop {
+            let room = departure.room();
+            if let Some(from) = self.look_from.filter(|_| room > leavers.len()) {
+                let parking = &self.parking;
+                let wanted = |connection: &Box<Connection<P>>| {
+                    parking.is_adopted(connection)
+                        && connection.lingering.is_none()
+                        && connection.progress.is_portable(connection.buffered.len(), PORTABLE_BYTES)
+                };
+                let (found, next) = parking.slots.take_wanted(from, room - leavers.len(), wanted);
+                leavers.extend(found);
+                self.look_from = next;
+            }
+            if leavers.is_empty() || room == 0 {
+                break;
+            }
+            let listed = &self.listed;
+            let before = leavers.len();
+            for connection in &leavers {
+                let _ = self.parking.poller.delete(&connection.stream);
+            }
+            let name = |listener: usize| (&*listed[listener].name, listed[listener].nth);
+            while departure.send(&mut leavers, name) {}
+            debug!("handover: sent {} connections", before - leavers.len());
+            // They wait here, watched, for their turn.
+            for connection in std::mem::take(&mut leavers) {
+                let event = EpollEvent::new(edge(), connection.slot.to_bits());
+                if self.parking.poller.add(&connection.stream, event).is_ok() {
+                    self.lanes[self.lane_of_site[connection.site]].batch.push(connection);
+                } else {
+                    self.parking.close(connection);
+                }
+            }
+        }
+        // What stays here is told of its close, while there is time.
+        let stuck = self.draining && departure.is_stuck(self.grace);
+        self.parking.set_gate(match departure.room() {
+            0 if stuck => Gate::Shut,
+            0 => Gate::Waiting,
+            _ => Gate::Open,
+        });
+        for connection in leavers {
+            self.queue(connection);
+        }
+    }
+
+    /// What the successor says of what was sent to it.
+    fn hear_successor(&mut self) {
+        let Some(departure) = &mut self.departure else { return };
+        let heard = departure.hear();
+        for connection in heard.delivered {
+            self.tally.handed_over();
+            self.parking.close(connection);
+        }
+        for mut connection in heard.returned {
+            connection.polls_write = false;
+            self.admit(connection);
+        }
+        if let Some(upstreams) = heard.ended {
+            if let Some(departure) = self.departure.take() {
+                let _ = self.parking.poller.delete(departure.channel());
+            }
+            self.parking.set_gate(Gate::Shut);
+            upstreams.into_iter().for_each(|upstream| self.watch_upstream(upstream));
+        }
+    }
+
+    fn pass_on_counts(&mut self) {
+        if let Some(departure) = &mut self.departure {
+            departure.send_counts(self.tallies.since(&mut self.told));
+        }
+    }
+
+    fn watch_upstream(&mut self, mut upstream: Upstream) {
+        let key = self.next_upstream;
+        self.next_upstream += 1;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, key << 32 | SPECIAL);
+        match self.parking.poller.add(&upstream.channel, event) {
+            Ok(()) => {
+                upstream.renew(self.room());
+                self.upstreams.insert(key, upstream);
+            }
+            Err(e) => warn!("handover: can't watch a connection channel: {e}"),
+        }
+    }
+
+    /// Places for connections that come from predecessors.
+    fn room(&self) -> usize {
+        if self.draining {
+            return 0;
+        }
+        let promised: usize = self.upstreams.values().map(|upstream| upstream.promised).sum();
+        self.limit.saturating_sub(self.parking.open() + promised)
+    }
+
+    /// Once a tick: what could not be sent or taken for want of something may be now.
+    fn renew_credit(&mut self) {
+        if let Some(departure) = &mut self.departure {
+            departure.unblock();
+            self.look_from = self.look_from.or(Some(0));
+        }
+        for key in self.upstreams.keys().copied().collect::<Vec<_>>() {
+            let room = self.room();
+            if let Some(upstream) = self.upstreams.get_mut(&key) {
+                upstream.renew(room);
+            }
+        }
+    }
+
+    fn hear_upstream(&mut self, key: u64) {
+        for _ in 0..PACKETS_PER_TURN {
+            let Some(upstream) = self.upstreams.get(&key) else { return };
+            match parcel::receive(upstream.channel.as_fd()) {
+                Ok(Incoming::Packet(received)) => self.unpack(key, received),
+                Ok(Incoming::Nothing) => return,
+                Ok(Incoming::End) => return self.forget_upstream(key),
+                Err(e) => {
+                    warn!("handover: can't read a connection channel: {e}");
+                    return self.forget_upstream(key);
+                }
+            }
+        }
+    }
+
+    fn forget_upstream(&mut self, key: u64) {
+        if let Some(upstream) = self.upstreams.remove(&key) {
+            let _ = self.parking.poller.delete(&upstream.channel);
+        }
+    }
+
+    fn unpack(&mut self, key: u64, received: Received) {
+        let Received { packet, mut fds, truncated } = received;
+        match Parcel::decode(&packet) {
+            Some(Parcel::Connections { batch, records }) => {
+                let whole = !truncated && fds.len() == records.len();
+                self.take_connections(key, batch, records, if whole { Some(fds) } else { None });
+            }
+            Some(Parcel::Channel { batch, credit }) => match (fds.pop(), self.upstreams.get_mut(&key)) {
+                (Some(channel), Some(upstream)) if !truncated => {
+                    if upstream.acknowledge(batch, 0, 0) {
+                        self.watch_upstream(Upstream::new(channel, credit));
+                    }
+                }
+                (_, Some(upstream)) => upstream.refuse(batch, 0),
+                (_, None) => {}
+            },
+            Some(Parcel::Counts(counts)) => self.tallies.inherit(counts),
+            None => {
+                debug!("handover: skipped {} unknown bytes on the connection channel", packet.len());
+                if let (Some(batch), Some(upstream)) =
+                    (Parcel::batch_of(&packet), self.upstreams.get_mut(&key))
+                {
+                    upstream.refuse(batch, 0);
+                }
+            }
+        }
+    }
+
+    /// All of a batch or nothing: `fds` is None when some are missing.
+    fn take_connections(&mut self, key: u64, batch: u64, records: Vec<Record>, fds: Option<Vec<OwnedFd>>) {
+        let came = records.len();
+        let places: Option<Vec<usize>> = records
+            .iter()
+            .map(|r| self.listed.iter().position(|l| l.name == r.listener && l.nth == r.nth))
+            .collect();
+        let slots: Vec<_> = (0..came).map_while(|_| self.parking.slots.claim()).collect();
+        let room = self.room();
+        let Some(upstream) = self.upstreams.get_mut(&key) else { return };
+        let all_fit = slots.len() == came;
+        let (Some(fds), Some(places), true) = (fds, places, all_fit) else {
+            warn!("handover: no room for {came} connections of a predecessor, which keeps them for now");
+            self.parking.slots.release_all(slots);
+            return upstream.refuse(batch, came);
+        };
+        if !upstream.acknowledge(batch, came, room) {
+            warn!("handover: can't acknowledge {came} connections, so their predecessor keeps them");
+            self.parking.slots.release_all(slots);
+            return self.forget_upstream(key);
+        }
+        let now = Instant::now();
+        let ago = |elapsed: Duration| now.checked_sub(elapsed).unwrap_or(now);
+        for (((record, fd), slot), place) in records.into_iter().zip(fds).zip(slots).zip(places) {
+            let listed = &self.listed[place];
+            let stream = if listed.unix { Stream::Unix(fd.into()) } else { Stream::Tcp(fd.into()) };
+            let progress = P::unpack(record.begun.map(ago));
+            let origin = Arc::new(self.origin(record.peer));
+            let mut connection =
+                Box::new(Connection::new(stream, slot, (place, listed.site), origin, progress));
+            connection.idle = record.bytes.is_empty().then(|| ago(record.idle));
+            connection.buffered = record.bytes;
+            connection.served = record.served;
+            self.admit(connection);
         }
     }
 

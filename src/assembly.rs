@@ -87,8 +87,8 @@ impl Service for Assembly {
         self.parking.command(Command::CloseLast);
     }
 
-    fn hand_connections(&self, channel: OwnedFd) {
-        self.parking.command(Command::HandConnections(channel));
+    fn hand_connections(&self, channel: OwnedFd, adopted: &[String]) {
+        self.parking.command(Command::HandConnections { channel, adopted: adopted.to_vec() });
     }
 
     fn drain(&self) {

@@ -19,6 +19,8 @@ use crate::wait_group::Guard;
 /// What a closing connection may still send, and for how long, before it is cut off.
 const LINGER_BYTES: usize = 16 << 20;
 const LINGER: Duration = Duration::from_secs(2);
+/// For one that was idle, and closes when it sees that we have.
+const LAST_WORD: Duration = Duration::from_millis(500);
 /// How much of that is dropped at a time.
 const LINGER_PIECES: usize = 16;
 
@@ -120,12 +122,24 @@ fn uninterrupted(mut f: impl FnMut() -> io::Result<usize>) -> io::Result<usize> 
     }
 }
 
+/// What is spoken on a connection, as far as another process can go on with it.
+pub(crate) trait Portable: Default {
+    /// Whether it is between two requests, or in one of which `buffered` bytes in all, `most` at
+    /// most, are enough to begin anew.
+    fn is_portable(&self, buffered: usize, most: usize) -> bool;
+    /// Leaves in `buffered` all that has come of an unfinished request; since when it comes.
+    fn pack(&mut self, buffered: &mut Vec<u8>) -> Option<Instant>;
+    /// What was packed in another process.
+    fn unpack(begun: Option<Instant>) -> Self;
+}
+
 /// A connection: owned by exactly one of acceptor, queue and worker; moved, never shared.
 #[derive(Debug)]
 pub(crate) struct Connection<P> {
     pub(crate) stream: Stream,
     pub(crate) slot: SlotId,
-    /// Which handler and workers it came for.
+    /// Which listener it came by, and so for which handler and workers.
+    pub(crate) listener: usize,
     pub(crate) site: usize,
     pub(crate) origin: Arc<Origin>,
     /// Read and not used. Empty and without memory while idle.
@@ -135,8 +149,8 @@ pub(crate) struct Connection<P> {
     pub(crate) guard: Option<Guard>,
     /// Exchanges so far.
     pub(crate) served: u64,
-    /// Parked between two requests, with nothing buffered.
-    pub(crate) idle: bool,
+    /// Parked between two requests, with nothing buffered, since then.
+    pub(crate) idle: Option<Instant>,
     /// Parked in the middle of a response: there is no other answer any more.
     pub(crate) answering: Option<Answering>,
     /// Its deadline passed while it was parked.
@@ -181,20 +195,21 @@ impl<P> Connection<P> {
     pub(crate) fn new(
         stream: Stream,
         slot: SlotId,
-        site: usize,
+        (listener, site): (usize, usize),
         origin: Arc<Origin>,
         progress: P,
     ) -> Connection<P> {
         Connection {
             stream,
             slot,
+            listener,
             site,
             origin,
             buffered: Vec::new(),
             progress,
             guard: None,
             served: 0,
-            idle: true,
+            idle: None,
             answering: None,
             expired: false,
             may_have_ended: false,
@@ -205,9 +220,19 @@ impl<P> Connection<P> {
 
     /// Shuts our side; from now on only `linger_on` is to be called.
     pub(crate) fn begin_lingering(&mut self, reason: CloseReason) {
+        self.linger_for(LINGER, reason);
+    }
+
+    /// As `begin_lingering`, for one between two requests: so that one that is on its way is read
+    /// and dropped, and not met by a reset.
+    pub(crate) fn begin_end_of_idle(&mut self, reason: CloseReason) {
+        self.linger_for(LAST_WORD, reason);
+    }
+
+    fn linger_for(&mut self, time: Duration, reason: CloseReason) {
         self.stream.shutdown_write();
-        self.lingering = Some(Lingering { reason, until: Instant::now() + LINGER, left: LINGER_BYTES });
-        self.idle = false;
+        self.lingering = Some(Lingering { reason, until: Instant::now() + time, left: LINGER_BYTES });
+        self.idle = None;
         self.buffered = Vec::new();
         self.guard = None;
     }

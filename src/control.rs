@@ -31,8 +31,8 @@ pub(crate) trait Service {
     fn close_shared(&self, shared: &[String]);
     /// Serve what waits on the listeners, then close them; `ListenersClosed` follows.
     fn close_last(&self);
-    /// The successor takes connections here.
-    fn hand_connections(&self, channel: OwnedFd);
+    /// The successor takes connections here, of the listeners it adopted.
+    fn hand_connections(&self, channel: OwnedFd, adopted: &[String]);
     /// Announce the close to every connection; `Drained` follows.
     fn drain(&self);
     /// Is there life in every part? `Checked` follows.
@@ -321,7 +321,7 @@ impl<'a> Control<'a> {
                 Action::CloseLast => self.service.close_last(),
                 Action::HandConnections => {
                     if let Some(channel) = self.successor.as_mut().and_then(|s| s.connections.take()) {
-                        self.service.hand_connections(channel);
+                        self.service.hand_connections(channel, &self.shared);
                     }
                 }
                 Action::Drain => self.service.drain(),

@@ -99,6 +99,10 @@ impl Listener {
         }
     }
 
+    pub(crate) fn is_unix(&self) -> bool {
+        matches!(self.kind, ListenerKind::Unix { .. })
+    }
+
     pub(crate) fn socket_addr(&self) -> Option<SocketAddr> {
         match &self.kind {
             ListenerKind::Tcp(address) => Some(*address),

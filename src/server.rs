@@ -381,7 +381,7 @@ impl Server {
             limit: self.limits.connections,
             phase: phase.clone(),
             generation,
-            tally: tallies.tally(),
+            tallies: tallies.clone(),
             busy: Box::new(move || {
                 let mut answer = Vec::new();
                 encode::busy(&mut answer, date.get(SystemTime::now()));

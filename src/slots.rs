@@ -94,6 +94,13 @@ impl<T> Slots<T> {
         self.taken.fetch_sub(1, Ordering::SeqCst) - 1
     }
 
+    /// Gives back what was claimed and not used.
+    pub(crate) fn release_all(&self, ids: Vec<SlotId>) {
+        for id in ids {
+            self.release(id);
+        }
+    }
+
     pub(crate) fn taken(&self) -> usize {
         self.taken.load(Ordering::SeqCst)
     }
@@ -142,6 +149,27 @@ impl<T> Slots<T> {
             }
         }
         taken
+    }
+
+    /// Takes what is parked and wanted, `most` of it, from the place `from` on; the place to go on
+    /// from, None when all have been looked at.
+    pub(crate) fn take_wanted(
+        &self,
+        from: usize,
+        most: usize,
+        wanted: impl Fn(&T) -> bool,
+    ) -> (Vec<T>, Option<usize>) {
+        let mut taken = Vec::new();
+        for (place, slot) in self.all().enumerate().skip(from) {
+            if taken.len() == most {
+                return (taken, Some(place));
+            }
+            let mut content = lock(slot);
+            if matches!(&content.state, State::Parked(tenant) if wanted(tenant)) {
+                taken.extend(take_parked(&mut content));
+            }
+        }
+        (taken, None)
     }
 
     /// Moves deadlines of what is parked: `f` gets each with its deadline.
@@ -235,6 +263,26 @@ mod tests {
         assert_eq!(slots.take_expired(6), [5, 6]);
         slots.redate(|tenant, deadline| if *tenant == 0 { 7 } else { deadline });
         assert_eq!(slots.take_expired(8), [0]);
+    }
+
+    #[test]
+    fn what_is_wanted_is_taken_piece_by_piece_and_what_is_away_is_not() {
+        let slots = Slots::new(600);
+        let ids: Vec<SlotId> = (0..300).map(|_| slots.claim().unwrap()).collect();
+        for (n, id) in ids.iter().enumerate().skip(1) {
+            slots.park(*id, n, 0).unwrap();
+        }
+        let (mut all, mut from) = (Vec::new(), Some(0));
+        while let Some(place) = from {
+            let (some, next) = slots.take_wanted(place, 7, |n| n % 2 == 0);
+            assert!(some.len() <= 7);
+            all.extend(some);
+            from = next;
+        }
+        all.sort_unstable();
+        assert_eq!(all, (2..300).step_by(2).collect::<Vec<_>>());
+        assert_eq!(slots.take(ids[3]), Some(3));
+        assert_eq!(slots.take(ids[2]), None, "away now");
     }
 
     /// One thread gives events, one parks and goes on: whatever the order, each event is seen, and

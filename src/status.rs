@@ -1,5 +1,6 @@
 //! Counters: each thread has its own, a snapshot adds them up.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,7 @@ pub(crate) struct Tally {
     /// By the first digit of the status, 1 to 5.
     responses: [AtomicU64; 5],
     panics: AtomicU64,
+    handed_over: AtomicU64,
     closes: Box<[AtomicU64]>,
 }
 
@@ -27,6 +29,7 @@ impl Tally {
             requests: AtomicU64::new(0),
             responses: Default::default(),
             panics: AtomicU64::new(0),
+            handed_over: AtomicU64::new(0),
             closes: CloseReason::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -46,6 +49,10 @@ impl Tally {
         add(&self.panics);
     }
 
+    pub(crate) fn handed_over(&self) {
+        add(&self.handed_over);
+    }
+
     pub(crate) fn closed(&self, reason: CloseReason) {
         add(&self.closes[reason as usize]);
     }
@@ -60,6 +67,8 @@ fn add(counter: &AtomicU64) {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tallies {
     all: Arc<Mutex<Vec<Arc<CachePadded<Tally>>>>>,
+    /// Of earlier generations, by name.
+    inherited: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 impl Tallies {
@@ -70,7 +79,30 @@ impl Tallies {
         tally
     }
 
-    /// The sums so far.
+    /// Counts of an earlier generation. They go on here, so that totals survive a handover.
+    pub(crate) fn inherit(&self, counts: Vec<(String, u64)>) {
+        let mut inherited = self.inherited.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, n) in counts {
+            let sum = inherited.entry(name).or_default();
+            *sum = sum.saturating_add(n);
+        }
+    }
+
+    /// What has been counted, here and inherited, beyond what `told` holds, which holds it then.
+    pub(crate) fn since(&self, told: &mut BTreeMap<String, u64>) -> Vec<(String, u64)> {
+        let mut stats = Stats::new(0, Phase::Serving);
+        self.add_up(&mut stats);
+        let mut news = Vec::new();
+        stats.for_each_count(|name, count| {
+            let before = told.insert(name.to_owned(), *count).unwrap_or(0);
+            if *count > before {
+                news.push((name.to_owned(), *count - before));
+            }
+        });
+        news
+    }
+
+    /// The sums so far, with those of earlier generations.
     pub(crate) fn add_up(&self, stats: &mut Stats) {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let sum = |counter: &dyn Fn(&Tally) -> &AtomicU64| -> u64 {
@@ -79,11 +111,14 @@ impl Tallies {
         stats.accepted = sum(&|t| &t.accepted);
         stats.requests = sum(&|t| &t.requests);
         stats.panics = sum(&|t| &t.panics);
+        stats.handed_over = sum(&|t| &t.handed_over);
         for class in 0..5 {
             stats.responses[class] = sum(&|t| &t.responses[class]);
         }
         stats.closes =
             CloseReason::ALL.iter().map(|reason| (*reason, sum(&|t| &t.closes[*reason as usize]))).collect();
+        let inherited = self.inherited.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.for_each_count(|name, count| *count += inherited.get(name).copied().unwrap_or(0));
     }
 }
 
@@ -95,7 +130,7 @@ pub struct Stats {
     pub generation: u32,
     /// What the process is doing.
     pub phase: Phase,
-    /// Connections accepted.
+    /// Connections accepted. As all totals here, over all generations so far.
     pub accepted: u64,
     /// Connections open now.
     pub open: u64,
@@ -105,6 +140,8 @@ pub struct Stats {
     pub responses: [u64; 5],
     /// Handlers that panicked.
     pub panics: u64,
+    /// Connections passed on to the next generation, at each handover.
+    pub handed_over: u64,
     /// Requests begun and not finished.
     pub in_flight: u64,
     /// Connections that wait for a worker now.
@@ -127,11 +164,26 @@ impl Stats {
             requests: 0,
             responses: [0; 5],
             panics: 0,
+            handed_over: 0,
             in_flight: 0,
             queued: 0,
             workers: 0,
             detached: 0,
             closes: Vec::new(),
+        }
+    }
+
+    /// The totals, by the names under which they go from generation to generation.
+    fn for_each_count(&mut self, mut f: impl FnMut(&str, &mut u64)) {
+        f("accepted", &mut self.accepted);
+        f("requests", &mut self.requests);
+        f("panics", &mut self.panics);
+        f("handed_over", &mut self.handed_over);
+        for (class, count) in (1..).zip(&mut self.responses) {
+            f(&format!("responses.{class}xx"), count);
+        }
+        for (reason, count) in &mut self.closes {
+            f(&format!("closes.{reason}"), count);
         }
     }
 
@@ -154,6 +206,12 @@ impl Stats {
             (1..).zip(self.responses).map(|(class, n)| (format!("{{class=\"{class}xx\"}}"), n)).collect();
         metric("responses_total", "counter", "Responses by class of status.", &classes);
         metric("handler_panics_total", "counter", "Handlers that panicked.", &one(self.panics));
+        metric(
+            "connections_handed_over_total",
+            "counter",
+            "Connections passed on to the next generation.",
+            &one(self.handed_over),
+        );
         metric("requests_in_flight", "gauge", "Requests begun and not finished.", &one(self.in_flight));
         metric("connections_queued", "gauge", "Connections waiting for a worker.", &one(self.queued));
         metric("workers", "gauge", "Workers in all pools.", &one(self.workers));

@@ -105,6 +105,52 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<So
     Ok((fd, address.as_socket()))
 }
 
+/// Receives one packet with the descriptors that came beside it, CLOEXEC, without waiting: its length,
+/// and whether the packet or its descriptors were cut short.
+///
+/// # Errors
+/// `WouldBlock` when there is none.
+pub(crate) fn receive(socket: BorrowedFd<'_>, packet: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>, bool)> {
+    // As many as one packet can carry (SCM_MAX_FD), in what is aligned for a header.
+    const DESCRIPTORS: u32 = 253 * size_of::<RawFd>() as u32;
+    let mut control = [0u64; 256];
+    let mut part = libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: packet.len() };
+    // SAFETY: all zeroes is a valid msghdr: null pointers with zero lengths.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    // SAFETY: CMSG_SPACE only computes.
+    message.msg_controllen = unsafe { libc::CMSG_SPACE(DESCRIPTORS) } as _;
+    debug_assert!(message.msg_controllen as usize <= size_of_val(&control));
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    // SAFETY: the message points to one buffer and one control buffer, both ours, alive and of the
+    // lengths given.
+    let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+    let mut fds = Vec::new();
+    // SAFETY: the kernel filled the control buffer up to msg_controllen, which CMSG_FIRSTHDR and
+    // CMSG_NXTHDR go by; a header's data has cmsg_len bytes less the header. The descriptors in it
+    // are new, and taken once: also when the message is cut short, for those that fit are open.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while !header.is_null() {
+            let of_rights =
+                (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS;
+            if of_rights {
+                let bytes = (*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                let data = libc::CMSG_DATA(header).cast::<RawFd>();
+                for index in 0..bytes / size_of::<RawFd>() {
+                    fds.push(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
+                }
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+    }
+    let truncated = message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+    Ok((n, fds, truncated))
+}
+
 /// A program to start.
 #[derive(Debug)]
 pub(crate) struct Spawn<'a> {

@@ -59,6 +59,17 @@ impl Collecting {
         }
     }
 
+    /// Head and body as they came, if they are still as they came: a body of known length in memory,
+    /// which the client was not told to send.
+    pub(super) fn received(&self) -> Option<(&[u8], &[u8])> {
+        match &self.store {
+            Store::Memory(bytes) if self.decoder.remaining_hint().is_some() && !self.begun.expects => {
+                Some((&self.begun.text, bytes))
+            }
+            _ => None,
+        }
+    }
+
     /// The complete body.
     pub(super) fn finish(self) -> Result<(Begun, Kind), CollectError> {
         let kind = match self.store {

@@ -104,6 +104,7 @@ pub(crate) fn serve(
                 }
             },
             Step::Requeue => return queue.push(&mut vec![client]),
+            Step::Leave => return common.parking.leave(client),
             Step::WaitForShare => return queue.push_shared(client),
             Step::Close(reason) => {
                 client.stream.shutdown_write();

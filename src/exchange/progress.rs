@@ -9,6 +9,7 @@ use http::{Method, Version};
 use super::collect::Collecting;
 use super::outgoing::Outgoing;
 use crate::close_reason::CloseReason;
+use crate::connection::Portable;
 use crate::http1::{Decoder, Scan};
 
 /// Where an exchange is, while its connection rests.
@@ -19,6 +20,36 @@ pub(crate) struct Progress {
     pub(super) unsent: Vec<u8>,
     /// Since when the client has taken nothing of it.
     pub(super) stalled: Option<Instant>,
+}
+
+impl Portable for Progress {
+    fn is_portable(&self, buffered: usize, most: usize) -> bool {
+        let come = match &self.stage {
+            Stage::Head { .. } => Some(buffered),
+            Stage::Body(collecting) => collecting.received().map(|(head, body)| head.len() + body.len()),
+            _ => None,
+        };
+        self.unsent.is_empty() && come.is_some_and(|come| come <= most)
+    }
+
+    fn pack(&mut self, buffered: &mut Vec<u8>) -> Option<Instant> {
+        match std::mem::take(&mut self.stage) {
+            Stage::Head { began, .. } => began,
+            Stage::Body(collecting) => {
+                if let Some((head, body)) = collecting.received() {
+                    let rest = std::mem::take(buffered);
+                    *buffered = [head, body, &rest].concat();
+                }
+                Some(Instant::now())
+            }
+            _ => None,
+        }
+    }
+
+    fn unpack(begun: Option<Instant>) -> Progress {
+        let stage = Stage::Head { scan: Scan::default(), began: begun };
+        Progress { stage, ..Progress::default() }
+    }
 }
 
 #[derive(Debug)]

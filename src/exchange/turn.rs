@@ -17,13 +17,14 @@ use super::outgoing::{self, Outgoing, Pulled, Sent};
 use super::progress::{After, AskedOwned, Begun, Responding, Stage};
 use super::upload::{Lease, Upload};
 use super::{Client, Common, panic_text};
-use crate::acceptor::Deadline;
+use crate::acceptor::{Deadline, PORTABLE_BYTES};
 use crate::body::{Body, Kind};
 use crate::close_reason::CloseReason;
 use crate::connection::{Answering, Peek};
 use crate::handler::Resolved;
 use crate::http1::encode::{self, Asked, BodyFraming};
 use crate::http1::{Decoder, Framing, Head, Refusal, Scan};
+use crate::phase::Phase;
 use crate::queue::Queue;
 use crate::request::Trailers;
 use crate::response::plain;
@@ -42,6 +43,8 @@ pub(super) enum Step {
     Park(Deadline),
     /// Others first.
     Requeue,
+    /// To the successor.
+    Leave,
     WaitForShare,
     Close(CloseReason),
     Linger(CloseReason),
@@ -94,7 +97,7 @@ impl<'a> Turn<'a> {
     }
 
     fn go(&mut self) -> Result<Never, Step> {
-        self.client.idle = false;
+        self.client.idle = None;
         let buffered = std::mem::take(&mut self.client.buffered);
         self.desk.input.load(&buffered);
         self.desk.out.clear();
@@ -114,6 +117,9 @@ impl<'a> Turn<'a> {
     }
 
     fn head(&mut self, mut scan: Scan, began: Option<Instant>) -> Flow {
+        if self.departs() {
+            return Err(self.leave(scan, began)?);
+        }
         if !self.desk.input.is_empty() {
             match scan.parse(self.desk.input.unused(), &self.common.limits) {
                 Ok(Some(head)) => return self.begin(head),
@@ -134,13 +140,29 @@ impl<'a> Turn<'a> {
             Filled::End if began.is_some() => Err(Step::Close(CloseReason::ClientCut)),
             Filled::End => Err(Step::Close(CloseReason::ClientClosed)),
             Filled::Nothing => {
-                self.client.idle = began.is_none();
+                self.client.idle = began.is_none().then_some(self.now);
                 let deadline = began.map_or(Deadline::Idle(self.now), |began| {
                     Deadline::At(began + self.common.timeouts.head)
                 });
                 Err(self.park(deadline))
             }
         }
+    }
+
+    /// Whether the successor is to have this connection now, with what has been read and not answered.
+    fn departs(&self) -> bool {
+        self.desk.input.unused().len() <= PORTABLE_BYTES && self.common.parking.departs(self.client)
+    }
+
+    fn leave(&mut self, scan: Scan, began: Option<Instant>) -> Result<Step, Step> {
+        let began = if self.desk.input.is_empty() { None } else { began.or(Some(self.now)) };
+        self.client.progress.stage = Stage::Head { scan, began };
+        self.flush()?;
+        // What is begun counts until the successor has it.
+        self.client.guard = began.map(|_| self.common.wait_group.guard());
+        self.client.idle = began.is_none().then_some(self.now);
+        self.client.buffered = self.desk.input.take();
+        Ok(Step::Leave)
     }
 
     /// A head is complete: what it asks for is checked before its body is read.
@@ -416,7 +438,10 @@ impl<'a> Turn<'a> {
     fn may_keep(&self) -> bool {
         let more_came = || !self.desk.input.is_empty() || self.client.stream.peek() == Peek::Bytes;
         self.client.served < self.common.limits.requests_per_connection
-            && (!self.common.phase.get().is_draining() || more_came())
+            && match self.common.phase.get() {
+                Phase::HandedOver if self.common.parking.may_travel(self.client) => true,
+                phase => !phase.is_draining() || more_came(),
+            }
     }
 
     fn why_close(&self, asked: &AskedOwned) -> CloseReason {

@@ -2,6 +2,7 @@
 //! `key=value` pairs. Unknown words and keys are skipped, so that versions can differ.
 
 pub(crate) mod channel;
+pub(crate) mod parcel;
 pub(crate) mod pid_file;
 pub(crate) mod spawner;
 pub(crate) mod successor;

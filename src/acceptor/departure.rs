@@ -1,0 +1,225 @@
+//! Connections on their way to the successor. From the send on nobody here touches them; they are
+//! let go of when the successor has acknowledged them, and had back only when it has refused them,
+//! or when nobody has the other end of the channel any more and all it said has been read.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use log::{debug, warn};
+
+use super::arrival::Upstream;
+use crate::connection::{Connection, Portable};
+use crate::handover::parcel::{self, BATCH, BATCH_BYTES, Incoming, Parcel, Receipt, Record};
+
+/// What of a request may have come for its connection to travel.
+pub(crate) const PORTABLE_BYTES: usize = 8 << 10;
+
+/// The way to a successor.
+pub(super) struct Departure<P> {
+    channel: OwnedFd,
+    credit: usize,
+    /// The channel takes no more until something was read from it.
+    blocked: bool,
+    last_batch: u64,
+    sent: BTreeMap<u64, Cargo<P>>,
+    /// Not sent, or refused.
+    upstreams: Vec<Upstream>,
+    /// When the successor last said something.
+    heard: Instant,
+    delivered: usize,
+}
+
+enum Cargo<P> {
+    Connections(Vec<Box<Connection<P>>>),
+    Upstream(Upstream),
+}
+
+/// What the successor has said.
+pub(super) struct Heard<P> {
+    /// Its own now.
+    pub(super) delivered: Vec<Box<Connection<P>>>,
+    /// Ours again.
+    pub(super) returned: Vec<Box<Connection<P>>>,
+    /// Nobody has the other end any more. What of its own predecessors' channels it did not take is here.
+    pub(super) ended: Option<Vec<Upstream>>,
+}
+
+impl<P: Portable> Departure<P> {
+    pub(super) fn new(channel: OwnedFd, upstreams: Vec<Upstream>) -> Departure<P> {
+        Departure {
+            channel,
+            credit: 0,
+            blocked: false,
+            last_batch: 0,
+            sent: BTreeMap::new(),
+            upstreams,
+            heard: Instant::now(),
+            delivered: 0,
+        }
+    }
+
+    pub(super) fn channel(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// How many connections can be sent now.
+    pub(super) fn room(&self) -> usize {
+        if self.blocked { 0 } else { self.credit }
+    }
+
+    /// Whether all that was sent has arrived.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sent.is_empty()
+    }
+
+    /// Connections that have arrived.
+    pub(super) fn delivered(&self) -> usize {
+        self.delivered
+    }
+
+    /// Whether the successor has had no room for so long, or is too slow to say.
+    pub(super) fn is_stuck(&self, time: Duration) -> bool {
+        self.room() == 0 && self.heard.elapsed() >= time
+    }
+
+    /// Something was refused or was in the way: it may be tried again.
+    pub(super) fn unblock(&mut self) {
+        self.blocked = false;
+    }
+
+    /// Sends the first of `leavers`, as many as one packet takes; false when it can't be now.
+    /// `name` gives the text a connection's listener was asked for by.
+    pub(super) fn send<'n>(
+        &mut self,
+        leavers: &mut Vec<Box<Connection<P>>>,
+        name: impl Fn(usize) -> (&'n str, usize),
+    ) -> bool {
+        let now = Instant::now();
+        let most = leavers.len().min(BATCH).min(self.room());
+        if most == 0 {
+            return false;
+        }
+        let mut bytes = 0;
+        let mut records = Vec::new();
+        for connection in &mut leavers[..most] {
+            let (listener, nth) = name(connection.listener);
+            let begun = connection.progress.pack(&mut connection.buffered);
+            connection.progress = P::unpack(begun);
+            bytes += connection.buffered.len() + listener.len();
+            if bytes > BATCH_BYTES && !records.is_empty() {
+                break;
+            }
+            let since = |at: Instant| now.saturating_duration_since(at);
+            records.push(Record {
+                listener: listener.to_owned(),
+                nth,
+                peer: connection.origin.peer,
+                idle: connection.idle.map_or(Duration::ZERO, since),
+                begun: begun.map(since),
+                served: connection.served,
+                bytes: connection.buffered.clone(),
+            });
+        }
+        let count = records.len();
+        let batch = self.last_batch + 1;
+        let fds: Vec<BorrowedFd<'_>> = leavers[..count].iter().map(|c| c.stream.as_fd()).collect();
+        if !self.post(&Parcel::Connections { batch, records }, &fds) {
+            return false;
+        }
+        self.last_batch = batch;
+        self.credit -= count;
+        self.sent.insert(batch, Cargo::Connections(leavers.drain(..count).collect()));
+        true
+    }
+
+    /// Passes on the channels of our own predecessors.
+    pub(super) fn send_upstreams(&mut self) {
+        while let Some(upstream) = self.upstreams.pop() {
+            let batch = self.last_batch + 1;
+            let parcel = Parcel::Channel { batch, credit: upstream.promised };
+            if self.blocked || !self.post(&parcel, &[upstream.channel.as_fd()]) {
+                self.upstreams.push(upstream);
+                return;
+            }
+            self.last_batch = batch;
+            self.sent.insert(batch, Cargo::Upstream(upstream));
+        }
+    }
+
+    /// What is lost of these only makes totals smaller.
+    pub(super) fn send_counts(&mut self, counts: Vec<(String, u64)>) {
+        if !counts.is_empty() {
+            self.post(&Parcel::Counts(counts), &[]);
+        }
+    }
+
+    fn post(&mut self, parcel: &Parcel, fds: &[BorrowedFd<'_>]) -> bool {
+        match parcel::send(self.channel.as_fd(), &parcel.encode(), fds) {
+            Ok(()) => true,
+            Err(e) => {
+                // Full, or too many descriptors of this user are in flight (ETOOMANYREFS). A
+                // broken pipe is read as the end.
+                if e.kind() != ErrorKind::WouldBlock {
+                    debug!("handover: can't pass connections on just now: {e}");
+                }
+                self.blocked = true;
+                false
+            }
+        }
+    }
+
+    /// Reads what the successor has said.
+    pub(super) fn hear(&mut self) -> Heard<P> {
+        let mut heard = Heard { delivered: Vec::new(), returned: Vec::new(), ended: None };
+        loop {
+            match parcel::receive(self.channel.as_fd()) {
+                Ok(Incoming::Packet(received)) => self.take_receipt(&received.packet, &mut heard),
+                Ok(Incoming::Nothing) => return heard,
+                Ok(Incoming::End) => break,
+                Err(e) => {
+                    // What was sent stays sent: taking it back could serve a request twice.
+                    warn!("handover: can't read the connection channel: {e}");
+                    return heard;
+                }
+            }
+        }
+        let mut upstreams = std::mem::take(&mut self.upstreams);
+        for cargo in std::mem::take(&mut self.sent).into_values() {
+            match cargo {
+                Cargo::Connections(connections) => heard.returned.extend(connections),
+                Cargo::Upstream(upstream) => upstreams.push(upstream),
+            }
+        }
+        heard.ended = Some(upstreams);
+        heard
+    }
+
+    fn take_receipt(&mut self, packet: &[u8], heard: &mut Heard<P>) {
+        self.blocked = false;
+        self.heard = Instant::now();
+        match Receipt::decode(packet) {
+            Some(Receipt::Credit(n)) => self.credit += n,
+            Some(Receipt::Ack { batch, credit }) => {
+                self.credit += credit;
+                if let Some(Cargo::Connections(connections)) = self.sent.remove(&batch) {
+                    self.delivered += connections.len();
+                    heard.delivered.extend(connections);
+                }
+            }
+            Some(Receipt::Nak { batch }) => match self.sent.remove(&batch) {
+                Some(Cargo::Connections(connections)) => {
+                    debug!("handover: {} connections refused for now", connections.len());
+                    heard.returned.extend(connections);
+                }
+                Some(Cargo::Upstream(upstream)) => {
+                    self.blocked = true;
+                    self.upstreams.push(upstream);
+                }
+                None => {}
+            },
+            None => debug!("handover: skipped what is no receipt"),
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Where connections rest, and where workers and the control loop reach the acceptor.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::{BELL, RESERVE, TICK};
+use crate::connection::Connection;
+use crate::slots::Slots;
+
+/// Where connections rest, and where workers and the control loop reach the acceptor.
+#[derive(Debug)]
+pub(crate) struct Parking<P> {
+    pub(super) slots: Slots<Box<Connection<P>>>,
+    pub(super) poller: Epoll,
+    pub(super) bell: EventFd,
+    commands: Mutex<VecDeque<Command>>,
+    start: Instant,
+    idle: Duration,
+    /// In ticks: how long an idle connection is kept in a drain; 0 while there is none.
+    pub(super) grace: AtomicU32,
+    /// Somebody waits for a connection to end: rung at each.
+    pub(super) wanted: AtomicBool,
+    gate: AtomicU8,
+    /// Which listeners the successor has, too.
+    adopted: OnceLock<Box<[bool]>>,
+    /// On their way to the successor.
+    leavers: Mutex<Vec<Box<Connection<P>>>>,
+}
+
+/// The way to the successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Gate {
+    /// Not yet known.
+    Unknown,
+    /// The successor takes no more for now.
+    Waiting,
+    Open,
+    /// There is no way any more.
+    Shut,
+}
+
+/// How long a connection may rest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Deadline {
+    At(Instant),
+    /// Between two requests: the idle timeout from now, or the grace of a drain.
+    Idle(Instant),
+}
+
+#[derive(Debug)]
+pub(crate) enum Command {
+    Accept,
+    Pause { adopted: Vec<String> },
+    CloseShared { shared: Vec<String> },
+    CloseLast,
+    HandConnections { channel: OwnedFd, adopted: Vec<String> },
+    TakeConnections(OwnedFd),
+    Drain { grace: Duration },
+    Check,
+    Stop,
+}
+
+impl<P> Parking<P> {
+    /// Room for `connections`, and for those that are taken beyond them: by a listener with workers
+    /// of its own, and from the kernel's queue at a stop.
+    pub(crate) fn new(connections: usize, idle: Duration) -> io::Result<Parking<P>> {
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        poller.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        Ok(Parking {
+            slots: Slots::new(connections + RESERVE),
+            poller,
+            bell,
+            commands: Mutex::default(),
+            start: Instant::now(),
+            idle,
+            grace: AtomicU32::new(0),
+            wanted: AtomicBool::new(false),
+            gate: AtomicU8::new(Gate::Unknown as u8),
+            adopted: OnceLock::new(),
+            leavers: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn command(&self, command: Command) {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
+        self.ring();
+    }
+
+    pub(super) fn commands(&self) -> VecDeque<Command> {
+        std::mem::take(&mut *self.commands.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn ring(&self) {
+        // It can only be full, and then it rings already.
+        let _ = self.bell.write(1);
+    }
+
+    /// Connections that are open, wherever they are.
+    pub(crate) fn open(&self) -> usize {
+        self.slots.taken()
+    }
+
+    /// Parks until bytes come, or the socket takes more, or the deadline passes. Given back if there
+    /// is something to do already.
+    pub(crate) fn park(
+        &self,
+        connection: Box<Connection<P>>,
+        deadline: Deadline,
+    ) -> Result<(), Box<Connection<P>>> {
+        let deadline = match deadline {
+            Deadline::At(time) => self.ticks(time),
+            Deadline::Idle(now) => self.idle_deadline(now),
+        };
+        self.slots.park(connection.slot, connection, deadline)
+    }
+
+    /// Asks for an event, too, when the socket takes bytes again.
+    pub(crate) fn poll_write(&self, connection: &mut Connection<P>) -> io::Result<()> {
+        if !connection.polls_write {
+            let flags = edge() | EpollFlags::EPOLLOUT;
+            let mut event = EpollEvent::new(flags, connection.slot.to_bits());
+            self.poller.modify(&connection.stream, &mut event)?;
+            connection.polls_write = true;
+        }
+        Ok(())
+    }
+
+    /// Ends a connection. Its place is free when its socket is closed, not before.
+    pub(crate) fn close(&self, connection: Box<Connection<P>>) {
+        let slot = connection.slot;
+        drop(connection);
+        self.slots.release(slot);
+        if self.wanted.load(Ordering::SeqCst) {
+            self.ring();
+        }
+    }
+
+    /// Whether a process that has handed over need not announce the close of this connection: it
+    /// may still go to the successor.
+    pub(crate) fn may_travel(&self, connection: &Connection<P>) -> bool {
+        self.gate.load(Ordering::Acquire) != Gate::Shut as u8
+            && self.adopted.get().is_none_or(|adopted| adopted[connection.listener])
+    }
+
+    /// Whether the successor takes this connection now, if its next request has not begun, or not
+    /// much of it is there.
+    pub(crate) fn departs(&self, connection: &Connection<P>) -> bool {
+        self.gate.load(Ordering::Acquire) == Gate::Open as u8 && self.is_adopted(connection)
+    }
+
+    pub(super) fn is_adopted(&self, connection: &Connection<P>) -> bool {
+        self.adopted.get().is_some_and(|adopted| adopted[connection.listener])
+    }
+
+    /// Sends a connection to the successor, which `departs` said.
+    pub(crate) fn leave(&self, connection: Box<Connection<P>>) {
+        self.leavers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        self.ring();
+    }
+
+    pub(super) fn leavers(&self) -> Vec<Box<Connection<P>>> {
+        std::mem::take(&mut *self.leavers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_gate(&self, gate: Gate) {
+        self.gate.store(gate as u8, Ordering::Release);
+    }
+
+    pub(super) fn set_adopted(&self, adopted: Box<[bool]>) {
+        let _ = self.adopted.set(adopted);
+    }
+
+    pub(super) fn idle_deadline(&self, now: Instant) -> u32 {
+        let mut deadline = self.ticks(now + self.idle);
+        let grace = self.grace.load(Ordering::Relaxed);
+        if grace > 0 {
+            deadline = deadline.min(self.ticks(now).saturating_add(grace));
+        }
+        deadline
+    }
+
+    /// A time as ticks since the start, rounded up; never 0, which means none.
+    pub(super) fn ticks(&self, at: Instant) -> u32 {
+        let ticks = at.saturating_duration_since(self.start).as_millis() / TICK.as_millis();
+        u32::try_from(ticks).unwrap_or(u32::MAX - 1).saturating_add(1)
+    }
+}
+
+/// Registered once; an event that comes while a worker has the connection is kept in its slot.
+pub(super) fn edge() -> EpollFlags {
+    EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET
+}
