@@ -92,6 +92,8 @@ pub(crate) struct Acceptor<P> {
     /// All listeners there were, closed ones too: what connections came by.
     listed: Vec<Listed>,
     departure: Option<Departure<P>>,
+    /// Connections the successor has.
+    delivered: usize,
     /// Taken on their event, to go to the successor.
     leaving: Vec<Box<Connection<P>>>,
     /// From where on parked connections are to be looked at for the successor.
@@ -187,6 +189,7 @@ impl<P: Portable> Acceptor<P> {
             next_sweep: Instant::now() + TICK,
             listed,
             departure: None,
+            delivered: 0,
             leaving: Vec::new(),
             look_from: None,
             upstreams: BTreeMap::new(),
@@ -535,8 +538,8 @@ impl<P: Portable> Acceptor<P> {
         if self.draining && !self.drained && nothing_is_open && all_arrived {
             self.drained = true;
             self.pass_on_counts();
-            if let Some(departure) = &self.departure {
-                info!("handover: {} connections went to the successor", departure.delivered());
+            if self.delivered > 0 {
+                info!("handover: {} connections went to the successor", self.delivered);
             }
             (self.news)(News::Drained);
         }
@@ -622,6 +625,7 @@ impl<P: Portable> Acceptor<P> {
     fn hear_successor(&mut self) {
         let Some(departure) = &mut self.departure else { return };
         let heard = departure.hear();
+        self.delivered += heard.delivered.len();
         for connection in heard.delivered {
             self.tally.handed_over();
             self.parking.close(connection);
@@ -698,6 +702,9 @@ impl<P: Portable> Acceptor<P> {
 
     fn forget_upstream(&mut self, key: u64) {
         if let Some(upstream) = self.upstreams.remove(&key) {
+            if upstream.came() > 0 {
+                info!("handover: {} connections came from a predecessor", upstream.came());
+            }
             let _ = self.parking.poller.delete(&upstream.channel);
         }
     }
@@ -742,7 +749,9 @@ impl<P: Portable> Acceptor<P> {
         let Some(upstream) = self.upstreams.get_mut(&key) else { return };
         let all_fit = slots.len() == came;
         let (Some(fds), Some(places), true) = (fds, places, all_fit) else {
-            warn!("handover: no room for {came} connections of a predecessor, which keeps them for now");
+            if upstream.is_first_refusal() {
+                warn!("handover: no room for {came} connections of a predecessor, which keeps them for now");
+            }
             self.parking.slots.release_all(slots);
             return upstream.refuse(batch, came);
         };

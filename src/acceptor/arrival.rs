@@ -14,11 +14,19 @@ pub(super) struct Upstream {
     pub(super) promised: usize,
     /// How much may be granted at once: less after a batch for which there was no room.
     window: usize,
+    /// Connections that have come.
+    came: usize,
+    has_refused: bool,
 }
 
 impl Upstream {
     pub(super) fn new(channel: OwnedFd, promised: usize) -> Upstream {
-        Upstream { channel, promised, window: WINDOW }
+        Upstream { channel, promised, window: WINDOW, came: 0, has_refused: false }
+    }
+
+    /// Connections that have come by it.
+    pub(super) fn came(&self) -> usize {
+        self.came
     }
 
     /// What to grant now, of `room`.
@@ -44,11 +52,18 @@ impl Upstream {
         self.promised = self.promised.saturating_sub(came);
         self.window = (2 * self.window).min(WINDOW);
         let credit = self.grant(room);
-        match self.say(Receipt::Ack { batch, credit }) {
+        let ours = match self.say(Receipt::Ack { batch, credit }) {
             Ok(()) => true,
             // It is dead, and what it had sent is ours.
             Err(e) => matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)),
-        }
+        };
+        self.came += if ours { came } else { 0 };
+        ours
+    }
+
+    /// Whether nothing has been refused before; for the log, which need not hear it again.
+    pub(super) fn is_first_refusal(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_refused, true)
     }
 
     /// Nothing of a batch of `came` was kept.

@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use log::{debug, warn};
+use log::{debug, info, warn};
 
 use super::arrival::Upstream;
 use crate::connection::{Connection, Portable};
@@ -28,7 +28,6 @@ pub(super) struct Departure<P> {
     upstreams: Vec<Upstream>,
     /// When the successor last said something.
     heard: Instant,
-    delivered: usize,
 }
 
 enum Cargo<P> {
@@ -56,7 +55,6 @@ impl<P: Portable> Departure<P> {
             sent: BTreeMap::new(),
             upstreams,
             heard: Instant::now(),
-            delivered: 0,
         }
     }
 
@@ -72,11 +70,6 @@ impl<P: Portable> Departure<P> {
     /// Whether all that was sent has arrived.
     pub(super) fn is_empty(&self) -> bool {
         self.sent.is_empty()
-    }
-
-    /// Connections that have arrived.
-    pub(super) fn delivered(&self) -> usize {
-        self.delivered
     }
 
     /// Whether the successor has had no room for so long, or is too slow to say.
@@ -127,6 +120,9 @@ impl<P: Portable> Departure<P> {
         let fds: Vec<BorrowedFd<'_>> = leavers[..count].iter().map(|c| c.stream.as_fd()).collect();
         if !self.post(&Parcel::Connections { batch, records }, &fds) {
             return false;
+        }
+        if self.last_batch == 0 {
+            info!("handover: connections are on their way to the successor");
         }
         self.last_batch = batch;
         self.credit -= count;
@@ -204,7 +200,6 @@ impl<P: Portable> Departure<P> {
             Some(Receipt::Ack { batch, credit }) => {
                 self.credit += credit;
                 if let Some(Cargo::Connections(connections)) = self.sent.remove(&batch) {
-                    self.delivered += connections.len();
                     heard.delivered.extend(connections);
                 }
             }

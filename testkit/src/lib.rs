@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 pub use client::{Addr, Client, End, Outcome, Response, get};
 pub use facts::Facts;
 pub use family::Exit;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 pub use nix::sys::signal::Signal;
 pub use nix::unistd::Pid;
 pub use proc::Proc;
@@ -51,6 +52,17 @@ pub fn until(what: &str, mut fact: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
         let _ = tick.recv_timeout(Duration::from_millis(5));
     }
+}
+
+/// Lets this process, and those it starts, open as many files as it may; how many that is, and the
+/// hard limit.
+///
+/// # Panics
+/// When the limit can't be read.
+pub fn raise_nofile() -> (u64, u64) {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    getrlimit(Resource::RLIMIT_NOFILE).expect("a limit")
 }
 
 /// Runs `work` beside the test on a named thread.
