@@ -8,7 +8,7 @@ mod parking;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,8 +18,7 @@ use log::{debug, error, info, warn};
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::close_reason::CloseReason;
-use crate::connection::{Answering, Connection, Linger, Peek, Portable, Stream};
-use crate::handover::parcel::{self, Incoming, Parcel, Received, Record};
+use crate::connection::{Answering, Connection, Linger, Peek, Portable};
 use crate::listener::{BACKLOG, Listener};
 use crate::origin::Origin;
 use crate::phase::PhaseWatch;
@@ -30,8 +29,8 @@ use crate::status::{Tallies, Tally};
 use arrival::Upstream;
 use departure::Departure;
 pub(crate) use departure::PORTABLE_BYTES;
+use parking::edge;
 pub(crate) use parking::{Command, Deadline, Parking};
-use parking::{Gate, edge};
 
 /// Connections beyond the limit.
 const RESERVE: usize = BACKLOG as usize + 64;
@@ -542,237 +541,6 @@ impl<P: Portable> Acceptor<P> {
                 info!("handover: {} connections went to the successor", self.delivered);
             }
             (self.news)(News::Drained);
-        }
-    }
-
-    /// Step 5 of a handover: what rests here, and what comes to rest, goes to the successor.
-    fn begin_departure(&mut self, channel: OwnedFd, adopted: &[String]) {
-        if let Err(e) = self.parking.poller.add(&channel, EpollEvent::new(EpollFlags::EPOLLIN, SUCCESSOR)) {
-            warn!("handover: can't watch the connection channel: connections stay here: {e}");
-            return self.parking.set_gate(Gate::Shut);
-        }
-        let count = |name: &String| adopted.iter().filter(|other| *other == name).count();
-        self.parking.set_adopted(self.listed.iter().map(|l| l.nth < count(&l.name)).collect());
-        // Nobody reads these here any more: what is in them is the successor's to read.
-        let upstreams = std::mem::take(&mut self.upstreams).into_values().collect::<Vec<_>>();
-        for upstream in &upstreams {
-            let _ = self.parking.poller.delete(&upstream.channel);
-        }
-        self.departure = Some(Departure::new(channel, upstreams));
-        self.look_from = Some(0);
-        self.pass_on_counts();
-        self.hear_successor();
-    }
-
-    fn can_leave(&self, connection: &Connection<P>) -> bool {
-        self.parking.departs(connection)
-            && connection.progress.is_portable(connection.buffered.len(), PORTABLE_BYTES)
-    }
-
-    /// Sends what can be sent now.
-    fn depart(&mut self) {
-        let Some(departure) = &mut self.departure else { return };
-        departure.send_upstreams();
-        let mut leavers = self.parking.leavers();
-        leavers.append(&mut self.leaving);
-        loop {
-            let room = departure.room();
-            if let Some(from) = self.look_from.filter(|_| room > leavers.len()) {
-                let parking = &self.parking;
-                let wanted = |connection: &Box<Connection<P>>| {
-                    parking.is_adopted(connection)
-                        && connection.lingering.is_none()
-                        && connection.progress.is_portable(connection.buffered.len(), PORTABLE_BYTES)
-                };
-                let (found, next) = parking.slots.take_wanted(from, room - leavers.len(), wanted);
-                leavers.extend(found);
-                self.look_from = next;
-            }
-            if leavers.is_empty() || room == 0 {
-                break;
-            }
-            let listed = &self.listed;
-            let before = leavers.len();
-            for connection in &leavers {
-                let _ = self.parking.poller.delete(&connection.stream);
-            }
-            let name = |listener: usize| (&*listed[listener].name, listed[listener].nth);
-            while departure.send(&mut leavers, name) {}
-            debug!("handover: sent {} connections", before - leavers.len());
-            // They wait here, watched, for their turn.
-            for connection in std::mem::take(&mut leavers) {
-                let event = EpollEvent::new(edge(), connection.slot.to_bits());
-                if self.parking.poller.add(&connection.stream, event).is_ok() {
-                    self.lanes[self.lane_of_site[connection.site]].batch.push(connection);
-                } else {
-                    self.parking.close(connection);
-                }
-            }
-        }
-        // What stays here is told of its close, while there is time.
-        let stuck = self.draining && departure.is_stuck(self.grace);
-        self.parking.set_gate(match departure.room() {
-            0 if stuck => Gate::Shut,
-            0 => Gate::Waiting,
-            _ => Gate::Open,
-        });
-        for connection in leavers {
-            self.queue(connection);
-        }
-    }
-
-    /// What the successor says of what was sent to it.
-    fn hear_successor(&mut self) {
-        let Some(departure) = &mut self.departure else { return };
-        let heard = departure.hear();
-        self.delivered += heard.delivered.len();
-        for connection in heard.delivered {
-            self.tally.handed_over();
-            self.parking.close(connection);
-        }
-        for mut connection in heard.returned {
-            connection.polls_write = false;
-            self.admit(connection);
-        }
-        if let Some(upstreams) = heard.ended {
-            if let Some(departure) = self.departure.take() {
-                let _ = self.parking.poller.delete(departure.channel());
-            }
-            self.parking.set_gate(Gate::Shut);
-            upstreams.into_iter().for_each(|upstream| self.watch_upstream(upstream));
-        }
-    }
-
-    fn pass_on_counts(&mut self) {
-        if let Some(departure) = &mut self.departure {
-            departure.send_counts(self.tallies.since(&mut self.told));
-        }
-    }
-
-    fn watch_upstream(&mut self, mut upstream: Upstream) {
-        let key = self.next_upstream;
-        self.next_upstream += 1;
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, key << 32 | SPECIAL);
-        match self.parking.poller.add(&upstream.channel, event) {
-            Ok(()) => {
-                upstream.renew(self.room());
-                self.upstreams.insert(key, upstream);
-            }
-            Err(e) => warn!("handover: can't watch a connection channel: {e}"),
-        }
-    }
-
-    /// Places for connections that come from predecessors.
-    fn room(&self) -> usize {
-        if self.draining {
-            return 0;
-        }
-        let promised: usize = self.upstreams.values().map(|upstream| upstream.promised).sum();
-        self.limit.saturating_sub(self.parking.open() + promised)
-    }
-
-    /// Once a tick: what could not be sent or taken for want of something may be now.
-    fn renew_credit(&mut self) {
-        if let Some(departure) = &mut self.departure {
-            departure.unblock();
-            self.look_from = self.look_from.or(Some(0));
-        }
-        for key in self.upstreams.keys().copied().collect::<Vec<_>>() {
-            let room = self.room();
-            if let Some(upstream) = self.upstreams.get_mut(&key) {
-                upstream.renew(room);
-            }
-        }
-    }
-
-    fn hear_upstream(&mut self, key: u64) {
-        for _ in 0..PACKETS_PER_TURN {
-            let Some(upstream) = self.upstreams.get(&key) else { return };
-            match parcel::receive(upstream.channel.as_fd()) {
-                Ok(Incoming::Packet(received)) => self.unpack(key, received),
-                Ok(Incoming::Nothing) => return,
-                Ok(Incoming::End) => return self.forget_upstream(key),
-                Err(e) => {
-                    warn!("handover: can't read a connection channel: {e}");
-                    return self.forget_upstream(key);
-                }
-            }
-        }
-    }
-
-    fn forget_upstream(&mut self, key: u64) {
-        if let Some(upstream) = self.upstreams.remove(&key) {
-            if upstream.came() > 0 {
-                info!("handover: {} connections came from a predecessor", upstream.came());
-            }
-            let _ = self.parking.poller.delete(&upstream.channel);
-        }
-    }
-
-    fn unpack(&mut self, key: u64, received: Received) {
-        let Received { packet, mut fds, truncated } = received;
-        match Parcel::decode(&packet) {
-            Some(Parcel::Connections { batch, records }) => {
-                let whole = !truncated && fds.len() == records.len();
-                self.take_connections(key, batch, records, if whole { Some(fds) } else { None });
-            }
-            Some(Parcel::Channel { batch, credit }) => match (fds.pop(), self.upstreams.get_mut(&key)) {
-                (Some(channel), Some(upstream)) if !truncated => {
-                    if upstream.acknowledge(batch, 0, 0) {
-                        self.watch_upstream(Upstream::new(channel, credit));
-                    }
-                }
-                (_, Some(upstream)) => upstream.refuse(batch, 0),
-                (_, None) => {}
-            },
-            Some(Parcel::Counts(counts)) => self.tallies.inherit(counts),
-            None => {
-                debug!("handover: skipped {} unknown bytes on the connection channel", packet.len());
-                if let (Some(batch), Some(upstream)) =
-                    (Parcel::batch_of(&packet), self.upstreams.get_mut(&key))
-                {
-                    upstream.refuse(batch, 0);
-                }
-            }
-        }
-    }
-
-    /// All of a batch or nothing: `fds` is None when some are missing.
-    fn take_connections(&mut self, key: u64, batch: u64, records: Vec<Record>, fds: Option<Vec<OwnedFd>>) {
-        let came = records.len();
-        let places: Option<Vec<usize>> = records
-            .iter()
-            .map(|r| self.listed.iter().position(|l| l.name == r.listener && l.nth == r.nth))
-            .collect();
-        let slots: Vec<_> = (0..came).map_while(|_| self.parking.slots.claim()).collect();
-        let room = self.room();
-        let Some(upstream) = self.upstreams.get_mut(&key) else { return };
-        let all_fit = slots.len() == came;
-        let (Some(fds), Some(places), true) = (fds, places, all_fit) else {
-            if upstream.is_first_refusal() {
-                warn!("handover: no room for {came} connections of a predecessor, which keeps them for now");
-            }
-            self.parking.slots.release_all(slots);
-            return upstream.refuse(batch, came);
-        };
-        if !upstream.acknowledge(batch, came, room) {
-            warn!("handover: can't acknowledge {came} connections, so their predecessor keeps them");
-            self.parking.slots.release_all(slots);
-            return self.forget_upstream(key);
-        }
-        let now = Instant::now();
-        let ago = |elapsed: Duration| now.checked_sub(elapsed).unwrap_or(now);
-        for (((record, fd), slot), place) in records.into_iter().zip(fds).zip(slots).zip(places) {
-            let listed = &self.listed[place];
-            let stream = if listed.unix { Stream::Unix(fd.into()) } else { Stream::Tcp(fd.into()) };
-            let progress = P::unpack(record.begun.map(ago));
-            let origin = Arc::new(self.origin(record.peer));
-            let mut connection =
-                Box::new(Connection::new(stream, slot, (place, listed.site), origin, progress));
-            connection.idle = record.bytes.is_empty().then(|| ago(record.idle));
-            connection.buffered = record.bytes;
-            connection.served = record.served;
-            self.admit(connection);
         }
     }
 

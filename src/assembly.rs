@@ -1,5 +1,6 @@
 //! The running parts of a server, and how they do what the control loop asks.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +29,11 @@ pub(crate) struct Assembly {
     /// One for each worker.
     pub(crate) signs: Vec<Arc<Sign>>,
     pub(crate) grace: Duration,
+    pub(crate) files: Files,
 }
+
+/// What the user's program passes on to the next generation.
+pub(crate) type Files = Arc<Mutex<BTreeMap<String, Arc<OwnedFd>>>>;
 
 /// The threads of a running server.
 pub(crate) struct Threads {
@@ -102,6 +107,11 @@ impl Service for Assembly {
     fn listeners(&self) -> Vec<(String, Arc<OwnedFd>)> {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.iter().map(|listener| (listener.name.clone(), Arc::clone(&listener.fd))).collect()
+    }
+
+    fn files(&self) -> Vec<(String, Arc<OwnedFd>)> {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.iter().map(|(name, fd)| (name.clone(), Arc::clone(fd))).collect()
     }
 
     fn wait_idle(&self, deadline: Instant) -> bool {

@@ -14,9 +14,11 @@ use crate::error::{Error, Kind};
 use crate::handover::channel::Channel;
 use crate::handover::pid_file::PidFile;
 use crate::handover::spawner::{self, Child, Program};
-use crate::handover::{Hello, Message, VERSION};
+use crate::handover::state_file::StateFile;
+use crate::handover::{Hello, Message, StateHead, VERSION};
+use crate::hooks::{Runner, Told, UserState};
 use crate::lifecycle::{Action, Event, Stage, State, Timer, Why};
-use crate::phase::PhaseWatch;
+use crate::phase::{Phase, PhaseWatch};
 use crate::signals::{self, Wish};
 
 /// What the control loop asks of whatever it governs. None of these wait; what ends later is told
@@ -39,6 +41,8 @@ pub(crate) trait Service {
     fn check(&self);
     /// What is open, with the text it was asked for by.
     fn listeners(&self) -> Vec<(String, Arc<OwnedFd>)>;
+    /// What the user's program passes on beside them, by name.
+    fn files(&self) -> Vec<(String, Arc<OwnedFd>)>;
     /// Waits until nothing is in flight; false at the deadline.
     fn wait_idle(&self, deadline: Instant) -> bool;
     /// What is in flight, one line each.
@@ -59,6 +63,8 @@ pub(crate) struct Inbox {
 enum Note {
     Event(Event),
     Wish(Wish),
+    /// What a hook said that was asked with this ticket.
+    Hook(u64, Told),
 }
 
 impl Inbox {
@@ -68,6 +74,10 @@ impl Inbox {
 
     pub(crate) fn wish(&self, wish: Wish) {
         self.push(Note::Wish(wish));
+    }
+
+    pub(crate) fn hook(&self, ticket: u64, told: Told) {
+        self.push(Note::Hook(ticket, told));
     }
 
     fn push(&self, note: Note) {
@@ -91,6 +101,7 @@ pub(crate) struct Facts {
     /// None: this process hands over to nobody (in-process servers).
     pub(crate) program: Option<Program>,
     pub(crate) pid_file: Option<PidFile>,
+    pub(crate) hooks: Runner,
 }
 
 /// The link to the generation before us.
@@ -98,6 +109,8 @@ pub(crate) struct Facts {
 pub(crate) struct Predecessor {
     pub(crate) channel: Channel,
     pub(crate) pid: i32,
+    /// Where it leaves the user's state.
+    pub(crate) state: Option<StateFile>,
 }
 
 /// The link to the generation after us.
@@ -107,6 +120,7 @@ struct Successor {
     channel: Channel,
     /// Until COMMIT.
     connections: Option<OwnedFd>,
+    state: StateFile,
     /// It said FAILED and may end by itself, with what it has to say on its standard error.
     leaves: bool,
 }
@@ -128,14 +142,24 @@ pub(crate) struct Control<'a> {
     shared: Vec<String>,
     timers: BTreeMap<Timer, Instant>,
     stop_signal: Option<i32>,
+    /// Of the last hook that was asked; what others say comes too late.
+    ticket: u64,
+    /// What was released last, or what the predecessor released.
+    user_state: UserState,
+    /// Why what only one generation may have is not had.
+    not_acquired: Option<String>,
     /// Events that followed from actions, and whether one is being acted upon.
     pending: VecDeque<Event>,
     acting: bool,
     failed: bool,
+    has_served: bool,
     /// The log says that the executable is being written.
     told_of_writer: bool,
     cut: usize,
 }
+
+/// For `on_exit`, however late it is.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 const BELL: u64 = 0;
 const PREDECESSOR: u64 = 1;
@@ -182,9 +206,13 @@ impl<'a> Control<'a> {
             shared,
             timers: BTreeMap::new(),
             stop_signal: None,
+            ticket: 0,
+            user_state: UserState::default(),
+            not_acquired: None,
             pending: VecDeque::new(),
             acting: false,
             failed: false,
+            has_served: false,
             told_of_writer: false,
             cut: 0,
         })
@@ -197,7 +225,7 @@ impl<'a> Control<'a> {
     pub(crate) fn run(mut self) -> Result<(), Error> {
         let first = std::mem::take(&mut self.first);
         self.perform(first);
-        self.phase.set(self.state.phase());
+        self.publish();
         if self.state.stage() == Stage::Serving {
             info!("serving as generation {}", self.facts.generation);
         }
@@ -219,7 +247,11 @@ impl<'a> Control<'a> {
             }
             self.fire_timers();
         }
-        self.phase.set(self.state.phase());
+        self.publish();
+        let left = self.timers.get(&Timer::Hammer).map(|at| at.saturating_duration_since(Instant::now()));
+        if !self.facts.hooks.exit(left.unwrap_or(LAST_MOMENT).max(LAST_MOMENT)) {
+            error!("on_exit is cut: it is not done");
+        }
         if let Some(pid_file) = &self.facts.pid_file {
             pid_file.remove_if(own_pid());
         }
@@ -230,10 +262,26 @@ impl<'a> Control<'a> {
                 format!("{} requests were cut at the end of the drain", self.cut),
             ));
         }
+        if let Some(why) = self.not_acquired.filter(|_| !self.has_served) {
+            return Err(Error::new(Kind::RolledBack, why));
+        }
         if self.failed {
             return Err(Error::new(Kind::RolledBack, "this generation failed its check and was rolled back"));
         }
         Ok(())
+    }
+
+    /// The phase, to everyone.
+    fn publish(&mut self) {
+        let phase = self.state.phase();
+        if self.phase.get() != phase {
+            self.phase.set(phase);
+            self.facts.hooks.phase(phase);
+            if phase.is_draining() && phase != Phase::Exited {
+                self.facts.hooks.drain();
+            }
+        }
+        self.has_served |= phase == Phase::Serving;
     }
 
     /// Feeds the state and does what it says, then what follows from that.
@@ -259,7 +307,7 @@ impl<'a> Control<'a> {
             error!("handover: the executable is still being written; given up, still serving");
         }
         if before != after {
-            self.phase.set(self.state.phase());
+            self.publish();
             match after {
                 Stage::Serving => info!("serving as generation {}", self.facts.generation),
                 Stage::LameDuck => info!("lame duck: not ready, still accepting"),
@@ -311,11 +359,26 @@ impl<'a> Control<'a> {
                 }
                 Action::ToSuccessor(message) => {
                     if let Some(successor) = &mut self.successor {
+                        let message = with_state(message, &self.user_state);
                         info!("handover: to child {}: {message}", successor.child.pid());
                         successor.channel.send(&message);
                     }
                 }
                 Action::Accept => self.service.accept(),
+                Action::Release => {
+                    self.ticket += 1;
+                    if !self.facts.hooks.release(self.ticket) {
+                        self.on(Event::Released(Ok(())));
+                    }
+                }
+                Action::Acquire => {
+                    self.ticket += 1;
+                    if let Some(why) = self.not_acquired.take() {
+                        self.on(Event::Acquired(Err(why)));
+                    } else if !self.facts.hooks.acquire(self.ticket, self.user_state.clone()) {
+                        self.on(Event::Acquired(Ok(())));
+                    }
+                }
                 Action::Pause => self.service.pause(&self.shared),
                 Action::CloseShared => self.service.close_shared(&self.shared),
                 Action::CloseLast => self.service.close_last(),
@@ -361,7 +424,10 @@ impl<'a> Control<'a> {
             nohup: self.facts.nohup,
             blocked: signals::numbers(&program.blocked),
         };
-        match spawner::spawn(program, &listeners, hello) {
+        let files = self.service.files();
+        let files: Vec<(String, BorrowedFd<'_>)> =
+            files.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect();
+        match spawner::spawn(program, &listeners, &files, hello) {
             Ok(offspring) => {
                 let event = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
                 let watched = self.poller.add(offspring.lifecycle.as_fd(), event(SUCCESSOR));
@@ -375,6 +441,7 @@ impl<'a> Control<'a> {
                     child: offspring.child,
                     channel: offspring.lifecycle,
                     connections: Some(offspring.connections),
+                    state: offspring.state,
                     leaves: false,
                 });
                 match watched.and(reaped) {
@@ -412,6 +479,7 @@ impl<'a> Control<'a> {
                     }
                 }
                 Note::Event(event) => self.on(event),
+                Note::Hook(ticket, told) => self.hear_hook(ticket == self.ticket, told),
                 Note::Wish(Wish::Handover) => self.on(Event::Handover),
                 Note::Wish(Wish::HangUp) => self.on(Event::Drain),
                 Note::Wish(Wish::Stop(signal)) => {
@@ -432,6 +500,39 @@ impl<'a> Control<'a> {
         }
     }
 
+    /// `in_time`: it was the last one asked.
+    fn hear_hook(&mut self, in_time: bool, told: Told) {
+        match told {
+            Told::Released(Ok(state)) => {
+                self.user_state = state;
+                let written =
+                    self.successor.as_mut().map_or(Ok(()), |s| s.state.write(&self.user_state.bytes));
+                if let Err(e) = &written {
+                    error!("handover: can't pass on the state: {e}; still serving");
+                }
+                if in_time {
+                    self.on(Event::Released(written.map_err(|e| e.to_string())));
+                }
+            }
+            Told::Released(Err(e)) => {
+                error!("handover: release_before_go failed: {e}; still serving");
+                if in_time {
+                    self.on(Event::Released(Err(e)));
+                }
+            }
+            Told::Acquired(outcome) => {
+                let outcome = outcome.map_err(|e| format!("acquire_after_go failed: {e}"));
+                if let Err(e) = &outcome {
+                    error!("handover: {e}");
+                    self.not_acquired = Some(e.clone());
+                }
+                if in_time {
+                    self.on(Event::Acquired(outcome));
+                }
+            }
+        }
+    }
+
     fn read_predecessor(&mut self) {
         let Some(predecessor) = &mut self.predecessor else { return };
         let messages = predecessor.channel.receive();
@@ -439,6 +540,9 @@ impl<'a> Control<'a> {
         let pid = predecessor.pid;
         for message in messages {
             info!("handover: predecessor {pid}: {message}");
+            if let Message::Go { state: Some(head), .. } = &message {
+                self.read_state(*head);
+            }
             self.on(Event::FromPredecessor(message));
         }
         if ended {
@@ -447,6 +551,14 @@ impl<'a> Control<'a> {
                 let _ = self.poller.delete(predecessor.channel.as_fd());
             }
             self.on(Event::PredecessorGone);
+        }
+    }
+
+    fn read_state(&mut self, head: StateHead) {
+        let Some(file) = self.predecessor.as_mut().and_then(|p| p.state.as_mut()) else { return };
+        match file.read(head.bytes) {
+            Ok(bytes) => self.user_state = UserState { version: head.version, bytes },
+            Err(e) => self.not_acquired = Some(format!("can't read the predecessor's state: {e}")),
         }
     }
 
@@ -555,6 +667,17 @@ impl<'a> Control<'a> {
             self.timers.remove(&timer);
             self.on(Event::Timer(timer));
         }
+    }
+}
+
+/// GO says what of the user's state is in the file.
+fn with_state(message: Message, state: &UserState) -> Message {
+    match message {
+        Message::Go { probation, .. } if *state != UserState::default() => {
+            let head = StateHead { version: state.version, bytes: state.bytes.len() as u64 };
+            Message::Go { probation, state: Some(head) }
+        }
+        other => other,
     }
 }
 

@@ -1,10 +1,11 @@
 //! All that signals can do, for programs that own their signals, and what a server can tell.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::assembly::Assembly;
+use crate::assembly::{Assembly, Files};
 use crate::control::Inbox;
 use crate::lifecycle::Event;
 use crate::phase::{Phase, PhaseWatch};
@@ -24,6 +25,7 @@ pub(crate) struct Shared {
     pub(crate) phase: PhaseWatch,
     pub(crate) tallies: Tallies,
     pub(crate) generation: AtomicU32,
+    pub(crate) files: Files,
     pub(crate) assembly: OnceLock<Arc<Assembly>>,
 }
 
@@ -37,6 +39,7 @@ impl Handle {
                 phase: PhaseWatch::new(),
                 tallies: Tallies::default(),
                 generation: AtomicU32::new(1),
+                files: Arc::default(),
                 assembly: OnceLock::new(),
             }),
         }
@@ -55,6 +58,15 @@ impl Handle {
     /// Ends now, cutting what is in flight, as a second TERM does.
     pub fn hammer(&self) {
         self.shared.inbox.event(Event::Hammer);
+    }
+
+    /// Passes an open file, socket or pipe on to the next generation, which gets it from
+    /// [`inherited_fd`](crate::inherited_fd) by this name: the same open file, with its position and
+    /// its locks. It is passed at each handover that starts from now on; another one by the same name
+    /// takes its place. A generation that wants the next one to have it passes it on in its turn.
+    pub fn pass_fd(&self, name: impl Into<String>, fd: impl Into<OwnedFd>) {
+        let mut files = self.shared.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.insert(name.into(), Arc::new(fd.into()));
     }
 
     /// What the process is doing.

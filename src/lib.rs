@@ -12,6 +12,7 @@ mod exchange;
 mod handle;
 mod handler;
 mod handover;
+mod hooks;
 mod http1;
 mod lifecycle;
 mod limits;
@@ -40,12 +41,13 @@ pub use close_reason::CloseReason;
 pub use error::Error;
 pub use handle::Handle;
 pub use handler::{Handler, Resolved, max_body, streaming};
+pub use hooks::UserState;
 pub use limits::{Limits, Timeouts};
 pub use phase::Phase;
 pub use request::{Drain, RequestExt};
 pub use response::{Html, IntoResponse, Redirect, ResponseExt};
 pub use router::Router;
-pub use server::{Running, Server, init};
+pub use server::{Running, Server, inherited_fd, init};
 pub use status::Stats;
 
 /// A request: the head as `http` has it, and a [`Body`].

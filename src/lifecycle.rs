@@ -3,11 +3,13 @@
 //!
 //! ```text
 //!  successor                         any generation                         predecessor
-//!  Prepared --GO--> OnProbation --COMMIT--> Serving --spawn--> Awaiting --PREPARED--> Offering
-//!                        |                   |   ^  ^                                   | SERVING
-//!                     STOPPING              stop |  +-- death, FAILED, silence ------ Watching
-//!                        v                   v   |                                      | STILL-GOOD
-//!                     Yielding ----------> Draining <----------- COMMIT ----------------+
+//!  Prepared                            Serving --spawn--> Awaiting --PREPARED--> Releasing
+//!     | GO                               ^  |  ^                                      | GO
+//!  Acquiring --SERVING--> OnProbation ---+  |  |                                   Offering
+//!                 STOPPING |  COMMIT        |  |                                      | SERVING
+//!                          v              stop +----- death, FAILED, silence ----- Watching
+//!                       Yielding            |                                         | STILL-GOOD
+//!                          +--------------> Draining <---------- COMMIT --------------+
 //! ```
 
 use std::time::Duration;
@@ -28,6 +30,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) enum Stage {
     /// Successor: PREPARED is said, nothing accepted.
     Prepared,
+    /// Successor: GO was said, and what only one generation may have is being acquired.
+    Acquiring,
     /// Successor: accepts, while the predecessor still could.
     OnProbation,
     /// Successor that was told to stop: accepts until the predecessor has closed its listeners.
@@ -36,6 +40,9 @@ pub(crate) enum Stage {
     Serving,
     /// Predecessor: a successor is starting.
     Awaiting,
+    /// Predecessor: the successor is prepared, and what only one generation may have is being
+    /// released.
+    Releasing,
     /// Predecessor: GO is said.
     Offering,
     /// Predecessor: the successor accepts, we watch it.
@@ -74,6 +81,10 @@ pub(crate) enum Event {
     /// The executable is being written.
     ProgramBusy,
     Timer(Timer),
+    /// What `Action::Release` began.
+    Released(Result<(), String>),
+    /// What `Action::Acquire` began.
+    Acquired(Result<(), String>),
     /// Of the check that `Action::Check` began.
     Checked(Result<(), String>),
     ListenersClosed,
@@ -97,6 +108,10 @@ pub(crate) enum Action {
     ToPredecessor(Message),
     ToSuccessor(Message),
     Accept,
+    /// Let go of what only one generation may have; `Released` follows.
+    Release,
+    /// Take what only one generation may have; `Acquired` follows.
+    Acquire,
     /// Stop polling the listeners the successor adopted, keep them.
     Pause,
     /// Close listeners that another generation holds too; `ListenersClosed` follows.
@@ -144,6 +159,8 @@ pub(crate) struct State {
     busy_retries: u8,
     /// The other generation waits to hear that our listeners are closed.
     owes_closed: bool,
+    /// Successor: the predecessor died before we served.
+    orphan: bool,
 }
 
 impl State {
@@ -158,7 +175,16 @@ impl State {
     }
 
     fn at(stage: Stage, terms: Terms) -> State {
-        State { terms, stage, wanted: false, stops: 0, same_wish: false, busy_retries: 0, owes_closed: false }
+        State {
+            terms,
+            stage,
+            wanted: false,
+            stops: 0,
+            same_wish: false,
+            busy_retries: 0,
+            owes_closed: false,
+            orphan: false,
+        }
     }
 
     pub(crate) fn stage(&self) -> Stage {
@@ -167,9 +193,9 @@ impl State {
 
     pub(crate) fn phase(&self) -> Phase {
         match self.stage {
-            Stage::Prepared => Phase::Starting,
+            Stage::Prepared | Stage::Acquiring => Phase::Starting,
             Stage::OnProbation | Stage::Serving => Phase::Serving,
-            Stage::Awaiting | Stage::Offering | Stage::Watching => Phase::HandingOver,
+            Stage::Awaiting | Stage::Releasing | Stage::Offering | Stage::Watching => Phase::HandingOver,
             Stage::LameDuck => Phase::LameDuck,
             Stage::Draining(Why::HandedOver) => Phase::HandedOver,
             Stage::Yielding | Stage::Draining(_) => Phase::Draining,
@@ -191,13 +217,13 @@ impl State {
 
     fn step(&mut self, event: Event, out: &mut Vec<Action>) {
         use Action::{
-            Accept, AssumeIdentity, Check, CloseShared, Drain, Finish, HandConnections, KillSuccessor,
-            PassIdentity, Pause, Spawn, ToPredecessor, ToSuccessor,
+            Accept, Acquire, AssumeIdentity, Check, CloseShared, Drain, Finish, HandConnections,
+            KillSuccessor, PassIdentity, Pause, Release, Spawn, ToPredecessor, ToSuccessor,
         };
         use Event::{FromPredecessor, FromSuccessor, PredecessorGone, SuccessorGone};
         use Stage::{
-            Awaiting, Draining, Finished, LameDuck, Offering, OnProbation, Prepared, Serving, Watching,
-            Yielding,
+            Acquiring, Awaiting, Draining, Finished, LameDuck, Offering, OnProbation, Prepared, Releasing,
+            Serving, Watching, Yielding,
         };
 
         match (self.stage, event) {
@@ -227,8 +253,23 @@ impl State {
             (Awaiting, Event::Spawned) => self.busy_retries = 0,
             (Awaiting, Event::ProgramBusy | Event::SpawnFailed) => self.serve_again(out),
             (Awaiting, FromSuccessor(Message::Prepared { .. })) => {
-                out.push(ToSuccessor(Message::Go { probation: self.terms.probation }));
-                self.enter(Offering, Some(ANSWER), out);
+                out.push(Release);
+                self.enter(Releasing, Some(self.terms.ready), out);
+            }
+            (Releasing, Event::Released(Ok(()))) => {
+                let probation = self.terms.probation;
+                out.push(ToSuccessor(Message::Go { probation, state: None }));
+                self.enter(Offering, Some(self.terms.ready.max(ANSWER)), out);
+            }
+            (
+                Releasing,
+                FromSuccessor(Message::Failed { .. })
+                | SuccessorGone
+                | Event::Timer(Timer::Stage)
+                | Event::Released(Err(_)),
+            ) => {
+                out.extend([KillSuccessor, Acquire]);
+                self.serve_again(out);
             }
             (
                 Awaiting,
@@ -252,11 +293,11 @@ impl State {
                 self.drain(Why::HandedOver, out);
             }
             (Offering | Watching, SuccessorGone | FromSuccessor(Message::Failed { .. })) => {
-                out.push(Accept);
+                out.extend([Accept, Acquire]);
                 self.serve_again(out);
             }
             (Offering | Watching, Event::Timer(Timer::Stage)) => {
-                out.extend([KillSuccessor, Accept]);
+                out.extend([KillSuccessor, Accept, Acquire]);
                 self.serve_again(out);
             }
             (Offering | Watching, FromSuccessor(Message::Stopping { .. })) => {
@@ -270,9 +311,29 @@ impl State {
 
             // Successor: nothing is accepted before GO. A predecessor that dies without a word has
             // crashed, for one that is told to stop kills an unready successor first.
-            (Prepared, FromPredecessor(Message::Go { probation })) => {
+            (Prepared, FromPredecessor(Message::Go { probation, .. })) => {
+                self.terms.probation = probation;
+                out.push(Acquire);
+                self.stage = Acquiring;
+            }
+            (Acquiring, Event::Acquired(Ok(()))) if self.orphan => {
+                out.extend([Accept, AssumeIdentity]);
+                self.stage = Serving;
+                self.start_wanted(out);
+            }
+            (Acquiring, Event::Acquired(Ok(()))) => {
                 out.extend([Accept, ToPredecessor(Message::Serving)]);
-                self.enter(OnProbation, Some(probation), out);
+                self.enter(OnProbation, Some(self.terms.probation), out);
+            }
+            (Acquiring, Event::Acquired(Err(reason))) => {
+                out.extend([ToPredecessor(Message::Failed { reason }), Finish]);
+                self.stage = Finished;
+            }
+            (Acquiring, PredecessorGone) => self.orphan = true,
+            (Acquiring, FromPredecessor(Message::Stopping { within })) => {
+                // What the kernel has accepted for us is served, with what we have by then.
+                out.push(Accept);
+                self.enter(Yielding, Some(within), out);
             }
             (OnProbation, Event::Timer(Timer::Stage)) => out.push(Check),
             (OnProbation, Event::Checked(Ok(()))) => out.push(ToPredecessor(Message::StillGood)),
@@ -286,9 +347,9 @@ impl State {
                 self.start_wanted(out);
             }
             (Prepared, PredecessorGone) => {
-                out.extend([Accept, AssumeIdentity]);
-                self.stage = Serving;
-                self.start_wanted(out);
+                self.orphan = true;
+                out.push(Acquire);
+                self.stage = Acquiring;
             }
             (OnProbation, PredecessorGone) => {
                 out.push(AssumeIdentity);
@@ -361,7 +422,7 @@ impl State {
         let stopping = Message::Stopping { within: self.terms.drain };
         match self.stage {
             Stage::Serving => self.stop_alone(out),
-            Stage::Awaiting => {
+            Stage::Awaiting | Stage::Releasing => {
                 out.push(Action::KillSuccessor);
                 self.stop_alone(out);
             }
@@ -370,8 +431,13 @@ impl State {
                 out.extend([Action::ToSuccessor(stopping), Action::CloseShared]);
                 self.drain(Why::Stop, out);
             }
-            Stage::Prepared => {
-                let reason = "told to stop before GO".to_owned();
+            // Nobody else is left to stop, and nobody is served yet.
+            Stage::Acquiring if self.orphan => {
+                out.push(Action::Accept);
+                self.close_and_drain(out);
+            }
+            Stage::Prepared | Stage::Acquiring => {
+                let reason = "told to stop before it served".to_owned();
                 out.extend([Action::ToPredecessor(Message::Failed { reason }), Action::Finish]);
                 self.stage = Stage::Finished;
             }
@@ -405,7 +471,7 @@ impl State {
     fn hammer(&mut self, out: &mut Vec<Action>) {
         match self.stage {
             Stage::Finished => return,
-            Stage::Awaiting => out.push(Action::KillSuccessor),
+            Stage::Awaiting | Stage::Releasing => out.push(Action::KillSuccessor),
             Stage::Offering | Stage::Watching => {
                 out.push(Action::ToSuccessor(Message::Stopping { within: Duration::ZERO }));
             }
@@ -420,7 +486,10 @@ impl State {
 }
 
 fn is_timed(stage: Stage) -> bool {
-    !matches!(stage, Stage::Serving | Stage::Prepared | Stage::Draining(_) | Stage::Finished)
+    !matches!(
+        stage,
+        Stage::Serving | Stage::Prepared | Stage::Acquiring | Stage::Draining(_) | Stage::Finished
+    )
 }
 
 fn sets_stage_timer(actions: &[Action]) -> bool {

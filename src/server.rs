@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,11 +25,13 @@ use crate::handover::pid_file::PidFile;
 use crate::handover::spawner::Program;
 use crate::handover::successor::{self, Inheritance};
 use crate::handover::{Hello, Message, VERSION};
+use crate::hooks::{Hooks, Runner, UserState};
 use crate::http1::{DateCache, encode};
 use crate::lifecycle::{Event, State, Terms};
 use crate::limits::{Limits, Timeouts};
 use crate::listener::Listener;
 use crate::pace::Pace;
+use crate::phase::Phase;
 use crate::pool::Pool;
 use crate::queue::Queue;
 use crate::signals::{self, Circumstances, Signals};
@@ -47,6 +50,13 @@ const DEFAULT_WORKERS: usize = 32;
 /// When this process was started by a predecessor, but not with what that one says.
 pub fn init() -> Result<(), Error> {
     successor::adopt()
+}
+
+/// A descriptor that the generation before this one passed on by this name ([`Handle::pass_fd`]);
+/// None in a first generation, and the second time. [`init`] must have been called. What nobody has
+/// asked for when the server is prepared to serve is closed.
+pub fn inherited_fd(name: &str) -> Option<OwnedFd> {
+    successor::take_file(name)
 }
 
 /// A server, to be configured and run.
@@ -71,6 +81,7 @@ pub struct Server {
     raise_nofile: bool,
     stack_bytes: Option<usize>,
     before_ready: Vec<Hook>,
+    hooks: Hooks,
     handle: Handle,
 }
 
@@ -97,6 +108,7 @@ impl Server {
             raise_nofile: true,
             stack_bytes: None,
             before_ready: Vec::new(),
+            hooks: Hooks::default(),
             handle: Handle::new(),
         }
     }
@@ -186,6 +198,70 @@ impl Server {
         self
     }
 
+    /// Lets go of what only one generation may have (a lock, a single-writer store, a consumer's
+    /// place), when a successor is prepared and before it is told to serve. What it returns, `()` or
+    /// a [`UserState`], is given to the successor's [`Server::acquire_after_go`]. An error, or more
+    /// than [`Timeouts::ready`], and there is no handover.
+    ///
+    /// This process goes on serving the connections it has. A handover that fails after this is
+    /// followed by this process's own `acquire_after_go`, with the state it had released. Runs on a
+    /// thread of the hooks, as all but `before_ready` do, one after the other.
+    #[must_use]
+    pub fn release_before_go<S: Into<UserState>>(
+        mut self,
+        mut hook: impl FnMut() -> Result<S, String> + Send + 'static,
+    ) -> Server {
+        self.hooks.release = Some(Box::new(move || hook().map(Into::into)));
+        self
+    }
+
+    /// Takes what only one generation may have, before anything is accepted: in a first generation
+    /// when it starts, in a successor once its predecessor has run [`Server::release_before_go`],
+    /// and again in that predecessor if the handover fails. It is given what was released, an empty
+    /// state in a first generation or after a crash.
+    ///
+    /// An error ends this generation: the predecessor serves on. After a crash, or where the other
+    /// one's end is not certain, what is wanted may be held for another moment: wait for it here.
+    #[must_use]
+    pub fn acquire_after_go(
+        mut self,
+        hook: impl FnMut(UserState) -> Result<(), String> + Send + 'static,
+    ) -> Server {
+        self.hooks.acquire = Some(Box::new(hook));
+        self
+    }
+
+    /// Is told of each [`Phase`] this process comes to.
+    #[must_use]
+    pub fn on_phase(mut self, hook: impl FnMut(Phase) + Send + 'static) -> Server {
+        self.hooks.phase.push(Box::new(hook));
+        self
+    }
+
+    /// Runs when the drain begins, at a stop or after a handover. The exit waits for it, until the
+    /// hammer.
+    #[must_use]
+    pub fn on_drain(mut self, hook: impl FnOnce() + Send + 'static) -> Server {
+        self.hooks.drain.push(Box::new(hook));
+        self
+    }
+
+    /// Runs when the last request is done, before [`Server::serve`] returns: to flush, to dump
+    /// state. It has until the hammer, and at least a second; then it is left behind, which the log
+    /// says.
+    #[must_use]
+    pub fn on_exit(mut self, hook: impl FnOnce() + Send + 'static) -> Server {
+        self.hooks.exit.push(Box::new(hook));
+        self
+    }
+
+    /// Passes an open file, socket or pipe on to the next generation: see [`Handle::pass_fd`].
+    #[must_use]
+    pub fn pass_fd(self, name: impl Into<String>, fd: impl Into<OwnedFd>) -> Server {
+        self.handle.pass_fd(name, fd);
+        self
+    }
+
     /// Makes `handle` steer this server.
     #[must_use]
     pub fn with_handle(mut self, handle: Handle) -> Server {
@@ -239,8 +315,10 @@ impl Server {
                 return Err(e);
             }
         };
-        let facts_of =
-            |pid_file| Facts { generation, nohup: circumstances.nohup, program: Some(program), pid_file };
+        let facts_of = |pid_file, hooks| {
+            let (nohup, program) = (circumstances.nohup, Some(program));
+            Facts { generation, nohup, program, pid_file, hooks }
+        };
         started.run(facts_of, inheritance, Some(signals))
     }
 
@@ -253,7 +331,8 @@ impl Server {
         let started = self.start(None, 1)?;
         let handle = started.handle.clone();
         let addresses = started.addresses();
-        let facts_of = |pid_file| Facts { generation: 1, nohup: false, program: None, pid_file };
+        let facts_of =
+            |pid_file, hooks| Facts { generation: 1, nohup: false, program: None, pid_file, hooks };
         let thread = thread::Builder::new()
             .name("heirloom-control".into())
             .spawn(move || started.run(facts_of, None, None))
@@ -315,6 +394,14 @@ impl Server {
         for hook in self.before_ready {
             hook().map_err(|e| Error::new(Kind::Config, format!("before_ready failed: {e}")))?;
         }
+        successor::close_files();
+
+        let is_first = generation == 1;
+        if is_first {
+            self.hooks.acquire_first()?;
+        }
+        let hook_inbox = Arc::clone(&handle.shared.inbox);
+        let hooks = Runner::start(self.hooks, is_first, move |ticket, told| hook_inbox.hook(ticket, told))?;
 
         let system = |what: &'static str| move |e: std::io::Error| Error::io(Kind::System, what, e);
         let phase = handle.shared.phase.clone();
@@ -367,6 +454,7 @@ impl Server {
             queues: queues.clone(),
             signs,
             grace: self.timeouts.idle_grace,
+            files: Arc::clone(&handle.shared.files),
         };
         let assembly = Arc::new(assembly);
         let _ = handle.shared.assembly.set(Arc::clone(&assembly));
@@ -406,7 +494,7 @@ impl Server {
             lame_duck: self.timeouts.lame_duck,
         };
         let threads = Threads { acceptor, pools };
-        Ok(Started { handle, inbox, assembly, threads, terms, pid_file, adopted })
+        Ok(Started { handle, inbox, assembly, threads, terms, pid_file, adopted, hooks })
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -447,6 +535,7 @@ struct Started {
     terms: Terms,
     pid_file: Option<PidFile>,
     adopted: Vec<String>,
+    hooks: Runner,
 }
 
 impl Started {
@@ -457,14 +546,14 @@ impl Started {
 
     fn run(
         self,
-        facts_of: impl FnOnce(Option<PidFile>) -> Facts,
+        facts_of: impl FnOnce(Option<PidFile>, Runner) -> Facts,
         inheritance: Option<Inheritance>,
         signals: Option<Signals>,
     ) -> Result<(), Error> {
-        let facts = facts_of(self.pid_file);
+        let facts = facts_of(self.pid_file, self.hooks);
         let (state, predecessor) = match inheritance {
             Some(inheritance) => {
-                let Inheritance { mut lifecycle, connections, predecessor, .. } = inheritance;
+                let Inheritance { mut lifecycle, connections, predecessor, state, .. } = inheritance;
                 lifecycle.send(&Message::Hello(Hello {
                     version: VERSION,
                     generation: facts.generation,
@@ -472,7 +561,8 @@ impl Started {
                     ..predecessor
                 }));
                 self.assembly.parking.command(Command::TakeConnections(connections));
-                let predecessor = Predecessor { channel: lifecycle, pid: predecessor.pid };
+                let predecessor =
+                    Predecessor { channel: lifecycle, pid: predecessor.pid, state: Some(state) };
                 (State::successor(self.terms, self.adopted), Some(predecessor))
             }
             None => (State::first(self.terms), None),

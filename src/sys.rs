@@ -122,7 +122,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, packet: &mut [u8]) -> io::Result<(
     message.msg_control = control.as_mut_ptr().cast();
     // SAFETY: CMSG_SPACE only computes.
     message.msg_controllen = unsafe { libc::CMSG_SPACE(DESCRIPTORS) } as _;
-    debug_assert!(message.msg_controllen as usize <= size_of_val(&control));
+    const { assert!(DESCRIPTORS as usize + 64 <= 256 * size_of::<u64>()) };
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
     // SAFETY: the message points to one buffer and one control buffer, both ours, alive and of the
     // lengths given.

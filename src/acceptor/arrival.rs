@@ -3,8 +3,15 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crate::handover::parcel::{self, Receipt, WINDOW};
+use log::{debug, info, warn};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+
+use super::{Acceptor, PACKETS_PER_TURN, SPECIAL};
+use crate::connection::{Connection, Portable, Stream};
+use crate::handover::parcel::{self, Incoming, Parcel, Receipt, Received, Record, WINDOW};
 
 /// A predecessor's connection channel: this process's own predecessor's, or one that was passed on.
 #[derive(Debug)]
@@ -76,5 +83,134 @@ impl Upstream {
 
     fn say(&self, receipt: Receipt) -> io::Result<()> {
         parcel::send(self.channel.as_fd(), &receipt.encode(), &[])
+    }
+}
+
+impl<P: Portable> Acceptor<P> {
+    pub(super) fn watch_upstream(&mut self, mut upstream: Upstream) {
+        let key = self.next_upstream;
+        self.next_upstream += 1;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, key << 32 | SPECIAL);
+        match self.parking.poller.add(&upstream.channel, event) {
+            Ok(()) => {
+                upstream.renew(self.room());
+                self.upstreams.insert(key, upstream);
+            }
+            Err(e) => warn!("handover: can't watch a connection channel: {e}"),
+        }
+    }
+
+    /// Places for connections that come from predecessors.
+    fn room(&self) -> usize {
+        if self.draining {
+            return 0;
+        }
+        let promised: usize = self.upstreams.values().map(|upstream| upstream.promised).sum();
+        self.limit.saturating_sub(self.parking.open() + promised)
+    }
+
+    /// Once a tick: what could not be sent or taken for want of something may be now.
+    pub(super) fn renew_credit(&mut self) {
+        if let Some(departure) = &mut self.departure {
+            departure.unblock();
+            self.look_from = self.look_from.or(Some(0));
+        }
+        for key in self.upstreams.keys().copied().collect::<Vec<_>>() {
+            let room = self.room();
+            if let Some(upstream) = self.upstreams.get_mut(&key) {
+                upstream.renew(room);
+            }
+        }
+    }
+
+    pub(super) fn hear_upstream(&mut self, key: u64) {
+        for _ in 0..PACKETS_PER_TURN {
+            let Some(upstream) = self.upstreams.get(&key) else { return };
+            match parcel::receive(upstream.channel.as_fd()) {
+                Ok(Incoming::Packet(received)) => self.unpack(key, received),
+                Ok(Incoming::Nothing) => return,
+                Ok(Incoming::End) => return self.forget_upstream(key),
+                Err(e) => {
+                    warn!("handover: can't read a connection channel: {e}");
+                    return self.forget_upstream(key);
+                }
+            }
+        }
+    }
+
+    fn forget_upstream(&mut self, key: u64) {
+        if let Some(upstream) = self.upstreams.remove(&key) {
+            if upstream.came() > 0 {
+                info!("handover: {} connections came from a predecessor", upstream.came());
+            }
+            let _ = self.parking.poller.delete(&upstream.channel);
+        }
+    }
+
+    fn unpack(&mut self, key: u64, received: Received) {
+        let Received { packet, mut fds, truncated } = received;
+        match Parcel::decode(&packet) {
+            Some(Parcel::Connections { batch, records }) => {
+                let whole = !truncated && fds.len() == records.len();
+                self.take_connections(key, batch, records, if whole { Some(fds) } else { None });
+            }
+            Some(Parcel::Channel { batch, credit }) => match (fds.pop(), self.upstreams.get_mut(&key)) {
+                (Some(channel), Some(upstream)) if !truncated => {
+                    if upstream.acknowledge(batch, 0, 0) {
+                        self.watch_upstream(Upstream::new(channel, credit));
+                    }
+                }
+                (_, Some(upstream)) => upstream.refuse(batch, 0),
+                (_, None) => {}
+            },
+            Some(Parcel::Counts(counts)) => self.tallies.inherit(counts),
+            None => {
+                debug!("handover: skipped {} unknown bytes on the connection channel", packet.len());
+                if let (Some(batch), Some(upstream)) =
+                    (Parcel::batch_of(&packet), self.upstreams.get_mut(&key))
+                {
+                    upstream.refuse(batch, 0);
+                }
+            }
+        }
+    }
+
+    /// All of a batch or nothing: `fds` is None when some are missing.
+    fn take_connections(&mut self, key: u64, batch: u64, records: Vec<Record>, fds: Option<Vec<OwnedFd>>) {
+        let came = records.len();
+        let places: Option<Vec<usize>> = records
+            .iter()
+            .map(|r| self.listed.iter().position(|l| l.name == r.listener && l.nth == r.nth))
+            .collect();
+        let slots: Vec<_> = (0..came).map_while(|_| self.parking.slots.claim()).collect();
+        let room = self.room();
+        let Some(upstream) = self.upstreams.get_mut(&key) else { return };
+        let all_fit = slots.len() == came;
+        let (Some(fds), Some(places), true) = (fds, places, all_fit) else {
+            if upstream.is_first_refusal() {
+                warn!("handover: no room for {came} connections of a predecessor, which keeps them for now");
+            }
+            self.parking.slots.release_all(slots);
+            return upstream.refuse(batch, came);
+        };
+        if !upstream.acknowledge(batch, came, room) {
+            warn!("handover: can't acknowledge {came} connections, so their predecessor keeps them");
+            self.parking.slots.release_all(slots);
+            return self.forget_upstream(key);
+        }
+        let now = Instant::now();
+        let ago = |elapsed: Duration| now.checked_sub(elapsed).unwrap_or(now);
+        for (((record, fd), slot), place) in records.into_iter().zip(fds).zip(slots).zip(places) {
+            let listed = &self.listed[place];
+            let stream = if listed.unix { Stream::Unix(fd.into()) } else { Stream::Tcp(fd.into()) };
+            let progress = P::unpack(record.begun.map(ago));
+            let origin = Arc::new(self.origin(record.peer));
+            let mut connection =
+                Box::new(Connection::new(stream, slot, (place, listed.site), origin, progress));
+            connection.idle = record.bytes.is_empty().then(|| ago(record.idle));
+            connection.buffered = record.bytes;
+            connection.served = record.served;
+            self.admit(connection);
+        }
     }
 }

@@ -8,8 +8,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::arrival::Upstream;
+use super::parking::{Gate, edge};
+use super::{Acceptor, SUCCESSOR};
 use crate::connection::{Connection, Portable};
 use crate::handover::parcel::{self, BATCH, BATCH_BYTES, Incoming, Parcel, Receipt, Record};
 
@@ -215,6 +218,112 @@ impl<P: Portable> Departure<P> {
                 None => {}
             },
             None => debug!("handover: skipped what is no receipt"),
+        }
+    }
+}
+
+impl<P: Portable> Acceptor<P> {
+    /// Step 5 of a handover: what rests here, and what comes to rest, goes to the successor.
+    pub(super) fn begin_departure(&mut self, channel: OwnedFd, adopted: &[String]) {
+        if let Err(e) = self.parking.poller.add(&channel, EpollEvent::new(EpollFlags::EPOLLIN, SUCCESSOR)) {
+            warn!("handover: can't watch the connection channel: connections stay here: {e}");
+            return self.parking.set_gate(Gate::Shut);
+        }
+        let count = |name: &String| adopted.iter().filter(|other| *other == name).count();
+        self.parking.set_adopted(self.listed.iter().map(|l| l.nth < count(&l.name)).collect());
+        // Nobody reads these here any more: what is in them is the successor's to read.
+        let upstreams = std::mem::take(&mut self.upstreams).into_values().collect::<Vec<_>>();
+        for upstream in &upstreams {
+            let _ = self.parking.poller.delete(&upstream.channel);
+        }
+        self.departure = Some(Departure::new(channel, upstreams));
+        self.look_from = Some(0);
+        self.pass_on_counts();
+        self.hear_successor();
+    }
+
+    pub(super) fn can_leave(&self, connection: &Connection<P>) -> bool {
+        self.parking.departs(connection)
+            && connection.progress.is_portable(connection.buffered.len(), PORTABLE_BYTES)
+    }
+
+    /// Sends what can be sent now.
+    pub(super) fn depart(&mut self) {
+        let Some(departure) = &mut self.departure else { return };
+        departure.send_upstreams();
+        let mut leavers = self.parking.leavers();
+        leavers.append(&mut self.leaving);
+        loop {
+            let room = departure.room();
+            if let Some(from) = self.look_from.filter(|_| room > leavers.len()) {
+                let parking = &self.parking;
+                let wanted = |connection: &Connection<P>| {
+                    parking.is_adopted(connection)
+                        && connection.lingering.is_none()
+                        && connection.progress.is_portable(connection.buffered.len(), PORTABLE_BYTES)
+                };
+                let (found, next) = parking.slots.take_wanted(from, room - leavers.len(), |c| wanted(c));
+                leavers.extend(found);
+                self.look_from = next;
+            }
+            if leavers.is_empty() || room == 0 {
+                break;
+            }
+            let listed = &self.listed;
+            let before = leavers.len();
+            for connection in &leavers {
+                let _ = self.parking.poller.delete(&connection.stream);
+            }
+            let name = |listener: usize| (&*listed[listener].name, listed[listener].nth);
+            while departure.send(&mut leavers, name) {}
+            debug!("handover: sent {} connections", before - leavers.len());
+            // They wait here, watched, for their turn.
+            for connection in std::mem::take(&mut leavers) {
+                let event = EpollEvent::new(edge(), connection.slot.to_bits());
+                if self.parking.poller.add(&connection.stream, event).is_ok() {
+                    self.lanes[self.lane_of_site[connection.site]].batch.push(connection);
+                } else {
+                    self.parking.close(connection);
+                }
+            }
+        }
+        // What stays here is told of its close, while there is time.
+        let stuck = self.draining && departure.is_stuck(self.grace);
+        self.parking.set_gate(match departure.room() {
+            0 if stuck => Gate::Shut,
+            0 => Gate::Waiting,
+            _ => Gate::Open,
+        });
+        for connection in leavers {
+            self.queue(connection);
+        }
+    }
+
+    /// What the successor says of what was sent to it.
+    pub(super) fn hear_successor(&mut self) {
+        let Some(departure) = &mut self.departure else { return };
+        let heard = departure.hear();
+        self.delivered += heard.delivered.len();
+        for connection in heard.delivered {
+            self.tally.handed_over();
+            self.parking.close(connection);
+        }
+        for mut connection in heard.returned {
+            connection.polls_write = false;
+            self.admit(connection);
+        }
+        if let Some(upstreams) = heard.ended {
+            if let Some(departure) = self.departure.take() {
+                let _ = self.parking.poller.delete(departure.channel());
+            }
+            self.parking.set_gate(Gate::Shut);
+            upstreams.into_iter().for_each(|upstream| self.watch_upstream(upstream));
+        }
+    }
+
+    pub(super) fn pass_on_counts(&mut self) {
+        if let Some(departure) = &mut self.departure {
+            departure.send_counts(self.tallies.since(&mut self.told));
         }
     }
 }

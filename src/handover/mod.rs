@@ -5,6 +5,7 @@ pub(crate) mod channel;
 pub(crate) mod parcel;
 pub(crate) mod pid_file;
 pub(crate) mod spawner;
+pub(crate) mod state_file;
 pub(crate) mod successor;
 
 use std::fmt;
@@ -21,8 +22,8 @@ pub(crate) enum Message {
     Hello(Hello),
     /// S: listeners proven or bound, `before_ready` passed; nothing accepted. Names what it adopted.
     Prepared { adopted: Vec<String> },
-    /// P: accept; you are on probation for so long.
-    Go { probation: Duration },
+    /// P: accept; you are on probation for so long. With the user's state, if there is any.
+    Go { probation: Duration, state: Option<StateHead> },
     /// S: accepting.
     Serving,
     /// S: probation is over, and acceptor and workers answered.
@@ -37,6 +38,13 @@ pub(crate) enum Message {
     Closed,
     /// P: someone asked me, who have handed over, for a handover.
     HandoverPlease,
+}
+
+/// What is said of a user's state; its bytes are in the file that the successor was started with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct StateHead {
+    pub(crate) version: u32,
+    pub(crate) bytes: u64,
 }
 
 /// What each side tells of itself.
@@ -70,7 +78,10 @@ impl Message {
                 let names = adopted.iter().map(|name| escape(name.as_bytes())).collect::<Vec<_>>().join(",");
                 format!("PREPARED adopted={names}")
             }
-            Message::Go { probation } => format!("GO probation_ms={}", ms(probation)),
+            Message::Go { probation, state } => {
+                let state = state.map(|s| format!(" state_version={} state_bytes={}", s.version, s.bytes));
+                format!("GO probation_ms={}{}", ms(probation), state.unwrap_or_default())
+            }
             Message::Serving => "SERVING".to_owned(),
             Message::StillGood => "STILL-GOOD".to_owned(),
             Message::Commit => "COMMIT".to_owned(),
@@ -101,7 +112,13 @@ impl Message {
                 let names = field("adopted").unwrap_or("").split(',').filter(|name| !name.is_empty());
                 Message::Prepared { adopted: names.map(text).collect::<Option<_>>()? }
             }
-            "GO" => Message::Go { probation: ms("probation_ms")? },
+            "GO" => {
+                let number = |key: &str| field(key)?.parse::<u64>().ok();
+                let version = number("state_version").and_then(|n| u32::try_from(n).ok());
+                let state = version.zip(number("state_bytes"));
+                let state = state.map(|(version, bytes)| StateHead { version, bytes });
+                Message::Go { probation: ms("probation_ms")?, state }
+            }
             "SERVING" => Message::Serving,
             "STILL-GOOD" => Message::StillGood,
             "COMMIT" => Message::Commit,
@@ -157,6 +174,7 @@ mod tests {
 
     fn any_message() -> impl Strategy<Value = Message> {
         let duration = (0u64..10_000_000).prop_map(Duration::from_millis);
+        let state = any::<(u32, u64)>().prop_map(|(version, bytes)| StateHead { version, bytes });
         let text = "[ -~é\n,=%;]{0,20}";
         let hello = (1u32..9, 1u32..9999, 1i32.., any::<bool>(), prop::collection::vec(1i32..64, 0..4));
         prop_oneof![
@@ -165,7 +183,8 @@ mod tests {
             }),
             prop::collection::vec("[ -~é\n,=%;]{1,20}", 0..4)
                 .prop_map(|adopted| Message::Prepared { adopted }),
-            duration.clone().prop_map(|probation| Message::Go { probation }),
+            (duration.clone(), prop::option::of(state))
+                .prop_map(|(probation, state)| Message::Go { probation, state }),
             duration.prop_map(|within| Message::Stopping { within }),
             text.prop_map(|reason| Message::Failed { reason }),
             Just(Message::Serving),
@@ -199,7 +218,7 @@ mod tests {
     fn later_versions_may_add_words_and_keys() {
         assert_eq!(
             Message::decode("GO colour=blue probation_ms=7"),
-            Some(Message::Go { probation: Duration::from_millis(7) })
+            Some(Message::Go { probation: Duration::from_millis(7), state: None })
         );
         assert_eq!(Message::decode("COMMIT at=noon"), Some(Message::Commit));
         assert_eq!(Message::decode("SALUTE"), None);

@@ -20,12 +20,14 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::channel::Channel;
+use super::state_file::StateFile;
 use super::{Hello, Message, escape};
 use crate::sys;
 
 /// The variable by which a successor knows what it inherits.
 pub(crate) const VARIABLE: &str = "HEIRLOOM_HANDOVER";
-/// What a successor finds from here on: listeners, then the lifecycle and the connection channel.
+/// What a successor finds from here on: listeners, then the lifecycle and the connection channel,
+/// the file with the user's state, and the user's files.
 pub(crate) const FIRST_FD: i32 = 3;
 
 /// Between the closing of a dying process's descriptors and its end, in milliseconds.
@@ -134,12 +136,14 @@ pub(crate) struct Offspring {
     pub(crate) child: Child,
     pub(crate) lifecycle: Channel,
     pub(crate) connections: OwnedFd,
+    pub(crate) state: StateFile,
 }
 
 /// Starts the next generation. `hello` waits for it in the channel.
 pub(crate) fn spawn(
     program: &Program,
     listeners: &[(String, BorrowedFd<'_>)],
+    files: &[(String, BorrowedFd<'_>)],
     hello: Hello,
 ) -> Result<Offspring, SpawnError> {
     let failed = |e: io::Error| SpawnError::new(&program.path, &e);
@@ -150,13 +154,13 @@ pub(crate) fn spawn(
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(|e| failed(e.into()))?;
 
     let mut fds: Vec<BorrowedFd<'_>> = listeners.iter().map(|(_, fd)| *fd).collect();
-    fds.extend([its_lifecycle.as_fd(), its_connections.as_fd()]);
+    let state = StateFile::new().map_err(failed)?;
+    fds.extend([its_lifecycle.as_fd(), its_connections.as_fd(), state.as_fd()]);
+    fds.extend(files.iter().map(|(_, fd)| *fd));
     let inode = fs_inode(its_lifecycle.as_fd()).map_err(failed)?;
-    let names = listeners.iter().map(|(name, _)| escape(name.as_bytes())).collect::<Vec<_>>().join(",");
+    let note = format!("channel={inode};listeners={};files={}", names(listeners), names(files));
     let mut env = program.env.clone();
-    env.push(
-        variable(VARIABLE.as_ref(), format!("channel={inode};listeners={names}").as_ref()).map_err(failed)?,
-    );
+    env.push(variable(VARIABLE.as_ref(), note.as_ref()).map_err(failed)?);
 
     let path = c_string(program.path.clone().into_os_string()).map_err(failed)?;
     let cwd = program.cwd();
@@ -179,7 +183,11 @@ pub(crate) fn spawn(
     })
     .map_err(failed)?;
     info!("handover: started {} as child {pid}", program.path.display());
-    Ok(Offspring { child: Child::new(pid), lifecycle, connections })
+    Ok(Offspring { child: Child::new(pid), lifecycle, connections, state })
+}
+
+fn names(fds: &[(String, BorrowedFd<'_>)]) -> String {
+    fds.iter().map(|(name, _)| escape(name.as_bytes())).collect::<Vec<_>>().join(",")
 }
 
 fn fs_inode(fd: BorrowedFd<'_>) -> io::Result<u64> {

@@ -1,5 +1,6 @@
 //! The successor's seat: am I one? Proves what it inherits and takes it over.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsStr;
 use std::io;
@@ -14,6 +15,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use super::channel::Channel;
 use super::spawner::{FIRST_FD, VARIABLE};
+use super::state_file::StateFile;
 use super::{Hello, Message, unescape};
 use crate::error::{Error, Kind};
 use crate::sys;
@@ -28,11 +30,28 @@ pub(crate) struct Inheritance {
     pub(crate) listeners: Vec<(String, OwnedFd)>,
     pub(crate) lifecycle: Channel,
     pub(crate) connections: OwnedFd,
+    pub(crate) state: StateFile,
     pub(crate) predecessor: Hello,
 }
 
 /// Whether this process has looked already, and what it found and has not yet used.
 static ADOPTED: Mutex<Option<Option<Inheritance>>> = Mutex::new(None);
+
+/// What the user's program of the generation before has passed on and this one has not yet taken.
+static FILES: Mutex<BTreeMap<String, OwnedFd>> = Mutex::new(BTreeMap::new());
+
+/// A descriptor that the generation before passed on by this name, once.
+pub(crate) fn take_file(name: &str) -> Option<OwnedFd> {
+    FILES.lock().unwrap_or_else(PoisonError::into_inner).remove(name)
+}
+
+/// Closes what this generation has no use for.
+pub(crate) fn close_files() {
+    let files = std::mem::take(&mut *FILES.lock().unwrap_or_else(PoisonError::into_inner));
+    for (name, _) in files {
+        info!("handover: nobody asked for the file {name}: closed");
+    }
+}
 
 /// Takes over what a predecessor left, once; `take` gives it away.
 ///
@@ -71,6 +90,11 @@ fn look() -> Result<Option<Inheritance>, Error> {
     let mut lifecycle = Channel::new(inherit(channel, "the lifecycle channel")?)
         .map_err(|e| Error::io(Kind::Inherit, "can't use the lifecycle channel", e))?;
     let connections = inherit(channel + 1, "the connection channel")?;
+    let state = inherit(channel + 2, "the state file")?.into();
+    for (fd, name) in (channel + 3..).zip(note.files) {
+        let file = inherit(fd, &format!("the file {name}"))?;
+        FILES.lock().unwrap_or_else(PoisonError::into_inner).insert(name, file);
+    }
     let mut listeners = Vec::new();
     for (fd, name) in (FIRST_FD..).zip(note.listeners) {
         let listener = inherit(fd, &format!("the listener {name}"))?;
@@ -82,7 +106,7 @@ fn look() -> Result<Option<Inheritance>, Error> {
     let predecessor = hello(&mut lifecycle)
         .map_err(|e| Error::io(Kind::Inherit, "no HELLO from the predecessor, whose listeners we have", e))?;
     info!("handover: child of {}, which is generation {}", predecessor.pid, predecessor.generation);
-    Ok(Some(Inheritance { listeners, lifecycle, connections, predecessor }))
+    Ok(Some(Inheritance { listeners, lifecycle, connections, state, predecessor }))
 }
 
 fn prove_listening(fd: &OwnedFd) -> io::Result<()> {
@@ -101,20 +125,22 @@ fn hello(channel: &mut Channel) -> io::Result<Hello> {
 struct Note {
     inode: u64,
     listeners: Vec<String>,
+    files: Vec<String>,
 }
 
 impl Note {
     fn parse(value: &OsStr) -> Option<Note> {
         let text = std::str::from_utf8(value.as_bytes()).ok()?;
-        let mut note = Note { inode: 0, listeners: Vec::new() };
+        let mut note = Note { inode: 0, listeners: Vec::new(), files: Vec::new() };
+        let names = |value: &str| -> Option<Vec<String>> {
+            let names = value.split(',').filter(|name| !name.is_empty());
+            names.map(|escaped| String::from_utf8(unescape(escaped)?).ok()).collect()
+        };
         for (key, value) in text.split(';').filter_map(|field| field.split_once('=')) {
             match key {
                 "channel" => note.inode = value.parse().ok()?,
-                "listeners" => {
-                    let names = value.split(',').filter(|name| !name.is_empty());
-                    let name = |escaped| String::from_utf8(unescape(escaped)?).ok();
-                    note.listeners = names.map(name).collect::<Option<_>>()?;
-                }
+                "listeners" => note.listeners = names(value)?,
+                "files" => note.files = names(value)?,
                 _ => {}
             }
         }
@@ -129,14 +155,15 @@ mod tests {
     #[test]
     fn the_note_is_read_as_it_is_written() {
         let note = |inode, names: &[&str]| {
-            Some(Note { inode, listeners: names.iter().map(|n| (*n).to_owned()).collect() })
+            let listeners = names.iter().map(|n| (*n).to_owned()).collect();
+            Some(Note { inode, listeners, files: Vec::new() })
         };
         let cases = [
             (
                 "channel=12;listeners=127.0.0.1:80,unix:/run/a%20b",
                 note(12, &["127.0.0.1:80", "unix:/run/a b"]),
             ),
-            ("channel=12;listeners=", note(12, &[])),
+            ("channel=12;listeners=;files=", note(12, &[])),
             ("later=1;channel=7", note(7, &[])),
             ("channel=x", None),
             ("", None),

@@ -30,6 +30,8 @@ enum Due {
     ListenersClosed,
     Checked,
     Drained,
+    Released,
+    Acquired,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -38,6 +40,7 @@ struct World {
     hups: u8,
     terms: u8,
     crashes: u8,
+    failures: u8,
     /// Somebody who spoke for the service was told to stop.
     told_to_stop: bool,
     /// A process that alone had the listener, or had it after COMMIT, was killed.
@@ -51,6 +54,8 @@ enum Step {
     Up(usize),
     Fire(usize, Timer),
     Due(usize, usize),
+    /// A hook that was due fails.
+    Fails(usize, usize),
     GetPrepared(usize),
     SeeChildGone(usize),
     SeeParentGone(usize),
@@ -77,12 +82,13 @@ fn process(parent: Option<usize>) -> Process {
 }
 
 impl World {
-    fn new(terms: &Terms, hups: u8, stops: u8, crashes: u8) -> World {
+    fn new(terms: &Terms, [hups, stops, crashes, failures]: [u8; 4]) -> World {
         let mut world = World {
             processes: vec![process(None)],
             hups,
             terms: stops,
             crashes,
+            failures,
             told_to_stop: false,
             hopeless: false,
         };
@@ -102,6 +108,11 @@ impl World {
         for (i, process) in self.processes.iter().enumerate().filter(|(_, p)| p.alive) {
             own.extend(process.timers.iter().map(|timer| Step::Fire(i, *timer)));
             own.extend((0..process.due.len()).map(|due| Step::Due(i, due)));
+            let hooks = |due: &usize| matches!(process.due[*due], Due::Released | Due::Acquired);
+            if self.failures > 0 {
+                let fails = (0..process.due.len()).filter(hooks).map(|due| Step::Fails(i, due));
+                from_outside.extend(fails);
+            }
             if process.state.is_none() {
                 own.push(Step::GetPrepared(i));
             }
@@ -159,7 +170,22 @@ impl World {
                 Due::ListenersClosed => world.on(i, Event::ListenersClosed, terms),
                 Due::Checked => world.on(i, Event::Checked(Ok(())), terms),
                 Due::Drained => world.on(i, Event::Drained, terms),
+                Due::Released => world.on(i, Event::Released(Ok(())), terms),
+                Due::Acquired => world.on(i, Event::Acquired(Ok(())), terms),
             },
+            Step::Fails(i, due) => {
+                world.failures -= 1;
+                let failed = || Err("no".to_owned());
+                let orphan = world.processes[i].parent.is_none_or(|parent| !world.processes[parent].alive);
+                match world.processes[i].due.remove(due) {
+                    Due::Released => world.on(i, Event::Released(failed()), terms),
+                    _ => {
+                        // Nobody is left who has what it needs.
+                        world.hopeless |= orphan && world.stage(i) == Some(Stage::Acquiring);
+                        world.on(i, Event::Acquired(failed()), terms);
+                    }
+                }
+            }
             Step::GetPrepared(i) => {
                 let (state, actions) = State::successor(terms.clone(), Vec::new());
                 world.processes[i].state = Some(state);
@@ -180,7 +206,7 @@ impl World {
             }
             Step::Term(i) => {
                 world.terms -= 1;
-                let orphan = world.processes[i].parent.is_some_and(|parent| !world.processes[parent].alive);
+                let orphan = world.processes[i].parent.is_none_or(|parent| !world.processes[parent].alive);
                 match world.stage(i) {
                     // It has no handler yet, and dies of it. No service was meant, unless it is all
                     // that is left.
@@ -188,7 +214,7 @@ impl World {
                         world.told_to_stop |= orphan;
                         world.die(i);
                     }
-                    Some(Stage::Prepared) => {
+                    Some(Stage::Prepared | Stage::Acquiring) => {
                         world.told_to_stop |= orphan;
                         world.on(i, Event::Stop, terms);
                     }
@@ -274,6 +300,12 @@ impl World {
                     self.processes[i].holds = false;
                     self.processes[i].due.push(Due::ListenersClosed);
                 }
+                // One thread runs the hooks, in order; an answer that nobody waits for any more is dropped.
+                Action::Release | Action::Acquire => {
+                    let due = &mut self.processes[i].due;
+                    due.retain(|due| !matches!(due, Due::Released | Due::Acquired));
+                    due.push(if action == Action::Release { Due::Released } else { Due::Acquired });
+                }
                 Action::Drain => self.processes[i].due.push(Due::Drained),
                 Action::Check => self.processes[i].due.push(Due::Checked),
                 Action::Finish => self.die(i),
@@ -334,10 +366,11 @@ impl World {
     }
 }
 
-fn explore(lame_duck: Duration, hups: u8, stops: u8, crashes: u8) -> usize {
+/// So many HUPs, stops, crashes and failing hooks, wherever they may strike.
+fn explore(lame_duck: Duration, blows: [u8; 4]) -> usize {
     let second = Duration::from_secs(1);
     let terms = Terms { ready: second, probation: second, drain: second, lame_duck };
-    let start = World::new(&terms, hups, stops, crashes);
+    let start = World::new(&terms, blows);
     let mut seen = HashSet::from([start.clone()]);
     let mut left = vec![(start, Vec::<String>::new())];
     while let Some((world, path)) = left.pop() {
@@ -369,21 +402,28 @@ fn explore(lame_duck: Duration, hups: u8, stops: u8, crashes: u8) -> usize {
 
 #[test]
 fn handovers_alone_end_with_the_newest_serving() {
-    assert!(explore(Duration::ZERO, 3, 0, 0) > 100);
+    assert!(explore(Duration::ZERO, [3, 0, 0, 0]) > 100);
 }
 
 #[test]
 fn term_at_any_moment_ends_the_service_and_never_resurrects_it() {
-    assert!(explore(Duration::ZERO, 2, 2, 0) > 1_000);
-    assert!(explore(Duration::from_secs(1), 2, 1, 0) > 1_000);
+    assert!(explore(Duration::ZERO, [2, 2, 0, 0]) > 1_000);
+    assert!(explore(Duration::from_secs(1), [2, 1, 0, 0]) > 1_000);
 }
 
 #[test]
 fn a_crash_at_any_moment_leaves_exactly_one_serving() {
-    assert!(explore(Duration::ZERO, 2, 0, 1) > 100);
+    assert!(explore(Duration::ZERO, [2, 0, 1, 0]) > 100);
 }
 
 #[test]
 fn a_crash_and_a_term_in_any_order() {
-    assert!(explore(Duration::ZERO, 1, 1, 1) > 1_000);
+    assert!(explore(Duration::ZERO, [1, 1, 1, 0]) > 1_000);
+}
+
+#[test]
+fn a_hook_that_fails_leaves_exactly_one_serving() {
+    assert!(explore(Duration::ZERO, [2, 0, 0, 2]) > 100);
+    assert!(explore(Duration::ZERO, [1, 1, 0, 1]) > 1_000);
+    assert!(explore(Duration::ZERO, [1, 0, 1, 1]) > 100);
 }

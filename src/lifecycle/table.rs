@@ -10,9 +10,11 @@ use crate::handover::{Hello, Message};
 const STAGES: &[(&str, Stage)] = &[
     ("Serving", Stage::Serving),
     ("Awaiting", Stage::Awaiting),
+    ("Releasing", Stage::Releasing),
     ("Offering", Stage::Offering),
     ("Watching", Stage::Watching),
     ("Prepared", Stage::Prepared),
+    ("Acquiring", Stage::Acquiring),
     ("OnProbation", Stage::OnProbation),
     ("Yielding", Stage::Yielding),
     ("LameDuck", Stage::LameDuck),
@@ -40,6 +42,10 @@ fn events() -> Vec<(&'static str, Event)> {
         ("silence", Event::Timer(Timer::Stage)),
         ("hammer time", Event::Timer(Timer::Hammer)),
         ("500 ms after TERM", Event::Timer(Timer::SameWish)),
+        ("released", Event::Released(Ok(()))),
+        ("not released", Event::Released(Err("why".to_owned()))),
+        ("acquired", Event::Acquired(Ok(()))),
+        ("not acquired", Event::Acquired(Err("why".to_owned()))),
         ("check passed", Event::Checked(Ok(()))),
         ("check failed", Event::Checked(Err("why".to_owned()))),
         ("listeners closed", Event::ListenersClosed),
@@ -48,7 +54,7 @@ fn events() -> Vec<(&'static str, Event)> {
     for (from_successor, from_predecessor, message) in [
         ("S: HELLO", "P: HELLO", Message::Hello(hello)),
         ("S: PREPARED", "P: PREPARED", Message::Prepared { adopted }),
-        ("S: GO", "P: GO", Message::Go { probation: Duration::from_secs(2) }),
+        ("S: GO", "P: GO", Message::Go { probation: Duration::from_secs(2), state: None }),
         ("S: SERVING", "P: SERVING", Message::Serving),
         ("S: STILL-GOOD", "P: STILL-GOOD", Message::StillGood),
         ("S: COMMIT", "P: COMMIT", Message::Commit),
@@ -79,6 +85,7 @@ fn cell(stage: Stage, event: Event) -> String {
     let next = STAGES.iter().find(|(_, s)| *s == state.stage()).map_or("?", |(name, _)| name);
     let next = if state.stage() == stage { String::new() } else { format!("→ **{next}**") };
     let noted = if state.wanted { "remember".to_owned() } else { String::new() };
+    let noted = if state.orphan { "serve alone then".to_owned() } else { noted };
     let parts: Vec<String> =
         [next, noted].into_iter().chain(actions).filter(|part| !part.is_empty()).collect();
     if parts.is_empty() { "–".to_owned() } else { parts.join(", ") }
@@ -92,6 +99,8 @@ fn name(action: &Action) -> String {
         Action::ToPredecessor(message) => format!("say {}", word(message)),
         Action::ToSuccessor(message) => format!("say {}", word(message)),
         Action::Accept => "accept".into(),
+        Action::Release => "release".into(),
+        Action::Acquire => "acquire".into(),
         Action::Pause => "pause".into(),
         Action::CloseShared => "close shared".into(),
         Action::CloseLast => "close last".into(),
@@ -149,9 +158,9 @@ fn documented(text: &str) -> BTreeMap<(String, String), String> {
 fn written() -> String {
     let mut text = String::new();
     for (title, group) in [
-        ("Serving, and as predecessor", &STAGES[..4]),
-        ("As successor", &STAGES[4..7]),
-        ("The end", &STAGES[7..11]),
+        ("Serving, and as predecessor", &STAGES[..5]),
+        ("As successor", &STAGES[5..9]),
+        ("The end", &STAGES[9..13]),
     ] {
         let names: Vec<&str> = group.iter().map(|(name, _)| *name).collect();
         let _ = writeln!(text, "{title}:\n\n| event | {} |", names.join(" | "));
@@ -211,6 +220,18 @@ fn a_remembered_hup_starts_the_next_handover_once() {
     let please = actions.iter().position(|a| *a == Action::ToSuccessor(Message::HandoverPlease));
     let commit = actions.iter().position(|a| *a == Action::ToSuccessor(Message::Commit));
     assert!(please > commit && commit.is_some(), "{actions:?}");
+}
+
+#[test]
+fn a_successor_whose_predecessor_dies_before_it_serves_serves_alone() {
+    let mut state = State::at(Stage::Prepared, terms());
+    assert_eq!(state.on(Event::PredecessorGone), [Action::Acquire]);
+    assert_eq!(state.on(Event::Acquired(Ok(()))), [Action::Accept, Action::AssumeIdentity]);
+    assert_eq!(state.stage(), Stage::Serving);
+
+    let mut told_to_stop = State::at(Stage::Acquiring, terms());
+    told_to_stop.on(Event::PredecessorGone);
+    assert!(told_to_stop.on(Event::Stop).contains(&Action::CloseLast), "whoever waits is served");
 }
 
 #[test]

@@ -136,6 +136,11 @@ impl Proc {
         self.journal.lines_with(text).len()
     }
 
+    /// The lines with `text` so far.
+    pub fn lines(&self, text: &str) -> Vec<String> {
+        self.journal.lines_with(text)
+    }
+
     /// Signals the newest generation.
     pub fn signal(&self, signal: Signal) {
         self.signal_to(self.newest(), signal);

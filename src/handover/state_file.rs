@@ -1,0 +1,60 @@
+//! The user's state on its way to the next generation: a file in memory, without a name.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+/// Written by the predecessor before GO, read by the successor after it.
+#[derive(Debug)]
+pub(crate) struct StateFile(File);
+
+impl StateFile {
+    pub(crate) fn new() -> io::Result<StateFile> {
+        let fd = memfd_create("heirloom-state", MFdFlags::MFD_CLOEXEC)?;
+        Ok(StateFile(fd.into()))
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.set_len(0)?;
+        self.0.seek(SeekFrom::Start(0))?;
+        self.0.write_all(bytes)
+    }
+
+    /// # Errors
+    /// Also when there are fewer bytes than were said.
+    pub(crate) fn read(&mut self, bytes: u64) -> io::Result<Vec<u8>> {
+        let mut state = Vec::new();
+        self.0.seek(SeekFrom::Start(0))?;
+        (&self.0).take(bytes).read_to_end(&mut state)?;
+        if state.len() as u64 == bytes { Ok(state) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+}
+
+impl From<OwnedFd> for StateFile {
+    fn from(fd: OwnedFd) -> StateFile {
+        StateFile(fd.into())
+    }
+}
+
+impl AsFd for StateFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_last_is_read() {
+        let mut writer = StateFile::new().unwrap();
+        let mut reader = StateFile::from(OwnedFd::from(writer.0.try_clone().unwrap()));
+        writer.write(b"longer than the next").unwrap();
+        writer.write(b"state").unwrap();
+        assert_eq!(reader.read(5).unwrap(), b"state");
+        assert!(reader.read(6).is_err(), "there is no more");
+    }
+}

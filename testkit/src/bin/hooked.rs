@@ -1,0 +1,87 @@
+//! A server whose hooks do as a folder says that it is started with: what lies there fails or hangs
+//! them. The log tells what they do.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, Write};
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use heirloom::prelude::*;
+use heirloom::{Timeouts, UserState, inherited_fd};
+use std::time::Duration;
+
+fn main() -> Result<(), heirloom::Error> {
+    heirloom::init()?;
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    log::info!("pid {}", std::process::id());
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let folder = PathBuf::from(&args[0]);
+
+    let handle = Handle::new();
+    let socket: UdpSocket = match inherited_fd("udp") {
+        Some(fd) => fd.into(),
+        None => UdpSocket::bind("127.0.0.1:0").expect("a socket"),
+    };
+    let mut file: File = match inherited_fd("file") {
+        Some(fd) => fd.into(),
+        None => {
+            File::options().read(true).append(true).create(true).open(folder.join("log")).expect("a file")
+        }
+    };
+    writeln!(file, "{}", std::process::id()).expect("room");
+    handle.pass_fd("udp", socket.try_clone().expect("a descriptor"));
+    handle.pass_fd("file", file.try_clone().expect("a descriptor"));
+    handle.pass_fd("a name, odd=1;", file.try_clone().expect("a descriptor"));
+    let odd = inherited_fd("a name, odd=1;").is_some();
+    let udp = socket.local_addr().expect("an address");
+    let router = Router::new()
+        .get("/pid", |_: Request| std::process::id().to_string())
+        .get("/udp", move |_: Request| udp.to_string())
+        .get("/odd", move |_: Request| odd.to_string())
+        .get("/file", move |_: Request| {
+            let mut text = String::new();
+            let mut file = file.try_clone().expect("a descriptor");
+            file.rewind().and_then(|()| file.read_to_string(&mut text)).expect("to read");
+            text
+        });
+
+    let (release, acquire, exit) = (folder.clone(), folder.clone(), folder.clone());
+    Server::new(router)
+        .with_handle(handle)
+        .listen(&args[1])
+        .timeouts(Timeouts {
+            probation: Duration::from_millis(args[2].parse().expect("a number")),
+            ready: Duration::from_secs(2),
+            drain: Duration::from_secs(2),
+            ..Timeouts::default()
+        })
+        .release_before_go(move || {
+            log::info!("hook: release");
+            obey(&release, "release")?;
+            let size = fs::read_to_string(release.join("size")).ok().and_then(|n| n.trim().parse().ok());
+            Ok(UserState { version: 7, bytes: vec![b'x'; size.unwrap_or(0)] })
+        })
+        .acquire_after_go(move |state| {
+            log::info!("hook: acquire version {} bytes {}", state.version, state.bytes.len());
+            obey(&acquire, "acquire")
+        })
+        .on_phase(|phase| log::info!("hook: phase {phase}"))
+        .on_drain(|| log::info!("hook: drain"))
+        .on_exit(move || {
+            log::info!("hook: exit");
+            let _ = obey(&exit, "exit");
+        })
+        .serve()
+}
+
+fn obey(folder: &Path, hook: &str) -> Result<(), String> {
+    if folder.join(format!("{hook}-hangs")).exists() {
+        let (_keep, never) = mpsc::channel::<()>();
+        let _ = never.recv();
+    }
+    if folder.join(format!("{hook}-panics")).exists() {
+        panic!("as asked");
+    }
+    if folder.join(format!("{hook}-fails")).exists() { Err("as asked".to_owned()) } else { Ok(()) }
+}
