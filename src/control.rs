@@ -161,6 +161,15 @@ pub(crate) struct Control<'a> {
 /// For `on_exit`, however late it is.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
+impl Successor {
+    /// Ends one that has not got GO, or is silent. What a script has started is not our child, and
+    /// before its HELLO not known to us: it would take our end for a crash.
+    fn dismiss(&mut self) {
+        self.channel.send(&Message::Stopping { within: Duration::ZERO });
+        self.child.kill();
+    }
+}
+
 const BELL: u64 = 0;
 const PREDECESSOR: u64 = 1;
 const SUCCESSOR: u64 = 2;
@@ -339,7 +348,7 @@ impl<'a> Control<'a> {
                         if successor.leaves {
                             successor.child.wait_briefly();
                         }
-                        successor.child.kill();
+                        successor.dismiss();
                         let pid = successor.child.pid();
                         info!("handover: child {pid} {}", successor.child.end().unwrap_or("is gone"));
                         let _ = self.poller.delete(successor.channel.as_fd());
@@ -391,7 +400,7 @@ impl<'a> Control<'a> {
                 Action::AssumeIdentity => self.name_in_pid_file(own_pid()),
                 Action::PassIdentity => {
                     if let Some(successor) = &self.successor {
-                        self.name_in_pid_file(successor.child.pid().as_raw());
+                        self.name_in_pid_file(successor.child.server().as_raw());
                     }
                 }
                 Action::Check => self.service.check(),
@@ -423,6 +432,7 @@ impl<'a> Control<'a> {
             pid: own_pid(),
             nohup: self.facts.nohup,
             blocked: signals::numbers(&program.blocked),
+            command: program.command(),
         };
         let files = self.service.files();
         let files: Vec<(String, BorrowedFd<'_>)> =
@@ -431,8 +441,7 @@ impl<'a> Control<'a> {
             Ok(offspring) => {
                 let event = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
                 let watched = self.poller.add(offspring.lifecycle.as_fd(), event(SUCCESSOR));
-                let reaped =
-                    offspring.child.pidfd().map_or(Ok(()), |fd| self.poller.add(fd, event(CHILDREN)));
+                let reaped = offspring.child.pidfds().try_for_each(|fd| self.poller.add(fd, event(CHILDREN)));
                 if let Some(old) = self.successor.take() {
                     let _ = self.poller.delete(old.channel.as_fd());
                     self.strays.push(old.child);
@@ -567,6 +576,14 @@ impl<'a> Control<'a> {
         let messages = successor.channel.receive();
         let ended = successor.channel.has_ended();
         let pid = successor.child.pid();
+        let speaker = successor.channel.speaker().filter(|speaker| successor.child.speaks_by(*speaker));
+        if let Some(speaker) = speaker {
+            info!("handover: child {pid} is a script, which waits for {speaker}");
+            for fd in successor.child.pidfds() {
+                // The first of them hangs there already.
+                let _ = self.poller.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, CHILDREN));
+            }
+        }
         for message in messages {
             match &message {
                 Message::Failed { reason } => {
@@ -580,7 +597,7 @@ impl<'a> Control<'a> {
             if let Message::Prepared { adopted } = &message {
                 self.shared.clone_from(adopted);
             }
-            let mut dead = || ended || self.successor.as_mut().is_some_and(|s| s.child.end().is_some());
+            let mut dead = || ended || self.successor.as_mut().is_some_and(|s| s.child.is_gone());
             if message == Message::StillGood && dead() {
                 // Its last word; the service is not given to the dead.
                 continue;
@@ -599,10 +616,14 @@ impl<'a> Control<'a> {
         let _ = self.poller.delete(successor.channel.as_fd());
         let pid = successor.child.pid();
         let stage = self.state.stage();
-        if stage == Stage::Awaiting {
-            successor.child.kill();
-        }
+        // What it says of itself is worth half a second.
         successor.child.wait_briefly();
+        if stage == Stage::Awaiting {
+            if successor.child.end().is_none() {
+                error!("handover: child {pid} lives and has closed its channel: a script must not");
+            }
+            successor.dismiss();
+        }
         let end = successor.child.end().unwrap_or("closed its channel");
         match stage {
             Stage::Awaiting | Stage::Offering | Stage::Watching => {
@@ -615,7 +636,13 @@ impl<'a> Control<'a> {
     }
 
     fn reap(&mut self) {
-        let gone = self.successor.as_mut().is_some_and(|s| s.child.end().is_some());
+        let gone = self.successor.as_mut().is_some_and(|successor| {
+            if successor.child.end().is_some() {
+                // Who serves may outlive it.
+                let _ = successor.child.pidfds().next().map(|fd| self.poller.delete(fd));
+            }
+            successor.child.is_gone()
+        });
         if gone {
             // First what it said last.
             self.read_successor();
@@ -624,7 +651,8 @@ impl<'a> Control<'a> {
         let poller = &self.poller;
         self.strays.retain_mut(|child| {
             let ended = child.end().is_some();
-            if let (true, Some(fd)) = (ended, child.pidfd()) {
+            // Whom it waits for matters no more, or would be told of for ever.
+            for fd in child.pidfds().skip(usize::from(!ended)) {
                 let _ = poller.delete(fd);
             }
             !ended
@@ -651,7 +679,7 @@ impl<'a> Control<'a> {
     }
 
     fn successor_pid(&self) -> i32 {
-        self.successor.as_ref().map_or(0, |s| s.child.pid().as_raw())
+        self.successor.as_ref().map_or(0, |s| s.child.server().as_raw())
     }
 
     fn timeout(&self) -> EpollTimeout {

@@ -103,7 +103,7 @@ pub(crate) enum Timer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Spawn,
-    /// KILL and reap.
+    /// Say STOPPING, for whom the kill may not reach; KILL and reap.
     KillSuccessor,
     ToPredecessor(Message),
     ToSuccessor(Message),
@@ -334,6 +334,11 @@ impl State {
                 // What the kernel has accepted for us is served, with what we have by then.
                 out.push(Accept);
                 self.enter(Yielding, Some(within), out);
+            }
+            // Said where the kill may not reach us: a script stands between.
+            (Prepared, FromPredecessor(Message::Stopping { .. })) => {
+                out.push(Finish);
+                self.stage = Finished;
             }
             (OnProbation, Event::Timer(Timer::Stage)) => out.push(Check),
             (OnProbation, Event::Checked(Ok(()))) => out.push(ToPredecessor(Message::StillGood)),

@@ -5,7 +5,6 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,26 +42,13 @@ impl Listener {
     /// Binds `name`: `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`.
     pub(crate) fn bind(name: &str, site: usize) -> Result<Listener, Error> {
         let failed = |e: io::Error| {
-            let advice = match e.kind() {
-                ErrorKind::AddrInUse => ": another process has it; stop that, or take another address",
-                ErrorKind::PermissionDenied if name.starts_with("unix:") => {
-                    ": check the folder's permissions"
-                }
-                ErrorKind::PermissionDenied => ": ports below 1024 need CAP_NET_BIND_SERVICE",
-                ErrorKind::AddrNotAvailable => ": this host has no such address",
-                _ => "",
-            };
-            Error::io(Kind::Bind, format!("can't listen on {name}{advice}"), e)
+            Error::io(Kind::Bind, format!("can't listen on {}{}", shown(name), advice(name, &e)), e)
         };
         let socket = match name.strip_prefix("unix:") {
+            // The kernel would invent a name.
+            Some("") => return Err(failed(ErrorKind::InvalidInput.into())),
             Some(path) => bind_unix(Path::new(path)).map_err(failed)?,
-            None => {
-                let addresses = name.to_socket_addrs().map_err(|e| {
-                    let text = format!("can't listen on {name}: want ADDRESS:PORT, HOST:PORT or unix:PATH");
-                    Error::io(Kind::Bind, text, e)
-                })?;
-                bind_first(addresses.collect()).map_err(failed)?
-            }
+            None => bind_first(name.to_socket_addrs().map_err(failed)?.collect()).map_err(failed)?,
         };
         socket.listen(BACKLOG).map_err(failed)?;
         Listener::adopt(name, socket.into(), site)
@@ -133,6 +119,29 @@ impl Listener {
     }
 }
 
+/// A text that is empty can't be seen.
+fn shown(name: &str) -> &str {
+    if name.is_empty() { "\"\"" } else { name }
+}
+
+/// What to do about it.
+fn advice(name: &str, e: &io::Error) -> &'static str {
+    let is_path = name.starts_with("unix:");
+    match e.kind() {
+        ErrorKind::AddrInUse => ": another process has it; stop that, or take another address",
+        ErrorKind::AlreadyExists => ": remove it, or take another path",
+        ErrorKind::PermissionDenied if is_path => ": check the folder's permissions",
+        ErrorKind::PermissionDenied => ": ports below 1024 need CAP_NET_BIND_SERVICE",
+        ErrorKind::AddrNotAvailable => ": this host has no such address",
+        ErrorKind::NotFound | ErrorKind::NotADirectory if is_path => ": its folder must exist",
+        ErrorKind::InvalidInput => ": want ADDRESS:PORT, HOST:PORT or unix:PATH",
+        _ if name.starts_with(':') => ": for all addresses of this host want 0.0.0.0:PORT or [::]:PORT",
+        // What the resolver says has no kind.
+        _ if !is_path && e.raw_os_error().is_none() => ": check the host's name",
+        _ => "",
+    }
+}
+
 /// The first address that can be bound, IPv4 first: what `localhost` means to most clients.
 fn bind_first(mut addresses: Vec<SocketAddr>) -> io::Result<Socket> {
     addresses.sort_by_key(SocketAddr::is_ipv6);
@@ -157,7 +166,10 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     let address = SockAddr::unix(path)?;
     match socket.bind(&address) {
-        Err(e) if e.kind() == ErrorKind::AddrInUse && is_stale(path) => {
+        Err(e) if e.kind() == ErrorKind::AddrInUse && !is_socket(path) => {
+            return Err(io::Error::new(ErrorKind::AlreadyExists, "what is there is no socket"));
+        }
+        Err(e) if e.kind() == ErrorKind::AddrInUse && is_stale(&address) => {
             info!("{} is left from a server that is gone: removed", path.display());
             fs::remove_file(path)?;
             socket.bind(&address)?;
@@ -167,8 +179,15 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A socket file that nobody listens on.
-fn is_stale(path: &Path) -> bool {
+fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
-        && UnixStream::connect(path).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// Nobody listens there. Asked without waiting: a live server's backlog may be full.
+fn is_stale(address: &SockAddr) -> bool {
+    let asked = Socket::new(Domain::UNIX, Type::STREAM, None).and_then(|socket| {
+        socket.set_nonblocking(true)?;
+        socket.connect(address)
+    });
+    asked.is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
 }

@@ -1,9 +1,10 @@
 //! The server: plain data until `serve`, which wires every part and runs the control loop.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -292,7 +293,8 @@ impl Server {
         };
         let nohup = inheritance.as_ref().is_some_and(|i| i.predecessor.nohup);
         let circumstances = Circumstances::now(nohup);
-        let program = Program::capture(self.executable.as_deref(), blocked)
+        let command = inheritance.as_ref().and_then(|i| i.predecessor.command.as_ref());
+        let program = Program::capture(self.executable.as_deref(), command, blocked)
             .map_err(system("can't tell how this process was started"))?;
         let generation = inheritance.as_ref().map_or(1, |i| i.predecessor.generation.saturating_add(1));
 
@@ -348,9 +350,7 @@ impl Server {
         }
         self.limits.connections = self.limits.connections.min(connections_by_nofile());
         let pid_file = match &self.pid_file {
-            Some(path) => Some(PidFile::new(path).map_err(|e| {
-                Error::io(Kind::Config, format!("can't use the pid file {}", path.display()), e)
-            })?),
+            Some(path) => Some(usable_pid_file(path)?),
             None => None,
         };
         let handle = self.handle.clone();
@@ -379,6 +379,7 @@ impl Server {
         let mut inherited = inheritance.map(|i| std::mem::take(&mut i.listeners)).unwrap_or_default();
         let mut adopted = Vec::new();
         let mut listeners = Vec::new();
+        let mut bound = Bound(Vec::new());
         for (name, site) in wanted {
             let listener = match inherited.iter().position(|(inherited, _)| *inherited == name) {
                 Some(index) => {
@@ -386,7 +387,11 @@ impl Server {
                     adopted.push(name.clone());
                     Listener::adopt(&name, fd, site)?
                 }
-                None => Listener::bind(&name, site)?,
+                None => {
+                    let listener = Listener::bind(&name, site)?;
+                    bound.0.push(listener.clone());
+                    listener
+                }
             };
             info!("listening on {}", listener.address());
             listeners.push(listener);
@@ -494,6 +499,7 @@ impl Server {
             lame_duck: self.timeouts.lame_duck,
         };
         let threads = Threads { acceptor, pools };
+        bound.0.clear();
         Ok(Started { handle, inbox, assembly, threads, terms, pid_file, adopted, hooks })
     }
 
@@ -501,6 +507,17 @@ impl Server {
         let config = |text: String| Err(Error::new(Kind::Config, text));
         if self.listen.is_empty() && self.admin.is_empty() {
             return config("nothing to listen on: call Server::listen".to_owned());
+        }
+        let mut names: Vec<&str> = self
+            .listen
+            .iter()
+            .map(|listen| &*listen.name)
+            .chain(self.admin.iter().map(|name| &**name))
+            .collect();
+        names.sort_unstable();
+        // Port 0 is another one each time.
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1] && !pair[0].ends_with(":0")) {
+            return config(format!("can't listen on {} twice: leave one out", pair[0]));
         }
         if self.workers == 0 {
             return config("a server needs a worker: Server::workers(0)".to_owned());
@@ -523,6 +540,15 @@ impl fmt::Debug for Server {
             .field("admin", &self.admin)
             .field("workers", &self.workers)
             .finish_non_exhaustive()
+    }
+}
+
+/// Listeners of a start that may still fail: no socket's path is left behind then.
+struct Bound(Vec<Listener>);
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.0.iter().for_each(Listener::unlink);
     }
 }
 
@@ -558,6 +584,7 @@ impl Started {
                     version: VERSION,
                     generation: facts.generation,
                     pid: nix::unistd::getpid().as_raw(),
+                    command: None,
                     ..predecessor
                 }));
                 self.assembly.parking.command(Command::TakeConnections(connections));
@@ -619,6 +646,20 @@ impl Drop for Running {
             let _ = self.end();
         }
     }
+}
+
+/// Tried out while nothing depends on it: at COMMIT it would be too late to refuse.
+fn usable_pid_file(path: &Path) -> Result<PidFile, Error> {
+    let file = PidFile::new(path).and_then(|file| file.try_out().map(|()| file));
+    file.map_err(|e| {
+        let advice = match e.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => ": its folder must exist",
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => ": its folder must be writable",
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ": make room",
+            _ => "",
+        };
+        Error::io(Kind::Config, format!("can't write the pid file {}{advice}", path.display()), e)
+    })
 }
 
 /// The soft limit of open files is 1,024 on most hosts, for the sake of programs that use select().

@@ -89,6 +89,15 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     }
 }
 
+/// Kills the process of a pidfd, and no other that has its number by now.
+pub(crate) fn pidfd_kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    let info: *const libc::siginfo_t = ptr::null();
+    // SAFETY: pidfd_send_signal takes integers and a pointer that may be null.
+    let done =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, info, 0) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Accepts one connection: CLOEXEC and non-blocking from birth.
 pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
     // SAFETY: accept4 writes at most `*length` bytes of address and sets `*length` to what it

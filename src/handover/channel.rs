@@ -1,12 +1,14 @@
 //! The lifecycle channel: lines over a socket pair, never blocking.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, ErrorKind, IoSliceMut, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt};
+use nix::unistd::Pid;
 
 use super::Message;
 
@@ -19,6 +21,7 @@ pub(crate) struct Channel {
     socket: UnixStream,
     input: Vec<u8>,
     ended: bool,
+    speaker: Option<Pid>,
 }
 
 impl Channel {
@@ -31,7 +34,17 @@ impl Channel {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Channel> {
         let socket = UnixStream::from(fd);
         socket.set_nonblocking(true)?;
-        Ok(Channel { socket, input: Vec::new(), ended: false })
+        Ok(Channel { socket, input: Vec::new(), ended: false, speaker: None })
+    }
+
+    /// Makes the kernel say who speaks: the child may be a script, with the program below it.
+    pub(crate) fn ask_who_speaks(&self) -> io::Result<()> {
+        Ok(setsockopt(&self.socket, sockopt::PassCred, &true)?)
+    }
+
+    /// Who spoke last, if that was asked for.
+    pub(crate) fn speaker(&self) -> Option<Pid> {
+        self.speaker
     }
 
     /// Says `message`. Messages are few and short: a socket buffer without room for one means a
@@ -52,7 +65,7 @@ impl Channel {
     pub(crate) fn receive(&mut self) -> Vec<Message> {
         let mut buf = [0; 4096];
         while !self.ended {
-            match self.socket.read(&mut buf) {
+            match self.read(&mut buf) {
                 Ok(0) => self.ended = true,
                 Ok(n) => self.input.extend_from_slice(&buf[..n]),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
@@ -70,6 +83,23 @@ impl Channel {
         let complete = self.input.iter().rposition(|&b| b == b'\n').map_or(0, |last| last + 1);
         let lines: Vec<u8> = self.input.drain(..complete).collect();
         lines.split(|&b| b == b'\n').filter(|line| !line.is_empty()).filter_map(decode).collect()
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut space = nix::cmsg_space!(UnixCredentials);
+        let mut parts = [IoSliceMut::new(buf)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let read = recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+        for message in read.cmsgs()? {
+            // 0: from another pid namespace, where we can't reach it.
+            match message {
+                ControlMessageOwned::ScmCredentials(who) if who.pid() > 0 => {
+                    self.speaker = Some(Pid::from_raw(who.pid()));
+                }
+                _ => {}
+            }
+        }
+        Ok(read.bytes)
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -143,6 +173,14 @@ mod tests {
         heard.extend(b.receive());
         assert_eq!(heard, [Message::Serving]);
         assert!(b.has_ended());
+    }
+
+    #[test]
+    fn the_kernel_says_who_speaks() {
+        let (mut a, mut b) = Channel::pair().unwrap();
+        b.ask_who_speaks().unwrap();
+        a.send(&Message::Serving);
+        assert_eq!((b.receive(), b.speaker()), (vec![Message::Serving], Some(nix::unistd::getpid())));
     }
 
     #[test]

@@ -57,6 +57,22 @@ pub(crate) struct Hello {
     pub(crate) nohup: bool,
     /// Signals blocked when the first generation was started.
     pub(crate) blocked: Vec<i32>,
+    /// P: how it started S. A script may stand between, and must be run at the next handover, too.
+    pub(crate) command: Option<Command>,
+}
+
+/// A program's path and its arguments, from the name of the program on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Command {
+    pub(crate) path: Vec<u8>,
+    pub(crate) argv: Vec<Vec<u8>>,
+}
+
+impl Command {
+    fn encode(&self) -> String {
+        let argv = self.argv.iter().map(|arg| escape(arg)).collect::<Vec<_>>().join(",");
+        format!(" path={} argv={argv}", escape(&self.path))
+    }
 }
 
 impl Message {
@@ -66,8 +82,9 @@ impl Message {
         match self {
             Message::Hello(hello) => {
                 let blocked = hello.blocked.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
+                let command = hello.command.as_ref().map(Command::encode).unwrap_or_default();
                 format!(
-                    "HELLO version={} generation={} pid={} nohup={} blocked={blocked}",
+                    "HELLO version={} generation={} pid={} nohup={} blocked={blocked}{command}",
                     hello.version,
                     hello.generation,
                     hello.pid,
@@ -107,6 +124,10 @@ impl Message {
                 pid: field("pid")?.parse().ok()?,
                 nohup: field("nohup") == Some("1"),
                 blocked: field("blocked").unwrap_or("").split(',').filter_map(|n| n.parse().ok()).collect(),
+                command: field("path").zip(field("argv")).and_then(|(path, argv)| {
+                    let argv = argv.split(',').map(unescape).collect::<Option<_>>()?;
+                    Some(Command { path: unescape(path)?, argv })
+                }),
             }),
             "PREPARED" => {
                 let names = field("adopted").unwrap_or("").split(',').filter(|name| !name.is_empty());
@@ -176,10 +197,14 @@ mod tests {
         let duration = (0u64..10_000_000).prop_map(Duration::from_millis);
         let state = any::<(u32, u64)>().prop_map(|(version, bytes)| StateHead { version, bytes });
         let text = "[ -~é\n,=%;]{0,20}";
-        let hello = (1u32..9, 1u32..9999, 1i32.., any::<bool>(), prop::collection::vec(1i32..64, 0..4));
+        let bytes = || prop::collection::vec(any::<u8>(), 0..9);
+        let argv = prop::collection::vec(bytes(), 1..4);
+        let command = prop::option::of((bytes(), argv).prop_map(|(path, argv)| Command { path, argv }));
+        let blocked = prop::collection::vec(1i32..64, 0..4);
+        let hello = (1u32..9, 1u32..9999, 1i32.., any::<bool>(), blocked, command);
         prop_oneof![
-            hello.prop_map(|(version, generation, pid, nohup, blocked)| {
-                Message::Hello(Hello { version, generation, pid, nohup, blocked })
+            hello.prop_map(|(version, generation, pid, nohup, blocked, command)| {
+                Message::Hello(Hello { version, generation, pid, nohup, blocked, command })
             }),
             prop::collection::vec("[ -~é\n,=%;]{1,20}", 0..4)
                 .prop_map(|adopted| Message::Prepared { adopted }),

@@ -1,10 +1,10 @@
 //! The pid file: always there, always whole, naming the process that owns the service.
 
-use std::fs;
-use std::io::{self, Write};
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-
-use tempfile::NamedTempFile;
 
 /// A file that names a process. Written by rename, so that a reader never sees half of it.
 #[derive(Clone, Debug)]
@@ -22,14 +22,32 @@ impl PidFile {
         &self.path
     }
 
+    /// Whether it could be written now: with its folder there, and room for a number.
+    pub(crate) fn try_out(&self) -> io::Result<()> {
+        if self.path.is_dir() {
+            return Err(ErrorKind::IsADirectory.into());
+        }
+        fs::remove_file(self.written(0)?)
+    }
+
     pub(crate) fn name(&self, pid: i32) -> io::Result<()> {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
-        let mut file = NamedTempFile::with_prefix_in(".pid-", folder)?;
-        writeln!(file, "{pid}")?;
-        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-        file.persist(&self.path).map_err(|e| e.error)?;
-        Ok(())
+        let written = self.written(pid)?;
+        fs::rename(&written, &self.path).inspect_err(|_| drop(fs::remove_file(&written)))
+    }
+
+    /// A file beside it that says `pid`, to be renamed.
+    fn written(&self, pid: i32) -> io::Result<PathBuf> {
+        let mut name = OsString::from(".");
+        name.push(self.path.file_name().unwrap_or_default());
+        name.push(format!("-{}", std::process::id()));
+        let path = self.path.with_file_name(name);
+        // Left by a process of this number that died at it.
+        let _ = fs::remove_file(&path);
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        let whole =
+            writeln!(file, "{pid}").and_then(|()| file.set_permissions(Permissions::from_mode(0o644)));
+        whole.inspect_err(|_| drop(fs::remove_file(&path)))?;
+        Ok(path)
     }
 
     /// Removes the file if it still names `pid`.

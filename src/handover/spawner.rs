@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 
 use super::channel::Channel;
 use super::state_file::StateFile;
-use super::{Hello, Message, escape};
+use super::{Command, Hello, Message, escape};
 use crate::sys;
 
 /// The variable by which a successor knows what it inherits.
@@ -32,6 +32,9 @@ pub(crate) const FIRST_FD: i32 = 3;
 
 /// Between the closing of a dying process's descriptors and its end, in milliseconds.
 const LAST_BREATH: u16 = 500;
+
+/// Of a command that is told to the successor; a byte takes up to three, a line has 64 KiB.
+const COMMAND_BYTES: usize = 16 << 10;
 
 /// How this process was started, so that it can be started again.
 #[derive(Debug)]
@@ -47,20 +50,39 @@ pub(crate) struct Program {
 impl Program {
     /// Notes path, arguments, environment and working directory as they are now. `executable`
     /// takes the place of the path this process was started by.
-    pub(crate) fn capture(executable: Option<&Path>, blocked: SigSet) -> io::Result<Program> {
+    ///
+    /// `command` is how a predecessor started us: a script in between that had the program take its
+    /// own place is not seen from here, but its successor is to be run in turn.
+    pub(crate) fn capture(
+        executable: Option<&Path>,
+        command: Option<&Command>,
+        blocked: SigSet,
+    ) -> io::Result<Program> {
         let cwd = first_cwd();
-        let path =
-            executable.map(Path::to_path_buf).or_else(sys::executable).map_or_else(env::current_exe, Ok)?;
+        let handed = command.map(|command| PathBuf::from(OsString::from_vec(command.path.clone())));
+        let path = executable.map(Path::to_path_buf).or(handed).or_else(sys::executable);
+        let path = path.map_or_else(env::current_exe, Ok)?;
         let path = match &cwd {
             Some(cwd) => cwd.join(path),
             None => path,
         };
-        let argv = env::args_os().map(c_string).collect::<io::Result<_>>()?;
+        let argv: Vec<OsString> = match command {
+            Some(command) => command.argv.iter().map(|arg| OsString::from_vec(arg.clone())).collect(),
+            None => env::args_os().collect(),
+        };
+        let argv = argv.into_iter().map(c_string).collect::<io::Result<_>>()?;
         let env = env::vars_os()
             .filter(|(key, _)| key != VARIABLE)
             .map(|(key, value)| variable(&key, &value))
             .collect::<io::Result<_>>()?;
         Ok(Program { path, argv, env, cwd, blocked })
+    }
+
+    /// None where it is too long for a message: then the successor goes by what it sees.
+    pub(crate) fn command(&self) -> Option<Command> {
+        let argv: Vec<Vec<u8>> = self.argv.iter().map(|arg| arg.as_bytes().to_vec()).collect();
+        let bytes = argv.iter().map(Vec::len).sum::<usize>() + argv.len() + self.path.as_os_str().len();
+        (bytes <= COMMAND_BYTES).then(|| Command { path: self.path.as_os_str().as_bytes().to_vec(), argv })
     }
 
     /// The directory to start in: None, the present one, if the first one is gone or is that.
@@ -114,7 +136,10 @@ impl SpawnError {
             Some(libc::EACCES) => ": check its x bit and that its file system is not mounted noexec",
             Some(libc::ENOEXEC) => ": it is no program for this machine",
             Some(libc::ETXTBSY) => ": it is being written",
-            Some(libc::EMFILE | libc::ENFILE) => ": out of file descriptors",
+            Some(libc::EMFILE) => ": out of file descriptors, raise the limit (ulimit -n)",
+            Some(libc::ENFILE) => ": this host is out of file descriptors",
+            Some(libc::EAGAIN) => ": out of processes, raise the limit (ulimit -u, pids.max)",
+            Some(libc::ENOMEM) => ": out of memory",
             _ => "",
         };
         SpawnError {
@@ -148,6 +173,7 @@ pub(crate) fn spawn(
 ) -> Result<Offspring, SpawnError> {
     let failed = |e: io::Error| SpawnError::new(&program.path, &e);
     let (mut lifecycle, its_lifecycle) = Channel::pair().map_err(failed)?;
+    lifecycle.ask_who_speaks().map_err(failed)?;
     lifecycle.send(&Message::Hello(hello));
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (connections, its_connections) =
@@ -158,8 +184,11 @@ pub(crate) fn spawn(
     fds.extend([its_lifecycle.as_fd(), its_connections.as_fd(), state.as_fd()]);
     fds.extend(files.iter().map(|(_, fd)| *fd));
     let inode = fs_inode(its_lifecycle.as_fd()).map_err(failed)?;
-    let note = format!("channel={inode};listeners={};files={}", names(listeners), names(files));
+    let inodes = fds.iter().map(|fd| Ok(fs_inode(*fd)?.to_string())).collect::<io::Result<Vec<_>>>();
+    let inodes = inodes.map_err(failed)?.join(",");
+    let (listeners, files) = (names(listeners), names(files));
     let mut env = program.env.clone();
+    let note = format!("channel={inode};listeners={listeners};files={files};sockets={inodes}");
     env.push(variable(VARIABLE.as_ref(), note.as_ref()).map_err(failed)?);
 
     let path = c_string(program.path.clone().into_os_string()).map_err(failed)?;
@@ -197,25 +226,63 @@ fn fs_inode(fd: BorrowedFd<'_>) -> io::Result<u64> {
 /// A process of ours, to be killed or reaped. Dropping it does neither.
 #[derive(Debug)]
 pub(crate) struct Child {
+    process: Process,
+    /// The generation itself, where our child is a script that waits for it.
+    below: Option<Process>,
+    end: Option<String>,
+}
+
+#[derive(Debug)]
+struct Process {
     pid: Pid,
     /// None on kernels without pidfds: then only the end of its channel tells of its death.
     pidfd: Option<OwnedFd>,
-    end: Option<String>,
+}
+
+impl Process {
+    fn new(pid: Pid) -> Process {
+        let pidfd = sys::pidfd_open(pid).map_err(|e| debug!("no pidfd for {pid}: {e}")).ok();
+        Process { pid, pidfd }
+    }
+
+    fn ends_within(&self, milliseconds: u16) -> bool {
+        self.pidfd.as_ref().is_some_and(|pidfd| {
+            let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, milliseconds).is_ok_and(|ready| ready > 0)
+        })
+    }
 }
 
 impl Child {
     fn new(pid: Pid) -> Child {
-        let pidfd = sys::pidfd_open(pid).map_err(|e| debug!("no pidfd for {pid}: {e}")).ok();
-        Child { pid, pidfd, end: None }
+        Child { process: Process::new(pid), below: None, end: None }
     }
 
     pub(crate) fn pid(&self) -> Pid {
-        self.pid
+        self.process.pid
     }
 
-    /// Readable when the child has ended.
-    pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
-        self.pidfd.as_ref().map(AsFd::as_fd)
+    /// Who serves: the child, or whom it waits for.
+    pub(crate) fn server(&self) -> Pid {
+        self.below.as_ref().map_or(self.process.pid, |below| below.pid)
+    }
+
+    /// `pid` has spoken for it. True if that is news: our child is a script, and there is another
+    /// end to be watched.
+    pub(crate) fn speaks_by(&mut self, pid: Pid) -> bool {
+        let news = pid != self.server();
+        if news {
+            self.below = Some(Process::new(pid));
+        }
+        news
+    }
+
+    /// Readable when the child, or whom it waits for, has ended.
+    pub(crate) fn pidfds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [Some(&self.process), self.below.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter_map(|process| process.pidfd.as_ref().map(AsFd::as_fd))
     }
 
     /// How the child ended, if it has; reaps it.
@@ -226,24 +293,35 @@ impl Child {
         self.end.as_deref()
     }
 
-    /// For a child that is about to end: its channel has, or it said so.
-    pub(crate) fn wait_briefly(&mut self) {
-        if let (None, Some(pidfd)) = (self.end.as_ref(), &self.pidfd) {
-            let _ = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], LAST_BREATH);
+    /// Whether the generation is no more: whom our child waits for outlives it, or does not.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        match &self.below {
+            Some(below) => below.ends_within(0),
+            None => self.end().is_some(),
         }
     }
 
-    /// Kills and reaps it.
+    /// For a child that is about to end: its channel has, or it said so.
+    pub(crate) fn wait_briefly(&mut self) {
+        if self.end.is_none() {
+            let _ = self.process.ends_within(LAST_BREATH);
+        }
+    }
+
+    /// Kills it, and whom it waits for, and reaps it.
     pub(crate) fn kill(&mut self) {
+        if let Some(pidfd) = self.below.as_ref().and_then(|below| below.pidfd.as_ref()) {
+            let _ = sys::pidfd_kill(pidfd.as_fd());
+        }
         if self.end().is_none() {
-            let _ = kill(self.pid, Signal::SIGKILL);
+            let _ = kill(self.process.pid, Signal::SIGKILL);
             self.end = self.wait(WaitPidFlag::empty());
         }
     }
 
     fn wait(&self, flags: WaitPidFlag) -> Option<String> {
         loop {
-            return match waitpid(self.pid, Some(flags)) {
+            return match waitpid(self.process.pid, Some(flags)) {
                 Ok(WaitStatus::Exited(_, code)) => Some(format!("exited with status {code}")),
                 Ok(WaitStatus::Signaled(_, signal, _)) => Some(format!("was killed by {signal}")),
                 Ok(_) => None,

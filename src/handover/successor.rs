@@ -10,7 +10,8 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use log::{debug, info};
+use log::info;
+use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 
 use super::channel::Channel;
@@ -78,39 +79,66 @@ fn look() -> Result<Option<Inheritance>, Error> {
     let Some(note) = Note::parse(&value) else { return Err(broken("syntax")) };
     let channel = FIRST_FD + i32::try_from(note.listeners.len()).map_err(|_| broken("too many listeners"))?;
     if sys::socket_inode(channel) != Some(note.inode) {
+        let of_predecessor =
+            |(fd, inode): (i32, &u64)| sys::socket_inode(fd).is_some_and(|found| found == *inode);
+        if (FIRST_FD..).zip(&note.sockets).any(of_predecessor) {
+            return Err(taken(channel, "the lifecycle channel", "something else"));
+        }
         // A copy in the environment of some process below a server: void, and no error.
-        debug!("{VARIABLE} is stale: descriptor {channel} is not the channel it names");
+        info!("{VARIABLE} is stale: descriptor {channel} is not the channel it names; starting afresh");
         return Ok(None);
     }
-
-    let inherit = |fd: i32, what: &str| {
-        sys::adopt(fd)
-            .map_err(|e| Error::io(Kind::Inherit, format!("can't take over {what}, descriptor {fd}"), e))
-    };
     let mut lifecycle = Channel::new(inherit(channel, "the lifecycle channel")?)
         .map_err(|e| Error::io(Kind::Inherit, "can't use the lifecycle channel", e))?;
-    let connections = inherit(channel + 1, "the connection channel")?;
-    let state = inherit(channel + 2, "the state file")?.into();
-    for (fd, name) in (channel + 3..).zip(note.files) {
-        let file = inherit(fd, &format!("the file {name}"))?;
-        FILES.lock().unwrap_or_else(PoisonError::into_inner).insert(name, file);
-    }
-    let mut listeners = Vec::new();
-    for (fd, name) in (FIRST_FD..).zip(note.listeners) {
-        let listener = inherit(fd, &format!("the listener {name}"))?;
-        prove_listening(&listener).map_err(|e| {
-            Error::io(Kind::Inherit, format!("descriptor {fd}, said to be listener {name}, is not one"), e)
-        })?;
-        listeners.push((name, listener));
-    }
-    let predecessor = hello(&mut lifecycle)
-        .map_err(|e| Error::io(Kind::Inherit, "no HELLO from the predecessor, whose listeners we have", e))?;
+    let rest = take_over(&mut lifecycle, channel + 1, note);
+    // The predecessor's log says it, too.
+    let (listeners, connections, state, predecessor) =
+        rest.inspect_err(|e| lifecycle.send(&Message::Failed { reason: e.to_string() }))?;
     info!("handover: child of {}, which is generation {}", predecessor.pid, predecessor.generation);
     Ok(Some(Inheritance { listeners, lifecycle, connections, state, predecessor }))
 }
 
+type Rest = (Vec<(String, OwnedFd)>, OwnedFd, StateFile, Hello);
+
+fn take_over(lifecycle: &mut Channel, next: i32, note: Note) -> Result<Rest, Error> {
+    let connections = inherit(next, "the connection channel")?;
+    let state = inherit(next + 1, "the state file")?.into();
+    for (fd, name) in (next + 2..).zip(note.files) {
+        let file = inherit(fd, &format!("the file {name}"))?;
+        FILES.lock().unwrap_or_else(PoisonError::into_inner).insert(name, file);
+    }
+    let mut inherited = Vec::new();
+    for (fd, name) in (FIRST_FD..).zip(note.listeners) {
+        let what = format!("the listener {name}");
+        let listener = inherit(fd, &what)?;
+        prove_listening(&listener).map_err(|e| taken(fd, &what, &e.to_string()))?;
+        inherited.push((name, listener));
+    }
+    let predecessor = hello(lifecycle)
+        .map_err(|e| Error::io(Kind::Inherit, "no HELLO from the predecessor, whose listeners we have", e))?;
+    Ok((inherited, connections, state, predecessor))
+}
+
+fn inherit(fd: i32, what: &str) -> Result<OwnedFd, Error> {
+    sys::adopt(fd).map_err(|e| taken(fd, what, &e.to_string()))
+}
+
+/// Something between the predecessor and us has used a descriptor.
+fn taken(fd: i32, what: &str, found: &str) -> Error {
+    let text = format!(
+        "descriptor {fd} is not {what} any more ({found}): \
+         a script that starts this program must leave descriptors from {FIRST_FD} on alone"
+    );
+    Error::new(Kind::Inherit, text)
+}
+
 fn prove_listening(fd: &OwnedFd) -> io::Result<()> {
-    if getsockopt(fd, sockopt::AcceptConn)? { Ok(()) } else { Err(io::Error::other("it does not listen")) }
+    match getsockopt(fd, sockopt::AcceptConn) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(io::Error::other("a socket that does not listen")),
+        Err(Errno::ENOTSOCK) => Err(io::Error::other("no socket")),
+        Err(e) => Err(e.into()),
+    }
 }
 
 fn hello(channel: &mut Channel) -> io::Result<Hello> {
@@ -123,15 +151,18 @@ fn hello(channel: &mut Channel) -> io::Result<Hello> {
 /// The text of the variable.
 #[derive(Debug, PartialEq, Eq)]
 struct Note {
+    /// Of the lifecycle channel.
     inode: u64,
     listeners: Vec<String>,
     files: Vec<String>,
+    /// Inodes of all that was left, from the first descriptor on.
+    sockets: Vec<u64>,
 }
 
 impl Note {
     fn parse(value: &OsStr) -> Option<Note> {
         let text = std::str::from_utf8(value.as_bytes()).ok()?;
-        let mut note = Note { inode: 0, listeners: Vec::new(), files: Vec::new() };
+        let mut note = Note { inode: 0, listeners: Vec::new(), files: Vec::new(), sockets: Vec::new() };
         let names = |value: &str| -> Option<Vec<String>> {
             let names = value.split(',').filter(|name| !name.is_empty());
             names.map(|escaped| String::from_utf8(unescape(escaped)?).ok()).collect()
@@ -141,6 +172,7 @@ impl Note {
                 "channel" => note.inode = value.parse().ok()?,
                 "listeners" => note.listeners = names(value)?,
                 "files" => note.files = names(value)?,
+                "sockets" => note.sockets = value.split(',').filter_map(|n| n.parse().ok()).collect(),
                 _ => {}
             }
         }
@@ -156,7 +188,7 @@ mod tests {
     fn the_note_is_read_as_it_is_written() {
         let note = |inode, names: &[&str]| {
             let listeners = names.iter().map(|n| (*n).to_owned()).collect();
-            Some(Note { inode, listeners, files: Vec::new() })
+            Some(Note { inode, listeners, files: Vec::new(), sockets: Vec::new() })
         };
         let cases = [
             (
