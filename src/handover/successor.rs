@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use log::info;
+use log::{info, warn};
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 
@@ -35,8 +35,19 @@ pub(crate) struct Inheritance {
     pub(crate) predecessor: Hello,
 }
 
-/// Whether this process has looked already, and what it found and has not yet used.
-static ADOPTED: Mutex<Option<Option<Inheritance>>> = Mutex::new(None);
+/// What there was, when this process looked.
+#[derive(Debug)]
+enum Found {
+    Nothing,
+    /// A variable that is not meant for this process, and how that shows.
+    Void(String),
+    Left(Inheritance),
+    /// It has been used.
+    Taken,
+}
+
+/// None: not yet looked.
+static ADOPTED: Mutex<Option<Found>> = Mutex::new(None);
 
 /// What the user's program of the generation before has passed on and this one has not yet taken.
 static FILES: Mutex<BTreeMap<String, OwnedFd>> = Mutex::new(BTreeMap::new());
@@ -57,7 +68,8 @@ pub(crate) fn close_files() {
 /// Takes over what a predecessor left, once; `take` gives it away.
 ///
 /// # Errors
-/// When the variable is meant for this process, but what it names is not there.
+/// When the variable is meant for this process, but what it names is not there. A variable that is
+/// not meant for it stops nobody.
 pub(crate) fn adopt() -> Result<(), Error> {
     let mut adopted = ADOPTED.lock().unwrap_or_else(PoisonError::into_inner);
     if adopted.is_none() {
@@ -66,27 +78,38 @@ pub(crate) fn adopt() -> Result<(), Error> {
     Ok(())
 }
 
-/// What `adopt` found, the first time it is asked.
+/// What `adopt` found, the first time it is asked; then there is a log to be written to, too.
 pub(crate) fn take() -> Option<Inheritance> {
-    ADOPTED.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(Option::take)
+    let mut adopted = ADOPTED.lock().unwrap_or_else(PoisonError::into_inner);
+    match adopted.replace(Found::Taken) {
+        Some(Found::Left(inheritance)) => {
+            let predecessor = &inheritance.predecessor;
+            info!("handover: child of {}, which is generation {}", predecessor.pid, predecessor.generation);
+            Some(inheritance)
+        }
+        Some(Found::Void(why)) => {
+            warn!("{VARIABLE} is void, starting afresh: {why}");
+            None
+        }
+        Some(Found::Nothing | Found::Taken) | None => None,
+    }
 }
 
-fn look() -> Result<Option<Inheritance>, Error> {
-    let Some(value) = env::var_os(VARIABLE) else { return Ok(None) };
-    let broken = |what: &str| {
-        Error::new(Kind::Inherit, format!("{VARIABLE} is not what a predecessor writes ({what}): unset it"))
+fn look() -> Result<Found, Error> {
+    let Some(value) = env::var_os(VARIABLE) else { return Ok(Found::Nothing) };
+    let void = |why: &str| Ok(Found::Void(why.to_owned()));
+    let Some(note) = Note::parse(&value) else { return void("no predecessor has written it") };
+    let listeners = i32::try_from(note.listeners.len()).ok();
+    let Some(channel) = listeners.and_then(|n| FIRST_FD.checked_add(n)) else {
+        return void("no predecessor has written it");
     };
-    let Some(note) = Note::parse(&value) else { return Err(broken("syntax")) };
-    let channel = FIRST_FD + i32::try_from(note.listeners.len()).map_err(|_| broken("too many listeners"))?;
     if sys::socket_inode(channel) != Some(note.inode) {
-        let of_predecessor =
-            |(fd, inode): (i32, &u64)| sys::socket_inode(fd).is_some_and(|found| found == *inode);
-        if (FIRST_FD..).zip(&note.sockets).any(of_predecessor) {
+        let is_left = |(fd, inode): (i32, &u64)| sys::socket_inode(fd).is_some_and(|found| found == *inode);
+        if (FIRST_FD..).zip(&note.sockets).any(is_left) {
             return Err(taken(channel, "the lifecycle channel", "something else"));
         }
-        // A copy in the environment of some process below a server: void, and no error.
-        info!("{VARIABLE} is stale: descriptor {channel} is not the channel it names; starting afresh");
-        return Ok(None);
+        // A copy in the environment of some process below a server.
+        return void(&format!("descriptor {channel} is not the channel that it names"));
     }
     let mut lifecycle = Channel::new(inherit(channel, "the lifecycle channel")?)
         .map_err(|e| Error::io(Kind::Inherit, "can't use the lifecycle channel", e))?;
@@ -94,8 +117,7 @@ fn look() -> Result<Option<Inheritance>, Error> {
     // The predecessor's log says it, too.
     let (listeners, connections, state, predecessor) =
         rest.inspect_err(|e| lifecycle.send(&Message::Failed { reason: e.to_string() }))?;
-    info!("handover: child of {}, which is generation {}", predecessor.pid, predecessor.generation);
-    Ok(Some(Inheritance { listeners, lifecycle, connections, state, predecessor }))
+    Ok(Found::Left(Inheritance { listeners, lifecycle, connections, state, predecessor }))
 }
 
 type Rest = (Vec<(String, OwnedFd)>, OwnedFd, StateFile, Hello);

@@ -3,6 +3,7 @@
 //! ever waited for by time alone.
 
 mod client;
+mod crowd;
 mod facts;
 mod family;
 mod journal;
@@ -12,6 +13,7 @@ mod shell;
 use std::time::{Duration, Instant};
 
 pub use client::{Addr, Client, End, Outcome, Response, get};
+pub use crowd::{Crowd, Tally};
 pub use facts::Facts;
 pub use family::Exit;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

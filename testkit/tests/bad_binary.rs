@@ -6,29 +6,54 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use tempfile::TempDir;
-use testkit::{Exit, Pid, Proc, Signal};
+use testkit::{Crowd, Exit, Outcome, Pid, Proc, Signal};
 
-/// A server whose program lies in a folder of its own, to be replaced.
+/// A server whose program lies in a folder of its own, to be replaced, and clients that ask it
+/// without pause.
 struct Bench {
     server: Proc,
     program: PathBuf,
     folder: TempDir,
+    crowd: Crowd,
 }
 
 impl Bench {
     fn start(flags: &[&str]) -> Bench {
-        let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join("program");
-        copy(Path::new(env!("CARGO_BIN_EXE_kitchen_sink")), &program);
-        let server = Proc::start(&program, &[&["--probation-ms", "0"], flags].concat());
-        Bench { server, program, folder }
+        let flags = [&["--probation-ms", "0"], flags].concat();
+        Bench::of(env!("CARGO_BIN_EXE_kitchen_sink"), tempfile::tempdir().unwrap(), &flags)
     }
 
-    /// Takes the program away, and puts a text in its place.
-    fn replace(&self, text: &str) {
+    /// Its later generations have the fault that `set_fault` names.
+    fn faulty(flags: &[&str]) -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let fault = folder.path().join("fault");
+        let flags = [&["--fault", fault.to_str().unwrap()], flags].concat();
+        Bench::of(env!("CARGO_BIN_EXE_faulty"), folder, &flags)
+    }
+
+    fn of(original: &str, folder: TempDir, flags: &[&str]) -> Bench {
+        let program = folder.path().join("program");
+        copy(Path::new(original), &program);
+        let server = Proc::start(&program, flags);
+        let crowd = Crowd::of(&server.addr());
+        Bench { server, program, folder, crowd }
+    }
+
+    fn set_fault(&self, fault: &str) {
+        fs::write(self.folder.path().join("fault"), fault).unwrap();
+    }
+
+    fn mend(&self) {
+        fs::remove_file(self.folder.path().join("fault")).unwrap();
+    }
+
+    /// Takes the program away, and puts something in its place.
+    fn replace(&self, with: impl AsRef<[u8]>) {
         fs::rename(&self.program, self.folder.path().join("good")).unwrap();
-        fs::write(&self.program, text).unwrap();
+        fs::write(&self.program, with).unwrap();
         fs::set_permissions(&self.program, Permissions::from_mode(0o755)).unwrap();
     }
 
@@ -36,15 +61,23 @@ impl Bench {
         fs::rename(self.folder.path().join("good"), &self.program).unwrap();
     }
 
-    /// The old process has not noticed, and a good program takes over.
-    fn serves_on(&self) {
+    /// No client has noticed, and a good program takes over.
+    fn serves_on(self) {
+        assert_eq!(self.serves_on_after_failures(), []);
+    }
+
+    /// A good program takes over; gives what has failed.
+    fn serves_on_after_failures(self) -> Vec<(Outcome, Option<i32>)> {
         let old = self.server.newest();
         assert_eq!(self.server.get("/pid").ok().number(), old.as_raw());
         let facts = self.server.facts(old);
         assert_eq!(facts.zombies, []);
         let new = self.server.handover();
         assert_eq!(self.server.get("/pid").ok().number(), new.as_raw());
+        let tally = self.crowd.stop();
+        assert!(tally.answered > 0);
         assert_eq!(self.server.wait_exit(old), Exit::Status(0));
+        tally.failed
     }
 }
 
@@ -89,6 +122,20 @@ fn one_of_no_format_that_this_machine_knows() {
 }
 
 #[test]
+fn one_for_another_machine() {
+    let bench = Bench::start(&[]);
+    let mut program = fs::read(&bench.program).unwrap();
+    // e_machine: 42 is a SuperH.
+    program[18..20].copy_from_slice(&42u16.to_ne_bytes());
+    bench.replace(program);
+    bench.server.signal(Signal::SIGHUP);
+    let line = bench.server.wait_for("still serving");
+    assert!(line.contains("no program for this machine"), "{line}");
+    bench.put_back();
+    bench.serves_on();
+}
+
+#[test]
 fn one_whose_interpreter_is_missing() {
     let bench = Bench::start(&[]);
     bench.replace("#!/nowhere/at/all\n");
@@ -118,6 +165,161 @@ fn one_that_crashes_at_once() {
     bench.replace("#!/bin/sh\nkill -SEGV $$\n");
     let child = bench.server.hup();
     bench.server.wait_for(&format!("child {child} was killed by SIGSEGV; still serving"));
+    bench.put_back();
+    bench.serves_on();
+}
+
+#[test]
+fn one_that_exits_after_100_ms() {
+    for (fault, status) in [("exit-100ms-before", 3), ("exit-100ms-after-inheriting", 4)] {
+        let bench = Bench::faulty(&[]);
+        bench.set_fault(fault);
+        let child = bench.server.hup();
+        bench.server.wait_for(&format!("child {child} exited with status {status}; still serving"));
+        bench.mend();
+        bench.serves_on();
+    }
+}
+
+#[test]
+fn one_that_is_not_content_with_itself_says_why() {
+    let bench = Bench::faulty(&[]);
+    bench.set_fault("fail-before-ready");
+    let child = bench.server.hup();
+    let failed = format!("child {child} failed: before_ready failed: the database has another schema");
+    bench.server.wait_for(&failed);
+    bench.server.wait_exit(child);
+    bench.mend();
+    bench.serves_on();
+}
+
+#[test]
+fn one_that_panics_before_it_is_ready() {
+    let bench = Bench::faulty(&[]);
+    bench.set_fault("panic-before-ready");
+    let child = bench.server.hup();
+    bench.server.wait_for(&format!("child {child} exited with status 101; still serving"));
+    bench.mend();
+    bench.serves_on();
+}
+
+#[test]
+fn one_that_hangs_before_it_is_ready() {
+    let bench = Bench::faulty(&["--ready-timeout-ms", "1000"]);
+    bench.set_fault("hang-before-ready");
+    let child = bench.server.hup();
+    bench.server.wait_for(&format!("child {child} was killed by SIGKILL"));
+    bench.mend();
+    bench.serves_on();
+}
+
+/// Longer than any test: in probation for ever.
+const LONG: &str = "600000";
+
+/// What a successor has accepted dies with it, and only that: at most one request of each client
+/// that connects anew. Those who keep their connection stay with the predecessor in probation.
+#[test]
+fn one_that_crashes_over_its_first_request() {
+    let bench = Bench::faulty(&["--probation-ms", LONG]);
+    let old = bench.server.pid();
+    bench.set_fault("die-on-first-request");
+    for n in 1..=3 {
+        let child = {
+            bench.server.signal(Signal::SIGHUP);
+            bench.server.child(n)
+        };
+        bench.server.wait_for(&format!("child {child} was killed by SIGABRT; still serving"));
+    }
+    assert_eq!(bench.server.get("/pid").ok().number(), old.as_raw());
+    bench.mend();
+    // For good, but for the probation.
+    let new = bench.server.hup_to_probation();
+    assert_eq!(bench.server.get("/pid").ok().number(), new.as_raw());
+    let failed = bench.crowd.stop().failed;
+    assert!((1..=3 * Crowd::NEW).contains(&failed.len()), "{failed:?}");
+    assert!(failed.iter().all(|(outcome, before)| is_of_crashed(outcome) && before.is_none()), "{failed:?}");
+    eprintln!("{} requests that crashed successors had accepted", failed.len());
+}
+
+#[test]
+fn one_that_crashes_after_it_has_served_for_a_while() {
+    let bench = Bench::faulty(&["--probation-ms", "3000"]);
+    let old = bench.server.pid();
+    bench.set_fault("abort-after-serving");
+    let child = bench.server.hup();
+    bench.server.wait_for(&format!("child {child}: SERVING"));
+    bench.server.paused(old);
+    let later = Crowd::of(&bench.server.addr());
+    bench.server.wait_for(&format!("child {child} was killed by SIGABRT; still serving"));
+    bench.mend();
+    let failed = later.stop().failed;
+    let of_child = |(outcome, before): &(Outcome, Option<i32>)| {
+        is_of_crashed(outcome) && before.is_none_or(|pid| pid == child.as_raw())
+    };
+    assert!(failed.len() <= Crowd::ALL && failed.iter().all(of_child), "{failed:?}");
+    let others = bench.serves_on_after_failures();
+    assert!(others.len() <= Crowd::NEW && others.iter().all(of_child), "{others:?}");
+    eprintln!("{} requests that a crashed successor had accepted", failed.len() + others.len());
+}
+
+/// Its process ended with the request in it; nobody was turned away.
+fn is_of_crashed(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Reset | Outcome::Cut | Outcome::ClosedSilently)
+}
+
+/// A script that says on the lifecycle channel, descriptor 4, what a successor would, up to the
+/// point where it accepts; then, when `go` is opened, `last`.
+fn says_it_serves(bench: &Bench, last: &str) {
+    let go = bench.folder.path().join("go");
+    mkfifo(&go, Mode::S_IRWXU).unwrap();
+    let said = "PREPARED adopted=127.0.0.1:0\\nSERVING\\n";
+    bench.replace(format!("#!/bin/sh\nprintf '{said}' >&4\nread line <'{}'\n{last}\n", go.display()));
+}
+
+fn a_successor_that_serves_nobody(last: &str, told: &str) {
+    let bench = Bench::of(
+        env!("CARGO_BIN_EXE_kitchen_sink"),
+        tempfile::tempdir().unwrap(),
+        &["--probation-ms", "2000"],
+    );
+    says_it_serves(&bench, last);
+    let child = bench.server.hup();
+    bench.server.paused(bench.server.pid());
+    drop(OpenOptions::new().write(true).open(bench.folder.path().join("go")).unwrap());
+    bench.server.wait_for(&format!("child {child} {told}"));
+    bench.server.wait_exit(child);
+    bench.put_back();
+    // Who waited meanwhile is served.
+    bench.serves_on();
+}
+
+#[test]
+fn one_that_says_failed_on_probation() {
+    let last = "echo 'FAILED reason=no%20worker%20answers' >&4";
+    a_successor_that_serves_nobody(last, "failed: no worker answers; still serving");
+}
+
+#[test]
+fn one_that_exits_on_probation() {
+    a_successor_that_serves_nobody("exit 9", "exited with status 9; still serving");
+}
+
+#[test]
+fn one_that_segfaults_on_probation() {
+    a_successor_that_serves_nobody("kill -SEGV $$", "was killed by SIGSEGV; still serving");
+}
+
+#[test]
+fn one_that_is_silent_on_probation() {
+    a_successor_that_serves_nobody("exec sleep 1000", "was killed by SIGKILL");
+}
+
+#[test]
+fn one_that_talks_nonsense() {
+    let bench = Bench::start(&[]);
+    bench.replace("#!/bin/sh\nprintf 'SALUTE\\n\\377\\376\\nCOMMIT\\nGO\\nSTILL-GOOD\\n' >&4\nexit 5\n");
+    let child = bench.server.hup();
+    bench.server.wait_for(&format!("child {child} exited with status 5; still serving"));
     bench.put_back();
     bench.serves_on();
 }
@@ -183,12 +385,14 @@ fn a_symlink_is_looked_up_anew() {
     let server = Proc::start(&link, &["--probation-ms", "0"]);
     let exe = |pid: Pid| fs::read_link(format!("/proc/{pid}/exe")).unwrap();
     assert_eq!(exe(server.pid()), one);
+    let crowd = Crowd::of(&server.addr());
 
     symlink("two", folder.path().join("next")).unwrap();
     fs::rename(folder.path().join("next"), &link).unwrap();
     assert_eq!(exe(server.handover()), two);
     fs::remove_file(&one).unwrap();
     assert_eq!(exe(server.handover()), two);
+    assert_eq!(crowd.stop().failed, []);
 }
 
 #[test]

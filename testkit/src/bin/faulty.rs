@@ -1,0 +1,79 @@
+//! A server whose next generation has the fault that a file names, so that tests break and mend a
+//! program whose arguments stay the same:
+//! `faulty --listen ADDR --fault FILE [--probation-ms N] [--ready-timeout-ms N] [--executable PATH]`.
+#![expect(clippy::disallowed_methods, reason = "stands for programs that take their time, or hang")]
+
+use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use heirloom::Timeouts;
+use heirloom::prelude::*;
+
+/// Longer than any test.
+const FOR_EVER: Duration = Duration::from_secs(600);
+
+fn main() -> Result<(), heirloom::Error> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let flag = |name: &str| Some(args.iter().position(|arg| arg == name)? + 1).and_then(|at| args.get(at));
+    let fault = flag("--fault").and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+    if fault == "exit-100ms-before" {
+        sleep(Duration::from_millis(100));
+        exit(3);
+    }
+    heirloom::init()?;
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    log::info!("pid {}", std::process::id());
+
+    let ms = |name: &str| flag(name).and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
+    let mut timeouts = Timeouts { probation: Duration::ZERO, ..Timeouts::default() };
+    timeouts.probation = ms("--probation-ms").unwrap_or(timeouts.probation);
+    timeouts.ready = ms("--ready-timeout-ms").unwrap_or(timeouts.ready);
+    let hook = fault.clone();
+    let mut server = Server::new(router(fault)).timeouts(timeouts).before_ready(move || before_ready(&hook));
+    server = server.listen(flag("--listen").map_or("127.0.0.1:0", |name| name));
+    if let Some(path) = flag("--executable") {
+        server = server.executable(path);
+    }
+    server.serve()
+}
+
+fn before_ready(fault: &str) -> Result<(), String> {
+    match fault {
+        "exit-100ms-after-inheriting" => {
+            sleep(Duration::from_millis(100));
+            exit(4);
+        }
+        "fail-before-ready" => return Err("the database has another schema".to_owned()),
+        "panic-before-ready" => panic!("as asked"),
+        "hang-before-ready" => sleep(FOR_EVER),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn router(fault: String) -> Router {
+    static BEGAN: AtomicU64 = AtomicU64::new(0);
+    let pid = move |_: Request| {
+        let began = BEGAN.fetch_add(1, Ordering::SeqCst);
+        match fault.as_str() {
+            "die-on-first-request" => die(),
+            // Time for clients that keep their connection to have one with it.
+            "abort-after-serving" if began >= 2_000 => die(),
+            _ => {}
+        }
+        std::process::id().to_string()
+    };
+    Router::new().get("/pid", pid).get("/generation", |req: Request| req.generation().to_string())
+}
+
+/// As a crash: nothing is finished, closed or said.
+fn die() -> ! {
+    std::process::abort()
+}
+
+#[expect(clippy::exit, reason = "one of the faults")]
+fn exit(status: i32) -> ! {
+    std::process::exit(status)
+}

@@ -1,0 +1,102 @@
+//! Clients that ask without pause beside a test, and what became of each request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crate::{Addr, Client, Outcome, beside, get};
+
+/// Some keep their connection until the server announces its close, others connect anew for each
+/// request. None of them retries.
+#[derive(Debug)]
+pub struct Crowd {
+    stop: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<Tally>>,
+}
+
+/// What became of the requests of a crowd.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub answered: usize,
+    /// With the process that had answered on the same connection before, if one had.
+    pub failed: Vec<(Outcome, Option<i32>)>,
+}
+
+impl Crowd {
+    /// So many of its clients connect anew for each request.
+    pub const NEW: usize = 2;
+    pub const ALL: usize = 2 * Crowd::NEW;
+
+    /// They ask for `/pid` until `stop`.
+    pub fn of(addr: &Addr) -> Crowd {
+        let stop = Arc::new(AtomicBool::new(false));
+        let client = |keeps: bool| {
+            let (addr, stop) = (addr.clone(), Arc::clone(&stop));
+            beside("client", move || if keeps { keep_asking(&addr, &stop) } else { ask_anew(&addr, &stop) })
+        };
+        let clients = (0..Crowd::ALL).map(|n| client(n % 2 == 0)).collect();
+        Crowd { stop, clients }
+    }
+
+    /// Each client finishes its request.
+    #[track_caller]
+    pub fn stop(mut self) -> Tally {
+        self.end().expect("a client panicked")
+    }
+
+    fn end(&mut self) -> std::thread::Result<Tally> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Tally::default();
+        for client in self.clients.drain(..) {
+            let tally = client.join()?;
+            all.answered += tally.answered;
+            all.failed.extend(tally.failed);
+        }
+        Ok(all)
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+impl Tally {
+    /// True if it was answered.
+    fn count(&mut self, outcome: Outcome, before: Option<i32>) -> bool {
+        let ok = outcome.is_ok();
+        if ok {
+            self.answered += 1;
+        } else {
+            self.failed.push((outcome, before));
+        }
+        ok
+    }
+}
+
+fn ask_anew(addr: &Addr, stop: &AtomicBool) -> Tally {
+    let mut tally = Tally::default();
+    while !stop.load(Ordering::Relaxed) {
+        tally.count(get(addr, "/pid"), None);
+    }
+    tally
+}
+
+fn keep_asking(addr: &Addr, stop: &AtomicBool) -> Tally {
+    let mut tally = Tally::default();
+    let (mut client, mut server) = (Client::to(addr), None);
+    while !stop.load(Ordering::Relaxed) {
+        let outcome = client.get("/pid");
+        let next = match &outcome {
+            Outcome::Ok(response) if !response.closes() => Some(response.number()),
+            _ => None,
+        };
+        tally.count(outcome, server);
+        if next.is_none() {
+            client = Client::to(addr);
+        }
+        server = next;
+    }
+    tally
+}
