@@ -238,6 +238,8 @@ impl<'a> Control<'a> {
         if self.state.stage() == Stage::Serving {
             info!("serving as generation {}", self.facts.generation);
         }
+        // What came with its HELLO rings no more.
+        self.read_predecessor();
         let mut events = [EpollEvent::empty(); 16];
         while self.state.stage() != Stage::Finished {
             let timeout = self.timeout();

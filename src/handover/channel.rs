@@ -22,6 +22,8 @@ pub(crate) struct Channel {
     input: Vec<u8>,
     ended: bool,
     speaker: Option<Pid>,
+    /// Waited for and not used.
+    early: Vec<Message>,
 }
 
 impl Channel {
@@ -34,7 +36,7 @@ impl Channel {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Channel> {
         let socket = UnixStream::from(fd);
         socket.set_nonblocking(true)?;
-        Ok(Channel { socket, input: Vec::new(), ended: false, speaker: None })
+        Ok(Channel { socket, input: Vec::new(), ended: false, speaker: None, early: Vec::new() })
     }
 
     /// Makes the kernel say who speaks: the child may be a script, with the program below it.
@@ -63,6 +65,7 @@ impl Channel {
     /// What has arrived. The end is reported by `has_ended`, after the last message: a reset is
     /// not the end, since lines may still be queued behind it.
     pub(crate) fn receive(&mut self) -> Vec<Message> {
+        let mut messages = std::mem::take(&mut self.early);
         let mut buf = [0; 4096];
         while !self.ended {
             match self.read(&mut buf) {
@@ -82,7 +85,9 @@ impl Channel {
         }
         let complete = self.input.iter().rposition(|&b| b == b'\n').map_or(0, |last| last + 1);
         let lines: Vec<u8> = self.input.drain(..complete).collect();
-        lines.split(|&b| b == b'\n').filter(|line| !line.is_empty()).filter_map(decode).collect()
+        let lines = lines.split(|&b| b == b'\n').filter(|line| !line.is_empty());
+        messages.extend(lines.filter_map(decode));
+        messages
     }
 
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -106,16 +111,17 @@ impl Channel {
         self.ended
     }
 
-    /// Waits for the first message.
+    /// Waits for the next message; what has come with it is for `receive`.
     ///
     /// # Errors
     /// `TimedOut`, or `UnexpectedEof` if the peer is gone without one.
-    pub(crate) fn wait(&mut self, time: Duration) -> io::Result<Vec<Message>> {
+    pub(crate) fn wait(&mut self, time: Duration) -> io::Result<Message> {
         let deadline = Instant::now() + time;
         loop {
-            let messages = self.receive();
-            if !messages.is_empty() {
-                return Ok(messages);
+            let mut messages = self.receive().into_iter();
+            if let Some(message) = messages.next() {
+                self.early = messages.collect();
+                return Ok(message);
             }
             if self.ended {
                 return Err(ErrorKind::UnexpectedEof.into());
@@ -173,6 +179,15 @@ mod tests {
         heard.extend(b.receive());
         assert_eq!(heard, [Message::Serving]);
         assert!(b.has_ended());
+    }
+
+    #[test]
+    fn what_comes_with_what_is_waited_for_is_not_lost() {
+        let (mut a, mut b) = Channel::pair().unwrap();
+        a.send(&Message::Serving);
+        a.send(&Message::Closed);
+        assert_eq!(b.wait(Duration::from_secs(60)).unwrap(), Message::Serving);
+        assert_eq!(b.receive(), [Message::Closed]);
     }
 
     #[test]

@@ -164,9 +164,9 @@ fn prove_listening(fd: &OwnedFd) -> io::Result<()> {
 }
 
 fn hello(channel: &mut Channel) -> io::Result<Hello> {
-    match channel.wait(HELLO_WAIT)?.into_iter().next() {
-        Some(Message::Hello(hello)) => Ok(hello),
-        other => Err(io::Error::other(format!("it began with {other:?}"))),
+    match channel.wait(HELLO_WAIT)? {
+        Message::Hello(hello) => Ok(hello),
+        other => Err(io::Error::other(format!("it began with {other}"))),
     }
 }
 

@@ -82,7 +82,7 @@ fn targets(fdinfo: &str) -> Vec<i32> {
     fdinfo.lines().filter_map(fd).collect()
 }
 
-fn zombies_of(parent: Pid) -> Vec<i32> {
+pub(crate) fn zombies_of(parent: Pid) -> Vec<i32> {
     let is_one = |pid: &i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(&format!("Z {parent} ")))

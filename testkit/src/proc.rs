@@ -11,7 +11,7 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, pipe2};
 
-use crate::facts::polled_sockets;
+use crate::facts::{polled_sockets, zombies_of};
 use crate::family::{Exit, Family};
 use crate::journal::Journal;
 use crate::{Addr, Client, DEADLINE, Facts, Outcome, until};
@@ -261,6 +261,11 @@ impl Proc {
     /// What can be seen of `pid` from outside.
     pub fn facts(&self, pid: Pid) -> Facts {
         Facts::of(pid)
+    }
+
+    /// Children of `pid` that wait to be reaped.
+    pub fn zombies(&self, pid: Pid) -> Vec<i32> {
+        zombies_of(pid)
     }
 
     /// Without what only the kit has asked for.

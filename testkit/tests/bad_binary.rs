@@ -70,8 +70,7 @@ impl Bench {
     fn serves_on_after_failures(self) -> Vec<(Outcome, Option<i32>)> {
         let old = self.server.newest();
         assert_eq!(self.server.get("/pid").ok().number(), old.as_raw());
-        let facts = self.server.facts(old);
-        assert_eq!(facts.zombies, []);
+        assert_eq!(self.server.zombies(old), []);
         let new = self.server.handover();
         assert_eq!(self.server.get("/pid").ok().number(), new.as_raw());
         let tally = self.crowd.stop();
