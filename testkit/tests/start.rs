@@ -98,6 +98,21 @@ fn a_path_is_bytes() {
 }
 
 #[test]
+fn an_argument_is_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    // The program makes text of it; its successor gets what it got.
+    let odd = folder.path().join(OsStr::from_bytes(b"\xff\xfe"));
+    let flags = FLAGS.split(' ').map(OsStr::new).chain([OsStr::new("--pid-file"), odd.as_os_str()]);
+    let server = Proc::start_as_said(PROGRAM, &flags.collect::<Vec<_>>());
+    let argv = |pid: Pid| fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    let first = argv(server.pid());
+    assert!(first.ends_with(b"/\xff\xfe\0"));
+    for _ in 0..2 {
+        assert_eq!(argv(server.handover()), first);
+    }
+}
+
+#[test]
 fn the_environment_survives_as_bytes() {
     let odd = [&b"ODD=\xff\xfe"[..], b"LINES=a\nb", b"EMPTY=", b"SPACE= x "];
     let odd: Vec<OsString> = odd.iter().map(|pair| OsString::from_vec(pair.to_vec())).collect();
