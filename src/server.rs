@@ -288,9 +288,10 @@ impl Server {
         let inheritance = successor::take();
         let system = |what: &'static str| move |e: std::io::Error| Error::io(Kind::System, what, e);
         let blocked = match &inheritance {
-            Some(inheritance) => signals::from_numbers(&inheritance.predecessor.blocked),
-            None => signals::blocked().map_err(system("can't read the signal mask"))?,
+            Some(inheritance) => signals::blocked_at_first(&inheritance.predecessor.blocked),
+            None => signals::blocked(),
         };
+        let blocked = blocked.map_err(system("can't read the signal mask"))?;
         let nohup = inheritance.as_ref().is_some_and(|i| i.predecessor.nohup);
         let circumstances = Circumstances::now(nohup);
         let command = inheritance.as_ref().and_then(|i| i.predecessor.command.as_ref());

@@ -44,6 +44,8 @@ pub(crate) struct Signals {
     handle: Handle,
 }
 
+/// Blocked in a successor until it can hear them.
+const WAITING: [Signal; 3] = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
 const STOPS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
 
 /// Signals belong to the process, and so to one server of it.
@@ -68,6 +70,17 @@ impl Circumstances {
 /// The signals blocked in this thread, from which those it starts take theirs.
 pub(crate) fn blocked() -> io::Result<SigSet> {
     Ok(SigSet::thread_get_mask()?)
+}
+
+/// As `blocked`, in a successor: without what waits until it can hear, unless the first generation
+/// had that blocked, too. All else is what this process was started with, real-time signals as well,
+/// for which a HELLO has no numbers.
+pub(crate) fn blocked_at_first(by_first: &[i32]) -> io::Result<SigSet> {
+    let mut mask = blocked()?;
+    for signal in WAITING.into_iter().filter(|signal| !by_first.contains(&(*signal as i32))) {
+        mask.remove(signal);
+    }
+    Ok(mask)
 }
 
 /// Installs the handlers that a successor can't do without, then restores the mask that the first
@@ -100,7 +113,8 @@ impl Installed {
         let thread = thread::Builder::new().name("heirloom-signals".into()).spawn(move || {
             // Here alone they are never blocked, whatever mask this process was started with: a
             // parent that waits for its own signals would make us deaf.
-            let ours: SigSet = from_numbers(&[SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2]);
+            let numbers = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
+            let ours: SigSet = numbers.into_iter().filter_map(|n| Signal::try_from(n).ok()).collect();
             if let Err(e) = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours), None) {
                 warn!("can't unblock signals: {e}");
             }
@@ -173,9 +187,4 @@ pub(crate) fn reraise(signal: i32) {
 /// As numbers, for the HELLO.
 pub(crate) fn numbers(set: &SigSet) -> Vec<i32> {
     set.iter().map(|signal| signal as i32).collect()
-}
-
-/// From the numbers of a HELLO.
-pub(crate) fn from_numbers(numbers: &[i32]) -> SigSet {
-    numbers.iter().filter_map(|&n| Signal::try_from(n).ok()).collect()
 }
