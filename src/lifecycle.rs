@@ -285,11 +285,13 @@ impl State {
                 self.enter(Watching, Some(self.terms.probation.saturating_add(ANSWER)), out);
             }
             (Watching, FromSuccessor(Message::StillGood)) => {
-                out.extend([PassIdentity, ToSuccessor(Message::Commit)]);
+                out.push(PassIdentity);
+                // Before COMMIT: a successor that remembers one of its own, as the signal went to
+                // the whole group, has the same wish.
                 if std::mem::take(&mut self.wanted) {
                     out.push(ToSuccessor(Message::HandoverPlease));
                 }
-                out.extend([CloseShared, HandConnections]);
+                out.extend([ToSuccessor(Message::Commit), CloseShared, HandConnections]);
                 self.drain(Why::HandedOver, out);
             }
             (Offering | Watching, SuccessorGone | FromSuccessor(Message::Failed { .. })) => {

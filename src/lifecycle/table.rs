@@ -219,7 +219,12 @@ fn a_remembered_hup_starts_the_next_handover_once() {
     let actions = watching.on(Event::FromSuccessor(Message::StillGood));
     let please = actions.iter().position(|a| *a == Action::ToSuccessor(Message::HandoverPlease));
     let commit = actions.iter().position(|a| *a == Action::ToSuccessor(Message::Commit));
-    assert!(please > commit && commit.is_some(), "{actions:?}");
+    assert!(please.is_some() && please < commit, "{actions:?}");
+    // What both of them remember is one wish.
+    let mut on_probation = in_stage(Stage::OnProbation);
+    assert_eq!(on_probation.on(Event::FromPredecessor(Message::HandoverPlease)), []);
+    assert_eq!(starts(&mut on_probation, Event::FromPredecessor(Message::Commit)), (1, Stage::Awaiting));
+    assert_eq!(starts(&mut on_probation, Event::SuccessorGone), (0, Stage::Serving));
 }
 
 #[test]
