@@ -108,7 +108,7 @@ fn descriptors(pid: Pid) -> BTreeMap<i32, String> {
 }
 
 /// Entries of a folder that are numbers.
-fn numbers(folder: &str) -> Vec<i32> {
+pub(crate) fn numbers(folder: &str) -> Vec<i32> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use crate::DEADLINE;
+use crate::facts::numbers;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,11 @@ pub enum Exit {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Family(Mutex<Vec<Member>>);
+pub(crate) struct Family {
+    members: Mutex<Vec<Member>>,
+    /// Who made the pid namespace that the log's numbers are of.
+    maker: Option<Pid>,
+}
 
 #[derive(Debug)]
 struct Member {
@@ -35,8 +40,19 @@ struct Member {
 }
 
 impl Family {
+    pub(crate) fn of(first: Pid) -> Family {
+        let family = Family::default();
+        family.add(first);
+        family
+    }
+
+    /// Of those in the pid namespace that `maker` makes.
+    pub(crate) fn inside(maker: Pid) -> Family {
+        Family { maker: Some(maker), ..Family::of(maker) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Member>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn add(&self, pid: Pid) {
@@ -51,9 +67,12 @@ impl Family {
     /// Takes in whom a line of the log names: a generation names its child, and each program itself.
     pub(crate) fn read(&self, line: &str) {
         let words = ["as child ", "] pid "];
-        let pid = words.iter().find_map(|word| line.split_once(word)?.1.parse().ok());
-        if let Some(pid) = pid {
-            self.add(Pid::from_raw(pid));
+        let Some(pid) = words.iter().find_map(|word| line.split_once(word)?.1.parse().ok()) else { return };
+        match self.maker {
+            Some(maker) => seen_from_here(maker, pid).into_iter().for_each(|pid| self.add(pid)),
+            // Whom we know we kill in the end, and the first process of this host is nobody's server.
+            None if pid == 1 => {}
+            None => self.add(Pid::from_raw(pid)),
         }
     }
 
@@ -120,6 +139,19 @@ impl Family {
             self.signal(pid, Signal::SIGKILL);
         }
     }
+}
+
+/// Who is `inside` in the pid namespace that `maker` has made for its children.
+fn seen_from_here(maker: Pid, inside: i32) -> Option<Pid> {
+    let namespace = fs::read_link(format!("/proc/{maker}/ns/pid_for_children")).ok()?;
+    let is_it = |pid: &i32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let innermost = numbers.and_then(|numbers| numbers.split_whitespace().last()?.parse().ok());
+        innermost == Some(inside)
+            && fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|link| link == namespace)
+    };
+    numbers("/proc").into_iter().find(is_it).map(Pid::from_raw)
 }
 
 /// Whether the process of `pidfd` is gone or goes in time.

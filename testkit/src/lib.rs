@@ -41,6 +41,12 @@ macro_rules! slow_ok {
     };
 }
 
+/// Lets `time` pass, between things that happen at times nobody agreed upon.
+pub fn pass(time: Duration) {
+    let (_silence, tick) = std::sync::mpsc::channel::<()>();
+    let _ = tick.recv_timeout(time);
+}
+
 /// Looks again and again until `fact` holds: for what nothing tells of.
 ///
 /// # Panics
@@ -48,11 +54,9 @@ macro_rules! slow_ok {
 #[track_caller]
 pub fn until(what: &str, mut fact: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
-    // Nobody sends: each look is a tick later.
-    let (_silence, tick) = std::sync::mpsc::channel::<()>();
     while !fact() {
         assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
-        let _ = tick.recv_timeout(Duration::from_millis(5));
+        pass(Duration::from_millis(5));
     }
 }
 

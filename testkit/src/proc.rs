@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::fcntl::OFlag;
 use nix::sys::prctl::set_child_subreaper;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
 
 use crate::facts::{polled_sockets, zombies_of};
@@ -39,21 +40,49 @@ impl Proc {
     /// As `start`, with nothing added to `flags`.
     #[track_caller]
     pub fn start_as_said(program: impl AsRef<OsStr>, flags: &[impl AsRef<OsStr>]) -> Proc {
+        let mut command = Command::new(program);
+        command.args(flags);
+        let (mut proc, _) = Proc::spawn(command, Family::of);
+        proc.wait_for("serving as generation 1");
+        proc.note_listeners();
+        proc
+    }
+
+    /// As `start`, as the leader of a process group of its own, for `signal_group`.
+    #[track_caller]
+    pub fn start_group(program: impl AsRef<OsStr>, flags: &[&str]) -> Proc {
+        let mut command = Command::new(program);
+        command.args(["--listen", "127.0.0.1:0"]).args(flags).process_group(0);
+        let (mut proc, _) = Proc::spawn(command, Family::of);
+        proc.wait_for("serving as generation 1");
+        proc.note_listeners();
+        proc
+    }
+
+    /// Starts `command`, which makes a pid namespace and runs a server in it, and ends it when it
+    /// is killed. `pid` is the server's as we see it; the log has those of the namespace.
+    #[track_caller]
+    pub fn start_inside(command: Command) -> Proc {
+        let (mut proc, maker) = Proc::spawn(command, Family::inside);
+        proc.wait_for("serving as generation 1");
+        let server = proc.family.pids().into_iter().find(|pid| *pid != maker);
+        proc.first = server.expect("its log has named it");
+        proc.newest = Mutex::new(proc.first);
+        proc.note_listeners();
+        proc
+    }
+
+    #[track_caller]
+    fn spawn(mut command: Command, family_of: impl FnOnce(Pid) -> Family) -> (Proc, Pid) {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         let errors = theirs.try_clone().expect("a descriptor");
-        let mut command = Command::new(program);
-        command.args(flags).stdin(Stdio::null()).stdout(theirs).stderr(errors).env("RUST_LOG", "info");
+        command.stdin(Stdio::null()).stdout(theirs).stderr(errors).env("RUST_LOG", "info");
         adopt_orphans();
         let pid = command.spawn().expect("a program that starts").id();
         // It has the pipe's other end, too, and would keep it open.
         drop(command);
-        let first = Pid::from_raw(i32::try_from(pid).expect("a pid"));
-        let family = Arc::new(Family::default());
-        family.add(first);
-        let mut proc = Proc::of(first, family, ours);
-        proc.wait_for("serving as generation 1");
-        proc.note_listeners();
-        proc
+        let pid = Pid::from_raw(i32::try_from(pid).expect("a pid"));
+        (Proc::of(pid, Arc::new(family_of(pid)), ours), pid)
     }
 
     /// A server that something else has started, and that writes to the other end of `log`.
@@ -150,6 +179,14 @@ impl Proc {
         self.family.signal(pid, signal);
     }
 
+    /// Signals every process of the server at once, as a terminal does. Only after `start_group`.
+    pub fn signal_group(&self, signal: Signal) {
+        // As long as one of them lives, no other group has the number.
+        if !self.alive().is_empty() {
+            let _ = killpg(self.first, signal);
+        }
+    }
+
     /// HUP to the newest generation; gives the pid of the child that was started for it.
     #[track_caller]
     pub fn hup(&self) -> Pid {
@@ -208,6 +245,35 @@ impl Proc {
         let report = self.report(pid);
         let phase = report.split(": ").next().and_then(|head| head.rsplit("generation ").next());
         phase.and_then(|phase| phase.split_once(' ')).expect("a report").1.to_owned()
+    }
+
+    /// The only generation that runs, once it serves and nothing more is on its way; None if none
+    /// is left. Takes it for the newest.
+    #[track_caller]
+    pub fn settled(&self) -> Option<Pid> {
+        let mut before = None;
+        until("at most one generation, which serves", || {
+            let now = match self.alive()[..] {
+                [] => return true,
+                [pid] => (self.is_serving(pid) && self.alive() == [pid]).then_some(pid),
+                _ => None,
+            };
+            // Twice: what its predecessor said last may have been read with the first report.
+            now.is_some() && std::mem::replace(&mut before, now) == now
+        });
+        let pid = self.alive().first().copied();
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = pid.unwrap_or(self.first);
+        pid
+    }
+
+    /// Asked by USR1; false if it ends instead of answering.
+    fn is_serving(&self, pid: Pid) -> bool {
+        let text = format!("] pid {pid} generation ");
+        let reports = self.count(&text);
+        self.signal_to(pid, Signal::SIGUSR1);
+        until("a report or an end", || self.count(&text) > reports || !self.alive().contains(&pid));
+        let last = self.journal.lines_with(&text).pop();
+        last.is_some_and(|line| line.contains(" serving: "))
     }
 
     /// Waits until `pid` accepts no more: what connects now goes to another generation.

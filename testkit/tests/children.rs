@@ -1,0 +1,164 @@
+//! What a program started by a handler gets: in every generation what it gets in the first, and
+//! what it would get from a program without heirloom.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Command, Stdio};
+
+use testkit::{Exit, Proc};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_parent");
+/// HUP, INT, QUIT, USR1, USR2 and TERM: those that the server handles.
+const HANDLED: u64 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 9 | 1 << 11 | 1 << 14;
+
+/// What a child says of itself that it has from its parent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Child {
+    /// Mask, ignored signals, user, limits of power, ...: by the kernel's names.
+    status: BTreeMap<String, String>,
+    /// What each descriptor is; two pipes of one kind are equal.
+    fds: Vec<String>,
+    /// Each variable, with its odd bytes escaped.
+    environment: BTreeSet<String>,
+}
+
+impl Child {
+    fn of(ask: impl Fn(&str) -> Vec<u8>) -> Child {
+        let text = |what| String::from_utf8(ask(what)).unwrap();
+        let inherited =
+            ["SigBlk", "SigIgn", "Umask", "Uid", "Gid", "Groups", "NoNewPrivs", "CapEff", "Seccomp"];
+        let pairs = text("status");
+        let pairs = pairs.lines().filter_map(|line| line.split_once(":\t"));
+        let status = pairs.filter(|(name, _)| inherited.contains(name));
+        let kind = |line: &str| line.split(":[").next().unwrap().to_owned();
+        Child {
+            status: status.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            fds: text("fds").lines().filter(|line| !line.contains("/proc/")).map(kind).collect(),
+            environment: ask("env")
+                .split(|byte| *byte == 0)
+                .map(|pair| pair.escape_ascii().to_string())
+                .collect(),
+        }
+    }
+
+    /// What an environment holds is not for logs: only differences are told.
+    #[track_caller]
+    fn is_like(&self, other: &Child, which: &str) {
+        let differs: Vec<_> = self.environment.symmetric_difference(&other.environment).collect();
+        assert!(differs.is_empty(), "{which}: {differs:?}");
+        assert_eq!((&self.status, &self.fds), (&other.status, &other.fds), "{which}");
+    }
+
+    fn by(server: &Proc, how: &str) -> Child {
+        Child::of(|what| server.get(&format!("/child/{how}/{what}")).ok().body)
+    }
+
+    /// Of the same program without heirloom.
+    fn control(wrapper: &[&str], how: &str) -> Child {
+        Child::of(|what| {
+            let words = [wrapper, &[PROGRAM, "tell", how, what]].concat();
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]).env("RUST_LOG", "info").stdin(Stdio::null());
+            command.output().unwrap().stdout
+        })
+    }
+
+    fn ignored(&self) -> u64 {
+        u64::from_str_radix(&self.status["SigIgn"], 16).unwrap()
+    }
+
+    /// Its ignored signals, but for those that the server handles: who handles a signal can't pass on
+    /// that it was ignored.
+    fn but_for_the_handled(mut self) -> Child {
+        let ignored = format!("{:016x}", self.ignored() & !HANDLED);
+        self.status.insert("SigIgn".to_owned(), ignored);
+        self
+    }
+
+    /// Without the one variable that stays, void, where a successor was started with it.
+    fn without_our_variable(mut self) -> Child {
+        self.environment.retain(|pair| !pair.starts_with("HEIRLOOM_HANDOVER="));
+        self
+    }
+}
+
+/// Five generations of a server that `wrapper` starts.
+fn is_the_same_in_every_generation(wrapper: &[&str]) -> Child {
+    if testkit::lacks("env") || testkit::lacks("find") {
+        return Child::control(&["env"], "std");
+    }
+    let controls = ["std", "raw"].map(|how| Child::control(wrapper, how));
+    let words = [wrapper, &[PROGRAM, "--listen", "127.0.0.1:0"]].concat();
+    let server = Proc::start_as_said(words[0], &words[1..]);
+    let first = ["std", "raw"].map(|how| Child::by(&server, how));
+    for (control, first) in controls.iter().zip(&first) {
+        assert_eq!(first.ignored() & HANDLED, 0);
+        first.is_like(&control.clone().but_for_the_handled(), "the first generation");
+    }
+    for generation in 2..=5 {
+        let old = server.newest();
+        server.handover();
+        assert_eq!(server.wait_exit(old), Exit::Status(0));
+        for (how, first) in ["std", "raw"].into_iter().zip(&first) {
+            let now = Child::by(&server, how).without_our_variable();
+            now.is_like(first, &format!("generation {generation}, by {how}"));
+        }
+    }
+    server.stop();
+    let [std, _] = first;
+    std
+}
+
+#[test]
+fn started_by_nothing_special() {
+    is_the_same_in_every_generation(&["env"]);
+}
+
+#[test]
+fn started_with_signals_blocked() {
+    // 40: one of the real-time signals.
+    let child = is_the_same_in_every_generation(&["env", "--block-signal=USR2,WINCH,40"]);
+    assert_eq!(child.status["SigBlk"], "0000008008000800");
+}
+
+#[test]
+fn started_with_all_that_can_be_blocked_blocked() {
+    let child = is_the_same_in_every_generation(&["env", "--block-signal"]);
+    assert_ne!(child.status["SigBlk"], "0000000000000000");
+}
+
+#[test]
+fn started_with_signals_ignored() {
+    let child = is_the_same_in_every_generation(&["env", "--ignore-signal=WINCH,QUIT,USR1,41"]);
+    assert_eq!(child.ignored() & (1 << 27 | 1 << 40), 1 << 27 | 1 << 40);
+}
+
+#[test]
+fn started_with_sigpipe_ignored_or_not() {
+    let ignored = is_the_same_in_every_generation(&["env", "--ignore-signal=PIPE"]);
+    let default = is_the_same_in_every_generation(&["env", "--default-signal=PIPE"]);
+    ignored.is_like(&default, "with it ignored");
+}
+
+#[test]
+fn started_under_nohup() {
+    is_the_same_in_every_generation(&["env", "--ignore-signal=HUP"]);
+}
+
+#[test]
+fn started_with_an_environment_of_bytes() {
+    let child = is_the_same_in_every_generation(&["env", "A=1", "EMPTY=", "LINES=a\nb", "SPACE= x "]);
+    assert!(child.environment.contains(r"LINES=a\nb"));
+}
+
+/// It is itself a server, and is not taken in by the variable that its parent has.
+#[test]
+fn a_server_started_by_a_server_is_a_first_generation() {
+    let server = Proc::start(PROGRAM, &[]);
+    server.handover();
+    let environment = Child::by(&server, "std").environment;
+    let note = environment.iter().find(|pair| pair.starts_with("HEIRLOOM_HANDOVER="));
+    let flags = [note.expect("it stays in a successor"), PROGRAM, "--listen", "127.0.0.1:0"];
+    let inner = Proc::start_as_said("env", &flags);
+    inner.wait_for("serving as generation 1");
+    inner.handover();
+}
