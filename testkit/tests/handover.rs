@@ -1,6 +1,5 @@
 //! A handover costs no request, leaks nothing, and carries everything over.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -135,41 +134,6 @@ fn a_unix_path_that_somebody_else_has_taken_is_left_alone() {
     fs::write(&path, "not yours").unwrap();
     server.stop();
     assert_eq!(fs::read_to_string(&path).unwrap(), "not yours");
-}
-
-#[test]
-fn the_pid_file_names_the_owner_at_every_moment() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("pid");
-    let server = kitchen_sink!("--probation-ms", "1500", "--pid-file", path.to_str().unwrap());
-    let named = {
-        let path = path.clone();
-        move || fs::read_to_string(&path).unwrap_or_else(|e| e.to_string())
-    };
-    let done = Arc::new(AtomicBool::new(false));
-    let (look, stop) = (named.clone(), Arc::clone(&done));
-    let seen = beside("looking", move || {
-        let mut seen = BTreeSet::new();
-        loop {
-            let last = stop.load(Ordering::SeqCst);
-            seen.insert(look());
-            if last {
-                return seen;
-            }
-        }
-    });
-    let (old, new) = (server.pid(), server.hup_to_probation());
-    assert_eq!(named(), format!("{old}\n"), "in probation");
-    server.wait_for(&format!("to child {new}: COMMIT"));
-    assert_eq!(named(), format!("{new}\n"));
-    server.committed(new);
-    assert_eq!(server.wait_exit(old), Exit::Status(0));
-    assert_eq!(named(), format!("{new}\n"));
-    done.store(true, Ordering::SeqCst);
-    assert_eq!(seen.join().unwrap(), BTreeSet::from([format!("{old}\n"), format!("{new}\n")]));
-
-    server.stop();
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]
