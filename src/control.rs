@@ -425,6 +425,15 @@ impl<'a> Control<'a> {
             warn!("handover: not possible: this server does not own its process");
             return self.on(Event::SpawnFailed);
         };
+        if own_pid() == 1 {
+            // The kernel ends all of a pid namespace with its first process: at the end of our drain
+            // the successor would be killed.
+            error!(
+                "handover: not possible as PID 1: the container would end with this process; start a new \
+                 container instead; still serving"
+            );
+            return self.on(Event::SpawnFailed);
+        }
         let listeners = self.service.listeners();
         let listeners: Vec<(String, BorrowedFd<'_>)> =
             listeners.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect();

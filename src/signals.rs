@@ -141,8 +141,11 @@ impl Drop for Signals {
 fn interpret(origin: &Origin, circumstances: Circumstances) -> Option<Wish> {
     let name = signal_hook::low_level::signal_name(origin.signal).unwrap_or("a signal");
     let sender = sender(origin);
-    let by_session_leader =
-        || origin.process.is_some_and(|p| getsid(None).is_ok_and(|leader| leader.as_raw() == p.pid));
+    // 0 is all that is known of a sender, and of a leader, outside our pid namespace: not the same one.
+    let by_session_leader = || {
+        let leads = |pid| pid != 0 && getsid(None).is_ok_and(|leader| leader.as_raw() == pid);
+        origin.process.is_some_and(|p| leads(p.pid))
+    };
     let terminal_gone = || circumstances.terminal && !terminal_opens();
     // A closed terminal: the kernel says so, or the shell passes it on (bash does, to each job).
     let hang_up = origin.signal == SIGHUP
@@ -166,6 +169,7 @@ fn sender(origin: &Origin) -> String {
         (Cause::Sent(Sent::User | Sent::TKill | Sent::Queue), Some(p)) if p.pid == getpid().as_raw() => {
             "this process".to_owned()
         }
+        (_, Some(p)) if p.pid == 0 => format!("outside our pid namespace, uid {}", p.uid),
         (_, Some(p)) => {
             let name = fs::read_to_string(format!("/proc/{}/comm", p.pid));
             let name = name.map_or_else(|_| "gone".to_owned(), |name| name.trim_end().to_owned());

@@ -113,7 +113,9 @@ impl Family {
 
     /// Who has not ended.
     pub(crate) fn alive(&self) -> Vec<Pid> {
-        let lives = |member: &&Member| member.pidfd.as_ref().is_some_and(|fd| !ends_within(fd, 0));
+        let lives = |member: &&Member| {
+            Some(member.pid) != self.maker && member.pidfd.as_ref().is_some_and(|fd| !ends_within(fd, 0))
+        };
         self.lock().iter().filter(lives).map(|member| member.pid).collect()
     }
 
@@ -135,7 +137,7 @@ impl Family {
     }
 
     pub(crate) fn kill(&self) {
-        for pid in self.alive() {
+        for pid in self.pids() {
             self.signal(pid, Signal::SIGKILL);
         }
     }

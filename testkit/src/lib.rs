@@ -20,7 +20,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 pub use nix::sys::signal::Signal;
 pub use nix::unistd::Pid;
 pub use proc::Proc;
-pub use shell::{Shell, lacks};
+pub use shell::{Shell, lacks, unshare};
 
 /// For all that should happen at once, on a machine that has other things to do, too.
 pub const DEADLINE: Duration = Duration::from_secs(20);

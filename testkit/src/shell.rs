@@ -25,6 +25,23 @@ pub fn lacks(program: &str) -> bool {
     lacks
 }
 
+/// The words by which a program is started in new namespaces, such as `--pid`; None where this host
+/// has no means for it or forbids it, which is said.
+pub fn unshare(namespaces: &[&str]) -> Option<Vec<String>> {
+    if lacks("unshare") {
+        return None;
+    }
+    let as_root: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["--map-root-user"] };
+    let words: Vec<String> =
+        [&["unshare"], as_root, namespaces].concat().into_iter().map(str::to_owned).collect();
+    let tried = Command::new(&words[0]).args(&words[1..]).arg("true").output().expect("unshare");
+    if !tried.status.success() {
+        eprintln!("SKIPPED: {namespaces:?}: {}", String::from_utf8_lossy(&tried.stderr));
+        return None;
+    }
+    Some(words)
+}
+
 /// A shell that leads a session of its own. Dropping it closes its terminal.
 #[derive(Debug)]
 pub struct Shell {
