@@ -12,8 +12,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const STOPS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 /// Longer than any test: in probation for ever.
 const LONG: &str = "600000";
-/// As long as several signals to stop are one wish, and a little more.
-const ANOTHER_WISH: Duration = Duration::from_millis(600);
+/// Longer than signals to stop are one wish, counted from when the first one is heard; with room for
+/// a machine that has other things to do.
+const ANOTHER_WISH: Duration = Duration::from_millis(1000);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -230,6 +231,8 @@ fn a_second_stop_of_the_group_cuts_in_every_phase() {
     for phase in PHASES {
         let scene = Scene::at(phase, LONG);
         scene.server.signal_group(Signal::SIGTERM);
+        let hearing = if matches!(phase, Phase::Serving | Phase::Unready) { 1 } else { 2 };
+        heard(&scene.server, Signal::SIGTERM, hearing);
         pass(ANOTHER_WISH);
         scene.server.signal_group(Signal::SIGINT);
         assert_eq!(scene.server.wait_exit(scene.old()), Exit::Status(1), "{phase:?}");
@@ -262,6 +265,7 @@ fn two_stops_of_the_old_process_in_probation_end_both() {
     let scene = Scene::at(Phase::Probation, LONG);
     let (server, new) = (&scene.server, scene.new.unwrap());
     server.signal_to(scene.old(), Signal::SIGTERM);
+    heard(server, Signal::SIGTERM, 1);
     pass(ANOTHER_WISH);
     server.signal_to(scene.old(), Signal::SIGTERM);
     assert_eq!(server.wait_exit(scene.old()), Exit::Status(1));
@@ -278,6 +282,7 @@ fn two_stops_of_the_new_process_in_probation_end_both() {
     begun.ask("/sleep/60000");
     scene.server.in_flight(new, 1);
     scene.server.signal_to(new, Signal::SIGTERM);
+    heard(&scene.server, Signal::SIGTERM, 1);
     pass(ANOTHER_WISH);
     scene.server.signal_to(new, Signal::SIGTERM);
     scene.server.wait_for("hammer: cut GET /sleep/60000");
@@ -308,6 +313,7 @@ fn the_third_stop_is_the_signal_s_default_action() {
         upload.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbe");
         server.in_flight(server.pid(), 1);
         server.signal(Signal::SIGTERM);
+        heard(&server, Signal::SIGTERM, 1);
         pass(ANOTHER_WISH);
         server.signal(Signal::SIGTERM);
         // `main` has more to do.
@@ -383,7 +389,7 @@ fn after_any_storm_of_signals_one_generation_serves() {
         for _ in 0..=dice.below(12) {
             let signal = dice.of(&[Signal::SIGHUP, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2]);
             send_somebody(&server, signal, &mut dice);
-            pass(Duration::from_micros(dice.of(&[0, 100, 1000, 5000, 20_000, 60_000])));
+            pass(Duration::from_micros(dice.of(&[0, 100, 1000, 5000, 20_000])));
         }
         let stopped = dice.below(3);
         match stopped {
