@@ -440,3 +440,58 @@ fn the_check_can_see() {
     );
     assert_eq!(found.into_iter().collect::<Vec<_>>(), ["body", "error", "queue"]);
 }
+
+/// What `info!`, `warn!` and `error!` say first, with `…` for what differs.
+fn log_lines(text: &str) -> Vec<String> {
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let mut lines = Vec::new();
+    for level in ["info!(", "warn!(", "error!("] {
+        for (at, _) in text.match_indices(level) {
+            let rest = text[at + level.len()..].trim_start();
+            let Some(literal) = rest.strip_prefix('"') else { continue };
+            let mut line = String::new();
+            let mut chars = literal.chars();
+            while let Some(c) = chars.next() {
+                match c {
+                    '"' => break,
+                    // A literal that goes on in the next line.
+                    '\\' => {
+                        let rest = chars.as_str().trim_start();
+                        chars = rest.chars();
+                    }
+                    '{' => {
+                        chars.by_ref().find(|c| *c == '}');
+                        line.push('…');
+                    }
+                    c => line.push(c),
+                }
+            }
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+#[test]
+fn every_line_of_the_log_is_in_the_docs() {
+    let page = fs::read_to_string(root().join("docs/log.md")).unwrap();
+    let mut said = BTreeSet::new();
+    for source in sources() {
+        said.extend(log_lines(&fs::read_to_string(&source.path).unwrap()));
+    }
+    assert!(said.len() > 50, "{said:?}");
+    let missing: Vec<_> = said.iter().filter(|line| !page.contains(&format!("`{line}`"))).collect();
+    assert!(missing.is_empty(), "not in docs/log.md: {missing:#?}");
+    // What is between backticks and no line is a name, an example or the `…` itself.
+    let no_line = |text: &str| text == "…" || !text.contains(['…', ' ']) || text.starts_with("kill ");
+    let documented = page.split('`').skip(1).step_by(2).filter(|text| !no_line(text));
+    let stale: Vec<_> = documented.filter(|text| !said.contains(*text) && !text.contains("(bash)")).collect();
+    assert!(stale.is_empty(), "nobody says this any more: {stale:#?}");
+}
+
+#[test]
+fn log_lines_are_found() {
+    let text = r#"info!("a {b} c"); warn!(
+        "d {e:?}", x); error!(target: "y", "no"); #[cfg(test)] mod tests { info!("not this") }"#;
+    assert_eq!(log_lines(text), ["a … c", "d …"]);
+}
