@@ -589,8 +589,7 @@ impl Started {
                     ..predecessor
                 }));
                 self.assembly.parking.command(Command::TakeConnections(connections));
-                let predecessor =
-                    Predecessor { channel: lifecycle, pid: predecessor.pid, state: Some(state) };
+                let predecessor = Predecessor { channel: lifecycle, pid: predecessor.pid, state };
                 (State::successor(self.terms, self.adopted), Some(predecessor))
             }
             None => (State::first(self.terms), None),

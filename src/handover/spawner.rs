@@ -188,7 +188,7 @@ pub(crate) fn spawn(
     let inodes = inodes.map_err(failed)?.join(",");
     let (listeners, files) = (names(listeners), names(files));
     let mut env = program.env.clone();
-    let note = format!("channel={inode};listeners={listeners};files={files};sockets={inodes}");
+    let note = format!("channel={inode};listeners={listeners};state=1;files={files};sockets={inodes}");
     env.push(variable(VARIABLE.as_ref(), note.as_ref()).map_err(failed)?);
 
     let path = c_string(program.path.clone().into_os_string()).map_err(failed)?;

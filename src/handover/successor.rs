@@ -31,7 +31,8 @@ pub(crate) struct Inheritance {
     pub(crate) listeners: Vec<(String, OwnedFd)>,
     pub(crate) lifecycle: Channel,
     pub(crate) connections: OwnedFd,
-    pub(crate) state: StateFile,
+    /// None: the predecessor's version has no such thing.
+    pub(crate) state: Option<StateFile>,
     pub(crate) predecessor: Hello,
 }
 
@@ -120,12 +121,17 @@ fn look() -> Result<Found, Error> {
     Ok(Found::Left(Inheritance { listeners, lifecycle, connections, state, predecessor }))
 }
 
-type Rest = (Vec<(String, OwnedFd)>, OwnedFd, StateFile, Hello);
+type Rest = (Vec<(String, OwnedFd)>, OwnedFd, Option<StateFile>, Hello);
 
 fn take_over(lifecycle: &mut Channel, next: i32, note: Note) -> Result<Rest, Error> {
     let connections = inherit(next, "the connection channel")?;
-    let state = inherit(next + 1, "the state file")?.into();
-    for (fd, name) in (next + 2..).zip(note.files) {
+    let mut next = next + 1;
+    let mut state = None;
+    if note.has_state {
+        state = Some(inherit(next, "the state file")?.into());
+        next += 1;
+    }
+    for (fd, name) in (next..).zip(note.files) {
         let file = inherit(fd, &format!("the file {name}"))?;
         FILES.lock().unwrap_or_else(PoisonError::into_inner).insert(name, file);
     }
@@ -176,6 +182,7 @@ struct Note {
     /// Of the lifecycle channel.
     inode: u64,
     listeners: Vec<String>,
+    has_state: bool,
     files: Vec<String>,
     /// Inodes of all that was left, from the first descriptor on.
     sockets: Vec<u64>,
@@ -184,7 +191,13 @@ struct Note {
 impl Note {
     fn parse(value: &OsStr) -> Option<Note> {
         let text = std::str::from_utf8(value.as_bytes()).ok()?;
-        let mut note = Note { inode: 0, listeners: Vec::new(), files: Vec::new(), sockets: Vec::new() };
+        let mut note = Note {
+            inode: 0,
+            listeners: Vec::new(),
+            has_state: false,
+            files: Vec::new(),
+            sockets: Vec::new(),
+        };
         let names = |value: &str| -> Option<Vec<String>> {
             let names = value.split(',').filter(|name| !name.is_empty());
             names.map(|escaped| String::from_utf8(unescape(escaped)?).ok()).collect()
@@ -193,6 +206,7 @@ impl Note {
             match key {
                 "channel" => note.inode = value.parse().ok()?,
                 "listeners" => note.listeners = names(value)?,
+                "state" => note.has_state = true,
                 "files" => note.files = names(value)?,
                 "sockets" => note.sockets = value.split(',').filter_map(|n| n.parse().ok()).collect(),
                 _ => {}
@@ -210,7 +224,7 @@ mod tests {
     fn the_note_is_read_as_it_is_written() {
         let note = |inode, names: &[&str]| {
             let listeners = names.iter().map(|n| (*n).to_owned()).collect();
-            Some(Note { inode, listeners, files: Vec::new(), sockets: Vec::new() })
+            Some(Note { inode, listeners, has_state: false, files: Vec::new(), sockets: Vec::new() })
         };
         let cases = [
             (
