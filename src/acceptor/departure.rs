@@ -19,6 +19,9 @@ use crate::handover::parcel::{self, BATCH, BATCH_BYTES, Incoming, Parcel, Receip
 /// What of a request may have come for its connection to travel.
 pub(crate) const PORTABLE_BYTES: usize = 8 << 10;
 
+/// For a successor's next word, where the grace is shorter.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The way to a successor.
 pub(super) struct Departure<P> {
     channel: OwnedFd,
@@ -75,9 +78,9 @@ impl<P: Portable> Departure<P> {
         self.sent.is_empty()
     }
 
-    /// Whether the successor has had no room for so long, or is too slow to say.
-    pub(super) fn is_stuck(&self, time: Duration) -> bool {
-        self.room() == 0 && self.heard.elapsed() >= time
+    /// Whether the successor has had no room for longer than the grace, or is too slow to say.
+    pub(super) fn is_stuck(&self, grace: Duration) -> bool {
+        self.room() == 0 && self.heard.elapsed() >= grace.max(PATIENCE)
     }
 
     /// Something was refused or was in the way: it may be tried again.
