@@ -91,8 +91,8 @@ pub(crate) struct Acceptor<P> {
     /// All listeners there were, closed ones too: what connections came by.
     listed: Vec<Listed>,
     departure: Option<Departure<P>>,
-    /// Connections the successor has.
-    delivered: usize,
+    /// Connections the successor has, once any was sent.
+    delivered: Option<usize>,
     /// Taken on their event, to go to the successor.
     leaving: Vec<Box<Connection<P>>>,
     /// From where on parked connections are to be looked at for the successor.
@@ -188,7 +188,7 @@ impl<P: Portable> Acceptor<P> {
             next_sweep: Instant::now() + TICK,
             listed,
             departure: None,
-            delivered: 0,
+            delivered: None,
             leaving: Vec::new(),
             look_from: None,
             upstreams: BTreeMap::new(),
@@ -537,8 +537,8 @@ impl<P: Portable> Acceptor<P> {
         if self.draining && !self.drained && nothing_is_open && all_arrived {
             self.drained = true;
             self.pass_on_counts();
-            if self.delivered > 0 {
-                info!("handover: {} connections went to the successor", self.delivered);
+            if let Some(delivered) = self.delivered {
+                info!("handover: {delivered} connections went to the successor");
             }
             (self.news)(News::Drained);
         }

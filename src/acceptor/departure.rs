@@ -278,7 +278,9 @@ impl<P: Portable> Acceptor<P> {
                 let _ = self.parking.poller.delete(&connection.stream);
             }
             let name = |listener: usize| (&*listed[listener].name, listed[listener].nth);
-            while departure.send(&mut leavers, name) {}
+            while departure.send(&mut leavers, name) {
+                self.delivered.get_or_insert(0);
+            }
             debug!("handover: sent {} connections", before - leavers.len());
             // They wait here, watched, for their turn.
             for connection in std::mem::take(&mut leavers) {
@@ -306,7 +308,9 @@ impl<P: Portable> Acceptor<P> {
     pub(super) fn hear_successor(&mut self) {
         let Some(departure) = &mut self.departure else { return };
         let heard = departure.hear();
-        self.delivered += heard.delivered.len();
+        if !heard.delivered.is_empty() {
+            *self.delivered.get_or_insert(0) += heard.delivered.len();
+        }
         for connection in heard.delivered {
             self.tally.handed_over();
             self.parking.close(connection);

@@ -235,7 +235,7 @@ fn what_the_successor_has_no_room_for_stays_and_is_served() {
     if lacks("prlimit") {
         return;
     }
-    let server = kitchen_sink!("--probation-ms", "300", "--idle-grace-ms", "60000");
+    let server = kitchen_sink!("--probation-ms", "2000", "--idle-grace-ms", "60000");
     let mut clients = crowd(&server, 300);
     let new = server.hup_to_probation();
     let limit = |n: usize| {
