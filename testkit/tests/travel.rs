@@ -235,15 +235,18 @@ fn what_the_successor_has_no_room_for_stays_and_is_served() {
     if lacks("prlimit") {
         return;
     }
-    let server = kitchen_sink!("--probation-ms", "2000", "--idle-grace-ms", "60000");
+    let server = kitchen_sink!("--probation-ms", "3000", "--idle-grace-ms", "60000");
     let mut clients = crowd(&server, 300);
     let new = server.hup_to_probation();
+    // It stays on probation until its limit is set, however long that takes here.
+    server.signal_to(new, Signal::SIGSTOP);
     let limit = |n: usize| {
         let (pid, nofile) = (format!("--pid={new}"), format!("--nofile={n}:"));
         assert!(Command::new("prlimit").args([pid, nofile]).status().unwrap().success());
     };
     let open = server.facts(new).fds.len();
     limit(open + 100);
+    server.signal_to(new, Signal::SIGCONT);
     server.committed(new);
     server.wait_for("which keeps them for now");
     for outcome in who_serves(&mut clients) {
