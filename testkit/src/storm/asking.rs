@@ -21,11 +21,25 @@ pub(crate) enum Mode {
     Reader,
     /// Answers that the handler gives slowly, of a length unknown.
     Stream,
+    /// Seconds between two requests on a connection that is kept, and a request that is on its way for
+    /// a while: the keep-alive race.
+    Idle,
+    /// Connections opened long before their first request, and left after a few.
+    Preconnect,
 }
 
 impl Mode {
-    pub(crate) const ALL: [Mode; 7] =
-        [Mode::Keepalive, Mode::Close, Mode::Pipelined, Mode::Slow, Mode::Upload, Mode::Reader, Mode::Stream];
+    pub(crate) const ALL: [Mode; 9] = [
+        Mode::Keepalive,
+        Mode::Close,
+        Mode::Pipelined,
+        Mode::Slow,
+        Mode::Upload,
+        Mode::Reader,
+        Mode::Stream,
+        Mode::Idle,
+        Mode::Preconnect,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -36,7 +50,14 @@ impl Mode {
             Mode::Upload => "upload",
             Mode::Reader => "reader",
             Mode::Stream => "stream",
+            Mode::Idle => "idle",
+            Mode::Preconnect => "preconnect",
         }
+    }
+
+    /// Whether it connects anew of its own accord.
+    pub(crate) fn leaves(self) -> bool {
+        matches!(self, Mode::Close | Mode::Preconnect)
     }
 
     /// Requests sent at once.
@@ -77,6 +98,30 @@ impl Default for Sizes {
     }
 }
 
+/// Pauses that can be chosen.
+#[derive(Clone, Debug)]
+pub(crate) struct Pauses {
+    /// Between an answer and the next request: half of this to one and a half.
+    pub(crate) think: Duration,
+    /// The same for idle clients: from, to.
+    pub(crate) idle: [Duration; 2],
+    /// Before the first request of a connection that is opened early, at most.
+    pub(crate) before_first: Duration,
+    /// Between a look whether a connection lives and what is sent on it: as far away is the client.
+    pub(crate) one_way: Duration,
+}
+
+impl Default for Pauses {
+    fn default() -> Pauses {
+        Pauses {
+            think: Duration::ZERO,
+            idle: [Duration::from_millis(200), Duration::from_secs(5)],
+            before_first: Duration::from_secs(5),
+            one_way: Duration::from_millis(10),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) id: u64,
@@ -96,7 +141,9 @@ enum Expected {
 pub(crate) fn ask(mode: Mode, id: u64, sizes: &Sizes) -> Asked {
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: storm\r\n\r\n").into_bytes();
     let (bytes, expected) = match mode {
-        Mode::Keepalive | Mode::Close | Mode::Pipelined => plain(id, mode == Mode::Close),
+        Mode::Keepalive | Mode::Close | Mode::Pipelined | Mode::Idle | Mode::Preconnect => {
+            plain(id, mode == Mode::Close)
+        }
         Mode::Slow => (get(&format!("/sleep/{}", sizes.sleep_ms)), Expected::Bytes(b"ok\n".to_vec())),
         Mode::Upload => upload(id, sizes.upload),
         Mode::Reader => {
@@ -142,6 +189,12 @@ fn upload(id: u64, most: u64) -> (Vec<u8>, Expected) {
         bytes.extend_from_slice(b"0\r\n\r\n");
     }
     (bytes, Expected::Bytes(body))
+}
+
+/// A pause from `from` to `to`, the same each time for the same `n`.
+pub(crate) fn between([from, to]: [Duration; 2], n: u64) -> Duration {
+    let share = u32::try_from(mix(n) % 1024).unwrap_or(0);
+    from + to.saturating_sub(from) * share / 1024
 }
 
 /// Numbers that look random and are the same each time (splitmix64).

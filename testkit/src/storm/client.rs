@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::asking::{Asked, Mode, Sizes, ask, mix};
+use super::asking::{Asked, Mode, Pauses, Sizes, ask, between, mix};
 use super::halt::{Clock, Halt};
 use super::link::{Idle, Link};
 use super::socket::{Way, not_connected};
@@ -21,8 +21,7 @@ pub(crate) struct Client {
     pub(crate) number: u64,
     pub(crate) way: Way,
     pub(crate) sizes: Sizes,
-    /// Between an answer and the next request: half of this to one and a half.
-    pub(crate) think: Duration,
+    pub(crate) pauses: Pauses,
     /// Stops after so many requests; else when told.
     pub(crate) budget: Option<u64>,
     pub(crate) tally: Arc<Mutex<Tally>>,
@@ -58,10 +57,16 @@ impl Client {
 
     /// Asks once, or as often as fits into one piece; gives the connection back that goes on.
     fn round(&self, link: Option<Link>) -> Option<Link> {
-        let begun = Instant::now();
-        let mut batch = vec![self.next()];
-        let mut link = link.or_else(|| self.connect())?;
-        batch.extend((1..self.mode.depth()).map(|_| self.next()));
+        let mut begun = Instant::now();
+        let mut link = match link {
+            Some(link) => link,
+            None => self.connect()?,
+        };
+        if self.mode == Mode::Preconnect && link.answers == 0 {
+            link = self.rest(link, between([Duration::ZERO, self.pauses.before_first], self.turn()))?;
+            begun = Instant::now();
+        }
+        let batch: Vec<Asked> = (0..self.mode.depth()).map(|_| self.next()).collect();
         let before = link.answers;
         let bytes: Vec<u8> = batch.iter().flat_map(|asked| &asked.bytes).copied().collect();
         link.send(&bytes, self.mode.pieces(), self.pause(), &self.halt);
@@ -84,12 +89,15 @@ impl Client {
                         if fault.is_some() { Outcome::Wrong } else { Outcome::Ok }
                     }
                     Err(lost) => {
-                        self.fail(lost.outcome.name(), &link, &lost.detail);
-                        loss.insert(lost).outcome
+                        let outcome = self.named(lost.outcome, &link);
+                        if outcome.is_failure() {
+                            self.fail(outcome.name(), &link, &lost.detail);
+                        }
+                        *loss.insert(outcome)
                     }
                 }
             } else {
-                loss.as_ref().map_or(Outcome::Cut, |lost| lost.outcome)
+                loss.unwrap_or(Outcome::Cut)
             };
             self.tally().outcome(outcome, before > 0);
         }
@@ -102,6 +110,7 @@ impl Client {
                 let stray = self.last_look(&mut link, TO_THE_END).filter(|end| *end == End::Stray);
                 Some(stray.unwrap_or(announced))
             }
+            () if self.mode == Mode::Preconnect && link.answers >= self.visit() => Some(End::Ours),
             () => None,
         };
         match end {
@@ -113,21 +122,28 @@ impl Client {
         }
     }
 
-    /// A new connection, for the request that was begun; if there is none, that is its outcome.
+    /// A new connection for a request; if there is none, that is the request's outcome.
     fn connect(&self) -> Option<Link> {
+        let begun = Instant::now();
         self.tally().tried += 1;
         match Link::open(&self.way, self.mode.pace()) {
             Ok(link) => {
                 let mut tally = self.tally();
-                if tally.connected > 0 && self.mode != Mode::Close {
+                if tally.connected > 0 && !self.mode.leaves() {
                     tally.reconnects += 1;
                 }
                 tally.connected += 1;
                 Some(link)
             }
             Err(errno) => {
-                let outcome = not_connected(errno);
-                self.tell(outcome.name(), 0, format!("connect: {errno}"));
+                let mut outcome = not_connected(errno);
+                if outcome == Outcome::Refused && self.clock.stops.touch(begun, Instant::now()) {
+                    outcome = Outcome::Away;
+                }
+                if outcome.is_failure() || outcome == Outcome::OwnLimit {
+                    self.tell(outcome.name(), 0, format!("connect: {errno}"));
+                }
+                self.tally().begun += 1;
                 self.tally().outcome(outcome, false);
                 self.halt.pause(AFTER_REFUSAL);
                 None
@@ -139,11 +155,14 @@ impl Client {
     /// connections does. Without a wait there is no look: a connection that was closed costs the
     /// request that is sent on it.
     fn think(&self, mut link: Link) -> Option<Link> {
-        if self.think.is_zero() && !link.has_more() {
+        let think = self.pauses.think;
+        if self.mode == Mode::Idle {
+            return self.rest(link, between(self.pauses.idle, self.turn()));
+        }
+        if think.is_zero() && !link.has_more() {
             return Some(link);
         }
-        let share = u32::try_from(mix(self.number << 32 | link.answers) % 1024).unwrap_or(0) + 512;
-        let until = Instant::now() + self.think * share / 1024;
+        let until = Instant::now() + between([think / 2, think * 3 / 2], self.turn());
         loop {
             let left = until.saturating_duration_since(Instant::now());
             // In slices, so that the end of the load is heard.
@@ -157,11 +176,38 @@ impl Client {
         }
     }
 
+    /// Leaves a connection alone for a while, looks whether it lives, and lets pass what a request takes
+    /// on its way: a connection that is closed meanwhile costs the request.
+    fn rest(&self, mut link: Link, pause: Duration) -> Option<Link> {
+        self.halt.pause(pause);
+        if let Some(end) = self.last_look(&mut link, Duration::ZERO) {
+            self.left(end, &link);
+            return None;
+        }
+        self.halt.pause(self.pauses.one_way);
+        Some(link)
+    }
+
+    /// What a loss is called: one that storm itself has caused has a name of its own.
+    fn named(&self, outcome: Outcome, link: &Link) -> Outcome {
+        let lost = matches!(outcome, Outcome::Reset | Outcome::Cut);
+        if lost && self.crashed(link) { Outcome::Crashed } else { outcome }
+    }
+
+    /// Whether it was accepted by a successor that storm has killed on probation.
+    fn crashed(&self, link: &Link) -> bool {
+        let [from, to] = link.opened;
+        self.clock.crashes.touch(from, to)
+    }
+
     /// The end of a connection that nothing is asked on, if it comes in time.
     fn last_look(&self, link: &mut Link, wait: Duration) -> Option<End> {
         let end = match link.idle(wait) {
             Idle::Quiet => return None,
-            Idle::Ended => End::Silent,
+            Idle::Ended | Idle::Reset if self.crashed(link) => End::Gone,
+            // Whoever stops has to close what is idle, but not by a reset.
+            Idle::Ended if self.clock.stops.touch(link.quiet_since, Instant::now()) => End::Gone,
+            Idle::Ended | Idle::Reset => End::Silent,
             Idle::Bytes => End::Stray,
         };
         Some(end)
@@ -173,8 +219,19 @@ impl Client {
         match end {
             End::Silent => self.fail(end.name(), link, "the connection was closed, unannounced, while idle"),
             End::Stray => self.fail(end.name(), link, "bytes that nothing was asked for"),
-            End::Asked | End::Announced | End::Lost | End::Ours => {}
+            End::Asked | End::Announced | End::Lost | End::Ours | End::Gone => {}
         }
+    }
+
+    /// A number that is this client's at this point of its life, the same each time.
+    fn turn(&self) -> u64 {
+        let tally = self.tally();
+        self.number << 32 | (tally.begun + tally.connected)
+    }
+
+    /// How often a client asks that leaves of its own accord.
+    fn visit(&self) -> u64 {
+        1 + mix(self.number << 32 | self.tally().connected) % 3
     }
 
     /// Between two pieces of an upload.

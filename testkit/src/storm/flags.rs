@@ -3,16 +3,25 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::asking::{Mode, Sizes};
+use super::asking::{Mode, Pauses, Sizes};
 
 pub(crate) const USAGE: &str = "usage: storm [flags] [-- flags of the server]
   --upgrades N       handovers under load (default 100); 0: load alone, for --seconds
+  --hups-at-once N   signals for each of them, a millisecond apart (default 1)
+  --bad-binaries     before each of them one that must fail: the program is missing, hangs, crashes, ...
+  --stops            instead of them: TERM, and a start at the same address
   --pause-ms N       between a handover and the next (default 100)
   --probation-ms N   of each handover (default 0)
   --keepalive N  --close N  --pipelined N  --slow N  --upload N  --reader N  --stream N
+  --idle N  --preconnect N
                      clients of each mode; without any of these: --mix
   --mix              32 keepalive and 8 close, the default
+  --idle-connections N
+                     connections without traffic, asked once at the end; alone if no mode is asked for
+  --quiet            no clients at all: the times of the handovers alone
+  --strict           an announced close and a reconnect of a kept connection are failures, too
   --think-ms N       between an answer and the next request on a kept connection (default 0)
+  --one-way-ms N     of idle and early clients: between a look at the connection and the send (default 10)
   --sleep-ms N       what a slow request takes (default 300)
   --big-bytes N      what a reader gets (default 6 MiB, more than the kernel keeps)
   --upload-bytes N   what an upload sends at most (default 256 KiB)
@@ -32,7 +41,12 @@ pub(crate) struct Flags {
     pub(crate) probation_ms: u64,
     /// Clients of each mode, in the order of `Mode::ALL`.
     pub(crate) clients: [usize; Mode::ALL.len()],
-    pub(crate) think: Duration,
+    pub(crate) hups_at_once: u32,
+    pub(crate) bad_binaries: bool,
+    pub(crate) stops: bool,
+    pub(crate) idle_connections: usize,
+    pub(crate) strict: bool,
+    pub(crate) pauses: Pauses,
     pub(crate) sizes: Sizes,
     pub(crate) timeout: Duration,
     pub(crate) unix: bool,
@@ -51,7 +65,12 @@ impl Flags {
             pause: Duration::from_millis(100),
             probation_ms: 0,
             clients: [0; Mode::ALL.len()],
-            think: Duration::ZERO,
+            hups_at_once: 1,
+            bad_binaries: false,
+            stops: false,
+            idle_connections: 0,
+            strict: false,
+            pauses: Pauses::default(),
             sizes: Sizes::default(),
             timeout: Duration::from_secs(10),
             unix: false,
@@ -61,6 +80,7 @@ impl Flags {
             seconds_max: Duration::from_secs(600),
             server_flags: Vec::new(),
         };
+        let mut quiet = false;
         while let Some(flag) = args.next() {
             match flag.as_str() {
                 "--" => {
@@ -69,6 +89,10 @@ impl Flags {
                 }
                 "--selftest" => flags.selftest = true,
                 "--unix" => flags.unix = true,
+                "--bad-binaries" => flags.bad_binaries = true,
+                "--stops" => flags.stops = true,
+                "--strict" => flags.strict = true,
+                "--quiet" => quiet = true,
                 "--mix" => flags.mix(),
                 _ => {
                     let value =
@@ -77,7 +101,7 @@ impl Flags {
                 }
             }
         }
-        if flags.clients.iter().all(|clients| *clients == 0) {
+        if flags.clients.iter().all(|clients| *clients == 0) && !quiet && flags.idle_connections == 0 {
             flags.mix();
         }
         Ok(flags)
@@ -98,7 +122,10 @@ impl Flags {
             ("--upgrades" | "--handovers", _) => self.handovers = number()?,
             ("--pause-ms", _) => self.pause = ms()?,
             ("--probation-ms", _) => self.probation_ms = number()?.into(),
-            ("--think-ms", _) => self.think = ms()?,
+            ("--hups-at-once", _) => self.hups_at_once = number()?.max(1),
+            ("--idle-connections", _) => self.idle_connections = number()? as usize,
+            ("--think-ms", _) => self.pauses.think = ms()?,
+            ("--one-way-ms", _) => self.pauses.one_way = ms()?,
             ("--sleep-ms", _) => self.sizes.sleep_ms = number()?.into(),
             ("--big-bytes", _) => self.sizes.big = number()?.into(),
             ("--upload-bytes", _) => self.sizes.upload = number()?.max(16).into(),
@@ -123,8 +150,11 @@ mod tests {
 
     #[test]
     fn the_mix_is_what_is_run_unasked() {
-        assert_eq!(parse("").unwrap().clients, [32, 8, 0, 0, 0, 0, 0]);
-        assert_eq!(parse("--slow 3").unwrap().clients, [0, 0, 0, 3, 0, 0, 0]);
+        assert_eq!(parse("").unwrap().clients, [32, 8, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(parse("--slow 3").unwrap().clients, [0, 0, 0, 3, 0, 0, 0, 0, 0]);
+        assert_eq!(parse("--quiet").unwrap().clients, [0; 9]);
+        assert_eq!(parse("--idle-connections 9").unwrap().clients, [0; 9]);
+        assert_eq!(parse("--idle-connections 9 --idle 1").unwrap().clients[Mode::Idle as usize], 1);
         assert_eq!(parse("-- --workers 4").unwrap().server_flags, ["--workers", "4"]);
         assert!(parse("--slow").is_err() && parse("--slow x").is_err() && parse("--fast 1").is_err());
     }

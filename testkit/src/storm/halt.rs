@@ -1,8 +1,10 @@
 //! The end of the load, and the clock of the signals.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::windows::Windows;
 
 /// Near a signal: what begins within this of it, or is under way then.
 pub(crate) const NEAR: Duration = Duration::from_millis(250);
@@ -33,17 +35,29 @@ impl Halt {
     }
 }
 
-/// When it all began, and when the last signal was sent.
+/// When it all began, when the last signal was sent, and what of that must cost something.
 #[derive(Debug)]
 pub(crate) struct Clock {
     began: Instant,
     /// In microseconds; 0: none yet.
     signal: AtomicU64,
+    /// The part of the load that this is: for a comparison of near and far within each.
+    part: AtomicUsize,
+    /// From a TERM until the server serves again.
+    pub(crate) stops: Windows,
+    /// From the HUP to a process until its successor, killed on probation, is gone.
+    pub(crate) crashes: Windows,
 }
 
 impl Clock {
     pub(crate) fn start() -> Clock {
-        Clock { began: Instant::now(), signal: AtomicU64::new(0) }
+        Clock {
+            began: Instant::now(),
+            signal: AtomicU64::new(0),
+            part: AtomicUsize::new(0),
+            stops: Windows::default(),
+            crashes: Windows::default(),
+        }
     }
 
     pub(crate) fn began(&self) -> Instant {
@@ -54,6 +68,14 @@ impl Clock {
     pub(crate) fn mark(&self) {
         let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.signal.store(now.max(1), Ordering::SeqCst);
+    }
+
+    pub(crate) fn part(&self) -> usize {
+        self.part.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_part(&self, part: usize) {
+        self.part.store(part, Ordering::Relaxed);
     }
 
     /// The last signal.

@@ -18,6 +18,10 @@ pub(crate) struct Link {
     input: Vec<u8>,
     /// Answers so far.
     pub(crate) answers: u64,
+    /// When the way to it began, and when it was there.
+    pub(crate) opened: [Instant; 2],
+    /// The last answer, or its opening: when it was certainly open.
+    pub(crate) quiet_since: Instant,
     /// Why the last request could not be sent to its end. Its answer may have come all the same.
     unsent: Option<Errno>,
     deadline: Instant,
@@ -60,6 +64,7 @@ impl Loss {
 pub(crate) enum Idle {
     Quiet,
     Ended,
+    Reset,
     Bytes,
 }
 
@@ -72,15 +77,18 @@ enum Frame {
 
 impl Link {
     pub(crate) fn open(way: &Way, pace: Option<Pace>) -> Result<Link, Errno> {
+        let begun = Instant::now();
         let socket = way.connect()?;
         let patience = way.patience;
-        let deadline = Instant::now() + patience;
+        let now = Instant::now();
         Ok(Link {
             socket,
             input: Vec::new(),
             answers: 0,
+            opened: [begun, now],
+            quiet_since: now,
             unsent: None,
-            deadline,
+            deadline: now + patience,
             patience,
             pace,
             unpaused: 0,
@@ -131,6 +139,7 @@ impl Link {
         };
         self.input.drain(..end);
         self.answers += 1;
+        self.quiet_since = Instant::now();
         Ok(Answer { status, closes, body })
     }
 
@@ -221,7 +230,8 @@ impl Link {
             return Idle::Quiet;
         }
         match self.socket.receive(&mut [0; 16]) {
-            Ok(0) | Err(_) => Idle::Ended,
+            Ok(0) => Idle::Ended,
+            Err(_) => Idle::Reset,
             Ok(_) => Idle::Bytes,
         }
     }

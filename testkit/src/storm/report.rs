@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use super::binaries::Bad;
 use super::histogram::Histogram;
 use super::server::Holdings;
 use super::tally::{End, Failure, Outcome, Tally};
@@ -17,6 +18,18 @@ pub(crate) struct Report {
     pub(crate) handovers_asked: u32,
     /// How long each took, in order.
     pub(crate) handovers: Vec<Duration>,
+    /// From each first signal until a new connection was answered by a later generation.
+    pub(crate) first_answers: Vec<Duration>,
+    /// What all the signals have led to.
+    pub(crate) generations: u64,
+    /// Connections that went to a successor, and how long after the signal all of them had.
+    pub(crate) moved: Vec<(usize, Duration)>,
+    /// Handovers that failed, as they should.
+    pub(crate) bad: Vec<Bad>,
+    /// From each TERM until nobody was left.
+    pub(crate) stops: Vec<Duration>,
+    /// Whether announced closes and reconnects count.
+    pub(crate) strict: bool,
     pub(crate) load: Duration,
     /// The first generation before the load, and the last one after it.
     pub(crate) at_rest: [Holdings; 2],
@@ -35,8 +48,16 @@ impl Report {
         total
     }
 
+    /// What the clients of a mode have counted.
+    pub(crate) fn add(&mut self, mode: &'static str, clients: usize, tally: Tally) {
+        self.problems.extend(tally.contradiction().map(|what| format!("{mode}: {what}")));
+        self.modes.push((mode, clients, tally));
+    }
+
     pub(crate) fn good(&self) -> bool {
-        self.problems.is_empty() && self.total().failed() == 0
+        let total = self.total();
+        let seen = self.strict && total.ended(End::Announced) + total.reconnects > 0;
+        self.problems.is_empty() && total.failed() == 0 && !seen
     }
 
     pub(crate) fn table(&self) -> String {
@@ -50,7 +71,8 @@ impl Report {
             .chain([("all", clients, &total)])
             .collect();
 
-        let heads = "mode clients requests ok refused reset cut timeout wrong dismissed own_limit";
+        let heads =
+            "mode clients requests ok refused reset cut timeout wrong dismissed own_limit away crashed";
         line(&mut out, heads.split(' ').map(str::to_owned));
         for (name, clients, tally) in &rows {
             let both = |outcome| match (tally.on_fresh(outcome), tally.on_reused(outcome)) {
@@ -61,7 +83,7 @@ impl Report {
             let ok = [tally.of(Outcome::Ok).to_string()];
             line(&mut out, start.into_iter().chain(ok).chain(Outcome::ALL[1..].iter().copied().map(both)));
         }
-        let heads = "mode connects made reconnects asked announced silent stray lost ours";
+        let heads = "mode connects made reconnects asked announced silent stray lost ours gone";
         let _ = writeln!(out, "\n(f: on a fresh connection, r: on a reused one)\n");
         line(&mut out, heads.split(' ').map(str::to_owned));
         for (name, _, tally) in &rows {
@@ -70,15 +92,22 @@ impl Report {
             line(&mut out, [(*name).to_owned()].into_iter().chain(numbers.map(|n| n.to_string())));
         }
         let _ = writeln!(out);
-        let heads = "ms p50 p99 p99.9 max near:n near:p50 near:p99 near:p99.9 near:max";
+        let heads = "ms p50 p99 p99.9 max far:n far:p99.9 near:n near:p50 near:p99 near:p99.9 near:max ratio";
         line(&mut out, heads.split(' ').map(str::to_owned));
         for (name, _, tally) in &rows {
             let cells = times(&tally.latency).into_iter().map(ms);
-            let near = times(&tally.near).into_iter().map(ms);
-            let count = [tally.near.count().to_string()];
-            line(&mut out, [(*name).to_owned()].into_iter().chain(cells).chain(count).chain(near));
+            let [far, near] = [false, true].map(|near| tally.latency_when(near));
+            let counts = [far.count().to_string(), ms(far.per_mille(999)), near.count().to_string()];
+            let ratio = tally.ratio().map_or("-".to_owned(), |(ratio, _)| decimal(ratio, 1000));
+            let start = [(*name).to_owned()].into_iter().chain(cells).chain(counts);
+            line(&mut out, start.chain(times(&near).into_iter().map(ms)).chain([ratio]));
         }
-        let _ = writeln!(out, "\n(near: under way within 250 ms after a signal)\n");
+        let parts = total.ratio().map_or(0, |(_, parts)| parts);
+        let _ = writeln!(
+            out,
+            "\n(near: under way within 250 ms after a signal, far: not; ratio: of p99.9 near to p99.9 far, the\n\
+             median of the tenths of the load that have a thousand of both: {parts})\n"
+        );
         self.of_the_server(&mut out);
         for failure in total.failures.iter().take(SHOWN) {
             let _ = writeln!(out, "{}", told(failure));
@@ -91,18 +120,37 @@ impl Report {
     }
 
     fn of_the_server(&self, out: &mut String) {
-        let took = self.took();
-        let [p50, p99, _, max] = times(&took);
+        let show = |times_of: &[Duration]| {
+            let [p50, p99, _, max] = times(&histogram(times_of.iter()));
+            format!("p50 {} p99 {} max {} ms", ms(p50), ms(p99), ms(max))
+        };
         let _ = writeln!(
             out,
-            "handovers: {} of {}, from signal to commit p50 {} p99 {} max {} ms; load for {:.1} s",
+            "handovers: {} of {}, to generation {}; load for {:.1} s",
             self.handovers.len(),
             self.handovers_asked,
-            ms(p50),
-            ms(p99),
-            ms(max),
+            self.generations + 1,
             self.load.as_secs_f64()
         );
+        if !self.handovers.is_empty() {
+            let _ = writeln!(out, "from signal to commit: {}", show(&self.handovers));
+            let _ =
+                writeln!(out, "from signal to the successor's first answer: {}", show(&self.first_answers));
+        }
+        if let Some((most, _)) = self.moved.iter().max() {
+            let took: Vec<Duration> = self.moved.iter().map(|(_, took)| *took).collect();
+            let least = self.moved.iter().map(|(moved, _)| *moved).min().unwrap_or(0);
+            let _ =
+                writeln!(out, "from signal until {least} to {most} connections had moved: {}", show(&took));
+        }
+        if !self.bad.is_empty() {
+            let count = |bad: Bad| self.bad.iter().filter(|other| **other == bad).count();
+            let told: Vec<_> = Bad::ALL.map(|bad| format!("{} {}", bad.name(), count(bad))).into();
+            let _ = writeln!(out, "handovers that failed, and should: {}", told.join(", "));
+        }
+        if !self.stops.is_empty() {
+            let _ = writeln!(out, "stops: {}; each took {}", self.stops.len(), show(&self.stops));
+        }
         let _ = writeln!(
             out,
             "processes: {} ended with status 0, {} seen by their parent only",
@@ -130,12 +178,6 @@ impl Report {
         }
     }
 
-    fn took(&self) -> Histogram {
-        let mut took = Histogram::default();
-        self.handovers.iter().for_each(|time| took.add(*time));
-        took
-    }
-
     /// One line of JSON.
     pub(crate) fn json(&self) -> String {
         let modes = self
@@ -148,13 +190,20 @@ impl Report {
         let failures = self.total().failures;
         let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(",");
         format!(
-            "{{\"good\":{},\"handovers\":{},\"handovers_asked\":{},\"handover_us\":{},\"load_ms\":{},\
+            "{{\"good\":{},\"handovers\":{},\"handovers_asked\":{},\"handover_us\":{},\
+             \"generations\":{},\"first_answer_us\":{},\"moved\":{},\"moved_us\":{},\"bad\":{},\"stop_us\":{},\"load_ms\":{},\
              \"all\":{},\"modes\":{{{}}},\"ended_well\":{},\"ended_untold\":{},\
              \"at_rest\":[{}],\"under_load\":[{}],\"failures\":[{}],\"problems\":[{}]}}",
             self.good(),
             self.handovers.len(),
             self.handovers_asked,
-            of_times(&self.took()),
+            of_times(&histogram(self.handovers.iter())),
+            self.generations,
+            of_times(&histogram(self.first_answers.iter())),
+            self.moved.iter().map(|(moved, _)| *moved).min().unwrap_or(0),
+            of_times(&histogram(self.moved.iter().map(|(_, took)| took))),
+            self.bad.len(),
+            of_times(&histogram(self.stops.iter())),
             self.load.as_millis(),
             of_tally(&self.total(), None),
             list(&mut modes.into_iter()),
@@ -166,6 +215,12 @@ impl Report {
             list(&mut self.problems.iter().map(|problem| quoted(problem))),
         )
     }
+}
+
+fn histogram<'a>(times: impl Iterator<Item = &'a Duration>) -> Histogram {
+    let mut histogram = Histogram::default();
+    times.for_each(|time| histogram.add(*time));
+    histogram
 }
 
 fn line(out: &mut String, cells: impl IntoIterator<Item = String>) {
@@ -181,7 +236,12 @@ fn times(histogram: &Histogram) -> [u64; 4] {
 }
 
 fn ms(us: u64) -> String {
-    format!("{}.{:02}", us / 1000, us % 1000 / 10)
+    decimal(us, 1000)
+}
+
+/// `n` / `unit`, with two places.
+fn decimal(n: u64, unit: u64) -> String {
+    format!("{}.{:02}", n / unit, n % unit * 100 / unit)
 }
 
 fn told(failure: &Failure) -> String {
@@ -219,8 +279,11 @@ fn of_tally(tally: &Tally, clients: Option<usize>) -> String {
     for end in End::ALL {
         let _ = write!(out, ",\"end_{}\":{}", end.name(), tally.ended(end));
     }
-    let (latency, near) = (of_times(&tally.latency), of_times(&tally.near));
-    let _ = write!(out, ",\"latency_us\":{latency},\"near_us\":{near}}}");
+    let [far, near] = [false, true].map(|near| of_times(&tally.latency_when(near)));
+    let latency = of_times(&tally.latency);
+    let (ratio, parts) = tally.ratio().unwrap_or_default();
+    let _ = write!(out, ",\"latency_us\":{latency},\"far_us\":{far},\"near_us\":{near}");
+    let _ = write!(out, ",\"near_to_far_thousandths\":{ratio},\"parts\":{parts}}}");
     out
 }
 

@@ -6,25 +6,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use testkit::{Addr, beside};
+use testkit::{Addr, Pid, beside};
 
 use super::asking::Mode;
+use super::binaries::Binaries;
 use super::client::Client;
 use super::flags::Flags;
 use super::guard;
 use super::halt::{Clock, Halt};
-use super::link::Link;
+use super::herd::{self, Herd};
 use super::report::Report;
+use super::rounds::{self, Rounds, STOP_WITHIN};
 use super::server::{Holdings, Server};
 use super::socket::Way;
 use super::tally::Tally;
 
-/// A handover takes some ten milliseconds and its probation; one that takes this long has failed.
-const HANDOVER_WITHIN: Duration = Duration::from_secs(30);
-/// A stop takes what the slowest request takes, at most the drain timeout of a minute.
-const STOP_WITHIN: Duration = Duration::from_secs(75);
-/// The load goes on for this long after the last handover, for what comes late.
-const AFTER_THE_LAST: Duration = Duration::from_millis(500);
+/// A program that hangs is killed after this; a good one is ready in much less, under any load.
+const READY_WITHIN_MS: &str = "3000";
 /// How long the last generation may take to let go of what the clients have left.
 const REST_WITHIN: Duration = Duration::from_secs(5);
 
@@ -39,18 +37,44 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
     if flags.unix {
         args.extend(["--unix".to_owned(), folder.path().join("socket").display().to_string()]);
     }
+    if flags.bad_binaries {
+        args.extend(["--ready-timeout-ms", READY_WITHIN_MS].map(str::to_owned));
+    }
+    if flags.idle_connections > 0 {
+        // They rest for as long as it takes.
+        args.extend(["--idle-timeout-ms", "3600000"].map(str::to_owned));
+        herd::make_room(flags.idle_connections)?;
+    }
     args.extend_from_slice(&flags.server_flags);
-    let server = Server::start(&program(flags)?, &args, deadline)?;
+    let binaries = Binaries::new(&program(flags)?, folder.path()).map_err(|e| format!("no copy: {e}"))?;
+    let server = Server::start(binaries.path(), &args, deadline)?;
     guard::watch(&server, deadline);
+    // Where it is to be found again.
+    if let Some(Addr::Tcp(addr)) = server.addrs().first() {
+        args[1] = addr.to_string();
+    }
 
-    let mut report = Report { handovers_asked: flags.handovers, ..Report::default() };
+    let handovers_asked = if flags.stops { 0 } else { flags.handovers };
+    let mut report = Report { handovers_asked, strict: flags.strict, ..Report::default() };
     report.at_rest[0] = server.holdings();
     let clock = Arc::new(Clock::start());
     let halt = Arc::new(Halt::default());
+    let herd = Herd::gather(&server.addrs(), flags.idle_connections, flags.timeout, &clock);
     let (clients, tallies) = start_clients(flags, &server.addrs(), &clock, &halt);
     let progress = Progress::start(&server, tallies.iter().map(|(_, tally)| Arc::clone(tally)).collect());
 
-    hand_over(flags, &server, &clock, deadline, &mut report);
+    let (quiet, report_of) = (Halt::default(), &mut report);
+    Rounds {
+        flags,
+        server: &server,
+        binaries: &binaries,
+        args,
+        clock: &clock,
+        deadline,
+        report: report_of,
+        quiet,
+    }
+    .run();
     let started = clock.began();
     halt.call();
     for client in clients {
@@ -61,6 +85,10 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
     report.load = started.elapsed();
     progress.end();
 
+    if flags.idle_connections > 0 {
+        let tally = herd.call(server.pid().unwrap_or(Pid::from_raw(0)), Duration::ZERO, &clock);
+        report.add(herd::NAME, flags.idle_connections, tally);
+    }
     report.at_rest[1] = holdings_at_rest(&server, report.at_rest[0]);
     look_at_the_last(&server, &mut report);
     if let Err(problem) = server.stop((Instant::now() + STOP_WITHIN).min(deadline + Duration::from_secs(20)))
@@ -77,9 +105,7 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
         let mut sum = Tally::default();
         of_mode().for_each(|(_, tally)| sum.merge(&tally.lock().unwrap_or_else(PoisonError::into_inner)));
         if of_mode().next().is_some() {
-            let contradiction = sum.contradiction();
-            report.problems.extend(contradiction.map(|what| format!("{}: {what}", mode.name())));
-            report.modes.push((mode.name(), of_mode().count(), sum));
+            report.add(mode.name(), of_mode().count(), sum);
         }
     }
     show(flags, &server, &clock, &report);
@@ -119,7 +145,7 @@ fn start_clients(
             number: number as u64 + 1,
             way,
             sizes: flags.sizes.clone(),
-            think: flags.think,
+            pauses: flags.pauses.clone(),
             budget: None,
             tally: Arc::clone(&tally),
             clock: Arc::clone(clock),
@@ -129,34 +155,6 @@ fn start_clients(
         tallies.push((mode, tally));
     }
     (threads, tallies)
-}
-
-/// The part with the load: all handovers, or a time without any.
-fn hand_over(flags: &Flags, server: &Server, clock: &Clock, deadline: Instant, report: &mut Report) {
-    // Nobody calls this one: it is for waiting.
-    let quiet = Halt::default();
-    let left = || deadline.saturating_duration_since(Instant::now());
-    quiet.pause(flags.pause.max(Duration::from_millis(300)).min(left()));
-    if flags.handovers == 0 {
-        quiet.pause(flags.seconds.min(left()));
-    }
-    for n in 0..flags.handovers {
-        if left().is_zero() {
-            report.problems.push(format!("out of time after {n} handovers"));
-            return;
-        }
-        report.under_load.push(server.holdings());
-        clock.mark();
-        match server.hand_over(deadline.min(Instant::now() + HANDOVER_WITHIN)) {
-            Ok(took) => report.handovers.push(took),
-            Err(problem) => {
-                report.problems.push(problem);
-                return;
-            }
-        }
-        quiet.pause(flags.pause.min(left()));
-    }
-    quiet.pause(AFTER_THE_LAST.min(left()));
 }
 
 /// What the last generation holds when the clients are gone: looked at until it is no more than the
@@ -175,18 +173,11 @@ fn holdings_at_rest(server: &Server, first: Holdings) -> Holdings {
 
 /// Asks each listener for its generation, on a new connection.
 fn look_at_the_last(server: &Server, report: &mut Report) {
-    let halt = Halt::default();
+    let serving = server.serving();
     for addr in server.addrs() {
-        let way = Way::new(addr.clone(), 60_000, Duration::from_secs(10));
-        let asked = "GET /generation HTTP/1.1\r\nHost: storm\r\nConnection: close\r\n\r\n";
-        let answer = Link::open(&way, None).map_err(|e| e.to_string()).and_then(|mut link| {
-            link.send(asked.as_bytes(), usize::MAX, Duration::ZERO, &halt);
-            link.answer(&halt).map_err(|loss| loss.detail)
-        });
-        let serving = server.serving().to_string();
-        match answer {
-            Ok(answer) if answer.body == serving.as_bytes() => {}
-            other => report.problems.push(format!("{addr:?}: generation {serving} expected, got {other:?}")),
+        let got = rounds::generation(&Way::new(addr.clone(), 60_000, Duration::from_secs(10)));
+        if got != Ok(serving) {
+            report.problems.push(format!("{addr:?}: generation {serving} expected, got {got:?}"));
         }
     }
 }
@@ -234,8 +225,9 @@ impl Progress {
                     begun += tally.begun;
                     failed += tally.failed();
                 }
-                let done = server.serving().saturating_sub(1);
-                let _ = write!(err, "{before}handovers {done}, requests {begun}, failures {failed}{after}");
+                let serving = server.serving();
+                let _ =
+                    write!(err, "{before}generation {serving}, requests {begun}, failures {failed}{after}");
                 let _ = err.flush();
             }
         });

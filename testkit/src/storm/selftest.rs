@@ -6,11 +6,12 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use testkit::{Addr, beside};
+use testkit::{Addr, Pid, beside};
 
-use super::asking::{Mode, Sizes};
+use super::asking::{Mode, Pauses, Sizes};
 use super::client::Client;
 use super::halt::{Clock, Halt};
+use super::herd::Herd;
 use super::socket::Way;
 use super::tally::{End, Outcome, Tally};
 
@@ -23,6 +24,31 @@ const TIMES: u64 = 3;
 /// How long a client waits for the answer that never comes; all others come long before.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// So that a case takes no time that it does not need.
+const SHORT: Pauses = Pauses {
+    think: Duration::ZERO,
+    idle: [Duration::from_millis(1), Duration::from_millis(20)],
+    before_first: Duration::from_millis(20),
+    one_way: Duration::from_millis(1),
+};
+
+/// A pause in which whatever the bad server does is done before the look.
+const SEEN: [Duration; 2] = [Duration::from_millis(800); 2];
+
+/// What storm does itself meanwhile, or says that it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Excuse {
+    None,
+    /// A stop, from before the first connection on.
+    Stop,
+    /// A handover whose successor will be killed, and was not yet.
+    Probation,
+    /// It was killed.
+    Crash,
+    /// It was, and was gone before any connection was made.
+    CrashBefore,
+}
+
 /// What one fault must be counted as.
 #[derive(Clone, Debug)]
 struct Case {
@@ -33,7 +59,8 @@ struct Case {
     at: u64,
     clients: u64,
     requests: u64,
-    think: Duration,
+    pauses: Pauses,
+    excuse: Excuse,
     outcomes: Vec<(Outcome, u64)>,
     ends: Vec<(End, u64)>,
 }
@@ -47,8 +74,10 @@ impl Case {
             fault,
             at,
             clients: 1,
-            requests: depth * 12,
-            think: Duration::ZERO,
+            // Its connections are short, and few of them come to the request that counts.
+            requests: if mode == Mode::Preconnect { 60 } else { depth * 12 },
+            pauses: SHORT,
+            excuse: Excuse::None,
             outcomes: Vec::new(),
             ends: Vec::new(),
         }
@@ -84,7 +113,10 @@ fn cases() -> Vec<Case> {
             cases.push(case(Fault::Never).outcome(Outcome::Timeout, depth).end(End::Lost, 1));
         };
         each(0);
-        if mode != Mode::Close {
+        if mode == Mode::Preconnect {
+            each(1);
+        }
+        if !mode.leaves() {
             each(2 * depth);
             let announced = Case::new(mode, Fault::Announce, 2 * depth - 1);
             cases.push(announced.end(End::Announced, TIMES));
@@ -94,7 +126,7 @@ fn cases() -> Vec<Case> {
     let keepalive = |fault| Case::new(Mode::Keepalive, fault, 2);
     // Seen in the idle time; and by who sends at once, at the price of the request.
     let mut silent = keepalive(Fault::SilentClose).end(End::Silent, TIMES);
-    silent.think = Duration::from_millis(20);
+    silent.pauses.think = Duration::from_millis(20);
     cases.push(silent);
     cases.push(keepalive(Fault::SilentClose).outcome(Outcome::Cut, TIMES).end(End::Lost, TIMES));
     cases.push(keepalive(Fault::Twice).end(End::Stray, TIMES));
@@ -109,7 +141,82 @@ fn cases() -> Vec<Case> {
     let mut limit = keepalive(Fault::OwnLimit);
     limit.outcomes.push((Outcome::OwnLimit, limit.requests));
     cases.push(limit);
+    cases.extend(races());
+    cases.extend(excuses());
     cases
+}
+
+/// Ends that come between two requests: before the look at the connection, and after it.
+fn races() -> Vec<Case> {
+    let idle = |fault| {
+        let mut case = Case::new(Mode::Idle, fault, 0);
+        case.requests = 7;
+        // The bad server closes 200 ms after its answer.
+        case.pauses.idle = [Duration::from_millis(20); 2];
+        case.pauses.one_way = Duration::from_millis(600);
+        case
+    };
+    let seen = |fault, end| {
+        let mut case = idle(fault).end(end, TIMES);
+        (case.pauses.idle, case.pauses.one_way) = (SEEN, SHORT.one_way);
+        case
+    };
+    let early = |fault, wait: [u64; 2]| {
+        let mut case = Case::new(Mode::Preconnect, fault, 0);
+        case.requests = 6;
+        let [before_first, one_way] = wait.map(Duration::from_millis);
+        (case.pauses.before_first, case.pauses.one_way) = (before_first, one_way);
+        case
+    };
+    vec![
+        idle(Fault::LateClose).outcome(Outcome::Cut, TIMES).end(End::Lost, TIMES),
+        idle(Fault::LateReset).outcome(Outcome::Reset, TIMES).end(End::Lost, TIMES),
+        seen(Fault::LateClose, End::Silent),
+        seen(Fault::LateReset, End::Silent),
+        seen(Fault::SilentClose, End::Silent),
+        seen(Fault::Twice, End::Stray),
+        early(Fault::NeverReads, [0, 600]).outcome(Outcome::Cut, TIMES).end(End::Lost, TIMES),
+        early(Fault::NeverReadsReset, [0, 600]).outcome(Outcome::Reset, TIMES).end(End::Lost, TIMES),
+    ]
+}
+
+/// What storm has caused itself is counted apart; what looks alike, and is not, is not.
+fn excuses() -> Vec<Case> {
+    let case = |excuse, mode, fault| {
+        let mut case = Case::new(mode, fault, if mode == Mode::Idle { 0 } else { 2 });
+        case.name = format!("{excuse:?}: {}", case.name);
+        case.excuse = excuse;
+        case
+    };
+    let keepalive = |excuse, fault| case(excuse, Mode::Keepalive, fault);
+    let idle = |excuse, fault| {
+        let mut case = case(excuse, Mode::Idle, fault);
+        (case.pauses.idle, case.requests) = (SEEN, 5);
+        case
+    };
+    let refused = |excuse, outcome| {
+        let mut case = keepalive(excuse, Fault::Refuse).outcome(outcome, 5);
+        (case.at, case.requests) = (0, 5);
+        case
+    };
+    let lost =
+        |excuse, fault, outcome| keepalive(excuse, fault).outcome(outcome, TIMES).end(End::Lost, TIMES);
+    vec![
+        refused(Excuse::Stop, Outcome::Away),
+        refused(Excuse::Crash, Outcome::Refused),
+        lost(Excuse::Stop, Fault::Reset, Outcome::Reset),
+        lost(Excuse::Stop, Fault::Cut, Outcome::Cut),
+        lost(Excuse::Crash, Fault::Reset, Outcome::Crashed),
+        lost(Excuse::Crash, Fault::CutWithin, Outcome::Crashed),
+        lost(Excuse::Probation, Fault::Reset, Outcome::Reset),
+        lost(Excuse::CrashBefore, Fault::Reset, Outcome::Reset),
+        lost(Excuse::CrashBefore, Fault::Cut, Outcome::Cut),
+        keepalive(Excuse::Crash, Fault::Status).outcome(Outcome::Wrong, TIMES),
+        idle(Excuse::Stop, Fault::SilentClose).end(End::Gone, TIMES),
+        idle(Excuse::Crash, Fault::SilentClose).end(End::Gone, TIMES),
+        idle(Excuse::Probation, Fault::SilentClose).end(End::Silent, TIMES),
+        idle(Excuse::CrashBefore, Fault::SilentClose).end(End::Silent, TIMES),
+    ]
 }
 
 fn refused(mode: Mode) -> Case {
@@ -121,10 +228,13 @@ fn refused(mode: Mode) -> Case {
 /// Commits every fault. What was not counted as it should is the error.
 pub(crate) fn run() -> Result<String, String> {
     let cases = cases();
-    let count = cases.len();
     // Most of their time is waiting.
-    let running: Vec<_> =
+    let mut running: Vec<_> =
         cases.into_iter().map(|case| (case.name.clone(), beside("case", move || case.run()))).collect();
+    running.extend(HERD.map(|(fault, at, outcome, end)| {
+        (format!("herd: {fault:?} at {at}"), beside("herd", move || herd_sees(fault, at, outcome, end)))
+    }));
+    let count = running.len();
     let mut faults = String::new();
     for (name, case) in running {
         if let Err(problem) = case.join().unwrap_or_else(|_| Err("panicked".to_owned())) {
@@ -135,6 +245,60 @@ pub(crate) fn run() -> Result<String, String> {
         "" => Ok(format!("{{\"selftest\":\"good\",\"cases\":{count}}}")),
         _ => Err(format!("the selftest failed:\n{faults}")),
     }
+}
+
+impl Excuse {
+    fn set_up(self, clock: &Clock) {
+        match self {
+            Excuse::None => {}
+            Excuse::Stop => {
+                clock.stops.open();
+                clock.stops.strike();
+            }
+            Excuse::Probation => clock.crashes.open(),
+            Excuse::Crash | Excuse::CrashBefore => {
+                clock.crashes.open();
+                clock.crashes.strike();
+            }
+        }
+        if self == Excuse::CrashBefore {
+            clock.crashes.close();
+        }
+    }
+}
+
+/// What the connections that rest must see: an end, an end at the last call, and who answers there.
+const HERD: [(Fault, u64, Option<Outcome>, Option<End>); 7] = [
+    (Fault::None, 0, None, None),
+    (Fault::Reset, 0, Some(Outcome::Reset), Some(End::Lost)),
+    (Fault::SilentClose, 0, None, Some(End::Silent)),
+    (Fault::Twice, 0, None, Some(End::Stray)),
+    (Fault::Announce, 1, None, Some(End::Announced)),
+    (Fault::Cut, 1, Some(Outcome::Cut), Some(End::Lost)),
+    // Another process answers than should: all of them.
+    (Fault::OtherPid, u64::MAX, Some(Outcome::Wrong), None),
+];
+
+fn herd_sees(fault: Fault, at: u64, outcome: Option<Outcome>, end: Option<End>) -> Result<(), String> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| e.to_string())?;
+    let addr = Addr::Tcp(listener.local_addr().map_err(|e| e.to_string())?);
+    let bad = Bad::new(fault, at, TIMES);
+    let serving = bad.serve(listener);
+    let clock = Clock::start();
+    let herd = Herd::gather(&[addr], usize::try_from(TIMES).unwrap_or(0) + 1, PATIENCE * 10, &clock);
+    let own = Pid::from_raw(std::process::id().cast_signed());
+    let pid = if fault == Fault::OtherPid { Pid::from_raw(1) } else { own };
+    let sum = herd.call(pid, SEEN[0], &clock);
+    bad.stop();
+    serving.join().map_err(|_| "the bad server panicked")?;
+    let times = if fault == Fault::OtherPid { TIMES + 1 } else { TIMES };
+    let expected = |is_it: bool| if is_it { times } else { 0 };
+    let mut outcomes = Outcome::ALL[1..].iter();
+    let mut ends = End::ALL.into_iter().filter(|of| *of != End::Ours);
+    let good = sum.contradiction().is_none()
+        && outcomes.all(|of| sum.of(*of) == expected(outcome == Some(*of)))
+        && ends.all(|of| sum.ended(of) == expected(end == Some(of)));
+    if good { Ok(()) } else { Err(format!("{sum:?}")) }
 }
 
 impl Case {
@@ -150,6 +314,7 @@ impl Case {
         let serving = (self.fault != Fault::Refuse).then(|| bad.serve(listener));
 
         let (halt, clock) = (Arc::new(Halt::default()), Arc::new(Clock::start()));
+        self.excuse.set_up(&clock);
         let mut sum = Tally::default();
         let mut threads = Vec::new();
         for number in 1..=self.clients {
@@ -186,7 +351,7 @@ impl Case {
             number,
             way,
             sizes: Sizes { sleep_ms: 5, big: 100_000, upload: 64_000 },
-            think: self.think,
+            pauses: self.pauses.clone(),
             budget: Some(self.requests),
             tally: Arc::clone(tally),
             clock: Arc::clone(clock),
@@ -205,7 +370,8 @@ impl Case {
         let expected = |of: Outcome| self.outcomes.iter().find(|(it, _)| *it == of).map_or(0, |(_, n)| *n);
         for outcome in Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::Ok) {
             // A fault at a connection's first request is one on a fresh connection.
-            let seen = if self.at == 0 { sum.on_fresh(outcome) } else { sum.on_reused(outcome) };
+            let fresh = self.at == 0 && !matches!(self.fault, Fault::LateClose | Fault::LateReset);
+            let seen = if fresh { sum.on_fresh(outcome) } else { sum.on_reused(outcome) };
             let seen = if self.fault == Fault::OwnLimit { sum.of(outcome) } else { seen };
             if seen != expected(outcome) || sum.of(outcome) != seen {
                 let (fresh, reused) = (sum.on_fresh(outcome), sum.on_reused(outcome));
@@ -217,7 +383,7 @@ impl Case {
             }
         }
         let expected = |of: End| self.ends.iter().find(|(it, _)| *it == of).map_or(0, |(_, n)| *n);
-        for end in [End::Announced, End::Silent, End::Stray, End::Lost] {
+        for end in [End::Announced, End::Silent, End::Stray, End::Lost, End::Gone] {
             if sum.ended(end) != expected(end) {
                 return Err(format!("{}: {} expected, {}", end.name(), expected(end), sum.ended(end)));
             }

@@ -17,7 +17,16 @@ use nix::unistd::{getpid, pipe2};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use testkit::{Addr, Exit, Pid, Signal, beside};
 
+use super::halt::Halt;
 use super::mask;
+use super::windows::Windows;
+
+/// How the line ends that tells of what went to a successor.
+const WENT: &str = " connections went to the successor";
+/// How the line ends that tells of a successor killed for its silence.
+const KILLED: &str = " was killed by SIGKILL";
+/// When nothing has come of a signal for so long, nothing will.
+const SETTLED: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -35,8 +44,13 @@ struct Told {
     processes: Vec<Process>,
     /// The generation that serves, committed.
     serving: u32,
-    /// Handovers that the predecessor has given up.
+    /// Handovers that have begun, were committed, and were given up by the predecessor.
+    started: usize,
+    committed: usize,
     given_up: usize,
+    /// Each successor that has accepted on probation.
+    accepting: Vec<Pid>,
+    departures: Vec<Departed>,
     /// Nobody is left who could write.
     ended: bool,
 }
@@ -58,11 +72,34 @@ pub(crate) struct Holdings {
     pub(crate) resident_kib: u64,
 }
 
+/// What went to a successor, and when that was known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Departed {
+    pub(crate) at: Instant,
+    pub(crate) connections: usize,
+}
+
 impl Server {
     /// Starts it; it serves when this returns.
     pub(crate) fn start(program: &Path, args: &[String], deadline: Instant) -> Result<Arc<Server>, String> {
         // What a generation leaves behind comes to us: its successor, whose end we then learn.
         set_child_subreaper(true).map_err(|e| format!("no subreaper: {e}"))?;
+        let server = Arc::new(Server {
+            told: Mutex::new(Told::default()),
+            news: Condvar::new(),
+            began: Instant::now(),
+        });
+        server.start_again(program, args, deadline)?;
+        Ok(server)
+    }
+
+    /// Starts it when nobody serves; it serves when this returns.
+    pub(crate) fn start_again(
+        self: &Arc<Server>,
+        program: &Path,
+        args: &[String],
+        deadline: Instant,
+    ) -> Result<(), String> {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("no pipe: {e}"))?;
         let errors = theirs.try_clone().map_err(|e| format!("no descriptor: {e}"))?;
         let mut command = Command::new(program);
@@ -70,19 +107,18 @@ impl Server {
         let child = mask::unblocked(|| command.spawn()).map_err(|e| format!("{}: {e}", program.display()))?;
         // It holds the other end of the pipe, whose end is the end of the last process.
         drop(command);
-        let server = Arc::new(Server {
-            told: Mutex::new(Told::default()),
-            news: Condvar::new(),
-            began: Instant::now(),
-        });
-        server.lock().add(Pid::from_raw(child.id().cast_signed()), 1);
-        let reader = Arc::clone(&server);
-        beside("log", move || reader.read(ours));
-        if !server.wait(deadline.min(Instant::now() + Duration::from_secs(20)), |told| told.serving == 1) {
-            server.kill();
-            return Err(format!("the server does not serve; its log:\n{}", server.log_between(None, None)));
+        {
+            let mut told = self.lock();
+            (told.serving, told.ended) = (0, false);
+            told.add(Pid::from_raw(child.id().cast_signed()), 1);
         }
-        Ok(server)
+        let reader = Arc::clone(self);
+        beside("log", move || reader.read(ours));
+        if !self.wait(deadline.min(Instant::now() + Duration::from_secs(20)), |told| told.serving == 1) {
+            self.kill();
+            return Err(format!("the server does not serve; its log:\n{}", self.log_between(None, None)));
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {
@@ -120,16 +156,28 @@ impl Server {
     /// Signals the generation that serves; gives its number.
     pub(crate) fn signal(&self, signal: Signal) -> u32 {
         let told = self.lock();
-        let serving = told.processes.iter().filter(|process| process.generation == told.serving);
-        serving.for_each(|process| process.signal(signal));
+        told.current().into_iter().for_each(|process| process.signal(signal));
         told.serving
     }
 
-    /// Hands over to the next generation: from the signal until it has the service for good.
-    pub(crate) fn hand_over(&self, deadline: Instant) -> Result<Duration, String> {
+    /// The process that serves.
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        self.lock().current().map(|process| process.pid)
+    }
+
+    /// Hands over to the next generation, asked for by so many signals a millisecond apart: from the
+    /// first signal until a successor has the service for good.
+    pub(crate) fn hand_over(&self, deadline: Instant, hups: u32, quiet: &Halt) -> Result<Duration, String> {
         let given_up = self.lock().given_up;
         let begun = Instant::now();
         let old = self.signal(Signal::SIGHUP);
+        for _ in 1..hups {
+            quiet.pause(Duration::from_millis(1));
+            // To the same process: that is what who has sent the first one knows.
+            let told = self.lock();
+            let same = told.processes.iter().rev().find(|process| process.generation == old);
+            same.into_iter().for_each(|process| process.signal(Signal::SIGHUP));
+        }
         self.wait(deadline, |told| told.serving > old || told.given_up > given_up);
         let took = begun.elapsed();
         self.reap();
@@ -139,6 +187,79 @@ impl Server {
             _ if told.given_up > given_up => Err(format!("generation {old} has given the handover up")),
             _ => Err(format!("generation {old} has not handed over within {took:.1?}")),
         }
+    }
+
+    /// Waits until nothing more comes of the signals that were sent at once.
+    pub(crate) fn settle(&self, deadline: Instant, quiet: &Halt) -> Result<(), String> {
+        let mut seen = None;
+        loop {
+            let fact = |told: &Told| told.started == told.committed;
+            if !self.wait(deadline, fact) {
+                return Err("a handover that was asked for with others came to nothing".to_owned());
+            }
+            let now = Some(self.lock().started);
+            if seen == now {
+                return Ok(());
+            }
+            seen = now;
+            quiet.pause(SETTLED);
+        }
+    }
+
+    /// A handover that is given up before GO.
+    pub(crate) fn refuse(&self, deadline: Instant) -> Result<(), String> {
+        let given_up = self.lock().given_up;
+        let old = self.signal(Signal::SIGHUP);
+        self.serves_on(old, given_up, deadline)
+    }
+
+    fn serves_on(&self, old: u32, given_up: usize, deadline: Instant) -> Result<(), String> {
+        self.wait(deadline, |told| told.serving != old || told.given_up > given_up);
+        let told = self.lock();
+        // Whoever did not start, or has died, is nobody to wait for.
+        match told.given_up > given_up && told.serving == old {
+            true => Ok(()),
+            false => Err(format!("generation {old} has not said that it serves on")),
+        }
+    }
+
+    /// A handover whose successor is killed when it accepts already, and has not been committed.
+    pub(crate) fn crash_on_probation(&self, deadline: Instant, crashes: &Windows) -> Result<(), String> {
+        let (given_up, accepting) = {
+            let told = self.lock();
+            (told.given_up, told.accepting.len())
+        };
+        crashes.open();
+        let old = self.signal(Signal::SIGHUP);
+        self.wait(deadline, |told| told.accepting.len() > accepting || told.given_up > given_up);
+        let pidfd = {
+            let told = self.lock();
+            let pid = told.accepting.get(accepting);
+            let victim = told.processes.iter().rev().find(|process| Some(&process.pid) == pid);
+            let Some(victim) = victim.filter(|_| told.serving == old) else {
+                return Err("nobody is on probation".to_owned());
+            };
+            crashes.strike();
+            victim.signal(Signal::SIGKILL);
+            victim.pidfd.as_ref().and_then(|pidfd| pidfd.try_clone().ok())
+        };
+        let gone = pidfd.is_none_or(|pidfd| ended_within(&pidfd, 10_000));
+        crashes.close();
+        if !gone {
+            return Err("a killed process does not end".to_owned());
+        }
+        self.serves_on(old, given_up, deadline)
+    }
+
+    pub(crate) fn departures(&self) -> Vec<Departed> {
+        self.lock().departures.clone()
+    }
+
+    /// What the `n`th process that handed over has passed on, when it has.
+    pub(crate) fn departed(&self, n: usize, deadline: Instant) -> Result<Departed, String> {
+        self.wait(deadline, |told| told.departures.len() > n);
+        let departed = self.lock().departures.get(n).copied();
+        departed.ok_or_else(|| "the connections have not all gone to the successor".to_owned())
     }
 
     /// Learns the ends of those whom we inherited. We have no other children.
@@ -197,14 +318,7 @@ impl Server {
 
     /// What the generation that serves holds now.
     pub(crate) fn holdings(&self) -> Holdings {
-        let pid = {
-            let told = self.lock();
-            told.processes
-                .iter()
-                .find(|process| process.generation == told.serving)
-                .map(|process| process.pid)
-        };
-        let Some(pid) = pid else { return Holdings::default() };
+        let Some(pid) = self.pid() else { return Holdings::default() };
         let count = |folder: &str| fs::read_dir(format!("/proc/{pid}/{folder}")).map_or(0, Iterator::count);
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
@@ -249,6 +363,11 @@ impl Server {
 }
 
 impl Told {
+    /// The process that serves; the last one of its generation, as others may have failed to become it.
+    fn current(&self) -> Option<&Process> {
+        self.processes.iter().rev().find(|process| process.generation == self.serving)
+    }
+
     fn take(&mut self, line: &str) {
         if let Some((_, name)) = line.split_once("] listening on ") {
             let addr = Addr::from(name);
@@ -258,8 +377,22 @@ impl Told {
         } else if let Some((_, generation)) = line.split_once("] serving as generation ") {
             // A predecessor that serves on says so, too: then it is the one it was.
             self.serving = generation.trim().parse().unwrap_or(self.serving);
-        } else if line.contains("; still serving") {
+        } else if line.contains("; still serving")
+            || line.contains("] handover: child ") && line.ends_with(KILLED)
+        {
             self.given_up += 1;
+        } else if let Some((_, count)) =
+            line.split_once("] handover: ").filter(|(_, rest)| rest.ends_with(WENT))
+        {
+            let connections = count.trim_end_matches(WENT).parse().unwrap_or(0);
+            self.departures.push(Departed { at: Instant::now(), connections });
+        } else if let Some((_, rest)) =
+            line.split_once("] handover: child ").filter(|(_, r)| r.ends_with(": SERVING"))
+        {
+            let pid = rest.trim_end_matches(": SERVING").parse();
+            self.accepting.extend(pid.into_iter().map(Pid::from_raw));
+        } else if line.contains("] handover: to child ") && line.ends_with(": COMMIT") {
+            self.committed += 1;
         } else if let Some(hello) = line.split_once(": HELLO ").map(|(_, hello)| hello) {
             let field =
                 |name: &str| hello.split(' ').find_map(|field| field.strip_prefix(name)?.parse().ok());
@@ -268,6 +401,7 @@ impl Told {
             }
         } else if let Some(pid) = ["as child ", "] pid "].iter().find_map(|word| line.split_once(word)) {
             // Its generation is told later.
+            self.started += usize::from(line.contains("as child "));
             pid.1.trim().parse().into_iter().for_each(|pid| self.add(Pid::from_raw(pid), 0));
         }
     }

@@ -23,10 +23,14 @@ pub(crate) enum Outcome {
     Dismissed,
     /// Not the server's doing: no port or descriptor is left on our side.
     OwnLimit,
+    /// Refused after a TERM, before the server was started again: nobody should have listened.
+    Away,
+    /// Lost with a successor that storm killed on probation, which had accepted the connection itself.
+    Crashed,
 }
 
 impl Outcome {
-    pub(crate) const ALL: [Outcome; 8] = [
+    pub(crate) const ALL: [Outcome; 10] = [
         Outcome::Ok,
         Outcome::Refused,
         Outcome::Reset,
@@ -35,6 +39,8 @@ impl Outcome {
         Outcome::Wrong,
         Outcome::Dismissed,
         Outcome::OwnLimit,
+        Outcome::Away,
+        Outcome::Crashed,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -47,11 +53,13 @@ impl Outcome {
             Outcome::Wrong => "wrong",
             Outcome::Dismissed => "dismissed",
             Outcome::OwnLimit => "own_limit",
+            Outcome::Away => "away",
+            Outcome::Crashed => "crashed",
         }
     }
 
     pub(crate) fn is_failure(self) -> bool {
-        !matches!(self, Outcome::Ok | Outcome::OwnLimit)
+        !matches!(self, Outcome::Ok | Outcome::OwnLimit | Outcome::Away | Outcome::Crashed)
     }
 }
 
@@ -70,11 +78,13 @@ pub(crate) enum End {
     Lost,
     /// We left: the load has ended, or an answer was wrong.
     Ours,
+    /// With its process, which storm had stopped or killed, and when nothing was asked on it.
+    Gone,
 }
 
 impl End {
-    pub(crate) const ALL: [End; 6] =
-        [End::Asked, End::Announced, End::Silent, End::Stray, End::Lost, End::Ours];
+    pub(crate) const ALL: [End; 7] =
+        [End::Asked, End::Announced, End::Silent, End::Stray, End::Lost, End::Ours, End::Gone];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -84,6 +94,7 @@ impl End {
             End::Stray => "stray",
             End::Lost => "lost",
             End::Ours => "ours",
+            End::Gone => "gone",
         }
     }
 }
@@ -103,6 +114,9 @@ pub(crate) struct Failure {
 /// So many of each client's failures are told in full; all are counted.
 const TOLD: usize = 20;
 
+/// So many times must be there for one in a thousand to mean something.
+const ENOUGH: u64 = 1000;
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) begun: u64,
@@ -114,8 +128,8 @@ pub(crate) struct Tally {
     pub(crate) reconnects: u64,
     ends: [u64; End::ALL.len()],
     pub(crate) latency: Histogram,
-    /// Of requests under way near a signal.
-    pub(crate) near: Histogram,
+    /// The same for each part of the load: far from a signal, and under way near one.
+    parts: Vec<[Histogram; 2]>,
     pub(crate) failures: Vec<Failure>,
 }
 
@@ -132,9 +146,28 @@ impl Tally {
     pub(crate) fn answered(&mut self, clock: &Clock, begun: Instant) {
         let ended = Instant::now();
         self.latency.add(ended - begun);
-        if clock.near(begun, ended) {
-            self.near.add(ended - begun);
+        let part = clock.part();
+        if self.parts.len() <= part {
+            self.parts.resize_with(part + 1, Default::default);
         }
+        self.parts[part][usize::from(clock.near(begun, ended))].add(ended - begun);
+    }
+
+    /// Of requests far from any signal, or under way near one.
+    pub(crate) fn latency_when(&self, near: bool) -> Histogram {
+        let mut sum = Histogram::default();
+        self.parts.iter().for_each(|part| sum.merge(&part[usize::from(near)]));
+        sum
+    }
+
+    /// How many times as long p99.9 is near a signal as it is far from one, in thousandths: the median
+    /// of the parts of the load in which there is enough of both, and how many these are.
+    pub(crate) fn ratio(&self) -> Option<(u64, usize)> {
+        let enough = |part: &&[Histogram; 2]| part.iter().all(|times| times.count() >= ENOUGH);
+        let ratio = |[far, near]: &[Histogram; 2]| near.per_mille(999) * 1000 / far.per_mille(999).max(1);
+        let mut ratios: Vec<u64> = self.parts.iter().filter(enough).map(ratio).collect();
+        ratios.sort_unstable();
+        Some((*ratios.get(ratios.len().saturating_sub(1) / 2)?, ratios.len()))
     }
 
     pub(crate) fn tell(&mut self, failure: Failure) {
@@ -186,8 +219,34 @@ impl Tally {
         self.reconnects += other.reconnects;
         self.ends.iter_mut().zip(other.ends).for_each(|(ours, theirs)| *ours += theirs);
         self.latency.merge(&other.latency);
-        self.near.merge(&other.near);
+        if self.parts.len() < other.parts.len() {
+            self.parts.resize_with(other.parts.len(), Default::default);
+        }
+        for (ours, theirs) in self.parts.iter_mut().flatten().zip(other.parts.iter().flatten()) {
+            ours.merge(theirs);
+        }
         self.failures.extend_from_slice(&other.failures);
         self.failures.sort_by_key(|failure| failure.at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ratio_is_the_median_of_the_parts_that_have_enough() {
+        let times = |n, ms| {
+            let mut times = Histogram::default();
+            (0..n).for_each(|_| times.add(Duration::from_millis(ms)));
+            times
+        };
+        let part = |near| [times(ENOUGH, 10), times(ENOUGH, near)];
+        let mut tally = Tally { parts: vec![part(20), part(90), part(30)], ..Tally::default() };
+        tally.parts.push([times(5, 1), times(ENOUGH, 99)]);
+        let (ratio, parts) = tally.ratio().unwrap();
+        assert!((2900..=3100).contains(&ratio) && parts == 3, "{ratio} {parts}");
+        assert_eq!(tally.latency_when(false).count(), 3 * ENOUGH + 5);
+        assert_eq!(Tally::default().ratio(), None);
     }
 }

@@ -14,6 +14,9 @@ use testkit::beside;
 
 use crate::storm::halt::Halt;
 
+/// When nobody looks any more who has looked at once, and nobody has sent yet who waits for long.
+const LATE: Duration = Duration::from_millis(200);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     None,
@@ -21,6 +24,8 @@ pub(super) enum Fault {
     Refuse,
     /// Not the server's: no address to connect from.
     OwnLimit,
+    /// Not a fault, either: another process is expected to answer.
+    OtherPid,
     /// A reset instead of the answer, and in the middle of it.
     Reset,
     ResetWithin,
@@ -31,6 +36,12 @@ pub(super) enum Fault {
     SilentClose,
     /// The answer, which announces the end. No fault, if nothing more was asked.
     Announce,
+    /// The answer, and a while later, when nothing was asked, an end or a reset.
+    LateClose,
+    LateReset,
+    /// An end or a reset a while after the connection, before anything was asked on it.
+    NeverReads,
+    NeverReadsReset,
     Never,
     /// The right body under a wrong status.
     Status,
@@ -94,12 +105,14 @@ impl Bad {
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let mut input = BufReader::new(stream.try_clone()?);
         let mut former = Vec::new();
+        if matches!(self.fault, Fault::NeverReads | Fault::NeverReadsReset) && self.commits() {
+            self.halt.pause(LATE);
+            return if self.fault == Fault::NeverReads { end(&stream, &mut input) } else { reset(&stream) };
+        }
         for n in 0.. {
             let Some(asked) = self.asked(&mut input)? else { return Ok(()) };
             let due = n == self.at && self.fault != Fault::None;
-            let counts = |committed: u64| (committed < self.most).then_some(committed + 1);
-            let due = due && self.committed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, counts).is_ok();
-            if !due {
+            if !(due && self.commits()) {
                 stream.write_all(&asked.bytes)?;
                 if asked.closes {
                     return end(&stream, &mut input);
@@ -127,6 +140,12 @@ impl Bad {
                     stream.write_all(&announced(&asked.bytes))?;
                     return end(&stream, &mut input);
                 }
+                Fault::LateClose | Fault::LateReset => {
+                    stream.write_all(&asked.bytes)?;
+                    self.halt.pause(LATE);
+                    let by_end = self.fault == Fault::LateClose;
+                    return if by_end { end(&stream, &mut input) } else { reset(&stream) };
+                }
                 Fault::Never => return input.read_to_end(&mut Vec::new()).map(drop),
                 Fault::Status => {
                     stream.write_all(&[b"HTTP/1.1 500", &asked.bytes[12..]].concat())?;
@@ -140,10 +159,21 @@ impl Bad {
                 }
                 Fault::Former => stream.write_all(&former)?,
                 Fault::Swap => stream.write_all(&self.swapped(asked.bytes))?,
-                Fault::None | Fault::Refuse | Fault::OwnLimit => {}
+                Fault::None
+                | Fault::Refuse
+                | Fault::OwnLimit
+                | Fault::OtherPid
+                | Fault::NeverReads
+                | Fault::NeverReadsReset => {}
             }
         }
         Ok(())
+    }
+
+    /// Whether the fault is to be committed once more; it is then.
+    fn commits(&self) -> bool {
+        let counts = |committed: u64| (committed < self.most).then_some(committed + 1);
+        self.committed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, counts).is_ok()
     }
 
     /// The other connection's answer, for ours.
@@ -192,6 +222,7 @@ impl Bad {
                 fields.trim_end().replace("\r\n", "\n").into_bytes().into_iter().chain([b'\n']).collect()
             }
             "echo" => body,
+            "pid" => std::process::id().to_string().into_bytes(),
             "sleep" => {
                 self.halt.pause(Duration::from_millis(number()));
                 b"ok\n".to_vec()
