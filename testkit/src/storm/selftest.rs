@@ -3,9 +3,13 @@
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+};
 use testkit::{Addr, Pid, beside};
 
 use super::asking::{Mode, Pauses, Sizes};
@@ -301,17 +305,34 @@ fn herd_sees(fault: Fault, at: u64, outcome: Option<Outcome>, end: Option<End>) 
     if good { Ok(()) } else { Err(format!("{sum:?}")) }
 }
 
+/// A socket with an address of its own, on which nobody listens yet.
+fn bound() -> nix::Result<(OwnedFd, Addr)> {
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
+    let own: SockaddrIn = getsockname(fd.as_raw_fd())?;
+    Ok((fd, Addr::Tcp((own.ip(), own.port()).into())))
+}
+
+fn listening(socket: OwnedFd) -> nix::Result<TcpListener> {
+    listen(&socket, Backlog::MAXCONN)?;
+    Ok(TcpListener::from(socket))
+}
+
 impl Case {
     fn run(&self) -> Result<(), String> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| e.to_string())?;
-        let addr = Addr::Tcp(listener.local_addr().map_err(|e| e.to_string())?);
+        let (socket, addr) = bound().map_err(|e| e.to_string())?;
         let most = match self.fault {
             Fault::Never => 1,
             Fault::Swap => 2,
             _ => TIMES,
         };
         let bad = Bad::new(self.fault, self.at, most);
-        let serving = (self.fault != Fault::Refuse).then(|| bad.serve(listener));
+        // Where nobody shall listen the address stays taken, or another case would get it.
+        let (refusing, listener) = match self.fault {
+            Fault::Refuse => (Some(socket), None),
+            _ => (None, Some(listening(socket).map_err(|e| e.to_string())?)),
+        };
+        let serving = listener.map(|listener| bad.serve(listener));
 
         let (halt, clock) = (Arc::new(Halt::default()), Arc::new(Clock::start()));
         self.excuse.set_up(&clock);
@@ -328,6 +349,7 @@ impl Case {
         }
         bad.stop();
         serving.map_or(Ok(()), |thread| thread.join().map_err(|_| "the bad server panicked"))?;
+        drop(refusing);
         self.judge(&sum, bad.committed(), most)
     }
 

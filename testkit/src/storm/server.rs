@@ -408,7 +408,8 @@ impl Told {
 
     fn add(&mut self, pid: Pid, generation: u32) {
         // A number that was used before names a new process.
-        let known = self.processes.iter_mut().find(|process| process.pid == pid && process.exit.is_none());
+        let lives = |process: &Process| process.pidfd.as_ref().is_some_and(|fd| !ended_within(fd, 0));
+        let known = self.processes.iter_mut().rev().find(|process| process.pid == pid && lives(process));
         match known {
             Some(process) => process.generation = process.generation.max(generation),
             None => {
