@@ -352,7 +352,14 @@ impl<'a> Control<'a> {
                         }
                         successor.dismiss();
                         let pid = successor.child.pid();
-                        info!("handover: child {pid} {}", successor.child.end().unwrap_or("is gone"));
+                        let end = successor.child.end().unwrap_or("is gone");
+                        match self.state.stage() {
+                            // What it said itself when it failed is in the log already.
+                            Stage::Serving | Stage::Awaiting if !successor.leaves => {
+                                error!("handover: child {pid} {end}; still serving");
+                            }
+                            _ => info!("handover: child {pid} {end}"),
+                        }
                         let _ = self.poller.delete(successor.channel.as_fd());
                         // Its last word may be that it was told to stop: that was meant for the
                         // service, and holds.
