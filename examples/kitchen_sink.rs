@@ -3,11 +3,11 @@
 //! Run with `cargo run --release --example kitchen_sink -- --listen 127.0.0.1:8001`, then
 //! `curl localhost:8001/pid`, `kill -HUP PID`, and `curl` again. `--help` lists the flags.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{Limits, Timeouts};
+use heirloom::{Limits, Timeouts, Upgraded};
 
 const USAGE: &str =
     "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--unix PATH] [--admin ADDR]
@@ -56,6 +56,13 @@ fn router(handle: &Handle) -> Router {
         .get("/204", |_: Request| StatusCode::NO_CONTENT)
         .get("/304", |_: Request| StatusCode::NOT_MODIFIED)
         .get("/events", events)
+        .get("/events/stubborn", |_: Request| Body::detached(stubborn))
+        .get("/upgrade", |req: Request| upgrade(&req, Some(Duration::from_millis(100))))
+        .get("/upgrade/stubborn", |req: Request| upgrade(&req, None))
+        .get("/until-drain", |req: Request| match req.wait_draining(Duration::from_secs(600)) {
+            true => "told\n",
+            false => "not told\n",
+        })
         .nest("", heirloom::admin_routes(handle))
 }
 
@@ -117,6 +124,35 @@ fn events(req: Request) -> impl IntoResponse {
         write!(out, "event: end\ndata: draining\n\n")
     };
     ([("content-type", "text/event-stream"), ("cache-control", "no-store")], Body::detached(write))
+}
+
+/// An event now and then, whatever happens.
+fn stubborn(out: &mut dyn Write) -> std::io::Result<()> {
+    loop {
+        out.write_all(b"data: still here\n\n")?;
+        #[expect(clippy::disallowed_methods, reason = "stands for a stream that never asks whether to end")]
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Echoes until the process drains. Without a `pause` in its reads it can't see that while the
+/// client is silent.
+fn upgrade(req: &Request, pause: Option<Duration>) -> impl IntoResponse + use<> {
+    let drain = req.drain();
+    let speak = move |mut io: Upgraded| {
+        io.set_read_timeout(pause);
+        let mut buf = [0; 1024];
+        while !drain.draining() {
+            match io.read(&mut buf) {
+                Ok(n) if n > 0 && io.write_all(&buf[..n]).is_ok() => {}
+                Err(e) if e.kind() == ErrorKind::TimedOut => {}
+                _ => return,
+            }
+        }
+        let _ = io.write_all(b"bye\n");
+    };
+    let head = [("connection", "upgrade"), ("upgrade", "echo")];
+    (StatusCode::SWITCHING_PROTOCOLS, head, Body::upgrade(speak))
 }
 
 struct Flags {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
@@ -59,13 +60,45 @@ pub struct Upgraded {
 }
 
 /// What can be read and written.
-pub(crate) trait Duplex: Read + Write + Send {}
-
-impl<T: Read + Write + Send> Duplex for T {}
+pub(crate) trait Duplex: Read + Write + Send {
+    fn set_read_timeout(&mut self, timeout: Option<Duration>);
+}
 
 impl Upgraded {
     pub(crate) fn new(io: impl Duplex + 'static) -> Upgraded {
         Upgraded { io: Box::new(io) }
+    }
+
+    /// How long a read waits before it fails with `TimedOut`; None, the default, for ever. Who waits
+    /// for the client without end does not see that the process drains, and is cut in the end:
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use heirloom::Upgraded;
+    /// use std::io::ErrorKind;
+    /// use std::time::Duration;
+    ///
+    /// fn echo(req: Request) -> impl IntoResponse {
+    ///     let drain = req.drain();
+    ///     let speak = move |mut io: Upgraded| {
+    ///         io.set_read_timeout(Some(Duration::from_millis(250)));
+    ///         let mut buf = [0; 1024];
+    ///         while !drain.draining() {
+    ///             match io.read(&mut buf) {
+    ///                 Ok(n) if n > 0 && io.write_all(&buf[..n]).is_ok() => {}
+    ///                 Err(e) if e.kind() == ErrorKind::TimedOut => {}
+    ///                 _ => return,
+    ///             }
+    ///         }
+    ///         let _ = io.write_all(b"bye\n");
+    ///     };
+    ///     let head = [(header::CONNECTION, "upgrade"), (header::UPGRADE, "echo")];
+    ///     (StatusCode::SWITCHING_PROTOCOLS, head, Body::upgrade(speak))
+    /// }
+    /// # Router::new().get("/echo", echo).check().unwrap();
+    /// ```
+    pub fn set_read_timeout(&mut self, timeout: Option<Duration>) {
+        self.io.set_read_timeout(timeout);
     }
 }
 

@@ -717,6 +717,13 @@ fn upgrades() {
     assert_eq!(client.reply().status, 101);
     assert_eq!(client.take(4), b"now.");
     client.expect_fin();
+    // What is said after the end resets nobody.
+    let mut client = fixture.client();
+    client.send(request);
+    assert_eq!(client.reply().status, 101);
+    client.send(format!(".{}", "x".repeat(100_000)));
+    assert_eq!(client.take(256)[0], b'.');
+    client.expect_fin();
     // Half-closed: what was said is still answered.
     let mut client = fixture.client();
     client.send([request, "last"].concat());
@@ -728,7 +735,7 @@ fn upgrades() {
     let mut client = fixture.client();
     client.send("GET /upgrade HTTP/1.0\r\n\r\n");
     expect(&mut client, "1.0", &["500"], Closed);
-    fixture.expect_closes(CloseReason::Detached, 4);
+    fixture.expect_closes(CloseReason::Detached, 5);
 }
 
 #[test]

@@ -13,11 +13,11 @@ use log::{debug, error};
 use nix::poll::PollFlags;
 
 use crate::acceptor::Parking;
-use crate::body::{DetachedWriter, UpgradeHandler, Upgraded};
+use crate::body::{DetachedWriter, Duplex, UpgradeHandler, Upgraded};
 use crate::close_reason::CloseReason;
 use crate::connection::Stream;
 use crate::exchange::blocking::{wait, write_all};
-use crate::exchange::{Client, Progress};
+use crate::exchange::{Client, Progress, linger};
 use crate::http1::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::status::Tally;
 
@@ -124,25 +124,26 @@ pub(super) fn detach(
     if let Err(e) = thread::Builder::new().name(format!("heirloom-detached-{id}")).spawn(run) {
         error!("no thread for a detached connection: {e}");
         let client = handed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(client) = client {
+        if let Some(mut client) = client {
+            client.begin_lingering(CloseReason::Detached);
             finish(&detached, id, client, parking);
         }
     }
 }
 
 fn finish(detached: &Detached, id: u64, client: Box<Client>, parking: &Parking<Progress>) {
-    {
-        let mut lock = detached.lock();
-        lock.running.remove(&id);
-        lock.tally.closed(CloseReason::Detached);
+    detached.lock().running.remove(&id);
+    if let Some(client) = linger(client, parking) {
+        detached.lock().tally.closed(CloseReason::Detached);
+        parking.close(client);
     }
-    parking.close(client);
 }
 
 /// Leaves the connection as it is to be closed.
 fn work(mut client: Box<Client>, unsent: Vec<u8>, task: Task, what: &str, stall: Duration) -> Box<Client> {
     if let Err(e) = write_all(&client.stream, &unsent, stall) {
         debug!("{what}: the client is gone before the stream began: {e}");
+        client.begin_lingering(CloseReason::Detached);
         return client;
     }
     let by_close = matches!(task, Task::Stream { framing: BodyFraming::UntilClose, .. });
@@ -159,7 +160,7 @@ fn work(mut client: Box<Client>, unsent: Vec<u8>, task: Task, what: &str, stall:
         Task::Upgrade { speak } => match client.stream.try_clone() {
             Ok(stream) => {
                 let buffered = std::mem::take(&mut client.buffered);
-                let io = Conversation { stream, buffered, stall };
+                let io = Conversation { stream, buffered, stall, read_timeout: None };
                 catch_unwind(AssertUnwindSafe(|| speak(Upgraded::new(io)))).map(Ok)
             }
             Err(e) => Ok(Err(e)),
@@ -174,7 +175,7 @@ fn work(mut client: Box<Client>, unsent: Vec<u8>, task: Task, what: &str, stall:
         // Where only the close ends a body, an orderly one would make it look whole.
         client.stream.reset_on_close();
     } else {
-        client.stream.shutdown_write();
+        client.begin_lingering(CloseReason::Detached);
     }
     client
 }
@@ -208,6 +209,13 @@ struct Conversation {
     stream: Stream,
     buffered: Vec<u8>,
     stall: Duration,
+    read_timeout: Option<Duration>,
+}
+
+impl Duplex for Conversation {
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) {
+        self.read_timeout = timeout;
+    }
 }
 
 impl Read for Conversation {
@@ -221,7 +229,7 @@ impl Read for Conversation {
         loop {
             match self.stream.read(buf) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    wait(&self.stream, PollFlags::POLLIN, None)?
+                    wait(&self.stream, PollFlags::POLLIN, self.read_timeout)?
                 }
                 other => return other,
             }

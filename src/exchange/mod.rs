@@ -113,7 +113,10 @@ pub(crate) fn serve(
             Step::Linger(reason) => {
                 forget(&mut client);
                 client.begin_lingering(reason);
-                return linger(client, reason, desk, common);
+                if let Some(client) = linger(client, &common.parking) {
+                    close(client, reason, desk, common);
+                }
+                return;
             }
             Step::Reset(reason) => {
                 client.stream.reset_on_close();
@@ -128,18 +131,19 @@ pub(crate) fn serve(
     }
 }
 
-fn linger(mut client: Box<Client>, reason: CloseReason, desk: &Desk, common: &Common) {
+/// Drops what still comes, and parks where more may; gives back what has ended.
+fn linger(mut client: Box<Client>, parking: &Parking<Progress>) -> Option<Box<Client>> {
     while let Some(lingering) = client.lingering {
         match client.linger_on() {
             Linger::More => {}
             Linger::Over => break,
-            Linger::Drained => match common.parking.park(client, Deadline::At(lingering.until)) {
-                Ok(()) => return,
+            Linger::Drained => match parking.park(client, Deadline::At(lingering.until)) {
+                Ok(()) => return None,
                 Err(back) => client = back,
             },
         }
     }
-    close(client, reason, desk, common);
+    Some(client)
 }
 
 fn close(mut client: Box<Client>, reason: CloseReason, desk: &Desk, common: &Common) {
