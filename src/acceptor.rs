@@ -358,6 +358,9 @@ impl<P: Portable> Acceptor<P> {
 
     fn end(&mut self, reason: CloseReason, connection: Box<Connection<P>>) {
         debug!("connection closed: {reason}");
+        if connection.lingering.is_none() {
+            connection.stream.shutdown_write();
+        }
         self.tally.closed(reason);
         self.parking.close(connection);
     }
@@ -480,6 +483,7 @@ impl<P: Portable> Acceptor<P> {
                 Command::Check => self.check(),
                 Command::Stop => {
                     self.pass_on_counts();
+                    self.cut_parked();
                     return false;
                 }
             }
@@ -542,6 +546,25 @@ impl<P: Portable> Acceptor<P> {
             }
             (self.news)(News::Drained);
         }
+    }
+
+    /// At the hammer: who is left here is told, though the process may live on.
+    fn cut_parked(&mut self) {
+        for mut connection in self.parking.slots.take_expired(u32::MAX) {
+            match connection.answering {
+                None => self.end(CloseReason::Grace, connection),
+                Some(answering) => {
+                    // As in `refuse`; and where only the end ends it, an orderly one would make it look whole.
+                    match answering {
+                        Answering::Framed => connection.stream.shutdown(),
+                        Answering::UntilClose => connection.stream.reset_on_close(),
+                    }
+                    connection.expired = true;
+                    self.queue(connection);
+                }
+            }
+        }
+        self.push_batches();
     }
 
     /// We live, or this would not run; a worker of each pool shows that it does, unless all are in

@@ -610,6 +610,70 @@ fn a_stop_that_is_too_slow_cuts() {
     assert_eq!(error.to_string(), "1 requests were cut at the end of the drain");
 }
 
+/// Whoever still keeps the process.
+#[test]
+fn a_stop_that_is_too_slow_tells_who_is_parked() {
+    let fixture = with_timeouts(Timeouts { drain: BRIEF, ..quick() });
+    let mut handled = fixture.client();
+    handled.send(get("/wait"));
+    fixture.gate().wait_for(1);
+    let mut half = fixture.client();
+    half.send("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nhalf");
+    let mut reading = Client::narrow(fixture.address());
+    reading.send("GET /stream/5000000 HTTP/1.0\r\n\r\n");
+    eventually("all have begun", || fixture.stats().in_flight == 3);
+    let gate = fixture.gate().clone();
+    let error = fixture.into_running().stop().unwrap_err();
+    assert_eq!(error.to_string(), "3 requests were cut at the end of the drain");
+    half.expect_fin();
+    gate.open();
+    match reading.try_reply_to("GET") {
+        Ok(reply) => assert_eq!(reply.trailing, How::Cut(End::Reset), "only a reset tells it"),
+        Err(end) => assert_eq!(end, End::Reset),
+    }
+}
+
+#[test]
+fn a_hammer_does_not_wait_for_the_listeners() {
+    let fixture = Fixture::new();
+    let (address, handle) = (fixture.address(), fixture.running().handle().clone());
+    handle.drain();
+    handle.hammer();
+    fixture.stop().unwrap();
+    let refused = std::net::TcpStream::connect(address).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+/// By polling, by waiting, and beside a stream.
+#[test]
+fn handlers_see_the_drain_at_once() {
+    const FOR_EVER: Duration = Duration::from_secs(3600);
+    let router = Router::new()
+        .get("/polls", |req: Request| {
+            eventually("it drains", || req.draining());
+            "seen"
+        })
+        .get("/waits", |req: Request| if req.wait_draining(FOR_EVER) { "seen" } else { "not seen" })
+        .get("/streams", |req: Request| {
+            let drain = req.drain();
+            Body::detached(move |out| out.write_all(if drain.wait(FOR_EVER) { b"seen" } else { b"not seen" }))
+        });
+    let running = Server::new(router).listen("127.0.0.1:0").timeouts(quick()).spawn().unwrap();
+    let mut clients = ["/polls", "/waits", "/streams"].map(|path| {
+        let mut client = Client::to(running.addresses()[0]);
+        client.send(get(path));
+        client
+    });
+    let handle = running.handle().clone();
+    eventually("all have begun", || handle.stats().in_flight == 3);
+    let stopping = spawn(move || running.stop());
+    for client in &mut clients {
+        assert_eq!(expect_last(client, 200).text(), "seen");
+    }
+    drop(clients);
+    stopping.join().unwrap().unwrap();
+}
+
 #[test]
 fn the_grace_serves_one_more() {
     let fixture = with_timeouts(Timeouts { idle_grace: DEADLINE, ..quick() });

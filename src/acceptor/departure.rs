@@ -13,6 +13,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use super::arrival::Upstream;
 use super::parking::{Gate, edge};
 use super::{Acceptor, SUCCESSOR};
+use crate::close_reason::CloseReason;
 use crate::connection::{Connection, Portable};
 use crate::handover::parcel::{self, BATCH, BATCH_BYTES, Incoming, Parcel, Receipt, Record};
 
@@ -256,6 +257,7 @@ impl<P: Portable> Acceptor<P> {
         departure.send_upstreams();
         let mut leavers = self.parking.leavers();
         leavers.append(&mut self.leaving);
+        let mut unwatched = Vec::new();
         loop {
             let room = departure.room();
             if let Some(from) = self.look_from.filter(|_| room > leavers.len()) {
@@ -288,7 +290,7 @@ impl<P: Portable> Acceptor<P> {
                 if self.parking.poller.add(&connection.stream, event).is_ok() {
                     self.lanes[self.lane_of_site[connection.site]].batch.push(connection);
                 } else {
-                    self.parking.close(connection);
+                    unwatched.push(connection);
                 }
             }
         }
@@ -301,6 +303,9 @@ impl<P: Portable> Acceptor<P> {
         });
         for connection in leavers {
             self.queue(connection);
+        }
+        for connection in unwatched {
+            self.end(CloseReason::Broken, connection);
         }
     }
 
