@@ -81,6 +81,8 @@ pub(crate) struct Acceptor<P> {
     /// After a failed accept: no listener is polled until then.
     pause_until: Option<Instant>,
     back_off: Duration,
+    /// Told to close the listeners, and the control loop waits to hear that they are.
+    closing: bool,
     draining: bool,
     /// How long an idle connection is kept in a drain.
     grace: Duration,
@@ -111,6 +113,8 @@ struct Polled {
     polled: bool,
     /// A successor has it, too.
     adopted: bool,
+    /// It is being closed: served until then at least, and until nobody waits on it.
+    closing: Option<Instant>,
 }
 
 /// How a connection's listener is named in another process.
@@ -157,7 +161,8 @@ pub(crate) struct Setup<P> {
 
 impl<P: Portable> Acceptor<P> {
     pub(crate) fn new(setup: Setup<P>) -> Acceptor<P> {
-        let polled = |(place, listener)| Polled { listener, place, polled: false, adopted: false };
+        let polled =
+            |(place, listener)| Polled { listener, place, polled: false, adopted: false, closing: None };
         let mut listed: Vec<Listed> = Vec::new();
         for listener in &setup.listeners {
             let nth = listed.iter().filter(|other| other.name == listener.name).count();
@@ -181,6 +186,7 @@ impl<P: Portable> Acceptor<P> {
             full: false,
             pause_until: None,
             back_off: BACK_OFF.0,
+            closing: false,
             draining: false,
             grace: Duration::ZERO,
             drained: false,
@@ -246,6 +252,7 @@ impl<P: Portable> Acceptor<P> {
                 self.pause_until = None;
                 self.poll_listeners();
             }
+            self.close_served_listeners(now);
             self.watch_for_ends();
         }
     }
@@ -258,7 +265,10 @@ impl<P: Portable> Acceptor<P> {
             return EpollTimeout::try_from(LOOK).unwrap_or(EpollTimeout::ZERO);
         }
         let sweep = (self.parking.open() > 0).then_some(self.next_sweep);
-        let Some(next) = sweep.into_iter().chain(self.pause_until).min() else { return EpollTimeout::NONE };
+        // No listener is looked at in a pause.
+        let closing = self.listeners.iter().filter_map(|polled| polled.closing).min();
+        let accepting = self.pause_until.or(closing);
+        let Some(next) = sweep.into_iter().chain(accepting).min() else { return EpollTimeout::NONE };
         let left = next.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
         EpollTimeout::try_from(left).unwrap_or(EpollTimeout::ZERO)
     }
@@ -365,9 +375,9 @@ impl<P: Portable> Acceptor<P> {
         self.parking.close(connection);
     }
 
-    fn accept(&mut self, index: usize) {
-        let Some(polled) = self.listeners.get(index) else { return };
-        let reserved = self.has_reserve(&polled.listener);
+    fn accept(&mut self, place: usize) {
+        let Some(index) = self.listeners.iter().position(|polled| polled.place == place) else { return };
+        let reserved = self.has_reserve(&self.listeners[index]);
         for _ in 0..ACCEPTS_PER_TURN {
             if !reserved && self.parking.open() >= self.limit {
                 warn!("at the limit of {} connections: accepting again when one ends", self.limit);
@@ -380,18 +390,25 @@ impl<P: Portable> Acceptor<P> {
         }
     }
 
-    /// A listener with workers of its own answers at the connection limit, too.
-    fn has_reserve(&self, listener: &Listener) -> bool {
-        self.lane_of_site[listener.site] != 0
+    /// A listener with workers of its own answers at the connection limit, too; and who waits on one
+    /// that is being closed would be reset.
+    fn has_reserve(&self, polled: &Polled) -> bool {
+        self.lane_of_site[polled.listener.site] != 0 || polled.closing.is_some()
     }
 
     /// False when no more can be accepted now.
     fn accept_one(&mut self, index: usize) -> bool {
         let Some(polled) = self.listeners.get(index) else { return false };
-        let Some(slot) = self.parking.slots.claim() else { return false };
+        let Some(slot) = self.parking.slots.claim() else {
+            self.pause("the reserve of connections is used up");
+            return false;
+        };
         match polled.listener.accept() {
             Ok((stream, peer)) => {
                 self.back_off = BACK_OFF.0;
+                if polled.closing.is_some() {
+                    stream.drop_filter();
+                }
                 let place = (polled.place, polled.listener.site);
                 let origin = Arc::new(self.origin(peer));
                 self.tally.accepted();
@@ -425,12 +442,7 @@ impl<P: Portable> Acceptor<P> {
         match e.raw_os_error() {
             Some(libc::EAGAIN) => false,
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                if self.back_off == BACK_OFF.0 {
-                    warn!("can't accept: {e}: trying again for as long as it takes");
-                }
-                self.pause_until = Some(Instant::now() + self.back_off);
-                self.back_off = (self.back_off * 2).min(BACK_OFF.1);
-                self.poll_listeners();
+                self.pause(e);
                 false
             }
             // Of the one connection: it was reset while it waited, or its network is gone.
@@ -438,21 +450,32 @@ impl<P: Portable> Acceptor<P> {
         }
     }
 
+    /// Accepts nothing for a while.
+    fn pause(&mut self, why: impl std::fmt::Display) {
+        if self.back_off == BACK_OFF.0 {
+            warn!("can't accept: {why}: trying again for as long as it takes");
+        }
+        self.pause_until = Some(Instant::now() + self.back_off);
+        self.back_off = (self.back_off * 2).min(BACK_OFF.1);
+        self.poll_listeners();
+    }
+
     /// Polls the listeners that should be, and only those.
     fn poll_listeners(&mut self) {
-        let open = self.accepting && self.pause_until.is_none();
-        for (index, polled) in self.listeners.iter_mut().enumerate() {
-            let reserved = self.lane_of_site[polled.listener.site] != 0;
-            let wanted = open && !polled.adopted && (reserved || !self.full);
+        for index in 0..self.listeners.len() {
+            let polled = &self.listeners[index];
+            let open = polled.closing.is_some() || (self.accepting && !polled.adopted);
+            let wanted = open && self.pause_until.is_none() && (!self.full || self.has_reserve(polled));
             if wanted == polled.polled {
                 continue;
             }
             let fd = polled.listener.fd.as_fd();
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, (index as u64 + FIRST_LISTENER) << 32 | SPECIAL);
+            let key = (polled.place as u64 + FIRST_LISTENER) << 32 | SPECIAL;
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, key);
             let changed =
                 if wanted { self.parking.poller.add(fd, event) } else { self.parking.poller.delete(fd) };
             match changed {
-                Ok(()) => polled.polled = wanted,
+                Ok(()) => self.listeners[index].polled = wanted,
                 Err(e) => error!("can't change the watch on {}: {e}", polled.listener.name),
             }
         }
@@ -491,26 +514,50 @@ impl<P: Portable> Acceptor<P> {
         true
     }
 
-    /// Closes all listeners. Those that are the last of their kind are served empty first: what the
-    /// kernel has accepted for us would be reset.
+    /// Closes all listeners. Those that are the last of their kind are first shut to who is new, and
+    /// served empty: what the kernel has accepted for us would be reset.
     fn close_listeners(&mut self, is_last: impl Fn(&Listener) -> bool) {
-        for index in 0..self.listeners.len() {
-            if is_last(&self.listeners[index].listener) {
+        self.accepting = false;
+        self.closing = true;
+        let now = Instant::now();
+        for mut polled in std::mem::take(&mut self.listeners) {
+            if is_last(&polled.listener) {
+                polled.closing = Some(now + polled.listener.refuse_new());
+                self.listeners.push(polled);
+            } else {
+                self.close_listener(&polled);
+            }
+        }
+        self.poll_listeners();
+    }
+
+    /// Closes the listeners whose time has come, when nobody waits on them any more.
+    fn close_served_listeners(&mut self, now: Instant) {
+        let is_due = |polled: &Polled| polled.closing.is_some_and(|until| until <= now);
+        while let Some(index) = self.listeners.iter().position(is_due) {
+            if self.pause_until.is_none() {
                 while self.accept_one(index) {}
             }
-        }
-        self.push_batches();
-        for polled in std::mem::take(&mut self.listeners) {
-            // Deregistered first: the socket lives on if another process has it.
-            if polled.polled {
-                let _ = self.parking.poller.delete(polled.listener.fd.as_fd());
+            if self.pause_until.is_some() {
+                // Who waits would be reset: they are taken when there is room.
+                return;
             }
-            if is_last(&polled.listener) {
-                polled.listener.unlink();
-            }
+            let polled = self.listeners.remove(index);
+            self.close_listener(&polled);
+            polled.listener.shut();
+            info!("listener {} is closed", polled.listener.address());
         }
-        self.accepting = false;
-        (self.news)(News::ListenersClosed);
+        if self.closing && self.listeners.is_empty() {
+            self.closing = false;
+            (self.news)(News::ListenersClosed);
+        }
+    }
+
+    /// Deregisters what is then dropped: the socket lives on if another process has it.
+    fn close_listener(&self, polled: &Polled) {
+        if polled.polled {
+            let _ = self.parking.poller.delete(polled.listener.fd.as_fd());
+        }
     }
 
     fn drain(&mut self, grace: Duration) {

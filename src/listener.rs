@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::{info, warn};
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, Type};
 
 use crate::connection::Stream;
 use crate::error::{Error, Kind};
@@ -17,6 +18,9 @@ use crate::sys;
 
 /// What the kernel holds for us while nobody accepts.
 pub(crate) const BACKLOG: i32 = 1024;
+
+/// How long a handshake that has begun may take to its end when a listener is closed: one round trip.
+const ROUND_TRIP: Duration = Duration::from_millis(50);
 
 /// A bound socket.
 #[derive(Clone, Debug)]
@@ -105,8 +109,31 @@ impl Listener {
         })
     }
 
-    /// For a process that stops and is the last to have the listener: removes a unix socket's path,
-    /// unless somebody else has put another one there.
+    /// For a process that stops and is the last to have the listener: nobody new connects from here
+    /// on. Gives how long those may still arrive who had begun to.
+    pub(crate) fn refuse_new(&self) -> Duration {
+        let socket = SockRef::from(&*self.fd);
+        if self.is_unix() {
+            self.unlink();
+            // Refuses at once, and what waits can still be accepted.
+            let _ = socket.shutdown(Shutdown::Read);
+            return Duration::ZERO;
+        }
+        match socket.attach_filter(&no_strangers()) {
+            Ok(()) => ROUND_TRIP,
+            Err(e) => {
+                warn!("can't filter {}: {e}: who connects while it is closed may be reset", self.address());
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// Ends it for whoever else has it: a child of ours between fork and exec would keep it open.
+    pub(crate) fn shut(&self) {
+        let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Read);
+    }
+
+    /// Removes a unix socket's path, unless somebody else has put another one there.
     pub(crate) fn unlink(&self) {
         let ListenerKind::Unix { path, inode } = &self.kind else { return };
         let now = fs::symlink_metadata(path).map(|m| m.ino()).ok();
@@ -140,6 +167,23 @@ fn advice(name: &str, e: &io::Error) -> &'static str {
         _ if !is_path && e.raw_os_error().is_none() => ": check the host's name",
         _ => "",
     }
+}
+
+/// A classic BPF program for a TCP listener, which sees segments from the TCP header on, whatever the
+/// IP version: those with SYN and without ACK are dropped, so no handshake begins. A client repeats
+/// its SYN after a second, and is refused if the listener is closed by then.
+fn no_strangers() -> [SockFilter; 5] {
+    const FLAGS_AT: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    let code = |code: u32| code as u16;
+    [
+        SockFilter::new(code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS), 0, 0, FLAGS_AT),
+        SockFilter::new(code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K), 0, 0, SYN | ACK),
+        SockFilter::new(code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K), 0, 1, SYN),
+        SockFilter::new(code(libc::BPF_RET | libc::BPF_K), 0, 0, 0),
+        SockFilter::new(code(libc::BPF_RET | libc::BPF_K), 0, 0, u32::MAX),
+    ]
 }
 
 /// The first address that can be bound, IPv4 first: what `localhost` means to most clients.
@@ -190,4 +234,86 @@ fn is_stale(address: &SockAddr) -> bool {
         socket.connect(address)
     });
     asked.is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{IpAddr, TcpStream};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn connect(listener: &Listener, host: &str, within: Duration) -> io::Result<TcpStream> {
+        let host: IpAddr = host.parse().unwrap();
+        TcpStream::connect_timeout(&(host, listener.socket_addr().unwrap().port()).into(), within)
+    }
+
+    /// Until it has come, which on one host is no question of time.
+    fn accepted(listener: &Listener) -> Stream {
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => return stream,
+                Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+            }
+        }
+    }
+
+    #[test]
+    fn who_has_begun_to_connect_comes_in_and_nobody_else() {
+        const BRIEF: Duration = Duration::from_millis(100);
+        let families =
+            [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1"), ("[::]:0", "::1")];
+        for (name, host) in families {
+            let Ok(listener) = Listener::bind(name, 0) else {
+                eprintln!("SKIPPED: this host can't listen on {name}");
+                continue;
+            };
+            let waiting = connect(&listener, host, BRIEF).unwrap();
+            // From here on a handshake ends with the client's first byte.
+            sys::set_option(listener.fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 9);
+            let mut begun = connect(&listener, host, BRIEF).unwrap();
+
+            assert_eq!(listener.refuse_new(), ROUND_TRIP);
+            let stranger = connect(&listener, host, BRIEF).unwrap_err();
+            assert_eq!(stranger.kind(), ErrorKind::TimedOut, "{name} {host}");
+            begun.write_all(b"hello").unwrap();
+            for client in [waiting, begun] {
+                let (stream, peer) = (accepted(&listener), client.local_addr().unwrap());
+                let Stream::Tcp(inner) = &stream else { panic!("of another family") };
+                assert_eq!(inner.peer_addr().unwrap().port(), peer.port());
+                stream.drop_filter();
+                let none = SockRef::from(&stream).detach_filter().unwrap_err();
+                assert_eq!(none.raw_os_error(), Some(libc::ENOENT), "it is let go of");
+            }
+
+            listener.shut();
+            let refused = connect(&listener, host, BRIEF).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "although it is still open");
+        }
+    }
+
+    #[test]
+    fn one_that_takes_no_filter_is_closed_without_delay() {
+        let listener = Listener::bind("127.0.0.1:0", 0).unwrap();
+        sys::set_option(listener.fd.as_fd(), libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1);
+        assert_eq!(listener.refuse_new(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_unix_socket_refuses_at_once_and_gives_who_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, moved) = (folder.path().join("socket"), folder.path().join("moved"));
+        let listener = Listener::bind(&format!("unix:{}", path.display()), 0).unwrap();
+        let waiting = [(); 3].map(|()| UnixStream::connect(&path).unwrap());
+        // Who has found the path before it is removed.
+        fs::hard_link(&path, &moved).unwrap();
+        assert_eq!(listener.refuse_new(), Duration::ZERO);
+        assert_eq!(UnixStream::connect(&path).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(UnixStream::connect(&moved).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        for _ in &waiting {
+            listener.accept().unwrap();
+        }
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
 }

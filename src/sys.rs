@@ -114,6 +114,22 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<So
     Ok((fd, address.as_socket()))
 }
 
+/// Sets an option of a socket that has no safe wrapper.
+#[cfg(test)]
+pub(crate) fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) {
+    // SAFETY: setsockopt reads as many bytes as it is told, those of `value`.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+}
+
 /// Receives one packet with the descriptors that came beside it, CLOEXEC, without waiting: its length,
 /// and whether the packet or its descriptors were cut short.
 ///

@@ -3,9 +3,13 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 
 use crate::DEADLINE;
 
@@ -245,6 +249,17 @@ impl Client {
             }
             Err(e) => Err(failed(&e)),
         }
+    }
+
+    /// Whether the end has come already, as a client can see that looks before it sends.
+    pub fn has_ended(&self) -> bool {
+        let fd = match &self.stream {
+            Ok(Stream::Tcp(stream, _)) => stream.as_raw_fd(),
+            Ok(Stream::Unix(stream, _)) => stream.as_raw_fd(),
+            Err(_) => return true,
+        };
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        !matches!(recv(fd, &mut [0], flags), Ok(1) | Err(Errno::EAGAIN))
     }
 
     /// How the connection ends, to a client that waits for it.

@@ -1,14 +1,16 @@
 //! A stop costs no accepted request, and its end can be forced.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use testkit::{Client, End, Exit, Outcome, Proc, Signal, beside, get, kitchen_sink, slow_ok};
+use testkit::{Addr, Client, End, Exit, Outcome, Proc, Signal, beside, get, kitchen_sink, slow_ok, until};
 
 const STOPS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 
-/// The listeners are closed when the acceptor counts what is left.
 fn listeners_closed(server: &Proc) {
-    server.wait_for("idle ones are kept for");
+    server.wait_for("listener * is closed");
 }
 
 #[test]
@@ -182,26 +184,163 @@ fn a_hup_during_a_stop_starts_nothing() {
     assert_eq!(server.count(" as child "), 0);
 }
 
-/// What the kernel has accepted for us is served; what comes later is refused.
 #[test]
-#[ignore = "until listeners refuse new connections before they are served empty and closed"]
-fn a_stop_resets_nobody_who_has_connected() {
-    for _ in 0..10 {
-        let server = kitchen_sink!("--idle-grace-ms", "250");
-        let asking = [(); 6].map(|()| {
-            let addr = server.addr();
-            beside("asking", move || {
-                loop {
-                    match get(&addr, "/ok") {
-                        outcome if outcome.is_ok() => {}
-                        last => return last,
-                    }
-                }
-            })
-        });
-        server.get("/ok").ok();
-        server.signal(Signal::SIGTERM);
-        assert_eq!(asking.map(|thread| thread.join().expect("a thread")), [(); 6].map(|()| Outcome::Refused));
-        assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
+fn an_upgraded_connection_is_told_and_waited_for() {
+    let server = kitchen_sink!();
+    let mut client = upgraded(&server, "/upgrade");
+    client.send("hello");
+    assert_eq!(client.take(5).expect("an echo"), b"hello");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(client.rest().expect("an orderly end"), b"bye\n");
+    drop(client);
+    assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
+}
+
+#[test]
+fn streams_that_never_end_are_bounded_by_the_hammer() {
+    let server = kitchen_sink!("--drain-timeout-ms", "700");
+    let mut stream = server.client();
+    stream.ask("/events/stubborn");
+    assert_eq!(stream.head().expect("a head").0, 200);
+    let _silent = upgraded(&server, "/upgrade/stubborn");
+    let since = Instant::now();
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(server.pid()), Exit::Status(1));
+    assert!(since.elapsed() >= Duration::from_millis(700));
+    server.wait_for("hammer: cut GET /events/stubborn, detached, for");
+    server.wait_for("hammer: cut GET /upgrade/stubborn, detached, for");
+    server.wait_for("2 requests were cut");
+}
+
+fn upgraded(server: &Proc, path: &str) -> Client {
+    let mut client = server.client();
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"));
+    assert_eq!(client.head().expect("a head").0, 101);
+    client
+}
+
+#[test]
+fn a_handler_that_waits_for_the_drain_is_told() {
+    let server = kitchen_sink!();
+    let mut client = server.client();
+    client.ask("/until-drain");
+    server.in_flight(server.pid(), 1);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(client.answer().ok().text(), "told\n");
+    drop(client);
+    assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
+}
+
+/// An answer or an orderly end, whenever they send.
+#[test]
+fn nobody_who_sends_within_the_grace_is_reset() {
+    const GRACE: Duration = Duration::from_millis(400);
+    let server = kitchen_sink!("--idle-grace-ms", "400");
+    let mut clients: Vec<Client> = (0..400).map(|_| server.client()).collect();
+    clients.iter_mut().step_by(2).for_each(|client| assert!(client.get("/ok").is_ok()));
+    server.open(server.pid(), clients.len());
+    let since = Instant::now();
+    server.signal(Signal::SIGTERM);
+    let (count, mut asked) = (clients.len() as u32, 0);
+    for (n, client) in (0..).zip(&mut clients) {
+        // Up to the end as a client sees it: deadlines are kept to a quarter of a second.
+        until("its instant", || since.elapsed() >= 2 * GRACE * n / count);
+        if !client.has_ended() {
+            client.ask("/ok");
+            asked += 1;
+        }
     }
+    let outcomes: Vec<Outcome> = clients.iter_mut().map(Client::answer).collect();
+    let answered = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    let wrong: Vec<_> = outcomes.iter().filter(|o| !o.is_ok() && **o != Outcome::ClosedSilently).collect();
+    eprintln!("{asked} of {count} asked, {answered} were answered, the others saw a FIN");
+    assert!(wrong.is_empty(), "{wrong:?}");
+    assert!(answered >= clients.len() / 4, "{answered}");
+    drop(clients);
+    assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
+}
+
+/// Who waits in the kernel's queue is accepted when there is a descriptor for it.
+#[test]
+fn a_stop_serves_the_queue_when_descriptors_run_out() {
+    let program = env!("CARGO_BIN_EXE_kitchen_sink");
+    let line = format!("ulimit -n 40; exec '{program}' --listen 127.0.0.1:0 --workers 2 --idle-grace-ms 250");
+    let server = Proc::start_as_said("sh", &["-c", &line]);
+    let mut clients: Vec<Client> = (0..80).map(|_| server.client()).collect();
+    clients.iter_mut().for_each(|client| client.ask("/ok"));
+    server.wait_for("at the limit of 8 connections");
+    server.signal(Signal::SIGTERM);
+    server.wait_for("can't accept: ");
+    for mut client in clients {
+        assert_eq!(client.answer().ok().text(), "ok\n");
+    }
+    assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
+}
+
+/// What the kernel has accepted for us is served; who comes later is refused.
+#[test]
+fn a_stop_resets_nobody_who_has_connected() {
+    // Side by side: each lasts for the second after which a client repeats its SYN.
+    const LANES: usize = 4;
+    let stops = std::env::var("HEIRLOOM_STOPS").map_or(40, |stops| stops.parse().expect("a number"));
+    let lane = |lane: usize| {
+        let stop_some =
+            move || (lane..stops).step_by(LANES).flat_map(|_| stop_under_fire()).collect::<Vec<_>>();
+        beside("a lane", stop_some)
+    };
+    let lanes: Vec<_> = (0..LANES).map(lane).collect();
+    let fired: Vec<Fired> = lanes.into_iter().flat_map(|lane| lane.join().expect("a lane")).collect();
+    let served: usize = fired.iter().map(|fired| fired.served).sum();
+    eprintln!("{stops} stops, {} clients, {served} served, then refused", fired.len());
+    let wrong: Vec<_> = fired.iter().filter(|fired| fired.others != [Outcome::Refused]).collect();
+    assert!(wrong.is_empty(), "{} of {}: {wrong:?}", wrong.len(), fired.len());
+}
+
+/// A client that connects anew for each request, some at a time, until one is not served.
+#[derive(Debug)]
+struct Fired {
+    served: usize,
+    others: Vec<Outcome>,
+}
+
+fn fire(at: &Addr, at_a_time: usize, served_in_all: &AtomicUsize) -> Fired {
+    let mut fired = Fired { served: 0, others: Vec::new() };
+    while fired.others.is_empty() {
+        let mut clients: Vec<Client> = Vec::new();
+        while clients.len() < at_a_time && !clients.last().is_some_and(Client::has_ended) {
+            clients.push(Client::to(at));
+        }
+        clients.iter_mut().for_each(|client| client.ask("/ok"));
+        for mut client in clients {
+            match client.answer() {
+                outcome if outcome.is_ok() => fired.served += 1,
+                other => fired.others.push(other),
+            }
+        }
+        served_in_all.fetch_add(at_a_time, Ordering::Relaxed);
+    }
+    fired
+}
+
+fn stop_under_fire() -> Vec<Fired> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("socket");
+    let server =
+        kitchen_sink!("--workers", "2", "--listen", "[::]:0", "--unix", path.to_str().expect("text"));
+    let Addr::Tcp(both) = server.addrs().swap_remove(1) else { panic!("of another family") };
+    let v4 = Addr::Tcp((Ipv4Addr::LOCALHOST, both.port()).into());
+    let v6 = Addr::Tcp((Ipv6Addr::LOCALHOST, both.port()).into());
+    let targets = [server.addr(), v4, v6, Addr::Unix(path)];
+    let served = Arc::new(AtomicUsize::new(0));
+    let firing = |(at, at_a_time): (Addr, usize)| {
+        let served = Arc::clone(&served);
+        beside("a client", move || fire(&at, at_a_time, &served))
+    };
+    let clients: Vec<_> =
+        targets.into_iter().flat_map(|at| [(at.clone(), 1), (at, 32)]).map(firing).collect();
+    until("all are in full swing", || served.load(Ordering::Relaxed) > 100 * clients.len());
+    server.signal(Signal::SIGTERM);
+    let fired = clients.into_iter().map(|client| client.join().expect("a client")).collect();
+    assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
+    fired
 }
