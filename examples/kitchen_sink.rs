@@ -135,14 +135,14 @@ fn stubborn(out: &mut dyn Write) -> std::io::Result<()> {
     }
 }
 
-/// Echoes until the process drains. Without a `pause` in its reads it can't see that while the
-/// client is silent.
+/// Echoes until the process drains, which it looks for in the pauses of its reads; without any, for
+/// as long as the client stays.
 fn upgrade(req: &Request, pause: Option<Duration>) -> impl IntoResponse + use<> {
     let drain = req.drain();
     let speak = move |mut io: Upgraded| {
         io.set_read_timeout(pause);
         let mut buf = [0; 1024];
-        while !drain.draining() {
+        while pause.is_none() || !drain.draining() {
             match io.read(&mut buf) {
                 Ok(n) if n > 0 && io.write_all(&buf[..n]).is_ok() => {}
                 Err(e) if e.kind() == ErrorKind::TimedOut => {}

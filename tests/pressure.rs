@@ -613,14 +613,14 @@ fn a_stop_that_is_too_slow_cuts() {
 /// Whoever still keeps the process.
 #[test]
 fn a_stop_that_is_too_slow_tells_who_is_parked() {
-    let fixture = with_timeouts(Timeouts { drain: BRIEF, ..quick() });
+    let fixture = with_timeouts(Timeouts { drain: PATIENT, ..quick() });
     let mut handled = fixture.client();
     handled.send(get("/wait"));
     fixture.gate().wait_for(1);
     let mut half = fixture.client();
     half.send("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nhalf");
     let mut reading = Client::narrow(fixture.address());
-    reading.send("GET /stream/5000000 HTTP/1.0\r\n\r\n");
+    reading.send("GET /stream/100000000 HTTP/1.0\r\n\r\n");
     eventually("all have begun", || fixture.stats().in_flight == 3);
     let gate = fixture.gate().clone();
     let error = fixture.into_running().stop().unwrap_err();
