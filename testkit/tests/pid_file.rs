@@ -206,7 +206,7 @@ fn without_its_folder_there_is_no_handover_and_the_old_one_serves() {
     let run = bench.pid_file.parent().unwrap().to_owned();
     fs::remove_dir_all(&run).unwrap();
     bench.server.hup();
-    let line = bench.server.wait_for("can't write the pid file");
+    let line = bench.server.wait_for("failed: can't write the pid file");
     assert!(line.contains("No such file") && line.contains("still serving"), "{line}");
     assert_eq!(bench.server.get("/pid").ok().number(), bench.server.pid().as_raw());
     // It is back with the folder.
