@@ -75,7 +75,7 @@ impl Upgraded {
     /// ```
     /// use heirloom::prelude::*;
     /// use heirloom::Upgraded;
-    /// use std::io::ErrorKind;
+    /// use std::io::{ErrorKind, Read, Write};
     /// use std::time::Duration;
     ///
     /// fn echo(req: Request) -> impl IntoResponse {
