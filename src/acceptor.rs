@@ -2,6 +2,7 @@
 //! bytes and deadlines, never parses HTTP, and never runs user code.
 
 mod arrival;
+mod census;
 mod departure;
 mod parking;
 
@@ -19,6 +20,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::close_reason::CloseReason;
 use crate::connection::{Answering, Connection, Linger, Peek, Portable};
+use crate::limits::Limits;
 use crate::listener::{BACKLOG, Listener};
 use crate::origin::Origin;
 use crate::phase::PhaseWatch;
@@ -69,6 +71,8 @@ pub(crate) struct Acceptor<P> {
     queue_wait: Duration,
     /// Connections, those of listeners with workers of their own aside.
     limit: usize,
+    per_listener: usize,
+    per_peer: Option<usize>,
     phase: PhaseWatch,
     generation: u32,
     tally: Arc<CachePadded<Tally>>,
@@ -111,6 +115,8 @@ struct Polled {
     /// Among all there were.
     place: usize,
     polled: bool,
+    /// It has as many connections as it may.
+    full: bool,
     /// A successor has it, too.
     adopted: bool,
     /// It is being closed: served until then at least, and until nobody waits on it.
@@ -151,7 +157,7 @@ pub(crate) struct Setup<P> {
     pub(crate) queues: Vec<Arc<Queue<Box<Connection<P>>>>>,
     pub(crate) lane_of_site: Vec<usize>,
     pub(crate) queue_wait: Duration,
-    pub(crate) limit: usize,
+    pub(crate) limits: Limits,
     pub(crate) phase: PhaseWatch,
     pub(crate) generation: u32,
     pub(crate) tallies: Tallies,
@@ -161,8 +167,14 @@ pub(crate) struct Setup<P> {
 
 impl<P: Portable> Acceptor<P> {
     pub(crate) fn new(setup: Setup<P>) -> Acceptor<P> {
-        let polled =
-            |(place, listener)| Polled { listener, place, polled: false, adopted: false, closing: None };
+        let polled = |(place, listener)| Polled {
+            listener,
+            place,
+            polled: false,
+            full: false,
+            adopted: false,
+            closing: None,
+        };
         let mut listed: Vec<Listed> = Vec::new();
         for listener in &setup.listeners {
             let nth = listed.iter().filter(|other| other.name == listener.name).count();
@@ -176,7 +188,9 @@ impl<P: Portable> Acceptor<P> {
             lanes: setup.queues.into_iter().map(lane).collect(),
             lane_of_site: setup.lane_of_site,
             queue_wait: setup.queue_wait,
-            limit: setup.limit,
+            limit: setup.limits.connections,
+            per_listener: setup.limits.connections_per_listener,
+            per_peer: setup.limits.connections_per_peer,
             phase: setup.phase,
             generation: setup.generation,
             tally: setup.tallies.tally(),
@@ -379,6 +393,17 @@ impl<P: Portable> Acceptor<P> {
         let Some(index) = self.listeners.iter().position(|polled| polled.place == place) else { return };
         let reserved = self.has_reserve(&self.listeners[index]);
         for _ in 0..ACCEPTS_PER_TURN {
+            if self.parking.census.of_listener(place) >= self.per_listener
+                && self.listeners[index].closing.is_none()
+            {
+                let name = &self.listeners[index].listener.name;
+                warn!(
+                    "at the limit of {} connections on {name}: accepting again when one ends",
+                    self.per_listener
+                );
+                self.listeners[index].full = true;
+                return self.poll_listeners();
+            }
             if !reserved && self.parking.open() >= self.limit {
                 warn!("at the limit of {} connections: accepting again when one ends", self.limit);
                 self.full = true;
@@ -412,7 +437,13 @@ impl<P: Portable> Acceptor<P> {
                 let place = (polled.place, polled.listener.site);
                 let origin = Arc::new(self.origin(peer));
                 self.tally.accepted();
-                self.admit(Box::new(Connection::new(stream, slot, place, origin, P::default())));
+                let of_peer = self.parking.census.enter(place.0, peer);
+                let connection = Box::new(Connection::new(stream, slot, place, origin, P::default()));
+                if self.per_peer.is_some_and(|most| of_peer > most) {
+                    self.turn_away(connection);
+                } else {
+                    self.admit(connection);
+                }
                 true
             }
             Err(e) => {
@@ -420,6 +451,16 @@ impl<P: Portable> Acceptor<P> {
                 self.accept_failed(&e)
             }
         }
+    }
+
+    /// One more than its peer may have. It is not lingered for: that would let it have one more.
+    fn turn_away(&mut self, mut connection: Box<Connection<P>>) {
+        debug!("a peer has as many connections as it may");
+        let _ = connection.stream.write(&(self.busy)());
+        self.tally.response(503);
+        connection.begin_lingering(CloseReason::PeerLimit);
+        connection.linger_on();
+        self.end(CloseReason::PeerLimit, connection);
     }
 
     fn origin(&self, peer: Option<SocketAddr>) -> Origin {
@@ -465,7 +506,8 @@ impl<P: Portable> Acceptor<P> {
         for index in 0..self.listeners.len() {
             let polled = &self.listeners[index];
             let open = polled.closing.is_some() || (self.accepting && !polled.adopted);
-            let wanted = open && self.pause_until.is_none() && (!self.full || self.has_reserve(polled));
+            let room = !polled.full && (!self.full || self.has_reserve(polled));
+            let wanted = open && self.pause_until.is_none() && (room || polled.closing.is_some());
             if wanted == polled.polled {
                 continue;
             }
@@ -578,7 +620,14 @@ impl<P: Portable> Acceptor<P> {
     /// Asks to be told of each end that matters, then looks whether it has come: in this order, so
     /// that an end between the two is not missed.
     fn watch_for_ends(&mut self) {
-        self.parking.wanted.store(self.draining || self.full, Ordering::SeqCst);
+        let one_is_full = self.listeners.iter().any(|polled| polled.full);
+        self.parking.wanted.store(self.draining || self.full || one_is_full, Ordering::SeqCst);
+        if one_is_full {
+            for polled in &mut self.listeners {
+                polled.full = self.parking.census.of_listener(polled.place) >= self.per_listener;
+            }
+            self.poll_listeners();
+        }
         if self.full && self.parking.open() < self.limit {
             self.full = false;
             self.poll_listeners();

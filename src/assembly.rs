@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::acceptor::{Command, Parking};
+use crate::budget::Budget;
 use crate::control::Service;
 use crate::exchange::detached::Detached;
 use crate::exchange::{Client, Progress, Sign};
@@ -30,6 +31,8 @@ pub(crate) struct Assembly {
     pub(crate) signs: Vec<Arc<Sign>>,
     pub(crate) grace: Duration,
     pub(crate) files: Files,
+    pub(crate) memory: Budget,
+    pub(crate) disk: Budget,
 }
 
 /// What the user's program passes on to the next generation.
@@ -53,6 +56,8 @@ impl Assembly {
         stats.in_flight = self.wait_group.count() as u64;
         stats.queued = self.queues.iter().map(|queue| queue.look().waiting as u64).sum();
         stats.workers = self.signs.len() as u64;
+        stats.buffered_bytes = self.memory.held();
+        stats.temporary_bytes = self.disk.held();
         stats.detached = self.detached.count() as u64;
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
+use crate::budget::Share;
 use crate::origin::Origin;
 
 /// The body of a request or of a response.
@@ -39,6 +40,8 @@ pub(crate) enum Kind {
     File {
         file: File,
         left: u64,
+        /// Of what temporary files may hold in all, if it is one.
+        share: Option<Share>,
     },
     Source {
         source: Box<dyn Read + Send>,
@@ -145,7 +148,7 @@ impl Body {
 
     /// The next `len` bytes of `file`.
     pub fn from_file(file: File, len: u64) -> Body {
-        Body::of(Kind::File { file, left: len })
+        Body::of(Kind::File { file, left: len, share: None })
     }
 
     /// A response written by `write` on a thread of its own, for streams that last (server-sent
@@ -280,7 +283,7 @@ impl Read for Body {
                 bytes.copy_to_slice(&mut buf[..n]);
                 Ok(n)
             }
-            Kind::File { file, left } => {
+            Kind::File { file, left, .. } => {
                 let room = room(*left);
                 let n = file.read(&mut buf[..room])?;
                 *left -= n as u64;

@@ -54,6 +54,8 @@ reasons! {
     RequestLimit = "request_limit",
     /// Waited too long for a worker.
     Overload = "overload",
+    /// One more than its peer may have.
+    PeerLimit = "peer_limit",
     /// The end of an event stream or of another protocol.
     Detached = "detached",
 }

@@ -4,6 +4,7 @@ mod acceptor;
 mod admin;
 mod assembly;
 mod body;
+mod budget;
 mod close_reason;
 mod connection;
 mod control;

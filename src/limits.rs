@@ -27,10 +27,31 @@ pub struct Limits {
     /// Bytes of a body that the handler left unread and that are still read, and dropped, so that
     /// the connection can be kept. Default 256 KiB; above it the connection closes.
     pub discard_bytes: u64,
+    /// Bytes that connections may hold in memory, all together, while no worker has them: what has
+    /// come of requests, and what clients have not taken of responses. Default 64 MiB. Beyond it
+    /// bodies go to temporary files at once; other requests get 503, and who is slow to take a
+    /// response is closed.
+    pub buffered_bytes: u64,
+    /// Bytes that request bodies may hold in temporary files, all together. Default 1 GiB; above it
+    /// 503. Where the disk is full before that: 507.
+    pub temporary_bytes: u64,
+    /// Bytes a second of a request body that a client must keep up with on average, after
+    /// [`Timeouts::rate_grace`]. Default 256; below it 408. 0 for none.
+    pub body_rate: u64,
+    /// Bytes a second of a response that a client must take on average, after
+    /// [`Timeouts::rate_grace`] of waiting for it; what the response's source takes is not counted.
+    /// Default 256; below it the connection is closed. 0 for none.
+    pub response_rate: u64,
     /// Connections open at once over all listeners. Default 16,384, and never more than the
     /// process's NOFILE limit allows; at the limit no more are accepted and the kernel's backlog
     /// pushes back.
     pub connections: usize,
+    /// Connections open at once on one listener. Default: no limit of its own; at the limit no more are
+    /// accepted there, and the kernel's backlog pushes back.
+    pub connections_per_listener: usize,
+    /// Connections that one address may have open at once, a /64 being one address of IPv6. Default: no
+    /// limit, for whoever is behind one proxy has its address. Above it 503, and closed.
+    pub connections_per_peer: Option<usize>,
     /// Requests served on one connection before it is closed, announced. Default: no limit.
     pub requests_per_connection: u64,
     /// Share of the workers, in per cent, that may run streaming uploads at once. Default 50; at
@@ -49,7 +70,13 @@ impl Default for Limits {
             body_memory_bytes: 64 << 10,
             body_bytes: 2 << 20,
             discard_bytes: 256 << 10,
+            buffered_bytes: 64 << 20,
+            temporary_bytes: 1 << 30,
+            body_rate: 256,
+            response_rate: 256,
             connections: 16_384,
+            connections_per_listener: usize::MAX,
+            connections_per_peer: None,
             requests_per_connection: u64::MAX,
             streaming_percent: 50,
             detached_threads: 256,
@@ -68,6 +95,8 @@ pub struct Timeouts {
     pub body_stall: Duration,
     /// Without a byte of a response taken by the client. Default 30 s; then closed.
     pub response_stall: Duration,
+    /// Before a client's rate counts: [`Limits::body_rate`], [`Limits::response_rate`]. Default 10 s.
+    pub rate_grace: Duration,
     /// In the queue, waiting for a worker. Default 30 s; then 503 with `Retry-After`.
     pub queue_wait: Duration,
     /// From the start of a successor until it is prepared to serve. Default 60 s; then it is
@@ -91,6 +120,7 @@ impl Default for Timeouts {
             idle: Duration::from_secs(60),
             body_stall: Duration::from_secs(30),
             response_stall: Duration::from_secs(30),
+            rate_grace: Duration::from_secs(10),
             queue_wait: Duration::from_secs(30),
             ready: Duration::from_secs(60),
             probation: Duration::from_secs(2),

@@ -16,10 +16,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::acceptor::{Acceptor, Command, News, Parking, Setup};
 use crate::admin::admin_routes;
 use crate::assembly::{Assembly, Threads};
+use crate::budget::Budget;
 use crate::control::{Control, Facts, Inbox, Predecessor};
 use crate::error::{Error, Kind};
 use crate::exchange::detached::Detached;
-use crate::exchange::{self, Client, Common, Desk, HandlerBox, Sign, Site};
+use crate::exchange::{self, Client, Common, Desk, HandlerBox, Sign, Site, Stores};
 use crate::handle::Handle;
 use crate::handler::Handler;
 use crate::handover::pid_file::PidFile;
@@ -80,6 +81,7 @@ pub struct Server {
     pid_file: Option<PathBuf>,
     executable: Option<PathBuf>,
     raise_nofile: bool,
+    temporary_folder: Option<PathBuf>,
     stack_bytes: Option<usize>,
     before_ready: Vec<Hook>,
     hooks: Hooks,
@@ -107,6 +109,7 @@ impl Server {
             pid_file: None,
             executable: None,
             raise_nofile: true,
+            temporary_folder: None,
             stack_bytes: None,
             before_ready: Vec::new(),
             hooks: Hooks::default(),
@@ -181,6 +184,14 @@ impl Server {
     #[must_use]
     pub fn stack_bytes(mut self, bytes: usize) -> Server {
         self.stack_bytes = Some(bytes);
+        self
+    }
+
+    /// Where request bodies that are too long for memory are kept, in files without a name. Default:
+    /// `$TMPDIR`, or /tmp. On a tmpfs they are in memory all the same.
+    #[must_use]
+    pub fn temporary_folder(mut self, folder: impl Into<PathBuf>) -> Server {
+        self.temporary_folder = Some(folder.into());
         self
     }
 
@@ -413,15 +424,18 @@ impl Server {
         let phase = handle.shared.phase.clone();
         let tallies = handle.shared.tallies.clone();
         let wait_group = WaitGroup::default();
-        let parking = Parking::new(self.limits.connections, self.timeouts.idle)
+        let parking = Parking::new(&self.limits, listeners.len(), self.timeouts.idle)
             .map_err(system("can't make the acceptor's poller"))?;
         let parking = Arc::new(parking);
         let detached = Arc::new(Detached::new(self.limits.detached_threads, tallies.tally()));
+        let memory = Budget::new(self.limits.buffered_bytes);
+        let disk = Budget::new(self.limits.temporary_bytes);
         let common = Arc::new(Common {
             sites,
             parking: Arc::clone(&parking),
             limits: self.limits.clone(),
             timeouts: self.timeouts.clone(),
+            stores: Stores { memory: memory.clone(), disk: disk.clone(), folder: self.temporary_folder },
             phase: phase.clone(),
             wait_group: wait_group.clone(),
             detached: Arc::clone(&detached),
@@ -461,6 +475,8 @@ impl Server {
             signs,
             grace: self.timeouts.idle_grace,
             files: Arc::clone(&handle.shared.files),
+            memory,
+            disk,
         };
         let assembly = Arc::new(assembly);
         let _ = handle.shared.assembly.set(Arc::clone(&assembly));
@@ -472,7 +488,7 @@ impl Server {
             queues,
             lane_of_site,
             queue_wait: self.timeouts.queue_wait,
-            limit: self.limits.connections,
+            limits: self.limits.clone(),
             phase: phase.clone(),
             generation,
             tallies: tallies.clone(),

@@ -150,6 +150,10 @@ pub struct Stats {
     pub workers: u64,
     /// Threads of event streams and hijacked connections now.
     pub detached: u64,
+    /// Bytes that connections hold in memory while no worker has them, of [`Limits::buffered_bytes`](crate::Limits::buffered_bytes).
+    pub buffered_bytes: u64,
+    /// Bytes of request bodies in temporary files, of [`Limits::temporary_bytes`](crate::Limits::temporary_bytes).
+    pub temporary_bytes: u64,
     /// Connections closed, by reason.
     pub closes: Vec<(CloseReason, u64)>,
 }
@@ -169,6 +173,8 @@ impl Stats {
             queued: 0,
             workers: 0,
             detached: 0,
+            buffered_bytes: 0,
+            temporary_bytes: 0,
             closes: Vec::new(),
         }
     }
@@ -221,6 +227,8 @@ impl Stats {
             "Threads of streams and hijacked connections.",
             &one(self.detached),
         );
+        metric("buffered_bytes", "gauge", "Bytes of connections in memory.", &one(self.buffered_bytes));
+        metric("temporary_bytes", "gauge", "Bytes of bodies in files.", &one(self.temporary_bytes));
         let closes: Vec<(String, u64)> =
             self.closes.iter().map(|(reason, n)| (format!("{{reason=\"{reason}\"}}"), *n)).collect();
         metric("connections_closed_total", "counter", "Connections closed, by reason.", &closes);

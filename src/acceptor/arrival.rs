@@ -205,6 +205,7 @@ impl<P: Portable> Acceptor<P> {
             let stream = if listed.unix { Stream::Unix(fd.into()) } else { Stream::Tcp(fd.into()) };
             let progress = P::unpack(record.begun.map(ago));
             let origin = Arc::new(self.origin(record.peer));
+            self.parking.census.enter(place, record.peer);
             let mut connection =
                 Box::new(Connection::new(stream, slot, (place, listed.site), origin, progress));
             connection.idle = record.bytes.is_empty().then(|| ago(record.idle));

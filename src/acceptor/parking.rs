@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::census::Census;
 use super::{BELL, RESERVE, TICK};
 use crate::connection::Connection;
+use crate::limits::Limits;
 use crate::slots::Slots;
 
 /// Where connections rest, and where workers and the control loop reach the acceptor.
@@ -20,6 +22,7 @@ pub(crate) struct Parking<P> {
     pub(super) slots: Slots<Box<Connection<P>>>,
     pub(super) poller: Epoll,
     pub(super) bell: EventFd,
+    pub(super) census: Census,
     commands: Mutex<VecDeque<Command>>,
     start: Instant,
     idle: Duration,
@@ -69,16 +72,17 @@ pub(crate) enum Command {
 }
 
 impl<P> Parking<P> {
-    /// Room for `connections`, and for those that are taken beyond them: by a listener with workers
+    /// Room for as many as the limits allow, and for those that are taken beyond them: by a listener with workers
     /// of its own, and from the kernel's queue at a stop.
-    pub(crate) fn new(connections: usize, idle: Duration) -> io::Result<Parking<P>> {
+    pub(crate) fn new(limits: &Limits, listeners: usize, idle: Duration) -> io::Result<Parking<P>> {
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         poller.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
         Ok(Parking {
-            slots: Slots::new(connections + RESERVE),
+            slots: Slots::new(limits.connections + RESERVE),
             poller,
             bell,
+            census: Census::new(listeners, limits.connections_per_peer.is_some()),
             commands: Mutex::default(),
             start: Instant::now(),
             idle,
@@ -137,6 +141,7 @@ impl<P> Parking<P> {
     /// Ends a connection. Its place is free when its socket is closed, not before.
     pub(crate) fn close(&self, connection: Box<Connection<P>>) {
         let slot = connection.slot;
+        self.census.leave(connection.listener, connection.origin.peer);
         drop(connection);
         self.slots.release(slot);
         if self.wanted.load(Ordering::SeqCst) {

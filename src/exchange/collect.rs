@@ -2,10 +2,29 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use super::progress::Begun;
+use super::progress::{Begun, Rate};
 use crate::body::Kind;
+use crate::budget::{Budget, Share};
 use crate::http1::Decoder;
+
+/// Where bodies of requests are kept, and how much in all.
+#[derive(Debug)]
+pub(crate) struct Stores {
+    pub(crate) memory: Budget,
+    pub(crate) disk: Budget,
+    /// None: the system's.
+    pub(crate) folder: Option<PathBuf>,
+}
+
+/// What bounds one body.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) memory: usize,
+    pub(super) all: u64,
+}
 
 /// A request whose body is not complete.
 #[derive(Debug)]
@@ -14,56 +33,85 @@ pub(super) struct Collecting {
     pub(super) decoder: Decoder,
     store: Store,
     len: u64,
-    memory: usize,
-    limit: u64,
+    bounds: Bounds,
+    began: Instant,
 }
 
 #[derive(Debug)]
 enum Store {
-    Memory(Vec<u8>),
-    File(File),
+    Memory(Vec<u8>, Share),
+    File(File, Share),
 }
 
 /// Why a body can't be collected.
 #[derive(Debug)]
 pub(super) enum CollectError {
     TooLarge,
+    /// Temporary files hold as much as they may.
+    Full,
     Disk(io::Error),
 }
 
 impl Collecting {
-    pub(super) fn new(begun: Begun, decoder: Decoder, memory: usize, limit: u64) -> Collecting {
+    pub(super) fn new(
+        begun: Begun,
+        decoder: Decoder,
+        bounds: Bounds,
+        stores: &Stores,
+        now: Instant,
+    ) -> Collecting {
         let expected = decoder.remaining_hint().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
         // What a client announces is not what it sends: no memory on its word alone.
-        let store = Store::Memory(Vec::with_capacity(expected.min(memory).min(8 << 10)));
-        Collecting { begun, decoder, store, len: 0, memory, limit }
+        let bytes = Vec::with_capacity(expected.min(bounds.memory).min(8 << 10));
+        let store = Store::Memory(bytes, stores.memory.share());
+        Collecting { begun, decoder, store, len: 0, bounds, began: now }
     }
 
-    pub(super) fn add(&mut self, data: &[u8]) -> Result<(), CollectError> {
+    pub(super) fn add(&mut self, data: &[u8], stores: &Stores) -> Result<(), CollectError> {
         self.len += data.len() as u64;
-        if self.len > self.limit {
+        if self.len > self.bounds.all {
             return Err(CollectError::TooLarge);
         }
-        if let Store::Memory(bytes) = &mut self.store {
-            if bytes.len() + data.len() <= self.memory {
+        if let Store::Memory(bytes, share) = &mut self.store {
+            if bytes.len() + data.len() <= self.bounds.memory && share.hold(self.len) {
                 bytes.extend_from_slice(data);
                 return Ok(());
             }
-            let mut file = tempfile::tempfile().map_err(CollectError::Disk)?;
+            // Too long for memory, or others have it all.
+            let mut share = stores.disk.share();
+            if !share.hold(bytes.len() as u64) {
+                return Err(CollectError::Full);
+            }
+            let mut file = match &stores.folder {
+                Some(folder) => tempfile::tempfile_in(folder),
+                None => tempfile::tempfile(),
+            }
+            .map_err(CollectError::Disk)?;
             file.write_all(bytes).map_err(CollectError::Disk)?;
-            self.store = Store::File(file);
+            self.store = Store::File(file, share);
         }
         match &mut self.store {
-            Store::File(file) => file.write_all(data).map_err(CollectError::Disk),
-            Store::Memory(_) => Ok(()),
+            Store::File(file, share) => {
+                if !share.hold(self.len) {
+                    return Err(CollectError::Full);
+                }
+                file.write_all(data).map_err(CollectError::Disk)
+            }
+            Store::Memory(..) => Ok(()),
         }
+    }
+
+    /// How long the next byte may be waited for.
+    pub(super) fn until(&self, now: Instant, stall: Duration, rate: Rate) -> Instant {
+        let by_rate = self.began.checked_add(rate.time_for(self.len));
+        by_rate.map_or(now + stall, |by_rate| by_rate.min(now + stall))
     }
 
     /// Head and body as they came, if they are still as they came: a body of known length in memory,
     /// which the client was not told to send.
     pub(super) fn received(&self) -> Option<(&[u8], &[u8])> {
         match &self.store {
-            Store::Memory(bytes) if self.decoder.remaining_hint().is_some() && !self.begun.expects => {
+            Store::Memory(bytes, _) if self.decoder.remaining_hint().is_some() && !self.begun.expects => {
                 Some((&self.begun.text, bytes))
             }
             _ => None,
@@ -73,11 +121,12 @@ impl Collecting {
     /// The complete body.
     pub(super) fn finish(self) -> Result<(Begun, Kind), CollectError> {
         let kind = match self.store {
-            Store::Memory(bytes) if bytes.is_empty() => Kind::Empty,
-            Store::Memory(bytes) => Kind::Bytes(bytes.into()),
-            Store::File(mut file) => {
+            Store::Memory(bytes, _) if bytes.is_empty() => Kind::Empty,
+            // From here on as many at most as there are workers.
+            Store::Memory(bytes, _) => Kind::Bytes(bytes.into()),
+            Store::File(mut file, share) => {
                 file.seek(SeekFrom::Start(0)).map_err(CollectError::Disk)?;
-                Kind::File { file, left: self.len }
+                Kind::File { file, left: self.len, share: Some(share) }
             }
         };
         Ok((self.begun, kind))

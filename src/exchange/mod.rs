@@ -35,6 +35,7 @@ use crate::phase::PhaseWatch;
 use crate::queue::Queue;
 use crate::wait_group::WaitGroup;
 
+pub(crate) use collect::Stores;
 pub(crate) use desk::{Desk, Sign};
 use detached::{Detached, detach};
 pub(crate) use progress::Progress;
@@ -66,6 +67,7 @@ pub(crate) struct Common {
     pub(crate) parking: Arc<Parking<Progress>>,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
+    pub(crate) stores: Stores,
     pub(crate) phase: PhaseWatch,
     pub(crate) wait_group: WaitGroup,
     pub(crate) detached: Arc<Detached>,

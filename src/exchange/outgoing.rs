@@ -2,11 +2,13 @@
 //! has taken the last one.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read};
 
 use bytes::{Buf, Bytes};
 
 use crate::body::Kind;
+use crate::budget::Share;
 use crate::connection::Stream;
 use crate::http1::encode::{self, BodyFraming, LAST_CHUNK};
 
@@ -22,12 +24,23 @@ pub(super) struct Outgoing {
     left: u64,
 }
 
+/// A file with what it holds of a budget.
+struct Held {
+    file: File,
+    _share: Option<Share>,
+}
+
+impl Read for Held {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buf)
+    }
+}
+
 /// How much of what was to be written the socket took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sent {
-    All,
-    Some,
-    Nothing,
+pub(super) struct Sent {
+    pub(super) bytes: usize,
+    pub(super) all: bool,
 }
 
 /// What a pull brought.
@@ -51,7 +64,9 @@ impl Outgoing {
                 None
             }
             Kind::Bytes(bytes) => with(bytes, None),
-            Kind::File { file, .. } => with(Bytes::new(), Some(Box::new(file))),
+            Kind::File { file, share, .. } => {
+                with(Bytes::new(), Some(Box::new(Held { file, _share: share })))
+            }
             Kind::Source { source, .. } => with(Bytes::new(), Some(source)),
             Kind::Empty | Kind::Detached(_) | Kind::Upgrade(_) => None,
         }
@@ -69,23 +84,21 @@ impl Outgoing {
 
     /// Writes what has been pulled.
     pub(super) fn flush(&mut self, out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
-        let mut sent = Sent::Nothing;
+        let mut bytes = 0;
         while !self.bytes.is_empty() {
             match stream.write_vectored(&[IoSlice::new(out), IoSlice::new(&self.bytes)]) {
                 Ok(n) => {
                     let of_out = n.min(out.len());
                     out.drain(..of_out);
                     self.bytes.advance(n - of_out);
-                    sent = Sent::Some;
+                    bytes += n;
                 }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(sent),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Sent { bytes, all: false }),
                 Err(e) => return Err(e),
             }
         }
-        match write_out(out, stream)? {
-            Sent::Nothing => Ok(sent),
-            more => Ok(more),
-        }
+        let rest = write_out(out, stream)?;
+        Ok(Sent { bytes: bytes + rest.bytes, all: rest.all })
     }
 
     /// Asks the source for a piece and frames it.
@@ -133,19 +146,19 @@ impl Outgoing {
 
 /// Writes a buffer; what the socket does not take stays in it.
 pub(super) fn write_out(out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
-    let mut written = 0;
-    while written < out.len() {
-        match stream.write(&out[written..]) {
-            Ok(n) => written += n,
+    let mut bytes = 0;
+    while bytes < out.len() {
+        match stream.write(&out[bytes..]) {
+            Ok(n) => bytes += n,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                out.drain(..written);
-                return Ok(if written > 0 { Sent::Some } else { Sent::Nothing });
+                out.drain(..bytes);
+                return Ok(Sent { bytes, all: false });
             }
             Err(e) => return Err(e),
         }
     }
     out.clear();
-    Ok(Sent::All)
+    Ok(Sent { bytes, all: true })
 }
 
 impl fmt::Debug for Outgoing {

@@ -1,6 +1,6 @@
 //! Where an exchange is: what a connection takes along while it rests.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -8,6 +8,7 @@ use http::{Method, Version};
 
 use super::collect::Collecting;
 use super::outgoing::Outgoing;
+use crate::budget::Share;
 use crate::close_reason::CloseReason;
 use crate::connection::Portable;
 use crate::http1::{Decoder, Scan};
@@ -18,8 +19,71 @@ pub(crate) struct Progress {
     pub(super) stage: Stage,
     /// Goes out before anything else.
     pub(super) unsent: Vec<u8>,
-    /// Since when the client has taken nothing of it.
-    pub(super) stalled: Option<Instant>,
+    /// How fast the client takes it, once it has been waited for.
+    pub(super) blocked: Option<Blocked>,
+    /// Of the memory that all connections may hold.
+    pub(super) held: Option<Share>,
+}
+
+/// A client that has not taken a response at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blocked {
+    /// It has taken nothing since.
+    since: Instant,
+    parked: Instant,
+    /// In all, for this response. What its source takes is not the client's doing.
+    waited: Duration,
+    taken: u64,
+}
+
+impl Blocked {
+    fn new(now: Instant) -> Blocked {
+        Blocked { since: now, parked: now, waited: Duration::ZERO, taken: 0 }
+    }
+
+    /// Parked, after it took so many bytes more: until when.
+    pub(super) fn park(
+        blocked: &mut Option<Blocked>,
+        taken: usize,
+        now: Instant,
+        stall: Duration,
+        rate: Rate,
+    ) -> Instant {
+        let blocked = blocked.get_or_insert_with(|| Blocked::new(now));
+        blocked.take(taken, now);
+        blocked.parked = now;
+        let left = rate.time_for(blocked.taken).saturating_sub(blocked.waited);
+        (blocked.since + stall).min(now.checked_add(left).unwrap_or(blocked.since + stall))
+    }
+
+    pub(super) fn resume(&mut self, now: Instant) {
+        self.waited += now.saturating_duration_since(self.parked);
+    }
+
+    pub(super) fn take(&mut self, bytes: usize, now: Instant) {
+        if bytes > 0 {
+            self.since = now;
+            self.taken += bytes as u64;
+        }
+    }
+}
+
+/// What a client must keep up with: bytes a second on average, after a time of grace.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rate {
+    pub(super) grace: Duration,
+    /// 0: none.
+    pub(super) bytes: u64,
+}
+
+impl Rate {
+    /// How long so many bytes may take.
+    pub(super) fn time_for(self, bytes: u64) -> Duration {
+        match bytes.checked_mul(1000).and_then(|n| n.checked_div(self.bytes)) {
+            Some(ms) => self.grace.saturating_add(Duration::from_millis(ms)),
+            None => Duration::MAX,
+        }
+    }
 }
 
 impl Portable for Progress {
@@ -62,7 +126,8 @@ pub(super) enum Stage {
     /// A streaming request that waits for its share of the workers.
     Upload(Box<(Begun, Decoder)>),
     Respond(Box<Responding>),
-    Discard(Box<(Decoder, u64)>),
+    /// Until then.
+    Discard(Box<(Decoder, u64, Instant)>),
 }
 
 impl Default for Stage {
@@ -127,5 +192,43 @@ impl Begun {
             keep_alive: self.keep_alive,
             head: self.text.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STALL: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_client_may_be_slow_but_not_too_slow() {
+        let rate = Rate { grace: Duration::from_secs(10), bytes: 100 };
+        assert_eq!(rate.time_for(0), Duration::from_secs(10));
+        assert_eq!(rate.time_for(500), Duration::from_secs(15));
+        assert_eq!(Rate { bytes: 0, ..rate }.time_for(1), Duration::MAX);
+        assert_eq!(rate.time_for(u64::MAX), Duration::MAX);
+
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut blocked = None;
+        assert_eq!(Blocked::park(&mut blocked, 0, start, STALL, rate), at(10));
+        blocked.as_mut().unwrap().resume(at(9));
+        // 100 bytes are a second more, of which nine are over.
+        assert_eq!(Blocked::park(&mut blocked, 100, at(9), STALL, rate), at(11));
+        blocked.as_mut().unwrap().resume(at(10));
+        // Whoever has taken much has time, up to a stall.
+        assert_eq!(Blocked::park(&mut blocked, 1_000_000, at(10), STALL, rate), at(40));
+        // What was not spent waiting is not counted: the source took an hour.
+        blocked.as_mut().unwrap().resume(at(11));
+        let later = at(3_600);
+        assert_eq!(Blocked::park(&mut blocked, 1, later, STALL, rate), later + STALL);
+    }
+
+    #[test]
+    fn without_a_rate_only_a_stall_counts() {
+        let now = Instant::now();
+        let none = Rate { grace: Duration::ZERO, bytes: 0 };
+        assert_eq!(Blocked::park(&mut None, 0, now, STALL, none), now + STALL);
     }
 }

@@ -3,18 +3,18 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use http::request::Parts;
 use log::{debug, error, warn};
 
-use super::collect::{CollectError, Collecting};
+use super::collect::{Bounds, CollectError, Collecting};
 use super::desk::{Desk, method_and_path};
 use super::detached::{Place, Task};
 use super::input::Filled;
 use super::outgoing::{self, Outgoing, Pulled, Sent};
-use super::progress::{After, AskedOwned, Begun, Responding, Stage};
+use super::progress::{After, AskedOwned, Begun, Blocked, Rate, Responding, Stage};
 use super::upload::{Lease, Upload};
 use super::{Client, Common, panic_text};
 use crate::acceptor::{Deadline, PORTABLE_BYTES};
@@ -102,6 +102,10 @@ impl<'a> Turn<'a> {
         self.desk.input.load(&buffered);
         self.desk.out.clear();
         self.desk.out.append(&mut self.client.progress.unsent);
+        self.client.progress.held = None;
+        if let Some(blocked) = &mut self.client.progress.blocked {
+            blocked.resume(self.now);
+        }
         if std::mem::take(&mut self.client.expired) {
             return Err(self.expire());
         }
@@ -131,6 +135,7 @@ impl<'a> Turn<'a> {
         self.client.progress.stage = Stage::Head { scan, began };
         // Answers to what came before don't wait for what comes next.
         self.flush()?;
+        self.client.progress.blocked = None;
         self.client.guard = None;
         if began.is_some() {
             self.client.guard = Some(self.common.wait_group.guard());
@@ -200,7 +205,8 @@ impl<'a> Turn<'a> {
         if begun.expects && self.desk.input.is_empty() {
             self.desk.out.extend_from_slice(encode::CONTINUE);
         }
-        let collecting = Collecting::new(begun, decoder, common.limits.body_memory_bytes, limit);
+        let bounds = Bounds { memory: common.limits.body_memory_bytes, all: limit };
+        let collecting = Collecting::new(begun, decoder, bounds, &common.stores, self.now);
         self.client.progress.stage = Stage::Body(Box::new(collecting));
         Ok(())
     }
@@ -223,7 +229,7 @@ impl<'a> Turn<'a> {
                 Ok(decoded) => decoded,
                 Err(refusal) => return Err(self.refuse(&refusal)),
             };
-            if let Err(e) = collecting.add(&input[decoded.data]) {
+            if let Err(e) = collecting.add(&input[decoded.data], &self.common.stores) {
                 return self.refuse_body(&collecting.begun, &e);
             }
             self.desk.input.consume(decoded.consumed);
@@ -245,12 +251,15 @@ impl<'a> Turn<'a> {
                 }
             };
         }
+        let (timeouts, limits) = (&self.common.timeouts, &self.common.limits);
+        let rate = Rate { grace: timeouts.rate_grace, bytes: limits.body_rate };
+        let until = collecting.until(self.now, timeouts.body_stall, rate);
         self.client.progress.stage = Stage::Body(collecting);
         self.flush()?;
         match self.fill()? {
             Filled::Bytes { .. } => Ok(()),
             Filled::End => Err(Step::Close(CloseReason::ClientCut)),
-            Filled::Nothing => Err(self.park(Deadline::At(self.now + self.common.timeouts.body_stall))),
+            Filled::Nothing => Err(self.park(Deadline::At(until))),
         }
     }
 
@@ -262,6 +271,10 @@ impl<'a> Turn<'a> {
     fn body_status(&self, e: &CollectError) -> StatusCode {
         match e {
             CollectError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            CollectError::Full => {
+                warn!("temporary files hold as much as they may: 503");
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             CollectError::Disk(e) => {
                 error!("can't keep a request body in a temporary file: {e}");
                 StatusCode::INSUFFICIENT_STORAGE
@@ -306,6 +319,9 @@ impl<'a> Turn<'a> {
             left: limit,
             expects: begun.expects,
             stall: common.timeouts.body_stall,
+            rate: Rate { grace: common.timeouts.rate_grace, bytes: common.limits.body_rate },
+            received: 0,
+            waited: Duration::ZERO,
         });
         let asked = begun.asked();
         let kind = Kind::Source { source: Box::new(lease.clone()), left: len };
@@ -468,7 +484,7 @@ impl<'a> Turn<'a> {
     fn pull_all(&mut self, mut response: Box<Responding>) -> Result<After, Step> {
         loop {
             match response.outgoing.flush(&mut self.desk.out, &self.client.stream) {
-                Ok(Sent::All) => self.client.progress.stalled = None,
+                Ok(sent) if sent.all => self.note_taken(sent),
                 Ok(sent) => {
                     self.client.progress.stage = Stage::Respond(response);
                     return Err(self.park_blocked(sent));
@@ -496,7 +512,8 @@ impl<'a> Turn<'a> {
         match after {
             After::Keep => {}
             After::Discard(decoder, budget) => {
-                self.client.progress.stage = Stage::Discard(Box::new((decoder, budget)));
+                let until = self.now + self.common.timeouts.body_stall;
+                self.client.progress.stage = Stage::Discard(Box::new((decoder, budget, until)));
                 return Ok(());
             }
             After::Close { reason, linger } => {
@@ -517,7 +534,8 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
-    fn discard(&mut self, (mut decoder, mut budget): (Decoder, u64)) -> Flow {
+    /// Until a fixed time: what nobody wants is not waited for byte by byte.
+    fn discard(&mut self, (mut decoder, mut budget, until): (Decoder, u64, Instant)) -> Flow {
         while !decoder.is_done() && !self.desk.input.is_empty() {
             let decoded = match decoder.decode(self.desk.input.unused()) {
                 Ok(decoded) => decoded,
@@ -533,12 +551,12 @@ impl<'a> Turn<'a> {
         if decoder.is_done() {
             return Ok(());
         }
-        self.client.progress.stage = Stage::Discard(Box::new((decoder, budget)));
+        self.client.progress.stage = Stage::Discard(Box::new((decoder, budget, until)));
         self.flush()?;
         match self.fill()? {
             Filled::Bytes { .. } => Ok(()),
             Filled::End => Err(Step::Close(CloseReason::ClientCut)),
-            Filled::Nothing => Err(self.park(Deadline::At(self.now + self.common.timeouts.body_stall))),
+            Filled::Nothing => Err(self.park(Deadline::At(until))),
         }
     }
 
@@ -594,8 +612,8 @@ impl<'a> Turn<'a> {
             return Ok(());
         }
         match outgoing::write_out(&mut self.desk.out, &self.client.stream) {
-            Ok(Sent::All) => {
-                self.client.progress.stalled = None;
+            Ok(sent) if sent.all => {
+                self.note_taken(sent);
                 Ok(())
             }
             Ok(sent) => Err(self.park_blocked(sent)),
@@ -610,18 +628,24 @@ impl<'a> Turn<'a> {
         }
     }
 
+    fn note_taken(&mut self, sent: Sent) {
+        if let Some(blocked) = &mut self.client.progress.blocked {
+            blocked.take(sent.bytes, Instant::now());
+        }
+    }
+
     /// Parks until the client takes more.
     fn park_blocked(&mut self, sent: Sent) -> Step {
+        let (timeouts, limits) = (&self.common.timeouts, &self.common.limits);
+        let rate = Rate { grace: timeouts.rate_grace, bytes: limits.response_rate };
         let progress = &mut self.client.progress;
         progress.unsent = std::mem::take(&mut self.desk.out);
-        if sent == Sent::Some {
-            progress.stalled = None;
-        }
-        let since = *progress.stalled.get_or_insert_with(Instant::now);
+        let stall = timeouts.response_stall;
+        let until = Blocked::park(&mut progress.blocked, sent.bytes, Instant::now(), stall, rate);
         if let Err(e) = self.common.parking.poll_write(self.client) {
             return broken(&e);
         }
-        self.park(Deadline::At(since + self.common.timeouts.response_stall))
+        self.park(Deadline::At(until))
     }
 
     fn park(&mut self, deadline: Deadline) -> Step {
@@ -632,8 +656,39 @@ impl<'a> Turn<'a> {
             Stage::Respond(_) => Some(Answering::Framed),
             _ => (!self.client.progress.unsent.is_empty()).then_some(Answering::Framed),
         };
-        self.client.buffered = self.desk.input.take();
+        if !self.hold() {
+            return self.too_much();
+        }
         Step::Park(deadline)
+    }
+
+    /// Takes along what is read and not answered, and what is not sent; false if that is more than
+    /// may be held in all.
+    fn hold(&mut self) -> bool {
+        self.client.buffered = self.desk.input.take();
+        let progress = &mut self.client.progress;
+        let bytes = self.client.buffered.len() + progress.unsent.len();
+        if bytes == 0 {
+            return true;
+        }
+        progress.held.get_or_insert_with(|| self.common.stores.memory.share()).hold(bytes as u64)
+    }
+
+    /// Memory is for those who are there already.
+    fn too_much(&mut self) -> Step {
+        warn!("connections hold as many bytes as they may: one is closed");
+        if let Stage::Respond(response) = &self.client.progress.stage {
+            return cut(&response.outgoing, CloseReason::Overload);
+        }
+        if !self.client.progress.unsent.is_empty() {
+            return Step::Close(CloseReason::Overload);
+        }
+        let refusal = Refusal {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            reason: "too many requests are half received",
+        };
+        let _ = self.refuse(&refusal);
+        Step::Linger(CloseReason::Overload)
     }
 }
 

@@ -4,10 +4,11 @@
 
 use std::io::{self, ErrorKind, Read};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 
+use super::progress::Rate;
 use crate::connection::Stream;
 use crate::exchange::blocking::{wait, write_all};
 use crate::http1::Decoder;
@@ -23,6 +24,10 @@ pub(super) struct Upload {
     /// The client waits for a 100 before it sends.
     pub(super) expects: bool,
     pub(super) stall: Duration,
+    pub(super) rate: Rate,
+    pub(super) received: u64,
+    /// For the client. What the handler takes is not its doing.
+    pub(super) waited: Duration,
 }
 
 /// Both ends of a lease on an upload.
@@ -90,10 +95,14 @@ impl Upload {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(n) => {
                     self.input.extend_from_slice(&piece[..n]);
+                    self.received += n as u64;
                     return Ok(());
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    wait(&self.stream, PollFlags::POLLIN, Some(self.stall))?;
+                    let left = self.rate.time_for(self.received).saturating_sub(self.waited);
+                    let begin = Instant::now();
+                    wait(&self.stream, PollFlags::POLLIN, Some(self.stall.min(left)))?;
+                    self.waited += begin.elapsed();
                 }
                 Err(e) => return Err(e),
             }

@@ -1,0 +1,94 @@
+//! Who is connected: how many by each listener, and, where that is limited, by each peer.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+#[derive(Debug)]
+pub(super) struct Census {
+    by_listener: Box<[AtomicUsize]>,
+    /// None: peers are not counted, which saves a lock for each connection.
+    by_peer: Option<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Census {
+    pub(super) fn new(listeners: usize, counts_peers: bool) -> Census {
+        Census {
+            by_listener: (0..listeners).map(|_| AtomicUsize::new(0)).collect(),
+            by_peer: counts_peers.then(Mutex::default),
+        }
+    }
+
+    /// How many are connected by this listener.
+    pub(super) fn of_listener(&self, listener: usize) -> usize {
+        self.by_listener.get(listener).map_or(0, |count| count.load(Ordering::SeqCst))
+    }
+
+    /// One more; how many that peer has now, 0 if peers are not counted.
+    pub(super) fn enter(&self, listener: usize, peer: Option<SocketAddr>) -> usize {
+        if let Some(count) = self.by_listener.get(listener) {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+        let (Some(by_peer), Some(peer)) = (&self.by_peer, peer) else { return 0 };
+        let mut by_peer = by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_peer.entry(address(peer)).or_default();
+        *count += 1;
+        *count
+    }
+
+    pub(super) fn leave(&self, listener: usize, peer: Option<SocketAddr>) {
+        if let Some(count) = self.by_listener.get(listener) {
+            count.fetch_sub(1, Ordering::SeqCst);
+        }
+        let (Some(by_peer), Some(peer)) = (&self.by_peer, peer) else { return };
+        let mut by_peer = by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_peer.get_mut(&address(peer)) {
+            *count -= 1;
+            if *count == 0 {
+                by_peer.remove(&address(peer));
+            }
+        }
+    }
+}
+
+/// An IPv4 client is the same by a listener for both. One host of IPv6 has a whole /64 to come from.
+fn address(peer: SocketAddr) -> IpAddr {
+    match peer.ip().to_canonical() {
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        ip => ip,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_comes_is_counted_until_he_goes() {
+        let census = Census::new(2, true);
+        let peer = |text: &str| Some(text.parse().unwrap());
+        let cases = [
+            ("1.2.3.4:5", 1),
+            ("1.2.3.4:6", 2),
+            ("[::ffff:1.2.3.4]:7", 3),
+            ("1.2.3.5:5", 1),
+            ("[2001:db8::1]:5", 1),
+            ("[2001:db8::ffff:1]:5", 2),
+            ("[2001:db8:0:1::1]:5", 1),
+        ];
+        for (text, count) in cases {
+            assert_eq!(census.enter(1, peer(text)), count, "{text}");
+        }
+        assert_eq!(census.enter(0, None), 0, "a unix socket has no peers");
+        assert_eq!((census.of_listener(0), census.of_listener(1)), (1, 7));
+        for (text, _) in cases {
+            census.leave(1, peer(text));
+        }
+        assert_eq!(census.of_listener(1), 0);
+        assert!(census.by_peer.unwrap().into_inner().unwrap().is_empty(), "who is gone is forgotten");
+    }
+}
