@@ -10,6 +10,9 @@ mod connection;
 mod control;
 mod error;
 mod exchange;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod handler;
 mod handover;

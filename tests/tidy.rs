@@ -75,6 +75,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "status",
         ],
     ),
+    ("fuzzing", &["handover"]),
     ("listener", &["connection", "error", "sys"]),
     ("connection", &["close_reason", "origin", "slots", "wait_group"]),
     ("router", &["body", "handler", "pace", "response"]),
