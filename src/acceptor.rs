@@ -4,6 +4,7 @@
 mod arrival;
 mod census;
 mod departure;
+mod ledger;
 mod parking;
 
 use std::collections::BTreeMap;
@@ -278,7 +279,9 @@ impl<P: Portable> Acceptor<P> {
         if self.lanes.iter().any(|lane| lane.look.is_due_again()) {
             return EpollTimeout::try_from(LOOK).unwrap_or(EpollTimeout::ZERO);
         }
-        let sweep = (self.parking.open() > 0).then_some(self.next_sweep);
+        // Between generations there may be something to try again, with nothing open here.
+        let ticks = self.parking.open() > 0 || self.departure.is_some() || !self.upstreams.is_empty();
+        let sweep = ticks.then_some(self.next_sweep);
         // No listener is looked at in a pause.
         let closing = self.listeners.iter().filter_map(|polled| polled.closing).min();
         let accepting = self.pause_until.or(closing);

@@ -9,18 +9,16 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
+use super::ledger::Receiver;
 use super::{Acceptor, PACKETS_PER_TURN, SPECIAL};
 use crate::connection::{Connection, Portable, Stream};
-use crate::handover::parcel::{self, Incoming, Parcel, Receipt, Received, Record, WINDOW};
+use crate::handover::parcel::{self, Incoming, Parcel, Receipt, Received, Record};
 
 /// A predecessor's connection channel: this process's own predecessor's, or one that was passed on.
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub(super) channel: OwnedFd,
-    /// Granted, and not yet come.
-    pub(super) promised: usize,
-    /// How much may be granted at once: less after a batch for which there was no room.
-    window: usize,
+    ledger: Receiver,
     /// Connections that have come.
     came: usize,
     has_refused: bool,
@@ -28,7 +26,7 @@ pub(super) struct Upstream {
 
 impl Upstream {
     pub(super) fn new(channel: OwnedFd, promised: usize) -> Upstream {
-        Upstream { channel, promised, window: WINDOW, came: 0, has_refused: false }
+        Upstream { channel, ledger: Receiver::new(promised), came: 0, has_refused: false }
     }
 
     /// Connections that have come by it.
@@ -36,29 +34,24 @@ impl Upstream {
         self.came
     }
 
-    /// What to grant now, of `room`.
-    fn grant(&mut self, room: usize) -> usize {
-        let credit = self.window.saturating_sub(self.promised).min(room);
-        self.promised += credit;
-        credit
+    /// Granted, and not yet come.
+    pub(super) fn promised(&self) -> usize {
+        self.ledger.promised()
     }
 
     /// Grants again when there is room again.
     pub(super) fn renew(&mut self, room: usize) {
-        if self.promised < self.window.div_ceil(2) {
-            let credit = self.grant(room);
-            if credit > 0 && self.say(Receipt::Credit(credit)).is_err() {
-                self.promised -= credit;
-            }
+        let credit = self.ledger.renew(room);
+        if credit > 0 && self.say(Receipt::Credit(credit)).is_err() {
+            self.ledger.take_back(credit);
         }
     }
 
     /// `came` connections are ours from here on, if this says so: then none of them has been
-    /// touched before their predecessor let go of them.
+    /// touched before their predecessor let go of them. If not, the channel is to be closed: its end
+    /// gives them back.
     pub(super) fn acknowledge(&mut self, batch: u64, came: usize, room: usize) -> bool {
-        self.promised = self.promised.saturating_sub(came);
-        self.window = (2 * self.window).min(WINDOW);
-        let credit = self.grant(room);
+        let credit = self.ledger.take(came, room);
         let ours = match self.say(Receipt::Ack { batch, credit }) {
             Ok(()) => true,
             // It is dead, and what it had sent is ours.
@@ -69,16 +62,15 @@ impl Upstream {
     }
 
     /// Whether nothing has been refused before; for the log, which need not hear it again.
-    pub(super) fn is_first_refusal(&mut self) -> bool {
+    fn is_first_refusal(&mut self) -> bool {
         !std::mem::replace(&mut self.has_refused, true)
     }
 
-    /// Nothing of a batch of `came` was kept.
-    pub(super) fn refuse(&mut self, batch: u64, came: usize) {
-        self.promised = self.promised.saturating_sub(came);
-        self.window = (self.window / 2).max(4);
-        // If this is lost, so is the channel, and that gives them back, too.
-        let _ = self.say(Receipt::Nak { batch });
+    /// Nothing of a batch of `came` was kept. If this can't be said, the channel is to be closed: its
+    /// end says it, too.
+    pub(super) fn refuse(&mut self, batch: u64, came: usize, never: bool) -> bool {
+        self.ledger.refuse(came);
+        self.say(Receipt::Nak { batch, never }).is_ok()
     }
 
     fn say(&self, receipt: Receipt) -> io::Result<()> {
@@ -105,7 +97,7 @@ impl<P: Portable> Acceptor<P> {
         if self.draining {
             return 0;
         }
-        let promised: usize = self.upstreams.values().map(|upstream| upstream.promised).sum();
+        let promised: usize = self.upstreams.values().map(Upstream::promised).sum();
         self.limit.saturating_sub(self.parking.open() + promised)
     }
 
@@ -154,24 +146,31 @@ impl<P: Portable> Acceptor<P> {
                 let whole = !truncated && fds.len() == records.len();
                 self.take_connections(key, batch, records, if whole { Some(fds) } else { None });
             }
-            Some(Parcel::Channel { batch, credit }) => match (fds.pop(), self.upstreams.get_mut(&key)) {
-                (Some(channel), Some(upstream)) if !truncated => {
-                    if upstream.acknowledge(batch, 0, 0) {
+            Some(Parcel::Channel { batch, credit }) => {
+                let Some(upstream) = self.upstreams.get_mut(&key) else { return };
+                match fds.pop().filter(|_| !truncated) {
+                    Some(channel) if upstream.acknowledge(batch, 0, 0) => {
                         self.watch_upstream(Upstream::new(channel, credit));
                     }
+                    Some(_) => self.forget_upstream(key),
+                    None => self.send_back(key, batch, 0, false),
                 }
-                (_, Some(upstream)) => upstream.refuse(batch, 0),
-                (_, None) => {}
-            },
+            }
             Some(Parcel::Counts(counts)) => self.tallies.inherit(counts),
             None => {
                 debug!("handover: skipped {} unknown bytes on the connection channel", packet.len());
-                if let (Some(batch), Some(upstream)) =
-                    (Parcel::batch_of(&packet), self.upstreams.get_mut(&key))
-                {
-                    upstream.refuse(batch, 0);
+                if let Some(batch) = Parcel::batch_of(&packet) {
+                    // However many there were: credit that is granted twice is refused by the slots.
+                    self.send_back(key, batch, usize::MAX, false);
                 }
             }
+        }
+    }
+
+    fn send_back(&mut self, key: u64, batch: u64, came: usize, never: bool) {
+        let Some(upstream) = self.upstreams.get_mut(&key) else { return };
+        if !upstream.refuse(batch, came, never) {
+            self.forget_upstream(key);
         }
     }
 
@@ -186,12 +185,13 @@ impl<P: Portable> Acceptor<P> {
         let room = self.room();
         let Some(upstream) = self.upstreams.get_mut(&key) else { return };
         let all_fit = slots.len() == came;
+        let never = places.is_none();
         let (Some(fds), Some(places), true) = (fds, places, all_fit) else {
             if upstream.is_first_refusal() {
                 warn!("handover: no room for {came} connections of a predecessor, which keeps them for now");
             }
             self.parking.slots.release_all(slots);
-            return upstream.refuse(batch, came);
+            return self.send_back(key, batch, came, never);
         };
         if !upstream.acknowledge(batch, came, room) {
             warn!("handover: can't acknowledge {came} connections, so their predecessor keeps them");

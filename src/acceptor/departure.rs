@@ -2,7 +2,6 @@
 //! let go of when the successor has acknowledged them, and had back only when it has refused them,
 //! or when nobody has the other end of the channel any more and all it said has been read.
 
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use log::{debug, info, warn};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::arrival::Upstream;
+use super::ledger::{Sender, Settled};
 use super::parking::{Gate, edge};
 use super::{Acceptor, SUCCESSOR};
 use crate::close_reason::CloseReason;
@@ -20,21 +20,24 @@ use crate::handover::parcel::{self, BATCH, BATCH_BYTES, Incoming, Parcel, Receip
 /// What of a request may have come for its connection to travel.
 pub(crate) const PORTABLE_BYTES: usize = 8 << 10;
 
+/// Of a channel that is to be passed on, a tick apart.
+const REFUSALS: u32 = 20;
+
 /// For a successor's next word, where the grace is shorter.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The way to a successor.
 pub(super) struct Departure<P> {
     channel: OwnedFd,
-    credit: usize,
-    /// The channel takes no more until something was read from it.
-    blocked: bool,
-    last_batch: u64,
-    sent: BTreeMap<u64, Cargo<P>>,
+    ledger: Sender<Cargo<P>>,
     /// Not sent, or refused.
     upstreams: Vec<Upstream>,
+    /// How often one of them was refused.
+    refusals: u32,
     /// When the successor last said something.
     heard: Instant,
+    /// The channel can't be read.
+    deaf: bool,
 }
 
 enum Cargo<P> {
@@ -48,6 +51,8 @@ pub(super) struct Heard<P> {
     pub(super) delivered: Vec<Box<Connection<P>>>,
     /// Ours again.
     pub(super) returned: Vec<Box<Connection<P>>>,
+    /// The successor has no such listener.
+    pub(super) unwanted: Option<usize>,
     /// Nobody has the other end any more. What of its own predecessors' channels it did not take is here.
     pub(super) ended: Option<Vec<Upstream>>,
 }
@@ -56,12 +61,11 @@ impl<P: Portable> Departure<P> {
     pub(super) fn new(channel: OwnedFd, upstreams: Vec<Upstream>) -> Departure<P> {
         Departure {
             channel,
-            credit: 0,
-            blocked: false,
-            last_batch: 0,
-            sent: BTreeMap::new(),
+            ledger: Sender::new(),
             upstreams,
+            refusals: 0,
             heard: Instant::now(),
+            deaf: false,
         }
     }
 
@@ -71,12 +75,16 @@ impl<P: Portable> Departure<P> {
 
     /// How many connections can be sent now.
     pub(super) fn room(&self) -> usize {
-        if self.blocked { 0 } else { self.credit }
+        if self.deaf { 0 } else { self.ledger.room() }
     }
 
-    /// Whether all that was sent has arrived.
+    /// Whether all that is to go has arrived.
     pub(super) fn is_empty(&self) -> bool {
-        self.sent.is_empty()
+        self.ledger.all_settled() && self.upstreams.is_empty()
+    }
+
+    pub(super) fn is_deaf(&self) -> bool {
+        self.deaf
     }
 
     /// Whether the successor has had no room for longer than the grace, or is too slow to say.
@@ -86,7 +94,7 @@ impl<P: Portable> Departure<P> {
 
     /// Something was refused or was in the way: it may be tried again.
     pub(super) fn unblock(&mut self) {
-        self.blocked = false;
+        self.ledger.unblock();
     }
 
     /// Sends the first of `leavers`, as many as one packet takes; false when it can't be now.
@@ -97,7 +105,7 @@ impl<P: Portable> Departure<P> {
         name: impl Fn(usize) -> (&'n str, usize),
     ) -> bool {
         let now = Instant::now();
-        let most = leavers.len().min(BATCH).min(self.room());
+        let most = leavers.len().min(self.ledger.batch(BATCH));
         if most == 0 {
             return false;
         }
@@ -123,31 +131,27 @@ impl<P: Portable> Departure<P> {
             });
         }
         let count = records.len();
-        let batch = self.last_batch + 1;
+        let batch = self.ledger.next();
         let fds: Vec<BorrowedFd<'_>> = leavers[..count].iter().map(|c| c.stream.as_fd()).collect();
         if !self.post(&Parcel::Connections { batch, records }, &fds) {
             return false;
         }
-        if self.last_batch == 0 {
+        if !self.ledger.has_sent() {
             info!("handover: connections are on their way to the successor");
         }
-        self.last_batch = batch;
-        self.credit -= count;
-        self.sent.insert(batch, Cargo::Connections(leavers.drain(..count).collect()));
+        self.ledger.posted(count, Cargo::Connections(leavers.drain(..count).collect()));
         true
     }
 
     /// Passes on the channels of our own predecessors.
     pub(super) fn send_upstreams(&mut self) {
         while let Some(upstream) = self.upstreams.pop() {
-            let batch = self.last_batch + 1;
-            let parcel = Parcel::Channel { batch, credit: upstream.promised };
-            if self.blocked || !self.post(&parcel, &[upstream.channel.as_fd()]) {
+            let parcel = Parcel::Channel { batch: self.ledger.next(), credit: upstream.promised() };
+            if self.ledger.is_blocked() || !self.post(&parcel, &[upstream.channel.as_fd()]) {
                 self.upstreams.push(upstream);
                 return;
             }
-            self.last_batch = batch;
-            self.sent.insert(batch, Cargo::Upstream(upstream));
+            self.ledger.posted(0, Cargo::Upstream(upstream));
         }
     }
 
@@ -167,7 +171,7 @@ impl<P: Portable> Departure<P> {
                 if e.kind() != ErrorKind::WouldBlock {
                     debug!("handover: can't pass connections on just now: {e}");
                 }
-                self.blocked = true;
+                self.ledger.block();
                 false
             }
         }
@@ -175,7 +179,7 @@ impl<P: Portable> Departure<P> {
 
     /// Reads what the successor has said.
     pub(super) fn hear(&mut self) -> Heard<P> {
-        let mut heard = Heard { delivered: Vec::new(), returned: Vec::new(), ended: None };
+        let mut heard = Heard { delivered: Vec::new(), returned: Vec::new(), unwanted: None, ended: None };
         loop {
             match parcel::receive(self.channel.as_fd()) {
                 Ok(Incoming::Packet(received)) => self.take_receipt(&received.packet, &mut heard),
@@ -184,12 +188,13 @@ impl<P: Portable> Departure<P> {
                 Err(e) => {
                     // What was sent stays sent: taking it back could serve a request twice.
                     warn!("handover: can't read the connection channel: {e}");
+                    self.deaf = true;
                     return heard;
                 }
             }
         }
         let mut upstreams = std::mem::take(&mut self.upstreams);
-        for cargo in std::mem::take(&mut self.sent).into_values() {
+        for cargo in self.ledger.end() {
             match cargo {
                 Cargo::Connections(connections) => heard.returned.extend(connections),
                 Cargo::Upstream(upstream) => upstreams.push(upstream),
@@ -200,28 +205,30 @@ impl<P: Portable> Departure<P> {
     }
 
     fn take_receipt(&mut self, packet: &[u8], heard: &mut Heard<P>) {
-        self.blocked = false;
+        let Some(receipt) = Receipt::decode(packet) else {
+            return debug!("handover: skipped what is no receipt");
+        };
         self.heard = Instant::now();
-        match Receipt::decode(packet) {
-            Some(Receipt::Credit(n)) => self.credit += n,
-            Some(Receipt::Ack { batch, credit }) => {
-                self.credit += credit;
-                if let Some(Cargo::Connections(connections)) = self.sent.remove(&batch) {
-                    heard.delivered.extend(connections);
+        match self.ledger.hear(receipt) {
+            Settled::Delivered(Cargo::Connections(connections)) => heard.delivered.extend(connections),
+            // Our copy of the channel goes with it.
+            Settled::Delivered(Cargo::Upstream(_)) | Settled::Nothing => {}
+            Settled::Returned { cargo: Cargo::Connections(connections), never } => {
+                debug!("handover: {} connections refused", connections.len());
+                if let ([connection], true) = (&connections[..], never) {
+                    heard.unwanted = Some(connection.listener);
                 }
+                heard.returned.extend(connections);
             }
-            Some(Receipt::Nak { batch }) => match self.sent.remove(&batch) {
-                Some(Cargo::Connections(connections)) => {
-                    debug!("handover: {} connections refused for now", connections.len());
-                    heard.returned.extend(connections);
-                }
-                Some(Cargo::Upstream(upstream)) => {
-                    self.blocked = true;
+            Settled::Returned { cargo: Cargo::Upstream(upstream), .. } => {
+                // Tried again at the next tick, a while: then its own predecessor sees the end, and
+                // keeps what it has.
+                self.ledger.block();
+                self.refusals += 1;
+                if self.refusals < REFUSALS {
                     self.upstreams.push(upstream);
                 }
-                None => {}
-            },
-            None => debug!("handover: skipped what is no receipt"),
+            }
         }
     }
 }
@@ -234,7 +241,7 @@ impl<P: Portable> Acceptor<P> {
             return self.parking.set_gate(Gate::Shut);
         }
         let count = |name: &String| adopted.iter().filter(|other| *other == name).count();
-        self.parking.set_adopted(self.listed.iter().map(|l| l.nth < count(&l.name)).collect());
+        self.parking.set_adopted(self.listed.iter().map(|l| l.nth < count(&l.name)));
         // Nobody reads these here any more: what is in them is the successor's to read.
         let upstreams = std::mem::take(&mut self.upstreams).into_values().collect::<Vec<_>>();
         for upstream in &upstreams {
@@ -313,12 +320,19 @@ impl<P: Portable> Acceptor<P> {
     pub(super) fn hear_successor(&mut self) {
         let Some(departure) = &mut self.departure else { return };
         let heard = departure.hear();
+        if departure.is_deaf() {
+            let _ = self.parking.poller.delete(departure.channel());
+            self.parking.set_gate(Gate::Shut);
+        }
         if !heard.delivered.is_empty() {
             *self.delivered.get_or_insert(0) += heard.delivered.len();
         }
         for connection in heard.delivered {
             self.tally.handed_over();
             self.parking.close(connection);
+        }
+        if let Some(listener) = heard.unwanted {
+            self.parking.set_not_adopted(listener);
         }
         for mut connection in heard.returned {
             connection.polls_write = false;

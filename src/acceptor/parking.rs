@@ -32,7 +32,7 @@ pub(crate) struct Parking<P> {
     pub(super) wanted: AtomicBool,
     gate: AtomicU8,
     /// Which listeners the successor has, too.
-    adopted: OnceLock<Box<[bool]>>,
+    adopted: OnceLock<Box<[AtomicBool]>>,
     /// On their way to the successor.
     leavers: Mutex<Vec<Box<Connection<P>>>>,
 }
@@ -153,7 +153,7 @@ impl<P> Parking<P> {
     /// may still go to the successor.
     pub(crate) fn may_travel(&self, connection: &Connection<P>) -> bool {
         self.gate.load(Ordering::Acquire) != Gate::Shut as u8
-            && self.adopted.get().is_none_or(|adopted| adopted[connection.listener])
+            && self.adopted.get().is_none_or(|adopted| has(adopted, connection.listener))
     }
 
     /// Whether the successor takes this connection now, if its next request has not begun, or not
@@ -163,7 +163,7 @@ impl<P> Parking<P> {
     }
 
     pub(super) fn is_adopted(&self, connection: &Connection<P>) -> bool {
-        self.adopted.get().is_some_and(|adopted| adopted[connection.listener])
+        self.adopted.get().is_some_and(|adopted| has(adopted, connection.listener))
     }
 
     /// Sends a connection to the successor, which `departs` said.
@@ -180,8 +180,15 @@ impl<P> Parking<P> {
         self.gate.store(gate as u8, Ordering::Release);
     }
 
-    pub(super) fn set_adopted(&self, adopted: Box<[bool]>) {
-        let _ = self.adopted.set(adopted);
+    pub(super) fn set_adopted(&self, adopted: impl Iterator<Item = bool>) {
+        let _ = self.adopted.set(adopted.map(AtomicBool::new).collect());
+    }
+
+    /// A later generation than our own successor has the other end, and knows no such listener.
+    pub(super) fn set_not_adopted(&self, listener: usize) {
+        if let Some(adopted) = self.adopted.get().and_then(|adopted| adopted.get(listener)) {
+            adopted.store(false, Ordering::Release);
+        }
     }
 
     pub(super) fn idle_deadline(&self, now: Instant) -> u32 {
@@ -198,6 +205,10 @@ impl<P> Parking<P> {
         let ticks = at.saturating_duration_since(self.start).as_millis() / TICK.as_millis();
         u32::try_from(ticks).unwrap_or(u32::MAX - 1).saturating_add(1)
     }
+}
+
+fn has(adopted: &[AtomicBool], listener: usize) -> bool {
+    adopted.get(listener).is_some_and(|adopted| adopted.load(Ordering::Acquire))
 }
 
 /// Registered once; an event that comes while a worker has the connection is kept in its slot.

@@ -55,14 +55,14 @@ pub(crate) enum Parcel {
 }
 
 /// What a successor says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Receipt {
     /// So many more may come.
     Credit(usize),
     /// The batch is the successor's now, and so many more may come.
     Ack { batch: u64, credit: usize },
-    /// Nothing of the batch was kept.
-    Nak { batch: u64 },
+    /// Nothing of the batch was kept; `never`: the successor has no such listener.
+    Nak { batch: u64, never: bool },
 }
 
 impl Parcel {
@@ -163,7 +163,7 @@ impl Receipt {
         match self {
             Receipt::Credit(n) => format!("CREDIT n={n}\n"),
             Receipt::Ack { batch, credit } => format!("ACK batch={batch} credit={credit}\n"),
-            Receipt::Nak { batch } => format!("NAK batch={batch}\n"),
+            Receipt::Nak { batch, never } => format!("NAK batch={batch} never={}\n", u8::from(never)),
         }
         .into_bytes()
     }
@@ -178,7 +178,10 @@ impl Receipt {
         Some(match word {
             "CREDIT" => Receipt::Credit(credit("n")?),
             "ACK" => Receipt::Ack { batch: number(&fields, "batch")?, credit: credit("credit").unwrap_or(0) },
-            "NAK" => Receipt::Nak { batch: number(&fields, "batch")? },
+            "NAK" => {
+                let never = number(&fields, "never") == Some(1);
+                Receipt::Nak { batch: number(&fields, "batch")?, never }
+            }
             _ => return None,
         })
     }
@@ -310,7 +313,7 @@ mod tests {
         prop_oneof![
             (0..=WINDOW).prop_map(Receipt::Credit),
             (any::<u64>(), 0..=WINDOW).prop_map(|(batch, credit)| Receipt::Ack { batch, credit }),
-            any::<u64>().prop_map(|batch| Receipt::Nak { batch }),
+            any::<(u64, bool)>().prop_map(|(batch, never)| Receipt::Nak { batch, never }),
         ]
     }
 
