@@ -18,15 +18,28 @@ const ROOM: usize = 3;
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Cargo {
     Connections(Vec<Connection>),
-    Channel(ChannelId),
+    /// With what is left of the credit granted there.
+    Channel(ChannelId, usize),
 }
 
-/// A packet on its way: its number, and for a channel the credit that goes with it.
+/// A packet on its way.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Packet {
     batch: u64,
     cargo: Cargo,
-    credit: usize,
+}
+
+impl Packet {
+    fn passes(&self, id: ChannelId) -> bool {
+        matches!(self.cargo, Cargo::Channel(passed, _) if passed == id)
+    }
+
+    fn size(&self) -> usize {
+        match &self.cargo {
+            Cargo::Connections(connections) => connections.len(),
+            Cargo::Channel(..) => 0,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -123,16 +136,15 @@ impl World {
     fn is_held(&self, id: ChannelId) -> bool {
         let in_process = |p: &Process| {
             let passes = p.to_pass.iter().any(|(passed, _)| *passed == id);
-            let holds = matches!(&p.in_hand, Some((_, packet)) if packet.cargo == Cargo::Channel(id));
+            let holds = p.in_hand.as_ref().is_some_and(|(_, packet)| packet.passes(id));
             // A copy is kept until the packet is acknowledged.
-            let sent = p
-                .departure
-                .as_ref()
-                .is_some_and(|(_, sender)| sender.sent.values().any(|cargo| *cargo == Cargo::Channel(id)));
+            let sent = p.departure.as_ref().is_some_and(|(_, sender)| {
+                sender.sent.values().any(|cargo| matches!(cargo, Cargo::Channel(passed, _) if *passed == id))
+            });
             p.alive && (p.upstreams.contains_key(&id) || passes || holds || sent)
         };
         let in_queue = |(other, channel): (usize, &Channel)| {
-            let has = channel.packets.iter().any(|packet| packet.cargo == Cargo::Channel(id));
+            let has = channel.packets.iter().any(|packet| packet.passes(id));
             has && other != id && self.is_held(other)
         };
         self.processes.iter().any(in_process) || self.channels.iter().enumerate().any(in_queue)
@@ -199,7 +211,7 @@ impl World {
                 let process = &mut world.processes[p];
                 let (passed, credit) = process.to_pass.pop().unwrap();
                 let (id, sender) = process.departure.as_mut().unwrap();
-                let packet = Packet { batch: sender.next(), cargo: Cargo::Channel(passed), credit };
+                let packet = Packet { batch: sender.next(), cargo: Cargo::Channel(passed, credit) };
                 sender.posted(0, packet.cargo.clone());
                 world.channels[*id].packets.push_back(packet);
             }
@@ -211,10 +223,7 @@ impl World {
             Step::Refuse(p) => {
                 world.refusals -= 1;
                 let (id, packet) = world.processes[p].in_hand.take().unwrap();
-                let came = match &packet.cargo {
-                    Cargo::Connections(connections) => connections.len(),
-                    Cargo::Channel(_) => 0,
-                };
+                let came = packet.size();
                 if world.channels[id].sender.is_none() {
                     if let Cargo::Connections(connections) = packet.cargo {
                         world.lost.extend(connections);
@@ -265,7 +274,7 @@ impl World {
         let (id, sender) = process.departure.as_mut().unwrap();
         let some: Vec<Connection> = process.owns.iter().copied().take(sender.batch(BATCH)).collect();
         process.owns.retain(|connection| !some.contains(connection));
-        let packet = Packet { batch: sender.next(), cargo: Cargo::Connections(some.clone()), credit: 0 };
+        let packet = Packet { batch: sender.next(), cargo: Cargo::Connections(some.clone()) };
         sender.posted(some.len(), packet.cargo.clone());
         self.channels[*id].packets.push_back(packet);
     }
@@ -274,10 +283,7 @@ impl World {
         let room = self.room(p);
         let process = &mut self.processes[p];
         let (id, packet) = process.in_hand.take().unwrap();
-        let came = match &packet.cargo {
-            Cargo::Connections(connections) => connections.len(),
-            Cargo::Channel(_) => 0,
-        };
+        let came = packet.size();
         let upstream = process.upstreams.get_mut(&id).unwrap();
         let credit = if came == 0 { 0 } else { upstream.take(came, room.saturating_sub(came)) };
         self.channels[id].receipts.push_back(Receipt::Ack { batch: packet.batch, credit });
@@ -286,8 +292,8 @@ impl World {
                 connections.iter().for_each(|connection| self.owner[usize::from(*connection)] = p);
                 process.owns.extend(connections);
             }
-            Cargo::Channel(passed) => {
-                process.upstreams.insert(passed, Receiver::new(packet.credit));
+            Cargo::Channel(passed, credit) => {
+                process.upstreams.insert(passed, Receiver::new(credit));
             }
         }
     }
@@ -325,11 +331,34 @@ impl World {
             let owners = self.processes.iter().filter(|p| p.alive && p.owns.contains(&connection)).count();
             assert!(owners <= 1, "two may read connection {connection}");
         }
+        (0..self.channels.len()).for_each(|id| self.check_credit(id));
         for process in self.processes.iter().filter(|p| p.alive) {
             let promised: usize = process.upstreams.values().map(Receiver::promised).sum();
             // A channel that was passed on brings its own promise.
             assert!(promised <= 2 * ROOM, "more is promised than there ever is room for");
         }
+    }
+
+    /// What the receiver has promised is what the sender has of it, or what is on its way.
+    fn check_credit(&self, id: ChannelId) {
+        let reads = |p: &&Process| p.alive && p.upstreams.contains_key(&id);
+        let receiver = self.processes.iter().find(reads);
+        let sends = |p: &&Process| p.alive && p.departure.as_ref().is_some_and(|(of, _)| *of == id);
+        let sender = self.processes.iter().find(sends).and_then(|p| p.departure.as_ref());
+        let (Some(receiver), Some((_, sender))) = (receiver, sender) else { return };
+        let channel = &self.channels[id];
+        let granted: usize = channel
+            .receipts
+            .iter()
+            .map(|receipt| match receipt {
+                Receipt::Credit(n) | Receipt::Ack { credit: n, .. } => *n,
+                Receipt::Nak { .. } => 0,
+            })
+            .sum();
+        let in_hand = receiver.in_hand.as_ref().filter(|(of, _)| *of == id).map_or(0, |(_, p)| p.size());
+        let on_the_way: usize = channel.packets.iter().map(Packet::size).sum();
+        let promised = receiver.upstreams[&id].promised();
+        assert_eq!(sender.credit + granted + on_the_way + in_hand, promised, "credit of channel {id}");
     }
 
     /// When nothing more happens by itself.
@@ -352,7 +381,7 @@ impl Process {
         for cargo in cargos {
             match cargo {
                 Cargo::Connections(connections) => self.owns.extend(connections),
-                Cargo::Channel(id) => self.to_pass.push((id, 0)),
+                Cargo::Channel(id, credit) => self.to_pass.push((id, credit)),
             }
         }
     }
