@@ -34,6 +34,7 @@ mod server;
 mod signals;
 mod slots;
 mod status;
+mod sync;
 mod sys;
 mod wait_group;
 

@@ -438,11 +438,8 @@ impl State {
                 out.extend([Action::ToSuccessor(stopping), Action::CloseShared]);
                 self.drain(Why::Stop, out);
             }
-            // Nobody else is left to stop, and nobody is served yet.
-            Stage::Acquiring if self.orphan => {
-                out.push(Action::Accept);
-                self.close_and_drain(out);
-            }
+            // Nobody else is left to stop; who waits is served all the same.
+            Stage::Acquiring if self.orphan => self.close_and_drain(out),
             Stage::Prepared | Stage::Acquiring => {
                 let reason = "told to stop before it served".to_owned();
                 out.extend([Action::ToPredecessor(Message::Failed { reason }), Action::Finish]);
@@ -477,7 +474,6 @@ impl State {
     /// The end, now. A successor that is not yet ready goes with us; one that serves is told.
     fn hammer(&mut self, out: &mut Vec<Action>) {
         match self.stage {
-            Stage::Finished => return,
             Stage::Awaiting | Stage::Releasing => out.push(Action::KillSuccessor),
             Stage::Offering | Stage::Watching => {
                 out.push(Action::ToSuccessor(Message::Stopping { within: Duration::ZERO }));

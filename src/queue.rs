@@ -1,10 +1,10 @@
 //! Work that waits for a worker: a list, the workers that sleep, and when to wake one.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Thread};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering, Thread, current, park};
 
 /// Any number of threads push and pop. Nothing is ever refused: the owner bounds what exists.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub(crate) struct Seat {
 impl Seat {
     /// Of the calling thread.
     pub(crate) fn new() -> Seat {
-        Seat { thread: thread::current(), called: Arc::default() }
+        Seat { thread: current(), called: Arc::new(AtomicBool::new(false)) }
     }
 
     fn call(&self) {
@@ -58,7 +58,7 @@ impl Seat {
     fn wait_for_call(&self) {
         // A handler may have left its thread a token: only a call counts.
         while !self.called.load(Ordering::Acquire) {
-            thread::park();
+            park();
         }
     }
 }
@@ -289,6 +289,7 @@ fn wake<T>(n: usize, mut state: MutexGuard<'_, State<T>>) {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
+    use std::thread;
 
     use super::*;
 
@@ -367,7 +368,7 @@ mod tests {
                         let seat = Seat::new();
                         while let Popped::Work(n) = queue.pop(&seat) {
                             queue.wake_for_rest();
-                            thread::current().unpark(); // a token as a handler may leave it
+                            current().unpark(); // a token as a handler may leave it
                             done.send(n).unwrap();
                         }
                     })
@@ -403,3 +404,6 @@ mod tests {
         assert_eq!(worker.join().unwrap(), Popped::Closed);
     }
 }
+
+#[cfg(test)]
+mod loom_tests;

@@ -4,11 +4,12 @@
 //! Events are edge-triggered and registered once. One that comes while a worker has the connection
 //! is kept in the slot, and the worker that wants to park finds it there and goes on instead.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{OnceLock, PoisonError};
+
+use crate::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 /// Slots are made this many at a time, when first needed.
-const CHUNK: usize = 256;
+const CHUNK: usize = if cfg!(loom) { 2 } else { 256 };
 
 /// A place in the table, and which of its tenants is meant: events of earlier ones are void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -325,3 +326,6 @@ mod tests {
         assert_eq!(worker.join().unwrap(), EVENTS);
     }
 }
+
+#[cfg(test)]
+mod loom_tests;

@@ -97,8 +97,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("pace", &[]),
     ("phase", &[]),
-    ("queue", &[]),
-    ("slots", &[]),
+    ("queue", &["sync"]),
+    ("slots", &["sync"]),
+    ("sync", &[]),
     ("sys", &[]),
     ("wait_group", &[]),
 ];

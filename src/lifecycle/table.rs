@@ -240,6 +240,43 @@ fn a_successor_whose_predecessor_dies_before_it_serves_serves_alone() {
 }
 
 #[test]
+fn whoever_stops_first_says_that_its_listeners_are_closed() {
+    let stopping = || Message::Stopping { within: Duration::from_secs(60) };
+    let says_closed = [Action::ToSuccessor(Message::Closed)];
+    for stage in [Stage::Offering, Stage::Watching] {
+        for event in [Event::Stop, Event::FromSuccessor(stopping())] {
+            let mut state = State::at(stage, terms());
+            state.on(event.clone());
+            assert_eq!(state.on(Event::ListenersClosed), says_closed, "{stage:?} {event:?}");
+            assert_eq!(state.on(Event::ListenersClosed), [], "once");
+        }
+    }
+    let mut alone = State::at(Stage::Serving, terms());
+    alone.on(Event::Stop);
+    assert_eq!(alone.on(Event::ListenersClosed), [], "nobody waits for it");
+}
+
+#[test]
+fn probation_is_as_long_as_the_predecessor_says() {
+    let mut state = State::at(Stage::Prepared, terms());
+    let probation = Duration::from_millis(7);
+    state.on(Event::FromPredecessor(Message::Go { probation, state: None }));
+    let actions = state.on(Event::Acquired(Ok(())));
+    assert!(actions.contains(&Action::Timer(Timer::Stage, Some(probation))), "{actions:?}");
+}
+
+#[test]
+fn a_hup_that_a_successor_remembers_outlives_its_predecessor() {
+    let mut alone = State::at(Stage::Acquiring, terms());
+    alone.on(Event::Handover);
+    alone.on(Event::PredecessorGone);
+    assert!(alone.on(Event::Acquired(Ok(()))).contains(&Action::Spawn));
+    let mut on_probation = State::at(Stage::OnProbation, terms());
+    on_probation.on(Event::Handover);
+    assert!(on_probation.on(Event::PredecessorGone).contains(&Action::Spawn));
+}
+
+#[test]
 fn a_second_term_is_the_hammer_a_third_the_default_and_a_burst_is_one() {
     let mut state = State::at(Stage::Serving, terms());
     assert!(state.on(Event::Stop).contains(&Action::CloseLast));
