@@ -142,7 +142,7 @@ impl<'a> Turn<'a> {
         }
         match self.fill()? {
             Filled::Bytes { .. } => Ok(()),
-            Filled::End if began.is_some() => Err(Step::Close(CloseReason::ClientCut)),
+            Filled::End if began.is_some() => Err(self.cut_in_head()),
             Filled::End => Err(Step::Close(CloseReason::ClientClosed)),
             Filled::Nothing => {
                 self.client.idle = began.is_none().then_some(self.now);
@@ -151,6 +151,15 @@ impl<'a> Turn<'a> {
                 });
                 Err(self.park(deadline))
             }
+        }
+    }
+
+    /// The client has ended within a head. A scan does not look at every piece: what would have been
+    /// refused had it come at once is refused now.
+    fn cut_in_head(&mut self) -> Step {
+        match Scan::default().parse(self.desk.input.unused(), &self.common.limits) {
+            Err(refusal) => self.refuse(&refusal),
+            Ok(_) => Step::Close(CloseReason::ClientCut),
         }
     }
 
