@@ -1,5 +1,13 @@
-//! For `fuzz/` only: what a peer may send, decoded. Whatever decodes must encode to something that
-//! decodes to the same.
+//! For `fuzz/` and the property tests only: what a peer may send, decoded. Whatever decodes must
+//! encode to something that decodes to the same, and where input is split must not matter.
+
+mod exchange;
+mod http1;
+#[cfg(test)]
+mod tests;
+
+pub use exchange::exchange;
+pub use http1::{body, head};
 
 use crate::handover::Message;
 use crate::handover::parcel::{Parcel, Receipt};

@@ -10,7 +10,7 @@ mod connection;
 mod control;
 mod error;
 mod exchange;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod handle;

@@ -94,6 +94,19 @@ impl<P> Parking<P> {
         })
     }
 
+    /// A place for a connection that no acceptor has accepted, and what is parked in it: for who
+    /// plays the acceptor's part.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn admit(&self, stream: &crate::connection::Stream) -> Option<crate::slots::SlotId> {
+        let slot = self.slots.claim()?;
+        self.poller.add(stream, EpollEvent::new(edge(), slot.to_bits())).ok().map(|()| slot)
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn take(&self, slot: crate::slots::SlotId) -> Option<Box<Connection<P>>> {
+        self.slots.take(slot)
+    }
+
     pub(crate) fn command(&self, command: Command) {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
         self.ring();
