@@ -61,7 +61,6 @@ impl Rehearsal {
         let (limits, timeouts) = (tight(), Timeouts::default());
         let parking = Arc::new(Parking::new(&limits, 1, timeouts.idle).unwrap());
         let phase = PhaseWatch::new();
-        phase.set(Phase::Serving);
         let tallies = Tallies::default();
         let stores = Stores {
             memory: Budget::new(limits.buffered_bytes),
