@@ -86,7 +86,7 @@ fn a_handover_that_fails_leaves_what_was_released_where_it_was() {
         let (server, folder) = hooked("0");
         let path = folder.path().join(obstacle);
         fs::write(&path, "").unwrap();
-        let acquired = server.count("hook: acquire");
+        let acquired = server.count("hook: acquire version");
         server.hup();
         if obstacle == "release-hangs" {
             // The thread of the hooks is lost: there is nobody to ask any more.
@@ -96,7 +96,7 @@ fn a_handover_that_fails_leaves_what_was_released_where_it_was() {
         }
         if obstacle == "acquire-hangs" {
             // The predecessor's own must not find it.
-            server.wait_for_nth("hook: acquire", acquired + 1);
+            server.wait_for("hook: acquire hangs");
             fs::remove_file(&path).unwrap();
             server.wait_for(line);
         } else {
@@ -105,7 +105,7 @@ fn a_handover_that_fails_leaves_what_was_released_where_it_was() {
         }
         if acquires_again {
             // The first one, the one that failed, and the one after the rollback.
-            server.wait_for_nth("hook: acquire", acquired + 2);
+            server.wait_for_nth("hook: acquire version", acquired + 2);
         }
         still_hands_over(&server);
     }

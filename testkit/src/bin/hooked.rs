@@ -77,6 +77,7 @@ fn main() -> Result<(), heirloom::Error> {
 
 fn obey(folder: &Path, hook: &str) -> Result<(), String> {
     if folder.join(format!("{hook}-hangs")).exists() {
+        log::info!("hook: {hook} hangs");
         let (_keep, never) = mpsc::channel::<()>();
         let _ = never.recv();
     }
