@@ -8,7 +8,7 @@ mod ledger;
 mod parking;
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -83,6 +83,8 @@ pub(crate) struct Acceptor<P> {
     accepting: bool,
     /// At the connection limit: no listener is polled until a place is free.
     full: bool,
+    /// Accepts in a row that failed for what each connection has.
+    lost_in_a_row: usize,
     /// After a failed accept: no listener is polled until then.
     pause_until: Option<Instant>,
     back_off: Duration,
@@ -139,6 +141,41 @@ struct Lane<P> {
     batch: Vec<Box<Connection<P>>>,
     look: Look,
     nudge: Nudge,
+}
+
+/// Why an accept failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    NobodyWaits,
+    /// It was reset while it waited, its network is gone, a firewall forbids it: the next may be had.
+    OfConnection,
+    /// The next fails, too, until something changes.
+    Lasting,
+}
+
+impl Failure {
+    fn of(e: &io::Error) -> Failure {
+        match e.raw_os_error() {
+            // The latter of one that is shut, and has been served empty.
+            Some(libc::EAGAIN | libc::EINVAL) => Failure::NobodyWaits,
+            Some(
+                libc::EINTR
+                | libc::ECONNABORTED
+                | libc::ECONNRESET
+                | libc::EPERM
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENONET
+                | libc::EOPNOTSUPP
+                | libc::ETIMEDOUT,
+            ) => Failure::OfConnection,
+            _ => Failure::Lasting,
+        }
+    }
 }
 
 impl<P> Lane<P> {
@@ -199,6 +236,7 @@ impl<P: Portable> Acceptor<P> {
             news: setup.news,
             accepting: false,
             full: false,
+            lost_in_a_row: 0,
             pause_until: None,
             back_off: BACK_OFF.0,
             closing: false,
@@ -434,6 +472,7 @@ impl<P: Portable> Acceptor<P> {
         match polled.listener.accept() {
             Ok((stream, peer)) => {
                 self.back_off = BACK_OFF.0;
+                self.lost_in_a_row = 0;
                 if polled.closing.is_some() {
                     stream.drop_filter();
                 }
@@ -483,14 +522,17 @@ impl<P: Portable> Acceptor<P> {
 
     /// No accept error ends the acceptor. True to go on at once.
     fn accept_failed(&mut self, e: &io::Error) -> bool {
-        match e.raw_os_error() {
-            Some(libc::EAGAIN) => false,
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+        let failure = Failure::of(e);
+        self.lost_in_a_row = if failure == Failure::OfConnection { self.lost_in_a_row + 1 } else { 0 };
+        match failure {
+            Failure::NobodyWaits => false,
+            // So many in a row are of more than one: a sandbox, say.
+            Failure::OfConnection if self.lost_in_a_row < ACCEPTS_PER_TURN => true,
+            Failure::OfConnection | Failure::Lasting => {
+                self.lost_in_a_row = 0;
                 self.pause(e);
                 false
             }
-            // Of the one connection: it was reset while it waited, or its network is gone.
-            _ => e.kind() != ErrorKind::InvalidInput,
         }
     }
 
@@ -685,5 +727,33 @@ impl<P: Portable> Acceptor<P> {
                 all_busy();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_accept_that_failed_means() {
+        let table: &[(Failure, &[i32])] = &[
+            (Failure::NobodyWaits, &[libc::EAGAIN, libc::EINVAL]),
+            (Failure::Lasting, &[libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM]),
+            (Failure::OfConnection, &[libc::EINTR, libc::ECONNABORTED, libc::ECONNRESET, libc::ETIMEDOUT]),
+            // By a firewall.
+            (Failure::OfConnection, &[libc::EPERM, libc::EPROTO, libc::ENOPROTOOPT, libc::EOPNOTSUPP]),
+            // Of its network: accept(2) has these treated as EAGAIN.
+            (Failure::OfConnection, &[libc::ENETDOWN, libc::ENETUNREACH, libc::EHOSTDOWN]),
+            (Failure::OfConnection, &[libc::EHOSTUNREACH, libc::ENONET]),
+            // What should not be is not tried without end at once.
+            (Failure::Lasting, &[libc::EBADF, libc::ENOSYS, libc::ENOTSOCK, libc::EFAULT]),
+        ];
+        for (means, errors) in table {
+            for errno in *errors {
+                let e = io::Error::from_raw_os_error(*errno);
+                assert_eq!(Failure::of(&e), *means, "{e}");
+            }
+        }
+        assert_eq!(Failure::of(&io::Error::other("without a number")), Failure::Lasting);
     }
 }
