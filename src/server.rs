@@ -1,5 +1,6 @@
 //! The server: plain data until `serve`, which wires every part and runs the control loop.
 
+use std::any::Any;
 use std::fmt;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
-use log::{info, warn};
+use log::{error, info, warn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::acceptor::{Acceptor, Command, News, Parking, Setup};
@@ -451,6 +452,7 @@ impl Server {
             let of_pool: Vec<Arc<Sign>> = (0..count).map(|_| Arc::default()).collect();
             signs.extend(of_pool.iter().cloned());
             let (common, of_queue, tallies) = (Arc::clone(&common), Arc::clone(&queue), tallies.clone());
+            let tallies_of_the_dead = tallies.clone();
             let make = move |index: usize| {
                 let mut desk = Desk::new(tallies.tally(), Arc::clone(&of_pool[index]));
                 let (common, queue) = (Arc::clone(&common), Arc::clone(&of_queue));
@@ -458,7 +460,13 @@ impl Server {
                     exchange::serve(client, in_share, &mut desk, &common, &queue)
                 }
             };
-            let pool = Pool::start(name, count, self.stack_bytes, Arc::clone(&queue), make)
+            let of_the_dead = tallies_of_the_dead.clone();
+            let died = move |worker: &str, panic: &(dyn Any + Send)| {
+                error!("{worker} died and is replaced: {}", exchange::panic_text(panic));
+                // A tally has one writer; this is rare enough for one each.
+                of_the_dead.tally().worker_replaced();
+            };
+            let pool = Pool::start(name, count, self.stack_bytes, Arc::clone(&queue), make, died)
                 .map_err(system("can't start the workers"))?;
             pools.push(pool);
             queues.push(queue);

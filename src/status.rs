@@ -18,6 +18,7 @@ pub(crate) struct Tally {
     /// By the first digit of the status, 1 to 5.
     responses: [AtomicU64; 5],
     panics: AtomicU64,
+    workers_replaced: AtomicU64,
     handed_over: AtomicU64,
     closes: Box<[AtomicU64]>,
 }
@@ -29,6 +30,7 @@ impl Tally {
             requests: AtomicU64::new(0),
             responses: Default::default(),
             panics: AtomicU64::new(0),
+            workers_replaced: AtomicU64::new(0),
             handed_over: AtomicU64::new(0),
             closes: CloseReason::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
         }
@@ -47,6 +49,10 @@ impl Tally {
 
     pub(crate) fn panicked(&self) {
         add(&self.panics);
+    }
+
+    pub(crate) fn worker_replaced(&self) {
+        add(&self.workers_replaced);
     }
 
     pub(crate) fn handed_over(&self) {
@@ -111,6 +117,7 @@ impl Tallies {
         stats.accepted = sum(&|t| &t.accepted);
         stats.requests = sum(&|t| &t.requests);
         stats.panics = sum(&|t| &t.panics);
+        stats.workers_replaced = sum(&|t| &t.workers_replaced);
         stats.handed_over = sum(&|t| &t.handed_over);
         for class in 0..5 {
             stats.responses[class] = sum(&|t| &t.responses[class]);
@@ -138,8 +145,10 @@ pub struct Stats {
     pub requests: u64,
     /// Responses by the first digit of their status, from 1xx to 5xx.
     pub responses: [u64; 5],
-    /// Handlers that panicked.
+    /// Panics of handlers, and of what they made.
     pub panics: u64,
+    /// Workers that died and were replaced.
+    pub workers_replaced: u64,
     /// Connections passed on to the next generation, at each handover.
     pub handed_over: u64,
     /// Requests begun and not finished.
@@ -168,6 +177,7 @@ impl Stats {
             requests: 0,
             responses: [0; 5],
             panics: 0,
+            workers_replaced: 0,
             handed_over: 0,
             in_flight: 0,
             queued: 0,
@@ -184,6 +194,7 @@ impl Stats {
         f("accepted", &mut self.accepted);
         f("requests", &mut self.requests);
         f("panics", &mut self.panics);
+        f("workers_replaced", &mut self.workers_replaced);
         f("handed_over", &mut self.handed_over);
         for (class, count) in (1..).zip(&mut self.responses) {
             f(&format!("responses.{class}xx"), count);
@@ -212,6 +223,8 @@ impl Stats {
             (1..).zip(self.responses).map(|(class, n)| (format!("{{class=\"{class}xx\"}}"), n)).collect();
         metric("responses_total", "counter", "Responses by class of status.", &classes);
         metric("handler_panics_total", "counter", "Handlers that panicked.", &one(self.panics));
+        let replaced = one(self.workers_replaced);
+        metric("workers_replaced_total", "counter", "Workers that died and were replaced.", &replaced);
         metric(
             "connections_handed_over_total",
             "counter",

@@ -74,6 +74,8 @@ impl Clock {
 
 impl Desk {
     pub(crate) fn new(tally: Arc<CachePadded<Tally>>, sign: Arc<Sign>) -> Desk {
+        // Of a worker that died, it still says what that was doing.
+        sign.set(None);
         Desk { input: Input::new(), out: Vec::new(), piece: Vec::new(), date: Clock::new(), tally, sign }
     }
 }
