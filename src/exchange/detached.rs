@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::body::{DetachedWriter, Duplex, UpgradeHandler, Upgraded};
 use crate::close_reason::CloseReason;
 use crate::connection::Stream;
 use crate::exchange::blocking::{wait, write_all};
-use crate::exchange::{Client, Progress, linger};
+use crate::exchange::{Client, Progress, let_go, linger, panic_text};
 use crate::http1::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::status::Tally;
 
@@ -38,11 +38,15 @@ struct Inner {
     tally: Arc<CachePadded<Tally>>,
 }
 
-/// A place for one more thread.
+/// A thread that waits for what it is to do, and its place under the cap.
 #[derive(Debug)]
 pub(super) struct Place {
     detached: Arc<Detached>,
+    id: u64,
+    thread: mpsc::Sender<Job>,
 }
+
+type Job = Box<dyn FnOnce() + Send>;
 
 /// What a thread is to do.
 pub(super) enum Task {
@@ -68,14 +72,31 @@ impl Detached {
         lock.running.values().map(line).collect()
     }
 
-    /// None: as many run as may.
+    /// None: as many run as may, or as the system lets us have. Asked for before the response is
+    /// begun, so that there still is another one.
     pub(super) fn place(self: &Arc<Detached>) -> Option<Place> {
-        let mut lock = self.lock();
-        if lock.places >= self.cap {
-            return None;
+        let (thread, jobs) = mpsc::channel::<Job>();
+        let place = {
+            let mut lock = self.lock();
+            if lock.places >= self.cap {
+                return None;
+            }
+            lock.places += 1;
+            lock.next += 1;
+            Place { detached: Arc::clone(self), id: lock.next, thread }
+        };
+        let run = move || {
+            if let Ok(job) = jobs.recv() {
+                job();
+            }
+        };
+        match thread::Builder::new().name(format!("heirloom-detached-{}", place.id)).spawn(run) {
+            Ok(_) => Some(place),
+            Err(e) => {
+                error!("no thread for a detached connection: {e}");
+                None
+            }
         }
-        lock.places += 1;
-        Some(Place { detached: Arc::clone(self) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -99,36 +120,14 @@ pub(super) fn detach(
     stall: Duration,
     parking: &Arc<Parking<Progress>>,
 ) {
-    let id = {
-        let mut lock = place.detached.lock();
-        lock.next += 1;
-        let id = lock.next;
-        lock.running.insert(id, (what.clone(), Instant::now()));
-        id
+    place.detached.lock().running.insert(place.id, (what.clone(), Instant::now()));
+    let (thread, parking) = (place.thread.clone(), Arc::clone(parking));
+    let job = move || {
+        let client = work(client, unsent, task, &what, stall, &place.detached);
+        finish(&place.detached, place.id, client, &parking);
     };
-    let parking_of_thread = Arc::clone(parking);
-    // The connection waits here for its thread, to be had back if there is none.
-    let handed = Arc::new(Mutex::new(Some(client)));
-    let detached = Arc::clone(&place.detached);
-    let run = {
-        let handed = Arc::clone(&handed);
-        move || {
-            let client = handed.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(client) = client {
-                let client = work(client, unsent, task, &what, stall);
-                finish(&place.detached, id, client, &parking_of_thread);
-            }
-            drop(place);
-        }
-    };
-    if let Err(e) = thread::Builder::new().name(format!("heirloom-detached-{id}")).spawn(run) {
-        error!("no thread for a detached connection: {e}");
-        let client = handed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut client) = client {
-            client.begin_lingering(CloseReason::Detached);
-            finish(&detached, id, client, parking);
-        }
-    }
+    // It waits for nothing else.
+    let _ = thread.send(Box::new(job));
 }
 
 fn finish(detached: &Detached, id: u64, client: Box<Client>, parking: &Parking<Progress>) {
@@ -140,9 +139,17 @@ fn finish(detached: &Detached, id: u64, client: Box<Client>, parking: &Parking<P
 }
 
 /// Leaves the connection as it is to be closed.
-fn work(mut client: Box<Client>, unsent: Vec<u8>, task: Task, what: &str, stall: Duration) -> Box<Client> {
+fn work(
+    mut client: Box<Client>,
+    unsent: Vec<u8>,
+    task: Task,
+    what: &str,
+    stall: Duration,
+    detached: &Detached,
+) -> Box<Client> {
     if let Err(e) = write_all(&client.stream, &unsent, stall) {
         debug!("{what}: the client is gone before the stream began: {e}");
+        let_go(task, || what.to_owned());
         client.begin_lingering(CloseReason::Detached);
         return client;
     }
@@ -166,12 +173,17 @@ fn work(mut client: Box<Client>, unsent: Vec<u8>, task: Task, what: &str, stall:
             Err(e) => Ok(Err(e)),
         },
     };
+    let whole = matches!(outcome, Ok(Ok(())));
     match &outcome {
         Ok(Ok(())) => {}
         Ok(Err(e)) => debug!("{what}: ended: {e}"),
-        Err(_) => error!("{what}: panicked on its own thread"),
+        Err(panic) => {
+            error!("{what}: panicked on its own thread: {}", panic_text(&**panic));
+            detached.lock().tally.panicked();
+        }
     }
-    if by_close && !matches!(outcome, Ok(Ok(()))) {
+    let_go(outcome, || what.to_owned());
+    if by_close && !whole {
         // Where only the close ends a body, an orderly one would make it look whole.
         client.stream.reset_on_close();
     } else {

@@ -87,7 +87,8 @@ pub(crate) fn serve(
         // Handlers are caught where they are called; this is for what else is the user's.
         let step = catch_unwind(AssertUnwindSafe(|| turn.run())).unwrap_or_else(|panic| {
             error!("a worker's turn panicked: {}", panic_text(&*panic));
-            Step::Reset(CloseReason::ResponseFailed)
+            let_go(panic, || "a panic".to_owned());
+            turn.give_up()
         });
         if turn.in_share {
             queue.leave_share();
@@ -158,12 +159,24 @@ fn close(mut client: Box<Client>, reason: CloseReason, desk: &Desk, common: &Com
 /// Drops what may be the user's, here, on a worker.
 fn forget(client: &mut Client) {
     let progress = std::mem::take(&mut client.progress);
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(progress))) {
-        error!("a response's source panicked when dropped: {}", panic_text(&*panic));
-    }
+    let head = progress.head();
+    let_go(progress, || desk::method_and_path(&head));
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+/// Drops what is the user's, whose `Drop` may panic, as may that of what it panics with: what was
+/// decided stays decided. False if it did.
+fn let_go<T>(users: T, what: impl Fn() -> String) -> bool {
+    let mut dropped = catch_unwind(AssertUnwindSafe(|| drop(users)));
+    let well = dropped.is_ok();
+    while let Err(panic) = dropped {
+        error!("{}: panicked when dropped: {}", what(), panic_text(&*panic));
+        dropped = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+    }
+    well
+}
+
+/// What a panic says.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()

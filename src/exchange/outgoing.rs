@@ -19,6 +19,8 @@ pub(super) struct Outgoing {
     /// Behind what is in the worker's buffer, without being copied there.
     bytes: Bytes,
     source: Option<Box<dyn Read + Send>>,
+    /// The source has given all that it is asked for.
+    ended: bool,
     framing: BodyFraming,
     /// Of the length that was announced.
     left: u64,
@@ -57,7 +59,7 @@ impl Outgoing {
             BodyFraming::Length(len) => len,
             _ => 0,
         };
-        let with = |bytes, source| Some(Outgoing { bytes, source, framing, left });
+        let with = |bytes, source| Some(Outgoing { bytes, source, ended: false, framing, left });
         match kind {
             Kind::Bytes(bytes) if bytes.len() <= copy => {
                 out.extend_from_slice(&bytes);
@@ -74,7 +76,7 @@ impl Outgoing {
 
     /// Nothing more to pull; for what is in `out` only.
     pub(super) fn done() -> Outgoing {
-        Outgoing { bytes: Bytes::new(), source: None, framing: BodyFraming::None, left: 0 }
+        Outgoing { bytes: Bytes::new(), source: None, ended: true, framing: BodyFraming::None, left: 0 }
     }
 
     /// Whether only the end of the connection ends the body.
@@ -101,6 +103,11 @@ impl Outgoing {
         Ok(Sent { bytes: bytes + rest.bytes, all: rest.all })
     }
 
+    /// The source, once it has ended: for who can drop what is the user's.
+    pub(super) fn take_ended(&mut self) -> Option<Box<dyn Read + Send>> {
+        self.source.take_if(|_| self.ended)
+    }
+
     /// Asks the source for a piece and frames it.
     ///
     /// # Errors
@@ -115,7 +122,7 @@ impl Outgoing {
             _ => PIECE_BYTES,
         };
         if room == 0 {
-            self.source = None;
+            self.ended = true;
             return Ok(Pulled::End);
         }
         let n = loop {
@@ -131,9 +138,9 @@ impl Outgoing {
             }
             (0, BodyFraming::Chunked) => {
                 out.extend_from_slice(LAST_CHUNK);
-                self.source = None;
+                self.ended = true;
             }
-            (0, _) => self.source = None,
+            (0, _) => self.ended = true,
             (n, BodyFraming::Chunked) => encode::chunk(out, &piece[..n]),
             (n, _) => {
                 out.extend_from_slice(&piece[..n]);

@@ -86,6 +86,16 @@ impl Rate {
     }
 }
 
+impl Progress {
+    /// Of the request whose response is on its way, for the log.
+    pub(super) fn head(&self) -> Bytes {
+        match &self.stage {
+            Stage::Respond(response) => response.head.clone(),
+            _ => Bytes::new(),
+        }
+    }
+}
+
 impl Portable for Progress {
     fn is_portable(&self, buffered: usize, most: usize) -> bool {
         let come = match &self.stage {

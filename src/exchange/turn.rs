@@ -16,7 +16,7 @@ use super::input::Filled;
 use super::outgoing::{self, Outgoing, Pulled, Sent};
 use super::progress::{After, AskedOwned, Begun, Blocked, Rate, Responding, Stage};
 use super::upload::{Lease, Upload};
-use super::{Client, Common, panic_text};
+use super::{Client, Common, let_go, panic_text};
 use crate::acceptor::{Deadline, PORTABLE_BYTES};
 use crate::body::{Body, Kind};
 use crate::close_reason::CloseReason;
@@ -93,6 +93,19 @@ impl<'a> Turn<'a> {
         match self.go() {
             Ok(never) => match never {},
             Err(step) => step,
+        }
+    }
+
+    /// After a panic that nobody expected: whatever was on its way is incomplete.
+    pub(super) fn give_up(&mut self) -> Step {
+        self.desk.sign.set(None);
+        Step::Reset(CloseReason::ResponseFailed)
+    }
+
+    /// Drops what is the user's.
+    fn let_go<T>(&self, users: T, head: &[u8]) {
+        if !let_go(users, || method_and_path(head)) {
+            self.desk.tally.panicked();
         }
     }
 
@@ -225,8 +238,10 @@ impl<'a> Turn<'a> {
         let common = self.common;
         let site = &common.sites[self.client.site];
         catch_unwind(AssertUnwindSafe(|| site.handler.0.resolve(head))).unwrap_or_else(|panic| {
-            error!("{} {}: resolve panicked: {}", head.method, head.uri.path(), panic_text(&*panic));
+            let what = || format!("{} {}", head.method, head.uri.path());
+            error!("{}: resolve panicked: {}", what(), panic_text(&*panic));
             self.desk.tally.panicked();
+            let_go(panic, what);
             Resolved { refusal: Some(plain(StatusCode::INTERNAL_SERVER_ERROR)), ..Resolved::default() }
         })
     }
@@ -371,6 +386,7 @@ impl<'a> Turn<'a> {
         }
         let begin = Instant::now();
         self.desk.sign.set(Some((begun.text.clone(), begin)));
+        let head = begun.text.clone();
         let body = Body::received(kind, Arc::clone(&self.client.origin), begun.text);
         let mut request = Request::from_parts(begun.parts, body);
         found.attach(&mut request);
@@ -382,6 +398,7 @@ impl<'a> Turn<'a> {
             let what = self.desk.sign.read().unwrap_or_default();
             error!("a handler panicked ({}): {what}", panic_text(&*panic));
             self.desk.tally.panicked();
+            let_go(panic, || method_and_path(&head));
             plain(StatusCode::INTERNAL_SERVER_ERROR)
         });
         self.desk.sign.set(None);
@@ -416,12 +433,14 @@ impl<'a> Turn<'a> {
             () => None,
         };
         if let Some(status) = refused {
+            self.let_go((parts.extensions, kind), &asked.head);
             return self.respond(asked, plain(status), after);
         }
 
         let date = self.desk.date.get(self.now);
         encode::head(&mut self.desk.out, asked.version, parts.status, &parts.headers, &plan, date);
         self.desk.tally.response(parts.status.as_u16());
+        self.let_go(parts.extensions, &asked.head);
         let after = match after {
             After::Close { .. } => after,
             After::Discard(..) if !plan.keep_alive => unread(),
@@ -439,7 +458,10 @@ impl<'a> Turn<'a> {
                 return Err(self.detach(place, Task::Stream { write, framing: plan.framing }, asked));
             }
             kind if plan.send_body => Outgoing::new(kind, plan.framing, &mut self.desk.out, COPY_BYTES),
-            _ => None,
+            kind => {
+                self.let_go(kind, &asked.head);
+                None
+            }
         };
         match outgoing {
             Some(outgoing) => {
@@ -502,17 +524,28 @@ impl<'a> Turn<'a> {
             }
             self.queue.wake_for_rest();
             let Desk { piece, out, .. } = &mut *self.desk;
-            let failure = match catch_unwind(AssertUnwindSafe(|| response.outgoing.pull(piece, out))) {
+            let pulled = catch_unwind(AssertUnwindSafe(|| response.outgoing.pull(piece, out)));
+            let Responding { outgoing, head, .. } = &mut *response;
+            // What has ended is whole, even if its end panics.
+            self.let_go(outgoing.take_ended(), head);
+            let what = || method_and_path(head);
+            match pulled {
                 Ok(Ok(Pulled::Piece)) => continue,
                 Ok(Ok(Pulled::End)) => return Ok(response.after),
-                Ok(Err(e)) => format!("failed: {e}"),
-                Err(panic) => {
-                    self.desk.tally.panicked();
-                    format!("panicked: {}", panic_text(&*panic))
+                Ok(Err(e)) => {
+                    error!("{}: its response's source failed: {e}", what());
+                    self.let_go(e, head);
                 }
-            };
-            error!("{}: its response's source {failure}", method_and_path(&response.head));
-            return Err(cut(&response.outgoing, CloseReason::ResponseFailed));
+                Err(panic) => {
+                    error!("{}: its response's source panicked: {}", what(), panic_text(&*panic));
+                    self.desk.tally.panicked();
+                    self.let_go(panic, head);
+                }
+            }
+            let step = cut(outgoing, CloseReason::ResponseFailed);
+            let head = head.clone();
+            self.let_go(response, &head);
+            return Err(step);
         }
     }
 
