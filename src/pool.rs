@@ -17,14 +17,16 @@ pub(crate) struct Pool<T> {
     crew: Arc<Crew>,
 }
 
+/// Called with a worker's name and what it panicked with.
+type Died = dyn Fn(&str, &(dyn Any + Send)) + Send + Sync;
+
 /// What it takes to put a worker in a place.
 struct Crew {
     name: String,
     stack_bytes: Option<usize>,
     /// Works in that place until the queue is closed.
     work: Box<dyn Fn(usize) + Send + Sync>,
-    /// Told of each worker that dies, and of what.
-    died: Box<dyn Fn(&str, &(dyn Any + Send)) + Send + Sync>,
+    died: Box<Died>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
