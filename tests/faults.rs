@@ -145,8 +145,9 @@ fn what_is_short_of_the_announced_length_is_seen() {
         let reply = client_of(&running).get(path);
         assert_eq!((reply.status, reply.trailing), (200, How::Cut(End::Fin)), "{path}");
     }
-    let stats = running.handle().stats();
-    assert!(stats.closes.contains(&(CloseReason::ResponseFailed, 3)), "{:?}", stats.closes);
+    eventually("each is counted", || {
+        running.handle().stats().closes.contains(&(CloseReason::ResponseFailed, 3))
+    });
     client_of(&running).expect_kept();
 }
 
