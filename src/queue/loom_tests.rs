@@ -1,135 +1,319 @@
 #![cfg(loom)]
-//! Every order of steps of who pushes and who sleeps: loom reports a worker that sleeps for ever as a
-//! deadlock.
+//! Every order of steps, up to three preemptions, of those who push and those who sleep. Whoever
+//! sleeps for ever is a deadlock to loom: so nobody here closes a queue before its work is done,
+//! unless the close is what is looked at.
 
-use loom::sync::atomic::AtomicUsize;
-use loom::thread;
+use loom::thread::{self, JoinHandle};
 
 use super::*;
+use crate::sync::AtomicUsize;
 
-fn bounded(f: impl Fn() + Sync + Send + 'static) {
+fn model(f: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(f);
 }
 
-/// Works until the queue is closed; how much it did.
-fn worker(queue: &Arc<Queue<u8>>) -> thread::JoinHandle<usize> {
-    let queue = Arc::clone(queue);
+fn queue(share: usize) -> Arc<Queue<usize>> {
+    Arc::new(Queue::new(share))
+}
+
+/// How often each piece of work has been done, and how many are in the share.
+struct Tally {
+    done: [AtomicUsize; 3],
+    left: AtomicUsize,
+    in_share: AtomicUsize,
+}
+
+impl Tally {
+    fn new(pieces: usize) -> Arc<Tally> {
+        let done = std::array::from_fn(|_| AtomicUsize::new(0));
+        Arc::new(Tally { done, left: AtomicUsize::new(pieces), in_share: AtomicUsize::new(0) })
+    }
+
+    /// Whether it was the last.
+    fn do_piece(&self, piece: usize) -> bool {
+        assert_eq!(self.done[piece].fetch_add(1, Ordering::Relaxed), 0, "{piece} done twice");
+        self.left.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+}
+
+/// Works until all is done; who does the last piece sends all home.
+fn worker(queue: &Arc<Queue<usize>>, tally: &Arc<Tally>) -> JoinHandle<()> {
+    let (queue, tally) = (Arc::clone(queue), Arc::clone(tally));
     thread::spawn(move || {
         let seat = Seat::new();
-        let mut done = 0;
         loop {
-            match queue.pop(&seat) {
-                Popped::Work(_) => done += 1,
-                Popped::InShare(_) => {
-                    done += 1;
+            let is_last = match queue.pop(&seat) {
+                Popped::Work(piece) => tally.do_piece(piece),
+                Popped::InShare(piece) => {
+                    let before = tally.in_share.fetch_add(1, Ordering::Relaxed);
+                    assert!(before < queue.lock().share, "more than the share");
+                    let is_last = tally.do_piece(piece);
+                    tally.in_share.fetch_sub(1, Ordering::Relaxed);
                     queue.leave_share();
+                    is_last
                 }
-                Popped::Closed => return done,
+                Popped::Closed => return,
+            };
+            if is_last {
+                queue.close();
             }
         }
     })
 }
 
+/// Nobody sleeps, nobody is thought to come, nothing waits.
+fn expect_rest(queue: &Queue<usize>) {
+    assert_eq!(queue.look(), Look::default());
+    let state = queue.lock();
+    assert!(state.shared.is_empty() && state.in_share == 0 && state.probe.is_none());
+}
+
+fn join(workers: impl IntoIterator<Item = JoinHandle<()>>) {
+    workers.into_iter().for_each(|worker| worker.join().unwrap());
+}
+
 #[test]
-fn loom_work_pushed_beside_a_worker_that_goes_to_sleep_is_done() {
-    bounded(|| {
-        let queue = Arc::new(Queue::new(1));
-        let worker = worker(&queue);
-        queue.push(&mut vec![1]);
+fn one_call_is_enough_for_each_batch() {
+    model(|| {
+        let (queue, tally) = (queue(1), Tally::new(3));
+        let worker = worker(&queue, &tally);
+        queue.push(&mut vec![0, 1]);
         queue.push(&mut vec![2]);
-        queue.close();
-        assert_eq!(worker.join().unwrap(), 2);
+        join([worker]);
+        expect_rest(&queue);
     });
 }
 
 #[test]
-fn loom_a_batch_is_done_once_by_two_workers() {
-    bounded(|| {
-        let queue = Arc::new(Queue::new(1));
-        let workers = [worker(&queue), worker(&queue)];
-        queue.push(&mut vec![1, 2]);
-        queue.close();
-        assert_eq!(workers.map(|worker| worker.join().unwrap()).iter().sum::<usize>(), 2);
+fn two_workers_do_a_batch_once_and_go_home() {
+    model(|| {
+        let (queue, tally) = (queue(1), Tally::new(2));
+        let workers = [worker(&queue, &tally), worker(&queue, &tally)];
+        queue.push(&mut vec![0, 1]);
+        join(workers);
+        expect_rest(&queue);
     });
 }
 
-/// Nobody closes the queue before the work is done: the one call must be enough.
 #[test]
-fn loom_one_call_is_enough_for_a_batch() {
-    bounded(|| {
-        let queue = Arc::new(Queue::new(1));
-        let done = Arc::new(AtomicUsize::new(0));
+fn of_two_who_push_neither_is_overheard() {
+    model(|| {
+        let (queue, tally) = (queue(1), Tally::new(2));
+        let worker = worker(&queue, &tally);
+        let other = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || queue.push(&mut vec![0]))
+        };
+        queue.push(&mut vec![1]);
+        join([worker, other]);
+        expect_rest(&queue);
+    });
+}
+
+/// Each worker is gone for good with its first piece, but calls for the rest before.
+#[test]
+fn who_leaves_work_behind_wakes_another_for_it() {
+    model(|| {
+        let (queue, tally) = (queue(1), Tally::new(2));
+        let workers = [(); 2].map(|()| {
+            let (queue, tally) = (Arc::clone(&queue), Arc::clone(&tally));
+            thread::spawn(move || {
+                let Popped::Work(piece) = queue.pop(&Seat::new()) else { panic!() };
+                queue.wake_for_rest();
+                tally.do_piece(piece);
+            })
+        });
+        queue.push(&mut vec![0, 1]);
+        join(workers);
+        expect_rest(&queue);
+    });
+}
+
+/// The acceptor's nudge comes for nothing, or just as the others come by themselves.
+#[test]
+fn a_wake_too_many_does_no_harm() {
+    model(|| {
+        let (queue, tally) = (queue(1), Tally::new(1));
+        let workers = [worker(&queue, &tally), worker(&queue, &tally)];
+        queue.wake(2);
+        queue.push(&mut vec![0]);
+        queue.wake(1);
+        join(workers);
+        expect_rest(&queue);
+    });
+}
+
+/// Handlers are free to unpark their own thread.
+#[test]
+fn a_token_that_a_handler_left_is_no_call() {
+    model(|| {
+        let queue = queue(1);
         let worker = {
-            let (queue, done) = (Arc::clone(&queue), Arc::clone(&done));
+            let queue = Arc::clone(&queue);
             thread::spawn(move || {
                 let seat = Seat::new();
                 for _ in 0..2 {
+                    current().unpark();
                     assert!(matches!(queue.pop(&seat), Popped::Work(_)));
-                    done.fetch_add(1, Ordering::SeqCst);
                 }
             })
         };
-        queue.push(&mut vec![1, 2]);
-        worker.join().unwrap();
-        assert_eq!(done.load(Ordering::SeqCst), 2);
+        queue.push(&mut vec![0]);
+        queue.push(&mut vec![1]);
+        join([worker]);
+        expect_rest(&queue);
     });
 }
 
 #[test]
-fn loom_the_share_is_never_exceeded_and_its_work_is_done() {
-    bounded(|| {
-        let queue = Arc::new(Queue::new(1));
-        let workers = [worker(&queue), worker(&queue)];
-        queue.push_shared(1);
-        queue.push_shared(2);
-        // Whoever waits for the share is called when it is left, so this ends without a close.
-        let done = loop {
-            let look = queue.lock();
-            assert!(look.in_share <= look.share);
-            if look.shared.is_empty() && look.in_share == 0 {
-                break 2;
-            }
-            drop(look);
-            thread::yield_now();
-        };
+fn a_close_sends_all_home() {
+    model(|| {
+        let (queue, tally) = (queue(1), Tally::new(1));
+        let workers = [worker(&queue, &tally), worker(&queue, &tally)];
         queue.close();
-        assert_eq!(workers.map(|worker| worker.join().unwrap()).iter().sum::<usize>(), done);
+        join(workers);
+        expect_rest(&queue);
     });
 }
 
-/// By somebody who is no worker of this queue, and so takes nothing else himself.
 #[test]
-fn loom_who_waits_for_the_share_is_called_when_it_is_left() {
-    bounded(|| {
-        let queue = Arc::new(Queue::new(1));
-        assert!(queue.enter_share());
+fn a_closed_queue_is_emptied_first() {
+    model(|| {
+        let (queue, tally) = (queue(1), Tally::new(2));
+        let worker = worker(&queue, &tally);
+        queue.push(&mut vec![0]);
         queue.push_shared(1);
+        queue.close();
+        join([worker]);
+        expect_rest(&queue);
+        assert_eq!(tally.left.load(Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
+fn work_for_the_share_is_done_and_the_share_never_exceeded() {
+    model(|| {
+        let (queue, tally) = (queue(1), Tally::new(2));
+        let workers = [worker(&queue, &tally), worker(&queue, &tally)];
+        queue.push_shared(0);
+        queue.push_shared(1);
+        join(workers);
+        expect_rest(&queue);
+    });
+}
+
+#[test]
+fn both_lanes_are_emptied_whoever_is_called_for_which() {
+    model(|| {
+        let (queue, tally) = (queue(1), Tally::new(2));
+        let workers = [worker(&queue, &tally), worker(&queue, &tally)];
+        queue.push_shared(0);
+        queue.push(&mut vec![1]);
+        join(workers);
+        expect_rest(&queue);
+    });
+}
+
+/// A turn that entered the share on its way takes no second place in it, and leaves while others
+/// wait or just begin to.
+#[test]
+fn who_waits_for_the_share_is_called_when_it_is_left() {
+    model(|| {
+        let (queue, tally) = (queue(1), Tally::new(1));
+        assert!(queue.enter_share());
+        let worker = worker(&queue, &tally);
+        let waits = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || queue.push_shared(0))
+        };
+        queue.leave_share();
+        join([worker, waits]);
+        expect_rest(&queue);
+    });
+}
+
+/// By turns that find on their way that they need it, and by a worker that is called for it.
+#[test]
+fn a_place_in_the_share_is_entered_by_one() {
+    model(|| {
+        let (queue, tally) = (queue(1), Tally::new(1));
+        let worker = worker(&queue, &tally);
+        let turn = |queue: &Queue<usize>, tally: &Tally| {
+            if queue.enter_share() {
+                assert_eq!(tally.in_share.fetch_add(1, Ordering::Relaxed), 0, "more than the share");
+                tally.in_share.fetch_sub(1, Ordering::Relaxed);
+                queue.leave_share();
+            }
+        };
+        let other = {
+            let (queue, tally) = (Arc::clone(&queue), Arc::clone(&tally));
+            thread::spawn(move || turn(&queue, &tally))
+        };
+        queue.push_shared(0);
+        turn(&queue, &tally);
+        join([worker, other]);
+        expect_rest(&queue);
+    });
+}
+
+#[test]
+fn a_full_share_does_not_hold_up_other_work() {
+    model(|| {
+        let queue = queue(1);
+        assert!(queue.enter_share());
         let worker = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || queue.pop(&Seat::new()))
         };
+        queue.push_shared(0);
+        queue.push(&mut vec![1]);
+        assert_eq!(worker.join().unwrap(), Popped::Work(1));
         queue.leave_share();
-        assert_eq!(worker.join().unwrap(), Popped::InShare(1));
+        assert_eq!(queue.pop(&Seat::new()), Popped::InShare(0));
     });
 }
 
 #[test]
-fn loom_a_probe_is_called_or_given_back() {
-    bounded(|| {
-        let queue = Arc::new(Queue::<u8>::new(1));
-        let worker = worker(&queue);
-        let called = Arc::new(AtomicUsize::new(0));
-        let probe = {
-            let called = Arc::clone(&called);
-            Probe(Box::new(move || {
-                called.fetch_add(1, Ordering::SeqCst);
-            }))
+fn a_probe_is_called_once_or_given_back_and_work_beside_it_is_done() {
+    model(|| {
+        let (queue, tally) = (queue(1), Tally::new(2));
+        let worker = worker(&queue, &tally);
+        let called = Arc::clone(&tally);
+        let last = {
+            let queue = Arc::clone(&queue);
+            move || {
+                if called.do_piece(0) {
+                    queue.close();
+                }
+            }
         };
-        let given_back = queue.probe(probe).is_err();
-        queue.close();
-        worker.join().unwrap();
-        assert_eq!(called.load(Ordering::SeqCst), usize::from(!given_back));
+        let other = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || queue.push(&mut vec![1]))
+        };
+        if let Err(Probe(back)) = queue.probe(Probe(Box::new(last))) {
+            back();
+        }
+        join([worker, other]);
+        expect_rest(&queue);
+    });
+}
+
+#[test]
+fn what_expires_is_not_done_and_what_is_done_does_not_expire() {
+    model(|| {
+        let (queue, tally) = (queue(1), Tally::new(3));
+        let worker = worker(&queue, &tally);
+        queue.push(&mut vec![0, 1]);
+        queue.push_shared(2);
+        let limit = Instant::now().checked_add(LOOK).unwrap();
+        let lasts: Vec<bool> = queue.expired(limit).into_iter().map(|piece| tally.do_piece(piece)).collect();
+        if lasts.contains(&true) {
+            queue.close();
+        }
+        join([worker]);
+        expect_rest(&queue);
     });
 }
