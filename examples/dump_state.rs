@@ -1,7 +1,15 @@
 //! What a process has learned, written to a file when it ends: after a stop, and after each handover.
 //!
-//! Run with `cargo run --example dump_state -- 127.0.0.1:8001 /tmp/report`, then
-//! `curl localhost:8001/hello`, `kill PID`, and `cat /tmp/report`.
+//! ```text
+//! $ cargo run --example dump_state -- 127.0.0.1:8001 report.txt
+//! $ curl http://127.0.0.1:8001/hello
+//! counted
+//! $ curl http://127.0.0.1:8001/hello
+//! counted
+//! $ kill PID
+//! $ cat report.txt
+//! ... /hello 2
+//! ```
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;

@@ -1,8 +1,17 @@
 //! A file that only one generation may write to: let go of before the successor serves, taken by it,
 //! and taken back if the handover fails. How many lines there are goes along as state.
 //!
-//! Run with `cargo run --example exclusive_lock -- 127.0.0.1:8001 /tmp/lines`, then
-//! `curl -d hello localhost:8001/lines`, `kill -HUP PID`, and `curl` again: the numbers go on.
+//! ```text
+//! $ cargo run --example exclusive_lock -- 127.0.0.1:8001 lines.txt
+//! $ curl -d hello http://127.0.0.1:8001/lines
+//! 1
+//! $ kill -HUP PID
+//! $ curl -d 'hello again' http://127.0.0.1:8001/lines
+//! 2
+//! $ cat lines.txt
+//! 1 hello
+//! 2 hello again
+//! ```
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};

@@ -1,9 +1,15 @@
 //! The smallest server.
 //!
-//! Run with `cargo run --release --example hello`, then `curl localhost:8001/`.
+//! ```text
+//! $ cargo run --example hello -- 127.0.0.1:8001
+//! $ curl http://127.0.0.1:8001/
+//! Hello, World!
+//! ```
 
 use heirloom::prelude::*;
 
 fn main() -> Result<(), heirloom::Error> {
-    Server::new(|_: Request| "Hello, World!").listen("localhost:8001").serve()
+    env_logger::init();
+    let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8001".to_owned());
+    Server::new(|_: Request| "Hello, World!").listen(listen).serve()
 }

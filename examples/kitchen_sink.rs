@@ -1,7 +1,17 @@
-//! Every feature on one server, for tests and load programs.
+//! Every feature on one server, for tests and load programs. `--help` lists the flags.
 //!
-//! Run with `cargo run --release --example kitchen_sink -- --listen 127.0.0.1:8001`, then
-//! `curl localhost:8001/pid`, `kill -HUP PID`, and `curl` again. `--help` lists the flags.
+//! ```text
+//! $ cargo run --release --example kitchen_sink -- --listen 127.0.0.1:8001
+//! $ curl http://127.0.0.1:8001/generation
+//! 1
+//! $ kill -HUP PID
+//! $ curl http://127.0.0.1:8001/generation
+//! 2
+//! $ curl -d hello http://127.0.0.1:8001/echo
+//! hello
+//! $ curl -o /dev/null -w '%{http_code}' http://127.0.0.1:8001/panic
+//! 500
+//! ```
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;

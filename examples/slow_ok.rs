@@ -1,8 +1,18 @@
 //! A slow answer that survives an upgrade: the manual test.
 //!
-//! Run with `cargo run --release --example slow_ok [-- --listen ADDR --seconds N]`, then
-//! `curl localhost:8001/ok` in two other shells, then `kill -HUP PID`. A third `curl` is answered
-//! by the new process, the first two by the old one, which then exits.
+//! ```text
+//! $ cargo run --release --example slow_ok -- --listen 127.0.0.1:8001 --seconds 3
+//! $ curl http://127.0.0.1:8001/ok &
+//! ok
+//! $ curl http://127.0.0.1:8001/ok &
+//! ok
+//! $ kill -HUP PID
+//! $ curl http://127.0.0.1:8001/ok
+//! ok
+//! ```
+//!
+//! Its log names its PID. The first two are answered by the old process, which then exits, the
+//! last one by the new process. Without `--seconds` it takes 30 s.
 
 use std::io::Write;
 use std::time::Duration;

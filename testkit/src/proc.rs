@@ -42,6 +42,12 @@ impl Proc {
     pub fn start_as_said(program: impl AsRef<OsStr>, flags: &[impl AsRef<OsStr>]) -> Proc {
         let mut command = Command::new(program);
         command.args(flags);
+        Proc::start_command(command)
+    }
+
+    /// Runs `command`, which is or becomes a server; it serves when this returns.
+    #[track_caller]
+    pub fn start_command(command: Command) -> Proc {
         let (mut proc, _) = Proc::spawn(command, Family::of);
         proc.wait_for("serving as generation 1");
         proc.note_listeners();
@@ -53,10 +59,7 @@ impl Proc {
     pub fn start_group(program: impl AsRef<OsStr>, flags: &[&str]) -> Proc {
         let mut command = Command::new(program);
         command.args(["--listen", "127.0.0.1:0"]).args(flags).process_group(0);
-        let (mut proc, _) = Proc::spawn(command, Family::of);
-        proc.wait_for("serving as generation 1");
-        proc.note_listeners();
-        proc
+        Proc::start_command(command)
     }
 
     /// Starts `command`, which makes a pid namespace and runs a server in it, and ends it when it
