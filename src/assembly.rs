@@ -2,83 +2,79 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::acceptor::{Command, Parking};
-use crate::budget::Budget;
+use crate::connection::Connection;
 use crate::control::Service;
-use crate::exchange::detached::Detached;
-use crate::exchange::{Client, Progress, Sign};
 use crate::listener::Listener;
-use crate::pool::Pool;
 use crate::queue::Queue;
-use crate::status::Stats;
+use crate::status::{Gauges, Stats};
 use crate::wait_group::WaitGroup;
 
-/// What can be reached of a running server.
+/// What can be reached of a running server, whatever is spoken on its connections.
 #[derive(Debug)]
-pub(crate) struct Assembly {
+pub(crate) struct Assembly<P> {
     /// The acceptor has them, too; a socket is closed when both have let go.
     pub(crate) listeners: Mutex<Vec<Listener>>,
-    pub(crate) parking: Arc<Parking<Progress>>,
-    pub(crate) queues: Vec<Arc<Queue<Box<Client>>>>,
-    pub(crate) detached: Arc<Detached>,
+    pub(crate) parking: Arc<Parking<P>>,
+    pub(crate) queues: Vec<Arc<Queue<Box<Connection<P>>>>>,
     pub(crate) wait_group: WaitGroup,
-    /// One for each worker.
-    pub(crate) signs: Vec<Arc<Sign>>,
+    pub(crate) staff: Box<dyn Staff>,
     pub(crate) grace: Duration,
     pub(crate) files: Files,
-    pub(crate) memory: Budget,
-    pub(crate) disk: Budget,
+}
+
+/// Who works on the connections.
+pub(crate) trait Staff: fmt::Debug + Send + Sync {
+    fn add_to(&self, stats: &mut Stats);
+    /// What they do now, one line each.
+    fn in_flight(&self) -> Vec<String>;
+    /// What is in flight and in nobody's hands.
+    fn unnamed(&self) -> &'static str;
+    /// Ends the threads, when there is nothing more to do or nobody may do it any more.
+    fn finish(&self);
 }
 
 /// What the user's program passes on to the next generation.
 pub(crate) type Files = Arc<Mutex<BTreeMap<String, Arc<OwnedFd>>>>;
 
-/// The threads of a running server.
-pub(crate) struct Threads {
-    pub(crate) acceptor: JoinHandle<()>,
-    pub(crate) pools: Vec<Pool<Box<Client>>>,
-}
-
-impl fmt::Debug for Threads {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Threads").field("pools", &self.pools.len()).finish_non_exhaustive()
-    }
-}
-
-impl Assembly {
-    pub(crate) fn add_to(&self, stats: &mut Stats) {
-        stats.open = self.parking.open() as u64;
-        stats.in_flight = self.wait_group.count() as u64;
-        stats.queued = self.queues.iter().map(|queue| queue.look().waiting as u64).sum();
-        stats.workers = self.signs.len() as u64;
-        stats.buffered_bytes = self.memory.held();
-        stats.temporary_bytes = self.disk.held();
-        stats.detached = self.detached.count() as u64;
+impl<P> Assembly<P> {
+    /// Where the TCP listeners are.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.open_listeners().iter().filter_map(Listener::socket_addr).collect()
     }
 
-    /// Ends the threads. Workers that are in handlers are left behind: the process ends under them.
-    pub(crate) fn finish(&self, threads: Threads) {
+    /// Ends the threads.
+    pub(crate) fn finish(&self, acceptor: JoinHandle<()>) {
         self.parking.command(Command::Stop);
-        let _ = threads.acceptor.join();
-        let idle = self.signs.iter().all(|sign| sign.read().is_none());
-        for pool in threads.pools {
-            if idle {
-                pool.finish();
-            }
-        }
+        let _ = acceptor.join();
+        self.staff.finish();
     }
 
     fn let_go_of_listeners(&self) {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.open_listeners().clear();
+    }
+
+    fn open_listeners(&self) -> MutexGuard<'_, Vec<Listener>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Service for Assembly {
+impl<P: fmt::Debug + Send> Gauges for Assembly<P> {
+    fn add_to(&self, stats: &mut Stats) {
+        stats.open = self.parking.open() as u64;
+        stats.in_flight = self.wait_group.count() as u64;
+        stats.queued = self.queues.iter().map(|queue| queue.look().waiting as u64).sum();
+        self.staff.add_to(stats);
+    }
+}
+
+impl<P> Service for Assembly<P> {
     fn accept(&self) {
         self.parking.command(Command::Accept);
     }
@@ -110,7 +106,7 @@ impl Service for Assembly {
     }
 
     fn listeners(&self) -> Vec<(String, Arc<OwnedFd>)> {
-        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let listeners = self.open_listeners();
         listeners.iter().map(|listener| (listener.name.clone(), Arc::clone(&listener.fd))).collect()
     }
 
@@ -124,10 +120,9 @@ impl Service for Assembly {
     }
 
     fn in_flight(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.signs.iter().filter_map(|sign| sign.read()).collect();
-        lines.extend(self.detached.in_flight());
+        let mut lines = self.staff.in_flight();
         let unnamed = self.wait_group.count().saturating_sub(lines.len());
-        lines.extend((0..unnamed).map(|_| "a request whose client is slow to send or to read".to_owned()));
+        lines.extend((0..unnamed).map(|_| self.staff.unnamed().to_owned()));
         lines
     }
 

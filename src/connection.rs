@@ -1,6 +1,7 @@
 //! The value that moves between acceptor, queue and worker. It does not know who has it, nor what
 //! is spoken on it: `P`, its progress, belongs to the exchange.
 
+use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -128,7 +129,7 @@ fn uninterrupted(mut f: impl FnMut() -> io::Result<usize>) -> io::Result<usize> 
 }
 
 /// What is spoken on a connection, as far as another process can go on with it.
-pub(crate) trait Portable: Default {
+pub(crate) trait Portable: Default + fmt::Debug + Send + 'static {
     /// Whether it is between two requests, or in one of which `buffered` bytes in all, `most` at
     /// most, are enough to begin anew.
     fn is_portable(&self, buffered: usize, most: usize) -> bool;

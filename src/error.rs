@@ -39,6 +39,11 @@ impl Error {
         Error { kind, context: context.into(), source: Some(source.into()) }
     }
 
+    /// The operating system refused what the server can't do without.
+    pub(crate) fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
+        move |e| Error::io(Kind::System, what, e)
+    }
+
     /// Whether the server ended by the hammer, cutting requests that were still in flight.
     pub fn is_cut(&self) -> bool {
         self.kind == Kind::Cut

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::assembly::{Assembly, Files};
+use crate::assembly::Files;
 use crate::control::Inbox;
 use crate::lifecycle::Event;
 use crate::phase::{Phase, PhaseWatch};
-use crate::status::{Stats, Tallies};
+use crate::status::{Gauges, Stats, Tallies};
 
 /// Steers a server and looks at it, from any thread. Clones are of the same server.
 ///
@@ -26,7 +26,7 @@ pub(crate) struct Shared {
     pub(crate) tallies: Tallies,
     pub(crate) generation: AtomicU32,
     pub(crate) files: Files,
-    pub(crate) assembly: OnceLock<Arc<Assembly>>,
+    pub(crate) gauges: OnceLock<Arc<dyn Gauges>>,
 }
 
 impl Handle {
@@ -40,7 +40,7 @@ impl Handle {
                 tallies: Tallies::default(),
                 generation: AtomicU32::new(1),
                 files: Arc::default(),
-                assembly: OnceLock::new(),
+                gauges: OnceLock::new(),
             }),
         }
     }
@@ -83,8 +83,8 @@ impl Handle {
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::new(self.shared.generation.load(Ordering::Relaxed), self.phase());
         self.shared.tallies.add_up(&mut stats);
-        if let Some(assembly) = self.shared.assembly.get() {
-            assembly.add_to(&mut stats);
+        if let Some(gauges) = self.shared.gauges.get() {
+            gauges.add_to(&mut stats);
         }
         stats
     }

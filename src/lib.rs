@@ -19,6 +19,7 @@ mod handler;
 mod handover;
 mod hooks;
 mod http1;
+mod launch;
 mod lifecycle;
 mod limits;
 mod listener;
@@ -48,12 +49,13 @@ pub use error::Error;
 pub use handle::Handle;
 pub use handler::{Handler, Resolved, max_body, streaming};
 pub use hooks::UserState;
+pub use launch::{Running, inherited_fd, init};
 pub use limits::{Limits, Timeouts};
-pub use phase::Phase;
-pub use request::{Drain, RequestExt};
+pub use phase::{Drain, Phase};
+pub use request::RequestExt;
 pub use response::{Html, IntoResponse, Redirect, ResponseExt};
 pub use router::Router;
-pub use server::{Running, Server, inherited_fd, init};
+pub use server::Server;
 pub use status::Stats;
 
 /// A request: the head as `http` has it, and a [`Body`].

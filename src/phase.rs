@@ -108,6 +108,46 @@ impl PhaseWatch {
     }
 }
 
+/// Tells whether the process drains. Clones are cheap and tell the same.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use std::time::Duration;
+///
+/// fn events(req: Request) -> impl IntoResponse {
+///     let drain = req.drain();
+///     let ticks = Body::detached(move |out| {
+///         while !drain.wait(Duration::from_secs(1)) {
+///             out.write_all(b"data: tick\n\n")?;
+///         }
+///         Ok(())
+///     });
+///     ([(header::CONTENT_TYPE, "text/event-stream")], ticks)
+/// }
+/// let router = Router::new().get("/events", events);
+/// # router.check().unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct Drain(PhaseWatch);
+
+impl Drain {
+    pub(crate) fn of(watch: PhaseWatch) -> Drain {
+        Drain(watch)
+    }
+
+    /// Whether this process is about to end, because it was told to stop or because a successor has
+    /// taken over.
+    pub fn draining(&self) -> bool {
+        self.0.get().is_draining()
+    }
+
+    /// Waits until this process drains; false if it does not within `timeout`. Serves as the pause
+    /// between two events.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        self.0.wait_draining(timeout)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use http::HeaderMap;
 
 use crate::Request;
 use crate::handler::Matched;
-use crate::phase::PhaseWatch;
+use crate::phase::{Drain, PhaseWatch};
 
 /// What came after a chunked body, kept in the request's extensions.
 #[derive(Clone, Debug)]
@@ -129,7 +129,7 @@ impl RequestExt for Request {
     }
 
     fn drain(&self) -> Drain {
-        Drain(self.body().origin().map_or_else(PhaseWatch::new, |o| o.phase.clone()))
+        Drain::of(self.body().origin().map_or_else(PhaseWatch::new, |o| o.phase.clone()))
     }
 
     fn bytes(&mut self) -> io::Result<Bytes> {
@@ -138,41 +138,6 @@ impl RequestExt for Request {
 
     fn text(&mut self) -> io::Result<String> {
         self.body_mut().read_text()
-    }
-}
-
-/// Tells whether the process drains. Clones are cheap and tell the same.
-///
-/// ```
-/// use heirloom::prelude::*;
-/// use std::time::Duration;
-///
-/// fn events(req: Request) -> impl IntoResponse {
-///     let drain = req.drain();
-///     let ticks = Body::detached(move |out| {
-///         while !drain.wait(Duration::from_secs(1)) {
-///             out.write_all(b"data: tick\n\n")?;
-///         }
-///         Ok(())
-///     });
-///     ([(header::CONTENT_TYPE, "text/event-stream")], ticks)
-/// }
-/// let router = Router::new().get("/events", events);
-/// # router.check().unwrap();
-/// ```
-#[derive(Clone, Debug)]
-pub struct Drain(PhaseWatch);
-
-impl Drain {
-    /// Whether this process is about to end, see [`RequestExt::draining`].
-    pub fn draining(&self) -> bool {
-        self.0.get().is_draining()
-    }
-
-    /// Waits until this process drains; false if it does not within `timeout`. Serves as the pause
-    /// between two events.
-    pub fn wait(&self, timeout: Duration) -> bool {
-        self.0.wait_draining(timeout)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Counters: each thread has its own, a snapshot adds them up.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -127,6 +127,11 @@ impl Tallies {
         let inherited = self.inherited.lock().unwrap_or_else(PoisonError::into_inner);
         stats.for_each_count(|name, count| *count += inherited.get(name).copied().unwrap_or(0));
     }
+}
+
+/// Whoever knows what a server is doing now.
+pub(crate) trait Gauges: fmt::Debug + Send + Sync {
+    fn add_to(&self, stats: &mut Stats);
 }
 
 /// What a server has done and is doing, at one moment.

@@ -12,7 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::census::Census;
 use super::{BELL, RESERVE, TICK};
-use crate::connection::Connection;
+use crate::connection::{Connection, Linger};
 use crate::limits::Limits;
 use crate::slots::Slots;
 
@@ -138,6 +138,22 @@ impl<P> Parking<P> {
             Deadline::Idle(now) => self.idle_deadline(now),
         };
         self.slots.park(connection.slot, connection, deadline)
+    }
+
+    /// Drops what still comes of one that lingers, and parks it where more may; gives back what has
+    /// ended.
+    pub(crate) fn linger(&self, mut connection: Box<Connection<P>>) -> Option<Box<Connection<P>>> {
+        while let Some(lingering) = connection.lingering {
+            match connection.linger_on() {
+                Linger::More => {}
+                Linger::Over => break,
+                Linger::Drained => match self.park(connection, Deadline::At(lingering.until)) {
+                    Ok(()) => return None,
+                    Err(back) => connection = back,
+                },
+            }
+        }
+        Some(connection)
     }
 
     /// Asks for an event, too, when the socket takes bytes again.

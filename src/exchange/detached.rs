@@ -17,7 +17,7 @@ use crate::body::{DetachedWriter, Duplex, UpgradeHandler, Upgraded};
 use crate::close_reason::CloseReason;
 use crate::connection::Stream;
 use crate::exchange::blocking::{wait, write_all};
-use crate::exchange::{Client, Progress, let_go, linger, panic_text};
+use crate::exchange::{Client, Progress, let_go, panic_text};
 use crate::http1::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::status::Tally;
 
@@ -132,7 +132,7 @@ pub(super) fn detach(
 
 fn finish(detached: &Detached, id: u64, client: Box<Client>, parking: &Parking<Progress>) {
     detached.lock().running.remove(&id);
-    if let Some(client) = linger(client, parking) {
+    if let Some(client) = parking.linger(client) {
         detached.lock().tally.closed(CloseReason::Detached);
         parking.close(client);
     }

@@ -25,9 +25,9 @@ use std::sync::Arc;
 
 use log::{debug, error};
 
-use crate::acceptor::{Deadline, Parking};
+use crate::acceptor::Parking;
 use crate::close_reason::CloseReason;
-use crate::connection::{Connection, Linger};
+use crate::connection::Connection;
 use crate::handler::Handler;
 use crate::limits::{Limits, Timeouts};
 use crate::pace::Pace;
@@ -116,7 +116,7 @@ pub(crate) fn serve(
             Step::Linger(reason) => {
                 forget(&mut client);
                 client.begin_lingering(reason);
-                if let Some(client) = linger(client, &common.parking) {
+                if let Some(client) = common.parking.linger(client) {
                     close(client, reason, desk, common);
                 }
                 return;
@@ -132,21 +132,6 @@ pub(crate) fn serve(
             }
         }
     }
-}
-
-/// Drops what still comes, and parks where more may; gives back what has ended.
-fn linger(mut client: Box<Client>, parking: &Parking<Progress>) -> Option<Box<Client>> {
-    while let Some(lingering) = client.lingering {
-        match client.linger_on() {
-            Linger::More => {}
-            Linger::Over => break,
-            Linger::Drained => match parking.park(client, Deadline::At(lingering.until)) {
-                Ok(()) => return None,
-                Err(back) => client = back,
-            },
-        }
-    }
-    Some(client)
 }
 
 fn close(mut client: Box<Client>, reason: CloseReason, desk: &Desk, common: &Common) {
