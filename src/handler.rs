@@ -1,5 +1,7 @@
 //! A function from request to response, and what the server must know of it at the head.
 
+mod wrapped;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,6 +10,9 @@ use http::request::Parts;
 use crate::pace::Pace;
 use crate::response::IntoResponse;
 use crate::{Request, Response};
+
+pub(crate) use wrapped::collecting_panics;
+pub use wrapped::{Next, Wrapped, Wrapper};
 
 /// Answers requests. Closures and functions from [`Request`] to anything that is
 /// [`IntoResponse`] are handlers; so is [`Router`](crate::Router).
@@ -21,51 +26,50 @@ use crate::{Request, Response};
 /// assert_eq!(response.body_mut().read_text().unwrap(), "you asked for /x\n");
 /// ```
 ///
-/// One that wraps another passes on what that one knows, and so keeps its limits:
-///
-/// ```
-/// use heirloom::prelude::*;
-/// use heirloom::Resolved;
-///
-/// struct Versioned<H>(H);
-///
-/// impl<H: Handler> Handler for Versioned<H> {
-///     fn call(&self, request: Request) -> Response {
-///         self.0.call(request).with_header("x-version", 3)
-///     }
-///
-///     fn resolve(&self, head: &http::request::Parts) -> Resolved<'_> {
-///         self.0.resolve(head).wrapped()
-///     }
-///
-///     fn check(&self) -> Result<(), String> {
-///         self.0.check()
-///     }
-/// }
-///
-/// let handler = Versioned(Router::new().get("/", |_: Request| "hello\n"));
-/// let response = handler.call(http::Request::get("/nowhere").body(Body::empty()).unwrap());
-/// assert_eq!(response.status(), StatusCode::NOT_FOUND);
-/// assert_eq!(response.headers()["x-version"], "3");
-/// ```
+/// [`Handler::wrap`] puts something around it that sees each request and each response.
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request.
     fn call(&self, request: Request) -> Response;
 
     /// What holds for a request with this head, decided before its body is read. A handler that
-    /// wraps another one passes this on as [`Resolved::wrapped`].
+    /// stands for another one passes this on, [`Resolved::wrapped`] if it has something to add.
     fn resolve(&self, head: &Parts) -> Resolved<'_> {
         let _ = head;
         Resolved::default()
     }
 
+    /// Answers a request that is refused without its handler, for what [`Handler::resolve`] has
+    /// found or because its body is too large: the body is empty, `refusal` is the answer.
+    /// Default: that. A handler that stands for another one passes this on.
+    fn refuse(&self, request: Request, refusal: Response) -> Response {
+        let _ = request;
+        refusal
+    }
+
     /// Whether the handler is put together as it was meant; asked once, before serving starts. A
-    /// handler that wraps another one passes this on. Default: it is.
+    /// handler that stands for another one passes this on. Default: it is.
     ///
     /// # Errors
     /// Every mistake that was found, as text for whoever wrote the program.
     fn check(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// The same handler with `wrapper` around it. The last one is the outermost: it sees requests
+    /// first and responses last.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// let handler = Router::new()
+    ///     .get("/", |_: Request| "hello\n")
+    ///     .wrap(|request: Request, next: Next| next.call(request).with_header("x-version", 3));
+    /// assert_eq!(handler.check(), Ok(()));
+    /// ```
+    fn wrap<W: Wrapper>(self, wrapper: W) -> Wrapped<Self, W>
+    where
+        Self: Sized,
+    {
+        Wrapped { handler: self, wrapper }
     }
 }
 
@@ -88,6 +92,10 @@ impl<H: Handler + ?Sized> Handler for Arc<H> {
         (**self).resolve(head)
     }
 
+    fn refuse(&self, request: Request, refusal: Response) -> Response {
+        (**self).refuse(request, refusal)
+    }
+
     fn check(&self) -> Result<(), String> {
         (**self).check()
     }
@@ -100,6 +108,10 @@ impl Handler for Box<dyn Handler> {
 
     fn resolve(&self, head: &Parts) -> Resolved<'_> {
         (**self).resolve(head)
+    }
+
+    fn refuse(&self, request: Request, refusal: Response) -> Response {
+        (**self).refuse(request, refusal)
     }
 
     fn check(&self) -> Result<(), String> {
@@ -124,11 +136,11 @@ pub struct Resolved<'h> {
 }
 
 impl Resolved<'_> {
-    /// The same limits, and the wrapper is called instead of what it wraps, even for a request that
-    /// this would refuse; so that every response passes through the wrapper.
+    /// The same, but the handler that was asked is the one to call ([`Handler::refuse`] for a
+    /// request that is refused), so that every response passes through it.
     #[must_use]
     pub fn wrapped(self) -> Self {
-        Resolved { endpoint: None, refusal: None, ..self }
+        Resolved { endpoint: None, ..self }
     }
 
     /// Tells the request which route matched it. Without parameters the path says it already.
@@ -226,6 +238,10 @@ impl<H: Handler> Handler for Ruled<H> {
         found.rules.body_bytes = found.rules.body_bytes.or(self.rules.body_bytes);
         found.rules.streaming |= self.rules.streaming;
         found
+    }
+
+    fn refuse(&self, request: Request, refusal: Response) -> Response {
+        self.handler.refuse(request, refusal)
     }
 
     fn check(&self) -> Result<(), String> {

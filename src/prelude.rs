@@ -3,6 +3,6 @@
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 pub use crate::{
-    Body, Handle, Handler, Html, IntoResponse, Redirect, Request, RequestExt, Response, ResponseExt, Router,
-    Server, max_body, streaming,
+    Body, Handle, Handler, Html, IntoResponse, Next, Redirect, Request, RequestExt, Response, ResponseExt,
+    Router, Server, max_body, streaming,
 };

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::Display;
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
@@ -320,6 +321,28 @@ pub trait ResponseExt: Sized + sealed::Sealed {
     where
         K: TryInto<HeaderName, Error: Display>,
         V: TryInto<HeaderValue, Error: Display>;
+
+    /// The same response; `hook` is told when it has ended: when the last byte of its body was given
+    /// to the connection, or it is certain that it will not be. For a stream or another protocol
+    /// that is when its thread is done with it.
+    ///
+    /// It runs on that thread or on a worker, and should be short. Nothing is told in a test without
+    /// a server. A wrapper that makes a new response of this one takes its extensions along.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    ///
+    /// static SENT: AtomicU64 = AtomicU64::new(0);
+    /// let counted = |request: Request, next: Next| {
+    ///     next.call(request).on_end(|end| {
+    ///         SENT.fetch_add(end.bytes, Ordering::Relaxed);
+    ///     })
+    /// };
+    /// let handler = Router::new().get("/", |_: Request| "hello\n").wrap(counted);
+    /// # handler.check().unwrap();
+    /// ```
+    fn on_end(self, hook: impl FnOnce(&Ended) + Send + 'static) -> Self;
 }
 
 impl ResponseExt for Response {
@@ -334,6 +357,41 @@ impl ResponseExt for Response {
         V: TryInto<HeaderValue, Error: Display>,
     {
         with_fields(self, [(name, value)]).unwrap_or_else(failed)
+    }
+
+    fn on_end(mut self, hook: impl FnOnce(&Ended) + Send + 'static) -> Response {
+        self.extensions_mut().get_or_insert_default::<OnEnd>().lock().push(Box::new(hook));
+        self
+    }
+}
+
+/// How a response ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ended {
+    /// What the client got: not the handler's where that could not be sent.
+    pub status: StatusCode,
+    /// Of the body, without its framing.
+    pub bytes: u64,
+    /// Whether all of it was given to the connection. Otherwise the client has gone or was too slow,
+    /// or the body's source has failed.
+    pub complete: bool,
+}
+
+type Hook = Box<dyn FnOnce(&Ended) + Send>;
+
+/// Who is to be told of the end, kept in the response's extensions.
+#[derive(Clone, Default)]
+pub(crate) struct OnEnd(Arc<Mutex<Vec<Hook>>>);
+
+impl OnEnd {
+    fn lock(&self) -> MutexGuard<'_, Vec<Hook>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// In the order in which they came; each once.
+    pub(crate) fn take(&self) -> Vec<Hook> {
+        std::mem::take(&mut *self.lock())
     }
 }
 

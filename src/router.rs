@@ -280,7 +280,8 @@ impl Handler for Router {
         let mut request = Request::from_parts(parts, body);
         found.attach(&mut request);
         match (found.refusal, found.endpoint) {
-            (Some(refusal), _) => refusal,
+            (Some(refusal), Some(endpoint)) => endpoint.refuse(request, refusal),
+            (Some(refusal), None) => refusal,
             (None, Some(endpoint)) => endpoint.call(request),
             (None, None) => plain(StatusCode::NOT_FOUND),
         }
@@ -312,6 +313,15 @@ impl Handler for Router {
             return self.fallbacks[*hit.value].route.resolve(head, None, Vec::new());
         }
         refused(plain(if self.knows(method) { StatusCode::NOT_FOUND } else { StatusCode::NOT_IMPLEMENTED }))
+    }
+
+    fn refuse(&self, request: Request, refusal: Response) -> Response {
+        let (parts, body) = request.into_parts();
+        let endpoint = self.resolve(&parts).endpoint;
+        match endpoint {
+            Some(endpoint) => endpoint.refuse(Request::from_parts(parts, body), refusal),
+            None => refusal,
+        }
     }
 
     fn check(&self) -> Result<(), String> {
@@ -823,7 +833,7 @@ mod tests {
             assert_eq!(found.rules, want, "{line}");
             let wrapped = found.wrapped();
             assert_eq!(wrapped.rules, want, "{line}");
-            assert!(wrapped.endpoint.is_none() && wrapped.refusal.is_none() && wrapped.pace.is_some());
+            assert!(wrapped.endpoint.is_none() && wrapped.pace.is_some());
         }
     }
 

@@ -119,16 +119,16 @@ impl Collecting {
     }
 
     /// The complete body.
-    pub(super) fn finish(self) -> Result<(Begun, Kind), CollectError> {
+    pub(super) fn finish(self) -> (Begun, Result<Kind, CollectError>) {
         let kind = match self.store {
-            Store::Memory(bytes, _) if bytes.is_empty() => Kind::Empty,
+            Store::Memory(bytes, _) if bytes.is_empty() => Ok(Kind::Empty),
             // From here on as many at most as there are workers.
-            Store::Memory(bytes, _) => Kind::Bytes(bytes.into()),
-            Store::File(mut file, share) => {
-                file.seek(SeekFrom::Start(0)).map_err(CollectError::Disk)?;
-                Kind::File { file, left: self.len, share: Some(share) }
-            }
+            Store::Memory(bytes, _) => Ok(Kind::Bytes(bytes.into())),
+            Store::File(mut file, share) => match file.seek(SeekFrom::Start(0)) {
+                Ok(_) => Ok(Kind::File { file, left: self.len, share: Some(share) }),
+                Err(e) => Err(CollectError::Disk(e)),
+            },
         };
-        Ok((self.begun, kind))
+        (self.begun, kind)
     }
 }

@@ -17,6 +17,7 @@ use crate::body::{DetachedWriter, Duplex, UpgradeHandler, Upgraded};
 use crate::close_reason::CloseReason;
 use crate::connection::Stream;
 use crate::exchange::blocking::{wait, write_all};
+use crate::exchange::ending::Ending;
 use crate::exchange::{Client, Progress, let_go, panic_text};
 use crate::http1::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::status::Tally;
@@ -50,8 +51,8 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// What a thread is to do.
 pub(super) enum Task {
-    Stream { write: DetachedWriter, framing: BodyFraming },
-    Upgrade { speak: UpgradeHandler },
+    Stream { write: DetachedWriter, framing: BodyFraming, ending: Option<Ending> },
+    Upgrade { speak: UpgradeHandler, ending: Option<Ending> },
 }
 
 impl Detached {
@@ -154,26 +155,31 @@ fn work(
         return client;
     }
     let by_close = matches!(task, Task::Stream { framing: BodyFraming::UntilClose, .. });
-    let outcome = match task {
-        Task::Stream { write, framing } => {
-            let mut writer = Writer { stream: &client.stream, framing, stall };
+    let (outcome, ending) = match task {
+        Task::Stream { write, framing, mut ending } => {
+            let mut writer = Writer { stream: &client.stream, framing, stall, given: 0 };
             let outcome = catch_unwind(AssertUnwindSafe(|| write(&mut writer)));
+            ending.iter_mut().for_each(|ending| ending.set_bytes(writer.given));
             // Without its last chunk the client can tell that a stream is incomplete.
-            outcome.map(|written| match written {
+            let outcome = outcome.map(|written| match written {
                 Ok(()) if framing == BodyFraming::Chunked => write_all(&client.stream, LAST_CHUNK, stall),
                 other => other,
-            })
+            });
+            (outcome, ending)
         }
-        Task::Upgrade { speak } => match client.stream.try_clone() {
+        Task::Upgrade { speak, ending } => match client.stream.try_clone() {
             Ok(stream) => {
                 let buffered = std::mem::take(&mut client.buffered);
                 let io = Conversation { stream, buffered, stall, read_timeout: None };
-                catch_unwind(AssertUnwindSafe(|| speak(Upgraded::new(io)))).map(Ok)
+                (catch_unwind(AssertUnwindSafe(|| speak(Upgraded::new(io)))).map(Ok), ending)
             }
-            Err(e) => Ok(Err(e)),
+            Err(e) => (Ok(Err(e)), ending),
         },
     };
     let whole = matches!(outcome, Ok(Ok(())));
+    if let (true, Some(ending)) = (whole, ending) {
+        ending.complete();
+    }
     match &outcome {
         Ok(Ok(())) => {}
         Ok(Err(e)) => debug!("{what}: ended: {e}"),
@@ -197,6 +203,8 @@ struct Writer<'a> {
     stream: &'a Stream,
     framing: BodyFraming,
     stall: Duration,
+    /// Bytes of the body, so far.
+    given: u64,
 }
 
 impl Write for Writer<'_> {
@@ -208,6 +216,7 @@ impl Write for Writer<'_> {
         } else {
             write_all(self.stream, buf, self.stall)?;
         }
+        self.given += buf.len() as u64;
         Ok(buf.len())
     }
 

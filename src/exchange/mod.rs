@@ -14,6 +14,7 @@ mod blocking;
 mod collect;
 mod desk;
 pub(crate) mod detached;
+mod ending;
 mod input;
 mod outgoing;
 mod progress;

@@ -24,6 +24,8 @@ pub(super) struct Outgoing {
     framing: BodyFraming,
     /// Of the length that was announced.
     left: u64,
+    /// Bytes of the body, so far.
+    given: u64,
 }
 
 /// A file with what it holds of a budget.
@@ -59,7 +61,10 @@ impl Outgoing {
             BodyFraming::Length(len) => len,
             _ => 0,
         };
-        let with = |bytes, source| Some(Outgoing { bytes, source, ended: false, framing, left });
+        let with = |bytes: Bytes, source| {
+            let given = bytes.len() as u64;
+            Some(Outgoing { bytes, source, ended: false, framing, left, given })
+        };
         match kind {
             Kind::Bytes(bytes) if bytes.len() <= copy => {
                 out.extend_from_slice(&bytes);
@@ -76,12 +81,18 @@ impl Outgoing {
 
     /// Nothing more to pull; for what is in `out` only.
     pub(super) fn done() -> Outgoing {
-        Outgoing { bytes: Bytes::new(), source: None, ended: true, framing: BodyFraming::None, left: 0 }
+        let framing = BodyFraming::None;
+        Outgoing { bytes: Bytes::new(), source: None, ended: true, framing, left: 0, given: 0 }
     }
 
     /// Whether only the end of the connection ends the body.
     pub(super) fn ends_with_connection(&self) -> bool {
         self.framing == BodyFraming::UntilClose
+    }
+
+    /// Bytes of the body that were pulled from it.
+    pub(super) fn given(&self) -> u64 {
+        self.given
     }
 
     /// Writes what has been pulled.
@@ -131,6 +142,7 @@ impl Outgoing {
                 other => break other?,
             }
         };
+        self.given += n as u64;
         match (n, self.framing) {
             (0, BodyFraming::Length(_)) => {
                 let text = format!("it ended {} bytes before its announced length", self.left);

@@ -7,6 +7,7 @@ use http::request::Parts;
 use http::{Method, Version};
 
 use super::collect::Collecting;
+use super::ending::Ending;
 use super::outgoing::Outgoing;
 use crate::budget::Share;
 use crate::close_reason::CloseReason;
@@ -150,7 +151,8 @@ impl Stage {
     /// For a connection that closes when what is written is sent.
     pub(super) fn closing(reason: CloseReason, linger: bool) -> Stage {
         let after = After::Close { reason, linger };
-        Stage::Respond(Box::new(Responding { outgoing: Outgoing::done(), after, head: Bytes::new() }))
+        let (outgoing, head) = (Outgoing::done(), Bytes::new());
+        Stage::Respond(Box::new(Responding { outgoing, after, head, ending: None }))
     }
 }
 
@@ -161,6 +163,7 @@ pub(super) struct Responding {
     pub(super) after: After,
     /// Of the request, for the log.
     pub(super) head: Bytes,
+    pub(super) ending: Option<Ending>,
 }
 
 /// A request whose head is complete.

@@ -1,5 +1,6 @@
 //! One worker with one connection, for as long as something can be done.
 
+use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use log::{debug, error, warn};
 use super::collect::{Bounds, CollectError, Collecting};
 use super::desk::{Desk, method_and_path};
 use super::detached::{Place, Task};
+use super::ending::Ending;
 use super::input::Filled;
 use super::outgoing::{self, Outgoing, Pulled, Sent};
 use super::progress::{After, AskedOwned, Begun, Blocked, Rate, Responding, Stage};
@@ -21,7 +23,7 @@ use crate::acceptor::{Deadline, PORTABLE_BYTES};
 use crate::body::{Body, Kind};
 use crate::close_reason::CloseReason;
 use crate::connection::{Answering, Peek};
-use crate::handler::Resolved;
+use crate::handler::{Resolved, collecting_panics};
 use crate::http1::encode::{self, Asked, BodyFraming};
 use crate::http1::{Decoder, Framing, Head, Refusal, Scan};
 use crate::phase::Phase;
@@ -217,7 +219,7 @@ impl<'a> Turn<'a> {
         let refusal =
             found.refusal.take().or_else(|| too_large.then(|| plain(StatusCode::PAYLOAD_TOO_LARGE)));
         if let Some(refusal) = refusal {
-            return self.respond(&begun.asked(), refusal, unread());
+            return self.refuse_unread(begun, found, refusal);
         }
         let decoder = Decoder::new(head.framing, &common.limits);
         if found.rules.streaming {
@@ -254,7 +256,7 @@ impl<'a> Turn<'a> {
                 Err(refusal) => return Err(self.refuse(&refusal)),
             };
             if let Err(e) = collecting.add(&input[decoded.data], &self.common.stores) {
-                return self.refuse_body(&collecting.begun, &e);
+                return self.refuse_body(collecting.begun, &e);
             }
             self.desk.input.consume(decoded.consumed);
         }
@@ -263,16 +265,12 @@ impl<'a> Turn<'a> {
             if !trailers.is_empty() {
                 collecting.begun.parts.extensions.insert(Trailers(trailers));
             }
-            let asked = collecting.begun.asked();
             return match collecting.finish() {
-                Ok((begun, kind)) => {
+                (begun, Ok(kind)) => {
                     let found = self.resolve(&begun.parts);
                     self.call(begun, found, kind)
                 }
-                Err(e) => {
-                    let status = self.body_status(&e);
-                    self.respond(&asked, plain(status), unread())
-                }
+                (begun, Err(e)) => self.refuse_body(begun, &e),
             };
         }
         let (timeouts, limits) = (&self.common.timeouts, &self.common.limits);
@@ -287,9 +285,18 @@ impl<'a> Turn<'a> {
         }
     }
 
-    fn refuse_body(&mut self, begun: &Begun, e: &CollectError) -> Flow {
-        let status = self.body_status(e);
-        self.respond(&begun.asked(), plain(status), unread())
+    fn refuse_body(&mut self, begun: Begun, e: &CollectError) -> Flow {
+        let refusal = plain(self.body_status(e));
+        let found = self.resolve(&begun.parts);
+        self.refuse_unread(begun, found, refusal)
+    }
+
+    /// Nothing of its body, or no more of it, is read.
+    fn refuse_unread(&mut self, begun: Begun, mut found: Resolved<'_>, refusal: Response) -> Flow {
+        found.refusal = Some(refusal);
+        let asked = begun.asked();
+        let response = self.run_handler(begun, found, Kind::Empty);
+        self.respond(&asked, response, unread())
     }
 
     fn body_status(&self, e: &CollectError) -> StatusCode {
@@ -331,7 +338,7 @@ impl<'a> Turn<'a> {
             Ok(stream) => stream,
             Err(e) => {
                 error!("no descriptor to stream an upload by: {e}");
-                return self.respond(&begun.asked(), plain(StatusCode::SERVICE_UNAVAILABLE), unread());
+                return self.refuse_unread(begun, found, plain(StatusCode::SERVICE_UNAVAILABLE));
             }
         };
         let limit = found.rules.body_bytes.unwrap_or(common.limits.body_bytes);
@@ -366,12 +373,9 @@ impl<'a> Turn<'a> {
         self.respond(&asked, response, after)
     }
 
-    fn call(&mut self, begun: Begun, mut found: Resolved<'_>, kind: Kind) -> Flow {
+    fn call(&mut self, begun: Begun, found: Resolved<'_>, kind: Kind) -> Flow {
         let asked = begun.asked();
-        let response = match found.refusal.take() {
-            Some(refusal) => refusal,
-            None => self.run_handler(begun, found, kind),
-        };
+        let response = self.run_handler(begun, found, kind);
         self.respond(&asked, response, After::Keep)
     }
 
@@ -391,22 +395,46 @@ impl<'a> Turn<'a> {
         let mut request = Request::from_parts(begun.parts, body);
         found.attach(&mut request);
         let endpoint = found.endpoint.unwrap_or(&*site.handler.0);
-        let outcome = catch_unwind(AssertUnwindSafe(|| endpoint.call(request)));
+        let refusal = found.refusal.take();
+        let (outcome, panics) = collecting_panics(|| {
+            catch_unwind(AssertUnwindSafe(|| match refusal {
+                Some(refusal) => endpoint.refuse(request, refusal),
+                None => endpoint.call(request),
+            }))
+        });
         self.now = Instant::now();
         pace.record(self.now - begin);
+        // Those that a wrapper has seen as a 500.
+        panics.into_iter().for_each(|panic| self.panicked(panic, &head));
         let response = outcome.unwrap_or_else(|panic| {
-            let what = self.desk.sign.read().unwrap_or_default();
-            error!("a handler panicked ({}): {what}", panic_text(&*panic));
-            self.desk.tally.panicked();
-            let_go(panic, || method_and_path(&head));
+            self.panicked(panic, &head);
             plain(StatusCode::INTERNAL_SERVER_ERROR)
         });
         self.desk.sign.set(None);
         response
     }
 
+    fn panicked(&self, panic: Box<dyn Any + Send>, head: &[u8]) {
+        let what = self.desk.sign.read().unwrap_or_default();
+        error!("a handler panicked ({}): {what}", panic_text(&*panic));
+        self.desk.tally.panicked();
+        let_go(panic, || method_and_path(head));
+    }
+
     /// Decides, once, how the response goes out and what becomes of the connection.
-    fn respond(&mut self, asked: &AskedOwned, response: Response, after: After) -> Flow {
+    fn respond(&mut self, asked: &AskedOwned, mut response: Response, after: After) -> Flow {
+        let status = response.status();
+        let ending = Ending::of(response.extensions_mut(), status);
+        self.send(asked, response, after, ending)
+    }
+
+    fn send(
+        &mut self,
+        asked: &AskedOwned,
+        response: Response,
+        after: After,
+        mut ending: Option<Ending>,
+    ) -> Flow {
         let (parts, body) = response.into_parts();
         let len = body.len();
         let kind = body.into_kind();
@@ -434,7 +462,8 @@ impl<'a> Turn<'a> {
         };
         if let Some(status) = refused {
             self.let_go((parts.extensions, kind), &asked.head);
-            return self.respond(asked, plain(status), after);
+            ending.iter_mut().for_each(|ending| ending.set_status(status));
+            return self.send(asked, plain(status), after, ending);
         }
 
         let date = self.desk.date.get(self.now);
@@ -452,10 +481,11 @@ impl<'a> Turn<'a> {
         let outgoing = match kind {
             Kind::Upgrade(speak) => {
                 self.client.buffered = self.desk.input.take();
-                return Err(self.detach(place, Task::Upgrade { speak }, asked));
+                return Err(self.detach(place, Task::Upgrade { speak, ending }, asked));
             }
             Kind::Detached(write) if plan.send_body => {
-                return Err(self.detach(place, Task::Stream { write, framing: plan.framing }, asked));
+                let task = Task::Stream { write, framing: plan.framing, ending };
+                return Err(self.detach(place, task, asked));
             }
             kind if plan.send_body => Outgoing::new(kind, plan.framing, &mut self.desk.out, COPY_BYTES),
             kind => {
@@ -466,10 +496,17 @@ impl<'a> Turn<'a> {
         match outgoing {
             Some(outgoing) => {
                 let head = asked.head.clone();
-                self.client.progress.stage = Stage::Respond(Box::new(Responding { outgoing, after, head }));
+                let responding = Responding { outgoing, after, head, ending };
+                self.client.progress.stage = Stage::Respond(Box::new(responding));
                 Ok(())
             }
-            None => self.after(after),
+            None => {
+                if let Some(mut ending) = ending {
+                    ending.set_bytes(if plan.send_body { len.unwrap_or(0) } else { 0 });
+                    ending.complete();
+                }
+                self.after(after)
+            }
         }
     }
 
@@ -525,13 +562,17 @@ impl<'a> Turn<'a> {
             self.queue.wake_for_rest();
             let Desk { piece, out, .. } = &mut *self.desk;
             let pulled = catch_unwind(AssertUnwindSafe(|| response.outgoing.pull(piece, out)));
-            let Responding { outgoing, head, .. } = &mut *response;
+            let Responding { outgoing, head, ending, .. } = &mut *response;
+            ending.iter_mut().for_each(|ending| ending.set_bytes(outgoing.given()));
             // What has ended is whole, even if its end panics.
             self.let_go(outgoing.take_ended(), head);
             let what = || method_and_path(head);
             match pulled {
                 Ok(Ok(Pulled::Piece)) => continue,
-                Ok(Ok(Pulled::End)) => return Ok(response.after),
+                Ok(Ok(Pulled::End)) => {
+                    ending.take().into_iter().for_each(Ending::complete);
+                    return Ok(response.after);
+                }
                 Ok(Err(e)) => {
                     error!("{}: its response's source failed: {e}", what());
                     self.let_go(e, head);

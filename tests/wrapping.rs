@@ -1,0 +1,143 @@
+//! Handlers around handlers, over the wire: every response passes through them, and its end is told.
+
+mod support;
+
+use std::io::{self, Read, Write};
+use std::sync::mpsc::{self, Receiver};
+
+use heirloom::prelude::*;
+use heirloom::{Ended, Limits, Upgraded};
+
+use support::*;
+
+/// Answers with what the wrapper has seen, in a header field.
+fn seen(request: Request, next: Next<'_>) -> Response {
+    let what = format!("{} {:?}", request.pattern().unwrap_or("-"), request.body().len());
+    next.call(request).with_header("x-seen", what)
+}
+
+#[test]
+fn what_is_refused_and_what_panics_passes_through_wrappers() {
+    let router = Router::new()
+        .post("/echo/{id}", |mut req: Request| req.text())
+        .post("/stream", streaming(|mut req: Request| req.text()))
+        .get("/panic", |_: Request| -> Response { panic!("as asked") })
+        .wrap(seen);
+    let limits = Limits { body_bytes: 8, ..Limits::default() };
+    let fixture =
+        Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").timeouts(quick()).limits(limits));
+    let long = [b'x'; 9];
+    let cases: [(&str, Vec<u8>, &str, &str); 8] = [
+        ("served", post("/echo/1", b"hello"), "200 hello", "/echo/{id} Some(5)"),
+        ("streaming", post("/stream", b"hello"), "200 hello", "/stream Some(5)"),
+        ("no route", get("/nowhere").into(), "404 404 Not Found", "- Some(0)"),
+        ("no route, with a body", post("/nowhere", b"hello"), "404 404 Not Found", "- Some(0)"),
+        ("another method", get("/echo/1").into(), "405 405 Method Not Allowed", "- Some(0)"),
+        ("too long", post("/echo/1", &long), "413 413 Payload Too Large", "/echo/{id} Some(0)"),
+        (
+            "long at last",
+            post_chunked("/echo/1", &[&long]),
+            "413 413 Payload Too Large",
+            "/echo/{id} Some(0)",
+        ),
+        ("panic", get("/panic").into(), "500 500 Internal Server Error", "/panic Some(0)"),
+    ];
+    for (name, sent, said, seen) in cases {
+        let mut client = fixture.client();
+        client.send(&sent);
+        let reply = client.reply();
+        assert_eq!((reply.said().as_str(), reply.field("x-seen")), (said, Some(seen)), "{name}");
+    }
+    eventually("the panic is counted", || fixture.stats().panics == 1);
+    // What is no request has no wrapper.
+    let mut client = fixture.client();
+    client.send("GET / HTTP/1.1\r\n\r\n");
+    let reply = client.reply();
+    assert_eq!((reply.status, reply.field("x-seen")), (400, None));
+}
+
+/// What `routes` answers, each end told.
+fn ends() -> (Fixture, Receiver<Ended>) {
+    let (tell, told) = mpsc::channel();
+    let wrapper = move |request: Request, next: Next<'_>| {
+        let tell = tell.clone();
+        next.call(request).on_end(move |end| tell.send(*end).unwrap())
+    };
+    let fails = |_: Request| Body::from_sized_reader(io::empty(), 5);
+    let detached = |_: Request| {
+        Body::detached(|out| {
+            out.write_all(b"hel")?;
+            out.write_all(b"lo")
+        })
+    };
+    let broken = |_: Request| {
+        Body::detached(|out| {
+            out.write_all(b"hel")?;
+            Err(io::Error::other("as asked"))
+        })
+    };
+    let upgrade = |_: Request| {
+        let speak = |mut io: Upgraded| {
+            let _ = io.write_all(b"bye\n");
+        };
+        let head = [("connection", "upgrade"), ("upgrade", "x")];
+        (StatusCode::SWITCHING_PROTOCOLS, head, Body::upgrade(speak))
+    };
+    let router = Router::new()
+        .get("/small", |_: Request| "hello")
+        .get("/big", |_: Request| vec![b'x'; 1 << 20])
+        .get("/source", |_: Request| Body::from_reader(io::repeat(b'x').take(300_000)))
+        .get("/endless", |_: Request| Body::from_reader(io::repeat(b'x')))
+        .get("/204", |_: Request| StatusCode::NO_CONTENT)
+        .get("/fails", fails)
+        .get("/detached", detached)
+        .get("/broken", broken)
+        .get("/upgrade", upgrade)
+        .get("/panics", |_: Request| "hello".into_response().on_end(|_| panic!("as asked")))
+        .wrap(wrapper);
+    (Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").timeouts(quick())), told)
+}
+
+#[test]
+fn the_end_of_each_response_is_told_once() {
+    let (fixture, told) = ends();
+    let cases = [
+        ("GET /small HTTP/1.1", 200, 5, true),
+        ("HEAD /small HTTP/1.1", 200, 0, true),
+        ("GET /big HTTP/1.1", 200, 1 << 20, true),
+        ("HEAD /big HTTP/1.1", 200, 0, true),
+        ("GET /source HTTP/1.1", 200, 300_000, true),
+        ("HEAD /source HTTP/1.1", 200, 0, true),
+        ("GET /204 HTTP/1.1", 204, 0, true),
+        ("GET /nowhere HTTP/1.1", 404, 14, true),
+        ("GET /fails HTTP/1.1", 200, 0, false),
+        ("GET /detached HTTP/1.1", 200, 5, true),
+        ("HEAD /detached HTTP/1.1", 200, 0, true),
+        ("GET /broken HTTP/1.1", 200, 3, false),
+        ("GET /upgrade HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: x", 101, 0, true),
+        ("GET /upgrade HTTP/1.0", 500, 26, true),
+        ("GET /panics HTTP/1.1", 200, 5, true),
+    ];
+    for (line, status, bytes, complete) in cases {
+        let mut client = fixture.client();
+        client.send(format!("{line}\r\nHost: h\r\n\r\n"));
+        let reply = client.reply_to(line.split(' ').next().unwrap());
+        let end = told.recv_timeout(DEADLINE).expect(line);
+        assert_eq!((end.status.as_u16(), end.bytes, end.complete), (status, bytes, complete), "{line}");
+        assert_eq!(reply.status, status, "{line}");
+    }
+    assert!(told.try_recv().is_err());
+}
+
+#[test]
+fn the_end_of_a_response_whose_client_leaves_is_told() {
+    let (fixture, told) = ends();
+    for line in ["/endless", "/endless"] {
+        let mut client = fixture.client();
+        client.send(get(line));
+        client.take(1000);
+        client.reset();
+        let end = told.recv_timeout(DEADLINE).expect("an end");
+        assert!(!end.complete && end.bytes >= 64 << 10, "{end:?}");
+    }
+}
