@@ -359,6 +359,11 @@ impl<P: Portable> Acceptor<P> {
             if let Some(lingering) = &connection.lingering {
                 self.end(lingering.reason, connection);
             } else if connection.idle.is_some() && connection.stream.peek() != Peek::Bytes {
+                if P::UNSPOKEN {
+                    connection.expired = true;
+                    self.queue(connection);
+                    continue;
+                }
                 let reason = if self.draining { CloseReason::Grace } else { CloseReason::Idle };
                 connection.begin_end_of_idle(reason);
                 self.linger(connection);
@@ -386,17 +391,23 @@ impl<P: Portable> Acceptor<P> {
             connection.expired = true;
             return self.queue(connection);
         }
-        if connection.guard.is_none() && connection.buffered.is_empty() {
+        if !P::UNSPOKEN && connection.guard.is_none() && connection.buffered.is_empty() {
             match connection.stream.peek() {
                 Peek::Bytes => {}
                 Peek::End => return self.end(CloseReason::ClientClosed, connection),
                 Peek::Nothing => return self.rest(connection),
             }
         }
-        let _ = connection.stream.write(&(self.busy)());
+        self.say_busy(&connection);
         connection.begin_lingering(CloseReason::Overload);
-        self.tally.response(503);
         self.linger(connection);
+    }
+
+    fn say_busy(&mut self, connection: &Connection<P>) {
+        let _ = connection.stream.write(&(self.busy)());
+        if !P::UNSPOKEN {
+            self.tally.response(503);
+        }
     }
 
     fn linger(&mut self, mut connection: Box<Connection<P>>) {
@@ -483,6 +494,8 @@ impl<P: Portable> Acceptor<P> {
                 let connection = Box::new(Connection::new(stream, slot, place, origin, P::default()));
                 if self.per_peer.is_some_and(|most| of_peer > most) {
                     self.turn_away(connection);
+                } else if P::UNSPOKEN {
+                    self.queue(connection);
                 } else {
                     self.admit(connection);
                 }
@@ -498,8 +511,7 @@ impl<P: Portable> Acceptor<P> {
     /// One more than its peer may have. It is not lingered for: that would let it have one more.
     fn turn_away(&mut self, mut connection: Box<Connection<P>>) {
         debug!("a peer has as many connections as it may");
-        let _ = connection.stream.write(&(self.busy)());
-        self.tally.response(503);
+        self.say_busy(&connection);
         connection.begin_lingering(CloseReason::PeerLimit);
         connection.linger_on();
         self.end(CloseReason::PeerLimit, connection);

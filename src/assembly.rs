@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::acceptor::{Command, Parking};
 use crate::connection::Connection;
 use crate::control::Service;
+use crate::error::Error;
 use crate::listener::Listener;
 use crate::queue::Queue;
 use crate::status::{Gauges, Stats};
@@ -37,7 +38,10 @@ pub(crate) trait Staff: fmt::Debug + Send + Sync {
     /// What is in flight and in nobody's hands.
     fn unnamed(&self) -> &'static str;
     /// Ends the threads, when there is nothing more to do or nobody may do it any more.
-    fn finish(&self);
+    ///
+    /// # Errors
+    /// What makes the end a bad one.
+    fn finish(&self) -> Result<(), Error>;
 }
 
 /// What the user's program passes on to the next generation.
@@ -50,10 +54,10 @@ impl<P> Assembly<P> {
     }
 
     /// Ends the threads.
-    pub(crate) fn finish(&self, acceptor: JoinHandle<()>) {
+    pub(crate) fn finish(&self, acceptor: JoinHandle<()>) -> Result<(), Error> {
         self.parking.command(Command::Stop);
         let _ = acceptor.join();
-        self.staff.finish();
+        self.staff.finish()
     }
 
     fn let_go_of_listeners(&self) {

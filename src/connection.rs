@@ -130,6 +130,10 @@ fn uninterrupted(mut f: impl FnMut() -> io::Result<usize>) -> io::Result<usize> 
 
 /// What is spoken on a connection, as far as another process can go on with it.
 pub(crate) trait Portable: Default + fmt::Debug + Send + 'static {
+    /// The acceptor does not know when it is whose turn to speak: a new connection is work before its first byte,
+    /// and so is one that has rested for too long. Nothing is said without being asked to.
+    const UNSPOKEN: bool = false;
+
     /// Whether it is between two requests, or in one of which `buffered` bytes in all, `most` at
     /// most, are enough to begin anew.
     fn is_portable(&self, buffered: usize, most: usize) -> bool;

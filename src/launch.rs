@@ -392,7 +392,7 @@ fn start<B: Business>(
 fn check_names(listen: &[(String, usize)]) -> Result<(), Error> {
     let config = |text: String| Err(Error::new(Kind::Config, text));
     if listen.is_empty() {
-        return config("nothing to listen on: call Server::listen".to_owned());
+        return config("nothing to listen on: call `listen`".to_owned());
     }
     let mut counts = BTreeMap::new();
     for (name, _) in listen {
@@ -471,9 +471,9 @@ impl<P: Portable> Started<P> {
         let (inbox, phase) = (&self.handle.shared.inbox, &self.handle.shared.phase);
         let outcome = Control::new(state, self.facts, &*self.assembly, inbox, phase, predecessor)
             .and_then(Control::run);
-        self.assembly.finish(self.acceptor);
+        let finished = self.assembly.finish(self.acceptor);
         drop(signals);
-        outcome
+        outcome.and(finished)
     }
 }
 

@@ -4,6 +4,7 @@
 mod acceptor;
 mod admin;
 mod assembly;
+mod bare;
 mod body;
 mod budget;
 mod close_reason;
@@ -40,9 +41,17 @@ mod sync;
 mod sys;
 mod wait_group;
 
+/// What the pages show compiles.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../docs/lifecycle.md")]
+    struct Lifecycle;
+}
+
 pub use http;
 
 pub use admin::admin_routes;
+pub use bare::{Connection, Incoming, Lifecycle, Wake};
 pub use body::{Body, Upgraded};
 pub use close_reason::CloseReason;
 pub use error::Error;

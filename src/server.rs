@@ -271,12 +271,13 @@ impl Staff for Workers {
     }
 
     /// Workers that are in handlers are left behind: the process ends under them.
-    fn finish(&self) {
+    fn finish(&self) -> Result<(), Error> {
         let idle = self.signs.iter().all(|sign| sign.read().is_none());
         let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
         if idle {
             pools.into_iter().for_each(Pool::finish);
         }
+        Ok(())
     }
 }
 

@@ -15,6 +15,21 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "bare",
+        &[
+            "acceptor",
+            "assembly",
+            "close_reason",
+            "connection",
+            "error",
+            "launch",
+            "phase",
+            "queue",
+            "status",
+            "wait_group",
+        ],
+    ),
+    (
         "launch",
         &[
             "acceptor",
@@ -36,7 +51,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("admin", &["body", "handle", "response", "router", "status"]),
     ("handle", &["assembly", "control", "lifecycle", "phase", "status"]),
-    ("assembly", &["acceptor", "connection", "control", "listener", "queue", "status", "wait_group"]),
+    (
+        "assembly",
+        &["acceptor", "connection", "control", "error", "listener", "queue", "status", "wait_group"],
+    ),
     ("control", &["error", "handover", "hooks", "lifecycle", "phase", "signals"]),
     (
         "exchange",
@@ -125,7 +143,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// These move connections and never know what is spoken on them.
-const DEAF: &[&str] = &["acceptor", "connection", "queue", "slots", "pool", "listener"];
+const DEAF: &[&str] = &["bare", "launch", "acceptor", "connection", "queue", "slots", "pool", "listener"];
 
 #[derive(Debug)]
 struct Source {

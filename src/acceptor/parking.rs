@@ -156,6 +156,11 @@ impl<P> Parking<P> {
         Some(connection)
     }
 
+    /// Registers one that was accepted as work, and is to be parked now.
+    pub(crate) fn watch(&self, connection: &Connection<P>) -> io::Result<()> {
+        Ok(self.poller.add(&connection.stream, EpollEvent::new(edge(), connection.slot.to_bits()))?)
+    }
+
     /// Asks for an event, too, when the socket takes bytes again.
     pub(crate) fn poll_write(&self, connection: &mut Connection<P>) -> io::Result<()> {
         if !connection.polls_write {

@@ -1,0 +1,300 @@
+//! The lifecycle without HTTP, in one process: how connections are given out, parked and ended.
+
+mod support;
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use heirloom::{CloseReason, Connection, Lifecycle, Limits, Phase, Running, Timeouts, Wake};
+
+use support::{DEADLINE, eventually, spawn};
+
+/// A service whose connections come out here.
+fn give(lifecycle: Lifecycle) -> (Running, Receiver<Connection>) {
+    let (give, take): (Sender<Connection>, _) = channel();
+    let running = lifecycle.listen("127.0.0.1:0").spawn(move |incoming| {
+        for connection in incoming {
+            // Dropped where the test has ended.
+            let _ = give.send(connection);
+        }
+    });
+    (running.unwrap(), take)
+}
+
+fn connect(running: &Running) -> TcpStream {
+    let stream = TcpStream::connect(running.addresses()[0]).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+fn closes(running: &Running, reason: CloseReason) -> u64 {
+    running.handle().stats().closes.iter().find(|(r, _)| *r == reason).map_or(0, |(_, n)| *n)
+}
+
+/// What comes until the end.
+fn rest(mut stream: &TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn a_connection_is_given_before_its_first_byte_and_is_in_flight_until_it_ends() {
+    let (running, given) = give(Lifecycle::new());
+    let client = connect(&running);
+    let connection = given.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(connection.wake(), Wake::New);
+    assert_eq!(connection.peer_addr(), Some(client.local_addr().unwrap()));
+    assert_eq!(connection.listener(), "127.0.0.1:0");
+    assert!(connection.tcp().is_some() && connection.unix().is_none());
+    assert!(!connection.drain().draining());
+    let stats = running.handle().stats();
+    assert_eq!((stats.accepted, stats.open, stats.in_flight), (1, 1, 1));
+    (&connection).write_all(b"welcome\n").unwrap();
+    drop(connection);
+    assert_eq!(rest(&client), "welcome\n");
+    assert_eq!(running.handle().stats().in_flight, 0);
+    drop(client);
+    eventually("it is closed", || closes(&running, CloseReason::Detached) == 1);
+    running.stop().unwrap();
+}
+
+#[test]
+fn reads_wait_and_time_out() {
+    let (running, given) = give(Lifecycle::new());
+    let mut client = connect(&running);
+    let mut connection = given.recv_timeout(DEADLINE).unwrap();
+    connection.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+    connection.set_write_timeout(Some(DEADLINE)).unwrap();
+    let late = connection.read(&mut [0; 8]).unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::WouldBlock);
+    assert!(connection.set_read_timeout(Some(Duration::ZERO)).is_err());
+    connection.set_read_timeout(None).unwrap();
+    let reader = spawn(move || {
+        let mut buf = [0; 8];
+        let n = connection.read(&mut buf).unwrap();
+        (connection, buf[..n].to_vec())
+    });
+    client.write_all(b"hello").unwrap();
+    let (connection, read) = reader.join().unwrap();
+    assert_eq!(read, b"hello");
+    drop((connection, client));
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_parked_one_comes_back_when_there_is_something_to_read_and_only_then() {
+    let (running, given) = give(Lifecycle::new());
+    let client = connect(&running);
+    let mut connection = given.recv_timeout(DEADLINE).unwrap();
+    for n in 0..20 {
+        connection.set_read_timeout(Some(DEADLINE)).unwrap();
+        connection.park().unwrap();
+        assert_eq!(running.handle().stats().in_flight, 0);
+        assert_eq!(
+            given.recv_timeout(Duration::from_millis(5)).err().map(|_| ()),
+            Some(()),
+            "{n}: too early"
+        );
+        (&client).write_all(b"line\n").unwrap();
+        connection = given.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(connection.wake(), Wake::Readable);
+        // The second is read in one go with the first, though it was announced on its own.
+        (&client).write_all(b"line\n").unwrap();
+        let mut lines = BufReader::new(&connection);
+        for _ in 0..2 {
+            let mut line = String::new();
+            lines.read_line(&mut line).unwrap();
+            assert_eq!(line, "line\n");
+        }
+    }
+    connection.park().unwrap();
+    drop(client);
+    let mut connection = given.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(connection.read(&mut [0]).unwrap(), 0, "the client's end is something to read");
+    drop(connection);
+    running.stop().unwrap();
+}
+
+#[test]
+fn one_that_is_parked_for_too_long_comes_back_for_a_last_word() {
+    let timeouts = Timeouts { idle: Duration::from_millis(50), ..Default::default() };
+    let (running, given) = give(Lifecycle::new().timeouts(timeouts));
+    let client = connect(&running);
+    given.recv_timeout(DEADLINE).unwrap().park().unwrap();
+    let mut connection = given.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(connection.wake(), Wake::Expired);
+    connection.write_all(b"BYE\n").unwrap();
+    drop(connection);
+    assert_eq!(rest(&client), "BYE\n");
+    running.stop().unwrap();
+}
+
+#[test]
+fn in_a_drain_nothing_is_parked_and_who_was_parked_gets_a_last_word() {
+    let timeouts = Timeouts { idle_grace: Duration::from_millis(300), ..Default::default() };
+    let (running, given) = give(Lifecycle::new().timeouts(timeouts));
+    let (parked, held) = (connect(&running), connect(&running));
+    let mut connections = [(); 2].map(|()| Some(given.recv_timeout(DEADLINE).unwrap()));
+    let of = |client: &TcpStream, all: &mut [Option<Connection>; 2]| {
+        let peer = client.local_addr().ok();
+        all.iter_mut().find(|c| c.as_ref().is_some_and(|c| c.peer_addr() == peer)).unwrap().take().unwrap()
+    };
+    of(&parked, &mut connections).park().unwrap();
+    let connection = of(&held, &mut connections);
+    running.handle().drain();
+    assert!(connection.drain().wait(DEADLINE));
+    let mut connection = connection.park().unwrap_err();
+    connection.write_all(b"no more\n").unwrap();
+    drop(connection);
+    assert_eq!(rest(&held), "no more\n");
+    let mut connection = given.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(connection.wake(), Wake::Expired);
+    connection.write_all(b"BYE\n").unwrap();
+    drop(connection);
+    assert_eq!(rest(&parked), "BYE\n");
+    drop((parked, held));
+    running.stop().unwrap();
+    assert!(given.recv().is_err(), "the iterator has ended");
+}
+
+/// As a client that sends without looking does.
+#[test]
+fn what_was_written_is_not_taken_away_by_a_reset() {
+    let (running, given) = give(Lifecycle::new());
+    let mut client = connect(&running);
+    let mut connection = given.recv_timeout(DEADLINE).unwrap();
+    client.write_all(&[b'x'; 4096]).unwrap();
+    connection.write_all(b"the last word\n").unwrap();
+    drop(connection);
+    client.write_all(&[b'x'; 4096]).unwrap();
+    assert_eq!(rest(&client), "the last word\n");
+    drop(client);
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_panic_resets_so_that_no_answer_looks_whole() {
+    let (running, given) = give(Lifecycle::new());
+    let mut client = connect(&running);
+    let connection = given.recv_timeout(DEADLINE).unwrap();
+    let panicked = spawn(move || {
+        (&connection).write_all(b"half an ans").unwrap();
+        panic!("as the test wants it");
+    });
+    assert!(panicked.join().is_err());
+    let mut text = Vec::new();
+    let end = client.read_to_end(&mut text).unwrap_err();
+    assert_eq!(end.kind(), ErrorKind::ConnectionReset);
+    eventually("it is closed", || closes(&running, CloseReason::Broken) == 1);
+    running.stop().unwrap();
+}
+
+#[test]
+fn who_waits_too_long_for_a_thread_or_is_one_too_many_is_told() {
+    let timeouts = Timeouts { queue_wait: Duration::from_millis(50), ..Default::default() };
+    let limits = Limits { connections_per_peer: Some(2), ..Default::default() };
+    let (release, held) = channel::<()>();
+    let lifecycle = Lifecycle::new().listen("127.0.0.1:0").timeouts(timeouts).limits(limits).busy("BUSY\n");
+    let running = lifecycle
+        .spawn(move |mut incoming| {
+            let first = incoming.next();
+            let _ = held.recv();
+            drop(first);
+            incoming.for_each(drop);
+        })
+        .unwrap();
+    let _served = connect(&running);
+    eventually("it is served", || running.handle().stats().in_flight == 1);
+    let waiting = connect(&running);
+    let one_too_many = connect(&running);
+    assert_eq!(rest(&one_too_many), "BUSY\n");
+    assert_eq!(rest(&waiting), "BUSY\n");
+    drop(waiting);
+    eventually("it is closed", || closes(&running, CloseReason::Overload) == 1);
+    let stats = running.handle().stats();
+    assert_eq!((stats.requests, stats.responses), (0, [0; 5]), "nothing of HTTP is counted");
+    drop(release);
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = format!("unix:{}", folder.path().join("socket").display());
+    let (running, given) = give(Lifecycle::new().listen(&*name));
+    let mut client = UnixStream::connect(folder.path().join("socket")).unwrap();
+    let connection = given.recv_timeout(DEADLINE).unwrap();
+    assert_eq!((connection.listener(), connection.peer_addr()), (&*name, None));
+    assert!(connection.unix().is_some() && connection.tcp().is_none());
+    connection.park().unwrap();
+    client.write_all(b"hello").unwrap();
+    let mut connection = given.recv_timeout(DEADLINE).unwrap();
+    let mut buf = [0; 5];
+    connection.read_exact(&mut buf).unwrap();
+    connection.write_all(&buf).unwrap();
+    drop(connection);
+    let mut text = String::new();
+    client.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello");
+    drop(client);
+    running.stop().unwrap();
+    assert!(!folder.path().join("socket").exists());
+}
+
+#[test]
+fn several_threads_get_each_connection_once() {
+    let (tell, told) = channel();
+    let running = Lifecycle::new()
+        .listen("127.0.0.1:0")
+        .spawn(move |incoming| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    let (incoming, tell) = (incoming.clone(), tell.clone());
+                    spawn(move || incoming.for_each(|connection| tell.send(connection.peer_addr()).unwrap()))
+                })
+                .collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        })
+        .unwrap();
+    let clients: Vec<TcpStream> = (0..100).map(|_| connect(&running)).collect();
+    let mut seen: Vec<_> = (0..100).map(|_| told.recv_timeout(DEADLINE).unwrap()).collect();
+    let mut expected: Vec<_> = clients.iter().map(|client| client.local_addr().ok()).collect();
+    seen.sort();
+    expected.sort();
+    assert_eq!(seen, expected);
+    drop(clients);
+    running.stop().unwrap();
+    assert!(told.recv().is_err());
+}
+
+#[test]
+fn a_service_that_returns_or_panics_stops_the_process() {
+    let early = Lifecycle::new().listen("127.0.0.1:0").spawn(|_| {}).unwrap();
+    eventually("it ends", || early.handle().phase() == Phase::Exited);
+    early.stop().unwrap();
+    let panicked = Lifecycle::new().listen("127.0.0.1:0").spawn(|_| panic!("as the test wants it")).unwrap();
+    eventually("it ends", || panicked.handle().phase() == Phase::Exited);
+    let error = panicked.stop().unwrap_err();
+    assert_eq!(error.to_string(), "the service has panicked");
+}
+
+#[test]
+fn the_hammer_cuts_what_the_program_has() {
+    let (running, given) = give(Lifecycle::new());
+    let _client = connect(&running);
+    let connection = given.recv_timeout(DEADLINE).unwrap();
+    running.handle().hammer();
+    eventually("it ends", || running.handle().phase() == Phase::Exited);
+    assert!(running.stop().unwrap_err().is_cut());
+    drop(connection);
+}
+
+#[test]
+fn without_a_listener_it_does_not_start() {
+    let error = Lifecycle::new().spawn(|_| {}).unwrap_err();
+    assert_eq!(error.to_string(), "nothing to listen on: call `listen`");
+}
