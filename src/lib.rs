@@ -41,12 +41,10 @@ mod sync;
 mod sys;
 mod wait_group;
 
-/// What the pages show compiles.
+// What the pages show compiles.
 #[cfg(doctest)]
-mod pages {
-    #[doc = include_str!("../docs/lifecycle.md")]
-    struct Lifecycle;
-}
+#[doc = include_str!("../docs/lifecycle.md")]
+struct PageOnTheLifecycle;
 
 pub use http;
 
