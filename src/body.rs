@@ -1,5 +1,6 @@
 //! What a handler reads of a request and gives as a response.
 
+use std::error::Error;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use http::StatusCode;
 
 use crate::budget::Share;
 use crate::origin::Origin;
@@ -50,6 +52,30 @@ pub(crate) enum Kind {
     Detached(DetachedWriter),
     Upgrade(UpgradeHandler),
 }
+
+/// Why a request's body can't be read to its end, inside an `io::Error`: a handler that passes it on
+/// answers with this status.
+#[derive(Debug)]
+pub(crate) struct Unreadable {
+    pub(crate) status: StatusCode,
+    pub(crate) reason: &'static str,
+}
+
+impl Unreadable {
+    /// The status that an error means.
+    pub(crate) fn status_of(e: &(dyn Error + 'static)) -> Option<StatusCode> {
+        let inner = e.downcast_ref::<io::Error>()?.get_ref()?;
+        inner.downcast_ref::<Unreadable>().map(|unreadable| unreadable.status)
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason)
+    }
+}
+
+impl Error for Unreadable {}
 
 /// Writes a response on a thread of its own.
 pub(crate) type DetachedWriter = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use crate::body::Unreadable;
 use crate::{Body, Response};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -31,7 +32,7 @@ const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream")
 /// | `(StatusCode, [(name, value); N], T)` | both |
 /// | [`Html`], [`Redirect`] | what they say |
 /// | `Result<T, E>` | as `T` or as `E` |
-/// | `std::io::Error`, `http::Error`, `Box<dyn Error + Send + Sync>` | 500; the error is only logged |
+/// | `std::io::Error`, `http::Error`, `Box<dyn Error + Send + Sync>` | 500; the error is only logged. If it says that the request's body can't be read: 400, 408 or 413 |
 /// | [`Response`] | itself |
 ///
 /// A field given in a tuple replaces what `T` had under that name; given twice, both are sent.
@@ -231,7 +232,7 @@ impl IntoResponse for Infallible {
 
 impl IntoResponse for io::Error {
     fn into_response(self) -> Response {
-        failed(self)
+        Unreadable::status_of(&self).map_or_else(|| failed(&self), plain)
     }
 }
 
@@ -243,7 +244,7 @@ impl IntoResponse for http::Error {
 
 impl IntoResponse for Box<dyn Error + Send + Sync> {
     fn into_response(self) -> Response {
-        failed(self)
+        Unreadable::status_of(&*self).map_or_else(|| failed(&self), plain)
     }
 }
 

@@ -6,8 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::header::UPGRADE;
 use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode};
 use log::{debug, error, warn};
 
 use super::collect::{Bounds, CollectError, Collecting};
@@ -24,12 +25,12 @@ use crate::body::{Body, Kind};
 use crate::close_reason::CloseReason;
 use crate::connection::{Answering, Peek};
 use crate::handler::{Resolved, collecting_panics};
-use crate::http1::encode::{self, Asked, BodyFraming};
-use crate::http1::{Decoder, Framing, Head, Refusal, Scan};
+use crate::http1::encode::{self, Asked, BodyFraming, Plan};
+use crate::http1::{Decoder, Framing, Head, Refusal, Scan, has_asked_for, is_to_head};
 use crate::phase::Phase;
 use crate::queue::Queue;
 use crate::request::Trailers;
-use crate::response::plain;
+use crate::response::{ResponseExt, plain};
 use crate::{Request, Response};
 
 /// Requests served in one turn before the connection goes to the end of the queue: a client that
@@ -253,7 +254,10 @@ impl<'a> Turn<'a> {
             let input = self.desk.input.unused();
             let decoded = match collecting.decoder.decode(input) {
                 Ok(decoded) => decoded,
-                Err(refusal) => return Err(self.refuse(&refusal)),
+                Err(refusal) => {
+                    self.client.progress.stage = Stage::Body(collecting);
+                    return Err(self.refuse(&refusal));
+                }
             };
             if let Err(e) = collecting.add(&input[decoded.data], &self.common.stores) {
                 return self.refuse_body(collecting.begun, &e);
@@ -349,6 +353,7 @@ impl<'a> Turn<'a> {
             decoder,
             left: limit,
             expects: begun.expects,
+            failed: false,
             stall: common.timeouts.body_stall,
             rate: Rate { grace: common.timeouts.rate_grace, bytes: common.limits.body_rate },
             received: 0,
@@ -364,8 +369,8 @@ impl<'a> Turn<'a> {
         let beyond = upload.decoder.remaining_hint().is_some_and(|rest| rest > budget);
         let after = if upload.decoder.is_done() {
             After::Keep
-        } else if upload.expects || beyond {
-            // It was never told to send, or it has more to send than is worth reading.
+        } else if upload.expects || upload.failed || beyond {
+            // It was never told to send, or what it sends is no body, or more than is worth reading.
             unread()
         } else {
             After::Discard(upload.decoder, budget)
@@ -442,28 +447,37 @@ impl<'a> Turn<'a> {
         let detaches = matches!(kind, Kind::Detached(_));
         let closes = detaches || matches!(after, After::Close { .. });
         let keep_alive = asked.keep_alive && !closes && self.may_keep();
-        let wants = Asked { method: &asked.method, version: asked.version, keep_alive };
-        let plan = encode::plan(&wants, parts.status, &parts.headers, len, upgrade);
+        let wants = Asked {
+            method: &asked.method,
+            version: asked.version,
+            keep_alive,
+            switches: upgrade && has_asked_for(&asked.head, &parts.headers, &self.common.limits),
+        };
+        let plan = match encode::plan(&wants, parts.status, &parts.headers, len, upgrade) {
+            // What is left of the body must not be taken for what is spoken next.
+            Ok(Plan { framing: BodyFraming::Upgrade, .. }) if !matches!(after, After::Keep) => {
+                Err(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            plan => plan,
+        };
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(status) => {
+                self.let_go((parts.extensions, kind), &asked.head);
+                ending.iter_mut().for_each(|ending| ending.set_status(status));
+                return self.send(asked, in_place(status, &parts.headers, &asked.head), after, ending);
+            }
+        };
         let place = if plan.framing == BodyFraming::Upgrade || (detaches && plan.send_body) {
             self.common.detached.place()
         } else {
             None
         };
-        let refused = match () {
-            () if upgrade && plan.framing != BodyFraming::Upgrade => {
-                error!("an upgrade needs status 101 and HTTP/1.1: {}", method_and_path(&asked.head));
-                Some(StatusCode::INTERNAL_SERVER_ERROR)
-            }
-            () if place.is_none() && (upgrade || (detaches && plan.send_body)) => {
-                warn!("no thread is left for {}", method_and_path(&asked.head));
-                Some(StatusCode::SERVICE_UNAVAILABLE)
-            }
-            () => None,
-        };
-        if let Some(status) = refused {
+        if place.is_none() && (upgrade || (detaches && plan.send_body)) {
+            warn!("no thread is left for {}", method_and_path(&asked.head));
             self.let_go((parts.extensions, kind), &asked.head);
-            ending.iter_mut().for_each(|ending| ending.set_status(status));
-            return self.send(asked, plain(status), after, ending);
+            ending.iter_mut().for_each(|ending| ending.set_status(StatusCode::SERVICE_UNAVAILABLE));
+            return self.send(asked, plain(StatusCode::SERVICE_UNAVAILABLE), after, ending);
         }
 
         let date = self.desk.date.get(self.now);
@@ -648,8 +662,13 @@ impl<'a> Turn<'a> {
         debug!("refused: {} {}", refusal.status, refusal.reason);
         self.client.served += 1;
         self.desk.tally.response(refusal.status.as_u16());
+        let to_head = match &self.client.progress.stage {
+            Stage::Body(collecting) => collecting.begun.parts.method == Method::HEAD,
+            Stage::Upload(waiting) => waiting.0.parts.method == Method::HEAD,
+            _ => is_to_head(self.desk.input.unused()) || is_to_head(&self.client.buffered),
+        };
         let date = self.desk.date.get(self.now);
-        encode::refusal(&mut self.desk.out, refusal, date);
+        encode::refusal(&mut self.desk.out, refusal, to_head, date);
         self.say_last(CloseReason::Refused)
     }
 
@@ -773,6 +792,22 @@ impl<'a> Turn<'a> {
         let _ = self.refuse(&refusal);
         Step::Linger(CloseReason::Overload)
     }
+}
+
+/// What goes out instead of a response that can't be one.
+fn in_place(status: StatusCode, theirs: &HeaderMap, head: &[u8]) -> Response {
+    match theirs.get(UPGRADE) {
+        // RFC 9110 §15.5.22: it says to what.
+        Some(protocols) if status == StatusCode::UPGRADE_REQUIRED => {
+            return plain(status).with_header(UPGRADE, protocols.clone());
+        }
+        _ if status == StatusCode::INTERNAL_SERVER_ERROR => {
+            let why = "1xx is for upgrades, with 101, their Upgrade field and a request body that was read";
+            error!("a response that can't be one: {}: {why}", method_and_path(head));
+        }
+        _ => {}
+    }
+    plain(status)
 }
 
 fn unread() -> After {

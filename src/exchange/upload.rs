@@ -6,9 +6,11 @@ use std::io::{self, ErrorKind, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use nix::poll::PollFlags;
 
 use super::progress::Rate;
+use crate::body::Unreadable;
 use crate::connection::Stream;
 use crate::exchange::blocking::{wait, write_all};
 use crate::http1::Decoder;
@@ -23,6 +25,8 @@ pub(super) struct Upload {
     pub(super) left: u64,
     /// The client waits for a 100 before it sends.
     pub(super) expects: bool,
+    /// A read has failed: what comes now is no body.
+    pub(super) failed: bool,
     pub(super) stall: Duration,
     pub(super) rate: Rate,
     pub(super) received: u64,
@@ -50,7 +54,7 @@ impl Lease {
 impl Read for Lease {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.upload.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            Some(upload) => upload.read(buf),
+            Some(upload) => upload.read(buf).inspect_err(|_| upload.failed = true),
             None => Err(io::Error::other("the request of this body is over")),
         }
     }
@@ -67,15 +71,14 @@ impl Upload {
             let decoded = self
                 .decoder
                 .decode(window)
-                .map_err(|refusal| io::Error::new(ErrorKind::InvalidData, refusal.reason))?;
+                .map_err(|refusal| unreadable(ErrorKind::InvalidData, refusal.status, refusal.reason))?;
             let len = decoded.data.len();
             buf[..len].copy_from_slice(&window[decoded.data]);
             self.input.drain(..decoded.consumed);
             if len > 0 {
-                self.left = self
-                    .left
-                    .checked_sub(len as u64)
-                    .ok_or_else(|| io::Error::new(ErrorKind::FileTooLarge, "the body is beyond its limit"))?;
+                self.left = self.left.checked_sub(len as u64).ok_or_else(|| {
+                    unreadable(ErrorKind::FileTooLarge, StatusCode::PAYLOAD_TOO_LARGE, BEYOND)
+                })?;
                 return Ok(len);
             }
             if decoded.consumed == 0 {
@@ -92,7 +95,7 @@ impl Upload {
         let mut piece = [0; 16 << 10];
         loop {
             match self.stream.read(&mut piece) {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(0) => return Err(unreadable(ErrorKind::UnexpectedEof, StatusCode::BAD_REQUEST, CUT)),
                 Ok(n) => {
                     self.input.extend_from_slice(&piece[..n]);
                     self.received += n as u64;
@@ -101,11 +104,26 @@ impl Upload {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     let left = self.rate.time_for(self.received).saturating_sub(self.waited);
                     let begin = Instant::now();
-                    wait(&self.stream, PollFlags::POLLIN, Some(self.stall.min(left)))?;
+                    wait(&self.stream, PollFlags::POLLIN, Some(self.stall.min(left))).map_err(in_time)?;
                     self.waited += begin.elapsed();
                 }
                 Err(e) => return Err(e),
             }
         }
+    }
+}
+
+const BEYOND: &str = "the body is beyond its limit";
+const CUT: &str = "the client ended within the body";
+const STALLED: &str = "the body took too long";
+
+fn unreadable(kind: ErrorKind, status: StatusCode, reason: &'static str) -> io::Error {
+    io::Error::new(kind, Unreadable { status, reason })
+}
+
+fn in_time(e: io::Error) -> io::Error {
+    match e.kind() {
+        ErrorKind::TimedOut => unreadable(ErrorKind::TimedOut, StatusCode::REQUEST_TIMEOUT, STALLED),
+        _ => e,
     }
 }

@@ -8,6 +8,13 @@ use httpdate::HttpDate;
 /// The last second an IMF-fixdate can say: its year has four digits (RFC 9110 §5.6.7).
 const LAST_SECOND: u64 = 253_402_300_799;
 
+/// Whether this is a date as it may be sent (RFC 9110 §5.6.7).
+pub(super) fn is_imf_fixdate(value: &[u8]) -> bool {
+    let text = std::str::from_utf8(value).ok();
+    let date = text.and_then(|text| httpdate::parse_http_date(text).ok());
+    date.is_some_and(|date| text_of(second_of(date)) == value)
+}
+
 /// The text of the current second.
 #[derive(Debug)]
 pub(crate) struct DateCache {
@@ -45,6 +52,24 @@ fn text_of(second: u64) -> [u8; 29] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_way_to_say_it() {
+        let cases = [
+            ("Sun, 06 Nov 1994 08:49:37 GMT", true),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", false),
+            ("Sun Nov  6 08:49:37 1994", false),
+            ("Mon, 06 Nov 1994 08:49:37 GMT", false),
+            ("Sun, 6 Nov 1994 08:49:37 GMT", false),
+            ("Sun, 06 Nov 1994 08:49:37 UTC", false),
+            ("now", false),
+            ("", false),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(is_imf_fixdate(text.as_bytes()), expected, "{text}");
+        }
+        assert!(!is_imf_fixdate(b"\xff"));
+    }
 
     #[test]
     fn says_the_second() {

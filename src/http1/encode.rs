@@ -3,6 +3,7 @@
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, Method, StatusCode, Version};
 
+use super::date::is_imf_fixdate;
 use super::head::{Refusal, content_length, elements};
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110 §10.1.1).
@@ -18,6 +19,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) version: Version,
     /// Client and server both want the connection kept.
     pub(crate) keep_alive: bool,
+    /// It asks for the protocol that the response switches to.
+    pub(crate) switches: bool,
 }
 
 /// How a response goes out, and what becomes of its connection.
@@ -43,24 +46,36 @@ pub(crate) enum BodyFraming {
 /// Decides how a response is framed (RFC 9112 §6.3) and whether its connection is kept.
 ///
 /// `body_len` is the length of the handler's body if known; `upgrade` says that the handler wants
-/// the connection. Where the status or the version don't allow that, the plan is none of
-/// [`BodyFraming::Upgrade`] and the connection closes.
+/// the connection.
+///
+/// # Errors
+/// The status to answer with in place of a response that can't be one: 500 for a 1xx (RFC 9110 §15.2:
+/// no final one) or an upgrade that its status or fields don't fit, 426 for a switch to what the client
+/// has not asked for, 501 for a CONNECT that is granted and leads nowhere.
 pub(crate) fn plan(
     asked: &Asked<'_>,
     status: StatusCode,
     headers: &HeaderMap,
     body_len: Option<u64>,
     upgrade: bool,
-) -> Plan {
+) -> Result<Plan, StatusCode> {
     // RFC 9112 §6.3: what follows 2xx to CONNECT is a tunnel, whatever the fields say.
     let tunnels = *asked.method == Method::CONNECT && status.is_success();
-    // RFC 9110 §7.8: no Upgrade in 1.0.
-    let switches = status == StatusCode::SWITCHING_PROTOCOLS && asked.version != Version::HTTP_10;
-    if upgrade && (tunnels || switches) {
-        return Plan { framing: BodyFraming::Upgrade, keep_alive: false, send_body: false };
+    if upgrade {
+        let named = status == StatusCode::SWITCHING_PROTOCOLS && headers.contains_key(UPGRADE);
+        return match () {
+            () if tunnels || (named && asked.switches) => {
+                Ok(Plan { framing: BodyFraming::Upgrade, keep_alive: false, send_body: false })
+            }
+            () if named => Err(StatusCode::UPGRADE_REQUIRED),
+            () => Err(StatusCode::INTERNAL_SERVER_ERROR),
+        };
     }
-    if upgrade || tunnels || status.is_informational() {
-        return Plan { framing: BodyFraming::None, keep_alive: false, send_body: false };
+    if tunnels {
+        return Err(StatusCode::NOT_IMPLEMENTED);
+    }
+    if status.is_informational() {
+        return Err(StatusCode::INTERNAL_SERVER_ERROR);
     }
 
     let framing = match (status, body_len) {
@@ -82,7 +97,7 @@ pub(crate) fn plan(
         BodyFraming::None | BodyFraming::Upgrade => false,
     };
     let keep_alive = asked.keep_alive && framing != BodyFraming::UntilClose && !says_close(headers);
-    Plan { framing, keep_alive, send_body }
+    Ok(Plan { framing, keep_alive, send_body })
 }
 
 /// Whether Content-Length would say what another response has (RFC 9110 §8.6).
@@ -104,8 +119,8 @@ fn says_close(headers: &HeaderMap) -> bool {
 
 /// Writes a response's head.
 ///
-/// Framing and Connection are as planned, whatever the handler set; its Date is kept, so that a
-/// gateway can pass one on (RFC 9110 §6.6.1). `http`'s types hold no CR or LF, so no value can end
+/// Framing and Connection are as planned, whatever the handler set; a Date of its own is kept if it is
+/// one, so that a gateway can pass it on (RFC 9110 §6.6.1). `http`'s types hold no CR or LF, so no value can end
 /// the head early. The status line says 1.1 to 1.0 clients too (RFC 9110 §6.2).
 pub(crate) fn head(
     out: &mut Vec<u8>,
@@ -120,7 +135,7 @@ pub(crate) fn head(
     // Upgrade is hop-by-hop: Connection must name it (RFC 9110 §7.8).
     let mut upgrade = plan.framing == BodyFraming::Upgrade && status == StatusCode::SWITCHING_PROTOCOLS;
     for (name, value) in headers {
-        if is_ours(name) || (*name == DATE && has_date) {
+        if is_ours(name) || (*name == DATE && (has_date || !is_imf_fixdate(value.as_bytes()))) {
             continue;
         }
         has_date |= *name == DATE;
@@ -173,25 +188,27 @@ pub(crate) fn chunk(out: &mut Vec<u8>, data: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the whole answer to what is no request; the connection closes after it.
-pub(crate) fn refusal(out: &mut Vec<u8>, refusal: &Refusal, date: &[u8; 29]) {
-    last_answer(out, refusal.status, "", refusal.reason, date);
+/// Writes the whole answer to what is no request; the connection closes after it. To a HEAD without
+/// the content that it announces.
+pub(crate) fn refusal(out: &mut Vec<u8>, refusal: &Refusal, to_head: bool, date: &[u8; 29]) {
+    status_line(out, refusal.status);
+    date_field(out, date);
+    out.extend_from_slice(b"Content-Type: text/plain; charset=utf-8\r\n");
+    length_field(out, refusal.reason.len() as u64 + 1);
+    out.extend_from_slice(b"Connection: close\r\n\r\n");
+    if !to_head {
+        out.extend_from_slice(refusal.reason.as_bytes());
+        out.push(b'\n');
+    }
 }
 
 /// Writes the whole answer of a server that has no worker to spare; the connection closes after it.
+/// Nobody has looked whether the request is a HEAD, so there is no content.
 pub(crate) fn busy(out: &mut Vec<u8>, date: &[u8; 29]) {
-    last_answer(out, StatusCode::SERVICE_UNAVAILABLE, "Retry-After: 1\r\n", "too busy", date);
-}
-
-fn last_answer(out: &mut Vec<u8>, status: StatusCode, fields: &str, text: &str, date: &[u8; 29]) {
-    status_line(out, status);
+    status_line(out, StatusCode::SERVICE_UNAVAILABLE);
     date_field(out, date);
-    out.extend_from_slice(b"Content-Type: text/plain; charset=utf-8\r\n");
-    length_field(out, text.len() as u64 + 1);
-    out.extend_from_slice(fields.as_bytes());
-    out.extend_from_slice(b"Connection: close\r\n\r\n");
-    out.extend_from_slice(text.as_bytes());
-    out.push(b'\n');
+    length_field(out, 0);
+    out.extend_from_slice(b"Retry-After: 1\r\nConnection: close\r\n\r\n");
 }
 
 fn status_line(out: &mut Vec<u8>, status: StatusCode) {
@@ -267,6 +284,7 @@ mod tests {
         own: &'static [(&'static str, &'static str)],
         len: Option<u64>,
         upgrade: bool,
+        switches: bool,
     }
 
     /// GET in 1.1 on a connection that is to be kept, answered 200 with 13 bytes.
@@ -278,14 +296,25 @@ mod tests {
         own: &[],
         len: Some(13),
         upgrade: false,
+        switches: false,
     };
+
+    fn planned(case: &Case) -> Result<Plan, StatusCode> {
+        let asked = Asked {
+            method: &case.method,
+            version: case.version,
+            keep_alive: case.keep_alive,
+            switches: case.switches,
+        };
+        let status = StatusCode::from_u16(case.status).unwrap();
+        plan(&asked, status, &fields(case.own), case.len, case.upgrade)
+    }
 
     /// The plan and the lines after the status line, Date left out.
     fn said(case: &Case) -> (Plan, String) {
         let own = fields(case.own);
         let status = StatusCode::from_u16(case.status).unwrap();
-        let asked = Asked { method: &case.method, version: case.version, keep_alive: case.keep_alive };
-        let plan = plan(&asked, status, &own, case.len, case.upgrade);
+        let plan = planned(case).unwrap();
         let mut out = Vec::new();
         head(&mut out, case.version, status, &own, &plan, DATE_TEXT);
         let text = String::from_utf8(out).unwrap();
@@ -332,23 +361,41 @@ mod tests {
             // No body.
             (Case { status: 204, own: OWN, ..USUAL }, F::None, true, false, ""),
             (Case { status: 205, ..USUAL }, F::Length(0), true, false, "Content-Length: 0|"),
-            (Case { status: 103, ..USUAL }, F::None, false, false, "Connection: close|"),
             // Other protocols.
-            (Case { status: 101, upgrade: true, own: SWITCH, len: None, ..USUAL }, F::Upgrade, false, false, "Upgrade: websocket|Connection: upgrade|"),
-            (Case { status: 101, own: SWITCH, ..USUAL }, F::None, false, false, "Upgrade: websocket|Connection: upgrade, close|"),
-            (Case { status: 101, upgrade: true, version: v10, ..USUAL }, F::None, false, false, "Connection: close|"),
-            (Case { status: 200, upgrade: true, ..USUAL }, F::None, false, false, "Connection: close|"),
+            (Case { status: 101, upgrade: true, switches: true, own: SWITCH, len: None, ..USUAL }, F::Upgrade, false, false, "Upgrade: websocket|Connection: upgrade|"),
             (Case { status: 426, own: SWITCH, ..USUAL }, F::Length(13), true, true, "Upgrade: websocket|Content-Length: 13|Connection: upgrade|"),
             (Case { method: Method::CONNECT, upgrade: true, ..USUAL }, F::Upgrade, false, false, ""),
-            (Case { method: Method::CONNECT, ..USUAL }, F::None, false, false, "Connection: close|"),
             (Case { method: Method::CONNECT, status: 405, ..USUAL }, F::Length(13), true, true, "Content-Length: 13|"),
             // Fields of the handler.
             (Case { own: &[("content-type", "a/b"), ("x", ""), ("set-cookie", "a"), ("set-cookie", "b")], ..USUAL }, F::Length(13), true, true, "Content-Type: a/b|X: |Set-Cookie: a|Set-Cookie: b|Content-Length: 13|"),
-            (Case { own: &[("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("date", "now")], ..USUAL }, F::Length(13), true, true, "Content-Length: 13|"),
+            (Case { own: &[("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("date", "Sun, 06 Nov 1994 08:49:38 GMT")], ..USUAL }, F::Length(13), true, true, "Content-Length: 13|"),
+            (Case { own: &[("date", "now"), ("date", "Sun Nov  6 08:49:37 1994")], ..USUAL }, F::Length(13), true, true, "Content-Length: 13|"),
         ];
         for (row, (case, framing, keep_alive, send_body, lines)) in cases.iter().enumerate() {
             let plan = Plan { framing: *framing, keep_alive: *keep_alive, send_body: *send_body };
             assert_eq!(said(case), (plan, (*lines).to_owned()), "row {row}");
+        }
+    }
+
+    #[test]
+    fn responses_that_can_not_be() {
+        const SWITCH: &[(&str, &str)] = &[("upgrade", "websocket")];
+        let connect = Method::CONNECT;
+        #[rustfmt::skip]
+        let cases = [
+            (Case { status: 100, ..USUAL }, 500),
+            (Case { status: 103, ..USUAL }, 500),
+            (Case { status: 103, upgrade: true, own: SWITCH, ..USUAL }, 500),
+            (Case { status: 101, own: SWITCH, switches: true, ..USUAL }, 500),
+            (Case { status: 101, upgrade: true, ..USUAL }, 500),
+            (Case { status: 200, upgrade: true, own: SWITCH, switches: true, ..USUAL }, 500),
+            (Case { status: 101, upgrade: true, own: SWITCH, ..USUAL }, 426),
+            (Case { method: connect.clone(), ..USUAL }, 501),
+            (Case { method: connect.clone(), status: 204, ..USUAL }, 501),
+            (Case { method: connect, status: 405, upgrade: true, ..USUAL }, 500),
+        ];
+        for (row, (case, status)) in cases.iter().enumerate() {
+            assert_eq!(planned(case).unwrap_err().as_u16(), *status, "row {row}");
         }
     }
 
@@ -387,17 +434,21 @@ mod tests {
     #[test]
     fn last_answers() {
         let mut out = Vec::new();
-        refusal(&mut out, &Refusal::bad("malformed Host"), DATE_TEXT);
+        let malformed = Refusal::bad("malformed Host");
+        refusal(&mut out, &malformed, false, DATE_TEXT);
         let expected = "HTTP/1.1 400 Bad Request\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
             Content-Type: text/plain; charset=utf-8\r\nContent-Length: 15\r\nConnection: close\r\n\r\n\
             malformed Host\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
 
         let mut out = Vec::new();
+        refusal(&mut out, &malformed, true, DATE_TEXT);
+        assert_eq!(String::from_utf8(out).unwrap(), expected.replace("malformed Host\n", ""));
+
+        let mut out = Vec::new();
         busy(&mut out, DATE_TEXT);
         let expected = "HTTP/1.1 503 Service Unavailable\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
-            Content-Type: text/plain; charset=utf-8\r\nContent-Length: 9\r\nRetry-After: 1\r\n\
-            Connection: close\r\n\r\ntoo busy\n";
+            Content-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! httparse tokenises; what it leaves open is decided here, strictly, because whatever two parsers
 //! on one path read differently is a way to smuggle a request (RFC 9112 §11.2). The one leniency:
-//! a bare LF ends a line of the head (RFC 9112 §2.2 allows it, and the peers do it), which is safe
-//! as no bare CR is let through.
+//! the lines of a head may end in a bare LF (RFC 9112 §2.2 allows it, and the peers do it), as people
+//! type them; but then all of them, for a lone one among CRLFs has come through something that took
+//! it for a part of a value. No bare CR is let through.
 
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version};
 use httparse::Status::{Complete, Partial};
@@ -60,6 +61,7 @@ const HEAD_TOO_LONG: Refusal = Refusal::too_large("request head too long");
 const TOO_MANY_FIELDS: Refusal = Refusal::too_large("too many header fields");
 const TARGET_TOO_LONG: Refusal =
     Refusal { status: StatusCode::URI_TOO_LONG, reason: "request target too long" };
+const METHOD_TOO_LONG: Refusal = Refusal { status: StatusCode::NOT_IMPLEMENTED, reason: "unknown method" };
 const BAD_LINE: Refusal = Refusal::bad("malformed request line");
 const BAD_TARGET: Refusal = Refusal::bad("malformed request target");
 const BAD_VERSION: Refusal = Refusal::bad("malformed HTTP version");
@@ -68,7 +70,7 @@ const UNKNOWN_VERSION: Refusal = Refusal {
     reason: "only HTTP/1.0 and HTTP/1.1 are spoken here",
 };
 const BAD_LENGTH: Refusal = Refusal::bad("malformed Content-Length");
-const BAD_CODING: Refusal = Refusal::bad("chunked must be the one and last transfer coding");
+const BAD_CODING: Refusal = Refusal::bad("chunked must be the last transfer coding, once");
 const UNKNOWN_CODING: Refusal =
     Refusal { status: StatusCode::NOT_IMPLEMENTED, reason: "unknown transfer coding" };
 const BAD_HOST: Refusal = Refusal::bad("malformed Host");
@@ -124,6 +126,13 @@ pub(crate) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refus
     let mut parsed = parse_lines(lines, limits)?;
     match &mut parsed {
         Some(head) => head.len += window.len() - lines.len(),
+        // RFC 9112 §3: longer than any method that is known.
+        None if window.len() >= limits.head_bytes
+            && !matches!(lines, [] | [b'\r', ..])
+            && !lines.contains(&b' ') =>
+        {
+            return Err(METHOD_TOO_LONG);
+        }
         None if window.len() >= limits.head_bytes => return Err(HEAD_TOO_LONG),
         None => {}
     }
@@ -179,6 +188,27 @@ fn shows_long_target(lines: &[u8], limit: usize) -> bool {
     rest.len() > limit && Method::from_bytes(method).is_ok() && target.count() > limit
 }
 
+/// Whether a request that may be incomplete, or malformed behind its method, is a HEAD: what is said
+/// to it has no content (RFC 9110 §9.3.2).
+pub(crate) fn is_to_head(input: &[u8]) -> bool {
+    skip_empty_lines(input).is_ok_and(|lines| lines.starts_with(b"HEAD "))
+}
+
+/// Whether the client of this head has asked for the protocols that a response's fields name (RFC 9110
+/// §7.8).
+pub(crate) fn has_asked_for(head: &[u8], response: &HeaderMap, limits: &Limits) -> bool {
+    fn listed(fields: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+        fields.get_all(name).iter().flat_map(|value| elements(value.as_bytes()))
+    }
+    let Ok(Some(head)) = parse(head, limits) else { return false };
+    let fields = &head.parts.headers;
+    let asked = |protocol: &[u8]| listed(fields, UPGRADE).any(|asked| asked.eq_ignore_ascii_case(protocol));
+    head.parts.version == Version::HTTP_11
+        && listed(fields, CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
+        && listed(response, UPGRADE).next().is_some()
+        && listed(response, UPGRADE).all(asked)
+}
+
 /// httparse knows two versions. A later minor of major 1 is read as 1.1 (RFC 9110 §2.5), another
 /// major is answered 505 (RFC 9110 §15.6.6).
 fn parse_other_version(
@@ -210,6 +240,11 @@ fn assemble(text: &[u8], request: &httparse::Request<'_, '_>, limits: &Limits) -
     };
     if target.len() > limits.target_bytes.min(URI_BYTES) {
         return Err(TARGET_TOO_LONG);
+    }
+    // httparse let through no CR but at the end of a line: the request line, the fields, the empty one.
+    let crs = text.iter().filter(|&&b| b == b'\r').count();
+    if crs != 0 && crs != request.headers.len() + 2 {
+        return Err(Refusal::bad("line ends of both kinds"));
     }
     let shared = Bytes::copy_from_slice(text);
     // httparse's tokens are parts of `text`, so these are in bounds.
@@ -294,7 +329,11 @@ struct Noticed {
 enum Coding {
     Nothing,
     Chunked,
-    Unknown,
+    /// Others, chunked not among them.
+    Others,
+    /// Chunked behind others, which can't be undone here.
+    Layered,
+    /// Chunked twice, or not as the last.
     Misplaced,
 }
 
@@ -339,8 +378,8 @@ impl Noticed {
                 Err(Refusal::bad("Transfer-Encoding in HTTP/1.0"))
             }
             (Some(Coding::Chunked), None) => Ok(Framing::Chunked),
-            (Some(Coding::Unknown), None) => Err(UNKNOWN_CODING),
-            (Some(Coding::Nothing | Coding::Misplaced), None) => Err(BAD_CODING),
+            (Some(Coding::Layered), None) => Err(UNKNOWN_CODING),
+            (Some(Coding::Nothing | Coding::Others | Coding::Misplaced), None) => Err(BAD_CODING),
             (None, Some(length)) => Ok(Framing::Length(length)),
             (None, None) => Ok(Framing::None),
         }
@@ -352,9 +391,9 @@ impl Coding {
         let is_chunked = coding.eq_ignore_ascii_case(b"chunked");
         match self {
             Coding::Nothing if is_chunked => Coding::Chunked,
-            // Known or not, what stands before chunked can't be undone here.
-            Coding::Nothing | Coding::Unknown => Coding::Unknown,
-            Coding::Chunked | Coding::Misplaced => Coding::Misplaced,
+            Coding::Others if is_chunked => Coding::Layered,
+            Coding::Nothing | Coding::Others => Coding::Others,
+            Coding::Chunked | Coding::Layered | Coding::Misplaced => Coding::Misplaced,
         }
     }
 }
@@ -612,12 +651,20 @@ mod tests {
             ("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "400"),
             ("1.1", "Transfer-Encoding: chunked, identity", "400"),
             ("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip", "400"),
-            ("1.1", "Transfer-Encoding: xchunked", "501"),
-            ("1.1", "Transfer-Encoding: identity", "501"),
+            ("1.1", "Transfer-Encoding: xchunked", "400"),
+            ("1.1", "Transfer-Encoding: identity", "400"),
+            ("1.1", "Transfer-Encoding: gzip", "400"),
+            ("1.1", "Transfer-Encoding: chunked;a=b", "400"),
+            ("1.1", "Transfer-Encoding: \"chunked\"", "400"),
+            ("1.1", "Transfer-Encoding: \u{85}chunked", "400"),
+            ("1.1", "Transfer-Encoding: chun\u{212a}ed", "400"),
+            ("1.1", "Transfer-Encoding: gzip;a=\"b, chunked\"", "400"),
+            ("1.1", "Transfer-Encoding: gzip, chunked, chunked", "400"),
+            ("1.1", "Transfer-Encoding: gzip, chunked, gzip", "400"),
             ("1.1", "Transfer-Encoding: gzip, chunked", "501"),
             ("1.1", "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", "501"),
-            ("1.1", "Transfer-Encoding: chunked;a=b", "501"),
-            ("1.1", "Transfer-Encoding: \"chunked\"", "501"),
+            ("1.1", "Transfer-Encoding: identity, chunked", "501"),
+            ("1.1", "Transfer-Encoding: gzip;a=\"b\", chunked", "501"),
             ("1.1", "Transfer-Encoding: \u{b}chunked", "400"),
             ("1.1", "Connection: close", "None close"),
             ("1.1", "Connection: Upgrade , CLOSE", "None close"),
@@ -650,8 +697,15 @@ mod tests {
     fn lines() {
         const CASES: &[(&[u8], &str)] = &[
             (b"GET / HTTP/1.1\nHost: a\n\nGET", "GET / HTTP/1.1 None keep 24"),
-            (b"GET / HTTP/1.1\r\nHost: a\n\r\n", "GET / HTTP/1.1 None keep 26"),
-            (b"GET / HTTP/1.1\nHost: a\r\n\n", "GET / HTTP/1.1 None keep 25"),
+            (b"\r\nGET / HTTP/1.1\nHost: a\n\n", "GET / HTTP/1.1 None keep 26"),
+            (b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1 None keep 28"),
+            // Ends of both kinds.
+            (b"GET / HTTP/1.1\r\nHost: a\n\r\n", "400"),
+            (b"GET / HTTP/1.1\nHost: a\r\n\n", "400"),
+            (b"GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n", "400"),
+            (b"GET / HTTP/1.1\nHost: a\n\r\n", "400"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n\n", "400"),
+            (b"GET / HTTP/1.7\r\nHost: a\n\r\n", "400"),
             (b"GET / HTTP/1.1\rHost: a\r\n\r\n", "400"),
             (b"GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n", "400"),
             (b"GET / HTTP/1.1\r\nHost: a\r\n\rb", "400"),
@@ -676,6 +730,51 @@ mod tests {
         ];
         for &(input, expected) in CASES {
             assert_eq!(said_of(input), expected, "{}", input.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn requests_that_get_no_content() {
+        let cases: [(&[u8], bool); 8] = [
+            (b"HEAD / HTTP/1.1\r\n\r\n", true),
+            (b"HEAD ", true),
+            (b"\r\nHEAD  \0", true),
+            (b"HEAD", false),
+            (b"HEADS / HTTP/1.1\r\n\r\n", false),
+            (b"head / HTTP/1.1\r\n\r\n", false),
+            (b"\r\n\r\n\r\n\r\n\r\nHEAD / HTTP/1.1", false),
+            (b"", false),
+        ];
+        for (input, expected) in cases {
+            assert_eq!(is_to_head(input), expected, "{}", input.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn protocols_that_were_asked_for() {
+        const CASES: &[(&str, &[&str], bool)] = &[
+            ("1.1\r\nConnection: Upgrade\r\nUpgrade: a", &["a"], true),
+            ("1.1\r\nConnection: x, upgrade\r\nUpgrade: b, A", &["a"], true),
+            ("1.1\r\nConnection: upgrade\r\nUpgrade: b\r\nUpgrade: a/1", &["a/1"], true),
+            ("1.1\r\nConnection: upgrade\r\nUpgrade: b, a", &["a, b"], true),
+            ("1.1\r\nConnection: upgrade\r\nUpgrade: b", &["b", "a"], false),
+            ("1.1\r\nConnection: upgrade\r\nUpgrade: a", &["b"], false),
+            ("1.1\r\nConnection: upgrade\r\nUpgrade: a/1", &["a"], false),
+            ("1.1\r\nConnection: upgrade\r\nUpgrade: a", &[], false),
+            ("1.1\r\nConnection: upgrade\r\nUpgrade:", &[""], false),
+            ("1.1\r\nConnection: close\r\nUpgrade: a", &["a"], false),
+            ("1.1\r\nUpgrade: a", &["a"], false),
+            ("1.1\r\nConnection: upgrade", &["a"], false),
+            ("1.0\r\nConnection: upgrade\r\nUpgrade: a", &["a"], false),
+        ];
+        for (rest, protocols, expected) in CASES {
+            let head = format!("GET / HTTP/{rest}\r\nHost: h\r\n\r\n");
+            let mut response = HeaderMap::new();
+            for protocol in *protocols {
+                response.append(UPGRADE, HeaderValue::from_static(protocol));
+            }
+            let asked = has_asked_for(head.as_bytes(), &response, &Limits::default());
+            assert_eq!(asked, *expected, "{rest} {protocols:?}");
         }
     }
 
@@ -710,6 +809,11 @@ mod tests {
             (whole.clone(), bounds(whole.len(), 1, 1), "431"),
             (whole.clone(), bounds(whole.len(), 2, 0), "414"),
             (whole.clone(), bounds(0, 0, 0), "431"),
+            (b"ABCDE".to_vec(), bounds(5, 0, 0), "501"),
+            (b"ABCDE".to_vec(), bounds(6, 0, 0), "more"),
+            (b"ABCD ".to_vec(), bounds(5, 0, 0), "431"),
+            (b"\r\nABC".to_vec(), bounds(5, 0, 0), "501"),
+            (b"\r\n\r\n\r".to_vec(), bounds(5, 0, 0), "431"),
             (whole[..20].to_vec(), bounds(20, 2, 1), "431"),
             (whole[..20].to_vec(), bounds(21, 2, 1), "more"),
             // Behind a target that is too long, nothing matters.

@@ -31,4 +31,4 @@ pub(crate) mod head;
 
 pub(crate) use body::Decoder;
 pub(crate) use date::DateCache;
-pub(crate) use head::{Framing, Head, Refusal, Scan};
+pub(crate) use head::{Framing, Head, Refusal, Scan, has_asked_for, is_to_head};
