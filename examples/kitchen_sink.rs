@@ -21,6 +21,7 @@ use heirloom::{Limits, Timeouts, Upgraded};
 
 const USAGE: &str =
     "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--unix PATH] [--admin ADDR]
+    [--tls-listen ADDR --cert F --key F]
     [--probation-ms N] [--ready-timeout-ms N] [--drain-timeout-ms N] [--lame-duck-ms N]
     [--idle-grace-ms N] [--head-timeout-ms N] [--idle-timeout-ms N]";
 
@@ -39,6 +40,7 @@ fn main() -> Result<(), heirloom::Error> {
     for name in flags.listen {
         server = server.listen(name);
     }
+    server = tls(server, flags.tls);
     if let Some(name) = flags.admin {
         server = server.admin(name);
     }
@@ -47,6 +49,22 @@ fn main() -> Result<(), heirloom::Error> {
     }
     log::info!("pid {}", std::process::id());
     server.serve()
+}
+
+#[cfg(feature = "tls")]
+fn tls(server: Server, flags: Option<[String; 3]>) -> Server {
+    match flags {
+        Some([listen, cert, key]) => server.listen_tls(listen, heirloom::Tls::from_files(cert, key)),
+        None => server,
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+fn tls(server: Server, flags: Option<[String; 3]>) -> Server {
+    if flags.is_some() {
+        usage("--tls-listen: built without the feature tls");
+    }
+    server
 }
 
 fn router(handle: &Handle) -> Router {
@@ -167,6 +185,8 @@ fn upgrade(req: &Request, pause: Option<Duration>) -> impl IntoResponse + use<> 
 
 struct Flags {
     listen: Vec<String>,
+    /// Where, certificate, key.
+    tls: Option<[String; 3]>,
     admin: Option<String>,
     pid_file: Option<String>,
     workers: usize,
@@ -177,13 +197,15 @@ impl Flags {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Flags, String> {
         let mut flags = Flags {
             listen: Vec::new(),
+            tls: None,
             admin: None,
             pid_file: None,
             workers: 32,
             timeouts: Timeouts::default(),
         };
+        let mut tls = [None, None, None];
         while let Some(flag) = args.next() {
-            if let "--tls-listen" | "--cert" | "--key" | "--control" | "--supervise" = flag.as_str() {
+            if let "--control" | "--supervise" = flag.as_str() {
                 return Err(format!("{flag}: this version of heirloom can't do that yet"));
             }
             if let "--help" | "-h" = flag.as_str() {
@@ -195,6 +217,9 @@ impl Flags {
             match flag.as_str() {
                 "--listen" => flags.listen.push(value),
                 "--unix" => flags.listen.push(format!("unix:{value}")),
+                "--tls-listen" => tls[0] = Some(value),
+                "--cert" => tls[1] = Some(value),
+                "--key" => tls[2] = Some(value),
                 "--admin" => flags.admin = Some(value),
                 "--pid-file" => flags.pid_file = Some(value),
                 "--workers" => flags.workers = number()? as usize,
@@ -208,6 +233,11 @@ impl Flags {
                 _ => return Err(format!("{flag}: not understood")),
             }
         }
+        flags.tls = match tls {
+            [None, None, None] => None,
+            [Some(listen), Some(cert), Some(key)] => Some([listen, cert, key]),
+            _ => return Err("--tls-listen, --cert and --key want each other".to_owned()),
+        };
         Ok(flags)
     }
 }

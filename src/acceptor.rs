@@ -518,7 +518,7 @@ impl<P: Portable> Acceptor<P> {
     }
 
     fn origin(&self, peer: Option<SocketAddr>) -> Origin {
-        Origin { peer, phase: self.phase.clone(), generation: self.generation }
+        Origin::new(peer, self.phase.clone(), self.generation)
     }
 
     fn admit(&mut self, connection: Box<Connection<P>>) {

@@ -36,6 +36,10 @@ reasons! {
     Grace = "grace",
     /// A response announced the close, since the process drains.
     Drain = "drain",
+    /// A TLS handshake that came to nothing.
+    HandshakeFailed = "handshake_failed",
+    /// A TLS handshake that took too long.
+    HandshakeTimeout = "handshake_timeout",
     /// A request head that took too long.
     HeadTimeout = "head_timeout",
     /// A request body that stalled.

@@ -1,6 +1,9 @@
 //! The value that moves between acceptor, queue and worker. It does not know who has it, nor what
 //! is spoken on it: `P`, its progress, belongs to the exchange.
 
+#[cfg(feature = "tls")]
+mod secured;
+
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -16,6 +19,8 @@ use crate::close_reason::CloseReason;
 use crate::origin::Origin;
 use crate::slots::SlotId;
 use crate::wait_group::Guard;
+#[cfg(feature = "tls")]
+use secured::{Raw, Secured};
 
 /// What a closing connection may still send, and for how long, before it is cut off.
 const LINGER_BYTES: usize = 16 << 20;
@@ -30,21 +35,29 @@ const LINGER_PIECES: usize = 16;
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Shared with who reads an upload or speaks another protocol, never at once.
+    #[cfg(feature = "tls")]
+    Tls(Arc<Secured>),
 }
 
 impl Stream {
-    /// Bytes read; 0 is the end.
+    /// Bytes read; 0 is the end, `UnexpectedEof` one that TLS did not announce.
     pub(crate) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         uninterrupted(|| match self {
             Stream::Tcp(s) => { s }.read(buf),
             Stream::Unix(s) => { s }.read(buf),
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => s.lock().read(&mut Raw(&s.socket), buf),
         })
     }
 
+    /// Bytes that are out. The rest is to be written again: what TLS has made of it waits for that.
     pub(crate) fn write(&self, buf: &[u8]) -> io::Result<usize> {
         uninterrupted(|| match self {
             Stream::Tcp(s) => { s }.write(buf),
             Stream::Unix(s) => { s }.write(buf),
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => s.lock().write(&mut Raw(&s.socket), &[buf]),
         })
     }
 
@@ -52,7 +65,66 @@ impl Stream {
         uninterrupted(|| match self {
             Stream::Tcp(s) => { s }.write_vectored(bufs),
             Stream::Unix(s) => { s }.write_vectored(bufs),
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => {
+                let bufs: Vec<&[u8]> = bufs.iter().map(|buf| &**buf).collect();
+                s.lock().write(&mut Raw(&s.socket), &bufs)
+            }
         })
+    }
+
+    /// Whether a read of `n` bytes for which there was `room` took all there was.
+    pub(crate) fn is_drained(&self, n: usize, room: usize) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => s.lock().is_drained(),
+            _ => n < room,
+        }
+    }
+
+    /// Whether something has come of which a read shows nothing yet: part of a TLS record.
+    pub(crate) fn holds_part(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => s.lock().holds_part(),
+            _ => false,
+        }
+    }
+
+    /// Bytes kept with it.
+    pub(crate) fn held(&self) -> usize {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => s.lock().held(),
+            _ => 0,
+        }
+    }
+
+    /// Whether it ends with this process: what TLS has agreed upon can't be passed on.
+    pub(crate) fn is_bound_here(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Says what is to be said at the end, before `shutdown_write`; whether all is out.
+    pub(crate) fn say_end(&self) -> io::Result<bool> {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => s.lock().say_end(&mut Raw(&s.socket)),
+            _ => Ok(true),
+        }
+    }
+
+    /// Reads what nobody wants, as it comes.
+    fn read_raw(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => s.socket.read(buf),
+            _ => self.read(buf),
+        }
     }
 
     /// Tells the client that nothing more comes. A bare close would tell it late if some child of
@@ -61,14 +133,21 @@ impl Stream {
         let _ = match self {
             Stream::Tcp(s) => s.shutdown(Shutdown::Write),
             Stream::Unix(s) => s.shutdown(Shutdown::Write),
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => {
+                let _ = self.say_end();
+                return s.socket.shutdown_write();
+            }
         };
     }
 
-    /// The same socket by another descriptor.
+    /// The same connection, by another descriptor where that is all there is to it.
     pub(crate) fn try_clone(&self) -> io::Result<Stream> {
         Ok(match self {
             Stream::Tcp(s) => Stream::Tcp(s.try_clone()?),
             Stream::Unix(s) => Stream::Unix(s.try_clone()?),
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => Stream::Tls(Arc::clone(s)),
         })
     }
 
@@ -84,6 +163,11 @@ impl Stream {
 
     /// What a read would find, without reading it.
     pub(crate) fn peek(&self) -> Peek {
+        #[cfg(feature = "tls")]
+        match self {
+            Stream::Tls(s) if s.lock().has_more() => return Peek::Bytes,
+            _ => {}
+        }
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         match recv(self.as_fd().as_raw_fd(), &mut [0], flags) {
             Ok(0) => Peek::End,
@@ -98,6 +182,8 @@ impl Stream {
         let _ = match self {
             Stream::Tcp(s) => s.shutdown(Shutdown::Both),
             Stream::Unix(s) => s.shutdown(Shutdown::Both),
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => return s.socket.shutdown(),
         };
     }
 }
@@ -115,6 +201,8 @@ impl AsFd for Stream {
         match self {
             Stream::Tcp(s) => s.as_fd(),
             Stream::Unix(s) => s.as_fd(),
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => s.socket.as_fd(),
         }
     }
 }
@@ -252,7 +340,7 @@ impl<P> Connection<P> {
         let Some(lingering) = &mut self.lingering else { return Linger::Over };
         let mut buf = [0; 16 << 10];
         for _ in 0..LINGER_PIECES {
-            match self.stream.read(&mut buf) {
+            match self.stream.read_raw(&mut buf) {
                 Ok(n) if n > 0 && n < lingering.left => lingering.left -= n,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Linger::Drained,
                 _ => return Linger::Over,

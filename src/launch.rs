@@ -29,6 +29,8 @@ use crate::limits::{Limits, Timeouts};
 use crate::listener::Listener;
 use crate::queue::Queue;
 use crate::signals::{self, Circumstances, Signals};
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 use crate::wait_group::WaitGroup;
 
 /// Descriptors that are not for connections: listeners, channels, files of handlers.
@@ -228,6 +230,9 @@ pub(crate) struct Plan {
     pub(crate) listen: Vec<(String, usize)>,
     /// Which lane each site's connections go to.
     pub(crate) lane_of_site: Vec<usize>,
+    /// What the first of the listeners need for TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Vec<Option<Tls>>,
 }
 
 /// What is there before anybody works.
@@ -318,7 +323,10 @@ fn start<B: Business>(
     let pid_file = launch.pid_file.as_deref().map(usable_pid_file).transpose()?;
     let inherited = inheritance.map(|i| std::mem::take(&mut i.listeners)).unwrap_or_default();
     let mut bound = Bound(Vec::new());
-    let (listeners, adopted) = bind(plan.listen, inherited, &mut bound)?;
+    #[cfg_attr(not(feature = "tls"), expect(unused_mut, reason = "TLS is all that is added"))]
+    let (mut listeners, adopted) = bind(plan.listen, inherited, &mut bound)?;
+    #[cfg(feature = "tls")]
+    listeners.iter_mut().zip(plan.tls).for_each(|(listener, tls)| listener.tls = tls);
     for hook in launch.before_ready {
         hook().map_err(|e| Error::new(Kind::Config, format!("before_ready failed: {e}")))?;
     }

@@ -39,6 +39,8 @@ mod slots;
 mod status;
 mod sync;
 mod sys;
+#[cfg(feature = "tls")]
+mod tls;
 mod wait_group;
 
 // What the pages show compiles.
@@ -64,6 +66,8 @@ pub use response::{Ended, Html, IntoResponse, Redirect, ResponseExt};
 pub use router::Router;
 pub use server::Server;
 pub use status::Stats;
+#[cfg(feature = "tls")]
+pub use tls::{Tls, TlsInfo};
 
 /// A request: the head as `http` has it, and a [`Body`].
 pub type Request = http::Request<Body>;

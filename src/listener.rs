@@ -15,6 +15,8 @@ use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, Type};
 use crate::connection::Stream;
 use crate::error::{Error, Kind};
 use crate::sys;
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 
 /// What the kernel holds for us while nobody accepts.
 pub(crate) const BACKLOG: i32 = 1024;
@@ -30,6 +32,9 @@ pub(crate) struct Listener {
     pub(crate) fd: Arc<OwnedFd>,
     pub(crate) site: usize,
     kind: ListenerKind,
+    /// None: plain text.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Tls>,
 }
 
 #[derive(Clone, Debug)]
@@ -78,7 +83,14 @@ impl Listener {
             }
             _ => return Err(odd(io::Error::other("not of the family its name says"))),
         };
-        Ok(Listener { name: name.to_owned(), fd: Arc::new(fd), site, kind })
+        Ok(Listener {
+            name: name.to_owned(),
+            fd: Arc::new(fd),
+            site,
+            kind,
+            #[cfg(feature = "tls")]
+            tls: None,
+        })
     }
 
     /// Where clients connect, as text.
@@ -103,10 +115,15 @@ impl Listener {
     /// A connection that waits, or `WouldBlock`.
     pub(crate) fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
         let (fd, peer) = sys::accept(self.fd.as_fd())?;
-        Ok(match &self.kind {
+        let (stream, peer) = match &self.kind {
             ListenerKind::Tcp(_) => (Stream::Tcp(fd.into()), peer),
             ListenerKind::Unix { .. } => (Stream::Unix(fd.into()), None),
-        })
+        };
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return Ok((stream.secured(tls), peer));
+        }
+        Ok((stream, peer))
     }
 
     /// For a process that stops and is the last to have the listener: nobody new connects from here

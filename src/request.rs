@@ -10,6 +10,8 @@ use http::HeaderMap;
 use crate::Request;
 use crate::handler::Matched;
 use crate::phase::{Drain, PhaseWatch};
+#[cfg(feature = "tls")]
+use crate::tls::TlsInfo;
 
 /// What came after a chunked body, kept in the request's extensions.
 #[derive(Clone, Debug)]
@@ -56,6 +58,11 @@ pub trait RequestExt: sealed::Sealed {
 
     /// The other end of the connection: the client, or the proxy before it. None on a unix socket.
     fn peer_addr(&self) -> Option<SocketAddr>;
+
+    /// What was agreed upon by TLS: version, cipher suite, the name asked for, the client's certificates.
+    /// None without TLS.
+    #[cfg(feature = "tls")]
+    fn tls(&self) -> Option<&TlsInfo>;
 
     /// Which generation serves this request: 1 for the process started by hand, 2 for its
     /// successor, and so on.
@@ -116,6 +123,11 @@ impl RequestExt for Request {
         self.body().origin().and_then(|o| o.peer)
     }
 
+    #[cfg(feature = "tls")]
+    fn tls(&self) -> Option<&TlsInfo> {
+        self.body().origin().and_then(|o| o.tls.as_ref())
+    }
+
     fn generation(&self) -> u32 {
         self.body().origin().map_or(1, |o| o.generation)
     }
@@ -171,7 +183,7 @@ mod tests {
     fn a_served_request_tells_its_connection_and_process() {
         let phase = PhaseWatch::new();
         let peer = Some(SocketAddr::from(([127, 0, 0, 1], 9)));
-        let origin = Arc::new(Origin { peer, phase: phase.clone(), generation: 3 });
+        let origin = Arc::new(Origin::new(peer, phase.clone(), 3));
         let req = Request::new(Body::received(Kind::Empty, origin, Bytes::new()));
         let drain = req.drain();
         assert_eq!((req.peer_addr(), req.generation(), req.draining()), (peer, 3, false));

@@ -22,6 +22,8 @@ use crate::pace::Pace;
 use crate::pool::Pool;
 use crate::queue::Queue;
 use crate::status::Stats;
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 
 /// Threads of workers block in handlers: a few for each core, and never very few.
 const DEFAULT_WORKERS: usize = 32;
@@ -50,6 +52,20 @@ struct Listen {
     name: String,
     /// None: the server's own.
     handler: Option<Box<dyn Handler>>,
+    /// None: plain text.
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
+}
+
+impl Listen {
+    fn new(name: String, handler: Option<Box<dyn Handler>>) -> Listen {
+        Listen {
+            name,
+            handler,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
 }
 
 impl Server {
@@ -73,14 +89,32 @@ impl Server {
     /// inherits the socket.
     #[must_use]
     pub fn listen(mut self, name: impl Into<String>) -> Server {
-        self.listen.push(Listen { name: name.into(), handler: None });
+        self.listen.push(Listen::new(name.into(), None));
         self
     }
 
     /// Adds a listener with a handler of its own, on the server's workers.
     #[must_use]
     pub fn listen_with(mut self, name: impl Into<String>, handler: impl Handler) -> Server {
-        self.listen.push(Listen { name: name.into(), handler: Some(Box::new(handler)) });
+        self.listen.push(Listen::new(name.into(), Some(Box::new(handler))));
+        self
+    }
+
+    /// Adds a listener that speaks TLS, and HTTP/1.1 within. [`Server::serve`] reads the files that
+    /// `tls` names. As for [`Server::listen`], `name` is the text that a successor inherits the socket
+    /// by, whether it speaks TLS there or not.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn listen_tls(mut self, name: impl Into<String>, tls: Tls) -> Server {
+        self.listen.push(Listen { tls: Some(tls), ..Listen::new(name.into(), None) });
+        self
+    }
+
+    /// Adds a listener that speaks TLS, with a handler of its own, on the server's workers.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn listen_tls_with(mut self, name: impl Into<String>, tls: Tls, handler: impl Handler) -> Server {
+        self.listen.push(Listen { tls: Some(tls), ..Listen::new(name.into(), Some(Box::new(handler))) });
         self
     }
 
@@ -150,7 +184,7 @@ impl Business for Server {
         self.check()?;
         let mut sites = 1;
         let mut listen = Vec::new();
-        for Listen { name, handler } in &self.listen {
+        for Listen { name, handler, .. } in &self.listen {
             let site = if handler.is_some() { sites } else { 0 };
             sites += usize::from(handler.is_some());
             listen.push((name.clone(), site));
@@ -160,7 +194,14 @@ impl Business for Server {
             listen.extend(self.admin.iter().map(|name| (name.clone(), sites)));
             lane_of_site.push(1);
         }
-        Ok(Plan { listen, lane_of_site })
+        #[cfg(feature = "tls")]
+        self.listen.iter().filter_map(|listen| listen.tls.as_ref()).try_for_each(Tls::reload)?;
+        Ok(Plan {
+            listen,
+            lane_of_site,
+            #[cfg(feature = "tls")]
+            tls: self.listen.iter().map(|listen| listen.tls.clone()).collect(),
+        })
     }
 
     fn start(self, ground: &Ground<Progress>) -> Result<Works<Progress>, Error> {

@@ -186,7 +186,8 @@ impl<P> Parking<P> {
     /// Whether a process that has handed over need not announce the close of this connection: it
     /// may still go to the successor.
     pub(crate) fn may_travel(&self, connection: &Connection<P>) -> bool {
-        self.gate.load(Ordering::Acquire) != Gate::Shut as u8
+        !connection.stream.is_bound_here()
+            && self.gate.load(Ordering::Acquire) != Gate::Shut as u8
             && self.adopted.get().is_none_or(|adopted| has(adopted, connection.listener))
     }
 
@@ -196,8 +197,10 @@ impl<P> Parking<P> {
         self.gate.load(Ordering::Acquire) == Gate::Open as u8 && self.is_adopted(connection)
     }
 
+    /// Whether the successor has its listener, and can have the connection itself.
     pub(super) fn is_adopted(&self, connection: &Connection<P>) -> bool {
-        self.adopted.get().is_some_and(|adopted| has(adopted, connection.listener))
+        !connection.stream.is_bound_here()
+            && self.adopted.get().is_some_and(|adopted| has(adopted, connection.listener))
     }
 
     /// Sends a connection to the successor, which `departs` said.

@@ -82,11 +82,13 @@ impl Input {
         match stream.read(room) {
             Ok(0) => Ok(Filled::End),
             Ok(n) => {
-                let drained = n < room.len();
+                let drained = stream.is_drained(n, room.len());
                 self.end += n;
                 Ok(Filled::Bytes { drained })
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(Filled::Nothing),
+            // Of a request its own framing tells whether it is whole.
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => Ok(Filled::End),
             Err(e) => Err(e),
         }
     }

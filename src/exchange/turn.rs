@@ -1,5 +1,8 @@
 //! One worker with one connection, for as long as something can be done.
 
+#[cfg(feature = "tls")]
+mod handshake;
+
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -122,6 +125,10 @@ impl<'a> Turn<'a> {
         if let Some(blocked) = &mut self.client.progress.blocked {
             blocked.resume(self.now);
         }
+        #[cfg(feature = "tls")]
+        if self.client.stream.is_handshaking() {
+            self.shake_hands()?;
+        }
         if std::mem::take(&mut self.client.expired) {
             return Err(self.expire());
         }
@@ -147,7 +154,8 @@ impl<'a> Turn<'a> {
                 Err(refusal) => return Err(self.refuse(&refusal)),
             }
         }
-        let began = if self.desk.input.is_empty() { None } else { began.or(Some(self.now)) };
+        let nothing_came = self.desk.input.is_empty() && !self.client.stream.holds_part();
+        let began = if nothing_came { None } else { began.or(Some(self.now)) };
         self.client.progress.stage = Stage::Head { scan, began };
         // Answers to what came before don't wait for what comes next.
         self.flush()?;
@@ -160,6 +168,8 @@ impl<'a> Turn<'a> {
             Filled::Bytes { .. } => Ok(()),
             Filled::End if began.is_some() => Err(self.cut_in_head()),
             Filled::End => Err(Step::Close(CloseReason::ClientClosed)),
+            // It is noted that something has begun.
+            Filled::Nothing if began.is_none() && self.client.stream.holds_part() => Ok(()),
             Filled::Nothing => {
                 self.client.idle = began.is_none().then_some(self.now);
                 let deadline = began.map_or(Deadline::Idle(self.now), |began| {
@@ -614,9 +624,11 @@ impl<'a> Turn<'a> {
                 return Ok(());
             }
             After::Close { reason, linger } => {
-                let whole = !linger && self.desk.input.is_empty();
+                // The client's own end of TLS, unread, would be answered by a reset.
+                let whole = !linger && self.desk.input.is_empty() && !self.client.stream.is_bound_here();
                 self.client.progress.stage = Stage::closing(reason, linger);
                 self.flush()?;
+                self.say_end()?;
                 return Err(if whole { Step::Close(reason) } else { Step::Linger(reason) });
             }
         }
@@ -723,6 +735,15 @@ impl<'a> Turn<'a> {
         }
     }
 
+    /// As `flush`, for what TLS says at the end.
+    fn say_end(&mut self) -> Flow {
+        match self.client.stream.say_end() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.park_blocked(Sent { bytes: 0, all: false })),
+            Err(e) => Err(broken(&e)),
+        }
+    }
+
     /// Writes what the socket takes now; what it does not stays for the next flush.
     fn try_flush(&mut self) {
         if !self.desk.out.is_empty() {
@@ -769,7 +790,7 @@ impl<'a> Turn<'a> {
     fn hold(&mut self) -> bool {
         self.client.buffered = self.desk.input.take();
         let progress = &mut self.client.progress;
-        let bytes = self.client.buffered.len() + progress.unsent.len();
+        let bytes = self.client.buffered.len() + progress.unsent.len() + self.client.stream.held();
         if bytes == 0 {
             return true;
         }

@@ -70,7 +70,7 @@ impl Rehearsal {
         let desk = Desk::new(tallies.tally(), Arc::new(Sign::default()));
         let stream = Stream::Unix(ours);
         let slot = parking.admit(&stream).unwrap();
-        let origin = Arc::new(Origin { peer: None, phase: phase.clone(), generation: 1 });
+        let origin = Arc::new(Origin::new(None, phase.clone(), 1));
         let connection = Connection::new(stream, slot, (0, 0), origin, Progress::default());
         let queue = Queue::new(1);
         queue.push(&mut vec![Box::new(connection)]);

@@ -413,8 +413,12 @@ impl Fixture {
     pub(crate) fn with(configure: impl FnOnce(Server) -> Server) -> Fixture {
         let gate = Gate::default();
         let server = Server::new(routes(&gate)).listen("127.0.0.1:0").workers(4).timeouts(quick());
-        let running = configure(server).spawn().unwrap();
-        Fixture { gate, running: Some(running) }
+        Fixture::of(gate, configure(server))
+    }
+
+    /// Of a server whose handlers wait at `gate`.
+    pub(crate) fn of(gate: Gate, server: Server) -> Fixture {
+        Fixture { gate, running: Some(server.spawn().unwrap()) }
     }
 
     pub(crate) fn running(&self) -> &Running {

@@ -1,0 +1,435 @@
+//! One connection's TLS, over a socket that never blocks. What is read and not used, and what is
+//! written and not taken, is kept here and not in `rustls`, so that its size is known, and that an idle
+//! connection has none of it.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::time::Instant;
+
+use rustls::ProtocolVersion;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
+};
+
+use super::certificates::Asked;
+use super::{Tls, TlsInfo};
+
+/// Ciphertext asked for at a time: the longest record, a little more.
+const READ_BYTES: usize = 17 << 10;
+/// Of one handshake message, all its records held together. `rustls` takes no longer ones.
+const MOST_BYTES: usize = 128 << 10;
+/// Plaintext that is encrypted before the socket has taken what was: two records.
+const WRITE_BYTES: usize = 32 << 10;
+/// The content of one record at most.
+const RECORD_BYTES: usize = 16 << 10;
+/// What a record is longer than its content, and some more: a first guess.
+const OVERHEAD: usize = 64;
+
+/// The server's side of one connection.
+pub(crate) struct Session {
+    tls: Tls,
+    /// From the client's first byte on.
+    engine: Option<Engine>,
+    /// Read, and no whole record.
+    incoming: Vec<u8>,
+    /// Decrypted, and not read.
+    plain: Vec<u8>,
+    /// Encrypted; the socket has taken so much of it.
+    outgoing: Vec<u8>,
+    taken: usize,
+    /// Plaintext that is in `outgoing`, and of which its writer has not been told that it is out.
+    untold: usize,
+    state: State,
+    /// The client's end: it said so, or its socket did.
+    end: Option<End>,
+    /// The last read left room: there was no more.
+    drained: bool,
+}
+
+struct Engine {
+    connection: Box<UnbufferedServerConnection>,
+    asked: Asked,
+    began: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Handshake,
+    Open,
+    /// Nothing more is said after close_notify.
+    Closed,
+    /// Nothing that comes is understood any more.
+    Broken,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By close_notify.
+    Orderly,
+    /// By the end of its socket alone.
+    Bare,
+}
+
+/// What is to be said when nothing else is.
+enum Say<'a> {
+    Nothing,
+    Data(&'a [u8]),
+    End,
+}
+
+/// How far a handshake has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handshake {
+    Done,
+    /// The client has to say something.
+    Reads,
+    /// The client has to take something.
+    Writes,
+}
+
+/// Why a handshake came to nothing.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// What came is text, such as HTTP without TLS.
+    Text,
+    /// The client ended, or its socket failed.
+    Gone(io::Error),
+    /// What was wrong, and the client has been told.
+    Refused(rustls::Error),
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("state", &self.state).field("end", &self.end).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    pub(crate) fn new(tls: Tls) -> Session {
+        Session {
+            tls,
+            engine: None,
+            incoming: Vec::new(),
+            plain: Vec::new(),
+            outgoing: Vec::new(),
+            taken: 0,
+            untold: 0,
+            state: State::Handshake,
+            end: None,
+            drained: false,
+        }
+    }
+
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.state == State::Handshake
+    }
+
+    /// When the client's first byte came.
+    pub(crate) fn began(&self) -> Option<Instant> {
+        self.engine.as_ref().map(|engine| engine.began)
+    }
+
+    /// Whether there is something to read without the socket.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.plain.is_empty() || self.end.is_some() || self.state == State::Broken
+    }
+
+    /// Whether part of a record has come.
+    pub(crate) fn holds_part(&self) -> bool {
+        !self.incoming.is_empty()
+    }
+
+    /// Bytes that it keeps.
+    pub(crate) fn held(&self) -> usize {
+        self.incoming.len() + self.plain.len() + self.outgoing.len()
+    }
+
+    /// Whether an event is certain to tell of whatever is to be read next.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained && !self.has_more()
+    }
+
+    /// Goes on with the handshake as far as it gets.
+    pub(crate) fn shake_hands(&mut self, socket: &mut (impl Read + Write)) -> Result<Handshake, Failure> {
+        loop {
+            if !self.flush(socket).map_err(Failure::Gone)? {
+                return Ok(Handshake::Writes);
+            }
+            if self.state != State::Handshake {
+                return Ok(Handshake::Done);
+            }
+            match self.fetch(socket) {
+                Ok(true) => {}
+                Ok(false) => return Err(Failure::Gone(ErrorKind::UnexpectedEof.into())),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Handshake::Reads),
+                Err(e) => return Err(Failure::Gone(e)),
+            }
+            // No record begins so.
+            if self.engine.is_none() && self.incoming.first().is_some_and(u8::is_ascii_uppercase) {
+                self.state = State::Broken;
+                return Err(Failure::Text);
+            }
+            if let Err(e) = self.begin().and_then(|()| self.process(&mut [], &Say::Nothing).map(|_| ())) {
+                let _ = self.flush(socket);
+                return Err(Failure::Refused(e));
+            }
+        }
+    }
+
+    /// What was agreed upon, once the handshake is done.
+    pub(crate) fn info(&self) -> Option<TlsInfo> {
+        let Engine { connection, asked, .. } = self.engine.as_ref()?;
+        let version = match connection.protocol_version()? {
+            ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            _ => "TLSv1.2",
+        };
+        // The library's own name tells apart what IANA does not.
+        let cipher_suite = format!("{:?}", connection.negotiated_cipher_suite()?.suite());
+        let certificates = connection.peer_certificates().unwrap_or_default();
+        Some(TlsInfo {
+            version,
+            cipher_suite: cipher_suite.replacen("TLS13_", "TLS_", 1),
+            server_name: asked.get().cloned(),
+            client_certificates: certificates.iter().map(|der| der.to_vec()).collect(),
+        })
+    }
+
+    /// Bytes read; 0 is the end that the client announced, and `UnexpectedEof` one that it did not.
+    pub(crate) fn read(&mut self, socket: &mut (impl Read + Write), buf: &mut [u8]) -> io::Result<usize> {
+        let mut n = self.plain.len().min(buf.len());
+        buf[..n].copy_from_slice(&self.plain[..n]);
+        self.plain.drain(..n);
+        if self.plain.is_empty() {
+            self.plain = Vec::new();
+        }
+        self.drained = false;
+        while n < buf.len() && self.end.is_none() && self.state != State::Broken {
+            // What has been said since, and is more than was asked for, is asked for the next time.
+            if n > 0 && self.drained {
+                break;
+            }
+            match self.fetch(socket) {
+                Ok(true) => {}
+                Ok(false) => self.end = Some(End::Bare),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    self.drained = true;
+                    break;
+                }
+                Err(e) if n == 0 => return Err(e),
+                Err(_) => break,
+            }
+            match self.process(&mut buf[n..], &Say::Nothing) {
+                Ok(filled) => n += filled,
+                Err(e) if n == 0 => {
+                    let _ = self.flush(socket);
+                    return Err(io::Error::new(ErrorKind::InvalidData, e));
+                }
+                // Told the next time.
+                Err(_) => break,
+            }
+        }
+        // Answers to key updates; what is not taken now goes out before what is written next.
+        let _ = self.flush(socket);
+        match (n, self.end, self.state) {
+            (1.., ..) => Ok(n),
+            (0, Some(End::Orderly), _) => Ok(0),
+            (0, Some(End::Bare), _) => Err(ErrorKind::UnexpectedEof.into()),
+            (0, None, State::Broken) => Err(io::Error::new(ErrorKind::InvalidData, "broken TLS")),
+            (0, None, _) if buf.is_empty() => Ok(0),
+            (0, None, _) => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Bytes of `bufs` that are out: encrypted, and the socket has all of it. Of what is only encrypted
+    /// the writer is not told yet, and has to write it again, as it must on `WouldBlock`.
+    pub(crate) fn write(&mut self, socket: &mut (impl Read + Write), bufs: &[&[u8]]) -> io::Result<usize> {
+        if self.state != State::Open {
+            return Err(ErrorKind::NotConnected.into());
+        }
+        if self.untold == 0 {
+            if !self.flush(socket)? {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            let mut filled = bufs.iter().filter(|buf| !buf.is_empty());
+            let gathered: Vec<u8>;
+            let plain = match (filled.next(), filled.next()) {
+                (None, _) => return Ok(0),
+                (Some(only), None) => &only[..only.len().min(WRITE_BYTES)],
+                // A head and what follows it are one record.
+                _ => {
+                    gathered = bufs.iter().flat_map(|buf| buf.iter().copied()).take(WRITE_BYTES).collect();
+                    &gathered
+                }
+            };
+            self.process(&mut [], &Say::Data(plain)).map_err(io::Error::other)?;
+            self.untold = plain.len();
+        }
+        self.flush(socket)?;
+        // A byte of plaintext is one of ciphertext at least.
+        let left = self.untold.min(self.outgoing.len() - self.taken);
+        let told = self.untold - left;
+        self.untold = left;
+        if told == 0 && left > 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(told) }
+    }
+
+    /// Says close_notify, once; whether all that was ever said is out.
+    pub(crate) fn say_end(&mut self, socket: &mut (impl Read + Write)) -> io::Result<bool> {
+        if self.state == State::Open {
+            self.process(&mut [], &Say::End).map_err(io::Error::other)?;
+            self.state = State::Closed;
+        }
+        self.flush(socket)
+    }
+
+    fn begin(&mut self) -> Result<(), rustls::Error> {
+        if self.engine.is_none() {
+            let none = || rustls::Error::General("no certificate is loaded".into());
+            let (config, asked) = self.tls.current().ok_or_else(none)?.for_client();
+            let connection = Box::new(UnbufferedServerConnection::new(config)?);
+            self.engine = Some(Engine { connection, asked, began: Instant::now() });
+        }
+        Ok(())
+    }
+
+    /// Reads once; false at the socket's end.
+    fn fetch(&mut self, socket: &mut impl Read) -> io::Result<bool> {
+        let old = self.incoming.len();
+        if old > MOST_BYTES {
+            return Err(io::Error::new(ErrorKind::InvalidData, "a TLS message that is too long"));
+        }
+        self.incoming.resize(old + READ_BYTES, 0);
+        let read = socket.read(&mut self.incoming[old..]);
+        let n = *read.as_ref().unwrap_or(&0);
+        self.incoming.truncate(old + n);
+        self.drained = n < READ_BYTES;
+        if n == 0 {
+            self.incoming.shrink_to_fit();
+        }
+        read.map(|n| n > 0)
+    }
+
+    /// Takes the whole records that have come; what is decrypted goes to `buf`, and beyond it is kept.
+    /// Then says something, where the handshake is done.
+    fn process(&mut self, buf: &mut [u8], say: &Say<'_>) -> Result<usize, rustls::Error> {
+        let Some(Engine { connection, .. }) = &mut self.engine else { return Ok(0) };
+        let (mut used, mut filled) = (0, 0);
+        let outcome = loop {
+            let UnbufferedStatus { mut discard, state } =
+                connection.process_tls_records(&mut self.incoming[used..]);
+            let done = match state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(Ok(record)) = traffic.next_record() {
+                        discard += record.discard;
+                        let n = record.payload.len().min(buf.len() - filled);
+                        buf[filled..filled + n].copy_from_slice(&record.payload[..n]);
+                        filled += n;
+                        self.plain.extend_from_slice(&record.payload[n..]);
+                    }
+                    None
+                }
+                Ok(ConnectionState::EncodeTlsData(data)) => {
+                    encode(&mut self.outgoing, data);
+                    None
+                }
+                // It is in `outgoing`, before anything that comes later.
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    None
+                }
+                Ok(ConnectionState::PeerClosed) => {
+                    self.end = Some(End::Orderly);
+                    None
+                }
+                Ok(ConnectionState::WriteTraffic(traffic)) => {
+                    if self.state == State::Handshake {
+                        self.state = State::Open;
+                    }
+                    Some(encrypt(&mut self.outgoing, traffic, say).map(|()| filled))
+                }
+                Ok(ConnectionState::BlockedHandshake | ConnectionState::Closed) => Some(match say {
+                    Say::Nothing => Ok(filled),
+                    _ => Err(rustls::Error::HandshakeNotComplete),
+                }),
+                Ok(_) => Some(Err(rustls::Error::General("early data, which was not offered".into()))),
+                Err(e) => Some(Err(e)),
+            };
+            used += discard;
+            if let Some(outcome) = done {
+                break outcome;
+            }
+        };
+        if outcome.is_err() {
+            self.state = State::Broken;
+            // The alert.
+            while let Ok(ConnectionState::EncodeTlsData(data)) =
+                connection.process_tls_records(&mut self.incoming[used..]).state
+            {
+                encode(&mut self.outgoing, data);
+            }
+        }
+        if used == self.incoming.len() {
+            self.incoming = Vec::new();
+        } else {
+            self.incoming.drain(..used);
+        }
+        outcome
+    }
+
+    /// Writes what is encrypted; whether that was all.
+    fn flush(&mut self, socket: &mut impl Write) -> io::Result<bool> {
+        while self.taken < self.outgoing.len() {
+            match socket.write(&self.outgoing[self.taken..]) {
+                Ok(n) => self.taken += n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        (self.outgoing, self.taken) = (Vec::new(), 0);
+        Ok(true)
+    }
+}
+
+/// Appends what `rustls` has to say by itself.
+fn encode(outgoing: &mut Vec<u8>, mut data: EncodeTlsData<'_, ServerConnectionData>) {
+    // Its error is the only way to learn its size.
+    let mut room = 0;
+    while let Err(EncodeError::InsufficientSize(e)) = append(outgoing, room, |room| data.encode(room)) {
+        room = e.required_size;
+    }
+}
+
+fn encrypt(
+    outgoing: &mut Vec<u8>,
+    mut traffic: WriteTraffic<'_, ServerConnectionData>,
+    say: &Say<'_>,
+) -> Result<(), rustls::Error> {
+    let mut room = match say {
+        Say::Nothing => return Ok(()),
+        Say::Data(plain) => plain.len() + (1 + plain.len() / RECORD_BYTES) * OVERHEAD,
+        Say::End => OVERHEAD,
+    };
+    loop {
+        let encrypted = append(outgoing, room, |room| match say {
+            Say::Data(plain) => traffic.encrypt(plain, room),
+            _ => traffic.queue_close_notify(room),
+        });
+        match encrypted {
+            Err(EncryptError::InsufficientSize(e)) if e.required_size > room => room = e.required_size,
+            Err(e) => return Err(rustls::Error::General(e.to_string())),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+fn append<E>(
+    outgoing: &mut Vec<u8>,
+    room: usize,
+    f: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+) -> Result<(), E> {
+    let old = outgoing.len();
+    outgoing.resize(old + room, 0);
+    let outcome = f(&mut outgoing[old..]);
+    outgoing.truncate(old + outcome.as_ref().map_or(0, |n| *n));
+    outcome.map(|_| ())
+}
