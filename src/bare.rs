@@ -144,7 +144,7 @@ impl Business for Lifecycle {
     }
 
     fn plan(&mut self) -> Result<Plan, Error> {
-        Ok(Plan { listen: self.listen.iter().map(|name| (name.clone(), 0)).collect(), lane_of_site: vec![0] })
+        Ok(Plan::new(self.listen.iter().map(|name| (name.clone(), 0)).collect(), vec![0]))
     }
 
     fn start(self, ground: &Ground<Raw>) -> Result<Works<Raw>, Error> {
@@ -483,6 +483,8 @@ impl Connection {
         match self.stream()? {
             Stream::Tcp(stream) => stream.set_read_timeout(timeout),
             Stream::Unix(stream) => stream.set_read_timeout(timeout),
+            #[cfg(feature = "tls")]
+            Stream::Tls(_) => Err(ErrorKind::Unsupported.into()),
         }
     }
 
@@ -496,6 +498,8 @@ impl Connection {
         match self.stream()? {
             Stream::Tcp(stream) => stream.set_write_timeout(timeout),
             Stream::Unix(stream) => stream.set_write_timeout(timeout),
+            #[cfg(feature = "tls")]
+            Stream::Tls(_) => Err(ErrorKind::Unsupported.into()),
         }
     }
 

@@ -235,6 +235,17 @@ pub(crate) struct Plan {
     pub(crate) tls: Vec<Option<Tls>>,
 }
 
+impl Plan {
+    pub(crate) fn new(listen: Vec<(String, usize)>, lane_of_site: Vec<usize>) -> Plan {
+        Plan {
+            listen,
+            lane_of_site,
+            #[cfg(feature = "tls")]
+            tls: Vec::new(),
+        }
+    }
+}
+
 /// What is there before anybody works.
 pub(crate) struct Ground<P> {
     pub(crate) limits: Limits,

@@ -195,13 +195,13 @@ impl Business for Server {
             lane_of_site.push(1);
         }
         #[cfg(feature = "tls")]
-        self.listen.iter().filter_map(|listen| listen.tls.as_ref()).try_for_each(Tls::reload)?;
-        Ok(Plan {
-            listen,
-            lane_of_site,
-            #[cfg(feature = "tls")]
-            tls: self.listen.iter().map(|listen| listen.tls.clone()).collect(),
-        })
+        {
+            self.listen.iter().filter_map(|listen| listen.tls.as_ref()).try_for_each(Tls::reload)?;
+            let tls = self.listen.iter().map(|listen| listen.tls.clone()).collect();
+            Ok(Plan { tls, ..Plan::new(listen, lane_of_site) })
+        }
+        #[cfg(not(feature = "tls"))]
+        Ok(Plan::new(listen, lane_of_site))
     }
 
     fn start(self, ground: &Ground<Progress>) -> Result<Works<Progress>, Error> {
