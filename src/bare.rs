@@ -484,7 +484,7 @@ impl Connection {
             Stream::Tcp(stream) => stream.set_read_timeout(timeout),
             Stream::Unix(stream) => stream.set_read_timeout(timeout),
             #[cfg(feature = "tls")]
-            Stream::Tls(_) => Err(ErrorKind::Unsupported.into()),
+            Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -499,7 +499,7 @@ impl Connection {
             Stream::Tcp(stream) => stream.set_write_timeout(timeout),
             Stream::Unix(stream) => stream.set_write_timeout(timeout),
             #[cfg(feature = "tls")]
-            Stream::Tls(_) => Err(ErrorKind::Unsupported.into()),
+            Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
