@@ -63,7 +63,7 @@ impl Turn<'_> {
         let refusal =
             Refusal { status: StatusCode::BAD_REQUEST, reason: "this port speaks TLS: ask by https" };
         let mut answer = Vec::new();
-        encode::refusal(&mut answer, &refusal, self.desk.date.get(self.now));
+        encode::refusal(&mut answer, &refusal, false, self.desk.date.get(self.now));
         self.desk.tally.response(refusal.status.as_u16());
         let _ = self.client.stream.write_in_the_clear(&answer);
         Step::Linger(CloseReason::HandshakeFailed)
