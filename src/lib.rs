@@ -42,6 +42,7 @@ mod sys;
 #[cfg(feature = "tls")]
 mod tls;
 mod wait_group;
+pub mod wrap;
 
 // What the pages show compiles.
 #[cfg(doctest)]

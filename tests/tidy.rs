@@ -119,6 +119,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("listener", &["connection", "error", "sys", "tls"]),
     ("connection", &["close_reason", "origin", "slots", "tls", "wait_group"]),
+    ("wrap", &["body", "handler", "request", "response"]),
     ("router", &["body", "handler", "pace", "response"]),
     ("request", &["body", "handler", "phase", "tls"]),
     ("handler", &["body", "pace", "response"]),

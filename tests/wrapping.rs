@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::sync::mpsc::{self, Receiver};
 
 use heirloom::prelude::*;
+use heirloom::wrap::{Access, AccessLog, RequestIds};
 use heirloom::{Ended, Limits, Upgraded};
 
 use support::*;
@@ -139,5 +140,91 @@ fn the_end_of_a_response_whose_client_leaves_is_told() {
         client.reset();
         let end = told.recv_timeout(DEADLINE).expect("an end");
         assert!(!end.complete && end.bytes >= 64 << 10, "{end:?}");
+    }
+}
+
+#[test]
+fn the_access_log_has_every_response() {
+    let (tell, told) = mpsc::channel();
+    let log = AccessLog::new().to(move |access: &Access| tell.send(access.clone()).unwrap());
+    let router = Router::new()
+        .get("/users/{id}", |_: Request| "hello")
+        .post("/users/{id}", |_: Request| "hello")
+        .get("/panic", |_: Request| -> Response { panic!("as asked") })
+        .get("/endless", |_: Request| Body::from_reader(io::repeat(b'x')))
+        .wrap(RequestIds::new())
+        .wrap(log);
+    let limits = Limits { body_bytes: 8, ..Limits::default() };
+    let fixture =
+        Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").timeouts(quick()).limits(limits));
+    let cases = [
+        ("GET /users/7?secret=1", "target=/users/7 pattern=/users/{id} status=200 bytes=5", "complete"),
+        ("GET /nowhere", "target=/nowhere pattern=- status=404 bytes=14", "complete"),
+        ("POST /users/7", "target=/users/7 pattern=/users/{id} status=413 bytes=22", "complete"),
+        ("GET /panic", "target=/panic pattern=/panic status=500 bytes=26", "complete"),
+        ("GET /endless", "target=/endless pattern=/endless status=200 bytes=", "cut"),
+    ];
+    for (n, (line, said, end)) in cases.into_iter().enumerate() {
+        let mut client = fixture.client();
+        let length = if line.starts_with("POST") { "Content-Length: 9\r\n" } else { "" };
+        client.send(format!(
+            "{line} HTTP/1.1\r\nHost: h\r\nX-Request-Id: r{n}\r\n{length}User-Agent: a b\r\n\r\n"
+        ));
+        if line == "GET /endless" {
+            client.take(1000);
+            client.reset();
+        } else {
+            assert_eq!(client.reply().field("x-request-id"), Some(&*format!("r{n}")));
+        }
+        let access = told.recv_timeout(DEADLINE).expect(line);
+        let shown = access.to_string();
+        assert!(
+            access.peer.is_some_and(|peer| shown.starts_with(&format!("peer={peer} method="))),
+            "{shown}"
+        );
+        assert!(shown.contains(said), "{shown}");
+        assert!(shown.ends_with(&format!(" end={end} id=r{n} agent=\"a b\"")), "{shown}");
+    }
+}
+
+#[cfg(feature = "gzip")]
+#[test]
+fn compressed_bodies_are_framed_as_any_other() {
+    use flate2::read::GzDecoder;
+    use heirloom::wrap::Gzip;
+
+    let text = || (0..40_000).map(|n| format!("{n} ")).collect::<String>();
+    let plain = [("content-type", "text/plain")];
+    let router = Router::new()
+        .get("/bytes", move |_: Request| text())
+        .get("/source", move |_: Request| (plain, Body::from_reader(io::Cursor::new(text()))))
+        .get("/stream", move |_: Request| {
+            (plain, Body::detached(move |out| out.write_all(text().as_bytes())))
+        })
+        .wrap(Gzip::new());
+    let fixture = Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").timeouts(quick()));
+    for path in ["/bytes", "/source", "/stream"] {
+        for version in ["1.1", "1.0"] {
+            let mut client = fixture.client();
+            let request = |method: &str| {
+                format!("{method} {path} HTTP/{version}\r\nHost: h\r\nAccept-Encoding: gzip\r\n\r\n")
+            };
+            client.send(request("GET"));
+            let reply = client.reply();
+            assert_eq!(reply.field("content-encoding"), Some("gzip"), "{path}");
+            assert!(!matches!(reply.trailing, How::Cut(_)), "{path} {version}: {:?}", reply.trailing);
+            let mut unpacked = String::new();
+            GzDecoder::new(&reply.body[..]).read_to_string(&mut unpacked).unwrap();
+            assert!(unpacked == text(), "{path} {version}");
+            assert!(reply.body.len() * 2 < unpacked.len());
+
+            let mut client = fixture.client();
+            client.send(request("HEAD"));
+            let reply = client.reply_to("HEAD");
+            assert_eq!(
+                (reply.field("content-encoding"), reply.field("content-length")),
+                (Some("gzip"), None)
+            );
+        }
     }
 }

@@ -28,8 +28,8 @@
 //! - A line that begins with `$ ` is a command for `sh`; one that ends with `\` goes on in the
 //!   next line. What follows, up to the next command or the end of the block, is what it prints:
 //!   `...` stands for anything within a line, and alone in a line for any number of lines. Of `cargo
-//!   run` and `kill` these are lines to be found in the log. A command that fails is a failure,
-//!   unless what it prints ends with its error, such as `curl: (7) ...`.
+//!   run` these are lines that the log has in the end, of `kill` lines that it leads to. A command
+//!   that fails is a failure, unless what it prints ends with its error, such as `curl: (7) ...`.
 //! - `curl` is `curl -sS`: no meter. A command that ends with `&` runs beside those after it; what
 //!   it printed is looked at in the end.
 //! - `kill -HUP PID` (the word PID) goes to the newest generation, and the next command comes when
@@ -244,7 +244,6 @@ fn repeat(program: &Path, steps: &[Step]) {
             let mut command = session.shell(&format!("exec env {env} \"$0\" {args}"), program);
             command.env("RUST_LOG", "info");
             session.server = Some(Proc::start_command(command));
-            session.expect_logged(step, &BTreeMap::new());
         } else if let Some(signal) = step.command.strip_prefix("kill ").and_then(|s| s.strip_suffix("PID")) {
             session.kill(signal.trim(), step);
             stopped |= signal.is_empty();
@@ -258,6 +257,9 @@ fn repeat(program: &Path, steps: &[Step]) {
     for (step, child) in std::mem::take(&mut session.beside) {
         let output = child.wait_with_output().expect("its output");
         assert_eq!(difference(&step.output, &printed(&output)), None, "$ {}", step.command);
+    }
+    for step in steps.iter().filter(|step| run(&step.command).is_some()) {
+        session.expect_logged(step, &BTreeMap::new());
     }
     match (session.server.take(), stopped) {
         (Some(server), false) => server.stop(),

@@ -1,0 +1,116 @@
+//! Wrappers that many programs need, to be put around handlers with
+//! [`Handler::wrap`](crate::Handler::wrap). How to write one's own:
+//! [`Wrapper`](crate::Wrapper).
+//!
+//! | wrapper | what it does |
+//! | --- | --- |
+//! | [`AccessLog`] | a line in the log for each response, when its end is out |
+//! | [`RequestIds`] | gives each request a name, which its response tells |
+//! | [`ServerTiming`] | tells the client how long the handler took |
+//! | [`BasicAuth`] | user and password, or 401 |
+//! | [`Cors`] | lets pages of other origins in |
+#![cfg_attr(feature = "gzip", doc = "| [`Gzip`] | compresses responses for who accepts it |")]
+//!
+//! The last one is outermost. In this order the log has the bytes that were sent and the status of
+//! every request, refused ones included, and a preflight needs no password:
+//!
+//! ```
+//! use heirloom::prelude::*;
+//! use heirloom::wrap::{AccessLog, BasicAuth, Cors, RequestIds, ServerTiming};
+//!
+//! let handler = Router::new()
+//!     .get("/", |_: Request| "hello\n")
+//!     .wrap(BasicAuth::user("the back office", "admin", "not this one"))
+//!     .wrap(Cors::origins(["https://app.example"]))
+//!     .wrap(ServerTiming::new("handler"))
+//!     .wrap(RequestIds::new())
+//!     .wrap(AccessLog::new());
+//! assert_eq!(handler.check(), Ok(()));
+//! ```
+//!
+//! Around one route or some of them, as well as around all:
+//!
+//! ```
+//! use heirloom::prelude::*;
+//! use heirloom::wrap::BasicAuth;
+//!
+//! let inside = Router::new().get("/inside/report", |_: Request| "secret\n");
+//! let router = Router::new()
+//!     .get("/", |_: Request| "hello\n")
+//!     .any("/inside/{*rest}", inside.wrap(BasicAuth::user("inside", "admin", "not this one")));
+//! assert_eq!(router.check(), Ok(()));
+//! ```
+
+mod access_log;
+mod basic_auth;
+mod cors;
+#[cfg(feature = "gzip")]
+mod gzip;
+mod request_id;
+mod server_timing;
+
+pub use access_log::{Access, AccessLog};
+pub use basic_auth::{BasicAuth, BasicUser, same_secret};
+pub use cors::Cors;
+#[cfg(feature = "gzip")]
+pub use gzip::Gzip;
+use http::header::VARY;
+use http::{HeaderMap, HeaderName, HeaderValue};
+pub use request_id::{RequestId, RequestIds};
+pub use server_timing::ServerTiming;
+
+/// Adds `name` to what a cache must look at.
+fn vary(headers: &mut HeaderMap, name: HeaderName) {
+    let named = |value: &HeaderValue| {
+        let names = value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii);
+        names.into_iter().any(|n| n == b"*" || n.eq_ignore_ascii_case(name.as_str().as_bytes()))
+    };
+    if !headers.get_all(VARY).iter().any(named) {
+        headers.append(VARY, HeaderValue::from(name));
+    }
+}
+
+/// `GET /path`, with header fields from lines `name: value`, and shown answers: for the tests here.
+#[cfg(test)]
+mod testing {
+    use crate::{Body, Handler, Request, Response};
+
+    pub(super) fn request(line: &str, fields: &[(&str, &str)]) -> Request {
+        let (method, target) = line.split_once(' ').unwrap();
+        let mut builder = http::Request::builder().method(method).uri(target);
+        for (name, value) in fields {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(Body::empty()).unwrap()
+    }
+
+    pub(super) fn ask(handler: &impl Handler, line: &str, fields: &[(&str, &str)]) -> Response {
+        handler.call(request(line, fields))
+    }
+
+    /// All values of a field, in order.
+    pub(super) fn field(response: &Response, name: &str) -> String {
+        let values = response.headers().get_all(name).iter().map(|value| value.to_str().unwrap());
+        values.collect::<Vec<_>>().join(" | ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vary_names_each_field_once() {
+        let mut headers = HeaderMap::new();
+        for name in ["origin", "accept-encoding", "origin"] {
+            vary(&mut headers, HeaderName::from_static(name));
+        }
+        assert_eq!(headers.get_all(VARY).iter().collect::<Vec<_>>(), ["origin", "accept-encoding"]);
+        headers.clear();
+        headers.insert(VARY, HeaderValue::from_static("Cookie , ORIGIN"));
+        vary(&mut headers, HeaderName::from_static("origin"));
+        headers.append(VARY, HeaderValue::from_static("*"));
+        vary(&mut headers, HeaderName::from_static("cookies"));
+        assert_eq!(headers.get_all(VARY).iter().collect::<Vec<_>>(), ["Cookie , ORIGIN", "*"]);
+    }
+}
