@@ -35,8 +35,11 @@ use crate::{Request, Response};
 /// ```
 pub struct BasicAuth {
     realm: String,
-    check: Box<dyn Fn(&str, &str) -> bool + Send + Sync>,
+    check: Check,
 }
+
+/// Of name and password.
+type Check = Box<dyn Fn(&str, &str) -> bool + Send + Sync>;
 
 /// Who was let in by [`BasicAuth`], in the request's extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]

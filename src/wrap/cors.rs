@@ -252,6 +252,9 @@ mod tests {
 
     const A: &str = "https://a.example";
 
+    /// What is allowed, the request's fields, what is said.
+    type Case<'a> = (Cors, &'a [(&'a str, &'a str)], &'a str);
+
     fn around(cors: Cors) -> impl Handler {
         Router::new().get("/", |_: Request| "x").wrap(cors)
     }
@@ -272,7 +275,7 @@ mod tests {
     #[test]
     fn answers_say_who_may_read_them() {
         let listed = || Cors::origins([A, "null"]);
-        let cases: [(Cors, &[(&str, &str)], &str); 10] = [
+        let cases: [Case<'_>; 10] = [
             (listed(), &[], "200 vary: origin"),
             (listed(), &[("origin", A)], "200 allow-origin: https://a.example; vary: origin"),
             (listed(), &[("origin", "https://b.example")], "200 vary: origin"),
@@ -309,7 +312,7 @@ mod tests {
         let asks = ("access-control-request-method", "PUT");
         let names = ("access-control-request-headers", "x-a, content-type");
         let content_type = http::header::CONTENT_TYPE;
-        let cases: [(Cors, &[(&str, &str)], &str); 5] = [
+        let cases: [Case<'_>; 5] = [
             (
                 cors().headers([content_type]),
                 &[("origin", A), asks, names],
