@@ -17,7 +17,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{Limits, Timeouts, Upgraded};
+use heirloom::{Event, Limits, Timeouts, Upgraded, sse};
 
 const USAGE: &str =
     "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--unix PATH] [--admin ADDR]
@@ -68,7 +68,7 @@ fn tls(server: Server, flags: Option<[String; 3]>) -> Server {
 }
 
 fn router(handle: &Handle) -> Router {
-    Router::new()
+    websocket(Router::new())
         .get("/", |_: Request| "Hello, World!")
         .get("/ok", |_: Request| "ok\n")
         .get("/pid", |_: Request| std::process::id().to_string())
@@ -139,19 +139,37 @@ fn number(req: &Request, name: &str) -> Result<u64, (StatusCode, &'static str)> 
     req.param(name).and_then(|text| text.parse().ok()).ok_or((StatusCode::BAD_REQUEST, "not a number\n"))
 }
 
+/// Echoes what comes, for pages of any site.
+#[cfg(feature = "websocket")]
+fn websocket(router: Router) -> Router {
+    use heirloom::{WebSocket, WebSocketOptions};
+    router.get("/ws", |req: Request| {
+        let options = WebSocketOptions { message_bytes: 64 << 20, ..WebSocketOptions::default() };
+        WebSocket::upgrade(&req).any_origin().options(options).speak(|socket| {
+            while let Some(message) = socket.read()? {
+                socket.send(message)?;
+            }
+            Ok(())
+        })
+    })
+}
+
+#[cfg(not(feature = "websocket"))]
+fn websocket(router: Router) -> Router {
+    router
+}
+
 /// One event a second, until the process drains.
-fn events(req: Request) -> impl IntoResponse {
-    let drain = req.drain();
-    let write = move |out: &mut dyn Write| {
+fn events(req: Request) -> Response {
+    sse(&req, |events| {
         for n in 1.. {
-            write!(out, "data: {n}\n\n")?;
-            if drain.wait(Duration::from_secs(1)) {
+            events.send(&Event::data(n).id(n))?;
+            if events.wait(Duration::from_secs(1))? {
                 break;
             }
         }
-        write!(out, "event: end\ndata: draining\n\n")
-    };
-    ([("content-type", "text/event-stream"), ("cache-control", "no-store")], Body::detached(write))
+        events.send(&Event::data("draining").name("end"))
+    })
 }
 
 /// An event now and then, whatever happens.

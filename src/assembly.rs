@@ -37,6 +37,8 @@ pub(crate) trait Staff: fmt::Debug + Send + Sync {
     fn in_flight(&self) -> Vec<String>;
     /// What is in flight and in nobody's hands.
     fn unnamed(&self) -> &'static str;
+    /// Tells who can be told that the process drains; its phase says so already.
+    fn drain(&self) {}
     /// Ends the threads, when there is nothing more to do or nobody may do it any more.
     ///
     /// # Errors
@@ -103,6 +105,7 @@ impl<P> Service for Assembly<P> {
 
     fn drain(&self) {
         self.parking.command(Command::Drain { grace: self.grace });
+        self.staff.drain();
     }
 
     fn check(&self) {

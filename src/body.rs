@@ -5,13 +5,13 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::StatusCode;
 
 use crate::budget::Share;
 use crate::origin::Origin;
+use crate::upgraded::Upgraded;
 
 /// The body of a request or of a response.
 ///
@@ -83,76 +83,6 @@ pub(crate) type DetachedWriter = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()
 /// Speaks another protocol on the connection, on a thread of its own.
 pub(crate) type UpgradeHandler = Box<dyn FnOnce(Upgraded) + Send>;
 
-/// Both directions of a connection that no longer speaks HTTP. Reads and writes block.
-pub struct Upgraded {
-    io: Box<dyn Duplex>,
-}
-
-/// What can be read and written.
-pub(crate) trait Duplex: Read + Write + Send {
-    fn set_read_timeout(&mut self, timeout: Option<Duration>);
-}
-
-impl Upgraded {
-    pub(crate) fn new(io: impl Duplex + 'static) -> Upgraded {
-        Upgraded { io: Box::new(io) }
-    }
-
-    /// How long a read waits before it fails with `TimedOut`; None, the default, for ever. Who waits
-    /// for the client without end does not see that the process drains, and is cut in the end:
-    ///
-    /// ```
-    /// use heirloom::prelude::*;
-    /// use heirloom::Upgraded;
-    /// use std::io::{ErrorKind, Read, Write};
-    /// use std::time::Duration;
-    ///
-    /// fn echo(req: Request) -> impl IntoResponse {
-    ///     let drain = req.drain();
-    ///     let speak = move |mut io: Upgraded| {
-    ///         io.set_read_timeout(Some(Duration::from_millis(250)));
-    ///         let mut buf = [0; 1024];
-    ///         while !drain.draining() {
-    ///             match io.read(&mut buf) {
-    ///                 Ok(n) if n > 0 && io.write_all(&buf[..n]).is_ok() => {}
-    ///                 Err(e) if e.kind() == ErrorKind::TimedOut => {}
-    ///                 _ => return,
-    ///             }
-    ///         }
-    ///         let _ = io.write_all(b"bye\n");
-    ///     };
-    ///     let head = [(header::CONNECTION, "upgrade"), (header::UPGRADE, "echo")];
-    ///     (StatusCode::SWITCHING_PROTOCOLS, head, Body::upgrade(speak))
-    /// }
-    /// # Router::new().get("/echo", echo).check().unwrap();
-    /// ```
-    pub fn set_read_timeout(&mut self, timeout: Option<Duration>) {
-        self.io.set_read_timeout(timeout);
-    }
-}
-
-impl Read for Upgraded {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.io.read(buf)
-    }
-}
-
-impl Write for Upgraded {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.io.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.io.flush()
-    }
-}
-
-impl fmt::Debug for Upgraded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upgraded").finish_non_exhaustive()
-    }
-}
-
 impl Body {
     /// A body without bytes.
     pub const fn empty() -> Body {
@@ -177,9 +107,58 @@ impl Body {
         Body::of(Kind::File { file, left: len, share: None })
     }
 
-    /// A response written by `write` on a thread of its own, for streams that last (server-sent
-    /// events): it holds no worker. Each write is sent at once and waits for the client. `write`
-    /// should end when the process drains; ask the request before returning the response.
+    /// As [`Body::from_reader`], from a function that is called for one piece after the other, on a
+    /// worker, whenever the client has taken the last one: it appends to the empty `Vec`, and gives
+    /// false when that was the last piece.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use std::io::Write;
+    ///
+    /// fn table(_: Request) -> impl IntoResponse {
+    ///     let mut rows = 1..=10_000;
+    ///     Body::from_pieces(move |piece| {
+    ///         for n in rows.by_ref().take(500) {
+    ///             writeln!(piece, "{n},{}", n * n)?;
+    ///         }
+    ///         Ok(!rows.is_empty())
+    ///     })
+    /// }
+    /// let mut response = Router::new().get("/", table).call(Request::default());
+    /// assert!(response.body_mut().read_text().unwrap().ends_with("\n10000,100000000\n"));
+    /// ```
+    pub fn from_pieces(next: impl FnMut(&mut Vec<u8>) -> io::Result<bool> + Send + 'static) -> Body {
+        Body::from_reader(Pieces { next, piece: Vec::new(), used: 0, more: true })
+    }
+
+    /// A response written by `write` on a thread of its own, for streams that last, and for code that
+    /// wants to write and may block: it holds no worker. (For server-sent events there is
+    /// [`sse`](crate::sse()).)
+    ///
+    /// Each write is sent at once, as a chunk of its own, and waits for the client; `flush` does
+    /// nothing. Many small ones belong into a [`BufWriter`](std::io::BufWriter). Who is gone makes a
+    /// write fail, as does one who takes nothing for
+    /// [`Timeouts::response_stall`](crate::Timeouts::response_stall). An error that `write` returns
+    /// cuts the response, so that the client can tell.
+    ///
+    /// `write` should end when the process drains: take [`RequestExt::drain`](crate::RequestExt::drain)
+    /// along.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use std::io::{BufWriter, Write};
+    ///
+    /// fn report(_: Request) -> Body {
+    ///     Body::detached(|out| {
+    ///         let mut out = BufWriter::new(out);
+    ///         for n in 0..10_000 {
+    ///             writeln!(out, "{n}")?;
+    ///         }
+    ///         out.flush()
+    ///     })
+    /// }
+    /// # Router::new().get("/report", report).check().unwrap();
+    /// ```
     ///
     /// At most [`Limits::detached_threads`](crate::Limits::detached_threads) run at once; above
     /// that the client gets 503.
@@ -188,7 +167,12 @@ impl Body {
     }
 
     /// For a 101 response: after its head is sent, `speak` has the connection to itself, on a
-    /// thread of its own.
+    /// thread of its own, see [`Upgraded`]. The response should say by its `Upgrade` field what is
+    /// spoken now; `Connection: upgrade` is added. With another status, or to an HTTP/1.0 client, it
+    /// is a 500. (For WebSockets there is `WebSocket`, a feature.)
+    ///
+    /// At most [`Limits::detached_threads`](crate::Limits::detached_threads) run at once; above
+    /// that the client gets 503.
     pub fn upgrade(speak: impl FnOnce(Upgraded) + Send + 'static) -> Body {
         Body::of(Kind::Upgrade(Box::new(speak)))
     }
@@ -260,6 +244,33 @@ impl Body {
 
     pub(crate) fn into_kind(self) -> Kind {
         self.kind
+    }
+}
+
+/// A source that is asked for pieces.
+struct Pieces<F> {
+    next: F,
+    piece: Vec<u8>,
+    used: usize,
+    more: bool,
+}
+
+impl<F: FnMut(&mut Vec<u8>) -> io::Result<bool>> Read for Pieces<F> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut rest = self.piece.get(self.used..).unwrap_or_default();
+            if !rest.is_empty() || buf.is_empty() {
+                let n = rest.read(buf)?;
+                self.used += n;
+                return Ok(n);
+            }
+            if !self.more {
+                return Ok(0);
+            }
+            self.piece.clear();
+            self.used = 0;
+            self.more = (self.next)(&mut self.piece)?;
+        }
     }
 }
 
@@ -356,6 +367,14 @@ mod tests {
         file
     }
 
+    fn in_pieces(pieces: &'static [&'static str]) -> impl FnMut(&mut Vec<u8>) -> io::Result<bool> {
+        let mut left = pieces.iter();
+        move |out| {
+            out.extend_from_slice(left.next().unwrap().as_bytes());
+            Ok(left.len() > 0)
+        }
+    }
+
     #[test]
     fn every_readable_kind_gives_its_bytes_in_any_pieces() {
         let bodies: Vec<(Body, Option<u64>)> = vec![
@@ -364,6 +383,7 @@ mod tests {
             (Body::from_file(file(b"hello, more"), 5), Some(5)),
             (Body::from_reader(&b"hello"[..]), None),
             (Body::from_sized_reader(&b"hello, more"[..], 5), Some(5)),
+            (Body::from_pieces(in_pieces(&["", "h", "ell", "", "o", ""])), None),
         ];
         for (mut body, len) in bodies {
             assert_eq!(body.len(), len);

@@ -36,12 +36,16 @@ mod router;
 mod server;
 mod signals;
 mod slots;
+mod sse;
 mod status;
 mod sync;
 mod sys;
 #[cfg(feature = "tls")]
 mod tls;
+mod upgraded;
 mod wait_group;
+#[cfg(feature = "websocket")]
+mod websocket;
 pub mod wrap;
 
 // What the pages show compiles.
@@ -53,7 +57,7 @@ pub use http;
 
 pub use admin::admin_routes;
 pub use bare::{Connection, Incoming, Lifecycle, Wake};
-pub use body::{Body, Upgraded};
+pub use body::Body;
 pub use close_reason::CloseReason;
 pub use error::Error;
 pub use handle::Handle;
@@ -66,9 +70,13 @@ pub use request::RequestExt;
 pub use response::{Ended, Html, IntoResponse, Redirect, ResponseExt};
 pub use router::Router;
 pub use server::Server;
+pub use sse::{Event, EventWriter, sse};
 pub use status::Stats;
 #[cfg(feature = "tls")]
 pub use tls::{Tls, TlsInfo};
+pub use upgraded::{Upgraded, UpgradedReader, UpgradedWriter, Waited};
+#[cfg(feature = "websocket")]
+pub use websocket::{Message, WebSocket, WebSocketOptions, WebSocketSender, WebSocketUpgrade};
 
 /// A request: the head as `http` has it, and a [`Body`].
 pub type Request = http::Request<Body>;

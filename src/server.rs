@@ -311,6 +311,10 @@ impl Staff for Workers {
         "a request whose client is slow to send or to read"
     }
 
+    fn drain(&self) {
+        self.detached.drain();
+    }
+
     /// Workers that are in handlers are left behind: the process ends under them.
     fn finish(&self) -> Result<(), Error> {
         let idle = self.signs.iter().all(|sign| sign.read().is_none());

@@ -76,6 +76,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "response",
             "status",
             "tls",
+            "upgraded",
             "wait_group",
         ],
     ),
@@ -124,7 +125,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("request", &["body", "handler", "phase", "tls"]),
     ("handler", &["body", "pace", "response"]),
     ("response", &["body"]),
-    ("body", &["budget", "origin"]),
+    ("sse", &["body", "phase", "request", "response"]),
+    ("websocket", &["body", "origin", "response", "upgraded"]),
+    ("body", &["budget", "origin", "upgraded"]),
+    ("upgraded", &["origin"]),
     ("lifecycle", &["handover", "phase"]),
     ("handover", &["error", "sys"]),
     ("hooks", &["error", "phase"]),
@@ -485,7 +489,7 @@ fn the_check_can_see() {
     let unsafes: Vec<usize> = words(&code).filter(|(_, w)| *w == "unsafe").map(|(at, _)| at).collect();
     assert_eq!(unsafes.len(), 1, "{code}");
     assert!(code[unsafes[0]..].starts_with("unsafe fn g"));
-    let exported = exports("pub use body::{Body, Upgraded};\npub use error::Error;\n");
+    let exported = exports("pub use body::{Body, Name};\npub use error::Error;\n");
     let found = imports(
         "use crate::{Body, Request};\nuse crate::queue::{Look, Queue};\ncrate::Error::new()",
         &exported,

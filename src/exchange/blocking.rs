@@ -8,18 +8,26 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::connection::Stream;
 
-/// Waits until the stream is ready; `TimedOut` if it is not within `time` (None: for ever).
-pub(super) fn wait(stream: &Stream, flags: PollFlags, time: Option<Duration>) -> io::Result<()> {
-    let deadline = time.map(|time| Instant::now() + time);
+/// Waits until the stream is ready; `TimedOut` if it is not within `time`.
+pub(super) fn wait(stream: &Stream, flags: PollFlags, time: Duration) -> io::Result<()> {
+    match wait_for(&mut [PollFd::new(stream.as_fd(), flags)], Some(time))? {
+        true => Ok(()),
+        false => Err(ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Waits until one of them is ready; false if none is within `time` (None: for ever).
+pub(super) fn wait_for(fds: &mut [PollFd<'_>], time: Option<Duration>) -> io::Result<bool> {
+    let deadline = time.and_then(|time| Instant::now().checked_add(time));
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let timeout = left.map_or(PollTimeout::NONE, |left| {
-            PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
+            PollTimeout::try_from(left.saturating_add(Duration::from_micros(999))).unwrap_or(PollTimeout::MAX)
         });
-        match poll(&mut [PollFd::new(stream.as_fd(), flags)], timeout) {
-            Ok(0) if left.is_some_and(|left| left.is_zero()) => return Err(ErrorKind::TimedOut.into()),
+        match poll(fds, timeout) {
+            Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(false),
             Ok(0) | Err(nix::Error::EINTR) => {}
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(true),
             Err(e) => return Err(e.into()),
         }
     }
@@ -30,7 +38,7 @@ pub(super) fn write_all(stream: &Stream, mut bytes: &[u8], stall: Duration) -> i
     while !bytes.is_empty() {
         match stream.write(bytes) {
             Ok(n) => bytes = &bytes[n..],
-            Err(e) if e.kind() == ErrorKind::WouldBlock => wait(stream, PollFlags::POLLOUT, Some(stall))?,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => wait(stream, PollFlags::POLLOUT, stall)?,
             Err(e) => return Err(e),
         }
     }

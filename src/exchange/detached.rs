@@ -2,7 +2,9 @@
 //! named, counted and capped.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
@@ -10,17 +12,19 @@ use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 use log::{debug, error};
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::acceptor::Parking;
-use crate::body::{DetachedWriter, Duplex, UpgradeHandler, Upgraded};
+use crate::body::{DetachedWriter, UpgradeHandler};
 use crate::close_reason::CloseReason;
 use crate::connection::Stream;
-use crate::exchange::blocking::{wait, write_all};
+use crate::exchange::blocking::{wait_for, write_all};
 use crate::exchange::ending::Ending;
 use crate::exchange::{Client, Progress, let_go, panic_text};
 use crate::http1::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::status::Tally;
+use crate::upgraded::{Duplex, Parts, Upgraded, Wants};
 
 /// The threads of one server's detached connections.
 #[derive(Debug)]
@@ -34,9 +38,16 @@ struct Inner {
     /// A place is taken before a thread is there, so that the cap holds.
     places: usize,
     next: u64,
-    running: BTreeMap<u64, (String, Instant)>,
+    running: BTreeMap<u64, Running>,
     /// Written under the lock, since these threads are many.
     tally: Arc<CachePadded<Tally>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    what: String,
+    since: Instant,
+    bell: Option<Arc<Bell>>,
 }
 
 /// A thread that waits for what it is to do, and its place under the cap.
@@ -45,6 +56,14 @@ pub(super) struct Place {
     detached: Arc<Detached>,
     id: u64,
     thread: mpsc::Sender<Job>,
+    /// For one that speaks another protocol.
+    bell: Option<Arc<Bell>>,
+}
+
+/// Wakes a thread that waits for its client.
+struct Bell {
+    event: EventFd,
+    at_drain: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -68,14 +87,26 @@ impl Detached {
     /// What runs, one line each.
     pub(crate) fn in_flight(&self) -> Vec<String> {
         let lock = self.lock();
-        let line =
-            |(what, since): &(String, Instant)| format!("{what}, detached, for {:.1?}", since.elapsed());
+        let line = |it: &Running| format!("{}, detached, for {:.1?}", it.what, it.since.elapsed());
         lock.running.values().map(line).collect()
+    }
+
+    /// Tells all who can be told that the process drains; its phase says so already.
+    pub(crate) fn drain(&self) {
+        let bells: Vec<_> = self.lock().running.values().filter_map(|it| it.bell.clone()).collect();
+        bells.iter().for_each(|bell| bell.drain());
     }
 
     /// None: as many run as may, or as the system lets us have. Asked for before the response is
     /// begun, so that there still is another one.
-    pub(super) fn place(self: &Arc<Detached>) -> Option<Place> {
+    pub(super) fn place(self: &Arc<Detached>, with_bell: bool) -> Option<Place> {
+        let bell = match with_bell.then(Bell::new).transpose() {
+            Ok(bell) => bell.map(Arc::new),
+            Err(e) => {
+                error!("no descriptor to wake a detached connection by: {e}");
+                return None;
+            }
+        };
         let (thread, jobs) = mpsc::channel::<Job>();
         let place = {
             let mut lock = self.lock();
@@ -84,7 +115,7 @@ impl Detached {
             }
             lock.places += 1;
             lock.next += 1;
-            Place { detached: Arc::clone(self), id: lock.next, thread }
+            Place { detached: Arc::clone(self), id: lock.next, thread, bell }
         };
         let run = move || {
             if let Ok(job) = jobs.recv() {
@@ -121,10 +152,11 @@ pub(super) fn detach(
     stall: Duration,
     parking: &Arc<Parking<Progress>>,
 ) {
-    place.detached.lock().running.insert(place.id, (what.clone(), Instant::now()));
+    let running = Running { what: what.clone(), since: Instant::now(), bell: place.bell.clone() };
+    place.detached.lock().running.insert(place.id, running);
     let (thread, parking) = (place.thread.clone(), Arc::clone(parking));
     let job = move || {
-        let client = work(client, unsent, task, &what, stall, &place.detached);
+        let client = work(client, unsent, task, &what, stall, &place);
         finish(&place.detached, place.id, client, &parking);
     };
     // It waits for nothing else.
@@ -146,7 +178,7 @@ fn work(
     task: Task,
     what: &str,
     stall: Duration,
-    detached: &Detached,
+    place: &Place,
 ) -> Box<Client> {
     if let Err(e) = write_all(&client.stream, &unsent, stall) {
         debug!("{what}: the client is gone before the stream began: {e}");
@@ -167,14 +199,19 @@ fn work(
             });
             (outcome, ending)
         }
-        Task::Upgrade { speak, ending } => match client.stream.try_clone() {
-            Ok(stream) => {
-                let buffered = std::mem::take(&mut client.buffered);
-                let io = Conversation { stream, buffered, stall, read_timeout: None };
-                (catch_unwind(AssertUnwindSafe(|| speak(Upgraded::new(io)))).map(Ok), ending)
-            }
-            Err(e) => (Ok(Err(e)), ending),
-        },
+        Task::Upgrade { speak, ending } => {
+            let outcome = match (client.stream.try_clone(), &place.bell) {
+                (Ok(stream), Some(bell)) => {
+                    let io = Arc::new(Conversation { stream, bell: Arc::clone(bell) });
+                    let early = std::mem::take(&mut client.buffered);
+                    let parts = Parts { io, origin: Arc::clone(&client.origin), early };
+                    catch_unwind(AssertUnwindSafe(|| speak(Upgraded::new(parts, stall)))).map(Ok)
+                }
+                (Err(e), _) => Ok(Err(e)),
+                (_, None) => Ok(Err(ErrorKind::Unsupported.into())),
+            };
+            (outcome, ending)
+        }
     };
     let whole = matches!(outcome, Ok(Ok(())));
     if let (true, Some(ending)) = (whole, ending) {
@@ -185,7 +222,7 @@ fn work(
         Ok(Err(e)) => debug!("{what}: ended: {e}"),
         Err(panic) => {
             error!("{what}: panicked on its own thread: {}", panic_text(&**panic));
-            detached.lock().tally.panicked();
+            place.detached.lock().tally.panicked();
         }
     }
     let_go(outcome, || what.to_owned());
@@ -228,43 +265,73 @@ impl Write for Writer<'_> {
 /// A connection that speaks another protocol.
 struct Conversation {
     stream: Stream,
-    buffered: Vec<u8>,
-    stall: Duration,
-    read_timeout: Option<Duration>,
+    bell: Arc<Bell>,
 }
 
 impl Duplex for Conversation {
-    fn set_read_timeout(&mut self, timeout: Option<Duration>) {
-        self.read_timeout = timeout;
+    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buf)
+    }
+
+    fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        self.stream.write(buf)
+    }
+
+    fn wait(&self, wants: Wants, timeout: Option<Duration>) -> io::Result<bool> {
+        let flag = |wanted, flag| if wanted { flag } else { PollFlags::empty() };
+        let flags = flag(wants.read, PollFlags::POLLIN) | flag(wants.write, PollFlags::POLLOUT);
+        let stream = PollFd::new(self.stream.as_fd(), flags);
+        if !wants.ring {
+            return wait_for(&mut [stream], timeout);
+        }
+        let mut fds = [stream, PollFd::new(self.bell.event.as_fd(), PollFlags::POLLIN)];
+        let woken = wait_for(&mut fds, timeout)?;
+        // Taken before what it stands for is looked at: a ring that comes then is one more.
+        if fds[1].any() == Some(true) {
+            let _ = self.bell.event.read();
+        }
+        Ok(woken)
+    }
+
+    fn ring(&self) {
+        self.bell.ring();
+    }
+
+    fn at_drain(&self, tell: Box<dyn FnOnce() + Send>) {
+        *self.bell.lock() = Some(tell);
+    }
+
+    fn shutdown_write(&self) {
+        self.stream.shutdown_write();
     }
 }
 
-impl Read for Conversation {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if !self.buffered.is_empty() {
-            let n = self.buffered.len().min(buf.len());
-            buf[..n].copy_from_slice(&self.buffered[..n]);
-            self.buffered.drain(..n);
-            return Ok(n);
+impl Bell {
+    fn new() -> io::Result<Bell> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Bell { event, at_drain: Mutex::new(None) })
+    }
+
+    fn ring(&self) {
+        // It fails only when it has rung 2^64 times and nobody came.
+        let _ = self.event.write(1);
+    }
+
+    fn drain(&self) {
+        let tell = self.lock().take();
+        if let Some(tell) = tell {
+            tell();
         }
-        loop {
-            match self.stream.read(buf) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    wait(&self.stream, PollFlags::POLLIN, self.read_timeout)?
-                }
-                other => return other,
-            }
-        }
+        self.ring();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Box<dyn FnOnce() + Send>>> {
+        self.at_drain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Write for Conversation {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        write_all(&self.stream, buf, self.stall)?;
-        Ok(buf.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+impl fmt::Debug for Bell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bell").finish_non_exhaustive()
     }
 }

@@ -479,7 +479,7 @@ impl<'a> Turn<'a> {
             }
         };
         let place = if plan.framing == BodyFraming::Upgrade || (detaches && plan.send_body) {
-            self.common.detached.place()
+            self.common.detached.place(upgrade)
         } else {
             None
         };

@@ -104,7 +104,7 @@ impl Upload {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     let left = self.rate.time_for(self.received).saturating_sub(self.waited);
                     let begin = Instant::now();
-                    wait(&self.stream, PollFlags::POLLIN, Some(self.stall.min(left))).map_err(in_time)?;
+                    wait(&self.stream, PollFlags::POLLIN, self.stall.min(left)).map_err(in_time)?;
                     self.waited += begin.elapsed();
                 }
                 Err(e) => return Err(e),

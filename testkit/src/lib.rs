@@ -2,6 +2,7 @@
 //! client that never retries, look at it from outside. Everything has a deadline, and nothing is
 //! ever waited for by time alone.
 
+mod browser;
 mod client;
 mod crowd;
 mod facts;
@@ -12,6 +13,7 @@ mod shell;
 
 use std::time::{Duration, Instant};
 
+pub use browser::Browser;
 pub use client::{Addr, Client, End, Outcome, Response, get};
 pub use crowd::{Crowd, Tally};
 pub use facts::Facts;

@@ -1,0 +1,123 @@
+//! A chat over WebSockets, with its page: everybody gets what anybody says, and a slow client keeps
+//! nobody waiting.
+//!
+//! ```text
+//! $ cargo run --example websocket_chat --features websocket -- 127.0.0.1:8001
+//! $ curl -s http://127.0.0.1:8001/
+//! ...
+//! <title>Chat</title>
+//! ...
+//! $ curl -si http://127.0.0.1:8001/chat
+//! HTTP/1.1 426 Upgrade Required
+//! ...
+//! $ curl -si --max-time 1 -H 'Connection: upgrade' -H 'Upgrade: websocket' \
+//!     -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' \
+//!     http://127.0.0.1:8001/chat | head -n 1
+//! HTTP/1.1 101 Switching Protocols
+//! $ kill -HUP PID
+//! ```
+//!
+//! Open it in two windows. An upgrade sends everybody away with 1001 (going away), and the page
+//! connects anew, to the new process.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use heirloom::prelude::*;
+use heirloom::{Message, WebSocket, WebSocketSender};
+
+const PAGE: &str = r#"<!doctype html>
+<title>Chat</title>
+<form id="form"><input id="text" autofocus autocomplete="off" maxlength="500"><button>Say</button></form>
+<ul id="log"></ul>
+<script>
+const show = (text) => {
+  const line = document.createElement("li");
+  line.textContent = text;
+  document.getElementById("log").prepend(line);
+};
+let socket;
+const connect = () => {
+  socket = new WebSocket(location.href.replace(/^http/, "ws") + "chat");
+  socket.onmessage = (event) => show(event.data);
+  socket.onclose = (event) => {
+    show("closed with " + event.code + ", connecting anew");
+    setTimeout(connect, event.code === 1001 ? 0 : 2000);
+  };
+};
+connect();
+document.getElementById("form").onsubmit = (event) => {
+  event.preventDefault();
+  const text = document.getElementById("text");
+  if (socket.readyState === WebSocket.OPEN) {
+    socket.send(text.value);
+    text.value = "";
+  }
+};
+</script>
+"#;
+
+fn main() -> Result<(), heirloom::Error> {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8001".to_owned());
+    let room = Arc::new(Room::default());
+    let router = Router::new()
+        .get("/", |_: Request| Html(PAGE))
+        .get("/chat", move |req: Request| chat(&req, Arc::clone(&room)));
+    log::info!("pid {}", std::process::id());
+    Server::new(router).listen(listen).serve()
+}
+
+fn chat(req: &Request, room: Arc<Room>) -> Response {
+    WebSocket::upgrade(req).speak(move |socket| {
+        let name = room.enter(socket.sender());
+        // However it ends.
+        let outcome = talk(socket, &room, &name);
+        room.say(&format!("{name} has left"));
+        outcome
+    })
+}
+
+fn talk(socket: &mut WebSocket, room: &Room, name: &str) -> std::io::Result<()> {
+    while let Some(message) = socket.read()? {
+        match message {
+            Message::Text(text) => room.say(&format!("{name}: {text}")),
+            Message::Binary(_) => return socket.close(1003, "only text is understood here"),
+        }
+    }
+    Ok(())
+}
+
+/// Who is there.
+#[derive(Default)]
+struct Room(Mutex<Guests>);
+
+#[derive(Default)]
+struct Guests {
+    senders: Vec<WebSocketSender>,
+    so_far: u64,
+}
+
+impl Room {
+    fn enter(&self, sender: WebSocketSender) -> String {
+        let name = {
+            let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            guests.senders.push(sender);
+            guests.so_far += 1;
+            format!("guest {}", guests.so_far)
+        };
+        self.say(&format!("{name} is here"));
+        name
+    }
+
+    /// To everybody. Who has left is forgotten, and who does not keep up has to leave.
+    fn say(&self, text: &str) {
+        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        guests.senders.retain(|sender| {
+            let sent = sender.try_send(text).is_ok();
+            if !sent {
+                let _ = sender.close(1008, "too slow");
+            }
+            sent
+        });
+    }
+}

@@ -1,0 +1,93 @@
+//! Pages for browsers, which do something and report what they saw: `REPORT ...` lines in the log.
+//! What is spoken with them is the library's.
+
+use std::time::Duration;
+
+use heirloom::prelude::*;
+use heirloom::{Event, Message, WebSocket, sse};
+
+/// Sends text and bytes, waits for the echoes, then for the close; then once more.
+const WEBSOCKET: &str = r#"<!doctype html><script>
+const report = (text) => fetch("/report", { method: "POST", body: text });
+let rounds = 0;
+const connect = async () => {
+  const generation = await (await fetch("/generation")).text();
+  const socket = new WebSocket(location.origin.replace("http", "ws") + "/ws", ["b", "a"]);
+  socket.binaryType = "arraybuffer";
+  let opened = false;
+  socket.onopen = () => { opened = true; socket.send("grüß dich " + "x".repeat(70000)); };
+  socket.onmessage = (event) => {
+    if (typeof event.data === "string") {
+      report("text " + event.data.slice(0, 9) + " of " + event.data.length + ", protocol " + socket.protocol);
+      socket.send(new Uint8Array([0, 255, 7]));
+    } else {
+      report("bytes " + new Uint8Array(event.data).join(",") + " in generation " + generation);
+    }
+  };
+  socket.onclose = (event) => {
+    report("closed " + event.code + " clean " + event.wasClean + " opened " + opened);
+    rounds += 1;
+    if (rounds < 3) connect();
+  };
+};
+connect();
+</script>"#;
+
+const EVENTS: &str = r#"<!doctype html><script>
+const report = (text) => fetch("/report", { method: "POST", body: text });
+const events = new EventSource("/events");
+let last = 0, seen = "";
+events.onopen = () => report("open");
+events.onmessage = (event) => {
+  const [n, generation] = event.data.split(" ").map(Number);
+  if (n !== last + 1) report("WRONG: " + n + " after " + last);
+  last = n;
+  if (generation !== seen) report("first of generation " + generation);
+  seen = generation;
+};
+events.addEventListener("lines", (event) => report("lines " + JSON.stringify(event.data)));
+events.onerror = () => report("reconnecting " + (events.readyState === EventSource.CONNECTING));
+</script>"#;
+
+fn main() -> Result<(), heirloom::Error> {
+    heirloom::init()?;
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let listen = std::env::args().nth(2).unwrap_or_else(|| "127.0.0.1:8001".to_owned());
+    let router = Router::new()
+        .get("/websocket.html", |_: Request| Html(WEBSOCKET))
+        .get("/events.html", |_: Request| Html(EVENTS))
+        .get("/generation", |req: Request| ([("cache-control", "no-store")], req.generation().to_string()))
+        .get("/ws", |req: Request| {
+            WebSocket::upgrade(&req).protocols(&["a"]).speak(|socket| {
+                while let Some(message) = socket.read()? {
+                    if let Message::Text(text) = &message {
+                        log::info!("echo of {} bytes", text.len());
+                    }
+                    socket.send(message)?;
+                }
+                log::info!("WEBSOCKET ended in {:?}", socket.closed_with());
+                Ok(())
+            })
+        })
+        .get("/events", |req: Request| {
+            let generation = req.generation();
+            sse(&req, move |events| {
+                events.send(&Event::retry(Duration::from_millis(50)))?;
+                events.send(&Event::data("one\ntwo\r\n").name("lines"))?;
+                let got = events.last_id().and_then(|id| id.parse().ok()).unwrap_or(0);
+                for n in got + 1_u64.. {
+                    events.send(&Event::data(format!("{n} {generation}")).id(n))?;
+                    if events.wait(Duration::from_millis(20))? {
+                        break;
+                    }
+                }
+                Ok(())
+            })
+        })
+        .post("/report", |mut req: Request| -> std::io::Result<StatusCode> {
+            log::info!("REPORT {}", req.text()?);
+            Ok(StatusCode::NO_CONTENT)
+        });
+    log::info!("pid {}", std::process::id());
+    Server::new(router).listen(listen).serve()
+}

@@ -1,0 +1,46 @@
+//! What a real browser sees of WebSockets and of server-sent events, over handovers and a stop.
+//! Skipped where there is no chromium.
+
+use testkit::{Browser, Proc, Signal, until};
+
+fn pages() -> Proc {
+    Proc::start(env!("CARGO_BIN_EXE_pages"), &[])
+}
+
+fn open(server: &Proc, page: &str) -> Option<Browser> {
+    let testkit::Addr::Tcp(addr) = server.addr() else { panic!("no address") };
+    Browser::open(&format!("http://{addr}/{page}"))
+}
+
+#[test]
+fn a_websocket_is_told_that_the_process_goes_and_connects_to_the_next() {
+    let server = pages();
+    let Some(_browser) = open(&server, "websocket.html") else { return };
+    server.wait_for("REPORT text grüß dich of 70010, protocol a");
+    server.wait_for("REPORT bytes 0,255,7 in generation 1");
+    server.signal(Signal::SIGHUP);
+    server.wait_for("REPORT closed 1001 clean true opened true");
+    server.wait_for("WEBSOCKET ended in Some((1001,");
+    server.wait_for("REPORT bytes 0,255,7 in generation 2");
+    until("one generation", || server.alive().len() == 1);
+    // A stop: there is nobody left whom the page could tell.
+    server.settled();
+    server.signal(Signal::SIGTERM);
+    server.wait_for_nth("WEBSOCKET ended in Some((1001,", 2);
+    server.wait_gone();
+}
+
+#[test]
+fn an_event_source_goes_on_in_the_next_generation() {
+    let server = pages();
+    let Some(_browser) = open(&server, "events.html") else { return };
+    server.wait_for(r#"REPORT lines "one\ntwo\n""#);
+    server.wait_for("REPORT first of generation 1");
+    for generation in 2..=4 {
+        server.signal(Signal::SIGHUP);
+        server.wait_for_nth("REPORT reconnecting true", generation - 1);
+        server.wait_for(&format!("REPORT first of generation {generation}"));
+        server.settled();
+    }
+    assert_eq!(server.count("REPORT WRONG"), 0, "an event was missed, or came twice");
+}

@@ -1,0 +1,619 @@
+//! WebSockets byte by byte: what good clients get, what bad ones are told, and how each way to end
+//! one looks from the other side.
+
+mod support;
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+
+use heirloom::prelude::*;
+use heirloom::{Message, Running, Timeouts, WebSocket, WebSocketOptions, WebSocketSender};
+
+use support::*;
+
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+const FIN: u8 = 0x80;
+
+/// A server, and what its sockets' threads have to tell.
+struct Scene {
+    running: Running,
+    told: mpsc::Receiver<String>,
+}
+
+type Speak = fn(&mut WebSocket) -> io::Result<()>;
+
+impl Scene {
+    fn with(options: WebSocketOptions, speak: Speak) -> Scene {
+        Scene::serving(move |req, tell| {
+            WebSocket::upgrade(req).options(options.clone()).speak(move |socket| {
+                let outcome = speak(socket);
+                let end = outcome.as_ref().map(|()| socket.closed_with()).map_err(io::Error::kind);
+                tell.send(format!("{end:?}")).unwrap();
+                outcome
+            })
+        })
+    }
+
+    fn serving(
+        handler: impl Fn(&Request, mpsc::Sender<String>) -> Response + Send + Sync + 'static,
+    ) -> Scene {
+        let (tell, told) = mpsc::channel();
+        let tell = Mutex::new(tell);
+        let router = Router::new()
+            .get("/ws", move |req: Request| handler(&req, tell.lock().unwrap().clone()))
+            .get("/", |_: Request| "hello\n");
+        let timeouts = Timeouts { idle_grace: Duration::from_millis(250), ..Timeouts::default() };
+        let running =
+            Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(timeouts).spawn().unwrap();
+        Scene { running, told }
+    }
+
+    fn echo() -> Scene {
+        Scene::with(WebSocketOptions::default(), echo)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.running.addresses()[0]
+    }
+
+    fn client(&self) -> Client {
+        open(Client::to(self.address()))
+    }
+
+    #[track_caller]
+    fn expect_told(&self, wanted: &str) {
+        assert_eq!(self.told.recv_timeout(DEADLINE).unwrap(), wanted);
+    }
+
+    #[track_caller]
+    fn expect_nobody(&self) {
+        eventually("its thread ends", || self.running.handle().stats().detached == 0);
+    }
+}
+
+fn echo(socket: &mut WebSocket) -> io::Result<()> {
+    while let Some(message) = socket.read()? {
+        socket.send(message)?;
+    }
+    Ok(())
+}
+
+fn request(extra: &str) -> String {
+    format!(
+        "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{extra}\r\n"
+    )
+}
+
+fn open(mut client: Client) -> Client {
+    client.send(request(""));
+    let reply = client.reply();
+    assert_eq!(reply.status, 101);
+    assert_eq!(reply.field("upgrade"), Some("websocket"));
+    assert_eq!(reply.field("connection"), Some("upgrade"));
+    assert_eq!(reply.field("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    assert_eq!(reply.field("sec-websocket-protocol"), None);
+    client
+}
+
+/// A frame as a client masks it; the first byte as given.
+fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
+    let mask = [0xa1, 0x02, 0xff, 0x5c];
+    let mut bytes = head(first, 0x80, payload.as_ref().len());
+    bytes.extend_from_slice(&mask);
+    bytes.extend(payload.as_ref().iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes
+}
+
+fn unmasked(first: u8, payload: &[u8]) -> Vec<u8> {
+    [head(first, 0, payload.len()), payload.to_vec()].concat()
+}
+
+fn head(first: u8, masked: u8, len: usize) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match len {
+        0..126 => bytes.push(masked | len as u8),
+        126..0x10000 => {
+            bytes.push(masked | 126);
+            bytes.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        _ => {
+            bytes.push(masked | 127);
+            bytes.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    bytes
+}
+
+/// The next frame: its opcode, and what it says.
+#[track_caller]
+fn receive(client: &mut Client) -> (u8, Vec<u8>) {
+    let head = client.take(2);
+    assert_eq!(head[0] & 0xf0, FIN, "whole, no extension");
+    let len = match head[1] {
+        126 => u64::from(u16::from_be_bytes(client.take(2).try_into().unwrap())),
+        127 => u64::from_be_bytes(client.take(8).try_into().unwrap()),
+        len => u64::from(len),
+    };
+    assert!(len < 1 << 30, "masked");
+    (head[0] & 15, client.take(len as usize))
+}
+
+#[track_caller]
+fn expect(client: &mut Client, opcode: u8, payload: impl AsRef<[u8]>) {
+    let (got, said) = receive(client);
+    assert_eq!((got, String::from_utf8_lossy(&said)), (opcode, String::from_utf8_lossy(payload.as_ref())));
+}
+
+/// A Close with this code; what it says.
+#[track_caller]
+fn expect_close(client: &mut Client, code: u16) -> String {
+    let (opcode, said) = receive(client);
+    assert_eq!(opcode, CLOSE, "{said:?}");
+    assert_eq!(u16::from_be_bytes([said[0], said[1]]), code);
+    String::from_utf8(said[2..].to_vec()).unwrap()
+}
+
+fn close(code: u16, reason: &str) -> Vec<u8> {
+    frame(FIN | CLOSE, [&code.to_be_bytes(), reason.as_bytes()].concat())
+}
+
+#[test]
+fn messages_of_every_kind() {
+    let scene = Scene::echo();
+    let mut client = scene.client();
+    let big = patterned(1 << 20);
+    for (first, payload) in [(TEXT, &b""[..]), (TEXT, "grüß".as_bytes()), (BINARY, &[0, 255]), (BINARY, &big)]
+    {
+        client.send(frame(FIN | first, payload));
+        assert_eq!(receive(&mut client), (first, payload.to_vec()));
+    }
+    // Lengths around where their notation changes.
+    for len in [125, 126, 127, 65535, 65536] {
+        client.send(frame(FIN | BINARY, patterned(len)));
+        assert_patterned(&receive(&mut client).1, len);
+    }
+    // In fragments, with a Ping and a Pong nobody asked for between them, cut within a letter.
+    let text = "grüß dich".as_bytes();
+    client.send(frame(TEXT, &text[..3]));
+    client.send(frame(FIN | PING, "are you there?"));
+    expect(&mut client, PONG, "are you there?");
+    client.send(frame(FIN | PONG, ""));
+    client.send(frame(0, &text[3..4]));
+    client.send(frame(0, ""));
+    client.send(frame(FIN, &text[4..]));
+    expect(&mut client, TEXT, text);
+    // Byte by byte, and many at once.
+    client.send_bytewise(frame(FIN | TEXT, "slowly"));
+    expect(&mut client, TEXT, "slowly");
+    client.send((0..100).flat_map(|n| frame(FIN | TEXT, n.to_string())).collect::<Vec<_>>());
+    (0..100).for_each(|n| expect(&mut client, TEXT, n.to_string()));
+    client.send(close(1000, "enough"));
+    assert_eq!(expect_close(&mut client, 1000), "enough");
+    client.expect_fin();
+    scene.expect_told(r#"Ok(Some((1000, "enough")))"#);
+    scene.expect_nobody();
+}
+
+#[test]
+fn what_comes_with_the_request_is_read() {
+    let scene = Scene::echo();
+    for behind in [0, 3, usize::MAX] {
+        let mut client = Client::to(scene.address());
+        // And with an answer before it.
+        let hello = get("/");
+        let frames = [frame(FIN | TEXT, "early"), frame(FIN | BINARY, patterned(5000))].concat();
+        let (first, rest) = frames.split_at(behind.min(frames.len()));
+        client.send([hello.as_bytes(), request("").as_bytes(), first].concat());
+        assert_eq!(client.reply().said(), "200 hello");
+        assert_eq!(client.reply().status, 101);
+        client.send(rest);
+        expect(&mut client, TEXT, "early");
+        assert_patterned(&receive(&mut client).1, 5000);
+    }
+}
+
+#[test]
+fn a_client_that_breaks_the_rules_is_told_which() {
+    let options = WebSocketOptions { message_bytes: 1000, ..WebSocketOptions::default() };
+    let scene = Scene::with(options, echo);
+    let cases: [(&str, Vec<u8>, u16); 17] = [
+        ("unmasked", unmasked(FIN | TEXT, b"hello"), 1002),
+        ("unmasked Close", unmasked(FIN | CLOSE, b""), 1002),
+        ("an extension's bit", frame(FIN | 0x40 | TEXT, "x"), 1002),
+        ("a reserved opcode", frame(FIN | 3, "x"), 1002),
+        ("a reserved control opcode", frame(FIN | 11, "x"), 1002),
+        ("a continuation of nothing", frame(FIN, "x"), 1002),
+        ("a message within a message", [frame(TEXT, "a"), frame(FIN | TEXT, "b")].concat(), 1002),
+        ("a Ping in fragments", frame(PING, "x"), 1002),
+        ("a long Ping", frame(FIN | PING, [b'x'; 126]), 1002),
+        ("a Close of one byte", frame(FIN | CLOSE, "x"), 1002),
+        ("no UTF-8", frame(FIN | TEXT, [0xff, 0xfe]), 1007),
+        ("half a letter", frame(FIN | TEXT, &"ü".as_bytes()[..1]), 1007),
+        ("half a letter in the last fragment", [frame(TEXT, "a"), frame(FIN, [0xc3])].concat(), 1007),
+        ("a long message", frame(FIN | BINARY, [0; 1001]), 1009),
+        ("a long message in fragments", [frame(BINARY, [0; 600]), frame(FIN, [0; 401])].concat(), 1009),
+        (
+            "the announcement of a very long one",
+            [head(FIN | BINARY, 0x80, usize::MAX), vec![0; 4]].concat(),
+            1009,
+        ),
+        ("something else", b"GET / HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(), 1002),
+    ];
+    for (what, bytes, code) in cases {
+        eprintln!("{what}");
+        let mut client = scene.client();
+        client.send(frame(FIN | TEXT, "good"));
+        expect(&mut client, TEXT, "good");
+        client.send(bytes);
+        expect_close(&mut client, code);
+        // Whatever else it says.
+        let _ = client.try_send(frame(FIN | TEXT, "more"));
+        client.expect_fin();
+        scene.expect_told("Err(InvalidData)");
+    }
+    // Exactly as long as it may be.
+    let mut client = scene.client();
+    client.send([frame(BINARY, [7; 600]), frame(FIN, [7; 400])].concat());
+    assert_eq!(receive(&mut client), (BINARY, vec![7; 1000]));
+    scene.expect_told_nothing_and_drop(client);
+}
+
+impl Scene {
+    #[track_caller]
+    fn expect_told_nothing_and_drop(&self, client: Client) {
+        assert!(self.told.try_recv().is_err());
+        drop(client);
+        self.expect_told("Err(UnexpectedEof)");
+        self.expect_nobody();
+    }
+}
+
+#[test]
+fn codes_that_a_client_must_not_send_are_not_repeated() {
+    let scene = Scene::echo();
+    for code in [0, 999, 1005, 1006, 1015, 65535] {
+        let mut client = scene.client();
+        client.send(close(code, ""));
+        expect_close(&mut client, 1002);
+        client.expect_fin();
+    }
+    // None at all.
+    let mut client = scene.client();
+    client.send(frame(FIN | CLOSE, ""));
+    expect(&mut client, CLOSE, "");
+    client.expect_fin();
+    assert!(scene.told.iter().take(7).any(|told| told == r#"Ok(Some((1005, "")))"#));
+}
+
+#[test]
+fn who_asks_wrongly_is_told_and_kept() {
+    let scene = Scene::echo();
+    let mut client = Client::to(scene.address());
+    let good = request("");
+    for (from, to, status) in [
+        ("Upgrade: websocket", "Upgrade: h2c", 426),
+        ("Version: 13", "Version: 12", 426),
+        ("keep-alive, Upgrade", "keep-alive", 400),
+        ("dGhlIHNhbXBsZSBub25jZQ==", "short", 400),
+        ("GET /ws HTTP/1.1", "POST /ws HTTP/1.1", 405),
+        ("\r\n\r\n", "\r\nOrigin: http://elsewhere\r\n\r\n", 403),
+    ] {
+        let bad = good.replacen(from, to, 1);
+        assert_ne!(bad, good);
+        client.send(bad);
+        let reply = client.reply();
+        assert_eq!(reply.status, status, "{to}");
+        let wanted = matches!(status, 400 | 426).then_some("13");
+        assert_eq!(reply.field("sec-websocket-version"), wanted);
+        assert_eq!(reply.field("connection"), wanted.map(|_| "upgrade"), "RFC 9110 §7.8");
+    }
+    client.send(good);
+    assert_eq!(client.reply().status, 101);
+    let mut old = Client::to(scene.address());
+    old.send(request("").replace("HTTP/1.1", "HTTP/1.0"));
+    assert_eq!(old.reply().status, 426);
+}
+
+#[test]
+fn subprotocols_and_origins() {
+    let scene = Scene::serving(|req, tell| {
+        let upgrade = WebSocket::upgrade(req).protocols(&["v2", "v1"]).origins(&["https://friend.example"]);
+        upgrade.speak(move |socket| {
+            tell.send(format!("{:?}", socket.protocol())).unwrap();
+            Ok(())
+        })
+    });
+    for (extra, agreed) in [
+        ("", None),
+        ("Sec-WebSocket-Protocol: v1, v2\r\nOrigin: http://h\r\n", Some("v2")),
+        ("Sec-WebSocket-Protocol: v0\r\nSec-WebSocket-Protocol: v1\r\n", Some("v1")),
+        ("Sec-WebSocket-Protocol: v0\r\nOrigin: https://friend.example\r\n", None),
+    ] {
+        let mut client = Client::to(scene.address());
+        client.send(request(extra));
+        let reply = client.reply();
+        assert_eq!((reply.status, reply.field("sec-websocket-protocol")), (101, agreed));
+        scene.expect_told(&format!("{agreed:?}"));
+        expect_close(&mut client, 1000);
+    }
+    let mut client = Client::to(scene.address());
+    client.send(request("Origin: https://friend.example.evil\r\n"));
+    assert_eq!(client.reply().status, 403);
+}
+
+#[test]
+fn each_way_to_end_has_its_code() {
+    let long = "ü".repeat(100);
+    let cut = "ü".repeat(61);
+    let cases: [(Speak, u16, &str); 6] = [
+        (|_| Ok(()), 1000, ""),
+        (|_| Err(io::Error::other("no more")), 1011, ""),
+        (|_| panic!("as asked"), 1011, ""),
+        (|socket| socket.close(4000, "bye"), 4000, "bye"),
+        (|socket| socket.close(4001, &"ü".repeat(100)), 4001, &long),
+        (
+            |socket| {
+                assert_eq!(socket.close(1005, "").unwrap_err().kind(), ErrorKind::InvalidInput);
+                socket.close(1003, "")?;
+                assert_eq!(socket.send("x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+                // What was said before the client knew.
+                assert_eq!(socket.read()?, Some("last".into()));
+                assert_eq!(socket.read()?, None);
+                Ok(())
+            },
+            1003,
+            "",
+        ),
+    ];
+    let mut panics = 0;
+    for (speak, code, reason) in cases {
+        let scene = Scene::with(WebSocketOptions::default(), speak);
+        let mut client = scene.client();
+        let said = expect_close(&mut client, code);
+        assert_eq!(said, if reason == long { &cut } else { reason });
+        client.send([frame(FIN | TEXT, "last"), close(code, "")].concat());
+        client.expect_fin();
+        scene.expect_nobody();
+        panics += scene.running.handle().stats().panics;
+    }
+    assert_eq!(panics, 1);
+}
+
+#[test]
+fn a_drain_closes_with_1001_whoever_waits_for_what() {
+    // In a read; and in something that knows nothing of it.
+    let cases: [Speak; 2] = [echo, |socket| {
+        let sender = socket.sender();
+        eventually("it is closed", || !sender.is_open());
+        assert_eq!(sender.send("x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+        Ok(())
+    }];
+    for speak in cases {
+        let scene = Scene::with(WebSocketOptions::default(), speak);
+        let mut client = scene.client();
+        client.send(frame(FIN | PING, ""));
+        scene.running.handle().drain();
+        loop {
+            let (opcode, said) = receive(&mut client);
+            match opcode {
+                PONG => {}
+                CLOSE => break assert_eq!(said, 1001_u16.to_be_bytes()),
+                other => panic!("{other}"),
+            }
+        }
+        client.send(close(1001, ""));
+        client.expect_fin();
+        scene.running.stop().unwrap();
+    }
+}
+
+#[test]
+fn who_does_not_answer_the_close_is_cut_off() {
+    let options = WebSocketOptions { closing: Duration::from_millis(200), ..WebSocketOptions::default() };
+    let scene = Scene::with(options, echo);
+    let mut silent = scene.client();
+    // One that has much to say and does not listen.
+    let mut deaf = open(Client::narrow(scene.address()));
+    let talker = spawn({
+        let mut twin = deaf.twin();
+        move || while twin.try_send(frame(FIN | BINARY, patterned(100_000))).is_ok() {}
+    });
+    assert_patterned(&receive(&mut deaf).1, 100_000);
+    scene.running.handle().drain();
+    expect_close(&mut silent, 1001);
+    silent.expect_fin();
+    scene.expect_nobody();
+    drop(deaf);
+    scene.running.stop().unwrap();
+    talker.join().unwrap();
+}
+
+#[test]
+fn a_client_that_vanishes_is_noticed() {
+    let options = WebSocketOptions {
+        ping: Duration::from_millis(50),
+        silence: Duration::from_millis(400),
+        ..WebSocketOptions::default()
+    };
+    let scene = Scene::with(options, echo);
+    let mut client = scene.client();
+    // As long as it answers it stays, though it says nothing else.
+    for _ in 0..12 {
+        expect(&mut client, PING, "");
+        client.send(frame(FIN | PONG, ""));
+    }
+    client.send(frame(FIN | TEXT, "here"));
+    while receive(&mut client).0 == PING {}
+    // From here on it reads, but says nothing.
+    scene.expect_told("Err(ConnectionAborted)");
+    scene.expect_nobody();
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_cut_off() {
+    let options = WebSocketOptions { stall: Duration::from_millis(200), ..WebSocketOptions::default() };
+    let flood: Speak = |socket| loop {
+        socket.send(vec![0; 100_000])?;
+    };
+    let scene = Scene::with(options.clone(), flood);
+    let client = open(Client::narrow(scene.address()));
+    scene.expect_told("Err(ConnectionAborted)");
+    scene.expect_nobody();
+    drop(client);
+    // As it is while its thread reads.
+    let idle: Speak = |socket| {
+        while socket.sender().try_send(vec![0; 100_000]).is_ok() {}
+        echo(socket)
+    };
+    let scene = Scene::with(options, idle);
+    let client = open(Client::narrow(scene.address()));
+    scene.expect_told("Err(ConnectionAborted)");
+    scene.expect_nobody();
+    drop(client);
+}
+
+#[test]
+fn other_threads_send_whole_messages_while_one_reads() {
+    let (tell, told) = mpsc::channel::<WebSocketSender>();
+    let tell = Mutex::new(tell);
+    let scene = Scene::serving(move |req, _| {
+        let tell = tell.lock().unwrap().clone();
+        WebSocket::upgrade(req).speak(move |socket| {
+            tell.send(socket.sender()).unwrap();
+            echo(socket)
+        })
+    });
+    let mut client = scene.client();
+    let sender = told.recv_timeout(DEADLINE).unwrap();
+    let threads: Vec<_> = (0..4_u8)
+        .map(|n| {
+            let sender = sender.clone();
+            spawn(move || {
+                for _ in 0..50 {
+                    match n % 2 {
+                        0 => sender.send(vec![n; 30_000]).unwrap(),
+                        _ => {
+                            let send = || sender.try_send(vec![n; 30_000]);
+                            eventually("there is room", || send().is_ok());
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    client.send(frame(FIN | TEXT, "echo"));
+    let mut seen = [0; 4];
+    for _ in 0..201 {
+        let (opcode, said) = receive(&mut client);
+        if opcode == BINARY {
+            assert_eq!(said.len(), 30_000);
+            assert!(said.iter().all(|byte| *byte == said[0]));
+            seen[usize::from(said[0])] += 1;
+        }
+    }
+    assert_eq!(seen, [50; 4]);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    sender.close(4001, "by another").unwrap();
+    assert_eq!(expect_close(&mut client, 4001), "by another");
+    client.send(close(4001, ""));
+    client.expect_fin();
+    scene.expect_nobody();
+    // The sender outlives it, and holds nothing.
+    assert_eq!(sender.try_send("x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+    sender.close(1000, "").unwrap();
+    eventually("it is closed", || scene.running.handle().stats().open == 0);
+}
+
+#[test]
+fn a_slow_client_keeps_nobody_waiting() {
+    let options = WebSocketOptions { unsent_bytes: 1 << 20, ..WebSocketOptions::default() };
+    let speak: Speak = |socket| {
+        let sender = socket.sender();
+        let mut sent = 0;
+        let slow = loop {
+            match sender.try_send(vec![b'x'; 100_000]) {
+                Ok(()) => sent += 1,
+                Err(e) => break e,
+            }
+        };
+        assert_eq!(slow.kind(), ErrorKind::WouldBlock);
+        // While this thread reads, the rest goes out.
+        assert_eq!(socket.read()?, Some("go on".into()));
+        socket.send(format!("{sent}"))?;
+        echo(socket)
+    };
+    let scene = Scene::with(options, speak);
+    let mut client = open(Client::narrow(scene.address()));
+    let mut got = 0;
+    // Before the other side hears anything.
+    while got < 5 {
+        assert_eq!(receive(&mut client), (BINARY, vec![b'x'; 100_000]));
+        got += 1;
+    }
+    client.send(frame(FIN | TEXT, "go on"));
+    let sent = loop {
+        match receive(&mut client) {
+            (BINARY, _) => got += 1,
+            (_, said) => break String::from_utf8(said).unwrap(),
+        }
+    };
+    assert_eq!(sent, got.to_string());
+}
+
+#[test]
+fn a_read_timeout_loses_nothing() {
+    let scene = Scene::with(WebSocketOptions::default(), |socket| {
+        socket.set_read_timeout(Some(Duration::from_millis(20)));
+        loop {
+            match socket.read() {
+                Ok(Some(message)) => break socket.send(message)?,
+                Err(e) if e.kind() == ErrorKind::TimedOut => socket.send("go on")?,
+                other => panic!("{other:?}"),
+            }
+        }
+        socket.set_read_timeout(None);
+        echo(socket)
+    });
+    let mut client = scene.client();
+    let whole = frame(FIN | TEXT, "in pieces");
+    for byte in &whole {
+        expect(&mut client, TEXT, "go on");
+        client.send([*byte]);
+    }
+    while receive(&mut client).1 != b"in pieces" {}
+    client.send([frame(FIN | TEXT, "more"), close(1000, "")].concat());
+    expect(&mut client, TEXT, "more");
+    expect_close(&mut client, 1000);
+    scene.expect_told("Ok(Some((1000, \"\")))");
+}
+
+#[test]
+fn resets_at_every_byte_leave_nothing_behind() {
+    let scene = Scene::echo();
+    let bytes = [request("").into_bytes(), frame(TEXT, "a"), frame(FIN, "b"), close(1000, "")].concat();
+    for n in (0..=bytes.len()).rev() {
+        let mut client = Client::to(scene.address());
+        client.send(&bytes[..n]);
+        client.reset();
+    }
+    eventually("all have come", || scene.running.handle().stats().accepted >= bytes.len() as u64);
+    eventually("all are closed", || scene.running.handle().stats().open == 0);
+    scene.expect_nobody();
+    let mut client = scene.client();
+    client.send(frame(FIN | TEXT, "x"));
+    expect(&mut client, TEXT, "x");
+}
+
+#[test]
+fn messages_can_be_looked_at() {
+    let (text, bytes): (Message, Message) = ("a".into(), vec![1, 2].into());
+    assert_eq!((text.as_text(), text.as_bytes()), (Some("a"), &b"a"[..]));
+    assert_eq!((bytes.as_text(), bytes.as_bytes()), (None, &[1, 2][..]));
+}
