@@ -6,6 +6,7 @@ mod census;
 mod departure;
 mod ledger;
 mod parking;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,14 +27,14 @@ use crate::listener::{BACKLOG, Listener};
 use crate::origin::Origin;
 use crate::phase::PhaseWatch;
 use crate::queue::{LOOK, Look, Nudge, Probe, Queue};
-use crate::slots::SlotId;
 use crate::status::{Tallies, Tally};
 
 use arrival::Upstream;
 use departure::Departure;
 pub(crate) use departure::PORTABLE_BYTES;
 use parking::edge;
-pub(crate) use parking::{Command, Deadline, Parking};
+pub(crate) use parking::{Command, Deadline, Lanes, Parking};
+use watch::Seen;
 
 /// Connections beyond the limit.
 const RESERVE: usize = BACKLOG as usize + 64;
@@ -50,6 +51,7 @@ const BELL: u64 = SPECIAL;
 const SUCCESSOR: u64 = 1 << 32 | SPECIAL;
 const FIRST_LISTENER: u64 = 2;
 const FIRST_UPSTREAM: u64 = 1 << 16;
+const FIRST_WATCH: u64 = 1 << 31;
 
 /// Packets of one predecessor in a turn, so that they can't starve what is here already.
 const PACKETS_PER_TURN: usize = 16;
@@ -67,8 +69,6 @@ pub(crate) struct Acceptor<P> {
     parking: Arc<Parking<P>>,
     listeners: Vec<Polled>,
     lanes: Vec<Lane<P>>,
-    /// Which lane each site's connections go to.
-    lane_of_site: Vec<usize>,
     queue_wait: Duration,
     /// Connections, those of listeners with workers of their own aside.
     limit: usize,
@@ -141,6 +141,8 @@ struct Lane<P> {
     batch: Vec<Box<Connection<P>>>,
     look: Look,
     nudge: Nudge,
+    /// While its workers watch its connections.
+    lent: Option<Seen>,
 }
 
 /// Why an accept failed.
@@ -193,7 +195,6 @@ pub(crate) struct Setup<P> {
     pub(crate) parking: Arc<Parking<P>>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) queues: Vec<Arc<Queue<Box<Connection<P>>>>>,
-    pub(crate) lane_of_site: Vec<usize>,
     pub(crate) queue_wait: Duration,
     pub(crate) limits: Limits,
     pub(crate) phase: PhaseWatch,
@@ -219,12 +220,12 @@ impl<P: Portable> Acceptor<P> {
             let (name, unix) = (listener.name.clone(), listener.is_unix());
             listed.push(Listed { name, nth, site: listener.site, unix });
         }
-        let lane = |queue| Lane { queue, batch: Vec::new(), look: Look::default(), nudge: Nudge::new() };
+        let lane =
+            |queue| Lane { queue, batch: Vec::new(), look: Look::default(), nudge: Nudge::new(), lent: None };
         Acceptor {
             parking: setup.parking,
             listeners: setup.listeners.into_iter().enumerate().map(polled).collect(),
             lanes: setup.queues.into_iter().map(lane).collect(),
-            lane_of_site: setup.lane_of_site,
             queue_wait: setup.queue_wait,
             limit: setup.limits.connections,
             per_listener: setup.limits.connections_per_listener,
@@ -281,11 +282,11 @@ impl<P: Portable> Acceptor<P> {
                         }
                     }
                     SUCCESSOR => self.hear_successor(),
-                    special if special & SPECIAL == SPECIAL => match special >> 32 {
+                    special => match special >> 32 {
+                        lane @ FIRST_WATCH.. => self.collect((lane - FIRST_WATCH) as usize),
                         upstream @ FIRST_UPSTREAM.. => self.hear_upstream(upstream),
                         listener => self.accept(listener.wrapping_sub(FIRST_LISTENER) as usize),
                     },
-                    slot => self.on_event(SlotId::from_bits(slot), event.events()),
                 }
             }
             for connection in std::mem::take(&mut self.lingering) {
@@ -295,6 +296,7 @@ impl<P: Portable> Acceptor<P> {
             self.push_batches();
             self.lanes.iter_mut().for_each(Lane::look);
             let now = Instant::now();
+            self.look_after_watches(now);
             if now >= self.next_sweep {
                 self.sweep(now);
                 self.renew_credit();
@@ -314,7 +316,7 @@ impl<P: Portable> Acceptor<P> {
         if !self.lingering.is_empty() {
             return EpollTimeout::ZERO;
         }
-        if self.lanes.iter().any(|lane| lane.look.is_due_again()) {
+        if self.lanes.iter().any(|lane| lane.lent.is_some() || lane.look.is_due_again()) {
             return EpollTimeout::try_from(LOOK).unwrap_or(EpollTimeout::ZERO);
         }
         // Between generations there may be something to try again, with nothing open here.
@@ -328,10 +330,35 @@ impl<P: Portable> Acceptor<P> {
         EpollTimeout::try_from(left).unwrap_or(EpollTimeout::ZERO)
     }
 
-    fn on_event(&mut self, slot: SlotId, flags: EpollFlags) {
-        let Some(mut connection) = self.parking.slots.take(slot) else { return };
-        let closed = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
-        connection.may_have_ended = flags.intersects(closed);
+    /// Connections of a lane are ready: those of this turn are queued, and then its workers look for
+    /// more themselves.
+    fn collect(&mut self, lane: usize) {
+        let mut events = [EpollEvent::empty(); 256];
+        let parking = Arc::clone(&self.parking);
+        let Some(watch) = parking.watches.get(lane) else { return };
+        let n = watch.poller.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        for connection in events.iter().take(n).filter_map(|event| parking.take_ready(event)) {
+            self.on_event(connection);
+        }
+        self.lanes[lane].lent = Some(watch.lend());
+    }
+
+    /// Takes back what workers have no time for.
+    fn look_after_watches(&mut self, now: Instant) {
+        for (lane, watch) in self.lanes.iter_mut().zip(&self.parking.watches) {
+            let Some(seen) = &mut lane.lent else { continue };
+            if watch.is_lent() && watch.is_forgotten(seen, now) {
+                if let Err(e) = watch.take_back(&self.parking.poller) {
+                    error!("the acceptor can't watch connections: {e}");
+                }
+            }
+            if !watch.is_lent() {
+                lane.lent = None;
+            }
+        }
+    }
+
+    fn on_event(&mut self, connection: Box<Connection<P>>) {
         if connection.lingering.is_some() {
             return self.linger(connection);
         }
@@ -342,7 +369,7 @@ impl<P: Portable> Acceptor<P> {
     }
 
     fn queue(&mut self, connection: Box<Connection<P>>) {
-        let lane = self.lane_of_site[connection.site];
+        let lane = self.parking.lane_of(connection.site);
         self.lanes[lane].batch.push(connection);
     }
 
@@ -470,7 +497,7 @@ impl<P: Portable> Acceptor<P> {
     /// A listener with workers of its own answers at the connection limit, too; and who waits on one
     /// that is being closed would be reset.
     fn has_reserve(&self, polled: &Polled) -> bool {
-        self.lane_of_site[polled.listener.site] != 0 || polled.closing.is_some()
+        self.parking.lane_of(polled.listener.site) != 0 || polled.closing.is_some()
     }
 
     /// False when no more can be accepted now.
@@ -525,7 +552,7 @@ impl<P: Portable> Acceptor<P> {
         let slot = connection.slot;
         let event = EpollEvent::new(edge(), slot.to_bits());
         // Registered while away: an event from now on is kept in the slot.
-        if let Err(e) = self.parking.poller.add(&connection.stream, event) {
+        if let Err(e) = self.parking.poller_of(connection.site).add(&connection.stream, event) {
             warn!("can't watch a new connection: {e}");
             return self.end(CloseReason::Broken, connection);
         }

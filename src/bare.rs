@@ -16,7 +16,7 @@ use crossbeam_utils::CachePadded;
 use log::{debug, error, info};
 use socket2::SockRef;
 
-use crate::acceptor::{Deadline, Parking};
+use crate::acceptor::{Deadline, Lanes, Parking};
 use crate::assembly::Staff;
 use crate::close_reason::CloseReason;
 use crate::connection::{self, Peek, Portable, Stream};
@@ -144,12 +144,14 @@ impl Business for Lifecycle {
     }
 
     fn plan(&mut self) -> Result<Plan, Error> {
-        Ok(Plan::new(self.listen.iter().map(|name| (name.clone(), 0)).collect(), vec![0]))
+        // The program's threads look at nothing but the queue.
+        let lanes = Lanes { workers: vec![0], of_site: vec![0] };
+        Ok(Plan::new(self.listen.iter().map(|name| (name.clone(), 0)).collect(), lanes))
     }
 
     fn start(self, ground: &Ground<Raw>) -> Result<Works<Raw>, Error> {
         // Nothing is in the share.
-        let queue = Arc::new(Queue::new(1));
+        let queue = Arc::new(Queue::new(0, 1));
         let shared = &ground.handle.shared;
         let desk = Arc::new(FrontDesk {
             parking: Arc::clone(&ground.parking),
@@ -351,12 +353,12 @@ impl Iterator for &Incoming {
     fn next(&mut self) -> Option<Connection> {
         let desk = &self.desk;
         loop {
-            let mut inner = match desk.queue.pop(&Seat::new()) {
+            let mut inner = match desk.queue.pop(&Seat::new(), || false) {
                 Popped::Work(inner) | Popped::InShare(inner) => inner,
                 Popped::Closed => return None,
             };
             // This thread may be long away.
-            desk.queue.wake_for_rest();
+            desk.queue.wake_for_rest(false);
             if inner.idle.is_some() && !inner.expired && inner.stream.peek() == Peek::Nothing {
                 desk.rest(inner);
                 continue;

@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use log::{info, warn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::acceptor::{Acceptor, Command, News, Parking, Setup};
+use crate::acceptor::{Acceptor, Command, Lanes, News, Parking, Setup};
 use crate::assembly::{Assembly, Staff};
 use crate::connection::{Connection, Portable};
 use crate::control::{Control, Facts, Predecessor};
@@ -228,18 +228,17 @@ pub(crate) trait Business {
 pub(crate) struct Plan {
     /// The listeners' names, and which site each is.
     pub(crate) listen: Vec<(String, usize)>,
-    /// Which lane each site's connections go to.
-    pub(crate) lane_of_site: Vec<usize>,
+    pub(crate) lanes: Lanes,
     /// What the first of the listeners need for TLS.
     #[cfg(feature = "tls")]
     pub(crate) tls: Vec<Option<Tls>>,
 }
 
 impl Plan {
-    pub(crate) fn new(listen: Vec<(String, usize)>, lane_of_site: Vec<usize>) -> Plan {
+    pub(crate) fn new(listen: Vec<(String, usize)>, lanes: Lanes) -> Plan {
         Plan {
             listen,
-            lane_of_site,
+            lanes,
             #[cfg(feature = "tls")]
             tls: Vec::new(),
         }
@@ -351,7 +350,7 @@ fn start<B: Business>(
     let inbox = Arc::clone(&handle.shared.inbox);
     let hooks = Runner::start(launch.hooks, is_first, move |ticket, told| inbox.hook(ticket, told))?;
 
-    let parking = Parking::new(&launch.limits, listeners.len(), launch.timeouts.idle)
+    let parking = Parking::new(&launch.limits, listeners.len(), plan.lanes, launch.timeouts.idle)
         .map_err(Error::system("can't make the acceptor's poller"))?;
     let ground = Ground {
         limits: launch.limits,
@@ -378,7 +377,6 @@ fn start<B: Business>(
         parking,
         listeners,
         queues: works.queues,
-        lane_of_site: plan.lane_of_site,
         queue_wait: timeouts.queue_wait,
         limits,
         phase: handle.shared.phase.clone(),

@@ -37,7 +37,8 @@ impl std::fmt::Debug for Crew {
 }
 
 impl<T: Send + 'static> Pool<T> {
-    /// Starts `count` workers. Each makes, on its own thread, what it works with: a function of the
+    /// Starts `count` workers. One that finds nothing in the queue calls `fetch`, as [`Queue::pop`]
+    /// does, before it sleeps. Each makes, on its own thread, what it works with: a function of the
     /// work and of whether a place in the queue's share is taken for it. It should not panic; `died`
     /// is told by name of a worker whose function does, and then another takes its place.
     pub(crate) fn start<W: FnMut(T, bool)>(
@@ -46,6 +47,7 @@ impl<T: Send + 'static> Pool<T> {
         stack_bytes: Option<usize>,
         queue: Arc<Queue<T>>,
         make: impl Fn(usize) -> W + Send + Sync + 'static,
+        fetch: impl Fn() -> bool + Send + Sync + 'static,
         died: impl Fn(&str, &(dyn Any + Send)) + Send + Sync + 'static,
     ) -> io::Result<Pool<T>> {
         let of_crew = Arc::clone(&queue);
@@ -53,7 +55,7 @@ impl<T: Send + 'static> Pool<T> {
             let seat = Seat::new();
             let mut work = make(index);
             loop {
-                match of_crew.pop(&seat) {
+                match of_crew.pop(&seat, &fetch) {
                     Popped::Work(item) => work(item, false),
                     Popped::InShare(item) => work(item, true),
                     Popped::Closed => return,
@@ -140,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_dies_is_replaced_by_one_of_its_name() {
-        let queue = Arc::new(Queue::new(1));
+        let queue = Arc::new(Queue::new(WORKERS, 1));
         let (done, results) = mpsc::channel();
         let (dies, dead) = mpsc::channel();
         let make = move |_| {
@@ -154,7 +156,7 @@ mod tests {
             assert!(panic.is::<&str>());
             dies.send(name.to_owned()).unwrap();
         };
-        let pool = Pool::start("worker", WORKERS, None, Arc::clone(&queue), make, died).unwrap();
+        let pool = Pool::start("worker", WORKERS, None, Arc::clone(&queue), make, || false, died).unwrap();
         queue.push(&mut (0..1_000).collect());
         pool.finish();
         let results: Vec<(u32, String)> = results.iter().collect();

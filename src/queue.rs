@@ -26,6 +26,7 @@ struct State<T> {
     /// A worker is to show that it lives.
     probe: Option<Probe>,
     closed: bool,
+    workers: usize,
 }
 
 /// Called by a worker that comes by.
@@ -126,8 +127,8 @@ impl Nudge {
 }
 
 impl<T> Queue<T> {
-    /// `share`: how many workers may be in the share at once.
-    pub(crate) fn new(share: usize) -> Queue<T> {
+    /// `share`: how many of the `workers` may be in the share at once.
+    pub(crate) fn new(workers: usize, share: usize) -> Queue<T> {
         Queue {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
@@ -138,6 +139,7 @@ impl<T> Queue<T> {
                 coming: 0,
                 probe: None,
                 closed: false,
+                workers,
             }),
         }
     }
@@ -153,6 +155,17 @@ impl<T> Queue<T> {
         wake(1, state);
     }
 
+    /// Adds what a worker has found, who does it next. Another is woken to help where fewer than
+    /// `most` are up.
+    pub(crate) fn push_found(&self, found: impl Iterator<Item = T>, most: usize) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.waiting.extend(found.map(|work| (now, work)));
+        if state.waiting.len() > 1 && state.workers.saturating_sub(state.sleepers.len()) < most {
+            wake(1, state);
+        }
+    }
+
     /// Adds work that waits for a place in the share.
     pub(crate) fn push_shared(&self, work: T) {
         let mut state = self.lock();
@@ -162,9 +175,11 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Waits for work.
-    pub(crate) fn pop(&self, seat: &Seat) -> Popped<T> {
+    /// Waits for work. Before it sleeps it calls `fetch`, which looks for work elsewhere and pushes
+    /// it; false: there is none.
+    pub(crate) fn pop(&self, seat: &Seat, mut fetch: impl FnMut() -> bool) -> Popped<T> {
         let mut called = false;
+        let mut fetched = true;
         loop {
             let mut state = self.lock();
             state.coming -= usize::from(std::mem::take(&mut called));
@@ -185,18 +200,24 @@ impl<T> Queue<T> {
             if state.closed {
                 return Popped::Closed;
             }
+            if fetched {
+                drop(state);
+                fetched = fetch();
+                continue;
+            }
             seat.called.store(false, Ordering::Relaxed);
             state.sleepers.push(seat.clone());
             drop(state);
             seat.wait_for_call();
-            called = true;
+            (called, fetched) = (true, true);
         }
     }
 
-    /// Wakes a worker if work waits: for one that is about to be long away.
-    pub(crate) fn wake_for_rest(&self) {
+    /// Wakes a worker if work waits, or is wanted to be looked for: by one that is about to be long
+    /// away.
+    pub(crate) fn wake_for_rest(&self, look: bool) {
         let state = self.lock();
-        if !state.waiting.is_empty() {
+        if look || !state.waiting.is_empty() {
             wake(1, state);
         }
     }
@@ -295,26 +316,26 @@ mod tests {
 
     #[test]
     fn first_in_first_out_and_closed_only_when_empty() {
-        let queue = Queue::new(1);
+        let queue = Queue::new(1, 1);
         queue.push(&mut vec![1, 2]);
         queue.push(&mut vec![3]);
         queue.close();
         let seat = Seat::new();
-        let got: Vec<_> = (0..4).map(|_| queue.pop(&seat)).collect();
+        let got: Vec<_> = (0..4).map(|_| queue.pop(&seat, || false)).collect();
         assert_eq!(got, [Popped::Work(1), Popped::Work(2), Popped::Work(3), Popped::Closed]);
     }
 
     #[test]
     fn the_share_is_never_exceeded_and_never_blocks_other_work() {
-        let queue = Queue::new(1);
+        let queue = Queue::new(1, 1);
         let seat = Seat::new();
         assert!(queue.enter_share());
         assert!(!queue.enter_share());
         queue.push_shared(10);
         queue.push(&mut vec![1]);
-        assert_eq!(queue.pop(&seat), Popped::Work(1));
+        assert_eq!(queue.pop(&seat, || false), Popped::Work(1));
         queue.leave_share();
-        assert_eq!(queue.pop(&seat), Popped::InShare(10));
+        assert_eq!(queue.pop(&seat, || false), Popped::InShare(10));
         assert!(!queue.enter_share());
     }
 
@@ -343,7 +364,7 @@ mod tests {
 
     #[test]
     fn only_what_waited_too_long_expires() {
-        let queue = Queue::new(1);
+        let queue = Queue::new(1, 1);
         queue.push(&mut vec![1, 2]);
         let limit = Instant::now();
         queue.push(&mut vec![3]);
@@ -358,7 +379,7 @@ mod tests {
     fn every_piece_of_work_is_done_once() {
         const WORKERS: usize = 4;
         const BATCHES: u32 = 2_000;
-        let queue = Arc::new(Queue::new(WORKERS));
+        let queue = Arc::new(Queue::new(WORKERS, WORKERS));
         let (done, results) = mpsc::channel();
         let workers: Vec<_> = (0..WORKERS)
             .map(|_| {
@@ -366,8 +387,8 @@ mod tests {
                 thread::Builder::new()
                     .spawn(move || {
                         let seat = Seat::new();
-                        while let Popped::Work(n) = queue.pop(&seat) {
-                            queue.wake_for_rest();
+                        while let Popped::Work(n) = queue.pop(&seat, || false) {
+                            queue.wake_for_rest(false);
                             current().unpark(); // a token as a handler may leave it
                             done.send(n).unwrap();
                         }
@@ -387,11 +408,11 @@ mod tests {
 
     #[test]
     fn a_sleeping_worker_answers_a_probe_and_a_busy_pool_gives_it_back() {
-        let queue: Arc<Queue<u8>> = Arc::new(Queue::new(1));
+        let queue: Arc<Queue<u8>> = Arc::new(Queue::new(1, 1));
         assert!(queue.probe(Probe(Box::new(|| ()))).is_err());
         let worker = {
             let queue = Arc::clone(&queue);
-            thread::Builder::new().spawn(move || queue.pop(&Seat::new())).unwrap()
+            thread::Builder::new().spawn(move || queue.pop(&Seat::new(), || false)).unwrap()
         };
         let (said, heard) = mpsc::channel();
         let mut probe = Probe(Box::new(move || said.send(()).unwrap()));

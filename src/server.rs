@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use log::error;
 
+use crate::acceptor::Lanes;
 use crate::admin::admin_routes;
 use crate::assembly::Staff;
 use crate::budget::Budget;
@@ -189,19 +190,20 @@ impl Business for Server {
             sites += usize::from(handler.is_some());
             listen.push((name.clone(), site));
         }
-        let mut lane_of_site = vec![0; sites];
+        let mut lanes = Lanes { workers: vec![self.workers], of_site: vec![0; sites] };
         if !self.admin.is_empty() {
             listen.extend(self.admin.iter().map(|name| (name.clone(), sites)));
-            lane_of_site.push(1);
+            lanes.workers.push(1);
+            lanes.of_site.push(1);
         }
         #[cfg(feature = "tls")]
         {
             self.listen.iter().filter_map(|listen| listen.tls.as_ref()).try_for_each(Tls::reload)?;
             let tls = self.listen.iter().map(|listen| listen.tls.clone()).collect();
-            Ok(Plan { tls, ..Plan::new(listen, lane_of_site) })
+            Ok(Plan { tls, ..Plan::new(listen, lanes) })
         }
         #[cfg(not(feature = "tls"))]
-        Ok(Plan::new(listen, lane_of_site))
+        Ok(Plan::new(listen, lanes))
     }
 
     fn start(self, ground: &Ground<Progress>) -> Result<Works<Progress>, Error> {
@@ -231,9 +233,9 @@ impl Business for Server {
         let mut pools = Vec::new();
         let mut queues = Vec::new();
         let mut signs = Vec::new();
-        for (name, count) in lanes {
+        for (lane, (name, count)) in lanes.into_iter().enumerate() {
             let share = (count * usize::from(limits.streaming_percent) / 100).max(1);
-            let queue = Arc::new(Queue::new(share));
+            let queue = Arc::new(Queue::new(count, share));
             let of_pool: Vec<Arc<Sign>> = (0..count).map(|_| Arc::default()).collect();
             signs.extend(of_pool.iter().cloned());
             let (common, of_queue, tallies) = (Arc::clone(&common), Arc::clone(&queue), tallies.clone());
@@ -250,7 +252,9 @@ impl Business for Server {
                 // A tally has one writer; this is rare enough for one each.
                 of_the_dead.tally().worker_replaced();
             };
-            let pool = Pool::start(name, count, self.stack_bytes, Arc::clone(&queue), make, died)
+            let (parking, to_fill) = (Arc::clone(&ground.parking), Arc::clone(&queue));
+            let fetch = move || parking.fetch(lane, &to_fill);
+            let pool = Pool::start(name, count, self.stack_bytes, Arc::clone(&queue), make, fetch, died)
                 .map_err(Error::system("can't start the workers"))?;
             pools.push(pool);
             queues.push(queue);

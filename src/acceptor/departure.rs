@@ -284,7 +284,7 @@ impl<P: Portable> Acceptor<P> {
             let listed = &self.listed;
             let before = leavers.len();
             for connection in &leavers {
-                let _ = self.parking.poller.delete(&connection.stream);
+                let _ = self.parking.poller_of(connection.site).delete(&connection.stream);
             }
             let name = |listener: usize| (&*listed[listener].name, listed[listener].nth);
             while departure.send(&mut leavers, name) {
@@ -294,8 +294,9 @@ impl<P: Portable> Acceptor<P> {
             // They wait here, watched, for their turn.
             for connection in std::mem::take(&mut leavers) {
                 let event = EpollEvent::new(edge(), connection.slot.to_bits());
-                if self.parking.poller.add(&connection.stream, event).is_ok() {
-                    self.lanes[self.lane_of_site[connection.site]].batch.push(connection);
+                if self.parking.poller_of(connection.site).add(&connection.stream, event).is_ok() {
+                    let lane = self.parking.lane_of(connection.site);
+                    self.lanes[lane].batch.push(connection);
                 } else {
                     unwatched.push(connection);
                 }

@@ -11,16 +11,34 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::census::Census;
-use super::{BELL, RESERVE, TICK};
+use super::watch::{Waited, Watch};
+use super::{BELL, FIRST_WATCH, RESERVE, SPECIAL, TICK};
 use crate::connection::{Connection, Linger};
 use crate::limits::Limits;
-use crate::slots::Slots;
+use crate::queue::Queue;
+use crate::slots::{SlotId, Slots};
+
+/// Events that a worker takes at a time.
+const EVENTS: usize = 64;
+
+/// Which workers are for what.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    /// How many each pool has.
+    pub(crate) workers: Vec<usize>,
+    /// Which pool each site's connections go to.
+    pub(crate) of_site: Vec<usize>,
+}
 
 /// Where connections rest, and where workers and the control loop reach the acceptor.
 #[derive(Debug)]
 pub(crate) struct Parking<P> {
     pub(super) slots: Slots<Box<Connection<P>>>,
+    /// What the acceptor waits on.
     pub(super) poller: Epoll,
+    /// Of the connections, for each lane.
+    pub(super) watches: Box<[Watch]>,
+    lane_of_site: Box<[usize]>,
     pub(super) bell: EventFd,
     pub(super) census: Census,
     commands: Mutex<VecDeque<Command>>,
@@ -74,13 +92,25 @@ pub(crate) enum Command {
 impl<P> Parking<P> {
     /// Room for as many as the limits allow, and for those that are taken beyond them: by a listener with workers
     /// of its own, and from the kernel's queue at a stop.
-    pub(crate) fn new(limits: &Limits, listeners: usize, idle: Duration) -> io::Result<Parking<P>> {
+    pub(crate) fn new(
+        limits: &Limits,
+        listeners: usize,
+        lanes: Lanes,
+        idle: Duration,
+    ) -> io::Result<Parking<P>> {
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         poller.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        let keys = (FIRST_WATCH..).map(|lane| lane << 32 | SPECIAL);
+        let watches = keys
+            .zip(lanes.workers)
+            .map(|(key, workers)| Watch::new(key, workers, &poller))
+            .collect::<Result<_, _>>()?;
         Ok(Parking {
             slots: Slots::new(limits.connections + RESERVE),
             poller,
+            watches,
+            lane_of_site: lanes.of_site.into(),
             bell,
             census: Census::new(listeners, limits.connections_per_peer.is_some()),
             commands: Mutex::default(),
@@ -97,13 +127,13 @@ impl<P> Parking<P> {
     /// A place for a connection that no acceptor has accepted, and what is parked in it: for who
     /// plays the acceptor's part.
     #[cfg(any(test, fuzzing))]
-    pub(crate) fn admit(&self, stream: &crate::connection::Stream) -> Option<crate::slots::SlotId> {
+    pub(crate) fn admit(&self, stream: &crate::connection::Stream) -> Option<SlotId> {
         let slot = self.slots.claim()?;
-        self.poller.add(stream, EpollEvent::new(edge(), slot.to_bits())).ok().map(|()| slot)
+        self.poller_of(0).add(stream, EpollEvent::new(edge(), slot.to_bits())).ok().map(|()| slot)
     }
 
     #[cfg(any(test, fuzzing))]
-    pub(crate) fn take(&self, slot: crate::slots::SlotId) -> Option<Box<Connection<P>>> {
+    pub(crate) fn take(&self, slot: SlotId) -> Option<Box<Connection<P>>> {
         self.slots.take(slot)
     }
 
@@ -119,6 +149,39 @@ impl<P> Parking<P> {
     fn ring(&self) {
         // It can only be full, and then it rings already.
         let _ = self.bell.write(1);
+    }
+
+    /// Which pool a site's connections go to.
+    pub(super) fn lane_of(&self, site: usize) -> usize {
+        self.lane_of_site.get(site).copied().unwrap_or(0)
+    }
+
+    /// Where a site's connections are registered.
+    pub(super) fn poller_of(&self, site: usize) -> &Epoll {
+        &self.watches[self.lane_of(site)].poller
+    }
+
+    /// Whether an event would be seen by no worker: for one that is about to be long away.
+    pub(crate) fn is_deserted(&self, site: usize) -> bool {
+        self.watches[self.lane_of(site)].is_deserted()
+    }
+
+    /// Waits for connections to become ready and queues them, if it is for workers to do that now.
+    /// False: it is not, or nothing comes.
+    pub(crate) fn fetch(&self, lane: usize, queue: &Queue<Box<Connection<P>>>) -> bool {
+        let watch = &self.watches[lane];
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let Waited::Events(n) = watch.wait(&mut events, &self.poller) else { return false };
+        queue.push_found(events.iter().take(n).filter_map(|event| self.take_ready(event)), watch.most());
+        true
+    }
+
+    /// An event came: takes the connection it is for, if nobody has it.
+    pub(super) fn take_ready(&self, event: &EpollEvent) -> Option<Box<Connection<P>>> {
+        let mut connection = self.slots.take(SlotId::from_bits(event.data()))?;
+        let closed = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
+        connection.may_have_ended = event.events().intersects(closed);
+        Some(connection)
     }
 
     /// Connections that are open, wherever they are.
@@ -166,7 +229,7 @@ impl<P> Parking<P> {
         if !connection.polls_write {
             let flags = edge() | EpollFlags::EPOLLOUT;
             let mut event = EpollEvent::new(flags, connection.slot.to_bits());
-            self.poller.modify(&connection.stream, &mut event)?;
+            self.poller_of(connection.site).modify(&connection.stream, &mut event)?;
             connection.polls_write = true;
         }
         Ok(())

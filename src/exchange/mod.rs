@@ -83,6 +83,9 @@ pub(crate) fn serve(
     common: &Common,
     queue: &Queue<Box<Client>>,
 ) {
+    if let Some(lingering) = client.lingering {
+        return end_lingering(client, lingering.reason, desk, common);
+    }
     loop {
         let mut turn = Turn::new(&mut client, desk, common, queue, in_share);
         // Handlers are caught where they are called; this is for what else is the user's.
@@ -117,10 +120,7 @@ pub(crate) fn serve(
             Step::Linger(reason) => {
                 forget(&mut client);
                 client.begin_lingering(reason);
-                if let Some(client) = common.parking.linger(client) {
-                    close(client, reason, desk, common);
-                }
-                return;
+                return end_lingering(client, reason, desk, common);
             }
             Step::Reset(reason) => {
                 client.stream.reset_on_close();
@@ -132,6 +132,12 @@ pub(crate) fn serve(
                 return detach(place, client, unsent, task, what, stall, &common.parking);
             }
         }
+    }
+}
+
+fn end_lingering(client: Box<Client>, reason: CloseReason, desk: &Desk, common: &Common) {
+    if let Some(client) = common.parking.linger(client) {
+        close(client, reason, desk, common);
     }
 }
 

@@ -400,7 +400,7 @@ impl<'a> Turn<'a> {
         let pace = found.pace.unwrap_or(&site.pace);
         if pace.is_slow() {
             // Neither queued work nor finished answers wait for it.
-            self.queue.wake_for_rest();
+            self.queue.wake_for_rest(common.parking.is_deserted(self.client.site));
             self.try_flush();
         }
         let begin = Instant::now();
@@ -583,7 +583,7 @@ impl<'a> Turn<'a> {
                 }
                 Err(e) => return Err(broken(&e)),
             }
-            self.queue.wake_for_rest();
+            self.queue.wake_for_rest(self.common.parking.is_deserted(self.client.site));
             let Desk { piece, out, .. } = &mut *self.desk;
             let pulled = catch_unwind(AssertUnwindSafe(|| response.outgoing.pull(piece, out)));
             let Responding { outgoing, head, ending, .. } = &mut *response;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http::request::Parts;
 
 use super::http1::{cut, tight};
-use crate::acceptor::Parking;
+use crate::acceptor::{Lanes, Parking};
 use crate::body::Body;
 use crate::budget::Budget;
 use crate::close_reason::CloseReason;
@@ -59,7 +59,8 @@ impl Rehearsal {
         ours.set_nonblocking(true).unwrap();
         client.set_nonblocking(true).unwrap();
         let (limits, timeouts) = (tight(), Timeouts::default());
-        let parking = Arc::new(Parking::new(&limits, 1, timeouts.idle).unwrap());
+        let lanes = Lanes { workers: vec![1], of_site: vec![0] };
+        let parking = Arc::new(Parking::new(&limits, 1, lanes, timeouts.idle).unwrap());
         let phase = PhaseWatch::new();
         let tallies = Tallies::default();
         let stores = Stores {
@@ -72,7 +73,7 @@ impl Rehearsal {
         let slot = parking.admit(&stream).unwrap();
         let origin = Arc::new(Origin::new(None, phase.clone(), 1));
         let connection = Connection::new(stream, slot, (0, 0), origin, Progress::default());
-        let queue = Queue::new(1);
+        let queue = Queue::new(1, 1);
         queue.push(&mut vec![Box::new(connection)]);
         let site = Site { handler: HandlerBox(Box::new(Mirror)), pace: Pace::new() };
         let common = Common {
@@ -122,7 +123,7 @@ impl Rehearsal {
         for _ in 0..TURNS {
             let (mut client, in_share) = match self.common.parking.take(self.slot) {
                 Some(client) => (client, false),
-                None if self.queue.look().waiting > 0 => match self.queue.pop(&self.seat) {
+                None if self.queue.look().waiting > 0 => match self.queue.pop(&self.seat, || false) {
                     Popped::Work(client) => (client, false),
                     Popped::InShare(client) => (client, true),
                     Popped::Closed => return,

@@ -15,7 +15,7 @@ fn model(f: impl Fn() + Sync + Send + 'static) {
 }
 
 fn queue(share: usize) -> Arc<Queue<usize>> {
-    Arc::new(Queue::new(share))
+    Arc::new(Queue::new(2, share))
 }
 
 /// How often each piece of work has been done, and how many are in the share.
@@ -44,7 +44,7 @@ fn worker(queue: &Arc<Queue<usize>>, tally: &Arc<Tally>) -> JoinHandle<()> {
     thread::spawn(move || {
         let seat = Seat::new();
         loop {
-            let is_last = match queue.pop(&seat) {
+            let is_last = match queue.pop(&seat, || false) {
                 Popped::Work(piece) => tally.do_piece(piece),
                 Popped::InShare(piece) => {
                     let before = tally.in_share.fetch_add(1, Ordering::Relaxed);
@@ -120,8 +120,8 @@ fn who_leaves_work_behind_wakes_another_for_it() {
         let workers = [(); 2].map(|()| {
             let (queue, tally) = (Arc::clone(&queue), Arc::clone(&tally));
             thread::spawn(move || {
-                let Popped::Work(piece) = queue.pop(&Seat::new()) else { panic!() };
-                queue.wake_for_rest();
+                let Popped::Work(piece) = queue.pop(&Seat::new(), || false) else { panic!() };
+                queue.wake_for_rest(false);
                 tally.do_piece(piece);
             })
         });
@@ -156,7 +156,7 @@ fn a_token_that_a_handler_left_is_no_call() {
                 let seat = Seat::new();
                 for _ in 0..2 {
                     current().unpark();
-                    assert!(matches!(queue.pop(&seat), Popped::Work(_)));
+                    assert!(matches!(queue.pop(&seat, || false), Popped::Work(_)));
                 }
             })
         };
@@ -265,13 +265,13 @@ fn a_full_share_does_not_hold_up_other_work() {
         assert!(queue.enter_share());
         let worker = {
             let queue = Arc::clone(&queue);
-            thread::spawn(move || queue.pop(&Seat::new()))
+            thread::spawn(move || queue.pop(&Seat::new(), || false))
         };
         queue.push_shared(0);
         queue.push(&mut vec![1]);
         assert_eq!(worker.join().unwrap(), Popped::Work(1));
         queue.leave_share();
-        assert_eq!(queue.pop(&Seat::new()), Popped::InShare(0));
+        assert_eq!(queue.pop(&Seat::new(), || false), Popped::InShare(0));
     });
 }
 

@@ -1,0 +1,127 @@
+//! Who waits for the events of a pool's parked connections: the acceptor, or, while there is much
+//! to do, its workers themselves. A worker that finds its own work needs no thread to switch to and
+//! none to wake.
+//!
+//! The acceptor lends the watch with the first batch it queues. It comes back when no event has come
+//! for a moment, or when no worker looks any more because all are in handlers.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use crate::queue::LOOK;
+
+/// How long workers wait for events before the acceptor does.
+const MOMENT: Duration = Duration::from_millis(5);
+
+/// The watch over the parked connections of one pool.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// Of the connections; watched in turn by the acceptor's own, one-shot.
+    pub(super) poller: Epoll,
+    key: u64,
+    /// Workers that wait at once, at most: one for each core, as more would take turns on it.
+    most: usize,
+    lent: AtomicBool,
+    waiting: AtomicUsize,
+    /// How often workers came back from waiting.
+    turns: AtomicUsize,
+}
+
+/// When the acceptor last saw workers take turns.
+#[derive(Debug)]
+pub(super) struct Seen {
+    turns: usize,
+    at: Instant,
+}
+
+/// What a worker's wait came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waited {
+    /// The watch is not to be had, or nothing comes: to bed.
+    InVain,
+    Events(usize),
+}
+
+impl Watch {
+    /// `key`: of its event in the acceptor's poller, `all`.
+    pub(super) fn new(key: u64, workers: usize, all: &Epoll) -> io::Result<Watch> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        all.add(poller.0.as_fd(), EpollEvent::new(once(), key))?;
+        Ok(Watch {
+            poller,
+            key,
+            most: cores.min(workers),
+            lent: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            turns: AtomicUsize::new(0),
+        })
+    }
+
+    /// How many workers do best at once while no handler blocks.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// By the acceptor, which has just had its event, and so no more.
+    pub(super) fn lend(&self) -> Seen {
+        self.lent.store(true, Ordering::SeqCst);
+        Seen { turns: self.turns.load(Ordering::Relaxed), at: Instant::now() }
+    }
+
+    pub(super) fn is_lent(&self) -> bool {
+        self.lent.load(Ordering::SeqCst)
+    }
+
+    /// Lent, and nobody there to see an event.
+    pub(super) fn is_deserted(&self) -> bool {
+        self.is_lent() && self.waiting.load(Ordering::SeqCst) == 0
+    }
+
+    /// Whether workers have not looked for so long that all may be away in handlers.
+    pub(super) fn is_forgotten(&self, seen: &mut Seen, now: Instant) -> bool {
+        let turns = self.turns.load(Ordering::Relaxed);
+        if turns != seen.turns || !self.is_deserted() {
+            *seen = Seen { turns, at: now };
+        }
+        // A timer's grain must not cost a whole look.
+        now.saturating_duration_since(seen.at) >= LOOK - LOOK / 8
+    }
+
+    /// The acceptor is told of events again, at once if there are some.
+    pub(super) fn take_back(&self, all: &Epoll) -> io::Result<()> {
+        self.lent.store(false, Ordering::SeqCst);
+        Ok(all.modify(self.poller.0.as_fd(), &mut EpollEvent::new(once(), self.key))?)
+    }
+
+    /// By a worker that has nothing to do. The last to wait in vain gives the watch back.
+    pub(super) fn wait(&self, events: &mut [EpollEvent], all: &Epoll) -> Waited {
+        if !self.is_lent() {
+            return Waited::InVain;
+        }
+        if self.waiting.fetch_add(1, Ordering::SeqCst) >= self.most {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            return Waited::InVain;
+        }
+        let timeout = EpollTimeout::try_from(MOMENT).unwrap_or(EpollTimeout::ZERO);
+        let outcome = self.poller.wait(events, timeout);
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        let others = self.waiting.fetch_sub(1, Ordering::SeqCst) - 1;
+        match outcome {
+            Ok(n) if n > 0 => Waited::Events(n),
+            Err(nix::Error::EINTR) => Waited::Events(0),
+            // The acceptor does not fail to see what can't be waited for here.
+            _ if others == 0 && self.take_back(all).is_err() => Waited::Events(0),
+            _ => Waited::InVain,
+        }
+    }
+}
+
+/// Told once, then silent until asked for anew.
+fn once() -> EpollFlags {
+    EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT
+}
