@@ -340,14 +340,14 @@ impl<P: Portable> Acceptor<P> {
         for connection in events.iter().take(n).filter_map(|event| parking.take_ready(event)) {
             self.on_event(connection);
         }
-        self.lanes[lane].lent = Some(watch.lend());
+        self.lanes[lane].lent = watch.lend(&parking.poller);
     }
 
     /// Takes back what workers have no time for.
     fn look_after_watches(&mut self, now: Instant) {
         for (lane, watch) in self.lanes.iter_mut().zip(&self.parking.watches) {
             let Some(seen) = &mut lane.lent else { continue };
-            if watch.is_lent() && watch.is_forgotten(seen, now) {
+            if watch.is_lent() && watch.is_forgotten(seen, lane.look.taken, now) {
                 if let Err(e) = watch.take_back(&self.parking.poller) {
                     error!("the acceptor can't watch connections: {e}");
                 }

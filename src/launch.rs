@@ -357,7 +357,7 @@ fn start<B: Business>(
         timeouts: launch.timeouts,
         handle,
         parking: Arc::new(parking),
-        wait_group: WaitGroup::default(),
+        wait_group: WaitGroup::new(),
     };
     let works = business.start(&ground)?;
     let Ground { limits, timeouts, handle, parking, wait_group } = ground;

@@ -6,12 +6,15 @@ use std::time::Duration;
 /// A moving average of a handler's run time.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    /// In units of a tenth of a microsecond; saturates at seven minutes.
+    /// In units of a tenth of a microsecond.
     average: AtomicU32,
 }
 
 /// A handler that takes longer than this is worth waking another worker for.
 const SLOW: u32 = 1_000;
+/// What one run counts at most: enough to be slow at once, and soon forgotten if it was the machine
+/// that was busy.
+const MOST: u32 = 8 * SLOW;
 
 impl Pace {
     /// A handler never seen counts as slow.
@@ -25,7 +28,7 @@ impl Pace {
 
     /// An update lost to a race with another worker does no harm to an average.
     pub(crate) fn record(&self, took: Duration) {
-        let took = u32::try_from(took.as_nanos() / 100).unwrap_or(u32::MAX);
+        let took = u32::try_from(took.as_nanos() / 100).map_or(MOST, |took| took.min(MOST));
         let old = self.average.load(Ordering::Relaxed);
         let new = old - old / 8 + took / 8;
         if new != old {
@@ -52,11 +55,16 @@ mod tests {
         assert!(!pace.is_slow());
         pace.record(Duration::from_millis(5));
         assert!(pace.is_slow());
-        for _ in 0..40 {
+        for _ in 0..2 {
             pace.record(Duration::from_micros(2));
         }
         assert!(!pace.is_slow());
         pace.record(Duration::from_secs(86_400));
         assert!(pace.is_slow());
+        for _ in 0..9 {
+            pace.record(Duration::from_millis(1));
+        }
+        pace.record(Duration::from_micros(2));
+        assert!(pace.is_slow(), "one of its kind, once fast");
     }
 }

@@ -27,6 +27,8 @@ struct State<T> {
     probe: Option<Probe>,
     closed: bool,
     workers: usize,
+    /// How often something was taken: moves while workers do.
+    taken: usize,
 }
 
 /// Called by a worker that comes by.
@@ -81,6 +83,8 @@ pub(crate) struct Look {
     pub(crate) sleeping: usize,
     /// Called and not yet here.
     pub(crate) coming: usize,
+    /// How often something was taken so far.
+    pub(crate) taken: usize,
     /// Since when the front waits.
     pub(crate) front: Option<Instant>,
 }
@@ -140,6 +144,7 @@ impl<T> Queue<T> {
                 probe: None,
                 closed: false,
                 workers,
+                taken: 0,
             }),
         }
     }
@@ -195,6 +200,7 @@ impl<T> Queue<T> {
                 }
             }
             if let Some((_, work)) = state.waiting.pop_front() {
+                state.taken = state.taken.wrapping_add(1);
                 return Popped::Work(work);
             }
             if state.closed {
@@ -233,6 +239,7 @@ impl<T> Queue<T> {
             waiting: state.waiting.len(),
             sleeping: state.sleepers.len(),
             coming: state.coming,
+            taken: state.taken,
             front: state.waiting.front().map(|(since, _)| *since),
         }
     }
@@ -343,7 +350,7 @@ mod tests {
     fn a_stuck_front_wakes_one_two_four_and_a_moving_one_nobody() {
         let now = Instant::now();
         let old = now.checked_sub(LOOK);
-        let look = |waiting, sleeping, coming, front| Look { waiting, sleeping, coming, front };
+        let look = |waiting, sleeping, coming, front| Look { waiting, sleeping, coming, front, taken: 0 };
         let cases = [
             ("empty", look(0, 16, 0, None), 0),
             ("stuck", look(9, 16, 0, old), 1),

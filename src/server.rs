@@ -241,7 +241,8 @@ impl Business for Server {
             let (common, of_queue, tallies) = (Arc::clone(&common), Arc::clone(&queue), tallies.clone());
             let of_the_dead = tallies.clone();
             let make = move |index: usize| {
-                let mut desk = Desk::new(tallies.tally(), Arc::clone(&of_pool[index]));
+                let wait_group = common.wait_group.on_own_line();
+                let mut desk = Desk::new(tallies.tally(), Arc::clone(&of_pool[index]), wait_group);
                 let (common, queue) = (Arc::clone(&common), Arc::clone(&of_queue));
                 move |client: Box<Client>, in_share| {
                     exchange::serve(client, in_share, &mut desk, &common, &queue)

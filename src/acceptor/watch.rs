@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use log::error;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::queue::LOOK;
@@ -20,7 +21,8 @@ const MOMENT: Duration = Duration::from_millis(5);
 /// The watch over the parked connections of one pool.
 #[derive(Debug)]
 pub(super) struct Watch {
-    /// Of the connections; watched in turn by the acceptor's own, one-shot.
+    /// Of the connections; in the acceptor's own while it has the watch, which would cost each event
+    /// a detour while it has not.
     pub(super) poller: Epoll,
     key: u64,
     /// Workers that wait at once, at most: one for each core, as more would take turns on it.
@@ -34,7 +36,8 @@ pub(super) struct Watch {
 /// When the acceptor last saw workers take turns.
 #[derive(Debug)]
 pub(super) struct Seen {
-    turns: usize,
+    /// How often they waited, and how often they took something from the queue.
+    turns: (usize, usize),
     at: Instant,
 }
 
@@ -51,15 +54,16 @@ impl Watch {
     pub(super) fn new(key: u64, workers: usize, all: &Epoll) -> io::Result<Watch> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        all.add(poller.0.as_fd(), EpollEvent::new(once(), key))?;
-        Ok(Watch {
+        let watch = Watch {
             poller,
             key,
             most: cores.min(workers),
-            lent: AtomicBool::new(false),
+            lent: AtomicBool::new(true),
             waiting: AtomicUsize::new(0),
             turns: AtomicUsize::new(0),
-        })
+        };
+        watch.take_back(all)?;
+        Ok(watch)
     }
 
     /// How many workers do best at once while no handler blocks.
@@ -67,10 +71,13 @@ impl Watch {
         self.most
     }
 
-    /// By the acceptor, which has just had its event, and so no more.
-    pub(super) fn lend(&self) -> Seen {
+    /// By the acceptor, which has the watch, and keeps it where no worker would take it.
+    pub(super) fn lend(&self, all: &Epoll) -> Option<Seen> {
+        if self.most == 0 || all.delete(self.poller.0.as_fd()).is_err() {
+            return None;
+        }
         self.lent.store(true, Ordering::SeqCst);
-        Seen { turns: self.turns.load(Ordering::Relaxed), at: Instant::now() }
+        Some(Seen { turns: (0, 0), at: Instant::now() })
     }
 
     pub(super) fn is_lent(&self) -> bool {
@@ -82,9 +89,10 @@ impl Watch {
         self.is_lent() && self.waiting.load(Ordering::SeqCst) == 0
     }
 
-    /// Whether workers have not looked for so long that all may be away in handlers.
-    pub(super) fn is_forgotten(&self, seen: &mut Seen, now: Instant) -> bool {
-        let turns = self.turns.load(Ordering::Relaxed);
+    /// Whether workers have taken no turn, here or at their queue, for so long that all may be away
+    /// in handlers.
+    pub(super) fn is_forgotten(&self, seen: &mut Seen, taken: usize, now: Instant) -> bool {
+        let turns = (self.turns.load(Ordering::Relaxed), taken);
         if turns != seen.turns || !self.is_deserted() {
             *seen = Seen { turns, at: now };
         }
@@ -92,10 +100,17 @@ impl Watch {
         now.saturating_duration_since(seen.at) >= LOOK - LOOK / 8
     }
 
-    /// The acceptor is told of events again, at once if there are some.
+    /// The acceptor is told of events again, at once if there are some. By whoever wants that first.
     pub(super) fn take_back(&self, all: &Epoll) -> io::Result<()> {
-        self.lent.store(false, Ordering::SeqCst);
-        Ok(all.modify(self.poller.0.as_fd(), &mut EpollEvent::new(once(), self.key))?)
+        if self.lent.swap(false, Ordering::SeqCst) {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, self.key);
+            if let Err(e) = all.add(self.poller.0.as_fd(), event) {
+                // Tried again while it counts as lent.
+                self.lent.store(true, Ordering::SeqCst);
+                return Err(e.into());
+            }
+        }
+        Ok(())
     }
 
     /// By a worker that has nothing to do. The last to wait in vain gives the watch back.
@@ -114,14 +129,14 @@ impl Watch {
         match outcome {
             Ok(n) if n > 0 => Waited::Events(n),
             Err(nix::Error::EINTR) => Waited::Events(0),
-            // The acceptor does not fail to see what can't be waited for here.
-            _ if others == 0 && self.take_back(all).is_err() => Waited::Events(0),
-            _ => Waited::InVain,
+            _ => {
+                if others == 0 {
+                    if let Err(e) = self.take_back(all) {
+                        error!("the acceptor can't watch connections: {e}");
+                    }
+                }
+                Waited::InVain
+            }
         }
     }
-}
-
-/// Told once, then silent until asked for anew.
-fn once() -> EpollFlags {
-    EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT
 }

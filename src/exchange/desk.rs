@@ -9,6 +9,7 @@ use crossbeam_utils::CachePadded;
 use super::input::Input;
 use crate::http1::DateCache;
 use crate::status::Tally;
+use crate::wait_group::WaitGroup;
 
 /// Buffers that outlive an exchange, and a sign saying what it does.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub(crate) struct Desk {
     pub(super) date: Clock,
     pub(super) tally: Arc<CachePadded<Tally>>,
     pub(super) sign: Arc<Sign>,
+    pub(super) wait_group: WaitGroup,
 }
 
 /// Which request's handler runs at a desk, since when.
@@ -73,9 +75,10 @@ impl Clock {
 }
 
 impl Desk {
-    pub(crate) fn new(tally: Arc<CachePadded<Tally>>, sign: Arc<Sign>) -> Desk {
+    pub(crate) fn new(tally: Arc<CachePadded<Tally>>, sign: Arc<Sign>, wait_group: WaitGroup) -> Desk {
         // Of a worker that died, it still says what that was doing.
         sign.set(None);
-        Desk { input: Input::new(), out: Vec::new(), piece: Vec::new(), date: Clock::new(), tally, sign }
+        let (out, piece) = (Vec::new(), Vec::new());
+        Desk { input: Input::new(), out, piece, date: Clock::new(), tally, sign, wait_group }
     }
 }

@@ -162,7 +162,7 @@ impl<'a> Turn<'a> {
         self.client.progress.blocked = None;
         self.client.guard = None;
         if began.is_some() {
-            self.client.guard = Some(self.common.wait_group.guard());
+            self.client.guard = Some(self.desk.wait_group.guard());
         }
         match self.fill()? {
             Filled::Bytes { .. } => Ok(()),
@@ -199,7 +199,7 @@ impl<'a> Turn<'a> {
         self.client.progress.stage = Stage::Head { scan, began };
         self.flush()?;
         // What is begun counts until the successor has it.
-        self.client.guard = began.map(|_| self.common.wait_group.guard());
+        self.client.guard = began.map(|_| self.desk.wait_group.guard());
         self.client.idle = began.is_none().then_some(self.now);
         self.client.buffered = self.desk.input.take();
         Ok(Step::Leave)
@@ -209,7 +209,7 @@ impl<'a> Turn<'a> {
     fn begin(&mut self, head: Head) -> Flow {
         self.desk.input.consume(head.len);
         if self.client.guard.is_none() {
-            self.client.guard = Some(self.common.wait_group.guard());
+            self.client.guard = Some(self.desk.wait_group.guard());
         }
         self.client.served += 1;
         self.served += 1;

@@ -68,7 +68,8 @@ impl Rehearsal {
             disk: Budget::new(limits.temporary_bytes),
             folder: None,
         };
-        let desk = Desk::new(tallies.tally(), Arc::new(Sign::default()));
+        let wait_group = WaitGroup::new();
+        let desk = Desk::new(tallies.tally(), Arc::new(Sign::default()), wait_group.clone());
         let stream = Stream::Unix(ours);
         let slot = parking.admit(&stream).unwrap();
         let origin = Arc::new(Origin::new(None, phase.clone(), 1));
@@ -83,7 +84,7 @@ impl Rehearsal {
             timeouts,
             stores,
             phase,
-            wait_group: WaitGroup::default(),
+            wait_group,
             detached: Arc::new(Detached::new(0, tallies.tally())),
         };
         let (said, ended) = (Vec::new(), false);
