@@ -55,7 +55,7 @@ mod tests {
         assert!(!pace.is_slow());
         pace.record(Duration::from_millis(5));
         assert!(pace.is_slow());
-        for _ in 0..2 {
+        for _ in 0..8 {
             pace.record(Duration::from_micros(2));
         }
         assert!(!pace.is_slow());

@@ -140,3 +140,103 @@ impl Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+    use std::thread;
+
+    use super::*;
+
+    const KEY: u64 = 7;
+
+    /// A watch with one connection, whose other end is given, and the acceptor's poller.
+    fn watched(workers: usize) -> (Watch, Epoll, UnixStream, UnixStream) {
+        let all = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+        let watch = Watch::new(KEY, workers, &all).unwrap();
+        let (client, server) = UnixStream::pair().unwrap();
+        watch.poller.add(&server, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 1)).unwrap();
+        (watch, all, client, server)
+    }
+
+    fn told(all: &Epoll) -> bool {
+        let mut events = [EpollEvent::empty()];
+        all.wait(&mut events, EpollTimeout::ZERO).unwrap() == 1 && events[0].data() == KEY
+    }
+
+    fn look(watch: &Watch, all: &Epoll) -> Waited {
+        watch.wait(&mut [EpollEvent::empty(); 4], all)
+    }
+
+    #[test]
+    fn an_event_is_told_to_who_has_the_watch() {
+        let (watch, all, mut client, _server) = watched(4);
+        client.write_all(b"1").unwrap();
+        assert!(told(&all), "the acceptor has it at first");
+        assert_eq!(look(&watch, &all), Waited::InVain, "and no worker");
+        watch.lend(&all).unwrap();
+        assert!(!told(&all));
+        assert_eq!(look(&watch, &all), Waited::Events(1), "also what came before");
+        client.write_all(b"2").unwrap();
+        assert_eq!(look(&watch, &all), Waited::Events(1));
+        assert!(watch.is_lent() && watch.is_deserted());
+    }
+
+    #[test]
+    fn who_waits_in_vain_gives_it_back_and_no_event_is_lost() {
+        let (watch, all, mut client, _server) = watched(4);
+        watch.lend(&all).unwrap();
+        assert_eq!(look(&watch, &all), Waited::InVain);
+        assert!(!watch.is_lent() && !told(&all));
+        client.write_all(b"1").unwrap();
+        assert!(told(&all));
+        watch.lend(&all).unwrap();
+        watch.take_back(&all).unwrap();
+        watch.take_back(&all).unwrap();
+        assert!(told(&all), "taken back with an event in it, however often");
+    }
+
+    #[test]
+    fn it_is_taken_back_from_workers_that_are_all_away() {
+        let (watch, all, _client, _server) = watched(4);
+        let mut seen = watch.lend(&all).unwrap();
+        let start = Instant::now();
+        let at = |looks: u32| start + looks * LOOK;
+        assert!(!watch.is_forgotten(&mut seen, 1, at(0)), "a turn at the queue");
+        assert!(!watch.is_forgotten(&mut seen, 2, at(1)), "another");
+        watch.turns.fetch_add(1, Ordering::Relaxed);
+        assert!(!watch.is_forgotten(&mut seen, 2, at(2)), "one here");
+        assert!(watch.is_forgotten(&mut seen, 2, at(3)), "none");
+        watch.waiting.fetch_add(1, Ordering::SeqCst);
+        assert!(!watch.is_forgotten(&mut seen, 2, at(4)), "somebody looks");
+    }
+
+    #[test]
+    fn no_more_wait_than_do_good_and_none_where_no_worker_looks() {
+        let (watch, all, mut client, _server) = watched(1);
+        let watch = Arc::new(watch);
+        watch.lend(&all).unwrap();
+        watch.waiting.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(look(&watch, &all), Waited::InVain);
+        assert!(watch.is_lent(), "the other one is there");
+        watch.waiting.fetch_sub(1, Ordering::SeqCst);
+        let (all, of_thread) = (Arc::new(all), Arc::clone(&watch));
+        let waiter = {
+            let all = Arc::clone(&all);
+            thread::Builder::new().spawn(move || {
+                loop {
+                    match look(&of_thread, &all) {
+                        Waited::InVain => _ = of_thread.lend(&all),
+                        Waited::Events(n) => return n,
+                    }
+                }
+            })
+        };
+        client.write_all(b"1").unwrap();
+        assert_eq!(waiter.unwrap().join().unwrap(), 1);
+        let (watch, all, ..) = watched(0);
+        assert!(watch.lend(&all).is_none());
+    }
+}
