@@ -309,7 +309,7 @@ impl<'a> Turn<'a> {
     fn refuse_unread(&mut self, begun: Begun, mut found: Resolved<'_>, refusal: Response) -> Flow {
         found.refusal = Some(refusal);
         let asked = begun.asked();
-        let response = self.run_handler(begun, found, Kind::Empty);
+        let response = self.run_handler(&asked, begun, found, Kind::Empty);
         self.respond(&asked, response, unread())
     }
 
@@ -371,7 +371,7 @@ impl<'a> Turn<'a> {
         });
         let asked = begun.asked();
         let kind = Kind::Source { source: Box::new(lease.clone()), left: len };
-        let response = self.run_handler(begun, found, kind);
+        let response = self.run_handler(&asked, begun, found, kind);
         let Some(upload) = lease.end() else { return Err(Step::Close(CloseReason::BodyUnread)) };
         self.desk.input.load(&upload.input);
         self.drained = false;
@@ -390,11 +390,17 @@ impl<'a> Turn<'a> {
 
     fn call(&mut self, begun: Begun, found: Resolved<'_>, kind: Kind) -> Flow {
         let asked = begun.asked();
-        let response = self.run_handler(begun, found, kind);
+        let response = self.run_handler(&asked, begun, found, kind);
         self.respond(&asked, response, After::Keep)
     }
 
-    fn run_handler(&mut self, begun: Begun, mut found: Resolved<'_>, kind: Kind) -> Response {
+    fn run_handler(
+        &mut self,
+        asked: &AskedOwned,
+        begun: Begun,
+        mut found: Resolved<'_>,
+        kind: Kind,
+    ) -> Response {
         let common = self.common;
         let site = &common.sites[self.client.site];
         let pace = found.pace.unwrap_or(&site.pace);
@@ -403,9 +409,8 @@ impl<'a> Turn<'a> {
             self.queue.wake_for_rest(common.parking.is_deserted(self.client.site));
             self.try_flush();
         }
-        let begin = Instant::now();
-        self.desk.sign.set(Some((begun.text.clone(), begin)));
-        let head = begun.text.clone();
+        let (begin, head) = (self.now, &asked.head);
+        self.desk.sign.set(Some((head.clone(), begin)));
         let body = Body::received(kind, Arc::clone(&self.client.origin), begun.text);
         let mut request = Request::from_parts(begun.parts, body);
         found.attach(&mut request);
@@ -420,9 +425,9 @@ impl<'a> Turn<'a> {
         self.now = Instant::now();
         pace.record(self.now - begin);
         // Those that a wrapper has seen as a 500.
-        panics.into_iter().for_each(|panic| self.panicked(panic, &head));
+        panics.into_iter().for_each(|panic| self.panicked(panic, head));
         let response = outcome.unwrap_or_else(|panic| {
-            self.panicked(panic, &head);
+            self.panicked(panic, head);
             plain(StatusCode::INTERNAL_SERVER_ERROR)
         });
         self.desk.sign.set(None);
@@ -570,6 +575,7 @@ impl<'a> Turn<'a> {
         self.desk.sign.set(Some((response.head.clone(), Instant::now())));
         let pulled = self.pull_all(response);
         self.desk.sign.set(None);
+        self.now = Instant::now();
         self.after(pulled?)
     }
 
