@@ -13,7 +13,8 @@ use std::thread::{self, JoinHandle};
 use log::{info, warn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::acceptor::{Acceptor, Command, Lanes, News, Parking, Setup};
+pub(crate) use crate::acceptor::Lanes;
+use crate::acceptor::{Acceptor, Command, News, Parking, Setup};
 use crate::assembly::{Assembly, Staff};
 use crate::connection::{Connection, Portable};
 use crate::control::{Control, Facts, Predecessor};

@@ -9,7 +9,6 @@ use std::time::SystemTime;
 
 use log::error;
 
-use crate::acceptor::Lanes;
 use crate::admin::admin_routes;
 use crate::assembly::Staff;
 use crate::budget::Budget;
@@ -18,7 +17,7 @@ use crate::exchange::detached::Detached;
 use crate::exchange::{self, Client, Common, Desk, HandlerBox, Progress, Sign, Site, Stores};
 use crate::handler::Handler;
 use crate::http1::{DateCache, encode};
-use crate::launch::{self, Business, Ground, Launch, Plan, Running, Works, launch_methods};
+use crate::launch::{self, Business, Ground, Lanes, Launch, Plan, Running, Works, launch_methods};
 use crate::pace::Pace;
 use crate::pool::Pool;
 use crate::queue::Queue;
