@@ -166,6 +166,7 @@ pub(super) fn detach(
 fn finish(detached: &Detached, id: u64, client: Box<Client>, parking: &Parking<Progress>) {
     detached.lock().running.remove(&id);
     if let Some(client) = parking.linger(client) {
+        debug!("connection closed: {}", CloseReason::Detached);
         detached.lock().tally.closed(CloseReason::Detached);
         parking.close(client);
     }
