@@ -93,7 +93,7 @@ fn every_refusal_is_said_counted_and_logged() {
         refused(501, R::Refused, &long, Fixture::new()),
         refused(503, R::Overload, get(""), busy),
         refused(503, R::PeerLimit, get(""), alone),
-        refused(503, R::Overload, &get(&format!("X: {}", &long[..60_000])), limited(Limits { buffered_bytes: 10_000, ..Limits::default() })),
+        refused(503, R::Overload, get(&format!("X: {}", &long[..60_000])), limited(Limits { buffered_bytes: 10_000, ..Limits::default() })),
         refused(503, R::BodyUnread, post("/echo", "Content-Length: 70000\r\n") + &long, limited(Limits { temporary_bytes: 10, ..Limits::default() })),
         refused(505, R::Refused, "GET / HTTP/2.0\r\nHost: h\r\n\r\n", Fixture::new()),
         refused(507, R::BodyUnread, post("/echo", "Content-Length: 70000\r\n") + &long, nowhere),
