@@ -522,7 +522,7 @@ impl<'a> Control<'a> {
                         self.service.report()
                     );
                 }
-                Note::Wish(Wish::Hint) => {}
+                Note::Wish(Wish::Hammer) => self.on(Event::Hammer),
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What the user's program does at the turns of its life, on one thread of its own, in order: the
-//! control loop never waits for it, but for `on_exit`.
+//! control loop never waits for it, but for `on_exit`. Signals have theirs on another one.
+
+mod on_signal;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -10,6 +12,8 @@ use log::error;
 
 use crate::error::{Error, Kind};
 use crate::phase::Phase;
+
+pub(crate) use on_signal::SignalHooks;
 
 /// A user's state, from a generation to the next: bytes, and which version of the program's own
 /// format they are in.

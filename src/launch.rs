@@ -24,12 +24,12 @@ use crate::handover::pid_file::PidFile;
 use crate::handover::spawner::Program;
 use crate::handover::successor::{self, Inheritance};
 use crate::handover::{Hello, Message, VERSION};
-use crate::hooks::{Hooks, Runner};
+use crate::hooks::{Hooks, Runner, SignalHooks};
 use crate::lifecycle::{Event, State, Terms};
 use crate::limits::{Limits, Timeouts};
 use crate::listener::Listener;
 use crate::queue::Queue;
-use crate::signals::{self, Circumstances, Signals};
+use crate::signals::{self, Circumstances, Heard, Signals};
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 use crate::wait_group::WaitGroup;
@@ -64,6 +64,8 @@ pub(crate) struct Launch {
     pub(crate) before_ready: Vec<BeforeReady>,
     pub(crate) hooks: Hooks,
     pub(crate) handle: Handle,
+    pub(crate) signals: Signals,
+    pub(crate) signal_hooks: SignalHooks,
 }
 
 pub(crate) type BeforeReady = Box<dyn FnOnce() -> Result<(), String> + Send>;
@@ -79,6 +81,8 @@ impl Default for Launch {
             before_ready: Vec::new(),
             hooks: Hooks::default(),
             handle: Handle::new(),
+            signals: Signals::default(),
+            signal_hooks: SignalHooks::default(),
         }
     }
 }
@@ -188,6 +192,31 @@ macro_rules! launch_methods {
             self
         }
 
+        /// What each signal means. Default: HUP hands over, TERM, INT and QUIT stop, USR1 reports.
+        #[must_use]
+        pub fn signals(mut self, signals: $crate::Signals) -> Self {
+            self.launch.signals = signals;
+            self
+        }
+
+        /// Runs when `signal` has come, before what it means: for USR1, to open log files anew. Several
+        /// run in the order in which they were given, on a thread for the hooks of signals. A signal that
+        /// comes again while they run does not wait for them: a hook that hangs keeps nobody from
+        /// stopping the server.
+        #[must_use]
+        pub fn on_signal(mut self, signal: $crate::Signal, hook: impl FnMut() + Send + 'static) -> Self {
+            self.launch.signal_hooks.before.push((signal, Box::new(hook)));
+            self
+        }
+
+        /// As [`on_signal`](Self::on_signal), after what the signal means was set going: a handover or a
+        /// drain has begun then, and is not over ([`on_phase`](Self::on_phase) tells that).
+        #[must_use]
+        pub fn after_signal(mut self, signal: $crate::Signal, hook: impl FnMut() + Send + 'static) -> Self {
+            self.launch.signal_hooks.after.push((signal, Box::new(hook)));
+            self
+        }
+
         /// Passes an open file, socket or pipe on to the next generation: see
         /// [`Handle::pass_fd`](crate::Handle::pass_fd).
         #[must_use]
@@ -268,7 +297,7 @@ pub(crate) struct Works<P> {
 pub(crate) fn serve<B: Business>(mut business: B) -> Result<(), Error> {
     init()?;
     let mut inheritance = successor::take();
-    let launch = std::mem::take(business.launch());
+    let mut launch = std::mem::take(business.launch());
     let predecessor = inheritance.as_ref().map(|i| &i.predecessor);
     let blocked = match predecessor {
         Some(predecessor) => signals::blocked_at_first(&predecessor.blocked),
@@ -281,13 +310,18 @@ pub(crate) fn serve<B: Business>(mut business: B) -> Result<(), Error> {
         .map_err(Error::system("can't tell how this process was started"))?;
     let generation = predecessor.map_or(1, |predecessor| predecessor.generation.saturating_add(1));
 
+    let (meanings, signal_hooks) = (launch.signals, std::mem::take(&mut launch.signal_hooks));
     let installed = signals::install(&blocked).map_err(Error::system("can't handle signals"));
     let started = installed.and_then(|installed| {
         let started = start(business, launch, inheritance.as_mut(), generation)?;
         let inbox = Arc::clone(&started.handle.shared.inbox);
-        let signals = installed
-            .start(circumstances, move |wish| inbox.wish(wish))
-            .map_err(Error::system("can't handle signals"))?;
+        let desk = signal_hooks.start()?;
+        let heard = move |signal, wish: Option<_>| {
+            let inbox = Arc::clone(&inbox);
+            desk.hear(signal, move || wish.into_iter().for_each(|wish| inbox.wish(wish)));
+        };
+        let signals =
+            installed.start(meanings, circumstances, heard).map_err(Error::system("can't handle signals"))?;
         Ok((started, signals))
     });
     match started {
@@ -469,7 +503,7 @@ struct Started<P> {
 }
 
 impl<P: Portable> Started<P> {
-    fn run(self, inheritance: Option<Inheritance>, signals: Option<Signals>) -> Result<(), Error> {
+    fn run(self, inheritance: Option<Inheritance>, signals: Option<Heard>) -> Result<(), Error> {
         let (state, predecessor) = match inheritance {
             Some(inheritance) => {
                 let Inheritance { mut lifecycle, connections, predecessor, state, .. } = inheritance;

@@ -70,6 +70,7 @@ pub use request::RequestExt;
 pub use response::{Ended, Html, IntoResponse, Redirect, ResponseExt};
 pub use router::Router;
 pub use server::Server;
+pub use signals::{Meaning, Signal, Signals};
 pub use sse::{Event, EventWriter, sse};
 pub use status::Stats;
 #[cfg(feature = "tls")]

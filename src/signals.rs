@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use log::{info, warn};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal as NixSignal, pthread_sigmask};
 use nix::unistd::{getpid, getsid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::exfiltrator::origin::{Origin, WithOrigin};
@@ -15,19 +15,131 @@ use signal_hook::low_level::siginfo::{Cause, Sent};
 
 use crate::sys;
 
+/// A signal that a server hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Signal {
+    /// SIGHUP.
+    Hup,
+    /// SIGINT, Ctrl-C.
+    Int,
+    /// SIGQUIT.
+    Quit,
+    /// SIGTERM.
+    Term,
+    /// SIGUSR1.
+    Usr1,
+    /// SIGUSR2.
+    Usr2,
+}
+
+impl Signal {
+    const ALL: [Signal; 6] =
+        [Signal::Hup, Signal::Int, Signal::Quit, Signal::Term, Signal::Usr1, Signal::Usr2];
+
+    const fn number(self) -> i32 {
+        match self {
+            Signal::Hup => SIGHUP,
+            Signal::Int => SIGINT,
+            Signal::Quit => SIGQUIT,
+            Signal::Term => SIGTERM,
+            Signal::Usr1 => SIGUSR1,
+            Signal::Usr2 => SIGUSR2,
+        }
+    }
+}
+
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Meaning {
+    /// Hand over to a successor.
+    Handover,
+    /// Drain and exit; a second one cuts, a third is the signal's default action.
+    Stop,
+    /// Exit at once, cutting what is in flight.
+    Hammer,
+    /// A line in the log: phase, generation, what is in flight.
+    Report,
+    /// Nothing. The log says who sent it; hooks run all the same.
+    Nothing,
+}
+
+/// What each signal means. The default is what README's table says; two presets are for operators
+/// who are used to other servers, and each signal can be given another meaning.
+///
+/// | | default | [`endless`](Signals::endless) | [`nginx`](Signals::nginx) |
+/// | --- | --- | --- | --- |
+/// | HUP | handover | handover | handover |
+/// | INT | stop | stop | hammer |
+/// | QUIT | stop | stop | stop |
+/// | TERM | stop | stop | hammer |
+/// | USR1 | report | report | report |
+/// | USR2 | nothing, with a hint in the log | hammer | handover |
+///
+/// A HUP that only says that the terminal was closed is told apart, whatever HUP means.
+///
+/// ```no_run
+/// use heirloom::prelude::*;
+/// use heirloom::{Meaning, Signal, Signals};
+///
+/// # fn main() -> Result<(), heirloom::Error> {
+/// Server::new(|_: Request| "ok\n")
+///     .listen("127.0.0.1:8001")
+///     .signals(Signals::nginx().with(Signal::Term, Meaning::Stop))
+///     .on_signal(Signal::Usr1, || log::info!("time to open the log files anew"))
+///     .serve()
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signals {
+    /// In the order of `Signal`. None: nothing, with a hint.
+    meanings: [Option<Meaning>; 6],
+}
+
+impl Signals {
+    /// As Go's `endless` has it: USR2 cuts.
+    pub fn endless() -> Signals {
+        Signals::default().with(Signal::Usr2, Meaning::Hammer)
+    }
+
+    /// As nginx has it: TERM and INT cut, QUIT drains, USR2 hands over as HUP does. (WINCH, its way to
+    /// keep a predecessor without workers, is not there: probation does that.)
+    pub fn nginx() -> Signals {
+        Signals::default()
+            .with(Signal::Int, Meaning::Hammer)
+            .with(Signal::Term, Meaning::Hammer)
+            .with(Signal::Usr2, Meaning::Handover)
+    }
+
+    /// The same, but for this one. With nothing left that stops it, a server ends only by SIGKILL.
+    #[must_use]
+    pub fn with(mut self, signal: Signal, meaning: Meaning) -> Signals {
+        self.meanings[signal as usize] = Some(meaning);
+        self
+    }
+
+    fn meaning(&self, signal: Signal) -> Option<Meaning> {
+        self.meanings[signal as usize]
+    }
+}
+
+impl Default for Signals {
+    fn default() -> Signals {
+        let stop = Some(Meaning::Stop);
+        Signals { meanings: [Some(Meaning::Handover), stop, stop, stop, Some(Meaning::Report), None] }
+    }
+}
+
+/// What a signal that came asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wish {
-    /// HUP.
     Handover,
     /// HUP of a terminal that is gone.
     HangUp,
-    /// TERM, INT, QUIT.
+    /// With its number, to be raised in the end.
     Stop(i32),
-    /// USR1.
+    Hammer,
     Report,
-    /// USR2.
-    Hint,
 }
 
 /// Handlers for HUP, USR1 and USR2, which wait to be heard.
@@ -39,13 +151,13 @@ pub(crate) struct Installed {
 /// The running signal thread. Dropping it ends the thread and gives TERM, INT and QUIT their default
 /// action back, so that whatever the program still does can be ended.
 #[derive(Debug)]
-pub(crate) struct Signals {
+pub(crate) struct Heard {
     thread: Option<JoinHandle<()>>,
     handle: Handle,
 }
 
 /// Blocked in a successor until it can hear them.
-const WAITING: [Signal; 3] = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
+const WAITING: [NixSignal; 3] = [NixSignal::SIGHUP, NixSignal::SIGUSR1, NixSignal::SIGUSR2];
 const STOPS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
 
 /// Signals belong to the process, and so to one server of it.
@@ -99,9 +211,10 @@ impl Installed {
     /// Handles TERM, INT and QUIT, too, and starts the thread.
     pub(crate) fn start(
         self,
+        meanings: Signals,
         circumstances: Circumstances,
-        wish: impl Fn(Wish) + Send + 'static,
-    ) -> io::Result<Signals> {
+        mut heard: impl FnMut(Signal, Option<Wish>) + Send + 'static,
+    ) -> io::Result<Heard> {
         if TAKEN.swap(true, Ordering::SeqCst) {
             return Err(io::Error::other("a server of this process has them, or has had them"));
         }
@@ -113,22 +226,23 @@ impl Installed {
         let thread = thread::Builder::new().name("heirloom-signals".into()).spawn(move || {
             // Here alone they are never blocked, whatever mask this process was started with: a
             // parent that waits for its own signals would make us deaf.
-            let numbers = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
-            let ours: SigSet = numbers.into_iter().filter_map(|n| Signal::try_from(n).ok()).collect();
+            let numbers = Signal::ALL.into_iter().map(Signal::number);
+            let ours: SigSet = numbers.filter_map(|n| NixSignal::try_from(n).ok()).collect();
             if let Err(e) = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours), None) {
                 warn!("can't unblock signals: {e}");
             }
             for origin in &mut signals {
-                if let Some(asked) = interpret(&origin, circumstances) {
-                    wish(asked);
+                let ours = Signal::ALL.into_iter().find(|ours| ours.number() == origin.signal);
+                if let Some(signal) = ours {
+                    heard(signal, interpret(&origin, signal, meanings, circumstances));
                 }
             }
         })?;
-        Ok(Signals { thread: Some(thread), handle })
+        Ok(Heard { thread: Some(thread), handle })
     }
 }
 
-impl Drop for Signals {
+impl Drop for Heard {
     fn drop(&mut self) {
         STOPS.into_iter().for_each(sys::default_action);
         self.handle.close();
@@ -138,7 +252,12 @@ impl Drop for Signals {
     }
 }
 
-fn interpret(origin: &Origin, circumstances: Circumstances) -> Option<Wish> {
+fn interpret(
+    origin: &Origin,
+    signal: Signal,
+    meanings: Signals,
+    circumstances: Circumstances,
+) -> Option<Wish> {
     let name = signal_hook::low_level::signal_name(origin.signal).unwrap_or("a signal");
     let sender = sender(origin);
     // 0 is all that is known of a sender, and of a leader, outside our pid namespace: not the same one.
@@ -148,15 +267,22 @@ fn interpret(origin: &Origin, circumstances: Circumstances) -> Option<Wish> {
     };
     let terminal_gone = || circumstances.terminal && !terminal_opens();
     // A closed terminal: the kernel says so, or the shell passes it on (bash does, to each job).
-    let hang_up = origin.signal == SIGHUP
+    let hang_up = signal == Signal::Hup
         && (matches!(origin.cause, Cause::Kernel) || (by_session_leader() && terminal_gone()));
-    let (wish, meaning) = match origin.signal {
-        SIGHUP if hang_up && circumstances.nohup => (None, "the terminal was closed, ignored under nohup"),
-        SIGHUP if hang_up => (Some(Wish::HangUp), "the terminal was closed: drain and exit"),
-        SIGHUP => (Some(Wish::Handover), "handover"),
-        SIGTERM | SIGINT | SIGQUIT => (Some(Wish::Stop(origin.signal)), "stop"),
-        SIGUSR1 => (Some(Wish::Report), "report"),
-        _ => (Some(Wish::Hint), "no meaning here: HUP hands over, TERM stops, a second TERM cuts"),
+    let (wish, meaning) = if hang_up {
+        match circumstances.nohup {
+            true => (None, "the terminal was closed, ignored under nohup"),
+            false => (Some(Wish::HangUp), "the terminal was closed: drain and exit"),
+        }
+    } else {
+        match meanings.meaning(signal) {
+            Some(Meaning::Handover) => (Some(Wish::Handover), "handover"),
+            Some(Meaning::Stop) => (Some(Wish::Stop(origin.signal)), "stop"),
+            Some(Meaning::Hammer) => (Some(Wish::Hammer), "cut what is in flight"),
+            Some(Meaning::Report) => (Some(Wish::Report), "report"),
+            Some(Meaning::Nothing) => (None, "nothing"),
+            None => (None, "no meaning here: HUP hands over, TERM stops, a second TERM cuts"),
+        }
     };
     info!("{name} from {sender}: {meaning}");
     wish
@@ -191,4 +317,52 @@ pub(crate) fn reraise(signal: i32) {
 /// As numbers, for the HELLO.
 pub(crate) fn numbers(set: &SigSet) -> Vec<i32> {
     set.iter().map(|signal| signal as i32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_the_docs_is_the_code() {
+        let named = |name: &str| match name {
+            "handover" => Some(Meaning::Handover),
+            "stop" => Some(Meaning::Stop),
+            "hammer" => Some(Meaning::Hammer),
+            "report" => Some(Meaning::Report),
+            "nothing, with a hint in the log" => None,
+            other => panic!("{other}"),
+        };
+        let rows: Vec<Vec<&str>> = include_str!("signals.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("/// | "))
+            .map(|line| line.trim_end_matches(" |").split(" | ").collect())
+            .skip(2)
+            .collect();
+        assert_eq!(rows.len(), Signal::ALL.len());
+        for (row, signal) in rows.into_iter().zip(Signal::ALL) {
+            assert_eq!(row[0], format!("{signal:?}").to_uppercase());
+            for (cell, signals) in
+                row[1..].iter().zip([Signals::default(), Signals::endless(), Signals::nginx()])
+            {
+                assert_eq!(signals.meaning(signal), named(cell), "{row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_can_be_given_another_meaning() {
+        for signal in Signal::ALL {
+            let signals = Signals::endless().with(signal, Meaning::Nothing);
+            for other in Signal::ALL {
+                let want =
+                    if other == signal { Some(Meaning::Nothing) } else { Signals::endless().meaning(other) };
+                assert_eq!(signals.meaning(other), want);
+            }
+            assert_eq!(
+                signal_hook::low_level::signal_name(signal.number()).map(|name| name.replace("SIG", "")),
+                Some(format!("{signal:?}").to_uppercase())
+            );
+        }
+    }
 }

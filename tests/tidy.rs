@@ -131,7 +131,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("upgraded", &["origin"]),
     ("lifecycle", &["handover", "phase"]),
     ("handover", &["error", "sys"]),
-    ("hooks", &["error", "phase"]),
+    ("hooks", &["error", "phase", "signals"]),
     ("pool", &["queue"]),
     ("status", &["close_reason", "phase"]),
     ("signals", &["sys"]),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use heirloom::prelude::*;
-use heirloom::{Timeouts, UserState, inherited_fd};
+use heirloom::{Meaning, Signal, Signals, Timeouts, UserState, inherited_fd};
 use std::time::Duration;
 
 fn main() -> Result<(), heirloom::Error> {
@@ -37,6 +37,7 @@ fn main() -> Result<(), heirloom::Error> {
     let udp = socket.local_addr().expect("an address");
     let router = Router::new()
         .get("/pid", |_: Request| std::process::id().to_string())
+        .get("/never", |_: Request| hang())
         .get("/udp", move |_: Request| udp.to_string())
         .get("/odd", move |_: Request| odd.to_string())
         .get("/file", move |_: Request| {
@@ -46,7 +47,13 @@ fn main() -> Result<(), heirloom::Error> {
             text
         });
 
-    let (release, acquire, exit) = (folder.clone(), folder.clone(), folder.clone());
+    let signals = match fs::read_to_string(folder.join("signals")).unwrap_or_default().as_str() {
+        "nginx" => Signals::nginx(),
+        "endless" => Signals::endless(),
+        "quiet" => Signals::default().with(Signal::Hup, Meaning::Nothing),
+        _ => Signals::default(),
+    };
+    let (release, acquire, exit, term) = (folder.clone(), folder.clone(), folder.clone(), folder.clone());
     Server::new(router)
         .with_handle(handle)
         .listen(&args[1])
@@ -68,6 +75,12 @@ fn main() -> Result<(), heirloom::Error> {
         })
         .on_phase(|phase| log::info!("hook: phase {phase}"))
         .on_drain(|| log::info!("hook: drain"))
+        .signals(signals)
+        .on_signal(Signal::Usr1, || log::info!("hook: before USR1"))
+        .after_signal(Signal::Usr1, || log::info!("hook: after USR1"))
+        .on_signal(Signal::Term, move || {
+            let _ = obey(&term, "term");
+        })
         .on_exit(move || {
             log::info!("hook: exit");
             let _ = obey(&exit, "exit");
@@ -78,11 +91,15 @@ fn main() -> Result<(), heirloom::Error> {
 fn obey(folder: &Path, hook: &str) -> Result<(), String> {
     if folder.join(format!("{hook}-hangs")).exists() {
         log::info!("hook: {hook} hangs");
-        let (_keep, never) = mpsc::channel::<()>();
-        let _ = never.recv();
+        hang();
     }
     if folder.join(format!("{hook}-panics")).exists() {
         panic!("as asked");
     }
     if folder.join(format!("{hook}-fails")).exists() { Err("as asked".to_owned()) } else { Ok(()) }
+}
+
+fn hang() {
+    let (_keep, never) = mpsc::channel::<()>();
+    let _ = never.recv();
 }
