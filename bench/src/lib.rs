@@ -1,4 +1,11 @@
-//! What the measuring programs share.
+//! What the measuring programs and the servers they measure share.
+
+pub mod client;
+pub mod machine;
+pub mod server;
+pub mod slow;
+pub mod work;
+pub mod wrk;
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -6,7 +13,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub type Error = Box<dyn std::error::Error>;
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// No answer takes this long; a program that waits for one should end with an error.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -17,7 +24,8 @@ pub fn free_address() -> io::Result<String> {
 }
 
 pub fn wait_until_accepting(address: &str) -> Result<(), Error> {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    // Under valgrind it takes its time.
+    let deadline = Instant::now() + Duration::from_secs(30);
     while TcpStream::connect(address).is_err() {
         if Instant::now() > deadline {
             return Err("does not accept".into());
@@ -42,8 +50,13 @@ pub fn connect(address: &str) -> io::Result<TcpStream> {
 
 /// One request on a connection that stays open.
 pub fn ask(stream: &mut TcpStream, path: &str) -> io::Result<String> {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    send(stream, path)?;
     answer(stream)
+}
+
+pub fn send(stream: &mut TcpStream, path: &str) -> io::Result<()> {
+    // In one piece, as clients do.
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
 }
 
 /// One request on a connection of its own.
@@ -56,7 +69,7 @@ pub fn ask_once(address: &str, path: &str) -> io::Result<String> {
 
 /// The body of an answer, once its last byte is here. An answer that ends too soon is an
 /// `UnexpectedEof`, also one of no bytes at all.
-fn answer(stream: &mut TcpStream) -> io::Result<String> {
+pub fn answer(stream: &mut TcpStream) -> io::Result<String> {
     let mut got = Vec::new();
     let mut buffer = [0; 1024];
     loop {
@@ -80,4 +93,30 @@ fn answer(stream: &mut TcpStream) -> io::Result<String> {
             return Ok(body[..length].to_string());
         }
     }
+}
+
+/// NaN when there are none.
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[n / 2],
+        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
+    }
+}
+
+/// Milliseconds of a time as wrk writes it.
+pub fn millis(text: &str) -> f64 {
+    let split = text.find(|c: char| c.is_ascii_alphabetic());
+    let (number, unit) = text.split_at(split.unwrap_or(text.len()));
+    let number: f64 = number.parse().unwrap_or(f64::NAN);
+    number
+        * match unit {
+            "us" => 0.001,
+            "ms" => 1.0,
+            "s" => 1000.0,
+            "m" => 60_000.0,
+            _ => f64::NAN,
+        }
 }

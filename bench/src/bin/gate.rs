@@ -1,13 +1,11 @@
 //! Starts servers one after the other, measures each with wrk (or with a burst of its own) and
 //! prints markdown tables of medians. See the README beside this workspace.
 
-use heirloom_bench::{Error, free_address, stolen, wait_until_accepting};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::{Pid, SysconfVar, sysconf};
-use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use heirloom_bench::machine::{busy, cpu_of, pin_self, quiet};
+use heirloom_bench::server::Running;
+use heirloom_bench::wrk::{Seen, Wrk};
+use heirloom_bench::{Error, answer, ask, connect, median, send, stolen};
+use nix::sys::resource::UsageWho;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -122,178 +120,39 @@ fn known_servers() -> Result<Vec<(String, String)>, Error> {
     Ok(servers)
 }
 
-/// A running server. Dropping it kills what we started, and only that, by its pid.
-struct Running {
-    child: Child,
-    address: String,
-}
-
-impl Running {
-    fn start(command: &str, cpus: &str) -> Result<Running, Error> {
-        let address = free_address()?;
-        let command = command.replace("{addr}", &address);
-        // taskset execs the server, so the child's pid is the server's.
-        let child = Command::new("taskset")
-            .args(["-c", cpus])
-            .args(command.split_whitespace())
-            .stdout(Stdio::null())
-            .spawn()?;
-        let running = Running { child, address };
-        wait_until_accepting(&running.address).map_err(|error| format!("{error}: {command}"))?;
-        thread::sleep(Duration::from_millis(50));
-        Ok(running)
-    }
-
-    /// User and system time so far.
-    fn cpu(&self) -> Result<Duration, Error> {
-        let path = format!("/proc/{}/stat", self.child.id());
-        ticks(&fs::read_to_string(path)?, 11)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Two neighbouring fields of a stat line, counted after the name in parentheses.
-fn ticks(stat: &str, first: usize) -> Result<Duration, Error> {
-    let (_, fields) = stat.rsplit_once(')').ok_or("stat")?;
-    let mut fields = fields.split_whitespace().skip(first);
-    let mut number = || -> Result<u64, Error> { Ok(fields.next().ok_or("stat")?.parse()?) };
-    let sum = number()? + number()?;
-    let rate = sysconf(SysconfVar::CLK_TCK)?.ok_or("CLK_TCK")? as f64;
-    Ok(Duration::from_secs_f64(sum as f64 / rate))
-}
-
-/// (busy, all) of the whole machine in ticks.
-fn machine() -> Result<(u64, u64), Error> {
-    let stat = fs::read_to_string("/proc/stat")?;
-    let line = stat.lines().next().ok_or("/proc/stat")?;
-    let fields: Vec<u64> =
-        line.split_whitespace().skip(1).take(8).map(str::parse).collect::<Result<_, _>>()?;
-    let all: u64 = fields.iter().sum();
-    Ok((all - fields[3] - fields[4], all))
-}
-
-/// Waits until the machine is above 80 % idle for half a second; `false` if it never was.
-fn quiet(patience: &mut Duration) -> Result<bool, Error> {
-    let started = Instant::now();
-    let limit = Duration::from_secs(60).min(*patience);
-    loop {
-        let before = machine()?;
-        thread::sleep(Duration::from_millis(500));
-        let after = machine()?;
-        let busy = (after.0 - before.0) as f64 / (after.1 - before.1).max(1) as f64;
-        if busy < 0.2 {
-            return Ok(true);
-        }
-        if started.elapsed() >= limit {
-            *patience = patience.saturating_sub(started.elapsed());
-            return Ok(false);
-        }
-    }
-}
-
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Sample {
-    rate: f64,
+    seen: Seen,
     ratio: Option<f64>,
     cpu_us: f64,
-    p50_ms: f64,
-    p99_ms: f64,
-    errors: String,
     /// Others took a fifth of a core or more, before or during the run.
     disturbed: bool,
 }
 
-fn millis(text: &str) -> f64 {
-    let split = text.find(|c: char| c.is_ascii_alphabetic());
-    let (number, unit) = text.split_at(split.unwrap_or(text.len()));
-    let number: f64 = number.parse().unwrap_or(f64::NAN);
-    number
-        * match unit {
-            "us" => 0.001,
-            "ms" => 1.0,
-            "s" => 1000.0,
-            "m" => 60_000.0,
-            _ => f64::NAN,
-        }
-}
-
-fn with_wrk(
-    options: &Options,
-    server: &Running,
-    connections: usize,
-    path: &str,
-    seconds: u64,
-) -> Result<Sample, Error> {
+fn with_wrk(options: &Options, server: &Running, connections: usize) -> Result<Sample, Error> {
     let own = || -> Result<Duration, Error> {
-        let stat = fs::read_to_string("/proc/self/stat")?;
-        Ok(ticks(&stat, 11)? + ticks(&stat, 13)?)
+        Ok(cpu_of(UsageWho::RUSAGE_SELF)? + cpu_of(UsageWho::RUSAGE_CHILDREN)?)
     };
-    let (machine_before, own_before, cpu_before) = (machine()?, own()?, server.cpu()?);
+    let (machine_before, own_before, cpu_before) = (busy()?, own()?, server.cpu()?);
     let started = Instant::now();
-    let output = Command::new("taskset")
-        .args(["-c", &options.client_cpus, "wrk", "-t1", "--latency"])
-        .arg(format!("-c{connections}"))
-        .arg(format!("-d{seconds}s"))
-        .args(["--timeout", "5s"])
-        .arg(format!("http://{}{path}", server.address))
-        .output()?;
+    let wrk = Wrk {
+        url: format!("http://{}{}", server.address, options.path),
+        connections,
+        seconds: options.seconds,
+        cpus: Some(&options.client_cpus),
+        script: None,
+    };
+    let seen = wrk.run(|| {})?;
     let took = started.elapsed().as_secs_f64();
     let cpu = (server.cpu()? - cpu_before).as_secs_f64();
     let ours = (own()? - own_before).as_secs_f64() + cpu;
-    let rate = sysconf(SysconfVar::CLK_TCK)?.ok_or("CLK_TCK")? as f64;
-    let busy = (machine()?.0 - machine_before.0) as f64 / rate;
-
-    let text = String::from_utf8(output.stdout)?;
-    let mut sample = Sample { disturbed: (busy - ours) / took >= 0.2, ..Sample::default() };
-    let mut requests = 0.0;
-    for line in text.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        match words.as_slice() {
-            ["Requests/sec:", rate] => sample.rate = rate.parse()?,
-            ["50%", value] => sample.p50_ms = millis(value),
-            ["99%", value] => sample.p99_ms = millis(value),
-            [count, "requests", "in", ..] => requests = count.parse()?,
-            ["Socket", "errors:", ..] | ["Non-2xx", ..] => sample.errors = line.trim().into(),
-            _ => {}
-        }
-    }
-    sample.cpu_us = cpu * 1e6 / requests;
-    Ok(sample)
+    let others = (busy()? - machine_before).as_secs_f64() - ours;
+    Ok(Sample { cpu_us: cpu * 1e6 / seen.requests, seen, ratio: None, disturbed: others / took >= 0.2 })
 }
 
-/// A keep-alive client for answers that fit one small read, which is all these servers give.
-struct Client(TcpStream);
-
-impl Client {
-    fn connect(address: &str) -> Result<Client, Error> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        Ok(Client(stream))
-    }
-
-    fn send(&mut self, path: &str) -> Result<(), Error> {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        Ok(self.0.write_all(request.as_bytes())?)
-    }
-
-    fn answer(&mut self) -> Result<(), Error> {
-        let mut answer = Vec::new();
-        let mut buffer = [0; 1024];
-        while !answer.ends_with(b"Hello, World!") {
-            match self.0.read(&mut buffer)? {
-                0 => return Err("closed".into()),
-                got => answer.extend_from_slice(&buffer[..got]),
-            }
-        }
-        Ok(())
-    }
+fn start(command: &str, cpus: &str) -> Result<Running, Error> {
+    let words: Vec<String> = command.split_whitespace().map(String::from).collect();
+    Running::start(&words, Some(cpus))
 }
 
 fn measure(
@@ -303,17 +162,17 @@ fn measure(
     patience: &mut Duration,
 ) -> Result<Sample, Error> {
     let calm = quiet(patience)?;
-    let server = Running::start(command, &options.server_cpus)?;
+    let server = start(command, &options.server_cpus)?;
     let stop = Arc::new(AtomicBool::new(false));
     let mut slow = Vec::new();
     for _ in 0..options.slow_connections {
         let (stop, path) = (Arc::clone(&stop), options.slow_path.clone());
-        let mut client = Client::connect(&server.address)?;
+        let mut client = connect(&server.address)?;
         slow.push(thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) && client.send(&path).is_ok() && client.answer().is_ok() {}
+            while !stop.load(Ordering::Relaxed) && ask(&mut client, &path).is_ok() {}
         }));
     }
-    let result = with_wrk(options, &server, connections, &options.path, options.seconds);
+    let result = with_wrk(options, &server, connections);
     stop.store(true, Ordering::Relaxed);
     drop(server);
     for client in slow {
@@ -322,16 +181,6 @@ fn measure(
     let mut sample = result?;
     sample.disturbed |= !calm;
     Ok(sample)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[n / 2],
-        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
-    }
 }
 
 fn table(options: &Options) -> Result<(), Error> {
@@ -344,18 +193,18 @@ fn table(options: &Options) -> Result<(), Error> {
             for (index, (name, command)) in options.servers.iter().enumerate() {
                 let mut sample = measure(options, command, connections, &mut patience)?;
                 if *name == options.baseline {
-                    baseline = Some(sample.rate);
+                    baseline = Some(sample.seen.rate);
                 }
-                sample.ratio = baseline.map(|rate| sample.rate / rate);
+                sample.ratio = baseline.map(|rate| sample.seen.rate / rate);
                 eprintln!(
                     "rep {} c{connections} {name}: {:.0}/s ratio {:.2} {:.2} us p99 {:.2} ms{} {}",
                     rep + 1,
-                    sample.rate,
+                    sample.seen.rate,
                     sample.ratio.unwrap_or(f64::NAN),
                     sample.cpu_us,
-                    sample.p99_ms,
+                    sample.seen.p99_ms,
                     if sample.disturbed { " *" } else { "" },
-                    sample.errors
+                    sample.seen.errors
                 );
                 samples[cell][index].push(sample);
             }
@@ -376,14 +225,14 @@ fn table(options: &Options) -> Result<(), Error> {
                 format!("{:.2} ({})", median(ratios.into_iter()), all.join(", "))
             };
             let stars = "*".repeat(runs.iter().filter(|s| s.disturbed).count());
-            let errors = runs.iter().find(|s| !s.errors.is_empty());
+            let errors = runs.iter().find(|s| !s.seen.errors.is_empty());
             println!(
                 "| {name} | {:.1}k | {ratio} | {:.2} | {:.3} | {:.2} | {stars} {} |",
-                of(|s| s.rate) / 1000.0,
+                of(|s| s.seen.rate) / 1000.0,
                 of(|s| s.cpu_us),
-                of(|s| s.p50_ms),
-                of(|s| s.p99_ms),
-                errors.map_or("", |s| s.errors.as_str())
+                of(|s| s.seen.p50_ms),
+                of(|s| s.seen.p99_ms),
+                errors.map_or("", |s| s.seen.errors.as_str())
             );
         }
     }
@@ -394,45 +243,37 @@ fn table(options: &Options) -> Result<(), Error> {
 fn bursts(options: &Options, server: &Running, path: &str) -> Result<Vec<(f64, u64)>, Error> {
     let mut blocking = Vec::new();
     for _ in 0..options.burst {
-        blocking.push(Client::connect(&server.address)?);
+        blocking.push(connect(&server.address)?);
     }
-    let mut fast = Client::connect(&server.address)?;
+    let mut fast = connect(&server.address)?;
     let plain = path.split('?').next().unwrap_or(path).to_string();
     let mut waits = Vec::new();
     for _ in 0..options.bursts {
         for client in blocking.iter_mut().chain([&mut fast]) {
-            client.send("/")?;
-            client.answer()?;
+            send(client, "/")?;
+            answer(client)?;
         }
         // With a query the route has been fast so far, and its slowness is a surprise.
         for _ in 0..if path.contains('?') { 200 } else { 0 } {
-            fast.send(&plain)?;
-            fast.answer()?;
+            send(&mut fast, &plain)?;
+            answer(&mut fast)?;
         }
         // All workers are asleep again before the burst.
         thread::sleep(Duration::from_millis(5));
         for client in &mut blocking {
-            client.send(path)?;
+            send(client, path)?;
         }
         let stolen_before = stolen()?;
         let started = Instant::now();
-        fast.send("/")?;
-        fast.answer()?;
+        send(&mut fast, "/")?;
+        answer(&mut fast)?;
         let wait = started.elapsed().as_secs_f64() * 1000.0;
         waits.push((wait, stolen()? - stolen_before));
         for client in &mut blocking {
-            client.answer()?;
+            answer(client)?;
         }
     }
     Ok(waits)
-}
-
-fn pin_self(cpus: &str) -> Result<(), Error> {
-    let mut set = CpuSet::new();
-    for cpu in cpus.split(',') {
-        set.set(cpu.parse()?)?;
-    }
-    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
 fn queued_wait(options: &Options) -> Result<(), Error> {
@@ -448,7 +289,7 @@ fn queued_wait(options: &Options) -> Result<(), Error> {
     for (name, command) in &options.servers {
         for path in &options.burst_paths {
             let calm = quiet(&mut patience)?;
-            let server = Running::start(command, &options.server_cpus)?;
+            let server = start(command, &options.server_cpus)?;
             let waits = bursts(options, &server, path)?;
             // A wait during which the hypervisor took the cores away says nothing about the server.
             let worst = |all: bool| {

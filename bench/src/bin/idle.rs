@@ -1,11 +1,10 @@
 //! What a connection costs that does nothing: memory, threads and descriptors of a server with
 //! thousands of them. See the README beside this workspace.
 
-use heirloom_bench::{Error, ask, ask_once, connect, free_address, wait_until_accepting};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use std::fs;
+use heirloom_bench::machine::raise_descriptors;
+use heirloom_bench::server::Running;
+use heirloom_bench::{Error, ask, ask_once, connect};
 use std::path::Path;
-use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,59 +40,31 @@ fn options() -> Result<Options, Error> {
     Ok(options)
 }
 
-/// A running server. Dropping it kills it, by its pid.
-struct Running {
-    child: Child,
-    address: String,
-}
-
-impl Running {
-    fn start(server: &str) -> Result<Running, Error> {
-        let address = free_address()?;
-        let child = Command::new(server)
-            .args(["--listen", &address])
-            .env("RUST_LOG", "warn")
-            .spawn()
-            .map_err(|error| format!("{server}: {error}"))?;
-        let running = Running { child, address };
-        wait_until_accepting(&running.address)?;
-        Ok(running)
-    }
-
-    fn usage(&self) -> Result<Usage, Error> {
-        let folder = format!("/proc/{}", self.child.id());
-        let status = fs::read_to_string(format!("{folder}/status"))?;
-        let field = |name: &str| -> Result<u64, Error> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("status")?;
-            Ok(line.split_whitespace().next().ok_or("status")?.parse()?)
-        };
-        let fds = fs::read_dir(format!("{folder}/fd"))?.count();
-        Ok(Usage { rss_kib: field("VmRSS:")?, threads: field("Threads:")?, fds })
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 struct Usage {
     rss_kib: u64,
     threads: u64,
     fds: usize,
 }
 
+impl Usage {
+    fn of(server: &Running) -> Result<Usage, Error> {
+        Ok(Usage {
+            rss_kib: server.status("VmRSS:")?,
+            threads: server.status("Threads:")?,
+            fds: server.descriptors()?,
+        })
+    }
+}
+
 fn measure(server: &str, connections: usize) -> Result<(), Error> {
-    let running = Running::start(server)?;
+    let running = Running::start(&[server, "--listen", "{addr}"].map(String::from), None)?;
     // What the first requests touch (stacks, code) is no cost of a connection. One after the other:
     // memory for many connections must not be there already.
     for _ in 0..WARM_UP {
         ask_once(&running.address, "/")?;
     }
     thread::sleep(Duration::from_millis(200));
-    let before = running.usage()?;
+    let before = Usage::of(&running)?;
 
     let mut idle = Vec::with_capacity(connections);
     let (mut answered, mut failure) = (0, None);
@@ -117,7 +88,7 @@ fn measure(server: &str, connections: usize) -> Result<(), Error> {
         eprintln!("connection {} of {connections}: {error}", answered + 1);
     }
     thread::sleep(Duration::from_secs(1));
-    let after = running.usage()?;
+    let after = Usage::of(&running)?;
 
     let mut fresh = Vec::new();
     for _ in 0..FRESH {
@@ -146,10 +117,8 @@ fn measure(server: &str, connections: usize) -> Result<(), Error> {
 
 fn main() -> Result<(), Error> {
     let options = options()?;
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     // For us and, inherited, for servers that don't raise it themselves.
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    let most = hard.saturating_sub(RESERVED_FDS);
+    let most = raise_descriptors()?.saturating_sub(RESERVED_FDS);
     if let Some(&many) = options.connections.iter().find(|&&many| many as u64 > most) {
         return Err(format!("{many} connections: the limit of open files allows {most}").into());
     }

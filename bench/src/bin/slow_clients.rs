@@ -1,13 +1,12 @@
 //! What normal clients notice of thousands of slow ones: their latencies with and without, in
 //! interleaved runs. See the README beside this workspace.
 
-use heirloom_bench::{Error, free_address, wait_until_accepting};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use std::io::{ErrorKind, Read, Write};
+use heirloom_bench::machine::raise_descriptors;
+use heirloom_bench::server::Running;
+use heirloom_bench::slow::{Kind, Tormentor};
+use heirloom_bench::{Error, median};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -50,107 +49,6 @@ fn options() -> Result<Options, Error> {
     Ok(options)
 }
 
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// What a slow client does.
-#[derive(Clone, Copy)]
-enum Kind {
-    Head,
-    Body(usize),
-    Reader,
-}
-
-/// One slow client; it comes again when it is turned away.
-struct Slow {
-    kind: Kind,
-    stream: Option<TcpStream>,
-}
-
-#[derive(Default, Clone, Copy)]
-struct Counts {
-    connects: u64,
-    turned_away: u64,
-    read: u64,
-}
-
-impl Slow {
-    fn connect(&mut self, address: &str, counts: &mut Counts) {
-        let Ok(stream) = TcpStream::connect(address) else { return };
-        let begin = match self.kind {
-            Kind::Head => "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ".to_owned(),
-            Kind::Body(len) => format!("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: {len}\r\n\r\n"),
-            Kind::Reader => "GET /big/262144 HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
-        };
-        if let Kind::Reader = self.kind {
-            // What the kernel holds for the client is not slow.
-            let _ = nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::RcvBuf, &4096);
-        }
-        if (&stream).write_all(begin.as_bytes()).is_ok() && stream.set_nonblocking(true).is_ok() {
-            counts.connects += 1;
-            self.stream = Some(stream);
-        }
-    }
-
-    /// Once a second.
-    fn act(&mut self, address: &str, counts: &mut Counts) {
-        let Some(stream) = &mut self.stream else { return self.connect(address, counts) };
-        let mut piece = [0; 1024];
-        let gone = match self.kind {
-            Kind::Reader => match stream.read(&mut piece) {
-                Ok(0) => true,
-                Ok(n) => {
-                    counts.read += n as u64;
-                    false
-                }
-                Err(e) => e.kind() != ErrorKind::WouldBlock,
-            },
-            _ => {
-                let answered = matches!(stream.read(&mut piece), Ok(_));
-                answered || stream.write(b"a").is_err()
-            }
-        };
-        if gone {
-            counts.turned_away += 1;
-            self.stream = None;
-            self.connect(address, counts);
-        }
-    }
-}
-
-/// Acts for all slow clients, spread over each second, until told to stop.
-fn torment(address: &str, kinds: &[(Kind, usize)], ready: &AtomicBool, stop: &AtomicBool) -> Counts {
-    let mut counts = Counts::default();
-    let mut all: Vec<Slow> = kinds
-        .iter()
-        .flat_map(|(kind, n)| (0..*n).map(|_| Slow { kind: *kind, stream: None }))
-        .collect();
-    for slow in &mut all {
-        slow.connect(address, &mut counts);
-    }
-    ready.store(true, Ordering::SeqCst);
-    let parts = 100;
-    let size = all.len().div_ceil(parts).max(1);
-    let begin = Instant::now();
-    for turn in 0.. {
-        for slow in all.chunks_mut(size).nth(turn % parts).unwrap_or_default() {
-            slow.act(address, &mut counts);
-        }
-        if stop.load(Ordering::SeqCst) {
-            break;
-        }
-        let next = begin + Duration::from_millis(10) * (turn as u32 + 1);
-        thread::sleep(next.saturating_duration_since(Instant::now()));
-    }
-    counts
-}
-
 /// Latencies of normal clients, sorted.
 fn measure(address: &str, clients: usize, time: Duration) -> Result<Vec<Duration>, Error> {
     let threads: Vec<_> = (0..clients)
@@ -189,15 +87,9 @@ fn at(sorted: &[Duration], per_mille: usize) -> f64 {
     sorted.get(index).map_or(0.0, |latency| latency.as_secs_f64() * 1000.0)
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
 fn main() -> Result<(), Error> {
     let options = options()?;
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    raise_descriptors()?;
     let of = |n: usize| n * options.scale / 100;
     let kinds = [
         (Kind::Head, of(2000)),
@@ -210,27 +102,15 @@ fn main() -> Result<(), Error> {
     println!("| round | alone: requests, p50, p99 ms | beside: requests, p50, p99 ms | ratio of p99 | slow clients: connects, turned away |");
     println!("| --- | --- | --- | --- | --- |");
     for round in 1..=options.rounds {
-        let address = free_address()?;
-        let child = Command::new(&options.server)
-            .args(["--listen", &address, "--workers", &options.workers.to_string()])
-            .env("RUST_LOG", "error")
-            .spawn()
-            .map_err(|error| format!("{}: {error}", options.server))?;
-        let _running = Running(child);
-        wait_until_accepting(&address)?;
-        measure(&address, options.clients, Duration::from_millis(500))?;
-        let alone = measure(&address, options.clients, time)?;
-        let (ready, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let tormentor = {
-            let (address, ready, stop) = (address.clone(), Arc::clone(&ready), Arc::clone(&stop));
-            thread::spawn(move || torment(&address, &kinds, &ready, &stop))
-        };
-        while !ready.load(Ordering::SeqCst) {
-            thread::sleep(Duration::from_millis(10));
-        }
-        let beside = measure(&address, options.clients, time);
-        stop.store(true, Ordering::SeqCst);
-        let counts = tormentor.join().map_err(|_| "the slow clients panicked")?;
+        let server = options.server.clone();
+        let command = [server, "--listen".into(), "{addr}".into(), "--workers".into(), options.workers.to_string()];
+        let running = Running::start(&command, None)?;
+        let address = &running.address;
+        measure(address, options.clients, Duration::from_millis(500))?;
+        let alone = measure(address, options.clients, time)?;
+        let tormentor = Tormentor::start(address, &kinds);
+        let beside = measure(address, options.clients, time);
+        let counts = tormentor.stop()?;
         let beside = beside?;
         let (a, b) = (at(&alone, 990), at(&beside, 990));
         println!(
@@ -249,9 +129,9 @@ fn main() -> Result<(), Error> {
     }
     println!(
         "| median | p99 {:.2} | p99 {:.2} | **{:.2}** | |",
-        median(&mut p99_alone),
-        median(&mut p99_beside),
-        median(&mut ratios)
+        median(p99_alone),
+        median(p99_beside),
+        median(ratios)
     );
     Ok(())
 }

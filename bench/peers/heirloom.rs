@@ -1,35 +1,32 @@
 //! The crate itself, with as many routes as a real program has; those that are measured mean the
-//! same as in `engine`.
+//! same as in `engine` and in the other peers.
 
 use heirloom::prelude::*;
+use heirloom_bench::work::{self, HELLO, KIB, KIB64, MIB, ROUTES};
 use std::thread;
 use std::time::Duration;
 
-const HELLO: &str = "Hello, World!";
-
 fn main() -> Result<(), heirloom::Error> {
-    let mut address = "127.0.0.1:8080".to_string();
-    let mut workers = 32;
-    let mut args = std::env::args().skip(1);
-    while let Some(flag) = args.next() {
-        let value = args.next().unwrap_or_default();
-        match flag.as_str() {
-            "--listen" => address = value,
-            "--workers" => workers = value.parse().expect("--workers N"),
-            _ => panic!("unknown: {flag} {value}"),
-        }
-    }
     // No logger is installed: hyper logs nothing either.
-    Server::new(router()).listen(address).workers(workers).serve()
+    let server = Server::new(router()).listen(work::listen());
+    match work::argument("workers") {
+        Some(workers) => server.workers(workers.parse().expect("--workers N")).serve(),
+        None => server.serve(),
+    }
 }
 
 fn router() -> Router {
-    Router::new()
+    let router = Router::new()
         .get("/", |_: Request| HELLO)
-        .get("/block", |_: Request| after(1))
-        .get("/slow", |_: Request| after(500))
+        .get("/1k", |_: Request| KIB)
+        .get("/64k", |_: Request| KIB64)
+        .get("/1m", |_: Request| MIB)
+        .post("/echo", |req: Request| req.into_body())
+        .get("/block", |_: Request| work::block())
+        .get("/burn", |_: Request| work::burn())
+        .get("/slow", |_: Request| work::slow())
         // Fast, but with the query it sleeps 100 ms: a route's first surprise.
-        .get("/turn", |req: Request| if req.query_str() == Some("slow") { after(100) } else { HELLO })
+        .get("/turn", |req: Request| if req.query_str() == Some("slow") { surprise() } else { HELLO })
         .get("/about", |_: Request| "about\n")
         .get("/healthz", |_: Request| "ok\n")
         .get("/login", |_: Request| Html("<form method=post>...</form>\n"))
@@ -46,11 +43,17 @@ fn router() -> Router {
         .get("/articles/{year}/{month}", |req: Request| named(&req, "month"))
         .get("/images/{name}.png", |req: Request| named(&req, "name"))
         .get("/static/{*path}", |req: Request| named(&req, "path"))
-        .put("/files/{*path}", streaming(|_: Request| StatusCode::CREATED))
+        .put("/files/{*path}", streaming(|_: Request| StatusCode::CREATED));
+    (0..ROUTES).fold(router, |router, n| {
+        router.get(&format!("/api/r{n}/{{account}}/items/{{item}}/lines/{{line}}"), |req: Request| {
+            let param = |name| req.param(name).unwrap_or_default();
+            format!("{} {} {}", param("account"), param("item"), param("line"))
+        })
+    })
 }
 
-fn after(millis: u64) -> &'static str {
-    thread::sleep(Duration::from_millis(millis));
+fn surprise() -> &'static str {
+    thread::sleep(Duration::from_millis(100));
     HELLO
 }
 
