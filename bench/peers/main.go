@@ -12,14 +12,16 @@ import (
 	"time"
 )
 
-const burnRounds = 60000
+const burnRounds = 50000
 
 var sink uint64
 
 func burn() {
 	x := uint64(1)
 	for i := 0; i < burnRounds; i++ {
-		x = x*6364136223846793005 + 1442695040888963407
+		x ^= x << 13
+		x ^= x >> 7
+		x ^= x << 17
 	}
 	if x == 0 {
 		sink = x

@@ -65,7 +65,7 @@ impl Slow {
                 Err(e) => e.kind() != ErrorKind::WouldBlock,
             },
             _ => {
-                let answered = matches!(stream.read(&mut piece), Ok(_));
+                let answered = stream.read(&mut piece).is_ok();
                 answered || stream.write(b"a").is_err()
             }
         };
@@ -80,10 +80,8 @@ impl Slow {
 /// Acts for all slow clients, spread over each second, until told to stop.
 fn torment(address: &str, kinds: &[(Kind, usize)], ready: &AtomicBool, stop: &AtomicBool) -> Counts {
     let mut counts = Counts::default();
-    let mut all: Vec<Slow> = kinds
-        .iter()
-        .flat_map(|(kind, n)| (0..*n).map(|_| Slow { kind: *kind, stream: None }))
-        .collect();
+    let mut all: Vec<Slow> =
+        kinds.iter().flat_map(|(kind, n)| (0..*n).map(|_| Slow { kind: *kind, stream: None })).collect();
     for slow in &mut all {
         slow.connect(address, &mut counts);
     }

@@ -3,14 +3,14 @@
 
 use heirloom_bench::machine::has;
 use heirloom_bench::server::Running;
-use heirloom_bench::{Error, answer, connect, median, work};
+use heirloom_bench::{Error, answer, connect, work};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-const USAGE: &str = "callgrind [--record] [--requests 10000] [--reps 1] [--only CASE,...] [--keep FOLDER]
+const USAGE: &str = "callgrind [--record] [--requests 10000] [--reps 3] [--only CASE,...] [--keep FOLDER]
 Compares with callgrind.txt beside Cargo.toml; --record writes it. With --keep, callgrind's files stay
 in FOLDER, for callgrind_annotate.";
 const RECORDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/callgrind.txt");
@@ -23,8 +23,8 @@ struct Case {
     /// Requests in one write.
     depth: usize,
     request: Vec<u8>,
-    /// How much more than recorded is a regression, in percent. With several connections the
-    /// number of wake-ups depends on how threads are scheduled.
+    /// How much more than recorded is a regression, in percent: how often a worker sleeps and is
+    /// woken depends on how threads are scheduled, least when requests are pipelined.
     tolerance: f64,
 }
 
@@ -32,12 +32,13 @@ fn cases() -> Vec<Case> {
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes();
     let mut post = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1024\r\n\r\n".to_vec();
     post.resize(post.len() + 1024, b'x');
-    let case = |name, connections, depth, request, tolerance| Case { name, connections, depth, request, tolerance };
+    let case =
+        |name, connections, depth, request, tolerance| Case { name, connections, depth, request, tolerance };
     vec![
-        case("hello-1", 1, 1, get("/"), 3.0),
-        case("hello-16", 16, 1, get("/"), 10.0),
-        case("route-1", 1, 1, get(work::ROUTED.0), 3.0),
-        case("post1k-1", 1, 1, post, 3.0),
+        case("hello-1", 1, 1, get("/"), 6.0),
+        case("hello-16", 16, 1, get("/"), 6.0),
+        case("route-1", 1, 1, get(work::ROUTED.0), 6.0),
+        case("post1k-1", 1, 1, post, 6.0),
         case("pipe16-1", 1, 16, get("/"), 3.0),
     ]
 }
@@ -102,7 +103,7 @@ fn recorded() -> Vec<(String, f64)> {
 }
 
 fn main() -> Result<ExitCode, Error> {
-    let (mut record, mut requests, mut reps) = (false, 10_000usize, 1usize);
+    let (mut record, mut requests, mut reps) = (false, 10_000usize, 3usize);
     let (mut only, mut keep) = (Vec::new(), None);
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
@@ -129,19 +130,23 @@ fn main() -> Result<ExitCode, Error> {
     let recorded = recorded();
     let mut lines = Vec::new();
     let mut worse = false;
-    println!("| case | instructions for a request | each repetition | recorded | difference | allowed |");
+    println!(
+        "| case | instructions for a request, the fewest | each repetition | recorded | difference | allowed |"
+    );
     println!("|---|---|---|---|---|---|");
     for case in cases().iter().filter(|case| only.is_empty() || only.iter().any(|name| name == case.name)) {
         let mut each = Vec::new();
         for _ in 0..reps {
             let few = instructions(&server, case, FEW, &folder.join(format!("{}.few", case.name)))?;
-            let many = instructions(&server, case, FEW + requests, &folder.join(format!("{}.out", case.name)))?;
+            let many =
+                instructions(&server, case, FEW + requests, &folder.join(format!("{}.out", case.name)))?;
             // What was really asked: whole turns only.
             let turn = case.connections * case.depth;
             let asked = (FEW + requests) / turn * turn - FEW / turn * turn;
             each.push((many - few) / asked as f64);
         }
-        let now = median(each.iter().copied());
+        // What comes on top comes from timers and from threads that happen to sleep.
+        let now = each.iter().copied().fold(f64::INFINITY, f64::min);
         lines.push(format!("{} {now:.0}", case.name));
         let all: Vec<String> = each.iter().map(|count| format!("{count:.0}")).collect();
         let before = recorded.iter().find(|(name, _)| name == case.name).map(|(_, number)| *number);

@@ -168,9 +168,11 @@ fn measure(
     for _ in 0..options.slow_connections {
         let (stop, path) = (Arc::clone(&stop), options.slow_path.clone());
         let mut client = connect(&server.address)?;
-        slow.push(thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) && ask(&mut client, &path).is_ok() {}
-        }));
+        slow.push(thread::spawn(
+            move || {
+                while !stop.load(Ordering::Relaxed) && ask(&mut client, &path).is_ok() {}
+            },
+        ));
     }
     let result = with_wrk(options, &server, connections);
     stop.store(true, Ordering::Relaxed);

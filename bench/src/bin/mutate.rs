@@ -84,7 +84,8 @@ fn arms(code: &str) -> Vec<Mutant> {
         if is_pattern {
             let same = " ".repeat(depth);
             let closes = |line: &&str| {
-                line.starts_with(&format!("{same}}}")) || line.starts_with(&format!("{same})")) && !line.ends_with('{')
+                line.starts_with(&format!("{same}}}"))
+                    || line.starts_with(&format!("{same})")) && !line.ends_with('{')
             };
             let mut end = n;
             if !(lines[n].ends_with(',') && lines[n].contains("=>")) && !lines[n].ends_with("{}") {
@@ -109,7 +110,8 @@ fn arms(code: &str) -> Vec<Mutant> {
 fn actions(code: &str) -> Vec<Mutant> {
     let lines: Vec<&str> = code.lines().collect();
     let begin = lines.iter().position(|line| line.contains("fn step(")).unwrap_or(0);
-    let of_lifecycle = lines.iter().enumerate().skip(begin).take_while(|(_, line)| !line.starts_with("fn is_timed"));
+    let of_lifecycle =
+        lines.iter().enumerate().skip(begin).take_while(|(_, line)| !line.starts_with("fn is_timed"));
     let acts = |line: &str| {
         let line = line.trim_start();
         line.ends_with(';')

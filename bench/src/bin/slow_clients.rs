@@ -99,11 +99,14 @@ fn main() -> Result<(), Error> {
     ];
     let time = Duration::from_secs(options.seconds);
     let (mut p99_alone, mut p99_beside, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    println!("| round | alone: requests, p50, p99 ms | beside: requests, p50, p99 ms | ratio of p99 | slow clients: connects, turned away |");
+    println!(
+        "| round | alone: requests, p50, p99 ms | beside: requests, p50, p99 ms | ratio of p99 | slow clients: connects, turned away |"
+    );
     println!("| --- | --- | --- | --- | --- |");
     for round in 1..=options.rounds {
         let server = options.server.clone();
-        let command = [server, "--listen".into(), "{addr}".into(), "--workers".into(), options.workers.to_string()];
+        let command =
+            [server, "--listen".into(), "{addr}".into(), "--workers".into(), options.workers.to_string()];
         let running = Running::start(&command, None)?;
         let address = &running.address;
         measure(address, options.clients, Duration::from_millis(500))?;

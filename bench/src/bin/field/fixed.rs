@@ -41,7 +41,13 @@ pub fn table(options: &Options, peers: &[Peer]) -> Result<(), Error> {
             match run {
                 Ok(run) => {
                     let p99 = run.at[2];
-                    eprintln!("fixed {}/{} {}: {:.0}/s, p99 {p99:.2} ms", rep + 1, options.reps, peer.name, run.rate);
+                    eprintln!(
+                        "fixed {}/{} {}: {:.0}/s, p99 {p99:.2} ms",
+                        rep + 1,
+                        options.reps,
+                        peer.name,
+                        run.rate
+                    );
                     runs.push(run);
                 }
                 Err(error) => eprintln!("fixed {}/{} {}: {error}", rep + 1, options.reps, peer.name),
@@ -49,7 +55,9 @@ pub fn table(options: &Options, peers: &[Peer]) -> Result<(), Error> {
         }
     }
     println!("\n## {rate} requests/s on {CONNECTIONS} connections, latencies from when they were due\n");
-    println!("| server | answered/s | p50 ms | p90 ms | p99 ms | p99.9 ms | longest ms | CPU us/req | client late, ms |");
+    println!(
+        "| server | answered/s | p50 ms | p90 ms | p99 ms | p99.9 ms | longest ms | CPU us/req | client late, ms |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|");
     for (peer, runs) in peers.iter().zip(&all) {
         let at = |index: usize| median(runs.iter().filter_map(|run| run.at.get(index).copied()));

@@ -131,7 +131,8 @@ fn measure(
     let mut runs: Vec<Vec<Option<Sample>>> = peers.iter().map(|_| Vec::new()).collect();
     let mut notes = Vec::new();
     for peer in peers {
-        let found = if peer.can(scenario.needs) { options.bench.check(peer, &scenario) } else { Ok(Vec::new()) };
+        let found =
+            if peer.can(scenario.needs) { options.bench.check(peer, &scenario) } else { Ok(Vec::new()) };
         notes.push(found.unwrap_or_else(|error| vec![error.to_string()]));
     }
     for rep in 0..options.reps {
@@ -159,7 +160,9 @@ fn measure(
                     if sample.disturbed { " *" } else { "" },
                     sample.notes.join("; ")
                 ),
-                Err(error) => eprintln!("{} {}/{} {}: {error}", scenario.id, rep + 1, options.reps, peer.name),
+                Err(error) => {
+                    eprintln!("{} {}/{} {}: {error}", scenario.id, rep + 1, options.reps, peer.name)
+                }
             }
             runs.push(sample.ok());
         }
@@ -188,7 +191,8 @@ fn main() -> Result<(), Error> {
     raise_descriptors()?;
     run::write_scripts(&scratch.0)?;
     let peers = selected(&options, &scratch.0)?;
-    let wants = |id: &str| options.scenarios.is_empty() || options.scenarios.iter().any(|wanted| wanted == id);
+    let wants =
+        |id: &str| options.scenarios.is_empty() || options.scenarios.iter().any(|wanted| wanted == id);
     let scenarios = match options.scenarios.as_slice() {
         [] => scenarios::usual(),
         ids => ids.iter().filter_map(|id| scenarios::find(id)).collect(),

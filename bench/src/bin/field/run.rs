@@ -16,8 +16,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Requests before the measurement, on one connection.
-const WARM_UP: usize = 20;
 /// A connection that gets no answer for so long is not served.
 const SERVED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -51,11 +49,6 @@ impl Bench {
 
     pub fn run(&self, peer: &Peer, scenario: &Scenario) -> Result<Sample, Error> {
         let server = self.start(peer, scenario)?;
-        let mut stream = connect(&server.address)?;
-        for _ in 0..WARM_UP {
-            ask(&mut stream, "/")?;
-        }
-        drop(stream);
         let company = Company::join(&server.address, scenario.beside)?;
         let others_at_first = busy()? - own()?;
         let (started, cpu_before) = (Instant::now(), server.cpu()?);
@@ -128,7 +121,11 @@ impl Bench {
             p50_ms: field(&text, "p50_us")? / 1000.0,
             p99_ms: field(&text, "p99_us")? / 1000.0,
             bytes_each: work::HELLO.len() as f64,
-            errors: if errors > 0.0 { format!("{errors} connections without an answer") } else { String::new() },
+            errors: if errors > 0.0 {
+                format!("{errors} connections without an answer")
+            } else {
+                String::new()
+            },
             client_cores,
         })
     }

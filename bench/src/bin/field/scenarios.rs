@@ -108,7 +108,9 @@ fn pinned() -> Vec<Scenario> {
         beside: Beside::Idle(9000),
         ..of("idle9000", "64 active connections beside 9,000 idle ones", Hello, "/", 64)
     });
-    for (id, size, path) in [("1 KiB", 1 << 10, "/1k"), ("64 KiB", 64 << 10, "/64k"), ("1 MiB", 1 << 20, "/1m")] {
+    for (id, size, path) in
+        [("1 KiB", 1 << 10, "/1k"), ("64 KiB", 64 << 10, "/64k"), ("1 MiB", 1 << 20, "/1m")]
+    {
         let title = format!("Responses of {id}, 64 connections");
         all.push(Scenario { body: size, ..of(&path[1..], &title, Bytes, path, 64) });
     }

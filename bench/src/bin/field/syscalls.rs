@@ -36,7 +36,8 @@ pub fn table(bench: &Bench, peers: &[Peer]) -> Result<(), Error> {
                     cells.push(format!("{sum:.2}"));
                     if id == "ka16" {
                         let names = calls.iter().take(NAMED).filter(|(_, each)| *each >= 0.01);
-                        let names: Vec<String> = names.map(|(name, each)| format!("{name} {each:.2}")).collect();
+                        let names: Vec<String> =
+                            names.map(|(name, each)| format!("{name} {each:.2}")).collect();
                         named = names.join(", ");
                     }
                 }

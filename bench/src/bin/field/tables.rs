@@ -25,7 +25,10 @@ pub fn heading(options: &Options, peers: &[Peer], burn_us: f64) {
         println!("- {}", version("go", "version"));
     }
     println!("- {} interleaved repetitions of {} s, medians", options.reps, options.bench.seconds);
-    println!("- pinned: server on core {}, client on core {}", options.bench.server_cpus, options.bench.client_cpus);
+    println!(
+        "- pinned: server on core {}, client on core {}",
+        options.bench.server_cpus, options.bench.client_cpus
+    );
     println!("- one burn takes {burn_us:.0} us");
     println!("- in parentheses: theirs divided by ours in the same repetition, the median of those");
 }
@@ -76,11 +79,7 @@ fn cell(runs: &[Option<Sample>], ours: Option<&[Option<Sample>]>, (of, digits): 
 }
 
 /// Of the repetitions in which both have a figure.
-fn each_ratio(
-    runs: &[Option<Sample>],
-    ours: Option<&[Option<Sample>]>,
-    of: fn(&Sample) -> f64,
-) -> Vec<f64> {
+fn each_ratio(runs: &[Option<Sample>], ours: Option<&[Option<Sample>]>, of: fn(&Sample) -> f64) -> Vec<f64> {
     let pairs = runs.iter().zip(ours.unwrap_or_default());
     let ratios = pairs.filter_map(|(theirs, ours)| Some(of(theirs.as_ref()?) / of(ours.as_ref()?)));
     ratios.filter(|ratio| ratio.is_finite()).collect()
@@ -110,9 +109,13 @@ pub fn summary(peers: &[Peer], outcomes: &[Outcome]) {
         return;
     }
     println!("\n## Ours divided by theirs\n");
-    println!("Of figures in the same repetition, medians. The best synchronous peer is the one with the most");
+    println!(
+        "Of figures in the same repetition, medians. The best synchronous peer is the one with the most"
+    );
     println!("requests/s, the cheapest the one with the least CPU per request, the floor aside.\n");
-    println!("| scenario | req/s: hyper | nginx | actix | best synchronous | CPU: hyper | cheapest | p99: hyper |");
+    println!(
+        "| scenario | req/s: hyper | nginx | actix | best synchronous | CPU: hyper | cheapest | p99: hyper |"
+    );
     println!("|---|---|---|---|---|---|---|---|");
     for outcome in outcomes {
         let Some(ours) = ours(peers, outcome) else { continue };
@@ -131,7 +134,8 @@ pub fn summary(peers: &[Peer], outcomes: &[Outcome]) {
             let runs = outcome.runs.get(index).map(Vec::as_slice).unwrap_or_default();
             Some(median(runs.iter().flatten().map(of))).filter(|value| value.is_finite())
         };
-        let others = || peers.iter().enumerate().filter(|(_, peer)| peer.kind != Kind::Ours && peer.name != "floor");
+        let others =
+            || peers.iter().enumerate().filter(|(_, peer)| peer.kind != Kind::Ours && peer.name != "floor");
         let sync = others().filter(|(_, peer)| peer.kind == Kind::Sync);
         let rated = sync.filter_map(|(index, peer)| Some((peer.name.as_str(), of(index, RATE.0)?)));
         let best = rated.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(name, _)| name);
