@@ -2,6 +2,7 @@
 //! of heads and writes as many fixed answers. Nothing is parsed, nothing is parked, no timeouts.
 
 use heirloom_bench::work;
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -52,7 +53,10 @@ fn serve(listener: &TcpListener) -> Result<(), heirloom_bench::Error> {
     let answers = ANSWER.repeat(buffer.len() / END.len());
     let mut events = [EpollEvent::empty(); 256];
     loop {
-        let count = epoll.wait(&mut events, EpollTimeout::NONE)?;
+        let count = match epoll.wait(&mut events, EpollTimeout::NONE) {
+            Err(Errno::EINTR) => 0,
+            count => count?,
+        };
         for event in &events[..count] {
             if event.data() == LISTENER {
                 while let Ok((stream, _)) = listener.accept() {

@@ -11,7 +11,7 @@ mod tables;
 use heirloom_bench::machine::{has, quiet, raise_descriptors};
 use heirloom_bench::{Error, work};
 use peers::{Kind, Peer};
-use run::{Bench, Sample};
+use run::{Bench, Check, Sample};
 use scenarios::Scenario;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -129,11 +129,14 @@ fn measure(
     patience: &mut Duration,
 ) -> Result<Outcome, Error> {
     let mut runs: Vec<Vec<Option<Sample>>> = peers.iter().map(|_| Vec::new()).collect();
-    let mut notes = Vec::new();
+    let mut checks = Vec::new();
     for peer in peers {
-        let found =
-            if peer.can(scenario.needs) { options.bench.check(peer, &scenario) } else { Ok(Vec::new()) };
-        notes.push(found.unwrap_or_else(|error| vec![error.to_string()]));
+        let check = match peer.can(scenario.needs) {
+            true => options.bench.check(peer, &scenario),
+            false => Ok(Check { comparable: false, notes: Vec::new() }),
+        };
+        let failed = |error: Error| Check { comparable: false, notes: vec![error.to_string()] };
+        checks.push(check.unwrap_or_else(failed));
     }
     for rep in 0..options.reps {
         let calm = quiet(patience)?;
@@ -141,7 +144,7 @@ fn measure(
         for turn in 0..peers.len() {
             let index = (turn + rep) % peers.len();
             let (Some(peer), Some(runs)) = (peers.get(index), runs.get_mut(index)) else { continue };
-            if !peer.can(scenario.needs) {
+            if !checks.get(index).is_some_and(|check| check.comparable) {
                 runs.push(None);
                 continue;
             }
@@ -167,6 +170,7 @@ fn measure(
             runs.push(sample.ok());
         }
     }
+    let notes = checks.into_iter().map(|check| check.notes).collect();
     Ok(Outcome { scenario, runs, notes })
 }
 

@@ -6,7 +6,7 @@ use heirloom_bench::machine::{busy, cpu_of};
 use heirloom_bench::server::Running;
 use heirloom_bench::slow::{Kind, Tormentor};
 use heirloom_bench::wrk::{Seen, Wrk, output_of};
-use heirloom_bench::{Error, ask, connect, work};
+use heirloom_bench::{Error, answer, ask, connect, send, work};
 use nix::sys::resource::UsageWho;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 
 /// A connection that gets no answer for so long is not served.
 const SERVED_WITHIN: Duration = Duration::from_secs(1);
+const AFTER_THAT: Duration = Duration::from_millis(1);
+/// So many connections ask at the same time when it is found out how many are served.
+const TURN: usize = 64;
 
 /// Where and how long.
 pub struct Bench {
@@ -132,22 +135,30 @@ impl Bench {
 
     /// Whether the peer does what the scenario is about, on a server of its own: some serve only as many
     /// connections as they have threads, and wrk does not count who gets nothing.
-    pub fn check(&self, peer: &Peer, scenario: &Scenario) -> Result<Vec<String>, Error> {
+    pub fn check(&self, peer: &Peer, scenario: &Scenario) -> Result<Check, Error> {
         let server = self.start(peer, scenario)?;
-        let mut notes = Vec::new();
+        let mut check = Check { comparable: true, notes: Vec::new() };
         if scenario.needs == Needs::Router {
             let (path, expected) = work::ROUTED;
             let answer = ask(&mut connect(&server.address)?, path)?;
             if answer != expected {
-                notes.push(format!("answers {answer:?}"));
+                check.notes.push(format!("answers {answer:?}"));
             }
         }
-        let served = keep_open(&server.address, scenario.connections);
-        if served.len() < scenario.connections {
-            notes.push(format!("serves {} of {}", served.len(), scenario.connections));
+        let served = keep_open(&server.address, scenario.connections).len();
+        if served < scenario.connections {
+            check.notes.push(format!("serves {served} of {}", scenario.connections));
         }
-        Ok(notes)
+        check.comparable = served * 2 >= scenario.connections;
+        Ok(check)
     }
+}
+
+/// What is known of a peer before its runs.
+pub struct Check {
+    /// It serves at least half of the connections.
+    pub comparable: bool,
+    pub notes: Vec<String>,
 }
 
 /// What this process and the load programs have taken.
@@ -170,17 +181,32 @@ pub fn field(text: &str, name: &str) -> Result<f64, Error> {
     Ok(found.ok_or_else(|| format!("no {name} in {text:?}"))?.parse()?)
 }
 
-/// Opens connections that have made one request each, until one gets no answer.
+/// Opens connections that have made one request each, some at a time, until one gets no answer.
 fn keep_open(address: &str, many: usize) -> Vec<TcpStream> {
-    let one = || -> Result<TcpStream, Error> {
-        let stream = TcpStream::connect_timeout(&address.parse()?, SERVED_WITHIN)?;
+    let begin = || -> Result<TcpStream, Error> {
+        let mut stream = TcpStream::connect_timeout(&address.parse()?, SERVED_WITHIN)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(SERVED_WITHIN))?;
-        let mut stream = stream;
-        ask(&mut stream, "/")?;
+        send(&mut stream, "/")?;
         Ok(stream)
     };
-    (0..many).map_while(|_| one().ok()).collect()
+    let mut open = Vec::new();
+    let mut within = SERVED_WITHIN;
+    while open.len() < many && within == SERVED_WITHIN {
+        let turn = TURN.min(many - open.len());
+        let begun: Vec<TcpStream> = (0..turn).map_while(|_| begin().ok()).collect();
+        if begun.len() < turn {
+            within = AFTER_THAT;
+        }
+        for mut stream in begun {
+            let answered = stream.set_read_timeout(Some(within)).and_then(|()| answer(&mut stream));
+            match answered {
+                Ok(_) => open.push(stream),
+                // Who waits behind that one has waited as long.
+                Err(_) => within = AFTER_THAT,
+            }
+        }
+    }
+    open
 }
 
 /// Who else has connections during the run.

@@ -73,9 +73,7 @@ impl Scenario {
 /// In the order in which they are measured.
 pub fn usual() -> Vec<Scenario> {
     let mut usual = pinned();
-    let unpinned = usual.iter().filter(|s| ["ka16", "ka64"].contains(&s.id.as_str()));
-    let unpinned: Vec<Scenario> = unpinned.cloned().map(Scenario::unpinned).collect();
-    usual.extend(unpinned);
+    usual.extend(find("ka64-unpinned"));
     usual
 }
 
