@@ -553,3 +553,51 @@ fn log_lines_are_found() {
         "d {e:?}", x); error!(target: "y", "no"); #[cfg(test)] mod tests { info!("not this") }"#;
     assert_eq!(log_lines(text), ["a … c", "d …"]);
 }
+
+/// The file that a test named `a::b::test` is in, if it is there: `tests/a.rs`, or beside the code.
+fn file_of_test(name: &str) -> Option<PathBuf> {
+    let mut rooms: Vec<&str> = name.split("::").collect();
+    let test = rooms.pop()?;
+    let integration = root().join("tests").join(rooms.first()?).with_extension("rs");
+    let path = if rooms.len() == 1 && integration.exists() {
+        integration
+    } else {
+        rooms.retain(|room| *room != "tests");
+        rooms.iter().fold(root().join("src"), |path, room| path.join(room)).with_extension("rs")
+    };
+    let text = fs::read_to_string(&path).ok()?;
+    let at = text.find(&format!("fn {test}("))?;
+    text[..at].trim_end().ends_with("#[test]").then_some(path)
+}
+
+#[test]
+fn every_demand_of_http_has_its_file_and_its_test() {
+    let page = fs::read_to_string(root().join("docs/http.md")).unwrap();
+    let quoted =
+        |text: &str| -> Vec<String> { text.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let rows = page.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ").collect();
+        let is_demand = cells.len() == 6 && (cells[1].starts_with("MUST") || cells[1].starts_with("SHOULD"));
+        is_demand.then_some(cells)
+    });
+    let mut demands = 0;
+    for cells in rows {
+        demands += 1;
+        let (files, tests) = (quoted(cells[4]), quoted(cells[5]));
+        assert!(!files.is_empty() && !tests.is_empty(), "kept nowhere, or held by nothing: {cells:?}");
+        let missing: Vec<_> = files.iter().filter(|file| !root().join(file).is_file()).collect();
+        assert!(missing.is_empty(), "no such file: {missing:?}");
+    }
+    let strong = page.matches("| MUST").count() + page.matches("| SHOULD").count();
+    assert_eq!(demands, strong, "a row that is not understood");
+    assert!(demands > 80, "{demands} demands: is the check blind?");
+    let is_test = |name: &&String| {
+        name.contains("::") && name.chars().all(|c| c.is_ascii_lowercase() || "_:0123456789".contains(c))
+    };
+    let named = quoted(&page);
+    let missing: Vec<_> = named.iter().filter(is_test).filter(|name| file_of_test(name).is_none()).collect();
+    assert!(missing.is_empty(), "no such test: {missing:?}");
+    assert!(
+        file_of_test("wire::no_such_test").is_none() && file_of_test("http1::head::tests::hosts").is_some()
+    );
+}
