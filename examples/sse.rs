@@ -6,16 +6,17 @@
 //! ...
 //! <title>Counting</title>
 //! ...
-//! $ curl -sN --max-time 1 -H 'Last-Event-ID: 41' http://127.0.0.1:8001/count; true
+//! $ curl -sN -H 'Last-Event-ID: 41' http://127.0.0.1:8001/count > seen.txt &
+//! $ cat seen.txt
 //! ...
 //! id: 42
 //! data: 42, says generation 1
 //! ...
-//! $ curl -sN http://127.0.0.1:8001/count &
-//! ...
-//! event: end
-//! ...
 //! $ kill -HUP PID
+//! $ tail -n 3 seen.txt
+//! event: end
+//! data: generation 1 ends
+//!
 //! ```
 //!
 //! Open it in a browser, and upgrade while it counts: the old process ends the stream, the browser
