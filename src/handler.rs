@@ -188,6 +188,15 @@ pub(crate) struct RouteRules {
     pub(crate) streaming: bool,
 }
 
+/// What a panic says.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text")
+}
+
 /// The same handler, reading the body of its requests while it arrives. It holds a worker
 /// meanwhile, so at most a share of the workers does this at once
 /// ([`Limits::streaming_percent`](crate::Limits::streaming_percent)). Any other handler runs when

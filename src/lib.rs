@@ -40,6 +40,8 @@ mod sse;
 mod status;
 mod sync;
 mod sys;
+#[cfg(feature = "tiny_http")]
+mod tiny;
 #[cfg(feature = "tls")]
 mod tls;
 mod upgraded;
@@ -52,6 +54,9 @@ pub mod wrap;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/lifecycle.md")]
 struct PageOnTheLifecycle;
+#[cfg(all(doctest, feature = "tiny_http"))]
+#[doc = include_str!("../docs/tiny_http.md")]
+struct PageOnTinyHttp;
 
 pub use http;
 
@@ -73,6 +78,8 @@ pub use server::Server;
 pub use signals::{Meaning, Signal, Signals};
 pub use sse::{Event, EventWriter, sse};
 pub use status::Stats;
+#[cfg(feature = "tiny_http")]
+pub use tiny::TinyHttp;
 #[cfg(feature = "tls")]
 pub use tls::{Tls, TlsInfo};
 pub use upgraded::{Upgraded, UpgradedReader, UpgradedWriter, Waited};

@@ -15,7 +15,7 @@ use crate::budget::Budget;
 use crate::error::{Error, Kind};
 use crate::exchange::detached::Detached;
 use crate::exchange::{self, Client, Common, Desk, HandlerBox, Progress, Sign, Site, Stores};
-use crate::handler::Handler;
+use crate::handler::{Handler, panic_text};
 use crate::http1::{DateCache, encode};
 use crate::launch::{self, Business, Ground, Lanes, Launch, Plan, Running, Works, launch_methods};
 use crate::pace::Pace;
@@ -248,7 +248,7 @@ impl Business for Server {
                 }
             };
             let died = move |worker: &str, panic: &(dyn Any + Send)| {
-                error!("{worker} died and is replaced: {}", exchange::panic_text(panic));
+                error!("{worker} died and is replaced: {}", panic_text(panic));
                 // A tally has one writer; this is rare enough for one each.
                 of_the_dead.tally().worker_replaced();
             };

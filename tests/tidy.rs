@@ -29,6 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "wait_group",
         ],
     ),
+    ("tiny", &["body", "connection", "handler", "http1", "limits", "request", "response"]),
     (
         "launch",
         &[

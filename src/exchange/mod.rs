@@ -29,7 +29,7 @@ use log::{debug, error};
 use crate::acceptor::Parking;
 use crate::close_reason::CloseReason;
 use crate::connection::Connection;
-use crate::handler::Handler;
+use crate::handler::{Handler, panic_text};
 use crate::limits::{Limits, Timeouts};
 use crate::pace::Pace;
 use crate::phase::PhaseWatch;
@@ -165,13 +165,4 @@ fn let_go<T>(users: T, what: impl Fn() -> String) -> bool {
         dropped = catch_unwind(AssertUnwindSafe(|| drop(panic)));
     }
     well
-}
-
-/// What a panic says.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no text")
 }

@@ -236,7 +236,7 @@ fn length_field(out: &mut Vec<u8>, length: u64) {
 }
 
 /// Names are stored in lower case; old clients and people read `Content-Type` better.
-fn capitalised(out: &mut Vec<u8>, name: &HeaderName) {
+pub(crate) fn capitalised(out: &mut Vec<u8>, name: &HeaderName) {
     let mut starts = true;
     out.extend(name.as_str().bytes().map(|byte| {
         let shown = if starts { byte.to_ascii_uppercase() } else { byte };
