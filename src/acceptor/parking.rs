@@ -200,7 +200,11 @@ impl<P> Parking<P> {
             Deadline::At(time) => self.ticks(time),
             Deadline::Idle(now) => self.idle_deadline(now),
         };
-        self.slots.park(connection.slot, connection, deadline)
+        self.slots.park(connection.slot, connection, deadline).map_err(|mut back| {
+            // The event may have been of its end, which is not announced again.
+            back.may_have_ended = true;
+            back
+        })
     }
 
     /// Drops what still comes of one that lingers, and parks it where more may; gives back what has

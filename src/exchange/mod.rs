@@ -103,7 +103,6 @@ pub(crate) fn serve(
                 Ok(()) => return,
                 Err(back) => {
                     client = back;
-                    client.may_have_ended = true;
                     // A client that always has more to say is one of many.
                     if queue.look().waiting > 0 {
                         return queue.push(&mut vec![client]);
