@@ -253,7 +253,9 @@ fn origin_form() {
     let rows: &[Row<'_>] = &[
         (b"GET /a/../b//c?d=e&f HTTP/1.1\r\nHost: h\r\n\r\n", &["200 GET /a/../b//c?d=e&f HTTP/1.1 [\"h\"] \"\""], Kept),
         (b"GET //h/x HTTP/1.1\r\nHost: h\r\n\r\n", &["200 GET //h/x HTTP/1.1 [\"h\"] \"\""], Kept),
-        (b"GET /%2e%00%zz HTTP/1.1\r\nHost: h\r\n\r\n", &["200 GET /%2e%00%zz HTTP/1.1 [\"h\"] \"\""], Kept),
+        (b"GET /%2e%00?%zz HTTP/1.1\r\nHost: h\r\n\r\n", &["200 GET /%2e%00?%zz HTTP/1.1 [\"h\"] \"\""], Kept),
+        (b"GET /%zz HTTP/1.1\r\nHost: h\r\n\r\n", &["400"], Closed),
+        (b"GET /x% HTTP/1.1\r\nHost: h\r\n\r\n", &["400"], Closed),
         (b"GET x HTTP/1.1\r\nHost: h\r\n\r\n", &["400"], Closed),
         (b"GET ?x HTTP/1.1\r\nHost: h\r\n\r\n", &["400"], Closed),
         (b"GET \\x HTTP/1.1\r\nHost: h\r\n\r\n", &["400"], Closed),
