@@ -361,11 +361,12 @@ impl Session {
         };
         if outcome.is_err() {
             self.state = State::Broken;
-            // The alert.
-            while let Ok(ConnectionState::EncodeTlsData(data)) =
-                connection.process_tls_records(&mut self.incoming[used..]).state
-            {
-                encode(&mut self.outgoing, data);
+            // The alert, and no look at what comes behind what was wrong.
+            while connection.wants_write() {
+                match connection.process_tls_records(&mut self.incoming[used..]).state {
+                    Ok(ConnectionState::EncodeTlsData(data)) => encode(&mut self.outgoing, data),
+                    _ => break,
+                }
             }
         }
         if used == self.incoming.len() {
@@ -433,3 +434,6 @@ fn append<E>(
     outgoing.truncate(old + outcome.as_ref().map_or(0, |n| *n));
     outcome.map(|_| ())
 }
+
+#[cfg(test)]
+mod tests;

@@ -197,6 +197,11 @@ impl Client {
         taken.unwrap_or_else(|end| panic!("{end:?} after {:?}", String::from_utf8_lossy(&self.unread)))
     }
 
+    /// A byte, or how it ended.
+    pub(crate) fn try_take(&mut self) -> Result<u8, End> {
+        self.until(|unread| (!unread.is_empty()).then(|| unread.remove(0)))
+    }
+
     /// At least one byte and up to `n`, without reading ahead.
     #[track_caller]
     pub(crate) fn sip(&mut self, n: usize) -> usize {

@@ -34,6 +34,12 @@ pub(crate) struct Pair {
     pub(crate) key: PathBuf,
 }
 
+impl Pair {
+    pub(crate) fn der(&self) -> Vec<u8> {
+        certificates(&self.certificate)[0].to_vec()
+    }
+}
+
 impl Authority {
     pub(crate) fn new(name: &str) -> Authority {
         let folder = tempfile::tempdir().unwrap();
@@ -250,6 +256,23 @@ impl Secure {
         self.send(get(path));
         let (status, _, body) = self.reply();
         format!("{status} {}", String::from_utf8_lossy(&body)).trim_end().to_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn exactly(&mut self, n: usize) -> Vec<u8> {
+        while self.unread.len() < n {
+            self.fill().unwrap();
+        }
+        self.unread.drain(..n).collect()
+    }
+
+    /// All that comes, and how it ends.
+    pub(crate) fn rest(&mut self) -> (Vec<u8>, SecureEnd) {
+        loop {
+            if let Err(end) = self.fill() {
+                return (std::mem::take(&mut self.unread), end);
+            }
+        }
     }
 
     /// How the server ends it; anything more that it says is a failure.
