@@ -550,7 +550,8 @@ fn certificates_are_read_anew_and_bad_ones_leave_the_old() {
     assert_eq!(open.get("/"), "200 Hello, World!");
 
     let other = authority.server("other", &["new.test"]);
-    let breaks: &[(&str, &dyn Fn(), &[&str])] = &[
+    type Break<'a> = (&'a str, &'a dyn Fn(), &'a [&'a str]);
+    let breaks: &[Break<'_>] = &[
         (
             "empty",
             &|| fs::write(&pair.certificate, "").unwrap(),

@@ -27,6 +27,7 @@ pub(crate) const USAGE: &str = "usage: storm [flags] [-- flags of the server]
   --upload-bytes N   what an upload sends at most (default 256 KiB)
   --timeout-ms N     how long an answer may take (default 10000)
   --unix             every other client by a unix socket
+  --tls              every other client by TLS, whose connections can't move: their closes are announced
   --server PATH      the kitchen_sink to run (default: the one beside storm)
   --log FILE         where to write the log of all generations
   --seconds N        of load without handovers (default 10)
@@ -50,6 +51,7 @@ pub(crate) struct Flags {
     pub(crate) sizes: Sizes,
     pub(crate) timeout: Duration,
     pub(crate) unix: bool,
+    pub(crate) tls: bool,
     pub(crate) server: Option<PathBuf>,
     pub(crate) log: Option<PathBuf>,
     pub(crate) seconds: Duration,
@@ -74,6 +76,7 @@ impl Flags {
             sizes: Sizes::default(),
             timeout: Duration::from_secs(10),
             unix: false,
+            tls: false,
             server: None,
             log: None,
             seconds: Duration::from_secs(10),
@@ -88,6 +91,7 @@ impl Flags {
                     break;
                 }
                 "--selftest" => flags.selftest = true,
+                "--tls" => flags.tls = true,
                 "--unix" => flags.unix = true,
                 "--bad-binaries" => flags.bad_binaries = true,
                 "--stops" => flags.stops = true,

@@ -1,6 +1,6 @@
 //! The rooms of storm; imports point down only:
 //! `run` and `selftest` over `rounds`, over `client`, `herd`, `server`, `report`, over `link`, over `socket`
-//! and `tally`.
+//! and `tally`, and `socket` over `tls`.
 
 pub(crate) mod asking;
 pub(crate) mod binaries;
@@ -19,4 +19,5 @@ pub(crate) mod selftest;
 pub(crate) mod server;
 pub(crate) mod socket;
 pub(crate) mod tally;
+pub(crate) mod tls;
 pub(crate) mod windows;

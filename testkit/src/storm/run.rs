@@ -20,6 +20,7 @@ use super::rounds::{self, Rounds, STOP_WITHIN};
 use super::server::{Holdings, Server};
 use super::socket::Way;
 use super::tally::Tally;
+use super::tls::Secrecy;
 
 /// A program that hangs is killed after this; a good one is ready in much less, under any load.
 const READY_WITHIN_MS: &str = "3000";
@@ -37,6 +38,13 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
     if flags.unix {
         args.extend(["--unix".to_owned(), folder.path().join("socket").display().to_string()]);
     }
+    let secrecy = if flags.tls { Some(Secrecy::new(folder.path())?) } else { None };
+    if let Some(Secrecy { certificate, key, .. }) = &secrecy {
+        let files = [certificate, key].map(|path| path.display().to_string());
+        args.extend(["--cert", &files[0], "--key", &files[1]].map(str::to_owned));
+        args.extend(["--tls-listen", "127.0.0.1:0"].map(str::to_owned));
+    }
+    let tls_place = args.len() - 1;
     if flags.bad_binaries {
         args.extend(["--ready-timeout-ms", READY_WITHIN_MS].map(str::to_owned));
     }
@@ -53,14 +61,20 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
     if let Some(Addr::Tcp(addr)) = server.addrs().first() {
         args[1] = addr.to_string();
     }
+    // The last of the listeners.
+    let secrecy = secrecy.zip(server.addrs().pop());
+    if let Some((_, Addr::Tcp(addr))) = &secrecy {
+        args[tls_place] = addr.to_string();
+    }
+    let plain: Vec<Addr> = server.addrs().into_iter().filter(|addr| !is_of(addr, &secrecy)).collect();
 
     let handovers_asked = if flags.stops { 0 } else { flags.handovers };
     let mut report = Report { handovers_asked, strict: flags.strict, ..Report::default() };
     report.at_rest[0] = server.holdings();
     let clock = Arc::new(Clock::start());
     let halt = Arc::new(Halt::default());
-    let herd = Herd::gather(&server.addrs(), flags.idle_connections, flags.timeout, &clock);
-    let (clients, tallies) = start_clients(flags, &server.addrs(), &clock, &halt);
+    let herd = Herd::gather(&plain, flags.idle_connections, flags.timeout, &clock);
+    let (clients, tallies) = start_clients(flags, &server.addrs(), &secrecy, &clock, &halt);
     let progress = Progress::start(&server, tallies.iter().map(|(_, tally)| Arc::clone(tally)).collect());
 
     let (quiet, report_of) = (Halt::default(), &mut report);
@@ -90,7 +104,7 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
         report.add(herd::NAME, flags.idle_connections, tally);
     }
     report.at_rest[1] = holdings_at_rest(&server, report.at_rest[0]);
-    look_at_the_last(&server, &mut report);
+    look_at_the_last(&server, &secrecy, &mut report);
     if let Err(problem) = server.stop((Instant::now() + STOP_WITHIN).min(deadline + Duration::from_secs(20)))
     {
         report.problems.push(problem);
@@ -112,6 +126,14 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
     Ok((report.json(), report.good()))
 }
 
+fn is_of(addr: &Addr, secrecy: &Option<(Secrecy, Addr)>) -> bool {
+    secrecy.as_ref().is_some_and(|(_, of)| of == addr)
+}
+
+fn tls_to(addr: &Addr, secrecy: &Option<(Secrecy, Addr)>) -> Option<Secrecy> {
+    secrecy.as_ref().filter(|(_, of)| of == addr).map(|(secrecy, _)| secrecy.clone())
+}
+
 fn program(flags: &Flags) -> Result<PathBuf, String> {
     let beside_us = || -> std::io::Result<PathBuf> {
         // A test's binary is a folder below.
@@ -130,6 +152,7 @@ fn program(flags: &Flags) -> Result<PathBuf, String> {
 fn start_clients(
     flags: &Flags,
     addrs: &[Addr],
+    secrecy: &Option<(Secrecy, Addr)>,
     clock: &Arc<Clock>,
     halt: &Arc<Halt>,
 ) -> (Vec<JoinHandle<()>>, Vec<(Mode, Shared)>) {
@@ -140,6 +163,7 @@ fn start_clients(
         let tally = Shared::default();
         let mut way = Way::new(addrs[number % addrs.len()].clone(), number, flags.timeout);
         way.room = mode.room();
+        way.tls = tls_to(&way.to, secrecy);
         let client = Client {
             mode,
             number: number as u64 + 1,
@@ -172,10 +196,12 @@ fn holdings_at_rest(server: &Server, first: Holdings) -> Holdings {
 }
 
 /// Asks each listener for its generation, on a new connection.
-fn look_at_the_last(server: &Server, report: &mut Report) {
+fn look_at_the_last(server: &Server, secrecy: &Option<(Secrecy, Addr)>, report: &mut Report) {
     let serving = server.serving();
     for addr in server.addrs() {
-        let got = rounds::generation(&Way::new(addr.clone(), 60_000, Duration::from_secs(10)));
+        let mut way = Way::new(addr.clone(), 60_000, Duration::from_secs(10));
+        way.tls = tls_to(&addr, secrecy);
+        let got = rounds::generation(&way);
         if got != Ok(serving) {
             report.problems.push(format!("{addr:?}: generation {serving} expected, got {got:?}"));
         }

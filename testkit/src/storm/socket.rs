@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -14,9 +14,13 @@ use nix::sys::time::TimeVal;
 use testkit::Addr;
 
 use super::tally::Outcome;
+use super::tls::{Layer, Secrecy};
 
 #[derive(Debug)]
-pub(crate) struct Socket(OwnedFd);
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    tls: Option<Layer>,
+}
 
 /// How to connect.
 #[derive(Clone, Debug)]
@@ -29,6 +33,8 @@ pub(crate) struct Way {
     pub(crate) patience: Duration,
     /// The receive buffer, where it should be small.
     pub(crate) room: Option<usize>,
+    /// By TLS.
+    pub(crate) tls: Option<Secrecy>,
 }
 
 impl Way {
@@ -38,7 +44,7 @@ impl Way {
             matches!(&to, Addr::Tcp(addr) if matches!(addr, SocketAddr::V4(v4) if v4.ip().is_loopback()));
         let octet = |n: usize| u8::try_from(n % 250 + 1).unwrap_or(1);
         let from = local.then(|| Ipv4Addr::new(127, 1, octet(number / 250), octet(number)));
-        Way { to, from, patience, room: None }
+        Way { to, from, patience, room: None, tls: None }
     }
 
     pub(crate) fn connect(&self) -> Result<Socket, Errno> {
@@ -69,29 +75,49 @@ impl Way {
             bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0)))?;
         }
         connect(fd.as_raw_fd(), to)?;
-        Ok(Socket(fd))
+        let tls = self.tls.as_ref().map(|tls| tls.agree(&fd)).transpose()?;
+        Ok(Socket { fd, tls })
     }
 }
 
 impl Socket {
-    pub(crate) fn send_all(&self, mut bytes: &[u8]) -> Result<(), Errno> {
+    pub(crate) fn send_all(&mut self, mut bytes: &[u8]) -> Result<(), Errno> {
+        if let Some(tls) = &mut self.tls {
+            return tls.send_all(&self.fd, bytes);
+        }
         while !bytes.is_empty() {
-            let n = send(self.0.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?;
+            let n = send(self.fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?;
             bytes = &bytes[n..];
         }
         Ok(())
     }
 
     /// 0: its end.
-    pub(crate) fn receive(&self, buf: &mut [u8]) -> Result<usize, Errno> {
-        recv(self.0.as_raw_fd(), buf, MsgFlags::empty())
+    pub(crate) fn receive(&mut self, buf: &mut [u8]) -> Result<usize, Errno> {
+        match &mut self.tls {
+            Some(tls) => tls.receive(&self.fd, buf),
+            None => recv(self.fd.as_raw_fd(), buf, MsgFlags::empty()),
+        }
     }
 
     /// Whether there is something to receive, an end included, within `wait`.
-    pub(crate) fn readable_within(&self, wait: Duration) -> bool {
-        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, timeout).is_ok_and(|ready| ready > 0)
+    pub(crate) fn readable_within(&mut self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        loop {
+            if self.tls.as_mut().is_some_and(Layer::is_readable) {
+                return true;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+            if !poll(&mut fds, timeout).is_ok_and(|ready| ready > 0) {
+                return false;
+            }
+            let Some(tls) = &mut self.tls else { return true };
+            if tls.has_news(&self.fd) {
+                return true;
+            }
+        }
     }
 }
 
