@@ -1,62 +1,51 @@
-//! TLS: certificates from files, taken up anew without a handover, and what a handler sees of it.
-//!
-//! Make a certificate for this host, then run:
+//! TLS: certificates from files, read anew without a handover, and what a handler sees of it.
 //!
 //! ```text
-//! openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost \
-//!     -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout key.pem -out cert.pem
-//! cargo run --features tls --example tls -- cert.pem key.pem
-//! curl --cacert cert.pem https://localhost:8443/
+//! $ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost \
+//!     -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem 2>/dev/null
+//! $ cargo run --features tls --example tls -- 127.0.0.1:8443 cert.pem key.pem
+//! $ curl --cacert cert.pem https://localhost:8443/
+//! TLSv1.3 TLS_AES_256_GCM_SHA384 for localhost
+//! $ curl http://localhost:8443/
+//! this port speaks TLS: ask by https
+//! $ cp cert.pem old.pem
+//! $ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost \
+//!     -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem 2>/dev/null
+//! $ curl --cacert old.pem -X POST https://localhost:8443/renewed
+//! new connections get the new certificate
+//! $ curl --cacert cert.pem https://localhost:8443/
+//! TLSv1.3 TLS_AES_256_GCM_SHA384 for localhost
+//! $ echo broken > cert.pem
+//! $ curl --insecure -X POST https://localhost:8443/renewed
+//! the old one stays: can't use the certificate cert.pem: ...
 //! ```
 //!
-//! Make another one over it, and `curl -X POST localhost:8002/renewed`: new connections get it. So they
-//! do after `kill -HUP PID`. With a third file, of authorities, clients must have a certificate of
-//! theirs: `curl --cacert cert.pem --cert client.pem --key client-key.pem https://localhost:8443/`.
+//! A successor reads the files when it starts, so `kill -HUP` would have done, too. A fourth argument
+//! is a file of authorities: then clients must show a certificate that one of them has issued
+//! (`curl --cert client.pem --key client-key.pem`).
 
 use heirloom::Tls;
 use heirloom::prelude::*;
 
 fn main() -> Result<(), heirloom::Error> {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let files: Vec<String> = std::env::args().skip(1).collect();
-    let (tls, listen) = match &files[..] {
-        [certificate, key] => (Tls::from_files(certificate, key), None),
-        [certificate, key, authorities] => {
-            (Tls::from_files(certificate, key).require_clients(authorities), None)
-        }
-        [certificate, key, flag, listen] if flag == "--listen" => {
-            (Tls::from_files(certificate, key), Some(listen.clone()))
-        }
-        _ => usage(),
-    };
-
+    env_logger::init();
+    let mut args = std::env::args().skip(1);
+    let mut arg = |default: &str| args.next().unwrap_or_else(|| default.to_owned());
+    let (listen, cert, key) = (arg("127.0.0.1:8443"), arg("cert.pem"), arg("key.pem"));
+    let mut tls = Tls::from_files(cert, key);
+    if let Some(authorities) = args.next() {
+        tls = tls.require_clients(authorities);
+    }
     let renewed = tls.clone();
-    let operators = Router::new().post("/renewed", move |_: Request| match renewed.reload() {
+    let router = Router::new().get("/", who).post("/renewed", move |_: Request| match renewed.reload() {
         Ok(()) => (StatusCode::OK, "new connections get the new certificate\n".to_owned()),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("the old one stays: {e}\n")),
     });
-    let listen = listen.unwrap_or_else(|| "127.0.0.1:8443".to_owned());
-    let operators_listen = if listen.ends_with(":0") { "127.0.0.1:0" } else { "127.0.0.1:8002" };
-    log::info!("pid {}", std::process::id());
-    Server::new(Router::new().get("/", who))
-        .listen_tls(listen, tls)
-        .listen_with(operators_listen, operators)
-        .serve()
+    Server::new(router).listen_tls(listen, tls).serve()
 }
 
 fn who(req: Request) -> String {
     let Some(tls) = req.tls() else { return "plain text\n".to_owned() };
-    format!(
-        "{} {} for {}, {} certificates of the client\n",
-        tls.version(),
-        tls.cipher_suite(),
-        tls.server_name().unwrap_or("no name"),
-        tls.client_certificates().len()
-    )
-}
-
-#[expect(clippy::exit, reason = "a command line that is wrong")]
-fn usage() -> ! {
-    eprintln!("usage: tls CERTIFICATE KEY [AUTHORITIES]");
-    std::process::exit(2);
+    let name = tls.server_name().unwrap_or("nobody");
+    format!("{} {} for {name}\n", tls.version(), tls.cipher_suite())
 }
