@@ -27,6 +27,29 @@ pub use wrapped::{Next, Wrapped, Wrapper};
 /// ```
 ///
 /// [`Handler::wrap`] puts something around it that sees each request and each response.
+///
+/// A test needs no socket: it makes a request by hand, and looks at the response. A [`Router`](crate::Router)
+/// is a handler, too. Such a request has no peer, comes from a first generation, and never drains.
+///
+/// ```
+/// use heirloom::prelude::*;
+///
+/// fn routes() -> Router {
+///     Router::new().post("/users/{id}", |mut req: Request| -> std::io::Result<String> {
+///         let text = req.text()?;
+///         Ok(format!("{} says {text}\n", req.param("id").unwrap_or_default()))
+///     })
+/// }
+///
+/// let request = http::Request::post("/users/7").header("content-type", "text/plain").body(Body::from("hello"));
+/// let mut response = routes().call(request.unwrap());
+/// assert_eq!(response.status(), StatusCode::OK);
+/// assert_eq!(response.body_mut().read_text().unwrap(), "7 says hello\n");
+/// let request = http::Request::get("/users/7").body(Body::empty());
+/// assert_eq!(routes().call(request.unwrap()).status(), StatusCode::METHOD_NOT_ALLOWED);
+/// ```
+///
+/// Limits, timeouts and what is on the wire are a server's: for those see [`Server::spawn`](crate::Server::spawn).
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request.
     fn call(&self, request: Request) -> Response;

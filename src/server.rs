@@ -164,6 +164,21 @@ impl Server {
 
     /// Starts serving in the background, without signals and without handovers: for tests, and for
     /// programs that only want the HTTP server.
+    /// Any number of them run in one process, beside one that serves with signals, too.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use std::io::{Read, Write};
+    ///
+    /// let server = Server::new(|_: Request| "ok\n").listen("127.0.0.1:0").spawn().unwrap();
+    /// let mut client = std::net::TcpStream::connect(server.addresses()[0]).unwrap();
+    /// client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    /// let mut answer = String::new();
+    /// client.read_to_string(&mut answer).unwrap();
+    /// assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("ok\n"));
+    /// // Or drop it: it finishes what it has begun.
+    /// server.stop().unwrap();
+    /// ```
     ///
     /// # Errors
     /// When it can't start.

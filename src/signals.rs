@@ -111,6 +111,13 @@ impl Signals {
             .with(Signal::Usr2, Meaning::Handover)
     }
 
+    /// For a program that has its own handlers, and asks a [`Handle`](crate::Handle) for what should
+    /// follow: none of them means anything here, but that the terminal was closed. Handlers that
+    /// were there before, or are added by signal-hook, are called as ever, and stay when serving is over.
+    pub fn none() -> Signals {
+        Signals { meanings: [Some(Meaning::Nothing); 6] }
+    }
+
     /// The same, but for this one. With nothing left that stops it, a server ends only by SIGKILL.
     #[must_use]
     pub fn with(mut self, signal: Signal, meaning: Meaning) -> Signals {
@@ -149,11 +156,13 @@ pub(crate) struct Installed {
 }
 
 /// The running signal thread. Dropping it ends the thread and gives TERM, INT and QUIT their default
-/// action back, so that whatever the program still does can be ended.
+/// action back, so that whatever the program still does can be ended; unless it has handlers of its own.
 #[derive(Debug)]
 pub(crate) struct Heard {
     thread: Option<JoinHandle<()>>,
     handle: Handle,
+    /// The program has its own handlers.
+    is_guest: bool,
 }
 
 /// Blocked in a successor until it can hear them.
@@ -218,6 +227,7 @@ impl Installed {
         if TAKEN.swap(true, Ordering::SeqCst) {
             return Err(io::Error::other("a server of this process has them, or has had them"));
         }
+        let is_guest = meanings == Signals::none();
         let mut signals = self.signals;
         let handle = signals.handle();
         for signal in STOPS {
@@ -238,13 +248,15 @@ impl Installed {
                 }
             }
         })?;
-        Ok(Heard { thread: Some(thread), handle })
+        Ok(Heard { thread: Some(thread), handle, is_guest })
     }
 }
 
 impl Drop for Heard {
     fn drop(&mut self) {
-        STOPS.into_iter().for_each(sys::default_action);
+        if !self.is_guest {
+            STOPS.into_iter().for_each(sys::default_action);
+        }
         self.handle.close();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
