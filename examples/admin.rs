@@ -1,0 +1,34 @@
+//! An admin listener for operators: health, readiness, metrics and status, on a worker of its own, so
+//! that it answers while all others are in handlers.
+//!
+//! ```text
+//! $ cargo run --example admin -- 127.0.0.1:8001 127.0.0.1:8002
+//! $ curl http://127.0.0.1:8001/until-drain &
+//! told
+//! $ curl -o /dev/null -w '%{http_code}' http://127.0.0.1:8002/healthz
+//! 200
+//! $ curl -o /dev/null -w '%{http_code}' http://127.0.0.1:8002/readyz
+//! 200
+//! $ curl http://127.0.0.1:8002/metrics | grep -c '^heirloom_'
+//! ...
+//! $ kill PID
+//! ```
+//!
+//! The only worker waits in its handler, and the admin listener answers all the same.
+
+use std::time::Duration;
+
+use heirloom::prelude::*;
+
+fn main() -> Result<(), heirloom::Error> {
+    heirloom::init()?;
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let mut args = std::env::args().skip(1);
+    let listen = args.next().unwrap_or_else(|| "127.0.0.1:8001".to_owned());
+    let admin = args.next().unwrap_or_else(|| "127.0.0.1:8002".to_owned());
+    let router = Router::new().get("/until-drain", |req: Request| {
+        if req.wait_draining(Duration::from_secs(600)) { "told\n" } else { "not told\n" }
+    });
+    log::info!("pid {}", std::process::id());
+    Server::new(router).listen(listen).admin(admin).workers(1).serve()
+}

@@ -1,0 +1,53 @@
+//! HUP reads the configuration again: the new generation does, before it takes over. A file with a
+//! mistake costs nothing, for the old generation serves on with what it has.
+//!
+//! ```text
+//! $ echo 'greeting = hello' > app.conf
+//! $ cargo run --example config_reload -- 127.0.0.1:8001 app.conf
+//! $ curl http://127.0.0.1:8001/
+//! hello
+//! $ echo 'greeting = good evening' > app.conf
+//! $ curl http://127.0.0.1:8001/
+//! hello
+//! $ kill -HUP PID
+//! $ curl http://127.0.0.1:8001/
+//! good evening
+//! ```
+//!
+//! Write `greetings = x` into it, and `kill -HUP PID`: the log has the mistake, and nothing changes.
+
+use std::fs;
+
+use heirloom::prelude::*;
+
+struct Config {
+    greeting: String,
+}
+
+impl Config {
+    fn read(path: &str) -> Result<Config, String> {
+        let text = fs::read_to_string(path).map_err(|e| format!("can't read {path}: {e}"))?;
+        let mut greeting = None;
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            match line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) {
+                Some(("greeting", value)) => greeting = Some(value.to_owned()),
+                _ => return Err(format!("{path}: not understood: {line}")),
+            }
+        }
+        Ok(Config { greeting: greeting.ok_or_else(|| format!("{path}: no greeting"))? })
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    heirloom::init()?;
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let mut args = std::env::args().skip(1);
+    let listen = args.next().unwrap_or_else(|| "127.0.0.1:8001".to_owned());
+    let path = args.next().unwrap_or_else(|| "app.conf".to_owned());
+
+    log::info!("pid {}", std::process::id());
+    // An error here ends this generation before it has accepted anything.
+    let config = Config::read(&path)?;
+    Server::new(move |_: Request| format!("{}\n", config.greeting)).listen(listen).serve()?;
+    Ok(())
+}
