@@ -225,7 +225,8 @@ impl<P> Parking<P> {
 
     /// Registers one that was accepted as work, and is to be parked now.
     pub(crate) fn watch(&self, connection: &Connection<P>) -> io::Result<()> {
-        Ok(self.poller.add(&connection.stream, EpollEvent::new(edge(), connection.slot.to_bits()))?)
+        let event = EpollEvent::new(edge(), connection.slot.to_bits());
+        Ok(self.poller_of(connection.site).add(&connection.stream, event)?)
     }
 
     /// Asks for an event, too, when the socket takes bytes again.
