@@ -82,6 +82,15 @@ impl Stream {
         }
     }
 
+    /// Whether a read has something to show, whatever the socket says.
+    pub(crate) fn has_more(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => s.lock().has_more(),
+            _ => false,
+        }
+    }
+
     /// Whether something has come of which a read shows nothing yet: part of a TLS record.
     pub(crate) fn holds_part(&self) -> bool {
         match self {
@@ -163,10 +172,8 @@ impl Stream {
 
     /// What a read would find, without reading it.
     pub(crate) fn peek(&self) -> Peek {
-        #[cfg(feature = "tls")]
-        match self {
-            Stream::Tls(s) if s.lock().has_more() => return Peek::Bytes,
-            _ => {}
+        if self.has_more() {
+            return Peek::Bytes;
         }
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         match recv(self.as_fd().as_raw_fd(), &mut [0], flags) {

@@ -279,6 +279,10 @@ impl Duplex for Conversation {
     }
 
     fn wait(&self, wants: Wants, timeout: Option<Duration>) -> io::Result<bool> {
+        // The socket does not tell of what TLS has decrypted already.
+        if wants.read && self.stream.has_more() {
+            return Ok(true);
+        }
         let flag = |wanted, flag| if wanted { flag } else { PollFlags::empty() };
         let flags = flag(wants.read, PollFlags::POLLIN) | flag(wants.write, PollFlags::POLLOUT);
         let stream = PollFd::new(self.stream.as_fd(), flags);

@@ -172,6 +172,46 @@ fn a_successor_with_a_bad_certificate_is_not_let_in() {
     assert_eq!(secured.server.settled(), Some(secured.server.pid()));
 }
 
+/// Many messages in few records, and large ones in many: none waits for an event that does not come.
+#[cfg(feature = "websocket")]
+#[test]
+fn a_websocket_over_tls() {
+    use std::sync::Arc;
+
+    use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+    use tungstenite::Message;
+
+    let secured = Secured::start(&[]);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&secured.certificate).expect("PEM")).expect("a root");
+    let config =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    let name = ServerName::try_from("localhost").expect("a name");
+    let tls = rustls::ClientConnection::new(Arc::new(config), name).expect("a client");
+    let socket = std::net::TcpStream::connect(("127.0.0.1", secured.port())).expect("a connection");
+    socket.set_read_timeout(Some(testkit::DEADLINE)).expect("a socket");
+    let stream = rustls::StreamOwned::new(tls, socket);
+    let (mut client, _) = tungstenite::client("ws://localhost/ws", stream).expect("a handshake");
+    for _ in 0..5 {
+        for n in 0..300 {
+            client.write(Message::text(format!("message {n}"))).expect("a message");
+        }
+        client.flush().expect("a socket");
+        for n in 0..300 {
+            assert_eq!(client.read().expect("an echo"), Message::text(format!("message {n}")));
+        }
+    }
+    for length in [1, 4_095, 4_096, 16_384, 70_000, 1 << 20] {
+        let bytes: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+        client.send(Message::binary(bytes.clone())).expect("a message");
+        assert!(client.read().expect("an echo").into_data() == bytes, "{length}");
+    }
+}
+
 /// Flags that want each other.
 #[test]
 fn tls_needs_all_of_its_flags() {
