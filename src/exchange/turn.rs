@@ -409,7 +409,8 @@ impl<'a> Turn<'a> {
             self.queue.wake_for_rest(common.parking.is_deserted(self.client.site));
             self.try_flush();
         }
-        let (begin, head) = (self.now, &asked.head);
+        // Not `now`: since then there was a read, and its time is not the handler's.
+        let (begin, head) = (Instant::now(), &asked.head);
         self.desk.sign.set(Some((head.clone(), begin)));
         let body = Body::received(kind, Arc::clone(&self.client.origin), begun.text);
         let mut request = Request::from_parts(begun.parts, body);
