@@ -98,7 +98,6 @@ pub(crate) struct Scan {
 
 impl Scan {
     /// As [`parse`]; `input` starts with the same bytes as at the last call that gave `Ok(None)`.
-    #[inline]
     pub(crate) fn parse(&mut self, input: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
         let due = input.len() / 2 >= self.parsed || input.len() >= limits.head_bytes;
         if !due && !ends_after(input, self.seen) {
@@ -121,7 +120,6 @@ fn ends_after(input: &[u8], from: usize) -> bool {
 }
 
 /// The head that `input` starts with; `Ok(None)` if it is not complete yet.
-#[inline]
 pub(crate) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
     let window = input.get(..limits.head_bytes).unwrap_or(input);
     let lines = skip_empty_lines(window)?;
@@ -236,7 +234,6 @@ fn parse_other_version(
     }
 }
 
-#[inline]
 fn assemble(text: &[u8], request: &httparse::Request<'_, '_>, limits: &Limits) -> Result<Head, Refusal> {
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
         return Err(BAD_LINE);
