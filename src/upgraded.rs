@@ -80,8 +80,10 @@ pub(crate) trait Duplex: Send + Sync {
     /// False if nothing that is wanted happened in time. One that is rung for takes the ring.
     fn wait(&self, wants: Wants, timeout: Option<Duration>) -> io::Result<bool>;
     /// Wakes who waits to be rung for.
+    #[cfg_attr(not(feature = "websocket"), expect(dead_code, reason = "for websockets"))]
     fn ring(&self);
     /// To be called once, by whoever begins the drain. It must not block.
+    #[cfg_attr(not(feature = "websocket"), expect(dead_code, reason = "for websockets"))]
     fn at_drain(&self, tell: Box<dyn FnOnce() + Send>);
     fn shutdown_write(&self);
 }
