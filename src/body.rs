@@ -212,8 +212,10 @@ impl Body {
     /// # Errors
     /// As [`Body::read_bytes`], and `InvalidData` if it is not UTF-8.
     pub fn read_text(&mut self) -> io::Result<String> {
-        String::from_utf8(self.read_bytes()?.into())
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+        String::from_utf8(self.read_bytes()?.into()).map_err(|_| {
+            let unreadable = Unreadable { status: StatusCode::BAD_REQUEST, reason: "the body is not UTF-8" };
+            io::Error::new(io::ErrorKind::InvalidData, unreadable)
+        })
     }
 
     pub(crate) const fn of(kind: Kind) -> Body {

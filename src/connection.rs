@@ -5,6 +5,7 @@
 mod secured;
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -12,12 +13,14 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::sendfile::sendfile;
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
 
 use crate::close_reason::CloseReason;
 use crate::origin::Origin;
 use crate::slots::SlotId;
+use crate::sys;
 use crate::wait_group::Guard;
 #[cfg(feature = "tls")]
 use secured::{Raw, Secured};
@@ -134,6 +137,23 @@ impl Stream {
             Stream::Tls(s) => s.socket.read(buf),
             _ => self.read(buf),
         }
+    }
+
+    /// Sends up to `n` bytes of `file`, from where it stands, without copying them; 0 is its end.
+    ///
+    /// # Errors
+    /// Those of the socket and of the file; `Unsupported` where it is not for the kernel to do this.
+    pub(crate) fn send_file(&self, file: &File, n: usize) -> io::Result<usize> {
+        // Unlike std's writes it can't be told not to signal that the client has gone.
+        if !sys::is_ignored(libc::SIGPIPE) {
+            return Err(ErrorKind::Unsupported.into());
+        }
+        uninterrupted(|| match self {
+            Stream::Tcp(s) => Ok(sendfile(s, file, None, n)?),
+            Stream::Unix(s) => Ok(sendfile(s, file, None, n)?),
+            #[cfg(feature = "tls")]
+            Stream::Tls(_) => Err(ErrorKind::Unsupported.into()),
+        })
     }
 
     /// Tells the client that nothing more comes. A bare close would tell it late if some child of

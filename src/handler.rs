@@ -4,6 +4,7 @@ mod wrapped;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 
@@ -205,8 +206,7 @@ pub(crate) struct Pattern {
 /// What one route may have otherwise than its server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RouteRules {
-    /// Bytes of a request body; above it 413. None: [`Limits::body_bytes`](crate::Limits).
-    pub(crate) body_bytes: Option<u64>,
+    pub(crate) limits: RouteLimits,
     /// Whether the handler reads the body while it arrives, holding a worker meanwhile.
     pub(crate) streaming: bool,
 }
@@ -218,6 +218,39 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no text")
+}
+
+/// Limits of one route, for [`limited`]. Where one is None, which is the default, that of the server
+/// holds: of its [`Limits`](crate::Limits) and [`Timeouts`](crate::Timeouts).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteLimits {
+    /// Bytes of a request body; above it 413. See [`Limits::body_bytes`](crate::Limits::body_bytes).
+    pub body_bytes: Option<u64>,
+    /// Without a byte of a request body; then 408. See
+    /// [`Timeouts::body_stall`](crate::Timeouts::body_stall).
+    pub body_stall: Option<Duration>,
+    /// Bytes a second of a request body, on average; below it 408, 0 for none. See
+    /// [`Limits::body_rate`](crate::Limits::body_rate).
+    pub body_rate: Option<u64>,
+    /// Without a byte of a response taken by the client; then closed. See
+    /// [`Timeouts::response_stall`](crate::Timeouts::response_stall).
+    pub response_stall: Option<Duration>,
+    /// Bytes a second of a response that a client must take, on average; below it closed, 0 for
+    /// none. See [`Limits::response_rate`](crate::Limits::response_rate).
+    pub response_rate: Option<u64>,
+}
+
+impl RouteLimits {
+    /// These, and `outer` where they say nothing.
+    fn or(self, outer: &RouteLimits) -> RouteLimits {
+        RouteLimits {
+            body_bytes: self.body_bytes.or(outer.body_bytes),
+            body_stall: self.body_stall.or(outer.body_stall),
+            body_rate: self.body_rate.or(outer.body_rate),
+            response_stall: self.response_stall.or(outer.response_stall),
+            response_rate: self.response_rate.or(outer.response_rate),
+        }
+    }
 }
 
 /// The same handler, reading the body of its requests while it arrives. It holds a worker
@@ -252,7 +285,67 @@ pub fn streaming(handler: impl Handler) -> impl Handler {
 /// # router.check().unwrap();
 /// ```
 pub fn max_body(bytes: u64, handler: impl Handler) -> impl Handler {
-    Ruled { handler, rules: RouteRules { body_bytes: Some(bytes), ..Default::default() } }
+    limited(RouteLimits { body_bytes: Some(bytes), ..Default::default() }, handler)
+}
+
+/// The same handler with limits of its own. Of a router, they hold for all routes that don't say
+/// otherwise.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use heirloom::{RouteLimits, limited};
+/// use std::time::Duration;
+///
+/// // From a device on a bad line: little, and slowly.
+/// let patient = RouteLimits {
+///     body_bytes: Some(4 << 10),
+///     body_stall: Some(Duration::from_secs(300)),
+///     body_rate: Some(0),
+///     ..Default::default()
+/// };
+/// let router = Router::new().post("/reading", limited(patient, |mut req: Request| req.text()));
+/// # router.check().unwrap();
+/// ```
+pub fn limited(limits: RouteLimits, handler: impl Handler) -> impl Handler {
+    Ruled { handler, rules: RouteRules { limits, streaming: false } }
+}
+
+/// A function of some state and a request, as a handler. The state is made once and shared by all
+/// requests: no globals. What changes in it needs a lock or an atomic, as it is seen by all workers
+/// at once.
+///
+/// It is short for a closure that captures an [`Arc`]; several such closures can share one:
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use heirloom::with_state;
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// struct Shop {
+///     sold: AtomicU64,
+/// }
+///
+/// fn sell(shop: &Shop, _: Request) -> String {
+///     format!("{} sold\n", shop.sold.fetch_add(1, Ordering::Relaxed) + 1)
+/// }
+///
+/// let shop = Arc::new(Shop { sold: AtomicU64::new(0) });
+/// let router = Router::new().post("/sales", with_state(&shop, sell)).get("/sales", {
+///     let shop = Arc::clone(&shop);
+///     move |_: Request| format!("{} sold\n", shop.sold.load(Ordering::Relaxed))
+/// });
+/// let mut response = router.call(http::Request::post("/sales").body(Body::empty()).unwrap());
+/// assert_eq!(response.body_mut().read_text().unwrap(), "1 sold\n");
+/// ```
+pub fn with_state<S, F, R>(state: &Arc<S>, handler: F) -> impl Handler + use<S, F, R>
+where
+    S: Send + Sync + ?Sized + 'static,
+    F: Fn(&S, Request) -> R + Send + Sync + 'static,
+    R: IntoResponse + 'static,
+{
+    let state = Arc::clone(state);
+    move |request: Request| handler(&state, request)
 }
 
 struct Ruled<H> {
@@ -267,7 +360,7 @@ impl<H: Handler> Handler for Ruled<H> {
 
     fn resolve(&self, head: &Parts) -> Resolved<'_> {
         let mut found = self.handler.resolve(head);
-        found.rules.body_bytes = found.rules.body_bytes.or(self.rules.body_bytes);
+        found.rules.limits = found.rules.limits.or(&self.rules.limits);
         found.rules.streaming |= self.rules.streaming;
         found
     }

@@ -66,7 +66,9 @@ pub use body::Body;
 pub use close_reason::CloseReason;
 pub use error::Error;
 pub use handle::Handle;
-pub use handler::{Handler, Next, Resolved, Wrapped, Wrapper, max_body, streaming};
+pub use handler::{
+    Handler, Next, Resolved, RouteLimits, Wrapped, Wrapper, limited, max_body, streaming, with_state,
+};
 pub use hooks::UserState;
 pub use launch::{Running, inherited_fd, init};
 pub use limits::{Limits, Timeouts};

@@ -500,7 +500,7 @@ fn decoded(raw: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handler::{RouteRules, max_body, streaming};
+    use crate::handler::{RouteLimits, RouteRules, max_body, streaming};
     use crate::{Body, IntoResponse, RequestExt};
 
     fn request(line: &str) -> Request {
@@ -810,7 +810,10 @@ mod tests {
     #[test]
     fn rules_are_found_before_the_body_is_read() {
         let ok = |_: Request| ();
-        let rules = |streaming, body_bytes| RouteRules { streaming, body_bytes };
+        let rules = |streaming, body_bytes| RouteRules {
+            streaming,
+            limits: RouteLimits { body_bytes, ..RouteLimits::default() },
+        };
         let inner = Router::new().post("/plain", ok).post("/small", max_body(1, ok));
         let router = Router::new()
             .post("/none", ok)

@@ -204,7 +204,7 @@ fn a_streamed_body_that_stalls_frees_its_worker() {
     let request = post("/count", &[b'x'; 100]);
     let mut client = fixture.client();
     client.send(&request[..request.len() - 50]);
-    assert_eq!(client.reply().status, 500);
+    assert_eq!(client.reply().status, 408);
     fixture.client().expect_kept();
     client.expect_fin();
 }

@@ -120,7 +120,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("listener", &["connection", "error", "sys", "tls"]),
-    ("connection", &["close_reason", "origin", "slots", "tls", "wait_group"]),
+    ("connection", &["close_reason", "origin", "slots", "sys", "tls", "wait_group"]),
     ("wrap", &["body", "handler", "request", "response"]),
     ("router", &["body", "handler", "pace", "response"]),
     ("request", &["body", "handler", "phase", "tls"]),

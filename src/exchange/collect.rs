@@ -24,6 +24,9 @@ pub(crate) struct Stores {
 pub(super) struct Bounds {
     pub(super) memory: usize,
     pub(super) all: u64,
+    /// Without a byte.
+    pub(super) stall: Duration,
+    pub(super) rate: Rate,
 }
 
 /// A request whose body is not complete.
@@ -102,7 +105,8 @@ impl Collecting {
     }
 
     /// How long the next byte may be waited for.
-    pub(super) fn until(&self, now: Instant, stall: Duration, rate: Rate) -> Instant {
+    pub(super) fn until(&self, now: Instant) -> Instant {
+        let Bounds { stall, rate, .. } = self.bounds;
         let by_rate = self.began.checked_add(rate.time_for(self.len));
         by_rate.map_or(now + stall, |by_rate| by_rate.min(now + stall))
     }

@@ -125,9 +125,8 @@ pub(crate) fn serve(
                 client.stream.reset_on_close();
                 return close(client, reason, desk, common);
             }
-            Step::Detach { place, task, what } => {
+            Step::Detach { place, task, what, stall } => {
                 let unsent = std::mem::take(&mut desk.out);
-                let stall = common.timeouts.response_stall;
                 return detach(place, client, unsent, task, what, stall, &common.parking);
             }
         }

@@ -1,5 +1,5 @@
 //! A response body on its way out: pulled from its source a piece at a time, whenever the client
-//! has taken the last one.
+//! has taken the last one. Files go by `sendfile` where the connection is plain text.
 
 use std::fmt;
 use std::fs::File;
@@ -14,11 +14,14 @@ use crate::http1::encode::{self, BodyFraming, LAST_CHUNK};
 
 /// A piece of a source.
 const PIECE_BYTES: usize = 64 << 10;
+/// As much of a file goes in one call, so that a fast client does not keep us in the kernel.
+const SEND_BYTES: u64 = 1 << 20;
 
 pub(super) struct Outgoing {
     /// Behind what is in the worker's buffer, without being copied there.
     bytes: Bytes,
     source: Option<Box<dyn Read + Send>>,
+    file: Option<Held>,
     /// The source has given all that it is asked for.
     ended: bool,
     framing: BodyFraming,
@@ -32,12 +35,8 @@ pub(super) struct Outgoing {
 struct Held {
     file: File,
     _share: Option<Share>,
-}
-
-impl Read for Held {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.file.read(buf)
-    }
+    /// `sendfile` can't be had for it.
+    by_copy: bool,
 }
 
 /// How much of what was to be written the socket took.
@@ -51,6 +50,10 @@ pub(super) struct Sent {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Pulled {
     Piece,
+    /// Written already.
+    Sent(usize),
+    /// To be gone on with when the client takes more.
+    Blocked,
     End,
 }
 
@@ -61,20 +64,20 @@ impl Outgoing {
             BodyFraming::Length(len) => len,
             _ => 0,
         };
-        let with = |bytes: Bytes, source| {
+        let with = |bytes: Bytes, source, file| {
             let given = bytes.len() as u64;
-            Some(Outgoing { bytes, source, ended: false, framing, left, given })
+            Some(Outgoing { bytes, source, file, ended: false, framing, left, given })
         };
         match kind {
             Kind::Bytes(bytes) if bytes.len() <= copy => {
                 out.extend_from_slice(&bytes);
                 None
             }
-            Kind::Bytes(bytes) => with(bytes, None),
+            Kind::Bytes(bytes) => with(bytes, None, None),
             Kind::File { file, share, .. } => {
-                with(Bytes::new(), Some(Box::new(Held { file, _share: share })))
+                with(Bytes::new(), None, Some(Held { file, _share: share, by_copy: false }))
             }
-            Kind::Source { source, .. } => with(Bytes::new(), Some(source)),
+            Kind::Source { source, .. } => with(Bytes::new(), Some(source), None),
             Kind::Empty | Kind::Detached(_) | Kind::Upgrade(_) => None,
         }
     }
@@ -82,12 +85,17 @@ impl Outgoing {
     /// Nothing more to pull; for what is in `out` only.
     pub(super) fn done() -> Outgoing {
         let framing = BodyFraming::None;
-        Outgoing { bytes: Bytes::new(), source: None, ended: true, framing, left: 0, given: 0 }
+        Outgoing { bytes: Bytes::new(), source: None, file: None, ended: true, framing, left: 0, given: 0 }
     }
 
     /// Whether only the end of the connection ends the body.
     pub(super) fn ends_with_connection(&self) -> bool {
         self.framing == BodyFraming::UntilClose
+    }
+
+    /// Whether the next piece is there without waiting, to go out with the head.
+    pub(super) fn joins_head(&self) -> bool {
+        self.file.is_some() && self.given == 0
     }
 
     /// Bytes of the body that were pulled from it.
@@ -119,13 +127,19 @@ impl Outgoing {
         self.source.take_if(|_| self.ended)
     }
 
-    /// Asks the source for a piece and frames it.
+    /// Asks the source for a piece and frames it; `out` is empty, but for the first piece of a file.
     ///
     /// # Errors
     /// Those of the source, and `UnexpectedEof` if it has less than was announced.
-    pub(super) fn pull(&mut self, piece: &mut Vec<u8>, out: &mut Vec<u8>) -> io::Result<Pulled> {
-        let Some(source) = &mut self.source else { return Ok(Pulled::End) };
-        piece.resize(PIECE_BYTES, 0);
+    pub(super) fn pull(
+        &mut self,
+        piece: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+        stream: &Stream,
+    ) -> io::Result<Pulled> {
+        if self.source.is_none() && self.file.is_none() {
+            return Ok(Pulled::End);
+        }
         let room = match self.framing {
             BodyFraming::Length(_) => {
                 usize::try_from(self.left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES))
@@ -136,18 +150,19 @@ impl Outgoing {
             self.ended = true;
             return Ok(Pulled::End);
         }
-        let n = loop {
-            match source.read(&mut piece[..room]) {
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                other => break other?,
-            }
+        if let Some(sent) = self.send_file(stream)? {
+            return Ok(sent);
+        }
+        piece.resize(PIECE_BYTES, 0);
+        let read = |buf: &mut [u8]| match (&mut self.file, &mut self.source) {
+            (Some(held), _) => held.file.read(buf),
+            (None, Some(source)) => source.read(buf),
+            (None, None) => Ok(0),
         };
+        let n = uninterrupted(read, &mut piece[..room])?;
         self.given += n as u64;
         match (n, self.framing) {
-            (0, BodyFraming::Length(_)) => {
-                let text = format!("it ended {} bytes before its announced length", self.left);
-                return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
-            }
+            (0, BodyFraming::Length(_)) => return Err(self.too_short()),
             (0, BodyFraming::Chunked) => {
                 out.extend_from_slice(LAST_CHUNK);
                 self.ended = true;
@@ -160,6 +175,46 @@ impl Outgoing {
             }
         }
         Ok(Pulled::Piece)
+    }
+
+    /// None if there is no file, or its bytes are to be read: the first ones, to go out with the
+    /// head, and all where the kernel can't do it.
+    fn send_file(&mut self, stream: &Stream) -> io::Result<Option<Pulled>> {
+        let Some(held) = self.file.as_mut().filter(|held| !held.by_copy && self.given > 0) else {
+            return Ok(None);
+        };
+        let most = usize::try_from(self.left.min(SEND_BYTES)).unwrap_or(PIECE_BYTES);
+        match stream.send_file(&held.file, most) {
+            Ok(0) => Err(self.too_short()),
+            Ok(n) => {
+                self.given += n as u64;
+                self.left = self.left.saturating_sub(n as u64);
+                Ok(Some(Pulled::Sent(n)))
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(Some(Pulled::Blocked)),
+            // Whose fault it is a read and a write will tell, if it is one.
+            Err(_) => {
+                held.by_copy = true;
+                Ok(None)
+            }
+        }
+    }
+
+    fn too_short(&self) -> io::Error {
+        let text = format!("it ended {} bytes before its announced length", self.left);
+        io::Error::new(ErrorKind::UnexpectedEof, text)
+    }
+}
+
+fn uninterrupted(
+    mut read: impl FnMut(&mut [u8]) -> io::Result<usize>,
+    buf: &mut [u8],
+) -> io::Result<usize> {
+    loop {
+        match read(buf) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            other => return other,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::outgoing::Outgoing;
 use crate::budget::Share;
 use crate::close_reason::CloseReason;
 use crate::connection::Portable;
+use crate::handler::RouteLimits;
 use crate::http1::{Decoder, Scan};
 
 /// Where an exchange is, while its connection rests.
@@ -22,9 +23,14 @@ pub(crate) struct Progress {
     pub(super) unsent: Vec<u8>,
     /// How fast the client takes it, once it has been waited for.
     pub(super) blocked: Option<Blocked>,
+    /// What its route allows the client to take for it.
+    pub(super) of_route: Patience,
     /// Of the memory that all connections may hold.
     pub(super) held: Option<Share>,
 }
+
+/// A stall, and a rate: for one response, where its route says so.
+pub(super) type Patience = (Option<Duration>, Option<u64>);
 
 /// A client that has not taken a response at once.
 #[derive(Clone, Copy, Debug)]
@@ -195,15 +201,17 @@ pub(super) struct AskedOwned {
     pub(super) version: Version,
     pub(super) keep_alive: bool,
     pub(super) head: Bytes,
+    pub(super) patience: Patience,
 }
 
 impl Begun {
-    pub(super) fn asked(&self) -> AskedOwned {
+    pub(super) fn asked(&self, limits: &RouteLimits) -> AskedOwned {
         AskedOwned {
             method: self.parts.method.clone(),
             version: self.parts.version,
             keep_alive: self.keep_alive,
             head: self.text.clone(),
+            patience: (limits.response_stall, limits.response_rate),
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::acceptor::{Deadline, PORTABLE_BYTES};
 use crate::body::{Body, Kind};
 use crate::close_reason::CloseReason;
 use crate::connection::{Answering, Peek};
-use crate::handler::{Resolved, collecting_panics};
+use crate::handler::{Resolved, RouteLimits, collecting_panics};
 use crate::http1::encode::{self, Asked, BodyFraming, Plan};
 use crate::http1::{Decoder, Framing, Head, Refusal, Scan, has_asked_for, is_to_head};
 use crate::phase::Phase;
@@ -60,6 +60,7 @@ pub(super) enum Step {
         place: Place,
         task: Task,
         what: String,
+        stall: Duration,
     },
 }
 
@@ -225,7 +226,7 @@ impl<'a> Turn<'a> {
             return self.call(begun, found, Kind::Empty);
         }
 
-        let limit = found.rules.body_bytes.unwrap_or(common.limits.body_bytes);
+        let limit = found.rules.limits.body_bytes.unwrap_or(common.limits.body_bytes);
         let too_large = matches!(head.framing, Framing::Length(n) if n > limit);
         let refusal =
             found.refusal.take().or_else(|| too_large.then(|| plain(StatusCode::PAYLOAD_TOO_LARGE)));
@@ -240,10 +241,27 @@ impl<'a> Turn<'a> {
         if begun.expects && self.desk.input.is_empty() {
             self.desk.out.extend_from_slice(encode::CONTINUE);
         }
-        let bounds = Bounds { memory: common.limits.body_memory_bytes, all: limit };
+        let (stall, rate) = self.body_patience(&found.rules.limits);
+        let bounds = Bounds { memory: common.limits.body_memory_bytes, all: limit, stall, rate };
         let collecting = Collecting::new(begun, decoder, bounds, &common.stores, self.now);
         self.client.progress.stage = Stage::Body(Box::new(collecting));
         Ok(())
+    }
+
+    /// How long a byte of a body may be waited for, and how fast they must come.
+    fn body_patience(&self, limits: &RouteLimits) -> (Duration, Rate) {
+        let common = self.common;
+        let bytes = limits.body_rate.unwrap_or(common.limits.body_rate);
+        let rate = Rate { grace: common.timeouts.rate_grace, bytes };
+        (limits.body_stall.unwrap_or(common.timeouts.body_stall), rate)
+    }
+
+    /// As `body_patience`, for what the client takes of its response.
+    fn response_patience(&self) -> (Duration, Rate) {
+        let (common, (stall, bytes)) = (self.common, self.client.progress.of_route);
+        let rate =
+            Rate { grace: common.timeouts.rate_grace, bytes: bytes.unwrap_or(common.limits.response_rate) };
+        (stall.unwrap_or(common.timeouts.response_stall), rate)
     }
 
     /// Asks the handler, which may be the user's own here, too.
@@ -287,9 +305,7 @@ impl<'a> Turn<'a> {
                 (begun, Err(e)) => self.refuse_body(begun, &e),
             };
         }
-        let (timeouts, limits) = (&self.common.timeouts, &self.common.limits);
-        let rate = Rate { grace: timeouts.rate_grace, bytes: limits.body_rate };
-        let until = collecting.until(self.now, timeouts.body_stall, rate);
+        let until = collecting.until(self.now);
         self.client.progress.stage = Stage::Body(collecting);
         self.flush()?;
         match self.fill()? {
@@ -308,7 +324,7 @@ impl<'a> Turn<'a> {
     /// Nothing of its body, or no more of it, is read.
     fn refuse_unread(&mut self, begun: Begun, mut found: Resolved<'_>, refusal: Response) -> Flow {
         found.refusal = Some(refusal);
-        let asked = begun.asked();
+        let asked = begun.asked(&found.rules.limits);
         let response = self.run_handler(&asked, begun, found, Kind::Empty);
         self.respond(&asked, response, unread())
     }
@@ -355,8 +371,9 @@ impl<'a> Turn<'a> {
                 return self.refuse_unread(begun, found, plain(StatusCode::SERVICE_UNAVAILABLE));
             }
         };
-        let limit = found.rules.body_bytes.unwrap_or(common.limits.body_bytes);
+        let limit = found.rules.limits.body_bytes.unwrap_or(common.limits.body_bytes);
         let len = decoder.remaining_hint();
+        let (stall, rate) = self.body_patience(&found.rules.limits);
         let lease = Lease::new(Upload {
             stream,
             input: self.desk.input.take(),
@@ -364,12 +381,12 @@ impl<'a> Turn<'a> {
             left: limit,
             expects: begun.expects,
             failed: false,
-            stall: common.timeouts.body_stall,
-            rate: Rate { grace: common.timeouts.rate_grace, bytes: common.limits.body_rate },
+            stall,
+            rate,
             received: 0,
             waited: Duration::ZERO,
         });
-        let asked = begun.asked();
+        let asked = begun.asked(&found.rules.limits);
         let kind = Kind::Source { source: Box::new(lease.clone()), left: len };
         let response = self.run_handler(&asked, begun, found, kind);
         let Some(upload) = lease.end() else { return Err(Step::Close(CloseReason::BodyUnread)) };
@@ -389,7 +406,7 @@ impl<'a> Turn<'a> {
     }
 
     fn call(&mut self, begun: Begun, found: Resolved<'_>, kind: Kind) -> Flow {
-        let asked = begun.asked();
+        let asked = begun.asked(&found.rules.limits);
         let response = self.run_handler(&asked, begun, found, kind);
         self.respond(&asked, response, After::Keep)
     }
@@ -496,6 +513,8 @@ impl<'a> Turn<'a> {
             return self.send(asked, plain(StatusCode::SERVICE_UNAVAILABLE), after, ending);
         }
 
+        // Of answers that wait together, the last one's holds.
+        self.client.progress.of_route = asked.patience;
         let date = self.desk.date.get(self.now);
         encode::head(&mut self.desk.out, asked.version, parts.status, &parts.headers, &plan, date);
         self.desk.tally.response(parts.status.as_u16());
@@ -542,7 +561,10 @@ impl<'a> Turn<'a> {
 
     fn detach(&mut self, place: Option<Place>, task: Task, asked: &AskedOwned) -> Step {
         match place {
-            Some(place) => Step::Detach { place, task, what: method_and_path(&asked.head) },
+            Some(place) => {
+                let (stall, _) = self.response_patience();
+                Step::Detach { place, task, what: method_and_path(&asked.head), stall }
+            }
             None => Step::Close(CloseReason::Overload),
         }
     }
@@ -581,8 +603,15 @@ impl<'a> Turn<'a> {
     }
 
     fn pull_all(&mut self, mut response: Box<Responding>) -> Result<After, Step> {
+        // By a client that has not been waited for.
+        let mut taken = 0;
         loop {
-            match response.outgoing.flush(&mut self.desk.out, &self.client.stream) {
+            let sent = if response.outgoing.joins_head() {
+                Ok(Sent { bytes: 0, all: true })
+            } else {
+                response.outgoing.flush(&mut self.desk.out, &self.client.stream)
+            };
+            match sent {
                 Ok(sent) if sent.all => self.note_taken(sent),
                 Ok(sent) => {
                     self.client.progress.stage = Stage::Respond(response);
@@ -592,7 +621,8 @@ impl<'a> Turn<'a> {
             }
             self.queue.wake_for_rest(self.common.parking.is_deserted(self.client.site));
             let Desk { piece, out, .. } = &mut *self.desk;
-            let pulled = catch_unwind(AssertUnwindSafe(|| response.outgoing.pull(piece, out)));
+            let stream = &self.client.stream;
+            let pulled = catch_unwind(AssertUnwindSafe(|| response.outgoing.pull(piece, out, stream)));
             let Responding { outgoing, head, ending, .. } = &mut *response;
             ending.iter_mut().for_each(|ending| ending.set_bytes(outgoing.given()));
             // What has ended is whole, even if its end panics.
@@ -600,6 +630,17 @@ impl<'a> Turn<'a> {
             let what = || method_and_path(head);
             match pulled {
                 Ok(Ok(Pulled::Piece)) => continue,
+                Ok(Ok(Pulled::Sent(bytes))) => {
+                    match &mut self.client.progress.blocked {
+                        Some(blocked) => blocked.take(bytes, Instant::now()),
+                        None => taken += bytes,
+                    }
+                    continue;
+                }
+                Ok(Ok(Pulled::Blocked)) => {
+                    self.client.progress.stage = Stage::Respond(response);
+                    return Err(self.park_blocked(Sent { bytes: taken, all: false }));
+                }
                 Ok(Ok(Pulled::End)) => {
                     ending.take().into_iter().for_each(Ending::complete);
                     return Ok(response.after);
@@ -615,6 +656,8 @@ impl<'a> Turn<'a> {
                 }
             }
             let step = cut(outgoing, CloseReason::ResponseFailed);
+            // The head, and answers before it, have not waited for a file's first piece.
+            self.try_flush();
             let head = head.clone();
             self.let_go(response, &head);
             return Err(step);
@@ -766,11 +809,9 @@ impl<'a> Turn<'a> {
 
     /// Parks until the client takes more.
     fn park_blocked(&mut self, sent: Sent) -> Step {
-        let (timeouts, limits) = (&self.common.timeouts, &self.common.limits);
-        let rate = Rate { grace: timeouts.rate_grace, bytes: limits.response_rate };
+        let (stall, rate) = self.response_patience();
         let progress = &mut self.client.progress;
         progress.unsent = std::mem::take(&mut self.desk.out);
-        let stall = timeouts.response_stall;
         let until = Blocked::park(&mut progress.blocked, sent.bytes, Instant::now(), stall, rate);
         if let Err(e) = self.common.parking.poll_write(self.client) {
             return broken(&e);

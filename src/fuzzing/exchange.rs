@@ -16,7 +16,7 @@ use crate::close_reason::CloseReason;
 use crate::connection::{Connection, Peek, Stream};
 use crate::exchange::detached::Detached;
 use crate::exchange::{Client, Common, Desk, HandlerBox, Progress, Sign, Site, Stores, serve};
-use crate::handler::{Handler, Resolved, RouteRules};
+use crate::handler::{Handler, Resolved, RouteLimits, RouteRules};
 use crate::limits::Timeouts;
 use crate::origin::Origin;
 use crate::pace::Pace;
@@ -214,7 +214,8 @@ impl Handler for Mirror {
             let response = http::Response::builder().status(404).header("x-asked", head.method.as_str());
             response.body(Body::from("not found\n")).unwrap()
         });
-        Resolved { rules: RouteRules { body_bytes, streaming }, refusal, ..Resolved::default() }
+        let limits = RouteLimits { body_bytes, ..RouteLimits::default() };
+        Resolved { rules: RouteRules { limits, streaming }, refusal, ..Resolved::default() }
     }
 }
 
