@@ -8,10 +8,13 @@ mod bare;
 mod body;
 mod budget;
 mod close_reason;
+mod conditional;
 mod connection;
 mod control;
 mod error;
 mod exchange;
+#[cfg(feature = "files")]
+mod files;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -20,6 +23,10 @@ mod handler;
 mod handover;
 mod hooks;
 mod http1;
+#[cfg(any(feature = "json", feature = "form"))]
+mod input;
+#[cfg(feature = "json")]
+mod json;
 mod launch;
 mod lifecycle;
 mod limits;
@@ -58,18 +65,27 @@ struct PageOnTheLifecycle;
 #[doc = include_str!("../docs/tiny_http.md")]
 struct PageOnTinyHttp;
 
+#[cfg(feature = "cookies")]
+pub use cookie;
 pub use http;
 
 pub use admin::admin_routes;
 pub use bare::{Connection, Incoming, Lifecycle, Wake};
 pub use body::Body;
 pub use close_reason::CloseReason;
+pub use conditional::Validators;
 pub use error::Error;
+#[cfg(feature = "files")]
+pub use files::{ServeDir, ServeFile};
 pub use handle::Handle;
 pub use handler::{
     Handler, Next, Resolved, RouteLimits, Wrapped, Wrapper, limited, max_body, streaming, with_state,
 };
 pub use hooks::UserState;
+#[cfg(any(feature = "json", feature = "form"))]
+pub use input::InputError;
+#[cfg(feature = "json")]
+pub use json::{Json, Problem};
 pub use launch::{Running, inherited_fd, init};
 pub use limits::{Limits, Timeouts};
 pub use phase::{Drain, Phase};

@@ -90,6 +90,91 @@ pub trait RequestExt: sealed::Sealed {
     /// # Errors
     /// As [`Body::read_text`](crate::Body::read_text): `InvalidData` if it is not UTF-8.
     fn text(&mut self) -> io::Result<String>;
+
+    /// Reads the body as JSON, if its `Content-Type` says that it is: `application/json`, or one that
+    /// ends with `+json`. A feature: `json`.
+    ///
+    /// # Errors
+    /// What is wrong, with line, column and field, as a response: 400, 413, 415, 422.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use heirloom::InputError;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Note {
+    ///     stars: u8,
+    /// }
+    ///
+    /// fn rate(mut req: Request) -> Result<String, InputError> {
+    ///     let note: Note = req.json()?;
+    ///     Ok(format!("{} stars\n", note.stars))
+    /// }
+    /// let router = Router::new().post("/", rate);
+    /// let post = || http::Request::post("/").header("content-type", "application/json");
+    /// let mut response = router.call(post().body("{\n\"stars\": 300}".into()).unwrap());
+    /// assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    /// let said = response.body_mut().read_text().unwrap();
+    /// assert!(said.starts_with("line 2, column 12: stars: invalid value"), "{said}");
+    /// ```
+    #[cfg(feature = "json")]
+    fn json<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError>;
+
+    /// Reads the body as a form (`application/x-www-form-urlencoded`). Forms with files
+    /// (`multipart/form-data`) have no reader here. A feature: `form`.
+    ///
+    /// # Errors
+    /// What is wrong, with the field, as a response: 413, 415, 422.
+    #[cfg(feature = "form")]
+    fn form<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError>;
+
+    /// Reads what follows the `?`. A feature: `form`.
+    ///
+    /// # Errors
+    /// What is wrong, with the field, as a response: 400.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use heirloom::InputError;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Page {
+    ///     #[serde(default)]
+    ///     from: u32,
+    /// }
+    ///
+    /// fn list(req: Request) -> Result<String, InputError> {
+    ///     Ok(format!("from {}\n", req.query::<Page>()?.from))
+    /// }
+    /// let router = Router::new().get("/", list);
+    /// let mut response = router.call(http::Request::get("/?from=x").body(Body::empty()).unwrap());
+    /// assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    /// assert_eq!(response.body_mut().read_text().unwrap(), "from: invalid digit found in string\n");
+    /// ```
+    #[cfg(feature = "form")]
+    fn query<T: serde::de::DeserializeOwned>(&self) -> Result<T, crate::InputError>;
+
+    /// The cookies that the client sent, but for those that are malformed. A feature: `cookies`.
+    #[cfg(feature = "cookies")]
+    fn cookies(&self) -> impl Iterator<Item = cookie::Cookie<'_>>;
+
+    /// The first cookie of this name. A feature: `cookies`.
+    ///
+    /// ```
+    /// use heirloom::cookie::{Cookie, SameSite};
+    /// use heirloom::prelude::*;
+    ///
+    /// fn visit(req: Request) -> Response {
+    ///     let visits = req.cookie("visits").and_then(|c| c.value().parse::<u32>().ok()).unwrap_or(0) + 1;
+    ///     let cookie = Cookie::build(("visits", visits.to_string())).http_only(true).same_site(SameSite::Lax);
+    ///     format!("{visits}\n").into_response().with_cookie(cookie)
+    /// }
+    /// let again = http::Request::get("/").header("cookie", "a=b; visits=6").body(Body::empty()).unwrap();
+    /// let response = Router::new().get("/", visit).call(again);
+    /// assert_eq!(response.headers()["set-cookie"], "visits=7; HttpOnly; SameSite=Lax");
+    /// ```
+    #[cfg(feature = "cookies")]
+    fn cookie(&self, name: &str) -> Option<cookie::Cookie<'_>>;
 }
 
 impl RequestExt for Request {
@@ -150,6 +235,39 @@ impl RequestExt for Request {
 
     fn text(&mut self) -> io::Result<String> {
         self.body_mut().read_text()
+    }
+
+    #[cfg(feature = "json")]
+    fn json<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError> {
+        let headers = std::mem::take(self.headers_mut());
+        let value = crate::input::json(&headers, self.body_mut());
+        *self.headers_mut() = headers;
+        value
+    }
+
+    #[cfg(feature = "form")]
+    fn form<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError> {
+        let headers = std::mem::take(self.headers_mut());
+        let value = crate::input::form(&headers, self.body_mut());
+        *self.headers_mut() = headers;
+        value
+    }
+
+    #[cfg(feature = "form")]
+    fn query<T: serde::de::DeserializeOwned>(&self) -> Result<T, crate::InputError> {
+        crate::input::query(self.query_str())
+    }
+
+    #[cfg(feature = "cookies")]
+    fn cookies(&self) -> impl Iterator<Item = cookie::Cookie<'_>> {
+        let fields = self.headers().get_all(http::header::COOKIE).iter();
+        let texts = fields.filter_map(|field| field.to_str().ok());
+        texts.flat_map(|text| cookie::Cookie::split_parse(text).filter_map(Result::ok))
+    }
+
+    #[cfg(feature = "cookies")]
+    fn cookie(&self, name: &str) -> Option<cookie::Cookie<'_>> {
+        self.cookies().find(|cookie| cookie.name() == name)
     }
 }
 

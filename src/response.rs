@@ -323,6 +323,13 @@ pub trait ResponseExt: Sized + sealed::Sealed {
         K: TryInto<HeaderName, Error: Display>,
         V: TryInto<HeaderValue, Error: Display>;
 
+    /// The same response, which also sets this cookie. One with a `;` in its name, value, path or
+    /// domain would be another one: it makes the response a 500, and is logged. A feature: `cookies`.
+    ///
+    /// To remove one, set what [`make_removal`](cookie::Cookie::make_removal) makes of it.
+    #[cfg(feature = "cookies")]
+    fn with_cookie(self, cookie: impl Into<cookie::Cookie<'static>>) -> Self;
+
     /// The same response; `hook` is told when it has ended: when the last byte of its body was given
     /// to the connection, or it is certain that it will not be. For a stream or another protocol
     /// that is when its thread is done with it.
@@ -358,6 +365,23 @@ impl ResponseExt for Response {
         V: TryInto<HeaderValue, Error: Display>,
     {
         with_fields(self, [(name, value)]).unwrap_or_else(failed)
+    }
+
+    #[cfg(feature = "cookies")]
+    fn with_cookie(mut self, cookie: impl Into<cookie::Cookie<'static>>) -> Response {
+        let cookie = cookie.into();
+        let parts = [Some(cookie.name()), Some(cookie.value()), cookie.path(), cookie.domain()];
+        let whole = parts.iter().flatten().all(|part| !part.contains(';'))
+            && !cookie.name().is_empty()
+            && !cookie.name().contains('=');
+        match HeaderValue::try_from(cookie.to_string()) {
+            Ok(value) if whole => {
+                self.headers_mut().append(http::header::SET_COOKIE, value);
+                self
+            }
+            // The value is not logged: it may be a secret.
+            _ => failed(format_args!("the cookie {:?} can't be sent", cookie.name())),
+        }
     }
 
     fn on_end(mut self, hook: impl FnOnce(&Ended) + Send + 'static) -> Response {

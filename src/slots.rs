@@ -260,7 +260,7 @@ mod tests {
         for (id, deadline) in ids.iter().zip([0, 5, 6, 9]) {
             slots.park(*id, deadline, deadline).unwrap();
         }
-        assert_eq!(slots.take_expired(4), []);
+        assert_eq!(slots.take_expired(4), [0u32; 0]);
         assert_eq!(slots.take_expired(6), [5, 6]);
         slots.redate(|tenant, deadline| if *tenant == 0 { 7 } else { deadline });
         assert_eq!(slots.take_expired(8), [0]);

@@ -153,23 +153,23 @@ fn a_route_has_its_own_patience() {
         response_stall: Some(Duration::from_millis(100)),
         ..RouteLimits::default()
     };
-    let slow = RouteLimits {
-        body_rate: Some(1 << 40),
-        response_rate: Some(1 << 40),
-        ..RouteLimits::default()
-    };
+    let slow =
+        RouteLimits { body_rate: Some(1 << 40), response_rate: Some(1 << 40), ..RouteLimits::default() };
     let text = |mut req: Request| req.text();
     let router = Router::new()
         .post("/hasty", limited(hasty(), text))
         .post("/hasty/streaming", streaming(limited(hasty(), text)))
         .get("/hasty/{n}", limited(hasty(), sized))
         .get("/hasty/bytes", limited(hasty(), |_: Request| vec![0; 50 << 20]))
-        .get("/hasty/detached", limited(hasty(), |_: Request| {
-            Body::detached(|out| {
-                let piece = [0; 1 << 20];
-                (0..50).try_for_each(|_| out.write_all(&piece))
-            })
-        }))
+        .get(
+            "/hasty/detached",
+            limited(hasty(), |_: Request| {
+                Body::detached(|out| {
+                    let piece = [0; 1 << 20];
+                    (0..50).try_for_each(|_| out.write_all(&piece))
+                })
+            }),
+        )
         .post("/fast", limited(slow.clone(), text))
         .get("/fast/{n}", limited(slow, sized))
         .post("/patient", text)

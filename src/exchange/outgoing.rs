@@ -206,10 +206,7 @@ impl Outgoing {
     }
 }
 
-fn uninterrupted(
-    mut read: impl FnMut(&mut [u8]) -> io::Result<usize>,
-    buf: &mut [u8],
-) -> io::Result<usize> {
+fn uninterrupted(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>, buf: &mut [u8]) -> io::Result<usize> {
     loop {
         match read(buf) {
             Err(e) if e.kind() == ErrorKind::Interrupted => {}

@@ -1,0 +1,109 @@
+//! Opening a file beneath a folder and nowhere else, without ever waiting for it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::sys::stat::Mode;
+
+/// Which symbolic links are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Links {
+    /// Those that don't lead out.
+    Inside,
+    None,
+}
+
+/// What is there.
+#[derive(Debug)]
+pub(super) enum Found {
+    File(File),
+    Folder,
+    /// A device, a pipe, a socket.
+    Other,
+}
+
+/// A pipe without a writer, or a device, must not keep us.
+fn read_only() -> OFlag {
+    OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY
+}
+
+/// `name` is relative and has no `..`; neither is relied on.
+pub(super) fn beneath(root: &Path, name: &str, links: Links) -> io::Result<Found> {
+    let root = open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mut resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    if links == Links::None {
+        resolve |= ResolveFlag::RESOLVE_NO_SYMLINKS;
+    }
+    match openat2(&root, name, OpenHow::new().flags(read_only()).resolve(resolve)) {
+        Ok(fd) => found(fd),
+        // Older kernels, and sandboxes that have not heard of it.
+        Err(Errno::ENOSYS | Errno::EPERM) => found(step_by_step(root, name)?),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Each name in the folder that the last one was; links are not followed.
+fn step_by_step(root: OwnedFd, name: &str) -> nix::Result<OwnedFd> {
+    let (folders, last) = name.rsplit_once('/').unwrap_or(("", name));
+    let mut at = root;
+    for folder in folders.split('/').filter(|folder| !folder.is_empty()) {
+        if folder == ".." {
+            return Err(Errno::EXDEV);
+        }
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        at = openat(&at, folder, flags, Mode::empty())?;
+    }
+    if last == ".." {
+        return Err(Errno::EXDEV);
+    }
+    openat(&at, last, read_only() | OFlag::O_NOFOLLOW, Mode::empty())
+}
+
+/// A file that the program names itself.
+pub(super) fn trusted(path: &Path) -> io::Result<Found> {
+    found(open(path, read_only(), Mode::empty())?)
+}
+
+fn found(fd: OwnedFd) -> io::Result<Found> {
+    let file = File::from(fd);
+    let facts = file.metadata()?;
+    Ok(match () {
+        () if facts.is_file() => Found::File(file),
+        () if facts.is_dir() => Found::Folder,
+        () => Found::Other,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn without_openat2_nothing_leads_out_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::write(root.join("a/b/file"), "in").unwrap();
+        fs::write(folder.path().join("secret"), "out").unwrap();
+        symlink("a/b/file", root.join("link")).unwrap();
+        symlink("..", root.join("up")).unwrap();
+        symlink("a", root.join("way")).unwrap();
+        let at = |name: &str| {
+            let root = open(&root, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+            step_by_step(root, name).map(|_| ())
+        };
+        for name in ["a/b/file", "a/b", ".", "a//b/file"] {
+            assert_eq!(at(name), Ok(()), "{name}");
+        }
+        for name in ["link", "up/secret", "../secret", "a/../../secret", "..", "way/b/file", "no"] {
+            assert!(at(name).is_err(), "{name}");
+        }
+    }
+}

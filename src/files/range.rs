@@ -1,0 +1,109 @@
+//! Which bytes a client asks for (RFC 9110 §14.1.2, §14.2).
+
+/// What of a file is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// No range, one that is malformed or in another unit, or several: they may be ignored.
+    All,
+    /// `count` is at least 1.
+    Part { start: u64, count: u64 },
+    /// Only what is beyond the end.
+    Nothing,
+}
+
+/// The value of a `Range` field, for so many bytes.
+pub(super) fn wanted(value: &str, len: u64) -> Wanted {
+    let Some((unit, ranges)) = value.split_once('=') else { return Wanted::All };
+    if !unit.trim().eq_ignore_ascii_case("bytes") {
+        return Wanted::All;
+    }
+    let mut found = None;
+    for range in ranges.split(',').map(str::trim).filter(|range| !range.is_empty()) {
+        match part(range, len) {
+            None => return Wanted::All,
+            Some(Wanted::Nothing) => found = found.or(Some(Wanted::Nothing)),
+            Some(_) if matches!(found, Some(Wanted::Part { .. } | Wanted::All)) => found = Some(Wanted::All),
+            Some(part) => found = Some(part),
+        }
+    }
+    found.unwrap_or(Wanted::All)
+}
+
+/// None: malformed.
+fn part(range: &str, len: u64) -> Option<Wanted> {
+    let (first, last) = range.split_once('-')?;
+    if first.is_empty() {
+        return Some(match number(last)?.min(len) {
+            // Of nothing the last bytes are all there is.
+            0 if len == 0 && number(last)? > 0 => Wanted::All,
+            0 => Wanted::Nothing,
+            count => Wanted::Part { start: len - count, count },
+        });
+    }
+    let start = number(first)?;
+    let last = if last.is_empty() { u64::MAX } else { number(last)? };
+    if last < start {
+        return None;
+    }
+    if start >= len {
+        return Some(Wanted::Nothing);
+    }
+    Some(Wanted::Part { start, count: last.min(len - 1) - start + 1 })
+}
+
+/// Digits only. One too long for us is beyond every file.
+fn number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_ten_bytes() {
+        let part = |start, count| Wanted::Part { start, count };
+        let cases = [
+            ("bytes=0-9", part(0, 10)),
+            ("bytes=0-0", part(0, 1)),
+            ("bytes=9-9", part(9, 1)),
+            ("bytes=3-", part(3, 7)),
+            ("bytes=3-99", part(3, 7)),
+            ("bytes=-3", part(7, 3)),
+            ("bytes=-99", part(0, 10)),
+            ("Bytes = 1-2", part(1, 2)),
+            ("bytes=0-18446744073709551615", part(0, 10)),
+            ("bytes=0-99999999999999999999999", part(0, 10)),
+            ("bytes=-99999999999999999999999", part(0, 10)),
+            ("bytes=10-", Wanted::Nothing),
+            ("bytes=10-10", Wanted::Nothing),
+            ("bytes=99999999999999999999999-", Wanted::Nothing),
+            ("bytes=-0", Wanted::Nothing),
+            ("bytes=20-, 30-", Wanted::Nothing),
+            ("bytes=20-, 1-2", part(1, 2)),
+            ("bytes=1-2, 20-", part(1, 2)),
+            ("bytes=1-2, 4-5", Wanted::All),
+            ("bytes=1-2, 4-5, 7-8", Wanted::All),
+            ("bytes=2-1", Wanted::All),
+            ("bytes=a-b", Wanted::All),
+            ("bytes=+1-2", Wanted::All),
+            ("bytes=1", Wanted::All),
+            ("bytes=-", Wanted::All),
+            ("bytes=--1", Wanted::All),
+            ("bytes=", Wanted::All),
+            ("bytes=1-2, x", Wanted::All),
+            ("lines=1-2", Wanted::All),
+            ("1-2", Wanted::All),
+            ("", Wanted::All),
+        ];
+        for (value, want) in cases {
+            assert_eq!(wanted(value, 10), want, "{value}");
+        }
+        for (value, want) in
+            [("bytes=-5", Wanted::All), ("bytes=0-", Wanted::Nothing), ("bytes=-0", Wanted::Nothing)]
+        {
+            assert_eq!(wanted(value, 0), want, "{value} of nothing");
+        }
+    }
+}

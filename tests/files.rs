@@ -1,0 +1,210 @@
+//! Files of a folder, asked for by friends and by others.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use heirloom::prelude::*;
+use heirloom::{ServeDir, ServeFile};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use tempfile::TempDir;
+
+use support::*;
+
+/// A folder with a secret beside it.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    fs::create_dir_all(root.join("sub/deep")).unwrap();
+    fs::create_dir_all(root.join("empty")).unwrap();
+    fs::create_dir_all(root.join(".git")).unwrap();
+    fs::create_dir_all(root.join(".well-known")).unwrap();
+    fs::write(folder.path().join("secret"), "secret").unwrap();
+    for (name, text) in [
+        ("index.html", "root index"),
+        ("a.txt", "0123456789"),
+        ("a b.txt", "space"),
+        ("back\\slash", "backslash"),
+        ("ü.css", "css"),
+        ("sub/index.html", "sub index"),
+        ("sub/deep/x.js", "js"),
+        (".git/config", "hidden"),
+        (".env", "hidden"),
+        (".well-known/x", "known"),
+        ("no_extension", "bytes"),
+        ("nothing.txt", ""),
+    ] {
+        fs::write(root.join(name), text).unwrap();
+    }
+    symlink("a.txt", root.join("link_inside")).unwrap();
+    symlink("../secret", root.join("link_out")).unwrap();
+    symlink("..", root.join("up")).unwrap();
+    symlink(folder.path().join("secret"), root.join("link_absolute")).unwrap();
+    symlink("/dev/zero", root.join("zero")).unwrap();
+    symlink("loop", root.join("loop")).unwrap();
+    mkfifo(&root.join("fifo"), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    folder
+}
+
+fn serve(folder: &TempDir) -> Fixture {
+    let root = folder.path().join("root");
+    let router = Router::new()
+        .get("/s/{*path}", ServeDir::new(&root).cache_control("max-age=60"))
+        .get("/strict/{*path}", ServeDir::new(&root).no_symlinks())
+        .get("/dots/{*path}", ServeDir::new(&root).dotfiles())
+        .get("/one", ServeFile::new(root.join("link_out")))
+        .get("/gone", ServeFile::new(root.join("gone")))
+        .fallback(ServeDir::new(&root));
+    Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(quick()))
+}
+
+/// What each path gets, under a route and as a fallback.
+#[test]
+fn no_path_leads_out() {
+    let folder = folder();
+    let fixture = serve(&folder);
+    let cases = [
+        ("/a.txt", 200, "0123456789"),
+        ("/a%20b.txt", 200, "space"),
+        ("/%C3%BC.css", 200, "css"),
+        ("/%61.txt", 200, "0123456789"),
+        ("/back%5Cslash", 200, "backslash"),
+        ("/sub/", 200, "sub index"),
+        ("/sub/deep/x.js", 200, "js"),
+        ("/link_inside", 200, "0123456789"),
+        ("/.well-known/x", 200, "known"),
+        ("/nothing.txt", 200, ""),
+        ("/sub", 308, ""),
+        ("/sub?a=b", 308, ""),
+        ("/empty/", 404, ""),
+        ("/a.txt/", 404, ""),
+        ("/a.txt/x", 404, ""),
+        ("/gone.txt", 404, ""),
+        ("/../secret", 404, ""),
+        ("/sub/../../secret", 404, ""),
+        ("/sub/../a.txt", 404, ""),
+        ("/%2e%2e/secret", 404, ""),
+        ("/%2E%2E%2Fsecret", 404, ""),
+        ("/..%2fsecret", 404, ""),
+        ("/..%5csecret", 404, ""),
+        ("/..\\secret", 404, ""),
+        ("/%252e%252e/secret", 404, ""),
+        ("/sub%2fdeep%2fx.js", 404, ""),
+        ("/./a.txt", 404, ""),
+        ("/sub//deep/x.js", 404, ""),
+        ("//a.txt", 404, ""),
+        ("//etc/passwd", 404, ""),
+        ("/%2fetc/passwd", 404, ""),
+        ("/a.txt%00", 404, ""),
+        ("/a.txt%00.png", 404, ""),
+        ("/%ff", 400, ""),
+        ("/%", 400, ""),
+        ("/link_out", 404, ""),
+        ("/link_absolute", 404, ""),
+        ("/up/secret", 404, ""),
+        ("/up/root/a.txt", 404, ""),
+        ("/zero", 404, ""),
+        ("/loop", 404, ""),
+        ("/fifo", 404, ""),
+        ("/.git/config", 404, ""),
+        ("/%2egit/config", 404, ""),
+        ("/.env", 404, ""),
+    ];
+    for (path, status, body) in cases {
+        for prefix in ["", "/s"] {
+            let path = format!("{prefix}{path}");
+            let reply = fixture.client().get(&path);
+            assert_eq!(reply.status, status, "{path}: {reply:?}");
+            assert!(!reply.text().contains("secret"), "{path}");
+            if status == 200 {
+                assert_eq!(reply.text(), body, "{path}");
+            }
+        }
+    }
+    let long = format!("/{}", "x".repeat(5_000));
+    assert_eq!(fixture.client().get(&long).status, 404);
+    assert_eq!(fixture.client().get("/").text(), "root index");
+    assert_eq!(fixture.client().get("/s/sub?a=b").field("location"), Some("/s/sub/?a=b"));
+    assert_eq!(fixture.client().get("/strict/link_inside").status, 404);
+    assert_eq!(fixture.client().get("/strict/a.txt").status, 200);
+    assert_eq!(fixture.client().get("/dots/.git/config").text(), "hidden");
+    assert_eq!(fixture.client().get("/dots/..").status, 404);
+    // The program's own choice may be anywhere.
+    assert_eq!(fixture.client().get("/one").text(), "secret");
+    assert_eq!(fixture.client().get("/gone").status, 404);
+}
+
+#[test]
+fn types_methods_and_fields() {
+    let folder = folder();
+    let fixture = serve(&folder);
+    for (path, kind) in [
+        ("/a.txt", "text/plain; charset=utf-8"),
+        ("/", "text/html; charset=utf-8"),
+        ("/%C3%BC.css", "text/css; charset=utf-8"),
+        ("/no_extension", "application/octet-stream"),
+    ] {
+        let reply = fixture.client().get(path);
+        assert_eq!(reply.field("content-type"), Some(kind), "{path}");
+        assert_eq!(reply.field("x-content-type-options"), Some("nosniff"));
+        assert_eq!(reply.field("accept-ranges"), Some("bytes"));
+    }
+    assert_eq!(fixture.client().get("/s/a.txt").field("cache-control"), Some("max-age=60"));
+    let mut client = fixture.client();
+    client.send(get("/a.txt").replace("GET", "HEAD"));
+    let head = client.reply_to("HEAD");
+    assert_eq!((head.status, head.field("content-length")), (200, Some("10")));
+    client.send(get("/a.txt").replace("GET", "DELETE"));
+    let reply = client.reply();
+    assert_eq!((reply.status, reply.field("allow")), (405, Some("GET, HEAD")));
+    let missing = Router::new().get("/{*path}", ServeDir::new(folder.path().join("missing")));
+    assert!(missing.check().unwrap_err().contains("missing"));
+    let file = Router::new().get("/{*path}", ServeDir::new(folder.path().join("secret")));
+    assert!(file.check().unwrap_err().ends_with("is no folder"));
+}
+
+#[test]
+fn conditions_and_ranges() {
+    let folder = folder();
+    let path = folder.path().join("root/a.txt");
+    let then = std::time::SystemTime::now() - std::time::Duration::from_secs(3_600);
+    fs::File::options().write(true).open(&path).unwrap().set_modified(then).unwrap();
+    let fixture = serve(&folder);
+    let mut client = fixture.client();
+    let first = client.get("/s/a.txt");
+    let (tag, date) = (first.field("etag").unwrap(), first.field("last-modified").unwrap());
+    assert!(tag.starts_with('"'), "{tag}");
+    let cases = [
+        (format!("If-None-Match: {tag}"), 304, "", None),
+        (format!("If-Modified-Since: {date}"), 304, "", None),
+        ("If-Match: \"other\"".to_owned(), 412, "412 Precondition Failed\n", None),
+        ("Range: bytes=2-4".to_owned(), 206, "234", Some("bytes 2-4/10")),
+        ("Range: bytes=-3".to_owned(), 206, "789", Some("bytes 7-9/10")),
+        ("Range: bytes=7-".to_owned(), 206, "789", Some("bytes 7-9/10")),
+        ("Range: bytes=1-2, 4-5".to_owned(), 200, "0123456789", None),
+        ("Range: bytes=2-1".to_owned(), 200, "0123456789", None),
+        ("Range: bytes=10-".to_owned(), 416, "416 Range Not Satisfiable\n", Some("bytes */10")),
+        (format!("Range: bytes=2-4\r\nIf-Range: {tag}"), 206, "234", Some("bytes 2-4/10")),
+        (format!("Range: bytes=2-4\r\nIf-Range: {date}"), 206, "234", Some("bytes 2-4/10")),
+        ("Range: bytes=2-4\r\nIf-Range: \"other\"".to_owned(), 200, "0123456789", None),
+        (format!("Range: bytes=2-4\r\nIf-None-Match: {tag}"), 304, "", None),
+    ];
+    for (fields, status, body, range) in cases {
+        client.send(format!("GET /s/a.txt HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n"));
+        let reply = client.reply();
+        assert_eq!((reply.status, reply.text().as_str()), (status, body), "{fields}");
+        assert_eq!(reply.field("content-range"), range, "{fields}");
+        if status == 304 {
+            assert_eq!((reply.field("etag"), reply.field("cache-control")), (Some(tag), Some("max-age=60")));
+        }
+    }
+    client.send("HEAD /s/a.txt HTTP/1.1\r\nHost: h\r\nRange: bytes=2-4\r\n\r\n");
+    assert_eq!(client.reply_to("HEAD").status, 200);
+    client.send("GET /s/nothing.txt HTTP/1.1\r\nHost: h\r\nRange: bytes=0-\r\n\r\n");
+    assert_eq!(client.reply().status, 416);
+    // Changed a moment ago: the tag is weak, and no range of it is trusted.
+    fs::write(&path, "9876543210").unwrap();
+    assert_ne!(client.get("/s/a.txt").field("etag"), Some(tag));
+}

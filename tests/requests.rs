@@ -1,0 +1,171 @@
+//! What clients send, as types of the handler's: JSON, forms, queries, cookies; and problems.
+
+mod support;
+
+use heirloom::cookie::Cookie;
+use heirloom::prelude::*;
+use heirloom::{InputError, Json, Limits, Problem};
+use serde::{Deserialize, Serialize};
+
+use support::*;
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Order {
+    name: String,
+    items: Vec<Item>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Item {
+    price: u32,
+}
+
+#[derive(Deserialize)]
+struct Person {
+    name: String,
+    age: u8,
+}
+
+fn json(mut req: Request) -> Result<impl IntoResponse, InputError> {
+    Ok(Json(req.json::<Order>()?))
+}
+
+fn problem(mut req: Request) -> Result<impl IntoResponse, Problem> {
+    Ok(Json(req.json::<Order>()?))
+}
+
+fn form(mut req: Request) -> Result<String, InputError> {
+    let person: Person = req.form()?;
+    Ok(format!("{} {}", person.name, person.age))
+}
+
+fn query(req: Request) -> Result<String, InputError> {
+    let person: Person = req.query()?;
+    Ok(format!("{} {}", person.name, person.age))
+}
+
+fn serve() -> Fixture {
+    let secret = |_: Request| -> Result<(), Problem> { Err(std::io::Error::other("the password"))? };
+    let cookies = |req: Request| {
+        let pairs: Vec<String> = req.cookies().map(|c| format!("{}={}", c.name(), c.value())).collect();
+        pairs.join("|").into_response().with_cookie(("a", "1")).with_cookie(("b", "2"))
+    };
+    let router = Router::new()
+        .post("/json", json)
+        .post("/small", max_body(10, json))
+        .post("/streaming", streaming(max_body(10, json)))
+        .post("/problem", problem)
+        .post("/streaming/problem", streaming(max_body(10, problem)))
+        .post("/form", form)
+        .get("/query", query)
+        .get("/cookies", cookies)
+        .get("/cookie/bad", |_: Request| ().into_response().with_cookie(Cookie::new("a", "1; Domain=evil")))
+        .get("/secret", secret);
+    let limits = Limits { body_bytes: 1 << 20, ..Limits::default() };
+    let server = Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(quick()).limits(limits);
+    Fixture::with(|_| server)
+}
+
+fn typed(path: &str, kind: &str, body: &str) -> String {
+    let len = body.len();
+    format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Type: {kind}\r\nContent-Length: {len}\r\n\r\n{body}")
+}
+
+#[test]
+fn errors_say_line_and_field() {
+    const JSON: &str = "application/json";
+    const FORM: &str = "application/x-www-form-urlencoded";
+    const GOOD: &str = r#"{"name":"x","items":[{"price":1}]}"#;
+    let fixture = serve();
+    let deep = "[".repeat(100_000);
+    let cases = [
+        ("/json", JSON, GOOD, "200 ", GOOD),
+        ("/json", "Application/JSON; charset=utf-8", GOOD, "200 ", GOOD),
+        ("/json", "application/vnd.x+json", GOOD, "200 ", GOOD),
+        ("/json", "text/plain", GOOD, "415 ", "the body must be application/json"),
+        ("/json", "application/jsonx", GOOD, "415 ", "the body must be"),
+        ("/json", FORM, GOOD, "415 ", "the body must be"),
+        ("/json", JSON, "", "400 ", "EOF while parsing"),
+        ("/json", JSON, "{\n\"name\": x}", "400 ", "line 2, column 9: "),
+        ("/json", JSON, "{\"name\":\"x\",\"items\":[]} x", "400 ", "line 1, column 25: trailing characters"),
+        ("/json", JSON, &deep, "422 ", "invalid type: sequence"),
+        (
+            "/json",
+            JSON,
+            "{\"name\":\"x\",\"items\":[{\"price\":1},\n{\"price\":\"a\"}]}",
+            "422 ",
+            "line 2, column 12: items[1].price: invalid type: string \"a\", expected u32",
+        ),
+        ("/json", JSON, "{\"items\":[]}", "422 ", "missing field `name`"),
+        ("/small", JSON, GOOD, "413 ", ""),
+        ("/streaming", JSON, GOOD, "413 ", ""),
+        ("/form", FORM, "name=J%C3%B8+B&age=7", "200 ", "Jø B 7"),
+        ("/form", JSON, "name=x&age=7", "415 ", "the body must be application/x-www-form-urlencoded"),
+        ("/form", FORM, "name=x&age=300", "422 ", "age: "),
+        ("/form", FORM, "name=x", "422 ", "missing field `age`"),
+    ];
+    for (path, kind, body, status, said) in cases {
+        let mut client = fixture.client();
+        client.send(typed(path, kind, body));
+        let reply = client.reply().said();
+        assert!(reply.starts_with(status) && reply.contains(said), "{path} {kind}: {reply}");
+    }
+    let mut client = fixture.client();
+    client.send(post("/json", GOOD.as_bytes()));
+    assert_eq!(client.reply().status, 415, "without a type");
+    for (path, said) in [
+        ("/query?name=a%26b&age=7", "200 a&b 7"),
+        ("/query?name=x&age=x", "400 age: invalid digit found in string"),
+        ("/query", "400 missing field `name`"),
+        ("/query?name=x&name=y&age=1", "400 duplicate field `name`"),
+    ] {
+        let reply = fixture.client().get(path).said();
+        assert!(
+            reply == said || reply.ends_with(&said[4..]) && reply.starts_with(&said[..4]),
+            "{path}: {reply}"
+        );
+    }
+}
+
+#[test]
+fn problems_tell_clients_what_they_may_know() {
+    let fixture = serve();
+    let mut client = fixture.client();
+    client.send(typed("/problem", "application/json", "{\"name\":\"x\",\"items\":[{\"price\":-1}]}"));
+    let reply = client.reply();
+    assert_eq!((reply.status, reply.field("content-type")), (422, Some("application/problem+json")));
+    let problem: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+    assert_eq!(problem["title"], "Unprocessable Entity");
+    assert_eq!(problem["status"], 422);
+    assert_eq!(problem["field"], "items[0].price");
+    assert_eq!(problem["line"], 1);
+    assert!(problem["detail"].as_str().unwrap().starts_with("invalid value"), "{problem}");
+
+    let mut client = fixture.client();
+    client.send(typed("/streaming/problem", "application/json", "{\"name\":\"too long\"}"));
+    let reply = client.reply();
+    assert_eq!((reply.status, reply.field("content-type")), (413, Some("text/plain; charset=utf-8")));
+
+    let reply = fixture.client().get("/secret");
+    assert_eq!((reply.status, reply.text().contains("password")), (500, false));
+    assert_eq!(reply.text(), "{\"status\":500,\"title\":\"Internal Server Error\"}");
+}
+
+#[test]
+fn cookies_come_and_go() {
+    let fixture = serve();
+    let mut client = fixture.client();
+    client.send(
+        "GET /cookies HTTP/1.1\r\nHost: h\r\nCookie: a=1; b=\"2\"; bad; =x; c=%41\r\nCookie: d=4\r\n\r\n",
+    );
+    let reply = client.reply();
+    assert_eq!(reply.text(), "a=1|b=\"2\"|c=%41|d=4");
+    let set: Vec<&str> = reply
+        .fields
+        .iter()
+        .filter(|(n, _)| n.eq_ignore_ascii_case("set-cookie"))
+        .map(|(_, v)| v.as_str())
+        .collect();
+    assert_eq!(set, ["a=1", "b=2"]);
+    assert_eq!(client.get("/cookie/bad").status, 500);
+}
