@@ -125,7 +125,8 @@ pub(crate) fn serve(
                 client.stream.reset_on_close();
                 return close(client, reason, desk, common);
             }
-            Step::Detach { place, task, what, stall } => {
+            Step::Detach { place, task, what } => {
+                let stall = client.progress.of_route.0.unwrap_or(common.timeouts.response_stall);
                 let unsent = std::mem::take(&mut desk.out);
                 return detach(place, client, unsent, task, what, stall, &common.parking);
             }

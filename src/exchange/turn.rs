@@ -60,7 +60,6 @@ pub(super) enum Step {
         place: Place,
         task: Task,
         what: String,
-        stall: Duration,
     },
 }
 
@@ -561,10 +560,7 @@ impl<'a> Turn<'a> {
 
     fn detach(&mut self, place: Option<Place>, task: Task, asked: &AskedOwned) -> Step {
         match place {
-            Some(place) => {
-                let (stall, _) = self.response_patience();
-                Step::Detach { place, task, what: method_and_path(&asked.head), stall }
-            }
+            Some(place) => Step::Detach { place, task, what: method_and_path(&asked.head) },
             None => Step::Close(CloseReason::Overload),
         }
     }
