@@ -705,7 +705,7 @@ fn expect_error(server: Server, is_bind: bool, texts: &[&str]) {
 #[test]
 fn what_can_not_be_meant() {
     let any = "127.0.0.1:0";
-    expect_error(hello(), false, &["nothing to listen on", "Server::listen"]);
+    expect_error(hello(), false, &["nothing to listen on", "`listen`"]);
     expect_error(hello().listen(any).workers(0), false, &["needs a worker", "Server::workers(0)"]);
     let routes = || Router::new().get("/a/{x}", |_: Request| "").post("/a/{y}", |_: Request| "");
     let names = ["/a/{x}", "/a/{y}", "GET", "POST", "conflicts"];

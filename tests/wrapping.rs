@@ -116,7 +116,7 @@ fn the_end_of_each_response_is_told_once() {
         ("HEAD /detached HTTP/1.1", 200, 0, true),
         ("GET /broken HTTP/1.1", 200, 3, false),
         ("GET /upgrade HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: x", 101, 0, true),
-        ("GET /upgrade HTTP/1.0", 500, 26, true),
+        ("GET /upgrade HTTP/1.0", 426, 21, true),
         ("GET /panics HTTP/1.1", 200, 5, true),
     ];
     for (line, status, bytes, complete) in cases {
