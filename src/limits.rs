@@ -130,3 +130,110 @@ impl Default for Timeouts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(n: u64) -> String {
+        match n {
+            n if n >= 1 << 30 => format!("{} GiB", n >> 30),
+            n if n >= 1 << 20 => format!("{} MiB", n >> 20),
+            n => format!("{} KiB", n >> 10),
+        }
+    }
+
+    /// The second cell of the row that begins with `first`.
+    fn cell<'a>(page: &'a str, first: &str) -> &'a str {
+        let row =
+            page.lines().find_map(|line| line.strip_prefix("| ")?.strip_prefix(first)?.strip_prefix(" | "));
+        row.and_then(|rest| rest.split(" | ").next()).unwrap_or_else(|| panic!("no row {first:?}"))
+    }
+
+    #[test]
+    fn defaults_are_as_documented() {
+        let (l, t) = (Limits::default(), Timeouts::default());
+        let rate = |n: u64| format!("{n} bytes/s");
+        let secs = |time: Duration| format!("{} s", time.as_secs());
+        let rows = [
+            ("head_bytes", bytes(l.head_bytes as u64)),
+            ("head_fields", l.head_fields.to_string()),
+            ("target_bytes", bytes(l.target_bytes as u64)),
+            ("body_memory_bytes", bytes(l.body_memory_bytes as u64)),
+            ("body_bytes", bytes(l.body_bytes)),
+            ("discard_bytes", bytes(l.discard_bytes)),
+            ("buffered_bytes", bytes(l.buffered_bytes)),
+            ("temporary_bytes", bytes(l.temporary_bytes)),
+            ("body_rate", rate(l.body_rate)),
+            ("response_rate", rate(l.response_rate)),
+            ("connections", format!("{},{:03}", l.connections / 1_000, l.connections % 1_000)),
+            ("streaming_percent", l.streaming_percent.to_string()),
+            ("detached_threads", l.detached_threads.to_string()),
+            ("head", secs(t.head)),
+            ("idle", secs(t.idle)),
+            ("body_stall", secs(t.body_stall)),
+            ("response_stall", secs(t.response_stall)),
+            ("rate_grace", secs(t.rate_grace)),
+            ("queue_wait", secs(t.queue_wait)),
+            ("ready", secs(t.ready)),
+            ("probation", secs(t.probation)),
+            ("drain", secs(t.drain)),
+            ("lame_duck", secs(t.lame_duck)),
+            ("idle_grace", secs(t.idle_grace)),
+        ];
+        let page = include_str!("../docs/configuration.md");
+        for (name, value) in rows {
+            let said = cell(page, &format!("`{name}`"));
+            let goes_on =
+                said.strip_prefix(&value).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', ',']));
+            assert!(goes_on, "{name}: {value} is documented as {said:?}");
+        }
+        assert_eq!((l.connections_per_listener, l.connections_per_peer), (usize::MAX, None));
+        assert_eq!(l.requests_per_connection, u64::MAX);
+        for name in ["connections_per_listener", "connections_per_peer", "requests_per_connection"] {
+            assert!(cell(page, &format!("`{name}`")).starts_with("no limit"), "{name}");
+        }
+        let page = include_str!("../docs/security.md");
+        let rows = [
+            (
+                "a head",
+                format!(
+                    "{}, {} fields, target {}, {}",
+                    bytes(l.head_bytes as u64),
+                    l.head_fields,
+                    bytes(l.target_bytes as u64),
+                    secs(t.head)
+                ),
+            ),
+            (
+                "a body",
+                format!(
+                    "{}; {} without a byte; {} after {}",
+                    bytes(l.body_bytes),
+                    secs(t.body_stall),
+                    rate(l.body_rate),
+                    secs(t.rate_grace)
+                ),
+            ),
+            (
+                "a body in memory; all of them, with half heads and untaken responses",
+                format!("{}; {}", bytes(l.body_memory_bytes as u64), bytes(l.buffered_bytes)),
+            ),
+            ("temporary files in all", bytes(l.temporary_bytes)),
+            (
+                "a response that is not taken",
+                format!(
+                    "{} without a byte; {} after {} of waiting",
+                    secs(t.response_stall),
+                    rate(l.response_rate),
+                    secs(t.rate_grace)
+                ),
+            ),
+            ("what a handler left unread", format!("{}, {}", bytes(l.discard_bytes), secs(t.body_stall))),
+            ("waiting for a worker", secs(t.queue_wait)),
+        ];
+        for (name, value) in rows {
+            assert_eq!(cell(page, name), value, "{name}");
+        }
+    }
+}
