@@ -180,13 +180,16 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// The client has ended within a head. A scan does not look at every piece: what would have been
-    /// refused had it come at once is refused now.
+    /// The client has ended within a head.
     fn cut_in_head(&mut self) -> Step {
-        match Scan::default().parse(self.desk.input.unused(), &self.common.limits) {
-            Err(refusal) => self.refuse(&refusal),
-            Ok(_) => Step::Close(CloseReason::ClientCut),
-        }
+        self.refuse_unseen().unwrap_or(Step::Close(CloseReason::ClientCut))
+    }
+
+    /// A scan does not look at every piece: when no more comes, what would have been refused had it
+    /// come at once is refused so.
+    fn refuse_unseen(&mut self) -> Option<Step> {
+        let refusal = Scan::default().parse(self.desk.input.unused(), &self.common.limits).err()?;
+        Some(self.refuse(&refusal))
     }
 
     /// Whether the successor is to have this connection now, with what has been read and not answered.
@@ -736,7 +739,10 @@ impl<'a> Turn<'a> {
             Stage::Respond(response) => return cut(&response.outgoing, CloseReason::ResponseTimeout),
             _ if !self.desk.out.is_empty() => return Step::Close(CloseReason::ResponseTimeout),
             Stage::Discard(_) => return Step::Linger(CloseReason::BodyUnread),
-            Stage::Head { .. } => CloseReason::HeadTimeout,
+            Stage::Head { .. } => match self.refuse_unseen() {
+                Some(step) => return step,
+                None => CloseReason::HeadTimeout,
+            },
             Stage::Body(_) | Stage::Upload(_) => CloseReason::BodyTimeout,
         };
         let refusal = Refusal { status: StatusCode::REQUEST_TIMEOUT, reason: "the request took too long" };

@@ -187,7 +187,7 @@ fn one_that_is_not_content_with_itself_says_why() {
     let child = bench.server.hup();
     let failed = format!("child {child} failed: before_ready failed: the database has another schema");
     bench.server.wait_for(&failed);
-    bench.server.wait_exit(child);
+    bench.server.wait_for(&format!("child {child} exited with status 1"));
     bench.mend();
     bench.serves_on();
 }
@@ -275,7 +275,7 @@ fn says_it_serves(bench: &Bench, last: &str) {
     bench.replace(format!("#!/bin/sh\nprintf '{said}' >&4\nread line <'{}'\n{last}\n", go.display()));
 }
 
-fn a_successor_that_serves_nobody(last: &str, told: &str) {
+fn a_successor_that_serves_nobody(last: &str, told: &str, ended: &str) {
     let bench = Bench::of(
         env!("CARGO_BIN_EXE_kitchen_sink"),
         tempfile::tempdir().unwrap(),
@@ -286,7 +286,7 @@ fn a_successor_that_serves_nobody(last: &str, told: &str) {
     bench.server.paused(bench.server.pid());
     drop(OpenOptions::new().write(true).open(bench.folder.path().join("go")).unwrap());
     bench.server.wait_for(&format!("child {child} {told}"));
-    bench.server.wait_exit(child);
+    bench.server.wait_for(&format!("child {child} {ended}"));
     bench.put_back();
     // Who waited meanwhile is served.
     bench.serves_on();
@@ -295,22 +295,22 @@ fn a_successor_that_serves_nobody(last: &str, told: &str) {
 #[test]
 fn one_that_says_failed_on_probation() {
     let last = "echo 'FAILED reason=no%20worker%20answers' >&4";
-    a_successor_that_serves_nobody(last, "failed: no worker answers; still serving");
+    a_successor_that_serves_nobody(last, "failed: no worker answers; still serving", "exited with status 0");
 }
 
 #[test]
 fn one_that_exits_on_probation() {
-    a_successor_that_serves_nobody("exit 9", "exited with status 9; still serving");
+    a_successor_that_serves_nobody("exit 9", "exited with status 9; still serving", "exited");
 }
 
 #[test]
 fn one_that_segfaults_on_probation() {
-    a_successor_that_serves_nobody("kill -SEGV $$", "was killed by SIGSEGV; still serving");
+    a_successor_that_serves_nobody("kill -SEGV $$", "was killed by SIGSEGV; still serving", "was killed");
 }
 
 #[test]
 fn one_that_is_silent_on_probation() {
-    a_successor_that_serves_nobody("exec sleep 1000", "was killed by SIGKILL");
+    a_successor_that_serves_nobody("exec sleep 1000", "was killed by SIGKILL", "was killed");
 }
 
 #[test]
