@@ -21,7 +21,7 @@ use log::{debug, error, info, warn};
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::close_reason::CloseReason;
-use crate::connection::{Answering, Connection, Linger, Peek, Portable};
+use crate::connection::{Answering, Connection, Linger, Peek, Portable, Stream};
 use crate::limits::Limits;
 use crate::listener::{BACKLOG, Listener};
 use crate::origin::Origin;
@@ -515,7 +515,7 @@ impl<P: Portable> Acceptor<P> {
                     stream.drop_filter();
                 }
                 let place = (polled.place, polled.listener.site);
-                let origin = Arc::new(self.origin(peer));
+                let origin = Arc::new(self.origin(peer, &stream));
                 self.tally.accepted();
                 let of_peer = self.parking.census.enter(place.0, peer);
                 let connection = Box::new(Connection::new(stream, slot, place, origin, P::default()));
@@ -544,8 +544,9 @@ impl<P: Portable> Acceptor<P> {
         self.end(CloseReason::PeerLimit, connection);
     }
 
-    fn origin(&self, peer: Option<SocketAddr>) -> Origin {
-        Origin::new(peer, self.phase.clone(), self.generation)
+    fn origin(&self, peer: Option<SocketAddr>, stream: &Stream) -> Origin {
+        let socket = Some(stream.socket());
+        Origin { socket, ..Origin::new(peer, self.phase.clone(), self.generation) }
     }
 
     fn admit(&mut self, connection: Box<Connection<P>>) {

@@ -22,6 +22,7 @@ use crate::close_reason::CloseReason;
 use crate::connection::{self, Peek, Portable, Stream};
 use crate::error::{Error, Kind};
 use crate::launch::{self, Business, Ground, Launch, Plan, Running, Works, launch_methods};
+use crate::origin::PeerCredentials;
 use crate::phase::{Drain, Phase, PhaseWatch};
 use crate::queue::{Popped, Queue, Seat};
 use crate::status::{Stats, Tally};
@@ -418,6 +419,11 @@ impl Connection {
         self.inner.as_ref()?.origin.peer
     }
 
+    /// Who has connected to a unix socket. None on TCP.
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.inner.as_ref()?.origin.peer_credentials()
+    }
+
     /// The text given to [`Lifecycle::listen`] for the listener that it came by.
     pub fn listener(&self) -> &str {
         self.inner.as_ref().map_or("", |inner| self.desk.listener(inner.listener))
@@ -508,15 +514,15 @@ impl Connection {
     /// The socket, for its options. None on a unix socket.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self.stream() {
-            Ok(Stream::Tcp(stream)) => Some(stream),
+            Ok(Stream::Tcp(stream)) => Some(&**stream),
             _ => None,
         }
     }
 
-    /// The socket, for its credentials. None on TCP.
+    /// The socket, for its options. None on TCP.
     pub fn unix(&self) -> Option<&UnixStream> {
         match self.stream() {
-            Ok(Stream::Unix(stream)) => Some(stream),
+            Ok(Stream::Unix(stream)) => Some(&**stream),
             _ => None,
         }
     }

@@ -142,7 +142,8 @@ impl Body {
     /// cuts the response, so that the client can tell.
     ///
     /// `write` should end when the process drains: take [`RequestExt::drain`](crate::RequestExt::drain)
-    /// along.
+    /// along. Who has nothing to write for long sees by
+    /// [`RequestExt::client_watch`](crate::RequestExt::client_watch) that the client has gone.
     ///
     /// ```
     /// use heirloom::prelude::*;
@@ -231,8 +232,8 @@ impl Body {
         &self.head
     }
 
-    pub(crate) fn origin(&self) -> Option<&Origin> {
-        self.origin.as_deref()
+    pub(crate) fn origin(&self) -> Option<&Arc<Origin>> {
+        self.origin.as_ref()
     }
 
     /// Notes that the request matched a route without parameters: its path is the pattern.

@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
 
 use crate::close_reason::CloseReason;
-use crate::origin::Origin;
+use crate::origin::{Origin, Socket};
 use crate::slots::SlotId;
 use crate::sys;
 use crate::wait_group::Guard;
@@ -33,22 +33,36 @@ const LAST_WORD: Duration = Duration::from_millis(500);
 /// How much of that is dropped at a time.
 const LINGER_PIECES: usize = 16;
 
-/// A client's socket; non-blocking, always: the flag is shared with whoever inherits it.
-#[derive(Debug)]
+/// A client's socket; non-blocking, always: the flag is shared with whoever inherits it. A clone is the
+/// same, for who reads an upload or speaks another protocol, never at once.
+#[derive(Clone, Debug)]
 pub(crate) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    /// Shared with who reads an upload or speaks another protocol, never at once.
+    Tcp(Arc<TcpStream>),
+    Unix(Arc<UnixStream>),
     #[cfg(feature = "tls")]
     Tls(Arc<Secured>),
 }
 
 impl Stream {
+    pub(crate) fn new(fd: OwnedFd, is_unix: bool) -> Stream {
+        if is_unix { Stream::Unix(Arc::new(fd.into())) } else { Stream::Tcp(Arc::new(fd.into())) }
+    }
+
+    /// For who asks about the client and does not keep the connection.
+    pub(crate) fn socket(&self) -> Socket {
+        match self {
+            Stream::Tcp(s) => Socket::of(s),
+            Stream::Unix(s) => Socket::of(s),
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => s.socket.socket(),
+        }
+    }
+
     /// Bytes read; 0 is the end, `UnexpectedEof` one that TLS did not announce.
     pub(crate) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         uninterrupted(|| match self {
-            Stream::Tcp(s) => { s }.read(buf),
-            Stream::Unix(s) => { s }.read(buf),
+            Stream::Tcp(s) => (&**s).read(buf),
+            Stream::Unix(s) => (&**s).read(buf),
             #[cfg(feature = "tls")]
             Stream::Tls(s) => s.lock().read(&mut Raw(&s.socket), buf),
         })
@@ -57,8 +71,8 @@ impl Stream {
     /// Bytes that are out. The rest is to be written again: what TLS has made of it waits for that.
     pub(crate) fn write(&self, buf: &[u8]) -> io::Result<usize> {
         uninterrupted(|| match self {
-            Stream::Tcp(s) => { s }.write(buf),
-            Stream::Unix(s) => { s }.write(buf),
+            Stream::Tcp(s) => (&**s).write(buf),
+            Stream::Unix(s) => (&**s).write(buf),
             #[cfg(feature = "tls")]
             Stream::Tls(s) => s.lock().write(&mut Raw(&s.socket), &[buf]),
         })
@@ -66,8 +80,8 @@ impl Stream {
 
     pub(crate) fn write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         uninterrupted(|| match self {
-            Stream::Tcp(s) => { s }.write_vectored(bufs),
-            Stream::Unix(s) => { s }.write_vectored(bufs),
+            Stream::Tcp(s) => (&**s).write_vectored(bufs),
+            Stream::Unix(s) => (&**s).write_vectored(bufs),
             #[cfg(feature = "tls")]
             Stream::Tls(s) => {
                 let bufs: Vec<&[u8]> = bufs.iter().map(|buf| &**buf).collect();
@@ -168,16 +182,6 @@ impl Stream {
                 return s.socket.shutdown_write();
             }
         };
-    }
-
-    /// The same connection, by another descriptor where that is all there is to it.
-    pub(crate) fn try_clone(&self) -> io::Result<Stream> {
-        Ok(match self {
-            Stream::Tcp(s) => Stream::Tcp(s.try_clone()?),
-            Stream::Unix(s) => Stream::Unix(s.try_clone()?),
-            #[cfg(feature = "tls")]
-            Stream::Tls(s) => Stream::Tls(Arc::clone(s)),
-        })
     }
 
     /// Closing sends a reset instead of an orderly end.

@@ -1,4 +1,326 @@
-#![doc = include_str!("../README.md")]
+//! A synchronous HTTP/1.1 server framework on a fixed pool of threads, **whose listening socket outlives every
+//! process that serves it**. No async runtime: handlers are functions that may block. `kill -HUP` starts the
+//! new binary, which inherits the listeners and the idle connections; `kill -TERM` finishes what was begun.
+//!
+//! What is promised, and how each promise is proven, is told in `README.md`. This page teaches, in small steps:
+//! [hello](#hello), [routes](#routes), [state](#state), [JSON](#json), [errors](#errors),
+//! [wrapping](#wrapping), [files and streams](#files-and-streams), [the lifecycle](#the-lifecycle),
+//! [testing](#testing), [deployment](#deployment). Then there is a table of [features](#features).
+//!
+//! # Hello
+//!
+//! ```no_run
+//! use heirloom::prelude::*;
+//!
+//! fn main() -> Result<(), heirloom::Error> {
+//!     Server::new(|_: Request| "hello\n").listen("127.0.0.1:8001").serve()
+//! }
+//! ```
+//!
+//! A handler takes a [`Request`] (the one of the crate `http`, with a [`Body`]) and returns whatever is
+//! [`IntoResponse`]: text, bytes, a status, a status with fields and a body, a [`Response`]. It runs on one
+//! of the [workers](Server::workers), 32 by default, and may block there: the request has arrived in whole, and
+//! the response waits for a slow client without a thread. [`Server::serve`] returns when the process should exit.
+//!
+//! # Routes
+//!
+//! ```
+//! use heirloom::prelude::*;
+//!
+//! fn user(req: Request) -> String {
+//!     format!("user {}\n", req.param("id").unwrap_or("?"))
+//! }
+//!
+//! fn note(mut req: Request) -> std::io::Result<impl IntoResponse> {
+//!     let text = req.text()?;
+//!     Ok((StatusCode::CREATED, [(header::LOCATION, "/notes/1")], text))
+//! }
+//!
+//! let router = Router::new()
+//!     .get("/users/{id}", user)
+//!     .post("/notes", max_body(1_000, note))
+//!     .nest("/api", Router::new().get("/version", |_: Request| "1\n"))
+//!     .fallback(|_: Request| (StatusCode::NOT_FOUND, "nothing here\n"));
+//!
+//! let mut response = router.call(http::Request::get("/users/7").body(Body::empty()).unwrap());
+//! assert_eq!(response.body_mut().read_text().unwrap(), "user 7\n");
+//! let response = router.call(http::Request::delete("/notes").body(Body::empty()).unwrap());
+//! assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+//! ```
+//!
+//! A [`Router`] is a handler itself. It answers other methods by 405, OPTIONS by the methods there are, and
+//! HEAD by the handler of GET. Two routes that can't be told apart are an error of [`Server::serve`] that names
+//! both. What else can be asked of a request is in [`RequestExt`]; [`limited`] gives a route limits of its own.
+//!
+//! # State
+//!
+//! ```
+//! use heirloom::prelude::*;
+//! use heirloom::with_state;
+//! use std::sync::{Arc, Mutex};
+//!
+//! #[derive(Default)]
+//! struct App {
+//!     names: Mutex<Vec<String>>,
+//! }
+//!
+//! fn add(app: &App, mut req: Request) -> std::io::Result<String> {
+//!     let name = req.text()?;
+//!     let mut names = app.names.lock().unwrap();
+//!     names.push(name);
+//!     Ok(format!("{}\n", names.len()))
+//! }
+//!
+//! let app = Arc::new(App::default());
+//! let router = Router::new().post("/names", with_state(&app, add));
+//! let mut response = router.call(http::Request::post("/names").body("Ada".into()).unwrap());
+//! assert_eq!(response.body_mut().read_text().unwrap(), "1\n");
+//! ```
+//!
+//! State is what handlers capture, in an [`Arc`](std::sync::Arc), and is seen by all workers at once. At a handover
+//! memory is not shared: see [the lifecycle](#the-lifecycle).
+//!
+//! # JSON
+//!
+//! ```
+//! # #[cfg(feature = "json")]
+//! # fn main() {
+//! use heirloom::prelude::*;
+//! use heirloom::{InputError, Json};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Deserialize)]
+//! struct Order {
+//!     item: String,
+//!     pieces: u32,
+//! }
+//!
+//! #[derive(Serialize)]
+//! struct Receipt {
+//!     text: String,
+//! }
+//!
+//! fn order(mut req: Request) -> Result<Json<Receipt>, InputError> {
+//!     let order: Order = req.json()?;
+//!     Ok(Json(Receipt { text: format!("{} of {}", order.pieces, order.item) }))
+//! }
+//!
+//! let router = Router::new().post("/orders", order);
+//! let asked = |body: &'static str| {
+//!     let request = http::Request::post("/orders").header("content-type", "application/json");
+//!     router.call(request.body(body.into()).unwrap()).body_mut().read_text().unwrap()
+//! };
+//! assert_eq!(asked(r#"{"item": "tea", "pieces": 2}"#), r#"{"text":"2 of tea"}"#);
+//! assert!(asked(r#"{"item": "tea", "pieces": -2}"#).starts_with("line 1, column 28: pieces: invalid value"));
+//! # }
+//! # #[cfg(not(feature = "json"))]
+//! # fn main() {}
+//! ```
+//!
+//! A feature: `json`. Queries and forms are read likewise, `req.query()?` and `req.form()?` (feature `form`),
+//! cookies by `req.cookie(name)` (feature `cookies`). How forms with files are read is told in
+//! `docs/streaming.md`.
+//!
+//! # Errors
+//!
+//! A handler may return a [`Result`] of two things that are [`IntoResponse`], so `?` works with every error type that
+//! says what its response is. [`std::io::Error`] and boxed errors are a bare 500, and the log has the text. A
+//! type of your own decides for itself:
+//!
+//! ```
+//! use heirloom::prelude::*;
+//!
+//! enum Trouble {
+//!     NoSuchUser,
+//!     Storage(std::io::Error),
+//! }
+//!
+//! impl From<std::io::Error> for Trouble {
+//!     fn from(e: std::io::Error) -> Trouble {
+//!         Trouble::Storage(e)
+//!     }
+//! }
+//!
+//! impl IntoResponse for Trouble {
+//!     fn into_response(self) -> Response {
+//!         match self {
+//!             Trouble::NoSuchUser => (StatusCode::NOT_FOUND, "no such user\n").into_response(),
+//!             Trouble::Storage(e) => e.into_response(),
+//!         }
+//!     }
+//! }
+//!
+//! fn picture(req: Request) -> Result<Vec<u8>, Trouble> {
+//!     let id: u64 = req.param("id").and_then(|id| id.parse().ok()).ok_or(Trouble::NoSuchUser)?;
+//!     Ok(std::fs::read(format!("/nonexistent/{id}.png"))?)
+//! }
+//!
+//! let router = Router::new().get("/pictures/{id}", picture);
+//! let status = |path| router.call(http::Request::get(path).body(Body::empty()).unwrap()).status();
+//! assert_eq!(status("/pictures/ada"), StatusCode::NOT_FOUND);
+//! assert_eq!(status("/pictures/7"), StatusCode::INTERNAL_SERVER_ERROR);
+//! ```
+//!
+//! Clients that are programs read `application/problem+json` (RFC 9457) more easily: that is what `Problem` is
+//! (feature `json`), which takes a type of your own by a `From` that you write. A handler that panics is a
+//! 500, and its worker lives.
+//!
+//! # Wrapping
+//!
+//! ```
+//! use heirloom::prelude::*;
+//! use heirloom::wrap::{AccessLog, RequestIds};
+//!
+//! /// Lets in whoever knows the word.
+//! fn guarded(req: Request, next: Next) -> Response {
+//!     if req.headers().get("x-word").is_some_and(|word| word == "friend") {
+//!         next.call(req).with_header("cache-control", "no-store")
+//!     } else {
+//!         StatusCode::FORBIDDEN.into_response()
+//!     }
+//! }
+//!
+//! let handler = Router::new()
+//!     .get("/", |_: Request| "hello\n")
+//!     .wrap(guarded)
+//!     .wrap(RequestIds::new())
+//!     .wrap(AccessLog::new());
+//! let response = handler.call(http::Request::get("/").body(Body::empty()).unwrap());
+//! assert_eq!(response.status(), StatusCode::FORBIDDEN);
+//! ```
+//!
+//! [`Handler::wrap`] puts something around a handler that sees each request and each response, refusals and
+//! panics included. [`mod@wrap`] has access log, request ids, passwords, CORS, timing and gzip. Logs are
+//! written through the crate `log`: a program chooses where they go.
+//!
+//! # Files and streams
+//!
+//! ```
+//! use heirloom::prelude::*;
+//! use std::io::Read;
+//!
+//! /// As long as it is, in pieces, when the client has taken the last one.
+//! fn noise(_: Request) -> std::io::Result<Body> {
+//!     Ok(Body::from_sized_reader(std::fs::File::open("/dev/zero")?.take(1 << 20), 1 << 20))
+//! }
+//!
+//! /// Written by a thread of its own, until the process is about to end or the client has gone.
+//! fn ticks(req: Request) -> Body {
+//!     let (drain, client) = (req.drain(), req.client_watch());
+//!     Body::detached(move |out| {
+//!         while !drain.wait(std::time::Duration::from_secs(1)) && !client.gone() {
+//!             out.write_all(b"tick\n")?;
+//!         }
+//!         Ok(())
+//!     })
+//! }
+//!
+//! let router = Router::new().get("/noise", noise).get("/ticks", ticks);
+//! let mut response = router.call(http::Request::get("/noise").body(Body::empty()).unwrap());
+//! assert_eq!(response.body_mut().read_bytes().unwrap().len(), 1 << 20);
+//! ```
+//!
+//! Folders and files are served by `ServeDir` and `ServeFile` (feature `files`), events for browsers by
+//! [`sse()`], other protocols by [`Body::upgrade`], of which `WebSocket` is one (feature `websocket`). A
+//! route that reads its request's body while it arrives says so: [`streaming`].
+//!
+//! # The lifecycle
+//!
+//! `kill -HUP` is a handover: the process starts its own binary anew, which inherits the listeners, says that it
+//! is prepared, serves, and is on probation for two seconds; then the old process finishes what it began and
+//! leaves. A binary that fails costs nothing. `kill -TERM` finishes what was begun and exits; a second one cuts.
+//! Nothing needs to be written for that, but what may exist only once is to be handed from one process to the other:
+//!
+//! ```no_run
+//! use heirloom::prelude::*;
+//! use heirloom::{Handle, Timeouts, UserState};
+//! use std::time::Duration;
+//!
+//! # fn warm_up() -> Result<(), String> { Ok(()) }
+//! # fn close_store() -> Result<(), String> { Ok(()) }
+//! # fn open_store() -> Result<(), String> { Ok(()) }
+//! fn main() -> Result<(), heirloom::Error> {
+//!     let handle = Handle::new();
+//!     let asked = handle.clone();
+//!     let router = Router::new().post("/restart", move |_: Request| {
+//!         asked.handover();
+//!         StatusCode::ACCEPTED
+//!     });
+//!     Server::new(router)
+//!         .listen("127.0.0.1:8001")
+//!         .timeouts(Timeouts { drain: Duration::from_secs(20), ..Default::default() })
+//!         .before_ready(warm_up) // an error, and the old process serves on
+//!         .release_before_go(close_store) // in the old process
+//!         .acquire_after_go(|_: UserState| open_store()) // in the new one
+//!         .with_handle(handle)
+//!         .serve()
+//! }
+//! ```
+//!
+//! A handler that lasts asks [`RequestExt::draining`] and [`RequestExt::client_gone`]. The same lifecycle for
+//! a protocol that is not HTTP is [`Lifecycle`].
+//!
+//! # Testing
+//!
+//! A handler is called with a request made by hand, as above: no socket, no server. What is on the wire is
+//! tested by a server on a free port, in the same process, without signals, as many of them as there are tests:
+//!
+//! ```
+//! use heirloom::prelude::*;
+//! use heirloom::Limits;
+//! use std::io::{Read, Write};
+//!
+//! let limits = Limits { body_bytes: 10, ..Default::default() };
+//! let server = Server::new(|mut req: Request| req.text()).limits(limits).listen("127.0.0.1:0").spawn().unwrap();
+//! let mut client = std::net::TcpStream::connect(server.addresses()[0]).unwrap();
+//! client.write_all(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 11\r\n\r\nhello world").unwrap();
+//! let mut answer = String::new();
+//! client.read_to_string(&mut answer).unwrap();
+//! assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+//! server.stop().unwrap();
+//! ```
+//!
+//! # Deployment
+//!
+//! ```no_run
+//! use heirloom::prelude::*;
+//!
+//! # fn routes() -> Router { Router::new() }
+//! fn main() -> Result<(), heirloom::Error> {
+//!     Server::new(routes())
+//!         .listen("0.0.0.0:8001")
+//!         .listen("unix:/run/app/app.sock")
+//!         .admin("127.0.0.1:9001")
+//!         .workers(64)
+//!         .pid_file("/run/app/app.pid")
+//!         .serve()
+//! }
+//! ```
+//!
+//! Replace the file of the program (by a rename, not by writing into it), then `kill -HUP $(cat /run/app/app.pid)`:
+//! the log says how it went, and the file names the process that serves. The admin listener has `/healthz`, `/readyz`,
+//! `/metrics` and `/status`, on a worker of its own. [`Limits`] and [`Timeouts`] have defaults for the open
+//! Internet. For operators there are pages beside the sources: `docs/signals.md`, `docs/handover.md`,
+//! `docs/log.md` (every line of the log) and `docs/configuration.md`; for whoever comes from tiny_http,
+//! rouille, net/http, endless, grace or tableflip there is `docs/migration.md`.
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! | feature | adds | by |
+//! | --- | --- | --- |
+//! | `json` | `RequestExt::json`, `Json`, `Problem` | `serde_json`, `serde_path_to_error` |
+//! | `form` | `RequestExt::query`, `RequestExt::form` | `serde_urlencoded`, `form_urlencoded`, `serde_path_to_error` |
+//! | `cookies` | `RequestExt::cookie`, `ResponseExt::with_cookie` | `cookie` |
+//! | `files` | `ServeDir`, `ServeFile` | `mime_guess` |
+//! | `gzip` | `wrap::Gzip` | `flate2`, in Rust |
+//! | `websocket` | `WebSocket` | `tungstenite` |
+//! | `tls` | `Server::listen_tls`, `Tls`, `RequestExt::tls` | `rustls` with `ring` |
+//! | `tiny_http` | `TinyHttp`, for handlers written for it | `tiny_http` |
+//!
+//! Which versions of other crates a program sees through this one, and what may change when, is told in
+//! `docs/versions.md`.
 #![cfg_attr(not(any(test, fuzzing)), warn(clippy::unwrap_used, clippy::expect_used))]
 
 mod acceptor;
@@ -8,6 +330,7 @@ mod bare;
 mod body;
 mod budget;
 mod close_reason;
+mod coding;
 mod conditional;
 mod connection;
 mod control;
@@ -59,6 +382,9 @@ pub mod wrap;
 
 // What the pages show compiles.
 #[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+#[cfg(doctest)]
 #[doc = include_str!("../docs/lifecycle.md")]
 struct PageOnTheLifecycle;
 #[cfg(all(doctest, feature = "tiny_http"))]
@@ -88,6 +414,7 @@ pub use input::InputError;
 pub use json::{Json, Problem};
 pub use launch::{Running, inherited_fd, init};
 pub use limits::{Limits, Timeouts};
+pub use origin::{ClientWatch, PeerCredentials};
 pub use phase::{Drain, Phase};
 pub use request::RequestExt;
 pub use response::{Ended, Html, IntoResponse, Redirect, ResponseExt};

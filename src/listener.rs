@@ -115,10 +115,8 @@ impl Listener {
     /// A connection that waits, or `WouldBlock`.
     pub(crate) fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
         let (fd, peer) = sys::accept(self.fd.as_fd())?;
-        let (stream, peer) = match &self.kind {
-            ListenerKind::Tcp(_) => (Stream::Tcp(fd.into()), peer),
-            ListenerKind::Unix { .. } => (Stream::Unix(fd.into()), None),
-        };
+        let stream = Stream::new(fd, self.is_unix());
+        let peer = peer.filter(|_| !self.is_unix());
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             return Ok((stream.secured(tls), peer));

@@ -4,5 +4,11 @@ pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 pub use crate::{
     Body, Handle, Handler, Html, IntoResponse, Next, Redirect, Request, RequestExt, Response, ResponseExt,
-    Router, Server, max_body, streaming,
+    Router, Server, limited, max_body, streaming, with_state,
 };
+#[cfg(any(feature = "json", feature = "form"))]
+pub use crate::InputError;
+#[cfg(feature = "json")]
+pub use crate::{Json, Problem};
+#[cfg(feature = "files")]
+pub use crate::{ServeDir, ServeFile};

@@ -9,6 +9,7 @@ use http::HeaderMap;
 
 use crate::Request;
 use crate::handler::Matched;
+use crate::origin::{ClientWatch, PeerCredentials};
 use crate::phase::{Drain, PhaseWatch};
 #[cfg(feature = "tls")]
 use crate::tls::TlsInfo;
@@ -58,6 +59,57 @@ pub trait RequestExt: sealed::Sealed {
 
     /// The other end of the connection: the client, or the proxy before it. None on a unix socket.
     fn peer_addr(&self) -> Option<SocketAddr>;
+
+    /// Who has connected to a unix socket: process, user and group. None on TCP, and once the connection is closed.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    ///
+    /// /// For the user that the service runs as, and for root.
+    /// fn reload(req: Request) -> Response {
+    ///     let own = std::fs::metadata("/proc/self").map(|facts| std::os::unix::fs::MetadataExt::uid(&facts)).ok();
+    ///     match req.peer_credentials() {
+    ///         Some(peer) if peer.uid == 0 || Some(peer.uid) == own => "reloaded\n".into_response(),
+    ///         _ => StatusCode::FORBIDDEN.into_response(),
+    ///     }
+    /// }
+    /// let response = Router::new().post("/reload", reload).call(http::Request::post("/reload").body(Body::empty()).unwrap());
+    /// assert_eq!(response.status(), StatusCode::FORBIDDEN, "one made by hand has no peer");
+    /// ```
+    fn peer_credentials(&self) -> Option<PeerCredentials>;
+
+    /// Whether the client has ended the connection: then nobody waits for the response, and a handler
+    /// that lasts may give up. It asks the kernel, each time, and costs nothing when not called.
+    ///
+    /// A client that has shut down its side and still reads, as `nc -N` does, counts as gone: nothing tells it
+    /// from one that has closed, until something is written. A response that is given all the same is sent.
+    ///
+    /// Not known here: that a client's host or network has vanished, which shows when a
+    /// write is not taken; what is behind a proxy, which tells in its own way or not at all; and, with TLS, an
+    /// announced end (`close_notify`) before the socket's.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    ///
+    /// fn search(req: Request) -> String {
+    ///     let mut found = 0;
+    ///     for (n, place) in (0..100_000_u64).enumerate() {
+    ///         // Not at each step: it is a system call.
+    ///         if n % 1000 == 0 && req.client_gone() {
+    ///             break;
+    ///         }
+    ///         found += u64::from(place % 7 == 0);
+    ///     }
+    ///     format!("{found}\n")
+    /// }
+    /// let mut response = Router::new().get("/", search).call(Request::default());
+    /// assert_eq!(response.body_mut().read_text().unwrap(), "14286\n");
+    /// ```
+    fn client_gone(&self) -> bool;
+
+    /// [`RequestExt::client_gone`] to take along where the request does not go: into a stream that
+    /// outlives it.
+    fn client_watch(&self) -> ClientWatch;
 
     /// What was agreed upon by TLS: version, cipher suite, the name asked for, the client's certificates.
     /// None without TLS.
@@ -208,6 +260,18 @@ impl RequestExt for Request {
         self.body().origin().and_then(|o| o.peer)
     }
 
+    fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.body().origin().and_then(|o| o.peer_credentials())
+    }
+
+    fn client_gone(&self) -> bool {
+        self.body().origin().is_some_and(|o| o.client_gone())
+    }
+
+    fn client_watch(&self) -> ClientWatch {
+        ClientWatch::of(self.body().origin().cloned())
+    }
+
     #[cfg(feature = "tls")]
     fn tls(&self) -> Option<&TlsInfo> {
         self.body().origin().and_then(|o| o.tls.as_ref())
@@ -291,6 +355,7 @@ mod tests {
         let mut req = Request::new(Body::from("text"));
         assert_eq!((req.peer_addr(), req.generation(), req.draining()), (None, 1, false));
         assert!(!req.wait_draining(Duration::from_millis(1)));
+        assert!(!req.client_gone() && !req.client_watch().gone() && req.peer_credentials().is_none());
         assert_eq!((req.param("a"), req.pattern(), req.query_str()), (None, None, None));
         assert_eq!(req.params().count(), 0);
         assert_eq!(req.text().unwrap(), "text");

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 
 use crate::body::Body;
+use crate::origin::ClientWatch;
 use crate::phase::Drain;
 use crate::request::RequestExt;
 use crate::response::IntoResponse;
@@ -50,11 +51,11 @@ pub fn sse(
 ) -> Response {
     let last_id = req.headers().get("last-event-id");
     let last_id = last_id.map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
-    let drain = req.drain();
+    let (drain, client) = (req.drain(), req.client_watch());
     let body = Body::detached(move |out| {
         let text = Vec::new();
-        let mut events =
-            EventWriter { out, text, drain, last_id, wrote: Instant::now(), told: false, ended: false };
+        let (wrote, told, ended) = (Instant::now(), false, false);
+        let mut events = EventWriter { out, text, drain, client, last_id, wrote, told, ended };
         // The head shows the client that it is connected; some proxies wait for more than that.
         events.comment("")?;
         match write(&mut events) {
@@ -77,6 +78,7 @@ pub struct EventWriter<'a> {
     /// Of one event, to be sent at once.
     text: Vec<u8>,
     drain: Drain,
+    client: ClientWatch,
     last_id: Option<String>,
     wrote: Instant,
     /// The user's code knows that the process drains.
@@ -198,10 +200,14 @@ impl EventWriter<'_> {
     /// ```
     ///
     /// # Errors
-    /// The client is gone.
+    /// The client is gone: a write shows it, or, before the wait and at each comment, its end of the connection
+    /// ([`RequestExt::client_gone`](crate::RequestExt::client_gone)).
     pub fn wait(&mut self, time: Duration) -> io::Result<bool> {
         let deadline = Instant::now().checked_add(time);
         loop {
+            if self.client.gone() {
+                return Err(io::Error::new(ErrorKind::BrokenPipe, "the client is gone"));
+            }
             let now = Instant::now();
             let left = deadline.map_or(KEEP_ALIVE, |deadline| deadline.saturating_duration_since(now));
             let quiet = KEEP_ALIVE.saturating_sub(now.saturating_duration_since(self.wrote));

@@ -228,7 +228,7 @@ impl House {
     /// A link that has answered. Only one is made at a time.
     fn connect(self: &Arc<House>) -> io::Result<Link> {
         let stream = self.door.connect()?;
-        let mut link = Link { stream: Stream::Unix(stream), house: Arc::clone(self) };
+        let mut link = Link { stream: Stream::new(stream.into(), true), house: Arc::clone(self) };
         self.enter()?;
         let Stream::Unix(stream) = &link.stream else { return Err(ErrorKind::Unsupported.into()) };
         stream.set_nonblocking(true)?;

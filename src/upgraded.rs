@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::origin::Origin;
+use crate::origin::{Origin, PeerCredentials};
 
 /// How much `wait` reads ahead to see that something is there.
 const AHEAD: usize = 4 << 10;
@@ -144,6 +144,12 @@ impl Upgraded {
     /// The other end of the connection, see [`RequestExt::peer_addr`](crate::RequestExt::peer_addr).
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.reader.origin.peer
+    }
+
+    /// Who has connected to a unix socket, see
+    /// [`RequestExt::peer_credentials`](crate::RequestExt::peer_credentials).
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.reader.origin.peer_credentials()
     }
 
     /// Whether this process is about to end.

@@ -60,6 +60,83 @@ fn serve(folder: &TempDir) -> Fixture {
     Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(quick()))
 }
 
+#[test]
+fn packed_files_for_who_accepts_them() {
+    let folder = folder();
+    let root = folder.path().join("root");
+    let hour = |n: u64| std::time::SystemTime::now() - std::time::Duration::from_secs(3_600 * n);
+    // These are not gzip; nobody looks.
+    for (name, text, age) in [
+        ("a.txt", "0123456789", 2),
+        ("a.txt.gz", "packed", 2),
+        ("sub/index.html", "sub index", 2),
+        ("sub/index.html.gz", "packed index", 1),
+        ("stale.txt", "new", 1),
+        ("stale.txt.gz", "old", 2),
+        ("only.txt.gz", "packed only", 1),
+    ] {
+        fs::write(root.join(name), text).unwrap();
+        fs::File::options().write(true).open(root.join(name)).unwrap().set_modified(hour(age)).unwrap();
+    }
+    symlink("../secret", root.join("no_extension.gz")).unwrap();
+    fs::create_dir(root.join("nothing.txt.gz")).unwrap();
+    let router = Router::new()
+        .get("/p/{*path}", ServeDir::new(&root).precompressed_gzip().cache_control("max-age=60"))
+        .get("/{*path}", ServeDir::new(&root));
+    let fixture = Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(quick()));
+    let mut client = fixture.client();
+    let mut ask = |path: &str, fields: &str| {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
+        client.reply()
+    };
+    const GZIP: &str = "Accept-Encoding: br, gzip\r\n";
+    let text = "text/plain; charset=utf-8";
+    for (path, fields, body, encoding, kind) in [
+        ("/p/a.txt", GZIP, "packed", Some("gzip"), text),
+        ("/p/a.txt", "", "0123456789", None, text),
+        ("/p/a.txt", "Accept-Encoding: gzip;q=0\r\n", "0123456789", None, text),
+        ("/p/sub/", GZIP, "packed index", Some("gzip"), "text/html; charset=utf-8"),
+        ("/p/stale.txt", GZIP, "new", None, text),
+        ("/p/only.txt.gz", GZIP, "packed only", None, "application/gzip"),
+        ("/p/no_extension", GZIP, "bytes", None, "application/octet-stream"),
+        ("/p/nothing.txt", GZIP, "", None, text),
+        ("/a.txt", GZIP, "0123456789", None, text),
+    ] {
+        let reply = ask(path, fields);
+        assert_eq!((reply.status, &*reply.text()), (200, body), "{path} {fields}");
+        assert_eq!(reply.field("content-encoding"), encoding, "{path} {fields}");
+        assert_eq!(reply.field("content-type"), Some(kind), "{path} {fields}");
+        assert_eq!(reply.field("vary").is_some(), path.starts_with("/p/"), "{path} {fields}");
+    }
+    assert_eq!(ask("/p/only.txt", GZIP).status, 404);
+
+    // Each form has its own tag, and ranges are of the form that is sent.
+    let (plain, packed) = (ask("/p/a.txt", ""), ask("/p/a.txt", GZIP));
+    let (plain, packed) = (plain.field("etag").unwrap(), packed.field("etag").unwrap());
+    assert!(plain != packed && packed.starts_with('"'), "{plain} {packed}");
+    for (fields, status, body, range) in [
+        (format!("{GZIP}If-None-Match: {packed}\r\n"), 304, "", None),
+        (format!("{GZIP}If-None-Match: {plain}\r\n"), 200, "packed", None),
+        (format!("If-None-Match: {packed}\r\n"), 200, "0123456789", None),
+        (format!("{GZIP}Range: bytes=2-3\r\n"), 206, "ck", Some("bytes 2-3/6")),
+        (format!("{GZIP}Range: bytes=2-3\r\nIf-Range: {packed}\r\n"), 206, "ck", Some("bytes 2-3/6")),
+        // What it has is of the other form: it gets this one, whole.
+        (format!("{GZIP}Range: bytes=2-3\r\nIf-Range: {plain}\r\n"), 200, "packed", None),
+        ("Range: bytes=2-3\r\n".to_owned(), 206, "23", Some("bytes 2-3/10")),
+        (format!("{GZIP}Range: bytes=6-\r\n"), 416, "416 Range Not Satisfiable\n", Some("bytes */6")),
+    ] {
+        let reply = ask("/p/a.txt", &fields);
+        assert_eq!((reply.status, &*reply.text()), (status, body), "{fields}");
+        assert_eq!(reply.field("content-range"), range, "{fields}");
+        if status != 416 {
+            assert_eq!(reply.field("vary"), Some("accept-encoding"), "{fields}");
+            assert_eq!(reply.field("cache-control"), Some("max-age=60"), "{fields}");
+        }
+        let encoded = reply.field("content-encoding").is_some();
+        assert_eq!(encoded, fields.contains("gzip") && [200, 206].contains(&status), "{fields}");
+    }
+}
+
 /// What each path gets, under a route and as a fallback.
 #[test]
 fn no_path_leads_out() {

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 /// Which room may import which: imports point down. A room on no right side is for users only.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("prelude", &["body", "handle", "handler", "request", "response", "router", "server"]),
+    (
+        "prelude",
+        &["body", "files", "handle", "handler", "input", "json", "request", "response", "router", "server"],
+    ),
     (
         "server",
         &[
@@ -23,6 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "connection",
             "error",
             "launch",
+            "origin",
             "phase",
             "queue",
             "status",
@@ -121,16 +125,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("listener", &["connection", "error", "sys", "tls"]),
     ("connection", &["close_reason", "origin", "slots", "sys", "tls", "wait_group"]),
-    ("wrap", &["body", "handler", "request", "response"]),
+    ("wrap", &["body", "coding", "handler", "request", "response"]),
     ("router", &["body", "handler", "pace", "response"]),
-    ("request", &["body", "handler", "input", "phase", "tls"]),
-    ("files", &["body", "conditional", "handler", "request", "response"]),
+    ("request", &["body", "handler", "input", "origin", "phase", "tls"]),
+    ("files", &["body", "coding", "conditional", "handler", "request", "response"]),
     ("conditional", &["body", "response"]),
     ("json", &["body", "input", "response"]),
     ("input", &["body", "response"]),
     ("handler", &["body", "pace", "response"]),
     ("response", &["body"]),
-    ("sse", &["body", "phase", "request", "response"]),
+    ("sse", &["body", "origin", "phase", "request", "response"]),
     ("websocket", &["body", "origin", "response", "upgraded"]),
     ("body", &["budget", "origin", "upgraded"]),
     ("upgraded", &["origin"]),
@@ -144,6 +148,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("http1", &["limits"]),
     ("budget", &[]),
     ("close_reason", &[]),
+    ("coding", &[]),
     ("error", &[]),
     ("limits", &[]),
     ("pace", &[]),
@@ -605,4 +610,110 @@ fn every_demand_of_http_has_its_file_and_its_test() {
     assert!(
         file_of_test("wire::no_such_test").is_none() && file_of_test("http1::head::tests::hosts").is_some()
     );
+}
+
+/// Rows of the table under this head, cell by cell.
+fn table(page: &str, head: &str) -> Vec<Vec<String>> {
+    let lines = page.lines().map(|line| line.trim_start_matches("//! "));
+    let rows = lines.skip_while(|line| *line != head).skip(2).take_while(|line| line.starts_with("| "));
+    rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+#[test]
+fn every_feature_is_in_both_tables() {
+    const HEAD: &str = "| feature | adds | by |";
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let (readme, lib, cargo) = (table(&read("README.md"), HEAD), table(&read("src/lib.rs"), HEAD), read("Cargo.toml"));
+    assert_eq!(readme, lib);
+    let of_cargo = cargo.lines().skip_while(|line| *line != "[features]").skip(1);
+    let of_cargo = of_cargo.take_while(|line| !line.starts_with('[')).filter_map(|line| line.split_once(" = "));
+    let of_cargo: BTreeSet<String> =
+        of_cargo.filter(|(name, _)| *name != "default").map(|(name, _)| format!("`{name}`")).collect();
+    let documented: BTreeSet<String> = readme.into_iter().map(|row| row[0].clone()).collect();
+    assert_eq!(documented, of_cargo);
+}
+
+/// What `use` brings from one of these crates, by name, and the crates themselves.
+fn names_of<'c>(code: &'c str, crates: &BTreeSet<String>) -> BTreeMap<&'c str, String> {
+    let mut names = BTreeMap::new();
+    for (at, _) in code.match_indices("use ") {
+        let text = &code[at + "use ".len()..];
+        let text = &text[..text.find(';').unwrap_or(text.len())];
+        let mut words = words(text).map(|(_, word)| word);
+        let Some(first) = words.next().filter(|first| crates.contains(*first)) else { continue };
+        names.extend(words.filter(|word| *word != "self" && *word != "as").map(|word| (word, first.to_owned())));
+    }
+    names
+}
+
+/// The parts of the code that say what is public: `unreachable_pub` sees to it that `pub` is.
+fn public_parts<'c>(code: &'c str, public: &BTreeSet<String>) -> Vec<&'c str> {
+    let until = |from: usize, ends: &[char]| {
+        let rest = &code[from..];
+        &rest[..rest.find(ends).unwrap_or(rest.len())]
+    };
+    let mut parts = Vec::new();
+    for (at, _) in code.match_indices("pub ") {
+        let item = words(&code[at + "pub ".len()..]).next().map_or("", |(_, word)| word);
+        parts.push(match item {
+            "trait" => {
+                // To the brace that closes it, as indented as it began.
+                let rest = &code[at..];
+                &rest[..rest.find("\n}").unwrap_or(rest.len())]
+            }
+            "fn" | "const" | "struct" | "enum" | "mod" => until(at, &['{', ';']),
+            "use" | "type" => until(at, &[';']),
+            // A field.
+            _ => until(at, &['\n']),
+        });
+    }
+    for (at, _) in code.match_indices("\nimpl") {
+        let header = until(at + 1, &['{']);
+        let of = header.rsplit_once(" for ").map(|(_, of)| of);
+        if of.and_then(|of| words(of).next()).is_some_and(|(_, name)| public.contains(name)) {
+            parts.push(header);
+        }
+    }
+    parts
+}
+
+#[test]
+fn public_dependencies_are_as_documented() {
+    let cargo = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let of_cargo = cargo.lines().skip_while(|line| *line != "[dependencies]").skip(1);
+    let of_cargo = of_cargo.take_while(|line| !line.starts_with('['));
+    let crates: BTreeSet<String> =
+        of_cargo.filter_map(|line| Some(line.split_once(" = ")?.0.replace('-', "_"))).collect();
+    assert!(crates.len() > 15, "{crates:?}");
+    let sources = sources();
+    let mut public = BTreeSet::new();
+    for source in &sources {
+        for (at, _) in source.code.match_indices("pub ") {
+            let mut words = words(&source.code[at + "pub ".len()..]).map(|(_, word)| word);
+            if words.next().is_some_and(|item| ["struct", "enum", "trait", "type"].contains(&item)) {
+                public.extend(words.next().map(str::to_owned));
+            }
+        }
+    }
+    assert!(public.contains("Router") && !public.contains("Connecting"), "{public:?}");
+    let mut shown: BTreeMap<String, String> = BTreeMap::new();
+    for source in &sources {
+        let names = names_of(&source.code, &crates);
+        for part in public_parts(&source.code, &public) {
+            for (at, word) in words(part) {
+                let whole = part[at + word.len()..].starts_with("::") || part == format!("pub use {word}");
+                let named = if whole && crates.contains(word) { Some(word) } else { names.get(word).map(|n| &**n) };
+                if let Some(name) = named {
+                    shown.entry(name.to_owned()).or_insert_with(|| format!("{}: {part}", source.path.display()));
+                }
+            }
+        }
+    }
+    let page = fs::read_to_string(root().join("docs/versions.md")).unwrap();
+    let rows = table(&page, "| crate | where it shows | with the feature |");
+    let documented: BTreeSet<&str> = rows.iter().map(|row| row[0].trim_matches('`')).collect();
+    let missing: Vec<_> = shown.iter().filter(|(name, _)| !documented.contains(&***name)).collect();
+    assert!(missing.is_empty(), "public, and not in docs/versions.md: {missing:#?}");
+    let beyond: Vec<_> = documented.iter().filter(|name| !shown.contains_key(**name)).collect();
+    assert!(beyond.is_empty(), "not public: {beyond:?}");
 }

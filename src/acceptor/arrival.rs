@@ -202,9 +202,9 @@ impl<P: Portable> Acceptor<P> {
         let ago = |elapsed: Duration| now.checked_sub(elapsed).unwrap_or(now);
         for (((record, fd), slot), place) in records.into_iter().zip(fds).zip(slots).zip(places) {
             let listed = &self.listed[place];
-            let stream = if listed.unix { Stream::Unix(fd.into()) } else { Stream::Tcp(fd.into()) };
+            let stream = Stream::new(fd, listed.unix);
             let progress = P::unpack(record.begun.map(ago));
-            let origin = Arc::new(self.origin(record.peer));
+            let origin = Arc::new(self.origin(record.peer, &stream));
             self.parking.census.enter(place, record.peer);
             let mut connection =
                 Box::new(Connection::new(stream, slot, (place, listed.site), origin, progress));

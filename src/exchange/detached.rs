@@ -201,15 +201,15 @@ fn work(
             (outcome, ending)
         }
         Task::Upgrade { speak, ending } => {
-            let outcome = match (client.stream.try_clone(), &place.bell) {
-                (Ok(stream), Some(bell)) => {
+            let outcome = match &place.bell {
+                Some(bell) => {
+                    let stream = client.stream.clone();
                     let io = Arc::new(Conversation { stream, bell: Arc::clone(bell) });
                     let early = std::mem::take(&mut client.buffered);
                     let parts = Parts { io, origin: Arc::clone(&client.origin), early };
                     catch_unwind(AssertUnwindSafe(|| speak(Upgraded::new(parts, stall)))).map(Ok)
                 }
-                (Err(e), _) => Ok(Err(e)),
-                (_, None) => Ok(Err(ErrorKind::Unsupported.into())),
+                None => Ok(Err(ErrorKind::Unsupported.into())),
             };
             (outcome, ending)
         }

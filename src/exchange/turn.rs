@@ -366,18 +366,11 @@ impl<'a> Turn<'a> {
     fn upload_in_share(&mut self, begun: Begun, decoder: Decoder) -> Flow {
         let common = self.common;
         let found = self.resolve(&begun.parts);
-        let stream = match self.client.stream.try_clone() {
-            Ok(stream) => stream,
-            Err(e) => {
-                error!("no descriptor to stream an upload by: {e}");
-                return self.refuse_unread(begun, found, plain(StatusCode::SERVICE_UNAVAILABLE));
-            }
-        };
         let limit = found.rules.limits.body_bytes.unwrap_or(common.limits.body_bytes);
         let len = decoder.remaining_hint();
         let (stall, rate) = self.body_patience(&found.rules.limits);
         let lease = Lease::new(Upload {
-            stream,
+            stream: self.client.stream.clone(),
             input: self.desk.input.take(),
             decoder,
             left: limit,

@@ -70,7 +70,7 @@ impl Rehearsal {
         };
         let wait_group = WaitGroup::new();
         let desk = Desk::new(tallies.tally(), Arc::new(Sign::default()), wait_group.clone());
-        let stream = Stream::Unix(ours);
+        let stream = Stream::new(ours.into(), true);
         let slot = parking.admit(&stream).unwrap();
         let origin = Arc::new(Origin::new(None, phase.clone(), 1));
         let connection = Connection::new(stream, slot, (0, 0), origin, Progress::default());

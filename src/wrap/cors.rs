@@ -10,7 +10,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use super::vary;
+use crate::coding::vary;
 use crate::handler::{Next, Wrapper};
 use crate::response::IntoResponse;
 use crate::{Request, Response};

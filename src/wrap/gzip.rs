@@ -13,8 +13,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use super::vary;
 use crate::body::{Body, Kind};
+use crate::coding::{accepts_gzip, vary};
 use crate::handler::{Next, Wrapper};
 use crate::{Request, Response};
 
@@ -243,43 +243,6 @@ impl fmt::Debug for Gzip {
     }
 }
 
-/// Whether gzip is acceptable, and not less welcome than no coding at all.
-fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let (mut gzip, mut any, mut identity) = (None, None, None);
-    for value in headers.get_all(ACCEPT_ENCODING) {
-        for item in value.to_str().unwrap_or_default().split(',') {
-            let mut parts = item.split(';').map(str::trim);
-            let coding = parts.next().unwrap_or_default().to_ascii_lowercase();
-            let Some(weight) = weight(parts) else { continue };
-            match &*coding {
-                "gzip" | "x-gzip" => gzip = Some(weight),
-                "*" => any = Some(weight),
-                "identity" => identity = Some(weight),
-                _ => {}
-            }
-        }
-    }
-    let gzip = gzip.or(any).unwrap_or(0);
-    gzip > 0 && gzip >= identity.unwrap_or(0)
-}
-
-/// In thousandths; None: not a weight, nor any other parameter that a coding could have.
-fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> Option<u32> {
-    let Some(parameter) = parameters.next() else { return Some(1000) };
-    let (name, value) = parameter.split_once('=')?;
-    let (whole, fraction) = value.trim().split_once('.').unwrap_or((value.trim(), ""));
-    let digits = fraction.len() <= 3 && fraction.bytes().all(|b| b.is_ascii_digit());
-    if !name.trim().eq_ignore_ascii_case("q") || !digits || parameters.next().is_some() {
-        return None;
-    }
-    let thousandths: u32 = format!("{fraction:0<3}").parse().ok()?;
-    match (whole, thousandths) {
-        ("0", thousandths) => Some(thousandths),
-        ("1", 0) => Some(1000),
-        _ => None,
-    }
-}
-
 /// One of the responses that are compressed piece by piece.
 struct Permit(Arc<AtomicUsize>);
 
@@ -356,48 +319,6 @@ mod tests {
         let mut text = String::new();
         GzDecoder::new(packed).read_to_string(&mut text).unwrap();
         text
-    }
-
-    #[test]
-    fn who_accepts_it() {
-        let cases = [
-            ("gzip", true),
-            ("GZip", true),
-            ("x-gzip", true),
-            ("br, gzip;q=0.5", true),
-            ("br ,\tgzip ; q=1.000", true),
-            ("*", true),
-            ("*;q=0.1", true),
-            ("gzip;q=0.5, identity;q=0.5", true),
-            ("identity;q=0, *", true),
-            ("gzip;Q=0.001", true),
-            ("", false),
-            ("br", false),
-            ("identity", false),
-            ("gzip;q=0", false),
-            ("gzip;q=0.000, *", false),
-            ("*;q=0", false),
-            ("gzip;q=0.4, identity;q=0.5", false),
-            ("identity, *;q=0.5", false),
-            ("gzip;q=2", false),
-            ("gzip;q=1.1", false),
-            ("gzip;q=", false),
-            ("gzip;q=0.1234", false),
-            ("gzip;q=-1", false),
-            ("gzip;x=1", false),
-            ("gzip;q=1;x=1", false),
-            ("gzipped", false),
-        ];
-        for (value, accepted) in cases {
-            let mut headers = HeaderMap::new();
-            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(value));
-            assert_eq!(accepts_gzip(&headers), accepted, "{value}");
-        }
-        let mut headers = HeaderMap::new();
-        assert!(!accepts_gzip(&headers));
-        headers.append(ACCEPT_ENCODING, HeaderValue::from_static("br"));
-        headers.append(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-        assert!(accepts_gzip(&headers));
     }
 
     /// Status, type, further field, length: whether it is compressed, and whether caches are told.

@@ -54,21 +54,8 @@ pub use basic_auth::{BasicAuth, BasicUser, same_secret};
 pub use cors::Cors;
 #[cfg(feature = "gzip")]
 pub use gzip::Gzip;
-use http::header::VARY;
-use http::{HeaderMap, HeaderName, HeaderValue};
 pub use request_id::{RequestId, RequestIds};
 pub use server_timing::ServerTiming;
-
-/// Adds `name` to what a cache must look at.
-fn vary(headers: &mut HeaderMap, name: HeaderName) {
-    let named = |value: &HeaderValue| {
-        let names = value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii);
-        names.into_iter().any(|n| n == b"*" || n.eq_ignore_ascii_case(name.as_str().as_bytes()))
-    };
-    if !headers.get_all(VARY).iter().any(named) {
-        headers.append(VARY, HeaderValue::from(name));
-    }
-}
 
 /// `GET /path`, with header fields from lines `name: value`, and shown answers: for the tests here.
 #[cfg(test)]
@@ -92,25 +79,5 @@ mod testing {
     pub(super) fn field(response: &Response, name: &str) -> String {
         let values = response.headers().get_all(name).iter().map(|value| value.to_str().unwrap());
         values.collect::<Vec<_>>().join(" | ")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn vary_names_each_field_once() {
-        let mut headers = HeaderMap::new();
-        for name in ["origin", "accept-encoding", "origin"] {
-            vary(&mut headers, HeaderName::from_static(name));
-        }
-        assert_eq!(headers.get_all(VARY).iter().collect::<Vec<_>>(), ["origin", "accept-encoding"]);
-        headers.clear();
-        headers.insert(VARY, HeaderValue::from_static("Cookie , ORIGIN"));
-        vary(&mut headers, HeaderName::from_static("origin"));
-        headers.append(VARY, HeaderValue::from_static("*"));
-        vary(&mut headers, HeaderName::from_static("cookies"));
-        assert_eq!(headers.get_all(VARY).iter().collect::<Vec<_>>(), ["Cookie , ORIGIN", "*"]);
     }
 }

@@ -21,8 +21,8 @@ impl Turn<'_> {
         match self.client.stream.shake_hands() {
             Ok(Handshake::Done) => {
                 let Origin { peer, phase, generation, .. } = &*self.client.origin;
-                let tls = self.client.stream.tls_info();
-                let origin = Origin { tls, ..Origin::new(*peer, phase.clone(), *generation) };
+                let (tls, socket) = (self.client.stream.tls_info(), Some(self.client.stream.socket()));
+                let origin = Origin { tls, socket, ..Origin::new(*peer, phase.clone(), *generation) };
                 self.client.origin = Arc::new(origin);
                 Ok(())
             }

@@ -1,0 +1,169 @@
+//! What a handler learns of who is at the other end: whether it is still there, and who it is.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use heirloom::prelude::*;
+use heirloom::{ClientWatch, Running, sse};
+
+use support::*;
+
+struct Scene {
+    running: Running,
+    /// What the handlers have seen, in their order.
+    seen: mpsc::Receiver<String>,
+}
+
+impl Scene {
+    /// On `listen`, where `/leave` waits for the client's end, and `/watch` and `/events` do so on
+    /// threads of their own.
+    fn new(listen: &str) -> Scene {
+        let (tell, seen) = mpsc::channel::<String>();
+        let tell = Mutex::new(tell);
+        let teller = move || tell.lock().unwrap().clone();
+        let teller = std::sync::Arc::new(teller);
+        let (of_leave, of_watch, of_events) = (teller.clone(), teller.clone(), teller);
+        let router = Router::new()
+            .get("/ask", |req: Request| format!("{}", req.client_gone()))
+            .get("/who", |req: Request| format!("{:?}", req.peer_credentials()))
+            .get("/leave", move |req: Request| {
+                let tell = of_leave();
+                tell.send("here".into()).unwrap();
+                tell.send(until_gone(&req.client_watch())).unwrap();
+                format!("to the end: {}", req.client_gone())
+            })
+            .get("/watch", move |req: Request| {
+                let (tell, client) = (of_watch(), req.client_watch());
+                Body::detached(move |_| {
+                    tell.send("here".into()).unwrap();
+                    tell.send(until_gone(&client)).unwrap();
+                    Ok(())
+                })
+            })
+            .get("/events", move |req: Request| {
+                let tell = of_events();
+                sse(&req, move |events| {
+                    tell.send("here".into()).unwrap();
+                    let end = loop {
+                        match events.wait(Duration::from_millis(1)) {
+                            Ok(false) => {}
+                            other => break other,
+                        }
+                    };
+                    tell.send(format!("{:?}", end.map_err(|e| e.kind()))).unwrap();
+                    Ok(())
+                })
+            });
+        let running = Server::new(router).listen(listen).workers(2).timeouts(quick()).spawn().unwrap();
+        Scene { running, seen }
+    }
+
+    fn client(&self) -> Client {
+        Client::to(self.running.addresses()[0])
+    }
+
+    #[track_caller]
+    fn sees(&self, what: &str) {
+        assert_eq!(self.seen.recv_timeout(DEADLINE).unwrap(), what);
+    }
+}
+
+fn until_gone(client: &ClientWatch) -> String {
+    let deadline = Instant::now() + DEADLINE;
+    while !client.gone() && Instant::now() < deadline {
+        let_pass(Duration::from_millis(1));
+    }
+    format!("gone: {}", client.gone())
+}
+
+#[test]
+fn who_waits_for_an_answer_is_there() {
+    let scene = Scene::new("127.0.0.1:0");
+    let mut client = scene.client();
+    for _ in 0..3 {
+        client.send(get("/ask"));
+        assert_eq!(client.reply().said(), "200 false");
+    }
+    // What has come and is not read yet changes nothing.
+    client.send([get("/ask"), get("/ask")].concat());
+    assert_eq!((client.reply().said(), client.reply().said()), ("200 false".into(), "200 false".into()));
+}
+
+#[test]
+fn a_handler_sees_a_close_and_a_reset() {
+    let scene = Scene::new("127.0.0.1:0");
+    let ends: [fn(Client); 2] = [drop, Client::reset];
+    for path in ["/leave", "/watch"] {
+        for end in ends {
+            let mut client = scene.client();
+            client.send(get(path));
+            scene.sees("here");
+            end(client);
+            scene.sees("gone: true");
+        }
+    }
+}
+
+/// Nothing tells it from a close, and its answer is sent all the same.
+#[test]
+fn a_half_closed_client_counts_as_gone_and_is_answered() {
+    let scene = Scene::new("127.0.0.1:0");
+    let mut client = scene.client();
+    client.send(get("/leave"));
+    scene.sees("here");
+    client.half_close();
+    scene.sees("gone: true");
+    assert_eq!(client.reply().said(), "200 to the end: true");
+    assert_eq!(client.end(), End::Fin);
+    // Likewise one that has ended before its handler was called.
+    let mut client = scene.client();
+    client.send(get("/leave"));
+    client.half_close();
+    scene.sees("here");
+    scene.sees("gone: true");
+    assert_eq!(client.reply().said(), "200 to the end: true");
+}
+
+#[test]
+fn a_silent_event_stream_ends_with_its_client() {
+    let scene = Scene::new("127.0.0.1:0");
+    let mut client = scene.client();
+    client.send(get("/events"));
+    scene.sees("here");
+    drop(client);
+    scene.sees("Err(BrokenPipe)");
+}
+
+#[test]
+fn a_unix_socket_tells_who_has_connected() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let scene = Scene::new(&format!("unix:{}", path.display()));
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    client.write_all(b"GET /who HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    let own = std::fs::metadata("/proc/self").unwrap();
+    let (uid, gid) = (std::os::unix::fs::MetadataExt::uid(&own), std::os::unix::fs::MetadataExt::gid(&own));
+    let want = format!("PeerCredentials {{ pid: Some({}), uid: {uid}, gid: {gid} }}", std::process::id());
+    assert!(answer.ends_with(&want), "{answer}");
+
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(get("/leave").as_bytes()).unwrap();
+    scene.sees("here");
+    drop(client);
+    scene.sees("gone: true");
+}
+
+#[test]
+fn tcp_has_no_credentials() {
+    let scene = Scene::new("127.0.0.1:0");
+    let mut client = scene.client();
+    client.send(get("/who"));
+    assert_eq!(client.reply().said(), "200 None");
+}
