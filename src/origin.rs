@@ -1,7 +1,7 @@
 //! Where a request comes from: what its connection and its process tell a handler.
 
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 
 use nix::errno::Errno;
@@ -72,7 +72,7 @@ impl Socket {
     }
 
     fn credentials(&self) -> Option<PeerCredentials> {
-        PeerCredentials::of(&self.0.upgrade()?)
+        PeerCredentials::of(self.0.upgrade()?.as_fd())
     }
 }
 
@@ -94,8 +94,8 @@ pub struct PeerCredentials {
 
 impl PeerCredentials {
     /// None if it is no unix socket.
-    pub(crate) fn of(socket: &impl AsFd) -> Option<PeerCredentials> {
-        let found = getsockopt(socket, sockopt::PeerCredentials).ok()?;
+    fn of(socket: BorrowedFd<'_>) -> Option<PeerCredentials> {
+        let found = getsockopt(&socket, sockopt::PeerCredentials).ok()?;
         // Where nobody is known the kernel says -1.
         let known = found.uid() != u32::MAX;
         let pid = u32::try_from(found.pid()).ok().filter(|pid| *pid != 0);
@@ -231,10 +231,10 @@ mod tests {
     #[test]
     fn who_has_connected() {
         let (_client, server) = UnixStream::pair().unwrap();
-        let found = PeerCredentials::of(&server).unwrap();
+        let found = PeerCredentials::of(server.as_fd()).unwrap();
         let own = (Some(std::process::id()), geteuid().as_raw(), getegid().as_raw());
         assert_eq!((found.pid, found.uid, found.gid), own);
         let (_client, server) = connected();
-        assert_eq!(PeerCredentials::of(&server), None);
+        assert_eq!(PeerCredentials::of(server.as_fd()), None);
     }
 }

@@ -612,3 +612,25 @@ fn authorities_of_clients_are_checked_at_the_start() {
         assert!(error.to_string().contains(name) && error.to_string().contains("authority"), "{error}");
     }
 }
+
+#[test]
+fn a_handler_sees_that_its_client_has_gone() {
+    let authority = Authority::new("authority");
+    let (tell, seen) = std::sync::mpsc::channel();
+    let leave = move |req: Request| {
+        let client = req.client_watch();
+        tell.send(client.gone()).unwrap();
+        eventually("the client has gone", || client.gone() && req.client_gone());
+        tell.send(client.gone()).unwrap();
+    };
+    let pair = authority.server("server", &["localhost"]);
+    let tls = Tls::from_files(pair.certificate, pair.key);
+    let running = Server::new(leave).listen_tls("127.0.0.1:0", tls).timeouts(quick()).spawn().unwrap();
+    let mut client =
+        Secure::to(running.addresses()[0], "localhost", &authority.trusted().config()).unwrap();
+    client.send(get("/"));
+    assert!(!seen.recv_timeout(DEADLINE).unwrap());
+    client.say_end();
+    drop(client);
+    assert!(seen.recv_timeout(DEADLINE).unwrap());
+}
