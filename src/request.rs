@@ -173,7 +173,8 @@ pub trait RequestExt: sealed::Sealed {
     fn json<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError>;
 
     /// Reads the body as a form (`application/x-www-form-urlencoded`). Forms with files
-    /// (`multipart/form-data`) have no reader here. A feature: `form`.
+    /// (`multipart/form-data`) have no reader here: `docs/streaming.md` shows how they are read by the
+    /// crate multer. A feature: `form`.
     ///
     /// # Errors
     /// What is wrong, with the field, as a response: 413, 415, 422.

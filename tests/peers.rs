@@ -4,7 +4,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use heirloom::prelude::*;
@@ -23,21 +23,17 @@ impl Scene {
     /// threads of their own.
     fn new(listen: &str) -> Scene {
         let (tell, seen) = mpsc::channel::<String>();
-        let tell = Mutex::new(tell);
-        let teller = move || tell.lock().unwrap().clone();
-        let teller = std::sync::Arc::new(teller);
-        let (of_leave, of_watch, of_events) = (teller.clone(), teller.clone(), teller);
+        let (of_leave, of_watch, of_events) = (tell.clone(), tell.clone(), tell);
         let router = Router::new()
             .get("/ask", |req: Request| format!("{}", req.client_gone()))
             .get("/who", |req: Request| format!("{:?}", req.peer_credentials()))
             .get("/leave", move |req: Request| {
-                let tell = of_leave();
-                tell.send("here".into()).unwrap();
-                tell.send(until_gone(&req.client_watch())).unwrap();
+                of_leave.send("here".into()).unwrap();
+                of_leave.send(until_gone(&req.client_watch())).unwrap();
                 format!("to the end: {}", req.client_gone())
             })
             .get("/watch", move |req: Request| {
-                let (tell, client) = (of_watch(), req.client_watch());
+                let (tell, client) = (of_watch.clone(), req.client_watch());
                 Body::detached(move |_| {
                     tell.send("here".into()).unwrap();
                     tell.send(until_gone(&client)).unwrap();
@@ -45,7 +41,7 @@ impl Scene {
                 })
             })
             .get("/events", move |req: Request| {
-                let tell = of_events();
+                let tell = of_events.clone();
                 sse(&req, move |events| {
                     tell.send("here".into()).unwrap();
                     let end = loop {
