@@ -2,12 +2,12 @@
 
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
+#[cfg(any(feature = "json", feature = "form"))]
+pub use crate::InputError;
 pub use crate::{
     Body, Handle, Handler, Html, IntoResponse, Next, Redirect, Request, RequestExt, Response, ResponseExt,
     Router, Server, limited, max_body, streaming, with_state,
 };
-#[cfg(any(feature = "json", feature = "form"))]
-pub use crate::InputError;
 #[cfg(feature = "json")]
 pub use crate::{Json, Problem};
 #[cfg(feature = "files")]

@@ -623,10 +623,12 @@ fn table(page: &str, head: &str) -> Vec<Vec<String>> {
 fn every_feature_is_in_both_tables() {
     const HEAD: &str = "| feature | adds | by |";
     let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
-    let (readme, lib, cargo) = (table(&read("README.md"), HEAD), table(&read("src/lib.rs"), HEAD), read("Cargo.toml"));
+    let (readme, lib, cargo) =
+        (table(&read("README.md"), HEAD), table(&read("src/lib.rs"), HEAD), read("Cargo.toml"));
     assert_eq!(readme, lib);
     let of_cargo = cargo.lines().skip_while(|line| *line != "[features]").skip(1);
-    let of_cargo = of_cargo.take_while(|line| !line.starts_with('[')).filter_map(|line| line.split_once(" = "));
+    let of_cargo =
+        of_cargo.take_while(|line| !line.starts_with('[')).filter_map(|line| line.split_once(" = "));
     let of_cargo: BTreeSet<String> =
         of_cargo.filter(|(name, _)| *name != "default").map(|(name, _)| format!("`{name}`")).collect();
     let documented: BTreeSet<String> = readme.into_iter().map(|row| row[0].clone()).collect();
@@ -710,9 +712,12 @@ fn public_dependencies_are_as_documented() {
         for part in public_parts(&source.code, &public, &names) {
             for (at, word) in words(part) {
                 let whole = part[at + word.len()..].starts_with("::") || part == format!("pub use {word}");
-                let named = if whole && crates.contains(word) { Some(word) } else { names.get(word).map(|n| &**n) };
+                let named =
+                    if whole && crates.contains(word) { Some(word) } else { names.get(word).map(|n| &**n) };
                 if let Some(name) = named {
-                    shown.entry(name.to_owned()).or_insert_with(|| format!("{}: {part}", source.path.display()));
+                    shown
+                        .entry(name.to_owned())
+                        .or_insert_with(|| format!("{}: {part}", source.path.display()));
                 }
             }
         }

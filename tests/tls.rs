@@ -626,8 +626,7 @@ fn a_handler_sees_that_its_client_has_gone() {
     let pair = authority.server("server", &["localhost"]);
     let tls = Tls::from_files(pair.certificate, pair.key);
     let running = Server::new(leave).listen_tls("127.0.0.1:0", tls).timeouts(quick()).spawn().unwrap();
-    let mut client =
-        Secure::to(running.addresses()[0], "localhost", &authority.trusted().config()).unwrap();
+    let mut client = Secure::to(running.addresses()[0], "localhost", &authority.trusted().config()).unwrap();
     client.send(get("/"));
     assert!(!seen.recv_timeout(DEADLINE).unwrap());
     client.say_end();
