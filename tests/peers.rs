@@ -146,7 +146,8 @@ fn a_unix_socket_tells_who_has_connected() {
     client.read_to_string(&mut answer).unwrap();
     let own = std::fs::metadata("/proc/self").unwrap();
     let (uid, gid) = (std::os::unix::fs::MetadataExt::uid(&own), std::os::unix::fs::MetadataExt::gid(&own));
-    let want = format!("PeerCredentials {{ pid: Some({}), uid: {uid}, gid: {gid} }}", std::process::id());
+    let want =
+        format!("Some(PeerCredentials {{ pid: Some({}), uid: {uid}, gid: {gid} }})", std::process::id());
     assert!(answer.ends_with(&want), "{answer}");
 
     let mut client = UnixStream::connect(&path).unwrap();

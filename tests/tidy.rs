@@ -643,9 +643,12 @@ fn names_of<'c>(code: &'c str, crates: &BTreeSet<String>) -> BTreeMap<&'c str, S
         let text = &text[..text.find(';').unwrap_or(text.len())];
         let mut words = words(text).map(|(_, word)| word);
         let Some(first) = words.next().filter(|first| crates.contains(*first)) else { continue };
-        // Types and traits: what is public of macros, modules and functions is no part of an interface.
-        let types = words.filter(|word| word.starts_with(|c: char| c.is_ascii_uppercase()));
-        names.extend(types.map(|word| (word, first.to_owned())));
+        // Types and traits by the names that they have here.
+        let words: Vec<&str> = words.collect();
+        let renamed = |at: usize| words.get(at + 1) == Some(&"as");
+        let is_type = |word: &str| word.starts_with(|c: char| c.is_ascii_uppercase());
+        let types = words.iter().enumerate().filter(|(at, word)| is_type(word) && !renamed(*at));
+        names.extend(types.map(|(_, word)| (*word, first.to_owned())));
     }
     names
 }
