@@ -531,6 +531,32 @@ fn other_threads_send_whole_messages_while_one_reads() {
     eventually("it is closed", || scene.running.handle().stats().open == 0);
 }
 
+/// Each Ping is answered; but who takes no answers is not asked for more of them.
+#[test]
+fn pings_without_end_hold_no_memory_without_end() {
+    const MOST: usize = 64 << 20;
+    let options = WebSocketOptions { unsent_bytes: 64 << 10, ..WebSocketOptions::default() };
+    let scene = Scene::with(options, echo);
+    let mut client = open(Client::narrow(scene.address()));
+    let ping = frame(FIN | PING, [b'p'; 125]);
+    let many = ping.repeat(1_000);
+    // Until it stops reading: what is on the way then is what the kernel holds.
+    let sent = client.send_until_blocked(&many, MOST);
+    assert!(sent < MOST, "it takes Pings for ever");
+    let mut twin = client.twin();
+    let rest = many[sent % many.len()..][..ping.len() - sent % ping.len()].to_vec();
+    let writer = spawn(move || {
+        twin.send(rest);
+        twin.send(frame(FIN | TEXT, "the last"));
+    });
+    // All of them are answered as soon as it takes the answers.
+    for _ in 0..=sent / ping.len() {
+        expect(&mut client, PONG, [b'p'; 125]);
+    }
+    expect(&mut client, TEXT, "the last");
+    writer.join().unwrap();
+}
+
 #[test]
 fn a_slow_client_keeps_nobody_waiting() {
     let options = WebSocketOptions { unsent_bytes: 1 << 20, ..WebSocketOptions::default() };

@@ -17,6 +17,7 @@ use log::debug;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::body::Body;
+use crate::limits::FAR;
 use crate::origin::Origin;
 use crate::upgraded::{Duplex, Parts, Upgraded, Wants};
 use crate::{Request, Response};
@@ -44,7 +45,8 @@ pub struct WebSocketOptions {
     /// WebSocket is closed with 1009 (message too big).
     pub message_bytes: usize,
     /// Bytes that the client has not taken yet, above which [`WebSocketSender::try_send`] takes no
-    /// more. Default 1 MiB.
+    /// more, and nothing more is read from the client, whose Pings would have to be answered. Default
+    /// 1 MiB.
     pub unsent_bytes: usize,
     /// Without a word of the client until it is sent a Ping. Default 20 s.
     pub ping: Duration,
@@ -54,6 +56,19 @@ pub struct WebSocketOptions {
     pub stall: Duration,
     /// For the client to answer our Close. Default 5 s; then it is cut off.
     pub closing: Duration,
+}
+
+impl WebSocketOptions {
+    /// Each time no longer than can be counted.
+    fn within_reach(self) -> WebSocketOptions {
+        WebSocketOptions {
+            ping: self.ping.min(FAR),
+            silence: self.silence.min(FAR),
+            stall: self.stall.min(FAR),
+            closing: self.closing.min(FAR),
+            ..self
+        }
+    }
 }
 
 impl Default for WebSocketOptions {
@@ -218,7 +233,7 @@ impl WebSocket {
 impl WebSocketUpgrade {
     /// Bounds other than the default ones.
     pub fn options(mut self, options: WebSocketOptions) -> WebSocketUpgrade {
-        self.options = options;
+        self.options = options.within_reach();
         self
     }
 
@@ -326,24 +341,27 @@ impl Shared {
     fn read(&self, deadline: Option<Instant>) -> io::Result<Found> {
         loop {
             self.look_at_drain();
-            let (all_sent, due) = {
+            let (all_sent, hears, due) = {
                 let mut talk = self.lock();
                 let found = talk.take();
+                let was_choked = talk.is_choked();
                 // Pongs, and the answer to a Close.
                 let all_sent = talk.pump();
                 match found? {
+                    // No event tells of what has been read already.
+                    Found::Nothing if was_choked && !talk.is_choked() => continue,
                     Found::Nothing => {}
                     found => return Ok(found),
                 }
                 let Some(due) = talk.due(Instant::now())? else { return Ok(Found::End) };
-                (all_sent?, due)
+                (all_sent?, !talk.is_choked(), due)
             };
             let now = Instant::now();
             if deadline.is_some_and(|deadline| now >= deadline) {
                 return Ok(Found::Nothing);
             }
             let until = deadline.map_or(due, |deadline| due.min(deadline));
-            let wants = Wants { read: true, write: !all_sent, ring: true };
+            let wants = Wants { read: hears, write: !all_sent, ring: true };
             self.io.wait(wants, Some(until.saturating_duration_since(now)))?;
         }
     }

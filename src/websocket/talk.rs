@@ -71,6 +71,9 @@ impl Talk {
     /// What has come. Errors end it.
     pub(super) fn take(&mut self) -> io::Result<Found> {
         while !self.over {
+            if self.is_choked() {
+                return Ok(Found::Nothing);
+            }
             let error = match self.protocol.read() {
                 Ok(tungstenite::Message::Text(text)) => {
                     return Ok(Found::Message(Message::Text(text.as_str().to_owned())));
@@ -122,7 +125,7 @@ impl Talk {
         };
         self.pass(|protocol| protocol.write(message));
         let pipe = self.protocol.get_ref();
-        Ok(pipe.sent_in_all + pipe.unsent() as u64)
+        Ok(pipe.sent_in_all.saturating_add(pipe.unsent() as u64))
     }
 
     /// Says Close, once, unless the client has.
@@ -152,7 +155,9 @@ impl Talk {
     /// Does what time asks for; until when nothing more is due. None: it is over.
     pub(super) fn due(&mut self, now: Instant) -> io::Result<Option<Instant>> {
         let pipe = self.protocol.get_ref();
-        let (heard, stall) = (pipe.heard, pipe.taken + self.options.stall);
+        // Of one that is not listened to, what it takes is its word.
+        let heard = if self.is_choked() { pipe.heard.max(pipe.taken) } else { pipe.heard };
+        let stall = pipe.taken + self.options.stall;
         let mut next = match self.closing {
             Some(until) => until,
             None if self.pinged.is_some_and(|pinged| pinged >= heard) => heard + self.options.silence,
@@ -183,6 +188,12 @@ impl Talk {
         self.pass(|protocol| protocol.write(tungstenite::Message::Ping(Vec::new().into())));
         self.pump()?;
         Ok(Some(now))
+    }
+
+    /// Whether so much waits for the client that it is not listened to before it takes some: the
+    /// answers to its Pings would be more.
+    pub(super) fn is_choked(&self) -> bool {
+        self.unsent() > self.options.unsent_bytes
     }
 
     /// Whether messages can be sent.
@@ -234,15 +245,15 @@ impl Talk {
 
 impl Pipe {
     fn unsent(&self) -> usize {
-        self.out.len() - self.sent
+        self.out.len().saturating_sub(self.sent)
     }
 
     fn pump(&mut self) -> io::Result<bool> {
         while let Some(rest) = self.out.get(self.sent..).filter(|rest| !rest.is_empty()) {
             match self.io.try_write(rest) {
                 Ok(n) => {
-                    self.sent += n;
-                    self.sent_in_all += n as u64;
+                    self.sent = self.sent.saturating_add(n);
+                    self.sent_in_all = self.sent_in_all.saturating_add(n as u64);
                     self.taken = Instant::now();
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),

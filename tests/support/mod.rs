@@ -161,6 +161,22 @@ impl Client {
         bytes.as_ref().iter().for_each(|byte| self.send([*byte]));
     }
 
+    /// Sends it again and again, until nothing more is taken for a second, or `most` is sent; how much
+    /// was.
+    pub(crate) fn send_until_blocked(&mut self, bytes: &[u8], most: usize) -> usize {
+        self.stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut sent = 0;
+        while sent < most {
+            match self.stream.write(&bytes[sent % bytes.len()..]) {
+                Ok(n) => sent += n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) => panic!("after {sent} bytes: {e}"),
+            }
+        }
+        self.stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        sent
+    }
+
     pub(crate) fn half_close(&mut self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
