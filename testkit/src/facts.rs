@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::time::Duration;
 
 use nix::unistd::Pid;
+
+use crate::pass;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -88,6 +91,30 @@ pub(crate) fn zombies_of(parent: Pid) -> Vec<i32> {
         stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(&format!("Z {parent} ")))
     };
     numbers("/proc").into_iter().filter(is_one).collect()
+}
+
+/// Time of the processor that all threads of `pid` have had, in ticks: 100 a second.
+fn ticks(pid: Pid) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    // After the name: utime and stime are fields 14 and 15, counted from 1.
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    fields[11..=12].iter().map(|n| n.parse::<u64>().expect("a number")).sum()
+}
+
+/// Below 5 % of a processor, over the quietest of a few seconds: what others do to this host is none
+/// of the server's doing.
+///
+/// # Panics
+/// If it is more in each of them.
+#[track_caller]
+pub fn expect_calm(pid: Pid) {
+    let second = || {
+        let before = ticks(pid);
+        pass(Duration::from_secs(1));
+        ticks(pid) - before
+    };
+    let mut seconds = std::iter::repeat_with(second).take(4);
+    assert!(seconds.any(|ticks| ticks < 5), "it spins");
 }
 
 /// Inodes of the sockets that `pid` waits on. This, and not the kernel's table of listeners, tells

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 pub use browser::Browser;
 pub use client::{Addr, Client, End, Outcome, Response, get};
 pub use crowd::{Crowd, Tally};
-pub use facts::Facts;
+pub use facts::{Facts, expect_calm};
 pub use family::Exit;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 pub use nix::sys::signal::Signal;

@@ -5,32 +5,11 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use testkit::{Client, Crowd, Pid, Proc, kitchen_sink, lacks, pass, raise_nofile};
+use testkit::{Client, Crowd, Proc, expect_calm, kitchen_sink, lacks, pass, raise_nofile};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
 const CLIENTS: usize = 100;
-
-/// Time of the processor that all threads of `pid` have had, in ticks: 100 a second.
-fn ticks(pid: Pid) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // After the name: utime and stime are fields 14 and 15, counted from 1.
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-    fields[11..=12].iter().map(|n| n.parse::<u64>().unwrap()).sum()
-}
-
-/// Below 5 % of a processor, over the quietest of a few seconds: what others do to this host is none
-/// of the server's doing.
-#[track_caller]
-fn expect_calm(server: &Proc) {
-    let second = || {
-        let before = ticks(server.pid());
-        pass(Duration::from_secs(1));
-        ticks(server.pid()) - before
-    };
-    let mut seconds = std::iter::repeat_with(second).take(4);
-    assert!(seconds.any(|ticks| ticks < 5), "it spins");
-}
 
 /// So many clients that have asked; the answer is still to be read.
 fn asking(server: &Proc) -> Vec<Client> {
@@ -59,7 +38,7 @@ fn few_descriptors_and_many_clients() {
     held.iter_mut().for_each(|client| assert!(client.get("/ok").is_ok()));
     let waiting = asking(&server);
     server.wait_for("at the limit of 8 connections");
-    expect_calm(&server);
+    expect_calm(server.pid());
     assert!(waiting.iter().all(|client| !client.has_ended()), "nobody is reset");
     held.iter_mut().for_each(|client| assert!(client.get("/ok").is_ok()));
     drop(held);
@@ -85,7 +64,7 @@ fn descriptors_that_run_out_and_come_back() {
     held.iter_mut().for_each(|client| assert!(client.get("/ok").is_ok()));
     let waiting = asking(&server);
     server.wait_for("can't accept: Too many open files");
-    expect_calm(&server);
+    expect_calm(server.pid());
     assert!(waiting.iter().all(|client| !client.has_ended()), "nobody is reset");
     held.iter_mut().for_each(|client| assert!(client.get("/ok").is_ok()));
     // Some by a place that is free, the rest by the limit.
@@ -201,7 +180,7 @@ fn idle_connections_cost_next_to_nothing() {
     assert_eq!(after.threads, before.threads);
     let grown = (after.resident_kib - before.resident_kib) as usize;
     assert!(grown < IDLE, "{grown} KiB for {IDLE} connections");
-    expect_calm(&server);
+    expect_calm(server.pid());
     // They are not dead, either.
     for client in &mut clients {
         assert!(client.get("/ok").is_ok());
