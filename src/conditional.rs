@@ -321,5 +321,8 @@ mod tests {
         assert_eq!(marked(Validators::new().modified(UNIX_EPOCH - Duration::from_secs(1))), 0);
         assert_eq!(marked(Validators::new().modified(UNIX_EPOCH + Duration::from_secs(1 << 40))), 1);
         assert_eq!(marked(Validators::new().weak_etag("").modified(then())), 2);
+        let ahead = Validators::new().modified(SystemTime::now() + Duration::from_secs(3_600));
+        let said = ahead.mark(Response::default()).headers()[LAST_MODIFIED].to_str().unwrap().to_owned();
+        assert!(httpdate::parse_http_date(&said).unwrap() <= SystemTime::now(), "{said}");
     }
 }
