@@ -264,7 +264,7 @@ impl<F: FnMut(&mut Vec<u8>) -> io::Result<bool>> Read for Pieces<F> {
             let mut rest = self.piece.get(self.used..).unwrap_or_default();
             if !rest.is_empty() || buf.is_empty() {
                 let n = rest.read(buf)?;
-                self.used += n;
+                self.used = self.used.saturating_add(n);
                 return Ok(n);
             }
             if !self.more {
@@ -318,22 +318,18 @@ impl Read for Body {
         let room = |left: u64| usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
         match &mut self.kind {
             Kind::Empty => Ok(0),
-            Kind::Bytes(bytes) => {
-                let n = bytes.len().min(buf.len());
-                bytes.copy_to_slice(&mut buf[..n]);
-                Ok(n)
-            }
+            Kind::Bytes(bytes) => bytes.reader().read(buf),
             Kind::File { file, left, .. } => {
                 let room = room(*left);
-                let n = file.read(&mut buf[..room])?;
-                *left -= n as u64;
+                let n = file.read(buf.get_mut(..room).unwrap_or_default())?;
+                *left = left.saturating_sub(n as u64);
                 Ok(n)
             }
             Kind::Source { source, left: None } => source.read(buf),
             Kind::Source { source, left: Some(left) } => {
                 let room = room(*left);
-                let n = source.read(&mut buf[..room])?;
-                *left -= n as u64;
+                let n = source.read(buf.get_mut(..room).unwrap_or_default())?;
+                *left = left.saturating_sub(n as u64);
                 Ok(n)
             }
             Kind::Detached(_) | Kind::Upgrade(_) => {

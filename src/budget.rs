@@ -41,7 +41,7 @@ impl Share {
     pub(crate) fn hold(&mut self, bytes: u64) -> bool {
         let inner = &self.budget.0;
         let Some(more) = bytes.checked_sub(self.held) else {
-            inner.held.fetch_sub(self.held - bytes, Ordering::Relaxed);
+            inner.held.fetch_sub(self.held.saturating_sub(bytes), Ordering::Relaxed);
             self.held = bytes;
             return true;
         };

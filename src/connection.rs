@@ -372,7 +372,7 @@ impl<P> Connection<P> {
         let mut buf = [0; 16 << 10];
         for _ in 0..LINGER_PIECES {
             match self.stream.read_raw(&mut buf) {
-                Ok(n) if n > 0 && n < lingering.left => lingering.left -= n,
+                Ok(n) if n > 0 && n < lingering.left => lingering.left = lingering.left.saturating_sub(n),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Linger::Drained,
                 _ => return Linger::Over,
             }

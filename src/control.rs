@@ -248,7 +248,7 @@ impl<'a> Control<'a> {
                 Err(nix::Error::EINTR) => 0,
                 Err(e) => return Err(Error::io(Kind::System, "the control loop can't wait for events", e)),
             };
-            for event in &events[..n] {
+            for event in events.iter().take(n) {
                 match event.data() {
                     BELL => self.read_inbox(),
                     PREDECESSOR => self.read_predecessor(),
@@ -384,13 +384,13 @@ impl<'a> Control<'a> {
                 }
                 Action::Accept => self.service.accept(),
                 Action::Release => {
-                    self.ticket += 1;
+                    self.ticket = self.ticket.wrapping_add(1);
                     if !self.facts.hooks.release(self.ticket) {
                         self.on(Event::Released(Ok(())));
                     }
                 }
                 Action::Acquire => {
-                    self.ticket += 1;
+                    self.ticket = self.ticket.wrapping_add(1);
                     if let Some(why) = self.not_acquired.take() {
                         self.on(Event::Acquired(Err(why)));
                     } else if !self.facts.hooks.acquire(self.ticket, self.user_state.clone()) {
@@ -417,11 +417,12 @@ impl<'a> Control<'a> {
                 // The stage says so, too; the loop goes by that.
                 Action::Finish => {}
                 Action::Reraise => signals::reraise(self.stop_signal.unwrap_or(libc::SIGTERM)),
-                Action::Timer(timer, Some(after)) => {
-                    self.timers.insert(timer, Instant::now() + after);
-                }
-                Action::Timer(timer, None) => {
-                    self.timers.remove(&timer);
+                // One that can't be counted never fires.
+                Action::Timer(timer, after) => {
+                    match after.and_then(|after| Instant::now().checked_add(after)) {
+                        Some(at) => self.timers.insert(timer, at),
+                        None => self.timers.remove(&timer),
+                    };
                 }
             }
         }

@@ -333,9 +333,10 @@ fn respond(request: &Request, mut file: File, told: &Told<'_>) -> Response {
     }
     let response = for_caches(response);
     match status {
-        StatusCode::PARTIAL_CONTENT => {
-            response.with_header(CONTENT_RANGE, format!("bytes {start}-{}/{len}", start + count - 1))
-        }
+        StatusCode::PARTIAL_CONTENT => response.with_header(
+            CONTENT_RANGE,
+            format!("bytes {start}-{}/{len}", start.saturating_add(count).saturating_sub(1)),
+        ),
         _ => response,
     }
 }
@@ -374,7 +375,7 @@ fn decoded(raw: &str) -> Option<String> {
         let (hex, after) = rest.split_at_checked(2)?;
         let digit = |b: u8| char::from(b).to_digit(16);
         let [high, low] = *hex else { return None };
-        bytes.push(u8::try_from(digit(high)? * 16 + digit(low)?).ok()?);
+        bytes.push(u8::try_from(digit(high)? << 4 | digit(low)?).ok()?);
         rest = after;
     }
     String::from_utf8(bytes).ok()

@@ -365,6 +365,7 @@ fn start<B: Business>(
         raise_nofile();
     }
     launch.limits.connections = launch.limits.connections.min(connections_by_nofile());
+    launch.timeouts = launch.timeouts.within_reach();
     let pid_file = launch.pid_file.as_deref().map(usable_pid_file).transpose()?;
     let inherited = inheritance.map(|i| std::mem::take(&mut i.listeners)).unwrap_or_default();
     let mut bound = Bound(Vec::new());
@@ -448,7 +449,8 @@ fn check_names(listen: &[(String, usize)]) -> Result<(), Error> {
     }
     let mut counts = BTreeMap::new();
     for (name, _) in listen {
-        *counts.entry(name).or_insert(0) += 1;
+        let count = counts.entry(name).or_insert(0u32);
+        *count = count.saturating_add(1);
     }
     // Port 0 is another one each time.
     match counts.iter().find(|(name, count)| **count > 1 && !name.ends_with(":0")) {

@@ -322,7 +322,21 @@
 //! Which versions of other crates a program sees through this one, and what may change when, is told in
 //! `docs/versions.md`.
 #![cfg_attr(not(any(test, fuzzing)), warn(clippy::unwrap_used, clippy::expect_used))]
+// What comes from outside must not be able to make any of these panic or wrap. See docs/security.md.
+#![cfg_attr(
+    not(any(test, fuzzing)),
+    warn(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::panic,
+        clippy::unreachable,
+    )
+)]
 
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 mod acceptor;
 mod admin;
 mod assembly;
@@ -355,18 +369,23 @@ mod lifecycle;
 mod limits;
 mod listener;
 mod origin;
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 mod pace;
 mod phase;
 mod pool;
 pub mod prelude;
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 mod queue;
 mod request;
 mod response;
 mod router;
 mod server;
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 mod signals;
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 mod slots;
 mod sse;
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 mod status;
 mod sync;
 mod sys;

@@ -244,7 +244,7 @@ impl State {
 
             // Predecessor: a successor starts.
             (Awaiting, Event::ProgramBusy) if self.busy_retries < BUSY_RETRIES => {
-                self.busy_retries += 1;
+                self.busy_retries = self.busy_retries.saturating_add(1);
                 out.push(Action::Timer(Timer::Stage, Some(BUSY_PAUSE)));
             }
             (Awaiting, Event::Timer(Timer::Stage)) if self.busy_retries > 0 => {
@@ -412,7 +412,7 @@ impl State {
         if self.same_wish {
             return;
         }
-        self.stops += 1;
+        self.stops = self.stops.saturating_add(1);
         match self.stops {
             1 => {
                 self.same_wish = true;

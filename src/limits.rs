@@ -28,9 +28,9 @@ pub struct Limits {
     /// the connection can be kept. Default 256 KiB; above it the connection closes.
     pub discard_bytes: u64,
     /// Bytes that connections may hold in memory, all together, while no worker has them: what has
-    /// come of requests, and what clients have not taken of responses. Default 64 MiB. Beyond it
-    /// bodies go to temporary files at once; other requests get 503, and who is slow to take a
-    /// response is closed.
+    /// come of requests, and what clients have not taken of responses, but for a body that a handler
+    /// returned in one piece, which may be shared. Default 64 MiB. Beyond it bodies go to temporary
+    /// files at once; other requests get 503, and who is slow to take a response is closed.
     pub buffered_bytes: u64,
     /// Bytes that request bodies may hold in temporary files, all together. Default 1 GiB; above it
     /// 503. Where the disk is full before that: 507.
@@ -85,6 +85,7 @@ impl Default for Limits {
 }
 
 /// Durations that bound one server. Deadlines of connections are kept to a quarter of a second.
+/// `Duration::MAX` is never.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// From the first byte of a request head to its last. Default 10 s; then 408.
@@ -111,6 +112,28 @@ pub struct Timeouts {
     /// At a drain: how long an idle connection is kept for one more request, which is answered
     /// with `Connection: close`. Default 5 s.
     pub idle_grace: Duration,
+}
+
+/// Longer than a process lives, and short enough to be added to any [`Instant`](std::time::Instant).
+pub(crate) const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+impl Timeouts {
+    /// Each no longer than can be counted: `Duration::MAX` for "never" is no mistake.
+    pub(crate) fn within_reach(self) -> Timeouts {
+        Timeouts {
+            head: self.head.min(FAR),
+            idle: self.idle.min(FAR),
+            body_stall: self.body_stall.min(FAR),
+            response_stall: self.response_stall.min(FAR),
+            rate_grace: self.rate_grace.min(FAR),
+            queue_wait: self.queue_wait.min(FAR),
+            ready: self.ready.min(FAR),
+            probation: self.probation.min(FAR),
+            drain: self.drain.min(FAR),
+            lame_duck: self.lame_duck.min(FAR),
+            idle_grace: self.idle_grace.min(FAR),
+        }
+    }
 }
 
 impl Default for Timeouts {

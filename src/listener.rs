@@ -191,6 +191,7 @@ fn no_strangers() -> [SockFilter; 5] {
     const FLAGS_AT: u32 = 13;
     const SYN: u32 = 0x02;
     const ACK: u32 = 0x10;
+    #[expect(clippy::cast_possible_truncation, reason = "these are short")]
     let code = |code: u32| code as u16;
     [
         SockFilter::new(code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS), 0, 0, FLAGS_AT),

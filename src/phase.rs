@@ -81,6 +81,7 @@ impl PhaseWatch {
         PhaseWatch { shared: Arc::new(Shared { phase, lock: Mutex::new(()), changed: Condvar::new() }) }
     }
 
+    #[expect(clippy::indexing_slicing, reason = "what is stored is a Phase")]
     pub(crate) fn get(&self) -> Phase {
         Phase::ALL[usize::from(self.shared.phase.load(Ordering::Acquire))]
     }

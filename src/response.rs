@@ -209,7 +209,9 @@ where
             headers.append(name, value);
         } else {
             headers.insert(name.clone(), value);
-            given[i] = Some(name);
+            if let Some(place) = given.get_mut(i) {
+                *place = Some(name);
+            }
         }
     }
     Ok(response)

@@ -215,9 +215,10 @@ impl Router {
         match self.place(&pattern, route.method.as_ref()) {
             Ok(index) => {
                 self.extensions.extend(route.method.clone().filter(|m| !is_standard(m)));
-                let path = &mut self.paths[index];
-                path.routes.push(route);
-                path.allow = allow(&path.routes);
+                if let Some(path) = self.paths.get_mut(index) {
+                    path.routes.push(route);
+                    path.allow = allow(&path.routes);
+                }
             }
             Err(why) => self.mistakes.push(Mistake { route: Some((pattern, route)), why }),
         }
@@ -229,8 +230,9 @@ impl Router {
         if method == Some(&Method::CONNECT) {
             return Err(format!("{label}: CONNECT has no path and can't be routed"));
         }
-        if let Some(index) = self.paths.iter().position(|p| p.pattern.text == pattern) {
-            if self.paths[index].routes.iter().any(|r| r.method.as_ref() == method) {
+        let mut numbered = self.paths.iter().enumerate();
+        if let Some((index, path)) = numbered.find(|(_, p)| p.pattern.text == pattern) {
+            if path.routes.iter().any(|r| r.method.as_ref() == method) {
                 return Err(format!("{label} is registered twice"));
             }
             return Ok(index);
@@ -293,8 +295,8 @@ impl Handler for Router {
             // A 2xx would open a tunnel.
             return refused(plain(StatusCode::NOT_IMPLEMENTED));
         }
-        if let Ok(hit) = self.tree.at(path) {
-            let path = &self.paths[*hit.value];
+        let hit = self.tree.at(path).ok();
+        if let Some((path, hit)) = hit.and_then(|hit| Some((self.paths.get(*hit.value)?, hit))) {
             return match path.route(method) {
                 Some(route) => match hit.params.iter().map(|(_, raw)| decoded(raw)).collect() {
                     Some(values) => route.resolve(head, Some(&path.pattern), values),
@@ -309,8 +311,9 @@ impl Handler for Router {
             let all = allow(self.paths.iter().flat_map(|p| &p.routes));
             return refused(allowing(StatusCode::NO_CONTENT, &all));
         }
-        if let Ok(hit) = self.fallback_tree.at(path) {
-            return self.fallbacks[*hit.value].route.resolve(head, None, Vec::new());
+        let hit = self.fallback_tree.at(path).ok();
+        if let Some(fallback) = hit.and_then(|hit| self.fallbacks.get(*hit.value)) {
+            return fallback.route.resolve(head, None, Vec::new());
         }
         refused(plain(if self.knows(method) { StatusCode::NOT_FOUND } else { StatusCode::NOT_IMPLEMENTED }))
     }
@@ -452,14 +455,15 @@ fn names(pattern: &str) -> Result<Vec<String>, String> {
     }
     let mut names: Vec<String> = Vec::new();
     let mut rest = pattern;
-    while let Some(at) = rest.find(['{', '}']) {
-        let brace = &rest[at..=at];
-        rest = &rest[at + 1..];
+    while let Some((_, from)) = rest.find(['{', '}']).and_then(|at| rest.split_at_checked(at)) {
+        let mut chars = from.chars();
+        let brace = chars.next().unwrap_or_default();
+        rest = chars.as_str();
         if let Some(literal) = rest.strip_prefix(brace) {
             rest = literal;
             continue;
         }
-        let Some((name, after)) = rest.split_once('}').filter(|_| brace == "{") else {
+        let Some((name, after)) = rest.split_once('}').filter(|_| brace == '{') else {
             return Err("a brace has no partner (one that is meant as such is written twice)".into());
         };
         let name = name.strip_prefix('*').unwrap_or(name);
@@ -491,7 +495,8 @@ fn decoded(raw: &str) -> Option<String> {
     for part in parts {
         let (hex, text) = part.as_bytes().split_at_checked(2)?;
         let digit = |b: u8| char::from(b).to_digit(16);
-        bytes.push(u8::try_from(digit(hex[0])? * 16 + digit(hex[1])?).ok()?);
+        let [high, low] = *hex else { return None };
+        bytes.push(u8::try_from(digit(high)? << 4 | digit(low)?).ok()?);
         bytes.extend_from_slice(text);
     }
     String::from_utf8(bytes).ok()

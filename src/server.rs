@@ -197,11 +197,11 @@ impl Business for Server {
     /// Site 0 is the server's own handler, the next ones those of listeners, the last the admin's.
     fn plan(&mut self) -> Result<Plan, Error> {
         self.check()?;
-        let mut sites = 1;
+        let mut sites = 1usize;
         let mut listen = Vec::new();
         for Listen { name, handler, .. } in &self.listen {
             let site = if handler.is_some() { sites } else { 0 };
-            sites += usize::from(handler.is_some());
+            sites = sites.saturating_add(usize::from(handler.is_some()));
             listen.push((name.clone(), site));
         }
         let mut lanes = Lanes { workers: vec![self.workers], of_site: vec![0; sites] };
@@ -238,7 +238,7 @@ impl Business for Server {
             parking: Arc::clone(&ground.parking),
             limits: limits.clone(),
             timeouts: ground.timeouts.clone(),
-            stores: Stores { memory: memory.clone(), disk: disk.clone(), folder: self.temporary_folder },
+            stores: Stores::new(memory.clone(), disk.clone(), self.temporary_folder),
             phase: ground.handle.shared.phase.clone(),
             wait_group: ground.wait_group.clone(),
             detached: Arc::clone(&detached),
@@ -248,7 +248,7 @@ impl Business for Server {
         let mut queues = Vec::new();
         let mut signs = Vec::new();
         for (lane, (name, count)) in lanes.into_iter().enumerate() {
-            let share = (count * usize::from(limits.streaming_percent) / 100).max(1);
+            let share = (count.saturating_mul(limits.streaming_percent.into()) / 100).max(1);
             let queue = Arc::new(Queue::new(count, share));
             let of_pool: Vec<Arc<Sign>> = (0..count).map(|_| Arc::default()).collect();
             signs.extend(of_pool.iter().cloned());
@@ -256,7 +256,8 @@ impl Business for Server {
             let of_the_dead = tallies.clone();
             let make = move |index: usize| {
                 let wait_group = common.wait_group.on_own_line();
-                let mut desk = Desk::new(tallies.tally(), Arc::clone(&of_pool[index]), wait_group);
+                let mut desk =
+                    Desk::new(tallies.tally(), of_pool.get(index).cloned().unwrap_or_default(), wait_group);
                 let (common, queue) = (Arc::clone(&common), Arc::clone(&of_queue));
                 move |client: Box<Client>, in_share| {
                     exchange::serve(client, in_share, &mut desk, &common, &queue)

@@ -125,7 +125,9 @@ impl Tallies {
         stats.closes =
             CloseReason::ALL.iter().map(|reason| (*reason, sum(&|t| &t.closes[*reason as usize]))).collect();
         let inherited = self.inherited.lock().unwrap_or_else(PoisonError::into_inner);
-        stats.for_each_count(|name, count| *count += inherited.get(name).copied().unwrap_or(0));
+        stats.for_each_count(|name, count| {
+            *count = count.saturating_add(inherited.get(name).copied().unwrap_or(0));
+        });
     }
 }
 

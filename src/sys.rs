@@ -77,6 +77,7 @@ pub(crate) fn default_action(signal: libc::c_int) {
 
 /// A descriptor that becomes readable when process `pid` ends. `ErrorKind::Unsupported` before
 /// Linux 5.3.
+#[expect(clippy::cast_possible_truncation, reason = "a descriptor")]
 pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open takes two integers; the descriptor it returns is new and ours. The kernel
     // makes it CLOEXEC.
@@ -137,6 +138,7 @@ pub(crate) fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc:
 /// `WouldBlock` when there is none.
 pub(crate) fn receive(socket: BorrowedFd<'_>, packet: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>, bool)> {
     // As many as one packet can carry (SCM_MAX_FD), in what is aligned for a header.
+    #[expect(clippy::cast_possible_truncation, reason = "a kilobyte")]
     const DESCRIPTORS: u32 = 253 * size_of::<RawFd>() as u32;
     let mut control = [0u64; 256];
     let mut part = libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: packet.len() };
@@ -163,9 +165,9 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, packet: &mut [u8]) -> io::Result<(
             let of_rights =
                 (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS;
             if of_rights {
-                let bytes = (*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                let bytes = ((*header).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
                 let data = libc::CMSG_DATA(header).cast::<RawFd>();
-                for index in 0..bytes / size_of::<RawFd>() {
+                for index in 0..bytes.div_euclid(size_of::<RawFd>()) {
                     fds.push(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
                 }
             }
@@ -200,7 +202,7 @@ pub(crate) struct Spawn<'a> {
 pub(crate) fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
     // Sources first move above the targets, so that no dup2 overwrites the source of a later one,
     // and none is onto itself (which would leave it CLOEXEC).
-    let above = 3 + spawn.fds.len() as RawFd;
+    let above = RawFd::try_from(spawn.fds.len()).map_err(io::Error::other)?.saturating_add(3);
     let sources = spawn
         .fds
         .iter()
@@ -214,6 +216,7 @@ pub(crate) fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
         strings.iter().map(|s| s.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
     };
     let (argv, env) = (pointers(spawn.argv), pointers(spawn.env));
+    #[expect(clippy::cast_possible_truncation, reason = "as the call has them")]
     let flags = (libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF) as libc::c_short;
 
     let mut actions = MaybeUninit::<libc::posix_spawn_file_actions_t>::uninit();

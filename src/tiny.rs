@@ -244,14 +244,14 @@ impl House {
     /// Counts a link, and starts its thread. The link is there already: dropped, it leaves.
     fn enter(self: &Arc<House>) -> io::Result<()> {
         let mut counts = lock(&self.counts);
-        counts.links += 1;
+        counts.links = counts.links.saturating_add(1);
         if counts.threads >= counts.links {
             return Ok(());
         }
-        counts.ever += 1;
+        counts.ever = counts.ever.wrapping_add(1);
         let (name, house) = (format!("heirloom-tiny-{}", counts.ever), Arc::clone(self));
         thread::Builder::new().name(name).spawn(move || house.work())?;
-        counts.threads += 1;
+        counts.threads = counts.threads.saturating_add(1);
         Ok(())
     }
 
@@ -277,7 +277,7 @@ impl House {
             }
             let mut counts = lock(&self.counts);
             if counts.threads > counts.links {
-                counts.threads -= 1;
+                counts.threads = counts.threads.saturating_sub(1);
                 return;
             }
         }
@@ -334,7 +334,7 @@ impl Link {
     fn send(&self, out: &mut Outgoing) -> io::Result<bool> {
         while let Some(bytes) = out.next()? {
             match self.stream.write(bytes) {
-                Ok(n) => out.at += n,
+                Ok(n) => out.at = out.at.saturating_add(n),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(true),
                 Err(e) => return Err(e),
             }
@@ -518,7 +518,7 @@ impl Answer {
         while !bytes.is_empty() && !decoder.is_done() {
             let decoded = decoder.decode(bytes).map_err(|e| invalid(e.reason))?;
             let data = bytes.get(decoded.data).unwrap_or_default();
-            self.len += data.len() as u64;
+            self.len = self.len.saturating_add(data.len() as u64);
             if self.len > RESPONSE_BYTES {
                 return Err(invalid("a response without an end"));
             }

@@ -2,8 +2,10 @@
 
 mod support;
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use heirloom::prelude::*;
 use heirloom::{CloseReason, Limits, Timeouts};
 
 use support::*;
@@ -51,6 +53,106 @@ fn half_received_heads_hold_no_more_than_the_memory_they_may() {
     assert_eq!(next.reply().said(), "200 Hello, World!");
     drop(clients);
     eventually("all is given back", || fixture.stats().buffered_bytes == 0);
+}
+
+/// Three times the same, of 40 KiB each, where there is memory for two.
+#[track_caller]
+fn expect_room_for_two(fixture: &Fixture, request: &[u8], reason: CloseReason) {
+    let mut clients: Vec<Client> = (0..2).map(|_| fixture.client()).collect();
+    for (n, client) in (1..).zip(&mut clients) {
+        client.send(request);
+        eventually("it is held", || fixture.stats().buffered_bytes >= n * 40_000);
+    }
+    let mut third = fixture.client();
+    third.send(request);
+    expect_last(&mut third, 503);
+    fixture.expect_closes(reason, 1);
+    drop(clients);
+    fixture.gate().open();
+    eventually("all is given back", || fixture.stats().buffered_bytes == 0);
+}
+
+/// What waits is not only what a parser has not seen.
+#[test]
+fn heads_and_trailers_that_wait_for_the_rest_of_a_body_count() {
+    let long = "x".repeat(40_000);
+    let after_head =
+        format!("POST /echo HTTP/1.1\r\nHost: h\r\nX-Long: {long}\r\nContent-Length: 10\r\n\r\nhello");
+    let in_trailers = format!(
+        "POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Long: {long}"
+    );
+    for request in [after_head, in_trailers] {
+        let fixture = with_limits(Limits { buffered_bytes: 100_000, ..Limits::default() });
+        expect_room_for_two(&fixture, request.as_bytes(), CloseReason::Overload);
+    }
+    // Many short fields take more room than they have bytes.
+    let fields: String = (10..100).map(|n| format!("{n}:\r\n")).collect();
+    let request = format!("POST /echo HTTP/1.1\r\nHost: h\r\n{fields}Content-Length: 10\r\n\r\nhello");
+    let fixture = Fixture::new();
+    let mut client = fixture.client();
+    client.send(&request);
+    eventually("it is held", || fixture.stats().buffered_bytes > 10_000);
+    client.send("hello");
+    assert_eq!(client.reply().said(), "200 hellohello");
+}
+
+#[test]
+fn uploads_that_wait_for_a_worker_count() {
+    let limits = Limits { buffered_bytes: 100_000, ..Limits::default() };
+    let fixture = Fixture::with(|server| server.workers(2).limits(limits));
+    let mut first = fixture.client();
+    first.send(post("/discard/wait", b"x"));
+    fixture.gate().wait_for(1);
+    expect_room_for_two(&fixture, &post("/discard", &vec![b'x'; 40_000]), CloseReason::Overload);
+    assert_eq!(first.reply().said(), "200 ok");
+}
+
+/// Turns are counted, not time: after one of them it is the others' turn.
+#[test]
+fn a_client_that_pipelines_has_turns_like_others() {
+    const TURN: usize = 128;
+    const GREEDY: usize = 1_000;
+    let (first, second) = (Gate::default(), Gate::default());
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let (wait_first, wait_second) = (first.clone(), second.clone());
+    let (greedy, other) = (Arc::clone(&order), Arc::clone(&order));
+    let router = Router::new()
+        .get("/first", move |_: Request| wait_first.pass())
+        .get("/greedy", move |_: Request| greedy.lock().unwrap().push("greedy"))
+        .get("/other", move |_: Request| {
+            other.lock().unwrap().push("other");
+            wait_second.pass();
+        });
+    let server = Server::new(router).listen("127.0.0.1:0").workers(1).timeouts(quick());
+    let fixture = Fixture::of(second.clone(), server);
+    let mut holder = fixture.client();
+    holder.send(get("/first"));
+    first.wait_for(1);
+    // They queue in this order behind it.
+    let mut pipeliner = fixture.client();
+    let requests = get("/greedy").repeat(GREEDY);
+    pipeliner.send(&requests);
+    eventually("it waits", || fixture.stats().queued == 1);
+    let mut others = [fixture.client(), fixture.client(), fixture.client()];
+    others.iter_mut().for_each(|client| client.send(get("/other")));
+    eventually("all wait", || fixture.stats().queued == 4);
+    first.open();
+    second.wait_for(1);
+    let so_far = order.lock().unwrap().clone();
+    assert_eq!(so_far.iter().filter(|who| **who == "greedy").count(), TURN);
+    // What it has sent beyond that counts, though no parser has seen it.
+    let beyond = requests.len() / GREEDY * (GREEDY - TURN);
+    eventually("it is held", || fixture.stats().buffered_bytes == beyond as u64);
+    second.open();
+    for client in &mut others {
+        assert_eq!(client.reply().status, 200);
+    }
+    (0..GREEDY).for_each(|n| assert_eq!(pipeliner.reply().status, 200, "response {n}"));
+    assert_eq!(holder.reply().status, 200);
+    // All of them came before its second turn.
+    let order = order.lock().unwrap();
+    assert_eq!(order[TURN..TURN + 3], ["other"; 3]);
+    assert_eq!(order.len(), GREEDY + 3);
 }
 
 #[test]

@@ -272,7 +272,7 @@ fn panicking() -> Unresolved {
         })
         .get("/source/drop", |_: Request| Body::from_reader(hello(Some(Bomb), || Ok(0))))
         .get("/source/sized", |_: Request| Body::from_sized_reader(hello(Some(Bomb), || Ok(0)), 5))
-        .get("/source/lies", |_: Request| Body::from_reader(hello(None, || Ok(usize::MAX))))
+        .get("/source/lies", |_: Request| Body::from_reader(hello(Some(Bomb), || Ok(usize::MAX))))
         .get("/detached", |_: Request| {
             Body::detached(|out| {
                 out.write_all(b"hello")?;

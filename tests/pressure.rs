@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use heirloom::prelude::*;
-use heirloom::{CloseReason, Limits, Phase, Timeouts};
+use heirloom::{CloseReason, Limits, Phase, RouteLimits, Timeouts, limited};
 
 use support::*;
 
@@ -631,6 +631,53 @@ fn a_stop_that_is_too_slow_tells_who_is_parked() {
         Ok(reply) => assert_eq!(reply.trailing, How::Cut(End::Reset), "only a reset tells it"),
         Err(end) => assert_eq!(end, End::Reset),
     }
+}
+
+/// What can't be added to the time of day is no mistake of whoever means "never".
+#[test]
+fn durations_without_end() {
+    const NEVER: Duration = Duration::MAX;
+    let timeouts = Timeouts {
+        head: NEVER,
+        idle: NEVER,
+        body_stall: NEVER,
+        response_stall: NEVER,
+        rate_grace: NEVER,
+        queue_wait: NEVER,
+        ready: NEVER,
+        probation: NEVER,
+        drain: NEVER,
+        lame_duck: Duration::ZERO,
+        idle_grace: NEVER,
+    };
+    let rules =
+        RouteLimits { body_stall: Some(NEVER), response_stall: Some(NEVER), ..RouteLimits::default() };
+    let gate = Gate::default();
+    let mine = limited(rules, |mut req: Request| req.text());
+    let routes = routes(&gate).post("/mine", mine);
+    let server = Server::new(routes).listen("127.0.0.1:0").workers(2).timeouts(timeouts);
+    let fixture = Fixture::of(gate, server);
+    let mut client = fixture.client();
+    client.expect_kept();
+    for path in ["/echo", "/mine", "/count", "/discard"] {
+        let request = post(path, b"hello");
+        let (start, rest) = request.split_at(request.len() - 2);
+        for piece in [&start[..10], &start[10..]] {
+            client.send(piece);
+            eventually("it is begun", || fixture.stats().in_flight == 1);
+        }
+        client.send(rest);
+        assert_eq!(client.reply().status, 200, "{path}");
+        client.expect_kept();
+    }
+    let mut reading = Client::narrow(fixture.address());
+    reading.send(get("/big/5000000"));
+    assert_eq!(reading.reply().body.len(), 5_000_000);
+    let mut streaming = fixture.client();
+    streaming.send(get("/detached"));
+    assert_eq!(streaming.reply().text(), "one\ntwo\n");
+    drop((client, reading, streaming));
+    fixture.stop().unwrap();
 }
 
 #[test]

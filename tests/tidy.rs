@@ -135,7 +135,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("handler", &["body", "pace", "response"]),
     ("response", &["body"]),
     ("sse", &["body", "origin", "phase", "request", "response"]),
-    ("websocket", &["body", "origin", "response", "upgraded"]),
+    ("websocket", &["body", "limits", "origin", "response", "upgraded"]),
     ("body", &["budget", "origin", "upgraded"]),
     ("upgraded", &["origin"]),
     ("lifecycle", &["handover", "phase"]),
@@ -564,11 +564,16 @@ fn log_lines_are_found() {
     assert_eq!(log_lines(text), ["a … c", "d …"]);
 }
 
-/// The file that a test named `a::b::test` is in, if it is there: `tests/a.rs`, or beside the code.
+/// The file that a test named `a::b::test` is in, if it is there: `tests/a.rs`, or beside the code; of
+/// `testkit::a::test` it is `testkit/tests/a.rs`.
 fn file_of_test(name: &str) -> Option<PathBuf> {
+    let (folder, name) = match name.strip_prefix("testkit::") {
+        Some(name) => ("testkit/tests", name),
+        None => ("tests", name),
+    };
     let mut rooms: Vec<&str> = name.split("::").collect();
     let test = rooms.pop()?;
-    let integration = root().join("tests").join(rooms.first()?).with_extension("rs");
+    let integration = root().join(folder).join(rooms.first()?).with_extension("rs");
     let path = if rooms.len() == 1 && integration.exists() {
         integration
     } else {
@@ -580,11 +585,44 @@ fn file_of_test(name: &str) -> Option<PathBuf> {
     text[..at].trim_end().ends_with("#[test]").then_some(path)
 }
 
+/// What is between backticks.
+fn quoted(text: &str) -> Vec<String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn is_test(name: &str) -> bool {
+    name.contains("::") && name.chars().all(|c| c.is_ascii_lowercase() || "_:0123456789".contains(c))
+}
+
+/// Each test that a page names is there.
+#[track_caller]
+fn expect_tests_of(page: &str) {
+    // The published crate is without the testkit.
+    let is_here = |name: &String| root().join("testkit").is_dir() || !name.starts_with("testkit::");
+    let named = quoted(page).into_iter().filter(|name| is_test(name) && is_here(name));
+    let missing: Vec<_> = named.filter(|name| file_of_test(name).is_none()).collect();
+    assert!(missing.is_empty(), "no such test: {missing:?}");
+}
+
+#[test]
+fn every_bound_and_every_fault_has_its_test() {
+    let page = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    expect_tests_of(&page);
+    let (mut in_table, mut rows) = (false, 0);
+    for line in page.lines() {
+        in_table = line.ends_with(" tests |") || (in_table && line.starts_with('|'));
+        if in_table && !line.ends_with(" tests |") && !line.starts_with("| ---") {
+            rows += 1;
+            let tests = line.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+            assert!(quoted(tests).iter().any(|name| is_test(name)), "held by nothing: {line}");
+        }
+    }
+    assert!(rows > 30, "{rows} rows: is the check blind?");
+}
+
 #[test]
 fn every_demand_of_http_has_its_file_and_its_test() {
     let page = fs::read_to_string(root().join("docs/http.md")).unwrap();
-    let quoted =
-        |text: &str| -> Vec<String> { text.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
     let rows = page.lines().filter_map(|line| {
         let cells: Vec<&str> = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ").collect();
         let is_demand = cells.len() == 6 && (cells[1].starts_with("MUST") || cells[1].starts_with("SHOULD"));
@@ -601,12 +639,7 @@ fn every_demand_of_http_has_its_file_and_its_test() {
     let strong = page.matches("| MUST").count() + page.matches("| SHOULD").count();
     assert_eq!(demands, strong, "a row that is not understood");
     assert!(demands > 80, "{demands} demands: is the check blind?");
-    let is_test = |name: &&String| {
-        name.contains("::") && name.chars().all(|c| c.is_ascii_lowercase() || "_:0123456789".contains(c))
-    };
-    let named = quoted(&page);
-    let missing: Vec<_> = named.iter().filter(is_test).filter(|name| file_of_test(name).is_none()).collect();
-    assert!(missing.is_empty(), "no such test: {missing:?}");
+    expect_tests_of(&page);
     assert!(
         file_of_test("wire::no_such_test").is_none() && file_of_test("http1::head::tests::hosts").is_some()
     );

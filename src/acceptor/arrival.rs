@@ -97,8 +97,8 @@ impl<P: Portable> Acceptor<P> {
         if self.draining {
             return 0;
         }
-        let promised: usize = self.upstreams.values().map(Upstream::promised).sum();
-        self.limit.saturating_sub(self.parking.open() + promised)
+        let promised = self.upstreams.values().map(Upstream::promised);
+        promised.fold(self.limit.saturating_sub(self.parking.open()), usize::saturating_sub)
     }
 
     /// Once a tick: what could not be sent or taken for want of something may be now.

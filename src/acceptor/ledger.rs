@@ -131,7 +131,7 @@ impl Receiver {
 
     fn grant(&mut self, room: usize) -> usize {
         let credit = self.window.saturating_sub(self.promised).min(room);
-        self.promised += credit;
+        self.promised = self.promised.saturating_add(credit);
         credit
     }
 

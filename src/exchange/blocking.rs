@@ -37,7 +37,7 @@ pub(super) fn wait_for(fds: &mut [PollFd<'_>], time: Option<Duration>) -> io::Re
 pub(super) fn write_all(stream: &Stream, mut bytes: &[u8], stall: Duration) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.write(bytes) {
-            Ok(n) => bytes = &bytes[n..],
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
             Err(e) if e.kind() == ErrorKind::WouldBlock => wait(stream, PollFlags::POLLOUT, stall)?,
             Err(e) => return Err(e),
         }

@@ -1,9 +1,11 @@
 //! A request body on its way in: in memory up to a limit, then in an unlinked temporary file.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::progress::{Begun, Rate};
 use crate::body::Kind;
@@ -16,7 +18,16 @@ pub(crate) struct Stores {
     pub(crate) memory: Budget,
     pub(crate) disk: Budget,
     /// None: the system's.
-    pub(crate) folder: Option<PathBuf>,
+    folder: Option<PathBuf>,
+    /// Of one file. Whoever writes beyond it is killed by SIGXFSZ.
+    file_bytes: u64,
+}
+
+impl Stores {
+    pub(crate) fn new(memory: Budget, disk: Budget, folder: Option<PathBuf>) -> Stores {
+        let (soft, _) = getrlimit(Resource::RLIMIT_FSIZE).unwrap_or((u64::MAX, u64::MAX));
+        Stores { memory, disk, folder, file_bytes: soft }
+    }
 }
 
 /// What bounds one body.
@@ -71,15 +82,20 @@ impl Collecting {
     }
 
     pub(super) fn add(&mut self, data: &[u8], stores: &Stores) -> Result<(), CollectError> {
-        self.len += data.len() as u64;
+        self.len = self.len.saturating_add(data.len() as u64);
         if self.len > self.bounds.all {
             return Err(CollectError::TooLarge);
         }
         if let Store::Memory(bytes, share) = &mut self.store {
-            if bytes.len() + data.len() <= self.bounds.memory && share.hold(self.len) {
+            if bytes.len().saturating_add(data.len()) <= self.bounds.memory && share.hold(self.len) {
                 bytes.extend_from_slice(data);
                 return Ok(());
             }
+        }
+        if self.len > stores.file_bytes {
+            return Err(CollectError::Disk(ErrorKind::FileTooLarge.into()));
+        }
+        if let Store::Memory(bytes, _) = &self.store {
             // Too long for memory, or others have it all.
             let mut share = stores.disk.share();
             if !share.hold(bytes.len() as u64) {

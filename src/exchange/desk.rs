@@ -47,7 +47,7 @@ impl Sign {
 pub(super) fn method_and_path(head: &[u8]) -> String {
     let line = head.trim_ascii_start().split(|&b| b == b'\r' || b == b'\n').next().unwrap_or_default();
     let end = line.iter().position(|&b| b == b'?').or_else(|| line.iter().rposition(|&b| b == b' '));
-    String::from_utf8_lossy(&line[..end.unwrap_or(line.len())]).into_owned()
+    String::from_utf8_lossy(end.and_then(|end| line.get(..end)).unwrap_or(line)).into_owned()
 }
 
 /// The date of responses, from a clock that is not asked for each of them.

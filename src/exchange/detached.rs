@@ -113,8 +113,8 @@ impl Detached {
             if lock.places >= self.cap {
                 return None;
             }
-            lock.places += 1;
-            lock.next += 1;
+            lock.places = lock.places.saturating_add(1);
+            lock.next = lock.next.wrapping_add(1);
             Place { detached: Arc::clone(self), id: lock.next, thread, bell }
         };
         let run = move || {
@@ -138,7 +138,8 @@ impl Detached {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.detached.lock().places -= 1;
+        let mut lock = self.detached.lock();
+        lock.places = lock.places.saturating_sub(1);
     }
 }
 
@@ -248,13 +249,13 @@ struct Writer<'a> {
 impl Write for Writer<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         if self.framing == BodyFraming::Chunked {
-            let mut chunk = Vec::with_capacity(buf.len() + 16);
+            let mut chunk = Vec::with_capacity(buf.len().saturating_add(16));
             encode::chunk(&mut chunk, buf);
             write_all(self.stream, &chunk, self.stall)?;
         } else {
             write_all(self.stream, buf, self.stall)?;
         }
-        self.given += buf.len() as u64;
+        self.given = self.given.saturating_add(buf.len() as u64);
         Ok(buf.len())
     }
 
@@ -291,8 +292,9 @@ impl Duplex for Conversation {
         }
         let mut fds = [stream, PollFd::new(self.bell.event.as_fd(), PollFlags::POLLIN)];
         let woken = wait_for(&mut fds, timeout)?;
+        let [_, bell] = fds;
         // Taken before what it stands for is looked at: a ring that comes then is one more.
-        if fds[1].any() == Some(true) {
+        if bell.any() == Some(true) {
             let _ = self.bell.event.read();
         }
         Ok(woken)

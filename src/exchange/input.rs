@@ -34,14 +34,16 @@ impl Input {
     pub(super) fn load(&mut self, bytes: &[u8]) {
         (self.start, self.end) = (0, 0);
         if bytes.len() >= self.buf.len() {
-            self.buf.resize(bytes.len() + SIZE, 0);
+            self.buf.resize(bytes.len().saturating_add(SIZE), 0);
         }
-        self.buf[..bytes.len()].copy_from_slice(bytes);
-        self.end = bytes.len();
+        if let Some(room) = self.buf.get_mut(..bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.end = bytes.len();
+        }
     }
 
     pub(super) fn unused(&self) -> &[u8] {
-        &self.buf[self.start..self.end]
+        self.buf.get(self.start..self.end).unwrap_or_default()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -49,9 +51,9 @@ impl Input {
     }
 
     pub(super) fn consume(&mut self, n: usize) {
-        self.start += n;
+        self.start = self.start.saturating_add(n);
         debug_assert!(self.start <= self.end);
-        if self.start == self.end {
+        if self.start >= self.end {
             (self.start, self.end) = (0, 0);
         }
     }
@@ -73,17 +75,17 @@ impl Input {
         if self.end == self.buf.len() {
             if self.start > 0 {
                 self.buf.copy_within(self.start..self.end, 0);
-                (self.start, self.end) = (0, self.end - self.start);
+                (self.start, self.end) = (0, self.end.saturating_sub(self.start));
             } else {
-                self.buf.resize(2 * self.buf.len(), 0);
+                self.buf.resize(self.buf.len().saturating_mul(2), 0);
             }
         }
-        let room = &mut self.buf[self.end..];
+        let room = self.buf.get_mut(self.end..).unwrap_or_default();
         match stream.read(room) {
             Ok(0) => Ok(Filled::End),
             Ok(n) => {
                 let drained = stream.is_drained(n, room.len());
-                self.end += n;
+                self.end = self.end.saturating_add(n);
                 Ok(Filled::Bytes { drained })
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(Filled::Nothing),

@@ -105,21 +105,21 @@ impl Outgoing {
 
     /// Writes what has been pulled.
     pub(super) fn flush(&mut self, out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
-        let mut bytes = 0;
+        let mut bytes = 0usize;
         while !self.bytes.is_empty() {
             match stream.write_vectored(&[IoSlice::new(out), IoSlice::new(&self.bytes)]) {
                 Ok(n) => {
                     let of_out = n.min(out.len());
                     out.drain(..of_out);
-                    self.bytes.advance(n - of_out);
-                    bytes += n;
+                    self.bytes.advance(n.saturating_sub(of_out));
+                    bytes = bytes.saturating_add(n);
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Sent { bytes, all: false }),
                 Err(e) => return Err(e),
             }
         }
         let rest = write_out(out, stream)?;
-        Ok(Sent { bytes: bytes + rest.bytes, all: rest.all })
+        Ok(Sent { bytes: bytes.saturating_add(rest.bytes), all: rest.all })
     }
 
     /// The source, once it has ended: for who can drop what is the user's.
@@ -159,8 +159,10 @@ impl Outgoing {
             (None, Some(source)) => source.read(buf),
             (None, None) => Ok(0),
         };
-        let n = uninterrupted(read, &mut piece[..room])?;
-        self.given += n as u64;
+        let piece = piece.get_mut(..room).unwrap_or_default();
+        let n = uninterrupted(read, piece)?;
+        let piece = piece.get(..n).ok_or_else(beyond_room)?;
+        self.given = self.given.saturating_add(n as u64);
         match (n, self.framing) {
             (0, BodyFraming::Length(_)) => return Err(self.too_short()),
             (0, BodyFraming::Chunked) => {
@@ -168,9 +170,9 @@ impl Outgoing {
                 self.ended = true;
             }
             (0, _) => self.ended = true,
-            (n, BodyFraming::Chunked) => encode::chunk(out, &piece[..n]),
-            (n, _) => {
-                out.extend_from_slice(&piece[..n]);
+            (_, BodyFraming::Chunked) => encode::chunk(out, piece),
+            (_, _) => {
+                out.extend_from_slice(piece);
                 self.left = self.left.saturating_sub(n as u64);
             }
         }
@@ -187,7 +189,7 @@ impl Outgoing {
         match stream.send_file(&held.file, most) {
             Ok(0) => Err(self.too_short()),
             Ok(n) => {
-                self.given += n as u64;
+                self.given = self.given.saturating_add(n as u64);
                 self.left = self.left.saturating_sub(n as u64);
                 Ok(Some(Pulled::Sent(n)))
             }
@@ -206,6 +208,10 @@ impl Outgoing {
     }
 }
 
+fn beyond_room() -> io::Error {
+    io::Error::other("it says that it has given more than there was room for")
+}
+
 fn uninterrupted(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>, buf: &mut [u8]) -> io::Result<usize> {
     loop {
         match read(buf) {
@@ -217,10 +223,10 @@ fn uninterrupted(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>, buf: &mut
 
 /// Writes a buffer; what the socket does not take stays in it.
 pub(super) fn write_out(out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
-    let mut bytes = 0;
-    while bytes < out.len() {
-        match stream.write(&out[bytes..]) {
-            Ok(n) => bytes += n,
+    let mut bytes = 0usize;
+    while let Some(rest) = out.get(bytes..).filter(|rest| !rest.is_empty()) {
+        match stream.write(rest) {
+            Ok(n) => bytes = bytes.saturating_add(n),
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 out.drain(..bytes);
                 return Ok(Sent { bytes, all: false });

@@ -70,7 +70,7 @@ impl Blocked {
     pub(super) fn take(&mut self, bytes: usize, now: Instant) {
         if bytes > 0 {
             self.since = now;
-            self.taken += bytes as u64;
+            self.taken = self.taken.saturating_add(bytes as u64);
         }
     }
 }
@@ -107,7 +107,9 @@ impl Portable for Progress {
     fn is_portable(&self, buffered: usize, most: usize) -> bool {
         let come = match &self.stage {
             Stage::Head { .. } => Some(buffered),
-            Stage::Body(collecting) => collecting.received().map(|(head, body)| head.len() + body.len()),
+            Stage::Body(collecting) => {
+                collecting.received().map(|(head, body)| head.len().saturating_add(body.len()))
+            }
             _ => None,
         };
         self.unsent.is_empty() && come.is_some_and(|come| come <= most)
@@ -154,6 +156,16 @@ impl Default for Stage {
 }
 
 impl Stage {
+    /// Bytes that rest with it, a body that is collected aside, which has a share of its own.
+    pub(super) fn held(&self) -> usize {
+        match self {
+            Stage::Head { .. } | Stage::Respond(_) => 0,
+            Stage::Body(collecting) => collecting.begun.held().saturating_add(collecting.decoder.held()),
+            Stage::Upload(waiting) => waiting.0.held(),
+            Stage::Discard(rest) => rest.0.held(),
+        }
+    }
+
     /// For a connection that closes when what is written is sent.
     pub(super) fn closing(reason: CloseReason, linger: bool) -> Stage {
         let after = After::Close { reason, linger };
@@ -170,6 +182,20 @@ pub(super) struct Responding {
     /// Of the request, for the log.
     pub(super) head: Bytes,
     pub(super) ending: Option<Ending>,
+}
+
+/// Of a head, while its response waits for the client.
+const HEAD_KEPT: usize = 1 << 10;
+
+impl Responding {
+    /// Keeps of a long head what the log needs, for none of it is counted.
+    pub(super) fn shorten_head(&mut self) {
+        let is_long = self.head.len() > 2 * HEAD_KEPT;
+        if let Some(start) = self.head.get(..HEAD_KEPT).filter(|_| is_long) {
+            // As if the target ended there.
+            self.head = [start, b" "].concat().into();
+        }
+    }
 }
 
 /// A request whose head is complete.
@@ -204,7 +230,15 @@ pub(super) struct AskedOwned {
     pub(super) patience: Patience,
 }
 
+/// What a field takes in a `HeaderMap` beside its bytes.
+const FIELD_BYTES: usize = 112;
+
 impl Begun {
+    /// Bytes of its head: as it came, and as it was taken apart.
+    fn held(&self) -> usize {
+        self.text.len().saturating_add(self.parts.headers.capacity().saturating_mul(FIELD_BYTES))
+    }
+
     pub(super) fn asked(&self, limits: &RouteLimits) -> AskedOwned {
         AskedOwned {
             method: self.parts.method.clone(),
@@ -244,6 +278,26 @@ mod tests {
         blocked.as_mut().unwrap().resume(at(11));
         let later = at(3_600);
         assert_eq!(Blocked::park(&mut blocked, 1, later, STALL, rate), later + STALL);
+    }
+
+    #[test]
+    fn of_a_long_head_the_log_keeps_the_start() {
+        let kept = |head: &str| {
+            let (outgoing, after) = (Outgoing::done(), After::Keep);
+            let mut responding = Responding { outgoing, after, head: head.to_owned().into(), ending: None };
+            responding.shorten_head();
+            responding.shorten_head();
+            responding.head
+        };
+        let fields = "x: y\r\n".repeat(1_000);
+        let short = "GET /a HTTP/1.1\r\n\r\n";
+        assert_eq!(kept(short), short);
+        let long = kept(&format!("GET /a HTTP/1.1\r\n{fields}\r\n"));
+        assert!(long.len() <= HEAD_KEPT + 1 && long.starts_with(b"GET /a HTTP/1.1\r\nx: y\r\n"));
+        let path = "a".repeat(5_000);
+        let long = kept(&format!("GET /{path} HTTP/1.1\r\n\r\n"));
+        let said = super::super::desk::method_and_path(&long);
+        assert!(said.starts_with("GET /aaa") && said.len() == HEAD_KEPT, "{said}");
     }
 
     #[test]

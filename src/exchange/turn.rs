@@ -30,6 +30,7 @@ use crate::connection::{Answering, Peek};
 use crate::handler::{Resolved, RouteLimits, collecting_panics};
 use crate::http1::encode::{self, Asked, BodyFraming, Plan};
 use crate::http1::{Decoder, Framing, Head, Refusal, Scan, has_asked_for, is_to_head};
+use crate::limits::FAR;
 use crate::phase::Phase;
 use crate::queue::Queue;
 use crate::request::Trailers;
@@ -214,8 +215,8 @@ impl<'a> Turn<'a> {
         if self.client.guard.is_none() {
             self.client.guard = Some(self.desk.wait_group.guard());
         }
-        self.client.served += 1;
-        self.served += 1;
+        self.client.served = self.client.served.saturating_add(1);
+        self.served = self.served.saturating_add(1);
         let common = self.common;
         let mut found = self.resolve(&head.parts);
         let begun = Begun {
@@ -255,7 +256,7 @@ impl<'a> Turn<'a> {
         let common = self.common;
         let bytes = limits.body_rate.unwrap_or(common.limits.body_rate);
         let rate = Rate { grace: common.timeouts.rate_grace, bytes };
-        (limits.body_stall.unwrap_or(common.timeouts.body_stall), rate)
+        (limits.body_stall.unwrap_or(common.timeouts.body_stall).min(FAR), rate)
     }
 
     /// As `body_patience`, for what the client takes of its response.
@@ -263,12 +264,13 @@ impl<'a> Turn<'a> {
         let (common, (stall, bytes)) = (self.common, self.client.progress.of_route);
         let rate =
             Rate { grace: common.timeouts.rate_grace, bytes: bytes.unwrap_or(common.limits.response_rate) };
-        (stall.unwrap_or(common.timeouts.response_stall), rate)
+        (stall.unwrap_or(common.timeouts.response_stall).min(FAR), rate)
     }
 
     /// Asks the handler, which may be the user's own here, too.
     fn resolve(&self, head: &Parts) -> Resolved<'a> {
         let common = self.common;
+        #[expect(clippy::indexing_slicing, reason = "it is what its listener was given")]
         let site = &common.sites[self.client.site];
         catch_unwind(AssertUnwindSafe(|| site.handler.0.resolve(head))).unwrap_or_else(|panic| {
             let what = || format!("{} {}", head.method, head.uri.path());
@@ -289,7 +291,8 @@ impl<'a> Turn<'a> {
                     return Err(self.refuse(&refusal));
                 }
             };
-            if let Err(e) = collecting.add(&input[decoded.data], &self.common.stores) {
+            let data = input.get(decoded.data).unwrap_or_default();
+            if let Err(e) = collecting.add(data, &self.common.stores) {
                 return self.refuse_body(collecting.begun, &e);
             }
             self.desk.input.consume(decoded.consumed);
@@ -351,8 +354,7 @@ impl<'a> Turn<'a> {
         // What was answered before must not wait for this body.
         self.flush()?;
         if !self.in_share && !self.queue.enter_share() {
-            self.client.buffered = self.desk.input.take();
-            return Err(Step::WaitForShare);
+            return Err(if self.hold() { Step::WaitForShare } else { self.too_much() });
         }
         self.in_share = true;
         let Stage::Upload(waiting) = std::mem::take(&mut self.client.progress.stage) else { return Ok(()) };
@@ -414,6 +416,7 @@ impl<'a> Turn<'a> {
         kind: Kind,
     ) -> Response {
         let common = self.common;
+        #[expect(clippy::indexing_slicing, reason = "it is what its listener was given")]
         let site = &common.sites[self.client.site];
         let pace = found.pace.unwrap_or(&site.pace);
         if pace.is_slow() {
@@ -596,7 +599,7 @@ impl<'a> Turn<'a> {
 
     fn pull_all(&mut self, mut response: Box<Responding>) -> Result<After, Step> {
         // By a client that has not been waited for.
-        let mut taken = 0;
+        let mut taken = 0usize;
         loop {
             let sent = if response.outgoing.joins_head() {
                 Ok(Sent { bytes: 0, all: true })
@@ -625,7 +628,7 @@ impl<'a> Turn<'a> {
                 Ok(Ok(Pulled::Sent(bytes))) => {
                     match &mut self.client.progress.blocked {
                         Some(blocked) => blocked.take(bytes, Instant::now()),
-                        None => taken += bytes,
+                        None => taken = taken.saturating_add(bytes),
                     }
                     continue;
                 }
@@ -679,8 +682,7 @@ impl<'a> Turn<'a> {
         }
         if self.served >= TURN {
             self.flush()?;
-            self.client.buffered = self.desk.input.take();
-            return Err(Step::Requeue);
+            return Err(if self.hold() { Step::Requeue } else { self.too_much() });
         }
         Ok(())
     }
@@ -714,7 +716,7 @@ impl<'a> Turn<'a> {
     /// What is no request gets its answer, and nothing after it is read as one.
     fn refuse(&mut self, refusal: &Refusal) -> Step {
         debug!("refused: {} {}", refusal.status, refusal.reason);
-        self.client.served += 1;
+        self.client.served = self.client.served.saturating_add(1);
         self.desk.tally.response(refusal.status.as_u16());
         let to_head = match &self.client.progress.stage {
             Stage::Body(collecting) => collecting.begun.parts.method == Method::HEAD,
@@ -815,6 +817,9 @@ impl<'a> Turn<'a> {
     }
 
     fn park(&mut self, deadline: Deadline) -> Step {
+        if let Stage::Respond(response) = &mut self.client.progress.stage {
+            response.shorten_head();
+        }
         self.client.answering = match &self.client.progress.stage {
             Stage::Respond(response) if response.outgoing.ends_with_connection() => {
                 Some(Answering::UntilClose)
@@ -833,11 +838,17 @@ impl<'a> Turn<'a> {
     fn hold(&mut self) -> bool {
         self.client.buffered = self.desk.input.take();
         let progress = &mut self.client.progress;
-        let bytes = self.client.buffered.len() + progress.unsent.len() + self.client.stream.held();
+        let held = [
+            self.client.buffered.len(),
+            progress.unsent.len(),
+            progress.stage.held(),
+            self.client.stream.held(),
+        ];
+        let bytes = held.iter().fold(0, |sum: u64, n| sum.saturating_add(*n as u64));
         if bytes == 0 {
             return true;
         }
-        progress.held.get_or_insert_with(|| self.common.stores.memory.share()).hold(bytes as u64)
+        progress.held.get_or_insert_with(|| self.common.stores.memory.share()).hold(bytes)
     }
 
     /// Memory is for those who are there already.

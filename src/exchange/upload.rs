@@ -67,13 +67,12 @@ impl Upload {
         }
         while !self.decoder.is_done() {
             // No more than fits: content is never longer than the bytes it came in.
-            let window = &self.input[..self.input.len().min(buf.len())];
+            let window = self.input.get(..buf.len()).unwrap_or(&self.input);
             let decoded = self
                 .decoder
                 .decode(window)
                 .map_err(|refusal| unreadable(ErrorKind::InvalidData, refusal.status, refusal.reason))?;
-            let len = decoded.data.len();
-            buf[..len].copy_from_slice(&window[decoded.data]);
+            let len = window.get(decoded.data).unwrap_or_default().read(buf)?;
             self.input.drain(..decoded.consumed);
             if len > 0 {
                 self.left = self.left.checked_sub(len as u64).ok_or_else(|| {
@@ -97,8 +96,8 @@ impl Upload {
             match self.stream.read(&mut piece) {
                 Ok(0) => return Err(unreadable(ErrorKind::UnexpectedEof, StatusCode::BAD_REQUEST, CUT)),
                 Ok(n) => {
-                    self.input.extend_from_slice(&piece[..n]);
-                    self.received += n as u64;
+                    self.input.extend_from_slice(piece.get(..n).unwrap_or_default());
+                    self.received = self.received.saturating_add(n as u64);
                     return Ok(());
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {

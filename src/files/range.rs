@@ -37,7 +37,7 @@ fn part(range: &str, len: u64) -> Option<Wanted> {
             // Of nothing the last bytes are all there is.
             0 if len == 0 && number(last)? > 0 => Wanted::All,
             0 => Wanted::Nothing,
-            count => Wanted::Part { start: len - count, count },
+            count => Wanted::Part { start: len.saturating_sub(count), count },
         });
     }
     let start = number(first)?;
@@ -48,7 +48,8 @@ fn part(range: &str, len: u64) -> Option<Wanted> {
     if start >= len {
         return Some(Wanted::Nothing);
     }
-    Some(Wanted::Part { start, count: last.min(len - 1) - start + 1 })
+    let last = last.min(len.saturating_sub(1));
+    Some(Wanted::Part { start, count: last.saturating_sub(start).saturating_add(1) })
 }
 
 /// Digits only. One too long for us is beyond every file.

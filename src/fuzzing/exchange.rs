@@ -63,11 +63,8 @@ impl Rehearsal {
         let parking = Arc::new(Parking::new(&limits, 1, lanes, timeouts.idle).unwrap());
         let phase = PhaseWatch::new();
         let tallies = Tallies::default();
-        let stores = Stores {
-            memory: Budget::new(limits.buffered_bytes),
-            disk: Budget::new(limits.temporary_bytes),
-            folder: None,
-        };
+        let (memory, disk) = (Budget::new(limits.buffered_bytes), Budget::new(limits.temporary_bytes));
+        let stores = Stores::new(memory, disk, None);
         let wait_group = WaitGroup::new();
         let desk = Desk::new(tallies.tally(), Arc::new(Sign::default()), wait_group.clone());
         let stream = Stream::new(ours.into(), true);

@@ -70,7 +70,7 @@ impl Channel {
         while !self.ended {
             match self.read(&mut buf) {
                 Ok(0) => self.ended = true,
-                Ok(n) => self.input.extend_from_slice(&buf[..n]),
+                Ok(n) => self.input.extend_from_slice(buf.get(..n).unwrap_or_default()),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionReset) => {}
                 Err(e) => {
@@ -83,7 +83,7 @@ impl Channel {
                 self.ended = true;
             }
         }
-        let complete = self.input.iter().rposition(|&b| b == b'\n').map_or(0, |last| last + 1);
+        let complete = self.input.iter().rposition(|&b| b == b'\n').map_or(0, |last| last.saturating_add(1));
         let lines: Vec<u8> = self.input.drain(..complete).collect();
         let lines = lines.split(|&b| b == b'\n').filter(|line| !line.is_empty());
         messages.extend(lines.filter_map(decode));

@@ -213,7 +213,8 @@ fn decode_records(rest: &[u8]) -> Option<Vec<Record>> {
 
 fn first_line(packet: &[u8]) -> Option<(&str, &[u8])> {
     let end = packet.iter().position(|&b| b == b'\n')?;
-    Some((std::str::from_utf8(&packet[..end]).ok()?, &packet[end + 1..]))
+    let (line, rest) = packet.split_at_checked(end)?;
+    Some((std::str::from_utf8(line).ok()?, rest.split_first()?.1))
 }
 
 fn number(fields: &[(&str, &str)], key: &str) -> Option<u64> {

@@ -81,7 +81,9 @@ impl Program {
     /// None where it is too long for a message: then the successor goes by what it sees.
     pub(crate) fn command(&self) -> Option<Command> {
         let argv: Vec<Vec<u8>> = self.argv.iter().map(|arg| arg.as_bytes().to_vec()).collect();
-        let bytes = argv.iter().map(Vec::len).sum::<usize>() + argv.len() + self.path.as_os_str().len();
+        let bytes = argv
+            .iter()
+            .fold(self.path.as_os_str().len(), |sum, arg| sum.saturating_add(arg.len()).saturating_add(1));
         (bytes <= COMMAND_BYTES).then(|| Command { path: self.path.as_os_str().as_bytes().to_vec(), argv })
     }
 

@@ -114,7 +114,7 @@ fn look() -> Result<Found, Error> {
     }
     let mut lifecycle = Channel::new(inherit(channel, "the lifecycle channel")?)
         .map_err(|e| Error::io(Kind::Inherit, "can't use the lifecycle channel", e))?;
-    let rest = take_over(&mut lifecycle, channel + 1, note);
+    let rest = take_over(&mut lifecycle, channel.saturating_add(1), note);
     // The predecessor's log says it, too.
     let (listeners, connections, state, predecessor) =
         rest.inspect_err(|e| lifecycle.send(&Message::Failed { reason: e.to_string() }))?;
@@ -125,11 +125,11 @@ type Rest = (Vec<(String, OwnedFd)>, OwnedFd, Option<StateFile>, Hello);
 
 fn take_over(lifecycle: &mut Channel, next: i32, note: Note) -> Result<Rest, Error> {
     let connections = inherit(next, "the connection channel")?;
-    let mut next = next + 1;
+    let mut next = next.saturating_add(1);
     let mut state = None;
     if note.has_state {
         state = Some(inherit(next, "the state file")?.into());
-        next += 1;
+        next = next.saturating_add(1);
     }
     for (fd, name) in (next..).zip(note.files) {
         let file = inherit(fd, &format!("the file {name}"))?;

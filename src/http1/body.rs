@@ -103,16 +103,16 @@ impl Decoder {
         for (at, &byte) in input.iter().enumerate() {
             match self.state {
                 State::Length(left) | State::Data(left) => {
-                    let rest = input.len() - at;
+                    let rest = input.len().saturating_sub(at);
                     let taken = usize::try_from(left).map_or(rest, |left| left.min(rest));
-                    let left = left - taken as u64;
+                    let (left, end) = (left.saturating_sub(taken as u64), at.saturating_add(taken));
                     self.state = match self.state {
                         State::Data(_) if left == 0 => State::DataCr,
                         State::Data(_) => State::Data(left),
                         _ if left == 0 => State::Done,
                         _ => State::Length(left),
                     };
-                    return Ok(Decoded { consumed: at + taken, data: at..at + taken });
+                    return Ok(Decoded { consumed: end, data: at..end });
                 }
                 State::Done => return Ok(Decoded { consumed: at, data: at..at }),
                 state => self.state = self.after(state, byte)?,
@@ -123,6 +123,11 @@ impl Decoder {
 
     pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
+    }
+
+    /// Bytes that it keeps: of a trailer section.
+    pub(crate) fn held(&self) -> usize {
+        self.section.len()
     }
 
     /// How much content is to come, if that is known.
@@ -148,7 +153,7 @@ impl Decoder {
                 }
                 let digit = char::from(byte).to_digit(16).ok_or(BAD_SIZE)?;
                 self.size = (self.size << 4) | u64::from(digit);
-                Ok(State::Size(digits + 1))
+                Ok(State::Size(digits.saturating_add(1)))
             }
             (State::Size(1..), b'\r') => Ok(State::SizeLf),
             (State::Size(1..), b';' | b' ' | b'\t') => self.after_extension(Extension::BeforeSemicolon, byte),

@@ -194,7 +194,7 @@ pub(crate) fn refusal(out: &mut Vec<u8>, refusal: &Refusal, to_head: bool, date:
     status_line(out, refusal.status);
     date_field(out, date);
     out.extend_from_slice(b"Content-Type: text/plain; charset=utf-8\r\n");
-    length_field(out, refusal.reason.len() as u64 + 1);
+    length_field(out, (refusal.reason.len() as u64).saturating_add(1));
     out.extend_from_slice(b"Connection: close\r\n\r\n");
     if !to_head {
         out.extend_from_slice(refusal.reason.as_bytes());
@@ -245,8 +245,13 @@ pub(crate) fn capitalised(out: &mut Vec<u8>, name: &HeaderName) {
     }));
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "BASE is 10 or 16, and a u64 has at most 20 decimal digits"
+)]
 fn number<const BASE: u64>(out: &mut Vec<u8>, mut number: u64) {
-    // A u64 has at most 20 decimal digits.
     let mut digits = [0; 20];
     let mut len = 0;
     for slot in digits.iter_mut().rev() {

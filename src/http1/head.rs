@@ -125,7 +125,7 @@ pub(crate) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refus
     let lines = skip_empty_lines(window)?;
     let mut parsed = parse_lines(lines, limits)?;
     match &mut parsed {
-        Some(head) => head.len += window.len() - lines.len(),
+        Some(head) => head.len = head.len.saturating_add(window.len().saturating_sub(lines.len())),
         // RFC 9112 §3: longer than any method that is known.
         None if window.len() >= limits.head_bytes
             && !matches!(lines, [] | [b'\r', ..])
@@ -140,12 +140,9 @@ pub(crate) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refus
 }
 
 fn skip_empty_lines(mut input: &[u8]) -> Result<&[u8], Refusal> {
-    let mut skipped = 0;
+    let mut left = EMPTY_LINES;
     while let Some(rest) = input.strip_prefix(b"\r\n").or_else(|| input.strip_prefix(b"\n")) {
-        skipped += 1;
-        if skipped > EMPTY_LINES {
-            return Err(Refusal::bad("empty lines instead of a request"));
-        }
+        left = left.checked_sub(1).ok_or(Refusal::bad("empty lines instead of a request"))?;
         input = rest;
     }
     Ok(input)
@@ -160,7 +157,7 @@ fn parse_lines(lines: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
     let mut outcome = request.parse_with_uninit_headers(lines, room);
     if outcome == Err(httparse::Error::TooManyHeaders) && limits.head_fields > FEW_FIELDS {
         // The shortest field line is "a:\n".
-        let most = limits.head_fields.min(lines.len() / 3 + 1);
+        let most = limits.head_fields.min((lines.len() / 3).saturating_add(1));
         many.reserve_exact(most);
         let room = many.spare_capacity_mut().get_mut(..most).unwrap_or_default();
         outcome = request.parse_with_uninit_headers(lines, room);
@@ -217,7 +214,8 @@ fn parse_other_version(
     limits: &Limits,
 ) -> Result<Option<Head>, Refusal> {
     let (Some(method), Some(target)) = (request.method, request.path) else { return Err(BAD_LINE) };
-    let (before, version) = lines.split_at_checked(method.len() + target.len() + 2).ok_or(BAD_LINE)?;
+    let at = method.len().saturating_add(target.len()).saturating_add(2);
+    let (before, version) = lines.split_at_checked(at).ok_or(BAD_LINE)?;
     let shape = |(at, byte): (usize, &u8)| match at {
         5 | 7 => byte.is_ascii_digit(),
         _ => b"HTTP/1.1".get(at) == Some(byte),
@@ -243,14 +241,14 @@ fn assemble(text: &[u8], request: &httparse::Request<'_, '_>, limits: &Limits) -
     }
     // httparse let through no CR but at the end of a line: the request line, the fields, the empty one.
     let crs = text.iter().filter(|&&b| b == b'\r').count();
-    if crs != 0 && crs != request.headers.len() + 2 {
+    if crs != 0 && crs != request.headers.len().saturating_add(2) {
         return Err(Refusal::bad("line ends of both kinds"));
     }
     let shared = Bytes::copy_from_slice(text);
     // httparse's tokens are parts of `text`, so these are in bounds.
     let share = |token: &[u8]| {
-        let start = token.as_ptr() as usize - text.as_ptr() as usize;
-        shared.slice(start..start + token.len())
+        let start = (token.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize);
+        shared.slice(start..start.wrapping_add(token.len()))
     };
 
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| BAD_LINE)?;
@@ -409,13 +407,13 @@ pub(super) fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    value.iter().try_fold(0u64, |sum, digit| sum.checked_mul(10)?.checked_add(u64::from(digit - b'0')))
+    value.iter().try_fold(0u64, |sum, digit| sum.checked_mul(10)?.checked_add(u64::from(digit & 0x0f)))
 }
 
 /// `uri-host [ ":" port ]` (RFC 9110 §7.2) with a host of at least one byte.
 fn is_host(value: &[u8]) -> bool {
     let host_len = match value.first() {
-        Some(b'[') => value.iter().position(|&b| b == b']').map_or(0, |at| at + 1),
+        Some(b'[') => value.iter().position(|&b| b == b']').map_or(0, |at| at.saturating_add(1)),
         _ => value.iter().position(|&b| b == b':').unwrap_or(value.len()),
     };
     let Some((host, after)) = value.split_at_checked(host_len) else { return false };
@@ -461,6 +459,7 @@ fn is_encoded(text: &[u8]) -> bool {
 
 /// `unreserved / sub-delims` (RFC 3986 §2.2, §2.3). Looked up, since each request has a Host.
 fn is_name_byte(byte: u8) -> bool {
+    #[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "up to 256")]
     const NAME_BYTES: [bool; 256] = {
         let mut table = [false; 256];
         let mut byte = 0;
@@ -472,7 +471,7 @@ fn is_name_byte(byte: u8) -> bool {
         }
         table
     };
-    NAME_BYTES[usize::from(byte)]
+    NAME_BYTES.get(usize::from(byte)).is_some_and(|is_one| *is_one)
 }
 
 #[cfg(test)]

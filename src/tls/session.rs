@@ -142,7 +142,7 @@ impl Session {
 
     /// Bytes that it keeps.
     pub(crate) fn held(&self) -> usize {
-        self.incoming.len() + self.plain.len() + self.outgoing.len()
+        self.incoming.len().saturating_add(self.plain.len()).saturating_add(self.outgoing.len())
     }
 
     /// Whether an event is certain to tell of whatever is to be read next.
@@ -197,8 +197,7 @@ impl Session {
 
     /// Bytes read; 0 is the end that the client announced, and `UnexpectedEof` one that it did not.
     pub(crate) fn read(&mut self, socket: &mut (impl Read + Write), buf: &mut [u8]) -> io::Result<usize> {
-        let mut n = self.plain.len().min(buf.len());
-        buf[..n].copy_from_slice(&self.plain[..n]);
+        let mut n = self.plain.as_slice().read(buf)?;
         self.plain.drain(..n);
         if self.plain.is_empty() {
             self.plain = Vec::new();
@@ -219,8 +218,8 @@ impl Session {
                 Err(e) if n == 0 => return Err(e),
                 Err(_) => break,
             }
-            match self.process(&mut buf[n..], &Say::Nothing) {
-                Ok(filled) => n += filled,
+            match self.process(buf.get_mut(n..).unwrap_or_default(), &Say::Nothing) {
+                Ok(filled) => n = n.saturating_add(filled),
                 Err(e) if n == 0 => {
                     let _ = self.flush(socket);
                     return Err(io::Error::new(ErrorKind::InvalidData, e));
@@ -255,7 +254,7 @@ impl Session {
             let gathered: Vec<u8>;
             let plain = match (filled.next(), filled.next()) {
                 (None, _) => return Ok(0),
-                (Some(only), None) => &only[..only.len().min(WRITE_BYTES)],
+                (Some(only), None) => only.get(..WRITE_BYTES).unwrap_or(only),
                 // A head and what follows it are one record.
                 _ => {
                     gathered = bufs.iter().flat_map(|buf| buf.iter().copied()).take(WRITE_BYTES).collect();
@@ -267,8 +266,8 @@ impl Session {
         }
         self.flush(socket)?;
         // A byte of plaintext is one of ciphertext at least.
-        let left = self.untold.min(self.outgoing.len() - self.taken);
-        let told = self.untold - left;
+        let left = self.untold.min(self.outgoing.len().saturating_sub(self.taken));
+        let told = self.untold.saturating_sub(left);
         self.untold = left;
         if told == 0 && left > 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(told) }
     }
@@ -298,10 +297,10 @@ impl Session {
         if old > MOST_BYTES {
             return Err(io::Error::new(ErrorKind::InvalidData, "a TLS message that is too long"));
         }
-        self.incoming.resize(old + READ_BYTES, 0);
-        let read = socket.read(&mut self.incoming[old..]);
+        self.incoming.resize(old.saturating_add(READ_BYTES), 0);
+        let read = socket.read(self.incoming.get_mut(old..).unwrap_or_default());
         let n = *read.as_ref().unwrap_or(&0);
-        self.incoming.truncate(old + n);
+        self.incoming.truncate(old.saturating_add(n));
         self.drained = n < READ_BYTES;
         if n == 0 {
             self.incoming.shrink_to_fit();
@@ -316,15 +315,16 @@ impl Session {
         let (mut used, mut filled) = (0, 0);
         let outcome = loop {
             let UnbufferedStatus { mut discard, state } =
-                connection.process_tls_records(&mut self.incoming[used..]);
+                connection.process_tls_records(self.incoming.get_mut(used..).unwrap_or_default());
             let done = match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(Ok(record)) = traffic.next_record() {
-                        discard += record.discard;
-                        let n = record.payload.len().min(buf.len() - filled);
-                        buf[filled..filled + n].copy_from_slice(&record.payload[..n]);
-                        filled += n;
-                        self.plain.extend_from_slice(&record.payload[n..]);
+                        discard = discard.saturating_add(record.discard);
+                        let mut payload = record.payload;
+                        // A slice gives what there is room for.
+                        let n = payload.read(buf.get_mut(filled..).unwrap_or_default()).unwrap_or(0);
+                        filled = filled.saturating_add(n);
+                        self.plain.extend_from_slice(payload);
                     }
                     None
                 }
@@ -354,7 +354,7 @@ impl Session {
                 Ok(_) => Some(Err(rustls::Error::General("early data, which was not offered".into()))),
                 Err(e) => Some(Err(e)),
             };
-            used += discard;
+            used = used.saturating_add(discard);
             if let Some(outcome) = done {
                 break outcome;
             }
@@ -363,13 +363,14 @@ impl Session {
             self.state = State::Broken;
             // The alert, and no look at what comes behind what was wrong.
             while connection.wants_write() {
-                match connection.process_tls_records(&mut self.incoming[used..]).state {
+                match connection.process_tls_records(self.incoming.get_mut(used..).unwrap_or_default()).state
+                {
                     Ok(ConnectionState::EncodeTlsData(data)) => encode(&mut self.outgoing, data),
                     _ => break,
                 }
             }
         }
-        if used == self.incoming.len() {
+        if used >= self.incoming.len() {
             self.incoming = Vec::new();
         } else {
             self.incoming.drain(..used);
@@ -379,9 +380,9 @@ impl Session {
 
     /// Writes what is encrypted; whether that was all.
     fn flush(&mut self, socket: &mut impl Write) -> io::Result<bool> {
-        while self.taken < self.outgoing.len() {
-            match socket.write(&self.outgoing[self.taken..]) {
-                Ok(n) => self.taken += n,
+        while let Some(rest) = self.outgoing.get(self.taken..).filter(|rest| !rest.is_empty()) {
+            match socket.write(rest) {
+                Ok(n) => self.taken = self.taken.saturating_add(n),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(e) => return Err(e),
             }
@@ -407,7 +408,9 @@ fn encrypt(
 ) -> Result<(), rustls::Error> {
     let mut room = match say {
         Say::Nothing => return Ok(()),
-        Say::Data(plain) => plain.len() + (1 + plain.len() / RECORD_BYTES) * OVERHEAD,
+        Say::Data(plain) => plain
+            .len()
+            .saturating_add((plain.len() / RECORD_BYTES).saturating_add(1).saturating_mul(OVERHEAD)),
         Say::End => OVERHEAD,
     };
     loop {
@@ -429,9 +432,9 @@ fn append<E>(
     f: impl FnOnce(&mut [u8]) -> Result<usize, E>,
 ) -> Result<(), E> {
     let old = outgoing.len();
-    outgoing.resize(old + room, 0);
-    let outcome = f(&mut outgoing[old..]);
-    outgoing.truncate(old + outcome.as_ref().map_or(0, |n| *n));
+    outgoing.resize(old.saturating_add(room), 0);
+    let outcome = f(outgoing.get_mut(old..).unwrap_or_default());
+    outgoing.truncate(old.saturating_add(outcome.as_ref().map_or(0, |n| *n)));
     outcome.map(|_| ())
 }
 

@@ -284,7 +284,7 @@ impl Read for Packing {
             }
         }
         let n = self.encoder.get_ref().get(self.sent..).unwrap_or_default().read(buf)?;
-        self.sent += n;
+        self.sent = self.sent.saturating_add(n);
         Ok(n)
     }
 }
