@@ -101,11 +101,7 @@ fn what_is_lacking_is_waited_for() {
         expect_calm(server.pid());
         assert!(held.get("/ok").is_ok());
         assert!(waiting.iter().all(|client| !client.has_ended()), "nobody is reset");
-        assert_eq!(
-            server.count("can't accept: "),
-            server.count(&format!("can't accept: {text}")),
-            "said once"
-        );
+        assert_eq!(server.count(&format!("can't accept: {text}")), 1, "said once");
         fs::remove_file(&faulty.fault).unwrap();
         for mut client in waiting {
             assert!(client.answer().is_ok());
@@ -125,7 +121,7 @@ fn what_has_befallen_another_is_passed_over() {
             assert!(client.answer().is_ok());
         }
         let left = fs::read_to_string(&faulty.fault).unwrap();
-        assert_eq!(left, format!("{error} 0\n"), "all of them came");
+        assert_eq!(left.trim_end(), format!("{error} 0"), "all of them came");
     }
     assert_eq!(server.count("can't accept"), 0);
     server.stop();
