@@ -64,7 +64,9 @@ impl InputError {
 
     fn at(mut self, path: &serde_path_to_error::Path) -> InputError {
         let path = path.to_string();
-        self.field = (path != ".").then_some(path);
+        // Where the text ends within an object no field is known.
+        let path = path.strip_suffix('?').map_or(&*path, |known| known.trim_end_matches('.'));
+        self.field = (!path.is_empty() && path != ".").then(|| path.to_owned());
         self
     }
 }

@@ -86,6 +86,8 @@ fn errors_say_line_and_field() {
         ("/json", "application/jsonx", GOOD, "415 ", "the body must be"),
         ("/json", FORM, GOOD, "415 ", "the body must be"),
         ("/json", JSON, "", "400 ", "EOF while parsing"),
+        ("/json", JSON, "{\"name\":\"x\"", "400 ", "line 1, column 11: EOF while"),
+        ("/json", JSON, "{\"items\":[{", "400 ", "line 1, column 11: items[0]: EOF while"),
         ("/json", JSON, "{\n\"name\": x}", "400 ", "line 2, column 9: "),
         ("/json", JSON, "{\"name\":\"x\",\"items\":[]} x", "400 ", "line 1, column 25: trailing characters"),
         ("/json", JSON, &deep, "422 ", "invalid type: sequence"),
