@@ -59,12 +59,9 @@ fn main() -> Result<(), heirloom::Error> {
         .get("/me", |_: Request| "you, whoever you are\n")
         .put("/{id}", max_body(16, rename))
         .fallback(|_: Request| (StatusCode::NOT_FOUND, "users have no such thing\n"));
-    let router = Router::new()
-        .nest("/users", users)
-        .get("/v{version}/files/{*path}", file)
-        .fallback(|req: Request| {
-            (StatusCode::NOT_FOUND, format!("there is nothing at {}\n", req.uri().path()))
-        });
+    let router = Router::new().nest("/users", users).get("/v{version}/files/{*path}", file).fallback(
+        |req: Request| (StatusCode::NOT_FOUND, format!("there is nothing at {}\n", req.uri().path())),
+    );
     log::info!("pid {}", std::process::id());
     Server::new(router).listen(listen).serve()
 }
@@ -82,10 +79,5 @@ fn rename(mut req: Request) -> std::io::Result<String> {
 
 fn file(req: Request) -> String {
     let param = |name| req.param(name).unwrap_or_default();
-    format!(
-        "version {} of {}, by {}\n",
-        param("version"),
-        param("path"),
-        req.pattern().unwrap_or_default()
-    )
+    format!("version {} of {}, by {}\n", param("version"), param("path"), req.pattern().unwrap_or_default())
 }
