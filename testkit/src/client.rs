@@ -135,6 +135,13 @@ impl Client {
         self.answer()
     }
 
+    /// Counts the connection's deadline from now on: for one that is used for long.
+    pub fn renew(&mut self) {
+        if let Ok(Stream::Tcp(_, deadline) | Stream::Unix(_, deadline)) = &mut self.stream {
+            *deadline = Instant::now() + 2 * DEADLINE;
+        }
+    }
+
     /// Sends a request whose `answer` is read later.
     pub fn ask(&mut self, path: &str) {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"));

@@ -17,7 +17,8 @@
 //!
 //! This test repeats them. A new example is a file here, `examples/NAME.rs` or
 //! `examples/NAME/main.rs`, whose header is right; nothing else names it. If it needs a feature,
-//! Cargo.toml has its `required-features`, and its header `--features` with the same.
+//! Cargo.toml has its `required-features`, and its header `--features` with the same. One that is a package of
+//! its own is `examples/NAME/src/main.rs`, and is run by `cargo run -p NAME -- 127.0.0.1:8001`.
 //!
 //! - The first argument is the address, and the header gives it: `-- 127.0.0.1:8001` (`--listen
 //!   127.0.0.1:8001` where there are more flags). An example that is given none takes that one.
@@ -55,8 +56,41 @@ use testkit::{DEADLINE, Proc, Signal, beside, lacks, pass};
 
 /// As many at once: they wait more than they compute.
 const AT_ONCE: usize = 4;
+/// What a reader may look for. There may be more.
+const PROMISED: [&str; 23] = [
+    "admin",
+    "config_reload",
+    "embed",
+    "exclusive_lock",
+    "files",
+    "forms",
+    "hello",
+    "json",
+    "kitchen_sink",
+    "line_server",
+    "log_reopen",
+    "middleware",
+    "routing",
+    "shortener",
+    "slow_ok",
+    "sse",
+    "state",
+    "streaming",
+    "tiny_http_service",
+    "tls",
+    "two_listeners",
+    "unix_socket",
+    "websocket_chat",
+];
 /// Commands that change nothing.
 const LOOKS: [&str; 5] = ["cat ", "tail ", "grep ", "ls ", "wc "];
+
+struct Example {
+    name: String,
+    source: PathBuf,
+    /// Cargo's, instead of an example of heirloom's.
+    is_package: bool,
+}
 
 /// A command and what it prints.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,19 +106,21 @@ fn each_example_does_what_its_header_says() {
     }
     let wanted = std::env::var("EXAMPLE").ok();
     let is_wanted = |name: &str| wanted.as_ref().is_none_or(|list| list.split(',').any(|one| one == name));
-    let wanted: Vec<(String, PathBuf)> = examples().into_iter().filter(|(name, _)| is_wanted(name)).collect();
+    let wanted: Vec<Example> = examples().into_iter().filter(|example| is_wanted(&example.name)).collect();
     assert!(!wanted.is_empty(), "no such example");
-    let folder = built();
+    let profile = built(wanted.iter().filter(|example| example.is_package));
     let (left, failed) = (Arc::new(Mutex::new(wanted)), Arc::new(Mutex::new(Vec::new())));
     let runners: Vec<_> = (0..AT_ONCE)
         .map(|n| {
-            let (left, failed, folder) = (left.clone(), failed.clone(), folder.clone());
+            let (left, failed, profile) = (left.clone(), failed.clone(), profile.clone());
             beside(&format!("examples {n}"), move || {
                 loop {
-                    let Some((name, path)) = left.lock().expect("a list").pop() else { break };
+                    let Some(Example { name, source, is_package }) = left.lock().expect("a list").pop() else {
+                        break;
+                    };
                     // So that a failure has its name.
-                    let program = folder.join(&name);
-                    let steps = steps(&fs::read_to_string(&path).expect("an example"));
+                    let program = profile.join(if is_package { "" } else { "examples" }).join(&name);
+                    let steps = steps(&fs::read_to_string(&source).expect("an example"));
                     let tried = beside(&name, move || repeat(&program, &steps));
                     if tried.join().is_err() {
                         failed.lock().expect("a list").push(name);
@@ -104,8 +140,8 @@ fn each_example_does_what_its_header_says() {
 #[test]
 fn each_example_has_a_header_to_be_repeated() {
     let features = required_features();
-    for (name, path) in examples() {
-        let text = fs::read_to_string(&path).expect("an example");
+    for Example { name, source, is_package } in examples() {
+        let text = fs::read_to_string(&source).expect("an example");
         let opening = text.lines().next().unwrap_or_default();
         assert!(
             opening.strip_prefix("//! ").is_some_and(|what| !what.starts_with('`')),
@@ -116,40 +152,47 @@ fn each_example_has_a_header_to_be_repeated() {
         assert_eq!(
             runs.len(),
             1,
-            "{name}: its header runs it once: `$ cargo run --example {name} -- ADDRESS`"
+            "{name}: its header runs it once: `$ cargo run --example {name} -- ADDRESS` (or `-p {name}`)"
         );
         let command = &runs[0].command;
         let words: Vec<&str> = command.split_whitespace().collect();
         let after = |flag: &str| words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1));
-        assert_eq!(after("--example"), Some(&&*name), "{name}: {command}");
+        let flag = if is_package { "-p" } else { "--example" };
+        assert_eq!(after(flag), Some(&&*name), "{name}: {command}");
         assert_eq!(after("--features").copied(), features.get(&name).map(|all| &**all), "{name}: {command}");
         assert!(command.contains(" -- "), "{name}: the address is said: {command}");
         assert!(steps.len() > 1, "{name}: and then?");
     }
-    let names: Vec<String> = examples().into_iter().map(|(name, _)| name).collect();
+    let names: Vec<String> = examples().into_iter().map(|example| example.name).collect();
     for name in features.keys() {
         assert!(names.contains(name), "{name} has required-features, and is no example");
     }
+    let missing: Vec<_> = PROMISED.iter().filter(|name| !names.iter().any(|there| there == *name)).collect();
+    assert!(missing.is_empty(), "no example: {missing:?}");
 }
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository").to_owned()
 }
 
-/// Each by its name.
-fn examples() -> Vec<(String, PathBuf)> {
+/// In the order of their names.
+fn examples() -> Vec<Example> {
     let mut found = Vec::new();
     for entry in fs::read_dir(root().join("examples")).expect("examples") {
         let path = entry.expect("examples").path();
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
-        match path.is_dir() {
-            true if path.join("main.rs").exists() => found.push((name, path.join("main.rs"))),
-            false if path.extension().is_some_and(|e| e == "rs") => found.push((name, path)),
-            _ => {}
+        let is_package = path.join("Cargo.toml").exists();
+        let source = match path.is_dir() {
+            true if is_package => path.join("src/main.rs"),
+            true => path.join("main.rs"),
+            false => path,
+        };
+        if source.extension().is_some_and(|e| e == "rs") {
+            assert!(source.exists(), "{}: is it an example?", source.display());
+            found.push(Example { name, source, is_package });
         }
     }
-    found.sort();
-    assert!(found.len() >= 5, "{found:?}");
+    found.sort_by(|one, other| one.name.cmp(&other.name));
     found
 }
 
@@ -171,9 +214,9 @@ fn required_features() -> BTreeMap<String, String> {
     found
 }
 
-/// Builds all of them as this test was built; the folder they are in. The programs of testkit are
-/// built by Cargo before its tests, examples are not.
-fn built() -> PathBuf {
+/// Builds all of heirloom's, and these packages, as this test was built; the folder they are in. The programs of
+/// testkit are built by Cargo before its tests, examples are not.
+fn built<'a>(packages: impl Iterator<Item = &'a Example>) -> PathBuf {
     let test = std::env::current_exe().expect("a path");
     let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps");
     let name = match profile.file_name().expect("a name").to_str().expect("text") {
@@ -183,9 +226,12 @@ fn built() -> PathBuf {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "-p", "heirloom", "--examples", "--all-features", "--profile", name]);
+    for package in packages {
+        command.args(["-p", &package.name, "--bin", &package.name]);
+    }
     command.arg("--target-dir").arg(profile.parent().expect("target")).current_dir(root());
     assert!(command.status().expect("cargo").success(), "the examples can't be built");
-    profile.join("examples")
+    profile.to_owned()
 }
 
 /// The commands of a header.
