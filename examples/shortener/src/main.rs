@@ -19,7 +19,7 @@
 //!     http://127.0.0.1:8001/api/links
 //! {"detail":"the alias is taken","field":"alias","status":409,"title":"Conflict"}
 //! $ curl -H 'Content-Type: application/json' -d '{"url": "ftp://example.com"}' http://127.0.0.1:8001/api/links
-//! {"column":26,"detail":"http and https only","field":"url","line":1,"status":422,"title":"Unprocessable Entity"}
+//! {"column":28,"detail":"http and https only","field":"url","line":1,"status":422,"title":"Unprocessable Entity"}
 //! $ curl -X DELETE -w '%{http_code}' http://127.0.0.1:8001/api/links/rust
 //! 204
 //! $ curl http://127.0.0.1:8001/api/links/rust
