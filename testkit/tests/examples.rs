@@ -115,7 +115,8 @@ fn each_example_does_what_its_header_says() {
             let (left, failed, profile) = (left.clone(), failed.clone(), profile.clone());
             beside(&format!("examples {n}"), move || {
                 loop {
-                    let Some(Example { name, source, is_package }) = left.lock().expect("a list").pop() else {
+                    let Some(Example { name, source, is_package }) = left.lock().expect("a list").pop()
+                    else {
                         break;
                     };
                     // So that a failure has its name.

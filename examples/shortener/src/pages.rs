@@ -1,7 +1,7 @@
 //! What people see: a form, the newest links, and what a link that is none says.
 
-use heirloom::prelude::*;
 use heirloom::Problem;
+use heirloom::prelude::*;
 use serde::Deserialize;
 
 use crate::link::{Alias, Link, Target};
@@ -48,7 +48,9 @@ pub fn create(store: &Store, mut req: Request) -> Result<Response, Problem> {
         Ok((target, alias)) => match store.create(alias.as_ref(), &target) {
             // So that a reload does not make another one.
             Ok(link) => return Ok(Redirect::see_other(format!("/?made={}", link.alias)).into_response()),
-            Err(failure) if failure.status() == StatusCode::INTERNAL_SERVER_ERROR => return Err(failure.into()),
+            Err(failure) if failure.status() == StatusCode::INTERNAL_SERVER_ERROR => {
+                return Err(failure.into());
+            }
             Err(failure) => (failure.status(), failure.to_string()),
         },
     };
@@ -61,7 +63,9 @@ pub fn follow(store: &Store, req: Request) -> Result<Response, Problem> {
     // Who only looks by HEAD has not followed it.
     match store.follow(alias, req.method() == Method::GET)? {
         // Not to be remembered: the link may be deleted, and each visit counts.
-        Some(url) => Ok(Redirect::temporary(url).into_response().with_header(header::CACHE_CONTROL, "no-store")),
+        Some(url) => {
+            Ok(Redirect::temporary(url).into_response().with_header(header::CACHE_CONTROL, "no-store"))
+        }
         None => Ok(nothing(req)),
     }
 }
@@ -101,7 +105,8 @@ fn page(links: &[Link], form: &Form, note: &Note<'_>) -> Response {
 
 /// Nothing but this page's own style and form works in it, whatever a link may contain.
 fn document(title: &str, content: &str) -> Response {
-    const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'";
+    const POLICY: &str =
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'";
     const STYLE: &str = "body { font: 16px sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }\n\
                          td, th { text-align: left; padding: .2em 1em .2em 0; overflow-wrap: anywhere }\n\
                          .mistake { color: #b00 }";

@@ -41,7 +41,9 @@ pub fn site(store: &Arc<Store>, login: Option<Login>) -> impl Handler + use<> {
         .delete("/api/links/{alias}", with_state(store, api::delete))
         .fallback(|_: Request| Problem::new(StatusCode::NOT_FOUND));
     let office: Arc<dyn Handler> = match login {
-        Some(Login { user, password }) => Arc::new(office.wrap(BasicAuth::user("short links", user, password))),
+        Some(Login { user, password }) => {
+            Arc::new(office.wrap(BasicAuth::user("short links", user, password)))
+        }
         None => Arc::new(office),
     };
     let site = Router::new()
@@ -163,9 +165,19 @@ mod tests {
             (json!({"url": "ftp://example.com"}), 422, "url", "http and https only"),
             (json!({"url": long}), 422, "url", "too long: 2,000 bytes at most"),
             (json!({"url": 7}), 422, "url", "invalid type: integer `7`, expected a string"),
-            (json!({"url": "https://example.com", "alias": "a/b"}), 422, "alias", "letters, digits, - and _ only"),
+            (
+                json!({"url": "https://example.com", "alias": "a/b"}),
+                422,
+                "alias",
+                "letters, digits, - and _ only",
+            ),
             (json!({"url": "https://example.com", "alias": "api"}), 422, "alias", "reserved"),
-            (json!({"url": "https://example.com", "Alias": "b"}), 422, "Alias", "unknown field `Alias`, expected `url` or `alias`"),
+            (
+                json!({"url": "https://example.com", "Alias": "b"}),
+                422,
+                "Alias",
+                "unknown field `Alias`, expected `url` or `alias`",
+            ),
         ] {
             let answer = site.post_json(&body);
             let problem = answer.json();
@@ -197,11 +209,16 @@ mod tests {
 
         let taken = site.post_form("url=https://example.com/2&alias=ab");
         assert_eq!(taken.status, 409);
-        assert!(taken.text.contains("the alias is taken") && taken.text.contains("value=\"https://example.com/2\""));
+        assert!(
+            taken.text.contains("the alias is taken")
+                && taken.text.contains("value=\"https://example.com/2\"")
+        );
         // What was written is there again, and is no markup.
         let unfit = site.post_form("url=%22%3E%3Cscript%3E&alias=%3Cb%3E");
         assert_eq!(unfit.status, 422);
-        assert!(unfit.text.contains("value=\"&quot;&gt;&lt;script&gt;\"") && !unfit.text.contains("<script>"));
+        assert!(
+            unfit.text.contains("value=\"&quot;&gt;&lt;script&gt;\"") && !unfit.text.contains("<script>")
+        );
         assert_eq!(site.get("/?made=%3Cb%3E").status, 400);
         assert_eq!(site.post_form("alias=x").status, 422);
         assert_eq!(site.get("/a/b").status, 404);
@@ -233,14 +250,25 @@ mod tests {
         assert_eq!(site.ask("POST", "/api/links", &[json], body).status, 401);
         assert_eq!(site.ask("POST", "/api/links", &[json, login], body).status, 201);
         assert_eq!(site.get("/a").status, 307);
-        for (method, path) in [("GET", "/"), ("POST", "/"), ("GET", "/api/links"), ("DELETE", "/api/links/a"), ("GET", "/api/x")] {
+        for (method, path) in [
+            ("GET", "/"),
+            ("POST", "/"),
+            ("GET", "/api/links"),
+            ("DELETE", "/api/links/a"),
+            ("GET", "/api/x"),
+        ] {
             assert_eq!(site.ask(method, path, &[], "").status, 401, "{method} {path}");
         }
         assert_eq!(site.ask("GET", "/", &[login], "").status, 200);
         // A form on somebody else's page, sent by a browser that knows the password.
         let form = ("content-type", "application/x-www-form-urlencoded");
-        let post = |from| site.ask("POST", "/", &[login, form, ("sec-fetch-site", from)], "url=https://example.com").status;
-        assert_eq!([post("cross-site"), post("same-site"), post("same-origin"), post("none")], [403, 403, 303, 303]);
+        let post = |from| {
+            site.ask("POST", "/", &[login, form, ("sec-fetch-site", from)], "url=https://example.com").status
+        };
+        assert_eq!(
+            [post("cross-site"), post("same-site"), post("same-origin"), post("none")],
+            [403, 403, 303, 303]
+        );
         for text in ["", "ada", ":x", "ada:"] {
             assert!(Login::parse(text).is_err(), "{text:?}");
         }

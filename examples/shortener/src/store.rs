@@ -89,7 +89,10 @@ impl Store {
         let (writer, version) = open().map_err(|e: rusqlite::Error| format!("{}: {e}", path.display()))?;
         // One version ahead is what a rollback leaves, and is fit for us: see SCHEMA.
         if version > SCHEMA.len() as i64 + 1 {
-            return Err(format!("{}: of a version that is too new for this program: {version}", path.display()));
+            return Err(format!(
+                "{}: of a version that is too new for this program: {version}",
+                path.display()
+            ));
         }
         let (readers, hits) = (Mutex::default(), Mutex::default());
         Ok(Store { path, patience, writer: Mutex::new(writer), readers, hits })
@@ -271,7 +274,10 @@ mod tests {
         let folder = folder();
         let store = Store::open(folder.path().join("links.db"), PATIENCE).unwrap();
         let made = store.create(Some(&alias("a")), &target("https://example.com/1")).unwrap();
-        assert_eq!((&*made.alias, &*made.url, &*made.path, made.hits), ("a", "https://example.com/1", "/a", 0));
+        assert_eq!(
+            (&*made.alias, &*made.url, &*made.path, made.hits),
+            ("a", "https://example.com/1", "/a", 0)
+        );
         assert!(made.created.starts_with("20") && made.created.ends_with('Z'), "{}", made.created);
         let again = store.create(Some(&alias("a")), &target("https://example.com/2"));
         assert!(matches!(again, Err(Failure::Taken)));
@@ -311,7 +317,9 @@ mod tests {
                 let store = Arc::clone(&generations[n % 2]);
                 testkit::beside("writer", move || {
                     for i in 0..50 {
-                        store.create(Some(&alias(&format!("{n}-{i}"))), &target("https://example.com")).unwrap();
+                        store
+                            .create(Some(&alias(&format!("{n}-{i}"))), &target("https://example.com"))
+                            .unwrap();
                         store.follow("0-0", true).unwrap();
                         store.write_hits();
                     }
@@ -341,11 +349,14 @@ mod tests {
         }
         let store = Store::open(&path, PATIENCE).unwrap();
         assert_eq!((version(&store), store.find("a").unwrap().unwrap().hits), (2, 0));
-        let mode: String = lock(&store.writer).pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+        let mode: String =
+            lock(&store.writer).pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
         assert_eq!(mode, "wal");
 
         // As a newer program leaves it that was rolled back.
-        lock(&store.writer).execute_batch("ALTER TABLE links ADD COLUMN owner TEXT; PRAGMA user_version = 3").unwrap();
+        lock(&store.writer)
+            .execute_batch("ALTER TABLE links ADD COLUMN owner TEXT; PRAGMA user_version = 3")
+            .unwrap();
         let older = Store::open(&path, PATIENCE).unwrap();
         older.create(Some(&alias("b")), &target("https://example.com")).unwrap();
         assert_eq!((version(&older), older.newest(None, 9).unwrap().len()), (3, 2));
@@ -361,7 +372,10 @@ mod tests {
         {
             let odd = Connection::open(&path).unwrap();
             // The second step can't be taken: its column is there.
-            odd.execute_batch("CREATE TABLE other (id); CREATE TABLE links (alias, hits); PRAGMA user_version = 1").unwrap();
+            odd.execute_batch(
+                "CREATE TABLE other (id); CREATE TABLE links (alias, hits); PRAGMA user_version = 1",
+            )
+            .unwrap();
         }
         assert!(Store::open(&path, PATIENCE).err().unwrap().contains("duplicate column name: hits"));
         let odd = Connection::open(&path).unwrap();

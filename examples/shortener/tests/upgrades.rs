@@ -99,10 +99,18 @@ impl Maker {
         let name = format!("own-{}-{n}", self.number);
         // Programs, with a name and without; people; and what is taken.
         let response = match n % 4 {
-            0 => self.post("/api/links", "application/json", &format!(r#"{{"url": "{url}", "alias": "{name}"}}"#)),
+            0 => self.post(
+                "/api/links",
+                "application/json",
+                &format!(r#"{{"url": "{url}", "alias": "{name}"}}"#),
+            ),
             1 => self.post("/api/links", "application/json", &format!(r#"{{"url": "{url}"}}"#)),
             2 => self.post("/", "application/x-www-form-urlencoded", &format!("url={url}")),
-            _ => self.post("/api/links", "application/json", &format!(r#"{{"url": "{url}", "alias": "popular"}}"#)),
+            _ => self.post(
+                "/api/links",
+                "application/json",
+                &format!(r#"{{"url": "{url}", "alias": "popular"}}"#),
+            ),
         }?;
         let location = response.header("location").unwrap_or_default();
         let alias = match (n % 4, response.status) {
@@ -185,8 +193,10 @@ impl Load {
 
 /// What is in the database, which is whole.
 fn kept(database: &Path) -> Links {
-    let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE).expect("a database");
-    let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("a check");
+    let connection =
+        Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE).expect("a database");
+    let check: String =
+        connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("a check");
     assert_eq!(check, "ok");
     let mut query = connection.prepare("SELECT alias, url, hits FROM links").expect("links");
     let rows = query.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?)))).expect("links");
@@ -229,7 +239,8 @@ fn over_upgrades_and_a_stop_under_load_no_link_and_no_hit_is_lost() {
     let popular: i64 = all.iter().map(|made| made.hits).sum();
     expected.insert("popular".to_owned(), ("https://example.com/popular".to_owned(), popular));
     let there = kept(&database);
-    let lost: Vec<_> = expected.iter().filter(|(alias, link)| there.get(*alias) != Some(link)).take(5).collect();
+    let lost: Vec<_> =
+        expected.iter().filter(|(alias, link)| there.get(*alias) != Some(link)).take(5).collect();
     assert!(lost.is_empty(), "answered, and not there, or with other hits: {lost:?}");
     assert_eq!(there.len(), expected.len(), "there are links that nobody was told of");
     println!("{handovers} handovers: {} links made, {popular} hits of one of them", expected.len());
