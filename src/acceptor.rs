@@ -182,8 +182,9 @@ impl Failure {
 
 impl<P> Lane<P> {
     fn look(&mut self) {
-        self.look = self.queue.look();
-        let wakes = self.nudge.wakes(&self.look, Instant::now());
+        let now = Instant::now();
+        self.look = self.queue.attend(now, self.lent.is_some());
+        let wakes = self.nudge.wakes(&self.look, now);
         if wakes > 0 {
             self.queue.wake(wakes);
         }
@@ -316,7 +317,7 @@ impl<P: Portable> Acceptor<P> {
         if !self.lingering.is_empty() {
             return EpollTimeout::ZERO;
         }
-        if self.lanes.iter().any(|lane| lane.lent.is_some() || lane.look.is_due_again()) {
+        if self.lanes.iter().any(|lane| lane.look.attended) {
             return EpollTimeout::try_from(LOOK).unwrap_or(EpollTimeout::ZERO);
         }
         // Between generations there may be something to try again, with nothing open here.

@@ -354,12 +354,12 @@ impl Iterator for &Incoming {
     fn next(&mut self) -> Option<Connection> {
         let desk = &self.desk;
         loop {
-            let mut inner = match desk.queue.pop(&Seat::new(), || false) {
+            let mut inner = match desk.queue.pop(&Seat::of_guest(), || false) {
                 Popped::Work(inner) | Popped::InShare(inner) => inner,
                 Popped::Closed => return None,
             };
             // This thread may be long away.
-            desk.queue.wake_for_rest(false);
+            desk.queue.wake_for_rest(usize::MAX, false);
             if inner.idle.is_some() && !inner.expired && inner.stream.peek() == Peek::Nothing {
                 desk.rest(inner);
                 continue;

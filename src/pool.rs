@@ -52,7 +52,7 @@ impl<T: Send + 'static> Pool<T> {
     ) -> io::Result<Pool<T>> {
         let of_crew = Arc::clone(&queue);
         let work = move |index| {
-            let seat = Seat::new();
+            let seat = Seat::new(index);
             let mut work = make(index);
             loop {
                 match of_crew.pop(&seat, &fetch) {

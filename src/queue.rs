@@ -27,8 +27,24 @@ struct State<T> {
     probe: Option<Probe>,
     closed: bool,
     workers: usize,
+    /// How many of them do best at once while no handler blocks: one for each core.
+    most: usize,
+    places: Vec<Place>,
     /// How often something was taken: moves while workers do.
     taken: usize,
+    /// The acceptor will look again soon, so that nothing is lost with a worker that goes to bed
+    /// before its work is done.
+    attended: bool,
+}
+
+/// What a worker was last seen doing.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// What `taken` was with the last it took.
+    turn: usize,
+    at: Instant,
+    /// It sleeps, looks for work elsewhere, or has said that it will be long away.
+    away: bool,
 }
 
 /// Called by a worker that comes by.
@@ -43,14 +59,20 @@ impl std::fmt::Debug for Probe {
 /// A worker's place to sleep.
 #[derive(Clone, Debug)]
 pub(crate) struct Seat {
+    place: usize,
     thread: Thread,
     called: Arc<AtomicBool>,
 }
 
 impl Seat {
-    /// Of the calling thread.
-    pub(crate) fn new() -> Seat {
-        Seat { thread: current(), called: Arc::new(AtomicBool::new(false)) }
+    /// Of the calling thread, which is the worker of that number.
+    pub(crate) fn new(place: usize) -> Seat {
+        Seat { place, thread: current(), called: Arc::new(AtomicBool::new(false)) }
+    }
+
+    /// Of a thread that is none of the queue's own workers.
+    pub(crate) fn of_guest() -> Seat {
+        Seat::new(usize::MAX)
     }
 
     fn call(&self) {
@@ -87,6 +109,12 @@ pub(crate) struct Look {
     pub(crate) taken: usize,
     /// Since when the front waits.
     pub(crate) front: Option<Instant>,
+    /// Took something a moment ago and will be back in another.
+    pub(crate) moving: usize,
+    /// As many keep all cores busy.
+    pub(crate) most: usize,
+    /// To be looked at again soon.
+    pub(crate) attended: bool,
 }
 
 impl Look {
@@ -100,9 +128,12 @@ impl Look {
 /// How long the front may wait before it is taken for stuck, and how often that is looked at.
 pub(crate) const LOOK: Duration = Duration::from_millis(1);
 
+/// A worker that took something less than this ago is taken to be back soon.
+const MOMENT: Duration = Duration::from_micros(200);
+
 /// Decides how many sleeping workers are woken for work that those who are awake don't get to:
-/// 1, 2, 4 ... at each look that finds the front stuck. Nine pieces of which eight block are all
-/// begun after four looks.
+/// 1, 2, 4 ... at each look that finds the front stuck, one where some move but not on all cores.
+/// Nine pieces of which eight block are all begun after four looks.
 #[derive(Debug)]
 pub(crate) struct Nudge {
     next: usize,
@@ -124,6 +155,14 @@ impl Nudge {
         if !stuck {
             return 0;
         }
+        if look.moving >= look.most {
+            // Long, not stuck: another worker would only take turns with them on the same cores.
+            self.next = (self.next / 2).max(1);
+            return 0;
+        }
+        if look.moving > 0 {
+            return 1;
+        }
         let wakes = self.next.min(look.sleeping);
         self.next = 2 * wakes;
         wakes
@@ -131,8 +170,10 @@ impl Nudge {
 }
 
 impl<T> Queue<T> {
-    /// `share`: how many of the `workers` may be in the share at once.
+    /// `share`: how many of the `workers` may be in the share at once. None, if only guests pop.
     pub(crate) fn new(workers: usize, share: usize) -> Queue<T> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let most = if workers == 0 { usize::MAX } else { cores.min(workers) };
         Queue {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
@@ -144,12 +185,15 @@ impl<T> Queue<T> {
                 probe: None,
                 closed: false,
                 workers,
+                most,
+                places: vec![Place { turn: 0, at: Instant::now(), away: true }; workers],
                 taken: 0,
+                attended: false,
             }),
         }
     }
 
-    /// Adds a batch under one lock and wakes one worker.
+    /// Adds a batch under one lock, and wakes a worker unless as many as do best are at it.
     pub(crate) fn push(&self, batch: &mut Vec<T>) {
         if batch.is_empty() {
             return;
@@ -157,16 +201,18 @@ impl<T> Queue<T> {
         let now = Instant::now();
         let mut state = self.lock();
         state.waiting.extend(batch.drain(..).map(|work| (now, work)));
-        wake(1, state);
+        if !state.attended || state.moving(now) < state.most {
+            wake(1, state);
+        }
     }
 
     /// Adds what a worker has found, who does it next. Another is woken to help where fewer than
-    /// `most` are up.
-    pub(crate) fn push_found(&self, found: impl Iterator<Item = T>, most: usize) {
+    /// do best are up.
+    pub(crate) fn push_found(&self, found: impl Iterator<Item = T>) {
         let now = Instant::now();
         let mut state = self.lock();
         state.waiting.extend(found.map(|work| (now, work)));
-        if state.waiting.len() > 1 && state.workers.saturating_sub(state.sleepers.len()) < most {
+        if state.waiting.len() > 1 && state.up() < state.most {
             wake(1, state);
         }
     }
@@ -187,7 +233,8 @@ impl<T> Queue<T> {
         let mut fetched = true;
         loop {
             let mut state = self.lock();
-            state.coming -= usize::from(std::mem::take(&mut called));
+            let was_called = std::mem::take(&mut called);
+            state.coming -= usize::from(was_called);
             if let Some(probe) = state.probe.take() {
                 drop(state);
                 (probe.0)();
@@ -199,14 +246,18 @@ impl<T> Queue<T> {
                     return Popped::InShare(work);
                 }
             }
-            if let Some((_, work)) = state.waiting.pop_front() {
-                state.taken = state.taken.wrapping_add(1);
-                return Popped::Work(work);
+            let is_surplus = !was_called && state.is_surplus(seat.place);
+            if !is_surplus {
+                if let Some((_, work)) = state.waiting.pop_front() {
+                    state.note_taken(seat.place);
+                    return Popped::Work(work);
+                }
+                if state.closed {
+                    return Popped::Closed;
+                }
             }
-            if state.closed {
-                return Popped::Closed;
-            }
-            if fetched {
+            state.note_away(seat.place);
+            if fetched && !is_surplus {
                 drop(state);
                 fetched = fetch();
                 continue;
@@ -219,10 +270,11 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Wakes a worker if work waits, or is wanted to be looked for: by one that is about to be long
-    /// away.
-    pub(crate) fn wake_for_rest(&self, look: bool) {
-        let state = self.lock();
+    /// Wakes a worker if work waits, or is wanted to be looked for: by the one of that place, which
+    /// is about to be long away.
+    pub(crate) fn wake_for_rest(&self, place: usize, look: bool) {
+        let mut state = self.lock();
+        state.note_away(place);
         if look || !state.waiting.is_empty() {
             wake(1, state);
         }
@@ -233,15 +285,21 @@ impl<T> Queue<T> {
         wake(n, self.lock());
     }
 
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.lock().waiting.is_empty()
+    }
+
     pub(crate) fn look(&self) -> Look {
-        let state = self.lock();
-        Look {
-            waiting: state.waiting.len(),
-            sleeping: state.sleepers.len(),
-            coming: state.coming,
-            taken: state.taken,
-            front: state.waiting.front().map(|(since, _)| *since),
-        }
+        self.lock().look(Instant::now())
+    }
+
+    /// By the acceptor: a look that says whether to come again within [`LOOK`], which it must then
+    /// do. It does so anyway if `again`.
+    pub(crate) fn attend(&self, now: Instant, again: bool) -> Look {
+        let mut state = self.lock();
+        let look = state.look(now);
+        state.attended = again || look.is_due_again();
+        Look { attended: state.attended, ..look }
     }
 
     /// Takes a place in the share, if one is free.
@@ -296,6 +354,56 @@ impl<T> Queue<T> {
     }
 }
 
+impl<T> State<T> {
+    fn look(&self, now: Instant) -> Look {
+        Look {
+            waiting: self.waiting.len(),
+            sleeping: self.sleepers.len(),
+            coming: self.coming,
+            taken: self.taken,
+            front: self.waiting.front().map(|(since, _)| *since),
+            moving: self.moving(now),
+            most: self.most,
+            attended: self.attended,
+        }
+    }
+
+    /// Workers that are not in bed.
+    fn up(&self) -> usize {
+        self.workers.saturating_sub(self.sleepers.len())
+    }
+
+    fn moving(&self, now: Instant) -> usize {
+        let moves = |place: &&Place| !place.away && now.saturating_duration_since(place.at) < MOMENT;
+        self.places.iter().filter(moves).count()
+    }
+
+    /// Whether as many others as do best have taken something since the worker of that place last
+    /// did: it would only take turns with them, and keep what it took from its client meanwhile.
+    fn is_surplus(&self, place: usize) -> bool {
+        if self.closed || !self.attended || self.up() <= self.most {
+            return false;
+        }
+        let Some(own) = self.places.get(place) else { return false };
+        let age = |place: &Place| self.taken.wrapping_sub(place.turn);
+        let since = |other: &&Place| !other.away && age(other) < age(own);
+        self.places.iter().filter(since).count() >= self.most
+    }
+
+    fn note_taken(&mut self, place: usize) {
+        self.taken = self.taken.wrapping_add(1);
+        if let Some(place) = self.places.get_mut(place) {
+            *place = Place { turn: self.taken, at: Instant::now(), away: false };
+        }
+    }
+
+    fn note_away(&mut self, place: usize) {
+        if let Some(place) = self.places.get_mut(place) {
+            place.away = true;
+        }
+    }
+}
+
 /// Woken outside the lock, or the first thing a worker does is wait for it.
 fn wake<T>(n: usize, mut state: MutexGuard<'_, State<T>>) {
     if n == 1 {
@@ -327,7 +435,7 @@ mod tests {
         queue.push(&mut vec![1, 2]);
         queue.push(&mut vec![3]);
         queue.close();
-        let seat = Seat::new();
+        let seat = Seat::new(0);
         let got: Vec<_> = (0..4).map(|_| queue.pop(&seat, || false)).collect();
         assert_eq!(got, [Popped::Work(1), Popped::Work(2), Popped::Work(3), Popped::Closed]);
     }
@@ -335,7 +443,7 @@ mod tests {
     #[test]
     fn the_share_is_never_exceeded_and_never_blocks_other_work() {
         let queue = Queue::new(1, 1);
-        let seat = Seat::new();
+        let seat = Seat::new(0);
         assert!(queue.enter_share());
         assert!(!queue.enter_share());
         queue.push_shared(10);
@@ -350,7 +458,7 @@ mod tests {
     fn a_stuck_front_wakes_one_two_four_and_a_moving_one_nobody() {
         let now = Instant::now();
         let old = now.checked_sub(LOOK);
-        let look = |waiting, sleeping, coming, front| Look { waiting, sleeping, coming, front, taken: 0 };
+        let look = |waiting, sleeping, coming, front| Look { waiting, sleeping, coming, front, ..IDLE };
         let cases = [
             ("empty", look(0, 16, 0, None), 0),
             ("stuck", look(9, 16, 0, old), 1),
@@ -362,10 +470,80 @@ mod tests {
             ("a fresh front", look(9, 16, 0, Some(now)), 0),
             ("as many come as wait", look(2, 16, 2, old), 0),
             ("stuck anew", look(9, 16, 0, old), 1),
+            ("others move, but not on all cores", Look { moving: 1, ..look(9, 15, 0, old) }, 1),
+            ("long, and worked at on all cores", Look { moving: 2, ..look(9, 15, 0, old) }, 0),
         ];
         let mut nudge = Nudge::new();
         for (what, look, wakes) in cases {
             assert_eq!(nudge.wakes(&look, now), wakes, "{what}");
+        }
+    }
+
+    const IDLE: Look = Look {
+        waiting: 0,
+        sleeping: 0,
+        coming: 0,
+        taken: 0,
+        front: None,
+        moving: 0,
+        most: 2,
+        attended: false,
+    };
+
+    /// A queue of three workers on one core: the first was called and took something, then the
+    /// second; the third sleeps.
+    fn on_one_core(attended: bool) -> Queue<u32> {
+        let queue = Queue::new(3, 1);
+        let mut state = queue.lock();
+        state.most = 1;
+        state.sleepers.push(Seat::new(2));
+        state.note_taken(0);
+        state.note_taken(1);
+        state.attended = attended;
+        drop(state);
+        queue.push_found(0..9);
+        queue
+    }
+
+    /// Workers of those places come by, in that order. Whether they take something.
+    fn come_by(queue: &Queue<u32>, places: &[usize]) -> Vec<bool> {
+        let takes = |place: &usize| {
+            let mut state = queue.lock();
+            let surplus = state.is_surplus(*place);
+            if !surplus {
+                assert!(state.waiting.pop_front().is_some());
+                state.note_taken(*place);
+            }
+            !surplus
+        };
+        places.iter().map(takes).collect()
+    }
+
+    #[test]
+    fn of_two_who_take_turns_on_a_core_one_goes_to_bed() {
+        assert_eq!(come_by(&on_one_core(true), &[0]), [false]);
+        assert_eq!(come_by(&on_one_core(true), &[1, 1, 0]), [true, true, false]);
+        assert_eq!(come_by(&on_one_core(false), &[0, 1, 0]), [true; 3], "nobody would see what they leave");
+    }
+
+    #[test]
+    fn who_is_long_away_keeps_nobody_from_work() {
+        let queue = on_one_core(true);
+        queue.wake_for_rest(1, false);
+        assert_eq!(come_by(&queue, &[0, 0, 0]), [true; 3]);
+        // Nor who blocks without a word, once another was called for what waits.
+        let queue = on_one_core(true);
+        queue.lock().note_taken(0);
+        assert_eq!(come_by(&queue, &[0, 0]), [true; 2]);
+    }
+
+    #[test]
+    fn a_push_wakes_nobody_while_all_cores_are_at_it_and_it_is_looked_after() {
+        for (attended, sleeping) in [(true, 1), (false, 0)] {
+            let queue = on_one_core(attended);
+            assert_eq!(come_by(&queue, &[1]), [true]);
+            queue.push(&mut vec![9]);
+            assert_eq!(queue.look().sleeping, sleeping);
         }
     }
 
@@ -393,9 +571,9 @@ mod tests {
                 let (queue, done) = (Arc::clone(&queue), done.clone());
                 thread::Builder::new()
                     .spawn(move || {
-                        let seat = Seat::new();
+                        let seat = Seat::new(0);
                         while let Popped::Work(n) = queue.pop(&seat, || false) {
-                            queue.wake_for_rest(false);
+                            queue.wake_for_rest(0, false);
                             current().unpark(); // a token as a handler may leave it
                             done.send(n).unwrap();
                         }
@@ -419,7 +597,7 @@ mod tests {
         assert!(queue.probe(Probe(Box::new(|| ()))).is_err());
         let worker = {
             let queue = Arc::clone(&queue);
-            thread::Builder::new().spawn(move || queue.pop(&Seat::new(), || false)).unwrap()
+            thread::Builder::new().spawn(move || queue.pop(&Seat::new(0), || false)).unwrap()
         };
         let (said, heard) = mpsc::channel();
         let mut probe = Probe(Box::new(move || said.send(()).unwrap()));

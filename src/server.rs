@@ -256,8 +256,8 @@ impl Business for Server {
             let of_the_dead = tallies.clone();
             let make = move |index: usize| {
                 let wait_group = common.wait_group.on_own_line();
-                let mut desk =
-                    Desk::new(tallies.tally(), of_pool.get(index).cloned().unwrap_or_default(), wait_group);
+                let sign = of_pool.get(index).cloned().unwrap_or_default();
+                let mut desk = Desk::new(index, tallies.tally(), sign, wait_group);
                 let (common, queue) = (Arc::clone(&common), Arc::clone(&of_queue));
                 move |client: Box<Client>, in_share| {
                     exchange::serve(client, in_share, &mut desk, &common, &queue)

@@ -172,7 +172,7 @@ impl<P> Parking<P> {
         let watch = &self.watches[lane];
         let mut events = [EpollEvent::empty(); EVENTS];
         let Waited::Events(n) = watch.wait(&mut events, &self.poller) else { return false };
-        queue.push_found(events.iter().take(n).filter_map(|event| self.take_ready(event)), watch.most());
+        queue.push_found(events.iter().take(n).filter_map(|event| self.take_ready(event)));
         true
     }
 

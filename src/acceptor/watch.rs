@@ -66,11 +66,6 @@ impl Watch {
         Ok(watch)
     }
 
-    /// How many workers do best at once while no handler blocks.
-    pub(super) fn most(&self) -> usize {
-        self.most
-    }
-
     /// By the acceptor, which has the watch, and keeps it where no worker would take it.
     pub(super) fn lend(&self, all: &Epoll) -> Option<Seen> {
         if self.most == 0 || all.delete(self.poller.0.as_fd()).is_err() {

@@ -14,6 +14,8 @@ use crate::wait_group::WaitGroup;
 /// Buffers that outlive an exchange, and a sign saying what it does.
 #[derive(Debug)]
 pub(crate) struct Desk {
+    /// Of its worker.
+    pub(super) place: usize,
     pub(super) input: Input,
     /// Written and not sent.
     pub(super) out: Vec<u8>,
@@ -75,10 +77,15 @@ impl Clock {
 }
 
 impl Desk {
-    pub(crate) fn new(tally: Arc<CachePadded<Tally>>, sign: Arc<Sign>, wait_group: WaitGroup) -> Desk {
+    pub(crate) fn new(
+        place: usize,
+        tally: Arc<CachePadded<Tally>>,
+        sign: Arc<Sign>,
+        wait_group: WaitGroup,
+    ) -> Desk {
         // Of a worker that died, it still says what that was doing.
         sign.set(None);
         let (out, piece) = (Vec::new(), Vec::new());
-        Desk { input: Input::new(), out, piece, date: Clock::new(), tally, sign, wait_group }
+        Desk { place, input: Input::new(), out, piece, date: Clock::new(), tally, sign, wait_group }
     }
 }

@@ -104,7 +104,7 @@ pub(crate) fn serve(
                 Err(back) => {
                     client = back;
                     // A client that always has more to say is one of many.
-                    if queue.look().waiting > 0 {
+                    if queue.has_waiting() {
                         return queue.push(&mut vec![client]);
                     }
                 }

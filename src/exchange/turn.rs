@@ -421,7 +421,7 @@ impl<'a> Turn<'a> {
         let pace = found.pace.unwrap_or(&site.pace);
         if pace.is_slow() {
             // Neither queued work nor finished answers wait for it.
-            self.queue.wake_for_rest(common.parking.is_deserted(self.client.site));
+            self.queue.wake_for_rest(self.desk.place, common.parking.is_deserted(self.client.site));
             self.try_flush();
         }
         // Not `now`: since then there was a read, and its time is not the handler's.
@@ -614,7 +614,7 @@ impl<'a> Turn<'a> {
                 }
                 Err(e) => return Err(broken(&e)),
             }
-            self.queue.wake_for_rest(self.common.parking.is_deserted(self.client.site));
+            self.queue.wake_for_rest(self.desk.place, self.common.parking.is_deserted(self.client.site));
             let Desk { piece, out, .. } = &mut *self.desk;
             let stream = &self.client.stream;
             let pulled = catch_unwind(AssertUnwindSafe(|| response.outgoing.pull(piece, out, stream)));

@@ -66,7 +66,7 @@ impl Rehearsal {
         let (memory, disk) = (Budget::new(limits.buffered_bytes), Budget::new(limits.temporary_bytes));
         let stores = Stores::new(memory, disk, None);
         let wait_group = WaitGroup::new();
-        let desk = Desk::new(tallies.tally(), Arc::new(Sign::default()), wait_group.clone());
+        let desk = Desk::new(0, tallies.tally(), Arc::new(Sign::default()), wait_group.clone());
         let stream = Stream::new(ours.into(), true);
         let slot = parking.admit(&stream).unwrap();
         let origin = Arc::new(Origin::new(None, phase.clone(), 1));
@@ -85,7 +85,7 @@ impl Rehearsal {
             detached: Arc::new(Detached::new(0, tallies.tally())),
         };
         let (said, ended) = (Vec::new(), false);
-        Rehearsal { common, queue, seat: Seat::new(), desk, tallies, slot, client, said, ended }
+        Rehearsal { common, queue, seat: Seat::new(0), desk, tallies, slot, client, said, ended }
     }
 
     /// Everything the server said to these bytes, of which a piece comes when all before is dealt with.
@@ -121,7 +121,7 @@ impl Rehearsal {
         for _ in 0..TURNS {
             let (mut client, in_share) = match self.common.parking.take(self.slot) {
                 Some(client) => (client, false),
-                None if self.queue.look().waiting > 0 => match self.queue.pop(&self.seat, || false) {
+                None if self.queue.has_waiting() => match self.queue.pop(&self.seat, || false) {
                     Popped::Work(client) => (client, false),
                     Popped::InShare(client) => (client, true),
                     Popped::Closed => return,

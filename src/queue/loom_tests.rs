@@ -42,7 +42,7 @@ impl Tally {
 fn worker(queue: &Arc<Queue<usize>>, tally: &Arc<Tally>) -> JoinHandle<()> {
     let (queue, tally) = (Arc::clone(queue), Arc::clone(tally));
     thread::spawn(move || {
-        let seat = Seat::new();
+        let seat = Seat::new(0);
         loop {
             let is_last = match queue.pop(&seat, || false) {
                 Popped::Work(piece) => tally.do_piece(piece),
@@ -120,8 +120,8 @@ fn who_leaves_work_behind_wakes_another_for_it() {
         let workers = [(); 2].map(|()| {
             let (queue, tally) = (Arc::clone(&queue), Arc::clone(&tally));
             thread::spawn(move || {
-                let Popped::Work(piece) = queue.pop(&Seat::new(), || false) else { panic!() };
-                queue.wake_for_rest(false);
+                let Popped::Work(piece) = queue.pop(&Seat::new(0), || false) else { panic!() };
+                queue.wake_for_rest(0, false);
                 tally.do_piece(piece);
             })
         });
@@ -153,7 +153,7 @@ fn a_token_that_a_handler_left_is_no_call() {
         let worker = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || {
-                let seat = Seat::new();
+                let seat = Seat::new(0);
                 for _ in 0..2 {
                     current().unpark();
                     assert!(matches!(queue.pop(&seat, || false), Popped::Work(_)));
@@ -265,13 +265,13 @@ fn a_full_share_does_not_hold_up_other_work() {
         assert!(queue.enter_share());
         let worker = {
             let queue = Arc::clone(&queue);
-            thread::spawn(move || queue.pop(&Seat::new(), || false))
+            thread::spawn(move || queue.pop(&Seat::new(0), || false))
         };
         queue.push_shared(0);
         queue.push(&mut vec![1]);
         assert_eq!(worker.join().unwrap(), Popped::Work(1));
         queue.leave_share();
-        assert_eq!(queue.pop(&Seat::new(), || false), Popped::InShare(0));
+        assert_eq!(queue.pop(&Seat::new(0), || false), Popped::InShare(0));
     });
 }
 
