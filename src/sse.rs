@@ -201,7 +201,7 @@ impl EventWriter<'_> {
     ///
     /// # Errors
     /// The client is gone: a write shows it, or, before the wait and at each comment, its end of the connection
-    /// ([`RequestExt::client_gone`](crate::RequestExt::client_gone)).
+    /// ([`RequestExt::client_gone`]).
     pub fn wait(&mut self, time: Duration) -> io::Result<bool> {
         let deadline = Instant::now().checked_add(time);
         loop {
