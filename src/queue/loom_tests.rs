@@ -40,9 +40,13 @@ impl Tally {
 
 /// Works until all is done; who does the last piece sends all home.
 fn worker(queue: &Arc<Queue<usize>>, tally: &Arc<Tally>) -> JoinHandle<()> {
+    worker_at(0, queue, tally)
+}
+
+fn worker_at(place: usize, queue: &Arc<Queue<usize>>, tally: &Arc<Tally>) -> JoinHandle<()> {
     let (queue, tally) = (Arc::clone(queue), Arc::clone(tally));
     thread::spawn(move || {
-        let seat = Seat::new(0);
+        let seat = Seat::new(place);
         loop {
             let is_last = match queue.pop(&seat, || false) {
                 Popped::Work(piece) => tally.do_piece(piece),
@@ -65,7 +69,8 @@ fn worker(queue: &Arc<Queue<usize>>, tally: &Arc<Tally>) -> JoinHandle<()> {
 
 /// Nobody sleeps, nobody is thought to come, nothing waits.
 fn expect_rest(queue: &Queue<usize>) {
-    assert_eq!(queue.look(), Look { taken: queue.look().taken, ..Look::default() });
+    let look = queue.look();
+    assert_eq!((look.waiting, look.sleeping, look.coming, look.front), (0, 0, 0, None));
     let state = queue.lock();
     assert!(state.shared.is_empty() && state.in_share == 0 && state.probe.is_none());
 }
@@ -127,6 +132,21 @@ fn who_leaves_work_behind_wakes_another_for_it() {
         });
         queue.push(&mut vec![0, 1]);
         join(workers);
+        expect_rest(&queue);
+    });
+}
+
+/// Of two on one core, one goes to bed while there is work: what it leaves is done.
+#[test]
+fn who_goes_to_bed_early_leaves_it_to_one_who_is_up() {
+    model(|| {
+        let (queue, tally) = (queue(1), Tally::new(3));
+        {
+            let mut state = queue.lock();
+            (state.most, state.attended) = (1, true);
+        }
+        queue.push_found(0..3);
+        join([worker_at(0, &queue, &tally), worker_at(1, &queue, &tally)]);
         expect_rest(&queue);
     });
 }
