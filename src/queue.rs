@@ -27,7 +27,7 @@ struct State<T> {
     probe: Option<Probe>,
     closed: bool,
     workers: usize,
-    /// How many of them do best at once while no handler blocks: one for each core.
+    /// How many of them do best at once.
     most: usize,
     places: Vec<Place>,
     /// How often something was taken: moves while workers do.
@@ -129,7 +129,12 @@ impl Look {
 pub(crate) const LOOK: Duration = Duration::from_millis(1);
 
 /// A worker that took something less than this ago is taken to be back soon.
-const MOMENT: Duration = Duration::from_micros(200);
+const SOON: Duration = Duration::from_micros(200);
+
+/// How many of so many workers do best at once while no handler blocks: one for each core.
+pub(crate) fn at_once(workers: usize) -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(workers)
+}
 
 /// Decides how many sleeping workers are woken for work that those who are awake don't get to:
 /// 1, 2, 4 ... at each look that finds the front stuck, one where some move but not on all cores.
@@ -172,8 +177,7 @@ impl Nudge {
 impl<T> Queue<T> {
     /// `share`: how many of the `workers` may be in the share at once. None, if only guests pop.
     pub(crate) fn new(workers: usize, share: usize) -> Queue<T> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let most = if workers == 0 { usize::MAX } else { cores.min(workers) };
+        let most = if workers == 0 { usize::MAX } else { at_once(workers) };
         Queue {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
@@ -374,7 +378,7 @@ impl<T> State<T> {
     }
 
     fn moving(&self, now: Instant) -> usize {
-        let moves = |place: &&Place| !place.away && now.saturating_duration_since(place.at) < MOMENT;
+        let moves = |place: &&Place| !place.away && now.saturating_duration_since(place.at) < SOON;
         self.places.iter().filter(moves).count()
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use log::error;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use crate::queue::LOOK;
+use crate::queue::{LOOK, at_once};
 
 /// How long workers wait for events before the acceptor does.
 const MOMENT: Duration = Duration::from_millis(5);
@@ -52,12 +52,11 @@ pub(super) enum Waited {
 impl Watch {
     /// `key`: of its event in the acceptor's poller, `all`.
     pub(super) fn new(key: u64, workers: usize, all: &Epoll) -> io::Result<Watch> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let watch = Watch {
             poller,
             key,
-            most: cores.min(workers),
+            most: at_once(workers),
             lent: AtomicBool::new(true),
             waiting: AtomicUsize::new(0),
             turns: AtomicUsize::new(0),
