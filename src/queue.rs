@@ -284,6 +284,19 @@ impl<T> Queue<T> {
         }
     }
 
+    /// As `wake_for_rest`, by one that will be at it for long without leaving its core: another does
+    /// good only where there is a core for it.
+    pub(crate) fn wake_beside(&self, place: usize, look: bool) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if let Some(place) = state.places.get_mut(place) {
+            place.at = now;
+        }
+        if (look || !state.waiting.is_empty()) && state.moving(now) < state.most {
+            wake(1, state);
+        }
+    }
+
     /// Wakes up to `n` workers.
     pub(crate) fn wake(&self, n: usize) {
         wake(n, self.lock());
@@ -539,6 +552,16 @@ mod tests {
         let queue = on_one_core(true);
         queue.lock().note_taken(0);
         assert_eq!(come_by(&queue, &[0, 0]), [true; 2]);
+    }
+
+    #[test]
+    fn beside_one_that_computes_another_is_woken_only_for_another_core() {
+        for (cores, sleeping) in [(1, 1), (2, 1), (3, 0)] {
+            let queue = on_one_core(true);
+            queue.lock().most = cores;
+            queue.wake_beside(1, false);
+            assert_eq!(queue.look().sleeping, sleeping, "{cores} cores, two at it");
+        }
     }
 
     #[test]

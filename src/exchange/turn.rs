@@ -419,14 +419,19 @@ impl<'a> Turn<'a> {
         #[expect(clippy::indexing_slicing, reason = "it is what its listener was given")]
         let site = &common.sites[self.client.site];
         let pace = found.pace.unwrap_or(&site.pace);
-        if pace.is_slow() {
+        if pace.is_long() {
             // Neither queued work nor finished answers wait for it.
-            self.queue.wake_for_rest(self.desk.place, common.parking.is_deserted(self.client.site));
+            let is_deserted = common.parking.is_deserted(self.client.site);
+            if pace.blocks() {
+                self.queue.wake_for_rest(self.desk.place, is_deserted);
+            } else {
+                self.queue.wake_beside(self.desk.place, is_deserted);
+            }
             self.try_flush();
         }
         // Not `now`: since then there was a read, and its time is not the handler's.
-        let (begin, head) = (Instant::now(), &asked.head);
-        self.desk.sign.set(Some((head.clone(), begin)));
+        let (run, head) = (pace.start(), &asked.head);
+        self.desk.sign.set(Some((head.clone(), run.begin())));
         let body = Body::received(kind, Arc::clone(&self.client.origin), begun.text);
         let mut request = Request::from_parts(begun.parts, body);
         found.attach(&mut request);
@@ -439,7 +444,7 @@ impl<'a> Turn<'a> {
             }))
         });
         self.now = Instant::now();
-        pace.record(self.now - begin);
+        pace.finish(&run, self.now);
         // Those that a wrapper has seen as a 500.
         panics.into_iter().for_each(|panic| self.panicked(panic, head));
         let response = outcome.unwrap_or_else(|panic| {
