@@ -56,7 +56,6 @@
 //!
 //! ```
 //! use heirloom::prelude::*;
-//! use heirloom::with_state;
 //! use std::sync::{Arc, Mutex};
 //!
 //! #[derive(Default)]
@@ -86,7 +85,6 @@
 //! # #[cfg(feature = "json")]
 //! # fn main() {
 //! use heirloom::prelude::*;
-//! use heirloom::{InputError, Json};
 //! use serde::{Deserialize, Serialize};
 //!
 //! #[derive(Deserialize)]
@@ -124,8 +122,8 @@
 //! # Errors
 //!
 //! A handler may return a [`Result`] of two things that are [`IntoResponse`], so `?` works with every error type that
-//! says what its response is. [`std::io::Error`] and boxed errors are a bare 500, and the log has the text. A
-//! type of your own decides for itself:
+//! says what its response is. [`std::io::Error`] and boxed errors are a bare 500, and the log has the text;
+//! those that say that the request's body can't be read are a 400, 408 or 413. A type of your own decides for itself:
 //!
 //! ```
 //! use heirloom::prelude::*;
