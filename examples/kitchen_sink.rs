@@ -257,6 +257,9 @@ impl Flags {
             [Some(listen), Some(cert), Some(key)] => Some([listen, cert, key]),
             _ => return Err("--tls-listen, --cert and --key want each other".to_owned()),
         };
+        if flags.listen.is_empty() && flags.tls.is_none() && flags.admin.is_none() {
+            return Err("nothing to listen on: --listen, --unix or --tls-listen is needed".to_owned());
+        }
         Ok(flags)
     }
 }

@@ -31,7 +31,7 @@ fn main() -> Result<(), heirloom::Error> {
                 Ok(value) => seconds = value,
                 Err(_) => usage(&format!("--seconds {value}: not a number")),
             },
-            _ => usage(&format!("{flag}: not understood")),
+            _ => usage(&format!("{flag}: not understood, or without its value")),
         }
     }
     log::info!("pid {}", std::process::id());

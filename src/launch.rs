@@ -584,6 +584,8 @@ fn usable_pid_file(path: &Path) -> Result<PidFile, Error> {
             ErrorKind::NotFound | ErrorKind::NotADirectory => ": its folder must exist",
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => ": its folder must be writable",
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ": make room",
+            // A folder, or an empty text.
+            ErrorKind::IsADirectory | ErrorKind::InvalidInput => ": want the path of a file",
             _ => "",
         };
         Error::io(Kind::Config, format!("can't write the pid file {}{advice}", path.display()), e)
