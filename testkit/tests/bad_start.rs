@@ -171,7 +171,10 @@ fn a_pid_file_that_can_not_be_written() {
     fails(command.arg("--pid-file").arg(&missing), &[missing.to_str().unwrap(), "its folder must exist"]);
     let mut command = listening_on("127.0.0.1:0");
     let path = folder.path();
-    fails(command.arg("--pid-file").arg(path), &[path.to_str().unwrap(), "want the path of a file", "is a directory"]);
+    fails(
+        command.arg("--pid-file").arg(path),
+        &[path.to_str().unwrap(), "want the path of a file", "is a directory"],
+    );
     fails(listening_on("127.0.0.1:0").args(["--pid-file", ""]), &["pid file", "want the path of a file"]);
     assert_eq!(fs::read_dir(path).unwrap().count(), 0);
 }
