@@ -28,6 +28,7 @@ use crate::origin::Origin;
 use crate::phase::PhaseWatch;
 use crate::queue::{LOOK, Look, Nudge, Probe, Queue};
 use crate::status::{Tallies, Tally};
+use crate::sys;
 
 use arrival::Upstream;
 use departure::Departure;
@@ -261,6 +262,8 @@ impl<P: Portable> Acceptor<P> {
 
     /// Runs until told to stop.
     pub(crate) fn run(mut self) {
+        // A worker goes on until it waits: then there are several connections to accept at once.
+        sys::wake_politely();
         let mut events = [EpollEvent::empty(); 256];
         loop {
             let timeout = self.timeout();

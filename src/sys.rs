@@ -57,6 +57,21 @@ pub(crate) fn socket_inode(fd: RawFd) -> Option<u64> {
     (stat.st_mode & libc::S_IFMT == libc::S_IFSOCK).then_some(stat.st_ino)
 }
 
+/// From now on what wakes the calling thread takes no core away from another one. Where a
+/// scheduling policy was chosen for the process, or may not be, it stays.
+pub(crate) fn wake_politely() {
+    // Not by the C library: musl's refuses.
+    // SAFETY: asks about the calling thread, and has no preconditions.
+    if unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) } != libc::c_long::from(libc::SCHED_OTHER) {
+        return;
+    }
+    // All of them 0, some of which not every C library has.
+    // SAFETY: a sched_param is numbers.
+    let param: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel reads `param`, which lives.
+    let _ = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const param) };
+}
+
 /// Whether this signal is ignored by this process now.
 pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
     let mut old = MaybeUninit::<libc::sigaction>::zeroed();

@@ -98,6 +98,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "queue",
             "slots",
             "status",
+            "sys",
         ],
     ),
     (
