@@ -76,7 +76,8 @@
 //! assert_eq!(response.body_mut().read_text().unwrap(), "1\n");
 //! ```
 //!
-//! State is what handlers capture, in an [`Arc`](std::sync::Arc), and is seen by all workers at once. At a handover
+//! State is what handlers capture, in an [`Arc`](std::sync::Arc), and is seen by all workers at once. What each worker
+//! should have for itself, such as a database connection, is a [`PerWorker`]. At a handover
 //! memory is not shared: see [the lifecycle](#the-lifecycle).
 //!
 //! # JSON
@@ -369,6 +370,7 @@ mod listener;
 mod origin;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 mod pace;
+mod per_worker;
 mod phase;
 mod pool;
 pub mod prelude;
@@ -432,6 +434,7 @@ pub use json::{Json, Problem};
 pub use launch::{Running, inherited_fd, init};
 pub use limits::{Limits, Timeouts};
 pub use origin::{ClientWatch, PeerCredentials};
+pub use per_worker::PerWorker;
 pub use phase::{Drain, Phase};
 pub use request::RequestExt;
 pub use response::{Ended, Html, IntoResponse, Redirect, ResponseExt};

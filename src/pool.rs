@@ -3,11 +3,12 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use log::error;
 
+use crate::error::Error;
 use crate::queue::{Popped, Queue, Seat};
 
 /// The workers of one queue.
@@ -20,10 +21,22 @@ pub(crate) struct Pool<T> {
 /// Called with a worker's name and what it panicked with.
 type Died = dyn Fn(&str, &(dyn Any + Send)) + Send + Sync;
 
+/// What a worker of the first ones does before all else.
+pub(crate) type Begin = Box<dyn Fn() -> Result<(), Error> + Send + Sync>;
+
+/// Where workers have their place.
+pub(crate) struct Places {
+    /// Each is called so, and by its number.
+    pub(crate) name: String,
+    pub(crate) count: usize,
+    pub(crate) stack_bytes: Option<usize>,
+    /// Should not panic.
+    pub(crate) begin: Option<Begin>,
+}
+
 /// What it takes to put a worker in a place.
 struct Crew {
-    name: String,
-    stack_bytes: Option<usize>,
+    places: Places,
     /// Works in that place until the queue is closed.
     work: Box<dyn Fn(usize) + Send + Sync>,
     died: Box<Died>,
@@ -32,24 +45,25 @@ struct Crew {
 
 impl std::fmt::Debug for Crew {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Crew").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Crew").field("name", &self.places.name).finish_non_exhaustive()
     }
 }
 
 impl<T: Send + 'static> Pool<T> {
-    /// Starts `count` workers. One that finds nothing in the queue calls `fetch`, as [`Queue::pop`]
+    /// Starts the workers, and waits until each has begun. One that finds nothing in the queue calls `fetch`, as [`Queue::pop`]
     /// does, before it sleeps. Each makes, on its own thread, what it works with: a function of the
     /// work and of whether a place in the queue's share is taken for it. It should not panic; `died`
     /// is told by name of a worker whose function does, and then another takes its place.
+    ///
+    /// # Errors
+    /// Why one can't begin; then none works.
     pub(crate) fn start<W: FnMut(T, bool)>(
-        name: &str,
-        count: usize,
-        stack_bytes: Option<usize>,
+        places: Places,
         queue: Arc<Queue<T>>,
         make: impl Fn(usize) -> W + Send + Sync + 'static,
         fetch: impl Fn() -> bool + Send + Sync + 'static,
         died: impl Fn(&str, &(dyn Any + Send)) + Send + Sync + 'static,
-    ) -> io::Result<Pool<T>> {
+    ) -> Result<Pool<T>, Error> {
         let of_crew = Arc::clone(&queue);
         let work = move |index| {
             let seat = Seat::new(index);
@@ -62,21 +76,16 @@ impl<T: Send + 'static> Pool<T> {
                 }
             }
         };
-        let crew = Arc::new(Crew {
-            name: name.to_owned(),
-            stack_bytes,
-            work: Box::new(work),
-            died: Box::new(died),
-            threads: Mutex::default(),
-        });
+        let crew =
+            Arc::new(Crew { places, work: Box::new(work), died: Box::new(died), threads: Mutex::default() });
         let pool = Pool { queue, crew };
-        for index in 0..count {
-            if let Err(e) = pool.crew.hire(index) {
+        match pool.crew.begin() {
+            Ok(()) => Ok(pool),
+            Err(e) => {
                 pool.finish();
-                return Err(e);
+                Err(e)
             }
         }
-        Ok(pool)
     }
 
     /// Ends the workers when they have done what is queued.
@@ -93,16 +102,42 @@ impl<T: Send + 'static> Pool<T> {
 
 impl Crew {
     fn name_of(&self, index: usize) -> String {
-        format!("{}-{index}", self.name)
+        format!("{}-{index}", self.places.name)
     }
 
-    fn hire(self: &Arc<Crew>, index: usize) -> io::Result<()> {
+    /// Fills all places, and waits until each has begun or one has failed to.
+    fn begin(self: &Arc<Crew>) -> Result<(), Error> {
+        let (tell, told) = mpsc::channel();
+        for index in 0..self.places.count {
+            let tell = tell.clone();
+            let first = move |crew: &Arc<Crew>| {
+                let begun = crew.places.begin.as_ref().map_or(Ok(()), |begin| begin());
+                let works = begun.is_ok();
+                let _ = tell.send(begun);
+                // The end of all of these is awaited, not that of their threads.
+                drop(tell);
+                if works {
+                    crew.occupy(index);
+                }
+            };
+            self.hire(index, first).map_err(Error::system("can't start the workers"))?;
+        }
+        drop(tell);
+        // Nobody is awaited who has nothing to begin with.
+        if self.places.begin.is_some() { told.iter().collect() } else { Ok(()) }
+    }
+
+    fn hire(
+        self: &Arc<Crew>,
+        index: usize,
+        work: impl FnOnce(&Arc<Crew>) + Send + 'static,
+    ) -> io::Result<()> {
         let mut builder = thread::Builder::new().name(self.name_of(index));
-        if let Some(bytes) = self.stack_bytes {
+        if let Some(bytes) = self.places.stack_bytes {
             builder = builder.stack_size(bytes);
         }
         let crew = Arc::clone(self);
-        let thread = builder.spawn(move || crew.occupy(index))?;
+        let thread = builder.spawn(move || work(&crew))?;
         self.threads().push(thread);
         Ok(())
     }
@@ -112,7 +147,7 @@ impl Crew {
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.work)(index))) {
             let name = self.name_of(index);
             (self.died)(&name, &*panic);
-            match self.hire(index) {
+            match self.hire(index, move |crew| crew.occupy(index)) {
                 Ok(()) => return,
                 Err(e) => error!("no thread to replace {name}: {e}: the old one goes on"),
             }
@@ -126,12 +161,19 @@ impl Crew {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::mpsc;
 
     use super::*;
+    use crate::PerWorker;
+    use crate::error::Kind;
 
     const WORKERS: usize = 3;
+
+    fn places(stack_bytes: Option<usize>, begin: Option<Begin>) -> Places {
+        Places { name: "worker".to_owned(), count: WORKERS, stack_bytes, begin }
+    }
 
     /// What the dead were called, in order of name.
     fn names_of(dead: mpsc::Receiver<String>) -> Vec<String> {
@@ -156,7 +198,7 @@ mod tests {
             assert!(panic.is::<&str>());
             dies.send(name.to_owned()).unwrap();
         };
-        let pool = Pool::start("worker", WORKERS, None, Arc::clone(&queue), make, || false, died).unwrap();
+        let pool = Pool::start(places(None, None), Arc::clone(&queue), make, || false, died).unwrap();
         queue.push(&mut (0..1_000).collect());
         pool.finish();
         let results: Vec<(u32, String)> = results.iter().collect();
@@ -173,9 +215,8 @@ mod tests {
         let (dies, dead) = mpsc::channel();
         let tries = AtomicUsize::new(0);
         let crew = Arc::new(Crew {
-            name: "worker".to_owned(),
             // More than there are addresses.
-            stack_bytes: Some(1 << 60),
+            places: places(Some(1 << 60), None),
             work: Box::new(move |_| {
                 assert!(tries.fetch_add(1, Ordering::Relaxed) == 2, "as the test wants it");
             }),
@@ -186,5 +227,57 @@ mod tests {
         assert!(crew.threads().is_empty());
         drop(crew);
         assert_eq!(names_of(dead), ["worker-7", "worker-7"]);
+    }
+
+    #[test]
+    fn all_have_begun_when_it_has_started_and_who_comes_later_begins_at_first_use() {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&begun);
+        let own = PerWorker::new(move || Ok::<_, String>(counted.fetch_add(1, Ordering::SeqCst)));
+        let (first, asked) = (own.clone(), own);
+        let queue = Arc::new(Queue::new(WORKERS, 1));
+        let (done, results) = mpsc::channel();
+        let all = Arc::new(Barrier::new(WORKERS));
+        let make = move |_| {
+            let (done, asked, all) = (done.clone(), asked.clone(), Arc::clone(&all));
+            move |dies: bool, _| {
+                if dies {
+                    all.wait();
+                    panic!("as the test wants it");
+                }
+                done.send((thread::current().id(), asked.with(|number| *number))).unwrap();
+            }
+        };
+        let places = places(None, Some(Box::new(move || first.begin())));
+        let pool = Pool::start(places, Arc::clone(&queue), make, || false, |_: &str, _: &_| ()).unwrap();
+        assert_eq!(begun.load(Ordering::SeqCst), WORKERS);
+        queue.push(&mut vec![true; WORKERS]);
+        queue.push(&mut vec![false; 100]);
+        pool.finish();
+        let mut numbers = BTreeMap::new();
+        for (thread, number) in results {
+            assert_eq!(*numbers.entry(format!("{thread:?}")).or_insert(number), number);
+        }
+        assert!(!numbers.is_empty() && numbers.values().all(|number| *number >= WORKERS), "{numbers:?}");
+        assert_eq!(numbers.values().collect::<BTreeSet<_>>().len(), numbers.len(), "{numbers:?}");
+    }
+
+    #[test]
+    fn where_one_can_not_begin_none_works() {
+        let tries = AtomicUsize::new(0);
+        let begin = move || match tries.fetch_add(1, Ordering::SeqCst) {
+            1 => Err(Error::new(Kind::Config, "as the test wants it")),
+            _ => Ok(()),
+        };
+        let queue = Arc::new(Queue::new(WORKERS, 1));
+        let (lives, ended) = mpsc::channel::<()>();
+        let make = move |_| {
+            let lives = lives.clone();
+            move |_: u32, _| lives.send(()).unwrap()
+        };
+        let places = places(None, Some(Box::new(begin)));
+        let pool = Pool::start(places, Arc::clone(&queue), make, || false, |_: &str, _: &_| ());
+        assert_eq!(pool.unwrap_err().to_string(), "as the test wants it");
+        assert!(ended.try_recv().is_err_and(|e| e == mpsc::TryRecvError::Disconnected), "all have ended");
     }
 }

@@ -19,7 +19,8 @@ use crate::handler::{Handler, panic_text};
 use crate::http1::{DateCache, encode};
 use crate::launch::{self, Business, Ground, Lanes, Launch, Plan, Running, Works, launch_methods};
 use crate::pace::Pace;
-use crate::pool::Pool;
+use crate::per_worker::PerWorker;
+use crate::pool::{Begin, Places, Pool};
 use crate::queue::Queue;
 use crate::status::Stats;
 #[cfg(feature = "tls")]
@@ -45,6 +46,7 @@ pub struct Server {
     workers: usize,
     temporary_folder: Option<PathBuf>,
     stack_bytes: Option<usize>,
+    per_worker: Vec<Begin>,
     launch: Launch,
 }
 
@@ -78,6 +80,7 @@ impl Server {
             workers: DEFAULT_WORKERS,
             temporary_folder: None,
             stack_bytes: None,
+            per_worker: Vec::new(),
             launch: Launch::default(),
         }
     }
@@ -137,6 +140,20 @@ impl Server {
     #[must_use]
     pub fn stack_bytes(mut self, bytes: usize) -> Server {
         self.stack_bytes = Some(bytes);
+        self
+    }
+
+    /// Makes each worker begin with its own of `values`: on its own thread, after
+    /// [`before_ready`](Self::before_ready) and before this generation says that it is prepared. So a
+    /// failure is an error of [`Server::serve`] that says what can't be made and why, and at a handover the
+    /// predecessor serves on. The worker of [`Server::admin`] has none.
+    ///
+    /// Several are made in the order in which they are given. In a successor all of that comes before
+    /// [`acquire_after_go`](Self::acquire_after_go).
+    #[must_use]
+    pub fn per_worker<T: 'static>(mut self, values: &PerWorker<T>) -> Server {
+        let values = values.clone();
+        self.per_worker.push(Box::new(move || values.begin()));
         self
     }
 
@@ -224,10 +241,13 @@ impl Business for Server {
         let site = |handler| Site { handler: HandlerBox(handler), pace: Pace::new() };
         let mut sites = vec![site(self.handler)];
         sites.extend(self.listen.into_iter().filter_map(|listen| listen.handler).map(site));
-        let mut lanes = vec![("heirloom-worker", self.workers)];
+        let begins = self.per_worker;
+        let begin: Option<Begin> = (!begins.is_empty())
+            .then(|| Box::new(move || begins.iter().try_for_each(|begin| begin())) as Begin);
+        let mut lanes = vec![("heirloom-worker", self.workers, begin)];
         if !self.admin.is_empty() {
             sites.push(site(Box::new(admin_routes(&ground.handle))));
-            lanes.push(("heirloom-admin", 1));
+            lanes.push(("heirloom-admin", 1, None));
         }
         let (limits, tallies) = (&ground.limits, &ground.handle.shared.tallies);
         let detached = Arc::new(Detached::new(limits.detached_threads, tallies.tally()));
@@ -247,7 +267,7 @@ impl Business for Server {
         let mut pools = Vec::new();
         let mut queues = Vec::new();
         let mut signs = Vec::new();
-        for (lane, (name, count)) in lanes.into_iter().enumerate() {
+        for (lane, (name, count, begin)) in lanes.into_iter().enumerate() {
             let share = (count.saturating_mul(limits.streaming_percent.into()) / 100).max(1);
             let queue = Arc::new(Queue::new(count, share));
             let of_pool: Vec<Arc<Sign>> = (0..count).map(|_| Arc::default()).collect();
@@ -270,9 +290,14 @@ impl Business for Server {
             };
             let (parking, to_fill) = (Arc::clone(&ground.parking), Arc::clone(&queue));
             let fetch = move || parking.fetch(lane, &to_fill);
-            let pool = Pool::start(name, count, self.stack_bytes, Arc::clone(&queue), make, fetch, died)
-                .map_err(Error::system("can't start the workers"))?;
-            pools.push(pool);
+            let places = Places { name: name.to_owned(), count, stack_bytes: self.stack_bytes, begin };
+            match Pool::start(places, Arc::clone(&queue), make, fetch, died) {
+                Ok(pool) => pools.push(pool),
+                Err(e) => {
+                    pools.into_iter().for_each(Pool::finish);
+                    return Err(e);
+                }
+            }
             queues.push(queue);
         }
         let mut date = DateCache::new(SystemTime::now());

@@ -193,6 +193,22 @@ fn one_that_is_not_content_with_itself_says_why() {
 }
 
 #[test]
+fn one_whose_workers_can_not_make_what_they_work_with() {
+    for (fault, why) in [
+        ("fail-in-a-worker", "heirloom-worker-3 can't make its (): the database has no more connections"),
+        ("panic-in-workers", "heirloom-worker-* can't make its (): it panicked: as asked"),
+    ] {
+        let bench = Bench::faulty(&[]);
+        bench.set_fault(fault);
+        let child = bench.server.hup();
+        bench.server.wait_for(&format!("child {child} failed: {why}"));
+        bench.server.wait_for(&format!("child {child} exited with status 1"));
+        bench.mend();
+        bench.serves_on();
+    }
+}
+
+#[test]
 fn one_that_panics_before_it_is_ready() {
     let bench = Bench::faulty(&[]);
     bench.set_fault("panic-before-ready");

@@ -44,8 +44,8 @@
 //!   another process, and none does, for its files are closed on exec.
 //! - No generation has anything in memory that the other would need. Counts of hits are added to what is
 //!   there, by both, and written by each once more when all that it began is done.
-//! - The new generation has opened the database, and brought its schema up to date in one transaction,
-//!   before it takes over. If it can't, it ends, and the old one serves on.
+//! - The new generation has opened the database, brought its schema up to date in one transaction, and given
+//!   each worker its connection before it takes over. If it can't, it ends, and the old one serves on.
 
 mod api;
 mod link;
@@ -91,7 +91,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
 
     log::info!("pid {}", std::process::id());
-    let server = Server::new(site(&store, login)).listen(listen).on_exit(move || last.write_hits());
+    let server = Server::new(site(&store, login))
+        .per_worker(store.readers())
+        .listen(listen)
+        .on_exit(move || last.write_hits());
     let server = match operators {
         Some(address) => server.admin(address),
         None => server,

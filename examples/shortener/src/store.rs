@@ -1,11 +1,12 @@
-//! Links in SQLite: one connection that writes, as many that read as are wanted at once.
+//! Links in SQLite: one connection that writes, and one for each worker that reads.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use heirloom::PerWorker;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior};
 
 use crate::link::{Alias, Link, Target};
@@ -28,13 +29,10 @@ const COLUMNS: &str = "id, alias, url, strftime('%Y-%m-%dT%H:%M:%SZ', created, '
 
 /// All workers share one.
 pub struct Store {
-    path: PathBuf,
-    patience: Duration,
     /// Writers of this process wait for each other here, in turn, and only the first of them for the other
     /// generation's.
     writer: Mutex<Connection>,
-    /// Those that nobody uses at the moment.
-    readers: Mutex<Vec<Connection>>,
+    readers: PerWorker<Connection>,
     /// Counted, and not written yet; by the links' ids.
     hits: Mutex<HashMap<i64, i64>>,
 }
@@ -75,8 +73,8 @@ impl fmt::Display for Failure {
 impl Store {
     /// Makes the database if there is none, and brings its schema up to date. Whoever writes waits for
     /// other processes for `patience` at most.
-    pub fn open(path: impl Into<PathBuf>, patience: Duration) -> Result<Store, String> {
-        let path = path.into();
+    pub fn open(path: impl AsRef<Path>, patience: Duration) -> Result<Store, String> {
+        let path = path.as_ref().to_owned();
         let open = || {
             let mut writer = connect(&path, patience)?;
             // Readers don't wait for the writer, nor it for them. The file remembers this.
@@ -94,8 +92,17 @@ impl Store {
                 path.display()
             ));
         }
-        let (readers, hits) = (Mutex::default(), Mutex::default());
-        Ok(Store { path, patience, writer: Mutex::new(writer), readers, hits })
+        let readers = PerWorker::new(move || {
+            let reader = connect(&path, patience)?;
+            reader.pragma_update(None, "query_only", true)?;
+            Ok::<_, rusqlite::Error>(reader)
+        });
+        Ok(Store { writer: Mutex::new(writer), readers, hits: Mutex::default() })
+    }
+
+    /// For the workers to begin with.
+    pub fn readers(&self) -> &PerWorker<Connection> {
+        &self.readers
     }
 
     /// It is on the disk when this returns. Without an alias it gets one that is free.
@@ -173,19 +180,7 @@ impl Store {
     }
 
     fn read<T>(&self, ask: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Failure> {
-        let idle = lock(&self.readers).pop();
-        let reader = match idle {
-            Some(reader) => reader,
-            None => {
-                let reader = connect(&self.path, self.patience)?;
-                reader.pragma_update(None, "query_only", true)?;
-                reader
-            }
-        };
-        let answer = ask(&reader)?;
-        // One that has failed does not come back.
-        lock(&self.readers).push(reader);
-        Ok(answer)
+        Ok(self.readers.with(|reader| ask(reader))?)
     }
 }
 

@@ -30,13 +30,22 @@ fn main() -> Result<(), heirloom::Error> {
     let mut timeouts = Timeouts { probation: Duration::ZERO, ..Timeouts::default() };
     timeouts.probation = ms("--probation-ms").unwrap_or(timeouts.probation);
     timeouts.ready = ms("--ready-timeout-ms").unwrap_or(timeouts.ready);
-    let hook = fault.clone();
+    let (hook, own) = (fault.clone(), fault.clone());
     let mut server = Server::new(router(fault)).timeouts(timeouts).before_ready(move || before_ready(&hook));
-    server = server.listen(flag("--listen").map_or("127.0.0.1:0", |name| name));
+    let per_worker = PerWorker::new(move || match own.as_str() {
+        "fail-in-a-worker" if is_in("heirloom-worker-3") => Err("the database has no more connections"),
+        "panic-in-workers" => panic!("as asked"),
+        _ => Ok(()),
+    });
+    server = server.per_worker(&per_worker).listen(flag("--listen").map_or("127.0.0.1:0", |name| name));
     if let Some(path) = flag("--executable") {
         server = server.executable(path);
     }
     server.serve()
+}
+
+fn is_in(thread: &str) -> bool {
+    std::thread::current().name() == Some(thread)
 }
 
 fn before_ready(fault: &str) -> Result<(), String> {
