@@ -26,6 +26,8 @@ use crate::status::Stats;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 
+/// Beyond that a thread that begins may find no memory map for its stacks, and ends the process.
+const MOST_WORKERS: usize = 10_000;
 /// Threads of workers block in handlers: a few for each core, and never very few.
 const DEFAULT_WORKERS: usize = 32;
 
@@ -129,7 +131,7 @@ impl Server {
         self
     }
 
-    /// How many requests are handled at once: threads that may block. Default 32.
+    /// How many requests are handled at once: threads that may block. Default 32, at most 10,000.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Server {
         self.workers = workers;
@@ -314,8 +316,11 @@ impl Business for Server {
 impl Server {
     fn check(&self) -> Result<(), Error> {
         let config = |text: String| Err(Error::new(Kind::Config, text));
-        if self.workers == 0 {
-            return config("a server needs a worker: Server::workers(0)".to_owned());
+        if !(1..=MOST_WORKERS).contains(&self.workers) {
+            let workers = self.workers;
+            return config(format!(
+                "a server needs a worker, and {MOST_WORKERS} at most: Server::workers({workers})"
+            ));
         }
         let own = self.listen.iter().filter_map(|listen| listen.handler.as_deref());
         for handler in [&*self.handler].into_iter().chain(own) {

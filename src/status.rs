@@ -281,4 +281,22 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }
     }
+
+    /// Each by its name, kind and text, in its order.
+    #[test]
+    fn each_metric_is_in_the_docs() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+        let docs = std::fs::read_to_string(path).unwrap();
+        let documented: Vec<&str> = docs.lines().filter(|line| line.starts_with("| `")).collect();
+        let text = Stats::new(1, Phase::Serving).to_prometheus();
+        let mut names = text.lines().filter_map(|line| line.strip_prefix("# HELP "));
+        let mut kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        for line in documented {
+            let (name, help) = names.next().unwrap().split_once(' ').unwrap();
+            let kind = kinds.next().unwrap().rsplit(' ').next().unwrap();
+            let begin = format!("| `{name}` | {kind} | {}", help.trim_end_matches('.'));
+            assert!(line.starts_with(&begin), "{line}\nis not\n{begin}");
+        }
+        assert_eq!(names.next(), None, "not in docs/metrics.md");
+    }
 }

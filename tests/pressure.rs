@@ -754,6 +754,7 @@ fn what_can_not_be_meant() {
     let any = "127.0.0.1:0";
     expect_error(hello(), false, &["nothing to listen on", "`listen`"]);
     expect_error(hello().listen(any).workers(0), false, &["needs a worker", "Server::workers(0)"]);
+    expect_error(hello().listen(any).workers(10_001), false, &["10000 at most", "Server::workers(10001)"]);
     let routes = || Router::new().get("/a/{x}", |_: Request| "").post("/a/{y}", |_: Request| "");
     let names = ["/a/{x}", "/a/{y}", "GET", "POST", "conflicts"];
     expect_error(Server::new(routes()).listen(any), false, &names);
