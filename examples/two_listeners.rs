@@ -1,5 +1,6 @@
 //! Two listeners in one process, each with a handler of its own: what is for everybody, and what is
-//! for colleagues. They share state and workers, and travel together.
+//! for colleagues, with workers of its own, so that it answers while visitors keep all others busy. They
+//! share state, and travel together.
 //!
 //! ```text
 //! $ cargo run --example two_listeners -- 127.0.0.1:8001 127.0.0.1:8002
@@ -16,6 +17,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use heirloom::Listen;
 use heirloom::prelude::*;
 
 fn main() -> Result<(), heirloom::Error> {
@@ -33,5 +35,5 @@ fn main() -> Result<(), heirloom::Error> {
     let office =
         Router::new().get("/visitors", move |_: Request| format!("{}\n", visitors.load(Ordering::Relaxed)));
     log::info!("pid {}", std::process::id());
-    Server::new(site).listen(public).listen_with(private, office).serve()
+    Server::new(site).listen(public).listen(Listen::new(private).handler(office).workers(2)).serve()
 }

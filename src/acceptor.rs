@@ -37,8 +37,10 @@ use parking::edge;
 pub(crate) use parking::{Command, Deadline, Lanes, Parking};
 use watch::Seen;
 
-/// Connections beyond the limit.
-const RESERVE: usize = BACKLOG as usize + 64;
+/// Connections beyond the limit of which `BACKLOG` or more come from the kernel's queue: those of operators.
+const RESERVE: usize = 64;
+/// A kernel's queue that is longer is taken over in several goes.
+const LONGEST_QUEUE: i32 = 1 << 16;
 /// Deadlines are kept to this grain: the sweep looks at all of them once a tick.
 const TICK: Duration = Duration::from_millis(250);
 /// New connections per listener and turn, so that they can't starve the parked ones.
@@ -71,7 +73,7 @@ pub(crate) struct Acceptor<P> {
     listeners: Vec<Polled>,
     lanes: Vec<Lane<P>>,
     queue_wait: Duration,
-    /// Connections, those of listeners with workers of their own aside.
+    /// Connections, those of reserved listeners aside.
     limit: usize,
     per_listener: usize,
     per_peer: Option<usize>,
@@ -125,6 +127,12 @@ struct Polled {
     adopted: bool,
     /// It is being closed: served until then at least, and until nobody waits on it.
     closing: Option<Instant>,
+}
+
+/// Operators are answered at the connection limit, too; and who waits on a listener that is being closed
+/// would be reset.
+fn has_reserve(polled: &Polled) -> bool {
+    polled.listener.wanted.reserved || polled.closing.is_some()
 }
 
 /// How a connection's listener is named in another process.
@@ -218,9 +226,9 @@ impl<P: Portable> Acceptor<P> {
         };
         let mut listed: Vec<Listed> = Vec::new();
         for listener in &setup.listeners {
-            let nth = listed.iter().filter(|other| other.name == listener.name).count();
-            let (name, unix) = (listener.name.clone(), listener.is_unix());
-            listed.push(Listed { name, nth, site: listener.site, unix });
+            let nth = listed.iter().filter(|other| other.name == listener.wanted.name).count();
+            let (name, unix) = (listener.wanted.name.clone(), listener.is_unix());
+            listed.push(Listed { name, nth, site: listener.wanted.site, unix });
         }
         let lane =
             |queue| Lane { queue, batch: Vec::new(), look: Look::default(), nudge: Nudge::new(), lent: None };
@@ -474,12 +482,12 @@ impl<P: Portable> Acceptor<P> {
 
     fn accept(&mut self, place: usize) {
         let Some(index) = self.listeners.iter().position(|polled| polled.place == place) else { return };
-        let reserved = self.has_reserve(&self.listeners[index]);
+        let reserved = has_reserve(&self.listeners[index]);
         for _ in 0..ACCEPTS_PER_TURN {
             if self.parking.census.of_listener(place) >= self.per_listener
                 && self.listeners[index].closing.is_none()
             {
-                let name = &self.listeners[index].listener.name;
+                let name = &self.listeners[index].listener.wanted.name;
                 warn!(
                     "at the limit of {} connections on {name}: accepting again when one ends",
                     self.per_listener
@@ -498,12 +506,6 @@ impl<P: Portable> Acceptor<P> {
         }
     }
 
-    /// A listener with workers of its own answers at the connection limit, too; and who waits on one
-    /// that is being closed would be reset.
-    fn has_reserve(&self, polled: &Polled) -> bool {
-        self.parking.lane_of(polled.listener.site) != 0 || polled.closing.is_some()
-    }
-
     /// False when no more can be accepted now.
     fn accept_one(&mut self, index: usize) -> bool {
         let Some(polled) = self.listeners.get(index) else { return false };
@@ -518,7 +520,7 @@ impl<P: Portable> Acceptor<P> {
                 if polled.closing.is_some() {
                     stream.drop_filter();
                 }
-                let place = (polled.place, polled.listener.site);
+                let place = (polled.place, polled.listener.wanted.site);
                 let origin = Arc::new(self.origin(peer, &stream));
                 self.tally.accepted();
                 let of_peer = self.parking.census.enter(place.0, peer);
@@ -595,7 +597,7 @@ impl<P: Portable> Acceptor<P> {
         for index in 0..self.listeners.len() {
             let polled = &self.listeners[index];
             let open = polled.closing.is_some() || (self.accepting && !polled.adopted);
-            let room = !polled.full && (!self.full || self.has_reserve(polled));
+            let room = !polled.full && (!self.full || has_reserve(polled));
             let wanted = open && self.pause_until.is_none() && (room || polled.closing.is_some());
             if wanted == polled.polled {
                 continue;
@@ -607,7 +609,7 @@ impl<P: Portable> Acceptor<P> {
                 if wanted { self.parking.poller.add(fd, event) } else { self.parking.poller.delete(fd) };
             match changed {
                 Ok(()) => self.listeners[index].polled = wanted,
-                Err(e) => error!("can't change the watch on {}: {e}", polled.listener.name),
+                Err(e) => error!("can't change the watch on {}: {e}", polled.listener.wanted.name),
             }
         }
     }
@@ -618,17 +620,20 @@ impl<P: Portable> Acceptor<P> {
             match command {
                 Command::Accept => {
                     self.accepting = true;
-                    self.listeners.iter_mut().for_each(|polled| polled.adopted = false);
+                    for polled in &mut self.listeners {
+                        polled.adopted = false;
+                        polled.listener.claim_backlog();
+                    }
                     self.poll_listeners();
                 }
                 Command::Pause { adopted } => {
                     for polled in &mut self.listeners {
-                        polled.adopted = adopted.contains(&polled.listener.name);
+                        polled.adopted = adopted.contains(&polled.listener.wanted.name);
                     }
                     self.poll_listeners();
                 }
                 Command::CloseShared { shared } => {
-                    self.close_listeners(|listener| !shared.contains(&listener.name))
+                    self.close_listeners(|listener| !shared.contains(&listener.wanted.name))
                 }
                 Command::CloseLast => self.close_listeners(|_| true),
                 Command::HandConnections { channel, adopted } => self.begin_departure(channel, &adopted),

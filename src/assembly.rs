@@ -114,7 +114,7 @@ impl<P> Service for Assembly<P> {
 
     fn listeners(&self) -> Vec<(String, Arc<OwnedFd>)> {
         let listeners = self.open_listeners();
-        listeners.iter().map(|listener| (listener.name.clone(), Arc::clone(&listener.fd))).collect()
+        listeners.iter().map(|listener| (listener.wanted.name.clone(), Arc::clone(&listener.fd))).collect()
     }
 
     fn files(&self) -> Vec<(String, Arc<OwnedFd>)> {

@@ -22,6 +22,7 @@ use crate::close_reason::CloseReason;
 use crate::connection::{self, Peek, Portable, Stream};
 use crate::error::{Error, Kind};
 use crate::launch::{self, Business, Ground, Launch, Plan, Running, Works, launch_methods};
+use crate::listener::Wanted;
 use crate::origin::PeerCredentials;
 use crate::phase::{Drain, Phase, PhaseWatch};
 use crate::queue::{Popped, Queue, Seat};
@@ -147,7 +148,8 @@ impl Business for Lifecycle {
     fn plan(&mut self) -> Result<Plan, Error> {
         // The program's threads look at nothing but the queue.
         let lanes = Lanes { workers: vec![0], of_site: vec![0] };
-        Ok(Plan::new(self.listen.iter().map(|name| (name.clone(), 0)).collect(), lanes))
+        let listen = self.listen.iter().map(|name| Wanted::new(name.clone(), 0)).collect();
+        Ok(Plan { listen, lanes })
     }
 
     fn start(self, ground: &Ground<Raw>) -> Result<Works<Raw>, Error> {

@@ -27,15 +27,15 @@ use crate::handover::{Hello, Message, VERSION};
 use crate::hooks::{Hooks, Runner, SignalHooks};
 use crate::lifecycle::{Event, State, Terms};
 use crate::limits::{Limits, Timeouts};
-use crate::listener::Listener;
+use crate::listener::{Listener, Wanted};
 use crate::queue::Queue;
 use crate::signals::{self, Circumstances, Heard, Signals};
-#[cfg(feature = "tls")]
-use crate::tls::Tls;
 use crate::wait_group::WaitGroup;
 
 /// Descriptors that are not for connections: listeners, channels, files of handlers.
 const RESERVED_FDS: u64 = 64;
+/// The server's, and the operators'.
+const USUAL_POOLS: usize = 2;
 
 /// Takes over what a predecessor left, before anything else can inherit it in turn. Optional, as
 /// the first line of `main`; `serve` does it otherwise. A program that starts others before it
@@ -256,23 +256,8 @@ pub(crate) trait Business {
 
 /// Where it is served.
 pub(crate) struct Plan {
-    /// The listeners' names, and which site each is.
-    pub(crate) listen: Vec<(String, usize)>,
+    pub(crate) listen: Vec<Wanted>,
     pub(crate) lanes: Lanes,
-    /// What the first of the listeners need for TLS.
-    #[cfg(feature = "tls")]
-    pub(crate) tls: Vec<Option<Tls>>,
-}
-
-impl Plan {
-    pub(crate) fn new(listen: Vec<(String, usize)>, lanes: Lanes) -> Plan {
-        Plan {
-            listen,
-            lanes,
-            #[cfg(feature = "tls")]
-            tls: Vec::new(),
-        }
-    }
 }
 
 /// What is there before anybody works.
@@ -364,15 +349,13 @@ fn start<B: Business>(
     if launch.raise_nofile {
         raise_nofile();
     }
-    launch.limits.connections = launch.limits.connections.min(connections_by_nofile());
+    launch.limits.connections =
+        launch.limits.connections.min(connections_by_nofile(plan.lanes.workers.len()));
     launch.timeouts = launch.timeouts.within_reach();
     let pid_file = launch.pid_file.as_deref().map(usable_pid_file).transpose()?;
     let inherited = inheritance.map(|i| std::mem::take(&mut i.listeners)).unwrap_or_default();
     let mut bound = Bound(Vec::new());
-    #[cfg_attr(not(feature = "tls"), expect(unused_mut, reason = "TLS is all that is added"))]
-    let (mut listeners, adopted) = bind(plan.listen, inherited, &mut bound)?;
-    #[cfg(feature = "tls")]
-    listeners.iter_mut().zip(plan.tls).for_each(|(listener, tls)| listener.tls = tls);
+    let (listeners, adopted) = bind(plan.listen, inherited, &mut bound)?;
     for hook in launch.before_ready {
         hook().map_err(|e| Error::new(Kind::Config, format!("before_ready failed: {e}")))?;
     }
@@ -386,7 +369,9 @@ fn start<B: Business>(
     let inbox = Arc::clone(&handle.shared.inbox);
     let hooks = Runner::start(launch.hooks, is_first, move |ticket, told| inbox.hook(ticket, told))?;
 
-    let parking = Parking::new(&launch.limits, listeners.len(), plan.lanes, launch.timeouts.idle)
+    let (count, idle) = (listeners.len(), launch.timeouts.idle);
+    let longest_backlog = listeners.iter().map(|listener| listener.wanted.backlog).max().unwrap_or_default();
+    let parking = Parking::new(&launch.limits, count, longest_backlog, plan.lanes, idle)
         .map_err(Error::system("can't make the acceptor's poller"))?;
     let ground = Ground {
         limits: launch.limits,
@@ -442,13 +427,13 @@ fn start<B: Business>(
     Ok(Started { handle, assembly, acceptor, terms, adopted, facts })
 }
 
-fn check_names(listen: &[(String, usize)]) -> Result<(), Error> {
+fn check_names(listen: &[Wanted]) -> Result<(), Error> {
     let config = |text: String| Err(Error::new(Kind::Config, text));
     if listen.is_empty() {
         return config("nothing to listen on: call `listen`".to_owned());
     }
     let mut counts = BTreeMap::new();
-    for (name, _) in listen {
+    for Wanted { name, .. } in listen {
         let count = counts.entry(name).or_insert(0u32);
         *count = count.saturating_add(1);
     }
@@ -461,20 +446,20 @@ fn check_names(listen: &[(String, usize)]) -> Result<(), Error> {
 
 /// Those that are inherited are adopted, the others bound; and the names of the adopted.
 fn bind(
-    wanted: Vec<(String, usize)>,
+    wanted: Vec<Wanted>,
     mut inherited: Vec<(String, OwnedFd)>,
     bound: &mut Bound,
 ) -> Result<(Vec<Listener>, Vec<String>), Error> {
     let (mut listeners, mut adopted) = (Vec::new(), Vec::new());
-    for (name, site) in wanted {
-        let listener = match inherited.iter().position(|(inherited, _)| *inherited == name) {
+    for wanted in wanted {
+        let listener = match inherited.iter().position(|(inherited, _)| *inherited == wanted.name) {
             Some(index) => {
                 let (name, fd) = inherited.remove(index);
-                adopted.push(name.clone());
-                Listener::adopt(&name, fd, site)?
+                adopted.push(name);
+                Listener::adopt(wanted, fd)?
             }
             None => {
-                let listener = Listener::bind(&name, site)?;
+                let listener = Listener::bind(wanted)?;
                 bound.0.push(listener.clone());
                 listener
             }
@@ -605,7 +590,9 @@ fn raise_nofile() {
     }
 }
 
-fn connections_by_nofile() -> usize {
+/// Each pool has a descriptor to wait by; those of the usual ones are among the reserved.
+fn connections_by_nofile(pools: usize) -> usize {
+    let own = pools.saturating_sub(USUAL_POOLS) as u64;
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    usize::try_from(soft.saturating_sub(RESERVED_FDS).max(8)).unwrap_or(usize::MAX)
+    usize::try_from(soft.saturating_sub(RESERVED_FDS.saturating_add(own)).max(8)).unwrap_or(usize::MAX)
 }

@@ -366,6 +366,7 @@ mod json;
 mod launch;
 mod lifecycle;
 mod limits;
+mod listen;
 mod listener;
 mod origin;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
@@ -433,6 +434,7 @@ pub use input::InputError;
 pub use json::{Json, Problem};
 pub use launch::{Running, inherited_fd, init};
 pub use limits::{Limits, Timeouts};
+pub use listen::Listen;
 pub use origin::{ClientWatch, PeerCredentials};
 pub use per_worker::PerWorker;
 pub use phase::{Drain, Phase};

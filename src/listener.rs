@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use log::{info, warn};
-use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::connection::Stream;
 use crate::error::{Error, Kind};
@@ -18,23 +18,51 @@ use crate::sys;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 
-/// What the kernel holds for us while nobody accepts.
+/// What the kernel holds for us while nobody accepts, unless a listener says otherwise.
 pub(crate) const BACKLOG: i32 = 1024;
 
 /// How long a handshake that has begun may take to its end when a listener is closed: one round trip.
 const ROUND_TRIP: Duration = Duration::from_millis(50);
 
-/// A bound socket.
+/// The most that the kernel takes for TCP_KEEPIDLE.
+const LONGEST_IDLE: Duration = Duration::from_secs(32_767);
+
+/// A listener as it is asked for.
 #[derive(Clone, Debug)]
-pub(crate) struct Listener {
-    /// The text it was asked for by.
+pub(crate) struct Wanted {
+    /// By this text.
     pub(crate) name: String,
-    pub(crate) fd: Arc<OwnedFd>,
     pub(crate) site: usize,
-    kind: ListenerKind,
+    /// Accepts at the connection limit, too.
+    pub(crate) reserved: bool,
+    pub(crate) backlog: i32,
+    /// After which silence clients are probed.
+    pub(crate) keepalive: Option<Duration>,
     /// None: plain text.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Tls>,
+}
+
+impl Wanted {
+    pub(crate) fn new(name: String, site: usize) -> Wanted {
+        Wanted {
+            name,
+            site,
+            reserved: false,
+            backlog: BACKLOG,
+            keepalive: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}
+
+/// A bound socket.
+#[derive(Clone, Debug)]
+pub(crate) struct Listener {
+    pub(crate) wanted: Wanted,
+    pub(crate) fd: Arc<OwnedFd>,
+    kind: ListenerKind,
 }
 
 #[derive(Clone, Debug)]
@@ -48,8 +76,9 @@ enum ListenerKind {
 }
 
 impl Listener {
-    /// Binds `name`: `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`.
-    pub(crate) fn bind(name: &str, site: usize) -> Result<Listener, Error> {
+    /// Binds `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`.
+    pub(crate) fn bind(wanted: Wanted) -> Result<Listener, Error> {
+        let name = &*wanted.name;
         let failed = |e: io::Error| {
             Error::io(Kind::Bind, format!("can't listen on {}{}", shown(name), advice(name, &e)), e)
         };
@@ -59,12 +88,13 @@ impl Listener {
             Some(path) => bind_unix(Path::new(path)).map_err(failed)?,
             None => bind_first(name.to_socket_addrs().map_err(failed)?.collect()).map_err(failed)?,
         };
-        socket.listen(BACKLOG).map_err(failed)?;
-        Listener::adopt(name, socket.into(), site)
+        socket.listen(wanted.backlog).map_err(failed)?;
+        Listener::adopt(wanted, socket.into())
     }
 
-    /// Takes a listening socket that was inherited as `name`.
-    pub(crate) fn adopt(name: &str, fd: OwnedFd, site: usize) -> Result<Listener, Error> {
+    /// Takes a listening socket that was inherited by that name.
+    pub(crate) fn adopt(wanted: Wanted, fd: OwnedFd) -> Result<Listener, Error> {
+        let name = &*wanted.name;
         let odd = |e: io::Error| Error::io(Kind::Inherit, format!("the listener {name} is odd"), e);
         let socket = SockRef::from(&fd);
         // Shared with every generation, and so from birth.
@@ -83,14 +113,15 @@ impl Listener {
             }
             _ => return Err(odd(io::Error::other("not of the family its name says"))),
         };
-        Ok(Listener {
-            name: name.to_owned(),
-            fd: Arc::new(fd),
-            site,
-            kind,
-            #[cfg(feature = "tls")]
-            tls: None,
-        })
+        Ok(Listener { wanted, fd: Arc::new(fd), kind })
+    }
+
+    /// Gives the kernel's queue the length that was asked for, as accepting begins: the socket is shared, and
+    /// the generation before or after us, which may serve in our place, may have asked for another.
+    pub(crate) fn claim_backlog(&self) {
+        if let Err(e) = SockRef::from(&*self.fd).listen(self.wanted.backlog) {
+            warn!("can't set the backlog of {}: {e}", self.address());
+        }
     }
 
     /// Where clients connect, as text.
@@ -115,10 +146,15 @@ impl Listener {
     /// A connection that waits, or `WouldBlock`.
     pub(crate) fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
         let (fd, peer) = sys::accept(self.fd.as_fd())?;
+        if let (Some(idle), false) = (self.wanted.keepalive, self.is_unix()) {
+            let keepalive = TcpKeepalive::new().with_time(idle.min(LONGEST_IDLE));
+            // Refused by what is gone already, which shows when it is read.
+            let _ = SockRef::from(&fd).set_tcp_keepalive(&keepalive);
+        }
         let stream = Stream::new(fd, self.is_unix());
         let peer = peer.filter(|_| !self.is_unix());
         #[cfg(feature = "tls")]
-        if let Some(tls) = &self.tls {
+        if let Some(tls) = &self.wanted.tls {
             return Ok((stream.secured(tls), peer));
         }
         Ok((stream, peer))
@@ -260,6 +296,10 @@ mod tests {
 
     use super::*;
 
+    fn bind(name: &str) -> Result<Listener, Error> {
+        Listener::bind(Wanted::new(name.to_owned(), 0))
+    }
+
     fn connect(listener: &Listener, host: &str, within: Duration) -> io::Result<TcpStream> {
         let host: IpAddr = host.parse().unwrap();
         TcpStream::connect_timeout(&(host, listener.socket_addr().unwrap().port()).into(), within)
@@ -281,7 +321,7 @@ mod tests {
         let families =
             [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1"), ("[::]:0", "::1")];
         for (name, host) in families {
-            let Ok(listener) = Listener::bind(name, 0) else {
+            let Ok(listener) = bind(name) else {
                 eprintln!("SKIPPED: this host can't listen on {name}");
                 continue;
             };
@@ -311,7 +351,7 @@ mod tests {
 
     #[test]
     fn one_that_takes_no_filter_is_closed_without_delay() {
-        let listener = Listener::bind("127.0.0.1:0", 0).unwrap();
+        let listener = bind("127.0.0.1:0").unwrap();
         sys::set_option(listener.fd.as_fd(), libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1);
         assert_eq!(listener.refuse_new(), Duration::ZERO);
     }
@@ -320,7 +360,7 @@ mod tests {
     fn a_unix_socket_refuses_at_once_and_gives_who_waits() {
         let folder = tempfile::tempdir().unwrap();
         let (path, moved) = (folder.path().join("socket"), folder.path().join("moved"));
-        let listener = Listener::bind(&format!("unix:{}", path.display()), 0).unwrap();
+        let listener = bind(&format!("unix:{}", path.display())).unwrap();
         let waiting = [(); 3].map(|()| UnixStream::connect(&path).unwrap());
         // Who has found the path before it is removed.
         fs::hard_link(&path, &moved).unwrap();
@@ -331,5 +371,62 @@ mod tests {
             listener.accept().unwrap();
         }
         assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+
+    /// How many can connect to it until the kernel takes no more.
+    fn backlog_of(listener: &Listener, path: &Path) -> usize {
+        let address = SockAddr::unix(path).unwrap();
+        let connect = || {
+            let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            client.set_nonblocking(true)?;
+            client.connect(&address).map(|()| client)
+        };
+        let waiting: Vec<Socket> = std::iter::from_fn(|| connect().ok()).collect();
+        assert_eq!(connect().unwrap_err().kind(), ErrorKind::WouldBlock);
+        for _ in &waiting {
+            listener.accept().unwrap();
+        }
+        // The kernel takes one more than it is told.
+        waiting.len() - 1
+    }
+
+    #[test]
+    fn its_backlog_is_that_of_who_accepts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let wanted = |backlog| {
+            let wanted = Wanted::new(format!("unix:{}", path.display()), 0);
+            Wanted { backlog, ..wanted }
+        };
+        let old = Listener::bind(wanted(3)).unwrap();
+        assert_eq!(backlog_of(&old, &path), 3);
+        let new = Listener::adopt(wanted(7), old.fd.try_clone().unwrap()).unwrap();
+        assert_eq!(backlog_of(&new, &path), 3, "only prepared: the old one serves");
+        new.claim_backlog();
+        assert_eq!(backlog_of(&new, &path), 7);
+        old.claim_backlog();
+        assert_eq!(backlog_of(&old, &path), 3, "after a rollback");
+    }
+
+    #[test]
+    fn connections_are_probed_as_asked() {
+        let wanted = |keepalive| Wanted { keepalive, ..Wanted::new("127.0.0.1:0".to_owned(), 0) };
+        let plain = Listener::bind(wanted(None)).unwrap();
+        let minute = Duration::from_secs(60);
+        let idles = [
+            (None, None),
+            (Some(minute), Some(minute)),
+            (Some(Duration::MAX), Some(LONGEST_IDLE)),
+            // As a generation that does not ask for it.
+            (None, None),
+        ];
+        for (asked, set) in idles {
+            let listener = Listener::adopt(wanted(asked), plain.fd.try_clone().unwrap()).unwrap();
+            let _client = connect(&listener, "127.0.0.1", Duration::from_secs(20)).unwrap();
+            let stream = accepted(&listener);
+            let socket = SockRef::from(&stream);
+            let idle = socket.keepalive().unwrap().then(|| socket.tcp_keepalive_time().unwrap());
+            assert_eq!(idle, set);
+        }
     }
 }

@@ -22,12 +22,13 @@ pub(crate) struct Pool<T> {
 type Died = dyn Fn(&str, &(dyn Any + Send)) + Send + Sync;
 
 /// What a worker of the first ones does before all else.
-pub(crate) type Begin = Box<dyn Fn() -> Result<(), Error> + Send + Sync>;
+pub(crate) type Begin = Arc<dyn Fn() -> Result<(), Error> + Send + Sync>;
 
 /// Where workers have their place.
 pub(crate) struct Places {
-    /// Each is called so, and by its number.
-    pub(crate) name: String,
+    /// Each is called so, by its number, and by whose it is.
+    pub(crate) name: &'static str,
+    pub(crate) whose: String,
     pub(crate) count: usize,
     pub(crate) stack_bytes: Option<usize>,
     /// Should not panic.
@@ -102,7 +103,7 @@ impl<T: Send + 'static> Pool<T> {
 
 impl Crew {
     fn name_of(&self, index: usize) -> String {
-        format!("{}-{index}", self.places.name)
+        format!("{}-{index}{}", self.places.name, self.places.whose)
     }
 
     /// Fills all places, and waits until each has begun or one has failed to.
@@ -172,7 +173,7 @@ mod tests {
     const WORKERS: usize = 3;
 
     fn places(stack_bytes: Option<usize>, begin: Option<Begin>) -> Places {
-        Places { name: "worker".to_owned(), count: WORKERS, stack_bytes, begin }
+        Places { name: "worker", whose: ":8002".to_owned(), count: WORKERS, stack_bytes, begin }
     }
 
     /// What the dead were called, in order of name.
@@ -203,7 +204,7 @@ mod tests {
         pool.finish();
         let results: Vec<(u32, String)> = results.iter().collect();
         assert_eq!(results.len(), 900, "each is done but those that kill");
-        let names = ["worker-0", "worker-1", "worker-2"];
+        let names = ["worker-0:8002", "worker-1:8002", "worker-2:8002"];
         assert!(results.iter().all(|(_, name)| names.contains(&name.as_str())));
         let dead = names_of(dead);
         assert_eq!(dead.len(), 100);
@@ -226,7 +227,7 @@ mod tests {
         crew.occupy(7);
         assert!(crew.threads().is_empty());
         drop(crew);
-        assert_eq!(names_of(dead), ["worker-7", "worker-7"]);
+        assert_eq!(names_of(dead), ["worker-7:8002", "worker-7:8002"]);
     }
 
     #[test]
@@ -248,7 +249,7 @@ mod tests {
                 done.send((thread::current().id(), asked.with(|number| *number))).unwrap();
             }
         };
-        let places = places(None, Some(Box::new(move || first.begin())));
+        let places = places(None, Some(Arc::new(move || first.begin())));
         let pool = Pool::start(places, Arc::clone(&queue), make, || false, |_: &str, _: &_| ()).unwrap();
         assert_eq!(begun.load(Ordering::SeqCst), WORKERS);
         queue.push(&mut vec![true; WORKERS]);
@@ -275,7 +276,7 @@ mod tests {
             let lives = lives.clone();
             move |_: u32, _| lives.send(()).unwrap()
         };
-        let places = places(None, Some(Box::new(begin)));
+        let places = places(None, Some(Arc::new(begin)));
         let pool = Pool::start(places, Arc::clone(&queue), make, || false, |_: &str, _: &_| ());
         assert_eq!(pool.unwrap_err().to_string(), "as the test wants it");
         assert!(ended.try_recv().is_err_and(|e| e == mpsc::TryRecvError::Disconnected), "all have ended");

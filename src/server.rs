@@ -18,6 +18,8 @@ use crate::exchange::{self, Client, Common, Desk, HandlerBox, Progress, Sign, Si
 use crate::handler::{Handler, panic_text};
 use crate::http1::{DateCache, encode};
 use crate::launch::{self, Business, Ground, Lanes, Launch, Plan, Running, Works, launch_methods};
+use crate::listen::Listen;
+use crate::listener::Wanted;
 use crate::pace::Pace;
 use crate::per_worker::PerWorker;
 use crate::pool::{Begin, Places, Pool};
@@ -42,7 +44,7 @@ const DEFAULT_WORKERS: usize = 32;
 /// }
 /// ```
 pub struct Server {
-    handler: Box<dyn Handler>,
+    handler: Arc<dyn Handler>,
     listen: Vec<Listen>,
     admin: Vec<String>,
     workers: usize,
@@ -52,31 +54,11 @@ pub struct Server {
     launch: Launch,
 }
 
-struct Listen {
-    name: String,
-    /// None: the server's own.
-    handler: Option<Box<dyn Handler>>,
-    /// None: plain text.
-    #[cfg(feature = "tls")]
-    tls: Option<Tls>,
-}
-
-impl Listen {
-    fn new(name: String, handler: Option<Box<dyn Handler>>) -> Listen {
-        Listen {
-            name,
-            handler,
-            #[cfg(feature = "tls")]
-            tls: None,
-        }
-    }
-}
-
 impl Server {
     /// A server for `handler`: a closure, or a [`Router`](crate::Router).
     pub fn new(handler: impl Handler) -> Server {
         Server {
-            handler: Box::new(handler),
+            handler: Arc::new(handler),
             listen: Vec::new(),
             admin: Vec::new(),
             workers: DEFAULT_WORKERS,
@@ -87,22 +69,21 @@ impl Server {
         }
     }
 
-    /// Adds a listener: `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`. Port 0 takes a free one, which
-    /// later generations keep.
+    /// Adds a listener: `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`; or a [`Listen`], which may have its own handler,
+    /// workers, backlog and more. Port 0 takes a free one, which later generations keep.
     ///
     /// The text is the listener's name at a handover: a successor that asks for the same text
     /// inherits the socket.
     #[must_use]
-    pub fn listen(mut self, name: impl Into<String>) -> Server {
-        self.listen.push(Listen::new(name.into(), None));
+    pub fn listen(mut self, listen: impl Into<Listen>) -> Server {
+        self.listen.push(listen.into());
         self
     }
 
     /// Adds a listener with a handler of its own, on the server's workers.
     #[must_use]
-    pub fn listen_with(mut self, name: impl Into<String>, handler: impl Handler) -> Server {
-        self.listen.push(Listen::new(name.into(), Some(Box::new(handler))));
-        self
+    pub fn listen_with(self, name: impl Into<String>, handler: impl Handler) -> Server {
+        self.listen(Listen::new(name).handler(handler))
     }
 
     /// Adds a listener that speaks TLS, and HTTP/1.1 within. [`Server::serve`] reads the files that
@@ -110,17 +91,15 @@ impl Server {
     /// by, whether it speaks TLS there or not.
     #[cfg(feature = "tls")]
     #[must_use]
-    pub fn listen_tls(mut self, name: impl Into<String>, tls: Tls) -> Server {
-        self.listen.push(Listen { tls: Some(tls), ..Listen::new(name.into(), None) });
-        self
+    pub fn listen_tls(self, name: impl Into<String>, tls: Tls) -> Server {
+        self.listen(Listen::new(name).tls(tls))
     }
 
     /// Adds a listener that speaks TLS, with a handler of its own, on the server's workers.
     #[cfg(feature = "tls")]
     #[must_use]
-    pub fn listen_tls_with(mut self, name: impl Into<String>, tls: Tls, handler: impl Handler) -> Server {
-        self.listen.push(Listen { tls: Some(tls), ..Listen::new(name.into(), Some(Box::new(handler))) });
-        self
+    pub fn listen_tls_with(self, name: impl Into<String>, tls: Tls, handler: impl Handler) -> Server {
+        self.listen(Listen::new(name).tls(tls).handler(handler))
     }
 
     /// Adds a listener for operators, with `/healthz`, `/readyz`, `/metrics` and `/status`, and a
@@ -131,7 +110,8 @@ impl Server {
         self
     }
 
-    /// How many requests are handled at once: threads that may block. Default 32, at most 10,000.
+    /// How many requests are handled at once: threads that may block. Default 32; at most 10,000, with
+    /// those that listeners have of their own.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Server {
         self.workers = workers;
@@ -155,7 +135,7 @@ impl Server {
     #[must_use]
     pub fn per_worker<T: 'static>(mut self, values: &PerWorker<T>) -> Server {
         let values = values.clone();
-        self.per_worker.push(Box::new(move || values.begin()));
+        self.per_worker.push(Arc::new(move || values.begin()));
         self
     }
 
@@ -213,43 +193,50 @@ impl Business for Server {
         &mut self.launch
     }
 
-    /// Site 0 is the server's own handler, the next ones those of listeners, the last the admin's.
+    /// Site 0 is the server's own handler, the next ones those of listeners with handlers or workers of their own,
+    /// the last the admin's. The pools are in the same order.
     fn plan(&mut self) -> Result<Plan, Error> {
         self.check()?;
-        let mut sites = 1usize;
+        let mut lanes = Lanes { workers: vec![self.shared_workers()], of_site: vec![0] };
         let mut listen = Vec::new();
-        for Listen { name, handler, .. } in &self.listen {
-            let site = if handler.is_some() { sites } else { 0 };
-            sites = sites.saturating_add(usize::from(handler.is_some()));
-            listen.push((name.clone(), site));
+        for one in &self.listen {
+            let site = if one.has_own_site() { lanes.of_site.len() } else { 0 };
+            if one.has_own_site() {
+                lanes.of_site.push(if one.workers.is_some() { lanes.workers.len() } else { 0 });
+                lanes.workers.extend(one.workers);
+            }
+            listen.push(one.wanted(site));
         }
-        let mut lanes = Lanes { workers: vec![self.workers], of_site: vec![0; sites] };
         if !self.admin.is_empty() {
-            listen.extend(self.admin.iter().map(|name| (name.clone(), sites)));
+            let site = lanes.of_site.len();
+            let admin = |name: &String| Wanted { reserved: true, ..Wanted::new(name.clone(), site) };
+            listen.extend(self.admin.iter().map(admin));
+            lanes.of_site.push(lanes.workers.len());
             lanes.workers.push(1);
-            lanes.of_site.push(1);
         }
         #[cfg(feature = "tls")]
-        {
-            self.listen.iter().filter_map(|listen| listen.tls.as_ref()).try_for_each(Tls::reload)?;
-            let tls = self.listen.iter().map(|listen| listen.tls.clone()).collect();
-            Ok(Plan { tls, ..Plan::new(listen, lanes) })
-        }
-        #[cfg(not(feature = "tls"))]
-        Ok(Plan::new(listen, lanes))
+        self.listen.iter().try_for_each(Listen::reads_certificates)?;
+        Ok(Plan { listen, lanes })
     }
 
     fn start(self, ground: &Ground<Progress>) -> Result<Works<Progress>, Error> {
         let site = |handler| Site { handler: HandlerBox(handler), pace: Pace::new() };
-        let mut sites = vec![site(self.handler)];
-        sites.extend(self.listen.into_iter().filter_map(|listen| listen.handler).map(site));
-        let begins = self.per_worker;
+        let (begins, stack_bytes) = (self.per_worker.clone(), self.stack_bytes);
         let begin: Option<Begin> = (!begins.is_empty())
-            .then(|| Box::new(move || begins.iter().try_for_each(|begin| begin())) as Begin);
-        let mut lanes = vec![("heirloom-worker", self.workers, begin)];
+            .then(|| Arc::new(move || begins.iter().try_for_each(|begin| begin())) as Begin);
+        let places = |name, whose, count, begin| Places { name, whose, count, stack_bytes, begin };
+        let (shared, workers) = (Arc::clone(&self.handler), self.shared_workers());
+        let mut sites = vec![site(Arc::clone(&shared))];
+        let mut lanes = vec![places("heirloom-worker", String::new(), workers, begin.clone())];
+        for listen in self.listen.into_iter().filter(Listen::has_own_site) {
+            if let Some(count) = listen.workers {
+                lanes.push(places("worker", listen.mark(), count, begin.clone()));
+            }
+            sites.push(site(listen.handler.unwrap_or_else(|| Arc::clone(&shared))));
+        }
         if !self.admin.is_empty() {
-            sites.push(site(Box::new(admin_routes(&ground.handle))));
-            lanes.push(("heirloom-admin", 1, None));
+            sites.push(site(Arc::new(admin_routes(&ground.handle))));
+            lanes.push(places("heirloom-admin", String::new(), 1, None));
         }
         let (limits, tallies) = (&ground.limits, &ground.handle.shared.tallies);
         let detached = Arc::new(Detached::new(limits.detached_threads, tallies.tally()));
@@ -269,7 +256,8 @@ impl Business for Server {
         let mut pools = Vec::new();
         let mut queues = Vec::new();
         let mut signs = Vec::new();
-        for (lane, (name, count, begin)) in lanes.into_iter().enumerate() {
+        for (lane, places) in lanes.into_iter().enumerate() {
+            let count = places.count;
             let share = (count.saturating_mul(limits.streaming_percent.into()) / 100).max(1);
             let queue = Arc::new(Queue::new(count, share));
             let of_pool: Vec<Arc<Sign>> = (0..count).map(|_| Arc::default()).collect();
@@ -292,7 +280,6 @@ impl Business for Server {
             };
             let (parking, to_fill) = (Arc::clone(&ground.parking), Arc::clone(&queue));
             let fetch = move || parking.fetch(lane, &to_fill);
-            let places = Places { name: name.to_owned(), count, stack_bytes: self.stack_bytes, begin };
             match Pool::start(places, Arc::clone(&queue), make, fetch, died) {
                 Ok(pool) => pools.push(pool),
                 Err(e) => {
@@ -322,13 +309,22 @@ impl Server {
                 "a server needs a worker, and {MOST_WORKERS} at most: Server::workers({workers})"
             ));
         }
-        let own = self.listen.iter().filter_map(|listen| listen.handler.as_deref());
-        for handler in [&*self.handler].into_iter().chain(own) {
-            if let Err(text) = handler.check() {
-                return config(text);
-            }
+        if let Err(text) = self.handler.check() {
+            return config(text);
+        }
+        self.listen.iter().try_for_each(Listen::check)?;
+        let own = self.listen.iter().filter_map(|one| one.workers);
+        let all = own.fold(self.shared_workers(), usize::saturating_add);
+        if all > MOST_WORKERS {
+            return config(format!("{MOST_WORKERS} workers at most, over all listeners: these are {all}"));
         }
         Ok(())
+    }
+
+    /// None where each listener has its own.
+    fn shared_workers(&self) -> usize {
+        let all_have_own = !self.listen.is_empty() && self.listen.iter().all(|one| one.workers.is_some());
+        if all_have_own { 0 } else { self.workers }
     }
 }
 
@@ -378,7 +374,7 @@ impl Staff for Workers {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let listen: Vec<&str> = self.listen.iter().map(|listen| listen.name.as_str()).collect();
+        let listen: Vec<&str> = self.listen.iter().map(Listen::name).collect();
         f.debug_struct("Server")
             .field("listen", &listen)
             .field("admin", &self.admin)

@@ -12,7 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::census::Census;
 use super::watch::{Waited, Watch};
-use super::{BELL, FIRST_WATCH, RESERVE, SPECIAL, TICK};
+use super::{BACKLOG, BELL, FIRST_WATCH, LONGEST_QUEUE, RESERVE, SPECIAL, TICK};
 use crate::connection::{Connection, Linger};
 use crate::limits::Limits;
 use crate::queue::Queue;
@@ -90,11 +90,12 @@ pub(crate) enum Command {
 }
 
 impl<P> Parking<P> {
-    /// Room for as many as the limits allow, and for those that are taken beyond them: by a listener with workers
-    /// of its own, and from the kernel's queue at a stop.
+    /// Room for as many as the limits allow, and for those that are taken beyond them: by operators' listeners,
+    /// and from the kernel's queue at a stop.
     pub(crate) fn new(
         limits: &Limits,
         listeners: usize,
+        longest_backlog: i32,
         lanes: Lanes,
         idle: Duration,
     ) -> io::Result<Parking<P>> {
@@ -106,8 +107,10 @@ impl<P> Parking<P> {
             .zip(lanes.workers)
             .map(|(key, workers)| Watch::new(key, workers, &poller))
             .collect::<Result<_, _>>()?;
+        #[expect(clippy::cast_sign_loss, reason = "clamped")]
+        let waiting = longest_backlog.clamp(BACKLOG, LONGEST_QUEUE) as usize;
         Ok(Parking {
-            slots: Slots::new(limits.connections + RESERVE),
+            slots: Slots::new(limits.connections + waiting + RESERVE),
             poller,
             watches,
             lane_of_site: lanes.of_site.into(),

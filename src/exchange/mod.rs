@@ -53,7 +53,7 @@ pub(crate) struct Site {
 }
 
 /// A handler without a name to show.
-pub(crate) struct HandlerBox(pub(crate) Box<dyn Handler>);
+pub(crate) struct HandlerBox(pub(crate) Arc<dyn Handler>);
 
 impl std::fmt::Debug for HandlerBox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -60,7 +60,7 @@ impl Rehearsal {
         client.set_nonblocking(true).unwrap();
         let (limits, timeouts) = (tight(), Timeouts::default());
         let lanes = Lanes { workers: vec![1], of_site: vec![0] };
-        let parking = Arc::new(Parking::new(&limits, 1, lanes, timeouts.idle).unwrap());
+        let parking = Arc::new(Parking::new(&limits, 1, 1, lanes, timeouts.idle).unwrap());
         let phase = PhaseWatch::new();
         let tallies = Tallies::default();
         let (memory, disk) = (Budget::new(limits.buffered_bytes), Budget::new(limits.temporary_bytes));
@@ -73,7 +73,7 @@ impl Rehearsal {
         let connection = Connection::new(stream, slot, (0, 0), origin, Progress::default());
         let queue = Queue::new(1, 1);
         queue.push(&mut vec![Box::new(connection)]);
-        let site = Site { handler: HandlerBox(Box::new(Mirror)), pace: Pace::new() };
+        let site = Site { handler: HandlerBox(Arc::new(Mirror)), pace: Pace::new() };
         let common = Common {
             sites: vec![site],
             parking,

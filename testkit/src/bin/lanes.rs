@@ -1,0 +1,27 @@
+//! A server with two listeners, each with workers of its own:
+//! `lanes PUBLIC OFFICE`, where PUBLIC has two, and OFFICE one.
+
+use std::time::Duration;
+
+use heirloom::prelude::*;
+use heirloom::{Listen, Timeouts};
+
+/// Longer than any test.
+const FOR_EVER: Duration = Duration::from_secs(600);
+
+fn main() -> Result<(), heirloom::Error> {
+    heirloom::init()?;
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    log::info!("pid {}", std::process::id());
+    let pid = |_: Request| std::process::id().to_string();
+    let until_drain = move |req: Request| {
+        req.wait_draining(FOR_EVER);
+        pid(req)
+    };
+    Server::new(Router::new().get("/pid", pid).get("/until-drain", until_drain))
+        .timeouts(Timeouts { probation: Duration::ZERO, ..Timeouts::default() })
+        .listen(Listen::new(&args[0]).workers(2))
+        .listen(Listen::new(&args[1]).workers(1).backlog(16))
+        .serve()
+}
