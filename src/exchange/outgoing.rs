@@ -46,6 +46,16 @@ pub(super) struct Sent {
     pub(super) all: bool,
 }
 
+/// What a pull goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pulls {
+    Nothing,
+    /// Which is in memory mostly.
+    File,
+    /// The user's code, which may block.
+    Source,
+}
+
 /// What a pull brought.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Pulled {
@@ -96,6 +106,14 @@ impl Outgoing {
     /// Whether the next piece is there without waiting, to go out with the head.
     pub(super) fn joins_head(&self) -> bool {
         self.file.is_some() && self.given == 0
+    }
+
+    pub(super) fn pulls(&self) -> Pulls {
+        match (&self.source, &self.file) {
+            (Some(_), _) => Pulls::Source,
+            (None, Some(_)) => Pulls::File,
+            (None, None) => Pulls::Nothing,
+        }
     }
 
     /// Bytes of the body that were pulled from it.

@@ -19,7 +19,7 @@ use super::desk::{Desk, method_and_path};
 use super::detached::{Place, Task};
 use super::ending::Ending;
 use super::input::Filled;
-use super::outgoing::{self, Outgoing, Pulled, Sent};
+use super::outgoing::{self, Outgoing, Pulled, Pulls, Sent};
 use super::progress::{After, AskedOwned, Begun, Blocked, Rate, Responding, Stage};
 use super::upload::{Lease, Upload};
 use super::{Client, Common, let_go, panic_text};
@@ -619,7 +619,12 @@ impl<'a> Turn<'a> {
                 }
                 Err(e) => return Err(broken(&e)),
             }
-            self.queue.wake_for_rest(self.desk.place, self.common.parking.is_deserted(self.client.site));
+            let is_deserted = self.common.parking.is_deserted(self.client.site);
+            match response.outgoing.pulls() {
+                Pulls::Nothing => {}
+                Pulls::File => self.queue.wake_beside(self.desk.place, is_deserted),
+                Pulls::Source => self.queue.wake_for_rest(self.desk.place, is_deserted),
+            }
             let Desk { piece, out, .. } = &mut *self.desk;
             let stream = &self.client.stream;
             let pulled = catch_unwind(AssertUnwindSafe(|| response.outgoing.pull(piece, out, stream)));
