@@ -78,6 +78,17 @@ impl Stream {
         })
     }
 
+    /// As `write`, of what our end follows at once: a TCP segment carries both.
+    pub(crate) fn write_last(&self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(s) => {
+                let flags = libc::MSG_MORE | libc::MSG_NOSIGNAL;
+                uninterrupted(|| SockRef::from(&**s).send_with_flags(buf, flags))
+            }
+            _ => self.write(buf),
+        }
+    }
+
     pub(crate) fn write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         uninterrupted(|| match self {
             Stream::Tcp(s) => (&**s).write_vectored(bufs),

@@ -117,8 +117,9 @@ pub(crate) fn serve(
                 return close(client, reason, desk, common);
             }
             Step::Linger(reason) => {
-                forget(&mut client);
+                // Before what is the user's is dropped: the last bytes wait for our end.
                 client.begin_lingering(reason);
+                forget(&mut client);
                 return end_lingering(client, reason, desk, common);
             }
             Step::Reset(reason) => {

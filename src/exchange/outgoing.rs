@@ -241,9 +241,18 @@ fn uninterrupted(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>, buf: &mut
 
 /// Writes a buffer; what the socket does not take stays in it.
 pub(super) fn write_out(out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
+    write_by(|rest| stream.write(rest), out)
+}
+
+/// As `write_out`, where our side is shut right after it.
+pub(super) fn write_last(out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
+    write_by(|rest| stream.write_last(rest), out)
+}
+
+fn write_by(mut write: impl FnMut(&[u8]) -> io::Result<usize>, out: &mut Vec<u8>) -> io::Result<Sent> {
     let mut bytes = 0usize;
     while let Some(rest) = out.get(bytes..).filter(|rest| !rest.is_empty()) {
-        match stream.write(rest) {
+        match write(rest) {
             Ok(n) => bytes = bytes.saturating_add(n),
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 out.drain(..bytes);

@@ -26,7 +26,7 @@ use super::{Client, Common, let_go, panic_text};
 use crate::acceptor::{Deadline, PORTABLE_BYTES};
 use crate::body::{Body, Kind};
 use crate::close_reason::CloseReason;
-use crate::connection::{Answering, Peek};
+use crate::connection::{Answering, Peek, Stream};
 use crate::handler::{Resolved, RouteLimits, collecting_panics};
 use crate::http1::encode::{self, Asked, BodyFraming, Plan};
 use crate::http1::{Decoder, Framing, Head, Refusal, Scan, has_asked_for, is_to_head};
@@ -682,7 +682,7 @@ impl<'a> Turn<'a> {
                 // The client's own end of TLS, unread, would be answered by a reset.
                 let whole = !linger && self.desk.input.is_empty() && !self.client.stream.is_bound_here();
                 self.client.progress.stage = Stage::closing(reason, linger);
-                self.flush()?;
+                self.flush_last()?;
                 self.say_end()?;
                 return Err(if whole { Step::Close(reason) } else { Step::Linger(reason) });
             }
@@ -757,7 +757,7 @@ impl<'a> Turn<'a> {
 
     fn say_last(&mut self, reason: CloseReason) -> Step {
         self.client.progress.stage = Stage::closing(reason, true);
-        match self.flush() {
+        match self.flush_last() {
             Ok(()) => Step::Linger(reason),
             Err(step) => step,
         }
@@ -779,10 +779,19 @@ impl<'a> Turn<'a> {
 
     /// Writes what is in `out`; ends the turn if the socket does not take it all.
     fn flush(&mut self) -> Flow {
+        self.flush_by(outgoing::write_out)
+    }
+
+    /// As `flush`, before a step that shuts our side.
+    fn flush_last(&mut self) -> Flow {
+        self.flush_by(outgoing::write_last)
+    }
+
+    fn flush_by(&mut self, write: impl Fn(&mut Vec<u8>, &Stream) -> io::Result<Sent>) -> Flow {
         if self.desk.out.is_empty() {
             return Ok(());
         }
-        match outgoing::write_out(&mut self.desk.out, &self.client.stream) {
+        match write(&mut self.desk.out, &self.client.stream) {
             Ok(sent) if sent.all => {
                 self.note_taken(sent);
                 Ok(())
