@@ -117,9 +117,11 @@ pub(crate) fn serve(
                 return close(client, reason, desk, common);
             }
             Step::Linger(reason) => {
-                // Before what is the user's is dropped: the last bytes wait for our end.
+                // Our end first, as the last bytes wait for it; the user's `Drop` still counts as in flight.
+                let guard = client.guard.take();
                 client.begin_lingering(reason);
                 forget(&mut client);
+                drop(guard);
                 return end_lingering(client, reason, desk, common);
             }
             Step::Reset(reason) => {
