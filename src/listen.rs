@@ -117,7 +117,8 @@ impl Listen {
     /// What its workers' names end with: what fits beside their number into the kernel's 15 bytes.
     pub(crate) fn mark(&self) -> String {
         let name = self.name();
-        format!(":{}", name.rsplit(['/', ':']).next().unwrap_or(name))
+        // No name of a thread holds a NUL; that of an abstract socket does.
+        format!(":{}", name.rsplit(['/', ':', '\0']).next().unwrap_or(name))
     }
 
     /// # Errors

@@ -39,8 +39,8 @@ type BoxedError = Box<dyn StdError + Send + Sync>;
 /// any other thread (of a detached stream, of a test that calls a handler without a server), and by a
 /// worker that takes the place of one that died, a value is made at its first use there.
 ///
-/// A value is dropped when its thread ends: a worker's at the end of the server, that of a detached stream with
-/// it. When the last clone is gone, values are also dropped as soon as their thread makes another one.
+/// A value is dropped when its thread ends: a worker's at the end of the server, which waits 5 s for that and then goes
+/// without (as it does at once where a handler was cut), that of a detached stream with it. When the last clone is gone, values are also dropped as soon as their thread makes another one.
 /// A panic of such a `Drop` goes no further.
 pub struct PerWorker<T> {
     recipe: Arc<Recipe<T>>,

@@ -3,8 +3,10 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use log::error;
 
@@ -57,7 +59,7 @@ impl<T: Send + 'static> Pool<T> {
     /// is told by name of a worker whose function does, and then another takes its place.
     ///
     /// # Errors
-    /// Why one can't begin; then none works.
+    /// Why one can't begin, as soon as that is known; then none works.
     pub(crate) fn start<W: FnMut(T, bool)>(
         places: Places,
         queue: Arc<Queue<T>>,
@@ -83,21 +85,35 @@ impl<T: Send + 'static> Pool<T> {
         match pool.crew.begin() {
             Ok(()) => Ok(pool),
             Err(e) => {
-                pool.finish();
+                pool.abandon();
                 Err(e)
             }
         }
     }
 
-    /// Ends the workers when they have done what is queued.
-    pub(crate) fn finish(self) {
+    /// Ends the workers when they have done what is queued. False if that takes longer than `time`: what
+    /// they drop at their end is the user's. Then they are left behind.
+    pub(crate) fn finish(self, time: Duration) -> bool {
         self.queue.close();
-        // Whoever dies leaves its successor here first.
-        loop {
-            let next = self.crew.threads().pop();
-            let Some(thread) = next else { return };
-            let _ = thread.join();
-        }
+        let (done, ended) = mpsc::channel::<()>();
+        let name = format!("{}-end", self.crew.places.name);
+        let crew = self.crew;
+        let join = move || {
+            // Whoever dies leaves its successor here first.
+            loop {
+                let next = crew.threads().pop();
+                let Some(thread) = next else { break };
+                let _ = thread.join();
+            }
+            drop(done);
+        };
+        thread::Builder::new().name(name).spawn(join).is_ok()
+            && ended.recv_timeout(time) == Err(RecvTimeoutError::Disconnected)
+    }
+
+    /// Ends them, too, and waits for nobody: some may not have begun yet.
+    pub(crate) fn abandon(self) {
+        self.queue.close();
     }
 }
 
@@ -171,6 +187,7 @@ mod tests {
     use crate::error::Kind;
 
     const WORKERS: usize = 3;
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     fn places(stack_bytes: Option<usize>, begin: Option<Begin>) -> Places {
         Places { name: "worker", whose: ":8002".to_owned(), count: WORKERS, stack_bytes, begin }
@@ -201,7 +218,7 @@ mod tests {
         };
         let pool = Pool::start(places(None, None), Arc::clone(&queue), make, || false, died).unwrap();
         queue.push(&mut (0..1_000).collect());
-        pool.finish();
+        assert!(pool.finish(PATIENCE));
         let results: Vec<(u32, String)> = results.iter().collect();
         assert_eq!(results.len(), 900, "each is done but those that kill");
         let names = ["worker-0:8002", "worker-1:8002", "worker-2:8002"];
@@ -254,7 +271,7 @@ mod tests {
         assert_eq!(begun.load(Ordering::SeqCst), WORKERS);
         queue.push(&mut vec![true; WORKERS]);
         queue.push(&mut vec![false; 100]);
-        pool.finish();
+        assert!(pool.finish(PATIENCE));
         let mut numbers = BTreeMap::new();
         for (thread, number) in results {
             assert_eq!(*numbers.entry(format!("{thread:?}")).or_insert(number), number);
@@ -279,6 +296,46 @@ mod tests {
         let places = places(None, Some(Arc::new(begin)));
         let pool = Pool::start(places, Arc::clone(&queue), make, || false, |_: &str, _: &_| ());
         assert_eq!(pool.unwrap_err().to_string(), "as the test wants it");
-        assert!(ended.try_recv().is_err_and(|e| e == mpsc::TryRecvError::Disconnected), "all have ended");
+        assert_eq!(ended.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected), "all end");
+    }
+
+    #[test]
+    fn one_that_can_not_begin_does_not_wait_for_those_who_take_long() {
+        let tries = AtomicUsize::new(0);
+        let (end, hangs) = mpsc::channel::<()>();
+        let hangs = Mutex::new(hangs);
+        let begin = move || match tries.fetch_add(1, Ordering::SeqCst) {
+            1 => Err(Error::new(Kind::Config, "as the test wants it")),
+            _ => {
+                let _ = hangs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                Ok(())
+            }
+        };
+        let queue = Arc::new(Queue::new(WORKERS, 1));
+        let places = places(None, Some(Arc::new(begin)));
+        let pool = Pool::start(places, queue, |_| |_: u32, _| (), || false, |_: &str, _: &_| ());
+        assert_eq!(pool.unwrap_err().to_string(), "as the test wants it");
+        drop(end);
+    }
+
+    #[test]
+    fn one_that_does_not_end_is_left_behind() {
+        struct Hangs(mpsc::Receiver<()>);
+        impl Drop for Hangs {
+            fn drop(&mut self) {
+                let _ = self.0.recv();
+            }
+        }
+        let (end, ends) = mpsc::channel();
+        let ends = Mutex::new(Some(ends));
+        let own = PerWorker::new(move || match ends.lock().unwrap().take() {
+            Some(ends) => Ok(Hangs(ends)),
+            None => Err("only one is to be had"),
+        });
+        let queue = Arc::new(Queue::new(1, 1));
+        let places = Places { count: 1, ..places(None, Some(Arc::new(move || own.begin()))) };
+        let pool = Pool::start(places, queue, |_| |_: u32, _| (), || false, |_: &str, _: &_| ()).unwrap();
+        assert!(!pool.finish(Duration::from_millis(10)));
+        drop(end);
     }
 }

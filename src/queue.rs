@@ -285,14 +285,11 @@ impl<T> Queue<T> {
     }
 
     /// As `wake_for_rest`, by one that will be at it for long without leaving its core: another does
-    /// good only where there is a core for it.
-    pub(crate) fn wake_beside(&self, place: usize, look: bool) {
-        let now = Instant::now();
-        let mut state = self.lock();
-        if let Some(place) = state.places.get_mut(place) {
-            place.at = now;
-        }
-        if (look || !state.waiting.is_empty()) && state.moving(now) < state.most {
+    /// good only where there is a core for it. Where nobody looks again, one is woken in any case.
+    pub(crate) fn wake_beside(&self, look: bool) {
+        let state = self.lock();
+        let waits = look || !state.waiting.is_empty();
+        if waits && (!state.attended || state.moving(Instant::now()) < state.most) {
             wake(1, state);
         }
     }
@@ -556,11 +553,11 @@ mod tests {
 
     #[test]
     fn beside_one_that_computes_another_is_woken_only_for_another_core() {
-        for (cores, sleeping) in [(1, 1), (2, 1), (3, 0)] {
-            let queue = on_one_core(true);
+        for (attended, cores, sleeping) in [(true, 1, 1), (true, 2, 1), (true, 3, 0), (false, 1, 0)] {
+            let queue = on_one_core(attended);
             queue.lock().most = cores;
-            queue.wake_beside(1, false);
-            assert_eq!(queue.look().sleeping, sleeping, "{cores} cores, two at it");
+            queue.wake_beside(false);
+            assert_eq!(queue.look().sleeping, sleeping, "{cores} cores, two at it, {attended}");
         }
     }
 

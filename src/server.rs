@@ -5,9 +5,9 @@ use std::any::Any;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
-use log::error;
+use log::{error, warn};
 
 use crate::admin::admin_routes;
 use crate::assembly::Staff;
@@ -28,6 +28,8 @@ use crate::status::Stats;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 
+/// For what workers drop at their end, which may be the user's.
+const LAST_DROPS: Duration = Duration::from_secs(5);
 /// Beyond that a thread that begins may find no memory map for its stacks, and ends the process.
 const MOST_WORKERS: usize = 10_000;
 /// Threads of workers block in handlers: a few for each core, and never very few.
@@ -283,7 +285,7 @@ impl Business for Server {
             match Pool::start(places, Arc::clone(&queue), make, fetch, died) {
                 Ok(pool) => pools.push(pool),
                 Err(e) => {
-                    pools.into_iter().for_each(Pool::finish);
+                    pools.into_iter().for_each(Pool::abandon);
                     return Err(e);
                 }
             }
@@ -366,7 +368,11 @@ impl Staff for Workers {
         let idle = self.signs.iter().all(|sign| sign.read().is_none());
         let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
         if idle {
-            pools.into_iter().for_each(Pool::finish);
+            let until = Instant::now() + LAST_DROPS;
+            let left = |pool: Pool<_>| !pool.finish(until.saturating_duration_since(Instant::now()));
+            if pools.into_iter().map(left).fold(false, |any, left| any | left) {
+                warn!("workers are left behind: what they drop takes longer than {LAST_DROPS:?}");
+            }
         }
         Ok(())
     }

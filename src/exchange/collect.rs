@@ -138,6 +138,11 @@ impl Collecting {
         }
     }
 
+    /// Without what has come of the body.
+    pub(super) fn into_begun(self: Box<Self>) -> Begun {
+        self.begun
+    }
+
     /// The complete body.
     pub(super) fn finish(self) -> (Begun, Result<Kind, CollectError>) {
         let kind = match self.store {

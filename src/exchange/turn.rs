@@ -293,7 +293,7 @@ impl<'a> Turn<'a> {
             };
             let data = input.get(decoded.data).unwrap_or_default();
             if let Err(e) = collecting.add(data, &self.common.stores) {
-                return self.refuse_body(collecting.begun, &e);
+                return self.refuse_body(collecting.into_begun(), &e);
             }
             self.desk.input.consume(decoded.consumed);
         }
@@ -425,7 +425,7 @@ impl<'a> Turn<'a> {
             if pace.blocks() {
                 self.queue.wake_for_rest(self.desk.place, is_deserted);
             } else {
-                self.queue.wake_beside(self.desk.place, is_deserted);
+                self.queue.wake_beside(is_deserted);
             }
             self.try_flush();
         }
@@ -622,7 +622,7 @@ impl<'a> Turn<'a> {
             let is_deserted = self.common.parking.is_deserted(self.client.site);
             match response.outgoing.pulls() {
                 Pulls::Nothing => {}
-                Pulls::File => self.queue.wake_beside(self.desk.place, is_deserted),
+                Pulls::File => self.queue.wake_beside(is_deserted),
                 Pulls::Source => self.queue.wake_for_rest(self.desk.place, is_deserted),
             }
             let Desk { piece, out, .. } = &mut *self.desk;
