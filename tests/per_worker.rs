@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use heirloom::prelude::*;
 
@@ -109,11 +108,7 @@ fn where_one_worker_can_not_begin_the_others_end_and_let_go() {
     let error = server.listen("127.0.0.1:0").workers(WORKERS).spawn().unwrap_err();
     assert!(error.to_string().ends_with(" can't make its (): as the test wants it"), "{error}");
     // They are not waited for.
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while gone.load(Ordering::SeqCst) < WORKERS {
-        assert!(Instant::now() < deadline, "{} of {WORKERS}", gone.load(Ordering::SeqCst));
-        std::thread::yield_now();
-    }
+    eventually("all have let go", || gone.load(Ordering::SeqCst) == WORKERS);
     assert_eq!(book.makers().len(), WORKERS);
 }
 
