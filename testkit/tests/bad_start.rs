@@ -276,7 +276,7 @@ fn an_environment_of_a_stale_process() {
     ] {
         let note = format!("HEIRLOOM_HANDOVER={note}");
         let server =
-            Proc::start_as_said("env", &[&note, PROGRAM, "--listen", "127.0.0.1:0", "--probation-ms", "0"]);
+            Proc::start_as_said("env", &[&*note, PROGRAM, "--listen", "127.0.0.1:0", "--probation-ms", "0"]);
         server.wait_for("HEIRLOOM_HANDOVER is void, starting afresh: ");
         server.handover();
         assert_eq!(server.get("/generation").ok().number(), 2);

@@ -17,11 +17,11 @@ use std::ffi::CString;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().collect();
-    if let [_, tell, how, what] = &args[..]
-        && tell == "tell"
-    {
-        io::Write::write_all(&mut io::stdout(), &told(how, what)?)?;
-        return Ok(());
+    match &args[..] {
+        [_, tell, how, what] if tell == "tell" => {
+            return Ok(io::Write::write_all(&mut io::stdout(), &told(how, what)?)?);
+        }
+        _ => {}
     }
     heirloom::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();

@@ -290,7 +290,7 @@ fn herd_sees(fault: Fault, at: u64, outcome: Option<Outcome>, end: Option<End>) 
     let serving = bad.serve(listener);
     let clock = Clock::start();
     let herd = Herd::gather(&[addr], usize::try_from(TIMES).unwrap_or(0) + 1, PATIENCE * 10, &clock);
-    let own = Pid::from_raw(std::process::id().cast_signed());
+    let own = Pid::this();
     let pid = if fault == Fault::OtherPid { Pid::from_raw(1) } else { own };
     let sum = herd.call(pid, SEEN[0], &clock);
     bad.stop();

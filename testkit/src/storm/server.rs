@@ -110,7 +110,7 @@ impl Server {
         {
             let mut told = self.lock();
             (told.serving, told.ended) = (0, false);
-            told.add(Pid::from_raw(child.id().cast_signed()), 1);
+            told.add(Pid::from_raw(i32::try_from(child.id()).unwrap_or(0)), 1);
         }
         let reader = Arc::clone(self);
         beside("log", move || reader.read(ours));
