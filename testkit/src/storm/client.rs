@@ -185,13 +185,19 @@ impl Client {
             return None;
         }
         self.halt.pause(self.pauses.one_way);
+        link.look_for_crossing();
         Some(link)
     }
 
     /// What a loss is called: one that storm itself has caused has a name of its own.
     fn named(&self, outcome: Outcome, link: &Link) -> Outcome {
-        let lost = matches!(outcome, Outcome::Reset | Outcome::Cut);
-        if lost && self.crashed(link) { Outcome::Crashed } else { outcome }
+        let stopped = || self.clock.stops.touch(link.quiet_since, Instant::now());
+        match outcome {
+            Outcome::Reset | Outcome::Cut if self.crashed(link) => Outcome::Crashed,
+            // Whoever stops has to end what is idle, and can't know what is on its way.
+            Outcome::Cut if link.crossed && stopped() => Outcome::Crossed,
+            _ => outcome,
+        }
     }
 
     /// Whether it was accepted by a successor that storm has killed on probation.

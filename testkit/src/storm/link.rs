@@ -22,6 +22,8 @@ pub(crate) struct Link {
     pub(crate) opened: [Instant; 2],
     /// The last answer, or its opening: when it was certainly open.
     pub(crate) quiet_since: Instant,
+    /// It had ended before the first byte of the last request was sent.
+    pub(crate) crossed: bool,
     /// Why the last request could not be sent to its end. Its answer may have come all the same.
     unsent: Option<Errno>,
     deadline: Instant,
@@ -87,6 +89,7 @@ impl Link {
             answers: 0,
             opened: [begun, now],
             quiet_since: now,
+            crossed: false,
             unsent: None,
             deadline: now + patience,
             patience,
@@ -214,6 +217,16 @@ impl Link {
             _ => Outcome::Reset,
         };
         Loss { outcome, detail: format!("{errno} after {} bytes of the answer", self.input.len()) }
+    }
+
+    /// What has come while a request was on its way, before it is sent.
+    pub(crate) fn look_for_crossing(&mut self) {
+        let mut buf = [0; 16];
+        let came = self.socket.readable_within(Duration::ZERO).then(|| self.socket.receive(&mut buf));
+        self.crossed = came == Some(Ok(0));
+        if let Some(Ok(n)) = came {
+            self.input.extend_from_slice(&buf[..n]);
+        }
     }
 
     /// Whether more has come than was asked for.

@@ -71,8 +71,7 @@ impl Report {
             .chain([("all", clients, &total)])
             .collect();
 
-        let heads =
-            "mode clients requests ok refused reset cut timeout wrong dismissed own_limit away crashed";
+        let heads = "mode clients requests ok refused reset cut timeout wrong dismissed own_limit away crashed crossed";
         line(&mut out, heads.split(' ').map(str::to_owned));
         for (name, clients, tally) in &rows {
             let both = |outcome| match (tally.on_fresh(outcome), tally.on_reused(outcome)) {

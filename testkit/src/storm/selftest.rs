@@ -39,6 +39,10 @@ const SHORT: Pauses = Pauses {
 /// A pause in which whatever the bad server does is done before the look.
 const SEEN: [Duration; 2] = [Duration::from_millis(800); 2];
 
+/// The look comes before an end 200 ms after the answer, and the request after it; and so many requests.
+const LATE_END: ([Duration; 2], Duration, u64) =
+    ([Duration::from_millis(20); 2], Duration::from_millis(600), 7);
+
 /// What storm does itself meanwhile, or says that it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Excuse {
@@ -154,10 +158,7 @@ fn cases() -> Vec<Case> {
 fn races() -> Vec<Case> {
     let idle = |fault| {
         let mut case = Case::new(Mode::Idle, fault, 0);
-        case.requests = 7;
-        // The bad server closes 200 ms after its answer.
-        case.pauses.idle = [Duration::from_millis(20); 2];
-        case.pauses.one_way = Duration::from_millis(600);
+        (case.pauses.idle, case.pauses.one_way, case.requests) = LATE_END;
         case
     };
     let seen = |fault, end| {
@@ -205,6 +206,11 @@ fn excuses() -> Vec<Case> {
     };
     let lost =
         |excuse, fault, outcome| keepalive(excuse, fault).outcome(outcome, TIMES).end(End::Lost, TIMES);
+    let crossed = |excuse, fault, outcome| {
+        let mut case = case(excuse, Mode::Idle, fault).outcome(outcome, TIMES).end(End::Lost, TIMES);
+        (case.pauses.idle, case.pauses.one_way, case.requests) = LATE_END;
+        case
+    };
     vec![
         refused(Excuse::Stop, Outcome::Away),
         refused(Excuse::Crash, Outcome::Refused),
@@ -216,6 +222,11 @@ fn excuses() -> Vec<Case> {
         lost(Excuse::CrashBefore, Fault::Reset, Outcome::Reset),
         lost(Excuse::CrashBefore, Fault::Cut, Outcome::Cut),
         keepalive(Excuse::Crash, Fault::Status).outcome(Outcome::Wrong, TIMES),
+        crossed(Excuse::Stop, Fault::LateClose, Outcome::Crossed),
+        crossed(Excuse::Stop, Fault::LateReset, Outcome::Reset),
+        crossed(Excuse::Stop, Fault::Cut, Outcome::Cut),
+        crossed(Excuse::Probation, Fault::LateClose, Outcome::Cut),
+        crossed(Excuse::CrashBefore, Fault::LateClose, Outcome::Cut),
         idle(Excuse::Stop, Fault::SilentClose).end(End::Gone, TIMES),
         idle(Excuse::Crash, Fault::SilentClose).end(End::Gone, TIMES),
         idle(Excuse::Probation, Fault::SilentClose).end(End::Silent, TIMES),

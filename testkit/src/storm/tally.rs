@@ -27,10 +27,12 @@ pub(crate) enum Outcome {
     Away,
     /// Lost with a successor that storm killed on probation, which had accepted the connection itself.
     Crashed,
+    /// Sent when the end of its connection, which was idle, had come already: a stop's, and it crossed with it.
+    Crossed,
 }
 
 impl Outcome {
-    pub(crate) const ALL: [Outcome; 10] = [
+    pub(crate) const ALL: [Outcome; 11] = [
         Outcome::Ok,
         Outcome::Refused,
         Outcome::Reset,
@@ -41,6 +43,7 @@ impl Outcome {
         Outcome::OwnLimit,
         Outcome::Away,
         Outcome::Crashed,
+        Outcome::Crossed,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -55,11 +58,13 @@ impl Outcome {
             Outcome::OwnLimit => "own_limit",
             Outcome::Away => "away",
             Outcome::Crashed => "crashed",
+            Outcome::Crossed => "crossed",
         }
     }
 
     pub(crate) fn is_failure(self) -> bool {
-        !matches!(self, Outcome::Ok | Outcome::OwnLimit | Outcome::Away | Outcome::Crashed)
+        use Outcome::{Away, Crashed, Crossed, Ok, OwnLimit};
+        !matches!(self, Ok | OwnLimit | Away | Crashed | Crossed)
     }
 }
 
