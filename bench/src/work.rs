@@ -2,6 +2,7 @@
 //! `peers/nginx.conf` say it once more, as far as they go.
 
 use std::hint::black_box;
+use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
@@ -39,10 +40,14 @@ pub fn slow() -> &'static str {
 
 pub const SLOW: Duration = Duration::from_millis(500);
 
+/// How many times as long a handler computes.
+static BURNS: LazyLock<u64> =
+    LazyLock::new(|| std::env::var("BURNS").map_or(1, |times| times.parse().expect("a number")));
+
 /// A handler that computes.
 pub fn burn() -> &'static str {
     let mut x = black_box(1u64);
-    for _ in 0..BURN_ROUNDS {
+    for _ in 0..BURN_ROUNDS * *BURNS {
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
