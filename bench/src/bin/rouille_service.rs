@@ -11,7 +11,8 @@ use rouille::{post_input, router, try_or_400};
 
 fn main() -> Result<(), heirloom::Error> {
     let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8001".to_owned());
-    let handler = |request: Request| -> io::Result<Response> { Ok(from_rouille(handle(&to_rouille(request)?))) };
+    let handler =
+        |request: Request| -> io::Result<Response> { Ok(from_rouille(handle(&to_rouille(request)?))) };
     // What a body may take in memory.
     let limits = Limits { body_bytes: 8 << 20, ..Default::default() };
     Server::new(handler).listen(listen).limits(limits).serve()
