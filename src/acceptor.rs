@@ -48,6 +48,9 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// After an accept that failed for want of something.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
+/// A limit that is reached is said so often.
+const FULL_SAID: Duration = Duration::from_secs(10);
+
 /// Keys of what is no connection: no slot has this index.
 const SPECIAL: u64 = 0xFFFF_FFFF;
 const BELL: u64 = SPECIAL;
@@ -77,6 +80,8 @@ pub(crate) struct Acceptor<P> {
     limit: usize,
     per_listener: usize,
     per_peer: Option<usize>,
+    /// When it was last said that a limit is reached.
+    full_said: Option<Instant>,
     phase: PhaseWatch,
     generation: u32,
     tally: Arc<CachePadded<Tally>>,
@@ -240,6 +245,7 @@ impl<P: Portable> Acceptor<P> {
             limit: setup.limits.connections,
             per_listener: setup.limits.connections_per_listener,
             per_peer: setup.limits.connections_per_peer,
+            full_said: None,
             phase: setup.phase,
             generation: setup.generation,
             tally: setup.tallies.tally(),
@@ -393,6 +399,10 @@ impl<P: Portable> Acceptor<P> {
 
     /// Once a tick: what has waited too long, parked or queued.
     fn sweep(&mut self, now: Instant) {
+        if self.draining {
+            // Who was about to park when the drain began may not have known.
+            self.hasten_idle();
+        }
         let ticks = self.parking.ticks(now) - 1;
         for mut connection in self.parking.slots.take_expired(ticks) {
             if let Some(lingering) = &connection.lingering {
@@ -407,8 +417,9 @@ impl<P: Portable> Acceptor<P> {
                 connection.begin_end_of_idle(reason);
                 self.linger(connection);
             } else {
-                // A request that came in the last moment is served; what stalled gets its answer.
-                connection.expired = connection.idle.is_none();
+                // What came in the last moment is read first; what stalled gets its answer.
+                let came = connection.answering.is_none() && connection.stream.peek() == Peek::Bytes;
+                connection.expired = connection.idle.is_none() && !came;
                 self.queue(connection);
             }
         }
@@ -422,6 +433,9 @@ impl<P: Portable> Acceptor<P> {
 
     /// Answers what no worker had time for.
     fn refuse(&mut self, mut connection: Box<Connection<P>>) {
+        if connection.lingering.is_some() {
+            return self.linger(connection);
+        }
         if let Some(answering) = connection.answering {
             // Its source is the user's, and for a worker to drop. The client need not wait for that.
             if answering == Answering::Framed {
@@ -488,21 +502,28 @@ impl<P: Portable> Acceptor<P> {
                 && self.listeners[index].closing.is_none()
             {
                 let name = &self.listeners[index].listener.wanted.name;
-                warn!(
-                    "at the limit of {} connections on {name}: accepting again when one ends",
-                    self.per_listener
-                );
+                let what = format!("{} connections on {name}", self.per_listener);
+                self.say_full(&what);
                 self.listeners[index].full = true;
                 return self.poll_listeners();
             }
             if !reserved && self.parking.open() >= self.limit {
-                warn!("at the limit of {} connections: accepting again when one ends", self.limit);
+                self.say_full(&format!("{} connections", self.limit));
                 self.full = true;
                 return self.poll_listeners();
             }
             if !self.accept_one(index) {
                 return;
             }
+        }
+    }
+
+    /// Not each time: at a limit one is accepted for each that ends.
+    fn say_full(&mut self, what: &str) {
+        let now = Instant::now();
+        if self.full_said.is_none_or(|said| now.saturating_duration_since(said) >= FULL_SAID) {
+            warn!("at the limit of {what}: accepting again when one ends");
+            self.full_said = Some(now);
         }
     }
 
@@ -702,13 +723,19 @@ impl<P: Portable> Acceptor<P> {
         let ticks = u32::try_from(grace.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX).max(1);
         // First the rule for who parks from now on, then those who are parked.
         self.parking.grace.store(ticks, Ordering::Relaxed);
-        let limit = self.parking.ticks(Instant::now()).saturating_add(ticks);
+        self.hasten_idle();
+        info!("{} connections open; idle ones are kept for {grace:?} more", self.parking.open());
+    }
+
+    /// No idle connection is kept for longer than the grace from now.
+    fn hasten_idle(&self) {
+        let grace = self.parking.grace.load(Ordering::Relaxed);
+        let limit = self.parking.ticks(Instant::now()).saturating_add(grace);
         self.parking.slots.redate(
             |connection, deadline| {
                 if connection.idle.is_some() { deadline.min(limit) } else { deadline }
             },
         );
-        info!("{} connections open; idle ones are kept for {grace:?} more", self.parking.open());
     }
 
     /// Asks to be told of each end that matters, then looks whether it has come: in this order, so
@@ -748,6 +775,7 @@ impl<P: Portable> Acceptor<P> {
                     match answering {
                         Answering::Framed => connection.stream.shutdown(),
                         Answering::UntilClose => connection.stream.reset_on_close(),
+                        Answering::Whole => {}
                     }
                     connection.expired = true;
                     self.queue(connection);

@@ -39,11 +39,12 @@ pub(crate) trait Staff: fmt::Debug + Send + Sync {
     fn unnamed(&self) -> &'static str;
     /// Tells who can be told that the process drains; its phase says so already.
     fn drain(&self) {}
-    /// Ends the threads, when there is nothing more to do or nobody may do it any more.
+    /// Ends the threads, when there is nothing more to do or nobody may do it any more. Calls `last`
+    /// before it waits for what only the user's program can end.
     ///
     /// # Errors
     /// What makes the end a bad one.
-    fn finish(&self) -> Result<(), Error>;
+    fn finish(&self, last: &mut dyn FnMut()) -> Result<(), Error>;
 }
 
 /// What the user's program passes on to the next generation.
@@ -56,10 +57,10 @@ impl<P> Assembly<P> {
     }
 
     /// Ends the threads.
-    pub(crate) fn finish(&self, acceptor: JoinHandle<()>) -> Result<(), Error> {
+    pub(crate) fn finish(&self, acceptor: JoinHandle<()>, last: &mut dyn FnMut()) -> Result<(), Error> {
         self.parking.command(Command::Stop);
         let _ = acceptor.join();
-        self.staff.finish()
+        self.staff.finish(last)
     }
 
     fn let_go_of_listeners(&self) {

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -28,6 +29,9 @@ use crate::phase::{Drain, Phase, PhaseWatch};
 use crate::queue::{Popped, Queue, Seat};
 use crate::status::{Stats, Tally};
 use crate::wait_group::WaitGroup;
+
+/// How long a service may take to its end before signals have their default action.
+const TIDIES: Duration = Duration::from_millis(500);
 
 /// A service of the program's own, on its own threads, with the lifecycle of a
 /// [`Server`](crate::Server): HUP starts a successor that inherits the listeners, TERM serves what
@@ -107,7 +111,8 @@ impl Lifecycle {
 
     /// Serves until the process should exit: after a stop, or when a successor has taken over and
     /// all that was begun is done. `work` runs on a thread of its own, `heirloom-service`, and gets the
-    /// connections. When it returns early, the process drains as if it had been told to stop.
+    /// connections. When it returns early, the process drains as if it had been told to stop. Its end is
+    /// waited for; when that takes more than half a second, TERM, INT and QUIT have their default action again.
     ///
     /// # Errors
     /// As [`Server::serve`](crate::Server::serve), and when `work` panicked.
@@ -166,7 +171,9 @@ impl Business for Lifecycle {
             hands: Mutex::default(),
         });
         let (incoming, handle) = (Incoming { desk: Arc::clone(&desk) }, ground.handle.clone());
+        let (ends, ended) = mpsc::channel();
         let service = move || {
+            let _ends: Sender<()> = ends;
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 if let Some(work) = self.work {
                     work(incoming);
@@ -181,11 +188,11 @@ impl Business for Lifecycle {
             }
             outcome.map_err(|_| Error::new(Kind::System, "the service has panicked"))
         };
-        let service = thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("heirloom-service".into())
             .spawn(service)
             .map_err(Error::system("no thread for the service"))?;
-        let (busy, staff) = (self.busy, Own { desk, service: Mutex::new(Some(service)) });
+        let (busy, staff) = (self.busy, Own { desk, service: Mutex::new(Some(Service { thread, ended })) });
         Ok(Works { queues: vec![queue], busy: Box::new(move || busy.clone()), staff: Box::new(staff) })
     }
 }
@@ -302,7 +309,14 @@ impl FrontDesk {
 #[derive(Debug)]
 struct Own {
     desk: Arc<FrontDesk>,
-    service: Mutex<Option<JoinHandle<Result<(), Error>>>>,
+    service: Mutex<Option<Service>>,
+}
+
+/// The program's thread, and what tells of its end.
+#[derive(Debug)]
+struct Service {
+    thread: JoinHandle<Result<(), Error>>,
+    ended: Receiver<()>,
 }
 
 impl Staff for Own {
@@ -322,12 +336,17 @@ impl Staff for Own {
     }
 
     /// What the program's threads still have is left behind: the process ends under them.
-    fn finish(&self) -> Result<(), Error> {
+    fn finish(&self, last: &mut dyn FnMut()) -> Result<(), Error> {
         let cut = !self.desk.hands().is_empty();
         self.desk.queue.close();
         let service = self.service.lock().unwrap_or_else(PoisonError::into_inner).take();
         match service {
-            Some(service) if !cut => service.join().unwrap_or(Ok(())),
+            Some(Service { thread, ended }) if !cut => {
+                if ended.recv_timeout(TIDIES) == Err(RecvTimeoutError::Timeout) {
+                    last();
+                }
+                thread.join().unwrap_or(Ok(()))
+            }
             _ => Ok(()),
         }
     }

@@ -6,7 +6,7 @@ mod secured;
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -70,34 +70,34 @@ impl Stream {
 
     /// Bytes that are out. The rest is to be written again: what TLS has made of it waits for that.
     pub(crate) fn write(&self, buf: &[u8]) -> io::Result<usize> {
-        uninterrupted(|| match self {
-            Stream::Tcp(s) => (&**s).write(buf),
-            Stream::Unix(s) => (&**s).write(buf),
+        match self {
             #[cfg(feature = "tls")]
-            Stream::Tls(s) => s.lock().write(&mut Raw(&s.socket), &[buf]),
-        })
+            Stream::Tls(s) => uninterrupted(|| s.lock().write(&mut Raw(&s.socket), &[buf])),
+            _ => self.send(buf, 0),
+        }
+    }
+
+    /// Not by std, which writes to some sockets in a way that raises SIGPIPE.
+    fn send(&self, buf: &[u8], flags: libc::c_int) -> io::Result<usize> {
+        uninterrupted(|| SockRef::from(self).send_with_flags(buf, flags | libc::MSG_NOSIGNAL))
     }
 
     /// As `write`, of what our end follows at once: a TCP segment carries both.
     pub(crate) fn write_last(&self, buf: &[u8]) -> io::Result<usize> {
         match self {
-            Stream::Tcp(s) => {
-                let flags = libc::MSG_MORE | libc::MSG_NOSIGNAL;
-                uninterrupted(|| SockRef::from(&**s).send_with_flags(buf, flags))
-            }
+            Stream::Tcp(_) => self.send(buf, libc::MSG_MORE),
             _ => self.write(buf),
         }
     }
 
     pub(crate) fn write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         uninterrupted(|| match self {
-            Stream::Tcp(s) => (&**s).write_vectored(bufs),
-            Stream::Unix(s) => (&**s).write_vectored(bufs),
             #[cfg(feature = "tls")]
             Stream::Tls(s) => {
                 let bufs: Vec<&[u8]> = bufs.iter().map(|buf| &**buf).collect();
                 s.lock().write(&mut Raw(&s.socket), &bufs)
             }
+            _ => SockRef::from(self).send_vectored_with_flags(bufs, libc::MSG_NOSIGNAL),
         })
     }
 
@@ -128,11 +128,11 @@ impl Stream {
         }
     }
 
-    /// Bytes kept with it.
-    pub(crate) fn held(&self) -> usize {
+    /// Bytes kept with it, from now on in no more memory than they need.
+    pub(crate) fn hold(&self) -> usize {
         match self {
             #[cfg(feature = "tls")]
-            Stream::Tls(s) => s.lock().held(),
+            Stream::Tls(s) => s.lock().hold(),
             _ => 0,
         }
     }
@@ -169,7 +169,7 @@ impl Stream {
     /// # Errors
     /// Those of the socket and of the file; `Unsupported` where it is not for the kernel to do this.
     pub(crate) fn send_file(&self, file: &File, n: usize) -> io::Result<usize> {
-        // Unlike std's writes it can't be told not to signal that the client has gone.
+        // Unlike a send it can't be told not to signal that the client has gone.
         if !sys::is_ignored(libc::SIGPIPE) {
             return Err(ErrorKind::Unsupported.into());
         }
@@ -311,6 +311,8 @@ pub(crate) enum Answering {
     Framed,
     /// Only by a reset.
     UntilClose,
+    /// It is complete: only the rest of the request is read.
+    Whole,
 }
 
 /// The last moments of a connection.

@@ -156,6 +156,10 @@ pub(crate) struct Control<'a> {
     /// The log says that the executable is being written.
     told_of_writer: bool,
     cut: usize,
+    /// Whatever still runs is not waited for.
+    hammered: bool,
+    /// `on_exit` is done.
+    hooks_done: bool,
 }
 
 /// For `on_exit`, however late it is.
@@ -196,7 +200,12 @@ impl<'a> Control<'a> {
         poller.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL)).map_err(system)?;
         // Rings for what was left before it hung here.
         let _ = bell.write(1);
-        let _ = inbox.bell.set(bell);
+        if inbox.bell.set(bell).is_err() {
+            return Err(Error::new(
+                Kind::Config,
+                "this Handle steers another server, or has: give each server one of its own",
+            ));
+        }
         if let Some(predecessor) = &predecessor {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, PREDECESSOR);
             poller.add(predecessor.channel.as_fd(), event).map_err(system)?;
@@ -224,6 +233,8 @@ impl<'a> Control<'a> {
             has_served: false,
             told_of_writer: false,
             cut: 0,
+            hammered: false,
+            hooks_done: false,
         })
     }
 
@@ -240,29 +251,11 @@ impl<'a> Control<'a> {
         }
         // What came with its HELLO rings no more.
         self.read_predecessor();
-        let mut events = [EpollEvent::empty(); 16];
         while self.state.stage() != Stage::Finished {
-            let timeout = self.timeout();
-            let n = match self.poller.wait(&mut events, timeout) {
-                Ok(n) => n,
-                Err(nix::Error::EINTR) => 0,
-                Err(e) => return Err(Error::io(Kind::System, "the control loop can't wait for events", e)),
-            };
-            for event in events.iter().take(n) {
-                match event.data() {
-                    BELL => self.read_inbox(),
-                    PREDECESSOR => self.read_predecessor(),
-                    SUCCESSOR => self.read_successor(),
-                    _ => self.reap(),
-                }
-            }
-            self.fire_timers();
+            self.turn(None)?;
         }
         self.publish();
-        let left = self.timers.get(&Timer::Hammer).map(|at| at.saturating_duration_since(Instant::now()));
-        if !self.facts.hooks.exit(left.unwrap_or(LAST_MOMENT).max(LAST_MOMENT)) {
-            error!("on_exit is cut: it is not done");
-        }
+        self.finish_hooks()?;
         if let Some(pid_file) = &self.facts.pid_file {
             pid_file.remove_if(own_pid());
         }
@@ -278,6 +271,47 @@ impl<'a> Control<'a> {
         }
         if self.failed {
             return Err(Error::new(Kind::RolledBack, "this generation failed its check and was rolled back"));
+        }
+        Ok(())
+    }
+
+    /// Waits for what happens next, at most until then, and does what follows.
+    fn turn(&mut self, until: Option<Instant>) -> Result<(), Error> {
+        let mut events = [EpollEvent::empty(); 16];
+        let timeout = self.timeout(until);
+        let n = match self.poller.wait(&mut events, timeout) {
+            Ok(n) => n,
+            Err(nix::Error::EINTR) => 0,
+            Err(e) => return Err(Error::io(Kind::System, "the control loop can't wait for events", e)),
+        };
+        for event in events.iter().take(n) {
+            match event.data() {
+                BELL => self.read_inbox(),
+                PREDECESSOR => self.read_predecessor(),
+                SUCCESSOR => self.read_successor(),
+                _ => self.reap(),
+            }
+        }
+        self.fire_timers();
+        Ok(())
+    }
+
+    /// Runs `on_exit` for as long as the drain has time. Who asks again meanwhile is heard.
+    fn finish_hooks(&mut self) -> Result<(), Error> {
+        let hammer = self.timers.remove(&Timer::Hammer).filter(|_| !self.hammered);
+        let soon = Instant::now() + LAST_MOMENT;
+        let until = hammer.map_or(soon, |at| at.max(soon));
+        self.hammered = false;
+        self.ticket = self.ticket.wrapping_add(1);
+        match self.facts.hooks.exit(self.ticket) {
+            Ok(runs) => self.hooks_done = !runs,
+            Err(e) => error!("no on_exit: {e}"),
+        }
+        while !self.hooks_done && !self.hammered && Instant::now() < until {
+            self.turn(Some(until))?;
+        }
+        if !self.hooks_done {
+            error!("on_exit is cut: it is not done");
         }
         Ok(())
     }
@@ -385,16 +419,22 @@ impl<'a> Control<'a> {
                 Action::Accept => self.service.accept(),
                 Action::Release => {
                     self.ticket = self.ticket.wrapping_add(1);
-                    if !self.facts.hooks.release(self.ticket) {
-                        self.on(Event::Released(Ok(())));
+                    match self.facts.hooks.release(self.ticket) {
+                        Ok(true) => {}
+                        Ok(false) => self.on(Event::Released(Ok(()))),
+                        Err(e) => self.hear_hook(true, Told::Released(Err(e))),
                     }
                 }
                 Action::Acquire => {
                     self.ticket = self.ticket.wrapping_add(1);
                     if let Some(why) = self.not_acquired.take() {
                         self.on(Event::Acquired(Err(why)));
-                    } else if !self.facts.hooks.acquire(self.ticket, self.user_state.clone()) {
-                        self.on(Event::Acquired(Ok(())));
+                    } else {
+                        match self.facts.hooks.acquire(self.ticket, self.user_state.clone()) {
+                            Ok(true) => {}
+                            Ok(false) => self.on(Event::Acquired(Ok(()))),
+                            Err(e) => self.hear_hook(true, Told::Acquired(Err(e))),
+                        }
                     }
                 }
                 Action::Pause => self.service.pause(&self.shared),
@@ -531,6 +571,7 @@ impl<'a> Control<'a> {
     /// `in_time`: it was the last one asked.
     fn hear_hook(&mut self, in_time: bool, told: Told) {
         match told {
+            Told::Exited => self.hooks_done = true,
             Told::Released(Ok(state)) => {
                 self.user_state = state;
                 let written =
@@ -680,7 +721,8 @@ impl<'a> Control<'a> {
 
     fn hammer(&mut self) {
         let stuck = self.service.in_flight();
-        self.cut = stuck.len();
+        self.cut = self.cut.max(stuck.len());
+        self.hammered = true;
         for line in &stuck {
             error!("hammer: cut {line}");
         }
@@ -701,8 +743,8 @@ impl<'a> Control<'a> {
         self.successor.as_ref().map_or(0, |s| s.child.server().as_raw())
     }
 
-    fn timeout(&self) -> EpollTimeout {
-        let Some(next) = self.timers.values().min() else { return EpollTimeout::NONE };
+    fn timeout(&self, until: Option<Instant>) -> EpollTimeout {
+        let Some(next) = self.timers.values().copied().chain(until).min() else { return EpollTimeout::NONE };
         // Rounded up, or the last millisecond would be spent in a busy loop.
         let left = next.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
         EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)

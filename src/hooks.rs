@@ -1,12 +1,11 @@
 //! What the user's program does at the turns of its life, on one thread of its own, in order: the
-//! control loop never waits for it, but for `on_exit`. Signals have theirs on another one.
+//! control loop never waits for it, but at the end for `on_exit`. Signals have theirs on another one.
 
 mod on_signal;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Duration;
 
 use log::error;
 
@@ -49,6 +48,8 @@ pub(crate) struct Hooks {
 pub(crate) enum Told {
     Released(Result<UserState, String>),
     Acquired(Result<(), String>),
+    /// All is done.
+    Exited,
 }
 
 /// The hooks, running. Without any there is no thread.
@@ -63,7 +64,7 @@ enum Job {
     Acquire(u64, UserState),
     Phase(Phase),
     Drain,
-    Exit(SyncSender<()>),
+    Exit(u64),
 }
 
 impl Hooks {
@@ -115,11 +116,11 @@ impl Hooks {
                         let _ = caught("on_drain", hook);
                     }
                 }
-                Job::Exit(done) => {
+                Job::Exit(ticket) => {
                     for hook in self.exit.drain(..) {
                         let _ = caught("on_exit", hook);
                     }
-                    let _ = done.try_send(());
+                    tell(ticket, Told::Exited);
                 }
             }
         }
@@ -127,8 +128,10 @@ impl Hooks {
 }
 
 fn caught<T>(name: &str, hook: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(hook)).map_err(|_| {
+    catch_unwind(AssertUnwindSafe(hook)).map_err(|panic| {
         error!("{name} panicked");
+        // What it panicked with may panic, too.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(panic))).map_err(std::mem::forget);
         format!("{name} panicked")
     })
 }
@@ -155,38 +158,39 @@ impl Runner {
         Ok(Runner { jobs: Some(jobs) })
     }
 
-    fn ask(&self, job: Job) -> bool {
-        self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok())
+    /// False when there is nothing to run; the error is that nobody is there any more to do it.
+    fn ask(&self, job: Job) -> Result<bool, String> {
+        let Some(jobs) = &self.jobs else { return Ok(false) };
+        jobs.send(job).map(|()| true).map_err(|_| "the thread of the hooks has ended".to_owned())
     }
 
-    /// False when there is nothing to run.
-    pub(crate) fn release(&self, ticket: u64) -> bool {
+    pub(crate) fn release(&self, ticket: u64) -> Result<bool, String> {
         self.ask(Job::Release(ticket))
     }
 
-    /// False when there is nothing to run.
-    pub(crate) fn acquire(&self, ticket: u64, state: UserState) -> bool {
+    pub(crate) fn acquire(&self, ticket: u64, state: UserState) -> Result<bool, String> {
         self.ask(Job::Acquire(ticket, state))
     }
 
     pub(crate) fn phase(&self, phase: Phase) {
-        self.ask(Job::Phase(phase));
+        let _ = self.ask(Job::Phase(phase));
     }
 
     pub(crate) fn drain(&self) {
-        self.ask(Job::Drain);
+        let _ = self.ask(Job::Drain);
     }
 
-    /// Runs `on_exit`, after all that was asked before; false if that is not done within `time`.
-    pub(crate) fn exit(&self, time: Duration) -> bool {
-        let (done, wait) = mpsc::sync_channel(1);
-        !self.ask(Job::Exit(done)) || wait.recv_timeout(time).is_ok()
+    /// Runs `on_exit`, after all that was asked before.
+    pub(crate) fn exit(&self, ticket: u64) -> Result<bool, String> {
+        self.ask(Job::Exit(ticket))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::panic::panic_any;
     use std::sync::mpsc::channel;
+    use std::time::Duration;
 
     use super::*;
 
@@ -217,27 +221,47 @@ mod tests {
         let (told, heard) = channel();
         let runner =
             Runner::start(hooks, true, move |ticket, told_| told.send((ticket, told_)).unwrap()).unwrap();
-        assert!(runner.release(1));
-        assert!(runner.acquire(2, UserState { version: 9, bytes: Vec::new() }));
-        assert!(runner.acquire(3, UserState::default()));
-        assert!(runner.acquire(4, UserState::default()), "it holds it already");
+        let nine = UserState { version: 9, bytes: Vec::new() };
+        assert_eq!(runner.release(1), Ok(true));
+        assert_eq!(runner.acquire(2, nine), Ok(true));
+        assert_eq!(runner.acquire(3, UserState::default()), Ok(true));
+        assert_eq!(runner.acquire(4, UserState::default()), Ok(true), "it holds it already");
         runner.phase(Phase::Draining);
         runner.drain();
-        assert!(runner.exit(LONG));
-        let answers: Vec<_> = heard.try_iter().collect();
+        assert_eq!(runner.exit(5), Ok(true));
+        let answers: Vec<_> = (0..5).map(|_| heard.recv_timeout(LONG).unwrap()).collect();
         assert!(matches!(&answers[0], (1, Told::Released(Ok(state))) if state.version == 7));
         assert!(matches!(&answers[1], (2, Told::Acquired(Err(e))) if e == "no"));
-        assert!(matches!(&answers[2..], [(3, Told::Acquired(Ok(()))), (4, Told::Acquired(Ok(())))]));
+        let [.., three, four, five] = &answers[..] else { panic!("{answers:?}") };
+        assert!(matches!((three, four), ((3, Told::Acquired(Ok(()))), (4, Told::Acquired(Ok(()))))));
+        assert!(matches!(five, (5, Told::Exited)));
         let order: Vec<String> = seen.try_iter().collect();
         assert_eq!(order, ["release", "acquire 9", "acquire 0", "draining", "drain", "exit"]);
     }
 
     #[test]
-    fn a_hook_that_hangs_holds_nobody_up_for_longer_than_said() {
-        let (_keep, never) = channel::<()>();
-        let hooks = Hooks { exit: vec![Box::new(move || assert!(never.recv().is_ok()))], ..Hooks::default() };
-        let runner = Runner::start(hooks, true, |_, _| {}).unwrap();
-        assert!(!runner.exit(Duration::from_millis(5)));
+    fn a_thread_that_has_ended_is_an_error_and_not_as_if_there_were_no_hooks() {
+        let (jobs, nobody) = channel();
+        drop(nobody);
+        let runner = Runner { jobs: Some(jobs) };
+        assert!(runner.release(1).is_err() && runner.acquire(2, UserState::default()).is_err());
+        assert!(runner.exit(3).is_err());
+    }
+
+    #[test]
+    fn what_a_hook_panicked_with_may_panic_again() {
+        struct Bad;
+        impl Drop for Bad {
+            fn drop(&mut self) {
+                panic!("once more");
+            }
+        }
+        let hooks = Hooks { drain: vec![Box::new(|| panic_any(Bad))], ..Hooks::default() };
+        let (told, heard) = channel();
+        let runner = Runner::start(hooks, true, move |_, answer| told.send(answer).unwrap()).unwrap();
+        runner.drain();
+        assert_eq!(runner.release(1), Ok(true));
+        assert!(matches!(heard.recv_timeout(LONG), Ok(Told::Released(Ok(_)))));
     }
 
     #[test]
@@ -245,14 +269,15 @@ mod tests {
         let hooks = Hooks { release: Some(Box::new(|| panic!("no"))), ..Hooks::default() };
         let (told, heard) = channel();
         let runner = Runner::start(hooks, true, move |_, answer| told.send(answer).unwrap()).unwrap();
-        assert!(runner.release(1));
+        assert_eq!(runner.release(1), Ok(true));
         assert!(matches!(heard.recv_timeout(LONG), Ok(Told::Released(Err(_)))));
     }
 
     #[test]
     fn without_hooks_nothing_runs() {
         let runner = Runner::start(Hooks::default(), true, |_, _| {}).unwrap();
-        assert!(!runner.release(1) && !runner.acquire(2, UserState::default()));
-        assert!(runner.exit(Duration::ZERO));
+        assert_eq!(runner.release(1), Ok(false));
+        assert_eq!(runner.acquire(2, UserState::default()), Ok(false));
+        assert_eq!(runner.exit(3), Ok(false));
     }
 }

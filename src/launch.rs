@@ -490,7 +490,7 @@ struct Started<P> {
 }
 
 impl<P: Portable> Started<P> {
-    fn run(self, inheritance: Option<Inheritance>, signals: Option<Heard>) -> Result<(), Error> {
+    fn run(self, inheritance: Option<Inheritance>, mut signals: Option<Heard>) -> Result<(), Error> {
         let (state, predecessor) = match inheritance {
             Some(inheritance) => {
                 let Inheritance { mut lifecycle, connections, predecessor, state, .. } = inheritance;
@@ -510,7 +510,7 @@ impl<P: Portable> Started<P> {
         let (inbox, phase) = (&self.handle.shared.inbox, &self.handle.shared.phase);
         let outcome = Control::new(state, self.facts, &*self.assembly, inbox, phase, predecessor)
             .and_then(Control::run);
-        let finished = self.assembly.finish(self.acceptor);
+        let finished = self.assembly.finish(self.acceptor, &mut || drop(signals.take()));
         drop(signals);
         outcome.and(finished)
     }

@@ -227,6 +227,10 @@ impl State {
         };
 
         match (self.stage, event) {
+            // Its last hooks may still run.
+            (Finished, Event::Stop) => self.stop_asked(out),
+            (Finished, Event::Hammer) => self.hammer(out),
+            (Finished, Event::Timer(Timer::SameWish)) => self.same_wish = false,
             (Finished, _) => {}
 
             // Wishes, by signal, API or a predecessor that passes on a late HUP.
@@ -440,10 +444,15 @@ impl State {
             }
             // Nobody else is left to stop; who waits is served all the same.
             Stage::Acquiring if self.orphan => self.close_and_drain(out),
-            Stage::Prepared | Stage::Acquiring => {
+            Stage::Prepared => {
                 let reason = "told to stop before it served".to_owned();
                 out.extend([Action::ToPredecessor(Message::Failed { reason }), Action::Finish]);
                 self.stage = Stage::Finished;
+            }
+            // The whole group may have been told, and then the predecessor relies on us.
+            Stage::Acquiring => {
+                out.extend([Action::Accept, Action::ToPredecessor(stopping)]);
+                self.enter(Stage::Yielding, Some(ANSWER), out);
             }
             Stage::OnProbation => {
                 out.push(Action::ToPredecessor(stopping));

@@ -364,7 +364,7 @@ impl Staff for Workers {
     }
 
     /// Workers that are in handlers are left behind: the process ends under them.
-    fn finish(&self) -> Result<(), Error> {
+    fn finish(&self, _: &mut dyn FnMut()) -> Result<(), Error> {
         let idle = self.signs.iter().all(|sign| sign.read().is_none());
         let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
         if idle {

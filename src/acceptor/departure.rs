@@ -260,7 +260,11 @@ impl<P: Portable> Acceptor<P> {
 
     /// Sends what can be sent now.
     pub(super) fn depart(&mut self) {
-        let Some(departure) = &mut self.departure else { return };
+        let Some(departure) = &mut self.departure else {
+            // The successor went when these were already on their way here.
+            let left = self.parking.leavers().into_iter().chain(std::mem::take(&mut self.leaving));
+            return left.for_each(|connection| self.queue(connection));
+        };
         departure.send_upstreams();
         let mut leavers = self.parking.leavers();
         leavers.append(&mut self.leaving);

@@ -206,6 +206,7 @@ impl<'a> Turn<'a> {
         self.client.guard = began.map(|_| self.desk.wait_group.guard());
         self.client.idle = began.is_none().then_some(self.now);
         self.client.buffered = self.desk.input.take();
+        self.client.answering = None;
         Ok(Step::Leave)
     }
 
@@ -828,6 +829,8 @@ impl<'a> Turn<'a> {
         let (stall, rate) = self.response_patience();
         let progress = &mut self.client.progress;
         progress.unsent = std::mem::take(&mut self.desk.out);
+        // It is counted by its length.
+        progress.unsent.shrink_to_fit();
         let until = Blocked::park(&mut progress.blocked, sent.bytes, Instant::now(), stall, rate);
         if let Err(e) = self.common.parking.poll_write(self.client) {
             return broken(&e);
@@ -839,13 +842,6 @@ impl<'a> Turn<'a> {
         if let Stage::Respond(response) = &mut self.client.progress.stage {
             response.shorten_head();
         }
-        self.client.answering = match &self.client.progress.stage {
-            Stage::Respond(response) if response.outgoing.ends_with_connection() => {
-                Some(Answering::UntilClose)
-            }
-            Stage::Respond(_) => Some(Answering::Framed),
-            _ => (!self.client.progress.unsent.is_empty()).then_some(Answering::Framed),
-        };
         if !self.hold() {
             return self.too_much();
         }
@@ -856,12 +852,21 @@ impl<'a> Turn<'a> {
     /// may be held in all.
     fn hold(&mut self) -> bool {
         self.client.buffered = self.desk.input.take();
+        self.client.answering = match &self.client.progress.stage {
+            Stage::Respond(response) if response.outgoing.ends_with_connection() => {
+                Some(Answering::UntilClose)
+            }
+            Stage::Respond(_) => Some(Answering::Framed),
+            _ if !self.client.progress.unsent.is_empty() => Some(Answering::Framed),
+            Stage::Discard(_) => Some(Answering::Whole),
+            _ => None,
+        };
         let progress = &mut self.client.progress;
         let held = [
             self.client.buffered.len(),
             progress.unsent.len(),
             progress.stage.held(),
-            self.client.stream.held(),
+            self.client.stream.hold(),
         ];
         let bytes = held.iter().fold(0, |sum: u64, n| sum.saturating_add(*n as u64));
         if bytes == 0 {

@@ -214,7 +214,7 @@ impl World {
                         world.told_to_stop |= orphan;
                         world.die(i);
                     }
-                    Some(Stage::Prepared | Stage::Acquiring) => {
+                    Some(Stage::Prepared) => {
                         world.told_to_stop |= orphan;
                         world.on(i, Event::Stop, terms);
                     }

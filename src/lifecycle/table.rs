@@ -160,7 +160,7 @@ fn written() -> String {
     for (title, group) in [
         ("Serving, and as predecessor", &STAGES[..5]),
         ("As successor", &STAGES[5..9]),
-        ("The end", &STAGES[9..13]),
+        ("The end", &STAGES[9..]),
     ] {
         let names: Vec<&str> = group.iter().map(|(name, _)| *name).collect();
         let _ = writeln!(text, "{title}:\n\n| event | {} |", names.join(" | "));

@@ -140,8 +140,11 @@ impl Session {
         !self.incoming.is_empty()
     }
 
-    /// Bytes that it keeps.
-    pub(crate) fn held(&self) -> usize {
+    /// Bytes that it keeps, from now on in no more memory than they need.
+    pub(crate) fn hold(&mut self) -> usize {
+        for kept in [&mut self.incoming, &mut self.plain, &mut self.outgoing] {
+            kept.shrink_to_fit();
+        }
         self.incoming.len().saturating_add(self.plain.len()).saturating_add(self.outgoing.len())
     }
 

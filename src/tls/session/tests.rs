@@ -155,7 +155,7 @@ fn a_handshake_goes_on_with_every_byte() {
     }
     assert!(turns > 200, "{turns}");
     assert_eq!(pair.server.info().unwrap().server_name(), Some("localhost"));
-    assert_eq!(pair.server.held(), 0, "an idle connection keeps nothing");
+    assert_eq!(pair.server.hold(), 0, "an idle connection keeps nothing");
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn what_is_read_is_what_was_said_however_it_comes() {
             }
         }
         assert!(read == said, "{piece} {room}");
-        assert_eq!((pair.server.held(), pair.server.holds_part()), (0, false));
+        assert_eq!((pair.server.hold(), pair.server.holds_part()), (0, false));
     }
 }
 
@@ -215,7 +215,7 @@ fn what_is_written_is_told_when_it_is_out_and_piece_by_piece() {
                 }
                 Err(e) => {
                     assert_eq!(e.kind(), ErrorKind::WouldBlock);
-                    assert!(pair.server.held() <= WRITE_BYTES + 4 * OVERHEAD, "{}", pair.server.held());
+                    assert!(pair.server.hold() <= WRITE_BYTES + 4 * OVERHEAD, "{}", pair.server.hold());
                     pair.wire.room = room;
                 }
             }
@@ -228,7 +228,7 @@ fn what_is_written_is_told_when_it_is_out_and_piece_by_piece() {
         }
         got.extend(pair.of_client());
         assert!(got == said, "{room}");
-        assert_eq!(pair.server.held(), 0);
+        assert_eq!(pair.server.hold(), 0);
     }
 }
 
@@ -242,7 +242,7 @@ fn the_end_is_said_once_and_after_all_else() {
     );
     pair.wire.room = 1_000;
     while let Ok(1..) = pair.server.write(&mut pair.wire, &[&[b'x'; 1_000]]) {
-        if pair.server.held() == 0 {
+        if pair.server.hold() == 0 {
             break;
         }
         pair.wire.room = 1_000;
@@ -295,9 +295,9 @@ fn what_can_be_no_message_does_not_fill_memory() {
     for _ in 0..64 {
         match pair.server.shake_hands(&mut pair.wire) {
             Ok(outcome) => assert_eq!(outcome, Handshake::Reads),
-            Err(_) => return assert!(pair.server.held() < 2 * MOST_BYTES),
+            Err(_) => return assert!(pair.server.hold() < 2 * MOST_BYTES),
         }
-        assert!(pair.server.held() < 2 * MOST_BYTES, "{}", pair.server.held());
+        assert!(pair.server.hold() < 2 * MOST_BYTES, "{}", pair.server.hold());
         pair.wire.to_server.extend(&more);
     }
     panic!("without end");
