@@ -723,6 +723,8 @@ impl<P: Portable> Acceptor<P> {
         let ticks = u32::try_from(grace.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX).max(1);
         // First the rule for who parks from now on, then those who are parked.
         self.parking.grace.store(ticks, Ordering::Relaxed);
+        let over = self.parking.ticks(Instant::now()).saturating_add(ticks);
+        self.parking.grace_over.store(over, Ordering::Relaxed);
         self.hasten_idle();
         info!("{} connections open; idle ones are kept for {grace:?} more", self.parking.open());
     }
@@ -731,11 +733,11 @@ impl<P: Portable> Acceptor<P> {
     fn hasten_idle(&self) {
         let grace = self.parking.grace.load(Ordering::Relaxed);
         let limit = self.parking.ticks(Instant::now()).saturating_add(grace);
-        self.parking.slots.redate(
-            |connection, deadline| {
-                if connection.idle.is_some() { deadline.min(limit) } else { deadline }
-            },
-        );
+        self.parking.slots.redate(|connection, deadline| {
+            // Nothing is owed to who has its answer and does not send the rest of its request.
+            let waits = connection.idle.is_some() || connection.answering == Some(Answering::Whole);
+            if waits { deadline.min(limit) } else { deadline }
+        });
     }
 
     /// Asks to be told of each end that matters, then looks whether it has come: in this order, so

@@ -46,6 +46,8 @@ pub(crate) struct Parking<P> {
     idle: Duration,
     /// In ticks: how long an idle connection is kept in a drain; 0 while there is none.
     pub(super) grace: AtomicU32,
+    /// The tick at which the grace of those is over that were idle when the drain began.
+    pub(super) grace_over: AtomicU32,
     /// Somebody waits for a connection to end: rung at each.
     pub(super) wanted: AtomicBool,
     gate: AtomicU8,
@@ -120,6 +122,7 @@ impl<P> Parking<P> {
             start: Instant::now(),
             idle,
             grace: AtomicU32::new(0),
+            grace_over: AtomicU32::new(u32::MAX),
             wanted: AtomicBool::new(false),
             gate: AtomicU8::new(Gate::Unknown as u8),
             adopted: OnceLock::new(),
@@ -297,6 +300,11 @@ impl<P> Parking<P> {
         if let Some(adopted) = self.adopted.get().and_then(|adopted| adopted.get(listener)) {
             adopted.store(false, Ordering::Release);
         }
+    }
+
+    /// Whether a drain has lasted for as long as idle connections are kept in it.
+    pub(crate) fn is_grace_over(&self) -> bool {
+        self.ticks(Instant::now()) > self.grace_over.load(Ordering::Relaxed)
     }
 
     pub(super) fn idle_deadline(&self, now: Instant) -> u32 {

@@ -83,7 +83,8 @@ impl Collecting {
 
     pub(super) fn add(&mut self, data: &[u8], stores: &Stores) -> Result<(), CollectError> {
         self.len = self.len.saturating_add(data.len() as u64);
-        if self.len > self.bounds.all {
+        // A chunk beyond the limit is not waited for.
+        if self.len.saturating_add(self.decoder.announced()) > self.bounds.all {
             return Err(CollectError::TooLarge);
         }
         if let Store::Memory(bytes, share) = &mut self.store {

@@ -145,6 +145,10 @@ impl<'a> Turn<'a> {
     }
 
     fn head(&mut self, mut scan: Scan, began: Option<Instant>) -> Flow {
+        match scan.skip_empty_lines(self.desk.input.unused()) {
+            Ok(n) => self.desk.input.consume(n),
+            Err(refusal) => return Err(self.refuse(&refusal)),
+        }
         if self.departs() {
             return Err(self.leave(scan, began)?);
         }
@@ -390,8 +394,13 @@ impl<'a> Turn<'a> {
         let Some(upload) = lease.end() else { return Err(Step::Close(CloseReason::BodyUnread)) };
         self.desk.input.load(&upload.input);
         self.drained = false;
-        let budget = common.limits.discard_bytes;
-        let beyond = upload.decoder.remaining_hint().is_some_and(|rest| rest > budget);
+        // The client is told of the close if that is known by now; where its body's length is not, as much is
+        // dropped as might have been read.
+        let budget = match len {
+            Some(_) => common.limits.discard_bytes,
+            None => common.limits.discard_bytes.max(limit),
+        };
+        let beyond = upload.decoder.announced() > budget;
         let after = if upload.decoder.is_done() {
             After::Keep
         } else if upload.expects || upload.failed || beyond {
@@ -573,7 +582,11 @@ impl<'a> Turn<'a> {
     /// While draining, what the client has already sent is still answered; the last of it announces
     /// the close.
     fn may_keep(&self) -> bool {
-        let more_came = || !self.desk.input.is_empty() || self.client.stream.peek() == Peek::Bytes;
+        let more_came = || {
+            let begun = !self.desk.input.unused().iter().all(|byte| b"\r\n".contains(byte));
+            // Who never stops asking is told all the same.
+            begun || (!self.common.parking.is_grace_over() && self.client.stream.peek() == Peek::Bytes)
+        };
         self.client.served < self.common.limits.requests_per_connection
             && match self.common.phase.get() {
                 Phase::HandedOver if self.common.parking.may_travel(self.client) => true,

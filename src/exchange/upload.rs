@@ -74,10 +74,10 @@ impl Upload {
                 .map_err(|refusal| unreadable(ErrorKind::InvalidData, refusal.status, refusal.reason))?;
             let len = window.get(decoded.data).unwrap_or_default().read(buf)?;
             self.input.drain(..decoded.consumed);
+            let left = self.left.checked_sub(len as u64).filter(|left| self.decoder.announced() <= *left);
+            self.left = left
+                .ok_or_else(|| unreadable(ErrorKind::FileTooLarge, StatusCode::PAYLOAD_TOO_LARGE, BEYOND))?;
             if len > 0 {
-                self.left = self.left.checked_sub(len as u64).ok_or_else(|| {
-                    unreadable(ErrorKind::FileTooLarge, StatusCode::PAYLOAD_TOO_LARGE, BEYOND)
-                })?;
                 return Ok(len);
             }
             if decoded.consumed == 0 {

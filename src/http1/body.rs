@@ -139,6 +139,14 @@ impl Decoder {
         }
     }
 
+    /// Content that is certain to come, if the body goes on: what is left of its length, or of a chunk.
+    pub(crate) fn announced(&self) -> u64 {
+        match self.state {
+            State::Length(left) | State::Data(left) => left,
+            _ => 0,
+        }
+    }
+
     /// The trailer fields of a body that is done.
     pub(crate) fn take_trailers(&mut self) -> HeaderMap {
         std::mem::take(&mut self.trailers)

@@ -94,9 +94,23 @@ const URI_BYTES: usize = u16::MAX as usize - 1;
 pub(crate) struct Scan {
     seen: usize,
     parsed: usize,
+    /// Empty lines that were skipped before what is parsed.
+    empty_lines: usize,
 }
 
 impl Scan {
+    /// How many bytes at the start of `input` are empty lines: they begin no request, and the caller
+    /// drops them.
+    pub(crate) fn skip_empty_lines(&mut self, input: &[u8]) -> Result<usize, Refusal> {
+        let left = EMPTY_LINES.saturating_sub(self.empty_lines);
+        let (rest, lines) = skip_empty_lines(input, left)?;
+        if lines > 0 {
+            let empty_lines = self.empty_lines.saturating_add(lines);
+            *self = Scan { empty_lines, ..Scan::default() };
+        }
+        Ok(input.len().saturating_sub(rest.len()))
+    }
+
     /// As [`parse`]; `input` starts with the same bytes as at the last call that gave `Ok(None)`.
     pub(crate) fn parse(&mut self, input: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
         let due = input.len() / 2 >= self.parsed || input.len() >= limits.head_bytes;
@@ -107,7 +121,7 @@ impl Scan {
         let head = parse(input, limits)?;
         *self = match head {
             Some(_) => Scan::default(),
-            None => Scan { seen: input.len(), parsed: input.len() },
+            None => Scan { seen: input.len(), parsed: input.len(), ..*self },
         };
         Ok(head)
     }
@@ -122,7 +136,7 @@ fn ends_after(input: &[u8], from: usize) -> bool {
 /// The head that `input` starts with; `Ok(None)` if it is not complete yet.
 pub(crate) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
     let window = input.get(..limits.head_bytes).unwrap_or(input);
-    let lines = skip_empty_lines(window)?;
+    let (lines, _) = skip_empty_lines(window, EMPTY_LINES)?;
     let mut parsed = parse_lines(lines, limits)?;
     match &mut parsed {
         Some(head) => head.len = head.len.saturating_add(window.len().saturating_sub(lines.len())),
@@ -139,13 +153,16 @@ pub(crate) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refus
     Ok(parsed)
 }
 
-fn skip_empty_lines(mut input: &[u8]) -> Result<&[u8], Refusal> {
-    let mut left = EMPTY_LINES;
+/// What follows them, and how many they are.
+fn skip_empty_lines(mut input: &[u8], most: usize) -> Result<(&[u8], usize), Refusal> {
+    let mut lines: usize = 0;
     while let Some(rest) = input.strip_prefix(b"\r\n").or_else(|| input.strip_prefix(b"\n")) {
-        left = left.checked_sub(1).ok_or(Refusal::bad("empty lines instead of a request"))?;
-        input = rest;
+        if lines >= most {
+            return Err(Refusal::bad("empty lines instead of a request"));
+        }
+        (input, lines) = (rest, lines.saturating_add(1));
     }
-    Ok(input)
+    Ok((input, lines))
 }
 
 fn parse_lines(lines: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
@@ -188,7 +205,7 @@ fn shows_long_target(lines: &[u8], limit: usize) -> bool {
 /// Whether a request that may be incomplete, or malformed behind its method, is a HEAD: what is said
 /// to it has no content (RFC 9110 §9.3.2).
 pub(crate) fn is_to_head(input: &[u8]) -> bool {
-    skip_empty_lines(input).is_ok_and(|lines| lines.starts_with(b"HEAD "))
+    skip_empty_lines(input, EMPTY_LINES).is_ok_and(|(lines, _)| lines.starts_with(b"HEAD "))
 }
 
 /// Whether the client of this head has asked for the protocols that a response's fields name (RFC 9110
