@@ -132,6 +132,8 @@ struct Polled {
     adopted: bool,
     /// It is being closed: served until then at least, and until nobody waits on it.
     closing: Option<Instant>,
+    /// Of operators, who want to see the drain: closed when all else is at its end.
+    stays: bool,
 }
 
 /// Operators are answered at the connection limit, too; and who waits on a listener that is being closed
@@ -228,6 +230,7 @@ impl<P: Portable> Acceptor<P> {
             full: false,
             adopted: false,
             closing: None,
+            stays: false,
         };
         let mut listed: Vec<Listed> = Vec::new();
         for listener in &setup.listeners {
@@ -617,7 +620,7 @@ impl<P: Portable> Acceptor<P> {
     fn poll_listeners(&mut self) {
         for index in 0..self.listeners.len() {
             let polled = &self.listeners[index];
-            let open = polled.closing.is_some() || (self.accepting && !polled.adopted);
+            let open = polled.closing.is_some() || polled.stays || (self.accepting && !polled.adopted);
             let room = !polled.full && (!self.full || has_reserve(polled));
             let wanted = open && self.pause_until.is_none() && (room || polled.closing.is_some());
             if wanted == polled.polled {
@@ -671,15 +674,19 @@ impl<P: Portable> Acceptor<P> {
         true
     }
 
-    /// Closes all listeners. Those that are the last of their kind are first shut to who is new, and
-    /// served empty: what the kernel has accepted for us would be reset.
+    /// Closes all listeners, those of operators when there is nothing else any more. Those that are the last of
+    /// their kind are first shut to who is new, and served empty: what the kernel has accepted for us would
+    /// be reset.
     fn close_listeners(&mut self, is_last: impl Fn(&Listener) -> bool) {
         self.accepting = false;
         self.closing = true;
         let now = Instant::now();
         for mut polled in std::mem::take(&mut self.listeners) {
             if is_last(&polled.listener) {
-                polled.closing = Some(now + polled.listener.refuse_new());
+                polled.stays = polled.listener.wanted.reserved;
+                if !polled.stays {
+                    polled.closing = Some(now + polled.listener.refuse_new());
+                }
                 self.listeners.push(polled);
             } else {
                 self.close_listener(&polled);
@@ -704,7 +711,7 @@ impl<P: Portable> Acceptor<P> {
             polled.listener.shut();
             info!("listener {} is closed", polled.listener.address());
         }
-        if self.closing && self.listeners.is_empty() {
+        if self.closing && self.listeners.iter().all(|polled| polled.stays) {
             self.closing = false;
             (self.news)(News::ListenersClosed);
         }
@@ -756,8 +763,14 @@ impl<P: Portable> Acceptor<P> {
             self.poll_listeners();
         }
         let all_arrived = self.departure.as_ref().is_none_or(Departure::is_empty);
-        let nothing_is_open = self.listeners.is_empty() && self.parking.open() == 0;
-        if self.draining && !self.drained && nothing_is_open && all_arrived {
+        if !self.draining || self.drained || self.closing || self.parking.open() > 0 || !all_arrived {
+            return;
+        }
+        for polled in &mut self.listeners {
+            polled.closing.get_or_insert_with(|| Instant::now() + polled.listener.refuse_new());
+        }
+        self.poll_listeners();
+        if self.listeners.is_empty() {
             self.drained = true;
             self.pass_on_counts();
             if let Some(delivered) = self.delivered {

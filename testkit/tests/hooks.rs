@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
-use testkit::{Addr, Client, Exit, Outcome, Proc, Signal, beside, get};
+use testkit::{Addr, Client, Exit, Outcome, Proc, Signal, beside, get, until};
 
 fn hooked(probation_ms: &str) -> (Proc, TempDir) {
     let folder = tempfile::tempdir().unwrap();
@@ -128,6 +128,45 @@ fn an_exit_hook_that_hangs_is_cut_by_the_hammer() {
     server.signal(Signal::SIGTERM);
     server.wait_for("on_exit is cut");
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
+}
+
+#[test]
+fn a_second_stop_cuts_an_exit_hook() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name| fs::write(folder.path().join(name), "").unwrap();
+    ["patient", "exit-hangs"].map(file);
+    let flags = [folder.path().to_str().unwrap(), "127.0.0.1:0", "0"];
+    let server = Proc::start_as_said(env!("CARGO_BIN_EXE_hooked"), &flags);
+    server.signal(Signal::SIGTERM);
+    server.wait_for("hook: exit hangs");
+    // What comes within half a second is the same wish.
+    until("told again", || {
+        server.signal(Signal::SIGTERM);
+        server.count("hammer: nothing was in flight") > 0
+    });
+    server.wait_gone();
+}
+
+/// A stop of all generations, as Ctrl-C is one, while the newest has not got all it needs.
+#[test]
+fn a_stop_of_both_while_the_successor_acquires_resets_nobody() {
+    for _ in 0..5 {
+        let (server, folder) = hooked("0");
+        fs::write(folder.path().join("acquire-hangs"), "").unwrap();
+        let new = server.hup();
+        server.wait_for("hook: acquire hangs");
+        for pid in [server.pid(), new] {
+            server.signal_to(pid, Signal::SIGTERM);
+        }
+        let mut served = 0;
+        loop {
+            match server.get("/pid") {
+                outcome if outcome.is_ok() => served += 1,
+                outcome => break assert_eq!(outcome, Outcome::Refused, "after {served}"),
+            }
+        }
+        server.wait_gone();
+    }
 }
 
 #[test]

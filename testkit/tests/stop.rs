@@ -127,6 +127,58 @@ fn a_lame_duck_says_that_it_is_not_ready_and_still_accepts() {
 }
 
 #[test]
+fn operators_see_the_drain_to_its_end() {
+    let server = kitchen_sink!("--admin", "127.0.0.2:0");
+    let admin = server.addrs()[1].clone();
+    let mut client = server.client();
+    client.ask("/sleep/1500");
+    server.in_flight(server.pid(), 1);
+    server.signal(Signal::SIGTERM);
+    listeners_closed(&server);
+    assert_eq!(server.get("/ok"), Outcome::Refused);
+    let ready = get(&admin, "/readyz").ok();
+    assert_eq!((ready.status, ready.closes()), (503, true));
+    assert_eq!(get(&admin, "/healthz").ok().status, 200);
+    assert_eq!(client.answer().ok().text(), "ok\n");
+    drop(client);
+    assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
+    assert_eq!(get(&admin, "/readyz"), Outcome::Refused);
+}
+
+/// Two requests are always on their way: there is no gap to tell it in.
+#[test]
+fn a_client_that_never_stops_asking_is_told_after_the_grace() {
+    let server = kitchen_sink!("--idle-grace-ms", "400");
+    let mut client = server.client();
+    client.ask("/sleep/5");
+    client.ask("/sleep/5");
+    assert!(!client.answer().ok().closes());
+    server.signal(Signal::SIGTERM);
+    loop {
+        client.ask("/sleep/5");
+        if client.answer().ok().closes() {
+            break;
+        }
+    }
+    assert_eq!(client.end(), End::Fin);
+    drop(client);
+    assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
+}
+
+/// Of a request that is answered nothing is owed.
+#[test]
+fn the_rest_of_an_answered_request_is_waited_for_no_longer_than_the_grace() {
+    let server = kitchen_sink!("--idle-grace-ms", "400", "--drain-timeout-ms", "20000");
+    let mut client = server.client();
+    client.send("POST /discard HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\nabc");
+    assert!(!client.answer().ok().closes());
+    server.signal(Signal::SIGTERM);
+    assert_eq!(client.end(), End::Fin);
+    drop(client);
+    assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
+}
+
+#[test]
 fn the_hammer_falls_at_the_deadline_and_names_what_it_cut() {
     let server = kitchen_sink!("--drain-timeout-ms", "700");
     let mut client = server.client();

@@ -60,7 +60,7 @@ fn main() -> Result<(), heirloom::Error> {
         .timeouts(Timeouts {
             probation: Duration::from_millis(args[2].parse().expect("a number")),
             ready: Duration::from_secs(2),
-            drain: Duration::from_secs(2),
+            drain: Duration::from_secs(if folder.join("patient").exists() { 3600 } else { 2 }),
             ..Timeouts::default()
         })
         .release_before_go(move || {
