@@ -133,8 +133,9 @@ fn an_exit_hook_that_hangs_is_cut_by_the_hammer() {
 #[test]
 fn a_second_stop_cuts_an_exit_hook() {
     let folder = tempfile::tempdir().unwrap();
-    let file = |name| fs::write(folder.path().join(name), "").unwrap();
-    ["patient", "exit-hangs"].map(file);
+    for name in ["patient", "exit-hangs"] {
+        fs::write(folder.path().join(name), "").unwrap();
+    }
     let flags = [folder.path().to_str().unwrap(), "127.0.0.1:0", "0"];
     let server = Proc::start_as_said(env!("CARGO_BIN_EXE_hooked"), &flags);
     server.signal(Signal::SIGTERM);
