@@ -107,9 +107,12 @@ fn echo(req: Request) -> Body {
     Body::from_sized_reader(req.into_body(), len)
 }
 
-fn headers(req: Request) -> String {
-    let head = String::from_utf8_lossy(req.head_text());
-    head.lines().skip(1).filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect()
+/// As received: values need not be UTF-8.
+fn headers(req: Request) -> impl IntoResponse {
+    let lines = req.head_text().split(|byte| *byte == b'\n').skip(1);
+    let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).filter(|line| !line.is_empty());
+    let bytes: Vec<u8> = lines.flat_map(|line| [line, b"\n"].concat()).collect();
+    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], bytes)
 }
 
 /// 16 KiB every 8 ms.

@@ -17,13 +17,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
-use log::{debug, error, info, warn};
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::close_reason::CloseReason;
 use crate::connection::{Answering, Connection, Linger, Peek, Portable, Stream};
 use crate::limits::Limits;
 use crate::listener::{BACKLOG, Listener};
+use crate::logging::{debug, error, info, warn};
 use crate::origin::Origin;
 use crate::phase::PhaseWatch;
 use crate::queue::{LOOK, Look, Nudge, Probe, Queue};
@@ -278,7 +278,10 @@ impl<P: Portable> Acceptor<P> {
     }
 
     /// Runs until told to stop.
-    pub(crate) fn run(mut self) {
+    ///
+    /// # Errors
+    /// When it can't wait for events.
+    pub(crate) fn run(mut self) -> io::Result<()> {
         // A worker goes on until it waits: then there are several connections to accept at once.
         sys::wake_politely();
         let mut events = [EpollEvent::empty(); 256];
@@ -287,11 +290,8 @@ impl<P: Portable> Acceptor<P> {
             let n = match self.parking.poller.wait(&mut events, timeout) {
                 Ok(n) => n,
                 Err(nix::Error::EINTR) => 0,
-                Err(e) => {
-                    // Nothing sane makes this fail; a loop that spins would hide it.
-                    error!("the acceptor can't wait for events: {e}");
-                    return;
-                }
+                // Nothing sane makes this fail; a loop that spins would hide it.
+                Err(e) => return Err(e.into()),
             };
             for event in &events[..n] {
                 match event.data() {
@@ -299,7 +299,7 @@ impl<P: Portable> Acceptor<P> {
                         // Silenced before the commands are taken: a later one rings again.
                         let _ = self.parking.bell.read();
                         if !self.obey() {
-                            return;
+                            return Ok(());
                         }
                     }
                     SUCCESSOR => self.hear_successor(),

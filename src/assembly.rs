@@ -57,10 +57,15 @@ impl<P> Assembly<P> {
     }
 
     /// Ends the threads.
-    pub(crate) fn finish(&self, acceptor: JoinHandle<()>, last: &mut dyn FnMut()) -> Result<(), Error> {
+    pub(crate) fn finish(
+        &self,
+        acceptor: JoinHandle<Result<(), Error>>,
+        last: &mut dyn FnMut(),
+    ) -> Result<(), Error> {
         self.parking.command(Command::Stop);
-        let _ = acceptor.join();
-        self.staff.finish(last)
+        let ended = acceptor.join().unwrap_or(Ok(()));
+        let finished = self.staff.finish(last);
+        ended.and(finished)
     }
 
     fn let_go_of_listeners(&self) {

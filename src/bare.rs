@@ -14,7 +14,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
-use log::{debug, error, info};
 use socket2::SockRef;
 
 use crate::acceptor::{Deadline, Lanes, Parking};
@@ -24,6 +23,7 @@ use crate::connection::{self, Peek, Portable, Stream};
 use crate::error::{Error, Kind};
 use crate::launch::{self, Business, Ground, Launch, Plan, Running, Works, launch_methods};
 use crate::listener::Wanted;
+use crate::logging::{debug, error, info};
 use crate::origin::PeerCredentials;
 use crate::phase::{Drain, Phase, PhaseWatch};
 use crate::queue::{Popped, Queue, Seat};

@@ -6,8 +6,8 @@ use http::header::{
     ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use log::error;
 
+use crate::logging::error;
 use crate::response::plain;
 use crate::{Request, Response};
 

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use log::{error, info, warn};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -18,6 +17,7 @@ use crate::handover::state_file::StateFile;
 use crate::handover::{Hello, Message, StateHead, VERSION};
 use crate::hooks::{Runner, Told, UserState};
 use crate::lifecycle::{Action, Event, Stage, State, Timer, Why};
+use crate::logging::{error, info, warn};
 use crate::phase::{Phase, PhaseWatch};
 use crate::signals::{self, Wish};
 

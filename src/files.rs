@@ -13,11 +13,11 @@ use http::header::{
     RANGE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderValue, Method, StatusCode};
-use log::error;
 
 use crate::coding::{accepts_gzip, vary};
 use crate::conditional::Validators;
 use crate::handler::Handler;
+use crate::logging::error;
 use crate::request::RequestExt;
 use crate::response::{IntoResponse, ResponseExt, plain};
 use crate::{Body, Request, Response};

@@ -211,15 +211,6 @@ pub(crate) struct RouteRules {
     pub(crate) streaming: bool,
 }
 
-/// What a panic says.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no text")
-}
-
 /// Limits of one route, for [`limited`]. Where one is None, which is the default, that of the server
 /// holds: of its [`Limits`](crate::Limits) and [`Timeouts`](crate::Timeouts).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,9 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use log::error;
-
 use crate::error::{Error, Kind};
+use crate::logging::error;
 use crate::phase::Phase;
 
 pub(crate) use on_signal::SignalHooks;

@@ -5,10 +5,10 @@ use std::io;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
-use log::error;
 use serde::de::DeserializeOwned;
 
 use crate::body::Unreadable;
+use crate::logging::error;
 use crate::response::IntoResponse;
 use crate::{Body, Response};
 

@@ -7,12 +7,12 @@ use std::io;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
-use log::error;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::body::Unreadable;
 use crate::input::InputError;
+use crate::logging::error;
 use crate::response::{IntoResponse, plain};
 use crate::{Body, Response};
 

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use log::{info, warn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub(crate) use crate::acceptor::Lanes;
@@ -28,6 +28,7 @@ use crate::hooks::{Hooks, Runner, SignalHooks};
 use crate::lifecycle::{Event, State, Terms};
 use crate::limits::{Limits, Timeouts};
 use crate::listener::{Listener, Wanted};
+use crate::logging::{error, info, panic_text, warn};
 use crate::queue::Queue;
 use crate::signals::{self, Circumstances, Heard, Signals};
 use crate::wait_group::WaitGroup;
@@ -393,7 +394,7 @@ fn start<B: Business>(
         files: Arc::clone(&handle.shared.files),
     });
     let _ = handle.shared.gauges.set(Arc::clone(&assembly) as _);
-    let inbox = Arc::clone(&handle.shared.inbox);
+    let (inbox, ends) = (Arc::clone(&handle.shared.inbox), Arc::clone(&handle.shared.inbox));
     let acceptor = Acceptor::new(Setup {
         parking,
         listeners,
@@ -414,7 +415,20 @@ fn start<B: Business>(
     });
     let acceptor = thread::Builder::new()
         .name("heirloom-acceptor".into())
-        .spawn(move || acceptor.run())
+        .spawn(move || {
+            let outcome = match catch_unwind(AssertUnwindSafe(|| acceptor.run())) {
+                Ok(ran) => ran.map_err(Error::system("the acceptor can't wait for events")),
+                Err(panic) => {
+                    Err(Error::new(Kind::System, format!("the acceptor panicked: {}", panic_text(&*panic))))
+                }
+            };
+            if let Err(e) = &outcome {
+                // Nothing would be accepted any more, nor time out.
+                error!("{e}: this process can't go on");
+                ends.event(Event::Hammer);
+            }
+            outcome
+        })
         .map_err(Error::system("no thread for the acceptor"))?;
     let terms = Terms {
         ready: timeouts.ready,
@@ -483,7 +497,7 @@ impl Drop for Bound {
 struct Started<P> {
     handle: Handle,
     assembly: Arc<Assembly<P>>,
-    acceptor: JoinHandle<()>,
+    acceptor: JoinHandle<Result<(), Error>>,
     terms: Terms,
     adopted: Vec<String>,
     facts: Facts,
@@ -595,4 +609,87 @@ fn connections_by_nofile(pools: usize) -> usize {
     let own = pools.saturating_sub(USUAL_POOLS) as u64;
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     usize::try_from(soft.saturating_sub(RESERVED_FDS.saturating_add(own)).max(8)).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::status::Stats;
+
+    /// A service whose first connection is the acceptor's death.
+    struct Doomed {
+        launch: Launch,
+    }
+
+    #[derive(Debug)]
+    struct Fatal;
+
+    impl Default for Fatal {
+        fn default() -> Fatal {
+            panic!("as it is meant to");
+        }
+    }
+
+    impl Portable for Fatal {
+        fn is_portable(&self, _: usize, _: usize) -> bool {
+            false
+        }
+
+        fn pack(&mut self, _: &mut Vec<u8>) -> Option<Instant> {
+            None
+        }
+
+        fn unpack(_: Option<Instant>) -> Fatal {
+            Fatal
+        }
+    }
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Staff for Nobody {
+        fn add_to(&self, _: &mut Stats) {}
+
+        fn in_flight(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn unnamed(&self) -> &'static str {
+            "nothing"
+        }
+
+        fn finish(&self, _: &mut dyn FnMut()) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    impl Business for Doomed {
+        type Progress = Fatal;
+
+        fn launch(&mut self) -> &mut Launch {
+            &mut self.launch
+        }
+
+        fn plan(&mut self) -> Result<Plan, Error> {
+            let lanes = Lanes { workers: vec![0], of_site: vec![0] };
+            Ok(Plan { listen: vec![Wanted::new("127.0.0.1:0".to_owned(), 0)], lanes })
+        }
+
+        fn start(self, _: &Ground<Fatal>) -> Result<Works<Fatal>, Error> {
+            let queues = vec![Arc::new(Queue::new(0, 1))];
+            Ok(Works { queues, busy: Box::new(Vec::new), staff: Box::new(Nobody) })
+        }
+    }
+
+    #[test]
+    fn a_server_does_not_outlive_its_acceptor() {
+        let mut running = spawn(Doomed { launch: Launch::default() }).unwrap();
+        let _client = TcpStream::connect(running.addresses()[0]).unwrap();
+        // By itself: it is not asked to.
+        let outcome = running.thread.take().unwrap().join().unwrap();
+        assert_eq!(outcome.unwrap_err().to_string(), "the acceptor panicked: as it is meant to");
+    }
 }

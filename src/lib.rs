@@ -368,6 +368,7 @@ mod lifecycle;
 mod limits;
 mod listen;
 mod listener;
+mod logging;
 mod origin;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 mod pace;

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::{info, warn};
 use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::connection::Stream;
 use crate::error::{Error, Kind};
+use crate::logging::{info, warn};
 use crate::sys;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 
 use crate::error::{Error, Kind};
-use crate::handler::panic_text;
+use crate::logging::panic_text;
 
 type BoxedError = Box<dyn StdError + Send + Sync>;
 

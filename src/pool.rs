@@ -8,9 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use log::error;
-
 use crate::error::Error;
+use crate::logging::error;
 use crate::queue::{Popped, Queue, Seat};
 
 /// The workers of one queue.

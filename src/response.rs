@@ -66,7 +66,7 @@ pub(crate) fn plain(status: StatusCode) -> Response {
 
 /// A mistake of the handler's: the log has the reason, the client only the status.
 fn failed(what: impl Display) -> Response {
-    log::error!("500: {what}");
+    crate::logging::error!("500: {what}");
     plain(StatusCode::INTERNAL_SERVER_ERROR)
 }
 

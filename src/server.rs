@@ -7,19 +7,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{error, warn};
-
 use crate::admin::admin_routes;
 use crate::assembly::Staff;
 use crate::budget::Budget;
 use crate::error::{Error, Kind};
 use crate::exchange::detached::Detached;
 use crate::exchange::{self, Client, Common, Desk, HandlerBox, Progress, Sign, Site, Stores};
-use crate::handler::{Handler, panic_text};
+use crate::handler::Handler;
 use crate::http1::{DateCache, encode};
 use crate::launch::{self, Business, Ground, Lanes, Launch, Plan, Running, Works, launch_methods};
 use crate::listen::Listen;
 use crate::listener::Wanted;
+use crate::logging::{error, panic_text, warn};
 use crate::pace::Pace;
 use crate::per_worker::PerWorker;
 use crate::pool::{Begin, Places, Pool};

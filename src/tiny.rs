@@ -17,16 +17,16 @@ use std::time::{Duration, Instant};
 
 use ::tiny_http::{Response as TinyResponse, Server as TinyServer};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use log::{error, warn};
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use tempfile::{SpooledData, SpooledTempFile, TempDir};
 
 use crate::connection::{Peek, Stream};
-use crate::handler::{Handler, panic_text};
+use crate::handler::Handler;
 use crate::http1::{Decoder, Framing, encode};
 use crate::limits::Limits;
+use crate::logging::{error, panic_text, warn};
 use crate::request::RequestExt;
 use crate::response::IntoResponse;
 use crate::{Body, Request, Response};

@@ -160,7 +160,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("conditional", &["body", "response"]),
     ("json", &["body", "input", "response"]),
     ("input", &["body", "response"]),
-    ("per_worker", &["error", "handler"]),
+    ("per_worker", &["error"]),
     ("handler", &["body", "pace", "response"]),
     ("response", &["body"]),
     ("sse", &["body", "origin", "phase", "request", "response"]),
@@ -180,6 +180,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("coding", &[]),
     ("error", &[]),
     ("limits", &[]),
+    (LOGGING, &[]),
     ("pace", &[]),
     ("phase", &[]),
     ("queue", &["sync"]),
@@ -189,6 +190,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tls", &["error"]),
     ("wait_group", &[]),
 ];
+
+/// What every room may import.
+const LOGGING: &str = "logging";
 
 /// These move connections and never know what is spoken on them.
 const DEAF: &[&str] = &["bare", "launch", "acceptor", "connection", "queue", "slots", "pool", "listener"];
@@ -404,6 +408,7 @@ fn imports_are_as_in_the_table() {
     for (room, allowed) in ARROWS {
         let mut imports = actual.remove(*room).unwrap_or_default();
         imports.remove(*room);
+        imports.remove(LOGGING);
         let allowed: BTreeSet<String> = allowed.iter().map(|room| (*room).to_owned()).collect();
         let beyond: Vec<_> = imports.difference(&allowed).collect();
         assert!(beyond.is_empty(), "{room} must not import {beyond:?}");
@@ -474,6 +479,11 @@ fn one_place_for_each_power() {
         code.match_indices(".accept()").map(|(at, _)| at).find(|at| !code[..*at].ends_with("service"))
     });
     expect_only_in(&["control"], "a change of the phase", text("phase.set("));
+    expect_only_in(&[LOGGING], "a line of the log that may panic", |code| {
+        let macros = ["$write", "error", "warn", "info", "debug", "trace"];
+        let said = macros.map(|level| code.find(&format!("log::{level}!(")));
+        said.into_iter().chain([code.find("use log::")]).flatten().min()
+    });
     expect_only_in(&[], "a sleep", |code| {
         words(code).find(|(at, word)| *word == "sleep" && code[..*at].ends_with("thread::")).map(|(at, _)| at)
     });

@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::ledger::Receiver;
 use super::{Acceptor, PACKETS_PER_TURN, SPECIAL};
 use crate::connection::{Connection, Portable, Stream};
 use crate::handover::parcel::{self, Incoming, Parcel, Receipt, Received, Record};
+use crate::logging::{debug, info, warn};
 
 /// A predecessor's connection channel: this process's own predecessor's, or one that was passed on.
 #[derive(Debug)]

@@ -6,7 +6,6 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::arrival::Upstream;
@@ -16,6 +15,7 @@ use super::{Acceptor, SUCCESSOR};
 use crate::close_reason::CloseReason;
 use crate::connection::{Connection, Portable};
 use crate::handover::parcel::{self, BATCH, BATCH_BYTES, Incoming, Parcel, Receipt, Record};
+use crate::logging::{debug, info, warn};
 
 /// What of a request may have come for its connection to travel.
 pub(crate) const PORTABLE_BYTES: usize = 8 << 10;

@@ -10,9 +10,9 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use log::error;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use crate::logging::error;
 use crate::queue::{LOOK, at_once};
 
 /// How long workers wait for events before the acceptor does.

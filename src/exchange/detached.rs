@@ -11,7 +11,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
-use log::{debug, error};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -21,8 +20,9 @@ use crate::close_reason::CloseReason;
 use crate::connection::Stream;
 use crate::exchange::blocking::{wait_for, write_all};
 use crate::exchange::ending::Ending;
-use crate::exchange::{Client, Progress, let_go, panic_text};
+use crate::exchange::{Client, Progress, let_go};
 use crate::http1::encode::{self, BodyFraming, LAST_CHUNK};
+use crate::logging::{debug, error, panic_text};
 use crate::status::Tally;
 use crate::upgraded::{Duplex, Parts, Upgraded, Wants};
 

@@ -4,9 +4,9 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use http::{Extensions, StatusCode};
-use log::error;
 
-use super::{let_go, panic_text};
+use super::let_go;
+use crate::logging::{error, panic_text};
 use crate::response::{Ended, OnEnd};
 
 /// A response on its way. Dropping it tells of the end, which was none unless `complete` was said.

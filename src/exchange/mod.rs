@@ -24,13 +24,12 @@ mod upload;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use log::{debug, error};
-
 use crate::acceptor::Parking;
 use crate::close_reason::CloseReason;
 use crate::connection::Connection;
-use crate::handler::{Handler, panic_text};
+use crate::handler::Handler;
 use crate::limits::{Limits, Timeouts};
+use crate::logging::{debug, error, panic_text};
 use crate::pace::Pace;
 use crate::phase::PhaseWatch;
 use crate::queue::Queue;

@@ -11,7 +11,6 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use log::{debug, info, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -22,6 +21,7 @@ use nix::unistd::Pid;
 use super::channel::Channel;
 use super::state_file::StateFile;
 use super::{Command, Hello, Message, escape};
+use crate::logging::{debug, info, warn};
 use crate::sys;
 
 /// The variable by which a successor knows what it inherits.

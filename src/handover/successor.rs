@@ -10,7 +10,6 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use log::{info, warn};
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 
@@ -19,6 +18,7 @@ use super::spawner::{FIRST_FD, VARIABLE};
 use super::state_file::StateFile;
 use super::{Hello, Message, unescape};
 use crate::error::{Error, Kind};
+use crate::logging::{info, warn};
 use crate::sys;
 
 /// The predecessor wrote its HELLO before it started us.

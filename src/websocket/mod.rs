@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
-use log::debug;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::body::Body;
 use crate::limits::FAR;
+use crate::logging::debug;
 use crate::origin::Origin;
 use crate::upgraded::{Duplex, Parts, Upgraded, Wants};
 use crate::{Request, Response};

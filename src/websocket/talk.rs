@@ -238,7 +238,7 @@ impl Talk {
     /// Has the protocol put something into the pipe, which takes all of it.
     fn pass(&mut self, put: impl FnOnce(&mut tungstenite::WebSocket<Pipe>) -> Result<(), Error>) {
         if let Err(e) = put(&mut self.protocol) {
-            log::debug!("a WebSocket can't say what it wants to: {e}");
+            crate::logging::debug!("a WebSocket can't say what it wants to: {e}");
         }
     }
 }

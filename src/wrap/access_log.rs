@@ -137,7 +137,7 @@ impl Wrapper for AccessLog {
             access.duration = begun.elapsed();
             match sink {
                 Some(sink) => sink(&access),
-                None => log::info!(target: TARGET, "{access}"),
+                None => crate::logging::info!(target: TARGET, "{access}"),
             }
         })
     }

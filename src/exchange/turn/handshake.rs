@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use log::debug;
 
 use super::{Flow, Step, Turn, broken};
 use crate::acceptor::Deadline;
 use crate::close_reason::CloseReason;
 use crate::http1::{Refusal, encode};
+use crate::logging::debug;
 use crate::origin::Origin;
 use crate::tls::{Failure, Handshake};
 
