@@ -3,8 +3,9 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -207,6 +208,34 @@ fn a_streamed_body_that_stalls_frees_its_worker() {
     assert_eq!(client.reply().status, 408);
     fixture.client().expect_kept();
     client.expect_fin();
+}
+
+/// By a thread that the handler gave it to.
+#[test]
+fn a_body_that_is_read_elsewhere_holds_no_worker() {
+    let (tell, told) = mpsc::channel();
+    let handler = streaming(move |req: Request| {
+        let mut body = req.into_body();
+        let (begun, begins) = mpsc::channel();
+        let tell = tell.clone();
+        support::spawn(move || {
+            let mut first = [0; 4];
+            begun.send(body.read_exact(&mut first).is_ok()).unwrap();
+            tell.send(body.read(&mut first).is_err()).unwrap();
+        });
+        assert!(begins.recv().unwrap());
+        "taken"
+    });
+    let server = Server::new(handler).listen("127.0.0.1:0").workers(1).timeouts(quick());
+    let fixture = Fixture::of(Gate::default(), server);
+    for _ in 0..20 {
+        let mut client = fixture.client();
+        client.send(&post("/", b"fourmore")[..post("/", b"fourmore").len() - 4]);
+        assert_eq!(client.reply().said(), "200 taken");
+        // It was about to read, or is at it.
+        client.send("more");
+        assert!(told.recv_timeout(DEADLINE).unwrap(), "the request is over");
+    }
 }
 
 #[test]

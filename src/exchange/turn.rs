@@ -391,9 +391,9 @@ impl<'a> Turn<'a> {
         let asked = begun.asked(&found.rules.limits);
         let kind = Kind::Source { source: Box::new(lease.clone()), left: len };
         let response = self.run_handler(&asked, begun, found, kind);
-        let Some(upload) = lease.end() else { return Err(Step::Close(CloseReason::BodyUnread)) };
-        self.desk.input.load(&upload.input);
         self.drained = false;
+        let Some(upload) = lease.end() else { return self.respond(&asked, response, unread()) };
+        self.desk.input.load(&upload.input);
         // The client is told of the close if that is known by now; where its body's length is not, as much is
         // dropped as might have been read.
         let budget = match len {

@@ -3,7 +3,7 @@
 //! whatever became of the reader.
 
 use std::io::{self, ErrorKind, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -37,26 +37,46 @@ pub(super) struct Upload {
 /// Both ends of a lease on an upload.
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
-    upload: Arc<Mutex<Option<Upload>>>,
+    held: Arc<Mutex<Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    /// None while the reader has it, who may wait for the client.
+    upload: Option<Upload>,
+    ended: bool,
 }
 
 impl Lease {
     pub(super) fn new(upload: Upload) -> Lease {
-        Lease { upload: Arc::new(Mutex::new(Some(upload))) }
+        Lease { held: Arc::new(Mutex::new(Held { upload: Some(upload), ended: false })) }
     }
 
-    /// Ends the lease: the reader gets errors from now on.
+    /// Ends the lease: the reader gets errors from now on. None: a thread of the handler's is reading,
+    /// and what it gets is lost.
     pub(super) fn end(&self) -> Option<Upload> {
-        self.upload.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let mut held = self.lock();
+        held.ended = true;
+        held.upload.take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Read for Lease {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.upload.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            Some(upload) => upload.read(buf).inspect_err(|_| upload.failed = true),
-            None => Err(io::Error::other("the request of this body is over")),
+        let over = || Err(io::Error::other("the request of this body is over"));
+        let Some(mut upload) = self.lock().upload.take() else { return over() };
+        let outcome = upload.read(buf);
+        upload.failed |= outcome.is_err();
+        let mut held = self.lock();
+        if held.ended {
+            return over();
         }
+        held.upload = Some(upload);
+        outcome
     }
 }
 

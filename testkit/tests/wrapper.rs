@@ -155,8 +155,10 @@ fn a_script_that_clears_the_environment_can_not_have_the_address() {
 
 #[test]
 fn a_script_that_leaves_the_program_in_the_background_is_refused() {
+    // Long enough for the script to end within it.
+    let flags = ["--listen", "127.0.0.1:0", "--probation-ms", "3000"];
     let told = ["child CHILD exited with status 0; still serving"];
-    does_not_work("$PROGRAM \"$@\" &", &FLAGS, &told);
+    does_not_work("$PROGRAM \"$@\" &", &flags, &told);
 }
 
 /// The shell waits; the server is its child.
