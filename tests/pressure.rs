@@ -226,13 +226,16 @@ fn a_body_that_is_read_elsewhere_holds_no_worker() {
         assert!(begins.recv().unwrap());
         "taken"
     });
-    let server = Server::new(handler).listen("127.0.0.1:0").workers(1).timeouts(quick());
+    let server = Server::new(handler)
+        .listen("127.0.0.1:0")
+        .workers(1)
+        .timeouts(Timeouts { body_stall: BRIEF, ..quick() });
     let fixture = Fixture::of(Gate::default(), server);
     for _ in 0..20 {
         let mut client = fixture.client();
         client.send(&post("/", b"fourmore")[..post("/", b"fourmore").len() - 4]);
         assert_eq!(client.reply().said(), "200 taken");
-        // It was about to read, or is at it.
+        // The thread is about to read, or waits for the client, for as long as a body may stall.
         client.send("more");
         assert!(told.recv_timeout(DEADLINE).unwrap(), "the request is over");
     }
