@@ -218,7 +218,7 @@ fn a_body_that_is_read_elsewhere_holds_no_worker() {
         let mut body = req.into_body();
         let (begun, begins) = mpsc::channel();
         let tell = tell.clone();
-        support::spawn(move || {
+        spawn(move || {
             let mut first = [0; 4];
             begun.send(body.read_exact(&mut first).is_ok()).unwrap();
             tell.send(body.read(&mut first).is_err()).unwrap();
@@ -361,9 +361,9 @@ fn who_leaves_while_all_workers_are_held_is_not_answered() {
 /// What the user made is dropped where the user's code runs: the acceptor runs none of it.
 #[test]
 fn a_response_given_up_is_dropped_by_a_worker() {
-    struct Told(std::sync::mpsc::Sender<String>);
+    struct Told(mpsc::Sender<String>);
 
-    impl std::io::Read for Told {
+    impl Read for Told {
         fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
             Ok(buf.len())
         }
@@ -375,7 +375,7 @@ fn a_response_given_up_is_dropped_by_a_worker() {
         }
     }
 
-    let (sender, dropped) = std::sync::mpsc::channel();
+    let (sender, dropped) = mpsc::channel();
     let sender = std::sync::Mutex::new(sender);
     let gate = Gate::default();
     let wait = gate.clone();
