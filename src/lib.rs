@@ -335,71 +335,17 @@
     )
 )]
 
-#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
-mod acceptor;
-mod admin;
-mod assembly;
-mod bare;
-mod body;
-mod budget;
-mod close_reason;
-mod coding;
-mod conditional;
-mod connection;
-mod control;
-mod error;
-mod exchange;
-#[cfg(feature = "files")]
-mod files;
+mod base;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
+#[path = "../fuzz/checks/mod.rs"]
 pub mod fuzzing;
-mod handle;
-mod handler;
-mod handover;
-mod hooks;
-mod http1;
-#[cfg(any(feature = "json", feature = "form"))]
-mod input;
-#[cfg(feature = "json")]
-mod json;
-mod launch;
-mod lifecycle;
-mod limits;
-mod listen;
-mod listener;
-mod logging;
-mod origin;
-#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
-mod pace;
-mod per_worker;
-mod phase;
-mod pool;
+pub mod http;
+mod net;
 pub mod prelude;
-#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
-mod queue;
-mod request;
-mod response;
-mod router;
+mod process;
 mod server;
-#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
-mod signals;
-#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
-mod slots;
-mod sse;
-#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
-mod status;
-mod sync;
-mod sys;
-#[cfg(feature = "tiny_http")]
-mod tiny;
-#[cfg(feature = "tls")]
-mod tls;
-mod upgraded;
-mod wait_group;
-#[cfg(feature = "websocket")]
-mod websocket;
-pub mod wrap;
+mod web;
 
 // What the pages show compiles.
 #[cfg(doctest)]
@@ -414,47 +360,48 @@ struct PageOnTinyHttp;
 
 #[cfg(feature = "cookies")]
 pub use cookie;
-pub use http;
 
-pub use admin::admin_routes;
-pub use bare::{Connection, Incoming, Lifecycle, Wake};
-pub use body::Body;
-pub use close_reason::CloseReason;
-pub use conditional::Validators;
-pub use error::Error;
+pub use base::close_reason::CloseReason;
+pub use base::error::Error;
+pub use base::limits::{Limits, Timeouts};
+pub use base::phase::{Drain, Phase};
+pub use base::status::Stats;
+pub use net::conn_info::{ClientWatch, PeerCredentials};
+#[cfg(feature = "tls")]
+pub use net::tls::{Tls, TlsInfo};
+pub use process::hooks::UserState;
+pub use process::signals::{Meaning, Signal, Signals};
+pub use server::Server;
+pub use server::admin::admin_routes;
+pub use server::handle::Handle;
+pub use server::launch::{Running, inherited_fd, init};
+pub use server::listen_config::Listen;
+pub use server::stream_server::{Connection, Incoming, Lifecycle, Wake};
+#[cfg(feature = "tiny_http")]
+pub use server::tiny_http::TinyHttp;
+pub use web::body::Body;
+pub use web::conditional::Validators;
+#[cfg(any(feature = "json", feature = "form"))]
+pub use web::extract::InputError;
+#[cfg(feature = "json")]
+pub use web::extract::json::{Json, Problem};
 #[cfg(feature = "files")]
-pub use files::{ServeDir, ServeFile};
-pub use handle::Handle;
-pub use handler::{
+pub use web::files::{ServeDir, ServeFile};
+pub use web::handler::{
     Handler, Next, Resolved, RouteLimits, Wrapped, Wrapper, limited, max_body, streaming, with_state,
 };
-pub use hooks::UserState;
-#[cfg(any(feature = "json", feature = "form"))]
-pub use input::InputError;
-#[cfg(feature = "json")]
-pub use json::{Json, Problem};
-pub use launch::{Running, inherited_fd, init};
-pub use limits::{Limits, Timeouts};
-pub use listen::Listen;
-pub use origin::{ClientWatch, PeerCredentials};
-pub use per_worker::PerWorker;
-pub use phase::{Drain, Phase};
-pub use request::RequestExt;
-pub use response::{Ended, Html, IntoResponse, Redirect, ResponseExt};
-pub use router::Router;
-pub use server::Server;
-pub use signals::{Meaning, Signal, Signals};
-pub use sse::{Event, EventWriter, sse};
-pub use status::Stats;
-#[cfg(feature = "tiny_http")]
-pub use tiny::TinyHttp;
-#[cfg(feature = "tls")]
-pub use tls::{Tls, TlsInfo};
-pub use upgraded::{Upgraded, UpgradedReader, UpgradedWriter, Waited};
+pub use web::per_worker::PerWorker;
+pub use web::request::RequestExt;
+pub use web::response::{Ended, Html, IntoResponse, Redirect, ResponseExt};
+pub use web::router::Router;
+pub use web::sse::{Event, EventWriter, sse};
+pub use web::upgrade::{Upgraded, UpgradedReader, UpgradedWriter, Waited};
 #[cfg(feature = "websocket")]
-pub use websocket::{Message, WebSocket, WebSocketOptions, WebSocketSender, WebSocketUpgrade};
+pub use web::websocket::{Message, WebSocket, WebSocketOptions, WebSocketSender, WebSocketUpgrade};
+
+pub use web::wrap;
 
 /// A request: the head as `http` has it, and a [`Body`].
-pub type Request = http::Request<Body>;
+pub type Request = ::http::Request<Body>;
 /// A response: the head as `http` has it, and a [`Body`].
-pub type Response = http::Response<Body>;
+pub type Response = ::http::Response<Body>;

@@ -4,206 +4,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which room may import which: imports point down. A room on no right side is for users only.
-const ARROWS: &[(&str, &[&str])] = &[
-    (
-        "prelude",
-        &[
-            "body",
-            "files",
-            "handle",
-            "handler",
-            "input",
-            "json",
-            "per_worker",
-            "request",
-            "response",
-            "router",
-            "server",
-        ],
-    ),
-    (
-        "server",
-        &[
-            "admin",
-            "assembly",
-            "budget",
-            "error",
-            "exchange",
-            "handler",
-            "http1",
-            "launch",
-            "listen",
-            "listener",
-            "pace",
-            "per_worker",
-            "pool",
-            "queue",
-            "status",
-            "tls",
-        ],
-    ),
-    (
-        "bare",
-        &[
-            "acceptor",
-            "assembly",
-            "close_reason",
-            "connection",
-            "error",
-            "launch",
-            "listener",
-            "origin",
-            "phase",
-            "queue",
-            "status",
-            "wait_group",
-        ],
-    ),
-    ("tiny", &["body", "connection", "handler", "http1", "limits", "request", "response"]),
-    (
-        "launch",
-        &[
-            "acceptor",
-            "assembly",
-            "connection",
-            "control",
-            "error",
-            "handle",
-            "handover",
-            "hooks",
-            "lifecycle",
-            "limits",
-            "listener",
-            "phase",
-            "queue",
-            "signals",
-            "wait_group",
-        ],
-    ),
-    ("admin", &["body", "handle", "response", "router", "status"]),
-    ("handle", &["assembly", "control", "lifecycle", "phase", "status"]),
-    (
-        "assembly",
-        &["acceptor", "connection", "control", "error", "listener", "queue", "status", "wait_group"],
-    ),
-    ("control", &["error", "handover", "hooks", "lifecycle", "phase", "signals"]),
-    (
-        "exchange",
-        &[
-            "acceptor",
-            "body",
-            "budget",
-            "close_reason",
-            "connection",
-            "handler",
-            "http1",
-            "limits",
-            "origin",
-            "pace",
-            "phase",
-            "queue",
-            "request",
-            "response",
-            "status",
-            "tls",
-            "upgraded",
-            "wait_group",
-        ],
-    ),
-    (
-        "acceptor",
-        &[
-            "close_reason",
-            "connection",
-            "handover",
-            "limits",
-            "listener",
-            "origin",
-            "phase",
-            "queue",
-            "slots",
-            "status",
-            "sys",
-        ],
-    ),
-    (
-        "fuzzing",
-        &[
-            "acceptor",
-            "body",
-            "budget",
-            "close_reason",
-            "connection",
-            "exchange",
-            "handler",
-            "handover",
-            "http1",
-            "limits",
-            "origin",
-            "pace",
-            "phase",
-            "queue",
-            "request",
-            "slots",
-            "status",
-            "wait_group",
-        ],
-    ),
-    ("listen", &["error", "handler", "listener", "tls"]),
-    ("listener", &["connection", "error", "sys", "tls"]),
-    ("connection", &["close_reason", "origin", "slots", "sys", "tls", "wait_group"]),
-    ("wrap", &["body", "coding", "handler", "request", "response"]),
-    ("router", &["body", "handler", "pace", "response"]),
-    ("request", &["body", "handler", "input", "origin", "phase", "tls"]),
-    ("files", &["body", "coding", "conditional", "handler", "request", "response"]),
-    ("conditional", &["body", "response"]),
-    ("json", &["body", "input", "response"]),
-    ("input", &["body", "response"]),
-    ("per_worker", &["error"]),
-    ("handler", &["body", "pace", "response"]),
-    ("response", &["body"]),
-    ("sse", &["body", "origin", "phase", "request", "response"]),
-    ("websocket", &["body", "limits", "origin", "response", "upgraded"]),
-    ("body", &["budget", "origin", "upgraded"]),
-    ("upgraded", &["origin"]),
-    ("lifecycle", &["handover", "phase"]),
-    ("handover", &["error", "sys"]),
-    ("hooks", &["error", "phase", "signals"]),
-    ("pool", &["error", "queue"]),
-    ("status", &["close_reason", "phase"]),
-    ("signals", &["sys"]),
-    ("origin", &["phase", "tls"]),
-    ("http1", &["limits"]),
-    ("budget", &[]),
-    ("close_reason", &[]),
-    ("coding", &[]),
-    ("error", &[]),
-    ("limits", &[]),
-    (LOGGING, &[]),
-    ("pace", &[]),
-    ("phase", &[]),
-    ("queue", &["sync"]),
-    ("slots", &["sync"]),
-    ("sync", &[]),
-    ("sys", &[]),
-    ("tls", &["error"]),
-    ("wait_group", &[]),
-];
+/// The folders of `src/`, each of which may import those before it.
+const FOLDERS: &[&str] = &["base", "process", "net", "web", "http", "server"];
 
-/// What every room may import.
-const LOGGING: &str = "logging";
-
-/// These move connections and never know what is spoken on them.
-const DEAF: &[&str] = &["bare", "launch", "acceptor", "connection", "queue", "slots", "pool", "listener"];
+/// These move connections and know nothing of HTTP.
+const NOT_HTTP: &[&str] = &["base", "process", "net", "server/launch", "server/stream_server"];
 
 #[derive(Debug)]
 struct Source {
     path: PathBuf,
-    /// The module right under the root that it is part of.
-    room: String,
+    /// Its path below `src/` without `.rs` or `/mod.rs`: `net/acceptor`.
+    place: String,
     /// Without tests, comments and the insides of strings.
     code: String,
+}
+
+impl Source {
+    fn is_in(&self, places: &[&str]) -> bool {
+        let below = |place: &&str| {
+            self.place.strip_prefix(*place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        places.iter().any(below)
+    }
 }
 
 fn root() -> &'static Path {
@@ -220,10 +42,9 @@ fn sources() -> Vec<Source> {
                 folders.push(path);
             } else if path.extension().is_some_and(|e| e == "rs") {
                 let text = fs::read_to_string(&path).unwrap();
-                let relative = path.strip_prefix(root().join("src")).unwrap();
-                let first = relative.iter().next().unwrap().to_str().unwrap();
-                let room = first.trim_end_matches(".rs").to_owned();
-                sources.push(Source { room, code: code(&text), path });
+                let relative = path.strip_prefix(root().join("src")).unwrap().to_str().unwrap();
+                let place = relative.trim_end_matches(".rs").trim_end_matches("/mod").to_owned();
+                sources.push(Source { place, code: code(&text), path });
             }
         }
     }
@@ -372,11 +193,11 @@ fn exports(lib: &str) -> BTreeMap<String, String> {
         let text = &lib[at + "pub use ".len()..];
         let text = &text[..text.find(';').unwrap()];
         let mut names = words(text).map(|(_, word)| word);
-        let room = names.next().unwrap().to_owned();
-        exported.extend(names.map(|name| (name.to_owned(), room.clone())));
+        let folder = names.next().unwrap().to_owned();
+        exported.extend(names.map(|name| (name.to_owned(), folder.clone())));
     }
     for name in ["Request", "Response"] {
-        exported.insert(name.to_owned(), "body".to_owned());
+        exported.insert(name.to_owned(), "web".to_owned());
     }
     exported
 }
@@ -386,81 +207,49 @@ fn lib() -> String {
 }
 
 #[test]
-fn every_room_is_in_the_table_and_none_twice() {
-    let lib = lib();
-    let words: Vec<&str> = words(&lib).map(|(_, word)| word).collect();
-    let rooms: BTreeSet<&str> = words.windows(2).filter(|w| w[0] == "mod").map(|w| w[1]).collect();
-    let table: BTreeSet<&str> = ARROWS.iter().map(|(room, _)| *room).collect();
-    assert_eq!(rooms, table);
-    assert_eq!(table.len(), ARROWS.len());
-    let unknown: Vec<_> = ARROWS.iter().flat_map(|(_, to)| *to).filter(|to| !table.contains(*to)).collect();
-    assert!(unknown.is_empty(), "{unknown:?}");
+fn the_root_has_eight_entries_and_one_kind_of_module_file() {
+    let entries = fs::read_dir(root().join("src")).unwrap();
+    let entries: BTreeSet<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let expected = FOLDERS.iter().chain(&["lib.rs", "prelude.rs"]).map(|name| (*name).to_owned());
+    assert_eq!(entries, expected.collect());
+    for source in sources() {
+        assert!(!source.path.with_extension("").is_dir(), "not a mod.rs: {}", source.path.display());
+    }
 }
 
 #[test]
-fn imports_are_as_in_the_table() {
+fn imports_point_down() {
     let exported = exports(&lib());
-    let mut actual: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for source in sources().iter().filter(|source| source.room != "lib") {
-        let imports = imports(&source.code, &exported);
-        actual.entry(source.room.clone()).or_default().extend(imports);
-    }
-    for (room, allowed) in ARROWS {
-        let mut imports = actual.remove(*room).unwrap_or_default();
-        imports.remove(*room);
-        imports.remove(LOGGING);
-        let allowed: BTreeSet<String> = allowed.iter().map(|room| (*room).to_owned()).collect();
-        let beyond: Vec<_> = imports.difference(&allowed).collect();
-        assert!(beyond.is_empty(), "{room} must not import {beyond:?}");
-        let unused: Vec<_> = allowed.difference(&imports).collect();
-        assert!(unused.is_empty(), "{room} does not import {unused:?} (any more): shorten its arrows");
-    }
-    assert!(actual.is_empty(), "not in the table: {actual:?}");
-}
-
-/// Arrows that go in a circle point nowhere.
-#[test]
-fn arrows_point_down() {
-    let mut left: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();
-    loop {
-        let placed: Vec<&str> = left
-            .iter()
-            .filter(|(_, to)| to.iter().all(|to| !left.contains_key(to)))
-            .map(|(r, _)| *r)
-            .collect();
-        if placed.is_empty() {
-            break;
+    let rank = |folder: &str| FOLDERS.iter().position(|name| *name == folder);
+    let mut seen = BTreeSet::new();
+    for source in sources().iter().filter(|source| !source.is_in(&["lib", "prelude"])) {
+        let folder = source.place.split('/').next().unwrap();
+        for import in imports(&source.code, &exported) {
+            let Some(to) = rank(&import) else { panic!("{}: what is {import}?", source.path.display()) };
+            assert!(rank(folder) >= Some(to), "{} must not import {import}", source.path.display());
+            seen.insert((folder.to_owned(), import));
         }
-        left.retain(|room, _| !placed.contains(room));
     }
-    assert!(left.is_empty(), "in a circle: {:?}", left.keys());
-    assert!(ARROWS.iter().all(|(room, to)| *room == "prelude" || !to.contains(&"server")));
+    assert!(seen.len() > 10, "{seen:?}: is the check blind?");
 }
 
 #[test]
-fn who_moves_connections_does_not_know_http() {
-    let arrows: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();
-    for room in DEAF {
-        let to = arrows[room];
-        for deaf_to in ["http1", "handler", "exchange", "request", "response", "router", "body"] {
-            assert!(!to.contains(&deaf_to), "{room} -> {deaf_to}");
-        }
-    }
-    for source in sources().iter().filter(|source| DEAF.contains(&&*source.room)) {
-        let knows = words(&source.code).find(|(_, word)| matches!(*word, "http" | "httparse" | "http1"));
+fn only_the_upper_folders_know_http() {
+    for source in sources().iter().filter(|source| source.is_in(NOT_HTTP)) {
+        let knows = words(&source.code).find(|(_, word)| matches!(*word, "http" | "httparse" | "httpdate"));
         assert_eq!(knows, None, "{}", source.path.display());
     }
 }
 
 #[track_caller]
-fn expect_only_in(rooms: &[&str], what: &str, found: impl Fn(&str) -> Option<usize>) {
-    for source in sources().iter().filter(|source| !rooms.contains(&&*source.room)) {
+fn expect_only_in(places: &[&str], what: &str, found: impl Fn(&str) -> Option<usize>) {
+    for source in sources().iter().filter(|source| !source.is_in(places)) {
         if let Some(at) = found(&source.code) {
             panic!("{what} in {}:{}", source.path.display(), line_of(&source.code, at));
         }
     }
-    let used = sources().iter().any(|s| rooms.contains(&&*s.room) && found(&s.code).is_some());
-    assert!(used || rooms.is_empty(), "nobody has {what}: is the check blind?");
+    let used = sources().iter().any(|source| source.is_in(places) && found(&source.code).is_some());
+    assert!(used || places.is_empty(), "nobody has {what}: is the check blind?");
 }
 
 fn word(wanted: &'static str) -> impl Fn(&str) -> Option<usize> {
@@ -473,13 +262,13 @@ fn text(wanted: &'static str) -> impl Fn(&str) -> Option<usize> {
 
 #[test]
 fn one_place_for_each_power() {
-    expect_only_in(&["sys"], "unsafe", word("unsafe"));
-    expect_only_in(&["control", "lifecycle"], "a look at lifecycle actions", text("Action::"));
-    expect_only_in(&["acceptor"], "an accept on a listener", |code| {
+    expect_only_in(&["base/sys"], "unsafe", word("unsafe"));
+    expect_only_in(&["process/control", "process/state"], "a look at lifecycle actions", text("Action::"));
+    expect_only_in(&["net/acceptor"], "an accept on a listener", |code| {
         code.match_indices(".accept()").map(|(at, _)| at).find(|at| !code[..*at].ends_with("service"))
     });
-    expect_only_in(&["control"], "a change of the phase", text("phase.set("));
-    expect_only_in(&[LOGGING], "a line of the log that may panic", |code| {
+    expect_only_in(&["process/control"], "a change of the phase", text("phase.set("));
+    expect_only_in(&["base/log"], "a line of the log that may panic", |code| {
         let macros = ["$write", "error", "warn", "info", "debug", "trace"];
         let said = macros.map(|level| code.find(&format!("log::{level}!(")));
         said.into_iter().chain([code.find("use log::")]).flatten().min()
@@ -543,7 +332,7 @@ fn the_check_can_see() {
         "use crate::{Body, Request};\nuse crate::queue::{Look, Queue};\ncrate::Error::new()",
         &exported,
     );
-    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["body", "error", "queue"]);
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["body", "error", "queue", "web"]);
 }
 
 /// What `info!`, `warn!` and `error!` say first, with `…` for what differs.
@@ -610,14 +399,16 @@ fn file_of_test(name: &str) -> Option<PathBuf> {
         Some(name) => ("testkit/tests", name),
         None => ("tests", name),
     };
-    let mut rooms: Vec<&str> = name.split("::").collect();
-    let test = rooms.pop()?;
-    let integration = root().join(folder).join(rooms.first()?).with_extension("rs");
-    let path = if rooms.len() == 1 && integration.exists() {
+    let mut modules: Vec<&str> = name.split("::").collect();
+    let test = modules.pop()?;
+    let integration = root().join(folder).join(modules.first()?).with_extension("rs");
+    let path = if modules.len() == 1 && integration.exists() {
         integration
     } else {
-        rooms.retain(|room| *room != "tests");
-        rooms.iter().fold(root().join("src"), |path, room| path.join(room)).with_extension("rs")
+        modules.retain(|module| *module != "tests");
+        let path = modules.iter().fold(root().join("src"), |path, module| path.join(module));
+        let folder = path.join("mod.rs");
+        if folder.is_file() { folder } else { path.with_extension("rs") }
     };
     let text = fs::read_to_string(&path).ok()?;
     let at = text.find(&format!("fn {test}("))?;
@@ -680,7 +471,8 @@ fn every_demand_of_http_has_its_file_and_its_test() {
     assert!(demands > 80, "{demands} demands: is the check blind?");
     expect_tests_of(&page);
     assert!(
-        file_of_test("wire::no_such_test").is_none() && file_of_test("http1::head::tests::hosts").is_some()
+        file_of_test("wire::no_such_test").is_none()
+            && file_of_test("http::codec::head::tests::hosts").is_some()
     );
 }
 

@@ -1,4 +1,4 @@
-//! Takes the lifecycle apart: each arm and each action of `src/lifecycle.rs`, and each row of its tables in
+//! Takes the lifecycle apart: each arm and each action of `src/process/state/mod.rs`, and each row of its tables in
 //! ARCHITECTURE.md, is deleted in a copy of the sources, and the tests of the lifecycle must notice. See the README
 //! beside this workspace.
 
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn run(copy: &Path) -> Result<(), Box<dyn Error>> {
-    let code = fs::read_to_string(copy.join("src/lifecycle.rs"))?;
+    let code = fs::read_to_string(copy.join("src/process/state/mod.rs"))?;
     let text = fs::read_to_string(copy.join("ARCHITECTURE.md"))?;
     let mut mutants = arms(&code);
     mutants.extend(actions(&code));
@@ -96,7 +96,7 @@ fn arms(code: &str) -> Vec<Mutant> {
             }
             arms.push(Mutant {
                 name: format!("arm at line {}: {}", n + 1, lines[n].trim()),
-                file: "src/lifecycle.rs",
+                file: "src/process/state/mod.rs",
                 from: n,
                 to: end + 1,
             });
@@ -119,7 +119,7 @@ fn actions(code: &str) -> Vec<Mutant> {
     };
     let mutant = |(n, line): (usize, &&str)| Mutant {
         name: format!("line {}: {}", n + 1, line.trim()),
-        file: "src/lifecycle.rs",
+        file: "src/process/state/mod.rs",
         from: n,
         to: n + 1,
     };

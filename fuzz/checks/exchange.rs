@@ -1,0 +1,292 @@
+//! Whole exchanges over a socket pair, on the calling thread, which plays acceptor, queue and client:
+//! so what comes out depends on nothing but the bytes and where they are split.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use super::http1::{cut, tight};
+use crate::base::budget::Budget;
+use crate::base::close_reason::CloseReason;
+use crate::base::limits::Timeouts;
+use crate::base::phase::{Phase, PhaseWatch};
+use crate::base::status::{Stats, Tallies};
+use crate::base::wait_group::WaitGroup;
+use crate::http::exchange::detached::Detached;
+use crate::http::exchange::{Client, Common, Desk, HandlerBox, Progress, Sign, Site, Stores, serve};
+use crate::net::acceptor::{Lanes, Parking};
+use crate::net::conn_info::Origin;
+use crate::net::scheduler::latency::Pace;
+use crate::net::scheduler::queue::{Popped, Queue, Seat};
+use crate::net::slots::SlotId;
+use crate::net::stream::{Connection, Peek, Stream};
+use crate::web::body::Body;
+use crate::web::handler::{Handler, Resolved, RouteLimits, RouteRules};
+use crate::web::request::RequestExt;
+use crate::{Request, Response};
+
+/// Turns of a worker with one connection; beyond it something goes in circles.
+const TURNS: usize = 100_000;
+
+/// All that a client sends before its end, at once and in pieces.
+pub fn exchange(data: &[u8]) {
+    let (cuts, input) = cut(data);
+    let whole = Rehearsal::new().run(input, &[input.len()]);
+    let pieces = Rehearsal::new().run(input, &cuts);
+    let whole = replies(&whole, input);
+    assert_eq!(whole, replies(&pieces, input), "in pieces {cuts:?}: {}", input.escape_ascii());
+}
+
+/// A worker, a connection and its client.
+struct Rehearsal {
+    common: Common,
+    queue: Queue<Box<Client>>,
+    seat: Seat,
+    desk: Desk,
+    tallies: Tallies,
+    slot: SlotId,
+    client: UnixStream,
+    said: Vec<u8>,
+    ended: bool,
+}
+
+impl Rehearsal {
+    fn new() -> Rehearsal {
+        let (ours, client) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let (limits, timeouts) = (tight(), Timeouts::default());
+        let lanes = Lanes { workers: vec![1], of_site: vec![0] };
+        let parking = Arc::new(Parking::new(&limits, 1, 1, lanes, timeouts.idle).unwrap());
+        let phase = PhaseWatch::new();
+        let tallies = Tallies::default();
+        let (memory, disk) = (Budget::new(limits.buffered_bytes), Budget::new(limits.temporary_bytes));
+        let stores = Stores::new(memory, disk, None);
+        let wait_group = WaitGroup::new();
+        let desk = Desk::new(0, tallies.tally(), Arc::new(Sign::default()), wait_group.clone());
+        let stream = Stream::new(ours.into(), true);
+        let slot = parking.admit(&stream).unwrap();
+        let origin = Arc::new(Origin::new(None, phase.clone(), 1));
+        let connection = Connection::new(stream, slot, (0, 0), origin, Progress::default());
+        let queue = Queue::new(1, 1);
+        queue.push(&mut vec![Box::new(connection)]);
+        let site = Site { handler: HandlerBox(Arc::new(Mirror)), pace: Pace::new() };
+        let common = Common {
+            sites: vec![site],
+            parking,
+            limits,
+            timeouts,
+            stores,
+            phase,
+            wait_group,
+            detached: Arc::new(Detached::new(0, tallies.tally())),
+        };
+        let (said, ended) = (Vec::new(), false);
+        Rehearsal { common, queue, seat: Seat::new(0), desk, tallies, slot, client, said, ended }
+    }
+
+    /// Everything the server said to these bytes, of which a piece comes when all before is dealt with.
+    fn run(mut self, input: &[u8], cuts: &[usize]) -> Vec<u8> {
+        self.turns(false);
+        let mut from = 0;
+        for &to in cuts {
+            while from < to && !self.ended {
+                match self.client.write(&input[from..to]) {
+                    Ok(n) => from += n,
+                    Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+                }
+                self.turns(false);
+            }
+        }
+        if !self.ended {
+            let _ = self.client.shutdown(Shutdown::Write);
+            self.turns(true);
+        }
+        assert!(self.ended, "the client has ended, and the connection has not");
+        assert_eq!(self.common.parking.open(), 0, "its place is free");
+        assert_eq!(self.common.wait_group.count(), 0, "nothing is in flight");
+        assert_eq!(self.common.stores.memory.held() + self.common.stores.disk.held(), 0, "budgets are free");
+        let mut stats = Stats::new(1, Phase::Serving);
+        self.tallies.add_up(&mut stats);
+        let failed = |(reason, n): &(CloseReason, u64)| *reason == CloseReason::ResponseFailed && *n > 0;
+        assert!(stats.panics == 0 && !stats.closes.iter().any(failed), "{:?}", stats.closes);
+        self.said
+    }
+
+    /// Until the connection rests and has nothing to read or to say.
+    fn turns(&mut self, client_ended: bool) {
+        for _ in 0..TURNS {
+            let (mut client, in_share) = match self.common.parking.take(self.slot) {
+                Some(client) => (client, false),
+                None if self.queue.has_waiting() => match self.queue.pop(&self.seat, || false) {
+                    Popped::Work(client) => (client, false),
+                    Popped::InShare(client) => (client, true),
+                    Popped::Closed => return,
+                },
+                None => {
+                    self.hear();
+                    self.ended = true;
+                    return;
+                }
+            };
+            self.hear();
+            if client.lingering.is_some() {
+                self.common.parking.close(client);
+                self.hear();
+                self.ended = true;
+                return;
+            }
+            client.may_have_ended |= client_ended;
+            let before = self.said.len();
+            serve(client, in_share, &mut self.desk, &self.common, &self.queue);
+            self.hear();
+            if let Some(client) = self.common.parking.take(self.slot) {
+                let rests = client.stream.peek() == Peek::Nothing
+                    && client.lingering.is_none()
+                    && self.said.len() == before;
+                let deadline = crate::net::acceptor::Deadline::At(std::time::Instant::now());
+                assert!(self.common.parking.park(client, deadline).is_ok(), "nobody told of an event");
+                if rests {
+                    return;
+                }
+            }
+        }
+        panic!("it goes in circles");
+    }
+
+    fn hear(&mut self) {
+        let mut piece = [0; 16 << 10];
+        loop {
+            match self.client.read(&mut piece) {
+                Ok(0) => return,
+                Ok(n) => self.said.extend_from_slice(&piece[..n]),
+                // A server that closes before it has read all resets.
+                Err(e) => {
+                    assert!(matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionReset), "{e}");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Answers with what it was asked, so that what the handler saw shows.
+struct Mirror;
+
+impl Handler for Mirror {
+    fn call(&self, mut request: Request) -> Response {
+        let method = request.method().clone();
+        let path = request.uri().path().to_owned();
+        let mut said = format!("{method} {} {:?}\n", request.uri(), request.version()).into_bytes();
+        for (name, value) in request.headers() {
+            said.extend_from_slice(&[name.as_str().as_bytes(), b"=", value.as_bytes(), b"\n"].concat());
+        }
+        // A streamed body is left to the server: to read it here would be to wait for this thread.
+        if path != "/left" {
+            said.extend_from_slice(&request.body_mut().read_bytes().unwrap());
+        }
+        for (name, value) in request.trailers().into_iter().flatten() {
+            said.extend_from_slice(&[name.as_str().as_bytes(), b"=", value.as_bytes(), b"\n"].concat());
+        }
+        let status = path.strip_prefix("/status/").and_then(|status| status.parse().ok());
+        let body = match path.as_str() {
+            "/pieces" => Body::from_reader(std::io::Cursor::new(said)),
+            "/big" => said.repeat(2_000).into(),
+            _ => said.into(),
+        };
+        let response = http::Response::builder().header("x-asked", method.as_str());
+        let response = if path == "/close" { response.header("connection", "close") } else { response };
+        // An interim or switching status is not for handlers without the connection.
+        let status = status.filter(|status| (200..=999u16).contains(status)).unwrap_or(200);
+        response.status(status).body(body).unwrap()
+    }
+
+    fn resolve(&self, head: &Parts) -> Resolved<'_> {
+        let streaming = head.uri.path() == "/left";
+        let body_bytes = (head.uri.path() == "/small").then_some(3);
+        let refusal = (head.uri.path() == "/nowhere").then(|| {
+            let response = http::Response::builder().status(404).header("x-asked", head.method.as_str());
+            response.body(Body::from("not found\n")).unwrap()
+        });
+        let limits = RouteLimits { body_bytes, ..RouteLimits::default() };
+        Resolved { rules: RouteRules { limits, streaming }, refusal, ..Resolved::default() }
+    }
+}
+
+/// Every response as a text without its date, interim ones left out: whether a body is asked for
+/// depends on whether it is there. Each must be well-formed, and none comes after the last.
+fn replies(mut said: &[u8], input: &[u8]) -> Vec<String> {
+    let mut replies = Vec::new();
+    let mut closed = false;
+    while !said.is_empty() {
+        assert!(!closed, "more after the last: {}", said.escape_ascii());
+        let mut fields = [httparse::EMPTY_HEADER; 64];
+        let mut response = httparse::Response::new(&mut fields);
+        let parsed = response.parse(said);
+        let Ok(httparse::Status::Complete(len)) = parsed else {
+            panic!("{parsed:?}: {}", said.escape_ascii())
+        };
+        let status = response.code.unwrap();
+        let field = |name: &str| {
+            let mut found = response.headers.iter().filter(|f| f.name.eq_ignore_ascii_case(name));
+            let value = found.next().map(|field| std::str::from_utf8(field.value).unwrap());
+            assert!(found.next().is_none(), "{name} twice");
+            value
+        };
+        let mut text = format!("{status}");
+        for field in response.headers.iter().filter(|field| field.name != "Date") {
+            text += &format!("|{}: {}", field.name, field.value.escape_ascii());
+        }
+        assert!(status < 200 || field("date").is_some());
+        closed = field("connection").is_some_and(|options| options.contains("close"));
+        let asked = field("x-asked");
+        let no_body = asked == Some("HEAD") || status < 200 || matches!(status, 204 | 304);
+        let tunnel = asked == Some("CONNECT") && (200..300).contains(&status);
+        said = &said[len..];
+        let length = field("content-length").map(|length| length.parse::<usize>().unwrap());
+        let body = match length {
+            _ if no_body || tunnel => Vec::new(),
+            Some(length) => {
+                // Refusals that the exchange itself makes don't say what was asked: HEAD has no body.
+                let length = if asked.is_none() && said.is_empty() { 0 } else { length };
+                let (body, rest) = said.split_at_checked(length).expect("a whole body");
+                said = rest;
+                body.to_vec()
+            }
+            None if field("transfer-encoding") == Some("chunked") => chunked(&mut said),
+            None => {
+                assert!(closed, "a body without an end");
+                std::mem::take(&mut said).to_vec()
+            }
+        };
+        text += &format!("|{}", body.escape_ascii());
+        if status >= 200 {
+            replies.push(text);
+        } else {
+            assert_eq!(status, 100, "{text}");
+        }
+    }
+    // A request ends its head with an empty line; one more answer may refuse what is none.
+    let ends = input.windows(2).filter(|two| two == b"\n\n").count()
+        + input.windows(3).filter(|three| three == b"\n\r\n").count();
+    assert!(replies.len() <= ends + 1, "{} answers to {ends} heads", replies.len());
+    replies
+}
+
+fn chunked(said: &mut &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let Ok(httparse::Status::Complete((at, size))) = httparse::parse_chunk_size(said) else {
+            panic!("chunk size: {}", said.escape_ascii())
+        };
+        let (chunk, rest) = said[at..].split_at_checked(size as usize).expect("a whole chunk");
+        body.extend_from_slice(chunk);
+        *said = rest.strip_prefix(b"\r\n").expect("CRLF after a chunk");
+        if size == 0 {
+            return body;
+        }
+    }
+}

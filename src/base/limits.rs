@@ -1,0 +1,262 @@
+//! What bounds a server: sizes in [`Limits`], durations in [`Timeouts`]. Plain data; each field
+//! says its default and why.
+
+use std::time::Duration;
+
+/// Sizes and counts that bound one server.
+///
+/// ```
+/// let limits = heirloom::Limits { body_bytes: 64 << 20, ..Default::default() };
+/// # let _ = limits;
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a request head, request line and final empty line included. Default 64 KiB;
+    /// above it 431.
+    pub head_bytes: usize,
+    /// Fields of a request head, and of a trailer section. Default 100; above it 431.
+    pub head_fields: usize,
+    /// Bytes of a request target. Default 8 KiB; above it 414 (RFC 9110 §4.1 asks for at least
+    /// 8,000).
+    pub target_bytes: usize,
+    /// Bytes of a request body kept in memory; what is longer goes to an unlinked temporary file.
+    /// Default 64 KiB.
+    pub body_memory_bytes: usize,
+    /// Bytes of a request body. Default 2 MiB; above it 413.
+    pub body_bytes: u64,
+    /// Bytes of a body that the handler left unread and that are still read, and dropped, so that
+    /// the connection can be kept. Default 256 KiB; above it the connection closes.
+    pub discard_bytes: u64,
+    /// Bytes that connections may hold in memory, all together, while no worker has them: what has
+    /// come of requests, and what clients have not taken of responses, but for a body that a handler
+    /// returned in one piece, which may be shared. Default 64 MiB. Beyond it bodies go to temporary
+    /// files at once; other requests get 503, and who is slow to take a response is closed.
+    pub buffered_bytes: u64,
+    /// Bytes that request bodies may hold in temporary files, all together. Default 1 GiB; above it
+    /// 503. Where the disk is full before that: 507.
+    pub temporary_bytes: u64,
+    /// Bytes a second of a request body that a client must keep up with on average, after
+    /// [`Timeouts::rate_grace`]. Default 256; below it 408. 0 for none.
+    pub body_rate: u64,
+    /// Bytes a second of a response that a client must take on average, after
+    /// [`Timeouts::rate_grace`] of waiting for it; what the response's source takes is not counted.
+    /// Default 256; below it the connection is closed. 0 for none.
+    pub response_rate: u64,
+    /// Connections open at once over all listeners. Default 16,384, and never more than the
+    /// process's NOFILE limit allows; at the limit no more are accepted and the kernel's backlog
+    /// pushes back.
+    pub connections: usize,
+    /// Connections open at once on one listener. Default: no limit of its own; at the limit no more are
+    /// accepted there, and the kernel's backlog pushes back.
+    pub connections_per_listener: usize,
+    /// Connections that one address may have open at once, a /64 being one address of IPv6. Default: no
+    /// limit, for whoever is behind one proxy has its address. Above it 503, and closed.
+    pub connections_per_peer: Option<usize>,
+    /// Requests served on one connection before it is closed, announced. Default: no limit.
+    pub requests_per_connection: u64,
+    /// Share of the workers, in per cent, that may run streaming uploads at once. Default 50; at
+    /// least one worker.
+    pub streaming_percent: u8,
+    /// Threads for event streams and hijacked connections. Default 256; above it 503.
+    pub detached_threads: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            head_bytes: 64 << 10,
+            head_fields: 100,
+            target_bytes: 8 << 10,
+            body_memory_bytes: 64 << 10,
+            body_bytes: 2 << 20,
+            discard_bytes: 256 << 10,
+            buffered_bytes: 64 << 20,
+            temporary_bytes: 1 << 30,
+            body_rate: 256,
+            response_rate: 256,
+            connections: 16_384,
+            connections_per_listener: usize::MAX,
+            connections_per_peer: None,
+            requests_per_connection: u64::MAX,
+            streaming_percent: 50,
+            detached_threads: 256,
+        }
+    }
+}
+
+/// Durations that bound one server. Deadlines of connections are kept to a quarter of a second.
+/// `Duration::MAX` is never.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the first byte of a request head to its last. Default 10 s; then 408.
+    pub head: Duration,
+    /// Between two requests of a connection, and before the first. Default 60 s; then closed.
+    pub idle: Duration,
+    /// Without a byte of a request body. Default 30 s; then 408.
+    pub body_stall: Duration,
+    /// Without a byte of a response taken by the client. Default 30 s; then closed.
+    pub response_stall: Duration,
+    /// Before a client's rate counts: [`Limits::body_rate`], [`Limits::response_rate`]. Default 10 s.
+    pub rate_grace: Duration,
+    /// In the queue, waiting for a worker. Default 30 s; then 503 with `Retry-After`.
+    pub queue_wait: Duration,
+    /// From the start of a successor until it is prepared to serve. Default 60 s; then it is
+    /// killed and the old generation serves on.
+    pub ready: Duration,
+    /// During which a successor that dies or fails is rolled back. Default 2 s; may be zero.
+    pub probation: Duration,
+    /// From the start of a drain to the hammer. Default 60 s.
+    pub drain: Duration,
+    /// At a stop: how long readiness says no while connections are still accepted. Default 0 s.
+    pub lame_duck: Duration,
+    /// At a drain: how long an idle connection is kept for one more request, which is answered
+    /// with `Connection: close`. Default 5 s.
+    pub idle_grace: Duration,
+}
+
+/// Longer than a process lives, and short enough to be added to any [`Instant`](std::time::Instant).
+pub(crate) const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+impl Timeouts {
+    /// Each no longer than can be counted: `Duration::MAX` for "never" is no mistake.
+    pub(crate) fn within_reach(self) -> Timeouts {
+        Timeouts {
+            head: self.head.min(FAR),
+            idle: self.idle.min(FAR),
+            body_stall: self.body_stall.min(FAR),
+            response_stall: self.response_stall.min(FAR),
+            rate_grace: self.rate_grace.min(FAR),
+            queue_wait: self.queue_wait.min(FAR),
+            ready: self.ready.min(FAR),
+            probation: self.probation.min(FAR),
+            drain: self.drain.min(FAR),
+            lame_duck: self.lame_duck.min(FAR),
+            idle_grace: self.idle_grace.min(FAR),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            body_stall: Duration::from_secs(30),
+            response_stall: Duration::from_secs(30),
+            rate_grace: Duration::from_secs(10),
+            queue_wait: Duration::from_secs(30),
+            ready: Duration::from_secs(60),
+            probation: Duration::from_secs(2),
+            drain: Duration::from_secs(60),
+            lame_duck: Duration::ZERO,
+            idle_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(n: u64) -> String {
+        match n {
+            n if n >= 1 << 30 => format!("{} GiB", n >> 30),
+            n if n >= 1 << 20 => format!("{} MiB", n >> 20),
+            n => format!("{} KiB", n >> 10),
+        }
+    }
+
+    /// The second cell of the row that begins with `first`.
+    fn cell<'a>(page: &'a str, first: &str) -> &'a str {
+        let row =
+            page.lines().find_map(|line| line.strip_prefix("| ")?.strip_prefix(first)?.strip_prefix(" | "));
+        row.and_then(|rest| rest.split(" | ").next()).unwrap_or_else(|| panic!("no row {first:?}"))
+    }
+
+    #[test]
+    fn defaults_are_as_documented() {
+        let (l, t) = (Limits::default(), Timeouts::default());
+        let rate = |n: u64| format!("{n} bytes/s");
+        let secs = |time: Duration| format!("{} s", time.as_secs());
+        let rows = [
+            ("head_bytes", bytes(l.head_bytes as u64)),
+            ("head_fields", l.head_fields.to_string()),
+            ("target_bytes", bytes(l.target_bytes as u64)),
+            ("body_memory_bytes", bytes(l.body_memory_bytes as u64)),
+            ("body_bytes", bytes(l.body_bytes)),
+            ("discard_bytes", bytes(l.discard_bytes)),
+            ("buffered_bytes", bytes(l.buffered_bytes)),
+            ("temporary_bytes", bytes(l.temporary_bytes)),
+            ("body_rate", rate(l.body_rate)),
+            ("response_rate", rate(l.response_rate)),
+            ("connections", format!("{},{:03}", l.connections / 1_000, l.connections % 1_000)),
+            ("streaming_percent", l.streaming_percent.to_string()),
+            ("detached_threads", l.detached_threads.to_string()),
+            ("head", secs(t.head)),
+            ("idle", secs(t.idle)),
+            ("body_stall", secs(t.body_stall)),
+            ("response_stall", secs(t.response_stall)),
+            ("rate_grace", secs(t.rate_grace)),
+            ("queue_wait", secs(t.queue_wait)),
+            ("ready", secs(t.ready)),
+            ("probation", secs(t.probation)),
+            ("drain", secs(t.drain)),
+            ("lame_duck", secs(t.lame_duck)),
+            ("idle_grace", secs(t.idle_grace)),
+        ];
+        let page = include_str!("../../docs/configuration.md");
+        for (name, value) in rows {
+            let said = cell(page, &format!("`{name}`"));
+            let goes_on =
+                said.strip_prefix(&value).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', ',']));
+            assert!(goes_on, "{name}: {value} is documented as {said:?}");
+        }
+        assert_eq!((l.connections_per_listener, l.connections_per_peer), (usize::MAX, None));
+        assert_eq!(l.requests_per_connection, u64::MAX);
+        for name in ["connections_per_listener", "connections_per_peer", "requests_per_connection"] {
+            assert!(cell(page, &format!("`{name}`")).starts_with("no limit"), "{name}");
+        }
+        let page = include_str!("../../docs/security.md");
+        let rows = [
+            (
+                "a head",
+                format!(
+                    "{}, {} fields, target {}, {}",
+                    bytes(l.head_bytes as u64),
+                    l.head_fields,
+                    bytes(l.target_bytes as u64),
+                    secs(t.head)
+                ),
+            ),
+            (
+                "a body",
+                format!(
+                    "{}; {} without a byte; {} after {}",
+                    bytes(l.body_bytes),
+                    secs(t.body_stall),
+                    rate(l.body_rate),
+                    secs(t.rate_grace)
+                ),
+            ),
+            (
+                "a body in memory; all of them, with half heads and untaken responses",
+                format!("{}; {}", bytes(l.body_memory_bytes as u64), bytes(l.buffered_bytes)),
+            ),
+            ("temporary files in all", bytes(l.temporary_bytes)),
+            (
+                "a response that is not taken",
+                format!(
+                    "{} without a byte; {} after {} of waiting",
+                    secs(t.response_stall),
+                    rate(l.response_rate),
+                    secs(t.rate_grace)
+                ),
+            ),
+            ("what a handler left unread", format!("{}, {}", bytes(l.discard_bytes), secs(t.body_stall))),
+            ("waiting for a worker", secs(t.queue_wait)),
+        ];
+        for (name, value) in rows {
+            assert_eq!(cell(page, name), value, "{name}");
+        }
+    }
+}

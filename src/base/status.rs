@@ -1,0 +1,302 @@
+//! Counters: each thread has its own, a snapshot adds them up.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_utils::CachePadded;
+
+use crate::base::close_reason::CloseReason;
+use crate::base::phase::Phase;
+
+/// What one thread counted.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    accepted: AtomicU64,
+    requests: AtomicU64,
+    /// By the first digit of the status, 1 to 5.
+    responses: [AtomicU64; 5],
+    panics: AtomicU64,
+    workers_replaced: AtomicU64,
+    handed_over: AtomicU64,
+    closes: Box<[AtomicU64]>,
+}
+
+impl Tally {
+    fn new() -> Tally {
+        Tally {
+            accepted: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            responses: Default::default(),
+            panics: AtomicU64::new(0),
+            workers_replaced: AtomicU64::new(0),
+            handed_over: AtomicU64::new(0),
+            closes: CloseReason::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    pub(crate) fn accepted(&self) {
+        add(&self.accepted);
+    }
+
+    pub(crate) fn response(&self, status: u16) {
+        add(&self.requests);
+        if let Some(class) = self.responses.get(usize::from(status / 100).wrapping_sub(1)) {
+            add(class);
+        }
+    }
+
+    pub(crate) fn panicked(&self) {
+        add(&self.panics);
+    }
+
+    pub(crate) fn worker_replaced(&self) {
+        add(&self.workers_replaced);
+    }
+
+    pub(crate) fn handed_over(&self) {
+        add(&self.handed_over);
+    }
+
+    pub(crate) fn closed(&self, reason: CloseReason) {
+        add(&self.closes[reason as usize]);
+    }
+}
+
+/// A tally has one writer: load and store, without the locked instruction.
+fn add(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+/// The tallies of all threads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tallies {
+    all: Arc<Mutex<Vec<Arc<CachePadded<Tally>>>>>,
+    /// Of earlier generations, by name.
+    inherited: Arc<Mutex<BTreeMap<String, u64>>>,
+}
+
+impl Tallies {
+    /// One more, for a thread that starts.
+    pub(crate) fn tally(&self) -> Arc<CachePadded<Tally>> {
+        let tally = Arc::new(CachePadded::new(Tally::new()));
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&tally));
+        tally
+    }
+
+    /// Counts of an earlier generation. They go on here, so that totals survive a handover.
+    pub(crate) fn inherit(&self, counts: Vec<(String, u64)>) {
+        let mut inherited = self.inherited.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, n) in counts {
+            let sum = inherited.entry(name).or_default();
+            *sum = sum.saturating_add(n);
+        }
+    }
+
+    /// What has been counted, here and inherited, beyond what `told` holds, which holds it then.
+    pub(crate) fn since(&self, told: &mut BTreeMap<String, u64>) -> Vec<(String, u64)> {
+        let mut stats = Stats::new(0, Phase::Serving);
+        self.add_up(&mut stats);
+        let mut news = Vec::new();
+        stats.for_each_count(|name, count| {
+            let before = told.insert(name.to_owned(), *count).unwrap_or(0);
+            if *count > before {
+                news.push((name.to_owned(), *count - before));
+            }
+        });
+        news
+    }
+
+    /// The sums so far, with those of earlier generations.
+    pub(crate) fn add_up(&self, stats: &mut Stats) {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = |counter: &dyn Fn(&Tally) -> &AtomicU64| -> u64 {
+            all.iter().map(|tally| counter(tally).load(Ordering::Relaxed)).sum()
+        };
+        stats.accepted = sum(&|t| &t.accepted);
+        stats.requests = sum(&|t| &t.requests);
+        stats.panics = sum(&|t| &t.panics);
+        stats.workers_replaced = sum(&|t| &t.workers_replaced);
+        stats.handed_over = sum(&|t| &t.handed_over);
+        for class in 0..5 {
+            stats.responses[class] = sum(&|t| &t.responses[class]);
+        }
+        stats.closes =
+            CloseReason::ALL.iter().map(|reason| (*reason, sum(&|t| &t.closes[*reason as usize]))).collect();
+        let inherited = self.inherited.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.for_each_count(|name, count| {
+            *count = count.saturating_add(inherited.get(name).copied().unwrap_or(0));
+        });
+    }
+}
+
+/// Whoever knows what a server is doing now.
+pub(crate) trait Gauges: fmt::Debug + Send + Sync {
+    fn add_to(&self, stats: &mut Stats);
+}
+
+/// What a server has done and is doing, at one moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// 1 for the process that was started by hand, 2 for its successor, and so on.
+    pub generation: u32,
+    /// What the process is doing.
+    pub phase: Phase,
+    /// Connections accepted. As all totals here, over all generations so far.
+    pub accepted: u64,
+    /// Connections open now.
+    pub open: u64,
+    /// Requests answered.
+    pub requests: u64,
+    /// Responses by the first digit of their status, from 1xx to 5xx.
+    pub responses: [u64; 5],
+    /// Panics of handlers, and of what they made.
+    pub panics: u64,
+    /// Workers that died and were replaced.
+    pub workers_replaced: u64,
+    /// Connections passed on to the next generation, at each handover.
+    pub handed_over: u64,
+    /// Requests begun and not finished.
+    pub in_flight: u64,
+    /// Connections that wait for a worker now.
+    pub queued: u64,
+    /// Workers, in all pools.
+    pub workers: u64,
+    /// Threads of event streams and hijacked connections now.
+    pub detached: u64,
+    /// Bytes that connections hold in memory while no worker has them, of [`Limits::buffered_bytes`](crate::Limits::buffered_bytes).
+    pub buffered_bytes: u64,
+    /// Bytes of request bodies in temporary files, of [`Limits::temporary_bytes`](crate::Limits::temporary_bytes).
+    pub temporary_bytes: u64,
+    /// Connections closed, by reason.
+    pub closes: Vec<(CloseReason, u64)>,
+}
+
+impl Stats {
+    pub(crate) fn new(generation: u32, phase: Phase) -> Stats {
+        Stats {
+            generation,
+            phase,
+            accepted: 0,
+            open: 0,
+            requests: 0,
+            responses: [0; 5],
+            panics: 0,
+            workers_replaced: 0,
+            handed_over: 0,
+            in_flight: 0,
+            queued: 0,
+            workers: 0,
+            detached: 0,
+            buffered_bytes: 0,
+            temporary_bytes: 0,
+            closes: Vec::new(),
+        }
+    }
+
+    /// The totals, by the names under which they go from generation to generation.
+    fn for_each_count(&mut self, mut f: impl FnMut(&str, &mut u64)) {
+        f("accepted", &mut self.accepted);
+        f("requests", &mut self.requests);
+        f("panics", &mut self.panics);
+        f("workers_replaced", &mut self.workers_replaced);
+        f("handed_over", &mut self.handed_over);
+        for (class, count) in (1..).zip(&mut self.responses) {
+            f(&format!("responses.{class}xx"), count);
+        }
+        for (reason, count) in &mut self.closes {
+            f(&format!("closes.{reason}"), count);
+        }
+    }
+
+    /// In the text format of Prometheus, version 0.0.4.
+    pub fn to_prometheus(&self) -> String {
+        let mut out = String::new();
+        let mut metric = |name: &str, kind: &str, help: &str, rows: &[(String, u64)]| {
+            let _ = writeln!(out, "# HELP heirloom_{name} {help}\n# TYPE heirloom_{name} {kind}");
+            for (labels, value) in rows {
+                let _ = writeln!(out, "heirloom_{name}{labels} {value}");
+            }
+        };
+        let one = |value: u64| [(String::new(), value)];
+        metric("generation", "gauge", "Generation of this process.", &one(self.generation.into()));
+        metric("ready", "gauge", "1 if new clients are welcome.", &one(self.phase.is_ready().into()));
+        metric("connections_accepted_total", "counter", "Connections accepted.", &one(self.accepted));
+        metric("connections_open", "gauge", "Connections open.", &one(self.open));
+        metric("requests_total", "counter", "Requests answered.", &one(self.requests));
+        let classes: Vec<(String, u64)> =
+            (1..).zip(self.responses).map(|(class, n)| (format!("{{class=\"{class}xx\"}}"), n)).collect();
+        metric("responses_total", "counter", "Responses by class of status.", &classes);
+        metric("handler_panics_total", "counter", "Handlers that panicked.", &one(self.panics));
+        let replaced = one(self.workers_replaced);
+        metric("workers_replaced_total", "counter", "Workers that died and were replaced.", &replaced);
+        metric(
+            "connections_handed_over_total",
+            "counter",
+            "Connections passed on to the next generation.",
+            &one(self.handed_over),
+        );
+        metric("requests_in_flight", "gauge", "Requests begun and not finished.", &one(self.in_flight));
+        metric("connections_queued", "gauge", "Connections waiting for a worker.", &one(self.queued));
+        metric("workers", "gauge", "Workers in all pools.", &one(self.workers));
+        metric(
+            "detached_threads",
+            "gauge",
+            "Threads of streams and hijacked connections.",
+            &one(self.detached),
+        );
+        metric("buffered_bytes", "gauge", "Bytes of connections in memory.", &one(self.buffered_bytes));
+        metric("temporary_bytes", "gauge", "Bytes of bodies in files.", &one(self.temporary_bytes));
+        let closes: Vec<(String, u64)> =
+            self.closes.iter().map(|(reason, n)| (format!("{{reason=\"{reason}\"}}"), *n)).collect();
+        metric("connections_closed_total", "counter", "Connections closed, by reason.", &closes);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tallies_of_all_threads_add_up() {
+        let tallies = Tallies::default();
+        let (a, b) = (tallies.tally(), tallies.tally());
+        a.response(200);
+        b.response(503);
+        b.response(200);
+        b.closed(CloseReason::Idle);
+        let mut stats = Stats::new(3, Phase::Serving);
+        tallies.add_up(&mut stats);
+        assert_eq!((stats.requests, stats.responses), (3, [0, 2, 0, 0, 1]));
+        let text = stats.to_prometheus();
+        for line in [
+            "heirloom_requests_total 3",
+            "heirloom_responses_total{class=\"2xx\"} 2",
+            "heirloom_connections_closed_total{reason=\"idle\"} 1",
+            "heirloom_generation 3",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+        }
+    }
+
+    /// Each by its name, kind and text, in its order.
+    #[test]
+    fn each_metric_is_in_the_docs() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+        let docs = std::fs::read_to_string(path).unwrap();
+        let documented: Vec<&str> = docs.lines().filter(|line| line.starts_with("| `")).collect();
+        let text = Stats::new(1, Phase::Serving).to_prometheus();
+        let mut names = text.lines().filter_map(|line| line.strip_prefix("# HELP "));
+        let mut kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        for line in documented {
+            let (name, help) = names.next().unwrap().split_once(' ').unwrap();
+            let kind = kinds.next().unwrap().rsplit(' ').next().unwrap();
+            let begin = format!("| `{name}` | {kind} | {}", help.trim_end_matches('.'));
+            assert!(line.starts_with(&begin), "{line}\nis not\n{begin}");
+        }
+        assert_eq!(names.next(), None, "not in docs/metrics.md");
+    }
+}

@@ -1,0 +1,491 @@
+//! The request body: bytes in, ranges of content out.
+//!
+//! Chunked coding is read byte by byte by its grammar (RFC 9112 §7.1), so where the input is split
+//! can't matter. Where a recipient may be lenient (bare LF, spaces around a size) this one is not:
+//! the lenient and the strict on one path would see different requests.
+
+use std::ops::Range;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use httparse::Status::Complete;
+
+use super::head::{Framing, Refusal};
+use crate::base::limits::Limits;
+
+/// Bytes of chunk extensions in a body. Nobody uses them; without a limit they are a way to send for
+/// ever and never hit the limit of the body.
+const EXTENSION_BYTES: usize = 4 << 10;
+
+/// Digits of a chunk size: as many as a `u64` has.
+const SIZE_DIGITS: u8 = 16;
+
+const BAD_SIZE: Refusal = Refusal::bad("malformed chunk size");
+const BAD_EXTENSION: Refusal = Refusal::bad("malformed chunk extension");
+const BAD_CHUNK_END: Refusal = Refusal::bad("chunk not ended by CRLF");
+const BAD_TRAILER: Refusal = Refusal::bad("malformed trailer section");
+
+/// Takes a body's content out of the bytes of a connection.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    state: State,
+    /// Of the chunk at hand.
+    size: u64,
+    extension_left: usize,
+    section: Vec<u8>,
+    section_bytes: usize,
+    fields_left: usize,
+    trailers: HeaderMap,
+}
+
+/// What the next byte belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Content of known length, and how much is left.
+    Length(u64),
+    /// Content of a chunk, and how much is left.
+    Data(u64),
+    /// A chunk size, and how many digits it has so far.
+    Size(u8),
+    Extension(Extension),
+    SizeLf,
+    DataCr,
+    DataLf,
+    TrailerStart,
+    Trailer,
+    TrailerLf,
+    EndLf,
+    Done,
+}
+
+/// Inside `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )` (RFC 9112 §7.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extension {
+    BeforeSemicolon,
+    BeforeName,
+    Name,
+    AfterName,
+    BeforeValue,
+    Token,
+    Quoted,
+    Escaped,
+    AfterQuoted,
+}
+
+/// One step of decoding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Decoded {
+    /// Bytes of the input that are dealt with, `data` included. None: more input is needed, or the
+    /// body is done.
+    pub(crate) consumed: usize,
+    /// Where in the input content is; may be empty.
+    pub(crate) data: Range<usize>,
+}
+
+impl Decoder {
+    pub(crate) fn new(framing: Framing, limits: &Limits) -> Decoder {
+        Decoder {
+            state: match framing {
+                Framing::None | Framing::Length(0) => State::Done,
+                Framing::Length(length) => State::Length(length),
+                Framing::Chunked => State::Size(0),
+            },
+            size: 0,
+            extension_left: EXTENSION_BYTES,
+            section: Vec::new(),
+            section_bytes: limits.head_bytes,
+            fields_left: limits.head_fields,
+            trailers: HeaderMap::new(),
+        }
+    }
+
+    /// Deals with the start of `input`, up to the end of the next content in it.
+    pub(crate) fn decode(&mut self, input: &[u8]) -> Result<Decoded, Refusal> {
+        for (at, &byte) in input.iter().enumerate() {
+            match self.state {
+                State::Length(left) | State::Data(left) => {
+                    let rest = input.len().saturating_sub(at);
+                    let taken = usize::try_from(left).map_or(rest, |left| left.min(rest));
+                    let (left, end) = (left.saturating_sub(taken as u64), at.saturating_add(taken));
+                    self.state = match self.state {
+                        State::Data(_) if left == 0 => State::DataCr,
+                        State::Data(_) => State::Data(left),
+                        _ if left == 0 => State::Done,
+                        _ => State::Length(left),
+                    };
+                    return Ok(Decoded { consumed: end, data: at..end });
+                }
+                State::Done => return Ok(Decoded { consumed: at, data: at..at }),
+                state => self.state = self.after(state, byte)?,
+            }
+        }
+        Ok(Decoded { consumed: input.len(), data: input.len()..input.len() })
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Bytes that it keeps: of a trailer section.
+    pub(crate) fn held(&self) -> usize {
+        self.section.len()
+    }
+
+    /// How much content is to come, if that is known.
+    pub(crate) fn remaining_hint(&self) -> Option<u64> {
+        match self.state {
+            State::Done => Some(0),
+            State::Length(left) => Some(left),
+            _ => None,
+        }
+    }
+
+    /// Content that is certain to come, if the body goes on: what is left of its length, or of a chunk.
+    pub(crate) fn announced(&self) -> u64 {
+        match self.state {
+            State::Length(left) | State::Data(left) => left,
+            _ => 0,
+        }
+    }
+
+    /// The trailer fields of a body that is done.
+    pub(crate) fn take_trailers(&mut self) -> HeaderMap {
+        std::mem::take(&mut self.trailers)
+    }
+
+    /// The state after a byte that is not content.
+    fn after(&mut self, state: State, byte: u8) -> Result<State, Refusal> {
+        match (state, byte) {
+            (State::Size(digits), _) if byte.is_ascii_hexdigit() => {
+                if digits == SIZE_DIGITS {
+                    return Err(BAD_SIZE);
+                }
+                let digit = char::from(byte).to_digit(16).ok_or(BAD_SIZE)?;
+                self.size = (self.size << 4) | u64::from(digit);
+                Ok(State::Size(digits.saturating_add(1)))
+            }
+            (State::Size(1..), b'\r') => Ok(State::SizeLf),
+            (State::Size(1..), b';' | b' ' | b'\t') => self.after_extension(Extension::BeforeSemicolon, byte),
+            (State::Size(_), _) => Err(BAD_SIZE),
+            (State::Extension(part), _) => self.after_extension(part, byte),
+            (State::SizeLf, b'\n') if self.size == 0 => Ok(State::TrailerStart),
+            (State::SizeLf, b'\n') => Ok(State::Data(std::mem::take(&mut self.size))),
+            (State::SizeLf, _) => Err(BAD_SIZE),
+            (State::DataCr, b'\r') => Ok(State::DataLf),
+            (State::DataLf, b'\n') => Ok(State::Size(0)),
+            (State::DataCr | State::DataLf, _) => Err(BAD_CHUNK_END),
+            (State::TrailerStart, b'\r') => Ok(State::EndLf),
+            (State::EndLf, b'\n') => self.finish(),
+            (State::TrailerStart | State::Trailer | State::TrailerLf, _) => self.after_trailer(state, byte),
+            (State::EndLf, _) => Err(BAD_TRAILER),
+            // These take no single bytes.
+            (State::Length(_) | State::Data(_) | State::Done, _) => Ok(state),
+        }
+    }
+
+    fn after_extension(&mut self, part: Extension, byte: u8) -> Result<State, Refusal> {
+        use Extension::*;
+        self.extension_left =
+            self.extension_left.checked_sub(1).ok_or(Refusal::bad("chunk extensions too long"))?;
+        let part = match (part, byte) {
+            (Name | Token | AfterQuoted, b'\r') => return Ok(State::SizeLf),
+            (BeforeSemicolon | Name | AfterName | Token | AfterQuoted, b';') => BeforeName,
+            (Name | AfterName, b'=') => BeforeValue,
+            (BeforeValue, b'"') => Quoted,
+            (Quoted, b'"') => AfterQuoted,
+            (Quoted, b'\\') => Escaped,
+            (Quoted | Escaped, b'\t' | b' '..=b'~' | 0x80..) => Quoted,
+            (BeforeName | Name, _) if is_token_byte(byte) => Name,
+            (BeforeValue | Token, _) if is_token_byte(byte) => Token,
+            (Name | AfterName, b' ' | b'\t') => AfterName,
+            (BeforeName | BeforeValue | BeforeSemicolon, b' ' | b'\t') => part,
+            (Token | AfterQuoted, b' ' | b'\t') => BeforeSemicolon,
+            _ => return Err(BAD_EXTENSION),
+        };
+        Ok(State::Extension(part))
+    }
+
+    fn after_trailer(&mut self, state: State, byte: u8) -> Result<State, Refusal> {
+        if self.section.len() >= self.section_bytes {
+            return Err(Refusal::too_large("trailer section too long"));
+        }
+        let next = match (state, byte) {
+            (State::TrailerLf, b'\n') => State::TrailerStart,
+            (State::Trailer, b'\r') => State::TrailerLf,
+            (State::TrailerLf, _) | (_, b'\n') => return Err(BAD_TRAILER),
+            (State::TrailerStart, _) => {
+                self.fields_left =
+                    self.fields_left.checked_sub(1).ok_or(Refusal::too_large("too many trailer fields"))?;
+                State::Trailer
+            }
+            _ => State::Trailer,
+        };
+        self.section.push(byte);
+        Ok(next)
+    }
+
+    fn finish(&mut self) -> Result<State, Refusal> {
+        if !self.section.is_empty() {
+            let mut section = std::mem::take(&mut self.section);
+            section.extend_from_slice(b"\r\n");
+            self.trailers = parse_trailers(&section)?;
+        }
+        Ok(State::Done)
+    }
+}
+
+fn parse_trailers(section: &[u8]) -> Result<HeaderMap, Refusal> {
+    let lines = section.iter().filter(|&&b| b == b'\n').count();
+    let mut room = vec![httparse::EMPTY_HEADER; lines];
+    let Ok(Complete((_, fields))) = httparse::parse_headers(section, &mut room) else {
+        return Err(BAD_TRAILER);
+    };
+    let mut trailers = HeaderMap::new();
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BAD_TRAILER)?;
+        let value = HeaderValue::from_bytes(field.value).map_err(|_| BAD_TRAILER)?;
+        if may_trail(&name) {
+            trailers.try_append(name, value).map_err(|_| Refusal::too_large("too many trailer fields"))?;
+        }
+    }
+    Ok(trailers)
+}
+
+/// Not what frames, routes, modifies or authenticates a request, or says how to read its content:
+/// that was decided before the trailers came (RFC 9110 §6.5.1).
+fn may_trail(name: &HeaderName) -> bool {
+    const NEVER: [&str; 31] = [
+        "authorization",
+        "cache-control",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "cookie",
+        "expect",
+        "forwarded",
+        "host",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "keep-alive",
+        "max-forwards",
+        "pragma",
+        "proxy-authorization",
+        "proxy-connection",
+        "range",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-real-ip",
+    ];
+    !NEVER.contains(&name.as_str())
+}
+
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Content, trailers and what is left of the input; or the status.
+    fn decode_all(decoder: &mut Decoder, pieces: &[&[u8]]) -> Result<(Vec<u8>, Vec<u8>), u16> {
+        let (mut content, mut kept) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            kept.extend_from_slice(piece);
+            loop {
+                let step = decoder.decode(&kept).map_err(|refusal| refusal.status.as_u16())?;
+                assert!(step.data.is_empty() || step.data.end == step.consumed);
+                content.extend_from_slice(&kept[step.data]);
+                kept.drain(..step.consumed);
+                if step.consumed == 0 {
+                    break;
+                }
+            }
+            assert!(decoder.is_done() || kept.is_empty());
+        }
+        Ok((content, kept))
+    }
+
+    /// One line that says what became of `input` read as `framing`.
+    fn outcome(framing: Framing, limits: &Limits, pieces: &[&[u8]]) -> String {
+        let mut decoder = Decoder::new(framing, limits);
+        match decode_all(&mut decoder, pieces) {
+            Err(status) => status.to_string(),
+            Ok((content, rest)) => {
+                let end = if decoder.is_done() { "done" } else { "more" };
+                let mut said =
+                    format!("{} {end} {}", content.escape_ascii(), rest.escape_ascii()).trim().to_owned();
+                for (name, value) in &decoder.take_trailers() {
+                    said += &format!(" {name}={}", value.as_bytes().escape_ascii());
+                }
+                said
+            }
+        }
+    }
+
+    fn tight() -> Limits {
+        Limits { head_bytes: 40, head_fields: 2, ..Limits::default() }
+    }
+
+    #[test]
+    fn known_length() {
+        let cases: &[(Framing, &[u8], &str, Option<u64>)] = &[
+            (Framing::None, b"GET", "done GET", Some(0)),
+            (Framing::Length(0), b"GET", "done GET", Some(0)),
+            (Framing::Length(5), b"helloGET", "hello done GET", Some(5)),
+            (Framing::Length(5), b"hel", "hel more", Some(5)),
+            (Framing::Length(u64::MAX), b"hel", "hel more", Some(u64::MAX)),
+            (Framing::Chunked, b"", "more", None),
+        ];
+        for &(framing, input, expected, hint) in cases {
+            assert_eq!(Decoder::new(framing, &tight()).remaining_hint(), hint);
+            assert_eq!(outcome(framing, &tight(), &[input]), expected, "{framing:?}");
+        }
+    }
+
+    #[test]
+    fn the_hint_counts_down() {
+        let mut decoder = Decoder::new(Framing::Length(5), &tight());
+        assert_eq!(decoder.decode(b"hel"), Ok(Decoded { consumed: 3, data: 0..3 }));
+        assert_eq!(decoder.remaining_hint(), Some(2));
+        assert_eq!(decoder.decode(b"loGET"), Ok(Decoded { consumed: 2, data: 0..2 }));
+        assert_eq!(decoder.remaining_hint(), Some(0));
+        assert_eq!(decoder.decode(b"GET"), Ok(Decoded { consumed: 0, data: 0..0 }));
+    }
+
+    const CHUNKED: &[(&[u8], &str)] = &[
+        (b"0\r\n\r\nGET", "done GET"),
+        (b"000\r\n\r\n", "done"),
+        (b"5\r\nhello\r\n0\r\n\r\n", "hello done"),
+        (b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\nGET", "hello done GET"),
+        (b"A\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n", "01234567890123456789 done"),
+        (b"5\r\nhel", "hel more"),
+        (b"5\r\nhello\r", "hello more"),
+        (b"ffffffffffffffff\r\nhel", "hel more"),
+        // Sizes.
+        (b"00000000000000005\r\nhello\r\n", "400"),
+        (b"10000000000000000\r\n", "400"),
+        (b"\r\n", "400"),
+        (b";a\r\n", "400"),
+        (b"+5\r\nhello", "400"),
+        (b"-5\r\nhello", "400"),
+        (b"0x5\r\nhello", "400"),
+        (b"5_\r\nhello", "400"),
+        (b" 5\r\nhello", "400"),
+        (b"5 \r\nhello", "400"),
+        (b"5\nhello", "400"),
+        (b"5\rhello", "400"),
+        (b"g\r\n", "400"),
+        // Ends of chunks.
+        (b"5\r\nhello0\r\n", "400"),
+        (b"5\r\nhello\n0\r\n\r\n", "400"),
+        (b"5\r\nhello\r0", "400"),
+        (b"5\r\nhellooo\r\n", "400"),
+        // Extensions.
+        (b"5;bad\r\nhello\r\n0;a=1\r\n\r\n", "hello done"),
+        (b"5 ; a = b ;c=\"d;\\\"e\" ;f\r\nhello\r\n0\r\n\r\n", "hello done"),
+        (b"5;a=\"\xff\"\r\nhello", "hello more"),
+        (b"5;\r\nhello", "400"),
+        (b"5;a=\r\nhello", "400"),
+        (b"5;a b\r\nhello", "400"),
+        (b"5;a=b c\r\nhello", "400"),
+        (b"5;a \r\nhello", "400"),
+        (b"5;a=\"b\r\nhello", "400"),
+        (b"5;a=\"b\"c\r\nhello", "400"),
+        (b"5;a\nhello", "400"),
+        (b"5;a\0\r\nhello", "400"),
+        (b"5;a=\"\x01\"\r\nhello", "400"),
+        (b"5;a=\"\\\n\"\r\nhello", "400"),
+        (b"5;a=\"\x7f\"\r\nhello", "400"),
+        // Trailers.
+        (b"0\r\nX-Sum: 1\r\nx-sum:2 \r\n\r\nGET", "done GET x-sum=1 x-sum=2"),
+        (b"0\r\nHost: a\r\nContent-Length: 9\r\n\r\n", "done"),
+        (b"0\r\ntransfer-encoding: gzip\r\nETag: x\r\n\r\n", "done etag=x"),
+        (b"0\r\na:1\r\n", "more"),
+        (b"0\r\na:1\r\nb:2\r\nc:3\r\n\r\n", "431"),
+        (b"0\r\na:1234567890123456789012345678901234567890\r\n\r\n", "431"),
+        (b"0\r\na:1\n\r\n", "400"),
+        (b"0\r\na:1\r\n\n", "400"),
+        (b"0\r\n\n", "400"),
+        (b"0\r\n\rG", "400"),
+        (b"0\r\na:1\rb:2\r\n\r\n", "400"),
+        (b"0\r\na:1\r\n b\r\n\r\n", "400"),
+        (b"0\r\na :1\r\n\r\n", "400"),
+        (b"0\r\na\r\n\r\n", "400"),
+        (b"0\r\na:\0\r\n\r\n", "400"),
+        (b"0\r\nGET / HTTP/1.1\r\n\r\n", "400"),
+    ];
+
+    #[test]
+    fn chunked() {
+        for &(input, expected) in CHUNKED {
+            let shown = input.escape_ascii();
+            assert_eq!(outcome(Framing::Chunked, &tight(), &[input]), expected, "{shown}");
+            let bytes: Vec<&[u8]> = input.chunks(1).collect();
+            assert_eq!(outcome(Framing::Chunked, &tight(), &bytes), expected, "{shown}, byte by byte");
+        }
+    }
+
+    #[test]
+    fn extensions_are_counted_over_the_body() {
+        let chunk = [b"1;", &[b'x'; 1022][..], b"\r\na\r\n"].concat();
+        let body = |chunks| [&chunk.repeat(chunks), &b"0\r\n\r\n"[..]].concat();
+        // A chunk's extension is counted with the CR that ends it: 1024 bytes.
+        assert_eq!(outcome(Framing::Chunked, &tight(), &[&body(4)]), "aaaa done");
+        assert_eq!(outcome(Framing::Chunked, &tight(), &[&body(5)]), "400");
+    }
+
+    const PIECES: &[&[u8]] =
+        &[b"5\r\nhello\r\n", b"1;a=b\r\nx\r\n", b"0\r\n", b"a:b\r\n", b"\r\n", b"\r", b"\n", b"0", b";"];
+
+    /// Pieces of bodies, right and wrong, that random bytes would seldom make.
+    fn fragments() -> impl Strategy<Value = Vec<u8>> {
+        let part = prop_oneof![
+            4 => prop::sample::select(CHUNKED).prop_map(|(body, _)| body.to_vec()),
+            4 => prop::sample::select(PIECES).prop_map(<[u8]>::to_vec),
+            1 => prop::collection::vec(any::<u8>(), 0..8),
+        ];
+        prop::collection::vec(part, 0..5).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn splits_do_not_matter(
+            input in fragments(),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+            length in 0..40u64,
+        ) {
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(input.len() + 1)).collect();
+            cuts.extend([0, input.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &input[cut[0]..cut[1]]).collect();
+            for framing in [Framing::Chunked, Framing::Length(length), Framing::None] {
+                prop_assert_eq!(outcome(framing, &tight(), &pieces), outcome(framing, &tight(), &[&input]));
+            }
+        }
+
+        #[test]
+        fn reads_what_is_written(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..99), 0..9)) {
+            let mut written = Vec::new();
+            for piece in &pieces {
+                super::super::encode::chunk(&mut written, piece);
+            }
+            written.extend_from_slice(super::super::encode::LAST_CHUNK);
+            let mut decoder = Decoder::new(Framing::Chunked, &tight());
+            prop_assert_eq!(decode_all(&mut decoder, &[&written]), Ok((pieces.concat(), Vec::new())));
+            prop_assert!(decoder.is_done());
+        }
+    }
+}

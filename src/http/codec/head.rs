@@ -1,0 +1,978 @@
+//! The request head: bytes in, a [`Head`] or a [`Refusal`] out.
+//!
+//! httparse tokenises; what it leaves open is decided here, strictly, because whatever two parsers
+//! on one path read differently is a way to smuggle a request (RFC 9112 §11.2). The one leniency:
+//! the lines of a head may end in a bare LF (RFC 9112 §2.2 allows it, and the peers do it), as people
+//! type them; but then all of them, for a lone one among CRLFs has come through something that took
+//! it for a part of a value. No bare CR is let through.
+
+use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version};
+use httparse::Status::{Complete, Partial};
+
+use crate::base::limits::Limits;
+
+/// A request head, and what it says about what follows.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) parts: Parts,
+    /// The head as received, from the request line to the empty line.
+    pub(crate) text: Bytes,
+    pub(crate) framing: Framing,
+    /// Whether the client wants the connection kept.
+    pub(crate) keep_alive: bool,
+    /// Whether the client waits for 100 before it sends its body.
+    pub(crate) expect_continue: bool,
+    /// Bytes of the head, empty lines before it included.
+    pub(crate) len: usize,
+}
+
+/// How a request's body is delimited (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    None,
+    Length(u64),
+    Chunked,
+}
+
+/// Why bytes are no request. What follows them can't be told, so the answer closes the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) reason: &'static str,
+}
+
+impl Refusal {
+    pub(super) const fn bad(reason: &'static str) -> Refusal {
+        Refusal { status: StatusCode::BAD_REQUEST, reason }
+    }
+
+    pub(super) const fn too_large(reason: &'static str) -> Refusal {
+        Refusal { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason }
+    }
+}
+
+const HEAD_TOO_LONG: Refusal = Refusal::too_large("request head too long");
+const TOO_MANY_FIELDS: Refusal = Refusal::too_large("too many header fields");
+const TARGET_TOO_LONG: Refusal =
+    Refusal { status: StatusCode::URI_TOO_LONG, reason: "request target too long" };
+const METHOD_TOO_LONG: Refusal = Refusal { status: StatusCode::NOT_IMPLEMENTED, reason: "unknown method" };
+const BAD_LINE: Refusal = Refusal::bad("malformed request line");
+const BAD_TARGET: Refusal = Refusal::bad("malformed request target");
+const BAD_VERSION: Refusal = Refusal::bad("malformed HTTP version");
+const UNKNOWN_VERSION: Refusal = Refusal {
+    status: StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+    reason: "only HTTP/1.0 and HTTP/1.1 are spoken here",
+};
+const BAD_LENGTH: Refusal = Refusal::bad("malformed Content-Length");
+const BAD_CODING: Refusal = Refusal::bad("chunked must be the last transfer coding, once");
+const UNKNOWN_CODING: Refusal =
+    Refusal { status: StatusCode::NOT_IMPLEMENTED, reason: "unknown transfer coding" };
+const BAD_HOST: Refusal = Refusal::bad("malformed Host");
+const UNKNOWN_EXPECTATION: Refusal =
+    Refusal { status: StatusCode::EXPECTATION_FAILED, reason: "unknown expectation" };
+
+/// Empty lines forgiven before a request line. RFC 9112 §2.2 asks for one at least.
+const EMPTY_LINES: usize = 4;
+
+/// Fields for which the stack has room; [`Limits::head_fields`]' default.
+const FEW_FIELDS: usize = 100;
+
+/// The longest target that [`Uri`] can hold.
+const URI_BYTES: usize = u16::MAX as usize - 1;
+
+/// Parses a head that arrives piece by piece in time linear in its length, however small the pieces.
+///
+/// Bytes that are wrong are refused when a head is whole, or too long, or has doubled since the last
+/// look: the refusal is the same as for the head in one piece, at most later.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    seen: usize,
+    parsed: usize,
+    /// Empty lines that were skipped before what is parsed.
+    empty_lines: usize,
+}
+
+impl Scan {
+    /// How many bytes at the start of `input` are empty lines: they begin no request, and the caller
+    /// drops them.
+    pub(crate) fn skip_empty_lines(&mut self, input: &[u8]) -> Result<usize, Refusal> {
+        let left = EMPTY_LINES.saturating_sub(self.empty_lines);
+        let (rest, lines) = skip_empty_lines(input, left)?;
+        if lines > 0 {
+            let empty_lines = self.empty_lines.saturating_add(lines);
+            *self = Scan { empty_lines, ..Scan::default() };
+        }
+        Ok(input.len().saturating_sub(rest.len()))
+    }
+
+    /// As [`parse`]; `input` starts with the same bytes as at the last call that gave `Ok(None)`.
+    pub(crate) fn parse(&mut self, input: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
+        let due = input.len() / 2 >= self.parsed || input.len() >= limits.head_bytes;
+        if !due && !ends_after(input, self.seen) {
+            self.seen = input.len();
+            return Ok(None);
+        }
+        let head = parse(input, limits)?;
+        *self = match head {
+            Some(_) => Scan::default(),
+            None => Scan { seen: input.len(), parsed: input.len(), ..*self },
+        };
+        Ok(head)
+    }
+}
+
+/// Whether an empty line ends at or after `from`.
+fn ends_after(input: &[u8], from: usize) -> bool {
+    let unseen = input.get(from.saturating_sub(2)..).unwrap_or_default();
+    unseen.windows(2).any(|pair| pair == b"\n\n") || unseen.windows(3).any(|three| three == b"\n\r\n")
+}
+
+/// The head that `input` starts with; `Ok(None)` if it is not complete yet.
+pub(crate) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
+    let window = input.get(..limits.head_bytes).unwrap_or(input);
+    let (lines, _) = skip_empty_lines(window, EMPTY_LINES)?;
+    let mut parsed = parse_lines(lines, limits)?;
+    match &mut parsed {
+        Some(head) => head.len = head.len.saturating_add(window.len().saturating_sub(lines.len())),
+        // RFC 9112 §3: longer than any method that is known.
+        None if window.len() >= limits.head_bytes
+            && !matches!(lines, [] | [b'\r', ..])
+            && !lines.contains(&b' ') =>
+        {
+            return Err(METHOD_TOO_LONG);
+        }
+        None if window.len() >= limits.head_bytes => return Err(HEAD_TOO_LONG),
+        None => {}
+    }
+    Ok(parsed)
+}
+
+/// What follows them, and how many they are.
+fn skip_empty_lines(mut input: &[u8], most: usize) -> Result<(&[u8], usize), Refusal> {
+    let mut lines: usize = 0;
+    while let Some(rest) = input.strip_prefix(b"\r\n").or_else(|| input.strip_prefix(b"\n")) {
+        if lines >= most {
+            return Err(Refusal::bad("empty lines instead of a request"));
+        }
+        (input, lines) = (rest, lines.saturating_add(1));
+    }
+    Ok((input, lines))
+}
+
+fn parse_lines(lines: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
+    let mut few = [const { MaybeUninit::uninit() }; FEW_FIELDS];
+    let mut many = Vec::new();
+    let mut request = httparse::Request::new(&mut []);
+
+    let room = few.get_mut(..limits.head_fields.min(FEW_FIELDS)).unwrap_or_default();
+    let mut outcome = request.parse_with_uninit_headers(lines, room);
+    if outcome == Err(httparse::Error::TooManyHeaders) && limits.head_fields > FEW_FIELDS {
+        // The shortest field line is "a:\n".
+        let most = limits.head_fields.min((lines.len() / 3).saturating_add(1));
+        many.reserve_exact(most);
+        let room = many.spare_capacity_mut().get_mut(..most).unwrap_or_default();
+        outcome = request.parse_with_uninit_headers(lines, room);
+    }
+
+    match outcome {
+        Ok(Complete(len)) => assemble(lines.get(..len).unwrap_or_default(), &request, limits).map(Some),
+        _ if shows_long_target(lines, limits.target_bytes) => Err(TARGET_TOO_LONG),
+        Ok(Partial) => Ok(None),
+        Err(httparse::Error::Version) => parse_other_version(lines, &request, limits),
+        Err(httparse::Error::TooManyHeaders) => Err(TOO_MANY_FIELDS),
+        Err(httparse::Error::HeaderName) => Err(Refusal::bad("malformed field name")),
+        Err(httparse::Error::HeaderValue) => Err(Refusal::bad("malformed field value")),
+        Err(httparse::Error::NewLine) => Err(Refusal::bad("malformed line end")),
+        Err(httparse::Error::Token | httparse::Error::Status) => Err(BAD_LINE),
+    }
+}
+
+/// Whether the target, which may go on, is too long already. Looked at before anything behind the
+/// target, so that the answer does not depend on how much of it has come.
+fn shows_long_target(lines: &[u8], limit: usize) -> bool {
+    let mut words = lines.splitn(2, |&b| b == b' ');
+    let (Some(method), Some(rest)) = (words.next(), words.next()) else { return false };
+    let target = rest.iter().take_while(|&&b| b > b' ' && b != 0x7f);
+    rest.len() > limit && Method::from_bytes(method).is_ok() && target.count() > limit
+}
+
+/// Whether a request that may be incomplete, or malformed behind its method, is a HEAD: what is said
+/// to it has no content (RFC 9110 §9.3.2).
+pub(crate) fn is_to_head(input: &[u8]) -> bool {
+    skip_empty_lines(input, EMPTY_LINES).is_ok_and(|(lines, _)| lines.starts_with(b"HEAD "))
+}
+
+/// Whether the client of this head has asked for the protocols that a response's fields name (RFC 9110
+/// §7.8).
+pub(crate) fn has_asked_for(head: &[u8], response: &HeaderMap, limits: &Limits) -> bool {
+    fn listed(fields: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+        fields.get_all(name).iter().flat_map(|value| elements(value.as_bytes()))
+    }
+    let Ok(Some(head)) = parse(head, limits) else { return false };
+    let fields = &head.parts.headers;
+    let asked = |protocol: &[u8]| listed(fields, UPGRADE).any(|asked| asked.eq_ignore_ascii_case(protocol));
+    head.parts.version == Version::HTTP_11
+        && listed(fields, CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
+        && listed(response, UPGRADE).next().is_some()
+        && listed(response, UPGRADE).all(asked)
+}
+
+/// httparse knows two versions. A later minor of major 1 is read as 1.1 (RFC 9110 §2.5), another
+/// major is answered 505 (RFC 9110 §15.6.6).
+fn parse_other_version(
+    lines: &[u8],
+    request: &httparse::Request<'_, '_>,
+    limits: &Limits,
+) -> Result<Option<Head>, Refusal> {
+    let (Some(method), Some(target)) = (request.method, request.path) else { return Err(BAD_LINE) };
+    let at = method.len().saturating_add(target.len()).saturating_add(2);
+    let (before, version) = lines.split_at_checked(at).ok_or(BAD_LINE)?;
+    let shape = |(at, byte): (usize, &u8)| match at {
+        5 | 7 => byte.is_ascii_digit(),
+        _ => b"HTTP/1.1".get(at) == Some(byte),
+    };
+    if !version.iter().take(8).enumerate().all(shape) {
+        return Err(BAD_VERSION);
+    }
+    match version {
+        [_, _, _, _, _, b'1', _, _, after @ ..] => {
+            parse_lines(&[before, b"HTTP/1.1", after].concat(), limits)
+        }
+        [_, _, _, _, _, _, _, _, ..] => Err(UNKNOWN_VERSION),
+        _ => Ok(None),
+    }
+}
+
+fn assemble(text: &[u8], request: &httparse::Request<'_, '_>, limits: &Limits) -> Result<Head, Refusal> {
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
+        return Err(BAD_LINE);
+    };
+    if target.len() > limits.target_bytes.min(URI_BYTES) {
+        return Err(TARGET_TOO_LONG);
+    }
+    // httparse let through no CR but at the end of a line: the request line, the fields, the empty one.
+    let crs = text.iter().filter(|&&b| b == b'\r').count();
+    if crs != 0 && crs != request.headers.len().saturating_add(2) {
+        return Err(Refusal::bad("line ends of both kinds"));
+    }
+    let shared = Bytes::copy_from_slice(text);
+    // httparse's tokens are parts of `text`, so these are in bounds.
+    let share = |token: &[u8]| {
+        let start = (token.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize);
+        shared.slice(start..start.wrapping_add(token.len()))
+    };
+
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| BAD_LINE)?;
+    let uri = parse_target(&method, target, share(target.as_bytes()))?;
+    let version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+
+    let mut headers = HeaderMap::try_with_capacity(request.headers.len()).map_err(|_| TOO_MANY_FIELDS)?;
+    let mut noticed = Noticed::default();
+    for field in request.headers.iter() {
+        // httparse let through only what both accept; what is left is a name beyond 64 KiB.
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HEAD_TOO_LONG)?;
+        let value = HeaderValue::from_maybe_shared(share(field.value)).map_err(|_| HEAD_TOO_LONG)?;
+        noticed.field(&name, field.value)?;
+        headers.try_append(name, value).map_err(|_| TOO_MANY_FIELDS)?;
+    }
+    if version == Version::HTTP_11 && !noticed.host {
+        return Err(Refusal::bad("missing Host"));
+    }
+    if let (Some(_), Some(authority)) = (uri.scheme(), uri.authority()) {
+        // The target's host replaces what Host says (RFC 9112 §3.2.2), so that nobody reads the other.
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BAD_TARGET)?;
+        headers.try_insert(HOST, host).map_err(|_| TOO_MANY_FIELDS)?;
+    }
+    let framing = noticed.framing(version)?;
+    let has_body = !matches!(framing, Framing::None | Framing::Length(0));
+
+    let mut parts: Parts = Request::new(()).into_parts().0;
+    parts.method = method;
+    parts.uri = uri;
+    parts.version = version;
+    parts.headers = headers;
+    Ok(Head {
+        parts,
+        framing,
+        keep_alive: !noticed.close && (version == Version::HTTP_11 || noticed.keep_alive),
+        // RFC 9110 §10.1.1: never to 1.0, and not where no body is announced.
+        expect_continue: noticed.expect_continue && version == Version::HTTP_11 && has_body,
+        len: text.len(),
+        text: shared,
+    })
+}
+
+/// One of the four forms of RFC 9112 §3.2, each only where it belongs.
+fn parse_target(method: &Method, target: &str, shared: Bytes) -> Result<Uri, Refusal> {
+    // No form has a fragment; `Uri` would drop it.
+    if target.contains('#') {
+        return Err(BAD_TARGET);
+    }
+    let uri = Uri::from_maybe_shared(shared).map_err(|_| BAD_TARGET)?;
+    // RFC 9110 §4.2.1 and §4.2.4: a host, and no userinfo.
+    let names_host = uri.authority().is_some_and(|authority| is_host(authority.as_str().as_bytes()));
+    let fits = if *method == Method::CONNECT {
+        // RFC 9110 §9.3.6: the port must be there.
+        uri.scheme().is_none() && uri.path_and_query().is_none() && uri.port_u16().is_some() && names_host
+    } else if target == "*" {
+        *method == Method::OPTIONS
+    } else {
+        target.starts_with('/') || (matches!(uri.scheme_str(), Some("http" | "https")) && names_host)
+    };
+    // Who decodes the path must not have to guess. In queries people write "100%".
+    if fits && is_encoded(uri.path().as_bytes()) { Ok(uri) } else { Err(BAD_TARGET) }
+}
+
+/// What the fields that matter here say, gathered in the one walk over all fields.
+#[derive(Default)]
+struct Noticed {
+    length: Option<u64>,
+    coding: Option<Coding>,
+    host: bool,
+    close: bool,
+    keep_alive: bool,
+    expect_continue: bool,
+}
+
+/// The transfer codings so far, all field lines joined.
+#[derive(Clone, Copy, PartialEq)]
+enum Coding {
+    Nothing,
+    Chunked,
+    /// Others, chunked not among them.
+    Others,
+    /// Chunked behind others, which can't be undone here.
+    Layered,
+    /// Chunked twice, or not as the last.
+    Misplaced,
+}
+
+impl Noticed {
+    fn field(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Refusal> {
+        if *name == HOST {
+            // RFC 9112 §3.2: one, and well-formed. An empty one is.
+            if self.host || !(value.is_empty() || is_host(value)) {
+                return Err(BAD_HOST);
+            }
+            self.host = true;
+        } else if *name == CONTENT_LENGTH {
+            // RFC 9112 §6.3 would allow equal repetitions; nobody honest sends them.
+            if self.length.is_some() {
+                return Err(Refusal::bad("repeated Content-Length"));
+            }
+            self.length = Some(content_length(value).ok_or(BAD_LENGTH)?);
+        } else if *name == TRANSFER_ENCODING {
+            let before = self.coding.unwrap_or(Coding::Nothing);
+            self.coding = Some(elements(value).fold(before, Coding::and));
+        } else if *name == CONNECTION {
+            for option in elements(value) {
+                self.close |= option.eq_ignore_ascii_case(b"close");
+                self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            }
+        } else if *name == EXPECT {
+            for expectation in elements(value) {
+                if !expectation.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(UNKNOWN_EXPECTATION);
+                }
+                self.expect_continue = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// RFC 9112 §6.1 and §6.3, without the choices they leave to the lenient.
+    fn framing(&self, version: Version) -> Result<Framing, Refusal> {
+        match (self.coding, self.length) {
+            (Some(_), Some(_)) => Err(Refusal::bad("Transfer-Encoding with Content-Length")),
+            (Some(_), None) if version == Version::HTTP_10 => {
+                Err(Refusal::bad("Transfer-Encoding in HTTP/1.0"))
+            }
+            (Some(Coding::Chunked), None) => Ok(Framing::Chunked),
+            (Some(Coding::Layered), None) => Err(UNKNOWN_CODING),
+            (Some(Coding::Nothing | Coding::Others | Coding::Misplaced), None) => Err(BAD_CODING),
+            (None, Some(length)) => Ok(Framing::Length(length)),
+            (None, None) => Ok(Framing::None),
+        }
+    }
+}
+
+impl Coding {
+    fn and(self, coding: &[u8]) -> Coding {
+        let is_chunked = coding.eq_ignore_ascii_case(b"chunked");
+        match self {
+            Coding::Nothing if is_chunked => Coding::Chunked,
+            Coding::Others if is_chunked => Coding::Layered,
+            Coding::Nothing | Coding::Others => Coding::Others,
+            Coding::Chunked | Coding::Layered | Coding::Misplaced => Coding::Misplaced,
+        }
+    }
+}
+
+/// The elements of a comma-separated list, empty ones left out (RFC 9110 §5.6.1.2).
+pub(super) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
+}
+
+/// `1*DIGIT` (RFC 9110 §8.6), if it can be counted.
+pub(super) fn content_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    value.iter().try_fold(0u64, |sum, digit| sum.checked_mul(10)?.checked_add(u64::from(digit & 0x0f)))
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110 §7.2) with a host of at least one byte.
+fn is_host(value: &[u8]) -> bool {
+    let host_len = match value.first() {
+        Some(b'[') => value.iter().position(|&b| b == b']').map_or(0, |at| at.saturating_add(1)),
+        _ => value.iter().position(|&b| b == b':').unwrap_or(value.len()),
+    };
+    let Some((host, after)) = value.split_at_checked(host_len) else { return false };
+    let host_fits = match host {
+        [] => false,
+        [b'[', literal @ .., b']'] => is_ip_literal(literal),
+        name => is_registered_name(name),
+    };
+    host_fits && (after.is_empty() || after.strip_prefix(b":").is_some_and(is_port))
+}
+
+/// `*DIGIT` (RFC 3986 §3.2.3) that a port can be.
+fn is_port(port: &[u8]) -> bool {
+    port.is_empty() || content_length(port).is_some_and(|number| number <= u64::from(u16::MAX))
+}
+
+/// RFC 3986 §3.2.2, without zone identifiers: they mean nothing on another machine.
+fn is_ip_literal(literal: &[u8]) -> bool {
+    if let [b'v' | b'V', future @ ..] = literal {
+        let mut halves = future.splitn(2, |&b| b == b'.');
+        let (version, address) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
+        return !version.is_empty()
+            && version.iter().all(u8::is_ascii_hexdigit)
+            && !address.is_empty()
+            && address.iter().all(|&b| b == b':' || is_name_byte(b));
+    }
+    std::str::from_utf8(literal).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())
+}
+
+fn is_registered_name(name: &[u8]) -> bool {
+    if name.iter().all(|&byte| is_name_byte(byte)) {
+        return true;
+    }
+    name.iter().all(|&byte| byte == b'%' || is_name_byte(byte)) && is_encoded(name)
+}
+
+/// Whether each `%` has its two digits (RFC 3986 §2.1).
+fn is_encoded(text: &[u8]) -> bool {
+    let mut parts = text.split(|&byte| byte == b'%');
+    parts.next();
+    parts.all(|part| matches!(part, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()))
+}
+
+/// `unreserved / sub-delims` (RFC 3986 §2.2, §2.3). Looked up, since each request has a Host.
+fn is_name_byte(byte: u8) -> bool {
+    #[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "up to 256")]
+    const NAME_BYTES: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            table[byte] = matches!(byte as u8,
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~'
+                | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=');
+            byte += 1;
+        }
+        table
+    };
+    NAME_BYTES.get(usize::from(byte)).is_some_and(|is_one| *is_one)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Parsed = Result<Option<Head>, Refusal>;
+
+    /// One line that says what became of a head: the status, or what it asks for.
+    fn said(parsed: &Parsed) -> String {
+        match parsed {
+            Err(refusal) => refusal.status.as_u16().to_string(),
+            Ok(None) => "more".to_owned(),
+            Ok(Some(head)) => {
+                let Head { parts, framing, keep_alive, expect_continue, len, text: _ } = head;
+                let kept = if *keep_alive { "keep" } else { "close" };
+                let expects = if *expect_continue { " 100" } else { "" };
+                format!(
+                    "{} {} {:?} {framing:?} {kept}{expects} {len}",
+                    parts.method, parts.uri, parts.version
+                )
+            }
+        }
+    }
+
+    fn said_of(input: &[u8]) -> String {
+        said(&parse(input, &Limits::default()))
+    }
+
+    /// Where the head is the whole input.
+    fn with_len(expected: &str, input: &[u8]) -> String {
+        if expected.len() == 3 { expected.to_owned() } else { format!("{expected} {}", input.len()) }
+    }
+
+    #[test]
+    fn request_lines() {
+        const CASES: &[(&[u8], &str)] = &[
+            (b"GET / HTTP/1.1", "GET / HTTP/1.1 None keep"),
+            (b"GET / HTTP/1.0", "GET / HTTP/1.0 None close"),
+            (b"\r\n\n\r\nGET / HTTP/1.1", "GET / HTTP/1.1 None keep"),
+            (b"\n\n\n\n\nGET / HTTP/1.1", "400"),
+            (b"\rGET / HTTP/1.1", "400"),
+            (b" GET / HTTP/1.1", "400"),
+            // Methods: any token.
+            (b"get / HTTP/1.1", "get / HTTP/1.1 None keep"),
+            (b"M-SEARCH! / HTTP/1.1", "M-SEARCH! / HTTP/1.1 None keep"),
+            (b"G(T / HTTP/1.1", "400"),
+            (b"/ HTTP/1.1", "400"),
+            (b"\x16\x03\x01\x02\x00", "400"),
+            // Versions.
+            (b"GET / HTTP/1.2", "GET / HTTP/1.1 None keep"),
+            (b"GET / HTTP/1.9", "GET / HTTP/1.1 None keep"),
+            (b"GET / HTTP/2.0", "505"),
+            (b"GET / HTTP/3.0", "505"),
+            (b"GET / HTTP/0.9", "505"),
+            (b"GET / HTTP/10.0", "400"),
+            (b"GET / HTTP/1.10", "400"),
+            (b"GET / HTTP/2", "400"),
+            (b"GET / http/1.1", "400"),
+            (b"GET / HTTP/1,1", "400"),
+            (b"GET / HTTP/1.1 ", "400"),
+            (b"GET / HTTPS/1.1", "400"),
+            (b"GET /", "400"),
+            (b"GET", "400"),
+            // Targets.
+            (b"GET  / HTTP/1.1", "400"),
+            (b"GET /a b HTTP/1.1", "400"),
+            (b"GET /a\tb HTTP/1.1", "400"),
+            (b"GET /a?b=c HTTP/1.1", "GET /a?b=c HTTP/1.1 None keep"),
+            (b"GET //a/../%2e HTTP/1.1", "GET //a/../%2e HTTP/1.1 None keep"),
+            (b"GET /\xc3\xa4 HTTP/1.1", "GET /\u{e4} HTTP/1.1 None keep"),
+            (b"GET /\xff HTTP/1.1", "400"),
+            (b"GET /%41%c3%A4?100% HTTP/1.1", "GET /%41%c3%A4?100% HTTP/1.1 None keep"),
+            (b"GET /% HTTP/1.1", "400"),
+            (b"GET /%4 HTTP/1.1", "400"),
+            (b"GET /%zz HTTP/1.1", "400"),
+            (b"GET /a%%41 HTTP/1.1", "400"),
+            (b"GET http://b/%4g HTTP/1.1", "400"),
+            (b"GET /a#b HTTP/1.1", "400"),
+            (b"GET a HTTP/1.1", "400"),
+            (b"GET a:80 HTTP/1.1", "400"),
+            (b"GET http://b/c?d HTTP/1.1", "GET http://b/c?d HTTP/1.1 None keep"),
+            (b"GET HTTPS://b:1 HTTP/1.1", "GET https://b:1/ HTTP/1.1 None keep"),
+            (b"GET http://[::1]:80/ HTTP/1.1", "GET http://[::1]:80/ HTTP/1.1 None keep"),
+            (b"GET http://b#c HTTP/1.1", "400"),
+            (b"GET http:/// HTTP/1.1", "400"),
+            (b"GET http://u@b/ HTTP/1.1", "400"),
+            (b"GET http://:80/ HTTP/1.1", "400"),
+            (b"GET http://b:99999/ HTTP/1.1", "400"),
+            (b"GET ftp://b/ HTTP/1.1", "400"),
+            (b"OPTIONS * HTTP/1.1", "OPTIONS * HTTP/1.1 None keep"),
+            (b"OPTIONS / HTTP/1.1", "OPTIONS / HTTP/1.1 None keep"),
+            (b"GET * HTTP/1.1", "400"),
+            (b"CONNECT b:443 HTTP/1.1", "CONNECT b:443 HTTP/1.1 None keep"),
+            (b"CONNECT b HTTP/1.1", "400"),
+            (b"CONNECT b: HTTP/1.1", "400"),
+            (b"CONNECT u@b:443 HTTP/1.1", "400"),
+            (b"CONNECT / HTTP/1.1", "400"),
+            (b"CONNECT http://b:443/ HTTP/1.1", "400"),
+            (b"CONNECT * HTTP/1.1", "400"),
+        ];
+        for &(line, expected) in CASES {
+            let input = [line, b"\r\nHost: a\r\n\r\n"].concat();
+            assert_eq!(said_of(&input), with_len(expected, &input), "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        const CASES: &[(&str, &str, bool)] = &[
+            ("1.1", "Host: a.example:8080", true),
+            ("1.1", "Host:", true),
+            ("1.1", "Host: 127.0.0.1", true),
+            ("1.1", "Host: [::1]:80", true),
+            ("1.1", "Host: [v7.a:b]", true),
+            ("1.1", "Host: a_b-c.%41~", true),
+            ("1.1", "Host: a:", true),
+            ("1.1", "Host: a:65535", true),
+            ("1.1", "Accept: a", false),
+            ("1.1", "Host: a\r\nHost: a", false),
+            ("1.1", "Host: a\r\nhost: b", false),
+            ("1.1", "Host: a b", false),
+            ("1.1", "Host: a, b", false),
+            ("1.1", "Host: a/b", false),
+            ("1.1", "Host: u@a", false),
+            ("1.1", "Host: http://a", false),
+            ("1.1", "Host: a:b", false),
+            ("1.1", "Host: a:+80", false),
+            ("1.1", "Host: a:65536", false),
+            ("1.1", "Host: a:80:80", false),
+            ("1.1", "Host: :80", false),
+            ("1.1", "Host: ::1", false),
+            ("1.1", "Host: [::1", false),
+            ("1.1", "Host: [::1]80", false),
+            ("1.1", "Host: [::1%25lo]", false),
+            ("1.1", "Host: [a]", false),
+            ("1.1", "Host: [v.a]", false),
+            ("1.1", "Host: []", false),
+            ("1.1", "Host: %4", false),
+            ("1.1", "Host: %zz", false),
+            ("1.1", "Host: a%41%", false),
+            ("1.1", "Host: %41%4:1", false),
+            ("1.1", "Host: \u{e4}", false),
+            ("1.0", "Accept: a", true),
+            ("1.0", "Host: a", true),
+            ("1.0", "Host: a\r\nHost: a", false),
+            ("1.0", "Host: a b", false),
+        ];
+        for (version, field, fits) in CASES {
+            let input = format!("GET / HTTP/{version}\r\n{field}\r\n\r\n");
+            assert_eq!(said_of(input.as_bytes()) != "400", *fits, "{version} {field}");
+        }
+    }
+
+    #[test]
+    fn the_targets_host_wins() {
+        for fields in ["Host: a\r\n", "Host:\r\nAccept: b\r\n"] {
+            let input = format!("GET http://b:80/ HTTP/1.1\r\n{fields}\r\n");
+            let head = parse(input.as_bytes(), &Limits::default()).unwrap().unwrap();
+            assert_eq!(head.parts.headers.get_all(HOST).iter().collect::<Vec<_>>(), ["b:80"]);
+        }
+    }
+
+    #[test]
+    fn framing_and_connection() {
+        const CASES: &[(&str, &str, &str)] = &[
+            ("1.1", "", "None keep"),
+            ("1.1", "Content-Length: 0", "Length(0) keep"),
+            ("1.1", "Content-Length: \t 5 ", "Length(5) keep"),
+            ("1.1", "Content-Length: 18446744073709551615", "Length(18446744073709551615) keep"),
+            ("1.1", "Content-Length: 000000000000000000000000005", "Length(5) keep"),
+            ("1.0", "content-length: 5", "Length(5) close"),
+            ("1.1", "Content-Length: 18446744073709551616", "400"),
+            ("1.1", "Content-Length: 99999999999999999999999", "400"),
+            ("1.1", "Content-Length:", "400"),
+            ("1.1", "Content-Length: +5", "400"),
+            ("1.1", "Content-Length: -5", "400"),
+            ("1.1", "Content-Length: 5x", "400"),
+            ("1.1", "Content-Length: 0x5", "400"),
+            ("1.1", "Content-Length: 5 5", "400"),
+            ("1.1", "Content-Length: 5, 5", "400"),
+            ("1.1", "Content-Length: 5,", "400"),
+            ("1.1", "Content-Length: 5\r\nContent-Length: 5", "400"),
+            ("1.1", "Content-Length: 5\r\nContent-Length: 6", "400"),
+            ("1.1", "Transfer-Encoding: chunked", "Chunked keep"),
+            ("1.1", "transfer-encoding: , CHUNKED ,", "Chunked keep"),
+            ("1.1", "Transfer-Encoding:\r\nTransfer-Encoding: chunked", "Chunked keep"),
+            ("1.0", "Transfer-Encoding: chunked", "400"),
+            ("1.1", "Transfer-Encoding: chunked\r\nContent-Length: 5", "400"),
+            ("1.1", "Content-Length: 5\r\nTransfer-Encoding: xchunked", "400"),
+            ("1.1", "Transfer-Encoding:", "400"),
+            ("1.1", "Transfer-Encoding: chunked, chunked", "400"),
+            ("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "400"),
+            ("1.1", "Transfer-Encoding: chunked, identity", "400"),
+            ("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip", "400"),
+            ("1.1", "Transfer-Encoding: xchunked", "400"),
+            ("1.1", "Transfer-Encoding: identity", "400"),
+            ("1.1", "Transfer-Encoding: gzip", "400"),
+            ("1.1", "Transfer-Encoding: chunked;a=b", "400"),
+            ("1.1", "Transfer-Encoding: \"chunked\"", "400"),
+            ("1.1", "Transfer-Encoding: \u{85}chunked", "400"),
+            ("1.1", "Transfer-Encoding: chun\u{212a}ed", "400"),
+            ("1.1", "Transfer-Encoding: gzip;a=\"b, chunked\"", "400"),
+            ("1.1", "Transfer-Encoding: gzip, chunked, chunked", "400"),
+            ("1.1", "Transfer-Encoding: gzip, chunked, gzip", "400"),
+            ("1.1", "Transfer-Encoding: gzip, chunked", "501"),
+            ("1.1", "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", "501"),
+            ("1.1", "Transfer-Encoding: identity, chunked", "501"),
+            ("1.1", "Transfer-Encoding: gzip;a=\"b\", chunked", "501"),
+            ("1.1", "Transfer-Encoding: \u{b}chunked", "400"),
+            ("1.1", "Connection: close", "None close"),
+            ("1.1", "Connection: Upgrade , CLOSE", "None close"),
+            ("1.1", "Connection: upgrade\r\nConnection: close", "None close"),
+            ("1.1", "Connection: keep-alive, close", "None close"),
+            ("1.1", "Connection: closed", "None keep"),
+            ("1.0", "Connection: Keep-Alive", "None keep"),
+            ("1.0", "Connection: keep-alive, close", "None close"),
+            ("1.1", "Expect: 100-Continue\r\nContent-Length: 5", "Length(5) keep 100"),
+            ("1.1", "Transfer-Encoding: chunked\r\nExpect: 100-continue, 100-continue", "Chunked keep 100"),
+            ("1.1", "Expect: 100-continue", "None keep"),
+            ("1.1", "Expect: 100-continue\r\nContent-Length: 0", "Length(0) keep"),
+            ("1.0", "Expect: 100-continue\r\nContent-Length: 5", "Length(5) close"),
+            ("1.1", "Expect: 200-ok", "417"),
+            ("1.1", "Expect: 100-continue, x", "417"),
+            ("1.0", "Expect: x", "417"),
+        ];
+        for (version, fields, expected) in CASES {
+            let end = if fields.is_empty() { "" } else { "\r\n" };
+            let input = format!("POST / HTTP/{version}\r\nHost: a\r\n{fields}{end}\r\n");
+            let expected = match *expected {
+                status if status.len() == 3 => status.to_owned(),
+                head => with_len(&format!("POST / HTTP/{version} {head}"), input.as_bytes()),
+            };
+            assert_eq!(said_of(input.as_bytes()), expected, "{version} {fields}");
+        }
+    }
+
+    #[test]
+    fn lines() {
+        const CASES: &[(&[u8], &str)] = &[
+            (b"GET / HTTP/1.1\nHost: a\n\nGET", "GET / HTTP/1.1 None keep 24"),
+            (b"\r\nGET / HTTP/1.1\nHost: a\n\n", "GET / HTTP/1.1 None keep 26"),
+            (b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1 None keep 28"),
+            // Ends of both kinds.
+            (b"GET / HTTP/1.1\r\nHost: a\n\r\n", "400"),
+            (b"GET / HTTP/1.1\nHost: a\r\n\n", "400"),
+            (b"GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n", "400"),
+            (b"GET / HTTP/1.1\nHost: a\n\r\n", "400"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n\n", "400"),
+            (b"GET / HTTP/1.7\r\nHost: a\n\r\n", "400"),
+            (b"GET / HTTP/1.1\rHost: a\r\n\r\n", "400"),
+            (b"GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n", "400"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n\rb", "400"),
+            (b"GET / HTTP/1.1\r\nHost: a\0\r\n\r\n", "400"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nX: b\x01\r\n\r\n", "400"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nX: b\x7f\r\n\r\n", "400"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nX: b\xff\t\r\n\r\n", "GET / HTTP/1.1 None keep 35"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", "400"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n\tb: c\r\n\r\n", "400"),
+            (b"GET / HTTP/1.1\r\n Host: a\r\n\r\n", "400"),
+            (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", "400"),
+            (b"GET / HTTP/1.1\r\nHost\t: a\r\n\r\n", "400"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n", "400"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nb\r\n\r\n", "400"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nX(: b\r\n\r\n", "400"),
+            (b"", "more"),
+            (b"\r\n\r", "more"),
+            (b"GET / HT", "more"),
+            (b"GET / HTTP/2", "more"),
+            (b"GET / HTTP/1.2\r\nHost", "more"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n\r", "more"),
+        ];
+        for &(input, expected) in CASES {
+            assert_eq!(said_of(input), expected, "{}", input.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn requests_that_get_no_content() {
+        let cases: [(&[u8], bool); 8] = [
+            (b"HEAD / HTTP/1.1\r\n\r\n", true),
+            (b"HEAD ", true),
+            (b"\r\nHEAD  \0", true),
+            (b"HEAD", false),
+            (b"HEADS / HTTP/1.1\r\n\r\n", false),
+            (b"head / HTTP/1.1\r\n\r\n", false),
+            (b"\r\n\r\n\r\n\r\n\r\nHEAD / HTTP/1.1", false),
+            (b"", false),
+        ];
+        for (input, expected) in cases {
+            assert_eq!(is_to_head(input), expected, "{}", input.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn protocols_that_were_asked_for() {
+        const CASES: &[(&str, &[&str], bool)] = &[
+            ("1.1\r\nConnection: Upgrade\r\nUpgrade: a", &["a"], true),
+            ("1.1\r\nConnection: x, upgrade\r\nUpgrade: b, A", &["a"], true),
+            ("1.1\r\nConnection: upgrade\r\nUpgrade: b\r\nUpgrade: a/1", &["a/1"], true),
+            ("1.1\r\nConnection: upgrade\r\nUpgrade: b, a", &["a, b"], true),
+            ("1.1\r\nConnection: upgrade\r\nUpgrade: b", &["b", "a"], false),
+            ("1.1\r\nConnection: upgrade\r\nUpgrade: a", &["b"], false),
+            ("1.1\r\nConnection: upgrade\r\nUpgrade: a/1", &["a"], false),
+            ("1.1\r\nConnection: upgrade\r\nUpgrade: a", &[], false),
+            ("1.1\r\nConnection: upgrade\r\nUpgrade:", &[""], false),
+            ("1.1\r\nConnection: close\r\nUpgrade: a", &["a"], false),
+            ("1.1\r\nUpgrade: a", &["a"], false),
+            ("1.1\r\nConnection: upgrade", &["a"], false),
+            ("1.0\r\nConnection: upgrade\r\nUpgrade: a", &["a"], false),
+        ];
+        for (rest, protocols, expected) in CASES {
+            let head = format!("GET / HTTP/{rest}\r\nHost: h\r\n\r\n");
+            let mut response = HeaderMap::new();
+            for protocol in *protocols {
+                response.append(UPGRADE, HeaderValue::from_static(protocol));
+            }
+            let asked = has_asked_for(head.as_bytes(), &response, &Limits::default());
+            assert_eq!(asked, *expected, "{rest} {protocols:?}");
+        }
+    }
+
+    #[test]
+    fn every_field_arrives() {
+        let input = b"GET / HTTP/1.1\r\nHost: a\r\nX-Own:  b c \r\nCookie: 1\r\nAccept:\r\ncookie: 2\r\n\r\n";
+        let head = parse(input, &Limits::default()).unwrap().unwrap();
+        let fields: Vec<(&str, &[u8])> =
+            head.parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let expected: [(&str, &[u8]); 5] =
+            [("host", b"a"), ("x-own", b"b c"), ("cookie", b"1"), ("cookie", b"2"), ("accept", b"")];
+        assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn limits() {
+        let head = |target: usize, fields: usize| {
+            let target = "t".repeat(target);
+            format!("GET /{target} HTTP/1.1\r\nHost: a\r\n{}\r\n", "b: c\r\n".repeat(fields)).into_bytes()
+        };
+        let bounds = |head_bytes, head_fields, target_bytes| Limits {
+            head_bytes,
+            head_fields,
+            target_bytes,
+            ..Limits::default()
+        };
+        let whole = head(0, 1);
+        let line = |len: usize| [b"GET /", &[b't'; 99][..len]].concat();
+        let cases: &[(Vec<u8>, Limits, &str)] = &[
+            (whole.clone(), bounds(whole.len(), 2, 1), "GET"),
+            (whole.clone(), bounds(whole.len() - 1, 2, 1), "431"),
+            (whole.clone(), bounds(whole.len(), 1, 1), "431"),
+            (whole.clone(), bounds(whole.len(), 2, 0), "414"),
+            (whole.clone(), bounds(0, 0, 0), "431"),
+            (b"ABCDE".to_vec(), bounds(5, 0, 0), "501"),
+            (b"ABCDE".to_vec(), bounds(6, 0, 0), "more"),
+            (b"ABCD ".to_vec(), bounds(5, 0, 0), "431"),
+            (b"\r\nABC".to_vec(), bounds(5, 0, 0), "501"),
+            (b"\r\n\r\n\r".to_vec(), bounds(5, 0, 0), "431"),
+            (whole[..20].to_vec(), bounds(20, 2, 1), "431"),
+            (whole[..20].to_vec(), bounds(21, 2, 1), "more"),
+            // Behind a target that is too long, nothing matters.
+            (line(9), bounds(99, 9, 10), "more"),
+            (line(10), bounds(99, 9, 10), "414"),
+            (line(90), bounds(80, 9, 10), "414"),
+            ([&line(10)[..], b" HTTP/4.0\r\n"].concat(), bounds(99, 9, 10), "414"),
+            ([&line(10)[..], b"\0"].concat(), bounds(99, 9, 10), "414"),
+            ([&line(9)[..], b"\0"].concat(), bounds(99, 9, 10), "400"),
+            (line(90), bounds(60, 9, 99), "431"),
+            // Beyond the room on the stack, and beyond what `http` holds.
+            (head(0, 99), Limits::default(), "GET"),
+            (head(0, 100), Limits::default(), "431"),
+            (head(0, 300), bounds(1 << 20, 301, 1), "GET"),
+            (head(0, 301), bounds(1 << 20, 301, 1), "431"),
+            (head(0, 40_000), bounds(1 << 20, usize::MAX, 1), "431"),
+            (head(65_533, 0), bounds(1 << 20, 1, 65_534), "GET"),
+            (head(65_534, 0), bounds(1 << 20, 1, usize::MAX), "414"),
+            (
+                [&b"GET / HTTP/1.1\r\n"[..], &[b'n'; 1 << 16], b": a\r\n\r\n"].concat(),
+                bounds(1 << 20, 9, 9),
+                "431",
+            ),
+        ];
+        for (row, (input, limits, expected)) in cases.iter().enumerate() {
+            assert_eq!(said(&parse(input, limits)).split(' ').next(), Some(*expected), "row {row}");
+        }
+    }
+
+    #[test]
+    fn a_scan_seldom_parses() {
+        let input = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(60_000));
+        let (mut scan, mut parses, mut before) = (Scan::default(), 0, 0);
+        for len in 1..input.len() {
+            assert!(scan.parse(&input.as_bytes()[..len], &Limits::default()).unwrap().is_none());
+            parses += usize::from(scan.parsed != before);
+            before = scan.parsed;
+        }
+        assert!(parses < 20, "{parses}");
+        assert!(scan.parse(input.as_bytes(), &Limits::default()).unwrap().is_some());
+        assert_eq!((scan.seen, scan.parsed), (0, 0));
+    }
+
+    const LINES: &[&[u8]] = &[
+        b"GET / HTTP/1.1\r\n",
+        b"POST /aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa HTTP/1.0\n",
+        b"GET /b HTTP/1.3\r\n",
+        b"GET / HTTP/2.0\r\n",
+        b"GET /\0 HTTP/1.1\r\n",
+        b"\r\nGET / HTTP/1.1\r\n",
+        b"\r\n\r\n\n",
+        b"GET / HTTP/1\r\n",
+        b"",
+    ];
+
+    const FIELDS: &[&[u8]] = &[
+        b"Host: a\r\n",
+        b"Host: a\n",
+        b"Content-Length: 5\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Expect: 100-continue\r\n",
+        b"a:b\r\n",
+        b" c\r\n",
+        b"d : e\r\n",
+        b"f:\rg\r\n",
+        b"\r",
+        b"\n",
+        b"\r\n",
+        b"\xff",
+    ];
+
+    /// Heads, right and wrong, that random bytes would seldom make.
+    fn heads() -> impl Strategy<Value = Vec<u8>> {
+        let line = prop::sample::select(LINES);
+        let field = prop::sample::select(FIELDS);
+        let fields = prop::collection::vec(field, 0..8).prop_map(|fields| fields.concat());
+        let noise = prop::collection::vec(any::<u8>(), 0..4);
+        (line, fields, noise).prop_map(|(line, fields, noise)| [line, &fields, b"\r\n\r\n", &noise].concat())
+    }
+
+    fn tight() -> Limits {
+        Limits { head_bytes: 90, head_fields: 4, target_bytes: 30, ..Limits::default() }
+    }
+
+    proptest! {
+        #[test]
+        fn splits_do_not_matter(input in heads(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..40)) {
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(input.len() + 1)).collect();
+            cuts.push(input.len());
+            cuts.sort_unstable();
+            let whole = parse(&input, &tight());
+            let mut scan = Scan::default();
+            let mut parsed = Ok(None);
+            for cut in cuts {
+                parsed = scan.parse(&input[..cut], &tight());
+                prop_assert!(matches!(parsed, Ok(None)) || said(&parsed) == said(&whole), "{cut}: {parsed:?} {whole:?}");
+                if !matches!(parsed, Ok(None)) {
+                    break;
+                }
+            }
+            // A refusal may come later in pieces, but a head may not.
+            let (Ok(whole), Ok(parsed)) = (whole, parsed) else { return Ok(()) };
+            prop_assert_eq!(format!("{whole:?}"), format!("{parsed:?}"));
+        }
+
+        #[test]
+        fn a_prefix_refused_stays_refused(input in heads()) {
+            let mut refused = None;
+            for len in 0..=input.len() {
+                let parsed = parse(&input[..len], &tight());
+                match refused {
+                    Some(refusal) => prop_assert_eq!(parsed.map(drop), Err(refusal)),
+                    None => refused = parsed.err(),
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_answered(input in prop::collection::vec(any::<u8>(), 0..200), line in any::<bool>()) {
+            let start: &[u8] = if line { b"GET / HTTP/1.1\r\nHost: " } else { b"" };
+            let input = [start, &input, b"\r\n\r\n"].concat();
+            if let Ok(Some(head)) = parse(&input, &Limits::default()) {
+                prop_assert!(head.len <= input.len());
+            }
+        }
+    }
+}

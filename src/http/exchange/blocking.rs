@@ -1,0 +1,46 @@
+//! Waiting on a non-blocking socket, for threads that may: streaming uploads and detached threads.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::net::stream::Stream;
+
+/// Waits until the stream is ready; `TimedOut` if it is not within `time`.
+pub(super) fn wait(stream: &Stream, flags: PollFlags, time: Duration) -> io::Result<()> {
+    match wait_for(&mut [PollFd::new(stream.as_fd(), flags)], Some(time))? {
+        true => Ok(()),
+        false => Err(ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Waits until one of them is ready; false if none is within `time` (None: for ever).
+pub(super) fn wait_for(fds: &mut [PollFd<'_>], time: Option<Duration>) -> io::Result<bool> {
+    let deadline = time.and_then(|time| Instant::now().checked_add(time));
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.map_or(PollTimeout::NONE, |left| {
+            PollTimeout::try_from(left.saturating_add(Duration::from_micros(999))).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(fds, timeout) {
+            Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(false),
+            Ok(0) | Err(nix::Error::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Writes all of `bytes`, each piece within `stall`.
+pub(super) fn write_all(stream: &Stream, mut bytes: &[u8], stall: Duration) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => wait(stream, PollFlags::POLLOUT, stall)?,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}

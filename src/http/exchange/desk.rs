@@ -1,0 +1,91 @@
+//! What one worker has.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use crossbeam_utils::CachePadded;
+
+use super::input::Input;
+use crate::base::status::Tally;
+use crate::base::wait_group::WaitGroup;
+use crate::http::codec::DateCache;
+
+/// Buffers that outlive an exchange, and a sign saying what it does.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    /// Of its worker.
+    pub(super) place: usize,
+    pub(super) input: Input,
+    /// Written and not sent.
+    pub(super) out: Vec<u8>,
+    /// What a response's source gives at a time.
+    pub(super) piece: Vec<u8>,
+    pub(super) date: Clock,
+    pub(super) tally: Arc<CachePadded<Tally>>,
+    pub(super) sign: Arc<Sign>,
+    pub(super) wait_group: WaitGroup,
+}
+
+/// Which request's handler runs at a desk, since when.
+#[derive(Debug, Default)]
+pub(crate) struct Sign(Mutex<Option<(Bytes, Instant)>>);
+
+impl Sign {
+    pub(super) fn set(&self, what: Option<(Bytes, Instant)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    /// Method, path and age, for people.
+    pub(crate) fn read(&self) -> Option<String> {
+        let sign = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sign.as_ref().map(|(head, since)| {
+            format!("{}, in its handler for {:.1?}", method_and_path(head), since.elapsed())
+        })
+    }
+}
+
+/// Of a head as received; the query may hold what does not belong into a log.
+pub(super) fn method_and_path(head: &[u8]) -> String {
+    let line = head.trim_ascii_start().split(|&b| b == b'\r' || b == b'\n').next().unwrap_or_default();
+    let end = line.iter().position(|&b| b == b'?').or_else(|| line.iter().rposition(|&b| b == b' '));
+    String::from_utf8_lossy(end.and_then(|end| line.get(..end)).unwrap_or(line)).into_owned()
+}
+
+/// The date of responses, from a clock that is not asked for each of them.
+#[derive(Debug)]
+pub(super) struct Clock {
+    date: DateCache,
+    asked: Instant,
+    time: SystemTime,
+}
+
+impl Clock {
+    const GRAIN: Duration = Duration::from_millis(20);
+
+    fn new() -> Clock {
+        let time = SystemTime::now();
+        Clock { date: DateCache::new(time), asked: Instant::now(), time }
+    }
+
+    pub(super) fn get(&mut self, now: Instant) -> &[u8; 29] {
+        if now.saturating_duration_since(self.asked) > Clock::GRAIN {
+            (self.asked, self.time) = (now, SystemTime::now());
+        }
+        self.date.get(self.time)
+    }
+}
+
+impl Desk {
+    pub(crate) fn new(
+        place: usize,
+        tally: Arc<CachePadded<Tally>>,
+        sign: Arc<Sign>,
+        wait_group: WaitGroup,
+    ) -> Desk {
+        // Of a worker that died, it still says what that was doing.
+        sign.set(None);
+        let (out, piece) = (Vec::new(), Vec::new());
+        Desk { place, input: Input::new(), out, piece, date: Clock::new(), tally, sign, wait_group }
+    }
+}

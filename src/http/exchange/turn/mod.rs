@@ -1,0 +1,937 @@
+//! One worker with one connection, for as long as something can be done.
+
+#[cfg(feature = "tls")]
+mod handshake;
+
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::UPGRADE;
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode};
+
+use super::collect::{Bounds, CollectError, Collecting};
+use super::desk::{Desk, method_and_path};
+use super::detached::{Place, Task};
+use super::ending::Ending;
+use super::input::Filled;
+use super::outgoing::{self, Outgoing, Pulled, Pulls, Sent};
+use super::progress::{After, AskedOwned, Begun, Blocked, Rate, Responding, Stage};
+use super::upload::{Lease, Upload};
+use super::{Client, Common, let_go};
+use crate::base::close_reason::CloseReason;
+use crate::base::limits::FAR;
+use crate::base::log::{debug, error, panic_text, warn};
+use crate::base::phase::Phase;
+use crate::http::codec::encode::{self, Asked, BodyFraming, Plan};
+use crate::http::codec::{Decoder, Framing, Head, Refusal, Scan, has_asked_for, is_to_head};
+use crate::net::acceptor::{Deadline, PORTABLE_BYTES};
+use crate::net::scheduler::queue::Queue;
+use crate::net::stream::{Answering, Peek, Stream};
+use crate::web::body::{Body, Kind};
+use crate::web::handler::{Resolved, RouteLimits, collecting_panics};
+use crate::web::request::Trailers;
+use crate::web::response::{ResponseExt, plain};
+use crate::{Request, Response};
+
+/// Requests served in one turn before the connection goes to the end of the queue: a client that
+/// pipelines without end is one of many.
+const TURN: usize = 128;
+/// Answers to pipelined requests are gathered up to this, then written.
+const BATCH_BYTES: usize = 64 << 10;
+/// Bodies up to this are copied behind their head, to go out in one write.
+const COPY_BYTES: usize = 32 << 10;
+
+/// How a turn ends.
+pub(super) enum Step {
+    Park(Deadline),
+    /// Others first.
+    Requeue,
+    /// To the successor.
+    Leave,
+    WaitForShare,
+    Close(CloseReason),
+    Linger(CloseReason),
+    /// The response is incomplete, and only a reset shows it.
+    Reset(CloseReason),
+    Detach {
+        place: Place,
+        task: Task,
+        what: String,
+    },
+}
+
+/// Whether to go on in this turn.
+type Flow = Result<(), Step>;
+
+enum Never {}
+
+/// One worker with one connection.
+pub(super) struct Turn<'a> {
+    client: &'a mut Box<Client>,
+    desk: &'a mut Desk,
+    common: &'a Common,
+    queue: &'a Queue<Box<Client>>,
+    /// A place among the streaming workers is taken for it.
+    pub(super) in_share: bool,
+    /// The last read left room: there was no more.
+    drained: bool,
+    served: usize,
+    /// When the turn began, or the last handler ended: near enough for deadlines and dates.
+    now: Instant,
+}
+
+impl<'a> Turn<'a> {
+    pub(super) fn new(
+        client: &'a mut Box<Client>,
+        desk: &'a mut Desk,
+        common: &'a Common,
+        queue: &'a Queue<Box<Client>>,
+        in_share: bool,
+    ) -> Turn<'a> {
+        Turn { client, desk, common, queue, in_share, drained: false, served: 0, now: Instant::now() }
+    }
+
+    /// Goes through the stages until one of them ends the turn.
+    pub(super) fn run(&mut self) -> Step {
+        match self.go() {
+            Ok(never) => match never {},
+            Err(step) => step,
+        }
+    }
+
+    /// After a panic that nobody expected: whatever was on its way is incomplete.
+    pub(super) fn give_up(&mut self) -> Step {
+        self.desk.sign.set(None);
+        Step::Reset(CloseReason::ResponseFailed)
+    }
+
+    /// Drops what is the user's.
+    fn let_go<T>(&self, users: T, head: &[u8]) {
+        if !let_go(users, || method_and_path(head)) {
+            self.desk.tally.panicked();
+        }
+    }
+
+    fn go(&mut self) -> Result<Never, Step> {
+        self.client.idle = None;
+        let buffered = std::mem::take(&mut self.client.buffered);
+        self.desk.input.load(&buffered);
+        self.desk.out.clear();
+        self.desk.out.append(&mut self.client.progress.unsent);
+        self.client.progress.held = None;
+        if let Some(blocked) = &mut self.client.progress.blocked {
+            blocked.resume(self.now);
+        }
+        #[cfg(feature = "tls")]
+        if self.client.stream.is_handshaking() {
+            self.shake_hands()?;
+        }
+        if std::mem::take(&mut self.client.expired) {
+            return Err(self.expire());
+        }
+        loop {
+            match std::mem::take(&mut self.client.progress.stage) {
+                Stage::Head { scan, began } => self.head(scan, began)?,
+                Stage::Body(collecting) => self.body(collecting)?,
+                Stage::Upload(waiting) => self.upload(waiting)?,
+                Stage::Respond(response) => self.respond_on(response)?,
+                Stage::Discard(rest) => self.discard(*rest)?,
+            }
+        }
+    }
+
+    fn head(&mut self, mut scan: Scan, began: Option<Instant>) -> Flow {
+        match scan.skip_empty_lines(self.desk.input.unused()) {
+            Ok(n) => self.desk.input.consume(n),
+            Err(refusal) => return Err(self.refuse(&refusal)),
+        }
+        if self.departs() {
+            return Err(self.leave(scan, began)?);
+        }
+        if !self.desk.input.is_empty() {
+            match scan.parse(self.desk.input.unused(), &self.common.limits) {
+                Ok(Some(head)) => return self.begin(head),
+                Ok(None) => {}
+                Err(refusal) => return Err(self.refuse(&refusal)),
+            }
+        }
+        let nothing_came = self.desk.input.is_empty() && !self.client.stream.holds_part();
+        let began = if nothing_came { None } else { began.or(Some(self.now)) };
+        self.client.progress.stage = Stage::Head { scan, began };
+        // Answers to what came before don't wait for what comes next.
+        self.flush()?;
+        self.client.progress.blocked = None;
+        self.client.guard = None;
+        if began.is_some() {
+            self.client.guard = Some(self.desk.wait_group.guard());
+        }
+        match self.fill()? {
+            Filled::Bytes { .. } => Ok(()),
+            Filled::End if began.is_some() => Err(self.cut_in_head()),
+            Filled::End => Err(Step::Close(CloseReason::ClientClosed)),
+            // It is noted that something has begun.
+            Filled::Nothing if began.is_none() && self.client.stream.holds_part() => Ok(()),
+            Filled::Nothing => {
+                self.client.idle = began.is_none().then_some(self.now);
+                let deadline = began.map_or(Deadline::Idle(self.now), |began| {
+                    Deadline::At(began + self.common.timeouts.head)
+                });
+                Err(self.park(deadline))
+            }
+        }
+    }
+
+    /// The client has ended within a head.
+    fn cut_in_head(&mut self) -> Step {
+        self.refuse_unseen().unwrap_or(Step::Close(CloseReason::ClientCut))
+    }
+
+    /// A scan does not look at every piece: when no more comes, what would have been refused had it
+    /// come at once is refused so.
+    fn refuse_unseen(&mut self) -> Option<Step> {
+        let refusal = Scan::default().parse(self.desk.input.unused(), &self.common.limits).err()?;
+        Some(self.refuse(&refusal))
+    }
+
+    /// Whether the successor is to have this connection now, with what has been read and not answered.
+    fn departs(&self) -> bool {
+        self.desk.input.unused().len() <= PORTABLE_BYTES && self.common.parking.departs(self.client)
+    }
+
+    fn leave(&mut self, scan: Scan, began: Option<Instant>) -> Result<Step, Step> {
+        let began = if self.desk.input.is_empty() { None } else { began.or(Some(self.now)) };
+        self.client.progress.stage = Stage::Head { scan, began };
+        self.flush()?;
+        // What is begun counts until the successor has it.
+        self.client.guard = began.map(|_| self.desk.wait_group.guard());
+        self.client.idle = began.is_none().then_some(self.now);
+        self.client.buffered = self.desk.input.take();
+        self.client.answering = None;
+        Ok(Step::Leave)
+    }
+
+    /// A head is complete: what it asks for is checked before its body is read.
+    fn begin(&mut self, head: Head) -> Flow {
+        self.desk.input.consume(head.len);
+        if self.client.guard.is_none() {
+            self.client.guard = Some(self.desk.wait_group.guard());
+        }
+        self.client.served = self.client.served.saturating_add(1);
+        self.served = self.served.saturating_add(1);
+        let common = self.common;
+        let mut found = self.resolve(&head.parts);
+        let begun = Begun {
+            parts: head.parts,
+            text: head.text,
+            keep_alive: head.keep_alive,
+            expects: head.expect_continue,
+        };
+        if matches!(head.framing, Framing::None | Framing::Length(0)) {
+            return self.call(begun, found, Kind::Empty);
+        }
+
+        let limit = found.rules.limits.body_bytes.unwrap_or(common.limits.body_bytes);
+        let too_large = matches!(head.framing, Framing::Length(n) if n > limit);
+        let refusal =
+            found.refusal.take().or_else(|| too_large.then(|| plain(StatusCode::PAYLOAD_TOO_LARGE)));
+        if let Some(refusal) = refusal {
+            return self.refuse_unread(begun, found, refusal);
+        }
+        let decoder = Decoder::new(head.framing, &common.limits);
+        if found.rules.streaming {
+            self.client.progress.stage = Stage::Upload(Box::new((begun, decoder)));
+            return Ok(());
+        }
+        if begun.expects && self.desk.input.is_empty() {
+            self.desk.out.extend_from_slice(encode::CONTINUE);
+        }
+        let (stall, rate) = self.body_patience(&found.rules.limits);
+        let bounds = Bounds { memory: common.limits.body_memory_bytes, all: limit, stall, rate };
+        let collecting = Collecting::new(begun, decoder, bounds, &common.stores, self.now);
+        self.client.progress.stage = Stage::Body(Box::new(collecting));
+        Ok(())
+    }
+
+    /// How long a byte of a body may be waited for, and how fast they must come.
+    fn body_patience(&self, limits: &RouteLimits) -> (Duration, Rate) {
+        let common = self.common;
+        let bytes = limits.body_rate.unwrap_or(common.limits.body_rate);
+        let rate = Rate { grace: common.timeouts.rate_grace, bytes };
+        (limits.body_stall.unwrap_or(common.timeouts.body_stall).min(FAR), rate)
+    }
+
+    /// As `body_patience`, for what the client takes of its response.
+    fn response_patience(&self) -> (Duration, Rate) {
+        let (common, (stall, bytes)) = (self.common, self.client.progress.of_route);
+        let rate =
+            Rate { grace: common.timeouts.rate_grace, bytes: bytes.unwrap_or(common.limits.response_rate) };
+        (stall.unwrap_or(common.timeouts.response_stall).min(FAR), rate)
+    }
+
+    /// Asks the handler, which may be the user's own here, too.
+    fn resolve(&self, head: &Parts) -> Resolved<'a> {
+        let common = self.common;
+        #[expect(clippy::indexing_slicing, reason = "it is what its listener was given")]
+        let site = &common.sites[self.client.site];
+        catch_unwind(AssertUnwindSafe(|| site.handler.0.resolve(head))).unwrap_or_else(|panic| {
+            let what = || format!("{} {}", head.method, head.uri.path());
+            error!("{}: resolve panicked: {}", what(), panic_text(&*panic));
+            self.desk.tally.panicked();
+            let_go(panic, what);
+            Resolved { refusal: Some(plain(StatusCode::INTERNAL_SERVER_ERROR)), ..Resolved::default() }
+        })
+    }
+
+    fn body(&mut self, mut collecting: Box<Collecting>) -> Flow {
+        while !collecting.decoder.is_done() && !self.desk.input.is_empty() {
+            let input = self.desk.input.unused();
+            let decoded = match collecting.decoder.decode(input) {
+                Ok(decoded) => decoded,
+                Err(refusal) => {
+                    self.client.progress.stage = Stage::Body(collecting);
+                    return Err(self.refuse(&refusal));
+                }
+            };
+            let data = input.get(decoded.data).unwrap_or_default();
+            if let Err(e) = collecting.add(data, &self.common.stores) {
+                return self.refuse_body(collecting.into_begun(), &e);
+            }
+            self.desk.input.consume(decoded.consumed);
+        }
+        if collecting.decoder.is_done() {
+            let trailers = collecting.decoder.take_trailers();
+            if !trailers.is_empty() {
+                collecting.begun.parts.extensions.insert(Trailers(trailers));
+            }
+            return match collecting.finish() {
+                (begun, Ok(kind)) => {
+                    let found = self.resolve(&begun.parts);
+                    self.call(begun, found, kind)
+                }
+                (begun, Err(e)) => self.refuse_body(begun, &e),
+            };
+        }
+        let until = collecting.until(self.now);
+        self.client.progress.stage = Stage::Body(collecting);
+        self.flush()?;
+        match self.fill()? {
+            Filled::Bytes { .. } => Ok(()),
+            Filled::End => Err(Step::Close(CloseReason::ClientCut)),
+            Filled::Nothing => Err(self.park(Deadline::At(until))),
+        }
+    }
+
+    fn refuse_body(&mut self, begun: Begun, e: &CollectError) -> Flow {
+        let refusal = plain(self.body_status(e));
+        let found = self.resolve(&begun.parts);
+        self.refuse_unread(begun, found, refusal)
+    }
+
+    /// Nothing of its body, or no more of it, is read.
+    fn refuse_unread(&mut self, begun: Begun, mut found: Resolved<'_>, refusal: Response) -> Flow {
+        found.refusal = Some(refusal);
+        let asked = begun.asked(&found.rules.limits);
+        let response = self.run_handler(&asked, begun, found, Kind::Empty);
+        self.respond(&asked, response, unread())
+    }
+
+    fn body_status(&self, e: &CollectError) -> StatusCode {
+        match e {
+            CollectError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            CollectError::Full => {
+                warn!("temporary files hold as much as they may: 503");
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            CollectError::Disk(e) => {
+                error!("can't keep a request body in a temporary file: {e}");
+                StatusCode::INSUFFICIENT_STORAGE
+            }
+        }
+    }
+
+    /// A handler that reads the body while it arrives, on this worker, if the share allows.
+    fn upload(&mut self, waiting: Box<(Begun, Decoder)>) -> Flow {
+        self.client.progress.stage = Stage::Upload(waiting);
+        // What was answered before must not wait for this body.
+        self.flush()?;
+        if !self.in_share && !self.queue.enter_share() {
+            return Err(if self.hold() { Step::WaitForShare } else { self.too_much() });
+        }
+        self.in_share = true;
+        let Stage::Upload(waiting) = std::mem::take(&mut self.client.progress.stage) else { return Ok(()) };
+        let (begun, decoder) = *waiting;
+        let flow = self.upload_in_share(begun, decoder);
+        self.in_share = false;
+        self.queue.leave_share();
+        flow
+    }
+
+    fn upload_in_share(&mut self, begun: Begun, decoder: Decoder) -> Flow {
+        let common = self.common;
+        let found = self.resolve(&begun.parts);
+        let limit = found.rules.limits.body_bytes.unwrap_or(common.limits.body_bytes);
+        let len = decoder.remaining_hint();
+        let (stall, rate) = self.body_patience(&found.rules.limits);
+        let lease = Lease::new(Upload {
+            stream: self.client.stream.clone(),
+            input: self.desk.input.take(),
+            decoder,
+            left: limit,
+            expects: begun.expects,
+            failed: false,
+            stall,
+            rate,
+            received: 0,
+            waited: Duration::ZERO,
+        });
+        let asked = begun.asked(&found.rules.limits);
+        let kind = Kind::Source { source: Box::new(lease.clone()), left: len };
+        let response = self.run_handler(&asked, begun, found, kind);
+        self.drained = false;
+        let Some(upload) = lease.end() else { return self.respond(&asked, response, unread()) };
+        self.desk.input.load(&upload.input);
+        // The client is told of the close if that is known by now; where its body's length is not, as much is
+        // dropped as might have been read.
+        let budget = match len {
+            Some(_) => common.limits.discard_bytes,
+            None => common.limits.discard_bytes.max(limit),
+        };
+        let beyond = upload.decoder.announced() > budget;
+        let after = if upload.decoder.is_done() {
+            After::Keep
+        } else if upload.expects || upload.failed || beyond {
+            // It was never told to send, or what it sends is no body, or more than is worth reading.
+            unread()
+        } else {
+            After::Discard(upload.decoder, budget)
+        };
+        self.respond(&asked, response, after)
+    }
+
+    fn call(&mut self, begun: Begun, found: Resolved<'_>, kind: Kind) -> Flow {
+        let asked = begun.asked(&found.rules.limits);
+        let response = self.run_handler(&asked, begun, found, kind);
+        self.respond(&asked, response, After::Keep)
+    }
+
+    fn run_handler(
+        &mut self,
+        asked: &AskedOwned,
+        begun: Begun,
+        mut found: Resolved<'_>,
+        kind: Kind,
+    ) -> Response {
+        let common = self.common;
+        #[expect(clippy::indexing_slicing, reason = "it is what its listener was given")]
+        let site = &common.sites[self.client.site];
+        let pace = found.pace.unwrap_or(&site.pace);
+        if pace.is_long() {
+            // Neither queued work nor finished answers wait for it.
+            let is_deserted = common.parking.is_deserted(self.client.site);
+            if pace.blocks() {
+                self.queue.wake_for_rest(self.desk.place, is_deserted);
+            } else {
+                self.queue.wake_beside(is_deserted);
+            }
+            self.try_flush();
+        }
+        // Not `now`: since then there was a read, and its time is not the handler's.
+        let (run, head) = (pace.start(), &asked.head);
+        self.desk.sign.set(Some((head.clone(), run.begin())));
+        let body = Body::received(kind, Arc::clone(&self.client.origin), begun.text);
+        let mut request = Request::from_parts(begun.parts, body);
+        found.attach(&mut request);
+        let endpoint = found.endpoint.unwrap_or(&*site.handler.0);
+        let refusal = found.refusal.take();
+        let (outcome, panics) = collecting_panics(|| {
+            catch_unwind(AssertUnwindSafe(|| match refusal {
+                Some(refusal) => endpoint.refuse(request, refusal),
+                None => endpoint.call(request),
+            }))
+        });
+        self.now = Instant::now();
+        pace.finish(&run, self.now);
+        // Those that a wrapper has seen as a 500.
+        panics.into_iter().for_each(|panic| self.panicked(panic, head));
+        let response = outcome.unwrap_or_else(|panic| {
+            self.panicked(panic, head);
+            plain(StatusCode::INTERNAL_SERVER_ERROR)
+        });
+        self.desk.sign.set(None);
+        response
+    }
+
+    fn panicked(&self, panic: Box<dyn Any + Send>, head: &[u8]) {
+        let what = self.desk.sign.read().unwrap_or_default();
+        error!("a handler panicked ({}): {what}", panic_text(&*panic));
+        self.desk.tally.panicked();
+        let_go(panic, || method_and_path(head));
+    }
+
+    /// Decides, once, how the response goes out and what becomes of the connection.
+    fn respond(&mut self, asked: &AskedOwned, mut response: Response, after: After) -> Flow {
+        let status = response.status();
+        let ending = Ending::of(response.extensions_mut(), status);
+        self.send(asked, response, after, ending)
+    }
+
+    fn send(
+        &mut self,
+        asked: &AskedOwned,
+        response: Response,
+        after: After,
+        mut ending: Option<Ending>,
+    ) -> Flow {
+        let (parts, body) = response.into_parts();
+        let len = body.len();
+        let kind = body.into_kind();
+        let upgrade = matches!(kind, Kind::Upgrade(_));
+        let detaches = matches!(kind, Kind::Detached(_));
+        let closes = detaches || matches!(after, After::Close { .. });
+        let keep_alive = asked.keep_alive && !closes && self.may_keep();
+        let wants = Asked {
+            method: &asked.method,
+            version: asked.version,
+            keep_alive,
+            switches: upgrade && has_asked_for(&asked.head, &parts.headers, &self.common.limits),
+        };
+        let plan = match encode::plan(&wants, parts.status, &parts.headers, len, upgrade) {
+            // What is left of the body must not be taken for what is spoken next.
+            Ok(Plan { framing: BodyFraming::Upgrade, .. }) if !matches!(after, After::Keep) => {
+                Err(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            plan => plan,
+        };
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(status) => {
+                self.let_go((parts.extensions, kind), &asked.head);
+                ending.iter_mut().for_each(|ending| ending.set_status(status));
+                return self.send(asked, in_place(status, &parts.headers, &asked.head), after, ending);
+            }
+        };
+        let place = if plan.framing == BodyFraming::Upgrade || (detaches && plan.send_body) {
+            self.common.detached.place(upgrade)
+        } else {
+            None
+        };
+        if place.is_none() && (upgrade || (detaches && plan.send_body)) {
+            warn!("no thread is left for {}", method_and_path(&asked.head));
+            self.let_go((parts.extensions, kind), &asked.head);
+            ending.iter_mut().for_each(|ending| ending.set_status(StatusCode::SERVICE_UNAVAILABLE));
+            return self.send(asked, plain(StatusCode::SERVICE_UNAVAILABLE), after, ending);
+        }
+
+        // Of answers that wait together, the last one's holds.
+        self.client.progress.of_route = asked.patience;
+        let date = self.desk.date.get(self.now);
+        encode::head(&mut self.desk.out, asked.version, parts.status, &parts.headers, &plan, date);
+        self.desk.tally.response(parts.status.as_u16());
+        self.let_go(parts.extensions, &asked.head);
+        let after = match after {
+            After::Close { .. } => after,
+            After::Discard(..) if !plan.keep_alive => unread(),
+            After::Keep if !plan.keep_alive => {
+                After::Close { reason: self.why_close(asked), linger: asked.keep_alive }
+            }
+            kept => kept,
+        };
+        let outgoing = match kind {
+            Kind::Upgrade(speak) => {
+                self.client.buffered = self.desk.input.take();
+                return Err(self.detach(place, Task::Upgrade { speak, ending }, asked));
+            }
+            Kind::Detached(write) if plan.send_body => {
+                let task = Task::Stream { write, framing: plan.framing, ending };
+                return Err(self.detach(place, task, asked));
+            }
+            kind if plan.send_body => Outgoing::new(kind, plan.framing, &mut self.desk.out, COPY_BYTES),
+            kind => {
+                self.let_go(kind, &asked.head);
+                None
+            }
+        };
+        match outgoing {
+            Some(outgoing) => {
+                let head = asked.head.clone();
+                let responding = Responding { outgoing, after, head, ending };
+                self.client.progress.stage = Stage::Respond(Box::new(responding));
+                Ok(())
+            }
+            None => {
+                if let Some(mut ending) = ending {
+                    ending.set_bytes(if plan.send_body { len.unwrap_or(0) } else { 0 });
+                    ending.complete();
+                }
+                self.after(after)
+            }
+        }
+    }
+
+    fn detach(&mut self, place: Option<Place>, task: Task, asked: &AskedOwned) -> Step {
+        match place {
+            Some(place) => Step::Detach { place, task, what: method_and_path(&asked.head) },
+            None => Step::Close(CloseReason::Overload),
+        }
+    }
+
+    /// While draining, what the client has already sent is still answered; the last of it announces
+    /// the close.
+    fn may_keep(&self) -> bool {
+        let more_came = || {
+            let begun = !self.desk.input.unused().iter().all(|byte| b"\r\n".contains(byte));
+            // Who never stops asking is told all the same.
+            begun || (!self.common.parking.is_grace_over() && self.client.stream.peek() == Peek::Bytes)
+        };
+        self.client.served < self.common.limits.requests_per_connection
+            && match self.common.phase.get() {
+                Phase::HandedOver if self.common.parking.may_travel(self.client) => true,
+                phase => !phase.is_draining() || more_came(),
+            }
+    }
+
+    fn why_close(&self, asked: &AskedOwned) -> CloseReason {
+        if !asked.keep_alive {
+            CloseReason::ClientAsked
+        } else if self.client.served >= self.common.limits.requests_per_connection {
+            CloseReason::RequestLimit
+        } else if self.common.phase.get().is_draining() {
+            CloseReason::Drain
+        } else {
+            CloseReason::Response
+        }
+    }
+
+    /// Goes on with a response whose body is not all in `out`.
+    fn respond_on(&mut self, response: Box<Responding>) -> Flow {
+        // Its source is user code, too, and may be what keeps a worker.
+        self.desk.sign.set(Some((response.head.clone(), Instant::now())));
+        let pulled = self.pull_all(response);
+        self.desk.sign.set(None);
+        self.now = Instant::now();
+        self.after(pulled?)
+    }
+
+    fn pull_all(&mut self, mut response: Box<Responding>) -> Result<After, Step> {
+        // By a client that has not been waited for.
+        let mut taken = 0usize;
+        loop {
+            let sent = if response.outgoing.joins_head() {
+                Ok(Sent { bytes: 0, all: true })
+            } else {
+                response.outgoing.flush(&mut self.desk.out, &self.client.stream)
+            };
+            match sent {
+                Ok(sent) if sent.all => self.note_taken(sent),
+                Ok(sent) => {
+                    self.client.progress.stage = Stage::Respond(response);
+                    return Err(self.park_blocked(sent));
+                }
+                Err(e) => return Err(broken(&e)),
+            }
+            let is_deserted = self.common.parking.is_deserted(self.client.site);
+            match response.outgoing.pulls() {
+                Pulls::Nothing => {}
+                Pulls::File => self.queue.wake_beside(is_deserted),
+                Pulls::Source => self.queue.wake_for_rest(self.desk.place, is_deserted),
+            }
+            let Desk { piece, out, .. } = &mut *self.desk;
+            let stream = &self.client.stream;
+            let pulled = catch_unwind(AssertUnwindSafe(|| response.outgoing.pull(piece, out, stream)));
+            let Responding { outgoing, head, ending, .. } = &mut *response;
+            ending.iter_mut().for_each(|ending| ending.set_bytes(outgoing.given()));
+            // What has ended is whole, even if its end panics.
+            self.let_go(outgoing.take_ended(), head);
+            let what = || method_and_path(head);
+            match pulled {
+                Ok(Ok(Pulled::Piece)) => continue,
+                Ok(Ok(Pulled::Sent(bytes))) => {
+                    match &mut self.client.progress.blocked {
+                        Some(blocked) => blocked.take(bytes, Instant::now()),
+                        None => taken = taken.saturating_add(bytes),
+                    }
+                    continue;
+                }
+                Ok(Ok(Pulled::Blocked)) => {
+                    self.client.progress.stage = Stage::Respond(response);
+                    return Err(self.park_blocked(Sent { bytes: taken, all: false }));
+                }
+                Ok(Ok(Pulled::End)) => {
+                    ending.take().into_iter().for_each(Ending::complete);
+                    return Ok(response.after);
+                }
+                Ok(Err(e)) => {
+                    error!("{}: its response's source failed: {e}", what());
+                    self.let_go(e, head);
+                }
+                Err(panic) => {
+                    error!("{}: its response's source panicked: {}", what(), panic_text(&*panic));
+                    self.desk.tally.panicked();
+                    self.let_go(panic, head);
+                }
+            }
+            let step = cut(outgoing, CloseReason::ResponseFailed);
+            // The head, and answers before it, have not waited for a file's first piece.
+            self.try_flush();
+            let head = head.clone();
+            self.let_go(response, &head);
+            return Err(step);
+        }
+    }
+
+    /// A response is in `out` or beyond.
+    fn after(&mut self, after: After) -> Flow {
+        match after {
+            After::Keep => {}
+            After::Discard(decoder, budget) => {
+                let until = self.now + self.common.timeouts.body_stall;
+                self.client.progress.stage = Stage::Discard(Box::new((decoder, budget, until)));
+                return Ok(());
+            }
+            After::Close { reason, linger } => {
+                // The client's own end of TLS, unread, would be answered by a reset.
+                let whole = !linger && self.desk.input.is_empty() && !self.client.stream.is_bound_here();
+                self.client.progress.stage = Stage::closing(reason, linger);
+                self.flush_last()?;
+                self.say_end()?;
+                return Err(if whole { Step::Close(reason) } else { Step::Linger(reason) });
+            }
+        }
+        if self.desk.out.len() >= BATCH_BYTES {
+            self.flush()?;
+        }
+        if self.served >= TURN {
+            self.flush()?;
+            return Err(if self.hold() { Step::Requeue } else { self.too_much() });
+        }
+        Ok(())
+    }
+
+    /// Until a fixed time: what nobody wants is not waited for byte by byte.
+    fn discard(&mut self, (mut decoder, mut budget, until): (Decoder, u64, Instant)) -> Flow {
+        while !decoder.is_done() && !self.desk.input.is_empty() {
+            let decoded = match decoder.decode(self.desk.input.unused()) {
+                Ok(decoded) => decoded,
+                // Whatever comes next is no request; the answer is out, or goes out first.
+                Err(_) => return self.after(unread()),
+            };
+            self.desk.input.consume(decoded.consumed);
+            match budget.checked_sub(decoded.consumed as u64) {
+                Some(rest) => budget = rest,
+                None => return self.after(unread()),
+            }
+        }
+        if decoder.is_done() {
+            return Ok(());
+        }
+        self.client.progress.stage = Stage::Discard(Box::new((decoder, budget, until)));
+        self.flush()?;
+        match self.fill()? {
+            Filled::Bytes { .. } => Ok(()),
+            Filled::End => Err(Step::Close(CloseReason::ClientCut)),
+            Filled::Nothing => Err(self.park(Deadline::At(until))),
+        }
+    }
+
+    /// What is no request gets its answer, and nothing after it is read as one.
+    fn refuse(&mut self, refusal: &Refusal) -> Step {
+        debug!("refused: {} {}", refusal.status, refusal.reason);
+        self.client.served = self.client.served.saturating_add(1);
+        self.desk.tally.response(refusal.status.as_u16());
+        let to_head = match &self.client.progress.stage {
+            Stage::Body(collecting) => collecting.begun.parts.method == Method::HEAD,
+            Stage::Upload(waiting) => waiting.0.parts.method == Method::HEAD,
+            _ => is_to_head(self.desk.input.unused()) || is_to_head(&self.client.buffered),
+        };
+        let date = self.desk.date.get(self.now);
+        encode::refusal(&mut self.desk.out, refusal, to_head, date);
+        self.say_last(CloseReason::Refused)
+    }
+
+    /// The deadline passed while the connection was parked.
+    fn expire(&mut self) -> Step {
+        let reason = match &self.client.progress.stage {
+            Stage::Respond(response) => return cut(&response.outgoing, CloseReason::ResponseTimeout),
+            _ if !self.desk.out.is_empty() => return Step::Close(CloseReason::ResponseTimeout),
+            Stage::Discard(_) => return Step::Linger(CloseReason::BodyUnread),
+            Stage::Head { .. } => match self.refuse_unseen() {
+                Some(step) => return step,
+                None => CloseReason::HeadTimeout,
+            },
+            Stage::Body(_) | Stage::Upload(_) => CloseReason::BodyTimeout,
+        };
+        let refusal = Refusal { status: StatusCode::REQUEST_TIMEOUT, reason: "the request took too long" };
+        let _ = self.refuse(&refusal);
+        Step::Linger(reason)
+    }
+
+    fn say_last(&mut self, reason: CloseReason) -> Step {
+        self.client.progress.stage = Stage::closing(reason, true);
+        match self.flush_last() {
+            Ok(()) => Step::Linger(reason),
+            Err(step) => step,
+        }
+    }
+
+    /// Reads once, unless it is known that nothing is there.
+    fn fill(&mut self) -> Result<Filled, Step> {
+        if self.drained {
+            self.drained = false;
+            return Ok(Filled::Nothing);
+        }
+        let filled = self.desk.input.fill(&self.client.stream).map_err(|e| broken(&e))?;
+        if let Filled::Bytes { drained } = filled {
+            // An end that was announced with the bytes is not announced again.
+            self.drained = drained && !self.client.may_have_ended;
+        }
+        Ok(filled)
+    }
+
+    /// Writes what is in `out`; ends the turn if the socket does not take it all.
+    fn flush(&mut self) -> Flow {
+        self.flush_by(outgoing::write_out)
+    }
+
+    /// As `flush`, before a step that shuts our side.
+    fn flush_last(&mut self) -> Flow {
+        self.flush_by(outgoing::write_last)
+    }
+
+    fn flush_by(&mut self, write: impl Fn(&mut Vec<u8>, &Stream) -> io::Result<Sent>) -> Flow {
+        if self.desk.out.is_empty() {
+            return Ok(());
+        }
+        match write(&mut self.desk.out, &self.client.stream) {
+            Ok(sent) if sent.all => {
+                self.note_taken(sent);
+                Ok(())
+            }
+            Ok(sent) => Err(self.park_blocked(sent)),
+            Err(e) => Err(broken(&e)),
+        }
+    }
+
+    /// As `flush`, for what TLS says at the end.
+    fn say_end(&mut self) -> Flow {
+        match self.client.stream.say_end() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.park_blocked(Sent { bytes: 0, all: false })),
+            Err(e) => Err(broken(&e)),
+        }
+    }
+
+    /// Writes what the socket takes now; what it does not stays for the next flush.
+    fn try_flush(&mut self) {
+        if !self.desk.out.is_empty() {
+            let _ = outgoing::write_out(&mut self.desk.out, &self.client.stream);
+        }
+    }
+
+    fn note_taken(&mut self, sent: Sent) {
+        if let Some(blocked) = &mut self.client.progress.blocked {
+            blocked.take(sent.bytes, Instant::now());
+        }
+    }
+
+    /// Parks until the client takes more.
+    fn park_blocked(&mut self, sent: Sent) -> Step {
+        let (stall, rate) = self.response_patience();
+        let progress = &mut self.client.progress;
+        progress.unsent = std::mem::take(&mut self.desk.out);
+        // It is counted by its length.
+        progress.unsent.shrink_to_fit();
+        let until = Blocked::park(&mut progress.blocked, sent.bytes, Instant::now(), stall, rate);
+        if let Err(e) = self.common.parking.poll_write(self.client) {
+            return broken(&e);
+        }
+        self.park(Deadline::At(until))
+    }
+
+    fn park(&mut self, deadline: Deadline) -> Step {
+        if let Stage::Respond(response) = &mut self.client.progress.stage {
+            response.shorten_head();
+        }
+        if !self.hold() {
+            return self.too_much();
+        }
+        Step::Park(deadline)
+    }
+
+    /// Takes along what is read and not answered, and what is not sent; false if that is more than
+    /// may be held in all.
+    fn hold(&mut self) -> bool {
+        self.client.buffered = self.desk.input.take();
+        self.client.answering = match &self.client.progress.stage {
+            Stage::Respond(response) if response.outgoing.ends_with_connection() => {
+                Some(Answering::UntilClose)
+            }
+            Stage::Respond(_) => Some(Answering::Framed),
+            _ if !self.client.progress.unsent.is_empty() => Some(Answering::Framed),
+            Stage::Discard(_) => Some(Answering::Whole),
+            _ => None,
+        };
+        let progress = &mut self.client.progress;
+        let held = [
+            self.client.buffered.len(),
+            progress.unsent.len(),
+            progress.stage.held(),
+            self.client.stream.hold(),
+        ];
+        let bytes = held.iter().fold(0, |sum: u64, n| sum.saturating_add(*n as u64));
+        if bytes == 0 {
+            return true;
+        }
+        progress.held.get_or_insert_with(|| self.common.stores.memory.share()).hold(bytes)
+    }
+
+    /// Memory is for those who are there already.
+    fn too_much(&mut self) -> Step {
+        warn!("connections hold as many bytes as they may: one is closed");
+        if let Stage::Respond(response) = &self.client.progress.stage {
+            return cut(&response.outgoing, CloseReason::Overload);
+        }
+        if !self.client.progress.unsent.is_empty() {
+            return Step::Close(CloseReason::Overload);
+        }
+        let refusal = Refusal {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            reason: "too many requests are half received",
+        };
+        let _ = self.refuse(&refusal);
+        Step::Linger(CloseReason::Overload)
+    }
+}
+
+/// What goes out instead of a response that can't be one.
+fn in_place(status: StatusCode, theirs: &HeaderMap, head: &[u8]) -> Response {
+    match theirs.get(UPGRADE) {
+        // RFC 9110 §15.5.22: it says to what.
+        Some(protocols) if status == StatusCode::UPGRADE_REQUIRED => {
+            return plain(status).with_header(UPGRADE, protocols.clone());
+        }
+        _ if status == StatusCode::INTERNAL_SERVER_ERROR => {
+            let why = "1xx is for upgrades, with 101, their Upgrade field and a request body that was read";
+            error!("a response that can't be one: {}: {why}", method_and_path(head));
+        }
+        _ => {}
+    }
+    plain(status)
+}
+
+fn unread() -> After {
+    After::Close { reason: CloseReason::BodyUnread, linger: true }
+}
+
+/// The client must see that the response is incomplete: where its framing can't show it, by a reset.
+fn cut(outgoing: &Outgoing, reason: CloseReason) -> Step {
+    if outgoing.ends_with_connection() { Step::Reset(reason) } else { Step::Close(reason) }
+}
+
+fn broken(e: &io::Error) -> Step {
+    debug!("connection broken: {e}");
+    Step::Close(CloseReason::Broken)
+}

@@ -1,0 +1,240 @@
+//! Where a request comes from: what its connection and its process tell a handler.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Weak};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt};
+
+use crate::base::phase::PhaseWatch;
+#[cfg(feature = "tls")]
+use crate::net::tls::TlsInfo;
+
+/// Made once per connection, with TLS once more after the handshake, and shared by its requests.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    /// None for a unix socket.
+    pub(crate) peer: Option<SocketAddr>,
+    /// None where there is no connection.
+    pub(crate) socket: Option<Socket>,
+    pub(crate) phase: PhaseWatch,
+    pub(crate) generation: u32,
+    /// None without TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<TlsInfo>,
+}
+
+impl Origin {
+    pub(crate) fn new(peer: Option<SocketAddr>, phase: PhaseWatch, generation: u32) -> Origin {
+        Origin {
+            peer,
+            socket: None,
+            phase,
+            generation,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
+    pub(crate) fn client_gone(&self) -> bool {
+        self.socket.as_ref().is_some_and(Socket::has_ended)
+    }
+
+    pub(crate) fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.socket.as_ref().and_then(Socket::credentials)
+    }
+}
+
+/// A client's socket, for as long as somebody else has it: whoever asks keeps no connection open.
+#[derive(Clone, Debug)]
+pub(crate) struct Socket(Weak<dyn AsFd + Send + Sync>);
+
+impl Socket {
+    pub(crate) fn of<S: AsFd + Send + Sync + 'static>(socket: &Arc<S>) -> Socket {
+        let socket: Weak<S> = Arc::downgrade(socket);
+        Socket(socket)
+    }
+
+    /// The client has shut its side or reset it, or the server has closed.
+    fn has_ended(&self) -> bool {
+        let Some(socket) = self.0.upgrade() else { return true };
+        // Errors and hang-ups are told unasked.
+        let ended = PollFlags::from_bits_retain(libc::POLLRDHUP);
+        loop {
+            match poll(&mut [PollFd::new(socket.as_fd(), ended)], PollTimeout::ZERO) {
+                Ok(n) => return n > 0,
+                Err(Errno::EINTR) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    fn credentials(&self) -> Option<PeerCredentials> {
+        PeerCredentials::of(self.0.upgrade()?.as_fd())
+    }
+}
+
+/// Who has connected to a unix socket, as the kernel knows it (`SO_PEERCRED`).
+///
+/// They are those of the process that called `connect`, at that time. It may have passed the socket
+/// on since, or have ended, and its pid be another's by now: what a client may do is to be decided by
+/// `uid` and `gid`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerCredentials {
+    /// None if it is in a pid namespace that can't be seen from here.
+    pub pid: Option<u32>,
+    /// Its effective user. One that this user namespace has no number for is 65534.
+    pub uid: u32,
+    /// Its effective group, likewise.
+    pub gid: u32,
+}
+
+impl PeerCredentials {
+    /// None if it is no unix socket.
+    fn of(socket: BorrowedFd<'_>) -> Option<PeerCredentials> {
+        let found = getsockopt(&socket, sockopt::PeerCredentials).ok()?;
+        // Where nobody is known the kernel says -1.
+        let known = found.uid() != u32::MAX;
+        let pid = u32::try_from(found.pid()).ok().filter(|pid| *pid != 0);
+        known.then(|| PeerCredentials { pid, uid: found.uid(), gid: found.gid() })
+    }
+}
+
+/// [`RequestExt::client_gone`](crate::RequestExt::client_gone) to take along where the request does
+/// not go. Clones are cheap and tell the same.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use std::io::Read;
+///
+/// /// A long computation, given up when nobody waits for it any more.
+/// fn primes(req: Request) -> Body {
+///     let client = req.client_watch();
+///     let mut from = 2..u64::MAX;
+///     Body::from_pieces(move |piece| {
+///         for n in from.by_ref().take(100_000).filter(|n| (2..*n).all(|d| n % d > 0)) {
+///             if client.gone() {
+///                 return Ok(false);
+///             }
+///             piece.extend_from_slice(format!("{n}\n").as_bytes());
+///         }
+///         Ok(true)
+///     })
+/// }
+/// # Router::new().get("/primes", primes).check().unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct ClientWatch(Option<Arc<Origin>>);
+
+impl ClientWatch {
+    pub(crate) fn of(origin: Option<Arc<Origin>>) -> ClientWatch {
+        ClientWatch(origin)
+    }
+
+    /// Whether the client has ended the connection, see
+    /// [`RequestExt::client_gone`](crate::RequestExt::client_gone), or the server has, because all was
+    /// said, or because the connection went on to another process.
+    pub fn gone(&self) -> bool {
+        self.0.as_ref().is_some_and(|origin| origin.client_gone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+    use std::time::{Duration, Instant};
+
+    use nix::unistd::{getegid, geteuid};
+    use socket2::SockRef;
+
+    use super::*;
+
+    fn watch(socket: Socket) -> ClientWatch {
+        let origin = Origin { socket: Some(socket), ..Origin::new(None, PhaseWatch::new(), 1) };
+        ClientWatch::of(Some(Arc::new(origin)))
+    }
+
+    /// The news may take a moment, even on one host.
+    fn is_told(watch: &ClientWatch) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !watch.gone() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        watch.gone()
+    }
+
+    fn connected() -> (TcpStream, Arc<TcpStream>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, Arc::new(listener.accept().unwrap().0))
+    }
+
+    #[test]
+    fn a_client_of_tcp_ends_in_three_ways() {
+        let ends: [fn(TcpStream) -> Option<TcpStream>; 3] = [
+            |client| {
+                drop(client);
+                None
+            },
+            |client| {
+                client.shutdown(Shutdown::Write).unwrap();
+                Some(client)
+            },
+            |client| {
+                SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+                None
+            },
+        ];
+        for end in ends {
+            let (mut client, server) = connected();
+            let watch = watch(Socket::of(&server));
+            assert!(!watch.gone());
+            client.write_all(b"not read").unwrap();
+            assert!(!watch.gone(), "who has said something is there");
+            let _kept = end(client);
+            assert!(is_told(&watch));
+        }
+    }
+
+    #[test]
+    fn a_client_of_a_unix_socket_ends_in_two() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let server = Arc::new(server);
+        let closed = watch(Socket::of(&server));
+        client.write_all(b"not read").unwrap();
+        assert!(!closed.gone());
+        drop(client);
+        assert!(closed.gone());
+        let (client, server) = UnixStream::pair().unwrap();
+        let server = Arc::new(server);
+        let shut = watch(Socket::of(&server));
+        assert!(!shut.gone());
+        client.shutdown(Shutdown::Write).unwrap();
+        assert!(shut.gone());
+    }
+
+    #[test]
+    fn what_is_closed_here_is_gone_and_not_kept_open() {
+        let (client, server) = connected();
+        let watch = watch(Socket::of(&server));
+        drop(server);
+        assert!(watch.gone());
+        assert_eq!(client.peek(&mut [0]).unwrap(), 0, "the client sees the end");
+        assert!(!ClientWatch::of(None).gone());
+    }
+
+    #[test]
+    fn who_has_connected() {
+        let (_client, server) = UnixStream::pair().unwrap();
+        let found = PeerCredentials::of(server.as_fd()).unwrap();
+        let own = (Some(std::process::id()), geteuid().as_raw(), getegid().as_raw());
+        assert_eq!((found.pid, found.uid, found.gid), own);
+        let (_client, server) = connected();
+        assert_eq!(PeerCredentials::of(server.as_fd()), None);
+    }
+}

@@ -1,0 +1,432 @@
+//! Bound sockets: made from the text given to `listen`, or from a descriptor inherited with it.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::base::error::{Error, Kind};
+use crate::base::log::{info, warn};
+use crate::base::sys;
+use crate::net::stream::Stream;
+#[cfg(feature = "tls")]
+use crate::net::tls::Tls;
+
+/// What the kernel holds for us while nobody accepts, unless a listener says otherwise.
+pub(crate) const BACKLOG: i32 = 1024;
+
+/// How long a handshake that has begun may take to its end when a listener is closed: one round trip.
+const ROUND_TRIP: Duration = Duration::from_millis(50);
+
+/// The most that the kernel takes for TCP_KEEPIDLE.
+const LONGEST_IDLE: Duration = Duration::from_secs(32_767);
+
+/// A listener as it is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// By this text.
+    pub(crate) name: String,
+    pub(crate) site: usize,
+    /// Accepts at the connection limit, too.
+    pub(crate) reserved: bool,
+    pub(crate) backlog: i32,
+    /// After which silence clients are probed.
+    pub(crate) keepalive: Option<Duration>,
+    /// None: plain text.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Tls>,
+}
+
+impl Wanted {
+    pub(crate) fn new(name: String, site: usize) -> Wanted {
+        Wanted {
+            name,
+            site,
+            reserved: false,
+            backlog: BACKLOG,
+            keepalive: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}
+
+/// A bound socket.
+#[derive(Clone, Debug)]
+pub(crate) struct Listener {
+    pub(crate) wanted: Wanted,
+    pub(crate) fd: Arc<OwnedFd>,
+    kind: ListenerKind,
+}
+
+#[derive(Clone, Debug)]
+enum ListenerKind {
+    Tcp(SocketAddr),
+    /// With the inode of the socket file as we found or made it.
+    Unix {
+        path: PathBuf,
+        inode: Option<u64>,
+    },
+}
+
+impl Listener {
+    /// Binds `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`.
+    pub(crate) fn bind(wanted: Wanted) -> Result<Listener, Error> {
+        let name = &*wanted.name;
+        let failed = |e: io::Error| {
+            Error::io(Kind::Bind, format!("can't listen on {}{}", shown(name), advice(name, &e)), e)
+        };
+        let socket = match name.strip_prefix("unix:") {
+            // The kernel would invent a name.
+            Some("") => return Err(failed(ErrorKind::InvalidInput.into())),
+            Some(path) => bind_unix(Path::new(path)).map_err(failed)?,
+            None => bind_first(name.to_socket_addrs().map_err(failed)?.collect()).map_err(failed)?,
+        };
+        socket.listen(wanted.backlog).map_err(failed)?;
+        Listener::adopt(wanted, socket.into())
+    }
+
+    /// Takes a listening socket that was inherited by that name.
+    pub(crate) fn adopt(wanted: Wanted, fd: OwnedFd) -> Result<Listener, Error> {
+        let name = &*wanted.name;
+        let odd = |e: io::Error| Error::io(Kind::Inherit, format!("the listener {name} is odd"), e);
+        let socket = SockRef::from(&fd);
+        // Shared with every generation, and so from birth.
+        socket.set_nonblocking(true).map_err(odd)?;
+        let local = socket.local_addr().map_err(odd)?;
+        let kind = match (local.as_socket(), name.strip_prefix("unix:")) {
+            (Some(address), None) => {
+                // Inherited by accepted sockets, which saves a call for each.
+                socket.set_tcp_nodelay(true).map_err(odd)?;
+                ListenerKind::Tcp(address)
+            }
+            (None, Some(path)) => {
+                let path = std::path::absolute(path).map_err(odd)?;
+                let inode = fs::symlink_metadata(&path).map(|m| m.ino()).ok();
+                ListenerKind::Unix { path, inode }
+            }
+            _ => return Err(odd(io::Error::other("not of the family its name says"))),
+        };
+        Ok(Listener { wanted, fd: Arc::new(fd), kind })
+    }
+
+    /// Gives the kernel's queue the length that was asked for, as accepting begins: the socket is shared, and
+    /// the generation before or after us, which may serve in our place, may have asked for another.
+    pub(crate) fn claim_backlog(&self) {
+        if let Err(e) = SockRef::from(&*self.fd).listen(self.wanted.backlog) {
+            warn!("can't set the backlog of {}: {e}", self.address());
+        }
+    }
+
+    /// Where clients connect, as text.
+    pub(crate) fn address(&self) -> String {
+        match &self.kind {
+            ListenerKind::Tcp(address) => address.to_string(),
+            ListenerKind::Unix { path, .. } => format!("unix:{}", path.display()),
+        }
+    }
+
+    pub(crate) fn is_unix(&self) -> bool {
+        matches!(self.kind, ListenerKind::Unix { .. })
+    }
+
+    pub(crate) fn socket_addr(&self) -> Option<SocketAddr> {
+        match &self.kind {
+            ListenerKind::Tcp(address) => Some(*address),
+            ListenerKind::Unix { .. } => None,
+        }
+    }
+
+    /// A connection that waits, or `WouldBlock`.
+    pub(crate) fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+        let (fd, peer) = sys::accept(self.fd.as_fd())?;
+        if let (Some(idle), false) = (self.wanted.keepalive, self.is_unix()) {
+            let keepalive = TcpKeepalive::new().with_time(idle.min(LONGEST_IDLE));
+            // Refused by what is gone already, which shows when it is read.
+            let _ = SockRef::from(&fd).set_tcp_keepalive(&keepalive);
+        }
+        let stream = Stream::new(fd, self.is_unix());
+        let peer = peer.filter(|_| !self.is_unix());
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.wanted.tls {
+            return Ok((stream.secured(tls), peer));
+        }
+        Ok((stream, peer))
+    }
+
+    /// For a process that stops and is the last to have the listener: nobody new connects from here
+    /// on. Gives how long those may still arrive who had begun to.
+    pub(crate) fn refuse_new(&self) -> Duration {
+        let socket = SockRef::from(&*self.fd);
+        if self.is_unix() {
+            self.unlink();
+            // Refuses at once, and what waits can still be accepted.
+            let _ = socket.shutdown(Shutdown::Read);
+            return Duration::ZERO;
+        }
+        match socket.attach_filter(&no_strangers()) {
+            Ok(()) => ROUND_TRIP,
+            Err(e) => {
+                warn!("can't filter {}: {e}: who connects while it is closed may be reset", self.address());
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// Ends it for whoever else has it: a child of ours between fork and exec would keep it open.
+    pub(crate) fn shut(&self) {
+        let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Read);
+    }
+
+    /// Removes a unix socket's path, unless somebody else has put another one there.
+    pub(crate) fn unlink(&self) {
+        let ListenerKind::Unix { path, inode } = &self.kind else { return };
+        let now = fs::symlink_metadata(path).map(|m| m.ino()).ok();
+        if now.is_some() && now == *inode {
+            match fs::remove_file(path) {
+                Ok(()) => info!("removed {}", path.display()),
+                Err(e) => warn!("can't remove {}: {e}", path.display()),
+            }
+        }
+    }
+}
+
+/// A text that is empty can't be seen.
+fn shown(name: &str) -> &str {
+    if name.is_empty() { "\"\"" } else { name }
+}
+
+/// What to do about it.
+fn advice(name: &str, e: &io::Error) -> &'static str {
+    let is_path = name.starts_with("unix:");
+    match e.kind() {
+        ErrorKind::AddrInUse => ": another process has it; stop that, or take another address",
+        ErrorKind::AlreadyExists => ": remove it, or take another path",
+        ErrorKind::PermissionDenied if is_path => ": check the folder's permissions",
+        ErrorKind::PermissionDenied => ": ports below 1024 need CAP_NET_BIND_SERVICE",
+        ErrorKind::AddrNotAvailable => ": this host has no such address",
+        ErrorKind::NotFound | ErrorKind::NotADirectory if is_path => ": its folder must exist",
+        ErrorKind::InvalidInput => ": want ADDRESS:PORT, HOST:PORT or unix:PATH",
+        _ if name.starts_with(':') => ": for all addresses of this host want 0.0.0.0:PORT or [::]:PORT",
+        // What the resolver says has no kind.
+        _ if !is_path && e.raw_os_error().is_none() => ": check the host's name",
+        _ => "",
+    }
+}
+
+/// A classic BPF program for a TCP listener, which sees segments from the TCP header on, whatever the
+/// IP version: those with SYN and without ACK are dropped, so no handshake begins. A client repeats
+/// its SYN after a second, and is refused if the listener is closed by then.
+fn no_strangers() -> [SockFilter; 5] {
+    const FLAGS_AT: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    #[expect(clippy::cast_possible_truncation, reason = "these are short")]
+    let code = |code: u32| code as u16;
+    [
+        SockFilter::new(code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS), 0, 0, FLAGS_AT),
+        SockFilter::new(code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K), 0, 0, SYN | ACK),
+        SockFilter::new(code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K), 0, 1, SYN),
+        SockFilter::new(code(libc::BPF_RET | libc::BPF_K), 0, 0, 0),
+        SockFilter::new(code(libc::BPF_RET | libc::BPF_K), 0, 0, u32::MAX),
+    ]
+}
+
+/// The first address that can be bound, IPv4 first: what `localhost` means to most clients.
+fn bind_first(mut addresses: Vec<SocketAddr>) -> io::Result<Socket> {
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    let mut last = io::Error::new(ErrorKind::InvalidInput, "the name has no address");
+    for address in addresses {
+        match bind_tcp(address) {
+            Ok(socket) => return Ok(socket),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn bind_unix(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let address = SockAddr::unix(path)?;
+    match socket.bind(&address) {
+        Err(e) if e.kind() == ErrorKind::AddrInUse && !is_socket(path) => {
+            return Err(io::Error::new(ErrorKind::AlreadyExists, "what is there is no socket"));
+        }
+        Err(e) if e.kind() == ErrorKind::AddrInUse && is_stale(&address) => {
+            info!("{} is left from a server that is gone: removed", path.display());
+            fs::remove_file(path)?;
+            socket.bind(&address)?;
+        }
+        other => other?,
+    }
+    Ok(socket)
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
+}
+
+/// Nobody listens there. Asked without waiting: a live server's backlog may be full.
+fn is_stale(address: &SockAddr) -> bool {
+    let asked = Socket::new(Domain::UNIX, Type::STREAM, None).and_then(|socket| {
+        socket.set_nonblocking(true)?;
+        socket.connect(address)
+    });
+    asked.is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{IpAddr, TcpStream};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn bind(name: &str) -> Result<Listener, Error> {
+        Listener::bind(Wanted::new(name.to_owned(), 0))
+    }
+
+    fn connect(listener: &Listener, host: &str, within: Duration) -> io::Result<TcpStream> {
+        let host: IpAddr = host.parse().unwrap();
+        TcpStream::connect_timeout(&(host, listener.socket_addr().unwrap().port()).into(), within)
+    }
+
+    /// Until it has come, which on one host is no question of time.
+    fn accepted(listener: &Listener) -> Stream {
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => return stream,
+                Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+            }
+        }
+    }
+
+    #[test]
+    fn who_has_begun_to_connect_comes_in_and_nobody_else() {
+        const BRIEF: Duration = Duration::from_millis(100);
+        let families =
+            [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1"), ("[::]:0", "::1")];
+        for (name, host) in families {
+            let Ok(listener) = bind(name) else {
+                eprintln!("SKIPPED: this host can't listen on {name}");
+                continue;
+            };
+            let waiting = connect(&listener, host, BRIEF).unwrap();
+            // From here on a handshake ends with the client's first byte.
+            sys::set_option(listener.fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 9);
+            let mut begun = connect(&listener, host, BRIEF).unwrap();
+
+            assert_eq!(listener.refuse_new(), ROUND_TRIP);
+            let stranger = connect(&listener, host, BRIEF).unwrap_err();
+            assert_eq!(stranger.kind(), ErrorKind::TimedOut, "{name} {host}");
+            begun.write_all(b"hello").unwrap();
+            for client in [waiting, begun] {
+                let (stream, peer) = (accepted(&listener), client.local_addr().unwrap());
+                let Stream::Tcp(inner) = &stream else { panic!("of another family") };
+                assert_eq!(inner.peer_addr().unwrap().port(), peer.port());
+                stream.drop_filter();
+                let none = SockRef::from(&stream).detach_filter().unwrap_err();
+                assert_eq!(none.raw_os_error(), Some(libc::ENOENT), "it is let go of");
+            }
+
+            listener.shut();
+            let refused = connect(&listener, host, BRIEF).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "although it is still open");
+        }
+    }
+
+    #[test]
+    fn one_that_takes_no_filter_is_closed_without_delay() {
+        let listener = bind("127.0.0.1:0").unwrap();
+        sys::set_option(listener.fd.as_fd(), libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1);
+        assert_eq!(listener.refuse_new(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_unix_socket_refuses_at_once_and_gives_who_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, moved) = (folder.path().join("socket"), folder.path().join("moved"));
+        let listener = bind(&format!("unix:{}", path.display())).unwrap();
+        let waiting = [(); 3].map(|()| UnixStream::connect(&path).unwrap());
+        // Who has found the path before it is removed.
+        fs::hard_link(&path, &moved).unwrap();
+        assert_eq!(listener.refuse_new(), Duration::ZERO);
+        assert_eq!(UnixStream::connect(&path).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(UnixStream::connect(&moved).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        for _ in &waiting {
+            listener.accept().unwrap();
+        }
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+
+    /// How many can connect to it until the kernel takes no more.
+    fn backlog_of(listener: &Listener, path: &Path) -> usize {
+        let address = SockAddr::unix(path).unwrap();
+        let connect = || {
+            let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            client.set_nonblocking(true)?;
+            client.connect(&address).map(|()| client)
+        };
+        let waiting: Vec<Socket> = std::iter::from_fn(|| connect().ok()).collect();
+        assert_eq!(connect().unwrap_err().kind(), ErrorKind::WouldBlock);
+        for _ in &waiting {
+            listener.accept().unwrap();
+        }
+        // The kernel takes one more than it is told.
+        waiting.len() - 1
+    }
+
+    #[test]
+    fn its_backlog_is_that_of_who_accepts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let wanted = |backlog| {
+            let wanted = Wanted::new(format!("unix:{}", path.display()), 0);
+            Wanted { backlog, ..wanted }
+        };
+        let old = Listener::bind(wanted(3)).unwrap();
+        assert_eq!(backlog_of(&old, &path), 3);
+        let new = Listener::adopt(wanted(7), old.fd.try_clone().unwrap()).unwrap();
+        assert_eq!(backlog_of(&new, &path), 3, "only prepared: the old one serves");
+        new.claim_backlog();
+        assert_eq!(backlog_of(&new, &path), 7);
+        old.claim_backlog();
+        assert_eq!(backlog_of(&old, &path), 3, "after a rollback");
+    }
+
+    #[test]
+    fn connections_are_probed_as_asked() {
+        let wanted = |keepalive| Wanted { keepalive, ..Wanted::new("127.0.0.1:0".to_owned(), 0) };
+        let plain = Listener::bind(wanted(None)).unwrap();
+        let minute = Duration::from_secs(60);
+        let idles = [
+            (None, None),
+            (Some(minute), Some(minute)),
+            (Some(Duration::MAX), Some(LONGEST_IDLE)),
+            // As a generation that does not ask for it.
+            (None, None),
+        ];
+        for (asked, set) in idles {
+            let listener = Listener::adopt(wanted(asked), plain.fd.try_clone().unwrap()).unwrap();
+            let _client = connect(&listener, "127.0.0.1", Duration::from_secs(20)).unwrap();
+            let stream = accepted(&listener);
+            let socket = SockRef::from(&stream);
+            let idle = socket.keepalive().unwrap().then(|| socket.tcp_keepalive_time().unwrap());
+            assert_eq!(idle, set);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Sockets: the acceptor, parked connections, the workers and their queue, TLS. Nothing here knows HTTP.
+
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+pub(crate) mod acceptor;
+pub(crate) mod conn_info;
+pub(crate) mod listener;
+pub(crate) mod scheduler;
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+pub(crate) mod slots;
+pub(crate) mod stream;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;

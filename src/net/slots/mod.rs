@@ -1,0 +1,331 @@
+//! The slot table: where a connection rests while nobody works on it, and how the acceptor and a
+//! worker never both have it, and never lose an event of it.
+//!
+//! Events are edge-triggered and registered once. One that comes while a worker has the connection
+//! is kept in the slot, and the worker that wants to park finds it there and goes on instead.
+
+use std::sync::{OnceLock, PoisonError};
+
+use crate::base::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
+
+/// Slots are made this many at a time, when first needed.
+const CHUNK: usize = if cfg!(loom) { 2 } else { 256 };
+
+/// A place in the table, and which of its tenants is meant: events of earlier ones are void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotId {
+    index: u32,
+    tenant: u32,
+}
+
+impl SlotId {
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.tenant) << 32 | u64::from(self.index)
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> SlotId {
+        SlotId { index: bits as u32, tenant: (bits >> 32) as u32 }
+    }
+}
+
+/// What rests in the table: `T` is a connection.
+#[derive(Debug)]
+pub(crate) struct Slots<T> {
+    chunks: Box<[Chunk<T>]>,
+    free: Mutex<Vec<u32>>,
+    taken: AtomicUsize,
+}
+
+type Chunk<T> = OnceLock<Box<[Slot<T>]>>;
+
+#[derive(Debug)]
+struct Slot<T> {
+    content: Mutex<Content<T>>,
+    /// In ticks; 0 for none. Beside the lock, so that a sweep touches nothing else.
+    deadline: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Content<T> {
+    tenant: u32,
+    state: State<T>,
+}
+
+#[derive(Debug)]
+enum State<T> {
+    Free,
+    /// In the queue, with a worker or on a thread of its own.
+    Away {
+        event: bool,
+    },
+    Parked(T),
+}
+
+impl<T> Slots<T> {
+    /// A table of `capacity` slots, all free.
+    pub(crate) fn new(capacity: usize) -> Slots<T> {
+        let capacity = capacity.min(1 << 30);
+        Slots {
+            chunks: (0..capacity.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect(),
+            free: Mutex::new((0..capacity as u32).rev().collect()),
+            taken: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes a free slot for a connection that is not parked yet. None: all are taken.
+    pub(crate) fn claim(&self) -> Option<SlotId> {
+        let index = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+        self.taken.fetch_add(1, Ordering::SeqCst);
+        let mut content = self.content(index);
+        content.state = State::Away { event: false };
+        Some(SlotId { index, tenant: content.tenant })
+    }
+
+    /// Gives the slot of a closed connection back; how many are still taken.
+    pub(crate) fn release(&self, id: SlotId) -> usize {
+        let slot = self.slot(id.index);
+        {
+            let mut content = lock(slot);
+            debug_assert_eq!(content.tenant, id.tenant);
+            content.tenant = content.tenant.wrapping_add(1);
+            content.state = State::Free;
+            slot.deadline.store(0, Ordering::Relaxed);
+        }
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(id.index);
+        self.taken.fetch_sub(1, Ordering::SeqCst) - 1
+    }
+
+    /// Gives back what was claimed and not used.
+    pub(crate) fn release_all(&self, ids: Vec<SlotId>) {
+        for id in ids {
+            self.release(id);
+        }
+    }
+
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(Ordering::SeqCst)
+    }
+
+    /// Parks what is away, until an event or the deadline. Given back if an event came meanwhile.
+    pub(crate) fn park(&self, id: SlotId, tenant: T, deadline: u32) -> Result<(), T> {
+        let slot = self.slot(id.index);
+        let mut content = lock(slot);
+        debug_assert_eq!(content.tenant, id.tenant);
+        match content.state {
+            State::Away { event: true } => {
+                content.state = State::Away { event: false };
+                Err(tenant)
+            }
+            _ => {
+                content.state = State::Parked(tenant);
+                slot.deadline.store(deadline, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
+
+    /// An event came: takes what is parked; for what is away the event is kept.
+    pub(crate) fn take(&self, id: SlotId) -> Option<T> {
+        let slot = self.existing(id.index)?;
+        let mut content = lock(slot);
+        if content.tenant != id.tenant {
+            return None;
+        }
+        if let State::Away { event } = &mut content.state {
+            *event = true;
+            return None;
+        }
+        take_parked(&mut content)
+    }
+
+    /// Takes what is parked with a deadline at or before `now`.
+    pub(crate) fn take_expired(&self, now: u32) -> Vec<T> {
+        let expired = |slot: &Slot<T>| (1..=now).contains(&slot.deadline.load(Ordering::Relaxed));
+        let mut taken = Vec::new();
+        for slot in self.all().filter(|slot| expired(slot)) {
+            let mut content = lock(slot);
+            // Looked at again under the lock: it may have been taken and parked anew.
+            if expired(slot) {
+                taken.extend(take_parked(&mut content));
+            }
+        }
+        taken
+    }
+
+    /// Takes what is parked and wanted, `most` of it, from the place `from` on; the place to go on
+    /// from, None when all have been looked at.
+    pub(crate) fn take_wanted(
+        &self,
+        from: usize,
+        most: usize,
+        wanted: impl Fn(&T) -> bool,
+    ) -> (Vec<T>, Option<usize>) {
+        let mut taken = Vec::new();
+        for (place, slot) in self.all().enumerate().skip(from) {
+            if taken.len() == most {
+                return (taken, Some(place));
+            }
+            let mut content = lock(slot);
+            if matches!(&content.state, State::Parked(tenant) if wanted(tenant)) {
+                taken.extend(take_parked(&mut content));
+            }
+        }
+        (taken, None)
+    }
+
+    /// Moves deadlines of what is parked: `f` gets each with its deadline.
+    pub(crate) fn redate(&self, f: impl Fn(&T, u32) -> u32) {
+        for slot in self.all() {
+            let content = lock(slot);
+            if let State::Parked(tenant) = &content.state {
+                let deadline = f(tenant, slot.deadline.load(Ordering::Relaxed));
+                slot.deadline.store(deadline, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Slot<T>> {
+        self.chunks.iter().filter_map(OnceLock::get).flat_map(|chunk| chunk.iter())
+    }
+
+    fn content(&self, index: u32) -> MutexGuard<'_, Content<T>> {
+        lock(self.slot(index))
+    }
+
+    fn slot(&self, index: u32) -> &Slot<T> {
+        let (chunk, place) = (index as usize / CHUNK, index as usize % CHUNK);
+        let empty = || Slot {
+            content: Mutex::new(Content { tenant: 0, state: State::Free }),
+            deadline: AtomicU32::new(0),
+        };
+        &self.chunks[chunk].get_or_init(|| (0..CHUNK).map(|_| empty()).collect())[place]
+    }
+
+    fn existing(&self, index: u32) -> Option<&Slot<T>> {
+        self.chunks.get(index as usize / CHUNK)?.get()?.get(index as usize % CHUNK)
+    }
+}
+
+fn lock<T>(slot: &Slot<T>) -> MutexGuard<'_, Content<T>> {
+    slot.content.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn take_parked<T>(content: &mut Content<T>) -> Option<T> {
+    match std::mem::replace(&mut content.state, State::Away { event: false }) {
+        State::Parked(tenant) => Some(tenant),
+        other => {
+            content.state = other;
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn what_is_parked_is_taken_by_one_event() {
+        let slots = Slots::new(10);
+        let id = slots.claim().unwrap();
+        assert_eq!(SlotId::from_bits(id.to_bits()), id);
+        slots.park(id, "a", 0).unwrap();
+        assert_eq!(slots.take(id), Some("a"));
+        assert_eq!(slots.take(id), None, "away: the event is kept");
+        assert_eq!(slots.park(id, "a", 0), Err("a"), "and given to who wants to park");
+        assert_eq!(slots.park(id, "a", 0), Ok(()), "once");
+    }
+
+    #[test]
+    fn an_event_of_an_earlier_tenant_is_void() {
+        let slots = Slots::new(1);
+        let old = slots.claim().unwrap();
+        assert_eq!(slots.release(old), 0);
+        let new = slots.claim().unwrap();
+        assert!(slots.claim().is_none(), "full");
+        slots.park(new, "b", 0).unwrap();
+        assert_eq!(slots.take(old), None);
+        assert_eq!(slots.take(SlotId { index: 7_000, tenant: 0 }), None, "no such slot");
+        assert_eq!(slots.take(new), Some("b"));
+        assert_eq!(slots.taken(), 1);
+    }
+
+    #[test]
+    fn deadlines_expire_and_move() {
+        let slots = Slots::new(600);
+        let ids: Vec<SlotId> = (0..4).map(|_| slots.claim().unwrap()).collect();
+        for (id, deadline) in ids.iter().zip([0, 5, 6, 9]) {
+            slots.park(*id, deadline, deadline).unwrap();
+        }
+        assert_eq!(slots.take_expired(4), [0u32; 0]);
+        assert_eq!(slots.take_expired(6), [5, 6]);
+        slots.redate(|tenant, deadline| if *tenant == 0 { 7 } else { deadline });
+        assert_eq!(slots.take_expired(8), [0]);
+    }
+
+    #[test]
+    fn what_is_wanted_is_taken_piece_by_piece_and_what_is_away_is_not() {
+        let slots = Slots::new(600);
+        let ids: Vec<SlotId> = (0..300).map(|_| slots.claim().unwrap()).collect();
+        for (n, id) in ids.iter().enumerate().skip(1) {
+            slots.park(*id, n, 0).unwrap();
+        }
+        let (mut all, mut from) = (Vec::new(), Some(0));
+        while let Some(place) = from {
+            let (some, next) = slots.take_wanted(place, 7, |n| n % 2 == 0);
+            assert!(some.len() <= 7);
+            all.extend(some);
+            from = next;
+        }
+        all.sort_unstable();
+        assert_eq!(all, (2..300).step_by(2).collect::<Vec<_>>());
+        assert_eq!(slots.take(ids[3]), Some(3));
+        assert_eq!(slots.take(ids[2]), None, "away now");
+    }
+
+    /// One thread gives events, one parks and goes on: whatever the order, each event is seen, and
+    /// the tenant is never in two places.
+    #[test]
+    fn no_event_is_lost_between_acceptor_and_worker() {
+        const EVENTS: usize = 20_000;
+        let slots = Arc::new(Slots::new(1));
+        let id = slots.claim().unwrap();
+        let pending = Arc::new(AtomicUsize::new(0));
+        let (to_worker, work) = std::sync::mpsc::channel::<Box<usize>>();
+        let worker = {
+            let (slots, pending) = (Arc::clone(&slots), Arc::clone(&pending));
+            thread::Builder::new()
+                .spawn(move || {
+                    let mut seen = 0;
+                    for mut tenant in work {
+                        loop {
+                            // What an event announced must be there for who was called by it.
+                            seen += pending.swap(0, Ordering::AcqRel);
+                            *tenant += 1;
+                            match slots.park(id, tenant, 0) {
+                                Ok(()) => break,
+                                Err(again) => tenant = again,
+                            }
+                        }
+                    }
+                    seen
+                })
+                .unwrap()
+        };
+        to_worker.send(Box::new(0)).unwrap();
+        for _ in 0..EVENTS {
+            pending.fetch_add(1, Ordering::AcqRel);
+            if let Some(tenant) = slots.take(id) {
+                to_worker.send(tenant).unwrap();
+            }
+        }
+        drop(to_worker);
+        assert_eq!(worker.join().unwrap(), EVENTS);
+    }
+}
+
+#[cfg(test)]
+mod loom_tests;

@@ -1,0 +1,85 @@
+//! A socket and the TLS on it, together.
+
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::Stream;
+use crate::net::tls::{Failure, Handshake, Session, Tls, TlsInfo};
+
+/// A socket with TLS on it.
+#[derive(Debug)]
+pub(crate) struct Secured {
+    pub(super) socket: Stream,
+    session: Mutex<Session>,
+}
+
+impl Secured {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stream {
+    /// Begins TLS, with the client's first byte.
+    pub(crate) fn secured(self, tls: &Tls) -> Stream {
+        let session = Mutex::new(Session::new(tls.clone()));
+        Stream::Tls(Arc::new(Secured { socket: self, session }))
+    }
+
+    /// Whether TLS has to be agreed upon before anything can be read or written.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        matches!(self, Stream::Tls(s) if s.lock().is_handshaking())
+    }
+
+    /// Goes on with the handshake as far as it gets.
+    pub(crate) fn shake_hands(&self) -> Result<Handshake, Failure> {
+        match self {
+            Stream::Tls(s) => s.lock().shake_hands(&mut Raw(&s.socket)),
+            _ => Ok(Handshake::Done),
+        }
+    }
+
+    /// When the handshake began, if it has.
+    pub(crate) fn began(&self) -> Option<Instant> {
+        match self {
+            Stream::Tls(s) => s.lock().began(),
+            _ => None,
+        }
+    }
+
+    /// What was agreed upon.
+    pub(crate) fn tls_info(&self) -> Option<TlsInfo> {
+        match self {
+            Stream::Tls(s) => s.lock().info(),
+            _ => None,
+        }
+    }
+
+    /// Writes beneath TLS, for who has not begun to speak it.
+    pub(crate) fn write_in_the_clear(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tls(s) => s.socket.write(bytes),
+            _ => self.write(bytes),
+        }
+    }
+}
+
+/// What is beneath TLS.
+pub(super) struct Raw<'a>(pub(super) &'a Stream);
+
+impl Read for Raw<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl Write for Raw<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

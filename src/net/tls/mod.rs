@@ -1,0 +1,151 @@
+//! TLS: certificates from files, which connections take, and what a handler may ask of one. What is
+//! spoken within is not its business.
+
+mod certificates;
+mod session;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::base::error::Error;
+
+use certificates::{Loaded, Spec};
+pub(crate) use session::{Failure, Handshake, Session};
+
+/// What a TLS listener needs: certificates with their keys, and whose clients may come.
+///
+/// Plain data until [`Server::serve`](crate::Server::serve), which reads the files and says what is
+/// wrong with them. TLS 1.2 and 1.3, by `rustls`; the protocol within is HTTP/1.1, and ALPN says so.
+///
+/// A clone steers the same listener: [`Tls::reload`] reads the files anew. A successor reads them when
+/// it starts, so that a handover takes up new certificates, too.
+///
+/// ```no_run
+/// use heirloom::prelude::*;
+/// use heirloom::Tls;
+///
+/// fn main() -> Result<(), heirloom::Error> {
+///     let tls = Tls::from_files("cert.pem", "key.pem");
+///     let renewed = tls.clone();
+///     let router = Router::new().post("/renewed", move |_: Request| match renewed.reload() {
+///         Ok(()) => (StatusCode::OK, "new connections get the new certificate\n".to_owned()),
+///         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("the old one stays: {e}\n")),
+///     });
+///     Server::new(router).listen_tls("0.0.0.0:8443", tls).serve()
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Tls {
+    spec: Arc<Spec>,
+    current: Current,
+}
+
+/// What new connections are given; None before `serve`.
+type Current = Arc<RwLock<Option<Arc<Loaded>>>>;
+
+impl Tls {
+    /// A certificate (PEM, with the chain that leads to its authority behind it) and its private key
+    /// (PEM: PKCS#8, SEC1 or PKCS#1, not encrypted). Both may be in one file.
+    pub fn from_files(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Tls {
+        let none = Spec { pairs: Vec::new(), clients: None };
+        Tls { spec: Arc::new(none), current: Arc::default() }.and_files(certificate, key)
+    }
+
+    /// A further certificate. A client gets the first whose names contain the one it asks for (SNI) and
+    /// whose kind of key it can check; else the first of all.
+    #[must_use]
+    pub fn and_files(self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Tls {
+        self.with(|spec| spec.pairs.push((certificate.into(), key.into())))
+    }
+
+    /// Mutual TLS: a client must show a certificate that an authority in this file (PEM) has issued.
+    /// Who has none does not come through the handshake.
+    #[must_use]
+    pub fn require_clients(self, authorities: impl Into<PathBuf>) -> Tls {
+        self.with(|spec| spec.clients = Some((authorities.into(), true)))
+    }
+
+    /// As [`Tls::require_clients`], but a client without a certificate is let in, too. The handler sees
+    /// which it is ([`TlsInfo::client_certificates`]).
+    #[must_use]
+    pub fn request_clients(self, authorities: impl Into<PathBuf>) -> Tls {
+        self.with(|spec| spec.clients = Some((authorities.into(), false)))
+    }
+
+    /// Reads the files anew. New connections get what is in them; those that are open keep what they
+    /// have.
+    ///
+    /// # Errors
+    /// What is wrong, and with which file. Then all stays as it was.
+    pub fn reload(&self) -> Result<(), Error> {
+        let loaded = self.spec.load()?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(loaded));
+        Ok(())
+    }
+
+    /// What a connection that begins now is given.
+    fn current(&self) -> Option<Arc<Loaded>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another listener's from here on, if there are clones.
+    fn with(mut self, change: impl FnOnce(&mut Spec)) -> Tls {
+        change(Arc::make_mut(&mut self.spec));
+        self.current = Arc::default();
+        self
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("files", &self.spec).finish_non_exhaustive()
+    }
+}
+
+/// What a TLS connection has agreed upon, by [`RequestExt::tls`](crate::RequestExt::tls).
+///
+/// ```
+/// use heirloom::prelude::*;
+///
+/// fn who(req: Request) -> String {
+///     match req.tls() {
+///         Some(tls) => format!("{} for {}\n", tls.version(), tls.server_name().unwrap_or("nobody")),
+///         None => "plain text\n".to_owned(),
+///     }
+/// }
+/// let mut response = who.call(http::Request::get("/").body(Body::empty()).unwrap());
+/// assert_eq!(response.body_mut().read_text().unwrap(), "plain text\n");
+/// ```
+#[derive(Debug)]
+pub struct TlsInfo {
+    version: &'static str,
+    cipher_suite: String,
+    server_name: Option<Box<str>>,
+    client_certificates: Vec<Vec<u8>>,
+}
+
+impl TlsInfo {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub fn version(&self) -> &str {
+        self.version
+    }
+
+    /// The cipher suite by its name at IANA, such as `TLS_AES_256_GCM_SHA384`.
+    pub fn cipher_suite(&self) -> &str {
+        &self.cipher_suite
+    }
+
+    /// The host that the client asked for in its handshake (SNI). None if it named none, as for an IP
+    /// address. The `Host` field of a request may name another.
+    pub fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
+    }
+
+    /// The client's certificate and what it sent with it, as DER, its own first: issued by an
+    /// authority of [`Tls::require_clients`] or [`Tls::request_clients`], and valid when it was shown.
+    /// Empty if the client was not asked, or has none.
+    pub fn client_certificates(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.client_certificates.iter().map(Vec::as_slice)
+    }
+}

@@ -1,0 +1,336 @@
+//! The spawner's seat: starts the program again with the listeners and both channels, and knows
+//! when its child is dead. It says nothing on the channels; that is the predecessor's part.
+
+use std::env;
+use std::ffi::{CString, OsStr, OsString};
+use std::fmt;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::channel::Channel;
+use super::state_file::StateFile;
+use super::{Command, Hello, Message, escape};
+use crate::base::log::{debug, info, warn};
+use crate::base::sys;
+
+/// The variable by which a successor knows what it inherits.
+pub(crate) const VARIABLE: &str = "HEIRLOOM_HANDOVER";
+/// What a successor finds from here on: listeners, then the lifecycle and the connection channel,
+/// the file with the user's state, and the user's files.
+pub(crate) const FIRST_FD: i32 = 3;
+
+/// Between the closing of a dying process's descriptors and its end, in milliseconds.
+const LAST_BREATH: u16 = 500;
+
+/// Of a command that is told to the successor; a byte takes up to three, a line has 64 KiB.
+const COMMAND_BYTES: usize = 16 << 10;
+
+/// How this process was started, so that it can be started again.
+#[derive(Debug)]
+pub(crate) struct Program {
+    path: PathBuf,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    cwd: Option<PathBuf>,
+    /// Signals blocked when the first generation was started.
+    pub(crate) blocked: SigSet,
+}
+
+impl Program {
+    /// Notes path, arguments, environment and working directory as they are now. `executable`
+    /// takes the place of the path this process was started by.
+    ///
+    /// `command` is how a predecessor started us: a script in between that had the program take its
+    /// own place is not seen from here, but its successor is to be run in turn.
+    pub(crate) fn capture(
+        executable: Option<&Path>,
+        command: Option<&Command>,
+        blocked: SigSet,
+    ) -> io::Result<Program> {
+        let cwd = first_cwd();
+        let handed = command.map(|command| PathBuf::from(OsString::from_vec(command.path.clone())));
+        let path = executable.map(Path::to_path_buf).or(handed).or_else(sys::executable);
+        let path = path.map_or_else(env::current_exe, Ok)?;
+        let path = match &cwd {
+            Some(cwd) => cwd.join(path),
+            None => path,
+        };
+        let argv: Vec<OsString> = match command {
+            Some(command) => command.argv.iter().map(|arg| OsString::from_vec(arg.clone())).collect(),
+            None => env::args_os().collect(),
+        };
+        let argv = argv.into_iter().map(c_string).collect::<io::Result<_>>()?;
+        let env = env::vars_os()
+            .filter(|(key, _)| key != VARIABLE)
+            .map(|(key, value)| variable(&key, &value))
+            .collect::<io::Result<_>>()?;
+        Ok(Program { path, argv, env, cwd, blocked })
+    }
+
+    /// None where it is too long for a message: then the successor goes by what it sees.
+    pub(crate) fn command(&self) -> Option<Command> {
+        let argv: Vec<Vec<u8>> = self.argv.iter().map(|arg| arg.as_bytes().to_vec()).collect();
+        let bytes = argv
+            .iter()
+            .fold(self.path.as_os_str().len(), |sum, arg| sum.saturating_add(arg.len()).saturating_add(1));
+        (bytes <= COMMAND_BYTES).then(|| Command { path: self.path.as_os_str().as_bytes().to_vec(), argv })
+    }
+
+    /// The directory to start in: None, the present one, if the first one is gone or is that.
+    fn cwd(&self) -> Option<CString> {
+        let cwd = self.cwd.as_deref()?;
+        match (fs::metadata(cwd), fs::metadata(".")) {
+            (Ok(first), Ok(now)) if same_inode(&first, &now) => None,
+            (Ok(first), _) if first.is_dir() => c_string(cwd.as_os_str().to_owned()).ok(),
+            _ => {
+                warn!("handover: the working directory {} is gone: the present one is used", cwd.display());
+                None
+            }
+        }
+    }
+}
+
+/// `$PWD` if it names the working directory, so that a symlink in it is looked up anew.
+fn first_cwd() -> Option<PathBuf> {
+    let pwd = env::var_os("PWD").map(PathBuf::from).filter(|pwd| pwd.is_absolute());
+    let named = pwd.filter(|pwd| match (fs::metadata(pwd), fs::metadata(".")) {
+        (Ok(pwd), Ok(here)) => same_inode(&pwd, &here),
+        _ => false,
+    });
+    named.or_else(|| env::current_dir().ok())
+}
+
+fn same_inode(a: &fs::Metadata, b: &fs::Metadata) -> bool {
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+fn c_string(text: OsString) -> io::Result<CString> {
+    CString::new(text.into_vec()).map_err(|e| io::Error::new(ErrorKind::InvalidInput, e))
+}
+
+fn variable(key: &OsStr, value: &OsStr) -> io::Result<CString> {
+    c_string([key, value].join(OsStr::new("=")))
+}
+
+/// Why no child was started.
+#[derive(Debug)]
+pub(crate) struct SpawnError {
+    /// The executable is open for writing: a copy may be under way.
+    pub(crate) busy: bool,
+    text: String,
+}
+
+impl SpawnError {
+    fn new(path: &Path, e: &io::Error) -> SpawnError {
+        let advice = match e.raw_os_error() {
+            Some(libc::ENOENT) => ": put it back, or check its #! line",
+            Some(libc::EACCES) => ": check its x bit and that its file system is not mounted noexec",
+            Some(libc::ENOEXEC) => ": it is no program for this machine",
+            Some(libc::ETXTBSY) => ": it is being written",
+            Some(libc::EMFILE) => ": out of file descriptors, raise the limit (ulimit -n)",
+            Some(libc::ENFILE) => ": this host is out of file descriptors",
+            Some(libc::EAGAIN) => ": out of processes, raise the limit (ulimit -u, pids.max)",
+            Some(libc::ENOMEM) => ": out of memory",
+            _ => "",
+        };
+        SpawnError {
+            busy: e.raw_os_error() == Some(libc::ETXTBSY),
+            text: format!("can't start {}: {e}{advice}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A started generation, and the predecessor's ends of its channels.
+#[derive(Debug)]
+pub(crate) struct Offspring {
+    pub(crate) child: Child,
+    pub(crate) lifecycle: Channel,
+    pub(crate) connections: OwnedFd,
+    pub(crate) state: StateFile,
+}
+
+/// Starts the next generation. `hello` waits for it in the channel.
+pub(crate) fn spawn(
+    program: &Program,
+    listeners: &[(String, BorrowedFd<'_>)],
+    files: &[(String, BorrowedFd<'_>)],
+    hello: Hello,
+) -> Result<Offspring, SpawnError> {
+    let failed = |e: io::Error| SpawnError::new(&program.path, &e);
+    let (mut lifecycle, its_lifecycle) = Channel::pair().map_err(failed)?;
+    lifecycle.ask_who_speaks().map_err(failed)?;
+    lifecycle.send(&Message::Hello(hello));
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let (connections, its_connections) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(|e| failed(e.into()))?;
+
+    let mut fds: Vec<BorrowedFd<'_>> = listeners.iter().map(|(_, fd)| *fd).collect();
+    let state = StateFile::new().map_err(failed)?;
+    fds.extend([its_lifecycle.as_fd(), its_connections.as_fd(), state.as_fd()]);
+    fds.extend(files.iter().map(|(_, fd)| *fd));
+    let inode = fs_inode(its_lifecycle.as_fd()).map_err(failed)?;
+    let inodes = fds.iter().map(|fd| Ok(fs_inode(*fd)?.to_string())).collect::<io::Result<Vec<_>>>();
+    let inodes = inodes.map_err(failed)?.join(",");
+    let (listeners, files) = (names(listeners), names(files));
+    let mut env = program.env.clone();
+    let note = format!("channel={inode};listeners={listeners};state=1;files={files};sockets={inodes}");
+    env.push(variable(VARIABLE.as_ref(), note.as_ref()).map_err(failed)?);
+
+    let path = c_string(program.path.clone().into_os_string()).map_err(failed)?;
+    let cwd = program.cwd();
+    // HUP and USR1, USR2 wait until the child can hear them; TERM, INT and QUIT end it.
+    let mut mask = program.blocked;
+    mask.add(Signal::SIGHUP);
+    mask.add(Signal::SIGUSR1);
+    mask.add(Signal::SIGUSR2);
+    let mut defaults = SigSet::empty();
+    // Rust's runtime ignores SIGPIPE; a program that we start was not asked about it.
+    defaults.add(Signal::SIGPIPE);
+    let pid = sys::spawn(&sys::Spawn {
+        path: &path,
+        argv: &program.argv,
+        env: &env,
+        cwd: cwd.as_deref(),
+        fds: &fds,
+        mask: &mask,
+        defaults: &defaults,
+    })
+    .map_err(failed)?;
+    info!("handover: started {} as child {pid}", program.path.display());
+    Ok(Offspring { child: Child::new(pid), lifecycle, connections, state })
+}
+
+fn names(fds: &[(String, BorrowedFd<'_>)]) -> String {
+    fds.iter().map(|(name, _)| escape(name.as_bytes())).collect::<Vec<_>>().join(",")
+}
+
+fn fs_inode(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(nix::sys::stat::fstat(fd)?.st_ino)
+}
+
+/// A process of ours, to be killed or reaped. Dropping it does neither.
+#[derive(Debug)]
+pub(crate) struct Child {
+    process: Process,
+    /// The generation itself, where our child is a script that waits for it.
+    below: Option<Process>,
+    end: Option<String>,
+}
+
+#[derive(Debug)]
+struct Process {
+    pid: Pid,
+    /// None on kernels without pidfds: then only the end of its channel tells of its death.
+    pidfd: Option<OwnedFd>,
+}
+
+impl Process {
+    fn new(pid: Pid) -> Process {
+        let pidfd = sys::pidfd_open(pid).map_err(|e| debug!("no pidfd for {pid}: {e}")).ok();
+        Process { pid, pidfd }
+    }
+
+    fn ends_within(&self, milliseconds: u16) -> bool {
+        self.pidfd.as_ref().is_some_and(|pidfd| {
+            let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, milliseconds).is_ok_and(|ready| ready > 0)
+        })
+    }
+}
+
+impl Child {
+    fn new(pid: Pid) -> Child {
+        Child { process: Process::new(pid), below: None, end: None }
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.process.pid
+    }
+
+    /// Who serves: the child, or whom it waits for.
+    pub(crate) fn server(&self) -> Pid {
+        self.below.as_ref().map_or(self.process.pid, |below| below.pid)
+    }
+
+    /// `pid` has spoken for it. True if that is news: our child is a script, and there is another
+    /// end to be watched.
+    pub(crate) fn speaks_by(&mut self, pid: Pid) -> bool {
+        let news = pid != self.server();
+        if news {
+            self.below = Some(Process::new(pid));
+        }
+        news
+    }
+
+    /// Readable when the child, or whom it waits for, has ended.
+    pub(crate) fn pidfds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [Some(&self.process), self.below.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter_map(|process| process.pidfd.as_ref().map(AsFd::as_fd))
+    }
+
+    /// How the child ended, if it has; reaps it.
+    pub(crate) fn end(&mut self) -> Option<&str> {
+        if self.end.is_none() {
+            self.end = self.wait(WaitPidFlag::WNOHANG);
+        }
+        self.end.as_deref()
+    }
+
+    /// Whether the generation is no more: whom our child waits for outlives it, or does not.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        match &self.below {
+            Some(below) => below.ends_within(0),
+            None => self.end().is_some(),
+        }
+    }
+
+    /// For a child that is about to end: its channel has, or it said so.
+    pub(crate) fn wait_briefly(&mut self) {
+        if self.end.is_none() {
+            let _ = self.process.ends_within(LAST_BREATH);
+        }
+    }
+
+    /// Kills it, and whom it waits for, and reaps it.
+    pub(crate) fn kill(&mut self) {
+        if let Some(pidfd) = self.below.as_ref().and_then(|below| below.pidfd.as_ref()) {
+            let _ = sys::pidfd_kill(pidfd.as_fd());
+        }
+        if self.end().is_none() {
+            let _ = kill(self.process.pid, Signal::SIGKILL);
+            self.end = self.wait(WaitPidFlag::empty());
+        }
+    }
+
+    fn wait(&self, flags: WaitPidFlag) -> Option<String> {
+        loop {
+            return match waitpid(self.process.pid, Some(flags)) {
+                Ok(WaitStatus::Exited(_, code)) => Some(format!("exited with status {code}")),
+                Ok(WaitStatus::Signaled(_, signal, _)) => Some(format!("was killed by {signal}")),
+                Ok(_) => None,
+                Err(Errno::EINTR) => continue,
+                // Somebody else reaped it (a SIGCHLD handler of the user's): dead all the same.
+                Err(_) => Some("is gone".to_owned()),
+            };
+        }
+    }
+}

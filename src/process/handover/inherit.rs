@@ -1,0 +1,244 @@
+//! The successor's seat: am I one? Proves what it inherits and takes it over.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{getsockopt, sockopt};
+
+use super::channel::Channel;
+use super::child::{FIRST_FD, VARIABLE};
+use super::state_file::StateFile;
+use super::{Hello, Message, unescape};
+use crate::base::error::{Error, Kind};
+use crate::base::log::{info, warn};
+use crate::base::sys;
+
+/// The predecessor wrote its HELLO before it started us.
+const HELLO_WAIT: Duration = Duration::from_secs(5);
+
+/// What a predecessor leaves.
+#[derive(Debug)]
+pub(crate) struct Inheritance {
+    /// By the text given to `listen`.
+    pub(crate) listeners: Vec<(String, OwnedFd)>,
+    pub(crate) lifecycle: Channel,
+    pub(crate) connections: OwnedFd,
+    /// None: the predecessor's version has no such thing.
+    pub(crate) state: Option<StateFile>,
+    pub(crate) predecessor: Hello,
+}
+
+/// What there was, when this process looked.
+#[derive(Debug)]
+enum Found {
+    Nothing,
+    /// A variable that is not meant for this process, and how that shows.
+    Void(String),
+    Left(Inheritance),
+    /// It has been used.
+    Taken,
+}
+
+/// None: not yet looked.
+static ADOPTED: Mutex<Option<Found>> = Mutex::new(None);
+
+/// What the user's program of the generation before has passed on and this one has not yet taken.
+static FILES: Mutex<BTreeMap<String, OwnedFd>> = Mutex::new(BTreeMap::new());
+
+/// A descriptor that the generation before passed on by this name, once.
+pub(crate) fn take_file(name: &str) -> Option<OwnedFd> {
+    FILES.lock().unwrap_or_else(PoisonError::into_inner).remove(name)
+}
+
+/// Closes what this generation has no use for.
+pub(crate) fn close_files() {
+    let files = std::mem::take(&mut *FILES.lock().unwrap_or_else(PoisonError::into_inner));
+    for (name, _) in files {
+        info!("handover: nobody asked for the file {name}: closed");
+    }
+}
+
+/// Takes over what a predecessor left, once; `take` gives it away.
+///
+/// # Errors
+/// When the variable is meant for this process, but what it names is not there. A variable that is
+/// not meant for it stops nobody.
+pub(crate) fn adopt() -> Result<(), Error> {
+    let mut adopted = ADOPTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if adopted.is_none() {
+        *adopted = Some(look()?);
+    }
+    Ok(())
+}
+
+/// What `adopt` found, the first time it is asked; then there is a log to be written to, too.
+pub(crate) fn take() -> Option<Inheritance> {
+    let mut adopted = ADOPTED.lock().unwrap_or_else(PoisonError::into_inner);
+    match adopted.replace(Found::Taken) {
+        Some(Found::Left(inheritance)) => {
+            let predecessor = &inheritance.predecessor;
+            info!("handover: child of {}, which is generation {}", predecessor.pid, predecessor.generation);
+            Some(inheritance)
+        }
+        Some(Found::Void(why)) => {
+            warn!("{VARIABLE} is void, starting afresh: {why}");
+            None
+        }
+        Some(Found::Nothing | Found::Taken) | None => None,
+    }
+}
+
+fn look() -> Result<Found, Error> {
+    let Some(value) = env::var_os(VARIABLE) else { return Ok(Found::Nothing) };
+    let void = |why: &str| Ok(Found::Void(why.to_owned()));
+    let Some(note) = Note::parse(&value) else { return void("no predecessor has written it") };
+    let listeners = i32::try_from(note.listeners.len()).ok();
+    let Some(channel) = listeners.and_then(|n| FIRST_FD.checked_add(n)) else {
+        return void("no predecessor has written it");
+    };
+    if sys::socket_inode(channel) != Some(note.inode) {
+        let is_left = |(fd, inode): (i32, &u64)| sys::socket_inode(fd).is_some_and(|found| found == *inode);
+        if (FIRST_FD..).zip(&note.sockets).any(is_left) {
+            return Err(taken(channel, "the lifecycle channel", "something else"));
+        }
+        // A copy in the environment of some process below a server.
+        return void(&format!("descriptor {channel} is not the channel that it names"));
+    }
+    let mut lifecycle = Channel::new(inherit(channel, "the lifecycle channel")?)
+        .map_err(|e| Error::io(Kind::Inherit, "can't use the lifecycle channel", e))?;
+    let rest = take_over(&mut lifecycle, channel.saturating_add(1), note);
+    // The predecessor's log says it, too.
+    let (listeners, connections, state, predecessor) =
+        rest.inspect_err(|e| lifecycle.send(&Message::Failed { reason: e.to_string() }))?;
+    Ok(Found::Left(Inheritance { listeners, lifecycle, connections, state, predecessor }))
+}
+
+type Rest = (Vec<(String, OwnedFd)>, OwnedFd, Option<StateFile>, Hello);
+
+fn take_over(lifecycle: &mut Channel, next: i32, note: Note) -> Result<Rest, Error> {
+    let connections = inherit(next, "the connection channel")?;
+    let mut next = next.saturating_add(1);
+    let mut state = None;
+    if note.has_state {
+        state = Some(inherit(next, "the state file")?.into());
+        next = next.saturating_add(1);
+    }
+    for (fd, name) in (next..).zip(note.files) {
+        let file = inherit(fd, &format!("the file {name}"))?;
+        FILES.lock().unwrap_or_else(PoisonError::into_inner).insert(name, file);
+    }
+    let mut inherited = Vec::new();
+    for (fd, name) in (FIRST_FD..).zip(note.listeners) {
+        let what = format!("the listener {name}");
+        let listener = inherit(fd, &what)?;
+        prove_listening(&listener).map_err(|e| taken(fd, &what, &e.to_string()))?;
+        inherited.push((name, listener));
+    }
+    let predecessor = hello(lifecycle)
+        .map_err(|e| Error::io(Kind::Inherit, "no HELLO from the predecessor, whose listeners we have", e))?;
+    Ok((inherited, connections, state, predecessor))
+}
+
+fn inherit(fd: i32, what: &str) -> Result<OwnedFd, Error> {
+    sys::adopt(fd).map_err(|e| taken(fd, what, &e.to_string()))
+}
+
+/// Something between the predecessor and us has used a descriptor.
+fn taken(fd: i32, what: &str, found: &str) -> Error {
+    let text = format!(
+        "descriptor {fd} is not {what} any more ({found}): \
+         a script that starts this program must leave descriptors from {FIRST_FD} on alone"
+    );
+    Error::new(Kind::Inherit, text)
+}
+
+fn prove_listening(fd: &OwnedFd) -> io::Result<()> {
+    match getsockopt(fd, sockopt::AcceptConn) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(io::Error::other("a socket that does not listen")),
+        Err(Errno::ENOTSOCK) => Err(io::Error::other("no socket")),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn hello(channel: &mut Channel) -> io::Result<Hello> {
+    match channel.wait(HELLO_WAIT)? {
+        Message::Hello(hello) => Ok(hello),
+        other => Err(io::Error::other(format!("it began with {other}"))),
+    }
+}
+
+/// The text of the variable.
+#[derive(Debug, PartialEq, Eq)]
+struct Note {
+    /// Of the lifecycle channel.
+    inode: u64,
+    listeners: Vec<String>,
+    has_state: bool,
+    files: Vec<String>,
+    /// Inodes of all that was left, from the first descriptor on.
+    sockets: Vec<u64>,
+}
+
+impl Note {
+    fn parse(value: &OsStr) -> Option<Note> {
+        let text = std::str::from_utf8(value.as_bytes()).ok()?;
+        let mut note = Note {
+            inode: 0,
+            listeners: Vec::new(),
+            has_state: false,
+            files: Vec::new(),
+            sockets: Vec::new(),
+        };
+        let names = |value: &str| -> Option<Vec<String>> {
+            let names = value.split(',').filter(|name| !name.is_empty());
+            names.map(|escaped| String::from_utf8(unescape(escaped)?).ok()).collect()
+        };
+        for (key, value) in text.split(';').filter_map(|field| field.split_once('=')) {
+            match key {
+                "channel" => note.inode = value.parse().ok()?,
+                "listeners" => note.listeners = names(value)?,
+                "state" => note.has_state = true,
+                "files" => note.files = names(value)?,
+                "sockets" => note.sockets = value.split(',').filter_map(|n| n.parse().ok()).collect(),
+                _ => {}
+            }
+        }
+        (note.inode != 0).then_some(note)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_note_is_read_as_it_is_written() {
+        let note = |inode, names: &[&str]| {
+            let listeners = names.iter().map(|n| (*n).to_owned()).collect();
+            Some(Note { inode, listeners, has_state: false, files: Vec::new(), sockets: Vec::new() })
+        };
+        let cases = [
+            (
+                "channel=12;listeners=127.0.0.1:80,unix:/run/a%20b",
+                note(12, &["127.0.0.1:80", "unix:/run/a b"]),
+            ),
+            ("channel=12;listeners=;files=", note(12, &[])),
+            ("later=1;channel=7", note(7, &[])),
+            ("channel=x", None),
+            ("", None),
+            ("listeners=a", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(Note::parse(text.as_ref()), expected, "{text:?}");
+        }
+    }
+}

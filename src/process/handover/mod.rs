@@ -1,0 +1,251 @@
+//! What two generations say to each other on the lifecycle channel: one message a line, a word and
+//! `key=value` pairs. Unknown words and keys are skipped, so that versions can differ.
+
+pub(crate) mod channel;
+pub(crate) mod child;
+pub(crate) mod inherit;
+pub(crate) mod parcel;
+pub(crate) mod pid_file;
+pub(crate) mod state_file;
+
+use std::fmt;
+use std::time::Duration;
+
+/// The version of the protocol that this crate speaks. HELLO carries it both ways; the lower one is
+/// spoken.
+pub(crate) const VERSION: u32 = 1;
+
+/// A message and who says it (P: predecessor, S: successor).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Message {
+    /// P and S, first of all.
+    Hello(Hello),
+    /// S: listeners proven or bound, `before_ready` passed; nothing accepted. Names what it adopted.
+    Prepared { adopted: Vec<String> },
+    /// P: accept; you are on probation for so long. With the user's state, if there is any.
+    Go { probation: Duration, state: Option<StateHead> },
+    /// S: accepting.
+    Serving,
+    /// S: probation is over, and acceptor and workers answered.
+    StillGood,
+    /// P: the service is yours.
+    Commit,
+    /// S: take the service back.
+    Failed { reason: String },
+    /// P or S: told to stop, so must you be. The drain ends within this time.
+    Stopping { within: Duration },
+    /// P: my listeners are closed.
+    Closed,
+    /// P: someone asked me, who have handed over, for a handover.
+    HandoverPlease,
+}
+
+/// What is said of a user's state; its bytes are in the file that the successor was started with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct StateHead {
+    pub(crate) version: u32,
+    pub(crate) bytes: u64,
+}
+
+/// What each side tells of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Hello {
+    pub(crate) version: u32,
+    pub(crate) generation: u32,
+    pub(crate) pid: i32,
+    /// SIGHUP was ignored when the first generation was started (nohup).
+    pub(crate) nohup: bool,
+    /// Signals blocked when the first generation was started.
+    pub(crate) blocked: Vec<i32>,
+    /// P: how it started S. A script may stand between, and must be run at the next handover, too.
+    pub(crate) command: Option<Command>,
+}
+
+/// A program's path and its arguments, from the name of the program on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Command {
+    pub(crate) path: Vec<u8>,
+    pub(crate) argv: Vec<Vec<u8>>,
+}
+
+impl Command {
+    fn encode(&self) -> String {
+        let argv = self.argv.iter().map(|arg| escape(arg)).collect::<Vec<_>>().join(",");
+        format!(" path={} argv={argv}", escape(&self.path))
+    }
+}
+
+impl Message {
+    /// The message as a line, without its end.
+    pub(crate) fn encode(&self) -> String {
+        let ms = |d: &Duration| d.as_millis().to_string();
+        match self {
+            Message::Hello(hello) => {
+                let blocked = hello.blocked.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
+                let command = hello.command.as_ref().map(Command::encode).unwrap_or_default();
+                format!(
+                    "HELLO version={} generation={} pid={} nohup={} blocked={blocked}{command}",
+                    hello.version,
+                    hello.generation,
+                    hello.pid,
+                    u8::from(hello.nohup)
+                )
+            }
+            Message::Prepared { adopted } => {
+                let names = adopted.iter().map(|name| escape(name.as_bytes())).collect::<Vec<_>>().join(",");
+                format!("PREPARED adopted={names}")
+            }
+            Message::Go { probation, state } => {
+                let state = state.map(|s| format!(" state_version={} state_bytes={}", s.version, s.bytes));
+                format!("GO probation_ms={}{}", ms(probation), state.unwrap_or_default())
+            }
+            Message::Serving => "SERVING".to_owned(),
+            Message::StillGood => "STILL-GOOD".to_owned(),
+            Message::Commit => "COMMIT".to_owned(),
+            Message::Failed { reason } => format!("FAILED reason={}", escape(reason.as_bytes())),
+            Message::Stopping { within } => format!("STOPPING within_ms={}", ms(within)),
+            Message::Closed => "CLOSED".to_owned(),
+            Message::HandoverPlease => "HANDOVER-PLEASE".to_owned(),
+        }
+    }
+
+    /// None: not a message of a version we know; to be skipped.
+    pub(crate) fn decode(line: &str) -> Option<Message> {
+        let mut words = line.split(' ');
+        let word = words.next()?;
+        let fields: Vec<(&str, &str)> = words.filter_map(|w| w.split_once('=')).collect();
+        let field = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
+        let ms = |key: &str| field(key)?.parse().ok().map(Duration::from_millis);
+        let text = |value: &str| String::from_utf8(unescape(value)?).ok();
+        Some(match word {
+            "HELLO" => Message::Hello(Hello {
+                version: field("version")?.parse().ok()?,
+                generation: field("generation")?.parse().ok()?,
+                pid: field("pid")?.parse().ok()?,
+                nohup: field("nohup") == Some("1"),
+                blocked: field("blocked").unwrap_or("").split(',').filter_map(|n| n.parse().ok()).collect(),
+                command: field("path").zip(field("argv")).and_then(|(path, argv)| {
+                    let argv = argv.split(',').map(unescape).collect::<Option<_>>()?;
+                    Some(Command { path: unescape(path)?, argv })
+                }),
+            }),
+            "PREPARED" => {
+                let names = field("adopted").unwrap_or("").split(',').filter(|name| !name.is_empty());
+                Message::Prepared { adopted: names.map(text).collect::<Option<_>>()? }
+            }
+            "GO" => {
+                let number = |key: &str| field(key)?.parse::<u64>().ok();
+                let version = number("state_version").and_then(|n| u32::try_from(n).ok());
+                let state = version.zip(number("state_bytes"));
+                let state = state.map(|(version, bytes)| StateHead { version, bytes });
+                Message::Go { probation: ms("probation_ms")?, state }
+            }
+            "SERVING" => Message::Serving,
+            "STILL-GOOD" => Message::StillGood,
+            "COMMIT" => Message::Commit,
+            "FAILED" => Message::Failed { reason: text(field("reason").unwrap_or(""))? },
+            "STOPPING" => Message::Stopping { within: ms("within_ms")? },
+            "CLOSED" => Message::Closed,
+            "HANDOVER-PLEASE" => Message::HandoverPlease,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.encode())
+    }
+}
+
+/// Percent-encodes what is not plain in a value: separators, spaces, control bytes, non-ASCII.
+pub(crate) fn escape(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        match byte {
+            b'%' | b',' | b';' | b'=' | 0..=b' ' | 0x7f.. => out.push_str(&format!("%{byte:02X}")),
+            _ => out.push(char::from(byte)),
+        }
+    }
+    out
+}
+
+/// Undoes [`escape`].
+pub(crate) fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte == b'%' {
+            let (hex, after) = rest.split_at_checked(2)?;
+            out.push(u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()?);
+            rest = after;
+        } else {
+            out.push(byte);
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_message() -> impl Strategy<Value = Message> {
+        let duration = (0u64..10_000_000).prop_map(Duration::from_millis);
+        let state = any::<(u32, u64)>().prop_map(|(version, bytes)| StateHead { version, bytes });
+        let text = "[ -~é\n,=%;]{0,20}";
+        let bytes = || prop::collection::vec(any::<u8>(), 0..9);
+        let argv = prop::collection::vec(bytes(), 1..4);
+        let command = prop::option::of((bytes(), argv).prop_map(|(path, argv)| Command { path, argv }));
+        let blocked = prop::collection::vec(1i32..64, 0..4);
+        let hello = (1u32..9, 1u32..9999, 1i32.., any::<bool>(), blocked, command);
+        prop_oneof![
+            hello.prop_map(|(version, generation, pid, nohup, blocked, command)| {
+                Message::Hello(Hello { version, generation, pid, nohup, blocked, command })
+            }),
+            prop::collection::vec("[ -~é\n,=%;]{1,20}", 0..4)
+                .prop_map(|adopted| Message::Prepared { adopted }),
+            (duration.clone(), prop::option::of(state))
+                .prop_map(|(probation, state)| Message::Go { probation, state }),
+            duration.prop_map(|within| Message::Stopping { within }),
+            text.prop_map(|reason| Message::Failed { reason }),
+            Just(Message::Serving),
+            Just(Message::StillGood),
+            Just(Message::Commit),
+            Just(Message::Closed),
+            Just(Message::HandoverPlease),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_survives_its_line(message in any_message()) {
+            let line = message.encode();
+            prop_assert!(!line.contains('\n'));
+            prop_assert_eq!(Message::decode(&line), Some(message));
+        }
+
+        #[test]
+        fn no_line_panics(line in "\\PC*") {
+            let _ = Message::decode(&line);
+        }
+
+        #[test]
+        fn bytes_survive_escaping(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            prop_assert_eq!(unescape(&escape(&bytes)), Some(bytes));
+        }
+    }
+
+    #[test]
+    fn later_versions_may_add_words_and_keys() {
+        assert_eq!(
+            Message::decode("GO colour=blue probation_ms=7"),
+            Some(Message::Go { probation: Duration::from_millis(7), state: None })
+        );
+        assert_eq!(Message::decode("COMMIT at=noon"), Some(Message::Commit));
+        assert_eq!(Message::decode("SALUTE"), None);
+    }
+}

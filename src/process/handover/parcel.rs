@@ -1,0 +1,382 @@
+//! What goes over the connection channel, one sequenced packet each: connections with what has been
+//! read of them, one way; credit and receipts, the other. Lines of text like the lifecycle
+//! channel's, then the bytes of unfinished requests. Descriptors travel beside the packet, in the
+//! order of its lines.
+
+use std::fmt::Write;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+use super::{escape, unescape};
+use crate::base::sys;
+
+/// Connections in one packet. The kernel's own bound is 253 descriptors.
+pub(crate) const BATCH: usize = 64;
+/// Bytes of unfinished requests in one packet. The kernel takes about 200 KiB.
+pub(crate) const BATCH_BYTES: usize = 64 << 10;
+/// Packets on their way: what a receiver grants at most. Descriptors in flight count against the
+/// user's NOFILE limit, which may be 1,024.
+pub(crate) const WINDOW: usize = 4 * BATCH;
+/// A packet: 64 lines with the longest of names, and the bytes.
+const PACKET_BYTES: usize = BATCH_BYTES + (64 << 10);
+
+/// A connection as it travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// The text given to `listen`, and which of those by that text.
+    pub(crate) listener: String,
+    pub(crate) nth: usize,
+    /// None for a unix socket.
+    pub(crate) peer: Option<SocketAddr>,
+    /// Since its last response.
+    pub(crate) idle: Duration,
+    /// Since the first byte of the request whose bytes are along.
+    pub(crate) begun: Option<Duration>,
+    /// Requests so far.
+    pub(crate) served: u64,
+    /// Read, and not answered.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What a predecessor sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Parcel {
+    /// With a descriptor for each.
+    Connections { batch: u64, records: Vec<Record> },
+    /// A predecessor's own connection channel, the descriptor along, with what is left of the
+    /// credit granted there.
+    Channel { batch: u64, credit: usize },
+    /// To be added to the receiver's counters, by their names.
+    Counts(Vec<(String, u64)>),
+}
+
+/// What a successor says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Receipt {
+    /// So many more may come.
+    Credit(usize),
+    /// The batch is the successor's now, and so many more may come.
+    Ack { batch: u64, credit: usize },
+    /// Nothing of the batch was kept; `never`: the successor has no such listener.
+    Nak { batch: u64, never: bool },
+}
+
+impl Parcel {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut text = String::new();
+        match self {
+            Parcel::Connections { batch, records } => {
+                let _ = writeln!(text, "CONNECTIONS batch={batch}");
+                for record in records {
+                    record.encode(&mut text);
+                }
+                text.push('\n');
+            }
+            Parcel::Channel { batch, credit } => {
+                let _ = writeln!(text, "CHANNEL batch={batch} credit={credit}");
+            }
+            Parcel::Counts(counts) => {
+                text.push_str("COUNTS");
+                for (name, n) in counts {
+                    let _ = write!(text, " {name}={n}");
+                }
+                text.push('\n');
+            }
+        }
+        let mut packet = text.into_bytes();
+        if let Parcel::Connections { records, .. } = self {
+            records.iter().for_each(|record| packet.extend_from_slice(&record.bytes));
+        }
+        packet
+    }
+
+    /// None: nothing that this version knows.
+    pub(crate) fn decode(packet: &[u8]) -> Option<Parcel> {
+        let (line, rest) = first_line(packet)?;
+        let mut words = line.split(' ');
+        let word = words.next()?;
+        let fields: Vec<(&str, &str)> = words.filter_map(|w| w.split_once('=')).collect();
+        Some(match word {
+            "CONNECTIONS" => {
+                let batch = number(&fields, "batch")?;
+                Parcel::Connections { batch, records: decode_records(rest)? }
+            }
+            "CHANNEL" => Parcel::Channel {
+                batch: number(&fields, "batch")?,
+                credit: number(&fields, "credit").and_then(|n| usize::try_from(n).ok())?.min(WINDOW),
+            },
+            "COUNTS" => {
+                let count = |(name, n): &(&str, &str)| Some(((*name).to_owned(), n.parse().ok()?));
+                Parcel::Counts(fields.iter().filter_map(count).collect())
+            }
+            _ => return None,
+        })
+    }
+
+    /// The number of a packet that can't be used otherwise, so that it can be refused.
+    pub(crate) fn batch_of(packet: &[u8]) -> Option<u64> {
+        let (line, _) = first_line(packet)?;
+        let fields: Vec<(&str, &str)> = line.split(' ').filter_map(|w| w.split_once('=')).collect();
+        number(&fields, "batch")
+    }
+}
+
+impl Record {
+    fn encode(&self, text: &mut String) {
+        let _ = write!(text, "listener={}", escape(self.listener.as_bytes()));
+        if self.nth > 0 {
+            let _ = write!(text, " nth={}", self.nth);
+        }
+        if let Some(peer) = self.peer {
+            let _ = write!(text, " peer={peer}");
+        }
+        let _ = write!(text, " idle_ms={}", self.idle.as_millis());
+        if let Some(begun) = self.begun {
+            let _ = write!(text, " begun_ms={}", begun.as_millis());
+        }
+        let _ = writeln!(text, " served={} bytes={}", self.served, self.bytes.len());
+    }
+
+    fn decode(line: &str) -> Option<(Record, usize)> {
+        let fields: Vec<(&str, &str)> = line.split(' ').filter_map(|w| w.split_once('=')).collect();
+        let field = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
+        let record = Record {
+            listener: String::from_utf8(unescape(field("listener")?)?).ok()?,
+            nth: number(&fields, "nth").and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+            peer: field("peer").map(str::parse).transpose().ok()?,
+            idle: Duration::from_millis(number(&fields, "idle_ms").unwrap_or(0)),
+            begun: number(&fields, "begun_ms").map(Duration::from_millis),
+            served: number(&fields, "served").unwrap_or(0),
+            bytes: Vec::new(),
+        };
+        let bytes = number(&fields, "bytes").unwrap_or(0);
+        Some((record, usize::try_from(bytes).ok()?))
+    }
+}
+
+impl Receipt {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        match self {
+            Receipt::Credit(n) => format!("CREDIT n={n}\n"),
+            Receipt::Ack { batch, credit } => format!("ACK batch={batch} credit={credit}\n"),
+            Receipt::Nak { batch, never } => format!("NAK batch={batch} never={}\n", u8::from(never)),
+        }
+        .into_bytes()
+    }
+
+    /// None: nothing that this version knows.
+    pub(crate) fn decode(packet: &[u8]) -> Option<Receipt> {
+        let (line, _) = first_line(packet)?;
+        let mut words = line.split(' ');
+        let word = words.next()?;
+        let fields: Vec<(&str, &str)> = words.filter_map(|w| w.split_once('=')).collect();
+        let credit = |key| Some(usize::try_from(number(&fields, key)?).ok()?.min(WINDOW));
+        Some(match word {
+            "CREDIT" => Receipt::Credit(credit("n")?),
+            "ACK" => Receipt::Ack { batch: number(&fields, "batch")?, credit: credit("credit").unwrap_or(0) },
+            "NAK" => {
+                let never = number(&fields, "never") == Some(1);
+                Receipt::Nak { batch: number(&fields, "batch")?, never }
+            }
+            _ => return None,
+        })
+    }
+}
+
+fn decode_records(rest: &[u8]) -> Option<Vec<Record>> {
+    let mut rest = rest;
+    let mut records = Vec::new();
+    loop {
+        let (line, after) = first_line(rest)?;
+        rest = after;
+        if line.is_empty() {
+            break;
+        }
+        records.push(Record::decode(line)?);
+    }
+    if records.len() > BATCH {
+        return None;
+    }
+    let mut filled = Vec::with_capacity(records.len());
+    for (mut record, len) in records {
+        let (bytes, after) = rest.split_at_checked(len)?;
+        record.bytes = bytes.to_vec();
+        rest = after;
+        filled.push(record);
+    }
+    rest.is_empty().then_some(filled)
+}
+
+fn first_line(packet: &[u8]) -> Option<(&str, &[u8])> {
+    let end = packet.iter().position(|&b| b == b'\n')?;
+    let (line, rest) = packet.split_at_checked(end)?;
+    Some((std::str::from_utf8(line).ok()?, rest.split_first()?.1))
+}
+
+fn number(fields: &[(&str, &str)], key: &str) -> Option<u64> {
+    fields.iter().find(|(k, _)| *k == key).and_then(|(_, v)| v.parse().ok())
+}
+
+/// Sends one packet, without waiting.
+pub(crate) fn send(channel: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let fds: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    loop {
+        match sendmsg::<()>(channel.as_raw_fd(), &[IoSlice::new(packet)], control, flags, None) {
+            Ok(_) => return Ok(()),
+            Err(nix::Error::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// A packet with its descriptors, CLOEXEC.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) packet: Vec<u8>,
+    pub(crate) fds: Vec<OwnedFd>,
+    /// Of the packet or its descriptors something is missing: this process has no room for them.
+    pub(crate) truncated: bool,
+}
+
+/// What came.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Packet(Received),
+    Nothing,
+    /// Nobody has the other end any more, and all that was sent has been read.
+    End,
+}
+
+/// Receives one packet, without waiting. A reset is not the end: packets may be queued behind it.
+pub(crate) fn receive(channel: BorrowedFd<'_>) -> io::Result<Incoming> {
+    let mut packet = vec![0; PACKET_BYTES];
+    loop {
+        match sys::receive(channel, &mut packet) {
+            Ok((0, fds, _)) if fds.is_empty() => return Ok(Incoming::End),
+            Ok((n, fds, truncated)) => {
+                packet.truncate(n);
+                return Ok(Incoming::Packet(Received { packet, fds, truncated }));
+            }
+            Err(e) => match e.raw_os_error() {
+                Some(libc::EINTR | libc::ECONNRESET) => {}
+                Some(libc::EAGAIN) => return Ok(Incoming::Nothing),
+                _ => return Err(e),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_record() -> impl Strategy<Value = Record> {
+        let ms = |max| (0..max).prop_map(Duration::from_millis);
+        let peer = prop::option::of(any::<(std::net::IpAddr, u16)>().prop_map(SocketAddr::from));
+        let listener = "[ -~é\n,=%;]{1,20}";
+        let bytes = prop::collection::vec(any::<u8>(), 0..80);
+        let nth = 0..3usize;
+        (listener, nth, peer, ms(9_000u64), prop::option::of(ms(9_000u64)), any::<u64>(), bytes).prop_map(
+            |(listener, nth, peer, idle, begun, served, bytes)| Record {
+                listener,
+                nth,
+                peer,
+                idle,
+                begun,
+                served,
+                bytes,
+            },
+        )
+    }
+
+    fn any_parcel() -> impl Strategy<Value = Parcel> {
+        let records = prop::collection::vec(any_record(), 0..=BATCH);
+        prop_oneof![
+            (any::<u64>(), records).prop_map(|(batch, records)| Parcel::Connections { batch, records }),
+            (any::<u64>(), 0..=WINDOW).prop_map(|(batch, credit)| Parcel::Channel { batch, credit }),
+            prop::collection::vec(("[a-z_.]{1,9}", any::<u64>()), 0..9).prop_map(Parcel::Counts),
+        ]
+    }
+
+    fn any_receipt() -> impl Strategy<Value = Receipt> {
+        prop_oneof![
+            (0..=WINDOW).prop_map(Receipt::Credit),
+            (any::<u64>(), 0..=WINDOW).prop_map(|(batch, credit)| Receipt::Ack { batch, credit }),
+            any::<(u64, bool)>().prop_map(|(batch, never)| Receipt::Nak { batch, never }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_parcel_survives_its_packet(parcel in any_parcel()) {
+            let packet = parcel.encode();
+            prop_assert_eq!(Parcel::decode(&packet), Some(parcel));
+        }
+
+        #[test]
+        fn half_a_parcel_is_none_and_can_still_be_refused(parcel in any_parcel(), cut in 1usize..40) {
+            let packet = parcel.encode();
+            if let Parcel::Connections { batch, records } = &parcel {
+                let half = &packet[..packet.len().saturating_sub(cut).max(40.min(packet.len() - 1))];
+                if !records.is_empty() {
+                    prop_assert_eq!(Parcel::decode(half), None);
+                    prop_assert_eq!(Parcel::batch_of(half), Some(*batch));
+                }
+            }
+        }
+
+        #[test]
+        fn a_receipt_survives_its_packet(receipt in any_receipt()) {
+            prop_assert_eq!(Receipt::decode(&receipt.encode()), Some(receipt));
+        }
+
+        #[test]
+        fn no_packet_panics(packet in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = (Parcel::decode(&packet), Receipt::decode(&packet), Parcel::batch_of(&packet));
+        }
+
+        #[test]
+        fn no_text_panics(
+            packet in "(CONNECTIONS|CHANNEL|COUNTS|ACK|NAK)( (batch|n|credit|bytes)=[0-9]{0,20}){0,3}\n(listener=x bytes=[0-9]{1,20}\n){0,3}\n?",
+        ) {
+            let packet = packet.as_bytes();
+            let _ = (Parcel::decode(packet), Receipt::decode(packet), Parcel::batch_of(packet));
+        }
+    }
+
+    #[test]
+    fn later_versions_may_add_words_and_keys() {
+        assert_eq!(Receipt::decode(b"ACK colour=blue batch=7\n"), Some(Receipt::Ack { batch: 7, credit: 0 }));
+        assert_eq!(Receipt::decode(b"SALUTE batch=7\n"), None);
+        assert_eq!(Parcel::decode(b"PRESENT batch=7\n"), None);
+        assert_eq!(Parcel::batch_of(b"PRESENT batch=7\n"), Some(7));
+    }
+
+    #[test]
+    fn descriptors_arrive_in_order_and_the_end_comes_last() {
+        let pair = || socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+        let ((a, b), (x, y)) = (pair().unwrap(), pair().unwrap());
+        assert!(matches!(receive(b.as_fd()).unwrap(), Incoming::Nothing));
+        send(a.as_fd(), b"two", &[x.as_fd(), y.as_fd()]).unwrap();
+        drop((x, y));
+        send(b.as_fd(), b"unread", &[]).unwrap();
+        drop(a); // with a packet unread: b sees a reset
+        let Incoming::Packet(two) = receive(b.as_fd()).unwrap() else { panic!("it was sent") };
+        assert_eq!((&*two.packet, two.fds.len(), two.truncated), (&b"two"[..], 2, false));
+        send(two.fds[0].as_fd(), b"hello", &[]).unwrap();
+        assert!(matches!(receive(two.fds[1].as_fd()).unwrap(), Incoming::Packet(p) if p.packet == b"hello"));
+        assert!(matches!(receive(b.as_fd()).unwrap(), Incoming::End));
+    }
+}

@@ -1,0 +1,282 @@
+//! What the user's program does at the turns of its life, on one thread of its own, in order: the
+//! control loop never waits for it, but at the end for `on_exit`. Signals have theirs on another one.
+
+mod on_signal;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use crate::base::error::{Error, Kind};
+use crate::base::log::error;
+use crate::base::phase::Phase;
+
+pub(crate) use on_signal::SignalHooks;
+
+/// A user's state, from a generation to the next: bytes, and which version of the program's own
+/// format they are in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserState {
+    /// For the reader to tell whether it knows the format. 0 when there is no state.
+    pub version: u32,
+    /// Whatever the program makes of them; empty when there is no state.
+    pub bytes: Vec<u8>,
+}
+
+impl From<()> for UserState {
+    fn from((): ()) -> UserState {
+        UserState::default()
+    }
+}
+
+type Release = Box<dyn FnMut() -> Result<UserState, String> + Send>;
+type Acquire = Box<dyn FnMut(UserState) -> Result<(), String> + Send>;
+
+/// What the user gave to the builder.
+#[derive(Default)]
+pub(crate) struct Hooks {
+    pub(crate) release: Option<Release>,
+    pub(crate) acquire: Option<Acquire>,
+    pub(crate) phase: Vec<Box<dyn FnMut(Phase) + Send>>,
+    pub(crate) drain: Vec<Box<dyn FnOnce() + Send>>,
+    pub(crate) exit: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+/// What a hook had to say.
+#[derive(Debug)]
+pub(crate) enum Told {
+    Released(Result<UserState, String>),
+    Acquired(Result<(), String>),
+    /// All is done.
+    Exited,
+}
+
+/// The hooks, running. Without any there is no thread.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    jobs: Option<mpsc::Sender<Job>>,
+}
+
+#[derive(Debug)]
+enum Job {
+    Release(u64),
+    Acquire(u64, UserState),
+    Phase(Phase),
+    Drain,
+    Exit(u64),
+}
+
+impl Hooks {
+    fn is_empty(&self) -> bool {
+        let exclusive = self.release.is_some() || self.acquire.is_some();
+        !exclusive && self.phase.is_empty() && self.drain.is_empty() && self.exit.is_empty()
+    }
+
+    /// For a first generation, before it serves.
+    pub(crate) fn acquire_first(&mut self) -> Result<(), Error> {
+        match self.acquire(UserState::default()) {
+            Ok(()) => Ok(()),
+            Err(e) => Err(Error::new(Kind::Config, format!("acquire_after_go failed: {e}"))),
+        }
+    }
+
+    fn acquire(&mut self, state: UserState) -> Result<(), String> {
+        let Some(acquire) = &mut self.acquire else { return Ok(()) };
+        caught("acquire_after_go", || acquire(state)).unwrap_or_else(Err)
+    }
+
+    fn release(&mut self) -> Result<UserState, String> {
+        let Some(release) = &mut self.release else { return Ok(UserState::default()) };
+        caught("release_before_go", release).unwrap_or_else(Err)
+    }
+
+    fn run(mut self, jobs: Receiver<Job>, mut holds: bool, tell: impl Fn(u64, Told)) {
+        for job in jobs {
+            match job {
+                Job::Release(ticket) => {
+                    let released = self.release();
+                    holds = released.is_err();
+                    tell(ticket, Told::Released(released));
+                }
+                // A release that failed has let go of nothing.
+                Job::Acquire(ticket, _) if holds => tell(ticket, Told::Acquired(Ok(()))),
+                Job::Acquire(ticket, state) => {
+                    let acquired = self.acquire(state);
+                    holds = acquired.is_ok();
+                    tell(ticket, Told::Acquired(acquired));
+                }
+                Job::Phase(phase) => {
+                    for hook in &mut self.phase {
+                        let _ = caught("on_phase", || hook(phase));
+                    }
+                }
+                Job::Drain => {
+                    for hook in self.drain.drain(..) {
+                        let _ = caught("on_drain", hook);
+                    }
+                }
+                Job::Exit(ticket) => {
+                    for hook in self.exit.drain(..) {
+                        let _ = caught("on_exit", hook);
+                    }
+                    tell(ticket, Told::Exited);
+                }
+            }
+        }
+    }
+}
+
+fn caught<T>(name: &str, hook: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(hook)).map_err(|panic| {
+        error!("{name} panicked");
+        // What it panicked with may panic, too.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(panic))).map_err(std::mem::forget);
+        format!("{name} panicked")
+    })
+}
+
+impl Runner {
+    /// `holds`: this generation has what only one may have. What hooks say goes to `tell`, with the
+    /// ticket they were asked with.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub(crate) fn start(
+        hooks: Hooks,
+        holds: bool,
+        tell: impl Fn(u64, Told) + Send + 'static,
+    ) -> Result<Runner, Error> {
+        if hooks.is_empty() {
+            return Ok(Runner { jobs: None });
+        }
+        let (jobs, receiver) = mpsc::channel();
+        thread::Builder::new()
+            .name("heirloom-hooks".into())
+            .spawn(move || hooks.run(receiver, holds, tell))
+            .map_err(|e| Error::io(Kind::System, "no thread for the hooks", e))?;
+        Ok(Runner { jobs: Some(jobs) })
+    }
+
+    /// False when there is nothing to run; the error is that nobody is there any more to do it.
+    fn ask(&self, job: Job) -> Result<bool, String> {
+        let Some(jobs) = &self.jobs else { return Ok(false) };
+        jobs.send(job).map(|()| true).map_err(|_| "the thread of the hooks has ended".to_owned())
+    }
+
+    pub(crate) fn release(&self, ticket: u64) -> Result<bool, String> {
+        self.ask(Job::Release(ticket))
+    }
+
+    pub(crate) fn acquire(&self, ticket: u64, state: UserState) -> Result<bool, String> {
+        self.ask(Job::Acquire(ticket, state))
+    }
+
+    pub(crate) fn phase(&self, phase: Phase) {
+        let _ = self.ask(Job::Phase(phase));
+    }
+
+    pub(crate) fn drain(&self) {
+        let _ = self.ask(Job::Drain);
+    }
+
+    /// Runs `on_exit`, after all that was asked before.
+    pub(crate) fn exit(&self, ticket: u64) -> Result<bool, String> {
+        self.ask(Job::Exit(ticket))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::panic_any;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn hooks_run_in_order_and_tell_who_asked() {
+        let (log, seen) = channel();
+        let say = |text: &'static str| {
+            let log = log.clone();
+            move || log.send(text.to_owned()).unwrap()
+        };
+        let (release, drain, exit) = (say("release"), say("drain"), say("exit"));
+        let (acquired, phases) = (log.clone(), log.clone());
+        let hooks = Hooks {
+            release: Some(Box::new(move || {
+                release();
+                Ok(UserState { version: 7, bytes: b"state".to_vec() })
+            })),
+            acquire: Some(Box::new(move |state| {
+                acquired.send(format!("acquire {}", state.version)).unwrap();
+                if state.version == 9 { Err("no".to_owned()) } else { Ok(()) }
+            })),
+            phase: vec![Box::new(move |phase| phases.send(phase.to_string()).unwrap())],
+            drain: vec![Box::new(drain), Box::new(|| panic!("a hook's own affair"))],
+            exit: vec![Box::new(exit)],
+        };
+        let (told, heard) = channel();
+        let runner =
+            Runner::start(hooks, true, move |ticket, told_| told.send((ticket, told_)).unwrap()).unwrap();
+        let nine = UserState { version: 9, bytes: Vec::new() };
+        assert_eq!(runner.release(1), Ok(true));
+        assert_eq!(runner.acquire(2, nine), Ok(true));
+        assert_eq!(runner.acquire(3, UserState::default()), Ok(true));
+        assert_eq!(runner.acquire(4, UserState::default()), Ok(true), "it holds it already");
+        runner.phase(Phase::Draining);
+        runner.drain();
+        assert_eq!(runner.exit(5), Ok(true));
+        let answers: Vec<_> = (0..5).map(|_| heard.recv_timeout(LONG).unwrap()).collect();
+        assert!(matches!(&answers[0], (1, Told::Released(Ok(state))) if state.version == 7));
+        assert!(matches!(&answers[1], (2, Told::Acquired(Err(e))) if e == "no"));
+        let [.., three, four, five] = &answers[..] else { panic!("{answers:?}") };
+        assert!(matches!((three, four), ((3, Told::Acquired(Ok(()))), (4, Told::Acquired(Ok(()))))));
+        assert!(matches!(five, (5, Told::Exited)));
+        let order: Vec<String> = seen.try_iter().collect();
+        assert_eq!(order, ["release", "acquire 9", "acquire 0", "draining", "drain", "exit"]);
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_is_an_error_and_not_as_if_there_were_no_hooks() {
+        let (jobs, nobody) = channel();
+        drop(nobody);
+        let runner = Runner { jobs: Some(jobs) };
+        assert!(runner.release(1).is_err() && runner.acquire(2, UserState::default()).is_err());
+        assert!(runner.exit(3).is_err());
+    }
+
+    #[test]
+    fn what_a_hook_panicked_with_may_panic_again() {
+        struct Bad;
+        impl Drop for Bad {
+            fn drop(&mut self) {
+                panic!("once more");
+            }
+        }
+        let hooks = Hooks { drain: vec![Box::new(|| panic_any(Bad))], ..Hooks::default() };
+        let (told, heard) = channel();
+        let runner = Runner::start(hooks, true, move |_, answer| told.send(answer).unwrap()).unwrap();
+        runner.drain();
+        assert_eq!(runner.release(1), Ok(true));
+        assert!(matches!(heard.recv_timeout(LONG), Ok(Told::Released(Ok(_)))));
+    }
+
+    #[test]
+    fn a_release_that_panics_has_released_nothing() {
+        let hooks = Hooks { release: Some(Box::new(|| panic!("no"))), ..Hooks::default() };
+        let (told, heard) = channel();
+        let runner = Runner::start(hooks, true, move |_, answer| told.send(answer).unwrap()).unwrap();
+        assert_eq!(runner.release(1), Ok(true));
+        assert!(matches!(heard.recv_timeout(LONG), Ok(Told::Released(Err(_)))));
+    }
+
+    #[test]
+    fn without_hooks_nothing_runs() {
+        let runner = Runner::start(Hooks::default(), true, |_, _| {}).unwrap();
+        assert_eq!(runner.release(1), Ok(false));
+        assert_eq!(runner.acquire(2, UserState::default()), Ok(false));
+        assert_eq!(runner.exit(3), Ok(false));
+    }
+}

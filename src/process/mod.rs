@@ -1,0 +1,8 @@
+//! The life of a process: its signals, its phases, and the handover to the next generation.
+
+pub(crate) mod control;
+pub(crate) mod handover;
+pub(crate) mod hooks;
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+pub(crate) mod signals;
+pub(crate) mod state;

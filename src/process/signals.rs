@@ -1,0 +1,380 @@
+//! The signal thread: turns signals into wishes. What a wish leads to is not known here.
+
+use std::fs::{self, File};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal as NixSignal, pthread_sigmask};
+use nix::unistd::{getpid, getsid};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::exfiltrator::origin::{Origin, WithOrigin};
+use signal_hook::iterator::{Handle, SignalsInfo};
+use signal_hook::low_level::siginfo::{Cause, Sent};
+
+use crate::base::log::{info, warn};
+use crate::base::sys;
+
+/// A signal that a server hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Signal {
+    /// SIGHUP.
+    Hup,
+    /// SIGINT, Ctrl-C.
+    Int,
+    /// SIGQUIT.
+    Quit,
+    /// SIGTERM.
+    Term,
+    /// SIGUSR1.
+    Usr1,
+    /// SIGUSR2.
+    Usr2,
+}
+
+impl Signal {
+    const ALL: [Signal; 6] =
+        [Signal::Hup, Signal::Int, Signal::Quit, Signal::Term, Signal::Usr1, Signal::Usr2];
+
+    const fn number(self) -> i32 {
+        match self {
+            Signal::Hup => SIGHUP,
+            Signal::Int => SIGINT,
+            Signal::Quit => SIGQUIT,
+            Signal::Term => SIGTERM,
+            Signal::Usr1 => SIGUSR1,
+            Signal::Usr2 => SIGUSR2,
+        }
+    }
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Meaning {
+    /// Hand over to a successor.
+    Handover,
+    /// Drain and exit; a second one cuts, a third is the signal's default action.
+    Stop,
+    /// Exit at once, cutting what is in flight.
+    Hammer,
+    /// A line in the log: phase, generation, what is in flight.
+    Report,
+    /// Nothing. The log says who sent it; hooks run all the same.
+    Nothing,
+}
+
+/// What each signal means. The default is what README's table says; two presets are for operators
+/// who are used to other servers, and each signal can be given another meaning.
+///
+/// | | default | [`endless`](Signals::endless) | [`nginx`](Signals::nginx) |
+/// | --- | --- | --- | --- |
+/// | HUP | handover | handover | handover |
+/// | INT | stop | stop | hammer |
+/// | QUIT | stop | stop | stop |
+/// | TERM | stop | stop | hammer |
+/// | USR1 | report | report | report |
+/// | USR2 | nothing, with a hint in the log | hammer | handover |
+///
+/// A HUP that only says that the terminal was closed is told apart, whatever HUP means.
+///
+/// ```no_run
+/// use heirloom::prelude::*;
+/// use heirloom::{Meaning, Signal, Signals};
+///
+/// # fn main() -> Result<(), heirloom::Error> {
+/// Server::new(|_: Request| "ok\n")
+///     .listen("127.0.0.1:8001")
+///     .signals(Signals::nginx().with(Signal::Term, Meaning::Stop))
+///     .on_signal(Signal::Usr1, || log::info!("time to open the log files anew"))
+///     .serve()
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signals {
+    /// In the order of `Signal`. None: nothing, with a hint.
+    meanings: [Option<Meaning>; 6],
+}
+
+impl Signals {
+    /// As Go's `endless` has it: USR2 cuts.
+    pub fn endless() -> Signals {
+        Signals::default().with(Signal::Usr2, Meaning::Hammer)
+    }
+
+    /// As nginx has it: TERM and INT cut, QUIT drains, USR2 hands over as HUP does. (WINCH, its way to
+    /// keep a predecessor without workers, is not there: probation does that.)
+    pub fn nginx() -> Signals {
+        Signals::default()
+            .with(Signal::Int, Meaning::Hammer)
+            .with(Signal::Term, Meaning::Hammer)
+            .with(Signal::Usr2, Meaning::Handover)
+    }
+
+    /// For a program that has its own handlers, and asks a [`Handle`](crate::Handle) for what should
+    /// follow: none of them means anything here, but that the terminal was closed. Handlers that
+    /// were there before, or are added by signal-hook, are called as ever, and stay when serving is over.
+    pub fn none() -> Signals {
+        Signals { meanings: [Some(Meaning::Nothing); 6] }
+    }
+
+    /// The same, but for this one. With nothing left that stops it, a server ends only by SIGKILL.
+    #[must_use]
+    pub fn with(mut self, signal: Signal, meaning: Meaning) -> Signals {
+        self.meanings[signal as usize] = Some(meaning);
+        self
+    }
+
+    fn meaning(&self, signal: Signal) -> Option<Meaning> {
+        self.meanings[signal as usize]
+    }
+}
+
+impl Default for Signals {
+    fn default() -> Signals {
+        let stop = Some(Meaning::Stop);
+        Signals { meanings: [Some(Meaning::Handover), stop, stop, stop, Some(Meaning::Report), None] }
+    }
+}
+
+/// What a signal that came asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    Handover,
+    /// HUP of a terminal that is gone.
+    HangUp,
+    /// With its number, to be raised in the end.
+    Stop(i32),
+    Hammer,
+    Report,
+}
+
+/// Handlers for HUP, USR1 and USR2, which wait to be heard.
+#[derive(Debug)]
+pub(crate) struct Installed {
+    signals: SignalsInfo<WithOrigin>,
+}
+
+/// The running signal thread. Dropping it ends the thread and gives TERM, INT and QUIT their default
+/// action back, so that whatever the program still does can be ended; unless it has handlers of its own.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    thread: Option<JoinHandle<()>>,
+    handle: Handle,
+    /// The program has its own handlers.
+    is_guest: bool,
+}
+
+/// Blocked in a successor until it can hear them.
+const WAITING: [NixSignal; 3] = [NixSignal::SIGHUP, NixSignal::SIGUSR1, NixSignal::SIGUSR2];
+const STOPS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
+
+/// Signals belong to the process, and so to one server of it.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// What was true of signals and terminal when this process was started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Circumstances {
+    /// SIGHUP was ignored: nohup, for this generation or an earlier one.
+    pub(crate) nohup: bool,
+    /// /dev/tty could be opened.
+    pub(crate) terminal: bool,
+}
+
+impl Circumstances {
+    /// To be asked before any handler is installed.
+    pub(crate) fn now(inherited_nohup: bool) -> Circumstances {
+        Circumstances { nohup: inherited_nohup || sys::is_ignored(SIGHUP), terminal: terminal_opens() }
+    }
+}
+
+/// The signals blocked in this thread, from which those it starts take theirs.
+pub(crate) fn blocked() -> io::Result<SigSet> {
+    Ok(SigSet::thread_get_mask()?)
+}
+
+/// As `blocked`, in a successor: without what waits until it can hear, unless the first generation
+/// had that blocked, too. All else is what this process was started with, real-time signals as well,
+/// for which a HELLO has no numbers.
+pub(crate) fn blocked_at_first(by_first: &[i32]) -> io::Result<SigSet> {
+    let mut mask = blocked()?;
+    for signal in WAITING.into_iter().filter(|signal| !by_first.contains(&(*signal as i32))) {
+        mask.remove(signal);
+    }
+    Ok(mask)
+}
+
+/// Installs the handlers that a successor can't do without, then restores the mask that the first
+/// generation had: every thread started from now on, and what it starts, has that. TERM, INT and
+/// QUIT still end the process, as it serves nobody yet.
+pub(crate) fn install(blocked: &SigSet) -> io::Result<Installed> {
+    if TAKEN.load(Ordering::SeqCst) {
+        return Err(io::Error::other("a server of this process has them, or has had them"));
+    }
+    let signals = SignalsInfo::<WithOrigin>::new([SIGHUP, SIGUSR1, SIGUSR2])?;
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(blocked), None)?;
+    Ok(Installed { signals })
+}
+
+impl Installed {
+    /// Handles TERM, INT and QUIT, too, and starts the thread.
+    pub(crate) fn start(
+        self,
+        meanings: Signals,
+        circumstances: Circumstances,
+        mut heard: impl FnMut(Signal, Option<Wish>) + Send + 'static,
+    ) -> io::Result<Heard> {
+        if TAKEN.swap(true, Ordering::SeqCst) {
+            return Err(io::Error::other("a server of this process has them, or has had them"));
+        }
+        let is_guest = meanings == Signals::none();
+        let mut signals = self.signals;
+        let handle = signals.handle();
+        for signal in STOPS {
+            handle.add_signal(signal)?;
+        }
+        let thread = thread::Builder::new().name("heirloom-signals".into()).spawn(move || {
+            // Here alone they are never blocked, whatever mask this process was started with: a
+            // parent that waits for its own signals would make us deaf.
+            let numbers = Signal::ALL.into_iter().map(Signal::number);
+            let ours: SigSet = numbers.filter_map(|n| NixSignal::try_from(n).ok()).collect();
+            if let Err(e) = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours), None) {
+                warn!("can't unblock signals: {e}");
+            }
+            for origin in &mut signals {
+                let ours = Signal::ALL.into_iter().find(|ours| ours.number() == origin.signal);
+                if let Some(signal) = ours {
+                    heard(signal, interpret(&origin, signal, meanings, circumstances));
+                }
+            }
+        })?;
+        Ok(Heard { thread: Some(thread), handle, is_guest })
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        if !self.is_guest {
+            STOPS.into_iter().for_each(sys::default_action);
+        }
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn interpret(
+    origin: &Origin,
+    signal: Signal,
+    meanings: Signals,
+    circumstances: Circumstances,
+) -> Option<Wish> {
+    let name = signal_hook::low_level::signal_name(origin.signal).unwrap_or("a signal");
+    let sender = sender(origin);
+    // 0 is all that is known of a sender, and of a leader, outside our pid namespace: not the same one.
+    let by_session_leader = || {
+        let leads = |pid| pid != 0 && getsid(None).is_ok_and(|leader| leader.as_raw() == pid);
+        origin.process.is_some_and(|p| leads(p.pid))
+    };
+    let terminal_gone = || circumstances.terminal && !terminal_opens();
+    // A closed terminal: the kernel says so, or the shell passes it on (bash does, to each job).
+    let hang_up = signal == Signal::Hup
+        && (matches!(origin.cause, Cause::Kernel) || (by_session_leader() && terminal_gone()));
+    let (wish, meaning) = if hang_up {
+        match circumstances.nohup {
+            true => (None, "the terminal was closed, ignored under nohup"),
+            false => (Some(Wish::HangUp), "the terminal was closed: drain and exit"),
+        }
+    } else {
+        match meanings.meaning(signal) {
+            Some(Meaning::Handover) => (Some(Wish::Handover), "handover"),
+            Some(Meaning::Stop) => (Some(Wish::Stop(origin.signal)), "stop"),
+            Some(Meaning::Hammer) => (Some(Wish::Hammer), "cut what is in flight"),
+            Some(Meaning::Report) => (Some(Wish::Report), "report"),
+            Some(Meaning::Nothing) => (None, "nothing"),
+            None => (None, "no meaning here: HUP hands over, TERM stops, a second TERM cuts"),
+        }
+    };
+    info!("{name} from {sender}: {meaning}");
+    wish
+}
+
+/// Who sent a signal, for people.
+fn sender(origin: &Origin) -> String {
+    match (&origin.cause, &origin.process) {
+        (Cause::Kernel, _) => "the kernel".to_owned(),
+        (Cause::Sent(Sent::User | Sent::TKill | Sent::Queue), Some(p)) if p.pid == getpid().as_raw() => {
+            "this process".to_owned()
+        }
+        (_, Some(p)) if p.pid == 0 => format!("outside our pid namespace, uid {}", p.uid),
+        (_, Some(p)) => {
+            let name = fs::read_to_string(format!("/proc/{}/comm", p.pid));
+            let name = name.map_or_else(|_| "gone".to_owned(), |name| name.trim_end().to_owned());
+            format!("pid {} ({name}), uid {}", p.pid, p.uid)
+        }
+        _ => "an unknown sender".to_owned(),
+    }
+}
+
+fn terminal_opens() -> bool {
+    File::open("/dev/tty").is_ok()
+}
+
+/// Takes the signal's default action: for TERM, INT and QUIT the process ends by it.
+pub(crate) fn reraise(signal: i32) {
+    let _ = signal_hook::low_level::emulate_default_handler(signal);
+}
+
+/// As numbers, for the HELLO.
+pub(crate) fn numbers(set: &SigSet) -> Vec<i32> {
+    set.iter().map(|signal| signal as i32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_the_docs_is_the_code() {
+        let named = |name: &str| match name {
+            "handover" => Some(Meaning::Handover),
+            "stop" => Some(Meaning::Stop),
+            "hammer" => Some(Meaning::Hammer),
+            "report" => Some(Meaning::Report),
+            "nothing, with a hint in the log" => None,
+            other => panic!("{other}"),
+        };
+        let rows: Vec<Vec<&str>> = include_str!("signals.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("/// | "))
+            .map(|line| line.trim_end_matches(" |").split(" | ").collect())
+            .skip(2)
+            .collect();
+        assert_eq!(rows.len(), Signal::ALL.len());
+        for (row, signal) in rows.into_iter().zip(Signal::ALL) {
+            assert_eq!(row[0], format!("{signal:?}").to_uppercase());
+            for (cell, signals) in
+                row[1..].iter().zip([Signals::default(), Signals::endless(), Signals::nginx()])
+            {
+                assert_eq!(signals.meaning(signal), named(cell), "{row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_can_be_given_another_meaning() {
+        for signal in Signal::ALL {
+            let signals = Signals::endless().with(signal, Meaning::Nothing);
+            for other in Signal::ALL {
+                let want =
+                    if other == signal { Some(Meaning::Nothing) } else { Signals::endless().meaning(other) };
+                assert_eq!(signals.meaning(other), want);
+            }
+            assert_eq!(
+                signal_hook::low_level::signal_name(signal.number()).map(|name| name.replace("SIG", "")),
+                Some(format!("{signal:?}").to_uppercase())
+            );
+        }
+    }
+}

@@ -1,0 +1,514 @@
+//! The heart of a process's life: `State::on(Event)` gives `Action`s. Pure: no threads, no
+//! descriptors, no clock. ARCHITECTURE.md has it as a table, and the tests read that table.
+//!
+//! ```text
+//!  successor                         any generation                         predecessor
+//!  Prepared                            Serving --spawn--> Awaiting --PREPARED--> Releasing
+//!     | GO                               ^  |  ^                                      | GO
+//!  Acquiring --SERVING--> OnProbation ---+  |  |                                   Offering
+//!                 STOPPING |  COMMIT        |  |                                      | SERVING
+//!                          v              stop +----- death, FAILED, silence ----- Watching
+//!                       Yielding            |                                         | STILL-GOOD
+//!                          +--------------> Draining <---------- COMMIT --------------+
+//! ```
+
+use std::time::Duration;
+
+use crate::base::phase::Phase;
+use crate::process::handover::Message;
+
+/// How long a live peer may take for an answer that it owes at once.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Signals to stop within this time of the first one are the same wish: a terminal, a group and a
+/// supervisor may all deliver it.
+const SAME_WISH: Duration = Duration::from_millis(500);
+/// A binary that is being written (ETXTBSY) is tried this often, this far apart.
+const BUSY_RETRIES: u8 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Stage {
+    /// Successor: PREPARED is said, nothing accepted.
+    Prepared,
+    /// Successor: GO was said, and what only one generation may have is being acquired.
+    Acquiring,
+    /// Successor: accepts, while the predecessor still could.
+    OnProbation,
+    /// Successor that was told to stop: accepts until the predecessor has closed its listeners.
+    Yielding,
+    /// Accepts; no handover in progress.
+    Serving,
+    /// Predecessor: a successor is starting.
+    Awaiting,
+    /// Predecessor: the successor is prepared, and what only one generation may have is being
+    /// released.
+    Releasing,
+    /// Predecessor: GO is said.
+    Offering,
+    /// Predecessor: the successor accepts, we watch it.
+    Watching,
+    /// Told to stop, still accepting.
+    LameDuck,
+    Draining(Why),
+    Finished,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Why {
+    Stop,
+    HandedOver,
+    /// A successor that failed its check: rolled back.
+    Failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// HUP, `Handle::handover`.
+    Handover,
+    /// TERM, INT, QUIT: the second one is the hammer, the third the signal's default action.
+    Stop,
+    /// A hang-up, `Handle::drain`: as the first `Stop`, however often.
+    Drain,
+    /// `Handle::hammer`.
+    Hammer,
+    FromPredecessor(Message),
+    FromSuccessor(Message),
+    PredecessorGone,
+    SuccessorGone,
+    Spawned,
+    /// The executable can't be started.
+    SpawnFailed,
+    /// The executable is being written.
+    ProgramBusy,
+    Timer(Timer),
+    /// What `Action::Release` began.
+    Released(Result<(), String>),
+    /// What `Action::Acquire` began.
+    Acquired(Result<(), String>),
+    /// Of the check that `Action::Check` began.
+    Checked(Result<(), String>),
+    ListenersClosed,
+    /// Nothing is in flight, no connection is open.
+    Drained,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// Of the present stage; a change of stage ends it.
+    Stage,
+    Hammer,
+    SameWish,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Spawn,
+    /// Say STOPPING, for whom the kill may not reach; KILL and reap.
+    KillSuccessor,
+    ToPredecessor(Message),
+    ToSuccessor(Message),
+    Accept,
+    /// Let go of what only one generation may have; `Released` follows.
+    Release,
+    /// Take what only one generation may have; `Acquired` follows.
+    Acquire,
+    /// Stop polling the listeners the successor adopted, keep them.
+    Pause,
+    /// Close listeners that another generation holds too; `ListenersClosed` follows.
+    CloseShared,
+    /// Serve what waits on the listeners, then close them for good; `ListenersClosed` follows.
+    CloseLast,
+    /// Parked connections go to the successor, or get the announced close.
+    HandConnections,
+    /// Announce the close to all connections; `Drained` follows when the last is gone.
+    Drain,
+    /// The pid file names us.
+    AssumeIdentity,
+    /// The pid file names the successor.
+    PassIdentity,
+    /// Ask acceptor and workers for a sign of life; `Checked` follows.
+    Check,
+    /// Name what is stuck; it will be cut.
+    Hammer,
+    /// Leave the loop.
+    Finish,
+    /// Take the signal's default action.
+    Reraise,
+    Timer(Timer, Option<Duration>),
+}
+
+/// What of the configuration the lifecycle goes by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Terms {
+    pub(crate) ready: Duration,
+    pub(crate) probation: Duration,
+    pub(crate) drain: Duration,
+    pub(crate) lame_duck: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct State {
+    terms: Terms,
+    stage: Stage,
+    /// A handover asked for while none could start; remembered once.
+    wanted: bool,
+    /// Wishes to stop, by signal or API.
+    stops: u8,
+    /// Within `SAME_WISH` of the first of them.
+    same_wish: bool,
+    busy_retries: u8,
+    /// The other generation waits to hear that our listeners are closed.
+    owes_closed: bool,
+    /// Successor: the predecessor died before we served.
+    orphan: bool,
+}
+
+impl State {
+    /// The first generation, or one whose predecessor is unknown.
+    pub(crate) fn first(terms: Terms) -> (State, Vec<Action>) {
+        (State::at(Stage::Serving, terms), vec![Action::Accept, Action::AssumeIdentity])
+    }
+
+    /// A successor whose listeners are bound and whose `before_ready` has passed.
+    pub(crate) fn successor(terms: Terms, adopted: Vec<String>) -> (State, Vec<Action>) {
+        (State::at(Stage::Prepared, terms), vec![Action::ToPredecessor(Message::Prepared { adopted })])
+    }
+
+    fn at(stage: Stage, terms: Terms) -> State {
+        State {
+            terms,
+            stage,
+            wanted: false,
+            stops: 0,
+            same_wish: false,
+            busy_retries: 0,
+            owes_closed: false,
+            orphan: false,
+        }
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.stage {
+            Stage::Prepared | Stage::Acquiring => Phase::Starting,
+            Stage::OnProbation | Stage::Serving => Phase::Serving,
+            Stage::Awaiting | Stage::Releasing | Stage::Offering | Stage::Watching => Phase::HandingOver,
+            Stage::LameDuck => Phase::LameDuck,
+            Stage::Draining(Why::HandedOver) => Phase::HandedOver,
+            Stage::Yielding | Stage::Draining(_) => Phase::Draining,
+            Stage::Finished => Phase::Exited,
+        }
+    }
+
+    /// What is to be done about `event`. What makes no sense in the present stage does nothing.
+    pub(crate) fn on(&mut self, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let before = self.stage;
+        self.step(event, &mut actions);
+        let left_a_timed_stage = before != self.stage && !sets_stage_timer(&actions) && is_timed(before);
+        if left_a_timed_stage {
+            actions.push(Action::Timer(Timer::Stage, None));
+        }
+        actions
+    }
+
+    fn step(&mut self, event: Event, out: &mut Vec<Action>) {
+        use Action::{
+            Accept, Acquire, AssumeIdentity, Check, CloseShared, Drain, Finish, HandConnections,
+            KillSuccessor, PassIdentity, Pause, Release, Spawn, ToPredecessor, ToSuccessor,
+        };
+        use Event::{FromPredecessor, FromSuccessor, PredecessorGone, SuccessorGone};
+        use Stage::{
+            Acquiring, Awaiting, Draining, Finished, LameDuck, Offering, OnProbation, Prepared, Releasing,
+            Serving, Watching, Yielding,
+        };
+
+        match (self.stage, event) {
+            // Its last hooks may still run.
+            (Finished, Event::Stop) => self.stop_asked(out),
+            (Finished, Event::Hammer) => self.hammer(out),
+            (Finished, Event::Timer(Timer::SameWish)) => self.same_wish = false,
+            (Finished, _) => {}
+
+            // Wishes, by signal, API or a predecessor that passes on a late HUP.
+            (stage, Event::Handover | FromPredecessor(Message::HandoverPlease)) => match stage {
+                Serving => self.spawn(out),
+                Draining(Why::HandedOver) => out.push(ToSuccessor(Message::HandoverPlease)),
+                Yielding | LameDuck | Draining(_) => {}
+                _ => self.wanted = true,
+            },
+            (_, Event::Stop) => self.stop_asked(out),
+            (_, Event::Drain) => self.stop(out),
+            (_, Event::Hammer) => self.hammer(out),
+            (_, Event::Timer(Timer::SameWish)) => self.same_wish = false,
+            (_, Event::Timer(Timer::Hammer)) => self.hammer(out),
+
+            // Predecessor: a successor starts.
+            (Awaiting, Event::ProgramBusy) if self.busy_retries < BUSY_RETRIES => {
+                self.busy_retries = self.busy_retries.saturating_add(1);
+                out.push(Action::Timer(Timer::Stage, Some(BUSY_PAUSE)));
+            }
+            (Awaiting, Event::Timer(Timer::Stage)) if self.busy_retries > 0 => {
+                out.extend([Spawn, Action::Timer(Timer::Stage, Some(self.terms.ready))]);
+            }
+            (Awaiting, Event::Spawned) => self.busy_retries = 0,
+            (Awaiting, Event::ProgramBusy | Event::SpawnFailed) => self.serve_again(out),
+            (Awaiting, FromSuccessor(Message::Prepared { .. })) => {
+                out.push(Release);
+                self.enter(Releasing, Some(self.terms.ready), out);
+            }
+            (Releasing, Event::Released(Ok(()))) => {
+                let probation = self.terms.probation;
+                out.push(ToSuccessor(Message::Go { probation, state: None }));
+                self.enter(Offering, Some(self.terms.ready.max(ANSWER)), out);
+            }
+            (
+                Releasing,
+                FromSuccessor(Message::Failed { .. })
+                | SuccessorGone
+                | Event::Timer(Timer::Stage)
+                | Event::Released(Err(_)),
+            ) => {
+                out.extend([KillSuccessor, Acquire]);
+                self.serve_again(out);
+            }
+            (
+                Awaiting,
+                FromSuccessor(Message::Failed { .. }) | SuccessorGone | Event::Timer(Timer::Stage),
+            ) => {
+                out.push(KillSuccessor);
+                self.serve_again(out);
+            }
+
+            // Predecessor: the successor may accept. From here on it is never killed, unless silent.
+            (Offering, FromSuccessor(Message::Serving)) => {
+                out.push(Pause);
+                self.enter(Watching, Some(self.terms.probation.saturating_add(ANSWER)), out);
+            }
+            (Watching, FromSuccessor(Message::StillGood)) => {
+                out.push(PassIdentity);
+                // Before COMMIT: a successor that remembers one of its own, as the signal went to
+                // the whole group, has the same wish.
+                if std::mem::take(&mut self.wanted) {
+                    out.push(ToSuccessor(Message::HandoverPlease));
+                }
+                out.extend([ToSuccessor(Message::Commit), CloseShared, HandConnections]);
+                self.drain(Why::HandedOver, out);
+            }
+            (Offering | Watching, SuccessorGone | FromSuccessor(Message::Failed { .. })) => {
+                out.extend([Accept, Acquire]);
+                self.serve_again(out);
+            }
+            (Offering | Watching, Event::Timer(Timer::Stage)) => {
+                out.extend([KillSuccessor, Accept, Acquire]);
+                self.serve_again(out);
+            }
+            (Offering | Watching, FromSuccessor(Message::Stopping { .. })) => {
+                self.owes_closed = true;
+                out.push(CloseShared);
+                self.drain(Why::Stop, out);
+            }
+            (Draining(_), Event::ListenersClosed) if std::mem::take(&mut self.owes_closed) => {
+                out.push(ToSuccessor(Message::Closed));
+            }
+
+            // Successor: nothing is accepted before GO. A predecessor that dies without a word has
+            // crashed, for one that is told to stop kills an unready successor first.
+            (Prepared, FromPredecessor(Message::Go { probation, .. })) => {
+                self.terms.probation = probation;
+                out.push(Acquire);
+                self.stage = Acquiring;
+            }
+            (Acquiring, Event::Acquired(Ok(()))) if self.orphan => {
+                out.extend([Accept, AssumeIdentity]);
+                self.stage = Serving;
+                self.start_wanted(out);
+            }
+            (Acquiring, Event::Acquired(Ok(()))) => {
+                out.extend([Accept, ToPredecessor(Message::Serving)]);
+                self.enter(OnProbation, Some(self.terms.probation), out);
+            }
+            (Acquiring, Event::Acquired(Err(reason))) => {
+                out.extend([ToPredecessor(Message::Failed { reason }), Finish]);
+                self.stage = Finished;
+            }
+            (Acquiring, PredecessorGone) => self.orphan = true,
+            (Acquiring, FromPredecessor(Message::Stopping { within })) => {
+                // What the kernel has accepted for us is served, with what we have by then.
+                out.push(Accept);
+                self.enter(Yielding, Some(within), out);
+            }
+            // Said where the kill may not reach us: a script stands between.
+            (Prepared, FromPredecessor(Message::Stopping { .. })) => {
+                out.push(Finish);
+                self.stage = Finished;
+            }
+            (OnProbation, Event::Timer(Timer::Stage)) => out.push(Check),
+            (OnProbation, Event::Checked(Ok(()))) => out.push(ToPredecessor(Message::StillGood)),
+            (OnProbation, Event::Checked(Err(reason))) => {
+                out.push(ToPredecessor(Message::Failed { reason }));
+                out.push(CloseShared);
+                self.drain(Why::Failed, out);
+            }
+            (OnProbation, FromPredecessor(Message::Commit)) => {
+                self.stage = Serving;
+                self.start_wanted(out);
+            }
+            (Prepared, PredecessorGone) => {
+                self.orphan = true;
+                out.push(Acquire);
+                self.stage = Acquiring;
+            }
+            (OnProbation, PredecessorGone) => {
+                out.push(AssumeIdentity);
+                self.stage = Serving;
+                self.start_wanted(out);
+            }
+            (OnProbation, FromPredecessor(Message::Stopping { within })) => {
+                self.enter(Yielding, Some(within), out);
+            }
+            (
+                Yielding,
+                PredecessorGone
+                | Event::Timer(Timer::Stage)
+                | FromPredecessor(Message::Closed | Message::Commit),
+            ) => self.close_and_drain(out),
+
+            // The end.
+            (LameDuck, Event::Timer(Timer::Stage)) => self.close_and_drain(out),
+            (Draining(_), Event::Drained) => {
+                out.push(Finish);
+                self.stage = Finished;
+            }
+
+            _ => {}
+        }
+        debug_assert!(!out.contains(&Drain) || matches!(self.stage, Draining(_)));
+    }
+
+    fn enter(&mut self, stage: Stage, time: Option<Duration>, out: &mut Vec<Action>) {
+        self.stage = stage;
+        out.push(Action::Timer(Timer::Stage, time));
+    }
+
+    fn spawn(&mut self, out: &mut Vec<Action>) {
+        self.busy_retries = 0;
+        out.push(Action::Spawn);
+        self.enter(Stage::Awaiting, Some(self.terms.ready), out);
+    }
+
+    /// After a handover that did not happen.
+    fn serve_again(&mut self, out: &mut Vec<Action>) {
+        self.stage = Stage::Serving;
+        self.start_wanted(out);
+    }
+
+    fn start_wanted(&mut self, out: &mut Vec<Action>) {
+        if std::mem::take(&mut self.wanted) {
+            self.spawn(out);
+        }
+    }
+
+    fn stop_asked(&mut self, out: &mut Vec<Action>) {
+        if self.same_wish {
+            return;
+        }
+        self.stops = self.stops.saturating_add(1);
+        match self.stops {
+            1 => {
+                self.same_wish = true;
+                out.push(Action::Timer(Timer::SameWish, Some(SAME_WISH)));
+                self.stop(out);
+            }
+            2 => self.hammer(out),
+            _ => out.push(Action::Reraise),
+        }
+    }
+
+    /// The first wish to stop.
+    fn stop(&mut self, out: &mut Vec<Action>) {
+        let stopping = Message::Stopping { within: self.terms.drain };
+        match self.stage {
+            Stage::Serving => self.stop_alone(out),
+            Stage::Awaiting | Stage::Releasing => {
+                out.push(Action::KillSuccessor);
+                self.stop_alone(out);
+            }
+            Stage::Offering | Stage::Watching => {
+                self.owes_closed = true;
+                out.extend([Action::ToSuccessor(stopping), Action::CloseShared]);
+                self.drain(Why::Stop, out);
+            }
+            // Nobody else is left to stop; who waits is served all the same.
+            Stage::Acquiring if self.orphan => self.close_and_drain(out),
+            Stage::Prepared => {
+                let reason = "told to stop before it served".to_owned();
+                out.extend([Action::ToPredecessor(Message::Failed { reason }), Action::Finish]);
+                self.stage = Stage::Finished;
+            }
+            // The whole group may have been told, and then the predecessor relies on us.
+            Stage::Acquiring => {
+                out.extend([Action::Accept, Action::ToPredecessor(stopping)]);
+                self.enter(Stage::Yielding, Some(ANSWER), out);
+            }
+            Stage::OnProbation => {
+                out.push(Action::ToPredecessor(stopping));
+                self.enter(Stage::Yielding, Some(ANSWER), out);
+            }
+            Stage::Yielding | Stage::LameDuck | Stage::Draining(_) | Stage::Finished => {}
+        }
+    }
+
+    fn stop_alone(&mut self, out: &mut Vec<Action>) {
+        if self.terms.lame_duck.is_zero() {
+            self.close_and_drain(out);
+        } else {
+            self.enter(Stage::LameDuck, Some(self.terms.lame_duck), out);
+        }
+    }
+
+    fn close_and_drain(&mut self, out: &mut Vec<Action>) {
+        out.push(Action::CloseLast);
+        self.drain(Why::Stop, out);
+    }
+
+    fn drain(&mut self, why: Why, out: &mut Vec<Action>) {
+        out.extend([Action::Drain, Action::Timer(Timer::Hammer, Some(self.terms.drain))]);
+        self.stage = Stage::Draining(why);
+    }
+
+    /// The end, now. A successor that is not yet ready goes with us; one that serves is told.
+    fn hammer(&mut self, out: &mut Vec<Action>) {
+        match self.stage {
+            Stage::Awaiting | Stage::Releasing => out.push(Action::KillSuccessor),
+            Stage::Offering | Stage::Watching => {
+                out.push(Action::ToSuccessor(Message::Stopping { within: Duration::ZERO }));
+            }
+            Stage::OnProbation => {
+                out.push(Action::ToPredecessor(Message::Stopping { within: Duration::ZERO }));
+            }
+            _ => {}
+        }
+        out.extend([Action::Hammer, Action::Finish]);
+        self.stage = Stage::Finished;
+    }
+}
+
+fn is_timed(stage: Stage) -> bool {
+    !matches!(
+        stage,
+        Stage::Serving | Stage::Prepared | Stage::Acquiring | Stage::Draining(_) | Stage::Finished
+    )
+}
+
+fn sets_stage_timer(actions: &[Action]) -> bool {
+    actions.iter().any(|action| matches!(action, Action::Timer(Timer::Stage, _)))
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod table;

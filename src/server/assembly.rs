@@ -1,0 +1,145 @@
+//! The running parts of a server, and how they do what the control loop asks.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::base::error::Error;
+use crate::base::status::{Gauges, Stats};
+use crate::base::wait_group::WaitGroup;
+use crate::net::acceptor::{Command, Parking};
+use crate::net::listener::Listener;
+use crate::net::scheduler::queue::Queue;
+use crate::net::stream::Connection;
+use crate::process::control::Service;
+
+/// What can be reached of a running server, whatever is spoken on its connections.
+#[derive(Debug)]
+pub(crate) struct Assembly<P> {
+    /// The acceptor has them, too; a socket is closed when both have let go.
+    pub(crate) listeners: Mutex<Vec<Listener>>,
+    pub(crate) parking: Arc<Parking<P>>,
+    pub(crate) queues: Vec<Arc<Queue<Box<Connection<P>>>>>,
+    pub(crate) wait_group: WaitGroup,
+    pub(crate) staff: Box<dyn Staff>,
+    pub(crate) grace: Duration,
+    pub(crate) files: Files,
+}
+
+/// Who works on the connections.
+pub(crate) trait Staff: fmt::Debug + Send + Sync {
+    fn add_to(&self, stats: &mut Stats);
+    /// What they do now, one line each.
+    fn in_flight(&self) -> Vec<String>;
+    /// What is in flight and in nobody's hands.
+    fn unnamed(&self) -> &'static str;
+    /// Tells who can be told that the process drains; its phase says so already.
+    fn drain(&self) {}
+    /// Ends the threads, when there is nothing more to do or nobody may do it any more. Calls `last`
+    /// before it waits for what only the user's program can end.
+    ///
+    /// # Errors
+    /// What makes the end a bad one.
+    fn finish(&self, last: &mut dyn FnMut()) -> Result<(), Error>;
+}
+
+/// What the user's program passes on to the next generation.
+pub(crate) type Files = Arc<Mutex<BTreeMap<String, Arc<OwnedFd>>>>;
+
+impl<P> Assembly<P> {
+    /// Where the TCP listeners are.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.open_listeners().iter().filter_map(Listener::socket_addr).collect()
+    }
+
+    /// Ends the threads.
+    pub(crate) fn finish(
+        &self,
+        acceptor: JoinHandle<Result<(), Error>>,
+        last: &mut dyn FnMut(),
+    ) -> Result<(), Error> {
+        self.parking.command(Command::Stop);
+        let ended = acceptor.join().unwrap_or(Ok(()));
+        let finished = self.staff.finish(last);
+        ended.and(finished)
+    }
+
+    fn let_go_of_listeners(&self) {
+        self.open_listeners().clear();
+    }
+
+    fn open_listeners(&self) -> MutexGuard<'_, Vec<Listener>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<P: fmt::Debug + Send> Gauges for Assembly<P> {
+    fn add_to(&self, stats: &mut Stats) {
+        stats.open = self.parking.open() as u64;
+        stats.in_flight = self.wait_group.count() as u64;
+        stats.queued = self.queues.iter().map(|queue| queue.look().waiting as u64).sum();
+        self.staff.add_to(stats);
+    }
+}
+
+impl<P> Service for Assembly<P> {
+    fn accept(&self) {
+        self.parking.command(Command::Accept);
+    }
+
+    fn pause(&self, adopted: &[String]) {
+        self.parking.command(Command::Pause { adopted: adopted.to_vec() });
+    }
+
+    fn close_shared(&self, shared: &[String]) {
+        self.let_go_of_listeners();
+        self.parking.command(Command::CloseShared { shared: shared.to_vec() });
+    }
+
+    fn close_last(&self) {
+        self.let_go_of_listeners();
+        self.parking.command(Command::CloseLast);
+    }
+
+    fn hand_connections(&self, channel: OwnedFd, adopted: &[String]) {
+        self.parking.command(Command::HandConnections { channel, adopted: adopted.to_vec() });
+    }
+
+    fn drain(&self) {
+        self.parking.command(Command::Drain { grace: self.grace });
+        self.staff.drain();
+    }
+
+    fn check(&self) {
+        self.parking.command(Command::Check);
+    }
+
+    fn listeners(&self) -> Vec<(String, Arc<OwnedFd>)> {
+        let listeners = self.open_listeners();
+        listeners.iter().map(|listener| (listener.wanted.name.clone(), Arc::clone(&listener.fd))).collect()
+    }
+
+    fn files(&self) -> Vec<(String, Arc<OwnedFd>)> {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.iter().map(|(name, fd)| (name.clone(), Arc::clone(fd))).collect()
+    }
+
+    fn wait_idle(&self, deadline: Instant) -> bool {
+        self.wait_group.wait_until(deadline)
+    }
+
+    fn in_flight(&self) -> Vec<String> {
+        let mut lines = self.staff.in_flight();
+        let unnamed = self.wait_group.count().saturating_sub(lines.len());
+        lines.extend((0..unnamed).map(|_| self.staff.unnamed().to_owned()));
+        lines
+    }
+
+    fn report(&self) -> String {
+        format!("{} requests in flight, {} connections open", self.wait_group.count(), self.parking.open())
+    }
+}

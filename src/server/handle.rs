@@ -1,0 +1,97 @@
+//! All that signals can do, for programs that own their signals, and what a server can tell.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError};
+use std::time::Duration;
+
+use crate::base::phase::{Phase, PhaseWatch};
+use crate::base::status::{Gauges, Stats, Tallies};
+use crate::process::control::Inbox;
+use crate::process::state::Event;
+use crate::server::assembly::Files;
+
+/// Steers a server and looks at it, from any thread. Clones are of the same server.
+///
+/// What is asked before the server serves is done when it does.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) phase: PhaseWatch,
+    pub(crate) tallies: Tallies,
+    pub(crate) generation: AtomicU32,
+    pub(crate) files: Files,
+    pub(crate) gauges: OnceLock<Arc<dyn Gauges>>,
+}
+
+impl Handle {
+    /// A handle of no server yet: [`Server::with_handle`](crate::Server::with_handle) gives it to
+    /// one. For handlers that need it before there is a server.
+    pub fn new() -> Handle {
+        Handle {
+            shared: Arc::new(Shared {
+                inbox: Arc::default(),
+                phase: PhaseWatch::new(),
+                tallies: Tallies::default(),
+                generation: AtomicU32::new(1),
+                files: Arc::default(),
+                gauges: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// Starts a successor and hands over to it, as HUP does.
+    pub fn handover(&self) {
+        self.shared.inbox.event(Event::Handover);
+    }
+
+    /// Finishes what was begun and ends, as the first TERM does; however often it is asked.
+    pub fn drain(&self) {
+        self.shared.inbox.event(Event::Drain);
+    }
+
+    /// Ends now, cutting what is in flight, as a second TERM does.
+    pub fn hammer(&self) {
+        self.shared.inbox.event(Event::Hammer);
+    }
+
+    /// Passes an open file, socket or pipe on to the next generation, which gets it from
+    /// [`inherited_fd`](crate::inherited_fd) by this name: the same open file, with its position and
+    /// its locks. It is passed at each handover that starts from now on; another one by the same name
+    /// takes its place. A generation that wants the next one to have it passes it on in its turn.
+    pub fn pass_fd(&self, name: impl Into<String>, fd: impl Into<OwnedFd>) {
+        let mut files = self.shared.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.insert(name.into(), Arc::new(fd.into()));
+    }
+
+    /// What the process is doing.
+    pub fn phase(&self) -> Phase {
+        self.shared.phase.get()
+    }
+
+    /// Waits until the process drains; false if it does not within `timeout`.
+    pub fn wait_draining(&self, timeout: Duration) -> bool {
+        self.shared.phase.wait_draining(timeout)
+    }
+
+    /// What the server has done and is doing.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::new(self.shared.generation.load(Ordering::Relaxed), self.phase());
+        self.shared.tallies.add_up(&mut stats);
+        if let Some(gauges) = self.shared.gauges.get() {
+            gauges.add_to(&mut stats);
+        }
+        stats
+    }
+}
+
+impl Default for Handle {
+    fn default() -> Handle {
+        Handle::new()
+    }
+}

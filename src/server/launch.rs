@@ -1,0 +1,695 @@
+//! How a program starts, serves and ends, whatever it serves: plain data until `serve` or `spawn`,
+//! which bind or inherit, put the running parts together, and run the control loop.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::base::error::{Error, Kind};
+use crate::base::limits::{Limits, Timeouts};
+use crate::base::log::{error, info, panic_text, warn};
+use crate::base::wait_group::WaitGroup;
+pub(crate) use crate::net::acceptor::Lanes;
+use crate::net::acceptor::{Acceptor, Command, News, Parking, Setup};
+use crate::net::listener::{Listener, Wanted};
+use crate::net::scheduler::queue::Queue;
+use crate::net::stream::{Connection, Portable};
+use crate::process::control::{Control, Facts, Predecessor};
+use crate::process::handover::child::Program;
+use crate::process::handover::inherit::{self, Inheritance};
+use crate::process::handover::pid_file::PidFile;
+use crate::process::handover::{Hello, Message, VERSION};
+use crate::process::hooks::{Hooks, Runner, SignalHooks};
+use crate::process::signals::{self, Circumstances, Heard, Signals};
+use crate::process::state::{Event, State, Terms};
+use crate::server::assembly::{Assembly, Staff};
+use crate::server::handle::Handle;
+
+/// Descriptors that are not for connections: listeners, channels, files of handlers.
+const RESERVED_FDS: u64 = 64;
+/// The server's, and the operators'.
+const USUAL_POOLS: usize = 2;
+
+/// Takes over what a predecessor left, before anything else can inherit it in turn. Optional, as
+/// the first line of `main`; `serve` does it otherwise. A program that starts others before it
+/// serves should call it.
+///
+/// # Errors
+/// When this process was started by a predecessor, but not with what that one says.
+pub fn init() -> Result<(), Error> {
+    inherit::adopt()
+}
+
+/// A descriptor that the generation before this one passed on by this name ([`Handle::pass_fd`]);
+/// None in a first generation, and the second time. [`init`] must have been called. What nobody has
+/// asked for when the server is prepared to serve is closed.
+pub fn inherited_fd(name: &str) -> Option<OwnedFd> {
+    inherit::take_file(name)
+}
+
+/// What a program says of its life, whatever it serves.
+pub(crate) struct Launch {
+    pub(crate) limits: Limits,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) pid_file: Option<PathBuf>,
+    pub(crate) executable: Option<PathBuf>,
+    pub(crate) raise_nofile: bool,
+    pub(crate) before_ready: Vec<BeforeReady>,
+    pub(crate) hooks: Hooks,
+    pub(crate) handle: Handle,
+    pub(crate) signals: Signals,
+    pub(crate) signal_hooks: SignalHooks,
+}
+
+pub(crate) type BeforeReady = Box<dyn FnOnce() -> Result<(), String> + Send>;
+
+impl Default for Launch {
+    fn default() -> Launch {
+        Launch {
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            pid_file: None,
+            executable: None,
+            raise_nofile: true,
+            before_ready: Vec::new(),
+            hooks: Hooks::default(),
+            handle: Handle::new(),
+            signals: Signals::default(),
+            signal_hooks: SignalHooks::default(),
+        }
+    }
+}
+
+/// The methods of a builder that has a `launch`: the same for each, whatever it serves.
+macro_rules! launch_methods {
+    () => {
+        /// Sizes and counts that bound the server.
+        #[must_use]
+        pub fn limits(mut self, limits: $crate::Limits) -> Self {
+            self.launch.limits = limits;
+            self
+        }
+
+        /// Durations that bound the server.
+        #[must_use]
+        pub fn timeouts(mut self, timeouts: $crate::Timeouts) -> Self {
+            self.launch.timeouts = timeouts;
+            self
+        }
+
+        /// A file that names the process that owns the service: written by rename when serving starts,
+        /// moved to the successor at the end of its probation, removed at the end. Default: none.
+        #[must_use]
+        pub fn pid_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {
+            self.launch.pid_file = Some(path.into());
+            self
+        }
+
+        /// The program to start at a handover. Default: the path this process was started by, its
+        /// symlinks looked up anew.
+        #[must_use]
+        pub fn executable(mut self, path: impl Into<std::path::PathBuf>) -> Self {
+            self.launch.executable = Some(path.into());
+            self
+        }
+
+        /// Whether the soft limit of open files is raised to the hard one. Default: yes.
+        #[must_use]
+        pub fn raise_nofile(mut self, raise: bool) -> Self {
+            self.launch.raise_nofile = raise;
+            self
+        }
+
+        /// Runs before this generation says that it is prepared: warm-up, a check of its own. An error,
+        /// or more than [`Timeouts::ready`](crate::Timeouts::ready), and the predecessor serves on.
+        #[must_use]
+        pub fn before_ready(mut self, hook: impl FnOnce() -> Result<(), String> + Send + 'static) -> Self {
+            self.launch.before_ready.push(Box::new(hook));
+            self
+        }
+
+        /// Lets go of what only one generation may have (a lock, a single-writer store, a consumer's
+        /// place), when a successor is prepared and before it is told to serve. What it returns, `()` or
+        /// a [`UserState`](crate::UserState), is given to the successor's
+        /// [`acquire_after_go`](Self::acquire_after_go). An error, or more than
+        /// [`Timeouts::ready`](crate::Timeouts::ready), and there is no handover.
+        ///
+        /// This process goes on serving the connections it has. A handover that fails after this is
+        /// followed by this process's own `acquire_after_go`, with the state it had released. Runs on a
+        /// thread of the hooks, as all but `before_ready` do, one after the other.
+        #[must_use]
+        pub fn release_before_go<S: Into<$crate::UserState>>(
+            mut self,
+            mut hook: impl FnMut() -> Result<S, String> + Send + 'static,
+        ) -> Self {
+            self.launch.hooks.release = Some(Box::new(move || hook().map(Into::into)));
+            self
+        }
+
+        /// Takes what only one generation may have, before anything is accepted: in a first generation
+        /// when it starts, in a successor once its predecessor has run
+        /// [`release_before_go`](Self::release_before_go), and again in that predecessor if the handover
+        /// fails. It is given what was released, an empty state in a first generation or after a crash.
+        ///
+        /// An error ends this generation: the predecessor serves on. After a crash, or where the other
+        /// one's end is not certain, what is wanted may be held for another moment: wait for it here.
+        #[must_use]
+        pub fn acquire_after_go(
+            mut self,
+            hook: impl FnMut($crate::UserState) -> Result<(), String> + Send + 'static,
+        ) -> Self {
+            self.launch.hooks.acquire = Some(Box::new(hook));
+            self
+        }
+
+        /// Is told of each [`Phase`](crate::Phase) this process comes to.
+        #[must_use]
+        pub fn on_phase(mut self, hook: impl FnMut($crate::Phase) + Send + 'static) -> Self {
+            self.launch.hooks.phase.push(Box::new(hook));
+            self
+        }
+
+        /// Runs when the drain begins, at a stop or after a handover. The exit waits for it, until the
+        /// hammer.
+        #[must_use]
+        pub fn on_drain(mut self, hook: impl FnOnce() + Send + 'static) -> Self {
+            self.launch.hooks.drain.push(Box::new(hook));
+            self
+        }
+
+        /// Runs when all that was begun is done, before `serve` returns: to flush, to dump state. It
+        /// has until the hammer, and at least a second; then it is left behind, which the log says.
+        #[must_use]
+        pub fn on_exit(mut self, hook: impl FnOnce() + Send + 'static) -> Self {
+            self.launch.hooks.exit.push(Box::new(hook));
+            self
+        }
+
+        /// What each signal means. Default: HUP hands over, TERM, INT and QUIT stop, USR1 reports.
+        #[must_use]
+        pub fn signals(mut self, signals: $crate::Signals) -> Self {
+            self.launch.signals = signals;
+            self
+        }
+
+        /// Runs when `signal` has come, before what it means: for USR1, to open log files anew. Several
+        /// run in the order in which they were given, on a thread for the hooks of signals. A signal that
+        /// comes again while they run does not wait for them: a hook that hangs keeps nobody from
+        /// stopping the server.
+        #[must_use]
+        pub fn on_signal(mut self, signal: $crate::Signal, hook: impl FnMut() + Send + 'static) -> Self {
+            self.launch.signal_hooks.before.push((signal, Box::new(hook)));
+            self
+        }
+
+        /// As [`on_signal`](Self::on_signal), after what the signal means was set going: a handover or a
+        /// drain has begun then, and is not over ([`on_phase`](Self::on_phase) tells that).
+        #[must_use]
+        pub fn after_signal(mut self, signal: $crate::Signal, hook: impl FnMut() + Send + 'static) -> Self {
+            self.launch.signal_hooks.after.push((signal, Box::new(hook)));
+            self
+        }
+
+        /// Passes an open file, socket or pipe on to the next generation: see
+        /// [`Handle::pass_fd`](crate::Handle::pass_fd).
+        #[must_use]
+        pub fn pass_fd(self, name: impl Into<String>, fd: impl Into<std::os::fd::OwnedFd>) -> Self {
+            self.launch.handle.pass_fd(name, fd);
+            self
+        }
+
+        /// Makes `handle` steer this server.
+        #[must_use]
+        pub fn with_handle(mut self, handle: $crate::Handle) -> Self {
+            self.launch.handle = handle;
+            self
+        }
+
+        /// What can be asked of the server from other threads, before and while it serves.
+        pub fn handle(&self) -> $crate::Handle {
+            self.launch.handle.clone()
+        }
+    };
+}
+pub(crate) use launch_methods;
+
+/// What is served, and by whom.
+pub(crate) trait Business {
+    /// What is spoken on its connections.
+    type Progress: Portable;
+
+    fn launch(&mut self) -> &mut Launch;
+
+    /// Configuration that can't be meant is an error.
+    fn plan(&mut self) -> Result<Plan, Error>;
+
+    /// Everybody who works is there when this returns; nothing is accepted yet.
+    fn start(self, ground: &Ground<Self::Progress>) -> Result<Works<Self::Progress>, Error>;
+}
+
+/// Where it is served.
+pub(crate) struct Plan {
+    pub(crate) listen: Vec<Wanted>,
+    pub(crate) lanes: Lanes,
+}
+
+/// What is there before anybody works.
+pub(crate) struct Ground<P> {
+    pub(crate) limits: Limits,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) handle: Handle,
+    pub(crate) parking: Arc<Parking<P>>,
+    pub(crate) wait_group: WaitGroup,
+}
+
+/// Who works, and what they are given.
+pub(crate) struct Works<P> {
+    /// One for each lane.
+    pub(crate) queues: Vec<Arc<Queue<Box<Connection<P>>>>>,
+    /// The answer to who waited too long.
+    pub(crate) busy: Box<dyn FnMut() -> Vec<u8> + Send>,
+    pub(crate) staff: Box<dyn Staff>,
+}
+
+/// Serves until the process should exit, with signals and handovers.
+pub(crate) fn serve<B: Business>(mut business: B) -> Result<(), Error> {
+    init()?;
+    let mut inheritance = inherit::take();
+    let mut launch = std::mem::take(business.launch());
+    let predecessor = inheritance.as_ref().map(|i| &i.predecessor);
+    let blocked = match predecessor {
+        Some(predecessor) => signals::blocked_at_first(&predecessor.blocked),
+        None => signals::blocked(),
+    };
+    let blocked = blocked.map_err(Error::system("can't read the signal mask"))?;
+    let circumstances = Circumstances::now(predecessor.is_some_and(|predecessor| predecessor.nohup));
+    let command = predecessor.and_then(|predecessor| predecessor.command.as_ref());
+    let program = Program::capture(launch.executable.as_deref(), command, blocked)
+        .map_err(Error::system("can't tell how this process was started"))?;
+    let generation = predecessor.map_or(1, |predecessor| predecessor.generation.saturating_add(1));
+
+    let (meanings, signal_hooks) = (launch.signals, std::mem::take(&mut launch.signal_hooks));
+    let installed = signals::install(&blocked).map_err(Error::system("can't handle signals"));
+    let started = installed.and_then(|installed| {
+        let started = start(business, launch, inheritance.as_mut(), generation)?;
+        let inbox = Arc::clone(&started.handle.shared.inbox);
+        let desk = signal_hooks.start()?;
+        let heard = move |signal, wish: Option<_>| {
+            let inbox = Arc::clone(&inbox);
+            desk.hear(signal, move || wish.into_iter().for_each(|wish| inbox.wish(wish)));
+        };
+        let signals =
+            installed.start(meanings, circumstances, heard).map_err(Error::system("can't handle signals"))?;
+        Ok((started, signals))
+    });
+    match started {
+        Ok((mut started, signals)) => {
+            started.facts.nohup = circumstances.nohup;
+            started.facts.program = Some(program);
+            started.run(inheritance, Some(signals))
+        }
+        Err(e) => {
+            if let Some(inheritance) = &mut inheritance {
+                inheritance.lifecycle.send(&Message::Failed { reason: e.to_string() });
+            }
+            Err(e)
+        }
+    }
+}
+
+/// Serves in the background, without signals and without handovers.
+pub(crate) fn spawn<B: Business>(mut business: B) -> Result<Running, Error> {
+    let launch = std::mem::take(business.launch());
+    let started = start(business, launch, None, 1)?;
+    let handle = started.handle.clone();
+    let addresses = started.assembly.addresses();
+    let thread = thread::Builder::new()
+        .name("heirloom-control".into())
+        .spawn(move || started.run(None, None))
+        .map_err(Error::system("no thread for the control loop"))?;
+    Ok(Running { handle, addresses, thread: Some(thread) })
+}
+
+/// Everything up to the point where nothing can fail for want of something.
+fn start<B: Business>(
+    mut business: B,
+    mut launch: Launch,
+    inheritance: Option<&mut Inheritance>,
+    generation: u32,
+) -> Result<Started<B::Progress>, Error> {
+    let plan = business.plan()?;
+    check_names(&plan.listen)?;
+    if launch.raise_nofile {
+        raise_nofile();
+    }
+    launch.limits.connections =
+        launch.limits.connections.min(connections_by_nofile(plan.lanes.workers.len()));
+    launch.timeouts = launch.timeouts.within_reach();
+    let pid_file = launch.pid_file.as_deref().map(usable_pid_file).transpose()?;
+    let inherited = inheritance.map(|i| std::mem::take(&mut i.listeners)).unwrap_or_default();
+    let mut bound = Bound(Vec::new());
+    let (listeners, adopted) = bind(plan.listen, inherited, &mut bound)?;
+    for hook in launch.before_ready {
+        hook().map_err(|e| Error::new(Kind::Config, format!("before_ready failed: {e}")))?;
+    }
+    inherit::close_files();
+
+    let handle = launch.handle;
+    let is_first = generation == 1;
+    if is_first {
+        launch.hooks.acquire_first()?;
+    }
+    let inbox = Arc::clone(&handle.shared.inbox);
+    let hooks = Runner::start(launch.hooks, is_first, move |ticket, told| inbox.hook(ticket, told))?;
+
+    let (count, idle) = (listeners.len(), launch.timeouts.idle);
+    let longest_backlog = listeners.iter().map(|listener| listener.wanted.backlog).max().unwrap_or_default();
+    let parking = Parking::new(&launch.limits, count, longest_backlog, plan.lanes, idle)
+        .map_err(Error::system("can't make the acceptor's poller"))?;
+    let ground = Ground {
+        limits: launch.limits,
+        timeouts: launch.timeouts,
+        handle,
+        parking: Arc::new(parking),
+        wait_group: WaitGroup::new(),
+    };
+    let works = business.start(&ground)?;
+    let Ground { limits, timeouts, handle, parking, wait_group } = ground;
+    handle.shared.generation.store(generation, Ordering::Relaxed);
+    let assembly = Arc::new(Assembly {
+        listeners: Mutex::new(listeners.clone()),
+        parking: Arc::clone(&parking),
+        wait_group,
+        queues: works.queues.clone(),
+        staff: works.staff,
+        grace: timeouts.idle_grace,
+        files: Arc::clone(&handle.shared.files),
+    });
+    let _ = handle.shared.gauges.set(Arc::clone(&assembly) as _);
+    let (inbox, ends) = (Arc::clone(&handle.shared.inbox), Arc::clone(&handle.shared.inbox));
+    let acceptor = Acceptor::new(Setup {
+        parking,
+        listeners,
+        queues: works.queues,
+        queue_wait: timeouts.queue_wait,
+        limits,
+        phase: handle.shared.phase.clone(),
+        generation,
+        tallies: handle.shared.tallies.clone(),
+        busy: works.busy,
+        news: Arc::new(move |news| {
+            inbox.event(match news {
+                News::ListenersClosed => Event::ListenersClosed,
+                News::Drained => Event::Drained,
+                News::Checked(outcome) => Event::Checked(outcome),
+            });
+        }),
+    });
+    let acceptor = thread::Builder::new()
+        .name("heirloom-acceptor".into())
+        .spawn(move || {
+            let outcome = match catch_unwind(AssertUnwindSafe(|| acceptor.run())) {
+                Ok(ran) => ran.map_err(Error::system("the acceptor can't wait for events")),
+                Err(panic) => {
+                    Err(Error::new(Kind::System, format!("the acceptor panicked: {}", panic_text(&*panic))))
+                }
+            };
+            if let Err(e) = &outcome {
+                // Nothing would be accepted any more, nor time out.
+                error!("{e}: this process can't go on");
+                ends.event(Event::Hammer);
+            }
+            outcome
+        })
+        .map_err(Error::system("no thread for the acceptor"))?;
+    let terms = Terms {
+        ready: timeouts.ready,
+        probation: timeouts.probation,
+        drain: timeouts.drain,
+        lame_duck: timeouts.lame_duck,
+    };
+    bound.0.clear();
+    let facts = Facts { generation, nohup: false, program: None, pid_file, hooks };
+    Ok(Started { handle, assembly, acceptor, terms, adopted, facts })
+}
+
+fn check_names(listen: &[Wanted]) -> Result<(), Error> {
+    let config = |text: String| Err(Error::new(Kind::Config, text));
+    if listen.is_empty() {
+        return config("nothing to listen on: call `listen`".to_owned());
+    }
+    let mut counts = BTreeMap::new();
+    for Wanted { name, .. } in listen {
+        let count = counts.entry(name).or_insert(0u32);
+        *count = count.saturating_add(1);
+    }
+    // Port 0 is another one each time.
+    match counts.iter().find(|(name, count)| **count > 1 && !name.ends_with(":0")) {
+        Some((name, _)) => config(format!("can't listen on {name} twice: leave one out")),
+        None => Ok(()),
+    }
+}
+
+/// Those that are inherited are adopted, the others bound; and the names of the adopted.
+fn bind(
+    wanted: Vec<Wanted>,
+    mut inherited: Vec<(String, OwnedFd)>,
+    bound: &mut Bound,
+) -> Result<(Vec<Listener>, Vec<String>), Error> {
+    let (mut listeners, mut adopted) = (Vec::new(), Vec::new());
+    for wanted in wanted {
+        let listener = match inherited.iter().position(|(inherited, _)| *inherited == wanted.name) {
+            Some(index) => {
+                let (name, fd) = inherited.remove(index);
+                adopted.push(name);
+                Listener::adopt(wanted, fd)?
+            }
+            None => {
+                let listener = Listener::bind(wanted)?;
+                bound.0.push(listener.clone());
+                listener
+            }
+        };
+        info!("listening on {}", listener.address());
+        listeners.push(listener);
+    }
+    Ok((listeners, adopted))
+}
+
+/// Listeners of a start that may still fail: no socket's path is left behind then.
+struct Bound(Vec<Listener>);
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.0.iter().for_each(Listener::unlink);
+    }
+}
+
+/// A server whose parts run, and whose control loop does not yet.
+struct Started<P> {
+    handle: Handle,
+    assembly: Arc<Assembly<P>>,
+    acceptor: JoinHandle<Result<(), Error>>,
+    terms: Terms,
+    adopted: Vec<String>,
+    facts: Facts,
+}
+
+impl<P: Portable> Started<P> {
+    fn run(self, inheritance: Option<Inheritance>, mut signals: Option<Heard>) -> Result<(), Error> {
+        let (state, predecessor) = match inheritance {
+            Some(inheritance) => {
+                let Inheritance { mut lifecycle, connections, predecessor, state, .. } = inheritance;
+                lifecycle.send(&Message::Hello(Hello {
+                    version: VERSION,
+                    generation: self.facts.generation,
+                    pid: nix::unistd::getpid().as_raw(),
+                    command: None,
+                    ..predecessor
+                }));
+                self.assembly.parking.command(Command::TakeConnections(connections));
+                let predecessor = Predecessor { channel: lifecycle, pid: predecessor.pid, state };
+                (State::successor(self.terms, self.adopted), Some(predecessor))
+            }
+            None => (State::first(self.terms), None),
+        };
+        let (inbox, phase) = (&self.handle.shared.inbox, &self.handle.shared.phase);
+        let outcome = Control::new(state, self.facts, &*self.assembly, inbox, phase, predecessor)
+            .and_then(Control::run);
+        let finished = self.assembly.finish(self.acceptor, &mut || drop(signals.take()));
+        drop(signals);
+        outcome.and(finished)
+    }
+}
+
+/// A server that runs in the background. Dropping it drains it and waits for its end.
+#[derive(Debug)]
+pub struct Running {
+    handle: Handle,
+    addresses: Vec<SocketAddr>,
+    thread: Option<JoinHandle<Result<(), Error>>>,
+}
+
+impl Running {
+    /// Steers it.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Where its TCP listeners are, in the order of their `listen`.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Drains it and waits for its end.
+    ///
+    /// # Errors
+    /// As [`Server::serve`](crate::Server::serve).
+    pub fn stop(mut self) -> Result<(), Error> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        self.handle.drain();
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(_)) => Err(Error::new(Kind::System, "the control loop panicked")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            let _ = self.end();
+        }
+    }
+}
+
+/// Tried out while nothing depends on it: at COMMIT it would be too late to refuse.
+fn usable_pid_file(path: &Path) -> Result<PidFile, Error> {
+    let file = PidFile::new(path).and_then(|file| file.try_out().map(|()| file));
+    file.map_err(|e| {
+        let advice = match e.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => ": its folder must exist",
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => ": its folder must be writable",
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ": make room",
+            // A folder, or an empty text.
+            ErrorKind::IsADirectory | ErrorKind::InvalidInput => ": want the path of a file",
+            _ => "",
+        };
+        Error::io(Kind::Config, format!("can't write the pid file {}{advice}", path.display()), e)
+    })
+}
+
+/// The soft limit of open files is 1,024 on most hosts, for the sake of programs that use select().
+fn raise_nofile() {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) if soft < hard => {
+            if let Err(e) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+                warn!("can't raise the limit of open files from {soft} to {hard}: {e}");
+            }
+        }
+        Ok(_) => {}
+        Err(e) => warn!("can't read the limit of open files: {e}"),
+    }
+}
+
+/// Each pool has a descriptor to wait by; those of the usual ones are among the reserved.
+fn connections_by_nofile(pools: usize) -> usize {
+    let own = pools.saturating_sub(USUAL_POOLS) as u64;
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    usize::try_from(soft.saturating_sub(RESERVED_FDS.saturating_add(own)).max(8)).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::base::status::Stats;
+
+    /// A service whose first connection is the acceptor's death.
+    struct Doomed {
+        launch: Launch,
+    }
+
+    #[derive(Debug)]
+    struct Fatal;
+
+    impl Default for Fatal {
+        fn default() -> Fatal {
+            panic!("as it is meant to");
+        }
+    }
+
+    impl Portable for Fatal {
+        fn is_portable(&self, _: usize, _: usize) -> bool {
+            false
+        }
+
+        fn pack(&mut self, _: &mut Vec<u8>) -> Option<Instant> {
+            None
+        }
+
+        fn unpack(_: Option<Instant>) -> Fatal {
+            Fatal
+        }
+    }
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Staff for Nobody {
+        fn add_to(&self, _: &mut Stats) {}
+
+        fn in_flight(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn unnamed(&self) -> &'static str {
+            "nothing"
+        }
+
+        fn finish(&self, _: &mut dyn FnMut()) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    impl Business for Doomed {
+        type Progress = Fatal;
+
+        fn launch(&mut self) -> &mut Launch {
+            &mut self.launch
+        }
+
+        fn plan(&mut self) -> Result<Plan, Error> {
+            let lanes = Lanes { workers: vec![0], of_site: vec![0] };
+            Ok(Plan { listen: vec![Wanted::new("127.0.0.1:0".to_owned(), 0)], lanes })
+        }
+
+        fn start(self, _: &Ground<Fatal>) -> Result<Works<Fatal>, Error> {
+            let queues = vec![Arc::new(Queue::new(0, 1))];
+            Ok(Works { queues, busy: Box::new(Vec::new), staff: Box::new(Nobody) })
+        }
+    }
+
+    #[test]
+    fn a_server_does_not_outlive_its_acceptor() {
+        let mut running = spawn(Doomed { launch: Launch::default() }).unwrap();
+        let _client = TcpStream::connect(running.addresses()[0]).unwrap();
+        // By itself: it is not asked to.
+        let outcome = running.thread.take().unwrap().join().unwrap();
+        assert_eq!(outcome.unwrap_err().to_string(), "the acceptor panicked: as it is meant to");
+    }
+}

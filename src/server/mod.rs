@@ -1,0 +1,398 @@
+//! The HTTP server: what it serves and by whom, plain data until `serve`. How it starts and ends is
+//! `launch`'s.
+
+pub(crate) mod admin;
+pub(crate) mod assembly;
+pub(crate) mod handle;
+pub(crate) mod launch;
+pub(crate) mod listen_config;
+pub(crate) mod stream_server;
+#[cfg(feature = "tiny_http")]
+pub(crate) mod tiny_http;
+
+use std::any::Any;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::base::budget::Budget;
+use crate::base::error::{Error, Kind};
+use crate::base::log::{error, panic_text, warn};
+use crate::base::status::Stats;
+use crate::http::codec::{DateCache, encode};
+use crate::http::exchange::detached::Detached;
+use crate::http::exchange::{self, Client, Common, Desk, HandlerBox, Progress, Sign, Site, Stores};
+use crate::net::listener::Wanted;
+use crate::net::scheduler::latency::Pace;
+use crate::net::scheduler::pool::{Begin, Places, Pool};
+use crate::net::scheduler::queue::Queue;
+#[cfg(feature = "tls")]
+use crate::net::tls::Tls;
+use crate::server::admin::admin_routes;
+use crate::server::assembly::Staff;
+use crate::server::launch::{Business, Ground, Lanes, Launch, Plan, Running, Works, launch_methods};
+use crate::server::listen_config::Listen;
+use crate::web::handler::Handler;
+use crate::web::per_worker::PerWorker;
+
+/// For what workers drop at their end, which may be the user's.
+const LAST_DROPS: Duration = Duration::from_secs(5);
+/// Beyond that a thread that begins may find no memory map for its stacks, and ends the process.
+const MOST_WORKERS: usize = 10_000;
+/// Threads of workers block in handlers: a few for each core, and never very few.
+const DEFAULT_WORKERS: usize = 32;
+
+/// A server, to be configured and run.
+///
+/// ```no_run
+/// use heirloom::prelude::*;
+///
+/// fn main() -> Result<(), heirloom::Error> {
+///     let router = Router::new().get("/ok", |_: Request| "ok\n");
+///     Server::new(router).listen("127.0.0.1:8001").workers(8).serve()
+/// }
+/// ```
+pub struct Server {
+    handler: Arc<dyn Handler>,
+    listen: Vec<Listen>,
+    admin: Vec<String>,
+    workers: usize,
+    temporary_folder: Option<PathBuf>,
+    stack_bytes: Option<usize>,
+    per_worker: Vec<Begin>,
+    launch: Launch,
+}
+
+impl Server {
+    /// A server for `handler`: a closure, or a [`Router`](crate::Router).
+    pub fn new(handler: impl Handler) -> Server {
+        Server {
+            handler: Arc::new(handler),
+            listen: Vec::new(),
+            admin: Vec::new(),
+            workers: DEFAULT_WORKERS,
+            temporary_folder: None,
+            stack_bytes: None,
+            per_worker: Vec::new(),
+            launch: Launch::default(),
+        }
+    }
+
+    /// Adds a listener: `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`; or a [`Listen`], which may have its own handler,
+    /// workers, backlog and more. Port 0 takes a free one, which later generations keep.
+    ///
+    /// The text is the listener's name at a handover: a successor that asks for the same text
+    /// inherits the socket.
+    #[must_use]
+    pub fn listen(mut self, listen: impl Into<Listen>) -> Server {
+        self.listen.push(listen.into());
+        self
+    }
+
+    /// Adds a listener with a handler of its own, on the server's workers.
+    #[must_use]
+    pub fn listen_with(self, name: impl Into<String>, handler: impl Handler) -> Server {
+        self.listen(Listen::new(name).handler(handler))
+    }
+
+    /// Adds a listener that speaks TLS, and HTTP/1.1 within. [`Server::serve`] reads the files that
+    /// `tls` names. As for [`Server::listen`], `name` is the text that a successor inherits the socket
+    /// by, whether it speaks TLS there or not.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn listen_tls(self, name: impl Into<String>, tls: Tls) -> Server {
+        self.listen(Listen::new(name).tls(tls))
+    }
+
+    /// Adds a listener that speaks TLS, with a handler of its own, on the server's workers.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn listen_tls_with(self, name: impl Into<String>, tls: Tls, handler: impl Handler) -> Server {
+        self.listen(Listen::new(name).tls(tls).handler(handler))
+    }
+
+    /// Adds a listener for operators, with `/healthz`, `/readyz`, `/metrics` and `/status`, and a
+    /// worker of its own: it answers while all others are in handlers.
+    #[must_use]
+    pub fn admin(mut self, name: impl Into<String>) -> Server {
+        self.admin.push(name.into());
+        self
+    }
+
+    /// How many requests are handled at once: threads that may block. Default 32; at most 10,000, with
+    /// those that listeners have of their own.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Server {
+        self.workers = workers;
+        self
+    }
+
+    /// Bytes of stack for each worker. Default: that of std, 2 MiB.
+    #[must_use]
+    pub fn stack_bytes(mut self, bytes: usize) -> Server {
+        self.stack_bytes = Some(bytes);
+        self
+    }
+
+    /// Makes each worker begin with its own of `values`: on its own thread, after
+    /// [`before_ready`](Self::before_ready) and before this generation says that it is prepared. So a
+    /// failure is an error of [`Server::serve`] that says what can't be made and why, and at a handover the
+    /// predecessor serves on. The worker of [`Server::admin`] has none.
+    ///
+    /// Several are made in the order in which they are given. In a successor all of that comes before
+    /// [`acquire_after_go`](Self::acquire_after_go).
+    #[must_use]
+    pub fn per_worker<T: 'static>(mut self, values: &PerWorker<T>) -> Server {
+        let values = values.clone();
+        self.per_worker.push(Arc::new(move || values.begin()));
+        self
+    }
+
+    /// Where request bodies that are too long for memory are kept, in files without a name. Default:
+    /// `$TMPDIR`, or /tmp. On a tmpfs they are in memory all the same.
+    #[must_use]
+    pub fn temporary_folder(mut self, folder: impl Into<PathBuf>) -> Server {
+        self.temporary_folder = Some(folder.into());
+        self
+    }
+
+    launch_methods!();
+
+    /// Serves until the process should exit: after a stop, or when a successor has taken over and
+    /// all that was begun is done. Binds, or inherits from a predecessor, and acts upon HUP, TERM,
+    /// INT, QUIT, USR1 and USR2.
+    ///
+    /// # Errors
+    /// When it can't start, when requests were cut at the end of a drain
+    /// ([`Error::is_cut`]), or when this generation was rolled back. A process serves once with
+    /// signals: a second call is an error ([`Server::spawn`] has no such limit).
+    pub fn serve(self) -> Result<(), Error> {
+        launch::serve(self)
+    }
+
+    /// Starts serving in the background, without signals and without handovers: for tests, and for
+    /// programs that only want the HTTP server.
+    /// Any number of them run in one process, beside one that serves with signals, too.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use std::io::{Read, Write};
+    ///
+    /// let server = Server::new(|_: Request| "ok\n").listen("127.0.0.1:0").spawn().unwrap();
+    /// let mut client = std::net::TcpStream::connect(server.addresses()[0]).unwrap();
+    /// client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    /// let mut answer = String::new();
+    /// client.read_to_string(&mut answer).unwrap();
+    /// assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("ok\n"));
+    /// // Or drop it: it finishes what it has begun.
+    /// server.stop().unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// When it can't start.
+    pub fn spawn(self) -> Result<Running, Error> {
+        launch::spawn(self)
+    }
+}
+
+impl Business for Server {
+    type Progress = Progress;
+
+    fn launch(&mut self) -> &mut Launch {
+        &mut self.launch
+    }
+
+    /// Site 0 is the server's own handler, the next ones those of listeners with handlers or workers of their own,
+    /// the last the admin's. The pools are in the same order.
+    fn plan(&mut self) -> Result<Plan, Error> {
+        self.check()?;
+        let mut lanes = Lanes { workers: vec![self.shared_workers()], of_site: vec![0] };
+        let mut listen = Vec::new();
+        for one in &self.listen {
+            let site = if one.has_own_site() { lanes.of_site.len() } else { 0 };
+            if one.has_own_site() {
+                lanes.of_site.push(if one.workers.is_some() { lanes.workers.len() } else { 0 });
+                lanes.workers.extend(one.workers);
+            }
+            listen.push(one.wanted(site));
+        }
+        if !self.admin.is_empty() {
+            let site = lanes.of_site.len();
+            let admin = |name: &String| Wanted { reserved: true, ..Wanted::new(name.clone(), site) };
+            listen.extend(self.admin.iter().map(admin));
+            lanes.of_site.push(lanes.workers.len());
+            lanes.workers.push(1);
+        }
+        #[cfg(feature = "tls")]
+        self.listen.iter().try_for_each(Listen::reads_certificates)?;
+        Ok(Plan { listen, lanes })
+    }
+
+    fn start(self, ground: &Ground<Progress>) -> Result<Works<Progress>, Error> {
+        let site = |handler| Site { handler: HandlerBox(handler), pace: Pace::new() };
+        let (begins, stack_bytes) = (self.per_worker.clone(), self.stack_bytes);
+        let begin: Option<Begin> = (!begins.is_empty())
+            .then(|| Arc::new(move || begins.iter().try_for_each(|begin| begin())) as Begin);
+        let places = |name, whose, count, begin| Places { name, whose, count, stack_bytes, begin };
+        let (shared, workers) = (Arc::clone(&self.handler), self.shared_workers());
+        let mut sites = vec![site(Arc::clone(&shared))];
+        let mut lanes = vec![places("heirloom-worker", String::new(), workers, begin.clone())];
+        for listen in self.listen.into_iter().filter(Listen::has_own_site) {
+            if let Some(count) = listen.workers {
+                lanes.push(places("worker", listen.mark(), count, begin.clone()));
+            }
+            sites.push(site(listen.handler.unwrap_or_else(|| Arc::clone(&shared))));
+        }
+        if !self.admin.is_empty() {
+            sites.push(site(Arc::new(admin_routes(&ground.handle))));
+            lanes.push(places("heirloom-admin", String::new(), 1, None));
+        }
+        let (limits, tallies) = (&ground.limits, &ground.handle.shared.tallies);
+        let detached = Arc::new(Detached::new(limits.detached_threads, tallies.tally()));
+        let memory = Budget::new(limits.buffered_bytes);
+        let disk = Budget::new(limits.temporary_bytes);
+        let common = Arc::new(Common {
+            sites,
+            parking: Arc::clone(&ground.parking),
+            limits: limits.clone(),
+            timeouts: ground.timeouts.clone(),
+            stores: Stores::new(memory.clone(), disk.clone(), self.temporary_folder),
+            phase: ground.handle.shared.phase.clone(),
+            wait_group: ground.wait_group.clone(),
+            detached: Arc::clone(&detached),
+        });
+
+        let mut pools = Vec::new();
+        let mut queues = Vec::new();
+        let mut signs = Vec::new();
+        for (lane, places) in lanes.into_iter().enumerate() {
+            let count = places.count;
+            let share = (count.saturating_mul(limits.streaming_percent.into()) / 100).max(1);
+            let queue = Arc::new(Queue::new(count, share));
+            let of_pool: Vec<Arc<Sign>> = (0..count).map(|_| Arc::default()).collect();
+            signs.extend(of_pool.iter().cloned());
+            let (common, of_queue, tallies) = (Arc::clone(&common), Arc::clone(&queue), tallies.clone());
+            let of_the_dead = tallies.clone();
+            let make = move |index: usize| {
+                let wait_group = common.wait_group.on_own_line();
+                let sign = of_pool.get(index).cloned().unwrap_or_default();
+                let mut desk = Desk::new(index, tallies.tally(), sign, wait_group);
+                let (common, queue) = (Arc::clone(&common), Arc::clone(&of_queue));
+                move |client: Box<Client>, in_share| {
+                    exchange::serve(client, in_share, &mut desk, &common, &queue)
+                }
+            };
+            let died = move |worker: &str, panic: &(dyn Any + Send)| {
+                error!("{worker} died and is replaced: {}", panic_text(panic));
+                // A tally has one writer; this is rare enough for one each.
+                of_the_dead.tally().worker_replaced();
+            };
+            let (parking, to_fill) = (Arc::clone(&ground.parking), Arc::clone(&queue));
+            let fetch = move || parking.fetch(lane, &to_fill);
+            match Pool::start(places, Arc::clone(&queue), make, fetch, died) {
+                Ok(pool) => pools.push(pool),
+                Err(e) => {
+                    pools.into_iter().for_each(Pool::abandon);
+                    return Err(e);
+                }
+            }
+            queues.push(queue);
+        }
+        let mut date = DateCache::new(SystemTime::now());
+        let busy = move || {
+            let mut answer = Vec::new();
+            encode::busy(&mut answer, date.get(SystemTime::now()));
+            answer
+        };
+        let workers = Workers { signs, pools: Mutex::new(pools), detached, memory, disk };
+        Ok(Works { queues, busy: Box::new(busy), staff: Box::new(workers) })
+    }
+}
+
+impl Server {
+    fn check(&self) -> Result<(), Error> {
+        let config = |text: String| Err(Error::new(Kind::Config, text));
+        if !(1..=MOST_WORKERS).contains(&self.workers) {
+            let workers = self.workers;
+            return config(format!(
+                "a server needs a worker, and {MOST_WORKERS} at most: Server::workers({workers})"
+            ));
+        }
+        if let Err(text) = self.handler.check() {
+            return config(text);
+        }
+        self.listen.iter().try_for_each(Listen::check)?;
+        let own = self.listen.iter().filter_map(|one| one.workers);
+        let all = own.fold(self.shared_workers(), usize::saturating_add);
+        if all > MOST_WORKERS {
+            return config(format!("{MOST_WORKERS} workers at most, over all listeners: these are {all}"));
+        }
+        Ok(())
+    }
+
+    /// None where each listener has its own.
+    fn shared_workers(&self) -> usize {
+        let all_have_own = !self.listen.is_empty() && self.listen.iter().all(|one| one.workers.is_some());
+        if all_have_own { 0 } else { self.workers }
+    }
+}
+
+/// Who works on exchanges.
+#[derive(Debug)]
+struct Workers {
+    /// One for each worker.
+    signs: Vec<Arc<Sign>>,
+    pools: Mutex<Vec<Pool<Box<Client>>>>,
+    detached: Arc<Detached>,
+    memory: Budget,
+    disk: Budget,
+}
+
+impl Staff for Workers {
+    fn add_to(&self, stats: &mut Stats) {
+        stats.workers = self.signs.len() as u64;
+        stats.buffered_bytes = self.memory.held();
+        stats.temporary_bytes = self.disk.held();
+        stats.detached = self.detached.count() as u64;
+    }
+
+    fn in_flight(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.signs.iter().filter_map(|sign| sign.read()).collect();
+        lines.extend(self.detached.in_flight());
+        lines
+    }
+
+    fn unnamed(&self) -> &'static str {
+        "a request whose client is slow to send or to read"
+    }
+
+    fn drain(&self) {
+        self.detached.drain();
+    }
+
+    /// Workers that are in handlers are left behind: the process ends under them.
+    fn finish(&self, _: &mut dyn FnMut()) -> Result<(), Error> {
+        let idle = self.signs.iter().all(|sign| sign.read().is_none());
+        let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
+        if idle {
+            let until = Instant::now() + LAST_DROPS;
+            let left = |pool: Pool<_>| !pool.finish(until.saturating_duration_since(Instant::now()));
+            if pools.into_iter().map(left).fold(false, |any, left| any | left) {
+                warn!("workers are left behind: what they drop takes longer than {LAST_DROPS:?}");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listen: Vec<&str> = self.listen.iter().map(Listen::name).collect();
+        f.debug_struct("Server")
+            .field("listen", &listen)
+            .field("admin", &self.admin)
+            .field("workers", &self.workers)
+            .finish_non_exhaustive()
+    }
+}

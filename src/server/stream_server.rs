@@ -1,0 +1,603 @@
+//! The lifecycle without HTTP: connections as blocking streams for a program's own threads, with
+//! everything else as for a server: signals, handover, probation, drain, hooks, the pid file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_utils::CachePadded;
+use socket2::SockRef;
+
+use crate::base::close_reason::CloseReason;
+use crate::base::error::{Error, Kind};
+use crate::base::log::{debug, error, info};
+use crate::base::phase::{Drain, Phase, PhaseWatch};
+use crate::base::status::{Stats, Tally};
+use crate::base::wait_group::WaitGroup;
+use crate::net::acceptor::{Deadline, Lanes, Parking};
+use crate::net::conn_info::PeerCredentials;
+use crate::net::listener::Wanted;
+use crate::net::scheduler::queue::{Popped, Queue, Seat};
+use crate::net::stream::{self, Peek, Portable, Stream};
+use crate::server::assembly::Staff;
+use crate::server::launch::{self, Business, Ground, Launch, Plan, Running, Works, launch_methods};
+
+/// How long a service may take to its end before signals have their default action.
+const TIDIES: Duration = Duration::from_millis(500);
+
+/// A service of the program's own, on its own threads, with the lifecycle of a
+/// [`Server`](crate::Server): HUP starts a successor that inherits the listeners, TERM serves what
+/// has come and ends, and in neither case is a client refused or reset.
+///
+/// The program gets every connection as a blocking stream, which counts as in flight until it is
+/// dropped or parked. What a client is told before its connection ends is the protocol's own
+/// business: [`Connection::drain`] tells when.
+///
+/// ```no_run
+/// use heirloom::{Connection, Lifecycle};
+/// use std::io::{BufRead, BufReader, Write};
+/// use std::thread;
+///
+/// fn main() -> Result<(), heirloom::Error> {
+///     Lifecycle::new().listen("127.0.0.1:7001").serve(|incoming| {
+///         for connection in incoming {
+///             // A thread that can't be had closes this connection, and only this one.
+///             let _ = thread::Builder::new().spawn(move || talk(connection));
+///         }
+///     })
+/// }
+///
+/// fn talk(connection: Connection) -> std::io::Result<()> {
+///     let mut lines = BufReader::new(&connection);
+///     let mut line = String::new();
+///     while lines.read_line(&mut line)? > 0 {
+///         let last = connection.drain().draining();
+///         (&connection).write_all(format!("{}{}", line, if last { "BYE\n" } else { "" }).as_bytes())?;
+///         if last {
+///             break;
+///         }
+///         line.clear();
+///     }
+///     Ok(())
+/// }
+/// ```
+///
+/// Of [`Limits`](crate::Limits) the counts of connections hold, and of [`Timeouts`](crate::Timeouts)
+/// all that is not about requests: `idle` and `idle_grace` for parked connections, `queue_wait` for
+/// those that no thread asks for.
+pub struct Lifecycle {
+    listen: Vec<String>,
+    busy: Vec<u8>,
+    work: Option<Work>,
+    launch: Launch,
+}
+
+type Work = Box<dyn FnOnce(Incoming) + Send>;
+
+impl Lifecycle {
+    /// One without listeners yet.
+    pub fn new() -> Lifecycle {
+        Lifecycle { listen: Vec::new(), busy: Vec::new(), work: None, launch: Launch::default() }
+    }
+
+    /// Adds a listener: `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`. Port 0 takes a free one, which
+    /// later generations keep. The text is the listener's name at a handover: a successor that asks
+    /// for the same text inherits the socket.
+    #[must_use]
+    pub fn listen(mut self, name: impl Into<String>) -> Lifecycle {
+        self.listen.push(name.into());
+        self
+    }
+
+    /// What a client is told whose connection no thread has asked for within
+    /// [`Timeouts::queue_wait`](crate::Timeouts::queue_wait), or that has more connections than
+    /// [`Limits::connections_per_peer`](crate::Limits::connections_per_peer), before it is closed.
+    /// Default: nothing.
+    #[must_use]
+    pub fn busy(mut self, answer: impl Into<Vec<u8>>) -> Lifecycle {
+        self.busy = answer.into();
+        self
+    }
+
+    launch_methods!();
+
+    /// Serves until the process should exit: after a stop, or when a successor has taken over and
+    /// all that was begun is done. `work` runs on a thread of its own, `heirloom-service`, and gets the
+    /// connections. When it returns early, the process drains as if it had been told to stop. Its end is
+    /// waited for; when that takes more than half a second, TERM, INT and QUIT have their default action again.
+    ///
+    /// # Errors
+    /// As [`Server::serve`](crate::Server::serve), and when `work` panicked.
+    pub fn serve(mut self, work: impl FnOnce(Incoming) + Send + 'static) -> Result<(), Error> {
+        self.work = Some(Box::new(work));
+        launch::serve(self)
+    }
+
+    /// The same in the background, without signals and without handovers: for tests.
+    ///
+    /// # Errors
+    /// When it can't start.
+    pub fn spawn(mut self, work: impl FnOnce(Incoming) + Send + 'static) -> Result<Running, Error> {
+        self.work = Some(Box::new(work));
+        launch::spawn(self)
+    }
+}
+
+impl Default for Lifecycle {
+    fn default() -> Lifecycle {
+        Lifecycle::new()
+    }
+}
+
+impl fmt::Debug for Lifecycle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lifecycle").field("listen", &self.listen).finish_non_exhaustive()
+    }
+}
+
+impl Business for Lifecycle {
+    type Progress = Raw;
+
+    fn launch(&mut self) -> &mut Launch {
+        &mut self.launch
+    }
+
+    fn plan(&mut self) -> Result<Plan, Error> {
+        // The program's threads look at nothing but the queue.
+        let lanes = Lanes { workers: vec![0], of_site: vec![0] };
+        let listen = self.listen.iter().map(|name| Wanted::new(name.clone(), 0)).collect();
+        Ok(Plan { listen, lanes })
+    }
+
+    fn start(self, ground: &Ground<Raw>) -> Result<Works<Raw>, Error> {
+        // Nothing is in the share.
+        let queue = Arc::new(Queue::new(0, 1));
+        let shared = &ground.handle.shared;
+        let desk = Arc::new(FrontDesk {
+            parking: Arc::clone(&ground.parking),
+            queue: Arc::clone(&queue),
+            wait_group: ground.wait_group.clone(),
+            listeners: self.listen,
+            phase: shared.phase.clone(),
+            tally: Mutex::new(shared.tallies.tally()),
+            hands: Mutex::default(),
+        });
+        let (incoming, handle) = (Incoming { desk: Arc::clone(&desk) }, ground.handle.clone());
+        let (ends, ended) = mpsc::channel();
+        let service = move || {
+            let _ends: Sender<()> = ends;
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                if let Some(work) = self.work {
+                    work(incoming);
+                }
+            }));
+            if handle.phase() != Phase::Exited {
+                match &outcome {
+                    Ok(()) => info!("the service has returned: stopping"),
+                    Err(_) => error!("the service has panicked: stopping"),
+                }
+                handle.drain();
+            }
+            outcome.map_err(|_| Error::new(Kind::System, "the service has panicked"))
+        };
+        let thread = thread::Builder::new()
+            .name("heirloom-service".into())
+            .spawn(service)
+            .map_err(Error::system("no thread for the service"))?;
+        let (busy, staff) = (self.busy, Own { desk, service: Mutex::new(Some(Service { thread, ended })) });
+        Ok(Works { queues: vec![queue], busy: Box::new(move || busy.clone()), staff: Box::new(staff) })
+    }
+}
+
+/// What is spoken is not known here.
+#[derive(Debug, Default)]
+pub(crate) struct Raw {
+    /// The acceptor hears of its events.
+    watched: bool,
+}
+
+impl Portable for Raw {
+    const UNSPOKEN: bool = true;
+
+    /// What is parked is between two requests, or the program would not have parked it.
+    fn is_portable(&self, _: usize, _: usize) -> bool {
+        true
+    }
+
+    fn pack(&mut self, _: &mut Vec<u8>) -> Option<Instant> {
+        None
+    }
+
+    fn unpack(_: Option<Instant>) -> Raw {
+        Raw { watched: true }
+    }
+}
+
+type Inner = stream::Connection<Raw>;
+
+/// Where connections are given out, and come back to.
+#[derive(Debug)]
+struct FrontDesk {
+    parking: Arc<Parking<Raw>>,
+    queue: Arc<Queue<Box<Inner>>>,
+    wait_group: WaitGroup,
+    listeners: Vec<String>,
+    phase: PhaseWatch,
+    /// Written under the lock, since the program's threads are many.
+    tally: Mutex<Arc<CachePadded<Tally>>>,
+    /// What the program has, by slot.
+    hands: Mutex<BTreeMap<u64, Held>>,
+}
+
+/// A connection that the program has.
+#[derive(Debug)]
+struct Held {
+    peer: Option<SocketAddr>,
+    listener: usize,
+    since: Instant,
+}
+
+impl FrontDesk {
+    fn hands(&self) -> MutexGuard<'_, BTreeMap<u64, Held>> {
+        self.hands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listener(&self, index: usize) -> &str {
+        self.listeners.get(index).map_or("", |name| name)
+    }
+
+    fn give(&self, inner: &mut Inner) -> io::Result<Wake> {
+        let wake = match inner.idle {
+            _ if inner.expired => Wake::Expired,
+            Some(_) => Wake::Readable,
+            None => Wake::New,
+        };
+        SockRef::from(&inner.stream).set_nonblocking(false)?;
+        inner.guard = Some(self.wait_group.guard());
+        (inner.idle, inner.expired) = (None, false);
+        let held = Held { peer: inner.origin.peer, listener: inner.listener, since: Instant::now() };
+        self.hands().insert(inner.slot.to_bits(), held);
+        Ok(wake)
+    }
+
+    fn take_back(&self, inner: &Inner) {
+        self.hands().remove(&inner.slot.to_bits());
+    }
+
+    /// Until there is something to read, or it has been here for too long.
+    fn rest(&self, mut inner: Box<Inner>) {
+        let since = *inner.idle.get_or_insert_with(Instant::now);
+        // What counts is in flight until here: the acceptor can see it now.
+        inner.guard = None;
+        loop {
+            if self.parking.departs(&inner) {
+                return self.parking.leave(inner);
+            }
+            match self.parking.park(inner, Deadline::Idle(since)) {
+                Ok(()) => return,
+                // What was announced may have been read since.
+                Err(back) if back.stream.peek() == Peek::Nothing => inner = back,
+                Err(back) => return self.queue.push(&mut vec![back]),
+            }
+        }
+    }
+
+    fn watch(&self, inner: &mut Inner) -> io::Result<()> {
+        if !inner.progress.watched {
+            self.parking.watch(inner)?;
+            inner.progress.watched = true;
+        }
+        Ok(())
+    }
+
+    fn end(&self, inner: Box<Inner>, reason: CloseReason) {
+        debug!("connection closed: {reason}");
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).closed(reason);
+        self.parking.close(inner);
+    }
+}
+
+/// The program's own threads, as the server sees them.
+#[derive(Debug)]
+struct Own {
+    desk: Arc<FrontDesk>,
+    service: Mutex<Option<Service>>,
+}
+
+/// The program's thread, and what tells of its end.
+#[derive(Debug)]
+struct Service {
+    thread: JoinHandle<Result<(), Error>>,
+    ended: Receiver<()>,
+}
+
+impl Staff for Own {
+    fn add_to(&self, _: &mut Stats) {}
+
+    fn in_flight(&self) -> Vec<String> {
+        let line = |held: &Held| {
+            let listener = self.desk.listener(held.listener);
+            let peer = held.peer.map_or_else(String::new, |peer| format!(" of {peer}"));
+            format!("a connection{peer} to {listener}, for {:.1?}", held.since.elapsed())
+        };
+        self.desk.hands().values().map(line).collect()
+    }
+
+    fn unnamed(&self) -> &'static str {
+        "a connection that is about to be given out or closed"
+    }
+
+    /// What the program's threads still have is left behind: the process ends under them.
+    fn finish(&self, last: &mut dyn FnMut()) -> Result<(), Error> {
+        let cut = !self.desk.hands().is_empty();
+        self.desk.queue.close();
+        let service = self.service.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match service {
+            Some(Service { thread, ended }) if !cut => {
+                if ended.recv_timeout(TIDIES) == Err(RecvTimeoutError::Timeout) {
+                    last();
+                }
+                thread.join().unwrap_or(Ok(()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The connections of a service, for the program's threads: an iterator that waits for the next
+/// one. Clones, and references in several threads, get each connection once.
+///
+/// It ends when nothing can come any more: the process has drained, or was cut short.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    desk: Arc<FrontDesk>,
+}
+
+impl Iterator for Incoming {
+    type Item = Connection;
+
+    fn next(&mut self) -> Option<Connection> {
+        (&*self).next()
+    }
+}
+
+impl Iterator for &Incoming {
+    type Item = Connection;
+
+    fn next(&mut self) -> Option<Connection> {
+        let desk = &self.desk;
+        loop {
+            let mut inner = match desk.queue.pop(&Seat::of_guest(), || false) {
+                Popped::Work(inner) | Popped::InShare(inner) => inner,
+                Popped::Closed => return None,
+            };
+            // This thread may be long away.
+            desk.queue.wake_for_rest(usize::MAX, false);
+            if inner.idle.is_some() && !inner.expired && inner.stream.peek() == Peek::Nothing {
+                desk.rest(inner);
+                continue;
+            }
+            match desk.give(&mut inner) {
+                Ok(wake) => {
+                    let drain = Drain::of(desk.phase.clone());
+                    let (inner, desk, timed) = (Some(inner), Arc::clone(desk), AtomicBool::new(false));
+                    return Some(Connection { inner, desk, wake, drain, timed });
+                }
+                Err(e) => {
+                    debug!("can't give out a connection: {e}");
+                    desk.end(inner, CloseReason::Broken);
+                }
+            }
+        }
+    }
+}
+
+/// Why a connection is given to the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// It was accepted just now. Nothing need have come yet.
+    New,
+    /// It was parked, maybe by an earlier generation, and there is something to read: bytes, or the
+    /// client's end.
+    Readable,
+    /// It was parked for longer than [`Timeouts::idle`](crate::Timeouts::idle), or than
+    /// [`Timeouts::idle_grace`](crate::Timeouts::idle_grace) in a drain: time for a last word.
+    Expired,
+}
+
+/// A client's connection: a blocking stream that is in flight until it is dropped or parked.
+///
+/// Dropping it ends it in order: what the client has not read yet is not taken from it by a reset,
+/// even if it goes on sending. While a thread panics it is reset instead, so that no answer that was
+/// cut looks whole.
+#[derive(Debug)]
+pub struct Connection {
+    /// None when it is parked.
+    inner: Option<Box<Inner>>,
+    desk: Arc<FrontDesk>,
+    wake: Wake,
+    drain: Drain,
+    /// It has timeouts, or has had some.
+    timed: AtomicBool,
+}
+
+impl Connection {
+    /// Why the program has it.
+    pub fn wake(&self) -> Wake {
+        self.wake
+    }
+
+    /// The other end. None on a unix socket.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.inner.as_ref()?.origin.peer
+    }
+
+    /// Who has connected to a unix socket. None on TCP.
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.inner.as_ref()?.origin.peer_credentials()
+    }
+
+    /// The text given to [`Lifecycle::listen`] for the listener that it came by.
+    pub fn listener(&self) -> &str {
+        self.inner.as_ref().map_or("", |inner| self.desk.listener(inner.listener))
+    }
+
+    /// Tells whether this process drains. A connection should come to an end then: between two
+    /// requests, with a word to the client. One that lasts is cut by the hammer
+    /// ([`Timeouts::drain`](crate::Timeouts::drain)).
+    pub fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
+    /// Gives the connection back until there is something to read. Meanwhile it takes no thread, is
+    /// not in flight, and after a handover goes to the new process without its client seeing
+    /// anything. Then it comes out of [`Incoming`] again, there.
+    ///
+    /// For between two requests: what the program has read and not used is lost, and so is what it
+    /// knows of this connection.
+    ///
+    /// # Errors
+    /// The connection, when nobody would serve its next request: the process was told to stop, or
+    /// the successor does not take it. It is time for a last word, and the end.
+    pub fn park(mut self) -> Result<(), Connection> {
+        let stays = |inner: &Inner| match self.desk.phase.get() {
+            Phase::HandedOver => self.desk.parking.may_travel(inner),
+            phase => !phase.is_draining(),
+        };
+        match self.inner.take() {
+            Some(mut inner) if stays(&inner) => {
+                self.desk.take_back(&inner);
+                match self.make_ready(&mut inner) {
+                    Ok(()) => self.desk.rest(inner),
+                    Err(e) => {
+                        debug!("can't park a connection: {e}");
+                        self.desk.end(inner, CloseReason::Broken);
+                    }
+                }
+                Ok(())
+            }
+            inner => {
+                self.inner = inner;
+                Err(self)
+            }
+        }
+    }
+
+    /// As whoever accepts it knows it: the next to have it may be another process.
+    fn make_ready(&self, inner: &mut Inner) -> io::Result<()> {
+        let socket = SockRef::from(&inner.stream);
+        if self.timed.load(Ordering::Relaxed) {
+            socket.set_read_timeout(None)?;
+            socket.set_write_timeout(None)?;
+        }
+        socket.set_nonblocking(true)?;
+        self.desk.watch(inner)
+    }
+
+    /// How long a read waits before it fails with `WouldBlock`. Default, and None: for ever. Zero is
+    /// an error. Parking takes it off.
+    ///
+    /// # Errors
+    /// As of [`TcpStream::set_read_timeout`].
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.timed.store(true, Ordering::Relaxed);
+        match self.stream()? {
+            Stream::Tcp(stream) => stream.set_read_timeout(timeout),
+            Stream::Unix(stream) => stream.set_read_timeout(timeout),
+            #[cfg(feature = "tls")]
+            Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// How long a write waits before it fails with `WouldBlock`. Default, and None: for ever. Zero is
+    /// an error. Parking takes it off.
+    ///
+    /// # Errors
+    /// As of [`TcpStream::set_write_timeout`].
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.timed.store(true, Ordering::Relaxed);
+        match self.stream()? {
+            Stream::Tcp(stream) => stream.set_write_timeout(timeout),
+            Stream::Unix(stream) => stream.set_write_timeout(timeout),
+            #[cfg(feature = "tls")]
+            Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// The socket, for its options. None on a unix socket.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match self.stream() {
+            Ok(Stream::Tcp(stream)) => Some(&**stream),
+            _ => None,
+        }
+    }
+
+    /// The socket, for its options. None on TCP.
+    pub fn unix(&self) -> Option<&UnixStream> {
+        match self.stream() {
+            Ok(Stream::Unix(stream)) => Some(&**stream),
+            _ => None,
+        }
+    }
+
+    fn stream(&self) -> io::Result<&Stream> {
+        let inner = self.inner.as_ref();
+        inner.map(|inner| &inner.stream).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let Some(mut inner) = self.inner.take() else { return };
+        self.desk.take_back(&inner);
+        let ready = self.make_ready(&mut inner);
+        if thread::panicking() || ready.is_err() {
+            inner.stream.reset_on_close();
+            return self.desk.end(inner, CloseReason::Broken);
+        }
+        inner.begin_lingering(CloseReason::Detached);
+        if let Some(inner) = self.desk.parking.linger(inner) {
+            self.desk.end(inner, CloseReason::Detached);
+        }
+    }
+}
+
+impl Read for &Connection {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.stream()?.read(buf)
+    }
+}
+
+impl Write for &Connection {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.stream()?.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Connection {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buf)
+    }
+}
+
+impl Write for Connection {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        (&*self).write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,664 @@
+//! Handlers written for `tiny_http`, with the whole lifecycle: an in-process `tiny_http::Server` on a
+//! private unix socket, to which workers pass requests, one persistent connection for each.
+//!
+//! Its connections are made one at a time, and each is proven by a request that is answered here:
+//! in a burst some would wait for ever behind others that are kept (tiny_http's own pool counts
+//! a thread that is called and not yet awake as free).
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Seek, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ::tiny_http::{Response as TinyResponse, Server as TinyServer};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use tempfile::{SpooledData, SpooledTempFile, TempDir};
+
+use crate::base::limits::Limits;
+use crate::base::log::{error, panic_text, warn};
+use crate::http::codec::{Decoder, Framing, encode};
+use crate::net::stream::{Peek, Stream};
+use crate::web::handler::Handler;
+use crate::web::request::RequestExt;
+use crate::web::response::IntoResponse;
+use crate::{Body, Request, Response};
+
+/// For a connection to prove itself.
+const PROBE: Duration = Duration::from_secs(5);
+/// A response's head.
+const HEAD_BYTES: usize = 64 << 10;
+const HEAD_FIELDS: usize = 128;
+/// Of a response in memory; what is longer is collected in a file without a name.
+const MEMORY_BYTES: usize = 64 << 10;
+/// Of a response: one without an end must not fill the disk.
+const RESPONSE_BYTES: u64 = 4 << 30;
+const PIECE: usize = 64 << 10;
+/// The client's address, for a server that sees none.
+const PEER: &str = "heirloom-peer";
+
+/// Of one connection, not of the request (RFC 9110 §7.6.1); and framing, which is made anew. The client has its
+/// 100 already.
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "content-length",
+    "expect",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    PEER,
+];
+
+/// A handler that takes an ordinary `tiny_http::Request`.
+///
+/// ```
+/// use heirloom::{Handler, TinyHttp};
+/// use heirloom::prelude::*;
+///
+/// let handler = TinyHttp::new(|request| {
+///     let text = format!("you asked for {}\n", request.url());
+///     let _ = request.respond(tiny_http::Response::from_string(text));
+/// });
+/// let mut response = handler.call(http::Request::get("/x").body(Body::empty()).unwrap());
+/// assert_eq!(response.body_mut().read_text().unwrap(), "you asked for /x\n");
+/// ```
+///
+/// It runs on a thread of its own for each worker, may block, and answers by `respond`. A request
+/// that is dropped, or whose handler panics, is answered 500, as by tiny_http itself. The request
+/// body is complete when the handler runs, unless the route is [`streaming`](crate::streaming); a
+/// response is collected, in memory or in a file without a name, and then the client takes its time.
+///
+/// What does not carry over: `upgrade`, `into_writer` with anything but one whole response,
+/// responses without an end, and `remote_addr`, which is None: see [`TinyHttp::peer_addr`].
+#[derive(Debug)]
+pub struct TinyHttp {
+    handler: UserHandler,
+    idle: Mutex<Vec<Link>>,
+    /// Where links are made, one at a time.
+    house: Mutex<Option<Arc<House>>>,
+}
+
+#[derive(Clone)]
+struct UserHandler(Arc<dyn Fn(::tiny_http::Request) + Send + Sync>);
+
+impl fmt::Debug for UserHandler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UserHandler")
+    }
+}
+
+impl TinyHttp {
+    /// A handler of heirloom's out of one of tiny_http's. The server behind it is started by the
+    /// first request, or when a [`Server`](crate::Server) starts.
+    pub fn new(handler: impl Fn(::tiny_http::Request) + Send + Sync + 'static) -> TinyHttp {
+        TinyHttp { handler: UserHandler(Arc::new(handler)), idle: Mutex::default(), house: Mutex::default() }
+    }
+
+    /// The client of a request, which tiny_http can't know here. None on a unix socket. A field of
+    /// the client's own by that name is not passed on.
+    pub fn peer_addr(request: &::tiny_http::Request) -> Option<SocketAddr> {
+        let field =
+            request.headers().iter().find(|header| header.field.as_str().as_str().eq_ignore_ascii_case(PEER));
+        field?.value.as_str().parse().ok()
+    }
+
+    fn exchange(&self, request: Request) -> io::Result<Response> {
+        let mut link = self.link()?;
+        let method = request.method().clone();
+        let answer = link.exchange(Outgoing::new(request), &method)?;
+        lock(&self.idle).push(link);
+        answer.into_response()
+    }
+
+    /// One that nobody uses, and that is alive.
+    fn link(&self) -> io::Result<Link> {
+        loop {
+            let idle = lock(&self.idle).pop();
+            match idle {
+                Some(link) if link.stream.peek() == Peek::Nothing => return Ok(link),
+                Some(_) => warn!("tiny_http has closed a connection: making another"),
+                None => return self.connect(),
+            }
+        }
+    }
+
+    fn connect(&self) -> io::Result<Link> {
+        let mut house = lock(&self.house);
+        if let Some(open) = &*house {
+            match open.connect() {
+                Ok(link) => return Ok(link),
+                Err(e) => warn!("tiny_http does not take connections any more: {e}: starting it anew"),
+            }
+        }
+        let open = House::open(self.handler.clone())?;
+        let link = open.connect()?;
+        *house = Some(open);
+        Ok(link)
+    }
+}
+
+impl Handler for TinyHttp {
+    fn call(&self, request: Request) -> Response {
+        let what = format!("{} {}", request.method(), request.uri().path());
+        self.exchange(request).unwrap_or_else(|e| {
+            error!("{what}: no answer from tiny_http: {e}");
+            (StatusCode::BAD_GATEWAY, "no answer\n").into_response()
+        })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let link = self.link().map_err(|e| format!("tiny_http can't be started: {e}"))?;
+        lock(&self.idle).push(link);
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A `tiny_http::Server` that nobody else can reach.
+struct House {
+    handler: UserHandler,
+    /// A target that no client can know.
+    probe: String,
+    counts: Mutex<Counts>,
+    // Dropped in this order: the server first, which then waits for one more connection.
+    server: TinyServer,
+    door: Door,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    links: usize,
+    /// As many, so that no request on a link ever waits for a thread.
+    threads: usize,
+    ever: usize,
+}
+
+/// The socket's file, which has no name any more.
+#[derive(Debug)]
+struct Door(OwnedFd);
+
+impl Door {
+    fn connect(&self) -> io::Result<UnixStream> {
+        UnixStream::connect(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // Its accept looks whether it should end when somebody comes.
+        let _ = self.connect();
+    }
+}
+
+impl fmt::Debug for House {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("House").field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
+
+impl House {
+    fn open(handler: UserHandler) -> io::Result<Arc<House>> {
+        // Ours alone (0700), and gone when this returns: nothing is left behind, however we end.
+        let folder = tempfile::tempdir()?;
+        let listener = UnixListener::bind(folder.path().join("socket"))?;
+        House::on(listener, &folder, handler)
+    }
+
+    fn on(listener: UnixListener, folder: &TempDir, handler: UserHandler) -> io::Result<Arc<House>> {
+        let path = folder.path().join("socket");
+        let door = Door(open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?);
+        let probe = format!("{}", folder.path().display());
+        let server = TinyServer::from_listener(listener, None).map_err(io::Error::other)?;
+        Ok(Arc::new(House { handler, probe, counts: Mutex::default(), server, door }))
+    }
+
+    /// A link that has answered. Only one is made at a time.
+    fn connect(self: &Arc<House>) -> io::Result<Link> {
+        let stream = self.door.connect()?;
+        let mut link = Link { stream: Stream::new(stream.into(), true), house: Arc::clone(self) };
+        self.enter()?;
+        let Stream::Unix(stream) = &link.stream else { return Err(ErrorKind::Unsupported.into()) };
+        stream.set_nonblocking(true)?;
+        let mut probe =
+            Outgoing::of(format!("HEAD {} HTTP/1.1\r\nHost: probe\r\n\r\n", self.probe).into_bytes());
+        let answer = link.converse(&mut probe, &Method::HEAD, Some(Instant::now() + PROBE))?;
+        match answer.head {
+            Some((StatusCode::NO_CONTENT, ..)) => Ok(link),
+            _ => Err(io::Error::new(ErrorKind::InvalidData, "not the answer that was asked for")),
+        }
+    }
+
+    /// Counts a link, and starts its thread. The link is there already: dropped, it leaves.
+    fn enter(self: &Arc<House>) -> io::Result<()> {
+        let mut counts = lock(&self.counts);
+        counts.links = counts.links.saturating_add(1);
+        if counts.threads >= counts.links {
+            return Ok(());
+        }
+        counts.ever = counts.ever.wrapping_add(1);
+        let (name, house) = (format!("heirloom-tiny-{}", counts.ever), Arc::clone(self));
+        thread::Builder::new().name(name).spawn(move || house.work())?;
+        counts.threads = counts.threads.saturating_add(1);
+        Ok(())
+    }
+
+    fn leave(&self) {
+        let mut counts = lock(&self.counts);
+        counts.links = counts.links.saturating_sub(1);
+        drop(counts);
+        // For one of the threads to see.
+        self.server.unblock();
+    }
+
+    fn work(&self) {
+        loop {
+            // An error is a call to look around, or the end of its accepting: links go on.
+            if let Ok(request) = self.server.recv() {
+                if request.url() == self.probe {
+                    let _ = request.respond(TinyResponse::empty(204));
+                } else if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.handler.0)(request))) {
+                    // The request was dropped on the way, and so answered.
+                    error!("500: a handler for tiny_http panicked: {}", panic_text(&*panic));
+                    let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+                }
+            }
+            let mut counts = lock(&self.counts);
+            if counts.threads > counts.links {
+                counts.threads = counts.threads.saturating_sub(1);
+                return;
+            }
+        }
+    }
+}
+
+/// A connection to the house: one exchange at a time.
+#[derive(Debug)]
+struct Link {
+    stream: Stream,
+    house: Arc<House>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.house.leave();
+    }
+}
+
+impl Link {
+    fn exchange(&mut self, mut out: Outgoing, method: &Method) -> io::Result<Answer> {
+        self.converse(&mut out, method, None)
+    }
+
+    /// Sends and receives at once: the handler may answer before it has read, or instead.
+    fn converse(
+        &mut self,
+        out: &mut Outgoing,
+        method: &Method,
+        deadline: Option<Instant>,
+    ) -> io::Result<Answer> {
+        let mut answer = Answer::new(method);
+        let mut buf = [0; 16 << 10];
+        loop {
+            let waits_to_send = self.send(out)?;
+            match self.stream.read(&mut buf) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(n) => answer.take(buf.get(..n).unwrap_or_default())?,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    if answer.is_done() && out.is_done() {
+                        return Ok(answer);
+                    }
+                    self.wait(waits_to_send, deadline)?;
+                }
+                Err(e) => return Err(e),
+            }
+            if answer.is_done() && out.is_done() {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// True if there is more than the socket takes now.
+    fn send(&self, out: &mut Outgoing) -> io::Result<bool> {
+        while let Some(bytes) = out.next()? {
+            match self.stream.write(bytes) {
+                Ok(n) => out.at = out.at.saturating_add(n),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(true),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(false)
+    }
+
+    fn wait(&self, to_send: bool, deadline: Option<Instant>) -> io::Result<()> {
+        let flags = if to_send { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.map_or(PollTimeout::NONE, |left| {
+            PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut [PollFd::new(self.stream.as_fd(), flags)], timeout) {
+            Ok(0) => Err(ErrorKind::TimedOut.into()),
+            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// A request on its way.
+struct Outgoing {
+    bytes: Vec<u8>,
+    at: usize,
+    /// What follows, and whether in chunks.
+    body: Option<Body>,
+    chunked: bool,
+}
+
+impl Outgoing {
+    fn of(bytes: Vec<u8>) -> Outgoing {
+        Outgoing { bytes, at: 0, body: None, chunked: false }
+    }
+
+    /// In strict form: tiny_http takes a head that is not for something else.
+    fn new(request: Request) -> Outgoing {
+        let peer = request.peer_addr();
+        let (head, body) = request.into_parts();
+        let mut bytes = Vec::with_capacity(1024);
+        bytes.extend_from_slice(head.method.as_str().as_bytes());
+        bytes.push(b' ');
+        let target = head.uri.path_and_query().map_or("*", |target| target.as_str());
+        for byte in target.bytes() {
+            if byte.is_ascii_graphic() {
+                bytes.push(byte);
+            } else {
+                bytes.extend_from_slice(format!("%{byte:02X}").as_bytes());
+            }
+        }
+        bytes.extend_from_slice(b" HTTP/1.1\r\n");
+        let mut field = |name: &HeaderName, value: &[u8]| {
+            encode::capitalised(&mut bytes, name);
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value);
+            bytes.extend_from_slice(b"\r\n");
+        };
+        for (name, value) in &head.headers {
+            // It closes the connection on anything but ASCII.
+            if !HOP_BY_HOP.contains(&name.as_str()) && value.as_bytes().is_ascii() {
+                field(name, value.as_bytes());
+            }
+        }
+        if let Some(peer) = peer {
+            field(&HeaderName::from_static(PEER), peer.to_string().as_bytes());
+        }
+        let chunked = body.len().is_none();
+        match body.len() {
+            None => field(&http::header::TRANSFER_ENCODING, b"chunked"),
+            Some(0) if matches!(head.method, Method::GET | Method::HEAD) => {}
+            Some(len) => field(&http::header::CONTENT_LENGTH, len.to_string().as_bytes()),
+        }
+        bytes.extend_from_slice(b"\r\n");
+        let body = (body.len() != Some(0)).then_some(body);
+        Outgoing { bytes, at: 0, body, chunked }
+    }
+
+    fn is_done(&self) -> bool {
+        self.at >= self.bytes.len() && self.body.is_none()
+    }
+
+    /// What is to be sent next; None when all is.
+    fn next(&mut self) -> io::Result<Option<&[u8]>> {
+        if self.at >= self.bytes.len() {
+            let Some(body) = &mut self.body else { return Ok(None) };
+            let mut piece = vec![0; PIECE];
+            let n = body.read(&mut piece)?;
+            piece.truncate(n);
+            self.at = 0;
+            self.bytes.clear();
+            match (n, self.chunked) {
+                (0, true) => self.bytes.extend_from_slice(encode::LAST_CHUNK),
+                (_, true) => encode::chunk(&mut self.bytes, &piece),
+                (_, false) => self.bytes = piece,
+            }
+            if n == 0 {
+                self.body = None;
+            }
+        }
+        Ok(self.bytes.get(self.at..).filter(|rest| !rest.is_empty()))
+    }
+}
+
+/// A response, as far as it has come.
+struct Answer {
+    without_body: bool,
+    raw: Vec<u8>,
+    head: Option<(StatusCode, HeaderMap, Decoder)>,
+    body: SpooledTempFile,
+    len: u64,
+}
+
+impl Answer {
+    fn new(method: &Method) -> Answer {
+        Answer {
+            without_body: *method == Method::HEAD,
+            raw: Vec::new(),
+            head: None,
+            body: SpooledTempFile::new(MEMORY_BYTES),
+            len: 0,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.head.as_ref().is_some_and(|(_, _, decoder)| decoder.is_done())
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.head.is_some() {
+            return self.take_body(bytes);
+        }
+        self.raw.extend_from_slice(bytes);
+        let raw = std::mem::take(&mut self.raw);
+        let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS];
+        let mut head = httparse::Response::new(&mut fields);
+        match head.parse(&raw).map_err(|e| invalid(format!("not a response: {e}")))? {
+            httparse::Status::Partial if raw.len() > HEAD_BYTES => Err(invalid("a head without an end")),
+            httparse::Status::Partial => {
+                self.raw = raw;
+                Ok(())
+            }
+            httparse::Status::Complete(len) => {
+                self.head = Some(self.understand(&head)?);
+                self.take_body(raw.get(len..).unwrap_or_default())
+            }
+        }
+    }
+
+    fn understand(&self, head: &httparse::Response<'_, '_>) -> io::Result<(StatusCode, HeaderMap, Decoder)> {
+        let status = head.code.and_then(|code| StatusCode::from_u16(code).ok());
+        let status = status.ok_or_else(|| invalid("a status that is none"))?;
+        if status.is_informational() {
+            return Err(invalid("another protocol does not pass through here"));
+        }
+        let mut headers = HeaderMap::new();
+        for field in head.headers.iter() {
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::from_bytes(field.name.as_bytes()), HeaderValue::from_bytes(field.value))
+            {
+                headers.append(name, value);
+            }
+        }
+        let length =
+            headers.get(http::header::CONTENT_LENGTH).map(|v| v.to_str().unwrap_or_default().parse());
+        let framing = if self.without_body || matches!(status.as_u16(), 204 | 304) {
+            Framing::None
+        } else if headers.contains_key(http::header::TRANSFER_ENCODING) {
+            Framing::Chunked
+        } else {
+            let length = length.ok_or_else(|| invalid("a response whose end can't be told"))?;
+            Framing::Length(length.map_err(|_| invalid("a length that is none"))?)
+        };
+        for name in HOP_BY_HOP.into_iter().filter(|name| *name != "content-length") {
+            headers.remove(name);
+        }
+        Ok((status, headers, Decoder::new(framing, &Limits::default())))
+    }
+
+    fn take_body(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let Some((_, _, decoder)) = &mut self.head else { return Ok(()) };
+        while !bytes.is_empty() && !decoder.is_done() {
+            let decoded = decoder.decode(bytes).map_err(|e| invalid(e.reason))?;
+            let data = bytes.get(decoded.data).unwrap_or_default();
+            self.len = self.len.saturating_add(data.len() as u64);
+            if self.len > RESPONSE_BYTES {
+                return Err(invalid("a response without an end"));
+            }
+            self.body.write_all(data)?;
+            bytes = bytes.get(decoded.consumed..).unwrap_or_default();
+        }
+        // One request, one response.
+        if bytes.is_empty() { Ok(()) } else { Err(invalid("more than one response")) }
+    }
+
+    fn into_response(self) -> io::Result<Response> {
+        let Some((status, headers, _)) = self.head else { return Err(ErrorKind::UnexpectedEof.into()) };
+        let body = match self.body.into_inner() {
+            SpooledData::InMemory(bytes) => Body::from(bytes.into_inner()),
+            SpooledData::OnDisk(mut file) => {
+                file.rewind()?;
+                Body::from_file(file, self.len)
+            }
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+}
+
+fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Shutdown;
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    fn url_of(request: ::tiny_http::Request) {
+        let text = request.url().to_owned();
+        request.respond(TinyResponse::from_string(text)).unwrap();
+    }
+
+    #[track_caller]
+    fn answers(tiny: &TinyHttp) {
+        let mut response = tiny.call(http::Request::get("/x").body(Body::empty()).unwrap());
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.body_mut().read_text().unwrap(), "/x");
+    }
+
+    #[test]
+    fn a_connection_that_breaks_is_replaced() {
+        let tiny = TinyHttp::new(url_of);
+        for _ in 0..5 {
+            answers(&tiny);
+            assert_eq!(lock(&tiny.idle).len(), 1, "it is kept");
+            lock(&tiny.idle)[0].stream.shutdown();
+        }
+        answers(&tiny);
+        let house = lock(&tiny.house).clone().unwrap();
+        assert_eq!(lock(&house.counts).links, 1);
+    }
+
+    #[test]
+    fn a_server_that_accepts_no_more_is_replaced() {
+        let tiny = TinyHttp::new(url_of);
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
+        let accepting = listener.try_clone().unwrap();
+        let first = House::on(listener, &folder, tiny.handler.clone()).unwrap();
+        *lock(&tiny.house) = Some(Arc::clone(&first));
+        answers(&tiny);
+        // As after one accept error: its thread ends, and the process goes on.
+        SockRef::from(&accepting).shutdown(Shutdown::Both).unwrap();
+        answers(&tiny);
+        lock(&tiny.idle).clear();
+        answers(&tiny);
+        let second = lock(&tiny.house).clone().unwrap();
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert_eq!((lock(&first.counts).links, lock(&second.counts).links), (0, 1));
+    }
+
+    #[test]
+    fn heads_are_strict_whatever_the_client_sent() {
+        let head = |request: http::request::Builder, body: Body| {
+            let outgoing = Outgoing::new(request.body(body).unwrap());
+            String::from_utf8(outgoing.bytes).unwrap()
+        };
+        let get = http::Request::get("http://host:80/a%20b?c=d")
+            .header("host", "host")
+            .header("connection", "close, x")
+            .header("upgrade", "websocket")
+            .header("expect", "100-continue")
+            .header("content-length", "7")
+            .header("heirloom-peer", "1.2.3.4:5")
+            .header("x-latin", HeaderValue::from_bytes(b"caf\xe9").unwrap())
+            .header("x-kept", "a b");
+        assert_eq!(head(get, Body::empty()), "GET /a%20b?c=d HTTP/1.1\r\nHost: host\r\nX-Kept: a b\r\n\r\n");
+        let post = http::Request::post("/");
+        assert_eq!(head(post, Body::empty()), "POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
+        let post = http::Request::post("/");
+        assert_eq!(head(post, Body::from("abc")), "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n");
+        let put = http::Request::put("/");
+        let chunked = head(put, Body::from_reader(io::empty()));
+        assert_eq!(chunked, "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let options = http::Request::options("*");
+        assert_eq!(head(options, Body::empty()), "OPTIONS * HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
+    }
+
+    #[test]
+    fn answers_come_in_any_pieces_and_end_where_they_say() {
+        type Case<'t> = (&'t str, Method, Option<(u16, &'t str)>);
+        let table: &[Case<'_>] = &[
+            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", Method::GET, Some((200, "abc"))),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+                Method::GET,
+                Some((200, "abc")),
+            ),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", Method::HEAD, Some((200, ""))),
+            ("HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n", Method::GET, Some((304, ""))),
+            ("HTTP/1.1 204 No Content\r\n\r\n", Method::GET, Some((204, ""))),
+            ("HTTP/1.1 200 OK\r\n\r\nabc", Method::GET, None),
+            ("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nabc", Method::GET, None),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc", Method::GET, None),
+            ("HTTP/1.1 101 Switching Protocols\r\n\r\n", Method::GET, None),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", Method::GET, None),
+            ("nonsense\r\n\r\n", Method::GET, None),
+        ];
+        for (text, method, expected) in table {
+            for size in 1..=text.len() {
+                let mut answer = Answer::new(method);
+                let taken = text.as_bytes().chunks(size).try_for_each(|piece| answer.take(piece));
+                assert_eq!(taken.is_ok(), expected.is_some(), "{text:?} in pieces of {size}: {taken:?}");
+                let Some((status, body)) = expected else { continue };
+                assert!(answer.is_done(), "{text:?}");
+                let mut response = answer.into_response().unwrap();
+                assert_eq!(response.status().as_u16(), *status);
+                assert_eq!(response.body_mut().read_text().unwrap(), *body);
+            }
+        }
+    }
+}

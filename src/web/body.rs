@@ -1,0 +1,402 @@
+//! What a handler reads of a request and gives as a response.
+
+use std::error::Error;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use http::StatusCode;
+
+use crate::base::budget::Share;
+use crate::net::conn_info::Origin;
+use crate::web::upgrade::Upgraded;
+
+/// The body of a request or of a response.
+///
+/// A request's body is complete when the handler runs, in memory or in an unlinked temporary file,
+/// except on routes that opted into streaming. A response's body is bytes, or a source from which
+/// the server pulls a piece whenever the client has taken the last one.
+///
+/// ```
+/// use heirloom::Body;
+/// assert_eq!(Body::from("ok\n").len(), Some(3));
+/// assert_eq!(Body::from_reader(std::io::empty()).len(), None);
+/// ```
+pub struct Body {
+    kind: Kind,
+    origin: Option<Arc<Origin>>,
+    /// The request's head as received.
+    head: Bytes,
+    /// The path is the pattern of the route that matched.
+    routed: bool,
+}
+
+/// What a body is made of; the exchange takes it apart.
+#[derive(Default)]
+pub(crate) enum Kind {
+    #[default]
+    Empty,
+    Bytes(Bytes),
+    File {
+        file: File,
+        left: u64,
+        /// Of what temporary files may hold in all, if it is one.
+        share: Option<Share>,
+    },
+    Source {
+        source: Box<dyn Read + Send>,
+        left: Option<u64>,
+    },
+    Detached(DetachedWriter),
+    Upgrade(UpgradeHandler),
+}
+
+/// Why a request's body can't be read to its end, inside an `io::Error`: a handler that passes it on
+/// answers with this status.
+#[derive(Debug)]
+pub(crate) struct Unreadable {
+    pub(crate) status: StatusCode,
+    pub(crate) reason: &'static str,
+}
+
+impl Unreadable {
+    /// The status that an error means.
+    pub(crate) fn status_of(e: &(dyn Error + 'static)) -> Option<StatusCode> {
+        let inner = e.downcast_ref::<io::Error>()?.get_ref()?;
+        inner.downcast_ref::<Unreadable>().map(|unreadable| unreadable.status)
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason)
+    }
+}
+
+impl Error for Unreadable {}
+
+/// Writes a response on a thread of its own.
+pub(crate) type DetachedWriter = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+
+/// Speaks another protocol on the connection, on a thread of its own.
+pub(crate) type UpgradeHandler = Box<dyn FnOnce(Upgraded) + Send>;
+
+impl Body {
+    /// A body without bytes.
+    pub const fn empty() -> Body {
+        Body::of(Kind::Empty)
+    }
+
+    /// A response of unknown length, pulled from `source` until it ends. `source` is read on a
+    /// worker, which may block in it; while the client is slow to take what was read, no worker
+    /// waits.
+    pub fn from_reader(source: impl Read + Send + 'static) -> Body {
+        Body::of(Kind::Source { source: Box::new(source), left: None })
+    }
+
+    /// As [`Body::from_reader`], with a length that is announced to the client. If `source` ends
+    /// early the connection is cut, so that the client can tell.
+    pub fn from_sized_reader(source: impl Read + Send + 'static, len: u64) -> Body {
+        Body::of(Kind::Source { source: Box::new(source), left: Some(len) })
+    }
+
+    /// The next `len` bytes of `file`.
+    pub fn from_file(file: File, len: u64) -> Body {
+        Body::of(Kind::File { file, left: len, share: None })
+    }
+
+    /// As [`Body::from_reader`], from a function that is called for one piece after the other, on a
+    /// worker, whenever the client has taken the last one: it appends to the empty `Vec`, and gives
+    /// false when that was the last piece.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use std::io::Write;
+    ///
+    /// fn table(_: Request) -> impl IntoResponse {
+    ///     let mut rows = 1..=10_000;
+    ///     Body::from_pieces(move |piece| {
+    ///         for n in rows.by_ref().take(500) {
+    ///             writeln!(piece, "{n},{}", n * n)?;
+    ///         }
+    ///         Ok(!rows.is_empty())
+    ///     })
+    /// }
+    /// let mut response = Router::new().get("/", table).call(Request::default());
+    /// assert!(response.body_mut().read_text().unwrap().ends_with("\n10000,100000000\n"));
+    /// ```
+    pub fn from_pieces(next: impl FnMut(&mut Vec<u8>) -> io::Result<bool> + Send + 'static) -> Body {
+        Body::from_reader(Pieces { next, piece: Vec::new(), used: 0, more: true })
+    }
+
+    /// A response written by `write` on a thread of its own, for streams that last, and for code that
+    /// wants to write and may block: it holds no worker. (For server-sent events there is
+    /// [`sse`](crate::sse()).)
+    ///
+    /// Each write is sent at once, as a chunk of its own, and waits for the client; `flush` does
+    /// nothing. Many small ones belong into a [`BufWriter`](std::io::BufWriter). Who is gone makes a
+    /// write fail, as does one who takes nothing for
+    /// [`Timeouts::response_stall`](crate::Timeouts::response_stall). An error that `write` returns
+    /// cuts the response, so that the client can tell.
+    ///
+    /// `write` should end when the process drains: take [`RequestExt::drain`](crate::RequestExt::drain)
+    /// along. Who has nothing to write for long sees by
+    /// [`RequestExt::client_watch`](crate::RequestExt::client_watch) that the client has gone.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use std::io::{BufWriter, Write};
+    ///
+    /// fn report(_: Request) -> Body {
+    ///     Body::detached(|out| {
+    ///         let mut out = BufWriter::new(out);
+    ///         for n in 0..10_000 {
+    ///             writeln!(out, "{n}")?;
+    ///         }
+    ///         out.flush()
+    ///     })
+    /// }
+    /// # Router::new().get("/report", report).check().unwrap();
+    /// ```
+    ///
+    /// At most [`Limits::detached_threads`](crate::Limits::detached_threads) run at once; above
+    /// that the client gets 503.
+    pub fn detached(write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static) -> Body {
+        Body::of(Kind::Detached(Box::new(write)))
+    }
+
+    /// For a 101 response: after its head is sent, `speak` has the connection to itself, on a
+    /// thread of its own, see [`Upgraded`]. The response should say by its `Upgrade` field what is
+    /// spoken now; `Connection: upgrade` is added. With another status, or to an HTTP/1.0 client, it
+    /// is a 500. (For WebSockets there is `WebSocket`, a feature.)
+    ///
+    /// At most [`Limits::detached_threads`](crate::Limits::detached_threads) run at once; above
+    /// that the client gets 503.
+    pub fn upgrade(speak: impl FnOnce(Upgraded) + Send + 'static) -> Body {
+        Body::of(Kind::Upgrade(Box::new(speak)))
+    }
+
+    /// How many bytes are left, if that is known.
+    pub fn len(&self) -> Option<u64> {
+        match &self.kind {
+            Kind::Empty => Some(0),
+            Kind::Bytes(bytes) => Some(bytes.len() as u64),
+            Kind::File { left, .. } => Some(*left),
+            Kind::Source { left, .. } => *left,
+            Kind::Detached(_) | Kind::Upgrade(_) => None,
+        }
+    }
+
+    /// Whether it is known that no byte is left.
+    pub fn is_empty(&self) -> bool {
+        self.len() == Some(0)
+    }
+
+    /// Reads what is left into memory.
+    ///
+    /// # Errors
+    /// Those of the source: a temporary file that can't be read, a client that is gone or too slow
+    /// (streaming routes).
+    pub fn read_bytes(&mut self) -> io::Result<Bytes> {
+        if let Kind::Bytes(bytes) = &mut self.kind {
+            return Ok(std::mem::take(bytes));
+        }
+        let mut all = Vec::new();
+        self.read_to_end(&mut all)?;
+        Ok(all.into())
+    }
+
+    /// Reads what is left as text.
+    ///
+    /// # Errors
+    /// As [`Body::read_bytes`], and `InvalidData` if it is not UTF-8.
+    pub fn read_text(&mut self) -> io::Result<String> {
+        String::from_utf8(self.read_bytes()?.into()).map_err(|_| {
+            let unreadable = Unreadable { status: StatusCode::BAD_REQUEST, reason: "the body is not UTF-8" };
+            io::Error::new(io::ErrorKind::InvalidData, unreadable)
+        })
+    }
+
+    pub(crate) const fn of(kind: Kind) -> Body {
+        Body { kind, origin: None, head: Bytes::new(), routed: false }
+    }
+
+    /// Of a request that came over a connection.
+    pub(crate) fn received(kind: Kind, origin: Arc<Origin>, head: Bytes) -> Body {
+        Body { kind, origin: Some(origin), head, routed: false }
+    }
+
+    pub(crate) fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    pub(crate) fn origin(&self) -> Option<&Arc<Origin>> {
+        self.origin.as_ref()
+    }
+
+    /// Notes that the request matched a route without parameters: its path is the pattern.
+    pub(crate) fn set_routed(&mut self) {
+        self.routed = true;
+    }
+
+    pub(crate) fn is_routed(&self) -> bool {
+        self.routed
+    }
+
+    pub(crate) fn into_kind(self) -> Kind {
+        self.kind
+    }
+}
+
+/// A source that is asked for pieces.
+struct Pieces<F> {
+    next: F,
+    piece: Vec<u8>,
+    used: usize,
+    more: bool,
+}
+
+impl<F: FnMut(&mut Vec<u8>) -> io::Result<bool>> Read for Pieces<F> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut rest = self.piece.get(self.used..).unwrap_or_default();
+            if !rest.is_empty() || buf.is_empty() {
+                let n = rest.read(buf)?;
+                self.used = self.used.saturating_add(n);
+                return Ok(n);
+            }
+            if !self.more {
+                return Ok(0);
+            }
+            self.piece.clear();
+            self.used = 0;
+            self.more = (self.next)(&mut self.piece)?;
+        }
+    }
+}
+
+impl Default for Body {
+    fn default() -> Body {
+        Body::empty()
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Body {
+        Body::of(if bytes.is_empty() { Kind::Empty } else { Kind::Bytes(bytes) })
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Body {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Body {
+        Bytes::from(text).into()
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Body {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl From<&'static [u8]> for Body {
+    fn from(bytes: &'static [u8]) -> Body {
+        Bytes::from_static(bytes).into()
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let room = |left: u64| usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
+        match &mut self.kind {
+            Kind::Empty => Ok(0),
+            Kind::Bytes(bytes) => bytes.reader().read(buf),
+            Kind::File { file, left, .. } => {
+                let room = room(*left);
+                let n = file.read(buf.get_mut(..room).unwrap_or_default())?;
+                *left = left.saturating_sub(n as u64);
+                Ok(n)
+            }
+            Kind::Source { source, left: None } => source.read(buf),
+            Kind::Source { source, left: Some(left) } => {
+                let room = room(*left);
+                let n = source.read(buf.get_mut(..room).unwrap_or_default())?;
+                *left = left.saturating_sub(n as u64);
+                Ok(n)
+            }
+            Kind::Detached(_) | Kind::Upgrade(_) => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "this body is written, not read"))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.kind {
+            Kind::Empty => "empty",
+            Kind::Bytes(_) => "bytes",
+            Kind::File { .. } => "file",
+            Kind::Source { .. } => "source",
+            Kind::Detached(_) => "detached",
+            Kind::Upgrade(_) => "upgrade",
+        };
+        f.debug_struct("Body").field("kind", &kind).field("len", &self.len()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, SeekFrom};
+
+    use super::*;
+
+    fn file(content: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file
+    }
+
+    fn in_pieces(pieces: &'static [&'static str]) -> impl FnMut(&mut Vec<u8>) -> io::Result<bool> {
+        let mut left = pieces.iter();
+        move |out| {
+            out.extend_from_slice(left.next().unwrap().as_bytes());
+            Ok(left.len() > 0)
+        }
+    }
+
+    #[test]
+    fn every_readable_kind_gives_its_bytes_in_any_pieces() {
+        let bodies: Vec<(Body, Option<u64>)> = vec![
+            (Body::from("hello"), Some(5)),
+            (Body::from(b"hello".to_vec()), Some(5)),
+            (Body::from_file(file(b"hello, more"), 5), Some(5)),
+            (Body::from_reader(&b"hello"[..]), None),
+            (Body::from_sized_reader(&b"hello, more"[..], 5), Some(5)),
+            (Body::from_pieces(in_pieces(&["", "h", "ell", "", "o", ""])), None),
+        ];
+        for (mut body, len) in bodies {
+            assert_eq!(body.len(), len);
+            let mut first = [0; 2];
+            body.read_exact(&mut first).unwrap();
+            assert_eq!(&first, b"he");
+            assert_eq!(body.read_text().unwrap(), "llo");
+            assert_eq!(body.read_bytes().unwrap(), "", "read twice");
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_written_can_not_be_read() {
+        assert!(Body::detached(|_| Ok(())).read_bytes().is_err());
+        assert!(Body::upgrade(|_| ()).read_bytes().is_err());
+    }
+}

@@ -1,0 +1,328 @@
+//! Conditional requests (RFC 9110 §13): whether what a client has, or believes, still holds.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::header::{
+    ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+
+use crate::base::log::error;
+use crate::web::response::plain;
+use crate::{Request, Response};
+
+/// What a resource is now, as clients may ask for it: its entity tag, and when it was last changed.
+///
+/// A handler asks [`check`](Validators::check) before it does its work, and has its response
+/// [marked](Validators::mark) for the next time:
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use heirloom::Validators;
+///
+/// fn page(req: Request) -> Response {
+///     let validators = Validators::new().etag("v7");
+///     if let Some(answer) = validators.check(&req) {
+///         return answer; // 304 or 412
+///     }
+///     validators.mark("a page that takes long to make\n".into_response())
+/// }
+///
+/// let first = page(http::Request::get("/").body(Body::empty()).unwrap());
+/// assert_eq!(first.headers()["etag"], "\"v7\"");
+/// let again = http::Request::get("/").header("if-none-match", "\"v7\"");
+/// assert_eq!(page(again.body(Body::empty()).unwrap()).status(), StatusCode::NOT_MODIFIED);
+/// let lost_update = http::Request::put("/").header("if-match", "\"v6\"");
+/// assert_eq!(page(lost_update.body(Body::empty()).unwrap()).status(), StatusCode::PRECONDITION_FAILED);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Validators {
+    etag: Option<Tag>,
+    modified: Option<SystemTime>,
+    absent: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Tag {
+    weak: bool,
+    opaque: String,
+}
+
+impl Validators {
+    /// A resource that exists and of which nothing more is known.
+    pub fn new() -> Validators {
+        Validators::default()
+    }
+
+    /// A resource that does not exist: `If-Match` fails, and `If-None-Match: *` holds, by which a
+    /// client makes it only if nobody else has.
+    pub fn absent() -> Validators {
+        Validators { absent: true, ..Validators::default() }
+    }
+
+    /// With a strong entity tag, given without its quotes: another one for each change of a single
+    /// byte. One with a quote, a space or a control character is left out, and logged.
+    #[must_use]
+    pub fn etag(self, opaque: impl Into<String>) -> Validators {
+        self.tag(false, opaque.into())
+    }
+
+    /// With a weak entity tag, given without its quotes: the same for what is as good.
+    #[must_use]
+    pub fn weak_etag(self, opaque: impl Into<String>) -> Validators {
+        self.tag(true, opaque.into())
+    }
+
+    /// With the time of the last change. HTTP tells it in whole seconds.
+    #[must_use]
+    pub fn modified(self, time: SystemTime) -> Validators {
+        Validators { modified: Some(time), ..self }
+    }
+
+    fn tag(self, weak: bool, opaque: String) -> Validators {
+        if opaque.chars().all(|c| matches!(c, '!' | '#'..='~')) {
+            return Validators { etag: Some(Tag { weak, opaque }), ..self };
+        }
+        error!("no entity tag: {opaque:?}");
+        self
+    }
+
+    /// The answer in place of the handler's, if a condition of the request fails: 304 where the
+    /// client has it already, 412 where it believes what is no more. Conditions count in the order of
+    /// RFC 9110 §13.2.2. For who would answer with success only: an error comes before any condition.
+    pub fn check(&self, request: &Request) -> Option<Response> {
+        let (method, headers) = (request.method(), request.headers());
+        if [Method::CONNECT, Method::OPTIONS, Method::TRACE].contains(method) {
+            return None;
+        }
+        let reads = [Method::GET, Method::HEAD].contains(method);
+        if headers.contains_key(IF_MATCH) {
+            if !self.matches(headers, &IF_MATCH, |ours, theirs| !ours.weak && ours == theirs) {
+                return Some(plain(StatusCode::PRECONDITION_FAILED));
+            }
+        } else if self.modified_since(headers, &IF_UNMODIFIED_SINCE) == Some(true) {
+            return Some(plain(StatusCode::PRECONDITION_FAILED));
+        }
+        if headers.contains_key(IF_NONE_MATCH) {
+            if !self.matches(headers, &IF_NONE_MATCH, |ours, theirs| ours.opaque == theirs.opaque) {
+                return None;
+            }
+            if !reads {
+                return Some(plain(StatusCode::PRECONDITION_FAILED));
+            }
+        } else if !reads || self.modified_since(headers, &IF_MODIFIED_SINCE) != Some(false) {
+            return None;
+        }
+        let mut response = Response::default();
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        Some(self.mark(response))
+    }
+
+    /// Whether the range that a request asks for is one of what there is now (RFC 9110 §13.1.5): true
+    /// without `If-Range`.
+    pub fn allow_range(&self, request: &Request) -> bool {
+        let Some(value) = request.headers().get(IF_RANGE) else { return true };
+        let value = value.to_str().unwrap_or_default().trim();
+        if value.starts_with(['"', 'W']) && value.ends_with('"') {
+            let theirs = tags(value).next();
+            return self.etag.as_ref().is_some_and(|ours| !ours.weak && theirs.as_ref() == Some(ours));
+        }
+        // A date is strong only if nothing can have changed within its second.
+        let settled = |time: SystemTime| time.elapsed().is_ok_and(|age| age > Duration::from_secs(2));
+        match (self.modified, httpdate::parse_http_date(value)) {
+            (Some(ours), Ok(theirs)) => seconds(ours) == seconds(theirs) && settled(ours),
+            _ => false,
+        }
+    }
+
+    /// The same response with `ETag` and `Last-Modified`, as far as they are known.
+    #[must_use]
+    pub fn mark(&self, mut response: Response) -> Response {
+        let headers = response.headers_mut();
+        if let Some(Tag { weak, opaque }) = &self.etag {
+            let text = format!("{}\"{opaque}\"", if *weak { "W/" } else { "" });
+            headers.extend(HeaderValue::try_from(text).ok().map(|value| (ETAG, value)));
+        }
+        // What lies ahead of us is not told (RFC 9110 §8.8.2.1).
+        if let Some(time) = self.modified.filter(|time| httpdate_can(*time)) {
+            let text = httpdate::fmt_http_date(time.min(SystemTime::now()));
+            headers.extend(HeaderValue::try_from(text).ok().map(|value| (LAST_MODIFIED, value)));
+        }
+        response
+    }
+
+    fn matches(&self, headers: &HeaderMap, name: &HeaderName, same: impl Fn(&Tag, &Tag) -> bool) -> bool {
+        headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|list| match list.trim() {
+            "*" => !self.absent,
+            list => self.etag.as_ref().is_some_and(|ours| tags(list).any(|theirs| same(ours, &theirs))),
+        })
+    }
+
+    /// None: no condition, or none that counts (RFC 9110 §13.1.3, §13.1.4).
+    fn modified_since(&self, headers: &HeaderMap, name: &HeaderName) -> Option<bool> {
+        let mut values = headers.get_all(name).iter();
+        let value = values.next().filter(|_| values.next().is_none())?;
+        let theirs = httpdate::parse_http_date(value.to_str().ok()?).ok()?;
+        Some(seconds(self.modified?) > seconds(theirs))
+    }
+}
+
+/// Since 1970; what was before is as good as then.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// It panics beyond the year 9999, and before 1970.
+fn httpdate_can(time: SystemTime) -> bool {
+    time.duration_since(UNIX_EPOCH).is_ok()
+}
+
+/// The entity tags of a list, up to what is none.
+fn tags(mut list: &str) -> impl Iterator<Item = Tag> + '_ {
+    std::iter::from_fn(move || {
+        list = list.trim_start_matches([' ', '\t', ',']);
+        let (weak, rest) = match list.strip_prefix("W/") {
+            Some(rest) => (true, rest),
+            None => (false, list),
+        };
+        let (opaque, rest) = rest.strip_prefix('"')?.split_once('"')?;
+        list = rest;
+        Some(Tag { weak, opaque: opaque.to_owned() })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Body;
+
+    const THEN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
+    const LATER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+
+    fn then() -> SystemTime {
+        // With a fraction that HTTP does not tell.
+        httpdate::parse_http_date(THEN).unwrap() + Duration::from_millis(600)
+    }
+
+    /// `METHOD name: value|name: value`.
+    fn request(line: &str) -> Request {
+        let (method, fields) = line.split_once(' ').unwrap_or((line, ""));
+        let mut request = http::Request::builder().method(method).uri("/");
+        for field in fields.split('|').filter(|field| !field.is_empty()) {
+            let (name, value) = field.split_once(": ").unwrap();
+            request = request.header(name, value);
+        }
+        request.body(Body::empty()).unwrap()
+    }
+
+    #[test]
+    fn conditions_and_their_precedence() {
+        let strong = Validators::new().etag("a").modified(then());
+        let weak = Validators::new().weak_etag("a");
+        let dated = Validators::new().modified(then());
+        let absent = Validators::absent();
+        let (plain, none) = (Validators::new(), 0);
+        let f = |text: &str| text.replace("THEN", THEN).replace("BEFORE", BEFORE).replace("LATER", LATER);
+        #[rustfmt::skip]
+        let cases = [
+            (&strong, "GET", none),
+            (&strong, "GET if-none-match: \"a\"", 304),
+            (&strong, "HEAD if-none-match: \"a\"", 304),
+            (&strong, "GET if-none-match: W/\"a\"", 304),
+            (&strong, "GET if-none-match: \"b\"", none),
+            (&strong, "GET if-none-match: \"b\", \"a\"", 304),
+            (&strong, "GET if-none-match: \"b,\", W/\"x\" ,\"a\"", 304),
+            (&strong, "GET if-none-match: \"b\"|if-none-match: \"a\"", 304),
+            (&strong, "GET if-none-match: *", 304),
+            (&strong, "GET if-none-match: a", none),
+            (&strong, "GET if-none-match: \"a", none),
+            (&strong, "GET if-none-match: \"\"", none),
+            (&strong, "PUT if-none-match: \"a\"", 412),
+            (&strong, "PUT if-none-match: *", 412),
+            (&strong, "PUT if-none-match: \"b\"", none),
+            (&absent, "PUT if-none-match: *", none),
+            (&plain, "PUT if-none-match: *", 412),
+            (&plain, "GET if-none-match: \"a\"", none),
+            (&weak, "GET if-none-match: \"a\"", 304),
+            (&weak, "GET if-none-match: W/\"a\"", 304),
+            (&strong, "PUT if-match: \"a\"", none),
+            (&strong, "GET if-match: \"a\"", none),
+            (&strong, "PUT if-match: W/\"a\"", 412),
+            (&strong, "PUT if-match: \"b\"", 412),
+            (&strong, "GET if-match: \"b\"", 412),
+            (&strong, "PUT if-match: \"b\", \"a\"", none),
+            (&strong, "PUT if-match: *", none),
+            (&absent, "PUT if-match: *", 412),
+            (&absent, "PUT if-match: \"a\"", 412),
+            (&weak, "PUT if-match: W/\"a\"", 412),
+            (&strong, "GET if-modified-since: THEN", 304),
+            (&strong, "GET if-modified-since: LATER", 304),
+            (&strong, "GET if-modified-since: BEFORE", none),
+            (&strong, "POST if-modified-since: THEN", none),
+            (&strong, "GET if-modified-since: yesterday", none),
+            (&strong, "GET if-modified-since: THEN|if-modified-since: THEN", none),
+            (&weak, "GET if-modified-since: THEN", none),
+            (&dated, "GET if-modified-since: Sunday, 06-Nov-94 08:49:37 GMT", 304),
+            (&strong, "PUT if-unmodified-since: THEN", none),
+            (&strong, "PUT if-unmodified-since: LATER", none),
+            (&strong, "PUT if-unmodified-since: BEFORE", 412),
+            (&strong, "PUT if-unmodified-since: yesterday", none),
+            (&weak, "PUT if-unmodified-since: BEFORE", none),
+            // The tag goes before the date, whatever that says.
+            (&strong, "GET if-none-match: \"b\"|if-modified-since: LATER", none),
+            (&strong, "GET if-none-match: \"a\"|if-modified-since: BEFORE", 304),
+            (&strong, "PUT if-match: \"a\"|if-unmodified-since: BEFORE", none),
+            (&strong, "PUT if-match: \"b\"|if-unmodified-since: LATER", 412),
+            // What is believed goes before what is had.
+            (&strong, "GET if-match: \"b\"|if-none-match: \"a\"", 412),
+            (&strong, "GET if-match: \"a\"|if-none-match: \"a\"", 304),
+            (&strong, "GET if-unmodified-since: BEFORE|if-none-match: \"a\"", 412),
+            (&strong, "OPTIONS if-match: \"b\"", none),
+        ];
+        for (validators, line, want) in cases {
+            let answer = validators.check(&request(&f(line)));
+            assert_eq!(answer.map_or(none, |answer| answer.status().as_u16()), want, "{line} {validators:?}");
+        }
+        let answer = strong.check(&request("GET if-none-match: *")).unwrap();
+        assert_eq!(
+            (&answer.headers()[ETAG], &answer.headers()[LAST_MODIFIED]),
+            (&HeaderValue::from_static("\"a\""), &HeaderValue::from_static(THEN))
+        );
+    }
+
+    #[test]
+    fn ranges_of_what_has_not_changed() {
+        let strong = Validators::new().etag("a").modified(then());
+        let weak = Validators::new().weak_etag("a");
+        let fresh = Validators::new().modified(SystemTime::now());
+        let now = httpdate::fmt_http_date(SystemTime::now());
+        let cases = [
+            (&strong, "GET".to_owned(), true),
+            (&strong, "GET if-range: \"a\"".to_owned(), true),
+            (&strong, "GET if-range: W/\"a\"".to_owned(), false),
+            (&strong, "GET if-range: \"b\"".to_owned(), false),
+            (&weak, "GET if-range: W/\"a\"".to_owned(), false),
+            (&strong, format!("GET if-range: {THEN}"), true),
+            (&strong, format!("GET if-range: {LATER}"), false),
+            (&strong, "GET if-range: yesterday".to_owned(), false),
+            (&weak, format!("GET if-range: {THEN}"), false),
+            (&fresh, format!("GET if-range: {now}"), false),
+        ];
+        for (validators, line, want) in cases {
+            assert_eq!(validators.allow_range(&request(&line)), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_said_is_not() {
+        let marked = |validators: Validators| validators.mark(Response::default()).headers().len();
+        assert_eq!(marked(Validators::new().etag("a\"b").etag("a b").etag("ä")), 0);
+        assert_eq!(marked(Validators::new().modified(UNIX_EPOCH - Duration::from_secs(1))), 0);
+        assert_eq!(marked(Validators::new().modified(UNIX_EPOCH + Duration::from_secs(1 << 40))), 1);
+        assert_eq!(marked(Validators::new().weak_etag("").modified(then())), 2);
+        let ahead = Validators::new().modified(SystemTime::now() + Duration::from_secs(3_600));
+        let said = ahead.mark(Response::default()).headers()[LAST_MODIFIED].to_str().unwrap().to_owned();
+        assert!(httpdate::parse_http_date(&said).unwrap() <= SystemTime::now(), "{said}");
+    }
+}

@@ -1,0 +1,224 @@
+//! Responses in JSON.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt::Display;
+use std::io;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::base::log::error;
+use crate::web::body::Unreadable;
+use crate::web::extract::InputError;
+use crate::web::response::{IntoResponse, plain};
+use crate::{Body, Response};
+
+/// A value as JSON: 200, `application/json`. One that can't be written as JSON makes the response a
+/// 500, and is logged.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use heirloom::Json;
+///
+/// #[derive(serde::Serialize)]
+/// struct User {
+///     id: u64,
+/// }
+/// let mut response = Json(User { id: 7 }).into_response();
+/// assert_eq!(response.headers()["content-type"], "application/json");
+/// assert_eq!(response.body_mut().read_text().unwrap(), r#"{"id":7}"#);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Json<T>(
+    /// What is written.
+    pub T,
+);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        respond(HeaderValue::from_static("application/json"), &self.0)
+    }
+}
+
+fn respond(kind: HeaderValue, value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(text) => {
+            let mut response = Response::new(Body::from(text));
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
+        }
+        Err(e) => {
+            error!("500: a response is no JSON: {e}");
+            plain(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
+}
+
+/// What went wrong, for programs: `application/problem+json` (RFC 9457).
+///
+/// As the error of a handler's result it takes what else can fail by `?`. What clients may know of
+/// an [`InputError`] it tells them; of an `io::Error` and the like they see a bare 500, and the log
+/// has the text. For any other error there is [`Problem::internal`].
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use heirloom::{Json, Problem};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Order {
+///     pieces: u32,
+/// }
+///
+/// fn order(mut req: Request) -> Result<impl IntoResponse, Problem> {
+///     let order: Order = req.json()?;
+///     if order.pieces > 3 {
+///         return Err(Problem::new(StatusCode::CONFLICT)
+///             .kind("https://example.com/problems/stock")
+///             .title("Not enough in stock")
+///             .detail(format!("{} were asked for", order.pieces))
+///             .with("left", 3));
+///     }
+///     std::fs::write("/dev/null", "an order")?;
+///     Ok(StatusCode::CREATED)
+/// }
+///
+/// let asked = http::Request::post("/").header("content-type", "application/json");
+/// let mut response = Router::new().post("/", order).call(asked.body(r#"{"pieces": 4}"#.into()).unwrap());
+/// assert_eq!(response.status(), StatusCode::CONFLICT);
+/// assert_eq!(response.headers()["content-type"], "application/problem+json");
+/// let problem = response.body_mut().read_text().unwrap();
+/// assert!(problem.contains(r#""title":"Not enough in stock""#) && problem.contains(r#""left":3"#));
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    status: StatusCode,
+    members: Map<String, Value>,
+}
+
+/// Names that RFC 9457 gives a meaning.
+const STANDARD: [&str; 5] = ["type", "title", "status", "detail", "instance"];
+
+impl Problem {
+    /// One of which the status says it all: its title is the status's reason.
+    pub fn new(status: StatusCode) -> Problem {
+        Problem { status, members: Map::new() }
+    }
+
+    /// A 500 of which the client sees nothing more. The log has the error.
+    pub fn internal(error: impl Display) -> Problem {
+        error!("500: {error}");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// The status of the response.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// `type`: a URI that stands for this kind of problem. Default: none, which means `about:blank`.
+    #[must_use]
+    pub fn kind(self, uri: impl Into<Cow<'static, str>>) -> Problem {
+        self.set("type", uri)
+    }
+
+    /// `title`: the kind of problem, for people. Default: the status's reason.
+    #[must_use]
+    pub fn title(self, title: impl Into<Cow<'static, str>>) -> Problem {
+        self.set("title", title)
+    }
+
+    /// `detail`: this occurrence, for people.
+    #[must_use]
+    pub fn detail(self, detail: impl Into<Cow<'static, str>>) -> Problem {
+        self.set("detail", detail)
+    }
+
+    /// `instance`: a URI that stands for this occurrence.
+    #[must_use]
+    pub fn instance(self, uri: impl Into<Cow<'static, str>>) -> Problem {
+        self.set("instance", uri)
+    }
+
+    /// A member of one's own, for programs. One whose name has a meaning already, or whose value is
+    /// no JSON, is left out, and logged.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Serialize) -> Problem {
+        match serde_json::to_value(value) {
+            Ok(value) if !STANDARD.contains(&name) => {
+                self.members.insert(name.to_owned(), value);
+            }
+            Ok(_) => error!("a problem's member {name:?} is not one's own to set"),
+            Err(e) => error!("a problem's member {name:?} is no JSON: {e}"),
+        }
+        self
+    }
+
+    fn set(mut self, name: &str, text: impl Into<Cow<'static, str>>) -> Problem {
+        self.members.insert(name.to_owned(), Value::String(text.into().into_owned()));
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(mut self) -> Response {
+        let reason = self.status.canonical_reason().unwrap_or("Unknown");
+        self.members.entry("title").or_insert_with(|| reason.into());
+        self.members.insert("status".to_owned(), self.status.as_u16().into());
+        let kind = HeaderValue::from_static("application/problem+json");
+        let mut response = respond(kind, &self.members);
+        *response.status_mut() = self.status;
+        response
+    }
+}
+
+impl From<StatusCode> for Problem {
+    fn from(status: StatusCode) -> Problem {
+        Problem::new(status)
+    }
+}
+
+impl From<InputError> for Problem {
+    fn from(e: InputError) -> Problem {
+        let mut problem = Problem::new(e.status()).detail(e.reason().to_owned());
+        if let Some(field) = e.field() {
+            problem = problem.with("field", field);
+        }
+        match (e.line(), e.column()) {
+            (Some(line), Some(column)) => problem.with("line", line).with("column", column),
+            _ => problem,
+        }
+    }
+}
+
+impl From<io::Error> for Problem {
+    fn from(e: io::Error) -> Problem {
+        match Unreadable::status_of(&e) {
+            Some(status) => Problem::new(status).detail(e.to_string()),
+            None => Problem::internal(e),
+        }
+    }
+}
+
+impl From<http::Error> for Problem {
+    fn from(e: http::Error) -> Problem {
+        Problem::internal(e)
+    }
+}
+
+impl From<serde_json::Error> for Problem {
+    fn from(e: serde_json::Error) -> Problem {
+        Problem::internal(e)
+    }
+}
+
+impl From<Box<dyn Error + Send + Sync>> for Problem {
+    fn from(e: Box<dyn Error + Send + Sync>) -> Problem {
+        match Unreadable::status_of(&*e) {
+            Some(status) => Problem::new(status).detail(e.to_string()),
+            None => Problem::internal(e),
+        }
+    }
+}

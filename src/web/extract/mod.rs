@@ -1,0 +1,163 @@
+//! What a client sent, read as a type of the handler's: JSON, forms, queries.
+
+#[cfg(feature = "json")]
+pub(crate) mod json;
+
+use std::fmt;
+use std::io;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
+use serde::de::DeserializeOwned;
+
+use crate::base::log::error;
+use crate::web::body::Unreadable;
+use crate::web::response::IntoResponse;
+use crate::{Body, Response};
+
+/// Why what a client sent can't be read as what the handler wants: which field, and where.
+///
+/// It is a response that says so in plain text, so that handlers can pass it on by `?`:
+///
+/// | what is wrong | status |
+/// | --- | --- |
+/// | no JSON, no end, something after the end; a query that does not fit | 400 |
+/// | the body is not announced as JSON or as a form | 415 |
+/// | a body whose fields are missing, unknown or of another type | 422 |
+/// | a body that is too large, or too slow (streaming routes) | 413, 408 |
+/// | a body that can't be read for a reason of the server's, which is only logged | 500 |
+#[derive(Debug)]
+pub struct InputError {
+    status: StatusCode,
+    reason: String,
+    field: Option<String>,
+    /// Line and column, from 1.
+    place: Option<(usize, usize)>,
+}
+
+impl InputError {
+    fn new(status: StatusCode, reason: impl Into<String>) -> InputError {
+        InputError { status, reason: reason.into(), field: None, place: None }
+    }
+
+    /// The status of the response.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What is wrong, without where.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Which field is wrong, such as `items[1].price`. None where it is the whole, or no field.
+    pub fn field(&self) -> Option<&str> {
+        self.field.as_deref()
+    }
+
+    /// In which line of a JSON text it was seen, from 1.
+    pub fn line(&self) -> Option<usize> {
+        self.place.map(|(line, _)| line)
+    }
+
+    /// In which column of that line, in bytes, from 1.
+    pub fn column(&self) -> Option<usize> {
+        self.place.map(|(_, column)| column)
+    }
+
+    fn at(mut self, path: &serde_path_to_error::Path) -> InputError {
+        let path = path.to_string();
+        // Where the text ends within an object no field is known.
+        let path = path.strip_suffix('?').map_or(&*path, |known| known.trim_end_matches('.'));
+        self.field = (!path.is_empty() && path != ".").then(|| path.to_owned());
+        self
+    }
+}
+
+impl fmt::Display for InputError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((line, column)) = self.place {
+            write!(f, "line {line}, column {column}: ")?;
+        }
+        if let Some(field) = &self.field {
+            write!(f, "{field}: ")?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for InputError {}
+
+impl IntoResponse for InputError {
+    fn into_response(self) -> Response {
+        (self.status, format!("{self}\n")).into_response()
+    }
+}
+
+impl From<io::Error> for InputError {
+    fn from(e: io::Error) -> InputError {
+        match Unreadable::status_of(&e) {
+            Some(status) => InputError::new(status, e.to_string()),
+            None => {
+                error!("500: a request body can't be read: {e}");
+                InputError::new(StatusCode::INTERNAL_SERVER_ERROR, "the body can't be read")
+            }
+        }
+    }
+}
+
+/// A body that says it is JSON.
+#[cfg(feature = "json")]
+pub(crate) fn json<T: DeserializeOwned>(headers: &HeaderMap, body: &mut Body) -> Result<T, InputError> {
+    let is_json = |kind: &str| {
+        let structured = kind.split_once('/').is_some_and(|(_, sub)| sub.ends_with("+json"));
+        kind == "application/json" || structured
+    };
+    expect(headers, "application/json", is_json)?;
+    let bytes = body.read_bytes()?;
+    let mut text = serde_json::Deserializer::from_slice(&bytes);
+    let value = serde_path_to_error::deserialize(&mut text);
+    let value = value.map_err(|e| of_json(e.inner()).at(e.path()))?;
+    text.end().map_err(|e| of_json(&e))?;
+    Ok(value)
+}
+
+#[cfg(feature = "json")]
+fn of_json(e: &serde_json::Error) -> InputError {
+    let status = if e.is_data() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
+    let (text, place) = (e.to_string(), (e.line(), e.column()));
+    let reason = text.strip_suffix(&format!(" at line {} column {}", place.0, place.1)).unwrap_or(&text);
+    InputError { place: (place.0 > 0).then_some(place), ..InputError::new(status, reason) }
+}
+
+/// A body that says it is a form.
+#[cfg(feature = "form")]
+pub(crate) fn form<T: DeserializeOwned>(headers: &HeaderMap, body: &mut Body) -> Result<T, InputError> {
+    const FORM: &str = "application/x-www-form-urlencoded";
+    expect(headers, FORM, |kind| kind == FORM)?;
+    pairs(&body.read_bytes()?, StatusCode::UNPROCESSABLE_ENTITY)
+}
+
+/// What follows the `?`.
+#[cfg(feature = "form")]
+pub(crate) fn query<T: DeserializeOwned>(query: Option<&str>) -> Result<T, InputError> {
+    pairs(query.unwrap_or_default().as_bytes(), StatusCode::BAD_REQUEST)
+}
+
+#[cfg(feature = "form")]
+fn pairs<T: DeserializeOwned>(bytes: &[u8], unfit: StatusCode) -> Result<T, InputError> {
+    let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(bytes));
+    serde_path_to_error::deserialize(pairs)
+        .map_err(|e| InputError::new(unfit, e.inner().to_string()).at(e.path()))
+}
+
+/// The media type, without parameters, must be as wanted.
+fn expect(headers: &HeaderMap, wanted: &str, fits: impl Fn(&str) -> bool) -> Result<(), InputError> {
+    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let kind = given.and_then(|given| given.split(';').next()).map(|kind| kind.trim().to_ascii_lowercase());
+    if kind.is_some_and(|kind| fits(&kind)) {
+        return Ok(());
+    }
+    let reason = format!("the body must be {wanted}, by its Content-Type");
+    Err(InputError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason))
+}

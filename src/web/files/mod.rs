@@ -1,0 +1,382 @@
+//! Files and directories as responses.
+
+mod open;
+mod range;
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use http::header::{
+    ACCEPT_ENCODING, ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE,
+    RANGE, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderValue, Method, StatusCode};
+
+use crate::base::log::error;
+use crate::web::coding::{accepts_gzip, vary};
+use crate::web::conditional::Validators;
+use crate::web::handler::Handler;
+use crate::web::request::RequestExt;
+use crate::web::response::{IntoResponse, ResponseExt, plain};
+use crate::{Body, Request, Response};
+use open::{Found, Links};
+use range::Wanted;
+
+/// A handler that answers with the files of a folder, and of those beneath it.
+///
+/// Which file is said by the route's parameter `path`; without one by the whole path, as for a
+/// fallback. A folder answers with its `index.html`, and where its path does not end with `/`, with
+/// a redirect to there; nothing is ever listed. Types are guessed by the name's extension. Conditional
+/// requests and a range are honoured (RFC 9110 §13, §14); several ranges get the whole.
+///
+/// No file outside of the folder is reached, whatever the path says and however it is encoded: the
+/// kernel resolves it beneath the folder (`openat2`; before Linux 5.6, and where a sandbox forbids that,
+/// name by name, without following links). Links that lead out of it are not found, nor are names
+/// that begin with a dot (but `.well-known`), nor what is no regular file.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use heirloom::ServeDir;
+///
+/// let router = Router::new()
+///     .get("/", |_: Request| "hello\n")
+///     .get("/static/{*path}", ServeDir::new("public").cache_control("max-age=3600"));
+/// # let _ = router;
+/// ```
+#[derive(Clone, Debug)]
+pub struct ServeDir {
+    root: PathBuf,
+    links: Links,
+    dotfiles: bool,
+    packed: bool,
+    cache_control: Option<HeaderValue>,
+    mistake: Option<String>,
+}
+
+impl ServeDir {
+    /// Of this folder, which is looked for anew at each request. That it is there is checked before
+    /// the server starts.
+    pub fn new(root: impl Into<PathBuf>) -> ServeDir {
+        let links = Links::Inside;
+        let (dotfiles, packed) = (false, false);
+        ServeDir { root: root.into(), links, dotfiles, packed, cache_control: None, mistake: None }
+    }
+
+    /// Follows no symbolic links. Default: those that stay inside.
+    #[must_use]
+    pub fn no_symlinks(self) -> ServeDir {
+        ServeDir { links: Links::None, ..self }
+    }
+
+    /// Answers with files whose name, or that of a folder they are in, begins with a dot, too.
+    #[must_use]
+    pub fn dotfiles(self) -> ServeDir {
+        ServeDir { dotfiles: true, ..self }
+    }
+
+    /// Where `NAME.gz` is beside a file, it is what a client gets that accepts gzip: with the type of the
+    /// file, `Content-Encoding: gzip` and an entity tag of its own, of which ranges are ranges of the
+    /// packed bytes. `Vary: Accept-Encoding` tells caches of all files. One that is older than its file
+    /// is left alone: `gzip --keep` makes it as old, to the nanosecond. Default: no.
+    ///
+    /// It costs no time to compress, unlike `wrap::Gzip` (feature `gzip`), which takes what is left:
+    ///
+    /// ```
+    /// use heirloom::ServeDir;
+    /// let files = ServeDir::new("public").precompressed_gzip();
+    /// ```
+    #[must_use]
+    pub fn precompressed_gzip(self) -> ServeDir {
+        ServeDir { packed: true, ..self }
+    }
+
+    /// Says `Cache-Control` with each file. Default: nothing, so that clients ask again or guess.
+    #[must_use]
+    pub fn cache_control(mut self, value: &str) -> ServeDir {
+        match HeaderValue::try_from(value) {
+            Ok(value) => self.cache_control = Some(value),
+            Err(e) => self.mistake = Some(format!("Cache-Control {value:?}: {e}")),
+        }
+        self
+    }
+
+    fn answer(&self, request: &Request) -> Result<Response, StatusCode> {
+        let raw = request.uri().path();
+        let whole;
+        let asked = match request.param("path") {
+            // A name can't have a slash in it.
+            Some(_) if encodes_slash(raw) => return Err(StatusCode::NOT_FOUND),
+            Some(path) => path,
+            None if encodes_slash(raw) => return Err(StatusCode::NOT_FOUND),
+            None => {
+                whole = decoded(raw.strip_prefix('/').unwrap_or(raw)).ok_or(StatusCode::BAD_REQUEST)?;
+                &whole
+            }
+        };
+        let mut name = self.relative(asked).ok_or(StatusCode::NOT_FOUND)?;
+        let open = |name: &str| open::beneath(&self.root, name, self.links).map_err(|e| status_of(&e, name));
+        let mut found = open(&name)?;
+        if let Found::Folder = found {
+            if !asked.is_empty() && !asked.ends_with('/') {
+                return Ok(to_folder(request));
+            }
+            name = if name == "." { "index.html".to_owned() } else { format!("{name}/index.html") };
+            found = open(&name)?;
+        } else if asked.ends_with('/') {
+            return Err(StatusCode::NOT_FOUND);
+        }
+        match found {
+            Found::File(file) => {
+                let (file, form) = self.form(request, file, &name);
+                let told = Told { name: Path::new(&name), form, cache: self.cache_control.as_ref() };
+                Ok(respond(request, file, &told))
+            }
+            Found::Folder | Found::Other => Err(StatusCode::NOT_FOUND),
+        }
+    }
+
+    /// The file itself, or what is beside it for who accepts that.
+    fn form(&self, request: &Request, file: File, name: &str) -> (File, Form) {
+        if !self.packed {
+            return (file, Form::Only);
+        }
+        if !accepts_gzip(request.headers()) {
+            return (file, Form::Plain);
+        }
+        match open::beneath(&self.root, &format!("{name}.gz"), self.links) {
+            Ok(Found::File(packed)) if !is_older(&packed, &file) => (packed, Form::Gzip),
+            _ => (file, Form::Plain),
+        }
+    }
+
+    /// The path from the root, without what could lead elsewhere; `.` for the root itself.
+    fn relative(&self, asked: &str) -> Option<String> {
+        let path = asked.strip_suffix('/').unwrap_or(asked);
+        if path.is_empty() {
+            return asked.is_empty().then(|| ".".to_owned());
+        }
+        let good = |name: &str| {
+            let hidden = name.starts_with('.') && name != ".well-known" && !self.dotfiles;
+            !(name.is_empty() || name == "." || name == ".." || name.contains('\0') || hidden)
+        };
+        path.split('/').all(good).then(|| path.to_owned())
+    }
+}
+
+impl Handler for ServeDir {
+    fn call(&self, request: Request) -> Response {
+        match only_read(&request) {
+            Some(refusal) => refusal,
+            None => self.answer(&request).unwrap_or_else(plain),
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match std::fs::metadata(&self.root) {
+            Ok(found) if found.is_dir() => self.mistake.clone().map_or(Ok(()), Err),
+            Ok(_) => Err(format!("{} is no folder", self.root.display())),
+            Err(e) => Err(format!("{}: {e}", self.root.display())),
+        }
+    }
+}
+
+/// A handler that answers with one file, as [`ServeDir`] does. It may be anywhere, and a link.
+///
+/// It can be called from another handler, once that has decided that the client may have the file:
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use heirloom::ServeFile;
+///
+/// fn report(req: Request) -> Response {
+///     let name = "attachment; filename=report.txt";
+///     ServeFile::new("/var/lib/reports/7").call(req).with_header("content-disposition", name)
+/// }
+/// let router = Router::new().get("/favicon.ico", ServeFile::new("favicon.ico")).get("/report", report);
+/// # let _ = router;
+/// ```
+#[derive(Clone, Debug)]
+pub struct ServeFile {
+    path: PathBuf,
+}
+
+impl ServeFile {
+    /// Of this file, which is opened anew at each request.
+    pub fn new(path: impl Into<PathBuf>) -> ServeFile {
+        ServeFile { path: path.into() }
+    }
+}
+
+impl Handler for ServeFile {
+    fn call(&self, request: Request) -> Response {
+        if let Some(refusal) = only_read(&request) {
+            return refusal;
+        }
+        match open::trusted(&self.path) {
+            Ok(Found::File(file)) => {
+                respond(&request, file, &Told { name: &self.path, form: Form::Only, cache: None })
+            }
+            Ok(_) => plain(StatusCode::NOT_FOUND),
+            Err(e) => plain(status_of(&e, &self.path.display().to_string())),
+        }
+    }
+}
+
+fn only_read(request: &Request) -> Option<Response> {
+    let reads = [Method::GET, Method::HEAD].contains(request.method());
+    (!reads).then(|| plain(StatusCode::METHOD_NOT_ALLOWED).with_header(ALLOW, "GET, HEAD"))
+}
+
+/// What a client may know of why a file can't be opened.
+fn status_of(e: &io::Error, name: &str) -> StatusCode {
+    match e.raw_os_error() {
+        // EXDEV and ELOOP: it leads out, or over a link where none is followed.
+        Some(
+            libc::ENOENT
+            | libc::ENOTDIR
+            | libc::ENAMETOOLONG
+            | libc::EXDEV
+            | libc::ELOOP
+            | libc::ENXIO
+            | libc::ENODEV
+            | libc::EINVAL,
+        ) => StatusCode::NOT_FOUND,
+        Some(libc::EACCES | libc::EPERM) => StatusCode::FORBIDDEN,
+        _ if e.kind() == ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        _ => {
+            error!("500: can't open {name}: {e}");
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    }
+}
+
+/// The same address with a slash behind it.
+fn to_folder(request: &Request) -> Response {
+    // Browsers take a backslash for a slash, and two slashes for another host.
+    let path = request.uri().path().replace('\\', "%5C");
+    let to = match request.uri().query() {
+        Some(query) => format!("/{}/?{query}", path.trim_start_matches('/')),
+        None => format!("/{}/", path.trim_start_matches('/')),
+    };
+    crate::Redirect::permanent(to).into_response()
+}
+
+/// What is said of a file beside its bytes.
+struct Told<'a> {
+    name: &'a Path,
+    form: Form,
+    cache: Option<&'a HeaderValue>,
+}
+
+/// In which form a file is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// There is no other.
+    Only,
+    Plain,
+    Gzip,
+}
+
+/// What can't be told is.
+fn is_older(file: &File, than: &File) -> bool {
+    let modified = |file: &File| file.metadata().and_then(|facts| facts.modified());
+    !matches!((modified(file), modified(than)), (Ok(ours), Ok(theirs)) if ours >= theirs)
+}
+
+fn respond(request: &Request, mut file: File, told: &Told<'_>) -> Response {
+    let name = told.name;
+    let facts = match file.metadata() {
+        Ok(facts) => facts,
+        Err(e) => return plain(status_of(&e, &name.display().to_string())),
+    };
+    let len = facts.len();
+    let validators = validators(facts.modified().ok(), len, told.form);
+    let for_caches = |mut response: Response| {
+        if told.form != Form::Only {
+            vary(response.headers_mut(), ACCEPT_ENCODING);
+        }
+        match told.cache {
+            Some(value) => response.with_header(CACHE_CONTROL, value.clone()),
+            None => response,
+        }
+    };
+    if let Some(answer) = validators.check(request) {
+        return for_caches(answer);
+    }
+    let ranged = *request.method() == Method::GET && validators.allow_range(request);
+    let mut ranges = request.headers().get_all(RANGE).iter();
+    let value = ranges.next().filter(|_| ranged && ranges.next().is_none());
+    let wanted = value.and_then(|value| value.to_str().ok()).map_or(Wanted::All, |v| range::wanted(v, len));
+    let (status, start, count) = match wanted {
+        Wanted::All => (StatusCode::OK, 0, len),
+        Wanted::Part { start, count } => (StatusCode::PARTIAL_CONTENT, start, count),
+        Wanted::Nothing => {
+            let refusal = plain(StatusCode::RANGE_NOT_SATISFIABLE);
+            return refusal.with_header(CONTENT_RANGE, format!("bytes */{len}"));
+        }
+    };
+    if start > 0 {
+        if let Err(e) = file.seek(SeekFrom::Start(start)) {
+            return plain(status_of(&e, &name.display().to_string()));
+        }
+    }
+    let mut response = validators.mark(Response::new(Body::from_file(file, count))).with_status(status);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, kind(name));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    // The type is what the name says, whatever the bytes look like.
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if told.form == Form::Gzip {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    let response = for_caches(response);
+    match status {
+        StatusCode::PARTIAL_CONTENT => response.with_header(
+            CONTENT_RANGE,
+            format!("bytes {start}-{}/{len}", start.saturating_add(count).saturating_sub(1)),
+        ),
+        _ => response,
+    }
+}
+
+/// A tag is weak while the next change could come within the same tick of the file's clock.
+fn validators(modified: Option<SystemTime>, len: u64, form: Form) -> Validators {
+    let Some(modified) = modified else { return Validators::new() };
+    let since = modified.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let settled = modified.elapsed().is_ok_and(|age| age.as_secs() >= 1);
+    let of_form = if form == Form::Gzip { "-gz" } else { "" };
+    let (opaque, validators) = (format!("{since:x}-{len:x}{of_form}"), Validators::new().modified(modified));
+    if settled { validators.etag(opaque) } else { validators.weak_etag(opaque) }
+}
+
+fn kind(name: &Path) -> HeaderValue {
+    let kind = mime_guess::from_path(name).first_raw().unwrap_or("application/octet-stream");
+    let text = kind.starts_with("text/") || kind == "application/javascript";
+    let value = if text { HeaderValue::try_from(format!("{kind}; charset=utf-8")).ok() } else { None };
+    value.unwrap_or(HeaderValue::from_static(kind))
+}
+
+fn encodes_slash(raw: &str) -> bool {
+    raw.as_bytes().windows(3).any(|three| three.eq_ignore_ascii_case(b"%2f"))
+}
+
+/// Percent-decoded; None if that is no UTF-8, or no encoding.
+fn decoded(raw: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(raw.len());
+    let mut rest = raw.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        if *byte != b'%' {
+            bytes.push(*byte);
+            continue;
+        }
+        let (hex, after) = rest.split_at_checked(2)?;
+        let digit = |b: u8| char::from(b).to_digit(16);
+        let [high, low] = *hex else { return None };
+        bytes.push(u8::try_from(digit(high)? << 4 | digit(low)?).ok()?);
+        rest = after;
+    }
+    String::from_utf8(bytes).ok()
+}

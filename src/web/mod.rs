@@ -1,0 +1,19 @@
+//! What a program writes and sees: requests, responses, handlers, routes, and what many programs need on top of them.
+
+pub(crate) mod body;
+pub(crate) mod coding;
+pub(crate) mod conditional;
+#[cfg(any(feature = "json", feature = "form"))]
+pub(crate) mod extract;
+#[cfg(feature = "files")]
+pub(crate) mod files;
+pub(crate) mod handler;
+pub(crate) mod per_worker;
+pub(crate) mod request;
+pub(crate) mod response;
+pub(crate) mod router;
+pub(crate) mod sse;
+pub(crate) mod upgrade;
+#[cfg(feature = "websocket")]
+pub(crate) mod websocket;
+pub mod wrap;

@@ -1,0 +1,398 @@
+//! Values of which each thread has its own, and which no other thread ever sees.
+
+use std::any::{Any, type_name};
+use std::cell::RefCell;
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Weak};
+use std::thread;
+
+use crate::base::error::{Error, Kind};
+use crate::base::log::panic_text;
+
+type BoxedError = Box<dyn StdError + Send + Sync>;
+
+/// A value of which each worker has its own: a database connection, a parser, a buffer. `T` need not
+/// be [`Send`], for it never leaves its thread. Clones are cheap and stand for the same values.
+///
+/// ```no_run
+/// use heirloom::prelude::*;
+/// # #[derive(Debug)]
+/// # struct Connection;
+/// # impl Connection {
+/// #     fn open(_: &str) -> std::io::Result<Connection> { Ok(Connection) }
+/// #     fn count(&mut self) -> u64 { 0 }
+/// # }
+///
+/// fn main() -> Result<(), heirloom::Error> {
+///     let db = PerWorker::new(|| Connection::open("links.db"));
+///     let asked = db.clone();
+///     let router = Router::new()
+///         .get("/links", move |_: Request| asked.with(|connection| format!("{}\n", connection.count())));
+///     Server::new(router).per_worker(&db).listen("127.0.0.1:8001").serve()
+/// }
+/// ```
+///
+/// Values that [`Server::per_worker`](crate::Server::per_worker) knows are made when the server starts. On
+/// any other thread (of a detached stream, of a test that calls a handler without a server), and by a
+/// worker that takes the place of one that died, a value is made at its first use there.
+///
+/// A value is dropped when its thread ends: a worker's at the end of the server, which waits 5 s for that and then goes
+/// without (as it does at once where a handler was cut), that of a detached stream with it. When the last clone is gone, values are also dropped as soon as their thread makes another one.
+/// A panic of such a `Drop` goes no further.
+pub struct PerWorker<T> {
+    recipe: Arc<Recipe<T>>,
+}
+
+struct Recipe<T> {
+    /// What the values of this recipe are found by.
+    token: Arc<()>,
+    make: Box<dyn Fn() -> Result<T, BoxedError> + Send + Sync>,
+}
+
+impl<T: 'static> PerWorker<T> {
+    /// Values that `make` makes, each on the thread that uses it. Nothing is made yet.
+    pub fn new<E: Into<BoxedError>>(make: impl Fn() -> Result<T, E> + Send + Sync + 'static) -> PerWorker<T> {
+        let make = Box::new(move || make().map_err(Into::into));
+        PerWorker { recipe: Arc::new(Recipe { token: Arc::default(), make }) }
+    }
+
+    /// Gives `work` this thread's value, which is made now if there is none yet.
+    ///
+    /// When `work` panics, the value may be half changed: it is dropped, the panic goes on (in a handler
+    /// it becomes a 500), and the next use makes another one. `work` may use other `PerWorker`s.
+    ///
+    /// # Panics
+    /// When the value can't be made: [`try_with`](Self::try_with) gives that as an error. And when `work`, or
+    /// what makes the value, uses the same `PerWorker` again, of which it has the value already.
+    #[track_caller]
+    #[expect(clippy::panic, reason = "as documented")]
+    pub fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
+        match self.try_with(work) {
+            Ok(result) => result,
+            Err(e) => panic!("can't make this thread's {}: {e}", type_name::<T>()),
+        }
+    }
+
+    /// As [`with`](Self::with), but a value that can't be made is an error. The next use tries again.
+    ///
+    /// # Errors
+    /// What its maker has failed with, boxed, and so to be had back by `downcast`. A boxed error of a
+    /// handler is a 500, and the log has its text.
+    ///
+    /// # Panics
+    /// When `work`, or what makes the value, uses the same `PerWorker` again.
+    #[track_caller]
+    pub fn try_with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Result<R, BoxedError> {
+        let (claim, kept) = Claim::take::<T>(&self.recipe.token)?;
+        let mut value = match kept {
+            Some(value) => value,
+            None => Box::new((self.recipe.make)()?),
+        };
+        match catch_unwind(AssertUnwindSafe(|| work(&mut value))) {
+            Ok(result) => {
+                claim.keep(value);
+                Ok(result)
+            }
+            Err(panic) => {
+                drop(claim);
+                drop_quietly(value);
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    /// Makes this thread's value, before anything asks for it.
+    ///
+    /// # Errors
+    /// When that fails or panics: which thread, what, and why.
+    pub(crate) fn begin(&self) -> Result<(), Error> {
+        let made = catch_unwind(AssertUnwindSafe(|| self.try_with(|_| ())));
+        let made = made.unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_text(&*panic)).into()));
+        made.map_err(|e| {
+            let thread = thread::current();
+            let name = thread.name().unwrap_or("a thread");
+            Error::io(
+                Kind::Config,
+                format!("{name} can't make its {}", type_name::<T>()),
+                io::Error::other(e),
+            )
+        })
+    }
+}
+
+impl<T> Clone for PerWorker<T> {
+    fn clone(&self) -> PerWorker<T> {
+        PerWorker { recipe: Arc::clone(&self.recipe) }
+    }
+}
+
+impl<T> fmt::Debug for PerWorker<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PerWorker<{}>", type_name::<T>())
+    }
+}
+
+thread_local! {
+    static OWN: Own = const { Own(RefCell::new(Vec::new())) };
+}
+
+/// What this thread has; a few, so that looking at each is fastest. Nothing of the user's runs while it is
+/// borrowed.
+struct Own(RefCell<Vec<Held>>);
+
+struct Held {
+    token: Weak<()>,
+    /// None: somebody has it, or makes it.
+    value: Option<Box<dyn Any>>,
+}
+
+impl Held {
+    /// While we have its token, no other one has the address.
+    fn is_of(&self, token: &Arc<()>) -> bool {
+        std::ptr::eq(self.token.as_ptr(), Arc::as_ptr(token))
+    }
+}
+
+impl Drop for Own {
+    /// A panic here would be the process's end.
+    fn drop(&mut self) {
+        let all = std::mem::take(&mut *self.0.borrow_mut());
+        all.into_iter().for_each(drop_quietly);
+    }
+}
+
+fn drop_quietly<V>(value: V) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        // It may panic in turn when dropped, and so on: it stays.
+        Box::leak(panic);
+    }
+}
+
+/// The use of one value: until the end of it nobody else on this thread has that.
+struct Claim<'t> {
+    token: &'t Arc<()>,
+}
+
+impl<'t> Claim<'t> {
+    /// And the value, if there is one already.
+    #[track_caller]
+    #[expect(clippy::panic, reason = "as documented")]
+    fn take<T: 'static>(token: &'t Arc<()>) -> Result<(Claim<'t>, Option<Box<T>>), BoxedError> {
+        enum Found {
+            InUse,
+            Value(Box<dyn Any>),
+            Nothing(Vec<Held>),
+        }
+        let found = OWN.try_with(|own| {
+            let mut all = own.0.borrow_mut();
+            match all.iter_mut().find(|held| held.is_of(token)) {
+                Some(held) => held.value.take().map_or(Found::InUse, Found::Value),
+                None => {
+                    let (live, gone) =
+                        std::mem::take(&mut *all).into_iter().partition(|held| held.token.strong_count() > 0);
+                    *all = live;
+                    all.push(Held { token: Arc::downgrade(token), value: None });
+                    Found::Nothing(gone)
+                }
+            }
+        });
+        match found {
+            Ok(Found::Value(value)) => Ok((Claim { token }, value.downcast().ok())),
+            Ok(Found::Nothing(gone)) => {
+                gone.into_iter().for_each(drop_quietly);
+                Ok((Claim { token }, None))
+            }
+            Ok(Found::InUse) => {
+                panic!("{0} is in use: `with` within `with` of the same PerWorker<{0}>", type_name::<T>())
+            }
+            Err(_) => Err("this thread is about to end".into()),
+        }
+    }
+
+    fn keep(self, value: Box<dyn Any>) {
+        self.change(|all| {
+            if let Some(held) = all.iter_mut().find(|held| held.is_of(self.token)) {
+                held.value = Some(value);
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Held>)) {
+        // A thread that is about to end has nothing to keep.
+        let _ = OWN.try_with(|own| change(&mut own.0.borrow_mut()));
+    }
+}
+
+impl Drop for Claim<'_> {
+    /// What was not kept is made anew next time.
+    fn drop(&mut self) {
+        self.change(|all| all.retain(|held| held.value.is_some() || !held.is_of(self.token)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Not for other threads, and counted when it goes.
+    struct Guest {
+        number: usize,
+        asked: Rc<Cell<u32>>,
+        gone: Arc<AtomicUsize>,
+    }
+
+    impl Drop for Guest {
+        fn drop(&mut self) {
+            self.gone.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Numbered from 0 in the order in which they are made; and how many are gone.
+    fn guests() -> (PerWorker<Guest>, Arc<AtomicUsize>) {
+        let (made, gone) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&gone);
+        let make = move || {
+            let number = made.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, String>(Guest { number, asked: Rc::default(), gone: Arc::clone(&counted) })
+        };
+        (PerWorker::new(make), gone)
+    }
+
+    fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        thread::Builder::new().name("elsewhere".into()).spawn(work).unwrap().join().unwrap()
+    }
+
+    fn text_of<R>(work: impl FnOnce() -> R) -> String {
+        let panic = catch_unwind(AssertUnwindSafe(work)).err().expect("a panic");
+        panic_text(&*panic).to_owned()
+    }
+
+    /// Its number, and how often it was asked.
+    fn ask(guests: &PerWorker<Guest>) -> (usize, u32) {
+        guests.with(|guest| {
+            guest.asked.set(guest.asked.get() + 1);
+            (guest.number, guest.asked.get())
+        })
+    }
+
+    #[test]
+    fn each_thread_has_its_own_and_keeps_it() {
+        let (guests, gone) = guests();
+        assert_eq!(ask(&guests), (0, 1));
+        let there = guests.clone();
+        assert_eq!(elsewhere(move || (ask(&there), ask(&there))), ((1, 1), (1, 2)));
+        assert_eq!(gone.load(Ordering::SeqCst), 1, "with its thread");
+        assert_eq!(ask(&guests.clone()), (0, 2));
+    }
+
+    #[test]
+    fn several_of_a_type_are_different_ones() {
+        let ((first, _), (second, _)) = (guests(), guests());
+        assert_eq!((ask(&first), ask(&second), ask(&first)), ((0, 1), (0, 1), (0, 2)));
+        let both = first.with(|a| second.with(|b| (a.asked.get(), b.asked.get())));
+        assert_eq!(both, (2, 1));
+    }
+
+    #[test]
+    fn a_panic_leaves_nothing_half_changed() {
+        let (guests, gone) = guests();
+        let text = text_of(|| {
+            guests.with(|guest| {
+                guest.asked.set(77);
+                panic!("as the test wants it")
+            })
+        });
+        assert_eq!((&*text, gone.load(Ordering::SeqCst)), ("as the test wants it", 1));
+        assert_eq!(ask(&guests), (1, 1));
+    }
+
+    #[test]
+    fn within_itself_is_a_panic_that_says_so() {
+        let (guests, _) = guests();
+        let text = text_of(|| guests.with(|_| ask(&guests)));
+        assert!(text.contains("Guest is in use: `with` within `with` of the same PerWorker<"), "{text}");
+        assert_eq!(ask(&guests), (1, 1), "the one that was in use is gone");
+        let again = text_of(|| guests.with(|_| guests.try_with(|_| ())));
+        assert_eq!(again, text);
+
+        let slot = Arc::new(std::sync::OnceLock::<PerWorker<u32>>::new());
+        let own = Arc::clone(&slot);
+        let makes_itself = PerWorker::new(move || own.get().unwrap().try_with(|n| *n));
+        slot.set(makes_itself.clone()).unwrap();
+        let text = text_of(|| makes_itself.with(|_| ()));
+        assert!(text.starts_with("u32 is in use"), "{text}");
+    }
+
+    #[test]
+    fn one_that_can_not_be_made_is_tried_again() {
+        let tries = AtomicUsize::new(0);
+        let values = PerWorker::new(move || match tries.fetch_add(1, Ordering::SeqCst) {
+            0 | 1 => Err(io::Error::from_raw_os_error(libc::ECONNREFUSED)),
+            2 => panic!("as the test wants it"),
+            n => Ok(n),
+        });
+        let error = values.try_with(|_| ()).unwrap_err().downcast::<io::Error>().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        let text = text_of(|| values.with(|_| ()));
+        assert_eq!(text, "can't make this thread's usize: Connection refused (os error 111)");
+        assert_eq!(text_of(|| values.try_with(|_| ())), "as the test wants it");
+        assert_eq!(values.with(|n| *n), 3);
+    }
+
+    #[test]
+    fn what_fails_at_the_beginning_is_named() {
+        let failing = PerWorker::new(|| Err::<u64, _>("no such database"));
+        let said = elsewhere(move || failing.begin().unwrap_err().to_string());
+        assert_eq!(said, "elsewhere can't make its u64: no such database");
+        let panics = PerWorker::new(|| -> Result<u64, String> { panic!("as the test wants it") });
+        let said = elsewhere(move || panics.begin().unwrap_err().to_string());
+        assert_eq!(said, "elsewhere can't make its u64: it panicked: as the test wants it");
+        let (guests, _) = guests();
+        guests.begin().unwrap();
+        assert_eq!(ask(&guests), (0, 1));
+    }
+
+    #[test]
+    fn those_of_a_recipe_that_is_gone_go_when_the_next_is_made() {
+        let (old, gone) = guests();
+        ask(&old);
+        drop(old);
+        assert_eq!(gone.load(Ordering::SeqCst), 0);
+        ask(&guests().0);
+        assert_eq!(gone.load(Ordering::SeqCst), 1);
+    }
+
+    /// Its last act is a panic, or a use of what is going.
+    struct Sore(Option<PerWorker<Guest>>);
+
+    impl Drop for Sore {
+        fn drop(&mut self) {
+            match &self.0 {
+                Some(guests) => drop(guests.try_with(|_| ()).unwrap_err()),
+                None => panic!("as the test wants it"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_drop_that_panics_ends_nothing_else() {
+        let sore = PerWorker::new(|| Ok::<_, String>(Sore(None)));
+        assert_eq!(text_of(|| sore.with(|_| panic!("first"))), "first");
+        let (guests, gone) = guests();
+        let (late, there) = (guests.clone(), guests.clone());
+        let asks_late = PerWorker::new(move || Ok::<_, String>(Sore(Some(late.clone()))));
+        elsewhere(move || {
+            sore.with(|_| ());
+            asks_late.with(|_| ());
+            ask(&there);
+        });
+        assert_eq!(gone.load(Ordering::SeqCst), 1, "those after it go, too");
+    }
+}

@@ -1,0 +1,379 @@
+//! What a handler may ask of a request beyond its head.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use crate::Request;
+use crate::base::phase::{Drain, PhaseWatch};
+use crate::net::conn_info::{ClientWatch, PeerCredentials};
+#[cfg(feature = "tls")]
+use crate::net::tls::TlsInfo;
+use crate::web::handler::Matched;
+
+/// What came after a chunked body, kept in the request's extensions.
+#[derive(Clone, Debug)]
+pub(crate) struct Trailers(pub(crate) HeaderMap);
+
+/// Questions to a [`Request`]. One made by hand, as in a test, has no peer and comes from a first
+/// generation that never drains.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// let router = Router::new().get("/users/{id}/{*rest}", |req: Request| {
+///     let params: Vec<_> = req.params().map(|(_, value)| value).collect();
+///     format!("{} {:?}", params.join(" "), req.query_str())
+/// });
+/// let mut response = router.call(http::Request::get("/users/J%C3%B8/a/b?c=d").body(Body::empty()).unwrap());
+/// assert_eq!(response.body_mut().read_text().unwrap(), "Jø a/b Some(\"c=d\")");
+/// ```
+pub trait RequestExt: sealed::Sealed {
+    /// The part of the path that stands for `{name}` or `{*name}` in the route's pattern,
+    /// percent-decoded. None if the pattern has no such parameter.
+    ///
+    /// The path is matched before it is decoded, so the value of `{name}` may contain a `/` that
+    /// the client sent as `%2F`, and any value may contain `..`: look before
+    /// using it as the name of a file.
+    fn param(&self, name: &str) -> Option<&str>;
+
+    /// Every parameter of the path with its value, in the pattern's order.
+    fn params(&self) -> impl Iterator<Item = (&str, &str)>;
+
+    /// The pattern of the route that matched, such as `/users/{id}`: what to count and log requests
+    /// under. None for a fallback, and outside a router.
+    fn pattern(&self) -> Option<&str>;
+
+    /// What follows the `?`, as the client sent it.
+    fn query_str(&self) -> Option<&str>;
+
+    /// The head as the client sent it, from the request line to the empty line, for who needs the
+    /// case, the order or the spelling of its fields. Empty for a request made by hand.
+    fn head_text(&self) -> &[u8];
+
+    /// The fields after a chunked body (RFC 9112 §7.1.2). None if there were none, and on streaming
+    /// routes.
+    fn trailers(&self) -> Option<&HeaderMap>;
+
+    /// The other end of the connection: the client, or the proxy before it. None on a unix socket.
+    fn peer_addr(&self) -> Option<SocketAddr>;
+
+    /// Who has connected to a unix socket: process, user and group. None on TCP, and once the connection is closed.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    ///
+    /// /// For the user that the service runs as, and for root.
+    /// fn reload(req: Request) -> Response {
+    ///     let own = std::fs::metadata("/proc/self").map(|facts| std::os::unix::fs::MetadataExt::uid(&facts)).ok();
+    ///     match req.peer_credentials() {
+    ///         Some(peer) if peer.uid == 0 || Some(peer.uid) == own => "reloaded\n".into_response(),
+    ///         _ => StatusCode::FORBIDDEN.into_response(),
+    ///     }
+    /// }
+    /// let response = Router::new().post("/reload", reload).call(http::Request::post("/reload").body(Body::empty()).unwrap());
+    /// assert_eq!(response.status(), StatusCode::FORBIDDEN, "one made by hand has no peer");
+    /// ```
+    fn peer_credentials(&self) -> Option<PeerCredentials>;
+
+    /// Whether the client has ended the connection: then nobody waits for the response, and a handler
+    /// that lasts may give up. It asks the kernel, each time, and costs nothing when not called.
+    ///
+    /// A client that has shut down its side and still reads, as `nc -N` does, counts as gone: nothing tells it
+    /// from one that has closed, until something is written. A response that is given all the same is sent.
+    ///
+    /// Not known here: that a client's host or network has vanished, which shows when a
+    /// write is not taken; what is behind a proxy, which tells in its own way or not at all; and, with TLS, an
+    /// announced end (`close_notify`) before the socket's.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    ///
+    /// fn search(req: Request) -> String {
+    ///     let mut found = 0;
+    ///     for (n, place) in (0..100_000_u64).enumerate() {
+    ///         // Not at each step: it is a system call.
+    ///         if n % 1000 == 0 && req.client_gone() {
+    ///             break;
+    ///         }
+    ///         found += u64::from(place % 7 == 0);
+    ///     }
+    ///     format!("{found}\n")
+    /// }
+    /// let mut response = Router::new().get("/", search).call(Request::default());
+    /// assert_eq!(response.body_mut().read_text().unwrap(), "14286\n");
+    /// ```
+    fn client_gone(&self) -> bool;
+
+    /// [`RequestExt::client_gone`] to take along where the request does not go: into a stream that
+    /// outlives it.
+    fn client_watch(&self) -> ClientWatch;
+
+    /// What was agreed upon by TLS: version, cipher suite, the name asked for, the client's certificates.
+    /// None without TLS.
+    #[cfg(feature = "tls")]
+    fn tls(&self) -> Option<&TlsInfo>;
+
+    /// Which generation serves this request: 1 for the process started by hand, 2 for its
+    /// successor, and so on.
+    fn generation(&self) -> u32;
+
+    /// Whether this process is about to end, because it was told to stop or because a successor
+    /// has taken over. A handler that lasts should come to an end then.
+    fn draining(&self) -> bool;
+
+    /// Waits until this process drains; false if it does not within `timeout`.
+    fn wait_draining(&self, timeout: Duration) -> bool;
+
+    /// [`RequestExt::draining`] to take along where the request does not go: into a stream that
+    /// outlives it.
+    fn drain(&self) -> Drain;
+
+    /// Reads what is left of the body into memory.
+    ///
+    /// # Errors
+    /// As [`Body::read_bytes`](crate::Body::read_bytes).
+    fn bytes(&mut self) -> io::Result<Bytes>;
+
+    /// Reads what is left of the body as text.
+    ///
+    /// # Errors
+    /// As [`Body::read_text`](crate::Body::read_text): `InvalidData` if it is not UTF-8.
+    fn text(&mut self) -> io::Result<String>;
+
+    /// Reads the body as JSON, if its `Content-Type` says that it is: `application/json`, or one that
+    /// ends with `+json`. A feature: `json`.
+    ///
+    /// # Errors
+    /// What is wrong, with line, column and field, as a response: 400, 413, 415, 422.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use heirloom::InputError;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Note {
+    ///     stars: u8,
+    /// }
+    ///
+    /// fn rate(mut req: Request) -> Result<String, InputError> {
+    ///     let note: Note = req.json()?;
+    ///     Ok(format!("{} stars\n", note.stars))
+    /// }
+    /// let router = Router::new().post("/", rate);
+    /// let post = || http::Request::post("/").header("content-type", "application/json");
+    /// let mut response = router.call(post().body("{\n\"stars\": 300}".into()).unwrap());
+    /// assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    /// let said = response.body_mut().read_text().unwrap();
+    /// assert!(said.starts_with("line 2, column 12: stars: invalid value"), "{said}");
+    /// ```
+    #[cfg(feature = "json")]
+    fn json<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError>;
+
+    /// Reads the body as a form (`application/x-www-form-urlencoded`). Forms with files
+    /// (`multipart/form-data`) have no reader here: `docs/streaming.md` shows how they are read by the
+    /// crate multer. A feature: `form`.
+    ///
+    /// # Errors
+    /// What is wrong, with the field, as a response: 413, 415, 422.
+    #[cfg(feature = "form")]
+    fn form<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError>;
+
+    /// Reads what follows the `?`. A feature: `form`.
+    ///
+    /// # Errors
+    /// What is wrong, with the field, as a response: 400.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use heirloom::InputError;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Page {
+    ///     #[serde(default)]
+    ///     from: u32,
+    /// }
+    ///
+    /// fn list(req: Request) -> Result<String, InputError> {
+    ///     Ok(format!("from {}\n", req.query::<Page>()?.from))
+    /// }
+    /// let router = Router::new().get("/", list);
+    /// let mut response = router.call(http::Request::get("/?from=x").body(Body::empty()).unwrap());
+    /// assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    /// assert_eq!(response.body_mut().read_text().unwrap(), "from: invalid digit found in string\n");
+    /// ```
+    #[cfg(feature = "form")]
+    fn query<T: serde::de::DeserializeOwned>(&self) -> Result<T, crate::InputError>;
+
+    /// The cookies that the client sent, but for those that are malformed. A feature: `cookies`.
+    #[cfg(feature = "cookies")]
+    fn cookies(&self) -> impl Iterator<Item = cookie::Cookie<'_>>;
+
+    /// The first cookie of this name. A feature: `cookies`.
+    ///
+    /// ```
+    /// use heirloom::cookie::{Cookie, SameSite};
+    /// use heirloom::prelude::*;
+    ///
+    /// fn visit(req: Request) -> Response {
+    ///     let visits = req.cookie("visits").and_then(|c| c.value().parse::<u32>().ok()).unwrap_or(0) + 1;
+    ///     let cookie = Cookie::build(("visits", visits.to_string())).http_only(true).same_site(SameSite::Lax);
+    ///     format!("{visits}\n").into_response().with_cookie(cookie)
+    /// }
+    /// let again = http::Request::get("/").header("cookie", "a=b; visits=6").body(Body::empty()).unwrap();
+    /// let response = Router::new().get("/", visit).call(again);
+    /// assert_eq!(response.headers()["set-cookie"], "visits=7; HttpOnly; SameSite=Lax");
+    /// ```
+    #[cfg(feature = "cookies")]
+    fn cookie(&self, name: &str) -> Option<cookie::Cookie<'_>>;
+}
+
+impl RequestExt for Request {
+    fn param(&self, name: &str) -> Option<&str> {
+        self.params().find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+
+    fn params(&self) -> impl Iterator<Item = (&str, &str)> {
+        let matched = self.extensions().get::<Matched>();
+        matched.into_iter().flat_map(|m| m.pattern.names.iter().zip(&m.values)).map(|(n, v)| (&**n, &**v))
+    }
+
+    fn pattern(&self) -> Option<&str> {
+        let matched = self.extensions().get::<Matched>().map(|m| &*m.pattern.text);
+        matched.or_else(|| self.body().is_routed().then(|| self.uri().path()))
+    }
+
+    fn query_str(&self) -> Option<&str> {
+        self.uri().query()
+    }
+
+    fn head_text(&self) -> &[u8] {
+        self.body().head()
+    }
+
+    fn trailers(&self) -> Option<&HeaderMap> {
+        self.extensions().get::<Trailers>().map(|trailers| &trailers.0)
+    }
+
+    fn peer_addr(&self) -> Option<SocketAddr> {
+        self.body().origin().and_then(|o| o.peer)
+    }
+
+    fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.body().origin().and_then(|o| o.peer_credentials())
+    }
+
+    fn client_gone(&self) -> bool {
+        self.body().origin().is_some_and(|o| o.client_gone())
+    }
+
+    fn client_watch(&self) -> ClientWatch {
+        ClientWatch::of(self.body().origin().cloned())
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls(&self) -> Option<&TlsInfo> {
+        self.body().origin().and_then(|o| o.tls.as_ref())
+    }
+
+    fn generation(&self) -> u32 {
+        self.body().origin().map_or(1, |o| o.generation)
+    }
+
+    fn draining(&self) -> bool {
+        self.body().origin().is_some_and(|o| o.phase.get().is_draining())
+    }
+
+    fn wait_draining(&self, timeout: Duration) -> bool {
+        self.drain().wait(timeout)
+    }
+
+    fn drain(&self) -> Drain {
+        Drain::of(self.body().origin().map_or_else(PhaseWatch::new, |o| o.phase.clone()))
+    }
+
+    fn bytes(&mut self) -> io::Result<Bytes> {
+        self.body_mut().read_bytes()
+    }
+
+    fn text(&mut self) -> io::Result<String> {
+        self.body_mut().read_text()
+    }
+
+    #[cfg(feature = "json")]
+    fn json<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError> {
+        let headers = std::mem::take(self.headers_mut());
+        let value = crate::web::extract::json(&headers, self.body_mut());
+        *self.headers_mut() = headers;
+        value
+    }
+
+    #[cfg(feature = "form")]
+    fn form<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError> {
+        let headers = std::mem::take(self.headers_mut());
+        let value = crate::web::extract::form(&headers, self.body_mut());
+        *self.headers_mut() = headers;
+        value
+    }
+
+    #[cfg(feature = "form")]
+    fn query<T: serde::de::DeserializeOwned>(&self) -> Result<T, crate::InputError> {
+        crate::web::extract::query(self.query_str())
+    }
+
+    #[cfg(feature = "cookies")]
+    fn cookies(&self) -> impl Iterator<Item = cookie::Cookie<'_>> {
+        let fields = self.headers().get_all(http::header::COOKIE).iter();
+        let texts = fields.filter_map(|field| field.to_str().ok());
+        texts.flat_map(|text| cookie::Cookie::split_parse(text).filter_map(Result::ok))
+    }
+
+    #[cfg(feature = "cookies")]
+    fn cookie(&self, name: &str) -> Option<cookie::Cookie<'_>> {
+        self.cookies().find(|cookie| cookie.name() == name)
+    }
+}
+
+mod sealed {
+    /// So that methods can be added later.
+    pub trait Sealed {}
+    impl Sealed for crate::Request {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::net::conn_info::Origin;
+    use crate::web::body::Kind;
+    use crate::{Body, Phase};
+
+    #[test]
+    fn a_request_made_by_hand_has_no_origin() {
+        let mut req = Request::new(Body::from("text"));
+        assert_eq!((req.peer_addr(), req.generation(), req.draining()), (None, 1, false));
+        assert!(!req.wait_draining(Duration::from_millis(1)));
+        assert!(!req.client_gone() && !req.client_watch().gone() && req.peer_credentials().is_none());
+        assert_eq!((req.param("a"), req.pattern(), req.query_str()), (None, None, None));
+        assert_eq!(req.params().count(), 0);
+        assert_eq!(req.text().unwrap(), "text");
+        assert_eq!(req.bytes().unwrap(), "");
+    }
+
+    #[test]
+    fn a_served_request_tells_its_connection_and_process() {
+        let phase = PhaseWatch::new();
+        let peer = Some(SocketAddr::from(([127, 0, 0, 1], 9)));
+        let origin = Arc::new(Origin::new(peer, phase.clone(), 3));
+        let req = Request::new(Body::received(Kind::Empty, origin, Bytes::new()));
+        let drain = req.drain();
+        assert_eq!((req.peer_addr(), req.generation(), req.draining()), (peer, 3, false));
+        assert!(!drain.draining());
+        phase.set(Phase::HandedOver);
+        assert!(req.draining() && req.wait_draining(Duration::ZERO));
+        assert!(drain.draining() && drain.clone().wait(Duration::MAX));
+    }
+}

@@ -1,0 +1,510 @@
+//! What a handler may return: everything that is [`IntoResponse`].
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::error::Error;
+use std::fmt::Display;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::base::log::error;
+use crate::web::body::Unreadable;
+use crate::{Body, Response};
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// What a handler can return.
+///
+/// | type | response |
+/// | --- | --- |
+/// | `&'static str`, `String`, `Cow<'static, str>` | 200, `text/plain; charset=utf-8` |
+/// | `Vec<u8>`, `&'static [u8]`, `Bytes` | 200, `application/octet-stream` |
+/// | [`Body`] | 200, without `Content-Type` |
+/// | `()` | 200, empty |
+/// | `StatusCode` | that status, empty |
+/// | `(StatusCode, T)` | as `T`, with that status |
+/// | `([(name, value); N], T)`, `(HeaderMap, T)` | as `T`, with those header fields |
+/// | `(StatusCode, [(name, value); N], T)` | both |
+/// | [`Html`], [`Redirect`] | what they say |
+/// | `Result<T, E>` | as `T` or as `E` |
+/// | `std::io::Error`, `http::Error`, `Box<dyn Error + Send + Sync>` | 500; the error is only logged. If it says that the request's body can't be read: 400, 408 or 413 |
+/// | [`Response`] | itself |
+///
+/// A field given in a tuple replaces what `T` had under that name; given twice, both are sent.
+/// Names and values are whatever converts to `HeaderName` and `HeaderValue`; one that does not
+/// convert makes the response a 500, and is logged.
+///
+/// ```
+/// use heirloom::prelude::*;
+///
+/// fn save(mut req: Request) -> Result<impl IntoResponse, std::io::Error> {
+///     let text = req.text()?;
+///     Ok((StatusCode::CREATED, [(header::LOCATION, "/notes/1")], text))
+/// }
+///
+/// let router = Router::new().post("/notes", save);
+/// let mut response = router.call(http::Request::post("/notes").body("a note".into()).unwrap());
+/// assert_eq!(response.status(), StatusCode::CREATED);
+/// assert_eq!(response.headers()["location"], "/notes/1");
+/// assert_eq!(response.body_mut().read_text().unwrap(), "a note");
+/// ```
+pub trait IntoResponse {
+    /// Makes the response.
+    fn into_response(self) -> Response;
+}
+
+/// Status and reason as text, `404 Not Found`: what the server itself answers.
+pub(crate) fn plain(status: StatusCode) -> Response {
+    let reason = status.canonical_reason().unwrap_or("Unknown");
+    (status, format!("{} {reason}\n", status.as_u16())).into_response()
+}
+
+/// A mistake of the handler's: the log has the reason, the client only the status.
+fn failed(what: impl Display) -> Response {
+    error!("500: {what}");
+    plain(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+fn typed(content_type: HeaderValue, body: Body) -> Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// The value is not logged: it may be a secret.
+fn field<K, V>(name: K, value: V) -> Result<(HeaderName, HeaderValue), String>
+where
+    K: TryInto<HeaderName, Error: Display>,
+    V: TryInto<HeaderValue, Error: Display>,
+{
+    let name = name.try_into().map_err(|e| format!("the name of a response header: {e}"))?;
+    match value.try_into() {
+        Ok(value) => Ok((name, value)),
+        Err(e) => Err(format!("the value of the response header {name}: {e}")),
+    }
+}
+
+impl IntoResponse for Response {
+    fn into_response(self) -> Response {
+        self
+    }
+}
+
+impl IntoResponse for Body {
+    fn into_response(self) -> Response {
+        Response::new(self)
+    }
+}
+
+impl IntoResponse for &'static str {
+    fn into_response(self) -> Response {
+        typed(TEXT, self.into())
+    }
+}
+
+impl IntoResponse for String {
+    fn into_response(self) -> Response {
+        typed(TEXT, self.into())
+    }
+}
+
+impl IntoResponse for Cow<'static, str> {
+    fn into_response(self) -> Response {
+        match self {
+            Cow::Borrowed(text) => text.into_response(),
+            Cow::Owned(text) => text.into_response(),
+        }
+    }
+}
+
+impl IntoResponse for Vec<u8> {
+    fn into_response(self) -> Response {
+        typed(BINARY, self.into())
+    }
+}
+
+impl IntoResponse for &'static [u8] {
+    fn into_response(self) -> Response {
+        typed(BINARY, self.into())
+    }
+}
+
+impl<const N: usize> IntoResponse for &'static [u8; N] {
+    fn into_response(self) -> Response {
+        self.as_slice().into_response()
+    }
+}
+
+impl IntoResponse for Bytes {
+    fn into_response(self) -> Response {
+        typed(BINARY, self.into())
+    }
+}
+
+impl IntoResponse for () {
+    fn into_response(self) -> Response {
+        Response::default()
+    }
+}
+
+impl IntoResponse for StatusCode {
+    fn into_response(self) -> Response {
+        ().into_response().with_status(self)
+    }
+}
+
+impl<T: IntoResponse> IntoResponse for (StatusCode, T) {
+    fn into_response(self) -> Response {
+        self.1.into_response().with_status(self.0)
+    }
+}
+
+impl<T: IntoResponse> IntoResponse for (HeaderMap, T) {
+    fn into_response(self) -> Response {
+        let mut response = self.1.into_response();
+        response.headers_mut().extend(self.0);
+        response
+    }
+}
+
+impl<K, V, T, const N: usize> IntoResponse for ([(K, V); N], T)
+where
+    K: TryInto<HeaderName, Error: Display>,
+    V: TryInto<HeaderValue, Error: Display>,
+    T: IntoResponse,
+{
+    fn into_response(self) -> Response {
+        with_fields(self.1.into_response(), self.0).unwrap_or_else(failed)
+    }
+}
+
+impl<K, V, T, const N: usize> IntoResponse for (StatusCode, [(K, V); N], T)
+where
+    K: TryInto<HeaderName, Error: Display>,
+    V: TryInto<HeaderValue, Error: Display>,
+    T: IntoResponse,
+{
+    fn into_response(self) -> Response {
+        let response = self.2.into_response().with_status(self.0);
+        with_fields(response, self.1).unwrap_or_else(failed)
+    }
+}
+
+/// The first field of a name replaces what the response had, a further one is added (Set-Cookie).
+fn with_fields<K, V, const N: usize>(mut response: Response, fields: [(K, V); N]) -> Result<Response, String>
+where
+    K: TryInto<HeaderName, Error: Display>,
+    V: TryInto<HeaderValue, Error: Display>,
+{
+    let headers = response.headers_mut();
+    let mut given = [const { None::<HeaderName> }; N];
+    for (i, (name, value)) in fields.into_iter().enumerate() {
+        let (name, value) = field(name, value)?;
+        if given.iter().flatten().any(|earlier| *earlier == name) {
+            headers.append(name, value);
+        } else {
+            headers.insert(name.clone(), value);
+            if let Some(place) = given.get_mut(i) {
+                *place = Some(name);
+            }
+        }
+    }
+    Ok(response)
+}
+
+impl<T: IntoResponse, E: IntoResponse> IntoResponse for Result<T, E> {
+    fn into_response(self) -> Response {
+        match self {
+            Ok(value) => value.into_response(),
+            Err(error) => error.into_response(),
+        }
+    }
+}
+
+impl IntoResponse for Infallible {
+    fn into_response(self) -> Response {
+        match self {}
+    }
+}
+
+impl IntoResponse for io::Error {
+    fn into_response(self) -> Response {
+        Unreadable::status_of(&self).map_or_else(|| failed(&self), plain)
+    }
+}
+
+impl IntoResponse for http::Error {
+    fn into_response(self) -> Response {
+        failed(self)
+    }
+}
+
+impl IntoResponse for Box<dyn Error + Send + Sync> {
+    fn into_response(self) -> Response {
+        Unreadable::status_of(&*self).map_or_else(|| failed(&self), plain)
+    }
+}
+
+/// A page: 200, `text/html; charset=utf-8`. Nothing is escaped.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// let response = Html("<h1>It works</h1>").into_response();
+/// assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8");
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Html<T>(
+    /// The markup.
+    pub T,
+);
+
+impl<T: Into<Body>> IntoResponse for Html<T> {
+    fn into_response(self) -> Response {
+        typed(HTML, self.0.into())
+    }
+}
+
+/// Sends the client to another address. One that is no valid header value makes the response a
+/// 500, and is logged.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// let response = Redirect::see_other("/done").into_response();
+/// assert_eq!(response.status(), StatusCode::SEE_OTHER);
+/// assert_eq!(response.headers()["location"], "/done");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    status: StatusCode,
+    to: Cow<'static, str>,
+}
+
+impl Redirect {
+    /// 303: the answer to a form is found there, with GET.
+    pub fn see_other(to: impl Into<Cow<'static, str>>) -> Redirect {
+        Redirect { status: StatusCode::SEE_OTHER, to: to.into() }
+    }
+
+    /// 307: this time there, with the same method and body.
+    pub fn temporary(to: impl Into<Cow<'static, str>>) -> Redirect {
+        Redirect { status: StatusCode::TEMPORARY_REDIRECT, to: to.into() }
+    }
+
+    /// 308: always there, with the same method and body. Clients remember it.
+    pub fn permanent(to: impl Into<Cow<'static, str>>) -> Redirect {
+        Redirect { status: StatusCode::PERMANENT_REDIRECT, to: to.into() }
+    }
+}
+
+impl IntoResponse for Redirect {
+    fn into_response(self) -> Response {
+        (self.status, [(LOCATION, &*self.to)], ()).into_response()
+    }
+}
+
+/// Changes to a [`Response`] that is already made: for handlers that wrap another one.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// let response = "nothing here\n".into_response().with_status(StatusCode::GONE).with_header("Age", 7);
+/// assert_eq!((response.status(), &response.headers()["age"]), (StatusCode::GONE, &HeaderValue::from(7)));
+/// ```
+pub trait ResponseExt: Sized + sealed::Sealed {
+    /// The same response with another status.
+    fn with_status(self, status: StatusCode) -> Self;
+
+    /// The same response with this header field in place of any of the same name. A name or value
+    /// that is not valid makes it a 500, and is logged.
+    fn with_header<K, V>(self, name: K, value: V) -> Self
+    where
+        K: TryInto<HeaderName, Error: Display>,
+        V: TryInto<HeaderValue, Error: Display>;
+
+    /// The same response, which also sets this cookie. One with a `;` in its name, value, path or
+    /// domain would be another one: it makes the response a 500, and is logged. A feature: `cookies`.
+    ///
+    /// To remove one, set what [`make_removal`](cookie::Cookie::make_removal) makes of it.
+    #[cfg(feature = "cookies")]
+    fn with_cookie(self, cookie: impl Into<cookie::Cookie<'static>>) -> Self;
+
+    /// The same response; `hook` is told when it has ended: when the last byte of its body was given
+    /// to the connection, or it is certain that it will not be. For a stream or another protocol
+    /// that is when its thread is done with it.
+    ///
+    /// It runs on that thread or on a worker, and should be short. Nothing is told in a test without
+    /// a server. A wrapper that makes a new response of this one takes its extensions along.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    ///
+    /// static SENT: AtomicU64 = AtomicU64::new(0);
+    /// let counted = |request: Request, next: Next| {
+    ///     next.call(request).on_end(|end| {
+    ///         SENT.fetch_add(end.bytes, Ordering::Relaxed);
+    ///     })
+    /// };
+    /// let handler = Router::new().get("/", |_: Request| "hello\n").wrap(counted);
+    /// # handler.check().unwrap();
+    /// ```
+    fn on_end(self, hook: impl FnOnce(&Ended) + Send + 'static) -> Self;
+}
+
+impl ResponseExt for Response {
+    fn with_status(mut self, status: StatusCode) -> Response {
+        *self.status_mut() = status;
+        self
+    }
+
+    fn with_header<K, V>(self, name: K, value: V) -> Response
+    where
+        K: TryInto<HeaderName, Error: Display>,
+        V: TryInto<HeaderValue, Error: Display>,
+    {
+        with_fields(self, [(name, value)]).unwrap_or_else(failed)
+    }
+
+    #[cfg(feature = "cookies")]
+    fn with_cookie(mut self, cookie: impl Into<cookie::Cookie<'static>>) -> Response {
+        let cookie = cookie.into();
+        let parts = [Some(cookie.name()), Some(cookie.value()), cookie.path(), cookie.domain()];
+        let whole = parts.iter().flatten().all(|part| !part.contains(';'))
+            && !cookie.name().is_empty()
+            && !cookie.name().contains('=');
+        match HeaderValue::try_from(cookie.to_string()) {
+            Ok(value) if whole => {
+                self.headers_mut().append(http::header::SET_COOKIE, value);
+                self
+            }
+            // The value is not logged: it may be a secret.
+            _ => failed(format_args!("the cookie {:?} can't be sent", cookie.name())),
+        }
+    }
+
+    fn on_end(mut self, hook: impl FnOnce(&Ended) + Send + 'static) -> Response {
+        self.extensions_mut().get_or_insert_default::<OnEnd>().lock().push(Box::new(hook));
+        self
+    }
+}
+
+/// How a response ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ended {
+    /// What the client got: not the handler's where that could not be sent.
+    pub status: StatusCode,
+    /// Of the body, without its framing.
+    pub bytes: u64,
+    /// Whether all of it was given to the connection. Otherwise the client has gone or was too slow,
+    /// or the body's source has failed.
+    pub complete: bool,
+}
+
+type Hook = Box<dyn FnOnce(&Ended) + Send>;
+
+/// Who is to be told of the end, kept in the response's extensions.
+#[derive(Clone, Default)]
+pub(crate) struct OnEnd(Arc<Mutex<Vec<Hook>>>);
+
+impl OnEnd {
+    fn lock(&self) -> MutexGuard<'_, Vec<Hook>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// In the order in which they came; each once.
+    pub(crate) fn take(&self) -> Vec<Hook> {
+        std::mem::take(&mut *self.lock())
+    }
+}
+
+mod sealed {
+    /// So that methods can be added later.
+    pub trait Sealed {}
+    impl Sealed for crate::Response {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Status, the header fields in order of name, body.
+    fn shown(response: impl IntoResponse) -> String {
+        let mut response = response.into_response();
+        let mut fields: Vec<String> = Vec::new();
+        for (name, value) in response.headers() {
+            fields.push(format!("{name}: {}", value.to_str().unwrap()));
+        }
+        fields.sort();
+        let body = response.body_mut().read_text().unwrap();
+        format!("{} [{}] {body:?}", response.status().as_u16(), fields.join(", "))
+    }
+
+    #[test]
+    fn each_type_is_the_response_its_table_says() {
+        const TEXT: &str = "content-type: text/plain; charset=utf-8";
+        const BINARY: &str = "content-type: application/octet-stream";
+        let mut map = HeaderMap::new();
+        map.insert("a", HeaderValue::from(1));
+        map.append("a", HeaderValue::from(2));
+        map.insert(CONTENT_TYPE, HeaderValue::from_static("a/b"));
+        let ok: Result<&'static str, io::Error> = Ok("x");
+        let refused: Result<(), StatusCode> = Err(StatusCode::FORBIDDEN);
+        let created = StatusCode::CREATED;
+        let cases = [
+            (shown("x"), format!("200 [{TEXT}] \"x\"")),
+            (shown(String::from("x")), format!("200 [{TEXT}] \"x\"")),
+            (shown(Cow::from("x")), format!("200 [{TEXT}] \"x\"")),
+            (shown(Cow::from(String::from("x"))), format!("200 [{TEXT}] \"x\"")),
+            (shown(b"x".to_vec()), format!("200 [{BINARY}] \"x\"")),
+            (shown(&b"x"[..]), format!("200 [{BINARY}] \"x\"")),
+            (shown(b"x"), format!("200 [{BINARY}] \"x\"")),
+            (shown(Bytes::from("x")), format!("200 [{BINARY}] \"x\"")),
+            (shown(Body::from("x")), "200 [] \"x\"".into()),
+            (shown(Response::new("x".into())), "200 [] \"x\"".into()),
+            (shown(()), "200 [] \"\"".into()),
+            (shown(StatusCode::NO_CONTENT), "204 [] \"\"".into()),
+            (shown((created, "x")), format!("201 [{TEXT}] \"x\"")),
+            (shown((map, "x")), "200 [a: 1, a: 2, content-type: a/b] \"x\"".into()),
+            (shown(([("content-type", "a/b")], "x")), "200 [content-type: a/b] \"x\"".into()),
+            (shown(([("a", "1"), ("b", "2"), ("A", "3")], ())), "200 [a: 1, a: 3, b: 2] \"\"".into()),
+            (shown((created, [(LOCATION, "/1")], ())), "201 [location: /1] \"\"".into()),
+            (shown(ok), format!("200 [{TEXT}] \"x\"")),
+            (shown(refused), "403 [] \"\"".into()),
+            (shown(Html("x")), "200 [content-type: text/html; charset=utf-8] \"x\"".into()),
+            (shown(Redirect::see_other("/1")), "303 [location: /1] \"\"".into()),
+            (shown(Redirect::temporary("/1")), "307 [location: /1] \"\"".into()),
+            (shown(Redirect::permanent(String::from("/1"))), "308 [location: /1] \"\"".into()),
+            (
+                shown("x".into_response().with_header(CONTENT_TYPE, "a/b")),
+                "200 [content-type: a/b] \"x\"".into(),
+            ),
+        ];
+        for (got, want) in cases {
+            assert_eq!(got, want);
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_a_500_that_tells_the_client_nothing() {
+        let builder = http::Response::builder().header("a b", "x").body(Body::from("secret"));
+        let cases = [
+            shown(io::Error::other("secret")),
+            shown(Box::<dyn Error + Send + Sync>::from("secret")),
+            shown(builder),
+            shown(([("a b", "x")], "secret")),
+            shown(([("a", "x\r\nsecret: y")], "secret")),
+            shown((StatusCode::CREATED, [("a", "x"), ("", "y")], "secret")),
+            shown(Redirect::see_other("/\nsecret")),
+            shown("secret".into_response().with_header("a", "\0")),
+        ];
+        for got in cases {
+            assert_eq!(got, "500 [content-type: text/plain; charset=utf-8] \"500 Internal Server Error\\n\"");
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Server-sent events: what a browser's `EventSource` reads (the HTML standard, §9.2).
+
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+use std::time::{Duration, Instant};
+
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
+
+use crate::base::phase::Drain;
+use crate::net::conn_info::ClientWatch;
+use crate::web::body::Body;
+use crate::web::request::RequestExt;
+use crate::web::response::IntoResponse;
+use crate::{Request, Response};
+
+/// Proxies and clients take a connection that says nothing for dead, and only a write shows us that
+/// the client is.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// A response of server-sent events, written by `write` on a thread of its own; see
+/// [`Body::detached`]. It is `text/event-stream` that nobody is to cache or to hold back.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use heirloom::{Event, sse};
+/// use std::time::Duration;
+///
+/// /// Counts, and goes on where the client has left off.
+/// fn count(req: Request) -> Response {
+///     sse(&req, |events| {
+///         let last = events.last_id().and_then(|id| id.parse().ok()).unwrap_or(0);
+///         for n in last + 1_u64.. {
+///             events.send(&Event::data(format!("number {n}")).id(n))?;
+///             if events.wait(Duration::from_secs(1))? {
+///                 break;
+///             }
+///         }
+///         Ok(())
+///     })
+/// }
+/// let router = Router::new().get("/count", count);
+/// # router.check().unwrap();
+/// ```
+///
+/// When the process drains, [`EventWriter::wait`] says so, and a [`send`](EventWriter::send) is the
+/// last one: the stream ends. `EventSource` then connects anew, after a handover to the next generation, and
+/// says by `Last-Event-ID` what it has got.
+pub fn sse(
+    req: &Request,
+    write: impl FnOnce(&mut EventWriter<'_>) -> io::Result<()> + Send + 'static,
+) -> Response {
+    let last_id = req.headers().get("last-event-id");
+    let last_id = last_id.map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
+    let (drain, client) = (req.drain(), req.client_watch());
+    let body = Body::detached(move |out| {
+        let text = Vec::new();
+        let (wrote, told, ended) = (Instant::now(), false, false);
+        let mut events = EventWriter { out, text, drain, client, last_id, wrote, told, ended };
+        // The head shows the client that it is connected; some proxies wait for more than that.
+        events.comment("")?;
+        match write(&mut events) {
+            Err(_) if events.ended => Ok(()),
+            other => other,
+        }
+    });
+    let fields = [
+        (CONTENT_TYPE, "text/event-stream"),
+        (CACHE_CONTROL, "no-store"),
+        // nginx would gather events before it passes them on.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    (fields, body).into_response()
+}
+
+/// Writes server-sent events; see [`sse`].
+pub struct EventWriter<'a> {
+    out: &'a mut dyn Write,
+    /// Of one event, to be sent at once.
+    text: Vec<u8>,
+    drain: Drain,
+    client: ClientWatch,
+    last_id: Option<String>,
+    wrote: Instant,
+    /// The user's code knows that the process drains.
+    told: bool,
+    /// It was told by an error.
+    ended: bool,
+}
+
+/// One event: data, and whatever else is to be said with it.
+///
+/// ```
+/// use heirloom::Event;
+/// let event = Event::data("two\nlines").id(7).name("note");
+/// assert_eq!(event.to_string(), "event: note\nid: 7\ndata: two\ndata: lines\n\n");
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    data: Option<String>,
+    name: Option<String>,
+    id: Option<String>,
+    retry: Option<Duration>,
+}
+
+impl Event {
+    /// An event with this text, of any number of lines.
+    pub fn data(data: impl fmt::Display) -> Event {
+        Event { data: Some(data.to_string()), ..Event::default() }
+    }
+
+    /// Tells the client how long to wait before it connects anew, in milliseconds; no event is
+    /// raised there. Browsers wait a few seconds by default.
+    pub fn retry(after: Duration) -> Event {
+        Event { retry: Some(after), ..Event::default() }
+    }
+
+    /// The client's `addEventListener(name, ...)` gets it; without a name `onmessage` does. A line
+    /// break ends it.
+    pub fn name(mut self, name: impl fmt::Display) -> Event {
+        self.name = Some(one_line(&name.to_string()));
+        self
+    }
+
+    /// What the client says as `Last-Event-ID` when it connects anew after this event. A line break
+    /// ends it.
+    pub fn id(mut self, id: impl fmt::Display) -> Event {
+        self.id = Some(one_line(&id.to_string()));
+        self
+    }
+}
+
+/// As the client reads it.
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(name) = &self.name {
+            writeln!(f, "event: {name}")?;
+        }
+        if let Some(id) = &self.id {
+            writeln!(f, "id: {id}")?;
+        }
+        if let Some(retry) = self.retry {
+            writeln!(f, "retry: {}", retry.as_millis())?;
+        }
+        for line in self.data.iter().flat_map(|data| lines(data)) {
+            writeln!(f, "data: {line}")?;
+        }
+        writeln!(f)
+    }
+}
+
+impl EventWriter<'_> {
+    /// Sends one event, at once, as one piece.
+    ///
+    /// # Errors
+    /// The client is gone, or has taken nothing for
+    /// [`Timeouts::response_stall`](crate::Timeouts::response_stall). `Interrupted` if the process
+    /// drains and neither [`wait`](EventWriter::wait) nor [`draining`](EventWriter::draining) has said so: the event was
+    /// sent, and is the last one. A `?` then ends the stream as it should be.
+    pub fn send(&mut self, event: &Event) -> io::Result<()> {
+        self.text.clear();
+        write!(self.text, "{event}")?;
+        self.write_text()?;
+        if !self.told && self.drain.draining() {
+            self.ended = true;
+            return Err(io::Error::new(ErrorKind::Interrupted, "the process drains: the stream ends"));
+        }
+        Ok(())
+    }
+
+    /// Sends what the client does not see.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub fn comment(&mut self, text: &str) -> io::Result<()> {
+        self.text.clear();
+        for line in lines(text) {
+            writeln!(self.text, ":{line}")?;
+        }
+        self.write_text()
+    }
+
+    /// Waits for so long, and no longer than until the process drains; true if it does: end the
+    /// stream. Meanwhile the client gets a comment every 15 s, which shows that both are still there. With
+    /// `Duration::ZERO` it does the same for who waits for something else:
+    ///
+    /// ```
+    /// # use heirloom::{Event, EventWriter};
+    /// # use std::sync::mpsc::{Receiver, RecvTimeoutError};
+    /// # use std::{io, time::Duration};
+    /// fn pass_on(news: &Receiver<String>, events: &mut EventWriter<'_>) -> io::Result<()> {
+    ///     while !events.wait(Duration::ZERO)? {
+    ///         match news.recv_timeout(Duration::from_secs(1)) {
+    ///             Ok(text) => events.send(&Event::data(text))?,
+    ///             Err(RecvTimeoutError::Timeout) => {}
+    ///             Err(RecvTimeoutError::Disconnected) => break,
+    ///         }
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The client is gone: a write shows it, or, before the wait and at each comment, its end of the connection
+    /// ([`RequestExt::client_gone`]).
+    pub fn wait(&mut self, time: Duration) -> io::Result<bool> {
+        let deadline = Instant::now().checked_add(time);
+        loop {
+            if self.client.gone() {
+                return Err(io::Error::new(ErrorKind::BrokenPipe, "the client is gone"));
+            }
+            let now = Instant::now();
+            let left = deadline.map_or(KEEP_ALIVE, |deadline| deadline.saturating_duration_since(now));
+            let quiet = KEEP_ALIVE.saturating_sub(now.saturating_duration_since(self.wrote));
+            if self.drain.wait(left.min(quiet)) {
+                self.told = true;
+                return Ok(true);
+            }
+            if self.wrote.elapsed() >= KEEP_ALIVE {
+                self.comment("")?;
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Whether the process is about to end: then so should the stream.
+    pub fn draining(&mut self) -> bool {
+        self.told |= self.drain.draining();
+        self.told
+    }
+
+    /// The id of the last event that the client has got over an earlier connection.
+    pub fn last_id(&self) -> Option<&str> {
+        self.last_id.as_deref()
+    }
+
+    fn write_text(&mut self) -> io::Result<()> {
+        self.out.write_all(&self.text)?;
+        self.out.flush()?;
+        self.wrote = Instant::now();
+        Ok(())
+    }
+}
+
+impl fmt::Debug for EventWriter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventWriter").field("last_id", &self.last_id).finish_non_exhaustive()
+    }
+}
+
+/// CR, LF and both end a line; an empty text is one line.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
+}
+
+fn one_line(text: &str) -> String {
+    // A NUL makes a browser ignore an id.
+    text.split(['\r', '\n', '\0']).next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::base::phase::{Phase, PhaseWatch};
+    use crate::net::conn_info::Origin;
+    use crate::web::body::Kind;
+
+    #[test]
+    fn events_as_text() {
+        for (event, text) in [
+            (Event::data(""), "data: \n\n"),
+            (Event::data("a"), "data: a\n\n"),
+            (Event::data("a\nb\r\nc\rd\n"), "data: a\ndata: b\ndata: c\ndata: d\ndata: \n\n"),
+            (Event::data("a").id("7\nid: 8").name("x\r\ndata: y"), "event: x\nid: 7\ndata: a\n\n"),
+            (Event::data("a").id("7\u{0}"), "id: 7\ndata: a\n\n"),
+            (Event::retry(Duration::from_millis(1500)), "retry: 1500\n\n"),
+            (Event::retry(Duration::ZERO).id(1), "id: 1\nretry: 0\n\n"),
+        ] {
+            assert_eq!(event.to_string(), text);
+        }
+    }
+
+    /// What `write` sends, and how it ends, in a process of this phase.
+    fn written(
+        phase: Phase,
+        write: impl FnOnce(&mut EventWriter<'_>) -> io::Result<()> + Send + 'static,
+    ) -> (String, io::Result<()>) {
+        let watch = PhaseWatch::new();
+        watch.set(phase);
+        let origin = Arc::new(Origin::new(None, watch, 1));
+        let mut req = Request::new(Body::received(Kind::Empty, origin, Bytes::new()));
+        req.headers_mut().insert("last-event-id", "41".parse().unwrap());
+        let response = sse(&req, write);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        let Kind::Detached(write) = response.into_body().into_kind() else { panic!("not detached") };
+        let mut out = Vec::new();
+        let end = write(&mut out);
+        (String::from_utf8(out).unwrap(), end)
+    }
+
+    #[test]
+    fn a_stream_begins_with_a_comment_and_ends_with_its_writer() {
+        let (text, end) = written(Phase::Serving, |events| {
+            assert_eq!(events.last_id(), Some("41"));
+            assert!(!events.draining() && !events.wait(Duration::from_millis(1))?);
+            events.send(&Event::data("a"))?;
+            events.comment("b\nc")?;
+            Err(io::Error::other("no more"))
+        });
+        assert_eq!(text, ":\ndata: a\n\n:b\n:c\n");
+        assert_eq!(end.unwrap_err().to_string(), "no more");
+    }
+
+    #[test]
+    fn at_drain_who_does_not_ask_is_ended_and_who_does_may_say_more() {
+        let (text, end) = written(Phase::HandedOver, |events| {
+            loop {
+                events.send(&Event::data("a"))?;
+            }
+        });
+        assert_eq!((&*text, end.is_ok()), (":\ndata: a\n\n", true));
+        let (text, end) = written(Phase::Draining, |events| {
+            assert!(events.wait(Duration::MAX)?);
+            events.send(&Event::data("b"))?;
+            events.send(&Event::data("c"))
+        });
+        assert_eq!((&*text, end.is_ok()), (":\ndata: b\n\ndata: c\n\n", true));
+        let (_, end) = written(Phase::Draining, |events| {
+            assert!(events.draining());
+            events.send(&Event::data("b"))?;
+            Err(io::Error::other("failed"))
+        });
+        assert!(end.is_err());
+    }
+}

@@ -1,0 +1,308 @@
+//! A connection that has left HTTP, for threads that may block on it. What is under it is the
+//! exchange's.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::net::conn_info::{Origin, PeerCredentials};
+
+/// How much `wait` reads ahead to see that something is there.
+const AHEAD: usize = 4 << 10;
+
+/// Both directions of a connection that no longer speaks HTTP, as [`Body::upgrade`] gives it. Reads
+/// and writes block; what the client sent right behind its request is read first.
+///
+/// One thread may do both, or [`Upgraded::split`] gives a half to each of two. When the closure that
+/// got it returns, the connection ends, whoever still has a half.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use heirloom::{Upgraded, Waited};
+/// use std::io::{Read, Write};
+///
+/// /// Echoes what the client says, and says bye when the process drains.
+/// fn echo(_: Request) -> impl IntoResponse {
+///     let speak = |mut io: Upgraded| {
+///         let mut buf = [0; 1024];
+///         while let Ok(Waited::Readable) = io.wait(None) {
+///             match io.read(&mut buf) {
+///                 Ok(n) if n > 0 && io.write_all(&buf[..n]).is_ok() => {}
+///                 _ => return,
+///             }
+///         }
+///         let _ = io.write_all(b"bye\n");
+///     };
+///     (StatusCode::SWITCHING_PROTOCOLS, [(header::UPGRADE, "echo")], Body::upgrade(speak))
+/// }
+/// # Router::new().get("/echo", echo).check().unwrap();
+/// ```
+///
+/// [`Body::upgrade`]: crate::Body::upgrade
+pub struct Upgraded {
+    reader: UpgradedReader,
+    writer: UpgradedWriter,
+}
+
+/// What the client says, see [`Upgraded::split`].
+pub struct UpgradedReader {
+    io: Arc<dyn Duplex>,
+    origin: Arc<Origin>,
+    /// Read and not used.
+    early: Vec<u8>,
+    timeout: Option<Duration>,
+}
+
+/// What is said to the client, see [`Upgraded::split`].
+pub struct UpgradedWriter {
+    io: Arc<dyn Duplex>,
+    timeout: Option<Duration>,
+}
+
+/// Why [`Upgraded::wait`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// A read does not wait: there are bytes, or the client has ended.
+    Readable,
+    /// The process is about to end: say goodbye.
+    Draining,
+    /// Nothing happened in time.
+    TimedOut,
+}
+
+/// What can be read, written and waited for, without blocking but in `wait`.
+pub(crate) trait Duplex: Send + Sync {
+    /// `WouldBlock` if nothing is there; 0 is the end.
+    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize>;
+    fn try_write(&self, buf: &[u8]) -> io::Result<usize>;
+    /// False if nothing that is wanted happened in time. One that is rung for takes the ring.
+    fn wait(&self, wants: Wants, timeout: Option<Duration>) -> io::Result<bool>;
+    /// Wakes who waits to be rung for.
+    #[cfg_attr(not(feature = "websocket"), expect(dead_code, reason = "for websockets"))]
+    fn ring(&self);
+    /// To be called once, by whoever begins the drain. It must not block.
+    #[cfg_attr(not(feature = "websocket"), expect(dead_code, reason = "for websockets"))]
+    fn at_drain(&self, tell: Box<dyn FnOnce() + Send>);
+    fn shutdown_write(&self);
+}
+
+/// What a thread waits for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wants {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+    /// The drain rings, too.
+    pub(crate) ring: bool,
+}
+
+/// What an [`Upgraded`] is made of.
+pub(crate) struct Parts {
+    pub(crate) io: Arc<dyn Duplex>,
+    pub(crate) origin: Arc<Origin>,
+    pub(crate) early: Vec<u8>,
+}
+
+impl Upgraded {
+    /// A write waits for the client for `stall` at most.
+    pub(crate) fn new(parts: Parts, stall: Duration) -> Upgraded {
+        let writer = UpgradedWriter { io: Arc::clone(&parts.io), timeout: Some(stall) };
+        let Parts { io, origin, early } = parts;
+        Upgraded { reader: UpgradedReader { io, origin, early, timeout: None }, writer }
+    }
+
+    #[cfg(feature = "websocket")]
+    pub(crate) fn into_parts(self) -> Parts {
+        let UpgradedReader { io, origin, early, .. } = self.reader;
+        Parts { io, origin, early }
+    }
+
+    /// Waits until there is something to read, until the process drains, or for `timeout`; None:
+    /// without end. Once the process drains it says so at once, each time: reads and writes still
+    /// work, so that what was begun can be ended, until the hammer.
+    ///
+    /// # Errors
+    /// Those of the connection, such as a reset.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Waited> {
+        self.reader.wait(timeout)
+    }
+
+    /// How long a read waits before it fails with `TimedOut`; None, the default, for ever. Who waits
+    /// for the client without end does not see that the process drains, and is cut in the end:
+    /// [`Upgraded::wait`] looks for both.
+    pub fn set_read_timeout(&mut self, timeout: Option<Duration>) {
+        self.reader.timeout = timeout;
+    }
+
+    /// How long a write waits for the client to take something before it fails with `TimedOut`;
+    /// None: for ever. Default: [`Timeouts::response_stall`](crate::Timeouts::response_stall).
+    pub fn set_write_timeout(&mut self, timeout: Option<Duration>) {
+        self.writer.timeout = timeout;
+    }
+
+    /// The other end of the connection, see [`RequestExt::peer_addr`](crate::RequestExt::peer_addr).
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.reader.origin.peer
+    }
+
+    /// Who has connected to a unix socket, see
+    /// [`RequestExt::peer_credentials`](crate::RequestExt::peer_credentials).
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.reader.origin.peer_credentials()
+    }
+
+    /// Whether this process is about to end.
+    pub fn draining(&self) -> bool {
+        self.reader.origin.phase.get().is_draining()
+    }
+
+    /// A half for each direction, to be used by two threads at once, as a proxy does:
+    ///
+    /// ```
+    /// use heirloom::Upgraded;
+    /// use std::io::{self, Write};
+    /// use std::net::{Shutdown, TcpStream};
+    /// use std::thread;
+    ///
+    /// fn tunnel(io: Upgraded, target: &str) -> io::Result<()> {
+    ///     let (mut from_client, mut to_client) = io.split();
+    ///     let (mut to_target, mut from_target) = {
+    ///         let target = TcpStream::connect(target)?;
+    ///         (target.try_clone()?, target)
+    ///     };
+    ///     thread::scope(|scope| {
+    ///         scope.spawn(move || {
+    ///             let _ = io::copy(&mut from_client, &mut to_target);
+    ///             to_target.shutdown(Shutdown::Write)
+    ///         });
+    ///         io::copy(&mut from_target, &mut to_client)?;
+    ///         to_client.end();
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    pub fn split(self) -> (UpgradedReader, UpgradedWriter) {
+        (self.reader, self.writer)
+    }
+}
+
+impl UpgradedReader {
+    /// As [`Upgraded::wait`].
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Waited> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            if self.origin.phase.get().is_draining() {
+                return Ok(Waited::Draining);
+            }
+            if !self.early.is_empty() {
+                return Ok(Waited::Readable);
+            }
+            // A descriptor tells nothing of what lies decrypted behind it: only a read does.
+            let mut buf = [0; AHEAD];
+            match self.io.try_read(&mut buf) {
+                Ok(n) => {
+                    self.early.extend(buf.iter().take(n));
+                    return Ok(Waited::Readable);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if !self.io.wait(Wants { read: true, ring: true, ..Wants::default() }, left)? {
+                return Ok(Waited::TimedOut);
+            }
+        }
+    }
+
+    /// As [`Upgraded::set_read_timeout`].
+    pub fn set_read_timeout(&mut self, timeout: Option<Duration>) {
+        self.timeout = timeout;
+    }
+}
+
+impl UpgradedWriter {
+    /// As [`Upgraded::set_write_timeout`].
+    pub fn set_write_timeout(&mut self, timeout: Option<Duration>) {
+        self.timeout = timeout;
+    }
+
+    /// Tells the client that nothing more comes, while reading goes on.
+    pub fn end(self) {
+        self.io.shutdown_write();
+    }
+}
+
+impl Read for UpgradedReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if !self.early.is_empty() {
+            let n = (&*self.early).read(buf)?;
+            self.early.drain(..n);
+            return Ok(n);
+        }
+        loop {
+            match self.io.try_read(buf) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+            if !self.io.wait(Wants { read: true, ..Wants::default() }, self.timeout)? {
+                return Err(ErrorKind::TimedOut.into());
+            }
+        }
+    }
+}
+
+impl Write for UpgradedWriter {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.io.try_write(buf) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+            if !self.io.wait(Wants { write: true, ..Wants::default() }, self.timeout)? {
+                return Err(ErrorKind::TimedOut.into());
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Upgraded {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buf)
+    }
+}
+
+impl Write for Upgraded {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.writer.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl fmt::Debug for Upgraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upgraded").field("peer", &self.peer_addr()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for UpgradedReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpgradedReader").field("peer", &self.origin.peer).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for UpgradedWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpgradedWriter").finish_non_exhaustive()
+    }
+}

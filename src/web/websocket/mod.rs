@@ -1,0 +1,535 @@
+//! WebSockets (RFC 6455): the handshake, and a socket for threads that may block. The framing is
+//! `tungstenite`'s.
+
+mod handshake;
+mod talk;
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::StatusCode;
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::base::limits::FAR;
+use crate::base::log::debug;
+use crate::net::conn_info::Origin;
+use crate::web::body::Body;
+use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
+use crate::{Request, Response};
+use handshake::Asked;
+use talk::{Found, Talk};
+
+/// What a message of a WebSocket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Text.
+    Text(String),
+    /// Anything.
+    Binary(Bytes),
+}
+
+/// Sizes and durations that bound one WebSocket.
+///
+/// ```
+/// let options = heirloom::WebSocketOptions { message_bytes: 16 << 20, ..Default::default() };
+/// # let _ = options;
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSocketOptions {
+    /// Bytes of a message from the client, in however many fragments. Default 2 MiB; above it the
+    /// WebSocket is closed with 1009 (message too big).
+    pub message_bytes: usize,
+    /// Bytes that the client has not taken yet, above which [`WebSocketSender::try_send`] takes no
+    /// more, and nothing more is read from the client, whose Pings would have to be answered. Default
+    /// 1 MiB.
+    pub unsent_bytes: usize,
+    /// Without a word of the client until it is sent a Ping. Default 20 s.
+    pub ping: Duration,
+    /// Without a word of the client, a Pong included, until it is cut off. Default 60 s.
+    pub silence: Duration,
+    /// Without a byte taken by the client, while there are some, until it is cut off. Default 30 s.
+    pub stall: Duration,
+    /// For the client to answer our Close. Default 5 s; then it is cut off.
+    pub closing: Duration,
+}
+
+impl WebSocketOptions {
+    /// Each time no longer than can be counted.
+    fn within_reach(self) -> WebSocketOptions {
+        WebSocketOptions {
+            ping: self.ping.min(FAR),
+            silence: self.silence.min(FAR),
+            stall: self.stall.min(FAR),
+            closing: self.closing.min(FAR),
+            ..self
+        }
+    }
+}
+
+impl Default for WebSocketOptions {
+    fn default() -> WebSocketOptions {
+        WebSocketOptions {
+            message_bytes: 2 << 20,
+            unsent_bytes: 1 << 20,
+            ping: Duration::from_secs(20),
+            silence: Duration::from_secs(60),
+            stall: Duration::from_secs(30),
+            closing: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A WebSocket, on a thread of its own (RFC 6455).
+///
+/// ```
+/// use heirloom::WebSocket;
+/// use heirloom::prelude::*;
+///
+/// fn echo(req: Request) -> Response {
+///     WebSocket::upgrade(&req).speak(|socket| {
+///         while let Some(message) = socket.read()? {
+///             socket.send(message)?;
+///         }
+///         Ok(())
+///     })
+/// }
+/// let router = Router::new().get("/echo", echo);
+/// let response = router.call(http::Request::get("/echo").body(Body::empty()).unwrap());
+/// assert_eq!(response.status(), StatusCode::UPGRADE_REQUIRED, "no WebSocket client");
+/// ```
+///
+/// Pings are answered, and a client that is silent is sent some, while a thread is in
+/// [`WebSocket::read`]: somebody should be. Other threads send by a [`WebSocketSender`].
+///
+/// When the process drains, after a handover as well as before a stop, the client is sent Close with
+/// 1001 (going away) at once, whatever the thread does; it may connect anew, to the next
+/// generation. `read` goes on to give what the client had said before it got that, then None; `send`
+/// fails.
+///
+/// Extensions, compression among them, are not spoken.
+pub struct WebSocket {
+    shared: Arc<Shared>,
+    protocol: Option<String>,
+    read_timeout: Option<Duration>,
+}
+
+/// Sends on a [`WebSocket`] from any thread. Clones send on the same. It does not keep the
+/// WebSocket: once that is closed, sending fails.
+///
+/// What is sent from several threads comes whole, one message after the other.
+#[derive(Clone)]
+pub struct WebSocketSender {
+    shared: Weak<Shared>,
+}
+
+/// A request for a WebSocket, and how it is to be answered; see [`WebSocket::upgrade`].
+#[derive(Debug)]
+#[must_use = "`speak` makes the response"]
+pub struct WebSocketUpgrade {
+    asked: Result<Asked, handshake::Refusal>,
+    options: WebSocketOptions,
+    protocol: Option<String>,
+    origins: Origins,
+}
+
+/// Pages of which sites may come.
+#[derive(Debug)]
+enum Origins {
+    /// Ours, and these.
+    Also(Vec<String>),
+    Any,
+}
+
+struct Shared {
+    io: Arc<dyn Duplex>,
+    origin: Arc<Origin>,
+    options: WebSocketOptions,
+    /// Never held while something is waited for.
+    talk: Mutex<Talk>,
+}
+
+impl WebSocket {
+    /// Looks at a request for a WebSocket. What [`WebSocketUpgrade::speak`] makes of it is a 101; or
+    /// 426 with `Upgrade` and `Sec-WebSocket-Version: 13` where no WebSocket, or another version of
+    /// it, is asked for; 400 where the request is malformed; 405 for a method that is not GET; 403
+    /// for a browser's page of another site.
+    pub fn upgrade(req: &Request) -> WebSocketUpgrade {
+        WebSocketUpgrade {
+            asked: handshake::read(req),
+            options: WebSocketOptions::default(),
+            protocol: None,
+            origins: Origins::Also(Vec::new()),
+        }
+    }
+
+    /// Waits for the next message; None when the WebSocket is closed.
+    ///
+    /// # Errors
+    /// `TimedOut` after the [read timeout](WebSocket::set_read_timeout): nothing is lost, read again.
+    /// All others end the WebSocket: `InvalidData` for what breaks the protocol (the client is told: 1002, 1007, 1009),
+    /// `UnexpectedEof` if the client left without a Close, `ConnectionAborted` if it does not answer
+    /// or takes nothing, and those of the connection.
+    pub fn read(&mut self) -> io::Result<Option<Message>> {
+        let deadline = self.read_timeout.and_then(|time| Instant::now().checked_add(time));
+        match self.shared.read(deadline)? {
+            Found::Message(message) => Ok(Some(message)),
+            Found::End => Ok(None),
+            Found::Nothing => Err(ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// How long a read waits before it fails with `TimedOut`; None, the default, for ever. Draining
+    /// and silent clients need no such timeout.
+    pub fn set_read_timeout(&mut self, timeout: Option<Duration>) {
+        self.read_timeout = timeout;
+    }
+
+    /// Sends a message, and waits until the client has taken it from us.
+    ///
+    /// # Errors
+    /// `BrokenPipe` once it is closed, also because the process drains; `ConnectionAborted` if the
+    /// client takes nothing for too long; those of the connection.
+    pub fn send(&self, message: impl Into<Message>) -> io::Result<()> {
+        self.shared.send(message.into())
+    }
+
+    /// For other threads.
+    pub fn sender(&self) -> WebSocketSender {
+        WebSocketSender { shared: Arc::downgrade(&self.shared) }
+    }
+
+    /// Says Close with a code of RFC 6455 §7.4, or one from 3000 on of your own, and at most 123
+    /// bytes of reason; what is longer is cut. `read` then gives what still comes, and None when the
+    /// client has answered. Without it, the WebSocket is closed with 1000 when `speak` returns, or
+    /// with 1011 if it fails or panics. Once it is closed this does nothing.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a code that must not be sent.
+    pub fn close(&self, code: u16, reason: &str) -> io::Result<()> {
+        self.shared.close(code, reason)
+    }
+
+    /// Code and reason of the client's Close, once `read` has given None for it; 1005 if it gave none.
+    pub fn closed_with(&self) -> Option<(u16, String)> {
+        self.shared.lock().said().map(|(code, reason)| (code, reason.to_owned()))
+    }
+
+    /// The subprotocol that was agreed upon, see [`WebSocketUpgrade::protocols`].
+    pub fn protocol(&self) -> Option<&str> {
+        self.protocol.as_deref()
+    }
+
+    /// The other end of the connection, see [`RequestExt::peer_addr`](crate::RequestExt::peer_addr).
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.shared.origin.peer
+    }
+}
+
+impl WebSocketUpgrade {
+    /// Bounds other than the default ones.
+    pub fn options(mut self, options: WebSocketOptions) -> WebSocketUpgrade {
+        self.options = options.within_reach();
+        self
+    }
+
+    /// Subprotocols that are spoken here, the best first: the first that the client offers, too, is
+    /// agreed upon. If there is none, so is none; a browser that has offered some then closes.
+    pub fn protocols(mut self, ours: &[&str]) -> WebSocketUpgrade {
+        if let Ok(asked) = &self.asked {
+            let offered = |name: &&&str| asked.protocols.iter().any(|theirs| theirs == **name);
+            self.protocol = ours.iter().find(offered).map(|name| (*name).to_owned());
+        }
+        self
+    }
+
+    /// Pages of these sites, such as `https://example.org`, may open it. Without this, only pages
+    /// that this server has served may, going by the request's `Host`: a browser would let any
+    /// page, and send our cookies along. Clients that are no browsers may always.
+    pub fn origins(mut self, also: &[&str]) -> WebSocketUpgrade {
+        if let Origins::Also(all) = &mut self.origins {
+            all.extend(also.iter().map(|site| (*site).to_owned()));
+        }
+        self
+    }
+
+    /// Any page may open it: for what needs no cookie.
+    pub fn any_origin(mut self) -> WebSocketUpgrade {
+        self.origins = Origins::Any;
+        self
+    }
+
+    /// The response; if it is a 101, `speak` then has the WebSocket, on a thread of its own. When it
+    /// returns the WebSocket is closed, if it is not yet. Its error, and those of the socket that
+    /// `?` passes on, are only logged, as debug.
+    ///
+    /// At most [`Limits::detached_threads`](crate::Limits::detached_threads) run at once; above that
+    /// the client gets 503.
+    pub fn speak(self, speak: impl FnOnce(&mut WebSocket) -> io::Result<()> + Send + 'static) -> Response {
+        let asked = match self.asked {
+            Ok(asked) => asked,
+            Err(refusal) => return handshake::refuse(refusal),
+        };
+        if let (Some(origin), Origins::Also(also)) = (&asked.origin, &self.origins) {
+            if !handshake::is_same(origin, &asked.host)
+                && !also.iter().any(|site| site.eq_ignore_ascii_case(origin))
+            {
+                debug!("a WebSocket for a page of {origin:?}, on {:?}: 403", asked.host);
+                return handshake::refuse((StatusCode::FORBIDDEN, "pages of that site may not open this"));
+            }
+        }
+        let (options, protocol) = (self.options, self.protocol);
+        let mut response = handshake::accept(&asked, protocol.as_deref());
+        *response.body_mut() = Body::upgrade(move |io| run(io, options, protocol, speak));
+        response
+    }
+}
+
+fn run(
+    io: Upgraded,
+    options: WebSocketOptions,
+    protocol: Option<String>,
+    speak: impl FnOnce(&mut WebSocket) -> io::Result<()>,
+) {
+    let Parts { io, origin, early } = io.into_parts();
+    let talk = Mutex::new(Talk::new(Arc::clone(&io), early, options.clone(), Instant::now()));
+    let shared = Arc::new(Shared { io: Arc::clone(&io), origin, options, talk });
+    let told = Arc::downgrade(&shared);
+    io.at_drain(Box::new(move || {
+        if let Some(shared) = told.upgrade() {
+            shared.look_at_drain();
+        }
+    }));
+    // It may have begun before.
+    shared.look_at_drain();
+    let mut socket = WebSocket { shared: Arc::clone(&shared), protocol, read_timeout: None };
+    let outcome = catch_unwind(AssertUnwindSafe(|| speak(&mut socket)));
+    drop(socket);
+    let code = match &outcome {
+        Ok(Ok(())) => CloseCode::Normal,
+        Ok(Err(e)) => {
+            debug!("a WebSocket ended: {e}");
+            CloseCode::Error
+        }
+        Err(_) => CloseCode::Error,
+    };
+    shared.finish(code);
+    if let Err(panic) = outcome {
+        resume_unwind(panic);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Talk> {
+        self.talk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look_at_drain(&self) {
+        if self.origin.phase.get().is_draining() {
+            let mut talk = self.lock();
+            talk.close(CloseCode::Away.into(), "", Instant::now());
+            // That it failed is seen by who reads or sends.
+            let _ = talk.pump();
+        }
+    }
+
+    /// `Nothing` at the deadline.
+    fn read(&self, deadline: Option<Instant>) -> io::Result<Found> {
+        loop {
+            self.look_at_drain();
+            let (all_sent, hears, due) = {
+                let mut talk = self.lock();
+                let found = talk.take();
+                let was_choked = talk.is_choked();
+                // Pongs, and the answer to a Close.
+                let all_sent = talk.pump();
+                match found? {
+                    // No event tells of what has been read already.
+                    Found::Nothing if was_choked && !talk.is_choked() => continue,
+                    Found::Nothing => {}
+                    found => return Ok(found),
+                }
+                let Some(due) = talk.due(Instant::now())? else { return Ok(Found::End) };
+                (all_sent?, !talk.is_choked(), due)
+            };
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return Ok(Found::Nothing);
+            }
+            let until = deadline.map_or(due, |deadline| due.min(deadline));
+            let wants = Wants { read: hears, write: !all_sent, ring: true };
+            self.io.wait(wants, Some(until.saturating_duration_since(now)))?;
+        }
+    }
+
+    fn send(&self, message: Message) -> io::Result<()> {
+        self.look_at_drain();
+        let end = self.lock().say(message)?;
+        loop {
+            let stalls = {
+                let mut talk = self.lock();
+                if talk.pump()? || talk.sent_in_all() >= end {
+                    return Ok(());
+                }
+                if Instant::now() >= talk.stalls() {
+                    talk.give_up();
+                    return Err(io::Error::new(ErrorKind::ConnectionAborted, "the client takes nothing"));
+                }
+                talk.stalls()
+            };
+            let left = stalls.saturating_duration_since(Instant::now());
+            self.io.wait(Wants { write: true, ..Wants::default() }, Some(left))?;
+        }
+    }
+
+    fn try_send(&self, message: Message) -> io::Result<()> {
+        self.look_at_drain();
+        let mut talk = self.lock();
+        if talk.is_open() && talk.unsent() > self.options.unsent_bytes {
+            return Err(io::Error::new(ErrorKind::WouldBlock, "the client is slow"));
+        }
+        talk.say(message)?;
+        let all_sent = talk.pump()?;
+        drop(talk);
+        if !all_sent {
+            // Who reads sends the rest.
+            self.io.ring();
+        }
+        Ok(())
+    }
+
+    fn close(&self, code: u16, reason: &str) -> io::Result<()> {
+        if !CloseCode::from(code).is_allowed() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, format!("no code of a Close: {code}")));
+        }
+        let mut talk = self.lock();
+        talk.close(code, reason, Instant::now());
+        let _ = talk.pump();
+        drop(talk);
+        // From now on who reads does not wait for ever.
+        self.io.ring();
+        Ok(())
+    }
+
+    /// Says Close, if nobody has, and waits for the client's, for a time.
+    fn finish(&self, code: CloseCode) {
+        self.look_at_drain();
+        self.lock().close(code.into(), "", Instant::now());
+        // What still comes is for nobody.
+        while !self.lock().is_over() {
+            if let Err(e) = self.read(None) {
+                debug!("a WebSocket was not closed in order: {e}");
+            }
+        }
+        let deadline = Instant::now() + self.options.closing;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.lock().pump().unwrap_or(true) || left.is_zero() {
+                return;
+            }
+            let _ = self.io.wait(Wants { write: true, ..Wants::default() }, Some(left));
+        }
+    }
+}
+
+impl WebSocketSender {
+    /// As [`WebSocket::send`]: waits until the client has taken it.
+    ///
+    /// # Errors
+    /// As [`WebSocket::send`].
+    pub fn send(&self, message: impl Into<Message>) -> io::Result<()> {
+        self.shared()?.send(message.into())
+    }
+
+    /// Sends without waiting, for who has many clients: what the client does not take at once goes
+    /// out while the WebSocket's own thread is in [`WebSocket::read`].
+    ///
+    /// # Errors
+    /// `WouldBlock` if more than [`WebSocketOptions::unsent_bytes`] wait for the client already; the message
+    /// is not sent then. Others as [`WebSocket::send`].
+    pub fn try_send(&self, message: impl Into<Message>) -> io::Result<()> {
+        self.shared()?.try_send(message.into())
+    }
+
+    /// As [`WebSocket::close`].
+    ///
+    /// # Errors
+    /// As [`WebSocket::close`].
+    pub fn close(&self, code: u16, reason: &str) -> io::Result<()> {
+        match self.shared() {
+            Ok(shared) => shared.close(code, reason),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether messages can be sent: neither side has said Close.
+    pub fn is_open(&self) -> bool {
+        self.shared().is_ok_and(|shared| shared.lock().is_open())
+    }
+
+    fn shared(&self) -> io::Result<Arc<Shared>> {
+        let closed = || io::Error::new(ErrorKind::BrokenPipe, "the WebSocket is closed");
+        self.shared.upgrade().ok_or_else(closed)
+    }
+}
+
+impl Message {
+    /// The text, if it is one.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Message::Text(text) => Some(text),
+            Message::Binary(_) => None,
+        }
+    }
+
+    /// What it holds, of either kind.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Message::Text(text) => text.as_bytes(),
+            Message::Binary(bytes) => bytes,
+        }
+    }
+}
+
+impl From<String> for Message {
+    fn from(text: String) -> Message {
+        Message::Text(text)
+    }
+}
+
+impl From<&str> for Message {
+    fn from(text: &str) -> Message {
+        Message::Text(text.to_owned())
+    }
+}
+
+impl From<Bytes> for Message {
+    fn from(bytes: Bytes) -> Message {
+        Message::Binary(bytes)
+    }
+}
+
+impl From<Vec<u8>> for Message {
+    fn from(bytes: Vec<u8>) -> Message {
+        Message::Binary(bytes.into())
+    }
+}
+
+impl fmt::Debug for WebSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebSocket")
+            .field("peer", &self.peer_addr())
+            .field("protocol", &self.protocol)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for WebSocketSender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebSocketSender").finish_non_exhaustive()
+    }
+}

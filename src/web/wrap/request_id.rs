@@ -1,0 +1,169 @@
+//! A name for each request, by which logs of several programs can be put together.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::{HeaderName, HeaderValue};
+
+use crate::web::handler::{Next, Wrapper};
+use crate::{Request, Response};
+
+/// No log wants more.
+const MOST_BYTES: usize = 128;
+
+/// Gives each request a [`RequestId`] in its extensions, and tells it in the response's
+/// `X-Request-Id` and extensions. A client or proxy that sends one with that field has it kept, if it
+/// is sane: 1 to 128 letters, digits and `-_.:/+=@~`. Any other is replaced.
+///
+/// One made here is unlike that of any other process, and can be guessed: it is a name, not a secret.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use heirloom::wrap::{RequestId, RequestIds};
+///
+/// let handler = (|req: Request| format!("{}\n", req.extensions().get::<RequestId>().unwrap()))
+///     .wrap(RequestIds::new());
+/// let mut response = handler.call(http::Request::get("/").body(Body::empty()).unwrap());
+/// let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+/// assert_eq!(response.body_mut().read_text().unwrap(), format!("{id}\n"));
+/// ```
+#[derive(Debug)]
+pub struct RequestIds {
+    field: HeaderName,
+    trusting: bool,
+    /// Of this process; different in each generation.
+    prefix: u64,
+    next: AtomicU64,
+}
+
+/// What [`RequestIds`] named a request, in its extensions and those of its response.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(Arc<str>);
+
+impl RequestIds {
+    /// With the field `X-Request-Id`.
+    pub fn new() -> RequestIds {
+        RequestIds {
+            field: HeaderName::from_static("x-request-id"),
+            trusting: true,
+            // Keyed by the system's randomness.
+            prefix: RandomState::new().hash_one(std::process::id()),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    /// Another field.
+    #[must_use]
+    pub fn field(mut self, name: HeaderName) -> RequestIds {
+        self.field = name;
+        self
+    }
+
+    /// Whether what a client sends is kept, if it is sane. Default: yes.
+    #[must_use]
+    pub fn trust_clients(mut self, trust: bool) -> RequestIds {
+        self.trusting = trust;
+        self
+    }
+
+    fn sent(&self, request: &Request) -> Option<RequestId> {
+        let mut values = request.headers().get_all(&self.field).iter();
+        let (value, None) = (values.next()?, values.next()) else { return None };
+        let text = value.to_str().ok()?;
+        let sane = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(&b);
+        let is_sane = !text.is_empty() && text.len() <= MOST_BYTES && text.bytes().all(sane);
+        (self.trusting && is_sane).then(|| RequestId(text.into()))
+    }
+
+    fn made(&self) -> RequestId {
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        RequestId(format!("{:016x}-{n:x}", self.prefix).into())
+    }
+}
+
+impl Default for RequestIds {
+    fn default() -> RequestIds {
+        RequestIds::new()
+    }
+}
+
+impl Wrapper for RequestIds {
+    fn call(&self, mut request: Request, next: Next<'_>) -> Response {
+        let id = self.sent(&request).unwrap_or_else(|| self.made());
+        request.extensions_mut().insert(id.clone());
+        let mut response = next.call(request);
+        if let Ok(value) = HeaderValue::try_from(&*id.0) {
+            response.headers_mut().insert(self.field.clone(), value);
+        }
+        response.extensions_mut().insert(id);
+        response
+    }
+}
+
+impl Deref for RequestId {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Handler;
+    use crate::web::wrap::testing::{ask, field, request};
+
+    fn handler(ids: RequestIds) -> impl Handler {
+        (|req: Request| req.extensions().get::<RequestId>().map(RequestId::to_string).unwrap_or_default())
+            .wrap(ids)
+    }
+
+    #[test]
+    fn what_is_sane_is_kept_and_anything_else_replaced() {
+        let handler = handler(RequestIds::new());
+        let long = "x".repeat(MOST_BYTES);
+        for id in ["a", "7f3c-11ee.A_b:/+=@~", &long] {
+            let mut response = ask(&handler, "GET /", &[("x-request-id", id)]);
+            assert_eq!(field(&response, "x-request-id"), id);
+            assert_eq!(response.body_mut().read_text().unwrap(), id);
+            assert_eq!(&**response.extensions().get::<RequestId>().unwrap(), id);
+        }
+        let longer = "x".repeat(MOST_BYTES + 1);
+        let mut made = Vec::new();
+        for id in ["", "a b", "a\"", "a,b", "é", &longer] {
+            let mut request = request("GET /", &[]);
+            request.headers_mut().insert("x-request-id", HeaderValue::from_bytes(id.as_bytes()).unwrap());
+            let mut response = handler.call(request);
+            let given = field(&response, "x-request-id");
+            assert_ne!(given, id);
+            assert_eq!(response.body_mut().read_text().unwrap(), given);
+            made.push(given);
+        }
+        made.push(field(
+            &ask(&handler, "GET /", &[("x-request-id", "a"), ("x-request-id", "b")]),
+            "x-request-id",
+        ));
+        made.push(field(&ask(&handler, "GET /", &[]), "x-request-id"));
+        let unlike: std::collections::BTreeSet<&String> = made.iter().collect();
+        assert_eq!(unlike.len(), made.len(), "{made:?}");
+        assert_ne!(RequestIds::new().prefix, RequestIds::new().prefix);
+    }
+
+    #[test]
+    fn who_trusts_nobody_and_calls_it_otherwise() {
+        let ids = RequestIds::new().field(HeaderName::from_static("x-trace")).trust_clients(false);
+        let response = ask(&handler(ids), "GET /", &[("x-trace", "a")]);
+        assert_eq!(field(&response, "x-request-id"), "");
+        assert!(field(&response, "x-trace").ends_with("-1"));
+    }
+}
