@@ -90,7 +90,9 @@ impl Default for Limits {
 pub struct Timeouts {
     /// From the first byte of a request head to its last. Default 10 s; then 408.
     pub head: Duration,
-    /// Between two requests of a connection, and before the first. Default 60 s; then closed.
+    /// Between two requests of a connection, and before the first. Default 75 s; then closed. It is longer
+    /// than the 60 s of common balancers, so that the balancer closes idle connections: if both close at
+    /// the same time, a request that the balancer sends meets a closed connection.
     pub idle: Duration,
     /// Without a byte of a request body. Default 30 s; then 408.
     pub body_stall: Duration,
@@ -140,7 +142,7 @@ impl Default for Timeouts {
     fn default() -> Timeouts {
         Timeouts {
             head: Duration::from_secs(10),
-            idle: Duration::from_secs(60),
+            idle: Duration::from_secs(75),
             body_stall: Duration::from_secs(30),
             response_stall: Duration::from_secs(30),
             rate_grace: Duration::from_secs(10),
@@ -217,6 +219,9 @@ mod tests {
             assert!(cell(page, &format!("`{name}`")).starts_with("no limit"), "{name}");
         }
         let page = include_str!("../../docs/security.md");
+        assert!(page.contains(&format!("`Timeouts::idle` ({})", secs(t.idle))));
+        // Common balancers keep theirs for 60 s, and must be the side that closes.
+        assert!(t.idle > Duration::from_secs(60));
         let rows = [
             (
                 "a head",
