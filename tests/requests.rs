@@ -4,7 +4,8 @@ mod support;
 
 use heirloom::cookie::Cookie;
 use heirloom::prelude::*;
-use heirloom::{InputError, Json, Limits, Problem};
+use heirloom::wrap::Gzip;
+use heirloom::{InputError, Json, Limits, Problem, Validators};
 use serde::{Deserialize, Serialize};
 
 use support::*;
@@ -60,6 +61,11 @@ fn serve() -> Fixture {
         .get("/query", query)
         .get("/cookies", cookies)
         .get("/cookie/bad", |_: Request| ().into_response().with_cookie(Cookie::new("a", "1; Domain=evil")))
+        .get("/tagged", |req: Request| {
+            let validators = Validators::new().etag("a");
+            validators.check(&req).unwrap_or_else(|| validators.mark("tagged".into_response()))
+        })
+        .get("/packed", (|_: Request| "x".repeat(2000)).wrap(Gzip::new()))
         .get("/secret", secret);
     let limits = Limits { body_bytes: 1 << 20, ..Limits::default() };
     let server = Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(quick()).limits(limits);
@@ -170,4 +176,51 @@ fn cookies_come_and_go() {
         .collect();
     assert_eq!(set, ["a=1", "b=2"]);
     assert_eq!(client.get("/cookie/bad").status, 500);
+}
+
+/// A value is bytes (RFC 9110 §5.5): one beyond ASCII, in a part that is of no interest, hides no other part.
+#[test]
+fn a_byte_beyond_ascii_hides_nothing_else() {
+    let fixture = serve();
+    let ask = |method: &str, path: &str, field: &[u8], body: &str| {
+        let mut client = fixture.client();
+        let len = body.len();
+        let line = format!("{method} {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {len}\r\n");
+        client.send([line.as_bytes(), field, b"\r\n\r\n", body.as_bytes()].concat());
+        client.reply()
+    };
+    let cookies: [(&[u8], &str); 6] = [
+        (b"name=Zo\xc3\xab; session=abc", "name=Zo\u{eb}|session=abc"),
+        (b"name=Zo\xeb; session=abc", "session=abc"),
+        (b"session=abc; \xff", "session=abc"),
+        (b"session=abc;\xc3\xab=1", "session=abc"),
+        // Not the name that it would be without its no-break spaces, and U+0085.
+        (b"\xc2\xa0__Host-session=evil; \xc2\x85session\xc2\xa0=evil; session=abc", "session=abc"),
+        (b"session=abc\xff; \xfe=b; c=d", "c=d"),
+    ];
+    for (value, said) in cookies {
+        let reply = ask("GET", "/cookies", &[b"Cookie: ", value].concat(), "");
+        assert_eq!(reply.text(), said, "{value:?}");
+    }
+    let json = r#"{"name":"x","items":[]}"#;
+    for (path, value, body, status) in [
+        ("/json", b"application/json; title=\"Zo\xc3\xab\"".as_slice(), json, 200),
+        ("/json", b"application/json;x=\xff", json, 200),
+        ("/json", b"application/\xffjson", json, 415),
+        ("/form", b"application/x-www-form-urlencoded; charset=\xff", "name=x&age=7", 200),
+    ] {
+        let reply = ask("POST", path, &[b"Content-Type: ", value].concat(), body);
+        assert_eq!(reply.status, status, "{value:?}");
+    }
+    for (value, status) in
+        [(b"\"Zo\xc3\xab\", \"a\"".as_slice(), 304), (b"\"a\",\"\xff\"", 304), (b"\"a\xff\"", 200)]
+    {
+        let reply = ask("GET", "/tagged", &[b"If-None-Match: ", value].concat(), "");
+        assert_eq!(reply.status, status, "{value:?}");
+    }
+    let reply = ask("GET", "/packed", b"Accept-Encoding: \xc3\xab, gzip", "");
+    assert_eq!(reply.field("content-encoding"), Some("gzip"));
+    // Kept or closed is in a list, too.
+    let reply = ask("GET", "/tagged", b"Connection: \xff, close", "");
+    assert!(reply.closes());
 }

@@ -24,6 +24,7 @@ use tempfile::{SpooledData, SpooledTempFile, TempDir};
 
 use crate::base::limits::Limits;
 use crate::base::log::{error, panic_text, warn};
+use crate::http::codec::head::content_length;
 use crate::http::codec::{Decoder, Framing, encode};
 use crate::net::stream::{Peek, Stream};
 use crate::web::handler::Handler;
@@ -497,15 +498,14 @@ impl Answer {
                 headers.append(name, value);
             }
         }
-        let length =
-            headers.get(http::header::CONTENT_LENGTH).map(|v| v.to_str().unwrap_or_default().parse());
+        let length = headers.get(http::header::CONTENT_LENGTH).map(|v| content_length(v.as_bytes()));
         let framing = if self.without_body || matches!(status.as_u16(), 204 | 304) {
             Framing::None
         } else if headers.contains_key(http::header::TRANSFER_ENCODING) {
             Framing::Chunked
         } else {
             let length = length.ok_or_else(|| invalid("a response whose end can't be told"))?;
-            Framing::Length(length.map_err(|_| invalid("a length that is none"))?)
+            Framing::Length(length.ok_or_else(|| invalid("a length that is none"))?)
         };
         for name in HOP_BY_HOP.into_iter().filter(|name| *name != "content-length") {
             headers.remove(name);

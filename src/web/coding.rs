@@ -5,11 +5,15 @@ use http::header::ACCEPT_ENCODING;
 use http::header::VARY;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+#[cfg(any(feature = "gzip", feature = "files"))]
+use crate::web::fields::ascii;
+use crate::web::fields::elements;
+
 /// Adds `name` to what a cache must look at.
 pub(crate) fn vary(headers: &mut HeaderMap, name: HeaderName) {
     let named = |value: &HeaderValue| {
-        let names = value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii);
-        names.into_iter().any(|n| n == b"*" || n.eq_ignore_ascii_case(name.as_str().as_bytes()))
+        let is_one = |n: &[u8]| n == b"*" || n.eq_ignore_ascii_case(name.as_str().as_bytes());
+        elements(value.as_bytes()).any(is_one)
     };
     if !headers.get_all(VARY).iter().any(named) {
         headers.append(VARY, HeaderValue::from(name));
@@ -21,7 +25,7 @@ pub(crate) fn vary(headers: &mut HeaderMap, name: HeaderName) {
 pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let (mut gzip, mut any, mut identity) = (None, None, None);
     for value in headers.get_all(ACCEPT_ENCODING) {
-        for item in value.to_str().unwrap_or_default().split(',') {
+        for item in elements(value.as_bytes()).filter_map(ascii) {
             let mut parts = item.split(';').map(str::trim);
             let coding = parts.next().unwrap_or_default().to_ascii_lowercase();
             let Some(weight) = weight(parts) else { continue };
@@ -115,5 +119,16 @@ mod tests {
         headers.append(ACCEPT_ENCODING, HeaderValue::from_static("br"));
         headers.append(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         assert!(accepts_gzip(&headers));
+        for (value, accepted) in [
+            (b"br;v=\"\xc3\xab\", gzip".as_slice(), true),
+            (b"\xff, gzip;q=0.5", true),
+            (b"gzip, \xff;q=1", true),
+            (b"gzip\xff", false),
+            (b"gzip;q=\xff", false),
+        ] {
+            headers.clear();
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_bytes(value).unwrap());
+            assert_eq!(accepts_gzip(&headers), accepted, "{value:?}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::base::log::error;
+use crate::web::fields::ascii;
 use crate::web::response::plain;
 use crate::{Request, Response};
 
@@ -37,15 +38,28 @@ use crate::{Request, Response};
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validators {
-    etag: Option<Tag>,
+    etag: Option<OwnTag>,
     modified: Option<SystemTime>,
     absent: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Tag {
+struct OwnTag {
     weak: bool,
     opaque: String,
+}
+
+/// An entity tag as a field has it. What is between its quotes is bytes (RFC 9110 §8.8.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tag<'a> {
+    pub(crate) weak: bool,
+    pub(crate) opaque: &'a [u8],
+}
+
+impl OwnTag {
+    fn tag(&self) -> Tag<'_> {
+        Tag { weak: self.weak, opaque: self.opaque.as_bytes() }
+    }
 }
 
 impl Validators {
@@ -81,7 +95,7 @@ impl Validators {
 
     fn tag(self, weak: bool, opaque: String) -> Validators {
         if opaque.chars().all(|c| matches!(c, '!' | '#'..='~')) {
-            return Validators { etag: Some(Tag { weak, opaque }), ..self };
+            return Validators { etag: Some(OwnTag { weak, opaque }), ..self };
         }
         error!("no entity tag: {opaque:?}");
         self
@@ -122,15 +136,15 @@ impl Validators {
     /// without `If-Range`.
     pub fn allow_range(&self, request: &Request) -> bool {
         let Some(value) = request.headers().get(IF_RANGE) else { return true };
-        let value = value.to_str().unwrap_or_default().trim();
-        if value.starts_with(['"', 'W']) && value.ends_with('"') {
+        let value = value.as_bytes().trim_ascii();
+        if (value.starts_with(b"\"") || value.starts_with(b"W/\"")) && value.ends_with(b"\"") {
             let theirs = tags(value).next();
-            return self.etag.as_ref().is_some_and(|ours| !ours.weak && theirs.as_ref() == Some(ours));
+            return self.etag.as_ref().is_some_and(|ours| !ours.weak && theirs == Some(ours.tag()));
         }
         // A date is strong only if nothing can have changed within its second.
         let settled = |time: SystemTime| time.elapsed().is_ok_and(|age| age > Duration::from_secs(2));
-        match (self.modified, httpdate::parse_http_date(value)) {
-            (Some(ours), Ok(theirs)) => seconds(ours) == seconds(theirs) && settled(ours),
+        match (self.modified, date(value)) {
+            (Some(ours), Some(theirs)) => seconds(ours) == seconds(theirs) && settled(ours),
             _ => false,
         }
     }
@@ -139,7 +153,7 @@ impl Validators {
     #[must_use]
     pub fn mark(&self, mut response: Response) -> Response {
         let headers = response.headers_mut();
-        if let Some(Tag { weak, opaque }) = &self.etag {
+        if let Some(OwnTag { weak, opaque }) = &self.etag {
             let text = format!("{}\"{opaque}\"", if *weak { "W/" } else { "" });
             headers.extend(HeaderValue::try_from(text).ok().map(|value| (ETAG, value)));
         }
@@ -151,10 +165,15 @@ impl Validators {
         response
     }
 
-    fn matches(&self, headers: &HeaderMap, name: &HeaderName, same: impl Fn(&Tag, &Tag) -> bool) -> bool {
-        headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|list| match list.trim() {
-            "*" => !self.absent,
-            list => self.etag.as_ref().is_some_and(|ours| tags(list).any(|theirs| same(ours, &theirs))),
+    fn matches(
+        &self,
+        headers: &HeaderMap,
+        name: &HeaderName,
+        same: impl Fn(Tag<'_>, Tag<'_>) -> bool,
+    ) -> bool {
+        headers.get_all(name).iter().any(|list| match list.as_bytes().trim_ascii() {
+            b"*" => !self.absent,
+            list => self.etag.as_ref().is_some_and(|ours| tags(list).any(|theirs| same(ours.tag(), theirs))),
         })
     }
 
@@ -162,7 +181,7 @@ impl Validators {
     fn modified_since(&self, headers: &HeaderMap, name: &HeaderName) -> Option<bool> {
         let mut values = headers.get_all(name).iter();
         let value = values.next().filter(|_| values.next().is_none())?;
-        let theirs = httpdate::parse_http_date(value.to_str().ok()?).ok()?;
+        let theirs = date(value.as_bytes())?;
         Some(seconds(self.modified?) > seconds(theirs))
     }
 }
@@ -177,17 +196,24 @@ fn httpdate_can(time: SystemTime) -> bool {
     time.duration_since(UNIX_EPOCH).is_ok()
 }
 
+fn date(value: &[u8]) -> Option<SystemTime> {
+    httpdate::parse_http_date(ascii(value)?).ok()
+}
+
 /// The entity tags of a list, up to what is none.
-fn tags(mut list: &str) -> impl Iterator<Item = Tag> + '_ {
+pub(crate) fn tags(mut list: &[u8]) -> impl Iterator<Item = Tag<'_>> {
     std::iter::from_fn(move || {
-        list = list.trim_start_matches([' ', '\t', ',']);
-        let (weak, rest) = match list.strip_prefix("W/") {
+        while let [b' ' | b'\t' | b',', rest @ ..] = list {
+            list = rest;
+        }
+        let (weak, rest) = match list.strip_prefix(b"W/") {
             Some(rest) => (true, rest),
             None => (false, list),
         };
-        let (opaque, rest) = rest.strip_prefix('"')?.split_once('"')?;
-        list = rest;
-        Some(Tag { weak, opaque: opaque.to_owned() })
+        let rest = rest.strip_prefix(b"\"")?;
+        let (opaque, after) = rest.split_at_checked(rest.iter().position(|&b| b == b'"')?)?;
+        list = after.split_first()?.1;
+        Some(Tag { weak, opaque })
     })
 }
 
@@ -289,6 +315,34 @@ mod tests {
             (&answer.headers()[ETAG], &answer.headers()[LAST_MODIFIED]),
             (&HeaderValue::from_static("\"a\""), &HeaderValue::from_static(THEN))
         );
+    }
+
+    /// RFC 9110 §8.8.3: `etagc` has bytes from 0x80 on.
+    #[test]
+    fn a_tag_beyond_ascii_hides_no_other() {
+        let ours = Validators::new().etag("a").modified(then());
+        let asked = |name: &'static str, value: &[u8]| {
+            let mut request = request("GET");
+            request.headers_mut().insert(name, HeaderValue::from_bytes(value).unwrap());
+            request
+        };
+        let status = |request: Request| ours.check(&request).map_or(0, |answer| answer.status().as_u16());
+        for (name, value, want) in [
+            ("if-none-match", b"\"Zo\xc3\xab\", \"a\"".as_slice(), 304),
+            ("if-none-match", b"\"a\", \"\xff\"", 304),
+            ("if-none-match", b"\"a\xff\"", 0),
+            ("if-none-match", b"\xff, \"a\"", 0),
+            ("if-match", b"W/\"\xeb\", \"a\"", 0),
+            ("if-match", b"\"\xeb\"", 412),
+            ("if-modified-since", b"Sun, 06 Nov 1994 08:49:37 GMT\xff", 0),
+        ] {
+            assert_eq!(status(asked(name, value)), want, "{name} {value:?}");
+        }
+        assert!(!ours.allow_range(&asked("if-range", b"\"a\xff\"")));
+        assert!(!ours.allow_range(&asked("if-range", b"\xff")));
+        let list = b" , W/\"x,y\" ,\"\xff\", bad \"a\"";
+        let all: Vec<_> = tags(list).map(|tag| (tag.weak, tag.opaque)).collect();
+        assert_eq!(all, [(true, b"x,y".as_slice()), (false, b"\xff")]);
     }
 
     #[test]

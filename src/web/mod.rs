@@ -5,6 +5,7 @@ pub(crate) mod coding;
 pub(crate) mod conditional;
 #[cfg(any(feature = "json", feature = "form"))]
 pub(crate) mod extract;
+pub(crate) mod fields;
 #[cfg(feature = "files")]
 pub(crate) mod files;
 pub(crate) mod handler;

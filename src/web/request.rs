@@ -207,7 +207,8 @@ pub trait RequestExt: sealed::Sealed {
     #[cfg(feature = "form")]
     fn query<T: serde::de::DeserializeOwned>(&self) -> Result<T, crate::InputError>;
 
-    /// The cookies that the client sent, but for those that are malformed. A feature: `cookies`.
+    /// The cookies that the client sent, except malformed ones: without a name, with a name that is not
+    /// ASCII or a value that is not UTF-8. Those hide no others. A feature: `cookies`.
     #[cfg(feature = "cookies")]
     fn cookies(&self) -> impl Iterator<Item = cookie::Cookie<'_>>;
 
@@ -326,8 +327,12 @@ impl RequestExt for Request {
     #[cfg(feature = "cookies")]
     fn cookies(&self) -> impl Iterator<Item = cookie::Cookie<'_>> {
         let fields = self.headers().get_all(http::header::COOKIE).iter();
-        let texts = fields.filter_map(|field| field.to_str().ok());
-        texts.flat_map(|text| cookie::Cookie::split_parse(text).filter_map(Result::ok))
+        let pairs = fields.flat_map(|field| field.as_bytes().split(|&b| b == b';'));
+        // A name of other than ASCII is none of ours: spaces beyond ASCII would be trimmed from it, by which
+        // a page of another host could set what looks like a cookie with the prefix `__Host-`.
+        let named = |pair: &&[u8]| pair.iter().take_while(|&&b| b != b'=').all(u8::is_ascii);
+        let texts = pairs.filter(named).filter_map(|pair| std::str::from_utf8(pair).ok());
+        texts.filter_map(|text| cookie::Cookie::parse(text).ok())
     }
 
     #[cfg(feature = "cookies")]

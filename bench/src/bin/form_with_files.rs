@@ -14,7 +14,7 @@ fn main() -> Result<(), heirloom::Error> {
 }
 
 fn parts(req: Request) -> Result<multer::Multipart<'static>, multer::Error> {
-    let kind = req.headers().get("content-type").and_then(|kind| kind.to_str().ok());
+    let kind = req.headers().get("content-type").map(|kind| String::from_utf8_lossy(kind.as_bytes()));
     let boundary = multer::parse_boundary(kind.unwrap_or_default())?;
     let mut body = req.into_body();
     let pieces = std::iter::from_fn(move || {

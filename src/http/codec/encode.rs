@@ -4,7 +4,8 @@ use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, UPGRADE}
 use http::{HeaderMap, HeaderName, Method, StatusCode, Version};
 
 use super::date::is_imf_fixdate;
-use super::head::{Refusal, content_length, elements};
+use super::head::{Refusal, content_length};
+use crate::web::fields::elements;
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110 §10.1.1).
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";

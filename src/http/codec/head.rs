@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
 use httparse::Status::{Complete, Partial};
 
 use crate::base::limits::Limits;
+use crate::web::fields::elements;
 
 /// A request head, and what it says about what follows.
 #[derive(Debug)]
@@ -414,13 +415,8 @@ impl Coding {
     }
 }
 
-/// The elements of a comma-separated list, empty ones left out (RFC 9110 §5.6.1.2).
-pub(super) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
-}
-
 /// `1*DIGIT` (RFC 9110 §8.6), if it can be counted.
-pub(super) fn content_length(value: &[u8]) -> Option<u64> {
+pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::base::log::error;
 use crate::web::body::Unreadable;
+use crate::web::fields::essence;
 use crate::web::response::IntoResponse;
 use crate::{Body, Response};
 
@@ -153,9 +154,8 @@ fn pairs<T: DeserializeOwned>(bytes: &[u8], unfit: StatusCode) -> Result<T, Inpu
 
 /// The media type, without parameters, must be as wanted.
 fn expect(headers: &HeaderMap, wanted: &str, fits: impl Fn(&str) -> bool) -> Result<(), InputError> {
-    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let kind = given.and_then(|given| given.split(';').next()).map(|kind| kind.trim().to_ascii_lowercase());
-    if kind.is_some_and(|kind| fits(&kind)) {
+    let given = headers.get(CONTENT_TYPE);
+    if given.is_some_and(|given| fits(&essence(given.as_bytes()))) {
         return Ok(());
     }
     let reason = format!("the body must be {wanted}, by its Content-Type");

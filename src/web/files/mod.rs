@@ -17,6 +17,7 @@ use http::{HeaderValue, Method, StatusCode};
 use crate::base::log::error;
 use crate::web::coding::{accepts_gzip, vary};
 use crate::web::conditional::Validators;
+use crate::web::fields::ascii;
 use crate::web::handler::Handler;
 use crate::web::request::RequestExt;
 use crate::web::response::{IntoResponse, ResponseExt, plain};
@@ -308,7 +309,8 @@ fn respond(request: &Request, mut file: File, told: &Told<'_>) -> Response {
     let ranged = *request.method() == Method::GET && validators.allow_range(request);
     let mut ranges = request.headers().get_all(RANGE).iter();
     let value = ranges.next().filter(|_| ranged && ranges.next().is_none());
-    let wanted = value.and_then(|value| value.to_str().ok()).map_or(Wanted::All, |v| range::wanted(v, len));
+    let wanted =
+        value.and_then(|value| ascii(value.as_bytes())).map_or(Wanted::All, |v| range::wanted(v, len));
     let (status, start, count) = match wanted {
         Wanted::All => (StatusCode::OK, 0, len),
         Wanted::Part { start, count } => (StatusCode::PARTIAL_CONTENT, start, count),

@@ -7,6 +7,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use tungstenite::handshake::derive_accept_key;
 
+use crate::web::fields::{self, ascii};
 use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
@@ -48,7 +49,7 @@ pub(super) fn read(req: &Request) -> Result<Asked, Refusal> {
     let (Some(key), None) = (keys.next().filter(|key| is_key(key.as_bytes())), keys.next()) else {
         return Err((StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is no 16 bytes in base64"));
     };
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let text = |name| headers.get(name).and_then(|value| ascii(value.as_bytes())).map(str::to_owned);
     Ok(Asked {
         accept: derive_accept_key(key.as_bytes()),
         protocols: elements(headers, SEC_WEBSOCKET_PROTOCOL).map(str::to_owned).collect(),
@@ -117,8 +118,7 @@ fn has(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {
 }
 
 fn elements(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim).filter(|element| !element.is_empty())
+    headers.get_all(name).into_iter().flat_map(|value| fields::elements(value.as_bytes())).filter_map(ascii)
 }
 
 #[cfg(test)]
@@ -152,6 +152,19 @@ mod tests {
         assert_eq!(response.headers()["sec-websocket-protocol"], "b");
         assert_eq!(response.headers()["upgrade"], "websocket");
         assert!(!accept(&asked, None).headers().contains_key("sec-websocket-protocol"));
+    }
+
+    #[test]
+    fn elements_beyond_ascii_hide_no_others() {
+        let mut good = request(&GOOD.replace("keep-alive, Upgrade", "x").replace("h2c, WebSocket", "x"));
+        for (name, value) in [
+            (CONNECTION, b"\xff, Upgrade".as_slice()),
+            (UPGRADE, b"websocket, \xc3\xab"),
+            (SEC_WEBSOCKET_PROTOCOL, b"a, \xff, b"),
+        ] {
+            good.headers_mut().insert(name, HeaderValue::from_bytes(value).unwrap());
+        }
+        assert_eq!(read(&good).unwrap().protocols, ["a", "b"]);
     }
 
     #[test]

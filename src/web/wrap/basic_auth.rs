@@ -9,6 +9,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 
+use crate::web::fields::ascii;
 use crate::web::handler::{Next, Wrapper};
 use crate::web::response::{ResponseExt, plain};
 use crate::{Request, Response};
@@ -92,7 +93,7 @@ impl BasicAuth {
 fn credentials(request: &Request) -> Option<(String, String)> {
     let mut values = request.headers().get_all(AUTHORIZATION).iter();
     let (value, None) = (values.next()?, values.next()) else { return None };
-    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    let (scheme, token) = ascii(value.as_bytes())?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }

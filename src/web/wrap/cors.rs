@@ -11,6 +11,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::web::coding::vary;
+use crate::web::fields::ascii;
 use crate::web::handler::{Next, Wrapper};
 use crate::web::response::IntoResponse;
 use crate::{Request, Response};
@@ -138,9 +139,9 @@ impl Cors {
 
     /// What is said to a page of `origin`; None: nothing.
     fn permission(&self, origin: Option<&HeaderValue>) -> Option<HeaderValue> {
-        let allowed = |origin: &&HeaderValue| match (&self.origins, origin.to_str()) {
-            (Origins::Listed(origins), Ok(origin)) => origins.iter().any(|allowed| allowed == origin),
-            (Origins::If(allowed), Ok(origin)) => allowed(origin),
+        let allowed = |origin: &&HeaderValue| match (&self.origins, ascii(origin.as_bytes())) {
+            (Origins::Listed(origins), Some(origin)) => origins.iter().any(|allowed| allowed == origin),
+            (Origins::If(allowed), Some(origin)) => allowed(origin),
             _ => false,
         };
         match self.origins {

@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::web::body::{Body, Kind};
 use crate::web::coding::{accepts_gzip, vary};
+use crate::web::fields::{ascii, elements, essence};
 use crate::web::handler::{Next, Wrapper};
 use crate::{Request, Response};
 
@@ -103,8 +104,7 @@ impl Gzip {
         let without_body =
             matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::PARTIAL_CONTENT);
         let as_it_is = |value: &HeaderValue| {
-            let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
-            text.split(',').any(|directive| directive.trim() == "no-transform")
+            elements(value.as_bytes()).any(|directive| directive.eq_ignore_ascii_case(b"no-transform"))
         };
         !without_body
             && !status.is_informational()
@@ -115,9 +115,7 @@ impl Gzip {
     }
 
     fn is_text(&self, content_type: &HeaderValue) -> bool {
-        let text = content_type.to_str().unwrap_or_default().to_ascii_lowercase();
-        let essence = text.split(';').next().unwrap_or_default().trim();
-        match essence.split_once('/') {
+        match essence(content_type.as_bytes()).split_once('/') {
             Some(("text", "event-stream")) => self.event_streams,
             Some(("text", _)) => true,
             Some(("image", kind)) => matches!(kind, "svg+xml" | "bmp" | "x-icon" | "vnd.microsoft.icon"),
@@ -202,7 +200,7 @@ impl Wrapper for Gzip {
             return response;
         }
         let (mut parts, body) = response.into_parts();
-        let announced = || parts.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+        let announced = || ascii(parts.headers.get(CONTENT_LENGTH)?.as_bytes())?.parse().ok();
         let len = if head_only { body.len().filter(|len| *len > 0).or_else(announced) } else { body.len() };
         if len.is_some_and(|len| len < self.min_bytes) {
             return Response::from_parts(parts, body);
@@ -369,6 +367,22 @@ mod tests {
             assert_eq!(field(&response, "content-encoding"), encoding, "{what}");
             assert_eq!(field(&response, "vary"), if varies { "accept-encoding" } else { "" }, "{what}");
         }
+    }
+
+    #[test]
+    fn parts_beyond_ascii_hide_no_others() {
+        let handler = (|_: Request| {
+            let kind = HeaderValue::from_bytes(b"text/plain; title=\"Zo\xc3\xab\"").unwrap();
+            Body::from("x".repeat(2000)).into_response().with_header("content-type", kind)
+        })
+        .wrap(Gzip::new());
+        assert_eq!(field(&ask(&handler, "GET /", &[ACCEPTS]), "content-encoding"), "gzip");
+        let handler = (|_: Request| {
+            let cache = HeaderValue::from_bytes(b"x=\xff, no-transform").unwrap();
+            "x".repeat(2000).into_response().with_header("cache-control", cache)
+        })
+        .wrap(Gzip::new());
+        assert_eq!(field(&ask(&handler, "GET /", &[ACCEPTS]), "content-encoding"), "");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{HeaderName, HeaderValue};
 
+use crate::web::fields::ascii;
 use crate::web::handler::{Next, Wrapper};
 use crate::{Request, Response};
 
@@ -72,7 +73,7 @@ impl RequestIds {
     fn sent(&self, request: &Request) -> Option<RequestId> {
         let mut values = request.headers().get_all(&self.field).iter();
         let (value, None) = (values.next()?, values.next()) else { return None };
-        let text = value.to_str().ok()?;
+        let text = ascii(value.as_bytes())?;
         let sane = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(&b);
         let is_sane = !text.is_empty() && text.len() <= MOST_BYTES && text.bytes().all(sane);
         (self.trusting && is_sane).then(|| RequestId(text.into()))

@@ -1,0 +1,40 @@
+//! Parts of a field's value. A value is bytes, not text: one byte beyond ASCII in a part that means nothing
+//! here must not hide the other parts, so nothing here, nor elsewhere, decodes a whole value to read a part of it.
+
+/// The elements of a comma-separated list, empty ones left out (RFC 9110 §5.6.1.2).
+pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
+}
+
+/// A media type in lower case, without its parameters (RFC 9110 §8.3.1). Empty if it is not ASCII.
+pub(crate) fn essence(content_type: &[u8]) -> String {
+    let essence = content_type.split(|&b| b == b';').next().unwrap_or_default().trim_ascii();
+    ascii(essence).unwrap_or_default().to_ascii_lowercase()
+}
+
+/// A part that can only be meant if it is ASCII.
+pub(crate) fn ascii(part: &[u8]) -> Option<&str> {
+    if part.is_ascii() { std::str::from_utf8(part).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_do_not_hide_each_other() {
+        let list = |value: &'static [u8]| elements(value).collect::<Vec<_>>();
+        assert_eq!(list(b" a,,\t b c ,\xff,"), [b"a".as_slice(), b"b c", b"\xff"]);
+        assert!(list(b" ,").is_empty());
+        for (value, want) in [
+            (b"Text/HTML; title=\"Zo\xeb\"".as_slice(), "text/html"),
+            (b" application/json ;\xc3\xab", "application/json"),
+            (b"text/plain", "text/plain"),
+            (b"text/pl\xe4in; charset=utf-8", ""),
+            (b"", ""),
+        ] {
+            assert_eq!(essence(value), want, "{value:?}");
+        }
+        assert_eq!((ascii(b"a"), ascii(b"\xc3\xab")), (Some("a"), None));
+    }
+}
