@@ -46,10 +46,11 @@ pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
 
 /// The inode of an open descriptor, if it is a socket. Looks without taking ownership.
 pub(crate) fn socket_inode(fd: RawFd) -> Option<u64> {
-    let mut stat = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: fstat writes a whole `stat` on success and only then is it read.
+    // Not fstat: on 32-bit targets it fails for what has an inode beyond 32 bits.
+    let mut stat = MaybeUninit::<libc::stat64>::uninit();
+    // SAFETY: fstat64 writes a whole `stat64` on success and only then is it read.
     let stat = unsafe {
-        if libc::fstat(fd, stat.as_mut_ptr()) != 0 {
+        if libc::fstat64(fd, stat.as_mut_ptr()) != 0 {
             return None;
         }
         stat.assume_init()

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::base::error::{Error, Kind};
 use crate::base::limits::{Limits, Timeouts};
@@ -593,21 +593,20 @@ fn usable_pid_file(path: &Path) -> Result<PidFile, Error> {
 
 /// The soft limit of open files is 1,024 on most hosts, for the sake of programs that use select().
 fn raise_nofile() {
-    match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((soft, hard)) if soft < hard => {
-            if let Err(e) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-                warn!("can't raise the limit of open files from {soft} to {hard}: {e}");
-            }
-        }
-        Ok(_) => {}
-        Err(e) => warn!("can't read the limit of open files: {e}"),
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        let shown = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
+        warn!("can't raise the limit of open files from {} to {}: {e}", shown(current), shown(maximum));
     }
 }
 
 /// Each pool has a descriptor to wait by; those of the usual ones are among the reserved.
 fn connections_by_nofile(pools: usize) -> usize {
     let own = pools.saturating_sub(USUAL_POOLS) as u64;
-    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    let soft = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(soft.saturating_sub(RESERVED_FDS.saturating_add(own)).max(8)).unwrap_or(usize::MAX)
 }
 

@@ -18,10 +18,10 @@ pub use client::{Addr, Client, End, Outcome, Response, get};
 pub use crowd::{Crowd, Tally};
 pub use facts::{Facts, expect_calm};
 pub use family::Exit;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 pub use nix::sys::signal::Signal;
 pub use nix::unistd::Pid;
 pub use proc::Proc;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub use shell::{Shell, lacks, unshare};
 
 /// For all that should happen at once, on a machine that has other things to do, too.
@@ -64,13 +64,11 @@ pub fn until(what: &str, mut fact: impl FnMut() -> bool) {
 
 /// Lets this process, and those it starts, open as many files as it may; how many that is, and the
 /// hard limit.
-///
-/// # Panics
-/// When the limit can't be read.
 pub fn raise_nofile() -> (u64, u64) {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    getrlimit(Resource::RLIMIT_NOFILE).expect("a limit")
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    (current.unwrap_or(u64::MAX), maximum.unwrap_or(u64::MAX))
 }
 
 /// Runs `work` beside the test on a named thread.

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit};
+use rustix::process::{Resource, getrlimit};
 
 use super::progress::{Begun, Rate};
 use crate::base::budget::{Budget, Share};
@@ -25,8 +25,8 @@ pub(crate) struct Stores {
 
 impl Stores {
     pub(crate) fn new(memory: Budget, disk: Budget, folder: Option<PathBuf>) -> Stores {
-        let (soft, _) = getrlimit(Resource::RLIMIT_FSIZE).unwrap_or((u64::MAX, u64::MAX));
-        Stores { memory, disk, folder, file_bytes: soft }
+        let file_bytes = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+        Stores { memory, disk, folder, file_bytes }
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct Pace {
 pub(crate) struct Run {
     begin: Instant,
     /// How often the thread had given up its core: asked only of long handlers, as it costs a call.
-    waits: Option<i64>,
+    waits: Option<libc::c_long>,
 }
 
 impl Run {
@@ -74,7 +74,7 @@ impl Default for Pace {
 }
 
 /// How often this thread has waited for something so far; not counted is what took its core away.
-fn waits() -> Option<i64> {
+fn waits() -> Option<libc::c_long> {
     getrusage(UsageWho::RUSAGE_THREAD).ok().map(|usage| usage.voluntary_context_switches())
 }
 

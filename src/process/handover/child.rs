@@ -222,7 +222,7 @@ fn names(fds: &[(String, BorrowedFd<'_>)]) -> String {
 }
 
 fn fs_inode(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    Ok(nix::sys::stat::fstat(fd)?.st_ino)
+    Ok(rustix::fs::fstat(fd)?.st_ino)
 }
 
 /// A process of ours, to be killed or reaped. Dropping it does neither.

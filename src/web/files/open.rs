@@ -26,9 +26,10 @@ pub(super) enum Found {
     Other,
 }
 
-/// A pipe without a writer, or a device, must not keep us.
+/// A pipe without a writer, or a device, must not keep us. 32-bit targets open no file beyond 2 GiB without
+/// O_LARGEFILE.
 fn read_only() -> OFlag {
-    OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY
+    OFlag::O_RDONLY | OFlag::O_LARGEFILE | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY
 }
 
 /// `name` is relative and has no `..`; neither is relied on.

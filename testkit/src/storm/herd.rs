@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use testkit::{Addr, Pid};
 
 use super::halt::{Clock, Halt};
@@ -99,10 +99,11 @@ impl Herd {
 /// Makes room for so many descriptors here, and in the server, which inherits the limit.
 pub(crate) fn make_room(count: usize) -> Result<(), String> {
     let wanted = count as u64 + OTHERS;
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| e.to_string())?;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let (soft, hard) = (current.unwrap_or(u64::MAX), maximum.unwrap_or(u64::MAX));
     if soft >= wanted {
         return Ok(());
     }
-    setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted))
+    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: maximum.map(|hard| hard.max(wanted)) })
         .map_err(|e| format!("{wanted} descriptors are needed, {soft} allowed, up to {hard}: {e}"))
 }

@@ -10,7 +10,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, bind,
     connect, recv, send, setsockopt, socket, sockopt,
 };
-use nix::sys::time::TimeVal;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use testkit::Addr;
 
 use super::tally::Outcome;
@@ -57,12 +57,9 @@ impl Way {
 
     fn open(&self, family: AddressFamily, to: &dyn SockaddrLike) -> Result<Socket, Errno> {
         let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        let limit = TimeVal::new(
-            i64::try_from(self.patience.as_secs()).unwrap_or(i64::MAX),
-            i64::from(self.patience.subsec_micros()),
-        );
-        setsockopt(&fd, sockopt::SendTimeout, &limit)?;
-        setsockopt(&fd, sockopt::ReceiveTimeout, &limit)?;
+        for way in [Timeout::Send, Timeout::Recv] {
+            set_socket_timeout(&fd, way, Some(self.patience)).map_err(|e| Errno::from_raw(e.raw_os_error()))?;
+        }
         if let Some(room) = &self.room {
             setsockopt(&fd, sockopt::RcvBuf, room)?;
         }
