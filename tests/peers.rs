@@ -3,11 +3,13 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use heirloom::prelude::*;
+use heirloom::wrap::AccessLog;
 use heirloom::{ClientWatch, Running, sse};
 
 use support::*;
@@ -132,6 +134,32 @@ fn a_silent_event_stream_ends_with_its_client() {
     scene.sees("here");
     drop(client);
     scene.sees("Err(BrokenPipe)");
+}
+
+/// A socket for both families has an IPv4 peer as `::ffff:127.0.0.1`.
+#[test]
+fn an_ipv4_peer_of_a_socket_for_both_families_has_its_ipv4_address() {
+    let (tell, logged) = mpsc::channel();
+    let router = Router::new()
+        .get("/peer", |req: Request| format!("{:?}", req.peer_addr()))
+        .wrap(AccessLog::new().to(move |access| tell.send((access.peer, access.to_string())).unwrap()));
+    let server = Server::new(router).listen("[::]:0").workers(2).timeouts(quick());
+    let Ok(running) = server.spawn() else {
+        return eprintln!("SKIPPED: this host has no IPv6");
+    };
+    let port = running.addresses()[0].port();
+    for ip in ["127.0.0.1", "::1"] {
+        let mut client = TcpStream::connect((ip, port)).unwrap();
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
+        let peer = client.local_addr().unwrap();
+        client.write_all(b"GET /peer HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with(&format!("\r\n\r\n{:?}", Some(peer))), "{answer}");
+        let (found, line) = logged.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(found, Some(peer));
+        assert!(line.starts_with(&format!("peer={peer} ")), "{line}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Where a request comes from: what its connection and its process tell a handler.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 
@@ -15,7 +15,7 @@ use crate::net::tls::TlsInfo;
 /// Made once per connection, with TLS once more after the handshake, and shared by its requests.
 #[derive(Debug)]
 pub(crate) struct Origin {
-    /// None for a unix socket.
+    /// Canonical; None for a unix socket.
     pub(crate) peer: Option<SocketAddr>,
     /// None where there is no connection.
     pub(crate) socket: Option<Socket>,
@@ -29,7 +29,7 @@ pub(crate) struct Origin {
 impl Origin {
     pub(crate) fn new(peer: Option<SocketAddr>, phase: PhaseWatch, generation: u32) -> Origin {
         Origin {
-            peer,
+            peer: peer.map(canonical),
             socket: None,
             phase,
             generation,
@@ -44,6 +44,15 @@ impl Origin {
 
     pub(crate) fn peer_credentials(&self) -> Option<PeerCredentials> {
         self.socket.as_ref().and_then(Socket::credentials)
+    }
+}
+
+/// An IPv4 address as such: a socket for both families has it as `::ffff:a.b.c.d`.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
+        // With its scope.
+        IpAddr::V6(_) => address,
     }
 }
 
@@ -153,6 +162,23 @@ mod tests {
     use socket2::SockRef;
 
     use super::*;
+
+    #[test]
+    fn a_peer_is_canonical() {
+        for (text, expected) in [
+            ("127.0.0.1:9", "127.0.0.1:9"),
+            ("[::ffff:127.0.0.1]:9", "127.0.0.1:9"),
+            ("[::ffff:7f00:1]:9", "127.0.0.1:9"),
+            ("[::1]:9", "[::1]:9"),
+            ("[::127.0.0.1]:9", "[::127.0.0.1]:9"),
+            ("[64:ff9b::127.0.0.1]:9", "[64:ff9b::127.0.0.1]:9"),
+            ("[fe80::1%3]:9", "[fe80::1%3]:9"),
+        ] {
+            let peer = Some(text.parse().unwrap());
+            let expected: SocketAddr = expected.parse().unwrap();
+            assert_eq!(Origin::new(peer, PhaseWatch::new(), 1).peer, Some(expected), "{text}");
+        }
+    }
 
     fn watch(socket: Socket) -> ClientWatch {
         let origin = Origin { socket: Some(socket), ..Origin::new(None, PhaseWatch::new(), 1) };

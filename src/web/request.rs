@@ -57,7 +57,8 @@ pub trait RequestExt: sealed::Sealed {
     /// routes.
     fn trailers(&self) -> Option<&HeaderMap>;
 
-    /// The other end of the connection: the client, or the proxy before it. None on a unix socket.
+    /// The other end of the connection: the client, or the proxy before it. None on a unix socket. An IPv4
+    /// client of a listener for both families (`[::]:PORT`) has its IPv4 address, not `::ffff:192.0.2.1`.
     fn peer_addr(&self) -> Option<SocketAddr>;
 
     /// Who has connected to a unix socket: process, user and group. None on TCP, and once the connection is closed.

@@ -104,6 +104,9 @@ pub(crate) fn make_room(count: usize) -> Result<(), String> {
     if soft >= wanted {
         return Ok(());
     }
-    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: maximum.map(|hard| hard.max(wanted)) })
-        .map_err(|e| format!("{wanted} descriptors are needed, {soft} allowed, up to {hard}: {e}"))
+    setrlimit(
+        Resource::Nofile,
+        Rlimit { current: Some(wanted), maximum: maximum.map(|hard| hard.max(wanted)) },
+    )
+    .map_err(|e| format!("{wanted} descriptors are needed, {soft} allowed, up to {hard}: {e}"))
 }

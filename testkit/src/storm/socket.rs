@@ -58,7 +58,8 @@ impl Way {
     fn open(&self, family: AddressFamily, to: &dyn SockaddrLike) -> Result<Socket, Errno> {
         let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         for way in [Timeout::Send, Timeout::Recv] {
-            set_socket_timeout(&fd, way, Some(self.patience)).map_err(|e| Errno::from_raw(e.raw_os_error()))?;
+            set_socket_timeout(&fd, way, Some(self.patience))
+                .map_err(|e| Errno::from_raw(e.raw_os_error()))?;
         }
         if let Some(room) = &self.room {
             setsockopt(&fd, sockopt::RcvBuf, room)?;
