@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use heirloom::prelude::*;
 use heirloom::{CloseReason, Limits, Timeouts, Tls};
+use rustls::pki_types::pem::PemObject;
 use rustls::version::{TLS12, TLS13};
 
 use secure::{Authority, Secure, SecureEnd};
@@ -597,6 +598,161 @@ fn certificates_are_read_anew_and_bad_ones_leave_the_old() {
     renewed.reload().unwrap();
     assert!(serves("new.test") && !serves("old.test"));
     assert_eq!(open.get("/"), "200 Hello, World!", "what is open stays");
+}
+
+const P521: [&str; 2] = [include_str!("keys/p521.pem"), include_str!("keys/p521.key")];
+const RSA_1024: [&str; 2] = [include_str!("keys/rsa1024.pem"), include_str!("keys/rsa1024.key")];
+const V1: [&str; 2] = [include_str!("keys/v1.pem"), include_str!("keys/v1.key")];
+const ENCRYPTED: &str = include_str!("keys/encrypted.key");
+
+/// No message has eight bytes in a row of what is in a file of keys, as base64, hexadecimal or decimal.
+#[track_caller]
+fn expect_nothing_of(secrets: &[&str], message: &str) {
+    let squeezed: String = message.chars().filter(|c| !c.is_whitespace()).collect();
+    for secret in secrets {
+        // Markers are known to all.
+        let body: String = secret.lines().filter(|line| !line.starts_with('-')).collect();
+        let decoded = PemObject::from_pem_slice(secret.as_bytes());
+        let der =
+            decoded.map_or_else(|_| Vec::new(), |(_, der): (rustls::pki_types::pem::SectionKind, _)| der);
+        for bytes in [body.as_bytes(), &der] {
+            for eight in bytes.windows(8) {
+                let hex: String = eight.iter().map(|byte| format!("{byte:02x}")).collect();
+                let decimal = eight.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
+                let lower = squeezed.to_ascii_lowercase();
+                let text = std::str::from_utf8(eight).is_ok_and(|text| squeezed.contains(text));
+                assert!(!text && !lower.contains(&hex) && !squeezed.contains(&decimal), "{message}");
+            }
+        }
+    }
+}
+
+/// All that an error says, by whichever way.
+fn all_of(error: &heirloom::Error) -> String {
+    let mut all = format!("{error} {error:?} {error:#?}");
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        all.push_str(&format!(" {error} {error:?}"));
+        source = error.source();
+    }
+    all
+}
+
+#[test]
+fn a_key_that_lost_its_line_ends_serves() {
+    let authority = Authority::new("authority");
+    let pair = authority.server("server", &["localhost"]);
+    let tls = Tls::from_files(&pair.certificate, &pair.key);
+    let renewed = tls.clone();
+    let gate = Gate::default();
+    let server = Server::new(routes(&gate)).listen_tls("127.0.0.1:0", tls).timeouts(quick());
+    let fixture = Fixture::of(gate, server);
+    let config = authority.trusted().config();
+    let texts = [fs::read_to_string(&pair.certificate).unwrap(), fs::read_to_string(&pair.key).unwrap()];
+    for end in ["", "\\n", "\r\n", " "] {
+        for (file, text) in [&pair.certificate, &pair.key].into_iter().zip(&texts) {
+            fs::write(file, format!("\u{feff}{}", text.replace('\n', end))).unwrap();
+        }
+        renewed.reload().unwrap();
+        let mut client = Secure::to(fixture.address(), "localhost", &config).unwrap();
+        assert_eq!(client.get("/"), "200 Hello, World!", "{end:?}");
+    }
+}
+
+#[test]
+fn no_error_has_anything_of_a_key() {
+    let authority = Authority::new("authority");
+    let pair = authority.server("server", &["localhost"]);
+    let good = fs::read_to_string(&pair.key).unwrap();
+    let good_certificate = fs::read_to_string(&pair.certificate).unwrap();
+    let one_line = good.replace('\n', "");
+    let body = good.lines().nth(1).unwrap();
+    let raw = rustls::pki_types::PrivateKeyDer::from_pem_file(&pair.key).unwrap();
+    type Case<'a> = (&'a str, Vec<u8>, Vec<u8>, &'a [&'a str]);
+    let cert = || good_certificate.clone().into_bytes();
+    let cases: Vec<Case<'_>> = vec![
+        ("cut", cert(), one_line.split("-----END").next().unwrap().into(), &["server.key", "END"]),
+        ("no begin", cert(), one_line[27..].into(), &["server.key", "BEGIN"]),
+        ("begin only", cert(), format!("-----BEGIN {body}").into(), &["server.key", "BEGIN"]),
+        ("label", cert(), format!("-----BEGIN {body}-----\n{body}\n-----END").into(), &["server.key"]),
+        ("no spaces", cert(), one_line.replace(' ', "").into(), &["server.key", "line ends are missing"]),
+        ("no base64", cert(), one_line.replace(body, &format!("!{body}")).into(), &["line ends are missing"]),
+        ("damaged", cert(), good.replace(body, &body[4..]).into(), &["server.key", "damaged"]),
+        ("swapped", good.clone().into(), cert(), &["server.pem", "private key"]),
+        ("both keys", good.clone().into(), good.clone().into(), &["server.pem", "private key"]),
+        ("DER", cert(), raw.secret_der().to_vec(), &["server.key", "binary"]),
+        (
+            "as a certificate",
+            good.replace("PRIVATE KEY", "CERTIFICATE").into(),
+            good.clone().into(),
+            &["server.pem"],
+        ),
+        ("encrypted", cert(), ENCRYPTED.into(), &["server.key", "encrypted", "openssl pkey"]),
+        ("another's", cert(), V1[1].into(), &["server.key", "not that of the certificate", "server.pem"]),
+        ("P-521", P521[0].into(), P521[1].into(), &["server.key", "P-521", "use RSA"]),
+        ("RSA 1024", RSA_1024[0].into(), RSA_1024[1].into(), &["server.key", "1024 bits", "use RSA"]),
+        ("X.509 v1", V1[0].into(), V1[1].into(), &["server.pem", "version 1", "subjectAltName"]),
+    ];
+    let secrets = [&*good, P521[1], RSA_1024[1], V1[1], ENCRYPTED];
+    for (name, certificate, key, words) in cases {
+        fs::write(&pair.certificate, certificate).unwrap();
+        fs::write(&pair.key, key).unwrap();
+        let tls = Tls::from_files(&pair.certificate, &pair.key);
+        let reloaded = tls.reload().unwrap_err();
+        let start = Server::new(|_: Request| "").listen_tls("127.0.0.1:0", tls).spawn().unwrap_err();
+        let as_authority = Tls::from_files(&pair.certificate, &pair.key).require_clients(&pair.key).reload();
+        for error in [&reloaded, &start, &as_authority.unwrap_err()] {
+            expect_nothing_of(&secrets, &all_of(error));
+        }
+        let said = reloaded.to_string();
+        assert!(words.iter().all(|word| said.contains(word)), "{name}: {said}");
+        assert_eq!(said, start.to_string());
+    }
+    // The content of a file where its name should be.
+    fs::write(&pair.certificate, &good_certificate).unwrap();
+    for content in [good.clone(), one_line, format!("LS0tLS1CRUdJTiBQ{body}"), body.repeat(9)] {
+        let tls = Tls::from_files(&pair.certificate, &content).require_clients(&content);
+        let error = tls.reload().unwrap_err();
+        expect_nothing_of(&[&good], &format!("{} {tls:?}", all_of(&error)));
+        assert!(error.to_string().contains("give the name of a file"), "{error}");
+    }
+}
+
+/// RFC 5246 7.2.2, RFC 8446 6.2: handshake_failure is what says that the two have nothing in common.
+#[test]
+fn nothing_in_common_is_handshake_failure() {
+    use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
+    let authority = Authority::new("authority");
+    let fixture = fixture(&authority, |server| server);
+    // The server's key is ECDSA.
+    let rsa_only = || {
+        let mut provider = ring::default_provider();
+        provider.cipher_suites.retain(|suite| !format!("{suite:?}").contains("ECDSA"));
+        let all = provider.signature_verification_algorithms;
+        let mapping: Vec<_> =
+            all.mapping.iter().copied().filter(|(scheme, _)| format!("{scheme:?}").contains("RSA")).collect();
+        let rsa = WebPkiSupportedAlgorithms { all: all.all, mapping: Vec::leak(mapping) };
+        CryptoProvider { signature_verification_algorithms: rsa, ..provider }
+    };
+    let ecdsa_unsaid = || CryptoProvider {
+        signature_verification_algorithms: ring::default_provider().signature_verification_algorithms,
+        ..rsa_only()
+    };
+    for (version, provider) in [(&TLS12, rsa_only()), (&TLS12, ecdsa_unsaid()), (&TLS13, rsa_only())] {
+        let config = authority.trusted().only(version).by(provider).config();
+        let refused = Secure::to(fixture.address(), "localhost", &config).err().unwrap();
+        assert!(refused.to_string().contains("HandshakeFailure"), "{version:?}: {refused}");
+    }
+    // Suites of which the server knows none.
+    let mut provider = ring::default_provider();
+    provider.cipher_suites.retain(|suite| format!("{suite:?}").contains("TLS_ECDHE_RSA_WITH_AES_128_GCM"));
+    let mut hello = hello(&authority.trusted().only(&TLS12).by(provider).config());
+    let at = hello.windows(2).position(|two| two == [0xc0, 0x2f]).unwrap();
+    hello[at..at + 2].copy_from_slice(&[0, 0x2f]);
+    let mut client = fixture.client();
+    client.send(&hello);
+    assert_eq!(client.take(7), [21, 3, 3, 0, 2, 2, 40]);
+    fixture.expect_closes(CloseReason::HandshakeFailed, 4);
 }
 
 #[test]

@@ -172,6 +172,34 @@ fn a_successor_with_a_bad_certificate_is_not_let_in() {
     assert_eq!(secured.server.settled(), Some(secured.server.pid()));
 }
 
+/// As environment variables and secret stores leave it: accepted, or refused without a byte of it in the log.
+#[test]
+fn a_key_without_line_ends_is_in_no_log() {
+    let secured = Secured::start(&["--probation-ms", "0"]);
+    let file = secured.folder.path().join("key.pem");
+    let good = fs::read_to_string(&file).expect("a file");
+    let one_line = good.replace('\n', "");
+    let body = good.lines().nth(1).expect("a line").to_owned();
+    let cut = one_line.split("-----END").next().expect("a key");
+    let broken = [cut.to_owned(), format!("-----BEGIN {body}"), format!("{good}{good}").replace(' ', "")];
+    for (n, text) in broken.iter().enumerate() {
+        fs::write(&file, text).expect("a file");
+        secured.server.signal(Signal::SIGHUP);
+        secured.server.wait_for_nth("; still serving", n + 1);
+    }
+    // The successor's own line, and what its predecessor says of it.
+    assert!(secured.server.count("can't use the private key") >= broken.len());
+    fs::write(&file, one_line).expect("a file");
+    secured.server.handover();
+    let log = secured.server.lines("").join("\n");
+    let decimal = |eight: &[u8]| eight.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
+    let hex = |eight: &[u8]| eight.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    for eight in body.as_bytes().windows(8) {
+        let text = String::from_utf8_lossy(eight);
+        assert!([&*text, &decimal(eight), &hex(eight)].iter().all(|run| !log.contains(run)), "{log}");
+    }
+}
+
 /// Many messages in few records, and large ones in many: none waits for an event that does not come.
 #[cfg(feature = "websocket")]
 #[test]

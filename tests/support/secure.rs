@@ -12,7 +12,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
 };
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
@@ -87,7 +87,13 @@ impl Authority {
     pub(crate) fn trusted(&self) -> Trust {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.file()).unwrap()).unwrap();
-        Trust { roots: Arc::new(roots), versions: vec![&TLS12, &TLS13], shows: None, alpn: Vec::new() }
+        Trust {
+            roots: Arc::new(roots),
+            versions: vec![&TLS12, &TLS13],
+            shows: None,
+            alpn: Vec::new(),
+            provider: Arc::new(ring::default_provider()),
+        }
     }
 }
 
@@ -98,9 +104,15 @@ pub(crate) struct Trust {
     versions: Vec<&'static SupportedProtocolVersion>,
     shows: Option<Pair>,
     alpn: Vec<Vec<u8>>,
+    provider: Arc<CryptoProvider>,
 }
 
 impl Trust {
+    pub(crate) fn by(mut self, provider: CryptoProvider) -> Trust {
+        self.provider = Arc::new(provider);
+        self
+    }
+
     pub(crate) fn only(mut self, version: &'static SupportedProtocolVersion) -> Trust {
         self.versions = vec![version];
         self
@@ -117,7 +129,7 @@ impl Trust {
     }
 
     pub(crate) fn config(&self) -> Arc<ClientConfig> {
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&self.versions)
             .unwrap()
             .with_root_certificates(Arc::clone(&self.roots));

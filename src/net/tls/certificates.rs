@@ -1,26 +1,27 @@
 //! From files to what `rustls` works by.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{
     ClientHello, NoClientAuth, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier, danger,
 };
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 
+use super::{pem, reasons};
 use crate::base::error::{Error, Kind};
 
 /// What is spoken within: the only answer to ALPN.
 const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// The names of the files.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Spec {
     /// Certificate and key.
     pub(super) pairs: Vec<(PathBuf, PathBuf)>,
@@ -51,43 +52,50 @@ impl Spec {
     }
 }
 
-fn wrong(what: &str, file: &Path, why: impl std::fmt::Display) -> Error {
-    Error::new(Kind::Config, format!("can't use the {what} {}: {why}", file.display()))
+impl fmt::Debug for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pairs = self.pairs.iter().flat_map(|(certificate, key)| [certificate, key]);
+        let clients = self.clients.iter().map(|(file, _)| file);
+        f.debug_list().entries(pairs.chain(clients).map(|file| name(file))).finish()
+    }
+}
+
+/// A file's name; but not what was given in its place by mistake, since the content of a file is secret.
+fn name(file: &Path) -> String {
+    const NAME_MAX: usize = 255;
+    let text = file.display().to_string();
+    // The second is the first in base64.
+    let is_content = text.contains("-----BEGIN") || text.contains("LS0tLS1CRUdJTi") || text.contains('\n');
+    if is_content || text.split('/').any(|part| part.len() > NAME_MAX) {
+        return "(given by its content; give the name of a file)".to_owned();
+    }
+    text
+}
+
+fn wrong(what: &str, file: &Path, why: impl fmt::Display) -> Error {
+    Error::new(Kind::Config, format!("can't use the {what} {}: {why}", name(file)))
 }
 
 fn pair(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Error> {
+    const KEY: &str = "private key";
     let chain = certificates("certificate", certificate)?;
     if let Some(end) = chain.first() {
-        ParsedCertificate::try_from(end).map_err(|e| wrong("certificate", certificate, e))?;
+        ParsedCertificate::try_from(end)
+            .map_err(|_| wrong("certificate", certificate, reasons::of_certificate(end)))?;
     }
-    let bytes = read("private key", key)?;
-    let secret = PrivateKeyDer::from_pem_slice(&bytes).map_err(|e| {
-        let why = match e {
-            pem::Error::NoItemsFound => {
-                "there is none in it that can be read: want PEM, PKCS#8, SEC1 or PKCS#1, not encrypted"
-                    .to_owned()
-            }
-            e => format!("it is no valid PEM: {e}"),
-        };
-        wrong("private key", key, why)
-    })?;
-    let certified = CertifiedKey::from_der(chain, secret, provider).map_err(|e| match e {
-        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-            wrong("private key", key, format!("it is not that of the certificate {}", certificate.display()))
-        }
-        e => wrong("private key", key, e),
-    })?;
-    Ok(Arc::new(certified))
+    let secret = pem::private_key(&read(KEY, key)?).map_err(|fault| wrong(KEY, key, fault))?;
+    let signer = provider.key_provider.load_private_key(secret.clone_key());
+    // Errors of `rustls` are never passed on where secrets are read.
+    let signer = signer.map_err(|_| wrong(KEY, key, reasons::of_key(&secret)))?;
+    let certified = CertifiedKey::new(chain, signer);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(Arc::new(certified)),
+        Err(_) => Err(wrong(KEY, key, format!("it is not that of the certificate {}", name(certificate)))),
+    }
 }
 
 fn certificates(what: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let bytes = read(what, file)?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    let all = all.map_err(|e| wrong(what, file, format!("it is no valid PEM: {e}")))?;
-    if all.is_empty() {
-        return Err(wrong(what, file, "there is none in it: want PEM, with a line BEGIN CERTIFICATE"));
-    }
-    Ok(all)
+    pem::certificates(&read(what, file)?).map_err(|fault| wrong(what, file, fault))
 }
 
 fn read(what: &str, file: &Path) -> Result<Vec<u8>, Error> {
@@ -102,11 +110,12 @@ fn verifier(
     const WHAT: &str = "authority of clients";
     let mut roots = RootCertStore::empty();
     for certificate in certificates(WHAT, file)? {
-        roots.add(certificate).map_err(|e| wrong(WHAT, file, e))?;
+        let reason = reasons::of_certificate(&certificate);
+        roots.add(certificate).map_err(|_| wrong(WHAT, file, reason))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     let builder = if required { builder } else { builder.allow_unauthenticated() };
-    let verifier = builder.build().map_err(|e| wrong(WHAT, file, e))?;
+    let verifier = builder.build().map_err(|_| wrong(WHAT, file, "none of its certificates can be used"))?;
     Ok(verifier)
 }
 
@@ -147,7 +156,9 @@ impl ResolvesServerCert for Chooser {
         let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let wanted = name.and_then(|name| ServerName::try_from(name).ok());
         let named = wanted.and_then(|name| self.keys.iter().find(|key| is_for(key, &name) && fits(key)));
-        named.or_else(|| self.keys.iter().find(fits)).cloned()
+        // With a key that fits nothing, `rustls` finds that client and server have nothing in common, and says
+        // so: handshake_failure. Without one its alert is access_denied, which means something else.
+        named.or_else(|| self.keys.iter().find(fits)).or(self.keys.first()).cloned()
     }
 }
 

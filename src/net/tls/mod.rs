@@ -2,6 +2,8 @@
 //! spoken within is not its business.
 
 mod certificates;
+mod pem;
+mod reasons;
 mod session;
 
 use std::fmt;
@@ -46,7 +48,8 @@ type Current = Arc<RwLock<Option<Arc<Loaded>>>>;
 
 impl Tls {
     /// A certificate (PEM, with the chain that leads to its authority behind it) and its private key
-    /// (PEM: PKCS#8, SEC1 or PKCS#1, not encrypted). Both may be in one file.
+    /// (PEM: PKCS#8, SEC1 or PKCS#1, not encrypted). Both may be in one file. Line ends may be those of any
+    /// system, the two characters `\n`, or missing.
     pub fn from_files(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Tls {
         let none = Spec { pairs: Vec::new(), clients: None };
         Tls { spec: Arc::new(none), current: Arc::default() }.and_files(certificate, key)
@@ -77,7 +80,8 @@ impl Tls {
     /// have.
     ///
     /// # Errors
-    /// What is wrong, and with which file. Then all stays as it was.
+    /// What is wrong, and with which file; its text has nothing of what is in the file, and may be shown to
+    /// clients. Then all stays as it was.
     pub fn reload(&self) -> Result<(), Error> {
         let loaded = self.spec.load()?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(loaded));

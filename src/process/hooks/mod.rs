@@ -3,6 +3,7 @@
 
 mod on_signal;
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -15,12 +16,20 @@ pub(crate) use on_signal::SignalHooks;
 
 /// A user's state, from a generation to the next: bytes, and which version of the program's own
 /// format they are in.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct UserState {
     /// For the reader to tell whether it knows the format. 0 when there is no state.
     pub version: u32,
     /// Whatever the program makes of them; empty when there is no state.
     pub bytes: Vec<u8>,
+}
+
+/// Without the bytes: they may be secret.
+impl fmt::Debug for UserState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = format_args!("{} bytes", self.bytes.len());
+        f.debug_struct("UserState").field("version", &self.version).field("bytes", &bytes).finish()
+    }
 }
 
 impl From<()> for UserState {
@@ -194,6 +203,12 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_state_is_debugged_by_its_length() {
+        let state = UserState { version: 7, bytes: b"a secret".to_vec() };
+        assert_eq!(format!("{state:?}"), "UserState { version: 7, bytes: 8 bytes }");
+    }
 
     #[test]
     fn hooks_run_in_order_and_tell_who_asked() {
