@@ -33,7 +33,7 @@ fn main() -> Result<(), heirloom::Error> {
     log::info!("pid {}", std::process::id());
     Server::new(move |req: Request| {
         let mut hits = counted.lock().unwrap_or_else(PoisonError::into_inner);
-        *hits.entry(req.uri().path().to_owned()).or_default() += 1;
+        *hits.entry(req.path().into_owned()).or_default() += 1;
         "counted\n"
     })
     .listen(listen)

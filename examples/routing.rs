@@ -59,9 +59,10 @@ fn main() -> Result<(), heirloom::Error> {
         .get("/me", |_: Request| "you, whoever you are\n")
         .put("/{id}", max_body(16, rename))
         .fallback(|_: Request| (StatusCode::NOT_FOUND, "users have no such thing\n"));
-    let router = Router::new().nest("/users", users).get("/v{version}/files/{*path}", file).fallback(
-        |req: Request| (StatusCode::NOT_FOUND, format!("there is nothing at {}\n", req.uri().path())),
-    );
+    let router = Router::new()
+        .nest("/users", users)
+        .get("/v{version}/files/{*path}", file)
+        .fallback(|req: Request| (StatusCode::NOT_FOUND, format!("there is nothing at {}\n", req.path())));
     log::info!("pid {}", std::process::id());
     Server::new(router).listen(listen).serve()
 }

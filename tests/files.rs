@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use heirloom::prelude::*;
+use heirloom::wrap::BasicAuth;
 use heirloom::{ServeDir, ServeFile};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -211,6 +212,111 @@ fn no_path_leads_out() {
     // The program's own choice may be anywhere.
     assert_eq!(fixture.client().get("/one").text(), "secret");
     assert_eq!(fixture.client().get("/gone").status, 404);
+}
+
+/// Whatever a path is spelled like: what is protected is protected, and every other file is served.
+#[test]
+fn a_protected_route_has_no_way_around_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for name in ["private", "@admin (1)", "caf\u{e9}", "in/private"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+        fs::write(root.join(name).join("x"), "secret").unwrap();
+        fs::write(root.join(name).join("index.html"), "secret").unwrap();
+    }
+    for name in ["open", "a@b+c (1).txt", "%70rivate", "caf\u{e9}.txt"] {
+        fs::write(root.join(name), name).unwrap();
+    }
+    let guard = || BasicAuth::user("private", "user", "password");
+    let handler = |_: Request| -> &str { unreachable!("nobody has the password") };
+    let guarded = || {
+        let nested = Router::new().any("/privat%65/{*rest}", handler.wrap(guard()));
+        Router::new()
+            .any("/private/{*rest}", handler.wrap(guard()))
+            .any("/@admin%20(1)/{*rest}", handler.wrap(guard()))
+            .any("/caf\u{e9}/{*rest}", handler.wrap(guard()))
+            .nest("/in", nested)
+    };
+    let by_path = |request: Request, next: Next<'_>| {
+        let protected = ["/private/", "/@admin%20(1)/", "/caf%C3%A9/", "/in/private/"];
+        if protected.iter().any(|prefix| request.path().starts_with(prefix)) {
+            return StatusCode::UNAUTHORIZED.into_response();
+        }
+        next.call(request)
+    };
+    let servers = [
+        guarded().fallback(ServeDir::new(root)),
+        guarded().get("/{*path}", ServeDir::new(root)),
+        Router::new().fallback(ServeDir::new(root).wrap(by_path)),
+        Router::new().nest("", Router::new().get("/{*path}", ServeDir::new(root).wrap(by_path))),
+    ];
+    let (protected, nothing) = (401, 404);
+    let cases = [
+        ("/private/x", protected),
+        ("/private/", protected),
+        ("/private/index.html", protected),
+        ("/private/gone", protected),
+        ("/%70rivate/x", protected),
+        ("/%70%72%69%76%61%74%65/%78", protected),
+        ("/privat%65/", protected),
+        ("/private/%2e%2e/private/x", protected),
+        ("/private/../private/x", protected),
+        ("/private//x", protected),
+        ("/private/./x", protected),
+        ("/private/%2Fx", protected),
+        ("http://host/%70rivate/x", protected),
+        ("http://host/private/", protected),
+        ("HTTP://host/%70rivate/", protected),
+        ("/@admin%20(1)/x", protected),
+        ("/%40admin%20%281%29/x", protected),
+        ("/%40%61dmin%20(1%29/", protected),
+        ("/caf%C3%A9/x", protected),
+        ("/caf%c3%a9/x", protected),
+        ("/c%61f\u{e9}/", protected),
+        ("/in/private/x", protected),
+        ("/in/%70rivate/", protected),
+        ("/%69n/%70rivate/x", protected),
+        // What names no file, however it is read.
+        ("/private%2Fx", nothing),
+        ("/private%2fx", nothing),
+        ("/in%2Fprivate%2fx", nothing),
+        ("/%2570rivate/x", nothing),
+        ("/%252e%252e/private/x", nothing),
+        ("/private%5Cx", nothing),
+        ("/private%00/x", nothing),
+        ("//private/x", nothing),
+        ("///private/", nothing),
+        ("/./private/x", nothing),
+        ("/%2e/private/x", nothing),
+        ("/%2e%2E/private/x", nothing),
+        ("/in/../private/x", nothing),
+        ("/in/%2e./private/", nothing),
+        ("/in//private/x", nothing),
+        ("/%2Fprivate/x", nothing),
+        ("http://host//private/x", nothing),
+        // The folder itself is not beneath itself: that it is there is not kept secret.
+        ("/private", 308),
+        ("/%70rivate", 308),
+        ("/open", 200),
+        ("/%6fpe%6E", 200),
+        ("/a@b+c%20(1).txt", 200),
+        ("/a%40b%2Bc%20%281%29.txt", 200),
+        ("/%2570rivate", 200),
+        ("/caf\u{e9}.txt", 200),
+    ];
+    for (which, router) in servers.into_iter().enumerate() {
+        let fixture =
+            Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(quick()));
+        let mut client = fixture.client();
+        for method in ["GET", "HEAD"] {
+            for (target, status) in cases {
+                client.send(format!("{method} {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+                let reply = client.reply_to(method);
+                assert_eq!(reply.status, status, "{method} {target} of server {which}: {reply:?}");
+                assert!(!reply.text().contains("secret"), "{method} {target} of server {which}");
+            }
+        }
+    }
 }
 
 #[test]

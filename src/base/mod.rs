@@ -5,6 +5,7 @@ pub(crate) mod close_reason;
 pub(crate) mod error;
 pub(crate) mod limits;
 pub(crate) mod log;
+pub(crate) mod percent;
 pub(crate) mod phase;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 pub(crate) mod status;

@@ -1,5 +1,6 @@
 //! What a handler may ask of a request beyond its head.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::Request;
+use crate::base::percent::normal_path;
 use crate::base::phase::{Drain, PhaseWatch};
 use crate::net::conn_info::{ClientWatch, PeerCredentials};
 #[cfg(feature = "tls")]
@@ -31,12 +33,43 @@ pub(crate) struct Trailers(pub(crate) HeaderMap);
 /// assert_eq!(response.body_mut().read_text().unwrap(), "Jø a/b Some(\"c=d\")");
 /// ```
 pub trait RequestExt: sealed::Sealed {
+    /// The path that routes are matched against and that `ServeDir` takes the name of a file from: the one of
+    /// the target, without the query, in the one spelling that all its spellings have in common. A guard that looks
+    /// at the path looks at this one, not at `uri().path()`, which is as the client sent it: `/%70rivate/x` is
+    /// `/private/x`.
+    ///
+    /// A character that a segment may hold as it is (letters, digits, ``-._~!$&'()*+,;=:@``) is not encoded;
+    /// every other byte is, with upper-case digits: `/caf%C3%A9`, and `%2F` for a slash that separates nothing. Nothing is
+    /// decoded twice (`%2570` stays), and no segment goes or comes: `//`, `/./` and `/../` are as they were sent,
+    /// so compare whole paths or beginnings of paths, and refuse dot segments if something behind you resolves them.
+    ///
+    /// It is made from `uri()` at each call, without an allocation if that is spelled so already. In a request made by hand, a path
+    /// with a `%` without its two digits, which the server and the router refuse, is left as it is.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    ///
+    /// /// Nobody gets what is beneath `/private/`.
+    /// fn guard(request: Request, next: Next) -> Response {
+    ///     if request.path().starts_with("/private/") {
+    ///         return StatusCode::FORBIDDEN.into_response();
+    ///     }
+    ///     next.call(request)
+    /// }
+    /// let handler = (|_: Request| "ok").wrap(guard);
+    /// for path in ["/private/x", "/%70rivate/x", "http://host/priv%61te/"] {
+    ///     let response = handler.call(http::Request::get(path).body(Body::empty()).unwrap());
+    ///     assert_eq!(response.status(), StatusCode::FORBIDDEN, "{path}");
+    /// }
+    /// ```
+    fn path(&self) -> Cow<'_, str>;
+
     /// The part of the path that stands for `{name}` or `{*name}` in the route's pattern,
     /// percent-decoded. None if the pattern has no such parameter.
     ///
     /// The path is matched before it is decoded, so the value of `{name}` may contain a `/` that
     /// the client sent as `%2F`, and any value may contain `..`: look before
-    /// using it as the name of a file.
+    /// using it as the name of a file. That of `{*name}` may be empty.
     fn param(&self, name: &str) -> Option<&str>;
 
     /// Every parameter of the path with its value, in the pattern's order.
@@ -233,6 +266,11 @@ pub trait RequestExt: sealed::Sealed {
 }
 
 impl RequestExt for Request {
+    fn path(&self) -> Cow<'_, str> {
+        let raw = self.uri().path();
+        normal_path(raw).unwrap_or(Cow::Borrowed(raw))
+    }
+
     fn param(&self, name: &str) -> Option<&str> {
         self.params().find(|(n, _)| *n == name).map(|(_, value)| value)
     }
@@ -364,9 +402,26 @@ mod tests {
         assert!(!req.wait_draining(Duration::from_millis(1)));
         assert!(!req.client_gone() && !req.client_watch().gone() && req.peer_credentials().is_none());
         assert_eq!((req.param("a"), req.pattern(), req.query_str()), (None, None, None));
-        assert_eq!(req.params().count(), 0);
+        assert_eq!((req.params().count(), &*req.path()), (0, "/"));
         assert_eq!(req.text().unwrap(), "text");
         assert_eq!(req.bytes().unwrap(), "");
+    }
+
+    #[test]
+    fn the_path_is_the_one_that_routes_see() {
+        let cases = [
+            ("/private/x?y=%70", "/private/x"),
+            ("/%70rivate/%78", "/private/x"),
+            ("http://host/%70rivate/é", "/private/%C3%A9"),
+            ("http://host", "/"),
+            ("/a%2f..%2F%2570//./b", "/a%2F..%2F%2570//./b"),
+            ("/100%", "/100%"),
+            ("*", "*"),
+        ];
+        for (target, path) in cases {
+            let request = http::Request::get(target).body(Body::empty()).unwrap();
+            assert_eq!(request.path(), path, "{target}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Which handler answers a request: by its path first, then by its method.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -7,8 +8,9 @@ use std::sync::Arc;
 use http::header::ALLOW;
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
-use matchit::InsertError;
+use matchit::{InsertError, Params};
 
+use crate::base::percent::{decoded_text, normal_path};
 use crate::net::scheduler::latency::Pace;
 use crate::web::handler::{Handler, Pattern, Resolved};
 use crate::web::response::{ResponseExt, plain};
@@ -17,13 +19,19 @@ use crate::{Request, Response};
 /// Answers each path and method with the handler registered for it.
 ///
 /// A pattern is a path, in which `{name}` stands for one segment or part of one (`/v{major}`,
-/// `/{id}.json`) and `{*name}` at the end for all the rest, at least one byte; `{{` and `}}` are
-/// the braces themselves. Where several patterns match, literal text goes before `{name}`, and
-/// that before `{*name}`. Handlers find the values with [`RequestExt::param`](crate::RequestExt::param).
+/// `/{id}.json`) and `{*name}` at the end for all the rest, which may be empty: `/a/{*rest}` matches
+/// `/a/`, but not `/a`. `{{` and `}}` are the braces themselves. Where several patterns match, literal
+/// text goes before `{name}`, and that before `{*name}`. Handlers find the values with
+/// [`RequestExt::param`](crate::RequestExt::param).
 ///
 /// The path decides first, then the method: a path with routes for other methods only is not
-/// looked for elsewhere. Paths are compared as the client sent them: `/a` and `/a/` differ, and
-/// nothing is decoded but the values of parameters.
+/// looked for elsewhere.
+///
+/// Paths and patterns are compared in one spelling, that of [`RequestExt::path`](crate::RequestExt::path):
+/// `/caf%C3%A9`, `/caf%c3%a9` and `/café` are the same path, and so are `/~user` and `/%7Euser`. An
+/// encoded slash (`%2F`) separates nothing. `/a`, `/a/`, `//a` and `/./a` all differ: neither empty
+/// segments nor dot segments are resolved. What that means for a route that protects others is in
+/// [`wrap`](crate::wrap#around-some-routes).
 ///
 /// | request | answer |
 /// | --- | --- |
@@ -31,7 +39,7 @@ use crate::{Request, Response};
 /// | a known path, another method | 405 with `Allow` |
 /// | HEAD where there is a GET | the handler of GET; the body is not sent |
 /// | OPTIONS without a route for it | 204 with `Allow`; for `*`, the methods of all routes |
-/// | a parameter that is not percent-encoded UTF-8 | 400 |
+/// | a path with a `%` without its two digits, or a parameter that is not UTF-8 | 400 |
 /// | a method that HTTP does not define and no route has; CONNECT | 501 |
 ///
 /// Registering can't fail: what can't be meant (a malformed pattern, a route registered twice, two
@@ -56,6 +64,8 @@ pub struct Router {
     paths: Vec<Path>,
     /// From a path to its index in `paths`.
     tree: matchit::Router<usize>,
+    /// What is in the tree for a `{*name}` that is empty. A route of the program's goes before.
+    implied: Vec<String>,
     fallbacks: Vec<Fallback>,
     fallback_tree: matchit::Router<usize>,
     mistakes: Vec<Mistake>,
@@ -65,6 +75,8 @@ pub struct Router {
 
 struct Path {
     pattern: Arc<Pattern>,
+    /// The pattern in the spelling that paths are compared in.
+    normal: String,
     routes: Vec<Route>,
     allow: HeaderValue,
 }
@@ -95,6 +107,7 @@ impl Router {
         Router {
             paths: Vec::new(),
             tree: matchit::Router::new(),
+            implied: Vec::new(),
             fallbacks: Vec::new(),
             fallback_tree: matchit::Router::new(),
             mistakes: Vec::new(),
@@ -176,7 +189,8 @@ impl Router {
 
     /// Adds the routes of `router`, with `prefix` before each of their patterns: `/users` under
     /// `/api` is `/api/users`, `/` is `/api/`, and an empty pattern is `/api`. The prefix may have
-    /// parameters. Handlers see the whole path.
+    /// parameters. Handlers see the whole path, and `ServeDir` looks for its parameter `path`, or else
+    /// for the whole path.
     ///
     /// ```
     /// use heirloom::prelude::*;
@@ -230,34 +244,53 @@ impl Router {
         if method == Some(&Method::CONNECT) {
             return Err(format!("{label}: CONNECT has no path and can't be routed"));
         }
+        let parsed = parsed(pattern).map_err(|why| format!("{label}: {why}"))?;
         let mut numbered = self.paths.iter().enumerate();
-        if let Some((index, path)) = numbered.find(|(_, p)| p.pattern.text == pattern) {
+        if let Some((index, path)) = numbered.find(|(_, p)| p.normal == parsed.normal) {
             if path.routes.iter().any(|r| r.method.as_ref() == method) {
                 return Err(format!("{label} is registered twice"));
             }
             return Ok(index);
         }
-        let names = names(pattern).map_err(|why| format!("{label}: {why}"))?;
         let index = self.paths.len();
-        match self.tree.insert(pattern, index) {
+        match self.insert(&parsed.normal, index) {
             Ok(()) => {
-                let pattern = Arc::new(Pattern { text: pattern.to_owned(), names });
-                self.paths.push(Path { pattern, routes: Vec::new(), allow: allow(&[]) });
+                if let Some(empty) = parsed.without_rest() {
+                    // An error means that the program has a route for it.
+                    if self.tree.insert(empty, index).is_ok() {
+                        self.implied.push(empty.to_owned());
+                    }
+                }
+                let pattern = Arc::new(Pattern { text: pattern.to_owned(), names: parsed.names });
+                let normal = parsed.normal;
+                self.paths.push(Path { pattern, normal, routes: Vec::new(), allow: allow(&[]) });
                 Ok(index)
             }
             Err(InsertError::Conflict { with }) => {
-                let other = self.paths.iter().find(|p| p.pattern.text == with).and_then(|p| p.routes.first());
-                let other = other.map_or(with.clone(), |r| Label(r.method.as_ref(), &with).to_string());
+                let of = |p: &&Path| p.normal == with;
+                let other = self.paths.iter().find(of).and_then(|p| Some((p, p.routes.first()?)));
+                let other = other
+                    .map_or(with.clone(), |(p, r)| Label(r.method.as_ref(), &p.pattern.text).to_string());
                 Err(format!("{label} conflicts with {other}: some paths would match both"))
             }
             Err(e) => Err(format!("{label}: {}", malformed(&e))),
         }
     }
 
+    /// Into the tree, in place of what is only implied.
+    fn insert(&mut self, normal: &str, index: usize) -> Result<(), InsertError> {
+        let inserted = self.tree.insert(normal, index);
+        let Err(InsertError::Conflict { with }) = &inserted else { return inserted };
+        let Some(at) = self.implied.iter().position(|implied| implied == with) else { return inserted };
+        self.tree.remove(self.implied.swap_remove(at));
+        self.tree.insert(normal, index)
+    }
+
     fn add_fallback(&mut self, prefix: String, route: Route) {
         let index = self.fallbacks.len();
-        let added = names(&format!("{prefix}/")).and_then(|_| {
-            let patterns = [format!("{prefix}/"), format!("{prefix}/{{*rest}}"), prefix.clone()];
+        let added = parsed(&format!("{prefix}/")).and_then(|Parsed { normal, .. }| {
+            let bare = normal.strip_suffix('/').unwrap_or_default().to_owned();
+            let patterns = [format!("{normal}{{*rest}}"), normal, bare];
             for pattern in patterns.into_iter().filter(|p| !p.is_empty()) {
                 self.fallback_tree.insert(pattern, index).map_err(|e| match e {
                     InsertError::Conflict { .. } => "there is another one for the same paths".to_owned(),
@@ -290,15 +323,18 @@ impl Handler for Router {
     }
 
     fn resolve(&self, head: &Parts) -> Resolved<'_> {
-        let (method, path) = (&head.method, head.uri.path());
+        let method = &head.method;
         if *method == Method::CONNECT {
             // A 2xx would open a tunnel.
             return refused(plain(StatusCode::NOT_IMPLEMENTED));
         }
-        let hit = self.tree.at(path).ok();
+        let Some(asked) = normal_path(head.uri.path()) else {
+            return refused(plain(StatusCode::BAD_REQUEST));
+        };
+        let hit = self.tree.at(&asked).ok();
         if let Some((path, hit)) = hit.and_then(|hit| Some((self.paths.get(*hit.value)?, hit))) {
             return match path.route(method) {
-                Some(route) => match hit.params.iter().map(|(_, raw)| decoded(raw)).collect() {
+                Some(route) => match path.values(&hit.params) {
                     Some(values) => route.resolve(head, Some(&path.pattern), values),
                     None => refused(plain(StatusCode::BAD_REQUEST)),
                 },
@@ -307,11 +343,11 @@ impl Handler for Router {
                 None => refused(plain(StatusCode::NOT_IMPLEMENTED)),
             };
         }
-        if path == "*" && *method == Method::OPTIONS {
+        if asked == "*" && *method == Method::OPTIONS {
             let all = allow(self.paths.iter().flat_map(|p| &p.routes));
             return refused(allowing(StatusCode::NO_CONTENT, &all));
         }
-        let hit = self.fallback_tree.at(path).ok();
+        let hit = self.fallback_tree.at(&asked).ok();
         if let Some(fallback) = hit.and_then(|hit| self.fallbacks.get(*hit.value)) {
             return fallback.route.resolve(head, None, Vec::new());
         }
@@ -367,6 +403,15 @@ impl Path {
         let of = |wanted: Option<&Method>| self.routes.iter().find(|r| r.method.as_ref() == wanted);
         let get = || if *method == Method::HEAD { of(Some(&Method::GET)) } else { None };
         of(Some(method)).or_else(get).or_else(|| of(None))
+    }
+
+    /// The parameters' values, decoded. None if one is not UTF-8.
+    fn values(&self, params: &Params<'_, '_>) -> Option<Vec<String>> {
+        let mut values: Vec<String> =
+            params.iter().map(|(_, raw)| decoded_text(raw)).collect::<Option<_>>()?;
+        // An empty rest is none of the tree's parameters.
+        values.resize_with(self.pattern.names.len(), String::new);
+        Some(values)
     }
 }
 
@@ -445,28 +490,51 @@ fn allow<'r>(routes: impl IntoIterator<Item = &'r Route>) -> HeaderValue {
     HeaderValue::try_from(methods.join(", ")).unwrap_or(HeaderValue::from_static("OPTIONS"))
 }
 
-/// The names of a pattern's parameters, or why no path can match it.
-fn names(pattern: &str) -> Result<Vec<String>, String> {
+/// A pattern, taken apart.
+struct Parsed {
+    /// In the spelling that paths are compared in.
+    normal: String,
+    /// Of its parameters.
+    names: Vec<String>,
+    /// Where in `normal` a final `{*name}` begins.
+    rest: Option<usize>,
+}
+
+impl Parsed {
+    /// What matches the paths where the rest is empty.
+    fn without_rest(&self) -> Option<&str> {
+        self.normal.get(..self.rest?)
+    }
+}
+
+/// Takes a pattern apart, or says why no path can match it.
+fn parsed(pattern: &str) -> Result<Parsed, String> {
     if !pattern.starts_with('/') {
         return Err("a pattern begins with '/'".into());
     }
     if let Some(c) = pattern.chars().find(|c| matches!(c, '?' | '#') || c.is_whitespace() || c.is_control()) {
         return Err(format!("no path has a {c:?}"));
     }
-    let mut names: Vec<String> = Vec::new();
-    let mut rest = pattern;
-    while let Some((_, from)) = rest.find(['{', '}']).and_then(|at| rest.split_at_checked(at)) {
+    let spelled = |literal: &str| {
+        let why = "a '%' comes before two hexadecimal digits (one that is meant as such is %25)";
+        normal_path(literal).map(Cow::into_owned).ok_or(why)
+    };
+    let (mut normal, mut names, mut last) = (String::new(), Vec::<String>::new(), None);
+    let (mut literal, mut rest) = (String::new(), pattern);
+    while let Some((before, from)) = rest.find(['{', '}']).and_then(|at| rest.split_at_checked(at)) {
+        literal.push_str(before);
         let mut chars = from.chars();
         let brace = chars.next().unwrap_or_default();
         rest = chars.as_str();
-        if let Some(literal) = rest.strip_prefix(brace) {
-            rest = literal;
+        if let Some(after) = rest.strip_prefix(brace) {
+            literal.push(brace);
+            rest = after;
             continue;
         }
-        let Some((name, after)) = rest.split_once('}').filter(|_| brace == '{') else {
+        let Some((param, after)) = rest.split_once('}').filter(|_| brace == '{') else {
             return Err("a brace has no partner (one that is meant as such is written twice)".into());
         };
-        let name = name.strip_prefix('*').unwrap_or(name);
+        let name = param.strip_prefix('*').unwrap_or(param);
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) {
             return Err(format!("{name:?} is no name for a parameter"));
         }
@@ -474,9 +542,14 @@ fn names(pattern: &str) -> Result<Vec<String>, String> {
             return Err(format!("two parameters are named {name:?}"));
         }
         names.push(name.into());
+        normal.push_str(&spelled(&std::mem::take(&mut literal))?);
+        last = (name != param).then_some(normal.len());
+        normal.push_str(&format!("{{{param}}}"));
         rest = after;
     }
-    Ok(names)
+    literal.push_str(rest);
+    normal.push_str(&spelled(&literal)?);
+    Ok(Parsed { normal, names, rest: last })
 }
 
 fn malformed(e: &InsertError) -> &'static str {
@@ -485,21 +558,6 @@ fn malformed(e: &InsertError) -> &'static str {
         InsertError::InvalidCatchAll => "{*name} can only be a whole segment, and the last",
         _ => "the pattern is malformed",
     }
-}
-
-/// None if a `%` is not followed by two hexadecimal digits, or the result is not UTF-8.
-fn decoded(raw: &str) -> Option<String> {
-    let mut parts = raw.split('%');
-    let mut bytes = Vec::with_capacity(raw.len());
-    bytes.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
-    for part in parts {
-        let (hex, text) = part.as_bytes().split_at_checked(2)?;
-        let digit = |b: u8| char::from(b).to_digit(16);
-        let [high, low] = *hex else { return None };
-        bytes.push(u8::try_from(digit(high)? << 4 | digit(low)?).ok()?);
-        bytes.extend_from_slice(text);
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -575,7 +633,8 @@ mod tests {
             ("GET /users/", "404 404 Not Found"),
             ("GET /users/7/", "404 404 Not Found"),
             ("GET /users/me/", "404 404 Not Found"),
-            ("GET /files/", "404 404 Not Found"),
+            ("GET /files/", "200 file /files/{*path} path="),
+            ("GET /files", "404 404 Not Found"),
             ("GET //", "404 404 Not Found"),
             ("GET *", "404 404 Not Found"),
         ];
@@ -599,9 +658,98 @@ mod tests {
             ("GET /%%34", "400 400 Bad Request"),
         ];
         check(&router, &cases);
-        for raw in ["%€", "%4€", "€%41"] {
-            assert_eq!(decoded(raw).is_some(), raw.starts_with('€'), "{raw}");
-        }
+    }
+
+    #[test]
+    fn paths_and_patterns_have_one_spelling() {
+        let router = Router::new()
+            .get("/café", says("café"))
+            .get("/%7Euser", says("user"))
+            .get("/a b/{v}".replace(' ', "%20").as_str(), says("space"))
+            .get("/@{name}(1)", says("at"))
+            .get("/a%2fb", says("slash"))
+            .get("/{{x}}", says("braces"))
+            .nest("/pr%69vate", Router::new().get("/ü/{*rest}", says("nested")).fallback(says("private")));
+        let cases = [
+            ("GET /caf%C3%A9", "200 café /café"),
+            ("GET /caf%c3%a9", "200 café /café"),
+            ("GET /%63af%c3%A9", "200 café /café"),
+            ("GET /café", "200 café /café"),
+            ("GET /~user", "200 user /%7Euser"),
+            ("GET /%7euser", "200 user /%7Euser"),
+            ("GET /%7Euser", "200 user /%7Euser"),
+            ("GET /a%20b/%7Ec%2fd", "200 space /a%20b/{v} v=~c/d"),
+            ("GET /%40%C3%A9%281%29", "200 at /@{name}(1) name=é"),
+            ("GET /@x(1)", "200 at /@{name}(1) name=x"),
+            ("GET /a%2Fb", "200 slash /a%2fb"),
+            ("GET /a/b", "404 404 Not Found"),
+            ("GET /a%252Fb", "404 404 Not Found"),
+            ("GET /%7bx%7D", "200 braces /{{x}}"),
+            ("GET /{x}", "200 braces /{{x}}"),
+            ("GET /private/%C3%BC/%70%2f", "200 nested /pr%69vate/ü/{*rest} rest=p/"),
+            ("GET /%70rivate/ü/", "200 nested /pr%69vate/ü/{*rest} rest="),
+            ("GET http://h/%70rivate/x", "200 private -"),
+            ("GET /privat%65/", "200 private -"),
+            ("GET /%70rivate", "200 private -"),
+            ("GET /private%2Fx", "404 404 Not Found"),
+            ("GET /%2570rivate/x", "404 404 Not Found"),
+            ("GET //private/x", "404 404 Not Found"),
+            ("GET /./private/x", "404 404 Not Found"),
+            ("GET /x/../private/x", "404 404 Not Found"),
+            ("GET /Private/x", "404 404 Not Found"),
+            ("GET /%", "400 400 Bad Request"),
+            ("GET /caf%C3%A", "400 400 Bad Request"),
+        ];
+        check(&router, &cases);
+    }
+
+    #[test]
+    fn a_rest_may_be_empty() {
+        let router = Router::new()
+            .any("/private/{*rest}", says("guard"))
+            .get("/t/{id}/{*rest}", says("of id"))
+            .get("/own/{*rest}", says("rest"))
+            .get("/own/", says("own"))
+            .get("/{*all}", says("all"));
+        let cases = [
+            ("GET /private/", "200 guard /private/{*rest} rest="),
+            ("PUT /%70rivate/", "200 guard /private/{*rest} rest="),
+            ("GET /private/x", "200 guard /private/{*rest} rest=x"),
+            ("GET /private//", "200 guard /private/{*rest} rest=/"),
+            ("GET /private", "200 all /{*all} all=private"),
+            ("GET /t/7/", "200 of id /t/{id}/{*rest} id=7&rest="),
+            ("GET /t/7/8", "200 of id /t/{id}/{*rest} id=7&rest=8"),
+            ("GET /own/", "200 own /own/"),
+            ("GET /own/x", "200 rest /own/{*rest} rest=x"),
+            ("PUT /own/", "405 [GET, HEAD, OPTIONS] 405 Method Not Allowed"),
+            ("GET /", "200 all /{*all} all="),
+        ];
+        check(&router, &cases);
+
+        // Whichever is registered first: a route of the program's own goes before.
+        let first = Router::new().get("/", says("own")).get("/{*all}", says("all"));
+        let last = Router::new().get("/{*all}", says("all")).get("/", says("own")).post("/", says("post"));
+        check(&first, &[("GET /", "200 own /"), ("GET /x", "200 all /{*all} all=x")]);
+        let cases = [("GET /", "200 own /"), ("POST /", "200 post /"), ("GET /x", "200 all /{*all} all=x")];
+        check(&last, &cases);
+        let named = Router::new()
+            .get("/{a}/{*rest}", says("rest"))
+            .get("/{b}/", says("own"))
+            .get("/lit/{*rest}", says("lit"));
+        let cases = [
+            ("GET /x/", "200 own /{b}/ b=x"),
+            ("GET /x/y", "200 rest /{a}/{*rest} a=x&rest=y"),
+            ("GET /lit/", "200 lit /lit/{*rest} rest="),
+        ];
+        check(&named, &cases);
+        let nested = Router::new().nest("/n", Router::new().any("/{*rest}", says("n")).get("/", says("own")));
+        check(&nested, &[("GET /n/", "200 own /n/"), ("GET /n/x", "200 n /n/{*rest} rest=x")]);
+        // Wherever there are routes of both kinds, no path is without one.
+        let fallback = Router::new().any("/private/{*rest}", says("guard")).fallback(says("fallback"));
+        check(
+            &fallback,
+            &[("GET /private/", "200 guard /private/{*rest} rest="), ("GET /private", "200 fallback -")],
+        );
     }
 
     #[test]
@@ -731,6 +879,19 @@ mod tests {
             (Router::new().get("", ok()), "GET : a pattern begins with '/'"),
             (Router::new().get("/a?b", ok()), "GET /a?b: no path has a '?'"),
             (Router::new().get("/a b", ok()), "GET /a b: no path has a ' '"),
+            (
+                Router::new().get("/100%", ok()),
+                "GET /100%: a '%' comes before two hexadecimal digits (one that is meant as such is %25)",
+            ),
+            (
+                Router::new().get("/%{x}", ok()),
+                "GET /%{x}: a '%' comes before two hexadecimal digits (one that is meant as such is %25)",
+            ),
+            (Router::new().get("/é", ok()).get("/%c3%a9", ok()), "GET /%c3%a9 is registered twice"),
+            (
+                Router::new().get("/é/{a}", ok()).get("/%C3%A9/{b}", ok()),
+                "GET /%C3%A9/{b} conflicts with GET /é/{a}: some paths would match both",
+            ),
             (Router::new().get("/{}", ok()), "GET /{}: \"\" is no name for a parameter"),
             (Router::new().get("/{a/b}", ok()), "GET /{a/b}: \"a/b\" is no name for a parameter"),
             (Router::new().get("/{a}/{a}", ok()), "GET /{a}/{a}: two parameters are named \"a\""),

@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
 use httparse::Status::{Complete, Partial};
 
 use crate::base::limits::Limits;
+use crate::base::percent::{is_name_byte, is_well_formed};
 use crate::web::fields::elements;
 
 /// A request head, and what it says about what follows.
@@ -327,7 +328,7 @@ fn parse_target(method: &Method, target: &str, shared: Bytes) -> Result<Uri, Ref
         target.starts_with('/') || (matches!(uri.scheme_str(), Some("http" | "https")) && names_host)
     };
     // Who decodes the path must not have to guess. In queries people write "100%".
-    if fits && is_encoded(uri.path().as_bytes()) { Ok(uri) } else { Err(BAD_TARGET) }
+    if fits && is_well_formed(uri.path().as_bytes()) { Ok(uri) } else { Err(BAD_TARGET) }
 }
 
 /// What the fields that matter here say, gathered in the one walk over all fields.
@@ -460,31 +461,7 @@ fn is_registered_name(name: &[u8]) -> bool {
     if name.iter().all(|&byte| is_name_byte(byte)) {
         return true;
     }
-    name.iter().all(|&byte| byte == b'%' || is_name_byte(byte)) && is_encoded(name)
-}
-
-/// Whether each `%` has its two digits (RFC 3986 §2.1).
-fn is_encoded(text: &[u8]) -> bool {
-    let mut parts = text.split(|&byte| byte == b'%');
-    parts.next();
-    parts.all(|part| matches!(part, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()))
-}
-
-/// `unreserved / sub-delims` (RFC 3986 §2.2, §2.3). Looked up, since each request has a Host.
-fn is_name_byte(byte: u8) -> bool {
-    #[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "up to 256")]
-    const NAME_BYTES: [bool; 256] = {
-        let mut table = [false; 256];
-        let mut byte = 0;
-        while byte < 256 {
-            table[byte] = matches!(byte as u8,
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~'
-                | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=');
-            byte += 1;
-        }
-        table
-    };
-    NAME_BYTES.get(usize::from(byte)).is_some_and(|is_one| *is_one)
+    name.iter().all(|&byte| byte == b'%' || is_name_byte(byte)) && is_well_formed(name)
 }
 
 #[cfg(test)]

@@ -8,8 +8,13 @@ pub(crate) mod parcel;
 pub(crate) mod pid_file;
 pub(crate) mod state_file;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
+
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
+
+use crate::base::percent;
 
 /// The version of the protocol that this crate speaks. HELLO carries it both ways; the lower one is
 /// spoken.
@@ -158,33 +163,17 @@ impl fmt::Display for Message {
     }
 }
 
-/// Percent-encodes what is not plain in a value: separators, spaces, control bytes, non-ASCII.
+/// What is not plain in a value: separators, spaces, control bytes, and with them all non-ASCII.
+const SPECIAL: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b',').add(b';').add(b'=');
+
+/// Percent-encodes what is not plain in a value.
 pub(crate) fn escape(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len());
-    for &byte in bytes {
-        match byte {
-            b'%' | b',' | b';' | b'=' | 0..=b' ' | 0x7f.. => out.push_str(&format!("%{byte:02X}")),
-            _ => out.push(char::from(byte)),
-        }
-    }
-    out
+    percent_encode(bytes, SPECIAL).to_string()
 }
 
 /// Undoes [`escape`].
 pub(crate) fn unescape(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if byte == b'%' {
-            let (hex, after) = rest.split_at_checked(2)?;
-            out.push(u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()?);
-            rest = after;
-        } else {
-            out.push(byte);
-        }
-    }
-    Some(out)
+    percent::decoded(text).map(Cow::into_owned)
 }
 
 #[cfg(test)]

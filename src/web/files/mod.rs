@@ -15,6 +15,7 @@ use http::header::{
 use http::{HeaderValue, Method, StatusCode};
 
 use crate::base::log::error;
+use crate::base::percent::decoded_text;
 use crate::web::coding::{accepts_gzip, vary};
 use crate::web::conditional::Validators;
 use crate::web::fields::ascii;
@@ -104,15 +105,17 @@ impl ServeDir {
     }
 
     fn answer(&self, request: &Request) -> Result<Response, StatusCode> {
-        let raw = request.uri().path();
+        let path = request.path();
+        if path.contains("%2F") {
+            // No name has a slash in it.
+            return Err(StatusCode::NOT_FOUND);
+        }
         let whole;
         let asked = match request.param("path") {
-            // A name can't have a slash in it.
-            Some(_) if encodes_slash(raw) => return Err(StatusCode::NOT_FOUND),
             Some(path) => path,
-            None if encodes_slash(raw) => return Err(StatusCode::NOT_FOUND),
             None => {
-                whole = decoded(raw.strip_prefix('/').unwrap_or(raw)).ok_or(StatusCode::BAD_REQUEST)?;
+                let path = path.strip_prefix('/').unwrap_or(&path);
+                whole = decoded_text(path).ok_or(StatusCode::BAD_REQUEST)?;
                 &whole
             }
         };
@@ -358,27 +361,4 @@ fn kind(name: &Path) -> HeaderValue {
     let text = kind.starts_with("text/") || kind == "application/javascript";
     let value = if text { HeaderValue::try_from(format!("{kind}; charset=utf-8")).ok() } else { None };
     value.unwrap_or(HeaderValue::from_static(kind))
-}
-
-fn encodes_slash(raw: &str) -> bool {
-    raw.as_bytes().windows(3).any(|three| three.eq_ignore_ascii_case(b"%2f"))
-}
-
-/// Percent-decoded; None if that is no UTF-8, or no encoding.
-fn decoded(raw: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(raw.len());
-    let mut rest = raw.as_bytes();
-    while let Some((byte, after)) = rest.split_first() {
-        rest = after;
-        if *byte != b'%' {
-            bytes.push(*byte);
-            continue;
-        }
-        let (hex, after) = rest.split_at_checked(2)?;
-        let digit = |b: u8| char::from(b).to_digit(16);
-        let [high, low] = *hex else { return None };
-        bytes.push(u8::try_from(digit(high)? << 4 | digit(low)?).ok()?);
-        rest = after;
-    }
-    String::from_utf8(bytes).ok()
 }

@@ -22,7 +22,7 @@ pub use wrapped::{Next, Wrapped, Wrapper};
 ///
 /// ```
 /// use heirloom::prelude::*;
-/// let handler = |req: Request| format!("you asked for {}\n", req.uri().path());
+/// let handler = |req: Request| format!("you asked for {}\n", req.path());
 /// let mut response = Handler::call(&handler, http::Request::get("/x").body(Body::empty()).unwrap());
 /// assert_eq!(response.body_mut().read_text().unwrap(), "you asked for /x\n");
 /// ```

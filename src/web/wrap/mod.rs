@@ -28,7 +28,9 @@
 //! assert_eq!(handler.check(), Ok(()));
 //! ```
 //!
-//! Around one route or some of them, as well as around all:
+//! # Around some routes
+//!
+//! A wrapper around one handler guards the paths of that handler's route, and nothing else:
 //!
 //! ```
 //! use heirloom::prelude::*;
@@ -40,6 +42,15 @@
 //!     .any("/inside/{*rest}", inside.wrap(BasicAuth::user("inside", "admin", "not this one")));
 //! assert_eq!(router.check(), Ok(()));
 //! ```
+//!
+//! - `{*rest}` may be empty: the route is `/inside/` and all beneath it, however the client spells it
+//!   ([`RequestExt::path`](crate::RequestExt::path)). `/inside` itself is another path: it goes to the fallback. `ServeDir` has
+//!   only a redirect to `/inside/` for it, which shows that there is such a directory.
+//! - [`Router::any`](crate::Router::any) guards every method. With `get` the others are 405, for the path decides first.
+//! - A wrapper that looks at the path itself, around several routes, looks at `request.path()`.
+//! - A guard stands before a path, not before a file. What else leads to the file (a link, a file system that
+//!   ignores the case of names, `report.gz` beside `report`) is not guarded. The surest way is a directory of its own for
+//!   what is protected, with its own `ServeDir` behind the guard.
 
 mod access_log;
 mod basic_auth;

@@ -1,0 +1,221 @@
+//! Percent-encoding (RFC 3986 §2.1): paths in their one spelling, and what a text decodes to.
+//!
+//! Whatever guards a path and whatever opens a file by it must agree on which path it is. So there is one spelling for
+//! each: a byte that may stand in a segment as it is (`pchar`, RFC 3986 §3.3) does, and every other one is `%XX` with upper-case
+//! digits. That is more than RFC 3986 §6.2.2 asks for, which leaves `%40` and `@` apart: files have one name for both, and
+//! a guard on `/@admin/` must see the first, too.
+
+use std::borrow::Cow;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
+
+/// Everything but `pchar`.
+const IN_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'@');
+
+/// The one spelling of a path. It has the same segments, which decode to the same bytes: `%2F` stays, for it is no separator,
+/// and neither `//` nor dot segments are resolved. None if a `%` lacks its two digits.
+///
+/// A path that is spelled so already, as nearly all are, is passed on without an allocation.
+pub(crate) fn normal_path(raw: &str) -> Option<Cow<'_, str>> {
+    if raw.bytes().all(is_path_byte) {
+        return Some(Cow::Borrowed(raw));
+    }
+    let mut normal = String::with_capacity(raw.len());
+    for (at, segment) in raw.split('/').enumerate() {
+        if at > 0 {
+            normal.push('/');
+        }
+        normal.extend(percent_encode(&decoded(segment)?, IN_SEGMENT));
+    }
+    Some(Cow::Owned(normal))
+}
+
+/// What a text stands for. None if a `%` lacks its two digits.
+pub(crate) fn decoded(text: &str) -> Option<Cow<'_, [u8]>> {
+    is_well_formed(text.as_bytes()).then(|| percent_decode(text.as_bytes()).into())
+}
+
+/// As [`decoded`], where that is UTF-8.
+pub(crate) fn decoded_text(text: &str) -> Option<String> {
+    String::from_utf8(decoded(text)?.into_owned()).ok()
+}
+
+/// Whether each `%` has its two digits. `percent_decode` would let others stand.
+pub(crate) fn is_well_formed(text: &[u8]) -> bool {
+    let mut parts = text.split(|&byte| byte == b'%');
+    parts.next();
+    parts.all(|part| matches!(part, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()))
+}
+
+/// `unreserved / sub-delims` (RFC 3986 §2.2, §2.3). Looked up, since each request has a Host and a path.
+pub(crate) fn is_name_byte(byte: u8) -> bool {
+    NAME_BYTES.get(usize::from(byte)).is_some_and(|is_one| *is_one)
+}
+
+/// `pchar` without `%`, or `/`.
+fn is_path_byte(byte: u8) -> bool {
+    is_name_byte(byte) || matches!(byte, b'/' | b':' | b'@')
+}
+
+#[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "up to 256")]
+const NAME_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(byte as u8,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~'
+            | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=');
+        byte += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn each_path_has_one_spelling() {
+        let cases = [
+            ("/private/x", Some("/private/x")),
+            ("/%70rivate/x", Some("/private/x")),
+            ("/%7Euser/%2d%2E%5f", Some("/~user/-._")),
+            ("/café", Some("/caf%C3%A9")),
+            ("/caf%c3%a9", Some("/caf%C3%A9")),
+            ("/%ff%Fe", Some("/%FF%FE")),
+            // Decoded once.
+            ("/%2570rivate", Some("/%2570rivate")),
+            ("/%25%37%30", Some("/%2570")),
+            // No separator, no end, no other separator.
+            ("/a%2fb", Some("/a%2Fb")),
+            ("/a%5cb\\c", Some("/a%5Cb%5Cc")),
+            ("/a%00%3f%23%20", Some("/a%00%3F%23%20")),
+            // What a segment may hold has no other meaning here.
+            ("/%40a%3A%21%24%26%27%28%29%2a%2B%2c%3b%3D", Some("/@a:!$&'()*+,;=")),
+            ("/{a}|\"<^`>", Some("/%7Ba%7D%7C%22%3C%5E%60%3E")),
+            // Which segments there are stays.
+            ("//a///b/", Some("//a///b/")),
+            ("/./a/../%2e%2E/b", Some("/./a/../../b")),
+            ("/", Some("/")),
+            ("", Some("")),
+            ("*", Some("*")),
+            ("/%", None),
+            ("/%4", None),
+            ("/%4x", None),
+            ("/%+4", None),
+            ("/%%34", None),
+            ("/%4/1", None),
+            ("/%€", None),
+            ("/%4€", None),
+        ];
+        for (raw, want) in cases {
+            assert_eq!(normal_path(raw).as_deref(), want, "{raw}");
+        }
+        assert!(matches!(normal_path("/users/7/a.b-c_d~e@f:g;h=i,j"), Some(Cow::Borrowed(_))));
+    }
+
+    #[test]
+    fn the_table_and_the_set_say_the_same() {
+        for byte in 0..=255_u8 {
+            let kept = percent_encode(&[byte], IN_SEGMENT).to_string().len() == 1;
+            assert_eq!(kept, is_path_byte(byte) && byte != b'/', "{byte:#x}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_encoded_is_decoded() {
+        let cases: [(&str, Option<&[u8]>); 10] = [
+            ("", Some(b"")),
+            ("a+b", Some(b"a+b")),
+            ("100%25+%61", Some(b"100%+a")),
+            ("%ff%00", Some(b"\xff\0")),
+            ("%2F%2f", Some(b"//")),
+            ("%", None),
+            ("%F", None),
+            ("%+F", None),
+            ("% F", None),
+            ("a%fg", None),
+        ];
+        for (text, want) in cases {
+            assert_eq!(decoded(text).as_deref(), want, "{text}");
+        }
+        assert_eq!(decoded_text("J%C3%B8").as_deref(), Some("Jø"));
+        assert_eq!(decoded_text("%C3"), None);
+    }
+
+    /// Paths of what is encoded, what is not, and what separates.
+    fn paths() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            "%[0-9a-fA-F]{2}",
+            "[a-z.~@+;:/\\\\ é{]",
+            Just("/".to_owned()),
+            Just("..".to_owned()),
+            Just("%2e".to_owned()),
+            Just("%2F".to_owned()),
+            Just("%25".to_owned()),
+        ];
+        prop::collection::vec(piece, 0..12).prop_map(|pieces| format!("/{}", pieces.concat()))
+    }
+
+    fn segments(path: &str) -> Vec<Vec<u8>> {
+        path.split('/').map(|segment| decoded(segment).unwrap().into_owned()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_spelling_is_its_own(raw in paths()) {
+            let normal = normal_path(&raw).unwrap();
+            prop_assert_eq!(normal_path(&normal).unwrap(), &*normal);
+            prop_assert!(normal.is_ascii());
+        }
+
+        #[test]
+        fn which_segments_there_are_and_what_they_stand_for_stays(raw in paths()) {
+            prop_assert_eq!(segments(&normal_path(&raw).unwrap()), segments(&raw));
+        }
+
+        #[test]
+        fn what_stands_for_the_same_is_spelled_the_same(
+            raw in paths(),
+            encoded in prop::collection::vec(0..3_u8, 40),
+        ) {
+            // Another spelling of the same segments.
+            let mut other = String::new();
+            for (at, segment) in segments(&raw).into_iter().enumerate() {
+                other.push_str(if at > 0 { "/" } else { "" });
+                for (byte, how) in segment.into_iter().zip(encoded.iter().cycle()) {
+                    match how {
+                        0 if is_path_byte(byte) && byte != b'/' => other.push(char::from(byte)),
+                        1 => other.push_str(&format!("%{byte:02x}")),
+                        _ => other.push_str(&format!("%{byte:02X}")),
+                    }
+                }
+            }
+            prop_assert_eq!(normal_path(&other), normal_path(&raw));
+        }
+
+        #[test]
+        fn any_text_has_one_or_none(raw in "\\PC*") {
+            prop_assert_eq!(normal_path(&raw).is_some(), is_well_formed(raw.as_bytes()));
+        }
+    }
+}
