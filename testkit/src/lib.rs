@@ -7,6 +7,8 @@ mod client;
 mod crowd;
 mod facts;
 mod family;
+pub mod golden;
+pub mod handover;
 mod journal;
 mod proc;
 mod shell;

@@ -75,11 +75,22 @@ impl Proc {
         proc
     }
 
+    /// Runs `command` with this standard input, and waits for nothing.
     #[track_caller]
-    fn spawn(mut command: Command, family_of: impl FnOnce(Pid) -> Family) -> (Proc, Pid) {
+    pub fn begin(command: Command, input: Stdio) -> Proc {
+        Proc::spawn_with(command, input, Family::of).0
+    }
+
+    #[track_caller]
+    fn spawn(command: Command, family_of: impl FnOnce(Pid) -> Family) -> (Proc, Pid) {
+        Proc::spawn_with(command, Stdio::null(), family_of)
+    }
+
+    #[track_caller]
+    fn spawn_with(mut command: Command, input: Stdio, family_of: impl FnOnce(Pid) -> Family) -> (Proc, Pid) {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         let errors = theirs.try_clone().expect("a descriptor");
-        command.stdin(Stdio::null()).stdout(theirs).stderr(errors).env("RUST_LOG", "info");
+        command.stdin(input).stdout(theirs).stderr(errors).env("RUST_LOG", "info");
         adopt_orphans();
         let pid = command.spawn().expect("a program that starts").id();
         // It has the pipe's other end, too, and would keep it open.

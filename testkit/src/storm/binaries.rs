@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What is wrong with a program that a handover should start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,14 +61,31 @@ impl Bad {
 #[derive(Debug)]
 pub(crate) struct Binaries {
     good: PathBuf,
+    /// Another version of it, which takes turns with it.
+    other: Option<PathBuf>,
+    is_others_turn: AtomicBool,
     path: PathBuf,
 }
 
 impl Binaries {
-    pub(crate) fn new(good: &Path, folder: &Path) -> io::Result<Binaries> {
-        let binaries = Binaries { good: good.to_owned(), path: folder.join("server") };
+    pub(crate) fn new(good: &Path, other: Option<&Path>, folder: &Path) -> io::Result<Binaries> {
+        let binaries = Binaries {
+            good: good.to_owned(),
+            other: other.map(Path::to_owned),
+            is_others_turn: AtomicBool::new(false),
+            path: folder.join("server"),
+        };
         binaries.restore()?;
         Ok(binaries)
+    }
+
+    /// The next generation is to be of the other version, if there is one.
+    pub(crate) fn alternate(&self) -> io::Result<()> {
+        if self.other.is_some() {
+            self.is_others_turn.fetch_xor(true, Ordering::SeqCst);
+            self.restore()?;
+        }
+        Ok(())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -82,7 +100,8 @@ impl Binaries {
     }
 
     pub(crate) fn restore(&self) -> io::Result<()> {
-        self.put(|new| fs::copy(&self.good, new).map(drop))
+        let other = self.other.as_ref().filter(|_| self.is_others_turn.load(Ordering::SeqCst));
+        self.put(|new| fs::copy(other.unwrap_or(&self.good), new).map(drop))
     }
 
     pub(crate) fn spoil(&self, bad: Bad) -> io::Result<()> {
@@ -107,7 +126,7 @@ mod tests {
     #[test]
     fn each_bad_program_is_bad_in_its_way_and_the_good_one_comes_back() {
         let folder = tempfile::tempdir().unwrap();
-        let binaries = Binaries::new(Path::new("/bin/true"), folder.path()).unwrap();
+        let binaries = Binaries::new(Path::new("/bin/true"), None, folder.path()).unwrap();
         let run = || Command::new(binaries.path()).status();
         for bad in Bad::ALL.into_iter().filter(|bad| *bad != Bad::Hangs) {
             binaries.spoil(bad).unwrap();
@@ -115,6 +134,25 @@ mod tests {
             assert_eq!(good, bad == Bad::DiesOnProbation, "{bad:?}");
             binaries.restore().unwrap();
             assert!(run().unwrap().success());
+        }
+    }
+
+    #[test]
+    fn two_versions_take_turns_and_a_bad_program_does_not_change_whose_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, two] = ["one", "two"].map(|name| {
+            let path = folder.path().join(name);
+            fs::write(&path, name).unwrap();
+            path
+        });
+        let binaries = Binaries::new(&one, Some(&two), folder.path()).unwrap();
+        let now = || fs::read_to_string(binaries.path()).unwrap();
+        assert_eq!(now(), "one");
+        for turn in ["two", "one", "two"] {
+            binaries.alternate().unwrap();
+            binaries.spoil(Bad::Missing).unwrap();
+            binaries.restore().unwrap();
+            assert_eq!(now(), turn);
         }
     }
 }

@@ -29,6 +29,7 @@ pub(crate) const USAGE: &str = "usage: storm [flags] [-- flags of the server]
   --unix             every other client by a unix socket
   --tls              every other client by TLS, whose connections can't move: their closes are announced
   --server PATH      the kitchen_sink to run (default: the one beside storm)
+  --alternate PATH   another version of it: each handover goes from one of the two to the other
   --log FILE         where to write the log of all generations
   --seconds N        of load without handovers (default 10)
   --seconds-max N    for everything (default 600)
@@ -53,6 +54,7 @@ pub(crate) struct Flags {
     pub(crate) unix: bool,
     pub(crate) tls: bool,
     pub(crate) server: Option<PathBuf>,
+    pub(crate) alternate: Option<PathBuf>,
     pub(crate) log: Option<PathBuf>,
     pub(crate) seconds: Duration,
     pub(crate) seconds_max: Duration,
@@ -78,6 +80,7 @@ impl Flags {
             unix: false,
             tls: false,
             server: None,
+            alternate: None,
             log: None,
             seconds: Duration::from_secs(10),
             seconds_max: Duration::from_secs(600),
@@ -135,6 +138,7 @@ impl Flags {
             ("--upload-bytes", _) => self.sizes.upload = number()?.max(16).into(),
             ("--timeout-ms", _) => self.timeout = ms()?.max(Duration::from_millis(1)),
             ("--server", _) => self.server = Some(value.into()),
+            ("--alternate", _) => self.alternate = Some(value.into()),
             ("--log", _) => self.log = Some(value.into()),
             ("--seconds", _) => self.seconds = seconds()?,
             ("--seconds-max", _) => self.seconds_max = seconds()?,

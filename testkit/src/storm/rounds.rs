@@ -70,6 +70,7 @@ impl Rounds<'_> {
     }
 
     fn round(&mut self, n: u32) -> Result<(), String> {
+        self.binaries.alternate().map_err(|e| format!("no copy: {e}"))?;
         if self.flags.stops {
             return self.stop_and_start();
         }

@@ -54,7 +54,8 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
         herd::make_room(flags.idle_connections)?;
     }
     args.extend_from_slice(&flags.server_flags);
-    let binaries = Binaries::new(&program(flags)?, folder.path()).map_err(|e| format!("no copy: {e}"))?;
+    let binaries = Binaries::new(&program(flags)?, flags.alternate.as_deref(), folder.path())
+        .map_err(|e| format!("no copy: {e}"))?;
     let server = Server::start(binaries.path(), &args, deadline)?;
     guard::watch(&server, deadline);
     // Where it is to be found again.
