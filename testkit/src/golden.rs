@@ -184,7 +184,7 @@ pub struct Traveller {
 
 /// What the test does about the parts of a recording that are no messages.
 pub trait Stage {
-    /// The real generation has been told to do, or has had done to it, what this says; or somebody else.
+    /// Performs one of [`done`], if it concerns the real generation or its clients.
     fn act(&mut self, what: &str, arrived: &mut Vec<Traveller>);
     /// Starts the real generation, with what its predecessor leaves.
     fn start(&mut self, note: &str, listeners: usize, channels: [OwnedFd; 2]);
@@ -202,7 +202,8 @@ struct Link {
     /// The predecessor's and the successor's.
     lifecycle: [Option<Lifecycle>; 2],
     connections: [Option<Packets>; 2],
-    /// Of those who speak at either end: batches that came and are not acknowledged, and those that were sent so.
+    /// For each end: batches that were received there and are not yet acknowledged, and batches that were sent to it
+    /// and wait for their acknowledgement.
     unacknowledged: [Vec<(String, usize)>; 2],
     awaited: [Vec<String>; 2],
     /// What was counted, in the recording and really.
@@ -248,7 +249,7 @@ impl Play<'_> {
     #[track_caller]
     fn said(&mut self, from: u32, to: u32, what: &Said) {
         let older = from.min(to);
-        // Of the two ends, the one of who speaks and the one of who hears.
+        // The sender's end and the receiver's end.
         let (mouth, ear) = if from < to { (0, 1) } else { (1, 0) };
         let real = self.real;
         let link = self.links.entry(older).or_default();
@@ -480,7 +481,7 @@ const OWN: [&str; 10] =
     ["pid", "path", "argv", "peer", "batch", "credit", "idle_ms", "begun_ms", "within_ms", "reason"];
 
 /// Demands that `said` has the word of `recorded`, and each of its keys, with the same value where that is no number
-/// of one run alone. More keys than that may be there: who does not know them skips them.
+/// of one run alone. Additional keys are allowed: a process that does not know them skips them.
 #[track_caller]
 fn understand(recorded: &str, said: &str) {
     let (mut wanted, mut words) = (recorded.split(' ').peekable(), said.split(' '));

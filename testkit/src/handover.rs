@@ -38,7 +38,7 @@ pub struct Ends {
 #[derive(Debug)]
 pub struct Lifecycle {
     socket: UnixStream,
-    /// Who speaks for us, where the other side goes by the kernel's word on that.
+    /// The puppet writes for us: the other side asks the kernel for the pid of the sender.
     mouth: Option<UnixStream>,
     input: Vec<u8>,
 }
@@ -59,7 +59,7 @@ impl Lifecycle {
         Lifecycle { socket, mouth, input: Vec::new() }
     }
 
-    /// Says `line`, to which its end is added. Whoever is gone does not hear it.
+    /// Sends `line` and a newline. It is lost if the other side is gone.
     pub fn say(&mut self, line: &str) {
         let _ = self.mouth.as_mut().unwrap_or(&mut self.socket).write_all(format!("{line}\n").as_bytes());
     }
@@ -118,10 +118,10 @@ impl Packets {
         Packets(fd)
     }
 
-    /// Sends a packet. Whoever is gone does not hear it.
+    /// Sends a packet. It is lost if the other side is gone.
     ///
     /// # Panics
-    /// When it can't be sent to somebody who is there.
+    /// When it can't be sent although the other side is there.
     pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
         match send_with(self.as_fd(), bytes, fds) {
             Ok(()) => {}
@@ -229,7 +229,7 @@ pub fn names<'a>(note: &'a str, key: &str) -> Vec<&'a str> {
     value.split(',').filter(|name| !name.is_empty()).collect()
 }
 
-/// Who plays the successors that servers start when `puppet` has the place of their program.
+/// Plays the successors that servers start where `puppet` is in the place of their program.
 #[derive(Debug)]
 pub struct Understudy {
     socket: UnixListener,

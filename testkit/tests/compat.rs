@@ -137,7 +137,7 @@ impl Theatre {
         self.accepted.push((kind, file.into(), peer));
     }
 
-    /// Each client asks, and a new one if the real one serves; whoever has its connection answers.
+    /// Each client sends a request, and so do new clients if the real process serves; the owner of each connection answers.
     fn ask(&mut self, generation: &str, arrived: &mut Vec<Traveller>) {
         let mut clients = std::mem::take(&mut self.clients);
         for (n, client) in clients.iter_mut().enumerate() {
@@ -299,7 +299,7 @@ fn perform(name: &str, real: u32) -> Theatre {
 }
 
 impl Theatre {
-    /// The real one has ended well, by itself or because it was told to.
+    /// The real process exited with status 0.
     #[track_caller]
     fn ends_well(&self) {
         assert_eq!(self.server().wait_exit(self.server().pid()), Exit::Status(0));
@@ -340,7 +340,7 @@ fn an_old_process_that_fails_before_go_costs_nothing() {
 }
 
 #[test]
-fn a_failure_is_told_to_an_old_process() {
+fn a_failure_is_reported_to_an_old_process() {
     let theatre = perform("refused", 2);
     assert_eq!(theatre.server().wait_exit(theatre.server().pid()), Exit::Status(1));
 }
@@ -362,22 +362,22 @@ fn an_old_process_that_dies_during_probation_leaves_the_service() {
 }
 
 #[test]
-fn a_stop_during_probation_is_told_to_an_old_successor() {
+fn a_stop_during_probation_is_sent_to_an_old_successor() {
     perform("stopped_by_predecessor", 1).ends_well();
 }
 
 #[test]
-fn a_stop_during_probation_is_heard_from_an_old_predecessor() {
+fn a_stop_during_probation_is_received_from_an_old_predecessor() {
     perform("stopped_by_predecessor", 2).ends_well();
 }
 
 #[test]
-fn a_stop_during_probation_is_heard_from_an_old_successor() {
+fn a_stop_during_probation_is_received_from_an_old_successor() {
     perform("stopped_by_successor", 1).ends_well();
 }
 
 #[test]
-fn a_stop_during_probation_is_told_to_an_old_predecessor() {
+fn a_stop_during_probation_is_sent_to_an_old_predecessor() {
     perform("stopped_by_successor", 2).ends_well();
 }
 
