@@ -3,7 +3,12 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use heirloom::prelude::*;
 use heirloom::wrap::BasicAuth;
@@ -65,7 +70,7 @@ fn serve(folder: &TempDir) -> Fixture {
 fn packed_files_for_who_accepts_them() {
     let folder = folder();
     let root = folder.path().join("root");
-    let hour = |n: u64| std::time::SystemTime::now() - std::time::Duration::from_secs(3_600 * n);
+    let hour = |n: u64| SystemTime::now() - Duration::from_secs(3_600 * n);
     // These are not gzip; nobody looks.
     for (name, text, age) in [
         ("a.txt", "0123456789", 2),
@@ -112,6 +117,10 @@ fn packed_files_for_who_accepts_them() {
     assert_eq!(ask("/p/only.txt", GZIP).status, 404);
 
     // Each form has its own tag, and ranges are of the form that is sent.
+    eventually("the files have settled, and their tags are strong", || {
+        ask("/p/a.txt", "").field("etag").unwrap().starts_with('"')
+            && ask("/p/a.txt", GZIP).field("etag").unwrap().starts_with('"')
+    });
     let (plain, packed) = (ask("/p/a.txt", ""), ask("/p/a.txt", GZIP));
     let (plain, packed) = (plain.field("etag").unwrap(), packed.field("etag").unwrap());
     assert!(plain != packed && packed.starts_with('"'), "{plain} {packed}");
@@ -156,6 +165,7 @@ fn no_path_leads_out() {
         ("/nothing.txt", 200, ""),
         ("/sub", 308, ""),
         ("/sub?a=b", 308, ""),
+        ("/%73ub", 308, ""),
         ("/empty/", 404, ""),
         ("/a.txt/", 404, ""),
         ("/a.txt/x", 404, ""),
@@ -204,7 +214,6 @@ fn no_path_leads_out() {
     let long = format!("/{}", "x".repeat(5_000));
     assert_eq!(fixture.client().get(&long).status, 404);
     assert_eq!(fixture.client().get("/").text(), "root index");
-    assert_eq!(fixture.client().get("/s/sub?a=b").field("location"), Some("/s/sub/?a=b"));
     assert_eq!(fixture.client().get("/strict/link_inside").status, 404);
     assert_eq!(fixture.client().get("/strict/a.txt").status, 200);
     assert_eq!(fixture.client().get("/dots/.git/config").text(), "hidden");
@@ -352,10 +361,21 @@ fn types_methods_and_fields() {
 fn conditions_and_ranges() {
     let folder = folder();
     let path = folder.path().join("root/a.txt");
-    let then = std::time::SystemTime::now() - std::time::Duration::from_secs(3_600);
+    let then = SystemTime::now() - Duration::from_secs(3_600);
     fs::File::options().write(true).open(&path).unwrap().set_modified(then).unwrap();
     let fixture = serve(&folder);
     let mut client = fixture.client();
+    eventually("the file has settled, and its tag is strong", || {
+        client.get("/s/a.txt").field("etag").unwrap().starts_with('"')
+    });
+    // Two seconds more, until a date can be as good as a tag.
+    eventually("no change can come within the second of the last one", || {
+        let date = client.get("/s/a.txt").field("last-modified").unwrap().to_owned();
+        client.send(format!(
+            "GET /s/a.txt HTTP/1.1\r\nHost: h\r\nRange: bytes=2-4\r\nIf-Range: {date}\r\n\r\n"
+        ));
+        client.reply().status == 206
+    });
     let first = client.get("/s/a.txt");
     let (tag, date) = (first.field("etag").unwrap(), first.field("last-modified").unwrap());
     assert!(tag.starts_with('"'), "{tag}");
@@ -390,4 +410,305 @@ fn conditions_and_ranges() {
     // Changed a moment ago: the tag is weak, and no range of it is trusted.
     fs::write(&path, "9876543210").unwrap();
     assert_ne!(client.get("/s/a.txt").field("etag"), Some(tag));
+}
+
+/// Whatever keeps length and time: what was had is not taken for what there is now.
+#[test]
+fn a_replaced_file_is_another_one_though_length_and_time_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, other) = (folder.path().join("a.txt"), folder.path().join("other"));
+    let then = SystemTime::now() - Duration::from_secs(3_600);
+    let write = |path: &Path, text: &str, time: SystemTime| {
+        fs::write(path, text).unwrap();
+        fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    };
+    write(&path, "old content", then);
+    let router = Router::new().get("/{*path}", ServeDir::new(folder.path()));
+    let fixture = Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(quick()));
+    let mut client = fixture.client();
+    let mut ask = |fields: &str| {
+        client.send(format!("GET /a.txt HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
+        client.reply()
+    };
+    let replace: [(&str, &dyn Fn()); 3] = [
+        ("by a rename, as cp -p and rsync -t do", &|| {
+            write(&other, "NEW content", then);
+            fs::rename(&other, &path).unwrap();
+        }),
+        ("in place", &|| write(&path, "new CONTENT", then)),
+        ("by a link to another file", &|| {
+            write(&other, "NEW CONTENT", then);
+            fs::remove_file(&path).unwrap();
+            fs::hard_link(&other, &path).unwrap();
+        }),
+    ];
+    for (how, replace) in replace {
+        eventually("the file has settled, and so has its date", || {
+            let first = ask("");
+            let tag_is_strong = first.field("etag").unwrap().starts_with('"');
+            let date = first.field("last-modified").unwrap();
+            tag_is_strong && ask(&format!("Range: bytes=4-\r\nIf-Range: {date}\r\n")).status == 206
+        });
+        let (first, facts) = (ask(""), fs::metadata(&path).unwrap());
+        let (tag, date) = (first.field("etag").unwrap(), first.field("last-modified").unwrap());
+        replace();
+        let now = fs::metadata(&path).unwrap();
+        assert_eq!((now.len(), now.mtime_nsec()), (facts.len(), facts.mtime_nsec()), "as the test wants it");
+        let content = fs::read_to_string(&path).unwrap();
+        for fields in [
+            format!("If-None-Match: {tag}\r\n"),
+            format!("If-None-Match: W/{tag}\r\n"),
+            format!("If-Modified-Since: {date}\r\n"),
+            format!("Range: bytes=4-\r\nIf-Range: {tag}\r\n"),
+            format!("Range: bytes=4-\r\nIf-Range: {date}\r\n"),
+        ] {
+            let reply = ask(&fields);
+            assert_eq!((reply.status, reply.text()), (200, content.clone()), "{how}: {fields}");
+            // What was changed a moment ago may change again within the same tick: so nothing is spliced.
+            let tag = reply.field("etag").unwrap();
+            if tag.starts_with("W/") {
+                let reply = ask(&format!("Range: bytes=4-\r\nIf-Range: {tag}\r\n"));
+                assert_eq!((reply.status, reply.text()), (200, content.clone()), "{how}");
+            }
+        }
+        assert_eq!(ask(&format!("If-Match: {tag}\r\n")).status, 412, "{how}");
+    }
+
+    // As reproducible builds leave it: no time.
+    for made_up in [0, 1] {
+        write(&path, "reproducible", SystemTime::UNIX_EPOCH + Duration::from_secs(made_up));
+        let reply = ask("If-Modified-Since: Thu, 01 Jan 1970 00:00:01 GMT\r\n");
+        assert_eq!((reply.status, reply.field("last-modified")), (200, None));
+        let tag = reply.field("etag").unwrap();
+        assert_eq!(ask(&format!("If-None-Match: {tag}\r\n")).status, 304);
+        let reply = ask("Range: bytes=4-\r\nIf-Range: Thu, 01 Jan 1970 00:00:01 GMT\r\n");
+        assert_eq!((reply.status, reply.text().as_str()), (200, "reproducible"));
+    }
+}
+
+/// Seen from where the client is, which may be below a prefix that only a proxy knows.
+#[test]
+fn a_folder_s_redirect_is_relative() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in [
+        "sub",
+        "sub/deep",
+        "a:b",
+        "100%",
+        "a b",
+        "\u{e9}",
+        "back\\slash",
+        "...",
+        "q?",
+        "#",
+        "x:y",
+        "x:y/z",
+        "(1)&=+;,@~",
+    ] {
+        fs::create_dir_all(folder.path().join(name)).unwrap();
+        fs::write(folder.path().join(name).join("index.html"), name).unwrap();
+    }
+    let files = || ServeDir::new(folder.path()).dotfiles();
+    let router = Router::new()
+        .get("/p/q/{*path}", files())
+        .get("/one/{path}/", files())
+        .nest("/n", Router::new().get("/{*path}", files()))
+        .fallback(files());
+    let fixture = Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(quick()));
+    let mut client = fixture.client();
+    let mut ask = |target: &str| {
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        client.reply()
+    };
+    let cases = [
+        ("/sub", "sub/"),
+        ("/sub?a=b&c=//d?e", "sub/?a=b&c=//d?e"),
+        ("/sub?", "sub/?"),
+        ("/sub/deep", "deep/"),
+        ("/s%75b/%64eep?x", "deep/?x"),
+        // Not a scheme.
+        ("/a:b", "./a:b/"),
+        ("/a%3Ab", "./a:b/"),
+        ("/x:y", "./x:y/"),
+        ("/x:y/z", "z/"),
+        ("/100%25", "100%25/"),
+        ("/a%20b", "a%20b/"),
+        ("/%c3%a9", "%C3%A9/"),
+        ("/\u{e9}", "%C3%A9/"),
+        ("/back%5cslash", "back%5Cslash/"),
+        ("/back\\slash", "back%5Cslash/"),
+        ("/...", ".../"),
+        ("/q%3F?a", "q%3F/?a"),
+        ("/%23", "%23/"),
+        ("/(1)&=+;,@~", "(1)&=+;,@~/"),
+        ("/%281%29%26%3d%2b%3b%2c%40%7e", "(1)&=+;,@~/"),
+    ];
+    for (target, location) in cases {
+        for prefix in ["", "/p/q", "/n", "http://h", "http://other:1/p/q"] {
+            let reply = ask(&format!("{prefix}{target}"));
+            assert_eq!((reply.status, reply.field("location")), (308, Some(location)), "{prefix}{target}");
+            // Where it leads (RFC 3986 §5.2): beside the last segment.
+            let path = format!("{prefix}{target}");
+            let (folder, _) = path.split('?').next().unwrap().rsplit_once('/').unwrap();
+            let to = format!("{folder}/{}", location.strip_prefix("./").unwrap_or(location));
+            assert_eq!(ask(&to).status, 200, "{to}");
+        }
+    }
+    for target in ["//sub", "/p/q//sub", "/.", "/sub/..", "//other/sub"] {
+        assert_eq!(ask(target).status, 404, "{target}");
+    }
+    // One whose route ends with a slash is there already.
+    assert_eq!(ask("/one/a:b/").text(), "a:b");
+}
+
+/// A rename anywhere on the host makes the kernel say EAGAIN where a link has a `..` in it.
+#[test]
+fn renames_elsewhere_cost_no_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, elsewhere) = (folder.path().join("root"), tempfile::tempdir().unwrap());
+    fs::create_dir_all(root.join("a/b")).unwrap();
+    fs::write(root.join("file"), "content").unwrap();
+    symlink("../../file", root.join("a/b/link")).unwrap();
+    let router = Router::new().fallback(ServeDir::new(&root));
+    let fixture = Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(quick()));
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for n in 0..2 {
+            let (one, two) = (elsewhere.path().join(format!("a{n}")), elsewhere.path().join(format!("b{n}")));
+            let over = &over;
+            scope.spawn(move || {
+                fs::write(&one, "").unwrap();
+                while !over.load(Ordering::Relaxed) {
+                    fs::rename(&one, &two).unwrap();
+                    fs::rename(&two, &one).unwrap();
+                }
+            });
+        }
+        let mut client = fixture.client();
+        let mut others = Vec::new();
+        for _ in 0..4_000 {
+            let reply = client.get("/a/b/link");
+            if (reply.status, reply.text().as_str()) != (200, "content") {
+                others.push(reply.status);
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        assert!(others.is_empty(), "{others:?}");
+    });
+}
+
+/// The holder of a lease may take its time: the client is told to come again, and no worker waits or spins.
+#[test]
+fn a_file_under_a_lease_is_503_until_it_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let path = root.join("leased.txt");
+    fs::write(&path, "content").unwrap();
+    let holder = "import fcntl, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+file = open(sys.argv[1], 'r+')
+fcntl.fcntl(file, 1024, fcntl.F_WRLCK)
+print('held', flush=True)
+sys.stdin.read()";
+    let spawned = Command::new("python3")
+        .args(["-c", holder])
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut holder) = spawned else {
+        eprintln!("skipped: no python3 to hold a lease");
+        return;
+    };
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    if line != "held\n" {
+        let output = holder.wait_with_output().unwrap();
+        eprintln!("skipped: no lease to be had here: {}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    let router = Router::new()
+        .get("/one", ServeFile::new(&path))
+        .get("/p/{*path}", ServeDir::new(&root).precompressed_gzip())
+        .fallback(ServeDir::new(&root));
+    let fixture = Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(quick()));
+    let mut client = fixture.client();
+    for path in ["/leased.txt", "/one", "/p/leased.txt", "/leased.txt"] {
+        let reply = client.get(path);
+        assert_eq!((reply.status, reply.field("retry-after")), (503, Some("1")), "{path}");
+    }
+    // It ends with its standard input, and the lease with it.
+    drop(holder.stdin.take());
+    assert!(holder.wait().unwrap().success());
+    for path in ["/leased.txt", "/one", "/p/leased.txt"] {
+        let reply = client.get(path);
+        assert_eq!((reply.status, reply.text().as_str()), (200, "content"), "{path}");
+    }
+}
+
+/// Their length is 0 or a page, and neither that nor their times say anything of what there is to read.
+#[test]
+fn what_the_kernel_makes_is_sent_whole_or_refused() {
+    let sysfs = "/sys/devices/system/cpu/online";
+    let router = Router::new()
+        .get("/version", ServeFile::new("/proc/version"))
+        .get("/filesystems", ServeFile::new("/proc/filesystems"))
+        .get("/online", ServeFile::new(sysfs))
+        .get("/endless", ServeFile::new("/proc/self/pagemap"))
+        .get("/proc/{*path}", ServeDir::new("/proc"));
+    let fixture = Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(quick()));
+    let mut client = fixture.client();
+    let cases = [
+        ("/version", "/proc/version"),
+        ("/proc/version", "/proc/version"),
+        ("/proc/sys/kernel/ostype", "/proc/sys/kernel/ostype"),
+        ("/filesystems", "/proc/filesystems"),
+        ("/online", sysfs),
+    ];
+    for (target, file) in cases {
+        let Ok(content) = fs::read_to_string(file) else {
+            eprintln!("skipped: no {file}");
+            continue;
+        };
+        for fields in ["", "Range: bytes=0-3\r\n", "Range: bytes=4096-\r\n", "If-None-Match: \"x\"\r\n"] {
+            client.send(format!("GET {target} HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
+            let reply = client.reply();
+            assert_eq!((reply.status, reply.text()), (200, content.clone()), "{target} {fields}");
+            for none in ["etag", "last-modified", "accept-ranges"] {
+                assert_eq!(reply.field(none), None, "{target} {none}");
+            }
+        }
+        client.send(format!("HEAD {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        let length = content.len().to_string();
+        assert_eq!(client.reply_to("HEAD").field("content-length"), Some(&*length), "{target}");
+    }
+    if Path::new("/proc/self/pagemap").exists() {
+        assert_eq!(client.get("/endless").status, 500);
+    }
+    assert_eq!(client.get("/version").status, 200, "on the same connection");
+}
+
+/// They take no room either, and have what their length says.
+#[test]
+fn sparse_and_empty_files_are_files_like_others() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, len) in [("empty", 0), ("small", 10), ("large", 5 << 20)] {
+        fs::File::create(folder.path().join(name)).unwrap().set_len(len).unwrap();
+    }
+    let router = Router::new().fallback(ServeDir::new(folder.path()));
+    let fixture = Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(quick()));
+    let mut client = fixture.client();
+    for (name, len) in [("empty", 0), ("small", 10), ("large", 5 << 20)] {
+        let reply = client.get(&format!("/{name}"));
+        assert_eq!((reply.status, reply.body.len()), (200, len), "{name}");
+        assert!(reply.body.iter().all(|byte| *byte == 0), "{name}");
+        assert!(reply.field("etag").is_some() && reply.field("last-modified").is_some(), "{name}");
+        if len > 0 {
+            client.send(format!("GET /{name} HTTP/1.1\r\nHost: h\r\nRange: bytes=2-5\r\n\r\n"));
+            let reply = client.reply();
+            assert_eq!((reply.status, reply.body.as_slice()), (206, &[0; 4][..]), "{name}");
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! Files and directories as responses.
 
+mod made;
 mod open;
 mod range;
+mod version;
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek, SeekFrom};
@@ -10,7 +12,7 @@ use std::time::SystemTime;
 
 use http::header::{
     ACCEPT_ENCODING, ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE,
-    RANGE, X_CONTENT_TYPE_OPTIONS,
+    RANGE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderValue, Method, StatusCode};
 
@@ -25,13 +27,21 @@ use crate::web::response::{IntoResponse, ResponseExt, plain};
 use crate::{Body, Request, Response};
 use open::{Found, Links};
 use range::Wanted;
+use version::Version;
 
 /// A handler that answers with the files of a folder, and of those beneath it.
 ///
 /// Which file is said by the route's parameter `path`; without one by the whole path, as for a
 /// fallback. A folder answers with its `index.html`, and where its path does not end with `/`, with
-/// a redirect to there; nothing is ever listed. Types are guessed by the name's extension. Conditional
+/// a redirect to there, by a relative reference, so that it is right behind a proxy that strips a prefix, too; nothing
+/// is ever listed. Types are guessed by the name's extension. Conditional
 /// requests and a range are honoured (RFC 9110 §13, §14); several ranges get the whole.
+///
+/// Replacing a file, with its length and times kept, too, gives it another entity tag: that has the inode and the change time in
+/// it. `Last-Modified` is the later one of modification and change time; a modification time of 0 or 1 s, as reproducible builds
+/// write it, is not sent. The tag is weak for a second after a change, and on file systems without fractions of seconds.
+///
+/// A file that another process has under a lease, and one that is renamed all the time, is answered 503 with `Retry-After`.
 ///
 /// No file outside of the folder is reached, whatever the path says and however it is encoded: the
 /// kernel resolves it beneath the folder (`openat2`; before Linux 5.6, and where a sandbox forbids that,
@@ -81,7 +91,8 @@ impl ServeDir {
     /// Where `NAME.gz` is beside a file, it is what a client gets that accepts gzip: with the type of the
     /// file, `Content-Encoding: gzip` and an entity tag of its own, of which ranges are ranges of the
     /// packed bytes. `Vary: Accept-Encoding` tells caches of all files. One that is older than its file
-    /// is left alone: `gzip --keep` makes it as old, to the nanosecond. Default: no.
+    /// is left alone: `gzip --keep` makes it as old, to the nanosecond. A file that is replaced with its time kept needs its
+    /// `NAME.gz` made anew, for nothing shows that it is stale. Default: no.
     ///
     /// It costs no time to compress, unlike `wrap::Gzip` (feature `gzip`), which takes what is left:
     ///
@@ -123,7 +134,7 @@ impl ServeDir {
         let open = |name: &str| open::beneath(&self.root, name, self.links).map_err(|e| status_of(&e, name));
         let mut found = open(&name)?;
         if let Found::Folder = found {
-            if !asked.is_empty() && !asked.ends_with('/') {
+            if !asked.is_empty() && !path.ends_with('/') {
                 return Ok(to_folder(request));
             }
             name = if name == "." { "index.html".to_owned() } else { format!("{name}/index.html") };
@@ -135,7 +146,7 @@ impl ServeDir {
             Found::File(file) => {
                 let (file, form) = self.form(request, file, &name);
                 let told = Told { name: Path::new(&name), form, cache: self.cache_control.as_ref() };
-                Ok(respond(request, file, &told))
+                respond(request, file, &told).map_err(|e| status_of(&e, &name))
             }
             Found::Folder | Found::Other => Err(StatusCode::NOT_FOUND),
         }
@@ -173,7 +184,7 @@ impl Handler for ServeDir {
     fn call(&self, request: Request) -> Response {
         match only_read(&request) {
             Some(refusal) => refusal,
-            None => self.answer(&request).unwrap_or_else(plain),
+            None => self.answer(&request).unwrap_or_else(refusal),
         }
     }
 
@@ -187,6 +198,9 @@ impl Handler for ServeDir {
 }
 
 /// A handler that answers with one file, as [`ServeDir`] does. It may be anywhere, and a link.
+///
+/// Content that the kernel makes while it is read (procfs, sysfs, cgroups) is read at once, up to 4 MiB, and sent whole,
+/// without validators or ranges, since it may be another one the next time; beyond that the answer is 500.
 ///
 /// It can be called from another handler, once that has decided that the client may have the file:
 ///
@@ -218,19 +232,23 @@ impl Handler for ServeFile {
         if let Some(refusal) = only_read(&request) {
             return refusal;
         }
-        match open::trusted(&self.path) {
-            Ok(Found::File(file)) => {
-                respond(&request, file, &Told { name: &self.path, form: Form::Only, cache: None })
-            }
-            Ok(_) => plain(StatusCode::NOT_FOUND),
-            Err(e) => plain(status_of(&e, &self.path.display().to_string())),
-        }
+        let told = Told { name: &self.path, form: Form::Only, cache: None };
+        let answer = open::trusted(&self.path).and_then(|found| match found {
+            Found::File(file) => respond(&request, file, &told),
+            Found::Folder | Found::Other => Ok(plain(StatusCode::NOT_FOUND)),
+        });
+        answer.unwrap_or_else(|e| refusal(status_of(&e, &self.path.display().to_string())))
     }
 }
 
 fn only_read(request: &Request) -> Option<Response> {
     let reads = [Method::GET, Method::HEAD].contains(request.method());
     (!reads).then(|| plain(StatusCode::METHOD_NOT_ALLOWED).with_header(ALLOW, "GET, HEAD"))
+}
+
+fn refusal(status: StatusCode) -> Response {
+    let response = plain(status);
+    if status == StatusCode::SERVICE_UNAVAILABLE { response.with_header(RETRY_AFTER, 1) } else { response }
 }
 
 /// What a client may know of why a file can't be opened.
@@ -245,9 +263,13 @@ fn status_of(e: &io::Error, name: &str) -> StatusCode {
             | libc::ELOOP
             | libc::ENXIO
             | libc::ENODEV
+            // A process that is gone by now, in procfs.
+            | libc::ESRCH
             | libc::EINVAL,
         ) => StatusCode::NOT_FOUND,
         Some(libc::EACCES | libc::EPERM) => StatusCode::FORBIDDEN,
+        // Under a lease, whose holder was just asked to give it up, or not to be resolved while others rename.
+        Some(libc::EAGAIN) => StatusCode::SERVICE_UNAVAILABLE,
         _ if e.kind() == ErrorKind::NotFound => StatusCode::NOT_FOUND,
         _ => {
             error!("500: can't open {name}: {e}");
@@ -256,15 +278,15 @@ fn status_of(e: &io::Error, name: &str) -> StatusCode {
     }
 }
 
-/// The same address with a slash behind it.
+/// The same address with a slash behind it, seen from there: whatever was before the path for the client (a prefix that a proxy
+/// strips, another host) stays.
 fn to_folder(request: &Request) -> Response {
-    // Browsers take a backslash for a slash, and two slashes for another host.
-    let path = request.uri().path().replace('\\', "%5C");
-    let to = match request.uri().query() {
-        Some(query) => format!("/{}/?{query}", path.trim_start_matches('/')),
-        None => format!("/{}/", path.trim_start_matches('/')),
-    };
-    crate::Redirect::permanent(to).into_response()
+    let path = request.path();
+    let name = path.rsplit('/').next().unwrap_or_default();
+    // What comes before a colon would be a scheme (RFC 3986 §4.2).
+    let here = if name.contains(':') { "./" } else { "" };
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    crate::Redirect::permanent(format!("{here}{name}/{query}")).into_response()
 }
 
 /// What is said of a file beside its bytes.
@@ -289,25 +311,43 @@ fn is_older(file: &File, than: &File) -> bool {
     !matches!((modified(file), modified(than)), (Ok(ours), Ok(theirs)) if ours >= theirs)
 }
 
-fn respond(request: &Request, mut file: File, told: &Told<'_>) -> Response {
-    let name = told.name;
-    let facts = match file.metadata() {
-        Ok(facts) => facts,
-        Err(e) => return plain(status_of(&e, &name.display().to_string())),
-    };
-    let len = facts.len();
-    let validators = validators(facts.modified().ok(), len, told.form);
-    let for_caches = |mut response: Response| {
-        if told.form != Form::Only {
+impl Told<'_> {
+    /// What a 304 says, too.
+    fn for_caches(&self, mut response: Response) -> Response {
+        if self.form != Form::Only {
             vary(response.headers_mut(), ACCEPT_ENCODING);
         }
-        match told.cache {
+        match self.cache {
             Some(value) => response.with_header(CACHE_CONTROL, value.clone()),
             None => response,
         }
-    };
+    }
+
+    fn describe(&self, mut response: Response) -> Response {
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, kind(self.name));
+        // The type is what the name says, whatever the bytes look like.
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if self.form == Form::Gzip {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        self.for_caches(response)
+    }
+}
+
+fn respond(request: &Request, mut file: File, told: &Told<'_>) -> io::Result<Response> {
+    let facts = file.metadata()?;
+    if let Some(content) = made::content(&mut file, &facts)? {
+        return Ok(match Validators::new().check(request) {
+            Some(answer) => told.for_caches(answer),
+            None => told.describe(Response::new(Body::from(content))),
+        });
+    }
+    let len = facts.len();
+    let form = if told.form == Form::Gzip { "-gz" } else { "" };
+    let validators = Version::of(&facts).validators(SystemTime::now(), form);
     if let Some(answer) = validators.check(request) {
-        return for_caches(answer);
+        return Ok(told.for_caches(answer));
     }
     let ranged = *request.method() == Method::GET && validators.allow_range(request);
     let mut ranges = request.headers().get_all(RANGE).iter();
@@ -319,41 +359,21 @@ fn respond(request: &Request, mut file: File, told: &Told<'_>) -> Response {
         Wanted::Part { start, count } => (StatusCode::PARTIAL_CONTENT, start, count),
         Wanted::Nothing => {
             let refusal = plain(StatusCode::RANGE_NOT_SATISFIABLE);
-            return refusal.with_header(CONTENT_RANGE, format!("bytes */{len}"));
+            return Ok(refusal.with_header(CONTENT_RANGE, format!("bytes */{len}")));
         }
     };
     if start > 0 {
-        if let Err(e) = file.seek(SeekFrom::Start(start)) {
-            return plain(status_of(&e, &name.display().to_string()));
-        }
+        file.seek(SeekFrom::Start(start))?;
     }
-    let mut response = validators.mark(Response::new(Body::from_file(file, count))).with_status(status);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, kind(name));
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    // The type is what the name says, whatever the bytes look like.
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if told.form == Form::Gzip {
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    }
-    let response = for_caches(response);
-    match status {
+    let response = validators.mark(Response::new(Body::from_file(file, count))).with_status(status);
+    let response = told.describe(response).with_header(ACCEPT_RANGES, "bytes");
+    Ok(match status {
         StatusCode::PARTIAL_CONTENT => response.with_header(
             CONTENT_RANGE,
             format!("bytes {start}-{}/{len}", start.saturating_add(count).saturating_sub(1)),
         ),
         _ => response,
-    }
-}
-
-/// A tag is weak while the next change could come within the same tick of the file's clock.
-fn validators(modified: Option<SystemTime>, len: u64, form: Form) -> Validators {
-    let Some(modified) = modified else { return Validators::new() };
-    let since = modified.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-    let settled = modified.elapsed().is_ok_and(|age| age.as_secs() >= 1);
-    let of_form = if form == Form::Gzip { "-gz" } else { "" };
-    let (opaque, validators) = (format!("{since:x}-{len:x}{of_form}"), Validators::new().modified(modified));
-    if settled { validators.etag(opaque) } else { validators.weak_etag(opaque) }
+    })
 }
 
 fn kind(name: &Path) -> HeaderValue {

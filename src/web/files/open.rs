@@ -26,6 +26,10 @@ pub(super) enum Found {
     Other,
 }
 
+/// How often a name is resolved anew while others rename. A second time is needed about once in a hundred, beside two
+/// processes that do nothing else; as often as this it is a lease.
+const TRIES: usize = 32;
+
 /// A pipe without a writer, or a device, must not keep us. 32-bit targets open no file beyond 2 GiB without
 /// O_LARGEFILE.
 fn read_only() -> OFlag {
@@ -39,7 +43,18 @@ pub(super) fn beneath(root: &Path, name: &str, links: Links) -> io::Result<Found
     if links == Links::None {
         resolve |= ResolveFlag::RESOLVE_NO_SYMLINKS;
     }
-    match openat2(&root, name, OpenHow::new().flags(read_only()).resolve(resolve)) {
+    let how = OpenHow::new().flags(read_only()).resolve(resolve);
+    // EAGAIN: something was renamed, anywhere, while the kernel stepped over a `..` in a link, so that it can't tell whether that
+    // leads out; and a file under a lease says the same.
+    let is_final = |opened: &nix::Result<OwnedFd>| !matches!(opened, Err(Errno::EAGAIN | Errno::EINTR));
+    let mut opened = openat2(&root, name, how);
+    for _ in 1..TRIES {
+        if is_final(&opened) {
+            break;
+        }
+        opened = openat2(&root, name, how);
+    }
+    match opened {
         Ok(fd) => found(fd),
         // Older kernels, and sandboxes that have not heard of it.
         Err(Errno::ENOSYS | Errno::EPERM) => found(step_by_step(root, name)?),

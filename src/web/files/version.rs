@@ -1,0 +1,122 @@
+//! Which version of a file it is: its entity tag and its time, for caches and for downloads that are resumed.
+//!
+//! Content can be replaced with length and modification time kept (`cp -p`, `rsync -t`, `tar`, packages and images built with
+//! SOURCE_DATE_EPOCH). The inode and the change time, which no program can set, show that. So both are in the tag, and the
+//! time that is sent is the later one of the two.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, SystemTime};
+
+use crate::web::conditional::Validators;
+
+/// After which no change can get the time of the last one: ticks of file systems' clocks are shorter.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// What is known of a file. Times are in seconds and nanoseconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Version {
+    inode: u64,
+    len: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Version {
+    pub(super) fn of(facts: &Metadata) -> Version {
+        Version {
+            inode: facts.ino(),
+            len: facts.len(),
+            modified: (facts.mtime(), facts.mtime_nsec()),
+            changed: (facts.ctime(), facts.ctime_nsec()),
+        }
+    }
+
+    /// `form` is added to the tag, for what is the same file in another form.
+    pub(super) fn validators(&self, now: SystemTime, form: &str) -> Validators {
+        // Without it, nothing tells a file from one that has replaced it.
+        let Some(changed) = time(self.changed) else { return Validators::new() };
+        let modified = time(self.modified).map(|modified| modified.max(changed));
+        let known = modified.map_or_else(Validators::new, |time| Validators::new().modified(time));
+        let tag = format!(
+            "{:x}-{:x}-{:x}.{:x}-{:x}.{:x}{form}",
+            self.inode, self.len, self.modified.0, self.modified.1, self.changed.0, self.changed.1
+        );
+        // Weak while a change may come within the tick of the last one. And where the clock has whole seconds only: such a
+        // change time is that of an image that was built (squashfs, ISO 9660), and the next image may have the same.
+        let is_settled = now.duration_since(modified.unwrap_or(changed)).is_ok_and(|age| age >= SETTLED);
+        if is_settled && self.changed.1 != 0 { known.etag(tag) } else { known.weak_etag(tag) }
+    }
+}
+
+/// None where it is none: 0 and 1 are what is written in place of a time (Nix, SOURCE_DATE_EPOCH), and so is all before.
+fn time((seconds, nanos): (i64, i64)) -> Option<SystemTime> {
+    let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 1)?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, u32::try_from(nanos).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Response;
+
+    const BASE: Version = Version { inode: 10, len: 5, modified: (1_000, 7), changed: (2_000, 8) };
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    /// `ETag` and `Last-Modified` at some time.
+    fn fields(version: Version, now: SystemTime, form: &str) -> (Option<String>, Option<String>) {
+        let marked = version.validators(now, form).mark(Response::default());
+        let text = |name: &str| marked.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        (text("etag"), text("last-modified"))
+    }
+
+    #[test]
+    fn whatever_changes_a_file_changes_its_tag() {
+        let tag = |version, form| fields(version, at(9_000), form).0.unwrap();
+        let first = tag(BASE, "");
+        assert!(first.starts_with('"'), "{first}");
+        assert_eq!(tag(BASE, ""), first);
+        let others = [
+            Version { inode: 11, ..BASE },
+            Version { len: 6, ..BASE },
+            Version { modified: (1_001, 7), ..BASE },
+            Version { modified: (1_000, 8), ..BASE },
+            Version { changed: (2_001, 8), ..BASE },
+            Version { changed: (2_000, 9), ..BASE },
+        ];
+        for other in others {
+            assert_ne!(tag(other, ""), first, "{other:?}");
+        }
+        assert_ne!(tag(BASE, "-gz"), first);
+    }
+
+    #[test]
+    fn what_can_not_be_strong_is_weak_and_what_is_no_time_is_none() {
+        let weak = |version, now| fields(version, now, "").0.map(|tag| tag.starts_with("W/"));
+        let date = |version| fields(version, at(9_000), "").1;
+        let later = BASE.changed.0 as u64;
+        // Within the tick of the last change, whichever of the times tells it, or before it.
+        assert_eq!(weak(BASE, at(later)), Some(true));
+        assert_eq!(weak(BASE, at(later + 1)), Some(true), "8 ns less than a second");
+        assert_eq!(weak(BASE, at(later + 2)), Some(false));
+        assert_eq!(weak(Version { modified: (8_000, 0), ..BASE }, at(8_000)), Some(true));
+        assert_eq!(weak(Version { modified: (9_999, 0), ..BASE }, at(9_000)), Some(true));
+        assert_eq!(weak(Version { changed: (2_000, 0), ..BASE }, at(9_000)), Some(true), "whole seconds");
+        assert_eq!(weak(Version { modified: (1_000, 0), ..BASE }, at(9_000)), Some(false));
+        // Of the times the later one.
+        assert_eq!(date(BASE).as_deref(), Some("Thu, 01 Jan 1970 00:33:20 GMT"));
+        assert_eq!(
+            date(Version { modified: (3_000, 0), ..BASE }).as_deref(),
+            Some("Thu, 01 Jan 1970 00:50:00 GMT")
+        );
+        for none in [(0, 0), (1, 0), (1, 999_999_999), (-1, 5), (i64::MIN, 0)] {
+            let made_up = Version { modified: none, ..BASE };
+            assert_eq!((weak(made_up, at(9_000)), date(made_up)), (Some(false), None), "{none:?}");
+            let unknown = Version { changed: none, ..BASE };
+            assert_eq!((weak(unknown, at(9_000)), date(unknown)), (None, None), "{none:?}");
+        }
+    }
+}
