@@ -236,6 +236,107 @@ fn a_listener_may_have_a_limit_of_its_own() {
     assert_eq!(third.reply().said(), "200 Hello, World!");
 }
 
+/// What keeps strangers out does not keep out who has to look into it: a monitor, on the same host as a proxy, say.
+#[test]
+fn limits_of_listeners_and_peers_do_not_bind_operators() {
+    let limits = Limits { connections_per_listener: 2, connections_per_peer: Some(1), ..Limits::default() };
+    let fixture = Fixture::with(|server| server.listen("127.0.0.2:0").limits(limits).admin("127.0.0.1:0"));
+    let addresses = fixture.running().addresses().to_vec();
+    let mut operators: Vec<Client> = (0..5).map(|_| Client::to(addresses[2])).collect();
+    for operator in &mut operators {
+        assert_eq!(operator.get("/healthz").said(), "200 ok");
+    }
+    // They have taken no place from their peer's others, of which there may be one.
+    let mut client = fixture.client();
+    client.expect_kept();
+    let mut second = fixture.client();
+    assert_eq!(second.reply().status, 503);
+    // A listener that is full, and is open again: the others are not looked at as full, too.
+    let alone = Limits { connections_per_listener: 1, ..Limits::default() };
+    let fixture = Fixture::with(|server| server.limits(alone).admin("127.0.0.1:0"));
+    let admin = fixture.running().addresses()[1];
+    let (mut held, mut operator) = (fixture.client(), Client::to(admin));
+    held.expect_kept();
+    let mut waits = fixture.client();
+    waits.send(get("/"));
+    waits.expect_silence();
+    assert_eq!(operator.get("/healthz").said(), "200 ok");
+    assert_eq!(Client::to(admin).get("/healthz").said(), "200 ok");
+    drop(held);
+    assert_eq!(waits.reply().said(), "200 Hello, World!");
+    assert_eq!(Client::to(admin).get("/healthz").said(), "200 ok");
+}
+
+#[test]
+fn limits_by_which_nobody_would_be_answered_are_errors_at_the_start() {
+    let refused = |server: Server| {
+        let error = server.listen("127.0.0.1:0").spawn().unwrap_err();
+        assert!(!error.is_bind());
+        error.to_string()
+    };
+    let server = || Server::new(|_: Request| "");
+    let limits = Limits { connections: 0, ..Limits::default() };
+    assert_eq!(refused(server().limits(limits)), "Limits::connections is 0: nobody could connect");
+    let timeouts = Timeouts { idle: Duration::ZERO, ..Timeouts::default() };
+    assert!(refused(server().timeouts(timeouts)).starts_with("Timeouts::idle is zero"));
+    assert!(refused(server().workers(0)).contains("needs a worker"));
+    assert!(refused(server().stack_bytes(0)).contains("stack"));
+    // The least that may be said serves.
+    let limits = Limits {
+        head_fields: 1,
+        body_memory_bytes: 0,
+        body_bytes: 0,
+        discard_bytes: 0,
+        temporary_bytes: 0,
+        connections: 1,
+        connections_per_listener: 1,
+        requests_per_connection: 1,
+        streaming_percent: 0,
+        detached_threads: 0,
+        ..Limits::default()
+    };
+    let fixture = Fixture::with(|server| server.limits(limits).workers(1).stack_bytes(64 << 10));
+    let mut client = fixture.client();
+    let reply = client.get("/");
+    assert_eq!((reply.said(), reply.closes()), ("200 Hello, World!".to_owned(), true));
+    // So does the most.
+    let limits = Limits {
+        head_bytes: usize::MAX,
+        head_fields: usize::MAX,
+        target_bytes: usize::MAX,
+        body_memory_bytes: usize::MAX,
+        body_bytes: u64::MAX,
+        discard_bytes: u64::MAX,
+        buffered_bytes: u64::MAX,
+        temporary_bytes: u64::MAX,
+        connections: usize::MAX,
+        connections_per_listener: usize::MAX,
+        connections_per_peer: Some(usize::MAX),
+        requests_per_connection: u64::MAX,
+        streaming_percent: 100,
+        detached_threads: usize::MAX,
+        ..Limits::default()
+    };
+    let never = Duration::MAX;
+    let timeouts = Timeouts {
+        head: never,
+        idle: never,
+        body_stall: never,
+        response_stall: never,
+        rate_grace: never,
+        queue_wait: never,
+        ready: never,
+        probation: never,
+        drain: never,
+        lame_duck: Duration::ZERO,
+        idle_grace: Duration::ZERO,
+    };
+    let fixture = Fixture::with(|server| server.limits(limits).timeouts(timeouts));
+    let mut client = fixture.client();
+    client.send(post("/echo", b"all of it"));
+    assert_eq!(client.reply().said(), "200 all of it");
+}
+
 #[test]
 fn a_peer_may_have_a_limit() {
     let fixture = with_limits(Limits { connections_per_peer: Some(3), ..Limits::default() });

@@ -60,7 +60,7 @@ impl Rehearsal {
         client.set_nonblocking(true).unwrap();
         let (limits, timeouts) = (tight(), Timeouts::default());
         let lanes = Lanes { workers: vec![1], of_site: vec![0] };
-        let parking = Arc::new(Parking::new(&limits, 1, 1, lanes, timeouts.idle).unwrap());
+        let parking = Arc::new(Parking::new(&limits, &[false], 1, lanes, timeouts.idle).unwrap());
         let phase = PhaseWatch::new();
         let tallies = Tallies::default();
         let (memory, disk) = (Budget::new(limits.buffered_bytes), Budget::new(limits.temporary_bytes));

@@ -143,6 +143,14 @@ impl Listener {
         }
     }
 
+    /// Whether its clients speak TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.wanted.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        return false;
+    }
+
     /// A connection that waits, or `WouldBlock`.
     pub(crate) fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
         let (fd, peer) = sys::accept(self.fd.as_fd())?;

@@ -345,6 +345,8 @@ fn start<B: Business>(
     inheritance: Option<&mut Inheritance>,
     generation: u32,
 ) -> Result<Started<B::Progress>, Error> {
+    launch.limits.check()?;
+    launch.timeouts.check()?;
     let plan = business.plan()?;
     check_names(&plan.listen)?;
     if launch.raise_nofile {
@@ -370,9 +372,10 @@ fn start<B: Business>(
     let inbox = Arc::clone(&handle.shared.inbox);
     let hooks = Runner::start(launch.hooks, is_first, move |ticket, told| inbox.hook(ticket, told))?;
 
-    let (count, idle) = (listeners.len(), launch.timeouts.idle);
+    let reserved: Vec<bool> = listeners.iter().map(|listener| listener.wanted.reserved).collect();
+    let idle = launch.timeouts.idle;
     let longest_backlog = listeners.iter().map(|listener| listener.wanted.backlog).max().unwrap_or_default();
-    let parking = Parking::new(&launch.limits, count, longest_backlog, plan.lanes, idle)
+    let parking = Parking::new(&launch.limits, &reserved, longest_backlog, plan.lanes, idle)
         .map_err(Error::system("can't make the acceptor's poller"))?;
     let ground = Ground {
         limits: launch.limits,

@@ -40,6 +40,8 @@ use crate::web::per_worker::PerWorker;
 const LAST_DROPS: Duration = Duration::from_secs(5);
 /// Beyond that a thread that begins may find no memory map for its stacks, and ends the process.
 const MOST_WORKERS: usize = 10_000;
+/// With less the first call of a handler may overflow it, which ends the process.
+const LEAST_STACK: usize = 64 << 10;
 /// Threads of workers block in handlers: a few for each core, and never very few.
 const DEFAULT_WORKERS: usize = 32;
 
@@ -128,7 +130,7 @@ impl Server {
         self
     }
 
-    /// Bytes of stack for each worker. Default: that of std, 2 MiB.
+    /// Bytes of stack for each worker, 64 KiB at least. Default: that of std, 2 MiB.
     #[must_use]
     pub fn stack_bytes(mut self, bytes: usize) -> Server {
         self.stack_bytes = Some(bytes);
@@ -318,6 +320,11 @@ impl Server {
             return config(format!(
                 "a server needs a worker, and {MOST_WORKERS} at most: Server::workers({workers})"
             ));
+        }
+        if let Some(bytes) = self.stack_bytes.filter(|bytes| *bytes < LEAST_STACK) {
+            let text =
+                format!("a worker needs {LEAST_STACK} bytes of stack at least: Server::stack_bytes({bytes})");
+            return config(text);
         }
         if let Err(text) = self.handler.check() {
             return config(text);

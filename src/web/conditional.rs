@@ -157,9 +157,7 @@ impl Validators {
             let text = format!("{}\"{opaque}\"", if *weak { "W/" } else { "" });
             headers.extend(HeaderValue::try_from(text).ok().map(|value| (ETAG, value)));
         }
-        // What lies ahead of us is not told (RFC 9110 §8.8.2.1).
-        if let Some(time) = self.modified.filter(|time| httpdate_can(*time)) {
-            let text = httpdate::fmt_http_date(time.min(SystemTime::now()));
+        if let Some(text) = self.modified.and_then(|time| last_modified(time, SystemTime::now())) {
             headers.extend(HeaderValue::try_from(text).ok().map(|value| (LAST_MODIFIED, value)));
         }
         response
@@ -191,9 +189,15 @@ fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// It panics beyond the year 9999, and before 1970.
-fn httpdate_can(time: SystemTime) -> bool {
-    time.duration_since(UNIX_EPOCH).is_ok()
+/// The last second that an HTTP date can say: its year has four digits.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// A time ahead of the clock is told as now (RFC 9110 §8.8.2.1). None where that is before 1970 or after 9999: a clock
+/// may be wrong, and `httpdate` panics.
+fn last_modified(time: SystemTime, now: SystemTime) -> Option<String> {
+    let told = time.min(now);
+    let since = told.duration_since(UNIX_EPOCH).ok()?;
+    (since.as_secs() <= LAST_SECOND).then(|| httpdate::fmt_http_date(told))
 }
 
 fn date(value: &[u8]) -> Option<SystemTime> {
@@ -229,6 +233,31 @@ mod tests {
     fn then() -> SystemTime {
         // With a fraction that HTTP does not tell.
         httpdate::parse_http_date(THEN).unwrap() + Duration::from_millis(600)
+    }
+
+    #[test]
+    fn times_that_no_date_can_say_are_left_out() {
+        let at = |seconds: i64| match u64::try_from(seconds) {
+            Ok(after) => UNIX_EPOCH + Duration::from_secs(after),
+            Err(_) => UNIX_EPOCH - Duration::from_secs(seconds.unsigned_abs()),
+        };
+        let last = LAST_SECOND as i64;
+        let cases = [
+            (0, 0, Some("Thu, 01 Jan 1970 00:00:00 GMT")),
+            (1, 2, Some("Thu, 01 Jan 1970 00:00:01 GMT")),
+            (2, 1, Some("Thu, 01 Jan 1970 00:00:01 GMT")),
+            (-1, 1, None),
+            // A clock that is wrong.
+            (1, -1, None),
+            (-1, -2, None),
+            (last, last + 1, Some("Fri, 31 Dec 9999 23:59:59 GMT")),
+            (last + 1, last, Some("Fri, 31 Dec 9999 23:59:59 GMT")),
+            (last + 1, last + 2, None),
+            (1 << 50, 1 << 60, None),
+        ];
+        for (time, now, told) in cases {
+            assert_eq!(last_modified(at(time), at(now)).as_deref(), told, "{time} {now}");
+        }
     }
 
     /// `METHOD name: value|name: value`.

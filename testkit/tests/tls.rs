@@ -2,11 +2,26 @@
 //! them is counted by `storm --tls`.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use testkit::{Addr, Proc, Signal, kitchen_sink, lacks, pass};
+use testkit::{Addr, Client, End, Exit, Outcome, Proc, Signal, kitchen_sink, lacks, pass};
+
+/// Puts the wall clock to a time before 1970, which Linux itself allows nobody.
+const CLOCK: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <time.h>
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
+    int outcome = real(clock, now);
+    if (clock == CLOCK_REALTIME) now->tv_sec = -1000000;
+    return outcome;
+}
+"#;
 
 struct Secured {
     server: Proc,
@@ -16,6 +31,10 @@ struct Secured {
 
 impl Secured {
     fn start(flags: &[&str]) -> Secured {
+        Secured::start_by(flags, |command| command)
+    }
+
+    fn start_by(flags: &[&str], change: impl FnOnce(&mut Command) -> &mut Command) -> Secured {
         let folder = tempfile::tempdir().expect("a folder");
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
         let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
@@ -25,7 +44,9 @@ impl Secured {
         let (cert, key) = (text(&certificate), text(&key));
         let tls = ["--tls-listen", "127.0.0.1:0", "--cert", &cert, "--key", &key];
         let flags = [&["--listen", "127.0.0.1:0"], &tls[..], flags].concat();
-        let server = Proc::start_as_said(env!("CARGO_BIN_EXE_kitchen_sink"), &flags);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kitchen_sink"));
+        change(command.args(flags));
+        let server = Proc::start_command(command);
         Secured { server, folder, certificate }
     }
 
@@ -170,6 +191,89 @@ fn a_successor_with_a_bad_certificate_is_not_let_in() {
     secured.server.wait_for("can't use the certificate");
     secured.server.wait_for("; still serving");
     assert_eq!(secured.server.settled(), Some(secured.server.pid()));
+}
+
+/// By the same text, so that the new program inherits the socket: plain text in the old one, TLS in the new.
+#[test]
+fn plain_connections_do_not_get_behind_a_listener_that_speaks_tls_now() {
+    let secured = Secured::start(&[]);
+    let file = |name: &str| secured.folder.path().join(name).display().to_string();
+    let program = secured.folder.path().join("program");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_kitchen_sink"), &program).expect("a link");
+    let server = Proc::start_as_said(&program, &["--listen", "127.0.0.1:0", "--probation-ms", "0"]);
+    let addr = server.addr();
+    let mut clients: Vec<Client> = (0..100).map(|_| Client::to(&addr)).collect();
+    let (idle, silent) = clients.split_at_mut(50);
+    for client in idle.iter_mut() {
+        client.get("/ok").ok();
+    }
+    // With half a head on its way, too.
+    silent[0].send("GET /pid HTTP/1.1\r\nHost: h\r\n");
+    server.open(server.pid(), 100);
+    let becomes = |flags: String| {
+        let new = secured.folder.path().join("new");
+        let script =
+            format!("#!/bin/sh\nexec {} {flags} --probation-ms 0\n", env!("CARGO_BIN_EXE_kitchen_sink"));
+        fs::write(&new, script).expect("a file");
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("a file");
+        fs::rename(&new, &program).expect("a file");
+    };
+    let tls = format!("--tls-listen 127.0.0.1:0 --cert {} --key {}", file("cert.pem"), file("key.pem"));
+    becomes(tls);
+    let new = server.handover();
+    server.wait_for("a listener of theirs speaks TLS now, or is gone");
+    // Each is answered once more, by the process that speaks plain text, and told of its close.
+    silent[0].send("\r\n");
+    for client in &mut silent[1..] {
+        client.ask("/pid");
+    }
+    for client in idle.iter_mut() {
+        client.ask("/pid");
+    }
+    for client in &mut clients {
+        let response = client.answer().ok();
+        assert_eq!((response.number(), response.closes()), (server.pid().as_raw(), true));
+        assert_eq!(client.end(), End::Fin);
+    }
+    assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
+    // Who comes now has to speak TLS.
+    let mut late = Client::to(&addr);
+    late.ask("/pid");
+    assert!(matches!(late.answer(), Outcome::Ok(response) if response.status == 400));
+    let Addr::Tcp(address) = &addr else { panic!("{addr:?}") };
+    let url = format!("https://localhost:{}/pid", address.port());
+    if !lacks("curl") {
+        assert_eq!(secured.curl(&[&url]).trim(), new.to_string());
+    }
+    // And back: what speaks TLS stays with who can.
+    becomes("--listen 127.0.0.1:0".to_owned());
+    let third = server.handover();
+    assert_eq!(server.wait_exit(new), Exit::Status(0));
+    assert_eq!(server.get("/pid").ok().number(), third.as_raw());
+}
+
+/// A clock that is broken costs what it is needed for, and no request.
+#[test]
+fn no_clock_before_1970_stops_a_server() {
+    if lacks("cc") || lacks("curl") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let [source, library] = ["clock.c", "clock.so"].map(|name| folder.path().join(name));
+    fs::write(&source, CLOCK).expect("a file");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).args([&library, &source]).arg("-ldl");
+    assert!(compiler.status().expect("cc").success());
+    let secured = Secured::start_by(&["--probation-ms", "0"], |command| command.env("LD_PRELOAD", &library));
+    for _ in 0..2 {
+        let mut plain = secured.server.client();
+        assert_eq!(plain.get("/ok").ok().header("date"), Some("Thu, 01 Jan 1970 00:00:00 GMT"));
+        // Both handshakes, of which the second may be a resumption.
+        let url = secured.url("/ok");
+        assert_eq!(secured.curl(&["-H", "Connection: close", &url, &url]), "ok\nok\n");
+        secured.server.handover();
+    }
+    assert_eq!(secured.server.count("panicked"), 0, "{:?}", secured.server.lines("panicked"));
 }
 
 /// As environment variables and secret stores leave it: accepted, or refused without a byte of it in the log.

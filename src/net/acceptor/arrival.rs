@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::ledger::Receiver;
-use super::{Acceptor, PACKETS_PER_TURN, SPECIAL};
+use super::{Acceptor, Listed, PACKETS_PER_TURN, SPECIAL};
 use crate::base::log::{debug, info, warn};
 use crate::net::stream::{Connection, Portable, Stream};
 use crate::process::handover::parcel::{self, Incoming, Parcel, Receipt, Received, Record};
@@ -177,10 +177,11 @@ impl<P: Portable> Acceptor<P> {
     /// All of a batch or nothing: `fds` is None when some are missing.
     fn take_connections(&mut self, key: u64, batch: u64, records: Vec<Record>, fds: Option<Vec<OwnedFd>>) {
         let came = records.len();
-        let places: Option<Vec<usize>> = records
-            .iter()
-            .map(|r| self.listed.iter().position(|l| l.name == r.listener && l.nth == r.nth))
-            .collect();
+        // All that travels is plain text. Served by a listener that speaks TLS by now, it would pass by the
+        // handshake and by the certificates that clients may have to show.
+        let fits = |l: &Listed, r: &Record| l.name == r.listener && l.nth == r.nth && !l.tls;
+        let places: Option<Vec<usize>> =
+            records.iter().map(|r| self.listed.iter().position(|l| fits(l, r))).collect();
         let slots: Vec<_> = (0..came).map_while(|_| self.parking.slots.claim()).collect();
         let room = self.room();
         let Some(upstream) = self.upstreams.get_mut(&key) else { return };
@@ -188,7 +189,15 @@ impl<P: Portable> Acceptor<P> {
         let never = places.is_none();
         let (Some(fds), Some(places), true) = (fds, places, all_fit) else {
             if upstream.is_first_refusal() {
-                warn!("handover: no room for {came} connections of a predecessor, which keeps them for now");
+                if never {
+                    info!(
+                        "handover: {came} connections stay with a predecessor: a listener of theirs speaks TLS now, or is gone"
+                    );
+                } else {
+                    warn!(
+                        "handover: no room for {came} connections of a predecessor, which keeps them for now"
+                    );
+                }
             }
             self.parking.slots.release_all(slots);
             return self.send_back(key, batch, came, never);

@@ -8,14 +8,18 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Debug)]
 pub(super) struct Census {
     by_listener: Box<[AtomicUsize]>,
+    /// Those whose connections count for no peer.
+    reserved: Box<[bool]>,
     /// None: peers are not counted, which saves a lock for each connection.
     by_peer: Option<Mutex<HashMap<IpAddr, usize>>>,
 }
 
 impl Census {
-    pub(super) fn new(listeners: usize, counts_peers: bool) -> Census {
+    /// For listeners of which these are reserved for operators.
+    pub(super) fn new(reserved: &[bool], counts_peers: bool) -> Census {
         Census {
-            by_listener: (0..listeners).map(|_| AtomicUsize::new(0)).collect(),
+            by_listener: reserved.iter().map(|_| AtomicUsize::new(0)).collect(),
+            reserved: reserved.into(),
             by_peer: counts_peers.then(Mutex::default),
         }
     }
@@ -25,12 +29,17 @@ impl Census {
         self.by_listener.get(listener).map_or(0, |count| count.load(Ordering::SeqCst))
     }
 
-    /// One more; how many that peer has now, 0 if peers are not counted.
+    /// Whether a connection counts for its peer.
+    fn counts(&self, listener: usize) -> Option<&Mutex<HashMap<IpAddr, usize>>> {
+        self.by_peer.as_ref().filter(|_| self.reserved.get(listener) != Some(&true))
+    }
+
+    /// One more; how many that peer has now, 0 if peers are not counted there.
     pub(super) fn enter(&self, listener: usize, peer: Option<SocketAddr>) -> usize {
         if let Some(count) = self.by_listener.get(listener) {
             count.fetch_add(1, Ordering::SeqCst);
         }
-        let (Some(by_peer), Some(peer)) = (&self.by_peer, peer) else { return 0 };
+        let (Some(by_peer), Some(peer)) = (self.counts(listener), peer) else { return 0 };
         let mut by_peer = by_peer.lock().unwrap_or_else(PoisonError::into_inner);
         let count = by_peer.entry(address(peer)).or_default();
         *count += 1;
@@ -41,7 +50,7 @@ impl Census {
         if let Some(count) = self.by_listener.get(listener) {
             count.fetch_sub(1, Ordering::SeqCst);
         }
-        let (Some(by_peer), Some(peer)) = (&self.by_peer, peer) else { return };
+        let (Some(by_peer), Some(peer)) = (self.counts(listener), peer) else { return };
         let mut by_peer = by_peer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = by_peer.get_mut(&address(peer)) {
             *count -= 1;
@@ -69,7 +78,7 @@ mod tests {
 
     #[test]
     fn whoever_comes_is_counted_until_he_goes() {
-        let census = Census::new(2, true);
+        let census = Census::new(&[false, false, true], true);
         let peer = |text: &str| Some(text.parse().unwrap());
         let cases = [
             ("1.2.3.4:5", 1),
@@ -84,6 +93,9 @@ mod tests {
             assert_eq!(census.enter(1, peer(text)), count, "{text}");
         }
         assert_eq!(census.enter(0, None), 0, "a unix socket has no peers");
+        assert_eq!(census.enter(2, peer("1.2.3.4:9")), 0, "an operator's connection counts for no peer");
+        census.leave(2, peer("1.2.3.4:9"));
+        assert_eq!(census.of_listener(2), 0);
         assert_eq!((census.of_listener(0), census.of_listener(1)), (1, 7));
         for (text, _) in cases {
             census.leave(1, peer(text));

@@ -149,6 +149,7 @@ struct Listed {
     nth: usize,
     site: usize,
     unix: bool,
+    tls: bool,
 }
 
 /// A queue, what is to be pushed to it, and what the last look at it showed.
@@ -235,8 +236,8 @@ impl<P: Portable> Acceptor<P> {
         let mut listed: Vec<Listed> = Vec::new();
         for listener in &setup.listeners {
             let nth = listed.iter().filter(|other| other.name == listener.wanted.name).count();
-            let (name, unix) = (listener.wanted.name.clone(), listener.is_unix());
-            listed.push(Listed { name, nth, site: listener.wanted.site, unix });
+            let (name, unix, tls) = (listener.wanted.name.clone(), listener.is_unix(), listener.is_tls());
+            listed.push(Listed { name, nth, site: listener.wanted.site, unix, tls });
         }
         let lane =
             |queue| Lane { queue, batch: Vec::new(), look: Look::default(), nudge: Nudge::new(), lent: None };
@@ -501,9 +502,7 @@ impl<P: Portable> Acceptor<P> {
         let Some(index) = self.listeners.iter().position(|polled| polled.place == place) else { return };
         let reserved = has_reserve(&self.listeners[index]);
         for _ in 0..ACCEPTS_PER_TURN {
-            if self.parking.census.of_listener(place) >= self.per_listener
-                && self.listeners[index].closing.is_none()
-            {
+            if !reserved && self.parking.census.of_listener(place) >= self.per_listener {
                 let name = &self.listeners[index].listener.wanted.name;
                 let what = format!("{} connections on {name}", self.per_listener);
                 self.say_full(&what);
@@ -754,7 +753,8 @@ impl<P: Portable> Acceptor<P> {
         self.parking.wanted.store(self.draining || self.full || one_is_full, Ordering::SeqCst);
         if one_is_full {
             for polled in &mut self.listeners {
-                polled.full = self.parking.census.of_listener(polled.place) >= self.per_listener;
+                let of_it = self.parking.census.of_listener(polled.place);
+                polled.full = !has_reserve(polled) && of_it >= self.per_listener;
             }
             self.poll_listeners();
         }

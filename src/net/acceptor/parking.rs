@@ -93,10 +93,10 @@ pub(crate) enum Command {
 
 impl<P> Parking<P> {
     /// Room for as many as the limits allow, and for those that are taken beyond them: by operators' listeners,
-    /// and from the kernel's queue at a stop.
+    /// and from the kernel's queue at a stop. `reserved` says of each listener whether it is an operators' one.
     pub(crate) fn new(
         limits: &Limits,
-        listeners: usize,
+        reserved: &[bool],
         longest_backlog: i32,
         lanes: Lanes,
         idle: Duration,
@@ -112,12 +112,12 @@ impl<P> Parking<P> {
         #[expect(clippy::cast_sign_loss, reason = "clamped")]
         let waiting = longest_backlog.clamp(BACKLOG, LONGEST_QUEUE) as usize;
         Ok(Parking {
-            slots: Slots::new(limits.connections + waiting + RESERVE),
+            slots: Slots::new(limits.connections.saturating_add(waiting + RESERVE)),
             poller,
             watches,
             lane_of_site: lanes.of_site.into(),
             bell,
-            census: Census::new(listeners, limits.connections_per_peer.is_some()),
+            census: Census::new(reserved, limits.connections_per_peer.is_some()),
             commands: Mutex::default(),
             start: Instant::now(),
             idle,

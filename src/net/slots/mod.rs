@@ -4,6 +4,7 @@
 //! Events are edge-triggered and registered once. One that comes while a worker has the connection
 //! is kept in the slot, and the worker that wants to park finds it there and goes on instead.
 
+use std::ops::Range;
 use std::sync::{OnceLock, PoisonError};
 
 use crate::base::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
@@ -32,8 +33,17 @@ impl SlotId {
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
     chunks: Box<[Chunk<T>]>,
-    free: Mutex<Vec<u32>>,
+    free: Mutex<Free>,
     taken: AtomicUsize,
+}
+
+/// The slots that are free. Of as many as a limit that means "any number" allows, no list is made before its time.
+#[derive(Debug)]
+struct Free {
+    /// Given back.
+    back: Vec<u32>,
+    /// Never taken yet.
+    new: Range<u32>,
 }
 
 type Chunk<T> = OnceLock<Box<[Slot<T>]>>;
@@ -67,14 +77,17 @@ impl<T> Slots<T> {
         let capacity = capacity.min(1 << 30);
         Slots {
             chunks: (0..capacity.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect(),
-            free: Mutex::new((0..capacity as u32).rev().collect()),
+            free: Mutex::new(Free { back: Vec::new(), new: 0..capacity as u32 }),
             taken: AtomicUsize::new(0),
         }
     }
 
     /// Takes a free slot for a connection that is not parked yet. None: all are taken.
     pub(crate) fn claim(&self) -> Option<SlotId> {
-        let index = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+        let index = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            free.back.pop().or_else(|| free.new.next())?
+        };
         self.taken.fetch_add(1, Ordering::SeqCst);
         let mut content = self.content(index);
         content.state = State::Away { event: false };
@@ -91,7 +104,7 @@ impl<T> Slots<T> {
             content.state = State::Free;
             slot.deadline.store(0, Ordering::Relaxed);
         }
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(id.index);
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).back.push(id.index);
         self.taken.fetch_sub(1, Ordering::SeqCst) - 1
     }
 

@@ -14,6 +14,7 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 
+use super::clock::{Clock, Tickets};
 use super::{pem, reasons};
 use crate::base::error::{Error, Kind};
 
@@ -47,7 +48,8 @@ impl Spec {
             .with_client_cert_verifier(clients)
             .with_cert_resolver(Arc::new(Chooser { keys: Arc::clone(&keys), asked: Arc::default() }));
         config.alpn_protocols = vec![HTTP_1_1.to_vec()];
-        config.ticketer = ring::Ticketer::new().map_err(broken)?;
+        config.ticketer = Arc::new(Tickets::new().map_err(broken)?);
+        config.time_provider = Arc::new(Clock);
         Ok(Loaded { config, keys })
     }
 }

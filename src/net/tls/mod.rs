@@ -2,6 +2,7 @@
 //! spoken within is not its business.
 
 mod certificates;
+mod clock;
 mod pem;
 mod reasons;
 mod session;
