@@ -106,6 +106,16 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     }
 }
 
+/// Whether this is a pseudo-terminal, as below tmux, sshd and every terminal window, and not a console or a serial line.
+pub(crate) fn is_pty(terminal: BorrowedFd<'_>) -> bool {
+    // fstat would tell of /dev/tty, if it was opened by that.
+    let mut device: libc::c_uint = 0;
+    // SAFETY: the kernel writes one unsigned int, which lives.
+    let done = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGDEV, &raw mut device) };
+    // UNIX98_PTY_SLAVE_MAJOR, of which there are eight.
+    done == 0 && matches!(libc::major(device.into()), 136..=143)
+}
+
 /// Kills the process of a pidfd, and no other that has its number by now.
 pub(crate) fn pidfd_kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     let info: *const libc::siginfo_t = ptr::null();
@@ -208,6 +218,8 @@ pub(crate) struct Spawn<'a> {
     pub(crate) mask: &'a SigSet,
     /// Not ignored in the program, although ignored here.
     pub(crate) defaults: &'a SigSet,
+    /// The program leads a new session, which has no terminal.
+    pub(crate) own_session: bool,
 }
 
 /// Starts a program by `posix_spawn`: no page of this process is copied or write-protected, and
@@ -233,7 +245,10 @@ pub(crate) fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
     };
     let (argv, env) = (pointers(spawn.argv), pointers(spawn.env));
     #[expect(clippy::cast_possible_truncation, reason = "as the call has them")]
-    let flags = (libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF) as libc::c_short;
+    let mut flags = (libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF) as libc::c_short;
+    if spawn.own_session {
+        flags |= libc::POSIX_SPAWN_SETSID;
+    }
 
     let mut actions = MaybeUninit::<libc::posix_spawn_file_actions_t>::uninit();
     let mut attributes = MaybeUninit::<libc::posix_spawnattr_t>::uninit();

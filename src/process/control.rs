@@ -20,6 +20,7 @@ use crate::process::handover::{Hello, Message, StateHead, VERSION};
 use crate::process::hooks::{Runner, Told, UserState};
 use crate::process::signals::{self, Wish};
 use crate::process::state::{Action, Event, Stage, State, Timer, Why};
+use crate::process::terminal::{Loss, Terminal};
 
 /// What the control loop asks of whatever it governs. None of these wait; what ends later is told
 /// through the [`Inbox`].
@@ -98,6 +99,7 @@ impl Inbox {
 pub(crate) struct Facts {
     pub(crate) generation: u32,
     pub(crate) nohup: bool,
+    pub(crate) terminal: Option<Arc<Terminal>>,
     /// None: this process hands over to nobody (in-process servers).
     pub(crate) program: Option<Program>,
     pub(crate) pid_file: Option<PidFile>,
@@ -178,6 +180,7 @@ const BELL: u64 = 0;
 const PREDECESSOR: u64 = 1;
 const SUCCESSOR: u64 = 2;
 const CHILDREN: u64 = 3;
+const TERMINAL: u64 = 4;
 
 impl<'a> Control<'a> {
     /// `first` are the actions that `state` was born with.
@@ -205,6 +208,10 @@ impl<'a> Control<'a> {
                 Kind::Config,
                 "this Handle steers another server, or has: give each server one of its own",
             ));
+        }
+        // A first generation goes by signals alone, as every program does: a job that its shell spares is spared.
+        if let Some(terminal) = facts.terminal.as_ref().filter(|_| predecessor.is_some() && !facts.nohup) {
+            poller.add(&**terminal, EpollEvent::new(EpollFlags::EPOLLIN, TERMINAL)).map_err(system)?;
         }
         if let Some(predecessor) = &predecessor {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, PREDECESSOR);
@@ -289,6 +296,7 @@ impl<'a> Control<'a> {
                 BELL => self.read_inbox(),
                 PREDECESSOR => self.read_predecessor(),
                 SUCCESSOR => self.read_successor(),
+                TERMINAL => self.read_terminal(),
                 _ => self.reap(),
             }
         }
@@ -494,9 +502,17 @@ impl<'a> Control<'a> {
             command: program.command(),
         };
         let files = self.service.files();
-        let files: Vec<(String, BorrowedFd<'_>)> =
-            files.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect();
-        match child::spawn(program, &listeners, &files, hello) {
+        let terminal = self.facts.terminal.as_ref();
+        let own_session = terminal.is_some_and(|terminal| terminal.ends_with_leader());
+        let terminal = terminal.map(|terminal| terminal.files()).transpose().unwrap_or_else(|e| {
+            warn!("handover: the successor won't see its terminal close: {e}");
+            None
+        });
+        let terminal = terminal.unwrap_or_default();
+        let user = files.iter().map(|(name, fd)| (name.clone(), fd.as_fd()));
+        let ours = terminal.iter().map(|(name, fd)| (name.clone(), fd.as_fd()));
+        let files: Vec<(String, BorrowedFd<'_>)> = user.chain(ours).collect();
+        match child::spawn(program, &listeners, &files, hello, own_session) {
             Ok(offspring) => {
                 let event = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
                 let watched = self.poller.add(offspring.lifecycle.as_fd(), event(SUCCESSOR));
@@ -565,6 +581,21 @@ impl<'a> Control<'a> {
                 }
                 Note::Wish(Wish::Hammer) => self.on(Event::Hammer),
             }
+        }
+    }
+
+    /// Told by no signal where this process is in the background, or no shell knows of it.
+    fn read_terminal(&mut self) {
+        let Some(loss) = self.facts.terminal.as_ref().and_then(|terminal| terminal.loss()) else { return };
+        if let Some(terminal) = self.facts.terminal.take() {
+            let _ = self.poller.delete(&*terminal);
+        }
+        match loss {
+            Loss::Closed => {
+                info!("the terminal was closed: drain and exit");
+                self.on(Event::Drain);
+            }
+            Loss::LeaderEnded => info!("the session's leader has ended: no terminal any more"),
         }
     }
 

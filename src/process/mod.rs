@@ -6,3 +6,4 @@ pub(crate) mod hooks;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 pub(crate) mod signals;
 pub(crate) mod state;
+pub(crate) mod terminal;

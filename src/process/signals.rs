@@ -1,7 +1,8 @@
 //! The signal thread: turns signals into wishes. What a wish leads to is not known here.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
@@ -12,8 +13,9 @@ use signal_hook::iterator::exfiltrator::origin::{Origin, WithOrigin};
 use signal_hook::iterator::{Handle, SignalsInfo};
 use signal_hook::low_level::siginfo::{Cause, Sent};
 
-use crate::base::log::{info, warn};
+use crate::base::log::{debug, info, warn};
 use crate::base::sys;
+use crate::process::terminal::{Loss, Terminal};
 
 /// A signal that a server hears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -173,18 +175,31 @@ const STOPS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// What was true of signals and terminal when this process was started.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Circumstances {
     /// SIGHUP was ignored: nohup, for this generation or an earlier one.
     pub(crate) nohup: bool,
-    /// /dev/tty could be opened.
-    pub(crate) terminal: bool,
+    /// None: no controlling terminal, or it can't be opened.
+    pub(crate) terminal: Option<Arc<Terminal>>,
+    /// A HUP of the kernel means that the terminal was closed, wherever the terminal can't tell.
+    trusts_kernel: bool,
 }
 
 impl Circumstances {
-    /// To be asked before any handler is installed.
-    pub(crate) fn now(inherited_nohup: bool) -> Circumstances {
-        Circumstances { nohup: inherited_nohup || sys::is_ignored(SIGHUP), terminal: terminal_opens() }
+    /// To be asked before any handler is installed. `predecessor_nohup`: None in a first generation.
+    pub(crate) fn now(
+        predecessor_nohup: Option<bool>,
+        terminal: io::Result<Option<Terminal>>,
+    ) -> Circumstances {
+        let terminal = terminal.inspect_err(|e| debug!("can't open the terminal: {e}"));
+        // To a first generation the end of its session's leader is a hang-up, as to every program. A successor without
+        // a terminal can have lost it only while its predecessor still served, which then judges what it was.
+        let trusts_kernel = predecessor_nohup.is_none() || terminal.is_err();
+        Circumstances {
+            nohup: predecessor_nohup == Some(true) || sys::is_ignored(SIGHUP),
+            terminal: terminal.ok().flatten().map(Arc::new),
+            trusts_kernel,
+        }
     }
 }
 
@@ -244,7 +259,7 @@ impl Installed {
             for origin in &mut signals {
                 let ours = Signal::ALL.into_iter().find(|ours| ours.number() == origin.signal);
                 if let Some(signal) = ours {
-                    heard(signal, interpret(&origin, signal, meanings, circumstances));
+                    heard(signal, interpret(&origin, signal, meanings, &circumstances));
                 }
             }
         })?;
@@ -268,7 +283,7 @@ fn interpret(
     origin: &Origin,
     signal: Signal,
     meanings: Signals,
-    circumstances: Circumstances,
+    circumstances: &Circumstances,
 ) -> Option<Wish> {
     let name = signal_hook::low_level::signal_name(origin.signal).unwrap_or("a signal");
     let sender = sender(origin);
@@ -277,15 +292,21 @@ fn interpret(
         let leads = |pid| pid != 0 && getsid(None).is_ok_and(|leader| leader.as_raw() == pid);
         origin.process.is_some_and(|p| leads(p.pid))
     };
-    let terminal_gone = || circumstances.terminal && !terminal_opens();
+    let terminal = circumstances.terminal.as_ref();
     // A closed terminal: the kernel says so, or the shell passes it on (bash does, to each job).
-    let hang_up = signal == Signal::Hup
-        && (matches!(origin.cause, Cause::Kernel) || (by_session_leader() && terminal_gone()));
+    let by_kernel = signal == Signal::Hup && matches!(origin.cause, Cause::Kernel);
+    let hang_up = if by_kernel {
+        circumstances.trusts_kernel || terminal.is_some_and(|tty| tty.loss() == Some(Loss::Closed))
+    } else {
+        signal == Signal::Hup && by_session_leader() && terminal.is_some_and(|tty| tty.has_hung_up())
+    };
     let (wish, meaning) = if hang_up {
         match circumstances.nohup {
             true => (None, "the terminal was closed, ignored under nohup"),
             false => (Some(Wish::HangUp), "the terminal was closed: drain and exit"),
         }
+    } else if by_kernel {
+        (None, "the session's leader has ended and the terminal was not closed: nothing")
     } else {
         match meanings.meaning(signal) {
             Some(Meaning::Handover) => (Some(Wish::Handover), "handover"),
@@ -315,10 +336,6 @@ fn sender(origin: &Origin) -> String {
         }
         _ => "an unknown sender".to_owned(),
     }
-}
-
-fn terminal_opens() -> bool {
-    File::open("/dev/tty").is_ok()
 }
 
 /// Takes the signal's default action: for TERM, INT and QUIT the process ends by it.

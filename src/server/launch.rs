@@ -30,6 +30,7 @@ use crate::process::handover::{Hello, Message, VERSION};
 use crate::process::hooks::{Hooks, Runner, SignalHooks};
 use crate::process::signals::{self, Circumstances, Heard, Signals};
 use crate::process::state::{Event, State, Terms};
+use crate::process::terminal::{LEADER_FILE, TTY_FILE, Terminal};
 use crate::server::assembly::{Assembly, Staff};
 use crate::server::handle::Handle;
 
@@ -290,12 +291,17 @@ pub(crate) fn serve<B: Business>(mut business: B) -> Result<(), Error> {
         None => signals::blocked(),
     };
     let blocked = blocked.map_err(Error::system("can't read the signal mask"))?;
-    let circumstances = Circumstances::now(predecessor.is_some_and(|predecessor| predecessor.nohup));
+    let terminal = match inherit::take_file(TTY_FILE) {
+        Some(tty) => Terminal::inherited(tty, inherit::take_file(LEADER_FILE)).map(Some),
+        None => Terminal::controlling(),
+    };
+    let circumstances = Circumstances::now(predecessor.map(|predecessor| predecessor.nohup), terminal);
     let command = predecessor.and_then(|predecessor| predecessor.command.as_ref());
     let program = Program::capture(launch.executable.as_deref(), command, blocked)
         .map_err(Error::system("can't tell how this process was started"))?;
     let generation = predecessor.map_or(1, |predecessor| predecessor.generation.saturating_add(1));
 
+    let (nohup, terminal) = (circumstances.nohup, circumstances.terminal.clone());
     let (meanings, signal_hooks) = (launch.signals, std::mem::take(&mut launch.signal_hooks));
     let installed = signals::install(&blocked).map_err(Error::system("can't handle signals"));
     let started = installed.and_then(|installed| {
@@ -312,7 +318,8 @@ pub(crate) fn serve<B: Business>(mut business: B) -> Result<(), Error> {
     });
     match started {
         Ok((mut started, signals)) => {
-            started.facts.nohup = circumstances.nohup;
+            started.facts.nohup = nohup;
+            started.facts.terminal = terminal;
             started.facts.program = Some(program);
             started.run(inheritance, Some(signals))
         }
@@ -440,7 +447,7 @@ fn start<B: Business>(
         lame_duck: timeouts.lame_duck,
     };
     bound.0.clear();
-    let facts = Facts { generation, nohup: false, program: None, pid_file, hooks };
+    let facts = Facts { generation, nohup: false, terminal: None, program: None, pid_file, hooks };
     Ok(Started { handle, assembly, acceptor, terms, adopted, facts })
 }
 

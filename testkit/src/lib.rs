@@ -24,7 +24,7 @@ pub use nix::sys::signal::Signal;
 pub use nix::unistd::Pid;
 pub use proc::Proc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-pub use shell::{Shell, lacks, unshare};
+pub use shell::{LogPipe, Shell, lacks, unshare};
 
 /// For all that should happen at once, on a machine that has other things to do, too.
 pub const DEADLINE: Duration = Duration::from_secs(20);

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -42,12 +43,60 @@ pub fn unshare(namespaces: &[&str]) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// A shell that leads a session of its own. Dropping it closes its terminal.
+/// A named pipe for the log of a server that another program starts.
+#[derive(Debug)]
+pub struct LogPipe {
+    folder: TempDir,
+}
+
+impl LogPipe {
+    /// A new one, in a folder of its own.
+    ///
+    /// # Panics
+    /// When there is none to be had.
+    #[expect(clippy::new_without_default, reason = "it makes a file")]
+    pub fn new() -> LogPipe {
+        let pipe = LogPipe { folder: tempfile::tempdir().expect("a folder") };
+        mkfifo(&pipe.path(), Mode::S_IRWXU).expect("a named pipe");
+        pipe
+    }
+
+    /// The folder, for what else a test needs.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    /// The words for a shell by which `program` is started on a free port, its output going into the pipe.
+    pub fn line(&self, program: &str, after: &str) -> String {
+        format!("'{program}' --listen 127.0.0.1:0 >'{}' 2>&1 {after}", self.path().display())
+    }
+
+    /// Calls `start`, which has another program start the server; it serves when this returns.
+    #[track_caller]
+    pub fn serve<T>(&self, start: impl FnOnce() -> T) -> (T, Proc) {
+        let flags = OFlag::O_NONBLOCK.bits();
+        let ours = OpenOptions::new().read(true).custom_flags(flags).open(self.path()).expect("a named pipe");
+        // Until the server has it open, too: a pipe that nobody writes to is at its end.
+        let writer = OpenOptions::new().write(true).open(self.path()).expect("a named pipe");
+        fcntl(&ours, FcntlArg::F_SETFL(OFlag::empty())).expect("a named pipe");
+        adopt_orphans();
+        let started = start();
+        let proc = Proc::started(OwnedFd::from(ours));
+        drop(writer);
+        (started, proc)
+    }
+}
+
+/// A shell, or another program, that leads the session of a terminal. Dropping it closes its terminal.
 #[derive(Debug)]
 pub struct Shell {
     terminal: Option<PtyMaster>,
     shell: Child,
-    folder: TempDir,
+    pipe: LogPipe,
 }
 
 impl Shell {
@@ -76,24 +125,16 @@ impl Shell {
             .stderr(Stdio::from(side()))
             .spawn()
             .expect("setsid");
-        let folder = tempfile::tempdir().expect("a folder");
-        Some(Shell { terminal: Some(terminal), shell, folder })
+        Some(Shell { terminal: Some(terminal), shell, pipe: LogPipe::new() })
     }
 
     /// Types the line `{before} PROGRAM --listen 127.0.0.1:0 {after}`, its output going to us.
     #[track_caller]
     pub fn serve(&mut self, before: &str, program: &str, after: &str) -> Proc {
-        let pipe = self.folder.path().join("log");
-        mkfifo(&pipe, Mode::S_IRWXU).expect("a named pipe");
-        let flags = OFlag::O_NONBLOCK.bits();
-        let ours = OpenOptions::new().read(true).custom_flags(flags).open(&pipe).expect("a named pipe");
-        // Until the server has it open, too: a pipe that nobody writes to is at its end.
-        let writer = OpenOptions::new().write(true).open(&pipe).expect("a named pipe");
-        fcntl(&ours, FcntlArg::F_SETFL(OFlag::empty())).expect("a named pipe");
-        let pipe = pipe.display();
-        self.type_in(&format!("{before} '{program}' --listen 127.0.0.1:0 >'{pipe}' 2>&1 {after}\n"));
-        let proc = Proc::started(OwnedFd::from(ours));
-        drop(writer);
+        let line = self.pipe.line(program, after);
+        let typed = format!("{before} {line}\n");
+        let terminal = self.terminal.as_mut().expect("an open terminal");
+        let ((), proc) = self.pipe.serve(|| terminal.write_all(typed.as_bytes()).expect("a terminal"));
         proc
     }
 
@@ -108,7 +149,7 @@ impl Shell {
     /// before the signal, and would then leave them alone.
     #[track_caller]
     pub fn let_it_wait(&mut self, server: &Proc) {
-        let pipe = self.folder.path().join("log");
+        let pipe = self.pipe.path();
         self.type_in(&format!("echo the shell waits >'{}'; wait\n", pipe.display()));
         server.wait_for("the shell waits");
     }

@@ -1,6 +1,7 @@
 //! A terminal that is closed is no wish for a handover.
 
-use testkit::{Exit, Proc, Shell};
+use nix::unistd::{getpgid, getsid};
+use testkit::{Exit, LogPipe, Pid, Proc, Shell, Signal};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const BASH: (&str, &[&str]) = ("bash", &["--norc", "--noprofile", "-i"]);
@@ -92,4 +93,127 @@ fn a_hup_by_the_shell_on_a_living_terminal_is_a_handover() {
     let new = server.child(1);
     server.committed(new);
     assert_eq!(server.get("/pid").ok().number(), new.as_raw());
+}
+
+const CLOSED: &str = "the terminal was closed: drain and exit";
+
+fn session_and_group(pid: Pid) -> (Pid, Pid) {
+    (getsid(Some(pid)).unwrap(), getpgid(Some(pid)).unwrap())
+}
+
+/// The first generation has ended, and no shell knows of the third.
+fn ends_with_its_terminal_after_upgrades((shell, args): (&str, &[&str]), after: &str) {
+    let Some(mut shell) = Shell::start(shell, args) else { return };
+    let server = shell.serve("", PROGRAM, &format!("--probation-ms 0 {after}"));
+    let first = session_and_group(server.pid());
+    for _ in 0..2 {
+        let new = server.handover();
+        assert_eq!(session_and_group(new), first);
+        assert_eq!(server.get("/pid").ok().number(), new.as_raw());
+    }
+    let mut client = server.client();
+    client.ask("/sleep/2000");
+    server.in_flight(server.newest(), 1);
+    shell.close_terminal();
+    server.wait_for(CLOSED);
+    assert_eq!(client.answer().ok().text(), "ok\n");
+    drop(client);
+    server.wait_gone();
+    assert!(matches!(server.wait_exit(server.newest()), Exit::Status(0) | Exit::Untold));
+}
+
+#[test]
+fn a_job_of_bash_that_was_upgraded_twice_drains_and_exits() {
+    ends_with_its_terminal_after_upgrades(BASH, "");
+    ends_with_its_terminal_after_upgrades(BASH, "&");
+}
+
+#[test]
+fn a_job_of_dash_that_was_upgraded_twice_drains_and_exits() {
+    ends_with_its_terminal_after_upgrades(DASH, "");
+    ends_with_its_terminal_after_upgrades(DASH, "&");
+}
+
+/// Without job control, so the server is in the group of the session's leader, which goes on when the first generation ends.
+#[test]
+fn below_a_script_that_goes_on_it_drains_with_its_terminal_after_two_upgrades() {
+    for stays in ["& while :; do wait; read line; done", "; read line"] {
+        let pipe = LogPipe::new();
+        let line = pipe.line(PROGRAM, &format!("--probation-ms 0 {stays}"));
+        let (shell, server) = pipe.serve(|| Shell::start("bash", &["--norc", "-c", &line]));
+        let Some(mut shell) = shell else { return };
+        for _ in 0..2 {
+            let new = server.handover();
+            assert_eq!(server.get("/pid").ok().number(), new.as_raw());
+        }
+        assert_eq!(server.wait_exit(server.pid()), Exit::Untold);
+        shell.close_terminal();
+        server.wait_for(CLOSED);
+        server.wait_gone();
+    }
+}
+
+#[test]
+fn a_terminal_that_is_closed_between_commit_and_exit_drains_each_generation() {
+    for (shell, args) in [BASH, DASH] {
+        for after in ["", "&"] {
+            let Some(mut shell) = Shell::start(shell, args) else { return };
+            let server = shell.serve("", PROGRAM, &format!("--probation-ms 0 {after}"));
+            let mut slow = server.client();
+            slow.ask("/sleep/3000");
+            server.in_flight(server.pid(), 1);
+            let new = server.handover();
+            shell.close_terminal();
+            server.wait_for(CLOSED);
+            assert!(matches!(server.wait_exit(new), Exit::Status(0) | Exit::Untold));
+            assert_eq!(slow.answer().ok().text(), "ok\n");
+            drop(slow);
+            server.wait_gone();
+        }
+    }
+}
+
+/// A shell that ends by itself leaves its background jobs alone, whatever happens to the terminal after that.
+#[test]
+fn a_background_job_outlives_a_shell_that_ends_by_itself() {
+    let Some(mut shell) = Shell::start(BASH.0, BASH.1) else { return };
+    let server = shell.serve("", PROGRAM, "--probation-ms 0 &");
+    server.handover();
+    shell.type_in("exit\n");
+    shell.wait();
+    shell.close_terminal();
+    server.wait_for("the session's leader has ended");
+    let new = server.handover();
+    assert_eq!(server.get("/pid").ok().number(), new.as_raw());
+    assert_eq!(server.count(CLOSED), 0);
+    server.stop();
+}
+
+#[test]
+fn without_a_terminal_session_and_group_stay() {
+    for server in [
+        Proc::start_group(PROGRAM, &["--probation-ms", "0"]),
+        Proc::start_as_said("setsid", &[PROGRAM, "--listen", "127.0.0.1:0", "--probation-ms", "0"]),
+    ] {
+        let first = session_and_group(server.pid());
+        for _ in 0..2 {
+            assert_eq!(session_and_group(server.handover()), first);
+        }
+        let group = first.1;
+        nix::sys::signal::killpg(group, Signal::SIGTERM).unwrap();
+        server.wait_gone();
+    }
+}
+
+#[test]
+fn ctrl_c_reaches_both_generations_of_a_foreground_job() {
+    let Some(mut shell) = Shell::start(BASH.0, BASH.1) else { return };
+    let server = shell.serve("", PROGRAM, "--probation-ms 0");
+    let mut slow = server.client();
+    slow.ask("/sleep/3000");
+    server.in_flight(server.pid(), 1);
+    let new = server.handover();
+    shell.type_in("\x03");
+    assert!(matches!(server.wait_exit(new), Exit::Status(0) | Exit::Untold));
+    assert_eq!(slow.answer().ok().text(), "ok\n");
 }

@@ -166,12 +166,13 @@ pub(crate) struct Offspring {
     pub(crate) state: StateFile,
 }
 
-/// Starts the next generation. `hello` waits for it in the channel.
+/// Starts the next generation, in a session of its own or in ours. `hello` waits for it in the channel.
 pub(crate) fn spawn(
     program: &Program,
     listeners: &[(String, BorrowedFd<'_>)],
     files: &[(String, BorrowedFd<'_>)],
     hello: Hello,
+    own_session: bool,
 ) -> Result<Offspring, SpawnError> {
     let failed = |e: io::Error| SpawnError::new(&program.path, &e);
     let (mut lifecycle, its_lifecycle) = Channel::pair().map_err(failed)?;
@@ -211,6 +212,7 @@ pub(crate) fn spawn(
         fds: &fds,
         mask: &mask,
         defaults: &defaults,
+        own_session,
     })
     .map_err(failed)?;
     info!("handover: started {} as child {pid}", program.path.display());

@@ -1,0 +1,294 @@
+//! The controlling terminal of this process: whether it was closed, or its session only lost its leader.
+//!
+//! Where generation 1, or a program that waits for it, leads the session of a terminal (tmux, screen, script, sshd, sudo), its
+//! end is the leader's end: the kernel takes the terminal from the session and sends SIGHUP to the foreground, and
+//! the program behind the terminal closes it, as its job is done. Nobody has closed a terminal under a server then. If
+//! somebody does, the terminal hangs up first, and then the kernel signals the leader. So the order of the two tells one from the
+//! other, and an epoll reports events in the order in which they happened.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::{Mutex, PoisonError};
+
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::unistd::{Pid, getpgrp, getpid, getsid};
+
+use crate::base::log::debug;
+use crate::base::sys;
+
+/// The names by which both descriptors go to a successor.
+pub(crate) const TTY_FILE: &str = "heirloom:terminal";
+pub(crate) const LEADER_FILE: &str = "heirloom:session-leader";
+
+/// How a terminal was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Its window was closed, or its connection broke.
+    Closed,
+    /// The session's leader ended while the terminal was open.
+    LeaderEnded,
+}
+
+/// The controlling terminal of this process, or of the generations before it. As a descriptor it becomes readable when the
+/// terminal is lost.
+#[derive(Debug)]
+pub(crate) struct Terminal {
+    poller: Epoll,
+    /// Its hang-up is somebody's doing, and not also a part of the leader's end.
+    tells: bool,
+    /// Who has the other side, where the leader is a half of it, and had a terminal of its own.
+    holder: Option<Holder>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    Held {
+        tty: OwnedFd,
+        /// None on kernels without pidfds, and where the leader is outside our pid namespace.
+        leader: Option<OwnedFd>,
+    },
+    Lost(Loss),
+}
+
+const TTY: u64 = 0;
+const LEADER: u64 = 1;
+
+impl Terminal {
+    /// None: this process has no controlling terminal.
+    ///
+    /// # Errors
+    /// When that can't be found out.
+    pub(crate) fn controlling() -> io::Result<Option<Terminal>> {
+        let tty = match open() {
+            Ok(tty) => tty,
+            Err(e) if e.raw_os_error() == Some(libc::ENXIO) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let leader = getsid(None)?;
+        let pidfd = sys::pidfd_open(leader).inspect_err(|e| debug!("no pidfd for the session's leader: {e}"));
+        let holder = Some(leader).filter(|leader| *leader != getpid()).and_then(Holder::of);
+        let tells = sys::is_pty(tty.as_fd()) && holder.is_none();
+        let holder = holder.filter(|holder| !holder.has_no_terminal());
+        Ok(Some(Terminal { holder, ..Terminal::of(tty, pidfd.ok(), tells)? }))
+    }
+
+    /// That of a predecessor, whose session need not be ours.
+    pub(crate) fn inherited(tty: OwnedFd, leader: Option<OwnedFd>) -> io::Result<Terminal> {
+        Terminal::of(tty, leader, true)
+    }
+
+    fn of(tty: OwnedFd, leader: Option<OwnedFd>, tells: bool) -> io::Result<Terminal> {
+        let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        // First: where both are over already, nobody has seen the order, and the predecessor, which served, judges.
+        if let Some(leader) = &leader {
+            poller.add(leader, EpollEvent::new(EpollFlags::EPOLLIN, LEADER))?;
+        }
+        if tells {
+            // A hang-up is reported without being asked for.
+            poller.add(&tty, EpollEvent::new(EpollFlags::empty(), TTY))?;
+        }
+        Ok(Terminal { poller, tells, holder: None, state: Mutex::new(State::Held { tty, leader }) })
+    }
+
+    /// Whether it, or the terminal through which it is shown, has hung up, whatever the cause.
+    pub(crate) fn has_hung_up(&self) -> bool {
+        if self.holder.as_ref().is_some_and(Holder::has_no_terminal) {
+            return true;
+        }
+        match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Held { tty, .. } => {
+                let mut fds = [PollFd::new(tty.as_fd(), PollFlags::empty())];
+                poll(&mut fds, 0u8).is_ok_and(|ready| ready > 0)
+            }
+            State::Lost(loss) => *loss == Loss::Closed,
+        }
+    }
+
+    /// How it was lost; None: it is still there.
+    pub(crate) fn loss(&self) -> Option<Loss> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let State::Lost(loss) = *state {
+            return Some(loss);
+        }
+        let mut events = [EpollEvent::empty(); 2];
+        let n = self.poller.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        let loss = match events.iter().take(n).next()?.data() {
+            LEADER => Loss::LeaderEnded,
+            _ => Loss::Closed,
+        };
+        // Closes both: the program on the other side may wait for that.
+        *state = State::Lost(loss);
+        Some(loss)
+    }
+
+    /// Whether a successor needs a session of its own: we are in the group of the session's leader, as it or below it, without
+    /// job control, so the kernel signals our whole group when the leader ends.
+    pub(crate) fn ends_with_leader(&self) -> bool {
+        // What was inherited is not the terminal of our session.
+        getsid(None).is_ok_and(|leader| leader == getpgrp()) && open().is_ok()
+    }
+
+    /// What a successor needs of it, by name.
+    pub(crate) fn files(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Held { tty, leader } if self.tells => {
+                let mut files = vec![(TTY_FILE.to_owned(), tty.try_clone()?)];
+                if let Some(leader) = leader {
+                    files.push((LEADER_FILE.to_owned(), leader.try_clone()?));
+                }
+                Ok(files)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+impl AsFd for Terminal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poller.0.as_fd()
+    }
+}
+
+fn open() -> io::Result<OwnedFd> {
+    let flags = libc::O_NOCTTY | libc::O_NONBLOCK;
+    Ok(OpenOptions::new().read(true).custom_flags(flags).open("/dev/tty")?.into())
+}
+
+/// A program whose child leads the session of the terminal that it holds, as sudo does: both end at once, and which of them
+/// comes first says nothing. It passes on the signals that it gets when its own terminal is closed.
+#[derive(Debug)]
+struct Holder {
+    pid: String,
+}
+
+impl Holder {
+    /// That of a session's leader, which has the same name where it is a half of it.
+    fn of(leader: Pid) -> Option<Holder> {
+        let leader = Stat::of(&leader.to_string())?;
+        let holder = Stat::of(&leader.parent)?;
+        (holder.name == leader.name).then_some(Holder { pid: leader.parent })
+    }
+
+    fn has_no_terminal(&self) -> bool {
+        Stat::of(&self.pid).is_some_and(|stat| stat.terminal == "0")
+    }
+}
+
+/// Of `/proc/PID/stat`.
+struct Stat {
+    name: String,
+    parent: String,
+    terminal: String,
+}
+
+impl Stat {
+    fn of(pid: &str) -> Option<Stat> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (head, rest) = stat.rsplit_once(") ")?;
+        let mut fields = rest.split(' ').map(str::to_owned);
+        Some(Stat {
+            name: head.split_once('(')?.1.to_owned(),
+            parent: fields.nth(1)?,
+            // After the group and the session.
+            terminal: fields.nth(2)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::{pipe, write};
+
+    use super::*;
+
+    /// A pipe stands for each: one hangs up when its writer is closed, one is readable when something is written.
+    struct Stage {
+        terminal: Terminal,
+        master: Option<OwnedFd>,
+        leader: OwnedFd,
+    }
+
+    impl Stage {
+        fn new(tells: bool) -> Stage {
+            let ((tty, master), (pidfd, leader)) = (pipe().unwrap(), pipe().unwrap());
+            let terminal = Terminal::of(tty, Some(pidfd), tells).unwrap();
+            Stage { terminal, master: Some(master), leader }
+        }
+
+        fn hang_up(&mut self) {
+            self.master = None;
+        }
+
+        fn end_leader(&self) {
+            // Nobody reads it where the terminal is lost already.
+            let _ = write(&self.leader, b".");
+        }
+    }
+
+    #[test]
+    fn what_came_first_is_the_cause_however_late_it_is_looked_at() {
+        for _ in 0..100 {
+            let mut stage = Stage::new(true);
+            assert_eq!((stage.terminal.loss(), stage.terminal.has_hung_up()), (None, false));
+            stage.hang_up();
+            stage.end_leader();
+            assert!(stage.terminal.has_hung_up());
+            assert_eq!(stage.terminal.loss(), Some(Loss::Closed));
+
+            let mut stage = Stage::new(true);
+            stage.end_leader();
+            stage.hang_up();
+            assert_eq!(stage.terminal.loss(), Some(Loss::LeaderEnded));
+            assert!(!stage.terminal.has_hung_up());
+        }
+    }
+
+    #[test]
+    fn what_comes_later_changes_nothing() {
+        let mut stage = Stage::new(true);
+        stage.end_leader();
+        assert_eq!(stage.terminal.loss(), Some(Loss::LeaderEnded));
+        stage.hang_up();
+        assert_eq!(stage.terminal.loss(), Some(Loss::LeaderEnded));
+
+        let mut stage = Stage::new(true);
+        stage.hang_up();
+        assert_eq!(stage.terminal.loss(), Some(Loss::Closed));
+        stage.end_leader();
+        assert_eq!(stage.terminal.loss(), Some(Loss::Closed));
+    }
+
+    #[test]
+    fn where_its_leaders_end_hangs_it_up_only_that_is_seen() {
+        let mut stage = Stage::new(false);
+        stage.hang_up();
+        assert_eq!((stage.terminal.loss(), stage.terminal.has_hung_up()), (None, true));
+        stage.end_leader();
+        assert_eq!(stage.terminal.loss(), Some(Loss::LeaderEnded));
+    }
+
+    #[test]
+    fn where_nobody_has_seen_the_order_the_leader_was_first() {
+        let ((tty, master), (pidfd, leader)) = (pipe().unwrap(), pipe().unwrap());
+        drop(master);
+        write(&leader, b".").unwrap();
+        assert_eq!(Terminal::inherited(tty, Some(pidfd)).unwrap().loss(), Some(Loss::LeaderEnded));
+    }
+
+    #[test]
+    fn a_successor_gets_what_is_held_and_tells() {
+        let names = |stage: &Stage| -> Vec<String> {
+            stage.terminal.files().unwrap().into_iter().map(|(name, _)| name).collect()
+        };
+        let stage = Stage::new(true);
+        assert_eq!(names(&stage), [TTY_FILE, LEADER_FILE]);
+        stage.end_leader();
+        assert_eq!(stage.terminal.loss(), Some(Loss::LeaderEnded));
+        assert!(names(&stage).is_empty());
+        assert!(names(&Stage::new(false)).is_empty());
+    }
+}
