@@ -168,11 +168,12 @@ pub(crate) struct Control<'a> {
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 impl Successor {
-    /// Ends one that has not got GO, or is silent. What a script has started is not our child, and
-    /// before its HELLO not known to us: it would take our end for a crash.
+    /// Ends one that has not got GO, or is silent. The kill comes first: a successor that hears STOPPING closes the
+    /// listeners to new clients, which are ours too. The message is for one that the kill does not reach, because
+    /// a script started it and it has not said HELLO: it would take our end for a crash.
     fn dismiss(&mut self) {
-        self.channel.send(&Message::Stopping { within: Duration::ZERO });
         self.child.kill();
+        self.channel.send(&Message::Stopping { within: Duration::ZERO });
     }
 }
 

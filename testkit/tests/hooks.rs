@@ -99,6 +99,8 @@ fn a_handover_that_fails_leaves_what_was_released_where_it_was() {
             server.wait_for("hook: acquire hangs");
             fs::remove_file(&path).unwrap();
             server.wait_for(line);
+            // It would have closed the listeners, which are shared, to new clients.
+            assert_eq!(server.count("handover: predecessor *: STOPPING"), 0);
         } else {
             server.wait_for(line);
             fs::remove_file(&path).unwrap();

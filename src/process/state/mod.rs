@@ -103,7 +103,7 @@ pub(crate) enum Timer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Spawn,
-    /// Say STOPPING, for whom the kill may not reach; KILL and reap.
+    /// KILL and reap; then say STOPPING, for a successor that the kill does not reach.
     KillSuccessor,
     ToPredecessor(Message),
     ToSuccessor(Message),
