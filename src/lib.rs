@@ -310,7 +310,7 @@
 //! | feature | adds | by |
 //! | --- | --- | --- |
 //! | `json` | `RequestExt::json`, `Json`, `Problem` | `serde_json`, `serde_path_to_error` |
-//! | `form` | `RequestExt::query`, `RequestExt::form` | `serde_urlencoded`, `form_urlencoded`, `serde_path_to_error` |
+//! | `form` | `RequestExt::query`, `RequestExt::form` | `serde_html_form`, `form_urlencoded`, `serde_path_to_error` |
 //! | `cookies` | `RequestExt::cookie`, `ResponseExt::with_cookie` | `cookie` |
 //! | `files` | `ServeDir`, `ServeFile` | `mime_guess` |
 //! | `gzip` | `wrap::Gzip` | `flate2`, in Rust |

@@ -45,6 +45,27 @@ fn query(req: Request) -> Result<String, InputError> {
     Ok(format!("{} {}", person.name, person.age))
 }
 
+/// As of checkboxes, or a list of which several may be chosen.
+#[derive(Deserialize)]
+struct Search {
+    #[serde(default)]
+    tag: Vec<String>,
+    #[serde(default)]
+    year: Vec<u16>,
+    page: Option<u32>,
+    #[serde(default)]
+    exact: bool,
+}
+
+fn said(search: &Search) -> String {
+    let Search { tag, year, page, exact } = search;
+    format!("{tag:?} {year:?} {page:?} {exact}")
+}
+
+fn search(mut req: Request) -> Result<String, InputError> {
+    Ok(said(&if req.method() == Method::POST { req.form()? } else { req.query()? }))
+}
+
 fn serve() -> Fixture {
     let secret = |_: Request| -> Result<(), Problem> { Err(std::io::Error::other("the password"))? };
     let cookies = |req: Request| {
@@ -59,6 +80,8 @@ fn serve() -> Fixture {
         .post("/streaming/problem", streaming(max_body(10, problem)))
         .post("/form", form)
         .get("/query", query)
+        .get("/search", search)
+        .post("/search", search)
         .get("/cookies", cookies)
         .get("/cookie/bad", |_: Request| ().into_response().with_cookie(Cookie::new("a", "1; Domain=evil")))
         .get("/tagged", |req: Request| {
@@ -132,6 +155,45 @@ fn errors_say_line_and_field() {
             reply == said || reply.ends_with(&said[4..]) && reply.starts_with(&said[..4]),
             "{path}: {reply}"
         );
+    }
+}
+
+#[test]
+fn a_field_may_come_several_times_where_there_is_room_for_it() {
+    const FORM: &str = "application/x-www-form-urlencoded";
+    let fixture = serve();
+    for (text, status, expected) in [
+        ("", 200, "[] [] None false"),
+        ("tag=a", 200, r#"["a"] [] None false"#),
+        ("tag=a&tag=b", 200, r#"["a", "b"] [] None false"#),
+        ("tag=b&year=1&tag=a&tag=&year=2", 200, r#"["b", "a", ""] [1, 2] None false"#),
+        ("tag=a%26b&tag=%C3%BC+x", 200, r#"["a&b", "ü x"] [] None false"#),
+        ("page=3&exact=true", 200, "[] [] Some(3) true"),
+        // An empty input and a checkbox, as browsers send them.
+        ("page=&exact=on", 200, "[] [] None true"),
+        ("unknown=1&unknown=2&tag=a", 200, r#"["a"] [] None false"#),
+        ("year=1&year=x", 400, "year[1]: invalid digit found in string"),
+        ("year=x", 400, "year[0]: invalid digit found in string"),
+        ("page=x", 400, "page: invalid digit found in string"),
+        ("exact=1", 400, "exact: "),
+    ] {
+        let get = fixture.client().get(&format!("/search?{text}"));
+        assert_eq!(get.status, status, "{text}");
+        assert!(get.text().starts_with(expected), "{text}: {}", get.text());
+        let mut client = fixture.client();
+        client.send(typed("/search", FORM, text));
+        let post = client.reply();
+        assert_eq!(post.status, if status == 400 { 422 } else { status }, "{text}");
+        assert_eq!(post.text(), get.text(), "{text}");
+    }
+    // What must come once.
+    for (text, expected) in [
+        ("page=1&page=2", "duplicate field `page`"),
+        ("exact=true&exact=true", "duplicate field `exact`"),
+        ("page=1&page=x", "duplicate field `page`"),
+    ] {
+        let reply = fixture.client().get(&format!("/search?{text}"));
+        assert_eq!((reply.status, reply.text().trim()), (400, expected), "{text}");
     }
 }
 

@@ -210,12 +210,16 @@ pub trait RequestExt: sealed::Sealed {
     /// (`multipart/form-data`) have no reader here: `docs/streaming.md` shows how they are read by the
     /// crate multer. A feature: `form`.
     ///
+    /// A field that may come several times, as of checkboxes or `<select multiple>`, is a `Vec`, by `#[serde(default)]` also
+    /// if it does not come at all; one that must come once is refused if it comes twice. `on` is true, as browsers send it
+    /// for a checkbox, and an empty field is None as an `Option` of a number or a `bool`.
+    ///
     /// # Errors
     /// What is wrong, with the field, as a response: 413, 415, 422.
     #[cfg(feature = "form")]
     fn form<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError>;
 
-    /// Reads what follows the `?`. A feature: `form`.
+    /// Reads what follows the `?`, as [`form`](Self::form) does. A feature: `form`.
     ///
     /// # Errors
     /// What is wrong, with the field, as a response: 400.

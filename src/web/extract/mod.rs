@@ -147,9 +147,17 @@ pub(crate) fn query<T: DeserializeOwned>(query: Option<&str>) -> Result<T, Input
 
 #[cfg(feature = "form")]
 fn pairs<T: DeserializeOwned>(bytes: &[u8], unfit: StatusCode) -> Result<T, InputError> {
-    let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(bytes));
-    serde_path_to_error::deserialize(pairs)
-        .map_err(|e| InputError::new(unfit, e.inner().to_string()).at(e.path()))
+    /// What `serde_html_form` says of a field that comes several times and is to be one value.
+    const SEVERAL: &str = "unsupported value";
+    let pairs = serde_html_form::Deserializer::new(form_urlencoded::parse(bytes));
+    serde_path_to_error::deserialize(pairs).map_err(|e| {
+        let (reason, field) = (e.inner().to_string(), e.path().to_string());
+        let comes = form_urlencoded::parse(bytes).filter(|(name, _)| *name == field).count();
+        if reason == SEVERAL && comes > 1 {
+            return InputError::new(unfit, format!("duplicate field `{field}`"));
+        }
+        InputError::new(unfit, reason).at(e.path())
+    })
 }
 
 /// The media type, without parameters, must be as wanted.
