@@ -1,14 +1,17 @@
 //! Bound sockets: made from the text given to `listen`, or from a descriptor inherited with it.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::base::error::{Error, Kind};
@@ -17,6 +20,7 @@ use crate::base::sys;
 use crate::net::stream::Stream;
 #[cfg(feature = "tls")]
 use crate::net::tls::Tls;
+use crate::process::handover::{FileId, Passed};
 
 /// What the kernel holds for us while nobody accepts, unless a listener says otherwise.
 pub(crate) const BACKLOG: i32 = 1024;
@@ -68,10 +72,10 @@ pub(crate) struct Listener {
 #[derive(Clone, Debug)]
 enum ListenerKind {
     Tcp(SocketAddr),
-    /// With the inode of the socket file as we found or made it.
     Unix {
         path: PathBuf,
-        inode: Option<u64>,
+        /// The socket's own file, which may be at its path no longer.
+        file: FileId,
     },
 }
 
@@ -82,19 +86,26 @@ impl Listener {
         let failed = |e: io::Error| {
             Error::io(Kind::Bind, format!("can't listen on {}{}", shown(name), advice(name, &e)), e)
         };
-        let socket = match name.strip_prefix("unix:") {
+        let (socket, file) = match name.strip_prefix("unix:") {
             // The kernel would invent a name.
             Some("") => return Err(failed(ErrorKind::InvalidInput.into())),
-            Some(path) => bind_unix(Path::new(path)).map_err(failed)?,
-            None => bind_first(name.to_socket_addrs().map_err(failed)?.collect()).map_err(failed)?,
+            Some(path) => {
+                let (socket, file) = bind_unix(Path::new(path), wanted.backlog).map_err(failed)?;
+                (socket, Some(file))
+            }
+            None => {
+                let addresses = name.to_socket_addrs().map_err(failed)?.collect();
+                let socket = bind_first(addresses).map_err(failed)?;
+                socket.listen(wanted.backlog).map_err(failed)?;
+                (socket, None)
+            }
         };
-        socket.listen(wanted.backlog).map_err(failed)?;
-        Listener::adopt(wanted, socket.into())
+        Listener::adopt(wanted.clone(), Passed { name: wanted.name, fd: socket.into(), file })
     }
 
     /// Takes a listening socket that was inherited by that name.
-    pub(crate) fn adopt(wanted: Wanted, fd: OwnedFd) -> Result<Listener, Error> {
-        let name = &*wanted.name;
+    pub(crate) fn adopt(wanted: Wanted, passed: Passed<OwnedFd>) -> Result<Listener, Error> {
+        let (name, fd) = (&*wanted.name, passed.fd);
         let odd = |e: io::Error| Error::io(Kind::Inherit, format!("the listener {name} is odd"), e);
         let socket = SockRef::from(&fd);
         // Shared with every generation, and so from birth.
@@ -108,12 +119,45 @@ impl Listener {
             }
             (None, Some(path)) => {
                 let path = std::path::absolute(path).map_err(odd)?;
-                let inode = fs::symlink_metadata(&path).map(|m| m.ino()).ok();
-                ListenerKind::Unix { path, inode }
+                // A predecessor of a version that does not say which file it is has the socket that is there.
+                let found = || FileId::at(&path).filter(|_| is_socket(&path));
+                let file = passed.file.or_else(found).unwrap_or(FileId::NONE);
+                ListenerKind::Unix { path, file }
             }
             _ => return Err(odd(io::Error::other("not of the family its name says"))),
         };
         Ok(Listener { wanted, fd: Arc::new(fd), kind })
+    }
+
+    /// For an adopted unix socket whose path leads to it no longer: another one at that path, if nobody else has
+    /// that. What another program has put there stays.
+    pub(crate) fn bound_anew(&self) -> Option<Listener> {
+        let ListenerKind::Unix { path, file } = &self.kind else { return None };
+        if FileId::at(path) == Some(*file) {
+            return None;
+        }
+        match Listener::bind(self.wanted.clone()) {
+            Ok(listener) => {
+                warn!("{} was removed while the server ran: bound anew", path.display());
+                Some(listener)
+            }
+            Err(e) => {
+                warn!(
+                    "{} is not this server's socket any more, new clients can't connect: {e}",
+                    path.display()
+                );
+                None
+            }
+        }
+    }
+
+    /// As the next generation gets it.
+    pub(crate) fn passed(&self) -> Passed<Arc<OwnedFd>> {
+        let file = match &self.kind {
+            ListenerKind::Tcp(_) => None,
+            ListenerKind::Unix { file, .. } => Some(*file),
+        };
+        Passed { name: self.wanted.name.clone(), fd: Arc::clone(&self.fd), file }
     }
 
     /// Gives the kernel's queue the length that was asked for, as accepting begins: the socket is shared, and
@@ -192,11 +236,10 @@ impl Listener {
         let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Read);
     }
 
-    /// Removes a unix socket's path, unless somebody else has put another one there.
+    /// Removes a unix socket's path, unless something else is there by now.
     pub(crate) fn unlink(&self) {
-        let ListenerKind::Unix { path, inode } = &self.kind else { return };
-        let now = fs::symlink_metadata(path).map(|m| m.ino()).ok();
-        if now.is_some() && now == *inode {
+        let ListenerKind::Unix { path, file } = &self.kind else { return };
+        if FileId::at(path) == Some(*file) {
             match fs::remove_file(path) {
                 Ok(()) => info!("removed {}", path.display()),
                 Err(e) => warn!("can't remove {}: {e}", path.display()),
@@ -266,9 +309,12 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn bind_unix(path: &Path) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+/// Listens at `path`, and says which file that is.
+fn bind_unix(path: &Path, backlog: i32) -> io::Result<(Socket, FileId)> {
     let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A server that has bound and does not listen yet looks like one that is gone.
+    let _lock = PathLock::take(path)?;
     match socket.bind(&address) {
         Err(e) if e.kind() == ErrorKind::AddrInUse && !is_socket(path) => {
             return Err(io::Error::new(ErrorKind::AlreadyExists, "what is there is no socket"));
@@ -280,7 +326,67 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
         }
         other => other?,
     }
-    Ok(socket)
+    let file = FileId::at(path).ok_or(ErrorKind::NotFound)?;
+    socket.listen(backlog)?;
+    Ok((socket, file))
+}
+
+/// Excludes other servers that start at the same path. The lock is a file beside it, which is removed again.
+struct PathLock {
+    path: PathBuf,
+    /// Locked while it is open.
+    _file: Flock<File>,
+}
+
+impl PathLock {
+    /// None: a path that can't be bound, or a file system without locks.
+    fn take(socket: &Path) -> io::Result<Option<PathLock>> {
+        let Some(name) = socket.file_name() else { return Ok(None) };
+        let path = socket.with_file_name([OsStr::new("."), name, OsStr::new(".lock")].join(OsStr::new("")));
+        loop {
+            // Another user's is not created, which sticky folders forbid, but can be locked. Never waits, whatever
+            // is there.
+            let open = |options: &mut OpenOptions| {
+                options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).mode(0o644).open(&path)
+            };
+            let opened = match open(OpenOptions::new().read(true)) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    open(OpenOptions::new().read(true).write(true).create_new(true))
+                }
+                other => other,
+            };
+            let file = match opened {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
+                other => other?,
+            };
+            let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, e)| {
+                if e == Errno::EWOULDBLOCK {
+                    info!("another server starts at {}: waiting for it", socket.display());
+                    Flock::lock(file, FlockArg::LockExclusive)
+                } else {
+                    Err((file, e))
+                }
+            });
+            let file = match locked {
+                Ok(file) => file,
+                Err((_, Errno::EINTR)) => continue,
+                Err(_) => return Ok(None),
+            };
+            // Its last owner may have removed it meanwhile.
+            let ours = file.metadata().map(|file| (file.dev(), file.ino()));
+            let named = fs::symlink_metadata(&path).map(|file| (file.dev(), file.ino()));
+            if named.is_ok_and(|named| ours.is_ok_and(|ours| ours == named)) {
+                return Ok(Some(PathLock { path, _file: file }));
+            }
+        }
+    }
+}
+
+impl Drop for PathLock {
+    fn drop(&mut self) {
+        // While it is locked: a server that waits for it sees that it is gone, and makes another.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 fn is_socket(path: &Path) -> bool {
@@ -306,6 +412,11 @@ mod tests {
 
     fn bind(name: &str) -> Result<Listener, Error> {
         Listener::bind(Wanted::new(name.to_owned(), 0))
+    }
+
+    fn adopt(wanted: Wanted, from: &Listener) -> Result<Listener, Error> {
+        let Passed { name, fd, file } = from.passed();
+        Listener::adopt(wanted, Passed { name, fd: fd.try_clone().unwrap(), file })
     }
 
     fn connect(listener: &Listener, host: &str, within: Duration) -> io::Result<TcpStream> {
@@ -381,6 +492,111 @@ mod tests {
         assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 
+    #[test]
+    fn of_servers_that_start_at_once_on_one_path_one_listens_and_is_reached() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        for round in 0..50 {
+            // In turn with the file of a server that is gone, and without.
+            if round % 2 == 0 {
+                drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            }
+            let start = std::sync::Barrier::new(6);
+            let started: Vec<Listener> = std::thread::scope(|scope| {
+                let one = || {
+                    start.wait();
+                    bind(&format!("unix:{}", path.display()))
+                };
+                let starters = [(); 6].map(|()| scope.spawn(one));
+                starters.into_iter().filter_map(|starter| starter.join().unwrap().ok()).collect()
+            });
+            assert_eq!(started.len(), 1, "round {round}");
+            let client = UnixStream::connect(&path).unwrap();
+            started[0].accept().unwrap();
+            drop(client);
+            let names: Vec<_> =
+                fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert_eq!(names, ["socket"], "nothing is left beside it");
+            started[0].unlink();
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn a_lock_that_a_dead_server_has_left_keeps_nobody_from_starting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        fs::write(folder.path().join(".socket.lock"), "").unwrap();
+        let listener = bind(&format!("unix:{}", path.display())).unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(listener);
+        // Something in its place that opens and never ends.
+        nix::unistd::mkfifo(&folder.path().join(".socket.lock"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        bind(&format!("unix:{}", path.display())).unwrap();
+    }
+
+    /// What a successor finds at the path, and what it makes of it.
+    #[test]
+    fn a_successor_has_what_its_predecessor_had_and_nothing_else() {
+        let reach = |path: &Path| {
+            let mut client = UnixStream::connect(path).unwrap();
+            client.write_all(b"!").unwrap();
+        };
+        let comes_to = |listener: &Listener, path: &Path| {
+            reach(path);
+            let came = listener.accept().is_ok();
+            while listener.accept().is_ok() {}
+            came
+        };
+        // By a predecessor that says which file its socket has, and by one that does not.
+        for says in [true, false] {
+            let inherit = |old: &Listener| {
+                let Passed { name, fd, file } = old.passed();
+                let passed = Passed { name, fd: fd.try_clone().unwrap(), file: file.filter(|_| says) };
+                Listener::adopt(old.wanted.clone(), passed).unwrap()
+            };
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("socket");
+            let old = bind(&format!("unix:{}", path.display())).unwrap();
+
+            let new = inherit(&old);
+            assert!(new.bound_anew().is_none());
+            assert!(comes_to(&new, &path), "it is there");
+
+            fs::remove_file(&path).unwrap();
+            let new = inherit(&old);
+            let anew = new.bound_anew().expect("nobody has the path");
+            assert!(comes_to(&anew, &path));
+            new.unlink();
+            assert!(comes_to(&anew, &path), "the file of another socket");
+
+            // The generation after that, and one that was killed before it served.
+            let next = inherit(&anew);
+            assert!(next.bound_anew().is_none());
+            drop((anew, next));
+            assert!(inherit(&old).bound_anew().is_some() || !says, "the file of a socket of nobody");
+
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, "not yours").unwrap();
+            let new = inherit(&old);
+            assert!(new.bound_anew().is_none());
+            new.unlink();
+            inherit(&new).unlink();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "not yours");
+
+            fs::remove_file(&path).unwrap();
+            let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+            if says {
+                let new = inherit(&old);
+                assert!(new.bound_anew().is_none());
+                new.unlink();
+                inherit(&new).unlink();
+                reach(&path);
+                other.accept().unwrap();
+            }
+        }
+    }
+
     /// How many can connect to it until the kernel takes no more.
     fn backlog_of(listener: &Listener, path: &Path) -> usize {
         let address = SockAddr::unix(path).unwrap();
@@ -408,7 +624,7 @@ mod tests {
         };
         let old = Listener::bind(wanted(3)).unwrap();
         assert_eq!(backlog_of(&old, &path), 3);
-        let new = Listener::adopt(wanted(7), old.fd.try_clone().unwrap()).unwrap();
+        let new = adopt(wanted(7), &old).unwrap();
         assert_eq!(backlog_of(&new, &path), 3, "only prepared: the old one serves");
         new.claim_backlog();
         assert_eq!(backlog_of(&new, &path), 7);
@@ -429,7 +645,7 @@ mod tests {
             (None, None),
         ];
         for (asked, set) in idles {
-            let listener = Listener::adopt(wanted(asked), plain.fd.try_clone().unwrap()).unwrap();
+            let listener = adopt(wanted(asked), &plain).unwrap();
             let _client = connect(&listener, "127.0.0.1", Duration::from_secs(20)).unwrap();
             let stream = accepted(&listener);
             let socket = SockRef::from(&stream);

@@ -16,7 +16,7 @@ use crate::process::handover::channel::Channel;
 use crate::process::handover::child::{self, Child, Program};
 use crate::process::handover::pid_file::PidFile;
 use crate::process::handover::state_file::StateFile;
-use crate::process::handover::{Hello, Message, StateHead, VERSION};
+use crate::process::handover::{Hello, Message, Passed, StateHead, VERSION};
 use crate::process::hooks::{Runner, Told, UserState};
 use crate::process::signals::{self, Wish};
 use crate::process::state::{Action, Event, Stage, State, Timer, Why};
@@ -40,8 +40,8 @@ pub(crate) trait Service {
     fn drain(&self);
     /// Is there life in every part? `Checked` follows.
     fn check(&self);
-    /// What is open, with the text it was asked for by.
-    fn listeners(&self) -> Vec<(String, Arc<OwnedFd>)>;
+    /// What is open.
+    fn listeners(&self) -> Vec<Passed<Arc<OwnedFd>>>;
     /// What the user's program passes on beside them, by name.
     fn files(&self) -> Vec<(String, Arc<OwnedFd>)>;
     /// Waits until nothing is in flight; false at the deadline.
@@ -492,8 +492,6 @@ impl<'a> Control<'a> {
             return self.on(Event::SpawnFailed);
         }
         let listeners = self.service.listeners();
-        let listeners: Vec<(String, BorrowedFd<'_>)> =
-            listeners.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect();
         let hello = Hello {
             version: VERSION,
             generation: self.facts.generation,

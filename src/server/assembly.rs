@@ -16,6 +16,7 @@ use crate::net::listener::Listener;
 use crate::net::scheduler::queue::Queue;
 use crate::net::stream::Connection;
 use crate::process::control::Service;
+use crate::process::handover::Passed;
 
 /// What can be reached of a running server, whatever is spoken on its connections.
 #[derive(Debug)]
@@ -118,9 +119,8 @@ impl<P> Service for Assembly<P> {
         self.parking.command(Command::Check);
     }
 
-    fn listeners(&self) -> Vec<(String, Arc<OwnedFd>)> {
-        let listeners = self.open_listeners();
-        listeners.iter().map(|listener| (listener.wanted.name.clone(), Arc::clone(&listener.fd))).collect()
+    fn listeners(&self) -> Vec<Passed<Arc<OwnedFd>>> {
+        self.open_listeners().iter().map(Listener::passed).collect()
     }
 
     fn files(&self) -> Vec<(String, Arc<OwnedFd>)> {

@@ -26,7 +26,7 @@ use crate::process::control::{Control, Facts, Predecessor};
 use crate::process::handover::child::Program;
 use crate::process::handover::inherit::{self, Inheritance};
 use crate::process::handover::pid_file::PidFile;
-use crate::process::handover::{Hello, Message, VERSION};
+use crate::process::handover::{Hello, Message, Passed, VERSION};
 use crate::process::hooks::{Hooks, Runner, SignalHooks};
 use crate::process::signals::{self, Circumstances, Heard, Signals};
 use crate::process::state::{Event, State, Terms};
@@ -471,25 +471,33 @@ fn check_names(listen: &[Wanted]) -> Result<(), Error> {
 /// Those that are inherited are adopted, the others bound; and the names of the adopted.
 fn bind(
     wanted: Vec<Wanted>,
-    mut inherited: Vec<(String, OwnedFd)>,
+    mut inherited: Vec<Passed<OwnedFd>>,
     bound: &mut Bound,
 ) -> Result<(Vec<Listener>, Vec<String>), Error> {
     let (mut listeners, mut adopted) = (Vec::new(), Vec::new());
     for wanted in wanted {
-        let listener = match inherited.iter().position(|(inherited, _)| *inherited == wanted.name) {
+        match inherited.iter().position(|passed| passed.name == wanted.name) {
             Some(index) => {
-                let (name, fd) = inherited.remove(index);
-                adopted.push(name);
-                Listener::adopt(wanted, fd)?
+                let passed = inherited.remove(index);
+                adopted.push(passed.name.clone());
+                let listener = Listener::adopt(wanted, passed)?;
+                // First, for the next generation adopts the first of this name. The other one has what waits in its
+                // queue.
+                if let Some(anew) = listener.bound_anew() {
+                    bound.0.push(anew.clone());
+                    listeners.push(anew);
+                }
+                listeners.push(listener);
             }
             None => {
                 let listener = Listener::bind(wanted)?;
                 bound.0.push(listener.clone());
-                listener
+                listeners.push(listener);
             }
-        };
-        info!("listening on {}", listener.address());
-        listeners.push(listener);
+        }
+        if let Some(listener) = listeners.last() {
+            info!("listening on {}", listener.address());
+        }
     }
     Ok((listeners, adopted))
 }

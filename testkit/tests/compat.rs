@@ -313,7 +313,12 @@ fn an_old_process_takes_over_listeners_and_connections() {
 
 #[test]
 fn an_old_process_hands_over_listeners_and_connections() {
-    perform("ordinary", 2).ends_well();
+    let theatre = perform("ordinary", 2);
+    theatre.ends_well();
+    assert!(
+        !theatre.folder.path().join("socket").exists(),
+        "found at its path, as that version does not say which"
+    );
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -20,7 +21,7 @@ use nix::unistd::Pid;
 
 use super::channel::Channel;
 use super::state_file::StateFile;
-use super::{Command, Hello, Message, escape};
+use super::{Command, Hello, Message, Passed, escape};
 use crate::base::log::{debug, info, warn};
 use crate::base::sys;
 
@@ -169,7 +170,7 @@ pub(crate) struct Offspring {
 /// Starts the next generation, in a session of its own or in ours. `hello` waits for it in the channel.
 pub(crate) fn spawn(
     program: &Program,
-    listeners: &[(String, BorrowedFd<'_>)],
+    listeners: &[Passed<Arc<OwnedFd>>],
     files: &[(String, BorrowedFd<'_>)],
     hello: Hello,
     own_session: bool,
@@ -182,16 +183,20 @@ pub(crate) fn spawn(
     let (connections, its_connections) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(|e| failed(e.into()))?;
 
-    let mut fds: Vec<BorrowedFd<'_>> = listeners.iter().map(|(_, fd)| *fd).collect();
+    let mut fds: Vec<BorrowedFd<'_>> = listeners.iter().map(|passed| passed.fd.as_fd()).collect();
     let state = StateFile::new().map_err(failed)?;
     fds.extend([its_lifecycle.as_fd(), its_connections.as_fd(), state.as_fd()]);
     fds.extend(files.iter().map(|(_, fd)| *fd));
     let inode = fs_inode(its_lifecycle.as_fd()).map_err(failed)?;
     let inodes = fds.iter().map(|fd| Ok(fs_inode(*fd)?.to_string())).collect::<io::Result<Vec<_>>>();
     let inodes = inodes.map_err(failed)?.join(",");
-    let (listeners, files) = (names(listeners), names(files));
+    let paths = listeners.iter().map(|passed| passed.file.map(|file| file.to_string()).unwrap_or_default());
+    let paths = paths.collect::<Vec<_>>().join(",");
+    let listeners = names(listeners.iter().map(|passed| &passed.name));
+    let files = names(files.iter().map(|(name, _)| name));
     let mut env = program.env.clone();
-    let note = format!("channel={inode};listeners={listeners};state=1;files={files};sockets={inodes}");
+    let note =
+        format!("channel={inode};listeners={listeners};state=1;files={files};sockets={inodes};paths={paths}");
     env.push(variable(VARIABLE.as_ref(), note.as_ref()).map_err(failed)?);
 
     let path = c_string(program.path.clone().into_os_string()).map_err(failed)?;
@@ -219,8 +224,8 @@ pub(crate) fn spawn(
     Ok(Offspring { child: Child::new(pid), lifecycle, connections, state })
 }
 
-fn names(fds: &[(String, BorrowedFd<'_>)]) -> String {
-    fds.iter().map(|(name, _)| escape(name.as_bytes())).collect::<Vec<_>>().join(",")
+fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    names.map(|name| escape(name.as_bytes())).collect::<Vec<_>>().join(",")
 }
 
 fn fs_inode(fd: BorrowedFd<'_>) -> io::Result<u64> {

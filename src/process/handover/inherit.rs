@@ -16,7 +16,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use super::channel::Channel;
 use super::child::{FIRST_FD, VARIABLE};
 use super::state_file::StateFile;
-use super::{Hello, Message, unescape};
+use super::{FileId, Hello, Message, Passed, unescape};
 use crate::base::error::{Error, Kind};
 use crate::base::log::{info, warn};
 use crate::base::sys;
@@ -27,8 +27,7 @@ const HELLO_WAIT: Duration = Duration::from_secs(5);
 /// What a predecessor leaves.
 #[derive(Debug)]
 pub(crate) struct Inheritance {
-    /// By the text given to `listen`.
-    pub(crate) listeners: Vec<(String, OwnedFd)>,
+    pub(crate) listeners: Vec<Passed<OwnedFd>>,
     pub(crate) lifecycle: Channel,
     pub(crate) connections: OwnedFd,
     /// None: the predecessor's version has no such thing.
@@ -121,7 +120,7 @@ fn look() -> Result<Found, Error> {
     Ok(Found::Left(Inheritance { listeners, lifecycle, connections, state, predecessor }))
 }
 
-type Rest = (Vec<(String, OwnedFd)>, OwnedFd, Option<StateFile>, Hello);
+type Rest = (Vec<Passed<OwnedFd>>, OwnedFd, Option<StateFile>, Hello);
 
 fn take_over(lifecycle: &mut Channel, next: i32, note: Note) -> Result<Rest, Error> {
     let connections = inherit(next, "the connection channel")?;
@@ -136,11 +135,12 @@ fn take_over(lifecycle: &mut Channel, next: i32, note: Note) -> Result<Rest, Err
         FILES.lock().unwrap_or_else(PoisonError::into_inner).insert(name, file);
     }
     let mut inherited = Vec::new();
+    let mut paths = note.paths.into_iter();
     for (fd, name) in (FIRST_FD..).zip(note.listeners) {
         let what = format!("the listener {name}");
         let listener = inherit(fd, &what)?;
         prove_listening(&listener).map_err(|e| taken(fd, &what, &e.to_string()))?;
-        inherited.push((name, listener));
+        inherited.push(Passed { name, fd: listener, file: paths.next().flatten() });
     }
     let predecessor = hello(lifecycle)
         .map_err(|e| Error::io(Kind::Inherit, "no HELLO from the predecessor, whose listeners we have", e))?;
@@ -182,6 +182,8 @@ struct Note {
     /// Of the lifecycle channel.
     inode: u64,
     listeners: Vec<String>,
+    /// Of the listeners' files, one for each listener; empty if the predecessor's version has no such thing.
+    paths: Vec<Option<FileId>>,
     has_state: bool,
     files: Vec<String>,
     /// Inodes of all that was left, from the first descriptor on.
@@ -194,6 +196,7 @@ impl Note {
         let mut note = Note {
             inode: 0,
             listeners: Vec::new(),
+            paths: Vec::new(),
             has_state: false,
             files: Vec::new(),
             sockets: Vec::new(),
@@ -206,6 +209,7 @@ impl Note {
             match key {
                 "channel" => note.inode = value.parse().ok()?,
                 "listeners" => note.listeners = names(value)?,
+                "paths" => note.paths = value.split(',').map(FileId::parse).collect(),
                 "state" => note.has_state = true,
                 "files" => note.files = names(value)?,
                 "sockets" => note.sockets = value.split(',').filter_map(|n| n.parse().ok()).collect(),
@@ -224,14 +228,21 @@ mod tests {
     fn the_note_is_read_as_it_is_written() {
         let note = |inode, names: &[&str]| {
             let listeners = names.iter().map(|n| (*n).to_owned()).collect();
-            Some(Note { inode, listeners, has_state: false, files: Vec::new(), sockets: Vec::new() })
+            let paths = Vec::new();
+            Some(Note { inode, listeners, paths, has_state: false, files: Vec::new(), sockets: Vec::new() })
         };
+        let of_unix = |paths| note(12, &["unix:a", "b:1", "unix:c"]).map(|note| Note { paths, ..note });
         let cases = [
             (
                 "channel=12;listeners=127.0.0.1:80,unix:/run/a%20b",
                 note(12, &["127.0.0.1:80", "unix:/run/a b"]),
             ),
             ("channel=12;listeners=;files=", note(12, &[])),
+            (
+                "channel=12;listeners=unix:a,b:1,unix:c;paths=7:21,,0:0",
+                of_unix(vec![FileId::parse("7:21"), None, Some(FileId::NONE)]),
+            ),
+            ("channel=12;listeners=unix:a,b:1,unix:c;paths=x,7,7:x", of_unix(vec![None; 3])),
             ("later=1;channel=7", note(7, &[])),
             ("channel=x", None),
             ("", None),

@@ -10,6 +10,9 @@ pub(crate) mod state_file;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
@@ -165,6 +168,46 @@ impl fmt::Display for Message {
 
 /// What is not plain in a value: separators, spaces, control bytes, and with them all non-ASCII.
 const SPECIAL: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b',').add(b';').add(b'=');
+
+/// Which file a path leads to: two files that exist at the same time never have equal ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// Of no file.
+    pub(crate) const NONE: FileId = FileId { device: 0, inode: 0 };
+
+    /// Of what is at `path`, which may be a symlink itself.
+    pub(crate) fn at(path: &Path) -> Option<FileId> {
+        let found = fs::symlink_metadata(path).ok()?;
+        Some(FileId { device: found.dev(), inode: found.ino() })
+    }
+
+    /// As the note of a handover has it.
+    pub(crate) fn parse(text: &str) -> Option<FileId> {
+        let (device, inode) = text.split_once(':')?;
+        Some(FileId { device: device.parse().ok()?, inode: inode.parse().ok()? })
+    }
+}
+
+impl fmt::Display for FileId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.device, self.inode)
+    }
+}
+
+/// A listener on its way to the next generation.
+#[derive(Clone, Debug)]
+pub(crate) struct Passed<F> {
+    /// The text given to `listen`.
+    pub(crate) name: String,
+    pub(crate) fd: F,
+    /// The file of a unix socket, `NONE` if that is gone. None: another socket, or a predecessor that does not say.
+    pub(crate) file: Option<FileId>,
+}
 
 /// Percent-encodes what is not plain in a value.
 pub(crate) fn escape(bytes: &[u8]) -> String {
