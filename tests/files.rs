@@ -488,7 +488,7 @@ fn a_replaced_file_is_another_one_though_length_and_time_are_kept() {
 
 /// Seen from where the client is, which may be below a prefix that only a proxy knows.
 #[test]
-fn a_folder_s_redirect_is_relative() {
+fn the_redirect_of_a_directory_is_relative() {
     let folder = tempfile::tempdir().unwrap();
     for name in [
         "sub",

@@ -271,6 +271,16 @@ mod tests {
         }
     }
 
+    /// Every version writes it so, and reads nothing else.
+    #[test]
+    fn escapes_have_one_form() {
+        assert_eq!(escape(b"a+b c,;=%\n\x7f\xff"), "a+b%20c%2C%3B%3D%25%0A%7F%FF");
+        assert_eq!(unescape("a%2c%2C"), Some(b"a,,".to_vec()));
+        for malformed in ["%", "%2", "%+F", "%-1", "%0x", "% 1"] {
+            assert_eq!(unescape(malformed), None, "{malformed}");
+        }
+    }
+
     #[test]
     fn later_versions_may_add_words_and_keys() {
         assert_eq!(

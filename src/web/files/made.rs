@@ -1,5 +1,5 @@
-//! Files whose content the kernel makes while it is read: those of procfs, sysfs and the like. Their length says nothing of it
-//! (it is 0, or a page), and neither do their times.
+//! Files whose content the kernel generates on reading: those of procfs, sysfs and the like. Neither their length (0, or a
+//! page) nor their times say anything about it.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek};
@@ -10,7 +10,7 @@ use nix::sys::statfs::{
     SECURITYFS_MAGIC, SELINUX_MAGIC, SMACK_MAGIC, SYSFS_MAGIC, TRACEFS_MAGIC, fstatfs,
 };
 
-/// Of such content. It is read at once, for it may be another one a moment later.
+/// The most that is read of one. All of it is read at once, since the content may differ a moment later.
 pub(super) const MOST_BYTES: u64 = 4 << 20;
 
 const MADE: [FsType; 10] = [
@@ -31,7 +31,7 @@ const MADE: [FsType; 10] = [
 /// # Errors
 /// It can't be read, or it is more than [`MOST_BYTES`].
 pub(super) fn content(file: &mut File, facts: &Metadata) -> io::Result<Option<Vec<u8>>> {
-    // What takes room somewhere is not made: nearly all files, at no cost.
+    // Generated files occupy no blocks. Nearly all others do, so that this costs them nothing.
     if facts.blocks() > 0 {
         return Ok(None);
     }
@@ -49,8 +49,8 @@ pub(super) fn content(file: &mut File, facts: &Metadata) -> io::Result<Option<Ve
             "more than {MOST_BYTES} bytes, and no length that says how many"
         )));
     }
-    // Empty or sparse, or of a file system that counts no blocks. Where it is not what the length says, as in FUSE's own
-    // ways of making files, there is nothing else to go by than what was read.
+    // An empty or a sparse file, or a file system that counts no blocks. If the length differs, as with some FUSE file
+    // systems, only what was read is certain.
     if !is_made && content.len() as u64 == facts.len() {
         file.rewind()?;
         return Ok(None);

@@ -37,11 +37,12 @@ use version::Version;
 /// is ever listed. Types are guessed by the name's extension. Conditional
 /// requests and a range are honoured (RFC 9110 §13, §14); several ranges get the whole.
 ///
-/// Replacing a file, with its length and times kept, too, gives it another entity tag: that has the inode and the change time in
-/// it. `Last-Modified` is the later one of modification and change time; a modification time of 0 or 1 s, as reproducible builds
-/// write it, is not sent. The tag is weak for a second after a change, and on file systems without fractions of seconds.
+/// The entity tag contains inode and change time, so that a replaced file has another one even if its length and modification
+/// time are the same. `Last-Modified` is the later of modification time and change time; a modification time of 0 or 1 s,
+/// as reproducible builds set it, is not sent. The tag is weak within a second after a change, and on file systems
+/// whose times have no fractions of seconds.
 ///
-/// A file that another process has under a lease, and one that is renamed all the time, is answered 503 with `Retry-After`.
+/// While another process holds a lease on a file, the answer is 503 with `Retry-After`.
 ///
 /// No file outside of the folder is reached, whatever the path says and however it is encoded: the
 /// kernel resolves it beneath the folder (`openat2`; before Linux 5.6, and where a sandbox forbids that,
@@ -268,7 +269,7 @@ fn status_of(e: &io::Error, name: &str) -> StatusCode {
             | libc::EINVAL,
         ) => StatusCode::NOT_FOUND,
         Some(libc::EACCES | libc::EPERM) => StatusCode::FORBIDDEN,
-        // Under a lease, whose holder was just asked to give it up, or not to be resolved while others rename.
+        // Another process holds a lease on it, and the kernel has just asked it to release that.
         Some(libc::EAGAIN) => StatusCode::SERVICE_UNAVAILABLE,
         _ if e.kind() == ErrorKind::NotFound => StatusCode::NOT_FOUND,
         _ => {
@@ -278,8 +279,7 @@ fn status_of(e: &io::Error, name: &str) -> StatusCode {
     }
 }
 
-/// The same address with a slash behind it, seen from there: whatever was before the path for the client (a prefix that a proxy
-/// strips, another host) stays.
+/// The same address with a slash added, as a relative reference: it keeps a prefix that a proxy has removed from the path.
 fn to_folder(request: &Request) -> Response {
     let path = request.path();
     let name = path.rsplit('/').next().unwrap_or_default();

@@ -1,8 +1,8 @@
-//! Which version of a file it is: its entity tag and its time, for caches and for downloads that are resumed.
+//! The validators of a file, for caches and for resumed downloads.
 //!
-//! Content can be replaced with length and modification time kept (`cp -p`, `rsync -t`, `tar`, packages and images built with
-//! SOURCE_DATE_EPOCH). The inode and the change time, which no program can set, show that. So both are in the tag, and the
-//! time that is sent is the later one of the two.
+//! A file can be replaced by one of the same length and modification time: by `cp -p`, `rsync -t` and `tar`, and by packages
+//! built with SOURCE_DATE_EPOCH. Its inode and its change time, which no program can set, differ then. So both are part of the
+//! tag, and `Last-Modified` is the later of the two times.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::web::conditional::Validators;
 
-/// After which no change can get the time of the last one: ticks of file systems' clocks are shorter.
+/// The clocks of file systems with fractions of seconds tick more often than this: a later change has another time.
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// What is known of a file. Times are in seconds and nanoseconds since 1970.
@@ -34,7 +34,7 @@ impl Version {
 
     /// `form` is added to the tag, for what is the same file in another form.
     pub(super) fn validators(&self, now: SystemTime, form: &str) -> Validators {
-        // Without it, nothing tells a file from one that has replaced it.
+        // Without a change time, a file and its replacement may look the same.
         let Some(changed) = time(self.changed) else { return Validators::new() };
         let modified = time(self.modified).map(|modified| modified.max(changed));
         let known = modified.map_or_else(Validators::new, |time| Validators::new().modified(time));
@@ -42,14 +42,14 @@ impl Version {
             "{:x}-{:x}-{:x}.{:x}-{:x}.{:x}{form}",
             self.inode, self.len, self.modified.0, self.modified.1, self.changed.0, self.changed.1
         );
-        // Weak while a change may come within the tick of the last one. And where the clock has whole seconds only: such a
-        // change time is that of an image that was built (squashfs, ISO 9660), and the next image may have the same.
+        // Weak while the next change may get the same time. Weak, too, if the time has no fraction of a second: either the
+        // clock is that coarse, or the time comes from the build of an image (squashfs, ISO 9660), and the next image has it, too.
         let is_settled = now.duration_since(modified.unwrap_or(changed)).is_ok_and(|age| age >= SETTLED);
         if is_settled && self.changed.1 != 0 { known.etag(tag) } else { known.weak_etag(tag) }
     }
 }
 
-/// None where it is none: 0 and 1 are what is written in place of a time (Nix, SOURCE_DATE_EPOCH), and so is all before.
+/// None for 0 and 1, which reproducible builds (Nix, SOURCE_DATE_EPOCH) set in place of a time, and for times before 1970.
 fn time((seconds, nanos): (i64, i64)) -> Option<SystemTime> {
     let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 1)?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, u32::try_from(nanos).ok()?))
