@@ -2,9 +2,11 @@
 //! which bind or inherit, put the running parts together, and run the control loop.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::ffi::OsString;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -26,6 +28,7 @@ use crate::process::control::{Control, Facts, Predecessor};
 use crate::process::handover::child::Program;
 use crate::process::handover::inherit::{self, Inheritance};
 use crate::process::handover::pid_file::PidFile;
+use crate::process::handover::start;
 use crate::process::handover::{Hello, Message, Passed, VERSION};
 use crate::process::hooks::{Hooks, Runner, SignalHooks};
 use crate::process::signals::{self, Circumstances, Heard, Signals};
@@ -39,9 +42,9 @@ const RESERVED_FDS: u64 = 64;
 /// The server's, and the operators'.
 const USUAL_POOLS: usize = 2;
 
-/// Takes over what a predecessor left, before anything else can inherit it in turn. Optional, as
-/// the first line of `main`; `serve` does it otherwise. A program that starts others before it
-/// serves should call it.
+/// Takes over what a predecessor left, before anything else can inherit it in turn, and notes how this process was started.
+/// Optional, as the first line of `main`; `serve` does it otherwise. A program that starts others before it serves, or
+/// changes its user, should call it.
 ///
 /// # Errors
 /// When this process was started by a predecessor, but not with what that one says.
@@ -62,6 +65,8 @@ pub(crate) struct Launch {
     pub(crate) timeouts: Timeouts,
     pub(crate) pid_file: Option<PathBuf>,
     pub(crate) executable: Option<PathBuf>,
+    /// None: to be removed.
+    pub(crate) variables: Vec<(OsString, Option<OsString>)>,
     pub(crate) raise_nofile: bool,
     pub(crate) before_ready: Vec<BeforeReady>,
     pub(crate) hooks: Hooks,
@@ -79,6 +84,7 @@ impl Default for Launch {
             timeouts: Timeouts::default(),
             pid_file: None,
             executable: None,
+            variables: Vec::new(),
             raise_nofile: true,
             before_ready: Vec::new(),
             hooks: Hooks::default(),
@@ -108,6 +114,9 @@ macro_rules! launch_methods {
 
         /// A file that names the process that owns the service: written by rename when serving starts,
         /// moved to the successor at the end of its probation, removed at the end. Default: none.
+        ///
+        /// The user who serves must be able to replace it: if [`before_ready`](Self::before_ready) changes the user,
+        /// put it into a folder of that user. Otherwise `serve` is an error.
         #[must_use]
         pub fn pid_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {
             self.launch.pid_file = Some(path.into());
@@ -119,6 +128,29 @@ macro_rules! launch_methods {
         #[must_use]
         pub fn executable(mut self, path: impl Into<std::path::PathBuf>) -> Self {
             self.launch.executable = Some(path.into());
+            self
+        }
+
+        /// Sets a variable in the environment of the next generation. That has the environment with which the first one was
+        /// started, whatever the program has set since; a variable that is passed on stays for those after it, until it is
+        /// set anew or removed.
+        ///
+        /// A name that is empty or has a `=` in it, a NUL in either, and a name that is addressed to one process
+        /// (`HEIRLOOM_HANDOVER`, `LISTEN_FDS`, `WATCHDOG_USEC` and the like) is an error of `serve`.
+        #[must_use]
+        pub fn pass_env(
+            mut self,
+            name: impl Into<std::ffi::OsString>,
+            value: impl Into<std::ffi::OsString>,
+        ) -> Self {
+            self.launch.variables.push((name.into(), Some(value.into())));
+            self
+        }
+
+        /// Removes a variable from the environment of the next generation. Errors as in [`pass_env`](Self::pass_env).
+        #[must_use]
+        pub fn remove_env(mut self, name: impl Into<std::ffi::OsString>) -> Self {
+            self.launch.variables.push((name.into(), None));
             self
         }
 
@@ -297,7 +329,8 @@ pub(crate) fn serve<B: Business>(mut business: B) -> Result<(), Error> {
     };
     let circumstances = Circumstances::now(predecessor.map(|predecessor| predecessor.nohup), terminal);
     let command = predecessor.and_then(|predecessor| predecessor.command.as_ref());
-    let program = Program::capture(launch.executable.as_deref(), command, blocked)
+    check_variables(&launch.variables)?;
+    let program = Program::capture(launch.executable.as_deref(), command, &launch.variables, blocked)
         .map_err(Error::system("can't tell how this process was started"))?;
     let generation = predecessor.map_or(1, |predecessor| predecessor.generation.saturating_add(1));
 
@@ -368,6 +401,9 @@ fn start<B: Business>(
     let (listeners, adopted) = bind(plan.listen, inherited, &mut bound)?;
     for hook in launch.before_ready {
         hook().map_err(|e| Error::new(Kind::Config, format!("before_ready failed: {e}")))?;
+    }
+    if let Some(pid_file) = &pid_file {
+        pid_file.try_replace().map_err(|e| not_replaceable(pid_file, e))?;
     }
     inherit::close_files();
 
@@ -466,6 +502,24 @@ fn check_names(listen: &[Wanted]) -> Result<(), Error> {
         Some((name, _)) => config(format!("can't listen on {name} twice: leave one out")),
         None => Ok(()),
     }
+}
+
+fn check_variables(variables: &[(OsString, Option<OsString>)]) -> Result<(), Error> {
+    for (name, value) in variables {
+        let has = |text: &OsString, byte: u8| text.as_bytes().contains(&byte);
+        let why = if name.is_empty() || has(name, b'=') || has(name, 0) {
+            "want a name without = and NUL"
+        } else if value.as_ref().is_some_and(|value| has(value, 0)) {
+            "its value has a NUL"
+        } else if start::is_addressed(name) {
+            "it is addressed to one process"
+        } else {
+            continue;
+        };
+        let text = format!("can't pass on the variable {}: {why}", name.to_string_lossy());
+        return Err(Error::new(Kind::Config, text));
+    }
+    Ok(())
 }
 
 /// Those that are inherited are adopted, the others bound; and the names of the adopted.
@@ -607,6 +661,17 @@ fn usable_pid_file(path: &Path) -> Result<PidFile, Error> {
         };
         Error::io(Kind::Config, format!("can't write the pid file {}{advice}", path.display()), e)
     })
+}
+
+/// It was usable when we started: a hook has changed the user, or somebody else's file is in a folder like /tmp.
+fn not_replaceable(file: &PidFile, e: io::Error) -> Error {
+    let uid = nix::unistd::geteuid();
+    let text = format!(
+        "can't replace the pid file {} as uid {uid}, which will serve, and no handover would succeed: \
+         put it into a folder of that user, such as one made by root (chown {uid}) before the user is changed",
+        file.path().display()
+    );
+    Error::io(Kind::Config, text, e)
 }
 
 /// The soft limit of open files is 1,024 on most hosts, for the sake of programs that use select().

@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 
 use super::channel::Channel;
 use super::state_file::StateFile;
-use super::{Command, Hello, Message, Passed, escape};
+use super::{Command, Hello, Message, Passed, escape, start};
 use crate::base::log::{debug, info, warn};
 use crate::base::sys;
 
@@ -49,19 +49,21 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Notes path, arguments, environment and working directory as they are now. `executable`
-    /// takes the place of the path this process was started by.
+    /// Notes arguments and working directory as they are now, and path and environment as they were when this process was
+    /// started. `executable` takes the place of that path; `variables` are set in the environment, or removed from it.
     ///
     /// `command` is how a predecessor started us: a script in between that had the program take its
     /// own place is not seen from here, but its successor is to be run in turn.
     pub(crate) fn capture(
         executable: Option<&Path>,
         command: Option<&Command>,
+        variables: &[(OsString, Option<OsString>)],
         blocked: SigSet,
     ) -> io::Result<Program> {
+        let start = start::noted();
         let cwd = first_cwd();
         let handed = command.map(|command| PathBuf::from(OsString::from_vec(command.path.clone())));
-        let path = executable.map(Path::to_path_buf).or(handed).or_else(sys::executable);
+        let path = executable.map(Path::to_path_buf).or(handed).or_else(|| start.executable.clone());
         let path = path.map_or_else(env::current_exe, Ok)?;
         let path = match &cwd {
             Some(cwd) => cwd.join(path),
@@ -72,10 +74,13 @@ impl Program {
             None => env::args_os().collect(),
         };
         let argv = argv.into_iter().map(c_string).collect::<io::Result<_>>()?;
-        let env = env::vars_os()
-            .filter(|(key, _)| key != VARIABLE)
-            .map(|(key, value)| variable(&key, &value))
-            .collect::<io::Result<_>>()?;
+        let mut env = start.environment.clone();
+        for (name, value) in variables {
+            let head = start::pair(name, OsStr::new(""));
+            env.retain(|pair| !pair.as_bytes().starts_with(head.as_bytes()));
+            env.extend(value.as_ref().map(|value| start::pair(name, value)));
+        }
+        let env = env.into_iter().map(c_string).collect::<io::Result<_>>()?;
         Ok(Program { path, argv, env, cwd, blocked })
     }
 
@@ -121,7 +126,7 @@ fn c_string(text: OsString) -> io::Result<CString> {
 }
 
 fn variable(key: &OsStr, value: &OsStr) -> io::Result<CString> {
-    c_string([key, value].join(OsStr::new("=")))
+    c_string(start::pair(key, value))
 }
 
 /// Why no child was started.

@@ -16,7 +16,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use super::channel::Channel;
 use super::child::{FIRST_FD, VARIABLE};
 use super::state_file::StateFile;
-use super::{FileId, Hello, Message, Passed, unescape};
+use super::{FileId, Hello, Message, Passed, start, unescape};
 use crate::base::error::{Error, Kind};
 use crate::base::log::{info, warn};
 use crate::base::sys;
@@ -71,6 +71,7 @@ pub(crate) fn close_files() {
 /// When the variable is meant for this process, but what it names is not there. A variable that is
 /// not meant for it stops nobody.
 pub(crate) fn adopt() -> Result<(), Error> {
+    start::noted();
     let mut adopted = ADOPTED.lock().unwrap_or_else(PoisonError::into_inner);
     if adopted.is_none() {
         *adopted = Some(look()?);

@@ -6,6 +6,7 @@ pub(crate) mod child;
 pub(crate) mod inherit;
 pub(crate) mod parcel;
 pub(crate) mod pid_file;
+pub(crate) mod start;
 pub(crate) mod state_file;
 
 use std::borrow::Cow;

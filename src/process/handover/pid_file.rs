@@ -1,10 +1,12 @@
 //! The pid file: always there, always whole, naming the process that owns the service.
 
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::unistd::geteuid;
 
 /// A file that names a process. Written by rename, so that a reader never sees half of it.
 #[derive(Clone, Debug)]
@@ -28,6 +30,21 @@ impl PidFile {
             return Err(ErrorKind::IsADirectory.into());
         }
         fs::remove_file(self.written(0)?)
+    }
+
+    /// Whether it could be replaced now, by the user that this process is by now.
+    pub(crate) fn try_replace(&self) -> io::Result<()> {
+        self.try_out()?;
+        let folder = fs::metadata(self.path.parent().unwrap_or(Path::new("/")))?;
+        let Ok(file) = fs::symlink_metadata(&self.path) else { return Ok(()) };
+        let user = geteuid();
+        let owns = |metadata: &Metadata| metadata.uid() == user.as_raw();
+        // Of others' files in a sticky folder nobody else may remove any.
+        let is_sticky = folder.mode() & libc::S_ISVTX != 0;
+        if is_sticky && !user.is_root() && !owns(&file) && !owns(&folder) {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
+        Ok(())
     }
 
     pub(crate) fn name(&self, pid: i32) -> io::Result<()> {

@@ -1,0 +1,106 @@
+//! A server that is started in odd ways and changes what it was started with: `started --listen ADDR [--pid-file F]
+//! [--set NAME=VALUE] [--pass NAME=VALUE] [--remove NAME] [--uid N] [--init]`. As `started by KIND PROGRAM ARGS...` it becomes that
+//! program by a descriptor: of a `file`, of one that was `removed`, of a `memfd`.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use heirloom::Timeouts;
+use heirloom::prelude::*;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{Gid, Uid, fexecve, setgroups, setresgid, setresuid};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [by, kind, command @ ..] = &args[..]
+        && by == "by"
+    {
+        return become_it(kind, command);
+    }
+    let all = |flag: &'static str| {
+        let given = args.windows(2).filter(move |pair| pair[0] == flag);
+        given.map(|pair| pair[1].as_str())
+    };
+    let halves = |pair: &str| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (name.to_owned(), value.to_owned())
+    };
+    for (name, value) in all("--set").map(halves) {
+        // As a loader of an .env file does.
+        #[expect(unsafe_code, reason = "there is one thread")]
+        // SAFETY: no other thread runs yet.
+        unsafe {
+            std::env::set_var(name, value);
+        }
+    }
+    if args.iter().any(|arg| arg == "--init") {
+        heirloom::init()?;
+    }
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    log::info!("pid {}", std::process::id());
+    let router = Router::new()
+        .get("/pid", |_: Request| std::process::id().to_string())
+        .get("/ok", |_: Request| "ok\n")
+        .get("/var/{name}", |req: Request| {
+            std::env::var(req.param("name").unwrap_or_default()).unwrap_or_else(|_| "not set".to_owned())
+        });
+    let mut server = Server::new(router)
+        .listen(all("--listen").next().ok_or("--listen ADDR")?)
+        .timeouts(Timeouts { probation: Duration::ZERO, ..Timeouts::default() });
+    for (name, value) in all("--pass").map(halves) {
+        server = server.pass_env(name, value);
+    }
+    for name in all("--remove") {
+        server = server.remove_env(name);
+    }
+    if let Some(path) = all("--pid-file").next() {
+        server = server.pid_file(path);
+    }
+    if let Some(id) = all("--uid").next() {
+        let id: u32 = id.parse()?;
+        server = server.before_ready(move || become_user(id).map_err(|e| e.to_string()));
+    }
+    Ok(server.serve()?)
+}
+
+fn become_user(id: u32) -> nix::Result<()> {
+    let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
+    if Uid::effective() == user {
+        return Ok(());
+    }
+    setgroups(&[])?;
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)
+}
+
+fn become_it(kind: &str, command: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+    let program = &command[0];
+    let fd: OwnedFd = match kind {
+        "file" => File::open(program)?.into(),
+        "removed" => {
+            let copy = tempfile::NamedTempFile::new()?.into_temp_path();
+            fs::copy(program, &copy)?;
+            fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+            File::open(&copy)?.into()
+        }
+        "memfd" => {
+            let mut file = File::from(memfd_create("program", MFdFlags::MFD_CLOEXEC)?);
+            file.write_all(&fs::read(program)?)?;
+            file.into()
+        }
+        _ => return Err("file, removed or memfd".into()),
+    };
+    let text = |bytes: Vec<u8>| CString::new(bytes);
+    let argv: Vec<CString> =
+        command.iter().map(|arg| text(arg.clone().into_bytes())).collect::<Result<_, _>>()?;
+    let env: Vec<CString> = std::env::vars_os()
+        .map(|(name, value)| text([name.into_vec(), value.into_vec()].join(&b'=')))
+        .collect::<Result<_, _>>()?;
+    fexecve(fd.as_fd(), &argv, &env)?;
+    Ok(())
+}
