@@ -17,10 +17,9 @@ use nix::unistd::{Gid, Uid, fexecve, setgroups, setresgid, setresuid};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let [by, kind, command @ ..] = &args[..]
-        && by == "by"
-    {
-        return become_it(kind, command);
+    match &args[..] {
+        [by, kind, command @ ..] if by == "by" => return become_it(kind, command),
+        _ => {}
     }
     let all = |flag: &'static str| {
         let given = args.windows(2).filter(move |pair| pair[0] == flag);
