@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -105,6 +105,11 @@ fn without_proc_the_environment_is_passed_on_all_the_same() {
     }
 }
 
+/// By another process: a child that another test starts would keep a descriptor of ours, and the copy busy.
+fn copy(to: &Path) {
+    assert!(Command::new("cp").arg(PROGRAM).arg(to).status().unwrap().success());
+}
+
 fn by_descriptor(kind: &str, program: &Path) -> Proc {
     let mut command = Command::new(PROGRAM);
     command.args(["by", kind]).arg(program).args(LISTEN);
@@ -115,18 +120,17 @@ fn by_descriptor(kind: &str, program: &Path) -> Proc {
 fn started_by_a_descriptor_it_is_looked_up_by_its_path() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("program");
-    fs::copy(PROGRAM, &program).unwrap();
+    copy(&program);
     let server = by_descriptor("file", &program);
     let before = fs::metadata(format!("/proc/{}/exe", server.pid())).unwrap();
     // A new version.
     let next = folder.path().join("next");
-    fs::copy(PROGRAM, &next).unwrap();
+    copy(&next);
     fs::rename(&next, &program).unwrap();
     for _ in 0..2 {
         let new = server.handover();
         assert_eq!(server.get("/pid").ok().number(), new.as_raw());
         assert_eq!(fs::read_link(format!("/proc/{new}/exe")).unwrap(), program);
-        use std::os::unix::fs::MetadataExt;
         assert_ne!(fs::metadata(format!("/proc/{new}/exe")).unwrap().ino(), before.ino());
     }
 }
@@ -171,7 +175,7 @@ const USER: u32 = 65534;
 fn shared() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
-    fs::copy(PROGRAM, folder.path().join("program")).unwrap();
+    copy(&folder.path().join("program"));
     folder
 }
 
