@@ -121,6 +121,31 @@ impl Decoder {
         Ok(Decoded { consumed: input.len(), data: input.len()..input.len() })
     }
 
+    /// As `decode`, of a run of chunks: as many as `input` has, up to the one with which there is more
+    /// content than `most`, what it announces included. Their content is moved together within `input`,
+    /// so that its cost goes by bytes and not by chunks.
+    pub(crate) fn decode_run(&mut self, input: &mut [u8], most: u64) -> Result<Decoded, Refusal> {
+        let mut run = self.decode(input)?;
+        while run.consumed < input.len() && !self.is_done() {
+            let content = (run.data.len() as u64).saturating_add(self.announced());
+            if content > most {
+                break;
+            }
+            let from = run.consumed;
+            let next = self.decode(input.get(from..).unwrap_or_default())?;
+            let data = from.saturating_add(next.data.start)..from.saturating_add(next.data.end);
+            if run.data.is_empty() {
+                run.data = data;
+            } else if !data.is_empty() {
+                let (end, len) = (run.data.end, data.len());
+                input.copy_within(data, end);
+                run.data.end = end.saturating_add(len);
+            }
+            run.consumed = from.saturating_add(next.consumed);
+        }
+        Ok(run)
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
     }
@@ -447,6 +472,32 @@ mod tests {
         assert_eq!(outcome(Framing::Chunked, &tight(), &[&body(5)]), "400");
     }
 
+    #[test]
+    fn a_run_of_chunks_is_moved_together() {
+        // Input, most, what is consumed, the content.
+        let cases: &[(&[u8], u64, usize, &[u8])] = &[
+            (b"1\r\na\r\n1;x\r\nb\r\n2\r\ncd\r\n0\r\n\r\nGET", 9, 26, b"abcd"),
+            (b"3\r\nabc\r\n", 9, 8, b"abc"),
+            (b"3\r\nabc\r\n4\r\nde", 9, 13, b"abcde"),
+            // Up to the chunk that goes beyond: the next one is not looked at.
+            (b"3\r\nabc\r\n2\r\nde\r\nx", 4, 13, b"abcde"),
+            (b"3\r\nabc\r\n9\r\n", 9, 11, b"abc"),
+            (b"1\r\na\r\n", 0, 4, b"a"),
+            (b"", 9, 0, b""),
+        ];
+        for &(input, most, consumed, content) in cases {
+            let (mut decoder, mut run) = (Decoder::new(Framing::Chunked, &tight()), input.to_vec());
+            let decoded = decoder.decode_run(&mut run, most).unwrap();
+            let shown = input.escape_ascii();
+            assert_eq!((decoded.consumed, &run[decoded.data]), (consumed, content), "{shown}, {most}");
+            assert_eq!(run[consumed..], input[consumed..], "{shown}: what is left is as it was");
+        }
+        let mut decoder = Decoder::new(Framing::Length(3), &tight());
+        assert_eq!(decoder.decode_run(&mut b"abcdef".to_vec(), 9), Ok(Decoded { consumed: 3, data: 0..3 }));
+        let mut decoder = Decoder::new(Framing::Chunked, &tight());
+        assert_eq!(decoder.decode_run(&mut b"1\r\na\r\nx".to_vec(), 9), Err(BAD_SIZE));
+    }
+
     const PIECES: &[&[u8]] =
         &[b"5\r\nhello\r\n", b"1;a=b\r\nx\r\n", b"0\r\n", b"a:b\r\n", b"\r\n", b"\r", b"\n", b"0", b";"];
 
@@ -474,6 +525,32 @@ mod tests {
             for framing in [Framing::Chunked, Framing::Length(length), Framing::None] {
                 prop_assert_eq!(outcome(framing, &tight(), &pieces), outcome(framing, &tight(), &[&input]));
             }
+        }
+
+        #[test]
+        fn runs_are_what_their_chunks_are(input in fragments(), most in 0..12u64) {
+            let one_by_one = {
+                let (mut decoder, mut at, mut content) =
+                    (Decoder::new(Framing::Chunked, &tight()), 0, Vec::new());
+                loop {
+                    match decoder.decode(&input[at..]) {
+                        Ok(step) => {
+                            content.extend_from_slice(&input[at..][step.data]);
+                            at += step.consumed;
+                            let beyond = content.len() as u64 + decoder.announced() > most;
+                            if at == input.len() || decoder.is_done() || beyond {
+                                break Ok((at, content));
+                            }
+                        }
+                        Err(refusal) => break Err(refusal),
+                    }
+                }
+            };
+            let (mut decoder, mut run) = (Decoder::new(Framing::Chunked, &tight()), input.clone());
+            let in_a_run = decoder
+                .decode_run(&mut run, most)
+                .map(|decoded| (decoded.consumed, run[decoded.data].to_vec()));
+            prop_assert_eq!(in_a_run, one_by_one);
         }
 
         #[test]

@@ -81,6 +81,11 @@ impl Collecting {
         Collecting { begun, decoder, store, len: 0, bounds, began: now }
     }
 
+    /// How much more content there may be.
+    pub(super) fn room(&self) -> u64 {
+        self.bounds.all.saturating_sub(self.len)
+    }
+
     pub(super) fn add(&mut self, data: &[u8], stores: &Stores) -> Result<(), CollectError> {
         self.len = self.len.saturating_add(data.len() as u64);
         // A chunk beyond the limit is not waited for.

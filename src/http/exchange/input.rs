@@ -46,6 +46,10 @@ impl Input {
         self.buf.get(self.start..self.end).unwrap_or_default()
     }
 
+    pub(super) fn unused_mut(&mut self) -> &mut [u8] {
+        self.buf.get_mut(self.start..self.end).unwrap_or_default()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.start == self.end
     }

@@ -288,8 +288,9 @@ impl<'a> Turn<'a> {
 
     fn body(&mut self, mut collecting: Box<Collecting>) -> Flow {
         while !collecting.decoder.is_done() && !self.desk.input.is_empty() {
-            let input = self.desk.input.unused();
-            let decoded = match collecting.decoder.decode(input) {
+            let most = collecting.room();
+            let input = self.desk.input.unused_mut();
+            let decoded = match collecting.decoder.decode_run(input, most) {
                 Ok(decoded) => decoded,
                 Err(refusal) => {
                     self.client.progress.stage = Stage::Body(collecting);
@@ -379,10 +380,12 @@ impl<'a> Turn<'a> {
         let lease = Lease::new(Upload {
             stream: self.client.stream.clone(),
             input: self.desk.input.take(),
+            used: 0,
             decoder,
             left: limit,
             expects: begun.expects,
             failed: false,
+            pending: None,
             stall,
             rate,
             received: 0,
@@ -393,7 +396,7 @@ impl<'a> Turn<'a> {
         let response = self.run_handler(&asked, begun, found, kind);
         self.drained = false;
         let Some(upload) = lease.end() else { return self.respond(&asked, response, unread()) };
-        self.desk.input.load(&upload.input);
+        self.desk.input.load(upload.unused());
         // The client is told of the close if that is known by now; where its body's length is not, as much is
         // dropped as might have been read.
         let budget = match len {
@@ -403,7 +406,7 @@ impl<'a> Turn<'a> {
         let beyond = upload.decoder.announced() > budget;
         let after = if upload.decoder.is_done() {
             After::Keep
-        } else if upload.expects || upload.failed || beyond {
+        } else if upload.expects || upload.failed || upload.pending.is_some() || beyond {
             // It was never told to send, or what it sends is no body, or more than is worth reading.
             unread()
         } else {
