@@ -4,7 +4,9 @@
 mod support;
 
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use heirloom::prelude::*;
 use heirloom::{CloseReason, Resolved, Running, Upgraded};
@@ -72,6 +74,32 @@ fn a_reset_within_a_body_that_is_in_a_file() {
         eventually("it is gone", || fixture.stats().temporary_bytes == 0);
     }
     expect_nothing_left(&fixture, 3);
+}
+
+/// Of what a client has pipelined nothing more is begun once it is gone, not even where it never came to its turn.
+#[test]
+fn no_handler_is_begun_for_a_client_that_is_gone() {
+    let gate = Gate::default();
+    let (begun, served) = (gate.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&served);
+    let handler = move |req: Request| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        begun.pass();
+        eventually("its client is gone", || req.client_gone());
+        let_pass(Duration::from_millis(10));
+    };
+    let server = Server::new(Router::new().get("/", handler)).listen("127.0.0.1:0").workers(1);
+    let fixture = Fixture::of(gate.clone(), server.timeouts(quick()));
+    let mut clients = [fixture.client(), fixture.client()];
+    clients[0].send(get("/").repeat(60));
+    gate.wait_for(1);
+    clients[1].send(get("/").repeat(60));
+    eventually("it waits", || fixture.stats().queued == 1);
+    clients.into_iter().for_each(Client::reset);
+    gate.open();
+    eventually("both are closed", || fixture.stats().open == 0);
+    assert_eq!(served.load(Ordering::SeqCst), 1);
+    fixture.expect_closes(CloseReason::Broken, 2);
 }
 
 #[test]

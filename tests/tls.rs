@@ -7,12 +7,15 @@ mod support;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use heirloom::prelude::*;
 use heirloom::{CloseReason, Limits, Timeouts, Tls};
 use rustls::pki_types::pem::PemObject;
 use rustls::version::{TLS12, TLS13};
+use socket2::SockRef;
 
 use secure::{Authority, Secure, SecureEnd};
 use support::*;
@@ -100,6 +103,46 @@ fn large_bodies_both_ways() {
     assert_eq!(client.get("/"), "200 Hello, World!");
 }
 
+/// A turn of each is over after the first: that takes its time.
+fn naps(authority: &Authority, served: &Arc<AtomicUsize>) -> Fixture {
+    let counted = Arc::clone(served);
+    let nap = move |_: Request| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let_pass(Duration::from_millis(10));
+    };
+    let pair = authority.server("server", &["localhost"]);
+    let server = Server::new(Router::new().get("/nap", nap))
+        .listen_tls("127.0.0.1:0", Tls::from_files(pair.certificate, pair.key))
+        .workers(1)
+        .timeouts(quick());
+    Fixture::of(Gate::default(), server)
+}
+
+#[test]
+fn who_half_closes_gets_all_answers_and_who_resets_costs_no_more_handlers() {
+    let (authority, served) = (Authority::new("authority"), Arc::new(AtomicUsize::new(0)));
+    let fixture = naps(&authority, &served);
+    let config = authority.trusted().config();
+    let mut clients = [(); 2].map(|()| Secure::to(fixture.address(), "localhost", &config).unwrap());
+    for client in &mut clients {
+        client.send(get("/nap").repeat(60));
+        client.half_close();
+    }
+    for client in &mut clients {
+        (0..60).for_each(|n| assert_eq!(client.reply().0, 200, "response {n}"));
+        client.end();
+    }
+    assert_eq!(served.load(Ordering::SeqCst), 120);
+    let mut client = Secure::to(fixture.address(), "localhost", &config).unwrap();
+    client.send(get("/nap").repeat(1_000));
+    client.reply();
+    SockRef::from(&client.socket).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    eventually("it is closed", || fixture.stats().open == 0);
+    let served = served.load(Ordering::SeqCst);
+    assert!(served < 600, "{served} of 1,120 were served, 1,000 of them for a client that left after one");
+}
+
 #[test]
 fn many_requests_in_one_record_are_all_answered() {
     let authority = Authority::new("authority");
@@ -149,9 +192,9 @@ fn half_finished_handshakes_hold_no_worker() {
 }
 
 /// A client's first flight.
-fn hello(config: &std::sync::Arc<rustls::ClientConfig>) -> Vec<u8> {
+fn hello(config: &Arc<rustls::ClientConfig>) -> Vec<u8> {
     let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
-    let mut tls = rustls::ClientConnection::new(std::sync::Arc::clone(config), name).unwrap();
+    let mut tls = rustls::ClientConnection::new(Arc::clone(config), name).unwrap();
     let mut hello = Vec::new();
     tls.write_tls(&mut hello).unwrap();
     hello

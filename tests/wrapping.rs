@@ -4,12 +4,16 @@ mod support;
 
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
 use heirloom::prelude::*;
 use heirloom::wrap::{Access, AccessLog, RequestIds};
 use heirloom::{Ended, Limits, Upgraded};
 
 use support::*;
+
+/// No more ends are told when none has been for so long.
+const PATIENT: Duration = Duration::from_secs(2);
 
 /// Answers with what the wrapper has seen, in a header field.
 fn seen(request: Request, next: Next<'_>) -> Response {
@@ -141,6 +145,45 @@ fn the_end_of_a_response_whose_client_leaves_is_told() {
         let end = told.recv_timeout(DEADLINE).expect("an end");
         assert!(!end.complete && end.bytes >= 64 << 10, "{end:?}");
     }
+}
+
+/// What is made and can't be written any more is not complete, however short it is.
+#[test]
+fn a_response_that_no_client_is_there_for_is_cut() {
+    let (tell, told) = mpsc::channel();
+    let wrapper = move |request: Request, next: Next<'_>| {
+        let tell = tell.clone();
+        next.call(request).on_end(move |end| tell.send(*end).unwrap())
+    };
+    let gate = Gate::default();
+    let begun = gate.clone();
+    let late = move |req: Request| {
+        begun.pass();
+        eventually("its client is gone", || req.client_gone());
+        "hello"
+    };
+    let router = Router::new().get("/late", late).get("/30k", |_: Request| vec![b'x'; 30_000]).wrap(wrapper);
+    let fixture = Fixture::of(gate.clone(), Server::new(router).listen("127.0.0.1:0").timeouts(quick()));
+    let mut client = fixture.client();
+    client.send(get("/late"));
+    gate.wait_for(1);
+    client.reset();
+    gate.open();
+    let end = told.recv_timeout(DEADLINE).unwrap();
+    assert_eq!((end.status, end.bytes, end.complete), (StatusCode::OK, 0, false));
+    // Of answers that go out together, those that the socket has are complete.
+    const ALL: usize = 1_000;
+    let mut client = Client::narrow(fixture.address());
+    client.send(get("/30k").repeat(ALL));
+    let mut complete = 0;
+    while let Ok(end) = told.recv_timeout(PATIENT) {
+        assert!(end.complete && end.bytes == 30_000, "{end:?}");
+        complete += 1;
+    }
+    assert!(complete < ALL, "its client takes none of them");
+    client.reset();
+    let ends: Vec<Ended> = std::iter::from_fn(|| told.recv_timeout(PATIENT).ok()).collect();
+    assert!(!ends.is_empty() && ends.iter().all(|end| !end.complete && end.bytes < 30_000), "{ends:?}");
 }
 
 #[test]

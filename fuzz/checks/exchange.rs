@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 
@@ -20,7 +21,7 @@ use crate::http::exchange::{Client, Common, Desk, HandlerBox, Progress, Sign, Si
 use crate::net::acceptor::{Lanes, Parking};
 use crate::net::conn_info::Origin;
 use crate::net::scheduler::latency::Pace;
-use crate::net::scheduler::queue::{Popped, Queue, Seat};
+use crate::net::scheduler::queue::{Popped, Queue, Seat, Taken};
 use crate::net::slots::SlotId;
 use crate::net::stream::{Connection, Peek, Stream};
 use crate::web::body::Body;
@@ -119,11 +120,11 @@ impl Rehearsal {
     /// Until the connection rests and has nothing to read or to say.
     fn turns(&mut self, client_ended: bool) {
         for _ in 0..TURNS {
-            let (mut client, in_share) = match self.common.parking.take(self.slot) {
-                Some(client) => (client, false),
+            let untaken = Taken { in_share: false, waited: Duration::ZERO };
+            let (mut client, taken) = match self.common.parking.take(self.slot) {
+                Some(client) => (client, untaken),
                 None if self.queue.has_waiting() => match self.queue.pop(&self.seat, || false) {
-                    Popped::Work(client) => (client, false),
-                    Popped::InShare(client) => (client, true),
+                    Popped::Work(client, taken) => (client, taken),
                     Popped::Closed => return,
                 },
                 None => {
@@ -141,7 +142,7 @@ impl Rehearsal {
             }
             client.may_have_ended |= client_ended;
             let before = self.said.len();
-            serve(client, in_share, &mut self.desk, &self.common, &self.queue);
+            serve(client, taken, &mut self.desk, &self.common, &self.queue);
             self.hear();
             if let Some(client) = self.common.parking.take(self.slot) {
                 let rests = client.stream.peek() == Peek::Nothing

@@ -281,9 +281,7 @@ impl Business for Server {
                 let sign = of_pool.get(index).cloned().unwrap_or_default();
                 let mut desk = Desk::new(index, tallies.tally(), sign, wait_group);
                 let (common, queue) = (Arc::clone(&common), Arc::clone(&of_queue));
-                move |client: Box<Client>, in_share| {
-                    exchange::serve(client, in_share, &mut desk, &common, &queue)
-                }
+                move |client: Box<Client>, taken| exchange::serve(client, taken, &mut desk, &common, &queue)
             };
             let died = move |worker: &str, panic: &(dyn Any + Send)| {
                 error!("{worker} died and is replaced: {}", panic_text(panic));

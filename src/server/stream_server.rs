@@ -376,7 +376,7 @@ impl Iterator for &Incoming {
         let desk = &self.desk;
         loop {
             let mut inner = match desk.queue.pop(&Seat::of_guest(), || false) {
-                Popped::Work(inner) | Popped::InShare(inner) => inner,
+                Popped::Work(inner, _) => inner,
                 Popped::Closed => return None,
             };
             // This thread may be long away.

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
@@ -109,7 +109,8 @@ impl Body {
 
     /// As [`Body::from_reader`], from a function that is called for one piece after the other, on a
     /// worker, whenever the client has taken the last one: it appends to the empty `Vec`, and gives
-    /// false when that was the last piece.
+    /// false when that was the last piece. If it appends nothing it is called again, after others that wait
+    /// for a worker have been served.
     ///
     /// ```
     /// use heirloom::prelude::*;
@@ -215,7 +216,7 @@ impl Body {
     pub fn read_text(&mut self) -> io::Result<String> {
         String::from_utf8(self.read_bytes()?.into()).map_err(|_| {
             let unreadable = Unreadable { status: StatusCode::BAD_REQUEST, reason: "the body is not UTF-8" };
-            io::Error::new(io::ErrorKind::InvalidData, unreadable)
+            io::Error::new(ErrorKind::InvalidData, unreadable)
         })
     }
 
@@ -273,6 +274,10 @@ impl<F: FnMut(&mut Vec<u8>) -> io::Result<bool>> Read for Pieces<F> {
             self.piece.clear();
             self.used = 0;
             self.more = (self.next)(&mut self.piece)?;
+            if self.more && self.piece.is_empty() {
+                // To be asked again: a worker has others to serve meanwhile.
+                return Err(ErrorKind::Interrupted.into());
+            }
         }
     }
 }
@@ -333,7 +338,7 @@ impl Read for Body {
                 Ok(n)
             }
             Kind::Detached(_) | Kind::Upgrade(_) => {
-                Err(io::Error::new(io::ErrorKind::Unsupported, "this body is written, not read"))
+                Err(io::Error::new(ErrorKind::Unsupported, "this body is written, not read"))
             }
         }
     }

@@ -333,8 +333,8 @@ pub trait ResponseExt: Sized + sealed::Sealed {
     #[cfg(feature = "cookies")]
     fn with_cookie(self, cookie: impl Into<cookie::Cookie<'static>>) -> Self;
 
-    /// The same response; `hook` is told when it has ended: when the last byte of its body was given
-    /// to the connection, or it is certain that it will not be. For a stream or another protocol
+    /// The same response; `hook` is told when it has ended: when its last byte was given to the socket, or
+    /// it is certain that it will not be. Of pipelined answers that go out together, when they do. For a stream or another protocol
     /// that is when its thread is done with it.
     ///
     /// It runs on that thread or on a worker, and should be short. Nothing is told in a test without
@@ -401,7 +401,7 @@ pub struct Ended {
     pub status: StatusCode,
     /// Of the body, without its framing.
     pub bytes: u64,
-    /// Whether all of it was given to the connection. Otherwise the client has gone or was too slow,
+    /// Whether all of it was given to the socket. Otherwise the client has gone or was too slow,
     /// or the body's source has failed.
     pub complete: bool,
 }

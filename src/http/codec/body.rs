@@ -537,7 +537,7 @@ mod tests {
                         Ok(step) => {
                             content.extend_from_slice(&input[at..][step.data]);
                             at += step.consumed;
-                            let beyond = content.len() as u64 + decoder.announced() > most;
+                            let beyond = (content.len() as u64).saturating_add(decoder.announced()) > most;
                             if at == input.len() || decoder.is_done() || beyond {
                                 break Ok((at, content));
                             }

@@ -185,9 +185,12 @@ fn work(
     if let Err(e) = write_all(&client.stream, &unsent, stall) {
         debug!("{what}: the client is gone before the stream began: {e}");
         let_go(task, || what.to_owned());
+        // Nor did it get the answers before that.
+        drop(std::mem::take(&mut client.progress.endings));
         client.begin_lingering(CloseReason::Detached);
         return client;
     }
+    client.progress.endings.note_sent(unsent.len());
     let by_close = matches!(task, Task::Stream { framing: BodyFraming::UntilClose, .. });
     let (outcome, ending) = match task {
         Task::Stream { write, framing, mut ending } => {

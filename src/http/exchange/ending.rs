@@ -49,8 +49,79 @@ impl Drop for Ending {
     }
 }
 
+/// Of responses that are written and that the socket does not have yet, in their order.
+#[derive(Debug, Default)]
+pub(super) struct Endings(Vec<Unsent>);
+
+#[derive(Debug)]
+struct Unsent {
+    ending: Ending,
+    /// How much is to go out until it is complete, of what is written.
+    left: usize,
+    /// Of its body, which is the last of that.
+    bytes: u64,
+}
+
+impl Endings {
+    /// Behind `left` bytes, the last of which are those of its body.
+    pub(super) fn push(&mut self, ending: Ending, left: usize, bytes: u64) {
+        self.0.push(Unsent { ending, left, bytes });
+        if left == 0 {
+            self.note_sent(0);
+        }
+    }
+
+    /// The socket has so much more of what is written.
+    pub(super) fn note_sent(&mut self, sent: usize) {
+        if self.0.is_empty() {
+            return;
+        }
+        for unsent in &mut self.0 {
+            unsent.left = unsent.left.saturating_sub(sent);
+            unsent.ending.set_bytes(unsent.bytes.saturating_sub(unsent.left as u64));
+        }
+        let complete = self.0.iter().take_while(|unsent| unsent.left == 0).count();
+        self.0.drain(..complete).for_each(|unsent| unsent.ending.complete());
+    }
+}
+
 impl fmt::Debug for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ending").field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::web::response::{ResponseExt, plain};
+
+    #[test]
+    fn a_response_is_complete_when_the_socket_has_it() {
+        let (tell, told) = mpsc::channel();
+        let mut endings = Endings::default();
+        let push = |endings: &mut Endings, left, bytes| {
+            let tell = tell.clone();
+            let mut response =
+                plain(StatusCode::OK).on_end(move |end| tell.send((end.bytes, end.complete)).unwrap());
+            let ending = Ending::of(response.extensions_mut(), StatusCode::OK).unwrap();
+            endings.push(ending, left, bytes);
+        };
+        // A head of 10 bytes each.
+        push(&mut endings, 0, 5);
+        push(&mut endings, 15, 5);
+        push(&mut endings, 30, 5);
+        push(&mut endings, 45, 5);
+        let ends = || told.try_iter().collect::<Vec<_>>();
+        assert_eq!(ends(), [(5, true)], "nothing was to go out");
+        endings.note_sent(14);
+        assert_eq!(ends(), []);
+        endings.note_sent(1);
+        assert_eq!(ends(), [(5, true)]);
+        endings.note_sent(13);
+        drop(endings);
+        assert_eq!(ends(), [(3, false), (0, false)], "the client has gone");
     }
 }

@@ -23,6 +23,7 @@ mod upload;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::close_reason::CloseReason;
 use crate::base::limits::{Limits, Timeouts};
@@ -31,7 +32,7 @@ use crate::base::phase::PhaseWatch;
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::Parking;
 use crate::net::scheduler::latency::Pace;
-use crate::net::scheduler::queue::Queue;
+use crate::net::scheduler::queue::{Queue, Taken};
 use crate::net::stream::Connection;
 use crate::web::handler::Handler;
 
@@ -73,11 +74,11 @@ pub(crate) struct Common {
     pub(crate) detached: Arc<Detached>,
 }
 
-/// Serves `client` until it is parked, queued again, closed or detached. `in_share`: a place among
-/// the streaming workers is taken for it.
+/// Serves `client` until it is parked, queued again, closed or detached. The share in which it may have been
+/// taken is that of the streaming workers.
 pub(crate) fn serve(
     mut client: Box<Client>,
-    mut in_share: bool,
+    mut taken: Taken,
     desk: &mut Desk,
     common: &Common,
     queue: &Queue<Box<Client>>,
@@ -86,7 +87,7 @@ pub(crate) fn serve(
         return end_lingering(client, lingering.reason, desk, common);
     }
     loop {
-        let mut turn = Turn::new(&mut client, desk, common, queue, in_share);
+        let mut turn = Turn::new(&mut client, desk, common, queue, taken);
         // Handlers are caught where they are called; this is for what else is the user's.
         let step = catch_unwind(AssertUnwindSafe(|| turn.run())).unwrap_or_else(|panic| {
             error!("a worker's turn panicked: {}", panic_text(&*panic));
@@ -96,7 +97,7 @@ pub(crate) fn serve(
         if turn.in_share {
             queue.leave_share();
         }
-        in_share = false;
+        taken = Taken { in_share: false, waited: Duration::ZERO };
         match step {
             Step::Park(deadline) => match common.parking.park(client, deadline) {
                 Ok(()) => return,
@@ -108,7 +109,11 @@ pub(crate) fn serve(
                     }
                 }
             },
-            Step::Requeue => return queue.push(&mut vec![client]),
+            Step::Requeue => {
+                client.yielded = true;
+                // This worker comes by next.
+                return queue.push_found(std::iter::once(client));
+            }
             Step::Leave => return common.parking.leave(client),
             Step::WaitForShare => return queue.push_shared(client),
             Step::Close(reason) => {

@@ -14,12 +14,15 @@ use crate::web::body::Kind;
 
 /// A piece of a source.
 const PIECE_BYTES: usize = 64 << 10;
-/// As much of a file goes in one call, so that a fast client does not keep us in the kernel.
+/// As much of a file, or of bytes in memory, goes in one call, so that a fast client does not keep us in the
+/// kernel.
 const SEND_BYTES: u64 = 1 << 20;
 
 pub(super) struct Outgoing {
     /// Behind what is in the worker's buffer, without being copied there.
     bytes: Bytes,
+    /// Behind that, to be gone on with a piece at a time.
+    rest: Bytes,
     source: Option<Box<dyn Read + Send>>,
     file: Option<Held>,
     /// The source has given all that it is asked for.
@@ -74,9 +77,10 @@ impl Outgoing {
             BodyFraming::Length(len) => len,
             _ => 0,
         };
-        let with = |bytes: Bytes, source, file| {
+        let with = |mut bytes: Bytes, source, file| {
+            let rest = split(&mut bytes);
             let given = bytes.len() as u64;
-            Some(Outgoing { bytes, source, file, ended: false, framing, left, given })
+            Some(Outgoing { bytes, rest, source, file, ended: false, framing, left, given })
         };
         match kind {
             Kind::Bytes(bytes) if bytes.len() <= copy => {
@@ -95,7 +99,15 @@ impl Outgoing {
     /// Nothing more to pull; for what is in `out` only.
     pub(super) fn done() -> Outgoing {
         let framing = BodyFraming::None;
-        Outgoing { bytes: Bytes::new(), source: None, file: None, ended: true, framing, left: 0, given: 0 }
+        let (bytes, rest) = (Bytes::new(), Bytes::new());
+        Outgoing { bytes, rest, source: None, file: None, ended: true, framing, left: 0, given: 0 }
+    }
+
+    /// Whether there is more to pull.
+    pub(super) fn has_more(&self) -> bool {
+        let pulls = self.source.is_some() || self.file.is_some();
+        let has_all = matches!(self.framing, BodyFraming::Length(_)) && self.left == 0;
+        !self.rest.is_empty() || (pulls && !has_all)
     }
 
     /// Whether only the end of the connection ends the body.
@@ -155,6 +167,12 @@ impl Outgoing {
         out: &mut Vec<u8>,
         stream: &Stream,
     ) -> io::Result<Pulled> {
+        if !self.rest.is_empty() {
+            self.bytes = std::mem::take(&mut self.rest);
+            self.rest = split(&mut self.bytes);
+            self.given = self.given.saturating_add(self.bytes.len() as u64);
+            return Ok(Pulled::Piece);
+        }
         if self.source.is_none() && self.file.is_none() {
             return Ok(Pulled::End);
         }
@@ -172,13 +190,17 @@ impl Outgoing {
             return Ok(sent);
         }
         piece.resize(PIECE_BYTES, 0);
-        let read = |buf: &mut [u8]| match (&mut self.file, &mut self.source) {
+        let mut read = |buf: &mut [u8]| match (&mut self.file, &mut self.source) {
             (Some(held), _) => held.file.read(buf),
             (None, Some(source)) => source.read(buf),
             (None, None) => Ok(0),
         };
         let piece = piece.get_mut(..room).unwrap_or_default();
-        let n = uninterrupted(read, piece)?;
+        let n = match read(piece) {
+            // Asked again, when others have been served.
+            Err(e) if e.kind() == ErrorKind::Interrupted => return Ok(Pulled::Piece),
+            read => read?,
+        };
         let piece = piece.get(..n).ok_or_else(beyond_room)?;
         self.given = self.given.saturating_add(n as u64);
         match (n, self.framing) {
@@ -226,17 +248,14 @@ impl Outgoing {
     }
 }
 
-fn beyond_room() -> io::Error {
-    io::Error::other("it says that it has given more than there was room for")
+/// Leaves what goes in one call; the rest.
+fn split(bytes: &mut Bytes) -> Bytes {
+    let most = usize::try_from(SEND_BYTES).unwrap_or(usize::MAX);
+    bytes.split_off(most.min(bytes.len()))
 }
 
-fn uninterrupted(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>, buf: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match read(buf) {
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            other => return other,
-        }
-    }
+fn beyond_room() -> io::Error {
+    io::Error::other("it says that it has given more than there was room for")
 }
 
 /// Writes a buffer; what the socket does not take stays in it.
@@ -271,5 +290,43 @@ impl fmt::Debug for Outgoing {
             .field("framing", &self.framing)
             .field("left", &self.left)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn what_is_in_memory_goes_a_piece_at_a_time() {
+        let (client, server) = UnixStream::pair().unwrap();
+        server.set_nonblocking(true).unwrap();
+        let stream = Stream::new(server.into(), true);
+        let len = 2 * SEND_BYTES + 7;
+        let body = Kind::Bytes(vec![b'x'; usize::try_from(len).unwrap()].into());
+        let mut out = b"head".to_vec();
+        let mut outgoing = Outgoing::new(body, BodyFraming::Length(len), &mut out, 9).unwrap();
+        let reader = std::thread::Builder::new().spawn(move || io::copy(&mut &client, &mut io::sink()));
+        let mut all_of = |outgoing: &mut Outgoing| {
+            let mut bytes = 0;
+            loop {
+                let sent = outgoing.flush(&mut out, &stream).unwrap();
+                bytes += sent.bytes as u64;
+                if sent.all {
+                    return bytes;
+                }
+                std::thread::yield_now();
+            }
+        };
+        let mut pieces = vec![(all_of(&mut outgoing), outgoing.has_more())];
+        while outgoing.pull(&mut Vec::new(), &mut Vec::new(), &stream).unwrap() == Pulled::Piece {
+            pieces.push((all_of(&mut outgoing), outgoing.has_more()));
+        }
+        assert_eq!(pieces, [(SEND_BYTES + 4, true), (SEND_BYTES, true), (7, false)]);
+        assert_eq!(outgoing.given(), len);
+        drop((outgoing, stream));
+        assert_eq!(reader.unwrap().join().unwrap().unwrap(), len + 4);
     }
 }

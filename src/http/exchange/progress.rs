@@ -8,6 +8,7 @@ use http::{Method, Version};
 
 use super::collect::Collecting;
 use super::ending::Ending;
+use super::ending::Endings;
 use super::outgoing::Outgoing;
 use crate::base::budget::Share;
 use crate::base::close_reason::CloseReason;
@@ -21,6 +22,8 @@ pub(crate) struct Progress {
     pub(super) stage: Stage,
     /// Goes out before anything else.
     pub(super) unsent: Vec<u8>,
+    /// Of what is in there, or in the worker's buffer.
+    pub(super) endings: Endings,
     /// How fast the client takes it, once it has been waited for.
     pub(super) blocked: Option<Blocked>,
     /// What its route allows the client to take for it.
@@ -37,7 +40,8 @@ pub(super) type Patience = (Option<Duration>, Option<u64>);
 pub(super) struct Blocked {
     /// It has taken nothing since.
     since: Instant,
-    parked: Instant,
+    /// None while the client is not waited for.
+    parked: Option<Instant>,
     /// In all, for this response. What its source takes is not the client's doing.
     waited: Duration,
     taken: u64,
@@ -45,7 +49,7 @@ pub(super) struct Blocked {
 
 impl Blocked {
     fn new(now: Instant) -> Blocked {
-        Blocked { since: now, parked: now, waited: Duration::ZERO, taken: 0 }
+        Blocked { since: now, parked: None, waited: Duration::ZERO, taken: 0 }
     }
 
     /// Parked, after it took so many bytes more: until when.
@@ -58,13 +62,21 @@ impl Blocked {
     ) -> Instant {
         let blocked = blocked.get_or_insert_with(|| Blocked::new(now));
         blocked.take(taken, now);
-        blocked.parked = now;
+        blocked.parked = Some(now);
         let left = rate.time_for(blocked.taken).saturating_sub(blocked.waited);
         (blocked.since + stall).min(now.checked_add(left).unwrap_or(blocked.since + stall))
     }
 
+    /// Others go first: the client, which has taken all there was, is not waited for.
+    pub(super) fn yielded(blocked: &mut Option<Blocked>, taken: usize, now: Instant) {
+        blocked.get_or_insert_with(|| Blocked::new(now)).take(taken, now);
+    }
+
     pub(super) fn resume(&mut self, now: Instant) {
-        self.waited += now.saturating_duration_since(self.parked);
+        match self.parked.take() {
+            Some(parked) => self.waited += now.saturating_duration_since(parked),
+            None => self.since = now,
+        }
     }
 
     pub(super) fn take(&mut self, bytes: usize, now: Instant) {

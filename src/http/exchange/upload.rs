@@ -192,8 +192,8 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::http1::Framing;
-    use crate::limits::Limits;
+    use crate::base::limits::Limits;
+    use crate::http::codec::Framing;
 
     /// An upload of which `input` has been read, and the client, who says the rest.
     fn upload(input: &[u8]) -> (Upload, UnixStream) {

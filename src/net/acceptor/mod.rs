@@ -48,6 +48,9 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// After an accept that failed for want of something.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
+/// Workers that take nothing for so many times what may be waited for them are stuck.
+const STUCK: u32 = 4;
+
 /// A limit that is reached is said so often.
 const FULL_SAID: Duration = Duration::from_secs(10);
 
@@ -428,8 +431,12 @@ impl<P: Portable> Acceptor<P> {
             }
         }
         let Some(limit) = now.checked_sub(self.queue_wait) else { return };
+        let stuck = now.checked_sub(self.queue_wait.saturating_mul(STUCK));
         for lane in 0..self.lanes.len() {
-            for connection in self.lanes[lane].queue.expired(limit) {
+            // A response is not cut because others went first, while workers come by.
+            let queue = &self.lanes[lane].queue;
+            let expired = queue.expired(limit, stuck, |one| one.yielded && one.answering.is_some());
+            for connection in expired {
                 self.refuse(connection);
             }
         }

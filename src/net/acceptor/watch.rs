@@ -39,6 +39,8 @@ pub(super) struct Seen {
     /// How often they waited, and how often they took something from the queue.
     turns: (usize, usize),
     at: Instant,
+    /// When one last waited, or came back from it.
+    looked: Instant,
 }
 
 /// What a worker's wait came to.
@@ -71,7 +73,8 @@ impl Watch {
             return None;
         }
         self.lent.store(true, Ordering::SeqCst);
-        Some(Seen { turns: (0, 0), at: Instant::now() })
+        let now = Instant::now();
+        Some(Seen { turns: (0, 0), at: now, looked: now })
     }
 
     pub(super) fn is_lent(&self) -> bool {
@@ -84,14 +87,17 @@ impl Watch {
     }
 
     /// Whether workers have taken no turn, here or at their queue, for so long that all may be away
-    /// in handlers.
+    /// in handlers; or none here for so long that what they queue themselves may keep them from it.
     pub(super) fn is_forgotten(&self, seen: &mut Seen, taken: usize, now: Instant) -> bool {
         let turns = (self.turns.load(Ordering::Relaxed), taken);
-        if turns != seen.turns || !self.is_deserted() {
-            *seen = Seen { turns, at: now };
+        if turns.0 != seen.turns.0 || !self.is_deserted() {
+            *seen = Seen { turns, at: now, looked: now };
+        } else if turns != seen.turns {
+            (seen.turns, seen.at) = (turns, now);
         }
         // A timer's grain must not cost a whole look.
         now.saturating_duration_since(seen.at) >= LOOK - LOOK / 8
+            || now.saturating_duration_since(seen.looked) >= MOMENT
     }
 
     /// The acceptor is told of events again, at once if there are some. By whoever wants that first.
@@ -205,6 +211,20 @@ mod tests {
         assert!(watch.is_forgotten(&mut seen, 2, at(3)), "none");
         watch.waiting.fetch_add(1, Ordering::SeqCst);
         assert!(!watch.is_forgotten(&mut seen, 2, at(4)), "somebody looks");
+    }
+
+    #[test]
+    fn it_is_taken_back_from_workers_that_queue_their_own_work() {
+        let (watch, all, _client, _server) = watched(4);
+        let mut seen = watch.lend(&all).unwrap();
+        let start = Instant::now();
+        let looks = u32::try_from(MOMENT.as_millis() / LOOK.as_millis()).unwrap();
+        let mut is_forgotten =
+            |watch: &Watch, n: u32| watch.is_forgotten(&mut seen, n as usize, start + n * LOOK);
+        assert_eq!((1..looks).find(|n| is_forgotten(&watch, *n)), None, "they take something all the time");
+        watch.turns.fetch_add(1, Ordering::Relaxed);
+        assert_eq!((looks..2 * looks).find(|n| is_forgotten(&watch, *n)), None, "one has looked");
+        assert!(is_forgotten(&watch, 2 * looks), "none has for a moment");
     }
 
     #[test]

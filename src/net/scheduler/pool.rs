@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::base::log::error;
-use crate::net::scheduler::queue::{Popped, Queue, Seat};
+use crate::net::scheduler::queue::{Popped, Queue, Seat, Taken};
 
 /// The workers of one queue.
 #[derive(Debug)]
@@ -54,12 +54,12 @@ impl std::fmt::Debug for Crew {
 impl<T: Send + 'static> Pool<T> {
     /// Starts the workers, and waits until each has begun. One that finds nothing in the queue calls `fetch`, as [`Queue::pop`]
     /// does, before it sleeps. Each makes, on its own thread, what it works with: a function of the
-    /// work and of whether a place in the queue's share is taken for it. It should not panic; `died`
+    /// work and of how it was taken. It should not panic; `died`
     /// is told by name of a worker whose function does, and then another takes its place.
     ///
     /// # Errors
     /// Why one can't begin, as soon as that is known; then none works.
-    pub(crate) fn start<W: FnMut(T, bool)>(
+    pub(crate) fn start<W: FnMut(T, Taken)>(
         places: Places,
         queue: Arc<Queue<T>>,
         make: impl Fn(usize) -> W + Send + Sync + 'static,
@@ -72,8 +72,7 @@ impl<T: Send + 'static> Pool<T> {
             let mut work = make(index);
             loop {
                 match of_crew.pop(&seat, &fetch) {
-                    Popped::Work(item) => work(item, false),
-                    Popped::InShare(item) => work(item, true),
+                    Popped::Work(item, taken) => work(item, taken),
                     Popped::Closed => return,
                 }
             }
@@ -312,7 +311,7 @@ mod tests {
         };
         let queue = Arc::new(Queue::new(WORKERS, 1));
         let places = places(None, Some(Arc::new(begin)));
-        let pool = Pool::start(places, queue, |_| |_: u32, _| (), || false, |_: &str, _: &_| ());
+        let pool = Pool::start(places, queue, |_| |_: u32, _: Taken| (), || false, |_: &str, _: &_| ());
         assert_eq!(pool.unwrap_err().to_string(), "as the test wants it");
         drop(end);
     }
@@ -333,7 +332,8 @@ mod tests {
         });
         let queue = Arc::new(Queue::new(1, 1));
         let places = Places { count: 1, ..places(None, Some(Arc::new(move || own.begin()))) };
-        let pool = Pool::start(places, queue, |_| |_: u32, _| (), || false, |_: &str, _: &_| ()).unwrap();
+        let pool =
+            Pool::start(places, queue, |_| |_: u32, _: Taken| (), || false, |_: &str, _: &_| ()).unwrap();
         assert!(!pool.finish(Duration::from_millis(10)));
         drop(end);
     }

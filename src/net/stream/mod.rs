@@ -13,6 +13,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::sendfile::sendfile;
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
@@ -219,6 +221,20 @@ impl Stream {
         }
     }
 
+    /// Whether nothing that is written reaches the client any more: it has reset the connection, or has closed
+    /// a unix socket. One that has only ended its own side is there.
+    pub(crate) fn is_gone(&self) -> bool {
+        // Errors and hang-ups are told unasked.
+        let mut socket = [PollFd::new(self.as_fd(), PollFlags::empty())];
+        loop {
+            match poll(&mut socket, PollTimeout::ZERO) {
+                Ok(n) => return n > 0,
+                Err(Errno::EINTR) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
     /// Ends both directions, while the descriptor stays.
     pub(crate) fn shutdown(&self) {
         let _ = match self {
@@ -295,6 +311,8 @@ pub(crate) struct Connection<P> {
     pub(crate) answering: Option<Answering>,
     /// Its deadline passed while it was parked.
     pub(crate) expired: bool,
+    /// In the queue so that others go first: there is more to do for it at once.
+    pub(crate) yielded: bool,
     /// The client may have closed its side behind the bytes that wait; that is not announced again.
     pub(crate) may_have_ended: bool,
     /// Registered for writability, too.
@@ -354,6 +372,7 @@ impl<P> Connection<P> {
             idle: None,
             answering: None,
             expired: false,
+            yielded: false,
             may_have_ended: false,
             polls_write: false,
             lingering: None,

@@ -24,6 +24,8 @@ const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 const AT_ONCE_BYTES: usize = 1 << 20;
 /// A piece of a source.
 const PIECE_BYTES: usize = 32 << 10;
+/// After so much of a source something is sent, or one that packs very well would be read for long at a time.
+const MOST_BYTES: usize = 8 * PIECE_BYTES;
 
 /// Compresses responses for clients that accept gzip.
 ///
@@ -263,6 +265,7 @@ struct Packing {
 
 impl Read for Packing {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut packed = 0usize;
         while self.encoder.get_ref().len() <= self.sent && !self.ended {
             self.encoder.get_mut().clear();
             self.sent = 0;
@@ -274,7 +277,8 @@ impl Read for Packing {
                 }
                 n => {
                     self.encoder.write_all(piece.get(..n).unwrap_or_default())?;
-                    if n < PIECE_BYTES {
+                    packed = packed.saturating_add(n);
+                    if n < PIECE_BYTES || packed >= MOST_BYTES {
                         // It has no more for now, and what it gave must not wait for what comes.
                         self.encoder.flush()?;
                     }

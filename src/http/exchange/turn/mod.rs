@@ -29,7 +29,7 @@ use crate::base::phase::Phase;
 use crate::http::codec::encode::{self, Asked, BodyFraming, Plan};
 use crate::http::codec::{Decoder, Framing, Head, Refusal, Scan, has_asked_for, is_to_head};
 use crate::net::acceptor::{Deadline, PORTABLE_BYTES};
-use crate::net::scheduler::queue::Queue;
+use crate::net::scheduler::queue::{Queue, Taken};
 use crate::net::stream::{Answering, Peek, Stream};
 use crate::web::body::{Body, Kind};
 use crate::web::handler::{Resolved, RouteLimits, collecting_panics};
@@ -37,9 +37,11 @@ use crate::web::request::Trailers;
 use crate::web::response::{ResponseExt, plain};
 use crate::{Request, Response};
 
-/// Requests served in one turn before the connection goes to the end of the queue: a client that
-/// pipelines without end is one of many.
-const TURN: usize = 128;
+/// A turn that has lasted this long, or has served this many requests, goes no further than the request, the
+/// run of chunks or the piece of a response that it is at: the connection goes to the end of the queue, so that
+/// a client which always has more for a worker to do is one of many.
+const TURN_TIME: Duration = Duration::from_millis(5);
+const TURN_REQUESTS: usize = 128;
 /// Answers to pipelined requests are gathered up to this, then written.
 const BATCH_BYTES: usize = 64 << 10;
 /// Bodies up to this are copied behind their head, to go out in one write.
@@ -77,10 +79,14 @@ pub(super) struct Turn<'a> {
     queue: &'a Queue<Box<Client>>,
     /// A place among the streaming workers is taken for it.
     pub(super) in_share: bool,
+    /// How long the connection was in the queue.
+    waited: Duration,
     /// The last read left room: there was no more.
     drained: bool,
     served: usize,
-    /// When the turn began, or the last handler ended: near enough for deadlines and dates.
+    began: Instant,
+    /// When the turn began, the last handler ended, or a body or a response was last gone on with: near
+    /// enough for deadlines and dates.
     now: Instant,
 }
 
@@ -90,9 +96,10 @@ impl<'a> Turn<'a> {
         desk: &'a mut Desk,
         common: &'a Common,
         queue: &'a Queue<Box<Client>>,
-        in_share: bool,
+        Taken { in_share, waited }: Taken,
     ) -> Turn<'a> {
-        Turn { client, desk, common, queue, in_share, drained: false, served: 0, now: Instant::now() }
+        let (drained, served, now) = (false, 0, Instant::now());
+        Turn { client, desk, common, queue, in_share, waited, drained, served, began: now, now }
     }
 
     /// Goes through the stages until one of them ends the turn.
@@ -130,8 +137,14 @@ impl<'a> Turn<'a> {
         if self.client.stream.is_handshaking() {
             self.shake_hands()?;
         }
+        let had_to_wait = std::mem::take(&mut self.client.yielded) || self.waited >= TURN_TIME;
         if std::mem::take(&mut self.client.expired) {
             return Err(self.expire());
+        }
+        // Its handler would work for nobody. Of one that is served at once the next write tells it.
+        if had_to_wait && self.client.stream.is_gone() {
+            debug!("the client is gone");
+            return Err(Step::Close(CloseReason::Broken));
         }
         loop {
             match std::mem::take(&mut self.client.progress.stage) {
@@ -153,6 +166,10 @@ impl<'a> Turn<'a> {
             return Err(self.leave(scan, began)?);
         }
         if !self.desk.input.is_empty() {
+            if self.is_over() {
+                self.client.progress.stage = Stage::Head { scan, began: began.or(Some(self.now)) };
+                return Err(self.make_room());
+            }
             match scan.parse(self.desk.input.unused(), &self.common.limits) {
                 Ok(Some(head)) => return self.begin(head),
                 Ok(None) => {}
@@ -195,6 +212,22 @@ impl<'a> Turn<'a> {
     fn refuse_unseen(&mut self) -> Option<Step> {
         let refusal = Scan::default().parse(self.desk.input.unused(), &self.common.limits).err()?;
         Some(self.refuse(&refusal))
+    }
+
+    /// Whether others are to go first before anything more is begun.
+    fn is_over(&self) -> bool {
+        self.served >= TURN_REQUESTS || self.now.saturating_duration_since(self.began) >= TURN_TIME
+    }
+
+    /// Ends the turn so that others go first. What is answered goes out before.
+    fn make_room(&mut self) -> Step {
+        if let Err(step) = self.flush() {
+            return step;
+        }
+        if let Stage::Respond(response) = &mut self.client.progress.stage {
+            response.shorten_head();
+        }
+        if self.hold() { Step::Requeue } else { self.too_much() }
     }
 
     /// Whether the successor is to have this connection now, with what has been read and not answered.
@@ -319,7 +352,7 @@ impl<'a> Turn<'a> {
         let until = collecting.until(self.now);
         self.client.progress.stage = Stage::Body(collecting);
         self.flush()?;
-        match self.fill()? {
+        match self.refill()? {
             Filled::Bytes { .. } => Ok(()),
             Filled::End => Err(Step::Close(CloseReason::ClientCut)),
             Filled::Nothing => Err(self.park(Deadline::At(until))),
@@ -336,7 +369,7 @@ impl<'a> Turn<'a> {
     fn refuse_unread(&mut self, begun: Begun, mut found: Resolved<'_>, refusal: Response) -> Flow {
         found.refusal = Some(refusal);
         let asked = begun.asked(&found.rules.limits);
-        let response = self.run_handler(&asked, begun, found, Kind::Empty);
+        let response = self.run_handler(&asked, begun, found, Kind::Empty)?;
         self.respond(&asked, response, unread())
     }
 
@@ -393,7 +426,7 @@ impl<'a> Turn<'a> {
         });
         let asked = begun.asked(&found.rules.limits);
         let kind = Kind::Source { source: Box::new(lease.clone()), left: len };
-        let response = self.run_handler(&asked, begun, found, kind);
+        let response = self.run_handler(&asked, begun, found, kind)?;
         self.drained = false;
         let Some(upload) = lease.end() else { return self.respond(&asked, response, unread()) };
         self.desk.input.load(upload.unused());
@@ -417,7 +450,7 @@ impl<'a> Turn<'a> {
 
     fn call(&mut self, begun: Begun, found: Resolved<'_>, kind: Kind) -> Flow {
         let asked = begun.asked(&found.rules.limits);
-        let response = self.run_handler(&asked, begun, found, kind);
+        let response = self.run_handler(&asked, begun, found, kind)?;
         self.respond(&asked, response, After::Keep)
     }
 
@@ -427,7 +460,7 @@ impl<'a> Turn<'a> {
         begun: Begun,
         mut found: Resolved<'_>,
         kind: Kind,
-    ) -> Response {
+    ) -> Result<Response, Step> {
         let common = self.common;
         #[expect(clippy::indexing_slicing, reason = "it is what its listener was given")]
         let site = &common.sites[self.client.site];
@@ -440,7 +473,11 @@ impl<'a> Turn<'a> {
             } else {
                 self.queue.wake_beside(is_deserted);
             }
-            self.try_flush();
+            if let Err(e) = self.try_flush() {
+                // Nobody is there for whom it would run.
+                self.let_go((begun, found, kind), &asked.head);
+                return Err(broken(&e));
+            }
         }
         // Not `now`: since then there was a read, and its time is not the handler's.
         let (run, head) = (pace.start(), &asked.head);
@@ -465,7 +502,7 @@ impl<'a> Turn<'a> {
             plain(StatusCode::INTERNAL_SERVER_ERROR)
         });
         self.desk.sign.set(None);
-        response
+        Ok(response)
     }
 
     fn panicked(&self, panic: Box<dyn Any + Send>, head: &[u8]) {
@@ -566,12 +603,16 @@ impl<'a> Turn<'a> {
                 Ok(())
             }
             None => {
-                if let Some(mut ending) = ending {
-                    ending.set_bytes(if plan.send_body { len.unwrap_or(0) } else { 0 });
-                    ending.complete();
-                }
+                self.end_behind_out(ending, if plan.send_body { len.unwrap_or(0) } else { 0 });
                 self.after(after)
             }
+        }
+    }
+
+    /// A response with a body of so many bytes is complete when the socket has all of `out`.
+    fn end_behind_out(&mut self, ending: Option<Ending>, bytes: u64) {
+        if let Some(ending) = ending {
+            self.client.progress.endings.push(ending, self.desk.out.len(), bytes);
         }
     }
 
@@ -622,6 +663,7 @@ impl<'a> Turn<'a> {
     fn pull_all(&mut self, mut response: Box<Responding>) -> Result<After, Step> {
         // By a client that has not been waited for.
         let mut taken = 0usize;
+        let mut is_first = true;
         loop {
             let sent = if response.outgoing.joins_head() {
                 Ok(Sent { bytes: 0, all: true })
@@ -635,6 +677,14 @@ impl<'a> Turn<'a> {
                     return Err(self.park_blocked(sent));
                 }
                 Err(e) => return Err(broken(&e)),
+            }
+            if !std::mem::take(&mut is_first) && response.outgoing.has_more() {
+                self.now = Instant::now();
+                if self.is_over() {
+                    Blocked::yielded(&mut self.client.progress.blocked, taken, self.now);
+                    self.client.progress.stage = Stage::Respond(response);
+                    return Err(self.make_room());
+                }
             }
             let is_deserted = self.common.parking.is_deserted(self.client.site);
             match response.outgoing.pulls() {
@@ -664,7 +714,8 @@ impl<'a> Turn<'a> {
                     return Err(self.park_blocked(Sent { bytes: taken, all: false }));
                 }
                 Ok(Ok(Pulled::End)) => {
-                    ending.take().into_iter().for_each(Ending::complete);
+                    let (ending, given) = (ending.take(), outgoing.given());
+                    self.end_behind_out(ending, given);
                     return Ok(response.after);
                 }
                 Ok(Err(e)) => {
@@ -679,7 +730,7 @@ impl<'a> Turn<'a> {
             }
             let step = cut(outgoing, CloseReason::ResponseFailed);
             // The head, and answers before it, have not waited for a file's first piece.
-            self.try_flush();
+            let _ = self.try_flush();
             let head = head.clone();
             self.let_go(response, &head);
             return Err(step);
@@ -707,10 +758,6 @@ impl<'a> Turn<'a> {
         if self.desk.out.len() >= BATCH_BYTES {
             self.flush()?;
         }
-        if self.served >= TURN {
-            self.flush()?;
-            return Err(if self.hold() { Step::Requeue } else { self.too_much() });
-        }
         Ok(())
     }
 
@@ -733,7 +780,7 @@ impl<'a> Turn<'a> {
         }
         self.client.progress.stage = Stage::Discard(Box::new((decoder, budget, until)));
         self.flush()?;
-        match self.fill()? {
+        match self.refill()? {
             Filled::Bytes { .. } => Ok(()),
             Filled::End => Err(Step::Close(CloseReason::ClientCut)),
             Filled::Nothing => Err(self.park(Deadline::At(until))),
@@ -778,6 +825,17 @@ impl<'a> Turn<'a> {
             Ok(()) => Step::Linger(reason),
             Err(step) => step,
         }
+    }
+
+    /// As `fill`, for more of a body; not once the turn is over and more may be there.
+    fn refill(&mut self) -> Result<Filled, Step> {
+        if !self.drained {
+            self.now = Instant::now();
+            if self.is_over() {
+                return Err(self.make_room());
+            }
+        }
+        self.fill()
     }
 
     /// Reads once, unless it is known that nothing is there.
@@ -828,13 +886,16 @@ impl<'a> Turn<'a> {
     }
 
     /// Writes what the socket takes now; what it does not stays for the next flush.
-    fn try_flush(&mut self) {
+    fn try_flush(&mut self) -> io::Result<()> {
         if !self.desk.out.is_empty() {
-            let _ = outgoing::write_out(&mut self.desk.out, &self.client.stream);
+            let sent = outgoing::write_out(&mut self.desk.out, &self.client.stream)?;
+            self.note_taken(sent);
         }
+        Ok(())
     }
 
     fn note_taken(&mut self, sent: Sent) {
+        self.client.progress.endings.note_sent(sent.bytes);
         if let Some(blocked) = &mut self.client.progress.blocked {
             blocked.take(sent.bytes, Instant::now());
         }
@@ -844,6 +905,7 @@ impl<'a> Turn<'a> {
     fn park_blocked(&mut self, sent: Sent) -> Step {
         let (stall, rate) = self.response_patience();
         let progress = &mut self.client.progress;
+        progress.endings.note_sent(sent.bytes);
         progress.unsent = std::mem::take(&mut self.desk.out);
         // It is counted by its length.
         progress.unsent.shrink_to_fit();

@@ -5,6 +5,7 @@
 
 use loom::thread::{self, JoinHandle};
 
+use super::tests::pop;
 use super::*;
 use crate::base::sync::AtomicUsize;
 
@@ -49,8 +50,8 @@ fn worker_at(place: usize, queue: &Arc<Queue<usize>>, tally: &Arc<Tally>) -> Joi
         let seat = Seat::new(place);
         loop {
             let is_last = match queue.pop(&seat, || false) {
-                Popped::Work(piece) => tally.do_piece(piece),
-                Popped::InShare(piece) => {
+                Popped::Work(piece, Taken { in_share: false, .. }) => tally.do_piece(piece),
+                Popped::Work(piece, _) => {
                     let before = tally.in_share.fetch_add(1, Ordering::Relaxed);
                     assert!(before < queue.lock().share, "more than the share");
                     let is_last = tally.do_piece(piece);
@@ -125,7 +126,7 @@ fn who_leaves_work_behind_wakes_another_for_it() {
         let workers = [(); 2].map(|()| {
             let (queue, tally) = (Arc::clone(&queue), Arc::clone(&tally));
             thread::spawn(move || {
-                let Popped::Work(piece) = queue.pop(&Seat::new(0), || false) else { panic!() };
+                let Popped::Work(piece, _) = queue.pop(&Seat::new(0), || false) else { panic!() };
                 queue.wake_for_rest(0, false);
                 tally.do_piece(piece);
             })
@@ -176,7 +177,7 @@ fn a_token_that_a_handler_left_is_no_call() {
                 let seat = Seat::new(0);
                 for _ in 0..2 {
                     current().unpark();
-                    assert!(matches!(queue.pop(&seat, || false), Popped::Work(_)));
+                    assert!(matches!(queue.pop(&seat, || false), Popped::Work(..)));
                 }
             })
         };
@@ -285,13 +286,13 @@ fn a_full_share_does_not_hold_up_other_work() {
         assert!(queue.enter_share());
         let worker = {
             let queue = Arc::clone(&queue);
-            thread::spawn(move || queue.pop(&Seat::new(0), || false))
+            thread::spawn(move || pop(&queue, &Seat::new(0)))
         };
         queue.push_shared(0);
         queue.push(&mut vec![1]);
-        assert_eq!(worker.join().unwrap(), Popped::Work(1));
+        assert_eq!(worker.join().unwrap(), Some((1, false)));
         queue.leave_share();
-        assert_eq!(queue.pop(&Seat::new(0), || false), Popped::InShare(0));
+        assert_eq!(pop(&queue, &Seat::new(0)), Some((0, true)));
     });
 }
 

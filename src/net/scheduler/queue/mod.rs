@@ -89,13 +89,20 @@ impl Seat {
 }
 
 /// What a worker gets.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Popped<T> {
-    Work(T),
-    /// The same, and a place in the share is taken for it; `leave_share` gives it back.
-    InShare(T),
+    Work(T, Taken),
     /// The queue is closed.
     Closed,
+}
+
+/// How work was taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    /// A place in the share is taken for it; `leave_share` gives it back.
+    pub(crate) in_share: bool,
+    /// How long it was in the queue.
+    pub(crate) waited: Duration,
 }
 
 /// What a look at the queue shows.
@@ -245,16 +252,18 @@ impl<T> Queue<T> {
                 continue;
             }
             if state.in_share < state.share {
-                if let Some((_, work)) = state.shared.pop_front() {
+                if let Some((since, work)) = state.shared.pop_front() {
                     state.in_share += 1;
-                    return Popped::InShare(work);
+                    return Popped::Work(work, Taken { in_share: true, waited: since.elapsed() });
                 }
             }
             let is_surplus = !was_called && state.is_surplus(seat.place);
             if !is_surplus {
-                if let Some((_, work)) = state.waiting.pop_front() {
-                    state.note_taken(seat.place);
-                    return Popped::Work(work);
+                if let Some((since, work)) = state.waiting.pop_front() {
+                    let now = Instant::now();
+                    state.note_taken(seat.place, now);
+                    let waited = now.saturating_duration_since(since);
+                    return Popped::Work(work, Taken { in_share: false, waited });
                 }
                 if state.closed {
                     return Popped::Closed;
@@ -332,16 +341,26 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Takes out what has waited since before `limit`.
-    pub(crate) fn expired(&self, limit: Instant) -> Vec<T> {
+    /// Takes out what has waited since before `limit`. What `stays` keeps its place, for its turn will come,
+    /// unless no worker has taken anything since before `stuck`.
+    pub(crate) fn expired(
+        &self,
+        limit: Instant,
+        stuck: Option<Instant>,
+        stays: impl Fn(&T) -> bool,
+    ) -> Vec<T> {
         let mut state = self.lock();
         let mut expired = Vec::new();
-        while state.waiting.front().is_some_and(|(since, _)| *since < limit) {
-            expired.extend(state.waiting.pop_front().map(|(_, work)| work));
+        let is_stuck = stuck.is_some_and(|stuck| state.places.iter().all(|place| place.at < stuck));
+        let mut staying = Vec::new();
+        while let Some((since, work)) = pop_before(&mut state.waiting, limit) {
+            match !is_stuck && stays(&work) {
+                true => staying.push((since, work)),
+                false => expired.push(work),
+            }
         }
-        while state.shared.front().is_some_and(|(since, _)| *since < limit) {
-            expired.extend(state.shared.pop_front().map(|(_, work)| work));
-        }
+        staying.into_iter().rev().for_each(|entry| state.waiting.push_front(entry));
+        expired.extend(std::iter::from_fn(|| pop_before(&mut state.shared, limit)).map(|(_, work)| work));
         expired
     }
 
@@ -404,10 +423,10 @@ impl<T> State<T> {
         self.places.iter().filter(since).count() >= self.most
     }
 
-    fn note_taken(&mut self, place: usize) {
+    fn note_taken(&mut self, place: usize, at: Instant) {
         self.taken = self.taken.wrapping_add(1);
         if let Some(place) = self.places.get_mut(place) {
-            *place = Place { turn: self.taken, at: Instant::now(), away: false };
+            *place = Place { turn: self.taken, at, away: false };
         }
     }
 
@@ -416,6 +435,11 @@ impl<T> State<T> {
             place.away = true;
         }
     }
+}
+
+fn pop_before<T>(queue: &mut VecDeque<(Instant, T)>, limit: Instant) -> Option<(Instant, T)> {
+    let is_old = queue.front().is_some_and(|(since, _)| *since < limit);
+    if is_old { queue.pop_front() } else { None }
 }
 
 /// Woken outside the lock, or the first thing a worker does is wait for it.
@@ -443,6 +467,14 @@ mod tests {
 
     use super::*;
 
+    /// What is taken, and whether in the share; None if the queue is closed.
+    pub(super) fn pop<T>(queue: &Queue<T>, seat: &Seat) -> Option<(T, bool)> {
+        match queue.pop(seat, || false) {
+            Popped::Work(work, taken) => Some((work, taken.in_share)),
+            Popped::Closed => None,
+        }
+    }
+
     #[test]
     fn first_in_first_out_and_closed_only_when_empty() {
         let queue = Queue::new(1, 1);
@@ -450,8 +482,8 @@ mod tests {
         queue.push(&mut vec![3]);
         queue.close();
         let seat = Seat::new(0);
-        let got: Vec<_> = (0..4).map(|_| queue.pop(&seat, || false)).collect();
-        assert_eq!(got, [Popped::Work(1), Popped::Work(2), Popped::Work(3), Popped::Closed]);
+        let got: Vec<_> = (0..4).map(|_| pop(&queue, &seat)).collect();
+        assert_eq!(got, [Some((1, false)), Some((2, false)), Some((3, false)), None]);
     }
 
     #[test]
@@ -462,9 +494,9 @@ mod tests {
         assert!(!queue.enter_share());
         queue.push_shared(10);
         queue.push(&mut vec![1]);
-        assert_eq!(queue.pop(&seat, || false), Popped::Work(1));
+        assert_eq!(pop(&queue, &seat), Some((1, false)));
         queue.leave_share();
-        assert_eq!(queue.pop(&seat, || false), Popped::InShare(10));
+        assert_eq!(pop(&queue, &seat), Some((10, true)));
         assert!(!queue.enter_share());
     }
 
@@ -511,8 +543,8 @@ mod tests {
         let mut state = queue.lock();
         state.most = 1;
         state.sleepers.push(Seat::new(2));
-        state.note_taken(0);
-        state.note_taken(1);
+        state.note_taken(0, Instant::now());
+        state.note_taken(1, Instant::now());
         state.attended = attended;
         drop(state);
         queue.push_found(0..9);
@@ -526,7 +558,7 @@ mod tests {
             let surplus = state.is_surplus(*place);
             if !surplus {
                 assert!(state.waiting.pop_front().is_some());
-                state.note_taken(*place);
+                state.note_taken(*place, Instant::now());
             }
             !surplus
         };
@@ -547,7 +579,7 @@ mod tests {
         assert_eq!(come_by(&queue, &[0, 0, 0]), [true; 3]);
         // Nor who blocks without a word, once another was called for what waits.
         let queue = on_one_core(true);
-        queue.lock().note_taken(0);
+        queue.lock().note_taken(0, Instant::now());
         assert_eq!(come_by(&queue, &[0, 0]), [true; 2]);
     }
 
@@ -577,8 +609,27 @@ mod tests {
         queue.push(&mut vec![1, 2]);
         let limit = Instant::now();
         queue.push(&mut vec![3]);
-        assert_eq!(queue.expired(limit), [1, 2]);
+        assert_eq!(queue.expired(limit, None, |_| false), [1, 2]);
         assert_eq!(queue.look().waiting, 1);
+    }
+
+    #[test]
+    fn what_stays_keeps_its_place_while_workers_come_by() {
+        let queue = Queue::new(1, 1);
+        queue.push(&mut vec![1, 2, 3]);
+        let limit = Instant::now();
+        queue.lock().note_taken(0, Instant::now());
+        assert_eq!(queue.expired(limit, Some(limit), |n| *n != 2), [2]);
+        queue.push(&mut vec![4]);
+        let limit = Instant::now();
+        assert_eq!(queue.expired(limit, None, |_| true), [0; 0]);
+        assert_eq!(queue.expired(limit, Some(limit), |_| true), [1, 3, 4], "nothing was taken since");
+        queue.push(&mut vec![5, 6]);
+        let limit = Instant::now();
+        queue.lock().note_taken(0, Instant::now());
+        assert_eq!(queue.expired(limit, Some(limit), |_| true), [0; 0]);
+        let seat = Seat::new(0);
+        assert_eq!([5, 6].map(|_| pop(&queue, &seat)), [Some((5, false)), Some((6, false))]);
     }
 
     /// Whatever the order of pushes, wakes and sleeps, nothing is lost, nothing comes twice, and
@@ -596,7 +647,7 @@ mod tests {
                 thread::Builder::new()
                     .spawn(move || {
                         let seat = Seat::new(0);
-                        while let Popped::Work(n) = queue.pop(&seat, || false) {
+                        while let Popped::Work(n, _) = queue.pop(&seat, || false) {
                             queue.wake_for_rest(0, false);
                             current().unpark(); // a token as a handler may leave it
                             done.send(n).unwrap();
@@ -621,7 +672,7 @@ mod tests {
         assert!(queue.probe(Probe(Box::new(|| ()))).is_err());
         let worker = {
             let queue = Arc::clone(&queue);
-            thread::Builder::new().spawn(move || queue.pop(&Seat::new(0), || false)).unwrap()
+            thread::Builder::new().spawn(move || pop(&queue, &Seat::new(0))).unwrap()
         };
         let (said, heard) = mpsc::channel();
         let mut probe = Probe(Box::new(move || said.send(()).unwrap()));
@@ -631,7 +682,7 @@ mod tests {
         }
         heard.recv().unwrap();
         queue.close();
-        assert_eq!(worker.join().unwrap(), Popped::Closed);
+        assert_eq!(worker.join().unwrap(), None);
     }
 }
 

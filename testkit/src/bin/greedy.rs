@@ -1,0 +1,126 @@
+//! A server for clients that take all they can get: `greedy --listen ADDR --workers N`. Each route does what
+//! costs a worker time, and `/ok` says what has been done so far.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use heirloom::prelude::*;
+use heirloom::wrap::AccessLog;
+use heirloom::{Handle, Limits};
+
+/// Requests that their handlers have begun, and pieces that responses were asked for.
+#[derive(Default)]
+struct Done {
+    begun: AtomicU64,
+    pulled: AtomicU64,
+}
+
+fn main() -> Result<(), heirloom::Error> {
+    heirloom::init()?;
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let flag = |name: &str| Some(args.iter().position(|arg| arg == name)? + 1).and_then(|at| args.get(at));
+    log::info!("pid {}", std::process::id());
+    let handle = Handle::new();
+    let workers = flag("--workers").and_then(|n| n.parse().ok()).unwrap_or(4);
+    Server::new(router(&handle))
+        .with_handle(handle)
+        .listen(flag("--listen").map_or("127.0.0.1:0", |name| name))
+        .workers(workers)
+        .limits(Limits { body_bytes: 64 << 20, ..Limits::default() })
+        .serve()
+}
+
+fn router(handle: &Handle) -> impl Handler {
+    let (done, stats) = (Arc::new(Done::default()), handle.clone());
+    let pulling = |source: fn(&Arc<Done>) -> Body| {
+        let done = Arc::clone(&done);
+        move |_: Request| ([(header::CONTENT_TYPE, "text/plain")], source(&done))
+    };
+    let router = Router::new()
+        .get("/computed", pulling(computed))
+        .get("/slow", pulling(slow))
+        .get("/nothing", pulling(nothing))
+        .get("/text", pulling(|done| Body::from_reader(Text(Arc::clone(done)))))
+        .post("/echo", |req: Request| req.into_body())
+        .post("/discard", streaming(discard));
+    let (asked, begun) = (Arc::clone(&done), Arc::clone(&done));
+    let router = router
+        .get("/ok", move |_: Request| {
+            let Done { begun, pulled } = &*asked;
+            let (begun, pulled) = (begun.load(Ordering::SeqCst), pulled.load(Ordering::SeqCst));
+            format!("{begun} {pulled} {}", stats.stats().open)
+        })
+        .get("/sleep/{ms}", move |req: Request| {
+            begun.begun.fetch_add(1, Ordering::SeqCst);
+            sleep(req.param("ms").and_then(|ms| ms.parse().ok()).unwrap_or(0));
+            "ok\n"
+        });
+    #[cfg(feature = "gzip")]
+    let router = router.wrap(heirloom::wrap::Gzip::new());
+    router.wrap(AccessLog::new())
+}
+
+/// Reads all of it, in small pieces.
+fn discard(mut req: Request) -> Result<String, std::io::Error> {
+    let (mut piece, mut all, mut reads) = ([0; 1 << 10], 0, 0);
+    loop {
+        match req.body_mut().read(&mut piece)? {
+            0 => return Ok(format!("{all} {reads}")),
+            n => (all, reads) = (all + n, reads + 1),
+        }
+    }
+}
+
+/// Without end, a millisecond of work for each piece.
+fn computed(done: &Arc<Done>) -> Body {
+    let done = Arc::clone(done);
+    Body::from_pieces(move |piece| {
+        done.pulled.fetch_add(1, Ordering::SeqCst);
+        let until = Instant::now() + Duration::from_millis(1);
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        piece.extend_from_slice(&[b'x'; 64]);
+        Ok(true)
+    })
+}
+
+/// Without end, a piece of it every 5 ms.
+fn slow(done: &Arc<Done>) -> Body {
+    let done = Arc::clone(done);
+    Body::from_pieces(move |piece| {
+        done.pulled.fetch_add(1, Ordering::SeqCst);
+        sleep(5);
+        piece.extend_from_slice(&[b'x'; 64]);
+        Ok(true)
+    })
+}
+
+/// Without end, a millisecond of work for nothing.
+fn nothing(done: &Arc<Done>) -> Body {
+    let done = Arc::clone(done);
+    Body::from_pieces(move |_| {
+        done.pulled.fetch_add(1, Ordering::SeqCst);
+        sleep(1);
+        Ok(true)
+    })
+}
+
+/// Without end, as fast as it is read.
+struct Text(Arc<Done>);
+
+impl Read for Text {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.0.pulled.fetch_add(1, Ordering::SeqCst);
+        buf.fill(b'x');
+        Ok(buf.len())
+    }
+}
+
+fn sleep(ms: u64) {
+    #[expect(clippy::disallowed_methods, reason = "stands for work that takes time")]
+    std::thread::sleep(Duration::from_millis(ms));
+}
