@@ -141,20 +141,72 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<So
     Ok((fd, address.as_socket()))
 }
 
-/// Sets an option of a socket that has no safe wrapper.
-#[cfg(test)]
-pub(crate) fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) {
+/// The length of a socket's option that is a number.
+#[expect(clippy::cast_possible_truncation, reason = "four bytes")]
+const NUMBER: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
+
+/// Sets an option of a socket that is a number and has no safe wrapper.
+///
+/// # Errors
+/// Those of setsockopt.
+pub(crate) fn set_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: setsockopt reads as many bytes as it is told, those of `value`.
+    let done =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), NUMBER) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// An option of a socket that is a number and has no safe wrapper.
+///
+/// # Errors
+/// Those of getsockopt.
+pub(crate) fn option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut length = NUMBER;
+    // SAFETY: getsockopt writes at most `length` bytes, those of `value`.
     let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
-        )
+        libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length)
     };
-    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+/// Gives the calling thread a network of its own, with no device but a loopback that is down.
+///
+/// # Errors
+/// Those of unshare: EPERM without CAP_SYS_ADMIN.
+#[cfg(test)]
+pub(crate) fn enter_new_network() -> io::Result<()> {
+    // SAFETY: unshare takes an integer; with this flag it changes what the calling thread creates from now on.
+    let done = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A TUN device of the calling thread's network: what is written to it arrives there as an IP packet, and what
+/// is sent by it can be read. Its packets have no header before them.
+///
+/// # Errors
+/// Those of opening /dev/net/tun and of TUNSETIFF.
+#[cfg(test)]
+pub(crate) fn tun(name: &CStr) -> io::Result<std::fs::File> {
+    let file = std::fs::File::options().read(true).write(true).open("/dev/net/tun")?;
+    // SAFETY: an ifreq is numbers and a union of such.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.to_bytes_with_nul()) {
+        *to = from.cast_signed() as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which lives.
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
 }
 
 /// Receives one packet with the descriptors that came beside it, CLOEXEC, without waiting: its length,

@@ -547,9 +547,6 @@ impl<P: Portable> Acceptor<P> {
             Ok((stream, peer)) => {
                 self.back_off = BACK_OFF.0;
                 self.lost_in_a_row = 0;
-                if polled.closing.is_some() {
-                    stream.drop_filter();
-                }
                 let place = (polled.place, polled.listener.wanted.site);
                 let origin = Arc::new(self.origin(peer, &stream));
                 self.tally.accepted();
@@ -652,7 +649,7 @@ impl<P: Portable> Acceptor<P> {
                     self.accepting = true;
                     for polled in &mut self.listeners {
                         polled.adopted = false;
-                        polled.listener.claim_backlog();
+                        polled.listener.claim();
                     }
                     self.poll_listeners();
                 }

@@ -202,11 +202,6 @@ impl Stream {
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
 
-    /// Lets go of the filter that a listener which is being closed bequeaths: it was for strangers.
-    pub(crate) fn drop_filter(&self) {
-        let _ = SockRef::from(self).detach_filter();
-    }
-
     /// What a read would find, without reading it.
     pub(crate) fn peek(&self) -> Peek {
         if self.has_more() {

@@ -1,5 +1,7 @@
 //! Bound sockets: made from the text given to `listen`, or from a descriptor inherited with it.
 
+mod barrier;
+
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::base::error::{Error, Kind};
 use crate::base::log::{info, warn};
@@ -21,6 +23,7 @@ use crate::net::stream::Stream;
 #[cfg(feature = "tls")]
 use crate::net::tls::Tls;
 use crate::process::handover::{FileId, Passed};
+use barrier::Barrier;
 
 /// What the kernel holds for us while nobody accepts, unless a listener says otherwise.
 pub(crate) const BACKLOG: i32 = 1024;
@@ -67,6 +70,8 @@ pub(crate) struct Listener {
     pub(crate) wanted: Wanted,
     pub(crate) fd: Arc<OwnedFd>,
     kind: ListenerKind,
+    /// A barrier was put up on the socket: who is accepted may have inherited it.
+    barred: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -126,7 +131,7 @@ impl Listener {
             }
             _ => return Err(odd(io::Error::other("not of the family its name says"))),
         };
-        Ok(Listener { wanted, fd: Arc::new(fd), kind })
+        Ok(Listener { wanted, fd: Arc::new(fd), kind, barred: false })
     }
 
     /// For an adopted unix socket whose path leads to it no longer: another one at that path, if nobody else has
@@ -160,9 +165,11 @@ impl Listener {
         Passed { name: self.wanted.name.clone(), fd: Arc::clone(&self.fd), file }
     }
 
-    /// Gives the kernel's queue the length that was asked for, as accepting begins: the socket is shared, and
-    /// the generation before or after us, which may serve in our place, may have asked for another.
-    pub(crate) fn claim_backlog(&self) {
+    /// Makes the socket as it should be, as accepting begins. It is shared: the generation before or after us,
+    /// which may serve in our place, may have asked for another backlog, and one that was killed within its stop
+    /// has left its barrier.
+    pub(crate) fn claim(&mut self) {
+        self.barred |= barrier::lift(self.fd.as_fd());
         if let Err(e) = SockRef::from(&*self.fd).listen(self.wanted.backlog) {
             warn!("can't set the backlog of {}: {e}", self.address());
         }
@@ -198,6 +205,9 @@ impl Listener {
     /// A connection that waits, or `WouldBlock`.
     pub(crate) fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
         let (fd, peer) = sys::accept(self.fd.as_fd())?;
+        if self.barred {
+            barrier::lift(fd.as_fd());
+        }
         if let (Some(idle), false) = (self.wanted.keepalive, self.is_unix()) {
             let keepalive = TcpKeepalive::new().with_time(idle.min(LONGEST_IDLE));
             // Refused by what is gone already, which shows when it is read.
@@ -214,17 +224,24 @@ impl Listener {
 
     /// For a process that stops and is the last to have the listener: nobody new connects from here
     /// on. Gives how long those may still arrive who had begun to.
-    pub(crate) fn refuse_new(&self) -> Duration {
-        let socket = SockRef::from(&*self.fd);
+    pub(crate) fn refuse_new(&mut self) -> Duration {
         if self.is_unix() {
             self.unlink();
             // Refuses at once, and what waits can still be accepted.
-            let _ = socket.shutdown(Shutdown::Read);
+            let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Read);
             return Duration::ZERO;
         }
-        match socket.attach_filter(&no_strangers()) {
-            Ok(()) => ROUND_TRIP,
-            Err(e) => {
+        self.barred = true;
+        match Barrier::put_up(self.fd.as_fd()) {
+            Barrier::Closed => ROUND_TRIP,
+            Barrier::OpenToThisHost(e) => {
+                let address = self.address();
+                warn!(
+                    "can't filter {address}: {e}: a client on this host that connects while it is closed may be reset"
+                );
+                ROUND_TRIP
+            }
+            Barrier::Open(e) => {
                 warn!("can't filter {}: {e}: who connects while it is closed may be reset", self.address());
                 Duration::ZERO
             }
@@ -269,24 +286,6 @@ fn advice(name: &str, e: &io::Error) -> &'static str {
         _ if !is_path && e.raw_os_error().is_none() => ": check the host's name",
         _ => "",
     }
-}
-
-/// A classic BPF program for a TCP listener, which sees segments from the TCP header on, whatever the
-/// IP version: those with SYN and without ACK are dropped, so no handshake begins. A client repeats
-/// its SYN after a second, and is refused if the listener is closed by then.
-fn no_strangers() -> [SockFilter; 5] {
-    const FLAGS_AT: u32 = 13;
-    const SYN: u32 = 0x02;
-    const ACK: u32 = 0x10;
-    #[expect(clippy::cast_possible_truncation, reason = "these are short")]
-    let code = |code: u32| code as u16;
-    [
-        SockFilter::new(code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS), 0, 0, FLAGS_AT),
-        SockFilter::new(code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K), 0, 0, SYN | ACK),
-        SockFilter::new(code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K), 0, 1, SYN),
-        SockFilter::new(code(libc::BPF_RET | libc::BPF_K), 0, 0, 0),
-        SockFilter::new(code(libc::BPF_RET | libc::BPF_K), 0, 0, u32::MAX),
-    ]
 }
 
 /// The first address that can be bound, IPv4 first: what `localhost` means to most clients.
@@ -404,7 +403,7 @@ fn is_stale(address: &SockAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::net::{IpAddr, TcpStream};
     use std::os::unix::net::UnixStream;
 
@@ -439,14 +438,20 @@ mod tests {
         const BRIEF: Duration = Duration::from_millis(100);
         let families =
             [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1"), ("[::]:0", "::1")];
-        for (name, host) in families {
-            let Ok(listener) = bind(name) else {
+        let each = families.iter().flat_map(|family| [(family, true), (family, false)]);
+        for ((name, host), filters) in each {
+            let Ok(mut listener) = bind(name) else {
                 eprintln!("SKIPPED: this host can't listen on {name}");
                 continue;
             };
+            let set =
+                |level, option, value| sys::set_option(listener.fd.as_fd(), level, option, value).unwrap();
+            if !filters {
+                set(libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1);
+            }
             let waiting = connect(&listener, host, BRIEF).unwrap();
             // From here on a handshake ends with the client's first byte.
-            sys::set_option(listener.fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 9);
+            set(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 9);
             let mut begun = connect(&listener, host, BRIEF).unwrap();
 
             assert_eq!(listener.refuse_new(), ROUND_TRIP);
@@ -457,9 +462,7 @@ mod tests {
                 let (stream, peer) = (accepted(&listener), client.local_addr().unwrap());
                 let Stream::Tcp(inner) = &stream else { panic!("of another family") };
                 assert_eq!(inner.peer_addr().unwrap().port(), peer.port());
-                stream.drop_filter();
-                let none = SockRef::from(&stream).detach_filter().unwrap_err();
-                assert_eq!(none.raw_os_error(), Some(libc::ENOENT), "it is let go of");
+                assert!(!barrier::lift(stream.as_fd()), "it is lifted already");
             }
 
             listener.shut();
@@ -468,18 +471,44 @@ mod tests {
         }
     }
 
+    /// As one that is killed within its stop leaves it, to a process that has the socket, too.
     #[test]
-    fn one_that_takes_no_filter_is_closed_without_delay() {
-        let listener = bind("127.0.0.1:0").unwrap();
-        sys::set_option(listener.fd.as_fd(), libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1);
-        assert_eq!(listener.refuse_new(), Duration::ZERO);
+    fn a_socket_that_was_closed_to_new_clients_serves_again() {
+        const PATIENT: Duration = Duration::from_secs(20);
+        for (name, host) in
+            [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1"), ("[::]:0", "::1")]
+        {
+            let Ok(mut killed) = bind(name) else {
+                eprintln!("SKIPPED: this host can't listen on {name}");
+                continue;
+            };
+            sys::set_option(killed.fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 9).unwrap();
+            let mut begun = connect(&killed, host, PATIENT).unwrap();
+            killed.refuse_new();
+            begun.write_all(b"a").unwrap();
+
+            let mut next = adopt(killed.wanted.clone(), &killed).unwrap();
+            drop(killed);
+            next.claim();
+            let mut new = connect(&next, host, PATIENT).unwrap();
+            new.write_all(b"b").unwrap();
+            for (mut client, first) in [(begun, b"a"), (new, b"b")] {
+                let Stream::Tcp(stream) = accepted(&next) else { panic!("of another family") };
+                stream.set_nonblocking(false).unwrap();
+                stream.set_read_timeout(Some(PATIENT)).unwrap();
+                client.write_all(b"c").unwrap();
+                let mut heard = [0; 2];
+                (&*stream).read_exact(&mut heard).unwrap();
+                assert_eq!(heard, [first[0], b'c'], "{name} {host}");
+            }
+        }
     }
 
     #[test]
     fn a_unix_socket_refuses_at_once_and_gives_who_waits() {
         let folder = tempfile::tempdir().unwrap();
         let (path, moved) = (folder.path().join("socket"), folder.path().join("moved"));
-        let listener = bind(&format!("unix:{}", path.display())).unwrap();
+        let mut listener = bind(&format!("unix:{}", path.display())).unwrap();
         let waiting = [(); 3].map(|()| UnixStream::connect(&path).unwrap());
         // Who has found the path before it is removed.
         fs::hard_link(&path, &moved).unwrap();
@@ -622,13 +651,13 @@ mod tests {
             let wanted = Wanted::new(format!("unix:{}", path.display()), 0);
             Wanted { backlog, ..wanted }
         };
-        let old = Listener::bind(wanted(3)).unwrap();
+        let mut old = Listener::bind(wanted(3)).unwrap();
         assert_eq!(backlog_of(&old, &path), 3);
-        let new = adopt(wanted(7), &old).unwrap();
+        let mut new = adopt(wanted(7), &old).unwrap();
         assert_eq!(backlog_of(&new, &path), 3, "only prepared: the old one serves");
-        new.claim_backlog();
+        new.claim();
         assert_eq!(backlog_of(&new, &path), 7);
-        old.claim_backlog();
+        old.claim();
         assert_eq!(backlog_of(&old, &path), 3, "after a rollback");
     }
 

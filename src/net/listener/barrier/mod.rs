@@ -1,0 +1,98 @@
+//! Keeps new TCP connections away from a listening socket that is about to be closed: SYNs are dropped, while
+//! handshakes that have begun complete.
+//!
+//! The smallest hop limit that a packet may arrive with does it without any privilege. The kernel compares it for
+//! a SYN, and not for the packet that completes a handshake. Most hosts start their packets at 64 or 128, so a
+//! smallest one of 255 excludes them. IPv4 and IPv6 have an option each, and a dual-stack socket needs both. An
+//! accepted socket inherits it, and receives nothing until it is 0 again; what it missed is sent again by its
+//! client. It can't serve in two cases, which nobody knows beforehand: clients on the same link or host that start
+//! their packets at 255, and handshakes that the kernel keeps in a SYN cookie, for there the last packet is
+//! compared, too. A packet filter serves there. Current kernels reserve it for CAP_NET_ADMIN: so it is used where
+//! it is allowed, and is inherited as well.
+//!
+//! Both belong to the socket, not to a descriptor of it: to every process that has it.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use libc::c_int;
+use socket2::{SockFilter, SockRef};
+
+use crate::base::sys;
+
+/// No packet arrives with more, and only those that were sent with it and not forwarded arrive with it.
+const MOST_HOPS: c_int = 255;
+
+const SMALLEST: [(c_int, c_int); 2] =
+    [(libc::IPPROTO_IP, libc::IP_MINTTL), (libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT)];
+const STARTING: [(c_int, c_int); 2] =
+    [(libc::IPPROTO_IP, libc::IP_TTL), (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS)];
+
+/// Which SYNs a barrier drops.
+#[derive(Debug)]
+pub(super) enum Barrier {
+    /// Every SYN; without the filter, every one that was sent with less than 255 hops.
+    Closed,
+    /// As without the filter, and this host itself starts its packets at 255: why there is no filter.
+    OpenToThisHost(io::Error),
+    /// Nothing: neither way is available. Why there is no filter.
+    Open(io::Error),
+}
+
+impl Barrier {
+    /// Puts one up. For the last process that has `listener`.
+    pub(super) fn put_up(listener: BorrowedFd<'_>) -> Barrier {
+        let Err(refused) = SockRef::from(&listener).attach_filter(&no_syn()) else { return Barrier::Closed };
+        match limit(listener) {
+            Ok(()) if passes_limit(listener) => Barrier::OpenToThisHost(refused),
+            Ok(()) => Barrier::Closed,
+            Err(_) => Barrier::Open(refused),
+        }
+    }
+}
+
+/// Takes away from a socket what a barrier has left on it: true if there was something.
+pub(super) fn lift(socket: BorrowedFd<'_>) -> bool {
+    let mut was_there = SockRef::from(&socket).detach_filter().is_ok();
+    for (level, name) in SMALLEST {
+        if sys::option(socket, level, name).is_ok_and(|hops| hops != 0) {
+            was_there |= sys::set_option(socket, level, name, 0).is_ok();
+        }
+    }
+    was_there
+}
+
+fn limit(listener: BorrowedFd<'_>) -> io::Result<()> {
+    let [v4, v6] = SMALLEST;
+    sys::set_option(listener, v4.0, v4.1, MOST_HOPS)?;
+    if SockRef::from(&listener).local_addr()?.is_ipv6() {
+        sys::set_option(listener, v6.0, v6.1, MOST_HOPS)?;
+    }
+    Ok(())
+}
+
+/// Whether this host's own packets start high enough to pass.
+fn passes_limit(listener: BorrowedFd<'_>) -> bool {
+    STARTING.iter().any(|(level, name)| sys::option(listener, *level, *name).is_ok_and(|n| n >= MOST_HOPS))
+}
+
+/// A classic BPF program for a TCP listener, which sees segments from the TCP header on, whatever the
+/// IP version: those with SYN and without ACK are dropped, so no handshake begins. A client repeats
+/// its SYN after a second, and is refused if the listener is closed by then.
+fn no_syn() -> [SockFilter; 5] {
+    const FLAGS_AT: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    #[expect(clippy::cast_possible_truncation, reason = "these are short")]
+    let code = |code: u32| code as u16;
+    [
+        SockFilter::new(code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS), 0, 0, FLAGS_AT),
+        SockFilter::new(code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K), 0, 0, SYN | ACK),
+        SockFilter::new(code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K), 0, 1, SYN),
+        SockFilter::new(code(libc::BPF_RET | libc::BPF_K), 0, 0, 0),
+        SockFilter::new(code(libc::BPF_RET | libc::BPF_K), 0, 0, u32::MAX),
+    ]
+}
+
+#[cfg(test)]
+mod tests;
