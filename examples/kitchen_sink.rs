@@ -18,7 +18,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{Event, Limits, Timeouts, Upgraded, sse};
+use heirloom::{Event, Limits, RouteLimits, Timeouts, Upgraded, limited, sse};
 
 const USAGE: &str =
     "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--unix PATH] [--admin ADDR]
@@ -69,6 +69,12 @@ fn tls(server: Server, flags: Option<[String; 3]>) -> Server {
 }
 
 fn router(handle: &Handle) -> Router {
+    // For as long as a test takes.
+    let patient = RouteLimits {
+        body_rate: Some(0),
+        body_stall: Some(Duration::from_secs(600)),
+        ..RouteLimits::default()
+    };
     websocket(Router::new())
         .get("/", |_: Request| "Hello, World!")
         .get("/ok", |_: Request| "ok\n")
@@ -78,6 +84,7 @@ fn router(handle: &Handle) -> Router {
         .post("/echo", echo)
         .put("/echo", echo)
         .post("/discard", streaming(|_: Request| "ok\n"))
+        .post("/read", limited(patient, streaming(|mut req: Request| req.text())))
         .get("/headers", headers)
         .get("/stream", |_: Request| Body::from_reader(Slowly { pieces: 64 }))
         .get("/big/{bytes}", big)

@@ -195,7 +195,7 @@ fn a_panic_resets_so_that_no_answer_looks_whole() {
 
 #[test]
 fn who_waits_too_long_for_a_thread_or_is_one_too_many_is_told() {
-    let timeouts = Timeouts { queue_wait: Duration::from_millis(50), ..Default::default() };
+    let timeouts = Timeouts { queue_wait: Duration::from_secs(1), ..Default::default() };
     let limits = Limits { connections_per_peer: Some(2), ..Default::default() };
     let (release, held) = channel::<()>();
     let lifecycle = Lifecycle::new().listen("127.0.0.1:0").timeouts(timeouts).limits(limits).busy("BUSY\n");

@@ -52,7 +52,7 @@ fn with_timeouts(timeouts: Timeouts) -> Fixture {
 fn every_refusal_is_said_counted_and_logged() {
     log::set_logger(&LINES).unwrap();
     log::set_max_level(LevelFilter::Debug);
-    let soon = Duration::from_millis(300);
+    let soon = Duration::from_secs(1);
     let get = |fields: &str| format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
     let post = |path: &str, fields: &str| format!("POST {path} HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
     let chunked = |path: &str, body: &str| post(path, "Transfer-Encoding: chunked\r\n") + body;

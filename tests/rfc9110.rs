@@ -332,7 +332,7 @@ fn head_gets_no_content() {
 
 #[test]
 fn a_slow_or_unlucky_head_gets_no_content() {
-    let soon = std::time::Duration::from_millis(300);
+    let soon = std::time::Duration::from_secs(1);
     let timeouts = Timeouts { head: soon, queue_wait: soon, ..quick() };
     let fixture = Fixture::with(|server| server.workers(1).timeouts(timeouts));
     let mut client = fixture.client();

@@ -202,7 +202,7 @@ fn hello(config: &Arc<rustls::ClientConfig>) -> Vec<u8> {
 
 fn brief() -> Timeouts {
     Timeouts {
-        head: Duration::from_millis(500),
+        head: Duration::from_millis(1500),
         body_stall: Duration::from_millis(500),
         response_stall: Duration::from_millis(500),
         ..quick()

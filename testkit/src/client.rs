@@ -147,6 +147,23 @@ impl Client {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
     }
 
+    /// Begins a request that is in flight until `finish`: its handler reads a body whose end has not come.
+    /// `kitchen_sink` has it.
+    pub fn begin(&mut self) {
+        self.send("POST /read HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n");
+    }
+
+    /// Ends the body of the request of `begin`, which is answered by `ok`, and sends `more` with that.
+    pub fn finish_and(&mut self, more: &str) -> Outcome {
+        self.send(format!("0\r\n\r\n{more}"));
+        self.answer()
+    }
+
+    /// Ends the body of the request of `begin`, which is answered by `ok`.
+    pub fn finish(&mut self) -> Outcome {
+        self.finish_and("")
+    }
+
     /// Sends bytes. That it failed is seen when the answer is read, which may be there all the same.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         if let Ok(stream) = &mut self.stream {

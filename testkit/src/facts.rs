@@ -1,7 +1,8 @@
 //! What /proc tells of a process.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use nix::unistd::Pid;
@@ -147,11 +148,16 @@ fn inode(what: &str) -> Option<u64> {
 
 /// Inodes of all sockets that listen where `pid` runs.
 fn listening(pid: Pid) -> BTreeSet<u64> {
-    let table = |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
-    let (tcp, unix) = (table("tcp") + &table("tcp6"), table("unix"));
+    let lines = |name: &str| {
+        let table = File::open(format!("/proc/{pid}/net/{name}")).ok();
+        table.into_iter().flat_map(|table| BufReader::new(table).lines().map_while(Result::ok).skip(1))
+    };
     let field = |line: &str, n: usize| line.split_whitespace().nth(n).map(str::to_owned);
-    let of_tcp = tcp.lines().filter(|line| field(line, 3).as_deref() == Some("0A"));
-    let of_unix = unix.lines().filter(|line| field(line, 3).as_deref() == Some("00010000"));
-    let tcp_inodes = of_tcp.filter_map(|line| field(line, 9)?.parse().ok());
-    tcp_inodes.chain(of_unix.filter_map(|line| field(line, 6)?.parse().ok())).collect()
+    // Those that listen come first. All connections of the host follow, which can take half a minute to read.
+    let of_tcp = ["tcp", "tcp6"].into_iter().flat_map(|name| {
+        lines(name).take_while(|line| field(line, 3).as_deref() == Some("0A")).collect::<Vec<_>>()
+    });
+    let of_unix = lines("unix").filter(|line| field(line, 3).as_deref() == Some("00010000"));
+    let tcp_inodes = of_tcp.filter_map(|line| field(&line, 9)?.parse().ok());
+    tcp_inodes.chain(of_unix.filter_map(|line| field(&line, 6)?.parse().ok())).collect()
 }

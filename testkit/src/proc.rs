@@ -296,6 +296,14 @@ impl Proc {
         until("it accepts no more", || self.listeners.is_disjoint(&polled_sockets(pid)));
     }
 
+    /// How many requests are in flight in `pid` now.
+    #[track_caller]
+    pub fn requests_in_flight(&self, pid: Pid) -> usize {
+        let report = self.report(pid);
+        let before = report.split_once(" requests in flight").map(|(before, _)| before);
+        before.and_then(|text| text.rsplit(' ').next()?.parse().ok()).expect("a report")
+    }
+
     /// Waits until so many requests are in flight in `pid`.
     #[track_caller]
     pub fn in_flight(&self, pid: Pid, requests: usize) {

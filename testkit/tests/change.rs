@@ -17,7 +17,7 @@ fn server(flags: &str) -> (Proc, TempDir) {
     let second = at("second");
     let listen = ["--unix", second.to_str().unwrap(), "--probation-ms", "1500"];
     let server = Proc::start(at("program"), &listen);
-    let script = format!("#!/bin/sh\nexec {PROGRAM} --probation-ms 1500 {flags}\n");
+    let script = format!("#!/bin/sh\nexec {PROGRAM} --probation-ms 3000 {flags}\n");
     fs::write(at("next"), script).unwrap();
     fs::set_permissions(at("next"), Permissions::from_mode(0o755)).unwrap();
     fs::rename(at("next"), at("program")).unwrap();
@@ -33,21 +33,24 @@ fn what_it_does_not_adopt_is_stopped_and_what_is_new_is_bound() {
     let (server, folder) = server("--listen 127.0.0.1:0 --listen 127.0.0.2:0");
     let (old, second) = (server.pid(), second(folder.path()));
     let mut begun = testkit::Client::to(&second);
-    begun.ask("/sleep/4000");
+    begun.begin();
     server.in_flight(old, 1);
     let mut idle = testkit::Client::to(&second);
     idle.get("/ok").ok();
 
     let new = server.hup();
     server.wait_for(&format!("child {new}: SERVING"));
+    // So that its probation lasts.
+    server.signal_to(new, testkit::Signal::SIGSTOP);
     assert_eq!(get(&second, "/pid").ok().number(), old.as_raw(), "in probation");
+    server.signal_to(new, testkit::Signal::SIGCONT);
     server.committed(new);
     server.wait_for("idle ones are kept for");
     assert_eq!(get(&second, "/pid"), Outcome::Refused);
     assert!(!folder.path().join("second").exists());
     assert!(idle.get("/ok").ok().closes());
     assert_eq!(idle.end(), End::Fin);
-    assert_eq!(begun.answer().ok().text(), "ok\n");
+    assert_eq!(begun.finish().ok().text(), "ok");
     drop((begun, idle));
     assert_eq!(server.wait_exit(old), Exit::Status(0));
 

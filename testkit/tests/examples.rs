@@ -31,8 +31,8 @@
 //!   `...` stands for anything within a line, and alone in a line for any number of lines. Of `cargo
 //!   run` these are lines that the log has in the end, of `kill` lines that it leads to. A command
 //!   that fails is a failure, unless what it prints ends with its error, such as `curl: (7) ...`.
-//! - `curl` is `curl -sS`: no meter. A command that ends with `&` runs beside those after it; what
-//!   it printed is looked at in the end.
+//! - `curl` is `curl -sS`: no meter. A command that ends with `&` runs beside those after it, which
+//!   come when its request is in flight; what it printed is looked at in the end.
 //! - `kill -HUP PID` (the word PID) goes to the newest generation, and the next command comes when
 //!   the new one owns the service and the old one accepts no more; after `kill PID` it comes when
 //!   the process has ended, after `kill -USR1 PID` when the log has its report, after `kill -USR2
@@ -42,7 +42,8 @@
 //! - All of it happens in an empty folder, which has the repository's folder `examples` in it.
 //! - What still serves at the end is stopped by TERM, and must end with status 0.
 //!
-//! `EXAMPLE=hello,forms cargo test -p testkit --test examples` runs those alone.
+//! `EXAMPLE=hello,forms cargo test -p testkit --test examples` runs those alone. With `HEIRLOOM_BUILT` set nothing is built:
+//! for a user who may not write to `target`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -52,7 +53,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use testkit::{DEADLINE, Proc, Signal, beside, lacks, pass};
+use testkit::{DEADLINE, Proc, Signal, beside, lacks, pass, until};
 
 /// As many at once: they wait more than they compute.
 const AT_ONCE: usize = 4;
@@ -225,6 +226,9 @@ fn built<'a>(packages: impl Iterator<Item = &'a Example>) -> PathBuf {
         other => other,
     };
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    if std::env::var_os("HEIRLOOM_BUILT").is_some() {
+        return profile.to_owned();
+    }
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "-p", "heirloom", "--examples", "--all-features", "--profile", name]);
     for package in packages {
@@ -295,8 +299,7 @@ fn repeat(program: &Path, steps: &[Step]) {
             session.kill(signal.trim(), step);
             stopped |= signal.is_empty();
         } else if let Some(command) = step.command.strip_suffix('&') {
-            let child = session.command(command).spawn().expect("sh");
-            session.beside.push((step.clone(), child));
+            session.begin(step, command);
         } else {
             session.check(step);
         }
@@ -339,6 +342,26 @@ impl Session {
         let mut command = self.shell(&script, Path::new("sh"));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
+    }
+
+    /// Starts what runs beside the commands after it, and waits until its request is in flight: those after it may
+    /// rely on that.
+    #[track_caller]
+    fn begin(&mut self, step: &Step, command: &str) {
+        let server = self.server();
+        let newest = server.newest();
+        // A client may see the end of its response before the server counts it.
+        let mut before = self.beside.len();
+        until("what has ended is not in flight", || {
+            let now = server.requests_in_flight(newest);
+            std::mem::replace(&mut before, now) >= now
+        });
+        let mut child = self.command(command).spawn().expect("sh");
+        let has_ended = |child: &mut Child| child.try_wait().is_ok_and(|exit| exit.is_some());
+        until("its request is in flight", || {
+            has_ended(&mut child) || server.requests_in_flight(newest) > before
+        });
+        self.beside.push((step.clone(), child));
     }
 
     #[track_caller]

@@ -4,7 +4,7 @@ use testkit::{Exit, Signal, slow_ok};
 
 #[test]
 fn the_old_process_finishes_what_it_began_while_the_new_one_takes_what_comes() {
-    let server = slow_ok!(4);
+    let server = slow_ok!(8);
     let old = server.pid();
     let mut begun = [server.client(), server.client()];
     begun.iter_mut().for_each(|client| client.ask("/ok"));

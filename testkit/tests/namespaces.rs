@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use nix::unistd::geteuid;
 use testkit::{Addr, Pid, Proc, Signal, get, unshare, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
@@ -122,8 +123,10 @@ fn a_pid_file_whose_folder_becomes_read_only_still_names_who_serves() {
     };
     let remount = |how: &str, of: Pid| {
         let target = of.to_string();
+        // Those of an ordinary user belong to a user namespace.
+        let as_root: &[&str] = if geteuid().is_root() { &[] } else { &["--user", "--preserve-credentials"] };
         let words = ["--mount", "--target", &target, "mount", "-o", how, at];
-        assert!(Command::new("nsenter").args(words).status().unwrap().success());
+        assert!(Command::new("nsenter").args(as_root).args(words).status().unwrap().success());
     };
     let names = |pid: Pid| assert_eq!(fs::read_to_string(&pid_file).unwrap(), format!("{pid}\n"));
     let old = server.pid();

@@ -24,7 +24,7 @@ fn when_the_successor_dies_the_predecessor_accepts_again() {
     // Once more, for good: nothing is stuck.
     let new = server.hup_to_probation();
     assert_eq!(server.alive(), [server.pid(), new]);
-    assert_eq!(server.facts(server.pid()).zombies, []);
+    assert_eq!(server.zombies(server.pid()), []);
 }
 
 #[test]
@@ -50,17 +50,19 @@ fn when_the_predecessor_dies_the_successor_serves_on() {
 fn a_stop_ends_both(told: impl Fn(Pid, Pid) -> Vec<Pid>) {
     let server = kitchen_sink!("--probation-ms", LONG);
     let mut slow = server.client();
-    slow.ask("/sleep/3000");
+    slow.begin();
     server.in_flight(server.pid(), 1);
     let (old, new) = (server.pid(), server.hup_to_probation());
     let mut later = server.client();
-    later.ask("/sleep/2000");
+    later.begin();
     server.in_flight(new, 1);
 
-    for pid in told(old, new) {
+    for (pid, n) in told(old, new).into_iter().zip(1..) {
         server.signal_to(pid, Signal::SIGTERM);
+        server.wait_for_nth("SIGTERM from", n);
     }
-    assert_eq!((slow.answer().ok().status, later.answer().ok().status), (200, 200));
+    server.wait_for("draining (told to stop): 1 requests in flight");
+    assert_eq!((slow.finish().ok().status, later.finish().ok().status), (200, 200));
     drop((slow, later));
     assert_eq!(server.wait_exit(old), Exit::Status(0));
     assert!(matches!(server.wait_exit(new), Exit::Status(0) | Exit::Untold));
@@ -99,12 +101,17 @@ fn a_stop_of_either_removes_what_names_the_service() {
 }
 
 fn a_hup_in_probation_is_remembered_once(of: impl Fn(Pid, Pid) -> Pid) {
-    let server = kitchen_sink!("--probation-ms", "2000");
-    let new = server.hup_to_probation();
+    let server = kitchen_sink!("--probation-ms", "3000");
+    let (old, new) = (server.pid(), server.hup_to_probation());
+    let told = of(old, new);
+    // So that the probation lasts.
+    let other = if told == old { new } else { old };
+    server.signal_to(other, Signal::SIGSTOP);
     for n in 2..=4 {
-        server.signal_to(of(server.pid(), new), Signal::SIGHUP);
+        server.signal_to(told, Signal::SIGHUP);
         server.wait_for_nth("SIGHUP from", n);
     }
+    server.signal_to(other, Signal::SIGCONT);
     server.committed(new);
     let third = server.child(2);
     server.committed(third);
@@ -128,14 +135,14 @@ fn a_hup_to_a_process_that_has_handed_over_is_passed_on() {
     let server = kitchen_sink!("--probation-ms", "0");
     let old = server.pid();
     let mut slow = server.client();
-    slow.ask("/sleep/4000");
+    slow.begin();
     server.in_flight(old, 1);
     let new = server.handover();
     server.signal_to(old, Signal::SIGHUP);
     let third = server.child(2);
     server.committed(third);
     assert!(matches!(server.wait_exit(new), Exit::Status(0) | Exit::Untold));
-    assert_eq!(slow.answer().ok().text(), "ok\n");
+    assert_eq!(slow.finish().ok().text(), "ok");
     assert_eq!(server.get("/generation").ok().number(), 3);
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use testkit::{Addr, Client, End, Exit, Outcome, Proc, Signal, beside, get, kitchen_sink, slow_ok, until};
+use testkit::{
+    Addr, Client, End, Exit, Outcome, Proc, Signal, beside, get, kitchen_sink, pass, slow_ok, until,
+};
 
 const STOPS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 
@@ -15,18 +17,18 @@ fn listeners_closed(server: &Proc) {
 
 #[test]
 fn a_stop_finishes_what_was_begun_and_refuses_what_is_new() {
-    for (signal, server) in STOPS.map(|signal| (signal, slow_ok!(1))) {
+    for (signal, server) in STOPS.map(|signal| (signal, kitchen_sink!())) {
         let mut begun = [server.client(), server.client()];
-        begun.iter_mut().for_each(|client| client.ask("/ok"));
-        server.wait_for_nth("handling request 1", 2);
+        begun.iter_mut().for_each(Client::begin);
+        server.in_flight(server.pid(), 2);
 
         server.signal(signal);
         server.wait_for(&format!("{signal} from pid {}", std::process::id()));
         listeners_closed(&server);
         assert_eq!(server.get("/ok"), Outcome::Refused);
         for client in &mut begun {
-            let response = client.answer().ok();
-            assert_eq!((response.text(), response.closes()), ("ok\n", true));
+            let response = client.finish().ok();
+            assert_eq!((response.text(), response.closes()), ("ok", true));
         }
         drop(begun);
         assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
@@ -88,7 +90,7 @@ fn a_keep_alive_client_is_told_before_its_connection_is_closed() {
 fn pipelined_requests_are_all_answered_and_only_the_last_answer_closes() {
     let server = kitchen_sink!();
     let mut client = server.client();
-    for path in ["/sleep/1500", "/ok", "/pid", "/generation"] {
+    for path in ["/until-drain", "/ok", "/pid", "/generation"] {
         client.ask(path);
     }
     server.in_flight(server.pid(), 1);
@@ -114,7 +116,7 @@ fn an_idle_connection_is_kept_for_the_grace_and_then_closed_in_order() {
 
 #[test]
 fn a_lame_duck_says_that_it_is_not_ready_and_still_accepts() {
-    let server = kitchen_sink!("--lame-duck-ms", "1500", "--admin", "127.0.0.2:0");
+    let server = kitchen_sink!("--lame-duck-ms", "600000", "--admin", "127.0.0.2:0");
     let admin = &server.addrs()[1];
     assert_eq!(get(admin, "/readyz").ok().status, 200);
     server.signal(Signal::SIGTERM);
@@ -123,6 +125,9 @@ fn a_lame_duck_says_that_it_is_not_ready_and_still_accepts() {
     assert_eq!(get(admin, "/healthz").ok().status, 200);
     assert_eq!(server.get("/readyz").ok().status, 503);
     assert_eq!(server.get("/ok").ok().text(), "ok\n");
+    // Later than what counts as the same wish.
+    pass(Duration::from_millis(600));
+    server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
 }
 
@@ -131,7 +136,7 @@ fn operators_see_the_drain_to_its_end() {
     let server = kitchen_sink!("--admin", "127.0.0.2:0");
     let admin = server.addrs()[1].clone();
     let mut client = server.client();
-    client.ask("/sleep/1500");
+    client.begin();
     server.in_flight(server.pid(), 1);
     server.signal(Signal::SIGTERM);
     listeners_closed(&server);
@@ -139,7 +144,7 @@ fn operators_see_the_drain_to_its_end() {
     let ready = get(&admin, "/readyz").ok();
     assert_eq!((ready.status, ready.closes()), (503, true));
     assert_eq!(get(&admin, "/healthz").ok().status, 200);
-    assert_eq!(client.answer().ok().text(), "ok\n");
+    assert_eq!(client.finish().ok().text(), "ok");
     drop(client);
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
     assert_eq!(get(&admin, "/readyz"), Outcome::Refused);
@@ -195,11 +200,12 @@ fn the_hammer_falls_at_the_deadline_and_names_what_it_cut() {
 fn what_waits_for_a_worker_is_served_before_the_end() {
     let server = kitchen_sink!("--workers", "1");
     let mut clients: Vec<Client> = (0..20).map(|_| server.client()).collect();
-    clients[0].ask("/sleep/1500");
+    clients[0].ask("/until-drain");
     server.in_flight(server.pid(), 1);
     clients[1..].iter_mut().for_each(|client| client.ask("/ok"));
     server.signal(Signal::SIGTERM);
-    for client in &mut clients {
+    assert_eq!(clients[0].answer().ok().text(), "told\n");
+    for client in &mut clients[1..] {
         assert_eq!(client.answer().ok().text(), "ok\n");
     }
     drop(clients);
@@ -224,14 +230,16 @@ fn an_event_stream_is_ended_by_its_handler() {
 fn a_hup_during_a_stop_starts_nothing() {
     let server = kitchen_sink!("--lame-duck-ms", "300");
     let mut client = server.client();
-    client.ask("/sleep/2000");
+    client.begin();
     server.in_flight(server.pid(), 1);
     server.signal(Signal::SIGTERM);
     server.wait_for("lame duck:");
     server.signal(Signal::SIGHUP);
+    server.wait_for_nth("SIGHUP from", 1);
     server.wait_for("draining (told to stop)");
     server.signal(Signal::SIGHUP);
-    assert_eq!(client.answer().ok().text(), "ok\n");
+    server.wait_for_nth("SIGHUP from", 2);
+    assert_eq!(client.finish().ok().text(), "ok");
     drop(client);
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
     assert_eq!(server.count(" as child "), 0);
@@ -287,8 +295,8 @@ fn a_handler_that_waits_for_the_drain_is_told() {
 /// An answer or an orderly end, whenever they send.
 #[test]
 fn nobody_who_sends_within_the_grace_is_reset() {
-    const GRACE: Duration = Duration::from_millis(400);
-    let server = kitchen_sink!("--idle-grace-ms", "400");
+    const GRACE: Duration = Duration::from_millis(1000);
+    let server = kitchen_sink!("--idle-grace-ms", "1000");
     let mut clients: Vec<Client> = (0..400).map(|_| server.client()).collect();
     clients.iter_mut().step_by(2).for_each(|client| assert!(client.get("/ok").is_ok()));
     server.open(server.pid(), clients.len());

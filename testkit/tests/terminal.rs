@@ -12,7 +12,7 @@ fn ends_with_its_terminal((shell, args): (&str, &[&str]), after: &str) {
     let server = shell.serve("", PROGRAM, after);
     server.get("/ok").ok();
     let mut client = server.client();
-    client.ask("/sleep/2000");
+    client.begin();
     server.in_flight(server.pid(), 1);
 
     if after == "&" {
@@ -20,7 +20,7 @@ fn ends_with_its_terminal((shell, args): (&str, &[&str]), after: &str) {
     }
     shell.close_terminal();
     server.wait_for("the terminal was closed: drain and exit");
-    assert_eq!(client.answer().ok().text(), "ok\n");
+    assert_eq!(client.finish().ok().text(), "ok");
     drop(client);
     server.wait_gone();
     assert!(matches!(server.wait_exit(server.pid()), Exit::Status(0) | Exit::Untold));
@@ -48,7 +48,7 @@ fn outlives_its_terminal((shell, args): (&str, &[&str]), generations: usize) {
     let server: Proc = shell.serve("nohup", PROGRAM, "--probation-ms 0 &");
     // The first generation stays for it, or the shell would have no job to tell.
     let mut slow = server.client();
-    slow.ask("/sleep/3000");
+    slow.begin();
     server.in_flight(server.pid(), 1);
     for _ in 1..generations {
         server.handover();
@@ -64,7 +64,7 @@ fn outlives_its_terminal((shell, args): (&str, &[&str]), generations: usize) {
         let new = server.handover();
         assert_eq!(server.get("/pid").ok().number(), new.as_raw());
     }
-    assert_eq!(slow.answer().ok().text(), "ok\n");
+    assert_eq!(slow.finish().ok().text(), "ok");
     drop(slow);
     server.stop();
 }

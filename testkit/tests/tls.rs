@@ -2,12 +2,13 @@
 //! them is counted by `storm --tls`.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
-use testkit::{Addr, Client, End, Exit, Outcome, Proc, Signal, kitchen_sink, lacks, pass};
+use testkit::{Addr, Client, End, Exit, Outcome, Proc, Signal, kitchen_sink, lacks};
 
 /// Puts the wall clock to a time before 1970, which Linux itself allows nobody.
 const CLOCK: &str = r#"
@@ -83,30 +84,36 @@ fn curl_keeps_its_connection_and_is_told_of_the_handover() {
         return;
     }
     let secured = Secured::start(&["--probation-ms", "0"]);
-    let (ok, sleep) = (secured.url("/generation"), secured.url("/sleep/1500"));
+    let (ok, until_drain) = (secured.url("/generation"), secured.url("/until-drain"));
     let format = "\n%{num_connects} ";
     assert_eq!(secured.curl(&["-w", format, &ok, &ok]), "1\n1 1\n0 ");
     // The process goes while its second request is on the way.
     let (server, certificate) = (&secured.server, &secured.certificate);
-    std::thread::scope(|scope| {
-        let curl = std::thread::Builder::new()
-            .spawn_scoped(scope, || {
-                let mut command = Command::new("curl");
-                command.args(["-sS", "--ipv4", "-D", "-", "-w", format, "--cacert"]).arg(certificate);
-                command.args([&ok, &sleep, &ok]).output().expect("curl")
-            })
-            .expect("a thread");
-        pass(Duration::from_millis(300));
-        server.signal(Signal::SIGHUP);
-        let output = curl.join().expect("curl");
-        let text = String::from_utf8_lossy(&output.stdout).replace("\r\n", "\n");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let [first, second, third] = text.split("HTTP/1.1 200 OK").skip(1).collect::<Vec<_>>()[..] else {
-            panic!("{text}")
-        };
-        assert!(first.ends_with("\n1 ") && second.ends_with("ok\n\n0 "), "{text}");
-        assert!(second.contains("Connection: close") && third.contains("\n2\n1 "), "{text}");
-    });
+    let mut curl = Command::new("curl")
+        .args(["-sSN", "--ipv4", "-D", "-", "-w", format, "--cacert"])
+        .arg(certificate)
+        .args([&ok, &until_drain, &ok])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("curl");
+    let (mut stdout, mut text) = (curl.stdout.take().expect("its output"), Vec::new());
+    while !text.ends_with(b"\r\n\r\n1") {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).expect("its first answer");
+        text.extend(byte);
+    }
+    server.in_flight(server.pid(), 1);
+    server.signal(Signal::SIGHUP);
+    stdout.read_to_end(&mut text).expect("its output");
+    let text = String::from_utf8_lossy(&text).replace("\r\n", "\n");
+    let output = curl.wait_with_output().expect("curl");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let [first, second, third] = text.split("HTTP/1.1 200 OK").skip(1).collect::<Vec<_>>()[..] else {
+        panic!("{text}")
+    };
+    assert!(first.ends_with("\n1 ") && second.ends_with("told\n\n0 "), "{text}");
+    assert!(second.contains("Connection: close") && third.contains("\n2\n1 "), "{text}");
 }
 
 #[test]

@@ -129,14 +129,13 @@ fn a_busy_connection_follows_after_its_response() {
     let server = kitchen_sink!("--probation-ms", "0");
     let old = server.pid();
     let mut client = server.client();
-    client.ask("/sleep/1500");
-    client.ask("/pid");
+    client.begin();
     server.in_flight(old, 1);
     let new = server.handover();
-    let slow = client.answer().ok();
+    let slow = client.finish_and("GET /pid HTTP/1.1\r\nHost: test\r\n\r\n").ok();
     assert!(!slow.closes());
     let next = client.answer().ok();
-    assert_eq!(next.number(), new.as_raw(), "it was sent before the handover, and goes along");
+    assert_eq!(next.number(), new.as_raw(), "it came with the end of the one before, and goes along");
     assert!(!next.closes());
     assert_eq!(server.wait_exit(old), Exit::Status(0));
 }
@@ -147,7 +146,7 @@ fn a_generation_in_between_passes_on_what_comes_to_it_and_leaves() {
     let first = server.pid();
     let mut slow = server.client();
     let mut idle = crowd(&server, 10);
-    slow.ask("/sleep/3000");
+    slow.begin();
     server.in_flight(first, 1);
     for _ in 0..3 {
         let old = server.newest();
@@ -159,7 +158,7 @@ fn a_generation_in_between_passes_on_what_comes_to_it_and_leaves() {
     let newest = server.newest();
     assert_eq!(server.alive(), [first, newest]);
     all_served_by(&mut idle, newest);
-    assert!(!slow.answer().ok().closes());
+    assert!(!slow.finish().ok().closes());
     assert_eq!(slow.get("/pid").ok().number(), newest.as_raw(), "from the first to the fourth, directly");
     assert_eq!(server.wait_exit(first), Exit::Status(0));
 }
@@ -256,6 +255,7 @@ fn what_the_successor_has_no_room_for_stays_and_is_served() {
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(0), "they follow when there is room");
     all_served_by(&mut clients, new);
     server.handover();
+    server.wait_exit(new);
     all_served_by(&mut clients, server.newest());
 }
 
