@@ -278,18 +278,73 @@ impl Scene {
 #[test]
 fn codes_that_a_client_must_not_send_are_not_repeated() {
     let scene = Scene::echo();
-    for code in [0, 999, 1005, 1006, 1015, 65535] {
+    let no_code: Vec<u16> = vec![0, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535];
+    for code in no_code {
         let mut client = scene.client();
-        client.send(close(code, ""));
+        // What came before it counts.
+        client.send([frame(FIN | TEXT, "first"), close(code, "")].concat());
+        expect(&mut client, TEXT, "first");
         expect_close(&mut client, 1002);
         client.expect_fin();
+        scene.expect_told("Err(InvalidData)");
+    }
+    // Half a code, and a reason that is no text.
+    for (payload, answer) in [(&b"\x03"[..], 1002), (b"\x03\xe8\xff", 1007)] {
+        let mut client = scene.client();
+        client.send(frame(FIN | CLOSE, payload));
+        expect_close(&mut client, answer);
+        client.expect_fin();
+        scene.expect_told("Err(InvalidData)");
     }
     // None at all.
     let mut client = scene.client();
     client.send(frame(FIN | CLOSE, ""));
     expect(&mut client, CLOSE, "");
     client.expect_fin();
-    assert!(scene.told.iter().take(7).any(|told| told == r#"Ok(Some((1005, "")))"#));
+    scene.expect_told(r#"Ok(Some((1005, "")))"#);
+}
+
+#[test]
+fn codes_that_may_be_sent_are_repeated_and_told() {
+    let scene = Scene::echo();
+    for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999] {
+        let mut client = scene.client();
+        // Byte by byte, behind a Ping, whose answer comes first.
+        for byte in [frame(FIN | PING, "p"), close(code, "why")].concat() {
+            client.send([byte]);
+        }
+        expect(&mut client, PONG, "p");
+        assert_eq!(expect_close(&mut client, code), "why");
+        client.expect_fin();
+        scene.expect_told(&format!("Ok(Some(({code}, \"why\")))"));
+    }
+}
+
+/// Each way round: what we may send, and what is told of an answer that nobody may send.
+#[test]
+fn a_close_of_ours_has_a_code_that_may_be_sent() {
+    let speak: Speak = |socket| {
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, u16::MAX] {
+            assert_eq!(socket.close(code, "").unwrap_err().kind(), ErrorKind::InvalidInput, "{code}");
+        }
+        let Some(Message::Text(code)) = socket.read()? else { panic!("a code") };
+        socket.close(code.parse().unwrap(), "")?;
+        while socket.read()?.is_some() {}
+        Ok(())
+    };
+    let scene = Scene::with(WebSocketOptions::default(), speak);
+    for code in [1000, 1003, 1007, 1012, 1013, 1014, 3000, 4999] {
+        for (answer, told) in
+            [(code, format!("Ok(Some(({code}, \"\")))")), (1006, "Err(InvalidData)".to_owned())]
+        {
+            let mut client = scene.client();
+            client.send(frame(FIN | TEXT, code.to_string()));
+            expect_close(&mut client, code);
+            client.send(close(answer, ""));
+            scene.expect_told(&told);
+            client.expect_fin();
+        }
+    }
 }
 
 #[test]

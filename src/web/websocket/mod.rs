@@ -1,6 +1,7 @@
 //! WebSockets (RFC 6455): the handshake, and a socket for threads that may block. The framing is
 //! `tungstenite`'s.
 
+mod closing;
 mod handshake;
 mod talk;
 
@@ -33,7 +34,8 @@ pub enum Message {
     Binary(Bytes),
 }
 
-/// Sizes and durations that bound one WebSocket.
+/// Sizes and durations that bound one WebSocket. `Duration::MAX` is never; a `silence`, `stall` or `closing` of zero cuts
+/// the client off at once.
 ///
 /// ```
 /// let options = heirloom::WebSocketOptions { message_bytes: 16 << 20, ..Default::default() };
@@ -203,8 +205,8 @@ impl WebSocket {
         WebSocketSender { shared: Arc::downgrade(&self.shared) }
     }
 
-    /// Says Close with a code of RFC 6455 §7.4, or one from 3000 on of your own, and at most 123
-    /// bytes of reason; what is longer is cut. `read` then gives what still comes, and None when the
+    /// Says Close with a code that is registered for the wire (1000 to 1003, 1007 to 1014), or one from 3000 to 4999
+    /// of your own, and at most 123 bytes of reason; what is longer is cut. `read` then gives what still comes, and None when the
     /// client has answered. Without it, the WebSocket is closed with 1000 when `speak` returns, or
     /// with 1011 if it fails or panics. Once it is closed this does nothing.
     ///
@@ -214,7 +216,8 @@ impl WebSocket {
         self.shared.close(code, reason)
     }
 
-    /// Code and reason of the client's Close, once `read` has given None for it; 1005 if it gave none.
+    /// Code and reason of the client's Close, once `read` has given None for it; 1005 if it gave none. None if it has
+    /// not said Close, or with a code that nobody may send: that is answered by 1002, and an error of `read`.
     pub fn closed_with(&self) -> Option<(u16, String)> {
         self.shared.lock().said().map(|(code, reason)| (code, reason.to_owned()))
     }
@@ -403,7 +406,7 @@ impl Shared {
     }
 
     fn close(&self, code: u16, reason: &str) -> io::Result<()> {
-        if !CloseCode::from(code).is_allowed() {
+        if !closing::may_be_sent(code) {
             return Err(io::Error::new(ErrorKind::InvalidInput, format!("no code of a Close: {code}")));
         }
         let mut talk = self.lock();

@@ -10,6 +10,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Error, error::ProtocolError};
 
+use super::closing::{Frames, Said};
 use super::{Message, WebSocketOptions};
 use crate::base::log::debug;
 use crate::web::upgrade::Duplex;
@@ -46,6 +47,9 @@ pub(super) enum Found {
 /// Between the protocol, which writes without waiting, and the connection.
 struct Pipe {
     io: Arc<dyn Duplex>,
+    frames: Frames,
+    /// Came with the handshake, or turned out to be no Close; not read yet.
+    early: Vec<u8>,
     out: Vec<u8>,
     /// Of `out`.
     sent: usize,
@@ -64,8 +68,10 @@ impl Talk {
             .write_buffer_size(0)
             .max_message_size(Some(options.message_bytes))
             .max_frame_size(Some(options.message_bytes));
-        let pipe = Pipe { io, out: Vec::new(), sent: 0, sent_in_all: 0, heard: now, taken: now };
-        let protocol = tungstenite::WebSocket::from_partially_read(pipe, early, Role::Server, Some(config));
+        let frames = Frames::default();
+        let pipe =
+            Pipe { io, frames, early, out: Vec::new(), sent: 0, sent_in_all: 0, heard: now, taken: now };
+        let protocol = tungstenite::WebSocket::from_raw_socket(pipe, Role::Server, Some(config));
         Talk { protocol, options, pinged: None, closing: None, said: None, over: false, broken: false }
     }
 
@@ -80,16 +86,11 @@ impl Talk {
                     return Ok(Found::Message(Message::Text(text.as_str().to_owned())));
                 }
                 Ok(tungstenite::Message::Binary(bytes)) => return Ok(Found::Message(Message::Binary(bytes))),
-                Ok(tungstenite::Message::Close(frame)) => {
-                    let none = (CloseCode::Status.into(), String::new());
-                    let said = frame.map_or(none, |f| (f.code.into(), f.reason.as_str().to_owned()));
-                    self.said = Some(said);
-                    continue;
-                }
                 Ok(_) => continue,
                 Err(error) => error,
             };
             return match error {
+                Error::Io(e) if e.kind() == ErrorKind::WouldBlock && self.has_close() => self.take_close(),
                 Error::Io(e) if e.kind() == ErrorKind::WouldBlock => Ok(Found::Nothing),
                 Error::ConnectionClosed | Error::AlreadyClosed => {
                     self.over = true;
@@ -112,6 +113,36 @@ impl Talk {
                 _ => Err(self.fail(CloseCode::Protocol, &error)),
             };
         }
+        Ok(Found::End)
+    }
+
+    fn has_close(&self) -> bool {
+        self.protocol.get_ref().frames.said().is_some()
+    }
+
+    /// All that came before it has been read. It is answered by the same, unless it answers ours.
+    fn take_close(&mut self) -> io::Result<Found> {
+        let now = Instant::now();
+        let (code, reason) = match self.protocol.get_ref().frames.said() {
+            None => return Ok(Found::Nothing),
+            Some(Said::Wrong(text)) => return Err(self.refuse(CloseCode::Protocol, &text)),
+            Some(Said::NoText) => {
+                return Err(self.refuse(CloseCode::Invalid, "the reason of a Close that is no UTF-8"));
+            }
+            Some(Said::Nothing) => {
+                if self.is_open() {
+                    self.pass(|protocol| protocol.flush());
+                    self.pass(|protocol| protocol.close(None));
+                }
+                (CloseCode::Status.into(), String::new())
+            }
+            Some(Said::Reason(code, reason)) => {
+                self.close(code, &reason, now);
+                (code, reason)
+            }
+        };
+        self.said = Some((code, reason));
+        self.over = true;
         Ok(Found::End)
     }
 
@@ -231,9 +262,13 @@ impl Talk {
 
     /// The client has broken the rules: it is told, and not listened to any more (RFC 6455 §7.1.7).
     fn fail(&mut self, code: CloseCode, error: &Error) -> io::Error {
-        self.close(code.into(), &error.to_string(), Instant::now());
+        self.refuse(code, &error.to_string())
+    }
+
+    fn refuse(&mut self, code: CloseCode, text: &str) -> io::Error {
+        self.close(code.into(), text, Instant::now());
         self.over = true;
-        io::Error::new(ErrorKind::InvalidData, error.to_string())
+        io::Error::new(ErrorKind::InvalidData, text)
     }
 
     /// Has the protocol put something into the pipe, which takes all of it.
@@ -273,9 +308,27 @@ impl Pipe {
 
 impl Read for Pipe {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.io.try_read(buf)?;
-        self.heard = Instant::now();
-        Ok(n)
+        loop {
+            let early = self.early.len().min(buf.len());
+            let n = match buf.get_mut(..early).filter(|room| !room.is_empty()) {
+                Some(room) => {
+                    room.copy_from_slice(self.early.get(..early).unwrap_or_default());
+                    self.early.drain(..early);
+                    early
+                }
+                // Nothing counts that comes behind a Close.
+                None if self.frames.said().is_some() => return Err(ErrorKind::WouldBlock.into()),
+                None => self.io.try_read(buf)?,
+            };
+            self.heard = Instant::now();
+            let passed = self.frames.pass(buf.get(..n).unwrap_or_default());
+            if let Some(odd) = self.frames.odd() {
+                self.early = odd;
+            }
+            if passed > 0 || n == 0 {
+                return Ok(passed);
+            }
+        }
     }
 }
 

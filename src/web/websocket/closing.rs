@@ -1,0 +1,217 @@
+//! A client's Close, taken from what it sends before `tungstenite` reads that: it knows fewer codes than may be sent, and
+//! reports one of its own where the client's must not be (RFC 6455 §7.4).
+
+use std::mem;
+
+/// Of a control frame (RFC 6455 §5.5).
+const MOST_BYTES: u8 = 125;
+
+/// Whether a Close may bear this code on the wire: those that are registered at IANA, except the ones that stand for a
+/// Close without a code (1005) and for none at all (1006, 1015), and those of libraries and programs.
+pub(super) fn may_be_sent(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+/// What a client's Close says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// No code, and so no reason.
+    Nothing,
+    Reason(u16, String),
+    /// What nobody may send: this is what is wrong.
+    Wrong(String),
+    /// A reason that is no UTF-8.
+    NoText,
+}
+
+impl Said {
+    fn of(payload: &[u8]) -> Said {
+        match payload {
+            [] => Said::Nothing,
+            [_] => Said::Wrong("a Close with half a code".to_owned()),
+            [high, low, reason @ ..] => {
+                match (u16::from_be_bytes([*high, *low]), std::str::from_utf8(reason)) {
+                    (code, _) if !may_be_sent(code) => {
+                        Said::Wrong(format!("a Close with the code {code}, which must not be sent"))
+                    }
+                    (code, Ok(reason)) => Said::Reason(code, reason.to_owned()),
+                    (_, Err(_)) => Said::NoText,
+                }
+            }
+        }
+    }
+}
+
+/// Follows the frames of a client, however they are cut into pieces, up to its Close.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    /// Of the frame that is coming: what has come of the part that tells its length.
+    head: Vec<u8>,
+    /// Of the frame that is coming: what is still to come, its mask included.
+    left: u64,
+    /// A Close, from its first byte on.
+    close: Option<Vec<u8>>,
+    /// A Close that is none: all else is for its reader to refuse.
+    gave_up: bool,
+}
+
+impl Frames {
+    /// How many of the first bytes of `came` belong to what comes before a Close; the others are kept.
+    pub(super) fn pass(&mut self, came: &[u8]) -> usize {
+        if let Some(close) = &mut self.close {
+            close.extend_from_slice(came);
+            return 0;
+        }
+        let mut at = 0;
+        while let (Some((byte, after)), false) = (came.get(at..).and_then(<[u8]>::split_first), self.gave_up)
+        {
+            if self.left > 0 {
+                let passed =
+                    after.len().saturating_add(1).min(usize::try_from(self.left).unwrap_or(usize::MAX));
+                at = at.saturating_add(passed);
+                self.left = self.left.saturating_sub(passed as u64);
+                continue;
+            }
+            if self.head.is_empty() && byte & 0x0f == 0x08 {
+                self.close = Some(came.get(at..).unwrap_or_default().to_vec());
+                return at;
+            }
+            self.head.push(*byte);
+            at = at.saturating_add(1);
+            if let Some(left) = following(&self.head) {
+                self.left = left;
+                self.head.clear();
+            }
+        }
+        came.len()
+    }
+
+    /// What the Close says, once it is whole.
+    pub(super) fn said(&self) -> Option<Said> {
+        let (head, rest) = self.close.as_ref()?.split_at_checked(2)?;
+        let len = head.last()? & 0x7f;
+        let (mask, rest) = rest.split_at_checked(4)?;
+        let masked = rest.get(..usize::from(len))?;
+        let payload: Vec<u8> =
+            masked.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+        Some(Said::of(&payload))
+    }
+
+    /// The bytes of a Close that is no whole, masked control frame: they are for somebody else to refuse.
+    pub(super) fn odd(&mut self) -> Option<Vec<u8>> {
+        let [first, second, ..] = self.close.as_deref()? else { return None };
+        let is_even = *first == 0x88 && second & 0x80 != 0 && second & 0x7f <= MOST_BYTES;
+        if is_even {
+            return None;
+        }
+        self.gave_up = true;
+        mem::take(&mut self.close)
+    }
+}
+
+/// How many bytes follow the head of a frame, which may be incomplete: None.
+fn following(head: &[u8]) -> Option<u64> {
+    let (_, [second, length @ ..]) = head.split_first()? else { return None };
+    let mask = if second & 0x80 == 0 { 0 } else { 4 };
+    let length = match second & 0x7f {
+        126 => u64::from(u16::from_be_bytes(length.try_into().ok()?)),
+        127 => u64::from_be_bytes(length.try_into().ok()?),
+        short => u64::from(short),
+    };
+    Some(length.saturating_add(mask))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A frame as a client masks it.
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mask = [0xa1, 0x02, 0xff, 0x88];
+        let len = payload.len();
+        let mut bytes = vec![first];
+        match len {
+            0..126 => bytes.push(0x80 | len as u8),
+            126..0x10000 => bytes.extend([&[0xfe][..], &(len as u16).to_be_bytes()].concat()),
+            _ => bytes.extend([&[0xff][..], &(len as u64).to_be_bytes()].concat()),
+        }
+        bytes.extend(mask);
+        bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        bytes
+    }
+
+    #[test]
+    fn codes_are_as_registered() {
+        let may: Vec<u16> = (0..=u16::MAX).filter(|code| may_be_sent(*code)).collect();
+        let expected: Vec<u16> = (1000..=1003).chain(1007..=1014).chain(3000..=4999).collect();
+        assert_eq!(may, expected);
+    }
+
+    #[test]
+    fn what_a_close_says() {
+        let with = |code: u16, reason: &[u8]| [&code.to_be_bytes(), reason].concat();
+        let reason = |code, text: &str| Said::Reason(code, text.to_owned());
+        let cases = [
+            (vec![], Said::Nothing),
+            (with(1000, b""), reason(1000, "")),
+            (with(1014, b"bad gateway"), reason(1014, "bad gateway")),
+            (with(4999, "ü".as_bytes()), reason(4999, "ü")),
+            (with(1000, b"\xff"), Said::NoText),
+        ];
+        for (payload, said) in cases {
+            assert_eq!(Said::of(&payload), said, "{payload:?}");
+        }
+        let wrong = |payload: &[u8], text: &str| {
+            assert!(matches!(Said::of(payload), Said::Wrong(said) if said.contains(text)), "{payload:?}");
+        };
+        wrong(&[3], "half a code");
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, u16::MAX] {
+            wrong(&with(code, b"\xff"), &format!("the code {code},"));
+        }
+    }
+
+    #[test]
+    fn a_close_is_found_behind_all_else_however_it_comes() {
+        // With what looks like a Close inside.
+        let before = [
+            frame(0x01, b"\x88\x80\x88\x80text"),
+            frame(0x89, &[0x88; 125]),
+            frame(0x00, &[0x88; 126]),
+            frame(0x80, &[0x88; 70_000]),
+            frame(0x82, b""),
+            // Unmasked, which its reader refuses.
+            vec![0x82, 3, 0x88, 0x88, 0x88],
+        ]
+        .concat();
+        let close = frame(0x88, &[&1001u16.to_be_bytes()[..], b"bye"].concat());
+        let all = [&before[..], &close, b"and more"].concat();
+        let pieces = [1, 2, 3, 5, 7, 126, 8_192, all.len()];
+        for size in pieces {
+            let (mut frames, mut passed) = (Frames::default(), Vec::new());
+            for piece in all.chunks(size) {
+                let n = frames.pass(piece);
+                passed.extend_from_slice(&piece[..n]);
+                assert!(frames.odd().is_none());
+            }
+            assert_eq!(passed, before, "{size}");
+            assert_eq!(frames.said(), Some(Said::Reason(1001, "bye".to_owned())), "{size}");
+        }
+        // Not before it is whole.
+        let mut frames = Frames::default();
+        for byte in &close[..close.len() - 1] {
+            assert_eq!(frames.pass(&[*byte]), 0);
+            assert_eq!((frames.close.is_some(), frames.said()), (true, None));
+        }
+    }
+
+    #[test]
+    fn what_is_no_close_is_left_to_its_reader() {
+        for odd in [vec![0x88, 0x00], vec![0x08, 0x80], vec![0xc8, 0x80], vec![0x88, 0xfe]] {
+            let mut frames = Frames::default();
+            assert_eq!(frames.pass(&odd[..1]), 0);
+            assert_eq!((frames.odd(), frames.pass(&odd[1..])), (None, 0));
+            assert_eq!(frames.odd(), Some(odd.clone()));
+            assert_eq!(frames.pass(b"\x88\x80"), 2, "it is not looked at any more");
+        }
+    }
+}
