@@ -59,7 +59,8 @@ fn what_another_program_has_put_there_never_refuses_a_handover_and_stays() {
         std::os::unix::fs::symlink("nowhere", path).unwrap();
         None
     };
-    let puts: [&dyn Fn(&Path) -> Option<UnixListener>; 3] = [&socket, &file, &link];
+    type Put<'a> = &'a dyn Fn(&Path) -> Option<UnixListener>;
+    let puts: [Put<'_>; 3] = [&socket, &file, &link];
     for put in puts {
         let server = serve_at(&path);
         let mut idle = Client::to(&Addr::Unix(path.clone()));
