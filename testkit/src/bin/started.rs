@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     for (name, value) in all("--set").map(halves) {
         // As a loader of an .env file does.
-        #[expect(unsafe_code, reason = "there is one thread")]
+        #[expect(unsafe_code, clippy::disallowed_methods, reason = "it stands for programs that do")]
         // SAFETY: no other thread runs yet.
         unsafe {
             std::env::set_var(name, value);
