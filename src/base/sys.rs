@@ -9,6 +9,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::ptr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::SigSet;
@@ -89,6 +91,46 @@ pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
 pub(crate) fn default_action(signal: libc::c_int) {
     // SAFETY: SIG_DFL is a valid disposition for every signal and runs no code of ours.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+/// When the first signal to stop came, in milliseconds after `end_at_third`; 0: none came.
+static FIRST_STOP: AtomicU64 = AtomicU64::new(0);
+/// Those that came later, and count.
+static LATER_STOPS: AtomicU32 = AtomicU32::new(0);
+
+/// From now on the third of `signals` ends the process by that signal's default action, whatever its threads do: a
+/// handler counts them, so no thread has to be free. Those within `apart` of the first count as one with it.
+pub(crate) fn end_at_third(signals: &[libc::c_int], apart: Duration) -> io::Result<()> {
+    let began = Instant::now();
+    for &signal in signals {
+        let count = move || {
+            let now = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+            let first = FIRST_STOP.compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst);
+            let counts = first.is_err_and(|first| u128::from(now.saturating_sub(first)) >= apart.as_millis());
+            if counts && LATER_STOPS.fetch_add(1, Ordering::SeqCst) > 0 {
+                end_by(signal);
+            }
+        };
+        // SAFETY: the handler reads a clock, changes atomics, and ends the process, all of which are
+        // async-signal-safe; it neither allocates nor locks nor panics.
+        unsafe { signal_hook::low_level::register(signal, count) }?;
+    }
+    Ok(())
+}
+
+/// The next signal to stop is the third.
+pub(crate) fn end_at_next() {
+    FIRST_STOP.store(1, Ordering::SeqCst);
+    LATER_STOPS.store(1, Ordering::SeqCst);
+}
+
+/// The kernel spares the first process of a pid namespace a default action.
+fn end_by(signal: libc::c_int) {
+    if nix::unistd::getpid().as_raw() == 1 {
+        // SAFETY: it ends the process without running anything of it.
+        unsafe { libc::_exit(128_i32.saturating_add(signal)) };
+    }
+    let _ = signal_hook::low_level::emulate_default_handler(signal);
 }
 
 /// A descriptor that becomes readable when process `pid` ends. `ErrorKind::Unsupported` before

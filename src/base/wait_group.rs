@@ -1,9 +1,9 @@
-//! Counts what must end before the process may: guards, a mutex and a condvar. Each worker counts
-//! on a cache line of its own, and nobody is woken who does not wait.
+//! Counts what must end before the process may. Each worker counts on a cache line of its own, and an end is
+//! reported only while somebody waits for it.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crossbeam_utils::CachePadded;
 
@@ -23,11 +23,16 @@ struct Line {
     waiter: Arc<Waiter>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Waiter {
     waits: AtomicBool,
-    lock: Mutex<()>,
-    ended: Condvar,
+    report: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiter").field("waits", &self.waits).finish_non_exhaustive()
+    }
 }
 
 /// One thing begun and not finished.
@@ -65,20 +70,16 @@ impl WaitGroup {
         sum(|line| &line.begun).wrapping_sub(ended)
     }
 
-    /// Waits until there is no guard; false if there still is one at `deadline`.
-    pub(crate) fn wait_until(&self, deadline: Instant) -> bool {
-        let waiter = &self.own.waiter;
-        let mut lock = waiter.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        // Before the count is looked at: whoever ends later sees that somebody waits.
-        waiter.waits.store(true, Ordering::SeqCst);
-        while self.count() > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            lock = waiter.ended.wait_timeout(lock, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
+    /// Calls `report` at each end of a guard, once `is_idle` was asked.
+    pub(crate) fn report_ends(&self, report: impl Fn() + Send + Sync + 'static) {
+        let _ = self.own.waiter.report.set(Box::new(report));
+    }
+
+    /// Whether there is no guard. If there is one, its end will be reported.
+    pub(crate) fn is_idle(&self) -> bool {
+        // Before the count is read: an end that it does not see yet sees this.
+        self.own.waiter.waits.store(true, Ordering::SeqCst);
+        self.count() == 0
     }
 }
 
@@ -93,40 +94,36 @@ impl Drop for Guard {
         self.line.ended.fetch_add(1, Ordering::SeqCst);
         let waiter = &self.line.waiter;
         if waiter.waits.load(Ordering::SeqCst) {
-            // Under the lock that the waiter counts under: it can't miss this between the two.
-            let _lock = waiter.lock.lock().unwrap_or_else(PoisonError::into_inner);
-            waiter.ended.notify_all();
+            waiter.report.get().into_iter().for_each(|report| report());
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
     use std::thread;
     use std::time::Duration;
 
     use super::*;
 
     #[test]
-    fn waits_for_the_last_guard_wherever_it_went() {
+    fn the_last_end_is_reported_wherever_its_guard_went() {
         let group = WaitGroup::new();
-        assert!(group.wait_until(Instant::now()));
+        let (report, reports) = channel();
+        group.report_ends(move || report.send(()).unwrap());
         let lines = [group.clone(), group.on_own_line(), group.on_own_line()];
         let guards: Vec<Guard> = lines.iter().cycle().take(8).map(WaitGroup::guard).collect();
-        assert_eq!(group.count(), 8);
-        assert!(!group.wait_until(Instant::now()));
+        drop(group.guard());
+        assert_eq!((group.count(), reports.try_iter().count()), (8, 0), "nobody has asked");
+        assert!(!group.is_idle());
         let threads: Vec<_> = guards
             .into_iter()
             .map(|guard| thread::Builder::new().spawn(move || drop(guard)).unwrap())
             .collect();
-        assert!(group.wait_until(Instant::now() + Duration::from_secs(60)));
+        while !group.is_idle() {
+            reports.recv_timeout(Duration::from_secs(60)).unwrap();
+        }
         threads.into_iter().for_each(|t| t.join().unwrap());
-    }
-
-    #[test]
-    fn gives_up_at_the_deadline() {
-        let group = WaitGroup::new();
-        let _guard = group.guard();
-        assert!(!group.wait_until(Instant::now() + Duration::from_millis(5)));
     }
 }

@@ -14,10 +14,10 @@ use crate::base::log::{error, info, warn};
 use crate::base::phase::{Phase, PhaseWatch};
 use crate::process::handover::channel::Channel;
 use crate::process::handover::child::{self, Child, Program};
-use crate::process::handover::pid_file::PidFile;
+use crate::process::handover::pid_file::{self, PidFile};
 use crate::process::handover::state_file::StateFile;
 use crate::process::handover::{Hello, Message, Passed, StateHead, VERSION};
-use crate::process::hooks::{Runner, Told, UserState};
+use crate::process::hooks::{Handed, Runner, Told, UserState};
 use crate::process::signals::{self, Wish};
 use crate::process::state::{Action, Event, Stage, State, Timer, Why};
 use crate::process::terminal::{Loss, Terminal};
@@ -44,8 +44,8 @@ pub(crate) trait Service {
     fn listeners(&self) -> Vec<Passed<Arc<OwnedFd>>>;
     /// What the user's program passes on beside them, by name.
     fn files(&self) -> Vec<(String, Arc<OwnedFd>)>;
-    /// Waits until nothing is in flight; false at the deadline.
-    fn wait_idle(&self, deadline: Instant) -> bool;
+    /// Whether nothing is in flight. If something is, `Drained` follows at its end.
+    fn is_idle(&self) -> bool;
     /// What is in flight, one line each.
     fn in_flight(&self) -> Vec<String>;
     /// One line for the log.
@@ -122,7 +122,8 @@ struct Successor {
     channel: Channel,
     /// Until COMMIT.
     connections: Option<OwnedFd>,
-    state: StateFile,
+    /// Until the state is written to it.
+    state: Option<StateFile>,
     /// It said FAILED and may end by itself, with what it has to say on its standard error.
     leaves: bool,
 }
@@ -143,11 +144,12 @@ pub(crate) struct Control<'a> {
     /// Listeners that the other generation of a handover has, too.
     shared: Vec<String>,
     timers: BTreeMap<Timer, Instant>,
-    stop_signal: Option<i32>,
     /// Of the last hook that was asked; what others say comes too late.
     ticket: u64,
-    /// What was released last, or what the predecessor released.
-    user_state: UserState,
+    /// What was released last.
+    user_state: Arc<UserState>,
+    /// What the predecessor released, until it is acquired.
+    inherited: Option<Handed>,
     /// Why what only one generation may have is not had.
     not_acquired: Option<String>,
     /// Events that followed from actions, and whether one is being acted upon.
@@ -231,9 +233,9 @@ impl<'a> Control<'a> {
             strays: Vec::new(),
             shared,
             timers: BTreeMap::new(),
-            stop_signal: None,
             ticket: 0,
-            user_state: UserState::default(),
+            user_state: Arc::default(),
+            inherited: None,
             not_acquired: None,
             pending: VecDeque::new(),
             acting: false,
@@ -264,8 +266,11 @@ impl<'a> Control<'a> {
         }
         self.publish();
         self.finish_hooks()?;
-        if let Some(pid_file) = &self.facts.pid_file {
-            pid_file.remove_if(own_pid());
+        if let Some(pid_file) = self.facts.pid_file.clone() {
+            let path = pid_file.path().to_owned();
+            if let Err(e) = pid_file::in_time(move || pid_file.remove_if(own_pid())) {
+                error!("can't remove the pid file {}: {e}", path.display());
+            }
         }
         info!("end of generation {}", self.facts.generation);
         if self.cut > 0 {
@@ -395,7 +400,7 @@ impl<'a> Control<'a> {
                         }
                         successor.dismiss();
                         let pid = successor.child.pid();
-                        let end = successor.child.end().unwrap_or("is gone");
+                        let end = successor.child.end().unwrap_or("was killed and does not end");
                         match self.state.stage() {
                             // What it said itself when it failed is in the log already.
                             Stage::Serving | Stage::Awaiting if !successor.leaves => {
@@ -407,7 +412,11 @@ impl<'a> Control<'a> {
                         // Its last word may be that it was told to stop: that was meant for the
                         // service, and holds.
                         let told = |message: &Message| matches!(message, Message::Stopping { .. });
-                        if successor.channel.receive().iter().any(told) {
+                        let told_to_stop = successor.channel.receive().iter().any(told);
+                        if successor.child.end().is_none() {
+                            self.strays.push(successor.child);
+                        }
+                        if told_to_stop {
                             self.on(Event::Drain);
                         }
                     }
@@ -428,7 +437,8 @@ impl<'a> Control<'a> {
                 Action::Accept => self.service.accept(),
                 Action::Release => {
                     self.ticket = self.ticket.wrapping_add(1);
-                    match self.facts.hooks.release(self.ticket) {
+                    let file = self.successor.as_mut().and_then(|successor| successor.state.take());
+                    match self.facts.hooks.release(self.ticket, file) {
                         Ok(true) => {}
                         Ok(false) => self.on(Event::Released(Ok(()))),
                         Err(e) => self.hear_hook(true, Told::Released(Err(e))),
@@ -439,7 +449,9 @@ impl<'a> Control<'a> {
                     if let Some(why) = self.not_acquired.take() {
                         self.on(Event::Acquired(Err(why)));
                     } else {
-                        match self.facts.hooks.acquire(self.ticket, self.user_state.clone()) {
+                        let own = || Handed::State(Arc::clone(&self.user_state));
+                        let state = self.inherited.take().unwrap_or_else(own);
+                        match self.facts.hooks.acquire(self.ticket, state) {
                             Ok(true) => {}
                             Ok(false) => self.on(Event::Acquired(Ok(()))),
                             Err(e) => self.hear_hook(true, Told::Acquired(Err(e))),
@@ -465,7 +477,6 @@ impl<'a> Control<'a> {
                 Action::Hammer => self.hammer(),
                 // The stage says so, too; the loop goes by that.
                 Action::Finish => {}
-                Action::Reraise => signals::reraise(self.stop_signal.unwrap_or(libc::SIGTERM)),
                 // One that can't be counted never fires.
                 Action::Timer(timer, after) => {
                     match after.and_then(|after| Instant::now().checked_add(after)) {
@@ -524,7 +535,7 @@ impl<'a> Control<'a> {
                     child: offspring.child,
                     channel: offspring.lifecycle,
                     connections: Some(offspring.connections),
-                    state: offspring.state,
+                    state: Some(offspring.state),
                     leaves: false,
                 });
                 match watched.and(reaped) {
@@ -556,8 +567,7 @@ impl<'a> Control<'a> {
         for note in self.inbox.take() {
             match note {
                 Note::Event(Event::Drained) => {
-                    let deadline = self.timers.get(&Timer::Hammer).copied().unwrap_or_else(Instant::now);
-                    if self.service.wait_idle(deadline) {
+                    if self.service.is_idle() {
                         self.on(Event::Drained);
                     }
                 }
@@ -565,10 +575,7 @@ impl<'a> Control<'a> {
                 Note::Hook(ticket, told) => self.hear_hook(ticket == self.ticket, told),
                 Note::Wish(Wish::Handover) => self.on(Event::Handover),
                 Note::Wish(Wish::HangUp) => self.on(Event::Drain),
-                Note::Wish(Wish::Stop(signal)) => {
-                    self.stop_signal = Some(signal);
-                    self.on(Event::Stop);
-                }
+                Note::Wish(Wish::Stop) => self.on(Event::Stop),
                 Note::Wish(Wish::Report) => {
                     info!(
                         "pid {} generation {} {}: {}",
@@ -602,15 +609,13 @@ impl<'a> Control<'a> {
     fn hear_hook(&mut self, in_time: bool, told: Told) {
         match told {
             Told::Exited => self.hooks_done = true,
-            Told::Released(Ok(state)) => {
+            Told::Released(Ok((state, written))) => {
                 self.user_state = state;
-                let written =
-                    self.successor.as_mut().map_or(Ok(()), |s| s.state.write(&self.user_state.bytes));
                 if let Err(e) = &written {
                     error!("handover: can't pass on the state: {e}; still serving");
                 }
                 if in_time {
-                    self.on(Event::Released(written.map_err(|e| e.to_string())));
+                    self.on(Event::Released(written));
                 }
             }
             Told::Released(Err(e)) => {
@@ -620,7 +625,6 @@ impl<'a> Control<'a> {
                 }
             }
             Told::Acquired(outcome) => {
-                let outcome = outcome.map_err(|e| format!("acquire_after_go failed: {e}"));
                 if let Err(e) = &outcome {
                     error!("handover: {e}");
                     self.not_acquired = Some(e.clone());
@@ -640,7 +644,8 @@ impl<'a> Control<'a> {
         for message in messages {
             info!("handover: predecessor {pid}: {message}");
             if let Message::Go { state: Some(head), .. } = &message {
-                self.read_state(*head);
+                let file = self.predecessor.as_mut().and_then(|predecessor| predecessor.state.take());
+                self.inherited = file.map(|file| Handed::File(file, *head));
             }
             self.on(Event::FromPredecessor(message));
         }
@@ -650,14 +655,6 @@ impl<'a> Control<'a> {
                 let _ = self.poller.delete(predecessor.channel.as_fd());
             }
             self.on(Event::PredecessorGone);
-        }
-    }
-
-    fn read_state(&mut self, head: StateHead) {
-        let Some(file) = self.predecessor.as_mut().and_then(|p| p.state.as_mut()) else { return };
-        match file.read(head.bytes) {
-            Ok(bytes) => self.user_state = UserState { version: head.version, bytes },
-            Err(e) => self.not_acquired = Some(format!("can't read the predecessor's state: {e}")),
         }
     }
 
@@ -763,7 +760,8 @@ impl<'a> Control<'a> {
 
     fn name_in_pid_file(&self, pid: i32) {
         let Some(pid_file) = &self.facts.pid_file else { return };
-        match pid_file.name(pid) {
+        let file = pid_file.clone();
+        match pid_file::in_time(move || file.name(pid)) {
             Ok(()) => info!("pid file {} names {pid}", pid_file.path().display()),
             Err(e) => error!("can't write the pid file {}: {e}", pid_file.path().display()),
         }

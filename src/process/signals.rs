@@ -15,6 +15,7 @@ use signal_hook::low_level::siginfo::{Cause, Sent};
 
 use crate::base::log::{debug, info, warn};
 use crate::base::sys;
+use crate::process::state::SAME_WISH;
 use crate::process::terminal::{Loss, Terminal};
 
 /// A signal that a server hears.
@@ -145,8 +146,7 @@ pub(crate) enum Wish {
     Handover,
     /// HUP of a terminal that is gone.
     HangUp,
-    /// With its number, to be raised in the end.
-    Stop(i32),
+    Stop,
     Hammer,
     Report,
 }
@@ -248,6 +248,10 @@ impl Installed {
         for signal in STOPS {
             handle.add_signal(signal)?;
         }
+        let ends =
+            |signal: &Signal| matches!(meanings.meaning(*signal), Some(Meaning::Stop | Meaning::Hammer));
+        let ends: Vec<i32> = Signal::ALL.into_iter().filter(ends).map(Signal::number).collect();
+        sys::end_at_third(&ends, SAME_WISH)?;
         let thread = thread::Builder::new().name("heirloom-signals".into()).spawn(move || {
             // Here alone they are never blocked, whatever mask this process was started with: a
             // parent that waits for its own signals would make us deaf.
@@ -270,7 +274,11 @@ impl Installed {
 impl Drop for Heard {
     fn drop(&mut self) {
         if !self.is_guest {
-            STOPS.into_iter().for_each(sys::default_action);
+            // For PID 1 there is no default action.
+            sys::end_at_next();
+            if getpid().as_raw() != 1 {
+                STOPS.into_iter().for_each(sys::default_action);
+            }
         }
         self.handle.close();
         if let Some(thread) = self.thread.take() {
@@ -310,7 +318,7 @@ fn interpret(
     } else {
         match meanings.meaning(signal) {
             Some(Meaning::Handover) => (Some(Wish::Handover), "handover"),
-            Some(Meaning::Stop) => (Some(Wish::Stop(origin.signal)), "stop"),
+            Some(Meaning::Stop) => (Some(Wish::Stop), "stop"),
             Some(Meaning::Hammer) => (Some(Wish::Hammer), "cut what is in flight"),
             Some(Meaning::Report) => (Some(Wish::Report), "report"),
             Some(Meaning::Nothing) => (None, "nothing"),
@@ -336,11 +344,6 @@ fn sender(origin: &Origin) -> String {
         }
         _ => "an unknown sender".to_owned(),
     }
-}
-
-/// Takes the signal's default action: for TERM, INT and QUIT the process ends by it.
-pub(crate) fn reraise(signal: i32) {
-    let _ = signal_hook::low_level::emulate_default_handler(signal);
 }
 
 /// As numbers, for the HELLO.

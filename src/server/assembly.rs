@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::base::status::{Gauges, Stats};
@@ -128,8 +128,8 @@ impl<P> Service for Assembly<P> {
         files.iter().map(|(name, fd)| (name.clone(), Arc::clone(fd))).collect()
     }
 
-    fn wait_idle(&self, deadline: Instant) -> bool {
-        self.wait_group.wait_until(deadline)
+    fn is_idle(&self) -> bool {
+        self.wait_group.is_idle()
     }
 
     fn in_flight(&self) -> Vec<String> {

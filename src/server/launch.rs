@@ -439,6 +439,8 @@ fn start<B: Business>(
         grace: timeouts.idle_grace,
         files: Arc::clone(&handle.shared.files),
     });
+    let ends = Arc::clone(&handle.shared.inbox);
+    assembly.wait_group.report_ends(move || ends.event(Event::Drained));
     let _ = handle.shared.gauges.set(Arc::clone(&assembly) as _);
     let (inbox, ends) = (Arc::clone(&handle.shared.inbox), Arc::clone(&handle.shared.inbox));
     let acceptor = Acceptor::new(Setup {

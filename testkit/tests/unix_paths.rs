@@ -22,11 +22,12 @@ fn a_path_that_was_removed_is_bound_anew_and_no_client_sees_a_close() {
     for _ in 0..3 {
         let old = server.newest();
         let new = server.handover();
+        // Until then it may have the connection, and accept.
+        assert_eq!(server.wait_exit(old), Exit::Status(0));
         assert_eq!(get(&unix, "/pid").ok().number(), new.as_raw());
         let answer = idle.get("/pid").ok();
         assert_eq!(answer.number(), new.as_raw());
         assert!(!answer.closes());
-        assert_eq!(server.wait_exit(old), Exit::Status(0));
     }
     assert_eq!(server.count(" was removed while the server ran: bound anew"), 1);
     server.stop();
@@ -69,7 +70,9 @@ fn what_another_program_has_put_there_never_refuses_a_handover_and_stays() {
         let other = put(&path);
         let before = fs::symlink_metadata(&path).unwrap();
         for n in 1..3 {
+            let old = server.newest();
             let new = server.handover();
+            assert_eq!(server.wait_exit(old), Exit::Status(0));
             let text = format!("{} is not this server's socket any more", path.display());
             assert!(server.wait_for_nth(&text, n).contains(" WARN "));
             assert_eq!(server.get("/pid").ok().number(), new.as_raw());

@@ -34,6 +34,9 @@ pub(crate) const FIRST_FD: i32 = 3;
 /// Between the closing of a dying process's descriptors and its end, in milliseconds.
 const LAST_BREATH: u16 = 500;
 
+/// Between SIGKILL and the end of a process that can end, in milliseconds, on a busy machine.
+const KILLED: u16 = 5_000;
+
 /// Of a command that is told to the successor; a byte takes up to three, a line has 64 KiB.
 const COMMAND_BYTES: usize = 16 << 10;
 
@@ -322,14 +325,17 @@ impl Child {
         }
     }
 
-    /// Kills it, and whom it waits for, and reaps it.
+    /// Kills it, and whom it waits for, and reaps it if it ends at once.
     pub(crate) fn kill(&mut self) {
         if let Some(pidfd) = self.below.as_ref().and_then(|below| below.pidfd.as_ref()) {
             let _ = sys::pidfd_kill(pidfd.as_fd());
         }
         if self.end().is_none() {
             let _ = kill(self.process.pid, Signal::SIGKILL);
-            self.end = self.wait(WaitPidFlag::empty());
+            // One that waits for a file system that hangs ends when that answers.
+            let can_wait = self.process.pidfd.is_some();
+            let _ = self.process.ends_within(KILLED);
+            self.end = self.wait(if can_wait { WaitPidFlag::WNOHANG } else { WaitPidFlag::empty() });
         }
     }
 

@@ -2,11 +2,20 @@
 
 use std::ffi::OsString;
 use std::fs::{self, Metadata, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use nix::unistd::geteuid;
+
+/// More than a number and its line end.
+const NAME_BYTES: u64 = 64;
+
+/// For a file system that is slow.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A file that names a process. Written by rename, so that a reader never sees half of it.
 #[derive(Clone, Debug)]
@@ -67,10 +76,41 @@ impl PidFile {
         Ok(path)
     }
 
-    /// Removes the file if it still names `pid`.
-    pub(crate) fn remove_if(&self, pid: i32) {
-        if fs::read_to_string(&self.path).is_ok_and(|text| text.trim() == pid.to_string()) {
-            let _ = fs::remove_file(&self.path);
+    /// Removes the file if it still names `pid`. What is no file of ours is left alone, without waiting for it.
+    pub(crate) fn remove_if(&self, pid: i32) -> io::Result<()> {
+        if self.named().is_some_and(|text| text.trim() == pid.to_string()) {
+            fs::remove_file(&self.path)?;
+        }
+        Ok(())
+    }
+
+    fn named(&self) -> Option<String> {
+        // A named pipe would make us wait for its other end.
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(&self.path).ok()?;
+        let mut text = String::new();
+        let is_file = file.metadata().is_ok_and(|found| found.is_file());
+        let read = is_file.then(|| file.take(NAME_BYTES).read_to_string(&mut text));
+        read?.ok().map(|_| text)
+    }
+}
+
+/// Does `work` on a thread of its own: the control loop does not wait for a file system that hangs.
+///
+/// # Errors
+/// Those of `work`, and `TimedOut`, after which it may still be done.
+pub(crate) fn in_time(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    let (done, outcome) = mpsc::channel();
+    let work = move || drop(done.send(work()));
+    let worker = thread::Builder::new().name("heirloom-pid-file".into()).spawn(work)?;
+    match outcome.recv_timeout(PATIENCE) {
+        Err(RecvTimeoutError::Timeout) => {
+            Err(io::Error::new(ErrorKind::TimedOut, "its file system does not answer"))
+        }
+        outcome => {
+            // It has nothing more to do.
+            let _ = worker.join();
+            outcome.unwrap_or_else(|_| Err(io::Error::other("panicked")))
         }
     }
 }
@@ -87,9 +127,40 @@ mod tests {
         file.name(41).unwrap();
         file.name(42).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "42\n");
-        file.remove_if(41);
+        file.remove_if(41).unwrap();
         assert!(path.exists());
-        file.remove_if(42);
+        file.remove_if(42).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "no temporary file is left");
+    }
+
+    #[test]
+    fn what_was_put_in_its_place_is_left_alone_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.pid");
+        let file = PidFile::new(&path).unwrap();
+        let puts: [&dyn Fn(); 3] = [
+            &|| nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            &|| fs::create_dir(&path).unwrap(),
+            &|| fs::write(&path, "42, and more".repeat(1000)).unwrap(),
+        ];
+        for put in puts {
+            put();
+            file.remove_if(42).unwrap();
+            assert!(path.exists());
+            let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
+        }
+    }
+
+    #[test]
+    fn a_file_system_that_hangs_is_not_waited_for() {
+        let (answer, hangs) = mpsc::channel::<()>();
+        let outcome = in_time(move || {
+            let _ = hangs.recv();
+            Ok(())
+        });
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::TimedOut);
+        drop(answer);
+        assert!(in_time(|| Ok(())).is_ok());
+        assert_eq!(in_time(|| Err(ErrorKind::NotFound.into())).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

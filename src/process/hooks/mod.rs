@@ -5,12 +5,15 @@ mod on_signal;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use crate::base::error::{Error, Kind};
 use crate::base::log::error;
 use crate::base::phase::Phase;
+use crate::process::handover::StateHead;
+use crate::process::handover::state_file::StateFile;
 
 pub(crate) use on_signal::SignalHooks;
 
@@ -54,10 +57,31 @@ pub(crate) struct Hooks {
 /// What a hook had to say.
 #[derive(Debug)]
 pub(crate) enum Told {
-    Released(Result<UserState, String>),
+    /// With what came of writing it for the successor.
+    Released(Result<(Arc<UserState>, Result<(), String>), String>),
     Acquired(Result<(), String>),
     /// All is done.
     Exited,
+}
+
+/// A state to be acquired. It may be large: it is read, copied and written where the hooks run.
+#[derive(Debug)]
+pub(crate) enum Handed {
+    State(Arc<UserState>),
+    /// By a predecessor.
+    File(StateFile, StateHead),
+}
+
+impl Handed {
+    fn state(self) -> Result<UserState, String> {
+        match self {
+            Handed::State(state) => Ok(Arc::unwrap_or_clone(state)),
+            Handed::File(mut file, head) => match file.read(head.bytes) {
+                Ok(bytes) => Ok(UserState { version: head.version, bytes }),
+                Err(e) => Err(format!("can't read the predecessor's state: {e}")),
+            },
+        }
+    }
 }
 
 /// The hooks, running. Without any there is no thread.
@@ -68,8 +92,8 @@ pub(crate) struct Runner {
 
 #[derive(Debug)]
 enum Job {
-    Release(u64),
-    Acquire(u64, UserState),
+    Release(u64, Option<StateFile>),
+    Acquire(u64, Handed),
     Phase(Phase),
     Drain,
     Exit(u64),
@@ -83,15 +107,14 @@ impl Hooks {
 
     /// For a first generation, before it serves.
     pub(crate) fn acquire_first(&mut self) -> Result<(), Error> {
-        match self.acquire(UserState::default()) {
-            Ok(()) => Ok(()),
-            Err(e) => Err(Error::new(Kind::Config, format!("acquire_after_go failed: {e}"))),
-        }
+        self.acquire(Handed::State(Arc::default())).map_err(|e| Error::new(Kind::Config, e))
     }
 
-    fn acquire(&mut self, state: UserState) -> Result<(), String> {
+    fn acquire(&mut self, handed: Handed) -> Result<(), String> {
         let Some(acquire) = &mut self.acquire else { return Ok(()) };
-        caught("acquire_after_go", || acquire(state)).unwrap_or_else(Err)
+        let state = handed.state()?;
+        let acquired = caught("acquire_after_go", || acquire(state)).unwrap_or_else(Err);
+        acquired.map_err(|e| format!("acquire_after_go failed: {e}"))
     }
 
     fn release(&mut self) -> Result<UserState, String> {
@@ -102,10 +125,14 @@ impl Hooks {
     fn run(mut self, jobs: Receiver<Job>, mut holds: bool, tell: impl Fn(u64, Told)) {
         for job in jobs {
             match job {
-                Job::Release(ticket) => {
+                Job::Release(ticket, file) => {
                     let released = self.release();
                     holds = released.is_err();
-                    tell(ticket, Told::Released(released));
+                    let written = |state: UserState| {
+                        let written = file.map_or(Ok(()), |mut file| file.write(&state.bytes));
+                        (Arc::new(state), written.map_err(|e| e.to_string()))
+                    };
+                    tell(ticket, Told::Released(released.map(written)));
                 }
                 // A release that failed has let go of nothing.
                 Job::Acquire(ticket, _) if holds => tell(ticket, Told::Acquired(Ok(()))),
@@ -172,11 +199,12 @@ impl Runner {
         jobs.send(job).map(|()| true).map_err(|_| "the thread of the hooks has ended".to_owned())
     }
 
-    pub(crate) fn release(&self, ticket: u64) -> Result<bool, String> {
-        self.ask(Job::Release(ticket))
+    /// The state is written to `file`.
+    pub(crate) fn release(&self, ticket: u64, file: Option<StateFile>) -> Result<bool, String> {
+        self.ask(Job::Release(ticket, file))
     }
 
-    pub(crate) fn acquire(&self, ticket: u64, state: UserState) -> Result<bool, String> {
+    pub(crate) fn acquire(&self, ticket: u64, state: Handed) -> Result<bool, String> {
         self.ask(Job::Acquire(ticket, state))
     }
 
@@ -196,6 +224,7 @@ impl Runner {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::panic::panic_any;
     use std::sync::mpsc::channel;
     use std::time::Duration;
@@ -236,16 +265,20 @@ mod tests {
         let runner =
             Runner::start(hooks, true, move |ticket, told_| told.send((ticket, told_)).unwrap()).unwrap();
         let nine = UserState { version: 9, bytes: Vec::new() };
-        assert_eq!(runner.release(1), Ok(true));
-        assert_eq!(runner.acquire(2, nine), Ok(true));
-        assert_eq!(runner.acquire(3, UserState::default()), Ok(true));
-        assert_eq!(runner.acquire(4, UserState::default()), Ok(true), "it holds it already");
+        let (mut file, none) = (StateFile::new().unwrap(), || Handed::State(Arc::default()));
+        let written = file.as_fd().try_clone_to_owned().unwrap().into();
+        assert_eq!(runner.release(1, Some(written)), Ok(true));
+        assert_eq!(runner.acquire(2, Handed::State(Arc::new(nine))), Ok(true));
+        assert_eq!(runner.acquire(3, none()), Ok(true));
+        assert_eq!(runner.acquire(4, none()), Ok(true), "it holds it already");
         runner.phase(Phase::Draining);
         runner.drain();
         assert_eq!(runner.exit(5), Ok(true));
         let answers: Vec<_> = (0..5).map(|_| heard.recv_timeout(LONG).unwrap()).collect();
-        assert!(matches!(&answers[0], (1, Told::Released(Ok(state))) if state.version == 7));
-        assert!(matches!(&answers[1], (2, Told::Acquired(Err(e))) if e == "no"));
+        assert!(matches!(&answers[0], (1, Told::Released(Ok((state, Ok(()))))) if state.version == 7));
+        assert_eq!(file.read(5).unwrap(), b"state");
+        let (2, Told::Acquired(Err(e))) = &answers[1] else { panic!("{answers:?}") };
+        assert_eq!(e, "acquire_after_go failed: no");
         let [.., three, four, five] = &answers[..] else { panic!("{answers:?}") };
         assert!(matches!((three, four), ((3, Told::Acquired(Ok(()))), (4, Told::Acquired(Ok(()))))));
         assert!(matches!(five, (5, Told::Exited)));
@@ -258,7 +291,9 @@ mod tests {
         let (jobs, nobody) = channel();
         drop(nobody);
         let runner = Runner { jobs: Some(jobs) };
-        assert!(runner.release(1).is_err() && runner.acquire(2, UserState::default()).is_err());
+        assert!(
+            runner.release(1, None).is_err() && runner.acquire(2, Handed::State(Arc::default())).is_err()
+        );
         assert!(runner.exit(3).is_err());
     }
 
@@ -274,7 +309,7 @@ mod tests {
         let (told, heard) = channel();
         let runner = Runner::start(hooks, true, move |_, answer| told.send(answer).unwrap()).unwrap();
         runner.drain();
-        assert_eq!(runner.release(1), Ok(true));
+        assert_eq!(runner.release(1, None), Ok(true));
         assert!(matches!(heard.recv_timeout(LONG), Ok(Told::Released(Ok(_)))));
     }
 
@@ -283,15 +318,15 @@ mod tests {
         let hooks = Hooks { release: Some(Box::new(|| panic!("no"))), ..Hooks::default() };
         let (told, heard) = channel();
         let runner = Runner::start(hooks, true, move |_, answer| told.send(answer).unwrap()).unwrap();
-        assert_eq!(runner.release(1), Ok(true));
+        assert_eq!(runner.release(1, None), Ok(true));
         assert!(matches!(heard.recv_timeout(LONG), Ok(Told::Released(Err(_)))));
     }
 
     #[test]
     fn without_hooks_nothing_runs() {
         let runner = Runner::start(Hooks::default(), true, |_, _| {}).unwrap();
-        assert_eq!(runner.release(1), Ok(false));
-        assert_eq!(runner.acquire(2, UserState::default()), Ok(false));
+        assert_eq!(runner.release(1, None), Ok(false));
+        assert_eq!(runner.acquire(2, Handed::State(Arc::default())), Ok(false));
         assert_eq!(runner.exit(3), Ok(false));
     }
 }

@@ -21,7 +21,7 @@ use crate::process::handover::Message;
 const ANSWER: Duration = Duration::from_secs(10);
 /// Signals to stop within this time of the first one are the same wish: a terminal, a group and a
 /// supervisor may all deliver it.
-const SAME_WISH: Duration = Duration::from_millis(500);
+pub(crate) const SAME_WISH: Duration = Duration::from_millis(500);
 /// A binary that is being written (ETXTBSY) is tried this often, this far apart.
 const BUSY_RETRIES: u8 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
@@ -65,7 +65,7 @@ pub(crate) enum Why {
 pub(crate) enum Event {
     /// HUP, `Handle::handover`.
     Handover,
-    /// TERM, INT, QUIT: the second one is the hammer, the third the signal's default action.
+    /// TERM, INT, QUIT: the second one is the hammer; the third ends the process before it comes here.
     Stop,
     /// A hang-up, `Handle::drain`: as the first `Stop`, however often.
     Drain,
@@ -132,8 +132,6 @@ pub(crate) enum Action {
     Hammer,
     /// Leave the loop.
     Finish,
-    /// Take the signal's default action.
-    Reraise,
     Timer(Timer, Option<Duration>),
 }
 
@@ -424,7 +422,8 @@ impl State {
                 self.stop(out);
             }
             2 => self.hammer(out),
-            _ => out.push(Action::Reraise),
+            // The handler of the third ends the process.
+            _ => {}
         }
     }
 

@@ -315,7 +315,6 @@ impl World {
                 Action::Timer(timer, None) => {
                     self.processes[i].timers.remove(&timer);
                 }
-                Action::Reraise => self.die(i),
                 Action::AssumeIdentity | Action::PassIdentity | Action::HandConnections | Action::Hammer => {}
             }
         }

@@ -111,7 +111,6 @@ fn name(action: &Action) -> String {
         Action::Check => "check".into(),
         Action::Hammer => "cut".into(),
         Action::Finish => "end".into(),
-        Action::Reraise => "default action".into(),
         // Times are in the text beside the tables.
         Action::Timer(Timer::Stage, Some(super::BUSY_PAUSE)) => "try again soon".into(),
         Action::Timer(..) => String::new(),
@@ -277,7 +276,7 @@ fn a_hup_that_a_successor_remembers_outlives_its_predecessor() {
 }
 
 #[test]
-fn a_second_term_is_the_hammer_a_third_the_default_and_a_burst_is_one() {
+fn a_second_term_is_the_hammer_and_a_burst_is_one() {
     let mut state = State::at(Stage::Serving, terms());
     assert!(state.on(Event::Stop).contains(&Action::CloseLast));
     assert_eq!(state.on(Event::Stop), [], "within half a second");
