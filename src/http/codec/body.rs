@@ -100,7 +100,8 @@ impl Decoder {
 
     /// Deals with the start of `input`, up to the end of the next content in it.
     pub(crate) fn decode(&mut self, input: &[u8]) -> Result<Decoded, Refusal> {
-        for (at, &byte) in input.iter().enumerate() {
+        let mut at = 0usize;
+        while let Some((&byte, behind)) = input.get(at..).and_then(<[u8]>::split_first) {
             match self.state {
                 State::Length(left) | State::Data(left) => {
                     let rest = input.len().saturating_sub(at);
@@ -115,7 +116,20 @@ impl Decoder {
                     return Ok(Decoded { consumed: end, data: at..end });
                 }
                 State::Done => return Ok(Decoded { consumed: at, data: at..at }),
-                state => self.state = self.after(state, byte)?,
+                // What most chunks are is not gone through byte by byte.
+                State::DataCr if byte == b'\r' && behind.first() == Some(&b'\n') => {
+                    self.state = State::Size(0);
+                    at = at.saturating_add(2);
+                }
+                state => {
+                    let plain = if state == State::Size(0) { plain_size(byte, behind) } else { None };
+                    let (state, len) = match plain {
+                        Some((size, len)) => (State::Data(size), len),
+                        None => (self.after(state, byte)?, 1),
+                    };
+                    self.state = state;
+                    at = at.saturating_add(len);
+                }
             }
         }
         Ok(Decoded { consumed: input.len(), data: input.len()..input.len() })
@@ -256,6 +270,23 @@ impl Decoder {
         }
         Ok(State::Done)
     }
+}
+
+/// The size of a chunk that has some content and no extension, and how long the line is that says it.
+fn plain_size(first: u8, behind: &[u8]) -> Option<(u64, usize)> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(u64::from);
+    let mut size = digit(first)?;
+    for (at, &byte) in behind.iter().enumerate().take(usize::from(SIZE_DIGITS / 2)) {
+        match digit(byte) {
+            Some(digit) => size = (size << 4) | digit,
+            None if byte == b'\r' && size > 0 => {
+                let lf = at.saturating_add(1);
+                return (behind.get(lf) == Some(&b'\n')).then(|| (size, lf.saturating_add(2)));
+            }
+            None => return None,
+        }
+    }
+    None
 }
 
 fn parse_trailers(section: &[u8]) -> Result<HeaderMap, Refusal> {
