@@ -7,6 +7,7 @@ pub(crate) mod listener;
 pub(crate) mod scheduler;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 pub(crate) mod slots;
+pub(crate) mod sockets;
 pub(crate) mod stream;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;

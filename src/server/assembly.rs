@@ -120,7 +120,7 @@ impl<P> Service for Assembly<P> {
     }
 
     fn listeners(&self) -> Vec<Passed<Arc<OwnedFd>>> {
-        self.open_listeners().iter().map(Listener::passed).collect()
+        self.open_listeners().iter().flat_map(Listener::passed).collect()
     }
 
     fn files(&self) -> Vec<(String, Arc<OwnedFd>)> {

@@ -17,19 +17,20 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::base::error::{Error, Kind};
 use crate::base::limits::{Limits, Timeouts};
-use crate::base::log::{error, info, panic_text, warn};
+use crate::base::log::{error, panic_text, warn};
 use crate::base::wait_group::WaitGroup;
 pub(crate) use crate::net::acceptor::Lanes;
 use crate::net::acceptor::{Acceptor, Command, News, Parking, Setup};
 use crate::net::listener::{Listener, Wanted};
 use crate::net::scheduler::queue::Queue;
+use crate::net::sockets::{self, Opened};
 use crate::net::stream::{Connection, Portable};
 use crate::process::control::{Control, Facts, Predecessor};
 use crate::process::handover::child::Program;
 use crate::process::handover::inherit::{self, Inheritance};
 use crate::process::handover::pid_file::PidFile;
 use crate::process::handover::start;
-use crate::process::handover::{Hello, Message, Passed, VERSION};
+use crate::process::handover::{Hello, Message, VERSION};
 use crate::process::hooks::{Hooks, Runner, SignalHooks};
 use crate::process::signals::{self, Circumstances, Heard, Signals};
 use crate::process::state::{Event, State, Terms};
@@ -301,6 +302,8 @@ pub(crate) struct Ground<P> {
     pub(crate) handle: Handle,
     pub(crate) parking: Arc<Parking<P>>,
     pub(crate) wait_group: WaitGroup,
+    /// By what text a connection's listener was asked for.
+    pub(crate) listeners: Vec<String>,
 }
 
 /// Who works, and what they are given.
@@ -398,7 +401,8 @@ fn start<B: Business>(
     let pid_file = launch.pid_file.as_deref().map(usable_pid_file).transpose()?;
     let inherited = inheritance.map(|i| std::mem::take(&mut i.listeners)).unwrap_or_default();
     let mut bound = Bound(Vec::new());
-    let (listeners, adopted) = bind(plan.listen, inherited, &mut bound)?;
+    let Opened { listeners, adopted } =
+        sockets::open(plan.listen, inherited, &mut |listener| bound.0.push(listener.clone()))?;
     for hook in launch.before_ready {
         hook().map_err(|e| Error::new(Kind::Config, format!("before_ready failed: {e}")))?;
     }
@@ -426,9 +430,10 @@ fn start<B: Business>(
         handle,
         parking: Arc::new(parking),
         wait_group: WaitGroup::new(),
+        listeners: listeners.iter().map(|listener| listener.wanted.name.clone()).collect(),
     };
     let works = business.start(&ground)?;
-    let Ground { limits, timeouts, handle, parking, wait_group } = ground;
+    let Ground { limits, timeouts, handle, parking, wait_group, .. } = ground;
     handle.shared.generation.store(generation, Ordering::Relaxed);
     let assembly = Arc::new(Assembly {
         listeners: Mutex::new(listeners.clone()),
@@ -522,40 +527,6 @@ fn check_variables(variables: &[(OsString, Option<OsString>)]) -> Result<(), Err
         return Err(Error::new(Kind::Config, text));
     }
     Ok(())
-}
-
-/// Those that are inherited are adopted, the others bound; and the names of the adopted.
-fn bind(
-    wanted: Vec<Wanted>,
-    mut inherited: Vec<Passed<OwnedFd>>,
-    bound: &mut Bound,
-) -> Result<(Vec<Listener>, Vec<String>), Error> {
-    let (mut listeners, mut adopted) = (Vec::new(), Vec::new());
-    for wanted in wanted {
-        match inherited.iter().position(|passed| passed.name == wanted.name) {
-            Some(index) => {
-                let passed = inherited.remove(index);
-                adopted.push(passed.name.clone());
-                let listener = Listener::adopt(wanted, passed)?;
-                // First, for the next generation adopts the first of this name. The other one has what waits in its
-                // queue.
-                if let Some(anew) = listener.bound_anew() {
-                    bound.0.push(anew.clone());
-                    listeners.push(anew);
-                }
-                listeners.push(listener);
-            }
-            None => {
-                let listener = Listener::bind(wanted)?;
-                bound.0.push(listener.clone());
-                listeners.push(listener);
-            }
-        }
-        if let Some(listener) = listeners.last() {
-            info!("listening on {}", listener.address());
-        }
-    }
-    Ok((listeners, adopted))
 }
 
 /// Listeners of a start that may still fail: no socket's path is left behind then.

@@ -36,7 +36,10 @@ pub struct Listen {
 impl Listen {
     /// A listener at `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`. Port 0 takes a free one, which later
     /// generations keep. The text is the listener's name at a handover: a successor that asks for the same
-    /// text inherits the socket, whatever else it says of it.
+    /// text, or for the same address in another spelling, inherits the socket, whatever else it says of it.
+    ///
+    /// `[::]:PORT` takes IPv4 clients, too, unless there is a listener at `0.0.0.0:PORT`. Other addresses that overlap
+    /// are an error at the start.
     pub fn new(name: impl Into<String>) -> Listen {
         Listen { wanted: Wanted::new(name.into(), 0), handler: None, workers: None, backlog: None }
     }

@@ -84,8 +84,8 @@ impl Server {
     /// Adds a listener: `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`; or a [`Listen`], which may have its own handler,
     /// workers, backlog and more. Port 0 takes a free one, which later generations keep.
     ///
-    /// The text is the listener's name at a handover: a successor that asks for the same text
-    /// inherits the socket.
+    /// The text is the listener's name at a handover: a successor that asks for the same text, or
+    /// for the same address in another spelling, inherits the socket.
     #[must_use]
     pub fn listen(mut self, listen: impl Into<Listen>) -> Server {
         self.listen.push(listen.into());

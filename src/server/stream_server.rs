@@ -90,7 +90,7 @@ impl Lifecycle {
 
     /// Adds a listener: `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`. Port 0 takes a free one, which
     /// later generations keep. The text is the listener's name at a handover: a successor that asks
-    /// for the same text inherits the socket.
+    /// for the same text, or for the same address in another spelling, inherits the socket.
     #[must_use]
     pub fn listen(mut self, name: impl Into<String>) -> Lifecycle {
         self.listen.push(name.into());
@@ -165,7 +165,7 @@ impl Business for Lifecycle {
             parking: Arc::clone(&ground.parking),
             queue: Arc::clone(&queue),
             wait_group: ground.wait_group.clone(),
-            listeners: self.listen,
+            listeners: ground.listeners.clone(),
             phase: shared.phase.clone(),
             tally: Mutex::new(shared.tallies.tally()),
             hands: Mutex::default(),

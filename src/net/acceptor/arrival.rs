@@ -179,7 +179,7 @@ impl<P: Portable> Acceptor<P> {
         let came = records.len();
         // All that travels is plain text. Served by a listener that speaks TLS by now, it would pass by the
         // handshake and by the certificates that clients may have to show.
-        let fits = |l: &Listed, r: &Record| l.name == r.listener && l.nth == r.nth && !l.tls;
+        let fits = |l: &Listed, r: &Record| l.nth == r.nth && l.names.contains(&r.listener) && !l.tls;
         let places: Option<Vec<usize>> =
             records.iter().map(|r| self.listed.iter().position(|l| fits(l, r))).collect();
         let slots: Vec<_> = (0..came).map_while(|_| self.parking.slots.claim()).collect();

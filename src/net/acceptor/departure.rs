@@ -241,7 +241,13 @@ impl<P: Portable> Acceptor<P> {
             return self.parking.set_gate(Gate::Shut);
         }
         let count = |name: &String| adopted.iter().filter(|other| *other == name).count();
-        self.parking.set_adopted(self.listed.iter().map(|l| l.nth < count(&l.name)));
+        for listed in &mut self.listed {
+            // It may know it by another of its names only.
+            if let Some(known) = listed.names.iter().position(|name| adopted.contains(name)) {
+                listed.names.swap(0, known);
+            }
+        }
+        self.parking.set_adopted(self.listed.iter().map(|l| l.nth < l.names.first().map_or(0, count)));
         // Nobody reads these here any more: what is in them is the successor's to read.
         let upstreams = std::mem::take(&mut self.upstreams).into_values().collect::<Vec<_>>();
         for upstream in &upstreams {
@@ -290,7 +296,7 @@ impl<P: Portable> Acceptor<P> {
             for connection in &leavers {
                 let _ = self.parking.poller_of(connection.site).delete(&connection.stream);
             }
-            let name = |listener: usize| (&*listed[listener].name, listed[listener].nth);
+            let name = |listener: usize| (&*listed[listener].names[0], listed[listener].nth);
             while departure.send(&mut leavers, name) {
                 self.delivered.get_or_insert(0);
             }

@@ -147,8 +147,9 @@ fn has_reserve(polled: &Polled) -> bool {
 
 /// How a connection's listener is named in another process.
 struct Listed {
-    name: String,
-    /// Of those with this name.
+    /// The successor is told the first.
+    names: Vec<String>,
+    /// Of those with the first name.
     nth: usize,
     site: usize,
     unix: bool,
@@ -238,9 +239,9 @@ impl<P: Portable> Acceptor<P> {
         };
         let mut listed: Vec<Listed> = Vec::new();
         for listener in &setup.listeners {
-            let nth = listed.iter().filter(|other| other.name == listener.wanted.name).count();
-            let (name, unix, tls) = (listener.wanted.name.clone(), listener.is_unix(), listener.is_tls());
-            listed.push(Listed { name, nth, site: listener.wanted.site, unix, tls });
+            let nth = listed.iter().filter(|other| other.names.first() == listener.names.first()).count();
+            let (names, unix, tls) = (listener.names.clone(), listener.is_unix(), listener.is_tls());
+            listed.push(Listed { names, nth, site: listener.wanted.site, unix, tls });
         }
         let lane =
             |queue| Lane { queue, batch: Vec::new(), look: Look::default(), nudge: Nudge::new(), lent: None };
@@ -655,12 +656,12 @@ impl<P: Portable> Acceptor<P> {
                 }
                 Command::Pause { adopted } => {
                     for polled in &mut self.listeners {
-                        polled.adopted = adopted.contains(&polled.listener.wanted.name);
+                        polled.adopted = polled.listener.is_among(&adopted);
                     }
                     self.poll_listeners();
                 }
                 Command::CloseShared { shared } => {
-                    self.close_listeners(|listener| !shared.contains(&listener.wanted.name))
+                    self.close_listeners(|listener| !listener.is_among(&shared))
                 }
                 Command::CloseLast => self.close_listeners(|_| true),
                 Command::HandConnections { channel, adopted } => self.begin_departure(channel, &adopted),

@@ -62,12 +62,65 @@ impl Wanted {
             tls: None,
         }
     }
+
+    /// A client can't tell by which of the two it came.
+    pub(crate) fn has_settings_of(&self, other: &Wanted) -> bool {
+        #[cfg(feature = "tls")]
+        let same_tls = match (&self.tls, &other.tls) {
+            (Some(tls), Some(other)) => tls.is_same(other),
+            (tls, other) => tls.is_none() && other.is_none(),
+        };
+        #[cfg(not(feature = "tls"))]
+        let same_tls = true;
+        same_tls && (self.site, self.reserved) == (other.site, other.reserved)
+    }
+}
+
+/// Where a socket is bound, or is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The first of these that can be had.
+    Tcp(Vec<SocketAddr>),
+    Unix(PathBuf),
+}
+
+impl Place {
+    /// The same for each way to write the path.
+    pub(crate) fn unix(path: &Path) -> Place {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        let folder = absolute.parent().and_then(|folder| folder.canonicalize().ok());
+        Place::Unix(match folder.zip(absolute.file_name()) {
+            Some((folder, name)) => folder.join(name),
+            None => absolute,
+        })
+    }
+
+    /// Looks up `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`. IPv4 comes first: what `localhost` means to most clients.
+    ///
+    /// # Errors
+    /// What has no address.
+    pub(crate) fn resolve(name: &str) -> Result<Place, Error> {
+        match name.strip_prefix("unix:") {
+            // The kernel would invent a name.
+            Some("") => Err(cannot_listen(name, ErrorKind::InvalidInput.into(), None)),
+            Some(path) => Ok(Place::unix(Path::new(path))),
+            None => {
+                let found = name.to_socket_addrs().map_err(|e| cannot_listen(name, e, None))?;
+                let mut addresses: Vec<SocketAddr> = found.collect();
+                addresses.sort_by_key(SocketAddr::is_ipv6);
+                Ok(Place::Tcp(addresses))
+            }
+        }
+    }
 }
 
 /// A bound socket.
 #[derive(Clone, Debug)]
 pub(crate) struct Listener {
     pub(crate) wanted: Wanted,
+    /// What it is called at a handover: what was given to `listen`, and what it was inherited by. So a successor of an
+    /// earlier version, or with the configuration from before, finds it, too.
+    pub(crate) names: Vec<String>,
     pub(crate) fd: Arc<OwnedFd>,
     kind: ListenerKind,
     /// A barrier was put up on the socket: who is accepted may have inherited it.
@@ -85,24 +138,32 @@ enum ListenerKind {
 }
 
 impl Listener {
-    /// Binds `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`.
-    pub(crate) fn bind(wanted: Wanted) -> Result<Listener, Error> {
-        let name = &*wanted.name;
+    /// Binds a new socket at `place`, which is that of `wanted`; at an IPv6 address for IPv6 alone if `only_v6`.
+    /// `ours` is asked what to do where the address is in use.
+    ///
+    /// # Errors
+    /// What can't be bound.
+    pub(crate) fn bind(
+        wanted: Wanted,
+        place: &Place,
+        only_v6: bool,
+        ours: impl Fn() -> Option<String>,
+    ) -> Result<Listener, Error> {
         let failed = |e: io::Error| {
-            Error::io(Kind::Bind, format!("can't listen on {}{}", shown(name), advice(name, &e)), e)
+            let ours = if e.kind() == ErrorKind::AddrInUse { ours() } else { None };
+            cannot_listen(&wanted.name, e, ours)
         };
-        let (socket, file) = match name.strip_prefix("unix:") {
-            // The kernel would invent a name.
-            Some("") => return Err(failed(ErrorKind::InvalidInput.into())),
-            Some(path) => {
-                let (socket, file) = bind_unix(Path::new(path), wanted.backlog).map_err(failed)?;
-                (socket, Some(file))
-            }
-            None => {
-                let addresses = name.to_socket_addrs().map_err(failed)?.collect();
-                let socket = bind_first(addresses).map_err(failed)?;
+        let (socket, file) = match (place, wanted.name.strip_prefix("unix:")) {
+            (Place::Tcp(addresses), None) => {
+                let socket = bind_first(addresses, only_v6).map_err(failed)?;
                 socket.listen(wanted.backlog).map_err(failed)?;
                 (socket, None)
+            }
+            // By the path as it was given, which has 108 bytes at most.
+            (Place::Unix(_) | Place::Tcp(_), path) => {
+                let path = path.unwrap_or(&wanted.name);
+                let (socket, file) = bind_unix(Path::new(path), wanted.backlog).map_err(failed)?;
+                (socket, Some(file))
             }
         };
         Listener::adopt(wanted.clone(), Passed { name: wanted.name, fd: socket.into(), file })
@@ -131,7 +192,25 @@ impl Listener {
             }
             _ => return Err(odd(io::Error::other("not of the family its name says"))),
         };
-        Ok(Listener { wanted, fd: Arc::new(fd), kind, barred: false })
+        Ok(Listener { names: vec![wanted.name.clone()], wanted, fd: Arc::new(fd), kind, barred: false })
+    }
+
+    /// Whether one of `names` is its own.
+    pub(crate) fn is_among(&self, names: &[String]) -> bool {
+        self.names.iter().any(|name| names.contains(name))
+    }
+
+    /// Where it is bound.
+    pub(crate) fn place(&self) -> Place {
+        match &self.kind {
+            ListenerKind::Tcp(address) => Place::Tcp(vec![*address]),
+            ListenerKind::Unix { path, .. } => Place::unix(path),
+        }
+    }
+
+    /// Takes no IPv4, although its address is one of IPv6.
+    pub(crate) fn is_only_v6(&self) -> bool {
+        SockRef::from(&*self.fd).only_v6().unwrap_or(false)
     }
 
     /// For an adopted unix socket whose path leads to it no longer: another one at that path, if nobody else has
@@ -141,7 +220,7 @@ impl Listener {
         if FileId::at(path) == Some(*file) {
             return None;
         }
-        match Listener::bind(self.wanted.clone()) {
+        match Listener::bind(self.wanted.clone(), &self.place(), false, || None) {
             Ok(listener) => {
                 warn!("{} was removed while the server ran: bound anew", path.display());
                 Some(listener)
@@ -156,13 +235,14 @@ impl Listener {
         }
     }
 
-    /// As the next generation gets it.
-    pub(crate) fn passed(&self) -> Passed<Arc<OwnedFd>> {
+    /// As the next generation gets it: by each of its names.
+    pub(crate) fn passed(&self) -> Vec<Passed<Arc<OwnedFd>>> {
         let file = match &self.kind {
             ListenerKind::Tcp(_) => None,
             ListenerKind::Unix { file, .. } => Some(*file),
         };
-        Passed { name: self.wanted.name.clone(), fd: Arc::clone(&self.fd), file }
+        let by = |name: &String| Passed { name: name.clone(), fd: Arc::clone(&self.fd), file };
+        self.names.iter().map(by).collect()
     }
 
     /// Makes the socket as it should be, as accepting begins. It is shared: the generation before or after us,
@@ -265,6 +345,12 @@ impl Listener {
     }
 }
 
+/// `ours` is what to do where it is in use by this server or the generation before it.
+fn cannot_listen(name: &str, e: io::Error, ours: Option<String>) -> Error {
+    let advice = ours.unwrap_or_else(|| advice(name, &e).to_owned());
+    Error::io(Kind::Bind, format!("can't listen on {}{advice}", shown(name)), e)
+}
+
 /// A text that is empty can't be seen.
 fn shown(name: &str) -> &str {
     if name.is_empty() { "\"\"" } else { name }
@@ -288,22 +374,24 @@ fn advice(name: &str, e: &io::Error) -> &'static str {
     }
 }
 
-/// The first address that can be bound, IPv4 first: what `localhost` means to most clients.
-fn bind_first(mut addresses: Vec<SocketAddr>) -> io::Result<Socket> {
-    addresses.sort_by_key(SocketAddr::is_ipv6);
-    let mut last = io::Error::new(ErrorKind::InvalidInput, "the name has no address");
+/// The first address that can be bound, or why the first of all can't.
+fn bind_first(addresses: &[SocketAddr], only_v6: bool) -> io::Result<Socket> {
+    let mut first = None;
     for address in addresses {
-        match bind_tcp(address) {
+        match bind_tcp(*address, only_v6) {
             Ok(socket) => return Ok(socket),
-            Err(e) => last = e,
+            Err(e) => first = first.or(Some(e)),
         }
     }
-    Err(last)
+    Err(first.unwrap_or_else(|| io::Error::new(ErrorKind::InvalidInput, "the name has no address")))
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
+fn bind_tcp(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
+    if only_v6 && address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -410,11 +498,16 @@ mod tests {
     use super::*;
 
     fn bind(name: &str) -> Result<Listener, Error> {
-        Listener::bind(Wanted::new(name.to_owned(), 0))
+        bind_wanted(Wanted::new(name.to_owned(), 0))
+    }
+
+    fn bind_wanted(wanted: Wanted) -> Result<Listener, Error> {
+        let place = Place::resolve(&wanted.name)?;
+        Listener::bind(wanted, &place, false, || None)
     }
 
     fn adopt(wanted: Wanted, from: &Listener) -> Result<Listener, Error> {
-        let Passed { name, fd, file } = from.passed();
+        let Passed { name, fd, file } = from.passed().swap_remove(0);
         Listener::adopt(wanted, Passed { name, fd: fd.try_clone().unwrap(), file })
     }
 
@@ -580,7 +673,7 @@ mod tests {
         // By a predecessor that says which file its socket has, and by one that does not.
         for says in [true, false] {
             let inherit = |old: &Listener| {
-                let Passed { name, fd, file } = old.passed();
+                let Passed { name, fd, file } = old.passed().swap_remove(0);
                 let passed = Passed { name, fd: fd.try_clone().unwrap(), file: file.filter(|_| says) };
                 Listener::adopt(old.wanted.clone(), passed).unwrap()
             };
@@ -651,7 +744,7 @@ mod tests {
             let wanted = Wanted::new(format!("unix:{}", path.display()), 0);
             Wanted { backlog, ..wanted }
         };
-        let mut old = Listener::bind(wanted(3)).unwrap();
+        let mut old = bind_wanted(wanted(3)).unwrap();
         assert_eq!(backlog_of(&old, &path), 3);
         let mut new = adopt(wanted(7), &old).unwrap();
         assert_eq!(backlog_of(&new, &path), 3, "only prepared: the old one serves");
@@ -664,7 +757,7 @@ mod tests {
     #[test]
     fn connections_are_probed_as_asked() {
         let wanted = |keepalive| Wanted { keepalive, ..Wanted::new("127.0.0.1:0".to_owned(), 0) };
-        let plain = Listener::bind(wanted(None)).unwrap();
+        let plain = bind_wanted(wanted(None)).unwrap();
         let minute = Duration::from_secs(60);
         let idles = [
             (None, None),

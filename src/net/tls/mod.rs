@@ -89,6 +89,11 @@ impl Tls {
         Ok(())
     }
 
+    /// Clones of one.
+    pub(crate) fn is_same(&self, other: &Tls) -> bool {
+        Arc::ptr_eq(&self.current, &other.current)
+    }
+
     /// What a connection that begins now is given.
     fn current(&self) -> Option<Arc<Loaded>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::Socket;
 
-use super::super::{Listener, ROUND_TRIP, Wanted};
+use super::super::{Listener, Place, ROUND_TRIP, Wanted};
 use super::*;
 use crate::net::stream::Stream;
 use crate::process::handover::Passed;
@@ -207,7 +207,8 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
 }
 
 fn listen(at: &str) -> (Listener, u16) {
-    let listener = Listener::bind(Wanted::new(at.to_owned(), 0)).unwrap();
+    let place = Place::resolve(at).unwrap();
+    let listener = Listener::bind(Wanted::new(at.to_owned(), 0), &place, false, || None).unwrap();
     let port = listener.socket_addr().unwrap().port();
     (listener, port)
 }
@@ -303,7 +304,7 @@ fn who_takes_over_a_socket_with_a_barrier_serves_it() {
                 killed.refuse_new();
                 begun.completes(wire, b"early");
                 begun.hears_ack(wire, 0);
-                let Passed { name, fd, file } = killed.passed();
+                let Passed { name, fd, file } = killed.passed().swap_remove(0);
                 let left = Passed { name, fd: fd.try_clone().unwrap(), file };
                 let wanted = killed.wanted.clone();
                 drop((killed, fd));
