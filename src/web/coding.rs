@@ -9,6 +9,15 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::web::fields::ascii;
 use crate::web::fields::elements;
 
+/// What a 304 leaves out of its 200, in the response's extensions: by it a wrapper knows what the 200 would be.
+#[cfg(any(feature = "gzip", feature = "files"))]
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "gzip"), expect(dead_code, reason = "for the wrapper"))]
+pub(crate) struct Whole {
+    pub(crate) kind: HeaderValue,
+    pub(crate) len: u64,
+}
+
 /// Adds `name` to what a cache must look at.
 pub(crate) fn vary(headers: &mut HeaderMap, name: HeaderName) {
     let named = |value: &HeaderValue| {

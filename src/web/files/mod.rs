@@ -18,7 +18,7 @@ use http::{HeaderValue, Method, StatusCode};
 
 use crate::base::log::error;
 use crate::base::percent::decoded_text;
-use crate::web::coding::{accepts_gzip, vary};
+use crate::web::coding::{Whole, accepts_gzip, vary};
 use crate::web::conditional::Validators;
 use crate::web::fields::ascii;
 use crate::web::handler::Handler;
@@ -346,7 +346,10 @@ fn respond(request: &Request, mut file: File, told: &Told<'_>) -> io::Result<Res
     let len = facts.len();
     let form = if told.form == Form::Gzip { "-gz" } else { "" };
     let validators = Version::of(&facts).validators(SystemTime::now(), form);
-    if let Some(answer) = validators.check(request) {
+    if let Some(mut answer) = validators.check(request) {
+        if told.form != Form::Gzip {
+            answer.extensions_mut().insert(Whole { kind: kind(told.name), len });
+        }
         return Ok(told.for_caches(answer));
     }
     let ranged = *request.method() == Method::GET && validators.allow_range(request);

@@ -1,5 +1,7 @@
 //! Responses in fewer bytes, for who accepts them (RFC 9110 §8.4.1.3 and §12.5.3).
 
+mod tags;
+
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -9,15 +11,18 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{
     ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_TYPE, ETAG,
+    CONTENT_TYPE,
 };
+use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::web::body::{Body, Kind};
-use crate::web::coding::{accepts_gzip, vary};
+use crate::web::coding::{Whole, accepts_gzip, vary};
 use crate::web::fields::{ascii, elements, essence};
 use crate::web::handler::{Next, Wrapper};
+use crate::web::response::plain;
 use crate::{Request, Response};
+use tags::{Conditions, Form};
 
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 /// What is in memory up to this is compressed there, before it is sent; beyond, piece by piece.
@@ -32,7 +37,15 @@ const MOST_BYTES: usize = 8 * PIECE_BYTES;
 /// What is text by its `Content-Type` (`text/*`, JSON, XML, JavaScript, WebAssembly, SVG, fonts that
 /// are not compressed) and not known to be short; nothing that is encoded already, a part
 /// (206), without a body (204, 304), marked `no-transform`, or an event stream, unless that is asked
-/// for. `Vary`, `Content-Length` and `Accept-Ranges` are put right, and `ETag` becomes a weak one.
+/// for. `Vary`, `Content-Length` and `Accept-Ranges` are put right.
+///
+/// What is compressed has a strong entity tag of its own, the handler's with a suffix: `"v7"` becomes
+/// `"v7-gzip"`. When it comes back in `If-None-Match` or `If-Match`, the handler sees its own tag, so that
+/// [`Validators`](crate::Validators) work as without this wrapper, and a change that is made under the tag of
+/// what was compressed is no lost update. A handler's own tag that ends in `-gzip` or `-identity` is sent as
+/// `"...-identity"` with what is not compressed, so that no two tags are mixed up; weak tags stay as they are.
+/// A 304 has the tag that its client has, and `Vary` where the 200 has it, or may have it. A part (206) is one
+/// of what is not compressed, and has its tag; `If-Range` with the tag of what is compressed gets the whole.
 ///
 /// A body in memory is compressed before it is sent, a source while it is pulled, a detached stream
 /// while it is written. What a source gives is sent before it is asked for more, and each write of a
@@ -103,17 +116,33 @@ impl Gzip {
 
     /// Whether what is sent under this head gains by it.
     fn suits(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        let without_body =
-            matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::PARTIAL_CONTENT);
-        let as_it_is = |value: &HeaderValue| {
-            elements(value.as_bytes()).any(|directive| directive.eq_ignore_ascii_case(b"no-transform"))
-        };
-        !without_body
+        !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::PARTIAL_CONTENT)
             && !status.is_informational()
-            && !headers.contains_key(CONTENT_ENCODING)
             && !headers.contains_key(CONTENT_RANGE)
-            && !headers.get_all(CACHE_CONTROL).iter().any(as_it_is)
+            && may_be_coded(headers)
             && headers.get(CONTENT_TYPE).is_some_and(|value| self.is_text(value))
+    }
+
+    /// Whether what a 304 or 206 leaves out is compressed for who accepts it. None: that can't be told.
+    fn suits_whole(&self, parts: &Parts) -> Option<bool> {
+        let Parts { headers, extensions, .. } = parts;
+        let text = |name| headers.get(name).and_then(|value| ascii(value.as_bytes()));
+        let of_fields = || {
+            let kind = headers
+                .get(CONTENT_TYPE)
+                .filter(|kind| essence(kind.as_bytes()) != "multipart/byteranges")?;
+            let len = match text(CONTENT_RANGE) {
+                Some(range) => range.rsplit_once('/').and_then(|(_, len)| len.parse().ok()),
+                None => text(CONTENT_LENGTH).and_then(|len| len.parse().ok()),
+            };
+            // One that is not said is taken for a long one, as that of a 200 is.
+            Some(Whole { kind: kind.clone(), len: len.unwrap_or(u64::MAX) })
+        };
+        if !may_be_coded(headers) {
+            return Some(false);
+        }
+        let whole = extensions.get::<Whole>().cloned().or_else(of_fields)?;
+        Some(self.is_text(&whole.kind) && whole.len >= self.min_bytes)
     }
 
     fn is_text(&self, content_type: &HeaderValue) -> bool {
@@ -185,6 +214,44 @@ impl Gzip {
             }
         }
     }
+
+    /// What suits, compressed where that is accepted and gains by it.
+    fn answer(&self, parts: &mut Parts, body: Body, accepted: bool, head_only: bool) -> (Form, Body) {
+        let headers = &mut parts.headers;
+        let announced = || ascii(headers.get(CONTENT_LENGTH)?.as_bytes())?.parse().ok();
+        let len = if head_only { body.len().filter(|len| *len > 0).or_else(announced) } else { body.len() };
+        if len.is_some_and(|len| len < self.min_bytes) {
+            return (Form::Plain, body);
+        }
+        vary(headers, ACCEPT_ENCODING);
+        if !accepted {
+            return (Form::Plain, body);
+        }
+        let mut kind = body.into_kind();
+        // What is in memory may gain nothing, which HEAD tells as GET does.
+        if !head_only || matches!(&kind, Kind::Bytes(bytes) if bytes.len() <= AT_ONCE_BYTES) {
+            kind = match self.compress(kind) {
+                Ok(kind) => kind,
+                Err(kind) => return (Form::Plain, Body::of(kind)),
+            };
+        }
+        if head_only {
+            // Nobody sees it, and so its length is left open.
+            kind = Kind::Source { source: Box::new(io::empty()), left: None };
+        }
+        headers.insert(CONTENT_ENCODING, GZIP);
+        headers.remove(CONTENT_LENGTH);
+        headers.remove(ACCEPT_RANGES);
+        (Form::Compressed, Body::of(kind))
+    }
+}
+
+/// Whether nothing is coded already, nor to be left as it is.
+fn may_be_coded(headers: &HeaderMap) -> bool {
+    let as_it_is = |value: &HeaderValue| {
+        elements(value.as_bytes()).any(|directive| directive.eq_ignore_ascii_case(b"no-transform"))
+    };
+    !headers.contains_key(CONTENT_ENCODING) && !headers.get_all(CACHE_CONTROL).iter().any(as_it_is)
 }
 
 impl Default for Gzip {
@@ -194,43 +261,37 @@ impl Default for Gzip {
 }
 
 impl Wrapper for Gzip {
-    fn call(&self, request: Request, next: Next<'_>) -> Response {
+    fn call(&self, mut request: Request, next: Next<'_>) -> Response {
         let accepted = accepts_gzip(request.headers());
         let head_only = request.method() == Method::HEAD;
+        let conditions = Conditions::of(&mut request, accepted);
         let response = next.call(request);
-        if !self.suits(response.status(), response.headers()) {
-            return response;
+        if response.status() == StatusCode::PARTIAL_CONTENT && conditions.exclude_part(response.headers()) {
+            return plain(StatusCode::PRECONDITION_FAILED);
         }
         let (mut parts, body) = response.into_parts();
-        let announced = || ascii(parts.headers.get(CONTENT_LENGTH)?.as_bytes())?.parse().ok();
-        let len = if head_only { body.len().filter(|len| *len > 0).or_else(announced) } else { body.len() };
-        if len.is_some_and(|len| len < self.min_bytes) {
-            return Response::from_parts(parts, body);
-        }
-        vary(&mut parts.headers, ACCEPT_ENCODING);
-        if !accepted {
-            return Response::from_parts(parts, body);
-        }
-        let kind = match body.into_kind() {
-            // Nobody sees it, and so its length is left open.
-            kind if head_only => {
-                drop(kind);
-                Kind::Source { source: Box::new(io::empty()), left: None }
+        let (form, body) = match parts.status {
+            StatusCode::NOT_MODIFIED | StatusCode::PARTIAL_CONTENT => {
+                let whole = self.suits_whole(&parts);
+                if whole.unwrap_or(true) {
+                    vary(&mut parts.headers, ACCEPT_ENCODING);
+                }
+                // Without a tag of the client's there is only what the 200 would be.
+                let would_be =
+                    || if accepted && whole == Some(true) { Form::Compressed } else { Form::Plain };
+                let form = match parts.status {
+                    StatusCode::NOT_MODIFIED => conditions.confirmed(&parts.headers).unwrap_or_else(would_be),
+                    _ => Form::Plain,
+                };
+                (form, body)
             }
-            kind => match self.compress(kind) {
-                Ok(kind) => kind,
-                Err(kind) => return Response::from_parts(parts, Body::of(kind)),
-            },
+            status if self.suits(status, &parts.headers) => {
+                self.answer(&mut parts, body, accepted, head_only)
+            }
+            _ => (Form::Plain, body),
         };
-        parts.headers.insert(CONTENT_ENCODING, GZIP);
-        parts.headers.remove(CONTENT_LENGTH);
-        parts.headers.remove(ACCEPT_RANGES);
-        let strong = parts.headers.get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"));
-        let weak = strong.map(|tag| HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat()));
-        if let Some(Ok(weak)) = weak {
-            parts.headers.insert(ETAG, weak);
-        }
-        Response::from_parts(parts, Body::of(kind))
+        tags::put(&mut parts.headers, form);
+        Response::from_parts(parts, body)
     }
 }
 
@@ -339,11 +400,15 @@ mod tests {
             (200, "application/zip", ("a", "b"), 2000, false, false),
             (200, "text/event-stream", ("a", "b"), 2000, false, false),
             (200, "text", ("a", "b"), 2000, false, false),
-            (206, "text/plain", ("content-range", "bytes 0-1999/9999"), 2000, false, false),
+            (206, "text/plain", ("content-range", "bytes 0-1999/9999"), 2000, false, true),
+            (206, "image/png", ("content-range", "bytes 0-1999/9999"), 2000, false, false),
+            (206, "multipart/byteranges; boundary=x", ("a", "b"), 2000, false, true),
             (200, "text/plain", ("content-encoding", "br"), 2000, false, false),
             (200, "text/plain", ("cache-control", "public, No-Transform"), 2000, false, false),
             (204, "text/plain", ("a", "b"), 0, false, false),
-            (304, "text/plain", ("a", "b"), 0, false, false),
+            (304, "text/plain", ("a", "b"), 0, false, true),
+            (304, "image/png", ("a", "b"), 0, false, false),
+            (304, "text/plain", ("cache-control", "no-transform"), 0, false, false),
         ];
         for (status, kind, (name, value), len, compressed, varies) in cases {
             let answer = move |_: Request| {
@@ -397,9 +462,9 @@ mod tests {
         };
         let handler = answer.wrap(Gzip::new());
         for line in ["GET", "HEAD"] {
-            for (tag, weak) in [("'a'", "W/\"a\""), ("W/'a'", "W/\"a\"")] {
+            for (tag, sent) in [("'a'", "\"a-gzip\""), ("W/'a'", "W/\"a\"")] {
                 let response = ask(&handler, &format!("{line} /{tag}"), &[ACCEPTS]);
-                assert_eq!(field(&response, "etag"), weak);
+                assert_eq!(field(&response, "etag"), sent);
                 assert_eq!(field(&response, "accept-ranges"), "");
                 assert_eq!(field(&response, "content-encoding"), "gzip");
             }
@@ -431,6 +496,7 @@ mod tests {
         let mut response = ask(&handler, "GET /", &[ACCEPTS]);
         assert_eq!(field(&response, "content-encoding"), "");
         assert_eq!(response.body_mut().read_bytes().unwrap(), sent);
+        assert_eq!(field(&ask(&handler, "HEAD /", &[ACCEPTS]), "content-encoding"), "");
     }
 
     /// Gives its pieces one by one, and tells how many it was asked for.
