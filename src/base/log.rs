@@ -1,8 +1,65 @@
 //! Lines of the log. A logger is the program's own, and one that prints panics when its pipe is closed
 //! or its disk is full: then a line is lost, and nothing else.
+//!
+//! Whatever a line holds, it stays one line, and does nothing to the terminal or the program that shows it: paths, names,
+//! errors and panics of handlers may hold what a client has sent. So each line is escaped here, as a whole.
 
 use std::any::Any;
+use std::fmt::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// A line as it is shown: what can't be printed is escaped as in Rust's literals (`\n`, `\u{1b}`), a backslash is
+/// doubled.
+pub(crate) struct Line<'a>(pub(crate) fmt::Arguments<'a>);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Escaping(f).write_fmt(self.0)
+    }
+}
+
+/// Text as the value of a field of a line: escaped, and quoted where what is around it could be confused with it.
+pub(crate) struct Value<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_bare = |c: char| is_shown(c) && !matches!(c, ' ' | '"' | '=');
+        if !self.0.is_empty() && self.0 != "-" && self.0.chars().all(is_bare) {
+            return f.write_str(self.0);
+        }
+        f.write_char('"')?;
+        for (n, part) in self.0.split('"').enumerate() {
+            if n > 0 {
+                f.write_str("\\\"")?;
+            }
+            Escaping(f).write_str(part)?;
+        }
+        f.write_char('"')
+    }
+}
+
+/// Whether a character is itself in the log. None of those that control a terminal (C0, DEL, C1), end a line
+/// (U+2028, U+2029) or turn what follows around (U+202E and its like) is.
+fn is_shown(c: char) -> bool {
+    match c {
+        ' '..='~' => c != '\\',
+        _ => c.escape_debug().len() == 1,
+    }
+}
+
+struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text;
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| !is_shown(*c)) {
+            let (shown, from) = rest.split_at(at);
+            write!(self.0, "{shown}{}", c.escape_debug())?;
+            rest = from.get(c.len_utf8()..).unwrap_or_default();
+        }
+        self.0.write_str(rest)
+    }
+}
 
 pub(crate) fn guarded(write: impl FnOnce()) {
     let mut outcome = catch_unwind(AssertUnwindSafe(write));
@@ -37,11 +94,22 @@ pub(crate) fn target(module: &str) -> &'static str {
 macro_rules! at {
     ($level:ident, $write:ident, target: $target:expr, $($line:tt)+) => {
         if ::log::Level::$level <= ::log::max_level() {
-            $crate::base::log::guarded(|| ::log::$write!(target: $target, $($line)+));
+            $crate::base::log::guarded(|| {
+                ::log::$write!(target: $target, "{}", $crate::base::log::Line(format_args!($($line)+)));
+            });
         }
     };
     ($level:ident, $write:ident, $($line:tt)+) => {
         $crate::base::log::at!($level, $write, target: $crate::base::log::target(module_path!()), $($line)+)
+    };
+}
+
+/// For a line whose values are escaped already, each by `Value`.
+macro_rules! info_as_is {
+    (target: $target:expr, $($line:tt)+) => {
+        if ::log::Level::Info <= ::log::max_level() {
+            $crate::base::log::guarded(|| ::log::info!(target: $target, $($line)+));
+        }
     };
 }
 
@@ -61,11 +129,59 @@ macro_rules! debug_line {
     ($($line:tt)+) => { $crate::base::log::at!(Debug, debug, $($line)+) };
 }
 
-pub(crate) use {at, debug_line as debug, error_line as error, info_line as info, warn_line as warn};
+pub(crate) use {
+    at, debug_line as debug, error_line as error, info_as_is, info_line as info, warn_line as warn,
+};
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_one_line_whatever_it_holds() {
+        let cases = [
+            ("/a b?c='\"ü€😀", "/a b?c='\"ü€😀"),
+            ("a\nb\r\n\tc\0", "a\\nb\\r\\n\\tc\\0"),
+            ("\u{1b}[31m\u{7}\u{8}\u{7f}", "\\u{1b}[31m\\u{7}\\u{8}\\u{7f}"),
+            ("\u{80}\u{85}\u{9b}31m\u{9f}", "\\u{80}\\u{85}\\u{9b}31m\\u{9f}"),
+            ("\u{2028}\u{2029}", "\\u{2028}\\u{2029}"),
+            ("\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}", "\\u{202a}\\u{202b}\\u{202c}\\u{202d}\\u{202e}"),
+            ("\u{2066}\u{2067}\u{2068}\u{2069}", "\\u{2066}\\u{2067}\\u{2068}\\u{2069}"),
+            ("\u{200e}\u{200f}\u{61c}", "\\u{200e}\\u{200f}\\u{61c}"),
+            ("\u{200b}\u{feff}\u{ad}\u{a0}", "\\u{200b}\\u{feff}\\u{ad}\\u{a0}"),
+            ("\u{e0041}\u{fff9}", "\\u{e0041}\\u{fff9}"),
+            // So that nobody can write what an escape looks like.
+            ("C:\\new\\u{1b}", "C:\\\\new\\\\u{1b}"),
+            ("", ""),
+        ];
+        for (text, shown) in cases {
+            assert_eq!(Line(format_args!("{text}")).to_string(), shown);
+            assert_eq!(Line(format_args!("<{text}>")).to_string(), format!("<{shown}>"));
+        }
+        // Each of them, wherever Unicode has put it.
+        for c in (0..=0x10_ffff).filter_map(char::from_u32) {
+            let shown = Line(format_args!("{c}")).to_string();
+            let is_control = c.is_control() || (c.is_whitespace() && c != ' ') || c == '\\';
+            assert!(!is_control || (shown.is_ascii() && shown.starts_with('\\')), "{c:?}: {shown}");
+        }
+    }
+
+    #[test]
+    fn a_value_can_be_taken_out_of_its_line_again() {
+        let cases = [
+            ("curl/8.5", "curl/8.5"),
+            ("", "\"\""),
+            ("-", "\"-\""),
+            ("a b", "\"a b\""),
+            ("a=b", "\"a=b\""),
+            ("\" x=\"\\", "\"\\\" x=\\\"\\\\\""),
+            ("/\u{202e}\n", "\"/\\u{202e}\\n\""),
+            ("/ü", "/ü"),
+        ];
+        for (text, shown) in cases {
+            assert_eq!(Value(text).to_string(), shown);
+        }
+    }
 
     #[test]
     fn each_module_has_a_target() {

@@ -150,8 +150,8 @@ impl Problem {
             Ok(value) if !STANDARD.contains(&name) => {
                 self.members.insert(name.to_owned(), value);
             }
-            Ok(_) => error!("a problem's member {name:?} is not one's own to set"),
-            Err(e) => error!("a problem's member {name:?} is no JSON: {e}"),
+            Ok(_) => error!("a problem's member {name} is not one's own to set"),
+            Err(e) => error!("a problem's member {name} is no JSON: {e}"),
         }
         self
     }

@@ -22,7 +22,7 @@ use crate::{Request, Response};
 ///
 /// /// Tells the log which requests take long.
 /// fn watched(request: Request, next: Next) -> Response {
-///     let what = format!("{} {}", request.method(), request.path());
+///     let what = format!("{} {:?}", request.method(), request.path());
 ///     let begun = Instant::now();
 ///     let response = next.call(request);
 ///     if begun.elapsed() > Duration::from_secs(1) {

@@ -281,7 +281,7 @@ impl WebSocketUpgrade {
             if !handshake::is_same(origin, &asked.host)
                 && !also.iter().any(|site| site.eq_ignore_ascii_case(origin))
             {
-                debug!("a WebSocket for a page of {origin:?}, on {:?}: 403", asked.host);
+                debug!("a WebSocket for a page of {origin}, on {}: 403", asked.host);
                 return handshake::refuse((StatusCode::FORBIDDEN, "pages of that site may not open this"));
             }
         }

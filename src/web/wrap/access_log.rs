@@ -9,7 +9,7 @@ use http::header::USER_AGENT;
 use http::{Method, StatusCode};
 
 use super::RequestId;
-use crate::base::log::info;
+use crate::base::log::{Value, info_as_is};
 use crate::web::handler::{Next, Wrapper};
 use crate::web::request::RequestExt;
 use crate::web::response::ResponseExt;
@@ -138,7 +138,8 @@ impl Wrapper for AccessLog {
             access.duration = begun.elapsed();
             match sink {
                 Some(sink) => sink(&access),
-                None => info!(target: TARGET, "{access}"),
+                // Its values are escaped already.
+                None => info_as_is!(target: TARGET, "{access}"),
             }
         })
     }
@@ -156,26 +157,24 @@ impl fmt::Display for Access {
             Some(peer) => write!(f, "peer={peer}")?,
             None => write!(f, "peer=-")?,
         }
-        write!(f, " method={} target={}", self.method, Value(Some(&self.target)))?;
-        write!(f, " pattern={}", Value(self.pattern.as_deref()))?;
+        write!(f, " method={} target={}", self.method, Value(&self.target))?;
+        write!(f, " pattern={}", Known(self.pattern.as_deref()))?;
         write!(f, " status={} bytes={}", self.status.as_u16(), self.bytes)?;
         write!(f, " ms={:.3}", self.duration.as_secs_f64() * 1000.0)?;
         write!(f, " end={}", if self.complete { "complete" } else { "cut" })?;
         let (id, agent) = (self.request_id.as_deref(), self.user_agent.as_deref());
-        write!(f, " id={} agent={}", Value(id), Value(agent))
+        write!(f, " id={} agent={}", Known(id), Known(agent))
     }
 }
 
-/// So that a line can be taken apart again, whatever a client says.
-struct Value<'a>(Option<&'a str>);
+/// What is not known is a dash.
+struct Known<'a>(Option<&'a str>);
 
-impl fmt::Display for Value<'_> {
+impl fmt::Display for Known<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '\\' | '=');
         match self.0 {
+            Some(text) => Value(text).fmt(f),
             None => f.write_str("-"),
-            Some(text) if text != "-" && !text.is_empty() && text.chars().all(plain) => f.write_str(text),
-            Some(text) => write!(f, "{text:?}"),
         }
     }
 }
