@@ -65,7 +65,7 @@ impl Rehearsal {
         let phase = PhaseWatch::new();
         let tallies = Tallies::default();
         let (memory, disk) = (Budget::new(limits.buffered_bytes), Budget::new(limits.temporary_bytes));
-        let stores = Stores::new(memory, disk, None);
+        let stores = Stores::new(memory, disk, Budget::new(u64::MAX), None);
         let wait_group = WaitGroup::new();
         let desk = Desk::new(0, tallies.tally(), Arc::new(Sign::default()), wait_group.clone());
         let stream = Stream::new(ours.into(), true);
@@ -83,7 +83,7 @@ impl Rehearsal {
             stores,
             phase,
             wait_group,
-            detached: Arc::new(Detached::new(0, tallies.tally())),
+            detached: Arc::new(Detached::new(0, Budget::new(0), tallies.tally())),
         };
         let (said, ended) = (Vec::new(), false);
         Rehearsal { common, queue, seat: Seat::new(0), desk, tallies, slot, client, said, ended }

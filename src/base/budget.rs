@@ -1,5 +1,5 @@
 //! A sum that all connections share and that is not exceeded: bytes in memory, bytes in temporary
-//! files.
+//! files, descriptors beyond those of the connections themselves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +29,12 @@ impl Budget {
     /// Of nothing, for now.
     pub(crate) fn share(&self) -> Share {
         Share { budget: self.clone(), held: 0 }
+    }
+
+    /// A share of one; None: that is beyond the budget.
+    pub(crate) fn one(&self) -> Option<Share> {
+        let mut share = self.share();
+        share.hold(1).then_some(share)
     }
 
     pub(crate) fn held(&self) -> u64 {

@@ -55,6 +55,11 @@ impl Error {
     }
 }
 
+/// Whether this process or this host has as many files open as it may: that passes.
+pub(crate) fn lacks_descriptor(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.context)?;

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 
+use crate::base::budget::Budget;
 use crate::base::phase::PhaseWatch;
 #[cfg(feature = "tls")]
 use crate::net::tls::TlsInfo;
@@ -21,6 +22,8 @@ pub(crate) struct Origin {
     pub(crate) socket: Option<Socket>,
     pub(crate) phase: PhaseWatch,
     pub(crate) generation: u32,
+    /// Those that requests may have beyond their connections', all together. None where there is no server.
+    pub(crate) descriptors: Option<Budget>,
     /// None without TLS.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsInfo>,
@@ -33,6 +36,7 @@ impl Origin {
             socket: None,
             phase,
             generation,
+            descriptors: None,
             #[cfg(feature = "tls")]
             tls: None,
         }

@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::base::budget::Budget;
 use crate::base::error::{Error, Kind};
 use crate::base::limits::{Limits, Timeouts};
 use crate::base::log::{error, panic_text, warn};
@@ -38,10 +39,14 @@ use crate::process::terminal::{LEADER_FILE, TTY_FILE, Terminal};
 use crate::server::assembly::{Assembly, Staff};
 use crate::server::handle::Handle;
 
-/// Descriptors that are not for connections: listeners, channels, files of handlers.
-const RESERVED_FDS: u64 = 64;
+/// Descriptors of our own: standard streams, listeners, pollers, signals, the operators' connections; and what a
+/// handover takes, which must be able to start whatever clients do: channels, the child, the state.
+const OWN_FDS: u64 = 32;
+/// Beyond those of connections, at the least: files that are sent, temporary files, wakers of detached connections.
+const EXTRA_FDS: u64 = 32;
 /// The server's, and the operators'.
 const USUAL_POOLS: usize = 2;
+const USUAL_LISTENERS: usize = 4;
 
 /// Takes over what a predecessor left, before anything else can inherit it in turn, and notes how this process was started.
 /// Optional, as the first line of `main`; `serve` does it otherwise. A program that starts others before it serves, or
@@ -304,6 +309,8 @@ pub(crate) struct Ground<P> {
     pub(crate) wait_group: WaitGroup,
     /// By what text a connection's listener was asked for.
     pub(crate) listeners: Vec<String>,
+    /// Beyond those of connections.
+    pub(crate) descriptors: Budget,
 }
 
 /// Who works, and what they are given.
@@ -395,8 +402,10 @@ fn start<B: Business>(
     if launch.raise_nofile {
         raise_nofile();
     }
-    launch.limits.connections =
-        launch.limits.connections.min(connections_by_nofile(plan.lanes.workers.len()));
+    let (connections, extra) =
+        shared_out(nofile(), launch.limits.connections, plan.lanes.workers.len(), plan.listen.len());
+    launch.limits.connections = connections;
+    let descriptors = Budget::new(extra);
     launch.timeouts = launch.timeouts.within_reach();
     let pid_file = launch.pid_file.as_deref().map(usable_pid_file).transpose()?;
     let inherited = inheritance.map(|i| std::mem::take(&mut i.listeners)).unwrap_or_default();
@@ -431,9 +440,10 @@ fn start<B: Business>(
         parking: Arc::new(parking),
         wait_group: WaitGroup::new(),
         listeners: listeners.iter().map(|listener| listener.wanted.name.clone()).collect(),
+        descriptors,
     };
     let works = business.start(&ground)?;
-    let Ground { limits, timeouts, handle, parking, wait_group, .. } = ground;
+    let Ground { limits, timeouts, handle, parking, wait_group, descriptors, .. } = ground;
     handle.shared.generation.store(generation, Ordering::Relaxed);
     let assembly = Arc::new(Assembly {
         listeners: Mutex::new(listeners.clone()),
@@ -456,6 +466,7 @@ fn start<B: Business>(
         limits,
         phase: handle.shared.phase.clone(),
         generation,
+        descriptors,
         tallies: handle.shared.tallies.clone(),
         busy: works.busy,
         news: Arc::new(move |news| {
@@ -659,11 +670,21 @@ fn raise_nofile() {
     }
 }
 
-/// Each pool has a descriptor to wait by; those of the usual ones are among the reserved.
-fn connections_by_nofile(pools: usize) -> usize {
-    let own = pools.saturating_sub(USUAL_POOLS) as u64;
-    let soft = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(soft.saturating_sub(RESERVED_FDS.saturating_add(own)).max(8)).unwrap_or(usize::MAX)
+fn nofile() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// How many connections there may be under a NOFILE limit, and how many descriptors beyond theirs. Connections don't
+/// get all: where each client asked for a file, there would be none to open it by, to accept by, or to hand over.
+/// Each pool has a descriptor to wait by, each listener its own; the usual ones are among ours.
+fn shared_out(nofile: u64, connections: usize, pools: usize, listeners: usize) -> (usize, u64) {
+    let beyond_usual =
+        pools.saturating_sub(USUAL_POOLS).saturating_add(listeners.saturating_sub(USUAL_LISTENERS));
+    let room = nofile.saturating_sub(OWN_FDS.saturating_add(beyond_usual as u64));
+    let extra = EXTRA_FDS.max((nofile / 16).saturating_add(EXTRA_FDS / 2));
+    let most = usize::try_from(room.saturating_sub(extra).max(8)).unwrap_or(usize::MAX);
+    let connections = connections.min(most);
+    (connections, room.saturating_sub(connections as u64).max(8))
 }
 
 #[cfg(test)]
@@ -736,6 +757,27 @@ mod tests {
         fn start(self, _: &Ground<Fatal>) -> Result<Works<Fatal>, Error> {
             let queues = vec![Arc::new(Queue::new(0, 1))];
             Ok(Works { queues, busy: Box::new(Vec::new), staff: Box::new(Nobody) })
+        }
+    }
+
+    #[test]
+    fn descriptors_are_shared_out() {
+        let most = usize::MAX;
+        let cases = [
+            (256, most, 2, 3, (192, 32)),
+            (256, 100, 2, 3, (100, 124)),
+            (256, most, 4, 6, (188, 32)),
+            (1024, most, 2, 1, (912, 80)),
+            (1024, 16_384, 2, 1, (912, 80)),
+            (4096, 16_384, 2, 1, (3_792, 272)),
+            (1 << 20, 16_384, 2, 1, (16_384, 1_032_160)),
+            (64, most, 1, 1, (8, 24)),
+            (40, most, 1, 1, (8, 8)),
+            (0, most, 1, 1, (8, 8)),
+            (u64::MAX, 16_384, 1, 1, (16_384, u64::MAX - 32 - 16_384)),
+        ];
+        for (nofile, connections, pools, listeners, want) in cases {
+            assert_eq!(shared_out(nofile, connections, pools, listeners), want, "{nofile} {connections}");
         }
     }
 

@@ -251,7 +251,8 @@ impl Business for Server {
             lanes.push(places("heirloom-admin", String::new(), 1, None));
         }
         let (limits, tallies) = (&ground.limits, &ground.handle.shared.tallies);
-        let detached = Arc::new(Detached::new(limits.detached_threads, tallies.tally()));
+        let detached =
+            Arc::new(Detached::new(limits.detached_threads, ground.descriptors.clone(), tallies.tally()));
         let memory = Budget::new(limits.buffered_bytes);
         let disk = Budget::new(limits.temporary_bytes);
         let common = Arc::new(Common {
@@ -259,7 +260,12 @@ impl Business for Server {
             parking: Arc::clone(&ground.parking),
             limits: limits.clone(),
             timeouts: ground.timeouts.clone(),
-            stores: Stores::new(memory.clone(), disk.clone(), self.temporary_folder),
+            stores: Stores::new(
+                memory.clone(),
+                disk.clone(),
+                ground.descriptors.clone(),
+                self.temporary_folder,
+            ),
             phase: ground.handle.shared.phase.clone(),
             wait_group: ground.wait_group.clone(),
             detached: Arc::clone(&detached),

@@ -44,6 +44,8 @@ pub(crate) enum Kind {
         left: u64,
         /// Of what temporary files may hold in all, if it is one.
         share: Option<Share>,
+        /// Of the descriptors beyond those of connections, once it is counted.
+        descriptor: Option<Share>,
     },
     Source {
         source: Box<dyn Read + Send>,
@@ -104,7 +106,13 @@ impl Body {
 
     /// The next `len` bytes of `file`.
     pub fn from_file(file: File, len: u64) -> Body {
-        Body::of(Kind::File { file, left: len, share: None })
+        Body::of(Kind::File { file, left: len, share: None, descriptor: None })
+    }
+
+    /// As [`Body::from_file`], of one that is counted already.
+    #[cfg(feature = "files")]
+    pub(crate) fn counted_file(file: File, len: u64, descriptor: Option<Share>) -> Body {
+        Body::of(Kind::File { file, left: len, share: None, descriptor })
     }
 
     /// As [`Body::from_reader`], from a function that is called for one piece after the other, on a

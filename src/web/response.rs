@@ -8,10 +8,11 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION};
+use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::base::log::error;
+use crate::base::error::lacks_descriptor;
+use crate::base::log::{error, warn};
 use crate::web::body::Unreadable;
 use crate::{Body, Response};
 
@@ -63,6 +64,11 @@ pub trait IntoResponse {
 pub(crate) fn plain(status: StatusCode) -> Response {
     let reason = status.canonical_reason().unwrap_or("Unknown");
     (status, format!("{} {reason}\n", status.as_u16())).into_response()
+}
+
+/// Something is used up for now: to be asked for again.
+pub(crate) fn busy() -> Response {
+    plain(StatusCode::SERVICE_UNAVAILABLE).with_header(RETRY_AFTER, 1)
 }
 
 /// A mistake of the handler's: the log has the reason, the client only the status.
@@ -233,9 +239,18 @@ impl IntoResponse for Infallible {
     }
 }
 
+/// An error is a 500, unless it says another status, or that something is used up for now.
+fn of_error(e: &(dyn Error + 'static)) -> Response {
+    if e.downcast_ref::<io::Error>().is_some_and(lacks_descriptor) {
+        warn!("503: {e}");
+        return busy();
+    }
+    Unreadable::status_of(e).map_or_else(|| failed(e), plain)
+}
+
 impl IntoResponse for io::Error {
     fn into_response(self) -> Response {
-        Unreadable::status_of(&self).map_or_else(|| failed(&self), plain)
+        of_error(&self)
     }
 }
 
@@ -247,7 +262,7 @@ impl IntoResponse for http::Error {
 
 impl IntoResponse for Box<dyn Error + Send + Sync> {
     fn into_response(self) -> Response {
-        Unreadable::status_of(&*self).map_or_else(|| failed(&self), plain)
+        of_error(&*self)
     }
 }
 
@@ -488,6 +503,21 @@ mod tests {
         for (got, want) in cases {
             assert_eq!(got, want);
         }
+    }
+
+    #[test]
+    fn what_is_used_up_for_now_is_asked_for_again() {
+        for errno in [libc::EMFILE, libc::ENFILE] {
+            let lacks = || io::Error::from_raw_os_error(errno);
+            let boxed: Box<dyn Error + Send + Sync> = lacks().into();
+            for response in [lacks().into_response(), boxed.into_response()] {
+                assert_eq!(
+                    (response.status().as_u16(), &response.headers()[RETRY_AFTER]),
+                    (503, &HeaderValue::from(1))
+                );
+            }
+        }
+        assert_eq!(io::Error::from_raw_os_error(libc::EIO).into_response().status(), 500);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::progress::{Begun, Rate};
 use crate::base::budget::{Budget, Share};
+use crate::base::error::lacks_descriptor;
 use crate::http::codec::Decoder;
 use crate::web::body::Kind;
 
@@ -17,6 +18,8 @@ use crate::web::body::Kind;
 pub(crate) struct Stores {
     pub(crate) memory: Budget,
     pub(crate) disk: Budget,
+    /// Beyond those of connections.
+    pub(crate) descriptors: Budget,
     /// None: the system's.
     folder: Option<PathBuf>,
     /// Of one file. Whoever writes beyond it is killed by SIGXFSZ.
@@ -24,9 +27,9 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
-    pub(crate) fn new(memory: Budget, disk: Budget, folder: Option<PathBuf>) -> Stores {
+    pub(crate) fn new(memory: Budget, disk: Budget, descriptors: Budget, folder: Option<PathBuf>) -> Stores {
         let file_bytes = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
-        Stores { memory, disk, folder, file_bytes }
+        Stores { memory, disk, descriptors, folder, file_bytes }
     }
 }
 
@@ -54,7 +57,8 @@ pub(super) struct Collecting {
 #[derive(Debug)]
 enum Store {
     Memory(Vec<u8>, Share),
-    File(File, Share),
+    /// With what it holds of the disk, and of the descriptors.
+    File(File, Share, Share),
 }
 
 /// Why a body can't be collected.
@@ -63,7 +67,15 @@ pub(super) enum CollectError {
     TooLarge,
     /// Temporary files hold as much as they may.
     Full,
+    /// As many descriptors are open as may be.
+    NoDescriptor,
     Disk(io::Error),
+}
+
+impl CollectError {
+    fn of_open(e: io::Error) -> CollectError {
+        if lacks_descriptor(&e) { CollectError::NoDescriptor } else { CollectError::Disk(e) }
+    }
 }
 
 impl Collecting {
@@ -107,16 +119,17 @@ impl Collecting {
             if !share.hold(bytes.len() as u64) {
                 return Err(CollectError::Full);
             }
+            let descriptor = stores.descriptors.one().ok_or(CollectError::NoDescriptor)?;
             let mut file = match &stores.folder {
                 Some(folder) => tempfile::tempfile_in(folder),
                 None => tempfile::tempfile(),
             }
-            .map_err(CollectError::Disk)?;
+            .map_err(CollectError::of_open)?;
             file.write_all(bytes).map_err(CollectError::Disk)?;
-            self.store = Store::File(file, share);
+            self.store = Store::File(file, share, descriptor);
         }
         match &mut self.store {
-            Store::File(file, share) => {
+            Store::File(file, share, _) => {
                 if !share.hold(self.len) {
                     return Err(CollectError::Full);
                 }
@@ -155,8 +168,11 @@ impl Collecting {
             Store::Memory(bytes, _) if bytes.is_empty() => Ok(Kind::Empty),
             // From here on as many at most as there are workers.
             Store::Memory(bytes, _) => Ok(Kind::Bytes(bytes.into())),
-            Store::File(mut file, share) => match file.seek(SeekFrom::Start(0)) {
-                Ok(_) => Ok(Kind::File { file, left: self.len, share: Some(share) }),
+            Store::File(mut file, share, descriptor) => match file.seek(SeekFrom::Start(0)) {
+                Ok(_) => {
+                    let (share, descriptor) = (Some(share), Some(descriptor));
+                    Ok(Kind::File { file, left: self.len, share, descriptor })
+                }
                 Err(e) => Err(CollectError::Disk(e)),
             },
         };

@@ -14,6 +14,7 @@ use crossbeam_utils::CachePadded;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::base::budget::{Budget, Share};
 use crate::base::close_reason::CloseReason;
 use crate::base::log::{debug, error, panic_text};
 use crate::base::status::Tally;
@@ -30,6 +31,8 @@ use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
 #[derive(Debug)]
 pub(crate) struct Detached {
     cap: usize,
+    /// Beyond those of connections.
+    descriptors: Budget,
     inner: Mutex<Inner>,
 }
 
@@ -64,6 +67,8 @@ pub(super) struct Place {
 struct Bell {
     event: EventFd,
     at_drain: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// Of the event.
+    _descriptor: Share,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -75,9 +80,9 @@ pub(super) enum Task {
 }
 
 impl Detached {
-    pub(crate) fn new(cap: usize, tally: Arc<CachePadded<Tally>>) -> Detached {
+    pub(crate) fn new(cap: usize, descriptors: Budget, tally: Arc<CachePadded<Tally>>) -> Detached {
         let inner = Inner { places: 0, next: 0, running: BTreeMap::new(), tally };
-        Detached { cap, inner: Mutex::new(inner) }
+        Detached { cap, descriptors, inner: Mutex::new(inner) }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -100,7 +105,8 @@ impl Detached {
     /// None: as many run as may, or as the system lets us have. Asked for before the response is
     /// begun, so that there still is another one.
     pub(super) fn place(self: &Arc<Detached>, with_bell: bool) -> Option<Place> {
-        let bell = match with_bell.then(Bell::new).transpose() {
+        let descriptor = if with_bell { Some(self.descriptors.one()?) } else { None };
+        let bell = match descriptor.map(Bell::new).transpose() {
             Ok(bell) => bell.map(Arc::new),
             Err(e) => {
                 error!("no descriptor to wake a detached connection by: {e}");
@@ -317,9 +323,9 @@ impl Duplex for Conversation {
 }
 
 impl Bell {
-    fn new() -> io::Result<Bell> {
+    fn new(descriptor: Share) -> io::Result<Bell> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Bell { event, at_drain: Mutex::new(None) })
+        Ok(Bell { event, at_drain: Mutex::new(None), _descriptor: descriptor })
     }
 
     fn ring(&self) {

@@ -37,7 +37,7 @@ pub(super) struct Outgoing {
 /// A file with what it holds of a budget.
 struct Held {
     file: File,
-    _share: Option<Share>,
+    _shares: [Option<Share>; 2],
     /// `sendfile` can't be had for it.
     by_copy: bool,
 }
@@ -88,8 +88,9 @@ impl Outgoing {
                 None
             }
             Kind::Bytes(bytes) => with(bytes, None, None),
-            Kind::File { file, share, .. } => {
-                with(Bytes::new(), None, Some(Held { file, _share: share, by_copy: false }))
+            Kind::File { file, share, descriptor, .. } => {
+                let shares = [share, descriptor];
+                with(Bytes::new(), None, Some(Held { file, _shares: shares, by_copy: false }))
             }
             Kind::Source { source, .. } => with(Bytes::new(), Some(source), None),
             Kind::Empty | Kind::Detached(_) | Kind::Upgrade(_) => None,

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use crossbeam_utils::CachePadded;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
+use crate::base::budget::Budget;
 use crate::base::close_reason::CloseReason;
 use crate::base::limits::Limits;
 use crate::base::log::{debug, error, info, warn};
@@ -87,6 +88,7 @@ pub(crate) struct Acceptor<P> {
     full_said: Option<Instant>,
     phase: PhaseWatch,
     generation: u32,
+    descriptors: Budget,
     tally: Arc<CachePadded<Tally>>,
     /// The answer to who waited too long for a worker.
     busy: Box<dyn FnMut() -> Vec<u8> + Send>,
@@ -221,6 +223,8 @@ pub(crate) struct Setup<P> {
     pub(crate) limits: Limits,
     pub(crate) phase: PhaseWatch,
     pub(crate) generation: u32,
+    /// What requests may have beyond their connections' descriptors.
+    pub(crate) descriptors: Budget,
     pub(crate) tallies: Tallies,
     pub(crate) busy: Box<dyn FnMut() -> Vec<u8> + Send>,
     pub(crate) news: Arc<dyn Fn(News) + Send + Sync>,
@@ -256,6 +260,7 @@ impl<P: Portable> Acceptor<P> {
             full_said: None,
             phase: setup.phase,
             generation: setup.generation,
+            descriptors: setup.descriptors,
             tally: setup.tallies.tally(),
             busy: setup.busy,
             news: setup.news,
@@ -580,7 +585,8 @@ impl<P: Portable> Acceptor<P> {
 
     fn origin(&self, peer: Option<SocketAddr>, stream: &Stream) -> Origin {
         let socket = Some(stream.socket());
-        Origin { socket, ..Origin::new(peer, self.phase.clone(), self.generation) }
+        let descriptors = Some(self.descriptors.clone());
+        Origin { socket, descriptors, ..Origin::new(peer, self.phase.clone(), self.generation) }
     }
 
     fn admit(&mut self, connection: Box<Connection<P>>) {

@@ -12,18 +12,20 @@ use std::time::SystemTime;
 
 use http::header::{
     ACCEPT_ENCODING, ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE,
-    RANGE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    RANGE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderValue, Method, StatusCode};
 
-use crate::base::log::error;
+use crate::base::budget::Share;
+use crate::base::error::lacks_descriptor;
+use crate::base::log::{error, warn};
 use crate::base::percent::decoded_text;
 use crate::web::coding::{Whole, accepts_gzip, vary};
 use crate::web::conditional::Validators;
 use crate::web::fields::ascii;
 use crate::web::handler::Handler;
 use crate::web::request::RequestExt;
-use crate::web::response::{IntoResponse, ResponseExt, plain};
+use crate::web::response::{IntoResponse, ResponseExt, busy, plain};
 use crate::{Body, Request, Response};
 use open::{Found, Links};
 use range::Wanted;
@@ -117,6 +119,7 @@ impl ServeDir {
     }
 
     fn answer(&self, request: &Request) -> Result<Response, StatusCode> {
+        let descriptor = descriptor(request)?;
         let path = request.path();
         if path.contains("%2F") {
             // No name has a slash in it.
@@ -147,7 +150,7 @@ impl ServeDir {
             Found::File(file) => {
                 let (file, form) = self.form(request, file, &name);
                 let told = Told { name: Path::new(&name), form, cache: self.cache_control.as_ref() };
-                respond(request, file, &told).map_err(|e| status_of(&e, &name))
+                respond(request, file, descriptor, &told).map_err(|e| status_of(&e, &name))
             }
             Found::Folder | Found::Other => Err(StatusCode::NOT_FOUND),
         }
@@ -233,9 +236,13 @@ impl Handler for ServeFile {
         if let Some(refusal) = only_read(&request) {
             return refusal;
         }
+        let descriptor = match descriptor(&request) {
+            Ok(descriptor) => descriptor,
+            Err(status) => return refusal(status),
+        };
         let told = Told { name: &self.path, form: Form::Only, cache: None };
         let answer = open::trusted(&self.path).and_then(|found| match found {
-            Found::File(file) => respond(&request, file, &told),
+            Found::File(file) => respond(&request, file, descriptor, &told),
             Found::Folder | Found::Other => Ok(plain(StatusCode::NOT_FOUND)),
         });
         answer.unwrap_or_else(|e| refusal(status_of(&e, &self.path.display().to_string())))
@@ -247,9 +254,19 @@ fn only_read(request: &Request) -> Option<Response> {
     (!reads).then(|| plain(StatusCode::METHOD_NOT_ALLOWED).with_header(ALLOW, "GET, HEAD"))
 }
 
+/// By what the file that is opened for a request is counted, before it is opened. None where there is no server.
+fn descriptor(request: &Request) -> Result<Option<Share>, StatusCode> {
+    let origin = request.body().origin();
+    let Some(budget) = origin.and_then(|origin| origin.descriptors.as_ref()) else { return Ok(None) };
+    let share = budget.one();
+    if share.is_none() {
+        warn!("no descriptor is left for a file: 503");
+    }
+    share.map(Some).ok_or(StatusCode::SERVICE_UNAVAILABLE)
+}
+
 fn refusal(status: StatusCode) -> Response {
-    let response = plain(status);
-    if status == StatusCode::SERVICE_UNAVAILABLE { response.with_header(RETRY_AFTER, 1) } else { response }
+    if status == StatusCode::SERVICE_UNAVAILABLE { busy() } else { plain(status) }
 }
 
 /// What a client may know of why a file can't be opened.
@@ -272,6 +289,10 @@ fn status_of(e: &io::Error, name: &str) -> StatusCode {
         // Another process holds a lease on it, and the kernel has just asked it to release that.
         Some(libc::EAGAIN) => StatusCode::SERVICE_UNAVAILABLE,
         _ if e.kind() == ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        _ if lacks_descriptor(e) => {
+            warn!("can't open {name} for now: {e}: 503");
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         _ => {
             error!("500: can't open {name}: {e}");
             StatusCode::INTERNAL_SERVER_ERROR
@@ -335,7 +356,12 @@ impl Told<'_> {
     }
 }
 
-fn respond(request: &Request, mut file: File, told: &Told<'_>) -> io::Result<Response> {
+fn respond(
+    request: &Request,
+    mut file: File,
+    descriptor: Option<Share>,
+    told: &Told<'_>,
+) -> io::Result<Response> {
     let facts = file.metadata()?;
     if let Some(content) = made::content(&mut file, &facts)? {
         return Ok(match Validators::new().check(request) {
@@ -368,7 +394,8 @@ fn respond(request: &Request, mut file: File, told: &Told<'_>) -> io::Result<Res
     if start > 0 {
         file.seek(SeekFrom::Start(start))?;
     }
-    let response = validators.mark(Response::new(Body::from_file(file, count))).with_status(status);
+    let response =
+        validators.mark(Response::new(Body::counted_file(file, count, descriptor))).with_status(status);
     let response = told.describe(response).with_header(ACCEPT_RANGES, "bytes");
     Ok(match status {
         StatusCode::PARTIAL_CONTENT => response.with_header(

@@ -20,9 +20,11 @@ impl Turn<'_> {
         }
         match self.client.stream.shake_hands() {
             Ok(Handshake::Done) => {
-                let Origin { peer, phase, generation, .. } = &*self.client.origin;
+                let Origin { peer, phase, generation, descriptors, .. } = &*self.client.origin;
                 let (tls, socket) = (self.client.stream.tls_info(), Some(self.client.stream.socket()));
-                let origin = Origin { tls, socket, ..Origin::new(*peer, phase.clone(), *generation) };
+                let descriptors = descriptors.clone();
+                let origin =
+                    Origin { tls, socket, descriptors, ..Origin::new(*peer, phase.clone(), *generation) };
                 self.client.origin = Arc::new(origin);
                 Ok(())
             }

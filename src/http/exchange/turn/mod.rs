@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use http::header::UPGRADE;
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Extensions, HeaderMap, Method, StatusCode};
 
 use super::collect::{Bounds, CollectError, Collecting};
 use super::desk::{Desk, method_and_path};
@@ -34,7 +34,7 @@ use crate::net::stream::{Answering, Peek, Stream};
 use crate::web::body::{Body, Kind};
 use crate::web::handler::{Resolved, RouteLimits, collecting_panics};
 use crate::web::request::Trailers;
-use crate::web::response::{ResponseExt, plain};
+use crate::web::response::{ResponseExt, busy, plain};
 use crate::{Request, Response};
 
 /// A turn that has lasted this long, or has served this many requests, goes no further than the request, the
@@ -360,7 +360,10 @@ impl<'a> Turn<'a> {
     }
 
     fn refuse_body(&mut self, begun: Begun, e: &CollectError) -> Flow {
-        let refusal = plain(self.body_status(e));
+        let refusal = match self.body_status(e) {
+            StatusCode::SERVICE_UNAVAILABLE => busy(),
+            status => plain(status),
+        };
         let found = self.resolve(&begun.parts);
         self.refuse_unread(begun, found, refusal)
     }
@@ -378,6 +381,10 @@ impl<'a> Turn<'a> {
             CollectError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             CollectError::Full => {
                 warn!("temporary files hold as much as they may: 503");
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            CollectError::NoDescriptor => {
+                warn!("no descriptor is left for a temporary file: 503");
                 StatusCode::SERVICE_UNAVAILABLE
             }
             CollectError::Disk(e) => {
@@ -512,6 +519,19 @@ impl<'a> Turn<'a> {
         let_go(panic, || method_and_path(head));
     }
 
+    /// In the place of a response that something is lacking for.
+    fn send_busy(
+        &mut self,
+        asked: &AskedOwned,
+        instead_of: (Extensions, Kind),
+        after: After,
+        mut ending: Option<Ending>,
+    ) -> Flow {
+        self.let_go(instead_of, &asked.head);
+        ending.iter_mut().for_each(|ending| ending.set_status(StatusCode::SERVICE_UNAVAILABLE));
+        self.send(asked, busy(), after, ending)
+    }
+
     /// Decides, once, how the response goes out and what becomes of the connection.
     fn respond(&mut self, asked: &AskedOwned, mut response: Response, after: After) -> Flow {
         let status = response.status();
@@ -528,7 +548,7 @@ impl<'a> Turn<'a> {
     ) -> Flow {
         let (parts, body) = response.into_parts();
         let len = body.len();
-        let kind = body.into_kind();
+        let mut kind = body.into_kind();
         let upgrade = matches!(kind, Kind::Upgrade(_));
         let detaches = matches!(kind, Kind::Detached(_));
         let closes = detaches || matches!(after, After::Close { .. });
@@ -561,9 +581,15 @@ impl<'a> Turn<'a> {
         };
         if place.is_none() && (upgrade || (detaches && plan.send_body)) {
             warn!("no thread is left for {}", method_and_path(&asked.head));
-            self.let_go((parts.extensions, kind), &asked.head);
-            ending.iter_mut().for_each(|ending| ending.set_status(StatusCode::SERVICE_UNAVAILABLE));
-            return self.send(asked, plain(StatusCode::SERVICE_UNAVAILABLE), after, ending);
+            return self.send_busy(asked, (parts.extensions, kind), after, ending);
+        }
+        // One that a handler has opened itself.
+        if let Kind::File { descriptor: descriptor @ None, .. } = &mut kind {
+            *descriptor = self.common.stores.descriptors.one();
+            if descriptor.is_none() && plan.send_body {
+                warn!("no descriptor is left for the file of {}: 503", method_and_path(&asked.head));
+                return self.send_busy(asked, (parts.extensions, kind), after, ending);
+            }
         }
 
         // Of answers that wait together, the last one's holds.

@@ -1,0 +1,33 @@
+//! Files of a folder, and bodies that go to temporary files: `file_server ADDRESS FOLDER`.
+
+use std::fs::File;
+use std::time::Duration;
+
+use heirloom::prelude::*;
+use heirloom::{ServeDir, Timeouts};
+
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(600);
+
+fn main() -> Result<(), heirloom::Error> {
+    heirloom::init()?;
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    log::info!("pid {}", std::process::id());
+    let folder = args[1].clone();
+    // One that the handler has opened, not the crate.
+    let own = move |_: Request| {
+        let file = File::open(format!("{folder}/big"))?;
+        let len = file.metadata()?.len();
+        std::io::Result::Ok(Body::from_file(file, len))
+    };
+    let router = Router::new()
+        .get("/ok", |_: Request| "ok\n")
+        .get("/pid", |_: Request| std::process::id().to_string())
+        .get("/own", own)
+        .post("/upload", |req: Request| req.body().len().unwrap_or(0).to_string())
+        .get("/files/{*path}", ServeDir::new(&args[1]));
+    let timeouts =
+        Timeouts { probation: Duration::ZERO, response_stall: LONG, rate_grace: LONG, ..Timeouts::default() };
+    Server::new(router).listen(&*args[0]).timeouts(timeouts).serve()
+}
