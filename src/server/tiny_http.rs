@@ -394,9 +394,16 @@ impl Outgoing {
             bytes.extend_from_slice(b"\r\n");
         };
         for (name, value) in &head.headers {
-            // It closes the connection on anything but ASCII.
-            if !HOP_BY_HOP.contains(&name.as_str()) && value.as_bytes().is_ascii() {
-                field(name, value.as_bytes());
+            if HOP_BY_HOP.contains(&name.as_str()) {
+                continue;
+            }
+            // It closes the connection on anything but ASCII, and what else is in the value is not to be lost.
+            match value.as_bytes() {
+                ascii if ascii.is_ascii() => field(name, ascii),
+                bytes => {
+                    let shown = |&b: &u8| if b.is_ascii() { b } else { b'?' };
+                    field(name, &bytes.iter().map(shown).collect::<Vec<u8>>());
+                }
             }
         }
         if let Some(peer) = peer {
@@ -615,8 +622,10 @@ mod tests {
             .header("content-length", "7")
             .header("heirloom-peer", "1.2.3.4:5")
             .header("x-latin", HeaderValue::from_bytes(b"caf\xe9").unwrap())
+            .header("cookie", HeaderValue::from_bytes(b"name=Zo\xc3\xab; session=abc").unwrap())
             .header("x-kept", "a b");
-        assert_eq!(head(get, Body::empty()), "GET /a%20b?c=d HTTP/1.1\r\nHost: host\r\nX-Kept: a b\r\n\r\n");
+        let fields = "Host: host\r\nX-Latin: caf?\r\nCookie: name=Zo??; session=abc\r\nX-Kept: a b\r\n";
+        assert_eq!(head(get, Body::empty()), format!("GET /a%20b?c=d HTTP/1.1\r\n{fields}\r\n"));
         let post = http::Request::post("/");
         assert_eq!(head(post, Body::empty()), "POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
         let post = http::Request::post("/");
