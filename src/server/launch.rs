@@ -160,7 +160,13 @@ macro_rules! launch_methods {
             self
         }
 
-        /// Whether the soft limit of open files is raised to the hard one. Default: yes.
+        /// Whether the soft limit of open files (`RLIMIT_NOFILE`) is raised to the hard one, so that as many
+        /// connections are possible as the host allows. Default: yes.
+        ///
+        /// Programs that handlers start inherit the limit, as every program does. Where one of them needs the usual
+        /// 1,024, because it uses `select()` or closes every possible descriptor, switch this off, or start it by
+        /// `prlimit --nofile=1024:`. It takes effect with a new first generation: a successor inherits what its
+        /// predecessor has raised.
         #[must_use]
         pub fn raise_nofile(mut self, raise: bool) -> Self {
             self.launch.raise_nofile = raise;

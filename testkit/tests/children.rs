@@ -150,6 +150,31 @@ fn started_with_an_environment_of_bytes() {
     assert!(child.environment.contains(r"LINES=a\nb"));
 }
 
+/// The soft and the hard limit of open files that a child has.
+fn nofile(server: &Proc, how: &str) -> (u64, u64) {
+    let limits = server.get(&format!("/child/{how}/limits")).ok();
+    let line = limits.text().lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let mut numbers = line.split_whitespace().map_while(|number| number.parse().ok());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+/// As docs/configuration.md says: what the server has raised they inherit, unless that is switched off.
+#[test]
+fn the_limit_of_open_files_is_inherited_as_documented() {
+    let line = "ulimit -Sn 200 && ulimit -Hn 512 && exec \"$@\"";
+    for (flags, soft) in [(&[][..], 512), (&["--keep-nofile"][..], 200)] {
+        let words = [&["-c", line, "sh", PROGRAM, "--listen", "127.0.0.1:0"], flags].concat();
+        let server = Proc::start_as_said("sh", &words);
+        for generation in 1..=3 {
+            for how in ["std", "raw"] {
+                assert_eq!(nofile(&server, how), (soft, 512), "{flags:?}, generation {generation}, by {how}");
+            }
+            server.handover();
+        }
+        server.stop();
+    }
+}
+
 /// It is itself a server, and is not taken in by the variable that its parent has.
 #[test]
 fn a_server_started_by_a_server_is_a_first_generation() {

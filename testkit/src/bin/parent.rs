@@ -1,5 +1,5 @@
 //! A server whose handlers start programs, and which stays after `serve`: `--listen ADDR
-//! [--probation-ms N] [--linger]`. As `parent tell HOW WHAT` it tells the same of its children
+//! [--probation-ms N] [--linger] [--keep-nofile]`. As `parent tell HOW WHAT` it tells the same of its children
 //! without being a server.
 
 use std::fs::File;
@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let outcome = Server::new(router)
         .listen(after("--listen").ok_or("--listen ADDR")?)
         .timeouts(Timeouts { probation: Duration::from_millis(probation), ..Timeouts::default() })
+        .raise_nofile(!args.iter().any(|arg| arg == "--keep-nofile"))
         .serve();
     log::info!("serve has returned");
     while args.iter().any(|arg| arg == "--linger") {
@@ -52,7 +53,8 @@ fn told(how: &str, what: &str) -> io::Result<Vec<u8>> {
         "status" => &["cat", "/proc/self/status"],
         "fds" => &["find", "/proc/self/fd", "-mindepth", "1", "-printf", "%f %l\n"],
         "env" => &["env", "-0"],
-        _ => return Err(io::Error::other("status, fds or env")),
+        "limits" => &["cat", "/proc/self/limits"],
+        _ => return Err(io::Error::other("status, fds, env or limits")),
     };
     match how {
         "std" => Ok(Command::new(words[0]).args(&words[1..]).output()?.stdout),
