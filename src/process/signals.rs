@@ -339,8 +339,13 @@ fn sender(origin: &Origin) -> String {
         (_, Some(p)) if p.pid == 0 => format!("outside our pid namespace, uid {}", p.uid),
         (_, Some(p)) => {
             let name = fs::read_to_string(format!("/proc/{}/comm", p.pid));
-            let name = name.map_or_else(|_| "gone".to_owned(), |name| name.trim_end().to_owned());
-            format!("pid {} ({name}), uid {}", p.pid, p.uid)
+            let name = match name {
+                Ok(name) => format!(" ({})", name.trim_end()),
+                Err(_) if fs::exists("/proc/self").unwrap_or(false) => " (gone)".to_owned(),
+                // Nothing tells.
+                Err(_) => String::new(),
+            };
+            format!("pid {}{name}, uid {}", p.pid, p.uid)
         }
         _ => "an unknown sender".to_owned(),
     }

@@ -232,7 +232,7 @@ mod tests {
         let tries = AtomicUsize::new(0);
         let crew = Arc::new(Crew {
             // More than there are addresses.
-            places: places(Some(isize::MAX as usize), None),
+            places: places(Some(usize::MAX / 4 * 3), None),
             work: Box::new(move |_| {
                 assert!(tries.fetch_add(1, Ordering::Relaxed) == 2, "as the test wants it");
             }),
