@@ -65,10 +65,15 @@ impl fmt::Debug for Spec {
 /// A file's name; but not what was given in its place by mistake, since the content of a file is secret.
 fn name(file: &Path) -> String {
     const NAME_MAX: usize = 255;
+    // A line of base64, whose `/` look like those of a path. Names of that length have a `.`, `-` or `_`, or a `/` in
+    // front.
+    const LINE: usize = 64;
     let text = file.display().to_string();
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    let starts_with_line = !text.starts_with('/') && text.bytes().take_while(is_base64).count() >= LINE;
     // The second is the first in base64.
     let is_content = text.contains("-----BEGIN") || text.contains("LS0tLS1CRUdJTi") || text.contains('\n');
-    if is_content || text.split('/').any(|part| part.len() > NAME_MAX) {
+    if is_content || starts_with_line || text.split('/').any(|part| part.len() > NAME_MAX) {
         return "(given by its content; give the name of a file)".to_owned();
     }
     text
