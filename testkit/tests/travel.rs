@@ -129,9 +129,13 @@ fn a_busy_connection_follows_after_its_response() {
     let server = kitchen_sink!("--probation-ms", "0");
     let old = server.pid();
     let mut client = server.client();
+    let mut idle = server.client();
+    idle.get("/ok").ok();
     client.begin();
     server.in_flight(old, 1);
     let new = server.handover();
+    // Where one is, there is room for the next.
+    server.open(new, 1);
     let slow = client.finish_and("GET /pid HTTP/1.1\r\nHost: test\r\n\r\n").ok();
     assert!(!slow.closes());
     let next = client.answer().ok();
