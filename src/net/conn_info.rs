@@ -23,6 +23,7 @@ pub(crate) struct Origin {
     pub(crate) phase: PhaseWatch,
     pub(crate) generation: u32,
     /// Those that requests may have beyond their connections', all together. None where there is no server.
+    #[cfg_attr(not(feature = "files"), allow(dead_code, reason = "handlers of files ask for one"))]
     pub(crate) descriptors: Option<Budget>,
     /// None without TLS.
     #[cfg(feature = "tls")]
