@@ -162,7 +162,8 @@ impl Listener {
             // By the path as it was given, which has 108 bytes at most.
             (Place::Unix(_) | Place::Tcp(_), path) => {
                 let path = path.unwrap_or(&wanted.name);
-                let (socket, file) = bind_unix(Path::new(path), wanted.backlog).map_err(failed)?;
+                let (socket, file) =
+                    bind_unix(Path::new(path), wanted.backlog, Patience::Waits).map_err(failed)?;
                 (socket, Some(file))
             }
         };
@@ -220,7 +221,14 @@ impl Listener {
         if FileId::at(path) == Some(*file) {
             return None;
         }
-        match Listener::bind(self.wanted.clone(), &self.place(), false, || None) {
+        // Without waiting for another server that starts there: the predecessor waits for us.
+        let name = &self.wanted.name;
+        let bound = bind_unix(path, self.wanted.backlog, Patience::None);
+        let listener = bound.map_err(|e| cannot_listen(name, e, None)).and_then(|(socket, file)| {
+            let passed = Passed { name: name.clone(), fd: socket.into(), file: Some(file) };
+            Listener::adopt(self.wanted.clone(), passed)
+        });
+        match listener {
             Ok(listener) => {
                 warn!("{} was removed while the server ran: bound anew", path.display());
                 Some(listener)
@@ -396,12 +404,20 @@ fn bind_tcp(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// What is done while another server starts at the same path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    Waits,
+    /// It has the path.
+    None,
+}
+
 /// Listens at `path`, and says which file that is.
-fn bind_unix(path: &Path, backlog: i32) -> io::Result<(Socket, FileId)> {
+fn bind_unix(path: &Path, backlog: i32, patience: Patience) -> io::Result<(Socket, FileId)> {
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // A server that has bound and does not listen yet looks like one that is gone.
-    let _lock = PathLock::take(path)?;
+    let _lock = PathLock::take(path, patience)?;
     match socket.bind(&address) {
         Err(e) if e.kind() == ErrorKind::AddrInUse && !is_socket(path) => {
             return Err(io::Error::new(ErrorKind::AlreadyExists, "what is there is no socket"));
@@ -426,8 +442,11 @@ struct PathLock {
 }
 
 impl PathLock {
-    /// None: a path that can't be bound, or a file system without locks.
-    fn take(socket: &Path) -> io::Result<Option<PathLock>> {
+    /// None: a path that can't be bound, a file system without locks, or something in the place of the lock.
+    ///
+    /// # Errors
+    /// `AddrInUse` without patience, if another server has the lock.
+    fn take(socket: &Path, patience: Patience) -> io::Result<Option<PathLock>> {
         let Some(name) = socket.file_name() else { return Ok(None) };
         let path = socket.with_file_name([OsStr::new("."), name, OsStr::new(".lock")].join(OsStr::new("")));
         loop {
@@ -443,11 +462,12 @@ impl PathLock {
                 other => other,
             };
             let file = match opened {
+                Ok(file) => file,
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
-                other => other?,
+                Err(_) => return Ok(None),
             };
             let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, e)| {
-                if e == Errno::EWOULDBLOCK {
+                if e == Errno::EWOULDBLOCK && patience == Patience::Waits {
                     info!("another server starts at {}: waiting for it", socket.display());
                     Flock::lock(file, FlockArg::LockExclusive)
                 } else {
@@ -457,6 +477,7 @@ impl PathLock {
             let file = match locked {
                 Ok(file) => file,
                 Err((_, Errno::EINTR)) => continue,
+                Err((_, Errno::EWOULDBLOCK)) => return Err(ErrorKind::AddrInUse.into()),
                 Err(_) => return Ok(None),
             };
             // Its last owner may have removed it meanwhile.
@@ -652,9 +673,36 @@ mod tests {
         let listener = bind(&format!("unix:{}", path.display())).unwrap();
         UnixStream::connect(&path).unwrap();
         drop(listener);
-        // Something in its place that opens and never ends.
-        nix::unistd::mkfifo(&folder.path().join(".socket.lock"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // Something in its place that opens and never ends, and what can't be opened.
+        let lock = folder.path().join(".socket.lock");
+        nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::S_IRWXU).unwrap();
         bind(&format!("unix:{}", path.display())).unwrap();
+        let puts: [&dyn Fn(); 3] = [
+            &|| std::os::unix::fs::symlink("nowhere", &lock).unwrap(),
+            &|| drop(std::os::unix::net::UnixListener::bind(&lock).unwrap()),
+            // To root it can.
+            &|| nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::empty()).unwrap(),
+        ];
+        for put in puts {
+            let _ = fs::remove_file(&lock);
+            put();
+            bind(&format!("unix:{}", path.display())).unwrap();
+        }
+    }
+
+    /// Its predecessor waits for it, and would kill it in the end.
+    #[test]
+    fn a_successor_waits_for_no_other_server_that_starts_at_its_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let old = bind(&format!("unix:{}", path.display())).unwrap();
+        fs::remove_file(&path).unwrap();
+        let starts = PathLock::take(&path, Patience::Waits).unwrap();
+        assert!(starts.is_some());
+        let new = adopt(old.wanted.clone(), &old).unwrap();
+        assert!(new.bound_anew().is_none());
+        drop(starts);
+        assert!(new.bound_anew().is_some());
     }
 
     /// What a successor finds at the path, and what it makes of it.

@@ -5,6 +5,7 @@ use std::fs::{self, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -95,14 +96,24 @@ impl PidFile {
     }
 }
 
-/// Does `work` on a thread of its own: the control loop does not wait for a file system that hangs.
+/// Does `work` on a thread of its own: the control loop does not wait for a file system that hangs. Where no thread
+/// can be had it is done here, for a pid file that names a dead process is worse than a wait.
 ///
 /// # Errors
 /// Those of `work`, and `TimedOut`, after which it may still be done.
-pub(crate) fn in_time(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+pub(crate) fn in_time(work: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> io::Result<()> {
+    in_time_by(thread::Builder::new(), work)
+}
+
+fn in_time_by(
+    threads: thread::Builder,
+    work: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+) -> io::Result<()> {
     let (done, outcome) = mpsc::channel();
-    let work = move || drop(done.send(work()));
-    let worker = thread::Builder::new().name("heirloom-pid-file".into()).spawn(work)?;
+    let work = Arc::new(work);
+    let of_thread = Arc::clone(&work);
+    let run = move || drop(done.send(of_thread()));
+    let Ok(worker) = threads.name("heirloom-pid-file".into()).spawn(run) else { return work() };
     match outcome.recv_timeout(PATIENCE) {
         Err(RecvTimeoutError::Timeout) => {
             Err(io::Error::new(ErrorKind::TimedOut, "its file system does not answer"))
@@ -154,13 +165,25 @@ mod tests {
     #[test]
     fn a_file_system_that_hangs_is_not_waited_for() {
         let (answer, hangs) = mpsc::channel::<()>();
+        let hangs = std::sync::Mutex::new(hangs);
         let outcome = in_time(move || {
-            let _ = hangs.recv();
+            let _ = hangs.lock().unwrap().recv();
             Ok(())
         });
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::TimedOut);
         drop(answer);
         assert!(in_time(|| Ok(())).is_ok());
         assert_eq!(in_time(|| Err(ErrorKind::NotFound.into())).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    #[test]
+    fn without_a_thread_it_is_done_all_the_same() {
+        let (done, outcome) = mpsc::channel();
+        let none = thread::Builder::new().stack_size(isize::MAX as usize);
+        in_time_by(none, move || {
+            done.send(thread::current().id()).unwrap();
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(outcome.recv().unwrap(), thread::current().id());
     }
 }
