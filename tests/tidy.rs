@@ -398,8 +398,8 @@ fn log_lines_are_found() {
 /// `testkit::a::test` it is `testkit/tests/a.rs`.
 fn file_of_test(name: &str) -> Option<PathBuf> {
     let (folder, name) = match name.strip_prefix("testkit::") {
-        Some(name) => ("testkit/tests", name),
-        None => ("tests", name),
+        Some(name) => ("testkit/tests/it", name),
+        None => ("tests/it", name),
     };
     let mut modules: Vec<&str> = name.split("::").collect();
     let test = modules.pop()?;

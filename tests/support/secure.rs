@@ -19,7 +19,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 use socket2::{Domain, Socket, Type};
 
-use super::{DEADLINE, End, get};
+use crate::support::{DEADLINE, End, get};
 
 /// An authority, and the files of whom it has certified.
 pub(crate) struct Authority {

@@ -1,4 +1,4 @@
-//! Records what processes of one version say to each other at handovers, for `testkit/tests/compat.rs`.
+//! Records what processes of one version say to each other at handovers, for `testkit/tests/it/compat.rs`.
 //!
 //! `record PROGRAMS FOLDER`, which `testkit/old-version --record` runs: PROGRAMS has that version's `kitchen_sink` and `hooked`, FOLDER gets the recordings. It
 //! stands between the two: to the predecessor it is the successor, by `puppet`, and starts the real one itself.

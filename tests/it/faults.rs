@@ -1,8 +1,6 @@
 //! What goes wrong with clients, with the user's code and with the system costs those whose fault it
 //! is, and nobody else: afterwards the server serves, and holds nothing.
 
-mod support;
-
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +9,7 @@ use std::time::Duration;
 use heirloom::prelude::*;
 use heirloom::{CloseReason, Resolved, Running, Upgraded};
 
-use support::*;
+use crate::support::*;
 
 const KIB: usize = 1 << 10;
 

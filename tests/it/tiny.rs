@@ -2,8 +2,6 @@
 
 #![cfg(feature = "tiny_http")]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,7 +12,7 @@ use heirloom::prelude::*;
 use heirloom::{Limits, Running, TinyHttp};
 use tiny_http::{Header, Response as TinyResponse, StatusCode as TinyStatus};
 
-use support::{DEADLINE, assert_patterned, eventually, let_pass, patterned, spawn};
+use crate::support::{DEADLINE, assert_patterned, eventually, let_pass, patterned, spawn};
 
 fn body_of(request: &mut tiny_http::Request) -> Vec<u8> {
     let mut body = Vec::new();

@@ -1,14 +1,12 @@
 //! What real clients make of the server. Each is skipped, loudly, where it is not installed.
 
-mod support;
-
 use std::ffi::OsStr;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 use heirloom::CloseReason;
 
-use support::*;
+use crate::support::*;
 
 /// The program's name if it runs here.
 fn installed(program: &str, probe: &[&str]) -> bool {

@@ -1,16 +1,14 @@
 //! What goes over the wire, byte by byte: tables of what is sent, what comes back, and what becomes
 //! of the connection.
 
-mod support;
-
 use std::time::Duration;
 
 use heirloom::{CloseReason, Handler, Limits, Resolved};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use support::tables::{Case, GET, HELLO, Then::*, expect, run};
-use support::*;
+use crate::support::tables::{Case, GET, HELLO, Then::*, expect, run};
+use crate::support::*;
 
 #[test]
 fn kept_and_closed() {

@@ -1,8 +1,6 @@
 //! Connections that have left HTTP, for whatever protocol: both directions at once, what came
 //! early, timeouts, and the drain.
 
-mod support;
-
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -11,7 +9,7 @@ use std::time::Duration;
 use heirloom::prelude::*;
 use heirloom::{Running, Upgraded, Waited};
 
-use support::*;
+use crate::support::*;
 
 struct Scene {
     running: Running,

@@ -1,15 +1,13 @@
 //! RFC 9110, HTTP's meaning, as far as it binds a server whatever its handlers do. The sections are
 //! named in `docs/http.md`, which says where each demand is kept.
 
-mod support;
-
 use std::io::{Read, Write};
 
 use heirloom::prelude::*;
 use heirloom::{CloseReason, Limits, Timeouts};
 
-use support::tables::{GET, HELLO, Then::*, expect, run};
-use support::*;
+use crate::support::tables::{GET, HELLO, Then::*, expect, run};
+use crate::support::*;
 
 fn serve(handler: impl Handler) -> Fixture {
     let server = Server::new(handler).listen("127.0.0.1:0").workers(4).timeouts(quick());

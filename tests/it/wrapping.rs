@@ -1,7 +1,5 @@
 //! Handlers around handlers, over the wire: every response passes through them, and its end is told.
 
-mod support;
-
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
@@ -10,7 +8,7 @@ use heirloom::prelude::*;
 use heirloom::wrap::{Access, AccessLog, RequestIds};
 use heirloom::{Ended, Limits, Upgraded};
 
-use support::*;
+use crate::support::*;
 
 /// No more ends are told when none has been for so long.
 const PATIENT: Duration = Duration::from_secs(2);

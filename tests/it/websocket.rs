@@ -1,8 +1,6 @@
 //! WebSockets byte by byte: what good clients get, what bad ones are told, and how each way to end
 //! one looks from the other side.
 
-mod support;
-
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::{Mutex, mpsc};
@@ -11,7 +9,7 @@ use std::time::Duration;
 use heirloom::prelude::*;
 use heirloom::{Message, Running, Timeouts, WebSocket, WebSocketOptions, WebSocketSender};
 
-use support::*;
+use crate::support::*;
 
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;

@@ -1,7 +1,5 @@
 //! What each worker has for itself, in servers in this process.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +8,7 @@ use std::thread;
 
 use heirloom::prelude::*;
 
-use support::{Client, eventually};
+use crate::support::{Client, eventually};
 
 const WORKERS: usize = 3;
 

@@ -1,14 +1,12 @@
 //! What clients send, as types of the handler's: JSON, forms, queries, cookies; and problems.
 
-mod support;
-
 use heirloom::cookie::Cookie;
 use heirloom::prelude::*;
 use heirloom::wrap::Gzip;
 use heirloom::{InputError, Json, Limits, Problem, Validators};
 use serde::{Deserialize, Serialize};
 
-use support::*;
+use crate::support::*;
 
 #[derive(Debug, Deserialize, Serialize)]
 struct Order {

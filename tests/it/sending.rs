@@ -1,8 +1,6 @@
 //! Files as bodies, by `sendfile` where it can be had: whole, in pieces, to slow clients, and files
 //! that change meanwhile.
 
-mod support;
-
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;
@@ -12,7 +10,7 @@ use std::time::Duration;
 use heirloom::prelude::*;
 use heirloom::{CloseReason, Limits, RouteLimits, Timeouts, limited};
 
-use support::*;
+use crate::support::*;
 
 /// A file with `len` bytes of the pattern, from its start.
 fn file(len: usize) -> File {

@@ -1,8 +1,6 @@
 //! What bounds a server holds: counts, sizes and durations; and what holds it together: starting,
 //! counting and stopping.
 
-mod support;
-
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -12,7 +10,7 @@ use std::time::{Duration, Instant};
 use heirloom::prelude::*;
 use heirloom::{CloseReason, Limits, Phase, RouteLimits, Timeouts, limited};
 
-use support::*;
+use crate::support::*;
 
 const BRIEF: Duration = Duration::from_millis(250);
 

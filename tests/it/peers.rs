@@ -1,7 +1,5 @@
 //! What a handler learns of who is at the other end: whether it is still there, and who it is.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -12,7 +10,7 @@ use heirloom::prelude::*;
 use heirloom::wrap::AccessLog;
 use heirloom::{ClientWatch, Running, sse};
 
-use support::*;
+use crate::support::*;
 
 struct Scene {
     running: Running,

@@ -1,9 +1,5 @@
 //! What lasts, over TLS: WebSockets, event streams and other protocols are what they are without.
 
-#[path = "support/secure.rs"]
-mod secure;
-mod support;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::mpsc;
@@ -16,8 +12,8 @@ use rustls::{ClientConnection, StreamOwned};
 use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use secure::{Authority, Secure};
-use support::*;
+use crate::secure::{Authority, Secure};
+use crate::support::*;
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 

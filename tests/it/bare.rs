@@ -1,7 +1,5 @@
 //! The lifecycle without HTTP, in one process: how connections are given out, parked and ended.
 
-mod support;
-
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -10,7 +8,7 @@ use std::time::Duration;
 
 use heirloom::{CloseReason, Connection, Lifecycle, Limits, Phase, Running, Timeouts, Wake};
 
-use support::{DEADLINE, eventually, spawn};
+use crate::support::{DEADLINE, eventually, spawn};
 
 /// A service whose connections come out here.
 fn give(lifecycle: Lifecycle) -> (Running, Receiver<Connection>) {

@@ -1,7 +1,5 @@
 //! Responses that last, byte by byte: server-sent events and what is written on a thread of its own.
 
-mod support;
-
 use std::io::{BufWriter, Write};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
@@ -9,7 +7,7 @@ use std::time::Duration;
 use heirloom::prelude::*;
 use heirloom::{Event, Running, sse};
 
-use support::*;
+use crate::support::*;
 
 struct Scene {
     running: Running,

@@ -1,9 +1,5 @@
 //! TLS from outside: what clients of several kinds see, and what bad ones can't do.
 
-#[path = "support/secure.rs"]
-mod secure;
-mod support;
-
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -17,8 +13,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::version::{TLS12, TLS13};
 use socket2::SockRef;
 
-use secure::{Authority, Secure, SecureEnd};
-use support::*;
+use crate::secure::{Authority, Secure, SecureEnd};
+use crate::support::*;
 
 /// A server by TLS, as `localhost`.
 fn fixture(authority: &Authority, configure: impl FnOnce(Server) -> Server) -> Fixture {
@@ -643,10 +639,10 @@ fn certificates_are_read_anew_and_bad_ones_leave_the_old() {
     assert_eq!(open.get("/"), "200 Hello, World!", "what is open stays");
 }
 
-const P521: [&str; 2] = [include_str!("keys/p521.pem"), include_str!("keys/p521.key")];
-const RSA_1024: [&str; 2] = [include_str!("keys/rsa1024.pem"), include_str!("keys/rsa1024.key")];
-const V1: [&str; 2] = [include_str!("keys/v1.pem"), include_str!("keys/v1.key")];
-const ENCRYPTED: &str = include_str!("keys/encrypted.key");
+const P521: [&str; 2] = [include_str!("../keys/p521.pem"), include_str!("../keys/p521.key")];
+const RSA_1024: [&str; 2] = [include_str!("../keys/rsa1024.pem"), include_str!("../keys/rsa1024.key")];
+const V1: [&str; 2] = [include_str!("../keys/v1.pem"), include_str!("../keys/v1.key")];
+const ENCRYPTED: &str = include_str!("../keys/encrypted.key");
 
 /// No message has eight bytes in a row of what is in a file of keys, as base64, hexadecimal or decimal.
 #[track_caller]

@@ -1,7 +1,5 @@
 //! Servers in one process: as in tests of a program, several at once, on ports of their own.
 
-mod support;
-
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use heirloom::prelude::*;
 use heirloom::{Phase, Running};
 
-use support::{Client, eventually, spawn};
+use crate::support::{Client, eventually, spawn};
 
 fn named(name: &'static str) -> Running {
     Server::new(move |_: Request| name).listen("127.0.0.1:0").workers(2).spawn().unwrap()
@@ -40,7 +38,7 @@ fn dropping_one_finishes_what_it_began_and_ends_it() {
     let (counted, begins) = (count.clone(), began.clone());
     let handler = move |req: Request| {
         begins.fetch_add(1, Ordering::SeqCst);
-        assert!(req.wait_draining(support::DEADLINE));
+        assert!(req.wait_draining(crate::support::DEADLINE));
         counted.fetch_add(1, Ordering::SeqCst);
         "finished"
     };

@@ -1,7 +1,5 @@
 //! Listeners with what is their own: workers, a backlog, keepalive.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -14,7 +12,7 @@ use heirloom::prelude::*;
 use heirloom::{Limits, Listen};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use support::{Client, eventually, spawn};
+use crate::support::{Client, eventually, spawn};
 
 fn thread_name(_: Request) -> String {
     thread::current().name().unwrap_or_default().to_owned()

@@ -1,7 +1,5 @@
 //! Files of a folder, asked for by friends and by others.
 
-mod support;
-
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -17,7 +15,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
-use support::*;
+use crate::support::*;
 
 /// A folder with a secret beside it.
 fn folder() -> TempDir {

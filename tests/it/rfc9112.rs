@@ -1,13 +1,11 @@
 //! RFC 9112, HTTP/1.1, message by message: what it demands of a server that receives and sends. The
 //! sections are named in `docs/http.md`, which says where each demand is kept.
 
-mod support;
-
 use heirloom::prelude::*;
 use heirloom::{CloseReason, Limits};
 
-use support::tables::{Case, GET, HELLO, Then, Then::*, expect, run};
-use support::*;
+use crate::support::tables::{Case, GET, HELLO, Then, Then::*, expect, run};
+use crate::support::*;
 
 /// What is sent, the responses to it, and what then.
 type Row<'a> = (&'a [u8], &'a [&'a str], Then);

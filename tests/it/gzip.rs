@@ -1,7 +1,5 @@
 //! What is compressed has entity tags of its own, over the wire: conditions, parts, and updates that must not be lost.
 
-mod support;
-
 use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -10,7 +8,7 @@ use heirloom::prelude::*;
 use heirloom::wrap::Gzip;
 use heirloom::{ServeDir, Validators};
 
-use support::*;
+use crate::support::*;
 
 const ACCEPTS: &str = "Accept-Encoding: gzip\r\n";
 

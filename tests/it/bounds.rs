@@ -1,14 +1,12 @@
 //! At each bound over all connections: what the client gets, and that nobody else is harmed.
 
-mod support;
-
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use heirloom::prelude::*;
 use heirloom::{CloseReason, Limits, Timeouts};
 
-use support::*;
+use crate::support::*;
 
 const KIB: usize = 1 << 10;
 

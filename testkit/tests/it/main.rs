@@ -1,0 +1,44 @@
+//! Real processes, real signals, in one binary.
+
+mod accept;
+mod bad_binary;
+mod bad_start;
+#[cfg(feature = "websocket")]
+mod browser;
+mod change;
+#[cfg(feature = "websocket")]
+mod chat;
+mod children;
+mod compat;
+#[cfg(feature = "files")]
+mod descriptors;
+mod disk;
+mod empty_root;
+mod environment;
+mod examples;
+mod fairness;
+mod faults;
+mod handover;
+mod hooks;
+mod leaks;
+mod lines;
+mod listeners;
+mod manual;
+mod masks;
+mod namespaces;
+mod overlaps;
+mod pid_file;
+mod presets;
+mod probation;
+mod scarce;
+mod sessions;
+mod signals;
+mod start;
+mod stop;
+mod stuck;
+mod terminal;
+#[cfg(feature = "tls")]
+mod tls;
+mod travel;
+mod unix_paths;
+mod wrapper;
