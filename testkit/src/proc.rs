@@ -351,9 +351,10 @@ impl Proc {
         Facts::of(pid)
     }
 
-    /// Children of `pid` that wait to be reaped.
-    pub fn zombies(&self, pid: Pid) -> Vec<i32> {
-        zombies_of(pid)
+    /// Waits until `pid` has reaped all of its children that have ended.
+    #[track_caller]
+    pub fn reaped_all(&self, pid: Pid) {
+        until("all that have ended are reaped", || zombies_of(pid).is_empty());
     }
 
     /// Without what only the kit has asked for.

@@ -70,7 +70,7 @@ impl Bench {
     fn serves_on_after_failures(self) -> Vec<(Outcome, Option<i32>)> {
         let old = self.server.newest();
         assert_eq!(self.server.get("/pid").ok().number(), old.as_raw());
-        assert_eq!(self.server.zombies(old), []);
+        self.server.reaped_all(old);
         let new = self.server.handover();
         assert_eq!(self.server.get("/pid").ok().number(), new.as_raw());
         let tally = self.crowd.stop();

@@ -185,7 +185,7 @@ fn a_slow_request_outlives_three_handovers() {
         if old != first {
             server.wait_exit(old);
         }
-        assert_eq!(server.zombies(first), []);
+        server.reaped_all(first);
     }
     assert_eq!(server.alive(), [first, server.newest()]);
     assert_eq!(slow.finish().ok().text(), "ok");

@@ -24,7 +24,7 @@ fn when_the_successor_dies_the_predecessor_accepts_again() {
     // Once more, for good: nothing is stuck.
     let new = server.hup_to_probation();
     assert_eq!(server.alive(), [server.pid(), new]);
-    assert_eq!(server.zombies(server.pid()), []);
+    server.reaped_all(server.pid());
 }
 
 #[test]

@@ -375,7 +375,7 @@ fn is_sound(server: &Proc, last: Pid) {
     }
     let commits = server.count("to child *: COMMIT");
     assert_eq!(server.get("/generation").ok().number(), i32::try_from(commits + 1).unwrap());
-    assert_eq!(server.zombies(last), []);
+    server.reaped_all(last);
     let next = server.handover();
     assert_eq!(server.get("/pid").ok().number(), next.as_raw());
 }
