@@ -1,7 +1,7 @@
 //! What bounds a server holds: counts, sizes and durations; and what holds it together: starting,
 //! counting and stopping.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -719,6 +719,27 @@ fn a_hammer_does_not_wait_for_the_listeners() {
     fixture.stop().unwrap();
     let refused = std::net::TcpStream::connect(address).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+/// Clients that take all at once are at rest now and then only, and are not served after the end for that.
+#[test]
+fn a_hammer_cuts_who_always_has_more_to_read() {
+    let router = Router::new().get("/endless", |_: Request| Body::from_reader(std::io::repeat(b'x')));
+    let running = Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(quick()).spawn().unwrap();
+    let address = running.addresses()[0];
+    let reading: Vec<_> = (0..12)
+        .map(|_| {
+            let mut client = std::net::TcpStream::connect(address).unwrap();
+            client.write_all(get("/endless").as_bytes()).unwrap();
+            client.read_exact(&mut [0; 1 << 16]).unwrap();
+            spawn(move || std::io::copy(&mut client, &mut std::io::sink()))
+        })
+        .collect();
+    let handle = running.handle().clone();
+    handle.drain();
+    handle.hammer();
+    assert!(running.stop().is_err(), "some were cut");
+    eventually("each client sees an end", || reading.iter().all(JoinHandle::is_finished));
 }
 
 /// By polling, by waiting, and beside a stream.

@@ -224,10 +224,25 @@ impl<'a> Turn<'a> {
         if let Err(step) = self.flush() {
             return step;
         }
+        if let Some(step) = self.at_the_end() {
+            return step;
+        }
         if let Stage::Respond(response) = &mut self.client.progress.stage {
             response.shorten_head();
         }
         if self.hold() { Step::Requeue } else { self.too_much() }
+    }
+
+    /// Those that rest at the end are cut. One that was with a worker then is cut as soon as it would rest or let
+    /// others go first, or it would be served after the end, or forgotten.
+    fn at_the_end(&self) -> Option<Step> {
+        if self.common.phase.get() != Phase::Exited {
+            return None;
+        }
+        Some(match &self.client.progress.stage {
+            Stage::Respond(response) => cut(&response.outgoing, CloseReason::ResponseTimeout),
+            _ => Step::Close(CloseReason::Grace),
+        })
     }
 
     /// Whether the successor is to have this connection now, with what has been read and not answered.
@@ -943,6 +958,9 @@ impl<'a> Turn<'a> {
     }
 
     fn park(&mut self, deadline: Deadline) -> Step {
+        if let Some(step) = self.at_the_end() {
+            return step;
+        }
         if let Stage::Respond(response) = &mut self.client.progress.stage {
             response.shorten_head();
         }
