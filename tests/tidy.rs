@@ -486,6 +486,16 @@ fn table(page: &str, head: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
+fn every_question_has_its_file() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let rows = table(&page, "| question | path |");
+    assert!(rows.len() >= 20, "{} questions", rows.len());
+    let missing: Vec<_> =
+        rows.iter().filter(|row| !root().join(row[1].trim_matches('`')).is_file()).collect();
+    assert!(missing.is_empty(), "no such file: {missing:?}");
+}
+
+#[test]
 fn every_feature_is_in_both_tables() {
     const HEAD: &str = "| feature | adds | by |";
     let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
