@@ -403,8 +403,10 @@ fn file_of_test(name: &str) -> Option<PathBuf> {
     };
     let mut modules: Vec<&str> = name.split("::").collect();
     let test = modules.pop()?;
-    let integration = root().join(folder).join(modules.first()?).with_extension("rs");
-    let path = if modules.len() == 1 && integration.exists() {
+    modules.first()?;
+    let integration = |folder: &str| root().join(folder).join(modules[0]).with_extension("rs");
+    let integration = [integration(folder), integration("tests")].into_iter().find(|path| path.exists());
+    let path = if let (1, Some(integration)) = (modules.len(), integration) {
         integration
     } else {
         modules.retain(|module| *module != "tests");

@@ -102,18 +102,18 @@ impl PidFile {
 /// # Errors
 /// Those of `work`, and `TimedOut`, after which it may still be done.
 pub(crate) fn in_time(work: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> io::Result<()> {
-    in_time_by(thread::Builder::new(), work)
+    in_time_by(thread::Builder::new().name("heirloom-pid-file".into()), work)
 }
 
 fn in_time_by(
-    threads: thread::Builder,
+    thread: thread::Builder,
     work: impl Fn() -> io::Result<()> + Send + Sync + 'static,
 ) -> io::Result<()> {
     let (done, outcome) = mpsc::channel();
     let work = Arc::new(work);
     let of_thread = Arc::clone(&work);
     let run = move || drop(done.send(of_thread()));
-    let Ok(worker) = threads.name("heirloom-pid-file".into()).spawn(run) else { return work() };
+    let Ok(worker) = thread.spawn(run) else { return work() };
     match outcome.recv_timeout(PATIENCE) {
         Err(RecvTimeoutError::Timeout) => {
             Err(io::Error::new(ErrorKind::TimedOut, "its file system does not answer"))
