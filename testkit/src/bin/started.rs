@@ -29,13 +29,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         (name.to_owned(), value.to_owned())
     };
-    for (name, value) in all("--set").map(halves) {
-        // As a loader of an .env file does.
-        #[expect(unsafe_code, clippy::disallowed_methods, reason = "it stands for programs that do")]
-        // SAFETY: no other thread runs yet.
-        unsafe {
-            std::env::set_var(name, value);
-        }
+    for line in all("--set") {
+        dotenvy::from_read_override(line.as_bytes())?;
     }
     if args.iter().any(|arg| arg == "--init") {
         heirloom::init()?;
