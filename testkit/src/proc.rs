@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use nix::fcntl::OFlag;
 use nix::sys::prctl::set_child_subreaper;
@@ -91,7 +92,7 @@ impl Proc {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         let errors = theirs.try_clone().expect("a descriptor");
         command.stdin(input).stdout(theirs).stderr(errors).env("RUST_LOG", "info");
-        adopt_orphans();
+        prepare_for_children();
         let pid = command.spawn().expect("a program that starts").id();
         // It has the pipe's other end, too, and would keep it open.
         drop(command);
@@ -388,8 +389,18 @@ impl Drop for Proc {
     }
 }
 
-/// Makes this process the parent of all that its children leave behind, so that later generations
-/// are reaped, and their exit status is known, wherever the tests run.
-pub(crate) fn adopt_orphans() {
+/// Before something is started. Makes this process the parent of all that its children leave behind, so that later
+/// generations are reaped, and their exit status is known, wherever the tests run. Under `nohup` SIGHUP is ignored,
+/// which children inherit: with a handler in its place they start with the default action.
+pub(crate) fn prepare_for_children() {
+    static HANGUPS: Once = Once::new();
     set_child_subreaper(true).expect("Linux");
+    HANGUPS.call_once(|| {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+        if ignored & 1 == 1 {
+            signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::default()).expect("a handler");
+        }
+    });
 }

@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
-use crate::proc::adopt_orphans;
+use crate::proc::prepare_for_children;
 use crate::{Proc, until};
 
 /// Whether this host has no such program; says so, for a test that is skipped must not look passed.
@@ -83,7 +83,7 @@ impl LogPipe {
         // Until the server has it open, too: a pipe that nobody writes to is at its end.
         let writer = OpenOptions::new().write(true).open(self.path()).expect("a named pipe");
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::empty())).expect("a named pipe");
-        adopt_orphans();
+        prepare_for_children();
         let started = start();
         let proc = Proc::started(OwnedFd::from(ours));
         drop(writer);
@@ -113,7 +113,7 @@ impl Shell {
             let name = ptsname_r(&terminal).expect("a terminal");
             OpenOptions::new().read(true).write(true).custom_flags(flags).open(name).expect("a terminal")
         };
-        adopt_orphans();
+        prepare_for_children();
         let shell = Command::new("setsid")
             .args(["--ctty", shell])
             .args(args)
