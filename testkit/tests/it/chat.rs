@@ -1,6 +1,7 @@
 //! The example of a chat: guests hear each other, over a handover too, and a real browser has its
 //! page.
 
+use std::io::ErrorKind;
 use std::net::TcpStream;
 
 use testkit::{Addr, Browser, DEADLINE, Proc, Signal};
@@ -22,11 +23,22 @@ impl Guest {
         self.0.send(Message::text(text)).expect("sent");
     }
 
+    #[track_caller]
+    fn next(&mut self) -> Message {
+        loop {
+            match self.0.read() {
+                // A read with a timeout is not restarted after a signal.
+                Err(tungstenite::Error::Io(e)) if e.kind() == ErrorKind::Interrupted => {}
+                message => return message.expect("a message"),
+            }
+        }
+    }
+
     /// Skips what is said before it.
     #[track_caller]
     fn hear(&mut self, wanted: &str) {
         loop {
-            match self.0.read().expect("a message") {
+            match self.next() {
                 Message::Text(text) if text.as_str() == wanted => return,
                 Message::Close(close) => panic!("closed: {close:?}"),
                 _ => {}
@@ -37,7 +49,7 @@ impl Guest {
     #[track_caller]
     fn hear_close(&mut self) -> CloseCode {
         loop {
-            if let Message::Close(close) = self.0.read().expect("a message") {
+            if let Message::Close(close) = self.next() {
                 break close.expect("a code").code;
             }
         }
