@@ -89,14 +89,19 @@ fn main() -> Result<(), heirloom::Error> {
 }
 
 fn obey(folder: &Path, hook: &str) -> Result<(), String> {
-    if folder.join(format!("{hook}-hangs")).exists() {
+    let is_asked = |what: &str| {
+        let path = folder.join(format!("{hook}-{what}"));
+        // Once: after a rollback the predecessor acquires again.
+        if hook == "acquire" { std::fs::remove_file(path).is_ok() } else { path.exists() }
+    };
+    if is_asked("hangs") {
         log::info!("hook: {hook} hangs");
         hang();
     }
-    if folder.join(format!("{hook}-panics")).exists() {
+    if is_asked("panics") {
         panic!("as asked");
     }
-    if folder.join(format!("{hook}-fails")).exists() { Err("as asked".to_owned()) } else { Ok(()) }
+    if is_asked("fails") { Err("as asked".to_owned()) } else { Ok(()) }
 }
 
 fn hang() {

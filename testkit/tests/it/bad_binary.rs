@@ -220,7 +220,8 @@ fn one_that_panics_before_it_is_ready() {
 
 #[test]
 fn one_that_hangs_before_it_is_ready() {
-    let bench = Bench::faulty(&["--ready-timeout-ms", "1000"]);
+    // Long enough for a good one on a busy machine.
+    let bench = Bench::faulty(&["--ready-timeout-ms", "5000"]);
     bench.set_fault("hang-before-ready");
     let child = bench.server.hup();
     bench.server.wait_for(&format!("child {child} was killed by SIGKILL"));
