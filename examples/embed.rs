@@ -66,9 +66,9 @@ fn main() -> Result<(), heirloom::Error> {
             Ok(Event::Signal(_)) if stops == 0 => {
                 log::info!("main loop: draining");
                 stops = 1;
-                handle.drain();
+                handle.shutdown();
             }
-            Ok(Event::Signal(_)) => handle.hammer(),
+            Ok(Event::Signal(_)) => handle.abort(),
             Ok(Event::Served(outcome)) => {
                 let stats = handle.stats();
                 log::info!("main loop: served {} requests, and is done", stats.requests);

@@ -18,7 +18,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use heirloom::UserState;
+use heirloom::HandoverState;
 use heirloom::prelude::*;
 use nix::fcntl::{Flock, FlockArg};
 
@@ -30,7 +30,7 @@ struct Store {
 
 impl Store {
     /// Waits for who has it: a generation that has crashed may need a moment.
-    fn open(path: &Path, state: &UserState) -> Result<Store, String> {
+    fn open(path: &Path, state: &HandoverState) -> Result<Store, String> {
         let open = || OpenOptions::new().create(true).read(true).append(true).open(path);
         let file = open().map_err(|e| format!("can't open {}: {e}", path.display()))?;
         let file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e.to_string())?;
@@ -63,7 +63,7 @@ fn main() -> Result<(), heirloom::Error> {
         })
         .release_before_go(move || {
             let lines = lock(&released).take().map_or(0, |store| store.lines);
-            Ok(UserState { version: 1, bytes: lines.to_le_bytes().to_vec() })
+            Ok(HandoverState { version: 1, bytes: lines.to_le_bytes().to_vec() })
         })
         .serve()
 }

@@ -232,7 +232,7 @@
 //!
 //! ```no_run
 //! use heirloom::prelude::*;
-//! use heirloom::{Handle, Timeouts, UserState};
+//! use heirloom::{Handle, Timeouts, HandoverState};
 //! use std::time::Duration;
 //!
 //! # fn warm_up() -> Result<(), String> { Ok(()) }
@@ -250,14 +250,14 @@
 //!         .timeouts(Timeouts { drain: Duration::from_secs(20), ..Default::default() })
 //!         .before_ready(warm_up) // an error, and the old process serves on
 //!         .release_before_go(close_store) // in the old process
-//!         .acquire_after_go(|_: UserState| open_store()) // in the new one
+//!         .acquire_after_go(|_: HandoverState| open_store()) // in the new one
 //!         .with_handle(handle)
 //!         .serve()
 //! }
 //! ```
 //!
 //! A handler that lasts asks [`RequestExt::draining`] and [`RequestExt::client_gone`]. The same lifecycle for
-//! a protocol that is not HTTP is [`Lifecycle`].
+//! a protocol that is not HTTP is [`StreamServer`].
 //!
 //! # Testing
 //!
@@ -369,14 +369,14 @@ pub use base::status::Stats;
 pub use net::conn_info::{ClientWatch, PeerCredentials};
 #[cfg(feature = "tls")]
 pub use net::tls::{Tls, TlsInfo};
-pub use process::hooks::UserState;
-pub use process::signals::{Meaning, Signal, Signals};
+pub use process::hooks::HandoverState;
+pub use process::signals::{Signal, SignalAction, Signals};
 pub use server::Server;
 pub use server::admin::admin_routes;
 pub use server::handle::Handle;
 pub use server::launch::{Running, inherited_fd, init};
 pub use server::listen_config::Listen;
-pub use server::stream_server::{Connection, Incoming, Lifecycle, Wake};
+pub use server::stream_server::{Connection, Incoming, StreamServer, Wake};
 #[cfg(feature = "tiny_http")]
 pub use server::tiny_http::TinyHttp;
 pub use web::body::Body;

@@ -64,7 +64,7 @@ fn every_refusal_is_said_counted_and_logged() {
     busy.client().send(support::get("/wait"));
     busy.gate().wait_for(1);
     let alone = limited(Limits { connections_per_peer: Some(0), ..Limits::default() });
-    let nowhere = Fixture::with(|server| server.temporary_folder("/nowhere/at/all"));
+    let nowhere = Fixture::with(|server| server.temp_dir("/nowhere/at/all"));
     let long = "x".repeat(70_000);
 
     use CloseReason as R;

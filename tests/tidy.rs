@@ -263,7 +263,7 @@ fn text(wanted: &'static str) -> impl Fn(&str) -> Option<usize> {
 #[test]
 fn one_place_for_each_power() {
     expect_only_in(&["base/sys"], "unsafe", word("unsafe"));
-    expect_only_in(&["process/control", "process/state"], "a look at lifecycle actions", text("Action::"));
+    expect_only_in(&["process/control", "process/state"], "a look at lifecycle actions", word("Action"));
     expect_only_in(&["net/acceptor"], "an accept on a listener", |code| {
         code.match_indices(".accept()").map(|(at, _)| at).find(|at| !code[..*at].ends_with("service"))
     });

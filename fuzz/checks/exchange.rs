@@ -14,14 +14,16 @@ use crate::base::budget::Budget;
 use crate::base::close_reason::CloseReason;
 use crate::base::limits::Timeouts;
 use crate::base::phase::{Phase, PhaseWatch};
-use crate::base::status::{Stats, Tallies};
+use crate::base::status::{AllCounters, Stats};
 use crate::base::wait_group::WaitGroup;
 use crate::http::exchange::detached::Detached;
-use crate::http::exchange::{Client, Common, Desk, HandlerBox, Progress, Sign, Site, Stores, serve};
+use crate::http::exchange::{
+    Client, Common, CurrentRequest, HandlerBox, ListenerHandler, Progress, Stores, WorkerState, serve,
+};
 use crate::net::acceptor::{Lanes, Parking};
-use crate::net::conn_info::Origin;
-use crate::net::scheduler::latency::Pace;
-use crate::net::scheduler::queue::{Popped, Queue, Seat, Taken};
+use crate::net::conn_info::ConnInfo;
+use crate::net::scheduler::latency::HandlerLatency;
+use crate::net::scheduler::queue::{Parker, Popped, Queue, Taken};
 use crate::net::slots::SlotId;
 use crate::net::stream::{Connection, Peek, Stream};
 use crate::web::body::Body;
@@ -45,9 +47,9 @@ pub fn exchange(data: &[u8]) {
 struct Rehearsal {
     common: Common,
     queue: Queue<Box<Client>>,
-    seat: Seat,
-    desk: Desk,
-    tallies: Tallies,
+    parker: Parker,
+    worker: WorkerState,
+    all_counters: AllCounters,
     slot: SlotId,
     client: UnixStream,
     said: Vec<u8>,
@@ -63,18 +65,23 @@ impl Rehearsal {
         let lanes = Lanes { workers: vec![1], of_site: vec![0] };
         let parking = Arc::new(Parking::new(&limits, &[false], 1, lanes, timeouts.idle).unwrap());
         let phase = PhaseWatch::new();
-        let tallies = Tallies::default();
+        let all_counters = AllCounters::default();
         let (memory, disk) = (Budget::new(limits.buffered_bytes), Budget::new(limits.temporary_bytes));
         let stores = Stores::new(memory, disk, Budget::new(u64::MAX), None);
         let wait_group = WaitGroup::new();
-        let desk = Desk::new(0, tallies.tally(), Arc::new(Sign::default()), wait_group.clone());
+        let worker = WorkerState::new(
+            0,
+            all_counters.register(),
+            Arc::new(CurrentRequest::default()),
+            wait_group.clone(),
+        );
         let stream = Stream::new(ours.into(), true);
         let slot = parking.admit(&stream).unwrap();
-        let origin = Arc::new(Origin::new(None, phase.clone(), 1));
-        let connection = Connection::new(stream, slot, (0, 0), origin, Progress::default());
+        let conn_info = Arc::new(ConnInfo::new(None, phase.clone(), 1));
+        let connection = Connection::new(stream, slot, (0, 0), conn_info, Progress::default());
         let queue = Queue::new(1, 1);
         queue.push(&mut vec![Box::new(connection)]);
-        let site = Site { handler: HandlerBox(Arc::new(Mirror)), pace: Pace::new() };
+        let site = ListenerHandler { handler: HandlerBox(Arc::new(Mirror)), latency: HandlerLatency::new() };
         let common = Common {
             sites: vec![site],
             parking,
@@ -83,10 +90,10 @@ impl Rehearsal {
             stores,
             phase,
             wait_group,
-            detached: Arc::new(Detached::new(0, Budget::new(0), tallies.tally())),
+            detached: Arc::new(Detached::new(0, Budget::new(0), all_counters.register())),
         };
         let (said, ended) = (Vec::new(), false);
-        Rehearsal { common, queue, seat: Seat::new(0), desk, tallies, slot, client, said, ended }
+        Rehearsal { common, queue, parker: Parker::new(0), worker, all_counters, slot, client, said, ended }
     }
 
     /// Everything the server said to these bytes, of which a piece comes when all before is dealt with.
@@ -111,7 +118,7 @@ impl Rehearsal {
         assert_eq!(self.common.wait_group.count(), 0, "nothing is in flight");
         assert_eq!(self.common.stores.memory.held() + self.common.stores.disk.held(), 0, "budgets are free");
         let mut stats = Stats::new(1, Phase::Serving);
-        self.tallies.add_up(&mut stats);
+        self.all_counters.add_up(&mut stats);
         let failed = |(reason, n): &(CloseReason, u64)| *reason == CloseReason::ResponseFailed && *n > 0;
         assert!(stats.panics == 0 && !stats.closes.iter().any(failed), "{:?}", stats.closes);
         self.said
@@ -123,7 +130,7 @@ impl Rehearsal {
             let untaken = Taken { in_share: false, waited: Duration::ZERO };
             let (mut client, taken) = match self.common.parking.take(self.slot) {
                 Some(client) => (client, untaken),
-                None if self.queue.has_waiting() => match self.queue.pop(&self.seat, || false) {
+                None if self.queue.has_waiting() => match self.queue.pop(&self.parker, || false) {
                     Popped::Work(client, taken) => (client, taken),
                     Popped::Closed => return,
                 },
@@ -142,7 +149,7 @@ impl Rehearsal {
             }
             client.may_have_ended |= client_ended;
             let before = self.said.len();
-            serve(client, taken, &mut self.desk, &self.common, &self.queue);
+            serve(client, taken, &mut self.worker, &self.common, &self.queue);
             self.hear();
             if let Some(client) = self.common.parking.take(self.slot) {
                 let rests = client.stream.peek() == Peek::Nothing

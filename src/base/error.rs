@@ -44,7 +44,7 @@ impl Error {
         move |e| Error::io(Kind::System, what, e)
     }
 
-    /// Whether the server ended by the hammer, cutting requests that were still in flight.
+    /// Whether the server ended at the drain deadline, cutting requests that were still in flight.
     pub fn is_cut(&self) -> bool {
         self.kind == Kind::Cut
     }

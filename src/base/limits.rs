@@ -139,7 +139,7 @@ pub struct Timeouts {
     pub ready: Duration,
     /// During which a successor that dies or fails is rolled back. Default 2 s; may be zero.
     pub probation: Duration,
-    /// From the start of a drain to the hammer. Default 60 s. Zero: what is in flight is cut at once.
+    /// From the start of a drain to the drain deadline. Default 60 s. Zero: what is in flight is cut at once.
     pub drain: Duration,
     /// At a stop: how long readiness says no while connections are still accepted. Default 0 s.
     pub lame_duck: Duration,

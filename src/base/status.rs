@@ -12,7 +12,7 @@ use crate::base::phase::Phase;
 
 /// What one thread counted.
 #[derive(Debug)]
-pub(crate) struct Tally {
+pub(crate) struct Counters {
     accepted: AtomicU64,
     requests: AtomicU64,
     /// By the first digit of the status, 1 to 5.
@@ -23,9 +23,9 @@ pub(crate) struct Tally {
     closes: Box<[AtomicU64]>,
 }
 
-impl Tally {
-    fn new() -> Tally {
-        Tally {
+impl Counters {
+    fn new() -> Counters {
+        Counters {
             accepted: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             responses: Default::default(),
@@ -64,25 +64,25 @@ impl Tally {
     }
 }
 
-/// A tally has one writer: load and store, without the locked instruction.
+/// A counters has one writer: load and store, without the locked instruction.
 fn add(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
-/// The tallies of all threads.
+/// The all_counters of all threads.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tallies {
-    all: Arc<Mutex<Vec<Arc<CachePadded<Tally>>>>>,
+pub(crate) struct AllCounters {
+    all: Arc<Mutex<Vec<Arc<CachePadded<Counters>>>>>,
     /// Of earlier generations, by name.
     inherited: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
-impl Tallies {
+impl AllCounters {
     /// One more, for a thread that starts.
-    pub(crate) fn tally(&self) -> Arc<CachePadded<Tally>> {
-        let tally = Arc::new(CachePadded::new(Tally::new()));
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&tally));
-        tally
+    pub(crate) fn register(&self) -> Arc<CachePadded<Counters>> {
+        let counters = Arc::new(CachePadded::new(Counters::new()));
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&counters));
+        counters
     }
 
     /// Counts of an earlier generation. They go on here, so that totals survive a handover.
@@ -111,8 +111,8 @@ impl Tallies {
     /// The sums so far, with those of earlier generations.
     pub(crate) fn add_up(&self, stats: &mut Stats) {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let sum = |counter: &dyn Fn(&Tally) -> &AtomicU64| -> u64 {
-            all.iter().map(|tally| counter(tally).load(Ordering::Relaxed)).sum()
+        let sum = |counter: &dyn Fn(&Counters) -> &AtomicU64| -> u64 {
+            all.iter().map(|counters| counter(counters).load(Ordering::Relaxed)).sum()
         };
         stats.accepted = sum(&|t| &t.accepted);
         stats.requests = sum(&|t| &t.requests);
@@ -262,14 +262,14 @@ mod tests {
 
     #[test]
     fn tallies_of_all_threads_add_up() {
-        let tallies = Tallies::default();
-        let (a, b) = (tallies.tally(), tallies.tally());
+        let all_counters = AllCounters::default();
+        let (a, b) = (all_counters.register(), all_counters.register());
         a.response(200);
         b.response(503);
         b.response(200);
         b.closed(CloseReason::Idle);
         let mut stats = Stats::new(3, Phase::Serving);
-        tallies.add_up(&mut stats);
+        all_counters.add_up(&mut stats);
         assert_eq!((stats.requests, stats.responses), (3, [0, 2, 0, 0, 1]));
         let text = stats.to_prometheus();
         for line in [

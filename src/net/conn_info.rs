@@ -15,7 +15,7 @@ use crate::net::tls::TlsInfo;
 
 /// Made once per connection, with TLS once more after the handshake, and shared by its requests.
 #[derive(Debug)]
-pub(crate) struct Origin {
+pub(crate) struct ConnInfo {
     /// Canonical; None for a unix socket.
     pub(crate) peer: Option<SocketAddr>,
     /// None where there is no connection.
@@ -30,9 +30,9 @@ pub(crate) struct Origin {
     pub(crate) tls: Option<TlsInfo>,
 }
 
-impl Origin {
-    pub(crate) fn new(peer: Option<SocketAddr>, phase: PhaseWatch, generation: u32) -> Origin {
-        Origin {
+impl ConnInfo {
+    pub(crate) fn new(peer: Option<SocketAddr>, phase: PhaseWatch, generation: u32) -> ConnInfo {
+        ConnInfo {
             peer: peer.map(canonical),
             socket: None,
             phase,
@@ -141,18 +141,18 @@ impl PeerCredentials {
 /// # Router::new().get("/primes", primes).check().unwrap();
 /// ```
 #[derive(Clone, Debug)]
-pub struct ClientWatch(Option<Arc<Origin>>);
+pub struct ClientWatch(Option<Arc<ConnInfo>>);
 
 impl ClientWatch {
-    pub(crate) fn of(origin: Option<Arc<Origin>>) -> ClientWatch {
-        ClientWatch(origin)
+    pub(crate) fn of(conn_info: Option<Arc<ConnInfo>>) -> ClientWatch {
+        ClientWatch(conn_info)
     }
 
     /// Whether the client has ended the connection, see
     /// [`RequestExt::client_gone`](crate::RequestExt::client_gone), or the server has, because all was
     /// said, or because the connection went on to another process.
     pub fn gone(&self) -> bool {
-        self.0.as_ref().is_some_and(|origin| origin.client_gone())
+        self.0.as_ref().is_some_and(|conn_info| conn_info.client_gone())
     }
 }
 
@@ -181,13 +181,13 @@ mod tests {
         ] {
             let peer = Some(text.parse().unwrap());
             let expected: SocketAddr = expected.parse().unwrap();
-            assert_eq!(Origin::new(peer, PhaseWatch::new(), 1).peer, Some(expected), "{text}");
+            assert_eq!(ConnInfo::new(peer, PhaseWatch::new(), 1).peer, Some(expected), "{text}");
         }
     }
 
     fn watch(socket: Socket) -> ClientWatch {
-        let origin = Origin { socket: Some(socket), ..Origin::new(None, PhaseWatch::new(), 1) };
-        ClientWatch::of(Some(Arc::new(origin)))
+        let conn_info = ConnInfo { socket: Some(socket), ..ConnInfo::new(None, PhaseWatch::new(), 1) };
+        ClientWatch::of(Some(Arc::new(conn_info)))
     }
 
     /// The news may take a moment, even on one host.

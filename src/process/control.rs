@@ -17,8 +17,8 @@ use crate::process::handover::child::{self, Child, Program};
 use crate::process::handover::pid_file::{self, PidFile};
 use crate::process::handover::state_file::StateFile;
 use crate::process::handover::{Hello, Message, Passed, StateHead, VERSION};
-use crate::process::hooks::{Handed, Runner, Told, UserState};
-use crate::process::signals::{self, Wish};
+use crate::process::hooks::{Handed, HandoverState, HookResult, Runner};
+use crate::process::signals::{self, SignalRequest};
 use crate::process::state::{Action, Event, Stage, State, Timer, Why};
 use crate::process::terminal::{Loss, Terminal};
 
@@ -63,9 +63,9 @@ pub(crate) struct Inbox {
 #[derive(Debug)]
 enum Note {
     Event(Event),
-    Wish(Wish),
+    SignalRequest(SignalRequest),
     /// What a hook said that was asked with this ticket.
-    Hook(u64, Told),
+    Hook(u64, HookResult),
 }
 
 impl Inbox {
@@ -73,11 +73,11 @@ impl Inbox {
         self.push(Note::Event(event));
     }
 
-    pub(crate) fn wish(&self, wish: Wish) {
-        self.push(Note::Wish(wish));
+    pub(crate) fn request(&self, request: SignalRequest) {
+        self.push(Note::SignalRequest(request));
     }
 
-    pub(crate) fn hook(&self, ticket: u64, told: Told) {
+    pub(crate) fn hook(&self, ticket: u64, told: HookResult) {
         self.push(Note::Hook(ticket, told));
     }
 
@@ -147,7 +147,7 @@ pub(crate) struct Control<'a> {
     /// Of the last hook that was asked; what others say comes too late.
     ticket: u64,
     /// What was released last.
-    user_state: Arc<UserState>,
+    user_state: Arc<HandoverState>,
     /// What the predecessor released, until it is acquired.
     inherited: Option<Handed>,
     /// Why what only one generation may have is not had.
@@ -161,7 +161,7 @@ pub(crate) struct Control<'a> {
     told_of_writer: bool,
     cut: usize,
     /// Whatever still runs is not waited for.
-    hammered: bool,
+    aborted: bool,
     /// `on_exit` is done.
     hooks_done: bool,
 }
@@ -243,7 +243,7 @@ impl<'a> Control<'a> {
             has_served: false,
             told_of_writer: false,
             cut: 0,
-            hammered: false,
+            aborted: false,
             hooks_done: false,
         })
     }
@@ -312,16 +312,16 @@ impl<'a> Control<'a> {
 
     /// Runs `on_exit` for as long as the drain has time. Who asks again meanwhile is heard.
     fn finish_hooks(&mut self) -> Result<(), Error> {
-        let hammer = self.timers.remove(&Timer::Hammer).filter(|_| !self.hammered);
+        let deadline = self.timers.remove(&Timer::DrainDeadline).filter(|_| !self.aborted);
         let soon = Instant::now() + LAST_MOMENT;
-        let until = hammer.map_or(soon, |at| at.max(soon));
-        self.hammered = false;
+        let until = deadline.map_or(soon, |at| at.max(soon));
+        self.aborted = false;
         self.ticket = self.ticket.wrapping_add(1);
         match self.facts.hooks.exit(self.ticket) {
             Ok(runs) => self.hooks_done = !runs,
             Err(e) => error!("no on_exit: {e}"),
         }
-        while !self.hooks_done && !self.hammered && Instant::now() < until {
+        while !self.hooks_done && !self.aborted && Instant::now() < until {
             self.turn(Some(until))?;
         }
         if !self.hooks_done {
@@ -441,7 +441,7 @@ impl<'a> Control<'a> {
                     match self.facts.hooks.release(self.ticket, file) {
                         Ok(true) => {}
                         Ok(false) => self.on(Event::Released(Ok(()))),
-                        Err(e) => self.hear_hook(true, Told::Released(Err(e))),
+                        Err(e) => self.hear_hook(true, HookResult::Released(Err(e))),
                     }
                 }
                 Action::Acquire => {
@@ -454,7 +454,7 @@ impl<'a> Control<'a> {
                         match self.facts.hooks.acquire(self.ticket, state) {
                             Ok(true) => {}
                             Ok(false) => self.on(Event::Acquired(Ok(()))),
-                            Err(e) => self.hear_hook(true, Told::Acquired(Err(e))),
+                            Err(e) => self.hear_hook(true, HookResult::Acquired(Err(e))),
                         }
                     }
                 }
@@ -474,7 +474,7 @@ impl<'a> Control<'a> {
                     }
                 }
                 Action::Check => self.service.check(),
-                Action::Hammer => self.hammer(),
+                Action::Abort => self.abort(),
                 // The stage says so, too; the loop goes by that.
                 Action::Finish => {}
                 // One that can't be counted never fires.
@@ -573,10 +573,10 @@ impl<'a> Control<'a> {
                 }
                 Note::Event(event) => self.on(event),
                 Note::Hook(ticket, told) => self.hear_hook(ticket == self.ticket, told),
-                Note::Wish(Wish::Handover) => self.on(Event::Handover),
-                Note::Wish(Wish::HangUp) => self.on(Event::Drain),
-                Note::Wish(Wish::Stop) => self.on(Event::Stop),
-                Note::Wish(Wish::Report) => {
+                Note::SignalRequest(SignalRequest::Handover) => self.on(Event::Handover),
+                Note::SignalRequest(SignalRequest::HangUp) => self.on(Event::Drain),
+                Note::SignalRequest(SignalRequest::Stop) => self.on(Event::Stop),
+                Note::SignalRequest(SignalRequest::Report) => {
                     info!(
                         "pid {} generation {} {}: {}",
                         own_pid(),
@@ -585,12 +585,12 @@ impl<'a> Control<'a> {
                         self.service.report()
                     );
                 }
-                Note::Wish(Wish::Hammer) => self.on(Event::Hammer),
+                Note::SignalRequest(SignalRequest::Abort) => self.on(Event::Abort),
             }
         }
     }
 
-    /// Told by no signal where this process is in the background, or no shell knows of it.
+    /// HookResult by no signal where this process is in the background, or no shell knows of it.
     fn read_terminal(&mut self) {
         let Some(loss) = self.facts.terminal.as_ref().and_then(|terminal| terminal.loss()) else { return };
         if let Some(terminal) = self.facts.terminal.take() {
@@ -606,10 +606,10 @@ impl<'a> Control<'a> {
     }
 
     /// `in_time`: it was the last one asked.
-    fn hear_hook(&mut self, in_time: bool, told: Told) {
+    fn hear_hook(&mut self, in_time: bool, told: HookResult) {
         match told {
-            Told::Exited => self.hooks_done = true,
-            Told::Released(Ok((state, written))) => {
+            HookResult::Exited => self.hooks_done = true,
+            HookResult::Released(Ok((state, written))) => {
                 self.user_state = state;
                 if let Err(e) = &written {
                     error!("handover: can't pass on the state: {e}; still serving");
@@ -618,13 +618,13 @@ impl<'a> Control<'a> {
                     self.on(Event::Released(written));
                 }
             }
-            Told::Released(Err(e)) => {
+            HookResult::Released(Err(e)) => {
                 error!("handover: release_before_go failed: {e}; still serving");
                 if in_time {
                     self.on(Event::Released(Err(e)));
                 }
             }
-            Told::Acquired(outcome) => {
+            HookResult::Acquired(outcome) => {
                 if let Err(e) = &outcome {
                     error!("handover: {e}");
                     self.not_acquired = Some(e.clone());
@@ -746,15 +746,15 @@ impl<'a> Control<'a> {
         });
     }
 
-    fn hammer(&mut self) {
+    fn abort(&mut self) {
         let stuck = self.service.in_flight();
         self.cut = self.cut.max(stuck.len());
-        self.hammered = true;
+        self.aborted = true;
         for line in &stuck {
-            error!("hammer: cut {line}");
+            error!("abort: cut {line}");
         }
         if stuck.is_empty() {
-            info!("hammer: nothing was in flight");
+            info!("abort: nothing was in flight");
         }
     }
 
@@ -788,9 +788,9 @@ impl<'a> Control<'a> {
 }
 
 /// GO says what of the user's state is in the file.
-fn with_state(message: Message, state: &UserState) -> Message {
+fn with_state(message: Message, state: &HandoverState) -> Message {
     match message {
-        Message::Go { probation, .. } if *state != UserState::default() => {
+        Message::Go { probation, .. } if *state != HandoverState::default() => {
             let head = StateHead { version: state.version, bytes: state.bytes.len() as u64 };
             Message::Go { probation, state: Some(head) }
         }

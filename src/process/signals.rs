@@ -1,4 +1,4 @@
-//! The signal thread: turns signals into wishes. What a wish leads to is not known here.
+//! The signal thread: turns signals into requests. What a request leads to is not known here.
 
 use std::fs;
 use std::io;
@@ -54,13 +54,13 @@ impl Signal {
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Meaning {
+pub enum SignalAction {
     /// Hand over to a successor.
     Handover,
     /// Drain and exit; a second one cuts, a third is the signal's default action.
     Stop,
     /// Exit at once, cutting what is in flight.
-    Hammer,
+    Abort,
     /// A line in the log: phase, generation, what is in flight.
     Report,
     /// Nothing. The log says who sent it; hooks run all the same.
@@ -73,22 +73,22 @@ pub enum Meaning {
 /// | | default | [`endless`](Signals::endless) | [`nginx`](Signals::nginx) |
 /// | --- | --- | --- | --- |
 /// | HUP | handover | handover | handover |
-/// | INT | stop | stop | hammer |
+/// | INT | stop | stop | abort |
 /// | QUIT | stop | stop | stop |
-/// | TERM | stop | stop | hammer |
+/// | TERM | stop | stop | abort |
 /// | USR1 | report | report | report |
-/// | USR2 | nothing, with a hint in the log | hammer | handover |
+/// | USR2 | nothing, with a hint in the log | abort | handover |
 ///
 /// A HUP that only says that the terminal was closed is told apart, whatever HUP means.
 ///
 /// ```no_run
 /// use heirloom::prelude::*;
-/// use heirloom::{Meaning, Signal, Signals};
+/// use heirloom::{SignalAction, Signal, Signals};
 ///
 /// # fn main() -> Result<(), heirloom::Error> {
 /// Server::new(|_: Request| "ok\n")
 ///     .listen("127.0.0.1:8001")
-///     .signals(Signals::nginx().with(Signal::Term, Meaning::Stop))
+///     .signals(Signals::nginx().with(Signal::Term, SignalAction::Stop))
 ///     .on_signal(Signal::Usr1, || log::info!("time to open the log files anew"))
 ///     .serve()
 /// # }
@@ -96,58 +96,60 @@ pub enum Meaning {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signals {
     /// In the order of `Signal`. None: nothing, with a hint.
-    meanings: [Option<Meaning>; 6],
+    meanings: [Option<SignalAction>; 6],
 }
 
 impl Signals {
     /// As Go's `endless` has it: USR2 cuts.
     pub fn endless() -> Signals {
-        Signals::default().with(Signal::Usr2, Meaning::Hammer)
+        Signals::default().with(Signal::Usr2, SignalAction::Abort)
     }
 
     /// As nginx has it: TERM and INT cut, QUIT drains, USR2 hands over as HUP does. (WINCH, its way to
     /// keep a predecessor without workers, is not there: probation does that.)
     pub fn nginx() -> Signals {
         Signals::default()
-            .with(Signal::Int, Meaning::Hammer)
-            .with(Signal::Term, Meaning::Hammer)
-            .with(Signal::Usr2, Meaning::Handover)
+            .with(Signal::Int, SignalAction::Abort)
+            .with(Signal::Term, SignalAction::Abort)
+            .with(Signal::Usr2, SignalAction::Handover)
     }
 
     /// For a program that has its own handlers, and asks a [`Handle`](crate::Handle) for what should
     /// follow: none of them means anything here, but that the terminal was closed. Handlers that
     /// were there before, or are added by signal-hook, are called as ever, and stay when serving is over.
     pub fn none() -> Signals {
-        Signals { meanings: [Some(Meaning::Nothing); 6] }
+        Signals { meanings: [Some(SignalAction::Nothing); 6] }
     }
 
     /// The same, but for this one. With nothing left that stops it, a server ends only by SIGKILL.
     #[must_use]
-    pub fn with(mut self, signal: Signal, meaning: Meaning) -> Signals {
+    pub fn with(mut self, signal: Signal, meaning: SignalAction) -> Signals {
         self.meanings[signal as usize] = Some(meaning);
         self
     }
 
-    fn meaning(&self, signal: Signal) -> Option<Meaning> {
+    fn meaning(&self, signal: Signal) -> Option<SignalAction> {
         self.meanings[signal as usize]
     }
 }
 
 impl Default for Signals {
     fn default() -> Signals {
-        let stop = Some(Meaning::Stop);
-        Signals { meanings: [Some(Meaning::Handover), stop, stop, stop, Some(Meaning::Report), None] }
+        let stop = Some(SignalAction::Stop);
+        Signals {
+            meanings: [Some(SignalAction::Handover), stop, stop, stop, Some(SignalAction::Report), None],
+        }
     }
 }
 
 /// What a signal that came asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
+pub(crate) enum SignalRequest {
     Handover,
     /// HUP of a terminal that is gone.
     HangUp,
     Stop,
-    Hammer,
+    Abort,
     Report,
 }
 
@@ -237,7 +239,7 @@ impl Installed {
         self,
         meanings: Signals,
         circumstances: Circumstances,
-        mut heard: impl FnMut(Signal, Option<Wish>) + Send + 'static,
+        mut heard: impl FnMut(Signal, Option<SignalRequest>) + Send + 'static,
     ) -> io::Result<Heard> {
         if TAKEN.swap(true, Ordering::SeqCst) {
             return Err(io::Error::other("a server of this process has them, or has had them"));
@@ -248,8 +250,9 @@ impl Installed {
         for signal in STOPS {
             handle.add_signal(signal)?;
         }
-        let ends =
-            |signal: &Signal| matches!(meanings.meaning(*signal), Some(Meaning::Stop | Meaning::Hammer));
+        let ends = |signal: &Signal| {
+            matches!(meanings.meaning(*signal), Some(SignalAction::Stop | SignalAction::Abort))
+        };
         let ends: Vec<i32> = Signal::ALL.into_iter().filter(ends).map(Signal::number).collect();
         sys::end_at_third(&ends, SAME_WISH)?;
         let thread = thread::Builder::new().name("heirloom-signals".into()).spawn(move || {
@@ -292,7 +295,7 @@ fn interpret(
     signal: Signal,
     meanings: Signals,
     circumstances: &Circumstances,
-) -> Option<Wish> {
+) -> Option<SignalRequest> {
     let name = signal_hook::low_level::signal_name(origin.signal).unwrap_or("a signal");
     let sender = sender(origin);
     // 0 is all that is known of a sender, and of a leader, outside our pid namespace: not the same one.
@@ -308,25 +311,25 @@ fn interpret(
     } else {
         signal == Signal::Hup && by_session_leader() && terminal.is_some_and(|tty| tty.has_hung_up())
     };
-    let (wish, meaning) = if hang_up {
+    let (request, meaning) = if hang_up {
         match circumstances.nohup {
             true => (None, "the terminal was closed, ignored under nohup"),
-            false => (Some(Wish::HangUp), "the terminal was closed: drain and exit"),
+            false => (Some(SignalRequest::HangUp), "the terminal was closed: drain and exit"),
         }
     } else if by_kernel {
         (None, "the session's leader has ended and the terminal was not closed: nothing")
     } else {
         match meanings.meaning(signal) {
-            Some(Meaning::Handover) => (Some(Wish::Handover), "handover"),
-            Some(Meaning::Stop) => (Some(Wish::Stop), "stop"),
-            Some(Meaning::Hammer) => (Some(Wish::Hammer), "cut what is in flight"),
-            Some(Meaning::Report) => (Some(Wish::Report), "report"),
-            Some(Meaning::Nothing) => (None, "nothing"),
+            Some(SignalAction::Handover) => (Some(SignalRequest::Handover), "handover"),
+            Some(SignalAction::Stop) => (Some(SignalRequest::Stop), "stop"),
+            Some(SignalAction::Abort) => (Some(SignalRequest::Abort), "cut what is in flight"),
+            Some(SignalAction::Report) => (Some(SignalRequest::Report), "report"),
+            Some(SignalAction::Nothing) => (None, "nothing"),
             None => (None, "no meaning here: HUP hands over, TERM stops, a second TERM cuts"),
         }
     };
     info!("{name} from {sender}: {meaning}");
-    wish
+    request
 }
 
 /// Who sent a signal, for people.
@@ -363,10 +366,10 @@ mod tests {
     #[test]
     fn the_table_of_the_docs_is_the_code() {
         let named = |name: &str| match name {
-            "handover" => Some(Meaning::Handover),
-            "stop" => Some(Meaning::Stop),
-            "hammer" => Some(Meaning::Hammer),
-            "report" => Some(Meaning::Report),
+            "handover" => Some(SignalAction::Handover),
+            "stop" => Some(SignalAction::Stop),
+            "abort" => Some(SignalAction::Abort),
+            "report" => Some(SignalAction::Report),
             "nothing, with a hint in the log" => None,
             other => panic!("{other}"),
         };
@@ -390,10 +393,13 @@ mod tests {
     #[test]
     fn each_can_be_given_another_meaning() {
         for signal in Signal::ALL {
-            let signals = Signals::endless().with(signal, Meaning::Nothing);
+            let signals = Signals::endless().with(signal, SignalAction::Nothing);
             for other in Signal::ALL {
-                let want =
-                    if other == signal { Some(Meaning::Nothing) } else { Signals::endless().meaning(other) };
+                let want = if other == signal {
+                    Some(SignalAction::Nothing)
+                } else {
+                    Signals::endless().meaning(other)
+                };
                 assert_eq!(signals.meaning(other), want);
             }
             assert_eq!(

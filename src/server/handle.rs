@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::base::phase::{Phase, PhaseWatch};
-use crate::base::status::{Gauges, Stats, Tallies};
+use crate::base::status::{AllCounters, Gauges, Stats};
 use crate::process::control::Inbox;
 use crate::process::state::Event;
 use crate::server::assembly::Files;
@@ -23,7 +23,7 @@ pub struct Handle {
 pub(crate) struct Shared {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) phase: PhaseWatch,
-    pub(crate) tallies: Tallies,
+    pub(crate) all_counters: AllCounters,
     pub(crate) generation: AtomicU32,
     pub(crate) files: Files,
     pub(crate) gauges: OnceLock<Arc<dyn Gauges>>,
@@ -37,7 +37,7 @@ impl Handle {
             shared: Arc::new(Shared {
                 inbox: Arc::default(),
                 phase: PhaseWatch::new(),
-                tallies: Tallies::default(),
+                all_counters: AllCounters::default(),
                 generation: AtomicU32::new(1),
                 files: Arc::default(),
                 gauges: OnceLock::new(),
@@ -51,13 +51,13 @@ impl Handle {
     }
 
     /// Finishes what was begun and ends, as the first TERM does; however often it is asked.
-    pub fn drain(&self) {
+    pub fn shutdown(&self) {
         self.shared.inbox.event(Event::Drain);
     }
 
     /// Ends now, cutting what is in flight, as a second TERM does.
-    pub fn hammer(&self) {
-        self.shared.inbox.event(Event::Hammer);
+    pub fn abort(&self) {
+        self.shared.inbox.event(Event::Abort);
     }
 
     /// Passes an open file, socket or pipe on to the next generation, which gets it from
@@ -82,7 +82,7 @@ impl Handle {
     /// What the server has done and is doing.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::new(self.shared.generation.load(Ordering::Relaxed), self.phase());
-        self.shared.tallies.add_up(&mut stats);
+        self.shared.all_counters.add_up(&mut stats);
         if let Some(gauges) = self.shared.gauges.get() {
             gauges.add_to(&mut stats);
         }

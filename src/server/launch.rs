@@ -183,7 +183,7 @@ macro_rules! launch_methods {
 
         /// Lets go of what only one generation may have (a lock, a single-writer store, a consumer's
         /// place), when a successor is prepared and before it is told to serve. What it returns, `()` or
-        /// a [`UserState`](crate::UserState), is given to the successor's
+        /// a [`HandoverState`](crate::HandoverState), is given to the successor's
         /// [`acquire_after_go`](Self::acquire_after_go). An error, or more than
         /// [`Timeouts::ready`](crate::Timeouts::ready), and there is no handover.
         ///
@@ -191,7 +191,7 @@ macro_rules! launch_methods {
         /// followed by this process's own `acquire_after_go`, with the state it had released. Runs on a
         /// thread of the hooks, as all but `before_ready` do, one after the other.
         #[must_use]
-        pub fn release_before_go<S: Into<$crate::UserState>>(
+        pub fn release_before_go<S: Into<$crate::HandoverState>>(
             mut self,
             mut hook: impl FnMut() -> Result<S, String> + Send + 'static,
         ) -> Self {
@@ -209,7 +209,7 @@ macro_rules! launch_methods {
         #[must_use]
         pub fn acquire_after_go(
             mut self,
-            hook: impl FnMut($crate::UserState) -> Result<(), String> + Send + 'static,
+            hook: impl FnMut($crate::HandoverState) -> Result<(), String> + Send + 'static,
         ) -> Self {
             self.launch.hooks.acquire = Some(Box::new(hook));
             self
@@ -223,7 +223,7 @@ macro_rules! launch_methods {
         }
 
         /// Runs when the drain begins, at a stop or after a handover. The exit waits for it, until the
-        /// hammer.
+        /// drain deadline.
         #[must_use]
         pub fn on_drain(mut self, hook: impl FnOnce() + Send + 'static) -> Self {
             self.launch.hooks.drain.push(Box::new(hook));
@@ -231,7 +231,7 @@ macro_rules! launch_methods {
         }
 
         /// Runs when all that was begun is done, before `serve` returns: to flush, to dump state. It
-        /// has until the hammer, and at least a second; then it is left behind, which the log says.
+        /// has until the drain deadline, and at least a second; then it is left behind, which the log says.
         #[must_use]
         pub fn on_exit(mut self, hook: impl FnOnce() + Send + 'static) -> Self {
             self.launch.hooks.exit.push(Box::new(hook));
@@ -357,9 +357,9 @@ pub(crate) fn serve<B: Business>(mut business: B) -> Result<(), Error> {
         let started = start(business, launch, inheritance.as_mut(), generation)?;
         let inbox = Arc::clone(&started.handle.shared.inbox);
         let desk = signal_hooks.start()?;
-        let heard = move |signal, wish: Option<_>| {
+        let heard = move |signal, request: Option<_>| {
             let inbox = Arc::clone(&inbox);
-            desk.hear(signal, move || wish.into_iter().for_each(|wish| inbox.wish(wish)));
+            desk.hear(signal, move || request.into_iter().for_each(|request| inbox.request(request)));
         };
         let signals =
             installed.start(meanings, circumstances, heard).map_err(Error::system("can't handle signals"))?;
@@ -473,7 +473,7 @@ fn start<B: Business>(
         phase: handle.shared.phase.clone(),
         generation,
         descriptors,
-        tallies: handle.shared.tallies.clone(),
+        all_counters: handle.shared.all_counters.clone(),
         busy: works.busy,
         news: Arc::new(move |news| {
             inbox.event(match news {
@@ -495,7 +495,7 @@ fn start<B: Business>(
             if let Err(e) = &outcome {
                 // Nothing would be accepted any more, nor time out.
                 error!("{e}: this process can't go on");
-                ends.event(Event::Hammer);
+                ends.event(Event::Abort);
             }
             outcome
         })
@@ -620,7 +620,7 @@ impl Running {
     }
 
     fn end(&mut self) -> Result<(), Error> {
-        self.handle.drain();
+        self.handle.shutdown();
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(outcome)) => outcome,
             Some(Err(_)) => Err(Error::new(Kind::System, "the control loop panicked")),

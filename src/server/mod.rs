@@ -22,9 +22,11 @@ use crate::base::log::{error, panic_text, warn};
 use crate::base::status::Stats;
 use crate::http::codec::{DateCache, encode};
 use crate::http::exchange::detached::Detached;
-use crate::http::exchange::{self, Client, Common, Desk, HandlerBox, Progress, Sign, Site, Stores};
+use crate::http::exchange::{
+    self, Client, Common, CurrentRequest, HandlerBox, ListenerHandler, Progress, Stores, WorkerState,
+};
 use crate::net::listener::Wanted;
-use crate::net::scheduler::latency::Pace;
+use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::pool::{Begin, Places, Pool};
 use crate::net::scheduler::queue::Queue;
 #[cfg(feature = "tls")]
@@ -60,7 +62,7 @@ pub struct Server {
     listen: Vec<Listen>,
     admin: Vec<String>,
     workers: usize,
-    temporary_folder: Option<PathBuf>,
+    temp_dir: Option<PathBuf>,
     stack_bytes: Option<usize>,
     per_worker: Vec<Begin>,
     launch: Launch,
@@ -74,7 +76,7 @@ impl Server {
             listen: Vec::new(),
             admin: Vec::new(),
             workers: DEFAULT_WORKERS,
-            temporary_folder: None,
+            temp_dir: None,
             stack_bytes: None,
             per_worker: Vec::new(),
             launch: Launch::default(),
@@ -154,8 +156,8 @@ impl Server {
     /// Where request bodies that are too long for memory are kept, in files without a name. Default:
     /// `$TMPDIR`, or /tmp. On a tmpfs they are in memory all the same.
     #[must_use]
-    pub fn temporary_folder(mut self, folder: impl Into<PathBuf>) -> Server {
-        self.temporary_folder = Some(folder.into());
+    pub fn temp_dir(mut self, folder: impl Into<PathBuf>) -> Server {
+        self.temp_dir = Some(folder.into());
         self
     }
 
@@ -205,7 +207,7 @@ impl Business for Server {
         &mut self.launch
     }
 
-    /// Site 0 is the server's own handler, the next ones those of listeners with handlers or workers of their own,
+    /// ListenerHandler 0 is the server's own handler, the next ones those of listeners with handlers or workers of their own,
     /// the last the admin's. The pools are in the same order.
     fn plan(&mut self) -> Result<Plan, Error> {
         self.check()?;
@@ -232,7 +234,7 @@ impl Business for Server {
     }
 
     fn start(self, ground: &Ground<Progress>) -> Result<Works<Progress>, Error> {
-        let site = |handler| Site { handler: HandlerBox(handler), pace: Pace::new() };
+        let site = |handler| ListenerHandler { handler: HandlerBox(handler), latency: HandlerLatency::new() };
         let (begins, stack_bytes) = (self.per_worker.clone(), self.stack_bytes);
         let begin: Option<Begin> = (!begins.is_empty())
             .then(|| Arc::new(move || begins.iter().try_for_each(|begin| begin())) as Begin);
@@ -250,9 +252,12 @@ impl Business for Server {
             sites.push(site(Arc::new(admin_routes(&ground.handle))));
             lanes.push(places("heirloom-admin", String::new(), 1, None));
         }
-        let (limits, tallies) = (&ground.limits, &ground.handle.shared.tallies);
-        let detached =
-            Arc::new(Detached::new(limits.detached_threads, ground.descriptors.clone(), tallies.tally()));
+        let (limits, all_counters) = (&ground.limits, &ground.handle.shared.all_counters);
+        let detached = Arc::new(Detached::new(
+            limits.detached_threads,
+            ground.descriptors.clone(),
+            all_counters.register(),
+        ));
         let memory = Budget::new(limits.buffered_bytes);
         let disk = Budget::new(limits.temporary_bytes);
         let common = Arc::new(Common {
@@ -260,12 +265,7 @@ impl Business for Server {
             parking: Arc::clone(&ground.parking),
             limits: limits.clone(),
             timeouts: ground.timeouts.clone(),
-            stores: Stores::new(
-                memory.clone(),
-                disk.clone(),
-                ground.descriptors.clone(),
-                self.temporary_folder,
-            ),
+            stores: Stores::new(memory.clone(), disk.clone(), ground.descriptors.clone(), self.temp_dir),
             phase: ground.handle.shared.phase.clone(),
             wait_group: ground.wait_group.clone(),
             detached: Arc::clone(&detached),
@@ -273,26 +273,28 @@ impl Business for Server {
 
         let mut pools = Vec::new();
         let mut queues = Vec::new();
-        let mut signs = Vec::new();
+        let mut current_requests = Vec::new();
         for (lane, places) in lanes.into_iter().enumerate() {
             let count = places.count;
             let share = (count.saturating_mul(limits.streaming_percent.into()) / 100).max(1);
             let queue = Arc::new(Queue::new(count, share));
-            let of_pool: Vec<Arc<Sign>> = (0..count).map(|_| Arc::default()).collect();
-            signs.extend(of_pool.iter().cloned());
-            let (common, of_queue, tallies) = (Arc::clone(&common), Arc::clone(&queue), tallies.clone());
-            let of_the_dead = tallies.clone();
+            let of_pool: Vec<Arc<CurrentRequest>> = (0..count).map(|_| Arc::default()).collect();
+            current_requests.extend(of_pool.iter().cloned());
+            let (common, of_queue, all_counters) =
+                (Arc::clone(&common), Arc::clone(&queue), all_counters.clone());
+            let of_the_dead = all_counters.clone();
             let make = move |index: usize| {
                 let wait_group = common.wait_group.on_own_line();
-                let sign = of_pool.get(index).cloned().unwrap_or_default();
-                let mut desk = Desk::new(index, tallies.tally(), sign, wait_group);
+                let current_request = of_pool.get(index).cloned().unwrap_or_default();
+                let mut worker =
+                    WorkerState::new(index, all_counters.register(), current_request, wait_group);
                 let (common, queue) = (Arc::clone(&common), Arc::clone(&of_queue));
-                move |client: Box<Client>, taken| exchange::serve(client, taken, &mut desk, &common, &queue)
+                move |client: Box<Client>, taken| exchange::serve(client, taken, &mut worker, &common, &queue)
             };
             let died = move |worker: &str, panic: &(dyn Any + Send)| {
                 error!("{worker} died and is replaced: {}", panic_text(panic));
-                // A tally has one writer; this is rare enough for one each.
-                of_the_dead.tally().worker_replaced();
+                // A counters has one writer; this is rare enough for one each.
+                of_the_dead.register().worker_replaced();
             };
             let (parking, to_fill) = (Arc::clone(&ground.parking), Arc::clone(&queue));
             let fetch = move || parking.fetch(lane, &to_fill);
@@ -311,7 +313,7 @@ impl Business for Server {
             encode::busy(&mut answer, date.get(SystemTime::now()));
             answer
         };
-        let workers = Workers { signs, pools: Mutex::new(pools), detached, memory, disk };
+        let workers = Workers { current_requests, pools: Mutex::new(pools), detached, memory, disk };
         Ok(Works { queues, busy: Box::new(busy), staff: Box::new(workers) })
     }
 }
@@ -353,7 +355,7 @@ impl Server {
 #[derive(Debug)]
 struct Workers {
     /// One for each worker.
-    signs: Vec<Arc<Sign>>,
+    current_requests: Vec<Arc<CurrentRequest>>,
     pools: Mutex<Vec<Pool<Box<Client>>>>,
     detached: Arc<Detached>,
     memory: Budget,
@@ -362,14 +364,15 @@ struct Workers {
 
 impl Staff for Workers {
     fn add_to(&self, stats: &mut Stats) {
-        stats.workers = self.signs.len() as u64;
+        stats.workers = self.current_requests.len() as u64;
         stats.buffered_bytes = self.memory.held();
         stats.temporary_bytes = self.disk.held();
         stats.detached = self.detached.count() as u64;
     }
 
     fn in_flight(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.signs.iter().filter_map(|sign| sign.read()).collect();
+        let mut lines: Vec<String> =
+            self.current_requests.iter().filter_map(|current_request| current_request.read()).collect();
         lines.extend(self.detached.in_flight());
         lines
     }
@@ -384,7 +387,7 @@ impl Staff for Workers {
 
     /// Workers that are in handlers are left behind: the process ends under them.
     fn finish(&self, _: &mut dyn FnMut()) -> Result<(), Error> {
-        let idle = self.signs.iter().all(|sign| sign.read().is_none());
+        let idle = self.current_requests.iter().all(|current_request| current_request.read().is_none());
         let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
         if idle {
             let until = Instant::now() + LAST_DROPS;

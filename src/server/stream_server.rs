@@ -20,12 +20,12 @@ use crate::base::close_reason::CloseReason;
 use crate::base::error::{Error, Kind};
 use crate::base::log::{debug, error, info};
 use crate::base::phase::{Drain, Phase, PhaseWatch};
-use crate::base::status::{Stats, Tally};
+use crate::base::status::{Counters, Stats};
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::{Deadline, Lanes, Parking};
 use crate::net::conn_info::PeerCredentials;
 use crate::net::listener::Wanted;
-use crate::net::scheduler::queue::{Popped, Queue, Seat};
+use crate::net::scheduler::queue::{Parker, Popped, Queue};
 use crate::net::stream::{self, Peek, Portable, Stream};
 use crate::server::assembly::Staff;
 use crate::server::launch::{self, Business, Ground, Launch, Plan, Running, Works, launch_methods};
@@ -42,12 +42,12 @@ const TIDIES: Duration = Duration::from_millis(500);
 /// business: [`Connection::drain`] tells when.
 ///
 /// ```no_run
-/// use heirloom::{Connection, Lifecycle};
+/// use heirloom::{Connection, StreamServer};
 /// use std::io::{BufRead, BufReader, Write};
 /// use std::thread;
 ///
 /// fn main() -> Result<(), heirloom::Error> {
-///     Lifecycle::new().listen("127.0.0.1:7001").serve(|incoming| {
+///     StreamServer::new().listen("127.0.0.1:7001").serve(|incoming| {
 ///         for connection in incoming {
 ///             // A thread that can't be had closes this connection, and only this one.
 ///             let _ = thread::Builder::new().spawn(move || talk(connection));
@@ -73,7 +73,7 @@ const TIDIES: Duration = Duration::from_millis(500);
 /// Of [`Limits`](crate::Limits) the counts of connections hold, and of [`Timeouts`](crate::Timeouts)
 /// all that is not about requests: `idle` and `idle_grace` for parked connections, `queue_wait` for
 /// those that no thread asks for.
-pub struct Lifecycle {
+pub struct StreamServer {
     listen: Vec<String>,
     busy: Vec<u8>,
     work: Option<Work>,
@@ -82,17 +82,17 @@ pub struct Lifecycle {
 
 type Work = Box<dyn FnOnce(Incoming) + Send>;
 
-impl Lifecycle {
+impl StreamServer {
     /// One without listeners yet.
-    pub fn new() -> Lifecycle {
-        Lifecycle { listen: Vec::new(), busy: Vec::new(), work: None, launch: Launch::default() }
+    pub fn new() -> StreamServer {
+        StreamServer { listen: Vec::new(), busy: Vec::new(), work: None, launch: Launch::default() }
     }
 
     /// Adds a listener: `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`. Port 0 takes a free one, which
     /// later generations keep. The text is the listener's name at a handover: a successor that asks
     /// for the same text, or for the same address in another spelling, inherits the socket.
     #[must_use]
-    pub fn listen(mut self, name: impl Into<String>) -> Lifecycle {
+    pub fn listen(mut self, name: impl Into<String>) -> StreamServer {
         self.listen.push(name.into());
         self
     }
@@ -102,7 +102,7 @@ impl Lifecycle {
     /// [`Limits::connections_per_peer`](crate::Limits::connections_per_peer), before it is closed.
     /// Default: nothing.
     #[must_use]
-    pub fn busy(mut self, answer: impl Into<Vec<u8>>) -> Lifecycle {
+    pub fn busy(mut self, answer: impl Into<Vec<u8>>) -> StreamServer {
         self.busy = answer.into();
         self
     }
@@ -131,19 +131,19 @@ impl Lifecycle {
     }
 }
 
-impl Default for Lifecycle {
-    fn default() -> Lifecycle {
-        Lifecycle::new()
+impl Default for StreamServer {
+    fn default() -> StreamServer {
+        StreamServer::new()
     }
 }
 
-impl fmt::Debug for Lifecycle {
+impl fmt::Debug for StreamServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lifecycle").field("listen", &self.listen).finish_non_exhaustive()
+        f.debug_struct("StreamServer").field("listen", &self.listen).finish_non_exhaustive()
     }
 }
 
-impl Business for Lifecycle {
+impl Business for StreamServer {
     type Progress = Raw;
 
     fn launch(&mut self) -> &mut Launch {
@@ -167,7 +167,7 @@ impl Business for Lifecycle {
             wait_group: ground.wait_group.clone(),
             listeners: ground.listeners.clone(),
             phase: shared.phase.clone(),
-            tally: Mutex::new(shared.tallies.tally()),
+            counters: Mutex::new(shared.all_counters.register()),
             hands: Mutex::default(),
         });
         let (incoming, handle) = (Incoming { desk: Arc::clone(&desk) }, ground.handle.clone());
@@ -184,7 +184,7 @@ impl Business for Lifecycle {
                     Ok(()) => info!("the service has returned: stopping"),
                     Err(_) => error!("the service has panicked: stopping"),
                 }
-                handle.drain();
+                handle.shutdown();
             }
             outcome.map_err(|_| Error::new(Kind::System, "the service has panicked"))
         };
@@ -232,7 +232,7 @@ struct FrontDesk {
     listeners: Vec<String>,
     phase: PhaseWatch,
     /// Written under the lock, since the program's threads are many.
-    tally: Mutex<Arc<CachePadded<Tally>>>,
+    counters: Mutex<Arc<CachePadded<Counters>>>,
     /// What the program has, by slot.
     hands: Mutex<BTreeMap<u64, Held>>,
 }
@@ -263,7 +263,7 @@ impl FrontDesk {
         SockRef::from(&inner.stream).set_nonblocking(false)?;
         inner.guard = Some(self.wait_group.guard());
         (inner.idle, inner.expired) = (None, false);
-        let held = Held { peer: inner.origin.peer, listener: inner.listener, since: Instant::now() };
+        let held = Held { peer: inner.conn_info.peer, listener: inner.listener, since: Instant::now() };
         self.hands().insert(inner.slot.to_bits(), held);
         Ok(wake)
     }
@@ -300,7 +300,7 @@ impl FrontDesk {
 
     fn end(&self, inner: Box<Inner>, reason: CloseReason) {
         debug!("connection closed: {reason}");
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner).closed(reason);
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner).closed(reason);
         self.parking.close(inner);
     }
 }
@@ -375,7 +375,7 @@ impl Iterator for &Incoming {
     fn next(&mut self) -> Option<Connection> {
         let desk = &self.desk;
         loop {
-            let mut inner = match desk.queue.pop(&Seat::of_guest(), || false) {
+            let mut inner = match desk.queue.pop(&Parker::of_guest(), || false) {
                 Popped::Work(inner, _) => inner,
                 Popped::Closed => return None,
             };
@@ -437,21 +437,21 @@ impl Connection {
 
     /// The other end. None on a unix socket.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.inner.as_ref()?.origin.peer
+        self.inner.as_ref()?.conn_info.peer
     }
 
     /// Who has connected to a unix socket. None on TCP.
     pub fn peer_credentials(&self) -> Option<PeerCredentials> {
-        self.inner.as_ref()?.origin.peer_credentials()
+        self.inner.as_ref()?.conn_info.peer_credentials()
     }
 
-    /// The text given to [`Lifecycle::listen`] for the listener that it came by.
+    /// The text given to [`StreamServer::listen`] for the listener that it came by.
     pub fn listener(&self) -> &str {
         self.inner.as_ref().map_or("", |inner| self.desk.listener(inner.listener))
     }
 
     /// Tells whether this process drains. A connection should come to an end then: between two
-    /// requests, with a word to the client. One that lasts is cut by the hammer
+    /// requests, with a word to the client. One that lasts is cut at the drain deadline
     /// ([`Timeouts::drain`](crate::Timeouts::drain)).
     pub fn drain(&self) -> &Drain {
         &self.drain

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 use http::StatusCode;
 
 use crate::base::budget::Share;
-use crate::net::conn_info::Origin;
+use crate::net::conn_info::ConnInfo;
 use crate::web::upgrade::Upgraded;
 
 /// The body of a request or of a response.
@@ -26,7 +26,7 @@ use crate::web::upgrade::Upgraded;
 /// ```
 pub struct Body {
     kind: Kind,
-    origin: Option<Arc<Origin>>,
+    conn_info: Option<Arc<ConnInfo>>,
     /// The request's head as received.
     head: Bytes,
     /// The path is the pattern of the route that matched.
@@ -229,20 +229,20 @@ impl Body {
     }
 
     pub(crate) const fn of(kind: Kind) -> Body {
-        Body { kind, origin: None, head: Bytes::new(), routed: false }
+        Body { kind, conn_info: None, head: Bytes::new(), routed: false }
     }
 
     /// Of a request that came over a connection.
-    pub(crate) fn received(kind: Kind, origin: Arc<Origin>, head: Bytes) -> Body {
-        Body { kind, origin: Some(origin), head, routed: false }
+    pub(crate) fn received(kind: Kind, conn_info: Arc<ConnInfo>, head: Bytes) -> Body {
+        Body { kind, conn_info: Some(conn_info), head, routed: false }
     }
 
     pub(crate) fn head(&self) -> &[u8] {
         &self.head
     }
 
-    pub(crate) fn origin(&self) -> Option<&Arc<Origin>> {
-        self.origin.as_ref()
+    pub(crate) fn conn_info(&self) -> Option<&Arc<ConnInfo>> {
+        self.conn_info.as_ref()
     }
 
     /// Notes that the request matched a route without parameters: its path is the pattern.

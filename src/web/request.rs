@@ -302,32 +302,32 @@ impl RequestExt for Request {
     }
 
     fn peer_addr(&self) -> Option<SocketAddr> {
-        self.body().origin().and_then(|o| o.peer)
+        self.body().conn_info().and_then(|o| o.peer)
     }
 
     fn peer_credentials(&self) -> Option<PeerCredentials> {
-        self.body().origin().and_then(|o| o.peer_credentials())
+        self.body().conn_info().and_then(|o| o.peer_credentials())
     }
 
     fn client_gone(&self) -> bool {
-        self.body().origin().is_some_and(|o| o.client_gone())
+        self.body().conn_info().is_some_and(|o| o.client_gone())
     }
 
     fn client_watch(&self) -> ClientWatch {
-        ClientWatch::of(self.body().origin().cloned())
+        ClientWatch::of(self.body().conn_info().cloned())
     }
 
     #[cfg(feature = "tls")]
     fn tls(&self) -> Option<&TlsInfo> {
-        self.body().origin().and_then(|o| o.tls.as_ref())
+        self.body().conn_info().and_then(|o| o.tls.as_ref())
     }
 
     fn generation(&self) -> u32 {
-        self.body().origin().map_or(1, |o| o.generation)
+        self.body().conn_info().map_or(1, |o| o.generation)
     }
 
     fn draining(&self) -> bool {
-        self.body().origin().is_some_and(|o| o.phase.get().is_draining())
+        self.body().conn_info().is_some_and(|o| o.phase.get().is_draining())
     }
 
     fn wait_draining(&self, timeout: Duration) -> bool {
@@ -335,7 +335,7 @@ impl RequestExt for Request {
     }
 
     fn drain(&self) -> Drain {
-        Drain::of(self.body().origin().map_or_else(PhaseWatch::new, |o| o.phase.clone()))
+        Drain::of(self.body().conn_info().map_or_else(PhaseWatch::new, |o| o.phase.clone()))
     }
 
     fn bytes(&mut self) -> io::Result<Bytes> {
@@ -395,7 +395,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::net::conn_info::Origin;
+    use crate::net::conn_info::ConnInfo;
     use crate::web::body::Kind;
     use crate::{Body, Phase};
 
@@ -432,8 +432,8 @@ mod tests {
     fn a_served_request_tells_its_connection_and_process() {
         let phase = PhaseWatch::new();
         let peer = Some(SocketAddr::from(([127, 0, 0, 1], 9)));
-        let origin = Arc::new(Origin::new(peer, phase.clone(), 3));
-        let req = Request::new(Body::received(Kind::Empty, origin, Bytes::new()));
+        let conn_info = Arc::new(ConnInfo::new(peer, phase.clone(), 3));
+        let req = Request::new(Body::received(Kind::Empty, conn_info, Bytes::new()));
         let drain = req.drain();
         assert_eq!((req.peer_addr(), req.generation(), req.draining()), (peer, 3, false));
         assert!(!drain.draining());

@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, StatusCode};
 use matchit::{InsertError, Params};
 
 use crate::base::percent::{decoded_text, normal_path};
-use crate::net::scheduler::latency::Pace;
+use crate::net::scheduler::latency::HandlerLatency;
 use crate::web::handler::{Handler, Pattern, Resolved};
 use crate::web::response::{ResponseExt, plain};
 use crate::{Request, Response};
@@ -85,7 +85,7 @@ struct Route {
     /// None: any.
     method: Option<Method>,
     handler: Box<dyn Handler>,
-    pace: Pace,
+    latency: HandlerLatency,
 }
 
 struct Fallback {
@@ -417,7 +417,7 @@ impl Path {
 
 impl Route {
     fn new(method: Option<Method>, handler: impl Handler) -> Route {
-        Route { method, handler: Box::new(handler), pace: Pace::new() }
+        Route { method, handler: Box::new(handler), latency: HandlerLatency::new() }
     }
 
     /// The handler may be a router itself, or have rules: what it knows goes before what we know.
@@ -429,7 +429,7 @@ impl Route {
     ) -> Resolved<'h> {
         let mut found = self.handler.resolve(head);
         found.endpoint = found.endpoint.or(Some(&*self.handler));
-        found.pace = found.pace.or(Some(&self.pace));
+        found.latency = found.latency.or(Some(&self.latency));
         if found.pattern.is_none() {
             (found.pattern, found.values) = (pattern, values);
         }
@@ -600,7 +600,7 @@ mod tests {
             let got = match (found.refusal, found.endpoint) {
                 (Some(refusal), _) => refusal,
                 (None, Some(endpoint)) => {
-                    assert!(found.pace.is_some(), "{line}");
+                    assert!(found.latency.is_some(), "{line}");
                     endpoint.call(request)
                 }
                 (None, None) => panic!("{line}: neither endpoint nor refusal"),
@@ -1002,16 +1002,16 @@ mod tests {
             assert_eq!(found.rules, want, "{line}");
             let wrapped = found.wrapped();
             assert_eq!(wrapped.rules, want, "{line}");
-            assert!(wrapped.endpoint.is_none() && wrapped.pace.is_some());
+            assert!(wrapped.endpoint.is_none() && wrapped.latency.is_some());
         }
     }
 
     #[test]
     fn each_route_has_its_own_pace() {
         let router = Router::new().get("/a", |_: Request| ()).post("/a", |_: Request| ());
-        let pace = |line| router.resolve(&request(line).into_parts().0).pace.map(std::ptr::from_ref);
-        assert_eq!(pace("GET /a"), pace("HEAD /a"));
-        assert_ne!(pace("GET /a"), pace("POST /a"));
+        let latency = |line| router.resolve(&request(line).into_parts().0).latency.map(std::ptr::from_ref);
+        assert_eq!(latency("GET /a"), latency("HEAD /a"));
+        assert_ne!(latency("GET /a"), latency("POST /a"));
     }
 
     #[test]

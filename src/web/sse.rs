@@ -267,7 +267,7 @@ mod tests {
 
     use super::*;
     use crate::base::phase::{Phase, PhaseWatch};
-    use crate::net::conn_info::Origin;
+    use crate::net::conn_info::ConnInfo;
     use crate::web::body::Kind;
 
     #[test]
@@ -292,8 +292,8 @@ mod tests {
     ) -> (String, io::Result<()>) {
         let watch = PhaseWatch::new();
         watch.set(phase);
-        let origin = Arc::new(Origin::new(None, watch, 1));
-        let mut req = Request::new(Body::received(Kind::Empty, origin, Bytes::new()));
+        let conn_info = Arc::new(ConnInfo::new(None, watch, 1));
+        let mut req = Request::new(Body::received(Kind::Empty, conn_info, Bytes::new()));
         req.headers_mut().insert("last-event-id", "41".parse().unwrap());
         let response = sse(&req, write);
         assert_eq!(response.headers()["content-type"], "text/event-stream");

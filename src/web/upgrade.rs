@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::net::conn_info::{Origin, PeerCredentials};
+use crate::net::conn_info::{ConnInfo, PeerCredentials};
 
 /// How much `wait` reads ahead to see that something is there.
 const AHEAD: usize = 4 << 10;
@@ -49,7 +49,7 @@ pub struct Upgraded {
 /// What the client says, see [`Upgraded::split`].
 pub struct UpgradedReader {
     io: Arc<dyn Duplex>,
-    origin: Arc<Origin>,
+    conn_info: Arc<ConnInfo>,
     /// Read and not used.
     early: Vec<u8>,
     timeout: Option<Duration>,
@@ -100,7 +100,7 @@ pub(crate) struct Wants {
 /// What an [`Upgraded`] is made of.
 pub(crate) struct Parts {
     pub(crate) io: Arc<dyn Duplex>,
-    pub(crate) origin: Arc<Origin>,
+    pub(crate) conn_info: Arc<ConnInfo>,
     pub(crate) early: Vec<u8>,
 }
 
@@ -108,19 +108,19 @@ impl Upgraded {
     /// A write waits for the client for `stall` at most.
     pub(crate) fn new(parts: Parts, stall: Duration) -> Upgraded {
         let writer = UpgradedWriter { io: Arc::clone(&parts.io), timeout: Some(stall) };
-        let Parts { io, origin, early } = parts;
-        Upgraded { reader: UpgradedReader { io, origin, early, timeout: None }, writer }
+        let Parts { io, conn_info, early } = parts;
+        Upgraded { reader: UpgradedReader { io, conn_info, early, timeout: None }, writer }
     }
 
     #[cfg(feature = "websocket")]
     pub(crate) fn into_parts(self) -> Parts {
-        let UpgradedReader { io, origin, early, .. } = self.reader;
-        Parts { io, origin, early }
+        let UpgradedReader { io, conn_info, early, .. } = self.reader;
+        Parts { io, conn_info, early }
     }
 
     /// Waits until there is something to read, until the process drains, or for `timeout`; None:
     /// without end. Once the process drains it says so at once, each time: reads and writes still
-    /// work, so that what was begun can be ended, until the hammer.
+    /// work, so that what was begun can be ended, until the drain deadline.
     ///
     /// # Errors
     /// Those of the connection, such as a reset.
@@ -143,18 +143,18 @@ impl Upgraded {
 
     /// The other end of the connection, see [`RequestExt::peer_addr`](crate::RequestExt::peer_addr).
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.reader.origin.peer
+        self.reader.conn_info.peer
     }
 
     /// Who has connected to a unix socket, see
     /// [`RequestExt::peer_credentials`](crate::RequestExt::peer_credentials).
     pub fn peer_credentials(&self) -> Option<PeerCredentials> {
-        self.reader.origin.peer_credentials()
+        self.reader.conn_info.peer_credentials()
     }
 
     /// Whether this process is about to end.
     pub fn draining(&self) -> bool {
-        self.reader.origin.phase.get().is_draining()
+        self.reader.conn_info.phase.get().is_draining()
     }
 
     /// A half for each direction, to be used by two threads at once, as a proxy does:
@@ -195,7 +195,7 @@ impl UpgradedReader {
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Waited> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
-            if self.origin.phase.get().is_draining() {
+            if self.conn_info.phase.get().is_draining() {
                 return Ok(Waited::Draining);
             }
             if !self.early.is_empty() {
@@ -297,7 +297,7 @@ impl fmt::Debug for Upgraded {
 
 impl fmt::Debug for UpgradedReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UpgradedReader").field("peer", &self.origin.peer).finish_non_exhaustive()
+        f.debug_struct("UpgradedReader").field("peer", &self.conn_info.peer).finish_non_exhaustive()
     }
 }
 

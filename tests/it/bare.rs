@@ -6,12 +6,12 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use heirloom::{CloseReason, Connection, Lifecycle, Limits, Phase, Running, Timeouts, Wake};
+use heirloom::{CloseReason, Connection, Limits, Phase, Running, StreamServer, Timeouts, Wake};
 
 use crate::support::{DEADLINE, eventually, spawn};
 
 /// A service whose connections come out here.
-fn give(lifecycle: Lifecycle) -> (Running, Receiver<Connection>) {
+fn give(lifecycle: StreamServer) -> (Running, Receiver<Connection>) {
     let (give, take): (Sender<Connection>, _) = channel();
     let running = lifecycle.listen("127.0.0.1:0").spawn(move |incoming| {
         for connection in incoming {
@@ -41,7 +41,7 @@ fn rest(mut stream: &TcpStream) -> String {
 
 #[test]
 fn a_connection_is_given_before_its_first_byte_and_is_in_flight_until_it_ends() {
-    let (running, given) = give(Lifecycle::new());
+    let (running, given) = give(StreamServer::new());
     let client = connect(&running);
     let connection = given.recv_timeout(DEADLINE).unwrap();
     assert_eq!(connection.wake(), Wake::New);
@@ -62,7 +62,7 @@ fn a_connection_is_given_before_its_first_byte_and_is_in_flight_until_it_ends() 
 
 #[test]
 fn reads_wait_and_time_out() {
-    let (running, given) = give(Lifecycle::new());
+    let (running, given) = give(StreamServer::new());
     let mut client = connect(&running);
     let mut connection = given.recv_timeout(DEADLINE).unwrap();
     connection.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
@@ -85,7 +85,7 @@ fn reads_wait_and_time_out() {
 
 #[test]
 fn a_parked_one_comes_back_when_there_is_something_to_read_and_only_then() {
-    let (running, given) = give(Lifecycle::new());
+    let (running, given) = give(StreamServer::new());
     let client = connect(&running);
     let mut connection = given.recv_timeout(DEADLINE).unwrap();
     for n in 0..20 {
@@ -120,7 +120,7 @@ fn a_parked_one_comes_back_when_there_is_something_to_read_and_only_then() {
 #[test]
 fn one_that_is_parked_for_too_long_comes_back_for_a_last_word() {
     let timeouts = Timeouts { idle: Duration::from_millis(50), ..Default::default() };
-    let (running, given) = give(Lifecycle::new().timeouts(timeouts));
+    let (running, given) = give(StreamServer::new().timeouts(timeouts));
     let client = connect(&running);
     given.recv_timeout(DEADLINE).unwrap().park().unwrap();
     let mut connection = given.recv_timeout(DEADLINE).unwrap();
@@ -134,7 +134,7 @@ fn one_that_is_parked_for_too_long_comes_back_for_a_last_word() {
 #[test]
 fn in_a_drain_nothing_is_parked_and_who_was_parked_gets_a_last_word() {
     let timeouts = Timeouts { idle_grace: Duration::from_millis(300), ..Default::default() };
-    let (running, given) = give(Lifecycle::new().timeouts(timeouts));
+    let (running, given) = give(StreamServer::new().timeouts(timeouts));
     let (parked, held) = (connect(&running), connect(&running));
     let mut connections = [(); 2].map(|()| Some(given.recv_timeout(DEADLINE).unwrap()));
     let of = |client: &TcpStream, all: &mut [Option<Connection>; 2]| {
@@ -143,7 +143,7 @@ fn in_a_drain_nothing_is_parked_and_who_was_parked_gets_a_last_word() {
     };
     of(&parked, &mut connections).park().unwrap();
     let connection = of(&held, &mut connections);
-    running.handle().drain();
+    running.handle().shutdown();
     assert!(connection.drain().wait(DEADLINE));
     let mut connection = connection.park().unwrap_err();
     connection.write_all(b"no more\n").unwrap();
@@ -162,7 +162,7 @@ fn in_a_drain_nothing_is_parked_and_who_was_parked_gets_a_last_word() {
 /// As a client that sends without looking does.
 #[test]
 fn what_was_written_is_not_taken_away_by_a_reset() {
-    let (running, given) = give(Lifecycle::new());
+    let (running, given) = give(StreamServer::new());
     let mut client = connect(&running);
     let mut connection = given.recv_timeout(DEADLINE).unwrap();
     client.write_all(&[b'x'; 4096]).unwrap();
@@ -176,7 +176,7 @@ fn what_was_written_is_not_taken_away_by_a_reset() {
 
 #[test]
 fn a_panic_resets_so_that_no_answer_looks_whole() {
-    let (running, given) = give(Lifecycle::new());
+    let (running, given) = give(StreamServer::new());
     let mut client = connect(&running);
     let connection = given.recv_timeout(DEADLINE).unwrap();
     let panicked = spawn(move || {
@@ -196,7 +196,8 @@ fn who_waits_too_long_for_a_thread_or_is_one_too_many_is_told() {
     let timeouts = Timeouts { queue_wait: Duration::from_secs(1), ..Default::default() };
     let limits = Limits { connections_per_peer: Some(2), ..Default::default() };
     let (release, held) = channel::<()>();
-    let lifecycle = Lifecycle::new().listen("127.0.0.1:0").timeouts(timeouts).limits(limits).busy("BUSY\n");
+    let lifecycle =
+        StreamServer::new().listen("127.0.0.1:0").timeouts(timeouts).limits(limits).busy("BUSY\n");
     let running = lifecycle
         .spawn(move |mut incoming| {
             let first = incoming.next();
@@ -223,7 +224,7 @@ fn who_waits_too_long_for_a_thread_or_is_one_too_many_is_told() {
 fn a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
     let name = format!("unix:{}", folder.path().join("socket").display());
-    let (running, given) = give(Lifecycle::new().listen(&*name));
+    let (running, given) = give(StreamServer::new().listen(&*name));
     let mut client = UnixStream::connect(folder.path().join("socket")).unwrap();
     let connection = given.recv_timeout(DEADLINE).unwrap();
     assert_eq!((connection.listener(), connection.peer_addr()), (&*name, None));
@@ -246,7 +247,7 @@ fn a_unix_socket() {
 #[test]
 fn several_threads_get_each_connection_once() {
     let (tell, told) = channel();
-    let running = Lifecycle::new()
+    let running = StreamServer::new()
         .listen("127.0.0.1:0")
         .spawn(move |incoming| {
             let threads: Vec<_> = (0..4)
@@ -271,10 +272,11 @@ fn several_threads_get_each_connection_once() {
 
 #[test]
 fn a_service_that_returns_or_panics_stops_the_process() {
-    let early = Lifecycle::new().listen("127.0.0.1:0").spawn(|_| {}).unwrap();
+    let early = StreamServer::new().listen("127.0.0.1:0").spawn(|_| {}).unwrap();
     eventually("it ends", || early.handle().phase() == Phase::Exited);
     early.stop().unwrap();
-    let panicked = Lifecycle::new().listen("127.0.0.1:0").spawn(|_| panic!("as the test wants it")).unwrap();
+    let panicked =
+        StreamServer::new().listen("127.0.0.1:0").spawn(|_| panic!("as the test wants it")).unwrap();
     eventually("it ends", || panicked.handle().phase() == Phase::Exited);
     let error = panicked.stop().unwrap_err();
     assert_eq!(error.to_string(), "the service has panicked");
@@ -282,10 +284,10 @@ fn a_service_that_returns_or_panics_stops_the_process() {
 
 #[test]
 fn the_hammer_cuts_what_the_program_has() {
-    let (running, given) = give(Lifecycle::new());
+    let (running, given) = give(StreamServer::new());
     let _client = connect(&running);
     let connection = given.recv_timeout(DEADLINE).unwrap();
-    running.handle().hammer();
+    running.handle().abort();
     eventually("it ends", || running.handle().phase() == Phase::Exited);
     assert!(running.stop().unwrap_err().is_cut());
     drop(connection);
@@ -293,6 +295,6 @@ fn the_hammer_cuts_what_the_program_has() {
 
 #[test]
 fn without_a_listener_it_does_not_start() {
-    let error = Lifecycle::new().spawn(|_| {}).unwrap_err();
+    let error = StreamServer::new().spawn(|_| {}).unwrap_err();
     assert_eq!(error.to_string(), "nothing to listen on: call `listen`");
 }

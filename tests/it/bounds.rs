@@ -258,7 +258,7 @@ fn a_body_that_goes_back_to_a_slow_client_counts_until_it_is_taken() {
 
 #[test]
 fn a_folder_for_files_that_is_not_there_costs_long_bodies_only() {
-    let fixture = Fixture::with(|server| server.temporary_folder("/nowhere/at/all"));
+    let fixture = Fixture::with(|server| server.temp_dir("/nowhere/at/all"));
     let mut client = fixture.client();
     client.send(post("/echo", &vec![b'b'; 200 * KIB]));
     expect_last(&mut client, 507);

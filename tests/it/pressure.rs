@@ -714,8 +714,8 @@ fn durations_without_end() {
 fn a_hammer_does_not_wait_for_the_listeners() {
     let fixture = Fixture::new();
     let (address, handle) = (fixture.address(), fixture.running().handle().clone());
-    handle.drain();
-    handle.hammer();
+    handle.shutdown();
+    handle.abort();
     fixture.stop().unwrap();
     let refused = std::net::TcpStream::connect(address).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
@@ -736,8 +736,8 @@ fn a_hammer_cuts_who_always_has_more_to_read() {
         })
         .collect();
     let handle = running.handle().clone();
-    handle.drain();
-    handle.hammer();
+    handle.shutdown();
+    handle.abort();
     assert!(running.stop().is_err(), "some were cut");
     eventually("each client sees an end", || reading.iter().all(JoinHandle::is_finished));
 }

@@ -124,7 +124,7 @@ fn a_websocket() {
         client.send(message.clone()).unwrap();
         assert_eq!(client.read().unwrap(), message);
     }
-    scene.running.handle().drain();
+    scene.running.handle().shutdown();
     let Message::Close(Some(said)) = client.read().unwrap() else { panic!("no Close") };
     assert_eq!(said.code, CloseCode::Away);
     while client.read().is_ok() {}
@@ -146,7 +146,7 @@ fn events_end_at_a_drain() {
         said.extend_from_slice(&buf[..n]);
         match said.windows(5).any(|five| five == b"first") {
             _ if n == 0 => break,
-            true => scene.running.handle().drain(),
+            true => scene.running.handle().shutdown(),
             false => {}
         }
     }
@@ -182,7 +182,7 @@ fn a_wait_sees_what_is_decrypted_already() {
         stream.read_exact(&mut got).unwrap();
         assert_eq!(got, text.as_bytes());
     }
-    scene.running.handle().drain();
+    scene.running.handle().shutdown();
     let mut last = Vec::new();
     stream.read_to_end(&mut last).unwrap();
     assert_eq!(last, b"bye");

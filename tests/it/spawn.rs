@@ -84,7 +84,7 @@ fn one_with_signals_runs_beside_others_and_a_second_is_refused() {
     assert_eq!(Client::to(beside.addresses()[0]).get("/").text(), "beside");
     assert_eq!(handle.phase(), Phase::Serving, "the refused one has changed nothing");
 
-    handle.drain();
+    handle.shutdown();
     serving.join().unwrap().unwrap();
     assert_eq!(Client::to(beside.addresses()[0]).get("/").text(), "beside", "the other one goes on");
     beside.stop().unwrap();

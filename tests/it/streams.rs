@@ -117,7 +117,7 @@ fn a_drain_ends_it() {
     let mut client = scene.client();
     client.send(get("/endless"));
     eventually("it streams", || scene.running.handle().stats().detached == 1);
-    scene.running.handle().drain();
+    scene.running.handle().shutdown();
     assert_eq!(client.reply().trailing, How::Chunked, "whole");
     let told = scene.told.recv_timeout(DEADLINE).unwrap();
     // By the wait, or by a send before it.

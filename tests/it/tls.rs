@@ -460,7 +460,7 @@ fn a_stop_announces_each_end() {
     late.socket.peek(&mut [0]).unwrap();
     busy.send(get("/wait"));
     fixture.gate().wait_for(1);
-    fixture.running().handle().drain();
+    fixture.running().handle().shutdown();
     eventually("it drains", || fixture.stats().phase.is_draining());
     for client in [&mut kept, &mut late] {
         client.send(get("/"));

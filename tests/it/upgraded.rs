@@ -124,7 +124,7 @@ fn a_wait_tells_bytes_the_end_silence_and_the_drain() {
     scene.expect_told("early");
     let mut client = scene.client("");
     assert_eq!(client.take(1), b".");
-    scene.running.handle().drain();
+    scene.running.handle().shutdown();
     let mut heard = String::new();
     while !heard.ends_with("bye") {
         heard.push(char::from(client.take(1)[0]));
@@ -141,7 +141,7 @@ fn a_wait_without_end_is_ended_by_the_drain() {
     let scene = Scene::with(|mut io| Ok(format!("{:?}", io.wait(None)?)));
     let mut client = scene.client("");
     eventually("it waits", || scene.running.handle().stats().detached == 1);
-    scene.running.handle().drain();
+    scene.running.handle().shutdown();
     client.expect_fin();
     scene.expect_told("Draining");
     scene.running.stop().unwrap();

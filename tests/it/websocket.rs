@@ -452,7 +452,7 @@ fn a_drain_closes_with_1001_whoever_waits_for_what() {
         let scene = Scene::with(WebSocketOptions::default(), speak);
         let mut client = scene.client();
         client.send(frame(FIN | PING, ""));
-        scene.running.handle().drain();
+        scene.running.handle().shutdown();
         loop {
             let (opcode, said) = receive(&mut client);
             match opcode {
@@ -479,7 +479,7 @@ fn who_does_not_answer_the_close_is_cut_off() {
         move || while twin.try_send(frame(FIN | BINARY, patterned(100_000))).is_ok() {}
     });
     assert_patterned(&receive(&mut deaf).1, 100_000);
-    scene.running.handle().drain();
+    scene.running.handle().shutdown();
     expect_close(&mut silent, 1001);
     silent.expect_fin();
     scene.expect_nobody();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
 
-use super::progress::{Begun, Rate};
+use super::progress::{Rate, RequestHead};
 use crate::base::budget::{Budget, Share};
 use crate::base::error::lacks_descriptor;
 use crate::http::codec::Decoder;
@@ -46,7 +46,7 @@ pub(super) struct Bounds {
 /// A request whose body is not complete.
 #[derive(Debug)]
 pub(super) struct Collecting {
-    pub(super) begun: Begun,
+    pub(super) begun: RequestHead,
     pub(super) decoder: Decoder,
     store: Store,
     len: u64,
@@ -80,7 +80,7 @@ impl CollectError {
 
 impl Collecting {
     pub(super) fn new(
-        begun: Begun,
+        begun: RequestHead,
         decoder: Decoder,
         bounds: Bounds,
         stores: &Stores,
@@ -158,12 +158,12 @@ impl Collecting {
     }
 
     /// Without what has come of the body.
-    pub(super) fn into_begun(self: Box<Self>) -> Begun {
+    pub(super) fn into_begun(self: Box<Self>) -> RequestHead {
         self.begun
     }
 
     /// The complete body.
-    pub(super) fn finish(self) -> (Begun, Result<Kind, CollectError>) {
+    pub(super) fn finish(self) -> (RequestHead, Result<Kind, CollectError>) {
         let kind = match self.store {
             Store::Memory(bytes, _) if bytes.is_empty() => Ok(Kind::Empty),
             // From here on as many at most as there are workers.

@@ -17,7 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::base::budget::{Budget, Share};
 use crate::base::close_reason::CloseReason;
 use crate::base::log::{debug, error, panic_text};
-use crate::base::status::Tally;
+use crate::base::status::Counters;
 use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::http::exchange::blocking::{wait_for, write_all};
 use crate::http::exchange::ending::Ending;
@@ -43,14 +43,14 @@ struct Inner {
     next: u64,
     running: BTreeMap<u64, Running>,
     /// Written under the lock, since these threads are many.
-    tally: Arc<CachePadded<Tally>>,
+    counters: Arc<CachePadded<Counters>>,
 }
 
 #[derive(Debug)]
 struct Running {
     what: String,
     since: Instant,
-    bell: Option<Arc<Bell>>,
+    bell: Option<Arc<Waker>>,
 }
 
 /// A thread that waits for what it is to do, and its place under the cap.
@@ -60,11 +60,11 @@ pub(super) struct Place {
     id: u64,
     thread: mpsc::Sender<Job>,
     /// For one that speaks another protocol.
-    bell: Option<Arc<Bell>>,
+    bell: Option<Arc<Waker>>,
 }
 
 /// Wakes a thread that waits for its client.
-struct Bell {
+struct Waker {
     event: EventFd,
     at_drain: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     /// Of the event.
@@ -80,8 +80,8 @@ pub(super) enum Task {
 }
 
 impl Detached {
-    pub(crate) fn new(cap: usize, descriptors: Budget, tally: Arc<CachePadded<Tally>>) -> Detached {
-        let inner = Inner { places: 0, next: 0, running: BTreeMap::new(), tally };
+    pub(crate) fn new(cap: usize, descriptors: Budget, counters: Arc<CachePadded<Counters>>) -> Detached {
+        let inner = Inner { places: 0, next: 0, running: BTreeMap::new(), counters };
         Detached { cap, descriptors, inner: Mutex::new(inner) }
     }
 
@@ -106,7 +106,7 @@ impl Detached {
     /// begun, so that there still is another one.
     pub(super) fn place(self: &Arc<Detached>, with_bell: bool) -> Option<Place> {
         let descriptor = if with_bell { Some(self.descriptors.one()?) } else { None };
-        let bell = match descriptor.map(Bell::new).transpose() {
+        let bell = match descriptor.map(Waker::new).transpose() {
             Ok(bell) => bell.map(Arc::new),
             Err(e) => {
                 error!("no descriptor to wake a detached connection by: {e}");
@@ -174,7 +174,7 @@ fn finish(detached: &Detached, id: u64, client: Box<Client>, parking: &Parking<P
     detached.lock().running.remove(&id);
     if let Some(client) = parking.linger(client) {
         debug!("connection closed: {}", CloseReason::Detached);
-        detached.lock().tally.closed(CloseReason::Detached);
+        detached.lock().counters.closed(CloseReason::Detached);
         parking.close(client);
     }
 }
@@ -216,7 +216,7 @@ fn work(
                     let stream = client.stream.clone();
                     let io = Arc::new(Conversation { stream, bell: Arc::clone(bell) });
                     let early = std::mem::take(&mut client.buffered);
-                    let parts = Parts { io, origin: Arc::clone(&client.origin), early };
+                    let parts = Parts { io, conn_info: Arc::clone(&client.conn_info), early };
                     catch_unwind(AssertUnwindSafe(|| speak(Upgraded::new(parts, stall)))).map(Ok)
                 }
                 None => Ok(Err(ErrorKind::Unsupported.into())),
@@ -233,7 +233,7 @@ fn work(
         Ok(Err(e)) => debug!("{what}: ended: {e}"),
         Err(panic) => {
             error!("{what}: panicked on its own thread: {}", panic_text(&**panic));
-            place.detached.lock().tally.panicked();
+            place.detached.lock().counters.panicked();
         }
     }
     let_go(outcome, || what.to_owned());
@@ -276,7 +276,7 @@ impl Write for Writer<'_> {
 /// A connection that speaks another protocol.
 struct Conversation {
     stream: Stream,
-    bell: Arc<Bell>,
+    bell: Arc<Waker>,
 }
 
 impl Duplex for Conversation {
@@ -322,10 +322,10 @@ impl Duplex for Conversation {
     }
 }
 
-impl Bell {
-    fn new(descriptor: Share) -> io::Result<Bell> {
+impl Waker {
+    fn new(descriptor: Share) -> io::Result<Waker> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Bell { event, at_drain: Mutex::new(None), _descriptor: descriptor })
+        Ok(Waker { event, at_drain: Mutex::new(None), _descriptor: descriptor })
     }
 
     fn ring(&self) {
@@ -346,8 +346,8 @@ impl Bell {
     }
 }
 
-impl fmt::Debug for Bell {
+impl fmt::Debug for Waker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bell").finish_non_exhaustive()
+        f.debug_struct("Waker").finish_non_exhaustive()
     }
 }

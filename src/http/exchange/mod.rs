@@ -12,7 +12,6 @@
 
 mod blocking;
 mod collect;
-mod desk;
 pub(crate) mod detached;
 mod ending;
 mod input;
@@ -20,6 +19,7 @@ mod outgoing;
 mod progress;
 mod turn;
 mod upload;
+mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -31,25 +31,25 @@ use crate::base::log::{debug, error, panic_text};
 use crate::base::phase::PhaseWatch;
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::Parking;
-use crate::net::scheduler::latency::Pace;
+use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::queue::{Queue, Taken};
 use crate::net::stream::Connection;
 use crate::web::handler::Handler;
 
 pub(crate) use collect::Stores;
-pub(crate) use desk::{Desk, Sign};
 use detached::{Detached, detach};
 pub(crate) use progress::Progress;
 use turn::{Step, Turn};
+pub(crate) use worker::{CurrentRequest, WorkerState};
 
 /// A connection as this room knows it.
 pub(crate) type Client = Connection<Progress>;
 
 /// What is common to all connections of one listener.
 #[derive(Debug)]
-pub(crate) struct Site {
+pub(crate) struct ListenerHandler {
     pub(crate) handler: HandlerBox,
-    pub(crate) pace: Pace,
+    pub(crate) latency: HandlerLatency,
 }
 
 /// A handler without a name to show.
@@ -64,7 +64,7 @@ impl std::fmt::Debug for HandlerBox {
 /// What all workers of a server share.
 #[derive(Debug)]
 pub(crate) struct Common {
-    pub(crate) sites: Vec<Site>,
+    pub(crate) sites: Vec<ListenerHandler>,
     pub(crate) parking: Arc<Parking<Progress>>,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
@@ -79,15 +79,15 @@ pub(crate) struct Common {
 pub(crate) fn serve(
     mut client: Box<Client>,
     mut taken: Taken,
-    desk: &mut Desk,
+    worker: &mut WorkerState,
     common: &Common,
     queue: &Queue<Box<Client>>,
 ) {
     if let Some(lingering) = client.lingering {
-        return end_lingering(client, lingering.reason, desk, common);
+        return end_lingering(client, lingering.reason, worker, common);
     }
     loop {
-        let mut turn = Turn::new(&mut client, desk, common, queue, taken);
+        let mut turn = Turn::new(&mut client, worker, common, queue, taken);
         // Handlers are caught where they are called; this is for what else is the user's.
         let step = catch_unwind(AssertUnwindSafe(|| turn.run())).unwrap_or_else(|panic| {
             error!("a worker's turn panicked: {}", panic_text(&*panic));
@@ -118,7 +118,7 @@ pub(crate) fn serve(
             Step::WaitForShare => return queue.push_shared(client),
             Step::Close(reason) => {
                 client.stream.shutdown_write();
-                return close(client, reason, desk, common);
+                return close(client, reason, worker, common);
             }
             Step::Linger(reason) => {
                 // Our end first, as the last bytes wait for it; the user's `Drop` still counts as in flight.
@@ -126,31 +126,31 @@ pub(crate) fn serve(
                 client.begin_lingering(reason);
                 forget(&mut client);
                 drop(guard);
-                return end_lingering(client, reason, desk, common);
+                return end_lingering(client, reason, worker, common);
             }
             Step::Reset(reason) => {
                 client.stream.reset_on_close();
-                return close(client, reason, desk, common);
+                return close(client, reason, worker, common);
             }
             Step::Detach { place, task, what } => {
                 let stall = client.progress.of_route.0.unwrap_or(common.timeouts.response_stall);
-                let unsent = std::mem::take(&mut desk.out);
+                let unsent = std::mem::take(&mut worker.out);
                 return detach(place, client, unsent, task, what, stall, &common.parking);
             }
         }
     }
 }
 
-fn end_lingering(client: Box<Client>, reason: CloseReason, desk: &Desk, common: &Common) {
+fn end_lingering(client: Box<Client>, reason: CloseReason, worker: &WorkerState, common: &Common) {
     if let Some(client) = common.parking.linger(client) {
-        close(client, reason, desk, common);
+        close(client, reason, worker, common);
     }
 }
 
-fn close(mut client: Box<Client>, reason: CloseReason, desk: &Desk, common: &Common) {
+fn close(mut client: Box<Client>, reason: CloseReason, worker: &WorkerState, common: &Common) {
     debug!("connection closed: {reason}");
     forget(&mut client);
-    desk.tally.closed(reason);
+    worker.counters.closed(reason);
     common.parking.close(client);
 }
 
@@ -158,7 +158,7 @@ fn close(mut client: Box<Client>, reason: CloseReason, desk: &Desk, common: &Com
 fn forget(client: &mut Client) {
     let progress = std::mem::take(&mut client.progress);
     let head = progress.head();
-    let_go(progress, || desk::method_and_path(&head));
+    let_go(progress, || worker::method_and_path(&head));
 }
 
 /// Drops what is the user's, whose `Drop` may panic, as may that of what it panics with: what was

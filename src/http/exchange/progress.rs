@@ -155,7 +155,7 @@ pub(super) enum Stage {
     },
     Body(Box<Collecting>),
     /// A streaming request that waits for its share of the workers.
-    Upload(Box<(Begun, Decoder)>),
+    Upload(Box<(RequestHead, Decoder)>),
     Respond(Box<Responding>),
     /// Until then.
     Discard(Box<(Decoder, u64, Instant)>),
@@ -212,7 +212,7 @@ impl Responding {
 
 /// A request whose head is complete.
 #[derive(Debug)]
-pub(super) struct Begun {
+pub(super) struct RequestHead {
     pub(super) parts: Parts,
     /// As received.
     pub(super) text: Bytes,
@@ -245,7 +245,7 @@ pub(super) struct AskedOwned {
 /// What a field takes in a `HeaderMap` beside its bytes.
 const FIELD_BYTES: usize = 112;
 
-impl Begun {
+impl RequestHead {
     /// Bytes of its head: as it came, and as it was taken apart.
     fn held(&self) -> usize {
         self.text.len().saturating_add(self.parts.headers.capacity().saturating_mul(FIELD_BYTES))
@@ -308,7 +308,7 @@ mod tests {
         assert!(long.len() <= HEAD_KEPT + 1 && long.starts_with(b"GET /a HTTP/1.1\r\nx: y\r\n"));
         let path = "a".repeat(5_000);
         let long = kept(&format!("GET /{path} HTTP/1.1\r\n\r\n"));
-        let said = super::super::desk::method_and_path(&long);
+        let said = super::super::worker::method_and_path(&long);
         assert!(said.starts_with("GET /aaa") && said.len() == HEAD_KEPT, "{said}");
     }
 

@@ -156,7 +156,7 @@ impl<P: Portable> Acceptor<P> {
                     None => self.send_back(key, batch, 0, false),
                 }
             }
-            Some(Parcel::Counts(counts)) => self.tallies.inherit(counts),
+            Some(Parcel::Counts(counts)) => self.all_counters.inherit(counts),
             None => {
                 debug!("handover: skipped {} unknown bytes on the connection channel", packet.len());
                 if let Some(batch) = Parcel::batch_of(&packet) {
@@ -213,10 +213,10 @@ impl<P: Portable> Acceptor<P> {
             let listed = &self.listed[place];
             let stream = Stream::new(fd, listed.unix);
             let progress = P::unpack(record.begun.map(ago));
-            let origin = Arc::new(self.origin(record.peer, &stream));
-            self.parking.census.enter(place, record.peer);
+            let conn_info = Arc::new(self.conn_info(record.peer, &stream));
+            self.parking.counts.enter(place, record.peer);
             let mut connection =
-                Box::new(Connection::new(stream, slot, (place, listed.site), origin, progress));
+                Box::new(Connection::new(stream, slot, (place, listed.site), conn_info, progress));
             connection.idle = record.bytes.is_empty().then(|| ago(record.idle));
             connection.buffered = record.bytes;
             connection.served = record.served;

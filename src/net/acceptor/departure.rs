@@ -123,7 +123,7 @@ impl<P: Portable> Departure<P> {
             records.push(Record {
                 listener: listener.to_owned(),
                 nth,
-                peer: connection.origin.peer,
+                peer: connection.conn_info.peer,
                 idle: connection.idle.map_or(Duration::ZERO, since),
                 begun: begun.map(since),
                 served: connection.served,
@@ -339,7 +339,7 @@ impl<P: Portable> Acceptor<P> {
             *self.delivered.get_or_insert(0) += heard.delivered.len();
         }
         for connection in heard.delivered {
-            self.tally.handed_over();
+            self.counters.handed_over();
             self.parking.close(connection);
         }
         if let Some(listener) = heard.unwanted {
@@ -360,7 +360,7 @@ impl<P: Portable> Acceptor<P> {
 
     pub(super) fn pass_on_counts(&mut self) {
         if let Some(departure) = &mut self.departure {
-            departure.send_counts(self.tallies.since(&mut self.told));
+            departure.send_counts(self.all_counters.since(&mut self.told));
         }
     }
 }

@@ -2,7 +2,7 @@
 //! bytes and deadlines, never parses HTTP, and never runs user code.
 
 mod arrival;
-mod census;
+mod connection_counts;
 mod departure;
 mod ledger;
 mod parking;
@@ -24,9 +24,9 @@ use crate::base::close_reason::CloseReason;
 use crate::base::limits::Limits;
 use crate::base::log::{debug, error, info, warn};
 use crate::base::phase::PhaseWatch;
-use crate::base::status::{Tallies, Tally};
+use crate::base::status::{AllCounters, Counters};
 use crate::base::sys;
-use crate::net::conn_info::Origin;
+use crate::net::conn_info::ConnInfo;
 use crate::net::listener::{BACKLOG, Listener};
 use crate::net::scheduler::queue::{LOOK, Look, Nudge, Probe, Queue};
 use crate::net::stream::{Answering, Connection, Linger, Peek, Portable, Stream};
@@ -89,7 +89,7 @@ pub(crate) struct Acceptor<P> {
     phase: PhaseWatch,
     generation: u32,
     descriptors: Budget,
-    tally: Arc<CachePadded<Tally>>,
+    counters: Arc<CachePadded<Counters>>,
     /// The answer to who waited too long for a worker.
     busy: Box<dyn FnMut() -> Vec<u8> + Send>,
     news: Arc<dyn Fn(News) + Send + Sync>,
@@ -121,7 +121,7 @@ pub(crate) struct Acceptor<P> {
     look_from: Option<usize>,
     upstreams: BTreeMap<u64, Upstream>,
     next_upstream: u64,
-    tallies: Tallies,
+    all_counters: AllCounters,
     /// What the successor has been told to add to its counters.
     told: BTreeMap<String, u64>,
 }
@@ -225,7 +225,7 @@ pub(crate) struct Setup<P> {
     pub(crate) generation: u32,
     /// What requests may have beyond their connections' descriptors.
     pub(crate) descriptors: Budget,
-    pub(crate) tallies: Tallies,
+    pub(crate) all_counters: AllCounters,
     pub(crate) busy: Box<dyn FnMut() -> Vec<u8> + Send>,
     pub(crate) news: Arc<dyn Fn(News) + Send + Sync>,
 }
@@ -261,7 +261,7 @@ impl<P: Portable> Acceptor<P> {
             phase: setup.phase,
             generation: setup.generation,
             descriptors: setup.descriptors,
-            tally: setup.tallies.tally(),
+            counters: setup.all_counters.register(),
             busy: setup.busy,
             news: setup.news,
             accepting: false,
@@ -282,7 +282,7 @@ impl<P: Portable> Acceptor<P> {
             look_from: None,
             upstreams: BTreeMap::new(),
             next_upstream: FIRST_UPSTREAM,
-            tallies: setup.tallies,
+            all_counters: setup.all_counters,
             told: BTreeMap::new(),
         }
     }
@@ -476,7 +476,7 @@ impl<P: Portable> Acceptor<P> {
     fn say_busy(&mut self, connection: &Connection<P>) {
         let _ = connection.stream.write(&(self.busy)());
         if !P::UNSPOKEN {
-            self.tally.response(503);
+            self.counters.response(503);
         }
     }
 
@@ -507,7 +507,7 @@ impl<P: Portable> Acceptor<P> {
         if connection.lingering.is_none() {
             connection.stream.shutdown_write();
         }
-        self.tally.closed(reason);
+        self.counters.closed(reason);
         self.parking.close(connection);
     }
 
@@ -515,7 +515,7 @@ impl<P: Portable> Acceptor<P> {
         let Some(index) = self.listeners.iter().position(|polled| polled.place == place) else { return };
         let reserved = has_reserve(&self.listeners[index]);
         for _ in 0..ACCEPTS_PER_TURN {
-            if !reserved && self.parking.census.of_listener(place) >= self.per_listener {
+            if !reserved && self.parking.counts.of_listener(place) >= self.per_listener {
                 let name = &self.listeners[index].listener.wanted.name;
                 let what = format!("{} connections on {name}", self.per_listener);
                 self.say_full(&what);
@@ -554,10 +554,10 @@ impl<P: Portable> Acceptor<P> {
                 self.back_off = BACK_OFF.0;
                 self.lost_in_a_row = 0;
                 let place = (polled.place, polled.listener.wanted.site);
-                let origin = Arc::new(self.origin(peer, &stream));
-                self.tally.accepted();
-                let of_peer = self.parking.census.enter(place.0, peer);
-                let connection = Box::new(Connection::new(stream, slot, place, origin, P::default()));
+                let conn_info = Arc::new(self.conn_info(peer, &stream));
+                self.counters.accepted();
+                let of_peer = self.parking.counts.enter(place.0, peer);
+                let connection = Box::new(Connection::new(stream, slot, place, conn_info, P::default()));
                 if self.per_peer.is_some_and(|most| of_peer > most) {
                     self.turn_away(connection);
                 } else if P::UNSPOKEN {
@@ -583,10 +583,10 @@ impl<P: Portable> Acceptor<P> {
         self.end(CloseReason::PeerLimit, connection);
     }
 
-    fn origin(&self, peer: Option<SocketAddr>, stream: &Stream) -> Origin {
+    fn conn_info(&self, peer: Option<SocketAddr>, stream: &Stream) -> ConnInfo {
         let socket = Some(stream.socket());
         let descriptors = Some(self.descriptors.clone());
-        Origin { socket, descriptors, ..Origin::new(peer, self.phase.clone(), self.generation) }
+        ConnInfo { socket, descriptors, ..ConnInfo::new(peer, self.phase.clone(), self.generation) }
     }
 
     fn admit(&mut self, connection: Box<Connection<P>>) {
@@ -764,7 +764,7 @@ impl<P: Portable> Acceptor<P> {
         self.parking.wanted.store(self.draining || self.full || one_is_full, Ordering::SeqCst);
         if one_is_full {
             for polled in &mut self.listeners {
-                let of_it = self.parking.census.of_listener(polled.place);
+                let of_it = self.parking.counts.of_listener(polled.place);
                 polled.full = !has_reserve(polled) && of_it >= self.per_listener;
             }
             self.poll_listeners();
@@ -791,7 +791,7 @@ impl<P: Portable> Acceptor<P> {
         }
     }
 
-    /// At the hammer: who is left here is told, though the process may live on.
+    /// At the drain deadline: the log names each connection that is left, though the process may live on.
     fn cut_parked(&mut self) {
         for mut connection in self.parking.slots.take_expired(u32::MAX) {
             match connection.answering {

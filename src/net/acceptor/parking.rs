@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::census::Census;
+use super::connection_counts::ConnectionCounts;
 use super::watch::{Waited, Watch};
 use super::{BACKLOG, BELL, FIRST_WATCH, LONGEST_QUEUE, RESERVE, SPECIAL, TICK};
 use crate::base::limits::Limits;
@@ -40,7 +40,7 @@ pub(crate) struct Parking<P> {
     pub(super) watches: Box<[Watch]>,
     lane_of_site: Box<[usize]>,
     pub(super) bell: EventFd,
-    pub(super) census: Census,
+    pub(super) counts: ConnectionCounts,
     commands: Mutex<VecDeque<Command>>,
     start: Instant,
     idle: Duration,
@@ -117,7 +117,7 @@ impl<P> Parking<P> {
             watches,
             lane_of_site: lanes.of_site.into(),
             bell,
-            census: Census::new(reserved, limits.connections_per_peer.is_some()),
+            counts: ConnectionCounts::new(reserved, limits.connections_per_peer.is_some()),
             commands: Mutex::default(),
             start: Instant::now(),
             idle,
@@ -249,7 +249,7 @@ impl<P> Parking<P> {
     /// Ends a connection. Its place is free when its socket is closed, not before.
     pub(crate) fn close(&self, connection: Box<Connection<P>>) {
         let slot = connection.slot;
-        self.census.leave(connection.listener, connection.origin.peer);
+        self.counts.leave(connection.listener, connection.conn_info.peer);
         drop(connection);
         self.slots.release(slot);
         if self.wanted.load(Ordering::SeqCst) {

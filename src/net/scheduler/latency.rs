@@ -10,7 +10,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 /// One that computes leaves its core to nobody: to wake others for what waits behind it would only
 /// make them take turns with it.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct HandlerLatency {
     run: Average,
     blocked: Average,
 }
@@ -29,10 +29,10 @@ impl Run {
     }
 }
 
-impl Pace {
+impl HandlerLatency {
     /// A handler never seen counts as slow.
-    pub(crate) const fn new() -> Pace {
-        Pace { run: Average::unknown(), blocked: Average::unknown() }
+    pub(crate) const fn new() -> HandlerLatency {
+        HandlerLatency { run: Average::unknown(), blocked: Average::unknown() }
     }
 
     /// Whether it takes so long that nothing should wait for its end.
@@ -67,9 +67,9 @@ impl Pace {
     }
 }
 
-impl Default for Pace {
-    fn default() -> Pace {
-        Pace::new()
+impl Default for HandlerLatency {
+    fn default() -> HandlerLatency {
+        HandlerLatency::new()
     }
 }
 
@@ -120,55 +120,55 @@ mod tests {
     const SLOW: Duration = Duration::from_millis(5);
 
     /// As `finish` does it, of one that blocks, or computes.
-    fn runs(pace: &Pace, n: usize, took: Duration, waited: bool) {
-        (0..n).for_each(|_| pace.record(took, pace.is_long().then_some(waited)));
+    fn runs(latency: &HandlerLatency, n: usize, took: Duration, waited: bool) {
+        (0..n).for_each(|_| latency.record(took, latency.is_long().then_some(waited)));
     }
 
     #[test]
     fn unknown_is_slow_then_learned_then_forgotten() {
-        let pace = Pace::new();
-        assert!(pace.is_long() && pace.blocks());
-        runs(&pace, 1, FAST, false);
-        assert!(!pace.is_long());
-        runs(&pace, 2, SLOW, true);
-        assert!(pace.blocks(), "the second is looked at");
-        runs(&pace, 16, FAST, false);
-        assert!(!pace.is_long());
-        runs(&pace, 10, Duration::from_secs(86_400), true);
-        runs(&pace, 1, FAST, false);
-        assert!(pace.blocks(), "one of its kind, once fast");
+        let latency = HandlerLatency::new();
+        assert!(latency.is_long() && latency.blocks());
+        runs(&latency, 1, FAST, false);
+        assert!(!latency.is_long());
+        runs(&latency, 2, SLOW, true);
+        assert!(latency.blocks(), "the second is looked at");
+        runs(&latency, 16, FAST, false);
+        assert!(!latency.is_long());
+        runs(&latency, 10, Duration::from_secs(86_400), true);
+        runs(&latency, 1, FAST, false);
+        assert!(latency.blocks(), "one of its kind, once fast");
     }
 
     #[test]
     fn one_that_computes_is_long_and_does_not_block() {
-        let pace = Pace::new();
+        let latency = HandlerLatency::new();
         for _ in 0..100 {
-            runs(&pace, 1, SLOW, false);
-            assert!(pace.is_long() && !pace.blocks());
+            runs(&latency, 1, SLOW, false);
+            assert!(latency.is_long() && !latency.blocks());
         }
-        runs(&pace, 2, SLOW, true);
-        assert!(pace.blocks());
+        runs(&latency, 2, SLOW, true);
+        assert!(latency.blocks());
     }
 
     #[test]
     fn a_core_that_was_taken_away_once_is_no_wait() {
-        let pace = Pace::new();
-        runs(&pace, 9, FAST, false);
-        runs(&pace, 1, SLOW, false);
-        assert!(pace.is_long() && !pace.blocks());
+        let latency = HandlerLatency::new();
+        runs(&latency, 9, FAST, false);
+        runs(&latency, 1, SLOW, false);
+        assert!(latency.is_long() && !latency.blocks());
     }
 
     #[test]
     fn a_wait_is_told_from_work() {
         let millisecond = Duration::from_millis(1);
-        let pace = Pace::new();
-        let run = pace.start();
+        let latency = HandlerLatency::new();
+        let run = latency.start();
         std::thread::park_timeout(millisecond);
-        pace.finish(&run, run.begin() + millisecond);
-        assert!(pace.blocks());
-        let pace = Pace::new();
-        let run = pace.start();
-        pace.finish(&run, run.begin() + millisecond);
-        assert!(pace.is_long() && !pace.blocks());
+        latency.finish(&run, run.begin() + millisecond);
+        assert!(latency.blocks());
+        let latency = HandlerLatency::new();
+        let run = latency.start();
+        latency.finish(&run, run.begin() + millisecond);
+        assert!(latency.is_long() && !latency.blocks());
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::base::log::error;
-use crate::net::scheduler::queue::{Popped, Queue, Seat, Taken};
+use crate::net::scheduler::queue::{Parker, Popped, Queue, Taken};
 
 /// The workers of one queue.
 #[derive(Debug)]
@@ -68,10 +68,10 @@ impl<T: Send + 'static> Pool<T> {
     ) -> Result<Pool<T>, Error> {
         let of_crew = Arc::clone(&queue);
         let work = move |index| {
-            let seat = Seat::new(index);
+            let parker = Parker::new(index);
             let mut work = make(index);
             loop {
-                match of_crew.pop(&seat, &fetch) {
+                match of_crew.pop(&parker, &fetch) {
                     Popped::Work(item, taken) => work(item, taken),
                     Popped::Closed => return,
                 }

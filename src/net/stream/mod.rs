@@ -22,7 +22,7 @@ use socket2::SockRef;
 use crate::base::close_reason::CloseReason;
 use crate::base::sys;
 use crate::base::wait_group::Guard;
-use crate::net::conn_info::{Origin, Socket};
+use crate::net::conn_info::{ConnInfo, Socket};
 use crate::net::slots::SlotId;
 #[cfg(feature = "tls")]
 use secured::{Raw, Secured};
@@ -292,7 +292,7 @@ pub(crate) struct Connection<P> {
     /// Which listener it came by, and so for which handler and workers.
     pub(crate) listener: usize,
     pub(crate) site: usize,
-    pub(crate) origin: Arc<Origin>,
+    pub(crate) conn_info: Arc<ConnInfo>,
     /// Read and not used. Empty and without memory while idle.
     pub(crate) buffered: Vec<u8>,
     pub(crate) progress: P,
@@ -351,7 +351,7 @@ impl<P> Connection<P> {
         stream: Stream,
         slot: SlotId,
         (listener, site): (usize, usize),
-        origin: Arc<Origin>,
+        conn_info: Arc<ConnInfo>,
         progress: P,
     ) -> Connection<P> {
         Connection {
@@ -359,7 +359,7 @@ impl<P> Connection<P> {
             slot,
             listener,
             site,
-            origin,
+            conn_info,
             buffered: Vec::new(),
             progress,
             guard: None,

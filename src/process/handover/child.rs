@@ -1,4 +1,4 @@
-//! The spawner's seat: starts the program again with the listeners and both channels, and knows
+//! The spawner's parker: starts the program again with the listeners and both channels, and knows
 //! when its child is dead. It says nothing on the channels; that is the predecessor's part.
 
 use std::env;

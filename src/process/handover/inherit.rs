@@ -1,4 +1,4 @@
-//! The successor's seat: am I one? Proves what it inherits and takes it over.
+//! The successor's parker: am I one? Proves what it inherits and takes it over.
 
 use std::collections::BTreeMap;
 use std::env;

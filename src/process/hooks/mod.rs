@@ -20,7 +20,7 @@ pub(crate) use on_signal::SignalHooks;
 /// A user's state, from a generation to the next: bytes, and which version of the program's own
 /// format they are in.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct UserState {
+pub struct HandoverState {
     /// For the reader to tell whether it knows the format. 0 when there is no state.
     pub version: u32,
     /// Whatever the program makes of them; empty when there is no state.
@@ -28,21 +28,21 @@ pub struct UserState {
 }
 
 /// Without the bytes: they may be secret.
-impl fmt::Debug for UserState {
+impl fmt::Debug for HandoverState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = format_args!("{} bytes", self.bytes.len());
-        f.debug_struct("UserState").field("version", &self.version).field("bytes", &bytes).finish()
+        f.debug_struct("HandoverState").field("version", &self.version).field("bytes", &bytes).finish()
     }
 }
 
-impl From<()> for UserState {
-    fn from((): ()) -> UserState {
-        UserState::default()
+impl From<()> for HandoverState {
+    fn from((): ()) -> HandoverState {
+        HandoverState::default()
     }
 }
 
-type Release = Box<dyn FnMut() -> Result<UserState, String> + Send>;
-type Acquire = Box<dyn FnMut(UserState) -> Result<(), String> + Send>;
+type Release = Box<dyn FnMut() -> Result<HandoverState, String> + Send>;
+type Acquire = Box<dyn FnMut(HandoverState) -> Result<(), String> + Send>;
 
 /// What the user gave to the builder.
 #[derive(Default)]
@@ -56,9 +56,9 @@ pub(crate) struct Hooks {
 
 /// What a hook had to say.
 #[derive(Debug)]
-pub(crate) enum Told {
+pub(crate) enum HookResult {
     /// With what came of writing it for the successor.
-    Released(Result<(Arc<UserState>, Result<(), String>), String>),
+    Released(Result<(Arc<HandoverState>, Result<(), String>), String>),
     Acquired(Result<(), String>),
     /// All is done.
     Exited,
@@ -67,17 +67,17 @@ pub(crate) enum Told {
 /// A state to be acquired. It may be large: it is read, copied and written where the hooks run.
 #[derive(Debug)]
 pub(crate) enum Handed {
-    State(Arc<UserState>),
+    State(Arc<HandoverState>),
     /// By a predecessor.
     File(StateFile, StateHead),
 }
 
 impl Handed {
-    fn state(self) -> Result<UserState, String> {
+    fn state(self) -> Result<HandoverState, String> {
         match self {
             Handed::State(state) => Ok(Arc::unwrap_or_clone(state)),
             Handed::File(mut file, head) => match file.read(head.bytes) {
-                Ok(bytes) => Ok(UserState { version: head.version, bytes }),
+                Ok(bytes) => Ok(HandoverState { version: head.version, bytes }),
                 Err(e) => Err(format!("can't read the predecessor's state: {e}")),
             },
         }
@@ -117,29 +117,29 @@ impl Hooks {
         acquired.map_err(|e| format!("acquire_after_go failed: {e}"))
     }
 
-    fn release(&mut self) -> Result<UserState, String> {
-        let Some(release) = &mut self.release else { return Ok(UserState::default()) };
+    fn release(&mut self) -> Result<HandoverState, String> {
+        let Some(release) = &mut self.release else { return Ok(HandoverState::default()) };
         caught("release_before_go", release).unwrap_or_else(Err)
     }
 
-    fn run(mut self, jobs: Receiver<Job>, mut holds: bool, tell: impl Fn(u64, Told)) {
+    fn run(mut self, jobs: Receiver<Job>, mut holds: bool, tell: impl Fn(u64, HookResult)) {
         for job in jobs {
             match job {
                 Job::Release(ticket, file) => {
                     let released = self.release();
                     holds = released.is_err();
-                    let written = |state: UserState| {
+                    let written = |state: HandoverState| {
                         let written = file.map_or(Ok(()), |mut file| file.write(&state.bytes));
                         (Arc::new(state), written.map_err(|e| e.to_string()))
                     };
-                    tell(ticket, Told::Released(released.map(written)));
+                    tell(ticket, HookResult::Released(released.map(written)));
                 }
                 // A release that failed has let go of nothing.
-                Job::Acquire(ticket, _) if holds => tell(ticket, Told::Acquired(Ok(()))),
+                Job::Acquire(ticket, _) if holds => tell(ticket, HookResult::Acquired(Ok(()))),
                 Job::Acquire(ticket, state) => {
                     let acquired = self.acquire(state);
                     holds = acquired.is_ok();
-                    tell(ticket, Told::Acquired(acquired));
+                    tell(ticket, HookResult::Acquired(acquired));
                 }
                 Job::Phase(phase) => {
                     for hook in &mut self.phase {
@@ -155,7 +155,7 @@ impl Hooks {
                     for hook in self.exit.drain(..) {
                         let _ = caught("on_exit", hook);
                     }
-                    tell(ticket, Told::Exited);
+                    tell(ticket, HookResult::Exited);
                 }
             }
         }
@@ -180,7 +180,7 @@ impl Runner {
     pub(crate) fn start(
         hooks: Hooks,
         holds: bool,
-        tell: impl Fn(u64, Told) + Send + 'static,
+        tell: impl Fn(u64, HookResult) + Send + 'static,
     ) -> Result<Runner, Error> {
         if hooks.is_empty() {
             return Ok(Runner { jobs: None });
@@ -235,8 +235,8 @@ mod tests {
 
     #[test]
     fn a_state_is_debugged_by_its_length() {
-        let state = UserState { version: 7, bytes: b"a secret".to_vec() };
-        assert_eq!(format!("{state:?}"), "UserState { version: 7, bytes: 8 bytes }");
+        let state = HandoverState { version: 7, bytes: b"a secret".to_vec() };
+        assert_eq!(format!("{state:?}"), "HandoverState { version: 7, bytes: 8 bytes }");
     }
 
     #[test]
@@ -251,7 +251,7 @@ mod tests {
         let hooks = Hooks {
             release: Some(Box::new(move || {
                 release();
-                Ok(UserState { version: 7, bytes: b"state".to_vec() })
+                Ok(HandoverState { version: 7, bytes: b"state".to_vec() })
             })),
             acquire: Some(Box::new(move |state| {
                 acquired.send(format!("acquire {}", state.version)).unwrap();
@@ -264,7 +264,7 @@ mod tests {
         let (told, heard) = channel();
         let runner =
             Runner::start(hooks, true, move |ticket, told_| told.send((ticket, told_)).unwrap()).unwrap();
-        let nine = UserState { version: 9, bytes: Vec::new() };
+        let nine = HandoverState { version: 9, bytes: Vec::new() };
         let (mut file, none) = (StateFile::new().unwrap(), || Handed::State(Arc::default()));
         let written = file.as_fd().try_clone_to_owned().unwrap().into();
         assert_eq!(runner.release(1, Some(written)), Ok(true));
@@ -275,13 +275,16 @@ mod tests {
         runner.drain();
         assert_eq!(runner.exit(5), Ok(true));
         let answers: Vec<_> = (0..5).map(|_| heard.recv_timeout(LONG).unwrap()).collect();
-        assert!(matches!(&answers[0], (1, Told::Released(Ok((state, Ok(()))))) if state.version == 7));
+        assert!(matches!(&answers[0], (1, HookResult::Released(Ok((state, Ok(()))))) if state.version == 7));
         assert_eq!(file.read(5).unwrap(), b"state");
-        let (2, Told::Acquired(Err(e))) = &answers[1] else { panic!("{answers:?}") };
+        let (2, HookResult::Acquired(Err(e))) = &answers[1] else { panic!("{answers:?}") };
         assert_eq!(e, "acquire_after_go failed: no");
         let [.., three, four, five] = &answers[..] else { panic!("{answers:?}") };
-        assert!(matches!((three, four), ((3, Told::Acquired(Ok(()))), (4, Told::Acquired(Ok(()))))));
-        assert!(matches!(five, (5, Told::Exited)));
+        assert!(matches!(
+            (three, four),
+            ((3, HookResult::Acquired(Ok(()))), (4, HookResult::Acquired(Ok(()))))
+        ));
+        assert!(matches!(five, (5, HookResult::Exited)));
         let order: Vec<String> = seen.try_iter().collect();
         assert_eq!(order, ["release", "acquire 9", "acquire 0", "draining", "drain", "exit"]);
     }
@@ -310,7 +313,7 @@ mod tests {
         let runner = Runner::start(hooks, true, move |_, answer| told.send(answer).unwrap()).unwrap();
         runner.drain();
         assert_eq!(runner.release(1, None), Ok(true));
-        assert!(matches!(heard.recv_timeout(LONG), Ok(Told::Released(Ok(_)))));
+        assert!(matches!(heard.recv_timeout(LONG), Ok(HookResult::Released(Ok(_)))));
     }
 
     #[test]
@@ -319,7 +322,7 @@ mod tests {
         let (told, heard) = channel();
         let runner = Runner::start(hooks, true, move |_, answer| told.send(answer).unwrap()).unwrap();
         assert_eq!(runner.release(1, None), Ok(true));
-        assert!(matches!(heard.recv_timeout(LONG), Ok(Told::Released(Err(_)))));
+        assert!(matches!(heard.recv_timeout(LONG), Ok(HookResult::Released(Err(_)))));
     }
 
     #[test]

@@ -65,12 +65,12 @@ pub(crate) enum Why {
 pub(crate) enum Event {
     /// HUP, `Handle::handover`.
     Handover,
-    /// TERM, INT, QUIT: the second one is the hammer; the third ends the process before it comes here.
+    /// TERM, INT, QUIT: the second one aborts; the third ends the process before it comes here.
     Stop,
     /// A hang-up, `Handle::drain`: as the first `Stop`, however often.
     Drain,
-    /// `Handle::hammer`.
-    Hammer,
+    /// `Handle::abort`.
+    Abort,
     FromPredecessor(Message),
     FromSuccessor(Message),
     PredecessorGone,
@@ -96,8 +96,8 @@ pub(crate) enum Event {
 pub(crate) enum Timer {
     /// Of the present stage; a change of stage ends it.
     Stage,
-    Hammer,
-    SameWish,
+    DrainDeadline,
+    SameRequest,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +129,7 @@ pub(crate) enum Action {
     /// Ask acceptor and workers for a sign of life; `Checked` follows.
     Check,
     /// Name what is stuck; it will be cut.
-    Hammer,
+    Abort,
     /// Leave the loop.
     Finish,
     Timer(Timer, Option<Duration>),
@@ -227,8 +227,8 @@ impl State {
         match (self.stage, event) {
             // Its last hooks may still run.
             (Finished, Event::Stop) => self.stop_asked(out),
-            (Finished, Event::Hammer) => self.hammer(out),
-            (Finished, Event::Timer(Timer::SameWish)) => self.same_wish = false,
+            (Finished, Event::Abort) => self.abort(out),
+            (Finished, Event::Timer(Timer::SameRequest)) => self.same_wish = false,
             (Finished, _) => {}
 
             // Wishes, by signal, API or a predecessor that passes on a late HUP.
@@ -240,9 +240,9 @@ impl State {
             },
             (_, Event::Stop) => self.stop_asked(out),
             (_, Event::Drain) => self.stop(out),
-            (_, Event::Hammer) => self.hammer(out),
-            (_, Event::Timer(Timer::SameWish)) => self.same_wish = false,
-            (_, Event::Timer(Timer::Hammer)) => self.hammer(out),
+            (_, Event::Abort) => self.abort(out),
+            (_, Event::Timer(Timer::SameRequest)) => self.same_wish = false,
+            (_, Event::Timer(Timer::DrainDeadline)) => self.abort(out),
 
             // Predecessor: a successor starts.
             (Awaiting, Event::ProgramBusy) if self.busy_retries < BUSY_RETRIES => {
@@ -418,10 +418,10 @@ impl State {
         match self.stops {
             1 => {
                 self.same_wish = true;
-                out.push(Action::Timer(Timer::SameWish, Some(SAME_WISH)));
+                out.push(Action::Timer(Timer::SameRequest, Some(SAME_WISH)));
                 self.stop(out);
             }
-            2 => self.hammer(out),
+            2 => self.abort(out),
             // The handler of the third ends the process.
             _ => {}
         }
@@ -475,12 +475,12 @@ impl State {
     }
 
     fn drain(&mut self, why: Why, out: &mut Vec<Action>) {
-        out.extend([Action::Drain, Action::Timer(Timer::Hammer, Some(self.terms.drain))]);
+        out.extend([Action::Drain, Action::Timer(Timer::DrainDeadline, Some(self.terms.drain))]);
         self.stage = Stage::Draining(why);
     }
 
     /// The end, now. A successor that is not yet ready goes with us; one that serves is told.
-    fn hammer(&mut self, out: &mut Vec<Action>) {
+    fn abort(&mut self, out: &mut Vec<Action>) {
         match self.stage {
             Stage::Awaiting | Stage::Releasing => out.push(Action::KillSuccessor),
             Stage::Offering | Stage::Watching => {
@@ -491,7 +491,7 @@ impl State {
             }
             _ => {}
         }
-        out.extend([Action::Hammer, Action::Finish]);
+        out.extend([Action::Abort, Action::Finish]);
         self.stage = Stage::Finished;
     }
 }

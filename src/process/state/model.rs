@@ -315,7 +315,7 @@ impl World {
                 Action::Timer(timer, None) => {
                     self.processes[i].timers.remove(&timer);
                 }
-                Action::AssumeIdentity | Action::PassIdentity | Action::HandConnections | Action::Hammer => {}
+                Action::AssumeIdentity | Action::PassIdentity | Action::HandConnections | Action::Abort => {}
             }
         }
         for event in follow {

@@ -33,15 +33,15 @@ fn events() -> Vec<(&'static str, Event)> {
         ("HUP", Event::Handover),
         ("TERM", Event::Stop),
         ("hang-up", Event::Drain),
-        ("hammer asked", Event::Hammer),
+        ("abort requested", Event::Abort),
         ("successor started", Event::Spawned),
         ("can't start it", Event::SpawnFailed),
         ("binary busy", Event::ProgramBusy),
         ("successor gone", Event::SuccessorGone),
         ("predecessor gone", Event::PredecessorGone),
         ("silence", Event::Timer(Timer::Stage)),
-        ("hammer time", Event::Timer(Timer::Hammer)),
-        ("500 ms after TERM", Event::Timer(Timer::SameWish)),
+        ("drain deadline", Event::Timer(Timer::DrainDeadline)),
+        ("500 ms after TERM", Event::Timer(Timer::SameRequest)),
         ("released", Event::Released(Ok(()))),
         ("not released", Event::Released(Err("why".to_owned()))),
         ("acquired", Event::Acquired(Ok(()))),
@@ -109,7 +109,7 @@ fn name(action: &Action) -> String {
         Action::AssumeIdentity => "take identity".into(),
         Action::PassIdentity => "pass identity".into(),
         Action::Check => "check".into(),
-        Action::Hammer => "cut".into(),
+        Action::Abort => "cut".into(),
         Action::Finish => "end".into(),
         // Times are in the text beside the tables.
         Action::Timer(Timer::Stage, Some(super::BUSY_PAUSE)) => "try again soon".into(),
@@ -280,13 +280,13 @@ fn a_second_term_is_the_hammer_and_a_burst_is_one() {
     let mut state = State::at(Stage::Serving, terms());
     assert!(state.on(Event::Stop).contains(&Action::CloseLast));
     assert_eq!(state.on(Event::Stop), [], "within half a second");
-    state.on(Event::Timer(Timer::SameWish));
-    assert_eq!(state.on(Event::Stop), [Action::Hammer, Action::Finish]);
+    state.on(Event::Timer(Timer::SameRequest));
+    assert_eq!(state.on(Event::Stop), [Action::Abort, Action::Finish]);
 
     let mut state = State::at(Stage::Draining(Why::HandedOver), terms());
-    let cuts = |actions: Vec<Action>| actions.contains(&Action::Hammer);
+    let cuts = |actions: Vec<Action>| actions.contains(&Action::Abort);
     assert!(!cuts(state.on(Event::Stop)), "the first TERM changes nothing in a process that has handed over");
-    state.on(Event::Timer(Timer::SameWish));
+    state.on(Event::Timer(Timer::SameRequest));
     assert!(cuts(state.on(Event::Stop)));
 }
 

@@ -256,8 +256,10 @@ fn only_read(request: &Request) -> Option<Response> {
 
 /// By what the file that is opened for a request is counted, before it is opened. None where there is no server.
 fn descriptor(request: &Request) -> Result<Option<Share>, StatusCode> {
-    let origin = request.body().origin();
-    let Some(budget) = origin.and_then(|origin| origin.descriptors.as_ref()) else { return Ok(None) };
+    let conn_info = request.body().conn_info();
+    let Some(budget) = conn_info.and_then(|conn_info| conn_info.descriptors.as_ref()) else {
+        return Ok(None);
+    };
     let share = budget.one();
     if share.is_none() {
         warn!("no descriptor is left for a file: 503");

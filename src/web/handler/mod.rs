@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 
-use crate::net::scheduler::latency::Pace;
+use crate::net::scheduler::latency::HandlerLatency;
 use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
@@ -156,7 +156,7 @@ pub struct Resolved<'h> {
     /// Of the pattern's parameters, decoded.
     pub(crate) values: Vec<String>,
     pub(crate) rules: RouteRules,
-    pub(crate) pace: Option<&'h Pace>,
+    pub(crate) latency: Option<&'h HandlerLatency>,
 }
 
 impl Resolved<'_> {

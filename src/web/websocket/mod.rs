@@ -18,7 +18,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::base::limits::FAR;
 use crate::base::log::debug;
-use crate::net::conn_info::Origin;
+use crate::net::conn_info::ConnInfo;
 use crate::web::body::Body;
 use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
 use crate::{Request, Response};
@@ -149,7 +149,7 @@ enum Origins {
 
 struct Shared {
     io: Arc<dyn Duplex>,
-    origin: Arc<Origin>,
+    conn_info: Arc<ConnInfo>,
     options: WebSocketOptions,
     /// Never held while something is waited for.
     talk: Mutex<Talk>,
@@ -229,7 +229,7 @@ impl WebSocket {
 
     /// The other end of the connection, see [`RequestExt::peer_addr`](crate::RequestExt::peer_addr).
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.shared.origin.peer
+        self.shared.conn_info.peer
     }
 }
 
@@ -298,9 +298,9 @@ fn run(
     protocol: Option<String>,
     speak: impl FnOnce(&mut WebSocket) -> io::Result<()>,
 ) {
-    let Parts { io, origin, early } = io.into_parts();
+    let Parts { io, conn_info, early } = io.into_parts();
     let talk = Mutex::new(Talk::new(Arc::clone(&io), early, options.clone(), Instant::now()));
-    let shared = Arc::new(Shared { io: Arc::clone(&io), origin, options, talk });
+    let shared = Arc::new(Shared { io: Arc::clone(&io), conn_info, options, talk });
     let told = Arc::downgrade(&shared);
     io.at_drain(Box::new(move || {
         if let Some(shared) = told.upgrade() {
@@ -332,7 +332,7 @@ impl Shared {
     }
 
     fn look_at_drain(&self) {
-        if self.origin.phase.get().is_draining() {
+        if self.conn_info.phase.get().is_draining() {
             let mut talk = self.lock();
             talk.close(CloseCode::Away.into(), "", Instant::now());
             // That it failed is seen by who reads or sends.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use heirloom::prelude::*;
-use heirloom::{Meaning, Signal, Signals, Timeouts, UserState, inherited_fd};
+use heirloom::{HandoverState, Signal, SignalAction, Signals, Timeouts, inherited_fd};
 use std::time::Duration;
 
 fn main() -> Result<(), heirloom::Error> {
@@ -50,7 +50,7 @@ fn main() -> Result<(), heirloom::Error> {
     let signals = match fs::read_to_string(folder.join("signals")).unwrap_or_default().as_str() {
         "nginx" => Signals::nginx(),
         "endless" => Signals::endless(),
-        "quiet" => Signals::default().with(Signal::Hup, Meaning::Nothing),
+        "quiet" => Signals::default().with(Signal::Hup, SignalAction::Nothing),
         _ => Signals::default(),
     };
     let (release, acquire, exit, term) = (folder.clone(), folder.clone(), folder.clone(), folder.clone());
@@ -67,7 +67,7 @@ fn main() -> Result<(), heirloom::Error> {
             log::info!("hook: release");
             obey(&release, "release")?;
             let size = fs::read_to_string(release.join("size")).ok().and_then(|n| n.trim().parse().ok());
-            Ok(UserState { version: 7, bytes: vec![b'x'; size.unwrap_or(0)] })
+            Ok(HandoverState { version: 7, bytes: vec![b'x'; size.unwrap_or(0)] })
         })
         .acquire_after_go(move |state| {
             log::info!("hook: acquire version {} bytes {}", state.version, state.bytes.len());

@@ -143,7 +143,7 @@ fn a_second_stop_cuts_an_exit_hook() {
     // What comes within half a second is the same wish.
     pass(Duration::from_millis(600));
     server.signal(Signal::SIGTERM);
-    server.wait_for("hammer: nothing was in flight");
+    server.wait_for("abort: nothing was in flight");
     server.wait_gone();
 }
 

@@ -261,7 +261,7 @@ fn a_second_term_cuts_and_names_who_was_cut() {
     server.wait_for("draining (told to stop)");
     pass(Duration::from_millis(600));
     server.signal(Signal::SIGTERM);
-    server.wait_for(&format!("hammer: cut a connection of {peer} to 127.0.0.1:0"));
+    server.wait_for(&format!("abort: cut a connection of {peer} to 127.0.0.1:0"));
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(1));
     slow.join().unwrap();
 }

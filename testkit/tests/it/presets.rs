@@ -65,7 +65,7 @@ fn as_nginx_has_them() {
     server.in_flight(server.pid(), 1);
     server.signal(Signal::SIGTERM);
     server.wait_for("SIGTERM from *: cut what is in flight");
-    server.wait_for("hammer: cut GET /never");
+    server.wait_for("abort: cut GET /never");
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(1));
 }
 
@@ -78,7 +78,7 @@ fn as_endless_has_them() {
     server.signal(Signal::SIGTERM);
     server.wait_for("draining (");
     server.signal(Signal::SIGUSR2);
-    server.wait_for("hammer: cut GET /never");
+    server.wait_for("abort: cut GET /never");
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(1));
 }
 

@@ -287,7 +287,7 @@ fn two_stops_of_the_new_process_in_probation_end_both() {
     heard(&scene.server, Signal::SIGTERM, 1);
     pass(ANOTHER_WISH);
     scene.server.signal_to(new, Signal::SIGTERM);
-    scene.server.wait_for("hammer: cut GET /sleep/60000");
+    scene.server.wait_for("abort: cut GET /sleep/60000");
     // The old one was told to stop, too, and cuts nothing by itself.
     scene.go_on();
     assert_eq!(scene.server.wait_exit(scene.old()), Exit::Status(0));

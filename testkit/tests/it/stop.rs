@@ -51,7 +51,7 @@ fn a_second_stop_ends_it_at_once_and_names_what_it_cut() {
 
         server.signal(*signal);
         assert_eq!(server.wait_exit(server.pid()), Exit::Status(1));
-        let line = server.wait_for("hammer: cut GET /ok");
+        let line = server.wait_for("abort: cut GET /ok");
         assert!(!line.contains("secret"), "{line}");
         server.wait_for("1 requests were cut");
         assert!(matches!(client.answer(), Outcome::Reset | Outcome::ClosedSilently));
@@ -193,7 +193,7 @@ fn the_hammer_falls_at_the_deadline_and_names_what_it_cut() {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(1));
     assert!(since.elapsed() >= Duration::from_millis(700));
-    server.wait_for("hammer: cut GET /sleep/60000");
+    server.wait_for("abort: cut GET /sleep/60000");
 }
 
 #[test]
@@ -268,8 +268,8 @@ fn streams_that_never_end_are_bounded_by_the_hammer() {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(1));
     assert!(since.elapsed() >= Duration::from_millis(700));
-    server.wait_for("hammer: cut GET /events/stubborn, detached, for");
-    server.wait_for("hammer: cut GET /upgrade/stubborn, detached, for");
+    server.wait_for("abort: cut GET /events/stubborn, detached, for");
+    server.wait_for("abort: cut GET /upgrade/stubborn, detached, for");
     server.wait_for("2 requests were cut");
 }
 

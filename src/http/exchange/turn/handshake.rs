@@ -9,7 +9,7 @@ use crate::base::close_reason::CloseReason;
 use crate::base::log::debug;
 use crate::http::codec::{Refusal, encode};
 use crate::net::acceptor::Deadline;
-use crate::net::conn_info::Origin;
+use crate::net::conn_info::ConnInfo;
 use crate::net::tls::{Failure, Handshake};
 
 impl Turn<'_> {
@@ -20,12 +20,12 @@ impl Turn<'_> {
         }
         match self.client.stream.shake_hands() {
             Ok(Handshake::Done) => {
-                let Origin { peer, phase, generation, descriptors, .. } = &*self.client.origin;
+                let ConnInfo { peer, phase, generation, descriptors, .. } = &*self.client.conn_info;
                 let (tls, socket) = (self.client.stream.tls_info(), Some(self.client.stream.socket()));
                 let descriptors = descriptors.clone();
-                let origin =
-                    Origin { tls, socket, descriptors, ..Origin::new(*peer, phase.clone(), *generation) };
-                self.client.origin = Arc::new(origin);
+                let conn_info =
+                    ConnInfo { tls, socket, descriptors, ..ConnInfo::new(*peer, phase.clone(), *generation) };
+                self.client.conn_info = Arc::new(conn_info);
                 Ok(())
             }
             Ok(blocked) => {
@@ -65,8 +65,8 @@ impl Turn<'_> {
         let refusal =
             Refusal { status: StatusCode::BAD_REQUEST, reason: "this port speaks TLS: ask by https" };
         let mut answer = Vec::new();
-        encode::refusal(&mut answer, &refusal, false, self.desk.date.get(self.now));
-        self.desk.tally.response(refusal.status.as_u16());
+        encode::refusal(&mut answer, &refusal, false, self.worker.date.get(self.now));
+        self.worker.counters.response(refusal.status.as_u16());
         let _ = self.client.stream.write_in_the_clear(&answer);
         Step::Linger(CloseReason::HandshakeFailed)
     }

@@ -14,13 +14,13 @@ use http::request::Parts;
 use http::{Extensions, HeaderMap, Method, StatusCode};
 
 use super::collect::{Bounds, CollectError, Collecting};
-use super::desk::{Desk, method_and_path};
 use super::detached::{Place, Task};
 use super::ending::Ending;
 use super::input::Filled;
 use super::outgoing::{self, Outgoing, Pulled, Pulls, Sent};
-use super::progress::{After, AskedOwned, Begun, Blocked, Rate, Responding, Stage};
+use super::progress::{After, AskedOwned, Blocked, Rate, RequestHead, Responding, Stage};
 use super::upload::{Lease, Upload};
+use super::worker::{WorkerState, method_and_path};
 use super::{Client, Common, let_go};
 use crate::base::close_reason::CloseReason;
 use crate::base::limits::FAR;
@@ -74,7 +74,7 @@ enum Never {}
 /// One worker with one connection.
 pub(super) struct Turn<'a> {
     client: &'a mut Box<Client>,
-    desk: &'a mut Desk,
+    worker: &'a mut WorkerState,
     common: &'a Common,
     queue: &'a Queue<Box<Client>>,
     /// A place among the streaming workers is taken for it.
@@ -93,13 +93,13 @@ pub(super) struct Turn<'a> {
 impl<'a> Turn<'a> {
     pub(super) fn new(
         client: &'a mut Box<Client>,
-        desk: &'a mut Desk,
+        worker: &'a mut WorkerState,
         common: &'a Common,
         queue: &'a Queue<Box<Client>>,
         Taken { in_share, waited }: Taken,
     ) -> Turn<'a> {
         let (drained, served, now) = (false, 0, Instant::now());
-        Turn { client, desk, common, queue, in_share, waited, drained, served, began: now, now }
+        Turn { client, worker, common, queue, in_share, waited, drained, served, began: now, now }
     }
 
     /// Goes through the stages until one of them ends the turn.
@@ -112,23 +112,23 @@ impl<'a> Turn<'a> {
 
     /// After a panic that nobody expected: whatever was on its way is incomplete.
     pub(super) fn give_up(&mut self) -> Step {
-        self.desk.sign.set(None);
+        self.worker.current_request.set(None);
         Step::Reset(CloseReason::ResponseFailed)
     }
 
     /// Drops what is the user's.
     fn let_go<T>(&self, users: T, head: &[u8]) {
         if !let_go(users, || method_and_path(head)) {
-            self.desk.tally.panicked();
+            self.worker.counters.panicked();
         }
     }
 
     fn go(&mut self) -> Result<Never, Step> {
         self.client.idle = None;
         let buffered = std::mem::take(&mut self.client.buffered);
-        self.desk.input.load(&buffered);
-        self.desk.out.clear();
-        self.desk.out.append(&mut self.client.progress.unsent);
+        self.worker.input.load(&buffered);
+        self.worker.out.clear();
+        self.worker.out.append(&mut self.client.progress.unsent);
         self.client.progress.held = None;
         if let Some(blocked) = &mut self.client.progress.blocked {
             blocked.resume(self.now);
@@ -158,25 +158,25 @@ impl<'a> Turn<'a> {
     }
 
     fn head(&mut self, mut scan: Scan, began: Option<Instant>) -> Flow {
-        match scan.skip_empty_lines(self.desk.input.unused()) {
-            Ok(n) => self.desk.input.consume(n),
+        match scan.skip_empty_lines(self.worker.input.unused()) {
+            Ok(n) => self.worker.input.consume(n),
             Err(refusal) => return Err(self.refuse(&refusal)),
         }
         if self.departs() {
             return Err(self.leave(scan, began)?);
         }
-        if !self.desk.input.is_empty() {
+        if !self.worker.input.is_empty() {
             if self.is_over() {
                 self.client.progress.stage = Stage::Head { scan, began: began.or(Some(self.now)) };
                 return Err(self.make_room());
             }
-            match scan.parse(self.desk.input.unused(), &self.common.limits) {
+            match scan.parse(self.worker.input.unused(), &self.common.limits) {
                 Ok(Some(head)) => return self.begin(head),
                 Ok(None) => {}
                 Err(refusal) => return Err(self.refuse(&refusal)),
             }
         }
-        let nothing_came = self.desk.input.is_empty() && !self.client.stream.holds_part();
+        let nothing_came = self.worker.input.is_empty() && !self.client.stream.holds_part();
         let began = if nothing_came { None } else { began.or(Some(self.now)) };
         self.client.progress.stage = Stage::Head { scan, began };
         // Answers to what came before don't wait for what comes next.
@@ -184,7 +184,7 @@ impl<'a> Turn<'a> {
         self.client.progress.blocked = None;
         self.client.guard = None;
         if began.is_some() {
-            self.client.guard = Some(self.desk.wait_group.guard());
+            self.client.guard = Some(self.worker.wait_group.guard());
         }
         match self.fill()? {
             Filled::Bytes { .. } => Ok(()),
@@ -210,7 +210,7 @@ impl<'a> Turn<'a> {
     /// A scan does not look at every piece: when no more comes, what would have been refused had it
     /// come at once is refused so.
     fn refuse_unseen(&mut self) -> Option<Step> {
-        let refusal = Scan::default().parse(self.desk.input.unused(), &self.common.limits).err()?;
+        let refusal = Scan::default().parse(self.worker.input.unused(), &self.common.limits).err()?;
         Some(self.refuse(&refusal))
     }
 
@@ -247,32 +247,32 @@ impl<'a> Turn<'a> {
 
     /// Whether the successor is to have this connection now, with what has been read and not answered.
     fn departs(&self) -> bool {
-        self.desk.input.unused().len() <= PORTABLE_BYTES && self.common.parking.departs(self.client)
+        self.worker.input.unused().len() <= PORTABLE_BYTES && self.common.parking.departs(self.client)
     }
 
     fn leave(&mut self, scan: Scan, began: Option<Instant>) -> Result<Step, Step> {
-        let began = if self.desk.input.is_empty() { None } else { began.or(Some(self.now)) };
+        let began = if self.worker.input.is_empty() { None } else { began.or(Some(self.now)) };
         self.client.progress.stage = Stage::Head { scan, began };
         self.flush()?;
         // What is begun counts until the successor has it.
-        self.client.guard = began.map(|_| self.desk.wait_group.guard());
+        self.client.guard = began.map(|_| self.worker.wait_group.guard());
         self.client.idle = began.is_none().then_some(self.now);
-        self.client.buffered = self.desk.input.take();
+        self.client.buffered = self.worker.input.take();
         self.client.answering = None;
         Ok(Step::Leave)
     }
 
     /// A head is complete: what it asks for is checked before its body is read.
     fn begin(&mut self, head: Head) -> Flow {
-        self.desk.input.consume(head.len);
+        self.worker.input.consume(head.len);
         if self.client.guard.is_none() {
-            self.client.guard = Some(self.desk.wait_group.guard());
+            self.client.guard = Some(self.worker.wait_group.guard());
         }
         self.client.served = self.client.served.saturating_add(1);
         self.served = self.served.saturating_add(1);
         let common = self.common;
         let mut found = self.resolve(&head.parts);
-        let begun = Begun {
+        let begun = RequestHead {
             parts: head.parts,
             text: head.text,
             keep_alive: head.keep_alive,
@@ -294,8 +294,8 @@ impl<'a> Turn<'a> {
             self.client.progress.stage = Stage::Upload(Box::new((begun, decoder)));
             return Ok(());
         }
-        if begun.expects && self.desk.input.is_empty() {
-            self.desk.out.extend_from_slice(encode::CONTINUE);
+        if begun.expects && self.worker.input.is_empty() {
+            self.worker.out.extend_from_slice(encode::CONTINUE);
         }
         let (stall, rate) = self.body_patience(&found.rules.limits);
         let bounds = Bounds { memory: common.limits.body_memory_bytes, all: limit, stall, rate };
@@ -328,16 +328,16 @@ impl<'a> Turn<'a> {
         catch_unwind(AssertUnwindSafe(|| site.handler.0.resolve(head))).unwrap_or_else(|panic| {
             let what = || format!("{} {}", head.method, head.uri.path());
             error!("{}: resolve panicked: {}", what(), panic_text(&*panic));
-            self.desk.tally.panicked();
+            self.worker.counters.panicked();
             let_go(panic, what);
             Resolved { refusal: Some(plain(StatusCode::INTERNAL_SERVER_ERROR)), ..Resolved::default() }
         })
     }
 
     fn body(&mut self, mut collecting: Box<Collecting>) -> Flow {
-        while !collecting.decoder.is_done() && !self.desk.input.is_empty() {
+        while !collecting.decoder.is_done() && !self.worker.input.is_empty() {
             let most = collecting.room();
-            let input = self.desk.input.unused_mut();
+            let input = self.worker.input.unused_mut();
             let decoded = match collecting.decoder.decode_run(input, most) {
                 Ok(decoded) => decoded,
                 Err(refusal) => {
@@ -349,7 +349,7 @@ impl<'a> Turn<'a> {
             if let Err(e) = collecting.add(data, &self.common.stores) {
                 return self.refuse_body(collecting.into_begun(), &e);
             }
-            self.desk.input.consume(decoded.consumed);
+            self.worker.input.consume(decoded.consumed);
         }
         if collecting.decoder.is_done() {
             let trailers = collecting.decoder.take_trailers();
@@ -374,7 +374,7 @@ impl<'a> Turn<'a> {
         }
     }
 
-    fn refuse_body(&mut self, begun: Begun, e: &CollectError) -> Flow {
+    fn refuse_body(&mut self, begun: RequestHead, e: &CollectError) -> Flow {
         let refusal = match self.body_status(e) {
             StatusCode::SERVICE_UNAVAILABLE => busy(),
             status => plain(status),
@@ -384,7 +384,7 @@ impl<'a> Turn<'a> {
     }
 
     /// Nothing of its body, or no more of it, is read.
-    fn refuse_unread(&mut self, begun: Begun, mut found: Resolved<'_>, refusal: Response) -> Flow {
+    fn refuse_unread(&mut self, begun: RequestHead, mut found: Resolved<'_>, refusal: Response) -> Flow {
         found.refusal = Some(refusal);
         let asked = begun.asked(&found.rules.limits);
         let response = self.run_handler(&asked, begun, found, Kind::Empty)?;
@@ -410,7 +410,7 @@ impl<'a> Turn<'a> {
     }
 
     /// A handler that reads the body while it arrives, on this worker, if the share allows.
-    fn upload(&mut self, waiting: Box<(Begun, Decoder)>) -> Flow {
+    fn upload(&mut self, waiting: Box<(RequestHead, Decoder)>) -> Flow {
         self.client.progress.stage = Stage::Upload(waiting);
         // What was answered before must not wait for this body.
         self.flush()?;
@@ -426,7 +426,7 @@ impl<'a> Turn<'a> {
         flow
     }
 
-    fn upload_in_share(&mut self, begun: Begun, decoder: Decoder) -> Flow {
+    fn upload_in_share(&mut self, begun: RequestHead, decoder: Decoder) -> Flow {
         let common = self.common;
         let found = self.resolve(&begun.parts);
         let limit = found.rules.limits.body_bytes.unwrap_or(common.limits.body_bytes);
@@ -434,7 +434,7 @@ impl<'a> Turn<'a> {
         let (stall, rate) = self.body_patience(&found.rules.limits);
         let lease = Lease::new(Upload {
             stream: self.client.stream.clone(),
-            input: self.desk.input.take(),
+            input: self.worker.input.take(),
             used: 0,
             decoder,
             left: limit,
@@ -451,7 +451,7 @@ impl<'a> Turn<'a> {
         let response = self.run_handler(&asked, begun, found, kind)?;
         self.drained = false;
         let Some(upload) = lease.end() else { return self.respond(&asked, response, unread()) };
-        self.desk.input.load(upload.unused());
+        self.worker.input.load(upload.unused());
         // The client is told of the close if that is known by now; where its body's length is not, as much is
         // dropped as might have been read.
         let budget = match len {
@@ -470,7 +470,7 @@ impl<'a> Turn<'a> {
         self.respond(&asked, response, after)
     }
 
-    fn call(&mut self, begun: Begun, found: Resolved<'_>, kind: Kind) -> Flow {
+    fn call(&mut self, begun: RequestHead, found: Resolved<'_>, kind: Kind) -> Flow {
         let asked = begun.asked(&found.rules.limits);
         let response = self.run_handler(&asked, begun, found, kind)?;
         self.respond(&asked, response, After::Keep)
@@ -479,19 +479,19 @@ impl<'a> Turn<'a> {
     fn run_handler(
         &mut self,
         asked: &AskedOwned,
-        begun: Begun,
+        begun: RequestHead,
         mut found: Resolved<'_>,
         kind: Kind,
     ) -> Result<Response, Step> {
         let common = self.common;
         #[expect(clippy::indexing_slicing, reason = "it is what its listener was given")]
         let site = &common.sites[self.client.site];
-        let pace = found.pace.unwrap_or(&site.pace);
-        if pace.is_long() {
+        let latency = found.latency.unwrap_or(&site.latency);
+        if latency.is_long() {
             // Neither queued work nor finished answers wait for it.
             let is_deserted = common.parking.is_deserted(self.client.site);
-            if pace.blocks() {
-                self.queue.wake_for_rest(self.desk.place, is_deserted);
+            if latency.blocks() {
+                self.queue.wake_for_rest(self.worker.place, is_deserted);
             } else {
                 self.queue.wake_beside(is_deserted);
             }
@@ -502,9 +502,9 @@ impl<'a> Turn<'a> {
             }
         }
         // Not `now`: since then there was a read, and its time is not the handler's.
-        let (run, head) = (pace.start(), &asked.head);
-        self.desk.sign.set(Some((head.clone(), run.begin())));
-        let body = Body::received(kind, Arc::clone(&self.client.origin), begun.text);
+        let (run, head) = (latency.start(), &asked.head);
+        self.worker.current_request.set(Some((head.clone(), run.begin())));
+        let body = Body::received(kind, Arc::clone(&self.client.conn_info), begun.text);
         let mut request = Request::from_parts(begun.parts, body);
         found.attach(&mut request);
         let endpoint = found.endpoint.unwrap_or(&*site.handler.0);
@@ -516,21 +516,21 @@ impl<'a> Turn<'a> {
             }))
         });
         self.now = Instant::now();
-        pace.finish(&run, self.now);
+        latency.finish(&run, self.now);
         // Those that a wrapper has seen as a 500.
         panics.into_iter().for_each(|panic| self.panicked(panic, head));
         let response = outcome.unwrap_or_else(|panic| {
             self.panicked(panic, head);
             plain(StatusCode::INTERNAL_SERVER_ERROR)
         });
-        self.desk.sign.set(None);
+        self.worker.current_request.set(None);
         Ok(response)
     }
 
     fn panicked(&self, panic: Box<dyn Any + Send>, head: &[u8]) {
-        let what = self.desk.sign.read().unwrap_or_default();
+        let what = self.worker.current_request.read().unwrap_or_default();
         error!("a handler panicked ({}): {what}", panic_text(&*panic));
-        self.desk.tally.panicked();
+        self.worker.counters.panicked();
         let_go(panic, || method_and_path(head));
     }
 
@@ -609,9 +609,9 @@ impl<'a> Turn<'a> {
 
         // Of answers that wait together, the last one's holds.
         self.client.progress.of_route = asked.patience;
-        let date = self.desk.date.get(self.now);
-        encode::head(&mut self.desk.out, asked.version, parts.status, &parts.headers, &plan, date);
-        self.desk.tally.response(parts.status.as_u16());
+        let date = self.worker.date.get(self.now);
+        encode::head(&mut self.worker.out, asked.version, parts.status, &parts.headers, &plan, date);
+        self.worker.counters.response(parts.status.as_u16());
         self.let_go(parts.extensions, &asked.head);
         let after = match after {
             After::Close { .. } => after,
@@ -623,14 +623,14 @@ impl<'a> Turn<'a> {
         };
         let outgoing = match kind {
             Kind::Upgrade(speak) => {
-                self.client.buffered = self.desk.input.take();
+                self.client.buffered = self.worker.input.take();
                 return Err(self.detach(place, Task::Upgrade { speak, ending }, asked));
             }
             Kind::Detached(write) if plan.send_body => {
                 let task = Task::Stream { write, framing: plan.framing, ending };
                 return Err(self.detach(place, task, asked));
             }
-            kind if plan.send_body => Outgoing::new(kind, plan.framing, &mut self.desk.out, COPY_BYTES),
+            kind if plan.send_body => Outgoing::new(kind, plan.framing, &mut self.worker.out, COPY_BYTES),
             kind => {
                 self.let_go(kind, &asked.head);
                 None
@@ -653,7 +653,7 @@ impl<'a> Turn<'a> {
     /// A response with a body of so many bytes is complete when the socket has all of `out`.
     fn end_behind_out(&mut self, ending: Option<Ending>, bytes: u64) {
         if let Some(ending) = ending {
-            self.client.progress.endings.push(ending, self.desk.out.len(), bytes);
+            self.client.progress.endings.push(ending, self.worker.out.len(), bytes);
         }
     }
 
@@ -668,7 +668,7 @@ impl<'a> Turn<'a> {
     /// the close.
     fn may_keep(&self) -> bool {
         let more_came = || {
-            let begun = !self.desk.input.unused().iter().all(|byte| b"\r\n".contains(byte));
+            let begun = !self.worker.input.unused().iter().all(|byte| b"\r\n".contains(byte));
             // Who never stops asking is told all the same.
             begun || (!self.common.parking.is_grace_over() && self.client.stream.peek() == Peek::Bytes)
         };
@@ -694,9 +694,9 @@ impl<'a> Turn<'a> {
     /// Goes on with a response whose body is not all in `out`.
     fn respond_on(&mut self, response: Box<Responding>) -> Flow {
         // Its source is user code, too, and may be what keeps a worker.
-        self.desk.sign.set(Some((response.head.clone(), Instant::now())));
+        self.worker.current_request.set(Some((response.head.clone(), Instant::now())));
         let pulled = self.pull_all(response);
-        self.desk.sign.set(None);
+        self.worker.current_request.set(None);
         self.now = Instant::now();
         self.after(pulled?)
     }
@@ -709,7 +709,7 @@ impl<'a> Turn<'a> {
             let sent = if response.outgoing.joins_head() {
                 Ok(Sent { bytes: 0, all: true })
             } else {
-                response.outgoing.flush(&mut self.desk.out, &self.client.stream)
+                response.outgoing.flush(&mut self.worker.out, &self.client.stream)
             };
             match sent {
                 Ok(sent) if sent.all => self.note_taken(sent),
@@ -731,9 +731,9 @@ impl<'a> Turn<'a> {
             match response.outgoing.pulls() {
                 Pulls::Nothing => {}
                 Pulls::File => self.queue.wake_beside(is_deserted),
-                Pulls::Source => self.queue.wake_for_rest(self.desk.place, is_deserted),
+                Pulls::Source => self.queue.wake_for_rest(self.worker.place, is_deserted),
             }
-            let Desk { piece, out, .. } = &mut *self.desk;
+            let WorkerState { piece, out, .. } = &mut *self.worker;
             let stream = &self.client.stream;
             let pulled = catch_unwind(AssertUnwindSafe(|| response.outgoing.pull(piece, out, stream)));
             let Responding { outgoing, head, ending, .. } = &mut *response;
@@ -765,7 +765,7 @@ impl<'a> Turn<'a> {
                 }
                 Err(panic) => {
                     error!("{}: its response's source panicked: {}", what(), panic_text(&*panic));
-                    self.desk.tally.panicked();
+                    self.worker.counters.panicked();
                     self.let_go(panic, head);
                 }
             }
@@ -789,14 +789,14 @@ impl<'a> Turn<'a> {
             }
             After::Close { reason, linger } => {
                 // The client's own end of TLS, unread, would be answered by a reset.
-                let whole = !linger && self.desk.input.is_empty() && !self.client.stream.is_bound_here();
+                let whole = !linger && self.worker.input.is_empty() && !self.client.stream.is_bound_here();
                 self.client.progress.stage = Stage::closing(reason, linger);
                 self.flush_last()?;
                 self.say_end()?;
                 return Err(if whole { Step::Close(reason) } else { Step::Linger(reason) });
             }
         }
-        if self.desk.out.len() >= BATCH_BYTES {
+        if self.worker.out.len() >= BATCH_BYTES {
             self.flush()?;
         }
         Ok(())
@@ -804,13 +804,13 @@ impl<'a> Turn<'a> {
 
     /// Until a fixed time: what nobody wants is not waited for byte by byte.
     fn discard(&mut self, (mut decoder, mut budget, until): (Decoder, u64, Instant)) -> Flow {
-        while !decoder.is_done() && !self.desk.input.is_empty() {
-            let decoded = match decoder.decode(self.desk.input.unused()) {
+        while !decoder.is_done() && !self.worker.input.is_empty() {
+            let decoded = match decoder.decode(self.worker.input.unused()) {
                 Ok(decoded) => decoded,
                 // Whatever comes next is no request; the answer is out, or goes out first.
                 Err(_) => return self.after(unread()),
             };
-            self.desk.input.consume(decoded.consumed);
+            self.worker.input.consume(decoded.consumed);
             match budget.checked_sub(decoded.consumed as u64) {
                 Some(rest) => budget = rest,
                 None => return self.after(unread()),
@@ -832,14 +832,14 @@ impl<'a> Turn<'a> {
     fn refuse(&mut self, refusal: &Refusal) -> Step {
         debug!("refused: {} {}", refusal.status, refusal.reason);
         self.client.served = self.client.served.saturating_add(1);
-        self.desk.tally.response(refusal.status.as_u16());
+        self.worker.counters.response(refusal.status.as_u16());
         let to_head = match &self.client.progress.stage {
             Stage::Body(collecting) => collecting.begun.parts.method == Method::HEAD,
             Stage::Upload(waiting) => waiting.0.parts.method == Method::HEAD,
-            _ => is_to_head(self.desk.input.unused()) || is_to_head(&self.client.buffered),
+            _ => is_to_head(self.worker.input.unused()) || is_to_head(&self.client.buffered),
         };
-        let date = self.desk.date.get(self.now);
-        encode::refusal(&mut self.desk.out, refusal, to_head, date);
+        let date = self.worker.date.get(self.now);
+        encode::refusal(&mut self.worker.out, refusal, to_head, date);
         self.say_last(CloseReason::Refused)
     }
 
@@ -847,7 +847,7 @@ impl<'a> Turn<'a> {
     fn expire(&mut self) -> Step {
         let reason = match &self.client.progress.stage {
             Stage::Respond(response) => return cut(&response.outgoing, CloseReason::ResponseTimeout),
-            _ if !self.desk.out.is_empty() => return Step::Close(CloseReason::ResponseTimeout),
+            _ if !self.worker.out.is_empty() => return Step::Close(CloseReason::ResponseTimeout),
             Stage::Discard(_) => return Step::Linger(CloseReason::BodyUnread),
             Stage::Head { .. } => match self.refuse_unseen() {
                 Some(step) => return step,
@@ -885,7 +885,7 @@ impl<'a> Turn<'a> {
             self.drained = false;
             return Ok(Filled::Nothing);
         }
-        let filled = self.desk.input.fill(&self.client.stream).map_err(|e| broken(&e))?;
+        let filled = self.worker.input.fill(&self.client.stream).map_err(|e| broken(&e))?;
         if let Filled::Bytes { drained } = filled {
             // An end that was announced with the bytes is not announced again.
             self.drained = drained && !self.client.may_have_ended;
@@ -904,10 +904,10 @@ impl<'a> Turn<'a> {
     }
 
     fn flush_by(&mut self, write: impl Fn(&mut Vec<u8>, &Stream) -> io::Result<Sent>) -> Flow {
-        if self.desk.out.is_empty() {
+        if self.worker.out.is_empty() {
             return Ok(());
         }
-        match write(&mut self.desk.out, &self.client.stream) {
+        match write(&mut self.worker.out, &self.client.stream) {
             Ok(sent) if sent.all => {
                 self.note_taken(sent);
                 Ok(())
@@ -928,8 +928,8 @@ impl<'a> Turn<'a> {
 
     /// Writes what the socket takes now; what it does not stays for the next flush.
     fn try_flush(&mut self) -> io::Result<()> {
-        if !self.desk.out.is_empty() {
-            let sent = outgoing::write_out(&mut self.desk.out, &self.client.stream)?;
+        if !self.worker.out.is_empty() {
+            let sent = outgoing::write_out(&mut self.worker.out, &self.client.stream)?;
             self.note_taken(sent);
         }
         Ok(())
@@ -947,7 +947,7 @@ impl<'a> Turn<'a> {
         let (stall, rate) = self.response_patience();
         let progress = &mut self.client.progress;
         progress.endings.note_sent(sent.bytes);
-        progress.unsent = std::mem::take(&mut self.desk.out);
+        progress.unsent = std::mem::take(&mut self.worker.out);
         // It is counted by its length.
         progress.unsent.shrink_to_fit();
         let until = Blocked::park(&mut progress.blocked, sent.bytes, Instant::now(), stall, rate);
@@ -973,7 +973,7 @@ impl<'a> Turn<'a> {
     /// Takes along what is read and not answered, and what is not sent; false if that is more than
     /// may be held in all.
     fn hold(&mut self) -> bool {
-        self.client.buffered = self.desk.input.take();
+        self.client.buffered = self.worker.input.take();
         self.client.answering = match &self.client.progress.stage {
             Stage::Respond(response) if response.outgoing.ends_with_connection() => {
                 Some(Answering::UntilClose)

@@ -20,16 +20,16 @@ fn queue(share: usize) -> Arc<Queue<usize>> {
 }
 
 /// How often each piece of work has been done, and how many are in the share.
-struct Tally {
+struct Counters {
     done: [AtomicUsize; 3],
     left: AtomicUsize,
     in_share: AtomicUsize,
 }
 
-impl Tally {
-    fn new(pieces: usize) -> Arc<Tally> {
+impl Counters {
+    fn new(pieces: usize) -> Arc<Counters> {
         let done = std::array::from_fn(|_| AtomicUsize::new(0));
-        Arc::new(Tally { done, left: AtomicUsize::new(pieces), in_share: AtomicUsize::new(0) })
+        Arc::new(Counters { done, left: AtomicUsize::new(pieces), in_share: AtomicUsize::new(0) })
     }
 
     /// Whether it was the last.
@@ -40,22 +40,22 @@ impl Tally {
 }
 
 /// Works until all is done; who does the last piece sends all home.
-fn worker(queue: &Arc<Queue<usize>>, tally: &Arc<Tally>) -> JoinHandle<()> {
-    worker_at(0, queue, tally)
+fn worker(queue: &Arc<Queue<usize>>, counters: &Arc<Counters>) -> JoinHandle<()> {
+    worker_at(0, queue, counters)
 }
 
-fn worker_at(place: usize, queue: &Arc<Queue<usize>>, tally: &Arc<Tally>) -> JoinHandle<()> {
-    let (queue, tally) = (Arc::clone(queue), Arc::clone(tally));
+fn worker_at(place: usize, queue: &Arc<Queue<usize>>, counters: &Arc<Counters>) -> JoinHandle<()> {
+    let (queue, counters) = (Arc::clone(queue), Arc::clone(counters));
     thread::spawn(move || {
-        let seat = Seat::new(place);
+        let parker = Parker::new(place);
         loop {
-            let is_last = match queue.pop(&seat, || false) {
-                Popped::Work(piece, Taken { in_share: false, .. }) => tally.do_piece(piece),
+            let is_last = match queue.pop(&parker, || false) {
+                Popped::Work(piece, Taken { in_share: false, .. }) => counters.do_piece(piece),
                 Popped::Work(piece, _) => {
-                    let before = tally.in_share.fetch_add(1, Ordering::Relaxed);
+                    let before = counters.in_share.fetch_add(1, Ordering::Relaxed);
                     assert!(before < queue.lock().share, "more than the share");
-                    let is_last = tally.do_piece(piece);
-                    tally.in_share.fetch_sub(1, Ordering::Relaxed);
+                    let is_last = counters.do_piece(piece);
+                    counters.in_share.fetch_sub(1, Ordering::Relaxed);
                     queue.leave_share();
                     is_last
                 }
@@ -83,8 +83,8 @@ fn join(workers: impl IntoIterator<Item = JoinHandle<()>>) {
 #[test]
 fn one_call_is_enough_for_each_batch() {
     model(|| {
-        let (queue, tally) = (queue(1), Tally::new(3));
-        let worker = worker(&queue, &tally);
+        let (queue, counters) = (queue(1), Counters::new(3));
+        let worker = worker(&queue, &counters);
         queue.push(&mut vec![0, 1]);
         queue.push(&mut vec![2]);
         join([worker]);
@@ -95,8 +95,8 @@ fn one_call_is_enough_for_each_batch() {
 #[test]
 fn two_workers_do_a_batch_once_and_go_home() {
     model(|| {
-        let (queue, tally) = (queue(1), Tally::new(2));
-        let workers = [worker(&queue, &tally), worker(&queue, &tally)];
+        let (queue, counters) = (queue(1), Counters::new(2));
+        let workers = [worker(&queue, &counters), worker(&queue, &counters)];
         queue.push(&mut vec![0, 1]);
         join(workers);
         expect_rest(&queue);
@@ -106,8 +106,8 @@ fn two_workers_do_a_batch_once_and_go_home() {
 #[test]
 fn of_two_who_push_neither_is_overheard() {
     model(|| {
-        let (queue, tally) = (queue(1), Tally::new(2));
-        let worker = worker(&queue, &tally);
+        let (queue, counters) = (queue(1), Counters::new(2));
+        let worker = worker(&queue, &counters);
         let other = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || queue.push(&mut vec![0]))
@@ -122,13 +122,13 @@ fn of_two_who_push_neither_is_overheard() {
 #[test]
 fn who_leaves_work_behind_wakes_another_for_it() {
     model(|| {
-        let (queue, tally) = (queue(1), Tally::new(2));
+        let (queue, counters) = (queue(1), Counters::new(2));
         let workers = [(); 2].map(|()| {
-            let (queue, tally) = (Arc::clone(&queue), Arc::clone(&tally));
+            let (queue, counters) = (Arc::clone(&queue), Arc::clone(&counters));
             thread::spawn(move || {
-                let Popped::Work(piece, _) = queue.pop(&Seat::new(0), || false) else { panic!() };
+                let Popped::Work(piece, _) = queue.pop(&Parker::new(0), || false) else { panic!() };
                 queue.wake_for_rest(0, false);
-                tally.do_piece(piece);
+                counters.do_piece(piece);
             })
         });
         queue.push(&mut vec![0, 1]);
@@ -141,13 +141,13 @@ fn who_leaves_work_behind_wakes_another_for_it() {
 #[test]
 fn who_goes_to_bed_early_leaves_it_to_one_who_is_up() {
     model(|| {
-        let (queue, tally) = (queue(1), Tally::new(3));
+        let (queue, counters) = (queue(1), Counters::new(3));
         {
             let mut state = queue.lock();
             (state.most, state.attended) = (1, true);
         }
         queue.push_found(0..3);
-        join([worker_at(0, &queue, &tally), worker_at(1, &queue, &tally)]);
+        join([worker_at(0, &queue, &counters), worker_at(1, &queue, &counters)]);
         expect_rest(&queue);
     });
 }
@@ -156,8 +156,8 @@ fn who_goes_to_bed_early_leaves_it_to_one_who_is_up() {
 #[test]
 fn a_wake_too_many_does_no_harm() {
     model(|| {
-        let (queue, tally) = (queue(1), Tally::new(1));
-        let workers = [worker(&queue, &tally), worker(&queue, &tally)];
+        let (queue, counters) = (queue(1), Counters::new(1));
+        let workers = [worker(&queue, &counters), worker(&queue, &counters)];
         queue.wake(2);
         queue.push(&mut vec![0]);
         queue.wake(1);
@@ -174,10 +174,10 @@ fn a_token_that_a_handler_left_is_no_call() {
         let worker = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || {
-                let seat = Seat::new(0);
+                let parker = Parker::new(0);
                 for _ in 0..2 {
                     current().unpark();
-                    assert!(matches!(queue.pop(&seat, || false), Popped::Work(..)));
+                    assert!(matches!(queue.pop(&parker, || false), Popped::Work(..)));
                 }
             })
         };
@@ -191,8 +191,8 @@ fn a_token_that_a_handler_left_is_no_call() {
 #[test]
 fn a_close_sends_all_home() {
     model(|| {
-        let (queue, tally) = (queue(1), Tally::new(1));
-        let workers = [worker(&queue, &tally), worker(&queue, &tally)];
+        let (queue, counters) = (queue(1), Counters::new(1));
+        let workers = [worker(&queue, &counters), worker(&queue, &counters)];
         queue.close();
         join(workers);
         expect_rest(&queue);
@@ -202,22 +202,22 @@ fn a_close_sends_all_home() {
 #[test]
 fn a_closed_queue_is_emptied_first() {
     model(|| {
-        let (queue, tally) = (queue(1), Tally::new(2));
-        let worker = worker(&queue, &tally);
+        let (queue, counters) = (queue(1), Counters::new(2));
+        let worker = worker(&queue, &counters);
         queue.push(&mut vec![0]);
         queue.push_shared(1);
         queue.close();
         join([worker]);
         expect_rest(&queue);
-        assert_eq!(tally.left.load(Ordering::Relaxed), 0);
+        assert_eq!(counters.left.load(Ordering::Relaxed), 0);
     });
 }
 
 #[test]
 fn work_for_the_share_is_done_and_the_share_never_exceeded() {
     model(|| {
-        let (queue, tally) = (queue(1), Tally::new(2));
-        let workers = [worker(&queue, &tally), worker(&queue, &tally)];
+        let (queue, counters) = (queue(1), Counters::new(2));
+        let workers = [worker(&queue, &counters), worker(&queue, &counters)];
         queue.push_shared(0);
         queue.push_shared(1);
         join(workers);
@@ -228,8 +228,8 @@ fn work_for_the_share_is_done_and_the_share_never_exceeded() {
 #[test]
 fn both_lanes_are_emptied_whoever_is_called_for_which() {
     model(|| {
-        let (queue, tally) = (queue(1), Tally::new(2));
-        let workers = [worker(&queue, &tally), worker(&queue, &tally)];
+        let (queue, counters) = (queue(1), Counters::new(2));
+        let workers = [worker(&queue, &counters), worker(&queue, &counters)];
         queue.push_shared(0);
         queue.push(&mut vec![1]);
         join(workers);
@@ -242,9 +242,9 @@ fn both_lanes_are_emptied_whoever_is_called_for_which() {
 #[test]
 fn who_waits_for_the_share_is_called_when_it_is_left() {
     model(|| {
-        let (queue, tally) = (queue(1), Tally::new(1));
+        let (queue, counters) = (queue(1), Counters::new(1));
         assert!(queue.enter_share());
-        let worker = worker(&queue, &tally);
+        let worker = worker(&queue, &counters);
         let waits = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || queue.push_shared(0))
@@ -259,21 +259,21 @@ fn who_waits_for_the_share_is_called_when_it_is_left() {
 #[test]
 fn a_place_in_the_share_is_entered_by_one() {
     model(|| {
-        let (queue, tally) = (queue(1), Tally::new(1));
-        let worker = worker(&queue, &tally);
-        let turn = |queue: &Queue<usize>, tally: &Tally| {
+        let (queue, counters) = (queue(1), Counters::new(1));
+        let worker = worker(&queue, &counters);
+        let turn = |queue: &Queue<usize>, counters: &Counters| {
             if queue.enter_share() {
-                assert_eq!(tally.in_share.fetch_add(1, Ordering::Relaxed), 0, "more than the share");
-                tally.in_share.fetch_sub(1, Ordering::Relaxed);
+                assert_eq!(counters.in_share.fetch_add(1, Ordering::Relaxed), 0, "more than the share");
+                counters.in_share.fetch_sub(1, Ordering::Relaxed);
                 queue.leave_share();
             }
         };
         let other = {
-            let (queue, tally) = (Arc::clone(&queue), Arc::clone(&tally));
-            thread::spawn(move || turn(&queue, &tally))
+            let (queue, counters) = (Arc::clone(&queue), Arc::clone(&counters));
+            thread::spawn(move || turn(&queue, &counters))
         };
         queue.push_shared(0);
-        turn(&queue, &tally);
+        turn(&queue, &counters);
         join([worker, other]);
         expect_rest(&queue);
     });
@@ -286,22 +286,22 @@ fn a_full_share_does_not_hold_up_other_work() {
         assert!(queue.enter_share());
         let worker = {
             let queue = Arc::clone(&queue);
-            thread::spawn(move || pop(&queue, &Seat::new(0)))
+            thread::spawn(move || pop(&queue, &Parker::new(0)))
         };
         queue.push_shared(0);
         queue.push(&mut vec![1]);
         assert_eq!(worker.join().unwrap(), Some((1, false)));
         queue.leave_share();
-        assert_eq!(pop(&queue, &Seat::new(0)), Some((0, true)));
+        assert_eq!(pop(&queue, &Parker::new(0)), Some((0, true)));
     });
 }
 
 #[test]
 fn a_probe_is_called_once_or_given_back_and_work_beside_it_is_done() {
     model(|| {
-        let (queue, tally) = (queue(1), Tally::new(2));
-        let worker = worker(&queue, &tally);
-        let called = Arc::clone(&tally);
+        let (queue, counters) = (queue(1), Counters::new(2));
+        let worker = worker(&queue, &counters);
+        let called = Arc::clone(&counters);
         let last = {
             let queue = Arc::clone(&queue);
             move || {
@@ -325,13 +325,13 @@ fn a_probe_is_called_once_or_given_back_and_work_beside_it_is_done() {
 #[test]
 fn what_expires_is_not_done_and_what_is_done_does_not_expire() {
     model(|| {
-        let (queue, tally) = (queue(1), Tally::new(3));
-        let worker = worker(&queue, &tally);
+        let (queue, counters) = (queue(1), Counters::new(3));
+        let worker = worker(&queue, &counters);
         queue.push(&mut vec![0, 1]);
         queue.push_shared(2);
         let limit = Instant::now().checked_add(LOOK).unwrap();
         let lasts: Vec<bool> =
-            queue.expired(limit, None, |_| false).into_iter().map(|piece| tally.do_piece(piece)).collect();
+            queue.expired(limit, None, |_| false).into_iter().map(|piece| counters.do_piece(piece)).collect();
         if lasts.contains(&true) {
             queue.close();
         }

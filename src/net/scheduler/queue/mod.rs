@@ -20,7 +20,7 @@ struct State<T> {
     in_share: usize,
     share: usize,
     /// The one that slept last is woken first: its caches are the warmest.
-    sleepers: Vec<Seat>,
+    sleepers: Vec<Parker>,
     /// Called and not yet here: each will take something without being called again.
     coming: usize,
     /// A worker is to show that it lives.
@@ -58,21 +58,21 @@ impl std::fmt::Debug for Probe {
 
 /// A worker's place to sleep.
 #[derive(Clone, Debug)]
-pub(crate) struct Seat {
+pub(crate) struct Parker {
     place: usize,
     thread: Thread,
     called: Arc<AtomicBool>,
 }
 
-impl Seat {
+impl Parker {
     /// Of the calling thread, which is the worker of that number.
-    pub(crate) fn new(place: usize) -> Seat {
-        Seat { place, thread: current(), called: Arc::new(AtomicBool::new(false)) }
+    pub(crate) fn new(place: usize) -> Parker {
+        Parker { place, thread: current(), called: Arc::new(AtomicBool::new(false)) }
     }
 
     /// Of a thread that is none of the queue's own workers.
-    pub(crate) fn of_guest() -> Seat {
-        Seat::new(usize::MAX)
+    pub(crate) fn of_guest() -> Parker {
+        Parker::new(usize::MAX)
     }
 
     fn call(&self) {
@@ -239,7 +239,7 @@ impl<T> Queue<T> {
 
     /// Waits for work. Before it sleeps it calls `fetch`, which looks for work elsewhere and pushes
     /// it; false: there is none.
-    pub(crate) fn pop(&self, seat: &Seat, mut fetch: impl FnMut() -> bool) -> Popped<T> {
+    pub(crate) fn pop(&self, parker: &Parker, mut fetch: impl FnMut() -> bool) -> Popped<T> {
         let mut called = false;
         let mut fetched = true;
         loop {
@@ -257,11 +257,11 @@ impl<T> Queue<T> {
                     return Popped::Work(work, Taken { in_share: true, waited: since.elapsed() });
                 }
             }
-            let is_surplus = !was_called && state.is_surplus(seat.place);
+            let is_surplus = !was_called && state.is_surplus(parker.place);
             if !is_surplus {
                 if let Some((since, work)) = state.waiting.pop_front() {
                     let now = Instant::now();
-                    state.note_taken(seat.place, now);
+                    state.note_taken(parker.place, now);
                     let waited = now.saturating_duration_since(since);
                     return Popped::Work(work, Taken { in_share: false, waited });
                 }
@@ -269,16 +269,16 @@ impl<T> Queue<T> {
                     return Popped::Closed;
                 }
             }
-            state.note_away(seat.place);
+            state.note_away(parker.place);
             if fetched && !is_surplus {
                 drop(state);
                 fetched = fetch();
                 continue;
             }
-            seat.called.store(false, Ordering::Relaxed);
-            state.sleepers.push(seat.clone());
+            parker.called.store(false, Ordering::Relaxed);
+            state.sleepers.push(parker.clone());
             drop(state);
-            seat.wait_for_call();
+            parker.wait_for_call();
             (called, fetched) = (true, true);
         }
     }
@@ -445,18 +445,18 @@ fn pop_before<T>(queue: &mut VecDeque<(Instant, T)>, limit: Instant) -> Option<(
 /// Woken outside the lock, or the first thing a worker does is wait for it.
 fn wake<T>(n: usize, mut state: MutexGuard<'_, State<T>>) {
     if n == 1 {
-        let seat = state.sleepers.pop();
-        state.coming += usize::from(seat.is_some());
+        let parker = state.sleepers.pop();
+        state.coming += usize::from(parker.is_some());
         drop(state);
-        if let Some(seat) = seat {
-            seat.call();
+        if let Some(parker) = parker {
+            parker.call();
         }
     } else {
         let keep = state.sleepers.len().saturating_sub(n);
         let called = state.sleepers.split_off(keep);
         state.coming += called.len();
         drop(state);
-        called.iter().for_each(Seat::call);
+        called.iter().for_each(Parker::call);
     }
 }
 
@@ -468,8 +468,8 @@ mod tests {
     use super::*;
 
     /// What is taken, and whether in the share; None if the queue is closed.
-    pub(super) fn pop<T>(queue: &Queue<T>, seat: &Seat) -> Option<(T, bool)> {
-        match queue.pop(seat, || false) {
+    pub(super) fn pop<T>(queue: &Queue<T>, parker: &Parker) -> Option<(T, bool)> {
+        match queue.pop(parker, || false) {
             Popped::Work(work, taken) => Some((work, taken.in_share)),
             Popped::Closed => None,
         }
@@ -481,22 +481,22 @@ mod tests {
         queue.push(&mut vec![1, 2]);
         queue.push(&mut vec![3]);
         queue.close();
-        let seat = Seat::new(0);
-        let got: Vec<_> = (0..4).map(|_| pop(&queue, &seat)).collect();
+        let parker = Parker::new(0);
+        let got: Vec<_> = (0..4).map(|_| pop(&queue, &parker)).collect();
         assert_eq!(got, [Some((1, false)), Some((2, false)), Some((3, false)), None]);
     }
 
     #[test]
     fn the_share_is_never_exceeded_and_never_blocks_other_work() {
         let queue = Queue::new(1, 1);
-        let seat = Seat::new(0);
+        let parker = Parker::new(0);
         assert!(queue.enter_share());
         assert!(!queue.enter_share());
         queue.push_shared(10);
         queue.push(&mut vec![1]);
-        assert_eq!(pop(&queue, &seat), Some((1, false)));
+        assert_eq!(pop(&queue, &parker), Some((1, false)));
         queue.leave_share();
-        assert_eq!(pop(&queue, &seat), Some((10, true)));
+        assert_eq!(pop(&queue, &parker), Some((10, true)));
         assert!(!queue.enter_share());
     }
 
@@ -542,7 +542,7 @@ mod tests {
         let queue = Queue::new(3, 1);
         let mut state = queue.lock();
         state.most = 1;
-        state.sleepers.push(Seat::new(2));
+        state.sleepers.push(Parker::new(2));
         state.note_taken(0, Instant::now());
         state.note_taken(1, Instant::now());
         state.attended = attended;
@@ -628,8 +628,8 @@ mod tests {
         let limit = Instant::now();
         queue.lock().note_taken(0, Instant::now());
         assert_eq!(queue.expired(limit, Some(limit), |_| true), [0; 0]);
-        let seat = Seat::new(0);
-        assert_eq!([5, 6].map(|_| pop(&queue, &seat)), [Some((5, false)), Some((6, false))]);
+        let parker = Parker::new(0);
+        assert_eq!([5, 6].map(|_| pop(&queue, &parker)), [Some((5, false)), Some((6, false))]);
     }
 
     /// Whatever the order of pushes, wakes and sleeps, nothing is lost, nothing comes twice, and
@@ -646,8 +646,8 @@ mod tests {
                 let (queue, done) = (Arc::clone(&queue), done.clone());
                 thread::Builder::new()
                     .spawn(move || {
-                        let seat = Seat::new(0);
-                        while let Popped::Work(n, _) = queue.pop(&seat, || false) {
+                        let parker = Parker::new(0);
+                        while let Popped::Work(n, _) = queue.pop(&parker, || false) {
                             queue.wake_for_rest(0, false);
                             current().unpark(); // a token as a handler may leave it
                             done.send(n).unwrap();
@@ -672,7 +672,7 @@ mod tests {
         assert!(queue.probe(Probe(Box::new(|| ()))).is_err());
         let worker = {
             let queue = Arc::clone(&queue);
-            thread::Builder::new().spawn(move || pop(&queue, &Seat::new(0))).unwrap()
+            thread::Builder::new().spawn(move || pop(&queue, &Parker::new(0))).unwrap()
         };
         let (said, heard) = mpsc::channel();
         let mut probe = Probe(Box::new(move || said.send(()).unwrap()));

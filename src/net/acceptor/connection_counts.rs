@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 #[derive(Debug)]
-pub(super) struct Census {
+pub(super) struct ConnectionCounts {
     by_listener: Box<[AtomicUsize]>,
     /// Those whose connections count for no peer.
     reserved: Box<[bool]>,
@@ -14,10 +14,10 @@ pub(super) struct Census {
     by_peer: Option<Mutex<HashMap<IpAddr, usize>>>,
 }
 
-impl Census {
+impl ConnectionCounts {
     /// For listeners of which these are reserved for operators.
-    pub(super) fn new(reserved: &[bool], counts_peers: bool) -> Census {
-        Census {
+    pub(super) fn new(reserved: &[bool], counts_peers: bool) -> ConnectionCounts {
+        ConnectionCounts {
             by_listener: reserved.iter().map(|_| AtomicUsize::new(0)).collect(),
             reserved: reserved.into(),
             by_peer: counts_peers.then(Mutex::default),
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn whoever_comes_is_counted_until_he_goes() {
-        let census = Census::new(&[false, false, true], true);
+        let counts = ConnectionCounts::new(&[false, false, true], true);
         let peer = |text: &str| Some(text.parse().unwrap());
         let cases = [
             ("1.2.3.4:5", 1),
@@ -90,17 +90,17 @@ mod tests {
             ("[2001:db8:0:1::1]:5", 1),
         ];
         for (text, count) in cases {
-            assert_eq!(census.enter(1, peer(text)), count, "{text}");
+            assert_eq!(counts.enter(1, peer(text)), count, "{text}");
         }
-        assert_eq!(census.enter(0, None), 0, "a unix socket has no peers");
-        assert_eq!(census.enter(2, peer("1.2.3.4:9")), 0, "an operator's connection counts for no peer");
-        census.leave(2, peer("1.2.3.4:9"));
-        assert_eq!(census.of_listener(2), 0);
-        assert_eq!((census.of_listener(0), census.of_listener(1)), (1, 7));
+        assert_eq!(counts.enter(0, None), 0, "a unix socket has no peers");
+        assert_eq!(counts.enter(2, peer("1.2.3.4:9")), 0, "an operator's connection counts for no peer");
+        counts.leave(2, peer("1.2.3.4:9"));
+        assert_eq!(counts.of_listener(2), 0);
+        assert_eq!((counts.of_listener(0), counts.of_listener(1)), (1, 7));
         for (text, _) in cases {
-            census.leave(1, peer(text));
+            counts.leave(1, peer(text));
         }
-        assert_eq!(census.of_listener(1), 0);
-        assert!(census.by_peer.unwrap().into_inner().unwrap().is_empty(), "who is gone is forgotten");
+        assert_eq!(counts.of_listener(1), 0);
+        assert!(counts.by_peer.unwrap().into_inner().unwrap().is_empty(), "who is gone is forgotten");
     }
 }

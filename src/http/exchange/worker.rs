@@ -7,13 +7,13 @@ use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 
 use super::input::Input;
-use crate::base::status::Tally;
+use crate::base::status::Counters;
 use crate::base::wait_group::WaitGroup;
 use crate::http::codec::DateCache;
 
-/// Buffers that outlive an exchange, and a sign saying what it does.
+/// Buffers that outlive an exchange, and a current_request saying what it does.
 #[derive(Debug)]
-pub(crate) struct Desk {
+pub(crate) struct WorkerState {
     /// Of its worker.
     pub(super) place: usize,
     pub(super) input: Input,
@@ -22,24 +22,24 @@ pub(crate) struct Desk {
     /// What a response's source gives at a time.
     pub(super) piece: Vec<u8>,
     pub(super) date: Clock,
-    pub(super) tally: Arc<CachePadded<Tally>>,
-    pub(super) sign: Arc<Sign>,
+    pub(super) counters: Arc<CachePadded<Counters>>,
+    pub(super) current_request: Arc<CurrentRequest>,
     pub(super) wait_group: WaitGroup,
 }
 
-/// Which request's handler runs at a desk, since when.
+/// Which request's handler runs at a worker, since when.
 #[derive(Debug, Default)]
-pub(crate) struct Sign(Mutex<Option<(Bytes, Instant)>>);
+pub(crate) struct CurrentRequest(Mutex<Option<(Bytes, Instant)>>);
 
-impl Sign {
+impl CurrentRequest {
     pub(super) fn set(&self, what: Option<(Bytes, Instant)>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
     /// Method, path and age, for people.
     pub(crate) fn read(&self) -> Option<String> {
-        let sign = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sign.as_ref().map(|(head, since)| {
+        let current_request = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        current_request.as_ref().map(|(head, since)| {
             format!("{}, in its handler for {:.1?}", method_and_path(head), since.elapsed())
         })
     }
@@ -76,16 +76,25 @@ impl Clock {
     }
 }
 
-impl Desk {
+impl WorkerState {
     pub(crate) fn new(
         place: usize,
-        tally: Arc<CachePadded<Tally>>,
-        sign: Arc<Sign>,
+        counters: Arc<CachePadded<Counters>>,
+        current_request: Arc<CurrentRequest>,
         wait_group: WaitGroup,
-    ) -> Desk {
+    ) -> WorkerState {
         // Of a worker that died, it still says what that was doing.
-        sign.set(None);
+        current_request.set(None);
         let (out, piece) = (Vec::new(), Vec::new());
-        Desk { place, input: Input::new(), out, piece, date: Clock::new(), tally, sign, wait_group }
+        WorkerState {
+            place,
+            input: Input::new(),
+            out,
+            piece,
+            date: Clock::new(),
+            counters,
+            current_request,
+            wait_group,
+        }
     }
 }
