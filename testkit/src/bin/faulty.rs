@@ -4,7 +4,6 @@
 #![expect(clippy::disallowed_methods, reason = "stands for programs that take their time, or hang")]
 
 use std::fs;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use heirloom::Timeouts;
 use heirloom::prelude::*;
 
 /// Longer than any test.
-const FOR_EVER: Duration = Duration::from_secs(600);
+const INDEFINITELY: Duration = Duration::from_secs(600);
 
 fn main() -> Result<(), heirloom::Error> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -31,7 +30,7 @@ fn main() -> Result<(), heirloom::Error> {
     timeouts.probation = ms("--probation-ms").unwrap_or(timeouts.probation);
     timeouts.ready = ms("--ready-timeout-ms").unwrap_or(timeouts.ready);
     let (hook, own) = (fault.clone(), fault.clone());
-    let mut server = Server::new(router(fault)).timeouts(timeouts).before_ready(move || before_ready(&hook));
+    let mut server = Server::new(router(&fault)).timeouts(timeouts).before_ready(move || before_ready(&hook));
     let per_worker = PerWorker::new(move || match own.as_str() {
         "fail-in-a-worker" if is_in("heirloom-worker-3") => Err("the database has no more connections"),
         "panic-in-workers" => panic!("as asked"),
@@ -56,28 +55,28 @@ fn before_ready(fault: &str) -> Result<(), String> {
         }
         "fail-before-ready" => return Err("the database has another schema".to_owned()),
         "panic-before-ready" => panic!("as asked"),
-        "hang-before-ready" => sleep(FOR_EVER),
+        "hang-before-ready" => sleep(INDEFINITELY),
         _ => {}
     }
     Ok(())
 }
 
-fn router(fault: String) -> Router {
-    static BEGAN: AtomicU64 = AtomicU64::new(0);
+fn router(fault: &str) -> Router {
+    let (dies_at_once, dies_when_asked) = (fault == "die-on-first-request", fault == "abort-when-asked");
     let pid = move |_: Request| {
-        let began = BEGAN.fetch_add(1, Ordering::SeqCst);
-        match fault.as_str() {
-            "die-on-first-request" => die(),
-            // Time for clients that keep their connection to have one with it.
-            "abort-after-serving" if began >= 2_000 => die(),
-            _ => {}
+        if dies_at_once {
+            die();
         }
         std::process::id().to_string()
     };
-    Router::new().get("/pid", pid).get("/generation", |req: Request| req.generation().to_string())
+    let abort = move |_: Request| if dies_when_asked { die() } else { "not that fault" };
+    Router::new()
+        .get("/pid", pid)
+        .get("/abort", abort)
+        .get("/generation", |req: Request| req.generation().to_string())
 }
 
-/// As a crash: nothing is finished, closed or said.
+/// A crash: nothing is finished, closed or logged.
 fn die() -> ! {
     std::process::abort()
 }

@@ -59,7 +59,8 @@ fn main() -> Result<(), heirloom::Error> {
         .listen(&args[1])
         .timeouts(Timeouts {
             probation: Duration::from_millis(args[2].parse().expect("a number")),
-            ready: Duration::from_secs(2),
+            // Some tests wait for it; a good successor is ready within it on a busy machine too.
+            ready: Duration::from_secs(10),
             drain: Duration::from_secs(if folder.join("patient").exists() { 3600 } else { 2 }),
             ..Timeouts::default()
         })

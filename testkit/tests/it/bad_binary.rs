@@ -11,8 +11,7 @@ use nix::unistd::mkfifo;
 use tempfile::TempDir;
 use testkit::{Crowd, Exit, Outcome, Pid, Proc, Signal};
 
-/// A server whose program lies in a folder of its own, to be replaced, and clients that ask it
-/// without pause.
+/// A server whose program is in a folder of its own, to be replaced, and clients that send requests without pause.
 struct Bench {
     server: Proc,
     program: PathBuf,
@@ -63,20 +62,31 @@ impl Bench {
 
     /// No client has noticed, and a good program takes over.
     fn serves_on(self) {
-        assert_eq!(self.serves_on_after_failures(), []);
-    }
-
-    /// A good program takes over; gives what has failed.
-    fn serves_on_after_failures(self) -> Vec<(Outcome, Option<i32>)> {
-        let old = self.server.newest();
-        assert_eq!(self.server.get("/pid").ok().number(), old.as_raw());
-        self.server.reaped_all(old);
+        let old = self.still_serves();
         let new = self.server.handover();
         assert_eq!(self.server.get("/pid").ok().number(), new.as_raw());
         let tally = self.crowd.stop();
         assert!(tally.answered > 0);
+        assert_eq!(tally.failed, []);
         assert_eq!(self.server.wait_exit(old), Exit::Status(0));
+    }
+
+    /// A good program serves, on a probation that outlasts the test; gives what has failed so far.
+    fn serves_on_probation(self) -> Vec<(Outcome, Option<i32>)> {
+        self.still_serves();
+        let new = self.server.hup_to_probation();
+        assert_eq!(self.server.get("/pid").ok().number(), new.as_raw());
+        let tally = self.crowd.stop();
+        assert!(tally.answered > 0);
         tally.failed
+    }
+
+    /// The old process, which has reaped its child.
+    fn still_serves(&self) -> Pid {
+        let old = self.server.newest();
+        assert_eq!(self.server.get("/pid").ok().number(), old.as_raw());
+        self.server.reaped_all(old);
+        old
     }
 }
 
@@ -220,8 +230,7 @@ fn one_that_panics_before_it_is_ready() {
 
 #[test]
 fn one_that_hangs_before_it_is_ready() {
-    // Long enough for a good one on a busy machine.
-    let bench = Bench::faulty(&["--ready-timeout-ms", "5000"]);
+    let bench = Bench::faulty(&["--ready-timeout-ms", READY]);
     bench.set_fault("hang-before-ready");
     let child = bench.server.hup();
     bench.server.wait_for(&format!("child {child} was killed by SIGKILL"));
@@ -229,15 +238,17 @@ fn one_that_hangs_before_it_is_ready() {
     bench.serves_on();
 }
 
-/// Longer than any test: in probation for ever.
+/// Longer than any test: probation does not end.
 const LONG: &str = "600000";
+
+/// For tests that wait for this timeout: a good successor is ready within it on a busy machine too.
+const READY: &str = "10000";
 
 /// What a successor has accepted dies with it, and only that: at most one request of each client
 /// that connects anew. Those who keep their connection stay with the predecessor in probation.
 #[test]
 fn one_that_crashes_over_its_first_request() {
     let bench = Bench::faulty(&["--probation-ms", LONG]);
-    let old = bench.server.pid();
     bench.set_fault("die-on-first-request");
     for n in 1..=3 {
         let child = {
@@ -246,12 +257,8 @@ fn one_that_crashes_over_its_first_request() {
         };
         bench.server.wait_for(&format!("child {child} was killed by SIGABRT; still serving"));
     }
-    assert_eq!(bench.server.get("/pid").ok().number(), old.as_raw());
     bench.mend();
-    // For good, but for the probation.
-    let new = bench.server.hup_to_probation();
-    assert_eq!(bench.server.get("/pid").ok().number(), new.as_raw());
-    let failed = bench.crowd.stop().failed;
+    let failed = bench.serves_on_probation();
     assert!((1..=3 * Crowd::NEW).contains(&failed.len()), "{failed:?}");
     assert!(failed.iter().all(|(outcome, before)| is_of_crashed(outcome) && before.is_none()), "{failed:?}");
     eprintln!("{} requests that crashed successors had accepted", failed.len());
@@ -259,13 +266,17 @@ fn one_that_crashes_over_its_first_request() {
 
 #[test]
 fn one_that_crashes_after_it_has_served_for_a_while() {
-    let bench = Bench::faulty(&["--probation-ms", "3000"]);
-    let old = bench.server.pid();
-    bench.set_fault("abort-after-serving");
-    let child = bench.server.hup();
-    bench.server.wait_for(&format!("child {child}: SERVING"));
-    bench.server.paused(old);
+    let bench = Bench::faulty(&["--probation-ms", LONG]);
+    bench.set_fault("abort-when-asked");
+    let child = bench.server.hup_to_probation();
     let later = Crowd::of(&bench.server.addr());
+    let mut kept = bench.server.client();
+    for _ in 0..500 {
+        assert_eq!(kept.get("/pid").ok().number(), child.as_raw());
+    }
+    for outcome in [bench.server.get("/abort"), kept.get("/pid")] {
+        assert!(is_of_crashed(&outcome), "{outcome:?}");
+    }
     bench.server.wait_for(&format!("child {child} was killed by SIGABRT; still serving"));
     bench.mend();
     let failed = later.stop().failed;
@@ -273,7 +284,7 @@ fn one_that_crashes_after_it_has_served_for_a_while() {
         is_of_crashed(outcome) && before.is_none_or(|pid| pid == child.as_raw())
     };
     assert!(failed.len() <= Crowd::ALL && failed.iter().all(of_child), "{failed:?}");
-    let others = bench.serves_on_after_failures();
+    let others = bench.serves_on_probation();
     assert!(others.len() <= Crowd::NEW && others.iter().all(of_child), "{others:?}");
     eprintln!("{} requests that a crashed successor had accepted", failed.len() + others.len());
 }
@@ -283,30 +294,30 @@ fn is_of_crashed(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Reset | Outcome::Cut | Outcome::ClosedSilently)
 }
 
-/// A script that says on the lifecycle channel, descriptor 4, what a successor would, up to the
-/// point where it accepts; then, when `go` is opened, `last`.
+/// The next program is a script that says on the lifecycle channel, descriptor 4, what a successor says until it
+/// accepts, and then does `last`.
 fn says_it_serves(bench: &Bench, last: &str) {
-    let go = bench.folder.path().join("go");
-    mkfifo(&go, Mode::S_IRWXU).unwrap();
     let said = "PREPARED adopted=127.0.0.1:0\\nSERVING\\n";
-    bench.replace(format!("#!/bin/sh\nprintf '{said}' >&4\nread line <'{}'\n{last}\n", go.display()));
+    bench.replace(format!("#!/bin/sh\nprintf '{said}' >&4\n{last}\n"));
 }
 
 fn a_successor_that_serves_nobody(last: &str, told: &str, ended: &str) {
     let bench = Bench::of(
         env!("CARGO_BIN_EXE_kitchen_sink"),
         tempfile::tempdir().unwrap(),
-        &["--probation-ms", "2000"],
+        &["--probation-ms", LONG],
     );
-    says_it_serves(&bench, last);
+    let go = bench.folder.path().join("go");
+    mkfifo(&go, Mode::S_IRWXU).unwrap();
+    says_it_serves(&bench, &format!("read line <'{}'\n{last}", go.display()));
     let child = bench.server.hup();
     bench.server.paused(bench.server.pid());
-    drop(OpenOptions::new().write(true).open(bench.folder.path().join("go")).unwrap());
+    drop(OpenOptions::new().write(true).open(go).unwrap());
     bench.server.wait_for(&format!("child {child} {told}"));
     bench.server.wait_for(&format!("child {child} {ended}"));
     bench.put_back();
-    // Who waited meanwhile is served.
-    bench.serves_on();
+    // Clients that waited meanwhile are served.
+    assert_eq!(bench.serves_on_probation(), []);
 }
 
 #[test]
@@ -325,9 +336,16 @@ fn one_that_segfaults_on_probation() {
     a_successor_that_serves_nobody("kill -SEGV $$", "was killed by SIGSEGV; still serving", "was killed");
 }
 
+/// It has ten seconds more than its probation.
 #[test]
 fn one_that_is_silent_on_probation() {
-    a_successor_that_serves_nobody("exec sleep 1000", "was killed by SIGKILL", "was killed");
+    let bench = Bench::start(&[]);
+    says_it_serves(&bench, "exec sleep 1000");
+    let child = bench.server.hup();
+    bench.server.wait_for(&format!("child {child}: SERVING"));
+    bench.server.wait_for(&format!("child {child} was killed by SIGKILL"));
+    bench.put_back();
+    bench.serves_on();
 }
 
 #[test]
@@ -342,7 +360,7 @@ fn one_that_talks_nonsense() {
 
 #[test]
 fn one_that_hangs_is_killed_at_the_ready_timeout() {
-    let bench = Bench::start(&["--ready-timeout-ms", "2000"]);
+    let bench = Bench::start(&["--ready-timeout-ms", READY]);
     bench.replace("#!/bin/sh\nexec sleep 1000\n");
     let child = bench.server.hup();
     // Meanwhile the old one serves.

@@ -9,15 +9,16 @@ use testkit::{Addr, End, Exit, Outcome, Proc, get};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
-/// A server with a second listener, whose successor is started with `flags` instead.
-fn server(flags: &str) -> (Proc, TempDir) {
+/// A server with a second listener, whose successor is started with `flags` instead. The length of a probation is the
+/// predecessor's to say.
+fn server(probation_ms: &str, flags: &str) -> (Proc, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     symlink(PROGRAM, at("program")).unwrap();
     let second = at("second");
-    let listen = ["--unix", second.to_str().unwrap(), "--probation-ms", "1500"];
+    let listen = ["--unix", second.to_str().unwrap(), "--probation-ms", probation_ms];
     let server = Proc::start(at("program"), &listen);
-    let script = format!("#!/bin/sh\nexec {PROGRAM} --probation-ms 3000 {flags}\n");
+    let script = format!("#!/bin/sh\nexec {PROGRAM} {flags}\n");
     fs::write(at("next"), script).unwrap();
     fs::set_permissions(at("next"), Permissions::from_mode(0o755)).unwrap();
     fs::rename(at("next"), at("program")).unwrap();
@@ -30,7 +31,7 @@ fn second(folder: &Path) -> Addr {
 
 #[test]
 fn what_it_does_not_adopt_is_stopped_and_what_is_new_is_bound() {
-    let (server, folder) = server("--listen 127.0.0.1:0 --listen 127.0.0.2:0");
+    let (server, folder) = server("5000", "--listen 127.0.0.1:0 --listen 127.0.0.2:0");
     let (old, second) = (server.pid(), second(folder.path()));
     let mut begun = testkit::Client::to(&second);
     begun.begin();
@@ -61,7 +62,7 @@ fn what_it_does_not_adopt_is_stopped_and_what_is_new_is_bound() {
 
 #[test]
 fn what_it_does_not_adopt_comes_back_with_a_rollback() {
-    let (server, folder) = server("--listen 127.0.0.1:0 --listen 127.0.0.2:0 --probation-ms 60000");
+    let (server, folder) = server("600000", "--listen 127.0.0.1:0 --listen 127.0.0.2:0");
     let new = server.hup();
     server.wait_for(&format!("child {new}: SERVING"));
     server.signal_to(new, testkit::Signal::SIGKILL);
@@ -72,7 +73,7 @@ fn what_it_does_not_adopt_comes_back_with_a_rollback() {
 
 #[test]
 fn one_that_can_not_bind_says_why_and_is_not_served_by() {
-    let (server, folder) = server("--listen 127.0.0.1:0 --unix /no/such/folder/socket");
+    let (server, folder) = server("5000", "--listen 127.0.0.1:0 --unix /no/such/folder/socket");
     let new = server.hup();
     let line = server.wait_for(&format!("child {new} failed: "));
     assert!(line.contains("/no/such/folder/socket"), "{line}");

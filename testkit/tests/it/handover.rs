@@ -9,7 +9,7 @@ use testkit::{Addr, Client, Exit, Outcome, Proc, Signal, beside, get, kitchen_si
 
 #[test]
 fn a_keep_alive_client_never_loses_a_request() {
-    let server = kitchen_sink!("--probation-ms", "2000");
+    let server = kitchen_sink!("--probation-ms", "5000");
     let old = server.pid();
     let mut client = server.client();
     assert_eq!(client.get("/pid").ok().number(), old.as_raw());

@@ -26,7 +26,8 @@ impl Bench {
         fs::create_dir(folder.path().join("run")).unwrap();
         let (program, pid_file) = (folder.path().join("program"), folder.path().join("run/pid"));
         symlink(PROGRAM, &program).unwrap();
-        let flags = ["--probation-ms", probation_ms, "--ready-timeout-ms", "1000"];
+        // One test waits for this timeout; a good successor is ready within it on a busy machine too.
+        let flags = ["--probation-ms", probation_ms, "--ready-timeout-ms", "10000"];
         let flags = [&flags[..], &["--pid-file", pid_file.to_str().unwrap()]].concat();
         let server = Proc::start(&program, &flags);
         let bench = Bench { server, pid_file, folder };

@@ -5,7 +5,7 @@ use std::fs;
 
 use testkit::{Exit, Outcome, Pid, Signal, kitchen_sink, until};
 
-/// Longer than any test: in probation for ever.
+/// Longer than any test: probation does not end.
 const LONG: &str = "600000";
 
 #[test]
@@ -101,7 +101,7 @@ fn a_stop_of_either_removes_what_names_the_service() {
 }
 
 fn a_hup_in_probation_is_remembered_once(of: impl Fn(Pid, Pid) -> Pid) {
-    let server = kitchen_sink!("--probation-ms", "3000");
+    let server = kitchen_sink!("--probation-ms", "6000");
     let (old, new) = (server.pid(), server.hup_to_probation());
     let told = of(old, new);
     // So that the probation lasts.

@@ -158,7 +158,7 @@ fn usr1_and_usr2_to_the_group_change_nothing_in_any_phase() {
 
 /// The generation that serves after `signal` to the group, and the number of handovers.
 fn after_hup_to_the_group(phase: Phase) -> (Option<i32>, usize) {
-    let mut scene = Scene::at(phase, "3000");
+    let mut scene = Scene::at(phase, "5000");
     let before = scene.server.count("SIGHUP from");
     scene.server.signal_group(Signal::SIGHUP);
     scene.server.wait_for_nth("SIGHUP from", before + 1);

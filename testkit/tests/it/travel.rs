@@ -238,7 +238,7 @@ fn what_the_successor_has_no_room_for_stays_and_is_served() {
     if lacks("prlimit") {
         return;
     }
-    let server = kitchen_sink!("--probation-ms", "3000", "--idle-grace-ms", "60000");
+    let server = kitchen_sink!("--probation-ms", "6000", "--idle-grace-ms", "60000");
     let mut clients = crowd(&server, 300);
     let new = server.hup_to_probation();
     // It stays on probation until its limit is set, however long that takes here.

@@ -156,7 +156,7 @@ fn a_script_that_clears_the_environment_can_not_have_the_address() {
 #[test]
 fn a_script_that_leaves_the_program_in_the_background_is_refused() {
     // Long enough for the script to end within it.
-    let flags = ["--listen", "127.0.0.1:0", "--probation-ms", "3000"];
+    let flags = ["--listen", "127.0.0.1:0", "--probation-ms", "8000"];
     let told = ["child CHILD exited with status 0; still serving"];
     does_not_work("$PROGRAM \"$@\" &", &flags, &told);
 }
@@ -195,14 +195,15 @@ fn a_script_that_waits_for_the_program_is_handed_over_to_and_hands_over() {
 /// The script and whom it waits for go together, at a stop before GO and at the ready timeout.
 #[test]
 fn an_unready_program_below_a_script_never_takes_over() {
-    for stops in [true, false] {
+    // The second one waits for the timeout.
+    for (stops, ready) in [(true, "600000"), (false, "10000")] {
         let scripts = Scripts::with("");
         let go = scripts.folder.path().join("go");
         nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
         // It starts when the shell in between is dead.
         let wait = format!("echo it waits; read line <{}; exec $0 \"$@\"", go.display());
         scripts.write(&format!("sh -c '{wait}' $PROGRAM \"$@\"\nexit"));
-        let (server, crowd) = scripts.come_later(&[&FLAGS[..], &["--ready-timeout-ms", "500"]].concat());
+        let (server, crowd) = scripts.come_later(&[&FLAGS[..], &["--ready-timeout-ms", ready]].concat());
         let child = server.hup();
         server.wait_for("it waits");
         if stops {
