@@ -4,9 +4,9 @@
 //! Whatever a line holds, it stays one line, and does nothing to the terminal or the program that shows it: paths, names,
 //! errors and panics of handlers may hold what a client has sent. So each line is escaped here, as a whole.
 
-use std::any::Any;
 use std::fmt::{self, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::base::panic::contain;
 
 /// A line as it is shown: what can't be printed is escaped as in Rust's literals (`\n`, `\u{1b}`), a backslash is
 /// doubled.
@@ -61,21 +61,9 @@ impl Write for Escaping<'_, '_> {
     }
 }
 
+/// A logger may panic, too.
 pub(crate) fn guarded(write: impl FnOnce()) {
-    let mut outcome = catch_unwind(AssertUnwindSafe(write));
-    // What it panicked with may do so, too, when it is dropped.
-    while let Err(panic) = outcome {
-        outcome = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-    }
-}
-
-/// What a panic says.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no text")
+    contain(write, |_| ());
 }
 
 /// The target of a module's lines. Users filter by these names (docs/log.md): they stay when code moves.

@@ -5,10 +5,12 @@ pub(crate) mod close_reason;
 pub(crate) mod error;
 pub(crate) mod limits;
 pub(crate) mod log;
+pub(crate) mod panic;
 pub(crate) mod percent;
 pub(crate) mod phase;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 pub(crate) mod status;
 pub(crate) mod sync;
 pub(crate) mod sys;
+pub(crate) mod time;
 pub(crate) mod wait_group;

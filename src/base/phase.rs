@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::base::sync::lock;
+
 /// What this process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -88,7 +90,7 @@ impl PhaseWatch {
 
     pub(crate) fn set(&self, phase: Phase) {
         // The lock orders the store before a waiter's check or after its wait: no wake-up is lost.
-        let _lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _lock = lock(&self.shared.lock);
         self.shared.phase.store(phase as u8, Ordering::Release);
         self.shared.changed.notify_all();
     }
@@ -96,7 +98,7 @@ impl PhaseWatch {
     /// Waits until the process drains; false if it does not within `timeout`.
     pub(crate) fn wait_draining(&self, timeout: Duration) -> bool {
         let deadline = Instant::now().checked_add(timeout);
-        let mut lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lock = lock(&self.shared.lock);
         while !self.get().is_draining() {
             let left =
                 deadline.map_or(Duration::from_secs(3600), |d| d.saturating_duration_since(Instant::now()));

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crossbeam_utils::CachePadded;
 
 use crate::base::close_reason::CloseReason;
 use crate::base::phase::Phase;
+use crate::base::sync::lock;
 
 /// What one thread counted.
 #[derive(Debug)]
@@ -81,13 +82,13 @@ impl AllCounters {
     /// One more, for a thread that starts.
     pub(crate) fn register(&self) -> Arc<CachePadded<Counters>> {
         let counters = Arc::new(CachePadded::new(Counters::new()));
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&counters));
+        lock(&self.all).push(Arc::clone(&counters));
         counters
     }
 
     /// Counts of an earlier generation. They go on here, so that totals survive a handover.
     pub(crate) fn inherit(&self, counts: Vec<(String, u64)>) {
-        let mut inherited = self.inherited.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inherited = lock(&self.inherited);
         for (name, n) in counts {
             let sum = inherited.entry(name).or_default();
             *sum = sum.saturating_add(n);
@@ -110,7 +111,7 @@ impl AllCounters {
 
     /// The sums so far, with those of earlier generations.
     pub(crate) fn add_up(&self, stats: &mut Stats) {
-        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = lock(&self.all);
         let sum = |counter: &dyn Fn(&Counters) -> &AtomicU64| -> u64 {
             all.iter().map(|counters| counter(counters).load(Ordering::Relaxed)).sum()
         };
@@ -124,7 +125,7 @@ impl AllCounters {
         }
         stats.closes =
             CloseReason::ALL.iter().map(|reason| (*reason, sum(&|t| &t.closes[*reason as usize]))).collect();
-        let inherited = self.inherited.lock().unwrap_or_else(PoisonError::into_inner);
+        let inherited = lock(&self.inherited);
         stats.for_each_count(|name, count| {
             *count = count.saturating_add(inherited.get(name).copied().unwrap_or(0));
         });

@@ -1,5 +1,7 @@
-//! What the slot table and the queue are made of: std's own, or loom's, which tries every order of
-//! steps: `RUSTFLAGS="--cfg loom" cargo test --release --lib loom`.
+//! Locks. The slot table and the queue are made of std's own, or of loom's, which tries every order of steps:
+//! `RUSTFLAGS="--cfg loom" cargo test --release --lib loom`.
+
+use std::sync::{Mutex as StdMutex, MutexGuard as StdGuard, PoisonError};
 
 #[cfg(not(all(test, loom)))]
 pub(crate) use std::{
@@ -14,3 +16,14 @@ pub(crate) use loom::{
     sync::{Mutex, MutexGuard},
     thread::{Thread, current, park},
 };
+
+/// Locks `mutex`, also after a thread panicked while it held the lock: no code here leaves the value behind a lock
+/// half-changed, and one panic must not become many.
+pub(crate) fn lock<T: ?Sized>(mutex: &StdMutex<T>) -> StdGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As [`lock`], for what loom tests.
+pub(crate) fn lock_checked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -3,9 +3,11 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crossbeam_utils::CachePadded;
+
+use crate::base::sync::lock;
 
 /// A count of guards that can be waited for. Clones share the count, and the line it is kept on.
 #[derive(Clone, Debug)]
@@ -50,7 +52,7 @@ impl WaitGroup {
     /// The same count, kept on another line: for one more thread.
     pub(crate) fn on_own_line(&self) -> WaitGroup {
         let own = Line::new(Arc::clone(&self.own.waiter));
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&own));
+        lock(&self.lines).push(Arc::clone(&own));
         WaitGroup { lines: Arc::clone(&self.lines), own }
     }
 
@@ -62,7 +64,7 @@ impl WaitGroup {
     /// What was begun and had not ended at some moment of this call, if that is none; else about so
     /// many.
     pub(crate) fn count(&self) -> usize {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = lock(&self.lines);
         let sum = |of: fn(&Line) -> &AtomicUsize| {
             lines.iter().fold(0usize, |sum, line| sum.wrapping_add(of(line).load(Ordering::SeqCst)))
         };

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -12,6 +12,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::base::error::{Error, Kind};
 use crate::base::log::{error, info, warn};
 use crate::base::phase::{Phase, PhaseWatch};
+use crate::base::sync::lock;
+use crate::base::time::poll_timeout;
 use crate::process::handover::channel::Channel;
 use crate::process::handover::child::{self, Child, Program};
 use crate::process::handover::pid_file::{self, PidFile};
@@ -82,7 +84,7 @@ impl Inbox {
     }
 
     fn push(&self, note: Note) {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push_back(note);
+        lock(&self.notes).push_back(note);
         if let Some(bell) = self.bell.get() {
             // It can only be full, and then it rings already.
             let _ = bell.write(1);
@@ -90,7 +92,7 @@ impl Inbox {
     }
 
     fn take(&self) -> VecDeque<Note> {
-        std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.notes))
     }
 }
 
@@ -772,10 +774,7 @@ impl<'a> Control<'a> {
     }
 
     fn timeout(&self, until: Option<Instant>) -> EpollTimeout {
-        let Some(next) = self.timers.values().copied().chain(until).min() else { return EpollTimeout::NONE };
-        // Rounded up, or the last millisecond would be spent in a busy loop.
-        let left = next.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
-        EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
+        poll_timeout(self.timers.values().copied().chain(until).min())
     }
 
     fn fire_timers(&mut self) {

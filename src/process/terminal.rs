@@ -10,13 +10,14 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::unistd::{Pid, getpgrp, getpid, getsid};
 
 use crate::base::log::debug;
+use crate::base::sync::lock;
 use crate::base::sys;
 
 /// The names by which both descriptors go to a successor.
@@ -99,7 +100,7 @@ impl Terminal {
         if self.holder.as_ref().is_some_and(Holder::has_no_terminal) {
             return true;
         }
-        match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*lock(&self.state) {
             State::Held { tty, .. } => {
                 let mut fds = [PollFd::new(tty.as_fd(), PollFlags::empty())];
                 poll(&mut fds, 0u8).is_ok_and(|ready| ready > 0)
@@ -110,7 +111,7 @@ impl Terminal {
 
     /// How it was lost; None: it is still there.
     pub(crate) fn loss(&self) -> Option<Loss> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         if let State::Lost(loss) = *state {
             return Some(loss);
         }
@@ -134,7 +135,7 @@ impl Terminal {
 
     /// What a successor needs of it, by name.
     pub(crate) fn files(&self) -> io::Result<Vec<(String, OwnedFd)>> {
-        match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*lock(&self.state) {
             State::Held { tty, leader } if self.tells => {
                 let mut files = vec![(TTY_FILE.to_owned(), tty.try_clone()?)];
                 if let Some(leader) = leader {

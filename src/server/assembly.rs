@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::base::status::{Gauges, Stats};
+use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::{Command, Parking};
 use crate::net::listener::Listener;
@@ -74,7 +75,7 @@ impl<P> Assembly<P> {
     }
 
     fn open_listeners(&self) -> MutexGuard<'_, Vec<Listener>> {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.listeners)
     }
 }
 
@@ -124,7 +125,7 @@ impl<P> Service for Assembly<P> {
     }
 
     fn files(&self) -> Vec<(String, Arc<OwnedFd>)> {
-        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = lock(&self.files);
         files.iter().map(|(name, fd)| (name.clone(), Arc::clone(fd))).collect()
     }
 

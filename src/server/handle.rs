@@ -2,11 +2,12 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::base::phase::{Phase, PhaseWatch};
 use crate::base::status::{AllCounters, Gauges, Stats};
+use crate::base::sync::lock;
 use crate::process::control::Inbox;
 use crate::process::state::Event;
 use crate::server::assembly::Files;
@@ -65,7 +66,7 @@ impl Handle {
     /// its locks. It is passed at each handover that starts from now on; another one by the same name
     /// takes its place. A generation that wants the next one to have it passes it on in its turn.
     pub fn pass_fd(&self, name: impl Into<String>, fd: impl Into<OwnedFd>) {
-        let mut files = self.shared.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = lock(&self.shared.files);
         files.insert(name.into(), Arc::new(fd.into()));
     }
 

@@ -13,13 +13,15 @@ pub(crate) mod tiny_http;
 use std::any::Any;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::budget::Budget;
 use crate::base::error::{Error, Kind};
-use crate::base::log::{error, panic_text, warn};
+use crate::base::log::{error, warn};
+use crate::base::panic::panic_text;
 use crate::base::status::Stats;
+use crate::base::sync::lock;
 use crate::http::codec::{DateCache, encode};
 use crate::http::exchange::detached::Detached;
 use crate::http::exchange::{
@@ -388,7 +390,7 @@ impl Staff for Workers {
     /// Workers that are in handlers are left behind: the process ends under them.
     fn finish(&self, _: &mut dyn FnMut()) -> Result<(), Error> {
         let idle = self.current_requests.iter().all(|current_request| current_request.read().is_none());
-        let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
+        let pools = std::mem::take(&mut *lock(&self.pools));
         if idle {
             let until = Instant::now() + LAST_DROPS;
             let left = |pool: Pool<_>| !pool.finish(until.saturating_duration_since(Instant::now()));

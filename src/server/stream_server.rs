@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use crate::base::error::{Error, Kind};
 use crate::base::log::{debug, error, info};
 use crate::base::phase::{Drain, Phase, PhaseWatch};
 use crate::base::status::{Counters, Stats};
+use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::{Deadline, Lanes, Parking};
 use crate::net::conn_info::PeerCredentials;
@@ -247,7 +248,7 @@ struct Held {
 
 impl FrontDesk {
     fn hands(&self) -> MutexGuard<'_, BTreeMap<u64, Held>> {
-        self.hands.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.hands)
     }
 
     fn listener(&self, index: usize) -> &str {
@@ -300,7 +301,7 @@ impl FrontDesk {
 
     fn end(&self, inner: Box<Inner>, reason: CloseReason) {
         debug!("connection closed: {reason}");
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner).closed(reason);
+        lock(&self.counters).closed(reason);
         self.parking.close(inner);
     }
 }
@@ -339,7 +340,7 @@ impl Staff for Own {
     fn finish(&self, last: &mut dyn FnMut()) -> Result<(), Error> {
         let cut = !self.desk.hands().is_empty();
         self.desk.queue.close();
-        let service = self.service.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let service = lock(&self.service).take();
         match service {
             Some(Service { thread, ended }) if !cut => {
                 if ended.recv_timeout(TIDIES) == Err(RecvTimeoutError::Timeout) {

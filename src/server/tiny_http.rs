@@ -11,19 +11,22 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ::tiny_http::{Response as TinyResponse, Server as TinyServer};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use nix::fcntl::{OFlag, open};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::stat::Mode;
 use tempfile::{SpooledData, SpooledTempFile, TempDir};
 
 use crate::base::limits::Limits;
-use crate::base::log::{error, panic_text, warn};
+use crate::base::log::{error, warn};
+use crate::base::panic::{contain_drop, panic_text};
+use crate::base::sync::lock;
+use crate::base::time::poll_timeout;
 use crate::http::codec::head::content_length;
 use crate::http::codec::{Decoder, Framing, encode};
 use crate::net::stream::{Peek, Stream};
@@ -164,10 +167,6 @@ impl Handler for TinyHttp {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A `tiny_http::Server` that nobody else can reach.
 struct House {
     handler: UserHandler,
@@ -273,7 +272,7 @@ impl House {
                 } else if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.handler.0)(request))) {
                     // The request was dropped on the way, and so answered.
                     error!("500: a handler for tiny_http panicked: {}", panic_text(&*panic));
-                    let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+                    contain_drop(panic);
                 }
             }
             let mut counts = lock(&self.counts);
@@ -345,11 +344,7 @@ impl Link {
 
     fn wait(&self, to_send: bool, deadline: Option<Instant>) -> io::Result<()> {
         let flags = if to_send { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.map_or(PollTimeout::NONE, |left| {
-            PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
-        });
-        match poll(&mut [PollFd::new(self.stream.as_fd(), flags)], timeout) {
+        match poll(&mut [PollFd::new(self.stream.as_fd(), flags)], poll_timeout(deadline)) {
             Ok(0) => Err(ErrorKind::TimedOut.into()),
             Ok(_) | Err(nix::Error::EINTR) => Ok(()),
             Err(e) => Err(e.into()),

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 
 use crate::base::error::{Error, Kind};
-use crate::base::log::panic_text;
+use crate::base::panic::{contain_drop, panic_text};
 
 type BoxedError = Box<dyn StdError + Send + Sync>;
 
@@ -98,7 +98,7 @@ impl<T: 'static> PerWorker<T> {
             }
             Err(panic) => {
                 drop(claim);
-                drop_quietly(value);
+                contain_drop(value);
                 resume_unwind(panic)
             }
         }
@@ -160,14 +160,7 @@ impl Drop for Own {
     /// A panic here would be the process's end.
     fn drop(&mut self) {
         let all = std::mem::take(&mut *self.0.borrow_mut());
-        all.into_iter().for_each(drop_quietly);
-    }
-}
-
-fn drop_quietly<V>(value: V) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-        // It may panic in turn when dropped, and so on: it stays.
-        Box::leak(panic);
+        all.into_iter().for_each(contain_drop);
     }
 }
 
@@ -202,7 +195,7 @@ impl<'t> Claim<'t> {
         match found {
             Ok(Found::Value(value)) => Ok((Claim { token }, value.downcast().ok())),
             Ok(Found::Nothing(gone)) => {
-                gone.into_iter().for_each(drop_quietly);
+                gone.into_iter().for_each(contain_drop);
                 Ok((Claim { token }, None))
             }
             Ok(Found::InUse) => {

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::Display;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::base::error::lacks_descriptor;
 use crate::base::log::{error, warn};
+use crate::base::sync::lock;
 use crate::web::body::Unreadable;
 use crate::{Body, Response};
 
@@ -429,7 +430,7 @@ pub(crate) struct OnEnd(Arc<Mutex<Vec<Hook>>>);
 
 impl OnEnd {
     fn lock(&self) -> MutexGuard<'_, Vec<Hook>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// In the order in which they came; each once.

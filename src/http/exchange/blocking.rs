@@ -4,8 +4,9 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 
+use crate::base::time::poll_timeout;
 use crate::net::stream::Stream;
 
 /// Waits until the stream is ready; `TimedOut` if it is not within `time`.
@@ -16,16 +17,12 @@ pub(super) fn wait(stream: &Stream, flags: PollFlags, time: Duration) -> io::Res
     }
 }
 
-/// Waits until one of them is ready; false if none is within `time` (None: for ever).
+/// Waits until one of them is ready; false if none is within `time` (None: indefinitely).
 pub(super) fn wait_for(fds: &mut [PollFd<'_>], time: Option<Duration>) -> io::Result<bool> {
     let deadline = time.and_then(|time| Instant::now().checked_add(time));
     loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.map_or(PollTimeout::NONE, |left| {
-            PollTimeout::try_from(left.saturating_add(Duration::from_micros(999))).unwrap_or(PollTimeout::MAX)
-        });
-        match poll(fds, timeout) {
-            Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(false),
+        match poll(fds, poll_timeout(deadline)) {
+            Ok(0) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => return Ok(false),
             Ok(0) | Err(nix::Error::EINTR) => {}
             Ok(_) => return Ok(true),
             Err(e) => return Err(e.into()),

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::base::budget::{Budget, Share};
 use crate::base::close_reason::CloseReason;
-use crate::base::log::{debug, error, panic_text};
+use crate::base::log::{debug, error};
+use crate::base::panic::panic_text;
 use crate::base::status::Counters;
+use crate::base::sync::lock;
 use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::http::exchange::blocking::{wait_for, write_all};
 use crate::http::exchange::ending::Ending;
@@ -138,7 +140,7 @@ impl Detached {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 
@@ -342,7 +344,7 @@ impl Waker {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Box<dyn FnOnce() + Send>>> {
-        self.at_drain.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.at_drain)
     }
 }
 

@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use http::{Extensions, StatusCode};
 
 use super::let_go;
-use crate::base::log::{error, panic_text};
+use crate::base::log::error;
+use crate::base::panic::panic_text;
 use crate::web::response::{Ended, OnEnd};
 
 /// A response on its way. Dropping it tells of the end, which was none unless `complete` was said.

@@ -27,7 +27,8 @@ use std::time::Duration;
 
 use crate::base::close_reason::CloseReason;
 use crate::base::limits::{Limits, Timeouts};
-use crate::base::log::{debug, error, panic_text};
+use crate::base::log::{debug, error};
+use crate::base::panic::{contain, panic_text};
 use crate::base::phase::PhaseWatch;
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::Parking;
@@ -164,11 +165,5 @@ fn forget(client: &mut Client) {
 /// Drops what is the user's, whose `Drop` may panic, as may that of what it panics with: what was
 /// decided stays decided. False if it did.
 fn let_go<T>(users: T, what: impl Fn() -> String) -> bool {
-    let mut dropped = catch_unwind(AssertUnwindSafe(|| drop(users)));
-    let well = dropped.is_ok();
-    while let Err(panic) = dropped {
-        error!("{}: panicked when dropped: {}", what(), panic_text(&*panic));
-        dropped = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-    }
-    well
+    contain(|| drop(users), |panic| error!("{}: panicked when dropped: {}", what(), panic_text(panic)))
 }

@@ -3,13 +3,14 @@
 //! whatever became of the reader.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use nix::poll::PollFlags;
 
 use super::progress::Rate;
+use crate::base::sync::lock;
 use crate::http::codec::Decoder;
 use crate::http::codec::encode::CONTINUE;
 use crate::http::exchange::blocking::{wait, write_all};
@@ -64,7 +65,7 @@ impl Lease {
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.held)
     }
 }
 

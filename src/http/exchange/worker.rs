@@ -1,6 +1,6 @@
 //! What one worker has.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -8,6 +8,7 @@ use crossbeam_utils::CachePadded;
 
 use super::input::Input;
 use crate::base::status::Counters;
+use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
 use crate::http::codec::DateCache;
 
@@ -33,12 +34,12 @@ pub(crate) struct CurrentRequest(Mutex<Option<(Bytes, Instant)>>);
 
 impl CurrentRequest {
     pub(super) fn set(&self, what: Option<(Bytes, Instant)>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        *lock(&self.0) = what;
     }
 
     /// Method, path and age, for people.
     pub(crate) fn read(&self) -> Option<String> {
-        let current_request = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let current_request = lock(&self.0);
         current_request.as_ref().map(|(head, since)| {
             format!("{}, in its handler for {:.1?}", method_and_path(head), since.elapsed())
         })

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use crate::base::sync::lock;
 
 #[derive(Debug)]
 pub(super) struct ConnectionCounts {
@@ -40,7 +42,7 @@ impl ConnectionCounts {
             count.fetch_add(1, Ordering::SeqCst);
         }
         let (Some(by_peer), Some(peer)) = (self.counts(listener), peer) else { return 0 };
-        let mut by_peer = by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_peer = lock(by_peer);
         let count = by_peer.entry(address(peer)).or_default();
         *count += 1;
         *count
@@ -51,7 +53,7 @@ impl ConnectionCounts {
             count.fetch_sub(1, Ordering::SeqCst);
         }
         let (Some(by_peer), Some(peer)) = (self.counts(listener), peer) else { return };
-        let mut by_peer = by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_peer = lock(by_peer);
         if let Some(count) = by_peer.get_mut(&address(peer)) {
             *count -= 1;
             if *count == 0 {

@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
@@ -25,7 +25,9 @@ use crate::base::limits::Limits;
 use crate::base::log::{debug, error, info, warn};
 use crate::base::phase::PhaseWatch;
 use crate::base::status::{AllCounters, Counters};
+use crate::base::sync::lock;
 use crate::base::sys;
+use crate::base::time::poll_timeout;
 use crate::net::conn_info::ConnInfo;
 use crate::net::listener::{BACKLOG, Listener};
 use crate::net::scheduler::queue::{LOOK, Look, Nudge, Probe, Queue};
@@ -356,9 +358,7 @@ impl<P: Portable> Acceptor<P> {
         // No listener is looked at in a pause.
         let closing = self.listeners.iter().filter_map(|polled| polled.closing).min();
         let accepting = self.pause_until.or(closing);
-        let Some(next) = sweep.into_iter().chain(accepting).min() else { return EpollTimeout::NONE };
-        let left = next.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
-        EpollTimeout::try_from(left).unwrap_or(EpollTimeout::ZERO)
+        poll_timeout(sweep.into_iter().chain(accepting).min())
     }
 
     /// Connections of a lane are ready: those of this turn are queued, and then its workers look for
@@ -818,7 +818,7 @@ impl<P: Portable> Acceptor<P> {
         let answered = |news: &Arc<dyn Fn(News) + Send + Sync>| {
             let (left, news) = (Arc::clone(&left), Arc::clone(news));
             move || {
-                let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut left = lock(&left);
                 *left -= 1;
                 if *left == 0 {
                     news(News::Checked(Ok(())));

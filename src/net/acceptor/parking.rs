@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -14,6 +14,7 @@ use super::connection_counts::ConnectionCounts;
 use super::watch::{Waited, Watch};
 use super::{BACKLOG, BELL, FIRST_WATCH, LONGEST_QUEUE, RESERVE, SPECIAL, TICK};
 use crate::base::limits::Limits;
+use crate::base::sync::lock;
 use crate::net::scheduler::queue::Queue;
 use crate::net::slots::{SlotId, Slots};
 use crate::net::stream::{Connection, Linger};
@@ -144,12 +145,12 @@ impl<P> Parking<P> {
     }
 
     pub(crate) fn command(&self, command: Command) {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
+        lock(&self.commands).push_back(command);
         self.ring();
     }
 
     pub(super) fn commands(&self) -> VecDeque<Command> {
-        std::mem::take(&mut *self.commands.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.commands))
     }
 
     fn ring(&self) {
@@ -279,12 +280,12 @@ impl<P> Parking<P> {
 
     /// Sends a connection to the successor, which `departs` said.
     pub(crate) fn leave(&self, connection: Box<Connection<P>>) {
-        self.leavers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        lock(&self.leavers).push(connection);
         self.ring();
     }
 
     pub(super) fn leavers(&self) -> Vec<Box<Connection<P>>> {
-        std::mem::take(&mut *self.leavers.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.leavers))
     }
 
     pub(super) fn set_gate(&self, gate: Gate) {

@@ -4,12 +4,13 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::base::log::error;
+use crate::base::sync::lock;
 use crate::net::scheduler::queue::{Parker, Popped, Queue, Taken};
 
 /// The workers of one queue.
@@ -170,7 +171,7 @@ impl Crew {
     }
 
     fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.threads)
     }
 }
 
@@ -305,7 +306,7 @@ mod tests {
         let begin = move || match tries.fetch_add(1, Ordering::SeqCst) {
             1 => Err(Error::new(Kind::Config, "as the test wants it")),
             _ => {
-                let _ = hangs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let _ = lock(&hangs).recv();
                 Ok(())
             }
         };

@@ -5,9 +5,9 @@
 //! is kept in the slot, and the worker that wants to park finds it there and goes on instead.
 
 use std::ops::Range;
-use std::sync::{OnceLock, PoisonError};
+use std::sync::OnceLock;
 
-use crate::base::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
+use crate::base::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering, lock_checked};
 
 /// Slots are made this many at a time, when first needed.
 const CHUNK: usize = if cfg!(loom) { 2 } else { 256 };
@@ -85,7 +85,7 @@ impl<T> Slots<T> {
     /// Takes a free slot for a connection that is not parked yet. None: all are taken.
     pub(crate) fn claim(&self) -> Option<SlotId> {
         let index = {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut free = lock_checked(&self.free);
             free.back.pop().or_else(|| free.new.next())?
         };
         self.taken.fetch_add(1, Ordering::SeqCst);
@@ -104,7 +104,7 @@ impl<T> Slots<T> {
             content.state = State::Free;
             slot.deadline.store(0, Ordering::Relaxed);
         }
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).back.push(id.index);
+        lock_checked(&self.free).back.push(id.index);
         self.taken.fetch_sub(1, Ordering::SeqCst) - 1
     }
 
@@ -220,7 +220,7 @@ impl<T> Slots<T> {
 }
 
 fn lock<T>(slot: &Slot<T>) -> MutexGuard<'_, Content<T>> {
-    slot.content.lock().unwrap_or_else(PoisonError::into_inner)
+    lock_checked(&slot.content)
 }
 
 fn take_parked<T>(content: &mut Content<T>) -> Option<T> {

@@ -1,10 +1,11 @@
 //! A socket and the TLS on it, together.
 
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::Stream;
+use crate::base::sync::lock;
 use crate::net::tls::{Failure, Handshake, Session, Tls, TlsInfo};
 
 /// A socket with TLS on it.
@@ -16,7 +17,7 @@ pub(crate) struct Secured {
 
 impl Secured {
     pub(super) fn lock(&self) -> MutexGuard<'_, Session> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.session)
     }
 }
 

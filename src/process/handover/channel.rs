@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt};
 use nix::unistd::Pid;
 
 use super::Message;
 use crate::base::log::{debug, warn};
+use crate::base::time::poll_timeout;
 
 /// A peer that sends a longer line does not speak our protocol.
 const LINE_BYTES: usize = 64 << 10;
@@ -126,12 +127,13 @@ impl Channel {
             if self.ended {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if deadline <= Instant::now() {
                 return Err(ErrorKind::TimedOut.into());
             }
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
+            match poll(
+                &mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)],
+                poll_timeout(Some(deadline)),
+            ) {
                 Ok(_) | Err(nix::Error::EINTR) => {}
                 Err(e) => return Err(e.into()),
             }

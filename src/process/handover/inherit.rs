@@ -7,7 +7,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -19,6 +18,7 @@ use super::state_file::StateFile;
 use super::{FileId, Hello, Message, Passed, start, unescape};
 use crate::base::error::{Error, Kind};
 use crate::base::log::{info, warn};
+use crate::base::sync::lock;
 use crate::base::sys;
 
 /// The predecessor wrote its HELLO before it started us.
@@ -54,12 +54,12 @@ static FILES: Mutex<BTreeMap<String, OwnedFd>> = Mutex::new(BTreeMap::new());
 
 /// A descriptor that the generation before passed on by this name, once.
 pub(crate) fn take_file(name: &str) -> Option<OwnedFd> {
-    FILES.lock().unwrap_or_else(PoisonError::into_inner).remove(name)
+    lock(&FILES).remove(name)
 }
 
 /// Closes what this generation has no use for.
 pub(crate) fn close_files() {
-    let files = std::mem::take(&mut *FILES.lock().unwrap_or_else(PoisonError::into_inner));
+    let files = std::mem::take(&mut *lock(&FILES));
     for (name, _) in files {
         info!("handover: nobody asked for the file {name}: closed");
     }
@@ -72,7 +72,7 @@ pub(crate) fn close_files() {
 /// not meant for it stops nobody.
 pub(crate) fn adopt() -> Result<(), Error> {
     start::noted();
-    let mut adopted = ADOPTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut adopted = lock(&ADOPTED);
     if adopted.is_none() {
         *adopted = Some(look()?);
     }
@@ -81,7 +81,7 @@ pub(crate) fn adopt() -> Result<(), Error> {
 
 /// What `adopt` found, the first time it is asked; then there is a log to be written to, too.
 pub(crate) fn take() -> Option<Inheritance> {
-    let mut adopted = ADOPTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut adopted = lock(&ADOPTED);
     match adopted.replace(Found::Taken) {
         Some(Found::Left(inheritance)) => {
             let predecessor = &inheritance.predecessor;
@@ -133,7 +133,7 @@ fn take_over(lifecycle: &mut Channel, next: i32, note: Note) -> Result<Rest, Err
     }
     for (fd, name) in (next..).zip(note.files) {
         let file = inherit(fd, &format!("the file {name}"))?;
-        FILES.lock().unwrap_or_else(PoisonError::into_inner).insert(name, file);
+        lock(&FILES).insert(name, file);
     }
     let mut inherited = Vec::new();
     let mut paths = note.paths.into_iter();

@@ -11,6 +11,7 @@ use std::thread;
 
 use crate::base::error::{Error, Kind};
 use crate::base::log::error;
+use crate::base::panic::contain_drop;
 use crate::base::phase::Phase;
 use crate::process::handover::StateHead;
 use crate::process::handover::state_file::StateFile;
@@ -165,8 +166,7 @@ impl Hooks {
 fn caught<T>(name: &str, hook: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(hook)).map_err(|panic| {
         error!("{name} panicked");
-        // What it panicked with may panic, too.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(panic))).map_err(std::mem::forget);
+        contain_drop(panic);
         format!("{name} panicked")
     })
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::base::limits::FAR;
 use crate::base::log::debug;
+use crate::base::sync::lock;
 use crate::net::conn_info::ConnInfo;
 use crate::web::body::Body;
 use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
@@ -328,7 +329,7 @@ fn run(
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Talk> {
-        self.talk.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.talk)
     }
 
     fn look_at_drain(&self) {

@@ -1,9 +1,10 @@
 //! Work that waits for a worker: a list, the workers that sleep, and when to wake one.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::base::sync::lock_checked;
 use crate::base::sync::{AtomicBool, Mutex, MutexGuard, Ordering, Thread, current, park};
 
 /// Any number of threads push and pop. Nothing is ever refused: the owner bounds what exists.
@@ -383,7 +384,7 @@ impl<T> Queue<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock_checked(&self.state)
     }
 }
 

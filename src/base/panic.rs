@@ -1,0 +1,68 @@
+//! Panics of the user's code: their text, and values whose drop may panic.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What a panic says.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text")
+}
+
+/// Runs `code`, and drops what it panics with, as often as that panics in turn. Each panic is given to `seen`.
+/// False if there was one.
+pub(crate) fn contain(code: impl FnOnce(), mut seen: impl FnMut(&(dyn Any + Send))) -> bool {
+    let mut outcome = catch_unwind(AssertUnwindSafe(code));
+    let completed = outcome.is_ok();
+    while let Err(panic) = outcome {
+        seen(&*panic);
+        outcome = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+    }
+    completed
+}
+
+/// Drops a value of the user's, quietly.
+pub(crate) fn contain_drop<T>(value: T) {
+    contain(|| drop(value), |_| ());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::panic_any;
+
+    use super::*;
+
+    /// Panics with another of its kind when dropped, for as often as it says.
+    struct Sore(u32);
+
+    impl Drop for Sore {
+        fn drop(&mut self) {
+            if let Some(less) = self.0.checked_sub(1) {
+                panic_any(Sore(less));
+            }
+        }
+    }
+
+    #[test]
+    fn every_panic_in_a_chain_of_drops_is_contained() {
+        for panics in 0..4 {
+            let mut seen = 0;
+            let completed = contain(|| drop(Sore(panics)), |_| seen += 1);
+            assert_eq!((completed, seen), (panics == 0, panics));
+        }
+    }
+
+    #[test]
+    fn the_text_of_a_panic_is_known_where_it_is_one() {
+        let texts = [
+            catch_unwind(|| panic!("plain")),
+            catch_unwind(|| panic!("with {}", 1)),
+            catch_unwind(|| panic_any(7)),
+        ];
+        let texts = texts.map(|outcome| panic_text(&*outcome.unwrap_err()).to_owned());
+        assert_eq!(texts, ["plain", "with 1", "no text"]);
+    }
+}

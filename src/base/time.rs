@@ -1,0 +1,29 @@
+//! How long a poll waits.
+
+use std::time::{Duration, Instant};
+
+use nix::poll::PollTimeout;
+
+/// Until `deadline`, or indefinitely. Rounded up to whole milliseconds: rounded down, the last one would be spent in
+/// a busy loop. Longer than a poll can wait is the longest it can.
+pub(crate) fn poll_timeout(deadline: Option<Instant>) -> PollTimeout {
+    let Some(deadline) = deadline else { return PollTimeout::NONE };
+    let left = deadline.saturating_duration_since(Instant::now());
+    PollTimeout::try_from(left.saturating_add(Duration::from_micros(999))).unwrap_or(PollTimeout::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_millisecond_is_waited_for_and_what_is_over_is_not() {
+        let now = Instant::now();
+        assert_eq!(poll_timeout(Some(now)), PollTimeout::ZERO);
+        assert_eq!(poll_timeout(None), PollTimeout::NONE);
+        assert_eq!(poll_timeout(now.checked_add(Duration::from_secs(1 << 40))), PollTimeout::MAX);
+        let soon =
+            poll_timeout(Some(Instant::now() + Duration::from_secs(3_600) - Duration::from_micros(500)));
+        assert!(soon.as_millis().is_some_and(|ms| (3_590_000..=3_600_000).contains(&ms)), "{soon:?}");
+    }
+}
