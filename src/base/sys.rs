@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -93,23 +93,25 @@ pub(crate) fn default_action(signal: libc::c_int) {
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
-/// When the first signal to stop came, in milliseconds after `end_at_third`; 0: none came.
-static FIRST_STOP: AtomicU64 = AtomicU64::new(0);
-/// Those that came later, and count.
-static LATER_STOPS: AtomicU32 = AtomicU32::new(0);
+/// When the first signal to stop came, and the second, in milliseconds after `end_at_third`; 0: none came.
+static STOPS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
 /// From now on the third of `signals` ends the process by that signal's default action, whatever its threads do: a
-/// handler counts them, so no thread has to be free. Those within `apart` of the first count as one with it.
-pub(crate) fn end_at_third(signals: &[libc::c_int], apart: Duration) -> io::Result<()> {
-    let began = Instant::now();
+/// handler counts them, so no thread has to be free. Signals within `apart[0]` of the first are one with it, and
+/// those within `apart[1]` of the second with that.
+pub(crate) fn end_at_third(signals: &[libc::c_int], apart: [Duration; 2]) -> io::Result<()> {
+    let start = Instant::now();
     for &signal in signals {
         let count = move || {
-            let now = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-            let first = FIRST_STOP.compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst);
-            let counts = first.is_err_and(|first| u128::from(now.saturating_sub(first)) >= apart.as_millis());
-            if counts && LATER_STOPS.fetch_add(1, Ordering::SeqCst) > 0 {
-                end_by(signal);
+            let now = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+            for (stop, apart) in STOPS.iter().zip(apart) {
+                match stop.compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst) {
+                    Ok(_) => return,
+                    Err(earlier) if u128::from(now.saturating_sub(earlier)) < apart.as_millis() => return,
+                    Err(_) => {}
+                }
             }
+            end_by(signal);
         };
         // SAFETY: the handler reads a clock, changes atomics, and ends the process, all of which are
         // async-signal-safe; it neither allocates nor locks nor panics.
@@ -120,8 +122,7 @@ pub(crate) fn end_at_third(signals: &[libc::c_int], apart: Duration) -> io::Resu
 
 /// The next signal to stop is the third.
 pub(crate) fn end_at_next() {
-    FIRST_STOP.store(1, Ordering::SeqCst);
-    LATER_STOPS.store(1, Ordering::SeqCst);
+    STOPS.iter().for_each(|stop| stop.store(1, Ordering::SeqCst));
 }
 
 /// The kernel spares the first process of a pid namespace a default action.

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal as NixSignal, pthread_sigmask};
 use nix::unistd::{getpid, getsid};
@@ -17,6 +18,9 @@ use crate::base::log::{debug, info, warn};
 use crate::base::sys;
 use crate::process::state::SAME_WISH;
 use crate::process::terminal::{Loss, Terminal};
+
+/// A signal to the process and to its group arrives twice: the second stop, too, is not the third already.
+const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
 /// A signal that a server hears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -254,7 +258,7 @@ impl Installed {
             matches!(meanings.meaning(*signal), Some(SignalAction::Stop | SignalAction::Abort))
         };
         let ends: Vec<i32> = Signal::ALL.into_iter().filter(ends).map(Signal::number).collect();
-        sys::end_at_third(&ends, SAME_WISH)?;
+        sys::end_at_third(&ends, [SAME_WISH, SAME_SIGNAL])?;
         let thread = thread::Builder::new().name("heirloom-signals".into()).spawn(move || {
             // Here alone they are never blocked, whatever mask this process was started with: a
             // parent that waits for its own signals would make us deaf.

@@ -98,10 +98,10 @@ fn the_third_stop_ends_a_process_whose_threads_all_wait_for_its_log() {
         command.args(&words[1..]);
         let mut server = Mute::start(command, &Addr::Unix(path.clone()));
         let pid = Pid::from_raw(i32::try_from(server.child.id()).unwrap());
-        for burst in [2, 1] {
-            // Those that come with the first are one with it.
-            for _ in 0..burst {
-                kill(pid, Signal::SIGTERM).unwrap();
+        for _ in 0..2 {
+            // Those that come with the first are one with it, and those with the second with that.
+            for signal in [Signal::SIGTERM, Signal::SIGINT] {
+                kill(pid, signal).unwrap();
             }
             pass(ANOTHER);
             assert!(server.child.try_wait().unwrap().is_none(), "only the third ends it");
