@@ -1,0 +1,5 @@
+//! What no compiler checks.
+
+mod pages;
+mod public;
+mod sources;
