@@ -18,14 +18,15 @@ use crate::base::status::{AllCounters, Stats};
 use crate::base::wait_group::WaitGroup;
 use crate::http::exchange::detached::Detached;
 use crate::http::exchange::{
-    Client, Common, CurrentRequest, HandlerBox, ListenerHandler, Progress, Stores, WorkerState, serve,
+    Common, CurrentRequest, HandlerBox, ListenerHandler, Progress, Stores, WorkerState, serve,
 };
 use crate::net::acceptor::{Lanes, Parking};
 use crate::net::conn_info::ConnInfo;
+use crate::net::connection::{Cause, Connection, Ready};
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::queue::{Parker, Popped, Queue, Taken};
 use crate::net::slots::SlotId;
-use crate::net::stream::{Connection, Peek, Stream};
+use crate::net::stream::{Peek, Stream};
 use crate::web::body::Body;
 use crate::web::handler::{Handler, Resolved, RouteLimits, RouteRules};
 use crate::web::request::RequestExt;
@@ -46,7 +47,7 @@ pub fn exchange(data: &[u8]) {
 /// A worker, a connection and its client.
 struct Rehearsal {
     common: Common,
-    queue: Queue<Box<Client>>,
+    queue: Queue<Ready<Progress>>,
     parker: Parker,
     worker: WorkerState,
     all_counters: AllCounters,
@@ -80,7 +81,7 @@ impl Rehearsal {
         let conn_info = Arc::new(ConnInfo::new(None, phase.clone(), 1));
         let connection = Connection::new(stream, slot, (0, 0), conn_info, Progress::default());
         let queue = Queue::new(1, 1);
-        queue.push(&mut vec![Box::new(connection)]);
+        queue.push(&mut vec![Ready::new(Box::new(connection), Cause::Event)]);
         let site = ListenerHandler { handler: HandlerBox(Arc::new(Mirror)), latency: HandlerLatency::new() };
         let common = Common {
             sites: vec![site],
@@ -128,10 +129,10 @@ impl Rehearsal {
     fn turns(&mut self, client_ended: bool) {
         for _ in 0..TURNS {
             let untaken = Taken { in_share: false, waited: Duration::ZERO };
-            let (mut client, taken) = match self.common.parking.take(self.slot) {
-                Some(client) => (client, untaken),
+            let (mut ready, taken) = match self.common.parking.take(self.slot) {
+                Some(client) => (Ready::new(client, Cause::Event), untaken),
                 None if self.queue.has_waiting() => match self.queue.pop(&self.parker, || false) {
-                    Popped::Work(client, taken) => (client, taken),
+                    Popped::Work(ready, taken) => (ready, taken),
                     Popped::Closed => return,
                 },
                 None => {
@@ -141,19 +142,19 @@ impl Rehearsal {
                 }
             };
             self.hear();
-            if client.lingering.is_some() {
-                self.common.parking.close(client);
+            if ready.connection.lingering().is_some() {
+                self.common.parking.close(ready.connection);
                 self.hear();
                 self.ended = true;
                 return;
             }
-            client.may_have_ended |= client_ended;
+            ready.connection.may_have_ended |= client_ended;
             let before = self.said.len();
-            serve(client, taken, &mut self.worker, &self.common, &self.queue);
+            serve(ready, taken, &mut self.worker, &self.common, &self.queue);
             self.hear();
             if let Some(client) = self.common.parking.take(self.slot) {
                 let rests = client.stream.peek() == Peek::Nothing
-                    && client.lingering.is_none()
+                    && client.lingering().is_none()
                     && self.said.len() == before;
                 let deadline = crate::net::acceptor::Deadline::At(std::time::Instant::now());
                 assert!(self.common.parking.park(client, deadline).is_ok(), "nobody told of an event");

@@ -3,6 +3,7 @@
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 pub(crate) mod acceptor;
 pub(crate) mod conn_info;
+pub(crate) mod connection;
 pub(crate) mod listener;
 pub(crate) mod scheduler;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]

@@ -13,9 +13,9 @@ use crate::base::status::{Gauges, Stats};
 use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::{Command, Parking};
+use crate::net::connection::Ready;
 use crate::net::listener::Listener;
 use crate::net::scheduler::queue::Queue;
-use crate::net::stream::Connection;
 use crate::process::control::Service;
 use crate::process::handover::Passed;
 
@@ -25,7 +25,7 @@ pub(crate) struct Assembly<P> {
     /// The acceptor has them, too; a socket is closed when both have let go.
     pub(crate) listeners: Mutex<Vec<Listener>>,
     pub(crate) parking: Arc<Parking<P>>,
-    pub(crate) queues: Vec<Arc<Queue<Box<Connection<P>>>>>,
+    pub(crate) queues: Vec<Arc<Queue<Ready<P>>>>,
     pub(crate) wait_group: WaitGroup,
     pub(crate) staff: Box<dyn Staff>,
     pub(crate) grace: Duration,

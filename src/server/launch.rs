@@ -23,10 +23,10 @@ use crate::base::panic::panic_text;
 use crate::base::wait_group::WaitGroup;
 pub(crate) use crate::net::acceptor::Lanes;
 use crate::net::acceptor::{Acceptor, Command, News, Parking, Setup};
+use crate::net::connection::{Portable, Ready};
 use crate::net::listener::{Listener, Wanted};
 use crate::net::scheduler::queue::Queue;
 use crate::net::sockets::{self, Opened};
-use crate::net::stream::{Connection, Portable};
 use crate::process::control::{Control, Facts, Predecessor};
 use crate::process::handover::child::Program;
 use crate::process::handover::inherit::{self, Inheritance};
@@ -323,7 +323,7 @@ pub(crate) struct Ground<P> {
 /// Who works, and what they are given.
 pub(crate) struct Works<P> {
     /// One for each lane.
-    pub(crate) queues: Vec<Arc<Queue<Box<Connection<P>>>>>,
+    pub(crate) queues: Vec<Arc<Queue<Ready<P>>>>,
     /// The answer to who waited too long.
     pub(crate) busy: Box<dyn FnMut() -> Vec<u8> + Send>,
     pub(crate) staff: Box<dyn Staff>,

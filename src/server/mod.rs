@@ -25,8 +25,9 @@ use crate::base::sync::lock;
 use crate::http::codec::{DateCache, encode};
 use crate::http::exchange::detached::Detached;
 use crate::http::exchange::{
-    self, Client, Common, CurrentRequest, HandlerBox, ListenerHandler, Progress, Stores, WorkerState,
+    self, Common, CurrentRequest, HandlerBox, ListenerHandler, Progress, Stores, WorkerState,
 };
+use crate::net::connection::Ready;
 use crate::net::listener::Wanted;
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::pool::{Begin, Places, Pool};
@@ -291,7 +292,9 @@ impl Business for Server {
                 let mut worker =
                     WorkerState::new(index, all_counters.register(), current_request, wait_group);
                 let (common, queue) = (Arc::clone(&common), Arc::clone(&of_queue));
-                move |client: Box<Client>, taken| exchange::serve(client, taken, &mut worker, &common, &queue)
+                move |ready: Ready<Progress>, taken| {
+                    exchange::serve(ready, taken, &mut worker, &common, &queue)
+                }
             };
             let died = move |worker: &str, panic: &(dyn Any + Send)| {
                 error!("{worker} died and is replaced: {}", panic_text(panic));
@@ -358,7 +361,7 @@ impl Server {
 struct Workers {
     /// One for each worker.
     current_requests: Vec<Arc<CurrentRequest>>,
-    pools: Mutex<Vec<Pool<Box<Client>>>>,
+    pools: Mutex<Vec<Pool<Ready<Progress>>>>,
     detached: Arc<Detached>,
     memory: Budget,
     disk: Budget,

@@ -25,9 +25,10 @@ use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::{Deadline, Lanes, Parking};
 use crate::net::conn_info::PeerCredentials;
+use crate::net::connection::{self, Activity, Cause, Portable, Ready};
 use crate::net::listener::Wanted;
 use crate::net::scheduler::queue::{Parker, Popped, Queue};
-use crate::net::stream::{self, Peek, Portable, Stream};
+use crate::net::stream::{Peek, Stream};
 use crate::server::assembly::Staff;
 use crate::server::launch::{self, Business, Ground, Launch, Plan, Running, Works, launch_methods};
 
@@ -206,7 +207,7 @@ pub(crate) struct Raw {
 }
 
 impl Portable for Raw {
-    const UNSPOKEN: bool = true;
+    const OPAQUE: bool = true;
 
     /// What is parked is between two requests, or the program would not have parked it.
     fn is_portable(&self, _: usize, _: usize) -> bool {
@@ -222,13 +223,13 @@ impl Portable for Raw {
     }
 }
 
-type Inner = stream::Connection<Raw>;
+type Inner = connection::Connection<Raw>;
 
 /// Where connections are given out, and come back to.
 #[derive(Debug)]
 struct FrontDesk {
     parking: Arc<Parking<Raw>>,
-    queue: Arc<Queue<Box<Inner>>>,
+    queue: Arc<Queue<Ready<Raw>>>,
     wait_group: WaitGroup,
     listeners: Vec<String>,
     phase: PhaseWatch,
@@ -255,15 +256,15 @@ impl FrontDesk {
         self.listeners.get(index).map_or("", |name| name)
     }
 
-    fn give(&self, inner: &mut Inner) -> io::Result<Wake> {
-        let wake = match inner.idle {
-            _ if inner.expired => Wake::Expired,
-            Some(_) => Wake::Readable,
-            None => Wake::New,
+    fn give(&self, inner: &mut Inner, cause: Cause) -> io::Result<Wake> {
+        let wake = match cause {
+            Cause::Expired => Wake::Expired,
+            _ if inner.is_idle() => Wake::Readable,
+            _ => Wake::New,
         };
         SockRef::from(&inner.stream).set_nonblocking(false)?;
         inner.guard = Some(self.wait_group.guard());
-        (inner.idle, inner.expired) = (None, false);
+        inner.activity = Activity::Receiving;
         let held = Held { peer: inner.conn_info.peer, listener: inner.listener, since: Instant::now() };
         self.hands().insert(inner.slot.to_bits(), held);
         Ok(wake)
@@ -275,7 +276,7 @@ impl FrontDesk {
 
     /// Until there is something to read, or it has been here for too long.
     fn rest(&self, mut inner: Box<Inner>) {
-        let since = *inner.idle.get_or_insert_with(Instant::now);
+        let since = inner.idle_since();
         // What counts is in flight until here: the acceptor can see it now.
         inner.guard = None;
         loop {
@@ -286,7 +287,7 @@ impl FrontDesk {
                 Ok(()) => return,
                 // What was announced may have been read since.
                 Err(back) if back.stream.peek() == Peek::Nothing => inner = back,
-                Err(back) => return self.queue.push(&mut vec![back]),
+                Err(back) => return self.queue.push(&mut vec![Ready::new(back, Cause::Event)]),
             }
         }
     }
@@ -376,17 +377,17 @@ impl Iterator for &Incoming {
     fn next(&mut self) -> Option<Connection> {
         let desk = &self.desk;
         loop {
-            let mut inner = match desk.queue.pop(&Parker::of_guest(), || false) {
-                Popped::Work(inner, _) => inner,
+            let Ready { connection: mut inner, cause } = match desk.queue.pop(&Parker::of_guest(), || false) {
+                Popped::Work(ready, _) => ready,
                 Popped::Closed => return None,
             };
             // This thread may be long away.
             desk.queue.wake_for_rest(usize::MAX, false);
-            if inner.idle.is_some() && !inner.expired && inner.stream.peek() == Peek::Nothing {
+            if inner.is_idle() && cause != Cause::Expired && inner.stream.peek() == Peek::Nothing {
                 desk.rest(inner);
                 continue;
             }
-            match desk.give(&mut inner) {
+            match desk.give(&mut inner, cause) {
                 Ok(wake) => {
                     let drain = Drain::of(desk.phase.clone());
                     let (inner, desk, timed) = (Some(inner), Arc::clone(desk), AtomicBool::new(false));

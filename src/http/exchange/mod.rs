@@ -32,9 +32,9 @@ use crate::base::panic::{contain, panic_text};
 use crate::base::phase::PhaseWatch;
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::Parking;
+use crate::net::connection::{Cause, Connection, Ready};
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::queue::{Queue, Taken};
-use crate::net::stream::Connection;
 use crate::web::handler::Handler;
 
 pub(crate) use collect::Stores;
@@ -78,17 +78,17 @@ pub(crate) struct Common {
 /// Serves `client` until it is parked, queued again, closed or detached. The share in which it may have been
 /// taken is that of the streaming workers.
 pub(crate) fn serve(
-    mut client: Box<Client>,
+    Ready { connection: mut client, mut cause }: Ready<Progress>,
     mut taken: Taken,
     worker: &mut WorkerState,
     common: &Common,
-    queue: &Queue<Box<Client>>,
+    queue: &Queue<Ready<Progress>>,
 ) {
-    if let Some(lingering) = client.lingering {
+    if let Some(lingering) = client.lingering() {
         return end_lingering(client, lingering.reason, worker, common);
     }
     loop {
-        let mut turn = Turn::new(&mut client, worker, common, queue, taken);
+        let mut turn = Turn::new(&mut client, worker, common, queue, taken, cause);
         // Handlers are caught where they are called; this is for what else is the user's.
         let step = catch_unwind(AssertUnwindSafe(|| turn.run())).unwrap_or_else(|panic| {
             error!("a worker's turn panicked: {}", panic_text(&*panic));
@@ -98,7 +98,7 @@ pub(crate) fn serve(
         if turn.in_share {
             queue.leave_share();
         }
-        taken = Taken { in_share: false, waited: Duration::ZERO };
+        (taken, cause) = (Taken { in_share: false, waited: Duration::ZERO }, Cause::Event);
         match step {
             Step::Park(deadline) => match common.parking.park(client, deadline) {
                 Ok(()) => return,
@@ -106,17 +106,16 @@ pub(crate) fn serve(
                     client = back;
                     // A client that always has more to say is one of many.
                     if queue.has_waiting() {
-                        return queue.push(&mut vec![client]);
+                        return queue.push(&mut vec![Ready::new(client, Cause::Event)]);
                     }
                 }
             },
             Step::Requeue => {
-                client.yielded = true;
                 // This worker comes by next.
-                return queue.push_found(std::iter::once(client));
+                return queue.push_found(std::iter::once(Ready::new(client, Cause::Yielded)));
             }
             Step::Leave => return common.parking.leave(client),
-            Step::WaitForShare => return queue.push_shared(client),
+            Step::WaitForShare => return queue.push_shared(Ready::new(client, Cause::Event)),
             Step::Close(reason) => {
                 client.stream.shutdown_write();
                 return close(client, reason, worker, common);

@@ -13,7 +13,7 @@ use super::outgoing::Outgoing;
 use crate::base::budget::Share;
 use crate::base::close_reason::CloseReason;
 use crate::http::codec::{Decoder, Scan};
-use crate::net::stream::Portable;
+use crate::net::connection::Portable;
 use crate::web::handler::RouteLimits;
 
 /// Where an exchange is, while its connection rests.

@@ -11,7 +11,8 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use super::ledger::Receiver;
 use super::{Acceptor, Listed, PACKETS_PER_TURN, SPECIAL};
 use crate::base::log::{debug, info, warn};
-use crate::net::stream::{Connection, Portable, Stream};
+use crate::net::connection::{Activity, Connection, Portable};
+use crate::net::stream::Stream;
 use crate::process::handover::parcel::{self, Incoming, Parcel, Receipt, Received, Record};
 
 /// A predecessor's connection channel: this process's own predecessor's, or one that was passed on.
@@ -217,7 +218,9 @@ impl<P: Portable> Acceptor<P> {
             self.parking.counts.enter(place, record.peer);
             let mut connection =
                 Box::new(Connection::new(stream, slot, (place, listed.site), conn_info, progress));
-            connection.idle = record.bytes.is_empty().then(|| ago(record.idle));
+            if record.bytes.is_empty() {
+                connection.activity = Activity::Idle { since: ago(record.idle) };
+            }
             connection.buffered = record.bytes;
             connection.served = record.served;
             self.admit(connection);

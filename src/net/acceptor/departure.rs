@@ -14,7 +14,7 @@ use super::parking::{Gate, edge};
 use super::{Acceptor, SUCCESSOR};
 use crate::base::close_reason::CloseReason;
 use crate::base::log::{debug, info, warn};
-use crate::net::stream::{Connection, Portable};
+use crate::net::connection::{Activity, Cause, Connection, Portable, Ready};
 use crate::process::handover::parcel::{self, BATCH, BATCH_BYTES, Incoming, Parcel, Receipt, Record};
 
 /// What of a request may have come for its connection to travel.
@@ -124,7 +124,10 @@ impl<P: Portable> Departure<P> {
                 listener: listener.to_owned(),
                 nth,
                 peer: connection.conn_info.peer,
-                idle: connection.idle.map_or(Duration::ZERO, since),
+                idle: match connection.activity {
+                    Activity::Idle { since: at } => since(at),
+                    _ => Duration::ZERO,
+                },
                 begun: begun.map(since),
                 served: connection.served,
                 bytes: connection.buffered.clone(),
@@ -281,7 +284,7 @@ impl<P: Portable> Acceptor<P> {
                 let parking = &self.parking;
                 let wanted = |connection: &Connection<P>| {
                     parking.is_adopted(connection)
-                        && connection.lingering.is_none()
+                        && connection.lingering().is_none()
                         && connection.progress.is_portable(connection.buffered.len(), PORTABLE_BYTES)
                 };
                 let (found, next) = parking.slots.take_wanted(from, room - leavers.len(), |c| wanted(c));
@@ -306,7 +309,7 @@ impl<P: Portable> Acceptor<P> {
                 let event = EpollEvent::new(edge(), connection.slot.to_bits());
                 if self.parking.poller_of(connection.site).add(&connection.stream, event).is_ok() {
                     let lane = self.parking.lane_of(connection.site);
-                    self.lanes[lane].batch.push(connection);
+                    self.lanes[lane].batch.push(Ready::new(connection, Cause::Event));
                 } else {
                     unwatched.push(connection);
                 }

@@ -29,9 +29,10 @@ use crate::base::sync::lock;
 use crate::base::sys;
 use crate::base::time::poll_timeout;
 use crate::net::conn_info::ConnInfo;
+use crate::net::connection::{Activity, Cause, Connection, Cut, Linger, Portable, Ready};
 use crate::net::listener::{BACKLOG, Listener};
 use crate::net::scheduler::queue::{LOOK, Look, Nudge, Probe, Queue};
-use crate::net::stream::{Answering, Connection, Linger, Peek, Portable, Stream};
+use crate::net::stream::{Peek, Stream};
 
 use arrival::Upstream;
 use departure::Departure;
@@ -162,8 +163,8 @@ struct Listed {
 
 /// A queue, what is to be pushed to it, and what the last look at it showed.
 struct Lane<P> {
-    queue: Arc<Queue<Box<Connection<P>>>>,
-    batch: Vec<Box<Connection<P>>>,
+    queue: Arc<Queue<Ready<P>>>,
+    batch: Vec<Ready<P>>,
     look: Look,
     nudge: Nudge,
     /// While its workers watch its connections.
@@ -220,7 +221,7 @@ impl<P> Lane<P> {
 pub(crate) struct Setup<P> {
     pub(crate) parking: Arc<Parking<P>>,
     pub(crate) listeners: Vec<Listener>,
-    pub(crate) queues: Vec<Arc<Queue<Box<Connection<P>>>>>,
+    pub(crate) queues: Vec<Arc<Queue<Ready<P>>>>,
     pub(crate) queue_wait: Duration,
     pub(crate) limits: Limits,
     pub(crate) phase: PhaseWatch,
@@ -390,7 +391,7 @@ impl<P: Portable> Acceptor<P> {
     }
 
     fn on_event(&mut self, connection: Box<Connection<P>>) {
-        if connection.lingering.is_some() {
+        if connection.lingering().is_some() {
             return self.linger(connection);
         }
         if !connection.may_have_ended && self.can_leave(&connection) {
@@ -400,8 +401,12 @@ impl<P: Portable> Acceptor<P> {
     }
 
     fn queue(&mut self, connection: Box<Connection<P>>) {
+        self.queue_for(Cause::Event, connection);
+    }
+
+    fn queue_for(&mut self, cause: Cause, connection: Box<Connection<P>>) {
         let lane = self.parking.lane_of(connection.site);
-        self.lanes[lane].batch.push(connection);
+        self.lanes[lane].batch.push(Ready::new(connection, cause));
     }
 
     fn push_batches(&mut self) {
@@ -418,22 +423,19 @@ impl<P: Portable> Acceptor<P> {
         }
         let ticks = self.parking.ticks(now) - 1;
         for mut connection in self.parking.slots.take_expired(ticks) {
-            if let Some(lingering) = &connection.lingering {
-                self.end(lingering.reason, connection);
-            } else if connection.idle.is_some() && connection.stream.peek() != Peek::Bytes {
-                if P::UNSPOKEN {
-                    connection.expired = true;
-                    self.queue(connection);
-                    continue;
+            // What came in the last moment is read first; a response is not helped by that.
+            let came = || connection.stream.peek() == Peek::Bytes;
+            match connection.activity {
+                Activity::Lingering(lingering) => self.end(lingering.reason, connection),
+                Activity::Idle { .. } | Activity::Receiving if came() => self.queue(connection),
+                Activity::Idle { .. } if !P::OPAQUE => {
+                    let reason = if self.draining { CloseReason::Grace } else { CloseReason::Idle };
+                    connection.begin_end_of_idle(reason);
+                    self.linger(connection);
                 }
-                let reason = if self.draining { CloseReason::Grace } else { CloseReason::Idle };
-                connection.begin_end_of_idle(reason);
-                self.linger(connection);
-            } else {
-                // What came in the last moment is read first; what stalled gets its answer.
-                let came = connection.answering.is_none() && connection.stream.peek() == Peek::Bytes;
-                connection.expired = connection.idle.is_none() && !came;
-                self.queue(connection);
+                Activity::Idle { .. } | Activity::Receiving | Activity::Responding(_) => {
+                    self.queue_for(Cause::Expired, connection);
+                }
             }
         }
         let Some(limit) = now.checked_sub(self.queue_wait) else { return };
@@ -441,27 +443,29 @@ impl<P: Portable> Acceptor<P> {
         for lane in 0..self.lanes.len() {
             // A response is not cut because others went first, while workers come by.
             let queue = &self.lanes[lane].queue;
-            let expired = queue.expired(limit, stuck, |one| one.yielded && one.answering.is_some());
-            for connection in expired {
-                self.refuse(connection);
+            let expired = queue.expired(limit, stuck, |one| {
+                one.cause == Cause::Yielded && matches!(one.connection.activity, Activity::Responding(_))
+            });
+            for one in expired {
+                self.refuse(one.connection);
             }
         }
     }
 
     /// Answers what no worker had time for.
     fn refuse(&mut self, mut connection: Box<Connection<P>>) {
-        if connection.lingering.is_some() {
-            return self.linger(connection);
-        }
-        if let Some(answering) = connection.answering {
-            // Its source is the user's, and for a worker to drop. The client need not wait for that.
-            if answering == Answering::Framed {
-                connection.stream.shutdown();
+        match connection.activity {
+            Activity::Lingering(_) => return self.linger(connection),
+            Activity::Responding(cut) => {
+                // A worker has to drop its source, which is the user's. The client need not wait for that.
+                if cut == Cut::ShownByFraming {
+                    connection.stream.shutdown();
+                }
+                return self.queue_for(Cause::Expired, connection);
             }
-            connection.expired = true;
-            return self.queue(connection);
+            Activity::Idle { .. } | Activity::Receiving => {}
         }
-        if !P::UNSPOKEN && connection.guard.is_none() && connection.buffered.is_empty() {
+        if !P::OPAQUE && connection.guard.is_none() && connection.buffered.is_empty() {
             match connection.stream.peek() {
                 Peek::Bytes => {}
                 Peek::End => return self.end(CloseReason::ClientClosed, connection),
@@ -475,13 +479,13 @@ impl<P: Portable> Acceptor<P> {
 
     fn say_busy(&mut self, connection: &Connection<P>) {
         let _ = connection.stream.write(&(self.busy)());
-        if !P::UNSPOKEN {
+        if !P::OPAQUE {
             self.counters.response(503);
         }
     }
 
     fn linger(&mut self, mut connection: Box<Connection<P>>) {
-        while let Some(lingering) = connection.lingering {
+        while let Some(lingering) = connection.lingering() {
             match connection.linger_on() {
                 Linger::Over => return self.end(lingering.reason, connection),
                 // Others first.
@@ -496,7 +500,7 @@ impl<P: Portable> Acceptor<P> {
 
     /// Parks a connection between two requests.
     fn rest(&mut self, mut connection: Box<Connection<P>>) {
-        let since = *connection.idle.get_or_insert_with(Instant::now);
+        let since = connection.idle_since();
         if let Err(ready) = self.parking.park(connection, Deadline::Idle(since)) {
             self.queue(ready);
         }
@@ -504,7 +508,7 @@ impl<P: Portable> Acceptor<P> {
 
     fn end(&mut self, reason: CloseReason, connection: Box<Connection<P>>) {
         debug!("connection closed: {reason}");
-        if connection.lingering.is_none() {
+        if connection.lingering().is_none() {
             connection.stream.shutdown_write();
         }
         self.counters.closed(reason);
@@ -560,7 +564,7 @@ impl<P: Portable> Acceptor<P> {
                 let connection = Box::new(Connection::new(stream, slot, place, conn_info, P::default()));
                 if self.per_peer.is_some_and(|most| of_peer > most) {
                     self.turn_away(connection);
-                } else if P::UNSPOKEN {
+                } else if P::OPAQUE {
                     self.queue(connection);
                 } else {
                     self.admit(connection);
@@ -752,8 +756,9 @@ impl<P: Portable> Acceptor<P> {
         let limit = self.parking.ticks(Instant::now()).saturating_add(grace);
         self.parking.slots.redate(|connection, deadline| {
             // Nothing is owed to who has its answer and does not send the rest of its request.
-            let waits = connection.idle.is_some() || connection.answering == Some(Answering::Whole);
-            if waits { deadline.min(limit) } else { deadline }
+            let ends_early =
+                matches!(connection.activity, Activity::Idle { .. } | Activity::Responding(Cut::Complete));
+            if ends_early { deadline.min(limit) } else { deadline }
         });
     }
 
@@ -793,20 +798,18 @@ impl<P: Portable> Acceptor<P> {
 
     /// At the drain deadline: the log names each connection that is left, though the process may live on.
     fn cut_parked(&mut self) {
-        for mut connection in self.parking.slots.take_expired(u32::MAX) {
-            match connection.answering {
-                None => self.end(CloseReason::Grace, connection),
-                Some(answering) => {
-                    // As in `refuse`; and where only the end ends it, an orderly one would make it look whole.
-                    match answering {
-                        Answering::Framed => connection.stream.shutdown(),
-                        Answering::UntilClose => connection.stream.reset_on_close(),
-                        Answering::Whole => {}
-                    }
-                    connection.expired = true;
-                    self.queue(connection);
-                }
+        for connection in self.parking.slots.take_expired(u32::MAX) {
+            let Activity::Responding(cut) = connection.activity else {
+                self.end(CloseReason::Grace, connection);
+                continue;
+            };
+            // As in `refuse`; and where only the end ends it, an orderly one would make it look whole.
+            match cut {
+                Cut::ShownByFraming => connection.stream.shutdown(),
+                Cut::ShownByReset => connection.stream.reset_on_close(),
+                Cut::Complete => {}
             }
+            self.queue_for(Cause::Expired, connection);
         }
         self.push_batches();
     }

@@ -15,9 +15,9 @@ use super::watch::{Waited, Watch};
 use super::{BACKLOG, BELL, FIRST_WATCH, LONGEST_QUEUE, RESERVE, SPECIAL, TICK};
 use crate::base::limits::Limits;
 use crate::base::sync::lock;
+use crate::net::connection::{Cause, Connection, Linger, Ready};
 use crate::net::scheduler::queue::Queue;
 use crate::net::slots::{SlotId, Slots};
-use crate::net::stream::{Connection, Linger};
 
 /// Events that a worker takes at a time.
 const EVENTS: usize = 64;
@@ -175,11 +175,12 @@ impl<P> Parking<P> {
 
     /// Waits for connections to become ready and queues them, if it is for workers to do that now.
     /// False: it is not, or nothing comes.
-    pub(crate) fn fetch(&self, lane: usize, queue: &Queue<Box<Connection<P>>>) -> bool {
+    pub(crate) fn fetch(&self, lane: usize, queue: &Queue<Ready<P>>) -> bool {
         let watch = &self.watches[lane];
         let mut events = [EpollEvent::empty(); EVENTS];
         let Waited::Events(n) = watch.wait(&mut events, &self.poller) else { return false };
-        queue.push_found(events.iter().take(n).filter_map(|event| self.take_ready(event)));
+        let found = events.iter().take(n).filter_map(|event| self.take_ready(event));
+        queue.push_found(found.map(|connection| Ready::new(connection, Cause::Event)));
         true
     }
 
@@ -217,7 +218,7 @@ impl<P> Parking<P> {
     /// Drops what still comes of one that lingers, and parks it where more may; gives back what has
     /// ended.
     pub(crate) fn linger(&self, mut connection: Box<Connection<P>>) -> Option<Box<Connection<P>>> {
-        while let Some(lingering) = connection.lingering {
+        while let Some(lingering) = connection.lingering() {
             match connection.linger_on() {
                 Linger::More => {}
                 Linger::Over => break,

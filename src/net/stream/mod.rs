@@ -1,17 +1,15 @@
-//! The value that moves between acceptor, queue and worker. It does not know who has it, nor what
-//! is spoken on it: `P`, its progress, belongs to the exchange.
+//! A client's socket, with TLS or without: reads, writes and the end of a connection.
 
 #[cfg(feature = "tls")]
 mod secured;
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,24 +17,13 @@ use nix::sys::sendfile::sendfile;
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
 
-use crate::base::close_reason::CloseReason;
 use crate::base::sys;
-use crate::base::wait_group::Guard;
-use crate::net::conn_info::{ConnInfo, Socket};
-use crate::net::slots::SlotId;
+use crate::net::conn_info::Socket;
 #[cfg(feature = "tls")]
 use secured::{Raw, Secured};
 
-/// What a closing connection may still send, and for how long, before it is cut off.
-const LINGER_BYTES: usize = 16 << 20;
-const LINGER: Duration = Duration::from_secs(2);
-/// For one that was idle, and closes when it sees that we have.
-const LAST_WORD: Duration = Duration::from_millis(500);
-/// How much of that is dropped at a time.
-const LINGER_PIECES: usize = 16;
-
-/// A client's socket; non-blocking, always: the flag is shared with whoever inherits it. A clone is the
-/// same, for who reads an upload or speaks another protocol, never at once.
+/// A client's socket. It is always non-blocking: the flag is shared with every process that inherits the socket. A
+/// clone is the same socket, for code that reads an upload or speaks another protocol, never at the same time.
 #[derive(Clone, Debug)]
 pub(crate) enum Stream {
     Tcp(Arc<TcpStream>),
@@ -158,7 +145,7 @@ impl Stream {
     }
 
     /// Reads what nobody wants, as it comes.
-    fn read_raw(&self, buf: &mut [u8]) -> io::Result<usize> {
+    pub(super) fn read_raw(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             #[cfg(feature = "tls")]
             Stream::Tls(s) => s.socket.read(buf),
@@ -266,144 +253,5 @@ fn uninterrupted(mut f: impl FnMut() -> io::Result<usize>) -> io::Result<usize> 
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             other => return other,
         }
-    }
-}
-
-/// What is spoken on a connection, as far as another process can go on with it.
-pub(crate) trait Portable: Default + fmt::Debug + Send + 'static {
-    /// The acceptor does not know when it is whose turn to speak: a new connection is work before its first byte,
-    /// and so is one that has rested for too long. Nothing is said without being asked to.
-    const UNSPOKEN: bool = false;
-
-    /// Whether it is between two requests, or in one of which `buffered` bytes in all, `most` at
-    /// most, are enough to begin anew.
-    fn is_portable(&self, buffered: usize, most: usize) -> bool;
-    /// Leaves in `buffered` all that has come of an unfinished request; since when it comes.
-    fn pack(&mut self, buffered: &mut Vec<u8>) -> Option<Instant>;
-    /// What was packed in another process.
-    fn unpack(begun: Option<Instant>) -> Self;
-}
-
-/// A connection: owned by exactly one of acceptor, queue and worker; moved, never shared.
-#[derive(Debug)]
-pub(crate) struct Connection<P> {
-    pub(crate) stream: Stream,
-    pub(crate) slot: SlotId,
-    /// Which listener it came by, and so for which handler and workers.
-    pub(crate) listener: usize,
-    pub(crate) site: usize,
-    pub(crate) conn_info: Arc<ConnInfo>,
-    /// Read and not used. Empty and without memory while idle.
-    pub(crate) buffered: Vec<u8>,
-    pub(crate) progress: P,
-    /// Held while an exchange is begun and not finished.
-    pub(crate) guard: Option<Guard>,
-    /// Exchanges so far.
-    pub(crate) served: u64,
-    /// Parked between two requests, with nothing buffered, since then.
-    pub(crate) idle: Option<Instant>,
-    /// Parked in the middle of a response: there is no other answer any more.
-    pub(crate) answering: Option<Answering>,
-    /// Its deadline passed while it was parked.
-    pub(crate) expired: bool,
-    /// In the queue so that others go first: there is more to do for it at once.
-    pub(crate) yielded: bool,
-    /// The client may have closed its side behind the bytes that wait; that is not announced again.
-    pub(crate) may_have_ended: bool,
-    /// Registered for writability, too.
-    pub(crate) polls_write: bool,
-    /// All is said and our side is shut; what still comes is read and dropped, so that no reset
-    /// takes the last response from the client (RFC 9112 §9.6).
-    pub(crate) lingering: Option<Lingering>,
-}
-
-/// How a client can tell that the response it is getting is incomplete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answering {
-    /// By its framing.
-    Framed,
-    /// Only by a reset.
-    UntilClose,
-    /// It is complete: only the rest of the request is read.
-    Whole,
-}
-
-/// The last moments of a connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Lingering {
-    pub(crate) reason: CloseReason,
-    /// Whatever the client goes on to say.
-    pub(crate) until: Instant,
-    left: usize,
-}
-
-/// What a lingering connection has to say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Linger {
-    /// It has ended, or has said too much.
-    Over,
-    Drained,
-    More,
-}
-
-impl<P> Connection<P> {
-    pub(crate) fn new(
-        stream: Stream,
-        slot: SlotId,
-        (listener, site): (usize, usize),
-        conn_info: Arc<ConnInfo>,
-        progress: P,
-    ) -> Connection<P> {
-        Connection {
-            stream,
-            slot,
-            listener,
-            site,
-            conn_info,
-            buffered: Vec::new(),
-            progress,
-            guard: None,
-            served: 0,
-            idle: None,
-            answering: None,
-            expired: false,
-            yielded: false,
-            may_have_ended: false,
-            polls_write: false,
-            lingering: None,
-        }
-    }
-
-    /// Shuts our side; from now on only `linger_on` is to be called.
-    pub(crate) fn begin_lingering(&mut self, reason: CloseReason) {
-        self.linger_for(LINGER, reason);
-    }
-
-    /// As `begin_lingering`, for one between two requests: so that one that is on its way is read
-    /// and dropped, and not met by a reset.
-    pub(crate) fn begin_end_of_idle(&mut self, reason: CloseReason) {
-        self.linger_for(LAST_WORD, reason);
-    }
-
-    fn linger_for(&mut self, time: Duration, reason: CloseReason) {
-        self.stream.shutdown_write();
-        self.lingering = Some(Lingering { reason, until: Instant::now() + time, left: LINGER_BYTES });
-        self.idle = None;
-        self.buffered = Vec::new();
-        self.guard = None;
-    }
-
-    /// Drops some of what has come.
-    pub(crate) fn linger_on(&mut self) -> Linger {
-        let Some(lingering) = &mut self.lingering else { return Linger::Over };
-        let mut buf = [0; 16 << 10];
-        for _ in 0..LINGER_PIECES {
-            match self.stream.read_raw(&mut buf) {
-                Ok(n) if n > 0 && n < lingering.left => lingering.left = lingering.left.saturating_sub(n),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return Linger::Drained,
-                _ => return Linger::Over,
-            }
-        }
-        if Instant::now() < lingering.until { Linger::More } else { Linger::Over }
     }
 }

@@ -10,12 +10,13 @@ use crate::base::log::debug;
 use crate::http::codec::{Refusal, encode};
 use crate::net::acceptor::Deadline;
 use crate::net::conn_info::ConnInfo;
+use crate::net::connection::Cause;
 use crate::net::tls::{Failure, Handshake};
 
 impl Turn<'_> {
     /// Ends the turn unless the handshake is done.
     pub(super) fn shake_hands(&mut self) -> Flow {
-        if std::mem::take(&mut self.client.expired) {
+        if self.cause == Cause::Expired {
             return Err(Step::Close(CloseReason::HandshakeTimeout));
         }
         match self.client.stream.shake_hands() {
@@ -33,7 +34,6 @@ impl Turn<'_> {
                     self.common.parking.poll_write(self.client).map_err(|e| broken(&e))?;
                 }
                 let began = self.client.stream.began();
-                self.client.idle = began.is_none().then_some(self.now);
                 // It is for the server to go on, then, and an end of the process waits for that.
                 self.client.guard = began.map(|_| self.common.wait_group.guard());
                 Err(self.park(began.map_or(Deadline::Idle(self.now), |began| {

@@ -21,7 +21,7 @@ use super::outgoing::{self, Outgoing, Pulled, Pulls, Sent};
 use super::progress::{After, AskedOwned, Blocked, Rate, RequestHead, Responding, Stage};
 use super::upload::{Lease, Upload};
 use super::worker::{WorkerState, method_and_path};
-use super::{Client, Common, let_go};
+use super::{Client, Common, Progress, let_go};
 use crate::base::close_reason::CloseReason;
 use crate::base::limits::FAR;
 use crate::base::log::{debug, error, warn};
@@ -30,8 +30,9 @@ use crate::base::phase::Phase;
 use crate::http::codec::encode::{self, Asked, BodyFraming, Plan};
 use crate::http::codec::{Decoder, Framing, Head, Refusal, Scan, has_asked_for, is_to_head};
 use crate::net::acceptor::{Deadline, PORTABLE_BYTES};
+use crate::net::connection::{Activity, Cause, Cut, Ready};
 use crate::net::scheduler::queue::{Queue, Taken};
-use crate::net::stream::{Answering, Peek, Stream};
+use crate::net::stream::{Peek, Stream};
 use crate::web::body::{Body, Kind};
 use crate::web::handler::{Resolved, RouteLimits, collecting_panics};
 use crate::web::request::Trailers;
@@ -77,11 +78,12 @@ pub(super) struct Turn<'a> {
     client: &'a mut Box<Client>,
     worker: &'a mut WorkerState,
     common: &'a Common,
-    queue: &'a Queue<Box<Client>>,
+    queue: &'a Queue<Ready<Progress>>,
     /// A place among the streaming workers is taken for it.
     pub(super) in_share: bool,
     /// How long the connection was in the queue.
     waited: Duration,
+    cause: Cause,
     /// The last read left room: there was no more.
     drained: bool,
     served: usize,
@@ -96,11 +98,12 @@ impl<'a> Turn<'a> {
         client: &'a mut Box<Client>,
         worker: &'a mut WorkerState,
         common: &'a Common,
-        queue: &'a Queue<Box<Client>>,
+        queue: &'a Queue<Ready<Progress>>,
         Taken { in_share, waited }: Taken,
+        cause: Cause,
     ) -> Turn<'a> {
         let (drained, served, now) = (false, 0, Instant::now());
-        Turn { client, worker, common, queue, in_share, waited, drained, served, began: now, now }
+        Turn { client, worker, common, queue, in_share, waited, cause, drained, served, began: now, now }
     }
 
     /// Goes through the stages until one of them ends the turn.
@@ -125,7 +128,7 @@ impl<'a> Turn<'a> {
     }
 
     fn go(&mut self) -> Result<Never, Step> {
-        self.client.idle = None;
+        self.client.activity = Activity::Receiving;
         let buffered = std::mem::take(&mut self.client.buffered);
         self.worker.input.load(&buffered);
         self.worker.out.clear();
@@ -138,8 +141,8 @@ impl<'a> Turn<'a> {
         if self.client.stream.is_handshaking() {
             self.shake_hands()?;
         }
-        let had_to_wait = std::mem::take(&mut self.client.yielded) || self.waited >= TURN_TIME;
-        if std::mem::take(&mut self.client.expired) {
+        let had_to_wait = self.cause == Cause::Yielded || self.waited >= TURN_TIME;
+        if self.cause == Cause::Expired {
             return Err(self.expire());
         }
         // Its handler would work for nobody. Of one that is served at once the next write tells it.
@@ -194,7 +197,6 @@ impl<'a> Turn<'a> {
             // It is noted that something has begun.
             Filled::Nothing if began.is_none() && self.client.stream.holds_part() => Ok(()),
             Filled::Nothing => {
-                self.client.idle = began.is_none().then_some(self.now);
                 let deadline = began.map_or(Deadline::Idle(self.now), |began| {
                     Deadline::At(began + self.common.timeouts.head)
                 });
@@ -257,9 +259,9 @@ impl<'a> Turn<'a> {
         self.flush()?;
         // What is begun counts until the successor has it.
         self.client.guard = began.map(|_| self.worker.wait_group.guard());
-        self.client.idle = began.is_none().then_some(self.now);
+        self.client.activity =
+            if began.is_none() { Activity::Idle { since: self.now } } else { Activity::Receiving };
         self.client.buffered = self.worker.input.take();
-        self.client.answering = None;
         Ok(Step::Leave)
     }
 
@@ -968,6 +970,9 @@ impl<'a> Turn<'a> {
         if !self.hold() {
             return self.too_much();
         }
+        if let Deadline::Idle(since) = deadline {
+            self.client.activity = Activity::Idle { since };
+        }
         Step::Park(deadline)
     }
 
@@ -975,14 +980,14 @@ impl<'a> Turn<'a> {
     /// may be held in all.
     fn hold(&mut self) -> bool {
         self.client.buffered = self.worker.input.take();
-        self.client.answering = match &self.client.progress.stage {
+        self.client.activity = match &self.client.progress.stage {
             Stage::Respond(response) if response.outgoing.ends_with_connection() => {
-                Some(Answering::UntilClose)
+                Activity::Responding(Cut::ShownByReset)
             }
-            Stage::Respond(_) => Some(Answering::Framed),
-            _ if !self.client.progress.unsent.is_empty() => Some(Answering::Framed),
-            Stage::Discard(_) => Some(Answering::Whole),
-            _ => None,
+            Stage::Respond(_) => Activity::Responding(Cut::ShownByFraming),
+            _ if !self.client.progress.unsent.is_empty() => Activity::Responding(Cut::ShownByFraming),
+            Stage::Discard(_) => Activity::Responding(Cut::Complete),
+            _ => Activity::Receiving,
         };
         let progress = &mut self.client.progress;
         let held = [

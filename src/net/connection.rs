@@ -1,0 +1,212 @@
+//! A connection: the value that moves between acceptor, queue and worker. It is owned by exactly one of them, moved and
+//! never shared. `P`, its progress, is what the protocol above knows of it; nothing here knows the protocol.
+//!
+//! A closing connection lingers (RFC 9112 §9.6): the last response is out, our side is shut, and what the client still
+//! sends is read and dropped, so that no reset takes the response from the client. This needs no worker: the acceptor
+//! does it, in pieces, for at most 2 s and 16 MiB.
+
+use std::fmt;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::base::close_reason::CloseReason;
+use crate::base::wait_group::Guard;
+use crate::net::conn_info::ConnInfo;
+use crate::net::slots::SlotId;
+use crate::net::stream::Stream;
+
+/// How much a closing connection may still send, and for how long, before it is cut off.
+const LINGER_BYTES: usize = 16 << 20;
+const LINGER: Duration = Duration::from_secs(2);
+/// The same for an idle connection, whose client closes when it sees that we have closed.
+const IDLE_LINGER: Duration = Duration::from_millis(500);
+/// How many reads are dropped at a time.
+const LINGER_READS: usize = 16;
+
+/// What is spoken on a connection, as far as another process can continue it.
+pub(crate) trait Portable: Default + fmt::Debug + Send + 'static {
+    /// The acceptor does not know whether client or server speaks next: a new connection goes to a worker before its
+    /// first byte, as does one that was idle for too long, and nothing is written without the program's order.
+    const OPAQUE: bool = false;
+
+    /// Whether it is between two requests, or in one that can be read again from its first byte, because `buffered`
+    /// bytes, and not more than `most`, are all of it.
+    fn is_portable(&self, buffered: usize, most: usize) -> bool;
+    /// Puts all bytes of an unfinished request into `buffered`; the result is when its first byte came.
+    fn pack(&mut self, buffered: &mut Vec<u8>) -> Option<Instant>;
+    /// The progress of a connection that was packed in another process.
+    fn unpack(begun: Option<Instant>) -> Self;
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub(crate) struct Connection<P> {
+    pub(crate) stream: Stream,
+    pub(crate) slot: SlotId,
+    /// The listener that accepted it.
+    pub(crate) listener: usize,
+    /// The handler, and so the workers, of that listener.
+    pub(crate) site: usize,
+    pub(crate) conn_info: Arc<ConnInfo>,
+    /// Bytes that were read and not used. Empty and without memory while it is idle.
+    pub(crate) buffered: Vec<u8>,
+    pub(crate) progress: P,
+    /// Held while a request has begun and its response is not complete.
+    pub(crate) guard: Option<Guard>,
+    /// Requests so far.
+    pub(crate) served: u64,
+    pub(crate) activity: Activity,
+    /// The client may have closed its side behind the bytes that wait; the poller does not report that again.
+    pub(crate) may_have_ended: bool,
+    /// The poller reports writability, too.
+    pub(crate) polls_write: bool,
+}
+
+/// What a connection was doing when a worker last had it: that decides how it ends when its time is over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Activity {
+    /// Between two requests, with nothing buffered.
+    Idle { since: Instant },
+    /// A request, or the first bytes of one, are being received, or it is new.
+    Receiving,
+    /// In the middle of a response: the client gets no other one.
+    Responding(Cut),
+    /// Only `linger_on` is to be called.
+    Lingering(Lingering),
+}
+
+/// How a client can tell that a response that stops here is incomplete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// Its length or its chunks show it.
+    ShownByFraming,
+    /// The response ends with the connection, so only a reset shows it.
+    ShownByReset,
+    /// It is complete; only the rest of the request is read.
+    Complete,
+}
+
+/// The end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lingering {
+    pub(crate) reason: CloseReason,
+    /// The end, whatever the client still sends.
+    pub(crate) until: Instant,
+    left: usize,
+}
+
+/// What a lingering connection did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Linger {
+    /// It has ended, or sent too much.
+    Over,
+    /// All that came is dropped.
+    Drained,
+    /// More has come.
+    More,
+}
+
+/// A connection in a worker's queue.
+#[derive(Debug)]
+pub(crate) struct Ready<P> {
+    pub(crate) connection: Box<Connection<P>>,
+    pub(crate) cause: Cause,
+}
+
+/// Why a connection needs a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// It is new, bytes came, or its socket takes bytes again.
+    Event,
+    /// It let others go first, and can continue at once.
+    Yielded,
+    /// The deadline of its parking passed, no worker had time for its response, or the process ends.
+    Expired,
+}
+
+impl<P> Ready<P> {
+    pub(crate) fn new(connection: Box<Connection<P>>, cause: Cause) -> Ready<P> {
+        Ready { connection, cause }
+    }
+}
+
+impl<P> Connection<P> {
+    pub(crate) fn new(
+        stream: Stream,
+        slot: SlotId,
+        (listener, site): (usize, usize),
+        conn_info: Arc<ConnInfo>,
+        progress: P,
+    ) -> Connection<P> {
+        Connection {
+            stream,
+            slot,
+            listener,
+            site,
+            conn_info,
+            buffered: Vec::new(),
+            progress,
+            guard: None,
+            served: 0,
+            activity: Activity::Receiving,
+            may_have_ended: false,
+            polls_write: false,
+        }
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.activity, Activity::Idle { .. })
+    }
+
+    /// Since when it is idle, which begins now if it was not.
+    pub(crate) fn idle_since(&mut self) -> Instant {
+        match self.activity {
+            Activity::Idle { since } => since,
+            _ => {
+                let since = Instant::now();
+                self.activity = Activity::Idle { since };
+                since
+            }
+        }
+    }
+
+    pub(crate) fn lingering(&self) -> Option<Lingering> {
+        match self.activity {
+            Activity::Lingering(lingering) => Some(lingering),
+            _ => None,
+        }
+    }
+
+    /// Shuts our side; only `linger_on` is to be called afterwards.
+    pub(crate) fn begin_lingering(&mut self, reason: CloseReason) {
+        self.linger_for(LINGER, reason);
+    }
+
+    /// The same for an idle connection: a request that is on its way is read and dropped, and not answered by a reset.
+    pub(crate) fn begin_end_of_idle(&mut self, reason: CloseReason) {
+        self.linger_for(IDLE_LINGER, reason);
+    }
+
+    fn linger_for(&mut self, time: Duration, reason: CloseReason) {
+        self.stream.shutdown_write();
+        let until = Instant::now() + time;
+        self.activity = Activity::Lingering(Lingering { reason, until, left: LINGER_BYTES });
+        self.buffered = Vec::new();
+        self.guard = None;
+    }
+
+    /// Drops some of what has come.
+    pub(crate) fn linger_on(&mut self) -> Linger {
+        let Activity::Lingering(lingering) = &mut self.activity else { return Linger::Over };
+        let mut buf = [0; 16 << 10];
+        for _ in 0..LINGER_READS {
+            match self.stream.read_raw(&mut buf) {
+                Ok(n) if n > 0 && n < lingering.left => lingering.left = lingering.left.saturating_sub(n),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Linger::Drained,
+                _ => return Linger::Over,
+            }
+        }
+        if Instant::now() < lingering.until { Linger::More } else { Linger::Over }
+    }
+}
