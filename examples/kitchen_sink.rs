@@ -18,7 +18,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{Event, Limits, RouteLimits, Timeouts, Upgraded, limited, sse};
+use heirloom::{Event, RouteLimits, Upgraded, limited, sse};
 
 const USAGE: &str =
     "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--unix PATH] [--admin ADDR]
@@ -36,7 +36,7 @@ fn main() -> Result<(), heirloom::Error> {
     let mut server = Server::new(router(&handle))
         .with_handle(handle)
         .workers(flags.workers)
-        .limits(Limits { body_bytes: 64 << 20, ..Limits::default() })
+        .limits(Limits::new().body_bytes(64 << 20))
         .timeouts(flags.timeouts);
     for name in flags.listen {
         server = server.listen(name);
@@ -252,13 +252,13 @@ impl Flags {
                 "--admin" => flags.admin = Some(value),
                 "--pid-file" => flags.pid_file = Some(value),
                 "--workers" => flags.workers = number()? as usize,
-                "--probation-ms" => flags.timeouts.probation = ms()?,
-                "--ready-timeout-ms" => flags.timeouts.ready = ms()?,
-                "--drain-timeout-ms" => flags.timeouts.drain = ms()?,
-                "--lame-duck-ms" => flags.timeouts.lame_duck = ms()?,
-                "--idle-grace-ms" => flags.timeouts.idle_grace = ms()?,
-                "--head-timeout-ms" => flags.timeouts.head = ms()?,
-                "--idle-timeout-ms" => flags.timeouts.idle = ms()?,
+                "--probation-ms" => flags.timeouts = flags.timeouts.probation(ms()?),
+                "--ready-timeout-ms" => flags.timeouts = flags.timeouts.ready(ms()?),
+                "--drain-timeout-ms" => flags.timeouts = flags.timeouts.drain(ms()?),
+                "--lame-duck-ms" => flags.timeouts = flags.timeouts.lame_duck(ms()?),
+                "--idle-grace-ms" => flags.timeouts = flags.timeouts.idle_grace(ms()?),
+                "--head-timeout-ms" => flags.timeouts = flags.timeouts.head(ms()?),
+                "--idle-timeout-ms" => flags.timeouts = flags.timeouts.idle(ms()?),
                 _ => return Err(format!("{flag}: not understood")),
             }
         }

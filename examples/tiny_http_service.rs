@@ -21,8 +21,8 @@
 use std::io::{self, Cursor, Read};
 use std::time::Duration;
 
+use heirloom::TinyHttp;
 use heirloom::prelude::*;
-use heirloom::{Limits, Timeouts, TinyHttp};
 use tiny_http::Response as TinyResponse;
 
 fn main() -> Result<(), heirloom::Error> {
@@ -33,7 +33,9 @@ fn main() -> Result<(), heirloom::Error> {
         match &*flag {
             "--listen" => listen = value,
             "--probation-ms" => {
-                timeouts.probation = value.parse().map(Duration::from_millis).unwrap_or(timeouts.probation);
+                if let Ok(ms) = value.parse() {
+                    timeouts = timeouts.probation(Duration::from_millis(ms));
+                }
             }
             _ => log::warn!("{flag} is not understood"),
         }
@@ -46,7 +48,7 @@ fn main() -> Result<(), heirloom::Error> {
             }
         }),
     );
-    let limits = Limits { body_bytes: 64 << 20, ..Default::default() };
+    let limits = Limits::new().body_bytes(64 << 20);
     Server::new(router).listen(listen).limits(limits).timeouts(timeouts).serve()
 }
 

@@ -232,7 +232,7 @@
 //!
 //! ```no_run
 //! use heirloom::prelude::*;
-//! use heirloom::{Handle, Timeouts, HandoverState};
+//! use heirloom::HandoverState;
 //! use std::time::Duration;
 //!
 //! # fn warm_up() -> Result<(), String> { Ok(()) }
@@ -247,7 +247,7 @@
 //!     });
 //!     Server::new(router)
 //!         .listen("127.0.0.1:8001")
-//!         .timeouts(Timeouts { drain: Duration::from_secs(20), ..Default::default() })
+//!         .timeouts(Timeouts::new().drain(Duration::from_secs(20)))
 //!         .before_ready(warm_up) // an error, and the old process serves on
 //!         .release_before_go(close_store) // in the old process
 //!         .acquire_after_go(|_: HandoverState| open_store()) // in the new one
@@ -266,10 +266,9 @@
 //!
 //! ```
 //! use heirloom::prelude::*;
-//! use heirloom::Limits;
 //! use std::io::{Read, Write};
 //!
-//! let limits = Limits { body_bytes: 10, ..Default::default() };
+//! let limits = Limits::new().body_bytes(10);
 //! let server = Server::new(|mut req: Request| req.text()).limits(limits).listen("127.0.0.1:0").spawn().unwrap();
 //! let mut client = std::net::TcpStream::connect(server.addresses()[0]).unwrap();
 //! client.write_all(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 11\r\n\r\nhello world").unwrap();

@@ -56,14 +56,14 @@ fn every_refusal_is_said_counted_and_logged() {
     let get = |fields: &str| format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
     let post = |path: &str, fields: &str| format!("POST {path} HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
     let chunked = |path: &str, body: &str| post(path, "Transfer-Encoding: chunked\r\n") + body;
-    let slow_heads = || with_timeouts(Timeouts { head: soon, ..quick() });
-    let slow_bodies = || with_timeouts(Timeouts { body_stall: soon, ..quick() });
+    let slow_heads = || with_timeouts(quick().head(soon));
+    let slow_bodies = || with_timeouts(quick().body_stall(soon));
     let limited = |limits: Limits| Fixture::with(|server| server.limits(limits));
-    let small = || limited(Limits { body_bytes: 10, ..Limits::default() });
-    let busy = Fixture::with(|server| server.workers(1).timeouts(Timeouts { queue_wait: soon, ..quick() }));
+    let small = || limited(Limits::new().body_bytes(10));
+    let busy = Fixture::with(|server| server.workers(1).timeouts(quick().queue_wait(soon)));
     busy.client().send(support::get("/wait"));
     busy.gate().wait_for(1);
-    let alone = limited(Limits { connections_per_peer: Some(0), ..Limits::default() });
+    let alone = limited(Limits::new().connections_per_peer(0));
     let nowhere = Fixture::with(|server| server.temp_dir("/nowhere/at/all"));
     let long = "x".repeat(70_000);
 
@@ -93,8 +93,8 @@ fn every_refusal_is_said_counted_and_logged() {
         refused(501, R::Refused, &long, Fixture::new()),
         refused(503, R::Overload, get(""), busy),
         refused(503, R::PeerLimit, get(""), alone),
-        refused(503, R::Overload, get(&format!("X: {}", &long[..60_000])), limited(Limits { buffered_bytes: 10_000, ..Limits::default() })),
-        refused(503, R::BodyUnread, post("/echo", "Content-Length: 70000\r\n") + &long, limited(Limits { temporary_bytes: 10, ..Limits::default() })),
+        refused(503, R::Overload, get(&format!("X: {}", &long[..60_000])), limited(Limits::new().buffered_bytes(10_000))),
+        refused(503, R::BodyUnread, post("/echo", "Content-Length: 70000\r\n") + &long, limited(Limits::new().temporary_bytes(10))),
         refused(505, R::Refused, "GET / HTTP/2.0\r\nHost: h\r\n\r\n", Fixture::new()),
         refused(507, R::BodyUnread, post("/echo", "Content-Length: 70000\r\n") + &long, nowhere),
     ];

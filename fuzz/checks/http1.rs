@@ -6,17 +6,15 @@ use crate::http::codec::{Decoder, Framing, Head, Refusal, Scan, head as parser};
 
 /// Limits that short inputs reach.
 pub(super) fn tight() -> Limits {
-    Limits {
-        head_bytes: 400,
-        head_fields: 8,
-        target_bytes: 60,
-        body_memory_bytes: 48,
-        body_bytes: 200,
-        discard_bytes: 100,
-        requests_per_connection: 20,
-        connections: 1,
-        ..Limits::default()
-    }
+    Limits::new()
+        .head_bytes(400)
+        .head_fields(8)
+        .target_bytes(60)
+        .body_memory_bytes(48)
+        .body_bytes(200)
+        .discard_bytes(100)
+        .requests_per_connection(20)
+        .connections(1)
 }
 
 /// The input after its instructions: how many cuts, then where, in 256ths of what follows.

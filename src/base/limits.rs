@@ -1,82 +1,183 @@
-//! What bounds a server: sizes in [`Limits`], durations in [`Timeouts`]. Plain data; each field
-//! says its default and why.
+//! What bounds a server: sizes and counts in [`Limits`], durations in [`Timeouts`].
+//!
+//! Both will grow: their fields are private and set by methods, so that a new limit breaks no program. "No limit" is
+//! `None` everywhere. A bound that would leave every client without an answer is refused at the start, since it is a
+//! mistake.
 
 use std::time::Duration;
 
 use super::error::{Error, Kind};
 
-/// Sizes and counts that bound one server. Where 0 would leave every client without an answer, it is an error of
-/// [`Server::serve`](crate::Server::serve); elsewhere it means what its field says.
+/// Sizes and counts that bound one server.
+///
+/// Where there can be no limit, `None` is none. A 0 that would leave every client without an answer is an error of
+/// [`Server::serve`](crate::Server::serve); elsewhere it means what its method says.
 ///
 /// ```
-/// let limits = heirloom::Limits { body_bytes: 64 << 20, ..Default::default() };
+/// let limits = heirloom::Limits::new().body_bytes(64 << 20).requests_per_connection(1_000);
 /// # let _ = limits;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
 pub struct Limits {
-    /// Bytes of a request head, request line and final empty line included. Default 64 KiB;
-    /// above it 431.
-    pub head_bytes: usize,
-    /// Fields of a request head, and of a trailer section. Default 100; above it 431.
-    pub head_fields: usize,
-    /// Bytes of a request target. Default 8 KiB; above it 414 (RFC 9110 §4.1 asks for at least
-    /// 8,000).
-    pub target_bytes: usize,
-    /// Bytes of a request body kept in memory; what is longer goes to an unlinked temporary file.
-    /// Default 64 KiB. 0: all go to files.
-    pub body_memory_bytes: usize,
-    /// Bytes of a request body. Default 2 MiB; above it 413. 0: no bodies.
-    pub body_bytes: u64,
-    /// Bytes of a body that the handler left unread and that are still read, and dropped, so that
-    /// the connection can be kept. Default 256 KiB; above it the connection closes, with 0 whenever a body is left.
-    pub discard_bytes: u64,
-    /// Bytes that connections may hold in memory, all together, while no worker has them: what has
-    /// come of requests, and what clients have not taken of responses, but for a body that a handler
-    /// returned in one piece, which may be shared. Default 64 MiB. Beyond it bodies go to temporary
-    /// files at once; other requests get 503, and who is slow to take a response is closed. 0: that is what happens
-    /// to all that does not come, or go, in one piece.
-    pub buffered_bytes: u64,
-    /// Bytes that request bodies may hold in temporary files, all together. Default 1 GiB; above it
-    /// 503. Where the disk is full before that: 507. 0: no such files.
-    pub temporary_bytes: u64,
-    /// Bytes a second of a request body that a client must keep up with on average, after
-    /// [`Timeouts::rate_grace`]. Default 256; below it 408. 0 for none.
-    pub body_rate: u64,
-    /// Bytes a second of a response that a client must take on average, after
-    /// [`Timeouts::rate_grace`] of waiting for it; what the response's source takes is not counted.
-    /// Default 256; below it the connection is closed. 0 for none.
-    pub response_rate: u64,
-    /// Connections open at once over all listeners. Default 16,384, and never more than the
-    /// process's NOFILE limit allows; at the limit no more are accepted and the kernel's backlog
-    /// pushes back.
-    pub connections: usize,
-    /// Connections open at once on one listener. Default: no limit of its own; at the limit no more are
-    /// accepted there, and the kernel's backlog pushes back. Listeners of operators are not bound by it.
-    pub connections_per_listener: usize,
-    /// Connections that one address may have open at once, a /64 being one address of IPv6. Default: no
-    /// limit, since all clients behind one proxy have its address. Above it 503, and closed. Connections by a unix
-    /// socket have no address, and those by a listener of operators are not counted. `Some(0)` refuses all others.
-    pub connections_per_peer: Option<usize>,
-    /// Requests served on one connection before it is closed, announced. Default: no limit.
-    pub requests_per_connection: u64,
-    /// Share of the workers, in per cent, that may run streaming uploads at once. Default 50; at
-    /// least one worker, and all with 100, which is the most that may be said.
-    pub streaming_percent: u8,
-    /// Threads for event streams and hijacked connections. Default 256; above it 503. 0: there are none.
-    pub detached_threads: usize,
+    pub(crate) head_bytes: usize,
+    pub(crate) head_fields: usize,
+    pub(crate) target_bytes: usize,
+    pub(crate) body_memory_bytes: usize,
+    pub(crate) body_bytes: u64,
+    pub(crate) discard_bytes: u64,
+    pub(crate) buffered_bytes: u64,
+    pub(crate) temporary_bytes: u64,
+    pub(crate) body_rate: Option<u64>,
+    pub(crate) response_rate: Option<u64>,
+    pub(crate) connections: usize,
+    pub(crate) connections_per_listener: Option<usize>,
+    pub(crate) connections_per_peer: Option<usize>,
+    pub(crate) requests_per_connection: Option<u64>,
+    pub(crate) streaming_percent: u8,
+    pub(crate) detached_threads: usize,
 }
 
 impl Limits {
+    /// The defaults.
+    pub fn new() -> Limits {
+        Limits::default()
+    }
+
+    /// Bytes of a request head, including the request line and the final empty line. Default 64 KiB; above it 431.
+    pub fn head_bytes(mut self, bytes: usize) -> Limits {
+        self.head_bytes = bytes;
+        self
+    }
+
+    /// Fields of a request head, and of a trailer section. Default 100; above it 431.
+    pub fn head_fields(mut self, fields: usize) -> Limits {
+        self.head_fields = fields;
+        self
+    }
+
+    /// Bytes of a request target. Default 8 KiB; above it 414 (RFC 9110 §4.1 asks for at least 8,000).
+    pub fn target_bytes(mut self, bytes: usize) -> Limits {
+        self.target_bytes = bytes;
+        self
+    }
+
+    /// Bytes of a request body that are kept in memory; a longer body goes to an unlinked temporary file. Default
+    /// 64 KiB. 0: every body goes to a file.
+    pub fn body_memory_bytes(mut self, bytes: usize) -> Limits {
+        self.body_memory_bytes = bytes;
+        self
+    }
+
+    /// Bytes of a request body. Default 2 MiB; above it 413. 0: no bodies.
+    pub fn body_bytes(mut self, bytes: u64) -> Limits {
+        self.body_bytes = bytes;
+        self
+    }
+
+    /// Bytes of a body that the handler left unread and that are still read, and dropped, so that the connection can
+    /// be kept. Default 256 KiB; above it the connection is closed. 0: it is closed whenever a body is left unread.
+    pub fn discard_bytes(mut self, bytes: u64) -> Limits {
+        self.discard_bytes = bytes;
+        self
+    }
+
+    /// Total bytes buffered for partially received requests and unsent responses, while no worker has the
+    /// connection. Bodies that a handler returned as one `Bytes` are not counted, because they may be shared.
+    /// Default 64 MiB. Beyond it request bodies go to temporary files at once, other requests get 503, and a client
+    /// that is slow to read its response is closed. 0: this happens to everything that is not received, or sent, in
+    /// one piece.
+    pub fn buffered_bytes(mut self, bytes: u64) -> Limits {
+        self.buffered_bytes = bytes;
+        self
+    }
+
+    /// Total bytes of request bodies in temporary files. Default 1 GiB; above it 503. If the disk is full before
+    /// that: 507. 0: no such files.
+    pub fn temporary_bytes(mut self, bytes: u64) -> Limits {
+        self.temporary_bytes = bytes;
+        self
+    }
+
+    /// Bytes a second of a request body that a client must send on average, after [`Timeouts::rate_grace`]. Default
+    /// 256; below it 408. `None`: no such limit.
+    pub fn body_rate(mut self, bytes: impl Into<Option<u64>>) -> Limits {
+        self.body_rate = bytes.into();
+        self
+    }
+
+    /// Bytes a second of a response that a client must read on average, after [`Timeouts::rate_grace`] of waiting
+    /// for it; time that the response's source takes is not counted. Default 256; below it the connection is
+    /// closed. `None`: no such limit.
+    pub fn response_rate(mut self, bytes: impl Into<Option<u64>>) -> Limits {
+        self.response_rate = bytes.into();
+        self
+    }
+
+    /// Connections open at once over all listeners. Default 16,384, and never more than the process's NOFILE limit
+    /// allows. At the limit no more are accepted; new clients wait in the kernel's backlog.
+    pub fn connections(mut self, connections: usize) -> Limits {
+        self.connections = connections;
+        self
+    }
+
+    /// Connections open at once on one listener. Default: no limit of its own. At the limit no more are accepted
+    /// there; new clients wait in the kernel's backlog. It does not bind admin listeners.
+    pub fn connections_per_listener(mut self, connections: impl Into<Option<usize>>) -> Limits {
+        self.connections_per_listener = connections.into();
+        self
+    }
+
+    /// Connections that one address may have open at once; a /64 counts as one IPv6 address. Default: no limit,
+    /// since all clients behind one proxy have its address. Above it 503, and closed. Connections on unix sockets
+    /// have no address, and those to an admin listener are not counted. 0 refuses all others.
+    pub fn connections_per_peer(mut self, connections: impl Into<Option<usize>>) -> Limits {
+        self.connections_per_peer = connections.into();
+        self
+    }
+
+    /// Requests served on one connection before it is closed; the last response announces the close. Default: no
+    /// limit.
+    pub fn requests_per_connection(mut self, requests: impl Into<Option<u64>>) -> Limits {
+        self.requests_per_connection = requests.into();
+        self
+    }
+
+    /// Share of the workers, in per cent, that may run streaming uploads at once. Default 50; always at least one
+    /// worker. At most 100.
+    pub fn streaming_percent(mut self, percent: u8) -> Limits {
+        self.streaming_percent = percent;
+        self
+    }
+
+    /// Threads for event streams, WebSockets and other upgraded connections. Default 256; above it 503. 0: there are
+    /// none.
+    pub fn detached_threads(mut self, threads: usize) -> Limits {
+        self.detached_threads = threads;
+        self
+    }
+
+    /// Whether a connection with `served` requests has had its last one.
+    pub(crate) fn is_last_request(&self, served: u64) -> bool {
+        self.requests_per_connection.is_some_and(|most| served >= most)
+    }
+
     /// # Errors
-    /// What can't be meant, since nobody would be answered.
+    /// A bound by which no client would be answered.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let zeros = [
             ("head_bytes", self.head_bytes == 0, "no request would fit"),
             ("head_fields", self.head_fields == 0, "no request would fit, for each has a Host field"),
             ("target_bytes", self.target_bytes == 0, "no request would fit"),
+            ("body_rate", self.body_rate == Some(0), "None is no limit"),
+            ("response_rate", self.response_rate == Some(0), "None is no limit"),
             ("connections", self.connections == 0, "nobody could connect"),
-            ("connections_per_listener", self.connections_per_listener == 0, "nobody could connect"),
-            ("requests_per_connection", self.requests_per_connection == 0, "no request would be answered"),
+            ("connections_per_listener", self.connections_per_listener == Some(0), "nobody could connect"),
+            (
+                "requests_per_connection",
+                self.requests_per_connection == Some(0),
+                "no request would be answered",
+            ),
         ];
         if let Some((name, _, why)) = zeros.iter().find(|(_, is_zero, _)| *is_zero) {
             return Err(Error::new(Kind::Config, format!("Limits::{name} is 0: {why}")));
@@ -102,12 +203,12 @@ impl Default for Limits {
             discard_bytes: 256 << 10,
             buffered_bytes: 64 << 20,
             temporary_bytes: 1 << 30,
-            body_rate: 256,
-            response_rate: 256,
+            body_rate: Some(256),
+            response_rate: Some(256),
             connections: 16_384,
-            connections_per_listener: usize::MAX,
+            connections_per_listener: None,
             connections_per_peer: None,
-            requests_per_connection: u64::MAX,
+            requests_per_connection: None,
             streaming_percent: 50,
             detached_threads: 256,
         }
@@ -115,45 +216,117 @@ impl Default for Limits {
 }
 
 /// Durations that bound one server. Deadlines of connections are kept to a quarter of a second.
-/// `Duration::MAX` is never. Where zero would cut off every client, or every successor, it is an error of
+///
+/// `None` is no limit. A zero that would cut off every client, or every successor, is an error of
 /// [`Server::serve`](crate::Server::serve).
+///
+/// ```
+/// use std::time::Duration;
+/// let timeouts = heirloom::Timeouts::new().drain(Duration::from_secs(20)).queue_wait(None);
+/// # let _ = timeouts;
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
 pub struct Timeouts {
-    /// From the first byte of a request head to its last. Default 10 s; then 408.
-    pub head: Duration,
-    /// Between two requests of a connection, and before the first. Default 75 s; then closed. It is longer
-    /// than the 60 s of common balancers, so that the balancer closes idle connections: if both close at
-    /// the same time, a request that the balancer sends meets a closed connection.
-    pub idle: Duration,
-    /// Without a byte of a request body. Default 30 s; then 408.
-    pub body_stall: Duration,
-    /// Without a byte of a response taken by the client. Default 30 s; then closed.
-    pub response_stall: Duration,
-    /// Before a client's rate counts: [`Limits::body_rate`], [`Limits::response_rate`]. Default 10 s. Zero: at
-    /// once.
-    pub rate_grace: Duration,
-    /// In the queue, waiting for a worker. Default 30 s; then 503 with `Retry-After`.
-    pub queue_wait: Duration,
-    /// From the start of a successor until it is prepared to serve. Default 60 s; then it is
-    /// killed and the old generation serves on.
-    pub ready: Duration,
-    /// During which a successor that dies or fails is rolled back. Default 2 s; may be zero.
-    pub probation: Duration,
-    /// From the start of a drain to the drain deadline. Default 60 s. Zero: what is in flight is cut at once.
-    pub drain: Duration,
-    /// At a stop: how long readiness says no while connections are still accepted. Default 0 s.
-    pub lame_duck: Duration,
-    /// At a drain: how long an idle connection is kept for one more request, which is answered
-    /// with `Connection: close`. Default 5 s.
-    pub idle_grace: Duration,
+    pub(crate) head: Duration,
+    pub(crate) idle: Duration,
+    pub(crate) body_stall: Duration,
+    pub(crate) response_stall: Duration,
+    pub(crate) rate_grace: Duration,
+    pub(crate) queue_wait: Duration,
+    pub(crate) ready: Duration,
+    pub(crate) probation: Duration,
+    pub(crate) drain: Duration,
+    pub(crate) lame_duck: Duration,
+    pub(crate) idle_grace: Duration,
 }
 
 /// Longer than a process lives, and short enough to be added to any [`Instant`](std::time::Instant).
 pub(crate) const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
+/// `None` is never. So is what is too long to be added to an instant.
+pub(crate) fn within_reach(time: impl Into<Option<Duration>>) -> Duration {
+    time.into().unwrap_or(FAR).min(FAR)
+}
+
 impl Timeouts {
+    /// The defaults.
+    pub fn new() -> Timeouts {
+        Timeouts::default()
+    }
+
+    /// From the first byte of a request head to its last. Default 10 s; then 408.
+    pub fn head(mut self, time: impl Into<Option<Duration>>) -> Timeouts {
+        self.head = within_reach(time);
+        self
+    }
+
+    /// Between two requests of a connection, and before the first. Default 75 s; then closed. This is longer than
+    /// the 60 s of common load balancers, so that the balancer closes idle connections: if both close at the same
+    /// time, a request that the balancer sends meets a closed connection.
+    pub fn idle(mut self, time: impl Into<Option<Duration>>) -> Timeouts {
+        self.idle = within_reach(time);
+        self
+    }
+
+    /// Without a byte of a request body. Default 30 s; then 408.
+    pub fn body_stall(mut self, time: impl Into<Option<Duration>>) -> Timeouts {
+        self.body_stall = within_reach(time);
+        self
+    }
+
+    /// Without the client reading a byte of a response. Default 30 s; then closed.
+    pub fn response_stall(mut self, time: impl Into<Option<Duration>>) -> Timeouts {
+        self.response_stall = within_reach(time);
+        self
+    }
+
+    /// Before a client's rate counts: [`Limits::body_rate`], [`Limits::response_rate`]. Default 10 s. Zero: at once.
+    pub fn rate_grace(mut self, time: impl Into<Option<Duration>>) -> Timeouts {
+        self.rate_grace = within_reach(time);
+        self
+    }
+
+    /// In the queue, waiting for a worker. Default 30 s; then 503 with `Retry-After`.
+    pub fn queue_wait(mut self, time: impl Into<Option<Duration>>) -> Timeouts {
+        self.queue_wait = within_reach(time);
+        self
+    }
+
+    /// From the start of a successor until it is prepared to serve. Default 60 s; then it is killed and the old
+    /// generation serves on.
+    pub fn ready(mut self, time: impl Into<Option<Duration>>) -> Timeouts {
+        self.ready = within_reach(time);
+        self
+    }
+
+    /// During which a successor that dies or fails is rolled back. Default 2 s; may be zero.
+    pub fn probation(mut self, time: impl Into<Option<Duration>>) -> Timeouts {
+        self.probation = within_reach(time);
+        self
+    }
+
+    /// From the start of a drain to the drain deadline. Default 60 s. Zero: requests in flight are aborted at once.
+    pub fn drain(mut self, time: impl Into<Option<Duration>>) -> Timeouts {
+        self.drain = within_reach(time);
+        self
+    }
+
+    /// At a stop: how long `/readyz` says no while connections are still accepted. Default 0 s.
+    pub fn lame_duck(mut self, time: impl Into<Option<Duration>>) -> Timeouts {
+        self.lame_duck = within_reach(time);
+        self
+    }
+
+    /// At a drain: how long an idle connection is kept for one more request, which is answered with
+    /// `Connection: close`. Default 5 s.
+    pub fn idle_grace(mut self, time: impl Into<Option<Duration>>) -> Timeouts {
+        self.idle_grace = within_reach(time);
+        self
+    }
+
     /// # Errors
-    /// What can't be meant.
+    /// A time that has always run out.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let times = [
             ("head", self.head),
@@ -165,28 +338,10 @@ impl Timeouts {
         ];
         match times.iter().find(|(_, time)| time.is_zero()) {
             Some((name, _)) => {
-                let text =
-                    format!("Timeouts::{name} is zero: it would always have run out; Duration::MAX is never");
+                let text = format!("Timeouts::{name} is zero: it would always have run out; None is never");
                 Err(Error::new(Kind::Config, text))
             }
             None => Ok(()),
-        }
-    }
-
-    /// Each no longer than can be counted: `Duration::MAX` for "never" is no mistake.
-    pub(crate) fn within_reach(self) -> Timeouts {
-        Timeouts {
-            head: self.head.min(FAR),
-            idle: self.idle.min(FAR),
-            body_stall: self.body_stall.min(FAR),
-            response_stall: self.response_stall.min(FAR),
-            rate_grace: self.rate_grace.min(FAR),
-            queue_wait: self.queue_wait.min(FAR),
-            ready: self.ready.min(FAR),
-            probation: self.probation.min(FAR),
-            drain: self.drain.min(FAR),
-            lame_duck: self.lame_duck.min(FAR),
-            idle_grace: self.idle_grace.min(FAR),
         }
     }
 }
@@ -229,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_meant() {
+    fn mistakes_are_refused() {
         let is_error = |limits: Limits, name: &str| {
             let said = limits.check().unwrap_err().to_string();
             assert!(said.starts_with(&format!("Limits::{name} is ")), "{said}");
@@ -238,8 +393,13 @@ mod tests {
         is_error(Limits { head_fields: 0, ..Limits::default() }, "head_fields");
         is_error(Limits { target_bytes: 0, ..Limits::default() }, "target_bytes");
         is_error(Limits { connections: 0, ..Limits::default() }, "connections");
-        is_error(Limits { connections_per_listener: 0, ..Limits::default() }, "connections_per_listener");
-        is_error(Limits { requests_per_connection: 0, ..Limits::default() }, "requests_per_connection");
+        is_error(
+            Limits { connections_per_listener: Some(0), ..Limits::default() },
+            "connections_per_listener",
+        );
+        is_error(Limits { requests_per_connection: Some(0), ..Limits::default() }, "requests_per_connection");
+        is_error(Limits::new().body_rate(0), "body_rate");
+        is_error(Limits::new().response_rate(0), "response_rate");
         is_error(Limits { streaming_percent: 101, ..Limits::default() }, "streaming_percent");
         let least = Limits {
             head_bytes: 1,
@@ -250,12 +410,12 @@ mod tests {
             discard_bytes: 0,
             buffered_bytes: 0,
             temporary_bytes: 0,
-            body_rate: 0,
-            response_rate: 0,
+            body_rate: Some(1),
+            response_rate: None,
             connections: 1,
-            connections_per_listener: 1,
+            connections_per_listener: Some(1),
             connections_per_peer: Some(0),
-            requests_per_connection: 1,
+            requests_per_connection: Some(1),
             streaming_percent: 0,
             detached_threads: 0,
         };
@@ -296,8 +456,8 @@ mod tests {
             ("discard_bytes", bytes(l.discard_bytes)),
             ("buffered_bytes", bytes(l.buffered_bytes)),
             ("temporary_bytes", bytes(l.temporary_bytes)),
-            ("body_rate", rate(l.body_rate)),
-            ("response_rate", rate(l.response_rate)),
+            ("body_rate", rate(l.body_rate.unwrap())),
+            ("response_rate", rate(l.response_rate.unwrap())),
             ("connections", format!("{},{:03}", l.connections / 1_000, l.connections % 1_000)),
             ("streaming_percent", l.streaming_percent.to_string()),
             ("detached_threads", l.detached_threads.to_string()),
@@ -320,8 +480,8 @@ mod tests {
                 said.strip_prefix(&value).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', ',']));
             assert!(goes_on, "{name}: {value} is documented as {said:?}");
         }
-        assert_eq!((l.connections_per_listener, l.connections_per_peer), (usize::MAX, None));
-        assert_eq!(l.requests_per_connection, u64::MAX);
+        assert_eq!((l.connections_per_listener, l.connections_per_peer), (None, None));
+        assert_eq!(l.requests_per_connection, None);
         for name in ["connections_per_listener", "connections_per_peer", "requests_per_connection"] {
             assert!(cell(page, &format!("`{name}`")).starts_with("no limit"), "{name}");
         }
@@ -346,7 +506,7 @@ mod tests {
                     "{}; {} without a byte; {} after {}",
                     bytes(l.body_bytes),
                     secs(t.body_stall),
-                    rate(l.body_rate),
+                    rate(l.body_rate.unwrap()),
                     secs(t.rate_grace)
                 ),
             ),
@@ -360,7 +520,7 @@ mod tests {
                 format!(
                     "{} without a byte; {} after {} of waiting",
                     secs(t.response_stall),
-                    rate(l.response_rate),
+                    rate(l.response_rate.unwrap()),
                     secs(t.rate_grace)
                 ),
             ),

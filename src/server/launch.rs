@@ -413,7 +413,6 @@ fn start<B: Business>(
         shared_out(nofile(), launch.limits.connections, plan.lanes.workers.len(), plan.listen.len());
     launch.limits.connections = connections;
     let descriptors = Budget::new(extra);
-    launch.timeouts = launch.timeouts.within_reach();
     let pid_file = launch.pid_file.as_deref().map(usable_pid_file).transpose()?;
     let inherited = inheritance.map(|i| std::mem::take(&mut i.listeners)).unwrap_or_default();
     let mut bound = Bound(Vec::new());

@@ -119,7 +119,7 @@ fn a_parked_one_comes_back_when_there_is_something_to_read_and_only_then() {
 
 #[test]
 fn one_that_is_parked_for_too_long_comes_back_for_a_last_word() {
-    let timeouts = Timeouts { idle: Duration::from_millis(50), ..Default::default() };
+    let timeouts = Timeouts::new().idle(Duration::from_millis(50));
     let (running, given) = give(StreamServer::new().timeouts(timeouts));
     let client = connect(&running);
     given.recv_timeout(DEADLINE).unwrap().park().unwrap();
@@ -133,7 +133,7 @@ fn one_that_is_parked_for_too_long_comes_back_for_a_last_word() {
 
 #[test]
 fn in_a_drain_nothing_is_parked_and_who_was_parked_gets_a_last_word() {
-    let timeouts = Timeouts { idle_grace: Duration::from_millis(300), ..Default::default() };
+    let timeouts = Timeouts::new().idle_grace(Duration::from_millis(300));
     let (running, given) = give(StreamServer::new().timeouts(timeouts));
     let (parked, held) = (connect(&running), connect(&running));
     let mut connections = [(); 2].map(|()| Some(given.recv_timeout(DEADLINE).unwrap()));
@@ -193,8 +193,8 @@ fn a_panic_resets_so_that_no_answer_looks_whole() {
 
 #[test]
 fn who_waits_too_long_for_a_thread_or_is_one_too_many_is_told() {
-    let timeouts = Timeouts { queue_wait: Duration::from_secs(1), ..Default::default() };
-    let limits = Limits { connections_per_peer: Some(2), ..Default::default() };
+    let timeouts = Timeouts::new().queue_wait(Duration::from_secs(1));
+    let limits = Limits::new().connections_per_peer(2);
     let (release, held) = channel::<()>();
     let lifecycle =
         StreamServer::new().listen("127.0.0.1:0").timeouts(timeouts).limits(limits).busy("BUSY\n");

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use heirloom::CloseReason;
 use heirloom::prelude::*;
-use heirloom::{CloseReason, Limits, Timeouts};
 
 use crate::support::*;
 
@@ -30,7 +30,7 @@ fn expect_last(client: &mut Client, status: u16) {
 
 #[test]
 fn half_received_heads_hold_no_more_than_the_memory_they_may() {
-    let fixture = with_limits(Limits { buffered_bytes: 100 << 10, ..Limits::default() });
+    let fixture = with_limits(Limits::new().buffered_bytes(100 << 10));
     let mut clients: Vec<Client> = (0..5).map(|_| fixture.client()).collect();
     for (n, client) in (1..).zip(&mut clients) {
         client.send(half_a_head(20 * KIB));
@@ -80,7 +80,7 @@ fn heads_and_trailers_that_wait_for_the_rest_of_a_body_count() {
         "POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Long: {long}"
     );
     for request in [after_head, in_trailers] {
-        let fixture = with_limits(Limits { buffered_bytes: 100_000, ..Limits::default() });
+        let fixture = with_limits(Limits::new().buffered_bytes(100_000));
         expect_room_for_two(&fixture, request.as_bytes(), CloseReason::Overload);
     }
     // Many short fields take more room than they have bytes.
@@ -96,7 +96,7 @@ fn heads_and_trailers_that_wait_for_the_rest_of_a_body_count() {
 
 #[test]
 fn uploads_that_wait_for_a_worker_count() {
-    let limits = Limits { buffered_bytes: 100_000, ..Limits::default() };
+    let limits = Limits::new().buffered_bytes(100_000);
     let fixture = Fixture::with(|server| server.workers(2).limits(limits));
     let mut first = fixture.client();
     first.send(post("/discard/wait", b"x"));
@@ -205,7 +205,7 @@ fn a_client_that_pipelines_slow_requests_has_turns_like_others() {
 
 #[test]
 fn bodies_beyond_the_memory_go_to_files_and_are_served() {
-    let fixture = with_limits(Limits { buffered_bytes: 100 << 10, ..Limits::default() });
+    let fixture = with_limits(Limits::new().buffered_bytes(100 << 10));
     let body: Vec<u8> = (0..60 * KIB).map(|n| n.to_le_bytes()[0]).collect();
     let request = post("/echo", &body);
     let mut clients: Vec<Client> = (0..6).map(|_| fixture.client()).collect();
@@ -227,7 +227,7 @@ fn bodies_beyond_the_memory_go_to_files_and_are_served() {
 
 #[test]
 fn temporary_files_hold_no_more_than_they_may() {
-    let fixture = with_limits(Limits { temporary_bytes: 1 << 20, ..Limits::default() });
+    let fixture = with_limits(Limits::new().temporary_bytes(1 << 20));
     let body = vec![b'b'; 700 * KIB];
     let request = post("/echo", &body);
     let mut first = fixture.client();
@@ -247,7 +247,7 @@ fn temporary_files_hold_no_more_than_they_may() {
 /// A file is held until its last byte is out, by a client that does not take it, too.
 #[test]
 fn a_body_that_goes_back_to_a_slow_client_counts_until_it_is_taken() {
-    let fixture = with_limits(Limits { body_bytes: 64 << 20, ..Limits::default() });
+    let fixture = with_limits(Limits::new().body_bytes(64 << 20));
     let mut client = Client::narrow(fixture.address());
     let body = vec![b'b'; 20 << 20];
     client.send(post("/echo", &body));
@@ -270,7 +270,7 @@ fn a_folder_for_files_that_is_not_there_costs_long_bodies_only() {
 #[test]
 fn a_listener_may_have_a_limit_of_its_own() {
     let fixture = Fixture::with(|server| {
-        server.listen("127.0.0.2:0").limits(Limits { connections_per_listener: 2, ..Limits::default() })
+        server.listen("127.0.0.2:0").limits(Limits::new().connections_per_listener(2))
     });
     let other = fixture.running().addresses()[1];
     let mut clients = [fixture.client(), fixture.client()];
@@ -287,7 +287,7 @@ fn a_listener_may_have_a_limit_of_its_own() {
 /// What keeps strangers out does not keep out who has to look into it: a monitor, on the same host as a proxy, say.
 #[test]
 fn limits_of_listeners_and_peers_do_not_bind_operators() {
-    let limits = Limits { connections_per_listener: 2, connections_per_peer: Some(1), ..Limits::default() };
+    let limits = Limits::new().connections_per_listener(2).connections_per_peer(1);
     let fixture = Fixture::with(|server| server.listen("127.0.0.2:0").limits(limits).admin("127.0.0.1:0"));
     let addresses = fixture.running().addresses().to_vec();
     let mut operators: Vec<Client> = (0..5).map(|_| Client::to(addresses[2])).collect();
@@ -300,7 +300,7 @@ fn limits_of_listeners_and_peers_do_not_bind_operators() {
     let mut second = fixture.client();
     assert_eq!(second.reply().status, 503);
     // A listener that is full, and is open again: the others are not looked at as full, too.
-    let alone = Limits { connections_per_listener: 1, ..Limits::default() };
+    let alone = Limits::new().connections_per_listener(1);
     let fixture = Fixture::with(|server| server.limits(alone).admin("127.0.0.1:0"));
     let admin = fixture.running().addresses()[1];
     let (mut held, mut operator) = (fixture.client(), Client::to(admin));
@@ -323,62 +323,57 @@ fn limits_by_which_nobody_would_be_answered_are_errors_at_the_start() {
         error.to_string()
     };
     let server = || Server::new(|_: Request| "");
-    let limits = Limits { connections: 0, ..Limits::default() };
+    let limits = Limits::new().connections(0);
     assert_eq!(refused(server().limits(limits)), "Limits::connections is 0: nobody could connect");
-    let timeouts = Timeouts { idle: Duration::ZERO, ..Timeouts::default() };
+    let timeouts = Timeouts::new().idle(Duration::ZERO);
     assert!(refused(server().timeouts(timeouts)).starts_with("Timeouts::idle is zero"));
     assert!(refused(server().workers(0)).contains("needs a worker"));
     assert!(refused(server().stack_bytes(0)).contains("stack"));
     // The least that may be said serves.
-    let limits = Limits {
-        head_fields: 1,
-        body_memory_bytes: 0,
-        body_bytes: 0,
-        discard_bytes: 0,
-        temporary_bytes: 0,
-        connections: 1,
-        connections_per_listener: 1,
-        requests_per_connection: 1,
-        streaming_percent: 0,
-        detached_threads: 0,
-        ..Limits::default()
-    };
+    let limits = Limits::new()
+        .head_fields(1)
+        .body_memory_bytes(0)
+        .body_bytes(0)
+        .discard_bytes(0)
+        .temporary_bytes(0)
+        .connections(1)
+        .connections_per_listener(1)
+        .requests_per_connection(1)
+        .streaming_percent(0)
+        .detached_threads(0);
     let fixture = Fixture::with(|server| server.limits(limits).workers(1).stack_bytes(64 << 10));
     let mut client = fixture.client();
     let reply = client.get("/");
     assert_eq!((reply.said(), reply.closes()), ("200 Hello, World!".to_owned(), true));
     // So does the most.
-    let limits = Limits {
-        head_bytes: usize::MAX,
-        head_fields: usize::MAX,
-        target_bytes: usize::MAX,
-        body_memory_bytes: usize::MAX,
-        body_bytes: u64::MAX,
-        discard_bytes: u64::MAX,
-        buffered_bytes: u64::MAX,
-        temporary_bytes: u64::MAX,
-        connections: usize::MAX,
-        connections_per_listener: usize::MAX,
-        connections_per_peer: Some(usize::MAX),
-        requests_per_connection: u64::MAX,
-        streaming_percent: 100,
-        detached_threads: usize::MAX,
-        ..Limits::default()
-    };
+    let limits = Limits::new()
+        .head_bytes(usize::MAX)
+        .head_fields(usize::MAX)
+        .target_bytes(usize::MAX)
+        .body_memory_bytes(usize::MAX)
+        .body_bytes(u64::MAX)
+        .discard_bytes(u64::MAX)
+        .buffered_bytes(u64::MAX)
+        .temporary_bytes(u64::MAX)
+        .connections(usize::MAX)
+        .connections_per_listener(usize::MAX)
+        .connections_per_peer(usize::MAX)
+        .requests_per_connection(u64::MAX)
+        .streaming_percent(100)
+        .detached_threads(usize::MAX);
     let never = Duration::MAX;
-    let timeouts = Timeouts {
-        head: never,
-        idle: never,
-        body_stall: never,
-        response_stall: never,
-        rate_grace: never,
-        queue_wait: never,
-        ready: never,
-        probation: never,
-        drain: never,
-        lame_duck: Duration::ZERO,
-        idle_grace: Duration::ZERO,
-    };
+    let timeouts = Timeouts::new()
+        .head(never)
+        .idle(never)
+        .body_stall(never)
+        .response_stall(never)
+        .rate_grace(never)
+        .queue_wait(never)
+        .ready(never)
+        .probation(never)
+        .drain(never)
+        .lame_duck(Duration::ZERO)
+        .idle_grace(Duration::ZERO);
     let fixture = Fixture::with(|server| server.limits(limits).timeouts(timeouts));
     let mut client = fixture.client();
     client.send(post("/echo", b"all of it"));
@@ -387,7 +382,7 @@ fn limits_by_which_nobody_would_be_answered_are_errors_at_the_start() {
 
 #[test]
 fn a_peer_may_have_a_limit() {
-    let fixture = with_limits(Limits { connections_per_peer: Some(3), ..Limits::default() });
+    let fixture = with_limits(Limits::new().connections_per_peer(3));
     let mut clients: Vec<Client> = (0..3).map(|_| fixture.client()).collect();
     clients.iter_mut().for_each(Client::expect_kept);
     for n in 1..=3 {
@@ -403,14 +398,14 @@ fn a_peer_may_have_a_limit() {
 
 fn timed(limits: Limits) -> Fixture {
     // No stall is as long as a test; only the rate can be what ends it.
-    let timeouts = Timeouts { rate_grace: Duration::from_millis(500), ..Timeouts::default() };
+    let timeouts = Timeouts::new().rate_grace(Duration::from_millis(500));
     Fixture::with(|server| server.limits(limits).timeouts(timeouts))
 }
 
 /// A byte every now and then is no stall, and no rate either.
 #[test]
 fn a_body_that_comes_too_slowly_is_refused() {
-    let fixture = timed(Limits { body_rate: 1 << 20, ..Limits::default() });
+    let fixture = timed(Limits::new().body_rate(1 << 20));
     let request = post("/echo", &[b'b'; 10_000]);
     let mut client = fixture.client();
     let (start, rest) = request.split_at(request.len() - 10_000);
@@ -433,8 +428,8 @@ fn a_body_that_comes_too_slowly_is_refused() {
 
 #[test]
 fn a_streamed_body_that_comes_too_slowly_frees_its_worker() {
-    let limits = Limits { body_rate: 1 << 20, ..Limits::default() };
-    let timeouts = Timeouts { rate_grace: Duration::from_millis(500), ..Timeouts::default() };
+    let limits = Limits::new().body_rate(1 << 20);
+    let timeouts = Timeouts::new().rate_grace(Duration::from_millis(500));
     let fixture = Fixture::with(|server| server.workers(1).limits(limits).timeouts(timeouts));
     let request = post("/count", &[b'x'; 10_000]);
     let mut client = fixture.client();
@@ -452,7 +447,7 @@ fn a_streamed_body_that_comes_too_slowly_frees_its_worker() {
 
 #[test]
 fn a_response_that_is_taken_too_slowly_is_cut() {
-    let fixture = timed(Limits { response_rate: 100 << 20, ..Limits::default() });
+    let fixture = timed(Limits::new().response_rate(100 << 20));
     let mut client = Client::narrow(fixture.address());
     client.send(get("/big/100000000"));
     while fixture.closes(CloseReason::ResponseTimeout) == 0 {

@@ -8,8 +8,8 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use heirloom::Listen;
 use heirloom::prelude::*;
-use heirloom::{Limits, Listen};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::support::{Client, eventually, spawn};
@@ -108,7 +108,7 @@ fn the_kernel_holds_as_many_as_the_backlog_says() {
     for backlog in [3, 17] {
         let path = folder.path().join(backlog.to_string());
         // So that nobody accepts more than one.
-        let limits = Limits { connections_per_listener: 1, ..Limits::default() };
+        let limits = Limits::new().connections_per_listener(1);
         let listen = Listen::new(format!("unix:{}", path.display())).backlog(backlog);
         let server = Server::new(thread_name).limits(limits).listen(listen).spawn().unwrap();
         let _accepted = std::os::unix::net::UnixStream::connect(&path).unwrap();
@@ -123,7 +123,7 @@ fn the_kernel_holds_as_many_as_the_backlog_says() {
 fn workers_of_its_own_are_no_way_around_the_connection_limit() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
-    let limits = Limits { connections: 1, ..Limits::default() };
+    let limits = Limits::new().connections(1);
     let listen = Listen::new(format!("unix:{}", path.display())).workers(1).backlog(5);
     let server = Server::new(thread_name).limits(limits).listen(listen).spawn().unwrap();
     let _accepted = std::os::unix::net::UnixStream::connect(&path).unwrap();

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use heirloom::prelude::*;
-use heirloom::{CloseReason, Limits, Phase, RouteLimits, Timeouts, limited};
+use heirloom::{CloseReason, Phase, RouteLimits, limited};
 
 use crate::support::*;
 
@@ -37,7 +37,7 @@ fn expect_last(client: &mut Client, status: u16) -> Reply {
 
 #[test]
 fn the_connection_limit_pushes_back() {
-    let fixture = with_limits(Limits { connections: 4, ..Limits::default() });
+    let fixture = with_limits(Limits::new().connections(4));
     let mut clients: Vec<Client> = (0..4).map(|_| fixture.client()).collect();
     clients.iter_mut().for_each(Client::expect_kept);
     let mut fifth = fixture.client();
@@ -57,7 +57,7 @@ fn the_connection_limit_pushes_back() {
 
 #[test]
 fn a_stop_serves_who_waits_at_the_connection_limit() {
-    let fixture = with_limits(Limits { connections: 1, ..Limits::default() });
+    let fixture = with_limits(Limits::new().connections(1));
     let mut first = fixture.client();
     first.send(get("/wait"));
     fixture.gate().wait_for(1);
@@ -76,7 +76,7 @@ fn a_stop_serves_who_waits_at_the_connection_limit() {
 
 #[test]
 fn the_request_limit_is_announced() {
-    let fixture = with_limits(Limits { requests_per_connection: 3, ..Limits::default() });
+    let fixture = with_limits(Limits::new().requests_per_connection(3));
     for pipelined in [false, true] {
         let mut client = fixture.client();
         if pipelined {
@@ -139,7 +139,7 @@ impl Drop for Trickle {
 
 #[test]
 fn a_slow_head_is_refused() {
-    let fixture = with_timeouts(Timeouts { head: BRIEF, ..quick() });
+    let fixture = with_timeouts(quick().head(BRIEF));
     let mut client = fixture.client();
     client.send("GET / HTTP/1.1\r\nHo");
     expect_last(&mut client, 408);
@@ -162,7 +162,7 @@ fn a_slow_head_is_refused() {
 
 #[test]
 fn idle_connections_are_closed() {
-    let fixture = with_timeouts(Timeouts { idle: PATIENT, ..quick() });
+    let fixture = with_timeouts(quick().idle(PATIENT));
     let mut fresh = fixture.client();
     let mut used = fixture.client();
     used.expect_kept();
@@ -180,7 +180,7 @@ fn idle_connections_are_closed() {
 
 #[test]
 fn a_body_that_stalls_is_refused() {
-    let fixture = with_timeouts(Timeouts { body_stall: BRIEF, ..quick() });
+    let fixture = with_timeouts(quick().body_stall(BRIEF));
     for request in [post("/echo", &[b'x'; 100]), post_chunked("/echo", &[&[b'x'; 100]])] {
         let mut client = fixture.client();
         client.send(&request[..request.len() - 50]);
@@ -198,8 +198,7 @@ fn a_body_that_stalls_is_refused() {
 
 #[test]
 fn a_streamed_body_that_stalls_frees_its_worker() {
-    let fixture =
-        Fixture::with(|server| server.workers(1).timeouts(Timeouts { body_stall: BRIEF, ..quick() }));
+    let fixture = Fixture::with(|server| server.workers(1).timeouts(quick().body_stall(BRIEF)));
     let request = post("/count", &[b'x'; 100]);
     let mut client = fixture.client();
     client.send(&request[..request.len() - 50]);
@@ -224,10 +223,7 @@ fn a_body_that_is_read_elsewhere_holds_no_worker() {
         assert!(begins.recv().unwrap());
         "taken"
     });
-    let server = Server::new(handler)
-        .listen("127.0.0.1:0")
-        .workers(1)
-        .timeouts(Timeouts { body_stall: BRIEF, ..quick() });
+    let server = Server::new(handler).listen("127.0.0.1:0").workers(1).timeouts(quick().body_stall(BRIEF));
     let fixture = Fixture::of(Gate::default(), server);
     for _ in 0..20 {
         let mut client = fixture.client();
@@ -241,7 +237,7 @@ fn a_body_that_is_read_elsewhere_holds_no_worker() {
 
 #[test]
 fn a_response_that_is_not_taken_is_cut() {
-    let fixture = with_timeouts(Timeouts { response_stall: BRIEF, ..quick() });
+    let fixture = with_timeouts(quick().response_stall(BRIEF));
     for (path, n) in [("/big/100000000", 1), ("/zeros/50000000", 2), ("/stream/100000000", 3)] {
         let mut client = Client::narrow(fixture.address());
         client.send(get(path));
@@ -253,7 +249,7 @@ fn a_response_that_is_not_taken_is_cut() {
 /// Only a reset tells a client of 1.0 that the end is not the end.
 #[test]
 fn a_response_without_framing_that_is_not_taken_is_reset() {
-    let fixture = with_timeouts(Timeouts { response_stall: BRIEF, ..quick() });
+    let fixture = with_timeouts(quick().response_stall(BRIEF));
     let mut client = Client::narrow(fixture.address());
     client.send("GET /stream/100000000 HTTP/1.0\r\n\r\n");
     fixture.expect_closes(CloseReason::ResponseTimeout, 1);
@@ -268,7 +264,7 @@ fn a_response_without_framing_that_is_not_taken_is_reset() {
 fn a_slow_and_steady_reader_is_served() {
     const LEN: usize = 100 << 20;
     let stall = Duration::from_secs(3);
-    let fixture = with_timeouts(Timeouts { response_stall: stall, ..quick() });
+    let fixture = with_timeouts(quick().response_stall(stall));
     let mut client = Client::with_buffer(fixture.address(), 256 << 10);
     client.send(get(&format!("/zeros/{LEN}")));
     let begin = Instant::now();
@@ -288,7 +284,7 @@ fn a_slow_and_steady_reader_is_served() {
 fn a_source_slower_than_the_limit_on_the_client() {
     const LEN: usize = 20 << 20;
     let stall = LATE - Duration::from_millis(500);
-    let fixture = with_timeouts(Timeouts { response_stall: stall, ..quick() });
+    let fixture = with_timeouts(quick().response_stall(stall));
     let mut client = Client::with_buffer(fixture.address(), 256 << 10);
     client.send(get(&format!("/late/{LEN}")));
     // The head goes out before the source is asked.
@@ -302,8 +298,7 @@ fn a_source_slower_than_the_limit_on_the_client() {
 
 #[test]
 fn who_waits_too_long_for_a_worker_is_told_so() {
-    let fixture =
-        Fixture::with(|server| server.workers(1).timeouts(Timeouts { queue_wait: PATIENT, ..quick() }));
+    let fixture = Fixture::with(|server| server.workers(1).timeouts(quick().queue_wait(PATIENT)));
     let mut first = fixture.client();
     first.send(get("/wait"));
     fixture.gate().wait_for(1);
@@ -323,7 +318,7 @@ fn who_waits_too_long_for_a_worker_is_told_so() {
 
 #[test]
 fn who_waits_too_long_for_a_share_is_told_so() {
-    let timeouts = Timeouts { queue_wait: PATIENT, ..quick() };
+    let timeouts = quick().queue_wait(PATIENT);
     let fixture = Fixture::with(|server| server.workers(2).timeouts(timeouts));
     let mut first = fixture.client();
     first.send(post("/discard/wait", b"x"));
@@ -341,7 +336,7 @@ fn who_waits_too_long_for_a_share_is_told_so() {
 /// Who only leaves asks for nothing, and is no overload.
 #[test]
 fn who_leaves_while_all_workers_are_held_is_not_answered() {
-    let timeouts = Timeouts { queue_wait: PATIENT, ..quick() };
+    let timeouts = quick().queue_wait(PATIENT);
     let fixture = Fixture::with(|server| server.workers(1).timeouts(timeouts));
     let mut idle = fixture.client();
     idle.expect_kept();
@@ -380,7 +375,7 @@ fn a_response_given_up_is_dropped_by_a_worker() {
     let router = Router::new()
         .get("/told", move |_: Request| Body::from_reader(Told(sender.lock().unwrap().clone())))
         .get("/wait", move |_: Request| wait.pass());
-    let timeouts = Timeouts { queue_wait: PATIENT, ..quick() };
+    let timeouts = quick().queue_wait(PATIENT);
     let running = Server::new(router).listen("127.0.0.1:0").workers(1).timeouts(timeouts).spawn().unwrap();
     let mut reader = Client::with_buffer(running.addresses()[0], 256 << 10);
     reader.send(get("/told"));
@@ -492,7 +487,7 @@ fn operators_are_answered_while_all_workers_are_held() {
 
 #[test]
 fn operators_are_answered_at_the_connection_limit() {
-    let limits = Limits { connections: 2, ..Limits::default() };
+    let limits = Limits::new().connections(2);
     let fixture = Fixture::with(|server| server.limits(limits).admin("127.0.0.1:0"));
     let mut held: Vec<Client> = (0..2).map(|_| fixture.client()).collect();
     held.iter_mut().for_each(Client::expect_kept);
@@ -504,8 +499,7 @@ fn operators_are_answered_at_the_connection_limit() {
 
 #[test]
 fn what_was_done_is_counted() {
-    let fixture =
-        Fixture::with(|server| server.limits(small_bodies()).timeouts(Timeouts { head: BRIEF, ..quick() }));
+    let fixture = Fixture::with(|server| server.limits(small_bodies()).timeouts(quick().head(BRIEF)));
     let done = |request: &[u8], replies: usize| {
         let mut client = fixture.client();
         client.send(request);
@@ -628,7 +622,7 @@ fn a_stop_answers_what_is_pipelined() {
 
 #[test]
 fn a_stop_that_is_too_slow_cuts() {
-    let fixture = with_timeouts(Timeouts { drain: BRIEF, ..quick() });
+    let fixture = with_timeouts(quick().drain(BRIEF));
     let mut client = fixture.client();
     client.send(get("/wait"));
     fixture.gate().wait_for(1);
@@ -643,7 +637,7 @@ fn a_stop_that_is_too_slow_cuts() {
 /// Whoever still keeps the process.
 #[test]
 fn a_stop_that_is_too_slow_tells_who_is_parked() {
-    let fixture = with_timeouts(Timeouts { drain: PATIENT, ..quick() });
+    let fixture = with_timeouts(quick().drain(PATIENT));
     let mut handled = fixture.client();
     handled.send(get("/wait"));
     fixture.gate().wait_for(1);
@@ -667,19 +661,18 @@ fn a_stop_that_is_too_slow_tells_who_is_parked() {
 #[test]
 fn durations_without_end() {
     const NEVER: Duration = Duration::MAX;
-    let timeouts = Timeouts {
-        head: NEVER,
-        idle: NEVER,
-        body_stall: NEVER,
-        response_stall: NEVER,
-        rate_grace: NEVER,
-        queue_wait: NEVER,
-        ready: NEVER,
-        probation: NEVER,
-        drain: NEVER,
-        lame_duck: Duration::ZERO,
-        idle_grace: NEVER,
-    };
+    let timeouts = Timeouts::new()
+        .head(NEVER)
+        .idle(NEVER)
+        .body_stall(NEVER)
+        .response_stall(NEVER)
+        .rate_grace(NEVER)
+        .queue_wait(NEVER)
+        .ready(NEVER)
+        .probation(NEVER)
+        .drain(NEVER)
+        .lame_duck(Duration::ZERO)
+        .idle_grace(NEVER);
     let rules =
         RouteLimits { body_stall: Some(NEVER), response_stall: Some(NEVER), ..RouteLimits::default() };
     let gate = Gate::default();
@@ -774,7 +767,7 @@ fn handlers_see_the_drain_at_once() {
 
 #[test]
 fn the_grace_serves_one_more() {
-    let fixture = with_timeouts(Timeouts { idle_grace: DEADLINE, ..quick() });
+    let fixture = with_timeouts(quick().idle_grace(DEADLINE));
     let mut client = fixture.client();
     client.expect_kept();
     let handle = fixture.running().handle().clone();

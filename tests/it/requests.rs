@@ -3,7 +3,7 @@
 use heirloom::cookie::Cookie;
 use heirloom::prelude::*;
 use heirloom::wrap::Gzip;
-use heirloom::{InputError, Json, Limits, Problem, Validators};
+use heirloom::{InputError, Json, Problem, Validators};
 use serde::{Deserialize, Serialize};
 
 use crate::support::*;
@@ -88,7 +88,7 @@ fn serve() -> Fixture {
         })
         .get("/packed", (|_: Request| "x".repeat(2000)).wrap(Gzip::new()))
         .get("/secret", secret);
-    let limits = Limits { body_bytes: 1 << 20, ..Limits::default() };
+    let limits = Limits::new().body_bytes(1 << 20);
     let server = Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(quick()).limits(limits);
     Fixture::with(|_| server)
 }

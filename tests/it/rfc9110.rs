@@ -3,8 +3,8 @@
 
 use std::io::{Read, Write};
 
+use heirloom::CloseReason;
 use heirloom::prelude::*;
-use heirloom::{CloseReason, Limits, Timeouts};
 
 use crate::support::tables::{GET, HELLO, Then::*, expect, run};
 use crate::support::*;
@@ -331,7 +331,7 @@ fn head_gets_no_content() {
 #[test]
 fn a_slow_or_unlucky_head_gets_no_content() {
     let soon = std::time::Duration::from_secs(1);
-    let timeouts = Timeouts { head: soon, queue_wait: soon, ..quick() };
+    let timeouts = quick().head(soon).queue_wait(soon);
     let fixture = Fixture::with(|server| server.workers(1).timeouts(timeouts));
     let mut client = fixture.client();
     client.send("HEAD / HTTP/1.1\r\n");
@@ -476,8 +476,8 @@ fn statuses_that_are_not_known() {
 /// As bodies that the server collects itself: see `refusals.rs`.
 #[test]
 fn what_is_wrong_with_a_streamed_body_is_said() {
-    let limits = Limits { body_bytes: 10, ..Limits::default() };
-    let timeouts = Timeouts { body_stall: std::time::Duration::from_millis(300), ..quick() };
+    let limits = Limits::new().body_bytes(10);
+    let timeouts = quick().body_stall(std::time::Duration::from_millis(300));
     let fixture = Fixture::with(|server| server.limits(limits).timeouts(timeouts));
     let head = "POST /count HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (body, status) in [("zz\r\n", "400"), ("b\r\nhello, worl\r\n0\r\n\r\n", "413"), ("5\r\nhel", "408")] {

@@ -1,8 +1,8 @@
 //! RFC 9112, HTTP/1.1, message by message: what it demands of a server that receives and sends. The
 //! sections are named in `docs/http.md`, which says where each demand is kept.
 
+use heirloom::CloseReason;
 use heirloom::prelude::*;
-use heirloom::{CloseReason, Limits};
 
 use crate::support::tables::{Case, GET, HELLO, Then, Then::*, expect, run};
 use crate::support::*;
@@ -504,7 +504,7 @@ fn chunk_sizes() {
         check(&fixture, &[(&[&chunked(&body)[..], GET].concat(), &["400"], Closed)]);
     }
     // Larger than a body may be: no memory for it, and 413 once that much has come.
-    let limits = Limits { body_bytes: 1_000, ..Limits::default() };
+    let limits = Limits::new().body_bytes(1_000);
     let fixture = Fixture::with(|server| server.limits(limits));
     let head = b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut client = fixture.client();

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{CloseReason, Limits, RouteLimits, Timeouts, limited};
+use heirloom::{CloseReason, RouteLimits, limited};
 
 use crate::support::*;
 
@@ -172,8 +172,8 @@ fn a_route_has_its_own_patience() {
         .get("/fast/{n}", limited(slow, sized))
         .post("/patient", text)
         .get("/patient/{n}", sized);
-    let timeouts = Timeouts { rate_grace: Duration::from_millis(100), ..quick() };
-    let limits = Limits { body_rate: 0, response_rate: 0, ..Limits::default() };
+    let timeouts = quick().rate_grace(Duration::from_millis(100));
+    let limits = Limits::new().body_rate(None).response_rate(None);
     let server = Server::new(router).listen("127.0.0.1:0").workers(4).timeouts(timeouts).limits(limits);
     let fixture = Fixture::with(|_| server);
     let part = |path| {

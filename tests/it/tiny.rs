@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{Limits, Running, TinyHttp};
+use heirloom::{Running, TinyHttp};
 use tiny_http::{Header, Response as TinyResponse, StatusCode as TinyStatus};
 
 use crate::support::{DEADLINE, assert_patterned, eventually, let_pass, patterned, spawn};
@@ -81,7 +81,7 @@ fn handle(mut request: tiny_http::Request) {
 }
 
 fn serve() -> Running {
-    let limits = Limits { body_bytes: 64 << 20, ..Default::default() };
+    let limits = Limits::new().body_bytes(64 << 20);
     let tiny = Arc::new(TinyHttp::new(handle));
     let router = Router::new().post("/streamed", streaming(tiny.clone())).fallback(tiny);
     Server::new(router).listen("127.0.0.1:0").workers(8).limits(limits).spawn().unwrap()

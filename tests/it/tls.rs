@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{CloseReason, Limits, Timeouts, Tls};
+use heirloom::{CloseReason, Tls};
 use rustls::pki_types::pem::PemObject;
 use rustls::version::{TLS12, TLS13};
 use socket2::SockRef;
@@ -87,8 +87,7 @@ fn alpn_is_http_1_1_or_nothing() {
 fn large_bodies_both_ways() {
     const LENGTH: usize = 8 << 20;
     let authority = Authority::new("authority");
-    let fixture =
-        fixture(&authority, |server| server.limits(Limits { body_bytes: 64 << 20, ..Limits::default() }));
+    let fixture = fixture(&authority, |server| server.limits(Limits::new().body_bytes(64 << 20)));
     let mut client = Secure::to(fixture.address(), "localhost", &authority.trusted().config()).unwrap();
     client.send(get(&format!("/big/{LENGTH}")));
     assert_patterned(&client.reply().2, LENGTH);
@@ -197,12 +196,10 @@ fn hello(config: &Arc<rustls::ClientConfig>) -> Vec<u8> {
 }
 
 fn brief() -> Timeouts {
-    Timeouts {
-        head: Duration::from_millis(1500),
-        body_stall: Duration::from_millis(500),
-        response_stall: Duration::from_millis(500),
-        ..quick()
-    }
+    quick()
+        .head(Duration::from_millis(1500))
+        .body_stall(Duration::from_millis(500))
+        .response_stall(Duration::from_millis(500))
 }
 
 #[test]
@@ -449,7 +446,7 @@ fn streams_and_other_protocols() {
 #[test]
 fn a_stop_announces_each_end() {
     let authority = Authority::new("authority");
-    let fixture = fixture(&authority, |server| server.timeouts(Timeouts { idle_grace: DEADLINE, ..quick() }));
+    let fixture = fixture(&authority, |server| server.timeouts(quick().idle_grace(DEADLINE)));
     let config = authority.trusted().config();
     let mut busy = Secure::to(fixture.address(), "localhost", &config).unwrap();
     let mut kept = Secure::to(fixture.address(), "localhost", &config).unwrap();
@@ -478,7 +475,7 @@ fn a_stop_announces_each_end() {
 #[test]
 fn an_idle_connection_ends_by_close_notify() {
     let authority = Authority::new("authority");
-    let timeouts = Timeouts { idle: Duration::from_millis(250), ..quick() };
+    let timeouts = quick().idle(Duration::from_millis(250));
     let fixture = fixture(&authority, |server| server.timeouts(timeouts));
     let config = authority.trusted().config();
     let mut asked = Secure::to(fixture.address(), "localhost", &config).unwrap();

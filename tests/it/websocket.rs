@@ -7,7 +7,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{Message, Running, Timeouts, WebSocket, WebSocketOptions, WebSocketSender};
+use heirloom::{Message, Running, WebSocket, WebSocketOptions, WebSocketSender};
 
 use crate::support::*;
 
@@ -46,7 +46,7 @@ impl Scene {
         let router = Router::new()
             .get("/ws", move |req: Request| handler(&req, tell.lock().unwrap().clone()))
             .get("/", |_: Request| "hello\n");
-        let timeouts = Timeouts { idle_grace: Duration::from_millis(250), ..Timeouts::default() };
+        let timeouts = Timeouts::new().idle_grace(Duration::from_millis(250));
         let running =
             Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(timeouts).spawn().unwrap();
         Scene { running, told }

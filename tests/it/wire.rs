@@ -313,7 +313,7 @@ fn a_body_beyond_the_maximum() {
 /// As above, with what fits into a lingering close.
 #[test]
 fn a_body_a_little_beyond_the_maximum() {
-    let limits = Limits { body_bytes: 100 << 10, ..Limits::default() };
+    let limits = Limits::new().body_bytes(100 << 10);
     let fixture = Fixture::with(|server| server.limits(limits));
     let body = patterned((100 << 10) + 1);
     for request in [post("/echo", &body), post_chunked("/echo", &[&body])] {
@@ -398,7 +398,7 @@ fn expect_100_continue() {
 
 #[test]
 fn a_body_that_its_handler_leaves() {
-    let limits = Limits { discard_bytes: 50_000, ..Limits::default() };
+    let limits = Limits::new().discard_bytes(50_000);
     let fixture = Fixture::with(|server| server.limits(limits));
     // Up to the limit it is dropped, and what follows is served.
     for request in [post("/discard", &[b'x'; 50_000]), post_chunked("/discard", &[&[b'x'; 40_000]])] {
@@ -423,7 +423,7 @@ fn a_body_that_its_handler_leaves() {
 /// Nor is it waited for.
 #[test]
 fn a_chunk_beyond_the_limit_of_the_body_is_refused_by_its_size() {
-    let limits = Limits { body_bytes: 1000, ..Limits::default() };
+    let limits = Limits::new().body_bytes(1000);
     let fixture = Fixture::with(|server| server.limits(limits));
     for path in ["/echo", "/count"] {
         for (chunks, status) in
@@ -615,7 +615,7 @@ fn a_response_that_fails_shows() {
 
 #[test]
 fn detached_streams() {
-    let limits = Limits { detached_threads: 1, ..Limits::default() };
+    let limits = Limits::new().detached_threads(1);
     let fixture = Fixture::with(|server| server.limits(limits));
     let run_out = || eventually("its thread ends", || fixture.stats().detached == 0);
     for (version, how) in [("1.1", How::Chunked), ("1.0", How::Close)] {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use heirloom::prelude::*;
 use heirloom::wrap::{Access, AccessLog, RequestIds};
-use heirloom::{Ended, Limits, Upgraded};
+use heirloom::{Ended, Upgraded};
 
 use crate::support::*;
 
@@ -26,7 +26,7 @@ fn what_is_refused_and_what_panics_passes_through_wrappers() {
         .post("/stream", streaming(|mut req: Request| req.text()))
         .get("/panic", |_: Request| -> Response { panic!("as asked") })
         .wrap(seen);
-    let limits = Limits { body_bytes: 8, ..Limits::default() };
+    let limits = Limits::new().body_bytes(8);
     let fixture =
         Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").timeouts(quick()).limits(limits));
     let long = [b'x'; 9];
@@ -195,7 +195,7 @@ fn the_access_log_has_every_response() {
         .get("/endless", |_: Request| Body::from_reader(io::repeat(b'x')))
         .wrap(RequestIds::new())
         .wrap(log);
-    let limits = Limits { body_bytes: 8, ..Limits::default() };
+    let limits = Limits::new().body_bytes(8);
     let fixture =
         Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").timeouts(quick()).limits(limits));
     let cases = [

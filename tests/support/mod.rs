@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use heirloom::prelude::*;
-use heirloom::{CloseReason, Limits, Running, Stats, Timeouts, Upgraded};
+use heirloom::{CloseReason, Running, Stats, Upgraded};
 use socket2::{Domain, SockRef, Socket, Type};
 
 /// After which something is not slow but broken.
@@ -500,14 +500,14 @@ impl Drop for Fixture {
 
 /// Defaults, but a stop that does not wait for idle clients.
 pub(crate) fn quick() -> Timeouts {
-    Timeouts { idle_grace: Duration::from_millis(250), ..Timeouts::default() }
+    Timeouts::new().idle_grace(Duration::from_millis(250))
 }
 
 /// Whose default is 2 MiB, too much to send in a debug build's test tables.
 pub(crate) const BODY_MAXIMUM: u64 = 1 << 20;
 
 pub(crate) fn small_bodies() -> Limits {
-    Limits { body_bytes: BODY_MAXIMUM, ..Limits::default() }
+    Limits::new().body_bytes(BODY_MAXIMUM)
 }
 
 /// A route for every way to take a request and to answer it.

@@ -5,7 +5,6 @@
 use std::io::{self, Read};
 use std::net::SocketAddr;
 
-use heirloom::Limits;
 use heirloom::prelude::*;
 use rouille::{post_input, router, try_or_400};
 
@@ -14,7 +13,7 @@ fn main() -> Result<(), heirloom::Error> {
     let handler =
         |request: Request| -> io::Result<Response> { Ok(from_rouille(handle(&to_rouille(request)?))) };
     // What a body may take in memory.
-    let limits = Limits { body_bytes: 8 << 20, ..Default::default() };
+    let limits = Limits::new().body_bytes(8 << 20);
     Server::new(handler).listen(listen).limits(limits).serve()
 }
 

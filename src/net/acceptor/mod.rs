@@ -258,7 +258,7 @@ impl<P: Portable> Acceptor<P> {
             lanes: setup.queues.into_iter().map(lane).collect(),
             queue_wait: setup.queue_wait,
             limit: setup.limits.connections,
-            per_listener: setup.limits.connections_per_listener,
+            per_listener: setup.limits.connections_per_listener.unwrap_or(usize::MAX),
             per_peer: setup.limits.connections_per_peer,
             full_said: None,
             phase: setup.phase,

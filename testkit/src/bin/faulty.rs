@@ -7,7 +7,6 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use heirloom::Timeouts;
 use heirloom::prelude::*;
 
 /// Longer than any test.
@@ -26,9 +25,10 @@ fn main() -> Result<(), heirloom::Error> {
     log::info!("pid {}", std::process::id());
 
     let ms = |name: &str| flag(name).and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
-    let mut timeouts = Timeouts { probation: Duration::ZERO, ..Timeouts::default() };
-    timeouts.probation = ms("--probation-ms").unwrap_or(timeouts.probation);
-    timeouts.ready = ms("--ready-timeout-ms").unwrap_or(timeouts.ready);
+    let mut timeouts = Timeouts::new().probation(ms("--probation-ms").unwrap_or(Duration::ZERO));
+    if let Some(ready) = ms("--ready-timeout-ms") {
+        timeouts = timeouts.ready(ready);
+    }
     let (hook, own) = (fault.clone(), fault.clone());
     let mut server = Server::new(router(&fault)).timeouts(timeouts).before_ready(move || before_ready(&hook));
     let per_worker = PerWorker::new(move || match own.as_str() {

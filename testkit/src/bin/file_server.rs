@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::time::Duration;
 
+use heirloom::ServeDir;
 use heirloom::prelude::*;
-use heirloom::{ServeDir, Timeouts};
 
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(600);
@@ -27,7 +27,6 @@ fn main() -> Result<(), heirloom::Error> {
         .get("/own", own)
         .post("/upload", |req: Request| req.body().len().unwrap_or(0).to_string())
         .get("/files/{*path}", ServeDir::new(&args[1]));
-    let timeouts =
-        Timeouts { probation: Duration::ZERO, response_stall: LONG, rate_grace: LONG, ..Timeouts::default() };
+    let timeouts = Timeouts::new().probation(Duration::ZERO).response_stall(LONG).rate_grace(LONG);
     Server::new(router).listen(&*args[0]).timeouts(timeouts).serve()
 }

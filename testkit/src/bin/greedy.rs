@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use heirloom::Handle;
 use heirloom::prelude::*;
 use heirloom::wrap::AccessLog;
-use heirloom::{Handle, Limits};
 
 /// Requests that their handlers have begun, and pieces that responses were asked for.
 #[derive(Default)]
@@ -29,7 +29,7 @@ fn main() -> Result<(), heirloom::Error> {
         .with_handle(handle)
         .listen(flag("--listen").map_or("127.0.0.1:0", |name| name))
         .workers(workers)
-        .limits(Limits { body_bytes: 64 << 20, ..Limits::default() })
+        .limits(Limits::new().body_bytes(64 << 20))
         .serve()
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use heirloom::prelude::*;
-use heirloom::{HandoverState, Signal, SignalAction, Signals, Timeouts, inherited_fd};
+use heirloom::{HandoverState, Signal, SignalAction, Signals, inherited_fd};
 use std::time::Duration;
 
 fn main() -> Result<(), heirloom::Error> {
@@ -57,13 +57,13 @@ fn main() -> Result<(), heirloom::Error> {
     Server::new(router)
         .with_handle(handle)
         .listen(&args[1])
-        .timeouts(Timeouts {
-            probation: Duration::from_millis(args[2].parse().expect("a number")),
-            // Some tests wait for it; a good successor is ready within it on a busy machine too.
-            ready: Duration::from_secs(10),
-            drain: Duration::from_secs(if folder.join("patient").exists() { 3600 } else { 2 }),
-            ..Timeouts::default()
-        })
+        .timeouts(
+            Timeouts::new()
+                .probation(Duration::from_millis(args[2].parse().expect("a number")))
+                // Some tests wait for it; a good successor is ready within it on a busy machine too.
+                .ready(Duration::from_secs(10))
+                .drain(Duration::from_secs(if folder.join("patient").exists() { 3600 } else { 2 })),
+        )
         .release_before_go(move || {
             log::info!("hook: release");
             obey(&release, "release")?;

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use heirloom::Listen;
 use heirloom::prelude::*;
-use heirloom::{Listen, Timeouts};
 
 /// Longer than any test.
 const FOR_EVER: Duration = Duration::from_secs(600);
@@ -20,7 +20,7 @@ fn main() -> Result<(), heirloom::Error> {
         pid(req)
     };
     Server::new(Router::new().get("/pid", pid).get("/until-drain", until_drain))
-        .timeouts(Timeouts { probation: Duration::ZERO, ..Timeouts::default() })
+        .timeouts(Timeouts::new().probation(Duration::ZERO))
         .listen(Listen::new(&args[0]).workers(2))
         .listen(Listen::new(&args[1]).workers(1).backlog(16))
         .serve()

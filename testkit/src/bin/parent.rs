@@ -7,7 +7,6 @@ use std::io::{self, Read};
 use std::process::Command;
 use std::time::Duration;
 
-use heirloom::Timeouts;
 use heirloom::prelude::*;
 use nix::fcntl::OFlag;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
@@ -37,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     log::info!("pid {}", std::process::id());
     let outcome = Server::new(router)
         .listen(after("--listen").ok_or("--listen ADDR")?)
-        .timeouts(Timeouts { probation: Duration::from_millis(probation), ..Timeouts::default() })
+        .timeouts(Timeouts::new().probation(Duration::from_millis(probation)))
         .raise_nofile(!args.iter().any(|arg| arg == "--keep-nofile"))
         .serve();
     log::info!("serve has returned");

@@ -10,7 +10,6 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use heirloom::Timeouts;
 use heirloom::prelude::*;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Gid, Uid, fexecve, setgroups, setresgid, setresuid};
@@ -45,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         });
     let mut server = Server::new(router)
         .listen(all("--listen").next().ok_or("--listen ADDR")?)
-        .timeouts(Timeouts { probation: Duration::ZERO, ..Timeouts::default() });
+        .timeouts(Timeouts::new().probation(Duration::ZERO));
     for (name, value) in all("--pass").map(halves) {
         server = server.pass_env(name, value);
     }

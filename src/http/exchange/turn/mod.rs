@@ -310,7 +310,7 @@ impl<'a> Turn<'a> {
     /// How long a byte of a body may be waited for, and how fast they must come.
     fn body_patience(&self, limits: &RouteLimits) -> (Duration, Rate) {
         let common = self.common;
-        let bytes = limits.body_rate.unwrap_or(common.limits.body_rate);
+        let bytes = limits.body_rate.or(common.limits.body_rate).unwrap_or(0);
         let rate = Rate { grace: common.timeouts.rate_grace, bytes };
         (limits.body_stall.unwrap_or(common.timeouts.body_stall).min(FAR), rate)
     }
@@ -318,8 +318,10 @@ impl<'a> Turn<'a> {
     /// As `body_patience`, for what the client takes of its response.
     fn response_patience(&self) -> (Duration, Rate) {
         let (common, (stall, bytes)) = (self.common, self.client.progress.of_route);
-        let rate =
-            Rate { grace: common.timeouts.rate_grace, bytes: bytes.unwrap_or(common.limits.response_rate) };
+        let rate = Rate {
+            grace: common.timeouts.rate_grace,
+            bytes: bytes.or(common.limits.response_rate).unwrap_or(0),
+        };
         (stall.unwrap_or(common.timeouts.response_stall).min(FAR), rate)
     }
 
@@ -675,7 +677,7 @@ impl<'a> Turn<'a> {
             // Who never stops asking is told all the same.
             begun || (!self.common.parking.is_grace_over() && self.client.stream.peek() == Peek::Bytes)
         };
-        self.client.served < self.common.limits.requests_per_connection
+        !self.common.limits.is_last_request(self.client.served)
             && match self.common.phase.get() {
                 Phase::HandedOver if self.common.parking.may_travel(self.client) => true,
                 phase => !phase.is_draining() || more_came(),
@@ -685,7 +687,7 @@ impl<'a> Turn<'a> {
     fn why_close(&self, asked: &AskedOwned) -> CloseReason {
         if !asked.keep_alive {
             CloseReason::ClientAsked
-        } else if self.client.served >= self.common.limits.requests_per_connection {
+        } else if self.common.limits.is_last_request(self.client.served) {
             CloseReason::RequestLimit
         } else if self.common.phase.get().is_draining() {
             CloseReason::Drain
