@@ -55,7 +55,9 @@ fn main() -> Result<(), heirloom::Error> {
 #[cfg(feature = "tls")]
 fn tls(server: Server, flags: Option<[String; 3]>) -> Server {
     match flags {
-        Some([listen, cert, key]) => server.listen_tls(listen, heirloom::Tls::from_files(cert, key)),
+        Some([listen, cert, key]) => {
+            server.listen(Listen::new(listen).tls(heirloom::Tls::from_files(cert, key)))
+        }
         None => server,
     }
 }

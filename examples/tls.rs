@@ -41,7 +41,7 @@ fn main() -> Result<(), heirloom::Error> {
         Ok(()) => (StatusCode::OK, "new connections get the new certificate\n".to_owned()),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("the old one stays: {e}\n")),
     });
-    Server::new(router).listen_tls(listen, tls).serve()
+    Server::new(router).listen(Listen::new(listen).tls(tls)).serve()
 }
 
 fn who(req: Request) -> String {

@@ -17,7 +17,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use heirloom::Listen;
 use heirloom::prelude::*;
 
 fn main() -> Result<(), heirloom::Error> {

@@ -314,7 +314,7 @@
 //! | `files` | `ServeDir`, `ServeFile` | `mime_guess` |
 //! | `gzip` | `wrap::Gzip` | `flate2`, in Rust |
 //! | `websocket` | `WebSocket` | `tungstenite` |
-//! | `tls` | `Server::listen_tls`, `Tls`, `RequestExt::tls` | `rustls` with `ring` |
+//! | `tls` | `Listen::tls`, `Tls`, `RequestExt::tls` | `rustls` with `ring` |
 //! | `tiny_http` | `TinyHttp`, for handlers written for it | `tiny_http` |
 //!
 //! Which versions of other crates a program sees through this one, and what may change when, is told in
@@ -361,7 +361,7 @@ struct PageOnTinyHttp;
 pub use cookie;
 
 pub use base::close_reason::CloseReason;
-pub use base::error::Error;
+pub use base::error::{Error, ErrorKind};
 pub use base::limits::{Limits, Timeouts};
 pub use base::phase::{Drain, Phase};
 pub use base::status::Stats;

@@ -1,5 +1,5 @@
-//! What can go wrong before serving starts, and at its end. While serving, every failure is a
-//! response, a closed connection with its reason, or a handover that did not happen.
+//! Failures before serving starts and at its end. While the server serves, every failure is a response, a closed
+//! connection with its reason, or a handover that did not happen.
 
 use std::fmt;
 use std::io;
@@ -7,51 +7,70 @@ use std::io;
 /// Why [`Server::serve`](crate::Server::serve) did not start, or did not end well.
 ///
 /// The text names what was wrong and what to do; `{:?}` prints the same, since that is what
-/// `fn main() -> Result<(), heirloom::Error>` shows.
+/// `fn main() -> Result<(), heirloom::Error>` shows. [`kind`](Error::kind) is for programs.
 pub struct Error {
-    kind: Kind,
+    kind: ErrorKind,
     context: String,
     source: Option<io::Error>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Configuration that can't be meant.
+/// What kind of failure an [`Error`] is.
+///
+/// ```no_run
+/// use heirloom::ErrorKind;
+/// use heirloom::prelude::*;
+/// use std::process::ExitCode;
+///
+/// fn main() -> ExitCode {
+///     match Server::new(|_: Request| "ok\n").listen("127.0.0.1:8001").serve() {
+///         Ok(()) => ExitCode::SUCCESS,
+///         // Some requests took longer than the drain. Everything else was served.
+///         Err(e) if e.kind() == ErrorKind::Aborted => ExitCode::SUCCESS,
+///         Err(e) => {
+///             eprintln!("{e}");
+///             ExitCode::FAILURE
+///         }
+///     }
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The configuration is a mistake, a file that it names can't be used, or a hook failed before this process served.
     Config,
-    /// A listener that can't be bound.
+    /// A listener can't be bound.
     Bind,
-    /// What a predecessor left us is not what it says.
+    /// The descriptors that a predecessor passed on are not what it says.
     Inherit,
-    /// The operating system refused something the server can't do without.
+    /// The operating system refused something that the server needs, or one of its threads panicked.
     System,
-    /// Requests were cut at the end of the drain.
-    Cut,
-    /// This generation failed its own check and was rolled back.
+    /// Requests were aborted: they were still in flight at the drain deadline, or at a second TERM.
+    Aborted,
+    /// This generation could not take over, and its predecessor serves on.
     RolledBack,
 }
 
 impl Error {
-    pub(crate) fn new(kind: Kind, context: impl Into<String>) -> Error {
+    pub(crate) fn new(kind: ErrorKind, context: impl Into<String>) -> Error {
         Error { kind, context: context.into(), source: None }
     }
 
-    pub(crate) fn io(kind: Kind, context: impl Into<String>, source: impl Into<io::Error>) -> Error {
+    pub(crate) fn io(kind: ErrorKind, context: impl Into<String>, source: impl Into<io::Error>) -> Error {
         Error { kind, context: context.into(), source: Some(source.into()) }
     }
 
-    /// The operating system refused what the server can't do without.
+    pub(crate) fn config(context: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Config, context)
+    }
+
+    /// The operating system refused something that the server needs.
     pub(crate) fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
-        move |e| Error::io(Kind::System, what, e)
+        move |e| Error::io(ErrorKind::System, what, e)
     }
 
-    /// Whether the server ended at the drain deadline, cutting requests that were still in flight.
-    pub fn is_cut(&self) -> bool {
-        self.kind == Kind::Cut
-    }
-
-    /// Whether a listener could not be bound.
-    pub fn is_bind(&self) -> bool {
-        self.kind == Kind::Bind
+    /// What kind of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::error::{Error, Kind};
+use super::error::Error;
 
 /// Sizes and counts that bound one server.
 ///
@@ -180,13 +180,13 @@ impl Limits {
             ),
         ];
         if let Some((name, _, why)) = zeros.iter().find(|(_, is_zero, _)| *is_zero) {
-            return Err(Error::new(Kind::Config, format!("Limits::{name} is 0: {why}")));
+            return Err(Error::config(format!("Limits::{name} is 0: {why}")));
         }
         match self.streaming_percent {
             0..=100 => Ok(()),
             more => {
                 let text = format!("Limits::streaming_percent is {more}: 100 are all workers");
-                Err(Error::new(Kind::Config, text))
+                Err(Error::config(text))
             }
         }
     }
@@ -339,7 +339,7 @@ impl Timeouts {
         match times.iter().find(|(_, time)| time.is_zero()) {
             Some((name, _)) => {
                 let text = format!("Timeouts::{name} is zero: it would always have run out; None is never");
-                Err(Error::new(Kind::Config, text))
+                Err(Error::config(text))
             }
             None => Ok(()),
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::base::error::{Error, Kind};
+use crate::base::error::{Error, ErrorKind};
 use crate::base::log::{info, warn};
 use crate::net::conn_info::canonical;
 use crate::net::listener::{Listener, Place, Wanted};
@@ -266,20 +266,20 @@ fn adopt(sharers: &[&Claim], heirloom: Heirloom) -> Result<(Listener, Vec<String
     // What it is bound to is what it is first of all.
     let main = sharers.iter().find(|claim| claim.place.v6_wildcard().is_some()).or(sharers.first());
     let (Some(main), Some(fd)) = (main, heirloom.fd) else {
-        return Err(Error::new(Kind::Inherit, "a listener was inherited twice"));
+        return Err(Error::new(ErrorKind::Inherit, "a listener was inherited twice"));
     };
     for other in sharers.iter().filter(|other| !std::ptr::eq(**other, *main)) {
         let (one, two) = (&main.wanted.name, &other.wanted.name);
         if both.is_none() {
             let text = format!("can't listen on {one} and on {two}, which are one address: leave one out");
-            return Err(Error::new(Kind::Config, text));
+            return Err(Error::config(text));
         }
         if !main.wanted.has_settings_of(&other.wanted) {
             let text = format!(
                 "can't listen on {one} and on {two} with settings that differ, for the inherited socket of {one} \
                  takes IPv4, too: give both the same handler, workers and TLS, or stop the service and start it again"
             );
-            return Err(Error::new(Kind::Bind, text));
+            return Err(Error::new(ErrorKind::Bind, text));
         }
         info!("{two} is served by the inherited socket of {one}, which takes IPv4, too");
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::base::error::{Error, Kind};
+use crate::base::error::{Error, ErrorKind};
 use crate::base::log::{error, info, warn};
 use crate::base::phase::{Phase, PhaseWatch};
 use crate::base::sync::lock;
@@ -202,15 +202,14 @@ impl<'a> Control<'a> {
             _ => None,
         });
         let shared = shared.unwrap_or_default();
-        let system = |e: nix::Error| Error::io(Kind::System, "can't make the control loop's poller", e);
+        let system = |e: nix::Error| Error::io(ErrorKind::System, "can't make the control loop's poller", e);
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system)?;
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(system)?;
         poller.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL)).map_err(system)?;
         // Rings for what was left before it hung here.
         let _ = bell.write(1);
         if inbox.bell.set(bell).is_err() {
-            return Err(Error::new(
-                Kind::Config,
+            return Err(Error::config(
                 "this Handle steers another server, or has: give each server one of its own",
             ));
         }
@@ -277,15 +276,18 @@ impl<'a> Control<'a> {
         info!("end of generation {}", self.facts.generation);
         if self.cut > 0 {
             return Err(Error::new(
-                Kind::Cut,
+                ErrorKind::Aborted,
                 format!("{} requests were cut at the end of the drain", self.cut),
             ));
         }
         if let Some(why) = self.not_acquired.filter(|_| !self.has_served) {
-            return Err(Error::new(Kind::RolledBack, why));
+            return Err(Error::new(ErrorKind::RolledBack, why));
         }
         if self.failed {
-            return Err(Error::new(Kind::RolledBack, "this generation failed its check and was rolled back"));
+            return Err(Error::new(
+                ErrorKind::RolledBack,
+                "this generation failed its check and was rolled back",
+            ));
         }
         Ok(())
     }
@@ -297,7 +299,7 @@ impl<'a> Control<'a> {
         let n = match self.poller.wait(&mut events, timeout) {
             Ok(n) => n,
             Err(nix::Error::EINTR) => 0,
-            Err(e) => return Err(Error::io(Kind::System, "the control loop can't wait for events", e)),
+            Err(e) => return Err(Error::io(ErrorKind::System, "the control loop can't wait for events", e)),
         };
         for event in events.iter().take(n) {
             match event.data() {

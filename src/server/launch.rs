@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::base::budget::Budget;
-use crate::base::error::{Error, Kind};
+use crate::base::error::{self, Error};
 use crate::base::limits::{Limits, Timeouts};
 use crate::base::log::{error, warn};
 use crate::base::panic::panic_text;
@@ -419,7 +419,7 @@ fn start<B: Business>(
     let Opened { listeners, adopted } =
         sockets::open(plan.listen, inherited, &mut |listener| bound.0.push(listener.clone()))?;
     for hook in launch.before_ready {
-        hook().map_err(|e| Error::new(Kind::Config, format!("before_ready failed: {e}")))?;
+        hook().map_err(|e| Error::config(format!("before_ready failed: {e}")))?;
     }
     if let Some(pid_file) = &pid_file {
         pid_file.try_replace().map_err(|e| not_replaceable(pid_file, e))?;
@@ -488,9 +488,10 @@ fn start<B: Business>(
         .spawn(move || {
             let outcome = match catch_unwind(AssertUnwindSafe(|| acceptor.run())) {
                 Ok(ran) => ran.map_err(Error::system("the acceptor can't wait for events")),
-                Err(panic) => {
-                    Err(Error::new(Kind::System, format!("the acceptor panicked: {}", panic_text(&*panic))))
-                }
+                Err(panic) => Err(Error::new(
+                    error::ErrorKind::System,
+                    format!("the acceptor panicked: {}", panic_text(&*panic)),
+                )),
             };
             if let Err(e) = &outcome {
                 // Nothing would be accepted any more, nor time out.
@@ -512,7 +513,7 @@ fn start<B: Business>(
 }
 
 fn check_names(listen: &[Wanted]) -> Result<(), Error> {
-    let config = |text: String| Err(Error::new(Kind::Config, text));
+    let config = |text: String| Err(Error::config(text));
     if listen.is_empty() {
         return config("nothing to listen on: call `listen`".to_owned());
     }
@@ -541,7 +542,7 @@ fn check_variables(variables: &[(OsString, Option<OsString>)]) -> Result<(), Err
             continue;
         };
         let text = format!("can't pass on the variable {}: {why}", name.to_string_lossy());
-        return Err(Error::new(Kind::Config, text));
+        return Err(Error::config(text));
     }
     Ok(())
 }
@@ -623,7 +624,7 @@ impl Running {
         self.handle.shutdown();
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(outcome)) => outcome,
-            Some(Err(_)) => Err(Error::new(Kind::System, "the control loop panicked")),
+            Some(Err(_)) => Err(Error::new(error::ErrorKind::System, "the control loop panicked")),
             None => Ok(()),
         }
     }
@@ -649,7 +650,7 @@ fn usable_pid_file(path: &Path) -> Result<PidFile, Error> {
             ErrorKind::IsADirectory | ErrorKind::InvalidInput => ": want the path of a file",
             _ => "",
         };
-        Error::io(Kind::Config, format!("can't write the pid file {}{advice}", path.display()), e)
+        Error::io(error::ErrorKind::Config, format!("can't write the pid file {}{advice}", path.display()), e)
     })
 }
 
@@ -661,7 +662,7 @@ fn not_replaceable(file: &PidFile, e: io::Error) -> Error {
          put it into a folder of that user, such as one made by root (chown {uid}) before the user is changed",
         file.path().display()
     );
-    Error::io(Kind::Config, text, e)
+    Error::io(error::ErrorKind::Config, text, e)
 }
 
 /// The soft limit of open files is 1,024 on most hosts, for the sake of programs that use select().

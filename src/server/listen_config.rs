@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::error::{Error, Kind};
+use crate::base::error::Error;
 use crate::net::listener::Wanted;
 #[cfg(feature = "tls")]
 use crate::net::tls::Tls;
@@ -14,7 +14,6 @@ use crate::web::handler::Handler;
 /// of its own is the server's.
 ///
 /// ```no_run
-/// use heirloom::Listen;
 /// use heirloom::prelude::*;
 ///
 /// fn main() -> Result<(), heirloom::Error> {
@@ -127,7 +126,7 @@ impl Listen {
     /// # Errors
     /// What can't be meant.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let odd = |what: &str| Err(Error::new(Kind::Config, format!("the listener {} {what}", self.name())));
+        let odd = |what: &str| Err(Error::config(format!("the listener {} {what}", self.name())));
         if self.workers == Some(0) {
             return odd("needs a worker: Listen::workers(0)");
         }
@@ -139,7 +138,7 @@ impl Listen {
         }
         match self.handler.as_deref().map_or(Ok(()), Handler::check) {
             Ok(()) => Ok(()),
-            Err(text) => Err(Error::new(Kind::Config, text)),
+            Err(text) => Err(Error::config(text)),
         }
     }
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::budget::Budget;
-use crate::base::error::{Error, Kind};
+use crate::base::error::Error;
 use crate::base::log::{error, warn};
 use crate::base::panic::panic_text;
 use crate::base::status::Stats;
@@ -32,8 +32,6 @@ use crate::net::listener::Wanted;
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::pool::{Begin, Places, Pool};
 use crate::net::scheduler::queue::Queue;
-#[cfg(feature = "tls")]
-use crate::net::tls::Tls;
 use crate::server::admin::admin_routes;
 use crate::server::assembly::Staff;
 use crate::server::launch::{Business, Ground, Lanes, Launch, Plan, Running, Works, launch_methods};
@@ -86,37 +84,27 @@ impl Server {
         }
     }
 
-    /// Adds a listener: `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`; or a [`Listen`], which may have its own handler,
-    /// workers, backlog and more. Port 0 takes a free one, which later generations keep.
+    /// Adds a listener: `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`; or a [`Listen`], which may speak TLS and have its
+    /// own handler, workers, backlog and more. Port 0 takes a free one, which later generations keep.
     ///
-    /// The text is the listener's name at a handover: a successor that asks for the same text, or
-    /// for the same address in another spelling, inherits the socket.
+    /// ```no_run
+    /// # use heirloom::prelude::*;
+    /// # fn main() -> Result<(), heirloom::Error> {
+    /// # let (site, office) = (Router::new(), Router::new());
+    /// Server::new(site)
+    ///     .listen("0.0.0.0:8001")
+    ///     .listen("unix:/run/app/app.sock")
+    ///     .listen(Listen::new("127.0.0.1:8002").handler(office))
+    ///     .serve()
+    /// # }
+    /// ```
+    ///
+    /// The text is the listener's name at a handover: a successor that is configured with the same text, or with the
+    /// same address in another spelling, inherits the socket.
     #[must_use]
     pub fn listen(mut self, listen: impl Into<Listen>) -> Server {
         self.listen.push(listen.into());
         self
-    }
-
-    /// Adds a listener with a handler of its own, on the server's workers.
-    #[must_use]
-    pub fn listen_with(self, name: impl Into<String>, handler: impl Handler) -> Server {
-        self.listen(Listen::new(name).handler(handler))
-    }
-
-    /// Adds a listener that speaks TLS, and HTTP/1.1 within. [`Server::serve`] reads the files that
-    /// `tls` names. As for [`Server::listen`], `name` is the text that a successor inherits the socket
-    /// by, whether it speaks TLS there or not.
-    #[cfg(feature = "tls")]
-    #[must_use]
-    pub fn listen_tls(self, name: impl Into<String>, tls: Tls) -> Server {
-        self.listen(Listen::new(name).tls(tls))
-    }
-
-    /// Adds a listener that speaks TLS, with a handler of its own, on the server's workers.
-    #[cfg(feature = "tls")]
-    #[must_use]
-    pub fn listen_tls_with(self, name: impl Into<String>, tls: Tls, handler: impl Handler) -> Server {
-        self.listen(Listen::new(name).tls(tls).handler(handler))
     }
 
     /// Adds a listener for operators, with `/healthz`, `/readyz`, `/metrics` and `/status`, and a
@@ -172,7 +160,7 @@ impl Server {
     ///
     /// # Errors
     /// When it can't start, when requests were cut at the end of a drain
-    /// ([`Error::is_cut`]), or when this generation was rolled back. A process serves once with
+    /// ([`ErrorKind::Aborted`](crate::ErrorKind::Aborted)), or when this generation was rolled back. A process serves once with
     /// signals: a second call is an error ([`Server::spawn`] has no such limit).
     pub fn serve(self) -> Result<(), Error> {
         launch::serve(self)
@@ -325,7 +313,7 @@ impl Business for Server {
 
 impl Server {
     fn check(&self) -> Result<(), Error> {
-        let config = |text: String| Err(Error::new(Kind::Config, text));
+        let config = |text: String| Err(Error::config(text));
         if !(1..=MOST_WORKERS).contains(&self.workers) {
             let workers = self.workers;
             return config(format!(

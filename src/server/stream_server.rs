@@ -17,7 +17,7 @@ use crossbeam_utils::CachePadded;
 use socket2::SockRef;
 
 use crate::base::close_reason::CloseReason;
-use crate::base::error::{Error, Kind};
+use crate::base::error::{Error, ErrorKind};
 use crate::base::log::{debug, error, info};
 use crate::base::phase::{Drain, Phase, PhaseWatch};
 use crate::base::status::{Counters, Stats};
@@ -188,7 +188,7 @@ impl Business for StreamServer {
                 }
                 handle.shutdown();
             }
-            outcome.map_err(|_| Error::new(Kind::System, "the service has panicked"))
+            outcome.map_err(|_| Error::new(ErrorKind::System, "the service has panicked"))
         };
         let thread = thread::Builder::new()
             .name("heirloom-service".into())

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Weak};
 use std::thread;
 
-use crate::base::error::{Error, Kind};
+use crate::base::error::{Error, ErrorKind};
 use crate::base::panic::{contain_drop, panic_text};
 
 type BoxedError = Box<dyn StdError + Send + Sync>;
@@ -115,7 +115,7 @@ impl<T: 'static> PerWorker<T> {
             let thread = thread::current();
             let name = thread.name().unwrap_or("a thread");
             Error::io(
-                Kind::Config,
+                ErrorKind::Config,
                 format!("{name} can't make its {}", type_name::<T>()),
                 io::Error::other(e),
             )

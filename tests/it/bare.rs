@@ -289,7 +289,7 @@ fn the_hammer_cuts_what_the_program_has() {
     let connection = given.recv_timeout(DEADLINE).unwrap();
     running.handle().abort();
     eventually("it ends", || running.handle().phase() == Phase::Exited);
-    assert!(running.stop().unwrap_err().is_cut());
+    assert_eq!(running.stop().unwrap_err().kind(), heirloom::ErrorKind::Aborted);
     drop(connection);
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use heirloom::Listen;
+use heirloom::ErrorKind;
 use heirloom::prelude::*;
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -83,7 +83,7 @@ fn what_can_not_be_meant_names_the_listener() {
     ] {
         let error = Server::new(thread_name).listen(listen).spawn().unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
-        assert!(!error.is_bind());
+        assert_eq!(error.kind(), ErrorKind::Config);
     }
     // Each of them could be meant.
     let two = Server::new(thread_name).listen(Listen::new("127.0.0.1:0").workers(9_990)).workers(11);

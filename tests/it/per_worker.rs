@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use heirloom::ErrorKind;
 use heirloom::prelude::*;
 
 use crate::support::{Client, eventually};
@@ -91,7 +92,7 @@ fn a_value_that_can_not_be_made_is_an_error_of_the_start() {
     let error = server.spawn().unwrap_err();
     let said = "heirloom-worker-0 can't make its alloc::rc::Rc<u8>: no route to the database";
     assert_eq!(error.to_string(), said);
-    assert!(!error.is_bind());
+    assert_eq!(error.kind(), ErrorKind::Config);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use heirloom::prelude::*;
-use heirloom::{CloseReason, Phase, RouteLimits, limited};
+use heirloom::{CloseReason, ErrorKind, Phase, RouteLimits, limited};
 
 use crate::support::*;
 
@@ -560,7 +560,8 @@ fn two_servers_in_one_process() {
 
 #[test]
 fn one_handler_for_each_listener() {
-    let fixture = Fixture::with(|server| server.listen_with("127.0.0.1:0", |_: Request| "other\n"));
+    let fixture =
+        Fixture::with(|server| server.listen(Listen::new("127.0.0.1:0").handler(|_: Request| "other\n")));
     fixture.client().expect_kept();
     let mut other = Client::to(fixture.running().addresses()[1]);
     assert_eq!(other.get("/nowhere").said(), "200 other");
@@ -630,7 +631,7 @@ fn a_stop_that_is_too_slow_cuts() {
     let outcome = fixture.into_running().stop();
     gate.open();
     let error = outcome.unwrap_err();
-    assert!(error.is_cut(), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Aborted, "{error}");
     assert_eq!(error.to_string(), "1 requests were cut at the end of the drain");
 }
 
@@ -782,11 +783,11 @@ fn hello() -> Server {
     Server::new(|_: Request| "hello\n")
 }
 
-/// What is wrong, as whoever configured it reads it.
+/// The start fails with this kind of error, whose text has all of `texts`.
 #[track_caller]
-fn expect_error(server: Server, is_bind: bool, texts: &[&str]) {
+fn expect_error(server: Server, kind: ErrorKind, texts: &[&str]) {
     let error = server.spawn().map(|running| running.addresses().to_vec()).unwrap_err();
-    assert_eq!(error.is_bind(), is_bind, "{error}");
+    assert_eq!(error.kind(), kind, "{error}");
     assert_eq!(format!("{error:?}"), error.to_string());
     for text in texts {
         assert!(error.to_string().contains(text), "{text:?} in {error}");
@@ -796,40 +797,52 @@ fn expect_error(server: Server, is_bind: bool, texts: &[&str]) {
 #[test]
 fn what_can_not_be_meant() {
     let any = "127.0.0.1:0";
-    expect_error(hello(), false, &["nothing to listen on", "`listen`"]);
-    expect_error(hello().listen(any).workers(0), false, &["needs a worker", "Server::workers(0)"]);
-    expect_error(hello().listen(any).workers(10_001), false, &["10000 at most", "Server::workers(10001)"]);
+    expect_error(hello(), ErrorKind::Config, &["nothing to listen on", "`listen`"]);
+    expect_error(
+        hello().listen(any).workers(0),
+        ErrorKind::Config,
+        &["needs a worker", "Server::workers(0)"],
+    );
+    expect_error(
+        hello().listen(any).workers(10_001),
+        ErrorKind::Config,
+        &["10000 at most", "Server::workers(10001)"],
+    );
     let routes = || Router::new().get("/a/{x}", |_: Request| "").post("/a/{y}", |_: Request| "");
     let names = ["/a/{x}", "/a/{y}", "GET", "POST", "conflicts"];
-    expect_error(Server::new(routes()).listen(any), false, &names);
-    expect_error(hello().listen_with(any, routes()), false, &names);
+    expect_error(Server::new(routes()).listen(any), ErrorKind::Config, &names);
+    expect_error(hello().listen(Listen::new(any).handler(routes())), ErrorKind::Config, &names);
     let twice = Router::new().get("/a", |_: Request| "").get("/a", |_: Request| "");
-    expect_error(Server::new(twice).listen(any), false, &["GET /a", "twice"]);
+    expect_error(Server::new(twice).listen(any), ErrorKind::Config, &["GET /a", "twice"]);
     let failing = || hello().before_ready(|| Err("the cache is cold".to_owned()));
-    expect_error(failing().listen(any), false, &["before_ready", "the cache is cold"]);
+    expect_error(failing().listen(any), ErrorKind::Config, &["before_ready", "the cache is cold"]);
 }
 
 #[test]
 fn what_can_not_be_bound() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let name = taken.local_addr().unwrap().to_string();
-    expect_error(hello().listen(&name), true, &[&name, "another process has it"]);
-    expect_error(hello().listen("127.0.0.1:0").listen(&name), true, &[&name]);
-    expect_error(hello().admin(&name), true, &[&name]);
+    expect_error(hello().listen(&name), ErrorKind::Bind, &[&name, "another process has it"]);
+    expect_error(hello().listen("127.0.0.1:0").listen(&name), ErrorKind::Bind, &[&name]);
+    expect_error(hello().admin(&name), ErrorKind::Bind, &[&name]);
     for name in ["8001", "127.0.0.1", "127.0.0.1:", "127.0.0.1:99999", "", "http://h:80/"] {
-        expect_error(hello().listen(name), true, &[name, "ADDRESS:PORT", "unix:PATH"]);
+        expect_error(hello().listen(name), ErrorKind::Bind, &[name, "ADDRESS:PORT", "unix:PATH"]);
     }
-    expect_error(hello().listen("a b:1"), true, &["a b:1", "check the host's name"]);
-    expect_error(hello().listen("192.0.2.1:0"), true, &["192.0.2.1:0", "no such address"]);
+    expect_error(hello().listen("a b:1"), ErrorKind::Bind, &["a b:1", "check the host's name"]);
+    expect_error(hello().listen("192.0.2.1:0"), ErrorKind::Bind, &["192.0.2.1:0", "no such address"]);
     let folder = tempfile::tempdir().unwrap();
     let path = format!("unix:{}/missing/socket", folder.path().display());
-    expect_error(hello().listen(&path), true, &[&path, "No such file"]);
+    expect_error(hello().listen(&path), ErrorKind::Bind, &[&path, "No such file"]);
     let long = format!("unix:{}/{}", folder.path().display(), "x".repeat(200));
-    expect_error(hello().listen(&long), true, &[&long]);
+    expect_error(hello().listen(&long), ErrorKind::Bind, &[&long]);
     if nix::unistd::geteuid().is_root() {
         eprintln!("skipped: a port without permission, since root may bind all");
     } else {
-        expect_error(hello().listen("127.0.0.1:1"), true, &["127.0.0.1:1", "CAP_NET_BIND_SERVICE"]);
+        expect_error(
+            hello().listen("127.0.0.1:1"),
+            ErrorKind::Bind,
+            &["127.0.0.1:1", "CAP_NET_BIND_SERVICE"],
+        );
     }
 }
 
@@ -840,13 +853,13 @@ fn a_unix_path() {
     let name = format!("unix:{}", path.display());
     // In use; then left behind; then no socket at all.
     let living = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    expect_error(hello().listen(&name), true, &[&name, "another process has it"]);
+    expect_error(hello().listen(&name), ErrorKind::Bind, &[&name, "another process has it"]);
     drop(living);
     assert!(path.exists());
     hello().listen(&name).spawn().unwrap().stop().unwrap();
     assert!(!path.exists());
     std::fs::write(&path, "precious").unwrap();
-    expect_error(hello().listen(&name), true, &[&name]);
+    expect_error(hello().listen(&name), ErrorKind::Bind, &[&name]);
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 }
 
@@ -858,7 +871,7 @@ fn a_server_that_fails_to_start_lets_go() {
     let name = format!("unix:{}", path.display());
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let busy = taken.local_addr().unwrap().to_string();
-    expect_error(hello().listen(&name).listen(&busy), true, &[&busy]);
+    expect_error(hello().listen(&name).listen(&busy), ErrorKind::Bind, &[&busy]);
     hello().listen(&name).spawn().unwrap().stop().unwrap();
 }
 

@@ -44,8 +44,8 @@ impl Scene {
             })
             .get("/halves", |_: Request| switch(halves))
             .get("/bytes", |_: Request| switch(bytes));
-        let server =
-            Server::new(router).listen_tls("127.0.0.1:0", Tls::from_files(pair.certificate, pair.key));
+        let server = Server::new(router)
+            .listen(Listen::new("127.0.0.1:0").tls(Tls::from_files(pair.certificate, pair.key)));
         Scene { authority, running: server.workers(2).timeouts(quick()).spawn().unwrap() }
     }
 

@@ -56,7 +56,7 @@ fn dropping_one_finishes_what_it_began_and_ends_it() {
 fn its_addresses_are_in_the_order_of_its_listeners() {
     let server = Server::new(|_: Request| "first")
         .listen("127.0.0.1:0")
-        .listen_with("127.0.0.1:0", |_: Request| "second")
+        .listen(Listen::new("127.0.0.1:0").handler(|_: Request| "second"))
         .admin("127.0.0.1:0")
         .spawn()
         .unwrap();

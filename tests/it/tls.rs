@@ -22,7 +22,7 @@ fn fixture(authority: &Authority, configure: impl FnOnce(Server) -> Server) -> F
     let gate = Gate::default();
     let router = routes(&gate).get("/tls", told);
     let server = Server::new(router)
-        .listen_tls("127.0.0.1:0", Tls::from_files(pair.certificate, pair.key))
+        .listen(Listen::new("127.0.0.1:0").tls(Tls::from_files(pair.certificate, pair.key)))
         .workers(4)
         .timeouts(quick());
     Fixture::of(gate, configure(server))
@@ -107,7 +107,7 @@ fn naps(authority: &Authority, served: &Arc<AtomicUsize>) -> Fixture {
     };
     let pair = authority.server("server", &["localhost"]);
     let server = Server::new(Router::new().get("/nap", nap))
-        .listen_tls("127.0.0.1:0", Tls::from_files(pair.certificate, pair.key))
+        .listen(Listen::new("127.0.0.1:0").tls(Tls::from_files(pair.certificate, pair.key)))
         .workers(1)
         .timeouts(quick());
     Fixture::of(Gate::default(), server)
@@ -497,8 +497,9 @@ fn clients_get_the_certificate_of_the_name_they_ask_for() {
     let second = authority.server("second", &["two.test", "*.wild.test"]);
     let tls = Tls::from_files(&first.certificate, &first.key).and_files(&second.certificate, &second.key);
     let gate = Gate::default();
-    let server =
-        Server::new(routes(&gate).get("/tls", told)).listen_tls("127.0.0.1:0", tls).timeouts(quick());
+    let server = Server::new(routes(&gate).get("/tls", told))
+        .listen(Listen::new("127.0.0.1:0").tls(tls))
+        .timeouts(quick());
     let fixture = Fixture::of(gate, server);
     let config = authority.trusted().config();
     for (name, known) in [
@@ -534,8 +535,8 @@ fn mutual_tls() {
         req.tls().and_then(|tls| tls.client_certificates().next()).unwrap_or_default().to_vec()
     }));
     let server = server
-        .listen_tls("127.0.0.1:0", tls.clone().require_clients(ours.file()))
-        .listen_tls("127.0.0.1:0", tls.request_clients(ours.file()))
+        .listen(Listen::new("127.0.0.1:0").tls(tls.clone().require_clients(ours.file())))
+        .listen(Listen::new("127.0.0.1:0").tls(tls.request_clients(ours.file())))
         .timeouts(quick());
     let fixture = Fixture::of(gate, server);
     let addresses = fixture.running().addresses().to_vec();
@@ -579,7 +580,7 @@ fn certificates_are_read_anew_and_bad_ones_leave_the_old() {
     let tls = Tls::from_files(&pair.certificate, &pair.key);
     let renewed = tls.clone();
     let gate = Gate::default();
-    let server = Server::new(routes(&gate)).listen_tls("127.0.0.1:0", tls).timeouts(quick());
+    let server = Server::new(routes(&gate)).listen(Listen::new("127.0.0.1:0").tls(tls)).timeouts(quick());
     let fixture = Fixture::of(gate, server);
     let config = authority.trusted().config();
     let serves = |name: &str| Secure::to(fixture.address(), name, &config).is_ok();
@@ -627,7 +628,8 @@ fn certificates_are_read_anew_and_bad_ones_leave_the_old() {
         assert!(serves("old.test") && !serves("new.test"), "{name}");
         // So does a start.
         let tls = Tls::from_files(&pair.certificate, &pair.key);
-        let start = Server::new(|_: Request| "").listen_tls("127.0.0.1:0", tls).spawn().unwrap_err();
+        let start =
+            Server::new(|_: Request| "").listen(Listen::new("127.0.0.1:0").tls(tls)).spawn().unwrap_err();
         assert_eq!(start.to_string(), error);
     }
     fs::copy(&other.key, &pair.key).unwrap();
@@ -681,7 +683,7 @@ fn a_key_that_lost_its_line_ends_serves() {
     let tls = Tls::from_files(&pair.certificate, &pair.key);
     let renewed = tls.clone();
     let gate = Gate::default();
-    let server = Server::new(routes(&gate)).listen_tls("127.0.0.1:0", tls).timeouts(quick());
+    let server = Server::new(routes(&gate)).listen(Listen::new("127.0.0.1:0").tls(tls)).timeouts(quick());
     let fixture = Fixture::of(gate, server);
     let config = authority.trusted().config();
     let texts = [fs::read_to_string(&pair.certificate).unwrap(), fs::read_to_string(&pair.key).unwrap()];
@@ -735,7 +737,8 @@ fn no_error_has_anything_of_a_key() {
         fs::write(&pair.key, key).unwrap();
         let tls = Tls::from_files(&pair.certificate, &pair.key);
         let reloaded = tls.reload().unwrap_err();
-        let start = Server::new(|_: Request| "").listen_tls("127.0.0.1:0", tls).spawn().unwrap_err();
+        let start =
+            Server::new(|_: Request| "").listen(Listen::new("127.0.0.1:0").tls(tls)).spawn().unwrap_err();
         let as_authority = Tls::from_files(&pair.certificate, &pair.key).require_clients(&pair.key).reload();
         for error in [&reloaded, &start, &as_authority.unwrap_err()] {
             expect_nothing_of(&secrets, &all_of(error));
@@ -808,7 +811,8 @@ fn authorities_of_clients_are_checked_at_the_start() {
     fs::write(&empty, "").unwrap();
     for file in [&empty, &pair.key, &authority.path("missing.pem")] {
         let tls = Tls::from_files(&pair.certificate, &pair.key).require_clients(file);
-        let error = Server::new(|_: Request| "").listen_tls("127.0.0.1:0", tls).spawn().unwrap_err();
+        let error =
+            Server::new(|_: Request| "").listen(Listen::new("127.0.0.1:0").tls(tls)).spawn().unwrap_err();
         let name = file.file_name().unwrap().to_str().unwrap();
         assert!(error.to_string().contains(name) && error.to_string().contains("authority"), "{error}");
     }
@@ -826,7 +830,8 @@ fn a_handler_sees_that_its_client_has_gone() {
     };
     let pair = authority.server("server", &["localhost"]);
     let tls = Tls::from_files(pair.certificate, pair.key);
-    let running = Server::new(leave).listen_tls("127.0.0.1:0", tls).timeouts(quick()).spawn().unwrap();
+    let running =
+        Server::new(leave).listen(Listen::new("127.0.0.1:0").tls(tls)).timeouts(quick()).spawn().unwrap();
     let mut client = Secure::to(running.addresses()[0], "localhost", &authority.trusted().config()).unwrap();
     client.send(get("/"));
     assert!(!seen.recv_timeout(DEADLINE).unwrap());

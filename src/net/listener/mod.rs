@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::base::error::{Error, Kind};
+use crate::base::error::{self, Error};
 use crate::base::log::{info, warn};
 use crate::base::sys;
 use crate::net::stream::Stream;
@@ -173,7 +173,8 @@ impl Listener {
     /// Takes a listening socket that was inherited by that name.
     pub(crate) fn adopt(wanted: Wanted, passed: Passed<OwnedFd>) -> Result<Listener, Error> {
         let (name, fd) = (&*wanted.name, passed.fd);
-        let odd = |e: io::Error| Error::io(Kind::Inherit, format!("the listener {name} is odd"), e);
+        let odd =
+            |e: io::Error| Error::io(error::ErrorKind::Inherit, format!("the listener {name} is odd"), e);
         let socket = SockRef::from(&fd);
         // Shared with every generation, and so from birth.
         socket.set_nonblocking(true).map_err(odd)?;
@@ -356,7 +357,7 @@ impl Listener {
 /// `ours` is what to do where it is in use by this server or the generation before it.
 fn cannot_listen(name: &str, e: io::Error, ours: Option<String>) -> Error {
     let advice = ours.unwrap_or_else(|| advice(name, &e).to_owned());
-    Error::io(Kind::Bind, format!("can't listen on {}{advice}", shown(name)), e)
+    Error::io(error::ErrorKind::Bind, format!("can't listen on {}{advice}", shown(name)), e)
 }
 
 /// A text that is empty can't be seen.

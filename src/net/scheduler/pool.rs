@@ -183,7 +183,6 @@ mod tests {
 
     use super::*;
     use crate::PerWorker;
-    use crate::base::error::Kind;
 
     const WORKERS: usize = 3;
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -283,7 +282,7 @@ mod tests {
     fn where_one_can_not_begin_none_works() {
         let tries = AtomicUsize::new(0);
         let begin = move || match tries.fetch_add(1, Ordering::SeqCst) {
-            1 => Err(Error::new(Kind::Config, "as the test wants it")),
+            1 => Err(Error::config("as the test wants it")),
             _ => Ok(()),
         };
         let queue = Arc::new(Queue::new(WORKERS, 1));
@@ -304,7 +303,7 @@ mod tests {
         let (end, hangs) = mpsc::channel::<()>();
         let hangs = Mutex::new(hangs);
         let begin = move || match tries.fetch_add(1, Ordering::SeqCst) {
-            1 => Err(Error::new(Kind::Config, "as the test wants it")),
+            1 => Err(Error::config("as the test wants it")),
             _ => {
                 let _ = lock(&hangs).recv();
                 Ok(())

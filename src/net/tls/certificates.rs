@@ -16,7 +16,7 @@ use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 
 use super::clock::{Clock, Tickets};
 use super::{pem, reasons};
-use crate::base::error::{Error, Kind};
+use crate::base::error::Error;
 
 /// What is spoken within: the only answer to ALPN.
 const HTTP_1_1: &[u8] = b"http/1.1";
@@ -41,7 +41,7 @@ impl Spec {
             Some((file, required)) => verifier(file, *required, &provider)?,
             None => Arc::new(NoClientAuth),
         };
-        let broken = |e: rustls::Error| Error::new(Kind::Config, format!("TLS can't be set up: {e}"));
+        let broken = |e: rustls::Error| Error::config(format!("TLS can't be set up: {e}"));
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(broken)?
@@ -80,7 +80,7 @@ fn name(file: &Path) -> String {
 }
 
 fn wrong(what: &str, file: &Path, why: impl fmt::Display) -> Error {
-    Error::new(Kind::Config, format!("can't use the {what} {}: {why}", name(file)))
+    Error::config(format!("can't use the {what} {}: {why}", name(file)))
 }
 
 fn pair(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Error> {

@@ -35,7 +35,7 @@ pub(crate) use session::{Failure, Handshake, Session};
 ///         Ok(()) => (StatusCode::OK, "new connections get the new certificate\n".to_owned()),
 ///         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("the old one stays: {e}\n")),
 ///     });
-///     Server::new(router).listen_tls("0.0.0.0:8443", tls).serve()
+///     Server::new(router).listen(Listen::new("0.0.0.0:8443").tls(tls)).serve()
 /// }
 /// ```
 #[derive(Clone)]

@@ -16,7 +16,7 @@ use super::channel::Channel;
 use super::child::{FIRST_FD, VARIABLE};
 use super::state_file::StateFile;
 use super::{FileId, Hello, Message, Passed, start, unescape};
-use crate::base::error::{Error, Kind};
+use crate::base::error::{Error, ErrorKind};
 use crate::base::log::{info, warn};
 use crate::base::sync::lock;
 use crate::base::sys;
@@ -113,7 +113,7 @@ fn look() -> Result<Found, Error> {
         return void(&format!("descriptor {channel} is not the channel that it names"));
     }
     let mut lifecycle = Channel::new(inherit(channel, "the lifecycle channel")?)
-        .map_err(|e| Error::io(Kind::Inherit, "can't use the lifecycle channel", e))?;
+        .map_err(|e| Error::io(ErrorKind::Inherit, "can't use the lifecycle channel", e))?;
     let rest = take_over(&mut lifecycle, channel.saturating_add(1), note);
     // The predecessor's log says it, too.
     let (listeners, connections, state, predecessor) =
@@ -143,8 +143,9 @@ fn take_over(lifecycle: &mut Channel, next: i32, note: Note) -> Result<Rest, Err
         prove_listening(&listener).map_err(|e| taken(fd, &what, &e.to_string()))?;
         inherited.push(Passed { name, fd: listener, file: paths.next().flatten() });
     }
-    let predecessor = hello(lifecycle)
-        .map_err(|e| Error::io(Kind::Inherit, "no HELLO from the predecessor, whose listeners we have", e))?;
+    let predecessor = hello(lifecycle).map_err(|e| {
+        Error::io(ErrorKind::Inherit, "no HELLO from the predecessor, whose listeners we have", e)
+    })?;
     Ok((inherited, connections, state, predecessor))
 }
 
@@ -158,7 +159,7 @@ fn taken(fd: i32, what: &str, found: &str) -> Error {
         "descriptor {fd} is not {what} any more ({found}): \
          a script that starts this program must leave descriptors from {FIRST_FD} on alone"
     );
-    Error::new(Kind::Inherit, text)
+    Error::new(ErrorKind::Inherit, text)
 }
 
 fn prove_listening(fd: &OwnedFd) -> io::Result<()> {

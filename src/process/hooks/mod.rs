@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use crate::base::error::{Error, Kind};
+use crate::base::error::{Error, ErrorKind};
 use crate::base::log::error;
 use crate::base::panic::contain_drop;
 use crate::base::phase::Phase;
@@ -108,7 +108,7 @@ impl Hooks {
 
     /// For a first generation, before it serves.
     pub(crate) fn acquire_first(&mut self) -> Result<(), Error> {
-        self.acquire(Handed::State(Arc::default())).map_err(|e| Error::new(Kind::Config, e))
+        self.acquire(Handed::State(Arc::default())).map_err(Error::config)
     }
 
     fn acquire(&mut self, handed: Handed) -> Result<(), String> {
@@ -189,7 +189,7 @@ impl Runner {
         thread::Builder::new()
             .name("heirloom-hooks".into())
             .spawn(move || hooks.run(receiver, holds, tell))
-            .map_err(|e| Error::io(Kind::System, "no thread for the hooks", e))?;
+            .map_err(|e| Error::io(ErrorKind::System, "no thread for the hooks", e))?;
         Ok(Runner { jobs: Some(jobs) })
     }
 

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, SendError};
 use std::thread;
 
 use super::caught;
-use crate::base::error::{Error, Kind};
+use crate::base::error::{Error, ErrorKind};
 use crate::process::signals::Signal;
 
 /// What the user gave to the builder.
@@ -45,7 +45,7 @@ impl SignalHooks {
         thread::Builder::new()
             .name("heirloom-on-signal".into())
             .spawn(move || self.run(&receiver))
-            .map_err(|e| Error::io(Kind::System, "no thread for the hooks of signals", e))?;
+            .map_err(|e| Error::io(ErrorKind::System, "no thread for the hooks of signals", e))?;
         Ok(SignalDesk { jobs: Some(jobs), hooked })
     }
 

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use heirloom::Listen;
 use heirloom::prelude::*;
 
 /// Longer than any test.
