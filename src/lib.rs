@@ -387,7 +387,7 @@ pub use web::extract::json::{Json, Problem};
 #[cfg(feature = "files")]
 pub use web::files::{ServeDir, ServeFile};
 pub use web::handler::{
-    Handler, Next, Resolved, RouteLimits, Wrapped, Wrapper, limited, max_body, streaming, with_state,
+    Handler, Next, RouteLimits, Wrapped, Wrapper, limited, max_body, streaming, with_state,
 };
 pub use web::per_worker::PerWorker;
 pub use web::request::RequestExt;

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::request::Parts;
+use http::Method;
 
 use super::http1::{cut, tight};
 use crate::base::budget::Budget;
@@ -28,7 +28,7 @@ use crate::net::scheduler::queue::{Parker, Popped, Queue, Taken};
 use crate::net::slots::SlotId;
 use crate::net::stream::{Peek, Stream};
 use crate::web::body::Body;
-use crate::web::handler::{Handler, Resolved, RouteLimits, RouteRules};
+use crate::web::handler::{Handler, RouteMatch, Routes, Seal};
 use crate::web::request::RequestExt;
 use crate::{Request, Response};
 
@@ -213,15 +213,21 @@ impl Handler for Mirror {
         response.status(status).body(body).unwrap()
     }
 
-    fn resolve(&self, head: &Parts) -> Resolved<'_> {
-        let streaming = head.uri.path() == "/left";
-        let body_bytes = (head.uri.path() == "/small").then_some(3);
-        let refusal = (head.uri.path() == "/nowhere").then(|| {
-            let response = http::Response::builder().status(404).header("x-asked", head.method.as_str());
-            response.body(Body::from("not found\n")).unwrap()
-        });
-        let limits = RouteLimits { body_bytes, ..RouteLimits::default() };
-        Resolved { rules: RouteRules { limits, streaming }, refusal, ..Resolved::default() }
+    fn routes(&self, _: Seal) -> Option<&dyn Routes> {
+        Some(self)
+    }
+}
+
+impl Routes for Mirror {
+    fn find_route(&self, method: &Method, path: &str) -> RouteMatch {
+        let mut found = RouteMatch::default();
+        found.rules.streaming = path == "/left";
+        found.rules.limits.body_bytes = (path == "/small").then_some(3);
+        if path == "/nowhere" {
+            let response = http::Response::builder().status(404).header("x-asked", method.as_str());
+            found.refuse(response.body(Body::from("not found\n")).unwrap());
+        }
+        found
     }
 }
 

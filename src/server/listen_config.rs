@@ -8,7 +8,7 @@ use crate::base::error::Error;
 use crate::net::listener::Wanted;
 #[cfg(feature = "tls")]
 use crate::net::tls::Tls;
-use crate::web::handler::Handler;
+use crate::web::handler::{Handler, verify};
 
 /// A listener and what is its own, for [`Server::listen`](crate::Server::listen). What it has not
 /// of its own is the server's.
@@ -136,7 +136,7 @@ impl Listen {
         if self.wanted.keepalive.is_some_and(|idle| idle < Duration::from_secs(1)) {
             return odd("can't be probed more than once a second: Listen::keepalive");
         }
-        match self.handler.as_deref().map_or(Ok(()), Handler::check) {
+        match self.handler.as_deref().map_or(Ok(()), verify) {
             Ok(()) => Ok(()),
             Err(text) => Err(Error::config(text)),
         }

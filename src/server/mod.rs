@@ -36,7 +36,7 @@ use crate::server::admin::admin_routes;
 use crate::server::assembly::Staff;
 use crate::server::launch::{Business, Ground, Lanes, Launch, Plan, Running, Works, launch_methods};
 use crate::server::listen_config::Listen;
-use crate::web::handler::Handler;
+use crate::web::handler::{Handler, verify};
 use crate::web::per_worker::PerWorker;
 
 /// For what workers drop at their end, which may be the user's.
@@ -325,7 +325,7 @@ impl Server {
                 format!("a worker needs {LEAST_STACK} bytes of stack at least: Server::stack_bytes({bytes})");
             return config(text);
         }
-        if let Err(text) = self.handler.check() {
+        if let Err(text) = verify(&*self.handler) {
             return config(text);
         }
         self.listen.iter().try_for_each(Listen::check)?;

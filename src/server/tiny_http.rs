@@ -30,7 +30,7 @@ use crate::base::time::poll_timeout;
 use crate::http::codec::head::content_length;
 use crate::http::codec::{Decoder, Framing, encode};
 use crate::net::stream::{Peek, Stream};
-use crate::web::handler::Handler;
+use crate::web::handler::{Handler, Routes, Seal};
 use crate::web::request::RequestExt;
 use crate::web::response::IntoResponse;
 use crate::{Body, Request, Response};
@@ -160,7 +160,13 @@ impl Handler for TinyHttp {
         })
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn routes(&self, _: Seal) -> Option<&dyn Routes> {
+        Some(self)
+    }
+}
+
+impl Routes for TinyHttp {
+    fn verify(&self) -> Result<(), String> {
         let link = self.link().map_err(|e| format!("tiny_http can't be started: {e}"))?;
         lock(&self.idle).push(link);
         Ok(())

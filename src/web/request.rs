@@ -281,11 +281,11 @@ impl RequestExt for Request {
 
     fn params(&self) -> impl Iterator<Item = (&str, &str)> {
         let matched = self.extensions().get::<Matched>();
-        matched.into_iter().flat_map(|m| m.pattern.names.iter().zip(&m.values)).map(|(n, v)| (&**n, &**v))
+        matched.into_iter().flat_map(Matched::params)
     }
 
     fn pattern(&self) -> Option<&str> {
-        let matched = self.extensions().get::<Matched>().map(|m| &*m.pattern.text);
+        let matched = self.extensions().get::<Matched>().map(Matched::pattern);
         matched.or_else(|| self.body().is_routed().then(|| self.uri().path()))
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{CloseReason, Resolved, Running, Upgraded};
+use heirloom::{CloseReason, Running, Upgraded};
 
 use crate::support::*;
 
@@ -244,18 +244,10 @@ impl IntoResponse for Unanswerable {
     }
 }
 
-/// The router, but for a path of which it can't say anything.
-struct Unresolved(Router);
-
-impl Handler for Unresolved {
-    fn call(&self, request: Request) -> Response {
-        self.0.call(request)
-    }
-
-    fn resolve(&self, head: &http::request::Parts) -> Resolved<'_> {
-        assert!(head.uri.path() != "/resolve", "as the test wants it");
-        self.0.resolve(head)
-    }
+/// A wrapper that panics at one path.
+fn touchy(request: Request, next: Next<'_>) -> Response {
+    assert!(request.uri().path() != "/wrapper", "as the test wants it");
+    next.call(request)
 }
 
 fn serve(handler: impl Handler) -> Running {
@@ -268,7 +260,7 @@ fn client_of(running: &Running) -> Client {
 
 const WORKERS: usize = 4;
 
-fn panicking() -> Unresolved {
+fn panicking() -> Router {
     let poisoned = Arc::new(Mutex::new(0));
     let poisons = Arc::clone(&poisoned);
     let with_bomb = |body: Body| {
@@ -276,7 +268,7 @@ fn panicking() -> Unresolved {
         response.extensions_mut().insert(Arc::new(Bomb));
         response
     };
-    let router = Router::new()
+    Router::new()
         .get("/", |_: Request| "Hello, World!")
         .get("/handler", |_: Request| -> Response { panic!("as the test wants it") })
         .get("/handler/bomb", |_: Request| -> Response { std::panic::panic_any(Bomb) })
@@ -330,8 +322,7 @@ fn panicking() -> Unresolved {
         .get("/poisoned", move |_: Request| match poisoned.lock() {
             Ok(n) => n.to_string(),
             Err(_) => "it is poisoned".to_owned(),
-        });
-    Unresolved(router)
+        })
 }
 
 /// What the client gets, for each place where code of the user's may panic: a 500 where nothing is
@@ -347,7 +338,7 @@ fn wherever_the_users_code_panics() {
         ("GET /handler/drop", FAILED, How::Length),
         ("POST /handler/upload", FAILED, How::Length),
         ("GET /into", FAILED, How::Length),
-        ("GET /resolve", FAILED, How::Length),
+        ("GET /wrapper", FAILED, How::Length),
         ("GET /poison", FAILED, How::Length),
         ("GET /upgrade/refused", FAILED, How::Length),
         ("GET /extension", "200 hello", How::Length),
@@ -363,7 +354,7 @@ fn wherever_the_users_code_panics() {
         ("GET /detached", "200 hello", CUT),
         ("GET /detached/bomb", "200 hello", CUT),
     ];
-    let running = serve(panicking());
+    let running = serve(panicking().wrap(touchy));
     for (asked, said, trailing) in table {
         let before = running.handle().stats().panics;
         for _ in 0..3 {
@@ -395,13 +386,12 @@ fn wherever_the_users_code_panics() {
 fn after_a_hundred_panics_all_workers_serve() {
     let gate = Gate::default();
     let waits = gate.clone();
-    let Unresolved(router) = panicking();
-    let router = router.get("/wait", move |_: Request| {
+    let router = panicking().get("/wait", move |_: Request| {
         waits.pass();
         "waited\n"
     });
-    let running = serve(Unresolved(router));
-    let places = ["/handler", "/handler/bomb", "/source/bomb", "/source/drop", "/extension", "/resolve"];
+    let running = serve(router.wrap(touchy));
+    let places = ["/handler", "/handler/bomb", "/source/bomb", "/source/drop", "/extension", "/wrapper"];
     for n in 0..100 {
         let _ = client_of(&running).get(places[n % places.len()]);
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use heirloom::{CloseReason, Handler, Limits, Resolved};
+use heirloom::{CloseReason, Handler, Limits, Next};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -536,20 +536,11 @@ fn a_panic_costs_no_worker() {
 /// Whatever of the user's code panics on a worker.
 #[test]
 fn a_panic_outside_the_handler_costs_no_worker() {
-    struct Touchy;
-
-    impl Handler for Touchy {
-        fn call(&self, _: heirloom::Request) -> heirloom::Response {
-            heirloom::Response::new("fine\n".into())
-        }
-
-        fn resolve(&self, head: &http::request::Parts) -> Resolved<'_> {
-            assert!(head.uri.path() != "/panic", "as the test wants it");
-            Resolved::default()
-        }
-    }
-
-    let server = heirloom::Server::new(Touchy).listen("127.0.0.1:0").workers(1).timeouts(quick());
+    let handler = (|_: heirloom::Request| "fine\n").wrap(|request: heirloom::Request, next: Next<'_>| {
+        assert!(request.uri().path() != "/panic", "as the test wants it");
+        next.call(request)
+    });
+    let server = heirloom::Server::new(handler).listen("127.0.0.1:0").workers(1).timeouts(quick());
     let running = server.spawn().unwrap();
     let mut client = Client::to(running.addresses()[0]);
     client.send(get("/panic"));

@@ -74,7 +74,7 @@ mod tests {
 
     /// A site on a database of its own, asked without a socket.
     struct Site {
-        handler: Box<dyn Handler>,
+        handler: Arc<dyn Handler>,
         store: Arc<Store>,
         _folder: TempDir,
     }
@@ -83,7 +83,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(folder.path().join("links.db"), Duration::from_millis(1)).unwrap());
         let login = login.map(|text| Login::parse(text).unwrap());
-        let handler = Box::new(site(&store, login));
+        let handler = Arc::new(site(&store, login));
         assert_eq!(handler.check(), Ok(()));
         Site { handler, store, _folder: folder }
     }

@@ -14,7 +14,7 @@ use crate::base::budget::Share;
 use crate::base::close_reason::CloseReason;
 use crate::http::codec::{Decoder, Scan};
 use crate::net::connection::Portable;
-use crate::web::handler::RouteLimits;
+use crate::web::handler::RouteMatch;
 
 /// Where an exchange is, while its connection rests.
 #[derive(Debug, Default)]
@@ -218,6 +218,7 @@ pub(super) struct RequestHead {
     pub(super) text: Bytes,
     pub(super) keep_alive: bool,
     pub(super) expects: bool,
+    pub(super) route: RouteMatch,
 }
 
 /// What becomes of the connection when a response is out.
@@ -248,10 +249,12 @@ const FIELD_BYTES: usize = 112;
 impl RequestHead {
     /// Bytes of its head: as it came, and as it was taken apart.
     fn held(&self) -> usize {
-        self.text.len().saturating_add(self.parts.headers.capacity().saturating_mul(FIELD_BYTES))
+        let fields = self.parts.headers.capacity().saturating_mul(FIELD_BYTES);
+        self.text.len().saturating_add(fields).saturating_add(self.route.held())
     }
 
-    pub(super) fn asked(&self, limits: &RouteLimits) -> AskedOwned {
+    pub(super) fn asked(&self) -> AskedOwned {
+        let limits = &self.route.rules.limits;
         AskedOwned {
             method: self.parts.method.clone(),
             version: self.parts.version,

@@ -23,7 +23,7 @@ use crate::base::percent::decoded_text;
 use crate::web::coding::{Whole, accepts_gzip, vary};
 use crate::web::conditional::Validators;
 use crate::web::fields::ascii;
-use crate::web::handler::Handler;
+use crate::web::handler::{Handler, Routes, Seal};
 use crate::web::request::RequestExt;
 use crate::web::response::{IntoResponse, ResponseExt, busy, plain};
 use crate::{Body, Request, Response};
@@ -192,7 +192,13 @@ impl Handler for ServeDir {
         }
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn routes(&self, _: Seal) -> Option<&dyn Routes> {
+        Some(self)
+    }
+}
+
+impl Routes for ServeDir {
+    fn verify(&self) -> Result<(), String> {
         match std::fs::metadata(&self.root) {
             Ok(found) if found.is_dir() => self.mistake.clone().map_or(Ok(()), Err),
             Ok(_) => Err(format!("{} is no folder", self.root.display())),

@@ -1,15 +1,16 @@
-//! Handlers around handlers.
+//! Code around handlers.
+//!
+//! A 404 that is found at the head and a 413 are decided before there is a body. So that an access log and CORS see them,
+//! they pass through the wrappers in the place of the handler's response. The innermost `Next` around a panic catches
+//! it; the exchange logs and counts it once, whatever a wrapper makes of the 500.
 
-use std::any::Any;
-use std::cell::RefCell;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use http::StatusCode;
-use http::request::Parts;
+use http::Method;
 
-use super::{Handler, Resolved};
-use crate::web::response::{IntoResponse, plain};
+use super::Handler;
+use super::routes::{Call, RouteMatch, Routes, Seal, call_by_hand, find_route, verify};
+use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
 /// Something between the server and a handler: it sees each request before, and each response
@@ -40,20 +41,22 @@ use crate::{Request, Response};
 /// assert_eq!(response.headers()["x-version"], "3");
 /// ```
 ///
-/// One that answers without asking the next is a guard: what it wraps never sees the request.
-/// Those that many programs need are in [`wrap`](crate::wrap).
+/// A wrapper that answers without calling `next` is a guard: the handler never sees the request.
 ///
-/// What is refused before its body is read (404, 405, 413 and the like) goes through the wrappers,
-/// too, with an empty body, and so does the 500 of a handler that panics. What is no request (400,
-/// 408, 431 and the like) does not.
+/// The route is chosen before the wrappers of the whole router run: a wrapper that changes the method or the path of a
+/// request does not lead it to another route.
+///
+/// A response without a handler (404, 405, and 413 for a body that is too large) passes through the wrappers, too: they
+/// see the request with an empty body. So does the 500 of a handler that panics. What is not a well-formed request (400,
+/// 408, 431 and the like) does not reach them.
 pub trait Wrapper: Send + Sync + 'static {
-    /// Answers one request, by asking `next` or without it.
+    /// Answers one request, by calling `next` or without it.
     fn call(&self, request: Request, next: Next<'_>) -> Response;
 
-    /// As [`Handler::check`]. Default: all is well.
+    /// Checks the wrapper's configuration, once, before the server serves. Default: no errors.
     ///
     /// # Errors
-    /// Every mistake that was found, as text for whoever wrote the program.
+    /// All configuration errors, in one line.
     fn check(&self) -> Result<(), String> {
         Ok(())
     }
@@ -69,28 +72,17 @@ where
     }
 }
 
-/// What a [`Wrapper`] is around: the handler, perhaps with other wrappers between.
+/// What a [`Wrapper`] stands around: the handler, perhaps with other wrappers between.
 pub struct Next<'a> {
     handler: &'a dyn Handler,
-    /// Decided already.
-    refusal: Option<Response>,
+    call: Call<'a>,
 }
 
 impl Next<'_> {
-    /// Asks it. A panic is its 500, which the server logs and counts; in a test without a server it
-    /// is a panic.
+    /// Calls the handler. If that panics, the server logs and counts it, and this returns a 500. In a test without a
+    /// server the panic unwinds.
     pub fn call(self, request: Request) -> Response {
-        let ask = || match self.refusal {
-            Some(refusal) => self.handler.refuse(request, refusal),
-            None => self.handler.call(request),
-        };
-        if !CAUGHT.with_borrow(Option::is_some) {
-            return ask();
-        }
-        catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|panic| {
-            CAUGHT.with_borrow_mut(|caught| caught.get_or_insert_default().push(panic));
-            plain(StatusCode::INTERNAL_SERVER_ERROR)
-        })
+        self.call.contained(self.handler, request)
     }
 }
 
@@ -98,18 +90,6 @@ impl fmt::Debug for Next<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Next").finish_non_exhaustive()
     }
-}
-
-thread_local! {
-    /// What has panicked below a wrapper, while someone collects it.
-    static CAUGHT: RefCell<Option<Vec<Box<dyn Any + Send>>>> = const { RefCell::new(None) };
-}
-
-/// Runs a handler and tells what panicked in it and was made a response.
-pub(crate) fn collecting_panics<T>(run: impl FnOnce() -> T) -> (T, Vec<Box<dyn Any + Send>>) {
-    CAUGHT.set(Some(Vec::new()));
-    let outcome = run();
-    (outcome, CAUGHT.take().unwrap_or_default())
 }
 
 /// A handler with a wrapper around it, made by [`Handler::wrap`].
@@ -120,19 +100,25 @@ pub struct Wrapped<H, W> {
 
 impl<H: Handler, W: Wrapper> Handler for Wrapped<H, W> {
     fn call(&self, request: Request) -> Response {
-        self.wrapper.call(request, Next { handler: &self.handler, refusal: None })
+        call_by_hand(self, request)
     }
 
-    fn resolve(&self, head: &Parts) -> Resolved<'_> {
-        self.handler.resolve(head).wrapped()
+    fn routes(&self, _: Seal) -> Option<&dyn Routes> {
+        Some(self)
+    }
+}
+
+impl<H: Handler, W: Wrapper> Routes for Wrapped<H, W> {
+    fn find_route(&self, method: &Method, path: &str) -> RouteMatch {
+        find_route(&self.handler, method, path)
     }
 
-    fn refuse(&self, request: Request, refusal: Response) -> Response {
-        self.wrapper.call(request, Next { handler: &self.handler, refusal: Some(refusal) })
+    fn run(&self, request: Request, call: Call<'_>) -> Response {
+        self.wrapper.call(request, Next { handler: &self.handler, call })
     }
 
-    fn check(&self) -> Result<(), String> {
-        match (self.handler.check(), self.wrapper.check()) {
+    fn verify(&self) -> Result<(), String> {
+        match (verify(&self.handler), self.wrapper.check()) {
             (Err(handler), Err(wrapper)) => Err(format!("{handler}; {wrapper}")),
             (handler, wrapper) => handler.and(wrapper),
         }
@@ -147,8 +133,13 @@ impl<H, W> fmt::Debug for Wrapped<H, W> {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use http::StatusCode;
+
+    use super::super::routes::answer;
     use super::*;
-    use crate::web::response::ResponseExt;
+    use crate::web::response::{ResponseExt, plain};
     use crate::{Body, RequestExt, Router};
 
     /// Appends its name to what the others below have said.
@@ -170,17 +161,16 @@ mod tests {
         format!("{} {}", response.status().as_u16(), response.body_mut().read_text().unwrap())
     }
 
-    /// As the exchange does it.
-    fn asked(handler: &impl Handler, line: &str, refusal: Option<StatusCode>) -> String {
-        let (parts, body) = request(line).into_parts();
-        let mut found = handler.resolve(&parts);
-        let mut request = Request::from_parts(parts, body);
-        found.attach(&mut request);
-        let endpoint = found.endpoint.unwrap_or(handler);
-        shown(match refusal.map(plain).or(found.refusal) {
-            Some(refusal) => endpoint.refuse(request, refusal),
-            None => endpoint.call(request),
-        })
+    /// As a server calls it: the text of the response, and how many panics it was told.
+    fn served(handler: &impl Handler, line: &str, refusal: Option<StatusCode>) -> (String, usize) {
+        let mut request = request(line);
+        let mut found = find_route(handler, request.method(), request.uri().path());
+        if let Some(status) = refusal {
+            found.refuse(plain(status));
+        }
+        let refusal = found.attach(&mut request);
+        let (response, panics) = answer(handler, request, &found, refusal);
+        (shown(response), panics.len())
     }
 
     #[test]
@@ -205,7 +195,7 @@ mod tests {
         ];
         assert_eq!(handler.check(), Ok(()));
         for (line, refusal, want) in cases {
-            assert_eq!(asked(&handler, line, refusal), want, "{line}");
+            assert_eq!(served(&handler, line, refusal), (want.to_owned(), 0), "{line}");
             if refusal.is_none() {
                 assert_eq!(shown(handler.call(request(line))), want, "{line}, by hand");
             }
@@ -217,19 +207,52 @@ mod tests {
         let guard = |_: Request, _: Next<'_>| StatusCode::UNAUTHORIZED;
         let handler = Router::new().get("/", |_: Request| -> Response { unreachable!() }).wrap(guard);
         for line in ["GET /", "GET /nowhere", "PUT /"] {
-            assert_eq!(asked(&handler, line, None), "401 ");
+            assert_eq!(served(&handler, line, None), ("401 ".to_owned(), 0));
         }
     }
 
     #[test]
-    fn a_panic_is_a_500_for_the_wrappers_and_told_to_the_server() {
-        let handler = Router::new().get("/", |_: Request| -> Response { panic!("as asked") }).wrap(says("1"));
-        let (said, panics) = collecting_panics(|| asked(&handler, "GET /", None));
-        assert_eq!(said, "500 500 Internal Server Error 1");
-        assert_eq!(panics.len(), 1);
-        assert_eq!(panics[0].downcast_ref::<&str>(), Some(&"as asked"));
+    fn a_panic_is_a_500_for_the_wrappers_and_reported_to_the_server() {
+        let panics = |_: Request| -> Response { panic!("as the test wants it") };
+        let handler =
+            Router::new().get("/", panics).get("/route", panics.wrap(says("route"))).wrap(says("1"));
+        assert_eq!(served(&handler, "GET /", None), ("500 500 Internal Server Error 1".to_owned(), 1));
+        assert_eq!(
+            served(&handler, "GET /route", None),
+            ("500 500 Internal Server Error route 1".to_owned(), 1)
+        );
+        let (response, panics) = answer(&panics, request("GET /"), &RouteMatch::default(), None);
+        assert_eq!(shown(response), "500 500 Internal Server Error\n");
+        assert_eq!(panics[0].downcast_ref::<&str>(), Some(&"as the test wants it"));
         let alone = catch_unwind(AssertUnwindSafe(|| handler.call(request("GET /"))));
-        assert!(alone.is_err(), "without a server nobody would know");
+        assert!(alone.is_err(), "without a server the test must see it");
+    }
+
+    #[test]
+    fn a_wrapper_that_panics_itself_is_a_500_for_those_around_it() {
+        let panics = |_: Request, _: Next<'_>| -> Response { panic!("as the test wants it") };
+        let handler = Router::new().get("/", |_: Request| "x").wrap(says("1")).wrap(panics).wrap(says("2"));
+        assert_eq!(served(&handler, "GET /", None), ("500 500 Internal Server Error 2".to_owned(), 1));
+        let both = Router::new().wrap(|request: Request, next: Next<'_>| -> Response {
+            drop(next.call(request));
+            panic!("as the test wants it")
+        });
+        assert_eq!(served(&both, "GET /", None), ("500 500 Internal Server Error\n".to_owned(), 1));
+    }
+
+    /// The wrapper below it still sees each request once, with the route that was found first.
+    #[test]
+    fn a_wrapper_that_changes_the_path_does_not_change_the_route() {
+        let elsewhere = |mut request: Request, next: Next<'_>| {
+            *request.uri_mut() = "/b".parse().unwrap();
+            next.call(request)
+        };
+        let router =
+            Router::new().get("/a", |req: Request| format!("a {}", req.path())).get("/b", |_: Request| "b");
+        let handler = router.wrap(elsewhere);
+        assert_eq!(served(&handler, "GET /a", None), ("200 a /b".to_owned(), 0));
+        assert_eq!(shown(handler.call(request("GET /a"))), "200 a /b");
+        assert_eq!(served(&handler, "GET /c", None).0, "404 404 Not Found\n");
     }
 
     #[test]

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::UPGRADE;
-use http::request::Parts;
 use http::{Extensions, HeaderMap, Method, StatusCode};
 
 use super::collect::{Bounds, CollectError, Collecting};
@@ -34,7 +33,7 @@ use crate::net::connection::{Activity, Cause, Cut, Ready};
 use crate::net::scheduler::queue::{Queue, Taken};
 use crate::net::stream::{Peek, Stream};
 use crate::web::body::{Body, Kind};
-use crate::web::handler::{Resolved, RouteLimits, collecting_panics};
+use crate::web::handler::{Handler, RouteLimits, answer, find_route};
 use crate::web::request::Trailers;
 use crate::web::response::{ResponseExt, busy, plain};
 use crate::{Request, Response};
@@ -274,33 +273,35 @@ impl<'a> Turn<'a> {
         self.client.served = self.client.served.saturating_add(1);
         self.served = self.served.saturating_add(1);
         let common = self.common;
-        let mut found = self.resolve(&head.parts);
-        let begun = RequestHead {
+        let route = find_route(self.handler(), &head.parts.method, head.parts.uri.path());
+        let mut begun = RequestHead {
             parts: head.parts,
             text: head.text,
             keep_alive: head.keep_alive,
             expects: head.expect_continue,
+            route,
         };
         if matches!(head.framing, Framing::None | Framing::Length(0)) {
-            return self.call(begun, found, Kind::Empty);
+            return self.call(begun, Kind::Empty);
         }
 
-        let limit = found.rules.limits.body_bytes.unwrap_or(common.limits.body_bytes);
-        let too_large = matches!(head.framing, Framing::Length(n) if n > limit);
-        let refusal =
-            found.refusal.take().or_else(|| too_large.then(|| plain(StatusCode::PAYLOAD_TOO_LARGE)));
-        if let Some(refusal) = refusal {
-            return self.refuse_unread(begun, found, refusal);
+        let rules = &begun.route.rules;
+        let limit = rules.limits.body_bytes.unwrap_or(common.limits.body_bytes);
+        if !begun.route.is_refused() && matches!(head.framing, Framing::Length(n) if n > limit) {
+            begun.route.refuse(plain(StatusCode::PAYLOAD_TOO_LARGE));
+        }
+        if begun.route.is_refused() {
+            return self.refuse_unread(begun);
         }
         let decoder = Decoder::new(head.framing, &common.limits);
-        if found.rules.streaming {
+        if begun.route.rules.streaming {
             self.client.progress.stage = Stage::Upload(Box::new((begun, decoder)));
             return Ok(());
         }
         if begun.expects && self.worker.input.is_empty() {
             self.worker.out.extend_from_slice(encode::CONTINUE);
         }
-        let (stall, rate) = self.body_patience(&found.rules.limits);
+        let (stall, rate) = self.body_patience(&begun.route.rules.limits);
         let bounds = Bounds { memory: common.limits.body_memory_bytes, all: limit, stall, rate };
         let collecting = Collecting::new(begun, decoder, bounds, &common.stores, self.now);
         self.client.progress.stage = Stage::Body(Box::new(collecting));
@@ -325,18 +326,12 @@ impl<'a> Turn<'a> {
         (stall.unwrap_or(common.timeouts.response_stall).min(FAR), rate)
     }
 
-    /// Asks the handler, which may be the user's own here, too.
-    fn resolve(&self, head: &Parts) -> Resolved<'a> {
+    /// The handler of the listener that the connection came by.
+    fn handler(&self) -> &'a dyn Handler {
         let common = self.common;
         #[expect(clippy::indexing_slicing, reason = "it is what its listener was given")]
         let site = &common.sites[self.client.site];
-        catch_unwind(AssertUnwindSafe(|| site.handler.0.resolve(head))).unwrap_or_else(|panic| {
-            let what = || format!("{} {}", head.method, head.uri.path());
-            error!("{}: resolve panicked: {}", what(), panic_text(&*panic));
-            self.worker.counters.panicked();
-            let_go(panic, what);
-            Resolved { refusal: Some(plain(StatusCode::INTERNAL_SERVER_ERROR)), ..Resolved::default() }
-        })
+        &*site.handler.0
     }
 
     fn body(&mut self, mut collecting: Box<Collecting>) -> Flow {
@@ -362,10 +357,7 @@ impl<'a> Turn<'a> {
                 collecting.begun.parts.extensions.insert(Trailers(trailers));
             }
             return match collecting.finish() {
-                (begun, Ok(kind)) => {
-                    let found = self.resolve(&begun.parts);
-                    self.call(begun, found, kind)
-                }
+                (begun, Ok(kind)) => self.call(begun, kind),
                 (begun, Err(e)) => self.refuse_body(begun, &e),
             };
         }
@@ -379,20 +371,18 @@ impl<'a> Turn<'a> {
         }
     }
 
-    fn refuse_body(&mut self, begun: RequestHead, e: &CollectError) -> Flow {
-        let refusal = match self.body_status(e) {
+    fn refuse_body(&mut self, mut begun: RequestHead, e: &CollectError) -> Flow {
+        begun.route.refuse(match self.body_status(e) {
             StatusCode::SERVICE_UNAVAILABLE => busy(),
             status => plain(status),
-        };
-        let found = self.resolve(&begun.parts);
-        self.refuse_unread(begun, found, refusal)
+        });
+        self.refuse_unread(begun)
     }
 
-    /// Nothing of its body, or no more of it, is read.
-    fn refuse_unread(&mut self, begun: RequestHead, mut found: Resolved<'_>, refusal: Response) -> Flow {
-        found.refusal = Some(refusal);
-        let asked = begun.asked(&found.rules.limits);
-        let response = self.run_handler(&asked, begun, found, Kind::Empty)?;
+    /// Answers a request whose route has a refusal, without reading its body, or any more of it.
+    fn refuse_unread(&mut self, begun: RequestHead) -> Flow {
+        let asked = begun.asked();
+        let response = self.run_handler(&asked, begun, Kind::Empty)?;
         self.respond(&asked, response, unread())
     }
 
@@ -433,10 +423,10 @@ impl<'a> Turn<'a> {
 
     fn upload_in_share(&mut self, begun: RequestHead, decoder: Decoder) -> Flow {
         let common = self.common;
-        let found = self.resolve(&begun.parts);
-        let limit = found.rules.limits.body_bytes.unwrap_or(common.limits.body_bytes);
+        let limits = &begun.route.rules.limits;
+        let limit = limits.body_bytes.unwrap_or(common.limits.body_bytes);
         let len = decoder.remaining_hint();
-        let (stall, rate) = self.body_patience(&found.rules.limits);
+        let (stall, rate) = self.body_patience(limits);
         let lease = Lease::new(Upload {
             stream: self.client.stream.clone(),
             input: self.worker.input.take(),
@@ -451,9 +441,9 @@ impl<'a> Turn<'a> {
             received: 0,
             waited: Duration::ZERO,
         });
-        let asked = begun.asked(&found.rules.limits);
+        let asked = begun.asked();
         let kind = Kind::Source { source: Box::new(lease.clone()), left: len };
-        let response = self.run_handler(&asked, begun, found, kind)?;
+        let response = self.run_handler(&asked, begun, kind)?;
         self.drained = false;
         let Some(upload) = lease.end() else { return self.respond(&asked, response, unread()) };
         self.worker.input.load(upload.unused());
@@ -475,23 +465,21 @@ impl<'a> Turn<'a> {
         self.respond(&asked, response, after)
     }
 
-    fn call(&mut self, begun: RequestHead, found: Resolved<'_>, kind: Kind) -> Flow {
-        let asked = begun.asked(&found.rules.limits);
-        let response = self.run_handler(&asked, begun, found, kind)?;
+    fn call(&mut self, begun: RequestHead, kind: Kind) -> Flow {
+        let asked = begun.asked();
+        let response = self.run_handler(&asked, begun, kind)?;
         self.respond(&asked, response, After::Keep)
     }
 
-    fn run_handler(
-        &mut self,
-        asked: &AskedOwned,
-        begun: RequestHead,
-        mut found: Resolved<'_>,
-        kind: Kind,
-    ) -> Result<Response, Step> {
+    fn run_handler(&mut self, asked: &AskedOwned, begun: RequestHead, kind: Kind) -> Result<Response, Step> {
         let common = self.common;
         #[expect(clippy::indexing_slicing, reason = "it is what its listener was given")]
         let site = &common.sites[self.client.site];
-        let latency = found.latency.unwrap_or(&site.latency);
+        let RequestHead { parts, text, mut route, .. } = begun;
+        let body = Body::received(kind, Arc::clone(&self.client.conn_info), text);
+        let mut request = Request::from_parts(parts, body);
+        let refusal = route.attach(&mut request);
+        let latency = route.latency().unwrap_or(&site.latency);
         if latency.is_long() {
             // Neither queued work nor finished answers wait for it.
             let is_deserted = common.parking.is_deserted(self.client.site);
@@ -502,32 +490,17 @@ impl<'a> Turn<'a> {
             }
             if let Err(e) = self.try_flush() {
                 // Nobody is there for whom it would run.
-                self.let_go((begun, found, kind), &asked.head);
+                self.let_go(request, &asked.head);
                 return Err(broken(&e));
             }
         }
         // Not `now`: since then there was a read, and its time is not the handler's.
         let (run, head) = (latency.start(), &asked.head);
         self.worker.current_request.set(Some((head.clone(), run.begin())));
-        let body = Body::received(kind, Arc::clone(&self.client.conn_info), begun.text);
-        let mut request = Request::from_parts(begun.parts, body);
-        found.attach(&mut request);
-        let endpoint = found.endpoint.unwrap_or(&*site.handler.0);
-        let refusal = found.refusal.take();
-        let (outcome, panics) = collecting_panics(|| {
-            catch_unwind(AssertUnwindSafe(|| match refusal {
-                Some(refusal) => endpoint.refuse(request, refusal),
-                None => endpoint.call(request),
-            }))
-        });
+        let (response, panics) = answer(&*site.handler.0, request, &route, refusal);
         self.now = Instant::now();
         latency.finish(&run, self.now);
-        // Those that a wrapper has seen as a 500.
         panics.into_iter().for_each(|panic| self.panicked(panic, head));
-        let response = outcome.unwrap_or_else(|panic| {
-            self.panicked(panic, head);
-            plain(StatusCode::INTERNAL_SERVER_ERROR)
-        });
         self.worker.current_request.set(None);
         Ok(response)
     }
