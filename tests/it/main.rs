@@ -1,9 +1,6 @@
 //! Wire tests and tests of features, in one binary: linking one for each file costs minutes. What changes its whole process
 //! (a global logger, a signal handler) has a binary of its own beside this folder.
 
-#[cfg(feature = "tls")]
-#[path = "../support/secure.rs"]
-mod secure;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -23,14 +20,10 @@ mod pressure;
 mod requests;
 mod rfc9110;
 mod rfc9112;
-#[cfg(all(feature = "tls", feature = "websocket"))]
-mod secure_streams;
 mod sending;
 mod spawn;
 mod streams;
 mod tiny;
-#[cfg(feature = "tls")]
-mod tls;
 mod upgraded;
 #[cfg(feature = "websocket")]
 mod websocket;

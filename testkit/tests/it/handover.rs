@@ -165,7 +165,7 @@ fn the_fifth_generation_has_what_the_first_had_and_no_more() {
         assert_eq!(now.environ, first.environ);
         assert_eq!(now.threads, first.threads);
         assert_eq!(now.listeners, first.listeners);
-        assert_eq!(now.zombies, []);
+        assert_eq!(now.zombies, [0; 0]);
         assert_eq!(now.kinds_of_fds(), first.kinds_of_fds(), "{:?}\n{:?}", now.fds, first.fds);
         assert!(now.resident_kib < first.resident_kib * 2, "{first:?} {now:?}");
     }

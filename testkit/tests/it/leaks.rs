@@ -34,7 +34,7 @@ fn two_hundred_generations_leak_nothing() {
         assert_eq!(now.kinds_of_fds(), second.kinds_of_fds(), "generation {generation}: {:?}", now.fds);
         assert_eq!(now.environ, second.environ, "generation {generation}");
         assert_eq!(now.listeners, second.listeners, "generation {generation}");
-        assert_eq!(now.zombies, [], "generation {generation}");
+        assert_eq!(now.zombies, [0; 0], "generation {generation}");
         resident.push(now.resident_kib);
     }
     assert_eq!(server.get("/generation").ok().text(), "200");

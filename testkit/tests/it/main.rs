@@ -1,4 +1,10 @@
-//! Real processes, real signals, in one binary.
+//! Real processes and real signals; and what needs more crates than the library's examples do. In one binary.
+
+#[cfg(feature = "tls")]
+mod secure;
+#[cfg(feature = "tls")]
+#[path = "../../../tests/support/mod.rs"]
+mod support;
 
 mod accept;
 mod bad_binary;
@@ -39,6 +45,10 @@ mod stuck;
 mod terminal;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "tls")]
+mod tls_handover;
+#[cfg(all(feature = "tls", feature = "websocket"))]
+mod tls_streams;
 mod travel;
 mod unix_paths;
 mod wrapper;

@@ -1,11 +1,12 @@
 //! Both sides in one thread, over a socket that takes and gives as much as the test says.
 
 use std::collections::VecDeque;
-use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::ring;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::*;
@@ -60,15 +61,12 @@ struct Pair {
 
 impl Pair {
     fn new() -> Pair {
-        let folder = tempfile::tempdir().unwrap();
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        let (certificate, key) = (folder.path().join("certificate"), folder.path().join("key"));
-        fs::write(&certificate, made.cert.pem()).unwrap();
-        fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keys");
+        let (certificate, key) = (keys.join("localhost.pem"), keys.join("localhost.key"));
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&certificate).unwrap()).unwrap();
         let tls = Tls::from_files(certificate, key);
         tls.reload().unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(made.cert.der().clone()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
