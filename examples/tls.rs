@@ -7,7 +7,7 @@
 //! $ curl --cacert cert.pem https://localhost:8443/
 //! TLSv1.3 TLS_AES_256_GCM_SHA384 for localhost
 //! $ curl http://localhost:8443/
-//! this port speaks TLS: ask by https
+//! plain HTTP request sent to an HTTPS port
 //! $ cp cert.pem old.pem
 //! $ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost \
 //!     -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem 2>/dev/null

@@ -75,7 +75,7 @@ fn a_line_of_the_log_is_one_line_whatever_a_client_sends() {
         format!("a handler panicked ({SHOWN})"),
         format!("500: {SHOWN}"),
         format!("its response's source failed: {SHOWN}"),
-        format!("no entity tag: {SHOWN}"),
+        format!("invalid entity tag: {SHOWN}"),
         "target=\"/\\u{85}\\u{9b}\\u{202e}\\u{2066}\"".to_owned(),
         "agent=\"\\u{85}\\u{9b}\\u{202e}\\u{2066}\\\\\\\"\"".to_owned(),
     ] {

@@ -167,12 +167,12 @@ impl Limits {
     pub(crate) fn check(&self) -> Result<(), Error> {
         let zeros = [
             ("head_bytes", self.head_bytes == 0, "no request would fit"),
-            ("head_fields", self.head_fields == 0, "no request would fit, for each has a Host field"),
+            ("head_fields", self.head_fields == 0, "no request would fit, because each has a Host field"),
             ("target_bytes", self.target_bytes == 0, "no request would fit"),
-            ("body_rate", self.body_rate == Some(0), "None is no limit"),
-            ("response_rate", self.response_rate == Some(0), "None is no limit"),
-            ("connections", self.connections == 0, "nobody could connect"),
-            ("connections_per_listener", self.connections_per_listener == Some(0), "nobody could connect"),
+            ("body_rate", self.body_rate == Some(0), "None means no limit"),
+            ("response_rate", self.response_rate == Some(0), "None means no limit"),
+            ("connections", self.connections == 0, "no client could connect"),
+            ("connections_per_listener", self.connections_per_listener == Some(0), "no client could connect"),
             (
                 "requests_per_connection",
                 self.requests_per_connection == Some(0),
@@ -185,7 +185,7 @@ impl Limits {
         match self.streaming_percent {
             0..=100 => Ok(()),
             more => {
-                let text = format!("Limits::streaming_percent is {more}: 100 are all workers");
+                let text = format!("Limits::streaming_percent is {more}: 100 is all workers");
                 Err(Error::config(text))
             }
         }
@@ -338,7 +338,8 @@ impl Timeouts {
         ];
         match times.iter().find(|(_, time)| time.is_zero()) {
             Some((name, _)) => {
-                let text = format!("Timeouts::{name} is zero: it would always have run out; None is never");
+                let text =
+                    format!("Timeouts::{name} is zero: it would expire at once; None means no timeout");
                 Err(Error::config(text))
             }
             None => Ok(()),

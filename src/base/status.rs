@@ -159,7 +159,7 @@ pub struct Stats {
     pub workers_replaced: u64,
     /// Connections passed on to the next generation, at each handover.
     pub handed_over: u64,
-    /// Requests begun and not finished.
+    /// Requests started and not finished.
     pub in_flight: u64,
     /// Connections that wait for a worker now.
     pub queued: u64,
@@ -223,7 +223,7 @@ impl Stats {
         };
         let one = |value: u64| [(String::new(), value)];
         metric("generation", "gauge", "Generation of this process.", &one(self.generation.into()));
-        metric("ready", "gauge", "1 if new clients are welcome.", &one(self.phase.is_ready().into()));
+        metric("ready", "gauge", "1 if new clients are accepted.", &one(self.phase.is_ready().into()));
         metric("connections_accepted_total", "counter", "Connections accepted.", &one(self.accepted));
         metric("connections_open", "gauge", "Connections open.", &one(self.open));
         metric("requests_total", "counter", "Requests answered.", &one(self.requests));
@@ -239,13 +239,13 @@ impl Stats {
             "Connections passed on to the next generation.",
             &one(self.handed_over),
         );
-        metric("requests_in_flight", "gauge", "Requests begun and not finished.", &one(self.in_flight));
+        metric("requests_in_flight", "gauge", "Requests started and not finished.", &one(self.in_flight));
         metric("connections_queued", "gauge", "Connections waiting for a worker.", &one(self.queued));
         metric("workers", "gauge", "Workers in all pools.", &one(self.workers));
         metric(
             "detached_threads",
             "gauge",
-            "Threads of streams and hijacked connections.",
+            "Threads of streams and upgraded connections.",
             &one(self.detached),
         );
         metric("buffered_bytes", "gauge", "Bytes of connections in memory.", &one(self.buffered_bytes));

@@ -271,7 +271,7 @@ fn adopt(sharers: &[&Claim], heirloom: Heirloom) -> Result<(Listener, Vec<String
     for other in sharers.iter().filter(|other| !std::ptr::eq(**other, *main)) {
         let (one, two) = (&main.wanted.name, &other.wanted.name);
         if both.is_none() {
-            let text = format!("can't listen on {one} and on {two}, which are one address: leave one out");
+            let text = format!("can't listen on {one} and on {two}, which are one address: remove one");
             return Err(Error::config(text));
         }
         if !main.wanted.has_settings_of(&other.wanted) {
@@ -281,13 +281,13 @@ fn adopt(sharers: &[&Claim], heirloom: Heirloom) -> Result<(Listener, Vec<String
             );
             return Err(Error::new(ErrorKind::Bind, text));
         }
-        info!("{two} is served by the inherited socket of {one}, which takes IPv4, too");
+        info!("{two} is served by the inherited socket of {one}, which also accepts IPv4");
     }
     let is_new_name =
         sharers.iter().all(|claim| !claim.is_part && !heirloom.names.contains(&claim.wanted.name));
     if both.is_some() && main.place.v4_wildcard().is_some() {
         warn!(
-            "{} is served by an inherited socket for both families: it takes IPv6, too, until the service is stopped \
+            "{} is served by an inherited socket for both families: it also accepts IPv6 until the service is stopped \
              and started again",
             main.wanted.name
         );
@@ -320,7 +320,7 @@ fn overlapping(
         .find(|listener| listener.place().overlaps(listener.is_only_v6(), &claim.place, only_v6));
     if let Some(listener) = ours {
         let text =
-            format!(": this server listens on {}, too, which overlaps: leave one out", listener.wanted.name);
+            format!(": this server listens on {} too, which overlaps: remove one", listener.wanted.name);
         return Some(text);
     }
     let in_the_way = |heirloom: &Heirloom| {
@@ -330,7 +330,7 @@ fn overlapping(
     let name = heirlooms.get(Some(socket))?.shown();
     Some(match claims.iter().find(|claim| claim.socket == Some(socket)) {
         Some(claim) => {
-            format!(": this server listens on {}, too, which overlaps: leave one out", claim.wanted.name)
+            format!(": this server listens on {} too, which overlaps: remove one", claim.wanted.name)
         }
         None => format!(
             ": the generation before this one listens on {name}, which overlaps: keep that, or stop the service and \
@@ -490,7 +490,7 @@ mod tests {
         let error = open(wanted(&[&now, "127.0.0.1:0"]), both(), &mut |_| {}).unwrap_err().to_string();
         assert_eq!(
             error,
-            format!("can't listen on {now} and on 127.0.0.1:0, which are one address: leave one out")
+            format!("can't listen on {now} and on 127.0.0.1:0, which are one address: remove one")
         );
     }
 

@@ -202,7 +202,8 @@ impl<'a> Control<'a> {
             _ => None,
         });
         let shared = shared.unwrap_or_default();
-        let system = |e: nix::Error| Error::io(ErrorKind::System, "can't make the control loop's poller", e);
+        let system =
+            |e: nix::Error| Error::io(ErrorKind::System, "can't create the control loop's poller", e);
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system)?;
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(system)?;
         poller.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL)).map_err(system)?;
@@ -210,7 +211,7 @@ impl<'a> Control<'a> {
         let _ = bell.write(1);
         if inbox.bell.set(bell).is_err() {
             return Err(Error::config(
-                "this Handle steers another server, or has: give each server one of its own",
+                "this Handle controls another server, or did before: give each server its own",
             ));
         }
         // A first generation goes by signals alone, as every program does: a job that its shell spares is spared.
@@ -323,13 +324,13 @@ impl<'a> Control<'a> {
         self.ticket = self.ticket.wrapping_add(1);
         match self.facts.hooks.exit(self.ticket) {
             Ok(runs) => self.hooks_done = !runs,
-            Err(e) => error!("no on_exit: {e}"),
+            Err(e) => error!("can't run on_exit: {e}"),
         }
         while !self.hooks_done && !self.aborted && Instant::now() < until {
             self.turn(Some(until))?;
         }
         if !self.hooks_done {
-            error!("on_exit is cut: it is not done");
+            error!("on_exit did not finish in time");
         }
         Ok(())
     }
@@ -386,7 +387,7 @@ impl<'a> Control<'a> {
 
     fn log_drain(&self, why: Why) {
         let cause = match why {
-            Why::Stop => "told to stop".to_owned(),
+            Why::Stop => "stop requested".to_owned(),
             Why::HandedOver => format!("handed over to {}", self.successor_pid()),
             Why::Failed => "failed the check".to_owned(),
         };
@@ -404,7 +405,7 @@ impl<'a> Control<'a> {
                         }
                         successor.dismiss();
                         let pid = successor.child.pid();
-                        let end = successor.child.end().unwrap_or("was killed and does not end");
+                        let end = successor.child.end().unwrap_or("was killed but has not exited");
                         match self.state.stage() {
                             // What it said itself when it failed is in the log already.
                             Stage::Serving | Stage::Awaiting if !successor.leaves => {
@@ -519,7 +520,7 @@ impl<'a> Control<'a> {
         let terminal = self.facts.terminal.as_ref();
         let own_session = terminal.is_some_and(|terminal| terminal.ends_with_leader());
         let terminal = terminal.map(|terminal| terminal.files()).transpose().unwrap_or_else(|e| {
-            warn!("handover: the successor won't see its terminal close: {e}");
+            warn!("handover: the successor can't watch its terminal: {e}");
             None
         });
         let terminal = terminal.unwrap_or_default();
@@ -711,7 +712,7 @@ impl<'a> Control<'a> {
         successor.child.wait_briefly();
         if stage == Stage::Awaiting {
             if successor.child.end().is_none() {
-                error!("handover: child {pid} lives and has closed its channel: a script must not");
+                error!("handover: child {pid} is alive but closed its channel, which a script must not do");
             }
             successor.dismiss();
         }

@@ -230,7 +230,7 @@ pub(crate) fn blocked_at_first(by_first: &[i32]) -> io::Result<SigSet> {
 /// QUIT still end the process, as it serves nobody yet.
 pub(crate) fn install(blocked: &SigSet) -> io::Result<Installed> {
     if TAKEN.load(Ordering::SeqCst) {
-        return Err(io::Error::other("a server of this process has them, or has had them"));
+        return Err(io::Error::other("another server of this process handles them, or did before"));
     }
     let signals = SignalsInfo::<WithOrigin>::new([SIGHUP, SIGUSR1, SIGUSR2])?;
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(blocked), None)?;
@@ -246,7 +246,7 @@ impl Installed {
         mut heard: impl FnMut(Signal, Option<SignalRequest>) + Send + 'static,
     ) -> io::Result<Heard> {
         if TAKEN.swap(true, Ordering::SeqCst) {
-            return Err(io::Error::other("a server of this process has them, or has had them"));
+            return Err(io::Error::other("another server of this process handles them, or did before"));
         }
         let is_guest = meanings == Signals::none();
         let mut signals = self.signals;
@@ -321,15 +321,15 @@ fn interpret(
             false => (Some(SignalRequest::HangUp), "the terminal was closed: drain and exit"),
         }
     } else if by_kernel {
-        (None, "the session's leader has ended and the terminal was not closed: nothing")
+        (None, "the session's leader has ended and the terminal was not closed: ignored")
     } else {
         match meanings.meaning(signal) {
             Some(SignalAction::Handover) => (Some(SignalRequest::Handover), "handover"),
             Some(SignalAction::Stop) => (Some(SignalRequest::Stop), "stop"),
-            Some(SignalAction::Abort) => (Some(SignalRequest::Abort), "cut what is in flight"),
+            Some(SignalAction::Abort) => (Some(SignalRequest::Abort), "abort requests in flight"),
             Some(SignalAction::Report) => (Some(SignalRequest::Report), "report"),
             Some(SignalAction::Nothing) => (None, "nothing"),
-            None => (None, "no meaning here: HUP hands over, TERM stops, a second TERM cuts"),
+            None => (None, "no action: HUP hands over, TERM stops, a second TERM aborts"),
         }
     };
     info!("{name} from {sender}: {meaning}");

@@ -123,7 +123,7 @@ macro_rules! launch_methods {
         /// moved to the successor at the end of its probation, removed at the end. Default: none.
         ///
         /// The user who serves must be able to replace it: if [`before_ready`](Self::before_ready) changes the user,
-        /// put it into a folder of that user. Otherwise `serve` is an error.
+        /// put it into a directory of that user. Otherwise `serve` is an error.
         #[must_use]
         pub fn pid_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {
             self.launch.pid_file = Some(path.into());
@@ -348,7 +348,7 @@ pub(crate) fn serve<B: Business>(mut business: B) -> Result<(), Error> {
     let command = predecessor.and_then(|predecessor| predecessor.command.as_ref());
     check_variables(&launch.variables)?;
     let program = Program::capture(launch.executable.as_deref(), command, &launch.variables, blocked)
-        .map_err(Error::system("can't tell how this process was started"))?;
+        .map_err(Error::system("can't find out how this process was started"))?;
     let generation = predecessor.map_or(1, |predecessor| predecessor.generation.saturating_add(1));
 
     let (nohup, terminal) = (circumstances.nohup, circumstances.terminal.clone());
@@ -438,7 +438,7 @@ fn start<B: Business>(
     let idle = launch.timeouts.idle;
     let longest_backlog = listeners.iter().map(|listener| listener.wanted.backlog).max().unwrap_or_default();
     let parking = Parking::new(&launch.limits, &reserved, longest_backlog, plan.lanes, idle)
-        .map_err(Error::system("can't make the acceptor's poller"))?;
+        .map_err(Error::system("can't create the acceptor's poller"))?;
     let ground = Ground {
         limits: launch.limits,
         timeouts: launch.timeouts,
@@ -495,7 +495,7 @@ fn start<B: Business>(
             };
             if let Err(e) = &outcome {
                 // Nothing would be accepted any more, nor time out.
-                error!("{e}: this process can't go on");
+                error!("{e}: this process can't continue");
                 ends.event(Event::Abort);
             }
             outcome
@@ -524,7 +524,7 @@ fn check_names(listen: &[Wanted]) -> Result<(), Error> {
     }
     // Port 0 is another one each time.
     match counts.iter().find(|(name, count)| **count > 1 && !name.ends_with(":0")) {
-        Some((name, _)) => config(format!("can't listen on {name} twice: leave one out")),
+        Some((name, _)) => config(format!("can't listen on {name} twice: remove one")),
         None => Ok(()),
     }
 }
@@ -533,9 +533,9 @@ fn check_variables(variables: &[(OsString, Option<OsString>)]) -> Result<(), Err
     for (name, value) in variables {
         let has = |text: &OsString, byte: u8| text.as_bytes().contains(&byte);
         let why = if name.is_empty() || has(name, b'=') || has(name, 0) {
-            "want a name without = and NUL"
+            "its name must not contain = or NUL"
         } else if value.as_ref().is_some_and(|value| has(value, 0)) {
-            "its value has a NUL"
+            "its value contains a NUL"
         } else if start::is_addressed(name) {
             "it is addressed to one process"
         } else {
@@ -643,11 +643,11 @@ fn usable_pid_file(path: &Path) -> Result<PidFile, Error> {
     let file = PidFile::new(path).and_then(|file| file.try_out().map(|()| file));
     file.map_err(|e| {
         let advice = match e.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => ": its folder must exist",
-            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => ": its folder must be writable",
+            ErrorKind::NotFound | ErrorKind::NotADirectory => ": its directory must exist",
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => ": its directory must be writable",
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ": make room",
             // A folder, or an empty text.
-            ErrorKind::IsADirectory | ErrorKind::InvalidInput => ": want the path of a file",
+            ErrorKind::IsADirectory | ErrorKind::InvalidInput => ": expected the path of a file",
             _ => "",
         };
         Error::io(error::ErrorKind::Config, format!("can't write the pid file {}{advice}", path.display()), e)
@@ -659,7 +659,7 @@ fn not_replaceable(file: &PidFile, e: io::Error) -> Error {
     let uid = nix::unistd::geteuid();
     let text = format!(
         "can't replace the pid file {} as uid {uid}, which will serve, and no handover would succeed: \
-         put it into a folder of that user, such as one made by root (chown {uid}) before the user is changed",
+         put it into a directory of that user, such as one made by root (chown {uid}) before the user is changed",
         file.path().display()
     );
     Error::io(error::ErrorKind::Config, text, e)

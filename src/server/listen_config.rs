@@ -131,10 +131,10 @@ impl Listen {
             return odd("needs a worker: Listen::workers(0)");
         }
         if self.backlog == Some(0) {
-            return odd("needs room for those who wait: Listen::backlog(0)");
+            return odd("needs a backlog of at least 1: Listen::backlog(0)");
         }
         if self.wanted.keepalive.is_some_and(|idle| idle < Duration::from_secs(1)) {
-            return odd("can't be probed more than once a second: Listen::keepalive");
+            return odd("can't be probed more often than once a second: Listen::keepalive");
         }
         match self.handler.as_deref().map_or(Ok(()), verify) {
             Ok(()) => Ok(()),
@@ -199,11 +199,11 @@ mod tests {
         );
         assert_eq!(
             said(Listen::new("a:1").backlog(0)),
-            "the listener a:1 needs room for those who wait: Listen::backlog(0)"
+            "the listener a:1 needs a backlog of at least 1: Listen::backlog(0)"
         );
         assert_eq!(
             said(Listen::new("a:1").keepalive(Duration::from_millis(999))),
-            "the listener a:1 can't be probed more than once a second: Listen::keepalive"
+            "the listener a:1 can't be probed more often than once a second: Listen::keepalive"
         );
         let most = Listen::new("a:1").workers(1).backlog(u32::MAX).keepalive(Duration::MAX);
         most.check().unwrap();

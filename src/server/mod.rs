@@ -316,13 +316,11 @@ impl Server {
         let config = |text: String| Err(Error::config(text));
         if !(1..=MOST_WORKERS).contains(&self.workers) {
             let workers = self.workers;
-            return config(format!(
-                "a server needs a worker, and {MOST_WORKERS} at most: Server::workers({workers})"
-            ));
+            return config(format!("a server needs 1 to {MOST_WORKERS} workers: Server::workers({workers})"));
         }
         if let Some(bytes) = self.stack_bytes.filter(|bytes| *bytes < LEAST_STACK) {
             let text =
-                format!("a worker needs {LEAST_STACK} bytes of stack at least: Server::stack_bytes({bytes})");
+                format!("a worker needs at least {LEAST_STACK} bytes of stack: Server::stack_bytes({bytes})");
             return config(text);
         }
         if let Err(text) = verify(&*self.handler) {
@@ -332,7 +330,7 @@ impl Server {
         let own = self.listen.iter().filter_map(|one| one.workers);
         let all = own.fold(self.shared_workers(), usize::saturating_add);
         if all > MOST_WORKERS {
-            return config(format!("{MOST_WORKERS} workers at most, over all listeners: these are {all}"));
+            return config(format!("too many workers over all listeners: {all}, at most {MOST_WORKERS}"));
         }
         Ok(())
     }
@@ -386,7 +384,7 @@ impl Staff for Workers {
             let until = Instant::now() + LAST_DROPS;
             let left = |pool: Pool<_>| !pool.finish(until.saturating_duration_since(Instant::now()));
             if pools.into_iter().map(left).fold(false, |any, left| any | left) {
-                warn!("workers are left behind: what they drop takes longer than {LAST_DROPS:?}");
+                warn!("workers are left behind: dropping their values takes longer than {LAST_DROPS:?}");
             }
         }
         Ok(())

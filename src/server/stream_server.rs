@@ -184,11 +184,11 @@ impl Business for StreamServer {
             if handle.phase() != Phase::Exited {
                 match &outcome {
                     Ok(()) => info!("the service has returned: stopping"),
-                    Err(_) => error!("the service has panicked: stopping"),
+                    Err(_) => error!("the service panicked: stopping"),
                 }
                 handle.shutdown();
             }
-            outcome.map_err(|_| Error::new(ErrorKind::System, "the service has panicked"))
+            outcome.map_err(|_| Error::new(ErrorKind::System, "the service panicked"))
         };
         let thread = thread::Builder::new()
             .name("heirloom-service".into())

@@ -130,7 +130,7 @@ impl TinyHttp {
             let idle = lock(&self.idle).pop();
             match idle {
                 Some(link) if link.stream.peek() == Peek::Nothing => return Ok(link),
-                Some(_) => warn!("tiny_http has closed a connection: making another"),
+                Some(_) => warn!("tiny_http closed its connection: opening another"),
                 None => return self.connect(),
             }
         }
@@ -141,7 +141,7 @@ impl TinyHttp {
         if let Some(open) = &*house {
             match open.connect() {
                 Ok(link) => return Ok(link),
-                Err(e) => warn!("tiny_http does not take connections any more: {e}: starting it anew"),
+                Err(e) => warn!("tiny_http no longer accepts connections: {e}: restarting it"),
             }
         }
         let open = House::open(self.handler.clone())?;
@@ -243,7 +243,7 @@ impl House {
         let answer = link.converse(&mut probe, &Method::HEAD, Some(Instant::now() + PROBE))?;
         match answer.head {
             Some((StatusCode::NO_CONTENT, ..)) => Ok(link),
-            _ => Err(io::Error::new(ErrorKind::InvalidData, "not the answer that was asked for")),
+            _ => Err(io::Error::new(ErrorKind::InvalidData, "not the expected response")),
         }
     }
 
@@ -494,9 +494,9 @@ impl Answer {
 
     fn understand(&self, head: &httparse::Response<'_, '_>) -> io::Result<(StatusCode, HeaderMap, Decoder)> {
         let status = head.code.and_then(|code| StatusCode::from_u16(code).ok());
-        let status = status.ok_or_else(|| invalid("a status that is none"))?;
+        let status = status.ok_or_else(|| invalid("an invalid status"))?;
         if status.is_informational() {
-            return Err(invalid("another protocol does not pass through here"));
+            return Err(invalid("another protocol can't be passed on"));
         }
         let mut headers = HeaderMap::new();
         for field in head.headers.iter() {
@@ -512,8 +512,8 @@ impl Answer {
         } else if headers.contains_key(http::header::TRANSFER_ENCODING) {
             Framing::Chunked
         } else {
-            let length = length.ok_or_else(|| invalid("a response whose end can't be told"))?;
-            Framing::Length(length.ok_or_else(|| invalid("a length that is none"))?)
+            let length = length.ok_or_else(|| invalid("a response without a known length"))?;
+            Framing::Length(length.ok_or_else(|| invalid("an invalid length"))?)
         };
         for name in HOP_BY_HOP.into_iter().filter(|name| *name != "content-length") {
             headers.remove(name);

@@ -346,7 +346,7 @@ impl Read for Body {
                 Ok(n)
             }
             Kind::Detached(_) | Kind::Upgrade(_) => {
-                Err(io::Error::new(ErrorKind::Unsupported, "this body is written, not read"))
+                Err(io::Error::new(ErrorKind::Unsupported, "this body is a writer and can't be read"))
             }
         }
     }

@@ -97,7 +97,7 @@ impl Validators {
         if opaque.chars().all(|c| matches!(c, '!' | '#'..='~')) {
             return Validators { etag: Some(OwnTag { weak, opaque }), ..self };
         }
-        error!("no entity tag: {opaque}");
+        error!("invalid entity tag: {opaque}");
         self
     }
 

@@ -72,7 +72,7 @@ impl<T: 'static> PerWorker<T> {
     pub fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         match self.try_with(work) {
             Ok(result) => result,
-            Err(e) => panic!("can't make this thread's {}: {e}", type_name::<T>()),
+            Err(e) => panic!("can't create this thread's {}: {e}", type_name::<T>()),
         }
     }
 
@@ -116,7 +116,7 @@ impl<T: 'static> PerWorker<T> {
             let name = thread.name().unwrap_or("a thread");
             Error::io(
                 ErrorKind::Config,
-                format!("{name} can't make its {}", type_name::<T>()),
+                format!("{name} can't create its {}", type_name::<T>()),
                 io::Error::other(e),
             )
         })
@@ -201,7 +201,7 @@ impl<'t> Claim<'t> {
             Ok(Found::InUse) => {
                 panic!("{0} is in use: `with` within `with` of the same PerWorker<{0}>", type_name::<T>())
             }
-            Err(_) => Err("this thread is about to end".into()),
+            Err(_) => Err("this thread is ending".into()),
         }
     }
 
@@ -334,7 +334,7 @@ mod tests {
         let error = values.try_with(|_| ()).unwrap_err().downcast::<io::Error>().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         let text = text_of(|| values.with(|_| ()));
-        assert_eq!(text, "can't make this thread's usize: Connection refused (os error 111)");
+        assert_eq!(text, "can't create this thread's usize: Connection refused (os error 111)");
         assert_eq!(text_of(|| values.try_with(|_| ())), "as the test wants it");
         assert_eq!(values.with(|n| *n), 3);
     }
@@ -343,10 +343,10 @@ mod tests {
     fn what_fails_at_the_beginning_is_named() {
         let failing = PerWorker::new(|| Err::<u64, _>("no such database"));
         let said = elsewhere(move || failing.begin().unwrap_err().to_string());
-        assert_eq!(said, "elsewhere can't make its u64: no such database");
+        assert_eq!(said, "elsewhere can't create its u64: no such database");
         let panics = PerWorker::new(|| -> Result<u64, String> { panic!("as the test wants it") });
         let said = elsewhere(move || panics.begin().unwrap_err().to_string());
-        assert_eq!(said, "elsewhere can't make its u64: it panicked: as the test wants it");
+        assert_eq!(said, "elsewhere can't create its u64: it panicked: as the test wants it");
         let (guests, _) = guests();
         guests.begin().unwrap();
         assert_eq!(ask(&guests), (0, 1));

@@ -162,7 +162,7 @@ impl EventWriter<'_> {
         self.write_text()?;
         if !self.told && self.drain.draining() {
             self.ended = true;
-            return Err(io::Error::new(ErrorKind::Interrupted, "the process drains: the stream ends"));
+            return Err(io::Error::new(ErrorKind::Interrupted, "the process is draining: the stream ends"));
         }
         Ok(())
     }

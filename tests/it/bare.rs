@@ -279,7 +279,7 @@ fn a_service_that_returns_or_panics_stops_the_process() {
         StreamServer::new().listen("127.0.0.1:0").spawn(|_| panic!("as the test wants it")).unwrap();
     eventually("it ends", || panicked.handle().phase() == Phase::Exited);
     let error = panicked.stop().unwrap_err();
-    assert_eq!(error.to_string(), "the service has panicked");
+    assert_eq!(error.to_string(), "the service panicked");
 }
 
 #[test]

@@ -324,10 +324,10 @@ fn limits_by_which_nobody_would_be_answered_are_errors_at_the_start() {
     };
     let server = || Server::new(|_: Request| "");
     let limits = Limits::new().connections(0);
-    assert_eq!(refused(server().limits(limits)), "Limits::connections is 0: nobody could connect");
+    assert_eq!(refused(server().limits(limits)), "Limits::connections is 0: no client could connect");
     let timeouts = Timeouts::new().idle(Duration::ZERO);
     assert!(refused(server().timeouts(timeouts)).starts_with("Timeouts::idle is zero"));
-    assert!(refused(server().workers(0)).contains("needs a worker"));
+    assert!(refused(server().workers(0)).contains("needs 1 to 10000 workers"));
     assert!(refused(server().stack_bytes(0)).contains("stack"));
     // The least that may be said serves.
     let limits = Limits::new()

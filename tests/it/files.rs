@@ -352,7 +352,7 @@ fn types_methods_and_fields() {
     let missing = Router::new().get("/{*path}", ServeDir::new(folder.path().join("missing")));
     assert!(missing.check().unwrap_err().contains("missing"));
     let file = Router::new().get("/{*path}", ServeDir::new(folder.path().join("secret")));
-    assert!(file.check().unwrap_err().ends_with("is no folder"));
+    assert!(file.check().unwrap_err().ends_with("is not a directory"));
 }
 
 #[test]

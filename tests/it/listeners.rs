@@ -78,7 +78,7 @@ fn where_each_has_its_own_the_server_has_no_others() {
 fn what_can_not_be_meant_names_the_listener() {
     for (listen, words) in [
         (Listen::new("127.0.0.1:0").workers(0), "127.0.0.1:0 needs a worker"),
-        (Listen::new("unix:/run/x").backlog(0), "unix:/run/x needs room"),
+        (Listen::new("unix:/run/x").backlog(0), "unix:/run/x needs a backlog"),
         (Listen::new("[::1]:0").keepalive(Duration::ZERO), "[::1]:0 can't be probed"),
     ] {
         let error = Server::new(thread_name).listen(listen).spawn().unwrap_err();
@@ -88,7 +88,7 @@ fn what_can_not_be_meant_names_the_listener() {
     // Each of them could be meant.
     let two = Server::new(thread_name).listen(Listen::new("127.0.0.1:0").workers(9_990)).workers(11);
     let error = two.listen("127.0.0.1:0").spawn().unwrap_err();
-    assert_eq!(error.to_string(), "10000 workers at most, over all listeners: these are 10001");
+    assert_eq!(error.to_string(), "too many workers over all listeners: 10001, at most 10000");
 }
 
 /// How many connections the kernel takes of those that come now.

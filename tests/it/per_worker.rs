@@ -90,7 +90,7 @@ fn a_value_that_can_not_be_made_is_an_error_of_the_start() {
     let failing = PerWorker::new(|| Err::<Rc<u8>, _>(std::io::Error::other("no route to the database")));
     let server = Server::new(|_: Request| "ok\n").per_worker(&failing).listen("127.0.0.1:0").workers(1);
     let error = server.spawn().unwrap_err();
-    let said = "heirloom-worker-0 can't make its alloc::rc::Rc<u8>: no route to the database";
+    let said = "heirloom-worker-0 can't create its alloc::rc::Rc<u8>: no route to the database";
     assert_eq!(error.to_string(), said);
     assert_eq!(error.kind(), ErrorKind::Config);
 }
@@ -105,7 +105,7 @@ fn where_one_worker_can_not_begin_the_others_end_and_let_go() {
     });
     let server = Server::new(|_: Request| "ok\n").per_worker(&book.values()).per_worker(&second_fails);
     let error = server.listen("127.0.0.1:0").workers(WORKERS).spawn().unwrap_err();
-    assert!(error.to_string().ends_with(" can't make its (): as the test wants it"), "{error}");
+    assert!(error.to_string().ends_with(" can't create its (): as the test wants it"), "{error}");
     // They are not waited for.
     eventually("all have let go", || gone.load(Ordering::SeqCst) == WORKERS);
     assert_eq!(book.makers().len(), WORKERS);

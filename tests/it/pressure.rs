@@ -801,12 +801,12 @@ fn what_can_not_be_meant() {
     expect_error(
         hello().listen(any).workers(0),
         ErrorKind::Config,
-        &["needs a worker", "Server::workers(0)"],
+        &["needs 1 to 10000 workers", "Server::workers(0)"],
     );
     expect_error(
         hello().listen(any).workers(10_001),
         ErrorKind::Config,
-        &["10000 at most", "Server::workers(10001)"],
+        &["1 to 10000 workers", "Server::workers(10001)"],
     );
     let routes = || Router::new().get("/a/{x}", |_: Request| "").post("/a/{y}", |_: Request| "");
     let names = ["/a/{x}", "/a/{y}", "GET", "POST", "conflicts"];
@@ -822,13 +822,13 @@ fn what_can_not_be_meant() {
 fn what_can_not_be_bound() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let name = taken.local_addr().unwrap().to_string();
-    expect_error(hello().listen(&name), ErrorKind::Bind, &[&name, "another process has it"]);
+    expect_error(hello().listen(&name), ErrorKind::Bind, &[&name, "another process uses it"]);
     expect_error(hello().listen("127.0.0.1:0").listen(&name), ErrorKind::Bind, &[&name]);
     expect_error(hello().admin(&name), ErrorKind::Bind, &[&name]);
     for name in ["8001", "127.0.0.1", "127.0.0.1:", "127.0.0.1:99999", "", "http://h:80/"] {
         expect_error(hello().listen(name), ErrorKind::Bind, &[name, "ADDRESS:PORT", "unix:PATH"]);
     }
-    expect_error(hello().listen("a b:1"), ErrorKind::Bind, &["a b:1", "check the host's name"]);
+    expect_error(hello().listen("a b:1"), ErrorKind::Bind, &["a b:1", "check the host name"]);
     expect_error(hello().listen("192.0.2.1:0"), ErrorKind::Bind, &["192.0.2.1:0", "no such address"]);
     let folder = tempfile::tempdir().unwrap();
     let path = format!("unix:{}/missing/socket", folder.path().display());
@@ -853,7 +853,7 @@ fn a_unix_path() {
     let name = format!("unix:{}", path.display());
     // In use; then left behind; then no socket at all.
     let living = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    expect_error(hello().listen(&name), ErrorKind::Bind, &[&name, "another process has it"]);
+    expect_error(hello().listen(&name), ErrorKind::Bind, &[&name, "another process uses it"]);
     drop(living);
     assert!(path.exists());
     hello().listen(&name).spawn().unwrap().stop().unwrap();

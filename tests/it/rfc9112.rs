@@ -347,7 +347,7 @@ fn fields() {
         "X : a\r\n", "X\t: a\r\n", "X \t: a\r\n", "Transfer-Encoding : chunked\r\n", "Content-Length : 5\r\n",
         // Folded.
         "X: a\r\n b\r\n", "X: a\r\n\tb\r\n", "X: a\r\n \r\n", "X:\r\n a\r\n", "Transfer-Encoding:\r\n chunked\r\n", "Host: h\r\n g\r\n",
-        // No name, no colon, a name that is no token.
+        // No name, no colon, a name that is not a token.
         ": a\r\n", "a\r\n", "X y: a\r\n", "X[]: a\r\n", "X(: a\r\n", "X\u{e4}: a\r\n", "\"X\": a\r\n", "X/Y: a\r\n", "X@: a\r\n", "X\0: a\r\n", "\0X: a\r\n", "X\x0b: a\r\n",
         // Bytes that no value has.
         "X: a\0b\r\n", "X: \x01\r\n", "X: a\x08\r\n", "X: \x0b\r\n", "X: \x0c\r\n", "X: \x1f\r\n", "X: \x7f\r\n",

@@ -459,7 +459,7 @@ fn an_empty_line_begins_no_request() {
     for _ in 0..5 {
         client.send("\r\n");
     }
-    expect(&mut client, "too many", &["400 empty lines instead of a request"], Closed);
+    expect(&mut client, "too many", &["400 too many empty lines before the request"], Closed);
 }
 
 /// The answer is out of the handler's hands already: it must reach the client.

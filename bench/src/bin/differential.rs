@@ -73,7 +73,7 @@ const EXPLAINED: &[Kind] = &[
         why: "a refusal to a HEAD has no body that could name its reason; one of those below",
     },
     kind_of(
-        "505 only HTTP/1.0 and HTTP/1.1 are spoken here",
+        "505 only HTTP/1.0 and HTTP/1.1 are supported",
         &["400", "closes"],
         "the status that RFC 9110 §15.6.6 has for it; hyper says 400, or nothing to the preface of HTTP/2",
     ),
@@ -94,7 +94,7 @@ const EXPLAINED: &[Kind] = &[
         "RFC 9112 §6.3 allows to refuse it, or to take equal ones for one, as hyper does",
     ),
     kind_of(
-        "400 chunked must be the last transfer coding, once",
+        "400 chunked must be the last transfer coding and occur once",
         LOOSE,
         "RFC 9112 §7: chunked MUST NOT be applied twice; hyper looks at the last coding only",
     ),
@@ -109,11 +109,11 @@ const EXPLAINED: &[Kind] = &[
         "the forms of RFC 9112 §3.2 where they belong: `*` for OPTIONS, authority for CONNECT, http and https else, no userinfo, no fragment",
     ),
     kind_of(
-        "400 line ends of both kinds",
+        "400 mixed CRLF and LF line endings",
         LOOSE,
         "a lone LF among CRLFs has come through something that took it for part of a value",
     ),
-    kind_of("400 empty lines instead of a request", LOOSE, "four are forgiven; hyper forgives any number"),
+    kind_of("400 too many empty lines before the request", LOOSE, "four are forgiven; hyper forgives any number"),
     kind_of("417 unknown expectation", LOOSE, "RFC 9110 §10.1.1; hyper ignores it"),
     kind_of("414 request target too long", LOOSE, "`Limits::target_bytes`; hyper's is 65,534 bytes"),
     kind_of(

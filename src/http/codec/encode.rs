@@ -50,7 +50,7 @@ pub(crate) enum BodyFraming {
 /// the connection.
 ///
 /// # Errors
-/// The status to answer with in place of a response that can't be one: 500 for a 1xx (RFC 9110 §15.2:
+/// The status to answer with in place of invalid response: 500 for a 1xx (RFC 9110 §15.2:
 /// no final one) or an upgrade that its status or fields don't fit, 426 for a switch to what the client
 /// has not asked for, 501 for a CONNECT that is granted and leads nowhere.
 pub(crate) fn plan(

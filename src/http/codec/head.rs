@@ -69,10 +69,10 @@ const BAD_TARGET: Refusal = Refusal::bad("malformed request target");
 const BAD_VERSION: Refusal = Refusal::bad("malformed HTTP version");
 const UNKNOWN_VERSION: Refusal = Refusal {
     status: StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-    reason: "only HTTP/1.0 and HTTP/1.1 are spoken here",
+    reason: "only HTTP/1.0 and HTTP/1.1 are supported",
 };
 const BAD_LENGTH: Refusal = Refusal::bad("malformed Content-Length");
-const BAD_CODING: Refusal = Refusal::bad("chunked must be the last transfer coding, once");
+const BAD_CODING: Refusal = Refusal::bad("chunked must be the last transfer coding and occur once");
 const UNKNOWN_CODING: Refusal =
     Refusal { status: StatusCode::NOT_IMPLEMENTED, reason: "unknown transfer coding" };
 const BAD_HOST: Refusal = Refusal::bad("malformed Host");
@@ -160,7 +160,7 @@ fn skip_empty_lines(mut input: &[u8], most: usize) -> Result<(&[u8], usize), Ref
     let mut lines: usize = 0;
     while let Some(rest) = input.strip_prefix(b"\r\n").or_else(|| input.strip_prefix(b"\n")) {
         if lines >= most {
-            return Err(Refusal::bad("empty lines instead of a request"));
+            return Err(Refusal::bad("too many empty lines before the request"));
         }
         (input, lines) = (rest, lines.saturating_add(1));
     }
@@ -261,7 +261,7 @@ fn assemble(text: &[u8], request: &httparse::Request<'_, '_>, limits: &Limits) -
     // httparse let through no CR but at the end of a line: the request line, the fields, the empty one.
     let crs = text.iter().filter(|&&b| b == b'\r').count();
     if crs != 0 && crs != request.headers.len().saturating_add(2) {
-        return Err(Refusal::bad("line ends of both kinds"));
+        return Err(Refusal::bad("mixed CRLF and LF line endings"));
     }
     let shared = Bytes::copy_from_slice(text);
     // httparse's tokens are parts of `text`, so these are in bounds.

@@ -111,7 +111,7 @@ impl Detached {
         let bell = match descriptor.map(Waker::new).transpose() {
             Ok(bell) => bell.map(Arc::new),
             Err(e) => {
-                error!("no descriptor to wake a detached connection by: {e}");
+                error!("no descriptor for a detached connection: {e}");
                 return None;
             }
         };
@@ -191,7 +191,7 @@ fn work(
     place: &Place,
 ) -> Box<Client> {
     if let Err(e) = write_all(&client.stream, &unsent, stall) {
-        debug!("{what}: the client is gone before the stream began: {e}");
+        debug!("{what}: the client closed before the stream started: {e}");
         let_go(task, || what.to_owned());
         // Nor did it get the answers before that.
         drop(std::mem::take(&mut client.progress.endings));

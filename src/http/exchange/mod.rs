@@ -91,7 +91,7 @@ pub(crate) fn serve(
         let mut turn = Turn::new(&mut client, worker, common, queue, taken, cause);
         // Handlers are caught where they are called; this is for what else is the user's.
         let step = catch_unwind(AssertUnwindSafe(|| turn.run())).unwrap_or_else(|panic| {
-            error!("a worker's turn panicked: {}", panic_text(&*panic));
+            error!("a worker panicked outside of handlers: {}", panic_text(&*panic));
             let_go(panic, || "a panic".to_owned());
             turn.give_up()
         });

@@ -256,7 +256,7 @@ fn split(bytes: &mut Bytes) -> Bytes {
 }
 
 fn beyond_room() -> io::Error {
-    io::Error::other("it says that it has given more than there was room for")
+    io::Error::other("it returned a length beyond its buffer")
 }
 
 /// Writes a buffer; what the socket does not take stays in it.

@@ -71,7 +71,7 @@ impl Lease {
 
 impl Read for Lease {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let over = || Err(io::Error::other("the request of this body is over"));
+        let over = || Err(io::Error::other("the request of this body has ended"));
         let Some(mut upload) = self.lock().upload.take() else { return over() };
         let outcome = upload.read(buf);
         upload.failed |= outcome.is_err();
@@ -173,8 +173,8 @@ impl Upload {
 /// Read at a time.
 const PIECE_BYTES: usize = 16 << 10;
 
-const BEYOND: &str = "the body is beyond its limit";
-const CUT: &str = "the client ended within the body";
+const BEYOND: &str = "the body exceeds its limit";
+const CUT: &str = "the client closed within the body";
 const STALLED: &str = "the body took too long";
 
 fn unreadable(kind: ErrorKind, status: StatusCode, reason: &'static str) -> io::Error {

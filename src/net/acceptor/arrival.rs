@@ -192,7 +192,7 @@ impl<P: Portable> Acceptor<P> {
             if upstream.is_first_refusal() {
                 if never {
                     info!(
-                        "handover: {came} connections stay with a predecessor: a listener of theirs speaks TLS now, or is gone"
+                        "handover: {came} connections stay with a predecessor: their listener now uses TLS, or is gone"
                     );
                 } else {
                     warn!(

@@ -209,7 +209,7 @@ impl<P: Portable> Departure<P> {
 
     fn take_receipt(&mut self, packet: &[u8], heard: &mut Heard<P>) {
         let Some(receipt) = Receipt::decode(packet) else {
-            return debug!("handover: skipped what is no receipt");
+            return debug!("handover: skipped an unknown packet");
         };
         self.heard = Instant::now();
         match self.ledger.hear(receipt) {

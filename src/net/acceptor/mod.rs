@@ -541,7 +541,7 @@ impl<P: Portable> Acceptor<P> {
     fn say_full(&mut self, what: &str) {
         let now = Instant::now();
         if self.full_said.is_none_or(|said| now.saturating_duration_since(said) >= FULL_SAID) {
-            warn!("at the limit of {what}: accepting again when one ends");
+            warn!("at the limit of {what}: accepting again when a connection ends");
             self.full_said = Some(now);
         }
     }
@@ -550,7 +550,7 @@ impl<P: Portable> Acceptor<P> {
     fn accept_one(&mut self, index: usize) -> bool {
         let Some(polled) = self.listeners.get(index) else { return false };
         let Some(slot) = self.parking.slots.claim() else {
-            self.pause("the reserve of connections is used up");
+            self.pause("the reserve of connection slots is used up");
             return false;
         };
         match polled.listener.accept() {
@@ -580,7 +580,7 @@ impl<P: Portable> Acceptor<P> {
 
     /// One more than its peer may have. It is not lingered for: that would let it have one more.
     fn turn_away(&mut self, mut connection: Box<Connection<P>>) {
-        debug!("a peer has as many connections as it may");
+        debug!("a peer is at its connection limit");
         self.say_busy(&connection);
         connection.begin_lingering(CloseReason::PeerLimit);
         connection.linger_on();
@@ -623,7 +623,7 @@ impl<P: Portable> Acceptor<P> {
     /// Accepts nothing for a while.
     fn pause(&mut self, why: impl std::fmt::Display) {
         if self.back_off == BACK_OFF.0 {
-            warn!("can't accept: {why}: trying again for as long as it takes");
+            warn!("can't accept: {why}: retrying until it works");
         }
         self.pause_until = Some(Instant::now() + self.back_off);
         self.back_off = (self.back_off * 2).min(BACK_OFF.1);

@@ -173,8 +173,9 @@ impl Listener {
     /// Takes a listening socket that was inherited by that name.
     pub(crate) fn adopt(wanted: Wanted, passed: Passed<OwnedFd>) -> Result<Listener, Error> {
         let (name, fd) = (&*wanted.name, passed.fd);
-        let odd =
-            |e: io::Error| Error::io(error::ErrorKind::Inherit, format!("the listener {name} is odd"), e);
+        let odd = |e: io::Error| {
+            Error::io(error::ErrorKind::Inherit, format!("unexpected state of the listener {name}"), e)
+        };
         let socket = SockRef::from(&fd);
         // Shared with every generation, and so from birth.
         socket.set_nonblocking(true).map_err(odd)?;
@@ -192,7 +193,7 @@ impl Listener {
                 let file = passed.file.or_else(found).unwrap_or(FileId::NONE);
                 ListenerKind::Unix { path, file }
             }
-            _ => return Err(odd(io::Error::other("not of the family its name says"))),
+            _ => return Err(odd(io::Error::other("its address family does not match its name"))),
         };
         Ok(Listener { names: vec![wanted.name.clone()], wanted, fd: Arc::new(fd), kind, barred: false })
     }
@@ -231,14 +232,11 @@ impl Listener {
         });
         match listener {
             Ok(listener) => {
-                warn!("{} was removed while the server ran: bound anew", path.display());
+                warn!("{} was removed while the server ran: bound again", path.display());
                 Some(listener)
             }
             Err(e) => {
-                warn!(
-                    "{} is not this server's socket any more, new clients can't connect: {e}",
-                    path.display()
-                );
+                warn!("{} is no longer this server's socket, new clients can't connect: {e}", path.display());
                 None
             }
         }
@@ -331,7 +329,10 @@ impl Listener {
                 ROUND_TRIP
             }
             Barrier::Open(e) => {
-                warn!("can't filter {}: {e}: who connects while it is closed may be reset", self.address());
+                warn!(
+                    "can't filter {}: {e}: a client that connects while it is closed may be reset",
+                    self.address()
+                );
                 Duration::ZERO
             }
         }
@@ -369,16 +370,16 @@ fn shown(name: &str) -> &str {
 fn advice(name: &str, e: &io::Error) -> &'static str {
     let is_path = name.starts_with("unix:");
     match e.kind() {
-        ErrorKind::AddrInUse => ": another process has it; stop that, or take another address",
-        ErrorKind::AlreadyExists => ": remove it, or take another path",
-        ErrorKind::PermissionDenied if is_path => ": check the folder's permissions",
+        ErrorKind::AddrInUse => ": another process uses it; stop that process, or use another address",
+        ErrorKind::AlreadyExists => ": remove it, or use another path",
+        ErrorKind::PermissionDenied if is_path => ": check the directory's permissions",
         ErrorKind::PermissionDenied => ": ports below 1024 need CAP_NET_BIND_SERVICE",
         ErrorKind::AddrNotAvailable => ": this host has no such address",
-        ErrorKind::NotFound | ErrorKind::NotADirectory if is_path => ": its folder must exist",
-        ErrorKind::InvalidInput => ": want ADDRESS:PORT, HOST:PORT or unix:PATH",
-        _ if name.starts_with(':') => ": for all addresses of this host want 0.0.0.0:PORT or [::]:PORT",
+        ErrorKind::NotFound | ErrorKind::NotADirectory if is_path => ": its directory must exist",
+        ErrorKind::InvalidInput => ": expected ADDRESS:PORT, HOST:PORT or unix:PATH",
+        _ if name.starts_with(':') => ": for all addresses of this host use 0.0.0.0:PORT or [::]:PORT",
         // What the resolver says has no kind.
-        _ if !is_path && e.raw_os_error().is_none() => ": check the host's name",
+        _ if !is_path && e.raw_os_error().is_none() => ": check the host name",
         _ => "",
     }
 }
@@ -405,7 +406,7 @@ fn bind_tcp(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// What is done while another server starts at the same path.
+/// What is done while another server is starting at the same path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Patience {
     Waits,
@@ -421,10 +422,10 @@ fn bind_unix(path: &Path, backlog: i32, patience: Patience) -> io::Result<(Socke
     let _lock = PathLock::take(path, patience)?;
     match socket.bind(&address) {
         Err(e) if e.kind() == ErrorKind::AddrInUse && !is_socket(path) => {
-            return Err(io::Error::new(ErrorKind::AlreadyExists, "what is there is no socket"));
+            return Err(io::Error::new(ErrorKind::AlreadyExists, "the existing file is not a socket"));
         }
         Err(e) if e.kind() == ErrorKind::AddrInUse && is_stale(&address) => {
-            info!("{} is left from a server that is gone: removed", path.display());
+            info!("{} was left by a server that has ended: removed", path.display());
             fs::remove_file(path)?;
             socket.bind(&address)?;
         }
@@ -469,7 +470,7 @@ impl PathLock {
             };
             let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, e)| {
                 if e == Errno::EWOULDBLOCK && patience == Patience::Waits {
-                    info!("another server starts at {}: waiting for it", socket.display());
+                    info!("another server is starting at {}: waiting for it", socket.display());
                     Flock::lock(file, FlockArg::LockExclusive)
                 } else {
                     Err((file, e))

@@ -165,7 +165,7 @@ impl Crew {
             (self.died)(&name, &*panic);
             match self.hire(index, move |crew| crew.occupy(index)) {
                 Ok(()) => return,
-                Err(e) => error!("no thread to replace {name}: {e}: the old one goes on"),
+                Err(e) => error!("no thread to replace {name}: {e}: the old one continues"),
             }
         }
     }

@@ -74,7 +74,7 @@ fn name(file: &Path) -> String {
     // The second is the first in base64.
     let is_content = text.contains("-----BEGIN") || text.contains("LS0tLS1CRUdJTi") || text.contains('\n');
     if is_content || starts_with_line || text.split('/').any(|part| part.len() > NAME_MAX) {
-        return "(given by its content; give the name of a file)".to_owned();
+        return "(the content of a file; give its name)".to_owned();
     }
     text
 }
@@ -97,7 +97,9 @@ fn pair(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<Arc
     let certified = CertifiedKey::new(chain, signer);
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(Arc::new(certified)),
-        Err(_) => Err(wrong(KEY, key, format!("it is not that of the certificate {}", name(certificate)))),
+        Err(_) => {
+            Err(wrong(KEY, key, format!("it does not belong to the certificate {}", name(certificate))))
+        }
     }
 }
 

@@ -57,7 +57,7 @@ impl Channel {
         line.push('\n');
         match self.socket.write(line.as_bytes()) {
             Ok(n) if n == line.len() => {}
-            Ok(_) => warn!("handover: half of {message} sent, the channel is full"),
+            Ok(_) => warn!("handover: {message} was sent in part: the channel is full"),
             // The peer is gone; its end is read as such.
             Err(e) => debug!("handover: {message} not sent: {e}"),
         }
@@ -80,7 +80,7 @@ impl Channel {
                 }
             }
             if self.input.len() > LINE_BYTES {
-                warn!("handover: the peer does not speak our protocol");
+                warn!("handover: the peer does not use the handover protocol");
                 self.ended = true;
             }
         }

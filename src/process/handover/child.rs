@@ -103,7 +103,7 @@ impl Program {
             (Ok(first), Ok(now)) if same_inode(&first, &now) => None,
             (Ok(first), _) if first.is_dir() => c_string(cwd.as_os_str().to_owned()).ok(),
             _ => {
-                warn!("handover: the working directory {} is gone: the present one is used", cwd.display());
+                warn!("handover: the working directory {} is gone: using the current one", cwd.display());
                 None
             }
         }
@@ -145,7 +145,7 @@ impl SpawnError {
         let advice = match e.raw_os_error() {
             Some(libc::ENOENT) => ": put it back, or check its #! line",
             Some(libc::EACCES) => ": check its x bit and that its file system is not mounted noexec",
-            Some(libc::ENOEXEC) => ": it is no program for this machine",
+            Some(libc::ENOEXEC) => ": it is not a program for this machine",
             Some(libc::ETXTBSY) => ": it is being written",
             Some(libc::EMFILE) => ": out of file descriptors, raise the limit (ulimit -n)",
             Some(libc::ENFILE) => ": this host is out of file descriptors",

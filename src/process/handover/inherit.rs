@@ -61,7 +61,7 @@ pub(crate) fn take_file(name: &str) -> Option<OwnedFd> {
 pub(crate) fn close_files() {
     let files = std::mem::take(&mut *lock(&FILES));
     for (name, _) in files {
-        info!("handover: nobody asked for the file {name}: closed");
+        info!("handover: the inherited file {name} is not used: closed");
     }
 }
 
@@ -89,7 +89,7 @@ pub(crate) fn take() -> Option<Inheritance> {
             Some(inheritance)
         }
         Some(Found::Void(why)) => {
-            warn!("{VARIABLE} is void, starting afresh: {why}");
+            warn!("{VARIABLE} is ignored, starting as generation 1: {why}");
             None
         }
         Some(Found::Nothing | Found::Taken) | None => None,
@@ -99,10 +99,10 @@ pub(crate) fn take() -> Option<Inheritance> {
 fn look() -> Result<Found, Error> {
     let Some(value) = env::var_os(VARIABLE) else { return Ok(Found::Nothing) };
     let void = |why: &str| Ok(Found::Void(why.to_owned()));
-    let Some(note) = Note::parse(&value) else { return void("no predecessor has written it") };
+    let Some(note) = Note::parse(&value) else { return void("no predecessor wrote it") };
     let listeners = i32::try_from(note.listeners.len()).ok();
     let Some(channel) = listeners.and_then(|n| FIRST_FD.checked_add(n)) else {
-        return void("no predecessor has written it");
+        return void("no predecessor wrote it");
     };
     if sys::socket_inode(channel) != Some(note.inode) {
         let is_left = |(fd, inode): (i32, &u64)| sys::socket_inode(fd).is_some_and(|found| found == *inode);
@@ -156,7 +156,7 @@ fn inherit(fd: i32, what: &str) -> Result<OwnedFd, Error> {
 /// Something between the predecessor and us has used a descriptor.
 fn taken(fd: i32, what: &str, found: &str) -> Error {
     let text = format!(
-        "descriptor {fd} is not {what} any more ({found}): \
+        "descriptor {fd} is no longer {what} ({found}): \
          a script that starts this program must leave descriptors from {FIRST_FD} on alone"
     );
     Error::new(ErrorKind::Inherit, text)

@@ -444,7 +444,7 @@ impl State {
             // Nobody else is left to stop; who waits is served all the same.
             Stage::Acquiring if self.orphan => self.close_and_drain(out),
             Stage::Prepared => {
-                let reason = "told to stop before it served".to_owned();
+                let reason = "stopped before it served".to_owned();
                 out.extend([Action::ToPredecessor(Message::Failed { reason }), Action::Finish]);
                 self.stage = Stage::Finished;
             }

@@ -51,7 +51,7 @@ fn respond(kind: HeaderValue, value: &impl Serialize) -> Response {
             response
         }
         Err(e) => {
-            error!("500: a response is no JSON: {e}");
+            error!("500: a response can't be written as JSON: {e}");
             plain(StatusCode::INTERNAL_SERVER_ERROR)
         }
     }
@@ -150,8 +150,8 @@ impl Problem {
             Ok(value) if !STANDARD.contains(&name) => {
                 self.members.insert(name.to_owned(), value);
             }
-            Ok(_) => error!("a problem's member {name} is not one's own to set"),
-            Err(e) => error!("a problem's member {name} is no JSON: {e}"),
+            Ok(_) => error!("the member {name} of a problem is reserved"),
+            Err(e) => error!("the member {name} of a problem can't be written as JSON: {e}"),
         }
         self
     }

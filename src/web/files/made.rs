@@ -45,9 +45,7 @@ pub(super) fn content(file: &mut File, facts: &Metadata) -> io::Result<Option<Ve
     // An open that fails so means a name that can't be; here it is the file.
     read.map_err(|e| if e.raw_os_error() == Some(libc::EINVAL) { io::Error::other(e) } else { e })?;
     if content.len() as u64 > MOST_BYTES {
-        return Err(io::Error::other(format!(
-            "more than {MOST_BYTES} bytes, and no length that says how many"
-        )));
+        return Err(io::Error::other(format!("more than {MOST_BYTES} bytes, and no known length")));
     }
     // An empty or a sparse file, or a file system that counts no blocks. If the length differs, as with some FUSE file
     // systems, only what was read is certain.

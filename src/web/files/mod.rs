@@ -201,7 +201,7 @@ impl Routes for ServeDir {
     fn verify(&self) -> Result<(), String> {
         match std::fs::metadata(&self.root) {
             Ok(found) if found.is_dir() => self.mistake.clone().map_or(Ok(()), Err),
-            Ok(_) => Err(format!("{} is no folder", self.root.display())),
+            Ok(_) => Err(format!("{} is not a directory", self.root.display())),
             Err(e) => Err(format!("{}: {e}", self.root.display())),
         }
     }

@@ -289,7 +289,7 @@ impl Router {
             let patterns = [format!("{normal}{{*rest}}"), normal, bare];
             for pattern in patterns.into_iter().filter(|p| !p.is_empty()) {
                 self.fallback_tree.insert(pattern, index).map_err(|e| match e {
-                    InsertError::Conflict { .. } => "there is another one for the same paths".to_owned(),
+                    InsertError::Conflict { .. } => "another one serves the same paths".to_owned(),
                     e => malformed(&e).to_owned(),
                 })?;
             }

@@ -27,15 +27,15 @@ impl ParsedPattern {
     /// Why no path can match it.
     pub(super) fn of(pattern: &str) -> Result<ParsedPattern, String> {
         if !pattern.starts_with('/') {
-            return Err("a pattern begins with '/'".into());
+            return Err("a pattern must begin with '/'".into());
         }
         if let Some(c) =
             pattern.chars().find(|c| matches!(c, '?' | '#') || c.is_whitespace() || c.is_control())
         {
-            return Err(format!("no path has a {c:?}"));
+            return Err(format!("a path can't contain {c:?}"));
         }
         let spelled = |literal: &str| {
-            let why = "a '%' comes before two hexadecimal digits (one that is meant as such is %25)";
+            let why = "'%' must be followed by two hexadecimal digits (write a literal % as %25)";
             normal_path(literal).map(Cow::into_owned).ok_or(why)
         };
         let (mut normal, mut names, mut last) = (String::new(), Vec::<String>::new(), None);
@@ -51,11 +51,11 @@ impl ParsedPattern {
                 continue;
             }
             let Some((param, after)) = rest.split_once('}').filter(|_| brace == '{') else {
-                return Err("a brace has no partner (one that is meant as such is written twice)".into());
+                return Err("unbalanced brace (write a literal brace twice)".into());
             };
             let name = param.strip_prefix('*').unwrap_or(param);
             if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) {
-                return Err(format!("{name:?} is no name for a parameter"));
+                return Err(format!("{name:?} is not a parameter name"));
             }
             if names.iter().any(|n| n == name) {
                 return Err(format!("two parameters are named {name:?}"));

@@ -28,7 +28,7 @@ impl Said {
     fn of(payload: &[u8]) -> Said {
         match payload {
             [] => Said::Nothing,
-            [_] => Said::Wrong("a Close with half a code".to_owned()),
+            [_] => Said::Wrong("a Close with an incomplete code".to_owned()),
             [high, low, reason @ ..] => {
                 match (u16::from_be_bytes([*high, *low]), std::str::from_utf8(reason)) {
                     (code, _) if !may_be_sent(code) => {
@@ -164,7 +164,7 @@ mod tests {
         let wrong = |payload: &[u8], text: &str| {
             assert!(matches!(Said::of(payload), Said::Wrong(said) if said.contains(text)), "{payload:?}");
         };
-        wrong(&[3], "half a code");
+        wrong(&[3], "an incomplete code");
         for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, u16::MAX] {
             wrong(&with(code, b"\xff"), &format!("the code {code},"));
         }

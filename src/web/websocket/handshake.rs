@@ -31,23 +31,23 @@ pub(super) fn read(req: &Request) -> Result<Asked, Refusal> {
     let headers = req.headers();
     // HEAD may come for whatever GET is there for.
     if !matches!(*req.method(), Method::GET | Method::HEAD) {
-        return Err((StatusCode::METHOD_NOT_ALLOWED, "a WebSocket is asked for by GET"));
+        return Err((StatusCode::METHOD_NOT_ALLOWED, "a WebSocket handshake needs GET"));
     }
     if req.version() < Version::HTTP_11
         || *req.method() == Method::HEAD
         || !has(headers, UPGRADE, "websocket")
     {
-        return Err((StatusCode::UPGRADE_REQUIRED, "this is for WebSocket clients"));
+        return Err((StatusCode::UPGRADE_REQUIRED, "this resource needs a WebSocket handshake"));
     }
     if headers.get_all(SEC_WEBSOCKET_VERSION).iter().ne([&"13"]) {
-        return Err((StatusCode::UPGRADE_REQUIRED, "only version 13 of WebSocket is spoken here"));
+        return Err((StatusCode::UPGRADE_REQUIRED, "only WebSocket version 13 is supported"));
     }
     if !has(headers, CONNECTION, "upgrade") {
-        return Err((StatusCode::BAD_REQUEST, "Connection does not say upgrade"));
+        return Err((StatusCode::BAD_REQUEST, "the Connection field lacks upgrade"));
     }
     let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
     let (Some(key), None) = (keys.next().filter(|key| is_key(key.as_bytes())), keys.next()) else {
-        return Err((StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is no 16 bytes in base64"));
+        return Err((StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is not 16 bytes in base64"));
     };
     let text = |name| headers.get(name).and_then(|value| ascii(value.as_bytes())).map(str::to_owned);
     Ok(Asked {

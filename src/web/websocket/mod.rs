@@ -283,7 +283,7 @@ impl WebSocketUpgrade {
                 && !also.iter().any(|site| site.eq_ignore_ascii_case(origin))
             {
                 debug!("a WebSocket for a page of {origin}, on {}: 403", asked.host);
-                return handshake::refuse((StatusCode::FORBIDDEN, "pages of that site may not open this"));
+                return handshake::refuse((StatusCode::FORBIDDEN, "this Origin is not allowed"));
             }
         }
         let (options, protocol) = (self.options, self.protocol);
@@ -381,7 +381,7 @@ impl Shared {
                 }
                 if Instant::now() >= talk.stalls() {
                     talk.give_up();
-                    return Err(io::Error::new(ErrorKind::ConnectionAborted, "the client takes nothing"));
+                    return Err(io::Error::new(ErrorKind::ConnectionAborted, "the client does not read"));
                 }
                 talk.stalls()
             };
@@ -408,7 +408,7 @@ impl Shared {
 
     fn close(&self, code: u16, reason: &str) -> io::Result<()> {
         if !closing::may_be_sent(code) {
-            return Err(io::Error::new(ErrorKind::InvalidInput, format!("no code of a Close: {code}")));
+            return Err(io::Error::new(ErrorKind::InvalidInput, format!("invalid Close code: {code}")));
         }
         let mut talk = self.lock();
         talk.close(code, reason, Instant::now());
@@ -426,7 +426,7 @@ impl Shared {
         // What still comes is for nobody.
         while !self.lock().is_over() {
             if let Err(e) = self.read(None) {
-                debug!("a WebSocket was not closed in order: {e}");
+                debug!("a WebSocket was not closed cleanly: {e}");
             }
         }
         let deadline = Instant::now() + self.options.closing;

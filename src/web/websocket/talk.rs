@@ -127,7 +127,7 @@ impl Talk {
             None => return Ok(Found::Nothing),
             Some(Said::Wrong(text)) => return Err(self.refuse(CloseCode::Protocol, &text)),
             Some(Said::NoText) => {
-                return Err(self.refuse(CloseCode::Invalid, "the reason of a Close that is no UTF-8"));
+                return Err(self.refuse(CloseCode::Invalid, "the reason of a Close is not UTF-8"));
             }
             Some(Said::Nothing) => {
                 if self.is_open() {
@@ -210,7 +210,7 @@ impl Talk {
         }
         if pipe.unsent() > 0 && now >= stall {
             self.give_up();
-            return Err(io::Error::new(ErrorKind::ConnectionAborted, "the client takes nothing"));
+            return Err(io::Error::new(ErrorKind::ConnectionAborted, "the client does not read"));
         }
         if now >= heard + self.options.silence {
             self.give_up();
@@ -274,7 +274,7 @@ impl Talk {
     /// Has the protocol put something into the pipe, which takes all of it.
     fn pass(&mut self, put: impl FnOnce(&mut tungstenite::WebSocket<Pipe>) -> Result<(), Error>) {
         if let Err(e) = put(&mut self.protocol) {
-            debug!("a WebSocket can't say what it wants to: {e}");
+            debug!("a WebSocket can't send: {e}");
         }
     }
 }

@@ -224,7 +224,7 @@ impl Wrapper for Cors {
                 };
                 match origins.iter().find(|origin| *origin != "null" && !is_origin(origin)) {
                     Some(origin) => {
-                        Err(format!("Cors: {origin:?} is no origin, such as https://app.example"))
+                        Err(format!("Cors: {origin:?} is not an origin such as https://app.example"))
                     }
                     None => Ok(()),
                 }

@@ -45,7 +45,7 @@ impl Wrapper for ServerTiming {
         // The names of fields are tokens, too.
         match HeaderName::try_from(&self.name) {
             Ok(_) => Ok(()),
-            Err(_) => Err(format!("ServerTiming: {:?} is no token", self.name)),
+            Err(_) => Err(format!("ServerTiming: {:?} is not a token", self.name)),
         }
     }
 }

@@ -125,7 +125,7 @@ fn one_of_no_format_that_this_machine_knows() {
     bench.replace("this is no program\n");
     bench.server.signal(Signal::SIGHUP);
     let line = bench.server.wait_for("still serving");
-    assert!(line.contains("no program for this machine"), "{line}");
+    assert!(line.contains("not a program for this machine"), "{line}");
     bench.put_back();
     bench.serves_on();
 }
@@ -139,7 +139,7 @@ fn one_for_another_machine() {
     bench.replace(program);
     bench.server.signal(Signal::SIGHUP);
     let line = bench.server.wait_for("still serving");
-    assert!(line.contains("no program for this machine"), "{line}");
+    assert!(line.contains("not a program for this machine"), "{line}");
     bench.put_back();
     bench.serves_on();
 }
@@ -205,8 +205,8 @@ fn one_that_is_not_content_with_itself_says_why() {
 #[test]
 fn one_whose_workers_can_not_make_what_they_work_with() {
     for (fault, why) in [
-        ("fail-in-a-worker", "heirloom-worker-3 can't make its (): the database has no more connections"),
-        ("panic-in-workers", "heirloom-worker-* can't make its (): it panicked: as asked"),
+        ("fail-in-a-worker", "heirloom-worker-3 can't create its (): the database has no more connections"),
+        ("panic-in-workers", "heirloom-worker-* can't create its (): it panicked: as asked"),
     ] {
         let bench = Bench::faulty(&[]);
         bench.set_fault(fault);

@@ -60,7 +60,7 @@ fn an_address_in_use() {
     let address = other.local_addr().unwrap().to_string();
     fails(&mut listening_on(&address), &[&address, "another process has it", "os error 98"]);
     let mut twice = listening_on("127.0.0.1:1");
-    fails(twice.args(["--admin", "127.0.0.1:1"]), &["127.0.0.1:1 twice", "leave one out"]);
+    fails(twice.args(["--admin", "127.0.0.1:1"]), &["127.0.0.1:1 twice", "remove one"]);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_bad_address() {
         (":8001", [":8001", "0.0.0.0:PORT or [::]:PORT"]),
         ("no.such.host.invalid:80", ["no.such.host.invalid:80", "check the host's name"]),
         ("192.0.2.1:80", ["192.0.2.1:80", "this host has no such address"]),
-        ("unix:/no/such/folder/socket", ["/no/such/folder/socket", "its folder must exist"]),
+        ("unix:/no/such/folder/socket", ["/no/such/folder/socket", "its directory must exist"]),
     ] {
         fails(&mut listening_on(name), &words);
     }
@@ -147,11 +147,11 @@ fn no_permission_for_a_path() {
     let path = folder.path().join("socket");
     let mut command = program();
     command.arg("--unix").arg(&path).uid(ORDINARY_USER);
-    fails(&mut command, &[path.to_str().unwrap(), "check the folder's permissions"]);
+    fails(&mut command, &[path.to_str().unwrap(), "check the directory's permissions"]);
     let path = folder.path().join("pid");
     let mut command = listening_on("127.0.0.1:0");
     command.arg("--pid-file").arg(&path).uid(ORDINARY_USER);
-    fails(&mut command, &[path.to_str().unwrap(), "its folder must be writable"]);
+    fails(&mut command, &[path.to_str().unwrap(), "its directory must be writable"]);
 }
 
 /// Only root can become somebody else.
@@ -168,7 +168,7 @@ fn a_pid_file_that_can_not_be_written() {
     let folder = folder();
     let missing = folder.path().join("missing/pid");
     let mut command = listening_on("127.0.0.1:0");
-    fails(command.arg("--pid-file").arg(&missing), &[missing.to_str().unwrap(), "its folder must exist"]);
+    fails(command.arg("--pid-file").arg(&missing), &[missing.to_str().unwrap(), "its directory must exist"]);
     let mut command = listening_on("127.0.0.1:0");
     let path = folder.path();
     fails(
@@ -277,9 +277,9 @@ fn an_environment_of_a_stale_process() {
         let note = format!("HEIRLOOM_HANDOVER={note}");
         let server =
             Proc::start_as_said("env", &[&*note, PROGRAM, "--listen", "127.0.0.1:0", "--probation-ms", "0"]);
-        server.wait_for("HEIRLOOM_HANDOVER is void, starting afresh: ");
+        server.wait_for("HEIRLOOM_HANDOVER is ignored, starting as generation 1: ");
         server.handover();
         assert_eq!(server.get("/generation").ok().number(), 2);
-        assert_eq!(server.count("is void"), 1, "its successor has a good one");
+        assert_eq!(server.count("is ignored"), 1, "its successor has a good one");
     }
 }

@@ -67,7 +67,7 @@ fn a_full_disk_costs_long_bodies_only() {
         let mut next = server.client();
         next.send(upload(&body));
         expect_refused(&mut next);
-        server.wait_for_nth("can't keep a request body in a temporary file: No space left", n);
+        server.wait_for_nth("can't write a request body to a temporary file: No space left", n);
     }
     // What needs no disk is served, as is who was there before; and then there is room again.
     let mut short = server.client();
@@ -108,7 +108,7 @@ fn a_limit_of_file_sizes_costs_long_bodies_only() {
         client.send(upload(&body[..150 * KIB]));
         expect_echoed(&mut client, &body[..150 * KIB]);
     }
-    server.wait_for("can't keep a request body in a temporary file: file too large");
+    server.wait_for("can't write a request body to a temporary file: file too large");
     assert_eq!(crowd.stop().failed, []);
     server.stop();
 }

@@ -139,7 +139,7 @@ fn without_a_folder_for_temporary_files_only_long_bodies_are_refused() {
             let response = client.answer().ok();
             assert_eq!((response.status, response.closes()), (status, status == 507), "{bytes}");
         }
-        server.wait_for("can't keep a request body in a temporary file: No such file or directory");
+        server.wait_for("can't write a request body to a temporary file: No such file or directory");
         server.handover();
     }
     server.stop();

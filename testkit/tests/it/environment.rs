@@ -203,7 +203,7 @@ fn a_pid_file_that_the_serving_user_can_not_replace_is_refused_at_the_start() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{said}");
         let words = format!("can't replace the pid file {} as uid {USER}, which will serve", file.display());
-        assert!(said.contains(&words) && said.contains("folder of that user"), "{said}");
+        assert!(said.contains(&words) && said.contains("directory of that user"), "{said}");
     }
     assert_eq!(fs::read_dir(&run).unwrap().count(), 0);
 }

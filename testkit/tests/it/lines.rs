@@ -258,7 +258,7 @@ fn a_second_term_cuts_and_names_who_was_cut() {
     });
     server.in_flight(server.pid(), 1);
     server.signal(Signal::SIGTERM);
-    server.wait_for("draining (told to stop)");
+    server.wait_for("draining (stop requested)");
     pass(Duration::from_millis(600));
     server.signal(Signal::SIGTERM);
     server.wait_for(&format!("abort: cut a connection of {peer} to 127.0.0.1:0"));

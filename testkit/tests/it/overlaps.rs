@@ -110,7 +110,7 @@ fn a_socket_for_both_families_serves_whichever_wildcards_later_generations_ask_f
     kept.iter_mut().for_each(|client| drop(client.get("/pid").ok()));
     let (v4, v6) = (format!("--listen 0.0.0.0:{port}"), format!("--listen [::]:{port}"));
     let shared =
-        format!("0.0.0.0:{port} is served by the inherited socket of [::]:{port}, which takes IPv4, too");
+        format!("0.0.0.0:{port} is served by the inherited socket of [::]:{port}, which also accepts IPv4");
     let alone =
         format!("0.0.0.0:{port} is served by an inherited socket for both families: it takes IPv6, too");
     let mut said = [0, 0];
@@ -265,7 +265,7 @@ fn addresses_of_one_start_that_overlap_are_said_to_be_ours() {
         let (first, second) = (format!("{first}:{port}"), format!("{second}:{port}"));
         let error = fails(&["--listen", &first, "--listen", &second]);
         let words = format!(
-            "can't listen on {second}: this server listens on {first}, too, which overlaps: leave one out"
+            "can't listen on {second}: this server listens on {first} too, which overlaps: remove one"
         );
         assert!(error.contains(&words), "{error}");
     }
@@ -275,7 +275,7 @@ fn addresses_of_one_start_that_overlap_are_said_to_be_ours() {
         (format!("unix:{}", path.display()), format!("unix:{}/./socket", folder.path().display()));
     let error = fails(&["--listen", &one, "--listen", &two]);
     assert!(
-        error.contains(&format!("this server listens on {one}, too, which overlaps: leave one out")),
+        error.contains(&format!("this server listens on {one} too, which overlaps: remove one")),
         "{error}"
     );
     assert!(!path.exists());

@@ -137,7 +137,9 @@ fn over_failed_upgrades_it_names_the_old_process() {
         server.wait_for(&format!("child {child} {end}"));
         bench.names(old);
     }
-    for (text, end) in [("#!/nowhere/at/all\n", "#! line"), ("no program\n", "no program for this machine")] {
+    for (text, end) in
+        [("#!/nowhere/at/all\n", "#! line"), ("no program\n", "not a program for this machine")]
+    {
         bench.next_is(text);
         server.signal(Signal::SIGHUP);
         server.wait_for(&format!("{end}; still serving"));

@@ -64,7 +64,7 @@ fn as_nginx_has_them() {
     client.ask("/never");
     server.in_flight(server.pid(), 1);
     server.signal(Signal::SIGTERM);
-    server.wait_for("SIGTERM from *: cut what is in flight");
+    server.wait_for("SIGTERM from *: abort requests in flight");
     server.wait_for("abort: cut GET /never");
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(1));
 }
@@ -88,7 +88,7 @@ fn a_signal_that_means_nothing_is_logged() {
     server.signal(Signal::SIGHUP);
     server.wait_for("SIGHUP from *: nothing");
     server.signal(Signal::SIGUSR2);
-    server.wait_for("SIGUSR2 from *: no meaning here");
+    server.wait_for("SIGUSR2 from *: no action");
     assert_eq!(server.phase(server.pid()), "serving");
     assert_eq!(server.alive(), [server.pid()]);
     server.stop();

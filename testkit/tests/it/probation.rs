@@ -61,7 +61,7 @@ fn a_stop_ends_both(told: impl Fn(Pid, Pid) -> Vec<Pid>) {
         server.signal_to(pid, Signal::SIGTERM);
         server.wait_for_nth("SIGTERM from", n);
     }
-    server.wait_for("draining (told to stop): 1 requests in flight");
+    server.wait_for("draining (stop requested): 1 requests in flight");
     assert_eq!((slow.finish().ok().status, later.finish().ok().status), (200, 200));
     drop((slow, later));
     assert_eq!(server.wait_exit(old), Exit::Status(0));

@@ -57,7 +57,7 @@ impl Scene {
             Phase::HandedOver => scene.new = Some(scene.server.handover()),
             Phase::Stopping => {
                 scene.server.signal(Signal::SIGTERM);
-                scene.server.wait_for("draining (told to stop)");
+                scene.server.wait_for("draining (stop requested)");
             }
         }
         scene
@@ -201,7 +201,7 @@ fn a_stop_of_the_group_is_the_end_in_every_phase_and_cuts_nothing() {
             let started = scene.server.count(" as child ");
             scene.server.signal_group(signal);
             heard(&scene.server, signal, 1);
-            scene.server.wait_for("draining (told to stop)");
+            scene.server.wait_for("draining (stop requested)");
             // Nothing resurrects it.
             scene.server.signal_group(Signal::SIGHUP);
             scene.go_on();
@@ -233,7 +233,7 @@ fn a_second_stop_of_the_group_cuts_in_every_phase() {
         scene.server.signal_group(Signal::SIGTERM);
         match phase {
             Phase::HandedOver => heard(&scene.server, Signal::SIGTERM, 2),
-            _ => drop(scene.server.wait_for("draining (told to stop): 1 requests in flight")),
+            _ => drop(scene.server.wait_for("draining (stop requested): 1 requests in flight")),
         }
         pass(ANOTHER_WISH);
         scene.server.signal_group(Signal::SIGINT);

@@ -44,7 +44,7 @@ fn a_second_stop_ends_it_at_once_and_names_what_it_cut() {
         client.ask("/ok?secret=1");
         server.wait_for("handling request 1");
         server.signal(*signal);
-        server.wait_for("draining (told to stop): 1 requests in flight");
+        server.wait_for("draining (stop requested): 1 requests in flight");
         // The handler's next seconds: later than what counts as the same wish.
         let seconds = server.count("handling request");
         server.wait_for_nth("handling request", seconds + 2);
@@ -236,7 +236,7 @@ fn a_hup_during_a_stop_starts_nothing() {
     server.wait_for("lame duck:");
     server.signal(Signal::SIGHUP);
     server.wait_for_nth("SIGHUP from", 1);
-    server.wait_for("draining (told to stop)");
+    server.wait_for("draining (stop requested)");
     server.signal(Signal::SIGHUP);
     server.wait_for_nth("SIGHUP from", 2);
     assert_eq!(client.finish().ok().text(), "ok");

@@ -253,7 +253,7 @@ fn what_is_no_tls_is_refused() {
     let fixture = fixture(&authority, |server| server);
     let mut text = fixture.client();
     let reply = text.get("/");
-    assert_eq!(reply.said(), "400 this port speaks TLS: ask by https");
+    assert_eq!(reply.said(), "400 plain HTTP request sent to an HTTPS port");
     assert!(reply.closes());
     text.expect_fin();
 
@@ -612,7 +612,7 @@ fn certificates_are_read_anew_and_bad_ones_leave_the_old() {
         (
             "of another key",
             &|| assert!(fs::copy(&other.certificate, &pair.certificate).unwrap() > 0),
-            &["server.key", "not that of the certificate", "server.pem"],
+            &["server.key", "does not belong to the certificate", "server.pem"],
         ),
         ("no key", &|| fs::write(&pair.key, "").unwrap(), &["server.key", "not encrypted"]),
         (
@@ -729,7 +729,7 @@ fn no_error_has_anything_of_a_key() {
             &["server.pem"],
         ),
         ("encrypted", cert(), ENCRYPTED.into(), &["server.key", "encrypted", "openssl pkey"]),
-        ("another's", cert(), V1[1].into(), &["server.key", "not that of the certificate", "server.pem"]),
+        ("another's", cert(), V1[1].into(), &["server.key", "does not belong to the certificate", "server.pem"]),
         ("P-521", P521[0].into(), P521[1].into(), &["server.key", "P-521", "use RSA"]),
         ("RSA 1024", RSA_1024[0].into(), RSA_1024[1].into(), &["server.key", "1024 bits", "use RSA"]),
         ("X.509 v1", V1[0].into(), V1[1].into(), &["server.pem", "version 1", "subjectAltName"]),

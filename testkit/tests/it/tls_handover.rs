@@ -228,7 +228,7 @@ fn plain_connections_do_not_get_behind_a_listener_that_speaks_tls_now() {
     let tls = format!("--tls-listen 127.0.0.1:0 --cert {} --key {}", file("cert.pem"), file("key.pem"));
     becomes(tls);
     let new = server.handover();
-    server.wait_for("a listener of theirs speaks TLS now, or is gone");
+    server.wait_for("their listener now uses TLS, or is gone");
     // Each is answered once more, by the process that speaks plain text, and told of its close.
     silent[0].send("\r\n");
     for client in &mut silent[1..] {

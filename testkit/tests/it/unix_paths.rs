@@ -29,7 +29,7 @@ fn a_path_that_was_removed_is_bound_anew_and_no_client_sees_a_close() {
         assert_eq!(answer.number(), new.as_raw());
         assert!(!answer.closes());
     }
-    assert_eq!(server.count(" was removed while the server ran: bound anew"), 1);
+    assert_eq!(server.count(" was removed while the server ran: bound again"), 1);
     server.stop();
     assert!(!path.exists(), "the new one is removed at the end, as the first one is");
 }
@@ -73,7 +73,7 @@ fn what_another_program_has_put_there_never_refuses_a_handover_and_stays() {
             let old = server.newest();
             let new = server.handover();
             assert_eq!(server.wait_exit(old), Exit::Status(0));
-            let text = format!("{} is not this server's socket any more", path.display());
+            let text = format!("{} is no longer this server's socket", path.display());
             assert!(server.wait_for_nth(&text, n).contains(" WARN "));
             assert_eq!(server.get("/pid").ok().number(), new.as_raw());
             assert_eq!(idle.get("/pid").ok().number(), new.as_raw(), "its own clients are served on");

@@ -130,7 +130,7 @@ fn does_not_work(body: &str, flags: &[&str], told: &[&str]) {
 #[test]
 fn a_script_that_uses_the_listeners_descriptor() {
     let told = [
-        "descriptor 3 is not the listener 127.0.0.1:0 any more (no socket): a script",
+        "descriptor 3 is no longer the listener 127.0.0.1:0 (no socket): a script",
         "child CHILD failed: descriptor 3",
     ];
     does_not_work("exec 3<$0\nexec $PROGRAM \"$@\"", &FLAGS, &told);

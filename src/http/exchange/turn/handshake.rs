@@ -63,7 +63,7 @@ impl Turn<'_> {
     /// says nothing of what is behind TLS.
     fn answer_in_the_clear(&mut self) -> Step {
         let refusal =
-            Refusal { status: StatusCode::BAD_REQUEST, reason: "this port speaks TLS: ask by https" };
+            Refusal { status: StatusCode::BAD_REQUEST, reason: "plain HTTP request sent to an HTTPS port" };
         let mut answer = Vec::new();
         encode::refusal(&mut answer, &refusal, false, self.worker.date.get(self.now));
         self.worker.counters.response(refusal.status.as_u16());

@@ -390,7 +390,7 @@ impl<'a> Turn<'a> {
         match e {
             CollectError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             CollectError::Full => {
-                warn!("temporary files hold as much as they may: 503");
+                warn!("the limit of temporary bytes is reached: 503");
                 StatusCode::SERVICE_UNAVAILABLE
             }
             CollectError::NoDescriptor => {
@@ -398,7 +398,7 @@ impl<'a> Turn<'a> {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             CollectError::Disk(e) => {
-                error!("can't keep a request body in a temporary file: {e}");
+                error!("can't write a request body to a temporary file: {e}");
                 StatusCode::INSUFFICIENT_STORAGE
             }
         }
@@ -980,7 +980,7 @@ impl<'a> Turn<'a> {
 
     /// Memory is for those who are there already.
     fn too_much(&mut self) -> Step {
-        warn!("connections hold as many bytes as they may: one is closed");
+        warn!("the limit of buffered bytes is reached: a connection is closed");
         if let Stage::Respond(response) = &self.client.progress.stage {
             return cut(&response.outgoing, CloseReason::Overload);
         }
@@ -989,7 +989,7 @@ impl<'a> Turn<'a> {
         }
         let refusal = Refusal {
             status: StatusCode::SERVICE_UNAVAILABLE,
-            reason: "too many requests are half received",
+            reason: "too much memory is held by incomplete requests",
         };
         let _ = self.refuse(&refusal);
         Step::Linger(CloseReason::Overload)
@@ -1004,8 +1004,8 @@ fn in_place(status: StatusCode, theirs: &HeaderMap, head: &[u8]) -> Response {
             return plain(status).with_header(UPGRADE, protocols.clone());
         }
         _ if status == StatusCode::INTERNAL_SERVER_ERROR => {
-            let why = "1xx is for upgrades, with 101, their Upgrade field and a request body that was read";
-            error!("a response that can't be one: {}: {why}", method_and_path(head));
+            let why = "a 1xx response must be a 101 with an Upgrade field, after the request body was read";
+            error!("invalid response: {}: {why}", method_and_path(head));
         }
         _ => {}
     }

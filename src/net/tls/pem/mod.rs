@@ -40,20 +40,20 @@ impl fmt::Display for Fault {
         f.write_str(match self {
             Fault::Missing { why, wanted } => return write!(f, "there is none in it: {why}; {wanted}"),
             Fault::Utf16 => "it is UTF-16 text; save it as UTF-8",
-            Fault::BadMarker => "it is no valid PEM: a BEGIN or END line is damaged; copy it anew",
-            Fault::NoEnd => "it is no valid PEM: a BEGIN line has no END line; it is cut short, copy it anew",
+            Fault::BadMarker => "it is not valid PEM: a BEGIN or END line is damaged; copy it again",
+            Fault::NoEnd => "it is not valid PEM: a BEGIN line has no END line; the file is truncated, copy it again",
             Fault::OtherEnd => {
-                "it is no valid PEM: a BEGIN line is followed by the END line of something else; copy it anew"
+                "it is not valid PEM: a BEGIN line is followed by the END line of something else; copy it again"
             }
             Fault::NotBase64 { one_line: false } => {
-                "it is no valid PEM: what is between BEGIN and END is no base64; copy it anew"
+                "it is not valid PEM: the text between BEGIN and END is not base64; copy it again"
             }
             Fault::NotBase64 { one_line: true } => {
-                "it is no valid PEM: its line ends are missing, and what is between BEGIN and END is no base64; \
-                 copy it anew"
+                "it is not valid PEM: its line ends are missing, and the text between BEGIN and END is not base64; \
+                 copy it again"
             }
             Fault::Headers => {
-                "there are header lines behind a BEGIN line; write it without them, by `openssl`"
+                "there are header lines after a BEGIN line; write it without them, by `openssl`"
             }
             Fault::Encrypted => {
                 "it is encrypted, and a server can't ask for the password; decrypt it by `openssl pkey`"
@@ -75,7 +75,7 @@ pub(super) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
     }
     let missing = Fault::Missing {
         why: other.unwrap_or_else(|| nothing_in(text)),
-        wanted: "want PEM, with a line BEGIN CERTIFICATE",
+        wanted: "expected PEM with a line BEGIN CERTIFICATE",
     };
     if all.is_empty() { Err(missing) } else { Ok(all) }
 }
@@ -94,7 +94,7 @@ pub(super) fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, Fault> 
     }
     let missing = Fault::Missing {
         why: other.unwrap_or_else(|| nothing_in(text)),
-        wanted: "want PEM, PKCS#8, SEC1 or PKCS#1, not encrypted",
+        wanted: "expected PEM: PKCS#8, SEC1 or PKCS#1, not encrypted",
     };
     Err(unusable.unwrap_or(missing))
 }
@@ -102,9 +102,11 @@ pub(super) fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, Fault> 
 fn instead_of_certificate(label: &[u8]) -> &'static str {
     match label {
         b"CERTIFICATE REQUEST" | b"NEW CERTIFICATE REQUEST" => {
-            "it has a request, for which an authority gives the certificate"
+            "it has a certificate request; get the certificate from your authority"
         }
-        b"TRUSTED CERTIFICATE" => "it has OpenSSL's own kind of certificate: convert it by `openssl x509`",
+        b"TRUSTED CERTIFICATE" => {
+            "it has a certificate in OpenSSL's own format: convert it by `openssl x509`"
+        }
         b"PKCS7" => "it is PKCS#7: convert it by `openssl pkcs7 -print_certs`",
         label if label.ends_with(b"PRIVATE KEY") => "it has a private key",
         b"PUBLIC KEY" => "it has a public key",

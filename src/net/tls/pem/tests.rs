@@ -100,9 +100,9 @@ fn each_fault_of_a_key_is_named() {
         (one_line.split("-----END").next().unwrap().into(), "no END line"),
         (format!("-----BEGIN PRIVATE KEY-----\n{body}\n{CERT}").into(), "no END line"),
         (EC.replace("END PRIVATE", "END EC PRIVATE").into(), "END line of something else"),
-        (EC.replace(body, &format!("{}=A", &body[2..])).into(), "END is no base64"),
-        (EC.replace(body, "!").into(), "END is no base64"),
-        (EC.replace(body, &format!("{}\\x", &body[2..])).into(), "END is no base64"),
+        (EC.replace(body, &format!("{}=A", &body[2..])).into(), "END is not base64"),
+        (EC.replace(body, "!").into(), "END is not base64"),
+        (EC.replace(body, &format!("{}\\x", &body[2..])).into(), "END is not base64"),
         (one_line.replace(body, "!").into(), "line ends are missing"),
         (EC.replace(body, &format!("Comment: {body}")).into(), "header lines"),
         (ENCRYPTED.into(), "is encrypted"),
@@ -133,7 +133,7 @@ fn each_fault_of_a_certificate_is_named() {
         (CERT.replace("CERTIFICATE", "PUBLIC KEY"), "public key"),
         (CERT.replace("CERTIFICATE", "X509 CRL"), "BEGIN CERTIFICATE"),
         (format!("{CERT}{}", &OTHER_CERT[..100]), "no END line"),
-        (CERT.replace("MII", "!"), "END is no base64"),
+        (CERT.replace("MII", "!"), "END is not base64"),
     ];
     for (text, expected) in cases {
         let said = certificates(text.as_bytes()).unwrap_err().to_string();

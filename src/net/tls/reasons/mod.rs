@@ -44,7 +44,7 @@ pub(super) fn of_certificate(der: &[u8]) -> &'static str {
             "it is an X.509 certificate of version 1 or 2, which has no names to check; have it issued as \
              version 3, with a subjectAltName"
         }
-        _ => "it is damaged: between BEGIN and END is no X.509 certificate; copy it anew",
+        _ => "it is damaged: there is no X.509 certificate between BEGIN and END; copy it again",
     }
 }
 
