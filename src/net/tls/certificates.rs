@@ -74,7 +74,7 @@ fn name(file: &Path) -> String {
     // The second is the first in base64.
     let is_content = text.contains("-----BEGIN") || text.contains("LS0tLS1CRUdJTi") || text.contains('\n');
     if is_content || starts_with_line || text.split('/').any(|part| part.len() > NAME_MAX) {
-        return "(the content of a file; give its name)".to_owned();
+        return "(given by its content; give the name of a file)".to_owned();
     }
     text
 }
