@@ -729,7 +729,12 @@ fn no_error_has_anything_of_a_key() {
             &["server.pem"],
         ),
         ("encrypted", cert(), ENCRYPTED.into(), &["server.key", "encrypted", "openssl pkey"]),
-        ("another's", cert(), V1[1].into(), &["server.key", "does not belong to the certificate", "server.pem"]),
+        (
+            "another's",
+            cert(),
+            V1[1].into(),
+            &["server.key", "does not belong to the certificate", "server.pem"],
+        ),
         ("P-521", P521[0].into(), P521[1].into(), &["server.key", "P-521", "use RSA"]),
         ("RSA 1024", RSA_1024[0].into(), RSA_1024[1].into(), &["server.key", "1024 bits", "use RSA"]),
         ("X.509 v1", V1[0].into(), V1[1].into(), &["server.pem", "version 1", "subjectAltName"]),
