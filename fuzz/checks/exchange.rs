@@ -128,10 +128,10 @@ impl Rehearsal {
     /// Until the connection rests and has nothing to read or to say.
     fn turns(&mut self, client_ended: bool) {
         for _ in 0..TURNS {
-            let untaken = Taken { in_share: false, waited: Duration::ZERO };
+            let untaken = Taken { has_permit: false, waited: Duration::ZERO };
             let (mut ready, taken) = match self.common.parking.take(self.slot) {
                 Some(client) => (Ready::new(client, Cause::Event), untaken),
-                None if self.queue.has_waiting() => match self.queue.pop(&self.parker, || false) {
+                None if self.queue.has_waiting() => match self.queue.pop(&self.parker) {
                     Popped::Work(ready, taken) => (ready, taken),
                     Popped::Closed => return,
                 },

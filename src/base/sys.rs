@@ -60,8 +60,8 @@ pub(crate) fn socket_inode(fd: RawFd) -> Option<u64> {
     (stat.st_mode & libc::S_IFMT == libc::S_IFSOCK).then_some(stat.st_ino)
 }
 
-/// From now on what wakes the calling thread takes no core away from another one. Where a
-/// scheduling policy was chosen for the process, or may not be, it stays.
+/// From now on the calling thread takes no core away from another one when it is woken (`SCHED_BATCH`). Where another
+/// scheduling policy than the default was chosen for the process, or can't be, it stays.
 pub(crate) fn wake_politely() {
     // Not by the C library: musl's refuses.
     // SAFETY: asks about the calling thread, and has no preconditions.

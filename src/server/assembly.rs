@@ -83,7 +83,7 @@ impl<P: fmt::Debug + Send> Gauges for Assembly<P> {
     fn add_to(&self, stats: &mut Stats) {
         stats.open = self.parking.open() as u64;
         stats.in_flight = self.wait_group.count() as u64;
-        stats.queued = self.queues.iter().map(|queue| queue.look().waiting as u64).sum();
+        stats.queued = self.queues.iter().map(|queue| queue.waiting() as u64).sum();
         self.staff.add_to(stats);
     }
 }

@@ -683,10 +683,12 @@ fn nofile() -> u64 {
 
 /// How many connections there may be under a NOFILE limit, and how many descriptors beyond theirs. Connections don't
 /// get all: where each client asked for a file, there would be none to open it by, to accept by, or to hand over.
-/// Each pool has a descriptor to wait by, each listener its own; the usual ones are among ours.
+/// Each pool has two descriptors to wait by, each listener its own; the usual ones are among ours.
 fn shared_out(nofile: u64, connections: usize, pools: usize, listeners: usize) -> (usize, u64) {
-    let beyond_usual =
-        pools.saturating_sub(USUAL_POOLS).saturating_add(listeners.saturating_sub(USUAL_LISTENERS));
+    let beyond_usual = pools
+        .saturating_sub(USUAL_POOLS)
+        .saturating_mul(2)
+        .saturating_add(listeners.saturating_sub(USUAL_LISTENERS));
     let room = nofile.saturating_sub(OWN_FDS.saturating_add(beyond_usual as u64));
     let extra = EXTRA_FDS.max((nofile / 16).saturating_add(EXTRA_FDS / 2));
     let most = usize::try_from(room.saturating_sub(extra).max(8)).unwrap_or(usize::MAX);
@@ -773,7 +775,7 @@ mod tests {
         let cases = [
             (256, most, 2, 3, (192, 32)),
             (256, 100, 2, 3, (100, 124)),
-            (256, most, 4, 6, (188, 32)),
+            (256, most, 4, 6, (186, 32)),
             (1024, most, 2, 1, (912, 80)),
             (1024, 16_384, 2, 1, (912, 80)),
             (4096, 16_384, 2, 1, (3_792, 272)),

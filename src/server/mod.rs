@@ -27,6 +27,7 @@ use crate::http::exchange::detached::Detached;
 use crate::http::exchange::{
     self, Common, CurrentRequest, HandlerBox, ListenerHandler, Progress, Stores, WorkerState,
 };
+use crate::net::acceptor::pool_events;
 use crate::net::connection::Ready;
 use crate::net::listener::Wanted;
 use crate::net::scheduler::latency::HandlerLatency;
@@ -267,8 +268,9 @@ impl Business for Server {
         let mut current_requests = Vec::new();
         for (lane, places) in lanes.into_iter().enumerate() {
             let count = places.count;
-            let share = (count.saturating_mul(limits.streaming_percent.into()) / 100).max(1);
-            let queue = Arc::new(Queue::new(count, share));
+            let permits = (count.saturating_mul(limits.streaming_percent.into()) / 100).max(1);
+            let events = pool_events(&ground.parking, lane);
+            let queue = Arc::new(Queue::new(count, permits).with_events(events));
             let of_pool: Vec<Arc<CurrentRequest>> = (0..count).map(|_| Arc::default()).collect();
             current_requests.extend(of_pool.iter().cloned());
             let (common, of_queue, all_counters) =
@@ -289,9 +291,7 @@ impl Business for Server {
                 // A counters has one writer; this is rare enough for one each.
                 of_the_dead.register().worker_replaced();
             };
-            let (parking, to_fill) = (Arc::clone(&ground.parking), Arc::clone(&queue));
-            let fetch = move || parking.fetch(lane, &to_fill);
-            match Pool::start(places, Arc::clone(&queue), make, fetch, died) {
+            match Pool::start(places, Arc::clone(&queue), make, died) {
                 Ok(pool) => pools.push(pool),
                 Err(e) => {
                     pools.into_iter().for_each(Pool::abandon);

@@ -23,7 +23,7 @@ use crate::base::phase::{Drain, Phase, PhaseWatch};
 use crate::base::status::{Counters, Stats};
 use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
-use crate::net::acceptor::{Deadline, Lanes, Parking};
+use crate::net::acceptor::{Deadline, Lanes, Parking, pool_events};
 use crate::net::conn_info::PeerCredentials;
 use crate::net::connection::{self, Activity, Cause, Portable, Ready};
 use crate::net::listener::Wanted;
@@ -160,8 +160,8 @@ impl Business for StreamServer {
     }
 
     fn start(self, ground: &Ground<Raw>) -> Result<Works<Raw>, Error> {
-        // Nothing is in the share.
-        let queue = Arc::new(Queue::new(0, 1));
+        // No work needs a streaming permit.
+        let queue = Arc::new(Queue::new(0, 1).with_events(pool_events(&ground.parking, 0)));
         let shared = &ground.handle.shared;
         let desk = Arc::new(FrontDesk {
             parking: Arc::clone(&ground.parking),
@@ -268,6 +268,30 @@ impl FrontDesk {
         let held = Held { peer: inner.conn_info.peer, listener: inner.listener, since: Instant::now() };
         self.hands().insert(inner.slot.to_bits(), held);
         Ok(wake)
+    }
+
+    /// The connection, if it is for the program; what else an event may be about is done here.
+    fn wanted(&self, Ready { connection: inner, cause }: Ready<Raw>) -> Option<(Box<Inner>, Cause)> {
+        if let Some(lingering) = inner.lingering() {
+            let reason = lingering.reason;
+            if let Some(inner) = self.parking.linger(inner) {
+                self.end(inner, reason);
+            }
+            return None;
+        }
+        if !inner.is_idle() || cause == Cause::Expired {
+            return Some((inner, cause));
+        }
+        // What came is for the successor, unless it was the end.
+        if !inner.may_have_ended && self.parking.departs(&inner) {
+            self.parking.leave(inner);
+            return None;
+        }
+        if inner.stream.peek() == Peek::Nothing {
+            self.rest(inner);
+            return None;
+        }
+        Some((inner, cause))
     }
 
     fn take_back(&self, inner: &Inner) {
@@ -377,16 +401,13 @@ impl Iterator for &Incoming {
     fn next(&mut self) -> Option<Connection> {
         let desk = &self.desk;
         loop {
-            let Ready { connection: mut inner, cause } = match desk.queue.pop(&Parker::of_guest(), || false) {
+            let ready = match desk.queue.pop(&Parker::of_guest()) {
                 Popped::Work(ready, _) => ready,
                 Popped::Closed => return None,
             };
             // This thread may be long away.
-            desk.queue.wake_for_rest(usize::MAX, false);
-            if inner.is_idle() && cause != Cause::Expired && inner.stream.peek() == Peek::Nothing {
-                desk.rest(inner);
-                continue;
-            }
+            desk.queue.before_blocking(usize::MAX);
+            let Some((mut inner, cause)) = desk.wanted(ready) else { continue };
             match desk.give(&mut inner, cause) {
                 Ok(wake) => {
                     let drain = Drain::of(desk.phase.clone());

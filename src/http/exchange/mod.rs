@@ -75,8 +75,8 @@ pub(crate) struct Common {
     pub(crate) detached: Arc<Detached>,
 }
 
-/// Serves `client` until it is parked, queued again, closed or detached. The share in which it may have been
-/// taken is that of the streaming workers.
+/// Serves `client` until it is parked, queued again, closed or detached. A streaming permit that it was
+/// taken with is released.
 pub(crate) fn serve(
     Ready { connection: mut client, mut cause }: Ready<Progress>,
     mut taken: Taken,
@@ -95,10 +95,10 @@ pub(crate) fn serve(
             let_go(panic, || "a panic".to_owned());
             turn.give_up()
         });
-        if turn.in_share {
-            queue.leave_share();
+        if turn.has_permit {
+            queue.release_permit();
         }
-        (taken, cause) = (Taken { in_share: false, waited: Duration::ZERO }, Cause::Event);
+        (taken, cause) = (Taken { has_permit: false, waited: Duration::ZERO }, Cause::Event);
         match step {
             Step::Park(deadline) => match common.parking.park(client, deadline) {
                 Ok(()) => return,
@@ -112,10 +112,10 @@ pub(crate) fn serve(
             },
             Step::Requeue => {
                 // This worker comes by next.
-                return queue.push_found(std::iter::once(Ready::new(client, Cause::Yielded)));
+                return queue.push_back(Ready::new(client, Cause::Yielded));
             }
             Step::Leave => return common.parking.leave(client),
-            Step::WaitForShare => return queue.push_shared(Ready::new(client, Cause::Event)),
+            Step::WaitForShare => return queue.push_streaming(Ready::new(client, Cause::Event)),
             Step::Close(reason) => {
                 client.stream.shutdown_write();
                 return close(client, reason, worker, common);

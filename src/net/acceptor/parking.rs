@@ -11,16 +11,12 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::connection_counts::ConnectionCounts;
-use super::watch::{Waited, Watch};
-use super::{BACKLOG, BELL, FIRST_WATCH, LONGEST_QUEUE, RESERVE, SPECIAL, TICK};
+use super::pool_events::PoolPoller;
+use super::{BACKLOG, BELL, LONGEST_QUEUE, RESERVE, TICK};
 use crate::base::limits::Limits;
 use crate::base::sync::lock;
-use crate::net::connection::{Cause, Connection, Linger, Ready};
-use crate::net::scheduler::queue::Queue;
+use crate::net::connection::{Connection, Linger};
 use crate::net::slots::{SlotId, Slots};
-
-/// Events that a worker takes at a time.
-const EVENTS: usize = 64;
 
 /// Which workers are for what.
 #[derive(Debug)]
@@ -37,8 +33,8 @@ pub(crate) struct Parking<P> {
     pub(super) slots: Slots<Box<Connection<P>>>,
     /// What the acceptor waits on.
     pub(super) poller: Epoll,
-    /// Of the connections, for each lane.
-    pub(super) watches: Box<[Watch]>,
+    /// What the workers of each pool wait on: their connections.
+    pool_pollers: Box<[PoolPoller]>,
     lane_of_site: Box<[usize]>,
     pub(super) bell: EventFd,
     pub(super) counts: ConnectionCounts,
@@ -105,17 +101,13 @@ impl<P> Parking<P> {
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         poller.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
-        let keys = (FIRST_WATCH..).map(|lane| lane << 32 | SPECIAL);
-        let watches = keys
-            .zip(lanes.workers)
-            .map(|(key, workers)| Watch::new(key, workers, &poller))
-            .collect::<Result<_, _>>()?;
+        let pool_pollers = lanes.workers.iter().map(|_| PoolPoller::new()).collect::<Result<_, _>>()?;
         #[expect(clippy::cast_sign_loss, reason = "clamped")]
         let waiting = longest_backlog.clamp(BACKLOG, LONGEST_QUEUE) as usize;
         Ok(Parking {
             slots: Slots::new(limits.connections.saturating_add(waiting + RESERVE)),
             poller,
-            watches,
+            pool_pollers,
             lane_of_site: lanes.of_site.into(),
             bell,
             counts: ConnectionCounts::new(reserved, limits.connections_per_peer.is_some()),
@@ -153,7 +145,7 @@ impl<P> Parking<P> {
         std::mem::take(&mut *lock(&self.commands))
     }
 
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         // It can only be full, and then it rings already.
         let _ = self.bell.write(1);
     }
@@ -165,23 +157,11 @@ impl<P> Parking<P> {
 
     /// Where a site's connections are registered.
     pub(super) fn poller_of(&self, site: usize) -> &Epoll {
-        &self.watches[self.lane_of(site)].poller
+        &self.poller_of_pool(self.lane_of(site)).epoll
     }
 
-    /// Whether an event would be seen by no worker: for one that is about to be long away.
-    pub(crate) fn is_deserted(&self, site: usize) -> bool {
-        self.watches[self.lane_of(site)].is_deserted()
-    }
-
-    /// Waits for connections to become ready and queues them, if it is for workers to do that now.
-    /// False: it is not, or nothing comes.
-    pub(crate) fn fetch(&self, lane: usize, queue: &Queue<Ready<P>>) -> bool {
-        let watch = &self.watches[lane];
-        let mut events = [EpollEvent::empty(); EVENTS];
-        let Waited::Events(n) = watch.wait(&mut events, &self.poller) else { return false };
-        let found = events.iter().take(n).filter_map(|event| self.take_ready(event));
-        queue.push_found(found.map(|connection| Ready::new(connection, Cause::Event)));
-        true
+    pub(super) fn poller_of_pool(&self, pool: usize) -> &PoolPoller {
+        &self.pool_pollers[pool]
     }
 
     /// An event came: takes the connection it is for, if nobody has it.

@@ -64,7 +64,6 @@ impl<T: Send + 'static> Pool<T> {
         places: Places,
         queue: Arc<Queue<T>>,
         make: impl Fn(usize) -> W + Send + Sync + 'static,
-        fetch: impl Fn() -> bool + Send + Sync + 'static,
         died: impl Fn(&str, &(dyn Any + Send)) + Send + Sync + 'static,
     ) -> Result<Pool<T>, Error> {
         let of_crew = Arc::clone(&queue);
@@ -72,7 +71,7 @@ impl<T: Send + 'static> Pool<T> {
             let parker = Parker::new(index);
             let mut work = make(index);
             loop {
-                match of_crew.pop(&parker, &fetch) {
+                match of_crew.pop(&parker) {
                     Popped::Work(item, taken) => work(item, taken),
                     Popped::Closed => return,
                 }
@@ -214,7 +213,7 @@ mod tests {
             assert!(panic.is::<&str>());
             dies.send(name.to_owned()).unwrap();
         };
-        let pool = Pool::start(places(None, None), Arc::clone(&queue), make, || false, died).unwrap();
+        let pool = Pool::start(places(None, None), Arc::clone(&queue), make, died).unwrap();
         queue.push(&mut (0..1_000).collect());
         assert!(pool.finish(PATIENCE));
         let results: Vec<(u32, String)> = results.iter().collect();
@@ -265,7 +264,7 @@ mod tests {
             }
         };
         let places = places(None, Some(Arc::new(move || first.begin())));
-        let pool = Pool::start(places, Arc::clone(&queue), make, || false, |_: &str, _: &_| ()).unwrap();
+        let pool = Pool::start(places, Arc::clone(&queue), make, |_: &str, _: &_| ()).unwrap();
         assert_eq!(begun.load(Ordering::SeqCst), WORKERS);
         queue.push(&mut vec![true; WORKERS]);
         queue.push(&mut vec![false; 100]);
@@ -292,7 +291,7 @@ mod tests {
             move |_: u32, _| lives.send(()).unwrap()
         };
         let places = places(None, Some(Arc::new(begin)));
-        let pool = Pool::start(places, Arc::clone(&queue), make, || false, |_: &str, _: &_| ());
+        let pool = Pool::start(places, Arc::clone(&queue), make, |_: &str, _: &_| ());
         assert_eq!(pool.unwrap_err().to_string(), "as the test wants it");
         assert_eq!(ended.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected), "all end");
     }
@@ -311,7 +310,7 @@ mod tests {
         };
         let queue = Arc::new(Queue::new(WORKERS, 1));
         let places = places(None, Some(Arc::new(begin)));
-        let pool = Pool::start(places, queue, |_| |_: u32, _: Taken| (), || false, |_: &str, _: &_| ());
+        let pool = Pool::start(places, queue, |_| |_: u32, _: Taken| (), |_: &str, _: &_| ());
         assert_eq!(pool.unwrap_err().to_string(), "as the test wants it");
         drop(end);
     }
@@ -332,8 +331,7 @@ mod tests {
         });
         let queue = Arc::new(Queue::new(1, 1));
         let places = Places { count: 1, ..places(None, Some(Arc::new(move || own.begin()))) };
-        let pool =
-            Pool::start(places, queue, |_| |_: u32, _: Taken| (), || false, |_: &str, _: &_| ()).unwrap();
+        let pool = Pool::start(places, queue, |_| |_: u32, _: Taken| (), |_: &str, _: &_| ()).unwrap();
         assert!(!pool.finish(Duration::from_millis(10)));
         drop(end);
     }

@@ -79,7 +79,7 @@ pub(super) struct Turn<'a> {
     common: &'a Common,
     queue: &'a Queue<Ready<Progress>>,
     /// A place among the streaming workers is taken for it.
-    pub(super) in_share: bool,
+    pub(super) has_permit: bool,
     /// How long the connection was in the queue.
     waited: Duration,
     cause: Cause,
@@ -98,11 +98,11 @@ impl<'a> Turn<'a> {
         worker: &'a mut WorkerState,
         common: &'a Common,
         queue: &'a Queue<Ready<Progress>>,
-        Taken { in_share, waited }: Taken,
+        Taken { has_permit, waited }: Taken,
         cause: Cause,
     ) -> Turn<'a> {
         let (drained, served, now) = (false, 0, Instant::now());
-        Turn { client, worker, common, queue, in_share, waited, cause, drained, served, began: now, now }
+        Turn { client, worker, common, queue, has_permit, waited, cause, drained, served, began: now, now }
     }
 
     /// Goes through the stages until one of them ends the turn.
@@ -404,24 +404,24 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// A handler that reads the body while it arrives, on this worker, if the share allows.
+    /// A handler that reads the body while it arrives, on this worker, if a streaming permit is free.
     fn upload(&mut self, waiting: Box<(RequestHead, Decoder)>) -> Flow {
         self.client.progress.stage = Stage::Upload(waiting);
         // What was answered before must not wait for this body.
         self.flush()?;
-        if !self.in_share && !self.queue.enter_share() {
+        if !self.has_permit && !self.queue.try_acquire_permit() {
             return Err(if self.hold() { Step::WaitForShare } else { self.too_much() });
         }
-        self.in_share = true;
+        self.has_permit = true;
         let Stage::Upload(waiting) = std::mem::take(&mut self.client.progress.stage) else { return Ok(()) };
         let (begun, decoder) = *waiting;
-        let flow = self.upload_in_share(begun, decoder);
-        self.in_share = false;
-        self.queue.leave_share();
+        let flow = self.upload_with_permit(begun, decoder);
+        self.has_permit = false;
+        self.queue.release_permit();
         flow
     }
 
-    fn upload_in_share(&mut self, begun: RequestHead, decoder: Decoder) -> Flow {
+    fn upload_with_permit(&mut self, begun: RequestHead, decoder: Decoder) -> Flow {
         let common = self.common;
         let limits = &begun.route.rules.limits;
         let limit = limits.body_bytes.unwrap_or(common.limits.body_bytes);
@@ -482,11 +482,10 @@ impl<'a> Turn<'a> {
         let latency = route.latency().unwrap_or(&site.latency);
         if latency.is_long() {
             // Neither queued work nor finished answers wait for it.
-            let is_deserted = common.parking.is_deserted(self.client.site);
             if latency.blocks() {
-                self.queue.wake_for_rest(self.worker.place, is_deserted);
+                self.queue.before_blocking(self.worker.place);
             } else {
-                self.queue.wake_beside(is_deserted);
+                self.queue.before_computing();
             }
             if let Err(e) = self.try_flush() {
                 // Nobody is there for whom it would run.
@@ -705,11 +704,10 @@ impl<'a> Turn<'a> {
                     return Err(self.make_room());
                 }
             }
-            let is_deserted = self.common.parking.is_deserted(self.client.site);
             match response.outgoing.pulls() {
                 Pulls::Nothing => {}
-                Pulls::File => self.queue.wake_beside(is_deserted),
-                Pulls::Source => self.queue.wake_for_rest(self.worker.place, is_deserted),
+                Pulls::File => self.queue.before_computing(),
+                Pulls::Source => self.queue.before_blocking(self.worker.place),
             }
             let WorkerState { piece, out, .. } = &mut *self.worker;
             let stream = &self.client.stream;

@@ -1,13 +1,17 @@
 #![cfg(loom)]
-//! Every order of steps, up to three preemptions, of those who push and those who sleep. Whoever
-//! sleeps for ever is a deadlock to loom: so nobody here closes a queue before its work is done,
-//! unless the close is what is looked at.
+//! Every order of steps, up to three preemptions, of threads that push, sleep and wait for events. A thread that
+//! sleeps indefinitely is a deadlock to loom: so no thread here closes a queue before its work is done, unless the close
+//! is what is tested.
 
+use std::sync::Arc;
+
+use loom::sync::Condvar;
 use loom::thread::{self, JoinHandle};
 
 use super::tests::pop;
 use super::*;
-use crate::base::sync::AtomicUsize;
+use crate::base::sync::{AtomicUsize, Ordering, current};
+use crate::net::scheduler::policy::LOOK;
 
 fn model(f: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
@@ -15,21 +19,67 @@ fn model(f: impl Fn() + Sync + Send + 'static) {
     model.check(f);
 }
 
-fn queue(share: usize) -> Arc<Queue<usize>> {
-    Arc::new(Queue::new(2, share))
+fn queue(permits: usize) -> Arc<Queue<usize>> {
+    Arc::new(Queue::new(2, permits))
 }
 
-/// How often each piece of work has been done, and how many are in the share.
+/// Events as an epoll gives them: each to one that waits, and interrupts that may be one.
+#[derive(Debug, Default)]
+struct Ready {
+    /// Work that is ready, and whether there was an interrupt.
+    state: Mutex<(Vec<usize>, bool)>,
+    changed: Condvar,
+    watch_requests: AtomicUsize,
+}
+
+impl Ready {
+    fn send(&self, work: usize) {
+        self.state.lock().unwrap().0.push(work);
+        self.changed.notify_one();
+    }
+}
+
+impl Events<usize> for Arc<Ready> {
+    fn wait(&self, queue: &Queue<usize>) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap();
+        while state.0.is_empty() && !state.1 {
+            state = self.changed.wait(state).unwrap();
+        }
+        let (ready, _) = std::mem::take(&mut *state);
+        drop(state);
+        queue.end_poll(ready.into_iter());
+        Ok(())
+    }
+
+    fn interrupt(&self) {
+        self.state.lock().unwrap().1 = true;
+        self.changed.notify_one();
+    }
+
+    fn request_watch(&self) {
+        self.watch_requests.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A queue for two workers, of which so many may wait for events.
+fn queue_with_events(cores: usize) -> (Arc<Queue<usize>>, Arc<Ready>) {
+    let ready = Arc::new(Ready::default());
+    let queue = Queue::new(2, 1).with_events(Box::new(Arc::clone(&ready)));
+    queue.lock().cores = cores;
+    (Arc::new(queue), ready)
+}
+
+/// How often each piece of work has been done, and how many have a streaming permit.
 struct Counters {
     done: [AtomicUsize; 3],
     left: AtomicUsize,
-    in_share: AtomicUsize,
+    streaming: AtomicUsize,
 }
 
 impl Counters {
     fn new(pieces: usize) -> Arc<Counters> {
         let done = std::array::from_fn(|_| AtomicUsize::new(0));
-        Arc::new(Counters { done, left: AtomicUsize::new(pieces), in_share: AtomicUsize::new(0) })
+        Arc::new(Counters { done, left: AtomicUsize::new(pieces), streaming: AtomicUsize::new(0) })
     }
 
     /// Whether it was the last.
@@ -39,7 +89,7 @@ impl Counters {
     }
 }
 
-/// Works until all is done; who does the last piece sends all home.
+/// Works until all is done; the worker that does the last piece closes the queue.
 fn worker(queue: &Arc<Queue<usize>>, counters: &Arc<Counters>) -> JoinHandle<()> {
     worker_at(0, queue, counters)
 }
@@ -49,14 +99,14 @@ fn worker_at(place: usize, queue: &Arc<Queue<usize>>, counters: &Arc<Counters>) 
     thread::spawn(move || {
         let parker = Parker::new(place);
         loop {
-            let is_last = match queue.pop(&parker, || false) {
-                Popped::Work(piece, Taken { in_share: false, .. }) => counters.do_piece(piece),
+            let is_last = match queue.pop(&parker) {
+                Popped::Work(piece, Taken { has_permit: false, .. }) => counters.do_piece(piece),
                 Popped::Work(piece, _) => {
-                    let before = counters.in_share.fetch_add(1, Ordering::Relaxed);
-                    assert!(before < queue.lock().share, "more than the share");
+                    let before = counters.streaming.fetch_add(1, Ordering::Relaxed);
+                    assert_eq!(before, 0, "all tests have one permit");
                     let is_last = counters.do_piece(piece);
-                    counters.in_share.fetch_sub(1, Ordering::Relaxed);
-                    queue.leave_share();
+                    counters.streaming.fetch_sub(1, Ordering::Relaxed);
+                    queue.release_permit();
                     is_last
                 }
                 Popped::Closed => return,
@@ -68,12 +118,12 @@ fn worker_at(place: usize, queue: &Arc<Queue<usize>>, counters: &Arc<Counters>) 
     })
 }
 
-/// Nobody sleeps, nobody is thought to come, nothing waits.
+/// No worker sleeps, polls or counts as waking, nothing waits, and all permits are free.
 fn expect_rest(queue: &Queue<usize>) {
-    let look = queue.look();
-    assert_eq!((look.waiting, look.sleeping, look.coming, look.front), (0, 0, 0, None));
     let state = queue.lock();
-    assert!(state.shared.is_empty() && state.in_share == 0 && state.probe.is_none());
+    let Snapshot { waiting, sleeping, waking, polling, .. } = state.snapshot();
+    assert_eq!((waiting, sleeping, waking, polling), (0, 0, 0, 0));
+    assert!(state.streaming.is_empty() && state.permits == 1 && state.probe.is_none());
 }
 
 fn join(workers: impl IntoIterator<Item = JoinHandle<()>>) {
@@ -81,7 +131,7 @@ fn join(workers: impl IntoIterator<Item = JoinHandle<()>>) {
 }
 
 #[test]
-fn one_call_is_enough_for_each_batch() {
+fn one_wake_is_enough_for_each_batch() {
     model(|| {
         let (queue, counters) = (queue(1), Counters::new(3));
         let worker = worker(&queue, &counters);
@@ -93,7 +143,7 @@ fn one_call_is_enough_for_each_batch() {
 }
 
 #[test]
-fn two_workers_do_a_batch_once_and_go_home() {
+fn two_workers_do_a_batch_once_and_end() {
     model(|| {
         let (queue, counters) = (queue(1), Counters::new(2));
         let workers = [worker(&queue, &counters), worker(&queue, &counters)];
@@ -104,7 +154,7 @@ fn two_workers_do_a_batch_once_and_go_home() {
 }
 
 #[test]
-fn of_two_who_push_neither_is_overheard() {
+fn of_two_that_push_neither_is_missed() {
     model(|| {
         let (queue, counters) = (queue(1), Counters::new(2));
         let worker = worker(&queue, &counters);
@@ -118,16 +168,16 @@ fn of_two_who_push_neither_is_overheard() {
     });
 }
 
-/// Each worker is gone for good with its first piece, but calls for the rest before.
+/// Each worker ends with its first piece, and wakes another for the rest before.
 #[test]
-fn who_leaves_work_behind_wakes_another_for_it() {
+fn a_worker_that_leaves_work_behind_wakes_another_for_it() {
     model(|| {
         let (queue, counters) = (queue(1), Counters::new(2));
         let workers = [(); 2].map(|()| {
             let (queue, counters) = (Arc::clone(&queue), Arc::clone(&counters));
             thread::spawn(move || {
-                let Popped::Work(piece, _) = queue.pop(&Parker::new(0), || false) else { panic!() };
-                queue.wake_for_rest(0, false);
+                let Popped::Work(piece, _) = queue.pop(&Parker::new(0)) else { panic!() };
+                queue.before_blocking(0);
                 counters.do_piece(piece);
             })
         });
@@ -137,30 +187,30 @@ fn who_leaves_work_behind_wakes_another_for_it() {
     });
 }
 
-/// Of two on one core, one goes to bed while there is work: what it leaves is done.
+/// Of two on one core, one sleeps while there is work: what it leaves is done.
 #[test]
-fn who_goes_to_bed_early_leaves_it_to_one_who_is_up() {
+fn a_surplus_worker_leaves_work_to_one_that_is_awake() {
     model(|| {
         let (queue, counters) = (queue(1), Counters::new(3));
         {
             let mut state = queue.lock();
-            (state.most, state.attended) = (1, true);
+            (state.cores, state.watched) = (1, true);
+            state.waiting.extend((0..3).map(|n| (Instant::now(), n)));
         }
-        queue.push_found(0..3);
         join([worker_at(0, &queue, &counters), worker_at(1, &queue, &counters)]);
         expect_rest(&queue);
     });
 }
 
-/// The acceptor's nudge comes for nothing, or just as the others come by themselves.
+/// The acceptor wakes workers for nothing, or just as they come by themselves.
 #[test]
 fn a_wake_too_many_does_no_harm() {
     model(|| {
         let (queue, counters) = (queue(1), Counters::new(1));
         let workers = [worker(&queue, &counters), worker(&queue, &counters)];
-        queue.wake(2);
+        queue.wake_up(2, queue.lock());
         queue.push(&mut vec![0]);
-        queue.wake(1);
+        queue.wake_up(1, queue.lock());
         join(workers);
         expect_rest(&queue);
     });
@@ -168,7 +218,7 @@ fn a_wake_too_many_does_no_harm() {
 
 /// Handlers are free to unpark their own thread.
 #[test]
-fn a_token_that_a_handler_left_is_no_call() {
+fn a_token_that_a_handler_left_is_no_wake() {
     model(|| {
         let queue = queue(1);
         let worker = {
@@ -177,7 +227,7 @@ fn a_token_that_a_handler_left_is_no_call() {
                 let parker = Parker::new(0);
                 for _ in 0..2 {
                     current().unpark();
-                    assert!(matches!(queue.pop(&parker, || false), Popped::Work(..)));
+                    assert!(matches!(queue.pop(&parker), Popped::Work(..)));
                 }
             })
         };
@@ -189,7 +239,7 @@ fn a_token_that_a_handler_left_is_no_call() {
 }
 
 #[test]
-fn a_close_sends_all_home() {
+fn a_close_ends_all_workers() {
     model(|| {
         let (queue, counters) = (queue(1), Counters::new(1));
         let workers = [worker(&queue, &counters), worker(&queue, &counters)];
@@ -205,7 +255,7 @@ fn a_closed_queue_is_emptied_first() {
         let (queue, counters) = (queue(1), Counters::new(2));
         let worker = worker(&queue, &counters);
         queue.push(&mut vec![0]);
-        queue.push_shared(1);
+        queue.push_streaming(1);
         queue.close();
         join([worker]);
         expect_rest(&queue);
@@ -214,65 +264,64 @@ fn a_closed_queue_is_emptied_first() {
 }
 
 #[test]
-fn work_for_the_share_is_done_and_the_share_never_exceeded() {
+fn streaming_work_is_done_and_permits_are_never_exceeded() {
     model(|| {
         let (queue, counters) = (queue(1), Counters::new(2));
         let workers = [worker(&queue, &counters), worker(&queue, &counters)];
-        queue.push_shared(0);
-        queue.push_shared(1);
+        queue.push_streaming(0);
+        queue.push_streaming(1);
         join(workers);
         expect_rest(&queue);
     });
 }
 
 #[test]
-fn both_lanes_are_emptied_whoever_is_called_for_which() {
+fn both_lists_are_emptied_whichever_worker_is_woken_for_which() {
     model(|| {
         let (queue, counters) = (queue(1), Counters::new(2));
         let workers = [worker(&queue, &counters), worker(&queue, &counters)];
-        queue.push_shared(0);
+        queue.push_streaming(0);
         queue.push(&mut vec![1]);
         join(workers);
         expect_rest(&queue);
     });
 }
 
-/// A turn that entered the share on its way takes no second place in it, and leaves while others
-/// wait or just begin to.
+/// A permit is released while others wait for it or just begin to.
 #[test]
-fn who_waits_for_the_share_is_called_when_it_is_left() {
+fn work_that_waits_for_a_permit_is_done_when_one_is_released() {
     model(|| {
         let (queue, counters) = (queue(1), Counters::new(1));
-        assert!(queue.enter_share());
+        assert!(queue.try_acquire_permit());
         let worker = worker(&queue, &counters);
         let waits = {
             let queue = Arc::clone(&queue);
-            thread::spawn(move || queue.push_shared(0))
+            thread::spawn(move || queue.push_streaming(0))
         };
-        queue.leave_share();
+        queue.release_permit();
         join([worker, waits]);
         expect_rest(&queue);
     });
 }
 
-/// By turns that find on their way that they need it, and by a worker that is called for it.
+/// By exchanges that find on their way that they need it, and by a worker that is woken for it.
 #[test]
-fn a_place_in_the_share_is_entered_by_one() {
+fn a_permit_is_acquired_by_one() {
     model(|| {
         let (queue, counters) = (queue(1), Counters::new(1));
         let worker = worker(&queue, &counters);
         let turn = |queue: &Queue<usize>, counters: &Counters| {
-            if queue.enter_share() {
-                assert_eq!(counters.in_share.fetch_add(1, Ordering::Relaxed), 0, "more than the share");
-                counters.in_share.fetch_sub(1, Ordering::Relaxed);
-                queue.leave_share();
+            if queue.try_acquire_permit() {
+                assert_eq!(counters.streaming.fetch_add(1, Ordering::Relaxed), 0, "two with one permit");
+                counters.streaming.fetch_sub(1, Ordering::Relaxed);
+                queue.release_permit();
             }
         };
         let other = {
             let (queue, counters) = (Arc::clone(&queue), Arc::clone(&counters));
             thread::spawn(move || turn(&queue, &counters))
         };
-        queue.push_shared(0);
+        queue.push_streaming(0);
         turn(&queue, &counters);
         join([worker, other]);
         expect_rest(&queue);
@@ -280,18 +329,18 @@ fn a_place_in_the_share_is_entered_by_one() {
 }
 
 #[test]
-fn a_full_share_does_not_hold_up_other_work() {
+fn permits_that_are_all_taken_do_not_hold_up_other_work() {
     model(|| {
         let queue = queue(1);
-        assert!(queue.enter_share());
+        assert!(queue.try_acquire_permit());
         let worker = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || pop(&queue, &Parker::new(0)))
         };
-        queue.push_shared(0);
+        queue.push_streaming(0);
         queue.push(&mut vec![1]);
         assert_eq!(worker.join().unwrap(), Some((1, false)));
-        queue.leave_share();
+        queue.release_permit();
         assert_eq!(pop(&queue, &Parker::new(0)), Some((0, true)));
     });
 }
@@ -328,7 +377,7 @@ fn what_expires_is_not_done_and_what_is_done_does_not_expire() {
         let (queue, counters) = (queue(1), Counters::new(3));
         let worker = worker(&queue, &counters);
         queue.push(&mut vec![0, 1]);
-        queue.push_shared(2);
+        queue.push_streaming(2);
         let limit = Instant::now().checked_add(LOOK).unwrap();
         let lasts: Vec<bool> =
             queue.expired(limit, None, |_| false).into_iter().map(|piece| counters.do_piece(piece)).collect();
@@ -337,5 +386,63 @@ fn what_expires_is_not_done_and_what_is_done_does_not_expire() {
         }
         join([worker]);
         expect_rest(&queue);
+    });
+}
+
+/// Workers that wait for events, that sleep, or are about to do either, while work is pushed and events come.
+#[test]
+fn work_that_is_pushed_and_work_that_is_ready_is_done_once() {
+    for cores in [1, 2] {
+        model(move || {
+            let ((queue, ready), counters) = (queue_with_events(cores), Counters::new(3));
+            let workers = [worker_at(0, &queue, &counters), worker_at(1, &queue, &counters)];
+            ready.send(0);
+            queue.push(&mut vec![1]);
+            ready.send(2);
+            join(workers);
+            expect_rest(&queue);
+        });
+    }
+}
+
+/// All workers come back from waiting for events, though interrupts may be one.
+#[test]
+fn a_close_ends_workers_that_wait_for_events() {
+    model(|| {
+        let ((queue, _ready), counters) = (queue_with_events(2), Counters::new(1));
+        let workers = [worker_at(0, &queue, &counters), worker_at(1, &queue, &counters)];
+        queue.close();
+        join(workers);
+        expect_rest(&queue);
+    });
+}
+
+#[test]
+fn streaming_work_is_done_by_workers_that_wait_for_events() {
+    model(|| {
+        let ((queue, _ready), counters) = (queue_with_events(2), Counters::new(2));
+        let workers = [worker_at(0, &queue, &counters), worker_at(1, &queue, &counters)];
+        queue.push_streaming(0);
+        queue.push_streaming(1);
+        join(workers);
+        expect_rest(&queue);
+    });
+}
+
+/// A worker that is gone with its first piece, by surprise, has left nothing of which the acceptor does not know: no
+/// work, and no events for which nobody waits.
+#[test]
+fn what_a_worker_leaves_is_seen_by_another_or_watched() {
+    model(|| {
+        let (queue, ready) = queue_with_events(1);
+        let of_worker = Arc::clone(&queue);
+        let worker = thread::spawn(move || {
+            let Popped::Work(..) = of_worker.pop(&Parker::new(0)) else { panic!() };
+            assert!(of_worker.lock().watched);
+        });
+        ready.send(0);
+        ready.send(1);
+        worker.join().unwrap();
+        assert_eq!(ready.watch_requests.load(Ordering::Relaxed), 1);
     });
 }

@@ -1,0 +1,163 @@
+//! The events of the parked connections of one pool, for which its workers wait.
+//!
+//! Any thread may wait here: an event takes its connection out of its slot once, whichever thread gets the event.
+//!
+//! A connection is registered once, edge-triggered. An event that comes while a worker has the connection is kept in its slot,
+//! and the worker that wants to park it finds it there. One-shot registration costs a system call more for each request
+//! (3.25 instead of 2.15 at 64 connections, in a prototype with a fixed answer), and has to be renewed under the slot's
+//! lock, since the number of a descriptor that was swept may be used anew.
+
+use std::fmt::Debug;
+use std::io;
+use std::sync::Arc;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::SPECIAL;
+use super::parking::Parking;
+use crate::net::connection::{Cause, Ready};
+use crate::net::scheduler::queue::{Events, Queue};
+
+/// Events that are taken at a time.
+const EVENTS: usize = 64;
+
+/// The epoll of one pool.
+#[derive(Debug)]
+pub(super) struct PoolPoller {
+    pub(super) epoll: Epoll,
+    /// Registered edge-triggered and never read: each write brings back one thread that waits, or the next one.
+    interrupt: EventFd,
+}
+
+impl PoolPoller {
+    pub(super) fn new() -> io::Result<PoolPoller> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let interrupt = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        epoll.add(&interrupt, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, SPECIAL))?;
+        Ok(PoolPoller { epoll, interrupt })
+    }
+
+    /// Passes what is ready within `timeout` to `ready`, which is called once, in any case.
+    pub(super) fn wait(&self, timeout: EpollTimeout, ready: impl FnOnce(&[EpollEvent])) -> io::Result<()> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let outcome = self.epoll.wait(&mut events, timeout);
+        ready(events.get(..outcome.unwrap_or(0)).unwrap_or_default());
+        match outcome {
+            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn interrupt(&self) {
+        // It can only be full, and then it is ready already.
+        let _ = self.interrupt.write(1);
+    }
+}
+
+/// What the workers of one pool wait for.
+#[derive(Debug)]
+struct PoolEvents<P> {
+    parking: Arc<Parking<P>>,
+    pool: usize,
+}
+
+/// The events of the connections of that pool.
+pub(crate) fn pool_events<P>(parking: &Arc<Parking<P>>, pool: usize) -> Box<dyn Events<Ready<P>>>
+where
+    P: Debug + Send + 'static,
+{
+    Box::new(PoolEvents { parking: Arc::clone(parking), pool })
+}
+
+impl<P: Debug + Send> Events<Ready<P>> for PoolEvents<P> {
+    fn wait(&self, queue: &Queue<Ready<P>>) -> io::Result<()> {
+        self.parking.poller_of_pool(self.pool).wait(EpollTimeout::NONE, |events| {
+            let ready = events.iter().filter_map(|event| self.parking.take_ready(event));
+            queue.end_poll(ready.map(|connection| Ready::new(connection, Cause::Event)));
+        })
+    }
+
+    fn interrupt(&self) {
+        self.parking.poller_of_pool(self.pool).interrupt();
+    }
+
+    fn request_watch(&self) {
+        self.parking.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    fn poller(connections: u64) -> (PoolPoller, Vec<(UnixStream, UnixStream)>) {
+        let poller = PoolPoller::new().unwrap();
+        let pair = |key| {
+            let (client, server) = UnixStream::pair().unwrap();
+            let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, key);
+            poller.epoll.add(&server, event).unwrap();
+            (client, server)
+        };
+        let pairs = (0..connections).map(pair).collect();
+        (poller, pairs)
+    }
+
+    fn keys(poller: &PoolPoller, timeout: EpollTimeout) -> Vec<u64> {
+        let mut keys = Vec::new();
+        poller.wait(timeout, |events| keys.extend(events.iter().map(EpollEvent::data))).unwrap();
+        keys
+    }
+
+    #[test]
+    fn an_interrupt_is_for_one_and_is_kept_for_the_next() {
+        let (poller, mut pairs) = poller(1);
+        assert_eq!(keys(&poller, EpollTimeout::ZERO), [0; 0]);
+        poller.interrupt();
+        poller.interrupt();
+        assert_eq!(keys(&poller, EpollTimeout::NONE), [SPECIAL]);
+        assert_eq!(keys(&poller, EpollTimeout::ZERO), [0; 0], "once, though nobody reads it");
+        poller.interrupt();
+        pairs[0].0.write_all(b"1").unwrap();
+        let both: BTreeSet<u64> = keys(&poller, EpollTimeout::NONE).into_iter().collect();
+        assert_eq!(both, BTreeSet::from([0, SPECIAL]));
+    }
+
+    #[test]
+    fn of_many_that_wait_each_event_comes_to_one() {
+        const ROUNDS: usize = 200;
+        let (poller, mut pairs) = poller(3);
+        let poller = Arc::new(poller);
+        let (got, events) = mpsc::channel();
+        let wait = |_| {
+            let (poller, got) = (Arc::clone(&poller), got.clone());
+            let loops = move || {
+                loop {
+                    let keys = keys(&poller, EpollTimeout::NONE);
+                    let is_over = keys.contains(&SPECIAL);
+                    keys.into_iter().filter(|key| *key != SPECIAL).for_each(|key| got.send(key).unwrap());
+                    if is_over {
+                        // As a closed queue: each interrupts the next.
+                        return poller.interrupt();
+                    }
+                }
+            };
+            thread::Builder::new().spawn(loops).unwrap()
+        };
+        let threads: Vec<_> = (0..4).map(wait).collect();
+        for _ in 0..ROUNDS {
+            pairs.iter_mut().for_each(|(client, _)| client.write_all(b"1").unwrap());
+            let got: BTreeSet<u64> = events.iter().take(pairs.len()).collect();
+            assert_eq!(got, BTreeSet::from([0, 1, 2]));
+        }
+        poller.interrupt();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert!(events.try_recv().is_err(), "none comes twice");
+    }
+}

@@ -1,0 +1,42 @@
+//! Where a worker sleeps.
+
+use std::sync::Arc;
+
+use crate::base::sync::{AtomicBool, Ordering, Thread, current, park};
+
+/// A worker's place to sleep, and its number.
+#[derive(Clone, Debug)]
+pub(crate) struct Parker {
+    pub(super) place: usize,
+    thread: Thread,
+    woken: Arc<AtomicBool>,
+}
+
+impl Parker {
+    /// For the calling thread, which is the worker with that number.
+    pub(crate) fn new(place: usize) -> Parker {
+        Parker { place, thread: current(), woken: Arc::new(AtomicBool::new(false)) }
+    }
+
+    /// For a thread that is none of the queue's own workers.
+    pub(crate) fn of_guest() -> Parker {
+        Parker::new(usize::MAX)
+    }
+
+    /// Before others can see that this worker sleeps.
+    pub(super) fn prepare(&self) {
+        self.woken.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn sleep(&self) {
+        // A handler may have left its thread a token: only `wake` counts.
+        while !self.woken.load(Ordering::Acquire) {
+            park();
+        }
+    }
+
+    pub(super) fn wake(&self) {
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
