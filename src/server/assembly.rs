@@ -16,7 +16,7 @@ use crate::net::acceptor::{Command, Parking};
 use crate::net::connection::Ready;
 use crate::net::listener::Listener;
 use crate::net::scheduler::queue::Queue;
-use crate::process::control::Service;
+use crate::process::control::Engine;
 use crate::process::handover::Passed;
 
 /// What can be reached of a running server, whatever is spoken on its connections.
@@ -88,13 +88,13 @@ impl<P: fmt::Debug + Send> Gauges for Assembly<P> {
     }
 }
 
-impl<P> Service for Assembly<P> {
+impl<P> Engine for Assembly<P> {
     fn accept(&self) {
         self.parking.command(Command::Accept);
     }
 
-    fn pause(&self, adopted: &[String]) {
-        self.parking.command(Command::Pause { adopted: adopted.to_vec() });
+    fn pause(&self, shared: &[String]) {
+        self.parking.command(Command::Pause { adopted: shared.to_vec() });
     }
 
     fn close_shared(&self, shared: &[String]) {
@@ -107,8 +107,8 @@ impl<P> Service for Assembly<P> {
         self.parking.command(Command::CloseLast);
     }
 
-    fn hand_connections(&self, channel: OwnedFd, adopted: &[String]) {
-        self.parking.command(Command::HandConnections { channel, adopted: adopted.to_vec() });
+    fn hand_connections(&self, channel: OwnedFd, shared: &[String]) {
+        self.parking.command(Command::HandConnections { channel, adopted: shared.to_vec() });
     }
 
     fn drain(&self) {

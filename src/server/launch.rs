@@ -508,8 +508,8 @@ fn start<B: Business>(
         lame_duck: timeouts.lame_duck,
     };
     bound.0.clear();
-    let facts = Facts { generation, nohup: false, terminal: None, program: None, pid_file, hooks };
-    Ok(Started { handle, assembly, acceptor, terms, adopted, facts })
+    let facts = Facts { generation, nohup: false, terminal: None, program: None };
+    Ok(Started { handle, assembly, acceptor, terms, adopted, facts, outside: (hooks, pid_file) })
 }
 
 fn check_names(listen: &[Wanted]) -> Result<(), Error> {
@@ -564,6 +564,7 @@ struct Started<P> {
     terms: Terms,
     adopted: Vec<String>,
     facts: Facts,
+    outside: (Runner, Option<PidFile>),
 }
 
 impl<P: Portable> Started<P> {
@@ -584,8 +585,8 @@ impl<P: Portable> Started<P> {
             }
             None => (State::first(self.terms), None),
         };
-        let (inbox, phase) = (&self.handle.shared.inbox, &self.handle.shared.phase);
-        let outcome = Control::new(state, self.facts, &*self.assembly, inbox, phase, predecessor)
+        let watched = (&*self.handle.shared.inbox, &self.handle.shared.phase);
+        let outcome = Control::new(state, self.facts, self.outside, &*self.assembly, watched, predecessor)
             .and_then(Control::run);
         let finished = self.assembly.finish(self.acceptor, &mut || drop(signals.take()));
         drop(signals);

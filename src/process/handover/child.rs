@@ -1,5 +1,7 @@
-//! The spawner's parker: starts the program again with the listeners and both channels, and knows
-//! when its child is dead. It says nothing on the channels; that is the predecessor's part.
+//! Starts the program again, with the listeners and both channels, and tells when the child is dead. It sends nothing
+//! but the HELLO; the control loop does the rest.
+//!
+//! PID 1 starts no successor: the kernel ends all of a pid namespace with its first process.
 
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
@@ -17,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 
 use super::channel::Channel;
 use super::state_file::StateFile;
@@ -166,9 +168,9 @@ impl fmt::Display for SpawnError {
     }
 }
 
-/// A started generation, and the predecessor's ends of its channels.
+/// A generation that was started, and the predecessor's ends of its channels.
 #[derive(Debug)]
-pub(crate) struct Offspring {
+pub(crate) struct Spawned {
     pub(crate) child: Child,
     pub(crate) lifecycle: Channel,
     pub(crate) connections: OwnedFd,
@@ -182,7 +184,14 @@ pub(crate) fn spawn(
     files: &[(String, BorrowedFd<'_>)],
     hello: Hello,
     own_session: bool,
-) -> Result<Offspring, SpawnError> {
+) -> Result<Spawned, SpawnError> {
+    if getpid().as_raw() == 1 {
+        // The kernel ends all of a pid namespace with its first process: at the end of our drain the successor would
+        // be killed.
+        let text =
+            "not possible as PID 1: the container would end with this process; start a new container instead";
+        return Err(SpawnError { busy: false, text: text.to_owned() });
+    }
     let failed = |e: io::Error| SpawnError::new(&program.path, &e);
     let (mut lifecycle, its_lifecycle) = Channel::pair().map_err(failed)?;
     lifecycle.ask_who_speaks().map_err(failed)?;
@@ -229,7 +238,7 @@ pub(crate) fn spawn(
     })
     .map_err(failed)?;
     info!("handover: started {} as child {pid}", program.path.display());
-    Ok(Offspring { child: Child::new(pid), lifecycle, connections, state })
+    Ok(Spawned { child: Child::new(pid), lifecycle, connections, state })
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {

@@ -1,4 +1,4 @@
-//! The successor's parker: am I one? Proves what it inherits and takes it over.
+//! What a successor inherits: finds out whether this process is one, checks the descriptors, and takes them over.
 
 use std::collections::BTreeMap;
 use std::env;

@@ -114,13 +114,13 @@ impl Hooks {
     fn acquire(&mut self, handed: Handed) -> Result<(), String> {
         let Some(acquire) = &mut self.acquire else { return Ok(()) };
         let state = handed.state()?;
-        let acquired = caught("acquire_after_go", || acquire(state)).unwrap_or_else(Err);
-        acquired.map_err(|e| format!("acquire_after_go failed: {e}"))
+        let acquired = caught("acquire", || acquire(state)).unwrap_or_else(Err);
+        acquired.map_err(|e| format!("the acquire hook failed: {e}"))
     }
 
     fn release(&mut self) -> Result<HandoverState, String> {
         let Some(release) = &mut self.release else { return Ok(HandoverState::default()) };
-        caught("release_before_go", release).unwrap_or_else(Err)
+        caught("release", release).unwrap_or_else(Err)
     }
 
     fn run(mut self, jobs: Receiver<Job>, mut holds: bool, tell: impl Fn(u64, HookResult)) {
@@ -278,7 +278,7 @@ mod tests {
         assert!(matches!(&answers[0], (1, HookResult::Released(Ok((state, Ok(()))))) if state.version == 7));
         assert_eq!(file.read(5).unwrap(), b"state");
         let (2, HookResult::Acquired(Err(e))) = &answers[1] else { panic!("{answers:?}") };
-        assert_eq!(e, "acquire_after_go failed: no");
+        assert_eq!(e, "the acquire hook failed: no");
         let [.., three, four, five] = &answers[..] else { panic!("{answers:?}") };
         assert!(matches!(
             (three, four),

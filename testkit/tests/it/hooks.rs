@@ -77,11 +77,11 @@ fn open_files_go_along_under_their_names() {
 #[test]
 fn a_handover_that_fails_leaves_what_was_released_where_it_was() {
     for (obstacle, line, acquires_again) in [
-        ("release-fails", "release_before_go failed: as asked; still serving", false),
-        ("release-panics", "release_before_go failed: release_before_go panicked; still serving", false),
+        ("release-fails", "the release hook failed: as asked; still serving", false),
+        ("release-panics", "the release hook failed: release panicked; still serving", false),
         ("release-hangs", "still serving", false),
-        ("acquire-fails", "failed: acquire_after_go failed: as asked; still serving", true),
-        ("acquire-panics", "failed: acquire_after_go failed: acquire_after_go panicked; still serving", true),
+        ("acquire-fails", "failed: the acquire hook failed: as asked; still serving", true),
+        ("acquire-panics", "failed: the acquire hook failed: acquire panicked; still serving", true),
         ("acquire-hangs", "was killed by SIGKILL", true),
     ] {
         let (server, folder) = hooked("0");

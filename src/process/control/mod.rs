@@ -1,0 +1,527 @@
+//! The control loop: one thread, one poller. It feeds events to the state and performs the actions that come back;
+//! nothing else matches on actions or sets the phase.
+//!
+//! The actions of an event are performed in their order, and then the phase that follows from them is published. Only
+//! `Accept` and `Drain` publish it first, since handlers go by it from then on. So COMMIT has been sent before this
+//! process is `HandedOver` to its handlers, its hooks and its log.
+//!
+//! An action that has its result at once returns it as an event, which is handled when all actions before it have been
+//! performed.
+
+mod hook_calls;
+mod identity;
+mod inbox;
+mod poller;
+mod successor;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::base::error::{Error, ErrorKind};
+use crate::base::log::{error, info, warn};
+use crate::base::phase::{Phase, PhaseWatch};
+use crate::process::control::hook_calls::HookCalls;
+use crate::process::control::identity::Identity;
+pub(crate) use crate::process::control::inbox::Inbox;
+use crate::process::control::inbox::Note;
+use crate::process::control::poller::{Poller, Source};
+use crate::process::control::successor::{Strays, Successor};
+use crate::process::handover::channel::Channel;
+use crate::process::handover::child::{self, Program};
+use crate::process::handover::pid_file::PidFile;
+use crate::process::handover::state_file::StateFile;
+use crate::process::handover::{Hello, Message, Passed, VERSION};
+use crate::process::hooks::Runner;
+use crate::process::signals::{self, SignalRequest};
+use crate::process::state::{Action, Event, Stage, State, Timer, Why};
+use crate::process::terminal::{Loss, Terminal};
+
+/// For `on_exit`, even if the drain deadline is over.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// What the control loop controls: the running parts of a server. None of the methods waits; the end of what they start
+/// is reported through the [`Inbox`].
+pub(crate) trait Engine {
+    /// Accept on all listeners.
+    fn accept(&self);
+    /// Stop accepting on the listeners that are `shared` with another generation; they stay open.
+    fn pause(&self, shared: &[String]);
+    /// Close the listeners; `ListenersClosed` follows. Those that are not `shared` are closed as by `close_last`.
+    fn close_shared(&self, shared: &[String]);
+    /// Serve the clients that wait on the listeners, then close them; `ListenersClosed` follows.
+    fn close_last(&self);
+    /// The successor takes connections here, those of `shared` listeners.
+    fn hand_connections(&self, channel: OwnedFd, shared: &[String]);
+    /// Announce the close to every connection; `Drained` follows.
+    fn drain(&self);
+    /// Ask every part for a sign of life; `Checked` follows.
+    fn check(&self);
+    /// The open listeners.
+    fn listeners(&self) -> Vec<Passed<Arc<OwnedFd>>>;
+    /// The files that the user's program passes on beside them, by name.
+    fn files(&self) -> Vec<(String, Arc<OwnedFd>)>;
+    /// Whether nothing is in flight. If something is, `Drained` follows at its end.
+    fn is_idle(&self) -> bool;
+    /// What is in flight, one line each.
+    fn in_flight(&self) -> Vec<String>;
+    /// One line for the log.
+    fn report(&self) -> String;
+}
+
+/// What the loop needs to know of its process.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) generation: u32,
+    pub(crate) nohup: bool,
+    pub(crate) terminal: Option<Arc<Terminal>>,
+    /// None: this process hands over to nobody (in-process servers).
+    pub(crate) program: Option<Program>,
+}
+
+/// The generation before this one.
+#[derive(Debug)]
+pub(crate) struct Predecessor {
+    pub(crate) channel: Channel,
+    pub(crate) pid: i32,
+    /// Where it leaves the user's state.
+    pub(crate) state: Option<StateFile>,
+}
+
+pub(crate) struct Control<'a> {
+    state: State,
+    facts: Facts,
+    engine: &'a dyn Engine,
+    inbox: &'a Inbox,
+    phase: &'a PhaseWatch,
+    poller: Poller,
+    predecessor: Option<Predecessor>,
+    successor: Option<Successor>,
+    strays: Strays,
+    hooks: HookCalls,
+    identity: Identity,
+    progress: Progress,
+}
+
+/// What has happened so far and counts later.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The listeners that another generation has, too: those that the successor adopted, or that this process adopted
+    /// from its predecessor.
+    shared: Vec<String>,
+    timers: BTreeMap<Timer, Instant>,
+    /// The log says that the executable is being written.
+    writer_logged: bool,
+    has_served: bool,
+    failed_check: bool,
+    /// Requests that were in flight at an abort.
+    cut: usize,
+    /// Nothing that still runs is waited for.
+    aborted: bool,
+}
+
+impl<'a> Control<'a> {
+    /// The loop of a process in this state, which begins by performing `first`.
+    pub(crate) fn new(
+        (state, first): (State, Vec<Action>),
+        facts: Facts,
+        (hooks, pid_file): (Runner, Option<PidFile>),
+        engine: &'a dyn Engine,
+        (inbox, phase): (&'a Inbox, &'a PhaseWatch),
+        predecessor: Option<Predecessor>,
+    ) -> Result<Control<'a>, Error> {
+        let poller = Poller::new()?;
+        let watched = Error::system("the control loop can't watch its descriptors");
+        let inbox_fd = inbox.attach()?;
+        // A first generation goes by signals alone, as every program does: a job that its shell spares is spared.
+        let terminal = facts.terminal.as_ref().filter(|_| predecessor.is_some() && !facts.nohup);
+        let predecessor_fd = predecessor.as_ref().map(|predecessor| predecessor.channel.as_fd());
+        let watch = |fd: Option<BorrowedFd<'_>>, source| fd.map_or(Ok(()), |fd| poller.add(fd, source));
+        watch(Some(inbox_fd), Source::Inbox)
+            .and_then(|()| watch(terminal.map(|terminal| terminal.as_fd()), Source::Terminal))
+            .and_then(|()| watch(predecessor_fd, Source::Predecessor))
+            .map_err(watched)?;
+        let adopted = first.iter().find_map(|action| match action {
+            Action::ToPredecessor(Message::Prepared { adopted }) => Some(adopted.clone()),
+            _ => None,
+        });
+        let mut control = Control {
+            state,
+            facts,
+            engine,
+            inbox,
+            phase,
+            poller,
+            predecessor,
+            successor: None,
+            strays: Strays::default(),
+            hooks: HookCalls::new(hooks),
+            identity: Identity(pid_file),
+            progress: Progress { shared: adopted.unwrap_or_default(), ..Progress::default() },
+        };
+        control.perform_all(first);
+        control.entered();
+        Ok(control)
+    }
+
+    /// Runs until the process should exit.
+    ///
+    /// # Errors
+    /// When requests were aborted, or this generation was rolled back.
+    pub(crate) fn run(mut self) -> Result<(), Error> {
+        // What came with its HELLO does not wake the poller any more.
+        self.read_predecessor();
+        while self.state.stage() != Stage::Finished {
+            self.turn(None)?;
+        }
+        self.publish();
+        self.finish_hooks()?;
+        self.identity.remove(own_pid());
+        info!("end of generation {}", self.facts.generation);
+        let Progress { has_served, failed_check, cut, .. } = self.progress;
+        if cut > 0 {
+            let text = format!("{cut} requests were cut at the end of the drain");
+            return Err(Error::new(ErrorKind::Aborted, text));
+        }
+        if let Some(why) = self.hooks.not_acquired().filter(|_| !has_served) {
+            return Err(Error::new(ErrorKind::RolledBack, why));
+        }
+        if failed_check {
+            let text = "this generation failed its check and was rolled back";
+            return Err(Error::new(ErrorKind::RolledBack, text));
+        }
+        Ok(())
+    }
+
+    /// Waits for the next events, at most until `until`, and handles them.
+    fn turn(&mut self, until: Option<Instant>) -> Result<(), Error> {
+        let next = self.progress.timers.values().copied().chain(until).min();
+        for source in self.poller.wait(next)? {
+            match source {
+                Source::Inbox => self.read_inbox(),
+                Source::Predecessor => self.read_predecessor(),
+                Source::Successor => self.read_successor(),
+                Source::Terminal => self.read_terminal(),
+                Source::Child => self.reap(),
+            }
+        }
+        let now = Instant::now();
+        let timers =
+            |progress: &Progress| progress.timers.iter().find(|(_, at)| **at <= now).map(|(t, _)| *t);
+        while let Some(timer) = timers(&self.progress) {
+            self.progress.timers.remove(&timer);
+            self.handle(Event::Timer(timer));
+        }
+        Ok(())
+    }
+
+    /// Feeds the state and performs its actions, then handles what follows from those.
+    fn handle(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let before = self.state.stage();
+            let is_busy = event == Event::ProgramBusy;
+            let actions = self.state.on(event);
+            let after = self.state.stage();
+            self.progress.writer_logged &= after == Stage::Awaiting;
+            if is_busy && after == Stage::Serving {
+                error!("handover: the executable is still being written; given up, still serving");
+            }
+            events.extend(self.perform_all(actions));
+            if before != after {
+                self.entered();
+            }
+        }
+    }
+
+    /// A stage was entered, and the actions that belong to it have been performed.
+    fn entered(&mut self) {
+        self.publish();
+        match self.state.stage() {
+            Stage::Serving => info!("serving as generation {}", self.facts.generation),
+            Stage::LameDuck => info!("lame duck: not ready, still accepting"),
+            _ => {}
+        }
+    }
+
+    /// Sets the phase of the present stage and tells the hooks of it.
+    fn publish(&mut self) {
+        let phase = self.state.phase();
+        if self.phase.get() != phase {
+            self.phase.set(phase);
+            self.hooks.phase(phase);
+        }
+        self.progress.has_served |= phase == Phase::Serving;
+    }
+
+    fn perform_all(&mut self, actions: Vec<Action>) -> Vec<Event> {
+        actions.into_iter().filter_map(|action| self.perform(action)).collect()
+    }
+
+    /// Returns the result of an action that has one at once.
+    fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Spawn => return Some(self.spawn()),
+            Action::KillSuccessor => return self.dismiss_successor(),
+            Action::Release => {
+                let file = self.successor.as_mut().and_then(|successor| successor.state.take());
+                return self.hooks.release(file);
+            }
+            Action::Acquire => return self.hooks.acquire(),
+            Action::ToPredecessor(message) => {
+                if let Some(predecessor) = &mut self.predecessor {
+                    info!("handover: to predecessor {}: {message}", predecessor.pid);
+                    predecessor.channel.send(&message);
+                }
+            }
+            Action::ToSuccessor(message) => {
+                if let Some(successor) = &mut self.successor {
+                    successor.send(&self.hooks.with_state(message));
+                }
+            }
+            Action::Accept => {
+                self.publish();
+                self.engine.accept();
+            }
+            Action::Pause => self.engine.pause(&self.progress.shared),
+            Action::CloseShared => self.engine.close_shared(&self.progress.shared),
+            Action::CloseLast => self.engine.close_last(),
+            Action::HandConnections => {
+                if let Some(channel) = self.successor.as_mut().and_then(|s| s.connections.take()) {
+                    self.engine.hand_connections(channel, &self.progress.shared);
+                }
+            }
+            Action::Drain => self.drain(),
+            Action::AssumeIdentity => self.identity.name(own_pid()),
+            Action::PassIdentity => {
+                if let Some(successor) = &self.successor {
+                    self.identity.name(successor.server_pid());
+                }
+            }
+            Action::Check => self.engine.check(),
+            Action::Abort => self.abort(),
+            // The loop goes by the stage.
+            Action::Finish => {}
+            Action::Timer(timer, after) => self.set_timer(timer, after),
+        }
+        None
+    }
+
+    fn set_timer(&mut self, timer: Timer, after: Option<Duration>) {
+        // A time that is beyond the clock never comes.
+        match after.and_then(|after| Instant::now().checked_add(after)) {
+            Some(at) => self.progress.timers.insert(timer, at),
+            None => self.progress.timers.remove(&timer),
+        };
+    }
+
+    fn drain(&mut self) {
+        self.publish();
+        if let Stage::Draining(why) = self.state.stage() {
+            self.progress.failed_check = why == Why::Failed;
+            let cause = match why {
+                Why::Stop => "stop requested".to_owned(),
+                Why::HandedOver => {
+                    format!("handed over to {}", self.successor.as_ref().map_or(0, Successor::server_pid))
+                }
+                Why::Failed => "failed the check".to_owned(),
+            };
+            info!("draining ({cause}): {}", self.engine.report());
+        }
+        self.engine.drain();
+    }
+
+    fn abort(&mut self) {
+        let in_flight = self.engine.in_flight();
+        self.progress.cut = self.progress.cut.max(in_flight.len());
+        self.progress.aborted = true;
+        for line in &in_flight {
+            error!("abort: cut {line}");
+        }
+        if in_flight.is_empty() {
+            info!("abort: nothing was in flight");
+        }
+    }
+
+    /// Starts the next generation.
+    fn spawn(&mut self) -> Event {
+        let Some(program) = &self.facts.program else {
+            warn!("handover: not possible: this server does not own its process");
+            return Event::SpawnFailed;
+        };
+        let hello = Hello {
+            version: VERSION,
+            generation: self.facts.generation,
+            pid: own_pid(),
+            nohup: self.facts.nohup,
+            blocked: signals::numbers(&program.blocked),
+            command: program.command(),
+        };
+        let terminal = self.facts.terminal.as_ref();
+        let own_session = terminal.is_some_and(|terminal| terminal.ends_with_leader());
+        let terminal = terminal.map(|terminal| terminal.files()).transpose().unwrap_or_else(|e| {
+            warn!("handover: the successor can't watch its terminal: {e}");
+            None
+        });
+        let (user, terminal) = (self.engine.files(), terminal.unwrap_or_default());
+        let user = user.iter().map(|(name, fd)| (name.clone(), fd.as_fd()));
+        let files: Vec<(String, BorrowedFd<'_>)> =
+            user.chain(terminal.iter().map(|(name, fd)| (name.clone(), fd.as_fd()))).collect();
+        match child::spawn(program, &self.engine.listeners(), &files, hello, own_session) {
+            Ok(spawned) => {
+                let (successor, watched) = Successor::new(spawned, &self.poller);
+                if let Some(old) = self.successor.replace(successor) {
+                    self.strays.retire(old, &self.poller);
+                }
+                if let Err(e) = watched {
+                    error!("handover: can't watch the child: {e}");
+                    return Event::SuccessorGone;
+                }
+                Event::Spawned
+            }
+            Err(e) if e.busy => {
+                if !std::mem::replace(&mut self.progress.writer_logged, true) {
+                    info!("handover: {e}; trying again");
+                }
+                Event::ProgramBusy
+            }
+            Err(e) => {
+                error!("handover: {e}; still serving");
+                Event::SpawnFailed
+            }
+        }
+    }
+
+    fn dismiss_successor(&mut self) -> Option<Event> {
+        let word = self.successor.take()?.dismiss(self.state.stage(), &self.poller);
+        word.child.into_iter().for_each(|child| self.strays.push(child));
+        word.told_to_stop.then_some(Event::Drain)
+    }
+
+    fn read_inbox(&mut self) {
+        for note in self.inbox.take() {
+            let event = match note {
+                // Something may have begun since.
+                Note::Event(Event::Drained) if !self.engine.is_idle() => continue,
+                Note::Event(event) => event,
+                Note::Hook(ticket, result) => match self.hooks.result(ticket, result) {
+                    Some(event) => event,
+                    None => continue,
+                },
+                Note::SignalRequest(SignalRequest::Handover) => Event::Handover,
+                Note::SignalRequest(SignalRequest::HangUp) => Event::Drain,
+                Note::SignalRequest(SignalRequest::Stop) => Event::Stop,
+                Note::SignalRequest(SignalRequest::Abort) => Event::Abort,
+                Note::SignalRequest(SignalRequest::Report) => {
+                    let (pid, generation, phase) = (own_pid(), self.facts.generation, self.phase.get());
+                    info!("pid {pid} generation {generation} {phase}: {}", self.engine.report());
+                    continue;
+                }
+            };
+            self.handle(event);
+        }
+    }
+
+    /// No signal tells of a closed terminal if this process is in the background, or no shell knows of it.
+    fn read_terminal(&mut self) {
+        let Some(loss) = self.facts.terminal.as_ref().and_then(|terminal| terminal.loss()) else { return };
+        if let Some(terminal) = self.facts.terminal.take() {
+            self.poller.remove(&*terminal);
+        }
+        match loss {
+            Loss::Closed => {
+                info!("the terminal was closed: drain and exit");
+                self.handle(Event::Drain);
+            }
+            Loss::LeaderEnded => info!("the session's leader has ended: no terminal any more"),
+        }
+    }
+
+    fn read_predecessor(&mut self) {
+        let Some(predecessor) = &mut self.predecessor else { return };
+        let messages = predecessor.channel.receive();
+        let ended = predecessor.channel.has_ended();
+        let pid = predecessor.pid;
+        for message in messages {
+            info!("handover: predecessor {pid}: {message}");
+            if let Message::Go { state: Some(head), .. } = &message {
+                let file = self.predecessor.as_mut().and_then(|predecessor| predecessor.state.take());
+                self.hooks.inherit(file, *head);
+            }
+            self.handle(Event::FromPredecessor(message));
+        }
+        if ended {
+            info!("handover: predecessor {pid} is gone");
+            if let Some(predecessor) = self.predecessor.take() {
+                self.poller.remove(predecessor.channel.as_fd());
+            }
+            self.handle(Event::PredecessorGone);
+        }
+    }
+
+    fn read_successor(&mut self) {
+        let Some(successor) = &mut self.successor else { return };
+        let (messages, ended) = successor.receive(&self.poller);
+        let pid = successor.pid();
+        for message in messages {
+            // A message may have dismissed it, and a handover that was waited for has started another one.
+            let Some(successor) = self.successor.as_mut().filter(|successor| successor.pid() == pid) else {
+                return;
+            };
+            successor.hear(&message);
+            if message == Message::StillGood && (ended || successor.is_gone()) {
+                // Its last word: the service is not given to a dead process.
+                continue;
+            }
+            if let Message::Prepared { adopted } = &message {
+                self.progress.shared.clone_from(adopted);
+            }
+            self.handle(Event::FromSuccessor(message));
+        }
+        if ended {
+            self.successor_gone(pid);
+        }
+    }
+
+    /// A successor is dead when its channel has ended or its process has, whichever is seen first; its last messages
+    /// have been handled.
+    fn successor_gone(&mut self, pid: i32) {
+        if let Some(successor) = self.successor.take_if(|successor| successor.pid() == pid) {
+            self.strays.push(successor.bury(self.state.stage(), &self.poller));
+            self.handle(Event::SuccessorGone);
+        }
+    }
+
+    fn reap(&mut self) {
+        if let Some(successor) = &mut self.successor {
+            successor.reap(&self.poller);
+            if successor.is_gone() {
+                let pid = successor.pid();
+                self.read_successor();
+                self.successor_gone(pid);
+            }
+        }
+        self.strays.reap(&self.poller);
+    }
+
+    /// Runs `on_exit` for as long as the drain has time. Signals are still handled meanwhile.
+    fn finish_hooks(&mut self) -> Result<(), Error> {
+        let deadline = self.progress.timers.remove(&Timer::DrainDeadline).filter(|_| !self.progress.aborted);
+        let soon = Instant::now() + LAST_MOMENT;
+        let until = deadline.map_or(soon, |at| at.max(soon));
+        self.progress.aborted = false;
+        self.hooks.exit();
+        while !self.hooks.have_exited() && !self.progress.aborted && Instant::now() < until {
+            self.turn(Some(until))?;
+        }
+        if !self.hooks.have_exited() {
+            error!("on_exit did not finish in time");
+        }
+        Ok(())
+    }
+}
+
+fn own_pid() -> i32 {
+    nix::unistd::getpid().as_raw()
+}

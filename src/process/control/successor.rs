@@ -1,0 +1,172 @@
+//! The generation after this one, as its predecessor sees it: a child, its two channels, and how it ends.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use crate::base::log::{error, info};
+use crate::process::control::poller::{Poller, Source};
+use crate::process::handover::Message;
+use crate::process::handover::channel::Channel;
+use crate::process::handover::child::{Child, Spawned};
+use crate::process::handover::state_file::StateFile;
+use crate::process::state::Stage;
+
+#[derive(Debug)]
+pub(super) struct Successor {
+    child: Child,
+    channel: Channel,
+    /// Until COMMIT.
+    pub(super) connections: Option<OwnedFd>,
+    /// Until the state is written to it.
+    pub(super) state: Option<StateFile>,
+    /// It said FAILED and may end by itself, with its own message on its standard error.
+    has_failed: bool,
+}
+
+/// What is left of a successor that was dismissed.
+#[derive(Debug)]
+pub(super) struct LastWord {
+    /// It had been told to stop. That was meant for the service, and holds.
+    pub(super) told_to_stop: bool,
+    /// None: it is reaped.
+    pub(super) child: Option<Child>,
+}
+
+impl Successor {
+    /// # Errors
+    /// When the child can't be watched; it is this process's successor all the same, to be dismissed.
+    pub(super) fn new(spawned: Spawned, poller: &Poller) -> (Successor, std::io::Result<()>) {
+        let Spawned { child, lifecycle, connections, state } = spawned;
+        let watched = poller
+            .add(lifecycle.as_fd(), Source::Successor)
+            .and_then(|()| child.pidfds().try_for_each(|fd| poller.add(fd, Source::Child)));
+        let (connections, state) = (Some(connections), Some(state));
+        (Successor { child, channel: lifecycle, connections, state, has_failed: false }, watched)
+    }
+
+    /// The process that we started.
+    pub(super) fn pid(&self) -> i32 {
+        self.child.pid().as_raw()
+    }
+
+    /// The process that serves, which a script may have started.
+    pub(super) fn server_pid(&self) -> i32 {
+        self.child.server().as_raw()
+    }
+
+    pub(super) fn send(&mut self, message: &Message) {
+        info!("handover: to child {}: {message}", self.child.pid());
+        self.channel.send(message);
+    }
+
+    /// What it has said, and whether its channel has ended.
+    pub(super) fn receive(&mut self, poller: &Poller) -> (Vec<Message>, bool) {
+        let messages = self.channel.receive();
+        let speaker = self.channel.speaker().filter(|speaker| self.child.speaks_by(*speaker));
+        if let Some(speaker) = speaker {
+            info!("handover: child {} is a script, which waits for {speaker}", self.child.pid());
+            // The first of them is polled already.
+            for fd in self.child.pidfds() {
+                let _ = poller.add(fd, Source::Child);
+            }
+        }
+        (messages, self.channel.has_ended())
+    }
+
+    /// Logs a message as it is handled.
+    pub(super) fn hear(&mut self, message: &Message) {
+        match message {
+            Message::Failed { reason } => {
+                error!("handover: child {} failed: {reason}; still serving", self.child.pid());
+                self.has_failed = true;
+            }
+            message => info!("handover: child {}: {message}", self.child.pid()),
+        }
+    }
+
+    pub(super) fn is_gone(&mut self) -> bool {
+        self.child.is_gone()
+    }
+
+    /// The child may have ended; the server that it waits for may outlive it.
+    pub(super) fn reap(&mut self, poller: &Poller) {
+        if self.child.end().is_some() {
+            self.child.pidfds().take(1).for_each(|fd| poller.remove(fd));
+        }
+    }
+
+    /// Ends one that must not serve: it has not got GO, or is silent. The kill comes first: a successor that receives
+    /// STOPPING closes the listeners to new clients, and they are ours too. The message is for one that the kill does
+    /// not reach, because a script started it and it has not said HELLO: it would take our end for a crash.
+    fn kill(&mut self) {
+        self.child.kill();
+        self.channel.send(&Message::Stopping { within: Duration::ZERO });
+    }
+
+    /// Kills and reaps it, and logs its end. `stage` is the one after that.
+    pub(super) fn dismiss(mut self, stage: Stage, poller: &Poller) -> LastWord {
+        if self.has_failed {
+            self.child.wait_briefly();
+        }
+        self.kill();
+        let pid = self.child.pid();
+        let end = self.child.end().unwrap_or("was killed but has not exited");
+        match stage {
+            // Its own message is in the log already if it failed.
+            Stage::Serving | Stage::Awaiting if !self.has_failed => {
+                error!("handover: child {pid} {end}; still serving");
+            }
+            _ => info!("handover: child {pid} {end}"),
+        }
+        poller.remove(self.channel.as_fd());
+        let told_to_stop = self.channel.receive().iter().any(|m| matches!(m, Message::Stopping { .. }));
+        let is_reaped = self.child.end().is_some();
+        LastWord { told_to_stop, child: (!is_reaped).then_some(self.child) }
+    }
+
+    /// Its channel has ended or its process is dead, in this stage. Logs its end.
+    pub(super) fn bury(mut self, stage: Stage, poller: &Poller) -> Child {
+        poller.remove(self.channel.as_fd());
+        let pid = self.child.pid();
+        // How it ended is worth half a second.
+        self.child.wait_briefly();
+        if stage == Stage::Awaiting {
+            if self.child.end().is_none() {
+                error!("handover: child {pid} is alive but closed its channel, which a script must not do");
+            }
+            self.kill();
+        }
+        let end = self.child.end().unwrap_or("closed its channel");
+        match stage {
+            Stage::Awaiting | Stage::Offering | Stage::Watching => {
+                error!("handover: child {pid} {end}; still serving");
+            }
+            _ => info!("handover: child {pid} {end}"),
+        }
+        self.child
+    }
+}
+
+/// Children that are no successor any more and have not ended.
+#[derive(Debug, Default)]
+pub(super) struct Strays(Vec<Child>);
+
+impl Strays {
+    pub(super) fn push(&mut self, child: Child) {
+        self.0.push(child);
+    }
+
+    pub(super) fn retire(&mut self, successor: Successor, poller: &Poller) {
+        poller.remove(successor.channel.as_fd());
+        self.push(successor.child);
+    }
+
+    pub(super) fn reap(&mut self, poller: &Poller) {
+        self.0.retain_mut(|child| {
+            let has_ended = child.end().is_some();
+            // Also drop the grandchild's pidfd: it stays readable and would wake the loop indefinitely.
+            child.pidfds().skip(usize::from(!has_ended)).for_each(|fd| poller.remove(fd));
+            !has_ended
+        });
+    }
+}
