@@ -29,7 +29,7 @@ fn parts(req: Request) -> Result<multer::Multipart<'static>, multer::Error> {
 }
 
 fn upload(req: Request) -> Result<String, BadForm> {
-    let (mut form, mut told) = (parts(req)?, String::new());
+    let (mut form, mut report) = (parts(req)?, String::new());
     pollster::block_on(async {
         while let Some(mut part) = form.next_field().await? {
             let mut bytes = 0;
@@ -38,9 +38,9 @@ fn upload(req: Request) -> Result<String, BadForm> {
             }
             // No path: never opened.
             let file = part.file_name().map(|name| format!(", called {name:?}")).unwrap_or_default();
-            told += &format!("{}: {bytes} bytes{file}\n", part.name().unwrap_or("?"));
+            report += &format!("{}: {bytes} bytes{file}\n", part.name().unwrap_or("?"));
         }
-        Ok(told)
+        Ok(report)
     })
 }
 
