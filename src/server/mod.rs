@@ -31,7 +31,7 @@ use crate::net::acceptor::pool_events;
 use crate::net::connection::Ready;
 use crate::net::listener::Wanted;
 use crate::net::scheduler::latency::HandlerLatency;
-use crate::net::scheduler::pool::{Begin, Places, Pool};
+use crate::net::scheduler::pool::{Init, Pool, PoolConfig};
 use crate::net::scheduler::queue::Queue;
 use crate::server::admin::admin_routes;
 use crate::server::assembly::Staff;
@@ -66,7 +66,7 @@ pub struct Server {
     workers: usize,
     temp_dir: Option<PathBuf>,
     stack_bytes: Option<usize>,
-    per_worker: Vec<Begin>,
+    per_worker: Vec<Init>,
     launch: Launch,
 }
 
@@ -228,21 +228,21 @@ impl Business for Server {
     fn start(self, ground: &Ground<Progress>) -> Result<Works<Progress>, Error> {
         let site = |handler| ListenerHandler { handler: HandlerBox(handler), latency: HandlerLatency::new() };
         let (begins, stack_bytes) = (self.per_worker.clone(), self.stack_bytes);
-        let begin: Option<Begin> = (!begins.is_empty())
-            .then(|| Arc::new(move || begins.iter().try_for_each(|begin| begin())) as Begin);
-        let places = |name, whose, count, begin| Places { name, whose, count, stack_bytes, begin };
+        let init: Option<Init> = (!begins.is_empty())
+            .then(|| Arc::new(move || begins.iter().try_for_each(|begin| begin())) as Init);
+        let pool = |name, suffix, count, init| PoolConfig { name, suffix, count, stack_bytes, init };
         let (shared, workers) = (Arc::clone(&self.handler), self.shared_workers());
         let mut sites = vec![site(Arc::clone(&shared))];
-        let mut lanes = vec![places("heirloom-worker", String::new(), workers, begin.clone())];
+        let mut lanes = vec![pool("heirloom-worker", String::new(), workers, init.clone())];
         for listen in self.listen.into_iter().filter(Listen::has_own_site) {
             if let Some(count) = listen.workers {
-                lanes.push(places("worker", listen.mark(), count, begin.clone()));
+                lanes.push(pool("worker", listen.mark(), count, init.clone()));
             }
             sites.push(site(listen.handler.unwrap_or_else(|| Arc::clone(&shared))));
         }
         if !self.admin.is_empty() {
             sites.push(site(Arc::new(admin_routes(&ground.handle))));
-            lanes.push(places("heirloom-admin", String::new(), 1, None));
+            lanes.push(pool("heirloom-admin", String::new(), 1, None));
         }
         let (limits, all_counters) = (&ground.limits, &ground.handle.shared.all_counters);
         let detached = Arc::new(Detached::new(

@@ -107,7 +107,7 @@ impl Average {
     /// An update lost to a race with another worker does no harm to an average.
     fn add(&self, took: u32) {
         let old = self.0.load(Ordering::Relaxed);
-        let new = old - old / 8 + took / 8;
+        let new = old.saturating_sub(old / 8).saturating_add(took / 8);
         if new != old {
             self.0.store(new, Ordering::Relaxed);
         }

@@ -1,6 +1,7 @@
-//! Named threads that pop work and do it. One that dies is replaced.
+//! The threads of a pool: each takes work from the queue and does it, and one that panics is replaced.
 
 use std::any::Any;
+use std::fmt::{self, Debug, Formatter};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -17,70 +18,65 @@ use crate::net::scheduler::queue::{Parker, Popped, Queue, Taken};
 #[derive(Debug)]
 pub(crate) struct Pool<T> {
     queue: Arc<Queue<T>>,
-    crew: Arc<Crew>,
+    threads: Arc<Threads>,
 }
 
 /// Called with a worker's name and what it panicked with.
 type Died = dyn Fn(&str, &(dyn Any + Send)) + Send + Sync;
 
-/// What a worker of the first ones does before all else.
-pub(crate) type Begin = Arc<dyn Fn() -> Result<(), Error> + Send + Sync>;
+/// What each of the first workers does before it takes work. It should not panic.
+pub(crate) type Init = Arc<dyn Fn() -> Result<(), Error> + Send + Sync>;
 
-/// Where workers have their place.
-pub(crate) struct Places {
-    /// Each is called so, by its number, and by whose it is.
+/// What the threads of a pool are.
+pub(crate) struct PoolConfig {
+    /// A thread's name is this, its number and the suffix.
     pub(crate) name: &'static str,
-    pub(crate) whose: String,
+    pub(crate) suffix: String,
     pub(crate) count: usize,
     pub(crate) stack_bytes: Option<usize>,
-    /// Should not panic.
-    pub(crate) begin: Option<Begin>,
+    pub(crate) init: Option<Init>,
 }
 
-/// What it takes to put a worker in a place.
-struct Crew {
-    places: Places,
-    /// Works in that place until the queue is closed.
+/// What it takes to start a worker, and all that were started.
+struct Threads {
+    config: PoolConfig,
+    /// Works as the worker with that number until the queue is closed.
     work: Box<dyn Fn(usize) + Send + Sync>,
     died: Box<Died>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
-impl std::fmt::Debug for Crew {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Crew").field("name", &self.places.name).finish_non_exhaustive()
+impl Debug for Threads {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Threads").field("name", &self.config.name).finish_non_exhaustive()
     }
 }
 
 impl<T: Send + 'static> Pool<T> {
-    /// Starts the workers, and waits until each has begun. One that finds nothing in the queue calls `fetch`, as [`Queue::pop`]
-    /// does, before it sleeps. Each makes, on its own thread, what it works with: a function of the
-    /// work and of how it was taken. It should not panic; `died`
-    /// is told by name of a worker whose function does, and then another takes its place.
+    /// Starts the workers, and waits until each has done its `init`. Each calls `make` on its own thread, with its number, for
+    /// the function that does the work. That should not panic: a worker whose function does is replaced, and `died`
+    /// is called with its name.
     ///
     /// # Errors
-    /// Why one can't begin, as soon as that is known; then none works.
+    /// When an `init` or the start of a thread fails, as soon as that is known. No worker takes work then.
     pub(crate) fn start<W: FnMut(T, Taken)>(
-        places: Places,
+        config: PoolConfig,
         queue: Arc<Queue<T>>,
         make: impl Fn(usize) -> W + Send + Sync + 'static,
         died: impl Fn(&str, &(dyn Any + Send)) + Send + Sync + 'static,
     ) -> Result<Pool<T>, Error> {
-        let of_crew = Arc::clone(&queue);
+        let of_worker = Arc::clone(&queue);
         let work = move |index| {
             let parker = Parker::new(index);
             let mut work = make(index);
-            loop {
-                match of_crew.pop(&parker) {
-                    Popped::Work(item, taken) => work(item, taken),
-                    Popped::Closed => return,
-                }
+            while let Popped::Work(item, taken) = of_worker.pop(&parker) {
+                work(item, taken);
             }
         };
-        let crew =
-            Arc::new(Crew { places, work: Box::new(work), died: Box::new(died), threads: Mutex::default() });
-        let pool = Pool { queue, crew };
-        match pool.crew.begin() {
+        let threads =
+            Threads { config, work: Box::new(work), died: Box::new(died), handles: Mutex::default() };
+        let pool = Pool { queue, threads: Arc::new(threads) };
+        match pool.threads.start() {
             Ok(()) => Ok(pool),
             Err(e) => {
                 pool.abandon();
@@ -89,17 +85,17 @@ impl<T: Send + 'static> Pool<T> {
         }
     }
 
-    /// Ends the workers when they have done what is queued. False if that takes longer than `time`: what
-    /// they drop at their end is the user's. Then they are left behind.
+    /// Ends the workers when they have done what is queued. False if that takes longer than `time`, since what
+    /// they drop at their end is the user's: then they are left behind.
     pub(crate) fn finish(self, time: Duration) -> bool {
         self.queue.close();
         let (done, ended) = mpsc::channel::<()>();
-        let name = format!("{}-end", self.crew.places.name);
-        let crew = self.crew;
+        let name = format!("{}-end", self.threads.config.name);
+        let threads = self.threads;
         let join = move || {
-            // Whoever dies leaves its successor here first.
+            // One that dies adds its replacement before it ends.
             loop {
-                let next = crew.threads().pop();
+                let next = threads.handles().pop();
                 let Some(thread) = next else { break };
                 let _ = thread.join();
             }
@@ -109,68 +105,68 @@ impl<T: Send + 'static> Pool<T> {
             && ended.recv_timeout(time) == Err(RecvTimeoutError::Disconnected)
     }
 
-    /// Ends them, too, and waits for nobody: some may not have begun yet.
+    /// Ends the workers and waits for none: some may still be in their `init`.
     pub(crate) fn abandon(self) {
         self.queue.close();
     }
 }
 
-impl Crew {
+impl Threads {
     fn name_of(&self, index: usize) -> String {
-        format!("{}-{index}{}", self.places.name, self.places.whose)
+        format!("{}-{index}{}", self.config.name, self.config.suffix)
     }
 
-    /// Fills all places, and waits until each has begun or one has failed to.
-    fn begin(self: &Arc<Crew>) -> Result<(), Error> {
-        let (tell, told) = mpsc::channel();
-        for index in 0..self.places.count {
-            let tell = tell.clone();
-            let first = move |crew: &Arc<Crew>| {
-                let begun = crew.places.begin.as_ref().map_or(Ok(()), |begin| begin());
-                let works = begun.is_ok();
-                let _ = tell.send(begun);
-                // The end of all of these is awaited, not that of their threads.
-                drop(tell);
+    /// Starts all workers, and waits until each has done its `init` or one has failed.
+    fn start(self: &Arc<Threads>) -> Result<(), Error> {
+        let (done, results) = mpsc::channel();
+        for index in 0..self.config.count {
+            let done = done.clone();
+            let first = move |threads: &Arc<Threads>| {
+                let result = threads.config.init.as_ref().map_or(Ok(()), |init| init());
+                let works = result.is_ok();
+                let _ = done.send(result);
+                // The results end when the last worker has sent its own, not when it ends.
+                drop(done);
                 if works {
-                    crew.occupy(index);
+                    threads.work(index);
                 }
             };
-            self.hire(index, first).map_err(Error::system("can't start the workers"))?;
+            self.spawn(index, first).map_err(Error::system("can't start the workers"))?;
         }
-        drop(tell);
-        // Nobody is awaited who has nothing to begin with.
-        if self.places.begin.is_some() { told.iter().collect() } else { Ok(()) }
+        drop(done);
+        if self.config.init.is_some() { results.iter().collect() } else { Ok(()) }
     }
 
-    fn hire(
-        self: &Arc<Crew>,
+    fn spawn(
+        self: &Arc<Threads>,
         index: usize,
-        work: impl FnOnce(&Arc<Crew>) + Send + 'static,
+        work: impl FnOnce(&Arc<Threads>) + Send + 'static,
     ) -> io::Result<()> {
         let mut builder = thread::Builder::new().name(self.name_of(index));
-        if let Some(bytes) = self.places.stack_bytes {
+        if let Some(bytes) = self.config.stack_bytes {
             builder = builder.stack_size(bytes);
         }
-        let crew = Arc::clone(self);
-        let thread = builder.spawn(move || work(&crew))?;
-        self.threads().push(thread);
+        let threads = Arc::clone(self);
+        let thread = builder.spawn(move || work(&threads))?;
+        self.handles().push(thread);
         Ok(())
     }
 
-    /// Sees to it that somebody works in that place until the queue is closed.
-    fn occupy(self: &Arc<Crew>, index: usize) {
+    /// Works as the worker with that number until the queue is closed. After a panic another thread does, or this one where
+    /// none can be started.
+    fn work(self: &Arc<Threads>, index: usize) {
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.work)(index))) {
             let name = self.name_of(index);
             (self.died)(&name, &*panic);
-            match self.hire(index, move |crew| crew.occupy(index)) {
+            match self.spawn(index, move |threads| threads.work(index)) {
                 Ok(()) => return,
                 Err(e) => error!("no thread to replace {name}: {e}: the old one continues"),
             }
         }
     }
 
-    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
-        lock(&self.threads)
+    fn handles(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        lock(&self.handles)
     }
 }
 
@@ -186,11 +182,11 @@ mod tests {
     const WORKERS: usize = 3;
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    fn places(stack_bytes: Option<usize>, begin: Option<Begin>) -> Places {
-        Places { name: "worker", whose: ":8002".to_owned(), count: WORKERS, stack_bytes, begin }
+    fn config(stack_bytes: Option<usize>, init: Option<Init>) -> PoolConfig {
+        PoolConfig { name: "worker", suffix: ":8002".to_owned(), count: WORKERS, stack_bytes, init }
     }
 
-    /// What the dead were called, in order of name.
+    /// The names of workers that died, sorted.
     fn names_of(dead: mpsc::Receiver<String>) -> Vec<String> {
         let mut names: Vec<String> = dead.iter().collect();
         names.sort();
@@ -213,11 +209,11 @@ mod tests {
             assert!(panic.is::<&str>());
             dies.send(name.to_owned()).unwrap();
         };
-        let pool = Pool::start(places(None, None), Arc::clone(&queue), make, died).unwrap();
+        let pool = Pool::start(config(None, None), Arc::clone(&queue), make, died).unwrap();
         queue.push(&mut (0..1_000).collect());
         assert!(pool.finish(PATIENCE));
         let results: Vec<(u32, String)> = results.iter().collect();
-        assert_eq!(results.len(), 900, "each is done but those that kill");
+        assert_eq!(results.len(), 900, "each is done except those that panic");
         let names = ["worker-0:8002", "worker-1:8002", "worker-2:8002"];
         assert!(results.iter().all(|(_, name)| names.contains(&name.as_str())));
         let dead = names_of(dead);
@@ -226,26 +222,26 @@ mod tests {
     }
 
     #[test]
-    fn one_that_can_not_be_replaced_goes_on() {
+    fn a_worker_that_can_not_be_replaced_continues() {
         let (dies, dead) = mpsc::channel();
         let tries = AtomicUsize::new(0);
-        let crew = Arc::new(Crew {
+        let threads = Arc::new(Threads {
             // More than there are addresses.
-            places: places(Some(usize::MAX / 4 * 3), None),
+            config: config(Some(usize::MAX / 4 * 3), None),
             work: Box::new(move |_| {
                 assert!(tries.fetch_add(1, Ordering::Relaxed) == 2, "as the test wants it");
             }),
             died: Box::new(move |name, _| dies.send(name.to_owned()).unwrap()),
-            threads: Mutex::default(),
+            handles: Mutex::default(),
         });
-        crew.occupy(7);
-        assert!(crew.threads().is_empty());
-        drop(crew);
+        threads.work(7);
+        assert!(threads.handles().is_empty());
+        drop(threads);
         assert_eq!(names_of(dead), ["worker-7:8002", "worker-7:8002"]);
     }
 
     #[test]
-    fn all_have_begun_when_it_has_started_and_who_comes_later_begins_at_first_use() {
+    fn the_first_workers_are_initialized_at_the_start_and_replacements_at_first_use() {
         let begun = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&begun);
         let own = PerWorker::new(move || Ok::<_, String>(counted.fetch_add(1, Ordering::SeqCst)));
@@ -263,8 +259,8 @@ mod tests {
                 done.send((thread::current().id(), asked.with(|number| *number))).unwrap();
             }
         };
-        let places = places(None, Some(Arc::new(move || first.begin())));
-        let pool = Pool::start(places, Arc::clone(&queue), make, |_: &str, _: &_| ()).unwrap();
+        let config = config(None, Some(Arc::new(move || first.begin())));
+        let pool = Pool::start(config, Arc::clone(&queue), make, |_: &str, _: &_| ()).unwrap();
         assert_eq!(begun.load(Ordering::SeqCst), WORKERS);
         queue.push(&mut vec![true; WORKERS]);
         queue.push(&mut vec![false; 100]);
@@ -278,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn where_one_can_not_begin_none_works() {
+    fn where_one_init_fails_no_worker_takes_work() {
         let tries = AtomicUsize::new(0);
         let begin = move || match tries.fetch_add(1, Ordering::SeqCst) {
             1 => Err(Error::config("as the test wants it")),
@@ -290,14 +286,14 @@ mod tests {
             let lives = lives.clone();
             move |_: u32, _| lives.send(()).unwrap()
         };
-        let places = places(None, Some(Arc::new(begin)));
-        let pool = Pool::start(places, Arc::clone(&queue), make, |_: &str, _: &_| ());
+        let config = config(None, Some(Arc::new(begin)));
+        let pool = Pool::start(config, Arc::clone(&queue), make, |_: &str, _: &_| ());
         assert_eq!(pool.unwrap_err().to_string(), "as the test wants it");
         assert_eq!(ended.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected), "all end");
     }
 
     #[test]
-    fn one_that_can_not_begin_does_not_wait_for_those_who_take_long() {
+    fn an_init_that_fails_does_not_wait_for_those_that_hang() {
         let tries = AtomicUsize::new(0);
         let (end, hangs) = mpsc::channel::<()>();
         let hangs = Mutex::new(hangs);
@@ -309,14 +305,14 @@ mod tests {
             }
         };
         let queue = Arc::new(Queue::new(WORKERS, 1));
-        let places = places(None, Some(Arc::new(begin)));
-        let pool = Pool::start(places, queue, |_| |_: u32, _: Taken| (), |_: &str, _: &_| ());
+        let config = config(None, Some(Arc::new(begin)));
+        let pool = Pool::start(config, queue, |_| |_: u32, _: Taken| (), |_: &str, _: &_| ());
         assert_eq!(pool.unwrap_err().to_string(), "as the test wants it");
         drop(end);
     }
 
     #[test]
-    fn one_that_does_not_end_is_left_behind() {
+    fn a_worker_that_does_not_end_is_left_behind() {
         struct Hangs(mpsc::Receiver<()>);
         impl Drop for Hangs {
             fn drop(&mut self) {
@@ -327,11 +323,11 @@ mod tests {
         let ends = Mutex::new(Some(ends));
         let own = PerWorker::new(move || match ends.lock().unwrap().take() {
             Some(ends) => Ok(Hangs(ends)),
-            None => Err("only one is to be had"),
+            None => Err("there is only one"),
         });
         let queue = Arc::new(Queue::new(1, 1));
-        let places = Places { count: 1, ..places(None, Some(Arc::new(move || own.begin()))) };
-        let pool = Pool::start(places, queue, |_| |_: u32, _: Taken| (), |_: &str, _: &_| ()).unwrap();
+        let config = PoolConfig { count: 1, ..config(None, Some(Arc::new(move || own.begin()))) };
+        let pool = Pool::start(config, queue, |_| |_: u32, _: Taken| (), |_: &str, _: &_| ()).unwrap();
         assert!(!pool.finish(Duration::from_millis(10)));
         drop(end);
     }

@@ -94,10 +94,10 @@ fn worker(queue: &Arc<Queue<usize>>, counters: &Arc<Counters>) -> JoinHandle<()>
     worker_at(0, queue, counters)
 }
 
-fn worker_at(place: usize, queue: &Arc<Queue<usize>>, counters: &Arc<Counters>) -> JoinHandle<()> {
+fn worker_at(index: usize, queue: &Arc<Queue<usize>>, counters: &Arc<Counters>) -> JoinHandle<()> {
     let (queue, counters) = (Arc::clone(queue), Arc::clone(counters));
     thread::spawn(move || {
-        let parker = Parker::new(place);
+        let parker = Parker::new(index);
         loop {
             let is_last = match queue.pop(&parker) {
                 Popped::Work(piece, Taken { has_permit: false, .. }) => counters.do_piece(piece),

@@ -49,7 +49,6 @@ struct State<T> {
     progress: Progress,
     probe: Option<Probe>,
     closed: bool,
-    workers: usize,
     cores: usize,
     /// What each worker was last seen doing.
     seen: Vec<Seen>,
@@ -111,7 +110,6 @@ impl<T> Queue<T> {
                 progress: Progress::default(),
                 probe: None,
                 closed: false,
-                workers,
                 cores: cores(workers),
                 seen: vec![Seen { turn: 0, at: Instant::now(), away: true }; workers],
                 watched: false,
@@ -146,7 +144,7 @@ impl<T> Queue<T> {
     /// The calling worker no longer waits for events. It looks at the queue next.
     pub(crate) fn end_poll(&self, ready: impl Iterator<Item = T>) {
         let mut state = self.lock();
-        state.polling -= 1;
+        state.polling = state.polling.saturating_sub(1);
         state.progress.polled = state.progress.polled.wrapping_add(1);
         self.add(ready, state);
     }
@@ -174,7 +172,7 @@ impl<T> Queue<T> {
         let mut may_poll = true;
         loop {
             let mut state = self.lock();
-            state.waking -= usize::from(was_woken);
+            state.waking = state.waking.saturating_sub(usize::from(was_woken));
             if let Some(probe) = state.probe.take() {
                 drop(state);
                 (probe.0)();
@@ -182,9 +180,11 @@ impl<T> Queue<T> {
                 continue;
             }
             // One that was woken takes what it was woken for.
-            let is_surplus = !was_woken && state.is_surplus(parker.place);
+            let is_surplus = !was_woken && state.is_surplus(parker.index);
             was_woken = false;
-            if let Some((work, taken)) = state.take(parker.place, is_surplus) {
+            let work = state.take_streaming();
+            let work = if is_surplus { work } else { work.or_else(|| state.take_waiting(parker.index)) };
+            if let Some((work, taken)) = work {
                 self.request_watch(state);
                 return Popped::Work(work, taken);
             }
@@ -193,10 +193,10 @@ impl<T> Queue<T> {
                 self.wake_up(1, state);
                 return Popped::Closed;
             }
-            state.note_away(parker.place);
+            state.note_away(parker.index);
             if may_poll && !is_surplus && state.snapshot().may_poll() {
                 if let Some(events) = &self.events {
-                    state.polling += 1;
+                    state.polling = state.polling.saturating_add(1);
                     drop(state);
                     if let Err(e) = events.wait(self) {
                         error!("a worker can't wait for events: {e}");
@@ -224,9 +224,9 @@ impl<T> Queue<T> {
     }
 
     /// The worker with that number is about to block for long.
-    pub(crate) fn before_blocking(&self, place: usize) {
+    pub(crate) fn before_blocking(&self, worker: usize) {
         let mut state = self.lock();
-        state.note_away(place);
+        state.note_away(worker);
         if state.snapshot().wakes(Event::BeforeBlocking, || 0) {
             self.wake_up(1, state);
         }
@@ -268,13 +268,13 @@ impl<T> Queue<T> {
     pub(crate) fn try_acquire_permit(&self) -> bool {
         let mut state = self.lock();
         let is_free = state.permits > 0;
-        state.permits -= usize::from(is_free);
+        state.permits = state.permits.saturating_sub(1);
         is_free
     }
 
     pub(crate) fn release_permit(&self) {
         let mut state = self.lock();
-        state.permits += 1;
+        state.permits = state.permits.saturating_add(1);
         if !state.streaming.is_empty() {
             self.wake_up(1, state);
         }
@@ -336,9 +336,9 @@ impl<T> Queue<T> {
             }
             return;
         };
-        let stay = state.sleepers.len().saturating_sub(n - 1);
+        let stay = state.sleepers.len().saturating_sub(n.saturating_sub(1));
         let others = if n > 1 { state.sleepers.split_off(stay) } else { Vec::new() };
-        state.waking += 1 + others.len();
+        state.waking = state.waking.saturating_add(1).saturating_add(others.len());
         drop(state);
         first.wake();
         others.iter().for_each(Parker::wake);
@@ -353,7 +353,7 @@ impl<T> State<T> {
             sleeping: self.sleepers.len(),
             waking: self.waking,
             polling: self.polling,
-            awake: self.workers.saturating_sub(self.sleepers.len()),
+            awake: self.seen.len().saturating_sub(self.sleepers.len()),
             watched: self.watched,
         }
     }
@@ -373,40 +373,40 @@ impl<T> State<T> {
         self.seen.iter().filter(runs).count()
     }
 
-    fn is_surplus(&self, place: usize) -> bool {
-        let Some(own) = self.seen.get(place).filter(|_| !self.closed) else { return false };
+    fn is_surplus(&self, worker: usize) -> bool {
+        let Some(own) = self.seen.get(worker).filter(|_| !self.closed) else { return false };
         let age = |seen: &Seen| self.progress.taken.wrapping_sub(seen.turn);
         let since = |other: &&Seen| !other.away && age(other) < age(own);
         self.snapshot().is_surplus(|| self.seen.iter().filter(since).count())
     }
 
-    fn take(&mut self, place: usize, is_surplus: bool) -> Option<(T, Taken)> {
-        if self.permits > 0 {
-            if let Some((since, work)) = self.streaming.pop_front() {
-                self.permits -= 1;
-                self.progress.taken = self.progress.taken.wrapping_add(1);
-                return Some((work, Taken { has_permit: true, waited: since.elapsed() }));
-            }
-        }
-        if is_surplus {
+    fn take_streaming(&mut self) -> Option<(T, Taken)> {
+        if self.permits == 0 {
             return None;
         }
+        let (since, work) = self.streaming.pop_front()?;
+        self.permits = self.permits.saturating_sub(1);
+        self.progress.taken = self.progress.taken.wrapping_add(1);
+        Some((work, Taken { has_permit: true, waited: since.elapsed() }))
+    }
+
+    fn take_waiting(&mut self, worker: usize) -> Option<(T, Taken)> {
         let (since, work) = self.waiting.pop_front()?;
         let now = Instant::now();
-        self.note_taken(place, now);
+        self.note_taken(worker, now);
         Some((work, Taken { has_permit: false, waited: now.saturating_duration_since(since) }))
     }
 
-    fn note_taken(&mut self, place: usize, at: Instant) {
+    fn note_taken(&mut self, worker: usize, at: Instant) {
         let taken = &mut self.progress.taken;
         *taken = taken.wrapping_add(1);
-        if let Some(seen) = self.seen.get_mut(place) {
+        if let Some(seen) = self.seen.get_mut(worker) {
             *seen = Seen { turn: *taken, at, away: false };
         }
     }
 
-    fn note_away(&mut self, place: usize) {
-        if let Some(seen) = self.seen.get_mut(place) {
+    fn note_away(&mut self, worker: usize) {
+        if let Some(seen) = self.seen.get_mut(worker) {
             seen.away = true;
         }
     }

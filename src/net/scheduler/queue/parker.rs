@@ -1,21 +1,21 @@
-//! Where a worker sleeps.
+//! A worker's place to sleep.
 
 use std::sync::Arc;
 
 use crate::base::sync::{AtomicBool, Ordering, Thread, current, park};
 
-/// A worker's place to sleep, and its number.
+/// Where a worker sleeps, and its number.
 #[derive(Clone, Debug)]
 pub(crate) struct Parker {
-    pub(super) place: usize,
+    pub(super) index: usize,
     thread: Thread,
     woken: Arc<AtomicBool>,
 }
 
 impl Parker {
     /// For the calling thread, which is the worker with that number.
-    pub(crate) fn new(place: usize) -> Parker {
-        Parker { place, thread: current(), woken: Arc::new(AtomicBool::new(false)) }
+    pub(crate) fn new(index: usize) -> Parker {
+        Parker { index, thread: current(), woken: Arc::new(AtomicBool::new(false)) }
     }
 
     /// For a thread that is none of the queue's own workers.

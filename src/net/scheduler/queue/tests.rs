@@ -55,13 +55,12 @@ fn on_one_core(watched: bool) -> Queue<u32> {
 }
 
 /// Workers with those numbers come for work, in that order. Whether they take something.
-fn come(queue: &Queue<u32>, places: &[usize]) -> Vec<bool> {
-    let takes = |place: &usize| {
+fn come(queue: &Queue<u32>, workers: &[usize]) -> Vec<bool> {
+    let takes = |worker: &usize| {
         let mut state = queue.lock();
-        let is_surplus = state.is_surplus(*place);
-        state.take(*place, is_surplus).is_some()
+        !state.is_surplus(*worker) && state.take_waiting(*worker).is_some()
     };
-    places.iter().map(takes).collect()
+    workers.iter().map(takes).collect()
 }
 
 fn sleeping(queue: &Queue<u32>) -> usize {
@@ -216,10 +215,10 @@ fn with_events(workers: usize) -> (Arc<Queue<u32>>, Sender<Option<u32>>, Receive
     (Arc::new(queue), send, said)
 }
 
-fn worker(queue: &Arc<Queue<u32>>, place: usize, done: &Sender<u32>) -> thread::JoinHandle<()> {
+fn worker(queue: &Arc<Queue<u32>>, index: usize, done: &Sender<u32>) -> thread::JoinHandle<()> {
     let (queue, done) = (Arc::clone(queue), done.clone());
     let work = move || {
-        let parker = Parker::new(place);
+        let parker = Parker::new(index);
         while let Some((n, _)) = pop(&queue, &parker) {
             done.send(n).unwrap();
         }
