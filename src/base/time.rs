@@ -17,7 +17,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_of_a_millisecond_is_waited_for_and_what_is_over_is_not() {
+    fn poll_timeouts_are_rounded_up_to_milliseconds() {
         let now = Instant::now();
         assert_eq!(poll_timeout(Some(now)), PollTimeout::ZERO);
         assert_eq!(poll_timeout(None), PollTimeout::NONE);

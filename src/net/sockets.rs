@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_of_one_name_keep_their_order_and_are_not_matched_by_address() {
+    fn sockets_of_one_name_are_matched_in_order() {
         let old = fresh(&["127.0.0.1:0", "127.0.0.1:0"]);
         let address = |listener: &Listener| listener.socket_addr().unwrap();
         let heirs = || inherited(&[("127.0.0.1:0", &old[0]), ("127.0.0.1:0", &old[1])]);

@@ -412,7 +412,7 @@ fn conditions_and_ranges() {
 
 /// Whatever keeps length and time: what was had is not taken for what there is now.
 #[test]
-fn a_replaced_file_is_another_one_though_length_and_time_are_kept() {
+fn a_replaced_file_differs_despite_equal_length_and_time() {
     let folder = tempfile::tempdir().unwrap();
     let (path, other) = (folder.path().join("a.txt"), folder.path().join("other"));
     let then = SystemTime::now() - Duration::from_secs(3_600);

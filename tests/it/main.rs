@@ -4,28 +4,28 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod bare;
-mod bounds;
-mod clients;
+mod client_info;
+mod event_streams;
 mod faults;
+mod file_bodies;
 #[cfg(feature = "files")]
 mod files;
 #[cfg(all(feature = "files", feature = "gzip"))]
 mod gzip;
+mod limits;
 mod listeners;
-mod peers;
+mod middleware;
 mod per_worker;
-mod pressure;
-#[cfg(all(feature = "json", feature = "form", feature = "cookies", feature = "gzip"))]
-mod requests;
+mod real_clients;
 mod rfc9110;
 mod rfc9112;
-mod sending;
 mod spawn;
-mod streams;
-mod tiny;
-mod upgraded;
+mod stream_server;
+mod tiny_http;
+mod total_limits;
+#[cfg(all(feature = "json", feature = "form", feature = "cookies", feature = "gzip"))]
+mod typed_input;
+mod upgrade;
 #[cfg(feature = "websocket")]
 mod websocket;
 mod wire;
-mod wrapping;

@@ -153,7 +153,8 @@ pub static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
     let mut sources = Vec::new();
     for path in files("src", "rs") {
         let (mut tokens, mut modules) = (Vec::new(), Some(Vec::new()));
-        flatten(read(&path).parse().expect("Rust"), &mut tokens, &mut modules);
+        let text = read(&path).parse().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        flatten(text, &mut tokens, &mut modules);
         let place = path.to_str().expect("UTF-8").trim_start_matches("src/").trim_end_matches(".rs");
         let place = place.trim_end_matches("/mod").to_owned();
         only_tests.extend(modules.iter().flatten().map(|module| format!("{place}/{module}")));

@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_database_is_brought_up_to_date_and_one_too_new_is_left_alone() {
+    fn old_databases_are_migrated_and_newer_ones_are_refused() {
         let folder = folder();
         let path = folder.path().join("links.db");
         let version = |store: &Store| -> i64 {

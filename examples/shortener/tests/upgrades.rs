@@ -213,7 +213,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
-fn over_upgrades_and_a_stop_under_load_no_link_and_no_hit_is_lost() {
+fn upgrades_and_a_stop_under_load_lose_no_link_and_no_hit() {
     let handovers: u64 = std::env::var("HANDOVERS").map_or(10, |text| text.parse().expect("a number"));
     let (_folder, database) = folder();
     let server = serve(&database);

@@ -638,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn of_servers_that_start_at_once_on_one_path_one_listens_and_is_reached() {
+    fn of_servers_that_start_on_one_path_one_listens() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         for round in 0..50 {
@@ -668,7 +668,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_a_dead_server_has_left_keeps_nobody_from_starting() {
+    fn the_lock_of_a_dead_server_prevents_no_start() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         fs::write(folder.path().join(".socket.lock"), "").unwrap();
@@ -694,7 +694,7 @@ mod tests {
 
     /// Its predecessor waits for it, and would kill it in the end.
     #[test]
-    fn a_successor_waits_for_no_other_server_that_starts_at_its_path() {
+    fn a_successor_does_not_wait_for_servers_at_its_path() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let old = bind(&format!("unix:{}", path.display())).unwrap();

@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stuck_front_wakes_one_two_four_and_a_long_queue_that_moves_nobody() {
+    fn a_stuck_front_wakes_workers_and_a_moving_queue_none() {
         // waiting, sleeping, waking, front in looks, running: wakes
         let cases = [
             ("an empty queue", [0, 16, 0, 0, 0], 0),
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_that_are_awake_are_in_handlers_one_is_woken_to_poll() {
+    fn when_all_awake_are_in_handlers_one_is_woken_to_poll() {
         let mut pool = Pool::new();
         let decision = pool.after(LOOK, |look| {
             look.progress.taken += 1;
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_is_watched_until_it_is_idle_or_all_its_workers_are_in_handlers() {
+    fn a_pool_is_watched_until_it_is_idle_or_all_are_in_handlers() {
         let mut pool = Pool::new();
         let mut looks = |change: fn(&mut Look)| (1..=10).find(|_| !pool.after(LOOK, change).watch);
         let idle = |look: &mut Look| (look.snapshot.sleeping, look.snapshot.polling) = (14, 2);

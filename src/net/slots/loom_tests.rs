@@ -160,7 +160,7 @@ fn a_sweep_takes_nobody_who_was_parked_anew_for_longer() {
 }
 
 #[test]
-fn a_departure_takes_nobody_who_was_parked_anew_and_is_not_wanted() {
+fn a_departure_takes_no_connection_that_was_parked_again() {
     loom::model(|| {
         let slots = table(1);
         let id = slots.claim().unwrap();
@@ -202,7 +202,7 @@ fn deadlines_are_moved_of_who_has_them() {
 }
 
 #[test]
-fn an_earlier_tenants_event_neither_takes_the_next_nor_is_kept_for_it() {
+fn an_earlier_tenants_event_never_takes_the_next() {
     loom::model(|| {
         let slots = table(1);
         let old = slots.claim().unwrap();
@@ -245,7 +245,7 @@ fn what_is_released_is_claimed_by_one_and_as_another_tenant() {
 
 /// Over two chunks, one of which may not be there yet.
 #[test]
-fn a_departure_in_pieces_finds_all_who_stay_parked_and_none_twice() {
+fn a_departure_in_pieces_finds_each_parked_one_once() {
     loom::model(|| {
         let slots = table(CHUNK + 1);
         let ids: Vec<SlotId> = (0..CHUNK).map(|_| slots.claim().unwrap()).collect();

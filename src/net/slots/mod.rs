@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_is_taken_piece_by_piece_and_what_is_away_is_not() {
+    fn parked_ones_are_taken_in_pieces_and_absent_ones_are_not() {
         let slots = Slots::new(600);
         let ids: Vec<SlotId> = (0..300).map(|_| slots.claim().unwrap()).collect();
         for (n, id) in ids.iter().enumerate().skip(1) {

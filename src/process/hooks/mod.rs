@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_has_ended_is_an_error_and_not_as_if_there_were_no_hooks() {
+    fn an_ended_hook_thread_is_an_error() {
         let (jobs, nobody) = channel();
         drop(nobody);
         let runner = Runner { jobs: Some(jobs) };

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_are_led_on_between_their_hooks_and_a_hook_that_hangs_makes_nobody_deaf() {
+    fn a_hanging_signal_hook_blocks_no_other_signal() {
         let (log, seen) = channel();
         let (open, gate) = channel::<()>();
         let say = |text: &'static str| {

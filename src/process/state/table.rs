@@ -227,7 +227,7 @@ fn a_remembered_hup_starts_the_next_handover_once() {
 }
 
 #[test]
-fn a_successor_whose_predecessor_dies_before_it_serves_serves_alone() {
+fn a_successor_serves_alone_when_its_predecessor_dies_early() {
     let mut state = State::at(Stage::Prepared, terms());
     assert_eq!(state.on(Event::PredecessorGone), [Action::Acquire]);
     assert_eq!(state.on(Event::Acquired(Ok(()))), [Action::Accept, Action::AssumeIdentity]);
@@ -301,7 +301,7 @@ fn a_hang_up_never_cuts_however_often_it_comes() {
 }
 
 #[test]
-fn a_binary_that_stays_busy_is_given_up_and_a_hung_one_is_not_started_again() {
+fn a_busy_binary_is_given_up_and_a_hung_one_not_retried() {
     let mut state = State::at(Stage::Serving, terms());
     state.on(Event::Handover);
     for _ in 0..super::BUSY_RETRIES {

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_one_is_outermost_and_each_response_passes_all_around_it() {
+    fn the_last_wrapper_is_outermost_and_sees_each_response() {
         let inner = Router::new()
             .get("/in/x", (|_: Request| "x").wrap(says("x")))
             .fallback((|_: Request| "f").wrap(says("f")));

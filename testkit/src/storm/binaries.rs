@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_bad_program_is_bad_in_its_way_and_the_good_one_comes_back() {
+    fn each_bad_program_fails_in_its_own_way() {
         let folder = tempfile::tempdir().unwrap();
         let binaries = Binaries::new(Path::new("/bin/true"), None, folder.path()).unwrap();
         let run = || Command::new(binaries.path()).status();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn two_versions_take_turns_and_a_bad_program_does_not_change_whose_it_is() {
+    fn two_versions_alternate_also_after_a_bad_program() {
         let folder = tempfile::tempdir().unwrap();
         let [one, two] = ["one", "two"].map(|name| {
             let path = folder.path().join(name);

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_struck_excuses_and_only_from_its_beginning_to_its_end() {
+    fn only_a_struck_window_excuses_a_failure() {
         let windows = Windows::default();
         let before = Instant::now();
         assert!(!windows.touch(before, before));

@@ -13,7 +13,7 @@ fn open(server: &Proc, page: &str) -> Option<Browser> {
 }
 
 #[test]
-fn a_websocket_is_told_that_the_process_goes_and_connects_to_the_next() {
+fn a_websocket_gets_1001_and_reconnects_to_the_successor() {
     let server = pages();
     let Some(_browser) = open(&server, "websocket.html") else { return };
     server.wait_for("REPORT text grüß dich of 70010, protocol a");

@@ -392,12 +392,12 @@ fn old_processes_pass_on_what_comes_late_from_this_one() {
 }
 
 #[test]
-fn this_one_passes_on_the_channel_of_an_old_process_to_an_old_process() {
+fn an_old_processs_channel_is_passed_on_to_an_old_process() {
     perform("passed_on", 2).ends_well();
 }
 
 #[test]
-fn connections_come_late_from_an_old_process_by_a_channel_that_another_passed_on() {
+fn late_connections_arrive_by_a_channel_that_was_passed_on() {
     perform("passed_on", 3).ends_well();
 }
 

@@ -88,7 +88,7 @@ fn held_up(path: &str) {
 }
 
 #[test]
-fn files_that_nobody_reads_cost_neither_connections_nor_the_handover() {
+fn unread_files_cost_no_connection_and_no_handover() {
     held_up("/files/big");
 }
 
@@ -99,7 +99,7 @@ fn nor_do_those_that_handlers_open() {
 
 /// As many as there may be at once; each is one temporary file.
 #[test]
-fn uploads_that_do_not_end_cost_neither_connections_nor_the_handover() {
+fn endless_uploads_cost_no_connection_and_no_handover() {
     let folder = folder();
     let server = start(&folder);
     let half = |_| {

@@ -126,7 +126,7 @@ fn a_static_program_upgrades_itself_beside_busybox() {
 
 /// What needs a file, and has no folder for it, is refused; everything else is served.
 #[test]
-fn without_a_folder_for_temporary_files_only_long_bodies_are_refused() {
+fn without_a_temp_dir_only_long_bodies_are_refused() {
     let Some(root) = Root::with(&[&programs().join("kitchen_sink")]) else { return };
     let flags = ["/kitchen_sink", "--listen", "127.0.0.1:0", "--probation-ms", "0"];
     let server = Proc::start_command(root.command(&flags));

@@ -186,7 +186,7 @@ fn as_user(folder: &Path, pid_file: &Path, flags: &[&str]) -> Command {
 }
 
 #[test]
-fn a_pid_file_that_the_serving_user_can_not_replace_is_refused_at_the_start() {
+fn a_pid_file_that_can_not_be_replaced_is_refused_at_start() {
     if !is_root() {
         return;
     }
@@ -209,7 +209,7 @@ fn a_pid_file_that_the_serving_user_can_not_replace_is_refused_at_the_start() {
 }
 
 #[test]
-fn a_pid_file_in_a_folder_of_the_serving_user_names_each_generation() {
+fn a_pid_file_in_the_users_directory_names_each_generation() {
     if !is_root() {
         return;
     }

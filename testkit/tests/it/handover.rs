@@ -57,7 +57,7 @@ fn twenty_handovers_lose_no_new_connection() {
 }
 
 #[test]
-fn twenty_handovers_lose_no_request_of_a_client_that_connects_anew_when_told() {
+fn twenty_handovers_lose_no_request() {
     let mut client = None;
     let ask = move |addr: &Addr| {
         let mut connected: Client = client.take().unwrap_or_else(|| Client::to(addr));

@@ -6,42 +6,43 @@ mod secure;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
-mod accept;
+mod accept_errors;
 mod bad_binary;
 mod bad_start;
+mod blocked_threads;
 #[cfg(feature = "websocket")]
 mod browser;
-mod change;
+mod changed_listeners;
 #[cfg(feature = "websocket")]
-mod chat;
+mod chat_example;
 mod children;
 mod compat;
+mod connection_transfer;
 #[cfg(feature = "files")]
 mod descriptors;
-mod disk;
 mod empty_root;
 mod environment;
 mod examples;
 mod fairness;
 mod faults;
+mod full_disk;
 mod handover;
 mod hooks;
 mod leaks;
-mod lines;
+mod line_server;
 mod listeners;
-mod manual;
 mod masks;
 mod namespaces;
 mod overlaps;
 mod pid_file;
-mod presets;
 mod probation;
 mod scarce;
 mod sessions;
+mod signal_actions;
 mod signals;
+mod slow_ok;
 mod start;
 mod stop;
-mod stuck;
 mod terminal;
 #[cfg(feature = "tls")]
 mod tls;
@@ -49,6 +50,5 @@ mod tls;
 mod tls_handover;
 #[cfg(all(feature = "tls", feature = "websocket"))]
 mod tls_streams;
-mod travel;
 mod unix_paths;
 mod wrapper;

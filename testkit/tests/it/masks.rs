@@ -9,7 +9,7 @@ fn blocked(pid: testkit::Pid) -> String {
 }
 
 #[test]
-fn a_server_started_with_its_signals_blocked_hears_them_all_the_same() {
+fn a_server_started_with_blocked_signals_receives_them() {
     // What a parent that waits for signals passes on to what it starts.
     let ours: SigSet = [Signal::SIGHUP, Signal::SIGTERM].into_iter().collect();
     let starting = testkit::beside("a parent with a mask", move || {

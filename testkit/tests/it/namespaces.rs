@@ -109,7 +109,7 @@ fn a_read_only_root_and_no_proc_are_no_obstacle() {
 }
 
 #[test]
-fn a_pid_file_whose_folder_becomes_read_only_still_names_who_serves() {
+fn a_pid_file_in_a_read_only_directory_stays_correct() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path().to_str().unwrap();
     let line = format!("mount --bind {at} {at}");

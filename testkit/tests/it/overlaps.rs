@@ -98,7 +98,7 @@ fn the_wildcards_of_both_families_have_a_socket_each() {
 
 /// What a socket takes can't be changed once it is bound.
 #[test]
-fn a_socket_for_both_families_serves_whichever_wildcards_later_generations_ask_for() {
+fn a_dual_stack_socket_serves_the_wildcards_that_are_wanted() {
     if !has_ipv6() {
         return;
     }

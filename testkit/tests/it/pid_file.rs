@@ -167,7 +167,7 @@ fn a_file_that_somebody_else_has_taken_is_left_alone() {
 
 /// Whoever owns the service says so: it is not asked whom the file named before.
 #[test]
-fn a_file_that_was_taken_or_deleted_is_ours_again_after_a_handover() {
+fn a_lost_pid_file_is_ours_again_after_a_handover() {
     let bench = Bench::start("0");
     fs::write(&bench.pid_file, "1\n").unwrap();
     bench.names(bench.server.handover());
@@ -204,7 +204,7 @@ fn a_symlink_is_replaced_and_what_it_points_to_is_left_alone() {
 }
 
 #[test]
-fn without_its_folder_there_is_no_handover_and_the_old_one_serves() {
+fn without_its_directory_a_handover_fails() {
     let bench = Bench::start("0");
     let run = bench.pid_file.parent().unwrap().to_owned();
     fs::remove_dir_all(&run).unwrap();

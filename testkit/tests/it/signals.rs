@@ -194,7 +194,7 @@ fn a_hup_to_the_group_of_a_server_that_stops_is_nothing() {
 }
 
 #[test]
-fn a_stop_of_the_group_is_the_end_in_every_phase_and_cuts_nothing() {
+fn a_stop_of_the_group_ends_every_phase_and_cuts_nothing() {
     for signal in STOPS {
         for phase in [Phase::Serving, Phase::Unready, Phase::Probation, Phase::HandedOver] {
             let mut scene = Scene::at(phase, LONG);
@@ -296,7 +296,7 @@ fn two_stops_of_the_new_process_in_probation_end_both() {
 }
 
 #[test]
-fn a_stop_of_a_child_that_is_not_ready_cancels_the_handover_only() {
+fn a_stop_of_an_unready_child_only_cancels_the_handover() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut scene = Scene::at(Phase::Serving, "0");
         scene.be_unready("exec sleep 1000");

@@ -87,7 +87,7 @@ fn a_keep_alive_client_is_told_before_its_connection_is_closed() {
 }
 
 #[test]
-fn pipelined_requests_are_all_answered_and_only_the_last_answer_closes() {
+fn of_pipelined_requests_only_the_last_response_closes() {
     let server = kitchen_sink!();
     let mut client = server.client();
     for path in ["/until-drain", "/ok", "/pid", "/generation"] {
@@ -103,7 +103,7 @@ fn pipelined_requests_are_all_answered_and_only_the_last_answer_closes() {
 }
 
 #[test]
-fn an_idle_connection_is_kept_for_the_grace_and_then_closed_in_order() {
+fn an_idle_connection_is_closed_after_the_grace() {
     let server = kitchen_sink!("--idle-grace-ms", "400");
     let (mut used, mut fresh) = (server.client(), server.client());
     used.get("/ok").ok();
@@ -172,7 +172,7 @@ fn a_client_that_never_stops_asking_is_told_after_the_grace() {
 
 /// Of a request that is answered nothing is owed.
 #[test]
-fn the_rest_of_an_answered_request_is_waited_for_no_longer_than_the_grace() {
+fn an_unfinished_body_is_waited_for_within_the_grace() {
     let server = kitchen_sink!("--idle-grace-ms", "400", "--drain-timeout-ms", "20000");
     let mut client = server.client();
     client.send("POST /discard HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\nabc");

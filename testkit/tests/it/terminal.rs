@@ -136,7 +136,7 @@ fn a_job_of_dash_that_was_upgraded_twice_drains_and_exits() {
 
 /// Without job control, so the server is in the group of the session's leader, which goes on when the first generation ends.
 #[test]
-fn below_a_script_that_goes_on_it_drains_with_its_terminal_after_two_upgrades() {
+fn below_a_script_it_drains_with_its_terminal() {
     for stays in ["& while :; do wait; read line; done", "; read line"] {
         let pipe = LogPipe::new();
         let line = pipe.line(PROGRAM, &format!("--probation-ms 0 {stays}"));
@@ -154,7 +154,7 @@ fn below_a_script_that_goes_on_it_drains_with_its_terminal_after_two_upgrades() 
 }
 
 #[test]
-fn a_terminal_that_is_closed_between_commit_and_exit_drains_each_generation() {
+fn a_terminal_closed_after_commit_drains_each_generation() {
     for (shell, args) in [BASH, DASH] {
         for after in ["", "&"] {
             let Some(mut shell) = Shell::start(shell, args) else { return };

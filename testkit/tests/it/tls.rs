@@ -114,7 +114,7 @@ fn naps(authority: &Authority, served: &Arc<AtomicUsize>) -> Fixture {
 }
 
 #[test]
-fn who_half_closes_gets_all_answers_and_who_resets_costs_no_more_handlers() {
+fn a_half_close_is_answered_and_a_reset_starts_no_handler() {
     let (authority, served) = (Authority::new("authority"), Arc::new(AtomicUsize::new(0)));
     let fixture = naps(&authority, &served);
     let config = authority.trusted().config();
@@ -360,7 +360,7 @@ fn an_end_within_a_body_is_told_from_a_whole_one() {
 }
 
 #[test]
-fn a_body_that_ends_with_the_connection_is_whole_only_if_that_is_announced() {
+fn a_body_without_length_is_complete_only_by_close_notify() {
     let authority = Authority::new("authority");
     let fixture = fixture(&authority, |server| server);
     let config = authority.trusted().config();

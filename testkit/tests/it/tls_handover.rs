@@ -202,7 +202,7 @@ fn a_successor_with_a_bad_certificate_is_not_let_in() {
 
 /// By the same text, so that the new program inherits the socket: plain text in the old one, TLS in the new.
 #[test]
-fn plain_connections_do_not_get_behind_a_listener_that_speaks_tls_now() {
+fn plain_connections_never_move_to_a_tls_listener() {
     let secured = Secured::start(&[]);
     let file = |name: &str| secured.folder.path().join(name).display().to_string();
     let program = secured.folder.path().join("program");

@@ -12,7 +12,7 @@ fn serve_at(path: &Path) -> Proc {
 }
 
 #[test]
-fn a_path_that_was_removed_is_bound_anew_and_no_client_sees_a_close() {
+fn a_removed_path_is_bound_again_without_a_close() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let (server, unix) = (serve_at(&path), Addr::Unix(path.clone()));
@@ -48,7 +48,7 @@ fn the_path_of_a_successor_that_was_killed_is_bound_anew_again() {
 }
 
 #[test]
-fn what_another_program_has_put_there_never_refuses_a_handover_and_stays() {
+fn a_path_of_another_program_stays_and_blocks_no_handover() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let socket = |path: &Path| Some(UnixListener::bind(path).unwrap());
@@ -91,7 +91,7 @@ fn what_another_program_has_put_there_never_refuses_a_handover_and_stays() {
 }
 
 #[test]
-fn of_two_servers_that_start_at_once_on_one_path_the_one_that_serves_is_reached() {
+fn of_two_servers_started_on_one_path_one_is_reached() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     for round in 0..10 {

@@ -81,7 +81,7 @@ fn a_script_that_is_named_as_the_executable_is_run_anew() {
 }
 
 #[test]
-fn a_script_in_the_programs_place_is_run_at_each_handover_with_the_first_arguments() {
+fn a_script_is_run_at_each_handover_with_its_arguments() {
     let scripts = Scripts::with("VERSION=2 exec $PROGRAM \"$@\" --workers 3");
     let (server, crowd) = scripts.come_later(&FLAGS);
     for version in 2..=4 {
@@ -146,7 +146,7 @@ fn a_script_that_uses_the_channels_descriptor() {
 }
 
 #[test]
-fn a_script_that_clears_the_environment_can_not_have_the_address() {
+fn a_script_that_clears_the_environment_is_refused() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let flags = ["--listen", &free, "--probation-ms", "0"];
     let told = ["another process has it", "child CHILD exited with status 1; still serving"];
@@ -154,7 +154,7 @@ fn a_script_that_clears_the_environment_can_not_have_the_address() {
 }
 
 #[test]
-fn a_script_that_leaves_the_program_in_the_background_is_refused() {
+fn a_script_that_leaves_its_program_behind_is_refused() {
     // Long enough for the script to end within it.
     let flags = ["--listen", "127.0.0.1:0", "--probation-ms", "8000"];
     let told = ["child CHILD exited with status 0; still serving"];
@@ -169,7 +169,7 @@ fn pid_of_server(server: &Proc) -> Pid {
 }
 
 #[test]
-fn a_script_that_waits_for_the_program_is_handed_over_to_and_hands_over() {
+fn a_script_that_waits_for_its_program_hands_over() {
     let scripts = Scripts::with(STAYS);
     let pid_file = scripts.folder.path().join("pid");
     let flags = [&FLAGS[..], &["--pid-file", pid_file.to_str().unwrap()]].concat();

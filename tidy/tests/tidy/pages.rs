@@ -138,6 +138,16 @@ fn every_question_has_its_file() {
 }
 
 #[test]
+fn every_test_file_holds_a_feature() {
+    let rows = table(&read("CONTRIBUTING.md"), "| feature | file |");
+    let named: BTreeSet<PathBuf> = rows.iter().flat_map(|row| quoted(&row[1])).map(PathBuf::from).collect();
+    let with_tests = ["tests", "testkit/tests", "examples/shortener/tests"].into_iter();
+    let with_tests =
+        with_tests.flat_map(|folder| files(folder, "rs")).filter(|path| !tests_in(path).is_empty());
+    assert_eq!(named, with_tests.collect());
+}
+
+#[test]
 fn every_line_of_the_log_is_in_the_docs() {
     let page = read("docs/log.md");
     let said: BTreeSet<String> = SOURCES.iter().flat_map(|source| source.log_lines()).collect();

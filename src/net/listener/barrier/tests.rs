@@ -237,7 +237,7 @@ const FAMILIES: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn a_syn_is_dropped_and_a_handshake_that_has_begun_completes_with_its_data() {
+fn syns_are_dropped_and_started_handshakes_complete() {
     in_a_network_of_its_own(|wire| {
         for (n, filters) in [(0, false), (1, true)] {
             for (family, (at, host)) in (0..).zip(FAMILIES) {

@@ -346,7 +346,7 @@ fn permits_that_are_all_taken_do_not_hold_up_other_work() {
 }
 
 #[test]
-fn a_probe_is_called_once_or_given_back_and_work_beside_it_is_done() {
+fn a_probe_is_called_once_or_returned() {
     model(|| {
         let (queue, counters) = (queue(1), Counters::new(2));
         let worker = worker(&queue, &counters);

@@ -26,7 +26,7 @@ fn first_in_first_out_and_closed_only_when_empty() {
 }
 
 #[test]
-fn streaming_permits_are_never_exceeded_and_never_block_other_work() {
+fn streaming_permits_hold_and_never_block_other_work() {
     let queue = Queue::new(1, 1);
     let parker = Parker::new(0);
     assert!(queue.try_acquire_permit());
@@ -86,7 +86,7 @@ fn a_worker_that_is_long_away_keeps_no_other_from_work() {
 }
 
 #[test]
-fn beside_one_that_computes_another_is_woken_only_for_another_core() {
+fn beside_a_busy_worker_one_is_woken_only_for_another_core() {
     for (watched, cores, asleep) in [(true, 1, 1), (true, 2, 1), (true, 3, 0), (false, 1, 0)] {
         let queue = on_one_core(watched);
         queue.lock().cores = cores;
@@ -96,7 +96,7 @@ fn beside_one_that_computes_another_is_woken_only_for_another_core() {
 }
 
 #[test]
-fn a_push_wakes_nobody_while_all_cores_are_busy_and_the_pool_is_watched() {
+fn a_push_to_a_busy_and_watched_pool_wakes_no_worker() {
     for (watched, asleep) in [(true, 1), (false, 0)] {
         let queue = on_one_core(watched);
         assert_eq!(come(&queue, &[1]), [true]);
@@ -106,7 +106,7 @@ fn a_push_wakes_nobody_while_all_cores_are_busy_and_the_pool_is_watched() {
 }
 
 #[test]
-fn a_look_wakes_workers_for_a_stuck_front_and_says_whether_to_come_again() {
+fn a_look_wakes_workers_for_a_stuck_front() {
     let queue = on_one_core(false);
     let now = Instant::now() + LOOK;
     let mut watchdog = Watchdog::new(now);
@@ -227,7 +227,7 @@ fn worker(queue: &Arc<Queue<u32>>, index: usize, done: &Sender<u32>) -> thread::
 }
 
 #[test]
-fn one_worker_for_each_core_waits_for_events_and_a_push_brings_it_back() {
+fn a_push_wakes_the_worker_that_waits_for_events() {
     let (queue, send, said) = with_events(2);
     let (done, results) = mpsc::channel();
     let first = worker(&queue, 0, &done);
@@ -250,7 +250,7 @@ fn one_worker_for_each_core_waits_for_events_and_a_push_brings_it_back() {
 }
 
 #[test]
-fn all_that_is_ready_is_done_in_order_and_work_that_is_left_is_watched() {
+fn ready_work_is_done_in_order_and_the_rest_is_watched() {
     let (queue, send, said) = with_events(1);
     let (done, results) = mpsc::channel();
     (1..=3).for_each(|n| send.send(Some(n)).unwrap());

@@ -256,7 +256,7 @@ fn the_end_is_said_once_and_after_all_else() {
 }
 
 #[test]
-fn an_announced_end_is_told_from_a_bare_one_after_what_came_before() {
+fn a_close_notify_is_distinguished_from_a_bare_end() {
     for announced in [true, false] {
         let mut pair = Pair::agreed();
         let sent = pair.says(b"last");

@@ -136,7 +136,7 @@ fn a_silent_event_stream_ends_with_its_client() {
 
 /// A socket for both families has an IPv4 peer as `::ffff:127.0.0.1`.
 #[test]
-fn an_ipv4_peer_of_a_socket_for_both_families_has_its_ipv4_address() {
+fn an_ipv4_peer_of_a_dual_stack_socket_is_ipv4() {
     let (tell, logged) = mpsc::channel();
     let router = Router::new()
         .get("/peer", |req: Request| format!("{:?}", req.peer_addr()))

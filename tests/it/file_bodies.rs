@@ -88,7 +88,7 @@ fn it_begins_where_the_file_stands_and_ends_where_it_was_said() {
 }
 
 #[test]
-fn a_file_that_shrinks_is_visibly_cut_and_one_that_grows_is_not_longer() {
+fn a_shrinking_file_is_cut_visibly_and_a_growing_one_is_not() {
     const LEN: u64 = 8 << 20;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("changes");

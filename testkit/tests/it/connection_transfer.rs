@@ -145,7 +145,7 @@ fn a_busy_connection_follows_after_its_response() {
 }
 
 #[test]
-fn a_generation_in_between_passes_on_what_comes_to_it_and_leaves() {
+fn a_generation_in_between_passes_on_its_arrivals() {
     let server = kitchen_sink!("--probation-ms", "0");
     let first = server.pid();
     let mut slow = server.client();
@@ -291,7 +291,7 @@ fn stop_on_the_way(server: &Proc) -> Pid {
 
 /// Those the successor has said to have are lost with it, and no others.
 #[test]
-fn a_successor_killed_on_the_way_loses_what_it_had_taken_and_nothing_else() {
+fn a_killed_successor_loses_only_what_it_had_acknowledged() {
     let server = kitchen_sink!("--probation-ms", "0", "--idle-grace-ms", "60000");
     let old = server.pid();
     let mut clients = crowd(&server, 3_000);
@@ -316,7 +316,7 @@ fn a_successor_killed_on_the_way_loses_what_it_had_taken_and_nothing_else() {
 
 /// What was in the channel or acknowledged lives on.
 #[test]
-fn a_predecessor_killed_on_the_way_loses_what_it_had_not_sent_and_nothing_else() {
+fn a_killed_predecessor_loses_only_what_it_had_not_sent() {
     let server = kitchen_sink!("--probation-ms", "0");
     let old = server.pid();
     let mut clients = crowd(&server, 3_000);

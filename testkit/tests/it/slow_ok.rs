@@ -3,7 +3,7 @@
 use testkit::{Exit, Signal, slow_ok};
 
 #[test]
-fn the_old_process_finishes_what_it_began_while_the_new_one_takes_what_comes() {
+fn the_old_process_completes_while_the_new_one_accepts() {
     let server = slow_ok!(8);
     let old = server.pid();
     let mut begun = [server.client(), server.client()];

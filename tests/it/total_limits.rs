@@ -246,7 +246,7 @@ fn temporary_files_hold_no_more_than_they_may() {
 
 /// A file is held until its last byte is out, by a client that does not take it, too.
 #[test]
-fn a_body_that_goes_back_to_a_slow_client_counts_until_it_is_taken() {
+fn an_echoed_body_counts_until_the_client_has_read_it() {
     let fixture = with_limits(Limits::new().body_bytes(64 << 20));
     let mut client = Client::narrow(fixture.address());
     let body = vec![b'b'; 20 << 20];
@@ -316,7 +316,7 @@ fn limits_of_listeners_and_peers_do_not_bind_operators() {
 }
 
 #[test]
-fn limits_by_which_nobody_would_be_answered_are_errors_at_the_start() {
+fn limits_that_exclude_every_client_are_errors_at_start() {
     let refused = |server: Server| {
         let error = server.listen("127.0.0.1:0").spawn().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);

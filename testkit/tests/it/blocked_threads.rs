@@ -89,7 +89,7 @@ fn server_at(path: &std::path::Path) -> Vec<String> {
 }
 
 #[test]
-fn the_third_stop_ends_a_process_whose_threads_all_wait_for_its_log() {
+fn the_third_stop_ends_a_process_blocked_on_its_log() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     for last in [Signal::SIGTERM, Signal::SIGINT] {

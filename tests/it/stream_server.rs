@@ -40,7 +40,7 @@ fn rest(mut stream: &TcpStream) -> String {
 }
 
 #[test]
-fn a_connection_is_given_before_its_first_byte_and_is_in_flight_until_it_ends() {
+fn a_connection_is_delivered_before_its_first_byte() {
     let (running, given) = give(StreamServer::new());
     let client = connect(&running);
     let connection = given.recv_timeout(DEADLINE).unwrap();
@@ -84,7 +84,7 @@ fn reads_wait_and_time_out() {
 }
 
 #[test]
-fn a_parked_one_comes_back_when_there_is_something_to_read_and_only_then() {
+fn a_parked_connection_returns_only_when_readable() {
     let (running, given) = give(StreamServer::new());
     let client = connect(&running);
     let mut connection = given.recv_timeout(DEADLINE).unwrap();
@@ -132,7 +132,7 @@ fn one_that_is_parked_for_too_long_comes_back_for_a_last_word() {
 }
 
 #[test]
-fn in_a_drain_nothing_is_parked_and_who_was_parked_gets_a_last_word() {
+fn in_a_drain_parked_connections_get_a_last_word() {
     let timeouts = Timeouts::new().idle_grace(Duration::from_millis(300));
     let (running, given) = give(StreamServer::new().timeouts(timeouts));
     let (parked, held) = (connect(&running), connect(&running));
