@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_workers_are_initialized_at_the_start_and_replacements_at_first_use() {
+    fn workers_start_eagerly_and_later_ones_at_first_use() {
         let begun = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&begun);
         let own = PerWorker::new(move || Ok::<_, String>(counted.fetch_add(1, Ordering::SeqCst)));
