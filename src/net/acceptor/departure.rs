@@ -348,16 +348,18 @@ impl<P: Portable> Acceptor<P> {
         if let Some(listener) = heard.unwanted {
             self.parking.set_not_adopted(listener);
         }
-        for mut connection in heard.returned {
-            connection.polls_write = false;
-            self.admit(connection);
-        }
         if let Some(upstreams) = heard.ended {
             if let Some(departure) = self.departure.take() {
                 let _ = self.parking.poller.delete(departure.channel());
             }
+            // Before workers get what is ours again: they announce its close.
             self.parking.set_gate(Gate::Shut);
+            info!("handover: no process has the other end of the connection channel: connections stay here");
             upstreams.into_iter().for_each(|upstream| self.watch_upstream(upstream));
+        }
+        for mut connection in heard.returned {
+            connection.polls_write = false;
+            self.admit(connection);
         }
     }
 

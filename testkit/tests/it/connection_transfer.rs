@@ -298,6 +298,7 @@ fn a_killed_successor_loses_only_what_it_had_acknowledged() {
     let new = stop_on_the_way(&server);
     server.signal_to(new, Signal::SIGKILL);
     server.wait_exit(new);
+    server.wait_for("connections stay here");
     let (mut served, mut lost) = (0, 0);
     for outcome in who_serves(&mut clients) {
         match outcome {
