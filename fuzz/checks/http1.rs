@@ -2,7 +2,7 @@
 
 use crate::base::limits::Limits;
 use crate::http::codec::encode::{self, LAST_CHUNK};
-use crate::http::codec::{Decoder, Framing, Head, Refusal, Scan, head as parser};
+use crate::http::codec::{Decoder, Framing, Refusal, RequestHead, Scan, head as parser};
 
 /// Limits that short inputs reach.
 pub(super) fn tight() -> Limits {
@@ -66,7 +66,7 @@ fn one_head(input: &[u8], cuts: &[usize], limits: &Limits) {
     }
 }
 
-fn whole_head(input: &[u8], head: &Head, limits: &Limits) {
+fn whole_head(input: &[u8], head: &RequestHead, limits: &Limits) {
     assert!(head.len <= input.len().min(limits.head_bytes) && head.parts.headers.len() <= limits.head_fields);
     let (before, text) = input[..head.len].split_at(head.len - head.text.len());
     // A later minor version is noted as 1.1.

@@ -14,7 +14,7 @@ use std::any::Any;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::base::budget::Budget;
 use crate::base::error::Error;
@@ -22,7 +22,6 @@ use crate::base::log::{error, warn};
 use crate::base::panic::panic_text;
 use crate::base::status::Stats;
 use crate::base::sync::lock;
-use crate::http::codec::{DateCache, encode};
 use crate::http::exchange::detached::Detached;
 use crate::http::exchange::{
     self, Common, CurrentRequest, HandlerBox, ListenerHandler, Progress, Stores, WorkerState,
@@ -300,14 +299,8 @@ impl Business for Server {
             }
             queues.push(queue);
         }
-        let mut date = DateCache::new(SystemTime::now());
-        let busy = move || {
-            let mut answer = Vec::new();
-            encode::busy(&mut answer, date.get(SystemTime::now()));
-            answer
-        };
         let workers = Workers { current_requests, pools: Mutex::new(pools), detached, memory, disk };
-        Ok(Works { queues, busy: Box::new(busy), staff: Box::new(workers) })
+        Ok(Works { queues, busy: Box::new(exchange::overloaded()), staff: Box::new(workers) })
     }
 }
 

@@ -254,6 +254,14 @@ impl Body {
         self.routed
     }
 
+    pub(crate) fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
+    pub(crate) fn kind_mut(&mut self) -> &mut Kind {
+        &mut self.kind
+    }
+
     pub(crate) fn into_kind(self) -> Kind {
         self.kind
     }

@@ -1,10 +1,10 @@
-//! The response: how it is framed, decided once in [`plan`], and its bytes.
+//! The response: its framing, decided once by [`framing`], and its bytes.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, Method, StatusCode, Version};
 
 use super::date::is_imf_fixdate;
-use super::head::{Refusal, content_length};
+use super::head::{Refusal, RequestSummary, content_length};
 use crate::web::fields::elements;
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110 §10.1.1).
@@ -13,30 +13,22 @@ pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// What ends a chunked body (RFC 9112 §7.1).
 pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// What of a request bears on how its response is framed.
-#[derive(Debug)]
-pub(crate) struct Asked<'a> {
-    pub(crate) method: &'a Method,
-    pub(crate) version: Version,
-    /// Client and server both want the connection kept.
-    pub(crate) keep_alive: bool,
-    /// It asks for the protocol that the response switches to.
-    pub(crate) switches: bool,
-}
-
-/// How a response goes out, and what becomes of its connection.
+/// The body that a handler returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Plan {
-    pub(crate) framing: BodyFraming,
-    pub(crate) keep_alive: bool,
-    /// Whether a body follows; if not, the handler's is dropped.
-    pub(crate) send_body: bool,
+pub(crate) enum BodyLength {
+    Known(u64),
+    Unknown,
+    /// No body: the handler speaks another protocol on the connection.
+    Upgrade,
 }
 
-/// What the head says about the body.
+/// How the end of a response is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyFraming {
+    /// No body follows, and none is announced.
     None,
+    /// No body follows; the length is that of another response (HEAD, 304).
+    Announced(u64),
     Length(u64),
     Chunked,
     UntilClose,
@@ -44,133 +36,145 @@ pub(crate) enum BodyFraming {
     Upgrade,
 }
 
-/// Decides how a response is framed (RFC 9112 §6.3) and whether its connection is kept.
-///
-/// `body_len` is the length of the handler's body if known; `upgrade` says that the handler wants
-/// the connection.
+impl BodyFraming {
+    /// Whether a body follows. If not, the handler's is dropped.
+    pub(crate) fn has_body(self) -> bool {
+        match self {
+            BodyFraming::Length(length) => length > 0,
+            BodyFraming::Chunked | BodyFraming::UntilClose => true,
+            BodyFraming::None | BodyFraming::Announced(_) | BodyFraming::Upgrade => false,
+        }
+    }
+}
+
+/// Decides how a response is framed (RFC 9112 §6.3).
 ///
 /// # Errors
-/// The status to answer with in place of invalid response: 500 for a 1xx (RFC 9110 §15.2:
-/// no final one) or an upgrade that its status or fields don't fit, 426 for a switch to what the client
-/// has not asked for, 501 for a CONNECT that is granted and leads nowhere.
-pub(crate) fn plan(
-    asked: &Asked<'_>,
+/// The status to answer with instead of an impossible response: 500 for a 1xx (RFC 9110 §15.2: not a
+/// final one) or an upgrade that its status or fields don't fit, 426 for a switch to a protocol that the client
+/// has not asked for, 501 for a CONNECT that is granted without a tunnel.
+pub(crate) fn framing(
+    request: &RequestSummary,
     status: StatusCode,
     headers: &HeaderMap,
-    body_len: Option<u64>,
-    upgrade: bool,
-) -> Result<Plan, StatusCode> {
+    body: BodyLength,
+) -> Result<BodyFraming, StatusCode> {
     // RFC 9112 §6.3: what follows 2xx to CONNECT is a tunnel, whatever the fields say.
-    let tunnels = *asked.method == Method::CONNECT && status.is_success();
-    if upgrade {
-        let named = status == StatusCode::SWITCHING_PROTOCOLS && headers.contains_key(UPGRADE);
-        return match () {
-            () if tunnels || (named && asked.switches) => {
-                Ok(Plan { framing: BodyFraming::Upgrade, keep_alive: false, send_body: false })
-            }
-            () if named => Err(StatusCode::UPGRADE_REQUIRED),
-            () => Err(StatusCode::INTERNAL_SERVER_ERROR),
-        };
-    }
+    let tunnels = request.method == Method::CONNECT && status.is_success();
+    let length = match body {
+        BodyLength::Upgrade if tunnels => return Ok(BodyFraming::Upgrade),
+        BodyLength::Upgrade => return switch(request, status, headers),
+        BodyLength::Known(length) => Some(length),
+        BodyLength::Unknown => None,
+    };
     if tunnels {
         return Err(StatusCode::NOT_IMPLEMENTED);
     }
     if status.is_informational() {
         return Err(StatusCode::INTERNAL_SERVER_ERROR);
     }
-
-    let framing = match (status, body_len) {
+    Ok(match (status, length) {
         (StatusCode::NO_CONTENT, _) => BodyFraming::None,
         // RFC 9110 §15.3.6: never content, and the client must be told so.
         (StatusCode::RESET_CONTENT, _) => BodyFraming::Length(0),
-        _ if announces_only(asked.method, status) => match body_len {
-            Some(0) => own_length(headers).map_or(BodyFraming::None, BodyFraming::Length),
-            Some(length) => BodyFraming::Length(length),
-            None => BodyFraming::None,
-        },
+        _ if request.method == Method::HEAD || status == StatusCode::NOT_MODIFIED => {
+            // An empty body says nothing about the length (RFC 9110 §8.6).
+            let length = if length == Some(0) { own_length(headers) } else { length };
+            length.map_or(BodyFraming::None, BodyFraming::Announced)
+        }
         (_, Some(length)) => BodyFraming::Length(length),
-        (_, None) if asked.version == Version::HTTP_10 => BodyFraming::UntilClose,
+        (_, None) if request.version == Version::HTTP_10 => BodyFraming::UntilClose,
         (_, None) => BodyFraming::Chunked,
-    };
-    let send_body = match framing {
-        BodyFraming::Length(length) => length > 0 && !announces_only(asked.method, status),
-        BodyFraming::Chunked | BodyFraming::UntilClose => true,
-        BodyFraming::None | BodyFraming::Upgrade => false,
-    };
-    let keep_alive = asked.keep_alive && framing != BodyFraming::UntilClose && !says_close(headers);
-    Ok(Plan { framing, keep_alive, send_body })
+    })
 }
 
-/// Whether Content-Length would say what another response has (RFC 9110 §8.6).
-fn announces_only(method: &Method, status: StatusCode) -> bool {
-    *method == Method::HEAD || status == StatusCode::NOT_MODIFIED
+fn switch(
+    request: &RequestSummary,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Result<BodyFraming, StatusCode> {
+    if status != StatusCode::SWITCHING_PROTOCOLS || !headers.contains_key(UPGRADE) {
+        Err(StatusCode::INTERNAL_SERVER_ERROR)
+    } else if request.asks_for(headers) {
+        Ok(BodyFraming::Upgrade)
+    } else {
+        Err(StatusCode::UPGRADE_REQUIRED)
+    }
 }
 
-/// The handler's own Content-Length: an empty body to HEAD or 304 says nothing about the length.
+/// The Content-Length that the handler has set.
 fn own_length(headers: &HeaderMap) -> Option<u64> {
     let mut values = headers.get_all(CONTENT_LENGTH).iter();
     let length = content_length(values.next()?.as_bytes())?;
     values.next().is_none().then_some(length)
 }
 
-fn says_close(headers: &HeaderMap) -> bool {
+/// Whether the handler wants the connection closed.
+pub(crate) fn says_close(headers: &HeaderMap) -> bool {
     let mut options = headers.get_all(CONNECTION).iter().flat_map(|value| elements(value.as_bytes()));
     options.any(|option| option.eq_ignore_ascii_case(b"close"))
 }
 
-/// Writes a response's head.
+/// A response's head.
 ///
-/// Framing and Connection are as planned, whatever the handler set; a Date of its own is kept if it is
-/// one, so that a gateway can pass it on (RFC 9110 §6.6.1). `http`'s types hold no CR or LF, so no value can end
-/// the head early. The status line says 1.1 to 1.0 clients too (RFC 9110 §6.2).
-pub(crate) fn head(
-    out: &mut Vec<u8>,
-    version: Version,
-    status: StatusCode,
-    headers: &HeaderMap,
-    plan: &Plan,
-    date: &[u8; 29],
-) {
-    status_line(out, status);
-    let mut has_date = false;
-    // Upgrade is hop-by-hop: Connection must name it (RFC 9110 §7.8).
-    let mut upgrade = plan.framing == BodyFraming::Upgrade && status == StatusCode::SWITCHING_PROTOCOLS;
-    for (name, value) in headers {
-        if is_ours(name) || (*name == DATE && (has_date || !is_imf_fixdate(value.as_bytes()))) {
-            continue;
-        }
-        has_date |= *name == DATE;
-        upgrade |= *name == UPGRADE;
-        capitalised(out, name);
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
-    if !has_date {
-        date_field(out, date);
-    }
-    match plan.framing {
-        BodyFraming::Length(length) => length_field(out, length),
-        BodyFraming::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-        BodyFraming::None | BodyFraming::UntilClose | BodyFraming::Upgrade => {}
-    }
-    let option = match plan.keep_alive {
-        _ if plan.framing == BodyFraming::Upgrade => "",
-        true if version == Version::HTTP_10 => "keep-alive",
-        true => "",
-        false => "close",
-    };
-    let line = match (upgrade, option) {
-        (false, "") => &[][..],
-        (true, "") => &["Connection: upgrade\r\n"],
-        (false, _) => &["Connection: ", option, "\r\n"],
-        (true, _) => &["Connection: upgrade, ", option, "\r\n"],
-    };
-    line.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
-    out.extend_from_slice(b"\r\n");
+/// Framing and Connection are as decided, whatever the handler set. A Date of the handler's is kept if it is
+/// valid, so that a gateway can pass it on (RFC 9110 §6.6.1). `http`'s types hold no CR or LF, so no value can end
+/// the head early. The status line says 1.1 to 1.0 clients, too (RFC 9110 §6.2).
+#[derive(Debug)]
+pub(crate) struct ResponseHead<'a> {
+    /// That of the request.
+    pub(crate) version: Version,
+    pub(crate) status: StatusCode,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) framing: BodyFraming,
+    pub(crate) keep_alive: bool,
+    pub(crate) date: &'a [u8; 29],
 }
 
-/// Fields that only the plan writes.
+impl ResponseHead<'_> {
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        let &ResponseHead { version, status, headers, framing, keep_alive, date } = self;
+        status_line(out, status);
+        let mut has_date = false;
+        // Upgrade is hop-by-hop: Connection must name it (RFC 9110 §7.8).
+        let mut upgrade = framing == BodyFraming::Upgrade && status == StatusCode::SWITCHING_PROTOCOLS;
+        for (name, value) in headers {
+            if is_ours(name) || (*name == DATE && (has_date || !is_imf_fixdate(value.as_bytes()))) {
+                continue;
+            }
+            has_date |= *name == DATE;
+            upgrade |= *name == UPGRADE;
+            capitalised(out, name);
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        if !has_date {
+            date_field(out, date);
+        }
+        match framing {
+            BodyFraming::Length(length) | BodyFraming::Announced(length) => length_field(out, length),
+            BodyFraming::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+            BodyFraming::None | BodyFraming::UntilClose | BodyFraming::Upgrade => {}
+        }
+        let option = match keep_alive {
+            _ if framing == BodyFraming::Upgrade => "",
+            true if version == Version::HTTP_10 => "keep-alive",
+            true => "",
+            false => "close",
+        };
+        let line = match (upgrade, option) {
+            (false, "") => &[][..],
+            (true, "") => &["Connection: upgrade\r\n"],
+            (false, _) => &["Connection: ", option, "\r\n"],
+            (true, _) => &["Connection: upgrade, ", option, "\r\n"],
+        };
+        line.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Fields that only the server writes.
 fn is_ours(name: &HeaderName) -> bool {
     *name == CONTENT_LENGTH
         || *name == TRANSFER_ENCODING
@@ -178,7 +182,7 @@ fn is_ours(name: &HeaderName) -> bool {
         || name.as_str() == "keep-alive"
 }
 
-/// Writes a piece of a chunked body. An empty piece is nothing: its chunk would be the last.
+/// Writes a piece of a chunked body. Nothing for an empty piece: its chunk would be the last.
 pub(crate) fn chunk(out: &mut Vec<u8>, data: &[u8]) {
     if data.is_empty() {
         return;
@@ -189,22 +193,24 @@ pub(crate) fn chunk(out: &mut Vec<u8>, data: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the whole answer to what is no request; the connection closes after it. To a HEAD without
-/// the content that it announces.
-pub(crate) fn refusal(out: &mut Vec<u8>, refusal: &Refusal, to_head: bool, date: &[u8; 29]) {
+/// Writes the complete answer to bytes that are no request; the connection closes after it.
+pub(crate) fn refusal(out: &mut Vec<u8>, refusal: &Refusal, date: &[u8; 29]) {
+    refusal_to_head(out, refusal, date);
+    out.extend_from_slice(refusal.reason.as_bytes());
+    out.push(b'\n');
+}
+
+/// As [`refusal`], to a HEAD: without the content that it announces.
+pub(crate) fn refusal_to_head(out: &mut Vec<u8>, refusal: &Refusal, date: &[u8; 29]) {
     status_line(out, refusal.status);
     date_field(out, date);
     out.extend_from_slice(b"Content-Type: text/plain; charset=utf-8\r\n");
     length_field(out, (refusal.reason.len() as u64).saturating_add(1));
     out.extend_from_slice(b"Connection: close\r\n\r\n");
-    if !to_head {
-        out.extend_from_slice(refusal.reason.as_bytes());
-        out.push(b'\n');
-    }
 }
 
-/// Writes the whole answer of a server that has no worker to spare; the connection closes after it.
-/// Nobody has looked whether the request is a HEAD, so there is no content.
+/// Writes the complete answer of a server that has no worker left; the connection closes after it.
+/// The request is not read, and may be a HEAD, so the answer has no content.
 pub(crate) fn busy(out: &mut Vec<u8>, date: &[u8; 29]) {
     status_line(out, StatusCode::SERVICE_UNAVAILABLE);
     date_field(out, date);
@@ -268,6 +274,7 @@ fn number<const BASE: u64>(out: &mut Vec<u8>, mut number: u64) {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use http::HeaderValue;
 
     use super::*;
@@ -285,12 +292,13 @@ mod tests {
     struct Case {
         method: Method,
         version: Version,
+        /// Whether it is to be kept, whatever the handler says.
         keep_alive: bool,
         status: u16,
         own: &'static [(&'static str, &'static str)],
         len: Option<u64>,
         upgrade: bool,
-        switches: bool,
+        asks: bool,
     }
 
     /// GET in 1.1 on a connection that is to be kept, answered 200 with 13 bytes.
@@ -302,33 +310,44 @@ mod tests {
         own: &[],
         len: Some(13),
         upgrade: false,
-        switches: false,
+        asks: false,
     };
 
-    fn planned(case: &Case) -> Result<Plan, StatusCode> {
-        let asked = Asked {
-            method: &case.method,
+    fn framed(case: &Case) -> Result<BodyFraming, StatusCode> {
+        let request = RequestSummary {
+            method: case.method.clone(),
             version: case.version,
             keep_alive: case.keep_alive,
-            switches: case.switches,
+            upgrade: if case.asks { vec![HeaderValue::from_static("websocket")] } else { Vec::new() },
+            text: Bytes::new(),
         };
-        let status = StatusCode::from_u16(case.status).unwrap();
-        plan(&asked, status, &fields(case.own), case.len, case.upgrade)
+        let body = match case.len {
+            _ if case.upgrade => BodyLength::Upgrade,
+            Some(length) => BodyLength::Known(length),
+            None => BodyLength::Unknown,
+        };
+        framing(&request, StatusCode::from_u16(case.status).unwrap(), &fields(case.own), body)
     }
 
-    /// The plan and the lines after the status line, Date left out.
-    fn said(case: &Case) -> (Plan, String) {
-        let own = fields(case.own);
-        let status = StatusCode::from_u16(case.status).unwrap();
-        let plan = planned(case).unwrap();
+    /// The framing and the lines after the status line, Date left out.
+    fn said(case: &Case) -> (BodyFraming, String) {
+        let (headers, framing) = (fields(case.own), framed(case).unwrap());
+        let head = ResponseHead {
+            version: case.version,
+            status: StatusCode::from_u16(case.status).unwrap(),
+            headers: &headers,
+            framing,
+            keep_alive: case.keep_alive,
+            date: DATE_TEXT,
+        };
         let mut out = Vec::new();
-        head(&mut out, case.version, status, &own, &plan, DATE_TEXT);
+        head.write(&mut out);
         let text = String::from_utf8(out).unwrap();
         let (line, rest) = text.split_once("\r\n").unwrap();
         assert!(line.starts_with(&format!("HTTP/1.1 {} ", case.status)), "{line}");
         assert_eq!(rest.matches("Date: ").count(), 1);
         let rest = rest.replace("Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", "");
-        (plan, rest.strip_suffix("\r\n").unwrap().replace("\r\n", "|"))
+        (framing, rest.strip_suffix("\r\n").unwrap().replace("\r\n", "|"))
     }
 
     #[test]
@@ -341,46 +360,49 @@ mod tests {
         let (head, v10) = (Method::HEAD, Version::HTTP_10);
         #[rustfmt::skip]
         let cases = [
-            (Case { ..USUAL }, F::Length(13), true, true, "Content-Length: 13|"),
-            (Case { len: Some(0), ..USUAL }, F::Length(0), true, false, "Content-Length: 0|"),
-            (Case { len: Some(u64::MAX), ..USUAL }, F::Length(u64::MAX), true, true, "Content-Length: 18446744073709551615|"),
-            (Case { len: None, ..USUAL }, F::Chunked, true, true, "Transfer-Encoding: chunked|"),
-            (Case { own: OWN, ..USUAL }, F::Length(13), true, true, "Content-Length: 13|"),
-            (Case { own: OWN, len: None, ..USUAL }, F::Chunked, true, true, "Transfer-Encoding: chunked|"),
-            (Case { own: CLOSE, ..USUAL }, F::Length(13), false, true, "Content-Length: 13|Connection: close|"),
-            (Case { keep_alive: false, ..USUAL }, F::Length(13), false, true, "Content-Length: 13|Connection: close|"),
+            (Case { ..USUAL }, F::Length(13), true, "Content-Length: 13|"),
+            (Case { len: Some(0), ..USUAL }, F::Length(0), false, "Content-Length: 0|"),
+            (Case { len: Some(u64::MAX), ..USUAL }, F::Length(u64::MAX), true, "Content-Length: 18446744073709551615|"),
+            (Case { len: None, ..USUAL }, F::Chunked, true, "Transfer-Encoding: chunked|"),
+            (Case { own: OWN, ..USUAL }, F::Length(13), true, "Content-Length: 13|"),
+            (Case { own: OWN, len: None, ..USUAL }, F::Chunked, true, "Transfer-Encoding: chunked|"),
+            (Case { own: CLOSE, ..USUAL }, F::Length(13), true, "Content-Length: 13|"),
+            (Case { own: CLOSE, keep_alive: false, ..USUAL }, F::Length(13), true, "Content-Length: 13|Connection: close|"),
+            (Case { keep_alive: false, ..USUAL }, F::Length(13), true, "Content-Length: 13|Connection: close|"),
             // 1.0.
-            (Case { version: v10, ..USUAL }, F::Length(13), true, true, "Content-Length: 13|Connection: keep-alive|"),
-            (Case { version: v10, keep_alive: false, ..USUAL }, F::Length(13), false, true, "Content-Length: 13|Connection: close|"),
-            (Case { version: v10, len: None, ..USUAL }, F::UntilClose, false, true, "Connection: close|"),
+            (Case { version: v10, ..USUAL }, F::Length(13), true, "Content-Length: 13|Connection: keep-alive|"),
+            (Case { version: v10, keep_alive: false, ..USUAL }, F::Length(13), true, "Content-Length: 13|Connection: close|"),
+            (Case { version: v10, keep_alive: false, len: None, ..USUAL }, F::UntilClose, true, "Connection: close|"),
             // HEAD and 304: as of the body that is not sent.
-            (Case { method: head.clone(), ..USUAL }, F::Length(13), true, false, "Content-Length: 13|"),
-            (Case { method: head.clone(), len: None, ..USUAL }, F::None, true, false, ""),
-            (Case { method: head.clone(), len: None, version: v10, ..USUAL }, F::None, true, false, "Connection: keep-alive|"),
-            (Case { method: head.clone(), len: Some(0), ..USUAL }, F::None, true, false, ""),
-            (Case { method: head.clone(), len: Some(0), own: OWN, ..USUAL }, F::Length(7), true, false, "Content-Length: 7|"),
-            (Case { method: head.clone(), len: Some(0), own: &[("content-length", "+7")], ..USUAL }, F::None, true, false, ""),
-            (Case { method: head, len: Some(0), own: &[("content-length", "7"), ("content-length", "7")], ..USUAL }, F::None, true, false, ""),
-            (Case { status: 304, ..USUAL }, F::Length(13), true, false, "Content-Length: 13|"),
-            (Case { status: 304, len: Some(0), ..USUAL }, F::None, true, false, ""),
-            (Case { status: 304, len: None, ..USUAL }, F::None, true, false, ""),
+            (Case { method: head.clone(), ..USUAL }, F::Announced(13), false, "Content-Length: 13|"),
+            (Case { method: head.clone(), len: None, ..USUAL }, F::None, false, ""),
+            (Case { method: head.clone(), len: None, version: v10, ..USUAL }, F::None, false, "Connection: keep-alive|"),
+            (Case { method: head.clone(), len: Some(0), ..USUAL }, F::None, false, ""),
+            (Case { method: head.clone(), len: Some(0), own: OWN, ..USUAL }, F::Announced(7), false, "Content-Length: 7|"),
+            (Case { method: head.clone(), len: Some(0), own: &[("content-length", "+7")], ..USUAL }, F::None, false, ""),
+            (Case { method: head, len: Some(0), own: &[("content-length", "7"), ("content-length", "7")], ..USUAL }, F::None, false, ""),
+            (Case { status: 304, ..USUAL }, F::Announced(13), false, "Content-Length: 13|"),
+            (Case { status: 304, len: Some(0), ..USUAL }, F::None, false, ""),
+            (Case { status: 304, len: None, ..USUAL }, F::None, false, ""),
             // No body.
-            (Case { status: 204, own: OWN, ..USUAL }, F::None, true, false, ""),
-            (Case { status: 205, ..USUAL }, F::Length(0), true, false, "Content-Length: 0|"),
+            (Case { status: 204, own: OWN, ..USUAL }, F::None, false, ""),
+            (Case { status: 205, ..USUAL }, F::Length(0), false, "Content-Length: 0|"),
             // Other protocols.
-            (Case { status: 101, upgrade: true, switches: true, own: SWITCH, len: None, ..USUAL }, F::Upgrade, false, false, "Upgrade: websocket|Connection: upgrade|"),
-            (Case { status: 426, own: SWITCH, ..USUAL }, F::Length(13), true, true, "Upgrade: websocket|Content-Length: 13|Connection: upgrade|"),
-            (Case { method: Method::CONNECT, upgrade: true, ..USUAL }, F::Upgrade, false, false, ""),
-            (Case { method: Method::CONNECT, status: 405, ..USUAL }, F::Length(13), true, true, "Content-Length: 13|"),
+            (Case { status: 101, upgrade: true, asks: true, own: SWITCH, len: None, ..USUAL }, F::Upgrade, false, "Upgrade: websocket|Connection: upgrade|"),
+            (Case { status: 426, own: SWITCH, ..USUAL }, F::Length(13), true, "Upgrade: websocket|Content-Length: 13|Connection: upgrade|"),
+            (Case { method: Method::CONNECT, upgrade: true, ..USUAL }, F::Upgrade, false, ""),
+            (Case { method: Method::CONNECT, status: 405, ..USUAL }, F::Length(13), true, "Content-Length: 13|"),
             // Fields of the handler.
-            (Case { own: &[("content-type", "a/b"), ("x", ""), ("set-cookie", "a"), ("set-cookie", "b")], ..USUAL }, F::Length(13), true, true, "Content-Type: a/b|X: |Set-Cookie: a|Set-Cookie: b|Content-Length: 13|"),
-            (Case { own: &[("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("date", "Sun, 06 Nov 1994 08:49:38 GMT")], ..USUAL }, F::Length(13), true, true, "Content-Length: 13|"),
-            (Case { own: &[("date", "now"), ("date", "Sun Nov  6 08:49:37 1994")], ..USUAL }, F::Length(13), true, true, "Content-Length: 13|"),
+            (Case { own: &[("content-type", "a/b"), ("x", ""), ("set-cookie", "a"), ("set-cookie", "b")], ..USUAL }, F::Length(13), true, "Content-Type: a/b|X: |Set-Cookie: a|Set-Cookie: b|Content-Length: 13|"),
+            (Case { own: &[("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("date", "Sun, 06 Nov 1994 08:49:38 GMT")], ..USUAL }, F::Length(13), true, "Content-Length: 13|"),
+            (Case { own: &[("date", "now"), ("date", "Sun Nov  6 08:49:37 1994")], ..USUAL }, F::Length(13), true, "Content-Length: 13|"),
         ];
-        for (row, (case, framing, keep_alive, send_body, lines)) in cases.iter().enumerate() {
-            let plan = Plan { framing: *framing, keep_alive: *keep_alive, send_body: *send_body };
-            assert_eq!(said(case), (plan, (*lines).to_owned()), "row {row}");
+        for (row, (case, framing, has_body, lines)) in cases.iter().enumerate() {
+            assert_eq!(said(case), (*framing, (*lines).to_owned()), "row {row}");
+            assert_eq!(framing.has_body(), *has_body, "row {row}");
         }
+        assert!(says_close(&fields(CLOSE)));
+        assert!(!says_close(&fields(OWN)) && !says_close(&fields(SWITCH)));
     }
 
     #[test]
@@ -392,16 +414,16 @@ mod tests {
             (Case { status: 100, ..USUAL }, 500),
             (Case { status: 103, ..USUAL }, 500),
             (Case { status: 103, upgrade: true, own: SWITCH, ..USUAL }, 500),
-            (Case { status: 101, own: SWITCH, switches: true, ..USUAL }, 500),
+            (Case { status: 101, own: SWITCH, asks: true, ..USUAL }, 500),
             (Case { status: 101, upgrade: true, ..USUAL }, 500),
-            (Case { status: 200, upgrade: true, own: SWITCH, switches: true, ..USUAL }, 500),
+            (Case { status: 200, upgrade: true, own: SWITCH, asks: true, ..USUAL }, 500),
             (Case { status: 101, upgrade: true, own: SWITCH, ..USUAL }, 426),
             (Case { method: connect.clone(), ..USUAL }, 501),
             (Case { method: connect.clone(), status: 204, ..USUAL }, 501),
             (Case { method: connect, status: 405, upgrade: true, ..USUAL }, 500),
         ];
         for (row, (case, status)) in cases.iter().enumerate() {
-            assert_eq!(planned(case).unwrap_err().as_u16(), *status, "row {row}");
+            assert_eq!(framed(case).unwrap_err().as_u16(), *status, "row {row}");
         }
     }
 
@@ -441,14 +463,14 @@ mod tests {
     fn last_answers() {
         let mut out = Vec::new();
         let malformed = Refusal::bad("malformed Host");
-        refusal(&mut out, &malformed, false, DATE_TEXT);
+        refusal(&mut out, &malformed, DATE_TEXT);
         let expected = "HTTP/1.1 400 Bad Request\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
             Content-Type: text/plain; charset=utf-8\r\nContent-Length: 15\r\nConnection: close\r\n\r\n\
             malformed Host\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
 
         let mut out = Vec::new();
-        refusal(&mut out, &malformed, true, DATE_TEXT);
+        refusal_to_head(&mut out, &malformed, DATE_TEXT);
         assert_eq!(String::from_utf8(out).unwrap(), expected.replace("malformed Host\n", ""));
 
         let mut out = Vec::new();

@@ -1,10 +1,10 @@
-//! The request head: bytes in, a [`Head`] or a [`Refusal`] out.
+//! The request head: bytes in, a [`RequestHead`] or a [`Refusal`] out.
 //!
-//! httparse tokenises; what it leaves open is decided here, strictly, because whatever two parsers
-//! on one path read differently is a way to smuggle a request (RFC 9112 §11.2). The one leniency:
-//! the lines of a head may end in a bare LF (RFC 9112 §2.2 allows it, and the peers do it), as people
-//! type them; but then all of them, for a lone one among CRLFs has come through something that took
-//! it for a part of a value. No bare CR is let through.
+//! httparse tokenises; what it leaves open is decided here, strictly, because everything that two parsers
+//! on one path read differently is a way to smuggle a request (RFC 9112 §11.2). There is one leniency:
+//! the lines of a head may end in a bare LF (RFC 9112 §2.2 allows it, and other servers do it), as people
+//! type them. But then all of them must: a single bare LF among CRLFs has passed through something that took
+//! it for a part of a value. A bare CR is never accepted.
 
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
@@ -21,7 +21,7 @@ use crate::web::fields::elements;
 
 /// A request head, and what it says about what follows.
 #[derive(Debug)]
-pub(crate) struct Head {
+pub(crate) struct RequestHead {
     pub(crate) parts: Parts,
     /// The head as received, from the request line to the empty line.
     pub(crate) text: Bytes,
@@ -30,8 +30,56 @@ pub(crate) struct Head {
     pub(crate) keep_alive: bool,
     /// Whether the client waits for 100 before it sends its body.
     pub(crate) expect_continue: bool,
-    /// Bytes of the head, empty lines before it included.
+    /// The `Upgrade` fields, where the client asks for another protocol: in HTTP/1.1, with `Connection: upgrade`.
+    pub(crate) upgrade: Vec<HeaderValue>,
+    /// Bytes of the head, including empty lines before it.
     pub(crate) len: usize,
+}
+
+/// The parts of a request head that its response depends on. The rest of the head moves to the handler.
+#[derive(Debug)]
+pub(crate) struct RequestSummary {
+    pub(crate) method: Method,
+    pub(crate) version: Version,
+    /// Whether the client wants the connection kept.
+    pub(crate) keep_alive: bool,
+    /// As in [`RequestHead::upgrade`].
+    pub(crate) upgrade: Vec<HeaderValue>,
+    /// The head as received, for the log.
+    pub(crate) text: Bytes,
+}
+
+impl RequestHead {
+    /// Bytes of memory: the head as received, and as parsed.
+    pub(crate) fn held(&self) -> usize {
+        /// What a field takes in a `HeaderMap` besides its bytes.
+        const FIELD_BYTES: usize = 112;
+        self.text.len().saturating_add(self.parts.headers.capacity().saturating_mul(FIELD_BYTES))
+    }
+
+    pub(crate) fn summary(&mut self) -> RequestSummary {
+        RequestSummary {
+            method: self.parts.method.clone(),
+            version: self.parts.version,
+            keep_alive: self.keep_alive,
+            upgrade: std::mem::take(&mut self.upgrade),
+            text: self.text.clone(),
+        }
+    }
+}
+
+impl RequestSummary {
+    /// Whether the client has asked for each protocol that the response's fields name, and they name one (RFC 9110
+    /// §7.8).
+    pub(crate) fn asks_for(&self, response: &HeaderMap) -> bool {
+        fn listed<'a>(values: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = &'a [u8]> {
+            values.flat_map(|value| elements(value.as_bytes()))
+        }
+        let is_asked_for =
+            |protocol: &[u8]| listed(self.upgrade.iter()).any(|asked| asked.eq_ignore_ascii_case(protocol));
+        let mut named = listed(response.get_all(UPGRADE).iter()).peekable();
+        named.peek().is_some() && named.all(is_asked_for)
+    }
 }
 
 /// How a request's body is delimited (RFC 9112 §6.3).
@@ -42,7 +90,7 @@ pub(crate) enum Framing {
     Chunked,
 }
 
-/// Why bytes are no request. What follows them can't be told, so the answer closes the connection.
+/// Why bytes are no request. Where the next request starts is unknown, so the answer closes the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
@@ -90,8 +138,8 @@ const URI_BYTES: usize = u16::MAX as usize - 1;
 
 /// Parses a head that arrives piece by piece in time linear in its length, however small the pieces.
 ///
-/// Bytes that are wrong are refused when a head is whole, or too long, or has doubled since the last
-/// look: the refusal is the same as for the head in one piece, at most later.
+/// Wrong bytes are refused when a head is complete, or too long, or has doubled since the last
+/// parse: the refusal is the same as for the head in one piece, or comes later.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     seen: usize,
@@ -101,7 +149,7 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// How many bytes at the start of `input` are empty lines: they begin no request, and the caller
+    /// How many bytes at the start of `input` are empty lines: no request starts with them, and the caller
     /// drops them.
     pub(crate) fn skip_empty_lines(&mut self, input: &[u8]) -> Result<usize, Refusal> {
         let left = EMPTY_LINES.saturating_sub(self.empty_lines);
@@ -114,7 +162,7 @@ impl Scan {
     }
 
     /// As [`parse`]; `input` starts with the same bytes as at the last call that gave `Ok(None)`.
-    pub(crate) fn parse(&mut self, input: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
+    pub(crate) fn parse(&mut self, input: &[u8], limits: &Limits) -> Result<Option<RequestHead>, Refusal> {
         let due = input.len() / 2 >= self.parsed || input.len() >= limits.head_bytes;
         if !due && !ends_after(input, self.seen) {
             self.seen = input.len();
@@ -136,7 +184,7 @@ fn ends_after(input: &[u8], from: usize) -> bool {
 }
 
 /// The head that `input` starts with; `Ok(None)` if it is not complete yet.
-pub(crate) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
+pub(crate) fn parse(input: &[u8], limits: &Limits) -> Result<Option<RequestHead>, Refusal> {
     let window = input.get(..limits.head_bytes).unwrap_or(input);
     let (lines, _) = skip_empty_lines(window, EMPTY_LINES)?;
     let mut parsed = parse_lines(lines, limits)?;
@@ -155,7 +203,7 @@ pub(crate) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refus
     Ok(parsed)
 }
 
-/// What follows them, and how many they are.
+/// The rest of the input after at most `most` empty lines, and how many lines these were.
 fn skip_empty_lines(mut input: &[u8], most: usize) -> Result<(&[u8], usize), Refusal> {
     let mut lines: usize = 0;
     while let Some(rest) = input.strip_prefix(b"\r\n").or_else(|| input.strip_prefix(b"\n")) {
@@ -167,7 +215,7 @@ fn skip_empty_lines(mut input: &[u8], most: usize) -> Result<(&[u8], usize), Ref
     Ok((input, lines))
 }
 
-fn parse_lines(lines: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
+fn parse_lines(lines: &[u8], limits: &Limits) -> Result<Option<RequestHead>, Refusal> {
     let mut few = [const { MaybeUninit::uninit() }; FEW_FIELDS];
     let mut many = Vec::new();
     let mut request = httparse::Request::new(&mut []);
@@ -195,8 +243,8 @@ fn parse_lines(lines: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
     }
 }
 
-/// Whether the target, which may go on, is too long already. Looked at before anything behind the
-/// target, so that the answer does not depend on how much of it has come.
+/// Whether the target, which may be incomplete, is too long already. This is checked before anything after the
+/// target is, so that the answer does not depend on how much of the head has arrived.
 fn shows_long_target(lines: &[u8], limit: usize) -> bool {
     let mut words = lines.splitn(2, |&b| b == b' ');
     let (Some(method), Some(rest)) = (words.next(), words.next()) else { return false };
@@ -204,25 +252,10 @@ fn shows_long_target(lines: &[u8], limit: usize) -> bool {
     rest.len() > limit && Method::from_bytes(method).is_ok() && target.count() > limit
 }
 
-/// Whether a request that may be incomplete, or malformed behind its method, is a HEAD: what is said
-/// to it has no content (RFC 9110 §9.3.2).
+/// Whether a request that may be incomplete, or malformed after its method, is a HEAD: an answer to it has
+/// no content (RFC 9110 §9.3.2).
 pub(crate) fn is_to_head(input: &[u8]) -> bool {
     skip_empty_lines(input, EMPTY_LINES).is_ok_and(|(lines, _)| lines.starts_with(b"HEAD "))
-}
-
-/// Whether the client of this head has asked for the protocols that a response's fields name (RFC 9110
-/// §7.8).
-pub(crate) fn has_asked_for(head: &[u8], response: &HeaderMap, limits: &Limits) -> bool {
-    fn listed(fields: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
-        fields.get_all(name).iter().flat_map(|value| elements(value.as_bytes()))
-    }
-    let Ok(Some(head)) = parse(head, limits) else { return false };
-    let fields = &head.parts.headers;
-    let asked = |protocol: &[u8]| listed(fields, UPGRADE).any(|asked| asked.eq_ignore_ascii_case(protocol));
-    head.parts.version == Version::HTTP_11
-        && listed(fields, CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
-        && listed(response, UPGRADE).next().is_some()
-        && listed(response, UPGRADE).all(asked)
 }
 
 /// httparse knows two versions. A later minor of major 1 is read as 1.1 (RFC 9110 §2.5), another
@@ -231,7 +264,7 @@ fn parse_other_version(
     lines: &[u8],
     request: &httparse::Request<'_, '_>,
     limits: &Limits,
-) -> Result<Option<Head>, Refusal> {
+) -> Result<Option<RequestHead>, Refusal> {
     let (Some(method), Some(target)) = (request.method, request.path) else { return Err(BAD_LINE) };
     let at = method.len().saturating_add(target.len()).saturating_add(2);
     let (before, version) = lines.split_at_checked(at).ok_or(BAD_LINE)?;
@@ -251,14 +284,18 @@ fn parse_other_version(
     }
 }
 
-fn assemble(text: &[u8], request: &httparse::Request<'_, '_>, limits: &Limits) -> Result<Head, Refusal> {
+fn assemble(
+    text: &[u8],
+    request: &httparse::Request<'_, '_>,
+    limits: &Limits,
+) -> Result<RequestHead, Refusal> {
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
         return Err(BAD_LINE);
     };
     if target.len() > limits.target_bytes.min(URI_BYTES) {
         return Err(TARGET_TOO_LONG);
     }
-    // httparse let through no CR but at the end of a line: the request line, the fields, the empty one.
+    // httparse accepts a CR only at the end of a line: the request line, the fields, the empty line.
     let crs = text.iter().filter(|&&b| b == b'\r').count();
     if crs != 0 && crs != request.headers.len().saturating_add(2) {
         return Err(Refusal::bad("mixed CRLF and LF line endings"));
@@ -277,7 +314,7 @@ fn assemble(text: &[u8], request: &httparse::Request<'_, '_>, limits: &Limits) -
     let mut headers = HeaderMap::try_with_capacity(request.headers.len()).map_err(|_| TOO_MANY_FIELDS)?;
     let mut noticed = Noticed::default();
     for field in request.headers.iter() {
-        // httparse let through only what both accept; what is left is a name beyond 64 KiB.
+        // Both crates accept the same names, except that one here is at most 64 KiB long.
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HEAD_TOO_LONG)?;
         let value = HeaderValue::from_maybe_shared(share(field.value)).map_err(|_| HEAD_TOO_LONG)?;
         noticed.field(&name, field.value)?;
@@ -287,11 +324,15 @@ fn assemble(text: &[u8], request: &httparse::Request<'_, '_>, limits: &Limits) -
         return Err(Refusal::bad("missing Host"));
     }
     if let (Some(_), Some(authority)) = (uri.scheme(), uri.authority()) {
-        // The target's host replaces what Host says (RFC 9112 §3.2.2), so that nobody reads the other.
+        // The target's host replaces that of the Host field (RFC 9112 §3.2.2), so that no handler reads the latter.
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BAD_TARGET)?;
         headers.try_insert(HOST, host).map_err(|_| TOO_MANY_FIELDS)?;
     }
     let framing = noticed.framing(version)?;
+    let upgrade = match noticed.upgrade && version == Version::HTTP_11 {
+        true => headers.get_all(UPGRADE).iter().cloned().collect(),
+        false => Vec::new(),
+    };
     let has_body = !matches!(framing, Framing::None | Framing::Length(0));
 
     let mut parts: Parts = Request::new(()).into_parts().0;
@@ -299,18 +340,19 @@ fn assemble(text: &[u8], request: &httparse::Request<'_, '_>, limits: &Limits) -
     parts.uri = uri;
     parts.version = version;
     parts.headers = headers;
-    Ok(Head {
+    Ok(RequestHead {
         parts,
         framing,
         keep_alive: !noticed.close && (version == Version::HTTP_11 || noticed.keep_alive),
         // RFC 9110 §10.1.1: never to 1.0, and not where no body is announced.
         expect_continue: noticed.expect_continue && version == Version::HTTP_11 && has_body,
+        upgrade,
         len: text.len(),
         text: shared,
     })
 }
 
-/// One of the four forms of RFC 9112 §3.2, each only where it belongs.
+/// Accepts the four forms of RFC 9112 §3.2, each only for the methods that it is for.
 fn parse_target(method: &Method, target: &str, shared: Bytes) -> Result<Uri, Refusal> {
     // No form has a fragment; `Uri` would drop it.
     if target.contains('#') {
@@ -327,11 +369,11 @@ fn parse_target(method: &Method, target: &str, shared: Bytes) -> Result<Uri, Ref
     } else {
         target.starts_with('/') || (matches!(uri.scheme_str(), Some("http" | "https")) && names_host)
     };
-    // Who decodes the path must not have to guess. In queries people write "100%".
+    // A path must decode in one way only. A query may hold a `%`, as in "100%".
     if fits && is_well_formed(uri.path().as_bytes()) { Ok(uri) } else { Err(BAD_TARGET) }
 }
 
-/// What the fields that matter here say, gathered in the one walk over all fields.
+/// The fields that bear on the connection, gathered in the single pass over all fields.
 #[derive(Default)]
 struct Noticed {
     length: Option<u64>,
@@ -339,19 +381,20 @@ struct Noticed {
     host: bool,
     close: bool,
     keep_alive: bool,
+    upgrade: bool,
     expect_continue: bool,
 }
 
-/// The transfer codings so far, all field lines joined.
+/// The transfer codings so far, of all field lines.
 #[derive(Clone, Copy, PartialEq)]
 enum Coding {
     Nothing,
     Chunked,
-    /// Others, chunked not among them.
+    /// Only others than chunked.
     Others,
-    /// Chunked behind others, which can't be undone here.
+    /// Chunked after others, which are not decoded here.
     Layered,
-    /// Chunked twice, or not as the last.
+    /// Chunked twice, or not last.
     Misplaced,
 }
 
@@ -364,7 +407,7 @@ impl Noticed {
             }
             self.host = true;
         } else if *name == CONTENT_LENGTH {
-            // RFC 9112 §6.3 would allow equal repetitions; nobody honest sends them.
+            // RFC 9112 §6.3 would allow equal repetitions; no honest client sends them.
             if self.length.is_some() {
                 return Err(Refusal::bad("repeated Content-Length"));
             }
@@ -376,6 +419,7 @@ impl Noticed {
             for option in elements(value) {
                 self.close |= option.eq_ignore_ascii_case(b"close");
                 self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                self.upgrade |= option.eq_ignore_ascii_case(b"upgrade");
             }
         } else if *name == EXPECT {
             for expectation in elements(value) {
@@ -388,7 +432,7 @@ impl Noticed {
         Ok(())
     }
 
-    /// RFC 9112 §6.1 and §6.3, without the choices they leave to the lenient.
+    /// RFC 9112 §6.1 and §6.3, without the lenient choices that they allow.
     fn framing(&self, version: Version) -> Result<Framing, Refusal> {
         match (self.coding, self.length) {
             (Some(_), Some(_)) => Err(Refusal::bad("Transfer-Encoding with Content-Length")),
@@ -470,7 +514,7 @@ mod tests {
 
     use super::*;
 
-    type Parsed = Result<Option<Head>, Refusal>;
+    type Parsed = Result<Option<RequestHead>, Refusal>;
 
     /// One line that says what became of a head: the status, or what it asks for.
     fn said(parsed: &Parsed) -> String {
@@ -478,7 +522,8 @@ mod tests {
             Err(refusal) => refusal.status.as_u16().to_string(),
             Ok(None) => "more".to_owned(),
             Ok(Some(head)) => {
-                let Head { parts, framing, keep_alive, expect_continue, len, text: _ } = head;
+                let RequestHead { parts, framing, keep_alive, expect_continue, len, text: _, upgrade: _ } =
+                    head;
                 let kept = if *keep_alive { "keep" } else { "close" };
                 let expects = if *expect_continue { " 100" } else { "" };
                 format!(
@@ -781,8 +826,8 @@ mod tests {
             for protocol in *protocols {
                 response.append(UPGRADE, HeaderValue::from_static(protocol));
             }
-            let asked = has_asked_for(head.as_bytes(), &response, &Limits::default());
-            assert_eq!(asked, *expected, "{rest} {protocols:?}");
+            let mut head = parse(head.as_bytes(), &Limits::default()).unwrap().unwrap();
+            assert_eq!(head.summary().asks_for(&response), *expected, "{rest} {protocols:?}");
         }
     }
 

@@ -1,13 +1,14 @@
 //! HTTP/1.0 and 1.1 as bytes and values (RFC 9110, RFC 9112): no sockets, no threads, no clock.
 //!
-//! One exchange, as the bytes of a connection go through this room:
+//! One exchange, as its bytes go through these files:
 //!
 //! ```text
 //!             ┌──────────────────────── kept: the next request ◄───────────────────────┐
 //!             ▼                                                                        │
 //!  bytes ─► HEAD ────────────────► BODY ─────────────► HANDLER ─────► HEAD ─────► BODY ┤
 //!           head::Scan │           body::Decoder       (not ours)     encode::    chunk,
-//!             │        │             ▲     │             ▲            plan, head  LAST_CHUNK
+//!             │        │             ▲     │             ▲            framing,    LAST_CHUNK
+//!             │        │             │     │             │            ResponseHead     │
 //!             │        ├─ expects ───┤     │             │              │           │
 //!             │        │  CONTINUE   │     │             │              │           │
 //!             │        └─ no body ───┼─────┼─────────────┘              │           │
@@ -17,12 +18,12 @@
 //! ```
 //!
 //! Request framing (RFC 9112 §6.3): `Transfer-Encoding: chunked`, alone and only in 1.1, or one
-//! `Content-Length` of digits, or no body. All else is refused, and a refusal closes the connection,
-//! since where the next request starts can't be told.
+//! `Content-Length` of digits, or no body. Everything else is refused, and a refusal closes the connection,
+//! because where the next request starts is unknown.
 //!
 //! Response framing: nothing for HEAD, 1xx, 204, 304 and 2xx to CONNECT; else `Content-Length` where
 //! the length is known; else chunked to a 1.1 client, until close to a 1.0 client. Whether the
-//! connection is kept is decided there too, once.
+//! connection is kept is decided by `exchange::respond`.
 
 pub(crate) mod body;
 pub(crate) mod date;
@@ -31,4 +32,4 @@ pub(crate) mod head;
 
 pub(crate) use body::Decoder;
 pub(crate) use date::DateCache;
-pub(crate) use head::{Framing, Head, Refusal, Scan, has_asked_for, is_to_head};
+pub(crate) use head::{Framing, Refusal, RequestHead, RequestSummary, Scan, is_to_head};

@@ -1,4 +1,4 @@
-//! Waiting on a non-blocking socket, for threads that may: streaming uploads and detached threads.
+//! Waiting for a non-blocking socket, on threads that may block: streaming uploads and detached threads.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;

@@ -1,5 +1,11 @@
-//! Connections that leave the pool: event streams and other protocols, each on a thread of its own,
-//! named, counted and capped.
+//! Connections that leave the pool of workers: event streams and other protocols, each on a thread of its own,
+//! named, counted and limited.
+//!
+//! **A writer-style response has a thread, a pulled one has not.** Code that writes can't be stopped in the middle and
+//! continued by another worker; code that gives pieces when asked can (`Body::from_pieces`).
+//!
+//! **Another protocol has a waker**, one eventfd for each such connection, written at a drain and by WebSocket senders:
+//! its thread polls both. Event streams need none: they wait for the phase's Condvar.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,7 +29,7 @@ use crate::base::sync::lock;
 use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::http::exchange::blocking::{wait_for, write_all};
 use crate::http::exchange::ending::Ending;
-use crate::http::exchange::{Client, Progress, let_go};
+use crate::http::exchange::{Client, Progress, drop_contained};
 use crate::net::acceptor::Parking;
 use crate::net::stream::Stream;
 use crate::web::body::{DetachedWriter, UpgradeHandler};
@@ -32,19 +38,19 @@ use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
 /// The threads of one server's detached connections.
 #[derive(Debug)]
 pub(crate) struct Detached {
-    cap: usize,
-    /// Beyond those of connections.
+    limit: usize,
+    /// Those besides the connections'.
     descriptors: Budget,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug)]
 struct Inner {
-    /// A place is taken before a thread is there, so that the cap holds.
-    places: usize,
+    /// Threads that are reserved or at work.
+    count: usize,
     next: u64,
     running: BTreeMap<u64, Running>,
-    /// Written under the lock, since these threads are many.
+    /// Has one writer at a time: whichever thread has the lock.
     counters: Arc<CachePadded<Counters>>,
 }
 
@@ -52,86 +58,106 @@ struct Inner {
 struct Running {
     what: String,
     since: Instant,
-    bell: Option<Arc<Waker>>,
+    waker: Option<Arc<Waker>>,
 }
 
-/// A thread that waits for what it is to do, and its place under the cap.
+/// A thread that waits for its job, and counts against the limit.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ReservedThread {
     detached: Arc<Detached>,
     id: u64,
-    thread: mpsc::Sender<Job>,
-    /// For one that speaks another protocol.
-    bell: Option<Arc<Waker>>,
+    jobs: mpsc::Sender<Job>,
+    /// For another protocol.
+    waker: Option<Arc<Waker>>,
 }
 
 /// Wakes a thread that waits for its client.
 struct Waker {
     event: EventFd,
     at_drain: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-    /// Of the event.
     _descriptor: Share,
+}
+
+/// A connection's way to a thread of its own.
+pub(super) struct Detachment {
+    pub(super) thread: ReservedThread,
+    /// Goes out before anything else.
+    pub(super) unsent: Vec<u8>,
+    pub(super) task: Task,
+    /// Method and path of the request, for the log.
+    pub(super) what: String,
+    /// How long a write may wait for the client.
+    pub(super) stall: Duration,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// What a thread is to do.
+/// What a thread does with its connection.
 pub(super) enum Task {
     Stream { write: DetachedWriter, framing: BodyFraming, ending: Option<Ending> },
     Upgrade { speak: UpgradeHandler, ending: Option<Ending> },
 }
 
 impl Detached {
-    pub(crate) fn new(cap: usize, descriptors: Budget, counters: Arc<CachePadded<Counters>>) -> Detached {
-        let inner = Inner { places: 0, next: 0, running: BTreeMap::new(), counters };
-        Detached { cap, descriptors, inner: Mutex::new(inner) }
+    /// For at most `limit` threads.
+    pub(crate) fn new(limit: usize, descriptors: Budget, counters: Arc<CachePadded<Counters>>) -> Detached {
+        let inner = Inner { count: 0, next: 0, running: BTreeMap::new(), counters };
+        Detached { limit, descriptors, inner: Mutex::new(inner) }
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.lock().places
+        self.lock().count
     }
 
-    /// What runs, one line each.
+    /// A line for each connection.
     pub(crate) fn in_flight(&self) -> Vec<String> {
         let lock = self.lock();
         let line = |it: &Running| format!("{}, detached, for {:.1?}", it.what, it.since.elapsed());
         lock.running.values().map(line).collect()
     }
 
-    /// Tells all who can be told that the process drains; its phase says so already.
+    /// Notifies all connections with a waker that the process drains. Its phase must say so already.
     pub(crate) fn drain(&self) {
-        let bells: Vec<_> = self.lock().running.values().filter_map(|it| it.bell.clone()).collect();
-        bells.iter().for_each(|bell| bell.drain());
+        let wakers: Vec<_> = self.lock().running.values().filter_map(|it| it.waker.clone()).collect();
+        wakers.iter().for_each(|waker| waker.drain());
     }
 
-    /// None: as many run as may, or as the system lets us have. Asked for before the response is
-    /// begun, so that there still is another one.
-    pub(super) fn place(self: &Arc<Detached>, with_bell: bool) -> Option<Place> {
-        let descriptor = if with_bell { Some(self.descriptors.one()?) } else { None };
-        let bell = match descriptor.map(Waker::new).transpose() {
-            Ok(bell) => bell.map(Arc::new),
+    /// Reserves a thread for a response. None at the limit, or if the system has no more threads. This comes before
+    /// the response is started, as long as another one can be sent instead.
+    pub(super) fn reserve_for_stream(self: &Arc<Detached>) -> Option<ReservedThread> {
+        self.reserve(None)
+    }
+
+    /// As `reserve_for_stream`, for another protocol. None, too, if no descriptor is left for its waker.
+    pub(super) fn reserve_for_upgrade(self: &Arc<Detached>) -> Option<ReservedThread> {
+        match Waker::new(self.descriptors.one()?) {
+            Ok(waker) => self.reserve(Some(Arc::new(waker))),
             Err(e) => {
                 error!("no descriptor for a detached connection: {e}");
-                return None;
+                None
             }
-        };
-        let (thread, jobs) = mpsc::channel::<Job>();
-        let place = {
+        }
+    }
+
+    fn reserve(self: &Arc<Detached>, waker: Option<Arc<Waker>>) -> Option<ReservedThread> {
+        let (jobs, to_do) = mpsc::channel::<Job>();
+        // It is counted before the thread starts, so that the limit holds.
+        let thread = {
             let mut lock = self.lock();
-            if lock.places >= self.cap {
+            if lock.count >= self.limit {
                 return None;
             }
-            lock.places = lock.places.saturating_add(1);
+            lock.count = lock.count.saturating_add(1);
             lock.next = lock.next.wrapping_add(1);
-            Place { detached: Arc::clone(self), id: lock.next, thread, bell }
+            ReservedThread { detached: Arc::clone(self), id: lock.next, jobs, waker }
         };
         let run = move || {
-            if let Ok(job) = jobs.recv() {
+            if let Ok(job) = to_do.recv() {
                 job();
             }
         };
-        match thread::Builder::new().name(format!("heirloom-detached-{}", place.id)).spawn(run) {
-            Ok(_) => Some(place),
+        match thread::Builder::new().name(format!("heirloom-detached-{}", thread.id)).spawn(run) {
+            Ok(_) => Some(thread),
             Err(e) => {
                 error!("no thread for a detached connection: {e}");
                 None
@@ -144,108 +170,109 @@ impl Detached {
     }
 }
 
-impl Drop for Place {
+impl Drop for ReservedThread {
     fn drop(&mut self) {
         let mut lock = self.detached.lock();
-        lock.places = lock.places.saturating_sub(1);
+        lock.count = lock.count.saturating_sub(1);
     }
 }
 
-/// Gives the connection to a thread. `unsent` goes out first.
-pub(super) fn detach(
-    place: Place,
-    client: Box<Client>,
-    unsent: Vec<u8>,
-    task: Task,
-    what: String,
+impl Detachment {
+    /// Gives the connection to the thread.
+    pub(super) fn start(self, client: Box<Client>, parking: &Arc<Parking<Progress>>) {
+        let (detached, id, jobs) =
+            (Arc::clone(&self.thread.detached), self.thread.id, self.thread.jobs.clone());
+        let (what, waker) = (self.what.clone(), self.thread.waker.clone());
+        detached.lock().running.insert(id, Running { what, since: Instant::now(), waker });
+        let parking = Arc::clone(parking);
+        let job = move || {
+            // The thread counts until its connection is closed.
+            let (client, _thread) = self.run(client);
+            detached.lock().running.remove(&id);
+            if let Some(client) = parking.linger(client) {
+                debug!("connection closed: {}", CloseReason::Detached);
+                detached.lock().counters.closed(CloseReason::Detached);
+                parking.close(client);
+            }
+        };
+        // The thread waits for it.
+        let _ = jobs.send(Box::new(job));
+    }
+
+    /// Leaves the connection as it is to be closed.
+    fn run(self, mut client: Box<Client>) -> (Box<Client>, ReservedThread) {
+        let Detachment { thread, unsent, task, what, stall } = self;
+        if let Err(e) = write_all(&client.stream, &unsent, stall) {
+            debug!("{what}: the client closed before the stream started: {e}");
+            drop_contained(task, || what.clone());
+            // Nor did the client get the answers before it.
+            drop(std::mem::take(&mut client.progress.endings));
+            client.begin_lingering(CloseReason::Detached);
+            return (client, thread);
+        }
+        client.progress.endings.note_sent(unsent.len());
+        let by_close = matches!(task, Task::Stream { framing: BodyFraming::UntilClose, .. });
+        let (outcome, ending) = match task {
+            Task::Stream { write, framing, ending } => stream(&client, write, framing, ending, stall),
+            Task::Upgrade { speak, ending } => {
+                (upgrade(&mut client, speak, thread.waker.as_ref(), stall), ending)
+            }
+        };
+        let complete = matches!(outcome, Ok(Ok(())));
+        if let (true, Some(ending)) = (complete, ending) {
+            ending.complete();
+        }
+        match &outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => debug!("{what}: ended: {e}"),
+            Err(panic) => {
+                error!("{what}: panicked on its own thread: {}", panic_text(&**panic));
+                thread.detached.lock().counters.panicked();
+            }
+        }
+        drop_contained(outcome, || what.clone());
+        if by_close && !complete {
+            // Where only the close ends a body, an orderly close would make it look complete.
+            client.stream.reset_on_close();
+        } else {
+            client.begin_lingering(CloseReason::Detached);
+        }
+        (client, thread)
+    }
+}
+
+/// What became of the user's code, which may have panicked.
+type Outcome = thread::Result<io::Result<()>>;
+
+fn stream(
+    client: &Client,
+    write: DetachedWriter,
+    framing: BodyFraming,
+    mut ending: Option<Ending>,
     stall: Duration,
-    parking: &Arc<Parking<Progress>>,
-) {
-    let running = Running { what: what.clone(), since: Instant::now(), bell: place.bell.clone() };
-    place.detached.lock().running.insert(place.id, running);
-    let (thread, parking) = (place.thread.clone(), Arc::clone(parking));
-    let job = move || {
-        let client = work(client, unsent, task, &what, stall, &place);
-        finish(&place.detached, place.id, client, &parking);
-    };
-    // It waits for nothing else.
-    let _ = thread.send(Box::new(job));
+) -> (Outcome, Option<Ending>) {
+    let mut writer = Writer { stream: &client.stream, framing, stall, given: 0 };
+    let outcome = catch_unwind(AssertUnwindSafe(|| write(&mut writer)));
+    ending.iter_mut().for_each(|ending| ending.set_bytes(writer.given));
+    // Without its last chunk the client can tell that a stream is incomplete.
+    let outcome = outcome.map(|written| match written {
+        Ok(()) if framing == BodyFraming::Chunked => write_all(&client.stream, LAST_CHUNK, stall),
+        other => other,
+    });
+    (outcome, ending)
 }
 
-fn finish(detached: &Detached, id: u64, client: Box<Client>, parking: &Parking<Progress>) {
-    detached.lock().running.remove(&id);
-    if let Some(client) = parking.linger(client) {
-        debug!("connection closed: {}", CloseReason::Detached);
-        detached.lock().counters.closed(CloseReason::Detached);
-        parking.close(client);
-    }
-}
-
-/// Leaves the connection as it is to be closed.
-fn work(
-    mut client: Box<Client>,
-    unsent: Vec<u8>,
-    task: Task,
-    what: &str,
+fn upgrade(
+    client: &mut Client,
+    speak: UpgradeHandler,
+    waker: Option<&Arc<Waker>>,
     stall: Duration,
-    place: &Place,
-) -> Box<Client> {
-    if let Err(e) = write_all(&client.stream, &unsent, stall) {
-        debug!("{what}: the client closed before the stream started: {e}");
-        let_go(task, || what.to_owned());
-        // Nor did it get the answers before that.
-        drop(std::mem::take(&mut client.progress.endings));
-        client.begin_lingering(CloseReason::Detached);
-        return client;
-    }
-    client.progress.endings.note_sent(unsent.len());
-    let by_close = matches!(task, Task::Stream { framing: BodyFraming::UntilClose, .. });
-    let (outcome, ending) = match task {
-        Task::Stream { write, framing, mut ending } => {
-            let mut writer = Writer { stream: &client.stream, framing, stall, given: 0 };
-            let outcome = catch_unwind(AssertUnwindSafe(|| write(&mut writer)));
-            ending.iter_mut().for_each(|ending| ending.set_bytes(writer.given));
-            // Without its last chunk the client can tell that a stream is incomplete.
-            let outcome = outcome.map(|written| match written {
-                Ok(()) if framing == BodyFraming::Chunked => write_all(&client.stream, LAST_CHUNK, stall),
-                other => other,
-            });
-            (outcome, ending)
-        }
-        Task::Upgrade { speak, ending } => {
-            let outcome = match &place.bell {
-                Some(bell) => {
-                    let stream = client.stream.clone();
-                    let io = Arc::new(Conversation { stream, bell: Arc::clone(bell) });
-                    let early = std::mem::take(&mut client.buffered);
-                    let parts = Parts { io, conn_info: Arc::clone(&client.conn_info), early };
-                    catch_unwind(AssertUnwindSafe(|| speak(Upgraded::new(parts, stall)))).map(Ok)
-                }
-                None => Ok(Err(ErrorKind::Unsupported.into())),
-            };
-            (outcome, ending)
-        }
-    };
-    let whole = matches!(outcome, Ok(Ok(())));
-    if let (true, Some(ending)) = (whole, ending) {
-        ending.complete();
-    }
-    match &outcome {
-        Ok(Ok(())) => {}
-        Ok(Err(e)) => debug!("{what}: ended: {e}"),
-        Err(panic) => {
-            error!("{what}: panicked on its own thread: {}", panic_text(&**panic));
-            place.detached.lock().counters.panicked();
-        }
-    }
-    let_go(outcome, || what.to_owned());
-    if by_close && !whole {
-        // Where only the close ends a body, an orderly one would make it look whole.
-        client.stream.reset_on_close();
-    } else {
-        client.begin_lingering(CloseReason::Detached);
-    }
-    client
+) -> Outcome {
+    let Some(waker) = waker else { return Ok(Err(ErrorKind::Unsupported.into())) };
+    let io = Arc::new(Conversation { stream: client.stream.clone(), waker: Arc::clone(waker) });
+    let early = std::mem::take(&mut client.buffered);
+    let parts = Parts { io, conn_info: Arc::clone(&client.conn_info), early };
+    catch_unwind(AssertUnwindSafe(|| speak(Upgraded::new(parts, stall)))).map(Ok)
 }
 
 /// Frames each write as a chunk and sends it at once.
@@ -253,7 +280,7 @@ struct Writer<'a> {
     stream: &'a Stream,
     framing: BodyFraming,
     stall: Duration,
-    /// Bytes of the body, so far.
+    /// Bytes of the body so far.
     given: u64,
 }
 
@@ -278,7 +305,7 @@ impl Write for Writer<'_> {
 /// A connection that speaks another protocol.
 struct Conversation {
     stream: Stream,
-    bell: Arc<Waker>,
+    waker: Arc<Waker>,
 }
 
 impl Duplex for Conversation {
@@ -291,7 +318,7 @@ impl Duplex for Conversation {
     }
 
     fn wait(&self, wants: Wants, timeout: Option<Duration>) -> io::Result<bool> {
-        // The socket does not tell of what TLS has decrypted already.
+        // A poll of the socket does not show what TLS has decrypted already.
         if wants.read && self.stream.has_more() {
             return Ok(true);
         }
@@ -301,22 +328,22 @@ impl Duplex for Conversation {
         if !wants.ring {
             return wait_for(&mut [stream], timeout);
         }
-        let mut fds = [stream, PollFd::new(self.bell.event.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [stream, PollFd::new(self.waker.event.as_fd(), PollFlags::POLLIN)];
         let woken = wait_for(&mut fds, timeout)?;
-        let [_, bell] = fds;
-        // Taken before what it stands for is looked at: a ring that comes then is one more.
-        if bell.any() == Some(true) {
-            let _ = self.bell.event.read();
+        let [_, waker] = fds;
+        // Reset before the caller looks at the reason: a wake after this is one more.
+        if waker.any() == Some(true) {
+            let _ = self.waker.event.read();
         }
         Ok(woken)
     }
 
     fn ring(&self) {
-        self.bell.ring();
+        self.waker.wake();
     }
 
     fn at_drain(&self, tell: Box<dyn FnOnce() + Send>) {
-        *self.bell.lock() = Some(tell);
+        *self.waker.lock() = Some(tell);
     }
 
     fn shutdown_write(&self) {
@@ -330,8 +357,8 @@ impl Waker {
         Ok(Waker { event, at_drain: Mutex::new(None), _descriptor: descriptor })
     }
 
-    fn ring(&self) {
-        // It fails only when it has rung 2^64 times and nobody came.
+    fn wake(&self) {
+        // It fails only after 2^64 calls without a read.
         let _ = self.event.write(1);
     }
 
@@ -340,7 +367,7 @@ impl Waker {
         if let Some(tell) = tell {
             tell();
         }
-        self.ring();
+        self.wake();
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Box<dyn FnOnce() + Send>>> {

@@ -1,34 +1,37 @@
-//! Who wants to know how a response ended.
+//! How a response ended, for those who want to know.
+//!
+//! **The exchange reports the end of a response** (`ResponseExt::on_end`), not a body whose drop reports it: bytes in
+//! memory stay bytes, files stay files, and a 503 for lack of a thread is logged as that, not as the handler's 200.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use http::{Extensions, StatusCode};
 
-use super::let_go;
+use super::drop_contained;
 use crate::base::log::error;
 use crate::base::panic::panic_text;
 use crate::web::response::{Ended, OnEnd};
 
-/// A response on its way. Dropping it tells of the end, which was none unless `complete` was said.
+/// A response on its way. Dropping it reports the end, as incomplete unless `complete` was called.
 pub(super) struct Ending {
     on_end: OnEnd,
     ended: Ended,
 }
 
 impl Ending {
-    /// None: nobody wants to know.
+    /// None if there is no hook.
     pub(super) fn of(extensions: &mut Extensions, status: StatusCode) -> Option<Ending> {
         let on_end = extensions.remove::<OnEnd>()?;
         Some(Ending { on_end, ended: Ended { status, bytes: 0, complete: false } })
     }
 
-    /// What the client gets instead.
+    /// The client gets another response instead.
     pub(super) fn set_status(&mut self, status: StatusCode) {
         self.ended.status = status;
     }
 
-    /// So far.
+    /// Bytes of the body so far.
     pub(super) fn set_bytes(&mut self, bytes: u64) {
         self.ended.bytes = bytes;
     }
@@ -41,30 +44,30 @@ impl Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         for hook in self.on_end.take() {
-            // It may come while something else unwinds.
+            // This may run while another panic unwinds.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| hook(&self.ended))) {
                 error!("on_end panicked: {}", panic_text(&*panic));
-                let_go(panic, || "on_end".to_owned());
+                drop_contained(panic, || "on_end".to_owned());
             }
         }
     }
 }
 
-/// Of responses that are written and that the socket does not have yet, in their order.
+/// The endings of responses that are written and that the socket does not have yet, in their order.
 #[derive(Debug, Default)]
 pub(super) struct Endings(Vec<Unsent>);
 
 #[derive(Debug)]
 struct Unsent {
     ending: Ending,
-    /// How much is to go out until it is complete, of what is written.
+    /// How many of the bytes that are written are to go out until it is complete.
     left: usize,
-    /// Of its body, which is the last of that.
+    /// How many bytes at the end of these are its body.
     bytes: u64,
 }
 
 impl Endings {
-    /// Behind `left` bytes, the last of which are those of its body.
+    /// A response that is complete after `left` more bytes, the last of which are its body.
     pub(super) fn push(&mut self, ending: Ending, left: usize, bytes: u64) {
         self.0.push(Unsent { ending, left, bytes });
         if left == 0 {
@@ -72,7 +75,7 @@ impl Endings {
         }
     }
 
-    /// The socket has so much more of what is written.
+    /// The socket has taken so many more of the bytes that are written.
     pub(super) fn note_sent(&mut self, sent: usize) {
         if self.0.is_empty() {
             return;

@@ -1,8 +1,15 @@
-//! The bytes a worker has read and not used. One buffer per worker: a parked connection takes
-//! along only what is left in it.
+//! The bytes that a worker has read and not used. One buffer per worker: a parked connection keeps
+//! only what is left in it.
+//!
+//! **A read that leaves room has drained the socket**, so no second read asks for EAGAIN. Except when the event said
+//! that the peer has closed: its FIN came with the bytes and is not announced again.
 
 use std::io::{self, ErrorKind};
+use std::ops::ControlFlow;
+use std::time::Instant;
 
+use super::refuse::broken;
+use super::{Exchange, Flow};
 use crate::net::stream::Stream;
 
 const SIZE: usize = 64 << 10;
@@ -14,15 +21,46 @@ pub(super) struct Input {
     end: usize,
 }
 
-/// What a read brought.
+/// The outcome of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Filled {
-    /// Bytes; `drained`: all that were there, by a read that left room.
     Bytes {
+        /// The read left room: there are no more.
         drained: bool,
     },
     Nothing,
     End,
+}
+
+impl Exchange<'_> {
+    /// As `fill`, for more of a body; not once the turn is over and more may have arrived.
+    pub(super) fn refill(&mut self) -> Flow<Filled> {
+        if !self.drained {
+            self.now = Instant::now();
+            if self.is_over() {
+                return ControlFlow::Break(self.requeue());
+            }
+        }
+        self.fill()
+    }
+
+    /// Reads once, unless the socket is known to be empty.
+    pub(super) fn fill(&mut self) -> Flow<Filled> {
+        if self.drained {
+            self.drained = false;
+            return ControlFlow::Continue(Filled::Nothing);
+        }
+        match self.worker.input.fill(&self.client.stream) {
+            Ok(filled) => {
+                if let Filled::Bytes { drained } = filled {
+                    // An end that was announced with the bytes is not announced again.
+                    self.drained = drained && !self.client.may_have_ended;
+                }
+                ControlFlow::Continue(filled)
+            }
+            Err(e) => ControlFlow::Break(broken(&e)),
+        }
+    }
 }
 
 impl Input {
@@ -30,7 +68,7 @@ impl Input {
         Input { buf: vec![0; SIZE], start: 0, end: 0 }
     }
 
-    /// Starts anew with what a connection brings along.
+    /// Starts anew with what a connection has kept.
     pub(super) fn load(&mut self, bytes: &[u8]) {
         (self.start, self.end) = (0, 0);
         if bytes.len() >= self.buf.len() {
@@ -62,11 +100,11 @@ impl Input {
         }
     }
 
-    /// Takes what is left, to park with.
+    /// Takes what is left.
     pub(super) fn take(&mut self) -> Vec<u8> {
         let rest = self.unused().to_vec();
         (self.start, self.end) = (0, 0);
-        // A head near its limit made it grow; the next connection needs no more than most.
+        // A head near its limit made the buffer grow; few connections need that.
         if self.buf.len() > 4 * SIZE {
             self.buf.truncate(SIZE);
             self.buf.shrink_to_fit();
@@ -74,7 +112,7 @@ impl Input {
         rest
     }
 
-    /// Reads once. What may stay in the buffer is bounded by who parses it.
+    /// Reads once. The parsers bound what may stay in the buffer.
     pub(super) fn fill(&mut self, stream: &Stream) -> io::Result<Filled> {
         if self.end == self.buf.len() {
             if self.start > 0 {
@@ -93,7 +131,7 @@ impl Input {
                 Ok(Filled::Bytes { drained })
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(Filled::Nothing),
-            // Of a request its own framing tells whether it is whole.
+            // The framing of a request shows whether it is complete.
             Err(e) if e.kind() == ErrorKind::UnexpectedEof => Ok(Filled::End),
             Err(e) => Err(e),
         }

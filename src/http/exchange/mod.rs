@@ -1,29 +1,51 @@
-//! One turn of a worker with a connection: read what is there, serve what is complete, write what
-//! the socket takes, and park when nothing more can be done. A worker never waits for a client.
+//! One worker at work on one connection: it reads what has arrived, serves each complete request, writes what the
+//! socket takes, and parks the connection when it would have to wait. A worker never waits for a client.
 //!
 //! ```text
-//!             ┌─────────────── kept ───────────────┐
-//!             ▼                                    │
-//!   Head ──► Body ──► handler ──► Respond ──► Discard (what the handler left unread)
-//!     │        │         ▲            │            │
-//!     │        └ Upload ─┘            │            ▼
-//!     └───────────── refused ─────────┴──────► closed, lingering
+//!               ┌───────────────────── kept ──────────────────────┐
+//!               ▼                                                 │
+//!   read_head ─────► read_body ─────► call ──► respond ──► send_body ──► discard
+//!     │     │          │               ▲         │                         (what the handler has
+//!     │     └──────► upload ───────────┘         │                          not read of a body)
+//!     ▼                ▼                         ▼
+//!   refuse ──────────────────────────────────► closing
 //! ```
+//!
+//! Each step is a file. [`Stage`] says which step is next; a step either goes on, or ends the worker's turn with
+//! what happens to the connection now, its [`Disposition`].
+//!
+//! **A turn has a time, read from clocks that are read anyway.** The end of a handler is known for its route's average,
+//! and the time is only read for a response or a body that goes on. 5 ms are long compared to what it costs to queue a
+//! connection (some microseconds, and a check whether its client is still there), and longer than 128 fast requests
+//! take: a client that pipelines such requests gets the turns that it would get without the limit. Connections that are
+//! queued again keep the queue from being empty, so no worker would wait for events; the acceptor takes the watch back
+//! when no worker has waited there for 5 ms.
 
 mod blocking;
-mod collect;
+mod call;
 pub(crate) mod detached;
+mod discard;
 mod ending;
+#[cfg(feature = "tls")]
+mod handshake;
 mod input;
-mod outgoing;
+mod output;
+mod park;
+mod patience;
 mod progress;
-mod turn;
+mod read_body;
+mod read_head;
+mod refuse;
+mod respond;
+mod send_body;
+mod send_file;
 mod upload;
 mod worker;
 
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::base::close_reason::CloseReason;
 use crate::base::limits::{Limits, Timeouts};
@@ -31,19 +53,28 @@ use crate::base::log::{debug, error};
 use crate::base::panic::{contain, panic_text};
 use crate::base::phase::PhaseWatch;
 use crate::base::wait_group::WaitGroup;
-use crate::net::acceptor::Parking;
-use crate::net::connection::{Cause, Connection, Ready};
+use crate::net::acceptor::{Deadline, Parking};
+use crate::net::connection::{Activity, Cause, Connection, Ready};
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::queue::{Queue, Taken};
 use crate::web::handler::Handler;
 
-pub(crate) use collect::Stores;
-use detached::{Detached, detach};
+use detached::{Detached, Detachment};
 pub(crate) use progress::Progress;
-use turn::{Step, Turn};
+use progress::Stage;
+pub(crate) use read_body::Stores;
+pub(crate) use refuse::overloaded;
+use upload::StreamingPermit;
+use worker::method_and_path;
 pub(crate) use worker::{CurrentRequest, WorkerState};
 
-/// A connection as this room knows it.
+/// A turn that has lasted this long, or has served this many requests, ends after the request, the
+/// run of chunks or the piece of a response in progress: the connection goes to the end of the queue, so that
+/// a client that always has more for a worker to do is one of many.
+const TURN_TIME: Duration = Duration::from_millis(5);
+const TURN_REQUESTS: usize = 128;
+
+/// A connection that speaks HTTP.
 pub(crate) type Client = Connection<Progress>;
 
 /// What is common to all connections of one listener.
@@ -53,7 +84,7 @@ pub(crate) struct ListenerHandler {
     pub(crate) latency: HandlerLatency,
 }
 
-/// A handler without a name to show.
+/// A handler, with a `Debug` that needs none of its own.
 pub(crate) struct HandlerBox(pub(crate) Arc<dyn Handler>);
 
 impl std::fmt::Debug for HandlerBox {
@@ -75,8 +106,27 @@ pub(crate) struct Common {
     pub(crate) detached: Arc<Detached>,
 }
 
-/// Serves `client` until it is parked, queued again, closed or detached. A streaming permit that it was
-/// taken with is released.
+/// What happens to a connection when its worker's turn ends.
+enum Disposition {
+    /// It rests with the acceptor until the client sends or takes more, or until the deadline.
+    Park(Deadline),
+    /// Other connections are served first.
+    Requeue,
+    /// It goes to the successor.
+    HandOver,
+    /// It is queued until a streaming upload may start.
+    WaitForPermit,
+    Close(CloseReason),
+    Linger(CloseReason),
+    /// The response is incomplete, and only a reset shows it.
+    Reset(CloseReason),
+    Detach(Box<Detachment>),
+}
+
+/// Whether the turn goes on.
+type Flow<T = ()> = ControlFlow<Disposition, T>;
+
+/// Serves a connection until it is parked, queued again, closed or detached.
 pub(crate) fn serve(
     Ready { connection: mut client, mut cause }: Ready<Progress>,
     mut taken: Taken,
@@ -88,57 +138,57 @@ pub(crate) fn serve(
         return end_lingering(client, lingering.reason, worker, common);
     }
     loop {
-        let mut turn = Turn::new(&mut client, worker, common, queue, taken, cause);
-        // Handlers are caught where they are called; this is for what else is the user's.
-        let step = catch_unwind(AssertUnwindSafe(|| turn.run())).unwrap_or_else(|panic| {
-            error!("a worker panicked outside of handlers: {}", panic_text(&*panic));
-            let_go(panic, || "a panic".to_owned());
-            turn.give_up()
-        });
-        if turn.has_permit {
-            queue.release_permit();
+        let permit = taken.has_permit.then(|| StreamingPermit::taken_with(queue));
+        let disposition = Exchange::new(&mut client, worker, common, queue, permit).run(cause, taken.waited);
+        match settle(client, disposition, worker, common, queue) {
+            Some(back) => client = back,
+            None => return,
         }
         (taken, cause) = (Taken { has_permit: false, waited: Duration::ZERO }, Cause::Event);
-        match step {
-            Step::Park(deadline) => match common.parking.park(client, deadline) {
-                Ok(()) => return,
-                Err(back) => {
-                    client = back;
-                    // A client that always has more to say is one of many.
-                    if queue.has_waiting() {
-                        return queue.push(&mut vec![Ready::new(client, Cause::Event)]);
-                    }
-                }
-            },
-            Step::Requeue => {
-                // This worker comes by next.
-                return queue.push_back(Ready::new(client, Cause::Yielded));
-            }
-            Step::Leave => return common.parking.leave(client),
-            Step::WaitForShare => return queue.push_streaming(Ready::new(client, Cause::Event)),
-            Step::Close(reason) => {
-                client.stream.shutdown_write();
-                return close(client, reason, worker, common);
-            }
-            Step::Linger(reason) => {
-                // Our end first, as the last bytes wait for it; the user's `Drop` still counts as in flight.
-                let guard = client.guard.take();
-                client.begin_lingering(reason);
-                forget(&mut client);
-                drop(guard);
-                return end_lingering(client, reason, worker, common);
-            }
-            Step::Reset(reason) => {
-                client.stream.reset_on_close();
-                return close(client, reason, worker, common);
-            }
-            Step::Detach { place, task, what } => {
-                let stall = client.progress.of_route.0.unwrap_or(common.timeouts.response_stall);
-                let unsent = std::mem::take(&mut worker.out);
-                return detach(place, client, unsent, task, what, stall, &common.parking);
-            }
-        }
     }
+}
+
+/// Does with a connection what a turn has ended with. Gives it back if there is more to do for it at once.
+fn settle(
+    mut client: Box<Client>,
+    disposition: Disposition,
+    worker: &WorkerState,
+    common: &Common,
+    queue: &Queue<Ready<Progress>>,
+) -> Option<Box<Client>> {
+    match disposition {
+        Disposition::Park(deadline) => match common.parking.park(client, deadline) {
+            Ok(()) => {}
+            // A client that always sends more is one of many.
+            Err(back) if queue.has_waiting() => queue.push(&mut vec![Ready::new(back, Cause::Event)]),
+            Err(back) => return Some(back),
+        },
+        Disposition::Requeue => {
+            // This worker goes to the queue next.
+            queue.push_back(Ready::new(client, Cause::Yielded));
+        }
+        Disposition::HandOver => common.parking.leave(client),
+        Disposition::WaitForPermit => queue.push_streaming(Ready::new(client, Cause::Event)),
+        Disposition::Close(reason) => {
+            client.stream.shutdown_write();
+            close(client, reason, worker, common);
+        }
+        Disposition::Linger(reason) => {
+            // Our end is sent first, as the last bytes wait for it; the `Drop` of the user's values still counts as
+            // in flight.
+            let guard = client.guard.take();
+            client.begin_lingering(reason);
+            drop_progress(&mut client);
+            drop(guard);
+            end_lingering(client, reason, worker, common);
+        }
+        Disposition::Reset(reason) => {
+            client.stream.reset_on_close();
+            close(client, reason, worker, common);
+        }
+        Disposition::Detach(detachment) => detachment.start(client, &common.parking),
+    }
+    None
 }
 
 fn end_lingering(client: Box<Client>, reason: CloseReason, worker: &WorkerState, common: &Common) {
@@ -149,20 +199,125 @@ fn end_lingering(client: Box<Client>, reason: CloseReason, worker: &WorkerState,
 
 fn close(mut client: Box<Client>, reason: CloseReason, worker: &WorkerState, common: &Common) {
     debug!("connection closed: {reason}");
-    forget(&mut client);
+    drop_progress(&mut client);
     worker.counters.closed(reason);
     common.parking.close(client);
 }
 
-/// Drops what may be the user's, here, on a worker.
-fn forget(client: &mut Client) {
+/// Drops values that may be the user's on a worker, not on the acceptor.
+fn drop_progress(client: &mut Client) {
     let progress = std::mem::take(&mut client.progress);
     let head = progress.head();
-    let_go(progress, || worker::method_and_path(&head));
+    drop_contained(progress, || method_and_path(&head));
 }
 
-/// Drops what is the user's, whose `Drop` may panic, as may that of what it panics with: what was
-/// decided stays decided. False if it did.
-fn let_go<T>(users: T, what: impl Fn() -> String) -> bool {
-    contain(|| drop(users), |panic| error!("{}: panicked when dropped: {}", what(), panic_text(panic)))
+/// Drops a value of the user's. Its `Drop` may panic, as may that of the panic's payload, and neither changes what was
+/// decided. False if it did.
+fn drop_contained<T>(value: T, what: impl Fn() -> String) -> bool {
+    contain(|| drop(value), |panic| error!("{}: panicked when dropped: {}", what(), panic_text(panic)))
+}
+
+/// One worker's turn with one connection: one exchange of a request and a response after the other.
+struct Exchange<'a> {
+    client: &'a mut Box<Client>,
+    worker: &'a mut WorkerState,
+    common: &'a Common,
+    queue: &'a Queue<Ready<Progress>>,
+    permit: Option<StreamingPermit<'a>>,
+    /// The last read left room: the socket is empty.
+    drained: bool,
+    /// Requests in this turn.
+    served: usize,
+    started: Instant,
+    /// When the turn started, the last handler ended, or a body or a response was last continued: precise
+    /// enough for deadlines and dates.
+    now: Instant,
+}
+
+impl<'a> Exchange<'a> {
+    fn new(
+        client: &'a mut Box<Client>,
+        worker: &'a mut WorkerState,
+        common: &'a Common,
+        queue: &'a Queue<Ready<Progress>>,
+        permit: Option<StreamingPermit<'a>>,
+    ) -> Exchange<'a> {
+        let now = Instant::now();
+        Exchange { client, worker, common, queue, permit, drained: false, served: 0, started: now, now }
+    }
+
+    /// Takes steps until one of them ends the turn. `waited` is how long the connection was in the queue.
+    fn run(mut self, cause: Cause, waited: Duration) -> Disposition {
+        let steps = || {
+            let mut flow = self.resume(cause, waited);
+            loop {
+                match flow {
+                    ControlFlow::Continue(()) => flow = self.step(),
+                    ControlFlow::Break(disposition) => return disposition,
+                }
+            }
+        };
+        // Handlers are caught where they are called; this is for other code of the user's.
+        catch_unwind(AssertUnwindSafe(steps)).unwrap_or_else(|panic| {
+            error!("a worker panicked outside of handlers: {}", panic_text(&*panic));
+            drop_contained(panic, || "a panic".to_owned());
+            self.worker.current_request.set(None);
+            Disposition::Reset(CloseReason::ResponseFailed)
+        })
+    }
+
+    /// Takes over from the connection what it kept while it rested.
+    fn resume(&mut self, cause: Cause, waited: Duration) -> Flow {
+        self.client.activity = Activity::Receiving;
+        let buffered = std::mem::take(&mut self.client.buffered);
+        self.worker.input.load(&buffered);
+        self.worker.out.clear();
+        self.worker.out.append(&mut self.client.progress.unsent);
+        self.client.progress.held = None;
+        if let Some(blocked) = &mut self.client.progress.blocked {
+            blocked.resume(self.now);
+        }
+        #[cfg(feature = "tls")]
+        if self.client.stream.is_handshaking() {
+            self.shake_hands(cause)?;
+        }
+        if cause == Cause::Expired {
+            return ControlFlow::Break(self.expire());
+        }
+        // No handler should run for a client that has gone. If the connection did not wait, the next write shows it.
+        let has_waited = cause == Cause::Yielded || waited >= TURN_TIME;
+        if has_waited && self.client.stream.is_gone() {
+            debug!("the client is gone");
+            return ControlFlow::Break(Disposition::Close(CloseReason::Broken));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn step(&mut self) -> Flow {
+        match std::mem::take(&mut self.client.progress.stage) {
+            Stage::Head { scan, since } => self.read_head(scan, since),
+            Stage::Body(collecting) => self.read_body(collecting),
+            Stage::Upload(request) => self.upload(request),
+            Stage::Response(sending) => self.send_body(sending),
+            Stage::Discard { unread, until } => self.discard(unread, until),
+            Stage::Closing(reason) => ControlFlow::Break(self.close(reason)),
+        }
+    }
+
+    /// Whether other connections come first before anything more is started.
+    fn is_over(&self) -> bool {
+        self.served >= TURN_REQUESTS || self.now.saturating_duration_since(self.started) >= TURN_TIME
+    }
+
+    fn listener_handler(&self) -> &'a ListenerHandler {
+        #[expect(clippy::indexing_slicing, reason = "the index comes from the listener's configuration")]
+        &self.common.sites[self.client.site]
+    }
+
+    /// Drops a value of the user's, in the exchange that `head` started.
+    fn drop_users<T>(&self, value: T, head: &[u8]) {
+        if !drop_contained(value, || method_and_path(head)) {
+            self.worker.counters.panicked();
+        }
+    }
 }

@@ -1,64 +1,151 @@
 //! A request body that its handler reads while it arrives. The handler has the reader, the exchange
 //! keeps the other end of the lease and takes the connection's state back when the handler is done,
-//! whatever became of the reader.
+//! whatever the handler has done with the reader.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use nix::poll::PollFlags;
 
-use super::progress::Rate;
+use super::patience::Patience;
+use super::progress::{After, Stage, Unread};
+use super::read_head::RoutedRequest;
+use super::{Disposition, Exchange, Flow, Progress};
+use crate::base::close_reason::CloseReason;
 use crate::base::sync::lock;
 use crate::http::codec::Decoder;
 use crate::http::codec::encode::CONTINUE;
 use crate::http::exchange::blocking::{wait, write_all};
+use crate::net::connection::Ready;
+use crate::net::scheduler::queue::Queue;
 use crate::net::stream::Stream;
-use crate::web::body::Unreadable;
+use crate::web::body::{Kind, Unreadable};
+
+/// A streaming request that waits for a streaming permit.
+#[derive(Debug)]
+pub(super) struct PendingUpload {
+    pub(super) request: RoutedRequest,
+    pub(super) decoder: Decoder,
+}
+
+/// This worker may read a streaming upload: only a share of the workers does at a time.
+pub(super) struct StreamingPermit<'a>(&'a Queue<Ready<Progress>>);
+
+impl<'a> StreamingPermit<'a> {
+    /// None if all permits are taken.
+    fn take(queue: &'a Queue<Ready<Progress>>) -> Option<StreamingPermit<'a>> {
+        queue.try_acquire_permit().then(|| StreamingPermit(queue))
+    }
+
+    /// The one that the queue gave out together with a connection.
+    pub(super) fn taken_with(queue: &'a Queue<Ready<Progress>>) -> StreamingPermit<'a> {
+        StreamingPermit(queue)
+    }
+}
+
+impl Drop for StreamingPermit<'_> {
+    fn drop(&mut self) {
+        self.0.release_permit();
+    }
+}
+
+impl Exchange<'_> {
+    /// Calls a handler that reads the body while it arrives, on this worker, once a streaming permit is free.
+    pub(super) fn upload(&mut self, pending: Box<PendingUpload>) -> Flow {
+        self.client.progress.stage = Stage::Upload(pending);
+        // Answers to earlier requests must not wait for this body.
+        self.flush()?;
+        let Some(permit) = self.permit.take().or_else(|| StreamingPermit::take(self.queue)) else {
+            return ControlFlow::Break(self.rest(Disposition::WaitForPermit));
+        };
+        let Stage::Upload(pending) = std::mem::take(&mut self.client.progress.stage) else {
+            return ControlFlow::Continue(());
+        };
+        let flow = self.call_with_upload(*pending);
+        drop(permit);
+        flow
+    }
+
+    fn call_with_upload(&mut self, pending: PendingUpload) -> Flow {
+        let PendingUpload { mut request, decoder } = pending;
+        let RoutedRequest { head, route } = &mut request;
+        let limit = route.rules.limits.body_bytes.unwrap_or(self.common.limits.body_bytes);
+        let length = decoder.remaining_hint();
+        let lease = Lease::new(Upload {
+            stream: self.client.stream.clone(),
+            input: self.worker.input.take(),
+            used: 0,
+            decoder,
+            left: limit,
+            expects_continue: head.expect_continue,
+            failed: false,
+            pending: None,
+            patience: self.body_patience(&route.rules.limits),
+            received: 0,
+            waited: Duration::ZERO,
+        });
+        let summary = head.summary();
+        let body = Kind::Source { source: Box::new(lease.clone()), left: length };
+        let response = self.call(&summary, request, body)?;
+        self.drained = false;
+        let Some(upload) = lease.end() else {
+            return self.respond(&summary, response, After::Close(CloseReason::BodyUnread));
+        };
+        self.worker.input.load(upload.unused());
+        // Where the length is unknown, as much is dropped as the handler might have read.
+        let budget = match length {
+            Some(_) => self.common.limits.discard_bytes,
+            None => self.common.limits.discard_bytes.max(limit),
+        };
+        self.respond(&summary, response, upload.after(budget))
+    }
+}
 
 #[derive(Debug)]
-pub(super) struct Upload {
-    pub(super) stream: Stream,
+struct Upload {
+    stream: Stream,
     /// Read from the socket, and how much of it is decoded.
-    pub(super) input: Vec<u8>,
-    pub(super) used: usize,
-    pub(super) decoder: Decoder,
-    pub(super) left: u64,
+    input: Vec<u8>,
+    used: usize,
+    decoder: Decoder,
+    /// Bytes of content that are still allowed.
+    left: u64,
     /// The client waits for a 100 before it sends.
-    pub(super) expects: bool,
-    /// A read has failed: what comes now is no body.
-    pub(super) failed: bool,
-    /// Of what came behind content that was read first.
-    pub(super) pending: Option<io::Error>,
-    pub(super) stall: Duration,
-    pub(super) rate: Rate,
-    pub(super) received: u64,
-    /// For the client. What the handler takes is not its doing.
-    pub(super) waited: Duration,
+    expects_continue: bool,
+    /// A read has failed: what follows is no body.
+    failed: bool,
+    /// An error that came after content, which is read first.
+    pending: Option<io::Error>,
+    patience: Patience,
+    received: u64,
+    /// The sum of all waits for the client. The time that the handler takes does not count.
+    waited: Duration,
 }
 
 /// Both ends of a lease on an upload.
 #[derive(Clone, Debug)]
-pub(super) struct Lease {
+struct Lease {
     held: Arc<Mutex<Held>>,
 }
 
 #[derive(Debug)]
 struct Held {
-    /// None while the reader has it, who may wait for the client.
+    /// None while the reader has it. It may wait for the client.
     upload: Option<Upload>,
     ended: bool,
 }
 
 impl Lease {
-    pub(super) fn new(upload: Upload) -> Lease {
+    fn new(upload: Upload) -> Lease {
         Lease { held: Arc::new(Mutex::new(Held { upload: Some(upload), ended: false })) }
     }
 
-    /// Ends the lease: the reader gets errors from now on. None: a thread of the handler's is reading,
-    /// and what it gets is lost.
-    pub(super) fn end(&self) -> Option<Upload> {
+    /// Ends the lease: the reader gets errors from now on. None if a thread of the handler's is reading;
+    /// the bytes that it gets are lost.
+    fn end(&self) -> Option<Upload> {
         let mut held = self.lock();
         held.ended = true;
         held.upload.take()
@@ -104,7 +191,7 @@ impl Upload {
             match self.decode(buf.get_mut(filled..).unwrap_or_default()) {
                 Ok(n) => filled = filled.saturating_add(n),
                 Err(e) if filled == 0 => return Err(e),
-                // Told the next time: what came before it is content.
+                // The next read gets the error, because this one has content.
                 Err(e) => {
                     self.pending = Some(e);
                     break;
@@ -117,10 +204,10 @@ impl Upload {
         Ok(filled)
     }
 
-    /// Takes one step with what has come; how much content that gave.
+    /// Decodes one step of what has arrived. Returns how much content that was.
     fn decode(&mut self, mut buf: &mut [u8]) -> io::Result<usize> {
         let unused = self.input.get(self.used..).unwrap_or_default();
-        // No more than fits: content is never longer than the bytes it came in.
+        // At most as many bytes as `buf` holds: their content is never longer than they are.
         let window = unused.get(..buf.len()).unwrap_or(unused);
         let decoded = self
             .decoder
@@ -134,15 +221,29 @@ impl Upload {
         Ok(len)
     }
 
-    /// What has come and is not part of what was read.
-    pub(super) fn unused(&self) -> &[u8] {
+    /// What becomes of the connection after the response, if up to `budget` bytes may be dropped before the next
+    /// request.
+    fn after(self, budget: u64) -> After {
+        let beyond = self.decoder.announced() > budget;
+        if self.decoder.is_done() {
+            After::Keep
+        } else if self.expects_continue || self.failed || self.pending.is_some() || beyond {
+            // The client was never told to send it, or it is malformed, or too long. The response announces the close.
+            After::Close(CloseReason::BodyUnread)
+        } else {
+            After::Discard(Unread { decoder: self.decoder, budget })
+        }
+    }
+
+    /// What has arrived and is not decoded.
+    fn unused(&self) -> &[u8] {
         self.input.get(self.used..).unwrap_or_default()
     }
 
-    /// Waits for bytes, once all that came are used.
+    /// Waits for bytes, once all that have arrived are used.
     fn fill(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.expects) {
-            write_all(&self.stream, CONTINUE, self.stall)?;
+        if std::mem::take(&mut self.expects_continue) {
+            write_all(&self.stream, CONTINUE, self.patience.stall)?;
         }
         self.used = 0;
         self.input.resize(PIECE_BYTES, 0);
@@ -159,9 +260,9 @@ impl Upload {
                 Ok(0) => return Err(unreadable(ErrorKind::UnexpectedEof, StatusCode::BAD_REQUEST, CUT)),
                 Ok(n) => return Ok(n),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    let left = self.rate.time_for(self.received).saturating_sub(self.waited);
+                    let left = self.patience.time_for(self.received).saturating_sub(self.waited);
                     let begin = Instant::now();
-                    wait(&self.stream, PollFlags::POLLIN, self.stall.min(left)).map_err(in_time)?;
+                    wait(&self.stream, PollFlags::POLLIN, self.patience.stall.min(left)).map_err(in_time)?;
                     self.waited += begin.elapsed();
                 }
                 Err(e) => return Err(e),
@@ -170,7 +271,7 @@ impl Upload {
     }
 }
 
-/// Read at a time.
+/// The size of a read.
 const PIECE_BYTES: usize = 16 << 10;
 
 const BEYOND: &str = "the body exceeds its limit";
@@ -196,7 +297,7 @@ mod tests {
     use crate::base::limits::Limits;
     use crate::http::codec::Framing;
 
-    /// An upload of which `input` has been read, and the client, who says the rest.
+    /// An upload of which `input` has arrived, and its client, which may send more.
     fn upload(input: &[u8]) -> (Upload, UnixStream) {
         let (client, server) = UnixStream::pair().unwrap();
         server.set_nonblocking(true).unwrap();
@@ -206,11 +307,10 @@ mod tests {
             used: 0,
             decoder: Decoder::new(Framing::Chunked, &Limits::default()),
             left: 100,
-            expects: false,
+            expects_continue: false,
             failed: false,
             pending: None,
-            stall: Duration::from_secs(20),
-            rate: Rate { grace: Duration::from_secs(20), bytes: 0 },
+            patience: Patience { stall: Duration::from_secs(20), grace: Duration::from_secs(20), rate: 0 },
             received: 0,
             waited: Duration::ZERO,
         };

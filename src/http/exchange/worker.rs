@@ -1,4 +1,4 @@
-//! What one worker has.
+//! The state of one worker: its buffers, and the request that it works on.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -12,15 +12,15 @@ use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
 use crate::http::codec::DateCache;
 
-/// Buffers that outlive an exchange, and a current_request saying what it does.
+/// Buffers that outlive an exchange, and what the worker shares with observers.
 #[derive(Debug)]
 pub(crate) struct WorkerState {
-    /// Of its worker.
+    /// The worker's index.
     pub(super) place: usize,
     pub(super) input: Input,
     /// Written and not sent.
     pub(super) out: Vec<u8>,
-    /// What a response's source gives at a time.
+    /// One piece of a response's source.
     pub(super) piece: Vec<u8>,
     pub(super) date: Clock,
     pub(super) counters: Arc<CachePadded<Counters>>,
@@ -28,7 +28,7 @@ pub(crate) struct WorkerState {
     pub(super) wait_group: WaitGroup,
 }
 
-/// Which request's handler runs at a worker, since when.
+/// The request whose handler runs on a worker, and since when.
 #[derive(Debug, Default)]
 pub(crate) struct CurrentRequest(Mutex<Option<(Bytes, Instant)>>);
 
@@ -37,27 +37,26 @@ impl CurrentRequest {
         *lock(&self.0) = what;
     }
 
-    /// Method, path and age, for people.
+    /// Method, path and age, for the log.
     pub(crate) fn read(&self) -> Option<String> {
-        let current_request = lock(&self.0);
-        current_request.as_ref().map(|(head, since)| {
+        lock(&self.0).as_ref().map(|(head, since)| {
             format!("{}, in its handler for {:.1?}", method_and_path(head), since.elapsed())
         })
     }
 }
 
-/// Of a head as received; the query may hold what does not belong into a log.
+/// The start of a head as received, without the query, which may hold secrets.
 pub(super) fn method_and_path(head: &[u8]) -> String {
     let line = head.trim_ascii_start().split(|&b| b == b'\r' || b == b'\n').next().unwrap_or_default();
     let end = line.iter().position(|&b| b == b'?').or_else(|| line.iter().rposition(|&b| b == b' '));
     String::from_utf8_lossy(end.and_then(|end| line.get(..end)).unwrap_or(line)).into_owned()
 }
 
-/// The date of responses, from a clock that is not asked for each of them.
+/// The date of responses, from a clock that is not read for each of them.
 #[derive(Debug)]
 pub(super) struct Clock {
     date: DateCache,
-    asked: Instant,
+    read: Instant,
     time: SystemTime,
 }
 
@@ -66,12 +65,12 @@ impl Clock {
 
     fn new() -> Clock {
         let time = SystemTime::now();
-        Clock { date: DateCache::new(time), asked: Instant::now(), time }
+        Clock { date: DateCache::new(time), read: Instant::now(), time }
     }
 
     pub(super) fn get(&mut self, now: Instant) -> &[u8; 29] {
-        if now.saturating_duration_since(self.asked) > Clock::GRAIN {
-            (self.asked, self.time) = (now, SystemTime::now());
+        if now.saturating_duration_since(self.read) > Clock::GRAIN {
+            (self.read, self.time) = (now, SystemTime::now());
         }
         self.date.get(self.time)
     }
@@ -84,7 +83,7 @@ impl WorkerState {
         current_request: Arc<CurrentRequest>,
         wait_group: WaitGroup,
     ) -> WorkerState {
-        // Of a worker that died, it still says what that was doing.
+        // The predecessor may have died in a handler.
         current_request.set(None);
         let (out, piece) = (Vec::new(), Vec::new());
         WorkerState {

@@ -1,0 +1,82 @@
+//! The call of a handler: the request that it gets, and its panic.
+//!
+//! What is refused passes through wrappers, as does what panics: a refusal belongs to the route, so that an access log
+//! and CORS see it, and a panic comes back beside the response that the wrappers made of the 500. So it is logged and
+//! counted once, here.
+
+use std::any::Any;
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::progress::After;
+use super::read_head::RoutedRequest;
+use super::refuse::broken;
+use super::worker::method_and_path;
+use super::{Exchange, Flow, drop_contained};
+use crate::base::log::error;
+use crate::base::panic::panic_text;
+use crate::http::codec::RequestSummary;
+use crate::net::scheduler::latency::HandlerLatency;
+use crate::web::body::{Body, Kind};
+use crate::web::handler::answer;
+use crate::{Request, Response};
+
+impl Exchange<'_> {
+    /// Calls the handler and sends its response.
+    pub(super) fn answer(&mut self, mut request: RoutedRequest, body: Kind, after: After) -> Flow {
+        let summary = request.head.summary();
+        let response = self.call(&summary, request, body)?;
+        self.respond(&summary, response, after)
+    }
+
+    pub(super) fn call(
+        &mut self,
+        summary: &RequestSummary,
+        request: RoutedRequest,
+        body: Kind,
+    ) -> Flow<Response> {
+        let RoutedRequest { head, mut route } = request;
+        let body = Body::received(body, Arc::clone(&self.client.conn_info), head.text);
+        let mut request = Request::from_parts(head.parts, body);
+        let refusal = route.attach(&mut request);
+        // Of responses that are written together, the last one's counts.
+        self.client.progress.patience = Some(self.response_patience(&route.rules.limits));
+        let listener_handler = self.listener_handler();
+        let latency = route.latency().unwrap_or(&listener_handler.latency);
+        if latency.is_long() {
+            if let Err(e) = self.prepare_long_call(latency) {
+                // The handler would run for a client that has gone.
+                self.drop_users((request, refusal), &summary.text);
+                return ControlFlow::Break(broken(&e));
+            }
+        }
+        // Not `now`: there was a read since then, and its time is not the handler's.
+        let run = latency.start();
+        self.worker.current_request.set(Some((summary.text.clone(), run.begin())));
+        let (response, panics) = answer(&*listener_handler.handler.0, request, &route, refusal);
+        self.now = Instant::now();
+        latency.finish(&run, self.now);
+        panics.into_iter().for_each(|panic| self.report_panic(panic, &summary.text));
+        self.worker.current_request.set(None);
+        ControlFlow::Continue(response)
+    }
+
+    /// Neither queued work nor finished answers wait for a handler that takes long.
+    fn prepare_long_call(&mut self, latency: &HandlerLatency) -> io::Result<()> {
+        if latency.blocks() {
+            self.queue.before_blocking(self.worker.place);
+        } else {
+            self.queue.before_computing();
+        }
+        self.try_flush()
+    }
+
+    fn report_panic(&self, panic: Box<dyn Any + Send>, head: &[u8]) {
+        let what = self.worker.current_request.read().unwrap_or_default();
+        error!("a handler panicked ({}): {what}", panic_text(&*panic));
+        self.worker.counters.panicked();
+        drop_contained(panic, || method_and_path(head));
+    }
+}

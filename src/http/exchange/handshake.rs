@@ -1,0 +1,77 @@
+//! TLS before HTTP: a worker continues a handshake as far as the bytes that have arrived allow, then parks.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::refuse::broken;
+use super::{Disposition, Exchange, Flow};
+use crate::base::close_reason::CloseReason;
+use crate::base::log::debug;
+use crate::http::codec::{Refusal, encode};
+use crate::net::acceptor::Deadline;
+use crate::net::conn_info::ConnInfo;
+use crate::net::connection::Cause;
+use crate::net::tls::{Failure, Handshake};
+
+impl Exchange<'_> {
+    /// Ends the turn unless the handshake is done.
+    pub(super) fn shake_hands(&mut self, cause: Cause) -> Flow {
+        if cause == Cause::Expired {
+            return ControlFlow::Break(Disposition::Close(CloseReason::HandshakeTimeout));
+        }
+        match self.client.stream.shake_hands() {
+            Ok(Handshake::Done) => {
+                let ConnInfo { peer, phase, generation, descriptors, .. } = &*self.client.conn_info;
+                let (tls, socket) = (self.client.stream.tls_info(), Some(self.client.stream.socket()));
+                let descriptors = descriptors.clone();
+                let conn_info =
+                    ConnInfo { tls, socket, descriptors, ..ConnInfo::new(*peer, phase.clone(), *generation) };
+                self.client.conn_info = Arc::new(conn_info);
+                ControlFlow::Continue(())
+            }
+            Ok(blocked) => {
+                if blocked == Handshake::Writes {
+                    if let Err(e) = self.common.parking.poll_write(self.client) {
+                        return ControlFlow::Break(broken(&e));
+                    }
+                }
+                let since = self.client.stream.began();
+                // A handshake that has started is in flight: the end of the process waits for it.
+                self.client.guard = since.map(|_| self.common.wait_group.guard());
+                let deadline = since.map_or(Deadline::Idle(self.now), |since| {
+                    Deadline::At(since + self.common.timeouts.head)
+                });
+                ControlFlow::Break(self.park(deadline))
+            }
+            Err(Failure::Gone(e)) => {
+                debug!("TLS handshake: the client is gone: {e}");
+                ControlFlow::Break(Disposition::Close(match self.client.stream.began() {
+                    Some(_) => CloseReason::ClientCut,
+                    None => CloseReason::ClientClosed,
+                }))
+            }
+            Err(Failure::Refused(e)) => {
+                debug!("TLS handshake failed: {e}");
+                ControlFlow::Break(Disposition::Linger(CloseReason::HandshakeFailed))
+            }
+            Err(Failure::Text) => {
+                debug!("a client of a TLS listener speaks plain text");
+                ControlFlow::Break(self.answer_in_plain_text())
+            }
+        }
+    }
+
+    /// People who forget the `s` of `https` get an explanation, as from other servers. It is the same for all
+    /// requests and reveals nothing about the service.
+    fn answer_in_plain_text(&mut self) -> Disposition {
+        let refusal =
+            Refusal { status: StatusCode::BAD_REQUEST, reason: "plain HTTP request sent to an HTTPS port" };
+        let mut answer = Vec::new();
+        encode::refusal(&mut answer, &refusal, self.worker.date.get(self.now));
+        self.worker.counters.response(refusal.status.as_u16());
+        let _ = self.client.stream.write_in_the_clear(&answer);
+        Disposition::Linger(CloseReason::HandshakeFailed)
+    }
+}

@@ -1,0 +1,141 @@
+//! Writing to the socket: what a worker has in its buffer, as far as the socket takes it.
+
+use std::io::{self, ErrorKind};
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use super::ending::Ending;
+use super::progress::{After, Stage};
+use super::refuse::broken;
+use super::{Disposition, Exchange, Flow};
+use crate::base::close_reason::CloseReason;
+use crate::net::stream::Stream;
+
+/// Answers to pipelined requests are gathered up to this size, then written.
+const BATCH_BYTES: usize = 64 << 10;
+
+/// How much of what was to be written the socket took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) bytes: usize,
+    pub(super) all: bool,
+}
+
+impl Sent {
+    pub(super) const ALL: Sent = Sent { bytes: 0, all: true };
+    pub(super) const NOTHING: Sent = Sent { bytes: 0, all: false };
+}
+
+impl Exchange<'_> {
+    /// Writes what is in the buffer; ends the turn if the socket does not take it all.
+    pub(super) fn flush(&mut self) -> Flow {
+        self.flush_by(write_out)
+    }
+
+    /// As `flush`, before our side of the connection is shut.
+    fn flush_last(&mut self) -> Flow {
+        self.flush_by(write_last)
+    }
+
+    fn flush_by(&mut self, write: impl Fn(&mut Vec<u8>, &Stream) -> io::Result<Sent>) -> Flow {
+        if self.worker.out.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        match write(&mut self.worker.out, &self.client.stream) {
+            Ok(sent) if sent.all => {
+                self.note_taken(sent.bytes);
+                ControlFlow::Continue(())
+            }
+            Ok(sent) => ControlFlow::Break(self.park_blocked(sent)),
+            Err(e) => ControlFlow::Break(broken(&e)),
+        }
+    }
+
+    /// Writes what the socket takes now; the rest stays for the next flush.
+    pub(super) fn try_flush(&mut self) -> io::Result<()> {
+        if !self.worker.out.is_empty() {
+            let sent = write_out(&mut self.worker.out, &self.client.stream)?;
+            self.note_taken(sent.bytes);
+        }
+        Ok(())
+    }
+
+    pub(super) fn note_taken(&mut self, bytes: usize) {
+        self.client.progress.endings.note_sent(bytes);
+        if let Some(blocked) = &mut self.client.progress.blocked {
+            blocked.take(bytes, Instant::now());
+        }
+    }
+
+    /// A response with a body of so many bytes is complete when the socket has all that is in the buffer now.
+    pub(super) fn end_after_output(&mut self, ending: Option<Ending>, bytes: u64) {
+        if let Some(ending) = ending {
+            self.client.progress.endings.push(ending, self.worker.out.len(), bytes);
+        }
+    }
+
+    /// A response is in the buffer, or written.
+    pub(super) fn finish(&mut self, after: After) -> Flow {
+        match after {
+            After::Keep if self.worker.out.len() < BATCH_BYTES => ControlFlow::Continue(()),
+            After::Keep => self.flush(),
+            After::Discard(unread) => {
+                let until = self.now + self.common.timeouts.body_stall;
+                self.client.progress.stage = Stage::Discard { unread: Box::new(unread), until };
+                ControlFlow::Continue(())
+            }
+            After::Close(reason) => ControlFlow::Break(self.close(reason)),
+        }
+    }
+
+    /// Closes the connection once all that is written is sent.
+    pub(super) fn close(&mut self, reason: CloseReason) -> Disposition {
+        // A client that asked for the close sends nothing more, so no reset can take the response from it. But its own
+        // end of TLS, unread, would be answered by a reset.
+        let at_once = reason == CloseReason::ClientAsked
+            && self.worker.input.is_empty()
+            && !self.client.stream.is_bound_here();
+        self.client.progress.stage = Stage::Closing(reason);
+        match self.send_end() {
+            ControlFlow::Break(disposition) => disposition,
+            ControlFlow::Continue(()) if at_once => Disposition::Close(reason),
+            ControlFlow::Continue(()) => Disposition::Linger(reason),
+        }
+    }
+
+    /// Writes all that is left, and the end of TLS.
+    fn send_end(&mut self) -> Flow {
+        self.flush_last()?;
+        match self.client.stream.say_end() {
+            Ok(true) => ControlFlow::Continue(()),
+            Ok(false) => ControlFlow::Break(self.park_blocked(Sent::NOTHING)),
+            Err(e) => ControlFlow::Break(broken(&e)),
+        }
+    }
+}
+
+/// Writes a buffer; what the socket does not take stays in it.
+pub(super) fn write_out(out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
+    write_by(|rest| stream.write(rest), out)
+}
+
+/// As `write_out`, where our side is shut right after it.
+fn write_last(out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
+    write_by(|rest| stream.write_last(rest), out)
+}
+
+fn write_by(mut write: impl FnMut(&[u8]) -> io::Result<usize>, out: &mut Vec<u8>) -> io::Result<Sent> {
+    let mut bytes = 0usize;
+    while let Some(rest) = out.get(bytes..).filter(|rest| !rest.is_empty()) {
+        match write(rest) {
+            Ok(n) => bytes = bytes.saturating_add(n),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                out.drain(..bytes);
+                return Ok(Sent { bytes, all: false });
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    out.clear();
+    Ok(Sent { bytes, all: true })
+}

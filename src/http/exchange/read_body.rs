@@ -1,0 +1,231 @@
+//! A request body that is complete before its handler runs: in memory up to a limit, then in an unlinked temporary file.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use rustix::process::{Resource, getrlimit};
+
+use super::input::Filled;
+use super::patience::Patience;
+use super::progress::{After, Stage};
+use super::read_head::RoutedRequest;
+use super::{Disposition, Exchange, Flow};
+use crate::base::budget::{Budget, Share};
+use crate::base::close_reason::CloseReason;
+use crate::base::error::lacks_descriptor;
+use crate::http::codec::Decoder;
+use crate::net::acceptor::Deadline;
+use crate::web::body::Kind;
+use crate::web::request::Trailers;
+
+impl Exchange<'_> {
+    pub(super) fn read_body(&mut self, mut collecting: Box<Collecting>) -> Flow {
+        while !collecting.decoder.is_done() && !self.worker.input.is_empty() {
+            let most = collecting.room();
+            let input = self.worker.input.unused_mut();
+            let decoded = match collecting.decoder.decode_run(input, most) {
+                Ok(decoded) => decoded,
+                Err(refusal) => {
+                    self.client.progress.stage = Stage::Body(collecting);
+                    return ControlFlow::Break(self.refuse(&refusal));
+                }
+            };
+            let data = input.get(decoded.data).unwrap_or_default();
+            if let Err(e) = collecting.add(data, &self.common.stores) {
+                return self.refuse_body(collecting.into_request(), &e);
+            }
+            self.worker.input.consume(decoded.consumed);
+        }
+        if collecting.decoder.is_done() {
+            return match collecting.finish() {
+                (request, Ok(body)) => self.answer(request, body, After::Keep),
+                (request, Err(e)) => self.refuse_body(request, &e),
+            };
+        }
+        let until = collecting.deadline(self.now);
+        self.client.progress.stage = Stage::Body(collecting);
+        self.flush()?;
+        match self.refill()? {
+            Filled::Bytes { .. } => ControlFlow::Continue(()),
+            Filled::End => ControlFlow::Break(Disposition::Close(CloseReason::ClientCut)),
+            Filled::Nothing => ControlFlow::Break(self.park(Deadline::At(until))),
+        }
+    }
+}
+
+/// Where bodies of requests are kept, and how much in all.
+#[derive(Debug)]
+pub(crate) struct Stores {
+    pub(crate) memory: Budget,
+    pub(crate) disk: Budget,
+    /// Those besides the connections'.
+    pub(crate) descriptors: Budget,
+    /// For temporary files. None: the system's.
+    folder: Option<PathBuf>,
+    /// The limit of one file. A process that writes beyond it is killed by SIGXFSZ.
+    file_bytes: u64,
+}
+
+impl Stores {
+    pub(crate) fn new(memory: Budget, disk: Budget, descriptors: Budget, folder: Option<PathBuf>) -> Stores {
+        let file_bytes = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+        Stores { memory, disk, descriptors, folder, file_bytes }
+    }
+}
+
+/// The limits of one body.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Bytes of it that may be in memory.
+    pub(super) memory: usize,
+    pub(super) all: u64,
+    pub(super) patience: Patience,
+}
+
+/// A request whose body is not complete.
+#[derive(Debug)]
+pub(super) struct Collecting {
+    pub(super) request: RoutedRequest,
+    decoder: Decoder,
+    store: Store,
+    len: u64,
+    bounds: Bounds,
+    started: Instant,
+}
+
+#[derive(Debug)]
+enum Store {
+    Memory(Vec<u8>, Share),
+    File { file: File, disk: Share, descriptor: Share },
+}
+
+/// Why a body can't be kept.
+#[derive(Debug)]
+pub(super) enum CollectError {
+    TooLarge,
+    /// Temporary files hold all that they may.
+    Full,
+    /// All descriptors that may be open are.
+    NoDescriptor,
+    Disk(io::Error),
+}
+
+impl CollectError {
+    fn of_open(e: io::Error) -> CollectError {
+        if lacks_descriptor(&e) { CollectError::NoDescriptor } else { CollectError::Disk(e) }
+    }
+}
+
+impl Collecting {
+    pub(super) fn new(
+        request: RoutedRequest,
+        decoder: Decoder,
+        bounds: Bounds,
+        stores: &Stores,
+        now: Instant,
+    ) -> Collecting {
+        let expected = decoder.remaining_hint().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        // A client may announce more than it sends, so it gets no memory for the announcement.
+        let bytes = Vec::with_capacity(expected.min(bounds.memory).min(8 << 10));
+        let store = Store::Memory(bytes, stores.memory.share());
+        Collecting { request, decoder, store, len: 0, bounds, started: now }
+    }
+
+    /// How much more content is allowed.
+    fn room(&self) -> u64 {
+        self.bounds.all.saturating_sub(self.len)
+    }
+
+    fn add(&mut self, data: &[u8], stores: &Stores) -> Result<(), CollectError> {
+        self.len = self.len.saturating_add(data.len() as u64);
+        // The server does not wait for the data of a chunk that exceeds the limit.
+        if self.len.saturating_add(self.decoder.announced()) > self.bounds.all {
+            return Err(CollectError::TooLarge);
+        }
+        if let Store::Memory(bytes, share) = &mut self.store {
+            if bytes.len().saturating_add(data.len()) <= self.bounds.memory && share.hold(self.len) {
+                bytes.extend_from_slice(data);
+                return Ok(());
+            }
+        }
+        if self.len > stores.file_bytes {
+            return Err(CollectError::Disk(ErrorKind::FileTooLarge.into()));
+        }
+        if let Store::Memory(bytes, _) = &self.store {
+            // It is too long for memory, or other connections hold all of that.
+            let mut disk = stores.disk.share();
+            if !disk.hold(bytes.len() as u64) {
+                return Err(CollectError::Full);
+            }
+            let descriptor = stores.descriptors.one().ok_or(CollectError::NoDescriptor)?;
+            let mut file = match &stores.folder {
+                Some(folder) => tempfile::tempfile_in(folder),
+                None => tempfile::tempfile(),
+            }
+            .map_err(CollectError::of_open)?;
+            file.write_all(bytes).map_err(CollectError::Disk)?;
+            self.store = Store::File { file, disk, descriptor };
+        }
+        match &mut self.store {
+            Store::File { file, disk, .. } => {
+                if !disk.hold(self.len) {
+                    return Err(CollectError::Full);
+                }
+                file.write_all(data).map_err(CollectError::Disk)
+            }
+            Store::Memory(..) => Ok(()),
+        }
+    }
+
+    /// Until when the next byte may come.
+    fn deadline(&self, now: Instant) -> Instant {
+        self.bounds.patience.deadline(self.started, self.len, now)
+    }
+
+    /// Bytes of memory besides the content.
+    pub(super) fn held(&self) -> usize {
+        self.request.held().saturating_add(self.decoder.held())
+    }
+
+    /// Head and body as they came, if they are still unchanged: a body of known length in memory,
+    /// without a 100 that told the client to send it.
+    pub(super) fn received(&self) -> Option<(&[u8], &[u8])> {
+        match &self.store {
+            Store::Memory(bytes, _)
+                if self.decoder.remaining_hint().is_some() && !self.request.head.expect_continue =>
+            {
+                Some((&self.request.head.text, bytes))
+            }
+            _ => None,
+        }
+    }
+
+    /// The request without the part of its body that has arrived.
+    fn into_request(self: Box<Self>) -> RoutedRequest {
+        self.request
+    }
+
+    /// The complete request.
+    fn finish(mut self) -> (RoutedRequest, Result<Kind, CollectError>) {
+        let trailers = self.decoder.take_trailers();
+        if !trailers.is_empty() {
+            self.request.head.parts.extensions.insert(Trailers(trailers));
+        }
+        let body = match self.store {
+            Store::Memory(bytes, _) if bytes.is_empty() => Ok(Kind::Empty),
+            // It counts no longer: from here on there are at most as many as workers.
+            Store::Memory(bytes, _) => Ok(Kind::Bytes(bytes.into())),
+            Store::File { mut file, disk, descriptor } => match file.seek(SeekFrom::Start(0)) {
+                Ok(_) => {
+                    let (share, descriptor) = (Some(disk), Some(descriptor));
+                    Ok(Kind::File { file, left: self.len, share, descriptor })
+                }
+                Err(e) => Err(CollectError::Disk(e)),
+            },
+        };
+        (self.request, body)
+    }
+}

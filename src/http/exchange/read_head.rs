@@ -1,0 +1,153 @@
+//! A request head: it is read, and checked before its body is.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use http::StatusCode;
+
+use super::input::Filled;
+use super::progress::{After, Stage};
+use super::read_body::{Bounds, Collecting};
+use super::upload::PendingUpload;
+use super::{Disposition, Exchange, Flow};
+use crate::base::close_reason::CloseReason;
+use crate::http::codec::encode::CONTINUE;
+use crate::http::codec::{Decoder, Framing, RequestHead, Scan};
+use crate::net::acceptor::{Deadline, PORTABLE_BYTES};
+use crate::net::connection::Activity;
+use crate::web::body::Kind;
+use crate::web::handler::{RouteMatch, find_route};
+use crate::web::response::plain;
+
+/// A request whose head is complete, with its route, which is looked up once.
+#[derive(Debug)]
+pub(super) struct RoutedRequest {
+    pub(super) head: RequestHead,
+    pub(super) route: RouteMatch,
+}
+
+impl RoutedRequest {
+    /// Bytes of memory.
+    pub(super) fn held(&self) -> usize {
+        self.head.held().saturating_add(self.route.held())
+    }
+}
+
+impl Exchange<'_> {
+    pub(super) fn read_head(&mut self, mut scan: Scan, since: Option<Instant>) -> Flow {
+        match scan.skip_empty_lines(self.worker.input.unused()) {
+            Ok(n) => self.worker.input.consume(n),
+            Err(refusal) => return ControlFlow::Break(self.refuse(&refusal)),
+        }
+        if self.is_due_to_successor() {
+            return self.hand_over(scan, since);
+        }
+        if !self.worker.input.is_empty() {
+            if self.is_over() {
+                self.client.progress.stage = Stage::Head { scan, since: since.or(Some(self.now)) };
+                return ControlFlow::Break(self.requeue());
+            }
+            match scan.parse(self.worker.input.unused(), &self.common.limits) {
+                Ok(Some(head)) => return self.accept(head),
+                Ok(None) => {}
+                Err(refusal) => return ControlFlow::Break(self.refuse(&refusal)),
+            }
+        }
+        self.read_more_of_head(scan, since)
+    }
+
+    fn read_more_of_head(&mut self, scan: Scan, since: Option<Instant>) -> Flow {
+        let is_idle = self.worker.input.is_empty() && !self.client.stream.holds_part();
+        let since = if is_idle { None } else { since.or(Some(self.now)) };
+        self.client.progress.stage = Stage::Head { scan, since };
+        // Answers to earlier requests don't wait for the next one.
+        self.flush()?;
+        self.client.progress.blocked = None;
+        self.client.guard = None;
+        if since.is_some() {
+            self.client.guard = Some(self.worker.wait_group.guard());
+        }
+        match self.fill()? {
+            Filled::Bytes { .. } => ControlFlow::Continue(()),
+            Filled::End if since.is_some() => ControlFlow::Break(self.end_in_head()),
+            Filled::End => ControlFlow::Break(Disposition::Close(CloseReason::ClientClosed)),
+            // Part of a TLS record has arrived: the next step notes when.
+            Filled::Nothing if since.is_none() && self.client.stream.holds_part() => {
+                ControlFlow::Continue(())
+            }
+            Filled::Nothing => {
+                let deadline = since.map_or(Deadline::Idle(self.now), |since| {
+                    Deadline::At(since + self.common.timeouts.head)
+                });
+                ControlFlow::Break(self.park(deadline))
+            }
+        }
+    }
+
+    fn end_in_head(&mut self) -> Disposition {
+        match self.refusal_of_incomplete_head() {
+            Some(refusal) => self.refuse(&refusal),
+            None => Disposition::Close(CloseReason::ClientCut),
+        }
+    }
+
+    /// Whether the successor is to have this connection now, with what has been read and not answered.
+    fn is_due_to_successor(&self) -> bool {
+        self.worker.input.unused().len() <= PORTABLE_BYTES && self.common.parking.departs(self.client)
+    }
+
+    fn hand_over(&mut self, scan: Scan, since: Option<Instant>) -> Flow {
+        let since = if self.worker.input.is_empty() { None } else { since.or(Some(self.now)) };
+        self.client.progress.stage = Stage::Head { scan, since };
+        self.flush()?;
+        // A request that has started to arrive counts as in flight until the successor has it.
+        self.client.guard = since.map(|_| self.worker.wait_group.guard());
+        self.client.activity = match since {
+            None => Activity::Idle { since: self.now },
+            Some(_) => Activity::Receiving,
+        };
+        self.client.buffered = self.worker.input.take();
+        ControlFlow::Break(Disposition::HandOver)
+    }
+
+    /// A head is complete: what it asks for is checked before its body is read.
+    fn accept(&mut self, head: RequestHead) -> Flow {
+        self.worker.input.consume(head.len);
+        if self.client.guard.is_none() {
+            self.client.guard = Some(self.worker.wait_group.guard());
+        }
+        self.client.served = self.client.served.saturating_add(1);
+        self.served = self.served.saturating_add(1);
+        let handler = &*self.listener_handler().handler.0;
+        let route = find_route(handler, &head.parts.method, head.parts.uri.path());
+        let request = RoutedRequest { head, route };
+        match request.head.framing {
+            Framing::None | Framing::Length(0) => self.answer(request, Kind::Empty, After::Keep),
+            _ => self.accept_body(request),
+        }
+    }
+
+    fn accept_body(&mut self, mut request: RoutedRequest) -> Flow {
+        let (RoutedRequest { head, route }, limits) = (&mut request, &self.common.limits);
+        let limit = route.rules.limits.body_bytes.unwrap_or(limits.body_bytes);
+        if !route.is_refused() && matches!(head.framing, Framing::Length(n) if n > limit) {
+            route.refuse(plain(StatusCode::PAYLOAD_TOO_LARGE));
+        }
+        if route.is_refused() {
+            return self.answer_unread(request);
+        }
+        let decoder = Decoder::new(head.framing, limits);
+        if route.rules.streaming {
+            self.client.progress.stage = Stage::Upload(Box::new(PendingUpload { request, decoder }));
+            return ControlFlow::Continue(());
+        }
+        if head.expect_continue && self.worker.input.is_empty() {
+            self.worker.out.extend_from_slice(CONTINUE);
+        }
+        let patience = self.body_patience(&route.rules.limits);
+        let bounds = Bounds { memory: limits.body_memory_bytes, all: limit, patience };
+        let collecting = Collecting::new(request, decoder, bounds, &self.common.stores, self.now);
+        self.client.progress.stage = Stage::Body(Box::new(collecting));
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,124 @@
+//! Every answer that the server gives by itself: 400 and the like to what is no request, 408 at a deadline, 413, 503 and
+//! 507 where a body can't be kept, 503 where connections hold too much. The 503 of an overloaded server is here, too;
+//! the acceptor sends it.
+
+use std::io;
+use std::time::SystemTime;
+
+use http::{Method, StatusCode};
+
+use super::progress::{After, Stage};
+use super::read_body::CollectError;
+use super::read_head::RoutedRequest;
+use super::send_body::cut;
+use super::{Disposition, Exchange, Flow};
+use crate::base::close_reason::CloseReason;
+use crate::base::log::{debug, error, warn};
+use crate::http::codec::{DateCache, Refusal, Scan, encode, is_to_head};
+use crate::web::body::Kind;
+use crate::web::response::{busy, plain};
+
+const TIMED_OUT: Refusal =
+    Refusal { status: StatusCode::REQUEST_TIMEOUT, reason: "the request took too long" };
+const TOO_MUCH_HELD: Refusal = Refusal {
+    status: StatusCode::SERVICE_UNAVAILABLE,
+    reason: "too much memory is held by incomplete requests",
+};
+
+impl Exchange<'_> {
+    /// Answers bytes that are no request. Nothing that follows them is read as one.
+    pub(super) fn refuse(&mut self, refusal: &Refusal) -> Disposition {
+        debug!("refused: {} {}", refusal.status, refusal.reason);
+        self.client.served = self.client.served.saturating_add(1);
+        self.worker.counters.response(refusal.status.as_u16());
+        let to_head = match &self.client.progress.stage {
+            Stage::Body(collecting) => collecting.request.head.parts.method == Method::HEAD,
+            Stage::Upload(pending) => pending.request.head.parts.method == Method::HEAD,
+            _ => is_to_head(self.worker.input.unused()) || is_to_head(&self.client.buffered),
+        };
+        let date = self.worker.date.get(self.now);
+        if to_head {
+            encode::refusal_to_head(&mut self.worker.out, refusal, date);
+        } else {
+            encode::refusal(&mut self.worker.out, refusal, date);
+        }
+        self.close(CloseReason::Refused)
+    }
+
+    /// The refusal that a complete head would have got at once. A scan does not parse after every piece: when the head
+    /// remains incomplete, it is refused for what is there.
+    pub(super) fn refusal_of_incomplete_head(&self) -> Option<Refusal> {
+        Scan::default().parse(self.worker.input.unused(), &self.common.limits).err()
+    }
+
+    /// The deadline passed while the connection was parked.
+    pub(super) fn expire(&mut self) -> Disposition {
+        let reason = match &self.client.progress.stage {
+            Stage::Response(sending) => return cut(&sending.body, CloseReason::ResponseTimeout),
+            Stage::Closing(_) => return Disposition::Close(CloseReason::ResponseTimeout),
+            _ if !self.worker.out.is_empty() => return Disposition::Close(CloseReason::ResponseTimeout),
+            Stage::Discard { .. } => return Disposition::Linger(CloseReason::BodyUnread),
+            Stage::Head { .. } => match self.refusal_of_incomplete_head() {
+                Some(refusal) => return self.refuse(&refusal),
+                None => CloseReason::HeadTimeout,
+            },
+            Stage::Body(_) | Stage::Upload(_) => CloseReason::BodyTimeout,
+        };
+        self.refuse(&TIMED_OUT);
+        Disposition::Linger(reason)
+    }
+
+    /// All connections together hold as many bytes as they may: this one is closed.
+    pub(super) fn refuse_to_hold(&mut self) -> Disposition {
+        warn!("the limit of buffered bytes is reached: a connection is closed");
+        match &self.client.progress.stage {
+            Stage::Response(sending) => return cut(&sending.body, CloseReason::Overload),
+            Stage::Closing(_) => return Disposition::Close(CloseReason::Overload),
+            _ if !self.client.progress.unsent.is_empty() => return Disposition::Close(CloseReason::Overload),
+            _ => {}
+        }
+        self.refuse(&TOO_MUCH_HELD);
+        Disposition::Linger(CloseReason::Overload)
+    }
+
+    /// A body can't be kept.
+    pub(super) fn refuse_body(&mut self, mut request: RoutedRequest, e: &CollectError) -> Flow {
+        request.route.refuse(match e {
+            CollectError::TooLarge => plain(StatusCode::PAYLOAD_TOO_LARGE),
+            CollectError::Full => {
+                warn!("the limit of temporary bytes is reached: 503");
+                busy()
+            }
+            CollectError::NoDescriptor => {
+                warn!("no descriptor is left for a temporary file: 503");
+                busy()
+            }
+            CollectError::Disk(e) => {
+                error!("can't write a request body to a temporary file: {e}");
+                plain(StatusCode::INSUFFICIENT_STORAGE)
+            }
+        });
+        self.answer_unread(request)
+    }
+
+    /// Answers a request whose route has a refusal, without reading its body, or the rest of it. The refusal passes
+    /// through the handler's wrappers.
+    pub(super) fn answer_unread(&mut self, request: RoutedRequest) -> Flow {
+        self.answer(request, Kind::Empty, After::Close(CloseReason::BodyUnread))
+    }
+}
+
+pub(super) fn broken(e: &io::Error) -> Disposition {
+    debug!("connection broken: {e}");
+    Disposition::Close(CloseReason::Broken)
+}
+
+/// Makes the answer of a server that has no worker left, which the acceptor sends.
+pub(crate) fn overloaded() -> impl FnMut() -> Vec<u8> + Send + 'static {
+    let mut date = DateCache::new(SystemTime::now());
+    move || {
+        let mut answer = Vec::new();
+        encode::busy(&mut answer, date.get(SystemTime::now()));
+        answer
+    }
+}

@@ -1,0 +1,208 @@
+//! A response: whether it can be sent, how it is framed, and whether its connection is kept, each decided once, here.
+
+use std::ops::ControlFlow;
+
+use http::header::UPGRADE;
+use http::{HeaderMap, StatusCode};
+
+use super::detached::{Detachment, ReservedThread, Task};
+use super::ending::Ending;
+use super::progress::{After, Stage};
+use super::send_body::{OutgoingBody, Sending};
+use super::worker::method_and_path;
+use super::{Disposition, Exchange, Flow};
+use crate::Response;
+use crate::base::close_reason::CloseReason;
+use crate::base::log::{error, warn};
+use crate::base::phase::Phase;
+use crate::http::codec::RequestSummary;
+use crate::http::codec::encode::{self, BodyFraming, BodyLength, ResponseHead};
+use crate::net::stream::Peek;
+use crate::web::body::Kind;
+use crate::web::response::{ResponseExt, busy, plain};
+
+/// What is decided and taken for a response before it is sent.
+struct Prepared {
+    framing: BodyFraming,
+    /// For a response that leaves the pool of workers.
+    thread: Option<ReservedThread>,
+}
+
+impl Exchange<'_> {
+    /// Sends a response. `after` is what becomes of the connection as far as the request's body is concerned.
+    pub(super) fn respond(&mut self, request: &RequestSummary, mut response: Response, after: After) -> Flow {
+        let status = response.status();
+        let mut ending = Ending::of(response.extensions_mut(), status);
+        // A replacement is plain text with a final status, and is never replaced in turn.
+        let Prepared { framing, thread } = loop {
+            match self.prepare(request, &mut response, &after) {
+                Ok(prepared) => break prepared,
+                Err(status) => {
+                    let replacement = instead(status, response.headers(), &request.text);
+                    let replaced = std::mem::replace(&mut response, replacement);
+                    self.drop_users(replaced, &request.text);
+                    ending.iter_mut().for_each(|ending| ending.set_status(status));
+                }
+            }
+        };
+        let after = self.keep_or_close(request, &response, framing, after);
+        let (parts, body) = response.into_parts();
+        let head = ResponseHead {
+            version: request.version,
+            status: parts.status,
+            headers: &parts.headers,
+            framing,
+            keep_alive: !matches!(after, After::Close(_)),
+            date: self.worker.date.get(self.now),
+        };
+        head.write(&mut self.worker.out);
+        self.worker.counters.response(parts.status.as_u16());
+        self.drop_users(parts.extensions, &request.text);
+        let body = match (body.into_kind(), thread) {
+            (Kind::Upgrade(speak), Some(thread)) => {
+                self.client.buffered = self.worker.input.take();
+                return self.detach(thread, Task::Upgrade { speak, ending }, request);
+            }
+            (Kind::Detached(write), Some(thread)) => {
+                return self.detach(thread, Task::Stream { write, framing, ending }, request);
+            }
+            (kind, _) if framing.has_body() => OutgoingBody::new(kind, framing, &mut self.worker.out),
+            (kind, _) => {
+                self.drop_users(kind, &request.text);
+                None
+            }
+        };
+        match body {
+            Some(body) => {
+                let sending = Sending { body, after, head: request.text.clone(), ending };
+                self.client.progress.stage = Stage::Response(Box::new(sending));
+                ControlFlow::Continue(())
+            }
+            None => {
+                let bytes = if let BodyFraming::Length(length) = framing { length } else { 0 };
+                self.end_after_output(ending, bytes);
+                self.finish(after)
+            }
+        }
+    }
+
+    /// Decides how a response is framed, and takes the thread or the descriptor that it needs.
+    ///
+    /// # Errors
+    /// The status of the response to send instead: this one is impossible, or there is no thread or descriptor for it.
+    fn prepare(
+        &self,
+        request: &RequestSummary,
+        response: &mut Response,
+        after: &After,
+    ) -> Result<Prepared, StatusCode> {
+        let length = match response.body().kind() {
+            Kind::Upgrade(_) => BodyLength::Upgrade,
+            _ => response.body().len().map_or(BodyLength::Unknown, BodyLength::Known),
+        };
+        let framing = match encode::framing(request, response.status(), response.headers(), length) {
+            // The rest of the request's body must not be taken for the other protocol.
+            Ok(BodyFraming::Upgrade) if !matches!(after, After::Keep) => {
+                Err(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            framing => framing,
+        }?;
+        let no_thread = || {
+            warn!("no thread is left for {}", method_and_path(&request.text));
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        let detached = &self.common.detached;
+        let thread = match response.body_mut().kind_mut() {
+            Kind::Upgrade(_) => Some(detached.reserve_for_upgrade().ok_or_else(no_thread)?),
+            Kind::Detached(_) if framing.has_body() => {
+                Some(detached.reserve_for_stream().ok_or_else(no_thread)?)
+            }
+            // A file that the handler has opened itself.
+            Kind::File { descriptor: descriptor @ None, .. } => {
+                *descriptor = self.common.stores.descriptors.one();
+                if descriptor.is_none() && framing.has_body() {
+                    warn!("no descriptor is left for the file of {}: 503", method_and_path(&request.text));
+                    return Err(StatusCode::SERVICE_UNAVAILABLE);
+                }
+                None
+            }
+            _ => None,
+        };
+        Ok(Prepared { framing, thread })
+    }
+
+    /// Decides whether the connection is kept, which the response's head then says.
+    fn keep_or_close(
+        &self,
+        request: &RequestSummary,
+        response: &Response,
+        framing: BodyFraming,
+        after: After,
+    ) -> After {
+        if matches!(after, After::Close(_)) {
+            return after;
+        }
+        let draining = self.common.phase.get().is_draining();
+        let ends_connection = || {
+            matches!(response.body().kind(), Kind::Detached(_) | Kind::Upgrade(_))
+                || framing == BodyFraming::UntilClose
+                || encode::says_close(response.headers())
+        };
+        let reason = if !request.keep_alive {
+            CloseReason::ClientAsked
+        } else if self.common.limits.is_last_request(self.client.served) {
+            CloseReason::RequestLimit
+        } else if draining && (ends_connection() || !self.is_kept_while_draining()) {
+            CloseReason::Drain
+        } else if !draining && ends_connection() {
+            CloseReason::Response
+        } else {
+            return after;
+        };
+        match after {
+            After::Discard(_) => After::Close(CloseReason::BodyUnread),
+            _ => After::Close(reason),
+        }
+    }
+
+    /// While draining, what the client has already sent is still answered; the last of these responses announces
+    /// the close.
+    fn is_kept_while_draining(&self) -> bool {
+        if self.common.phase.get() == Phase::HandedOver && self.common.parking.may_travel(self.client) {
+            return true;
+        }
+        let has_request = !self.worker.input.unused().iter().all(|byte| b"\r\n".contains(byte));
+        // A client that never stops sending is told all the same.
+        has_request || (!self.common.parking.is_grace_over() && self.client.stream.peek() == Peek::Bytes)
+    }
+
+    fn detach(&mut self, thread: ReservedThread, task: Task, request: &RequestSummary) -> Flow {
+        let patience = self.client.progress.patience;
+        ControlFlow::Break(Disposition::Detach(Box::new(Detachment {
+            thread,
+            unsent: std::mem::take(&mut self.worker.out),
+            task,
+            what: method_and_path(&request.text),
+            stall: patience.map_or(self.common.timeouts.response_stall, |patience| patience.stall),
+        })))
+    }
+}
+
+/// The response instead of one that can't be sent.
+fn instead(status: StatusCode, headers: &HeaderMap, head: &[u8]) -> Response {
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => return busy(),
+        // RFC 9110 §15.5.22: a 426 names the protocols.
+        StatusCode::UPGRADE_REQUIRED => {
+            if let Some(protocols) = headers.get(UPGRADE) {
+                return plain(status).with_header(UPGRADE, protocols.clone());
+            }
+        }
+        StatusCode::INTERNAL_SERVER_ERROR => {
+            let why = "a 1xx response must be a 101 with an Upgrade field, after the request body was read";
+            error!("invalid response: {}: {why}", method_and_path(head));
+        }
+        _ => {}
+    }
+    plain(status)
+}

@@ -1,0 +1,408 @@
+//! A response body on its way out: pulled from its source a piece at a time, whenever the client
+//! has taken the last one.
+
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice, Read};
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes};
+
+use super::ending::Ending;
+use super::output::{Sent, write_out};
+use super::patience::Blocked;
+use super::progress::{After, Stage};
+use super::refuse::broken;
+use super::send_file::{FileSent, OutgoingFile};
+use super::worker::{WorkerState, method_and_path};
+use super::{Disposition, Exchange, Flow};
+use crate::base::close_reason::CloseReason;
+use crate::base::log::error;
+use crate::base::panic::panic_text;
+use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};
+use crate::net::stream::Stream;
+use crate::web::body::Kind;
+
+/// Bodies up to this are copied behind their head, to go out in one write.
+const COPY_BYTES: usize = 32 << 10;
+/// A piece of a source.
+const PIECE_BYTES: usize = 64 << 10;
+/// As much of a file, or of bytes in memory, goes in one system call, so that a fast client does not keep the worker in
+/// the kernel.
+const SEND_BYTES: u64 = 1 << 20;
+
+/// A response whose body is on its way.
+#[derive(Debug)]
+pub(super) struct Sending {
+    pub(super) body: OutgoingBody,
+    pub(super) after: After,
+    /// That of the request, for the log.
+    pub(super) head: Bytes,
+    pub(super) ending: Option<Ending>,
+}
+
+/// How much of a request's head is kept while its response waits for the client.
+const HEAD_KEPT: usize = 1 << 10;
+
+impl Sending {
+    /// Keeps the start of a long head, which is enough for the log: its bytes are not counted.
+    pub(super) fn shorten_head(&mut self) {
+        let is_long = self.head.len() > 2 * HEAD_KEPT;
+        if let Some(start) = self.head.get(..HEAD_KEPT).filter(|_| is_long) {
+            // As if the target ended there.
+            self.head = [start, b" "].concat().into();
+        }
+    }
+}
+
+impl Exchange<'_> {
+    /// Goes on with a response whose body is not all written.
+    pub(super) fn send_body(&mut self, sending: Box<Sending>) -> Flow {
+        // The source is the user's code, too, and may take long.
+        self.worker.current_request.set(Some((sending.head.clone(), Instant::now())));
+        let flow = self.send_pieces(sending);
+        self.worker.current_request.set(None);
+        self.now = Instant::now();
+        self.finish(flow?)
+    }
+
+    fn send_pieces(&mut self, mut sending: Box<Sending>) -> Flow<After> {
+        // What the client has taken in this turn, if the server has not waited for it yet.
+        let mut taken = 0usize;
+        let mut is_first = true;
+        loop {
+            match sending.body.flush(&mut self.worker.out, &self.client.stream) {
+                Ok(sent) if sent.all => self.note_taken(sent.bytes),
+                Ok(sent) => {
+                    self.client.progress.stage = Stage::Response(sending);
+                    return ControlFlow::Break(self.park_blocked(sent));
+                }
+                Err(e) => return ControlFlow::Break(broken(&e)),
+            }
+            if !std::mem::take(&mut is_first) && sending.body.has_more() {
+                self.now = Instant::now();
+                if self.is_over() {
+                    Blocked::requeue(&mut self.client.progress.blocked, taken, self.now);
+                    self.client.progress.stage = Stage::Response(sending);
+                    return ControlFlow::Break(self.requeue());
+                }
+            }
+            match self.pull(&mut sending) {
+                Some(Pulled::Piece) => {}
+                Some(Pulled::Sent(bytes)) => match &mut self.client.progress.blocked {
+                    Some(blocked) => blocked.take(bytes, Instant::now()),
+                    None => taken = taken.saturating_add(bytes),
+                },
+                Some(Pulled::Blocked) => {
+                    self.client.progress.stage = Stage::Response(sending);
+                    return ControlFlow::Break(self.park_blocked(Sent { bytes: taken, all: false }));
+                }
+                Some(Pulled::End) => {
+                    let given = sending.body.given;
+                    self.end_after_output(sending.ending.take(), given);
+                    return ControlFlow::Continue(sending.after);
+                }
+                None => return ControlFlow::Break(self.cut_response(sending)),
+            }
+        }
+    }
+
+    /// Gets the next piece of a body. None if its source failed or panicked.
+    fn pull(&mut self, sending: &mut Sending) -> Option<Pulled> {
+        match &sending.body.source {
+            // In memory, as most of a file is.
+            Source::Bytes(_) | Source::Ended => {}
+            Source::File(_) => self.queue.before_computing(),
+            // The user's code, which may block.
+            Source::Reader(_) => self.queue.before_blocking(self.worker.place),
+        }
+        let Sending { body, head, ending, .. } = sending;
+        let WorkerState { piece, out, .. } = &mut *self.worker;
+        let stream = &self.client.stream;
+        let pulled = catch_unwind(AssertUnwindSafe(|| body.pull(piece, out, stream)));
+        ending.iter_mut().for_each(|ending| ending.set_bytes(body.given));
+        // What has ended is complete, even if its drop panics.
+        self.drop_users(body.take_ended(), head);
+        match pulled {
+            Ok(Ok(pulled)) => return Some(pulled),
+            Ok(Err(e)) => {
+                error!("{}: its response's source failed: {e}", method_and_path(head));
+                self.drop_users(e, head);
+            }
+            Err(panic) => {
+                error!("{}: its response's source panicked: {}", method_and_path(head), panic_text(&*panic));
+                self.worker.counters.panicked();
+                self.drop_users(panic, head);
+            }
+        }
+        None
+    }
+
+    fn cut_response(&mut self, sending: Box<Sending>) -> Disposition {
+        let disposition = cut(&sending.body, CloseReason::ResponseFailed);
+        // The head, and answers before it, may not be written yet: they wait for a file's first piece.
+        let _ = self.try_flush();
+        let head = sending.head.clone();
+        self.drop_users(sending, &head);
+        disposition
+    }
+}
+
+/// Ends an incomplete response. The client must see that it is incomplete: where its framing can't show it, by a reset.
+pub(super) fn cut(body: &OutgoingBody, reason: CloseReason) -> Disposition {
+    if body.ends_with_connection() { Disposition::Reset(reason) } else { Disposition::Close(reason) }
+}
+
+/// A body on its way.
+pub(super) struct OutgoingBody {
+    /// Written after the worker's buffer, without being copied there.
+    bytes: Bytes,
+    source: Source,
+    /// The source has given all that it is asked for.
+    ended: bool,
+    framing: BodyFraming,
+    /// How much of the announced length is left.
+    left: u64,
+    /// Bytes of the body so far.
+    given: u64,
+}
+
+/// Where the next piece comes from.
+enum Source {
+    Bytes(Bytes),
+    File(OutgoingFile),
+    Reader(Box<dyn Read + Send>),
+    Ended,
+}
+
+/// The outcome of a pull.
+#[derive(Debug, PartialEq, Eq)]
+enum Pulled {
+    Piece,
+    /// Written already.
+    Sent(usize),
+    /// The socket takes no more now.
+    Blocked,
+    End,
+}
+
+impl OutgoingBody {
+    /// None: all of it is in `out`.
+    pub(super) fn new(kind: Kind, framing: BodyFraming, out: &mut Vec<u8>) -> Option<OutgoingBody> {
+        let (bytes, source) = match kind {
+            Kind::Bytes(bytes) if bytes.len() <= COPY_BYTES => {
+                out.extend_from_slice(&bytes);
+                return None;
+            }
+            Kind::Bytes(mut bytes) => {
+                let rest = split(&mut bytes);
+                (bytes, Source::Bytes(rest))
+            }
+            Kind::File { file, share, descriptor, .. } => {
+                (Bytes::new(), Source::File(OutgoingFile::new(file, [share, descriptor])))
+            }
+            Kind::Source { source, .. } => (Bytes::new(), Source::Reader(source)),
+            Kind::Empty | Kind::Detached(_) | Kind::Upgrade(_) => return None,
+        };
+        let left = if let BodyFraming::Length(length) = framing { length } else { 0 };
+        let given = bytes.len() as u64;
+        Some(OutgoingBody { bytes, source, ended: false, framing, left, given })
+    }
+
+    /// Whether only the end of the connection ends the body.
+    pub(super) fn ends_with_connection(&self) -> bool {
+        self.framing == BodyFraming::UntilClose
+    }
+
+    /// Whether there is more to pull.
+    fn has_more(&self) -> bool {
+        match &self.source {
+            Source::Bytes(rest) => !rest.is_empty(),
+            Source::File(_) | Source::Reader(_) => {
+                self.left > 0 || !matches!(self.framing, BodyFraming::Length(_))
+            }
+            Source::Ended => false,
+        }
+    }
+
+    /// Writes what has been pulled, and before it what is in `out`.
+    fn flush(&mut self, out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
+        if self.given == 0 && matches!(self.source, Source::File(_)) {
+            // The first piece can be read without waiting, and goes out with the head.
+            return Ok(Sent::ALL);
+        }
+        let mut bytes = 0usize;
+        while !self.bytes.is_empty() {
+            match stream.write_vectored(&[IoSlice::new(out), IoSlice::new(&self.bytes)]) {
+                Ok(n) => {
+                    let of_out = n.min(out.len());
+                    out.drain(..of_out);
+                    self.bytes.advance(n.saturating_sub(of_out));
+                    bytes = bytes.saturating_add(n);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Sent { bytes, all: false }),
+                Err(e) => return Err(e),
+            }
+        }
+        let rest = write_out(out, stream)?;
+        Ok(Sent { bytes: bytes.saturating_add(rest.bytes), all: rest.all })
+    }
+
+    /// The source, once it has ended: the caller contains what its drop does.
+    fn take_ended(&mut self) -> Option<Source> {
+        self.ended.then(|| std::mem::replace(&mut self.source, Source::Ended))
+    }
+
+    /// Asks the source for a piece and frames it. `out` is empty, except for the first piece of a file.
+    ///
+    /// # Errors
+    /// Those of the source, and `UnexpectedEof` if it has less than was announced.
+    fn pull(&mut self, piece: &mut Vec<u8>, out: &mut Vec<u8>, stream: &Stream) -> io::Result<Pulled> {
+        let room = match self.framing {
+            BodyFraming::Length(_) => {
+                usize::try_from(self.left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES))
+            }
+            _ => PIECE_BYTES,
+        };
+        let source: &mut dyn Read = match &mut self.source {
+            Source::Bytes(rest) if !rest.is_empty() => {
+                self.bytes = std::mem::take(rest);
+                *rest = split(&mut self.bytes);
+                self.given = self.given.saturating_add(self.bytes.len() as u64);
+                return Ok(Pulled::Piece);
+            }
+            Source::Bytes(_) | Source::Ended => return Ok(Pulled::End),
+            Source::File(_) | Source::Reader(_) if room == 0 => {
+                self.ended = true;
+                return Ok(Pulled::End);
+            }
+            Source::File(file) if self.given > 0 => {
+                let most = usize::try_from(self.left.min(SEND_BYTES)).unwrap_or(PIECE_BYTES);
+                match file.send(stream, most) {
+                    FileSent::Bytes(0) => return Err(self.too_short()),
+                    FileSent::Bytes(n) => {
+                        self.count(n);
+                        return Ok(Pulled::Sent(n));
+                    }
+                    FileSent::Blocked => return Ok(Pulled::Blocked),
+                    FileSent::ByCopy => file,
+                }
+            }
+            Source::File(file) => file,
+            Source::Reader(reader) => reader,
+        };
+        piece.resize(PIECE_BYTES, 0);
+        let piece = piece.get_mut(..room).unwrap_or_default();
+        let n = match source.read(piece) {
+            // Asked again after other connections have been served.
+            Err(e) if e.kind() == ErrorKind::Interrupted => return Ok(Pulled::Piece),
+            read => read?,
+        };
+        let piece = piece.get(..n).ok_or_else(beyond_room)?;
+        self.frame(piece, out)?;
+        Ok(Pulled::Piece)
+    }
+
+    /// Writes a piece of the source. An empty one is its end.
+    fn frame(&mut self, piece: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        match self.framing {
+            BodyFraming::Length(_) if piece.is_empty() => return Err(self.too_short()),
+            BodyFraming::Chunked if piece.is_empty() => out.extend_from_slice(LAST_CHUNK),
+            BodyFraming::Chunked => encode::chunk(out, piece),
+            _ => out.extend_from_slice(piece),
+        }
+        self.ended = piece.is_empty();
+        self.count(piece.len());
+        Ok(())
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.given = self.given.saturating_add(bytes as u64);
+        self.left = self.left.saturating_sub(bytes as u64);
+    }
+
+    fn too_short(&self) -> io::Error {
+        let text = format!("it ended {} bytes before its announced length", self.left);
+        io::Error::new(ErrorKind::UnexpectedEof, text)
+    }
+}
+
+/// Leaves as much as goes in one system call. Returns the rest.
+fn split(bytes: &mut Bytes) -> Bytes {
+    let most = usize::try_from(SEND_BYTES).unwrap_or(usize::MAX);
+    bytes.split_off(most.min(bytes.len()))
+}
+
+fn beyond_room() -> io::Error {
+    io::Error::other("it returned a length beyond its buffer")
+}
+
+impl fmt::Debug for OutgoingBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutgoingBody")
+            .field("framing", &self.framing)
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn what_is_in_memory_goes_a_piece_at_a_time() {
+        let (client, server) = UnixStream::pair().unwrap();
+        server.set_nonblocking(true).unwrap();
+        let stream = Stream::new(server.into(), true);
+        let len = 2 * SEND_BYTES + 7;
+        let body = Kind::Bytes(vec![b'x'; usize::try_from(len).unwrap()].into());
+        let mut out = b"head".to_vec();
+        let mut outgoing = OutgoingBody::new(body, BodyFraming::Length(len), &mut out).unwrap();
+        let reader = std::thread::Builder::new().spawn(move || io::copy(&mut &client, &mut io::sink()));
+        let mut all_of = |outgoing: &mut OutgoingBody| {
+            let mut bytes = 0;
+            loop {
+                let sent = outgoing.flush(&mut out, &stream).unwrap();
+                bytes += sent.bytes as u64;
+                if sent.all {
+                    return bytes;
+                }
+                std::thread::yield_now();
+            }
+        };
+        let mut pieces = vec![(all_of(&mut outgoing), outgoing.has_more())];
+        while outgoing.pull(&mut Vec::new(), &mut Vec::new(), &stream).unwrap() == Pulled::Piece {
+            pieces.push((all_of(&mut outgoing), outgoing.has_more()));
+        }
+        assert_eq!(pieces, [(SEND_BYTES + 4, true), (SEND_BYTES, true), (7, false)]);
+        assert_eq!(outgoing.given, len);
+        drop((outgoing, stream));
+        assert_eq!(reader.unwrap().join().unwrap().unwrap(), len + 4);
+    }
+
+    #[test]
+    fn of_a_long_head_the_log_keeps_the_start() {
+        let kept = |head: &str| {
+            let body = Kind::Source { source: Box::new(io::empty()), left: None };
+            let body = OutgoingBody::new(body, BodyFraming::Chunked, &mut Vec::new()).unwrap();
+            let mut sending =
+                Sending { body, after: After::Keep, head: head.to_owned().into(), ending: None };
+            sending.shorten_head();
+            sending.shorten_head();
+            sending.head
+        };
+        let fields = "x: y\r\n".repeat(1_000);
+        let short = "GET /a HTTP/1.1\r\n\r\n";
+        assert_eq!(kept(short), short);
+        let long = kept(&format!("GET /a HTTP/1.1\r\n{fields}\r\n"));
+        assert!(long.len() <= HEAD_KEPT + 1 && long.starts_with(b"GET /a HTTP/1.1\r\nx: y\r\n"));
+        let path = "a".repeat(5_000);
+        let long = kept(&format!("GET /{path} HTTP/1.1\r\n\r\n"));
+        let said = method_and_path(&long);
+        assert!(said.starts_with("GET /aaa") && said.len() == HEAD_KEPT, "{said}");
+    }
+}
