@@ -1,8 +1,8 @@
 //! The request body: bytes in, ranges of content out.
 //!
-//! Chunked coding is read byte by byte by its grammar (RFC 9112 §7.1), so where the input is split
-//! can't matter. Where a recipient may be lenient (bare LF, spaces around a size) this one is not:
-//! the lenient and the strict on one path would see different requests.
+//! Chunked coding is read byte by byte by its grammar (RFC 9112 §7.1), so it does not matter where the input is
+//! split. Where a recipient may be lenient (bare LF, spaces around a size) this one is not: a lenient and a strict
+//! recipient on one path would see different requests.
 
 use std::ops::Range;
 
@@ -12,8 +12,8 @@ use httparse::Status::Complete;
 use super::head::{Framing, Refusal};
 use crate::base::limits::Limits;
 
-/// Bytes of chunk extensions in a body. Nobody uses them; without a limit they are a way to send for
-/// ever and never hit the limit of the body.
+/// Bytes of chunk extensions in a body. They are hardly used; without a limit a client could send them indefinitely
+/// and never reach the limit of the body.
 const EXTENSION_BYTES: usize = 4 << 10;
 
 /// Digits of a chunk size: as many as a `u64` has.
@@ -28,7 +28,7 @@ const BAD_TRAILER: Refusal = Refusal::bad("malformed trailer section");
 #[derive(Debug)]
 pub(crate) struct Decoder {
     state: State,
-    /// Of the chunk at hand.
+    /// The size of the current chunk.
     size: u64,
     extension_left: usize,
     section: Vec<u8>,
@@ -74,10 +74,9 @@ enum Extension {
 /// One step of decoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Decoded {
-    /// Bytes of the input that are dealt with, `data` included. None: more input is needed, or the
-    /// body is done.
+    /// Bytes of the input that are decoded, including `data`. 0: more input is needed, or the body is done.
     pub(crate) consumed: usize,
-    /// Where in the input content is; may be empty.
+    /// The part of the input that is content; may be empty.
     pub(crate) data: Range<usize>,
 }
 
@@ -98,7 +97,7 @@ impl Decoder {
         }
     }
 
-    /// Deals with the start of `input`, up to the end of the next content in it.
+    /// Decodes the start of `input`, up to the end of the next content in it.
     pub(crate) fn decode(&mut self, input: &[u8]) -> Result<Decoded, Refusal> {
         let mut at = 0usize;
         while let Some((&byte, behind)) = input.get(at..).and_then(<[u8]>::split_first) {
@@ -116,7 +115,7 @@ impl Decoder {
                     return Ok(Decoded { consumed: end, data: at..end });
                 }
                 State::Done => return Ok(Decoded { consumed: at, data: at..at }),
-                // What most chunks are is not gone through byte by byte.
+                // The usual line ends and sizes are not read byte by byte.
                 State::DataCr if byte == b'\r' && behind.first() == Some(&b'\n') => {
                     self.state = State::Size(0);
                     at = at.saturating_add(2);
@@ -135,9 +134,9 @@ impl Decoder {
         Ok(Decoded { consumed: input.len(), data: input.len()..input.len() })
     }
 
-    /// As `decode`, of a run of chunks: as many as `input` has, up to the one with which there is more
-    /// content than `most`, what it announces included. Their content is moved together within `input`,
-    /// so that its cost goes by bytes and not by chunks.
+    /// As `decode`, for a run of chunks: all that `input` has, up to the one that makes the content longer than
+    /// `most`, including the part of it that is only announced. Their content is moved together within `input`,
+    /// so that the caller's cost depends on bytes and not on chunks.
     pub(crate) fn decode_run(&mut self, input: &mut [u8], most: u64) -> Result<Decoded, Refusal> {
         let mut run = self.decode(input)?;
         while run.consumed < input.len() && !self.is_done() {
@@ -164,12 +163,12 @@ impl Decoder {
         self.state == State::Done
     }
 
-    /// Bytes that it keeps: of a trailer section.
+    /// Bytes of memory: those of a trailer section.
     pub(crate) fn held(&self) -> usize {
         self.section.len()
     }
 
-    /// How much content is to come, if that is known.
+    /// How much content is left, if that is known.
     pub(crate) fn remaining_hint(&self) -> Option<u64> {
         match self.state {
             State::Done => Some(0),
@@ -178,7 +177,7 @@ impl Decoder {
         }
     }
 
-    /// Content that is certain to come, if the body goes on: what is left of its length, or of a chunk.
+    /// How much content is announced and has not come: the rest of the body's length, or of a chunk.
     pub(crate) fn announced(&self) -> u64 {
         match self.state {
             State::Length(left) | State::Data(left) => left,
@@ -216,7 +215,7 @@ impl Decoder {
             (State::EndLf, b'\n') => self.finish(),
             (State::TrailerStart | State::Trailer | State::TrailerLf, _) => self.after_trailer(state, byte),
             (State::EndLf, _) => Err(BAD_TRAILER),
-            // These take no single bytes.
+            // `decode` handles these.
             (State::Length(_) | State::Data(_) | State::Done, _) => Ok(state),
         }
     }
@@ -272,7 +271,7 @@ impl Decoder {
     }
 }
 
-/// The size of a chunk that has some content and no extension, and how long the line is that says it.
+/// The size of a chunk that has content and no extension, and the length of the line with the size.
 fn plain_size(first: u8, behind: &[u8]) -> Option<(u64, usize)> {
     let digit = |byte: u8| char::from(byte).to_digit(16).map(u64::from);
     let mut size = digit(first)?;
@@ -510,7 +509,7 @@ mod tests {
             (b"1\r\na\r\n1;x\r\nb\r\n2\r\ncd\r\n0\r\n\r\nGET", 9, 26, b"abcd"),
             (b"3\r\nabc\r\n", 9, 8, b"abc"),
             (b"3\r\nabc\r\n4\r\nde", 9, 13, b"abcde"),
-            // Up to the chunk that goes beyond: the next one is not looked at.
+            // Up to the chunk that exceeds the limit: the next one is not decoded.
             (b"3\r\nabc\r\n2\r\nde\r\nx", 4, 13, b"abcde"),
             (b"3\r\nabc\r\n9\r\n", 9, 11, b"abc"),
             (b"1\r\na\r\n", 0, 4, b"a"),

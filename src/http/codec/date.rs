@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use httpdate::HttpDate;
 
-/// The last second an IMF-fixdate can say: its year has four digits (RFC 9110 §5.6.7).
+/// The last second of an IMF-fixdate: its year has four digits (RFC 9110 §5.6.7).
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// Whether this is a date as it may be sent (RFC 9110 §5.6.7).
+/// Whether this is a date in the form that servers must send (RFC 9110 §5.6.7).
 pub(super) fn is_imf_fixdate(value: &[u8]) -> bool {
     let text = std::str::from_utf8(value).ok();
     let date = text.and_then(|text| httpdate::parse_http_date(text).ok());
@@ -37,7 +37,7 @@ impl DateCache {
     }
 }
 
-/// A clock that is far off must not stop the server: what can't be said is said as the nearest.
+/// A clock that is far off must not stop the server: a second outside the range becomes the nearest in it.
 fn second_of(now: SystemTime) -> u64 {
     now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().min(LAST_SECOND))
 }
