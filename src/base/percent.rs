@@ -1,9 +1,11 @@
-//! Percent-encoding (RFC 3986 §2.1): paths in their one spelling, and what a text decodes to.
+//! Percent-encoding (RFC 3986 §2.1): the normalized spelling of a path, and decoding.
 //!
-//! Whatever guards a path and whatever opens a file by it must agree on which path it is. So there is one spelling for
-//! each: a byte that may stand in a segment as it is (`pchar`, RFC 3986 §3.3) does, and every other one is `%XX` with upper-case
-//! digits. That is more than RFC 3986 §6.2.2 asks for, which leaves `%40` and `@` apart: files have one name for both, and
-//! a guard on `/@admin/` must see the first, too.
+//! Routes, guards and code that opens files must agree on which path a request names, so all of them see one spelling: a
+//! byte that may stand unencoded in a segment (`pchar`, RFC 3986 §3.3) is not encoded, and every other byte is `%XX` with
+//! upper-case digits. RFC 3986 §6.2.2.2 decodes unreserved characters only and keeps `%40` and `@` apart. Here
+//! sub-delimiters, `:` and `@` are decoded too, because a file has one name for both: a guard on `/@admin/` would
+//! otherwise let `/%40admin/` through. Dot segments and empty segments are not resolved: code that resolves them behind a
+//! guard must do so before the guard. `uri()` stays as the client sent it, for the access log and for signatures.
 
 use std::borrow::Cow;
 

@@ -43,8 +43,9 @@ impl Phase {
         self >= Phase::HandedOver
     }
 
-    /// Whether a load balancer should send new clients to this address. True of a process that has
-    /// handed over: its successor serves behind the same address.
+    /// Whether a load balancer should send new clients to this address. True for a process that has handed over:
+    /// its successor serves behind the same address, and a balancer that checks over an old connection must not
+    /// take the service out.
     pub fn is_ready(self) -> bool {
         matches!(self, Phase::Serving | Phase::HandingOver | Phase::HandedOver)
     }

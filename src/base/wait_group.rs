@@ -1,5 +1,8 @@
-//! Counts what must end before the process may. Each worker counts on a cache line of its own, and an end is
-//! reported only while somebody waits for it.
+//! Counts what must end before the process may: requests, streams, upgraded connections.
+//!
+//! Each worker counts on its own cache line, and starts and ends are counted apart, so that the sum over all lines is
+//! never zero while something is in flight. An end is reported only if a thread waits: std's condvar makes a system
+//! call for each `notify_all`, with or without waiters, which cost 0.7 to 1 futex per request.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
