@@ -242,8 +242,8 @@ mod tests {
 
     #[test]
     fn workers_start_eagerly_and_later_ones_at_first_use() {
-        let begun = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&begun);
+        let started = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&started);
         let own = PerWorker::new(move || Ok::<_, String>(counted.fetch_add(1, Ordering::SeqCst)));
         let (first, asked) = (own.clone(), own);
         let queue = Arc::new(Queue::new(WORKERS, 1));
@@ -261,7 +261,7 @@ mod tests {
         };
         let config = config(None, Some(Arc::new(move || first.begin())));
         let pool = Pool::start(config, Arc::clone(&queue), make, |_: &str, _: &_| ()).unwrap();
-        assert_eq!(begun.load(Ordering::SeqCst), WORKERS);
+        assert_eq!(started.load(Ordering::SeqCst), WORKERS);
         queue.push(&mut vec![true; WORKERS]);
         queue.push(&mut vec![false; 100]);
         assert!(pool.finish(PATIENCE));
