@@ -58,7 +58,7 @@ fn folder() -> TempDir {
 fn an_address_in_use() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap().to_string();
-    fails(&mut listening_on(&address), &[&address, "another process has it", "os error 98"]);
+    fails(&mut listening_on(&address), &[&address, "another process uses it", "os error 98"]);
     let mut twice = listening_on("127.0.0.1:1");
     fails(twice.args(["--admin", "127.0.0.1:1"]), &["127.0.0.1:1 twice", "remove one"]);
 }
@@ -69,7 +69,7 @@ fn a_unix_path_of_a_live_server() {
     let path = folder.path().join("socket");
     let path = path.to_str().unwrap();
     let server = Proc::start(PROGRAM, &["--unix", path]);
-    fails(program().args(["--unix", path]), &[path, "another process has it"]);
+    fails(program().args(["--unix", path]), &[path, "another process uses it"]);
     assert!(get(&Addr::Unix(path.into()), "/ok").is_ok(), "the live one has kept it");
     drop(server);
     assert!(Path::new(path).exists(), "it was killed");
@@ -90,7 +90,7 @@ fn a_unix_path_of_a_server_too_busy_to_accept() {
         Ok(client.into())
     };
     let _waiting: Vec<UnixStream> = std::iter::from_fn(|| fill().ok()).collect();
-    fails(program().arg("--unix").arg(&path), &[path.to_str().unwrap(), "another process has it"]);
+    fails(program().arg("--unix").arg(&path), &[path.to_str().unwrap(), "another process uses it"]);
 }
 
 #[test]
@@ -98,13 +98,13 @@ fn a_unix_path_that_is_an_ordinary_file() {
     let folder = folder();
     let path = folder.path().join("file");
     fs::write(&path, "precious").unwrap();
-    fails(program().arg("--unix").arg(&path), &[path.to_str().unwrap(), "no socket", "remove it"]);
+    fails(program().arg("--unix").arg(&path), &[path.to_str().unwrap(), "not a socket", "remove it"]);
     assert_eq!(fs::read(&path).unwrap(), b"precious");
 }
 
 #[test]
 fn a_bad_address() {
-    let want = "want ADDRESS:PORT, HOST:PORT or unix:PATH";
+    let want = "expected ADDRESS:PORT, HOST:PORT or unix:PATH";
     for (name, words) in [
         ("", ["can't listen on \"\"", want]),
         ("127.0.0.1", ["127.0.0.1", want]),
@@ -173,9 +173,9 @@ fn a_pid_file_that_can_not_be_written() {
     let path = folder.path();
     fails(
         command.arg("--pid-file").arg(path),
-        &[path.to_str().unwrap(), "want the path of a file", "is a directory"],
+        &[path.to_str().unwrap(), "expected the path of a file", "is a directory"],
     );
-    fails(listening_on("127.0.0.1:0").args(["--pid-file", ""]), &["pid file", "want the path of a file"]);
+    fails(listening_on("127.0.0.1:0").args(["--pid-file", ""]), &["pid file", "expected the path of a file"]);
     assert_eq!(fs::read_dir(path).unwrap().count(), 0);
 }
 
@@ -233,7 +233,7 @@ fn tcp_pair() -> (TcpStream, TcpStream) {
 #[test]
 fn inherited_descriptors_that_are_no_listeners() {
     let advice = "must leave descriptors from 3 on alone";
-    let third = "descriptor 3 is not the listener 127.0.0.1:0";
+    let third = "descriptor 3 is no longer the listener 127.0.0.1:0";
     let file = File::open(PROGRAM).unwrap();
     can_not_be_heir(heir(file.into(), NOTE, ALL_THREE), &[third, "no socket", advice]);
     let (pipe, _other_end) = nix::unistd::pipe().unwrap();
@@ -248,7 +248,7 @@ fn inherited_descriptors_that_are_no_listeners() {
 fn fewer_inherited_descriptors_than_names() {
     let listener = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
     let two = "channel=CHANNEL;listeners=127.0.0.1:0,127.0.0.2:0";
-    let words = ["descriptor 4 is not the listener 127.0.0.2:0", "Bad file descriptor"];
+    let words = ["descriptor 4 is no longer the listener 127.0.0.2:0", "Bad file descriptor"];
     can_not_be_heir(heir(listener(), two, "3<&0 4<&- 5<&1 6<&1"), &words);
     let words = ["descriptor 5 is not the connection channel", "Bad file descriptor"];
     can_not_be_heir(heir(listener(), NOTE, "3<&0 4<&1 5<&-"), &words);
@@ -259,7 +259,7 @@ fn a_channel_that_a_script_has_overwritten() {
     let listener = OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
     let note = "channel=CHANNEL;listeners=127.0.0.1:0;sockets=THIRD,CHANNEL,7";
     let (mut command, _ours) = heir(listener, note, "3<&0 4</dev/null 5<&-");
-    fails(&mut command, &["descriptor 4 is not the lifecycle channel", "must leave descriptors"]);
+    fails(&mut command, &["descriptor 4 is no longer the lifecycle channel", "must leave descriptors"]);
 }
 
 /// What is not from a predecessor of ours stops nobody.

@@ -111,7 +111,7 @@ fn of_two_servers_started_on_one_path_one_is_reached() {
         let serves = both.iter().find(|server| !server.alive().is_empty()).unwrap();
         assert_eq!(get(&Addr::Unix(path.clone()), "/pid").ok().number(), serves.pid().as_raw());
         let other = both.iter().find(|server| server.pid() != serves.pid()).unwrap();
-        other.wait_for("another process has it");
+        other.wait_for("another process uses it");
         serves.stop();
         assert!(!path.exists());
     }

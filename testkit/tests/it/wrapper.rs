@@ -138,8 +138,10 @@ fn a_script_that_uses_the_listeners_descriptor() {
 
 #[test]
 fn a_script_that_uses_the_channels_descriptor() {
-    let told =
-        ["descriptor 4 is not the lifecycle channel", "child CHILD exited with status 1; still serving"];
+    let told = [
+        "descriptor 4 is no longer the lifecycle channel",
+        "child CHILD exited with status 1; still serving",
+    ];
     does_not_work("exec 4<$0\nexec $PROGRAM \"$@\"", &FLAGS, &told);
     // Although the shell keeps the channel open.
     does_not_work("$PROGRAM \"$@\" 4<$0", &FLAGS, &told);
@@ -149,7 +151,7 @@ fn a_script_that_uses_the_channels_descriptor() {
 fn a_script_that_clears_the_environment_is_refused() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let flags = ["--listen", &free, "--probation-ms", "0"];
-    let told = ["another process has it", "child CHILD exited with status 1; still serving"];
+    let told = ["another process uses it", "child CHILD exited with status 1; still serving"];
     does_not_work("exec env -i $PROGRAM \"$@\"", &flags, &told);
 }
 
