@@ -20,7 +20,7 @@ use crate::http::exchange::detached::Detached;
 use crate::http::exchange::{
     Common, CurrentRequest, HandlerBox, ListenerHandler, Progress, Stores, WorkerState, serve,
 };
-use crate::net::acceptor::{Lanes, Parking};
+use crate::net::acceptor::{Parking, PoolPlan};
 use crate::net::conn_info::ConnInfo;
 use crate::net::connection::{Cause, Connection, Ready};
 use crate::net::scheduler::latency::HandlerLatency;
@@ -63,8 +63,8 @@ impl Rehearsal {
         ours.set_nonblocking(true).unwrap();
         client.set_nonblocking(true).unwrap();
         let (limits, timeouts) = (tight(), Timeouts::default());
-        let lanes = Lanes { workers: vec![1], of_site: vec![0] };
-        let parking = Arc::new(Parking::new(&limits, &[false], 1, lanes, timeouts.idle).unwrap());
+        let pools = PoolPlan { workers: vec![1], of_site: vec![0] };
+        let parking = Arc::new(Parking::new(&limits, &[false], 1, pools, timeouts.idle).unwrap());
         let phase = PhaseWatch::new();
         let all_counters = AllCounters::default();
         let (memory, disk) = (Budget::new(limits.buffered_bytes), Budget::new(limits.temporary_bytes));

@@ -9,8 +9,8 @@ mod tests;
 pub use exchange::exchange;
 pub use http1::{body, head};
 
+use crate::net::transfer::packet::{Packet, Receipt};
 use crate::process::handover::Message;
-use crate::process::handover::parcel::{Parcel, Receipt};
 
 /// A line of the lifecycle channel.
 pub fn message(line: &[u8]) {
@@ -26,14 +26,14 @@ pub fn message(line: &[u8]) {
 }
 
 /// A packet of the connection channel, from a predecessor.
-pub fn parcel(packet: &[u8]) {
-    let batch = Parcel::batch_of(packet);
-    if let Some(parcel) = Parcel::decode(packet) {
-        if let Parcel::Connections { batch: n, .. } | Parcel::Channel { batch: n, .. } = &parcel {
+pub fn packet(packet: &[u8]) {
+    let batch = Packet::batch_of(packet);
+    if let Some(decoded) = Packet::decode(packet) {
+        if let Packet::Connections { batch: n, .. } | Packet::Channel { batch: n, .. } = &decoded {
             assert_eq!(batch, Some(*n), "it can't be refused by its number");
         }
-        let again = parcel.encode();
-        assert_eq!(Parcel::decode(&again), Some(parcel), "by way of {again:?}");
+        let again = decoded.encode();
+        assert_eq!(Packet::decode(&again), Some(decoded), "by way of {again:?}");
     }
 }
 

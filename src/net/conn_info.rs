@@ -43,6 +43,15 @@ impl ConnInfo {
         }
     }
 
+    /// For a connection of the same process.
+    pub(crate) fn of_connection(&self, peer: Option<SocketAddr>, socket: Socket) -> ConnInfo {
+        ConnInfo {
+            socket: Some(socket),
+            descriptors: self.descriptors.clone(),
+            ..ConnInfo::new(peer, self.phase.clone(), self.generation)
+        }
+    }
+
     pub(crate) fn client_gone(&self) -> bool {
         self.socket.as_ref().is_some_and(Socket::has_ended)
     }

@@ -12,3 +12,5 @@ pub(crate) mod sockets;
 pub(crate) mod stream;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
+#[allow(clippy::arithmetic_side_effects)]
+pub(crate) mod transfer;

@@ -70,6 +70,10 @@ impl<P> Assembly<P> {
         ended.and(finished)
     }
 
+    fn share(&self, names: &[String]) {
+        self.parking.command(Command::Share { names: names.to_vec() });
+    }
+
     fn let_go_of_listeners(&self) {
         self.open_listeners().clear();
     }
@@ -94,12 +98,14 @@ impl<P> Engine for Assembly<P> {
     }
 
     fn pause(&self, shared: &[String]) {
-        self.parking.command(Command::Pause { adopted: shared.to_vec() });
+        self.share(shared);
+        self.parking.command(Command::Pause);
     }
 
     fn close_shared(&self, shared: &[String]) {
         self.let_go_of_listeners();
-        self.parking.command(Command::CloseShared { shared: shared.to_vec() });
+        self.share(shared);
+        self.parking.command(Command::CloseShared);
     }
 
     fn close_last(&self) {
@@ -108,7 +114,8 @@ impl<P> Engine for Assembly<P> {
     }
 
     fn hand_connections(&self, channel: OwnedFd, shared: &[String]) {
-        self.parking.command(Command::HandConnections { channel, adopted: shared.to_vec() });
+        self.share(shared);
+        self.parking.command(Command::HandConnections(channel));
     }
 
     fn drain(&self) {

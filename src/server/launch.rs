@@ -21,8 +21,9 @@ use crate::base::limits::{Limits, Timeouts};
 use crate::base::log::{error, warn};
 use crate::base::panic::panic_text;
 use crate::base::wait_group::WaitGroup;
-pub(crate) use crate::net::acceptor::Lanes;
+pub(crate) use crate::net::acceptor::PoolPlan;
 use crate::net::acceptor::{Acceptor, Command, News, Parking, Setup};
+use crate::net::conn_info::ConnInfo;
 use crate::net::connection::{Portable, Ready};
 use crate::net::listener::{Listener, Wanted};
 use crate::net::scheduler::queue::Queue;
@@ -304,7 +305,7 @@ pub(crate) trait Business {
 /// Where it is served.
 pub(crate) struct Plan {
     pub(crate) listen: Vec<Wanted>,
-    pub(crate) lanes: Lanes,
+    pub(crate) pools: PoolPlan,
 }
 
 /// What is there before anybody works.
@@ -322,7 +323,7 @@ pub(crate) struct Ground<P> {
 
 /// Who works, and what they are given.
 pub(crate) struct Works<P> {
-    /// One for each lane.
+    /// One for each pool.
     pub(crate) queues: Vec<Arc<Queue<Ready<P>>>>,
     /// The answer to who waited too long.
     pub(crate) busy: Box<dyn FnMut() -> Vec<u8> + Send>,
@@ -410,7 +411,7 @@ fn start<B: Business>(
         raise_nofile();
     }
     let (connections, extra) =
-        shared_out(nofile(), launch.limits.connections, plan.lanes.workers.len(), plan.listen.len());
+        shared_out(nofile(), launch.limits.connections, plan.pools.workers.len(), plan.listen.len());
     launch.limits.connections = connections;
     let descriptors = Budget::new(extra);
     let pid_file = launch.pid_file.as_deref().map(usable_pid_file).transpose()?;
@@ -437,7 +438,7 @@ fn start<B: Business>(
     let reserved: Vec<bool> = listeners.iter().map(|listener| listener.wanted.reserved).collect();
     let idle = launch.timeouts.idle;
     let longest_backlog = listeners.iter().map(|listener| listener.wanted.backlog).max().unwrap_or_default();
-    let parking = Parking::new(&launch.limits, &reserved, longest_backlog, plan.lanes, idle)
+    let parking = Parking::new(&launch.limits, &reserved, longest_backlog, plan.pools, idle)
         .map_err(Error::system("can't create the acceptor's poller"))?;
     let ground = Ground {
         limits: launch.limits,
@@ -470,12 +471,13 @@ fn start<B: Business>(
         queues: works.queues,
         queue_wait: timeouts.queue_wait,
         limits,
-        phase: handle.shared.phase.clone(),
-        generation,
-        descriptors,
+        process: ConnInfo {
+            descriptors: Some(descriptors),
+            ..ConnInfo::new(None, handle.shared.phase.clone(), generation)
+        },
         all_counters: handle.shared.all_counters.clone(),
         busy: works.busy,
-        news: Arc::new(move |news| {
+        report: Arc::new(move |news| {
             inbox.event(match news {
                 News::ListenersClosed => Event::ListenersClosed,
                 News::Drained => Event::Drained,
@@ -760,8 +762,8 @@ mod tests {
         }
 
         fn plan(&mut self) -> Result<Plan, Error> {
-            let lanes = Lanes { workers: vec![0], of_site: vec![0] };
-            Ok(Plan { listen: vec![Wanted::new("127.0.0.1:0".to_owned(), 0)], lanes })
+            let pools = PoolPlan { workers: vec![0], of_site: vec![0] };
+            Ok(Plan { listen: vec![Wanted::new("127.0.0.1:0".to_owned(), 0)], pools })
         }
 
         fn start(self, _: &Ground<Fatal>) -> Result<Works<Fatal>, Error> {

@@ -34,7 +34,7 @@ use crate::net::scheduler::pool::{Init, Pool, PoolConfig};
 use crate::net::scheduler::queue::Queue;
 use crate::server::admin::admin_routes;
 use crate::server::assembly::Staff;
-use crate::server::launch::{Business, Ground, Lanes, Launch, Plan, Running, Works, launch_methods};
+use crate::server::launch::{Business, Ground, Launch, Plan, PoolPlan, Running, Works, launch_methods};
 use crate::server::listen_config::Listen;
 use crate::web::handler::{Handler, verify};
 use crate::web::per_worker::PerWorker;
@@ -202,26 +202,26 @@ impl Business for Server {
     /// the last the admin's. The pools are in the same order.
     fn plan(&mut self) -> Result<Plan, Error> {
         self.check()?;
-        let mut lanes = Lanes { workers: vec![self.shared_workers()], of_site: vec![0] };
+        let mut pools = PoolPlan { workers: vec![self.shared_workers()], of_site: vec![0] };
         let mut listen = Vec::new();
         for one in &self.listen {
-            let site = if one.has_own_site() { lanes.of_site.len() } else { 0 };
+            let site = if one.has_own_site() { pools.of_site.len() } else { 0 };
             if one.has_own_site() {
-                lanes.of_site.push(if one.workers.is_some() { lanes.workers.len() } else { 0 });
-                lanes.workers.extend(one.workers);
+                pools.of_site.push(if one.workers.is_some() { pools.workers.len() } else { 0 });
+                pools.workers.extend(one.workers);
             }
             listen.push(one.wanted(site));
         }
         if !self.admin.is_empty() {
-            let site = lanes.of_site.len();
+            let site = pools.of_site.len();
             let admin = |name: &String| Wanted { reserved: true, ..Wanted::new(name.clone(), site) };
             listen.extend(self.admin.iter().map(admin));
-            lanes.of_site.push(lanes.workers.len());
-            lanes.workers.push(1);
+            pools.of_site.push(pools.workers.len());
+            pools.workers.push(1);
         }
         #[cfg(feature = "tls")]
         self.listen.iter().try_for_each(Listen::reads_certificates)?;
-        Ok(Plan { listen, lanes })
+        Ok(Plan { listen, pools })
     }
 
     fn start(self, ground: &Ground<Progress>) -> Result<Works<Progress>, Error> {

@@ -23,7 +23,7 @@ use crate::base::phase::{Drain, Phase, PhaseWatch};
 use crate::base::status::{Counters, Stats};
 use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
-use crate::net::acceptor::{Deadline, Lanes, Parking, pool_events};
+use crate::net::acceptor::{Deadline, Parking, PoolPlan, pool_events};
 use crate::net::conn_info::PeerCredentials;
 use crate::net::connection::{self, Activity, Cause, Portable, Ready};
 use crate::net::listener::Wanted;
@@ -154,9 +154,9 @@ impl Business for StreamServer {
 
     fn plan(&mut self) -> Result<Plan, Error> {
         // The program's threads look at nothing but the queue.
-        let lanes = Lanes { workers: vec![0], of_site: vec![0] };
+        let pools = PoolPlan { workers: vec![0], of_site: vec![0] };
         let listen = self.listen.iter().map(|name| Wanted::new(name.clone(), 0)).collect();
-        Ok(Plan { listen, lanes })
+        Ok(Plan { listen, pools })
     }
 
     fn start(self, ground: &Ground<Raw>) -> Result<Works<Raw>, Error> {
@@ -283,8 +283,8 @@ impl FrontDesk {
             return Some((inner, cause));
         }
         // What came is for the successor, unless it was the end.
-        if !inner.may_have_ended && self.parking.departs(&inner) {
-            self.parking.leave(inner);
+        if !inner.may_have_ended && self.parking.outbox.takes_now(&inner) {
+            self.parking.send_to_successor(inner);
             return None;
         }
         if inner.stream.peek() == Peek::Nothing {
@@ -304,8 +304,8 @@ impl FrontDesk {
         // What counts is in flight until here: the acceptor can see it now.
         inner.guard = None;
         loop {
-            if self.parking.departs(&inner) {
-                return self.parking.leave(inner);
+            if self.parking.outbox.takes_now(&inner) {
+                return self.parking.send_to_successor(inner);
             }
             match self.parking.park(inner, Deadline::Idle(since)) {
                 Ok(()) => return,
@@ -318,7 +318,7 @@ impl FrontDesk {
 
     fn watch(&self, inner: &mut Inner) -> io::Result<()> {
         if !inner.progress.watched {
-            self.parking.watch(inner)?;
+            self.parking.register(inner)?;
             inner.progress.watched = true;
         }
         Ok(())
@@ -492,7 +492,7 @@ impl Connection {
     /// the successor does not take it. It is time for a last word, and the end.
     pub fn park(mut self) -> Result<(), Connection> {
         let stays = |inner: &Inner| match self.desk.phase.get() {
-            Phase::HandedOver => self.desk.parking.may_travel(inner),
+            Phase::HandedOver => self.desk.parking.outbox.may_take(inner),
             phase => !phase.is_draining(),
         };
         match self.inner.take() {

@@ -167,7 +167,7 @@ fn settle(
             // This worker goes to the queue next.
             queue.push_back(Ready::new(client, Cause::Yielded));
         }
-        Disposition::HandOver => common.parking.leave(client),
+        Disposition::HandOver => common.parking.send_to_successor(client),
         Disposition::WaitForPermit => queue.push_streaming(Ready::new(client, Cause::Event)),
         Disposition::Close(reason) => {
             client.stream.shutdown_write();

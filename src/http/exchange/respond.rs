@@ -168,7 +168,7 @@ impl Exchange<'_> {
     /// While draining, what the client has already sent is still answered; the last of these responses announces
     /// the close.
     fn is_kept_while_draining(&self) -> bool {
-        if self.common.phase.get() == Phase::HandedOver && self.common.parking.may_travel(self.client) {
+        if self.common.phase.get() == Phase::HandedOver && self.common.parking.outbox.may_take(self.client) {
             return true;
         }
         let has_request = !self.worker.input.unused().iter().all(|byte| b"\r\n".contains(byte));

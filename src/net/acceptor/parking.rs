@@ -1,130 +1,123 @@
-//! Where connections rest, and where workers and the control loop reach the acceptor.
+//! What the acceptor's thread shares with the others: where connections are parked, and how workers and the control loop
+//! reach the acceptor.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::connection_counts::ConnectionCounts;
+use super::drain::Draining;
+use super::event::Source;
 use super::pool_events::PoolPoller;
-use super::{BACKLOG, BELL, LONGEST_QUEUE, RESERVE, TICK};
+use super::pools::PoolPlan;
+use super::ticks::Ticks;
 use crate::base::limits::Limits;
 use crate::base::sync::lock;
-use crate::net::connection::{Connection, Linger};
+use crate::net::connection::{Activity, Connection, Cut, Linger};
+use crate::net::listener::BACKLOG;
 use crate::net::slots::{SlotId, Slots};
+use crate::net::transfer::Outbox;
 
-/// Which workers are for what.
-#[derive(Debug)]
-pub(crate) struct Lanes {
-    /// How many each pool has.
-    pub(crate) workers: Vec<usize>,
-    /// Which pool each site's connections go to.
-    pub(crate) of_site: Vec<usize>,
-}
+/// Connections that operators' listeners may accept beyond the limit.
+const RESERVE: usize = 64;
+/// At a stop, a longer queue of the kernel is taken over in several goes.
+const LONGEST_BACKLOG: i32 = 1 << 16;
 
-/// Where connections rest, and where workers and the control loop reach the acceptor.
 #[derive(Debug)]
 pub(crate) struct Parking<P> {
-    pub(super) slots: Slots<Box<Connection<P>>>,
-    /// What the acceptor waits on.
-    pub(super) poller: Epoll,
-    /// What the workers of each pool wait on: their connections.
+    pub(crate) slots: Slots<Box<Connection<P>>>,
+    /// The acceptor waits on it.
+    pub(crate) poller: Epoll,
+    /// The connections of each pool are registered here, and its workers wait here.
     pool_pollers: Box<[PoolPoller]>,
-    lane_of_site: Box<[usize]>,
-    pub(super) bell: EventFd,
+    pool_of_site: Box<[usize]>,
+    /// Wakes the acceptor.
+    waker: EventFd,
     pub(super) counts: ConnectionCounts,
     commands: Mutex<VecDeque<Command>>,
-    start: Instant,
+    pub(super) ticks: Ticks,
+    /// How long a connection may be idle.
     idle: Duration,
-    /// In ticks: how long an idle connection is kept in a drain; 0 while there is none.
-    pub(super) grace: AtomicU32,
-    /// The tick at which the grace of those is over that were idle when the drain began.
-    pub(super) grace_over: AtomicU32,
-    /// Somebody waits for a connection to end: rung at each.
-    pub(super) wanted: AtomicBool,
-    gate: AtomicU8,
-    /// Which listeners the successor has, too.
-    adopted: OnceLock<Box<[AtomicBool]>>,
-    /// On their way to the successor.
-    leavers: Mutex<Vec<Box<Connection<P>>>>,
+    pub(crate) drain: Draining,
+    /// The acceptor waits for connections to end: it is woken at each.
+    pub(super) wakes_on_end: AtomicBool,
+    pub(crate) outbox: Outbox<P>,
 }
 
-/// The way to the successor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Gate {
-    /// Not yet known.
-    Unknown,
-    /// The successor takes no more for now.
-    Waiting,
-    Open,
-    /// There is no way any more.
-    Shut,
-}
-
-/// How long a connection may rest.
+/// How long a connection may be parked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Deadline {
     At(Instant),
-    /// Between two requests: the idle timeout from now, or the grace of a drain.
+    /// Between two requests since then: until the idle timeout, or the grace of a drain, is over.
     Idle(Instant),
 }
 
+/// An order of the control loop.
 #[derive(Debug)]
 pub(crate) enum Command {
     Accept,
-    Pause { adopted: Vec<String> },
-    CloseShared { shared: Vec<String> },
+    /// Another generation has the listeners with these names, too.
+    Share {
+        names: Vec<String>,
+    },
+    /// Accept no more from those that are shared.
+    Pause,
+    /// Close all listeners, of which those that are shared live on elsewhere.
+    CloseShared,
+    /// Close all listeners, which no other generation has.
     CloseLast,
-    HandConnections { channel: OwnedFd, adopted: Vec<String> },
+    /// Send connections of shared listeners to the successor.
+    HandConnections(OwnedFd),
     TakeConnections(OwnedFd),
-    Drain { grace: Duration },
+    Drain {
+        grace: Duration,
+    },
+    /// Report whether the acceptor and a worker of each pool live.
     Check,
+    /// Cut what is left, and end.
     Stop,
 }
 
 impl<P> Parking<P> {
-    /// Room for as many as the limits allow, and for those that are taken beyond them: by operators' listeners,
-    /// and from the kernel's queue at a stop. `reserved` says of each listener whether it is an operators' one.
+    /// There is room for as many connections as the limits allow, and for those beyond them: of operators' listeners, and
+    /// from the kernel's queue at a stop. `reserved` says of each listener whether it is an operators' one.
     pub(crate) fn new(
         limits: &Limits,
         reserved: &[bool],
         longest_backlog: i32,
-        lanes: Lanes,
+        pools: PoolPlan,
         idle: Duration,
     ) -> io::Result<Parking<P>> {
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let waker = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        poller.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
-        let pool_pollers = lanes.workers.iter().map(|_| PoolPoller::new()).collect::<Result<_, _>>()?;
+        poller.add(&waker, Source::Waker.readable())?;
+        let pool_pollers = pools.workers.iter().map(|_| PoolPoller::new()).collect::<Result<_, _>>()?;
         #[expect(clippy::cast_sign_loss, reason = "clamped")]
-        let waiting = longest_backlog.clamp(BACKLOG, LONGEST_QUEUE) as usize;
+        let waiting = longest_backlog.clamp(BACKLOG, LONGEST_BACKLOG) as usize;
         Ok(Parking {
             slots: Slots::new(limits.connections.saturating_add(waiting + RESERVE)),
             poller,
             pool_pollers,
-            lane_of_site: lanes.of_site.into(),
-            bell,
+            pool_of_site: pools.of_site.into(),
+            waker,
             counts: ConnectionCounts::new(reserved, limits.connections_per_peer.is_some()),
             commands: Mutex::default(),
-            start: Instant::now(),
+            ticks: Ticks::new(),
             idle,
-            grace: AtomicU32::new(0),
-            grace_over: AtomicU32::new(u32::MAX),
-            wanted: AtomicBool::new(false),
-            gate: AtomicU8::new(Gate::Unknown as u8),
-            adopted: OnceLock::new(),
-            leavers: Mutex::default(),
+            drain: Draining::default(),
+            wakes_on_end: AtomicBool::new(false),
+            outbox: Outbox::new(),
         })
     }
 
-    /// A place for a connection that no acceptor has accepted, and what is parked in it: for who
-    /// plays the acceptor's part.
+    /// A registered slot for a connection that no acceptor has accepted, and the connection that is parked in it: for code
+    /// that takes the acceptor's part.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn admit(&self, stream: &crate::net::stream::Stream) -> Option<SlotId> {
         let slot = self.slots.claim()?;
@@ -138,33 +131,35 @@ impl<P> Parking<P> {
 
     pub(crate) fn command(&self, command: Command) {
         lock(&self.commands).push_back(command);
-        self.ring();
+        self.wake();
     }
 
-    pub(super) fn commands(&self) -> VecDeque<Command> {
+    pub(super) fn take_commands(&self) -> VecDeque<Command> {
+        // Silenced before the commands are taken: a later one wakes again.
+        let _ = self.waker.read();
         std::mem::take(&mut *lock(&self.commands))
     }
 
-    pub(super) fn ring(&self) {
-        // It can only be full, and then it rings already.
-        let _ = self.bell.write(1);
+    pub(super) fn wake(&self) {
+        // It can only be full, and then it is readable already.
+        let _ = self.waker.write(1);
     }
 
-    /// Which pool a site's connections go to.
-    pub(super) fn lane_of(&self, site: usize) -> usize {
-        self.lane_of_site.get(site).copied().unwrap_or(0)
+    /// The pool that serves a site's connections.
+    pub(super) fn pool_of(&self, site: usize) -> usize {
+        self.pool_of_site.get(site).copied().unwrap_or(0)
     }
 
     /// Where a site's connections are registered.
-    pub(super) fn poller_of(&self, site: usize) -> &Epoll {
-        &self.poller_of_pool(self.lane_of(site)).epoll
+    fn poller_of(&self, site: usize) -> &Epoll {
+        &self.poller_of_pool(self.pool_of(site)).epoll
     }
 
     pub(super) fn poller_of_pool(&self, pool: usize) -> &PoolPoller {
         &self.pool_pollers[pool]
     }
 
-    /// An event came: takes the connection it is for, if nobody has it.
+    /// Takes the connection of an event, if nobody has it.
     pub(super) fn take_ready(&self, event: &EpollEvent) -> Option<Box<Connection<P>>> {
         let mut connection = self.slots.take(SlotId::from_bits(event.data()))?;
         let closed = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
@@ -172,30 +167,32 @@ impl<P> Parking<P> {
         Some(connection)
     }
 
-    /// Connections that are open, wherever they are.
+    /// How many connections are open, wherever they are.
     pub(crate) fn open(&self) -> usize {
         self.slots.taken()
     }
 
-    /// Parks until bytes come, or the socket takes more, or the deadline passes. Given back if there
-    /// is something to do already.
+    /// Parks until bytes come, or the socket takes more, or the deadline passes. Gives the connection back if there is
+    /// something to do already.
     pub(crate) fn park(
         &self,
         connection: Box<Connection<P>>,
         deadline: Deadline,
     ) -> Result<(), Box<Connection<P>>> {
         let deadline = match deadline {
-            Deadline::At(time) => self.ticks(time),
-            Deadline::Idle(now) => self.idle_deadline(now),
+            Deadline::At(time) => self.ticks.at(time),
+            Deadline::Idle(since) => {
+                self.ticks.at(since + self.idle).min(self.drain.limit(self.ticks.at(since)))
+            }
         };
         self.slots.park(connection.slot, connection, deadline).map_err(|mut back| {
-            // The event may have been of its end, which is not announced again.
+            // The event may have been that of its end, which is not reported again.
             back.may_have_ended = true;
             back
         })
     }
 
-    /// Drops what still comes of one that lingers, and parks it where more may; gives back what has
+    /// Drops what still comes of a connection that lingers, and parks it where more may come; gives back one that has
     /// ended.
     pub(crate) fn linger(&self, mut connection: Box<Connection<P>>) -> Option<Box<Connection<P>>> {
         while let Some(lingering) = connection.lingering() {
@@ -211,10 +208,30 @@ impl<P> Parking<P> {
         Some(connection)
     }
 
-    /// Registers one that was accepted as work, and is to be parked now.
-    pub(crate) fn watch(&self, connection: &Connection<P>) -> io::Result<()> {
+    /// In a drain, no idle connection is kept for longer than the grace from now.
+    pub(super) fn hasten_idle(&self) {
+        let limit = self.drain.limit(self.ticks.now());
+        self.slots.redate(|connection, deadline| {
+            // A client that has its response, and does not send the rest of its request, is owed nothing either.
+            let ends_early =
+                matches!(connection.activity, Activity::Idle { .. } | Activity::Responding(Cut::Complete));
+            if ends_early { deadline.min(limit) } else { deadline }
+        });
+    }
+
+    /// Whether a drain has lasted for as long as idle connections are kept in it.
+    pub(crate) fn is_grace_over(&self) -> bool {
+        self.drain.is_grace_over(self.ticks.now())
+    }
+
+    /// To be called once, before the connection is parked.
+    pub(crate) fn register(&self, connection: &Connection<P>) -> io::Result<()> {
         let event = EpollEvent::new(edge(), connection.slot.to_bits());
         Ok(self.poller_of(connection.site).add(&connection.stream, event)?)
+    }
+
+    pub(crate) fn unregister(&self, connection: &Connection<P>) {
+        let _ = self.poller_of(connection.site).delete(&connection.stream);
     }
 
     /// Asks for an event, too, when the socket takes bytes again.
@@ -228,88 +245,24 @@ impl<P> Parking<P> {
         Ok(())
     }
 
-    /// Ends a connection. Its place is free when its socket is closed, not before.
+    /// Ends a connection. Its slot is free when its socket is closed, not before.
     pub(crate) fn close(&self, connection: Box<Connection<P>>) {
         let slot = connection.slot;
         self.counts.leave(connection.listener, connection.conn_info.peer);
         drop(connection);
         self.slots.release(slot);
-        if self.wanted.load(Ordering::SeqCst) {
-            self.ring();
+        if self.wakes_on_end.load(Ordering::SeqCst) {
+            self.wake();
         }
     }
 
-    /// Whether a process that has handed over need not announce the close of this connection: it
-    /// may still go to the successor.
-    pub(crate) fn may_travel(&self, connection: &Connection<P>) -> bool {
-        !connection.stream.is_bound_here()
-            && self.gate.load(Ordering::Acquire) != Gate::Shut as u8
-            && self.adopted.get().is_none_or(|adopted| has(adopted, connection.listener))
-    }
-
-    /// Whether the successor takes this connection now, if its next request has not begun, or not
-    /// much of it is there.
-    pub(crate) fn departs(&self, connection: &Connection<P>) -> bool {
-        self.gate.load(Ordering::Acquire) == Gate::Open as u8 && self.is_adopted(connection)
-    }
-
-    /// Whether the successor has its listener, and can have the connection itself.
-    pub(super) fn is_adopted(&self, connection: &Connection<P>) -> bool {
-        !connection.stream.is_bound_here()
-            && self.adopted.get().is_some_and(|adopted| has(adopted, connection.listener))
-    }
-
-    /// Sends a connection to the successor, which `departs` said.
-    pub(crate) fn leave(&self, connection: Box<Connection<P>>) {
-        lock(&self.leavers).push(connection);
-        self.ring();
-    }
-
-    pub(super) fn leavers(&self) -> Vec<Box<Connection<P>>> {
-        std::mem::take(&mut *lock(&self.leavers))
-    }
-
-    pub(super) fn set_gate(&self, gate: Gate) {
-        self.gate.store(gate as u8, Ordering::Release);
-    }
-
-    pub(super) fn set_adopted(&self, adopted: impl Iterator<Item = bool>) {
-        let _ = self.adopted.set(adopted.map(AtomicBool::new).collect());
-    }
-
-    /// A later generation than our own successor has the other end, and knows no such listener.
-    pub(super) fn set_not_adopted(&self, listener: usize) {
-        if let Some(adopted) = self.adopted.get().and_then(|adopted| adopted.get(listener)) {
-            adopted.store(false, Ordering::Release);
-        }
-    }
-
-    /// Whether a drain has lasted for as long as idle connections are kept in it.
-    pub(crate) fn is_grace_over(&self) -> bool {
-        self.ticks(Instant::now()) > self.grace_over.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn idle_deadline(&self, now: Instant) -> u32 {
-        let mut deadline = self.ticks(now + self.idle);
-        let grace = self.grace.load(Ordering::Relaxed);
-        if grace > 0 {
-            deadline = deadline.min(self.ticks(now).saturating_add(grace));
-        }
-        deadline
-    }
-
-    /// A time as ticks since the start, rounded up; never 0, which means none.
-    pub(super) fn ticks(&self, at: Instant) -> u32 {
-        let ticks = at.saturating_duration_since(self.start).as_millis() / TICK.as_millis();
-        u32::try_from(ticks).unwrap_or(u32::MAX - 1).saturating_add(1)
+    /// Sends a connection to the successor, if `outbox` takes it now.
+    pub(crate) fn send_to_successor(&self, connection: Box<Connection<P>>) {
+        self.outbox.push(connection);
+        self.wake();
     }
 }
 
-fn has(adopted: &[AtomicBool], listener: usize) -> bool {
-    adopted.get(listener).is_some_and(|adopted| adopted.load(Ordering::Acquire))
-}
-
-/// Registered once; an event that comes while a worker has the connection is kept in its slot.
-pub(super) fn edge() -> EpollFlags {
+fn edge() -> EpollFlags {
     EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET
 }

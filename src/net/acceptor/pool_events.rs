@@ -14,13 +14,14 @@ use std::sync::Arc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::SPECIAL;
 use super::parking::Parking;
 use crate::net::connection::{Cause, Ready};
 use crate::net::scheduler::queue::{Events, Queue};
 
 /// Events that are taken at a time.
 const EVENTS: usize = 64;
+/// The key of an interrupt: no slot has this index.
+const INTERRUPT: u64 = 0xFFFF_FFFF;
 
 /// The epoll of one pool.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ impl PoolPoller {
     pub(super) fn new() -> io::Result<PoolPoller> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let interrupt = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        epoll.add(&interrupt, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, SPECIAL))?;
+        epoll.add(&interrupt, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, INTERRUPT))?;
         Ok(PoolPoller { epoll, interrupt })
     }
 
@@ -83,7 +84,7 @@ impl<P: Debug + Send> Events<Ready<P>> for PoolEvents<P> {
     }
 
     fn request_watch(&self) {
-        self.parking.ring();
+        self.parking.wake();
     }
 }
 
@@ -121,12 +122,12 @@ mod tests {
         assert_eq!(keys(&poller, EpollTimeout::ZERO), [0; 0]);
         poller.interrupt();
         poller.interrupt();
-        assert_eq!(keys(&poller, EpollTimeout::NONE), [SPECIAL]);
+        assert_eq!(keys(&poller, EpollTimeout::NONE), [INTERRUPT]);
         assert_eq!(keys(&poller, EpollTimeout::ZERO), [0; 0], "once, though nobody reads it");
         poller.interrupt();
         pairs[0].0.write_all(b"1").unwrap();
         let both: BTreeSet<u64> = keys(&poller, EpollTimeout::NONE).into_iter().collect();
-        assert_eq!(both, BTreeSet::from([0, SPECIAL]));
+        assert_eq!(both, BTreeSet::from([0, INTERRUPT]));
     }
 
     #[test]
@@ -140,8 +141,8 @@ mod tests {
             let loops = move || {
                 loop {
                     let keys = keys(&poller, EpollTimeout::NONE);
-                    let is_over = keys.contains(&SPECIAL);
-                    keys.into_iter().filter(|key| *key != SPECIAL).for_each(|key| got.send(key).unwrap());
+                    let is_over = keys.contains(&INTERRUPT);
+                    keys.into_iter().filter(|key| *key != INTERRUPT).for_each(|key| got.send(key).unwrap());
                     if is_over {
                         // As a closed queue: each interrupts the next.
                         return poller.interrupt();

@@ -4,7 +4,6 @@
 pub(crate) mod channel;
 pub(crate) mod child;
 pub(crate) mod inherit;
-pub(crate) mod parcel;
 pub(crate) mod pid_file;
 pub(crate) mod start;
 pub(crate) mod state_file;

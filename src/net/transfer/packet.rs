@@ -1,7 +1,8 @@
-//! What goes over the connection channel, one sequenced packet each: connections with what has been
-//! read of them, one way; credit and receipts, the other. Lines of text like the lifecycle
-//! channel's, then the bytes of unfinished requests. Descriptors travel beside the packet, in the
-//! order of its lines.
+//! The text of the connection channel's packets. A predecessor sends connections with the bytes that were read of them,
+//! a successor sends credit and receipts. A packet has lines of text like the lifecycle channel's, then the bytes of
+//! unfinished requests. Descriptors travel beside the packet, in the order of its lines.
+//!
+//! Processes of all versions since 4a81a84 exchange these packets: unknown words and keys are skipped.
 
 use std::fmt::Write;
 use std::io::{self, IoSlice};
@@ -11,75 +12,84 @@ use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use super::{escape, unescape};
 use crate::base::sys;
+use crate::process::handover::{escape, unescape};
 
 /// Connections in one packet. The kernel's own bound is 253 descriptors.
 pub(crate) const BATCH: usize = 64;
 /// Bytes of unfinished requests in one packet. The kernel takes about 200 KiB.
 pub(crate) const BATCH_BYTES: usize = 64 << 10;
-/// Packets on their way: what a receiver grants at most. Descriptors in flight count against the
-/// user's NOFILE limit, which may be 1,024.
+/// The most credit that a receiver grants. Descriptors in flight count against the user's NOFILE limit, which may be
+/// 1,024.
 pub(crate) const WINDOW: usize = 4 * BATCH;
-/// A packet: 64 lines with the longest of names, and the bytes.
+/// The longest packet: 64 lines with the longest names, and the bytes.
 const PACKET_BYTES: usize = BATCH_BYTES + (64 << 10);
 
-/// A connection as it travels.
+/// A connection on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// The text given to `listen`, and which of those by that text.
+    /// The listener's name, and which of the listeners with that name.
     pub(crate) listener: String,
     pub(crate) nth: usize,
     /// None for a unix socket.
     pub(crate) peer: Option<SocketAddr>,
-    /// Since its last response.
+    /// How long ago its last response was.
     pub(crate) idle: Duration,
-    /// Since the first byte of the request whose bytes are along.
+    /// How long ago the first byte of the request in `bytes` came.
     pub(crate) begun: Option<Duration>,
     /// Requests so far.
     pub(crate) served: u64,
-    /// Read, and not answered.
+    /// What was read and not answered.
     pub(crate) bytes: Vec<u8>,
 }
 
-/// What a predecessor sends.
+/// A packet of a predecessor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Parcel {
-    /// With a descriptor for each.
+pub(crate) enum Packet {
+    /// A descriptor for each is beside the packet.
     Connections { batch: u64, records: Vec<Record> },
-    /// A predecessor's own connection channel, the descriptor along, with what is left of the
-    /// credit granted there.
+    /// The connection channel of the sender's own predecessor, whose descriptor is beside the packet, and the credit
+    /// that is left there.
     Channel { batch: u64, credit: usize },
     /// To be added to the receiver's counters, by their names.
     Counts(Vec<(String, u64)>),
 }
 
-/// What a successor says.
+/// A packet of a successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Receipt {
     /// So many more may come.
     Credit(usize),
     /// The batch is the successor's now, and so many more may come.
     Ack { batch: u64, credit: usize },
-    /// Nothing of the batch was kept; `never`: the successor has no such listener.
-    Nak { batch: u64, never: bool },
+    /// Nothing of the batch was kept.
+    Nak { batch: u64, retry: Retry },
 }
 
-impl Parcel {
+/// Whether there is any use in sending connections again that were refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Retry {
+    /// The successor had no room.
+    Later,
+    /// The successor has no such listener.
+    Never,
+}
+
+impl Packet {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut text = String::new();
         match self {
-            Parcel::Connections { batch, records } => {
+            Packet::Connections { batch, records } => {
                 let _ = writeln!(text, "CONNECTIONS batch={batch}");
                 for record in records {
                     record.encode(&mut text);
                 }
                 text.push('\n');
             }
-            Parcel::Channel { batch, credit } => {
+            Packet::Channel { batch, credit } => {
                 let _ = writeln!(text, "CHANNEL batch={batch} credit={credit}");
             }
-            Parcel::Counts(counts) => {
+            Packet::Counts(counts) => {
                 text.push_str("COUNTS");
                 for (name, n) in counts {
                     let _ = write!(text, " {name}={n}");
@@ -88,14 +98,14 @@ impl Parcel {
             }
         }
         let mut packet = text.into_bytes();
-        if let Parcel::Connections { records, .. } = self {
+        if let Packet::Connections { records, .. } = self {
             records.iter().for_each(|record| packet.extend_from_slice(&record.bytes));
         }
         packet
     }
 
-    /// None: nothing that this version knows.
-    pub(crate) fn decode(packet: &[u8]) -> Option<Parcel> {
+    /// None for what this version does not know.
+    pub(crate) fn decode(packet: &[u8]) -> Option<Packet> {
         let (line, rest) = first_line(packet)?;
         let mut words = line.split(' ');
         let word = words.next()?;
@@ -103,21 +113,21 @@ impl Parcel {
         Some(match word {
             "CONNECTIONS" => {
                 let batch = number(&fields, "batch")?;
-                Parcel::Connections { batch, records: decode_records(rest)? }
+                Packet::Connections { batch, records: decode_records(rest)? }
             }
-            "CHANNEL" => Parcel::Channel {
+            "CHANNEL" => Packet::Channel {
                 batch: number(&fields, "batch")?,
                 credit: number(&fields, "credit").and_then(|n| usize::try_from(n).ok())?.min(WINDOW),
             },
             "COUNTS" => {
                 let count = |(name, n): &(&str, &str)| Some(((*name).to_owned(), n.parse().ok()?));
-                Parcel::Counts(fields.iter().filter_map(count).collect())
+                Packet::Counts(fields.iter().filter_map(count).collect())
             }
             _ => return None,
         })
     }
 
-    /// The number of a packet that can't be used otherwise, so that it can be refused.
+    /// The batch number of a packet that can't be decoded, so that it can be refused.
     pub(crate) fn batch_of(packet: &[u8]) -> Option<u64> {
         let (line, _) = first_line(packet)?;
         let fields: Vec<(&str, &str)> = line.split(' ').filter_map(|w| w.split_once('=')).collect();
@@ -163,12 +173,14 @@ impl Receipt {
         match self {
             Receipt::Credit(n) => format!("CREDIT n={n}\n"),
             Receipt::Ack { batch, credit } => format!("ACK batch={batch} credit={credit}\n"),
-            Receipt::Nak { batch, never } => format!("NAK batch={batch} never={}\n", u8::from(never)),
+            Receipt::Nak { batch, retry } => {
+                format!("NAK batch={batch} never={}\n", u8::from(retry == Retry::Never))
+            }
         }
         .into_bytes()
     }
 
-    /// None: nothing that this version knows.
+    /// None for what this version does not know.
     pub(crate) fn decode(packet: &[u8]) -> Option<Receipt> {
         let (line, _) = first_line(packet)?;
         let mut words = line.split(' ');
@@ -179,8 +191,8 @@ impl Receipt {
             "CREDIT" => Receipt::Credit(credit("n")?),
             "ACK" => Receipt::Ack { batch: number(&fields, "batch")?, credit: credit("credit").unwrap_or(0) },
             "NAK" => {
-                let never = number(&fields, "never") == Some(1);
-                Receipt::Nak { batch: number(&fields, "batch")?, never }
+                let retry = if number(&fields, "never") == Some(1) { Retry::Never } else { Retry::Later };
+                Receipt::Nak { batch: number(&fields, "batch")?, retry }
             }
             _ => return None,
         })
@@ -241,16 +253,16 @@ pub(crate) fn send(channel: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>
 pub(crate) struct Received {
     pub(crate) packet: Vec<u8>,
     pub(crate) fds: Vec<OwnedFd>,
-    /// Of the packet or its descriptors something is missing: this process has no room for them.
+    /// Part of the packet, or some descriptors, are missing: this process has no room for them.
     pub(crate) truncated: bool,
 }
 
-/// What came.
+/// What a channel has.
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Packet(Received),
     Nothing,
-    /// Nobody has the other end any more, and all that was sent has been read.
+    /// No process has the other end any more, and all that was sent has been read.
     End,
 }
 
@@ -301,12 +313,12 @@ mod tests {
         )
     }
 
-    fn any_parcel() -> impl Strategy<Value = Parcel> {
+    fn any_packet() -> impl Strategy<Value = Packet> {
         let records = prop::collection::vec(any_record(), 0..=BATCH);
         prop_oneof![
-            (any::<u64>(), records).prop_map(|(batch, records)| Parcel::Connections { batch, records }),
-            (any::<u64>(), 0..=WINDOW).prop_map(|(batch, credit)| Parcel::Channel { batch, credit }),
-            prop::collection::vec(("[a-z_.]{1,9}", any::<u64>()), 0..9).prop_map(Parcel::Counts),
+            (any::<u64>(), records).prop_map(|(batch, records)| Packet::Connections { batch, records }),
+            (any::<u64>(), 0..=WINDOW).prop_map(|(batch, credit)| Packet::Channel { batch, credit }),
+            prop::collection::vec(("[a-z_.]{1,9}", any::<u64>()), 0..9).prop_map(Packet::Counts),
         ]
     }
 
@@ -314,37 +326,40 @@ mod tests {
         prop_oneof![
             (0..=WINDOW).prop_map(Receipt::Credit),
             (any::<u64>(), 0..=WINDOW).prop_map(|(batch, credit)| Receipt::Ack { batch, credit }),
-            any::<(u64, bool)>().prop_map(|(batch, never)| Receipt::Nak { batch, never }),
+            any::<(u64, bool)>().prop_map(|(batch, never)| {
+                let retry = if never { Retry::Never } else { Retry::Later };
+                Receipt::Nak { batch, retry }
+            }),
         ]
     }
 
     proptest! {
         #[test]
-        fn a_parcel_survives_its_packet(parcel in any_parcel()) {
-            let packet = parcel.encode();
-            prop_assert_eq!(Parcel::decode(&packet), Some(parcel));
+        fn a_packet_survives_its_encoding(sent in any_packet()) {
+            let packet = sent.encode();
+            prop_assert_eq!(Packet::decode(&packet), Some(sent));
         }
 
         #[test]
-        fn half_a_parcel_is_none_and_can_still_be_refused(parcel in any_parcel(), cut in 1usize..40) {
-            let packet = parcel.encode();
-            if let Parcel::Connections { batch, records } = &parcel {
+        fn half_a_packet_is_none_and_can_still_be_refused(sent in any_packet(), cut in 1usize..40) {
+            let packet = sent.encode();
+            if let Packet::Connections { batch, records } = &sent {
                 let half = &packet[..packet.len().saturating_sub(cut).max(40.min(packet.len() - 1))];
                 if !records.is_empty() {
-                    prop_assert_eq!(Parcel::decode(half), None);
-                    prop_assert_eq!(Parcel::batch_of(half), Some(*batch));
+                    prop_assert_eq!(Packet::decode(half), None);
+                    prop_assert_eq!(Packet::batch_of(half), Some(*batch));
                 }
             }
         }
 
         #[test]
-        fn a_receipt_survives_its_packet(receipt in any_receipt()) {
+        fn a_receipt_survives_its_encoding(receipt in any_receipt()) {
             prop_assert_eq!(Receipt::decode(&receipt.encode()), Some(receipt));
         }
 
         #[test]
         fn no_packet_panics(packet in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = (Parcel::decode(&packet), Receipt::decode(&packet), Parcel::batch_of(&packet));
+            let _ = (Packet::decode(&packet), Receipt::decode(&packet), Packet::batch_of(&packet));
         }
 
         #[test]
@@ -352,7 +367,7 @@ mod tests {
             packet in "(CONNECTIONS|CHANNEL|COUNTS|ACK|NAK)( (batch|n|credit|bytes)=[0-9]{0,20}){0,3}\n(listener=x bytes=[0-9]{1,20}\n){0,3}\n?",
         ) {
             let packet = packet.as_bytes();
-            let _ = (Parcel::decode(packet), Receipt::decode(packet), Parcel::batch_of(packet));
+            let _ = (Packet::decode(packet), Receipt::decode(packet), Packet::batch_of(packet));
         }
     }
 
@@ -360,8 +375,8 @@ mod tests {
     fn later_versions_may_add_words_and_keys() {
         assert_eq!(Receipt::decode(b"ACK colour=blue batch=7\n"), Some(Receipt::Ack { batch: 7, credit: 0 }));
         assert_eq!(Receipt::decode(b"SALUTE batch=7\n"), None);
-        assert_eq!(Parcel::decode(b"PRESENT batch=7\n"), None);
-        assert_eq!(Parcel::batch_of(b"PRESENT batch=7\n"), Some(7));
+        assert_eq!(Packet::decode(b"PRESENT batch=7\n"), None);
+        assert_eq!(Packet::batch_of(b"PRESENT batch=7\n"), Some(7));
     }
 
     #[test]

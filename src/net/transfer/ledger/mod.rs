@@ -1,19 +1,23 @@
-//! Who owns what on the way from one process to the next: the bookkeeping of both ends of a
-//! connection channel, without the channel. `model` tries it in every order of packets and deaths.
+//! Which process owns a connection that is on its way: the bookkeeping of both ends of a connection channel, without the
+//! channel. `model` tries it in every order of packets, refusals and deaths.
+//!
+//! The sender leaves a connection alone from the send on. It gives it up when the receiver has acknowledged it, and has it
+//! back only when the receiver has refused it, or when no process has the other end of the channel and all receipts have
+//! been read. So a connection is never read by two processes, and is lost only with the process that had it.
 
 use std::collections::BTreeMap;
 
-use crate::process::handover::parcel::{Receipt, WINDOW};
+use super::packet::{Receipt, Retry, WINDOW};
 
-/// The sender's side: what was sent and not yet settled.
+/// The sender's side: what was sent and is not settled.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Sender<C> {
+pub(super) struct SenderLedger<C> {
     credit: usize,
-    /// The channel takes no more until something was read from it.
+    /// The channel takes no more until a receipt was read from it.
     blocked: bool,
     last: u64,
     sent: BTreeMap<u64, C>,
-    /// After a refusal one by one, so that the one that does not fit keeps no others back.
+    /// After a refusal, connections are sent one by one, so that one that does not fit keeps no others back.
     singly: bool,
 }
 
@@ -22,15 +26,15 @@ pub(super) struct Sender<C> {
 pub(super) enum Settled<C> {
     /// The receiver's own.
     Delivered(C),
-    /// The sender's again; `never`: there is no use in sending it again.
-    Returned { cargo: C, never: bool },
-    /// Nothing of it.
+    /// The sender's again.
+    Returned { cargo: C, retry: Retry },
+    /// The receipt settles nothing.
     Nothing,
 }
 
-impl<C> Sender<C> {
-    pub(super) fn new() -> Sender<C> {
-        Sender { credit: 0, blocked: false, last: 0, sent: BTreeMap::new(), singly: false }
+impl<C> SenderLedger<C> {
+    pub(super) fn new() -> SenderLedger<C> {
+        SenderLedger { credit: 0, blocked: false, last: 0, sent: BTreeMap::new(), singly: false }
     }
 
     /// How many connections may go now.
@@ -55,12 +59,12 @@ impl<C> Sender<C> {
         self.blocked = false;
     }
 
-    /// The number that the next packet is to bear.
-    pub(super) fn next(&self) -> u64 {
+    /// The batch number of the next packet.
+    pub(super) fn next_batch(&self) -> u64 {
         self.last + 1
     }
 
-    /// That packet is on its way: from here on the sender leaves alone what is in it.
+    /// That packet is on its way: the sender leaves its cargo alone from here on.
     pub(super) fn posted(&mut self, connections: usize, cargo: C) {
         self.last += 1;
         self.credit = self.credit.saturating_sub(connections);
@@ -87,18 +91,18 @@ impl<C> Sender<C> {
                 self.singly = false;
                 self.sent.remove(&batch).map_or(Settled::Nothing, Settled::Delivered)
             }
-            Receipt::Nak { batch, never } => {
+            Receipt::Nak { batch, retry } => {
                 self.singly = true;
                 match self.sent.remove(&batch) {
-                    Some(cargo) => Settled::Returned { cargo, never },
+                    Some(cargo) => Settled::Returned { cargo, retry },
                     None => Settled::Nothing,
                 }
             }
         }
     }
 
-    /// Nobody has the other end any more, and all it said has been heard: what is not settled was
-    /// touched by nobody, and is the sender's again.
+    /// No process has the other end, and all receipts have been read: no process has touched what is not settled, and
+    /// it is the sender's again.
     pub(super) fn end(&mut self) -> impl Iterator<Item = C> + use<C> {
         (self.credit, self.blocked) = (0, true);
         std::mem::take(&mut self.sent).into_values()
@@ -107,24 +111,24 @@ impl<C> Sender<C> {
 
 /// The receiver's side: what may come.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Receiver {
-    /// Granted, and not yet come.
+pub(super) struct ReceiverLedger {
+    /// How many were granted and have not come.
     promised: usize,
-    /// How much may be granted at once: less after a batch for which there was no room.
+    /// How many may be granted at once: fewer after a batch for which there was no room.
     window: usize,
 }
 
-impl Receiver {
-    /// With what is left of a credit that somebody else has granted.
-    pub(super) fn new(promised: usize) -> Receiver {
-        Receiver { promised, window: WINDOW }
+impl ReceiverLedger {
+    /// `promised` is what is left of the credit that another process has granted.
+    pub(super) fn new(promised: usize) -> ReceiverLedger {
+        ReceiverLedger { promised, window: WINDOW }
     }
 
     pub(super) fn promised(&self) -> usize {
         self.promised
     }
 
-    /// What to grant of `room`, if it is time to.
+    /// How many of `room` to grant, if it is time to.
     pub(super) fn renew(&mut self, room: usize) -> usize {
         if self.promised < self.window.div_ceil(2) { self.grant(room) } else { 0 }
     }
@@ -135,12 +139,12 @@ impl Receiver {
         credit
     }
 
-    /// A grant was not heard.
+    /// A grant could not be sent.
     pub(super) fn take_back(&mut self, credit: usize) {
         self.promised = self.promised.saturating_sub(credit);
     }
 
-    /// So many have come and are taken: what to grant beside the receipt.
+    /// So many have come and are taken. The result is how many to grant with the receipt.
     pub(super) fn take(&mut self, came: usize, room: usize) -> usize {
         self.promised = self.promised.saturating_sub(came);
         self.window = (2 * self.window).min(WINDOW);

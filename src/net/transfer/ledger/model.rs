@@ -1,24 +1,23 @@
-//! Every order of packets, receipts, refusals and deaths between three generations, within bounds:
-//! no connection is ever entitled to be read by two processes, and none that is alive is left to
-//! nobody.
+//! Every order of packets, receipts, refusals and deaths between three generations, within bounds: no connection may ever
+//! be read by two processes, and each one has an owner, unless its owner was killed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
-use super::{Receiver, Sender, Settled};
-use crate::process::handover::parcel::Receipt;
+use super::{ReceiverLedger, SenderLedger, Settled};
+use crate::net::transfer::packet::{Receipt, Retry};
 
 type Connection = u8;
 type ChannelId = usize;
 
 const CONNECTIONS: Connection = 3;
 const BATCH: usize = 2;
-/// What a receiver has room for in all.
+/// How many connections a receiver has room for in all.
 const ROOM: usize = 3;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Cargo {
     Connections(Vec<Connection>),
-    /// With what is left of the credit granted there.
+    /// With the credit that is left there.
     Channel(ChannelId, usize),
 }
 
@@ -44,7 +43,7 @@ impl Packet {
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Channel {
-    /// Its sending end; None: that process is dead, or has no more use for it.
+    /// The process with the sending end; None when it is dead, or does not use it any more.
     sender: Option<usize>,
     packets: VecDeque<Packet>,
     receipts: VecDeque<Receipt>,
@@ -53,13 +52,13 @@ struct Channel {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Process {
     alive: bool,
-    /// What it may read.
+    /// The connections that it may read.
     owns: BTreeSet<Connection>,
-    departure: Option<(ChannelId, Sender<Cargo>)>,
-    /// Of its own predecessors, to be passed on.
+    to_successor: Option<(ChannelId, SenderLedger<Cargo>)>,
+    /// The channels of its own predecessors that it will pass on.
     to_pass: Vec<(ChannelId, usize)>,
-    upstreams: BTreeMap<ChannelId, Receiver>,
-    /// Received, and neither acknowledged nor refused.
+    predecessors: BTreeMap<ChannelId, ReceiverLedger>,
+    /// A packet that was received, and neither acknowledged nor refused.
     in_hand: Option<(ChannelId, Packet)>,
 }
 
@@ -70,9 +69,9 @@ struct World {
     kills: u8,
     refusals: u8,
     handovers: u8,
-    /// Who has acknowledged each connection last: it is that one's own until the next one does.
+    /// The process that has acknowledged each connection last: it owns it until the next one does.
     owner: Vec<usize>,
-    /// Their owner was killed, and they were not on their way; or they were refused after that.
+    /// Connections whose owner was killed while they were not on their way, or that were refused after that.
     lost: BTreeSet<Connection>,
 }
 
@@ -95,9 +94,9 @@ fn process(owns: BTreeSet<Connection>) -> Process {
     Process {
         alive: true,
         owns,
-        departure: None,
+        to_successor: None,
         to_pass: Vec::new(),
-        upstreams: BTreeMap::new(),
+        predecessors: BTreeMap::new(),
         in_hand: None,
     }
 }
@@ -124,24 +123,24 @@ impl World {
         let (packets, receipts) = (VecDeque::new(), VecDeque::new());
         self.channels.push(Channel { sender: Some(from), packets, receipts });
         let mut successor = process(BTreeSet::new());
-        successor.upstreams.insert(id, Receiver::new(0));
+        successor.predecessors.insert(id, ReceiverLedger::new(0));
         self.processes.push(successor);
         let old = &mut self.processes[from];
-        let upstreams = std::mem::take(&mut old.upstreams);
-        old.to_pass.extend(upstreams.into_iter().map(|(id, receiver)| (id, receiver.promised())));
-        old.departure = Some((id, Sender::new()));
+        let predecessors = std::mem::take(&mut old.predecessors);
+        old.to_pass.extend(predecessors.into_iter().map(|(id, receiver)| (id, receiver.promised())));
+        old.to_successor = Some((id, SenderLedger::new()));
     }
 
-    /// Whether anybody alive has the receiving end, or it is on its way to somebody.
+    /// Whether a process that is alive has the receiving end, or it is on its way to one.
     fn is_held(&self, id: ChannelId) -> bool {
         let in_process = |p: &Process| {
             let passes = p.to_pass.iter().any(|(passed, _)| *passed == id);
             let holds = p.in_hand.as_ref().is_some_and(|(_, packet)| packet.passes(id));
             // A copy is kept until the packet is acknowledged.
-            let sent = p.departure.as_ref().is_some_and(|(_, sender)| {
+            let sent = p.to_successor.as_ref().is_some_and(|(_, sender)| {
                 sender.sent.values().any(|cargo| matches!(cargo, Cargo::Channel(passed, _) if *passed == id))
             });
-            p.alive && (p.upstreams.contains_key(&id) || passes || holds || sent)
+            p.alive && (p.predecessors.contains_key(&id) || passes || holds || sent)
         };
         let in_queue = |(other, channel): (usize, &Channel)| {
             let has = channel.packets.iter().any(|packet| packet.passes(id));
@@ -152,15 +151,15 @@ impl World {
 
     fn room(&self, p: usize) -> usize {
         let process = &self.processes[p];
-        let promised: usize = process.upstreams.values().map(Receiver::promised).sum();
+        let promised: usize = process.predecessors.values().map(ReceiverLedger::promised).sum();
         ROOM.saturating_sub(process.owns.len() + promised)
     }
 
-    /// What happens by itself, and what strikes from outside.
+    /// The steps that processes take by themselves, and those that come from outside.
     fn steps(&self) -> (Vec<Step>, Vec<Step>) {
         let (mut own, mut from_outside) = (Vec::new(), Vec::new());
         for (p, process) in self.processes.iter().enumerate().filter(|(_, p)| p.alive) {
-            if let Some((id, sender)) = &process.departure {
+            if let Some((id, sender)) = &process.to_successor {
                 if sender.batch(BATCH) > 0 && !process.owns.is_empty() {
                     own.push(Step::Send(p));
                 }
@@ -181,19 +180,19 @@ impl World {
                     }
                 }
                 None => {
-                    for (id, receiver) in &process.upstreams {
+                    for (id, receiver) in &process.predecessors {
                         let channel = &self.channels[*id];
                         if !channel.packets.is_empty() {
                             own.push(Step::Receive(p, *id));
                         } else if channel.sender.is_none() {
                             own.push(Step::Forget(p, *id));
-                        } else if process.departure.is_none() && receiver.clone().renew(self.room(p)) > 0 {
+                        } else if process.to_successor.is_none() && receiver.clone().renew(self.room(p)) > 0 {
                             own.push(Step::Grant(p, *id));
                         }
                     }
                 }
             }
-            if self.handovers > 0 && process.departure.is_none() && process.in_hand.is_none() {
+            if self.handovers > 0 && process.to_successor.is_none() && process.in_hand.is_none() {
                 from_outside.push(Step::HandOver(p));
             }
             if self.kills > 0 {
@@ -210,8 +209,8 @@ impl World {
             Step::Pass(p) => {
                 let process = &mut world.processes[p];
                 let (passed, credit) = process.to_pass.pop().unwrap();
-                let (id, sender) = process.departure.as_mut().unwrap();
-                let packet = Packet { batch: sender.next(), cargo: Cargo::Channel(passed, credit) };
+                let (id, sender) = process.to_successor.as_mut().unwrap();
+                let packet = Packet { batch: sender.next_batch(), cargo: Cargo::Channel(passed, credit) };
                 sender.posted(0, packet.cargo.clone());
                 world.channels[*id].packets.push_back(packet);
             }
@@ -229,17 +228,19 @@ impl World {
                         world.lost.extend(connections);
                     }
                 }
-                world.processes[p].upstreams.get_mut(&id).unwrap().refuse(came);
-                world.channels[id].receipts.push_back(Receipt::Nak { batch: packet.batch, never: false });
+                world.processes[p].predecessors.get_mut(&id).unwrap().refuse(came);
+                world.channels[id]
+                    .receipts
+                    .push_back(Receipt::Nak { batch: packet.batch, retry: Retry::Later });
             }
             Step::Grant(p, id) => {
                 let room = world.room(p);
-                let credit = world.processes[p].upstreams.get_mut(&id).unwrap().renew(room);
+                let credit = world.processes[p].predecessors.get_mut(&id).unwrap().renew(room);
                 world.channels[id].receipts.push_back(Receipt::Credit(credit));
             }
             Step::Hear(p) => {
                 let process = &mut world.processes[p];
-                let (id, sender) = process.departure.as_mut().unwrap();
+                let (id, sender) = process.to_successor.as_mut().unwrap();
                 let receipt = world.channels[*id].receipts.pop_front().unwrap();
                 match sender.hear(receipt) {
                     Settled::Returned { cargo, .. } => process.have_back([cargo].into_iter()),
@@ -248,15 +249,15 @@ impl World {
             }
             Step::SeeEnd(p) => {
                 let process = &mut world.processes[p];
-                let (id, mut sender) = process.departure.take().unwrap();
+                let (id, mut sender) = process.to_successor.take().unwrap();
                 process.have_back(sender.end());
                 // It reads its predecessors' channels again.
-                for (upstream, promised) in std::mem::take(&mut process.to_pass) {
-                    process.upstreams.insert(upstream, Receiver::new(promised));
+                for (predecessor, promised) in std::mem::take(&mut process.to_pass) {
+                    process.predecessors.insert(predecessor, ReceiverLedger::new(promised));
                 }
                 world.channels[id].sender = None;
             }
-            Step::Forget(p, id) => drop(world.processes[p].upstreams.remove(&id)),
+            Step::Forget(p, id) => drop(world.processes[p].predecessors.remove(&id)),
             Step::HandOver(p) => {
                 world.handovers -= 1;
                 world.hand_over(p);
@@ -271,10 +272,10 @@ impl World {
 
     fn send(&mut self, p: usize) {
         let process = &mut self.processes[p];
-        let (id, sender) = process.departure.as_mut().unwrap();
+        let (id, sender) = process.to_successor.as_mut().unwrap();
         let some: Vec<Connection> = process.owns.iter().copied().take(sender.batch(BATCH)).collect();
         process.owns.retain(|connection| !some.contains(connection));
-        let packet = Packet { batch: sender.next(), cargo: Cargo::Connections(some.clone()) };
+        let packet = Packet { batch: sender.next_batch(), cargo: Cargo::Connections(some.clone()) };
         sender.posted(some.len(), packet.cargo.clone());
         self.channels[*id].packets.push_back(packet);
     }
@@ -284,8 +285,8 @@ impl World {
         let process = &mut self.processes[p];
         let (id, packet) = process.in_hand.take().unwrap();
         let came = packet.size();
-        let upstream = process.upstreams.get_mut(&id).unwrap();
-        let credit = if came == 0 { 0 } else { upstream.take(came, room.saturating_sub(came)) };
+        let predecessor = process.predecessors.get_mut(&id).unwrap();
+        let credit = if came == 0 { 0 } else { predecessor.take(came, room.saturating_sub(came)) };
         self.channels[id].receipts.push_back(Receipt::Ack { batch: packet.batch, credit });
         match packet.cargo {
             Cargo::Connections(connections) => {
@@ -293,7 +294,7 @@ impl World {
                 process.owns.extend(connections);
             }
             Cargo::Channel(passed, credit) => {
-                process.upstreams.insert(passed, Receiver::new(credit));
+                process.predecessors.insert(passed, ReceiverLedger::new(credit));
             }
         }
     }
@@ -302,13 +303,13 @@ impl World {
         let process = &mut self.processes[p];
         process.alive = false;
         process.owns.clear();
-        if let Some((id, _)) = process.departure.take() {
+        if let Some((id, _)) = process.to_successor.take() {
             self.channels[id].receipts.clear();
             self.channels[id].sender = None;
         }
         (process.in_hand, process.to_pass) = (None, Vec::new());
-        process.upstreams.clear();
-        // A queue that nobody can read any more is gone.
+        process.predecessors.clear();
+        // A queue that no process can read any more is gone.
         for id in 0..self.channels.len() {
             if !self.is_held(id) {
                 self.channels[id].packets.clear();
@@ -329,22 +330,22 @@ impl World {
     fn check_always(&self) {
         for connection in 0..CONNECTIONS {
             let owners = self.processes.iter().filter(|p| p.alive && p.owns.contains(&connection)).count();
-            assert!(owners <= 1, "two may read connection {connection}");
+            assert!(owners <= 1, "two processes may read connection {connection}");
         }
         (0..self.channels.len()).for_each(|id| self.check_credit(id));
         for process in self.processes.iter().filter(|p| p.alive) {
-            let promised: usize = process.upstreams.values().map(Receiver::promised).sum();
+            let promised: usize = process.predecessors.values().map(ReceiverLedger::promised).sum();
             // A channel that was passed on brings its own promise.
-            assert!(promised <= 2 * ROOM, "more is promised than there ever is room for");
+            assert!(promised <= 2 * ROOM, "more is promised than there is room for");
         }
     }
 
-    /// What the receiver has promised is what the sender has of it, or what is on its way.
+    /// The receiver has promised what the sender has of it, and what is on its way.
     fn check_credit(&self, id: ChannelId) {
-        let reads = |p: &&Process| p.alive && p.upstreams.contains_key(&id);
+        let reads = |p: &&Process| p.alive && p.predecessors.contains_key(&id);
         let receiver = self.processes.iter().find(reads);
-        let sends = |p: &&Process| p.alive && p.departure.as_ref().is_some_and(|(of, _)| *of == id);
-        let sender = self.processes.iter().find(sends).and_then(|p| p.departure.as_ref());
+        let sends = |p: &&Process| p.alive && p.to_successor.as_ref().is_some_and(|(of, _)| *of == id);
+        let sender = self.processes.iter().find(sends).and_then(|p| p.to_successor.as_ref());
         let (Some(receiver), Some((_, sender))) = (receiver, sender) else { return };
         let channel = &self.channels[id];
         let granted: usize = channel
@@ -357,7 +358,7 @@ impl World {
             .sum();
         let in_hand = receiver.in_hand.as_ref().filter(|(of, _)| *of == id).map_or(0, |(_, p)| p.size());
         let on_the_way: usize = channel.packets.iter().map(Packet::size).sum();
-        let promised = receiver.upstreams[&id].promised();
+        let promised = receiver.predecessors[&id].promised();
         assert_eq!(sender.credit + granted + on_the_way + in_hand, promised, "credit of channel {id}");
     }
 
@@ -369,8 +370,8 @@ impl World {
             assert_eq!(owners, usize::from(!lost), "connection {connection}, lost: {lost}");
         }
         for process in self.processes.iter().filter(|p| p.alive) {
-            if let Some((_, sender)) = &process.departure {
-                assert!(sender.all_settled(), "something was sent and is never heard of");
+            if let Some((_, sender)) = &process.to_successor {
+                assert!(sender.all_settled(), "what was sent is settled");
             }
         }
     }
@@ -416,19 +417,19 @@ fn explore(handovers: u8, kills: u8, refusals: u8) -> usize {
 }
 
 #[test]
-fn all_connections_come_to_the_newest() {
+fn all_connections_come_to_the_newest_generation() {
     assert!(explore(0, 0, 0) > 10);
     assert!(explore(1, 0, 0) > 100);
 }
 
 #[test]
-fn refusals_keep_them_with_somebody() {
+fn refused_connections_keep_an_owner() {
     assert!(explore(0, 0, 3) > 100);
     assert!(explore(1, 0, 2) > 1_000);
 }
 
 #[test]
-fn whoever_is_killed_takes_only_his_own_along() {
+fn a_killed_process_takes_only_its_own_connections_along() {
     assert!(explore(0, 1, 1) > 100);
     assert!(explore(0, 2, 1) > 100);
     assert!(explore(1, 1, 1) > 1_000);

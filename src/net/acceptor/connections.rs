@@ -1,0 +1,297 @@
+//! The connections that nobody works on, and what becomes of them: they are queued for a worker, parked, sent to the
+//! successor, or ended. The acceptor's thread does all of that; workers park by themselves (`parking`).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_utils::CachePadded;
+use nix::sys::epoll::EpollTimeout;
+
+use super::Setup;
+use super::parking::{Deadline, Parking};
+use super::pools::Pools;
+use crate::base::close_reason::CloseReason;
+use crate::base::log::{debug, error, info, warn};
+use crate::base::status::Counters;
+use crate::net::conn_info::ConnInfo;
+use crate::net::connection::{Activity, Cause, Connection, Cut, Linger, Portable, Ready};
+use crate::net::slots::SlotId;
+use crate::net::stream::{Peek, Stream};
+use crate::net::transfer::is_portable;
+
+/// Workers that take nothing for this many times the longest wait in the queue are stuck.
+const STUCK: u32 = 4;
+
+pub(crate) struct Connections<P> {
+    pub(crate) parking: Arc<Parking<P>>,
+    pub(super) pools: Pools<P>,
+    counters: Arc<CachePadded<Counters>>,
+    /// What all connections of this process have in common.
+    process: ConnInfo,
+    /// The answer to a connection for which no worker had time.
+    busy: Box<dyn FnMut() -> Vec<u8> + Send>,
+    queue_wait: Duration,
+    per_peer: Option<usize>,
+    /// Connections that linger, and have sent more than is dropped in one go.
+    lingering: Vec<Box<Connection<P>>>,
+}
+
+impl<P: Portable> Connections<P> {
+    pub(super) fn new(setup: Setup<P>) -> Connections<P> {
+        Connections {
+            parking: setup.parking,
+            pools: Pools::new(setup.queues),
+            counters: setup.all_counters.register(),
+            process: setup.process,
+            busy: setup.busy,
+            queue_wait: setup.queue_wait,
+            per_peer: setup.limits.connections_per_peer,
+            lingering: Vec::new(),
+        }
+    }
+
+    /// A connection that was accepted.
+    pub(super) fn accepted(
+        &mut self,
+        stream: Stream,
+        peer: Option<SocketAddr>,
+        slot: SlotId,
+        place: (usize, usize),
+    ) {
+        self.counters.accepted();
+        let (connection, of_peer) = self.make(stream, slot, place, peer, P::default());
+        if self.per_peer.is_some_and(|most| of_peer > most) {
+            self.turn_away(connection);
+        } else if P::OPAQUE {
+            self.queue(connection);
+        } else {
+            self.admit(connection);
+        }
+    }
+
+    /// Makes a connection and counts it; and how many its peer has now.
+    pub(crate) fn make(
+        &self,
+        stream: Stream,
+        slot: SlotId,
+        place: (usize, usize),
+        peer: Option<SocketAddr>,
+        progress: P,
+    ) -> (Box<Connection<P>>, usize) {
+        let conn_info = Arc::new(self.process.of_connection(peer, stream.socket()));
+        let of_peer = self.parking.counts.enter(place.0, peer);
+        (Box::new(Connection::new(stream, slot, place, conn_info, progress)), of_peer)
+    }
+
+    /// Registers a connection and parks it, or queues it where bytes of it are here.
+    pub(crate) fn admit(&mut self, connection: Box<Connection<P>>) {
+        // Registered before it is parked: an event from now on is kept in the slot.
+        if let Err(e) = self.parking.register(&connection) {
+            warn!("can't watch a new connection: {e}");
+            return self.end(CloseReason::Broken, connection);
+        }
+        if connection.buffered.is_empty() { self.park_idle(connection) } else { self.queue(connection) }
+    }
+
+    /// Looks at the pools: workers are woken for work that waits, and events are collected for which no worker waits.
+    pub(super) fn watch_pools(&mut self, now: Instant) {
+        for pool in 0..self.pools.count() {
+            if self.pools.look(pool, now) {
+                self.collect(pool);
+            }
+        }
+        self.pools.push_batches();
+    }
+
+    /// Queues the connections of a pool that are ready now.
+    fn collect(&mut self, pool: usize) {
+        let parking = Arc::clone(&self.parking);
+        let outcome = parking.poller_of_pool(pool).wait(EpollTimeout::ZERO, |events| {
+            for connection in events.iter().filter_map(|event| parking.take_ready(event)) {
+                self.take_event(connection);
+            }
+        });
+        if let Err(e) = outcome {
+            error!("the acceptor can't collect events: {e}");
+        }
+    }
+
+    fn take_event(&mut self, connection: Box<Connection<P>>) {
+        let outbox = &self.parking.outbox;
+        if connection.lingering().is_some() {
+            self.linger(connection);
+        } else if !connection.may_have_ended && outbox.takes_now(&connection) && is_portable(&connection) {
+            outbox.push(connection);
+        } else {
+            self.queue(connection);
+        }
+    }
+
+    pub(crate) fn queue(&mut self, connection: Box<Connection<P>>) {
+        self.queue_for(Cause::Event, connection);
+    }
+
+    fn queue_for(&mut self, cause: Cause, connection: Box<Connection<P>>) {
+        self.pools.add(self.parking.pool_of(connection.site), Ready::new(connection, cause));
+    }
+
+    /// Once a tick: ends what was parked, or queued, for too long.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        if self.parking.drain.has_begun() {
+            // A worker that parked a connection while the drain began may not have known.
+            self.parking.hasten_idle();
+        }
+        let before = self.parking.ticks.at(now).saturating_sub(1);
+        for connection in self.parking.slots.take_expired(before) {
+            self.expire(connection);
+        }
+        for pool in 0..self.pools.count() {
+            // The time of a request in the queue begins here at the latest, though all workers are in handlers.
+            if !self.pools.is_polled(pool) {
+                self.collect(pool);
+            }
+        }
+        let Some(limit) = now.checked_sub(self.queue_wait) else { return };
+        let stuck = now.checked_sub(self.queue_wait.saturating_mul(STUCK));
+        // A response is not cut because others went first, while workers take connections.
+        let stays = |one: &Ready<P>| {
+            one.cause == Cause::Yielded && matches!(one.connection.activity, Activity::Responding(_))
+        };
+        let expired: Vec<_> =
+            self.pools.queues().flat_map(|queue| queue.expired(limit, stuck, stays)).collect();
+        for one in expired {
+            self.refuse(one.connection);
+        }
+    }
+
+    /// The deadline of a parked connection has passed.
+    fn expire(&mut self, mut connection: Box<Connection<P>>) {
+        // Bytes of the last moment are read first; but a client that sends does not take its response.
+        let came = || connection.stream.peek() == Peek::Bytes;
+        match connection.activity {
+            Activity::Lingering(lingering) => self.end(lingering.reason, connection),
+            Activity::Idle { .. } | Activity::Receiving if came() => self.queue(connection),
+            Activity::Idle { .. } if !P::OPAQUE => {
+                let is_drain = self.parking.drain.has_begun();
+                connection.begin_end_of_idle(if is_drain { CloseReason::Grace } else { CloseReason::Idle });
+                self.linger(connection);
+            }
+            Activity::Idle { .. } | Activity::Receiving | Activity::Responding(_) => {
+                self.queue_for(Cause::Expired, connection);
+            }
+        }
+    }
+
+    /// No worker had time for this connection.
+    fn refuse(&mut self, mut connection: Box<Connection<P>>) {
+        match connection.activity {
+            Activity::Lingering(_) => return self.linger(connection),
+            Activity::Responding(cut) => {
+                // A worker has to drop the response's source, which is the user's. The client need not wait for that.
+                if cut == Cut::ShownByFraming {
+                    connection.stream.shutdown();
+                }
+                return self.queue_for(Cause::Expired, connection);
+            }
+            Activity::Idle { .. } | Activity::Receiving => {}
+        }
+        if !P::OPAQUE && connection.guard.is_none() && connection.buffered.is_empty() {
+            match connection.stream.peek() {
+                Peek::Bytes => {}
+                Peek::End => return self.end(CloseReason::ClientClosed, connection),
+                Peek::Nothing => return self.park_idle(connection),
+            }
+        }
+        self.answer_busy(&connection);
+        connection.begin_lingering(CloseReason::Overload);
+        self.linger(connection);
+    }
+
+    /// The peer has more connections than it may. It does not linger: the peer would have one more for that time.
+    fn turn_away(&mut self, mut connection: Box<Connection<P>>) {
+        debug!("a peer is at its connection limit");
+        self.answer_busy(&connection);
+        connection.begin_lingering(CloseReason::PeerLimit);
+        connection.linger_on();
+        self.end(CloseReason::PeerLimit, connection);
+    }
+
+    fn answer_busy(&mut self, connection: &Connection<P>) {
+        let _ = connection.stream.write(&(self.busy)());
+        if !P::OPAQUE {
+            self.counters.response(503);
+        }
+    }
+
+    /// Drops what came of those that linger and had more.
+    pub(super) fn linger_all(&mut self) {
+        for connection in std::mem::take(&mut self.lingering) {
+            self.linger(connection);
+        }
+    }
+
+    pub(super) fn some_linger(&self) -> bool {
+        !self.lingering.is_empty()
+    }
+
+    fn linger(&mut self, mut connection: Box<Connection<P>>) {
+        while let Some(lingering) = connection.lingering() {
+            match connection.linger_on() {
+                Linger::Over => return self.end(lingering.reason, connection),
+                // Other connections go first.
+                Linger::More => return self.lingering.push(connection),
+                Linger::Drained => match self.parking.park(connection, Deadline::At(lingering.until)) {
+                    Ok(()) => return,
+                    Err(back) => connection = back,
+                },
+            }
+        }
+    }
+
+    fn park_idle(&mut self, mut connection: Box<Connection<P>>) {
+        let since = connection.idle_since();
+        if let Err(ready) = self.parking.park(connection, Deadline::Idle(since)) {
+            self.queue(ready);
+        }
+    }
+
+    pub(crate) fn end(&mut self, reason: CloseReason, connection: Box<Connection<P>>) {
+        debug!("connection closed: {reason}");
+        if connection.lingering().is_none() {
+            connection.stream.shutdown_write();
+        }
+        self.counters.closed(reason);
+        self.parking.close(connection);
+    }
+
+    /// The successor has acknowledged it.
+    pub(crate) fn handed_over(&mut self, connection: Box<Connection<P>>) {
+        self.counters.handed_over();
+        self.parking.close(connection);
+    }
+
+    pub(super) fn begin_drain(&mut self, grace: Duration) {
+        self.parking.drain.begin(grace, self.parking.ticks.now());
+        self.parking.hasten_idle();
+        info!("{} connections open; idle ones are kept for {grace:?} more", self.parking.open());
+    }
+
+    /// At the drain deadline the log names each connection that is left, though the process may live on.
+    pub(super) fn cut_all(&mut self) {
+        for connection in self.parking.slots.take_expired(u32::MAX) {
+            let Activity::Responding(cut) = connection.activity else {
+                self.end(CloseReason::Grace, connection);
+                continue;
+            };
+            match cut {
+                Cut::ShownByFraming => connection.stream.shutdown(),
+                // An orderly end would make the response look complete.
+                Cut::ShownByReset => connection.stream.reset_on_close(),
+                Cut::Complete => {}
+            }
+            self.queue_for(Cause::Expired, connection);
+        }
+        self.pools.push_batches();
+    }
+}

@@ -1,0 +1,70 @@
+//! The drain, as acceptor and workers see it: how long idle connections are kept.
+//!
+//! That the process drains is known in two places, for two questions. Its phase (`base::phase`), which the control loop
+//! publishes, says what to tell clients and the program. This says by when idle connections end. It begins later, when
+//! the acceptor carries out the command, which comes after those that close listeners and begin the transfer; and it is
+//! set before parked connections get their new deadlines, so that one that parks meanwhile gets its own.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use super::ticks::ticks_of;
+
+/// Written once, by the acceptor.
+#[derive(Debug, Default)]
+pub(crate) struct Draining(OnceLock<Begun>);
+
+#[derive(Debug)]
+struct Begun {
+    /// How long an idle connection is kept.
+    grace: Duration,
+    /// The tick at which the grace is over of connections that were idle when the drain began.
+    over: u32,
+}
+
+impl Draining {
+    /// `now` is a tick.
+    pub(super) fn begin(&self, grace: Duration, now: u32) {
+        let _ = self.0.set(Begun { grace, over: now.saturating_add(ticks_of(grace)) });
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.0.get().is_some()
+    }
+
+    /// How long an idle connection is kept.
+    pub(crate) fn grace(&self) -> Option<Duration> {
+        self.0.get().map(|begun| begun.grace)
+    }
+
+    /// The latest deadline of a connection that is idle since that tick.
+    pub(super) fn limit(&self, since: u32) -> u32 {
+        self.0.get().map_or(u32::MAX, |begun| since.saturating_add(ticks_of(begun.grace)))
+    }
+
+    /// Whether idle connections have been kept for as long as they are.
+    pub(super) fn is_grace_over(&self, now: u32) -> bool {
+        self.0.get().is_some_and(|begun| now > begun.over)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::acceptor::ticks::TICK;
+
+    #[test]
+    fn idle_connections_are_kept_for_the_grace() {
+        let drain = Draining::default();
+        assert_eq!(
+            (drain.has_begun(), drain.limit(7), drain.is_grace_over(u32::MAX)),
+            (false, u32::MAX, false)
+        );
+        drain.begin(3 * TICK, 10);
+        assert_eq!((drain.grace(), drain.limit(7), drain.limit(12)), (Some(3 * TICK), 10, 15));
+        assert!(!drain.is_grace_over(13) && drain.is_grace_over(14));
+        let brief = Draining::default();
+        brief.begin(Duration::ZERO, 10);
+        assert_eq!(brief.limit(10), 11, "a deadline of 0 means none");
+    }
+}

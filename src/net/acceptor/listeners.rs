@@ -1,0 +1,284 @@
+//! The listeners: which are accepted from, at which limits none is, and how they are closed.
+//!
+//! A listener that is the last of its kind is not closed at once, because the kernel would reset the clients in its
+//! accept queue. It is shut to new clients first (`net::listener::barrier`), and served for another moment.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::accept_error::Pauses;
+use super::connections::Connections;
+use super::event::Source;
+use super::parking::Parking;
+use crate::base::limits::Limits;
+use crate::base::log::{error, info, warn};
+use crate::net::connection::Portable;
+use crate::net::listener::Listener;
+
+/// New connections per listener and turn, so that they can't starve the parked ones.
+pub(super) const ACCEPTS_PER_TURN: usize = 64;
+/// How often the log says that a limit is reached.
+const FULL_LOGGED: Duration = Duration::from_secs(10);
+
+pub(super) struct Listeners {
+    all: Vec<Polled>,
+    accepting: bool,
+    /// The names of listeners that another generation has, too, as it calls them: the successor from PREPARED on, or the
+    /// predecessor.
+    shared: Vec<String>,
+    /// A successor on probation accepts from those that are shared.
+    paused: bool,
+    /// At the connection limit: no listener is polled until a place is free.
+    is_full: bool,
+    full_logged: Option<Instant>,
+    pauses: Pauses,
+    /// They are to be closed, and the control loop waits for that.
+    closing: bool,
+    /// Connections, those of reserved listeners aside.
+    limit: usize,
+    per_listener: usize,
+}
+
+struct Polled {
+    listener: Listener,
+    /// Its number among all that there were.
+    place: usize,
+    is_polled: bool,
+    /// It has as many connections as it may.
+    is_full: bool,
+    /// It is being closed: served until then at least, and until nobody waits in its queue.
+    closing: Option<Instant>,
+    /// It is an operators' one, who want to see the drain: closed when everything else has ended.
+    stays: bool,
+}
+
+impl Polled {
+    /// Operators are answered at the connection limit, too; and clients that wait on a listener that is being closed
+    /// would be reset.
+    fn has_reserve(&self) -> bool {
+        self.listener.wanted.reserved || self.closing.is_some()
+    }
+}
+
+impl Listeners {
+    pub(super) fn new(listeners: Vec<Listener>, limits: &Limits) -> Listeners {
+        let polled = |(place, listener)| Polled {
+            listener,
+            place,
+            is_polled: false,
+            is_full: false,
+            closing: None,
+            stays: false,
+        };
+        Listeners {
+            all: listeners.into_iter().enumerate().map(polled).collect(),
+            accepting: false,
+            shared: Vec::new(),
+            paused: false,
+            is_full: false,
+            full_logged: None,
+            pauses: Pauses::new(),
+            closing: false,
+            limit: limits.connections,
+            per_listener: limits.connections_per_listener.unwrap_or(usize::MAX),
+        }
+    }
+
+    /// Accepts from all of them.
+    pub(super) fn open<P>(&mut self, parking: &Parking<P>) {
+        (self.accepting, self.paused) = (true, false);
+        self.all.iter_mut().for_each(|polled| polled.listener.claim());
+        self.poll(parking);
+    }
+
+    pub(super) fn set_shared(&mut self, names: Vec<String>) {
+        self.shared = names;
+    }
+
+    pub(super) fn shared(&self) -> &[String] {
+        &self.shared
+    }
+
+    /// Leaves those that are shared to the successor.
+    pub(super) fn pause<P>(&mut self, parking: &Parking<P>) {
+        self.paused = true;
+        self.poll(parking);
+    }
+
+    /// A client waits on this listener.
+    pub(super) fn accept<P: Portable>(&mut self, place: usize, connections: &mut Connections<P>) {
+        let Some(index) = self.all.iter().position(|polled| polled.place == place) else { return };
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(polled) = self.all.get_mut(index) else { return };
+            if !polled.has_reserve() && connections.parking.counts.of_listener(place) >= self.per_listener {
+                polled.is_full = true;
+                let what = format!("{} connections on {}", self.per_listener, polled.listener.wanted.name);
+                self.log_full(&what);
+                return self.poll(&connections.parking);
+            }
+            if !polled.has_reserve() && connections.parking.open() >= self.limit {
+                self.is_full = true;
+                self.log_full(&format!("{} connections", self.limit));
+                return self.poll(&connections.parking);
+            }
+            if !self.accept_one(index, connections) {
+                return;
+            }
+        }
+    }
+
+    /// Not each time: at a limit one is accepted for each that ends.
+    fn log_full(&mut self, what: &str) {
+        let now = Instant::now();
+        if self.full_logged.is_none_or(|logged| now.saturating_duration_since(logged) >= FULL_LOGGED) {
+            warn!("at the limit of {what}: accepting again when a connection ends");
+            self.full_logged = Some(now);
+        }
+    }
+
+    /// False when no more can be accepted now.
+    fn accept_one<P: Portable>(&mut self, index: usize, connections: &mut Connections<P>) -> bool {
+        let Some(polled) = self.all.get(index) else { return false };
+        let Some(slot) = connections.parking.slots.claim() else {
+            self.pauses.begin("the reserve of connection slots is used up");
+            self.poll(&connections.parking);
+            return false;
+        };
+        match polled.listener.accept() {
+            Ok((stream, peer)) => {
+                self.pauses.note_success();
+                let place = (polled.place, polled.listener.wanted.site);
+                connections.accepted(stream, peer, slot, place);
+                true
+            }
+            Err(e) => {
+                connections.parking.slots.release(slot);
+                let again = self.pauses.note_failure(&e);
+                if self.pauses.until().is_some() {
+                    self.poll(&connections.parking);
+                }
+                again
+            }
+        }
+    }
+
+    /// Polls the listeners that are to be polled, and only those.
+    fn poll<P>(&mut self, parking: &Parking<P>) {
+        for polled in &mut self.all {
+            let is_left = self.paused && polled.listener.is_among(&self.shared);
+            let is_open = polled.closing.is_some() || polled.stays || (self.accepting && !is_left);
+            let has_room = !polled.is_full && (!self.is_full || polled.has_reserve());
+            let wanted = is_open && self.pauses.until().is_none() && (has_room || polled.closing.is_some());
+            if wanted == polled.is_polled {
+                continue;
+            }
+            let fd = polled.listener.fd.as_fd();
+            let event = Source::Listener(polled.place as u32).readable();
+            let changed = if wanted { parking.poller.add(fd, event) } else { parking.poller.delete(fd) };
+            match changed {
+                Ok(()) => polled.is_polled = wanted,
+                Err(e) => error!("can't change the watch on {}: {e}", polled.listener.wanted.name),
+            }
+        }
+    }
+
+    /// Closes those that another generation has, too.
+    pub(super) fn close_shared<P>(&mut self, parking: &Parking<P>) {
+        let shared = std::mem::take(&mut self.shared);
+        self.close(parking, |listener| !listener.is_among(&shared));
+        self.shared = shared;
+    }
+
+    /// Closes all, as no other generation has them.
+    pub(super) fn close_last<P>(&mut self, parking: &Parking<P>) {
+        self.close(parking, |_| true);
+    }
+
+    /// Closes all, those of operators when everything else has ended.
+    fn close<P>(&mut self, parking: &Parking<P>, is_last: impl Fn(&Listener) -> bool) {
+        (self.accepting, self.closing) = (false, true);
+        let now = Instant::now();
+        for mut polled in std::mem::take(&mut self.all) {
+            if is_last(&polled.listener) {
+                polled.stays = polled.listener.wanted.reserved;
+                if !polled.stays {
+                    polled.closing = Some(now + polled.listener.refuse_new());
+                }
+                self.all.push(polled);
+            } else {
+                unregister(&polled, parking);
+            }
+        }
+        self.poll(parking);
+    }
+
+    /// Closes those of operators, too. True when all listeners are closed.
+    pub(super) fn close_rest<P>(&mut self, parking: &Parking<P>) -> bool {
+        for polled in &mut self.all {
+            if polled.closing.is_none() {
+                polled.closing = Some(Instant::now() + polled.listener.refuse_new());
+            }
+        }
+        self.poll(parking);
+        self.all.is_empty()
+    }
+
+    /// Ends a pause, and closes the listeners whose time has come. True when that was the last which was to be closed.
+    pub(super) fn tick<P: Portable>(&mut self, now: Instant, connections: &mut Connections<P>) -> bool {
+        if self.pauses.end(now) {
+            self.poll(&connections.parking);
+        }
+        let is_due = |polled: &Polled| polled.closing.is_some_and(|until| until <= now);
+        while let Some(index) = self.all.iter().position(is_due) {
+            if self.pauses.until().is_none() {
+                while self.accept_one(index, connections) {}
+            }
+            if self.pauses.until().is_some() {
+                // Clients that wait would be reset: they are accepted when there is room.
+                return false;
+            }
+            let polled = self.all.remove(index);
+            unregister(&polled, &connections.parking);
+            polled.listener.shut();
+            info!("listener {} is closed", polled.listener.address());
+        }
+        let all_closed = self.closing && self.all.iter().all(|polled| polled.stays);
+        self.closing &= !all_closed;
+        all_closed
+    }
+
+    /// Whether some are to be closed that are not closed yet.
+    pub(super) fn are_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// When to call `tick` at the latest. No listener is served in a pause.
+    pub(super) fn next_tick(&self) -> Option<Instant> {
+        self.pauses.until().or_else(|| self.all.iter().filter_map(|polled| polled.closing).min())
+    }
+
+    /// Whether a connection that ends makes room.
+    pub(super) fn wait_for_ends(&self) -> bool {
+        self.is_full || self.all.iter().any(|polled| polled.is_full)
+    }
+
+    /// Accepts again where there is room again.
+    pub(super) fn note_ends<P>(&mut self, parking: &Parking<P>) {
+        if !self.wait_for_ends() {
+            return;
+        }
+        for polled in &mut self.all {
+            let of_it = parking.counts.of_listener(polled.place);
+            polled.is_full = !polled.has_reserve() && of_it >= self.per_listener;
+        }
+        self.is_full &= parking.open() >= self.limit;
+        self.poll(parking);
+    }
+}
+
+/// The listener can be dropped then; the socket lives on if another process has it.
+fn unregister<P>(polled: &Polled, parking: &Parking<P>) {
+    if polled.is_polled {
+        let _ = parking.poller.delete(polled.listener.fd.as_fd());
+    }
+}

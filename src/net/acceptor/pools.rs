@@ -1,0 +1,76 @@
+//! The pools of workers, as the acceptor sees them: what it queues for each, and whether queued work is taken.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::net::connection::Ready;
+use crate::net::scheduler::policy::Watchdog;
+use crate::net::scheduler::queue::Queue;
+
+/// Which workers serve which listeners.
+#[derive(Debug)]
+pub(crate) struct PoolPlan {
+    /// How many workers each pool has.
+    pub(crate) workers: Vec<usize>,
+    /// The pool of each site.
+    pub(crate) of_site: Vec<usize>,
+}
+
+pub(super) struct Pools<P>(Vec<Pool<P>>);
+
+struct Pool<P> {
+    queue: Arc<Queue<Ready<P>>>,
+    /// What is to be queued.
+    batch: Vec<Ready<P>>,
+    watchdog: Watchdog,
+    /// Whether to look again soon.
+    watched: bool,
+}
+
+impl<P> Pools<P> {
+    pub(super) fn new(queues: Vec<Arc<Queue<Ready<P>>>>) -> Pools<P> {
+        let pool =
+            |queue| Pool { queue, batch: Vec::new(), watchdog: Watchdog::new(Instant::now()), watched: false };
+        Pools(queues.into_iter().map(pool).collect())
+    }
+
+    pub(super) fn queues(&self) -> impl Iterator<Item = &Arc<Queue<Ready<P>>>> {
+        self.0.iter().map(|pool| &pool.queue)
+    }
+
+    /// To be queued with the pool's next batch.
+    pub(super) fn add(&mut self, pool: usize, ready: Ready<P>) {
+        if let Some(pool) = self.0.get_mut(pool) {
+            pool.batch.push(ready);
+        }
+    }
+
+    pub(super) fn push_batches(&mut self) {
+        for pool in &mut self.0 {
+            pool.queue.push(&mut pool.batch);
+        }
+    }
+
+    /// Looks at a pool, and wakes the workers that it needs. True when events are to be collected, for which no worker
+    /// waits.
+    pub(super) fn look(&mut self, pool: usize, now: Instant) -> bool {
+        let Some(pool) = self.0.get_mut(pool) else { return false };
+        let decision = pool.queue.look(&mut pool.watchdog, now);
+        pool.watched = decision.watch;
+        decision.collect
+    }
+
+    /// Whether to look again soon.
+    pub(super) fn are_watched(&self) -> bool {
+        self.0.iter().any(|pool| pool.watched)
+    }
+
+    /// Whether a worker of that pool waits for events.
+    pub(super) fn is_polled(&self, pool: usize) -> bool {
+        self.0.get(pool).is_some_and(|pool| pool.queue.is_polled())
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+}

@@ -1,0 +1,156 @@
+//! Connections on their way from one process to the next, over the connection channel: sequenced packets with
+//! descriptors, one channel for each handover. ARCHITECTURE.md has the protocol.
+//!
+//! - **Channels are passed on, connections are not relayed.** A process that hands over gives its successor the channels
+//!   of its own predecessors. A relay would keep each generation in between alive for the slowest handler of the oldest.
+//! - **The end of the channel stands for the successor's death.** That it was reaped says less: the successor is not
+//!   always our child, its channel may have gone on to a third process, and a descriptor in flight keeps the other end
+//!   alive, which a pid does not.
+//! - **A record says how long things have taken, not what is left of deadlines**: the successor's own timeouts hold.
+//! - **Only plain text travels.** The state of a TLS session can't be passed on. A listener that speaks TLS takes no
+//!   connection from a predecessor: it would bypass the handshake, and the certificates that clients may have to show.
+
+mod ledger;
+mod outbox;
+pub(crate) mod packet;
+mod receive;
+mod send;
+
+use std::os::fd::OwnedFd;
+
+use crate::base::status::AllCounters;
+use crate::net::acceptor::connections::Connections;
+use crate::net::connection::Portable;
+use crate::net::listener::Listener;
+
+pub(crate) use outbox::{Outbox, is_portable};
+use receive::Receiver;
+use send::Sender;
+
+/// How many bytes of an unfinished request may go with its connection.
+pub(crate) const PORTABLE_BYTES: usize = 8 << 10;
+
+/// Both directions, as the acceptor has them.
+pub(crate) struct Transfers<P> {
+    names: ListenerNames,
+    sender: Sender<P>,
+    receiver: Receiver,
+}
+
+/// How a connection's listener is named in another process: all listeners there were, closed ones too.
+struct ListenerNames(Vec<ListenerName>);
+
+struct ListenerName {
+    /// The successor is sent the first of them.
+    names: Vec<String>,
+    /// Which of the listeners with the same first name.
+    nth: usize,
+    site: usize,
+    is_unix: bool,
+    is_tls: bool,
+}
+
+impl ListenerNames {
+    fn new(listeners: &[Listener]) -> ListenerNames {
+        let mut all: Vec<ListenerName> = Vec::new();
+        for listener in listeners {
+            let nth = all.iter().filter(|other| other.names.first() == listener.names.first()).count();
+            all.push(ListenerName {
+                names: listener.names.clone(),
+                nth,
+                site: listener.wanted.site,
+                is_unix: listener.is_unix(),
+                is_tls: listener.is_tls(),
+            });
+        }
+        ListenerNames(all)
+    }
+
+    /// Puts the name first by which the successor knows the listener; it may know only one of them.
+    fn prefer(&mut self, adopted: &[String]) {
+        for listener in &mut self.0 {
+            if let Some(known) = listener.names.iter().position(|name| adopted.contains(name)) {
+                listener.names.swap(0, known);
+            }
+        }
+    }
+
+    /// Of each listener, whether it is among those that the successor has adopted.
+    fn are_among(&self, adopted: &[String]) -> impl Iterator<Item = bool> {
+        let count = |name: &String| adopted.iter().filter(|other| *other == name).count();
+        self.0.iter().map(move |listener| listener.nth < listener.names.first().map_or(0, count))
+    }
+
+    fn of(&self, listener: usize) -> (&str, usize) {
+        self.0.get(listener).map_or(("", 0), |l| (l.names.first().map_or("", |name| name), l.nth))
+    }
+}
+
+impl<P: Portable> Transfers<P> {
+    /// `limit` is that of connections.
+    pub(crate) fn new(listeners: &[Listener], limit: usize, all_counters: AllCounters) -> Transfers<P> {
+        Transfers {
+            names: ListenerNames::new(listeners),
+            sender: Sender::new(all_counters.clone()),
+            receiver: Receiver::new(limit, all_counters),
+        }
+    }
+
+    /// Step 5 of a handover: idle connections, and those that become idle, go to the successor by `channel`.
+    pub(crate) fn begin_sending(
+        &mut self,
+        channel: OwnedFd,
+        adopted: &[String],
+        connections: &mut Connections<P>,
+    ) {
+        self.names.prefer(adopted);
+        if self.sender.begin(channel, self.names.are_among(adopted), &mut self.receiver, connections) {
+            self.hear_successor(connections);
+        }
+    }
+
+    /// Takes connections from a predecessor.
+    pub(crate) fn begin_receiving(&mut self, channel: OwnedFd, connections: &mut Connections<P>) {
+        self.receiver.add(channel, 0, connections);
+    }
+
+    pub(crate) fn hear_successor(&mut self, connections: &mut Connections<P>) {
+        for channel in self.sender.hear(connections) {
+            self.receiver.watch(channel, connections);
+        }
+    }
+
+    pub(crate) fn hear_predecessor(&mut self, key: u32, connections: &mut Connections<P>) {
+        self.receiver.hear(key, &self.names, connections);
+    }
+
+    /// Sends what can be sent now.
+    pub(crate) fn send(&mut self, connections: &mut Connections<P>) {
+        self.sender.send(&self.names, connections);
+    }
+
+    /// Once a tick: what could not be sent or received may be now.
+    pub(crate) fn retry(&mut self, connections: &Connections<P>) {
+        self.sender.retry();
+        self.receiver.renew_credit(connections);
+    }
+
+    /// Whether a tick may find something to try again.
+    pub(crate) fn are_open(&self) -> bool {
+        self.sender.is_open() || !self.receiver.is_empty()
+    }
+
+    /// Whether the successor has acknowledged all that was sent.
+    pub(crate) fn all_arrived(&self) -> bool {
+        self.sender.all_arrived()
+    }
+
+    pub(crate) fn send_counts(&mut self) {
+        self.sender.send_counts();
+    }
+
+    /// How many connections the successor has, once any was sent.
+    pub(crate) fn delivered(&self) -> Option<usize> {
+        self.sender.delivered()
+    }
+}

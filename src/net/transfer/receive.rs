@@ -1,0 +1,280 @@
+//! Connections that come from predecessors, and the credit that limits them to the room there is.
+//!
+//! A batch is acknowledged before its connections are registered and read: so none of them is touched here while its
+//! predecessor may still take it back.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::ledger::ReceiverLedger;
+use super::packet::{self, Incoming, Packet, Receipt, Received, Record, Retry};
+use super::{ListenerName, ListenerNames};
+use crate::base::log::{debug, info, warn};
+use crate::base::status::AllCounters;
+use crate::net::acceptor::connections::Connections;
+use crate::net::acceptor::event::Source;
+use crate::net::connection::{Activity, Portable};
+use crate::net::slots::SlotId;
+use crate::net::stream::Stream;
+
+/// Packets of one predecessor in a turn of the acceptor, so that they can't starve the connections that are here.
+const PACKETS_PER_TURN: usize = 16;
+
+/// A predecessor's connection channel: that of our own predecessor, or one that was passed on.
+#[derive(Debug)]
+pub(super) struct PredecessorChannel {
+    pub(super) channel: OwnedFd,
+    ledger: ReceiverLedger,
+    /// How many connections came by it.
+    came: usize,
+    /// A batch was refused, which the log says once.
+    has_refused: bool,
+}
+
+impl PredecessorChannel {
+    /// `promised` connections may come without a further grant.
+    fn new(channel: OwnedFd, promised: usize) -> PredecessorChannel {
+        PredecessorChannel { channel, ledger: ReceiverLedger::new(promised), came: 0, has_refused: false }
+    }
+
+    /// How many connections were granted, and have not come.
+    pub(super) fn promised(&self) -> usize {
+        self.ledger.promised()
+    }
+
+    /// Grants again when there is room again.
+    fn renew(&mut self, room: usize) {
+        let credit = self.ledger.renew(room);
+        if credit > 0 && self.send(Receipt::Credit(credit)).is_err() {
+            self.ledger.take_back(credit);
+        }
+    }
+
+    /// If this is true, the `came` connections of the batch are ours from here on. If not, the channel is to be closed:
+    /// its end gives them back.
+    fn acknowledge(&mut self, batch: u64, came: usize, room: usize) -> bool {
+        let credit = self.ledger.take(came, room);
+        let is_ours = match self.send(Receipt::Ack { batch, credit }) {
+            Ok(()) => true,
+            // The predecessor is dead, and what it had sent is ours.
+            Err(e) => matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)),
+        };
+        self.came += if is_ours { came } else { 0 };
+        is_ours
+    }
+
+    /// Keeps nothing of a batch of `came`. If this is false, the channel is to be closed: its end says the same.
+    fn refuse(&mut self, batch: u64, came: usize, retry: Retry) -> bool {
+        self.ledger.refuse(came);
+        self.send(Receipt::Nak { batch, retry }).is_ok()
+    }
+
+    fn send(&self, receipt: Receipt) -> io::Result<()> {
+        packet::send(self.channel.as_fd(), &receipt.encode(), &[])
+    }
+}
+
+/// All predecessors that may still send connections.
+pub(super) struct Receiver {
+    channels: BTreeMap<u32, PredecessorChannel>,
+    next_key: u32,
+    /// How many connections there may be.
+    limit: usize,
+    all_counters: AllCounters,
+}
+
+impl Receiver {
+    pub(super) fn new(limit: usize, all_counters: AllCounters) -> Receiver {
+        Receiver { channels: BTreeMap::new(), next_key: 0, limit, all_counters }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.channels.is_empty()
+    }
+
+    pub(super) fn add<P>(&mut self, channel: OwnedFd, promised: usize, connections: &Connections<P>) {
+        self.watch(PredecessorChannel::new(channel, promised), connections);
+    }
+
+    pub(super) fn watch<P>(&mut self, mut channel: PredecessorChannel, connections: &Connections<P>) {
+        let key = self.next_key;
+        self.next_key += 1;
+        match connections.parking.poller.add(&channel.channel, Source::Predecessor(key).readable()) {
+            Ok(()) => {
+                channel.renew(self.room(connections));
+                self.channels.insert(key, channel);
+            }
+            Err(e) => warn!("handover: can't watch a connection channel: {e}"),
+        }
+    }
+
+    /// Gives up all channels, unread, so that they can be passed on: the successor reads what is in them.
+    pub(super) fn give_up<P>(&mut self, connections: &Connections<P>) -> Vec<PredecessorChannel> {
+        let channels: Vec<_> = std::mem::take(&mut self.channels).into_values().collect();
+        for channel in &channels {
+            let _ = connections.parking.poller.delete(&channel.channel);
+        }
+        channels
+    }
+
+    /// How many connections can still be granted.
+    fn room<P>(&self, connections: &Connections<P>) -> usize {
+        if connections.parking.drain.has_begun() {
+            return 0;
+        }
+        let promised = self.channels.values().map(PredecessorChannel::promised);
+        promised.fold(self.limit.saturating_sub(connections.parking.open()), usize::saturating_sub)
+    }
+
+    pub(super) fn renew_credit<P>(&mut self, connections: &Connections<P>) {
+        for key in self.channels.keys().copied().collect::<Vec<_>>() {
+            let room = self.room(connections);
+            if let Some(channel) = self.channels.get_mut(&key) {
+                channel.renew(room);
+            }
+        }
+    }
+
+    /// Reads what a predecessor has sent.
+    pub(super) fn hear<P: Portable>(
+        &mut self,
+        key: u32,
+        names: &ListenerNames,
+        connections: &mut Connections<P>,
+    ) {
+        for _ in 0..PACKETS_PER_TURN {
+            let Some(channel) = self.channels.get(&key) else { return };
+            match packet::receive(channel.channel.as_fd()) {
+                Ok(Incoming::Packet(received)) => self.unpack(key, received, names, connections),
+                Ok(Incoming::Nothing) => return,
+                Ok(Incoming::End) => return self.forget(key, connections),
+                Err(e) => {
+                    warn!("handover: can't read a connection channel: {e}");
+                    return self.forget(key, connections);
+                }
+            }
+        }
+    }
+
+    fn forget<P>(&mut self, key: u32, connections: &Connections<P>) {
+        if let Some(channel) = self.channels.remove(&key) {
+            if channel.came > 0 {
+                info!("handover: {} connections came from a predecessor", channel.came);
+            }
+            let _ = connections.parking.poller.delete(&channel.channel);
+        }
+    }
+
+    fn unpack<P: Portable>(
+        &mut self,
+        key: u32,
+        received: Received,
+        names: &ListenerNames,
+        connections: &mut Connections<P>,
+    ) {
+        let Received { packet, mut fds, truncated } = received;
+        match Packet::decode(&packet) {
+            Some(Packet::Connections { batch, records }) => {
+                let is_whole = !truncated && fds.len() == records.len();
+                let batch = Batch { batch, records, fds: if is_whole { Some(fds) } else { None } };
+                self.take_connections(key, batch, names, connections);
+            }
+            Some(Packet::Channel { batch, credit }) => {
+                let Some(channel) = self.channels.get_mut(&key) else { return };
+                match fds.pop().filter(|_| !truncated) {
+                    Some(passed) if channel.acknowledge(batch, 0, 0) => self.add(passed, credit, connections),
+                    Some(_) => self.forget(key, connections),
+                    None => self.refuse(key, batch, 0, Retry::Later, connections),
+                }
+            }
+            Some(Packet::Counts(counts)) => self.all_counters.inherit(counts),
+            None => {
+                debug!("handover: skipped {} unknown bytes on the connection channel", packet.len());
+                if let Some(batch) = Packet::batch_of(&packet) {
+                    // However many there were: credit that is granted twice is refused by the slots.
+                    self.refuse(key, batch, usize::MAX, Retry::Later, connections);
+                }
+            }
+        }
+    }
+
+    fn refuse<P>(&mut self, key: u32, batch: u64, came: usize, retry: Retry, connections: &Connections<P>) {
+        let Some(channel) = self.channels.get_mut(&key) else { return };
+        if !channel.refuse(batch, came, retry) {
+            self.forget(key, connections);
+        }
+    }
+
+    /// Takes all of a batch or nothing.
+    fn take_connections<P: Portable>(
+        &mut self,
+        key: u32,
+        batch: Batch,
+        names: &ListenerNames,
+        connections: &mut Connections<P>,
+    ) {
+        let Batch { batch, records, fds } = batch;
+        let came = records.len();
+        let listeners: Option<Vec<_>> = records.iter().map(|record| names.find(record)).collect();
+        let slots: Vec<SlotId> = (0..came).map_while(|_| connections.parking.slots.claim()).collect();
+        let room = self.room(connections);
+        let Some(channel) = self.channels.get_mut(&key) else { return };
+        let retry = if listeners.is_none() { Retry::Never } else { Retry::Later };
+        let (Some(fds), Some(listeners), true) = (fds, listeners, slots.len() == came) else {
+            if !std::mem::replace(&mut channel.has_refused, true) {
+                log_refusal(came, retry);
+            }
+            connections.parking.slots.release_all(slots);
+            return self.refuse(key, batch, came, retry, connections);
+        };
+        if !channel.acknowledge(batch, came, room) {
+            warn!("handover: can't acknowledge {came} connections, so their predecessor keeps them");
+            connections.parking.slots.release_all(slots);
+            return self.forget(key, connections);
+        }
+        let now = Instant::now();
+        let ago = |elapsed: Duration| now.checked_sub(elapsed).unwrap_or(now);
+        for (((record, fd), slot), (listener, name)) in records.into_iter().zip(fds).zip(slots).zip(listeners)
+        {
+            let stream = Stream::new(fd, name.is_unix);
+            let progress = P::unpack(record.begun.map(ago));
+            let (mut connection, _) =
+                connections.make(stream, slot, (listener, name.site), record.peer, progress);
+            if record.bytes.is_empty() {
+                connection.activity = Activity::Idle { since: ago(record.idle) };
+            }
+            connection.buffered = record.bytes;
+            connection.served = record.served;
+            connections.admit(connection);
+        }
+    }
+}
+
+/// Connections as they came; without their descriptors where some are missing.
+struct Batch {
+    batch: u64,
+    records: Vec<Record>,
+    fds: Option<Vec<OwnedFd>>,
+}
+
+impl ListenerNames {
+    /// The listener that takes this connection. One that speaks TLS takes none.
+    fn find(&self, record: &Record) -> Option<(usize, &ListenerName)> {
+        self.0.iter().enumerate().find(|(_, listener)| {
+            listener.nth == record.nth && listener.names.contains(&record.listener) && !listener.is_tls
+        })
+    }
+}
+
+fn log_refusal(came: usize, retry: Retry) {
+    match retry {
+        Retry::Never => {
+            info!("handover: {came} connections stay with a predecessor: their listener now uses TLS, or is gone");
+        }
+        Retry::Later => {
+            warn!("handover: no room for {came} connections of a predecessor, which keeps them for now");
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Connections that go to the successor: idle ones, those that become idle, and those of whose next request little has
+//! come. What is not taken stays here and is served here; its close is announced only when there is no way any more.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::ListenerNames;
+use super::ledger::{SenderLedger, Settled};
+use super::outbox::{Gate, is_portable};
+use super::packet::{self, BATCH, BATCH_BYTES, Incoming, Packet, Receipt, Record, Retry};
+use super::receive::{PredecessorChannel, Receiver};
+use crate::base::close_reason::CloseReason;
+use crate::base::log::{debug, info, warn};
+use crate::base::status::AllCounters;
+use crate::net::acceptor::connections::Connections;
+use crate::net::acceptor::event::Source;
+use crate::net::connection::{Activity, Connection, Portable};
+
+/// How often the successor may refuse channels that are passed on, a tick apart.
+const REFUSALS: u32 = 20;
+
+/// How long a successor without credit may be silent, where the grace is shorter.
+const LEAST_SILENCE: Duration = Duration::from_secs(1);
+
+/// The way to the successor.
+pub(super) struct Sender<P> {
+    /// None before COMMIT, and when no process has the other end any more.
+    channel: Option<SuccessorChannel<P>>,
+    /// How many connections the successor has, once any was sent.
+    delivered: Option<usize>,
+    /// The slot from which parked connections are to be looked through.
+    scan_from: Option<usize>,
+    all_counters: AllCounters,
+    /// What the successor has been sent to add to its counters.
+    counts_sent: BTreeMap<String, u64>,
+}
+
+impl<P: Portable> Sender<P> {
+    pub(super) fn new(all_counters: AllCounters) -> Sender<P> {
+        Sender { channel: None, delivered: None, scan_from: None, all_counters, counts_sent: BTreeMap::new() }
+    }
+
+    /// False where the channel can't be watched.
+    pub(super) fn begin(
+        &mut self,
+        channel: OwnedFd,
+        takes_listeners: impl Iterator<Item = bool>,
+        receiver: &mut Receiver,
+        connections: &Connections<P>,
+    ) -> bool {
+        let parking = &connections.parking;
+        if let Err(e) = parking.poller.add(&channel, Source::Successor.readable()) {
+            warn!("handover: can't watch the connection channel: connections stay here: {e}");
+            parking.outbox.set_gate(Gate::Shut);
+            return false;
+        }
+        parking.outbox.set_listeners(takes_listeners);
+        self.channel = Some(SuccessorChannel::new(channel, receiver.give_up(connections)));
+        self.scan_from = Some(0);
+        self.send_counts();
+        true
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.channel.is_some()
+    }
+
+    pub(super) fn delivered(&self) -> Option<usize> {
+        self.delivered
+    }
+
+    pub(super) fn all_arrived(&self) -> bool {
+        self.channel.as_ref().is_none_or(SuccessorChannel::is_empty)
+    }
+
+    /// What was refused, or did not fit into the channel, may be tried again.
+    pub(super) fn retry(&mut self) {
+        if let Some(channel) = &mut self.channel {
+            channel.ledger.unblock();
+            self.scan_from = self.scan_from.or(Some(0));
+        }
+    }
+
+    pub(super) fn send_counts(&mut self) {
+        if let Some(channel) = &mut self.channel {
+            channel.send_counts(self.all_counters.since(&mut self.counts_sent));
+        }
+    }
+
+    /// Sends what can be sent now, and says to workers what they may do.
+    pub(super) fn send(&mut self, names: &ListenerNames, connections: &mut Connections<P>) {
+        let mut leaving = connections.parking.outbox.take();
+        if let Some(channel) = &mut self.channel {
+            channel.send_predecessors();
+        }
+        loop {
+            self.scan(&mut leaving, connections);
+            let Some(channel) = &mut self.channel else { break };
+            if leaving.is_empty() || channel.room() == 0 {
+                break;
+            }
+            let before = leaving.len();
+            leaving.iter().for_each(|connection| connections.parking.unregister(connection));
+            while channel.send(&mut leaving, names) {
+                self.delivered.get_or_insert(0);
+            }
+            debug!("handover: sent {} connections", before - leaving.len());
+            // The others wait here, registered, for their turn.
+            for connection in std::mem::take(&mut leaving) {
+                match connections.parking.register(&connection) {
+                    Ok(()) => connections.queue(connection),
+                    Err(_) => connections.end(CloseReason::Broken, connection),
+                }
+            }
+        }
+        if let Some(channel) = &self.channel {
+            // The close of connections that stay here is announced while there is time.
+            let is_stuck = connections.parking.drain.grace().is_some_and(|grace| channel.is_stuck(grace));
+            connections.parking.outbox.set_gate(match channel.room() {
+                0 if is_stuck => Gate::Shut,
+                0 => Gate::Waiting,
+                _ => Gate::Open,
+            });
+        }
+        // Those that no successor takes, or whose successor went when they were already on their way here.
+        leaving.into_iter().for_each(|connection| connections.queue(connection));
+    }
+
+    /// Adds parked connections to those that leave, as many as there is room for.
+    fn scan(&mut self, leaving: &mut Vec<Box<Connection<P>>>, connections: &Connections<P>) {
+        let room = self.channel.as_ref().map_or(0, SuccessorChannel::room);
+        let most = room.saturating_sub(leaving.len());
+        let Some(from) = self.scan_from.filter(|_| most > 0) else { return };
+        let parking = &connections.parking;
+        let goes = |connection: &Box<Connection<P>>| {
+            parking.outbox.takes_listener_of(connection)
+                && connection.lingering().is_none()
+                && is_portable(connection)
+        };
+        let (found, next) = parking.slots.take_wanted(from, most, goes);
+        leaving.extend(found);
+        self.scan_from = next;
+    }
+
+    /// Reads the successor's receipts. The result is the predecessors' channels that it did not take, when no process has
+    /// the other end of the channel any more.
+    pub(super) fn hear(&mut self, connections: &mut Connections<P>) -> Vec<PredecessorChannel> {
+        let Some(channel) = &mut self.channel else { return Vec::new() };
+        let heard = channel.hear();
+        let parking = &connections.parking;
+        if channel.is_deaf || heard.ended.is_some() {
+            // Before workers get the connections that are ours again: they announce the close.
+            let _ = parking.poller.delete(&channel.channel);
+            parking.outbox.set_gate(Gate::Shut);
+        }
+        if heard.ended.is_some() {
+            info!("handover: no process has the other end of the connection channel: connections stay here");
+            self.channel = None;
+        }
+        if let Some(listener) = heard.unknown_listener {
+            parking.outbox.remove_listener(listener);
+        }
+        if !heard.delivered.is_empty() {
+            *self.delivered.get_or_insert(0) += heard.delivered.len();
+        }
+        heard.delivered.into_iter().for_each(|connection| connections.handed_over(connection));
+        for mut connection in heard.returned {
+            connection.polls_write = false;
+            connections.admit(connection);
+        }
+        heard.ended.unwrap_or_default()
+    }
+}
+
+/// A successor's connection channel.
+struct SuccessorChannel<P> {
+    channel: OwnedFd,
+    ledger: SenderLedger<Cargo<P>>,
+    /// Channels that were not passed on yet, or were refused.
+    predecessors: Vec<PredecessorChannel>,
+    /// How often one of them was refused.
+    refusals: u32,
+    /// When the last receipt came.
+    heard: Instant,
+    /// The channel can't be read.
+    is_deaf: bool,
+}
+
+enum Cargo<P> {
+    Connections(Vec<Box<Connection<P>>>),
+    Predecessor(PredecessorChannel),
+}
+
+/// The content of receipts.
+struct Heard<P> {
+    /// They are the successor's now.
+    delivered: Vec<Box<Connection<P>>>,
+    /// They are ours again.
+    returned: Vec<Box<Connection<P>>>,
+    /// The successor does not have this listener.
+    unknown_listener: Option<usize>,
+    /// No process has the other end any more, and it did not take these channels.
+    ended: Option<Vec<PredecessorChannel>>,
+}
+
+impl<P: Portable> SuccessorChannel<P> {
+    fn new(channel: OwnedFd, predecessors: Vec<PredecessorChannel>) -> SuccessorChannel<P> {
+        let ledger = SenderLedger::new();
+        SuccessorChannel { channel, ledger, predecessors, refusals: 0, heard: Instant::now(), is_deaf: false }
+    }
+
+    /// How many connections can be sent now.
+    fn room(&self) -> usize {
+        if self.is_deaf { 0 } else { self.ledger.room() }
+    }
+
+    /// Whether all that is to be sent has arrived.
+    fn is_empty(&self) -> bool {
+        self.ledger.all_settled() && self.predecessors.is_empty()
+    }
+
+    /// Whether the successor has had no room for longer than the grace, or is too slow to answer.
+    fn is_stuck(&self, grace: Duration) -> bool {
+        self.room() == 0 && self.heard.elapsed() >= grace.max(LEAST_SILENCE)
+    }
+
+    /// Sends the first of `leaving`, as many as one packet takes; false when that is not possible now.
+    fn send(&mut self, leaving: &mut Vec<Box<Connection<P>>>, names: &ListenerNames) -> bool {
+        let most = leaving.len().min(self.ledger.batch(BATCH));
+        let mut bytes = 0;
+        let mut records = Vec::new();
+        for connection in leaving.iter_mut().take(most) {
+            let record = pack(connection, names);
+            bytes += record.bytes.len() + record.listener.len();
+            if bytes > BATCH_BYTES && !records.is_empty() {
+                break;
+            }
+            records.push(record);
+        }
+        let count = records.len();
+        if count == 0 {
+            return false;
+        }
+        let fds: Vec<BorrowedFd<'_>> = leaving.iter().take(count).map(|c| c.stream.as_fd()).collect();
+        if !self.post(&Packet::Connections { batch: self.ledger.next_batch(), records }, &fds) {
+            return false;
+        }
+        if !self.ledger.has_sent() {
+            info!("handover: connections are on their way to the successor");
+        }
+        self.ledger.posted(count, Cargo::Connections(leaving.drain(..count).collect()));
+        true
+    }
+
+    /// Passes on the channels of our own predecessors.
+    fn send_predecessors(&mut self) {
+        while let Some(predecessor) = self.predecessors.pop() {
+            let packet = Packet::Channel { batch: self.ledger.next_batch(), credit: predecessor.promised() };
+            if self.ledger.is_blocked() || !self.post(&packet, &[predecessor.channel.as_fd()]) {
+                self.predecessors.push(predecessor);
+                return;
+            }
+            self.ledger.posted(0, Cargo::Predecessor(predecessor));
+        }
+    }
+
+    /// Totals are too small by counts that are lost, and nothing else depends on them.
+    fn send_counts(&mut self, counts: Vec<(String, u64)>) {
+        if !counts.is_empty() {
+            self.post(&Packet::Counts(counts), &[]);
+        }
+    }
+
+    fn post(&mut self, packet: &Packet, fds: &[BorrowedFd<'_>]) -> bool {
+        match packet::send(self.channel.as_fd(), &packet.encode(), fds) {
+            Ok(()) => true,
+            Err(e) => {
+                // The channel is full, or too many descriptors of this user are in flight (ETOOMANYREFS). A broken pipe
+                // is read as the end.
+                if e.kind() != ErrorKind::WouldBlock {
+                    debug!("handover: can't pass connections on just now: {e}");
+                }
+                self.ledger.block();
+                false
+            }
+        }
+    }
+
+    fn hear(&mut self) -> Heard<P> {
+        let mut heard =
+            Heard { delivered: Vec::new(), returned: Vec::new(), unknown_listener: None, ended: None };
+        loop {
+            match packet::receive(self.channel.as_fd()) {
+                Ok(Incoming::Packet(received)) => self.take_receipt(&received.packet, &mut heard),
+                Ok(Incoming::Nothing) => return heard,
+                Ok(Incoming::End) => break,
+                Err(e) => {
+                    // What was sent stays sent: a request could be served twice if it was taken back.
+                    warn!("handover: can't read the connection channel: {e}");
+                    self.is_deaf = true;
+                    return heard;
+                }
+            }
+        }
+        let mut predecessors = std::mem::take(&mut self.predecessors);
+        for cargo in self.ledger.end() {
+            match cargo {
+                Cargo::Connections(connections) => heard.returned.extend(connections),
+                Cargo::Predecessor(predecessor) => predecessors.push(predecessor),
+            }
+        }
+        heard.ended = Some(predecessors);
+        heard
+    }
+
+    fn take_receipt(&mut self, packet: &[u8], heard: &mut Heard<P>) {
+        let Some(receipt) = Receipt::decode(packet) else {
+            return debug!("handover: skipped an unknown packet");
+        };
+        self.heard = Instant::now();
+        match self.ledger.hear(receipt) {
+            Settled::Delivered(Cargo::Connections(connections)) => heard.delivered.extend(connections),
+            // Our copy of the channel is closed.
+            Settled::Delivered(Cargo::Predecessor(_)) | Settled::Nothing => {}
+            Settled::Returned { cargo: Cargo::Connections(connections), retry } => {
+                debug!("handover: {} connections refused", connections.len());
+                if let ([connection], Retry::Never) = (&connections[..], retry) {
+                    heard.unknown_listener = Some(connection.listener);
+                }
+                heard.returned.extend(connections);
+            }
+            Settled::Returned { cargo: Cargo::Predecessor(predecessor), .. } => {
+                // It is tried again at each tick, for a while. Then that predecessor sees the end of its channel, and
+                // keeps what it has.
+                self.ledger.block();
+                self.refusals += 1;
+                if self.refusals < REFUSALS {
+                    self.predecessors.push(predecessor);
+                }
+            }
+        }
+    }
+}
+
+/// The connection as its packet describes it. It can be continued here afterwards, too.
+fn pack<P: Portable>(connection: &mut Connection<P>, names: &ListenerNames) -> Record {
+    let now = Instant::now();
+    let since = |at: Instant| now.saturating_duration_since(at);
+    let (listener, nth) = names.of(connection.listener);
+    let begun = connection.progress.pack(&mut connection.buffered);
+    connection.progress = P::unpack(begun);
+    Record {
+        listener: listener.to_owned(),
+        nth,
+        peer: connection.conn_info.peer,
+        idle: match connection.activity {
+            Activity::Idle { since: at } => since(at),
+            _ => Duration::ZERO,
+        },
+        begun: begun.map(since),
+        served: connection.served,
+        bytes: connection.buffered.clone(),
+    }
+}
