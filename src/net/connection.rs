@@ -2,8 +2,8 @@
 //! never shared. `P`, its progress, is what the protocol above knows of it; nothing here knows the protocol.
 //!
 //! A closing connection lingers (RFC 9112 §9.6): the last response is out, our side is shut, and what the client still
-//! sends is read and dropped, so that no reset takes the response from the client. This needs no worker: the acceptor
-//! does it, in pieces, for at most 2 s and 16 MiB.
+//! sends is read and dropped, so that no reset takes the response from the client. It is parked meanwhile: the thread that
+//! gets its event drops what has come and parks it again, for at most 2 s and 16 MiB.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -27,7 +27,8 @@ const LINGER_READS: usize = 16;
 /// What is spoken on a connection, as far as another process can continue it.
 pub(crate) trait Portable: Default + fmt::Debug + Send + 'static {
     /// The acceptor does not know whether client or server speaks next: a new connection goes to a worker before its
-    /// first byte, as does one that was idle for too long, and nothing is written without the program's order.
+    /// first byte, as does one that was idle for too long, and nothing is written without the program's order. So a
+    /// service without HTTP (`StreamServer`) has the same acceptor.
     const OPAQUE: bool = false;
 
     /// Whether it is between two requests, or in one that can be read again from its first byte, because `buffered`

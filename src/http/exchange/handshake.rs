@@ -23,12 +23,9 @@ impl Exchange<'_> {
         }
         match self.client.stream.shake_hands() {
             Ok(Handshake::Done) => {
-                let ConnInfo { peer, phase, generation, descriptors, .. } = &*self.client.conn_info;
-                let (tls, socket) = (self.client.stream.tls_info(), Some(self.client.stream.socket()));
-                let descriptors = descriptors.clone();
-                let conn_info =
-                    ConnInfo { tls, socket, descriptors, ..ConnInfo::new(*peer, phase.clone(), *generation) };
-                self.client.conn_info = Arc::new(conn_info);
+                let (stream, conn_info) = (&self.client.stream, &self.client.conn_info);
+                let plain = conn_info.of_connection(conn_info.peer, stream.socket());
+                self.client.conn_info = Arc::new(ConnInfo { tls: stream.tls_info(), ..plain });
                 ControlFlow::Continue(())
             }
             Ok(blocked) => {

@@ -29,8 +29,12 @@ struct Pool<P> {
 
 impl<P> Pools<P> {
     pub(super) fn new(queues: Vec<Arc<Queue<Ready<P>>>>) -> Pools<P> {
-        let pool =
-            |queue| Pool { queue, batch: Vec::new(), watchdog: Watchdog::new(Instant::now()), watched: false };
+        let pool = |queue| Pool {
+            queue,
+            batch: Vec::new(),
+            watchdog: Watchdog::new(Instant::now()),
+            watched: false,
+        };
         Pools(queues.into_iter().map(pool).collect())
     }
 

@@ -271,7 +271,9 @@ impl ListenerNames {
 fn log_refusal(came: usize, retry: Retry) {
     match retry {
         Retry::Never => {
-            info!("handover: {came} connections stay with a predecessor: their listener now uses TLS, or is gone");
+            info!(
+                "handover: {came} connections stay with a predecessor: their listener now uses TLS, or is gone"
+            );
         }
         Retry::Later => {
             warn!("handover: no room for {came} connections of a predecessor, which keeps them for now");

@@ -134,12 +134,11 @@ impl<P: Portable> Sender<P> {
         let most = room.saturating_sub(leaving.len());
         let Some(from) = self.scan_from.filter(|_| most > 0) else { return };
         let parking = &connections.parking;
-        let goes = |connection: &Box<Connection<P>>| {
+        let (found, next) = parking.slots.take_wanted(from, most, |connection| {
             parking.outbox.takes_listener_of(connection)
                 && connection.lingering().is_none()
                 && is_portable(connection)
-        };
-        let (found, next) = parking.slots.take_wanted(from, most, goes);
+        });
         leaving.extend(found);
         self.scan_from = next;
     }

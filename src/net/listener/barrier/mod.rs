@@ -10,7 +10,11 @@
 //! compared, too. A packet filter serves there. Current kernels reserve it for CAP_NET_ADMIN: so it is used where
 //! it is allowed, and is inherited as well.
 //!
-//! Both belong to the socket, not to a descriptor of it: to every process that has it.
+//! Measured with `tcp_syncookies=2`, 24 stops each: 1 reset with the limit, 0 with the filter. "Accept until EAGAIN, then
+//! close" would reset clients that come between the two.
+//!
+//! Both belong to the socket, not to a descriptor of it: to every process that has it. So a barrier is put up only where no
+//! other generation has the socket, and a process that begins to accept lifts what a killed one may have left.
 
 use std::io;
 use std::os::fd::BorrowedFd;

@@ -1,6 +1,10 @@
-//! One connection's TLS, over a socket that never blocks. What is read and not used, and what is
-//! written and not taken, is kept here and not in `rustls`, so that its size is known, and that an idle
-//! connection has none of it.
+//! One connection's TLS, over a socket that never blocks. Bytes that were read and not used, and bytes that were written
+//! and not taken, are kept here and not in `rustls`: so their size is known, and an idle connection has none.
+//!
+//! This is rustls's unbuffered interface. The buffered one keeps 4 KiB for each idle connection, reads 4 KiB at a time, and
+//! does not say whether half a record has come: a client that sends a record byte by byte would count as idle, and not as
+//! slow. Bytes that are encrypted and not taken are not reported as written, in proportion: so the exchange parks, counts
+//! and times a TLS connection as any other one, and knows of TLS only in the handshake.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
