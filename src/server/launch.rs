@@ -25,7 +25,7 @@ pub(crate) use crate::net::acceptor::PoolPlan;
 use crate::net::acceptor::{Acceptor, Command, News, Parking, Setup};
 use crate::net::conn_info::ConnInfo;
 use crate::net::connection::{Portable, Ready};
-use crate::net::listener::{Listener, Wanted};
+use crate::net::listener::{Listener, ListenerConfig};
 use crate::net::scheduler::queue::Queue;
 use crate::net::sockets::{self, Opened};
 use crate::process::control::{Control, Facts, Predecessor};
@@ -304,7 +304,7 @@ pub(crate) trait Business {
 
 /// Where it is served.
 pub(crate) struct Plan {
-    pub(crate) listen: Vec<Wanted>,
+    pub(crate) listen: Vec<ListenerConfig>,
     pub(crate) pools: PoolPlan,
 }
 
@@ -435,9 +435,9 @@ fn start<B: Business>(
     let inbox = Arc::clone(&handle.shared.inbox);
     let hooks = Runner::start(launch.hooks, is_first, move |ticket, told| inbox.hook(ticket, told))?;
 
-    let reserved: Vec<bool> = listeners.iter().map(|listener| listener.wanted.reserved).collect();
+    let reserved: Vec<bool> = listeners.iter().map(|listener| listener.config.reserved).collect();
     let idle = launch.timeouts.idle;
-    let longest_backlog = listeners.iter().map(|listener| listener.wanted.backlog).max().unwrap_or_default();
+    let longest_backlog = listeners.iter().map(|listener| listener.config.backlog).max().unwrap_or_default();
     let parking = Parking::new(&launch.limits, &reserved, longest_backlog, plan.pools, idle)
         .map_err(Error::system("can't create the acceptor's poller"))?;
     let ground = Ground {
@@ -446,7 +446,7 @@ fn start<B: Business>(
         handle,
         parking: Arc::new(parking),
         wait_group: WaitGroup::new(),
-        listeners: listeners.iter().map(|listener| listener.wanted.name.clone()).collect(),
+        listeners: listeners.iter().map(|listener| listener.config.name.clone()).collect(),
         descriptors,
     };
     let works = business.start(&ground)?;
@@ -514,13 +514,13 @@ fn start<B: Business>(
     Ok(Started { handle, assembly, acceptor, terms, adopted, facts, outside: (hooks, pid_file) })
 }
 
-fn check_names(listen: &[Wanted]) -> Result<(), Error> {
+fn check_names(listen: &[ListenerConfig]) -> Result<(), Error> {
     let config = |text: String| Err(Error::config(text));
     if listen.is_empty() {
         return config("nothing to listen on: call `listen`".to_owned());
     }
     let mut counts = BTreeMap::new();
-    for Wanted { name, .. } in listen {
+    for ListenerConfig { name, .. } in listen {
         let count = counts.entry(name).or_insert(0u32);
         *count = count.saturating_add(1);
     }
@@ -763,7 +763,7 @@ mod tests {
 
         fn plan(&mut self) -> Result<Plan, Error> {
             let pools = PoolPlan { workers: vec![0], of_site: vec![0] };
-            Ok(Plan { listen: vec![Wanted::new("127.0.0.1:0".to_owned(), 0)], pools })
+            Ok(Plan { listen: vec![ListenerConfig::new("127.0.0.1:0".to_owned(), 0)], pools })
         }
 
         fn start(self, _: &Ground<Fatal>) -> Result<Works<Fatal>, Error> {

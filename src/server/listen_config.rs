@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::error::Error;
-use crate::net::listener::Wanted;
+use crate::net::listener::ListenerConfig;
 #[cfg(feature = "tls")]
 use crate::net::tls::Tls;
 use crate::web::handler::{Handler, verify};
@@ -26,7 +26,7 @@ use crate::web::handler::{Handler, verify};
 /// }
 /// ```
 pub struct Listen {
-    wanted: Wanted,
+    config: ListenerConfig,
     pub(crate) handler: Option<Arc<dyn Handler>>,
     pub(crate) workers: Option<usize>,
     backlog: Option<u32>,
@@ -40,7 +40,7 @@ impl Listen {
     /// `[::]:PORT` takes IPv4 clients, too, unless there is a listener at `0.0.0.0:PORT`. Other addresses that overlap
     /// are an error at the start.
     pub fn new(name: impl Into<String>) -> Listen {
-        Listen { wanted: Wanted::new(name.into(), 0), handler: None, workers: None, backlog: None }
+        Listen { config: ListenerConfig::new(name.into(), 0), handler: None, workers: None, backlog: None }
     }
 
     /// Who answers here. Default: the server's handler.
@@ -66,7 +66,7 @@ impl Listen {
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, tls: Tls) -> Listen {
-        self.wanted.tls = Some(tls);
+        self.config.tls = Some(tls);
         self
     }
 
@@ -90,17 +90,17 @@ impl Listen {
     /// Each connection keeps what it was accepted with, in later generations, too.
     #[must_use]
     pub fn keepalive(mut self, idle: Duration) -> Listen {
-        self.wanted.keepalive = Some(idle);
+        self.config.keepalive = Some(idle);
         self
     }
 
     pub(crate) fn name(&self) -> &str {
-        &self.wanted.name
+        &self.config.name
     }
 
     #[cfg(feature = "tls")]
     pub(crate) fn reads_certificates(&self) -> Result<(), Error> {
-        self.wanted.tls.as_ref().map_or(Ok(()), Tls::reload)
+        self.config.tls.as_ref().map_or(Ok(()), Tls::reload)
     }
 
     /// Whether it is more than another door to what the server has.
@@ -108,12 +108,12 @@ impl Listen {
         self.handler.is_some() || self.workers.is_some()
     }
 
-    pub(crate) fn wanted(&self, site: usize) -> Wanted {
-        let mut wanted = Wanted { site, ..self.wanted.clone() };
+    pub(crate) fn config(&self, site: usize) -> ListenerConfig {
+        let mut config = ListenerConfig { site, ..self.config.clone() };
         if let Some(backlog) = self.backlog {
-            wanted.backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+            config.backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         }
-        wanted
+        config
     }
 
     /// What its workers' names end with: what fits beside their number into the kernel's 15 bytes.
@@ -133,7 +133,7 @@ impl Listen {
         if self.backlog == Some(0) {
             return odd("needs a backlog of at least 1: Listen::backlog(0)");
         }
-        if self.wanted.keepalive.is_some_and(|idle| idle < Duration::from_secs(1)) {
+        if self.config.keepalive.is_some_and(|idle| idle < Duration::from_secs(1)) {
             return odd("can't be probed more often than once a second: Listen::keepalive");
         }
         match self.handler.as_deref().map_or(Ok(()), verify) {
@@ -164,10 +164,10 @@ impl From<&String> for Listen {
 impl fmt::Debug for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listen")
-            .field("name", &self.wanted.name)
+            .field("name", &self.config.name)
             .field("workers", &self.workers)
             .field("backlog", &self.backlog)
-            .field("keepalive", &self.wanted.keepalive)
+            .field("keepalive", &self.config.keepalive)
             .finish_non_exhaustive()
     }
 }
@@ -207,7 +207,7 @@ mod tests {
         );
         let most = Listen::new("a:1").workers(1).backlog(u32::MAX).keepalive(Duration::MAX);
         most.check().unwrap();
-        assert_eq!(most.wanted(3).backlog, i32::MAX);
-        assert_eq!(most.wanted(3).site, 3);
+        assert_eq!(most.config(3).backlog, i32::MAX);
+        assert_eq!(most.config(3).site, 3);
     }
 }

@@ -28,7 +28,7 @@ use crate::http::exchange::{
 };
 use crate::net::acceptor::pool_events;
 use crate::net::connection::Ready;
-use crate::net::listener::Wanted;
+use crate::net::listener::ListenerConfig;
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::pool::{Init, Pool, PoolConfig};
 use crate::net::scheduler::queue::Queue;
@@ -210,11 +210,12 @@ impl Business for Server {
                 pools.of_site.push(if one.workers.is_some() { pools.workers.len() } else { 0 });
                 pools.workers.extend(one.workers);
             }
-            listen.push(one.wanted(site));
+            listen.push(one.config(site));
         }
         if !self.admin.is_empty() {
             let site = pools.of_site.len();
-            let admin = |name: &String| Wanted { reserved: true, ..Wanted::new(name.clone(), site) };
+            let admin =
+                |name: &String| ListenerConfig { reserved: true, ..ListenerConfig::new(name.clone(), site) };
             listen.extend(self.admin.iter().map(admin));
             pools.of_site.push(pools.workers.len());
             pools.workers.push(1);

@@ -26,7 +26,7 @@ use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::{Deadline, Parking, PoolPlan, pool_events};
 use crate::net::conn_info::PeerCredentials;
 use crate::net::connection::{self, Activity, Cause, Portable, Ready};
-use crate::net::listener::Wanted;
+use crate::net::listener::ListenerConfig;
 use crate::net::scheduler::queue::{Parker, Popped, Queue};
 use crate::net::stream::{Peek, Stream};
 use crate::server::assembly::Staff;
@@ -155,7 +155,7 @@ impl Business for StreamServer {
     fn plan(&mut self) -> Result<Plan, Error> {
         // The program's threads look at nothing but the queue.
         let pools = PoolPlan { workers: vec![0], of_site: vec![0] };
-        let listen = self.listen.iter().map(|name| Wanted::new(name.clone(), 0)).collect();
+        let listen = self.listen.iter().map(|name| ListenerConfig::new(name.clone(), 0)).collect();
         Ok(Plan { listen, pools })
     }
 

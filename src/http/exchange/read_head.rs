@@ -14,8 +14,8 @@ use crate::base::close_reason::CloseReason;
 use crate::http::codec::encode::CONTINUE;
 use crate::http::codec::{Decoder, Framing, RequestHead, Scan};
 use crate::net::acceptor::Deadline;
-use crate::net::transfer::PORTABLE_BYTES;
 use crate::net::connection::Activity;
+use crate::net::transfer::PORTABLE_BYTES;
 use crate::web::body::Kind;
 use crate::web::handler::{RouteMatch, find_route};
 use crate::web::response::plain;
@@ -94,7 +94,8 @@ impl Exchange<'_> {
 
     /// Whether the successor is to have this connection now, with what has been read and not answered.
     fn is_due_to_successor(&self) -> bool {
-        self.worker.input.unused().len() <= PORTABLE_BYTES && self.common.parking.outbox.takes_now(self.client)
+        self.worker.input.unused().len() <= PORTABLE_BYTES
+            && self.common.parking.outbox.takes_now(self.client)
     }
 
     fn hand_over(&mut self, scan: Scan, since: Option<Instant>) -> Flow {

@@ -56,7 +56,7 @@ impl Polled {
     /// Operators are answered at the connection limit, too; and clients that wait on a listener that is being closed
     /// would be reset.
     fn has_reserve(&self) -> bool {
-        self.listener.wanted.reserved || self.closing.is_some()
+        self.listener.config.reserved || self.closing.is_some()
     }
 }
 
@@ -87,7 +87,7 @@ impl Listeners {
     /// Accepts from all of them.
     pub(super) fn open<P>(&mut self, parking: &Parking<P>) {
         (self.accepting, self.paused) = (true, false);
-        self.all.iter_mut().for_each(|polled| polled.listener.claim());
+        self.all.iter_mut().for_each(|polled| polled.listener.prepare());
         self.poll(parking);
     }
 
@@ -112,7 +112,7 @@ impl Listeners {
             let Some(polled) = self.all.get_mut(index) else { return };
             if !polled.has_reserve() && connections.parking.counts.of_listener(place) >= self.per_listener {
                 polled.is_full = true;
-                let what = format!("{} connections on {}", self.per_listener, polled.listener.wanted.name);
+                let what = format!("{} connections on {}", self.per_listener, polled.listener.config.name);
                 self.log_full(&what);
                 return self.poll(&connections.parking);
             }
@@ -147,7 +147,7 @@ impl Listeners {
         match polled.listener.accept() {
             Ok((stream, peer)) => {
                 self.pauses.note_success();
-                let place = (polled.place, polled.listener.wanted.site);
+                let place = (polled.place, polled.listener.config.site);
                 connections.accepted(stream, peer, slot, place);
                 true
             }
@@ -177,7 +177,7 @@ impl Listeners {
             let changed = if wanted { parking.poller.add(fd, event) } else { parking.poller.delete(fd) };
             match changed {
                 Ok(()) => polled.is_polled = wanted,
-                Err(e) => error!("can't change the watch on {}: {e}", polled.listener.wanted.name),
+                Err(e) => error!("can't change the watch on {}: {e}", polled.listener.config.name),
             }
         }
     }
@@ -200,7 +200,7 @@ impl Listeners {
         let now = Instant::now();
         for mut polled in std::mem::take(&mut self.all) {
             if is_last(&polled.listener) {
-                polled.stays = polled.listener.wanted.reserved;
+                polled.stays = polled.listener.config.reserved;
                 if !polled.stays {
                     polled.closing = Some(now + polled.listener.refuse_new());
                 }

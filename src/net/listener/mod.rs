@@ -1,20 +1,18 @@
-//! Bound sockets: made from the text given to `listen`, or from a descriptor inherited with it.
+//! Listening sockets: bound at the address given to `listen`, or inherited by it.
 
 mod barrier;
+mod place;
+mod unix_path;
 
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::base::error::{self, Error};
 use crate::base::log::{info, warn};
@@ -24,35 +22,37 @@ use crate::net::stream::Stream;
 use crate::net::tls::Tls;
 use crate::process::handover::{FileId, Passed};
 use barrier::Barrier;
+pub(crate) use place::Place;
+use unix_path::{Patience, is_socket};
 
-/// What the kernel holds for us while nobody accepts, unless a listener says otherwise.
+/// How many connections the kernel holds while nobody accepts, unless a listener is configured otherwise.
 pub(crate) const BACKLOG: i32 = 1024;
 
-/// How long a handshake that has begun may take to its end when a listener is closed: one round trip.
+/// How long a handshake that has begun may take when a listener is closed: one round trip.
 const ROUND_TRIP: Duration = Duration::from_millis(50);
 
 /// The most that the kernel takes for TCP_KEEPIDLE.
 const LONGEST_IDLE: Duration = Duration::from_secs(32_767);
 
-/// A listener as it is asked for.
+/// The configuration of a listener.
 #[derive(Clone, Debug)]
-pub(crate) struct Wanted {
-    /// By this text.
+pub(crate) struct ListenerConfig {
+    /// The text given to `listen`.
     pub(crate) name: String,
     pub(crate) site: usize,
     /// Accepts at the connection limit, too.
     pub(crate) reserved: bool,
     pub(crate) backlog: i32,
-    /// After which silence clients are probed.
+    /// How long a client may be silent before it is probed.
     pub(crate) keepalive: Option<Duration>,
     /// None: plain text.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Tls>,
 }
 
-impl Wanted {
-    pub(crate) fn new(name: String, site: usize) -> Wanted {
-        Wanted {
+impl ListenerConfig {
+    pub(crate) fn new(name: String, site: usize) -> ListenerConfig {
+        ListenerConfig {
             name,
             site,
             reserved: false,
@@ -63,8 +63,8 @@ impl Wanted {
         }
     }
 
-    /// A client can't tell by which of the two it came.
-    pub(crate) fn has_settings_of(&self, other: &Wanted) -> bool {
+    /// Whether a client can't tell by which of the two it came.
+    pub(crate) fn has_settings_of(&self, other: &ListenerConfig) -> bool {
         #[cfg(feature = "tls")]
         let same_tls = match (&self.tls, &other.tls) {
             (Some(tls), Some(other)) => tls.is_same(other),
@@ -76,54 +76,16 @@ impl Wanted {
     }
 }
 
-/// Where a socket is bound, or is to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// The first of these that can be had.
-    Tcp(Vec<SocketAddr>),
-    Unix(PathBuf),
-}
-
-impl Place {
-    /// The same for each way to write the path.
-    pub(crate) fn unix(path: &Path) -> Place {
-        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-        let folder = absolute.parent().and_then(|folder| folder.canonicalize().ok());
-        Place::Unix(match folder.zip(absolute.file_name()) {
-            Some((folder, name)) => folder.join(name),
-            None => absolute,
-        })
-    }
-
-    /// Looks up `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`. IPv4 comes first: what `localhost` means to most clients.
-    ///
-    /// # Errors
-    /// What has no address.
-    pub(crate) fn resolve(name: &str) -> Result<Place, Error> {
-        match name.strip_prefix("unix:") {
-            // The kernel would invent a name.
-            Some("") => Err(cannot_listen(name, ErrorKind::InvalidInput.into(), None)),
-            Some(path) => Ok(Place::unix(Path::new(path))),
-            None => {
-                let found = name.to_socket_addrs().map_err(|e| cannot_listen(name, e, None))?;
-                let mut addresses: Vec<SocketAddr> = found.collect();
-                addresses.sort_by_key(SocketAddr::is_ipv6);
-                Ok(Place::Tcp(addresses))
-            }
-        }
-    }
-}
-
 /// A bound socket.
 #[derive(Clone, Debug)]
 pub(crate) struct Listener {
-    pub(crate) wanted: Wanted,
-    /// What it is called at a handover: what was given to `listen`, and what it was inherited by. So a successor of an
-    /// earlier version, or with the configuration from before, finds it, too.
+    pub(crate) config: ListenerConfig,
+    /// What it is called at a handover: the text given to `listen`, and the names by which it was inherited. So a
+    /// successor of an earlier version, or with an earlier configuration, finds it, too.
     pub(crate) names: Vec<String>,
     pub(crate) fd: Arc<OwnedFd>,
     kind: ListenerKind,
-    /// A barrier was put up on the socket: who is accepted may have inherited it.
+    /// A barrier was put up on the socket: connections that are accepted may have inherited it.
     barred: bool,
 }
 
@@ -132,52 +94,52 @@ enum ListenerKind {
     Tcp(SocketAddr),
     Unix {
         path: PathBuf,
-        /// The socket's own file, which may be at its path no longer.
+        /// The file of the socket, which may not be at the path any more.
         file: FileId,
     },
 }
 
 impl Listener {
-    /// Binds a new socket at `place`, which is that of `wanted`; at an IPv6 address for IPv6 alone if `only_v6`.
-    /// `ours` is asked what to do where the address is in use.
+    /// Binds a new socket at `place`, which is that of `config`; at an IPv6 address for IPv6 alone if `only_v6`. Where the
+    /// address is in use, `advice` may say what to do.
     ///
     /// # Errors
-    /// What can't be bound.
+    /// An address that can't be bound.
     pub(crate) fn bind(
-        wanted: Wanted,
+        config: ListenerConfig,
         place: &Place,
         only_v6: bool,
-        ours: impl Fn() -> Option<String>,
+        advice: impl Fn() -> Option<String>,
     ) -> Result<Listener, Error> {
         let failed = |e: io::Error| {
-            let ours = if e.kind() == ErrorKind::AddrInUse { ours() } else { None };
-            cannot_listen(&wanted.name, e, ours)
+            let advice = if e.kind() == ErrorKind::AddrInUse { advice() } else { None };
+            cannot_listen(&config.name, e, advice)
         };
-        let (socket, file) = match (place, wanted.name.strip_prefix("unix:")) {
+        let (socket, file) = match (place, config.name.strip_prefix("unix:")) {
             (Place::Tcp(addresses), None) => {
                 let socket = bind_first(addresses, only_v6).map_err(failed)?;
-                socket.listen(wanted.backlog).map_err(failed)?;
+                socket.listen(config.backlog).map_err(failed)?;
                 (socket, None)
             }
-            // By the path as it was given, which has 108 bytes at most.
+            // The path is bound as it was given, since it may have 108 bytes at most.
             (Place::Unix(_) | Place::Tcp(_), path) => {
-                let path = path.unwrap_or(&wanted.name);
+                let path = path.unwrap_or(&config.name);
                 let (socket, file) =
-                    bind_unix(Path::new(path), wanted.backlog, Patience::Waits).map_err(failed)?;
+                    unix_path::bind(Path::new(path), config.backlog, Patience::Waits).map_err(failed)?;
                 (socket, Some(file))
             }
         };
-        Listener::adopt(wanted.clone(), Passed { name: wanted.name, fd: socket.into(), file })
+        Listener::adopt(config.clone(), Passed { name: config.name, fd: socket.into(), file })
     }
 
-    /// Takes a listening socket that was inherited by that name.
-    pub(crate) fn adopt(wanted: Wanted, passed: Passed<OwnedFd>) -> Result<Listener, Error> {
-        let (name, fd) = (&*wanted.name, passed.fd);
+    /// Takes over a listening socket that was inherited.
+    pub(crate) fn adopt(config: ListenerConfig, passed: Passed<OwnedFd>) -> Result<Listener, Error> {
+        let (name, fd) = (&*config.name, passed.fd);
         let odd = |e: io::Error| {
             Error::io(error::ErrorKind::Inherit, format!("unexpected state of the listener {name}"), e)
         };
         let socket = SockRef::from(&fd);
-        // Shared with every generation, and so from birth.
+        // The flag is shared with every generation.
         socket.set_nonblocking(true).map_err(odd)?;
         let local = socket.local_addr().map_err(odd)?;
         let kind = match (local.as_socket(), name.strip_prefix("unix:")) {
@@ -188,17 +150,17 @@ impl Listener {
             }
             (None, Some(path)) => {
                 let path = std::path::absolute(path).map_err(odd)?;
-                // A predecessor of a version that does not say which file it is has the socket that is there.
+                // A predecessor of an early version does not say which file it is: it has the socket that is there.
                 let found = || FileId::at(&path).filter(|_| is_socket(&path));
                 let file = passed.file.or_else(found).unwrap_or(FileId::NONE);
                 ListenerKind::Unix { path, file }
             }
             _ => return Err(odd(io::Error::other("its address family does not match its name"))),
         };
-        Ok(Listener { names: vec![wanted.name.clone()], wanted, fd: Arc::new(fd), kind, barred: false })
+        Ok(Listener { names: vec![config.name.clone()], config, fd: Arc::new(fd), kind, barred: false })
     }
 
-    /// Whether one of `names` is its own.
+    /// Whether one of `names` is a name of this listener.
     pub(crate) fn is_among(&self, names: &[String]) -> bool {
         self.names.iter().any(|name| names.contains(name))
     }
@@ -211,24 +173,24 @@ impl Listener {
         }
     }
 
-    /// Takes no IPv4, although its address is one of IPv6.
+    /// Whether it takes no IPv4, although its address is one of IPv6.
     pub(crate) fn is_only_v6(&self) -> bool {
         SockRef::from(&*self.fd).only_v6().unwrap_or(false)
     }
 
-    /// For an adopted unix socket whose path leads to it no longer: another one at that path, if nobody else has
-    /// that. What another program has put there stays.
-    pub(crate) fn bound_anew(&self) -> Option<Listener> {
+    /// For a unix socket that was inherited, and whose path does not lead to it any more: another socket at that path,
+    /// unless the path is in use. What another program has put there stays.
+    pub(crate) fn rebind(&self) -> Option<Listener> {
         let ListenerKind::Unix { path, file } = &self.kind else { return None };
         if FileId::at(path) == Some(*file) {
             return None;
         }
-        // Without waiting for another server that starts there: the predecessor waits for us.
-        let name = &self.wanted.name;
-        let bound = bind_unix(path, self.wanted.backlog, Patience::None);
+        // Does not wait for another server that starts there: the predecessor waits for us.
+        let name = &self.config.name;
+        let bound = unix_path::bind(path, self.config.backlog, Patience::None);
         let listener = bound.map_err(|e| cannot_listen(name, e, None)).and_then(|(socket, file)| {
             let passed = Passed { name: name.clone(), fd: socket.into(), file: Some(file) };
-            Listener::adopt(self.wanted.clone(), passed)
+            Listener::adopt(self.config.clone(), passed)
         });
         match listener {
             Ok(listener) => {
@@ -242,7 +204,7 @@ impl Listener {
         }
     }
 
-    /// As the next generation gets it: by each of its names.
+    /// What the next generation gets: the socket by each of its names.
     pub(crate) fn passed(&self) -> Vec<Passed<Arc<OwnedFd>>> {
         let file = match &self.kind {
             ListenerKind::Tcp(_) => None,
@@ -252,17 +214,16 @@ impl Listener {
         self.names.iter().map(by).collect()
     }
 
-    /// Makes the socket as it should be, as accepting begins. It is shared: the generation before or after us,
-    /// which may serve in our place, may have asked for another backlog, and one that was killed within its stop
-    /// has left its barrier.
-    pub(crate) fn claim(&mut self) {
+    /// Configures the socket before this process accepts. It is shared: the generation before or after us may have set
+    /// another backlog, and a process that was killed within its stop has left its barrier.
+    pub(crate) fn prepare(&mut self) {
         self.barred |= barrier::lift(self.fd.as_fd());
-        if let Err(e) = SockRef::from(&*self.fd).listen(self.wanted.backlog) {
+        if let Err(e) = SockRef::from(&*self.fd).listen(self.config.backlog) {
             warn!("can't set the backlog of {}: {e}", self.address());
         }
     }
 
-    /// Where clients connect, as text.
+    /// The address of clients, as text.
     pub(crate) fn address(&self) -> String {
         match &self.kind {
             ListenerKind::Tcp(address) => address.to_string(),
@@ -284,37 +245,37 @@ impl Listener {
     /// Whether its clients speak TLS.
     pub(crate) fn is_tls(&self) -> bool {
         #[cfg(feature = "tls")]
-        return self.wanted.tls.is_some();
+        return self.config.tls.is_some();
         #[cfg(not(feature = "tls"))]
         return false;
     }
 
-    /// A connection that waits, or `WouldBlock`.
+    /// Accepts a connection that waits, or fails with `WouldBlock`.
     pub(crate) fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
         let (fd, peer) = sys::accept(self.fd.as_fd())?;
         if self.barred {
             barrier::lift(fd.as_fd());
         }
-        if let (Some(idle), false) = (self.wanted.keepalive, self.is_unix()) {
+        if let (Some(idle), false) = (self.config.keepalive, self.is_unix()) {
             let keepalive = TcpKeepalive::new().with_time(idle.min(LONGEST_IDLE));
-            // Refused by what is gone already, which shows when it is read.
+            // Fails if the client has gone already, which a read reports.
             let _ = SockRef::from(&fd).set_tcp_keepalive(&keepalive);
         }
         let stream = Stream::new(fd, self.is_unix());
         let peer = peer.filter(|_| !self.is_unix());
         #[cfg(feature = "tls")]
-        if let Some(tls) = &self.wanted.tls {
+        if let Some(tls) = &self.config.tls {
             return Ok((stream.secured(tls), peer));
         }
         Ok((stream, peer))
     }
 
-    /// For a process that stops and is the last to have the listener: nobody new connects from here
-    /// on. Gives how long those may still arrive who had begun to.
+    /// For a process that stops and is the last to have the listener: no new client connects from here on. The result is
+    /// how long those that have begun to connect may still take.
     pub(crate) fn refuse_new(&mut self) -> Duration {
         if self.is_unix() {
             self.unlink();
-            // Refuses at once, and what waits can still be accepted.
+            // New clients are refused at once, and those that wait can still be accepted.
             let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Read);
             return Duration::ZERO;
         }
@@ -338,12 +299,12 @@ impl Listener {
         }
     }
 
-    /// Ends it for whoever else has it: a child of ours between fork and exec would keep it open.
+    /// Ends the socket in every process: a child of ours between fork and exec would keep it open.
     pub(crate) fn shut(&self) {
         let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Read);
     }
 
-    /// Removes a unix socket's path, unless something else is there by now.
+    /// Removes a unix socket's path, unless something else is there.
     pub(crate) fn unlink(&self) {
         let ListenerKind::Unix { path, file } = &self.kind else { return };
         if FileId::at(path) == Some(*file) {
@@ -355,18 +316,17 @@ impl Listener {
     }
 }
 
-/// `ours` is what to do where it is in use by this server or the generation before it.
-fn cannot_listen(name: &str, e: io::Error, ours: Option<String>) -> Error {
-    let advice = ours.unwrap_or_else(|| advice(name, &e).to_owned());
+fn cannot_listen(name: &str, e: io::Error, advised: Option<String>) -> Error {
+    let advice = advised.unwrap_or_else(|| advice(name, &e).to_owned());
     Error::io(error::ErrorKind::Bind, format!("can't listen on {}{advice}", shown(name)), e)
 }
 
-/// A text that is empty can't be seen.
+/// An empty name would not be visible.
 fn shown(name: &str) -> &str {
     if name.is_empty() { "\"\"" } else { name }
 }
 
-/// What to do about it.
+/// What the user may do about it.
 fn advice(name: &str, e: &io::Error) -> &'static str {
     let is_path = name.starts_with("unix:");
     match e.kind() {
@@ -378,13 +338,13 @@ fn advice(name: &str, e: &io::Error) -> &'static str {
         ErrorKind::NotFound | ErrorKind::NotADirectory if is_path => ": its directory must exist",
         ErrorKind::InvalidInput => ": expected ADDRESS:PORT, HOST:PORT or unix:PATH",
         _ if name.starts_with(':') => ": for all addresses of this host use 0.0.0.0:PORT or [::]:PORT",
-        // What the resolver says has no kind.
+        // Errors of the resolver have no kind.
         _ if !is_path && e.raw_os_error().is_none() => ": check the host name",
         _ => "",
     }
 }
 
-/// The first address that can be bound, or why the first of all can't.
+/// Binds the first address that can be bound; fails with the error of the first one.
 fn bind_first(addresses: &[SocketAddr], only_v6: bool) -> io::Result<Socket> {
     let mut first = None;
     for address in addresses {
@@ -406,132 +366,28 @@ fn bind_tcp(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// What is done while another server is starting at the same path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Patience {
-    Waits,
-    /// It has the path.
-    None,
-}
-
-/// Listens at `path`, and says which file that is.
-fn bind_unix(path: &Path, backlog: i32, patience: Patience) -> io::Result<(Socket, FileId)> {
-    let address = SockAddr::unix(path)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A server that has bound and does not listen yet looks like one that is gone.
-    let _lock = PathLock::take(path, patience)?;
-    match socket.bind(&address) {
-        Err(e) if e.kind() == ErrorKind::AddrInUse && !is_socket(path) => {
-            return Err(io::Error::new(ErrorKind::AlreadyExists, "the existing file is not a socket"));
-        }
-        Err(e) if e.kind() == ErrorKind::AddrInUse && is_stale(&address) => {
-            info!("{} was left by a server that has ended: removed", path.display());
-            fs::remove_file(path)?;
-            socket.bind(&address)?;
-        }
-        other => other?,
-    }
-    let file = FileId::at(path).ok_or(ErrorKind::NotFound)?;
-    socket.listen(backlog)?;
-    Ok((socket, file))
-}
-
-/// Excludes other servers that start at the same path. The lock is a file beside it, which is removed again.
-struct PathLock {
-    path: PathBuf,
-    /// Locked while it is open.
-    _file: Flock<File>,
-}
-
-impl PathLock {
-    /// None: a path that can't be bound, a file system without locks, or something in the place of the lock.
-    ///
-    /// # Errors
-    /// `AddrInUse` without patience, if another server has the lock.
-    fn take(socket: &Path, patience: Patience) -> io::Result<Option<PathLock>> {
-        let Some(name) = socket.file_name() else { return Ok(None) };
-        let path = socket.with_file_name([OsStr::new("."), name, OsStr::new(".lock")].join(OsStr::new("")));
-        loop {
-            // Another user's is not created, which sticky folders forbid, but can be locked. Never waits, whatever
-            // is there.
-            let open = |options: &mut OpenOptions| {
-                options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).mode(0o644).open(&path)
-            };
-            let opened = match open(OpenOptions::new().read(true)) {
-                Err(e) if e.kind() == ErrorKind::NotFound => {
-                    open(OpenOptions::new().read(true).write(true).create_new(true))
-                }
-                other => other,
-            };
-            let file = match opened {
-                Ok(file) => file,
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
-                Err(_) => return Ok(None),
-            };
-            let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, e)| {
-                if e == Errno::EWOULDBLOCK && patience == Patience::Waits {
-                    info!("another server is starting at {}: waiting for it", socket.display());
-                    Flock::lock(file, FlockArg::LockExclusive)
-                } else {
-                    Err((file, e))
-                }
-            });
-            let file = match locked {
-                Ok(file) => file,
-                Err((_, Errno::EINTR)) => continue,
-                Err((_, Errno::EWOULDBLOCK)) => return Err(ErrorKind::AddrInUse.into()),
-                Err(_) => return Ok(None),
-            };
-            // Its last owner may have removed it meanwhile.
-            let ours = file.metadata().map(|file| (file.dev(), file.ino()));
-            let named = fs::symlink_metadata(&path).map(|file| (file.dev(), file.ino()));
-            if named.is_ok_and(|named| ours.is_ok_and(|ours| ours == named)) {
-                return Ok(Some(PathLock { path, _file: file }));
-            }
-        }
-    }
-}
-
-impl Drop for PathLock {
-    fn drop(&mut self) {
-        // While it is locked: a server that waits for it sees that it is gone, and makes another.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-fn is_socket(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
-}
-
-/// Nobody listens there. Asked without waiting: a live server's backlog may be full.
-fn is_stale(address: &SockAddr) -> bool {
-    let asked = Socket::new(Domain::UNIX, Type::STREAM, None).and_then(|socket| {
-        socket.set_nonblocking(true)?;
-        socket.connect(address)
-    });
-    asked.is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
     use std::net::{IpAddr, TcpStream};
     use std::os::unix::net::UnixStream;
 
+    use socket2::SockAddr;
+
     use super::*;
 
-    fn bind(name: &str) -> Result<Listener, Error> {
-        bind_wanted(Wanted::new(name.to_owned(), 0))
+    pub(super) fn bind(name: &str) -> Result<Listener, Error> {
+        bind_config(ListenerConfig::new(name.to_owned(), 0))
     }
 
-    fn bind_wanted(wanted: Wanted) -> Result<Listener, Error> {
-        let place = Place::resolve(&wanted.name)?;
-        Listener::bind(wanted, &place, false, || None)
+    fn bind_config(config: ListenerConfig) -> Result<Listener, Error> {
+        let place = Place::resolve(&config.name)?;
+        Listener::bind(config, &place, false, || None)
     }
 
-    fn adopt(wanted: Wanted, from: &Listener) -> Result<Listener, Error> {
+    pub(super) fn adopt(config: ListenerConfig, from: &Listener) -> Result<Listener, Error> {
         let Passed { name, fd, file } = from.passed().swap_remove(0);
-        Listener::adopt(wanted, Passed { name, fd: fd.try_clone().unwrap(), file })
+        Listener::adopt(config, Passed { name, fd: fd.try_clone().unwrap(), file })
     }
 
     fn connect(listener: &Listener, host: &str, within: Duration) -> io::Result<TcpStream> {
@@ -539,7 +395,7 @@ mod tests {
         TcpStream::connect_timeout(&(host, listener.socket_addr().unwrap().port()).into(), within)
     }
 
-    /// Until it has come, which on one host is no question of time.
+    /// Waits until the connection is there: on one host it comes.
     fn accepted(listener: &Listener) -> Stream {
         loop {
             match listener.accept() {
@@ -550,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_begun_to_connect_comes_in_and_nobody_else() {
+    fn started_handshakes_complete_and_no_other_starts() {
         const BRIEF: Duration = Duration::from_millis(100);
         let families =
             [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1"), ("[::]:0", "::1")];
@@ -587,7 +443,7 @@ mod tests {
         }
     }
 
-    /// As one that is killed within its stop leaves it, to a process that has the socket, too.
+    /// A process that is killed within its stop leaves the socket so to another one that has it.
     #[test]
     fn a_socket_that_was_closed_to_new_clients_serves_again() {
         const PATIENT: Duration = Duration::from_secs(20);
@@ -603,9 +459,9 @@ mod tests {
             killed.refuse_new();
             begun.write_all(b"a").unwrap();
 
-            let mut next = adopt(killed.wanted.clone(), &killed).unwrap();
+            let mut next = adopt(killed.config.clone(), &killed).unwrap();
             drop(killed);
-            next.claim();
+            next.prepare();
             let mut new = connect(&next, host, PATIENT).unwrap();
             new.write_all(b"b").unwrap();
             for (mut client, first) in [(begun, b"a"), (new, b"b")] {
@@ -621,12 +477,12 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_refuses_at_once_and_gives_who_waits() {
+    fn a_unix_socket_that_refuses_gives_waiting_connections() {
         let folder = tempfile::tempdir().unwrap();
         let (path, moved) = (folder.path().join("socket"), folder.path().join("moved"));
         let mut listener = bind(&format!("unix:{}", path.display())).unwrap();
         let waiting = [(); 3].map(|()| UnixStream::connect(&path).unwrap());
-        // Who has found the path before it is removed.
+        // For a client that has found the path before it is removed.
         fs::hard_link(&path, &moved).unwrap();
         assert_eq!(listener.refuse_new(), Duration::ZERO);
         assert_eq!(UnixStream::connect(&path).unwrap_err().kind(), ErrorKind::NotFound);
@@ -637,77 +493,7 @@ mod tests {
         assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 
-    #[test]
-    fn of_servers_that_start_on_one_path_one_listens() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("socket");
-        for round in 0..50 {
-            // In turn with the file of a server that is gone, and without.
-            if round % 2 == 0 {
-                drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-            }
-            let start = std::sync::Barrier::new(6);
-            let started: Vec<Listener> = std::thread::scope(|scope| {
-                let one = || {
-                    start.wait();
-                    bind(&format!("unix:{}", path.display()))
-                };
-                let starters = [(); 6].map(|()| scope.spawn(one));
-                starters.into_iter().filter_map(|starter| starter.join().unwrap().ok()).collect()
-            });
-            assert_eq!(started.len(), 1, "round {round}");
-            let client = UnixStream::connect(&path).unwrap();
-            started[0].accept().unwrap();
-            drop(client);
-            let names: Vec<_> =
-                fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-            assert_eq!(names, ["socket"], "nothing is left beside it");
-            started[0].unlink();
-            assert!(!path.exists());
-        }
-    }
-
-    #[test]
-    fn the_lock_of_a_dead_server_prevents_no_start() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("socket");
-        fs::write(folder.path().join(".socket.lock"), "").unwrap();
-        let listener = bind(&format!("unix:{}", path.display())).unwrap();
-        UnixStream::connect(&path).unwrap();
-        drop(listener);
-        // Something in its place that opens and never ends, and what can't be opened.
-        let lock = folder.path().join(".socket.lock");
-        nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        bind(&format!("unix:{}", path.display())).unwrap();
-        let puts: [&dyn Fn(); 3] = [
-            &|| std::os::unix::fs::symlink("nowhere", &lock).unwrap(),
-            &|| drop(std::os::unix::net::UnixListener::bind(&lock).unwrap()),
-            // To root it can.
-            &|| nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::empty()).unwrap(),
-        ];
-        for put in puts {
-            let _ = fs::remove_file(&lock);
-            put();
-            bind(&format!("unix:{}", path.display())).unwrap();
-        }
-    }
-
-    /// Its predecessor waits for it, and would kill it in the end.
-    #[test]
-    fn a_successor_does_not_wait_for_servers_at_its_path() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("socket");
-        let old = bind(&format!("unix:{}", path.display())).unwrap();
-        fs::remove_file(&path).unwrap();
-        let starts = PathLock::take(&path, Patience::Waits).unwrap();
-        assert!(starts.is_some());
-        let new = adopt(old.wanted.clone(), &old).unwrap();
-        assert!(new.bound_anew().is_none());
-        drop(starts);
-        assert!(new.bound_anew().is_some());
-    }
-
-    /// What a successor finds at the path, and what it makes of it.
+    /// What a successor finds at the path, and what it does about it.
     #[test]
     fn a_successor_has_what_its_predecessor_had_and_nothing_else() {
         let reach = |path: &Path| {
@@ -720,38 +506,38 @@ mod tests {
             while listener.accept().is_ok() {}
             came
         };
-        // By a predecessor that says which file its socket has, and by one that does not.
+        // The predecessor says which file its socket has, or it does not.
         for says in [true, false] {
             let inherit = |old: &Listener| {
                 let Passed { name, fd, file } = old.passed().swap_remove(0);
                 let passed = Passed { name, fd: fd.try_clone().unwrap(), file: file.filter(|_| says) };
-                Listener::adopt(old.wanted.clone(), passed).unwrap()
+                Listener::adopt(old.config.clone(), passed).unwrap()
             };
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("socket");
             let old = bind(&format!("unix:{}", path.display())).unwrap();
 
             let new = inherit(&old);
-            assert!(new.bound_anew().is_none());
+            assert!(new.rebind().is_none());
             assert!(comes_to(&new, &path), "it is there");
 
             fs::remove_file(&path).unwrap();
             let new = inherit(&old);
-            let anew = new.bound_anew().expect("nobody has the path");
+            let anew = new.rebind().expect("nobody has the path");
             assert!(comes_to(&anew, &path));
             new.unlink();
             assert!(comes_to(&anew, &path), "the file of another socket");
 
             // The generation after that, and one that was killed before it served.
             let next = inherit(&anew);
-            assert!(next.bound_anew().is_none());
+            assert!(next.rebind().is_none());
             drop((anew, next));
-            assert!(inherit(&old).bound_anew().is_some() || !says, "the file of a socket of nobody");
+            assert!(inherit(&old).rebind().is_some() || !says, "the file of a socket of nobody");
 
             fs::remove_file(&path).unwrap();
             fs::write(&path, "not yours").unwrap();
             let new = inherit(&old);
-            assert!(new.bound_anew().is_none());
+            assert!(new.rebind().is_none());
             new.unlink();
             inherit(&new).unlink();
             assert_eq!(fs::read_to_string(&path).unwrap(), "not yours");
@@ -760,7 +546,7 @@ mod tests {
             let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
             if says {
                 let new = inherit(&old);
-                assert!(new.bound_anew().is_none());
+                assert!(new.rebind().is_none());
                 new.unlink();
                 inherit(&new).unlink();
                 reach(&path);
@@ -769,7 +555,7 @@ mod tests {
         }
     }
 
-    /// How many can connect to it until the kernel takes no more.
+    /// How many clients can connect until the kernel takes no more.
     fn backlog_of(listener: &Listener, path: &Path) -> usize {
         let address = SockAddr::unix(path).unwrap();
         let connect = || {
@@ -782,42 +568,43 @@ mod tests {
         for _ in &waiting {
             listener.accept().unwrap();
         }
-        // The kernel takes one more than it is told.
+        // The kernel takes one more than the backlog.
         waiting.len() - 1
     }
 
     #[test]
-    fn its_backlog_is_that_of_who_accepts() {
+    fn the_backlog_is_that_of_the_generation_that_accepts() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
-        let wanted = |backlog| {
-            let wanted = Wanted::new(format!("unix:{}", path.display()), 0);
-            Wanted { backlog, ..wanted }
+        let config = |backlog| {
+            let config = ListenerConfig::new(format!("unix:{}", path.display()), 0);
+            ListenerConfig { backlog, ..config }
         };
-        let mut old = bind_wanted(wanted(3)).unwrap();
+        let mut old = bind_config(config(3)).unwrap();
         assert_eq!(backlog_of(&old, &path), 3);
-        let mut new = adopt(wanted(7), &old).unwrap();
+        let mut new = adopt(config(7), &old).unwrap();
         assert_eq!(backlog_of(&new, &path), 3, "only prepared: the old one serves");
-        new.claim();
+        new.prepare();
         assert_eq!(backlog_of(&new, &path), 7);
-        old.claim();
+        old.prepare();
         assert_eq!(backlog_of(&old, &path), 3, "after a rollback");
     }
 
     #[test]
-    fn connections_are_probed_as_asked() {
-        let wanted = |keepalive| Wanted { keepalive, ..Wanted::new("127.0.0.1:0".to_owned(), 0) };
-        let plain = bind_wanted(wanted(None)).unwrap();
+    fn connections_are_probed_as_configured() {
+        let config =
+            |keepalive| ListenerConfig { keepalive, ..ListenerConfig::new("127.0.0.1:0".to_owned(), 0) };
+        let plain = bind_config(config(None)).unwrap();
         let minute = Duration::from_secs(60);
         let idles = [
             (None, None),
             (Some(minute), Some(minute)),
             (Some(Duration::MAX), Some(LONGEST_IDLE)),
-            // As a generation that does not ask for it.
+            // A generation without keepalive.
             (None, None),
         ];
         for (asked, set) in idles {
-            let listener = adopt(wanted(asked), &plain).unwrap();
+            let listener = adopt(config(asked), &plain).unwrap();
             let _client = connect(&listener, "127.0.0.1", Duration::from_secs(20)).unwrap();
             let stream = accepted(&listener);
             let socket = SockRef::from(&stream);

@@ -58,7 +58,7 @@ impl ListenerNames {
             all.push(ListenerName {
                 names: listener.names.clone(),
                 nth,
-                site: listener.wanted.site,
+                site: listener.config.site,
                 is_unix: listener.is_unix(),
                 is_tls: listener.is_tls(),
             });

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::Socket;
 
-use super::super::{Listener, Place, ROUND_TRIP, Wanted};
+use super::super::{Listener, ListenerConfig, Place, ROUND_TRIP};
 use super::*;
 use crate::net::stream::Stream;
 use crate::process::handover::Passed;
@@ -208,7 +208,7 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
 
 fn listen(at: &str) -> (Listener, u16) {
     let place = Place::resolve(at).unwrap();
-    let listener = Listener::bind(Wanted::new(at.to_owned(), 0), &place, false, || None).unwrap();
+    let listener = Listener::bind(ListenerConfig::new(at.to_owned(), 0), &place, false, || None).unwrap();
     let port = listener.socket_addr().unwrap().port();
     (listener, port)
 }
@@ -306,11 +306,11 @@ fn who_takes_over_a_socket_with_a_barrier_serves_it() {
                 begun.hears_ack(wire, 0);
                 let Passed { name, fd, file } = killed.passed().swap_remove(0);
                 let left = Passed { name, fd: fd.try_clone().unwrap(), file };
-                let wanted = killed.wanted.clone();
+                let config = killed.config.clone();
                 drop((killed, fd));
 
-                let mut next = Listener::adopt(wanted, left).unwrap();
-                next.claim();
+                let mut next = Listener::adopt(config, left).unwrap();
+                next.prepare();
                 later.asks(wire);
                 later.hears_syn_ack(wire);
                 later.completes(wire, b"late");

@@ -1,0 +1,202 @@
+//! The path of a unix socket: bound by one server, whichever start there at the same time.
+//!
+//! A path that is left from a server that is gone is removed and bound anew. Two servers that start at once could each take
+//! the other's for such a path, so they exclude each other by a lock: a file beside the path, which is removed again.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::base::log::info;
+use crate::process::handover::FileId;
+
+/// What to do while another server starts at the same path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    Waits,
+    /// The other server has the path: `AddrInUse`.
+    None,
+}
+
+/// Listens at `path`; the result is the socket and its file.
+pub(super) fn bind(path: &Path, backlog: i32, patience: Patience) -> io::Result<(Socket, FileId)> {
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A server that has bound, and does not listen yet, looks like one that is gone.
+    let _lock = PathLock::take(path, patience)?;
+    match socket.bind(&address) {
+        Err(e) if e.kind() == ErrorKind::AddrInUse && !is_socket(path) => {
+            return Err(io::Error::new(ErrorKind::AlreadyExists, "the existing file is not a socket"));
+        }
+        Err(e) if e.kind() == ErrorKind::AddrInUse && is_stale(&address) => {
+            info!("{} was left by a server that has ended: removed", path.display());
+            fs::remove_file(path)?;
+            socket.bind(&address)?;
+        }
+        other => other?,
+    }
+    let file = FileId::at(path).ok_or(ErrorKind::NotFound)?;
+    socket.listen(backlog)?;
+    Ok((socket, file))
+}
+
+/// Excludes other servers that start at the same path.
+struct PathLock {
+    path: PathBuf,
+    /// Locked while it is open.
+    _file: Flock<File>,
+}
+
+impl PathLock {
+    /// None for a path that can't be bound, a file system without locks, or something in the place of the lock.
+    ///
+    /// # Errors
+    /// `AddrInUse` without patience, where another server has the lock.
+    fn take(socket: &Path, patience: Patience) -> io::Result<Option<PathLock>> {
+        let Some(name) = socket.file_name() else { return Ok(None) };
+        let path = socket.with_file_name([OsStr::new("."), name, OsStr::new(".lock")].join(OsStr::new("")));
+        loop {
+            // Sticky folders forbid to open another user's file with O_CREAT, but it can be locked. The open never
+            // waits, whatever is there.
+            let open = |options: &mut OpenOptions| {
+                options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).mode(0o644).open(&path)
+            };
+            let opened = match open(OpenOptions::new().read(true)) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    open(OpenOptions::new().read(true).write(true).create_new(true))
+                }
+                other => other,
+            };
+            let file = match opened {
+                Ok(file) => file,
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
+                Err(_) => return Ok(None),
+            };
+            let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, e)| {
+                if e == Errno::EWOULDBLOCK && patience == Patience::Waits {
+                    info!("another server is starting at {}: waiting for it", socket.display());
+                    Flock::lock(file, FlockArg::LockExclusive)
+                } else {
+                    Err((file, e))
+                }
+            });
+            let file = match locked {
+                Ok(file) => file,
+                Err((_, Errno::EINTR)) => continue,
+                Err((_, Errno::EWOULDBLOCK)) => return Err(ErrorKind::AddrInUse.into()),
+                Err(_) => return Ok(None),
+            };
+            // The last owner of the lock may have removed the file meanwhile.
+            let ours = file.metadata().map(|file| (file.dev(), file.ino()));
+            let named = fs::symlink_metadata(&path).map(|file| (file.dev(), file.ino()));
+            if named.is_ok_and(|named| ours.is_ok_and(|ours| ours == named)) {
+                return Ok(Some(PathLock { path, _file: file }));
+            }
+        }
+    }
+}
+
+impl Drop for PathLock {
+    fn drop(&mut self) {
+        // It is still locked: a server that waits for it sees that it is gone, and makes another one.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+pub(super) fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
+}
+
+/// Whether nobody listens there. Connects without waiting: a live server's backlog may be full.
+fn is_stale(address: &SockAddr) -> bool {
+    let asked = Socket::new(Domain::UNIX, Type::STREAM, None).and_then(|socket| {
+        socket.set_nonblocking(true)?;
+        socket.connect(address)
+    });
+    asked.is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::super::tests::{adopt, bind as listen};
+    use super::*;
+    use crate::net::listener::Listener;
+
+    #[test]
+    fn of_servers_that_start_on_one_path_one_listens() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        for round in 0..50 {
+            // Every second time there is the file of a server that is gone.
+            if round % 2 == 0 {
+                drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            }
+            let start = std::sync::Barrier::new(6);
+            let started: Vec<Listener> = std::thread::scope(|scope| {
+                let one = || {
+                    start.wait();
+                    listen(&format!("unix:{}", path.display()))
+                };
+                let starters = [(); 6].map(|()| scope.spawn(one));
+                starters.into_iter().filter_map(|starter| starter.join().unwrap().ok()).collect()
+            });
+            assert_eq!(started.len(), 1, "round {round}");
+            let client = UnixStream::connect(&path).unwrap();
+            started[0].accept().unwrap();
+            drop(client);
+            let names: Vec<_> =
+                fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert_eq!(names, ["socket"], "nothing is left beside it");
+            started[0].unlink();
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn the_lock_of_a_dead_server_prevents_no_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        fs::write(folder.path().join(".socket.lock"), "").unwrap();
+        let listener = listen(&format!("unix:{}", path.display())).unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(listener);
+        // Something in its place that opens and never ends, and something that can't be opened.
+        let lock = folder.path().join(".socket.lock");
+        nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        listen(&format!("unix:{}", path.display())).unwrap();
+        let puts: [&dyn Fn(); 3] = [
+            &|| std::os::unix::fs::symlink("nowhere", &lock).unwrap(),
+            &|| drop(std::os::unix::net::UnixListener::bind(&lock).unwrap()),
+            // Root can open it.
+            &|| nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::empty()).unwrap(),
+        ];
+        for put in puts {
+            let _ = fs::remove_file(&lock);
+            put();
+            listen(&format!("unix:{}", path.display())).unwrap();
+        }
+    }
+
+    /// Its predecessor waits for it, and would kill it in the end.
+    #[test]
+    fn a_successor_does_not_wait_for_servers_at_its_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let old = listen(&format!("unix:{}", path.display())).unwrap();
+        fs::remove_file(&path).unwrap();
+        let starts = PathLock::take(&path, Patience::Waits).unwrap();
+        assert!(starts.is_some());
+        let new = adopt(old.config.clone(), &old).unwrap();
+        assert!(new.rebind().is_none());
+        drop(starts);
+        assert!(new.rebind().is_some());
+    }
+}
