@@ -1,8 +1,8 @@
-//! A synchronous HTTP/1.1 server framework on a fixed pool of threads, **whose listening socket outlives every
-//! process that serves it**. No async runtime: handlers are functions that may block. `kill -HUP` starts the
-//! new binary, which inherits the listeners and the idle connections; `kill -TERM` finishes what was begun.
+//! A synchronous HTTP/1.1 server framework on a fixed pool of threads, without an async runtime: handlers are functions
+//! that may block. **An upgrade drops no connection:** on `kill -HUP` the new binary inherits the listening sockets and the
+//! idle connections, and the old process completes its requests and exits; on `kill -TERM` it completes them and exits.
 //!
-//! What is promised, and how each promise is proven, is told in `README.md`. This page teaches, in small steps:
+//! `README.md` lists what is promised, with proofs. This page teaches in small steps:
 //! [hello](#hello), [routes](#routes), [state](#state), [JSON](#json), [errors](#errors),
 //! [wrapping](#wrapping), [files and streams](#files-and-streams), [the lifecycle](#the-lifecycle),
 //! [testing](#testing), [deployment](#deployment). Then there is a table of [features](#features).
@@ -49,7 +49,7 @@
 //! ```
 //!
 //! A [`Router`] is a handler itself. It answers other methods by 405, OPTIONS by the methods there are, and
-//! HEAD by the handler of GET. Two routes that can't be told apart are an error of [`Server::serve`] that names
+//! HEAD by the handler of GET. Two ambiguous routes are an error of [`Server::serve`] that names
 //! both. What else can be asked of a request is in [`RequestExt`]; [`limited`] gives a route limits of its own.
 //!
 //! # State
@@ -117,7 +117,7 @@
 //! ```
 //!
 //! A feature: `json`. Queries and forms are read likewise, `req.query()?` and `req.form()?` (feature `form`),
-//! cookies by `req.cookie(name)` (feature `cookies`). How forms with files are read is told in
+//! cookies by `req.cookie(name)` (feature `cookies`). Forms with files are explained in
 //! `docs/streaming.md`.
 //!
 //! # Errors
@@ -170,7 +170,7 @@
 //! use heirloom::prelude::*;
 //! use heirloom::wrap::{AccessLog, RequestIds};
 //!
-//! /// Lets in whoever knows the word.
+//! /// Lets in clients that know the password.
 //! fn guarded(req: Request, next: Next) -> Response {
 //!     if req.headers().get("x-word").is_some_and(|word| word == "friend") {
 //!         next.call(req).with_header("cache-control", "no-store")
@@ -198,7 +198,7 @@
 //! use heirloom::prelude::*;
 //! use std::io::Read;
 //!
-//! /// As long as it is, in pieces, when the client has taken the last one.
+//! /// Of any length, in pieces; each is read when the client has received the last one.
 //! fn noise(_: Request) -> std::io::Result<Body> {
 //!     Ok(Body::from_sized_reader(std::fs::File::open("/dev/zero")?.take(1 << 20), 1 << 20))
 //! }
@@ -219,16 +219,16 @@
 //! assert_eq!(response.body_mut().read_bytes().unwrap().len(), 1 << 20);
 //! ```
 //!
-//! Folders and files are served by `ServeDir` and `ServeFile` (feature `files`), events for browsers by
+//! Directories and files are served by `ServeDir` and `ServeFile` (feature `files`), events for browsers by
 //! [`sse()`], other protocols by [`Body::upgrade`], of which `WebSocket` is one (feature `websocket`). A
-//! route that reads its request's body while it arrives says so: [`streaming`].
+//! route that reads the request body while it arrives is wrapped in [`streaming`].
 //!
 //! # The lifecycle
 //!
-//! `kill -HUP` is a handover: the process starts its own binary anew, which inherits the listeners, says that it
-//! is prepared, serves, and is on probation for two seconds; then the old process finishes what it began and
-//! leaves. A binary that fails costs nothing. `kill -TERM` finishes what was begun and exits; a second one cuts.
-//! Nothing needs to be written for that, but what may exist only once is to be handed from one process to the other:
+//! `kill -HUP` starts a handover: the process starts its binary again, which inherits the listeners, reports that it is
+//! prepared, serves, and is on probation for two seconds; then the old process completes its requests and exits. A binary
+//! that fails costs nothing. `kill -TERM` completes the requests in flight and exits; a second one aborts them. None of
+//! this needs code, except that a resource that may exist only once must be handed from one process to the other:
 //!
 //! ```no_run
 //! use heirloom::prelude::*;
@@ -248,7 +248,7 @@
 //!     Server::new(router)
 //!         .listen("127.0.0.1:8001")
 //!         .timeouts(Timeouts::new().drain(Duration::from_secs(20)))
-//!         .before_ready(warm_up) // an error, and the old process serves on
+//!         .before_ready(warm_up) // after an error the old process continues to serve
 //!         .release_before_go(close_store) // in the old process
 //!         .acquire_after_go(|_: HandoverState| open_store()) // in the new one
 //!         .with_handle(handle)
@@ -261,8 +261,8 @@
 //!
 //! # Testing
 //!
-//! A handler is called with a request made by hand, as above: no socket, no server. What is on the wire is
-//! tested by a server on a free port, in the same process, without signals, as many of them as there are tests:
+//! A handler is called with a constructed request, as above, without a socket or a server. To test the bytes on the
+//! wire, start a server on a free port, in the same process and without signals; each test may have its own:
 //!
 //! ```
 //! use heirloom::prelude::*;
@@ -296,15 +296,15 @@
 //! ```
 //!
 //! Replace the file of the program (by a rename, not by writing into it), then `kill -HUP $(cat /run/app/app.pid)`:
-//! the log says how it went, and the file names the process that serves. The admin listener has `/healthz`, `/readyz`,
-//! `/metrics` and `/status`, on a worker of its own. [`Limits`] and [`Timeouts`] have defaults for the open
-//! Internet. For operators there are pages beside the sources: `docs/signals.md`, `docs/handover.md`,
-//! `docs/log.md` (every line of the log) and `docs/configuration.md`; for whoever comes from tiny_http,
-//! rouille, net/http, endless, grace or tableflip there is `docs/migration.md`.
+//! the log shows each step, and the pid file names the serving process. The admin listener has `/healthz`, `/readyz`,
+//! `/metrics` and `/status`, on a worker of its own. [`Limits`] and [`Timeouts`] have defaults for the open Internet.
+//! Pages for operators are beside the sources: `docs/signals.md`, `docs/handover.md`, `docs/log.md` (every line of the
+//! log) and `docs/configuration.md`; `docs/migration.md` is for users of tiny_http, rouille, net/http, endless, grace and
+//! tableflip.
 //!
 //! # Features
 //!
-//! None is on by default.
+//! No feature is enabled by default.
 //!
 //! | feature | adds | by |
 //! | --- | --- | --- |
@@ -317,10 +317,9 @@
 //! | `tls` | `Listen::tls`, `Tls`, `RequestExt::tls` | `rustls` with `ring` |
 //! | `tiny_http` | `TinyHttp`, for handlers written for it | `tiny_http` |
 //!
-//! Which versions of other crates a program sees through this one, and what may change when, is told in
-//! `docs/versions.md`.
+//! `docs/versions.md` lists the public dependencies, and what may change in which version.
 #![cfg_attr(not(any(test, fuzzing)), warn(clippy::unwrap_used, clippy::expect_used))]
-// What comes from outside must not be able to make any of these panic or wrap. See docs/security.md.
+// External input must not make any of these panic or wrap. See docs/security.md.
 #![cfg_attr(
     not(any(test, fuzzing)),
     warn(

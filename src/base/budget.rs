@@ -1,10 +1,10 @@
-//! A sum that all connections share and that is not exceeded: bytes in memory, bytes in temporary
-//! files, descriptors beyond those of the connections themselves.
+//! A bounded sum that all connections share: bytes in memory, bytes in temporary files, descriptors besides those of the
+//! connections themselves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What may be held in all. Clones are of the same sum.
+/// A bounded sum. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget(Arc<Inner>);
 
@@ -14,7 +14,7 @@ struct Inner {
     held: AtomicU64,
 }
 
-/// What one holder has of it; given back when dropped.
+/// One holder's part of the sum, returned when dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
     budget: Budget,
@@ -26,12 +26,12 @@ impl Budget {
         Budget(Arc::new(Inner { limit, held: AtomicU64::new(0) }))
     }
 
-    /// Of nothing, for now.
+    /// An empty share.
     pub(crate) fn share(&self) -> Share {
         Share { budget: self.clone(), held: 0 }
     }
 
-    /// A share of one; None: that is beyond the budget.
+    /// A share of one unit, or None if that would exceed the budget.
     pub(crate) fn one(&self) -> Option<Share> {
         let mut share = self.share();
         share.hold(1).then_some(share)
@@ -43,7 +43,7 @@ impl Budget {
 }
 
 impl Share {
-    /// Holds so much from now on. False, with nothing changed, when that is beyond the budget.
+    /// Changes this share to `bytes`. False, without a change, if that would exceed the budget.
     pub(crate) fn hold(&mut self, bytes: u64) -> bool {
         let inner = &self.budget.0;
         let Some(more) = bytes.checked_sub(self.held) else {

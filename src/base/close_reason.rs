@@ -28,37 +28,37 @@ reasons! {
     ClientAsked = "client_asked",
     /// The client closed in the middle of a request.
     ClientCut = "client_cut",
-    /// Reading or writing failed: reset, mostly.
+    /// Reading or writing failed, usually by a reset.
     Broken = "broken",
     /// No request within the idle timeout.
     Idle = "idle",
     /// No request within the grace of a drain.
     Grace = "grace",
-    /// A response announced the close, since the process drains.
+    /// A response announced the close, because the process drains.
     Drain = "drain",
-    /// A TLS handshake that came to nothing.
+    /// A TLS handshake failed.
     HandshakeFailed = "handshake_failed",
-    /// A TLS handshake that took too long.
+    /// A TLS handshake took too long.
     HandshakeTimeout = "handshake_timeout",
-    /// A request head that took too long.
+    /// A request head took too long.
     HeadTimeout = "head_timeout",
-    /// A request body that stalled.
+    /// A request body stalled.
     BodyTimeout = "body_timeout",
-    /// A response that the client did not take.
+    /// The client did not read its response.
     ResponseTimeout = "response_timeout",
-    /// A request that is not HTTP, or beyond a limit.
+    /// The request was not HTTP, or exceeded a limit.
     Refused = "refused",
-    /// A request body that was not read to its end.
+    /// A request body was not read to its end.
     BodyUnread = "body_unread",
     /// The handler asked for it, or its response has no other end.
     Response = "response",
     /// The response could not be completed: its source failed or ended early.
     ResponseFailed = "response_failed",
-    /// As many requests as one connection may have.
+    /// The limit of requests on one connection was reached.
     RequestLimit = "request_limit",
-    /// Waited too long for a worker.
+    /// The connection waited too long for a worker.
     Overload = "overload",
-    /// One more than its peer may have.
+    /// The limit of connections of one peer was reached.
     PeerLimit = "peer_limit",
     /// The end of an event stream or of another protocol.
     Detached = "detached",

@@ -46,7 +46,7 @@ pub enum ErrorKind {
     System,
     /// Requests were aborted: they were still in flight at the drain deadline, or at a second TERM.
     Aborted,
-    /// This generation could not take over, and its predecessor serves on.
+    /// This generation could not take over, and its predecessor continues to serve.
     RolledBack,
 }
 
@@ -74,7 +74,7 @@ impl Error {
     }
 }
 
-/// Whether this process or this host has as many files open as it may: that passes.
+/// Whether the process or the host has reached its limit of open files, which is temporary.
 pub(crate) fn lacks_descriptor(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

@@ -1,8 +1,7 @@
 //! What bounds a server: sizes and counts in [`Limits`], durations in [`Timeouts`].
 //!
 //! Both will grow: their fields are private and set by methods, so that a new limit breaks no program. "No limit" is
-//! `None` everywhere. A bound that would leave every client without an answer is refused at the start, since it is a
-//! mistake.
+//! `None` everywhere. A bound that would refuse every client is a mistake, and an error at startup.
 
 use std::time::Duration;
 
@@ -10,8 +9,8 @@ use super::error::Error;
 
 /// Sizes and counts that bound one server.
 ///
-/// Where there can be no limit, `None` is none. A 0 that would leave every client without an answer is an error of
-/// [`Server::serve`](crate::Server::serve); elsewhere it means what its method says.
+/// `None` means no limit, where a limit is optional. A 0 that would refuse every client is an error of
+/// [`Server::serve`](crate::Server::serve); each method says what 0 means otherwise.
 ///
 /// ```
 /// let limits = heirloom::Limits::new().body_bytes(64 << 20).requests_per_connection(1_000);
@@ -56,7 +55,7 @@ impl Limits {
         self
     }
 
-    /// Bytes of a request target. Default 8 KiB; above it 414 (RFC 9110 §4.1 asks for at least 8,000).
+    /// Bytes of a request target. Default 8 KiB; above it 414 (RFC 9110 §4.1 recommends at least 8,000).
     pub fn target_bytes(mut self, bytes: usize) -> Limits {
         self.target_bytes = bytes;
         self
@@ -85,8 +84,8 @@ impl Limits {
     /// Total bytes buffered for partially received requests and unsent responses, while no worker has the
     /// connection. Bodies that a handler returned as one `Bytes` are not counted, because they may be shared.
     /// Default 64 MiB. Beyond it request bodies go to temporary files at once, other requests get 503, and a client
-    /// that is slow to read its response is closed. 0: this happens to everything that is not received, or sent, in
-    /// one piece.
+    /// that is slow to read its response is closed. 0: this applies to everything that is not received or sent in one
+    /// piece.
     pub fn buffered_bytes(mut self, bytes: u64) -> Limits {
         self.buffered_bytes = bytes;
         self
@@ -163,7 +162,7 @@ impl Limits {
     }
 
     /// # Errors
-    /// A bound by which no client would be answered.
+    /// A bound that would refuse every client.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let zeros = [
             ("head_bytes", self.head_bytes == 0, "no request would fit"),
@@ -215,7 +214,7 @@ impl Default for Limits {
     }
 }
 
-/// Durations that bound one server. Deadlines of connections are kept to a quarter of a second.
+/// Durations that bound one server. Deadlines of connections are accurate to a quarter of a second.
 ///
 /// `None` is no limit. A zero that would cut off every client, or every successor, is an error of
 /// [`Server::serve`](crate::Server::serve).
@@ -244,7 +243,7 @@ pub struct Timeouts {
 /// Longer than a process lives, and short enough to be added to any [`Instant`](std::time::Instant).
 pub(crate) const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// `None` is never. So is what is too long to be added to an instant.
+/// `None` means never, as does a duration that is too long to be added to an instant.
 pub(crate) fn within_reach(time: impl Into<Option<Duration>>) -> Duration {
     time.into().unwrap_or(FAR).min(FAR)
 }
@@ -294,13 +293,13 @@ impl Timeouts {
     }
 
     /// From the start of a successor until it is prepared to serve. Default 60 s; then it is killed and the old
-    /// generation serves on.
+    /// generation continues to serve.
     pub fn ready(mut self, time: impl Into<Option<Duration>>) -> Timeouts {
         self.ready = within_reach(time);
         self
     }
 
-    /// During which a successor that dies or fails is rolled back. Default 2 s; may be zero.
+    /// How long a successor that dies or fails is rolled back. Default 2 s; may be zero.
     pub fn probation(mut self, time: impl Into<Option<Duration>>) -> Timeouts {
         self.probation = within_reach(time);
         self
@@ -312,7 +311,7 @@ impl Timeouts {
         self
     }
 
-    /// At a stop: how long `/readyz` says no while connections are still accepted. Default 0 s.
+    /// At a stop: how long `/readyz` fails while connections are still accepted. Default 0 s.
     pub fn lame_duck(mut self, time: impl Into<Option<Duration>>) -> Timeouts {
         self.lame_duck = within_reach(time);
         self
@@ -326,7 +325,7 @@ impl Timeouts {
     }
 
     /// # Errors
-    /// A time that has always run out.
+    /// A timeout that would expire at once.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let times = [
             ("head", self.head),

@@ -1,15 +1,14 @@
-//! Lines of the log. A logger is the program's own, and one that prints panics when its pipe is closed
-//! or its disk is full: then a line is lost, and nothing else.
+//! Lines of the log. The logger belongs to the program, and one that prints panics when its pipe is closed or its disk is
+//! full: then only that line is lost.
 //!
-//! Whatever a line holds, it stays one line, and does nothing to the terminal or the program that shows it: paths, names,
-//! errors and panics of handlers may hold what a client has sent. So each line is escaped here, as a whole.
+//! An entry is always one line and can't affect the terminal or program that shows it: paths, names, errors and panics of
+//! handlers may contain bytes that a client sent. So each line is escaped here, as a whole.
 
 use std::fmt::{self, Write};
 
 use crate::base::panic::contain;
 
-/// A line as it is shown: what can't be printed is escaped as in Rust's literals (`\n`, `\u{1b}`), a backslash is
-/// doubled.
+/// An escaped line: unprintable characters are escaped as in Rust's literals (`\n`, `\u{1b}`), a backslash is doubled.
 pub(crate) struct Line<'a>(pub(crate) fmt::Arguments<'a>);
 
 impl fmt::Display for Line<'_> {
@@ -18,7 +17,7 @@ impl fmt::Display for Line<'_> {
     }
 }
 
-/// Text as the value of a field of a line: escaped, and quoted where what is around it could be confused with it.
+/// A field's value: escaped, and quoted if it could be confused with the surrounding text.
 pub(crate) struct Value<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Value<'_> {
@@ -38,8 +37,8 @@ impl fmt::Display for Value<'_> {
     }
 }
 
-/// Whether a character is itself in the log. None of those that control a terminal (C0, DEL, C1), end a line
-/// (U+2028, U+2029) or turn what follows around (U+202E and its like) is.
+/// Whether a character is written unescaped: not those that control a terminal (C0, DEL, C1), end a line (U+2028, U+2029)
+/// or change the direction of text (U+202E and similar).
 fn is_shown(c: char) -> bool {
     match c {
         ' '..='~' => c != '\\',
@@ -61,7 +60,7 @@ impl Write for Escaping<'_, '_> {
     }
 }
 
-/// A logger may panic, too.
+/// A logger may panic too.
 pub(crate) fn guarded(write: impl FnOnce()) {
     contain(write, |_| ());
 }
@@ -92,7 +91,7 @@ macro_rules! at {
     };
 }
 
-/// For a line whose values are escaped already, each by `Value`.
+/// Logs a line whose values have been escaped already by `Value`.
 macro_rules! info_as_is {
     (target: $target:expr, $($line:tt)+) => {
         if ::log::Level::Info <= ::log::max_level() {

@@ -31,10 +31,10 @@ const IN_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b':')
     .remove(b'@');
 
-/// The one spelling of a path. It has the same segments, which decode to the same bytes: `%2F` stays, for it is no separator,
+/// Normalizes a path. The segments stay the same and decode to the same bytes: `%2F` stays, because it is not a separator,
 /// and neither `//` nor dot segments are resolved. None if a `%` lacks its two digits.
 ///
-/// A path that is spelled so already, as nearly all are, is passed on without an allocation.
+/// A path that is normalized already, as nearly all are, is returned without an allocation.
 pub(crate) fn normal_path(raw: &str) -> Option<Cow<'_, str>> {
     if raw.bytes().all(is_path_byte) {
         return Some(Cow::Borrowed(raw));
@@ -49,24 +49,24 @@ pub(crate) fn normal_path(raw: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(normal))
 }
 
-/// What a text stands for. None if a `%` lacks its two digits.
+/// Decodes a string. None if a `%` lacks its two digits.
 pub(crate) fn decoded(text: &str) -> Option<Cow<'_, [u8]>> {
     is_well_formed(text.as_bytes()).then(|| percent_decode(text.as_bytes()).into())
 }
 
-/// As [`decoded`], where that is UTF-8.
+/// As [`decoded`], if the result is UTF-8.
 pub(crate) fn decoded_text(text: &str) -> Option<String> {
     String::from_utf8(decoded(text)?.into_owned()).ok()
 }
 
-/// Whether each `%` has its two digits. `percent_decode` would let others stand.
+/// Whether each `%` has its two digits. `percent_decode` would keep a malformed one.
 pub(crate) fn is_well_formed(text: &[u8]) -> bool {
     let mut parts = text.split(|&byte| byte == b'%');
     parts.next();
     parts.all(|part| matches!(part, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()))
 }
 
-/// `unreserved / sub-delims` (RFC 3986 §2.2, §2.3). Looked up, since each request has a Host and a path.
+/// `unreserved / sub-delims` (RFC 3986 §2.2, §2.3). A table, because each request has a Host and a path.
 pub(crate) fn is_name_byte(byte: u8) -> bool {
     NAME_BYTES.get(usize::from(byte)).is_some_and(|is_one| *is_one)
 }

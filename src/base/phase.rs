@@ -1,4 +1,4 @@
-//! What a process is doing, as everyone in it may ask: one atomic, one writer (the control loop).
+//! The phase of the process, readable everywhere: one atomic, one writer (the control loop).
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::sync::lock;
 
-/// What this process is doing.
+/// The phase of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Phase {
@@ -17,13 +17,13 @@ pub enum Phase {
     Serving,
     /// Still serving while a successor starts or is on probation.
     HandingOver,
-    /// Told to stop: still accepting, while readiness says no.
+    /// Stopping soon: still accepting, but not ready.
     LameDuck,
-    /// A successor serves; this process finishes what it began.
+    /// A successor serves; this process completes its requests.
     HandedOver,
-    /// Told to stop: accepts nothing, finishes what it began.
+    /// Stopping: accepts nothing, completes its requests.
     Draining,
-    /// Over: `serve()` has returned or is about to.
+    /// `serve()` has returned or is about to.
     Exited,
 }
 
@@ -38,7 +38,7 @@ impl Phase {
         Phase::Exited,
     ];
 
-    /// Whether the process finishes what it began and starts nothing new.
+    /// Whether the process completes its requests and starts nothing new.
     pub fn is_draining(self) -> bool {
         self >= Phase::HandedOver
     }

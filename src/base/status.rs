@@ -1,4 +1,4 @@
-//! Counters: each thread has its own, a snapshot adds them up.
+//! Counters. Each thread has its own, and a snapshot adds them up.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -11,12 +11,12 @@ use crate::base::close_reason::CloseReason;
 use crate::base::phase::Phase;
 use crate::base::sync::lock;
 
-/// What one thread counted.
+/// The counters of one thread.
 #[derive(Debug)]
 pub(crate) struct Counters {
     accepted: AtomicU64,
     requests: AtomicU64,
-    /// By the first digit of the status, 1 to 5.
+    /// Indexed by the first digit of the status, 1 to 5.
     responses: [AtomicU64; 5],
     panics: AtomicU64,
     workers_replaced: AtomicU64,
@@ -65,28 +65,28 @@ impl Counters {
     }
 }
 
-/// A counters has one writer: load and store, without the locked instruction.
+/// Each counter has one writer, so a load and a store suffice instead of a locked instruction.
 fn add(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
-/// The all_counters of all threads.
+/// The counters of all threads.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AllCounters {
     all: Arc<Mutex<Vec<Arc<CachePadded<Counters>>>>>,
-    /// Of earlier generations, by name.
+    /// Counts of earlier generations, by name.
     inherited: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 impl AllCounters {
-    /// One more, for a thread that starts.
+    /// Counters for a thread that starts.
     pub(crate) fn register(&self) -> Arc<CachePadded<Counters>> {
         let counters = Arc::new(CachePadded::new(Counters::new()));
         lock(&self.all).push(Arc::clone(&counters));
         counters
     }
 
-    /// Counts of an earlier generation. They go on here, so that totals survive a handover.
+    /// Adds the counts of an earlier generation, so that totals survive a handover.
     pub(crate) fn inherit(&self, counts: Vec<(String, u64)>) {
         let mut inherited = lock(&self.inherited);
         for (name, n) in counts {
@@ -95,7 +95,7 @@ impl AllCounters {
         }
     }
 
-    /// What has been counted, here and inherited, beyond what `told` holds, which holds it then.
+    /// The counts, own and inherited, since the last call with this `told`, which is updated.
     pub(crate) fn since(&self, told: &mut BTreeMap<String, u64>) -> Vec<(String, u64)> {
         let mut stats = Stats::new(0, Phase::Serving);
         self.add_up(&mut stats);
@@ -132,20 +132,20 @@ impl AllCounters {
     }
 }
 
-/// Whoever knows what a server is doing now.
+/// A part of the server that contributes to a snapshot.
 pub(crate) trait Gauges: fmt::Debug + Send + Sync {
     fn add_to(&self, stats: &mut Stats);
 }
 
-/// What a server has done and is doing, at one moment.
+/// A snapshot of a server's counters and gauges.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Stats {
     /// 1 for the process that was started by hand, 2 for its successor, and so on.
     pub generation: u32,
-    /// What the process is doing.
+    /// The phase of the process.
     pub phase: Phase,
-    /// Connections accepted. As all totals here, over all generations so far.
+    /// Connections accepted. Like all totals here, over all generations so far.
     pub accepted: u64,
     /// Connections open now.
     pub open: u64,
@@ -153,7 +153,7 @@ pub struct Stats {
     pub requests: u64,
     /// Responses by the first digit of their status, from 1xx to 5xx.
     pub responses: [u64; 5],
-    /// Panics of handlers, and of what they made.
+    /// Panics of handlers and of the values they created.
     pub panics: u64,
     /// Workers that died and were replaced.
     pub workers_replaced: u64,
@@ -165,7 +165,7 @@ pub struct Stats {
     pub queued: u64,
     /// Workers, in all pools.
     pub workers: u64,
-    /// Threads of event streams and hijacked connections now.
+    /// Threads of event streams and upgraded connections now.
     pub detached: u64,
     /// Bytes that connections hold in memory while no worker has them, of [`Limits::buffered_bytes`](crate::Limits::buffered_bytes).
     pub buffered_bytes: u64,
@@ -197,7 +197,7 @@ impl Stats {
         }
     }
 
-    /// The totals, by the names under which they go from generation to generation.
+    /// The totals, by the names under which they are passed from generation to generation.
     fn for_each_count(&mut self, mut f: impl FnMut(&str, &mut u64)) {
         f("accepted", &mut self.accepted);
         f("requests", &mut self.requests);

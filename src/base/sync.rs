@@ -1,4 +1,4 @@
-//! Locks. The slot table and the queue are made of std's own, or of loom's, which tries every order of steps:
+//! Locks. The slot table and the queue use std's, or under test loom's, which tries every order of steps:
 //! `RUSTFLAGS="--cfg loom" cargo test --release --lib loom`.
 
 use std::sync::{Mutex as StdMutex, MutexGuard as StdGuard, PoisonError};
@@ -23,7 +23,7 @@ pub(crate) fn lock<T: ?Sized>(mutex: &StdMutex<T>) -> StdGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// As [`lock`], for what loom tests.
+/// As [`lock`], for code that loom tests.
 pub(crate) fn lock_checked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Every `unsafe` of the crate: what the kernel offers and no safe wrapper has.
+//! All `unsafe` code of the crate: system calls that have no safe wrapper.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, OsStr};
@@ -35,7 +35,7 @@ pub(crate) fn executable() -> Option<PathBuf> {
 /// # Errors
 /// When `fd` is not open.
 pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_GETFD only looks; any number may be asked about.
+    // SAFETY: F_GETFD only reads a flag and accepts any number.
     if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -48,7 +48,7 @@ pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
 
 /// The inode of an open descriptor, if it is a socket. Looks without taking ownership.
 pub(crate) fn socket_inode(fd: RawFd) -> Option<u64> {
-    // Not fstat: on 32-bit targets it fails for what has an inode beyond 32 bits.
+    // Not fstat: on 32-bit targets it fails for inodes beyond 32 bits.
     let mut stat = MaybeUninit::<libc::stat64>::uninit();
     // SAFETY: fstat64 writes a whole `stat64` on success and only then is it read.
     let stat = unsafe {
@@ -60,16 +60,16 @@ pub(crate) fn socket_inode(fd: RawFd) -> Option<u64> {
     (stat.st_mode & libc::S_IFMT == libc::S_IFSOCK).then_some(stat.st_ino)
 }
 
-/// From now on the calling thread takes no core away from another one when it is woken (`SCHED_BATCH`). Where another
-/// scheduling policy than the default was chosen for the process, or can't be, it stays.
+/// Makes the calling thread not preempt others when it is woken (`SCHED_BATCH`). If the process runs under another policy
+/// than the default, or the change is refused, the policy stays.
 pub(crate) fn wake_politely() {
-    // Not by the C library: musl's refuses.
-    // SAFETY: asks about the calling thread, and has no preconditions.
+    // Not by the C library: musl's function only returns an error.
+    // SAFETY: it queries the calling thread and has no preconditions.
     if unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) } != libc::c_long::from(libc::SCHED_OTHER) {
         return;
     }
-    // All of them 0, some of which not every C library has.
-    // SAFETY: a sched_param is numbers.
+    // Zeroed, because the fields differ between C libraries.
+    // SAFETY: a sched_param consists of integers, for which zero is valid.
     let param: libc::sched_param = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel reads `param`, which lives.
     let _ = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const param) };
@@ -89,16 +89,16 @@ pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
 
 /// Gives a signal its default action.
 pub(crate) fn default_action(signal: libc::c_int) {
-    // SAFETY: SIG_DFL is a valid disposition for every signal and runs no code of ours.
+    // SAFETY: SIG_DFL is a valid disposition for every signal and runs no code of this process.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
-/// When the first signal to stop came, and the second, in milliseconds after `end_at_third`; 0: none came.
+/// When the first and the second signal to stop came, in milliseconds after `end_at_third`; 0: none came.
 static STOPS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
-/// From now on the third of `signals` ends the process by that signal's default action, whatever its threads do: a
-/// handler counts them, so no thread has to be free. Signals within `apart[0]` of the first are one with it, and
-/// those within `apart[1]` of the second with that.
+/// Makes the third of `signals` end the process by that signal's default action, whatever its threads do: a signal
+/// handler counts them, so no thread has to be free. Signals within `apart[0]` of the first count as the first, those
+/// within `apart[1]` of the second as the second.
 pub(crate) fn end_at_third(signals: &[libc::c_int], apart: [Duration; 2]) -> io::Result<()> {
     let start = Instant::now();
     for &signal in signals {
@@ -120,15 +120,15 @@ pub(crate) fn end_at_third(signals: &[libc::c_int], apart: [Duration; 2]) -> io:
     Ok(())
 }
 
-/// The next signal to stop is the third.
+/// Makes the next signal to stop count as the third.
 pub(crate) fn end_at_next() {
     STOPS.iter().for_each(|stop| stop.store(1, Ordering::SeqCst));
 }
 
-/// The kernel spares the first process of a pid namespace a default action.
+/// Ends the process by the signal, or by `_exit` as PID 1, to which the kernel applies no default action.
 fn end_by(signal: libc::c_int) {
     if nix::unistd::getpid().as_raw() == 1 {
-        // SAFETY: it ends the process without running anything of it.
+        // SAFETY: it ends the process without running any of its code.
         unsafe { libc::_exit(128_i32.saturating_add(signal)) };
     }
     let _ = signal_hook::low_level::emulate_default_handler(signal);
@@ -138,8 +138,8 @@ fn end_by(signal: libc::c_int) {
 /// Linux 5.3.
 #[expect(clippy::cast_possible_truncation, reason = "a descriptor")]
 pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: pidfd_open takes two integers; the descriptor it returns is new and ours. The kernel
-    // makes it CLOEXEC.
+    // SAFETY: pidfd_open takes two integers; the descriptor it returns is new and owned by nothing else. The kernel makes
+    // it CLOEXEC.
     unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0);
         if fd < 0 {
@@ -149,9 +149,9 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     }
 }
 
-/// Whether this is a pseudo-terminal, as below tmux, sshd and every terminal window, and not a console or a serial line.
+/// Whether this is a pseudo-terminal (tmux, sshd, terminal windows), not a console or a serial line.
 pub(crate) fn is_pty(terminal: BorrowedFd<'_>) -> bool {
-    // fstat would tell of /dev/tty, if it was opened by that.
+    // fstat would describe /dev/tty, if it was opened by that name.
     let mut device: libc::c_uint = 0;
     // SAFETY: the kernel writes one unsigned int, which lives.
     let done = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGDEV, &raw mut device) };
@@ -159,7 +159,7 @@ pub(crate) fn is_pty(terminal: BorrowedFd<'_>) -> bool {
     done == 0 && matches!(libc::major(device.into()), 136..=143)
 }
 
-/// Kills the process of a pidfd, and no other that has its number by now.
+/// Kills the process of a pidfd, never another one that has reused its number.
 pub(crate) fn pidfd_kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     let info: *const libc::siginfo_t = ptr::null();
     // SAFETY: pidfd_send_signal takes integers and a pointer that may be null.
@@ -198,7 +198,7 @@ pub(crate) fn set_option(
     name: libc::c_int,
     value: libc::c_int,
 ) -> io::Result<()> {
-    // SAFETY: setsockopt reads as many bytes as it is told, those of `value`.
+    // SAFETY: setsockopt reads the given number of bytes, those of `value`.
     let done =
         unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), NUMBER) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -222,7 +222,7 @@ pub(crate) fn option(
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
-/// Gives the calling thread a network of its own, with no device but a loopback that is down.
+/// Moves the calling thread to a new network namespace, whose only device is a loopback that is down.
 ///
 /// # Errors
 /// Those of unshare: EPERM without CAP_SYS_ADMIN.

@@ -1,11 +1,11 @@
-//! How long a poll waits.
+//! Timeouts of `poll` and `epoll_wait`.
 
 use std::time::{Duration, Instant};
 
 use nix::poll::PollTimeout;
 
-/// Until `deadline`, or indefinitely. Rounded up to whole milliseconds: rounded down, the last one would be spent in
-/// a busy loop. Longer than a poll can wait is the longest it can.
+/// The time until `deadline`, or no timeout. Rounded up to whole milliseconds, because rounding down would spend the last
+/// one in a busy loop, and capped at the longest possible timeout.
 pub(crate) fn poll_timeout(deadline: Option<Instant>) -> PollTimeout {
     let Some(deadline) = deadline else { return PollTimeout::NONE };
     let left = deadline.saturating_duration_since(Instant::now());

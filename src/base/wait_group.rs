@@ -19,11 +19,11 @@ pub(crate) struct WaitGroup {
     own: Arc<CachePadded<Line>>,
 }
 
-/// What was begun and what ended of one worker's. Both only grow, so that a sum of all lines can't
-/// show an end without its beginning.
+/// Starts and ends counted by one worker. Both only grow, so that a sum over all lines can't include an end without its
+/// start.
 #[derive(Debug)]
 struct Line {
-    begun: AtomicUsize,
+    started: AtomicUsize,
     ended: AtomicUsize,
     waiter: Arc<Waiter>,
 }
@@ -40,7 +40,7 @@ impl fmt::Debug for Waiter {
     }
 }
 
-/// One thing begun and not finished.
+/// One operation in flight.
 #[derive(Debug)]
 pub(crate) struct Guard {
     line: Arc<CachePadded<Line>>,
@@ -52,7 +52,7 @@ impl WaitGroup {
         WaitGroup { lines: Arc::new(Mutex::new(vec![Arc::clone(&own)])), own }
     }
 
-    /// The same count, kept on another line: for one more thread.
+    /// The same count on a new line, for another thread.
     pub(crate) fn on_own_line(&self) -> WaitGroup {
         let own = Line::new(Arc::clone(&self.own.waiter));
         lock(&self.lines).push(Arc::clone(&own));
@@ -60,29 +60,28 @@ impl WaitGroup {
     }
 
     pub(crate) fn guard(&self) -> Guard {
-        self.own.begun.fetch_add(1, Ordering::SeqCst);
+        self.own.started.fetch_add(1, Ordering::SeqCst);
         Guard { line: Arc::clone(&self.own) }
     }
 
-    /// What was begun and had not ended at some moment of this call, if that is none; else about so
-    /// many.
+    /// The number of guards: exact if it is zero at some moment of this call, otherwise approximate.
     pub(crate) fn count(&self) -> usize {
         let lines = lock(&self.lines);
         let sum = |of: fn(&Line) -> &AtomicUsize| {
             lines.iter().fold(0usize, |sum, line| sum.wrapping_add(of(line).load(Ordering::SeqCst)))
         };
         let ended = sum(|line| &line.ended);
-        sum(|line| &line.begun).wrapping_sub(ended)
+        sum(|line| &line.started).wrapping_sub(ended)
     }
 
-    /// Calls `report` at each end of a guard, once `is_idle` was asked.
+    /// Sets the function that is called at each end of a guard after a call of `is_idle`.
     pub(crate) fn report_ends(&self, report: impl Fn() + Send + Sync + 'static) {
         let _ = self.own.waiter.report.set(Box::new(report));
     }
 
     /// Whether there is no guard. If there is one, its end will be reported.
     pub(crate) fn is_idle(&self) -> bool {
-        // Before the count is read: an end that it does not see yet sees this.
+        // Set before the count is read, so that an end that the count misses sees it.
         self.own.waiter.waits.store(true, Ordering::SeqCst);
         self.count() == 0
     }
@@ -90,7 +89,7 @@ impl WaitGroup {
 
 impl Line {
     fn new(waiter: Arc<Waiter>) -> Arc<CachePadded<Line>> {
-        Arc::new(CachePadded::new(Line { begun: AtomicUsize::new(0), ended: AtomicUsize::new(0), waiter }))
+        Arc::new(CachePadded::new(Line { started: AtomicUsize::new(0), ended: AtomicUsize::new(0), waiter }))
     }
 }
 
