@@ -27,7 +27,7 @@ use crate::base::log::{error, warn};
 use crate::base::panic::{contain_drop, panic_text};
 use crate::base::sync::lock;
 use crate::base::time::poll_timeout;
-use crate::http::codec::head::content_length;
+use crate::http::codec::framing::content_length;
 use crate::http::codec::{Decoder, Framing, encode};
 use crate::net::stream::{Peek, Stream};
 use crate::web::handler::{Handler, Routes, Seal};

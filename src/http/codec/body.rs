@@ -9,7 +9,8 @@ use std::ops::Range;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use httparse::Status::Complete;
 
-use super::head::{Framing, Refusal};
+use super::framing::Framing;
+use super::head::Refusal;
 use crate::base::limits::Limits;
 
 /// Bytes of chunk extensions in a body. They are hardly used; without a limit a client could send them indefinitely

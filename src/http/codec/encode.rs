@@ -4,7 +4,8 @@ use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, UPGRADE}
 use http::{HeaderMap, HeaderName, Method, StatusCode, Version};
 
 use super::date::is_imf_fixdate;
-use super::head::{Refusal, RequestSummary, content_length};
+use super::framing::content_length;
+use super::head::{Refusal, RequestSummary};
 use crate::web::fields::elements;
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110 §10.1.1).

@@ -7,16 +7,16 @@
 //! it for a part of a value. A bare CR is never accepted.
 
 use std::mem::MaybeUninit;
-use std::net::Ipv6Addr;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{HOST, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version};
 use httparse::Status::{Complete, Partial};
 
+use super::framing::{ConnectionFields, Framing};
+use super::target::{BAD_TARGET, parse_target};
 use crate::base::limits::Limits;
-use crate::base::percent::{is_name_byte, is_well_formed};
 use crate::web::fields::elements;
 
 /// A request head, and what it says about what follows.
@@ -82,14 +82,6 @@ impl RequestSummary {
     }
 }
 
-/// How a request's body is delimited (RFC 9112 §6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
-    None,
-    Length(u64),
-    Chunked,
-}
-
 /// Why bytes are no request. Where the next request starts is unknown, so the answer closes the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
@@ -113,19 +105,11 @@ const TARGET_TOO_LONG: Refusal =
     Refusal { status: StatusCode::URI_TOO_LONG, reason: "request target too long" };
 const METHOD_TOO_LONG: Refusal = Refusal { status: StatusCode::NOT_IMPLEMENTED, reason: "unknown method" };
 const BAD_LINE: Refusal = Refusal::bad("malformed request line");
-const BAD_TARGET: Refusal = Refusal::bad("malformed request target");
 const BAD_VERSION: Refusal = Refusal::bad("malformed HTTP version");
 const UNKNOWN_VERSION: Refusal = Refusal {
     status: StatusCode::HTTP_VERSION_NOT_SUPPORTED,
     reason: "only HTTP/1.0 and HTTP/1.1 are supported",
 };
-const BAD_LENGTH: Refusal = Refusal::bad("malformed Content-Length");
-const BAD_CODING: Refusal = Refusal::bad("chunked must be the last transfer coding and occur once");
-const UNKNOWN_CODING: Refusal =
-    Refusal { status: StatusCode::NOT_IMPLEMENTED, reason: "unknown transfer coding" };
-const BAD_HOST: Refusal = Refusal::bad("malformed Host");
-const UNKNOWN_EXPECTATION: Refusal =
-    Refusal { status: StatusCode::EXPECTATION_FAILED, reason: "unknown expectation" };
 
 /// Empty lines forgiven before a request line. RFC 9112 §2.2 asks for one at least.
 const EMPTY_LINES: usize = 4;
@@ -133,7 +117,7 @@ const EMPTY_LINES: usize = 4;
 /// Fields for which the stack has room; [`Limits::head_fields`]' default.
 const FEW_FIELDS: usize = 100;
 
-/// The longest target that [`Uri`] can hold.
+/// The longest target that [`http::Uri`] can hold.
 const URI_BYTES: usize = u16::MAX as usize - 1;
 
 /// Parses a head that arrives piece by piece in time linear in its length, however small the pieces.
@@ -311,16 +295,8 @@ fn assemble(
     let uri = parse_target(&method, target, share(target.as_bytes()))?;
     let version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
 
-    let mut headers = HeaderMap::try_with_capacity(request.headers.len()).map_err(|_| TOO_MANY_FIELDS)?;
-    let mut noticed = Noticed::default();
-    for field in request.headers.iter() {
-        // Both crates accept the same names, except that one here is at most 64 KiB long.
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HEAD_TOO_LONG)?;
-        let value = HeaderValue::from_maybe_shared(share(field.value)).map_err(|_| HEAD_TOO_LONG)?;
-        noticed.field(&name, field.value)?;
-        headers.try_append(name, value).map_err(|_| TOO_MANY_FIELDS)?;
-    }
-    if version == Version::HTTP_11 && !noticed.host {
+    let (mut headers, fields) = collect_fields(request.headers, share)?;
+    if version == Version::HTTP_11 && !fields.host {
         return Err(Refusal::bad("missing Host"));
     }
     if let (Some(_), Some(authority)) = (uri.scheme(), uri.authority()) {
@@ -328,8 +304,8 @@ fn assemble(
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BAD_TARGET)?;
         headers.try_insert(HOST, host).map_err(|_| TOO_MANY_FIELDS)?;
     }
-    let framing = noticed.framing(version)?;
-    let upgrade = match noticed.upgrade && version == Version::HTTP_11 {
+    let framing = fields.framing(version)?;
+    let upgrade = match fields.upgrade && version == Version::HTTP_11 {
         true => headers.get_all(UPGRADE).iter().cloned().collect(),
         false => Vec::new(),
     };
@@ -343,169 +319,29 @@ fn assemble(
     Ok(RequestHead {
         parts,
         framing,
-        keep_alive: !noticed.close && (version == Version::HTTP_11 || noticed.keep_alive),
+        keep_alive: !fields.close && (version == Version::HTTP_11 || fields.keep_alive),
         // RFC 9110 §10.1.1: never to 1.0, and not where no body is announced.
-        expect_continue: noticed.expect_continue && version == Version::HTTP_11 && has_body,
+        expect_continue: fields.expect_continue && version == Version::HTTP_11 && has_body,
         upgrade,
         len: text.len(),
         text: shared,
     })
 }
 
-/// Accepts the four forms of RFC 9112 §3.2, each only for the methods that it is for.
-fn parse_target(method: &Method, target: &str, shared: Bytes) -> Result<Uri, Refusal> {
-    // No form has a fragment; `Uri` would drop it.
-    if target.contains('#') {
-        return Err(BAD_TARGET);
+fn collect_fields(
+    parsed: &[httparse::Header<'_>],
+    share: impl Fn(&[u8]) -> Bytes,
+) -> Result<(HeaderMap, ConnectionFields), Refusal> {
+    let mut headers = HeaderMap::try_with_capacity(parsed.len()).map_err(|_| TOO_MANY_FIELDS)?;
+    let mut fields = ConnectionFields::default();
+    for field in parsed {
+        // Both crates accept the same names, except that one here is at most 64 KiB long.
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HEAD_TOO_LONG)?;
+        let value = HeaderValue::from_maybe_shared(share(field.value)).map_err(|_| HEAD_TOO_LONG)?;
+        fields.note(&name, field.value)?;
+        headers.try_append(name, value).map_err(|_| TOO_MANY_FIELDS)?;
     }
-    let uri = Uri::from_maybe_shared(shared).map_err(|_| BAD_TARGET)?;
-    // RFC 9110 §4.2.1 and §4.2.4: a host, and no userinfo.
-    let names_host = uri.authority().is_some_and(|authority| is_host(authority.as_str().as_bytes()));
-    let fits = if *method == Method::CONNECT {
-        // RFC 9110 §9.3.6: the port must be there.
-        uri.scheme().is_none() && uri.path_and_query().is_none() && uri.port_u16().is_some() && names_host
-    } else if target == "*" {
-        *method == Method::OPTIONS
-    } else {
-        target.starts_with('/') || (matches!(uri.scheme_str(), Some("http" | "https")) && names_host)
-    };
-    // A path must decode in one way only. A query may hold a `%`, as in "100%".
-    if fits && is_well_formed(uri.path().as_bytes()) { Ok(uri) } else { Err(BAD_TARGET) }
-}
-
-/// The fields that bear on the connection, gathered in the single pass over all fields.
-#[derive(Default)]
-struct Noticed {
-    length: Option<u64>,
-    coding: Option<Coding>,
-    host: bool,
-    close: bool,
-    keep_alive: bool,
-    upgrade: bool,
-    expect_continue: bool,
-}
-
-/// The transfer codings so far, of all field lines.
-#[derive(Clone, Copy, PartialEq)]
-enum Coding {
-    Nothing,
-    Chunked,
-    /// Only others than chunked.
-    Others,
-    /// Chunked after others, which are not decoded here.
-    Layered,
-    /// Chunked twice, or not last.
-    Misplaced,
-}
-
-impl Noticed {
-    fn field(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Refusal> {
-        if *name == HOST {
-            // RFC 9112 §3.2: one, and well-formed. An empty one is.
-            if self.host || !(value.is_empty() || is_host(value)) {
-                return Err(BAD_HOST);
-            }
-            self.host = true;
-        } else if *name == CONTENT_LENGTH {
-            // RFC 9112 §6.3 would allow equal repetitions; no honest client sends them.
-            if self.length.is_some() {
-                return Err(Refusal::bad("repeated Content-Length"));
-            }
-            self.length = Some(content_length(value).ok_or(BAD_LENGTH)?);
-        } else if *name == TRANSFER_ENCODING {
-            let before = self.coding.unwrap_or(Coding::Nothing);
-            self.coding = Some(elements(value).fold(before, Coding::and));
-        } else if *name == CONNECTION {
-            for option in elements(value) {
-                self.close |= option.eq_ignore_ascii_case(b"close");
-                self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                self.upgrade |= option.eq_ignore_ascii_case(b"upgrade");
-            }
-        } else if *name == EXPECT {
-            for expectation in elements(value) {
-                if !expectation.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(UNKNOWN_EXPECTATION);
-                }
-                self.expect_continue = true;
-            }
-        }
-        Ok(())
-    }
-
-    /// RFC 9112 §6.1 and §6.3, without the lenient choices that they allow.
-    fn framing(&self, version: Version) -> Result<Framing, Refusal> {
-        match (self.coding, self.length) {
-            (Some(_), Some(_)) => Err(Refusal::bad("Transfer-Encoding with Content-Length")),
-            (Some(_), None) if version == Version::HTTP_10 => {
-                Err(Refusal::bad("Transfer-Encoding in HTTP/1.0"))
-            }
-            (Some(Coding::Chunked), None) => Ok(Framing::Chunked),
-            (Some(Coding::Layered), None) => Err(UNKNOWN_CODING),
-            (Some(Coding::Nothing | Coding::Others | Coding::Misplaced), None) => Err(BAD_CODING),
-            (None, Some(length)) => Ok(Framing::Length(length)),
-            (None, None) => Ok(Framing::None),
-        }
-    }
-}
-
-impl Coding {
-    fn and(self, coding: &[u8]) -> Coding {
-        let is_chunked = coding.eq_ignore_ascii_case(b"chunked");
-        match self {
-            Coding::Nothing if is_chunked => Coding::Chunked,
-            Coding::Others if is_chunked => Coding::Layered,
-            Coding::Nothing | Coding::Others => Coding::Others,
-            Coding::Chunked | Coding::Layered | Coding::Misplaced => Coding::Misplaced,
-        }
-    }
-}
-
-/// `1*DIGIT` (RFC 9110 §8.6), if it can be counted.
-pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    value.iter().try_fold(0u64, |sum, digit| sum.checked_mul(10)?.checked_add(u64::from(digit & 0x0f)))
-}
-
-/// `uri-host [ ":" port ]` (RFC 9110 §7.2) with a host of at least one byte.
-fn is_host(value: &[u8]) -> bool {
-    let host_len = match value.first() {
-        Some(b'[') => value.iter().position(|&b| b == b']').map_or(0, |at| at.saturating_add(1)),
-        _ => value.iter().position(|&b| b == b':').unwrap_or(value.len()),
-    };
-    let Some((host, after)) = value.split_at_checked(host_len) else { return false };
-    let host_fits = match host {
-        [] => false,
-        [b'[', literal @ .., b']'] => is_ip_literal(literal),
-        name => is_registered_name(name),
-    };
-    host_fits && (after.is_empty() || after.strip_prefix(b":").is_some_and(is_port))
-}
-
-/// `*DIGIT` (RFC 3986 §3.2.3) that a port can be.
-fn is_port(port: &[u8]) -> bool {
-    port.is_empty() || content_length(port).is_some_and(|number| number <= u64::from(u16::MAX))
-}
-
-/// RFC 3986 §3.2.2, without zone identifiers: they mean nothing on another machine.
-fn is_ip_literal(literal: &[u8]) -> bool {
-    if let [b'v' | b'V', future @ ..] = literal {
-        let mut halves = future.splitn(2, |&b| b == b'.');
-        let (version, address) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
-        return !version.is_empty()
-            && version.iter().all(u8::is_ascii_hexdigit)
-            && !address.is_empty()
-            && address.iter().all(|&b| b == b':' || is_name_byte(b));
-    }
-    std::str::from_utf8(literal).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())
-}
-
-fn is_registered_name(name: &[u8]) -> bool {
-    if name.iter().all(|&byte| is_name_byte(byte)) {
-        return true;
-    }
-    name.iter().all(|&byte| byte == b'%' || is_name_byte(byte)) && is_well_formed(name)
+    Ok((headers, fields))
 }
 
 #[cfg(test)]

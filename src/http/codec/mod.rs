@@ -28,8 +28,11 @@
 pub(crate) mod body;
 pub(crate) mod date;
 pub(crate) mod encode;
+pub(crate) mod framing;
 pub(crate) mod head;
+mod target;
 
 pub(crate) use body::Decoder;
 pub(crate) use date::DateCache;
-pub(crate) use head::{Framing, Refusal, RequestHead, RequestSummary, Scan, is_to_head};
+pub(crate) use framing::Framing;
+pub(crate) use head::{Refusal, RequestHead, RequestSummary, Scan, is_to_head};

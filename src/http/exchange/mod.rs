@@ -17,9 +17,7 @@
 //! **A turn has a time, read from clocks that are read anyway.** The end of a handler is known for its route's average,
 //! and the time is only read for a response or a body that goes on. 5 ms are long compared to what it costs to queue a
 //! connection (some microseconds, and a check whether its client is still there), and longer than 128 fast requests
-//! take: a client that pipelines such requests gets the turns that it would get without the limit. Connections that are
-//! queued again keep the queue from being empty, so no worker would wait for events; the acceptor takes the watch back
-//! when no worker has waited there for 5 ms.
+//! take: a client that pipelines such requests gets the turns that it would get without the limit.
 
 mod blocking;
 mod call;
