@@ -302,7 +302,7 @@ fn its_threads_end_with_it() {
     let test = std::env::current_exe().unwrap();
     let mut command = std::process::Command::new(test);
     let output = command
-        .args(["--ignored", "--exact", "tiny::no_thread_is_left_when_it_is_dropped"])
+        .args(["--ignored", "--exact", "tiny_http::no_thread_is_left_when_it_is_dropped"])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);

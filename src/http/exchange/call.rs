@@ -66,7 +66,7 @@ impl Exchange<'_> {
     /// Neither queued work nor finished answers wait for a handler that takes long.
     fn prepare_long_call(&mut self, latency: &HandlerLatency) -> io::Result<()> {
         if latency.blocks() {
-            self.queue.before_blocking(self.worker.place);
+            self.queue.before_blocking(self.worker.index);
         } else {
             self.queue.before_computing();
         }

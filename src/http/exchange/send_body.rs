@@ -115,7 +115,7 @@ impl Exchange<'_> {
             Source::Bytes(_) | Source::Ended => {}
             Source::File(_) => self.queue.before_computing(),
             // The user's code, which may block.
-            Source::Reader(_) => self.queue.before_blocking(self.worker.place),
+            Source::Reader(_) => self.queue.before_blocking(self.worker.index),
         }
         let Sending { body, head, ending, .. } = sending;
         let WorkerState { piece, out, .. } = &mut *self.worker;

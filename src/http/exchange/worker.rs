@@ -16,7 +16,7 @@ use crate::http::codec::DateCache;
 #[derive(Debug)]
 pub(crate) struct WorkerState {
     /// The worker's index.
-    pub(super) place: usize,
+    pub(super) index: usize,
     pub(super) input: Input,
     /// Written and not sent.
     pub(super) out: Vec<u8>,
@@ -78,7 +78,7 @@ impl Clock {
 
 impl WorkerState {
     pub(crate) fn new(
-        place: usize,
+        index: usize,
         counters: Arc<CachePadded<Counters>>,
         current_request: Arc<CurrentRequest>,
         wait_group: WaitGroup,
@@ -87,7 +87,7 @@ impl WorkerState {
         current_request.set(None);
         let (out, piece) = (Vec::new(), Vec::new());
         WorkerState {
-            place,
+            index,
             input: Input::new(),
             out,
             piece,
