@@ -1,5 +1,4 @@
-//! The crate itself, with as many routes as a real program has; those that are measured mean the
-//! same as in `engine` and in the other peers.
+//! The crate itself, with as many routes as a real program has; those that are measured mean the same as in the other peers.
 
 use heirloom::prelude::*;
 use heirloom_bench::work::{self, HELLO, KIB, KIB64, MIB, ROUTES};

@@ -95,6 +95,21 @@ pub fn answer(stream: &mut TcpStream) -> io::Result<String> {
     }
 }
 
+/// How long the responses take that a client waits for which asks again `pause` after each, in order of length.
+pub fn latencies(address: &str, path: &str, pause: Duration, time: Duration) -> Result<Vec<Duration>, Error> {
+    let mut stream = connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let (mut latencies, end) = (Vec::new(), Instant::now() + time);
+    while Instant::now() < end {
+        let begin = Instant::now();
+        ask(&mut stream, path)?;
+        latencies.push(begin.elapsed());
+        thread::sleep(pause);
+    }
+    latencies.sort_unstable();
+    Ok(latencies)
+}
+
 /// NaN when there are none.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();

@@ -1,9 +1,8 @@
 //! What the machine does beside what we measure.
 
 use crate::Error;
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::{SysconfVar, sysconf};
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -49,15 +48,6 @@ pub fn cpu_of(who: UsageWho) -> Result<Duration, Error> {
     let usage = getrusage(who)?;
     let time = usage.user_time() + usage.system_time();
     Ok(Duration::from_micros((time.tv_sec() * 1_000_000 + time.tv_usec()).try_into()?))
-}
-
-/// Keeps this process and what it starts on these cores: `0` or `0,1`.
-pub fn pin_self(cpus: &str) -> Result<(), Error> {
-    let mut set = CpuSet::new();
-    for cpu in cpus.split(',') {
-        set.set(cpu.parse()?)?;
-    }
-    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
 /// The soft limit of open files becomes the hard one, also for what is started from here on.

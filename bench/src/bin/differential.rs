@@ -113,7 +113,11 @@ const EXPLAINED: &[Kind] = &[
         LOOSE,
         "a lone LF among CRLFs has come through something that took it for part of a value",
     ),
-    kind_of("400 too many empty lines before the request", LOOSE, "four are forgiven; hyper forgives any number"),
+    kind_of(
+        "400 too many empty lines before the request",
+        LOOSE,
+        "four are forgiven; hyper forgives any number",
+    ),
     kind_of("417 unknown expectation", LOOSE, "RFC 9110 §10.1.1; hyper ignores it"),
     kind_of("414 request target too long", LOOSE, "`Limits::target_bytes`; hyper's is 65,534 bytes"),
     kind_of(

@@ -1,8 +1,8 @@
 //! What a few clients that take all they can get cost others, and what that costs them: the waiting time of
 //! another client and the server's CPU time, for each KB that they send. See the README beside this workspace.
 
-use heirloom_bench::Error;
 use heirloom_bench::server::Running;
+use heirloom_bench::{Error, latencies};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -107,26 +107,6 @@ impl Greedy {
     }
 }
 
-/// How long the answers to a client take that asks once every 5 ms, sorted.
-fn waits(address: &str, time: Duration) -> Result<Vec<Duration>, Error> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    let (mut waits, mut piece, end) = (Vec::new(), [0; 1024], Instant::now() + time);
-    while Instant::now() < end {
-        let begin = Instant::now();
-        stream.write_all(b"GET /ok HTTP/1.1\r\nHost: h\r\n\r\n")?;
-        let n = stream.read(&mut piece)?;
-        if !piece[..n].starts_with(b"HTTP/1.1 200 ") {
-            return Err(format!("not served: {}", String::from_utf8_lossy(&piece[..n])).into());
-        }
-        waits.push(begin.elapsed());
-        thread::sleep(Duration::from_millis(5));
-    }
-    waits.sort_unstable();
-    Ok(waits)
-}
-
 fn main() -> Result<(), Error> {
     let options = options()?;
     println!(
@@ -142,7 +122,8 @@ fn main() -> Result<(), Error> {
         let begin = Instant::now();
         let greedy = bytes.map(|bytes| Greedy::new(&server.address, options.clients, &bytes)).transpose()?;
         let before = server.cpu()?;
-        let waits = waits(&server.address, Duration::from_secs(options.seconds));
+        let waits =
+            latencies(&server.address, "/ok", Duration::from_millis(5), Duration::from_secs(options.seconds));
         let (cpu, time) = (server.cpu()?.saturating_sub(before), begin.elapsed());
         let sent = greedy.map_or(0, Greedy::stop) as f64 / 1e3;
         server.stop()?;

@@ -1,172 +1,311 @@
-//! Takes the lifecycle apart: each arm and each action of `src/process/state/mod.rs`, and each row of its tables in
-//! ARCHITECTURE.md, is deleted in a copy of the sources, and the tests of the lifecycle must notice. See the README
-//! beside this workspace.
+//! Changes one place of the code after another in a copy of the sources, and names the changes that no test notices.
+//! See the README beside this workspace.
 
-use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
-const TABLE: &str = "lifecycle::table";
-const MODEL: &str = "lifecycle::model";
+use heirloom_bench::Error;
+use syn::spanned::Spanned;
+use syn::visit::{self, Visit};
 
-/// A text without some of its lines.
-struct Mutant {
-    name: String,
-    file: &'static str,
-    from: usize,
-    to: usize,
+const USAGE: &str = "mutate [--list] [--sample N] [--sources PATH] [state|ledger|policy|exchange]...";
+
+/// A name, the file or folder that is changed, and the tests that must notice, the fastest first.
+struct Part {
+    name: &'static str,
+    path: &'static str,
+    tests: &'static [&'static [&'static str]],
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let sources = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "..".to_owned()));
+const PARTS: [Part; 4] = [
+    Part { name: "state", path: "src/process/state", tests: &[&["--lib", "process::state"]] },
+    Part { name: "ledger", path: "src/net/acceptor/ledger", tests: &[&["--lib", "ledger"]] },
+    Part { name: "policy", path: "src/net/scheduler/policy.rs", tests: &[&["--lib", "net::scheduler"]] },
+    Part {
+        name: "exchange",
+        path: "src/http/exchange",
+        tests: &[&["--lib", "http"], &["--lib", "fuzzing"], &["--test", "it"]],
+    },
+];
+
+/// Files that are tests.
+const TESTS: [&str; 4] = ["table.rs", "model.rs", "tests.rs", "loom_tests.rs"];
+
+/// Survivors that are known, by a part of their names, and why no test can notice them.
+const KNOWN: [(&str, &str); 0] = [];
+
+/// A text with one piece replaced.
+struct Mutant {
+    file: PathBuf,
+    line: usize,
+    range: std::ops::Range<usize>,
+    to: String,
+    what: String,
+}
+
+impl Mutant {
+    fn name(&self) -> String {
+        format!("{}:{}: {}", self.file.display(), self.line, self.what)
+    }
+}
+
+fn main() -> Result<ExitCode, Error> {
+    let (mut list, mut sample, mut sources, mut names) = (false, usize::MAX, PathBuf::from(".."), Vec::new());
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--list" => list = true,
+            "--sample" => sample = args.next().ok_or(USAGE)?.parse()?,
+            "--sources" => sources = args.next().ok_or(USAGE)?.into(),
+            name if PARTS.iter().any(|part| part.name == name) => names.push(name.to_owned()),
+            _ => return Err(USAGE.into()),
+        }
+    }
+    let chosen = PARTS.iter().filter(|part| names.is_empty() || names.iter().any(|name| name == part.name));
+    if list {
+        for part in chosen {
+            mutants(&sources, part)?.iter().for_each(|mutant| println!("{}: {}", part.name, mutant.name()));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let copy = std::env::temp_dir().join(format!("heirloom-mutants-{}", std::process::id()));
     copy_tree(&sources, &copy)?;
-    let outcome = run(&copy);
+    let survivors = chosen.map(|part| run(&copy, part, sample)).collect::<Result<Vec<_>, _>>();
     fs::remove_dir_all(&copy)?;
-    outcome
+    let survivors = survivors?.concat();
+    println!();
+    survivors.iter().for_each(|name| println!("survivor: {name}"));
+    Ok(if survivors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run(copy: &Path) -> Result<(), Box<dyn Error>> {
-    let code = fs::read_to_string(copy.join("src/process/state/mod.rs"))?;
-    let text = fs::read_to_string(copy.join("ARCHITECTURE.md"))?;
-    let mut mutants = arms(&code);
-    mutants.extend(actions(&code));
-    mutants.extend(rows(&text));
-    if !passes(copy, TABLE)? {
-        return Err("the tests fail without any mutation".into());
+/// Tests the mutants of a part, and returns the names of those that survive and are not known.
+fn run(copy: &Path, part: &Part, sample: usize) -> Result<Vec<String>, Error> {
+    if part.tests.iter().any(|tests| !compiles(copy, tests) || !passes(copy, tests)) {
+        return Err(format!("the tests of {} fail without any mutation", part.name).into());
     }
-    let (mut by_table, mut by_model, mut by_compiler, mut survivors) = (0, 0, 0, Vec::new());
-    for mutant in &mutants {
-        let original = if mutant.file == "ARCHITECTURE.md" { &text } else { &code };
-        let lines = original.lines().enumerate();
-        let kept = lines.filter(|(n, _)| !(mutant.from..mutant.to).contains(n)).map(|(_, line)| line);
-        fs::write(copy.join(mutant.file), kept.collect::<Vec<_>>().join("\n") + "\n")?;
-        let verdict = if !compiles(copy)? {
-            by_compiler += 1;
-            "the compiler"
-        } else if !passes(copy, TABLE)? {
-            by_table += 1;
-            "the table"
-        } else if !passes(copy, MODEL)? {
-            by_model += 1;
-            "the model"
-        } else {
-            survivors.push(&mutant.name);
-            "NOBODY"
-        };
-        println!("{}: noticed by {verdict}", mutant.name);
-        fs::write(copy.join(mutant.file), original)?;
+    let all = mutants(copy, part)?;
+    let taken = sample.min(all.len());
+    let (mut by_compiler, mut by_tests, mut known, mut survivors) = (0, 0, 0, Vec::new());
+    for n in 0..taken {
+        let mutant = &all[n * all.len() / taken];
+        let file = copy.join(&mutant.file);
+        let text = fs::read_to_string(&file)?;
+        let mut changed = text.clone();
+        changed.replace_range(mutant.range.clone(), &mutant.to);
+        fs::write(&file, changed)?;
+        let mut verdict = "NO TEST";
+        for tests in part.tests {
+            if !compiles(copy, tests) {
+                verdict = "the compiler";
+                by_compiler += 1;
+                break;
+            }
+            if !passes(copy, tests) {
+                verdict = "a test";
+                by_tests += 1;
+                break;
+            }
+        }
+        fs::write(&file, text)?;
+        let name = mutant.name();
+        println!("{name}: noticed by {verdict}");
+        if verdict == "NO TEST" {
+            match KNOWN.iter().find(|(part, _)| name.contains(part)) {
+                Some((_, reason)) => {
+                    known += 1;
+                    println!("    known: {reason}");
+                }
+                None => survivors.push(name),
+            }
+        }
     }
     println!(
-        "\n{} mutants: {by_table} noticed by the table, {by_model} by the model, {by_compiler} by the compiler, {} by nobody",
-        mutants.len(),
+        "\n{}: {taken} of {} mutants: {by_tests} noticed by a test, {by_compiler} by the compiler, {known} known, {} by nothing",
+        part.name,
+        all.len(),
         survivors.len()
     );
-    survivors.iter().for_each(|name| println!("survivor: {name}"));
-    if survivors.is_empty() { Ok(()) } else { Err("something can be deleted and no test notices".into()) }
+    Ok(survivors)
 }
 
-/// Arms of the matches, from their pattern to their end: those that begin at a depth of 12 or 16 in `step` and in
-/// the functions after it.
-fn arms(code: &str) -> Vec<Mutant> {
-    let lines: Vec<&str> = code.lines().collect();
-    let begin = lines.iter().position(|line| line.contains("fn step(")).unwrap_or(0);
-    let mut arms = Vec::new();
-    let mut n = begin;
-    while n < lines.len() && !lines[n].starts_with("fn is_timed") {
-        let depth = lines[n].len() - lines[n].trim_start().len();
-        let is_pattern = matches!(depth, 12 | 16)
-            && (lines[n].trim_start().starts_with('(')
-                || lines[n].trim_start().starts_with("Stage::")
-                || lines[n].trim_start().starts_with(|c: char| c.is_ascii_digit()))
-            && !lines[n].trim_start().starts_with("(Finished");
-        if is_pattern {
-            let same = " ".repeat(depth);
-            let closes = |line: &&str| {
-                line.starts_with(&format!("{same}}}"))
-                    || line.starts_with(&format!("{same})")) && !line.ends_with('{')
-            };
-            let mut end = n;
-            if !(lines[n].ends_with(',') && lines[n].contains("=>")) && !lines[n].ends_with("{}") {
-                end += 1;
-                while end < lines.len() && !closes(&lines[end]) {
-                    end += 1;
-                }
-            }
-            arms.push(Mutant {
-                name: format!("arm at line {}: {}", n + 1, lines[n].trim()),
-                file: "src/process/state/mod.rs",
-                from: n,
-                to: end + 1,
-            });
-        }
-        n += 1;
+fn mutants(sources: &Path, part: &Part) -> Result<Vec<Mutant>, Error> {
+    let mut all = Vec::new();
+    for file in rust_files(sources, Path::new(part.path))? {
+        let text = fs::read_to_string(sources.join(&file))?;
+        let mut found = Found { text: &text, file, all: Vec::new() };
+        found.visit_file(&syn::parse_file(&text)?);
+        all.append(&mut found.all);
     }
-    arms
+    if part.name == "state" {
+        all.append(&mut rows(sources)?);
+    }
+    Ok(all)
 }
 
-/// Statements that do or change something, one line each.
-fn actions(code: &str) -> Vec<Mutant> {
-    let lines: Vec<&str> = code.lines().collect();
-    let begin = lines.iter().position(|line| line.contains("fn step(")).unwrap_or(0);
-    let of_lifecycle =
-        lines.iter().enumerate().skip(begin).take_while(|(_, line)| !line.starts_with("fn is_timed"));
-    let acts = |line: &str| {
-        let line = line.trim_start();
-        line.ends_with(';')
-            && (line.starts_with("out.") || line.starts_with("self.") || line.starts_with("actions.push"))
-    };
-    let mutant = |(n, line): (usize, &&str)| Mutant {
-        name: format!("line {}: {}", n + 1, line.trim()),
-        file: "src/process/state/mod.rs",
-        from: n,
-        to: n + 1,
-    };
-    of_lifecycle.filter(|(_, line)| acts(line)).map(mutant).collect()
+/// The rows of the lifecycle's tables, whose first column is headed "event".
+fn rows(sources: &Path) -> Result<Vec<Mutant>, Error> {
+    let file = PathBuf::from("ARCHITECTURE.md");
+    let text = fs::read_to_string(sources.join(&file))?;
+    let (mut rows, mut inside, mut from) = (Vec::new(), false, 0);
+    for (n, line) in text.split_inclusive('\n').enumerate() {
+        inside = line.starts_with("| event |") || (inside && line.starts_with('|'));
+        if inside && !line.starts_with("| event |") && !line.starts_with("| ---") {
+            let what = format!("row `{}` deleted", line.split(" | ").next().unwrap_or_default());
+            let range = from..from + line.len();
+            rows.push(Mutant { file: file.clone(), line: n + 1, range, to: String::new(), what });
+        }
+        from += line.len();
+    }
+    Ok(rows)
 }
 
-/// Rows of the tables whose first column is headed "event".
-fn rows(text: &str) -> Vec<Mutant> {
-    let mut rows = Vec::new();
-    let mut inside = false;
-    for (n, line) in text.lines().enumerate() {
-        if line.starts_with("| event |") {
-            inside = true;
-        } else if !line.starts_with('|') {
-            inside = false;
-        } else if inside && !line.starts_with("| ---") {
-            let event = line.split(" | ").next().unwrap_or_default();
-            let name = format!("row at line {}: {}", n + 1, event.trim_start_matches("| "));
-            rows.push(Mutant { name, file: "ARCHITECTURE.md", from: n, to: n + 1 });
+struct Found<'a> {
+    text: &'a str,
+    file: PathBuf,
+    all: Vec<Mutant>,
+}
+
+impl Found<'_> {
+    fn replace(&mut self, what: &impl Spanned, to: impl FnOnce(&str) -> String) {
+        let (span, range) = (what.span(), what.span().byte_range());
+        let Some(from) = self.text.get(range.clone()) else { return };
+        let to = to(from);
+        let short = |text: &str| {
+            text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(70).collect::<String>()
+        };
+        let what = match to.as_str() {
+            "" => format!("`{}` deleted", short(from)),
+            _ => format!("`{}` -> `{}`", short(from), short(&to)),
+        };
+        self.all.push(Mutant { file: self.file.clone(), line: span.start().line, range, to, what });
+    }
+}
+
+fn is_test(attributes: &[syn::Attribute]) -> bool {
+    let is_test = |attribute: &syn::Attribute| {
+        attribute.path().is_ident("cfg")
+            && attribute.parse_args::<syn::Path>().is_ok_and(|path| path.is_ident("test"))
+    };
+    attributes.iter().any(is_test)
+}
+
+impl<'ast> Visit<'ast> for Found<'_> {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if !is_test(&item.attrs) {
+            visit::visit_item_mod(self, item);
         }
     }
-    rows
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        if !is_test(&item.attrs) {
+            visit::visit_impl_item_fn(self, item);
+        }
+    }
+
+    fn visit_stmt(&mut self, stmt: &'ast syn::Stmt) {
+        use syn::Expr::{Assign, Binary, Call, MethodCall};
+        if let syn::Stmt::Expr(Assign(_) | Binary(_) | Call(_) | MethodCall(_), Some(_)) = stmt {
+            self.replace(stmt, |_| String::new());
+        }
+        visit::visit_stmt(self, stmt);
+    }
+
+    fn visit_expr_if(&mut self, item: &'ast syn::ExprIf) {
+        if !has_let(&item.cond) {
+            self.replace(&*item.cond, |cond| format!("!({cond})"));
+        }
+        visit::visit_expr_if(self, item);
+    }
+
+    fn visit_arm(&mut self, arm: &'ast syn::Arm) {
+        self.replace(arm, |_| String::new());
+        if let Some((_, guard)) = arm.guard.as_ref().filter(|(_, guard)| !has_let(guard)) {
+            self.replace(&**guard, |guard| format!("!({guard})"));
+        }
+        visit::visit_arm(self, arm);
+    }
+
+    fn visit_bin_op(&mut self, op: &'ast syn::BinOp) {
+        let to = match self.text.get(op.span().byte_range()) {
+            Some("<") => "<=",
+            Some("<=") => "<",
+            Some(">") => ">=",
+            Some(">=") => ">",
+            Some("==") => "!=",
+            Some("!=") => "==",
+            Some("&&") => "||",
+            Some("||") => "&&",
+            Some("+=") => "-=",
+            Some("-=") => "+=",
+            _ => return,
+        };
+        self.replace(op, |_| to.to_owned());
+    }
+
+    fn visit_lit_bool(&mut self, lit: &'ast syn::LitBool) {
+        self.replace(lit, |_| (!lit.value).to_string());
+    }
+
+    fn visit_attribute(&mut self, _: &'ast syn::Attribute) {}
 }
 
-fn cargo(copy: &Path, args: &[&str]) -> Result<bool, Box<dyn Error>> {
-    let mut command = Command::new("cargo");
-    command.args(args).current_dir(copy).env("CARGO_TARGET_DIR", copy.join("target"));
-    Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success())
+fn has_let(cond: &syn::Expr) -> bool {
+    struct HasLet(bool);
+    impl<'ast> Visit<'ast> for HasLet {
+        fn visit_expr_let(&mut self, _: &'ast syn::ExprLet) {
+            self.0 = true;
+        }
+    }
+    let mut found = HasLet(false);
+    found.visit_expr(cond);
+    found.0
 }
 
-fn compiles(copy: &Path) -> Result<bool, Box<dyn Error>> {
-    cargo(copy, &["test", "--package", "heirloom", "--lib", "--no-run"])
+/// The Rust files at a path that are not tests.
+fn rust_files(sources: &Path, path: &Path) -> Result<Vec<PathBuf>, Error> {
+    if path.extension().is_some_and(|extension| extension == "rs") {
+        let is_test = TESTS.iter().any(|name| path.ends_with(name));
+        return Ok(if is_test { Vec::new() } else { vec![path.to_owned()] });
+    }
+    let mut all = Vec::new();
+    for entry in fs::read_dir(sources.join(path)).map_err(|e| format!("{}: {e}", path.display()))? {
+        all.append(&mut rust_files(sources, &path.join(entry?.file_name()))?);
+    }
+    all.sort();
+    Ok(all)
 }
 
-fn passes(copy: &Path, tests: &str) -> Result<bool, Box<dyn Error>> {
-    cargo(copy, &["test", "--package", "heirloom", "--lib", tests])
+fn cargo(copy: &Path, seconds: &str, args: &[&str]) -> bool {
+    // Kills the tests as well, which are in its process group.
+    let mut command = Command::new("timeout");
+    command.args([seconds, "cargo", "test", "-p", "heirloom", "--all-features"]).args(args).current_dir(copy);
+    command.env("CARGO_TARGET_DIR", copy.join("target")).env("CARGO_PROFILE_DEV_DEBUG", "0");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
-fn copy_tree(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
+fn compiles(copy: &Path, tests: &[&str]) -> bool {
+    // Without the names of the tests.
+    let target: Vec<&str> = match tests {
+        ["--lib", ..] => vec!["--lib", "--no-run"],
+        other => [other, &["--no-run"]].concat(),
+    };
+    cargo(copy, "1200", &target)
+}
+
+fn passes(copy: &Path, tests: &[&str]) -> bool {
+    cargo(copy, "120", tests)
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<(), Error> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        let name = entry.file_name();
+        let (name, target) = (entry.file_name(), to.join(entry.file_name()));
         if name == "target" || name == ".git" {
             continue;
         }
-        let target = to.join(&name);
         if entry.file_type()?.is_dir() {
             copy_tree(&entry.path(), &target)?;
         } else {

@@ -4,11 +4,9 @@
 use heirloom_bench::machine::raise_descriptors;
 use heirloom_bench::server::Running;
 use heirloom_bench::slow::{Kind, Tormentor};
-use heirloom_bench::{Error, median};
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use heirloom_bench::{Error, latencies, median};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const USAGE: &str = "slow_clients [--server PATH] [--workers N] [--rounds N] [--seconds N] [--clients N] [--scale PERCENT]
 The server is kitchen_sink, as built by cargo build --release --examples. Default: 2 workers, 5 rounds of 5
@@ -51,29 +49,11 @@ fn options() -> Result<Options, Error> {
 
 /// Latencies of normal clients, sorted.
 fn measure(address: &str, clients: usize, time: Duration) -> Result<Vec<Duration>, Error> {
-    let threads: Vec<_> = (0..clients)
-        .map(|_| {
-            let address = address.to_owned();
-            thread::spawn(move || -> Result<Vec<Duration>, String> {
-                let mut stream = TcpStream::connect(&address).map_err(|e| e.to_string())?;
-                stream.set_nodelay(true).map_err(|e| e.to_string())?;
-                let mut latencies = Vec::new();
-                let end = Instant::now() + time;
-                let mut buf = [0; 1024];
-                while Instant::now() < end {
-                    let begin = Instant::now();
-                    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").map_err(|e| e.to_string())?;
-                    let n = stream.read(&mut buf).map_err(|e| e.to_string())?;
-                    if !buf[..n].starts_with(b"HTTP/1.1 200 ") {
-                        return Err(format!("not 200: {}", String::from_utf8_lossy(&buf[..n])));
-                    }
-                    latencies.push(begin.elapsed());
-                    thread::sleep(Duration::from_millis(2));
-                }
-                Ok(latencies)
-            })
-        })
-        .collect();
+    let client = || {
+        let address = address.to_owned();
+        thread::spawn(move || latencies(&address, "/", Duration::from_millis(2), time))
+    };
+    let threads: Vec<_> = (0..clients).map(|_| client()).collect();
     let mut all = Vec::new();
     for thread in threads {
         all.extend(thread.join().map_err(|_| "a client panicked")??);
