@@ -9,7 +9,8 @@ use heirloom_bench::Error;
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
-const USAGE: &str = "mutate [--list] [--sample N] [--sources PATH] [state|ledger|policy|exchange]...";
+const USAGE: &str = "mutate [--list] [--sample N] [--sources PATH] [state|ledger|policy|exchange]...
+MUTATE_TARGET is the target directory, if what is compiled there is to be kept.";
 
 /// A name, the file or folder that is changed, and the tests that must notice, the fastest first.
 struct Part {
@@ -280,7 +281,12 @@ fn cargo(copy: &Path, seconds: &str, args: &[&str]) -> bool {
     // Kills the tests as well, which are in its process group.
     let mut command = Command::new("timeout");
     command.args([seconds, "cargo", "test", "-p", "heirloom", "--all-features"]).args(args).current_dir(copy);
-    command.env("CARGO_TARGET_DIR", copy.join("target")).env("CARGO_PROFILE_DEV_DEBUG", "0");
+    // Not where other builds of the sources are, which would take turns with these.
+    command.env(
+        "CARGO_TARGET_DIR",
+        std::env::var_os("MUTATE_TARGET").map_or(copy.join("target"), PathBuf::from),
+    );
+    command.env("CARGO_PROFILE_DEV_DEBUG", "0");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
