@@ -27,7 +27,7 @@ fn main() -> Result<(), heirloom::Error> {
     let listen = args.next().unwrap_or_else(|| "127.0.0.1:8001".to_owned());
     let admin = args.next().unwrap_or_else(|| "127.0.0.1:8002".to_owned());
     let router = Router::new().get("/until-drain", |req: Request| {
-        if req.wait_draining(Duration::from_secs(600)) { "told\n" } else { "not told\n" }
+        if req.drain().wait(Duration::from_secs(600)).is_draining() { "told\n" } else { "not told\n" }
     });
     log::info!("pid {}", std::process::id());
     Server::new(router).listen(listen).admin(admin).workers(1).serve()

@@ -18,7 +18,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{Event, RouteLimits, Upgraded, limited, sse};
+use heirloom::sse::{self, Event};
+use heirloom::upgrade::Upgraded;
+use heirloom::{RouteLimits, limited};
 
 const USAGE: &str =
     "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--unix PATH] [--admin ADDR]
@@ -56,7 +58,7 @@ fn main() -> Result<(), heirloom::Error> {
 fn tls(server: Server, flags: Option<[String; 3]>) -> Server {
     match flags {
         Some([listen, cert, key]) => {
-            server.listen(Listen::new(listen).tls(heirloom::Tls::from_files(cert, key)))
+            server.listen(Listen::new(listen).tls(heirloom::tls::Tls::from_files(cert, key)))
         }
         None => server,
     }
@@ -94,10 +96,10 @@ fn router(handle: &Handle) -> Router {
         .get("/204", |_: Request| StatusCode::NO_CONTENT)
         .get("/304", |_: Request| StatusCode::NOT_MODIFIED)
         .get("/events", events)
-        .get("/events/stubborn", |_: Request| Body::detached(stubborn))
+        .get("/events/stubborn", |_: Request| Body::writer(stubborn))
         .get("/upgrade", |req: Request| upgrade(&req, Some(Duration::from_millis(100))))
         .get("/upgrade/stubborn", |req: Request| upgrade(&req, None))
-        .get("/until-drain", |req: Request| match req.wait_draining(Duration::from_secs(600)) {
+        .get("/until-drain", |req: Request| match req.drain().wait(Duration::from_secs(600)).is_draining() {
             true => "told\n",
             false => "not told\n",
         })
@@ -155,9 +157,9 @@ fn number(req: &Request, name: &str) -> Result<u64, (StatusCode, &'static str)> 
 /// Echoes what comes, for pages of any site.
 #[cfg(feature = "websocket")]
 fn websocket(router: Router) -> Router {
-    use heirloom::{WebSocket, WebSocketOptions};
+    use heirloom::websocket::{WebSocket, WebSocketOptions};
     router.get("/ws", |req: Request| {
-        let options = WebSocketOptions { message_bytes: 64 << 20, ..WebSocketOptions::default() };
+        let options = WebSocketOptions::new().message_bytes(64 << 20);
         WebSocket::upgrade(&req).any_origin().options(options).speak(|socket| {
             while let Some(message) = socket.read()? {
                 socket.send(message)?;
@@ -174,10 +176,10 @@ fn websocket(router: Router) -> Router {
 
 /// One event a second, until the process drains.
 fn events(req: Request) -> Response {
-    sse(&req, |events| {
+    sse::response(&req, |events| {
         for n in 1.. {
             events.send(&Event::data(n).id(n))?;
-            if events.wait(Duration::from_secs(1))? {
+            if events.wait(Duration::from_secs(1))?.is_draining() {
                 break;
             }
         }
@@ -201,7 +203,7 @@ fn upgrade(req: &Request, pause: Option<Duration>) -> impl IntoResponse + use<> 
     let speak = move |mut io: Upgraded| {
         io.set_read_timeout(pause);
         let mut buf = [0; 1024];
-        while pause.is_none() || !drain.draining() {
+        while pause.is_none() || !drain.is_draining() {
             match io.read(&mut buf) {
                 Ok(n) if n > 0 && io.write_all(&buf[..n]).is_ok() => {}
                 Err(e) if e.kind() == ErrorKind::TimedOut => {}

@@ -25,7 +25,7 @@
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{Event, sse};
+use heirloom::sse::{self, Event};
 
 const PAGE: &str = r#"<!doctype html>
 <title>Counting</title>
@@ -55,13 +55,13 @@ fn main() -> Result<(), heirloom::Error> {
 
 fn count(req: Request) -> Response {
     let generation = req.generation();
-    sse(&req, move |events| {
+    sse::response(&req, move |events| {
         // Browsers wait some seconds before they connect anew; there is no need to.
         events.send(&Event::retry(Duration::from_millis(200)))?;
         let got = events.last_id().and_then(|id| id.parse().ok()).unwrap_or(0);
         for n in got + 1_u64.. {
             events.send(&Event::data(format!("{n}, says generation {generation}")).id(n))?;
-            if events.wait(Duration::from_millis(500))? {
+            if events.wait(Duration::from_millis(500))?.is_draining() {
                 break;
             }
         }

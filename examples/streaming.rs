@@ -23,7 +23,7 @@
 //! generation 1 says goodbye
 //! ```
 
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,23 +61,19 @@ fn upload(folder: &PathBuf, mut req: Request) -> io::Result<Response> {
     Ok((StatusCode::CREATED, format!("{name}: {bytes} bytes\n")).into_response())
 }
 
-/// Called for the next piece when the client has taken the last one: no worker waits for it.
+/// Asked for the next chunk when the client has taken the last one: no worker waits for it.
 fn squares(_: Request) -> Body {
-    let mut rows = 1_u64..=1_000_000;
-    Body::from_pieces(move |piece| {
-        for n in rows.by_ref().take(1_000) {
-            writeln!(piece, "{n},{}", n * n)?;
-        }
-        Ok(!rows.is_empty())
-    })
+    let row = |n: u64| format!("{n},{}\n", n * n);
+    let chunk = move |of: u64| Ok((of * 1_000 + 1..=of * 1_000 + 1_000).map(row).collect::<String>());
+    Body::from_chunks((0..1_000).map(chunk))
 }
 
 /// What lasts has a thread of its own, and ends when the process does.
 fn clock(req: Request) -> Body {
     let (drain, generation) = (req.drain(), req.generation());
-    Body::detached(move |out| {
+    Body::writer(move |out| {
         let start = Instant::now();
-        while !drain.wait(Duration::from_millis(200)) {
+        while !drain.wait(Duration::from_millis(200)).is_draining() {
             writeln!(out, "generation {generation} has been here for {} ms", start.elapsed().as_millis())?;
         }
         writeln!(out, "generation {generation} says goodbye")

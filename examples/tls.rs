@@ -24,8 +24,8 @@
 //! is a file of authorities: then clients must show a certificate that one of them has issued
 //! (`curl --cert client.pem --key client-key.pem`).
 
-use heirloom::Tls;
 use heirloom::prelude::*;
+use heirloom::tls::Tls;
 
 fn main() -> Result<(), heirloom::Error> {
     env_logger::init();

@@ -23,7 +23,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use heirloom::prelude::*;
-use heirloom::{Message, WebSocket, WebSocketSender};
+use heirloom::websocket::{Message, WebSocket, WebSocketSender};
 
 const PAGE: &str = r#"<!doctype html>
 <title>Chat</title>

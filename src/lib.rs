@@ -206,8 +206,8 @@
 //! /// Written by a thread of its own, until the process is about to end or the client has gone.
 //! fn ticks(req: Request) -> Body {
 //!     let (drain, client) = (req.drain(), req.client_watch());
-//!     Body::detached(move |out| {
-//!         while !drain.wait(std::time::Duration::from_secs(1)) && !client.gone() {
+//!     Body::writer(move |out| {
+//!         while !drain.wait(std::time::Duration::from_secs(1)).is_draining() && !client.is_gone() {
 //!             out.write_all(b"tick\n")?;
 //!         }
 //!         Ok(())
@@ -220,7 +220,7 @@
 //! ```
 //!
 //! Directories and files are served by `ServeDir` and `ServeFile` (feature `files`), events for browsers by
-//! [`sse()`], other protocols by [`Body::upgrade`], of which `WebSocket` is one (feature `websocket`). A
+//! [`sse::response`], other protocols by [`Body::upgrade`], of which `WebSocket` is one (feature `websocket`). A
 //! route that reads the request body while it arrives is wrapped in [`streaming`].
 //!
 //! # The lifecycle
@@ -256,7 +256,7 @@
 //! }
 //! ```
 //!
-//! A handler that lasts asks [`RequestExt::draining`] and [`RequestExt::client_gone`]. The same lifecycle for
+//! A handler that lasts asks [`RequestExt::is_draining`] and [`RequestExt::is_client_gone`]. The same lifecycle for
 //! a protocol that is not HTTP is [`StreamServer`].
 //!
 //! # Testing
@@ -362,11 +362,11 @@ pub use cookie;
 pub use base::close_reason::CloseReason;
 pub use base::error::{Error, ErrorKind};
 pub use base::limits::{Limits, Timeouts};
-pub use base::phase::{Drain, Phase};
+pub use base::phase::{Drain, Phase, Waited};
 pub use base::status::Stats;
 pub use net::conn_info::{ClientWatch, PeerCredentials};
 #[cfg(feature = "tls")]
-pub use net::tls::{Tls, TlsInfo};
+pub use net::tls;
 pub use process::hooks::HandoverState;
 pub use process::signals::{Signal, SignalAction, Signals};
 pub use server::Server;
@@ -392,12 +392,9 @@ pub use web::per_worker::PerWorker;
 pub use web::request::RequestExt;
 pub use web::response::{Ended, Html, IntoResponse, Redirect, ResponseExt};
 pub use web::router::Router;
-pub use web::sse::{Event, EventWriter, sse};
-pub use web::upgrade::{Upgraded, UpgradedReader, UpgradedWriter, Waited};
 #[cfg(feature = "websocket")]
-pub use web::websocket::{Message, WebSocket, WebSocketOptions, WebSocketSender, WebSocketUpgrade};
-
-pub use web::wrap;
+pub use web::websocket;
+pub use web::{sse, upgrade, wrap};
 
 /// A request: the head as `http` has it, and a [`Body`].
 pub type Request = ::http::Request<Body>;

@@ -43,7 +43,7 @@ fn a_logger_that_panics_loses_its_lines_and_nothing_else() {
         .get("/", |_: Request| "well")
         .get("/panics", |_: Request| -> &'static str { panic!("a handler") })
         .get("/stream", |_: Request| {
-            Body::detached(|out| {
+            Body::writer(|out| {
                 out.write_all(b"streamed")?;
                 Err(std::io::Error::other("in the end"))
             })

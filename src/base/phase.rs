@@ -96,23 +96,43 @@ impl PhaseWatch {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until the process drains; false if it does not within `timeout`.
-    pub(crate) fn wait_draining(&self, timeout: Duration) -> bool {
+    /// Waits until the process drains, for `timeout` at most.
+    pub(crate) fn wait_draining(&self, timeout: Duration) -> Waited {
         let deadline = Instant::now().checked_add(timeout);
         let mut lock = lock(&self.shared.lock);
         while !self.get().is_draining() {
             let left =
                 deadline.map_or(Duration::from_secs(3600), |d| d.saturating_duration_since(Instant::now()));
             if left.is_zero() {
-                return false;
+                return Waited::TimedOut;
             }
             lock = self.shared.changed.wait_timeout(lock, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        true
+        Waited::Draining
     }
 }
 
-/// Tells whether the process drains. Clones are cheap and tell the same.
+/// Why a wait ended: of [`Drain::wait`], or of an event stream or an upgraded connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Waited {
+    /// A read will not block: the client has sent bytes, or has ended. Only where there is something to read.
+    Readable,
+    /// This process is about to end, because it was told to stop or because a successor has taken over.
+    Draining,
+    /// The time is over.
+    TimedOut,
+}
+
+impl Waited {
+    /// Whether this is [`Waited::Draining`].
+    pub fn is_draining(self) -> bool {
+        self == Waited::Draining
+    }
+}
+
+/// Tells whether the process drains: [`RequestExt::is_draining`](crate::RequestExt::is_draining) for code that outlives
+/// the request. Clones are cheap and report the same.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -120,8 +140,8 @@ impl PhaseWatch {
 ///
 /// fn events(req: Request) -> impl IntoResponse {
 ///     let drain = req.drain();
-///     let ticks = Body::detached(move |out| {
-///         while !drain.wait(Duration::from_secs(1)) {
+///     let ticks = Body::writer(move |out| {
+///         while !drain.wait(Duration::from_secs(1)).is_draining() {
 ///             out.write_all(b"data: tick\n\n")?;
 ///         }
 ///         Ok(())
@@ -141,13 +161,13 @@ impl Drain {
 
     /// Whether this process is about to end, because it was told to stop or because a successor has
     /// taken over.
-    pub fn draining(&self) -> bool {
+    pub fn is_draining(&self) -> bool {
         self.0.get().is_draining()
     }
 
-    /// Waits until this process drains; false if it does not within `timeout`. Serves as the pause
-    /// between two events.
-    pub fn wait(&self, timeout: Duration) -> bool {
+    /// Waits until this process drains, for `timeout` at most: the pause between two events. Returns
+    /// [`Waited::Draining`] at once if it drains already.
+    pub fn wait(&self, timeout: Duration) -> Waited {
         self.0.wait_draining(timeout)
     }
 }
@@ -168,11 +188,11 @@ mod tests {
     #[test]
     fn a_waiter_is_woken_by_the_drain() {
         let watch = PhaseWatch::new();
-        assert!(!watch.wait_draining(Duration::from_millis(1)));
+        assert_eq!(watch.wait_draining(Duration::from_millis(1)), Waited::TimedOut);
         let other = watch.clone();
         let waiter =
             std::thread::Builder::new().spawn(move || other.wait_draining(Duration::from_secs(60))).unwrap();
         watch.set(Phase::Draining);
-        assert!(waiter.join().unwrap());
+        assert_eq!(waiter.join().unwrap(), Waited::Draining);
     }
 }

@@ -57,7 +57,7 @@ impl ConnInfo {
         }
     }
 
-    pub(crate) fn client_gone(&self) -> bool {
+    pub(crate) fn is_client_gone(&self) -> bool {
         self.socket.as_ref().is_some_and(Socket::has_ended)
     }
 
@@ -131,7 +131,7 @@ impl PeerCredentials {
     }
 }
 
-/// [`RequestExt::client_gone`](crate::RequestExt::client_gone) to take along where the request does
+/// [`RequestExt::is_client_gone`](crate::RequestExt::is_client_gone) to take along where the request does
 /// not go. Clones are cheap and tell the same.
 ///
 /// ```
@@ -141,16 +141,8 @@ impl PeerCredentials {
 /// /// A long computation, given up when nobody waits for it any more.
 /// fn primes(req: Request) -> Body {
 ///     let client = req.client_watch();
-///     let mut from = 2..u64::MAX;
-///     Body::from_pieces(move |piece| {
-///         for n in from.by_ref().take(100_000).filter(|n| (2..*n).all(|d| n % d > 0)) {
-///             if client.gone() {
-///                 return Ok(false);
-///             }
-///             piece.extend_from_slice(format!("{n}\n").as_bytes());
-///         }
-///         Ok(true)
-///     })
+///     let primes = (2..u64::MAX).filter(|n| (2..*n).all(|d| n % d > 0));
+///     Body::from_chunks(primes.take_while(move |_| !client.is_gone()).map(|n| Ok(format!("{n}\n"))))
 /// }
 /// # Router::new().get("/primes", primes).check().unwrap();
 /// ```
@@ -163,10 +155,10 @@ impl ClientWatch {
     }
 
     /// Whether the client has ended the connection, see
-    /// [`RequestExt::client_gone`](crate::RequestExt::client_gone), or the server has, because all was
+    /// [`RequestExt::is_client_gone`](crate::RequestExt::is_client_gone), or the server has, because all was
     /// said, or because the connection went on to another process.
-    pub fn gone(&self) -> bool {
-        self.0.as_ref().is_some_and(|conn_info| conn_info.client_gone())
+    pub fn is_gone(&self) -> bool {
+        self.0.as_ref().is_some_and(|conn_info| conn_info.is_client_gone())
     }
 }
 
@@ -207,10 +199,10 @@ mod tests {
     /// The news may take a moment, even on one host.
     fn is_told(watch: &ClientWatch) -> bool {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !watch.gone() && Instant::now() < deadline {
+        while !watch.is_gone() && Instant::now() < deadline {
             std::thread::yield_now();
         }
-        watch.gone()
+        watch.is_gone()
     }
 
     fn connected() -> (TcpStream, Arc<TcpStream>) {
@@ -238,9 +230,9 @@ mod tests {
         for end in ends {
             let (mut client, server) = connected();
             let watch = watch(Socket::of(&server));
-            assert!(!watch.gone());
+            assert!(!watch.is_gone());
             client.write_all(b"not read").unwrap();
-            assert!(!watch.gone(), "who has said something is there");
+            assert!(!watch.is_gone(), "who has said something is there");
             let _kept = end(client);
             assert!(is_told(&watch));
         }
@@ -252,15 +244,15 @@ mod tests {
         let server = Arc::new(server);
         let closed = watch(Socket::of(&server));
         client.write_all(b"not read").unwrap();
-        assert!(!closed.gone());
+        assert!(!closed.is_gone());
         drop(client);
-        assert!(closed.gone());
+        assert!(closed.is_gone());
         let (client, server) = UnixStream::pair().unwrap();
         let server = Arc::new(server);
         let shut = watch(Socket::of(&server));
-        assert!(!shut.gone());
+        assert!(!shut.is_gone());
         client.shutdown(Shutdown::Write).unwrap();
-        assert!(shut.gone());
+        assert!(shut.is_gone());
     }
 
     #[test]
@@ -268,9 +260,9 @@ mod tests {
         let (client, server) = connected();
         let watch = watch(Socket::of(&server));
         drop(server);
-        assert!(watch.gone());
+        assert!(watch.is_gone());
         assert_eq!(client.peek(&mut [0]).unwrap(), 0, "the client sees the end");
-        assert!(!ClientWatch::of(None).gone());
+        assert!(!ClientWatch::of(None).is_gone());
     }
 
     #[test]

@@ -11,6 +11,6 @@ pub(crate) mod slots;
 pub(crate) mod sockets;
 pub(crate) mod stream;
 #[cfg(feature = "tls")]
-pub(crate) mod tls;
+pub mod tls;
 #[allow(clippy::arithmetic_side_effects)]
 pub(crate) mod transfer;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::base::phase::{Phase, PhaseWatch};
+use crate::base::phase::{Phase, PhaseWatch, Waited};
 use crate::base::status::{AllCounters, Gauges, Stats};
 use crate::base::sync::lock;
 use crate::process::control::Inbox;
@@ -75,8 +75,8 @@ impl Handle {
         self.shared.phase.get()
     }
 
-    /// Waits until the process drains; false if it does not within `timeout`.
-    pub fn wait_draining(&self, timeout: Duration) -> bool {
+    /// Waits until the process drains, for `timeout` at most.
+    pub fn wait_draining(&self, timeout: Duration) -> Waited {
         self.shared.phase.wait_draining(timeout)
     }
 

@@ -61,7 +61,7 @@ const TIDIES: Duration = Duration::from_millis(500);
 ///     let mut lines = BufReader::new(&connection);
 ///     let mut line = String::new();
 ///     while lines.read_line(&mut line)? > 0 {
-///         let last = connection.drain().draining();
+///         let last = connection.drain().is_draining();
 ///         (&connection).write_all(format!("{}{}", line, if last { "BYE\n" } else { "" }).as_bytes())?;
 ///         if last {
 ///             break;

@@ -1,9 +1,12 @@
 //! Handlers written for `tiny_http`, with the whole lifecycle: an in-process `tiny_http::Server` on a
 //! private unix socket, to which workers pass requests, one persistent connection for each.
 //!
-//! Its connections are made one at a time, and each is proven by a request that is answered here:
-//! in a burst some would wait for ever behind others that are kept (tiny_http's own pool counts
-//! a thread that is called and not yet awake as free).
+//! Connections to it are made one at a time, and each is tested by a request that is answered here: in a burst some would
+//! wait indefinitely behind others that are kept, since tiny_http's own pool counts a thread that was woken and does
+//! not run yet as free.
+//!
+//! A response is collected before it is passed on. So its connection is free at once, there are as many of them as
+//! workers, however slow clients are, and a response that breaks is a 502, not half a 200.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Seek, Write};
@@ -88,8 +91,8 @@ const HOP_BY_HOP: [&str; 10] = [
 pub struct TinyHttp {
     handler: UserHandler,
     idle: Mutex<Vec<Link>>,
-    /// Where links are made, one at a time.
-    house: Mutex<Option<Arc<House>>>,
+    /// The server that links are made to, one at a time.
+    server: Mutex<Option<Arc<PrivateServer>>>,
 }
 
 #[derive(Clone)]
@@ -105,7 +108,7 @@ impl TinyHttp {
     /// A handler of heirloom's out of one of tiny_http's. The server behind it is started by the
     /// first request, or when a [`Server`](crate::Server) starts.
     pub fn new(handler: impl Fn(::tiny_http::Request) + Send + Sync + 'static) -> TinyHttp {
-        TinyHttp { handler: UserHandler(Arc::new(handler)), idle: Mutex::default(), house: Mutex::default() }
+        TinyHttp { handler: UserHandler(Arc::new(handler)), idle: Mutex::default(), server: Mutex::default() }
     }
 
     /// The client of a request, which tiny_http can't know here. None on a unix socket. A field of
@@ -119,7 +122,7 @@ impl TinyHttp {
     fn exchange(&self, request: Request) -> io::Result<Response> {
         let mut link = self.link()?;
         let method = request.method().clone();
-        let answer = link.exchange(Outgoing::new(request), &method)?;
+        let answer = link.exchange(ForwardedRequest::new(request), &method)?;
         lock(&self.idle).push(link);
         answer.into_response()
     }
@@ -137,16 +140,16 @@ impl TinyHttp {
     }
 
     fn connect(&self) -> io::Result<Link> {
-        let mut house = lock(&self.house);
-        if let Some(open) = &*house {
+        let mut server = lock(&self.server);
+        if let Some(open) = &*server {
             match open.connect() {
                 Ok(link) => return Ok(link),
                 Err(e) => warn!("tiny_http no longer accepts connections: {e}: restarting it"),
             }
         }
-        let open = House::open(self.handler.clone())?;
+        let open = PrivateServer::open(self.handler.clone())?;
         let link = open.connect()?;
-        *house = Some(open);
+        *server = Some(open);
         Ok(link)
     }
 }
@@ -173,15 +176,19 @@ impl Routes for TinyHttp {
     }
 }
 
-/// A `tiny_http::Server` that nobody else can reach.
-struct House {
+/// A `tiny_http::Server` that no other process can reach.
+///
+/// Its socket is bound in a directory of ours and opened by `O_PATH`; then the directory is removed, and connections are made
+/// by `/proc/self/fd`. So no other user reaches it, and nothing is left behind, however the process ends. An abstract
+/// name could be read and connected to by any user of the host.
+struct PrivateServer {
     handler: UserHandler,
     /// A target that no client can know.
     probe: String,
     counts: Mutex<Counts>,
     // Dropped in this order: the server first, which then waits for one more connection.
     server: TinyServer,
-    door: Door,
+    socket: SocketFile,
 }
 
 #[derive(Debug, Default)]
@@ -192,54 +199,54 @@ struct Counts {
     ever: usize,
 }
 
-/// The socket's file, which has no name any more.
+/// The socket's file, after its name was removed.
 #[derive(Debug)]
-struct Door(OwnedFd);
+struct SocketFile(OwnedFd);
 
-impl Door {
+impl SocketFile {
     fn connect(&self) -> io::Result<UnixStream> {
         UnixStream::connect(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
     }
 }
 
-impl Drop for Door {
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Its accept looks whether it should end when somebody comes.
+        // tiny_http's accept checks at the next connection whether it should end.
         let _ = self.connect();
     }
 }
 
-impl fmt::Debug for House {
+impl fmt::Debug for PrivateServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("House").field("counts", &self.counts).finish_non_exhaustive()
+        f.debug_struct("PrivateServer").field("counts", &self.counts).finish_non_exhaustive()
     }
 }
 
-impl House {
-    fn open(handler: UserHandler) -> io::Result<Arc<House>> {
-        // Ours alone (0700), and gone when this returns: nothing is left behind, however we end.
+impl PrivateServer {
+    fn open(handler: UserHandler) -> io::Result<Arc<PrivateServer>> {
+        // Mode 0700, and removed when this returns.
         let folder = tempfile::tempdir()?;
         let listener = UnixListener::bind(folder.path().join("socket"))?;
-        House::on(listener, &folder, handler)
+        PrivateServer::on(listener, &folder, handler)
     }
 
-    fn on(listener: UnixListener, folder: &TempDir, handler: UserHandler) -> io::Result<Arc<House>> {
+    fn on(listener: UnixListener, folder: &TempDir, handler: UserHandler) -> io::Result<Arc<PrivateServer>> {
         let path = folder.path().join("socket");
-        let door = Door(open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?);
+        let socket = SocketFile(open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?);
         let probe = format!("{}", folder.path().display());
         let server = TinyServer::from_listener(listener, None).map_err(io::Error::other)?;
-        Ok(Arc::new(House { handler, probe, counts: Mutex::default(), server, door }))
+        Ok(Arc::new(PrivateServer { handler, probe, counts: Mutex::default(), server, socket }))
     }
 
     /// A link that has answered. Only one is made at a time.
-    fn connect(self: &Arc<House>) -> io::Result<Link> {
-        let stream = self.door.connect()?;
-        let mut link = Link { stream: Stream::new(stream.into(), true), house: Arc::clone(self) };
+    fn connect(self: &Arc<PrivateServer>) -> io::Result<Link> {
+        let stream = self.socket.connect()?;
+        let mut link = Link { stream: Stream::new(stream.into(), true), server: Arc::clone(self) };
         self.enter()?;
         let Stream::Unix(stream) = &link.stream else { return Err(ErrorKind::Unsupported.into()) };
         stream.set_nonblocking(true)?;
         let mut probe =
-            Outgoing::of(format!("HEAD {} HTTP/1.1\r\nHost: probe\r\n\r\n", self.probe).into_bytes());
+            ForwardedRequest::of(format!("HEAD {} HTTP/1.1\r\nHost: probe\r\n\r\n", self.probe).into_bytes());
         let answer = link.converse(&mut probe, &Method::HEAD, Some(Instant::now() + PROBE))?;
         match answer.head {
             Some((StatusCode::NO_CONTENT, ..)) => Ok(link),
@@ -248,15 +255,15 @@ impl House {
     }
 
     /// Counts a link, and starts its thread. The link is there already: dropped, it leaves.
-    fn enter(self: &Arc<House>) -> io::Result<()> {
+    fn enter(self: &Arc<PrivateServer>) -> io::Result<()> {
         let mut counts = lock(&self.counts);
         counts.links = counts.links.saturating_add(1);
         if counts.threads >= counts.links {
             return Ok(());
         }
         counts.ever = counts.ever.wrapping_add(1);
-        let (name, house) = (format!("heirloom-tiny-{}", counts.ever), Arc::clone(self));
-        thread::Builder::new().name(name).spawn(move || house.work())?;
+        let (name, server) = (format!("heirloom-tiny-{}", counts.ever), Arc::clone(self));
+        thread::Builder::new().name(name).spawn(move || server.work())?;
         counts.threads = counts.threads.saturating_add(1);
         Ok(())
     }
@@ -290,32 +297,32 @@ impl House {
     }
 }
 
-/// A connection to the house: one exchange at a time.
+/// A connection to the server: one exchange at a time.
 #[derive(Debug)]
 struct Link {
     stream: Stream,
-    house: Arc<House>,
+    server: Arc<PrivateServer>,
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.house.leave();
+        self.server.leave();
     }
 }
 
 impl Link {
-    fn exchange(&mut self, mut out: Outgoing, method: &Method) -> io::Result<Answer> {
+    fn exchange(&mut self, mut out: ForwardedRequest, method: &Method) -> io::Result<CollectedResponse> {
         self.converse(&mut out, method, None)
     }
 
     /// Sends and receives at once: the handler may answer before it has read, or instead.
     fn converse(
         &mut self,
-        out: &mut Outgoing,
+        out: &mut ForwardedRequest,
         method: &Method,
         deadline: Option<Instant>,
-    ) -> io::Result<Answer> {
-        let mut answer = Answer::new(method);
+    ) -> io::Result<CollectedResponse> {
+        let mut answer = CollectedResponse::new(method);
         let mut buf = [0; 16 << 10];
         loop {
             let waits_to_send = self.send(out)?;
@@ -337,7 +344,7 @@ impl Link {
     }
 
     /// True if there is more than the socket takes now.
-    fn send(&self, out: &mut Outgoing) -> io::Result<bool> {
+    fn send(&self, out: &mut ForwardedRequest) -> io::Result<bool> {
         while let Some(bytes) = out.next()? {
             match self.stream.write(bytes) {
                 Ok(n) => out.at = out.at.saturating_add(n),
@@ -359,7 +366,7 @@ impl Link {
 }
 
 /// A request on its way.
-struct Outgoing {
+struct ForwardedRequest {
     bytes: Vec<u8>,
     at: usize,
     /// What follows, and whether in chunks.
@@ -367,13 +374,13 @@ struct Outgoing {
     chunked: bool,
 }
 
-impl Outgoing {
-    fn of(bytes: Vec<u8>) -> Outgoing {
-        Outgoing { bytes, at: 0, body: None, chunked: false }
+impl ForwardedRequest {
+    fn of(bytes: Vec<u8>) -> ForwardedRequest {
+        ForwardedRequest { bytes, at: 0, body: None, chunked: false }
     }
 
     /// In strict form: tiny_http takes a head that is not for something else.
-    fn new(request: Request) -> Outgoing {
+    fn new(request: Request) -> ForwardedRequest {
         let peer = request.peer_addr();
         let (head, body) = request.into_parts();
         let mut bytes = Vec::with_capacity(1024);
@@ -418,7 +425,7 @@ impl Outgoing {
         }
         bytes.extend_from_slice(b"\r\n");
         let body = (body.len() != Some(0)).then_some(body);
-        Outgoing { bytes, at: 0, body, chunked }
+        ForwardedRequest { bytes, at: 0, body, chunked }
     }
 
     fn is_done(&self) -> bool {
@@ -448,7 +455,7 @@ impl Outgoing {
 }
 
 /// A response, as far as it has come.
-struct Answer {
+struct CollectedResponse {
     without_body: bool,
     raw: Vec<u8>,
     head: Option<(StatusCode, HeaderMap, Decoder)>,
@@ -456,9 +463,9 @@ struct Answer {
     len: u64,
 }
 
-impl Answer {
-    fn new(method: &Method) -> Answer {
-        Answer {
+impl CollectedResponse {
+    fn new(method: &Method) -> CollectedResponse {
+        CollectedResponse {
             without_body: *method == Method::HEAD,
             raw: Vec::new(),
             head: None,
@@ -586,8 +593,8 @@ mod tests {
             lock(&tiny.idle)[0].stream.shutdown();
         }
         answers(&tiny);
-        let house = lock(&tiny.house).clone().unwrap();
-        assert_eq!(lock(&house.counts).links, 1);
+        let server = lock(&tiny.server).clone().unwrap();
+        assert_eq!(lock(&server.counts).links, 1);
     }
 
     #[test]
@@ -596,15 +603,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
         let accepting = listener.try_clone().unwrap();
-        let first = House::on(listener, &folder, tiny.handler.clone()).unwrap();
-        *lock(&tiny.house) = Some(Arc::clone(&first));
+        let first = PrivateServer::on(listener, &folder, tiny.handler.clone()).unwrap();
+        *lock(&tiny.server) = Some(Arc::clone(&first));
         answers(&tiny);
         // As after one accept error: its thread ends, and the process goes on.
         SockRef::from(&accepting).shutdown(Shutdown::Both).unwrap();
         answers(&tiny);
         lock(&tiny.idle).clear();
         answers(&tiny);
-        let second = lock(&tiny.house).clone().unwrap();
+        let second = lock(&tiny.server).clone().unwrap();
         assert!(!Arc::ptr_eq(&first, &second));
         assert_eq!((lock(&first.counts).links, lock(&second.counts).links), (0, 1));
     }
@@ -612,7 +619,7 @@ mod tests {
     #[test]
     fn heads_are_strict_whatever_the_client_sent() {
         let head = |request: http::request::Builder, body: Body| {
-            let outgoing = Outgoing::new(request.body(body).unwrap());
+            let outgoing = ForwardedRequest::new(request.body(body).unwrap());
             String::from_utf8(outgoing.bytes).unwrap()
         };
         let get = http::Request::get("http://host:80/a%20b?c=d")
@@ -660,7 +667,7 @@ mod tests {
         ];
         for (text, method, expected) in table {
             for size in 1..=text.len() {
-                let mut answer = Answer::new(method);
+                let mut answer = CollectedResponse::new(method);
                 let taken = text.as_bytes().chunks(size).try_for_each(|piece| answer.take(piece));
                 assert_eq!(taken.is_ok(), expected.is_some(), "{text:?} in pieces of {size}: {taken:?}");
                 let Some((status, body)) = expected else { continue };

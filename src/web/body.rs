@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
+use std::iter::Fuse;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
@@ -115,34 +116,35 @@ impl Body {
         Body::of(Kind::File { file, left: len, share: None, descriptor })
     }
 
-    /// As [`Body::from_reader`], from a function that is called for one piece after the other, on a
-    /// worker, whenever the client has taken the last one: it appends to the empty `Vec`, and gives
-    /// false when that was the last piece. If it appends nothing it is called again, after others that wait
-    /// for a worker have been served.
+    /// A response of unknown length, in chunks from `chunks`, which is asked for one on a worker whenever the client has
+    /// taken the last one. An error cuts the response, so that the client can tell.
+    ///
+    /// At an empty chunk the worker first serves others that wait for one, and then asks for the next chunk. A chunk of
+    /// some KiB costs little: its allocation, and a copy into the buffer of what is written. Chunks of a few bytes cost more
+    /// than their bytes.
     ///
     /// ```
     /// use heirloom::prelude::*;
-    /// use std::io::Write;
     ///
-    /// fn table(_: Request) -> impl IntoResponse {
-    ///     let mut rows = 1..=10_000;
-    ///     Body::from_pieces(move |piece| {
-    ///         for n in rows.by_ref().take(500) {
-    ///             writeln!(piece, "{n},{}", n * n)?;
-    ///         }
-    ///         Ok(!rows.is_empty())
-    ///     })
+    /// fn table(_: Request) -> Body {
+    ///     let row = |n: u64| format!("{n},{}\n", n * n);
+    ///     let chunk = move |of: u64| Ok((of * 500 + 1..=of * 500 + 500).map(row).collect::<String>());
+    ///     Body::from_chunks((0..20).map(chunk))
     /// }
     /// let mut response = Router::new().get("/", table).call(Request::default());
     /// assert!(response.body_mut().read_text().unwrap().ends_with("\n10000,100000000\n"));
     /// ```
-    pub fn from_pieces(next: impl FnMut(&mut Vec<u8>) -> io::Result<bool> + Send + 'static) -> Body {
-        Body::from_reader(Pieces { next, piece: Vec::new(), used: 0, more: true })
+    ///
+    /// [`std::iter::from_fn`] makes an iterator of a closure.
+    pub fn from_chunks<C: Into<Bytes>>(
+        chunks: impl IntoIterator<Item = io::Result<C>, IntoIter: Send + 'static>,
+    ) -> Body {
+        Body::from_reader(Chunks { chunks: chunks.into_iter().fuse(), chunk: Bytes::new() })
     }
 
     /// A response written by `write` on a thread of its own, for streams that last, and for code that
     /// wants to write and may block: it holds no worker. (For server-sent events there is
-    /// [`sse`](crate::sse()).)
+    /// [`sse::response`](crate::sse::response).)
     ///
     /// Each write is sent at once, as a chunk of its own, and waits for the client; `flush` does
     /// nothing. Many small ones belong into a [`BufWriter`](std::io::BufWriter). Who is gone makes a
@@ -159,7 +161,7 @@ impl Body {
     /// use std::io::{BufWriter, Write};
     ///
     /// fn report(_: Request) -> Body {
-    ///     Body::detached(|out| {
+    ///     Body::writer(|out| {
     ///         let mut out = BufWriter::new(out);
     ///         for n in 0..10_000 {
     ///             writeln!(out, "{n}")?;
@@ -172,7 +174,7 @@ impl Body {
     ///
     /// At most [`Limits::detached_threads`](crate::Limits::detached_threads) run at once; above
     /// that the client gets 503.
-    pub fn detached(write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static) -> Body {
+    pub fn writer(write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static) -> Body {
         Body::of(Kind::Detached(Box::new(write)))
     }
 
@@ -267,34 +269,24 @@ impl Body {
     }
 }
 
-/// A source that is asked for pieces.
-struct Pieces<F> {
-    next: F,
-    piece: Vec<u8>,
-    used: usize,
-    more: bool,
+/// A source that is asked for chunks.
+struct Chunks<I> {
+    chunks: Fuse<I>,
+    /// What is left of the last one.
+    chunk: Bytes,
 }
 
-impl<F: FnMut(&mut Vec<u8>) -> io::Result<bool>> Read for Pieces<F> {
+impl<C: Into<Bytes>, I: Iterator<Item = io::Result<C>>> Read for Chunks<I> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let mut rest = self.piece.get(self.used..).unwrap_or_default();
-            if !rest.is_empty() || buf.is_empty() {
-                let n = rest.read(buf)?;
-                self.used = self.used.saturating_add(n);
-                return Ok(n);
-            }
-            if !self.more {
-                return Ok(0);
-            }
-            self.piece.clear();
-            self.used = 0;
-            self.more = (self.next)(&mut self.piece)?;
-            if self.more && self.piece.is_empty() {
-                // To be asked again: a worker has others to serve meanwhile.
+        if self.chunk.is_empty() && !buf.is_empty() {
+            let Some(next) = self.chunks.next() else { return Ok(0) };
+            self.chunk = next?.into();
+            if self.chunk.is_empty() {
+                // To be asked again, when a worker has served others.
                 return Err(ErrorKind::Interrupted.into());
             }
         }
+        (&mut self.chunk).reader().read(buf)
     }
 }
 
@@ -387,14 +379,6 @@ mod tests {
         file
     }
 
-    fn in_pieces(pieces: &'static [&'static str]) -> impl FnMut(&mut Vec<u8>) -> io::Result<bool> {
-        let mut left = pieces.iter();
-        move |out| {
-            out.extend_from_slice(left.next().unwrap().as_bytes());
-            Ok(left.len() > 0)
-        }
-    }
-
     #[test]
     fn every_readable_kind_gives_its_bytes_in_any_pieces() {
         let bodies: Vec<(Body, Option<u64>)> = vec![
@@ -403,7 +387,7 @@ mod tests {
             (Body::from_file(file(b"hello, more"), 5), Some(5)),
             (Body::from_reader(&b"hello"[..]), None),
             (Body::from_sized_reader(&b"hello, more"[..], 5), Some(5)),
-            (Body::from_pieces(in_pieces(&["", "h", "ell", "", "o", ""])), None),
+            (Body::from_chunks(["", "h", "ell", "", "o", ""].map(Ok)), None),
         ];
         for (mut body, len) in bodies {
             assert_eq!(body.len(), len);
@@ -417,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_body_that_is_written_can_not_be_read() {
-        assert!(Body::detached(|_| Ok(())).read_bytes().is_err());
+        assert!(Body::writer(|_| Ok(())).read_bytes().is_err());
         assert!(Body::upgrade(|_| ()).read_bytes().is_err());
     }
 }

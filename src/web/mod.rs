@@ -13,8 +13,8 @@ pub(crate) mod per_worker;
 pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod router;
-pub(crate) mod sse;
-pub(crate) mod upgrade;
+pub mod sse;
+pub mod upgrade;
 #[cfg(feature = "websocket")]
-pub(crate) mod websocket;
+pub mod websocket;
 pub mod wrap;

@@ -43,11 +43,12 @@ type BoxedError = Box<dyn StdError + Send + Sync>;
 /// without (as it does at once where a handler was cut), that of a detached stream with it. When the last clone is gone, values are also dropped as soon as their thread makes another one.
 /// A panic of such a `Drop` goes no further.
 pub struct PerWorker<T> {
-    recipe: Arc<Recipe<T>>,
+    factory: Arc<Factory<T>>,
 }
 
-struct Recipe<T> {
-    /// What the values of this recipe are found by.
+/// Makes the values of one `PerWorker`.
+struct Factory<T> {
+    /// The key of its values in each thread's list.
     token: Arc<()>,
     make: Box<dyn Fn() -> Result<T, BoxedError> + Send + Sync>,
 }
@@ -56,7 +57,7 @@ impl<T: 'static> PerWorker<T> {
     /// Values that `make` makes, each on the thread that uses it. Nothing is made yet.
     pub fn new<E: Into<BoxedError>>(make: impl Fn() -> Result<T, E> + Send + Sync + 'static) -> PerWorker<T> {
         let make = Box::new(move || make().map_err(Into::into));
-        PerWorker { recipe: Arc::new(Recipe { token: Arc::default(), make }) }
+        PerWorker { factory: Arc::new(Factory { token: Arc::default(), make }) }
     }
 
     /// Gives `work` this thread's value, which is made now if there is none yet.
@@ -86,10 +87,10 @@ impl<T: 'static> PerWorker<T> {
     /// When `work`, or what makes the value, uses the same `PerWorker` again.
     #[track_caller]
     pub fn try_with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Result<R, BoxedError> {
-        let (claim, kept) = Claim::take::<T>(&self.recipe.token)?;
+        let (claim, kept) = Claim::take::<T>(&self.factory.token)?;
         let mut value = match kept {
             Some(value) => value,
-            None => Box::new((self.recipe.make)()?),
+            None => Box::new((self.factory.make)()?),
         };
         match catch_unwind(AssertUnwindSafe(|| work(&mut value))) {
             Ok(result) => {
@@ -125,7 +126,7 @@ impl<T: 'static> PerWorker<T> {
 
 impl<T> Clone for PerWorker<T> {
     fn clone(&self) -> PerWorker<T> {
-        PerWorker { recipe: Arc::clone(&self.recipe) }
+        PerWorker { factory: Arc::clone(&self.factory) }
     }
 }
 
@@ -136,69 +137,70 @@ impl<T> fmt::Debug for PerWorker<T> {
 }
 
 thread_local! {
-    static OWN: Own = const { Own(RefCell::new(Vec::new())) };
+    static OWN: ThreadValues = const { ThreadValues(RefCell::new(Vec::new())) };
 }
 
-/// What this thread has; a few, so that looking at each is fastest. Nothing of the user's runs while it is
+/// The values of this thread. They are few, so that a list is searched fastest. No code of the program runs while it is
 /// borrowed.
-struct Own(RefCell<Vec<Held>>);
+struct ThreadValues(RefCell<Vec<Entry>>);
 
-struct Held {
+struct Entry {
     token: Weak<()>,
-    /// None: somebody has it, or makes it.
+    /// None while it is in use or being made.
     value: Option<Box<dyn Any>>,
 }
 
-impl Held {
-    /// While we have its token, no other one has the address.
+impl Entry {
+    /// The weak reference keeps the address from being used for another token.
     fn is_of(&self, token: &Arc<()>) -> bool {
         std::ptr::eq(self.token.as_ptr(), Arc::as_ptr(token))
     }
 }
 
-impl Drop for Own {
-    /// A panic here would be the process's end.
+impl Drop for ThreadValues {
+    /// A panic in a destructor of a thread-local aborts the process.
     fn drop(&mut self) {
         let all = std::mem::take(&mut *self.0.borrow_mut());
         all.into_iter().for_each(contain_drop);
     }
 }
 
-/// The use of one value: until the end of it nobody else on this thread has that.
+/// The use of one value. Until it ends, nothing else on this thread gets that value.
 struct Claim<'t> {
     token: &'t Arc<()>,
 }
 
 impl<'t> Claim<'t> {
-    /// And the value, if there is one already.
+    /// Starts a use, and returns the value if there is one already.
     #[track_caller]
     #[expect(clippy::panic, reason = "as documented")]
     fn take<T: 'static>(token: &'t Arc<()>) -> Result<(Claim<'t>, Option<Box<T>>), BoxedError> {
-        enum Found {
+        enum Lookup {
             InUse,
             Value(Box<dyn Any>),
-            Nothing(Vec<Held>),
+            Nothing(Vec<Entry>),
         }
         let found = OWN.try_with(|own| {
             let mut all = own.0.borrow_mut();
-            match all.iter_mut().find(|held| held.is_of(token)) {
-                Some(held) => held.value.take().map_or(Found::InUse, Found::Value),
+            match all.iter_mut().find(|entry| entry.is_of(token)) {
+                Some(entry) => entry.value.take().map_or(Lookup::InUse, Lookup::Value),
                 None => {
-                    let (live, gone) =
-                        std::mem::take(&mut *all).into_iter().partition(|held| held.token.strong_count() > 0);
+                    let (live, gone) = std::mem::take(&mut *all)
+                        .into_iter()
+                        .partition(|entry| entry.token.strong_count() > 0);
                     *all = live;
-                    all.push(Held { token: Arc::downgrade(token), value: None });
-                    Found::Nothing(gone)
+                    all.push(Entry { token: Arc::downgrade(token), value: None });
+                    Lookup::Nothing(gone)
                 }
             }
         });
         match found {
-            Ok(Found::Value(value)) => Ok((Claim { token }, value.downcast().ok())),
-            Ok(Found::Nothing(gone)) => {
+            Ok(Lookup::Value(value)) => Ok((Claim { token }, value.downcast().ok())),
+            Ok(Lookup::Nothing(gone)) => {
                 gone.into_iter().for_each(contain_drop);
                 Ok((Claim { token }, None))
             }
-            Ok(Found::InUse) => {
+            Ok(Lookup::InUse) => {
                 panic!("{0} is in use: `with` within `with` of the same PerWorker<{0}>", type_name::<T>())
             }
             Err(_) => Err("this thread is ending".into()),
@@ -207,22 +209,22 @@ impl<'t> Claim<'t> {
 
     fn keep(self, value: Box<dyn Any>) {
         self.change(|all| {
-            if let Some(held) = all.iter_mut().find(|held| held.is_of(self.token)) {
-                held.value = Some(value);
+            if let Some(entry) = all.iter_mut().find(|entry| entry.is_of(self.token)) {
+                entry.value = Some(value);
             }
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut Vec<Held>)) {
+    fn change(&self, change: impl FnOnce(&mut Vec<Entry>)) {
         // A thread that is about to end has nothing to keep.
         let _ = OWN.try_with(|own| change(&mut own.0.borrow_mut()));
     }
 }
 
 impl Drop for Claim<'_> {
-    /// What was not kept is made anew next time.
+    /// A value that was not kept is made anew at the next use.
     fn drop(&mut self) {
-        self.change(|all| all.retain(|held| held.value.is_some() || !held.is_of(self.token)));
+        self.change(|all| all.retain(|entry| entry.value.is_some() || !entry.is_of(self.token)));
     }
 }
 
@@ -235,25 +237,25 @@ mod tests {
     use super::*;
 
     /// Not for other threads, and counted when it goes.
-    struct Guest {
+    struct Counted {
         number: usize,
         asked: Rc<Cell<u32>>,
         gone: Arc<AtomicUsize>,
     }
 
-    impl Drop for Guest {
+    impl Drop for Counted {
         fn drop(&mut self) {
             self.gone.fetch_add(1, Ordering::SeqCst);
         }
     }
 
     /// Numbered from 0 in the order in which they are made; and how many are gone.
-    fn guests() -> (PerWorker<Guest>, Arc<AtomicUsize>) {
+    fn guests() -> (PerWorker<Counted>, Arc<AtomicUsize>) {
         let (made, gone) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
         let counted = Arc::clone(&gone);
         let make = move || {
             let number = made.fetch_add(1, Ordering::SeqCst);
-            Ok::<_, String>(Guest { number, asked: Rc::default(), gone: Arc::clone(&counted) })
+            Ok::<_, String>(Counted { number, asked: Rc::default(), gone: Arc::clone(&counted) })
         };
         (PerWorker::new(make), gone)
     }
@@ -268,7 +270,7 @@ mod tests {
     }
 
     /// Its number, and how often it was asked.
-    fn ask(guests: &PerWorker<Guest>) -> (usize, u32) {
+    fn ask(guests: &PerWorker<Counted>) -> (usize, u32) {
         guests.with(|guest| {
             guest.asked.set(guest.asked.get() + 1);
             (guest.number, guest.asked.get())
@@ -310,7 +312,7 @@ mod tests {
     fn within_itself_is_a_panic_that_says_so() {
         let (guests, _) = guests();
         let text = text_of(|| guests.with(|_| ask(&guests)));
-        assert!(text.contains("Guest is in use: `with` within `with` of the same PerWorker<"), "{text}");
+        assert!(text.contains("Counted is in use: `with` within `with` of the same PerWorker<"), "{text}");
         assert_eq!(ask(&guests), (1, 1), "the one that was in use is gone");
         let again = text_of(|| guests.with(|_| guests.try_with(|_| ())));
         assert_eq!(again, text);
@@ -363,9 +365,9 @@ mod tests {
     }
 
     /// Its last act is a panic, or a use of what is going.
-    struct Sore(Option<PerWorker<Guest>>);
+    struct DropsItself(Option<PerWorker<Counted>>);
 
-    impl Drop for Sore {
+    impl Drop for DropsItself {
         fn drop(&mut self) {
             match &self.0 {
                 Some(guests) => drop(guests.try_with(|_| ()).unwrap_err()),
@@ -376,11 +378,11 @@ mod tests {
 
     #[test]
     fn a_drop_that_panics_ends_nothing_else() {
-        let sore = PerWorker::new(|| Ok::<_, String>(Sore(None)));
+        let sore = PerWorker::new(|| Ok::<_, String>(DropsItself(None)));
         assert_eq!(text_of(|| sore.with(|_| panic!("first"))), "first");
         let (guests, gone) = guests();
         let (late, there) = (guests.clone(), guests.clone());
-        let asks_late = PerWorker::new(move || Ok::<_, String>(Sore(Some(late.clone()))));
+        let asks_late = PerWorker::new(move || Ok::<_, String>(DropsItself(Some(late.clone()))));
         elsewhere(move || {
             sore.with(|_| ());
             asks_late.with(|_| ());

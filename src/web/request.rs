@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -129,7 +128,7 @@ pub trait RequestExt: sealed::Sealed {
     ///     let mut found = 0;
     ///     for (n, place) in (0..100_000_u64).enumerate() {
     ///         // Not at each step: it is a system call.
-    ///         if n % 1000 == 0 && req.client_gone() {
+    ///         if n % 1000 == 0 && req.is_client_gone() {
     ///             break;
     ///         }
     ///         found += u64::from(place % 7 == 0);
@@ -139,9 +138,9 @@ pub trait RequestExt: sealed::Sealed {
     /// let mut response = Router::new().get("/", search).call(Request::default());
     /// assert_eq!(response.body_mut().read_text().unwrap(), "14286\n");
     /// ```
-    fn client_gone(&self) -> bool;
+    fn is_client_gone(&self) -> bool;
 
-    /// [`RequestExt::client_gone`] to take along where the request does not go: into a stream that
+    /// [`RequestExt::is_client_gone`] to take along where the request does not go: into a stream that
     /// outlives it.
     fn client_watch(&self) -> ClientWatch;
 
@@ -156,12 +155,9 @@ pub trait RequestExt: sealed::Sealed {
 
     /// Whether this process is about to end, because it was told to stop or because a successor
     /// has taken over. A handler that lasts should come to an end then.
-    fn draining(&self) -> bool;
+    fn is_draining(&self) -> bool;
 
-    /// Waits until this process drains; false if it does not within `timeout`.
-    fn wait_draining(&self, timeout: Duration) -> bool;
-
-    /// [`RequestExt::draining`] to take along where the request does not go: into a stream that
+    /// [`RequestExt::is_draining`] to take along where the request does not go: into a stream that
     /// outlives it.
     fn drain(&self) -> Drain;
 
@@ -309,8 +305,8 @@ impl RequestExt for Request {
         self.body().conn_info().and_then(|o| o.peer_credentials())
     }
 
-    fn client_gone(&self) -> bool {
-        self.body().conn_info().is_some_and(|o| o.client_gone())
+    fn is_client_gone(&self) -> bool {
+        self.body().conn_info().is_some_and(|o| o.is_client_gone())
     }
 
     fn client_watch(&self) -> ClientWatch {
@@ -326,12 +322,8 @@ impl RequestExt for Request {
         self.body().conn_info().map_or(1, |o| o.generation)
     }
 
-    fn draining(&self) -> bool {
+    fn is_draining(&self) -> bool {
         self.body().conn_info().is_some_and(|o| o.phase.get().is_draining())
-    }
-
-    fn wait_draining(&self, timeout: Duration) -> bool {
-        self.drain().wait(timeout)
     }
 
     fn drain(&self) -> Drain {
@@ -393,8 +385,10 @@ mod sealed {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use super::*;
+    use crate::base::phase::Waited;
     use crate::net::conn_info::ConnInfo;
     use crate::web::body::Kind;
     use crate::{Body, Phase};
@@ -402,9 +396,9 @@ mod tests {
     #[test]
     fn a_request_made_by_hand_has_no_origin() {
         let mut req = Request::new(Body::from("text"));
-        assert_eq!((req.peer_addr(), req.generation(), req.draining()), (None, 1, false));
-        assert!(!req.wait_draining(Duration::from_millis(1)));
-        assert!(!req.client_gone() && !req.client_watch().gone() && req.peer_credentials().is_none());
+        assert_eq!((req.peer_addr(), req.generation(), req.is_draining()), (None, 1, false));
+        assert_eq!(req.drain().wait(Duration::from_millis(1)), Waited::TimedOut);
+        assert!(!req.is_client_gone() && !req.client_watch().is_gone() && req.peer_credentials().is_none());
         assert_eq!((req.param("a"), req.pattern(), req.query_str()), (None, None, None));
         assert_eq!((req.params().count(), &*req.path()), (0, "/"));
         assert_eq!(req.text().unwrap(), "text");
@@ -435,10 +429,11 @@ mod tests {
         let conn_info = Arc::new(ConnInfo::new(peer, phase.clone(), 3));
         let req = Request::new(Body::received(Kind::Empty, conn_info, Bytes::new()));
         let drain = req.drain();
-        assert_eq!((req.peer_addr(), req.generation(), req.draining()), (peer, 3, false));
-        assert!(!drain.draining());
+        assert_eq!((req.peer_addr(), req.generation(), req.is_draining()), (peer, 3, false));
+        assert!(!drain.is_draining());
         phase.set(Phase::HandedOver);
-        assert!(req.draining() && req.wait_draining(Duration::ZERO));
-        assert!(drain.draining() && drain.clone().wait(Duration::MAX));
+        assert!(req.is_draining());
+        assert_eq!(drain.clone().wait(Duration::MAX), Waited::Draining);
+        assert!(drain.is_draining() && drain.wait(Duration::ZERO).is_draining());
     }
 }

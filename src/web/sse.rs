@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 
-use crate::base::phase::Drain;
+use crate::base::phase::{Drain, Waited};
 use crate::net::conn_info::ClientWatch;
 use crate::web::body::Body;
 use crate::web::request::RequestExt;
@@ -18,20 +18,20 @@ use crate::{Request, Response};
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// A response of server-sent events, written by `write` on a thread of its own; see
-/// [`Body::detached`]. It is `text/event-stream` that nobody is to cache or to hold back.
+/// [`Body::writer`]. It is `text/event-stream` that nobody is to cache or to hold back.
 ///
 /// ```
 /// use heirloom::prelude::*;
-/// use heirloom::{Event, sse};
+/// use heirloom::sse::{self, Event};
 /// use std::time::Duration;
 ///
 /// /// Counts, and goes on where the client has left off.
 /// fn count(req: Request) -> Response {
-///     sse(&req, |events| {
+///     sse::response(&req, |events| {
 ///         let last = events.last_id().and_then(|id| id.parse().ok()).unwrap_or(0);
 ///         for n in last + 1_u64.. {
 ///             events.send(&Event::data(format!("number {n}")).id(n))?;
-///             if events.wait(Duration::from_secs(1))? {
+///             if events.wait(Duration::from_secs(1))?.is_draining() {
 ///                 break;
 ///             }
 ///         }
@@ -45,14 +45,14 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// When the process drains, [`EventWriter::wait`] says so, and a [`send`](EventWriter::send) is the
 /// last one: the stream ends. `EventSource` then connects anew, after a handover to the next generation, and
 /// says by `Last-Event-ID` what it has got.
-pub fn sse(
+pub fn response(
     req: &Request,
     write: impl FnOnce(&mut EventWriter<'_>) -> io::Result<()> + Send + 'static,
 ) -> Response {
     let last_id = req.headers().get("last-event-id");
     let last_id = last_id.map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
     let (drain, client) = (req.drain(), req.client_watch());
-    let body = Body::detached(move |out| {
+    let body = Body::writer(move |out| {
         let text = Vec::new();
         let (wrote, told, ended) = (Instant::now(), false, false);
         let mut events = EventWriter { out, text, drain, client, last_id, wrote, told, ended };
@@ -72,7 +72,7 @@ pub fn sse(
     (fields, body).into_response()
 }
 
-/// Writes server-sent events; see [`sse`].
+/// Writes server-sent events; see [`response`].
 pub struct EventWriter<'a> {
     out: &'a mut dyn Write,
     /// Of one event, to be sent at once.
@@ -90,7 +90,7 @@ pub struct EventWriter<'a> {
 /// One event: data, and whatever else is to be said with it.
 ///
 /// ```
-/// use heirloom::Event;
+/// use heirloom::sse::Event;
 /// let event = Event::data("two\nlines").id(7).name("note");
 /// assert_eq!(event.to_string(), "event: note\nid: 7\ndata: two\ndata: lines\n\n");
 /// ```
@@ -154,13 +154,13 @@ impl EventWriter<'_> {
     /// # Errors
     /// The client is gone, or has taken nothing for
     /// [`Timeouts::response_stall`](crate::Timeouts::response_stall). `Interrupted` if the process
-    /// drains and neither [`wait`](EventWriter::wait) nor [`draining`](EventWriter::draining) has said so: the event was
+    /// drains and neither [`wait`](EventWriter::wait) nor [`is_draining`](EventWriter::is_draining) has said so: the event was
     /// sent, and is the last one. A `?` then ends the stream as it should be.
     pub fn send(&mut self, event: &Event) -> io::Result<()> {
         self.text.clear();
         write!(self.text, "{event}")?;
         self.write_text()?;
-        if !self.told && self.drain.draining() {
+        if !self.told && self.drain.is_draining() {
             self.ended = true;
             return Err(io::Error::new(ErrorKind::Interrupted, "the process is draining: the stream ends"));
         }
@@ -179,16 +179,16 @@ impl EventWriter<'_> {
         self.write_text()
     }
 
-    /// Waits for so long, and no longer than until the process drains; true if it does: end the
-    /// stream. Meanwhile the client gets a comment every 15 s, which shows that both are still there. With
-    /// `Duration::ZERO` it does the same for who waits for something else:
+    /// Waits until the process drains, for `time` at most. At [`Waited::Draining`] the stream should end. Meanwhile
+    /// the client gets a comment every 15 s, which shows both sides that the other one is there. Code that waits for
+    /// something else calls this with `Duration::ZERO` from time to time:
     ///
     /// ```
-    /// # use heirloom::{Event, EventWriter};
+    /// # use heirloom::sse::{Event, EventWriter};
     /// # use std::sync::mpsc::{Receiver, RecvTimeoutError};
     /// # use std::{io, time::Duration};
     /// fn pass_on(news: &Receiver<String>, events: &mut EventWriter<'_>) -> io::Result<()> {
-    ///     while !events.wait(Duration::ZERO)? {
+    ///     while !events.wait(Duration::ZERO)?.is_draining() {
     ///         match news.recv_timeout(Duration::from_secs(1)) {
     ///             Ok(text) => events.send(&Event::data(text))?,
     ///             Err(RecvTimeoutError::Timeout) => {}
@@ -201,32 +201,32 @@ impl EventWriter<'_> {
     ///
     /// # Errors
     /// The client is gone: a write shows it, or, before the wait and at each comment, its end of the connection
-    /// ([`RequestExt::client_gone`]).
-    pub fn wait(&mut self, time: Duration) -> io::Result<bool> {
+    /// ([`RequestExt::is_client_gone`]).
+    pub fn wait(&mut self, time: Duration) -> io::Result<Waited> {
         let deadline = Instant::now().checked_add(time);
         loop {
-            if self.client.gone() {
+            if self.client.is_gone() {
                 return Err(io::Error::new(ErrorKind::BrokenPipe, "the client is gone"));
             }
             let now = Instant::now();
             let left = deadline.map_or(KEEP_ALIVE, |deadline| deadline.saturating_duration_since(now));
             let quiet = KEEP_ALIVE.saturating_sub(now.saturating_duration_since(self.wrote));
-            if self.drain.wait(left.min(quiet)) {
+            if self.drain.wait(left.min(quiet)).is_draining() {
                 self.told = true;
-                return Ok(true);
+                return Ok(Waited::Draining);
             }
             if self.wrote.elapsed() >= KEEP_ALIVE {
                 self.comment("")?;
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Ok(false);
+                return Ok(Waited::TimedOut);
             }
         }
     }
 
     /// Whether the process is about to end: then so should the stream.
-    pub fn draining(&mut self) -> bool {
-        self.told |= self.drain.draining();
+    pub fn is_draining(&mut self) -> bool {
+        self.told |= self.drain.is_draining();
         self.told
     }
 
@@ -295,7 +295,7 @@ mod tests {
         let conn_info = Arc::new(ConnInfo::new(None, watch, 1));
         let mut req = Request::new(Body::received(Kind::Empty, conn_info, Bytes::new()));
         req.headers_mut().insert("last-event-id", "41".parse().unwrap());
-        let response = sse(&req, write);
+        let response = response(&req, write);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-store");
         let Kind::Detached(write) = response.into_body().into_kind() else { panic!("not detached") };
@@ -308,7 +308,7 @@ mod tests {
     fn a_stream_begins_with_a_comment_and_ends_with_its_writer() {
         let (text, end) = written(Phase::Serving, |events| {
             assert_eq!(events.last_id(), Some("41"));
-            assert!(!events.draining() && !events.wait(Duration::from_millis(1))?);
+            assert!(!events.is_draining() && !events.wait(Duration::from_millis(1))?.is_draining());
             events.send(&Event::data("a"))?;
             events.comment("b\nc")?;
             Err(io::Error::other("no more"))
@@ -326,13 +326,13 @@ mod tests {
         });
         assert_eq!((&*text, end.is_ok()), (":\ndata: a\n\n", true));
         let (text, end) = written(Phase::Draining, |events| {
-            assert!(events.wait(Duration::MAX)?);
+            assert!(events.wait(Duration::MAX)?.is_draining());
             events.send(&Event::data("b"))?;
             events.send(&Event::data("c"))
         });
         assert_eq!((&*text, end.is_ok()), (":\ndata: b\n\ndata: c\n\n", true));
         let (_, end) = written(Phase::Draining, |events| {
-            assert!(events.draining());
+            assert!(events.is_draining());
             events.send(&Event::data("b"))?;
             Err(io::Error::other("failed"))
         });

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::base::phase::Waited;
 use crate::net::conn_info::{ConnInfo, PeerCredentials};
 
 /// How much `wait` reads ahead to see that something is there.
@@ -20,7 +21,8 @@ const AHEAD: usize = 4 << 10;
 ///
 /// ```
 /// use heirloom::prelude::*;
-/// use heirloom::{Upgraded, Waited};
+/// use heirloom::Waited;
+/// use heirloom::upgrade::Upgraded;
 /// use std::io::{Read, Write};
 ///
 /// /// Echoes what the client says, and says bye when the process drains.
@@ -59,17 +61,6 @@ pub struct UpgradedReader {
 pub struct UpgradedWriter {
     io: Arc<dyn Duplex>,
     timeout: Option<Duration>,
-}
-
-/// Why [`Upgraded::wait`] came back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waited {
-    /// A read does not wait: there are bytes, or the client has ended.
-    Readable,
-    /// The process is about to end: say goodbye.
-    Draining,
-    /// Nothing happened in time.
-    TimedOut,
 }
 
 /// What can be read, written and waited for, without blocking but in `wait`.
@@ -153,14 +144,14 @@ impl Upgraded {
     }
 
     /// Whether this process is about to end.
-    pub fn draining(&self) -> bool {
+    pub fn is_draining(&self) -> bool {
         self.reader.conn_info.phase.get().is_draining()
     }
 
     /// A half for each direction, to be used by two threads at once, as a proxy does:
     ///
     /// ```
-    /// use heirloom::Upgraded;
+    /// use heirloom::upgrade::Upgraded;
     /// use std::io::{self, Write};
     /// use std::net::{Shutdown, TcpStream};
     /// use std::thread;

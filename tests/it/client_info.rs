@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use heirloom::prelude::*;
 use heirloom::wrap::AccessLog;
-use heirloom::{ClientWatch, Running, sse};
+use heirloom::{ClientWatch, Running, Waited, sse};
 
 use crate::support::*;
 
@@ -25,16 +25,16 @@ impl Scene {
         let (tell, seen) = mpsc::channel::<String>();
         let (of_leave, of_watch, of_events) = (tell.clone(), tell.clone(), tell);
         let router = Router::new()
-            .get("/ask", |req: Request| format!("{}", req.client_gone()))
+            .get("/ask", |req: Request| format!("{}", req.is_client_gone()))
             .get("/who", |req: Request| format!("{:?}", req.peer_credentials()))
             .get("/leave", move |req: Request| {
                 of_leave.send("here".into()).unwrap();
                 of_leave.send(until_gone(&req.client_watch())).unwrap();
-                format!("to the end: {}", req.client_gone())
+                format!("to the end: {}", req.is_client_gone())
             })
             .get("/watch", move |req: Request| {
                 let (tell, client) = (of_watch.clone(), req.client_watch());
-                Body::detached(move |_| {
+                Body::writer(move |_| {
                     tell.send("here".into()).unwrap();
                     tell.send(until_gone(&client)).unwrap();
                     Ok(())
@@ -42,11 +42,11 @@ impl Scene {
             })
             .get("/events", move |req: Request| {
                 let tell = of_events.clone();
-                sse(&req, move |events| {
+                sse::response(&req, move |events| {
                     tell.send("here".into()).unwrap();
                     let end = loop {
                         match events.wait(Duration::from_millis(1)) {
-                            Ok(false) => {}
+                            Ok(Waited::TimedOut) => {}
                             other => break other,
                         }
                     };
@@ -70,10 +70,10 @@ impl Scene {
 
 fn until_gone(client: &ClientWatch) -> String {
     let deadline = Instant::now() + DEADLINE;
-    while !client.gone() && Instant::now() < deadline {
+    while !client.is_gone() && Instant::now() < deadline {
         let_pass(Duration::from_millis(1));
     }
-    format!("gone: {}", client.gone())
+    format!("gone: {}", client.is_gone())
 }
 
 #[test]

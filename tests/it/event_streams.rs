@@ -5,7 +5,8 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{Event, Running, sse};
+use heirloom::sse::{self, Event};
+use heirloom::{Running, Waited};
 
 use crate::support::*;
 
@@ -21,7 +22,7 @@ impl Scene {
         let tell = Mutex::new(tell);
         let router = Router::new()
             .get("/events", |req: Request| {
-                sse(&req, |events| {
+                sse::response(&req, |events| {
                     let last = events.last_id().unwrap_or("none").to_owned();
                     events.send(&Event::data(format!("after {last}\nand on")).id(1))?;
                     events.send(&Event::data("").name("empty"))
@@ -29,10 +30,10 @@ impl Scene {
             })
             .get("/endless", move |req: Request| {
                 let tell = tell.lock().unwrap().clone();
-                sse(&req, move |events| {
+                sse::response(&req, move |events| {
                     let end = loop {
                         match events.wait(Duration::from_millis(1)) {
-                            Ok(false) => {}
+                            Ok(Waited::TimedOut) => {}
                             other => break other,
                         }
                         if let Err(e) = events.send(&Event::data("x".repeat(1000))) {
@@ -44,23 +45,16 @@ impl Scene {
                 })
             })
             .get("/letters", |_: Request| {
-                Body::detached(|out| (b'a'..=b'e').try_for_each(|letter| out.write_all(&[letter])))
+                Body::writer(|out| (b'a'..=b'e').try_for_each(|letter| out.write_all(&[letter])))
             })
             .get("/buffered", |_: Request| {
-                Body::detached(|out| {
+                Body::writer(|out| {
                     let mut out = BufWriter::new(out);
                     (b'a'..=b'e').try_for_each(|letter| out.write_all(&[letter]))?;
                     out.flush()
                 })
             })
-            .get("/pieces", |_: Request| {
-                let mut left = 300;
-                Body::from_pieces(move |piece| {
-                    left -= 1;
-                    piece.extend_from_slice(&[b'p'; 1000]);
-                    Ok(left > 0)
-                })
-            });
+            .get("/pieces", |_: Request| Body::from_chunks((0..300).map(|_| Ok(vec![b'p'; 1000]))));
         let running = Server::new(router).listen("127.0.0.1:0").workers(1).timeouts(quick()).spawn().unwrap();
         Scene { running, told }
     }
@@ -121,7 +115,7 @@ fn a_drain_ends_it() {
     assert_eq!(client.reply().trailing, How::Chunked, "whole");
     let told = scene.told.recv_timeout(DEADLINE).unwrap();
     // By the wait, or by a send before it.
-    assert!(matches!(&*told, "Ok(true)" | "Err(Interrupted)"), "{told}");
+    assert!(matches!(&*told, "Ok(Draining)" | "Err(Interrupted)"), "{told}");
     scene.running.stop().unwrap();
 }
 

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{CloseReason, Running, Upgraded};
+use heirloom::upgrade::Upgraded;
+use heirloom::{CloseReason, Running};
 
 use crate::support::*;
 
@@ -83,7 +84,7 @@ fn no_handler_is_begun_for_a_client_that_is_gone() {
     let handler = move |req: Request| {
         counted.fetch_add(1, Ordering::SeqCst);
         begun.pass();
-        eventually("its client is gone", || req.client_gone());
+        eventually("its client is gone", || req.is_client_gone());
         let_pass(Duration::from_millis(10));
     };
     let server = Server::new(Router::new().get("/", handler)).listen("127.0.0.1:0").workers(1);
@@ -182,7 +183,7 @@ fn what_is_short_of_the_announced_length_is_seen() {
 fn an_empty_write_ends_no_chunked_body() {
     let router = Router::new()
         .get("/detached", |_: Request| {
-            Body::detached(|out| {
+            Body::writer(|out| {
                 out.write_all(b"")?;
                 assert_eq!(out.write(b"")?, 0);
                 out.write_all(b"one\n")?;
@@ -191,7 +192,7 @@ fn an_empty_write_ends_no_chunked_body() {
                 out.write_all(b"two\n")
             })
         })
-        .get("/never", |_: Request| Body::detached(|out| out.write(b"").map(drop)))
+        .get("/never", |_: Request| Body::writer(|out| out.write(b"").map(drop)))
         .get("/source", |_: Request| Body::from_reader(b"one\n".chain(io::empty()).chain(&b"two\n"[..])))
         .get("/empty", |_: Request| Body::from_reader(io::empty()));
     let running = serve(router);
@@ -292,13 +293,13 @@ fn panicking() -> Router {
         .get("/source/sized", |_: Request| Body::from_sized_reader(hello(Some(Bomb), || Ok(0)), 5))
         .get("/source/lies", |_: Request| Body::from_reader(hello(Some(Bomb), || Ok(usize::MAX))))
         .get("/detached", |_: Request| {
-            Body::detached(|out| {
+            Body::writer(|out| {
                 out.write_all(b"hello")?;
                 panic!("as the test wants it")
             })
         })
         .get("/detached/bomb", |_: Request| {
-            Body::detached(|out| {
+            Body::writer(|out| {
                 out.write_all(b"hello")?;
                 std::panic::panic_any(Bomb)
             })

@@ -162,7 +162,7 @@ fn a_route_has_its_own_patience() {
         .get(
             "/hasty/detached",
             limited(hasty(), |_: Request| {
-                Body::detached(|out| {
+                Body::writer(|out| {
                     let piece = [0; 1 << 20];
                     (0..50).try_for_each(|_| out.write_all(&piece))
                 })

@@ -66,7 +66,7 @@ fn a_stop_serves_who_waits_at_the_connection_limit() {
     let handle = fixture.running().handle().clone();
     let gate = fixture.gate().clone();
     let stopping = spawn(move || fixture.into_running().stop());
-    assert!(handle.wait_draining(DEADLINE));
+    assert!(handle.wait_draining(DEADLINE).is_draining());
     gate.open();
     assert_eq!(first.reply().said(), "200 waited");
     assert_eq!(second.reply().said(), "200 Hello, World!");
@@ -588,7 +588,7 @@ fn a_stop_finishes_what_was_begun() {
     let gate = fixture.gate().clone();
     let handle = fixture.running().handle().clone();
     let stopping = spawn(move || fixture.into_running().stop());
-    assert!(handle.wait_draining(DEADLINE));
+    assert!(handle.wait_draining(DEADLINE).is_draining());
     idle.expect_fin();
     eventually("nobody listens", || std::net::TcpStream::connect(address).is_err());
     half.send(&request[request.len() - 3..]);
@@ -614,7 +614,7 @@ fn a_stop_answers_what_is_pipelined() {
     let gate = fixture.gate().clone();
     let handle = fixture.running().handle().clone();
     let stopping = spawn(move || fixture.into_running().stop());
-    assert!(handle.wait_draining(DEADLINE));
+    assert!(handle.wait_draining(DEADLINE).is_draining());
     gate.open();
     assert_eq!((client.reply().said().as_str(), client.reply().status), ("200 waited", 200));
     assert_eq!(expect_last(&mut client, 200).text(), "abcde");
@@ -742,13 +742,18 @@ fn handlers_see_the_drain_at_once() {
     const FOR_EVER: Duration = Duration::from_secs(3600);
     let router = Router::new()
         .get("/polls", |req: Request| {
-            eventually("it drains", || req.draining());
+            eventually("it drains", || req.is_draining());
             "seen"
         })
-        .get("/waits", |req: Request| if req.wait_draining(FOR_EVER) { "seen" } else { "not seen" })
+        .get(
+            "/waits",
+            |req: Request| if req.drain().wait(FOR_EVER).is_draining() { "seen" } else { "not seen" },
+        )
         .get("/streams", |req: Request| {
             let drain = req.drain();
-            Body::detached(move |out| out.write_all(if drain.wait(FOR_EVER) { b"seen" } else { b"not seen" }))
+            Body::writer(move |out| {
+                out.write_all(if drain.wait(FOR_EVER).is_draining() { b"seen" } else { b"not seen" })
+            })
         });
     let running = Server::new(router).listen("127.0.0.1:0").timeouts(quick()).spawn().unwrap();
     let mut clients = ["/polls", "/waits", "/streams"].map(|path| {
@@ -773,7 +778,7 @@ fn the_grace_serves_one_more() {
     client.expect_kept();
     let handle = fixture.running().handle().clone();
     let stopping = spawn(move || fixture.into_running().stop());
-    assert!(handle.wait_draining(DEADLINE));
+    assert!(handle.wait_draining(DEADLINE).is_draining());
     client.send(get("/"));
     expect_last(&mut client, 200);
     stopping.join().unwrap().unwrap();

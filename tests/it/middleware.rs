@@ -4,9 +4,10 @@ use std::io::{self, Read, Write};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
+use heirloom::Ended;
 use heirloom::prelude::*;
+use heirloom::upgrade::Upgraded;
 use heirloom::wrap::{Access, AccessLog, RequestIds};
-use heirloom::{Ended, Upgraded};
 
 use crate::support::*;
 
@@ -68,13 +69,13 @@ fn ends() -> (Fixture, Receiver<Ended>) {
     };
     let fails = |_: Request| Body::from_sized_reader(io::empty(), 5);
     let detached = |_: Request| {
-        Body::detached(|out| {
+        Body::writer(|out| {
             out.write_all(b"hel")?;
             out.write_all(b"lo")
         })
     };
     let broken = |_: Request| {
-        Body::detached(|out| {
+        Body::writer(|out| {
             out.write_all(b"hel")?;
             Err(io::Error::other("as asked"))
         })
@@ -157,7 +158,7 @@ fn a_response_that_no_client_is_there_for_is_cut() {
     let begun = gate.clone();
     let late = move |req: Request| {
         begun.pass();
-        eventually("its client is gone", || req.client_gone());
+        eventually("its client is gone", || req.is_client_gone());
         "hello"
     };
     let router = Router::new().get("/late", late).get("/30k", |_: Request| vec![b'x'; 30_000]).wrap(wrapper);
@@ -239,9 +240,7 @@ fn compressed_bodies_are_framed_as_any_other() {
     let router = Router::new()
         .get("/bytes", move |_: Request| text())
         .get("/source", move |_: Request| (plain, Body::from_reader(io::Cursor::new(text()))))
-        .get("/stream", move |_: Request| {
-            (plain, Body::detached(move |out| out.write_all(text().as_bytes())))
-        })
+        .get("/stream", move |_: Request| (plain, Body::writer(move |out| out.write_all(text().as_bytes()))))
         .wrap(Gzip::new());
     let fixture = Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").timeouts(quick()));
     for path in ["/bytes", "/source", "/stream"] {

@@ -158,7 +158,7 @@ fn threads_that_are_no_workers_make_theirs_at_first_use() {
     let asked = values.clone();
     let handler = move |_: Request| {
         let asked = asked.clone();
-        Body::detached(move |out| asked.with(|own| write!(out, "{} {}", own.number, own.made_by)))
+        Body::writer(move |out| asked.with(|own| write!(out, "{} {}", own.number, own.made_by)))
     };
     // Without a server, as in a program's tests.
     let direct = values.clone();

@@ -354,7 +354,7 @@ fn connect_opens_no_tunnel_by_accident() {
     }
     // A handler may mean it.
     let fixture = serve(|req: Request| {
-        let speak = |mut io: heirloom::Upgraded| {
+        let speak = |mut io: heirloom::upgrade::Upgraded| {
             let _ = io.write_all(b"tunnel");
         };
         match *req.method() {

@@ -38,7 +38,7 @@ fn dropping_one_finishes_what_it_began_and_ends_it() {
     let (counted, begins) = (count.clone(), began.clone());
     let handler = move |req: Request| {
         begins.fetch_add(1, Ordering::SeqCst);
-        assert!(req.wait_draining(crate::support::DEADLINE));
+        assert!(req.drain().wait(crate::support::DEADLINE).is_draining());
         counted.fetch_add(1, Ordering::SeqCst);
         "finished"
     };

@@ -48,7 +48,7 @@ fn a_connection_is_delivered_before_its_first_byte() {
     assert_eq!(connection.peer_addr(), Some(client.local_addr().unwrap()));
     assert_eq!(connection.listener(), "127.0.0.1:0");
     assert!(connection.tcp().is_some() && connection.unix().is_none());
-    assert!(!connection.drain().draining());
+    assert!(!connection.drain().is_draining());
     let stats = running.handle().stats();
     assert_eq!((stats.accepted, stats.open, stats.in_flight), (1, 1, 1));
     (&connection).write_all(b"welcome\n").unwrap();
@@ -144,7 +144,7 @@ fn in_a_drain_parked_connections_get_a_last_word() {
     of(&parked, &mut connections).park().unwrap();
     let connection = of(&held, &mut connections);
     running.handle().shutdown();
-    assert!(connection.drain().wait(DEADLINE));
+    assert!(connection.drain().wait(DEADLINE).is_draining());
     let mut connection = connection.park().unwrap_err();
     connection.write_all(b"no more\n").unwrap();
     drop(connection);

@@ -7,7 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{Running, Upgraded, Waited};
+use heirloom::upgrade::Upgraded;
+use heirloom::{Running, Waited};
 
 use crate::support::*;
 
@@ -101,7 +102,7 @@ fn a_wait_tells_bytes_the_end_silence_and_the_drain() {
                     }
                 }
                 Waited::Draining => {
-                    assert!(io.draining() && io.wait(None)? == Waited::Draining);
+                    assert!(io.is_draining() && io.wait(None)? == Waited::Draining);
                     io.write_all(b"bye")?;
                     // Reads go on, and end when the client does.
                     io.read_to_string(&mut said)?;

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
+use heirloom::Running;
 use heirloom::prelude::*;
-use heirloom::{Message, Running, WebSocket, WebSocketOptions, WebSocketSender};
+use heirloom::websocket::{Message, WebSocket, WebSocketOptions, WebSocketSender};
 
 use crate::support::*;
 
@@ -219,7 +220,7 @@ fn what_comes_with_the_request_is_read() {
 
 #[test]
 fn a_client_that_breaks_the_rules_is_told_which() {
-    let options = WebSocketOptions { message_bytes: 1000, ..WebSocketOptions::default() };
+    let options = WebSocketOptions::new().message_bytes(1000);
     let scene = Scene::with(options, echo);
     let cases: [(&str, Vec<u8>, u16); 17] = [
         ("unmasked", unmasked(FIN | TEXT, b"hello"), 1002),
@@ -469,7 +470,7 @@ fn a_drain_closes_with_1001_whoever_waits_for_what() {
 
 #[test]
 fn who_does_not_answer_the_close_is_cut_off() {
-    let options = WebSocketOptions { closing: Duration::from_millis(200), ..WebSocketOptions::default() };
+    let options = WebSocketOptions::new().closing(Duration::from_millis(200));
     let scene = Scene::with(options, echo);
     let mut silent = scene.client();
     // One that has much to say and does not listen.
@@ -490,11 +491,8 @@ fn who_does_not_answer_the_close_is_cut_off() {
 
 #[test]
 fn a_client_that_vanishes_is_noticed() {
-    let options = WebSocketOptions {
-        ping: Duration::from_millis(50),
-        silence: Duration::from_millis(1500),
-        ..WebSocketOptions::default()
-    };
+    let options =
+        WebSocketOptions::new().ping(Duration::from_millis(50)).silence(Duration::from_millis(1500));
     let scene = Scene::with(options, echo);
     let mut client = scene.client();
     // As long as it answers it stays, though it says nothing else.
@@ -511,7 +509,7 @@ fn a_client_that_vanishes_is_noticed() {
 
 #[test]
 fn a_client_that_takes_nothing_is_cut_off() {
-    let options = WebSocketOptions { stall: Duration::from_millis(200), ..WebSocketOptions::default() };
+    let options = WebSocketOptions::new().stall(Duration::from_millis(200));
     let flood: Speak = |socket| loop {
         socket.send(vec![0; 100_000])?;
     };
@@ -588,7 +586,7 @@ fn other_threads_send_whole_messages_while_one_reads() {
 #[test]
 fn pings_without_end_hold_no_memory_without_end() {
     const MOST: usize = 64 << 20;
-    let options = WebSocketOptions { unsent_bytes: 64 << 10, ..WebSocketOptions::default() };
+    let options = WebSocketOptions::new().unsent_bytes(64 << 10);
     let scene = Scene::with(options, echo);
     let mut client = open(Client::narrow(scene.address()));
     let ping = frame(FIN | PING, [b'p'; 125]);
@@ -612,7 +610,7 @@ fn pings_without_end_hold_no_memory_without_end() {
 
 #[test]
 fn a_slow_client_keeps_nobody_waiting() {
-    let options = WebSocketOptions { unsent_bytes: 1 << 20, ..WebSocketOptions::default() };
+    let options = WebSocketOptions::new().unsent_bytes(1 << 20);
     let speak: Speak = |socket| {
         let sender = socket.sender();
         let mut sent = 0;

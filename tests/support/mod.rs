@@ -12,7 +12,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use heirloom::prelude::*;
-use heirloom::{CloseReason, Running, Stats, Upgraded};
+use heirloom::upgrade::Upgraded;
+use heirloom::{CloseReason, Running, Stats};
 use socket2::{Domain, SockRef, Socket, Type};
 
 /// After which something is not slow but broken.
@@ -565,21 +566,21 @@ pub(crate) fn routes(gate: &Gate) -> Router {
             trailers.iter().map(|(n, v)| format!("{n}={} ", v.to_str().unwrap())).collect::<String>()
         })
         .get("/detached", |_: Request| {
-            Body::detached(|out| {
+            Body::writer(|out| {
                 out.write_all(b"one\n")?;
                 out.write_all(b"two\n")
             })
         })
         .get("/detached/wait", move |_: Request| {
             let gate = wait_detached.clone();
-            Body::detached(move |out| {
+            Body::writer(move |out| {
                 out.write_all(b"one\n")?;
                 gate.pass();
                 out.write_all(b"two\n")
             })
         })
         .get("/detached/fails", |_: Request| {
-            Body::detached(|out| {
+            Body::writer(|out| {
                 out.write_all(b"one\n")?;
                 Err(io::Error::other("as the test wants it"))
             })

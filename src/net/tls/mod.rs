@@ -26,7 +26,7 @@ pub(crate) use session::{Failure, Handshake, Session};
 ///
 /// ```no_run
 /// use heirloom::prelude::*;
-/// use heirloom::Tls;
+/// use heirloom::tls::Tls;
 ///
 /// fn main() -> Result<(), heirloom::Error> {
 ///     let tls = Tls::from_files("cert.pem", "key.pem");

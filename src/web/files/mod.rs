@@ -27,7 +27,7 @@ use crate::web::handler::{Handler, Routes, Seal};
 use crate::web::request::RequestExt;
 use crate::web::response::{IntoResponse, ResponseExt, busy, plain};
 use crate::{Body, Request, Response};
-use open::{Found, Links};
+use open::{Links, Opened};
 use range::Wanted;
 use version::Version;
 
@@ -137,7 +137,7 @@ impl ServeDir {
         let mut name = self.relative(asked).ok_or(StatusCode::NOT_FOUND)?;
         let open = |name: &str| open::beneath(&self.root, name, self.links).map_err(|e| status_of(&e, name));
         let mut found = open(&name)?;
-        if let Found::Folder = found {
+        if let Opened::Directory = found {
             if !asked.is_empty() && !path.ends_with('/') {
                 return Ok(to_folder(request));
             }
@@ -147,12 +147,13 @@ impl ServeDir {
             return Err(StatusCode::NOT_FOUND);
         }
         match found {
-            Found::File(file) => {
+            Opened::File(file) => {
                 let (file, form) = self.form(request, file, &name);
-                let told = Told { name: Path::new(&name), form, cache: self.cache_control.as_ref() };
-                respond(request, file, descriptor, &told).map_err(|e| status_of(&e, &name))
+                let headers =
+                    FileHeaders { name: Path::new(&name), form, cache: self.cache_control.as_ref() };
+                respond(request, file, descriptor, &headers).map_err(|e| status_of(&e, &name))
             }
-            Found::Folder | Found::Other => Err(StatusCode::NOT_FOUND),
+            Opened::Directory | Opened::Other => Err(StatusCode::NOT_FOUND),
         }
     }
 
@@ -165,7 +166,7 @@ impl ServeDir {
             return (file, Form::Plain);
         }
         match open::beneath(&self.root, &format!("{name}.gz"), self.links) {
-            Ok(Found::File(packed)) if !is_older(&packed, &file) => (packed, Form::Gzip),
+            Ok(Opened::File(packed)) if !is_older(&packed, &file) => (packed, Form::Gzip),
             _ => (file, Form::Plain),
         }
     }
@@ -246,10 +247,10 @@ impl Handler for ServeFile {
             Ok(descriptor) => descriptor,
             Err(status) => return refusal(status),
         };
-        let told = Told { name: &self.path, form: Form::Only, cache: None };
+        let headers = FileHeaders { name: &self.path, form: Form::Only, cache: None };
         let answer = open::trusted(&self.path).and_then(|found| match found {
-            Found::File(file) => respond(&request, file, descriptor, &told),
-            Found::Folder | Found::Other => Ok(plain(StatusCode::NOT_FOUND)),
+            Opened::File(file) => respond(&request, file, descriptor, &headers),
+            Opened::Directory | Opened::Other => Ok(plain(StatusCode::NOT_FOUND)),
         });
         answer.unwrap_or_else(|e| refusal(status_of(&e, &self.path.display().to_string())))
     }
@@ -318,8 +319,8 @@ fn to_folder(request: &Request) -> Response {
     crate::Redirect::permanent(format!("{here}{name}/{query}")).into_response()
 }
 
-/// What is said of a file beside its bytes.
-struct Told<'a> {
+/// What the header fields of a file's response depend on.
+struct FileHeaders<'a> {
     name: &'a Path,
     form: Form,
     cache: Option<&'a HeaderValue>,
@@ -334,13 +335,13 @@ enum Form {
     Gzip,
 }
 
-/// What can't be told is.
+/// A file whose modification time can't be read counts as older.
 fn is_older(file: &File, than: &File) -> bool {
     let modified = |file: &File| file.metadata().and_then(|facts| facts.modified());
     !matches!((modified(file), modified(than)), (Ok(ours), Ok(theirs)) if ours >= theirs)
 }
 
-impl Told<'_> {
+impl FileHeaders<'_> {
     /// What a 304 says, too.
     fn for_caches(&self, mut response: Response) -> Response {
         if self.form != Form::Only {
@@ -368,23 +369,23 @@ fn respond(
     request: &Request,
     mut file: File,
     descriptor: Option<Share>,
-    told: &Told<'_>,
+    headers: &FileHeaders<'_>,
 ) -> io::Result<Response> {
     let facts = file.metadata()?;
     if let Some(content) = made::content(&mut file, &facts)? {
         return Ok(match Validators::new().check(request) {
-            Some(answer) => told.for_caches(answer),
-            None => told.describe(Response::new(Body::from(content))),
+            Some(answer) => headers.for_caches(answer),
+            None => headers.describe(Response::new(Body::from(content))),
         });
     }
     let len = facts.len();
-    let form = if told.form == Form::Gzip { "-gz" } else { "" };
+    let form = if headers.form == Form::Gzip { "-gz" } else { "" };
     let validators = Version::of(&facts).validators(SystemTime::now(), form);
     if let Some(mut answer) = validators.check(request) {
-        if told.form != Form::Gzip {
-            answer.extensions_mut().insert(Whole { kind: kind(told.name), len });
+        if headers.form != Form::Gzip {
+            answer.extensions_mut().insert(Whole { kind: kind(headers.name), len });
         }
-        return Ok(told.for_caches(answer));
+        return Ok(headers.for_caches(answer));
     }
     let ranged = *request.method() == Method::GET && validators.allow_range(request);
     let mut ranges = request.headers().get_all(RANGE).iter();
@@ -404,7 +405,7 @@ fn respond(
     }
     let response =
         validators.mark(Response::new(Body::counted_file(file, count, descriptor))).with_status(status);
-    let response = told.describe(response).with_header(ACCEPT_RANGES, "bytes");
+    let response = headers.describe(response).with_header(ACCEPT_RANGES, "bytes");
     Ok(match status {
         StatusCode::PARTIAL_CONTENT => response.with_header(
             CONTENT_RANGE,

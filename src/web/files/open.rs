@@ -17,11 +17,11 @@ pub(super) enum Links {
     None,
 }
 
-/// What is there.
+/// What a path led to.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum Opened {
     File(File),
-    Folder,
+    Directory,
     /// A device, a pipe, a socket.
     Other,
 }
@@ -37,7 +37,7 @@ fn read_only() -> OFlag {
 }
 
 /// `name` is relative and has no `..`; neither is relied on.
-pub(super) fn beneath(root: &Path, name: &str, links: Links) -> io::Result<Found> {
+pub(super) fn beneath(root: &Path, name: &str, links: Links) -> io::Result<Opened> {
     let root = open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     let mut resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     if links == Links::None {
@@ -80,17 +80,17 @@ fn step_by_step(root: OwnedFd, name: &str) -> nix::Result<OwnedFd> {
 }
 
 /// A file that the program names itself.
-pub(super) fn trusted(path: &Path) -> io::Result<Found> {
+pub(super) fn trusted(path: &Path) -> io::Result<Opened> {
     found(open(path, read_only(), Mode::empty())?)
 }
 
-fn found(fd: OwnedFd) -> io::Result<Found> {
+fn found(fd: OwnedFd) -> io::Result<Opened> {
     let file = File::from(fd);
     let facts = file.metadata()?;
     Ok(match () {
-        () if facts.is_file() => Found::File(file),
-        () if facts.is_dir() => Found::Folder,
-        () => Found::Other,
+        () if facts.is_file() => Opened::File(file),
+        () if facts.is_dir() => Opened::Directory,
+        () => Opened::Other,
     })
 }
 

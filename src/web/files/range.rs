@@ -1,5 +1,7 @@
 //! Which bytes a client asks for (RFC 9110 §14.1.2, §14.2).
 
+use crate::web::fields::{ascii, elements};
+
 /// What of a file is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -18,8 +20,8 @@ pub(super) fn wanted(value: &str, len: u64) -> Wanted {
         return Wanted::All;
     }
     let mut found = None;
-    for range in ranges.split(',').map(str::trim).filter(|range| !range.is_empty()) {
-        match part(range, len) {
+    for range in elements(ranges.as_bytes()) {
+        match ascii(range).and_then(|range| part(range, len)) {
             None => return Wanted::All,
             Some(Wanted::Nothing) => found = found.or(Some(Wanted::Nothing)),
             Some(_) if matches!(found, Some(Wanted::Part { .. } | Wanted::All)) => found = Some(Wanted::All),

@@ -14,28 +14,28 @@ pub(super) fn may_be_sent(code: u16) -> bool {
 
 /// What a client's Close says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum ClientClose {
     /// No code, and so no reason.
     Nothing,
     Reason(u16, String),
     /// What nobody may send: this is what is wrong.
-    Wrong(String),
+    Invalid(String),
     /// A reason that is no UTF-8.
     NoText,
 }
 
-impl Said {
-    fn of(payload: &[u8]) -> Said {
+impl ClientClose {
+    fn of(payload: &[u8]) -> ClientClose {
         match payload {
-            [] => Said::Nothing,
-            [_] => Said::Wrong("a Close with an incomplete code".to_owned()),
+            [] => ClientClose::Nothing,
+            [_] => ClientClose::Invalid("a Close with an incomplete code".to_owned()),
             [high, low, reason @ ..] => {
                 match (u16::from_be_bytes([*high, *low]), std::str::from_utf8(reason)) {
                     (code, _) if !may_be_sent(code) => {
-                        Said::Wrong(format!("a Close with the code {code}, which must not be sent"))
+                        ClientClose::Invalid(format!("a Close with the code {code}, which must not be sent"))
                     }
-                    (code, Ok(reason)) => Said::Reason(code, reason.to_owned()),
-                    (_, Err(_)) => Said::NoText,
+                    (code, Ok(reason)) => ClientClose::Reason(code, reason.to_owned()),
+                    (_, Err(_)) => ClientClose::NoText,
                 }
             }
         }
@@ -44,7 +44,7 @@ impl Said {
 
 /// Follows the frames of a client, however they are cut into pieces, up to its Close.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
+pub(super) struct CloseScanner {
     /// Of the frame that is coming: what has come of the part that tells its length.
     head: Vec<u8>,
     /// Of the frame that is coming: what is still to come, its mask included.
@@ -55,7 +55,7 @@ pub(super) struct Frames {
     gave_up: bool,
 }
 
-impl Frames {
+impl CloseScanner {
     /// How many of the first bytes of `came` belong to what comes before a Close; the others are kept.
     pub(super) fn pass(&mut self, came: &[u8]) -> usize {
         if let Some(close) = &mut self.close {
@@ -87,14 +87,14 @@ impl Frames {
     }
 
     /// What the Close says, once it is whole.
-    pub(super) fn said(&self) -> Option<Said> {
+    pub(super) fn said(&self) -> Option<ClientClose> {
         let (head, rest) = self.close.as_ref()?.split_at_checked(2)?;
         let len = head.last()? & 0x7f;
         let (mask, rest) = rest.split_at_checked(4)?;
         let masked = rest.get(..usize::from(len))?;
         let payload: Vec<u8> =
             masked.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
-        Some(Said::of(&payload))
+        Some(ClientClose::of(&payload))
     }
 
     /// The bytes of a Close that is no whole, masked control frame: they are for somebody else to refuse.
@@ -150,19 +150,22 @@ mod tests {
     #[test]
     fn what_a_close_says() {
         let with = |code: u16, reason: &[u8]| [&code.to_be_bytes(), reason].concat();
-        let reason = |code, text: &str| Said::Reason(code, text.to_owned());
+        let reason = |code, text: &str| ClientClose::Reason(code, text.to_owned());
         let cases = [
-            (vec![], Said::Nothing),
+            (vec![], ClientClose::Nothing),
             (with(1000, b""), reason(1000, "")),
             (with(1014, b"bad gateway"), reason(1014, "bad gateway")),
             (with(4999, "ü".as_bytes()), reason(4999, "ü")),
-            (with(1000, b"\xff"), Said::NoText),
+            (with(1000, b"\xff"), ClientClose::NoText),
         ];
         for (payload, said) in cases {
-            assert_eq!(Said::of(&payload), said, "{payload:?}");
+            assert_eq!(ClientClose::of(&payload), said, "{payload:?}");
         }
         let wrong = |payload: &[u8], text: &str| {
-            assert!(matches!(Said::of(payload), Said::Wrong(said) if said.contains(text)), "{payload:?}");
+            assert!(
+                matches!(ClientClose::of(payload), ClientClose::Invalid(said) if said.contains(text)),
+                "{payload:?}"
+            );
         };
         wrong(&[3], "an incomplete code");
         for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, u16::MAX] {
@@ -187,17 +190,17 @@ mod tests {
         let all = [&before[..], &close, b"and more"].concat();
         let pieces = [1, 2, 3, 5, 7, 126, 8_192, all.len()];
         for size in pieces {
-            let (mut frames, mut passed) = (Frames::default(), Vec::new());
+            let (mut frames, mut passed) = (CloseScanner::default(), Vec::new());
             for piece in all.chunks(size) {
                 let n = frames.pass(piece);
                 passed.extend_from_slice(&piece[..n]);
                 assert!(frames.odd().is_none());
             }
             assert_eq!(passed, before, "{size}");
-            assert_eq!(frames.said(), Some(Said::Reason(1001, "bye".to_owned())), "{size}");
+            assert_eq!(frames.said(), Some(ClientClose::Reason(1001, "bye".to_owned())), "{size}");
         }
         // Not before it is whole.
-        let mut frames = Frames::default();
+        let mut frames = CloseScanner::default();
         for byte in &close[..close.len() - 1] {
             assert_eq!(frames.pass(&[*byte]), 0);
             assert_eq!((frames.close.is_some(), frames.said()), (true, None));
@@ -207,7 +210,7 @@ mod tests {
     #[test]
     fn what_is_no_close_is_left_to_its_reader() {
         for odd in [vec![0x88, 0x00], vec![0x08, 0x80], vec![0xc8, 0x80], vec![0x88, 0xfe]] {
-            let mut frames = Frames::default();
+            let mut frames = CloseScanner::default();
             assert_eq!(frames.pass(&odd[..1]), 0);
             assert_eq!((frames.odd(), frames.pass(&odd[1..])), (None, 0));
             assert_eq!(frames.odd(), Some(odd.clone()));

@@ -13,7 +13,7 @@ use crate::{Request, Response};
 
 /// What a good request says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct HandshakeRequest {
     /// The answer to its key.
     pub(super) accept: String,
     /// The subprotocols it offers, the one it likes best first.
@@ -25,9 +25,9 @@ pub(super) struct Asked {
 }
 
 /// Status and text of the answer to a bad one.
-pub(super) type Refusal = (StatusCode, &'static str);
+pub(super) type Rejection = (StatusCode, &'static str);
 
-pub(super) fn read(req: &Request) -> Result<Asked, Refusal> {
+pub(super) fn read(req: &Request) -> Result<HandshakeRequest, Rejection> {
     let headers = req.headers();
     // HEAD may come for whatever GET is there for.
     if !matches!(*req.method(), Method::GET | Method::HEAD) {
@@ -50,7 +50,7 @@ pub(super) fn read(req: &Request) -> Result<Asked, Refusal> {
         return Err((StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is not 16 bytes in base64"));
     };
     let text = |name| headers.get(name).and_then(|value| ascii(value.as_bytes())).map(str::to_owned);
-    Ok(Asked {
+    Ok(HandshakeRequest {
         accept: derive_accept_key(key.as_bytes()),
         protocols: elements(headers, SEC_WEBSOCKET_PROTOCOL).map(str::to_owned).collect(),
         origin: headers.get(ORIGIN).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
@@ -64,7 +64,7 @@ pub(super) fn read(req: &Request) -> Result<Asked, Refusal> {
 }
 
 /// The response that begins the WebSocket, but for its body.
-pub(super) fn accept(asked: &Asked, protocol: Option<&str>) -> Response {
+pub(super) fn accept(asked: &HandshakeRequest, protocol: Option<&str>) -> Response {
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = response.headers_mut();
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -77,7 +77,7 @@ pub(super) fn accept(asked: &Asked, protocol: Option<&str>) -> Response {
 }
 
 /// Says what would have been right, too (RFC 9110 §15.5.22, RFC 6455 §4.2.2).
-pub(super) fn refuse((status, text): Refusal) -> Response {
+pub(super) fn refuse((status, text): Rejection) -> Response {
     let mut response = (status, format!("{} {text}\n", status.as_u16())).into_response();
     let headers = response.headers_mut();
     match status {

@@ -3,7 +3,7 @@
 
 mod closing;
 mod handshake;
-mod talk;
+mod protocol_state;
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -16,15 +16,15 @@ use bytes::Bytes;
 use http::StatusCode;
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::base::limits::FAR;
+use crate::base::limits::within_reach;
 use crate::base::log::debug;
 use crate::base::sync::lock;
 use crate::net::conn_info::ConnInfo;
 use crate::web::body::Body;
 use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
 use crate::{Request, Response};
-use handshake::Asked;
-use talk::{Found, Talk};
+use handshake::HandshakeRequest;
+use protocol_state::{ProtocolState, Received};
 
 /// What a message of a WebSocket is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,42 +35,67 @@ pub enum Message {
     Binary(Bytes),
 }
 
-/// Sizes and durations that bound one WebSocket. `Duration::MAX` is never; a `silence`, `stall` or `closing` of zero cuts
-/// the client off at once.
+/// Sizes and durations that bound one WebSocket. A time of `None` is no limit; a zero for `silence`, `stall` or
+/// `closing` cuts the client off at once.
 ///
 /// ```
-/// let options = heirloom::WebSocketOptions { message_bytes: 16 << 20, ..Default::default() };
+/// use heirloom::websocket::WebSocketOptions;
+/// let options = WebSocketOptions::new().message_bytes(16 << 20);
 /// # let _ = options;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
 pub struct WebSocketOptions {
-    /// Bytes of a message from the client, in however many fragments. Default 2 MiB; above it the
-    /// WebSocket is closed with 1009 (message too big).
-    pub message_bytes: usize,
-    /// Bytes that the client has not taken yet, above which [`WebSocketSender::try_send`] takes no
-    /// more, and nothing more is read from the client, whose Pings would have to be answered. Default
-    /// 1 MiB.
-    pub unsent_bytes: usize,
-    /// Without a word of the client until it is sent a Ping. Default 20 s.
-    pub ping: Duration,
-    /// Without a word of the client, a Pong included, until it is cut off. Default 60 s.
-    pub silence: Duration,
-    /// Without a byte taken by the client, while there are some, until it is cut off. Default 30 s.
-    pub stall: Duration,
-    /// For the client to answer our Close. Default 5 s; then it is cut off.
-    pub closing: Duration,
+    message_bytes: usize,
+    unsent_bytes: usize,
+    ping: Duration,
+    silence: Duration,
+    stall: Duration,
+    closing: Duration,
 }
 
 impl WebSocketOptions {
-    /// Each time no longer than can be counted.
-    fn within_reach(self) -> WebSocketOptions {
-        WebSocketOptions {
-            ping: self.ping.min(FAR),
-            silence: self.silence.min(FAR),
-            stall: self.stall.min(FAR),
-            closing: self.closing.min(FAR),
-            ..self
-        }
+    /// The defaults.
+    pub fn new() -> WebSocketOptions {
+        WebSocketOptions::default()
+    }
+
+    /// Bytes of a message from the client, in however many fragments. Default 2 MiB; above it the WebSocket is closed
+    /// with 1009 (message too big).
+    pub fn message_bytes(mut self, bytes: usize) -> WebSocketOptions {
+        self.message_bytes = bytes;
+        self
+    }
+
+    /// Bytes that the client has not read yet, above which [`WebSocketSender::try_send`] fails and nothing more is read
+    /// from the client, whose Pings would have to be answered. Default 1 MiB.
+    pub fn unsent_bytes(mut self, bytes: usize) -> WebSocketOptions {
+        self.unsent_bytes = bytes;
+        self
+    }
+
+    /// Without a byte from the client, until it is sent a Ping. Default 20 s.
+    pub fn ping(mut self, time: impl Into<Option<Duration>>) -> WebSocketOptions {
+        self.ping = within_reach(time);
+        self
+    }
+
+    /// Without a byte from the client, a Pong included, until the connection is closed. Default 60 s.
+    pub fn silence(mut self, time: impl Into<Option<Duration>>) -> WebSocketOptions {
+        self.silence = within_reach(time);
+        self
+    }
+
+    /// Without the client reading a byte, while there are bytes for it, until the connection is closed. Default 30 s.
+    pub fn stall(mut self, time: impl Into<Option<Duration>>) -> WebSocketOptions {
+        self.stall = within_reach(time);
+        self
+    }
+
+    /// For the client to answer a Close of the server. Default 5 s; then the connection is closed.
+    pub fn closing(mut self, time: impl Into<Option<Duration>>) -> WebSocketOptions {
+        self.closing = within_reach(time);
+        self
     }
 }
 
@@ -90,7 +115,7 @@ impl Default for WebSocketOptions {
 /// A WebSocket, on a thread of its own (RFC 6455).
 ///
 /// ```
-/// use heirloom::WebSocket;
+/// use heirloom::websocket::WebSocket;
 /// use heirloom::prelude::*;
 ///
 /// fn echo(req: Request) -> Response {
@@ -134,7 +159,7 @@ pub struct WebSocketSender {
 #[derive(Debug)]
 #[must_use = "`speak` makes the response"]
 pub struct WebSocketUpgrade {
-    asked: Result<Asked, handshake::Refusal>,
+    asked: Result<HandshakeRequest, handshake::Rejection>,
     options: WebSocketOptions,
     protocol: Option<String>,
     origins: Origins,
@@ -153,7 +178,7 @@ struct Shared {
     conn_info: Arc<ConnInfo>,
     options: WebSocketOptions,
     /// Never held while something is waited for.
-    talk: Mutex<Talk>,
+    protocol_state: Mutex<ProtocolState>,
 }
 
 impl WebSocket {
@@ -180,9 +205,9 @@ impl WebSocket {
     pub fn read(&mut self) -> io::Result<Option<Message>> {
         let deadline = self.read_timeout.and_then(|time| Instant::now().checked_add(time));
         match self.shared.read(deadline)? {
-            Found::Message(message) => Ok(Some(message)),
-            Found::End => Ok(None),
-            Found::Nothing => Err(ErrorKind::TimedOut.into()),
+            Received::Message(message) => Ok(Some(message)),
+            Received::End => Ok(None),
+            Received::Nothing => Err(ErrorKind::TimedOut.into()),
         }
     }
 
@@ -237,7 +262,7 @@ impl WebSocket {
 impl WebSocketUpgrade {
     /// Bounds other than the default ones.
     pub fn options(mut self, options: WebSocketOptions) -> WebSocketUpgrade {
-        self.options = options.within_reach();
+        self.options = options;
         self
     }
 
@@ -300,8 +325,9 @@ fn run(
     speak: impl FnOnce(&mut WebSocket) -> io::Result<()>,
 ) {
     let Parts { io, conn_info, early } = io.into_parts();
-    let talk = Mutex::new(Talk::new(Arc::clone(&io), early, options.clone(), Instant::now()));
-    let shared = Arc::new(Shared { io: Arc::clone(&io), conn_info, options, talk });
+    let protocol_state =
+        Mutex::new(ProtocolState::new(Arc::clone(&io), early, options.clone(), Instant::now()));
+    let shared = Arc::new(Shared { io: Arc::clone(&io), conn_info, options, protocol_state });
     let told = Arc::downgrade(&shared);
     io.at_drain(Box::new(move || {
         if let Some(shared) = told.upgrade() {
@@ -328,41 +354,41 @@ fn run(
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Talk> {
-        lock(&self.talk)
+    fn lock(&self) -> MutexGuard<'_, ProtocolState> {
+        lock(&self.protocol_state)
     }
 
     fn look_at_drain(&self) {
         if self.conn_info.phase.get().is_draining() {
-            let mut talk = self.lock();
-            talk.close(CloseCode::Away.into(), "", Instant::now());
+            let mut protocol_state = self.lock();
+            protocol_state.close(CloseCode::Away.into(), "", Instant::now());
             // That it failed is seen by who reads or sends.
-            let _ = talk.pump();
+            let _ = protocol_state.pump();
         }
     }
 
     /// `Nothing` at the deadline.
-    fn read(&self, deadline: Option<Instant>) -> io::Result<Found> {
+    fn read(&self, deadline: Option<Instant>) -> io::Result<Received> {
         loop {
             self.look_at_drain();
             let (all_sent, hears, due) = {
-                let mut talk = self.lock();
-                let found = talk.take();
-                let was_choked = talk.is_choked();
+                let mut protocol_state = self.lock();
+                let found = protocol_state.take();
+                let was_choked = protocol_state.is_choked();
                 // Pongs, and the answer to a Close.
-                let all_sent = talk.pump();
+                let all_sent = protocol_state.pump();
                 match found? {
                     // No event tells of what has been read already.
-                    Found::Nothing if was_choked && !talk.is_choked() => continue,
-                    Found::Nothing => {}
+                    Received::Nothing if was_choked && !protocol_state.is_choked() => continue,
+                    Received::Nothing => {}
                     found => return Ok(found),
                 }
-                let Some(due) = talk.due(Instant::now())? else { return Ok(Found::End) };
-                (all_sent?, !talk.is_choked(), due)
+                let Some(due) = protocol_state.due(Instant::now())? else { return Ok(Received::End) };
+                (all_sent?, !protocol_state.is_choked(), due)
             };
             let now = Instant::now();
             if deadline.is_some_and(|deadline| now >= deadline) {
-                return Ok(Found::Nothing);
+                return Ok(Received::Nothing);
             }
             let until = deadline.map_or(due, |deadline| due.min(deadline));
             let wants = Wants { read: hears, write: !all_sent, ring: true };
@@ -375,15 +401,15 @@ impl Shared {
         let end = self.lock().say(message)?;
         loop {
             let stalls = {
-                let mut talk = self.lock();
-                if talk.pump()? || talk.sent_in_all() >= end {
+                let mut protocol_state = self.lock();
+                if protocol_state.pump()? || protocol_state.sent_in_all() >= end {
                     return Ok(());
                 }
-                if Instant::now() >= talk.stalls() {
-                    talk.give_up();
+                if Instant::now() >= protocol_state.stalls() {
+                    protocol_state.give_up();
                     return Err(io::Error::new(ErrorKind::ConnectionAborted, "the client does not read"));
                 }
-                talk.stalls()
+                protocol_state.stalls()
             };
             let left = stalls.saturating_duration_since(Instant::now());
             self.io.wait(Wants { write: true, ..Wants::default() }, Some(left))?;
@@ -392,13 +418,13 @@ impl Shared {
 
     fn try_send(&self, message: Message) -> io::Result<()> {
         self.look_at_drain();
-        let mut talk = self.lock();
-        if talk.is_open() && talk.unsent() > self.options.unsent_bytes {
+        let mut protocol_state = self.lock();
+        if protocol_state.is_open() && protocol_state.unsent() > self.options.unsent_bytes {
             return Err(io::Error::new(ErrorKind::WouldBlock, "the client is slow"));
         }
-        talk.say(message)?;
-        let all_sent = talk.pump()?;
-        drop(talk);
+        protocol_state.say(message)?;
+        let all_sent = protocol_state.pump()?;
+        drop(protocol_state);
         if !all_sent {
             // Who reads sends the rest.
             self.io.ring();
@@ -410,10 +436,10 @@ impl Shared {
         if !closing::may_be_sent(code) {
             return Err(io::Error::new(ErrorKind::InvalidInput, format!("invalid Close code: {code}")));
         }
-        let mut talk = self.lock();
-        talk.close(code, reason, Instant::now());
-        let _ = talk.pump();
-        drop(talk);
+        let mut protocol_state = self.lock();
+        protocol_state.close(code, reason, Instant::now());
+        let _ = protocol_state.pump();
+        drop(protocol_state);
         // From now on who reads does not wait for ever.
         self.io.ring();
         Ok(())

@@ -74,39 +74,37 @@ fn discard(mut req: Request) -> Result<String, std::io::Error> {
     }
 }
 
-/// Without end, a millisecond of work for each piece.
+/// Without end, a millisecond of work for each chunk.
 fn computed(done: &Arc<Done>) -> Body {
     let done = Arc::clone(done);
-    Body::from_pieces(move |piece| {
+    Body::from_chunks(std::iter::repeat_with(move || {
         done.pulled.fetch_add(1, Ordering::SeqCst);
         let until = Instant::now() + Duration::from_millis(1);
         while Instant::now() < until {
             std::hint::spin_loop();
         }
-        piece.extend_from_slice(&[b'x'; 64]);
-        Ok(true)
-    })
+        Ok(vec![b'x'; 64])
+    }))
 }
 
-/// Without end, a piece of it every 5 ms.
+/// Without end, a chunk every 5 ms.
 fn slow(done: &Arc<Done>) -> Body {
     let done = Arc::clone(done);
-    Body::from_pieces(move |piece| {
+    Body::from_chunks(std::iter::repeat_with(move || {
         done.pulled.fetch_add(1, Ordering::SeqCst);
         sleep(5);
-        piece.extend_from_slice(&[b'x'; 64]);
-        Ok(true)
-    })
+        Ok(vec![b'x'; 64])
+    }))
 }
 
 /// Without end, a millisecond of work for nothing.
 fn nothing(done: &Arc<Done>) -> Body {
     let done = Arc::clone(done);
-    Body::from_pieces(move |_| {
+    Body::from_chunks(std::iter::repeat_with(move || {
         done.pulled.fetch_add(1, Ordering::SeqCst);
         sleep(1);
-        Ok(true)
-    })
+        Ok("")
+    }))
 }
 
 /// Without end, as fast as it is read.

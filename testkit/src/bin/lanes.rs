@@ -15,7 +15,7 @@ fn main() -> Result<(), heirloom::Error> {
     log::info!("pid {}", std::process::id());
     let pid = |_: Request| std::process::id().to_string();
     let until_drain = move |req: Request| {
-        req.wait_draining(FOR_EVER);
+        let _ = req.drain().wait(FOR_EVER);
         pid(req)
     };
     Server::new(Router::new().get("/pid", pid).get("/until-drain", until_drain))

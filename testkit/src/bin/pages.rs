@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{Event, Message, WebSocket, sse};
+use heirloom::sse::{self, Event};
+use heirloom::websocket::{Message, WebSocket};
 
 /// Sends text and bytes, waits for the echoes, then for the close; then once more.
 const WEBSOCKET: &str = r#"<!doctype html><script>
@@ -71,13 +72,13 @@ fn main() -> Result<(), heirloom::Error> {
         })
         .get("/events", |req: Request| {
             let generation = req.generation();
-            sse(&req, move |events| {
+            sse::response(&req, move |events| {
                 events.send(&Event::retry(Duration::from_millis(50)))?;
                 events.send(&Event::data("one\ntwo\r\n").name("lines"))?;
                 let got = events.last_id().and_then(|id| id.parse().ok()).unwrap_or(0);
                 for n in got + 1_u64.. {
                     events.send(&Event::data(format!("{n} {generation}")).id(n))?;
-                    if events.wait(Duration::from_millis(20))? {
+                    if events.wait(Duration::from_millis(20))?.is_draining() {
                         break;
                     }
                 }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use heirloom::CloseReason;
 use heirloom::prelude::*;
-use heirloom::{CloseReason, Tls};
+use heirloom::tls::Tls;
 use rustls::pki_types::pem::PemObject;
 use rustls::version::{TLS12, TLS13};
 use socket2::SockRef;
@@ -832,9 +833,9 @@ fn a_handler_sees_that_its_client_has_gone() {
     let (tell, seen) = std::sync::mpsc::channel();
     let leave = move |req: Request| {
         let client = req.client_watch();
-        tell.send(client.gone()).unwrap();
-        eventually("the client has gone", || client.gone() && req.client_gone());
-        tell.send(client.gone()).unwrap();
+        tell.send(client.is_gone()).unwrap();
+        eventually("the client has gone", || client.is_gone() && req.is_client_gone());
+        tell.send(client.is_gone()).unwrap();
     };
     let pair = authority.server("server", &["localhost"]);
     let tls = Tls::from_files(pair.certificate, pair.key);

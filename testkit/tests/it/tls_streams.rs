@@ -7,7 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{Event, Running, Tls, Upgraded, Waited, WebSocket, sse};
+use heirloom::sse::{self, Event};
+use heirloom::tls::Tls;
+use heirloom::upgrade::Upgraded;
+use heirloom::websocket::WebSocket;
+use heirloom::{Running, Waited};
 use rustls::{ClientConnection, StreamOwned};
 use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -36,9 +40,9 @@ impl Scene {
                 })
             })
             .get("/events", |req: Request| {
-                sse(&req, |events| {
+                sse::response(&req, |events| {
                     events.send(&Event::data("first"))?;
-                    events.wait(Duration::from_secs(600))?;
+                    let _ = events.wait(Duration::from_secs(600))?;
                     events.send(&Event::data("last"))
                 })
             })

@@ -592,7 +592,7 @@ mod tests {
                 out.write_all(b"one ")?;
                 out.write_all(b"two")
             };
-            ([("content-type", "text/event-stream")], Body::detached(write))
+            ([("content-type", "text/event-stream")], Body::writer(write))
         })
         .wrap(Gzip::new().event_streams(true));
         let response = ask(&handler, "GET /", &[ACCEPTS]);

@@ -10,7 +10,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Error, error::ProtocolError};
 
-use super::closing::{Frames, Said};
+use super::closing::{ClientClose, CloseScanner};
 use super::{Message, WebSocketOptions};
 use crate::base::log::debug;
 use crate::web::upgrade::Duplex;
@@ -20,7 +20,7 @@ const READ_BYTES: usize = 8 << 10;
 /// What a Close may say beyond its code (RFC 6455 §5.5).
 const REASON_BYTES: usize = 123;
 
-pub(super) struct Talk {
+pub(super) struct ProtocolState {
     protocol: tungstenite::WebSocket<Pipe>,
     options: WebSocketOptions,
     /// Since when an answer to our Ping is waited for.
@@ -35,9 +35,9 @@ pub(super) struct Talk {
     broken: bool,
 }
 
-/// What a look at a WebSocket found.
+/// What a read of a WebSocket returned.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum Received {
     Message(Message),
     /// It is closed, in order or by the client's silence to our Close.
     End,
@@ -47,7 +47,7 @@ pub(super) enum Found {
 /// Between the protocol, which writes without waiting, and the connection.
 struct Pipe {
     io: Arc<dyn Duplex>,
-    frames: Frames,
+    frames: CloseScanner,
     /// Came with the handshake, or turned out to be no Close; not read yet.
     early: Vec<u8>,
     out: Vec<u8>,
@@ -61,44 +61,59 @@ struct Pipe {
     taken: Instant,
 }
 
-impl Talk {
-    pub(super) fn new(io: Arc<dyn Duplex>, early: Vec<u8>, options: WebSocketOptions, now: Instant) -> Talk {
+impl ProtocolState {
+    pub(super) fn new(
+        io: Arc<dyn Duplex>,
+        early: Vec<u8>,
+        options: WebSocketOptions,
+        now: Instant,
+    ) -> ProtocolState {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BYTES)
             .write_buffer_size(0)
             .max_message_size(Some(options.message_bytes))
             .max_frame_size(Some(options.message_bytes));
-        let frames = Frames::default();
+        let frames = CloseScanner::default();
         let pipe =
             Pipe { io, frames, early, out: Vec::new(), sent: 0, sent_in_all: 0, heard: now, taken: now };
         let protocol = tungstenite::WebSocket::from_raw_socket(pipe, Role::Server, Some(config));
-        Talk { protocol, options, pinged: None, closing: None, said: None, over: false, broken: false }
+        ProtocolState {
+            protocol,
+            options,
+            pinged: None,
+            closing: None,
+            said: None,
+            over: false,
+            broken: false,
+        }
     }
 
     /// What has come. Errors end it.
-    pub(super) fn take(&mut self) -> io::Result<Found> {
+    pub(super) fn take(&mut self) -> io::Result<Received> {
         while !self.over {
             if self.is_choked() {
-                return Ok(Found::Nothing);
+                return Ok(Received::Nothing);
             }
             let error = match self.protocol.read() {
                 Ok(tungstenite::Message::Text(text)) => {
-                    return Ok(Found::Message(Message::Text(text.as_str().to_owned())));
+                    return Ok(Received::Message(Message::Text(text.as_str().to_owned())));
                 }
-                Ok(tungstenite::Message::Binary(bytes)) => return Ok(Found::Message(Message::Binary(bytes))),
+                Ok(tungstenite::Message::Binary(bytes)) => {
+                    return Ok(Received::Message(Message::Binary(bytes)));
+                }
                 Ok(_) => continue,
                 Err(error) => error,
             };
             return match error {
                 Error::Io(e) if e.kind() == ErrorKind::WouldBlock && self.has_close() => self.take_close(),
-                Error::Io(e) if e.kind() == ErrorKind::WouldBlock => Ok(Found::Nothing),
+                Error::Io(e) if e.kind() == ErrorKind::WouldBlock => Ok(Received::Nothing),
                 Error::ConnectionClosed | Error::AlreadyClosed => {
                     self.over = true;
-                    Ok(Found::End)
+                    Ok(Received::End)
                 }
                 Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) if self.closing.is_some() => {
                     self.give_up();
-                    Ok(Found::End)
+                    Ok(Received::End)
                 }
                 Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
                     self.give_up();
@@ -113,7 +128,7 @@ impl Talk {
                 _ => Err(self.fail(CloseCode::Protocol, &error)),
             };
         }
-        Ok(Found::End)
+        Ok(Received::End)
     }
 
     fn has_close(&self) -> bool {
@@ -121,29 +136,29 @@ impl Talk {
     }
 
     /// All that came before it has been read. It is answered by the same, unless it answers ours.
-    fn take_close(&mut self) -> io::Result<Found> {
+    fn take_close(&mut self) -> io::Result<Received> {
         let now = Instant::now();
         let (code, reason) = match self.protocol.get_ref().frames.said() {
-            None => return Ok(Found::Nothing),
-            Some(Said::Wrong(text)) => return Err(self.refuse(CloseCode::Protocol, &text)),
-            Some(Said::NoText) => {
+            None => return Ok(Received::Nothing),
+            Some(ClientClose::Invalid(text)) => return Err(self.refuse(CloseCode::Protocol, &text)),
+            Some(ClientClose::NoText) => {
                 return Err(self.refuse(CloseCode::Invalid, "the reason of a Close is not UTF-8"));
             }
-            Some(Said::Nothing) => {
+            Some(ClientClose::Nothing) => {
                 if self.is_open() {
                     self.pass(|protocol| protocol.flush());
                     self.pass(|protocol| protocol.close(None));
                 }
                 (CloseCode::Status.into(), String::new())
             }
-            Some(Said::Reason(code, reason)) => {
+            Some(ClientClose::Reason(code, reason)) => {
                 self.close(code, &reason, now);
                 (code, reason)
             }
         };
         self.said = Some((code, reason));
         self.over = true;
-        Ok(Found::End)
+        Ok(Received::End)
     }
 
     /// Takes `message` to be sent; how far `sent_in_all` gets with it.
