@@ -1,5 +1,4 @@
-//! TLS: certificates from files, which connections take, and what a handler may ask of one. What is
-//! spoken within is not its business.
+//! TLS: the certificates of a listener, and what a handler can ask about a connection.
 
 mod certificates;
 mod clock;

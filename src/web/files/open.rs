@@ -1,4 +1,7 @@
-//! Opening a file beneath a folder and nowhere else, without ever waiting for it.
+//! Opening a file beneath a directory and nowhere else, without ever waiting for it.
+//!
+//! The kernel resolves the name (`openat2`, RESOLVE_BENEATH), so that no check can be outrun by a rename. `O_NONBLOCK` opens
+//! pipes and devices without waiting; what is not a regular file is not read.
 
 use std::fs::File;
 use std::io;

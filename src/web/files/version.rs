@@ -2,7 +2,9 @@
 //!
 //! A file can be replaced by one of the same length and modification time: by `cp -p`, `rsync -t` and `tar`, and by packages
 //! built with SOURCE_DATE_EPOCH. Its inode and its change time, which no program can set, differ then. So both are part of the
-//! tag, and `Last-Modified` is the later of the two times.
+//! tag, and `Last-Modified` is the later of the two times. The price: a file that was only renamed or given other permissions
+//! counts as changed, and `Last-Modified` is not what `ls` shows. The device is not in the tag, since its number changes when
+//! containers and machines restart.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
