@@ -1,8 +1,5 @@
 //! What a handler reads of a request and gives as a response.
 //!
-//! A response that is written has a thread of its own, one that is pulled has not: code that writes can't be stopped in the
-//! middle and continued by another worker; a source that returns a piece when it is asked can.
-//!
 //! Peer, drain and the head's text, which every request has, are kept in its `Body`: an `http::Extensions` entry would cost an
 //! allocation for each request.
 

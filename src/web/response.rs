@@ -1,7 +1,4 @@
 //! What a handler may return: everything that is [`IntoResponse`].
-//!
-//! The exchange reports the end of a response (`ResponseExt::on_end`), not the drop of a body: so bytes in memory stay bytes, files stay
-//! files, and a 503 for want of a thread is reported as that, not as the handler's 200.
 
 use std::borrow::Cow;
 use std::convert::Infallible;

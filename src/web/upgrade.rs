@@ -1,8 +1,5 @@
 //! Connections that have left HTTP, after a 101: [`Upgraded`] and its halves, for threads that may block.
 
-// Each connection that has left HTTP has an eventfd, the bell, which is rung at a drain and by WebSocket senders; its thread polls
-// socket and bell. Event streams need none: they wait for the phase's Condvar.
-
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;

@@ -2,7 +2,7 @@
 //! named, counted and limited.
 //!
 //! **A writer-style response has a thread, a pulled one has not.** Code that writes can't be stopped in the middle and
-//! continued by another worker; code that gives pieces when asked can (`Body::from_pieces`).
+//! continued by another worker; an iterator can (`Body::from_chunks`).
 //!
 //! **Another protocol has a waker**, one eventfd for each such connection, written at a drain and by WebSocket senders:
 //! its thread polls both. Event streams need none: they wait for the phase's Condvar.
