@@ -1,4 +1,6 @@
-//! The signal thread: turns signals into requests. What a request leads to is not known here.
+//! The signal thread: turns signals into requests. The state decides what a request leads to.
+//!
+//! A hang-up drains and never aborts, however often it comes, because the shell and the kernel may both send it.
 
 use std::fs;
 use std::io;

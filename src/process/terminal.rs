@@ -1,10 +1,13 @@
 //! The controlling terminal of this process: whether it was closed, or its session only lost its leader.
 //!
-//! Where generation 1, or a program that waits for it, leads the session of a terminal (tmux, screen, script, sshd, sudo), its
+//! If generation 1, or a program that waits for it, leads the session of a terminal (tmux, screen, script, sshd, sudo), its
 //! end is the leader's end: the kernel takes the terminal from the session and sends SIGHUP to the foreground, and
-//! the program behind the terminal closes it, as its job is done. Nobody has closed a terminal under a server then. If
-//! somebody does, the terminal hangs up first, and then the kernel signals the leader. So the order of the two tells one from the
-//! other, and an epoll reports events in the order in which they happened.
+//! the program behind the terminal closes it, because its job is done. No user has closed a terminal then. If one does, the
+//! terminal hangs up first, and then the kernel signals the leader. So the order of the two events distinguishes the cases,
+//! and an epoll reports events in the order in which they happened, however late it is read.
+//!
+//! Time alone would not do: a terminal that is closed right after an upgrade hangs up within milliseconds of the
+//! predecessor's end, too. sudo's two halves end at once, and consoles hang up by the leader's end: there only signals tell.
 
 use std::fs::{self, OpenOptions};
 use std::io;

@@ -1,4 +1,7 @@
-//! What a handler may ask of a request beyond its head.
+//! What a request provides beyond its head.
+//!
+//! Peer, drain and the text of the head travel in the `Body`, not in `http::Extensions`: an extension costs an allocation
+//! for each request.
 
 use std::borrow::Cow;
 use std::io;

@@ -1,4 +1,9 @@
 //! The generation after this one, as its predecessor sees it: a child, its two channels, and how it ends.
+//!
+//! A predecessor that dies without STOPPING before GO has crashed, because one that stops kills an unready successor first:
+//! the successor then takes over. STOPPING precedes the kill, because the child may be a script whose own child is the
+//! successor. When that one has sent a message, the kernel tells its pid (SO_PASSCRED): it is watched, killed and named in
+//! the pid file, not the script.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! What the user's program does at the turns of its life, on one thread of its own, in order: the
-//! control loop never waits for it, but at the end for `on_exit`. Signals have theirs on another one.
+//! The program's hooks run in order on one thread of their own. The control loop waits for none of them except, at the end,
+//! `on_exit`. Hooks of signals have another thread. So a hook that hangs stops handovers, which the ready time bounds, and
+//! not the service.
 
 mod on_signal;
 

@@ -1,5 +1,9 @@
-//! A WebSocket as its lock holds it: what has come, what is to go, and what is due when. Nothing
-//! here waits.
+//! The state of a WebSocket behind its lock: received bytes, bytes to send, and deadlines. Nothing here waits.
+//!
+//! `tungstenite` reads without blocking and writes into a buffer. The reading thread, senders and the control loop at a
+//! drain each take the lock, do what can be done, release it, and poll. So no further thread is needed, and a Close with
+//! 1001 is sent wherever the WebSocket's own thread is. A client's Close is taken from its bytes before `tungstenite` reads
+//! them (`closing`), because the crate refuses the registered code 1014 and reports a forbidden code as 1002.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
