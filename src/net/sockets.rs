@@ -284,7 +284,7 @@ fn adopt(sharers: &[&Claim], inherited: InheritedSocket) -> Result<(Listener, Ve
         if !main.config.has_settings_of(&other.config) {
             let text = format!(
                 "can't listen on {one} and on {two} with settings that differ, for the inherited socket of {one} \
-                 takes IPv4, too: give both the same handler, workers and TLS, or stop the service and start it again"
+                 accepts IPv4 too: give both the same handler, workers and TLS, or stop the service and start it again"
             );
             return Err(Error::new(ErrorKind::Bind, text));
         }

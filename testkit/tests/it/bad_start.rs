@@ -115,7 +115,7 @@ fn a_bad_address() {
         ("127.0.0.1:-1", ["127.0.0.1:-1", want]),
         ("unix:", ["unix:", want]),
         (":8001", [":8001", "0.0.0.0:PORT or [::]:PORT"]),
-        ("no.such.host.invalid:80", ["no.such.host.invalid:80", "check the host's name"]),
+        ("no.such.host.invalid:80", ["no.such.host.invalid:80", "check the host name"]),
         ("192.0.2.1:80", ["192.0.2.1:80", "this host has no such address"]),
         ("unix:/no/such/folder/socket", ["/no/such/folder/socket", "its directory must exist"]),
     ] {
@@ -250,7 +250,7 @@ fn fewer_inherited_descriptors_than_names() {
     let two = "channel=CHANNEL;listeners=127.0.0.1:0,127.0.0.2:0";
     let words = ["descriptor 4 is no longer the listener 127.0.0.2:0", "Bad file descriptor"];
     can_not_be_heir(heir(listener(), two, "3<&0 4<&- 5<&1 6<&1"), &words);
-    let words = ["descriptor 5 is not the connection channel", "Bad file descriptor"];
+    let words = ["descriptor 5 is no longer the connection channel", "Bad file descriptor"];
     can_not_be_heir(heir(listener(), NOTE, "3<&0 4<&1 5<&-"), &words);
 }
 

@@ -83,7 +83,7 @@ fn variables_that_can_not_be_passed_on_are_refused_at_the_start() {
             "HEIRLOOM_HANDOVER=1",
             "can't pass on the variable HEIRLOOM_HANDOVER: it is addressed to one process",
         ),
-        ("=1", "want a name without ="),
+        ("=1", "its name must not contain ="),
     ] {
         let output = Command::new(PROGRAM).args(LISTEN).args(["--pass", flag]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -126,7 +126,7 @@ fn an_exit_hook_that_hangs_is_cut_by_the_hammer() {
     let (server, folder) = hooked("0");
     fs::write(folder.path().join("exit-hangs"), "").unwrap();
     server.signal(Signal::SIGTERM);
-    server.wait_for("on_exit is cut");
+    server.wait_for("on_exit did not finish in time");
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
 }
 

@@ -112,7 +112,7 @@ fn a_dual_stack_socket_serves_the_wildcards_that_are_wanted() {
     let shared =
         format!("0.0.0.0:{port} is served by the inherited socket of [::]:{port}, which also accepts IPv4");
     let alone =
-        format!("0.0.0.0:{port} is served by an inherited socket for both families: it takes IPv6, too");
+        format!("0.0.0.0:{port} is served by an inherited socket for both families: it also accepts IPv6");
     let mut said = [0, 0];
     for (flags, says) in [
         (format!("{v6} {v4}"), [1, 0]),
@@ -304,7 +304,7 @@ fn what_overlaps_with_the_generation_before_is_said_to_be_its() {
     // Both at once, one of which it has inherited.
     service.next(&format!("--listen 127.0.0.1:{port} --listen 0.0.0.0:{port}"));
     server.signal(Signal::SIGHUP);
-    let words = format!("can't listen on 0.0.0.0:{port}: this server listens on 127.0.0.1:{port}, too");
+    let words = format!("can't listen on 0.0.0.0:{port}: this server listens on 127.0.0.1:{port} too");
     server.wait_for(&words);
     server.wait_for_nth("; still serving", if has_ipv6() { 3 } else { 2 });
     assert_eq!(server.get("/pid").ok().number(), server.pid().as_raw());
