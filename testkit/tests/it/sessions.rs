@@ -191,19 +191,19 @@ fn outlives_upgrades_with_slow_requests(start: Start) {
     for how in [LEADS, WAITS] {
         let Some((_host, server)) = start(how) else { return };
         let mut slow = server.client();
-        slow.ask("/sleep/2000");
+        slow.begin();
         server.in_flight(server.pid(), 1);
         server.handover();
         let mut slower = server.client();
-        slower.ask("/sleep/4000");
+        slower.begin();
         server.in_flight(server.newest(), 1);
         server.handover();
-        assert_eq!(slow.answer().ok().text(), "ok\n");
+        assert_eq!(slow.finish().ok().text(), "ok");
         drop(slow);
         assert!(matches!(server.wait_exit(server.pid()), Exit::Status(0) | Exit::Untold));
         server.wait_for_nth(NOT_CLOSED, 2);
         serves(&server);
-        assert_eq!(slower.answer().ok().text(), "ok\n");
+        assert_eq!(slower.finish().ok().text(), "ok");
         drop(slower);
         server.handover();
         serves(&server);
@@ -227,13 +227,13 @@ fn ends_with_its_terminal_between_commit_and_exit(start: Start) {
     for how in [LEADS, WAITS] {
         let Some((mut host, server)) = start(how) else { return };
         let mut slow = server.client();
-        slow.ask("/sleep/3000");
+        slow.begin();
         server.in_flight(server.pid(), 1);
         let new = server.handover();
         host.close();
         server.wait_for(CLOSED);
         assert!(matches!(server.wait_exit(new), Exit::Status(0) | Exit::Untold));
-        assert_eq!(slow.answer().ok().text(), "ok\n");
+        assert_eq!(slow.finish().ok().text(), "ok");
         drop(slow);
         server.wait_gone();
     }

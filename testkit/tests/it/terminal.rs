@@ -112,11 +112,11 @@ fn ends_with_its_terminal_after_upgrades((shell, args): (&str, &[&str]), after: 
         assert_eq!(server.get("/pid").ok().number(), new.as_raw());
     }
     let mut client = server.client();
-    client.ask("/sleep/2000");
+    client.begin();
     server.in_flight(server.newest(), 1);
     shell.close_terminal();
     server.wait_for(CLOSED);
-    assert_eq!(client.answer().ok().text(), "ok\n");
+    assert_eq!(client.finish().ok().text(), "ok");
     drop(client);
     server.wait_gone();
     assert!(matches!(server.wait_exit(server.newest()), Exit::Status(0) | Exit::Untold));
@@ -160,13 +160,13 @@ fn a_terminal_closed_after_commit_drains_each_generation() {
             let Some(mut shell) = Shell::start(shell, args) else { return };
             let server = shell.serve("", PROGRAM, &format!("--probation-ms 0 {after}"));
             let mut slow = server.client();
-            slow.ask("/sleep/3000");
+            slow.begin();
             server.in_flight(server.pid(), 1);
             let new = server.handover();
             shell.close_terminal();
             server.wait_for(CLOSED);
             assert!(matches!(server.wait_exit(new), Exit::Status(0) | Exit::Untold));
-            assert_eq!(slow.answer().ok().text(), "ok\n");
+            assert_eq!(slow.finish().ok().text(), "ok");
             drop(slow);
             server.wait_gone();
         }
@@ -210,10 +210,10 @@ fn ctrl_c_reaches_both_generations_of_a_foreground_job() {
     let Some(mut shell) = Shell::start(BASH.0, BASH.1) else { return };
     let server = shell.serve("", PROGRAM, "--probation-ms 0");
     let mut slow = server.client();
-    slow.ask("/sleep/3000");
+    slow.begin();
     server.in_flight(server.pid(), 1);
     let new = server.handover();
     shell.type_in("\x03");
     assert!(matches!(server.wait_exit(new), Exit::Status(0) | Exit::Untold));
-    assert_eq!(slow.answer().ok().text(), "ok\n");
+    assert_eq!(slow.finish().ok().text(), "ok");
 }
