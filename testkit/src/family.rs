@@ -4,6 +4,7 @@
 use std::fs::{self, DirEntry};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,8 +13,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
-use crate::DEADLINE;
 use crate::facts::numbers;
+use crate::{DEADLINE, pass};
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,12 +101,7 @@ impl Family {
         if !ends_within(&pidfd, DEADLINE.as_millis()) {
             return None;
         }
-        // Orphans come to us (see Proc), so we learn the end of all but those whose parent lives.
-        let exit = match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(_, status)) => Exit::Status(status),
-            Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Killed(signal),
-            _ => Exit::Untold,
-        };
+        let exit = exit_of_dead(pid);
         let mut members = self.lock();
         let member = members.iter_mut().find(|member| member.pid == pid).expect("a known process");
         Some(*member.exit.get_or_insert(exit))
@@ -154,6 +150,27 @@ fn seen_from_here(maker: Pid, inside: i32) -> Option<Pid> {
             && fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|link| link == namespace)
     };
     numbers("/proc").into_iter().find(is_it).map(Pid::from_raw)
+}
+
+/// Orphans come to us (see Proc), so we learn the end of all but those whose parent lives and reaps them. A parent that is
+/// about to end may do neither for a while.
+fn exit_of_dead(pid: Pid) -> Exit {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(_, status)) => return Exit::Status(status),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Exit::Killed(signal),
+            Err(Errno::ECHILD) if is_zombie(pid) && Instant::now() < deadline => {
+                pass(Duration::from_millis(1))
+            }
+            _ => return Exit::Untold,
+        }
+    }
+}
+
+fn is_zombie(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
 }
 
 /// Whether the process of `pidfd` is gone or goes in time.

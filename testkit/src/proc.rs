@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use nix::fcntl::OFlag;
@@ -93,7 +94,7 @@ impl Proc {
         let errors = theirs.try_clone().expect("a descriptor");
         command.stdin(input).stdout(theirs).stderr(errors).env("RUST_LOG", "info");
         prepare_for_children();
-        let pid = command.spawn().expect("a program that starts").id();
+        let pid = start(&mut command).id();
         // It has the pipe's other end, too, and would keep it open.
         drop(command);
         let pid = Pid::from_raw(i32::try_from(pid).expect("a pid"));
@@ -365,6 +366,20 @@ impl Proc {
             eprintln!("| {line}");
         }
     }
+}
+
+/// A program that this process has just written is busy while a child of another test, which does not run its own program
+/// yet, has a copy of the descriptor.
+fn start(command: &mut Command) -> Child {
+    let mut child = None;
+    until("the program is not busy", || {
+        let started = command.spawn();
+        if !started.as_ref().is_err_and(|e| e.kind() == ErrorKind::ExecutableFileBusy) {
+            child = Some(started.expect("a program that starts"));
+        }
+        child.is_some()
+    });
+    child.expect("it was started")
 }
 
 fn is_report(line: &str) -> bool {

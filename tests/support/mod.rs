@@ -510,7 +510,11 @@ impl Drop for Fixture {
 
 /// Defaults, but a stop that does not wait for idle clients.
 pub(crate) fn quick() -> Timeouts {
-    Timeouts::new().idle_grace(Duration::from_millis(250))
+    // What a busy machine could run into; a test of one of these sets it.
+    const LONG: Duration = Duration::from_secs(600);
+    let patient =
+        Timeouts::new().head(LONG).body_stall(LONG).response_stall(LONG).rate_grace(LONG).queue_wait(LONG);
+    patient.idle_grace(Duration::from_millis(250))
 }
 
 /// Whose default is 2 MiB, too much to send in a debug build's test tables.
