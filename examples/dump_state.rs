@@ -22,7 +22,7 @@ use heirloom::prelude::*;
 type Hits = Arc<Mutex<BTreeMap<String, u64>>>;
 
 fn main() -> Result<(), heirloom::Error> {
-    heirloom::init()?;
+    heirloom::handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let mut args = std::env::args().skip(1);
     let listen = args.next().unwrap_or_else(|| "127.0.0.1:8001".to_owned());
@@ -30,6 +30,13 @@ fn main() -> Result<(), heirloom::Error> {
 
     let hits = Hits::default();
     let counted = Arc::clone(&hits);
+    let process = ProcessConfig::new()
+        .on_drain(|| log::info!("the last requests are being answered"))
+        .on_exit(move || {
+            if let Err(e) = dump(&hits, &path) {
+                log::error!("can't write {}: {e}", path.display());
+            }
+        });
     log::info!("pid {}", std::process::id());
     Server::new(move |req: Request| {
         let mut hits = counted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -37,12 +44,7 @@ fn main() -> Result<(), heirloom::Error> {
         "counted\n"
     })
     .listen(listen)
-    .on_drain(|| log::info!("the last requests are being answered"))
-    .on_exit(move || {
-        if let Err(e) = dump(&hits, &path) {
-            log::error!("can't write {}: {e}", path.display());
-        }
-    })
+    .process(process)
     .serve()
 }
 

@@ -18,8 +18,8 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use heirloom::Signals;
 use heirloom::prelude::*;
+use heirloom::signals::Signals;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// What this program's main loop waits for.
@@ -31,7 +31,7 @@ enum Event {
 fn main() -> Result<(), heirloom::Error> {
     env_logger::init();
     // Before any thread is started, so that what a predecessor left is ours alone.
-    heirloom::init()?;
+    heirloom::handover::init()?;
     let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8001".to_owned());
     let (events, wait) = channel();
 
@@ -50,7 +50,7 @@ fn main() -> Result<(), heirloom::Error> {
 
     let server = Server::new(|req: Request| format!("served by generation {}\n", req.generation()))
         .listen(listen)
-        .signals(Signals::none());
+        .process(ProcessConfig::new().signals(Signals::none()));
     let handle = server.handle();
     beside("server", move || {
         let _ = events.send(Event::Served(server.serve()));

@@ -18,7 +18,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use heirloom::HandoverState;
+use heirloom::handover::HandoverState;
 use heirloom::prelude::*;
 use nix::fcntl::{Flock, FlockArg};
 
@@ -43,7 +43,7 @@ impl Store {
 }
 
 fn main() -> Result<(), heirloom::Error> {
-    heirloom::init()?;
+    heirloom::handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let mut args = std::env::args().skip(1);
     let listen = args.next().unwrap_or_else(|| "127.0.0.1:8001".to_owned());
@@ -54,18 +54,16 @@ fn main() -> Result<(), heirloom::Error> {
     let router = Router::new()
         .post("/lines", move |mut req: Request| add(&store, &mut req))
         .get("/pid", |_: Request| std::process::id().to_string());
+    let release = move || -> Result<_, String> {
+        let lines = lock(&released).take().map_or(0, |store| store.lines);
+        Ok(HandoverState { version: 1, bytes: lines.to_le_bytes().to_vec() })
+    };
+    let acquire = move |state| -> Result<(), String> {
+        *lock(&taken) = Some(Store::open(&path, &state)?);
+        Ok(())
+    };
     log::info!("pid {}", std::process::id());
-    Server::new(router)
-        .listen(listen)
-        .acquire_after_go(move |state| {
-            *lock(&taken) = Some(Store::open(&path, &state)?);
-            Ok(())
-        })
-        .release_before_go(move || {
-            let lines = lock(&released).take().map_or(0, |store| store.lines);
-            Ok(HandoverState { version: 1, bytes: lines.to_le_bytes().to_vec() })
-        })
-        .serve()
+    Server::new(router).listen(listen).process(ProcessConfig::new().exclusive(release, acquire)).serve()
 }
 
 fn add(store: &Mutex<Option<Store>>, req: &mut Request) -> Response {

@@ -29,7 +29,7 @@ const USAGE: &str =
     [--idle-grace-ms N] [--head-timeout-ms N] [--idle-timeout-ms N]";
 
 fn main() -> Result<(), heirloom::Error> {
-    heirloom::init()?;
+    heirloom::handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let flags = Flags::parse(std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()))
         .unwrap_or_else(|problem| usage(&problem));
@@ -48,7 +48,7 @@ fn main() -> Result<(), heirloom::Error> {
         server = server.admin(name);
     }
     if let Some(path) = flags.pid_file {
-        server = server.pid_file(path);
+        server = server.process(ProcessConfig::new().pid_file(path));
     }
     log::info!("pid {}", std::process::id());
     server.serve()
@@ -103,7 +103,7 @@ fn router(handle: &Handle) -> Router {
             true => "told\n",
             false => "not told\n",
         })
-        .nest("", heirloom::admin_routes(handle))
+        .nest("", heirloom::admin::routes(handle))
 }
 
 fn sleep(req: Request) -> Result<&'static str, (StatusCode, &'static str)> {

@@ -25,7 +25,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::thread;
 use std::time::Duration;
 
-use heirloom::{Connection, Incoming, StreamServer, Wake};
+use heirloom::ProcessConfig;
+use heirloom::stream::{Connection, Incoming, StreamServer, Wake};
 
 const THREADS: usize = 16;
 /// For the rest of a line, and for a client that does not read.
@@ -36,11 +37,11 @@ fn main() -> Result<(), heirloom::Error> {
     env_logger::init();
     let mut args = std::env::args().skip(1);
     let listen = args.next().unwrap_or_else(|| "127.0.0.1:7001".to_owned());
-    let mut lifecycle = StreamServer::new().listen(listen).busy("BYE\n");
+    let mut process = ProcessConfig::new();
     if let Some(pid_file) = args.next() {
-        lifecycle = lifecycle.pid_file(pid_file);
+        process = process.pid_file(pid_file);
     }
-    lifecycle.serve(|incoming| {
+    StreamServer::new().listen(listen).busy("BYE\n").process(process).serve(|incoming| {
         thread::scope(|scope| {
             for _ in 0..THREADS {
                 scope.spawn(|| work(&incoming));

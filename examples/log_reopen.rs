@@ -21,12 +21,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use heirloom::Signal;
 use heirloom::prelude::*;
+use heirloom::signals::Signal;
 use heirloom::wrap::{Access, AccessLog};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    heirloom::init()?;
+    heirloom::handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let mut args = std::env::args().skip(1);
     let listen = args.next().unwrap_or_else(|| "127.0.0.1:8001".to_owned());
@@ -47,7 +47,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     log::info!("pid {}", std::process::id());
     let handler = (|_: Request| "ok\n").wrap(log);
-    Server::new(handler).listen(listen).on_signal(Signal::Usr1, reopen).serve()?;
+    Server::new(handler)
+        .listen(listen)
+        .process(ProcessConfig::new().on_signal(Signal::Usr1, reopen))
+        .serve()?;
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use heirloom::prelude::*;
 
 fn main() -> Result<(), heirloom::Error> {
-    heirloom::init()?;
+    heirloom::handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let (mut listen, mut seconds) = ("localhost:8001".to_owned(), 30);
     let mut args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());

@@ -16,7 +16,7 @@
 use heirloom::prelude::*;
 
 fn main() -> Result<(), heirloom::Error> {
-    heirloom::init()?;
+    heirloom::handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let listen = std::env::args().nth(1).unwrap_or_else(|| "unix:app.sock".to_owned());
     log::info!("pid {}", std::process::id());

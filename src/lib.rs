@@ -232,12 +232,12 @@
 //!
 //! ```no_run
 //! use heirloom::prelude::*;
-//! use heirloom::HandoverState;
+//! use heirloom::handover::HandoverState;
 //! use std::time::Duration;
 //!
-//! # fn warm_up() -> Result<(), String> { Ok(()) }
-//! # fn close_store() -> Result<(), String> { Ok(()) }
-//! # fn open_store() -> Result<(), String> { Ok(()) }
+//! # fn warm_up() -> std::io::Result<()> { Ok(()) }
+//! # fn close_store() -> std::io::Result<()> { Ok(()) }
+//! # fn open_store() -> std::io::Result<()> { Ok(()) }
 //! fn main() -> Result<(), heirloom::Error> {
 //!     let handle = Handle::new();
 //!     let asked = handle.clone();
@@ -248,16 +248,19 @@
 //!     Server::new(router)
 //!         .listen("127.0.0.1:8001")
 //!         .timeouts(Timeouts::new().drain(Duration::from_secs(20)))
-//!         .before_ready(warm_up) // after an error the old process continues to serve
-//!         .release_before_go(close_store) // in the old process
-//!         .acquire_after_go(|_: HandoverState| open_store()) // in the new one
+//!         .process(
+//!             ProcessConfig::new()
+//!                 .before_ready(warm_up) // an error, and the old process continues to serve
+//!                 // The first in the old process, then the second in the new one.
+//!                 .exclusive(close_store, |_: HandoverState| open_store()),
+//!         )
 //!         .with_handle(handle)
 //!         .serve()
 //! }
 //! ```
 //!
 //! A handler that lasts asks [`RequestExt::is_draining`] and [`RequestExt::is_client_gone`]. The same lifecycle for
-//! a protocol that is not HTTP is [`StreamServer`].
+//! a protocol that is not HTTP is [`stream::StreamServer`].
 //!
 //! # Testing
 //!
@@ -290,7 +293,7 @@
 //!         .listen("unix:/run/app/app.sock")
 //!         .admin("127.0.0.1:9001")
 //!         .workers(64)
-//!         .pid_file("/run/app/app.pid")
+//!         .process(ProcessConfig::new().pid_file("/run/app/app.pid"))
 //!         .serve()
 //! }
 //! ```
@@ -367,14 +370,11 @@ pub use base::status::Stats;
 pub use net::conn_info::{ClientWatch, PeerCredentials};
 #[cfg(feature = "tls")]
 pub use net::tls;
-pub use process::hooks::HandoverState;
-pub use process::signals::{Signal, SignalAction, Signals};
+pub use process::config::ProcessConfig;
 pub use server::Server;
-pub use server::admin::admin_routes;
 pub use server::handle::Handle;
-pub use server::launch::{Running, inherited_fd, init};
+pub use server::launch::Running;
 pub use server::listen_config::Listen;
-pub use server::stream_server::{Connection, Incoming, StreamServer, Wake};
 #[cfg(feature = "tiny_http")]
 pub use server::tiny_http::TinyHttp;
 pub use web::body::Body;
@@ -395,6 +395,27 @@ pub use web::router::Router;
 #[cfg(feature = "websocket")]
 pub use web::websocket;
 pub use web::{sse, upgrade, wrap};
+
+/// The routes of [`Server::admin`], for a router of the program's own.
+pub mod admin {
+    pub use crate::server::admin::routes;
+}
+
+/// What a program sees of a handover: what it inherits, and the state that passes from one generation to the next.
+pub mod handover {
+    pub use crate::process::handover::inherit::{inherited_fd, init};
+    pub use crate::process::hooks::HandoverState;
+}
+
+/// Signals and what they mean: for [`ProcessConfig::signals`] and hooks of signals.
+pub mod signals {
+    pub use crate::process::signals::{Signal, SignalAction, Signals};
+}
+
+/// The lifecycle without HTTP: connections as blocking streams for a protocol of the program's own.
+pub mod stream {
+    pub use crate::server::stream_server::{Connection, Incoming, StreamServer, Wake};
+}
 
 /// A request: the head as `http` has it, and a [`Body`].
 pub type Request = ::http::Request<Body>;

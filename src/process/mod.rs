@@ -1,5 +1,6 @@
 //! The life of a process: its signals, its phases, and the handover to the next generation.
 
+pub(crate) mod config;
 pub(crate) mod control;
 pub(crate) mod handover;
 pub(crate) mod hooks;

@@ -89,13 +89,16 @@ pub enum SignalAction {
 ///
 /// ```no_run
 /// use heirloom::prelude::*;
-/// use heirloom::{SignalAction, Signal, Signals};
+/// use heirloom::signals::{Signal, SignalAction, Signals};
 ///
 /// # fn main() -> Result<(), heirloom::Error> {
 /// Server::new(|_: Request| "ok\n")
 ///     .listen("127.0.0.1:8001")
-///     .signals(Signals::nginx().with(Signal::Term, SignalAction::Stop))
-///     .on_signal(Signal::Usr1, || log::info!("time to open the log files anew"))
+///     .process(
+///         ProcessConfig::new()
+///             .signals(Signals::nginx().with(Signal::Term, SignalAction::Stop))
+///             .on_signal(Signal::Usr1, || log::info!("time to reopen the log files")),
+///     )
 ///     .serve()
 /// # }
 /// ```

@@ -18,11 +18,11 @@ use crate::{Request, Response};
 /// ```
 /// use heirloom::prelude::*;
 /// let handle = Handle::new();
-/// let router = Router::new().get("/", |_: Request| "hello\n").nest("", heirloom::admin_routes(&handle));
+/// let router = Router::new().get("/", |_: Request| "hello\n").nest("", heirloom::admin::routes(&handle));
 /// let server = Server::new(router).with_handle(handle);
 /// # let _ = server;
 /// ```
-pub fn admin_routes(handle: &Handle) -> Router {
+pub fn routes(handle: &Handle) -> Router {
     let (ready, metrics, status) = (handle.clone(), handle.clone(), handle.clone());
     Router::new()
         .get("/healthz", |_: Request| "ok\n")

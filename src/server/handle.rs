@@ -62,7 +62,7 @@ impl Handle {
     }
 
     /// Passes an open file, socket or pipe on to the next generation, which gets it from
-    /// [`inherited_fd`](crate::inherited_fd) by this name: the same open file, with its position and
+    /// [`inherited_fd`](crate::handover::inherited_fd) by this name: the same open file, with its position and
     /// its locks. It is passed at each handover that starts from now on; another one by the same name
     /// takes its place. A generation that wants the next one to have it passes it on in its turn.
     pub fn pass_fd(&self, name: impl Into<String>, fd: impl Into<OwnedFd>) {

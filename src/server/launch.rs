@@ -2,13 +2,10 @@
 //! which bind or inherit, put the running parts together, and run the control loop.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -28,14 +25,14 @@ use crate::net::connection::{Portable, Ready};
 use crate::net::listener::{Listener, ListenerConfig};
 use crate::net::scheduler::queue::Queue;
 use crate::net::sockets::{self, Opened};
+use crate::process::config::ProcessConfig;
 use crate::process::control::{Control, Facts, Predecessor};
 use crate::process::handover::child::Program;
 use crate::process::handover::inherit::{self, Inheritance};
 use crate::process::handover::pid_file::PidFile;
-use crate::process::handover::start;
 use crate::process::handover::{Hello, Message, VERSION};
-use crate::process::hooks::{Hooks, Runner, SignalHooks};
-use crate::process::signals::{self, Circumstances, Heard, Signals};
+use crate::process::hooks::Runner;
+use crate::process::signals::{self, Circumstances, Heard};
 use crate::process::state::{Event, State, Terms};
 use crate::process::terminal::{LEADER_FILE, TTY_FILE, Terminal};
 use crate::server::assembly::{Assembly, Staff};
@@ -50,243 +47,14 @@ const EXTRA_FDS: u64 = 32;
 const USUAL_POOLS: usize = 2;
 const USUAL_LISTENERS: usize = 4;
 
-/// Takes over what a predecessor left, before anything else can inherit it in turn, and notes how this process was started.
-/// Optional, as the first line of `main`; `serve` does it otherwise. A program that starts others before it serves, or
-/// changes its user, should call it.
-///
-/// # Errors
-/// When this process was started by a predecessor, but not with what that one says.
-pub fn init() -> Result<(), Error> {
-    inherit::adopt()
-}
-
-/// A descriptor that the generation before this one passed on by this name ([`Handle::pass_fd`]);
-/// None in a first generation, and the second time. [`init`] must have been called. What nobody has
-/// asked for when the server is prepared to serve is closed.
-pub fn inherited_fd(name: &str) -> Option<OwnedFd> {
-    inherit::take_file(name)
-}
-
-/// What a program says of its life, whatever it serves.
+/// What every server is configured with, whatever it serves.
+#[derive(Default)]
 pub(crate) struct Launch {
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
-    pub(crate) pid_file: Option<PathBuf>,
-    pub(crate) executable: Option<PathBuf>,
-    /// None: to be removed.
-    pub(crate) variables: Vec<(OsString, Option<OsString>)>,
-    pub(crate) raise_nofile: bool,
-    pub(crate) before_ready: Vec<BeforeReady>,
-    pub(crate) hooks: Hooks,
     pub(crate) handle: Handle,
-    pub(crate) signals: Signals,
-    pub(crate) signal_hooks: SignalHooks,
+    pub(crate) process: ProcessConfig,
 }
-
-pub(crate) type BeforeReady = Box<dyn FnOnce() -> Result<(), String> + Send>;
-
-impl Default for Launch {
-    fn default() -> Launch {
-        Launch {
-            limits: Limits::default(),
-            timeouts: Timeouts::default(),
-            pid_file: None,
-            executable: None,
-            variables: Vec::new(),
-            raise_nofile: true,
-            before_ready: Vec::new(),
-            hooks: Hooks::default(),
-            handle: Handle::new(),
-            signals: Signals::default(),
-            signal_hooks: SignalHooks::default(),
-        }
-    }
-}
-
-/// The methods of a builder that has a `launch`: the same for each, whatever it serves.
-macro_rules! launch_methods {
-    () => {
-        /// Sizes and counts that bound the server.
-        #[must_use]
-        pub fn limits(mut self, limits: $crate::Limits) -> Self {
-            self.launch.limits = limits;
-            self
-        }
-
-        /// Durations that bound the server.
-        #[must_use]
-        pub fn timeouts(mut self, timeouts: $crate::Timeouts) -> Self {
-            self.launch.timeouts = timeouts;
-            self
-        }
-
-        /// A file that names the process that owns the service: written by rename when serving starts,
-        /// moved to the successor at the end of its probation, removed at the end. Default: none.
-        ///
-        /// The user who serves must be able to replace it: if [`before_ready`](Self::before_ready) changes the user,
-        /// put it into a directory of that user. Otherwise `serve` is an error.
-        #[must_use]
-        pub fn pid_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {
-            self.launch.pid_file = Some(path.into());
-            self
-        }
-
-        /// The program to start at a handover. Default: the path this process was started by, its
-        /// symlinks looked up anew.
-        #[must_use]
-        pub fn executable(mut self, path: impl Into<std::path::PathBuf>) -> Self {
-            self.launch.executable = Some(path.into());
-            self
-        }
-
-        /// Sets a variable in the environment of the next generation. That has the environment with which the first one was
-        /// started, whatever the program has set since; a variable that is passed on stays for those after it, until it is
-        /// set anew or removed.
-        ///
-        /// A name that is empty or has a `=` in it, a NUL in either, and a name that is addressed to one process
-        /// (`HEIRLOOM_HANDOVER`, `LISTEN_FDS`, `WATCHDOG_USEC` and the like) is an error of `serve`.
-        #[must_use]
-        pub fn pass_env(
-            mut self,
-            name: impl Into<std::ffi::OsString>,
-            value: impl Into<std::ffi::OsString>,
-        ) -> Self {
-            self.launch.variables.push((name.into(), Some(value.into())));
-            self
-        }
-
-        /// Removes a variable from the environment of the next generation. Errors as in [`pass_env`](Self::pass_env).
-        #[must_use]
-        pub fn remove_env(mut self, name: impl Into<std::ffi::OsString>) -> Self {
-            self.launch.variables.push((name.into(), None));
-            self
-        }
-
-        /// Whether the soft limit of open files (`RLIMIT_NOFILE`) is raised to the hard one, so that as many
-        /// connections are possible as the host allows. Default: yes.
-        ///
-        /// Programs that handlers start inherit the limit, as every program does. Where one of them needs the usual
-        /// 1,024, because it uses `select()` or closes every possible descriptor, switch this off, or start it by
-        /// `prlimit --nofile=1024:`. It takes effect with a new first generation: a successor inherits what its
-        /// predecessor has raised.
-        #[must_use]
-        pub fn raise_nofile(mut self, raise: bool) -> Self {
-            self.launch.raise_nofile = raise;
-            self
-        }
-
-        /// Runs before this generation says that it is prepared: warm-up, a check of its own. An error,
-        /// or more than [`Timeouts::ready`](crate::Timeouts::ready), and the predecessor serves on.
-        #[must_use]
-        pub fn before_ready(mut self, hook: impl FnOnce() -> Result<(), String> + Send + 'static) -> Self {
-            self.launch.before_ready.push(Box::new(hook));
-            self
-        }
-
-        /// Lets go of what only one generation may have (a lock, a single-writer store, a consumer's
-        /// place), when a successor is prepared and before it is told to serve. What it returns, `()` or
-        /// a [`HandoverState`](crate::HandoverState), is given to the successor's
-        /// [`acquire_after_go`](Self::acquire_after_go). An error, or more than
-        /// [`Timeouts::ready`](crate::Timeouts::ready), and there is no handover.
-        ///
-        /// This process goes on serving the connections it has. A handover that fails after this is
-        /// followed by this process's own `acquire_after_go`, with the state it had released. Runs on a
-        /// thread of the hooks, as all but `before_ready` do, one after the other.
-        #[must_use]
-        pub fn release_before_go<S: Into<$crate::HandoverState>>(
-            mut self,
-            mut hook: impl FnMut() -> Result<S, String> + Send + 'static,
-        ) -> Self {
-            self.launch.hooks.release = Some(Box::new(move || hook().map(Into::into)));
-            self
-        }
-
-        /// Takes what only one generation may have, before anything is accepted: in a first generation
-        /// when it starts, in a successor once its predecessor has run
-        /// [`release_before_go`](Self::release_before_go), and again in that predecessor if the handover
-        /// fails. It is given what was released, an empty state in a first generation or after a crash.
-        ///
-        /// An error ends this generation: the predecessor serves on. After a crash, or where the other
-        /// one's end is not certain, what is wanted may be held for another moment: wait for it here.
-        #[must_use]
-        pub fn acquire_after_go(
-            mut self,
-            hook: impl FnMut($crate::HandoverState) -> Result<(), String> + Send + 'static,
-        ) -> Self {
-            self.launch.hooks.acquire = Some(Box::new(hook));
-            self
-        }
-
-        /// Is told of each [`Phase`](crate::Phase) this process comes to.
-        #[must_use]
-        pub fn on_phase(mut self, hook: impl FnMut($crate::Phase) + Send + 'static) -> Self {
-            self.launch.hooks.phase.push(Box::new(hook));
-            self
-        }
-
-        /// Runs when the drain begins, at a stop or after a handover. The exit waits for it, until the
-        /// drain deadline.
-        #[must_use]
-        pub fn on_drain(mut self, hook: impl FnOnce() + Send + 'static) -> Self {
-            self.launch.hooks.drain.push(Box::new(hook));
-            self
-        }
-
-        /// Runs when all that was begun is done, before `serve` returns: to flush, to dump state. It
-        /// has until the drain deadline, and at least a second; then it is left behind, which the log says.
-        #[must_use]
-        pub fn on_exit(mut self, hook: impl FnOnce() + Send + 'static) -> Self {
-            self.launch.hooks.exit.push(Box::new(hook));
-            self
-        }
-
-        /// What each signal means. Default: HUP hands over, TERM, INT and QUIT stop, USR1 reports.
-        #[must_use]
-        pub fn signals(mut self, signals: $crate::Signals) -> Self {
-            self.launch.signals = signals;
-            self
-        }
-
-        /// Runs when `signal` has come, before what it means: for USR1, to open log files anew. Several
-        /// run in the order in which they were given, on a thread for the hooks of signals. A signal that
-        /// comes again while they run does not wait for them: a hook that hangs keeps nobody from
-        /// stopping the server.
-        #[must_use]
-        pub fn on_signal(mut self, signal: $crate::Signal, hook: impl FnMut() + Send + 'static) -> Self {
-            self.launch.signal_hooks.before.push((signal, Box::new(hook)));
-            self
-        }
-
-        /// As [`on_signal`](Self::on_signal), after what the signal means was set going: a handover or a
-        /// drain has begun then, and is not over ([`on_phase`](Self::on_phase) tells that).
-        #[must_use]
-        pub fn after_signal(mut self, signal: $crate::Signal, hook: impl FnMut() + Send + 'static) -> Self {
-            self.launch.signal_hooks.after.push((signal, Box::new(hook)));
-            self
-        }
-
-        /// Passes an open file, socket or pipe on to the next generation: see
-        /// [`Handle::pass_fd`](crate::Handle::pass_fd).
-        #[must_use]
-        pub fn pass_fd(self, name: impl Into<String>, fd: impl Into<std::os::fd::OwnedFd>) -> Self {
-            self.launch.handle.pass_fd(name, fd);
-            self
-        }
-
-        /// Makes `handle` steer this server.
-        #[must_use]
-        pub fn with_handle(mut self, handle: $crate::Handle) -> Self {
-            self.launch.handle = handle;
-            self
-        }
-
-        /// What can be asked of the server from other threads, before and while it serves.
-        pub fn handle(&self) -> $crate::Handle {
-            self.launch.handle.clone()
-        }
-    };
-}
-pub(crate) use launch_methods;
 
 /// What is served, and by whom.
 pub(crate) trait Business {
@@ -332,7 +100,7 @@ pub(crate) struct Works<P> {
 
 /// Serves until the process should exit, with signals and handovers.
 pub(crate) fn serve<B: Business>(mut business: B) -> Result<(), Error> {
-    init()?;
+    inherit::init()?;
     let mut inheritance = inherit::take();
     let mut launch = std::mem::take(business.launch());
     let predecessor = inheritance.as_ref().map(|i| &i.predecessor);
@@ -341,19 +109,20 @@ pub(crate) fn serve<B: Business>(mut business: B) -> Result<(), Error> {
         None => signals::blocked(),
     };
     let blocked = blocked.map_err(Error::system("can't read the signal mask"))?;
-    let terminal = match inherit::take_file(TTY_FILE) {
-        Some(tty) => Terminal::inherited(tty, inherit::take_file(LEADER_FILE)).map(Some),
+    let terminal = match inherit::inherited_fd(TTY_FILE) {
+        Some(tty) => Terminal::inherited(tty, inherit::inherited_fd(LEADER_FILE)).map(Some),
         None => Terminal::controlling(),
     };
     let circumstances = Circumstances::now(predecessor.map(|predecessor| predecessor.nohup), terminal);
     let command = predecessor.and_then(|predecessor| predecessor.command.as_ref());
-    check_variables(&launch.variables)?;
-    let program = Program::capture(launch.executable.as_deref(), command, &launch.variables, blocked)
+    let process = &mut launch.process;
+    process.check_variables()?;
+    let program = Program::capture(process.executable.as_deref(), command, &process.variables, blocked)
         .map_err(Error::system("can't find out how this process was started"))?;
     let generation = predecessor.map_or(1, |predecessor| predecessor.generation.saturating_add(1));
 
     let (nohup, terminal) = (circumstances.nohup, circumstances.terminal.clone());
-    let (meanings, signal_hooks) = (launch.signals, std::mem::take(&mut launch.signal_hooks));
+    let (meanings, signal_hooks) = (process.signals, std::mem::take(&mut process.signal_hooks));
     let installed = signals::install(&blocked).map_err(Error::system("can't handle signals"));
     let started = installed.and_then(|installed| {
         let started = start(business, launch, inheritance.as_mut(), generation)?;
@@ -407,19 +176,20 @@ fn start<B: Business>(
     launch.timeouts.check()?;
     let plan = business.plan()?;
     check_names(&plan.listen)?;
-    if launch.raise_nofile {
+    let process = launch.process;
+    if process.raise_nofile {
         raise_nofile();
     }
     let (connections, extra) =
         shared_out(nofile(), launch.limits.connections, plan.pools.workers.len(), plan.listen.len());
     launch.limits.connections = connections;
     let descriptors = Budget::new(extra);
-    let pid_file = launch.pid_file.as_deref().map(usable_pid_file).transpose()?;
+    let pid_file = process.pid_file.as_deref().map(usable_pid_file).transpose()?;
     let inherited = inheritance.map(|i| std::mem::take(&mut i.listeners)).unwrap_or_default();
     let mut bound = Bound(Vec::new());
     let Opened { listeners, adopted } =
         sockets::open(plan.listen, inherited, &mut |listener| bound.0.push(listener.clone()))?;
-    for hook in launch.before_ready {
+    for hook in process.before_ready {
         hook().map_err(|e| Error::config(format!("before_ready failed: {e}")))?;
     }
     if let Some(pid_file) = &pid_file {
@@ -428,12 +198,13 @@ fn start<B: Business>(
     inherit::close_files();
 
     let handle = launch.handle;
-    let is_first = generation == 1;
+    process.files.into_iter().for_each(|(name, fd)| handle.pass_fd(name, fd));
+    let (mut hooks, is_first) = (process.hooks, generation == 1);
     if is_first {
-        launch.hooks.acquire_first()?;
+        hooks.acquire_first()?;
     }
     let inbox = Arc::clone(&handle.shared.inbox);
-    let hooks = Runner::start(launch.hooks, is_first, move |ticket, told| inbox.hook(ticket, told))?;
+    let hooks = Runner::start(hooks, is_first, move |ticket, result| inbox.hook(ticket, result))?;
 
     let reserved: Vec<bool> = listeners.iter().map(|listener| listener.config.reserved).collect();
     let idle = launch.timeouts.idle;
@@ -529,24 +300,6 @@ fn check_names(listen: &[ListenerConfig]) -> Result<(), Error> {
         Some((name, _)) => config(format!("can't listen on {name} twice: remove one")),
         None => Ok(()),
     }
-}
-
-fn check_variables(variables: &[(OsString, Option<OsString>)]) -> Result<(), Error> {
-    for (name, value) in variables {
-        let has = |text: &OsString, byte: u8| text.as_bytes().contains(&byte);
-        let why = if name.is_empty() || has(name, b'=') || has(name, 0) {
-            "its name must not contain = or NUL"
-        } else if value.as_ref().is_some_and(|value| has(value, 0)) {
-            "its value contains a NUL"
-        } else if start::is_addressed(name) {
-            "it is addressed to one process"
-        } else {
-            continue;
-        };
-        let text = format!("can't pass on the variable {}: {why}", name.to_string_lossy());
-        return Err(Error::config(text));
-    }
-    Ok(())
 }
 
 /// Listeners of a start that may still fail: no socket's path is left behind then.

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::budget::Budget;
 use crate::base::error::Error;
+use crate::base::limits::{Limits, Timeouts};
 use crate::base::log::{error, warn};
 use crate::base::panic::panic_text;
 use crate::base::status::Stats;
@@ -32,9 +33,10 @@ use crate::net::listener::ListenerConfig;
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::pool::{Init, Pool, PoolConfig};
 use crate::net::scheduler::queue::Queue;
-use crate::server::admin::admin_routes;
+use crate::process::config::ProcessConfig;
 use crate::server::assembly::Staff;
-use crate::server::launch::{Business, Ground, Launch, Plan, PoolPlan, Running, Works, launch_methods};
+use crate::server::handle::Handle;
+use crate::server::launch::{Business, Ground, Launch, Plan, PoolPlan, Running, Works};
 use crate::server::listen_config::Listen;
 use crate::web::handler::{Handler, verify};
 use crate::web::per_worker::PerWorker;
@@ -131,12 +133,12 @@ impl Server {
     }
 
     /// Makes each worker begin with its own of `values`: on its own thread, after
-    /// [`before_ready`](Self::before_ready) and before this generation says that it is prepared. So a
+    /// [`before_ready`](ProcessConfig::before_ready) and before this generation says that it is prepared. So a
     /// failure is an error of [`Server::serve`] that says what can't be made and why, and at a handover the
     /// predecessor serves on. The worker of [`Server::admin`] has none.
     ///
     /// Several are made in the order in which they are given. In a successor all of that comes before
-    /// [`acquire_after_go`](Self::acquire_after_go).
+    /// the successor acquires what is [exclusive](ProcessConfig::exclusive).
     #[must_use]
     pub fn per_worker<T: 'static>(mut self, values: &PerWorker<T>) -> Server {
         let values = values.clone();
@@ -152,7 +154,38 @@ impl Server {
         self
     }
 
-    launch_methods!();
+    /// Sizes and counts that bound the server.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Server {
+        self.launch.limits = limits;
+        self
+    }
+
+    /// Durations that bound the server.
+    #[must_use]
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Server {
+        self.launch.timeouts = timeouts;
+        self
+    }
+
+    /// How the process starts, hands over and ends, with the program's own hooks.
+    #[must_use]
+    pub fn process(mut self, process: ProcessConfig) -> Server {
+        self.launch.process = process;
+        self
+    }
+
+    /// Makes `handle` control this server.
+    #[must_use]
+    pub fn with_handle(mut self, handle: Handle) -> Server {
+        self.launch.handle = handle;
+        self
+    }
+
+    /// Controls the server from other threads, before and while it serves.
+    pub fn handle(&self) -> Handle {
+        self.launch.handle.clone()
+    }
 
     /// Serves until the process should exit: after a stop, or when a successor has taken over and
     /// all that was begun is done. Binds, or inherits from a predecessor, and acts upon HUP, TERM,
@@ -241,7 +274,7 @@ impl Business for Server {
             sites.push(site(listen.handler.unwrap_or_else(|| Arc::clone(&shared))));
         }
         if !self.admin.is_empty() {
-            sites.push(site(Arc::new(admin_routes(&ground.handle))));
+            sites.push(site(Arc::new(admin::routes(&ground.handle))));
             lanes.push(pool("heirloom-admin", String::new(), 1, None));
         }
         let (limits, all_counters) = (&ground.limits, &ground.handle.shared.all_counters);

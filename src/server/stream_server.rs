@@ -18,6 +18,7 @@ use socket2::SockRef;
 
 use crate::base::close_reason::CloseReason;
 use crate::base::error::{Error, ErrorKind};
+use crate::base::limits::{Limits, Timeouts};
 use crate::base::log::{debug, error, info};
 use crate::base::phase::{Drain, Phase, PhaseWatch};
 use crate::base::status::{Counters, Stats};
@@ -29,8 +30,10 @@ use crate::net::connection::{self, Activity, Cause, Portable, Ready};
 use crate::net::listener::ListenerConfig;
 use crate::net::scheduler::queue::{Parker, Popped, Queue};
 use crate::net::stream::{Peek, Stream};
+use crate::process::config::ProcessConfig;
 use crate::server::assembly::Staff;
-use crate::server::launch::{self, Business, Ground, Launch, Plan, Running, Works, launch_methods};
+use crate::server::handle::Handle;
+use crate::server::launch::{self, Business, Ground, Launch, Plan, Running, Works};
 
 /// How long a service may take to its end before signals have their default action.
 const TIDIES: Duration = Duration::from_millis(500);
@@ -44,7 +47,7 @@ const TIDIES: Duration = Duration::from_millis(500);
 /// business: [`Connection::drain`] tells when.
 ///
 /// ```no_run
-/// use heirloom::{Connection, StreamServer};
+/// use heirloom::stream::{Connection, StreamServer};
 /// use std::io::{BufRead, BufReader, Write};
 /// use std::thread;
 ///
@@ -109,7 +112,38 @@ impl StreamServer {
         self
     }
 
-    launch_methods!();
+    /// Sizes and counts that bound the server.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> StreamServer {
+        self.launch.limits = limits;
+        self
+    }
+
+    /// Durations that bound the server.
+    #[must_use]
+    pub fn timeouts(mut self, timeouts: Timeouts) -> StreamServer {
+        self.launch.timeouts = timeouts;
+        self
+    }
+
+    /// How the process starts, hands over and ends, with the program's own hooks.
+    #[must_use]
+    pub fn process(mut self, process: ProcessConfig) -> StreamServer {
+        self.launch.process = process;
+        self
+    }
+
+    /// Makes `handle` control this server.
+    #[must_use]
+    pub fn with_handle(mut self, handle: Handle) -> StreamServer {
+        self.launch.handle = handle;
+        self
+    }
+
+    /// Controls the server from other threads, before and while it serves.
+    pub fn handle(&self) -> Handle {
+        self.launch.handle.clone()
+    }
 
     /// Serves until the process should exit: after a stop, or when a successor has taken over and
     /// all that was begun is done. `work` runs on a thread of its own, `heirloom-service`, and gets the

@@ -819,7 +819,7 @@ fn what_can_not_be_meant() {
     expect_error(hello().listen(Listen::new(any).handler(routes())), ErrorKind::Config, &names);
     let twice = Router::new().get("/a", |_: Request| "").get("/a", |_: Request| "");
     expect_error(Server::new(twice).listen(any), ErrorKind::Config, &["GET /a", "twice"]);
-    let failing = || hello().before_ready(|| Err("the cache is cold".to_owned()));
+    let failing = || hello().process(ProcessConfig::new().before_ready(|| Err("the cache is cold")));
     expect_error(failing().listen(any), ErrorKind::Config, &["before_ready", "the cache is cold"]);
 }
 

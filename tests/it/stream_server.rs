@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use heirloom::{CloseReason, Connection, Limits, Phase, Running, StreamServer, Timeouts, Wake};
+use heirloom::stream::{Connection, StreamServer, Wake};
+use heirloom::{CloseReason, Limits, Phase, Running, Timeouts};
 
 use crate::support::{DEADLINE, eventually, spawn};
 

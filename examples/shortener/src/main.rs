@@ -70,7 +70,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const HITS_EVERY: Duration = Duration::from_secs(1);
 
 fn main() -> Result<(), Box<dyn Error>> {
-    heirloom::init()?;
+    heirloom::handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let mut args = std::env::args().skip(1);
     let listen = args.next().unwrap_or_else(|| "127.0.0.1:8001".to_owned());
@@ -94,7 +94,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::new(site(&store, login))
         .per_worker(store.readers())
         .listen(listen)
-        .on_exit(move || last.write_hits());
+        .process(ProcessConfig::new().on_exit(move || last.write_hits()));
     let server = match operators {
         Some(address) => server.admin(address),
         None => server,

@@ -52,8 +52,10 @@ static ADOPTED: Mutex<Option<Found>> = Mutex::new(None);
 /// What the user's program of the generation before has passed on and this one has not yet taken.
 static FILES: Mutex<BTreeMap<String, OwnedFd>> = Mutex::new(BTreeMap::new());
 
-/// A descriptor that the generation before passed on by this name, once.
-pub(crate) fn take_file(name: &str) -> Option<OwnedFd> {
+/// A file that the generation before this one passed on by this name
+/// ([`Handle::pass_fd`](crate::Handle::pass_fd)). `None` in a first generation, and the second time. [`init`] must have
+/// been called before. When the server is prepared to serve, files that were not taken are closed.
+pub fn inherited_fd(name: &str) -> Option<OwnedFd> {
     lock(&FILES).remove(name)
 }
 
@@ -65,12 +67,14 @@ pub(crate) fn close_files() {
     }
 }
 
-/// Takes over what a predecessor left, once; `take` gives it away.
+/// Takes over the descriptors that a predecessor passed on, before another program can inherit them, and notes how this
+/// process was started. Optional, as the first line of `main`: otherwise `serve` does it. Programs that start others
+/// before they serve, or change their user, should call it.
 ///
 /// # Errors
-/// When the variable is meant for this process, but what it names is not there. A variable that is
-/// not meant for it stops nobody.
-pub(crate) fn adopt() -> Result<(), Error> {
+/// When a predecessor started this process, but the descriptors that it names are not there. A variable that is meant
+/// for another process is no error.
+pub fn init() -> Result<(), Error> {
     start::noted();
     let mut adopted = lock(&ADOPTED);
     if adopted.is_none() {
@@ -79,7 +83,7 @@ pub(crate) fn adopt() -> Result<(), Error> {
     Ok(())
 }
 
-/// What `adopt` found, the first time it is asked; then there is a log to be written to, too.
+/// What `init` found, the first time it is asked; then there is a log to be written to, too.
 pub(crate) fn take() -> Option<Inheritance> {
     let mut adopted = lock(&ADOPTED);
     match adopted.replace(Found::Taken) {

@@ -20,7 +20,7 @@ fn main() -> Result<(), heirloom::Error> {
         sleep(Duration::from_millis(100));
         exit(3);
     }
-    heirloom::init()?;
+    heirloom::handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     log::info!("pid {}", std::process::id());
 
@@ -30,7 +30,8 @@ fn main() -> Result<(), heirloom::Error> {
         timeouts = timeouts.ready(ready);
     }
     let (hook, own) = (fault.clone(), fault.clone());
-    let mut server = Server::new(router(&fault)).timeouts(timeouts).before_ready(move || before_ready(&hook));
+    let mut server = Server::new(router(&fault)).timeouts(timeouts);
+    let mut process = ProcessConfig::new().before_ready(move || before_ready(&hook));
     let per_worker = PerWorker::new(move || match own.as_str() {
         "fail-in-a-worker" if is_in("heirloom-worker-3") => Err("the database has no more connections"),
         "panic-in-workers" => panic!("as asked"),
@@ -38,9 +39,9 @@ fn main() -> Result<(), heirloom::Error> {
     });
     server = server.per_worker(&per_worker).listen(flag("--listen").map_or("127.0.0.1:0", |name| name));
     if let Some(path) = flag("--executable") {
-        server = server.executable(path);
+        process = process.executable(path);
     }
-    server.serve()
+    server.process(process).serve()
 }
 
 fn is_in(thread: &str) -> bool {

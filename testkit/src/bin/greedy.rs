@@ -18,7 +18,7 @@ struct Done {
 }
 
 fn main() -> Result<(), heirloom::Error> {
-    heirloom::init()?;
+    heirloom::handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let flag = |name: &str| Some(args.iter().position(|arg| arg == name)? + 1).and_then(|at| args.get(at));

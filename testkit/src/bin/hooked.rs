@@ -7,12 +7,13 @@ use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
+use heirloom::handover::{HandoverState, inherited_fd};
 use heirloom::prelude::*;
-use heirloom::{HandoverState, Signal, SignalAction, Signals, inherited_fd};
+use heirloom::signals::{Signal, SignalAction, Signals};
 use std::time::Duration;
 
 fn main() -> Result<(), heirloom::Error> {
-    heirloom::init()?;
+    heirloom::handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     log::info!("pid {}", std::process::id());
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -54,26 +55,19 @@ fn main() -> Result<(), heirloom::Error> {
         _ => Signals::default(),
     };
     let (release, acquire, exit, term) = (folder.clone(), folder.clone(), folder.clone(), folder.clone());
-    Server::new(router)
-        .with_handle(handle)
-        .listen(&args[1])
-        .timeouts(
-            Timeouts::new()
-                .probation(Duration::from_millis(args[2].parse().expect("a number")))
-                // Some tests wait for it; a good successor is ready within it on a busy machine too.
-                .ready(Duration::from_secs(10))
-                .drain(Duration::from_secs(if folder.join("patient").exists() { 3600 } else { 2 })),
+    let process = ProcessConfig::new()
+        .exclusive(
+            move || -> Result<_, String> {
+                log::info!("hook: release");
+                obey(&release, "release")?;
+                let size = fs::read_to_string(release.join("size")).ok().and_then(|n| n.trim().parse().ok());
+                Ok(HandoverState { version: 7, bytes: vec![b'x'; size.unwrap_or(0)] })
+            },
+            move |state| {
+                log::info!("hook: acquire version {} bytes {}", state.version, state.bytes.len());
+                obey(&acquire, "acquire")
+            },
         )
-        .release_before_go(move || {
-            log::info!("hook: release");
-            obey(&release, "release")?;
-            let size = fs::read_to_string(release.join("size")).ok().and_then(|n| n.trim().parse().ok());
-            Ok(HandoverState { version: 7, bytes: vec![b'x'; size.unwrap_or(0)] })
-        })
-        .acquire_after_go(move |state| {
-            log::info!("hook: acquire version {} bytes {}", state.version, state.bytes.len());
-            obey(&acquire, "acquire")
-        })
         .on_phase(|phase| log::info!("hook: phase {phase}"))
         .on_drain(|| log::info!("hook: drain"))
         .signals(signals)
@@ -85,7 +79,18 @@ fn main() -> Result<(), heirloom::Error> {
         .on_exit(move || {
             log::info!("hook: exit");
             let _ = obey(&exit, "exit");
-        })
+        });
+    Server::new(router)
+        .with_handle(handle)
+        .listen(&args[1])
+        .timeouts(
+            Timeouts::new()
+                .probation(Duration::from_millis(args[2].parse().expect("a number")))
+                // Some tests wait for it; a good successor is ready within it on a busy machine too.
+                .ready(Duration::from_secs(10))
+                .drain(Duration::from_secs(if folder.join("patient").exists() { 3600 } else { 2 })),
+        )
+        .process(process)
         .serve()
 }
 

@@ -9,7 +9,7 @@ use heirloom::prelude::*;
 const FOR_EVER: Duration = Duration::from_secs(600);
 
 fn main() -> Result<(), heirloom::Error> {
-    heirloom::init()?;
+    heirloom::handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let args: Vec<String> = std::env::args().skip(1).collect();
     log::info!("pid {}", std::process::id());

@@ -51,7 +51,7 @@ events.onerror = () => report("reconnecting " + (events.readyState === EventSour
 </script>"#;
 
 fn main() -> Result<(), heirloom::Error> {
-    heirloom::init()?;
+    heirloom::handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let listen = std::env::args().nth(2).unwrap_or_else(|| "127.0.0.1:8001".to_owned());
     let router = Router::new()

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         _ => {}
     }
-    heirloom::init()?;
+    heirloom::handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let after = |flag: &str| args.iter().skip_while(|arg| *arg != flag).nth(1);
     let probation = after("--probation-ms").map_or(Ok(0), |ms| ms.parse())?;
@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let outcome = Server::new(router)
         .listen(after("--listen").ok_or("--listen ADDR")?)
         .timeouts(Timeouts::new().probation(Duration::from_millis(probation)))
-        .raise_nofile(!args.iter().any(|arg| arg == "--keep-nofile"))
+        .process(ProcessConfig::new().raise_nofile(!args.iter().any(|arg| arg == "--keep-nofile")))
         .serve();
     log::info!("serve has returned");
     while args.iter().any(|arg| arg == "--linger") {

@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         dotenvy::from_read_override(line.as_bytes())?;
     }
     if args.iter().any(|arg| arg == "--init") {
-        heirloom::init()?;
+        heirloom::handover::init()?;
     }
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     log::info!("pid {}", std::process::id());
@@ -42,22 +42,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .get("/var/{name}", |req: Request| {
             std::env::var(req.param("name").unwrap_or_default()).unwrap_or_else(|_| "not set".to_owned())
         });
-    let mut server = Server::new(router)
-        .listen(all("--listen").next().ok_or("--listen ADDR")?)
-        .timeouts(Timeouts::new().probation(Duration::ZERO));
+    let mut process = ProcessConfig::new();
     for (name, value) in all("--pass").map(halves) {
-        server = server.pass_env(name, value);
+        process = process.pass_env(name, value);
     }
     for name in all("--remove") {
-        server = server.remove_env(name);
+        process = process.remove_env(name);
     }
     if let Some(path) = all("--pid-file").next() {
-        server = server.pid_file(path);
+        process = process.pid_file(path);
     }
     if let Some(id) = all("--uid").next() {
         let id: u32 = id.parse()?;
-        server = server.before_ready(move || become_user(id).map_err(|e| e.to_string()));
+        process = process.before_ready(move || become_user(id));
     }
+    let server = Server::new(router)
+        .listen(all("--listen").next().ok_or("--listen ADDR")?)
+        .timeouts(Timeouts::new().probation(Duration::ZERO))
+        .process(process);
     Ok(server.serve()?)
 }
 
