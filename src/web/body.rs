@@ -1,7 +1,7 @@
-//! What a handler reads of a request and gives as a response.
+//! The body of a request or a response.
 //!
-//! Peer, drain and the head's text, which every request has, are kept in its `Body`: an `http::Extensions` entry would cost an
-//! allocation for each request.
+//! Peer, drain and the text of the head, which every request has, are kept in its `Body`: an `http::Extensions` entry would
+//! cost an allocation for each request.
 
 use std::error::Error;
 use std::fmt;
@@ -20,8 +20,8 @@ use crate::web::upgrade::Upgraded;
 /// The body of a request or of a response.
 ///
 /// A request's body is complete when the handler runs, in memory or in an unlinked temporary file,
-/// except on routes that opted into streaming. A response's body is bytes, or a source from which
-/// the server pulls a piece whenever the client has taken the last one.
+/// except on routes that opted into streaming. A response's body is bytes, or a source from which the server pulls a piece
+/// whenever the client has received the last one.
 ///
 /// ```
 /// use heirloom::Body;
@@ -37,7 +37,7 @@ pub struct Body {
     routed: bool,
 }
 
-/// What a body is made of; the exchange takes it apart.
+/// The content of a body, for the exchange.
 #[derive(Default)]
 pub(crate) enum Kind {
     #[default]
@@ -46,9 +46,9 @@ pub(crate) enum Kind {
     File {
         file: File,
         left: u64,
-        /// Of what temporary files may hold in all, if it is one.
+        /// The share of the budget of temporary files, for a temporary file.
         share: Option<Share>,
-        /// Of the descriptors beyond those of connections, once it is counted.
+        /// The share of the budget of descriptors, once it is counted.
         descriptor: Option<Share>,
     },
     Source {
@@ -59,8 +59,8 @@ pub(crate) enum Kind {
     Upgrade(UpgradeHandler),
 }
 
-/// Why a request's body can't be read to its end, inside an `io::Error`: a handler that passes it on
-/// answers with this status.
+/// Why a request's body can't be read to its end, inside an `io::Error`: a handler that passes the error on responds with
+/// this status.
 #[derive(Debug)]
 pub(crate) struct Unreadable {
     pub(crate) status: StatusCode,
@@ -68,7 +68,7 @@ pub(crate) struct Unreadable {
 }
 
 impl Unreadable {
-    /// The status that an error means.
+    /// The status for an error.
     pub(crate) fn status_of(e: &(dyn Error + 'static)) -> Option<StatusCode> {
         let inner = e.downcast_ref::<io::Error>()?.get_ref()?;
         inner.downcast_ref::<Unreadable>().map(|unreadable| unreadable.status)
@@ -95,15 +95,14 @@ impl Body {
         Body::of(Kind::Empty)
     }
 
-    /// A response of unknown length, pulled from `source` until it ends. `source` is read on a
-    /// worker, which may block in it; while the client is slow to take what was read, no worker
-    /// waits.
+    /// A response of unknown length, read from `source` until it ends. `source` is read on a worker and may block it; while
+    /// the client is slow to receive what was read, no worker waits.
     pub fn from_reader(source: impl Read + Send + 'static) -> Body {
         Body::of(Kind::Source { source: Box::new(source), left: None })
     }
 
     /// As [`Body::from_reader`], with a length that is announced to the client. If `source` ends
-    /// early the connection is cut, so that the client can tell.
+    /// early the connection is cut, so that the client notices.
     pub fn from_sized_reader(source: impl Read + Send + 'static, len: u64) -> Body {
         Body::of(Kind::Source { source: Box::new(source), left: Some(len) })
     }
@@ -113,18 +112,17 @@ impl Body {
         Body::of(Kind::File { file, left: len, share: None, descriptor: None })
     }
 
-    /// As [`Body::from_file`], of one that is counted already.
+    /// As [`Body::from_file`], for a file whose descriptor is counted already.
     #[cfg(feature = "files")]
     pub(crate) fn counted_file(file: File, len: u64, descriptor: Option<Share>) -> Body {
         Body::of(Kind::File { file, left: len, share: None, descriptor })
     }
 
-    /// A response of unknown length, in chunks from `chunks`, which is asked for one on a worker whenever the client has
-    /// taken the last one. An error cuts the response, so that the client can tell.
+    /// A response of unknown length, in chunks from `chunks`. A worker takes the next chunk whenever the client has received
+    /// the last one. An error cuts the response, so that the client notices.
     ///
-    /// At an empty chunk the worker first serves others that wait for one, and then asks for the next chunk. A chunk of
-    /// some KiB costs little: its allocation, and a copy into the buffer of what is written. Chunks of a few bytes cost more
-    /// than their bytes.
+    /// At an empty chunk the worker first serves other waiting connections, then takes the next chunk. A chunk of some KiB
+    /// costs an allocation and a copy; chunks of a few bytes cost more than their bytes.
     ///
     /// ```
     /// use heirloom::prelude::*;
@@ -145,19 +143,16 @@ impl Body {
         Body::from_reader(Chunks { chunks: chunks.into_iter().fuse(), chunk: Bytes::new() })
     }
 
-    /// A response written by `write` on a thread of its own, for streams that last, and for code that
-    /// wants to write and may block: it holds no worker. (For server-sent events there is
-    /// [`sse::response`](crate::sse::response).)
+    /// A response written by `write` on a thread of its own, for long streams and for code that writes and may block: it
+    /// holds no worker. (For server-sent events use [`sse::response`](crate::sse::response).)
     ///
-    /// Each write is sent at once, as a chunk of its own, and waits for the client; `flush` does
-    /// nothing. Many small ones belong into a [`BufWriter`](std::io::BufWriter). Who is gone makes a
-    /// write fail, as does one who takes nothing for
-    /// [`Timeouts::response_stall`](crate::Timeouts::response_stall). An error that `write` returns
-    /// cuts the response, so that the client can tell.
+    /// Each write is sent at once, as a chunk of its own, and waits for the client; `flush` does nothing. Put many small
+    /// writes into a [`BufWriter`](std::io::BufWriter). Writes fail once the client has disconnected, or has read nothing
+    /// for [`Timeouts::response_stall`](crate::Timeouts::response_stall). An error that `write` returns cuts the response,
+    /// so that the client notices.
     ///
-    /// `write` should end when the process drains: take [`RequestExt::drain`](crate::RequestExt::drain)
-    /// along. Who has nothing to write for long sees by
-    /// [`RequestExt::client_watch`](crate::RequestExt::client_watch) that the client has gone.
+    /// `write` should end when the process drains: move a [`RequestExt::drain`](crate::RequestExt::drain) into it. Code that
+    /// writes rarely can check [`RequestExt::client_watch`](crate::RequestExt::client_watch) for a disconnected client.
     ///
     /// ```
     /// use heirloom::prelude::*;
@@ -181,10 +176,9 @@ impl Body {
         Body::of(Kind::Detached(Box::new(write)))
     }
 
-    /// For a 101 response: after its head is sent, `speak` has the connection to itself, on a
-    /// thread of its own, see [`Upgraded`]. The response should say by its `Upgrade` field what is
-    /// spoken now; `Connection: upgrade` is added. With another status, or to an HTTP/1.0 client, it
-    /// is a 500. (For WebSockets there is `WebSocket`, a feature.)
+    /// For a 101 response: after its head is sent, `speak` has the connection to itself, on a thread of its own, see
+    /// [`Upgraded`]. The response must name the protocol in its `Upgrade` field; `Connection: upgrade` is added. With another
+    /// status, or to an HTTP/1.0 client, it is a 500. (For WebSockets use the feature `websocket`.)
     ///
     /// At most [`Limits::detached_threads`](crate::Limits::detached_threads) run at once; above
     /// that the client gets 503.
@@ -192,7 +186,7 @@ impl Body {
         Body::of(Kind::Upgrade(Box::new(speak)))
     }
 
-    /// How many bytes are left, if that is known.
+    /// The number of remaining bytes, if known.
     pub fn len(&self) -> Option<u64> {
         match &self.kind {
             Kind::Empty => Some(0),
@@ -203,16 +197,16 @@ impl Body {
         }
     }
 
-    /// Whether it is known that no byte is left.
+    /// Whether it is certain that no byte remains.
     pub fn is_empty(&self) -> bool {
         self.len() == Some(0)
     }
 
-    /// Reads what is left into memory.
+    /// Reads the remaining bytes into memory.
     ///
     /// # Errors
-    /// Those of the source: a temporary file that can't be read, a client that is gone or too slow
-    /// (streaming routes).
+    /// Those of the source: a temporary file that can't be read, a client that has disconnected or is too slow (streaming
+    /// routes).
     pub fn read_bytes(&mut self) -> io::Result<Bytes> {
         if let Kind::Bytes(bytes) = &mut self.kind {
             return Ok(std::mem::take(bytes));
@@ -222,7 +216,7 @@ impl Body {
         Ok(all.into())
     }
 
-    /// Reads what is left as text.
+    /// Reads the remaining bytes as a string.
     ///
     /// # Errors
     /// As [`Body::read_bytes`], and `InvalidData` if it is not UTF-8.
@@ -237,7 +231,7 @@ impl Body {
         Body { kind, conn_info: None, head: Bytes::new(), routed: false }
     }
 
-    /// Of a request that came over a connection.
+    /// The body of a request that was received on a connection.
     pub(crate) fn received(kind: Kind, conn_info: Arc<ConnInfo>, head: Bytes) -> Body {
         Body { kind, conn_info: Some(conn_info), head, routed: false }
     }
@@ -272,10 +266,10 @@ impl Body {
     }
 }
 
-/// A source that is asked for chunks.
+/// A source of chunks.
 struct Chunks<I> {
     chunks: Fuse<I>,
-    /// What is left of the last one.
+    /// The rest of the last chunk.
     chunk: Bytes,
 }
 
@@ -285,7 +279,7 @@ impl<C: Into<Bytes>, I: Iterator<Item = io::Result<C>>> Read for Chunks<I> {
             let Some(next) = self.chunks.next() else { return Ok(0) };
             self.chunk = next?.into();
             if self.chunk.is_empty() {
-                // To be asked again, when a worker has served others.
+                // An empty chunk: the next one is taken after a worker has served others.
                 return Err(ErrorKind::Interrupted.into());
             }
         }

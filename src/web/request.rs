@@ -1,7 +1,4 @@
 //! What a request provides beyond its head.
-//!
-//! Peer, drain and the text of the head travel in the `Body`, not in `http::Extensions`: an extension costs an allocation
-//! for each request.
 
 use std::borrow::Cow;
 use std::io;
@@ -22,8 +19,8 @@ use crate::web::handler::Matched;
 #[derive(Clone, Debug)]
 pub(crate) struct Trailers(pub(crate) HeaderMap);
 
-/// Questions to a [`Request`]. One made by hand, as in a test, has no peer and comes from a first
-/// generation that never drains.
+/// Methods of a [`Request`]. A request that a test constructs has no peer and comes from a first generation that never
+/// drains.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -35,23 +32,22 @@ pub(crate) struct Trailers(pub(crate) HeaderMap);
 /// assert_eq!(response.body_mut().read_text().unwrap(), "Jø a/b Some(\"c=d\")");
 /// ```
 pub trait RequestExt: sealed::Sealed {
-    /// The path that routes are matched against and that `ServeDir` takes the name of a file from: the one of
-    /// the target, without the query, in the one spelling that all its spellings have in common. A guard that looks
-    /// at the path looks at this one, not at `uri().path()`, which is as the client sent it: `/%70rivate/x` is
-    /// `/private/x`.
+    /// The normalized path that routes are matched against and from which `ServeDir` takes file names: the path of the
+    /// target, without the query, in the one spelling that all equivalent spellings share. A guard must check this path,
+    /// not `uri().path()`, which is as the client sent it: `/%70rivate/x` is `/private/x`.
     ///
-    /// A character that a segment may hold as it is (letters, digits, ``-._~!$&'()*+,;=:@``) is not encoded;
-    /// every other byte is, with upper-case digits: `/caf%C3%A9`, and `%2F` for a slash that separates nothing. Nothing is
-    /// decoded twice (`%2570` stays), and no segment goes or comes: `//`, `/./` and `/../` are as they were sent,
-    /// so compare whole paths or beginnings of paths, and refuse dot segments if something behind you resolves them.
+    /// Characters that a segment may contain (letters, digits, ``-._~!$&'()*+,;=:@``) are not encoded; every other byte is,
+    /// with upper-case digits: `/caf%C3%A9`, and `%2F` for a slash that is not a separator. Nothing is decoded twice
+    /// (`%2570` stays), and no segment is added or removed: `//`, `/./` and `/../` stay as they were sent. So compare
+    /// whole paths or prefixes, and refuse dot segments if code behind the guard resolves them.
     ///
-    /// It is made from `uri()` at each call, without an allocation if that is spelled so already. In a request made by hand, a path
-    /// with a `%` without its two digits, which the server and the router refuse, is left as it is.
+    /// It is computed from `uri()` at each call, without an allocation if that is normalized already. In a constructed
+    /// request, a path with a malformed `%`, which the server and the router refuse, is left as it is.
     ///
     /// ```
     /// use heirloom::prelude::*;
     ///
-    /// /// Nobody gets what is beneath `/private/`.
+    /// /// Refuses all paths below `/private/`.
     /// fn guard(request: Request, next: Next) -> Response {
     ///     if request.path().starts_with("/private/") {
     ///         return StatusCode::FORBIDDEN.into_response();
@@ -66,26 +62,25 @@ pub trait RequestExt: sealed::Sealed {
     /// ```
     fn path(&self) -> Cow<'_, str>;
 
-    /// The part of the path that stands for `{name}` or `{*name}` in the route's pattern,
-    /// percent-decoded. None if the pattern has no such parameter.
+    /// The part of the path that matched `{name}` or `{*name}` in the route's pattern, percent-decoded. None if the pattern
+    /// has no such parameter.
     ///
-    /// The path is matched before it is decoded, so the value of `{name}` may contain a `/` that
-    /// the client sent as `%2F`, and any value may contain `..`: look before
-    /// using it as the name of a file. That of `{*name}` may be empty.
+    /// The path is matched before it is decoded, so the value of `{name}` may contain a `/` that the client sent as `%2F`,
+    /// and any value may contain `..`: check it before using it as a file name. The value of `{*name}` may be empty.
     fn param(&self, name: &str) -> Option<&str>;
 
     /// Every parameter of the path with its value, in the pattern's order.
     fn params(&self) -> impl Iterator<Item = (&str, &str)>;
 
-    /// The pattern of the route that matched, such as `/users/{id}`: what to count and log requests
-    /// under. None for a fallback, and outside a router.
+    /// The pattern of the route that matched, such as `/users/{id}`, by which to count and log requests. None for a
+    /// fallback and outside a router.
     fn pattern(&self) -> Option<&str>;
 
-    /// What follows the `?`, as the client sent it.
+    /// The query after the `?`, as the client sent it.
     fn query_str(&self) -> Option<&str>;
 
-    /// The head as the client sent it, from the request line to the empty line, for who needs the
-    /// case, the order or the spelling of its fields. Empty for a request made by hand.
+    /// The head as the client sent it, from the request line to the empty line, for code that needs the case, the order
+    /// or the spelling of its fields. Empty for a constructed request.
     fn head_text(&self) -> &[u8];
 
     /// The fields after a chunked body (RFC 9112 §7.1.2). None if there were none, and on streaming
@@ -96,12 +91,12 @@ pub trait RequestExt: sealed::Sealed {
     /// client of a listener for both families (`[::]:PORT`) has its IPv4 address, not `::ffff:192.0.2.1`.
     fn peer_addr(&self) -> Option<SocketAddr>;
 
-    /// Who has connected to a unix socket: process, user and group. None on TCP, and once the connection is closed.
+    /// The process, user and group that connected to a unix socket. None on TCP, and once the connection is closed.
     ///
     /// ```
     /// use heirloom::prelude::*;
     ///
-    /// /// For the user that the service runs as, and for root.
+    /// /// Allowed for the user that the service runs as, and for root.
     /// fn reload(req: Request) -> Response {
     ///     let own = std::fs::metadata("/proc/self").map(|facts| std::os::unix::fs::MetadataExt::uid(&facts)).ok();
     ///     match req.peer_credentials() {
@@ -110,19 +105,18 @@ pub trait RequestExt: sealed::Sealed {
     ///     }
     /// }
     /// let response = Router::new().post("/reload", reload).call(http::Request::post("/reload").body(Body::empty()).unwrap());
-    /// assert_eq!(response.status(), StatusCode::FORBIDDEN, "one made by hand has no peer");
+    /// assert_eq!(response.status(), StatusCode::FORBIDDEN, "a constructed request has no peer");
     /// ```
     fn peer_credentials(&self) -> Option<PeerCredentials>;
 
-    /// Whether the client has ended the connection: then nobody waits for the response, and a handler
-    /// that lasts may give up. It asks the kernel, each time, and costs nothing when not called.
+    /// Whether the client has ended the connection, so that a long handler may give up. Each call is a system call; a
+    /// handler that does not call it pays nothing.
     ///
-    /// A client that has shut down its side and still reads, as `nc -N` does, counts as gone: nothing tells it
-    /// from one that has closed, until something is written. A response that is given all the same is sent.
+    /// A client that has shut down its side and still reads, as `nc -N` does, counts as gone: it can't be distinguished
+    /// from a closed one until something is written. A response that is returned anyway is sent.
     ///
-    /// Not known here: that a client's host or network has vanished, which shows when a
-    /// write is not taken; what is behind a proxy, which tells in its own way or not at all; and, with TLS, an
-    /// announced end (`close_notify`) before the socket's.
+    /// It does not notice that a client's host or network has failed, which shows only when a write stalls; a client
+    /// behind a proxy, unless the proxy closes; and, with TLS, an announced end (`close_notify`) before the socket's.
     ///
     /// ```
     /// use heirloom::prelude::*;
@@ -143,12 +137,12 @@ pub trait RequestExt: sealed::Sealed {
     /// ```
     fn is_client_gone(&self) -> bool;
 
-    /// [`RequestExt::is_client_gone`] to take along where the request does not go: into a stream that
-    /// outlives it.
+    /// A cloneable handle that reports [`RequestExt::is_client_gone`] after the request has been consumed, as in a stream
+    /// that outlives it.
     fn client_watch(&self) -> ClientWatch;
 
-    /// What was agreed upon by TLS: version, cipher suite, the name asked for, the client's certificates.
-    /// None without TLS.
+    /// The parameters of the TLS connection: version, cipher suite, requested server name, client certificates. None
+    /// without TLS.
     #[cfg(feature = "tls")]
     fn tls(&self) -> Option<&TlsInfo>;
 
@@ -156,21 +150,21 @@ pub trait RequestExt: sealed::Sealed {
     /// successor, and so on.
     fn generation(&self) -> u32;
 
-    /// Whether this process is about to end, because it was told to stop or because a successor
-    /// has taken over. A handler that lasts should come to an end then.
+    /// Whether this process is about to end, because of a stop or because a successor has taken over. A long handler
+    /// should then finish.
     fn is_draining(&self) -> bool;
 
-    /// [`RequestExt::is_draining`] to take along where the request does not go: into a stream that
+    /// A cloneable handle that reports [`RequestExt::is_draining`] after the request has been consumed, as in a stream that
     /// outlives it.
     fn drain(&self) -> Drain;
 
-    /// Reads what is left of the body into memory.
+    /// Reads the rest of the body into memory.
     ///
     /// # Errors
     /// As [`Body::read_bytes`](crate::Body::read_bytes).
     fn bytes(&mut self) -> io::Result<Bytes>;
 
-    /// Reads what is left of the body as text.
+    /// Reads the rest of the body as a string.
     ///
     /// # Errors
     /// As [`Body::read_text`](crate::Body::read_text): `InvalidData` if it is not UTF-8.
@@ -180,7 +174,7 @@ pub trait RequestExt: sealed::Sealed {
     /// ends with `+json`. A feature: `json`.
     ///
     /// # Errors
-    /// What is wrong, with line, column and field, as a response: 400, 413, 415, 422.
+    /// The fault, with line, column and field; converts to a response: 400, 413, 415, 422.
     ///
     /// ```
     /// use heirloom::prelude::*;
@@ -206,22 +200,22 @@ pub trait RequestExt: sealed::Sealed {
     fn json<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError>;
 
     /// Reads the body as a form (`application/x-www-form-urlencoded`). Forms with files
-    /// (`multipart/form-data`) have no reader here: `docs/streaming.md` shows how they are read by the
-    /// crate multer. A feature: `form`.
+    /// (`multipart/form-data`) have no reader here: `docs/streaming.md` shows how to read them by the crate multer. A feature:
+    /// `form`.
     ///
-    /// A field that may come several times, as of checkboxes or `<select multiple>`, is a `Vec`, by `#[serde(default)]` also
-    /// if it does not come at all; one that must come once is refused if it comes twice. `on` is true, as browsers send it
-    /// for a checkbox, and an empty field is None as an `Option` of a number or a `bool`.
+    /// A field that may be repeated, such as of checkboxes or `<select multiple>`, is a `Vec`, with `#[serde(default)]` also
+    /// if it may be absent; other fields are refused if repeated. `on`, which browsers send for a checkbox, is true, and an
+    /// empty field is None as an `Option` of a number or a `bool`.
     ///
     /// # Errors
-    /// What is wrong, with the field, as a response: 413, 415, 422.
+    /// The fault, with the field; converts to a response: 413, 415, 422.
     #[cfg(feature = "form")]
     fn form<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError>;
 
-    /// Reads what follows the `?`, as [`form`](Self::form) does. A feature: `form`.
+    /// Reads the query, as [`form`](Self::form) does a body. A feature: `form`.
     ///
     /// # Errors
-    /// What is wrong, with the field, as a response: 400.
+    /// The fault, with the field; converts to a response: 400.
     ///
     /// ```
     /// use heirloom::prelude::*;
@@ -366,8 +360,8 @@ impl RequestExt for Request {
     fn cookies(&self) -> impl Iterator<Item = cookie::Cookie<'_>> {
         let fields = self.headers().get_all(http::header::COOKIE).iter();
         let pairs = fields.flat_map(|field| field.as_bytes().split(|&b| b == b';'));
-        // A name of other than ASCII is none of ours: spaces beyond ASCII would be trimmed from it, by which
-        // a page of another host could set what looks like a cookie with the prefix `__Host-`.
+        // Names that are not ASCII are skipped: Unicode spaces would be trimmed from them, so that a page of another host
+        // could forge a cookie with the prefix `__Host-`.
         let named = |pair: &&[u8]| pair.iter().take_while(|&&b| b != b'=').all(u8::is_ascii);
         let texts = pairs.filter(named).filter_map(|pair| std::str::from_utf8(pair).ok());
         texts.filter_map(|text| cookie::Cookie::parse(text).ok())

@@ -33,14 +33,14 @@ const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream")
 /// | `(StatusCode, T)` | as `T`, with that status |
 /// | `([(name, value); N], T)`, `(HeaderMap, T)` | as `T`, with those header fields |
 /// | `(StatusCode, [(name, value); N], T)` | both |
-/// | [`Html`], [`Redirect`] | what they say |
+/// | [`Html`], [`Redirect`] | a page; a redirect |
 /// | `Result<T, E>` | as `T` or as `E` |
 /// | `std::io::Error`, `http::Error`, `Box<dyn Error + Send + Sync>` | 500; the error is only logged. If it says that the request's body can't be read: 400, 408 or 413 |
 /// | [`Response`] | itself |
 ///
 /// A field given in a tuple replaces what `T` had under that name; given twice, both are sent.
-/// Names and values are whatever converts to `HeaderName` and `HeaderValue`; one that does not
-/// convert makes the response a 500, and is logged.
+/// Names and values are any types that convert to `HeaderName` and `HeaderValue`; a failed conversion makes the response a
+/// 500, and is logged.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -57,22 +57,22 @@ const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream")
 /// assert_eq!(response.body_mut().read_text().unwrap(), "a note");
 /// ```
 pub trait IntoResponse {
-    /// Makes the response.
+    /// Converts into a response.
     fn into_response(self) -> Response;
 }
 
-/// Status and reason as text, `404 Not Found`: what the server itself answers.
+/// Status and reason as text, such as `404 Not Found`, for responses of the server itself.
 pub(crate) fn plain(status: StatusCode) -> Response {
     let reason = status.canonical_reason().unwrap_or("Unknown");
     (status, format!("{} {reason}\n", status.as_u16())).into_response()
 }
 
-/// Something is used up for now: to be asked for again.
+/// A resource is exhausted for now; the client should try again.
 pub(crate) fn busy() -> Response {
     plain(StatusCode::SERVICE_UNAVAILABLE).with_header(RETRY_AFTER, 1)
 }
 
-/// A mistake of the handler's: the log has the reason, the client only the status.
+/// A mistake of the handler: the log has the reason, the client only the status.
 fn failed(what: impl Display) -> Response {
     error!("500: {what}");
     plain(StatusCode::INTERNAL_SERVER_ERROR)
@@ -203,7 +203,7 @@ where
     }
 }
 
-/// The first field of a name replaces what the response had, a further one is added (Set-Cookie).
+/// The first field of a name replaces the response's fields of that name, further ones are added (Set-Cookie).
 fn with_fields<K, V, const N: usize>(mut response: Response, fields: [(K, V); N]) -> Result<Response, String>
 where
     K: TryInto<HeaderName, Error: Display>,
@@ -240,7 +240,7 @@ impl IntoResponse for Infallible {
     }
 }
 
-/// An error is a 500, unless it says another status, or that something is used up for now.
+/// An error is a 500, unless it carries another status or means that a resource is exhausted.
 fn of_error(e: &(dyn Error + 'static)) -> Response {
     if e.downcast_ref::<io::Error>().is_some_and(lacks_descriptor) {
         warn!("503: {e}");
@@ -286,8 +286,8 @@ impl<T: Into<Body>> IntoResponse for Html<T> {
     }
 }
 
-/// Sends the client to another address. One that is no valid header value makes the response a
-/// 500, and is logged.
+/// Redirects the client to another address. An address that is not a valid header value makes the response a 500, and is
+/// logged.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -302,17 +302,17 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// 303: the answer to a form is found there, with GET.
+    /// 303: the client continues there with GET, as after a form.
     pub fn see_other(to: impl Into<Cow<'static, str>>) -> Redirect {
         Redirect { status: StatusCode::SEE_OTHER, to: to.into() }
     }
 
-    /// 307: this time there, with the same method and body.
+    /// 307: the client repeats this request there, with the same method and body.
     pub fn temporary(to: impl Into<Cow<'static, str>>) -> Redirect {
         Redirect { status: StatusCode::TEMPORARY_REDIRECT, to: to.into() }
     }
 
-    /// 308: always there, with the same method and body. Clients remember it.
+    /// 308: as 307, permanently; clients remember it.
     pub fn permanent(to: impl Into<Cow<'static, str>>) -> Redirect {
         Redirect { status: StatusCode::PERMANENT_REDIRECT, to: to.into() }
     }
@@ -324,7 +324,7 @@ impl IntoResponse for Redirect {
     }
 }
 
-/// Changes to a [`Response`] that is already made: for handlers that wrap another one.
+/// Changes to an existing [`Response`], for example in wrappers.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -342,19 +342,19 @@ pub trait ResponseExt: Sized + sealed::Sealed {
         K: TryInto<HeaderName, Error: Display>,
         V: TryInto<HeaderValue, Error: Display>;
 
-    /// The same response, which also sets this cookie. One with a `;` in its name, value, path or
-    /// domain would be another one: it makes the response a 500, and is logged. A feature: `cookies`.
+    /// The same response, which also sets this cookie. A `;` in its name, value, path or domain would change its meaning: it
+    /// makes the response a 500, and is logged. A feature: `cookies`.
     ///
-    /// To remove one, set what [`make_removal`](cookie::Cookie::make_removal) makes of it.
+    /// To remove a cookie, set one after [`make_removal`](cookie::Cookie::make_removal).
     #[cfg(feature = "cookies")]
     fn with_cookie(self, cookie: impl Into<cookie::Cookie<'static>>) -> Self;
 
-    /// The same response; `hook` is told when it has ended: when its last byte was given to the socket, or
-    /// it is certain that it will not be. Of pipelined answers that go out together, when they do. For a stream or another protocol
-    /// that is when its thread is done with it.
+    /// The same response; `hook` is called when it has ended: when its last byte was written to the socket, or certainly
+    /// will not be. Pipelined responses that are written together end together. A stream or another protocol ends when its
+    /// thread is done.
     ///
-    /// It runs on that thread or on a worker, and should be short. Nothing is told in a test without
-    /// a server. A wrapper that makes a new response of this one takes its extensions along.
+    /// The hook runs on that thread or on a worker, and should be short. It is not called in a test without a server. A
+    /// wrapper that builds a new response from this one must keep its extensions.
     ///
     /// ```
     /// use heirloom::prelude::*;
@@ -413,18 +413,18 @@ impl ResponseExt for Response {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Ended {
-    /// What the client got: not the handler's where that could not be sent.
+    /// The status sent to the client; not the handler's if its response could not be sent.
     pub status: StatusCode,
-    /// Of the body, without its framing.
+    /// Bytes of the body, without its framing.
     pub bytes: u64,
-    /// Whether all of it was given to the socket. Otherwise the client has gone or was too slow,
-    /// or the body's source has failed.
+    /// Whether the socket has accepted all of it. Otherwise the client has disconnected or was too slow, or the body's
+    /// source has failed.
     pub complete: bool,
 }
 
 type Hook = Box<dyn FnOnce(&Ended) + Send>;
 
-/// Who is to be told of the end, kept in the response's extensions.
+/// The hooks for the end of a response, kept in its extensions.
 #[derive(Clone, Default)]
 pub(crate) struct OnEnd(Arc<Mutex<Vec<Hook>>>);
 
@@ -433,7 +433,7 @@ impl OnEnd {
         lock(&self.0)
     }
 
-    /// In the order in which they came; each once.
+    /// In the order of their registration; each is called once.
     pub(crate) fn take(&self) -> Vec<Hook> {
         std::mem::take(&mut *self.lock())
     }

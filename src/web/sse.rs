@@ -1,4 +1,4 @@
-//! Server-sent events: what a browser's `EventSource` reads (the HTML standard, §9.2).
+//! Server-sent events, the stream that a browser's `EventSource` reads (HTML standard, §9.2).
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -13,19 +13,18 @@ use crate::web::request::RequestExt;
 use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
-/// Proxies and clients take a connection that says nothing for dead, and only a write shows us that
-/// the client is.
+/// Proxies and clients consider a silent connection dead, and only a write shows the server that a client is.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// A response of server-sent events, written by `write` on a thread of its own; see
-/// [`Body::writer`]. It is `text/event-stream` that nobody is to cache or to hold back.
+/// [`Body::writer`]. It is `text/event-stream`, not to be cached or buffered by proxies.
 ///
 /// ```
 /// use heirloom::prelude::*;
 /// use heirloom::sse::{self, Event};
 /// use std::time::Duration;
 ///
-/// /// Counts, and goes on where the client has left off.
+/// /// Counts, and resumes after the last number that the client has received.
 /// fn count(req: Request) -> Response {
 ///     sse::response(&req, |events| {
 ///         let last = events.last_id().and_then(|id| id.parse().ok()).unwrap_or(0);
@@ -42,9 +41,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// # router.check().unwrap();
 /// ```
 ///
-/// When the process drains, [`EventWriter::wait`] says so, and a [`send`](EventWriter::send) is the
-/// last one: the stream ends. `EventSource` then connects anew, after a handover to the next generation, and
-/// says by `Last-Event-ID` what it has got.
+/// When the process drains, [`EventWriter::wait`] returns `Draining`, and the next [`send`](EventWriter::send) is the last
+/// one: the stream ends. `EventSource` then reconnects, after a handover to the next generation, and sends the id of the last
+/// event as `Last-Event-ID`.
 pub fn response(
     req: &Request,
     write: impl FnOnce(&mut EventWriter<'_>) -> io::Result<()> + Send + 'static,
@@ -66,7 +65,7 @@ pub fn response(
     let fields = [
         (CONTENT_TYPE, "text/event-stream"),
         (CACHE_CONTROL, "no-store"),
-        // nginx would gather events before it passes them on.
+        // nginx would buffer events.
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
     (fields, body).into_response()
@@ -75,19 +74,19 @@ pub fn response(
 /// Writes server-sent events; see [`response`].
 pub struct EventWriter<'a> {
     out: &'a mut dyn Write,
-    /// Of one event, to be sent at once.
+    /// The bytes of one event, which are sent at once.
     text: Vec<u8>,
     drain: Drain,
     client: ClientWatch,
     last_id: Option<String>,
     wrote: Instant,
-    /// The user's code knows that the process drains.
+    /// Whether the program's code knows that the process drains.
     told: bool,
-    /// It was told by an error.
+    /// Whether an error has reported it.
     ended: bool,
 }
 
-/// One event: data, and whatever else is to be said with it.
+/// One event: data, and optionally a name, an id and a retry time.
 ///
 /// ```
 /// use heirloom::sse::Event;
@@ -108,28 +107,27 @@ impl Event {
         Event { data: Some(data.to_string()), ..Event::default() }
     }
 
-    /// Tells the client how long to wait before it connects anew, in milliseconds; no event is
-    /// raised there. Browsers wait a few seconds by default.
+    /// Sets how long the client waits before it reconnects, in milliseconds; it causes no event there. Browsers wait a few
+    /// seconds by default.
     pub fn retry(after: Duration) -> Event {
         Event { retry: Some(after), ..Event::default() }
     }
 
-    /// The client's `addEventListener(name, ...)` gets it; without a name `onmessage` does. A line
-    /// break ends it.
+    /// The name for the client's `addEventListener(name, ...)`; without a name `onmessage` receives the event. The name
+    /// ends at a line break.
     pub fn name(mut self, name: impl fmt::Display) -> Event {
         self.name = Some(one_line(&name.to_string()));
         self
     }
 
-    /// What the client says as `Last-Event-ID` when it connects anew after this event. A line break
-    /// ends it.
+    /// The id that the client sends as `Last-Event-ID` when it reconnects after this event. It ends at a line break.
     pub fn id(mut self, id: impl fmt::Display) -> Event {
         self.id = Some(one_line(&id.to_string()));
         self
     }
 }
 
-/// As the client reads it.
+/// The event in the format of the stream.
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(name) = &self.name {
@@ -152,10 +150,10 @@ impl EventWriter<'_> {
     /// Sends one event, at once, as one piece.
     ///
     /// # Errors
-    /// The client is gone, or has taken nothing for
-    /// [`Timeouts::response_stall`](crate::Timeouts::response_stall). `Interrupted` if the process
-    /// drains and neither [`wait`](EventWriter::wait) nor [`is_draining`](EventWriter::is_draining) has said so: the event was
-    /// sent, and is the last one. A `?` then ends the stream as it should be.
+    /// The client has disconnected, or has read nothing for [`Timeouts::response_stall`](crate::Timeouts::response_stall).
+    /// `Interrupted` if the process drains and neither [`wait`](EventWriter::wait) nor
+    /// [`is_draining`](EventWriter::is_draining) has reported it: the event was sent, and is the last one. A `?` then ends the
+    /// stream properly.
     pub fn send(&mut self, event: &Event) -> io::Result<()> {
         self.text.clear();
         write!(self.text, "{event}")?;
@@ -167,10 +165,10 @@ impl EventWriter<'_> {
         Ok(())
     }
 
-    /// Sends what the client does not see.
+    /// Sends a comment, which the client ignores.
     ///
     /// # Errors
-    /// The client is gone.
+    /// The client has disconnected.
     pub fn comment(&mut self, text: &str) -> io::Result<()> {
         self.text.clear();
         for line in lines(text) {
@@ -200,8 +198,8 @@ impl EventWriter<'_> {
     /// ```
     ///
     /// # Errors
-    /// The client is gone: a write shows it, or, before the wait and at each comment, its end of the connection
-    /// ([`RequestExt::is_client_gone`]).
+    /// The client has disconnected: noticed by a write or, before the wait and at each comment, by
+    /// [`RequestExt::is_client_gone`].
     pub fn wait(&mut self, time: Duration) -> io::Result<Waited> {
         let deadline = Instant::now().checked_add(time);
         loop {
@@ -224,13 +222,13 @@ impl EventWriter<'_> {
         }
     }
 
-    /// Whether the process is about to end: then so should the stream.
+    /// Whether the process is about to end; then the stream should end too.
     pub fn is_draining(&mut self) -> bool {
         self.told |= self.drain.is_draining();
         self.told
     }
 
-    /// The id of the last event that the client has got over an earlier connection.
+    /// The id of the last event that the client received on an earlier connection.
     pub fn last_id(&self) -> Option<&str> {
         self.last_id.as_deref()
     }
@@ -249,7 +247,7 @@ impl fmt::Debug for EventWriter<'_> {
     }
 }
 
-/// CR, LF and both end a line; an empty text is one line.
+/// CR, LF and CRLF end a line; an empty string is one line.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }

@@ -12,11 +12,11 @@ use crate::net::conn_info::{ConnInfo, PeerCredentials};
 /// How much `wait` reads ahead to see that something is there.
 const AHEAD: usize = 4 << 10;
 
-/// Both directions of a connection that no longer speaks HTTP, as [`Body::upgrade`] gives it. Reads
-/// and writes block; what the client sent right behind its request is read first.
+/// Both directions of a connection after an upgrade by [`Body::upgrade`]. Reads and writes block; bytes that the client sent
+/// right after its request are read first.
 ///
-/// One thread may do both, or [`Upgraded::split`] gives a half to each of two. When the closure that
-/// got it returns, the connection ends, whoever still has a half.
+/// One thread may do both, or [`Upgraded::split`] gives a half to each of two threads. The connection ends when the closure
+/// that got it returns, even if another thread still has a half.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -24,7 +24,7 @@ const AHEAD: usize = 4 << 10;
 /// use heirloom::upgrade::Upgraded;
 /// use std::io::{Read, Write};
 ///
-/// /// Echoes what the client says, and says bye when the process drains.
+/// /// Echoes the client's bytes, and sends bye when the process drains.
 /// fn echo(_: Request) -> impl IntoResponse {
 ///     let speak = |mut io: Upgraded| {
 ///         let mut buf = [0; 1024];
@@ -47,47 +47,47 @@ pub struct Upgraded {
     writer: UpgradedWriter,
 }
 
-/// What the client says, see [`Upgraded::split`].
+/// The reading half, see [`Upgraded::split`].
 pub struct UpgradedReader {
     io: Arc<dyn Duplex>,
     conn_info: Arc<ConnInfo>,
-    /// Read and not used.
+    /// Bytes that were read and not used.
     early: Vec<u8>,
     timeout: Option<Duration>,
 }
 
-/// What is said to the client, see [`Upgraded::split`].
+/// The writing half, see [`Upgraded::split`].
 pub struct UpgradedWriter {
     io: Arc<dyn Duplex>,
     timeout: Option<Duration>,
 }
 
-/// What can be read, written and waited for, without blocking but in `wait`.
+/// The connection below an upgrade. Only `wait` blocks.
 pub(crate) trait Duplex: Send + Sync {
-    /// `WouldBlock` if nothing is there; 0 is the end.
+    /// `WouldBlock` if there are no bytes; 0 is the end.
     fn try_read(&self, buf: &mut [u8]) -> io::Result<usize>;
     fn try_write(&self, buf: &[u8]) -> io::Result<usize>;
-    /// False if nothing that is wanted happened in time. One that is rung for takes the ring.
+    /// False if no requested event happened in time. A waiter for rings consumes the ring.
     fn wait(&self, wants: Wants, timeout: Option<Duration>) -> io::Result<bool>;
-    /// Wakes who waits to be rung for.
+    /// Wakes a thread that waits for rings.
     #[cfg_attr(not(feature = "websocket"), expect(dead_code, reason = "for websockets"))]
     fn ring(&self);
-    /// To be called once, by whoever begins the drain. It must not block.
+    /// Called once at the drain. It must not block.
     #[cfg_attr(not(feature = "websocket"), expect(dead_code, reason = "for websockets"))]
     fn at_drain(&self, tell: Box<dyn FnOnce() + Send>);
     fn shutdown_write(&self);
 }
 
-/// What a thread waits for.
+/// The events that a thread waits for.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wants {
     pub(crate) read: bool,
     pub(crate) write: bool,
-    /// The drain rings, too.
+    /// The drain rings too.
     pub(crate) ring: bool,
 }
 
-/// What an [`Upgraded`] is made of.
+/// The parts of an [`Upgraded`].
 pub(crate) struct Parts {
     pub(crate) io: Arc<dyn Duplex>,
     pub(crate) conn_info: Arc<ConnInfo>,
@@ -95,7 +95,7 @@ pub(crate) struct Parts {
 }
 
 impl Upgraded {
-    /// A write waits for the client for `stall` at most.
+    /// A write waits at most `stall` for the client.
     pub(crate) fn new(parts: Parts, stall: Duration) -> Upgraded {
         let writer = UpgradedWriter { io: Arc::clone(&parts.io), timeout: Some(stall) };
         let Parts { io, conn_info, early } = parts;
@@ -108,9 +108,9 @@ impl Upgraded {
         Parts { io, conn_info, early }
     }
 
-    /// Waits until there is something to read, until the process drains, or for `timeout`; None:
-    /// without end. Once the process drains it says so at once, each time: reads and writes still
-    /// work, so that what was begun can be ended, until the drain deadline.
+    /// Waits until there is something to read, until the process drains, or for `timeout`; None: indefinitely. Once the process
+    /// drains, it returns at once each time: reads and writes still work until the drain deadline, so that the protocol can
+    /// end properly.
     ///
     /// # Errors
     /// Those of the connection, such as a reset.
@@ -118,15 +118,13 @@ impl Upgraded {
         self.reader.wait(timeout)
     }
 
-    /// How long a read waits before it fails with `TimedOut`; None, the default, for ever. Who waits
-    /// for the client without end does not see that the process drains, and is cut in the end:
-    /// [`Upgraded::wait`] looks for both.
+    /// How long a read waits before it fails with `TimedOut`; None, the default: indefinitely. A thread that waits for the
+    /// client indefinitely does not notice that the process drains, and is cut at the end: [`Upgraded::wait`] notices both.
     pub fn set_read_timeout(&mut self, timeout: Option<Duration>) {
         self.reader.timeout = timeout;
     }
 
-    /// How long a write waits for the client to take something before it fails with `TimedOut`;
-    /// None: for ever. Default: [`Timeouts::response_stall`](crate::Timeouts::response_stall).
+    /// How long a write waits for the client to read before it fails with `TimedOut`; None: indefinitely. Default: [`Timeouts::response_stall`](crate::Timeouts::response_stall).
     pub fn set_write_timeout(&mut self, timeout: Option<Duration>) {
         self.writer.timeout = timeout;
     }
@@ -136,7 +134,7 @@ impl Upgraded {
         self.reader.conn_info.peer
     }
 
-    /// Who has connected to a unix socket, see
+    /// The process that connected to a unix socket, see
     /// [`RequestExt::peer_credentials`](crate::RequestExt::peer_credentials).
     pub fn peer_credentials(&self) -> Option<PeerCredentials> {
         self.reader.conn_info.peer_credentials()
@@ -191,7 +189,7 @@ impl UpgradedReader {
             if !self.early.is_empty() {
                 return Ok(Waited::Readable);
             }
-            // A descriptor tells nothing of what lies decrypted behind it: only a read does.
+            // A descriptor does not show that decrypted bytes are available: only a read does.
             let mut buf = [0; AHEAD];
             match self.io.try_read(&mut buf) {
                 Ok(n) => {
@@ -220,7 +218,7 @@ impl UpgradedWriter {
         self.timeout = timeout;
     }
 
-    /// Tells the client that nothing more comes, while reading goes on.
+    /// Ends this direction, which the client sees as the end of the stream; reading continues.
     pub fn end(self) {
         self.io.shutdown_write();
     }

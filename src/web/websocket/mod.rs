@@ -32,12 +32,12 @@ use crate::{Request, Response};
 use handshake::HandshakeRequest;
 use protocol_state::{ProtocolState, Received};
 
-/// What a message of a WebSocket is.
+/// A message of a WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// Text.
     Text(String),
-    /// Anything.
+    /// Binary data.
     Binary(Bytes),
 }
 
@@ -137,31 +137,30 @@ impl Default for WebSocketOptions {
 /// assert_eq!(response.status(), StatusCode::UPGRADE_REQUIRED, "no WebSocket client");
 /// ```
 ///
-/// Pings are answered, and a client that is silent is sent some, while a thread is in
-/// [`WebSocket::read`]: somebody should be. Other threads send by a [`WebSocketSender`].
+/// Pings are answered, and sent to a silent client, while a thread is in [`WebSocket::read`], so one should be. Other threads
+/// send by a [`WebSocketSender`].
 ///
-/// When the process drains, after a handover as well as before a stop, the client is sent Close with
-/// 1001 (going away) at once, whatever the thread does; it may connect anew, to the next
-/// generation. `read` goes on to give what the client had said before it got that, then None; `send`
-/// fails.
+/// When the process drains, after a handover or at a stop, a Close with 1001 (going away) is sent at once, whatever the
+/// thread does; the client may reconnect to the next generation. `read` continues to return messages that the client sent
+/// before it received the Close, then None; `send` fails.
 ///
-/// Extensions, compression among them, are not spoken.
+/// Extensions, such as compression, are not supported.
 pub struct WebSocket {
     shared: Arc<Shared>,
     protocol: Option<String>,
     read_timeout: Option<Duration>,
 }
 
-/// Sends on a [`WebSocket`] from any thread. Clones send on the same. It does not keep the
-/// WebSocket: once that is closed, sending fails.
+/// Sends on a [`WebSocket`] from any thread. Clones send on the same WebSocket. It does not keep the WebSocket open: after
+/// the close, sending fails.
 ///
-/// What is sent from several threads comes whole, one message after the other.
+/// Messages from several threads are not interleaved.
 #[derive(Clone)]
 pub struct WebSocketSender {
     shared: Weak<Shared>,
 }
 
-/// A request for a WebSocket, and how it is to be answered; see [`WebSocket::upgrade`].
+/// A request for a WebSocket, and the settings for its response; see [`WebSocket::upgrade`].
 #[derive(Debug)]
 #[must_use = "`speak` makes the response"]
 pub struct WebSocketUpgrade {
@@ -171,10 +170,10 @@ pub struct WebSocketUpgrade {
     origins: Origins,
 }
 
-/// Pages of which sites may come.
+/// The sites whose pages may open the WebSocket.
 #[derive(Debug)]
 enum Origins {
-    /// Ours, and these.
+    /// The server's own, and these.
     Also(Vec<String>),
     Any,
 }
@@ -183,15 +182,14 @@ struct Shared {
     io: Arc<dyn Duplex>,
     conn_info: Arc<ConnInfo>,
     options: WebSocketOptions,
-    /// Never held while something is waited for.
+    /// Never held while a thread waits.
     protocol_state: Mutex<ProtocolState>,
 }
 
 impl WebSocket {
-    /// Looks at a request for a WebSocket. What [`WebSocketUpgrade::speak`] makes of it is a 101; or
-    /// 426 with `Upgrade` and `Sec-WebSocket-Version: 13` where no WebSocket, or another version of
-    /// it, is asked for; 400 where the request is malformed; 405 for a method that is not GET; 403
-    /// for a browser's page of another site.
+    /// Checks a request for a WebSocket. The response of [`WebSocketUpgrade::speak`] is a 101; 426 with `Upgrade` and
+    /// `Sec-WebSocket-Version: 13` if the request is not for a WebSocket, or for another version; 400 if it is malformed; 405
+    /// for a method other than GET; 403 for a browser's page of another site.
     pub fn upgrade(req: &Request) -> WebSocketUpgrade {
         WebSocketUpgrade {
             asked: handshake::read(req),
@@ -205,9 +203,9 @@ impl WebSocket {
     ///
     /// # Errors
     /// `TimedOut` after the [read timeout](WebSocket::set_read_timeout): nothing is lost, read again.
-    /// All others end the WebSocket: `InvalidData` for what breaks the protocol (the client is told: 1002, 1007, 1009),
-    /// `UnexpectedEof` if the client left without a Close, `ConnectionAborted` if it does not answer
-    /// or takes nothing, and those of the connection.
+    /// All others end the WebSocket: `InvalidData` for a violation of the protocol (the client gets 1002, 1007 or 1009),
+    /// `UnexpectedEof` if the client closed without a Close, `ConnectionAborted` if it does not answer or does not read, and
+    /// those of the connection.
     pub fn read(&mut self) -> io::Result<Option<Message>> {
         let deadline = self.read_timeout.and_then(|time| Instant::now().checked_add(time));
         match self.shared.read(deadline)? {
@@ -217,30 +215,30 @@ impl WebSocket {
         }
     }
 
-    /// How long a read waits before it fails with `TimedOut`; None, the default, for ever. Draining
-    /// and silent clients need no such timeout.
+    /// How long a read waits before it fails with `TimedOut`; None, the default: indefinitely. A drain and silent clients are
+    /// noticed without it.
     pub fn set_read_timeout(&mut self, timeout: Option<Duration>) {
         self.read_timeout = timeout;
     }
 
-    /// Sends a message, and waits until the client has taken it from us.
+    /// Sends a message, and waits until the socket has accepted it.
     ///
     /// # Errors
-    /// `BrokenPipe` once it is closed, also because the process drains; `ConnectionAborted` if the
-    /// client takes nothing for too long; those of the connection.
+    /// `BrokenPipe` once it is closed, also because the process drains; `ConnectionAborted` if the client does not read for too
+    /// long; those of the connection.
     pub fn send(&self, message: impl Into<Message>) -> io::Result<()> {
         self.shared.send(message.into())
     }
 
-    /// For other threads.
+    /// A sender for other threads.
     pub fn sender(&self) -> WebSocketSender {
         WebSocketSender { shared: Arc::downgrade(&self.shared) }
     }
 
-    /// Says Close with a code that is registered for the wire (1000 to 1003, 1007 to 1014), or one from 3000 to 4999
-    /// of your own, and at most 123 bytes of reason; what is longer is cut. `read` then gives what still comes, and None when the
-    /// client has answered. Without it, the WebSocket is closed with 1000 when `speak` returns, or
-    /// with 1011 if it fails or panics. Once it is closed this does nothing.
+    /// Sends a Close with a registered code (1000 to 1003, 1007 to 1014) or an own one from 3000 to 4999, and at most 123 bytes
+    /// of reason; a longer reason is truncated. `read` then returns further messages, and None when the client has answered.
+    /// Without this call, the WebSocket is closed with 1000 when `speak` returns, or with 1011 if it fails or panics. On a
+    /// closed WebSocket this does nothing.
     ///
     /// # Errors
     /// `InvalidInput` for a code that must not be sent.
@@ -248,13 +246,13 @@ impl WebSocket {
         self.shared.close(code, reason)
     }
 
-    /// Code and reason of the client's Close, once `read` has given None for it; 1005 if it gave none. None if it has
-    /// not said Close, or with a code that nobody may send: that is answered by 1002, and an error of `read`.
+    /// Code and reason of the client's Close, once `read` has returned None for it; 1005 if it had no code. None if the client
+    /// has not sent a Close, or one with a forbidden code: that is answered by 1002, and is an error of `read`.
     pub fn closed_with(&self) -> Option<(u16, String)> {
         self.shared.lock().said().map(|(code, reason)| (code, reason.to_owned()))
     }
 
-    /// The subprotocol that was agreed upon, see [`WebSocketUpgrade::protocols`].
+    /// The selected subprotocol, see [`WebSocketUpgrade::protocols`].
     pub fn protocol(&self) -> Option<&str> {
         self.protocol.as_deref()
     }
@@ -266,14 +264,14 @@ impl WebSocket {
 }
 
 impl WebSocketUpgrade {
-    /// Bounds other than the default ones.
+    /// Replaces the default bounds.
     pub fn options(mut self, options: WebSocketOptions) -> WebSocketUpgrade {
         self.options = options;
         self
     }
 
-    /// Subprotocols that are spoken here, the best first: the first that the client offers, too, is
-    /// agreed upon. If there is none, so is none; a browser that has offered some then closes.
+    /// Supported subprotocols, the best first: the first one that the client also offers is selected. If there is none, none
+    /// is selected; a browser that has offered some then closes.
     pub fn protocols(mut self, ours: &[&str]) -> WebSocketUpgrade {
         if let Ok(asked) = &self.asked {
             let offered = |name: &&&str| asked.protocols.iter().any(|theirs| theirs == **name);
@@ -282,9 +280,9 @@ impl WebSocketUpgrade {
         self
     }
 
-    /// Pages of these sites, such as `https://example.org`, may open it. Without this, only pages
-    /// that this server has served may, going by the request's `Host`: a browser would let any
-    /// page, and send our cookies along. Clients that are no browsers may always.
+    /// Allows pages of these sites, such as `https://example.org`, too. By default only pages of this server, by the request's
+    /// `Host`, may open the WebSocket, because a browser would let any page do so and send this site's cookies. Clients that
+    /// are not browsers are always allowed.
     pub fn origins(mut self, also: &[&str]) -> WebSocketUpgrade {
         if let Origins::Also(all) = &mut self.origins {
             all.extend(also.iter().map(|site| (*site).to_owned()));
@@ -292,15 +290,14 @@ impl WebSocketUpgrade {
         self
     }
 
-    /// Any page may open it: for what needs no cookie.
+    /// Allows pages of any site, for services that use no cookies.
     pub fn any_origin(mut self) -> WebSocketUpgrade {
         self.origins = Origins::Any;
         self
     }
 
-    /// The response; if it is a 101, `speak` then has the WebSocket, on a thread of its own. When it
-    /// returns the WebSocket is closed, if it is not yet. Its error, and those of the socket that
-    /// `?` passes on, are only logged, as debug.
+    /// The response; if it is a 101, `speak` gets the WebSocket on a thread of its own. When it returns, the WebSocket is
+    /// closed, unless it was closed before. Its error is only logged, at debug level.
     ///
     /// At most [`Limits::detached_threads`](crate::Limits::detached_threads) run at once; above that
     /// the client gets 503.
@@ -368,7 +365,7 @@ impl Shared {
         if self.conn_info.phase.get().is_draining() {
             let mut protocol_state = self.lock();
             protocol_state.close(CloseCode::Away.into(), "", Instant::now());
-            // That it failed is seen by who reads or sends.
+            // A reading or sending thread sees the error.
             let _ = protocol_state.pump();
         }
     }
@@ -432,7 +429,7 @@ impl Shared {
         let all_sent = protocol_state.pump()?;
         drop(protocol_state);
         if !all_sent {
-            // Who reads sends the rest.
+            // The reading thread sends the rest.
             self.io.ring();
         }
         Ok(())
@@ -446,16 +443,16 @@ impl Shared {
         protocol_state.close(code, reason, Instant::now());
         let _ = protocol_state.pump();
         drop(protocol_state);
-        // From now on who reads does not wait for ever.
+        // From now on the reading thread does not wait indefinitely.
         self.io.ring();
         Ok(())
     }
 
-    /// Says Close, if nobody has, and waits for the client's, for a time.
+    /// Sends a Close, unless one was sent, and waits for the client's for a limited time.
     fn finish(&self, code: CloseCode) {
         self.look_at_drain();
         self.lock().close(code.into(), "", Instant::now());
-        // What still comes is for nobody.
+        // Later messages are dropped.
         while !self.lock().is_over() {
             if let Err(e) = self.read(None) {
                 debug!("a WebSocket was not closed cleanly: {e}");
@@ -473,7 +470,7 @@ impl Shared {
 }
 
 impl WebSocketSender {
-    /// As [`WebSocket::send`]: waits until the client has taken it.
+    /// As [`WebSocket::send`]: waits until the socket has accepted the message.
     ///
     /// # Errors
     /// As [`WebSocket::send`].
@@ -481,8 +478,8 @@ impl WebSocketSender {
         self.shared()?.send(message.into())
     }
 
-    /// Sends without waiting, for who has many clients: what the client does not take at once goes
-    /// out while the WebSocket's own thread is in [`WebSocket::read`].
+    /// Sends without waiting, for a thread that serves many clients: bytes that the socket does not accept at once are sent
+    /// while the WebSocket's own thread is in [`WebSocket::read`].
     ///
     /// # Errors
     /// `WouldBlock` if more than [`WebSocketOptions::unsent_bytes`] wait for the client already; the message
@@ -502,7 +499,7 @@ impl WebSocketSender {
         }
     }
 
-    /// Whether messages can be sent: neither side has said Close.
+    /// Whether messages can be sent: neither side has sent a Close.
     pub fn is_open(&self) -> bool {
         self.shared().is_ok_and(|shared| shared.lock().is_open())
     }
@@ -514,7 +511,7 @@ impl WebSocketSender {
 }
 
 impl Message {
-    /// The text, if it is one.
+    /// The text of a text message.
     pub fn as_text(&self) -> Option<&str> {
         match self {
             Message::Text(text) => Some(text),
@@ -522,7 +519,7 @@ impl Message {
         }
     }
 
-    /// What it holds, of either kind.
+    /// The content, text or binary.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Message::Text(text) => text.as_bytes(),
