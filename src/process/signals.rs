@@ -21,10 +21,10 @@ use crate::base::sys;
 use crate::process::state::SAME_WISH;
 use crate::process::terminal::{Loss, Terminal};
 
-/// A signal to the process and to its group arrives twice: the second stop, too, is not the third already.
+/// A signal to the process and to its group arrives twice, so a repeated second stop does not count as the third.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
-/// A signal that a server hears.
+/// A signal that a server handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Signal {
     /// SIGHUP.
@@ -57,24 +57,24 @@ impl Signal {
     }
 }
 
-/// What a signal asks for.
+/// The action of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SignalAction {
     /// Hand over to a successor.
     Handover,
-    /// Drain and exit; a second one cuts, a third is the signal's default action.
+    /// Drain and exit; a second one aborts, a third has the signal's default action.
     Stop,
-    /// Exit at once, cutting what is in flight.
+    /// Abort requests in flight and exit.
     Abort,
-    /// A line in the log: phase, generation, what is in flight.
+    /// Log a line: phase, generation, requests in flight.
     Report,
-    /// Nothing. The log says who sent it; hooks run all the same.
+    /// No action. The log names the sender; hooks run nevertheless.
     Nothing,
 }
 
-/// What each signal means. The default is what README's table says; two presets are for operators
-/// who are used to other servers, and each signal can be given another meaning.
+/// The action of each signal. Two presets are for operators who are used to other servers, and each signal can be given
+/// another action.
 ///
 /// | | default | [`endless`](Signals::endless) | [`nginx`](Signals::nginx) |
 /// | --- | --- | --- | --- |
@@ -85,7 +85,7 @@ pub enum SignalAction {
 /// | USR1 | report | report | report |
 /// | USR2 | nothing, with a hint in the log | abort | handover |
 ///
-/// A HUP that only says that the terminal was closed is told apart, whatever HUP means.
+/// A HUP caused by a closed terminal is distinguished, whatever the action of HUP.
 ///
 /// ```no_run
 /// use heirloom::prelude::*;
@@ -104,18 +104,18 @@ pub enum SignalAction {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signals {
-    /// In the order of `Signal`. None: nothing, with a hint.
+    /// In the order of `Signal`. None: no action, with a hint.
     meanings: [Option<SignalAction>; 6],
 }
 
 impl Signals {
-    /// As Go's `endless` has it: USR2 cuts.
+    /// The signals of Go's `endless`: USR2 aborts.
     pub fn endless() -> Signals {
         Signals::default().with(Signal::Usr2, SignalAction::Abort)
     }
 
-    /// As nginx has it: TERM and INT cut, QUIT drains, USR2 hands over as HUP does. (WINCH, its way to
-    /// keep a predecessor without workers, is not there: probation does that.)
+    /// The signals of nginx: TERM and INT abort, QUIT drains, USR2 hands over as HUP does. (WINCH, which keeps a predecessor
+    /// without workers, is missing: probation replaces it.)
     pub fn nginx() -> Signals {
         Signals::default()
             .with(Signal::Int, SignalAction::Abort)
@@ -123,14 +123,13 @@ impl Signals {
             .with(Signal::Usr2, SignalAction::Handover)
     }
 
-    /// For a program that has its own handlers, and asks a [`Handle`](crate::Handle) for what should
-    /// follow: none of them means anything here, but that the terminal was closed. Handlers that
-    /// were there before, or are added by signal-hook, are called as ever, and stay when serving is over.
+    /// For a program that handles signals itself and uses a [`Handle`](crate::Handle): only a closed terminal has an action.
+    /// Handlers that were installed before, or are added by signal-hook, are called as usual, and stay when serving has ended.
     pub fn none() -> Signals {
         Signals { meanings: [Some(SignalAction::Nothing); 6] }
     }
 
-    /// The same, but for this one. With nothing left that stops it, a server ends only by SIGKILL.
+    /// The same with another action for one signal. If no signal stops it, a server ends only by SIGKILL.
     #[must_use]
     pub fn with(mut self, signal: Signal, meaning: SignalAction) -> Signals {
         self.meanings[signal as usize] = Some(meaning);
@@ -151,7 +150,7 @@ impl Default for Signals {
     }
 }
 
-/// What a signal that came asks for.
+/// The request that follows from a received signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SignalRequest {
     Handover,
@@ -162,14 +161,14 @@ pub(crate) enum SignalRequest {
     Report,
 }
 
-/// Handlers for HUP, USR1 and USR2, which wait to be heard.
+/// Handlers for HUP, USR1 and USR2, whose signals are pending.
 #[derive(Debug)]
 pub(crate) struct Installed {
     signals: SignalsInfo<WithOrigin>,
 }
 
 /// The running signal thread. Dropping it ends the thread and gives TERM, INT and QUIT their default
-/// action back, so that whatever the program still does can be ended; unless it has handlers of its own.
+/// action back, so that the rest of the program can be ended, unless it has handlers of its own.
 #[derive(Debug)]
 pub(crate) struct Heard {
     thread: Option<JoinHandle<()>>,
@@ -178,26 +177,26 @@ pub(crate) struct Heard {
     is_guest: bool,
 }
 
-/// Blocked in a successor until it can hear them.
+/// Blocked in a successor until it can receive them.
 const WAITING: [NixSignal; 3] = [NixSignal::SIGHUP, NixSignal::SIGUSR1, NixSignal::SIGUSR2];
 const STOPS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
 
 /// Signals belong to the process, and so to one server of it.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// What was true of signals and terminal when this process was started.
+/// The state of signals and terminal when this process was started.
 #[derive(Clone, Debug)]
 pub(crate) struct Circumstances {
     /// SIGHUP was ignored: nohup, for this generation or an earlier one.
     pub(crate) nohup: bool,
     /// None: no controlling terminal, or it can't be opened.
     pub(crate) terminal: Option<Arc<Terminal>>,
-    /// A HUP of the kernel means that the terminal was closed, wherever the terminal can't tell.
+    /// A HUP of the kernel means that the terminal was closed, if the terminal itself does not show it.
     trusts_kernel: bool,
 }
 
 impl Circumstances {
-    /// To be asked before any handler is installed. `predecessor_nohup`: None in a first generation.
+    /// To be called before any handler is installed. `predecessor_nohup`: None in a first generation.
     pub(crate) fn now(
         predecessor_nohup: Option<bool>,
         terminal: io::Result<Option<Terminal>>,
@@ -219,9 +218,8 @@ pub(crate) fn blocked() -> io::Result<SigSet> {
     Ok(SigSet::thread_get_mask()?)
 }
 
-/// As `blocked`, in a successor: without what waits until it can hear, unless the first generation
-/// had that blocked, too. All else is what this process was started with, real-time signals as well,
-/// for which a HELLO has no numbers.
+/// As `blocked`, in a successor: without the signals that were blocked for the start, unless the first generation had them
+/// blocked too. The rest is the mask of this process's start, including real-time signals, which a HELLO does not list.
 pub(crate) fn blocked_at_first(by_first: &[i32]) -> io::Result<SigSet> {
     let mut mask = blocked()?;
     for signal in WAITING.into_iter().filter(|signal| !by_first.contains(&(*signal as i32))) {
@@ -230,9 +228,8 @@ pub(crate) fn blocked_at_first(by_first: &[i32]) -> io::Result<SigSet> {
     Ok(mask)
 }
 
-/// Installs the handlers that a successor can't do without, then restores the mask that the first
-/// generation had: every thread started from now on, and what it starts, has that. TERM, INT and
-/// QUIT still end the process, as it serves nobody yet.
+/// Installs the handlers that a successor needs, then restores the mask of the first generation, which every thread started
+/// from now on, and its child programs, inherit. TERM, INT and QUIT still end the process, because it does not serve yet.
 pub(crate) fn install(blocked: &SigSet) -> io::Result<Installed> {
     if TAKEN.load(Ordering::SeqCst) {
         return Err(io::Error::other("another server of this process handles them, or did before"));
@@ -243,7 +240,7 @@ pub(crate) fn install(blocked: &SigSet) -> io::Result<Installed> {
 }
 
 impl Installed {
-    /// Handles TERM, INT and QUIT, too, and starts the thread.
+    /// Handles TERM, INT and QUIT too, and starts the thread.
     pub(crate) fn start(
         self,
         meanings: Signals,
@@ -265,8 +262,8 @@ impl Installed {
         let ends: Vec<i32> = Signal::ALL.into_iter().filter(ends).map(Signal::number).collect();
         sys::end_at_third(&ends, [SAME_WISH, SAME_SIGNAL])?;
         let thread = thread::Builder::new().name("heirloom-signals".into()).spawn(move || {
-            // Here alone they are never blocked, whatever mask this process was started with: a
-            // parent that waits for its own signals would make us deaf.
+            // Only this thread unblocks them, whatever mask this process was started with: a parent that waits for its own
+            // signals would otherwise make the server deaf.
             let numbers = Signal::ALL.into_iter().map(Signal::number);
             let ours: SigSet = numbers.filter_map(|n| NixSignal::try_from(n).ok()).collect();
             if let Err(e) = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours), None) {
@@ -307,7 +304,7 @@ fn interpret(
 ) -> Option<SignalRequest> {
     let name = signal_hook::low_level::signal_name(origin.signal).unwrap_or("a signal");
     let sender = sender(origin);
-    // 0 is all that is known of a sender, and of a leader, outside our pid namespace: not the same one.
+    // 0 stands for any sender, and any leader, outside our pid namespace: they need not be the same.
     let by_session_leader = || {
         let leads = |pid| pid != 0 && getsid(None).is_ok_and(|leader| leader.as_raw() == pid);
         origin.process.is_some_and(|p| leads(p.pid))
@@ -341,7 +338,7 @@ fn interpret(
     request
 }
 
-/// Who sent a signal, for people.
+/// The sender of a signal, for the log.
 fn sender(origin: &Origin) -> String {
     match (&origin.cause, &origin.process) {
         (Cause::Kernel, _) => "the kernel".to_owned(),

@@ -1,5 +1,5 @@
-//! How a program starts, serves and ends, whatever it serves: plain data until `serve` or `spawn`,
-//! which bind or inherit, put the running parts together, and run the control loop.
+//! How a program starts, serves and ends, with HTTP or without: plain configuration until `serve` or `spawn`, which bind or
+//! inherit the listeners, put the running parts together, and run the control loop.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -38,16 +38,16 @@ use crate::process::terminal::{LEADER_FILE, TTY_FILE, Terminal};
 use crate::server::assembly::{Assembly, Staff};
 use crate::server::handle::Handle;
 
-/// Descriptors of our own: standard streams, listeners, pollers, signals, the operators' connections; and what a
-/// handover takes, which must be able to start whatever clients do: channels, the child, the state.
+/// Descriptors of the server itself: standard streams, listeners, pollers, signals, connections to the admin listener, and
+/// those of a handover (channels, the child, the state), which must be able to start whatever clients do.
 const OWN_FDS: u64 = 32;
-/// Beyond those of connections, at the least: files that are sent, temporary files, wakers of detached connections.
+/// The minimum besides those of connections: files being sent, temporary files, wakers of detached connections.
 const EXTRA_FDS: u64 = 32;
-/// The server's, and the operators'.
+/// The pool of the server and that of the admin listener.
 const USUAL_POOLS: usize = 2;
 const USUAL_LISTENERS: usize = 4;
 
-/// What every server is configured with, whatever it serves.
+/// The configuration of every server, with HTTP or without.
 #[derive(Default)]
 pub(crate) struct Launch {
     pub(crate) limits: Limits,
@@ -56,44 +56,44 @@ pub(crate) struct Launch {
     pub(crate) process: ProcessConfig,
 }
 
-/// What is served, and by whom.
+/// What a server does with its connections.
 pub(crate) trait Business {
-    /// What is spoken on its connections.
+    /// The protocol of its connections.
     type Progress: Portable;
 
     fn launch(&mut self) -> &mut Launch;
 
-    /// Configuration that can't be meant is an error.
+    /// Invalid configuration is an error.
     fn plan(&mut self) -> Result<Plan, Error>;
 
-    /// Everybody who works is there when this returns; nothing is accepted yet.
+    /// All workers have started when this returns; nothing is accepted yet.
     fn start(self, ground: &Ground<Self::Progress>) -> Result<Works<Self::Progress>, Error>;
 }
 
-/// Where it is served.
+/// The listeners and limits of a server.
 pub(crate) struct Plan {
     pub(crate) listen: Vec<ListenerConfig>,
     pub(crate) pools: PoolPlan,
 }
 
-/// What is there before anybody works.
+/// The parts that exist before the workers start.
 pub(crate) struct Ground<P> {
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) handle: Handle,
     pub(crate) parking: Arc<Parking<P>>,
     pub(crate) wait_group: WaitGroup,
-    /// By what text a connection's listener was asked for.
+    /// The names of the listeners.
     pub(crate) listeners: Vec<String>,
-    /// Beyond those of connections.
+    /// Descriptors besides those of connections.
     pub(crate) descriptors: Budget,
 }
 
-/// Who works, and what they are given.
+/// The running workers and their pools.
 pub(crate) struct Works<P> {
     /// One for each pool.
     pub(crate) queues: Vec<Arc<Queue<Ready<P>>>>,
-    /// The answer to who waited too long.
+    /// The response to connections that waited too long.
     pub(crate) busy: Box<dyn FnMut() -> Vec<u8> + Send>,
     pub(crate) staff: Box<dyn Staff>,
 }
@@ -165,7 +165,7 @@ pub(crate) fn spawn<B: Business>(mut business: B) -> Result<Running, Error> {
     Ok(Running { handle, addresses, thread: Some(thread) })
 }
 
-/// Everything up to the point where nothing can fail for want of something.
+/// Everything up to the point from which no lack of a resource can fail the start.
 fn start<B: Business>(
     mut business: B,
     mut launch: Launch,
@@ -267,7 +267,7 @@ fn start<B: Business>(
                 )),
             };
             if let Err(e) = &outcome {
-                // Nothing would be accepted any more, nor time out.
+                // Without the acceptor nothing is accepted and nothing times out.
                 error!("{e}: this process can't continue");
                 ends.event(Event::Abort);
             }
@@ -295,14 +295,14 @@ fn check_names(listen: &[ListenerConfig]) -> Result<(), Error> {
         let count = counts.entry(name).or_insert(0u32);
         *count = count.saturating_add(1);
     }
-    // Port 0 is another one each time.
+    // Port 0 is a different port each time.
     match counts.iter().find(|(name, count)| **count > 1 && !name.ends_with(":0")) {
         Some((name, _)) => config(format!("can't listen on {name} twice: remove one")),
         None => Ok(()),
     }
 }
 
-/// Listeners of a start that may still fail: no socket's path is left behind then.
+/// Listeners of a start that may still fail: then the paths of their sockets are removed.
 struct Bound(Vec<Listener>);
 
 impl Drop for Bound {
@@ -358,12 +358,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// Steers it.
+    /// Controls the server.
     pub fn handle(&self) -> &Handle {
         &self.handle
     }
 
-    /// Where its TCP listeners are, in the order of their `listen`.
+    /// The addresses of its TCP listeners, in the order of their `listen`.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -394,7 +394,7 @@ impl Drop for Running {
     }
 }
 
-/// Tried out while nothing depends on it: at COMMIT it would be too late to refuse.
+/// Tests that the pid file can be written, because at COMMIT it would be too late to refuse.
 fn usable_pid_file(path: &Path) -> Result<PidFile, Error> {
     let file = PidFile::new(path).and_then(|file| file.try_out().map(|()| file));
     file.map_err(|e| {
@@ -402,7 +402,7 @@ fn usable_pid_file(path: &Path) -> Result<PidFile, Error> {
             ErrorKind::NotFound | ErrorKind::NotADirectory => ": its directory must exist",
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => ": its directory must be writable",
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ": make room",
-            // A folder, or an empty text.
+            // A directory, or an empty path.
             ErrorKind::IsADirectory | ErrorKind::InvalidInput => ": expected the path of a file",
             _ => "",
         };
@@ -410,7 +410,7 @@ fn usable_pid_file(path: &Path) -> Result<PidFile, Error> {
     })
 }
 
-/// It was usable when we started: a hook has changed the user, or somebody else's file is in a folder like /tmp.
+/// The file was usable at startup: a hook has changed the user, or another user's file is in a directory like /tmp.
 fn not_replaceable(file: &PidFile, e: io::Error) -> Error {
     let uid = nix::unistd::geteuid();
     let text = format!(
@@ -421,7 +421,7 @@ fn not_replaceable(file: &PidFile, e: io::Error) -> Error {
     Error::io(error::ErrorKind::Config, text, e)
 }
 
-/// The soft limit of open files is 1,024 on most hosts, for the sake of programs that use select().
+/// The soft limit of open files is 1,024 on most hosts, because of programs that use select().
 fn raise_nofile() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -437,9 +437,9 @@ fn nofile() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// How many connections there may be under a NOFILE limit, and how many descriptors beyond theirs. Connections don't
-/// get all: where each client asked for a file, there would be none to open it by, to accept by, or to hand over.
-/// Each pool has two descriptors to wait by, each listener its own; the usual ones are among ours.
+/// The number of connections under a NOFILE limit, and of other descriptors. Connections don't get all: if each client
+/// requested a file, none would be left to open it, to accept or to hand over. Each pool has two descriptors to wait on,
+/// each listener one; the usual ones are among the server's own.
 fn shared_out(nofile: u64, connections: usize, pools: usize, listeners: usize) -> (usize, u64) {
     let beyond_usual = pools
         .saturating_sub(USUAL_POOLS)

@@ -1,4 +1,4 @@
-//! What a program says of one of its listeners.
+//! The configuration of one listener.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use crate::net::listener::ListenerConfig;
 use crate::net::tls::Tls;
 use crate::web::handler::{Handler, verify};
 
-/// A listener and what is its own, for [`Server::listen`](crate::Server::listen). What it has not
-/// of its own is the server's.
+/// Configuration of one listener, for [`Server::listen`](crate::Server::listen). Anything not set here falls back to the
+/// server's setting.
 ///
 /// ```no_run
 /// use heirloom::prelude::*;
@@ -35,15 +35,15 @@ pub struct Listen {
 impl Listen {
     /// A listener at `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`. Port 0 takes a free one, which later
     /// generations keep. The text is the listener's name at a handover: a successor that asks for the same
-    /// text, or for the same address in another spelling, inherits the socket, whatever else it says of it.
+    /// text, or for the same address in another spelling, inherits the socket, whatever its other settings.
     ///
-    /// `[::]:PORT` takes IPv4 clients, too, unless there is a listener at `0.0.0.0:PORT`. Other addresses that overlap
-    /// are an error at the start.
+    /// `[::]:PORT` accepts IPv4 clients too, unless there is a listener at `0.0.0.0:PORT`. Other addresses that overlap are
+    /// an error at startup.
     pub fn new(name: impl Into<String>) -> Listen {
         Listen { config: ListenerConfig::new(name.into(), 0), handler: None, workers: None, backlog: None }
     }
 
-    /// Who answers here. Default: the server's handler.
+    /// The handler for this listener. Default: the server's handler.
     #[must_use]
     pub fn handler(mut self, handler: impl Handler) -> Listen {
         self.handler = Some(Arc::new(handler));
@@ -54,8 +54,8 @@ impl Listen {
     /// neither waits for the other's handlers. Their threads are called `worker-0:8002`, `worker-1:8002` and
     /// so on, by the port, or by the file name of a unix socket. Default: the server's workers.
     ///
-    /// They begin with what [`Server::per_worker`](crate::Server::per_worker) gives, as all do. When each
-    /// listener has its own, the server's are not started.
+    /// They have values of [`Server::per_worker`](crate::Server::per_worker), as all workers. If each listener has its own
+    /// workers, the server's are not started.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Listen {
         self.workers = Some(workers);
@@ -70,24 +70,22 @@ impl Listen {
         self
     }
 
-    /// How many connections the kernel holds that nobody has accepted yet. Default 1,024; the kernel's own
-    /// bound is `net.core.somaxconn`, and more counts as that. Beyond it clients try again on TCP, a second
-    /// later, and are told so (`EAGAIN`) or wait on a unix socket.
+    /// How many connections the kernel queues until they are accepted. Default 1,024; the kernel limits it to
+    /// `net.core.somaxconn`. Beyond it TCP clients retry a second later, and clients of a unix socket get `EAGAIN` or wait.
     ///
-    /// After a handover that of the new generation holds.
+    /// After a handover the value of the new generation applies.
     #[must_use]
     pub fn backlog(mut self, connections: u32) -> Listen {
         self.backlog = Some(connections);
         self
     }
 
-    /// Probes a TCP connection on which nothing has come for `idle`, so that a client that has vanished without
-    /// a word is found also where no timeout of the server's holds: on event streams, WebSockets and other
-    /// upgraded connections. In whole seconds, a second at least. How often and how many times it is probed
-    /// is the system's (`net.ipv4.tcp_keepalive_intvl`, `tcp_keepalive_probes`). Default: no probes. A unix
-    /// socket has none.
+    /// Probes a TCP connection on which nothing has arrived for `idle`, to detect a client whose host or network has failed
+    /// where no timeout of the server applies: on event streams, WebSockets and other upgraded connections. In whole seconds,
+    /// at least one. The system sets the interval and number of probes (`net.ipv4.tcp_keepalive_intvl`,
+    /// `tcp_keepalive_probes`). Default: no probes. A unix socket has none.
     ///
-    /// Each connection keeps what it was accepted with, in later generations, too.
+    /// Each connection keeps the value it was accepted with, in later generations too.
     #[must_use]
     pub fn keepalive(mut self, idle: Duration) -> Listen {
         self.config.keepalive = Some(idle);
@@ -103,7 +101,7 @@ impl Listen {
         self.config.tls.as_ref().map_or(Ok(()), Tls::reload)
     }
 
-    /// Whether it is more than another door to what the server has.
+    /// Whether it has a handler or workers of its own.
     pub(crate) fn has_own_site(&self) -> bool {
         self.handler.is_some() || self.workers.is_some()
     }
@@ -116,15 +114,15 @@ impl Listen {
         config
     }
 
-    /// What its workers' names end with: what fits beside their number into the kernel's 15 bytes.
+    /// The suffix of its workers' names, which fits beside their number into the kernel's 15 bytes.
     pub(crate) fn mark(&self) -> String {
         let name = self.name();
-        // No name of a thread holds a NUL; that of an abstract socket does.
+        // The name of a thread can't contain a NUL; that of an abstract socket does.
         format!(":{}", name.rsplit(['/', ':', '\0']).next().unwrap_or(name))
     }
 
     /// # Errors
-    /// What can't be meant.
+    /// Invalid settings.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let odd = |what: &str| Err(Error::config(format!("the listener {} {what}", self.name())));
         if self.workers == Some(0) {

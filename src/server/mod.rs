@@ -1,5 +1,4 @@
-//! The HTTP server: what it serves and by whom, plain data until `serve`. How it starts and ends is
-//! `launch`'s.
+//! The HTTP server: its configuration, handlers and workers. `launch` starts and ends it.
 
 pub(crate) mod admin;
 pub(crate) mod assembly;
@@ -41,9 +40,9 @@ use crate::server::listen_config::Listen;
 use crate::web::handler::{Handler, verify};
 use crate::web::per_worker::PerWorker;
 
-/// For what workers drop at their end, which may be the user's.
+/// The time for workers to drop their values, which may belong to the program, at the end.
 const LAST_DROPS: Duration = Duration::from_secs(5);
-/// Beyond that a thread that begins may find no memory map for its stacks, and ends the process.
+/// With more, a new thread may get no memory map for its stack, which ends the process.
 const MOST_WORKERS: usize = 10_000;
 /// With less the first call of a handler may overflow it, which ends the process.
 const LEAST_STACK: usize = 64 << 10;
@@ -117,28 +116,27 @@ impl Server {
         self
     }
 
-    /// How many requests are handled at once: threads that may block. Default 32; at most 10,000, with
-    /// those that listeners have of their own.
+    /// The number of requests handled at once, each on a thread that may block. Default 32; at most 10,000, including workers
+    /// of single listeners.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Server {
         self.workers = workers;
         self
     }
 
-    /// Bytes of stack for each worker, 64 KiB at least. Default: that of std, 2 MiB.
+    /// Bytes of stack for each worker, at least 64 KiB. Default: std's, 2 MiB.
     #[must_use]
     pub fn stack_bytes(mut self, bytes: usize) -> Server {
         self.stack_bytes = Some(bytes);
         self
     }
 
-    /// Makes each worker begin with its own of `values`: on its own thread, after
-    /// [`before_ready`](ProcessConfig::before_ready) and before this generation says that it is prepared. So a
-    /// failure is an error of [`Server::serve`] that says what can't be made and why, and at a handover the
-    /// predecessor serves on. The worker of [`Server::admin`] has none.
+    /// Creates a value of `values` on the thread of each worker, after [`before_ready`](ProcessConfig::before_ready) and before
+    /// this generation reports that it is prepared. A failure is therefore an error of [`Server::serve`] that names the value
+    /// and the reason, and at a handover the predecessor continues to serve. The worker of [`Server::admin`] has none.
     ///
-    /// Several are made in the order in which they are given. In a successor all of that comes before
-    /// the successor acquires what is [exclusive](ProcessConfig::exclusive).
+    /// Several are created in the order in which they are given. In a successor all of this happens before it acquires what
+    /// is [exclusive](ProcessConfig::exclusive).
     #[must_use]
     pub fn per_worker<T: 'static>(mut self, values: &PerWorker<T>) -> Server {
         let values = values.clone();
@@ -146,8 +144,8 @@ impl Server {
         self
     }
 
-    /// Where request bodies that are too long for memory are kept, in files without a name. Default:
-    /// `$TMPDIR`, or /tmp. On a tmpfs they are in memory all the same.
+    /// The directory for request bodies that are too long for memory, in unlinked files. Default: `$TMPDIR`, or /tmp. On a
+    /// tmpfs they are in memory nevertheless.
     #[must_use]
     pub fn temp_dir(mut self, folder: impl Into<PathBuf>) -> Server {
         self.temp_dir = Some(folder.into());
@@ -187,9 +185,8 @@ impl Server {
         self.launch.handle.clone()
     }
 
-    /// Serves until the process should exit: after a stop, or when a successor has taken over and
-    /// all that was begun is done. Binds, or inherits from a predecessor, and acts upon HUP, TERM,
-    /// INT, QUIT, USR1 and USR2.
+    /// Serves until the process should exit: after a stop, or when a successor has taken over and all requests in flight are
+    /// done. Binds the listeners or inherits them from a predecessor, and handles HUP, TERM, INT, QUIT, USR1 and USR2.
     ///
     /// # Errors
     /// When it can't start, when requests were cut at the end of a drain
@@ -201,7 +198,7 @@ impl Server {
 
     /// Starts serving in the background, without signals and without handovers: for tests, and for
     /// programs that only want the HTTP server.
-    /// Any number of them run in one process, beside one that serves with signals, too.
+    /// Any number of them may run in one process, also beside one that serves with signals.
     ///
     /// ```
     /// use heirloom::prelude::*;
@@ -213,7 +210,7 @@ impl Server {
     /// let mut answer = String::new();
     /// client.read_to_string(&mut answer).unwrap();
     /// assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("ok\n"));
-    /// // Or drop it: it finishes what it has begun.
+    /// // Or drop it: it completes its requests.
     /// server.stop().unwrap();
     /// ```
     ///
@@ -321,7 +318,7 @@ impl Business for Server {
             };
             let died = move |worker: &str, panic: &(dyn Any + Send)| {
                 error!("{worker} died and is replaced: {}", panic_text(panic));
-                // A counters has one writer; this is rare enough for one each.
+                // Counters have one writer; this is rare enough for separate ones.
                 of_the_dead.register().worker_replaced();
             };
             match Pool::start(places, Arc::clone(&queue), make, died) {
@@ -362,14 +359,14 @@ impl Server {
         Ok(())
     }
 
-    /// None where each listener has its own.
+    /// None if each listener has its own.
     fn shared_workers(&self) -> usize {
         let all_have_own = !self.listen.is_empty() && self.listen.iter().all(|one| one.workers.is_some());
         if all_have_own { 0 } else { self.workers }
     }
 }
 
-/// Who works on exchanges.
+/// The workers of all pools.
 #[derive(Debug)]
 struct Workers {
     /// One for each worker.
@@ -403,7 +400,7 @@ impl Staff for Workers {
         self.detached.drain();
     }
 
-    /// Workers that are in handlers are left behind: the process ends under them.
+    /// Workers that are in handlers are left behind: the process ends meanwhile.
     fn finish(&self, _: &mut dyn FnMut()) -> Result<(), Error> {
         let idle = self.current_requests.iter().all(|current_request| current_request.read().is_none());
         let pools = std::mem::take(&mut *lock(&self.pools));

@@ -1,5 +1,5 @@
-//! The lifecycle without HTTP: connections as blocking streams for a program's own threads, with
-//! everything else as for a server: signals, handover, probation, drain, hooks, the pid file.
+//! The lifecycle without HTTP: connections as blocking streams for a program's own threads, with signals, handover,
+//! probation, drain, hooks and the pid file as for an HTTP server.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,16 +35,15 @@ use crate::server::assembly::Staff;
 use crate::server::handle::Handle;
 use crate::server::launch::{self, Business, Ground, Launch, Plan, Running, Works};
 
-/// How long a service may take to its end before signals have their default action.
+/// How long a service may take to end before signals have their default action again.
 const TIDIES: Duration = Duration::from_millis(500);
 
 /// A service of the program's own, on its own threads, with the lifecycle of a
-/// [`Server`](crate::Server): HUP starts a successor that inherits the listeners, TERM serves what
-/// has come and ends, and in neither case is a client refused or reset.
+/// [`Server`](crate::Server): HUP starts a successor that inherits the listeners, TERM serves the connected clients and
+/// ends, and in neither case is a client refused or reset.
 ///
-/// The program gets every connection as a blocking stream, which counts as in flight until it is
-/// dropped or parked. What a client is told before its connection ends is the protocol's own
-/// business: [`Connection::drain`] tells when.
+/// The program gets every connection as a blocking stream, which counts as in flight until it is dropped or parked. The
+/// protocol decides how a client is notified before its connection ends; [`Connection::drain`] says when.
 ///
 /// ```no_run
 /// use heirloom::stream::{Connection, StreamServer};
@@ -75,9 +74,8 @@ const TIDIES: Duration = Duration::from_millis(500);
 /// }
 /// ```
 ///
-/// Of [`Limits`](crate::Limits) the counts of connections hold, and of [`Timeouts`](crate::Timeouts)
-/// all that is not about requests: `idle` and `idle_grace` for parked connections, `queue_wait` for
-/// those that no thread asks for.
+/// Of [`Limits`](crate::Limits) the numbers of connections apply, and of [`Timeouts`](crate::Timeouts) those that do not
+/// concern requests: `idle` and `idle_grace` for parked connections, `queue_wait` for those that no thread takes.
 pub struct StreamServer {
     listen: Vec<String>,
     busy: Vec<u8>,
@@ -88,7 +86,7 @@ pub struct StreamServer {
 type Work = Box<dyn FnOnce(Incoming) + Send>;
 
 impl StreamServer {
-    /// One without listeners yet.
+    /// A server without listeners.
     pub fn new() -> StreamServer {
         StreamServer { listen: Vec::new(), busy: Vec::new(), work: None, launch: Launch::default() }
     }
@@ -102,10 +100,9 @@ impl StreamServer {
         self
     }
 
-    /// What a client is told whose connection no thread has asked for within
-    /// [`Timeouts::queue_wait`](crate::Timeouts::queue_wait), or that has more connections than
-    /// [`Limits::connections_per_peer`](crate::Limits::connections_per_peer), before it is closed.
-    /// Default: nothing.
+    /// The bytes that a client gets before its connection is closed because no thread took it within
+    /// [`Timeouts::queue_wait`](crate::Timeouts::queue_wait), or because it has more connections than
+    /// [`Limits::connections_per_peer`](crate::Limits::connections_per_peer). Default: none.
     #[must_use]
     pub fn busy(mut self, answer: impl Into<Vec<u8>>) -> StreamServer {
         self.busy = answer.into();
@@ -145,10 +142,10 @@ impl StreamServer {
         self.launch.handle.clone()
     }
 
-    /// Serves until the process should exit: after a stop, or when a successor has taken over and
-    /// all that was begun is done. `work` runs on a thread of its own, `heirloom-service`, and gets the
-    /// connections. When it returns early, the process drains as if it had been told to stop. Its end is
-    /// waited for; when that takes more than half a second, TERM, INT and QUIT have their default action again.
+    /// Serves until the process should exit: after a stop, or when a successor has taken over and all connections in flight
+    /// are done. `work` runs on a thread of its own, `heirloom-service`, and gets the connections. If it returns early, the
+    /// process drains as at a stop. `serve` waits for its end; if that takes more than half a second, TERM, INT and QUIT
+    /// have their default action again.
     ///
     /// # Errors
     /// As [`Server::serve`](crate::Server::serve), and when `work` panicked.
@@ -157,7 +154,7 @@ impl StreamServer {
         launch::serve(self)
     }
 
-    /// The same in the background, without signals and without handovers: for tests.
+    /// As `serve`, in the background, without signals and handovers: for tests.
     ///
     /// # Errors
     /// When it can't start.
@@ -187,7 +184,7 @@ impl Business for StreamServer {
     }
 
     fn plan(&mut self) -> Result<Plan, Error> {
-        // The program's threads look at nothing but the queue.
+        // The program's threads wait only on the queue.
         let pools = PoolPlan { workers: vec![0], of_site: vec![0] };
         let listen = self.listen.iter().map(|name| ListenerConfig::new(name.clone(), 0)).collect();
         Ok(Plan { listen, pools })
@@ -233,7 +230,7 @@ impl Business for StreamServer {
     }
 }
 
-/// What is spoken is not known here.
+/// The protocol is not known here.
 #[derive(Debug, Default)]
 pub(crate) struct Raw {
     /// The acceptor hears of its events.
@@ -243,7 +240,7 @@ pub(crate) struct Raw {
 impl Portable for Raw {
     const OPAQUE: bool = true;
 
-    /// What is parked is between two requests, or the program would not have parked it.
+    /// A parked connection is between two requests, or the program would not have parked it.
     fn is_portable(&self, _: usize, _: usize) -> bool {
         true
     }
@@ -259,7 +256,7 @@ impl Portable for Raw {
 
 type Inner = connection::Connection<Raw>;
 
-/// Where connections are given out, and come back to.
+/// Gives out connections and takes them back.
 #[derive(Debug)]
 struct FrontDesk {
     parking: Arc<Parking<Raw>>,
@@ -267,9 +264,9 @@ struct FrontDesk {
     wait_group: WaitGroup,
     listeners: Vec<String>,
     phase: PhaseWatch,
-    /// Written under the lock, since the program's threads are many.
+    /// Written under the lock, because the program has several threads.
     counters: Mutex<Arc<CachePadded<Counters>>>,
-    /// What the program has, by slot.
+    /// The connections that the program has, by slot.
     hands: Mutex<BTreeMap<u64, Held>>,
 }
 
@@ -304,7 +301,7 @@ impl FrontDesk {
         Ok(wake)
     }
 
-    /// The connection, if it is for the program; what else an event may be about is done here.
+    /// The connection, if it is for the program; other events are handled here.
     fn wanted(&self, Ready { connection: inner, cause }: Ready<Raw>) -> Option<(Box<Inner>, Cause)> {
         if let Some(lingering) = inner.lingering() {
             let reason = lingering.reason;
@@ -316,7 +313,7 @@ impl FrontDesk {
         if !inner.is_idle() || cause == Cause::Expired {
             return Some((inner, cause));
         }
-        // What came is for the successor, unless it was the end.
+        // The bytes are for the successor, unless the client closed.
         if !inner.may_have_ended && self.parking.outbox.takes_now(&inner) {
             self.parking.send_to_successor(inner);
             return None;
@@ -332,10 +329,10 @@ impl FrontDesk {
         self.hands().remove(&inner.slot.to_bits());
     }
 
-    /// Until there is something to read, or it has been here for too long.
+    /// Parks it until there is something to read, or it has been idle for too long.
     fn rest(&self, mut inner: Box<Inner>) {
         let since = inner.idle_since();
-        // What counts is in flight until here: the acceptor can see it now.
+        // It counts as in flight until here, where the acceptor can see it.
         inner.guard = None;
         loop {
             if self.parking.outbox.takes_now(&inner) {
@@ -343,7 +340,7 @@ impl FrontDesk {
             }
             match self.parking.park(inner, Deadline::Idle(since)) {
                 Ok(()) => return,
-                // What was announced may have been read since.
+                // The announced bytes may have been read since.
                 Err(back) if back.stream.peek() == Peek::Nothing => inner = back,
                 Err(back) => return self.queue.push(&mut vec![Ready::new(back, Cause::Event)]),
             }
@@ -372,7 +369,7 @@ struct Own {
     service: Mutex<Option<Service>>,
 }
 
-/// The program's thread, and what tells of its end.
+/// The program's thread, and the notification of its end.
 #[derive(Debug)]
 struct Service {
     thread: JoinHandle<Result<(), Error>>,
@@ -395,7 +392,7 @@ impl Staff for Own {
         "a connection that is about to be given out or closed"
     }
 
-    /// What the program's threads still have is left behind: the process ends under them.
+    /// Connections that the program's threads still have are left behind: the process ends meanwhile.
     fn finish(&self, last: &mut dyn FnMut()) -> Result<(), Error> {
         let cut = !self.desk.hands().is_empty();
         self.desk.queue.close();
@@ -415,7 +412,7 @@ impl Staff for Own {
 /// The connections of a service, for the program's threads: an iterator that waits for the next
 /// one. Clones, and references in several threads, get each connection once.
 ///
-/// It ends when nothing can come any more: the process has drained, or was cut short.
+/// It ends when no further connection can come: the process has drained, or was aborted.
 #[derive(Clone, Debug)]
 pub struct Incoming {
     desk: Arc<FrontDesk>,
@@ -439,7 +436,7 @@ impl Iterator for &Incoming {
                 Popped::Work(ready, _) => ready,
                 Popped::Closed => return None,
             };
-            // This thread may be long away.
+            // This thread may be away for long.
             desk.queue.before_blocking(usize::MAX);
             let Some((mut inner, cause)) = desk.wanted(ready) else { continue };
             match desk.give(&mut inner, cause) {
@@ -460,21 +457,20 @@ impl Iterator for &Incoming {
 /// Why a connection is given to the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
-    /// It was accepted just now. Nothing need have come yet.
+    /// It was just accepted. Bytes need not have arrived yet.
     New,
     /// It was parked, maybe by an earlier generation, and there is something to read: bytes, or the
     /// client's end.
     Readable,
     /// It was parked for longer than [`Timeouts::idle`](crate::Timeouts::idle), or than
-    /// [`Timeouts::idle_grace`](crate::Timeouts::idle_grace) in a drain: time for a last word.
+    /// [`Timeouts::idle_grace`](crate::Timeouts::idle_grace) in a drain: time for a last message.
     Expired,
 }
 
 /// A client's connection: a blocking stream that is in flight until it is dropped or parked.
 ///
-/// Dropping it ends it in order: what the client has not read yet is not taken from it by a reset,
-/// even if it goes on sending. While a thread panics it is reset instead, so that no answer that was
-/// cut looks whole.
+/// Dropping it ends it properly: the client can read all bytes that were written, without a reset, even if it continues to
+/// send. While a thread panics the connection is reset instead, so that a truncated response does not look complete.
 #[derive(Debug)]
 pub struct Connection {
     /// None when it is parked.
@@ -487,7 +483,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Why the program has it.
+    /// Why the program got it.
     pub fn wake(&self) -> Wake {
         self.wake
     }
@@ -497,7 +493,7 @@ impl Connection {
         self.inner.as_ref()?.conn_info.peer
     }
 
-    /// Who has connected to a unix socket. None on TCP.
+    /// The process that connected to a unix socket. None on TCP.
     pub fn peer_credentials(&self) -> Option<PeerCredentials> {
         self.inner.as_ref()?.conn_info.peer_credentials()
     }
@@ -507,23 +503,21 @@ impl Connection {
         self.inner.as_ref().map_or("", |inner| self.desk.listener(inner.listener))
     }
 
-    /// Tells whether this process drains. A connection should come to an end then: between two
-    /// requests, with a word to the client. One that lasts is cut at the drain deadline
-    /// ([`Timeouts::drain`](crate::Timeouts::drain)).
+    /// Reports whether this process drains. A connection should then end between two requests, with a last message to the
+    /// client. It is cut at the drain deadline ([`Timeouts::drain`](crate::Timeouts::drain)).
     pub fn drain(&self) -> &Drain {
         &self.drain
     }
 
-    /// Gives the connection back until there is something to read. Meanwhile it takes no thread, is
-    /// not in flight, and after a handover goes to the new process without its client seeing
-    /// anything. Then it comes out of [`Incoming`] again, there.
+    /// Gives the connection back until there is something to read. Meanwhile it takes no thread, is not in flight, and after
+    /// a handover moves to the new process, which its client does not notice. Then it comes out of [`Incoming`] again, there.
     ///
-    /// For between two requests: what the program has read and not used is lost, and so is what it
-    /// knows of this connection.
+    /// Call it between two requests: bytes that the program has read and not used are lost, and so is the program's state of
+    /// this connection.
     ///
     /// # Errors
-    /// The connection, when nobody would serve its next request: the process was told to stop, or
-    /// the successor does not take it. It is time for a last word, and the end.
+    /// The connection, if no process would serve its next request: this one stops, or the successor does not take it. Send a
+    /// last message and end it.
     pub fn park(mut self) -> Result<(), Connection> {
         let stays = |inner: &Inner| match self.desk.phase.get() {
             Phase::HandedOver => self.desk.parking.outbox.may_take(inner),
@@ -548,7 +542,7 @@ impl Connection {
         }
     }
 
-    /// As whoever accepts it knows it: the next to have it may be another process.
+    /// Back to the state of an accepted connection, because another process may get it next.
     fn make_ready(&self, inner: &mut Inner) -> io::Result<()> {
         let socket = SockRef::from(&inner.stream);
         if self.timed.load(Ordering::Relaxed) {
@@ -559,8 +553,8 @@ impl Connection {
         self.desk.watch(inner)
     }
 
-    /// How long a read waits before it fails with `WouldBlock`. Default, and None: for ever. Zero is
-    /// an error. Parking takes it off.
+    /// How long a read waits before it fails with `WouldBlock`. Default, and None: indefinitely. Zero is an error. Parking
+    /// removes it.
     ///
     /// # Errors
     /// As of [`TcpStream::set_read_timeout`].
@@ -574,8 +568,8 @@ impl Connection {
         }
     }
 
-    /// How long a write waits before it fails with `WouldBlock`. Default, and None: for ever. Zero is
-    /// an error. Parking takes it off.
+    /// How long a write waits before it fails with `WouldBlock`. Default, and None: indefinitely. Zero is an error. Parking
+    /// removes it.
     ///
     /// # Errors
     /// As of [`TcpStream::set_write_timeout`].
