@@ -70,10 +70,6 @@ impl<P> Assembly<P> {
         ended.and(finished)
     }
 
-    fn share(&self, names: &[String]) {
-        self.parking.command(Command::Share { names: names.to_vec() });
-    }
-
     fn let_go_of_listeners(&self) {
         self.open_listeners().clear();
     }
@@ -97,14 +93,16 @@ impl<P> Engine for Assembly<P> {
         self.parking.command(Command::Accept);
     }
 
-    fn pause(&self, shared: &[String]) {
-        self.share(shared);
+    fn share(&self, names: &[String]) {
+        self.parking.command(Command::Share { names: names.to_vec() });
+    }
+
+    fn pause(&self) {
         self.parking.command(Command::Pause);
     }
 
-    fn close_shared(&self, shared: &[String]) {
+    fn close_shared(&self) {
         self.let_go_of_listeners();
-        self.share(shared);
         self.parking.command(Command::CloseShared);
     }
 
@@ -113,8 +111,7 @@ impl<P> Engine for Assembly<P> {
         self.parking.command(Command::CloseLast);
     }
 
-    fn hand_connections(&self, channel: OwnedFd, shared: &[String]) {
-        self.share(shared);
+    fn hand_connections(&self, channel: OwnedFd) {
         self.parking.command(Command::HandConnections(channel));
     }
 

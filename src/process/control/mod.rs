@@ -46,14 +46,16 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 pub(crate) trait Engine {
     /// Accept on all listeners.
     fn accept(&self);
-    /// Stop accepting on the listeners that are `shared` with another generation; they stay open.
-    fn pause(&self, shared: &[String]);
-    /// Close the listeners; `ListenersClosed` follows. Those that are not `shared` are closed as by `close_last`.
-    fn close_shared(&self, shared: &[String]);
+    /// Another generation has the listeners with these names, too, and no others.
+    fn share(&self, names: &[String]);
+    /// Stop accepting on the listeners that are shared; they stay open.
+    fn pause(&self);
+    /// Close the listeners; `ListenersClosed` follows. Those that are not shared are closed as by `close_last`.
+    fn close_shared(&self);
     /// Serve the clients that wait on the listeners, then close them; `ListenersClosed` follows.
     fn close_last(&self);
-    /// The successor takes connections here, those of `shared` listeners.
-    fn hand_connections(&self, channel: OwnedFd, shared: &[String]);
+    /// The successor takes connections here, those of shared listeners.
+    fn hand_connections(&self, channel: OwnedFd);
     /// Announce the close to every connection; `Drained` follows.
     fn drain(&self);
     /// Ask every part for a sign of life; `Checked` follows.
@@ -107,9 +109,6 @@ pub(crate) struct Control<'a> {
 /// What has happened so far and counts later.
 #[derive(Debug, Default)]
 struct Progress {
-    /// The listeners that another generation has, too: those that the successor adopted, or that this process adopted
-    /// from its predecessor.
-    shared: Vec<String>,
     timers: BTreeMap<Timer, Instant>,
     /// The log says that the executable is being written.
     writer_logged: bool,
@@ -142,10 +141,11 @@ impl<'a> Control<'a> {
             .and_then(|()| watch(terminal.map(|terminal| terminal.as_fd()), Source::Terminal))
             .and_then(|()| watch(predecessor_fd, Source::Predecessor))
             .map_err(watched)?;
-        let adopted = first.iter().find_map(|action| match action {
-            Action::ToPredecessor(Message::Prepared { adopted }) => Some(adopted.clone()),
-            _ => None,
-        });
+        for action in &first {
+            if let Action::ToPredecessor(Message::Prepared { adopted }) = action {
+                engine.share(adopted);
+            }
+        }
         let mut control = Control {
             state,
             facts,
@@ -158,7 +158,7 @@ impl<'a> Control<'a> {
             strays: Strays::default(),
             hooks: HookCalls::new(hooks),
             identity: Identity(pid_file),
-            progress: Progress { shared: adopted.unwrap_or_default(), ..Progress::default() },
+            progress: Progress::default(),
         };
         control.perform_all(first);
         control.entered();
@@ -284,12 +284,12 @@ impl<'a> Control<'a> {
                 self.publish();
                 self.engine.accept();
             }
-            Action::Pause => self.engine.pause(&self.progress.shared),
-            Action::CloseShared => self.engine.close_shared(&self.progress.shared),
+            Action::Pause => self.engine.pause(),
+            Action::CloseShared => self.engine.close_shared(),
             Action::CloseLast => self.engine.close_last(),
             Action::HandConnections => {
                 if let Some(channel) = self.successor.as_mut().and_then(|s| s.connections.take()) {
-                    self.engine.hand_connections(channel, &self.progress.shared);
+                    self.engine.hand_connections(channel);
                 }
             }
             Action::Drain => self.drain(),
@@ -475,7 +475,7 @@ impl<'a> Control<'a> {
                 continue;
             }
             if let Message::Prepared { adopted } = &message {
-                self.progress.shared.clone_from(adopted);
+                self.engine.share(adopted);
             }
             self.handle(Event::FromSuccessor(message));
         }
