@@ -27,7 +27,7 @@ pub(crate) struct ConnInfo {
     pub(crate) socket: Option<Socket>,
     pub(crate) phase: PhaseWatch,
     pub(crate) generation: u32,
-    /// Those that requests may have beyond their connections', all together. None where there is no server.
+    /// The descriptors that all requests may have beyond those of their connections. None where there is no server.
     #[cfg_attr(not(feature = "files"), allow(dead_code, reason = "handlers of files ask for one"))]
     pub(crate) descriptors: Option<Budget>,
     /// None without TLS.
@@ -75,7 +75,7 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// A client's socket, for as long as somebody else has it: whoever asks keeps no connection open.
+/// A client's socket, while the server has it: this keeps no connection open.
 #[derive(Clone, Debug)]
 pub(crate) struct Socket(Weak<dyn AsFd + Send + Sync>);
 
@@ -88,7 +88,7 @@ impl Socket {
     /// The client has shut its side or reset it, or the server has closed.
     fn has_ended(&self) -> bool {
         let Some(socket) = self.0.upgrade() else { return true };
-        // Errors and hang-ups are told unasked.
+        // Errors and hang-ups are always reported.
         let ended = PollFlags::from_bits_retain(libc::POLLRDHUP);
         loop {
             match poll(&mut [PollFd::new(socket.as_fd(), ended)], PollTimeout::ZERO) {
@@ -124,7 +124,7 @@ impl PeerCredentials {
     /// None if it is no unix socket.
     fn of(socket: BorrowedFd<'_>) -> Option<PeerCredentials> {
         let found = getsockopt(&socket, sockopt::PeerCredentials).ok()?;
-        // Where nobody is known the kernel says -1.
+        // The kernel gives -1 where it knows no process.
         let known = found.uid() != u32::MAX;
         let pid = u32::try_from(found.pid()).ok().filter(|pid| *pid != 0);
         known.then(|| PeerCredentials { pid, uid: found.uid(), gid: found.gid() })
@@ -196,8 +196,8 @@ mod tests {
         ClientWatch::of(Some(Arc::new(conn_info)))
     }
 
-    /// The news may take a moment, even on one host.
-    fn is_told(watch: &ClientWatch) -> bool {
+    /// It may take a moment, even on one host.
+    fn learns_of_it(watch: &ClientWatch) -> bool {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !watch.is_gone() && Instant::now() < deadline {
             std::thread::yield_now();
@@ -232,9 +232,9 @@ mod tests {
             let watch = watch(Socket::of(&server));
             assert!(!watch.is_gone());
             client.write_all(b"not read").unwrap();
-            assert!(!watch.is_gone(), "who has said something is there");
+            assert!(!watch.is_gone(), "a client that has sent something is there");
             let _kept = end(client);
-            assert!(is_told(&watch));
+            assert!(learns_of_it(&watch));
         }
     }
 

@@ -21,7 +21,7 @@ struct Part {
 
 const PARTS: [Part; 4] = [
     Part { name: "state", path: "src/process/state", tests: &[&["--lib", "process::state"]] },
-    Part { name: "ledger", path: "src/net/acceptor/ledger", tests: &[&["--lib", "ledger"]] },
+    Part { name: "ledger", path: "src/net/transfer/ledger", tests: &[&["--lib", "ledger"]] },
     Part { name: "policy", path: "src/net/scheduler/policy.rs", tests: &[&["--lib", "net::scheduler"]] },
     Part {
         name: "exchange",

@@ -1,4 +1,4 @@
-//! Who is connected: how many by each listener, and, where that is limited, by each peer.
+//! How many connections each listener has, and each peer, where that is limited.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,14 +10,14 @@ use crate::base::sync::lock;
 #[derive(Debug)]
 pub(super) struct ConnectionCounts {
     by_listener: Box<[AtomicUsize]>,
-    /// Those whose connections count for no peer.
+    /// Listeners whose connections count for no peer.
     reserved: Box<[bool]>,
-    /// None: peers are not counted, which saves a lock for each connection.
+    /// None where peers are not counted, which saves a lock for each connection.
     by_peer: Option<Mutex<HashMap<IpAddr, usize>>>,
 }
 
 impl ConnectionCounts {
-    /// For listeners of which these are reserved for operators.
+    /// `reserved` says of each listener whether it is reserved for operators.
     pub(super) fn new(reserved: &[bool], counts_peers: bool) -> ConnectionCounts {
         ConnectionCounts {
             by_listener: reserved.iter().map(|_| AtomicUsize::new(0)).collect(),
@@ -26,17 +26,17 @@ impl ConnectionCounts {
         }
     }
 
-    /// How many are connected by this listener.
+    /// How many connections this listener has.
     pub(super) fn of_listener(&self, listener: usize) -> usize {
         self.by_listener.get(listener).map_or(0, |count| count.load(Ordering::SeqCst))
     }
 
-    /// Whether a connection counts for its peer.
+    /// The counts of peers, if connections of this listener count.
     fn counts(&self, listener: usize) -> Option<&Mutex<HashMap<IpAddr, usize>>> {
         self.by_peer.as_ref().filter(|_| self.reserved.get(listener) != Some(&true))
     }
 
-    /// One more; how many that peer has now, 0 if peers are not counted there.
+    /// Counts one more. Gives how many the peer has now, 0 if peers are not counted there.
     pub(super) fn enter(&self, listener: usize, peer: Option<SocketAddr>) -> usize {
         if let Some(count) = self.by_listener.get(listener) {
             count.fetch_add(1, Ordering::SeqCst);
@@ -63,7 +63,7 @@ impl ConnectionCounts {
     }
 }
 
-/// An IPv4 client is the same by a listener for both. One host of IPv6 has a whole /64 to come from.
+/// An IPv4 client is the same one at a listener for both families. An IPv6 host may use a whole /64.
 fn address(peer: SocketAddr) -> IpAddr {
     match peer.ip().to_canonical() {
         IpAddr::V6(ip) => {
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_comes_is_counted_until_he_goes() {
+    fn a_connection_counts_until_it_ends() {
         let counts = ConnectionCounts::new(&[false, false, true], true);
         let peer = |text: &str| Some(text.parse().unwrap());
         let cases = [
@@ -103,6 +103,9 @@ mod tests {
             counts.leave(1, peer(text));
         }
         assert_eq!(counts.of_listener(1), 0);
-        assert!(counts.by_peer.unwrap().into_inner().unwrap().is_empty(), "who is gone is forgotten");
+        assert!(
+            counts.by_peer.unwrap().into_inner().unwrap().is_empty(),
+            "nothing is left of those that ended"
+        );
     }
 }

@@ -138,7 +138,7 @@ impl<P: Portable> Connections<P> {
 
     /// Once a tick: ends what was parked, or queued, for too long.
     pub(super) fn sweep(&mut self, now: Instant) {
-        if self.parking.drain.has_begun() {
+        if self.parking.drain.has_started() {
             // A worker that parked a connection while the drain began may not have known.
             self.parking.hasten_idle();
         }
@@ -173,7 +173,7 @@ impl<P: Portable> Connections<P> {
             Activity::Lingering(lingering) => self.end(lingering.reason, connection),
             Activity::Idle { .. } | Activity::Receiving if came() => self.queue(connection),
             Activity::Idle { .. } if !P::OPAQUE => {
-                let is_drain = self.parking.drain.has_begun();
+                let is_drain = self.parking.drain.has_started();
                 connection.begin_end_of_idle(if is_drain { CloseReason::Grace } else { CloseReason::Idle });
                 self.linger(connection);
             }
@@ -272,7 +272,7 @@ impl<P: Portable> Connections<P> {
     }
 
     pub(super) fn begin_drain(&mut self, grace: Duration) {
-        self.parking.drain.begin(grace, self.parking.ticks.now());
+        self.parking.drain.start(grace, self.parking.ticks.now());
         self.parking.hasten_idle();
         info!("{} connections open; idle ones are kept for {grace:?} more", self.parking.open());
     }

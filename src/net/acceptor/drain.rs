@@ -12,10 +12,10 @@ use super::ticks::ticks_of;
 
 /// Written once, by the acceptor.
 #[derive(Debug, Default)]
-pub(crate) struct Draining(OnceLock<Begun>);
+pub(crate) struct Draining(OnceLock<Started>);
 
 #[derive(Debug)]
-struct Begun {
+struct Started {
     /// How long an idle connection is kept.
     grace: Duration,
     /// The tick at which the grace is over of connections that were idle when the drain began.
@@ -24,27 +24,27 @@ struct Begun {
 
 impl Draining {
     /// `now` is a tick.
-    pub(super) fn begin(&self, grace: Duration, now: u32) {
-        let _ = self.0.set(Begun { grace, over: now.saturating_add(ticks_of(grace)) });
+    pub(super) fn start(&self, grace: Duration, now: u32) {
+        let _ = self.0.set(Started { grace, over: now.saturating_add(ticks_of(grace)) });
     }
 
-    pub(crate) fn has_begun(&self) -> bool {
+    pub(crate) fn has_started(&self) -> bool {
         self.0.get().is_some()
     }
 
     /// How long an idle connection is kept.
     pub(crate) fn grace(&self) -> Option<Duration> {
-        self.0.get().map(|begun| begun.grace)
+        self.0.get().map(|started| started.grace)
     }
 
     /// The latest deadline of a connection that is idle since that tick.
     pub(super) fn limit(&self, since: u32) -> u32 {
-        self.0.get().map_or(u32::MAX, |begun| since.saturating_add(ticks_of(begun.grace)))
+        self.0.get().map_or(u32::MAX, |started| since.saturating_add(ticks_of(started.grace)))
     }
 
     /// Whether idle connections have been kept for as long as they are.
     pub(super) fn is_grace_over(&self, now: u32) -> bool {
-        self.0.get().is_some_and(|begun| now > begun.over)
+        self.0.get().is_some_and(|started| now > started.over)
     }
 }
 
@@ -57,14 +57,14 @@ mod tests {
     fn idle_connections_are_kept_for_the_grace() {
         let drain = Draining::default();
         assert_eq!(
-            (drain.has_begun(), drain.limit(7), drain.is_grace_over(u32::MAX)),
+            (drain.has_started(), drain.limit(7), drain.is_grace_over(u32::MAX)),
             (false, u32::MAX, false)
         );
-        drain.begin(3 * TICK, 10);
+        drain.start(3 * TICK, 10);
         assert_eq!((drain.grace(), drain.limit(7), drain.limit(12)), (Some(3 * TICK), 10, 15));
         assert!(!drain.is_grace_over(13) && drain.is_grace_over(14));
         let brief = Draining::default();
-        brief.begin(Duration::ZERO, 10);
+        brief.start(Duration::ZERO, 10);
         assert_eq!(brief.limit(10), 11, "a deadline of 0 means none");
     }
 }

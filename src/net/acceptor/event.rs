@@ -34,7 +34,7 @@ impl Source {
         }
     }
 
-    /// To be told of what can be read.
+    /// A registration for readability.
     pub(crate) fn readable(self) -> EpollEvent {
         EpollEvent::new(EpollFlags::EPOLLIN, self.key())
     }

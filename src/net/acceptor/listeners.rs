@@ -48,7 +48,7 @@ struct Polled {
     is_full: bool,
     /// It is being closed: served until then at least, and until nobody waits in its queue.
     closing: Option<Instant>,
-    /// It is an operators' one, who want to see the drain: closed when everything else has ended.
+    /// Operators want to see the drain: theirs is closed when everything else has ended.
     stays: bool,
 }
 

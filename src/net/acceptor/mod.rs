@@ -194,7 +194,7 @@ impl<P: Portable> Acceptor<P> {
     /// between the two is not missed.
     fn look_for_ends(&mut self) {
         let parking = Arc::clone(&self.connections.parking);
-        let is_draining = parking.drain.has_begun();
+        let is_draining = parking.drain.has_started();
         parking.wakes_on_end.store(is_draining || self.listeners.wait_for_ends(), Ordering::SeqCst);
         self.listeners.note_ends(&parking);
         let is_over = is_draining

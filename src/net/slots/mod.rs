@@ -1,8 +1,8 @@
-//! The slot table: where a connection rests while nobody works on it, and how the acceptor and a
-//! worker never both have it, and never lose an event of it.
+//! The slot table: where a connection is while no worker has it. It sees to it that acceptor and worker never both have a
+//! connection, and that no event of one is lost.
 //!
-//! Events are edge-triggered and registered once. One that comes while a worker has the connection
-//! is kept in the slot, and the worker that wants to park finds it there and goes on instead.
+//! Events are edge-triggered and registered once. One that comes while a worker has the connection is kept in the slot,
+//! and the worker that wants to park finds it there and continues instead.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -12,7 +12,7 @@ use crate::base::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering, loc
 /// Slots are made this many at a time, when first needed.
 const CHUNK: usize = if cfg!(loom) { 2 } else { 256 };
 
-/// A place in the table, and which of its tenants is meant: events of earlier ones are void.
+/// A place in the table, and which of its tenants is meant: events of earlier tenants are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlotId {
     index: u32,
@@ -29,7 +29,7 @@ impl SlotId {
     }
 }
 
-/// What rests in the table: `T` is a connection.
+/// The table: `T` is a connection.
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
     chunks: Box<[Chunk<T>]>,
@@ -37,12 +37,12 @@ pub(crate) struct Slots<T> {
     taken: AtomicUsize,
 }
 
-/// The slots that are free. Of as many as a limit that means "any number" allows, no list is made before its time.
+/// The slots that are free. Those that were never taken are a range, not a list: a limit may be very high.
 #[derive(Debug)]
 struct Free {
-    /// Given back.
+    /// Slots that were given back.
     back: Vec<u32>,
-    /// Never taken yet.
+    /// Slots that were never taken.
     new: Range<u32>,
 }
 
@@ -82,7 +82,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// Takes a free slot for a connection that is not parked yet. None: all are taken.
+    /// Takes a free slot for a connection that is not parked yet; None if all are taken.
     pub(crate) fn claim(&self) -> Option<SlotId> {
         let index = {
             let mut free = lock_checked(&self.free);
@@ -108,7 +108,7 @@ impl<T> Slots<T> {
         self.taken.fetch_sub(1, Ordering::SeqCst) - 1
     }
 
-    /// Gives back what was claimed and not used.
+    /// Gives back slots that were claimed and not used.
     pub(crate) fn release_all(&self, ids: Vec<SlotId>) {
         for id in ids {
             self.release(id);
@@ -119,7 +119,7 @@ impl<T> Slots<T> {
         self.taken.load(Ordering::SeqCst)
     }
 
-    /// Parks what is away, until an event or the deadline. Given back if an event came meanwhile.
+    /// Parks a tenant until an event or the deadline. Gives it back if an event came meanwhile.
     pub(crate) fn park(&self, id: SlotId, tenant: T, deadline: u32) -> Result<(), T> {
         let slot = self.slot(id.index);
         let mut content = lock(slot);
@@ -137,7 +137,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// An event came: takes what is parked; for what is away the event is kept.
+    /// An event came: takes the tenant if it is parked. If it is away, the event is kept.
     pub(crate) fn take(&self, id: SlotId) -> Option<T> {
         let slot = self.existing(id.index)?;
         let mut content = lock(slot);
@@ -151,13 +151,13 @@ impl<T> Slots<T> {
         take_parked(&mut content)
     }
 
-    /// Takes what is parked with a deadline at or before `now`.
+    /// Takes parked tenants with a deadline at or before `now`.
     pub(crate) fn take_expired(&self, now: u32) -> Vec<T> {
         let expired = |slot: &Slot<T>| (1..=now).contains(&slot.deadline.load(Ordering::Relaxed));
         let mut taken = Vec::new();
         for slot in self.all().filter(|slot| expired(slot)) {
             let mut content = lock(slot);
-            // Looked at again under the lock: it may have been taken and parked anew.
+            // Checked again under the lock: it may have been taken and parked again.
             if expired(slot) {
                 taken.extend(take_parked(&mut content));
             }
@@ -165,8 +165,8 @@ impl<T> Slots<T> {
         taken
     }
 
-    /// Takes what is parked and wanted, `most` of it, from the place `from` on; the place to go on
-    /// from, None when all have been looked at.
+    /// Takes parked tenants that are wanted, at most `most`, from the place `from` on. Gives the place to continue from, or
+    /// None when the end was reached.
     pub(crate) fn take_wanted(
         &self,
         from: usize,
@@ -186,7 +186,7 @@ impl<T> Slots<T> {
         (taken, None)
     }
 
-    /// Moves deadlines of what is parked: `f` gets each with its deadline.
+    /// Changes the deadlines of parked tenants: `f` gets each tenant with its deadline.
     pub(crate) fn redate(&self, f: impl Fn(&T, u32) -> u32) {
         for slot in self.all() {
             let content = lock(slot);
@@ -248,7 +248,7 @@ mod tests {
         slots.park(id, "a", 0).unwrap();
         assert_eq!(slots.take(id), Some("a"));
         assert_eq!(slots.take(id), None, "away: the event is kept");
-        assert_eq!(slots.park(id, "a", 0), Err("a"), "and given to who wants to park");
+        assert_eq!(slots.park(id, "a", 0), Err("a"), "and given to the one that wants to park");
         assert_eq!(slots.park(id, "a", 0), Ok(()), "once");
     }
 
@@ -315,7 +315,7 @@ mod tests {
                     let mut seen = 0;
                     for mut tenant in work {
                         loop {
-                            // What an event announced must be there for who was called by it.
+                            // What an event announces must be there for the thread that it wakes.
                             seen += pending.swap(0, Ordering::AcqRel);
                             *tenant += 1;
                             match slots.park(id, tenant, 0) {

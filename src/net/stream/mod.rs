@@ -37,7 +37,7 @@ impl Stream {
         if is_unix { Stream::Unix(Arc::new(fd.into())) } else { Stream::Tcp(Arc::new(fd.into())) }
     }
 
-    /// For who asks about the client and does not keep the connection.
+    /// For questions about the client, which keep no connection open.
     pub(crate) fn socket(&self) -> Socket {
         match self {
             Stream::Tcp(s) => Socket::of(s),
@@ -57,7 +57,7 @@ impl Stream {
         })
     }
 
-    /// Bytes that are out. The rest is to be written again: what TLS has made of it waits for that.
+    /// How many bytes are out. The rest is to be written again: its ciphertext waits for that.
     pub(crate) fn write(&self, buf: &[u8]) -> io::Result<usize> {
         match self {
             #[cfg(feature = "tls")]
@@ -66,12 +66,12 @@ impl Stream {
         }
     }
 
-    /// Not by std, which writes to some sockets in a way that raises SIGPIPE.
+    /// std writes to some sockets in a way that raises SIGPIPE.
     fn send(&self, buf: &[u8], flags: libc::c_int) -> io::Result<usize> {
         uninterrupted(|| SockRef::from(self).send_with_flags(buf, flags | libc::MSG_NOSIGNAL))
     }
 
-    /// As `write`, of what our end follows at once: a TCP segment carries both.
+    /// As `write`, for bytes that our end follows at once: a TCP segment carries both.
     pub(crate) fn write_last(&self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(_) => self.send(buf, libc::MSG_MORE),
@@ -90,7 +90,7 @@ impl Stream {
         })
     }
 
-    /// Whether a read of `n` bytes for which there was `room` took all there was.
+    /// Whether a read of `n` bytes into `room` bytes took everything.
     pub(crate) fn is_drained(&self, n: usize, room: usize) -> bool {
         match self {
             #[cfg(feature = "tls")]
@@ -99,7 +99,7 @@ impl Stream {
         }
     }
 
-    /// Whether a read has something to show, whatever the socket says.
+    /// Whether a read would give bytes, whatever the socket has.
     pub(crate) fn has_more(&self) -> bool {
         match self {
             #[cfg(feature = "tls")]
@@ -108,7 +108,7 @@ impl Stream {
         }
     }
 
-    /// Whether something has come of which a read shows nothing yet: part of a TLS record.
+    /// Whether bytes have come that a read does not give yet: part of a TLS record.
     pub(crate) fn holds_part(&self) -> bool {
         match self {
             #[cfg(feature = "tls")]
@@ -117,7 +117,7 @@ impl Stream {
         }
     }
 
-    /// Bytes kept with it, from now on in no more memory than they need.
+    /// How many bytes are kept with it, from now on in no more memory than they need.
     pub(crate) fn hold(&self) -> usize {
         match self {
             #[cfg(feature = "tls")]
@@ -126,7 +126,7 @@ impl Stream {
         }
     }
 
-    /// Whether it ends with this process: what TLS has agreed upon can't be passed on.
+    /// Whether it ends with this process: a TLS session can't be passed on.
     pub(crate) fn is_bound_here(&self) -> bool {
         match self {
             #[cfg(feature = "tls")]
@@ -135,7 +135,7 @@ impl Stream {
         }
     }
 
-    /// Says what is to be said at the end, before `shutdown_write`; whether all is out.
+    /// Writes what TLS has to write at the end, before `shutdown_write`; whether all is out.
     pub(crate) fn say_end(&self) -> io::Result<bool> {
         match self {
             #[cfg(feature = "tls")]
@@ -144,7 +144,7 @@ impl Stream {
         }
     }
 
-    /// Reads what nobody wants, as it comes.
+    /// Reads bytes that are dropped, without TLS.
     pub(super) fn read_raw(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             #[cfg(feature = "tls")]
@@ -156,9 +156,9 @@ impl Stream {
     /// Sends up to `n` bytes of `file`, from where it stands, without copying them; 0 is its end.
     ///
     /// # Errors
-    /// Those of the socket and of the file; `Unsupported` where it is not for the kernel to do this.
+    /// Those of the socket and of the file; `Unsupported` where the kernel can't do this.
     pub(crate) fn send_file(&self, file: &File, n: usize) -> io::Result<usize> {
-        // Unlike a send it can't be told not to signal that the client has gone.
+        // Unlike a send it has no flag against SIGPIPE.
         if !sys::is_ignored(libc::SIGPIPE) {
             return Err(ErrorKind::Unsupported.into());
         }
@@ -170,8 +170,7 @@ impl Stream {
         })
     }
 
-    /// Tells the client that nothing more comes. A bare close would tell it late if some child of
-    /// ours is between fork and exec.
+    /// Ends our side. The close alone would be late if a child of ours is between fork and exec.
     pub(crate) fn shutdown_write(&self) {
         let _ = match self {
             Stream::Tcp(s) => s.shutdown(Shutdown::Write),
@@ -189,7 +188,7 @@ impl Stream {
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
 
-    /// What a read would find, without reading it.
+    /// What a read would find. Reads nothing.
     pub(crate) fn peek(&self) -> Peek {
         if self.has_more() {
             return Peek::Bytes;
@@ -203,10 +202,10 @@ impl Stream {
         }
     }
 
-    /// Whether nothing that is written reaches the client any more: it has reset the connection, or has closed
-    /// a unix socket. One that has only ended its own side is there.
+    /// Whether nothing that is written reaches the client any more: it has reset the connection, or has closed a unix
+    /// socket. A client that has only ended its own side is not gone.
     pub(crate) fn is_gone(&self) -> bool {
-        // Errors and hang-ups are told unasked.
+        // Errors and hang-ups are always reported.
         let mut socket = [PollFd::new(self.as_fd(), PollFlags::empty())];
         loop {
             match poll(&mut socket, PollTimeout::ZERO) {

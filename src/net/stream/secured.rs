@@ -22,18 +22,18 @@ impl Secured {
 }
 
 impl Stream {
-    /// Begins TLS, with the client's first byte.
+    /// A stream on which TLS starts with the client's first byte.
     pub(crate) fn secured(self, tls: &Tls) -> Stream {
         let session = Mutex::new(Session::new(tls.clone()));
         Stream::Tls(Arc::new(Secured { socket: self, session }))
     }
 
-    /// Whether TLS has to be agreed upon before anything can be read or written.
+    /// Whether the handshake has to be completed before anything can be read or written.
     pub(crate) fn is_handshaking(&self) -> bool {
         matches!(self, Stream::Tls(s) if s.lock().is_handshaking())
     }
 
-    /// Goes on with the handshake as far as it gets.
+    /// Continues the handshake as far as possible.
     pub(crate) fn shake_hands(&self) -> Result<Handshake, Failure> {
         match self {
             Stream::Tls(s) => s.lock().shake_hands(&mut Raw(&s.socket)),
@@ -41,7 +41,7 @@ impl Stream {
         }
     }
 
-    /// When the handshake began, if it has.
+    /// When the handshake started, if it has.
     pub(crate) fn began(&self) -> Option<Instant> {
         match self {
             Stream::Tls(s) => s.lock().began(),
@@ -49,7 +49,7 @@ impl Stream {
         }
     }
 
-    /// What was agreed upon.
+    /// The result of the handshake.
     pub(crate) fn tls_info(&self) -> Option<TlsInfo> {
         match self {
             Stream::Tls(s) => s.lock().info(),
@@ -57,7 +57,7 @@ impl Stream {
         }
     }
 
-    /// Writes beneath TLS, for who has not begun to speak it.
+    /// Writes without TLS, for a client that does not use it.
     pub(crate) fn write_in_the_clear(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Stream::Tls(s) => s.socket.write(bytes),
@@ -66,7 +66,7 @@ impl Stream {
     }
 }
 
-/// What is beneath TLS.
+/// The socket below TLS.
 pub(super) struct Raw<'a>(pub(super) &'a Stream);
 
 impl Read for Raw<'_> {

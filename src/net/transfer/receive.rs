@@ -121,7 +121,7 @@ impl Receiver {
 
     /// How many connections can still be granted.
     fn room<P>(&self, connections: &Connections<P>) -> usize {
-        if connections.parking.drain.has_begun() {
+        if connections.parking.drain.has_started() {
             return 0;
         }
         let promised = self.channels.values().map(PredecessorChannel::promised);

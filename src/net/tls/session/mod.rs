@@ -42,8 +42,8 @@ pub(crate) struct Session {
     /// Encrypted; the socket has taken so much of it.
     outgoing: Vec<u8>,
     taken: usize,
-    /// Plaintext that is in `outgoing`, and of which its writer has not been told that it is out.
-    untold: usize,
+    /// Plaintext that is in `outgoing`, and was not reported to its writer as written.
+    unreported: usize,
     state: State,
     /// The client's end: it said so, or its socket did.
     end: Option<End>,
@@ -99,7 +99,7 @@ pub(crate) enum Failure {
     Text,
     /// The client ended, or its socket failed.
     Gone(io::Error),
-    /// What was wrong, and the client has been told.
+    /// The error, which the client has been sent.
     Refused(rustls::Error),
 }
 
@@ -118,7 +118,7 @@ impl Session {
             plain: Vec::new(),
             outgoing: Vec::new(),
             taken: 0,
-            untold: 0,
+            unreported: 0,
             state: State::Handshake,
             end: None,
             drained: false,
@@ -248,12 +248,12 @@ impl Session {
     }
 
     /// Bytes of `bufs` that are out: encrypted, and the socket has all of it. Of what is only encrypted
-    /// the writer is not told yet, and has to write it again, as it must on `WouldBlock`.
+    /// it is not reported yet, and the writer has to write it again, as it must on `WouldBlock`.
     pub(crate) fn write(&mut self, socket: &mut (impl Read + Write), bufs: &[&[u8]]) -> io::Result<usize> {
         if self.state != State::Open {
             return Err(ErrorKind::NotConnected.into());
         }
-        if self.untold == 0 {
+        if self.unreported == 0 {
             if !self.flush(socket)? {
                 return Err(ErrorKind::WouldBlock.into());
             }
@@ -269,14 +269,14 @@ impl Session {
                 }
             };
             self.process(&mut [], &Say::Data(plain)).map_err(io::Error::other)?;
-            self.untold = plain.len();
+            self.unreported = plain.len();
         }
         self.flush(socket)?;
         // A byte of plaintext is one of ciphertext at least.
-        let left = self.untold.min(self.outgoing.len().saturating_sub(self.taken));
-        let told = self.untold.saturating_sub(left);
-        self.untold = left;
-        if told == 0 && left > 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(told) }
+        let left = self.unreported.min(self.outgoing.len().saturating_sub(self.taken));
+        let reported = self.unreported.saturating_sub(left);
+        self.unreported = left;
+        if reported == 0 && left > 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(reported) }
     }
 
     /// Says close_notify, once; whether all that was ever said is out.
