@@ -74,11 +74,7 @@ fn tls(server: Server, flags: Option<[String; 3]>) -> Server {
 
 fn router(handle: &Handle) -> Router {
     // For as long as a test takes.
-    let patient = RouteLimits {
-        body_rate: Some(0),
-        body_stall: Some(Duration::from_secs(600)),
-        ..RouteLimits::default()
-    };
+    let patient = RouteLimits::new().body_rate(None).body_stall(Duration::from_secs(600));
     websocket(Router::new())
         .get("/", |_: Request| "Hello, World!")
         .get("/ok", |_: Request| "ok\n")

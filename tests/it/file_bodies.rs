@@ -146,13 +146,11 @@ fn a_client_that_leaves_in_the_middle_leaves_nothing_behind() {
 /// Limits of a route go before those of the server, for what comes and for what goes.
 #[test]
 fn a_route_has_its_own_patience() {
-    let hasty = || RouteLimits {
-        body_stall: Some(Duration::from_millis(100)),
-        response_stall: Some(Duration::from_millis(100)),
-        ..RouteLimits::default()
+    let hasty = || {
+        let short = Duration::from_millis(100);
+        RouteLimits::new().body_stall(short).response_stall(short)
     };
-    let slow =
-        RouteLimits { body_rate: Some(1 << 40), response_rate: Some(1 << 40), ..RouteLimits::default() };
+    let slow = RouteLimits::new().body_rate(1 << 40).response_rate(1 << 40);
     let text = |mut req: Request| req.text();
     let router = Router::new()
         .post("/hasty", limited(hasty(), text))

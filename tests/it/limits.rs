@@ -674,8 +674,7 @@ fn durations_without_end() {
         .drain(NEVER)
         .lame_duck(Duration::ZERO)
         .idle_grace(NEVER);
-    let rules =
-        RouteLimits { body_stall: Some(NEVER), response_stall: Some(NEVER), ..RouteLimits::default() };
+    let rules = RouteLimits::new().body_stall(NEVER).response_stall(NEVER);
     let gate = Gate::default();
     let mine = limited(rules, |mut req: Request| req.text());
     let routes = routes(&gate).post("/mine", mine);

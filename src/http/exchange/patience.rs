@@ -92,7 +92,7 @@ impl Exchange<'_> {
         Patience {
             stall: limits.body_stall.unwrap_or(common.timeouts.body_stall).min(FAR),
             grace: common.timeouts.rate_grace,
-            rate: limits.body_rate.or(common.limits.body_rate).unwrap_or(0),
+            rate: limits.body_rate.unwrap_or(common.limits.body_rate).unwrap_or(0),
         }
     }
 
@@ -102,7 +102,7 @@ impl Exchange<'_> {
         Patience {
             stall: limits.response_stall.unwrap_or(common.timeouts.response_stall).min(FAR),
             grace: common.timeouts.rate_grace,
-            rate: limits.response_rate.or(common.limits.response_rate).unwrap_or(0),
+            rate: limits.response_rate.unwrap_or(common.limits.response_rate).unwrap_or(0),
         }
     }
 }

@@ -6,30 +6,62 @@ use http::Method;
 
 use super::Handler;
 use super::routes::{Call, RouteMatch, RouteRules, Routes, Seal, call_by_hand, find_route, run, verify};
+use crate::base::limits::within_reach;
 use crate::{Request, Response};
 
-/// Limits of one route, for [`limited`]. Where one is None, which is the default, that of the server
-/// holds: of its [`Limits`](crate::Limits) and [`Timeouts`](crate::Timeouts).
+/// Limits of one route, for [`limited`]. What is not set here is as in the server's [`Limits`](crate::Limits) and
+/// [`Timeouts`](crate::Timeouts). `None` is no limit, whatever the server's limit is. A stall or a rate of zero, by which
+/// no client would be served, is an error of [`Server::serve`](crate::Server::serve).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
 pub struct RouteLimits {
-    /// Bytes of a request body; above it 413. See [`Limits::body_bytes`](crate::Limits::body_bytes).
-    pub body_bytes: Option<u64>,
-    /// Without a byte of a request body; then 408. See
-    /// [`Timeouts::body_stall`](crate::Timeouts::body_stall).
-    pub body_stall: Option<Duration>,
-    /// Bytes a second of a request body, on average; below it 408, 0 for none. See
-    /// [`Limits::body_rate`](crate::Limits::body_rate).
-    pub body_rate: Option<u64>,
-    /// Without a byte of a response taken by the client; then closed. See
-    /// [`Timeouts::response_stall`](crate::Timeouts::response_stall).
-    pub response_stall: Option<Duration>,
-    /// Bytes a second of a response that a client must take, on average; below it closed, 0 for
-    /// none. See [`Limits::response_rate`](crate::Limits::response_rate).
-    pub response_rate: Option<u64>,
+    pub(crate) body_bytes: Option<u64>,
+    pub(crate) body_stall: Option<Duration>,
+    pub(crate) body_rate: Option<Option<u64>>,
+    pub(crate) response_stall: Option<Duration>,
+    pub(crate) response_rate: Option<Option<u64>>,
 }
 
 impl RouteLimits {
-    /// These, and `outer` where they say nothing.
+    /// The limits of the server.
+    pub fn new() -> RouteLimits {
+        RouteLimits::default()
+    }
+
+    /// Bytes of a request body; above it 413. 0: no bodies. See [`Limits::body_bytes`](crate::Limits::body_bytes).
+    pub fn body_bytes(mut self, bytes: u64) -> RouteLimits {
+        self.body_bytes = Some(bytes);
+        self
+    }
+
+    /// Without a byte of a request body; then 408. See [`Timeouts::body_stall`](crate::Timeouts::body_stall).
+    pub fn body_stall(mut self, time: impl Into<Option<Duration>>) -> RouteLimits {
+        self.body_stall = Some(within_reach(time));
+        self
+    }
+
+    /// Bytes a second of a request body that a client must send on average; below it 408. See
+    /// [`Limits::body_rate`](crate::Limits::body_rate).
+    pub fn body_rate(mut self, bytes: impl Into<Option<u64>>) -> RouteLimits {
+        self.body_rate = Some(bytes.into());
+        self
+    }
+
+    /// Without the client reading a byte of a response; then the connection is closed. See
+    /// [`Timeouts::response_stall`](crate::Timeouts::response_stall).
+    pub fn response_stall(mut self, time: impl Into<Option<Duration>>) -> RouteLimits {
+        self.response_stall = Some(within_reach(time));
+        self
+    }
+
+    /// Bytes a second of a response that a client must read on average; below it the connection is closed. See
+    /// [`Limits::response_rate`](crate::Limits::response_rate).
+    pub fn response_rate(mut self, bytes: impl Into<Option<u64>>) -> RouteLimits {
+        self.response_rate = Some(bytes.into());
+        self
+    }
+
+    /// These, and `outer` where they are not set.
     pub(super) fn or(self, outer: &RouteLimits) -> RouteLimits {
         RouteLimits {
             body_bytes: self.body_bytes.or(outer.body_bytes),
@@ -37,6 +69,20 @@ impl RouteLimits {
             body_rate: self.body_rate.or(outer.body_rate),
             response_stall: self.response_stall.or(outer.response_stall),
             response_rate: self.response_rate.or(outer.response_rate),
+        }
+    }
+
+    /// # Errors
+    /// A bound by which no client would be served.
+    fn check(&self) -> Result<(), String> {
+        let stalls = [("body_stall", self.body_stall), ("response_stall", self.response_stall)];
+        let rates = [("body_rate", self.body_rate), ("response_rate", self.response_rate)];
+        if let Some((name, _)) = stalls.iter().find(|(_, time)| *time == Some(Duration::ZERO)) {
+            return Err(format!("RouteLimits::{name} is zero: it would always have run out; None is never"));
+        }
+        match rates.iter().find(|(_, rate)| *rate == Some(Some(0))) {
+            Some((name, _)) => Err(format!("RouteLimits::{name} is 0: None is no limit")),
+            None => Ok(()),
         }
     }
 }
@@ -73,7 +119,7 @@ pub fn streaming(handler: impl Handler) -> impl Handler {
 /// # router.check().unwrap();
 /// ```
 pub fn max_body(bytes: u64, handler: impl Handler) -> impl Handler {
-    limited(RouteLimits { body_bytes: Some(bytes), ..Default::default() }, handler)
+    limited(RouteLimits::new().body_bytes(bytes), handler)
 }
 
 /// The same handler with limits of its own. Of a router, they hold for all routes that don't say
@@ -85,12 +131,7 @@ pub fn max_body(bytes: u64, handler: impl Handler) -> impl Handler {
 /// use std::time::Duration;
 ///
 /// // From a device on a bad line: little, and slowly.
-/// let patient = RouteLimits {
-///     body_bytes: Some(4 << 10),
-///     body_stall: Some(Duration::from_secs(300)),
-///     body_rate: Some(0),
-///     ..Default::default()
-/// };
+/// let patient = RouteLimits::new().body_bytes(4 << 10).body_stall(Duration::from_secs(300)).body_rate(None);
 /// let router = Router::new().post("/reading", limited(patient, |mut req: Request| req.text()));
 /// # router.check().unwrap();
 /// ```
@@ -125,6 +166,34 @@ impl<H: Handler> Routes for Ruled<H> {
     }
 
     fn verify(&self) -> Result<(), String> {
-        verify(&self.handler)
+        match (self.rules.limits.check(), verify(&self.handler)) {
+            (Err(limits), Err(handler)) => Err(format!("{limits}; {handler}")),
+            (limits, handler) => limits.and(handler),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_that_serve_nobody_are_errors() {
+        let limits = RouteLimits::new;
+        let cases = [
+            (limits().body_stall(Duration::ZERO), Some("RouteLimits::body_stall is zero: it would")),
+            (limits().response_stall(Duration::ZERO), Some("RouteLimits::response_stall is zero: it would")),
+            (limits().body_rate(0), Some("RouteLimits::body_rate is 0: None is no limit")),
+            (limits().response_rate(0), Some("RouteLimits::response_rate is 0: None is no limit")),
+            (limits().body_rate(None).response_rate(None).body_stall(None).response_stall(None), None),
+            (limits().body_bytes(0), None),
+        ];
+        for (limits, why) in cases {
+            let checked = limited(limits, |_: Request| ()).check();
+            assert_eq!(checked.is_err(), why.is_some(), "{checked:?}");
+            assert!(why.is_none_or(|why| checked.unwrap_err().starts_with(why)));
+        }
+        let routed = crate::Router::new().post("/a", limited(limits().body_rate(0), |_: Request| ()));
+        assert_eq!(routed.check(), Err("POST /a: RouteLimits::body_rate is 0: None is no limit".to_owned()));
     }
 }
