@@ -48,7 +48,7 @@ impl ConnInfo {
         }
     }
 
-    /// For a connection of the same process.
+    /// A handle for a connection of the same process.
     pub(crate) fn of_connection(&self, peer: Option<SocketAddr>, socket: Socket) -> ConnInfo {
         ConnInfo {
             socket: Some(socket),
@@ -70,7 +70,7 @@ impl ConnInfo {
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
-        // With its scope.
+        // Includes the scope.
         IpAddr::V6(_) => address,
     }
 }
@@ -104,7 +104,7 @@ impl Socket {
     }
 }
 
-/// Who has connected to a unix socket, as the kernel knows it (`SO_PEERCRED`).
+/// The process that connected to a unix socket, by the kernel's record (`SO_PEERCRED`).
 ///
 /// They are those of the process that called `connect`, at that time. It may have passed the socket
 /// on since, or have ended, and its pid be another's by now: what a client may do is to be decided by

@@ -53,25 +53,25 @@ pub(crate) struct Connection<P> {
     /// Bytes that were read and not used. Empty and without memory while it is idle.
     pub(crate) buffered: Vec<u8>,
     pub(crate) progress: P,
-    /// Held while a request has begun and its response is not complete.
+    /// Held from the start of a request until its response is complete.
     pub(crate) guard: Option<Guard>,
     /// Requests so far.
     pub(crate) served: u64,
     pub(crate) activity: Activity,
     /// The client may have closed its side behind the bytes that wait; the poller does not report that again.
     pub(crate) may_have_ended: bool,
-    /// The poller reports writability, too.
+    /// The poller also reports writability.
     pub(crate) polls_write: bool,
 }
 
-/// What a connection was doing when a worker last had it: that decides how it ends when its time is over.
+/// The activity of a connection when a worker last had it, which decides how it ends at a timeout.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Activity {
     /// Between two requests, with nothing buffered.
     Idle { since: Instant },
     /// A request, or the first bytes of one, are being received, or it is new.
     Receiving,
-    /// In the middle of a response: the client gets no other one.
+    /// In the middle of a response: the client can't get another one.
     Responding(Cut),
     /// Only `linger_on` is to be called.
     Lingering(Lingering),
@@ -197,7 +197,7 @@ impl<P> Connection<P> {
         self.guard = None;
     }
 
-    /// Drops some of what has come.
+    /// Drops some received bytes.
     pub(crate) fn linger_on(&mut self) -> Linger {
         let Activity::Lingering(lingering) = &mut self.activity else { return Linger::Over };
         let mut buf = [0; 16 << 10];

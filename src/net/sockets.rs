@@ -27,7 +27,7 @@ pub(crate) struct Opened {
 /// Opens a socket for each of `configs`: the inherited one with its name, or else with its address, or else a new one.
 /// `bound` is called with each new one at once, as the next may fail.
 ///
-/// A socket at `[::]` takes IPv4, too, unless `0.0.0.0` with the same port is asked for, too. This can't be changed once
+/// A socket at `[::]` also accepts IPv4, unless `0.0.0.0` with the same port is a listener too. This can't be changed once
 /// it is bound. So an inherited one may serve both, and two inherited ones may serve a lone `[::]`.
 ///
 /// # Errors
@@ -183,7 +183,7 @@ impl InheritedSockets {
 #[derive(Debug)]
 struct Claim {
     config: ListenerConfig,
-    /// Of several, the first that can be bound.
+    /// The first of several addresses that can be bound.
     place: Place,
     socket: Option<usize>,
     /// The socket takes the IPv4 part of a `[::]`, and keeps the name that it has.
@@ -215,7 +215,7 @@ fn claims(configs: Vec<ListenerConfig>, sockets: &InheritedSockets) -> Result<Ve
         let place = known.map_or_else(|| Place::resolve(&config.name), Ok)?;
         claims.push(Claim { config, place, socket, is_part: false });
     }
-    // First by address, and only then by a socket that may serve another address, too.
+    // First by address, and only then by a socket that may also serve another address.
     for find in [at_its_address, of_both_families] {
         for index in 0..claims.len() {
             let unserved = claims.get(index).filter(|claim| claim.socket.is_none());
@@ -378,7 +378,7 @@ mod tests {
             new.listeners.iter().map(address).collect::<Vec<_>>(),
             [address(&old[0]), address(&old[1])]
         );
-        // By that name it would be the first one to the predecessor.
+        // By that name the predecessor would take it for the first one.
         let second = address(&old[1]).to_string();
         let error = open(configs(&[&second]), heirs(), &mut |_| {}).unwrap_err().to_string();
         assert!(error.contains(&format!("the generation before this one listens on {second}")), "{error}");

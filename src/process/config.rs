@@ -75,7 +75,7 @@ impl ProcessConfig {
     /// A file that names the process that owns the service: written by rename when serving starts, moved to the
     /// successor at COMMIT, removed at the end. Default: none.
     ///
-    /// The user who serves must be able to replace it: if [`before_ready`](Self::before_ready) changes the user, put
+    /// The user that serves must be able to replace it: if [`before_ready`](Self::before_ready) changes the user, put
     /// it into a directory of that user. Otherwise `serve` returns an error.
     pub fn pid_file(mut self, path: impl Into<PathBuf>) -> ProcessConfig {
         self.pid_file = Some(path.into());
@@ -136,7 +136,7 @@ impl ProcessConfig {
 
     /// Hands over what only one generation may have: a lock, a single-writer store, a consumer's place.
     ///
-    /// `release` gives it up when a successor is prepared, before that is told to serve. It returns `()` or a
+    /// `release` gives it up when a successor is prepared, before that serves. It returns `()` or a
     /// [`HandoverState`](crate::handover::HandoverState), which the successor's `acquire` gets. If it returns an error,
     /// or takes longer than [`Timeouts::ready`](crate::Timeouts::ready), there is no handover. This process continues
     /// to serve the connections it has.

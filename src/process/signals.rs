@@ -283,7 +283,7 @@ impl Installed {
 impl Drop for Heard {
     fn drop(&mut self) {
         if !self.is_guest {
-            // For PID 1 there is no default action.
+            // PID 1 has no default action.
             sys::end_at_next();
             if getpid().as_raw() != 1 {
                 STOPS.into_iter().for_each(sys::default_action);
@@ -360,7 +360,7 @@ fn sender(origin: &Origin) -> String {
     }
 }
 
-/// As numbers, for the HELLO.
+/// The numbers for the HELLO.
 pub(crate) fn numbers(set: &SigSet) -> Vec<i32> {
     set.iter().map(|signal| signal as i32).collect()
 }

@@ -43,7 +43,7 @@ pub(crate) struct Terminal {
     poller: Epoll,
     /// Its hang-up is somebody's doing, and not also a part of the leader's end.
     tells: bool,
-    /// Who has the other side, where the leader is a half of it, and had a terminal of its own.
+    /// The process on the other side, if the leader is one half (sudo) and had a terminal of its own.
     holder: Option<Holder>,
     state: Mutex<State>,
 }

@@ -16,7 +16,7 @@ enum Failure {
     NobodyWaits,
     /// The connection was reset while it waited, its network is gone, a firewall forbids it: the next one may succeed.
     OfConnection,
-    /// The next one fails, too, until something changes.
+    /// The next accept fails too, until something changes.
     Lasting,
 }
 
@@ -67,7 +67,7 @@ impl Pauses {
         (self.next, self.in_a_row) = (PAUSE.0, 0);
     }
 
-    /// Whether to accept the next one at once. If not, a pause may have begun.
+    /// Whether to accept the next one at once. If not, a pause may have started.
     pub(super) fn note_failure(&mut self, e: &io::Error) -> bool {
         let failure = Failure::of(e);
         self.in_a_row = if failure == Failure::OfConnection { self.in_a_row + 1 } else { 0 };
@@ -91,7 +91,7 @@ impl Pauses {
         self.next = (self.next * 2).min(PAUSE.1);
     }
 
-    /// Whether a pause was on, and is over.
+    /// Whether a pause has just ended.
     pub(super) fn end(&mut self, now: Instant) -> bool {
         self.until.take_if(|until| now >= *until).is_some()
     }
@@ -107,9 +107,9 @@ mod tests {
             (Failure::NobodyWaits, &[libc::EAGAIN, libc::EINVAL]),
             (Failure::Lasting, &[libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM]),
             (Failure::OfConnection, &[libc::EINTR, libc::ECONNABORTED, libc::ECONNRESET, libc::ETIMEDOUT]),
-            // By a firewall.
+            // Caused by a firewall.
             (Failure::OfConnection, &[libc::EPERM, libc::EPROTO, libc::ENOPROTOOPT, libc::EOPNOTSUPP]),
-            // Of its network: accept(2) has these treated as EAGAIN.
+            // Errors of the connection's network: accept(2) recommends treating them as EAGAIN.
             (Failure::OfConnection, &[libc::ENETDOWN, libc::ENETUNREACH, libc::EHOSTDOWN]),
             (Failure::OfConnection, &[libc::EHOSTUNREACH, libc::ENONET]),
             // What should not be is not tried without end at once.

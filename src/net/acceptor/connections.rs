@@ -277,7 +277,7 @@ impl<P: Portable> Connections<P> {
         info!("{} connections open; idle ones are kept for {grace:?} more", self.parking.open());
     }
 
-    /// At the drain deadline the log names each connection that is left, though the process may live on.
+    /// At the drain deadline the log names each remaining connection, although the process may continue to run.
     pub(super) fn cut_all(&mut self) {
         for connection in self.parking.slots.take_expired(u32::MAX) {
             let Activity::Responding(cut) = connection.activity else {

@@ -18,7 +18,7 @@ pub(crate) struct Draining(OnceLock<Started>);
 struct Started {
     /// How long an idle connection is kept.
     grace: Duration,
-    /// The tick at which the grace is over of connections that were idle when the drain began.
+    /// The tick at which the grace of connections that were idle at the start of the drain ends.
     over: u32,
 }
 

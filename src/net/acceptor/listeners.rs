@@ -23,7 +23,7 @@ const FULL_LOGGED: Duration = Duration::from_secs(10);
 pub(super) struct Listeners {
     all: Vec<Polled>,
     accepting: bool,
-    /// The names of listeners that another generation has, too, as it calls them: the successor from PREPARED on, or the
+    /// The names of listeners that another generation also has, as it calls them: the successor from PREPARED on, or the
     /// predecessor.
     shared: Vec<String>,
     /// A successor on probation accepts from those that are shared.
@@ -53,7 +53,7 @@ struct Polled {
 }
 
 impl Polled {
-    /// Operators are answered at the connection limit, too; and clients that wait on a listener that is being closed
+    /// Admin listeners accept even at the connection limit, and so do clients that wait on a listener that is being closed
     /// would be reset.
     fn has_reserve(&self) -> bool {
         self.listener.config.reserved || self.closing.is_some()
@@ -182,7 +182,7 @@ impl Listeners {
         }
     }
 
-    /// Closes those that another generation has, too.
+    /// Closes those that another generation also has.
     pub(super) fn close_shared<P>(&mut self, parking: &Parking<P>) {
         let shared = std::mem::take(&mut self.shared);
         self.close(parking, |listener| !listener.is_among(&shared));
@@ -212,7 +212,7 @@ impl Listeners {
         self.poll(parking);
     }
 
-    /// Closes those of operators, too. True when all listeners are closed.
+    /// Closes the admin listeners too. True when all listeners are closed.
     pub(super) fn close_rest<P>(&mut self, parking: &Parking<P>) -> bool {
         for polled in &mut self.all {
             if polled.closing.is_none() {

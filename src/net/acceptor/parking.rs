@@ -26,7 +26,7 @@ use crate::net::transfer::Outbox;
 
 /// Connections that operators' listeners may accept beyond the limit.
 const RESERVE: usize = 64;
-/// At a stop, a longer queue of the kernel is taken over in several goes.
+/// At a stop, a longer queue of the kernel is accepted in several steps.
 const LONGEST_BACKLOG: i32 = 1 << 16;
 
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub(crate) struct Parking<P> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Deadline {
     At(Instant),
-    /// Between two requests since then: until the idle timeout, or the grace of a drain, is over.
+    /// Between two requests since then, until the idle timeout or the grace of a drain ends.
     Idle(Instant),
 }
 
@@ -62,7 +62,7 @@ pub(crate) enum Deadline {
 #[derive(Debug)]
 pub(crate) enum Command {
     Accept,
-    /// Another generation has the listeners with these names, too.
+    /// Another generation also has the listeners with these names.
     Share {
         names: Vec<String>,
     },
@@ -224,7 +224,7 @@ impl<P> Parking<P> {
         self.drain.is_grace_over(self.ticks.now())
     }
 
-    /// To be called once, before the connection is parked.
+    /// Must be called once, before the connection is parked.
     pub(crate) fn register(&self, connection: &Connection<P>) -> io::Result<()> {
         let event = EpollEvent::new(edge(), connection.slot.to_bits());
         Ok(self.poller_of(connection.site).add(&connection.stream, event)?)
@@ -234,7 +234,7 @@ impl<P> Parking<P> {
         let _ = self.poller_of(connection.site).delete(&connection.stream);
     }
 
-    /// Asks for an event, too, when the socket takes bytes again.
+    /// Also requests an event when the socket accepts bytes again.
     pub(crate) fn poll_write(&self, connection: &mut Connection<P>) -> io::Result<()> {
         if !connection.polls_write {
             let flags = edge() | EpollFlags::EPOLLOUT;

@@ -5,7 +5,7 @@
 //! A connection is registered once, edge-triggered. An event that comes while a worker has the connection is kept in its slot,
 //! and the worker that wants to park it finds it there. One-shot registration costs a system call more for each request
 //! (3.25 instead of 2.15 at 64 connections, in a prototype with a fixed answer), and has to be renewed under the slot's
-//! lock, since the number of a descriptor that was swept may be used anew.
+//! lock, because the number of a swept descriptor may be reused.
 
 use std::fmt::Debug;
 use std::io;
@@ -144,7 +144,7 @@ mod tests {
                     let is_over = keys.contains(&INTERRUPT);
                     keys.into_iter().filter(|key| *key != INTERRUPT).for_each(|key| got.send(key).unwrap());
                     if is_over {
-                        // As a closed queue: each interrupts the next.
+                        // As in a closed queue: each interrupts the next.
                         return poller.interrupt();
                     }
                 }

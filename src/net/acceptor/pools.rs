@@ -42,7 +42,7 @@ impl<P> Pools<P> {
         self.0.iter().map(|pool| &pool.queue)
     }
 
-    /// To be queued with the pool's next batch.
+    /// Connections to queue with the pool's next batch.
     pub(super) fn add(&mut self, pool: usize, ready: Ready<P>) {
         if let Some(pool) = self.0.get_mut(pool) {
             pool.batch.push(ready);

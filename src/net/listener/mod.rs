@@ -28,7 +28,7 @@ use unix_path::{Patience, is_socket};
 /// How many connections the kernel holds while nobody accepts, unless a listener is configured otherwise.
 pub(crate) const BACKLOG: i32 = 1024;
 
-/// How long a handshake that has begun may take when a listener is closed: one round trip.
+/// How long a handshake in progress may take when a listener is closed: one round trip.
 const ROUND_TRIP: Duration = Duration::from_millis(50);
 
 /// The most that the kernel takes for TCP_KEEPIDLE.
@@ -40,7 +40,7 @@ pub(crate) struct ListenerConfig {
     /// The text given to `listen`.
     pub(crate) name: String,
     pub(crate) site: usize,
-    /// Accepts at the connection limit, too.
+    /// Accepts even at the connection limit.
     pub(crate) reserved: bool,
     pub(crate) backlog: i32,
     /// How long a client may be silent before it is probed.
@@ -81,7 +81,7 @@ impl ListenerConfig {
 pub(crate) struct Listener {
     pub(crate) config: ListenerConfig,
     /// What it is called at a handover: the text given to `listen`, and the names by which it was inherited. So a
-    /// successor of an earlier version, or with an earlier configuration, finds it, too.
+    /// successor of an earlier version, or with an earlier configuration, finds it too.
     pub(crate) names: Vec<String>,
     pub(crate) fd: Arc<OwnedFd>,
     kind: ListenerKind,
@@ -271,7 +271,7 @@ impl Listener {
     }
 
     /// For a process that stops and is the last to have the listener: no new client connects from here on. The result is
-    /// how long those that have begun to connect may still take.
+    /// how long handshakes in progress may still take.
     pub(crate) fn refuse_new(&mut self) -> Duration {
         if self.is_unix() {
             self.unlink();
@@ -299,7 +299,7 @@ impl Listener {
         }
     }
 
-    /// Ends the socket in every process: a child of ours between fork and exec would keep it open.
+    /// Ends the socket in every process, because a child between fork and exec would keep it open.
     pub(crate) fn shut(&self) {
         let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Read);
     }
@@ -482,7 +482,7 @@ mod tests {
         let (path, moved) = (folder.path().join("socket"), folder.path().join("moved"));
         let mut listener = bind(&format!("unix:{}", path.display())).unwrap();
         let waiting = [(); 3].map(|()| UnixStream::connect(&path).unwrap());
-        // For a client that has found the path before it is removed.
+        // For a client that found the path before it was removed.
         fs::hard_link(&path, &moved).unwrap();
         assert_eq!(listener.refuse_new(), Duration::ZERO);
         assert_eq!(UnixStream::connect(&path).unwrap_err().kind(), ErrorKind::NotFound);

@@ -1,6 +1,6 @@
 //! The path of a unix socket: bound by one server, whichever start there at the same time.
 //!
-//! A path that is left from a server that is gone is removed and bound anew. Two servers that start at once could each take
+//! A path left by a server that has ended is removed and bound again. Two servers that start at once could each take
 //! the other's for such a path, so they exclude each other by a lock: a file beside the path, which is removed again.
 
 use std::ffi::OsStr;

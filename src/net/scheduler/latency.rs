@@ -1,6 +1,6 @@
 //! How long a route's handler runs, and whether it blocks: what `policy` has to know before a handler is called.
 //!
-//! - A handler that blocks is told from one that computes by its thread's voluntary context switches (`getrusage`). That
+//! - A handler that blocks is distinguished from one that computes by its thread's voluntary context switches (`getrusage`). That
 //!   is a system call, so it is asked only about routes that are long. A long run of a route that was never long says
 //!   nothing: the machine may have been busy.
 //! - A run counts for 0.8 ms at most in the average of its route. Otherwise one that was preempted for 10 ms makes its route
@@ -48,7 +48,7 @@ impl HandlerLatency {
         self.is_long() && self.blocked.is_long()
     }
 
-    /// By the thread that runs it.
+    /// Called by the thread that runs the handler.
     pub(crate) fn start(&self) -> Run {
         Run { begin: Instant::now(), waits: if self.is_long() { waits() } else { None } }
     }

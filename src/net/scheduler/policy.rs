@@ -8,7 +8,7 @@
 //!
 //! **Why there is one way of waiting** (decided on 2026-11-29). Before, the acceptor waited for the events of an idle pool, and
 //! lent its epoll to the workers of a busy one. Both were built as `kitchen_sink --workers 16` (release) and run in turns,
-//! 5 to 9 rounds of a second each, on two cores that other programs used, too; `wrk` with one thread, the server on one
+//! 5 to 9 rounds of a second each, on two cores that other programs used too; `wrk` with one thread, the server on one
 //! core and the client on the other. Medians of the ratios new to old of each round:
 //!
 //! | scenario | CPU for a request | p99 |
@@ -83,7 +83,7 @@
 //!   block by surprise waited 17 to 25 ms.
 //! - Where nobody polls and no worker has done anything for 1 ms, all that are awake are in handlers: one is woken to poll.
 //! - Where no worker has polled for 5 ms (all are in handlers, or busy with what they queue themselves), the acceptor
-//!   collects the events, so that these connections have their place in the queue, too. It also does so four times a
+//!   collects the events, so that these connections have their place in the queue too. It also does so four times a
 //!   second without a watch: the wait that `Timeouts::queue_wait` limits begins there.
 
 use std::time::{Duration, Instant};
@@ -91,7 +91,7 @@ use std::time::{Duration, Instant};
 /// How often the acceptor looks at a pool that it watches, and how long the front of a queue waits before it is stuck.
 pub(crate) const LOOK: Duration = Duration::from_millis(1);
 
-/// As [`LOOK`], less what a timer's granularity may take from it: that must not cost a whole look.
+/// [`LOOK`] minus a timer's granularity, so that this does not cost a whole look.
 const NEARLY_A_LOOK: Duration = Duration::from_micros(875);
 
 /// After so long without a worker that polls the acceptor collects events; after so long without progress it
@@ -182,7 +182,7 @@ pub(super) struct Look {
     pub(super) snapshot: Snapshot,
     pub(super) progress: Progress,
     pub(super) running: usize,
-    /// For how long the front of the queue has waited.
+    /// How long the front of the queue has waited.
     pub(super) front_waits: Option<Duration>,
     pub(super) now: Instant,
 }

@@ -1,5 +1,5 @@
 #![cfg(loom)]
-//! Every order of steps of those who have to do with one slot.
+//! Every order of the steps of all threads that use one slot.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ fn park(slots: &Table, id: SlotId, tenant: Tenant) -> Option<Tenant> {
     slots.park(id, tenant, deadline).err()
 }
 
-/// As a worker does: sees to all that is there, and parks, until there is no more.
+/// As a worker: handles all events, and parks, until there are none.
 fn work(slots: &Table, id: SlotId, bytes: &AtomicU32, mut tenant: Tenant) {
     loop {
         bytes.swap(0, Ordering::AcqRel);
@@ -129,7 +129,7 @@ fn an_event_of_what_a_sweep_or_a_departure_took_is_kept() {
                 }
             })
         };
-        // It looks whether something is there, as who lingers or departs does not: only the slot tells.
+        // It checks for events, unlike a lingering or departing connection, which only the slot notifies.
         for tenant in slots.take_wanted(0, 1, |_| true).0.into_iter().chain(slots.take_expired(1)) {
             if let Some(again) = park(&slots, id, tenant) {
                 work(&slots, id, &bytes, again);
@@ -219,7 +219,7 @@ fn an_earlier_tenants_event_never_takes_the_next() {
     });
 }
 
-/// A slot that is free is wholly free: who claims it finds nothing of who had it.
+/// A free slot is entirely free: a new tenant finds nothing of the previous one.
 #[test]
 fn what_is_released_is_claimed_by_one_and_as_another_tenant() {
     loom::model(|| {

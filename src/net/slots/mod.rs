@@ -64,7 +64,7 @@ struct Content<T> {
 #[derive(Debug)]
 enum State<T> {
     Free,
-    /// In the queue, with a worker or on a thread of its own.
+    /// The connection is in the queue, with a worker or on a thread of its own.
     Away {
         event: bool,
     },

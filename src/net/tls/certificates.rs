@@ -140,7 +140,7 @@ type Keys = Arc<[Arc<CertifiedKey>]>;
 pub(super) type Asked = Arc<OnceLock<Box<str>>>;
 
 impl Loaded {
-    /// For one connection, and where the name is put that its client asks for.
+    /// The configuration for one connection, and the place for the server name that its client requests.
     pub(super) fn for_client(&self) -> (Arc<ServerConfig>, Asked) {
         let asked = Asked::default();
         let mut own = self.config.clone();

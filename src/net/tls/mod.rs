@@ -20,8 +20,8 @@ pub(crate) use session::{Failure, Handshake, Session};
 /// Plain data until [`Server::serve`](crate::Server::serve), which reads the files and says what is
 /// wrong with them. TLS 1.2 and 1.3, by `rustls`; the protocol within is HTTP/1.1, and ALPN says so.
 ///
-/// A clone steers the same listener: [`Tls::reload`] reads the files anew. A successor reads them when
-/// it starts, so that a handover takes up new certificates, too.
+/// A clone controls the same listener: [`Tls::reload`] reads the files again. A successor reads them when
+/// it starts, so that a handover also uses new certificates.
 ///
 /// ```no_run
 /// use heirloom::prelude::*;
@@ -63,20 +63,20 @@ impl Tls {
     }
 
     /// Mutual TLS: a client must show a certificate that an authority in this file (PEM) has issued.
-    /// Who has none does not come through the handshake.
+    /// The handshake fails for other clients.
     #[must_use]
     pub fn require_clients(self, authorities: impl Into<PathBuf>) -> Tls {
         self.with(|spec| spec.clients = Some((authorities.into(), true)))
     }
 
-    /// As [`Tls::require_clients`], but a client without a certificate is let in, too. The handler sees
+    /// As [`Tls::require_clients`], but clients without a certificate are accepted too. The handler sees
     /// which it is ([`TlsInfo::client_certificates`]).
     #[must_use]
     pub fn request_clients(self, authorities: impl Into<PathBuf>) -> Tls {
         self.with(|spec| spec.clients = Some((authorities.into(), false)))
     }
 
-    /// Reads the files anew. New connections get what is in them; those that are open keep what they
+    /// Reads the files again. New connections use the new content; open ones keep what they
     /// have.
     ///
     /// # Errors

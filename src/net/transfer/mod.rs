@@ -75,7 +75,7 @@ impl ListenerNames {
         }
     }
 
-    /// Of each listener, whether it is among those that the successor has adopted.
+    /// For each listener, whether the successor has adopted it.
     fn are_among(&self, adopted: &[String]) -> impl Iterator<Item = bool> {
         let count = |name: &String| adopted.iter().filter(|other| *other == name).count();
         self.0.iter().map(move |listener| listener.nth < listener.names.first().map_or(0, count))

@@ -51,7 +51,7 @@ pub(crate) enum Packet {
     /// The connection channel of the sender's own predecessor, whose descriptor is beside the packet, and the credit
     /// that is left there.
     Channel { batch: u64, credit: usize },
-    /// To be added to the receiver's counters, by their names.
+    /// Counts to add to the receiver's counters, by name.
     Counts(Vec<(String, u64)>),
 }
 

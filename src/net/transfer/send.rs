@@ -150,7 +150,7 @@ impl<P: Portable> Sender<P> {
         let heard = channel.hear();
         let parking = &connections.parking;
         if channel.is_deaf || heard.ended.is_some() {
-            // Before workers get the connections that are ours again: they announce the close.
+            // Before workers get the returned connections, so that they announce the close.
             let _ = parking.poller.delete(&channel.channel);
             parking.outbox.set_gate(Gate::Shut);
         }
@@ -343,7 +343,7 @@ impl<P: Portable> SuccessorChannel<P> {
     }
 }
 
-/// The connection as its packet describes it. It can be continued here afterwards, too.
+/// The connection as its packet describes it. It can also be continued here afterwards.
 fn pack<P: Portable>(connection: &mut Connection<P>, names: &ListenerNames) -> Record {
     let now = Instant::now();
     let since = |at: Instant| now.saturating_duration_since(at);

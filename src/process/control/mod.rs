@@ -38,7 +38,7 @@ use crate::process::signals::{self, SignalRequest};
 use crate::process::state::{Action, Event, Stage, State, Timer, Why};
 use crate::process::terminal::{Loss, Terminal};
 
-/// For `on_exit`, even if the drain deadline is over.
+/// Time for `on_exit`, even after the drain deadline.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// What the control loop controls: the running parts of a server. None of the methods waits; the end of what they start
@@ -106,7 +106,7 @@ pub(crate) struct Control<'a> {
     progress: Progress,
 }
 
-/// What has happened so far and counts later.
+/// Past events that matter later.
 #[derive(Debug, Default)]
 struct Progress {
     timers: BTreeMap<Timer, Instant>,
@@ -402,7 +402,7 @@ impl<'a> Control<'a> {
     fn read_inbox(&mut self) {
         for note in self.inbox.take() {
             let event = match note {
-                // Something may have begun since.
+                // A request may have started since.
                 Note::Event(Event::Drained) if !self.engine.is_idle() => continue,
                 Note::Event(event) => event,
                 Note::Hook(ticket, result) => match self.hooks.result(ticket, result) {

@@ -20,9 +20,9 @@ use crate::process::state::Stage;
 pub(super) struct Successor {
     child: Child,
     channel: Channel,
-    /// Until COMMIT.
+    /// Present until COMMIT.
     pub(super) connections: Option<OwnedFd>,
-    /// Until the state is written to it.
+    /// Present until the state is written to it.
     pub(super) state: Option<StateFile>,
     /// It said FAILED and may end by itself, with its own message on its standard error.
     has_failed: bool,
@@ -31,7 +31,7 @@ pub(super) struct Successor {
 /// What is left of a successor that was dismissed.
 #[derive(Debug)]
 pub(super) struct LastWord {
-    /// It had been told to stop. That was meant for the service, and holds.
+    /// It had received a stop, which was meant for the service and applies here too.
     pub(super) told_to_stop: bool,
     /// None: it is reaped.
     pub(super) child: Option<Child>,

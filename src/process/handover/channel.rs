@@ -40,12 +40,12 @@ impl Channel {
         Ok(Channel { socket, input: Vec::new(), ended: false, speaker: None, early: Vec::new() })
     }
 
-    /// Makes the kernel say who speaks: the child may be a script, with the program below it.
+    /// Makes the kernel report the sender's pid: the child may be a script, with the program below it.
     pub(crate) fn ask_who_speaks(&self) -> io::Result<()> {
         Ok(setsockopt(&self.socket, sockopt::PassCred, &true)?)
     }
 
-    /// Who spoke last, if that was asked for.
+    /// The sender of the last message, if enabled.
     pub(crate) fn speaker(&self) -> Option<Pid> {
         self.speaker
     }
@@ -63,7 +63,7 @@ impl Channel {
         }
     }
 
-    /// What has arrived. The end is reported by `has_ended`, after the last message: a reset is
+    /// The messages that have arrived. The end is reported by `has_ended`, after the last message: a reset is
     /// not the end, since lines may still be queued behind it.
     pub(crate) fn receive(&mut self) -> Vec<Message> {
         let mut messages = std::mem::take(&mut self.early);
@@ -112,7 +112,7 @@ impl Channel {
         self.ended
     }
 
-    /// Waits for the next message; what has come with it is for `receive`.
+    /// Waits for the next message; `receive` returns the ones that arrived with it.
     ///
     /// # Errors
     /// `TimedOut`, or `UnexpectedEof` if the peer is gone without one.

@@ -39,7 +39,7 @@ const LAST_BREATH: u16 = 500;
 /// Between SIGKILL and the end of a process that can end, in milliseconds, on a busy machine.
 const KILLED: u16 = 5_000;
 
-/// Of a command that is told to the successor; a byte takes up to three, a line has 64 KiB.
+/// The length of a command in a message; a byte takes up to three, a line has 64 KiB.
 const COMMAND_BYTES: usize = 16 << 10;
 
 /// How this process was started, so that it can be started again.
@@ -112,7 +112,7 @@ impl Program {
     }
 }
 
-/// `$PWD` if it names the working directory, so that a symlink in it is looked up anew.
+/// `$PWD` if it names the working directory, so that a symlink in it is resolved again.
 fn first_cwd() -> Option<PathBuf> {
     let pwd = env::var_os("PWD").map(PathBuf::from).filter(|pwd| pwd.is_absolute());
     let named = pwd.filter(|pwd| match (fs::metadata(pwd), fs::metadata(".")) {
@@ -249,7 +249,7 @@ fn fs_inode(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(rustix::fs::fstat(fd)?.st_ino)
 }
 
-/// A process of ours, to be killed or reaped. Dropping it does neither.
+/// A child process, to be killed or reaped. Dropping it does neither.
 #[derive(Debug)]
 pub(crate) struct Child {
     process: Process,
@@ -288,7 +288,7 @@ impl Child {
         self.process.pid
     }
 
-    /// Who serves: the child, or whom it waits for.
+    /// The process that serves: the child, or the one it waits for.
     pub(crate) fn server(&self) -> Pid {
         self.below.as_ref().map_or(self.process.pid, |below| below.pid)
     }
@@ -327,7 +327,7 @@ impl Child {
         }
     }
 
-    /// For a child that is about to end: its channel has, or it said so.
+    /// For a child that is about to end: its channel has ended, or it has said so.
     pub(crate) fn wait_briefly(&mut self) {
         if self.end.is_none() {
             let _ = self.process.ends_within(LAST_BREATH);

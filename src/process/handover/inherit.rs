@@ -83,7 +83,7 @@ pub fn init() -> Result<(), Error> {
     Ok(())
 }
 
-/// What `init` found, the first time it is asked; then there is a log to be written to, too.
+/// The result of `init`, once, when there is a log to write to.
 pub(crate) fn take() -> Option<Inheritance> {
     let mut adopted = lock(&ADOPTED);
     match adopted.replace(Found::Taken) {
@@ -119,7 +119,7 @@ fn look() -> Result<Found, Error> {
     let mut lifecycle = Channel::new(inherit(channel, "the lifecycle channel")?)
         .map_err(|e| Error::io(ErrorKind::Inherit, "can't use the lifecycle channel", e))?;
     let rest = take_over(&mut lifecycle, channel.saturating_add(1), note);
-    // The predecessor's log says it, too.
+    // The predecessor's log has it too.
     let (listeners, connections, state, predecessor) =
         rest.inspect_err(|e| lifecycle.send(&Message::Failed { reason: e.to_string() }))?;
     Ok(Found::Left(Inheritance { listeners, lifecycle, connections, state, predecessor }))
@@ -185,10 +185,10 @@ fn hello(channel: &mut Channel) -> io::Result<Hello> {
 /// The text of the variable.
 #[derive(Debug, PartialEq, Eq)]
 struct Note {
-    /// Of the lifecycle channel.
+    /// The inode of the lifecycle channel.
     inode: u64,
     listeners: Vec<String>,
-    /// Of the listeners' files, one for each listener; empty if the predecessor's version has no such thing.
+    /// The listeners' files, one for each listener; empty if the predecessor's version does not send them.
     paths: Vec<Option<FileId>>,
     has_state: bool,
     files: Vec<String>,

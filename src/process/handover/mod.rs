@@ -23,7 +23,7 @@ use crate::base::percent;
 /// spoken.
 pub(crate) const VERSION: u32 = 1;
 
-/// A message and who says it (P: predecessor, S: successor).
+/// A message and its sender (P: predecessor, S: successor).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Message {
     /// P and S, first of all.
@@ -34,17 +34,17 @@ pub(crate) enum Message {
     Go { probation: Duration, state: Option<StateHead> },
     /// S: accepting.
     Serving,
-    /// S: probation is over, and acceptor and workers answered.
+    /// S: probation has ended, and acceptor and workers responded.
     StillGood,
     /// P: the service is yours.
     Commit,
     /// S: take the service back.
     Failed { reason: String },
-    /// P or S: told to stop, so must you be. The drain ends within this time.
+    /// P or S: stopping; the receiver must stop too. The drain ends within this time.
     Stopping { within: Duration },
     /// P: my listeners are closed.
     Closed,
-    /// P: someone asked me, who have handed over, for a handover.
+    /// P: it has handed over and has received a HUP.
     HandoverPlease,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Hello {
     pub(crate) nohup: bool,
     /// Signals blocked when the first generation was started.
     pub(crate) blocked: Vec<i32>,
-    /// P: how it started S. A script may stand between, and must be run at the next handover, too.
+    /// P: how it started S. A script may stand between, and must be run at the next handover too.
     pub(crate) command: Option<Command>,
 }
 
@@ -177,16 +177,16 @@ pub(crate) struct FileId {
 }
 
 impl FileId {
-    /// Of no file.
+    /// No file.
     pub(crate) const NONE: FileId = FileId { device: 0, inode: 0 };
 
-    /// Of what is at `path`, which may be a symlink itself.
+    /// The file at `path`, which may itself be a symlink.
     pub(crate) fn at(path: &Path) -> Option<FileId> {
         let found = fs::symlink_metadata(path).ok()?;
         Some(FileId { device: found.dev(), inode: found.ino() })
     }
 
-    /// As the note of a handover has it.
+    /// In the format of the handover variable.
     pub(crate) fn parse(text: &str) -> Option<FileId> {
         let (device, inode) = text.split_once(':')?;
         Some(FileId { device: device.parse().ok()?, inode: inode.parse().ok()? })

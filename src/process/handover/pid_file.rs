@@ -15,7 +15,7 @@ use nix::unistd::geteuid;
 /// More than a number and its line end.
 const NAME_BYTES: u64 = 64;
 
-/// For a file system that is slow.
+/// Time for a slow file system.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A file that names a process. Written by rename, so that a reader never sees half of it.
@@ -49,7 +49,7 @@ impl PidFile {
         let Ok(file) = fs::symlink_metadata(&self.path) else { return Ok(()) };
         let user = geteuid();
         let owns = |metadata: &Metadata| metadata.uid() == user.as_raw();
-        // Of others' files in a sticky folder nobody else may remove any.
+        // In a sticky directory only its owner may remove a file.
         let is_sticky = folder.mode() & libc::S_ISVTX != 0;
         if is_sticky && !user.is_root() && !owns(&file) && !owns(&folder) {
             return Err(ErrorKind::PermissionDenied.into());
@@ -77,7 +77,7 @@ impl PidFile {
         Ok(path)
     }
 
-    /// Removes the file if it still names `pid`. What is no file of ours is left alone, without waiting for it.
+    /// Removes the file if it still names `pid`. Another file is left alone, without waiting for it.
     pub(crate) fn remove_if(&self, pid: i32) -> io::Result<()> {
         if self.named().is_some_and(|text| text.trim() == pid.to_string()) {
             fs::remove_file(&self.path)?;

@@ -38,7 +38,7 @@ pub(crate) fn is_addressed(name: &OsStr) -> bool {
 
 fn environment() -> Vec<OsString> {
     let initial = fs::read("/proc/self/environ").map(|block| pairs(&block)).unwrap_or_default();
-    // Without /proc, or if the block was overwritten, as programs do that change their title.
+    // Without /proc, or if the block was overwritten, as by programs that change their title.
     if initial.is_empty() { pairs_of(env::vars_os()) } else { initial }
 }
 
@@ -55,7 +55,7 @@ fn pairs_of(vars: env::VarsOs) -> Vec<OsString> {
     vars.filter(|(name, _)| !is_addressed(name)).map(|(name, value)| pair(&name, &value)).collect()
 }
 
-/// As an environment has it.
+/// In the format of an environment.
 pub(crate) fn pair(name: &OsStr, value: &OsStr) -> OsString {
     [name, value].join(OsStr::new("="))
 }

@@ -29,7 +29,7 @@ pub struct HandoverState {
     pub bytes: Vec<u8>,
 }
 
-/// Without the bytes: they may be secret.
+/// Omits the bytes, which may be secret.
 impl fmt::Debug for HandoverState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = format_args!("{} bytes", self.bytes.len());
@@ -59,7 +59,7 @@ pub(crate) struct Hooks {
 /// What a hook had to say.
 #[derive(Debug)]
 pub(crate) enum HookResult {
-    /// With what came of writing it for the successor.
+    /// With the result of writing it for the successor.
     Released(Result<(Arc<HandoverState>, Result<(), String>), String>),
     Acquired(Result<(), String>),
     /// All is done.
@@ -70,7 +70,7 @@ pub(crate) enum HookResult {
 #[derive(Debug)]
 pub(crate) enum Handed {
     State(Arc<HandoverState>),
-    /// By a predecessor.
+    /// Called by a predecessor.
     File(StateFile, StateHead),
 }
 
@@ -107,7 +107,7 @@ impl Hooks {
         !exclusive && self.phase.is_empty() && self.drain.is_empty() && self.exit.is_empty()
     }
 
-    /// For a first generation, before it serves.
+    /// Called by a first generation before it serves.
     pub(crate) fn acquire_first(&mut self) -> Result<(), Error> {
         self.acquire(Handed::State(Arc::default())).map_err(Error::config)
     }
@@ -136,7 +136,7 @@ impl Hooks {
                     };
                     tell(ticket, HookResult::Released(released.map(written)));
                 }
-                // A release that failed has let go of nothing.
+                // A failed release has released nothing.
                 Job::Acquire(ticket, _) if holds => tell(ticket, HookResult::Acquired(Ok(()))),
                 Job::Acquire(ticket, state) => {
                     let acquired = self.acquire(state);

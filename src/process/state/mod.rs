@@ -34,7 +34,7 @@ pub(crate) enum Stage {
     Acquiring,
     /// Successor: accepts, while the predecessor still could.
     OnProbation,
-    /// Successor that was told to stop: accepts until the predecessor has closed its listeners.
+    /// A successor that stops: it accepts until the predecessor has closed its listeners.
     Yielding,
     /// Accepts; no handover in progress.
     Serving,
@@ -85,7 +85,7 @@ pub(crate) enum Event {
     Released(Result<(), String>),
     /// What `Action::Acquire` began.
     Acquired(Result<(), String>),
-    /// Of the check that `Action::Check` began.
+    /// The result of `Action::Check`.
     Checked(Result<(), String>),
     ListenersClosed,
     /// Nothing is in flight, no connection is open.
@@ -94,7 +94,7 @@ pub(crate) enum Event {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Timer {
-    /// Of the present stage; a change of stage ends it.
+    /// The timer of the present stage; a change of stage ends it.
     Stage,
     DrainDeadline,
     SameRequest,
@@ -314,7 +314,7 @@ impl State {
             }
 
             // Successor: nothing is accepted before GO. A predecessor that dies without a word has
-            // crashed, for one that is told to stop kills an unready successor first.
+            // crashed, because one that stops kills an unready successor first.
             (Prepared, FromPredecessor(Message::Go { probation, .. })) => {
                 self.terms.probation = probation;
                 out.push(Acquire);
@@ -441,14 +441,14 @@ impl State {
                 out.extend([Action::ToSuccessor(stopping), Action::CloseShared]);
                 self.drain(Why::Stop, out);
             }
-            // Nobody else is left to stop; who waits is served all the same.
+            // No other process is left to stop; waiting clients are served nevertheless.
             Stage::Acquiring if self.orphan => self.close_and_drain(out),
             Stage::Prepared => {
                 let reason = "stopped before it served".to_owned();
                 out.extend([Action::ToPredecessor(Message::Failed { reason }), Action::Finish]);
                 self.stage = Stage::Finished;
             }
-            // The whole group may have been told, and then the predecessor relies on us.
+            // The whole group may have got the signal, and then the predecessor relies on this process.
             Stage::Acquiring => {
                 out.extend([Action::Accept, Action::ToPredecessor(stopping)]);
                 self.enter(Stage::Yielding, Some(ANSWER), out);
@@ -479,7 +479,7 @@ impl State {
         self.stage = Stage::Draining(why);
     }
 
-    /// The end, now. A successor that is not yet ready goes with us; one that serves is told.
+    /// The immediate end. A successor that is not ready is killed; one that serves is notified.
     fn abort(&mut self, out: &mut Vec<Action>) {
         match self.stage {
             Stage::Awaiting | Stage::Releasing => out.push(Action::KillSuccessor),

@@ -41,7 +41,7 @@ struct World {
     terms: u8,
     crashes: u8,
     failures: u8,
-    /// Somebody who spoke for the service was told to stop.
+    /// A process that represents the service received a stop.
     told_to_stop: bool,
     /// A process that alone had the listener, or had it after COMMIT, was killed.
     hopeless: bool,
@@ -180,7 +180,7 @@ impl World {
                 match world.processes[i].due.remove(due) {
                     Due::Released => world.on(i, Event::Released(failed()), terms),
                     _ => {
-                        // Nobody is left who has what it needs.
+                        // No process is left that has what it needs.
                         world.hopeless |= orphan && world.stage(i) == Some(Stage::Acquiring);
                         world.on(i, Event::Acquired(failed()), terms);
                     }

@@ -1,5 +1,5 @@
 //! Keeps new TCP connections away from a listening socket that is about to be closed: SYNs are dropped, while
-//! handshakes that have begun complete.
+//! handshakes in progress complete.
 //!
 //! The smallest hop limit that a packet may arrive with does it without any privilege. The kernel compares it for
 //! a SYN, and not for the packet that completes a handshake. Most hosts start their packets at 64 or 128, so a
@@ -37,7 +37,7 @@ const STARTING: [(c_int, c_int); 2] =
 pub(super) enum Barrier {
     /// Every SYN; without the filter, every one that was sent with less than 255 hops.
     Closed,
-    /// As without the filter, and this host itself starts its packets at 255: why there is no filter.
+    /// No filter, for this reason, and this host itself starts its packets at 255.
     OpenToThisHost(io::Error),
     /// Nothing: neither way is available. Why there is no filter.
     Open(io::Error),

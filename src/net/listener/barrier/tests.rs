@@ -27,7 +27,7 @@ const MOST: u8 = 255;
 /// The far end of the device.
 struct Wire {
     tun: File,
-    /// Of the clients of the case that is tested: what is said to others is left over from earlier ones.
+    /// The clients of the tested case; packets to others remain from earlier cases.
     ports: Range<u16>,
 }
 
@@ -85,7 +85,7 @@ impl Wire {
             poll(&mut fds, PollTimeout::try_from(left).unwrap()).unwrap();
             let mut packet = [0; 2048];
             let n = self.tun.read(&mut packet).unwrap();
-            // IPv6 asks for routers and reports groups, too.
+            // IPv6 also solicits routers and reports groups.
             if let Some(sent) = Sent::read(&packet[..n]).filter(|sent| self.ports.contains(&sent.to_port)) {
                 return sent;
             }
@@ -213,7 +213,7 @@ fn listen(at: &str) -> (Listener, u16) {
     (listener, port)
 }
 
-/// As for a process without CAP_NET_ADMIN.
+/// As in a process without CAP_NET_ADMIN.
 fn forbid_filters(listener: &Listener) {
     sys::set_option(listener.fd.as_fd(), libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1).unwrap();
 }
@@ -264,13 +264,13 @@ fn syns_are_dropped_and_started_handshakes_complete() {
                 let (stream, peer) = listener.accept().expect(&case);
                 assert_eq!(peer.unwrap().port(), begun.port, "{case}");
                 assert_eq!(read(&stream), "with the last packet", "{case}");
-                // Without the filter it was deaf until it was accepted.
+                // Without the filter it received nothing until it was accepted.
                 begun.says(wire, b", and more");
                 begun.hears_ack(wire, 10);
                 assert_eq!(read(&stream), ", and more", "{case}");
                 assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "{case}");
 
-                // Who starts at 255 passes where no filter is allowed, as docs/signals.md says.
+                // A client that starts at 255 passes if no filter is allowed, as docs/signals.md says.
                 neighbour.asks(wire);
                 stranger.asks(wire);
                 begun.sequence += 10;
@@ -284,7 +284,7 @@ fn syns_are_dropped_and_started_handshakes_complete() {
     });
 }
 
-/// As one that is killed within its stop leaves it, to a process that has the socket, too.
+/// As a process that is killed within its stop leaves it to another process with the socket.
 #[test]
 fn who_takes_over_a_socket_with_a_barrier_serves_it() {
     in_a_network_of_its_own(|wire| {
@@ -315,7 +315,7 @@ fn who_takes_over_a_socket_with_a_barrier_serves_it() {
                 later.hears_syn_ack(wire);
                 later.completes(wire, b"late");
                 later.hears_ack(wire, 0);
-                // Both at once: the end of one would be heard, too.
+                // Both at once, because the end of one would be received too.
                 let streams = [(); 2].map(|()| next.accept().expect(&case).0);
                 for (stream, (remote, data)) in streams.iter().zip([(begun, "early"), (later, "late")]) {
                     assert_eq!(read(stream), data, "{case}");
@@ -351,7 +351,7 @@ fn a_host_that_starts_at_255_is_said_to_be_let_through() {
     });
 }
 
-/// On a socket of another kind there is nothing to be lifted.
+/// On a socket of another kind there is nothing to lift.
 #[test]
 fn a_barrier_is_lifted_once() {
     let at = |name: &str| OwnedFd::from(Socket::from(std::net::TcpListener::bind(name).unwrap()));

@@ -187,7 +187,7 @@ fn a_worker_that_leaves_work_behind_wakes_another_for_it() {
     });
 }
 
-/// Of two on one core, one sleeps while there is work: what it leaves is done.
+/// One of two workers on one core sleeps while there is work, and the work it leaves is done.
 #[test]
 fn a_surplus_worker_leaves_work_to_one_that_is_awake() {
     model(|| {
@@ -304,7 +304,7 @@ fn work_that_waits_for_a_permit_is_done_when_one_is_released() {
     });
 }
 
-/// By exchanges that find on their way that they need it, and by a worker that is woken for it.
+/// Taken by exchanges that need it only later, and by a worker that is woken for it.
 #[test]
 fn a_permit_is_acquired_by_one() {
     model(|| {

@@ -86,7 +86,7 @@ pub(crate) enum Popped<T> {
 pub(crate) struct Taken {
     /// A streaming permit was acquired for it, which [`Queue::release_permit`] gives back.
     pub(crate) has_permit: bool,
-    /// For how long it was in the queue.
+    /// How long it was in the queue.
     pub(crate) waited: Duration,
 }
 
@@ -253,7 +253,7 @@ impl<T> Queue<T> {
         self.lock().polling > 0
     }
 
-    /// By the acceptor: looks at the pool, and wakes the workers that it needs.
+    /// Called by the acceptor: checks the pool, and wakes the workers that it needs.
     pub(crate) fn look(&self, watchdog: &mut Watchdog, now: Instant) -> Decision {
         let mut state = self.lock();
         let decision = watchdog.decide(&state.look(now));

@@ -13,17 +13,17 @@ pub(crate) struct Parker {
 }
 
 impl Parker {
-    /// For the calling thread, which is the worker with that number.
+    /// The parker of the calling thread, which is the worker with that number.
     pub(crate) fn new(index: usize) -> Parker {
         Parker { index, thread: current(), woken: Arc::new(AtomicBool::new(false)) }
     }
 
-    /// For a thread that is none of the queue's own workers.
+    /// A parker for a thread that is not one of the queue's workers.
     pub(crate) fn of_guest() -> Parker {
         Parker::new(usize::MAX)
     }
 
-    /// Before others can see that this worker sleeps.
+    /// Called before others can see that this worker sleeps.
     pub(super) fn prepare(&self) {
         self.woken.store(false, Ordering::Relaxed);
     }

@@ -149,7 +149,7 @@ impl Section<'_> {
         }
         let fault = Fault::NotBase64 { one_line: line_end(self.body.trim_ascii()).is_none() };
         let body = without_line_ends(self.body).ok_or(fault)?;
-        // As its reader wants it, which decodes secrets in constant time.
+        // In the form for its reader, which decodes secrets in constant time.
         let text = [BEGIN, self.label, DASHES, b"\n", &body, b"\n", END, self.label, DASHES].concat();
         T::from_pem_slice(&text).map_err(|_| fault)
     }

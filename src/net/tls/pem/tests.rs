@@ -58,7 +58,7 @@ fn chains_are_read_whatever_their_line_ends() {
     for (name, variant) in variants(&both) {
         assert_eq!(certificates(&variant).as_ref(), Ok(&expected), "{name}");
     }
-    // With a key between, which is in the same file.
+    // With a key of the same file in between.
     for (name, variant) in variants(&format!("{CERT}{PKCS8}{OTHER_CERT}")) {
         assert_eq!(certificates(&variant).as_ref(), Ok(&expected), "{name}");
         assert!(key(&variant).is_ok(), "{name}");

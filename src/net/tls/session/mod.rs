@@ -33,7 +33,7 @@ const OVERHEAD: usize = 64;
 /// The server's side of one connection.
 pub(crate) struct Session {
     tls: Tls,
-    /// From the client's first byte on.
+    /// The time since the client's first byte.
     engine: Option<Engine>,
     /// Read, and no whole record.
     incoming: Vec<u8>,

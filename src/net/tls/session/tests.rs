@@ -168,7 +168,7 @@ fn what_is_read_is_what_was_said_however_it_comes() {
         let mut read = Vec::new();
         for piece in sent.chunks(piece.min(sent.len())) {
             pair.wire.to_server.extend(piece);
-            // As a turn does it: as long as an event need not tell.
+            // As an exchange does: as long as no event is needed.
             while let Ok(some) = pair.read(room) {
                 assert!(!some.is_empty());
                 read.extend(some);

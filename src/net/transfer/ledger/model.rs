@@ -17,7 +17,7 @@ const ROOM: usize = 3;
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Cargo {
     Connections(Vec<Connection>),
-    /// With the credit that is left there.
+    /// With the credit that remains there.
     Channel(ChannelId, usize),
 }
 
