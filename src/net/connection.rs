@@ -211,3 +211,36 @@ impl<P> Connection<P> {
         if Instant::now() < lingering.until { Linger::More } else { Linger::Over }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::base::phase::PhaseWatch;
+
+    #[test]
+    fn a_lingering_connection_is_dropped_piece_by_piece() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = listener.accept().unwrap().0;
+        socket.set_nonblocking(true).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let slot = SlotId::from_bits(0);
+        let conn_info = Arc::new(ConnInfo::new(None, PhaseWatch::new(), 1));
+        let mut connection = Connection::new(Stream::Tcp(Arc::new(socket)), slot, (0, 0), conn_info, ());
+        connection.begin_lingering(CloseReason::Response);
+        assert_eq!(connection.linger_on(), Linger::Drained);
+        // All that the sockets hold is more than one piece, and less than what a client may send.
+        let mut sent = 0;
+        while let Ok(n) = client.write(&[0; 1 << 16]) {
+            sent += n;
+        }
+        let piece = LINGER_READS * (16 << 10);
+        assert!(sent > piece && sent < LINGER_BYTES, "{sent}");
+        assert_eq!(connection.linger_on(), Linger::More);
+        let dropped = LINGER_BYTES - connection.lingering().unwrap().left;
+        assert!((1..=piece).contains(&dropped), "others go first after a piece: {dropped}");
+    }
+}

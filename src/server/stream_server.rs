@@ -24,7 +24,7 @@ use crate::base::phase::{Drain, Phase, PhaseWatch};
 use crate::base::status::{Counters, Stats};
 use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
-use crate::net::acceptor::{Deadline, Parking, PoolPlan, pool_events};
+use crate::net::acceptor::{Deadline, Lingered, Parking, PoolPlan, pool_events};
 use crate::net::conn_info::PeerCredentials;
 use crate::net::connection::{self, Activity, Cause, Portable, Ready};
 use crate::net::listener::ListenerConfig;
@@ -301,13 +301,19 @@ impl FrontDesk {
         Ok(wake)
     }
 
+    fn linger(&self, inner: Box<Inner>, reason: CloseReason) {
+        match self.parking.linger(inner) {
+            Lingered::Parked => {}
+            Lingered::More(inner) => self.queue.push(&mut vec![Ready::new(inner, Cause::Yielded)]),
+            Lingered::Over(inner) => self.end(inner, reason),
+        }
+    }
+
     /// The connection, if it is for the program; other events are handled here.
     fn wanted(&self, Ready { connection: inner, cause }: Ready<Raw>) -> Option<(Box<Inner>, Cause)> {
         if let Some(lingering) = inner.lingering() {
             let reason = lingering.reason;
-            if let Some(inner) = self.parking.linger(inner) {
-                self.end(inner, reason);
-            }
+            self.linger(inner, reason);
             return None;
         }
         if !inner.is_idle() || cause == Cause::Expired {
@@ -615,9 +621,7 @@ impl Drop for Connection {
             return self.desk.end(inner, CloseReason::Broken);
         }
         inner.begin_lingering(CloseReason::Detached);
-        if let Some(inner) = self.desk.parking.linger(inner) {
-            self.desk.end(inner, CloseReason::Detached);
-        }
+        self.desk.linger(inner, CloseReason::Detached);
     }
 }
 

@@ -30,7 +30,7 @@ use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::http::exchange::blocking::{wait_for, write_all};
 use crate::http::exchange::ending::Ending;
 use crate::http::exchange::{Client, Progress, drop_contained};
-use crate::net::acceptor::Parking;
+use crate::net::acceptor::{Lingered, Parking};
 use crate::net::stream::Stream;
 use crate::web::body::{DetachedWriter, UpgradeHandler};
 use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
@@ -189,7 +189,12 @@ impl Detachment {
             // The thread counts until its connection is closed.
             let (client, _thread) = self.run(client);
             detached.lock().running.remove(&id);
-            if let Some(client) = parking.linger(client) {
+            let mut lingered = Lingered::More(client);
+            // Nobody waits for this thread.
+            while let Lingered::More(client) = lingered {
+                lingered = parking.linger(client);
+            }
+            if let Lingered::Over(client) = lingered {
                 debug!("connection closed: {}", CloseReason::Detached);
                 detached.lock().counters.closed(CloseReason::Detached);
                 parking.close(client);

@@ -51,7 +51,7 @@ use crate::base::log::{debug, error};
 use crate::base::panic::{contain, panic_text};
 use crate::base::phase::PhaseWatch;
 use crate::base::wait_group::WaitGroup;
-use crate::net::acceptor::{Deadline, Parking};
+use crate::net::acceptor::{Deadline, Lingered, Parking};
 use crate::net::connection::{Activity, Cause, Connection, Ready};
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::queue::{Queue, Taken};
@@ -133,7 +133,7 @@ pub(crate) fn serve(
     queue: &Queue<Ready<Progress>>,
 ) {
     if let Some(lingering) = client.lingering() {
-        return end_lingering(client, lingering.reason, worker, common);
+        return linger(client, lingering.reason, worker, common, queue);
     }
     loop {
         let permit = taken.has_permit.then(|| StreamingPermit::taken_with(queue));
@@ -178,7 +178,7 @@ fn settle(
             client.begin_lingering(reason);
             drop_progress(&mut client);
             drop(guard);
-            end_lingering(client, reason, worker, common);
+            linger(client, reason, worker, common, queue);
         }
         Disposition::Reset(reason) => {
             client.stream.reset_on_close();
@@ -189,9 +189,18 @@ fn settle(
     None
 }
 
-fn end_lingering(client: Box<Client>, reason: CloseReason, worker: &WorkerState, common: &Common) {
-    if let Some(client) = common.parking.linger(client) {
-        close(client, reason, worker, common);
+fn linger(
+    client: Box<Client>,
+    reason: CloseReason,
+    worker: &WorkerState,
+    common: &Common,
+    queue: &Queue<Ready<Progress>>,
+) {
+    match common.parking.linger(client) {
+        Lingered::Parked => {}
+        // This worker goes to the queue next.
+        Lingered::More(client) => queue.push_back(Ready::new(client, Cause::Yielded)),
+        Lingered::Over(client) => close(client, reason, worker, common),
     }
 }
 

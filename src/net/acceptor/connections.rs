@@ -9,13 +9,13 @@ use crossbeam_utils::CachePadded;
 use nix::sys::epoll::EpollTimeout;
 
 use super::Setup;
-use super::parking::{Deadline, Parking};
+use super::parking::{Deadline, Lingered, Parking};
 use super::pools::Pools;
 use crate::base::close_reason::CloseReason;
 use crate::base::log::{debug, error, info, warn};
 use crate::base::status::Counters;
 use crate::net::conn_info::ConnInfo;
-use crate::net::connection::{Activity, Cause, Connection, Cut, Linger, Portable, Ready};
+use crate::net::connection::{Activity, Cause, Connection, Cut, Lingering, Portable, Ready};
 use crate::net::slots::SlotId;
 use crate::net::stream::{Peek, Stream};
 use crate::net::transfer::is_portable;
@@ -235,17 +235,12 @@ impl<P: Portable> Connections<P> {
         !self.lingering.is_empty()
     }
 
-    fn linger(&mut self, mut connection: Box<Connection<P>>) {
-        while let Some(lingering) = connection.lingering() {
-            match connection.linger_on() {
-                Linger::Over => return self.end(lingering.reason, connection),
-                // Other connections go first.
-                Linger::More => return self.lingering.push(connection),
-                Linger::Drained => match self.parking.park(connection, Deadline::At(lingering.until)) {
-                    Ok(()) => return,
-                    Err(back) => connection = back,
-                },
-            }
+    fn linger(&mut self, connection: Box<Connection<P>>) {
+        let Some(Lingering { reason, .. }) = connection.lingering() else { return };
+        match self.parking.linger(connection) {
+            Lingered::Parked => {}
+            Lingered::More(connection) => self.lingering.push(connection),
+            Lingered::Over(connection) => self.end(reason, connection),
         }
     }
 

@@ -41,7 +41,7 @@ use crate::net::transfer::Transfers;
 use connections::Connections;
 use event::Source;
 use listeners::Listeners;
-pub(crate) use parking::{Command, Deadline, Parking};
+pub(crate) use parking::{Command, Deadline, Lingered, Parking};
 pub(crate) use pool_events::pool_events;
 pub(crate) use pools::PoolPlan;
 use ticks::TICK;

@@ -50,6 +50,14 @@ pub(crate) struct Parking<P> {
     pub(crate) outbox: Outbox<P>,
 }
 
+/// What has become of a connection that lingers.
+pub(crate) enum Lingered<P> {
+    Parked,
+    /// More came than is dropped in one go. Others go first: a client that always sends more is one of many.
+    More(Box<Connection<P>>),
+    Over(Box<Connection<P>>),
+}
+
 /// How long a connection may be parked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Deadline {
@@ -192,20 +200,17 @@ impl<P> Parking<P> {
         })
     }
 
-    /// Drops what still comes of a connection that lingers, and parks it where more may come; gives back one that has
-    /// ended.
-    pub(crate) fn linger(&self, mut connection: Box<Connection<P>>) -> Option<Box<Connection<P>>> {
-        while let Some(lingering) = connection.lingering() {
-            match connection.linger_on() {
-                Linger::More => {}
-                Linger::Over => break,
-                Linger::Drained => match self.park(connection, Deadline::At(lingering.until)) {
-                    Ok(()) => return None,
-                    Err(back) => connection = back,
-                },
-            }
+    /// Drops a piece of what still comes on a connection that lingers, and parks it where more may come.
+    pub(crate) fn linger(&self, mut connection: Box<Connection<P>>) -> Lingered<P> {
+        let Some(lingering) = connection.lingering() else { return Lingered::Over(connection) };
+        match connection.linger_on() {
+            Linger::More => Lingered::More(connection),
+            Linger::Over => Lingered::Over(connection),
+            Linger::Drained => match self.park(connection, Deadline::At(lingering.until)) {
+                Ok(()) => Lingered::Parked,
+                Err(back) => Lingered::More(back),
+            },
         }
-        Some(connection)
     }
 
     /// In a drain, no idle connection is kept for longer than the grace from now.
