@@ -105,10 +105,56 @@ fn uploads_that_wait_for_a_worker_count() {
     assert_eq!(first.reply().said(), "200 ok");
 }
 
-/// Turns are counted, not time: after one of them it is the others' turn.
 /// Requests in a turn, if they take no time.
 const TURN: usize = 128;
 
+/// One worker, and the clients that wait for it in this order: one whose handler waits, one that pipelines, three others.
+struct Turns {
+    fixture: Fixture,
+    /// Of the handlers of the last three clients.
+    second: Gate,
+    order: Arc<Mutex<Vec<&'static str>>>,
+    holder: Client,
+    pipeliner: Client,
+    others: [Client; 3],
+}
+
+impl Turns {
+    fn new(pause: Duration, pipeline: impl FnOnce(&mut Client)) -> Turns {
+        let (first, second) = (Gate::default(), Gate::default());
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let (wait_first, wait_second) = (first.clone(), second.clone());
+        let (greedy, other) = (Arc::clone(&order), Arc::clone(&order));
+        let router = Router::new()
+            .get("/first", move |_: Request| wait_first.pass())
+            .get("/greedy", move |_: Request| {
+                greedy.lock().unwrap().push("greedy");
+                if !pause.is_zero() {
+                    let_pass(pause);
+                }
+            })
+            .get("/other", move |_: Request| {
+                other.lock().unwrap().push("other");
+                wait_second.pass();
+            });
+        let server = Server::new(router).listen("127.0.0.1:0").workers(1).timeouts(quick());
+        let fixture = Fixture::of(second.clone(), server);
+        let mut holder = fixture.client();
+        holder.send(get("/first"));
+        first.wait_for(1);
+        let mut pipeliner = fixture.client();
+        pipeline(&mut pipeliner);
+        eventually("it waits", || fixture.stats().queued == 1);
+        let mut others = [fixture.client(), fixture.client(), fixture.client()];
+        others.iter_mut().for_each(|client| client.send(get("/other")));
+        eventually("all wait", || fixture.stats().queued == 4);
+        first.open();
+        second.wait_for(1);
+        Turns { fixture, second, order, holder, pipeliner, others }
+    }
+}
+
+/// Turns are counted, not time: after one of them it is the others' turn.
 #[test]
 fn a_client_that_pipelines_has_turns_like_others() {
     // On a machine that is busy with something else a turn may have taken its time with fewer.
@@ -118,45 +164,21 @@ fn a_client_that_pipelines_has_turns_like_others() {
 
 fn requests_in_a_turn() -> usize {
     const GREEDY: usize = 1_000;
-    let (first, second) = (Gate::default(), Gate::default());
-    let order = Arc::new(Mutex::new(Vec::new()));
-    let (wait_first, wait_second) = (first.clone(), second.clone());
-    let (greedy, other) = (Arc::clone(&order), Arc::clone(&order));
-    let router = Router::new()
-        .get("/first", move |_: Request| wait_first.pass())
-        .get("/greedy", move |_: Request| greedy.lock().unwrap().push("greedy"))
-        .get("/other", move |_: Request| {
-            other.lock().unwrap().push("other");
-            wait_second.pass();
-        });
-    let server = Server::new(router).listen("127.0.0.1:0").workers(1).timeouts(quick());
-    let fixture = Fixture::of(second.clone(), server);
-    let mut holder = fixture.client();
-    holder.send(get("/first"));
-    first.wait_for(1);
-    // They queue in this order behind it.
-    let mut pipeliner = fixture.client();
     let requests = get("/greedy").repeat(GREEDY);
-    pipeliner.send(&requests);
-    eventually("it waits", || fixture.stats().queued == 1);
-    let mut others = [fixture.client(), fixture.client(), fixture.client()];
-    others.iter_mut().for_each(|client| client.send(get("/other")));
-    eventually("all wait", || fixture.stats().queued == 4);
-    first.open();
-    second.wait_for(1);
-    let so_far = order.lock().unwrap().clone();
-    let turn = so_far.iter().filter(|who| **who == "greedy").count();
+    let mut turns = Turns::new(Duration::ZERO, |pipeliner| pipeliner.send(&requests));
+    let so_far = turns.order.lock().unwrap().clone();
+    let turn = so_far.iter().filter(|name| **name == "greedy").count();
     // What it has sent beyond that counts, though no parser has seen it.
     let beyond = requests.len() / GREEDY * (GREEDY - turn);
-    eventually("it is held", || fixture.stats().buffered_bytes == beyond as u64);
-    second.open();
-    for client in &mut others {
+    eventually("it is held", || turns.fixture.stats().buffered_bytes == beyond as u64);
+    turns.second.open();
+    for client in &mut turns.others {
         assert_eq!(client.reply().status, 200);
     }
-    (0..GREEDY).for_each(|n| assert_eq!(pipeliner.reply().status, 200, "response {n}"));
-    assert_eq!(holder.reply().status, 200);
+    (0..GREEDY).for_each(|n| assert_eq!(turns.pipeliner.reply().status, 200, "response {n}"));
+    assert_eq!(turns.holder.reply().status, 200);
     // All of them came before its second turn.
-    let order = order.lock().unwrap();
+    let order = turns.order.lock().unwrap();
     assert_eq!(order[turn..turn + 3], ["other"; 3]);
     assert_eq!(order.len(), GREEDY + 3);
     turn
@@ -165,42 +187,18 @@ fn requests_in_a_turn() -> usize {
 /// A turn has a time, too: after a request that takes longer others go first.
 #[test]
 fn a_client_that_pipelines_slow_requests_has_turns_like_others() {
-    let (first, second) = (Gate::default(), Gate::default());
-    let order = Arc::new(Mutex::new(Vec::new()));
-    let (wait_first, wait_second) = (first.clone(), second.clone());
-    let (greedy, other) = (Arc::clone(&order), Arc::clone(&order));
-    let router = Router::new()
-        .get("/first", move |_: Request| wait_first.pass())
-        .get("/greedy", move |_: Request| {
-            greedy.lock().unwrap().push("greedy");
-            let_pass(Duration::from_millis(10));
-        })
-        .get("/other", move |_: Request| {
-            other.lock().unwrap().push("other");
-            wait_second.pass();
-        });
-    let server = Server::new(router).listen("127.0.0.1:0").workers(1).timeouts(quick());
-    let fixture = Fixture::of(second.clone(), server);
-    let mut holder = fixture.client();
-    holder.send(get("/first"));
-    first.wait_for(1);
-    let mut pipeliner = fixture.client();
-    pipeliner.send(get("/greedy").repeat(10));
-    // Its end is not that of the connection.
-    pipeliner.half_close();
-    eventually("it waits", || fixture.stats().queued == 1);
-    let mut others = [fixture.client(), fixture.client(), fixture.client()];
-    others.iter_mut().for_each(|client| client.send(get("/other")));
-    eventually("all wait", || fixture.stats().queued == 4);
-    first.open();
-    second.wait_for(1);
+    let mut turns = Turns::new(Duration::from_millis(10), |pipeliner| {
+        pipeliner.send(get("/greedy").repeat(10));
+        // Its end is not that of the connection.
+        pipeliner.half_close();
+    });
     // What is answered has not waited for its next turn.
-    assert_eq!(pipeliner.reply().status, 200);
-    second.open();
-    others.iter_mut().for_each(|client| assert_eq!(client.reply().status, 200));
-    (1..10).for_each(|n| assert_eq!(pipeliner.reply().status, 200, "response {n}"));
-    pipeliner.expect_fin();
-    assert_eq!(order.lock().unwrap()[..4], ["greedy", "other", "other", "other"]);
+    assert_eq!(turns.pipeliner.reply().status, 200);
+    turns.second.open();
+    turns.others.iter_mut().for_each(|client| assert_eq!(client.reply().status, 200));
+    (1..10).for_each(|n| assert_eq!(turns.pipeliner.reply().status, 200, "response {n}"));
+    turns.pipeliner.expect_fin();
+    assert_eq!(turns.order.lock().unwrap()[..4], ["greedy", "other", "other", "other"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A bad new binary costs nothing: the old process serves on, says what was wrong, and the next
 //! good one takes over.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -119,39 +119,54 @@ fn one_that_is_not_executable() {
     bench.serves_on();
 }
 
-#[test]
-fn one_of_no_format_that_this_machine_knows() {
+/// This can't be started, and the log says why.
+fn can_not_be_started(program: impl AsRef<[u8]>, why: &str) {
     let bench = Bench::start(&[]);
-    bench.replace("this is no program\n");
+    bench.replace(program);
     bench.server.signal(Signal::SIGHUP);
     let line = bench.server.wait_for("still serving");
-    assert!(line.contains("not a program for this machine"), "{line}");
+    assert!(line.contains(why), "{line}");
     bench.put_back();
     bench.serves_on();
+}
+
+#[test]
+fn one_of_no_format_that_this_machine_knows() {
+    can_not_be_started("this is no program\n", "not a program for this machine");
 }
 
 #[test]
 fn one_for_another_machine() {
-    let bench = Bench::start(&[]);
-    let mut program = fs::read(&bench.program).unwrap();
+    let mut program = fs::read(env!("CARGO_BIN_EXE_kitchen_sink")).unwrap();
     // e_machine: 42 is a SuperH.
     program[18..20].copy_from_slice(&42u16.to_ne_bytes());
-    bench.replace(program);
-    bench.server.signal(Signal::SIGHUP);
-    let line = bench.server.wait_for("still serving");
-    assert!(line.contains("not a program for this machine"), "{line}");
-    bench.put_back();
-    bench.serves_on();
+    can_not_be_started(program, "not a program for this machine");
 }
 
 #[test]
 fn one_whose_interpreter_is_missing() {
+    can_not_be_started("#!/nowhere/at/all\n", "#! line");
+}
+
+/// This script is started, and the log says of the child what comes of it.
+fn script_ends(script: &str, how: &str) {
     let bench = Bench::start(&[]);
-    bench.replace("#!/nowhere/at/all\n");
-    bench.server.signal(Signal::SIGHUP);
-    let line = bench.server.wait_for("still serving");
-    assert!(line.contains("#! line"), "{line}");
+    bench.replace(script);
+    let child = bench.server.hup();
+    bench.server.wait_for(&format!("child {child} {how}"));
     bench.put_back();
+    bench.serves_on();
+}
+
+/// A successor with this fault is started, and the log says of the child what comes of it.
+fn fault_ends(fault: &str, flags: &[&str], how: &[&str]) {
+    let bench = Bench::faulty(flags);
+    bench.set_fault(fault);
+    let child = bench.server.hup();
+    for how in how {
+        bench.server.wait_for(&format!("child {child} {how}"));
+    }
+    bench.mend();
     bench.serves_on();
 }
 
@@ -170,72 +185,42 @@ fn one_that_fails_at_once() {
 
 #[test]
 fn one_that_crashes_at_once() {
-    let bench = Bench::start(&[]);
-    bench.replace("#!/bin/sh\nkill -SEGV $$\n");
-    let child = bench.server.hup();
-    bench.server.wait_for(&format!("child {child} was killed by SIGSEGV; still serving"));
-    bench.put_back();
-    bench.serves_on();
+    script_ends("#!/bin/sh\nkill -SEGV $$\n", "was killed by SIGSEGV; still serving");
 }
 
 #[test]
 fn one_that_exits_after_100_ms() {
-    for (fault, status) in [("exit-100ms-before", 3), ("exit-100ms-after-inheriting", 4)] {
-        let bench = Bench::faulty(&[]);
-        bench.set_fault(fault);
-        let child = bench.server.hup();
-        bench.server.wait_for(&format!("child {child} exited with status {status}; still serving"));
-        bench.mend();
-        bench.serves_on();
-    }
+    fault_ends("exit-100ms-before", &[], &["exited with status 3; still serving"]);
+    fault_ends("exit-100ms-after-inheriting", &[], &["exited with status 4; still serving"]);
 }
 
 #[test]
 fn one_that_is_not_content_with_itself_says_why() {
-    let bench = Bench::faulty(&[]);
-    bench.set_fault("fail-before-ready");
-    let child = bench.server.hup();
-    let failed = format!("child {child} failed: before_ready failed: the database has another schema");
-    bench.server.wait_for(&failed);
-    bench.server.wait_for(&format!("child {child} exited with status 1"));
-    bench.mend();
-    bench.serves_on();
+    let failed = "failed: before_ready failed: the database has another schema";
+    fault_ends("fail-before-ready", &[], &[failed, "exited with status 1"]);
 }
 
 #[test]
 fn one_whose_workers_can_not_make_what_they_work_with() {
-    for (fault, why) in [
-        ("fail-in-a-worker", "heirloom-worker-3 can't create its (): the database has no more connections"),
-        ("panic-in-workers", "heirloom-worker-* can't create its (): it panicked: as asked"),
+    for (fault, failed) in [
+        (
+            "fail-in-a-worker",
+            "failed: heirloom-worker-3 can't create its (): the database has no more connections",
+        ),
+        ("panic-in-workers", "failed: heirloom-worker-* can't create its (): it panicked: as asked"),
     ] {
-        let bench = Bench::faulty(&[]);
-        bench.set_fault(fault);
-        let child = bench.server.hup();
-        bench.server.wait_for(&format!("child {child} failed: {why}"));
-        bench.server.wait_for(&format!("child {child} exited with status 1"));
-        bench.mend();
-        bench.serves_on();
+        fault_ends(fault, &[], &[failed, "exited with status 1"]);
     }
 }
 
 #[test]
 fn one_that_panics_before_it_is_ready() {
-    let bench = Bench::faulty(&[]);
-    bench.set_fault("panic-before-ready");
-    let child = bench.server.hup();
-    bench.server.wait_for(&format!("child {child} exited with status 101; still serving"));
-    bench.mend();
-    bench.serves_on();
+    fault_ends("panic-before-ready", &[], &["exited with status 101; still serving"]);
 }
 
 #[test]
 fn one_that_hangs_before_it_is_ready() {
-    let bench = Bench::faulty(&["--ready-timeout-ms", READY]);
-    bench.set_fault("hang-before-ready");
-    let child = bench.server.hup();
-    bench.server.wait_for(&format!("child {child} was killed by SIGKILL"));
-    bench.mend();
-    bench.serves_on();
+    fault_ends("hang-before-ready", &["--ready-timeout-ms", READY], &["was killed by SIGKILL"]);
 }
 
 /// Longer than any test: probation does not end.
@@ -350,12 +335,8 @@ fn one_that_is_silent_on_probation() {
 
 #[test]
 fn one_that_talks_nonsense() {
-    let bench = Bench::start(&[]);
-    bench.replace("#!/bin/sh\nprintf 'SALUTE\\n\\377\\376\\nCOMMIT\\nGO\\nSTILL-GOOD\\n' >&4\nexit 5\n");
-    let child = bench.server.hup();
-    bench.server.wait_for(&format!("child {child} exited with status 5; still serving"));
-    bench.put_back();
-    bench.serves_on();
+    let script = "#!/bin/sh\nprintf 'SALUTE\\n\\377\\376\\nCOMMIT\\nGO\\nSTILL-GOOD\\n' >&4\nexit 5\n";
+    script_ends(script, "exited with status 5; still serving");
 }
 
 #[test]
@@ -382,13 +363,19 @@ fn one_that_closes_everything_and_hangs_is_killed_at_once() {
     bench.serves_on();
 }
 
-#[test]
-fn one_that_is_being_copied_is_waited_for() {
+/// The program is being written when the handover starts, until the file is closed.
+fn being_copied() -> (Bench, File) {
     let bench = Bench::start(&[]);
     bench.replace("");
     copy(&bench.folder.path().join("good"), &bench.program);
     let copying = OpenOptions::new().append(true).open(&bench.program).unwrap();
     bench.server.signal(Signal::SIGHUP);
+    (bench, copying)
+}
+
+#[test]
+fn one_that_is_being_copied_is_waited_for() {
+    let (bench, copying) = being_copied();
     bench.server.wait_for("it is being written; trying again");
     drop(copying);
     let new = bench.server.child(1);
@@ -398,11 +385,7 @@ fn one_that_is_being_copied_is_waited_for() {
 
 #[test]
 fn one_whose_copying_takes_too_long_is_given_up() {
-    let bench = Bench::start(&[]);
-    bench.replace("");
-    copy(&bench.folder.path().join("good"), &bench.program);
-    let copying = OpenOptions::new().append(true).open(&bench.program).unwrap();
-    bench.server.signal(Signal::SIGHUP);
+    let (bench, copying) = being_copied();
     bench.server.wait_for("given up, still serving");
     drop(copying);
     bench.serves_on();

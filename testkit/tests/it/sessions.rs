@@ -240,35 +240,35 @@ fn ends_with_its_terminal_between_commit_and_exit(start: Start) {
 }
 
 macro_rules! tests {
-    ($($host:ident: $start:expr, [$($test:ident),*];)*) => {
+    ($($host:ident: $start:path;)*) => {
         $(mod $host {
-            $(#[test]
-            fn $test() {
-                super::$test($start);
-            })*
+            #[test]
+            fn outlives_upgrades() {
+                super::outlives_upgrades($start);
+            }
+
+            #[test]
+            fn outlives_upgrades_with_slow_requests() {
+                super::outlives_upgrades_with_slow_requests($start);
+            }
+
+            #[test]
+            fn ends_with_its_terminal() {
+                super::ends_with_its_terminal($start);
+            }
+
+            #[test]
+            fn ends_with_its_terminal_between_commit_and_exit() {
+                super::ends_with_its_terminal_between_commit_and_exit($start);
+            }
         })*
     };
 }
 
 tests! {
-    tmux: super::in_tmux, [
-        outlives_upgrades, outlives_upgrades_with_slow_requests, ends_with_its_terminal,
-        ends_with_its_terminal_between_commit_and_exit
-    ];
-    screen: super::in_screen, [
-        outlives_upgrades, outlives_upgrades_with_slow_requests, ends_with_its_terminal,
-        ends_with_its_terminal_between_commit_and_exit
-    ];
-    script: super::in_script, [
-        outlives_upgrades, outlives_upgrades_with_slow_requests, ends_with_its_terminal,
-        ends_with_its_terminal_between_commit_and_exit
-    ];
-    ssh: super::in_ssh, [
-        outlives_upgrades, outlives_upgrades_with_slow_requests, ends_with_its_terminal,
-        ends_with_its_terminal_between_commit_and_exit
-    ];
-    sudo: super::in_sudo, [
-        outlives_upgrades, outlives_upgrades_with_slow_requests, ends_with_its_terminal,
-        ends_with_its_terminal_between_commit_and_exit
-    ];
+    tmux: super::in_tmux;
+    screen: super::in_screen;
+    script: super::in_script;
+    ssh: super::in_ssh;
+    sudo: super::in_sudo;
 }
