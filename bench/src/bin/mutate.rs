@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use heirloom_bench::Error;
 use syn::spanned::Spanned;
@@ -29,6 +30,9 @@ const PARTS: [Part; 4] = [
         tests: &[&["--lib", "http"], &["--lib", "fuzzing"], &["--test", "it"]],
     },
 ];
+
+/// Nothing that works takes so long.
+const HANGS: Duration = Duration::from_secs(1_800);
 
 /// Files that are tests.
 const TESTS: [&str; 4] = ["table.rs", "model.rs", "tests.rs", "loom_tests.rs"];
@@ -82,8 +86,15 @@ fn main() -> Result<ExitCode, Error> {
 
 /// Tests the mutants of a part, and returns the names of those that survive and are not known.
 fn run(copy: &Path, part: &Part, sample: usize) -> Result<Vec<String>, Error> {
-    if part.tests.iter().any(|tests| !compiles(copy, tests) || !passes(copy, tests)) {
-        return Err(format!("the tests of {} fail without any mutation", part.name).into());
+    let mut within = Vec::new();
+    for tests in part.tests {
+        let compiles = compiles(copy, tests);
+        let begin = Instant::now();
+        if !compiles || !passes(copy, tests, HANGS) {
+            return Err(format!("the tests of {} fail without any mutation", part.name).into());
+        }
+        // A mutant that makes them much slower is noticed, too.
+        within.push(begin.elapsed() * 4 + Duration::from_secs(20));
     }
     let all = mutants(copy, part)?;
     let taken = sample.min(all.len());
@@ -96,13 +107,13 @@ fn run(copy: &Path, part: &Part, sample: usize) -> Result<Vec<String>, Error> {
         changed.replace_range(mutant.range.clone(), &mutant.to);
         fs::write(&file, changed)?;
         let mut verdict = "NO TEST";
-        for tests in part.tests {
+        for (tests, within) in part.tests.iter().zip(&within) {
             if !compiles(copy, tests) {
                 verdict = "the compiler";
                 by_compiler += 1;
                 break;
             }
-            if !passes(copy, tests) {
+            if !passes(copy, tests, *within) {
                 verdict = "a test";
                 by_tests += 1;
                 break;
@@ -277,10 +288,11 @@ fn rust_files(sources: &Path, path: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(all)
 }
 
-fn cargo(copy: &Path, seconds: &str, args: &[&str]) -> bool {
+fn cargo(copy: &Path, within: Duration, args: &[&str]) -> bool {
     // Kills the tests as well, which are in its process group.
     let mut command = Command::new("timeout");
-    command.args([seconds, "cargo", "test", "-p", "heirloom", "--all-features"]).args(args).current_dir(copy);
+    command.arg(within.as_secs().to_string()).args(["cargo", "test", "-p", "heirloom", "--all-features"]);
+    command.args(args).current_dir(copy);
     // Not where other builds of the sources are, which would take turns with these.
     command.env(
         "CARGO_TARGET_DIR",
@@ -297,11 +309,11 @@ fn compiles(copy: &Path, tests: &[&str]) -> bool {
         ["--lib", ..] => vec!["--lib", "--no-run"],
         other => [other, &["--no-run"]].concat(),
     };
-    cargo(copy, "1200", &target)
+    cargo(copy, HANGS, &target)
 }
 
-fn passes(copy: &Path, tests: &[&str]) -> bool {
-    cargo(copy, "120", tests)
+fn passes(copy: &Path, tests: &[&str], within: Duration) -> bool {
+    cargo(copy, within, tests)
 }
 
 fn copy_tree(from: &Path, to: &Path) -> Result<(), Error> {
