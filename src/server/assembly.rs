@@ -22,7 +22,7 @@ use crate::process::handover::Passed;
 /// What can be reached of a running server, whatever is spoken on its connections.
 #[derive(Debug)]
 pub(crate) struct Assembly<P> {
-    /// The acceptor has them, too; a socket is closed when both have let go.
+    /// The acceptor has them too; a socket is closed when both have dropped it.
     pub(crate) listeners: Mutex<Vec<Listener>>,
     pub(crate) parking: Arc<Parking<P>>,
     pub(crate) queues: Vec<Arc<Queue<Ready<P>>>>,
@@ -32,7 +32,7 @@ pub(crate) struct Assembly<P> {
     pub(crate) files: Files,
 }
 
-/// Who works on the connections.
+/// The workers on the connections.
 pub(crate) trait Staff: fmt::Debug + Send + Sync {
     fn add_to(&self, stats: &mut Stats);
     /// What they do now, one line each.

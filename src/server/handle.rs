@@ -51,7 +51,7 @@ impl Handle {
         self.shared.inbox.event(Event::Handover);
     }
 
-    /// Finishes what was begun and ends, as the first TERM does; however often it is asked.
+    /// Completes the requests in flight and exits, as the first TERM does; repeated calls have no further effect.
     pub fn shutdown(&self) {
         self.shared.inbox.event(Event::Drain);
     }

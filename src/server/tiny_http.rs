@@ -38,14 +38,14 @@ use crate::web::request::RequestExt;
 use crate::web::response::IntoResponse;
 use crate::{Body, Request, Response};
 
-/// For a connection to prove itself.
+/// The time for the test of a connection.
 const PROBE: Duration = Duration::from_secs(5);
 /// A response's head.
 const HEAD_BYTES: usize = 64 << 10;
 const HEAD_FIELDS: usize = 128;
-/// Of a response in memory; what is longer is collected in a file without a name.
+/// Bytes of a response in memory; a longer one is collected in an unlinked file.
 const MEMORY_BYTES: usize = 64 << 10;
-/// Of a response: one without an end must not fill the disk.
+/// Bytes of a response, because an endless one must not fill the disk.
 const RESPONSE_BYTES: u64 = 4 << 30;
 const PIECE: usize = 64 << 10;
 /// The client's address, for a server that sees none.
@@ -194,7 +194,7 @@ struct PrivateServer {
 #[derive(Debug, Default)]
 struct Counts {
     links: usize,
-    /// As many, so that no request on a link ever waits for a thread.
+    /// As many as links, so that no request on a link waits for a thread.
     threads: usize,
     ever: usize,
 }
@@ -272,7 +272,7 @@ impl PrivateServer {
         let mut counts = lock(&self.counts);
         counts.links = counts.links.saturating_sub(1);
         drop(counts);
-        // For one of the threads to see.
+        // One of the threads sees it.
         self.server.unblock();
     }
 

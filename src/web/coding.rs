@@ -1,4 +1,4 @@
-//! In which codings a client takes a response (RFC 9110 §12.5.3), and what caches are told of that.
+//! The codings that a client accepts (RFC 9110 §12.5.3), and the `Vary` that caches need for them.
 
 #[cfg(any(feature = "gzip", feature = "files"))]
 use http::header::ACCEPT_ENCODING;

@@ -1,4 +1,4 @@
-//! Conditional requests (RFC 9110 §13): whether what a client has, or believes, still holds.
+//! Conditional requests (RFC 9110 §13): whether a client's copy, or its assumption, is still current.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,10 +12,10 @@ use crate::web::fields::ascii;
 use crate::web::response::plain;
 use crate::{Request, Response};
 
-/// What a resource is now, as clients may ask for it: its entity tag, and when it was last changed.
+/// The current validators of a resource: its entity tag and the time of its last change.
 ///
-/// A handler asks [`check`](Validators::check) before it does its work, and has its response
-/// [marked](Validators::mark) for the next time:
+/// A handler calls [`check`](Validators::check) before it does its work, and [marks](Validators::mark) its response for the
+/// next request:
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -63,7 +63,7 @@ impl OwnTag {
 }
 
 impl Validators {
-    /// A resource that exists and of which nothing more is known.
+    /// A resource that exists, without further information.
     pub fn new() -> Validators {
         Validators::default()
     }
@@ -81,13 +81,13 @@ impl Validators {
         self.tag(false, opaque.into())
     }
 
-    /// With a weak entity tag, given without its quotes: the same for what is as good.
+    /// With a weak entity tag, given without its quotes: the same for equivalent representations.
     #[must_use]
     pub fn weak_etag(self, opaque: impl Into<String>) -> Validators {
         self.tag(true, opaque.into())
     }
 
-    /// With the time of the last change. HTTP tells it in whole seconds.
+    /// With the time of the last change, which HTTP sends in whole seconds.
     #[must_use]
     pub fn modified(self, time: SystemTime) -> Validators {
         Validators { modified: Some(time), ..self }
@@ -101,9 +101,9 @@ impl Validators {
         self
     }
 
-    /// The answer in place of the handler's, if a condition of the request fails: 304 where the
-    /// client has it already, 412 where it believes what is no more. Conditions count in the order of
-    /// RFC 9110 §13.2.2. For who would answer with success only: an error comes before any condition.
+    /// The response to send instead of the handler's, if a condition of the request fails: 304 if the client's copy is
+    /// current, 412 if its assumption is outdated. Conditions are evaluated in the order of RFC 9110 §13.2.2. Call it only if
+    /// the handler would respond with success, because an error takes precedence over any condition.
     pub fn check(&self, request: &Request) -> Option<Response> {
         let (method, headers) = (request.method(), request.headers());
         if [Method::CONNECT, Method::OPTIONS, Method::TRACE].contains(method) {
@@ -132,8 +132,7 @@ impl Validators {
         Some(self.mark(response))
     }
 
-    /// Whether the range that a request asks for is one of what there is now (RFC 9110 §13.1.5): true
-    /// without `If-Range`.
+    /// Whether a requested range refers to the current representation (RFC 9110 §13.1.5): true without `If-Range`.
     pub fn allow_range(&self, request: &Request) -> bool {
         let Some(value) = request.headers().get(IF_RANGE) else { return true };
         let value = value.as_bytes().trim_ascii();
@@ -192,8 +191,8 @@ fn seconds(time: SystemTime) -> u64 {
 /// The last second that an HTTP date can say: its year has four digits.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// A time ahead of the clock is told as now (RFC 9110 §8.8.2.1). None where that is before 1970 or after 9999: a clock
-/// may be wrong, and `httpdate` panics.
+/// A time in the future is sent as the present (RFC 9110 §8.8.2.1). None before 1970 or after 9999: a clock may be wrong, and
+/// `httpdate` panics.
 fn last_modified(time: SystemTime, now: SystemTime) -> Option<String> {
     let told = time.min(now);
     let since = told.duration_since(UNIX_EPOCH).ok()?;

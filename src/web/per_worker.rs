@@ -1,4 +1,4 @@
-//! Values of which each thread has its own, and which no other thread ever sees.
+//! Values that each thread has for itself, and that no other thread sees.
 
 use std::any::{Any, type_name};
 use std::cell::RefCell;
@@ -14,8 +14,8 @@ use crate::base::panic::{contain_drop, panic_text};
 
 type BoxedError = Box<dyn StdError + Send + Sync>;
 
-/// A value of which each worker has its own: a database connection, a parser, a buffer. `T` need not
-/// be [`Send`], for it never leaves its thread. Clones are cheap and stand for the same values.
+/// A value that each worker has for itself: a database connection, a parser, a buffer. `T` need not be [`Send`], because it
+/// never leaves its thread. Clones are cheap and stand for the same values.
 ///
 /// ```no_run
 /// use heirloom::prelude::*;
@@ -222,7 +222,7 @@ impl<'t> Claim<'t> {
 }
 
 impl Drop for Claim<'_> {
-    /// A value that was not kept is made anew at the next use.
+    /// A value that was not kept is created again at the next use.
     fn drop(&mut self) {
         self.change(|all| all.retain(|entry| entry.value.is_some() || !entry.is_of(self.token)));
     }

@@ -1,4 +1,4 @@
-//! How a response ended, for those who want to know.
+//! Reports how a response ended (`ResponseExt::on_end`).
 //!
 //! **The exchange reports the end of a response** (`ResponseExt::on_end`), not a body whose drop reports it: bytes in
 //! memory stay bytes, files stay files, and a 503 for lack of a thread is logged as that, not as the handler's 200.

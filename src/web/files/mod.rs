@@ -31,25 +31,23 @@ use open::{Links, Opened};
 use range::Wanted;
 use version::Version;
 
-/// A handler that answers with the files of a folder, and of those beneath it.
+/// A handler that serves the files of a directory and its subdirectories.
 ///
-/// Which file is said by the route's parameter `path`; without one by the whole path, as for a
-/// fallback. A folder answers with its `index.html`, and where its path does not end with `/`, with
-/// a redirect to there, by a relative reference, so that it is right behind a proxy that strips a prefix, too; nothing
-/// is ever listed. Types are guessed by the name's extension. Conditional
-/// requests and a range are honoured (RFC 9110 §13, §14); several ranges get the whole.
+/// The route's parameter `path` names the file; without one the whole path does, as for a fallback. A directory responds with
+/// its `index.html`; if its path does not end with `/`, with a redirect to the path that does, by a relative reference, which
+/// works behind a proxy that strips a prefix. Directories are never listed. Types are guessed from the extension. Conditional
+/// requests and a range are honoured (RFC 9110 §13, §14); several ranges get the whole file.
 ///
 /// The entity tag contains inode and change time, so that a replaced file has another one even if its length and modification
 /// time are the same. `Last-Modified` is the later of modification time and change time; a modification time of 0 or 1 s,
 /// as reproducible builds set it, is not sent. The tag is weak within a second after a change, and on file systems
 /// whose times have no fractions of seconds.
 ///
-/// While another process holds a lease on a file, the answer is 503 with `Retry-After`.
+/// While another process holds a lease on a file, the response is 503 with `Retry-After`.
 ///
-/// No file outside of the folder is reached, whatever the path says and however it is encoded: the
-/// kernel resolves it beneath the folder (`openat2`; before Linux 5.6, and where a sandbox forbids that,
-/// name by name, without following links). Links that lead out of it are not found, nor are names
-/// that begin with a dot (but `.well-known`), nor what is no regular file.
+/// No path and no encoding reaches a file outside of the directory: the kernel resolves it below the directory (`openat2`;
+/// before Linux 5.6, and if a sandbox forbids that, name by name, without following links). Links that lead out of it are
+/// not found, nor are names that begin with a dot (except `.well-known`) and anything but regular files.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -71,8 +69,7 @@ pub struct ServeDir {
 }
 
 impl ServeDir {
-    /// Of this folder, which is looked for anew at each request. That it is there is checked before
-    /// the server starts.
+    /// Serves this directory, which is looked up at each request. Its existence is checked before the server starts.
     pub fn new(root: impl Into<PathBuf>) -> ServeDir {
         let links = Links::Inside;
         let (dotfiles, packed) = (false, false);
@@ -85,19 +82,18 @@ impl ServeDir {
         ServeDir { links: Links::None, ..self }
     }
 
-    /// Answers with files whose name, or that of a folder they are in, begins with a dot, too.
+    /// Also serves files whose name, or that of a directory they are in, begins with a dot.
     #[must_use]
     pub fn dotfiles(self) -> ServeDir {
         ServeDir { dotfiles: true, ..self }
     }
 
-    /// Where `NAME.gz` is beside a file, it is what a client gets that accepts gzip: with the type of the
-    /// file, `Content-Encoding: gzip` and an entity tag of its own, of which ranges are ranges of the
-    /// packed bytes. `Vary: Accept-Encoding` tells caches of all files. One that is older than its file
-    /// is left alone: `gzip --keep` makes it as old, to the nanosecond. A file that is replaced with its time kept needs its
-    /// `NAME.gz` made anew, for nothing shows that it is stale. Default: no.
+    /// If `NAME.gz` is beside a file, clients that accept gzip get it: with the type of the file, `Content-Encoding: gzip` and
+    /// an entity tag of its own, whose ranges are ranges of the compressed bytes. All files have `Vary: Accept-Encoding`. A
+    /// `NAME.gz` that is older than its file is ignored: `gzip --keep` gives it the same time, to the nanosecond. If a file is
+    /// replaced by one with the same time, compress it again, because nothing shows that its `NAME.gz` is stale. Default: no.
     ///
-    /// It costs no time to compress, unlike `wrap::Gzip` (feature `gzip`), which takes what is left:
+    /// This takes no time to compress, unlike `wrap::Gzip` (feature `gzip`), which compresses the other responses:
     ///
     /// ```
     /// use heirloom::ServeDir;
@@ -108,7 +104,7 @@ impl ServeDir {
         ServeDir { packed: true, ..self }
     }
 
-    /// Says `Cache-Control` with each file. Default: nothing, so that clients ask again or guess.
+    /// Sends `Cache-Control` with each file. Default: none, so clients revalidate or guess.
     #[must_use]
     pub fn cache_control(mut self, value: &str) -> ServeDir {
         match HeaderValue::try_from(value) {
@@ -157,7 +153,7 @@ impl ServeDir {
         }
     }
 
-    /// The file itself, or what is beside it for who accepts that.
+    /// The file itself, or its compressed form for clients that accept it.
     fn form(&self, request: &Request, file: File, name: &str) -> (File, Form) {
         if !self.packed {
             return (file, Form::Only);
@@ -208,10 +204,10 @@ impl Routes for ServeDir {
     }
 }
 
-/// A handler that answers with one file, as [`ServeDir`] does. It may be anywhere, and a link.
+/// A handler that serves one file, as [`ServeDir`] does. The file may be anywhere, and may be a link.
 ///
-/// Content that the kernel makes while it is read (procfs, sysfs, cgroups) is read at once, up to 4 MiB, and sent whole,
-/// without validators or ranges, since it may be another one the next time; beyond that the answer is 500.
+/// Content that the kernel generates on read (procfs, sysfs, cgroups) is read at once, up to 4 MiB, and sent whole, without
+/// validators or ranges, because it may differ the next time; above that the response is 500.
 ///
 /// It can be called from another handler, once that has decided that the client may have the file:
 ///
@@ -232,7 +228,7 @@ pub struct ServeFile {
 }
 
 impl ServeFile {
-    /// Of this file, which is opened anew at each request.
+    /// Serves this file, which is opened at each request.
     pub fn new(path: impl Into<PathBuf>) -> ServeFile {
         ServeFile { path: path.into() }
     }
@@ -261,7 +257,7 @@ fn only_read(request: &Request) -> Option<Response> {
     (!reads).then(|| plain(StatusCode::METHOD_NOT_ALLOWED).with_header(ALLOW, "GET, HEAD"))
 }
 
-/// By what the file that is opened for a request is counted, before it is opened. None where there is no server.
+/// The counted descriptor for the file of a request, taken before it is opened. None without a server.
 fn descriptor(request: &Request) -> Result<Option<Share>, StatusCode> {
     let conn_info = request.body().conn_info();
     let Some(budget) = conn_info.and_then(|conn_info| conn_info.descriptors.as_ref()) else {
@@ -278,7 +274,7 @@ fn refusal(status: StatusCode) -> Response {
     if status == StatusCode::SERVICE_UNAVAILABLE { busy() } else { plain(status) }
 }
 
-/// What a client may know of why a file can't be opened.
+/// The response for a file that can't be opened.
 fn status_of(e: &io::Error, name: &str) -> StatusCode {
     match e.raw_os_error() {
         // EXDEV and ELOOP: it leads out, or over a link where none is followed.
@@ -290,7 +286,7 @@ fn status_of(e: &io::Error, name: &str) -> StatusCode {
             | libc::ELOOP
             | libc::ENXIO
             | libc::ENODEV
-            // A process that is gone by now, in procfs.
+            // A process that has ended, in procfs.
             | libc::ESRCH
             | libc::EINVAL,
         ) => StatusCode::NOT_FOUND,
@@ -326,7 +322,7 @@ struct FileHeaders<'a> {
     cache: Option<&'a HeaderValue>,
 }
 
-/// In which form a file is sent.
+/// The form in which a file is sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     /// There is no other.
@@ -342,7 +338,7 @@ fn is_older(file: &File, than: &File) -> bool {
 }
 
 impl FileHeaders<'_> {
-    /// What a 304 says, too.
+    /// The fields that a 304 has too.
     fn for_caches(&self, mut response: Response) -> Response {
         if self.form != Form::Only {
             vary(response.headers_mut(), ACCEPT_ENCODING);

@@ -10,8 +10,8 @@ use crate::base::limits::within_reach;
 use crate::{Request, Response};
 
 /// Limits of one route, for [`limited`]. What is not set here is as in the server's [`Limits`](crate::Limits) and
-/// [`Timeouts`](crate::Timeouts). `None` is no limit, whatever the server's limit is. A stall or a rate of zero, by which
-/// no client would be served, is an error of [`Server::serve`](crate::Server::serve).
+/// [`Timeouts`](crate::Timeouts). `None` is no limit, whatever the server's limit is. A stall or a rate of zero, which would
+/// refuse every client, is an error of [`Server::serve`](crate::Server::serve).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct RouteLimits {
@@ -73,7 +73,7 @@ impl RouteLimits {
     }
 
     /// # Errors
-    /// A bound by which no client would be served.
+    /// A bound that would refuse every client.
     fn check(&self) -> Result<(), String> {
         let stalls = [("body_stall", self.body_stall), ("response_stall", self.response_stall)];
         let rates = [("body_rate", self.body_rate), ("response_rate", self.response_rate)];
@@ -92,7 +92,7 @@ impl RouteLimits {
 /// ([`Limits::streaming_percent`](crate::Limits::streaming_percent)). Any other handler runs when
 /// the body is complete.
 ///
-/// Of a router, it holds for all routes.
+/// Around a router, it applies to all routes.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -109,9 +109,9 @@ pub fn streaming(handler: impl Handler) -> impl Handler {
 }
 
 /// The same handler, with a request body of at most `bytes`; above that 413. Without this
-/// [`Limits::body_bytes`](crate::Limits::body_bytes) holds.
+/// [`Limits::body_bytes`](crate::Limits::body_bytes) applies.
 ///
-/// Of a router, it holds for all routes that don't say otherwise.
+/// Around a router, it applies to all routes without a limit of their own.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -122,15 +122,14 @@ pub fn max_body(bytes: u64, handler: impl Handler) -> impl Handler {
     limited(RouteLimits::new().body_bytes(bytes), handler)
 }
 
-/// The same handler with limits of its own. Of a router, they hold for all routes that don't say
-/// otherwise.
+/// The same handler with limits of its own. Around a router, they apply to all routes without limits of their own.
 ///
 /// ```
 /// use heirloom::prelude::*;
 /// use heirloom::{RouteLimits, limited};
 /// use std::time::Duration;
 ///
-/// // From a device on a bad line: little, and slowly.
+/// // A device on a bad line sends little data, slowly.
 /// let patient = RouteLimits::new().body_bytes(4 << 10).body_stall(Duration::from_secs(300)).body_rate(None);
 /// let router = Router::new().post("/reading", limited(patient, |mut req: Request| req.text()));
 /// # router.check().unwrap();

@@ -13,21 +13,20 @@ use super::routes::{Call, RouteMatch, Routes, Seal, call_by_hand, find_route, ve
 use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
-/// Something between the server and a handler: it sees each request before, and each response
-/// after. [`Handler::wrap`] puts it there. Functions and closures are wrappers if they take a
-/// [`Request`] and the [`Next`] and return anything that is [`IntoResponse`]:
+/// Code around a handler, which sees each request before it and each response after it; see [`Handler::wrap`]. Functions and
+/// closures are wrappers if they take a [`Request`] and the [`Next`] and return anything that is [`IntoResponse`]:
 ///
 /// ```
 /// use heirloom::prelude::*;
 /// use std::time::{Duration, Instant};
 ///
-/// /// Tells the log which requests take long.
+/// /// Logs slow requests.
 /// fn watched(request: Request, next: Next) -> Response {
 ///     let what = format!("{} {:?}", request.method(), request.path());
-///     let begun = Instant::now();
+///     let start = Instant::now();
 ///     let response = next.call(request);
-///     if begun.elapsed() > Duration::from_secs(1) {
-///         log::warn!("{what} took {:.1?}: {}", begun.elapsed(), response.status());
+///     if start.elapsed() > Duration::from_secs(1) {
+///         log::warn!("{what} took {:.1?}: {}", start.elapsed(), response.status());
 ///     }
 ///     response
 /// }
@@ -41,16 +40,16 @@ use crate::{Request, Response};
 /// assert_eq!(response.headers()["x-version"], "3");
 /// ```
 ///
-/// A wrapper that answers without calling `next` is a guard: the handler never sees the request.
+/// A wrapper that responds without calling `next` is a guard: the handler never sees the request.
 ///
 /// The route is chosen before the wrappers of the whole router run: a wrapper that changes the method or the path of a
 /// request does not lead it to another route.
 ///
-/// A response without a handler (404, 405, and 413 for a body that is too large) passes through the wrappers, too: they
-/// see the request with an empty body. So does the 500 of a handler that panics. What is not a well-formed request (400,
-/// 408, 431 and the like) does not reach them.
+/// A response without a handler (404, 405, and 413 for a body that is too large) passes through the wrappers too: they see
+/// the request with an empty body. So does the 500 of a handler that panics. Malformed requests (400, 408, 431 and similar)
+/// do not reach them.
 pub trait Wrapper: Send + Sync + 'static {
-    /// Answers one request, by calling `next` or without it.
+    /// Responds to one request, by calling `next` or without it.
     fn call(&self, request: Request, next: Next<'_>) -> Response;
 
     /// Checks the wrapper's configuration, once, before the server serves. Default: no errors.
@@ -72,7 +71,7 @@ where
     }
 }
 
-/// What a [`Wrapper`] stands around: the handler, perhaps with other wrappers between.
+/// What a [`Wrapper`] wraps: the handler, possibly with other wrappers in between.
 pub struct Next<'a> {
     handler: &'a dyn Handler,
     call: Call<'a>,

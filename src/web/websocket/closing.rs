@@ -45,9 +45,9 @@ impl ClientClose {
 /// Follows the frames of a client, however they are cut into pieces, up to its Close.
 #[derive(Debug, Default)]
 pub(super) struct CloseScanner {
-    /// Of the frame that is coming: what has come of the part that tells its length.
+    /// The received bytes of the current frame's header.
     head: Vec<u8>,
-    /// Of the frame that is coming: what is still to come, its mask included.
+    /// The missing bytes of the current frame, its mask included.
     left: u64,
     /// A Close, from its first byte on.
     close: Option<Vec<u8>>,

@@ -1,4 +1,4 @@
-//! Whether a request asks for a WebSocket, and what it is told (RFC 6455 §4.2).
+//! The handshake of a WebSocket (RFC 6455 §4.2).
 
 use http::header::{
     ALLOW, CONNECTION, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
@@ -63,7 +63,7 @@ pub(super) fn read(req: &Request) -> Result<HandshakeRequest, Rejection> {
     })
 }
 
-/// The response that begins the WebSocket, but for its body.
+/// The response that starts the WebSocket, without its body.
 pub(super) fn accept(asked: &HandshakeRequest, protocol: Option<&str>) -> Response {
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = response.headers_mut();
@@ -76,7 +76,7 @@ pub(super) fn accept(asked: &HandshakeRequest, protocol: Option<&str>) -> Respon
     response
 }
 
-/// Says what would have been right, too (RFC 9110 §15.5.22, RFC 6455 §4.2.2).
+/// A refusal that also says what would be right (RFC 9110 §15.5.22, RFC 6455 §4.2.2).
 pub(super) fn refuse((status, text): Rejection) -> Response {
     let mut response = (status, format!("{} {text}\n", status.as_u16())).into_response();
     let headers = response.headers_mut();

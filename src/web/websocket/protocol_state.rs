@@ -92,7 +92,7 @@ impl ProtocolState {
         }
     }
 
-    /// What has come. Errors end it.
+    /// The received messages. Errors end the WebSocket.
     pub(super) fn take(&mut self) -> io::Result<Received> {
         while !self.over {
             if self.is_choked() {
@@ -203,7 +203,7 @@ impl ProtocolState {
         pumped
     }
 
-    /// Does what time asks for; until when nothing more is due. None: it is over.
+    /// Handles expired deadlines; returns the next one. None: the WebSocket has ended.
     pub(super) fn due(&mut self, now: Instant) -> io::Result<Option<Instant>> {
         let pipe = self.protocol.get_ref();
         // Of one that is not listened to, what it takes is its word.
@@ -264,7 +264,7 @@ impl ProtocolState {
         self.protocol.get_ref().sent_in_all
     }
 
-    /// Until when the client must take something.
+    /// The deadline for the client to read.
     pub(super) fn stalls(&self) -> Instant {
         self.protocol.get_ref().taken + self.options.stall
     }
@@ -279,7 +279,7 @@ impl ProtocolState {
         self.broken = true;
     }
 
-    /// The client has broken the rules: it is told, and not listened to any more (RFC 6455 §7.1.7).
+    /// The client has violated the protocol: it gets a Close, and nothing more is read (RFC 6455 §7.1.7).
     fn fail(&mut self, code: CloseCode, error: &Error) -> io::Error {
         self.refuse(code, &error.to_string())
     }

@@ -1,4 +1,4 @@
-//! Who asked for what, and what came of it.
+//! The access log: requests and how their responses ended.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ const TARGET: &str = "heirloom::access";
 /// peer=127.0.0.1:50412 method=GET target=/users/7 pattern=/users/{id} status=200 bytes=7 ms=0.131 end=complete id=3f9a6c01d2b4e587-1 agent=curl/8.5.0
 /// ```
 ///
-/// What is not known is `-`; what has spaces, quotes or control characters is quoted, with escapes.
+/// An unknown value is `-`; a value with spaces, quotes or control characters is quoted, with escapes.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -45,22 +45,22 @@ type Sink = Arc<dyn Fn(&Access) + Send + Sync>;
 pub struct Access {
     /// The other end of the connection; None on a unix socket.
     pub peer: Option<SocketAddr>,
-    /// Of the request.
+    /// The method of the request.
     pub method: Method,
     /// The path, without the query unless that was asked for: it may hold secrets.
     pub target: String,
-    /// Of the route that matched.
+    /// The pattern of the route that matched.
     pub pattern: Option<String>,
-    /// What the client got.
+    /// The status sent to the client.
     pub status: StatusCode,
-    /// Of the response's body, as sent: compressed, if it was.
+    /// Bytes of the response's body as sent, so after compression.
     pub bytes: u64,
-    /// From when the wrapper was called, which is when the request is complete, until the end of the
-    /// response was given to the connection.
+    /// From the call of the wrapper, when the request is complete, until the end of the response was written to the
+    /// connection.
     pub duration: Duration,
-    /// False: the client has gone or was too slow, or the source of the response has failed.
+    /// False if the client has disconnected or was too slow, or the source of the response failed.
     pub complete: bool,
-    /// If there are [`RequestIds`](super::RequestIds).
+    /// The id, with [`RequestIds`](super::RequestIds).
     pub request_id: Option<String>,
     /// `User-Agent`.
     pub user_agent: Option<String>,
@@ -72,7 +72,7 @@ impl AccessLog {
         AccessLog { query: false, sink: None }
     }
 
-    /// Whether targets have their query. Default: no, for secrets are found there.
+    /// Whether targets include the query. Default: no, because queries may contain secrets.
     #[must_use]
     pub fn query(mut self, query: bool) -> AccessLog {
         self.query = query;
@@ -167,7 +167,7 @@ impl fmt::Display for Access {
     }
 }
 
-/// What is not known is a dash.
+/// An unknown value is a dash.
 struct Known<'a>(Option<&'a str>);
 
 impl fmt::Display for Known<'_> {

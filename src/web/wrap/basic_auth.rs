@@ -14,11 +14,11 @@ use crate::web::handler::{Next, Wrapper};
 use crate::web::response::{ResponseExt, plain};
 use crate::{Request, Response};
 
-/// Lets in who has a password, and answers 401 to all others; whoever is let in is a [`BasicUser`] in
-/// the request's extensions. The password is sent with each request, and readable without TLS.
+/// Requires a password, and responds with 401 without one; the user is a [`BasicUser`] in the request's extensions. The
+/// password is sent with each request, and readable without TLS.
 ///
-/// A request's body is received before it is asked for its password, unless the route is
-/// [`streaming`](crate::streaming): keep the maximum of bodies small where strangers may knock.
+/// The body of a request is received before its password is checked, unless the route is [`streaming`](crate::streaming):
+/// keep the maximum size of bodies small if strangers can reach the route.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -39,10 +39,10 @@ pub struct BasicAuth {
     check: Check,
 }
 
-/// Of name and password.
+/// Checks name and password.
 type Check = Box<dyn Fn(&str, &str) -> bool + Send + Sync>;
 
-/// Who was let in by [`BasicAuth`], in the request's extensions.
+/// The user that [`BasicAuth`] has authenticated, in the request's extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BasicUser(
     /// The name.
@@ -56,9 +56,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 impl BasicAuth {
-    /// Lets in whom `check` says yes to, given name and password. It may block, and should take as
-    /// long for a wrong password as for a right one: see [`same_secret`]. `realm` is what browsers
-    /// show when they ask for the password.
+    /// Accepts a name and password if `check` returns true for them. It may block, and should take as long for a wrong
+    /// password as for a right one: see [`same_secret`]. Browsers show `realm` when they ask for the password.
     ///
     /// ```
     /// use heirloom::wrap::{BasicAuth, same_secret};
@@ -74,10 +73,10 @@ impl BasicAuth {
         BasicAuth { realm: realm.into(), check: Box::new(check) }
     }
 
-    /// Lets in one user, whose name and password are compared in constant time.
+    /// Accepts one user, whose name and password are compared in constant time.
     pub fn user(realm: impl Into<String>, user: impl Into<String>, password: impl Into<String>) -> BasicAuth {
         let (name, secret) = (user.into(), password.into());
-        // Both are looked at, whatever the first comes to.
+        // Both are compared, whatever the result of the first.
         BasicAuth::new(realm, move |user, password| same_secret(&name, user) & same_secret(&secret, password))
     }
 
@@ -103,7 +102,7 @@ fn credentials(request: &Request) -> Option<(String, String)> {
     (!control(user) && !control(password)).then(|| (user.to_owned(), password.to_owned()))
 }
 
-/// Whether two secrets are the same, in a time that tells their lengths at most.
+/// Whether two secrets are the same, in a time that reveals at most their lengths.
 ///
 /// ```
 /// use heirloom::wrap::same_secret;

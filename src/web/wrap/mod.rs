@@ -1,15 +1,14 @@
-//! Wrappers that many programs need, to be put around handlers with
-//! [`Handler::wrap`](crate::Handler::wrap). How to write one's own:
-//! [`Wrapper`](crate::Wrapper).
+//! Wrappers that many programs need, for [`Handler::wrap`](crate::Handler::wrap). [`Wrapper`](crate::Wrapper) shows how to
+//! write your own.
 //!
 //! | wrapper | what it does |
 //! | --- | --- |
-//! | [`AccessLog`] | a line in the log for each response, when its end is out |
-//! | [`RequestIds`] | gives each request a name, which its response tells |
-//! | [`ServerTiming`] | tells the client how long the handler took |
-//! | [`BasicAuth`] | user and password, or 401 |
-//! | [`Cors`] | lets pages of other origins in |
-#![cfg_attr(feature = "gzip", doc = "| [`Gzip`] | compresses responses for who accepts it |")]
+//! | [`AccessLog`] | logs a line for each response, when it has ended |
+//! | [`RequestIds`] | gives each request an id, which its response repeats |
+//! | [`ServerTiming`] | reports to the client how long the handler took |
+//! | [`BasicAuth`] | requires user and password, otherwise 401 |
+//! | [`Cors`] | allows pages of other origins |
+#![cfg_attr(feature = "gzip", doc = "| [`Gzip`] | compresses responses for clients that accept gzip |")]
 //!
 //! The last one is outermost. In this order the log has the bytes that were sent and the status of
 //! every request, refused ones included, and a preflight needs no password:
@@ -43,14 +42,14 @@
 //! assert_eq!(router.check(), Ok(()));
 //! ```
 //!
-//! - `{*rest}` may be empty: the route is `/inside/` and all beneath it, however the client spells it
+//! - `{*rest}` may be empty: the route is `/inside/` and all paths below it, however the client spells them
 //!   ([`RequestExt::path`](crate::RequestExt::path)). `/inside` itself is another path: it goes to the fallback. `ServeDir` has
 //!   only a redirect to `/inside/` for it, which shows that there is such a directory.
-//! - [`Router::any`](crate::Router::any) guards every method. With `get` the others are 405, for the path decides first.
-//! - A wrapper that looks at the path itself, around several routes, looks at `request.path()`.
-//! - A guard stands before a path, not before a file. What else leads to the file (a link, a file system that
-//!   ignores the case of names, `report.gz` beside `report`) is not guarded. The surest way is a directory of its own for
-//!   what is protected, with its own `ServeDir` behind the guard.
+//! - [`Router::any`](crate::Router::any) guards every method. With `get` the others are 405, because the path decides first.
+//! - A wrapper around several routes that checks the path itself must use `request.path()`.
+//! - A guard protects a path, not a file. Other ways to the file (a link, a case-insensitive file system, `report.gz` beside
+//!   `report`) are not guarded. Keep protected files in a directory of their own, with a `ServeDir` of its own behind the
+//!   guard.
 
 mod access_log;
 mod basic_auth;

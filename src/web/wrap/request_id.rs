@@ -1,4 +1,4 @@
-//! A name for each request, by which logs of several programs can be put together.
+//! An id for each request, by which the logs of several programs can be correlated.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -12,14 +12,14 @@ use crate::web::fields::ascii;
 use crate::web::handler::{Next, Wrapper};
 use crate::{Request, Response};
 
-/// No log wants more.
+/// Longer ids are replaced.
 const MOST_BYTES: usize = 128;
 
-/// Gives each request a [`RequestId`] in its extensions, and tells it in the response's
-/// `X-Request-Id` and extensions. A client or proxy that sends one with that field has it kept, if it
-/// is sane: 1 to 128 letters, digits and `-_.:/+=@~`. Any other is replaced.
+/// Gives each request a [`RequestId`] in its extensions, and repeats it in the response's `X-Request-Id` and extensions. An id
+/// that a client or proxy sends in that field is kept if it is valid: 1 to 128 letters, digits and `-_.:/+=@~`. Any other
+/// is replaced.
 ///
-/// One made here is unlike that of any other process, and can be guessed: it is a name, not a secret.
+/// A generated id differs from those of all other processes, and can be guessed: it is a name, not a secret.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -35,17 +35,17 @@ const MOST_BYTES: usize = 128;
 pub struct RequestIds {
     field: HeaderName,
     trusting: bool,
-    /// Of this process; different in each generation.
+    /// The prefix of this process; different in each generation.
     prefix: u64,
     next: AtomicU64,
 }
 
-/// What [`RequestIds`] named a request, in its extensions and those of its response.
+/// The id of a request by [`RequestIds`], in its extensions and those of its response.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId(Arc<str>);
 
 impl RequestIds {
-    /// With the field `X-Request-Id`.
+    /// Uses the field `X-Request-Id`.
     pub fn new() -> RequestIds {
         RequestIds {
             field: HeaderName::from_static("x-request-id"),
@@ -56,14 +56,14 @@ impl RequestIds {
         }
     }
 
-    /// Another field.
+    /// Uses another field.
     #[must_use]
     pub fn field(mut self, name: HeaderName) -> RequestIds {
         self.field = name;
         self
     }
 
-    /// Whether what a client sends is kept, if it is sane. Default: yes.
+    /// Whether a valid id that a client sends is kept. Default: yes.
     #[must_use]
     pub fn trust_clients(mut self, trust: bool) -> RequestIds {
         self.trusting = trust;

@@ -1,4 +1,4 @@
-//! Responses in fewer bytes, for who accepts them (RFC 9110 §8.4.1.3 and §12.5.3).
+//! Compressed responses for clients that accept them (RFC 9110 §8.4.1.3 and §12.5.3).
 
 mod tags;
 
@@ -25,35 +25,32 @@ use crate::{Request, Response};
 use tags::{Conditions, Form};
 
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
-/// What is in memory up to this is compressed there, before it is sent; beyond, piece by piece.
+/// A body in memory up to this size is compressed there before it is sent; a longer one piece by piece.
 const AT_ONCE_BYTES: usize = 1 << 20;
 /// A piece of a source.
 const PIECE_BYTES: usize = 32 << 10;
-/// After so much of a source something is sent, or one that packs very well would be read for long at a time.
+/// After this many bytes of a source something is sent, because one that compresses very well would be read for long.
 const MOST_BYTES: usize = 8 * PIECE_BYTES;
 
 /// Compresses responses for clients that accept gzip.
 ///
-/// What is text by its `Content-Type` (`text/*`, JSON, XML, JavaScript, WebAssembly, SVG, fonts that
-/// are not compressed) and not known to be short; nothing that is encoded already, a part
-/// (206), without a body (204, 304), marked `no-transform`, or an event stream, unless that is asked
-/// for. `Vary`, `Content-Length` and `Accept-Ranges` are put right.
+/// It compresses textual types (`text/*`, JSON, XML, JavaScript, WebAssembly, SVG, uncompressed fonts) that are not known to
+/// be short; not responses that are encoded already, partial (206), without a body (204, 304), marked `no-transform`, or
+/// event streams, unless enabled. `Vary`, `Content-Length` and `Accept-Ranges` are adapted.
 ///
-/// What is compressed has a strong entity tag of its own, the handler's with a suffix: `"v7"` becomes
-/// `"v7-gzip"`. When it comes back in `If-None-Match` or `If-Match`, the handler sees its own tag, so that
-/// [`Validators`](crate::Validators) work as without this wrapper, and a change that is made under the tag of
-/// what was compressed is no lost update. A handler's own tag that ends in `-gzip` or `-identity` is sent as
-/// `"...-identity"` with what is not compressed, so that no two tags are mixed up; weak tags stay as they are.
-/// A 304 has the tag that its client has, and `Vary` where the 200 has it, or may have it. A part (206) is one
-/// of what is not compressed, and has its tag; `If-Range` with the tag of what is compressed gets the whole.
+/// A compressed response has a strong entity tag of its own, the handler's with a suffix: `"v7"` becomes `"v7-gzip"`. When a
+/// client sends it in `If-None-Match` or `If-Match`, the handler sees its own tag, so [`Validators`](crate::Validators) work
+/// as without this wrapper, and `If-Match` protects from lost updates. A handler's own tag that ends in `-gzip` or
+/// `-identity` is sent as `"...-identity"` with an uncompressed response, so that tags are never confused; weak tags stay as
+/// they are. A 304 has the tag that its client has, and `Vary` if the 200 has or may have it. A part (206) is a part of the
+/// uncompressed representation, and has its tag; `If-Range` with the tag of the compressed one gets the whole.
 ///
-/// A body in memory is compressed before it is sent, a source while it is pulled, a detached stream
-/// while it is written. What a source gives is sent before it is asked for more, and each write of a
-/// stream at once, so that nothing waits in the compressor: for small writes that is many bytes, which
-/// a [`BufWriter`](io::BufWriter) saves.
+/// A body in memory is compressed before it is sent, a source while it is pulled, a detached stream while it is written. Each
+/// piece of a source is sent before the next one is pulled, and each write of a stream at once, so that nothing waits in the
+/// compressor: small writes compress badly, unless a [`BufWriter`](io::BufWriter) collects them.
 ///
-/// A response that has both a secret and what an attacker chose tells the secret by its length
-/// (BREACH): leave those out, by wrapping only routes that don't.
+/// A response that contains both a secret and text that an attacker chose reveals the secret by its length (BREACH): wrap only
+/// routes without such responses.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -74,7 +71,7 @@ pub struct Gzip {
 }
 
 impl Gzip {
-    /// With the defaults below.
+    /// A wrapper with the defaults below.
     pub fn new() -> Gzip {
         Gzip {
             level: Compression::new(5),
@@ -92,29 +89,29 @@ impl Gzip {
         self
     }
 
-    /// A body that is known to be shorter stays as it is. Default 1,024 bytes.
+    /// A body that is known to be shorter is not compressed. Default 1,024 bytes.
     #[must_use]
     pub fn min_bytes(mut self, bytes: u64) -> Gzip {
         self.min_bytes = bytes;
         self
     }
 
-    /// Whether `text/event-stream` is compressed, too. Default: no, for proxies hold them back.
+    /// Whether `text/event-stream` is compressed too. Default: no, because proxies buffer compressed streams.
     #[must_use]
     pub fn event_streams(mut self, compress: bool) -> Gzip {
         self.event_streams = compress;
         self
     }
 
-    /// How many responses may be compressed piece by piece at once, each of which holds about 300 KiB
-    /// until its client has taken it; those beyond go out as they are. Default 256.
+    /// How many responses may be compressed piece by piece at once, each of which holds about 300 KiB until its client has
+    /// received it; further ones are not compressed. Default 256.
     #[must_use]
     pub fn streams(mut self, most: usize) -> Gzip {
         self.most_streams = most;
         self
     }
 
-    /// Whether what is sent under this head gains by it.
+    /// Whether a response with this head gains by compression.
     fn suits(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::PARTIAL_CONTENT)
             && !status.is_informational()
@@ -123,7 +120,7 @@ impl Gzip {
             && headers.get(CONTENT_TYPE).is_some_and(|value| self.is_text(value))
     }
 
-    /// Whether what a 304 or 206 leaves out is compressed for who accepts it. None: that can't be told.
+    /// Whether the 200 of a 304 or 206 would be compressed for clients that accept it. None: unknown.
     fn suits_whole(&self, parts: &Parts) -> Option<bool> {
         let Parts { headers, extensions, .. } = parts;
         let text = |name| headers.get(name).and_then(|value| ascii(value.as_bytes()));
@@ -135,7 +132,7 @@ impl Gzip {
                 Some(range) => range.rsplit_once('/').and_then(|(_, len)| len.parse().ok()),
                 None => text(CONTENT_LENGTH).and_then(|len| len.parse().ok()),
             };
-            // One that is not said is taken for a long one, as that of a 200 is.
+            // An unknown length counts as long, as for a 200.
             Some(Whole { kind: kind.clone(), len: len.unwrap_or(u64::MAX) })
         };
         if !may_be_coded(headers) {
@@ -215,7 +212,7 @@ impl Gzip {
         }
     }
 
-    /// What suits, compressed where that is accepted and gains by it.
+    /// Compresses the response if it is suitable, accepted, and shorter that way.
     fn answer(&self, parts: &mut Parts, body: Body, accepted: bool, head_only: bool) -> (Form, Body) {
         let headers = &mut parts.headers;
         let announced = || ascii(headers.get(CONTENT_LENGTH)?.as_bytes())?.parse().ok();
@@ -246,7 +243,7 @@ impl Gzip {
     }
 }
 
-/// Whether nothing is coded already, nor to be left as it is.
+/// Whether the response is neither encoded already nor marked `no-transform`.
 fn may_be_coded(headers: &HeaderMap) -> bool {
     let as_it_is = |value: &HeaderValue| {
         elements(value.as_bytes()).any(|directive| directive.eq_ignore_ascii_case(b"no-transform"))
@@ -276,7 +273,7 @@ impl Wrapper for Gzip {
                 if whole.unwrap_or(true) {
                     vary(&mut parts.headers, ACCEPT_ENCODING);
                 }
-                // Without a tag of the client's there is only what the 200 would be.
+                // Without a tag of the client, it is as the 200 would be.
                 let would_be =
                     || if accepted && whole == Some(true) { Form::Compressed } else { Form::Plain };
                 let form = match parts.status {
@@ -352,7 +349,7 @@ impl Read for Packing {
     }
 }
 
-/// Each write is out when it returns.
+/// Each write has been sent when it returns.
 struct AtOnce<'a, W: Write>(&'a mut GzEncoder<W>);
 
 impl<W: Write> Write for AtOnce<'_, W> {
