@@ -143,6 +143,10 @@ fn the_fifth_generation_has_what_the_first_had_and_no_more() {
     let ours: Vec<String> = testkit::Facts::own().leaky.into_values().collect();
     let facts_of = |server: &Proc| {
         server.open(server.newest(), 0);
+        // A thread names itself once it runs; the first one has the program's name.
+        let unnamed = |name: &&String| *name == "kitchen_sink";
+        let threads = || server.facts(server.newest()).threads;
+        until("every thread has its name", || threads().iter().filter(unnamed).count() == 1);
         let mut facts = server.facts(server.newest());
         facts.leaky.retain(|_, what| !ours.contains(what));
         facts
