@@ -321,7 +321,7 @@
 //! | `tiny_http` | `TinyHttp`, for handlers written for it | `tiny_http` |
 //!
 //! `docs/versions.md` lists the public dependencies, and what may change in which version.
-#![cfg_attr(not(any(test, fuzzing)), warn(clippy::unwrap_used, clippy::expect_used))]
+#![cfg_attr(not(any(test, fuzzing)), warn(clippy::unwrap_used, clippy::expect_used, clippy::too_many_lines))]
 // External input must not make any of these panic or wrap. See docs/security.md.
 #![cfg_attr(
     not(any(test, fuzzing)),

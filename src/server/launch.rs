@@ -166,6 +166,10 @@ pub(crate) fn spawn<B: Business>(mut business: B) -> Result<Running, Error> {
 }
 
 /// Everything up to the point from which no lack of a resource can fail the start.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one step of a start after another, each of which needs those before"
+)]
 fn start<B: Business>(
     mut business: B,
     mut launch: Launch,
