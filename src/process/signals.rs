@@ -170,7 +170,7 @@ pub(crate) struct Installed {
 /// The running signal thread. Dropping it ends the thread and gives TERM, INT and QUIT their default
 /// action back, so that the rest of the program can be ended, unless it has handlers of its own.
 #[derive(Debug)]
-pub(crate) struct Heard {
+pub(crate) struct SignalThread {
     thread: Option<JoinHandle<()>>,
     handle: Handle,
     /// The program has its own handlers.
@@ -186,7 +186,7 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// The state of signals and terminal when this process was started.
 #[derive(Clone, Debug)]
-pub(crate) struct Circumstances {
+pub(crate) struct SignalContext {
     /// SIGHUP was ignored: nohup, for this generation or an earlier one.
     pub(crate) nohup: bool,
     /// None: no controlling terminal, or it can't be opened.
@@ -195,17 +195,17 @@ pub(crate) struct Circumstances {
     trusts_kernel: bool,
 }
 
-impl Circumstances {
+impl SignalContext {
     /// To be called before any handler is installed. `predecessor_nohup`: None in a first generation.
     pub(crate) fn now(
         predecessor_nohup: Option<bool>,
         terminal: io::Result<Option<Terminal>>,
-    ) -> Circumstances {
+    ) -> SignalContext {
         let terminal = terminal.inspect_err(|e| debug!("can't open the terminal: {e}"));
         // To a first generation the end of its session's leader is a hang-up, as to every program. A successor without
         // a terminal can have lost it only while its predecessor still served, which then judges what it was.
         let trusts_kernel = predecessor_nohup.is_none() || terminal.is_err();
-        Circumstances {
+        SignalContext {
             nohup: predecessor_nohup == Some(true) || sys::is_ignored(SIGHUP),
             terminal: terminal.ok().flatten().map(Arc::new),
             trusts_kernel,
@@ -244,9 +244,9 @@ impl Installed {
     pub(crate) fn start(
         self,
         meanings: Signals,
-        circumstances: Circumstances,
+        context: SignalContext,
         mut heard: impl FnMut(Signal, Option<SignalRequest>) + Send + 'static,
-    ) -> io::Result<Heard> {
+    ) -> io::Result<SignalThread> {
         if TAKEN.swap(true, Ordering::SeqCst) {
             return Err(io::Error::other("another server of this process handles them, or did before"));
         }
@@ -272,15 +272,15 @@ impl Installed {
             for origin in &mut signals {
                 let ours = Signal::ALL.into_iter().find(|ours| ours.number() == origin.signal);
                 if let Some(signal) = ours {
-                    heard(signal, interpret(&origin, signal, meanings, &circumstances));
+                    heard(signal, interpret(&origin, signal, meanings, &context));
                 }
             }
         })?;
-        Ok(Heard { thread: Some(thread), handle, is_guest })
+        Ok(SignalThread { thread: Some(thread), handle, is_guest })
     }
 }
 
-impl Drop for Heard {
+impl Drop for SignalThread {
     fn drop(&mut self) {
         if !self.is_guest {
             // PID 1 has no default action.
@@ -300,7 +300,7 @@ fn interpret(
     origin: &Origin,
     signal: Signal,
     meanings: Signals,
-    circumstances: &Circumstances,
+    context: &SignalContext,
 ) -> Option<SignalRequest> {
     let name = signal_hook::low_level::signal_name(origin.signal).unwrap_or("a signal");
     let sender = sender(origin);
@@ -309,16 +309,16 @@ fn interpret(
         let leads = |pid| pid != 0 && getsid(None).is_ok_and(|leader| leader.as_raw() == pid);
         origin.process.is_some_and(|p| leads(p.pid))
     };
-    let terminal = circumstances.terminal.as_ref();
+    let terminal = context.terminal.as_ref();
     // A closed terminal: the kernel says so, or the shell passes it on (bash does, to each job).
     let by_kernel = signal == Signal::Hup && matches!(origin.cause, Cause::Kernel);
     let hang_up = if by_kernel {
-        circumstances.trusts_kernel || terminal.is_some_and(|tty| tty.loss() == Some(Loss::Closed))
+        context.trusts_kernel || terminal.is_some_and(|tty| tty.loss() == Some(Loss::Closed))
     } else {
         signal == Signal::Hup && by_session_leader() && terminal.is_some_and(|tty| tty.has_hung_up())
     };
     let (request, meaning) = if hang_up {
-        match circumstances.nohup {
+        match context.nohup {
             true => (None, "the terminal was closed, ignored under nohup"),
             false => (Some(SignalRequest::HangUp), "the terminal was closed: drain and exit"),
         }

@@ -27,19 +27,19 @@ pub(crate) struct Assembly<P> {
     pub(crate) parking: Arc<Parking<P>>,
     pub(crate) queues: Vec<Arc<Queue<Ready<P>>>>,
     pub(crate) wait_group: WaitGroup,
-    pub(crate) staff: Box<dyn Staff>,
+    pub(crate) workers: Box<dyn Workers>,
     pub(crate) grace: Duration,
     pub(crate) files: Files,
 }
 
-/// The workers on the connections.
-pub(crate) trait Staff: fmt::Debug + Send + Sync {
+/// The threads that work on the connections.
+pub(crate) trait Workers: fmt::Debug + Send + Sync {
     fn add_to(&self, stats: &mut Stats);
     /// What they do now, one line each.
     fn in_flight(&self) -> Vec<String>;
-    /// What is in flight and in nobody's hands.
+    /// A line for what is in flight and no thread has.
     fn unnamed(&self) -> &'static str;
-    /// Tells who can be told that the process drains; its phase says so already.
+    /// Notifies threads that the process drains; its phase says so already.
     fn drain(&self) {}
     /// Ends the threads, when there is nothing more to do or nobody may do it any more. Calls `last`
     /// before it waits for what only the user's program can end.
@@ -66,7 +66,7 @@ impl<P> Assembly<P> {
     ) -> Result<(), Error> {
         self.parking.command(Command::Stop);
         let ended = acceptor.join().unwrap_or(Ok(()));
-        let finished = self.staff.finish(last);
+        let finished = self.workers.finish(last);
         ended.and(finished)
     }
 
@@ -84,7 +84,7 @@ impl<P: fmt::Debug + Send> Gauges for Assembly<P> {
         stats.open = self.parking.open() as u64;
         stats.in_flight = self.wait_group.count() as u64;
         stats.queued = self.queues.iter().map(|queue| queue.waiting() as u64).sum();
-        self.staff.add_to(stats);
+        self.workers.add_to(stats);
     }
 }
 
@@ -117,7 +117,7 @@ impl<P> Engine for Assembly<P> {
 
     fn drain(&self) {
         self.parking.command(Command::Drain { grace: self.grace });
-        self.staff.drain();
+        self.workers.drain();
     }
 
     fn check(&self) {
@@ -138,9 +138,9 @@ impl<P> Engine for Assembly<P> {
     }
 
     fn in_flight(&self) -> Vec<String> {
-        let mut lines = self.staff.in_flight();
+        let mut lines = self.workers.in_flight();
         let unnamed = self.wait_group.count().saturating_sub(lines.len());
-        lines.extend((0..unnamed).map(|_| self.staff.unnamed().to_owned()));
+        lines.extend((0..unnamed).map(|_| self.workers.unnamed().to_owned()));
         lines
     }
 

@@ -32,10 +32,10 @@ use crate::process::handover::inherit::{self, Inheritance};
 use crate::process::handover::pid_file::PidFile;
 use crate::process::handover::{Hello, Message, VERSION};
 use crate::process::hooks::Runner;
-use crate::process::signals::{self, Circumstances, Heard};
+use crate::process::signals::{self, SignalContext, SignalThread};
 use crate::process::state::{Event, State, Terms};
 use crate::process::terminal::{LEADER_FILE, TTY_FILE, Terminal};
-use crate::server::assembly::{Assembly, Staff};
+use crate::server::assembly::{Assembly, Workers};
 use crate::server::handle::Handle;
 
 /// Descriptors of the server itself: standard streams, listeners, pollers, signals, connections to the admin listener, and
@@ -56,53 +56,51 @@ pub(crate) struct Launch {
     pub(crate) process: ProcessConfig,
 }
 
-/// What a server does with its connections.
-pub(crate) trait Business {
+/// Something that can be served: HTTP, or the program's own protocol.
+pub(crate) trait Service {
     /// The protocol of its connections.
     type Progress: Portable;
 
-    fn launch(&mut self) -> &mut Launch;
-
-    /// Invalid configuration is an error.
+    /// # Errors
+    /// A mistake in the configuration.
     fn plan(&mut self) -> Result<Plan, Error>;
 
     /// All workers have started when this returns; nothing is accepted yet.
-    fn start(self, ground: &Ground<Self::Progress>) -> Result<Works<Self::Progress>, Error>;
+    fn start(self, context: &Context<Self::Progress>) -> Result<ServiceParts<Self::Progress>, Error>;
 }
 
-/// The listeners and limits of a server.
+/// Its listeners, and the pools that serve them.
 pub(crate) struct Plan {
     pub(crate) listen: Vec<ListenerConfig>,
     pub(crate) pools: PoolPlan,
 }
 
-/// The parts that exist before the workers start.
-pub(crate) struct Ground<P> {
+/// What a service is started with.
+pub(crate) struct Context<P> {
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) handle: Handle,
     pub(crate) parking: Arc<Parking<P>>,
     pub(crate) wait_group: WaitGroup,
-    /// The names of the listeners.
+    /// The names of the listeners, as they were configured.
     pub(crate) listeners: Vec<String>,
     /// Descriptors besides those of connections.
     pub(crate) descriptors: Budget,
 }
 
-/// The running workers and their pools.
-pub(crate) struct Works<P> {
+/// A service that was started.
+pub(crate) struct ServiceParts<P> {
     /// One for each pool.
     pub(crate) queues: Vec<Arc<Queue<Ready<P>>>>,
-    /// The response to connections that waited too long.
+    /// Makes the response for a client that waited too long.
     pub(crate) busy: Box<dyn FnMut() -> Vec<u8> + Send>,
-    pub(crate) staff: Box<dyn Staff>,
+    pub(crate) workers: Box<dyn Workers>,
 }
 
 /// Serves until the process should exit, with signals and handovers.
-pub(crate) fn serve<B: Business>(mut business: B) -> Result<(), Error> {
+pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Error> {
     inherit::init()?;
     let mut inheritance = inherit::take();
-    let mut launch = std::mem::take(business.launch());
     let predecessor = inheritance.as_ref().map(|i| &i.predecessor);
     let blocked = match predecessor {
         Some(predecessor) => signals::blocked_at_first(&predecessor.blocked),
@@ -113,7 +111,7 @@ pub(crate) fn serve<B: Business>(mut business: B) -> Result<(), Error> {
         Some(tty) => Terminal::inherited(tty, inherit::inherited_fd(LEADER_FILE)).map(Some),
         None => Terminal::controlling(),
     };
-    let circumstances = Circumstances::now(predecessor.map(|predecessor| predecessor.nohup), terminal);
+    let context = SignalContext::now(predecessor.map(|predecessor| predecessor.nohup), terminal);
     let command = predecessor.and_then(|predecessor| predecessor.command.as_ref());
     let process = &mut launch.process;
     process.check_variables()?;
@@ -121,19 +119,20 @@ pub(crate) fn serve<B: Business>(mut business: B) -> Result<(), Error> {
         .map_err(Error::system("can't find out how this process was started"))?;
     let generation = predecessor.map_or(1, |predecessor| predecessor.generation.saturating_add(1));
 
-    let (nohup, terminal) = (circumstances.nohup, circumstances.terminal.clone());
+    let (nohup, terminal) = (context.nohup, context.terminal.clone());
     let (meanings, signal_hooks) = (process.signals, std::mem::take(&mut process.signal_hooks));
     let installed = signals::install(&blocked).map_err(Error::system("can't handle signals"));
     let started = installed.and_then(|installed| {
-        let started = start(business, launch, inheritance.as_mut(), generation)?;
+        let started = start(launch, service, inheritance.as_mut(), generation)?;
         let inbox = Arc::clone(&started.handle.shared.inbox);
-        let desk = signal_hooks.start()?;
+        let hook_runner = signal_hooks.start()?;
         let heard = move |signal, request: Option<_>| {
             let inbox = Arc::clone(&inbox);
-            desk.hear(signal, move || request.into_iter().for_each(|request| inbox.request(request)));
+            hook_runner
+                .dispatch(signal, move || request.into_iter().for_each(|request| inbox.request(request)));
         };
         let signals =
-            installed.start(meanings, circumstances, heard).map_err(Error::system("can't handle signals"))?;
+            installed.start(meanings, context, heard).map_err(Error::system("can't handle signals"))?;
         Ok((started, signals))
     });
     match started {
@@ -153,9 +152,8 @@ pub(crate) fn serve<B: Business>(mut business: B) -> Result<(), Error> {
 }
 
 /// Serves in the background, without signals and without handovers.
-pub(crate) fn spawn<B: Business>(mut business: B) -> Result<Running, Error> {
-    let launch = std::mem::take(business.launch());
-    let started = start(business, launch, None, 1)?;
+pub(crate) fn spawn<S: Service>(launch: Launch, service: S) -> Result<Running, Error> {
+    let started = start(launch, service, None, 1)?;
     let handle = started.handle.clone();
     let addresses = started.assembly.addresses();
     let thread = thread::Builder::new()
@@ -165,20 +163,20 @@ pub(crate) fn spawn<B: Business>(mut business: B) -> Result<Running, Error> {
     Ok(Running { handle, addresses, thread: Some(thread) })
 }
 
-/// Everything up to the point from which no lack of a resource can fail the start.
+/// Starts everything but the control loop.
 #[expect(
     clippy::too_many_lines,
     reason = "one step of a start after another, each of which needs those before"
 )]
-fn start<B: Business>(
-    mut business: B,
+fn start<S: Service>(
     mut launch: Launch,
+    mut service: S,
     inheritance: Option<&mut Inheritance>,
     generation: u32,
-) -> Result<Started<B::Progress>, Error> {
+) -> Result<Started<S::Progress>, Error> {
     launch.limits.check()?;
     launch.timeouts.check()?;
-    let plan = business.plan()?;
+    let plan = service.plan()?;
     check_names(&plan.listen)?;
     let process = launch.process;
     if process.raise_nofile {
@@ -190,7 +188,7 @@ fn start<B: Business>(
     let descriptors = Budget::new(extra);
     let pid_file = process.pid_file.as_deref().map(usable_pid_file).transpose()?;
     let inherited = inheritance.map(|i| std::mem::take(&mut i.listeners)).unwrap_or_default();
-    let mut bound = Bound(Vec::new());
+    let mut bound = UnlinkOnFailure(Vec::new());
     let Opened { listeners, adopted } =
         sockets::open(plan.listen, inherited, &mut |listener| bound.0.push(listener.clone()))?;
     for hook in process.before_ready {
@@ -215,7 +213,7 @@ fn start<B: Business>(
     let longest_backlog = listeners.iter().map(|listener| listener.config.backlog).max().unwrap_or_default();
     let parking = Parking::new(&launch.limits, &reserved, longest_backlog, plan.pools, idle)
         .map_err(Error::system("can't create the acceptor's poller"))?;
-    let ground = Ground {
+    let context = Context {
         limits: launch.limits,
         timeouts: launch.timeouts,
         handle,
@@ -224,15 +222,15 @@ fn start<B: Business>(
         listeners: listeners.iter().map(|listener| listener.config.name.clone()).collect(),
         descriptors,
     };
-    let works = business.start(&ground)?;
-    let Ground { limits, timeouts, handle, parking, wait_group, descriptors, .. } = ground;
+    let parts = service.start(&context)?;
+    let Context { limits, timeouts, handle, parking, wait_group, descriptors, .. } = context;
     handle.shared.generation.store(generation, Ordering::Relaxed);
     let assembly = Arc::new(Assembly {
         listeners: Mutex::new(listeners.clone()),
         parking: Arc::clone(&parking),
         wait_group,
-        queues: works.queues.clone(),
-        staff: works.staff,
+        queues: parts.queues.clone(),
+        workers: parts.workers,
         grace: timeouts.idle_grace,
         files: Arc::clone(&handle.shared.files),
     });
@@ -243,7 +241,7 @@ fn start<B: Business>(
     let acceptor = Acceptor::new(Setup {
         parking,
         listeners,
-        queues: works.queues,
+        queues: parts.queues,
         queue_wait: timeouts.queue_wait,
         limits,
         process: ConnInfo {
@@ -251,7 +249,7 @@ fn start<B: Business>(
             ..ConnInfo::new(None, handle.shared.phase.clone(), generation)
         },
         all_counters: handle.shared.all_counters.clone(),
-        busy: works.busy,
+        busy: parts.busy,
         report: Arc::new(move |news| {
             inbox.event(match news {
                 News::ListenersClosed => Event::ListenersClosed,
@@ -307,9 +305,9 @@ fn check_names(listen: &[ListenerConfig]) -> Result<(), Error> {
 }
 
 /// Listeners of a start that may still fail: then the paths of their sockets are removed.
-struct Bound(Vec<Listener>);
+struct UnlinkOnFailure(Vec<Listener>);
 
-impl Drop for Bound {
+impl Drop for UnlinkOnFailure {
     fn drop(&mut self) {
         self.0.iter().for_each(Listener::unlink);
     }
@@ -327,7 +325,7 @@ struct Started<P> {
 }
 
 impl<P: Portable> Started<P> {
-    fn run(self, inheritance: Option<Inheritance>, mut signals: Option<Heard>) -> Result<(), Error> {
+    fn run(self, inheritance: Option<Inheritance>, mut signals: Option<SignalThread>) -> Result<(), Error> {
         let (state, predecessor) = match inheritance {
             Some(inheritance) => {
                 let Inheritance { mut lifecycle, connections, predecessor, state, .. } = inheritance;
@@ -465,9 +463,7 @@ mod tests {
     use crate::base::status::Stats;
 
     /// A service whose first connection is the acceptor's death.
-    struct Doomed {
-        launch: Launch,
-    }
+    struct FailingService;
 
     #[derive(Debug)]
     struct Fatal;
@@ -493,9 +489,9 @@ mod tests {
     }
 
     #[derive(Debug)]
-    struct Nobody;
+    struct NoWorkers;
 
-    impl Staff for Nobody {
+    impl Workers for NoWorkers {
         fn add_to(&self, _: &mut Stats) {}
 
         fn in_flight(&self) -> Vec<String> {
@@ -511,21 +507,17 @@ mod tests {
         }
     }
 
-    impl Business for Doomed {
+    impl Service for FailingService {
         type Progress = Fatal;
-
-        fn launch(&mut self) -> &mut Launch {
-            &mut self.launch
-        }
 
         fn plan(&mut self) -> Result<Plan, Error> {
             let pools = PoolPlan { workers: vec![0], of_site: vec![0] };
             Ok(Plan { listen: vec![ListenerConfig::new("127.0.0.1:0".to_owned(), 0)], pools })
         }
 
-        fn start(self, _: &Ground<Fatal>) -> Result<Works<Fatal>, Error> {
+        fn start(self, _: &Context<Fatal>) -> Result<ServiceParts<Fatal>, Error> {
             let queues = vec![Arc::new(Queue::new(0, 1))];
-            Ok(Works { queues, busy: Box::new(Vec::new), staff: Box::new(Nobody) })
+            Ok(ServiceParts { queues, busy: Box::new(Vec::new), workers: Box::new(NoWorkers) })
         }
     }
 
@@ -552,7 +544,7 @@ mod tests {
 
     #[test]
     fn a_server_does_not_outlive_its_acceptor() {
-        let mut running = spawn(Doomed { launch: Launch::default() }).unwrap();
+        let mut running = spawn(Launch::default(), FailingService).unwrap();
         let _client = TcpStream::connect(running.addresses()[0]).unwrap();
         // By itself: it is not asked to.
         let outcome = running.thread.take().unwrap().join().unwrap();

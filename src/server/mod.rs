@@ -1,47 +1,35 @@
-//! The HTTP server: its configuration, handlers and workers. `launch` starts and ends it.
+//! The HTTP server as a program configures it: plain data until `serve`. `launch` starts and ends it, `http_workers` has
+//! its threads.
 
 pub(crate) mod admin;
 pub(crate) mod assembly;
 pub(crate) mod handle;
+mod http_workers;
 pub(crate) mod launch;
 pub(crate) mod listen_config;
 pub(crate) mod stream_server;
 #[cfg(feature = "tiny_http")]
 pub(crate) mod tiny_http;
 
-use std::any::Any;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use crate::base::budget::Budget;
 use crate::base::error::Error;
 use crate::base::limits::{Limits, Timeouts};
-use crate::base::log::{error, warn};
-use crate::base::panic::panic_text;
-use crate::base::status::Stats;
-use crate::base::sync::lock;
 use crate::http::exchange::detached::Detached;
-use crate::http::exchange::{
-    self, Common, CurrentRequest, HandlerBox, ListenerHandler, Progress, Stores, WorkerState,
-};
-use crate::net::acceptor::pool_events;
-use crate::net::connection::Ready;
+use crate::http::exchange::{self, Common, HandlerBox, ListenerHandler, Progress};
 use crate::net::listener::ListenerConfig;
 use crate::net::scheduler::latency::HandlerLatency;
-use crate::net::scheduler::pool::{Init, Pool, PoolConfig};
-use crate::net::scheduler::queue::Queue;
+use crate::net::scheduler::pool::{Init, PoolConfig};
 use crate::process::config::ProcessConfig;
-use crate::server::assembly::Staff;
 use crate::server::handle::Handle;
-use crate::server::launch::{Business, Ground, Launch, Plan, PoolPlan, Running, Works};
+use crate::server::http_workers::{Budgets, HttpWorkers};
+use crate::server::launch::{Context, Launch, Plan, PoolPlan, Running, Service, ServiceParts};
 use crate::server::listen_config::Listen;
 use crate::web::handler::{Handler, verify};
 use crate::web::per_worker::PerWorker;
 
-/// The time for workers to drop their values, which may belong to the program, at the end.
-const LAST_DROPS: Duration = Duration::from_secs(5);
 /// With more, a new thread may get no memory map for its stack, which ends the process.
 const MOST_WORKERS: usize = 10_000;
 /// With less the first call of a handler may overflow it, which ends the process.
@@ -192,8 +180,8 @@ impl Server {
     /// When it can't start, when requests were cut at the end of a drain
     /// ([`ErrorKind::Aborted`](crate::ErrorKind::Aborted)), or when this generation was rolled back. A process serves once with
     /// signals: a second call is an error ([`Server::spawn`] has no such limit).
-    pub fn serve(self) -> Result<(), Error> {
-        launch::serve(self)
+    pub fn serve(mut self) -> Result<(), Error> {
+        launch::serve(std::mem::take(&mut self.launch), self)
     }
 
     /// Starts serving in the background, without signals and without handovers: for tests, and for
@@ -216,19 +204,15 @@ impl Server {
     ///
     /// # Errors
     /// When it can't start.
-    pub fn spawn(self) -> Result<Running, Error> {
-        launch::spawn(self)
+    pub fn spawn(mut self) -> Result<Running, Error> {
+        launch::spawn(std::mem::take(&mut self.launch), self)
     }
 }
 
-impl Business for Server {
+impl Service for Server {
     type Progress = Progress;
 
-    fn launch(&mut self) -> &mut Launch {
-        &mut self.launch
-    }
-
-    /// ListenerHandler 0 is the server's own handler, the next ones those of listeners with handlers or workers of their own,
+    /// Site 0 is the server's own handler, the next ones those of listeners with handlers or workers of their own,
     /// the last the admin's. The pools are in the same order.
     fn plan(&mut self) -> Result<Plan, Error> {
         self.check()?;
@@ -255,87 +239,52 @@ impl Business for Server {
         Ok(Plan { listen, pools })
     }
 
-    fn start(self, ground: &Ground<Progress>) -> Result<Works<Progress>, Error> {
-        let site = |handler| ListenerHandler { handler: HandlerBox(handler), latency: HandlerLatency::new() };
-        let (begins, stack_bytes) = (self.per_worker.clone(), self.stack_bytes);
-        let init: Option<Init> = (!begins.is_empty())
-            .then(|| Arc::new(move || begins.iter().try_for_each(|begin| begin())) as Init);
-        let pool = |name, suffix, count, init| PoolConfig { name, suffix, count, stack_bytes, init };
-        let (shared, workers) = (Arc::clone(&self.handler), self.shared_workers());
-        let mut sites = vec![site(Arc::clone(&shared))];
-        let mut lanes = vec![pool("heirloom-worker", String::new(), workers, init.clone())];
-        for listen in self.listen.into_iter().filter(Listen::has_own_site) {
-            if let Some(count) = listen.workers {
-                lanes.push(pool("worker", listen.mark(), count, init.clone()));
-            }
-            sites.push(site(listen.handler.unwrap_or_else(|| Arc::clone(&shared))));
-        }
-        if !self.admin.is_empty() {
-            sites.push(site(Arc::new(admin::routes(&ground.handle))));
-            lanes.push(pool("heirloom-admin", String::new(), 1, None));
-        }
-        let (limits, all_counters) = (&ground.limits, &ground.handle.shared.all_counters);
-        let detached = Arc::new(Detached::new(
-            limits.detached_threads,
-            ground.descriptors.clone(),
-            all_counters.register(),
-        ));
-        let memory = Budget::new(limits.buffered_bytes);
-        let disk = Budget::new(limits.temporary_bytes);
-        let common = Arc::new(Common {
+    fn start(self, context: &Context<Progress>) -> Result<ServiceParts<Progress>, Error> {
+        let (limits, all_counters) = (&context.limits, &context.handle.shared.all_counters);
+        let budgets = Budgets::new(limits);
+        let stores = budgets.stores(context.descriptors.clone(), self.temp_dir.clone());
+        let (sites, configs) = self.sites_and_pools(&context.handle);
+        let detached =
+            Detached::new(limits.detached_threads, context.descriptors.clone(), all_counters.register());
+        let common = Common {
             sites,
-            parking: Arc::clone(&ground.parking),
+            parking: Arc::clone(&context.parking),
             limits: limits.clone(),
-            timeouts: ground.timeouts.clone(),
-            stores: Stores::new(memory.clone(), disk.clone(), ground.descriptors.clone(), self.temp_dir),
-            phase: ground.handle.shared.phase.clone(),
-            wait_group: ground.wait_group.clone(),
-            detached: Arc::clone(&detached),
-        });
-
-        let mut pools = Vec::new();
-        let mut queues = Vec::new();
-        let mut current_requests = Vec::new();
-        for (lane, places) in lanes.into_iter().enumerate() {
-            let count = places.count;
-            let permits = (count.saturating_mul(limits.streaming_percent.into()) / 100).max(1);
-            let events = pool_events(&ground.parking, lane);
-            let queue = Arc::new(Queue::new(count, permits).with_events(events));
-            let of_pool: Vec<Arc<CurrentRequest>> = (0..count).map(|_| Arc::default()).collect();
-            current_requests.extend(of_pool.iter().cloned());
-            let (common, of_queue, all_counters) =
-                (Arc::clone(&common), Arc::clone(&queue), all_counters.clone());
-            let of_the_dead = all_counters.clone();
-            let make = move |index: usize| {
-                let wait_group = common.wait_group.on_own_line();
-                let current_request = of_pool.get(index).cloned().unwrap_or_default();
-                let mut worker =
-                    WorkerState::new(index, all_counters.register(), current_request, wait_group);
-                let (common, queue) = (Arc::clone(&common), Arc::clone(&of_queue));
-                move |ready: Ready<Progress>, taken| {
-                    exchange::serve(ready, taken, &mut worker, &common, &queue)
-                }
-            };
-            let died = move |worker: &str, panic: &(dyn Any + Send)| {
-                error!("{worker} died and is replaced: {}", panic_text(panic));
-                // Counters have one writer; this is rare enough for separate ones.
-                of_the_dead.register().worker_replaced();
-            };
-            match Pool::start(places, Arc::clone(&queue), make, died) {
-                Ok(pool) => pools.push(pool),
-                Err(e) => {
-                    pools.into_iter().for_each(Pool::abandon);
-                    return Err(e);
-                }
-            }
-            queues.push(queue);
-        }
-        let workers = Workers { current_requests, pools: Mutex::new(pools), detached, memory, disk };
-        Ok(Works { queues, busy: Box::new(exchange::overloaded()), staff: Box::new(workers) })
+            timeouts: context.timeouts.clone(),
+            stores,
+            phase: context.handle.shared.phase.clone(),
+            wait_group: context.wait_group.clone(),
+            detached: Arc::new(detached),
+        };
+        let (queues, workers) = HttpWorkers::start(Arc::new(common), all_counters, budgets, configs)?;
+        Ok(ServiceParts { queues, busy: Box::new(exchange::overloaded()), workers: Box::new(workers) })
     }
 }
 
 impl Server {
+    /// What each listener is served by, and the pools, in the order of `plan`.
+    fn sites_and_pools(self, handle: &Handle) -> (Vec<ListenerHandler>, Vec<PoolConfig>) {
+        let site = |handler| ListenerHandler { handler: HandlerBox(handler), latency: HandlerLatency::new() };
+        let workers = self.shared_workers();
+        let (begins, stack_bytes, shared) = (self.per_worker, self.stack_bytes, self.handler);
+        let init: Option<Init> = (!begins.is_empty())
+            .then(|| Arc::new(move || begins.iter().try_for_each(|begin| begin())) as Init);
+        let pool = |name, suffix, count, init| PoolConfig { name, suffix, count, stack_bytes, init };
+        let mut sites = vec![site(Arc::clone(&shared))];
+        let mut pools = vec![pool("heirloom-worker", String::new(), workers, init.clone())];
+        for listen in self.listen.into_iter().filter(Listen::has_own_site) {
+            if let Some(count) = listen.workers {
+                pools.push(pool("worker", listen.mark(), count, init.clone()));
+            }
+            sites.push(site(listen.handler.unwrap_or_else(|| Arc::clone(&shared))));
+        }
+        if !self.admin.is_empty() {
+            sites.push(site(Arc::new(admin::routes(handle))));
+            pools.push(pool("heirloom-admin", String::new(), 1, None));
+        }
+        (sites, pools)
+    }
+
     fn check(&self) -> Result<(), Error> {
         let config = |text: String| Err(Error::config(text));
         if !(1..=MOST_WORKERS).contains(&self.workers) {
@@ -363,55 +312,6 @@ impl Server {
     fn shared_workers(&self) -> usize {
         let all_have_own = !self.listen.is_empty() && self.listen.iter().all(|one| one.workers.is_some());
         if all_have_own { 0 } else { self.workers }
-    }
-}
-
-/// The workers of all pools.
-#[derive(Debug)]
-struct Workers {
-    /// One for each worker.
-    current_requests: Vec<Arc<CurrentRequest>>,
-    pools: Mutex<Vec<Pool<Ready<Progress>>>>,
-    detached: Arc<Detached>,
-    memory: Budget,
-    disk: Budget,
-}
-
-impl Staff for Workers {
-    fn add_to(&self, stats: &mut Stats) {
-        stats.workers = self.current_requests.len() as u64;
-        stats.buffered_bytes = self.memory.held();
-        stats.temporary_bytes = self.disk.held();
-        stats.detached = self.detached.count() as u64;
-    }
-
-    fn in_flight(&self) -> Vec<String> {
-        let mut lines: Vec<String> =
-            self.current_requests.iter().filter_map(|current_request| current_request.read()).collect();
-        lines.extend(self.detached.in_flight());
-        lines
-    }
-
-    fn unnamed(&self) -> &'static str {
-        "a request whose client is slow to send or to read"
-    }
-
-    fn drain(&self) {
-        self.detached.drain();
-    }
-
-    /// Workers that are in handlers are left behind: the process ends meanwhile.
-    fn finish(&self, _: &mut dyn FnMut()) -> Result<(), Error> {
-        let idle = self.current_requests.iter().all(|current_request| current_request.read().is_none());
-        let pools = std::mem::take(&mut *lock(&self.pools));
-        if idle {
-            let until = Instant::now() + LAST_DROPS;
-            let left = |pool: Pool<_>| !pool.finish(until.saturating_duration_since(Instant::now()));
-            if pools.into_iter().map(left).fold(false, |any, left| any | left) {
-                warn!("workers are left behind: dropping their values takes longer than {LAST_DROPS:?}");
-            }
-        }
-        Ok(())
     }
 }
 

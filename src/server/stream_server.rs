@@ -31,9 +31,9 @@ use crate::net::listener::ListenerConfig;
 use crate::net::scheduler::queue::{Parker, Popped, Queue};
 use crate::net::stream::{Peek, Stream};
 use crate::process::config::ProcessConfig;
-use crate::server::assembly::Staff;
+use crate::server::assembly::Workers;
 use crate::server::handle::Handle;
-use crate::server::launch::{self, Business, Ground, Launch, Plan, Running, Works};
+use crate::server::launch::{self, Context, Launch, Plan, Running, Service, ServiceParts};
 
 /// How long a service may take to end before signals have their default action again.
 const TIDIES: Duration = Duration::from_millis(500);
@@ -123,7 +123,7 @@ impl StreamServer {
         self
     }
 
-    /// How the process starts, hands over and ends, with the program's own hooks.
+    /// How the process starts, in_use over and ends, with the program's own hooks.
     #[must_use]
     pub fn process(mut self, process: ProcessConfig) -> StreamServer {
         self.launch.process = process;
@@ -151,7 +151,7 @@ impl StreamServer {
     /// As [`Server::serve`](crate::Server::serve), and when `work` panicked.
     pub fn serve(mut self, work: impl FnOnce(Incoming) + Send + 'static) -> Result<(), Error> {
         self.work = Some(Box::new(work));
-        launch::serve(self)
+        launch::serve(std::mem::take(&mut self.launch), self)
     }
 
     /// As `serve`, in the background, without signals and handovers: for tests.
@@ -160,7 +160,7 @@ impl StreamServer {
     /// When it can't start.
     pub fn spawn(mut self, work: impl FnOnce(Incoming) + Send + 'static) -> Result<Running, Error> {
         self.work = Some(Box::new(work));
-        launch::spawn(self)
+        launch::spawn(std::mem::take(&mut self.launch), self)
     }
 }
 
@@ -176,12 +176,8 @@ impl fmt::Debug for StreamServer {
     }
 }
 
-impl Business for StreamServer {
-    type Progress = Raw;
-
-    fn launch(&mut self) -> &mut Launch {
-        &mut self.launch
-    }
+impl Service for StreamServer {
+    type Progress = StreamProgress;
 
     fn plan(&mut self) -> Result<Plan, Error> {
         // The program's threads wait only on the queue.
@@ -190,20 +186,20 @@ impl Business for StreamServer {
         Ok(Plan { listen, pools })
     }
 
-    fn start(self, ground: &Ground<Raw>) -> Result<Works<Raw>, Error> {
+    fn start(self, context: &Context<StreamProgress>) -> Result<ServiceParts<StreamProgress>, Error> {
         // No work needs a streaming permit.
-        let queue = Arc::new(Queue::new(0, 1).with_events(pool_events(&ground.parking, 0)));
-        let shared = &ground.handle.shared;
-        let desk = Arc::new(FrontDesk {
-            parking: Arc::clone(&ground.parking),
+        let queue = Arc::new(Queue::new(0, 1).with_events(pool_events(&context.parking, 0)));
+        let shared = &context.handle.shared;
+        let dispatch = Arc::new(Dispatch {
+            parking: Arc::clone(&context.parking),
             queue: Arc::clone(&queue),
-            wait_group: ground.wait_group.clone(),
-            listeners: ground.listeners.clone(),
+            wait_group: context.wait_group.clone(),
+            listeners: context.listeners.clone(),
             phase: shared.phase.clone(),
             counters: Mutex::new(shared.all_counters.register()),
-            hands: Mutex::default(),
+            in_use: Mutex::default(),
         });
-        let (incoming, handle) = (Incoming { desk: Arc::clone(&desk) }, ground.handle.clone());
+        let (incoming, handle) = (Incoming { dispatch: Arc::clone(&dispatch) }, context.handle.clone());
         let (ends, ended) = mpsc::channel();
         let service = move || {
             let _ends: Sender<()> = ends;
@@ -225,19 +221,26 @@ impl Business for StreamServer {
             .name("heirloom-service".into())
             .spawn(service)
             .map_err(Error::system("no thread for the service"))?;
-        let (busy, staff) = (self.busy, Own { desk, service: Mutex::new(Some(Service { thread, ended })) });
-        Ok(Works { queues: vec![queue], busy: Box::new(move || busy.clone()), staff: Box::new(staff) })
+        let (busy, workers) = (
+            self.busy,
+            ProgramThreads { dispatch, service: Mutex::new(Some(ServiceThread { thread, ended })) },
+        );
+        Ok(ServiceParts {
+            queues: vec![queue],
+            busy: Box::new(move || busy.clone()),
+            workers: Box::new(workers),
+        })
     }
 }
 
 /// The protocol is not known here.
 #[derive(Debug, Default)]
-pub(crate) struct Raw {
+pub(crate) struct StreamProgress {
     /// The acceptor hears of its events.
     watched: bool,
 }
 
-impl Portable for Raw {
+impl Portable for StreamProgress {
     const OPAQUE: bool = true;
 
     /// A parked connection is between two requests, or the program would not have parked it.
@@ -249,25 +252,25 @@ impl Portable for Raw {
         None
     }
 
-    fn unpack(_: Option<Instant>) -> Raw {
-        Raw { watched: true }
+    fn unpack(_: Option<Instant>) -> StreamProgress {
+        StreamProgress { watched: true }
     }
 }
 
-type Inner = connection::Connection<Raw>;
+type Inner = connection::Connection<StreamProgress>;
 
 /// Gives out connections and takes them back.
 #[derive(Debug)]
-struct FrontDesk {
-    parking: Arc<Parking<Raw>>,
-    queue: Arc<Queue<Ready<Raw>>>,
+struct Dispatch {
+    parking: Arc<Parking<StreamProgress>>,
+    queue: Arc<Queue<Ready<StreamProgress>>>,
     wait_group: WaitGroup,
     listeners: Vec<String>,
     phase: PhaseWatch,
     /// Written under the lock, because the program has several threads.
     counters: Mutex<Arc<CachePadded<Counters>>>,
     /// The connections that the program has, by slot.
-    hands: Mutex<BTreeMap<u64, Held>>,
+    in_use: Mutex<BTreeMap<u64, Held>>,
 }
 
 /// A connection that the program has.
@@ -278,9 +281,9 @@ struct Held {
     since: Instant,
 }
 
-impl FrontDesk {
-    fn hands(&self) -> MutexGuard<'_, BTreeMap<u64, Held>> {
-        lock(&self.hands)
+impl Dispatch {
+    fn in_use(&self) -> MutexGuard<'_, BTreeMap<u64, Held>> {
+        lock(&self.in_use)
     }
 
     fn listener(&self, index: usize) -> &str {
@@ -297,7 +300,7 @@ impl FrontDesk {
         inner.guard = Some(self.wait_group.guard());
         inner.activity = Activity::Receiving;
         let held = Held { peer: inner.conn_info.peer, listener: inner.listener, since: Instant::now() };
-        self.hands().insert(inner.slot.to_bits(), held);
+        self.in_use().insert(inner.slot.to_bits(), held);
         Ok(wake)
     }
 
@@ -310,7 +313,10 @@ impl FrontDesk {
     }
 
     /// The connection, if it is for the program; other events are handled here.
-    fn wanted(&self, Ready { connection: inner, cause }: Ready<Raw>) -> Option<(Box<Inner>, Cause)> {
+    fn wanted(
+        &self,
+        Ready { connection: inner, cause }: Ready<StreamProgress>,
+    ) -> Option<(Box<Inner>, Cause)> {
         if let Some(lingering) = inner.lingering() {
             let reason = lingering.reason;
             self.linger(inner, reason);
@@ -332,7 +338,7 @@ impl FrontDesk {
     }
 
     fn take_back(&self, inner: &Inner) {
-        self.hands().remove(&inner.slot.to_bits());
+        self.in_use().remove(&inner.slot.to_bits());
     }
 
     /// Parks it until there is something to read, or it has been idle for too long.
@@ -370,28 +376,28 @@ impl FrontDesk {
 
 /// The program's own threads, as the server sees them.
 #[derive(Debug)]
-struct Own {
-    desk: Arc<FrontDesk>,
-    service: Mutex<Option<Service>>,
+struct ProgramThreads {
+    dispatch: Arc<Dispatch>,
+    service: Mutex<Option<ServiceThread>>,
 }
 
 /// The program's thread, and the notification of its end.
 #[derive(Debug)]
-struct Service {
+struct ServiceThread {
     thread: JoinHandle<Result<(), Error>>,
     ended: Receiver<()>,
 }
 
-impl Staff for Own {
+impl Workers for ProgramThreads {
     fn add_to(&self, _: &mut Stats) {}
 
     fn in_flight(&self) -> Vec<String> {
         let line = |held: &Held| {
-            let listener = self.desk.listener(held.listener);
+            let listener = self.dispatch.listener(held.listener);
             let peer = held.peer.map_or_else(String::new, |peer| format!(" of {peer}"));
             format!("a connection{peer} to {listener}, for {:.1?}", held.since.elapsed())
         };
-        self.desk.hands().values().map(line).collect()
+        self.dispatch.in_use().values().map(line).collect()
     }
 
     fn unnamed(&self) -> &'static str {
@@ -400,11 +406,11 @@ impl Staff for Own {
 
     /// Connections that the program's threads still have are left behind: the process ends meanwhile.
     fn finish(&self, last: &mut dyn FnMut()) -> Result<(), Error> {
-        let cut = !self.desk.hands().is_empty();
-        self.desk.queue.close();
+        let cut = !self.dispatch.in_use().is_empty();
+        self.dispatch.queue.close();
         let service = lock(&self.service).take();
         match service {
-            Some(Service { thread, ended }) if !cut => {
+            Some(ServiceThread { thread, ended }) if !cut => {
                 if ended.recv_timeout(TIDIES) == Err(RecvTimeoutError::Timeout) {
                     last();
                 }
@@ -421,7 +427,7 @@ impl Staff for Own {
 /// It ends when no further connection can come: the process has drained, or was aborted.
 #[derive(Clone, Debug)]
 pub struct Incoming {
-    desk: Arc<FrontDesk>,
+    dispatch: Arc<Dispatch>,
 }
 
 impl Iterator for Incoming {
@@ -436,24 +442,25 @@ impl Iterator for &Incoming {
     type Item = Connection;
 
     fn next(&mut self) -> Option<Connection> {
-        let desk = &self.desk;
+        let dispatch = &self.dispatch;
         loop {
-            let ready = match desk.queue.pop(&Parker::of_guest()) {
+            let ready = match dispatch.queue.pop(&Parker::of_guest()) {
                 Popped::Work(ready, _) => ready,
                 Popped::Closed => return None,
             };
             // This thread may be away for long.
-            desk.queue.before_blocking(usize::MAX);
-            let Some((mut inner, cause)) = desk.wanted(ready) else { continue };
-            match desk.give(&mut inner, cause) {
+            dispatch.queue.before_blocking(usize::MAX);
+            let Some((mut inner, cause)) = dispatch.wanted(ready) else { continue };
+            match dispatch.give(&mut inner, cause) {
                 Ok(wake) => {
-                    let drain = Drain::of(desk.phase.clone());
-                    let (inner, desk, timed) = (Some(inner), Arc::clone(desk), AtomicBool::new(false));
-                    return Some(Connection { inner, desk, wake, drain, timed });
+                    let drain = Drain::of(dispatch.phase.clone());
+                    let (inner, dispatch, timed) =
+                        (Some(inner), Arc::clone(dispatch), AtomicBool::new(false));
+                    return Some(Connection { inner, dispatch, wake, drain, timed });
                 }
                 Err(e) => {
                     debug!("can't give out a connection: {e}");
-                    desk.end(inner, CloseReason::Broken);
+                    dispatch.end(inner, CloseReason::Broken);
                 }
             }
         }
@@ -481,7 +488,7 @@ pub enum Wake {
 pub struct Connection {
     /// None when it is parked.
     inner: Option<Box<Inner>>,
-    desk: Arc<FrontDesk>,
+    dispatch: Arc<Dispatch>,
     wake: Wake,
     drain: Drain,
     /// It has timeouts, or has had some.
@@ -506,7 +513,7 @@ impl Connection {
 
     /// The text given to [`StreamServer::listen`] for the listener that it came by.
     pub fn listener(&self) -> &str {
-        self.inner.as_ref().map_or("", |inner| self.desk.listener(inner.listener))
+        self.inner.as_ref().map_or("", |inner| self.dispatch.listener(inner.listener))
     }
 
     /// Reports whether this process drains. A connection should then end between two requests, with a last message to the
@@ -525,18 +532,18 @@ impl Connection {
     /// The connection, if no process would serve its next request: this one stops, or the successor does not take it. Send a
     /// last message and end it.
     pub fn park(mut self) -> Result<(), Connection> {
-        let stays = |inner: &Inner| match self.desk.phase.get() {
-            Phase::HandedOver => self.desk.parking.outbox.may_take(inner),
+        let stays = |inner: &Inner| match self.dispatch.phase.get() {
+            Phase::HandedOver => self.dispatch.parking.outbox.may_take(inner),
             phase => !phase.is_draining(),
         };
         match self.inner.take() {
             Some(mut inner) if stays(&inner) => {
-                self.desk.take_back(&inner);
+                self.dispatch.take_back(&inner);
                 match self.make_ready(&mut inner) {
-                    Ok(()) => self.desk.rest(inner),
+                    Ok(()) => self.dispatch.rest(inner),
                     Err(e) => {
                         debug!("can't park a connection: {e}");
-                        self.desk.end(inner, CloseReason::Broken);
+                        self.dispatch.end(inner, CloseReason::Broken);
                     }
                 }
                 Ok(())
@@ -556,7 +563,7 @@ impl Connection {
             socket.set_write_timeout(None)?;
         }
         socket.set_nonblocking(true)?;
-        self.desk.watch(inner)
+        self.dispatch.watch(inner)
     }
 
     /// How long a read waits before it fails with `WouldBlock`. Default, and None: indefinitely. Zero is an error. Parking
@@ -614,14 +621,14 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let Some(mut inner) = self.inner.take() else { return };
-        self.desk.take_back(&inner);
+        self.dispatch.take_back(&inner);
         let ready = self.make_ready(&mut inner);
         if thread::panicking() || ready.is_err() {
             inner.stream.reset_on_close();
-            return self.desk.end(inner, CloseReason::Broken);
+            return self.dispatch.end(inner, CloseReason::Broken);
         }
         inner.begin_lingering(CloseReason::Detached);
-        self.desk.linger(inner, CloseReason::Detached);
+        self.dispatch.linger(inner, CloseReason::Detached);
     }
 }
 

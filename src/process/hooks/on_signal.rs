@@ -21,9 +21,9 @@ pub(crate) struct SignalHooks {
 
 pub(crate) type SignalHook = Box<dyn FnMut() + Send>;
 
-/// The way of a signal past its hooks.
+/// Runs the hooks of a signal around its action.
 #[derive(Debug, Default)]
-pub(crate) struct SignalDesk {
+pub(crate) struct SignalHookRunner {
     jobs: Option<mpsc::Sender<Job>>,
     /// Signals with hooks, and whether what the last one leads to has yet to come.
     hooked: BTreeMap<Signal, Arc<AtomicBool>>,
@@ -35,18 +35,18 @@ struct Job(Signal, Box<dyn FnOnce() + Send>);
 impl SignalHooks {
     /// # Errors
     /// When there is no thread to be had. Without hooks none is wanted.
-    pub(crate) fn start(self) -> Result<SignalDesk, Error> {
+    pub(crate) fn start(self) -> Result<SignalHookRunner, Error> {
         let signals = self.before.iter().chain(&self.after);
         let hooked: BTreeMap<_, _> = signals.map(|(signal, _)| (*signal, Arc::default())).collect();
         if hooked.is_empty() {
-            return Ok(SignalDesk::default());
+            return Ok(SignalHookRunner::default());
         }
         let (jobs, receiver) = mpsc::channel();
         thread::Builder::new()
             .name("heirloom-on-signal".into())
             .spawn(move || self.run(&receiver))
             .map_err(|e| Error::io(ErrorKind::System, "no thread for the hooks of signals", e))?;
-        Ok(SignalDesk { jobs: Some(jobs), hooked })
+        Ok(SignalHookRunner { jobs: Some(jobs), hooked })
     }
 
     fn run(mut self, jobs: &Receiver<Job>) {
@@ -55,30 +55,30 @@ impl SignalHooks {
                 let _ = caught(name, hook);
             }
         };
-        for Job(signal, lead_on) in jobs {
+        for Job(signal, action) in jobs {
             run(&mut self.before, "on_signal", signal);
-            lead_on();
+            action();
             run(&mut self.after, "after_signal", signal);
         }
     }
 }
 
-impl SignalDesk {
-    /// Runs the hooks before, `lead_on`, and the hooks after. Where there are none, and where the
+impl SignalHookRunner {
+    /// Runs the hooks before, `action`, and the hooks after. Where there are none, and where the
     /// last one of the same signal still waits for its hooks, it is led on at once: a hook that
     /// hangs never makes a server deaf.
-    pub(crate) fn hear(&self, signal: Signal, lead_on: impl FnOnce() + Send + 'static) {
-        let (Some(jobs), Some(waiting)) = (&self.jobs, self.hooked.get(&signal)) else { return lead_on() };
+    pub(crate) fn dispatch(&self, signal: Signal, action: impl FnOnce() + Send + 'static) {
+        let (Some(jobs), Some(waiting)) = (&self.jobs, self.hooked.get(&signal)) else { return action() };
         if waiting.swap(true, Ordering::SeqCst) {
-            return lead_on();
+            return action();
         }
         let waits = Arc::clone(waiting);
-        let lead_on = move || {
+        let action = move || {
             waits.store(false, Ordering::SeqCst);
-            lead_on();
+            action();
         };
-        if let Err(SendError(Job(_, lead_on))) = jobs.send(Job(signal, Box::new(lead_on))) {
-            lead_on();
+        if let Err(SendError(Job(_, action))) = jobs.send(Job(signal, Box::new(action))) {
+            action();
         }
     }
 }
@@ -117,15 +117,15 @@ mod tests {
             ],
             after: vec![(Signal::Usr1, Box::new(say("after")))],
         };
-        let desk = hooks.start().unwrap();
+        let runner = hooks.start().unwrap();
         let next = || seen.recv_timeout(Duration::from_secs(60)).unwrap();
-        desk.hear(Signal::Hup, say("hup"));
+        runner.dispatch(Signal::Hup, say("hup"));
         assert_eq!(seen.try_recv(), Ok("hup"), "it has none");
-        desk.hear(Signal::Usr1, say("usr1"));
+        runner.dispatch(Signal::Usr1, say("usr1"));
         assert_eq!([next(), next(), next()], ["before", "usr1", "after"]);
-        desk.hear(Signal::Term, say("term 1"));
+        runner.dispatch(Signal::Term, say("term 1"));
         assert_eq!(next(), "held");
-        desk.hear(Signal::Term, say("term 2"));
+        runner.dispatch(Signal::Term, say("term 2"));
         assert_eq!(next(), "term 2");
         open.send(()).unwrap();
         assert_eq!(next(), "term 1");
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn without_hooks_there_is_no_thread() {
-        let desk = SignalHooks::default().start().unwrap();
-        assert!(desk.jobs.is_none());
+        let runner = SignalHooks::default().start().unwrap();
+        assert!(runner.jobs.is_none());
     }
 }

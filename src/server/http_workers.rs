@@ -1,0 +1,144 @@
+//! The workers of an HTTP server: their pools and queues, and how the control loop sees them.
+
+use std::any::Any;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::base::budget::Budget;
+use crate::base::error::Error;
+use crate::base::limits::Limits;
+use crate::base::log::{error, warn};
+use crate::base::panic::panic_text;
+use crate::base::status::{AllCounters, Stats};
+use crate::base::sync::lock;
+use crate::http::exchange::detached::Detached;
+use crate::http::exchange::{self, Common, CurrentRequest, Progress, Stores, WorkerState};
+use crate::net::acceptor::pool_events;
+use crate::net::connection::Ready;
+use crate::net::scheduler::pool::{Pool, PoolConfig};
+use crate::net::scheduler::queue::Queue;
+use crate::server::assembly::Workers;
+
+/// The time for workers to drop their values, which may belong to the program, at the end.
+const LAST_DROPS: Duration = Duration::from_secs(5);
+
+/// What all exchanges together may hold.
+#[derive(Debug)]
+pub(super) struct Budgets {
+    memory: Budget,
+    disk: Budget,
+}
+
+impl Budgets {
+    pub(super) fn new(limits: &Limits) -> Budgets {
+        Budgets { memory: Budget::new(limits.buffered_bytes), disk: Budget::new(limits.temporary_bytes) }
+    }
+
+    pub(super) fn stores(&self, descriptors: Budget, temp_dir: Option<PathBuf>) -> Stores {
+        Stores::new(self.memory.clone(), self.disk.clone(), descriptors, temp_dir)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct HttpWorkers {
+    /// One for each worker.
+    current_requests: Vec<Arc<CurrentRequest>>,
+    pools: Mutex<Vec<Pool<Ready<Progress>>>>,
+    detached: Arc<Detached>,
+    budgets: Budgets,
+}
+
+type Queues = Vec<Arc<Queue<Ready<Progress>>>>;
+
+impl HttpWorkers {
+    /// Starts the threads of all pools. If one pool can't be started, those before it are abandoned.
+    pub(super) fn start(
+        common: Arc<Common>,
+        all_counters: &AllCounters,
+        budgets: Budgets,
+        configs: Vec<PoolConfig>,
+    ) -> Result<(Queues, HttpWorkers), Error> {
+        let (mut queues, mut pools, mut current_requests) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, config) in configs.into_iter().enumerate() {
+            let count = config.count;
+            let permits = (count.saturating_mul(common.limits.streaming_percent.into()) / 100).max(1);
+            let events = pool_events(&common.parking, index);
+            let queue = Arc::new(Queue::new(count, permits).with_events(events));
+            let of_pool: Vec<Arc<CurrentRequest>> = (0..count).map(|_| Arc::default()).collect();
+            current_requests.extend(of_pool.iter().cloned());
+            match start_pool(config, &common, all_counters, &queue, of_pool) {
+                Ok(pool) => pools.push(pool),
+                Err(e) => {
+                    pools.into_iter().for_each(Pool::abandon);
+                    return Err(e);
+                }
+            }
+            queues.push(queue);
+        }
+        let (pools, detached) = (Mutex::new(pools), Arc::clone(&common.detached));
+        Ok((queues, HttpWorkers { current_requests, pools, detached, budgets }))
+    }
+}
+
+fn start_pool(
+    config: PoolConfig,
+    common: &Arc<Common>,
+    all_counters: &AllCounters,
+    queue: &Arc<Queue<Ready<Progress>>>,
+    current_requests: Vec<Arc<CurrentRequest>>,
+) -> Result<Pool<Ready<Progress>>, Error> {
+    let (common, of_workers, counters) = (Arc::clone(common), Arc::clone(queue), all_counters.clone());
+    let make = move |index: usize| {
+        let wait_group = common.wait_group.on_own_line();
+        let current_request = current_requests.get(index).cloned().unwrap_or_default();
+        let mut worker = WorkerState::new(index, counters.register(), current_request, wait_group);
+        let (common, queue) = (Arc::clone(&common), Arc::clone(&of_workers));
+        move |ready: Ready<Progress>, taken| exchange::serve(ready, taken, &mut worker, &common, &queue)
+    };
+    let counters = all_counters.clone();
+    let died = move |worker: &str, panic: &(dyn Any + Send)| {
+        error!("{worker} died and is replaced: {}", panic_text(panic));
+        // Counters have one writer; this is rare enough for one each.
+        counters.register().worker_replaced();
+    };
+    Pool::start(config, Arc::clone(queue), make, died)
+}
+
+impl Workers for HttpWorkers {
+    fn add_to(&self, stats: &mut Stats) {
+        stats.workers = self.current_requests.len() as u64;
+        stats.buffered_bytes = self.budgets.memory.held();
+        stats.temporary_bytes = self.budgets.disk.held();
+        stats.detached = self.detached.count() as u64;
+    }
+
+    fn in_flight(&self) -> Vec<String> {
+        let mut lines: Vec<String> =
+            self.current_requests.iter().filter_map(|current_request| current_request.read()).collect();
+        lines.extend(self.detached.in_flight());
+        lines
+    }
+
+    fn unnamed(&self) -> &'static str {
+        "a request whose client is slow to send or to read"
+    }
+
+    fn drain(&self) {
+        self.detached.drain();
+    }
+
+    /// Workers that are in handlers are left behind: the process ends meanwhile.
+    fn finish(&self, _: &mut dyn FnMut()) -> Result<(), Error> {
+        let idle = self.current_requests.iter().all(|current_request| current_request.read().is_none());
+        let pools = std::mem::take(&mut *lock(&self.pools));
+        if idle {
+            let until = Instant::now() + LAST_DROPS;
+            let left = |pool: Pool<_>| !pool.finish(until.saturating_duration_since(Instant::now()));
+            if pools.into_iter().map(left).fold(false, |any, left| any | left) {
+                warn!("workers are left behind: dropping their values takes longer than {LAST_DROPS:?}");
+            }
+        }
+        Ok(())
+    }
+}
