@@ -160,3 +160,27 @@ impl ReceiverLedger {
 
 #[cfg(test)]
 mod model;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_refusal_connections_go_singly_until_one_is_taken() {
+        let mut ledger = SenderLedger::new();
+        assert_eq!((ledger.room(), ledger.is_blocked()), (0, false));
+        ledger.hear(Receipt::Credit(9));
+        assert_eq!((ledger.room(), ledger.batch(5)), (9, 5));
+        ledger.block();
+        assert_eq!((ledger.batch(5), ledger.is_blocked()), (0, true));
+        ledger.unblock();
+        assert_eq!(ledger.batch(5), 5);
+        ledger.posted(5, "five");
+        let retry = Retry::Later;
+        assert_eq!(ledger.hear(Receipt::Nak { batch: 1, retry }), Settled::Returned { cargo: "five", retry });
+        assert_eq!((ledger.room(), ledger.batch(5)), (4, 1));
+        ledger.posted(1, "one");
+        assert_eq!(ledger.hear(Receipt::Ack { batch: 2, credit: 1 }), Settled::Delivered("one"));
+        assert_eq!((ledger.room(), ledger.batch(5)), (4, 4));
+    }
+}
