@@ -1,5 +1,5 @@
-//! An admin listener for operators: health, readiness, metrics and status, on a worker of its own, so
-//! that it answers while all others are in handlers.
+//! An admin listener for operators: health, readiness, metrics and status, on a worker of its own, so that it responds while
+//! all others are in handlers.
 //!
 //! ```text
 //! $ cargo run --example admin -- 127.0.0.1:8001 127.0.0.1:8002
@@ -14,7 +14,7 @@
 //! $ kill PID
 //! ```
 //!
-//! The only worker waits in its handler, and the admin listener answers all the same.
+//! The only worker waits in its handler, and the admin listener still responds.
 
 use std::time::Duration;
 

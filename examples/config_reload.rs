@@ -1,5 +1,5 @@
-//! HUP reads the configuration again: the new generation does, before it takes over. A file with a
-//! mistake costs nothing, for the old generation serves on with what it has.
+//! HUP reloads the configuration: the new generation reads it before it takes over. An invalid file costs nothing, because
+//! the old generation continues to serve with its configuration.
 //!
 //! ```text
 //! $ echo 'greeting = hello' > app.conf
@@ -14,7 +14,7 @@
 //! good evening
 //! ```
 //!
-//! Write `greetings = x` into it, and `kill -HUP PID`: the log has the mistake, and nothing changes.
+//! Write `greetings = x` into the file, and `kill -HUP PID`: the log shows the error, and nothing changes.
 
 use std::fs;
 

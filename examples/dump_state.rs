@@ -1,4 +1,4 @@
-//! What a process has learned, written to a file when it ends: after a stop, and after each handover.
+//! Writes the state of a process to a file when it ends: after a stop, and after each handover.
 //!
 //! ```text
 //! $ cargo run --example dump_state -- 127.0.0.1:8001 report.txt

@@ -1,5 +1,5 @@
-//! A server in a program with a main loop and signals of its own: the program is told of them, and
-//! asks a `Handle` for what should follow.
+//! A server in a program with a main loop and its own signal handling: the program receives the signals, and controls the
+//! server by a `Handle`.
 //!
 //! ```text
 //! $ cargo run --example embed -- 127.0.0.1:8001

@@ -1,5 +1,5 @@
-//! A file that only one generation may write to: let go of before the successor serves, taken by it,
-//! and taken back if the handover fails. How many lines there are goes along as state.
+//! A file that only one generation may write to: released before the successor serves, acquired by it, and acquired again by
+//! the old process if the handover fails. The number of lines is passed on as state.
 //!
 //! ```text
 //! $ cargo run --example exclusive_lock -- 127.0.0.1:8001 lines.txt

@@ -1,5 +1,4 @@
-//! The files of a folder, beside routes: types, ranges, what the client has already, and no way out of
-//! the folder.
+//! The files of a directory, beside routes: types, ranges, conditional requests, and no way out of the directory.
 //!
 //! ```text
 //! $ mkdir public

@@ -1,5 +1,5 @@
-//! A page with a form: its fields as a struct, mistakes shown beside the field with what was written,
-//! and after success a redirect, so that a reload does not send it again. And a query, as a struct.
+//! A page with a form: its fields as a struct, errors shown beside the field with the submitted value, and after success a
+//! redirect, so that a reload does not submit it again. And a query as a struct.
 //!
 //! ```text
 //! $ cargo run --example forms --features form -- 127.0.0.1:8001
@@ -22,7 +22,7 @@
 //! missing field `message`
 //! ```
 //!
-//! Or open it in a browser. Files are not sent by such a form: the example `streaming` takes them by PUT.
+//! Or open it in a browser. Such a form can't upload files: the example `streaming` receives them by PUT.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

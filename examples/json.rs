@@ -1,5 +1,4 @@
-//! JSON in and out, and errors that programs understand: which field, where in the text, and what is
-//! wrong (RFC 9457).
+//! JSON requests and responses, and machine-readable errors with field, position and reason (RFC 9457).
 //!
 //! ```text
 //! $ cargo run --example json --features json -- 127.0.0.1:8001

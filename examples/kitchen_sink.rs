@@ -1,5 +1,5 @@
-//! Every feature on one server, for tests and load programs. `--help` lists the flags. `/ws` wants
-//! `--features websocket`, and `--tls-listen` `--features tls`.
+//! Every feature on one server, for tests and load programs. `--help` lists the flags. `/ws` needs
+//! `--features websocket`, and `--tls-listen` needs `--features tls`.
 //!
 //! ```text
 //! $ cargo run --release --example kitchen_sink -- --listen 127.0.0.1:8001

@@ -1,5 +1,5 @@
-//! A protocol of one's own, without HTTP: lines over TCP on a few std threads, with handovers that
-//! no client sees and stops that cut nobody.
+//! A protocol without HTTP: lines over TCP on a few std threads, with handovers that no client notices and stops that cut no
+//! client.
 //!
 //! ```text
 //! $ cargo run --example line_server -- 127.0.0.1:7001
@@ -13,13 +13,12 @@
 //! BYE
 //! ```
 //!
-//! Each line is answered by the server's pid and the line in capitals. `BYE` is the last word: the
-//! server closes, and a line that was sent and not answered before it has not been looked at, so it
-//! can be sent again on a new connection. A client that reads an end without `BYE` has met a crash.
+//! Each line is answered by the server's pid and the line in capitals. `BYE` is the last message: the server closes, and a
+//! line that was sent and not answered before it was not processed, so it can be sent again on a new connection. An end
+//! without `BYE` means a crash.
 //!
-//! Between two lines a connection is parked: it has no thread, and travels to the new process at a
-//! handover. `BYE` comes after `quit`, when the server is told to stop, after a minute of silence,
-//! and after a line that is too long or too slow.
+//! Between two lines a connection is parked: it has no thread, and moves to the new process at a handover. The server sends
+//! `BYE` after `quit`, at a stop, after a minute of silence, and after a line that is too long or too slow.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::thread;

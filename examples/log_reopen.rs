@@ -1,4 +1,4 @@
-//! USR1 opens the log file anew, so that it can be moved away (logrotate's `postrotate`).
+//! USR1 reopens the log file, so that it can be rotated (logrotate's `postrotate`).
 //!
 //! ```text
 //! $ cargo run --example log_reopen -- 127.0.0.1:8001 requests.log

@@ -1,4 +1,4 @@
-//! Handlers around handlers: one of our own, and those that come with the crate.
+//! Wrappers around handlers: one written here, and those of the crate.
 //!
 //! ```text
 //! $ cargo run --example middleware --features gzip -- 127.0.0.1:8001

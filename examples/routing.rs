@@ -1,5 +1,4 @@
-//! Paths and methods: parameters, wildcards, routers within routers, what is answered where there is
-//! no route, and limits of single routes.
+//! Paths and methods: parameters, wildcards, nested routers, responses without a route, and limits of single routes.
 //!
 //! ```text
 //! $ cargo run --example routing -- 127.0.0.1:8001
@@ -13,8 +12,8 @@
 //! all users
 //! ```
 //!
-//! HEAD is answered by the handler of GET, and OPTIONS by the router. A method without a route is
-//! told which ones have one:
+//! The handler of GET also answers HEAD, and the router answers OPTIONS. The response to a method without a route lists the
+//! allowed ones:
 //!
 //! ```text
 //! $ curl -s -o /dev/null -w '%{http_code} %header{allow}\n' -X DELETE http://127.0.0.1:8001/users/7
@@ -29,8 +28,7 @@
 //!
 //! ```
 //!
-//! This route takes 16 bytes at most. What has no route at all has the fallback; under `/users` that
-//! router's own:
+//! This route accepts at most 16 bytes. Paths without a route go to the fallback; under `/users` to that router's own:
 //!
 //! ```text
 //! $ curl -X PUT -d Jonna http://127.0.0.1:8001/users/7
@@ -43,8 +41,8 @@
 //! there is nothing at /nowhere
 //! ```
 //!
-//! Two routes for the same requests are a mistake of the program's: `serve` returns an error that
-//! names both, before anything is bound.
+//! Two routes for the same requests are a mistake of the program: `serve` returns an error that names both, before any
+//! listener is bound.
 
 use heirloom::prelude::*;
 

@@ -1,4 +1,4 @@
-//! A slow answer that survives an upgrade: the manual test.
+//! A slow response that survives an upgrade: the manual test.
 //!
 //! ```text
 //! $ cargo run --release --example slow_ok -- --listen 127.0.0.1:8001 --seconds 3
@@ -11,8 +11,8 @@
 //! ok
 //! ```
 //!
-//! Its log names its PID. The first two are answered by the old process, which then exits, the
-//! last one by the new process. Without `--seconds` it takes 30 s.
+//! The log shows the pid. The old process answers the first two requests and exits, the new process answers the last one.
+//! Without `--seconds` a response takes 30 s.
 
 use std::io::Write;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Server-sent events: a page whose numbers go on counting over upgrades, none missed, none twice.
+//! Server-sent events: a page that continues to count over upgrades, without a missing or repeated number.
 //!
 //! ```text
 //! $ cargo run --example sse -- 127.0.0.1:8001
@@ -19,8 +19,8 @@
 //!
 //! ```
 //!
-//! Open it in a browser, and upgrade while it counts: the old process ends the stream, the browser
-//! connects anew and says what it has got, and the new process goes on from there.
+//! Open it in a browser, and upgrade while it counts: the old process ends the stream, the browser reconnects with the id of
+//! the last event, and the new process continues from there.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! State that handlers share, without globals: made in `main`, and given to the handlers that want it.
+//! State that handlers share, without globals: created in `main`, and passed to the handlers that need it.
 //!
 //! ```text
 //! $ cargo run --example state -- 127.0.0.1:8001
@@ -17,8 +17,8 @@
 //! 0 votes in all
 //! ```
 //!
-//! What is in memory is one process's: the new generation begins with none. The example `exclusive_lock`
-//! passes some on, and `shortener` keeps it in a database that both generations have open.
+//! State in memory belongs to one process: the new generation starts without it. The example `exclusive_lock` passes some
+//! on, and `shortener` keeps it in a database that both generations have open.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

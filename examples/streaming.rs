@@ -1,5 +1,5 @@
-//! Bodies that are never in memory as a whole: an upload that is read while it arrives, a download
-//! that is made a piece at a time, and a stream that lasts until the process drains.
+//! Bodies that are never in memory as a whole: an upload that is read while it arrives, a download that is generated piece by
+//! piece, and a stream that lasts until the process drains.
 //!
 //! ```text
 //! $ cargo run --example streaming -- 127.0.0.1:8001 .

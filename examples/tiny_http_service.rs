@@ -1,5 +1,4 @@
-//! A service written for tiny_http, with the whole lifecycle: its handler takes an ordinary
-//! `tiny_http::Request`, and stays as it is.
+//! A service written for tiny_http, with the whole lifecycle: its handler takes an ordinary `tiny_http::Request`, unchanged.
 //!
 //! ```text
 //! $ cargo run --features tiny_http --example tiny_http_service -- --listen 127.0.0.1:8001
@@ -15,7 +14,7 @@
 //! 2
 //! ```
 //!
-//! docs/tiny_http.md says what carries over. `storm --server target/release/examples/tiny_http_service
+//! docs/tiny_http.md lists what works. `storm --server target/release/examples/tiny_http_service
 //! --keepalive 16 --preconnect 8 --slow 4 --upload 4 --reader 2` counts what its clients lose.
 
 use std::io::{self, Cursor, Read};

@@ -1,4 +1,4 @@
-//! TLS: certificates from files, read anew without a handover, and what a handler sees of it.
+//! TLS: certificates from files, reloaded without a handover, and the information that a handler gets.
 //!
 //! ```text
 //! $ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost \
@@ -20,8 +20,8 @@
 //! the old one stays: can't use the certificate cert.pem: ...
 //! ```
 //!
-//! A successor reads the files when it starts, so `kill -HUP` would have done, too. A fourth argument
-//! is a file of authorities: then clients must show a certificate that one of them has issued
+//! A successor reads the files when it starts, so `kill -HUP` would have worked too. A fourth argument is a file of
+//! authorities: then clients must present a certificate issued by one of them
 //! (`curl --cert client.pem --key client-key.pem`).
 
 use heirloom::prelude::*;

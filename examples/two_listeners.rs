@@ -1,6 +1,5 @@
-//! Two listeners in one process, each with a handler of its own: what is for everybody, and what is
-//! for colleagues, with workers of its own, so that it answers while visitors keep all others busy. They
-//! share state, and travel together.
+//! Two listeners in one process with a handler each: one is public, the other is internal and has workers of its own, so that
+//! it responds while visitors keep all others busy. They share state, and are handed over together.
 //!
 //! ```text
 //! $ cargo run --example two_listeners -- 127.0.0.1:8001 127.0.0.1:8002

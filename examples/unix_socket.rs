@@ -1,5 +1,5 @@
-//! A unix socket, as for a proxy on the same host. Its path is removed by a stop, and kept by a
-//! handover: it is the same socket all the time.
+//! A unix socket, as for a proxy on the same host. A stop removes its path; a handover keeps it, and the socket stays the
+//! same.
 //!
 //! ```text
 //! $ cargo run --example unix_socket -- unix:app.sock

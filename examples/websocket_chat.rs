@@ -1,5 +1,4 @@
-//! A chat over WebSockets, with its page: everybody gets what anybody says, and a slow client keeps
-//! nobody waiting.
+//! A chat over WebSockets, with its page: every client gets every message, and a slow client does not delay the others.
 //!
 //! ```text
 //! $ cargo run --example websocket_chat --features websocket -- 127.0.0.1:8001
@@ -17,8 +16,8 @@
 //! $ kill -HUP PID
 //! ```
 //!
-//! Open it in two windows. An upgrade sends everybody away with 1001 (going away), and the page
-//! connects anew, to the new process.
+//! Open it in two windows. An upgrade closes all WebSockets with 1001 (going away), and the page reconnects to the new
+//! process.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
