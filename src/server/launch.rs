@@ -546,7 +546,7 @@ mod tests {
     fn a_server_does_not_outlive_its_acceptor() {
         let mut running = spawn(Launch::default(), FailingService).unwrap();
         let _client = TcpStream::connect(running.addresses()[0]).unwrap();
-        // By itself: it is not asked to.
+        // It has ended without a stop.
         let outcome = running.thread.take().unwrap().join().unwrap();
         assert_eq!(outcome.unwrap_err().to_string(), "the acceptor panicked: as it is meant to");
     }

@@ -50,7 +50,7 @@ pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
     gzip > 0 && gzip >= identity.unwrap_or(0)
 }
 
-/// In thousandths; None: not a weight, nor any other parameter that a coding could have.
+/// The weight in thousandths; None: not a weight.
 #[cfg(any(feature = "gzip", feature = "files"))]
 fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> Option<u32> {
     let Some(parameter) = parameters.next() else { return Some(1000) };

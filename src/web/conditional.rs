@@ -230,7 +230,7 @@ mod tests {
     const LATER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
 
     fn then() -> SystemTime {
-        // With a fraction that HTTP does not tell.
+        // With a fraction of a second, which HTTP does not send.
         httpdate::parse_http_date(THEN).unwrap() + Duration::from_millis(600)
     }
 

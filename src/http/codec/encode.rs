@@ -76,7 +76,7 @@ pub(crate) fn framing(
     }
     Ok(match (status, length) {
         (StatusCode::NO_CONTENT, _) => BodyFraming::None,
-        // RFC 9110 §15.3.6: never content, and the client must be told so.
+        // RFC 9110 §15.3.6: never content, which the response must announce.
         (StatusCode::RESET_CONTENT, _) => BodyFraming::Length(0),
         _ if request.method == Method::HEAD || status == StatusCode::NOT_MODIFIED => {
             // An empty body says nothing about the length (RFC 9110 §8.6).
@@ -120,7 +120,7 @@ pub(crate) fn says_close(headers: &HeaderMap) -> bool {
 ///
 /// Framing and Connection are as decided, whatever the handler set. A Date of the handler's is kept if it is
 /// valid, so that a gateway can pass it on (RFC 9110 §6.6.1). `http`'s types hold no CR or LF, so no value can end
-/// the head early. The status line says 1.1 to 1.0 clients, too (RFC 9110 §6.2).
+/// the head early. The status line says 1.1 to 1.0 clients too (RFC 9110 §6.2).
 #[derive(Debug)]
 pub(crate) struct ResponseHead<'a> {
     /// That of the request.
@@ -201,7 +201,7 @@ pub(crate) fn refusal(out: &mut Vec<u8>, refusal: &Refusal, date: &[u8; 29]) {
     out.push(b'\n');
 }
 
-/// As [`refusal`], to a HEAD: without the content that it announces.
+/// As [`refusal`], for a HEAD: without the announced content.
 pub(crate) fn refusal_to_head(out: &mut Vec<u8>, refusal: &Refusal, date: &[u8; 29]) {
     status_line(out, refusal.status);
     date_field(out, date);

@@ -705,7 +705,7 @@ mod tests {
             (b"\r\n\r\n\r".to_vec(), bounds(5, 0, 0), "431"),
             (whole[..20].to_vec(), bounds(20, 2, 1), "431"),
             (whole[..20].to_vec(), bounds(21, 2, 1), "more"),
-            // Behind a target that is too long, nothing matters.
+            // After a target that is too long, nothing matters.
             (line(9), bounds(99, 9, 10), "more"),
             (line(10), bounds(99, 9, 10), "414"),
             (line(90), bounds(80, 9, 10), "414"),

@@ -41,7 +41,7 @@ impl Exchange<'_> {
         let body = Body::received(body, Arc::clone(&self.client.conn_info), head.text);
         let mut request = Request::from_parts(head.parts, body);
         let refusal = route.attach(&mut request);
-        // Of responses that are written together, the last one's counts.
+        // For responses that are written together, the last one's counts.
         self.client.progress.patience = Some(self.response_patience(&route.rules.limits));
         let listener_handler = self.listener_handler();
         let latency = route.latency().unwrap_or(&listener_handler.latency);

@@ -67,7 +67,7 @@ pub(super) struct ReservedThread {
     detached: Arc<Detached>,
     id: u64,
     jobs: mpsc::Sender<Job>,
-    /// For another protocol.
+    /// A thread for another protocol.
     waker: Option<Arc<Waker>>,
 }
 
@@ -99,7 +99,7 @@ pub(super) enum Task {
 }
 
 impl Detached {
-    /// For at most `limit` threads.
+    /// A pool of at most `limit` threads.
     pub(crate) fn new(limit: usize, descriptors: Budget, counters: Arc<CachePadded<Counters>>) -> Detached {
         let inner = Inner { count: 0, next: 0, running: BTreeMap::new(), counters };
         Detached { limit, descriptors, inner: Mutex::new(inner) }
@@ -128,7 +128,7 @@ impl Detached {
         self.reserve(None)
     }
 
-    /// As `reserve_for_stream`, for another protocol. None, too, if no descriptor is left for its waker.
+    /// As `reserve_for_stream`, for another protocol. Also None if no descriptor is left for its waker.
     pub(super) fn reserve_for_upgrade(self: &Arc<Detached>) -> Option<ReservedThread> {
         match Waker::new(self.descriptors.one()?) {
             Ok(waker) => self.reserve(Some(Arc::new(waker))),
@@ -259,7 +259,7 @@ fn stream(
     let mut writer = Writer { stream: &client.stream, framing, stall, given: 0 };
     let outcome = catch_unwind(AssertUnwindSafe(|| write(&mut writer)));
     ending.iter_mut().for_each(|ending| ending.set_bytes(writer.given));
-    // Without its last chunk the client can tell that a stream is incomplete.
+    // The missing last chunk shows the client that a stream is incomplete.
     let outcome = outcome.map(|written| match written {
         Ok(()) if framing == BodyFraming::Chunked => write_all(&client.stream, LAST_CHUNK, stall),
         other => other,

@@ -10,7 +10,7 @@ use crate::base::close_reason::CloseReason;
 use crate::net::acceptor::Deadline;
 
 impl Exchange<'_> {
-    /// Until a fixed time: nobody wants these bytes, so the client gets no time for each of them.
+    /// Until a fixed time: the bytes are not needed, so no byte extends the time.
     pub(super) fn discard(&mut self, mut unread: Box<Unread>, until: Instant) -> Flow {
         while !unread.decoder.is_done() && !self.worker.input.is_empty() {
             let left = match unread.decoder.decode(self.worker.input.unused()) {

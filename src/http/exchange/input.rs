@@ -33,7 +33,7 @@ pub(super) enum Filled {
 }
 
 impl Exchange<'_> {
-    /// As `fill`, for more of a body; not once the turn is over and more may have arrived.
+    /// As `fill`, for more of a body; not after the end of the turn, when more may have arrived.
     pub(super) fn refill(&mut self) -> Flow<Filled> {
         if !self.drained {
             self.now = Instant::now();
@@ -68,7 +68,7 @@ impl Input {
         Input { buf: vec![0; SIZE], start: 0, end: 0 }
     }
 
-    /// Starts anew with what a connection has kept.
+    /// Starts with the bytes that a connection has kept.
     pub(super) fn load(&mut self, bytes: &[u8]) {
         (self.start, self.end) = (0, 0);
         if bytes.len() >= self.buf.len() {

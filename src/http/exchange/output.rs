@@ -32,7 +32,7 @@ impl Exchange<'_> {
         self.flush_by(write_out)
     }
 
-    /// As `flush`, before our side of the connection is shut.
+    /// As `flush`, before the sending side is shut down.
     fn flush_last(&mut self) -> Flow {
         self.flush_by(write_last)
     }
@@ -119,7 +119,7 @@ pub(super) fn write_out(out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> 
     write_by(|rest| stream.write(rest), out)
 }
 
-/// As `write_out`, where our side is shut right after it.
+/// As `write_out`, if the sending side is shut down right after it.
 fn write_last(out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
     write_by(|rest| stream.write_last(rest), out)
 }

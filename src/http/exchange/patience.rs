@@ -26,7 +26,7 @@ impl Patience {
         }
     }
 
-    /// Until when the next byte may come, after so many since `started`.
+    /// The deadline for the next byte, after this many since `started`.
     pub(super) fn deadline(self, started: Instant, bytes: u64, now: Instant) -> Instant {
         let stalled = now + self.stall;
         started.checked_add(self.time_for(bytes)).map_or(stalled, |too_slow| too_slow.min(stalled))
@@ -86,7 +86,7 @@ impl Blocked {
 }
 
 impl Exchange<'_> {
-    /// For a request body of this route.
+    /// The limits for a request body of this route.
     pub(super) fn body_patience(&self, limits: &RouteLimits) -> Patience {
         let common = self.common;
         Patience {
@@ -96,7 +96,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// For a response of this route.
+    /// The limits for a response of this route.
     pub(super) fn response_patience(&self, limits: &RouteLimits) -> Patience {
         let common = self.common;
         Patience {

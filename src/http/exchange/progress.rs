@@ -20,13 +20,13 @@ pub(crate) struct Progress {
     pub(super) stage: Stage,
     /// Goes out before anything else.
     pub(super) unsent: Vec<u8>,
-    /// Of the responses in `unsent`, or in the worker's buffer.
+    /// The ends of the responses in `unsent`, or in the worker's buffer.
     pub(super) endings: Endings,
     /// How fast the client takes the response, once the server had to wait for it.
     pub(super) blocked: Option<Blocked>,
     /// That of the last response's route. None before the first response.
     pub(super) patience: Option<Patience>,
-    /// Of the memory that all connections may hold.
+    /// The share of the memory that all connections may hold.
     pub(super) held: Option<Share>,
 }
 

@@ -180,7 +180,7 @@ impl Collecting {
         }
     }
 
-    /// Until when the next byte may come.
+    /// The deadline for the next byte.
     fn deadline(&self, now: Instant) -> Instant {
         self.bounds.patience.deadline(self.started, self.len, now)
     }
@@ -191,7 +191,7 @@ impl Collecting {
     }
 
     /// Head and body as they came, if they are still unchanged: a body of known length in memory,
-    /// without a 100 that told the client to send it.
+    /// without a 100 that asked the client to send it.
     pub(super) fn received(&self) -> Option<(&[u8], &[u8])> {
         match &self.store {
             Store::Memory(bytes, _)

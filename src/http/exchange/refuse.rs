@@ -1,5 +1,5 @@
 //! Every answer that the server gives by itself: 400 and the like to what is no request, 408 at a deadline, 413, 503 and
-//! 507 where a body can't be kept, 503 where connections hold too much. The 503 of an overloaded server is here, too;
+//! 507 where a body can't be kept, 503 where connections hold too much. The 503 of an overloaded server is here too;
 //! the acceptor sends it.
 
 use std::io;

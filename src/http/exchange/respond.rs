@@ -24,7 +24,7 @@ use crate::web::response::{ResponseExt, busy, plain};
 /// What is decided and taken for a response before it is sent.
 struct Prepared {
     framing: BodyFraming,
-    /// For a response that leaves the pool of workers.
+    /// A response that leaves the pool of workers.
     thread: Option<ReservedThread>,
 }
 
@@ -172,7 +172,7 @@ impl Exchange<'_> {
             return true;
         }
         let has_request = !self.worker.input.unused().iter().all(|byte| b"\r\n".contains(byte));
-        // A client that never stops sending is told all the same.
+        // A client that never stops sending is notified too.
         has_request || (!self.common.parking.is_grace_over() && self.client.stream.peek() == Peek::Bytes)
     }
 

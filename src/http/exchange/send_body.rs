@@ -59,7 +59,7 @@ impl Sending {
 impl Exchange<'_> {
     /// Goes on with a response whose body is not all written.
     pub(super) fn send_body(&mut self, sending: Box<Sending>) -> Flow {
-        // The source is the user's code, too, and may take long.
+        // The source is the program's code too, and may take long.
         self.worker.current_request.set(Some((sending.head.clone(), Instant::now())));
         let flow = self.send_pieces(sending);
         self.worker.current_request.set(None);
@@ -111,7 +111,7 @@ impl Exchange<'_> {
     /// Gets the next piece of a body. None if its source failed or panicked.
     fn pull(&mut self, sending: &mut Sending) -> Option<Pulled> {
         match &sending.body.source {
-            // In memory, as most of a file is.
+            // In memory, as most pages of a file are.
             Source::Bytes(_) | Source::Ended => {}
             Source::File(_) => self.queue.before_computing(),
             // The user's code, which may block.
@@ -122,7 +122,7 @@ impl Exchange<'_> {
         let stream = &self.client.stream;
         let pulled = catch_unwind(AssertUnwindSafe(|| body.pull(piece, out, stream)));
         ending.iter_mut().for_each(|ending| ending.set_bytes(body.given));
-        // What has ended is complete, even if its drop panics.
+        // A source that has ended is complete, even if its drop panics.
         self.drop_users(body.take_ended(), head);
         match pulled {
             Ok(Ok(pulled)) => return Some(pulled),
@@ -226,7 +226,7 @@ impl OutgoingBody {
         }
     }
 
-    /// Writes what has been pulled, and before it what is in `out`.
+    /// Writes the pulled bytes, after those in `out`.
     fn flush(&mut self, out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
         if self.given == 0 && matches!(self.source, Source::File(_)) {
             // The first piece can be read without waiting, and goes out with the head.

@@ -2,7 +2,7 @@
 //!
 //! **A file's first piece is read, the rest goes by `sendfile`**, so that a small file shares one write with its head.
 //! Any error of `sendfile` means going on by read and write, which show whose error it is. Where SIGPIPE is not ignored
-//! `sendfile` is not used: it can't be told not to raise the signal.
+//! `sendfile` is not used: it has no flag that suppresses the signal.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};

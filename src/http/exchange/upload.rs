@@ -204,10 +204,10 @@ impl Upload {
         Ok(filled)
     }
 
-    /// Decodes one step of what has arrived. Returns how much content that was.
+    /// Decodes one step of the received bytes. Returns the length of the content.
     fn decode(&mut self, mut buf: &mut [u8]) -> io::Result<usize> {
         let unused = self.input.get(self.used..).unwrap_or_default();
-        // At most as many bytes as `buf` holds: their content is never longer than they are.
+        // At most as many bytes as `buf` holds, because the content is never longer than the encoded bytes.
         let window = unused.get(..buf.len()).unwrap_or(unused);
         let decoded = self
             .decoder
@@ -228,14 +228,14 @@ impl Upload {
         if self.decoder.is_done() {
             After::Keep
         } else if self.expects_continue || self.failed || self.pending.is_some() || beyond {
-            // The client was never told to send it, or it is malformed, or too long. The response announces the close.
+            // The client was never asked to send it, or it is malformed, or too long. The response announces the close.
             After::Close(CloseReason::BodyUnread)
         } else {
             After::Discard(Unread { decoder: self.decoder, budget })
         }
     }
 
-    /// What has arrived and is not decoded.
+    /// Bytes that have arrived and are not decoded.
     fn unused(&self) -> &[u8] {
         self.input.get(self.used..).unwrap_or_default()
     }

@@ -56,12 +56,12 @@ impl InputError {
         self.field.as_deref()
     }
 
-    /// In which line of a JSON text it was seen, from 1.
+    /// The line of a JSON text, from 1.
     pub fn line(&self) -> Option<usize> {
         self.place.map(|(line, _)| line)
     }
 
-    /// In which column of that line, in bytes, from 1.
+    /// The column in that line, in bytes, from 1.
     pub fn column(&self) -> Option<usize> {
         self.place.map(|(_, column)| column)
     }

@@ -36,7 +36,7 @@ impl Version {
 
     /// `form` is added to the tag, for what is the same file in another form.
     pub(super) fn validators(&self, now: SystemTime, form: &str) -> Validators {
-        // Without a change time, a file and its replacement may look the same.
+        // Without a change time, a file and its replacement may be indistinguishable.
         let Some(changed) = time(self.changed) else { return Validators::new() };
         let modified = time(self.modified).map(|modified| modified.max(changed));
         let known = modified.map_or_else(Validators::new, |time| Validators::new().modified(time));
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(weak(Version { modified: (9_999, 0), ..BASE }, at(9_000)), Some(true));
         assert_eq!(weak(Version { changed: (2_000, 0), ..BASE }, at(9_000)), Some(true), "whole seconds");
         assert_eq!(weak(Version { modified: (1_000, 0), ..BASE }, at(9_000)), Some(false));
-        // Of the times the later one.
+        // The later one of the times.
         assert_eq!(date(BASE).as_deref(), Some("Thu, 01 Jan 1970 00:33:20 GMT"));
         assert_eq!(
             date(Version { modified: (3_000, 0), ..BASE }).as_deref(),

@@ -32,7 +32,7 @@ pub use wrapped::{Next, Wrapped, Wrapper};
 /// [`Handler::wrap`] puts something around it that sees each request and each response.
 ///
 /// A test needs no socket: it makes a request by hand, and looks at the response. A [`Router`](crate::Router)
-/// is a handler, too. Such a request has no peer, comes from a first generation, and never drains.
+/// is a handler too. Such a request has no peer, comes from a first generation, and never drains.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -100,7 +100,7 @@ where
     }
 }
 
-/// For a handler of several routes, and for `Arc<dyn Handler>`, where a program decides at run time which handler it has.
+/// For a handler of several routes, and for `Arc<dyn Handler>`, if a program chooses the handler at run time.
 impl<H: Handler + ?Sized> Handler for Arc<H> {
     fn call(&self, request: Request) -> Response {
         (**self).call(request)

@@ -138,9 +138,9 @@ impl<'a> Call<'a> {
 /// What was found for a request's method and path. The default: no route, no parameters, the server's limits.
 #[derive(Debug, Default)]
 pub struct RouteMatch {
-    /// Of the innermost router.
+    /// The route in the innermost router.
     route: Option<Arc<Route>>,
-    /// Of the routers around that one, the innermost first.
+    /// The routes in the routers around that one, the innermost first.
     outer: Vec<Arc<Route>>,
     /// The values of the pattern's parameters, decoded.
     values: Vec<String>,
@@ -201,7 +201,7 @@ impl RouteMatch {
     /// Tells the request which route matched it, and returns the answer in place of the handler's, if there is one.
     pub(crate) fn attach(&mut self, request: &mut Request) -> Option<Box<Response>> {
         if let Some(route) = self.matched() {
-            // Without parameters, the path may say which one it is.
+            // Without parameters, the path may identify the route.
             if self.values.is_empty() && route.pattern().text == request.uri().path() {
                 request.body_mut().set_routed();
             } else {

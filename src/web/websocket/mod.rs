@@ -337,7 +337,7 @@ fn run(
             shared.look_at_drain();
         }
     }));
-    // It may have begun before.
+    // The drain may have started before.
     shared.look_at_drain();
     let mut socket = WebSocket { shared: Arc::clone(&shared), protocol, read_timeout: None };
     let outcome = catch_unwind(AssertUnwindSafe(|| speak(&mut socket)));
@@ -381,7 +381,7 @@ impl Shared {
                 // Pongs, and the answer to a Close.
                 let all_sent = protocol_state.pump();
                 match found? {
-                    // No event tells of what has been read already.
+                    // No event reports bytes that have been read already.
                     Received::Nothing if was_choked && !protocol_state.is_choked() => continue,
                     Received::Nothing => {}
                     found => return Ok(found),

@@ -42,7 +42,7 @@ impl Wrapper for ServerTiming {
     }
 
     fn check(&self) -> Result<(), String> {
-        // The names of fields are tokens, too.
+        // The names of fields are tokens too.
         match HeaderName::try_from(&self.name) {
             Ok(_) => Ok(()),
             Err(_) => Err(format!("ServerTiming: {:?} is not a token", self.name)),

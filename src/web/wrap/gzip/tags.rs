@@ -18,7 +18,7 @@ use crate::web::conditional::{Tag, tags};
 const COMPRESSED: &[u8] = b"-gzip";
 const PLAIN: &[u8] = b"-identity";
 
-/// In which coding a representation is sent.
+/// The coding of a representation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     Plain,
