@@ -118,7 +118,7 @@ impl PhaseWatch {
 pub enum Waited {
     /// A read will not block: the client has sent bytes, or has ended. Only where there is something to read.
     Readable,
-    /// This process is about to end, because it was told to stop or because a successor has taken over.
+    /// This process is about to end, because of a stop or because a successor has taken over.
     Draining,
     /// The time is over.
     TimedOut,
@@ -159,7 +159,7 @@ impl Drain {
         Drain(watch)
     }
 
-    /// Whether this process is about to end, because it was told to stop or because a successor has
+    /// Whether this process is about to end, because of a stop or because a successor has
     /// taken over.
     pub fn is_draining(&self) -> bool {
         self.0.get().is_draining()

@@ -160,7 +160,7 @@ mod tests {
         format!("{} {}", response.status().as_u16(), response.body_mut().read_text().unwrap())
     }
 
-    /// As a server calls it: the text of the response, and how many panics it was told.
+    /// Calls it as a server does: the text of the response, and the number of reported panics.
     fn served(handler: &impl Handler, line: &str, refusal: Option<StatusCode>) -> (String, usize) {
         let mut request = request(line);
         let mut found = find_route(handler, request.method(), request.uri().path());

@@ -381,7 +381,7 @@ mod tests {
         text
     }
 
-    /// Status, type, further field, length: whether it is compressed, and whether caches are told.
+    /// Status, type, further field, length: whether it is compressed, and whether it has `Vary`.
     #[test]
     fn what_is_compressed() {
         let cases = [
