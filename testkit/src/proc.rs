@@ -236,7 +236,7 @@ impl Proc {
         pid
     }
 
-    /// Waits until `pid` owns the service.
+    /// Waits until `pid` owns the service, and its predecessor drains.
     #[track_caller]
     pub fn committed(&self, pid: Pid) {
         let said = self.wait_for(&format!("to child {pid}: COMMIT"));
@@ -245,6 +245,8 @@ impl Proc {
         let heard = self.wait_for_nth("handover: predecessor *: COMMIT", n);
         let old = heard.rsplit_once(": COMMIT").and_then(|(head, _)| head.rsplit(' ').next()?.parse().ok());
         self.paused(Pid::from_raw(old.expect("a pid")));
+        // The phase that follows from COMMIT is published by now.
+        self.wait_for(&format!("draining (handed over to {pid})"));
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = pid;
     }
 

@@ -95,6 +95,8 @@ impl<P: Portable> Sender<P> {
         if let Some(channel) = &mut self.channel {
             channel.send_predecessors();
         }
+        // Before the first connection goes, so that where one has arrived the next may follow.
+        self.set_gate(connections);
         loop {
             self.scan(&mut leaving, connections);
             let Some(channel) = &mut self.channel else { break };
@@ -115,17 +117,20 @@ impl<P: Portable> Sender<P> {
                 }
             }
         }
-        if let Some(channel) = &self.channel {
-            // The close of connections that stay here is announced while there is time.
-            let is_stuck = connections.parking.drain.grace().is_some_and(|grace| channel.is_stuck(grace));
-            connections.parking.outbox.set_gate(match channel.room() {
-                0 if is_stuck => Gate::Shut,
-                0 => Gate::Waiting,
-                _ => Gate::Open,
-            });
-        }
+        self.set_gate(connections);
         // Those that no successor takes, or whose successor went when they were already on their way here.
         leaving.into_iter().for_each(|connection| connections.queue(connection));
+    }
+
+    fn set_gate(&self, connections: &Connections<P>) {
+        let Some(channel) = &self.channel else { return };
+        // The close of connections that stay here is announced while there is time.
+        let is_stuck = connections.parking.drain.grace().is_some_and(|grace| channel.is_stuck(grace));
+        connections.parking.outbox.set_gate(match channel.room() {
+            0 if is_stuck => Gate::Shut,
+            0 => Gate::Waiting,
+            _ => Gate::Open,
+        });
     }
 
     /// Adds parked connections to those that leave, as many as there is room for.
