@@ -28,12 +28,17 @@ impl Crowd {
     pub const NEW: usize = 2;
     pub const ALL: usize = 2 * Crowd::NEW;
 
-    /// They ask for `/pid` until `stop`.
+    /// They ask for `/pid` until `stop`. Those that keep their connection have it when this returns.
     pub fn of(addr: &Addr) -> Crowd {
         let stop = Arc::new(AtomicBool::new(false));
         let client = |keeps: bool| {
             let (addr, stop) = (addr.clone(), Arc::clone(&stop));
-            beside("client", move || if keeps { keep_asking(&addr, &stop) } else { ask_anew(&addr, &stop) })
+            let mut kept = keeps.then(|| Client::to(&addr));
+            let first = kept.as_mut().map(|client| client.get("/pid"));
+            beside("client", move || match kept.zip(first) {
+                Some((client, first)) => keep_asking(client, first, &addr, &stop),
+                None => ask_anew(&addr, &stop),
+            })
         };
         let clients = (0..Crowd::ALL).map(|n| client(n % 2 == 0)).collect();
         Crowd { stop, clients }
@@ -88,11 +93,10 @@ fn ask_anew(addr: &Addr, stop: &AtomicBool) -> Tally {
     tally
 }
 
-fn keep_asking(addr: &Addr, stop: &AtomicBool) -> Tally {
+fn keep_asking(mut client: Client, first: Outcome, addr: &Addr, stop: &AtomicBool) -> Tally {
     let mut tally = Tally::default();
-    let (mut client, mut server) = (Client::to(addr), None);
-    while !stop.load(Ordering::Relaxed) {
-        let outcome = client.get("/pid");
+    let (mut outcome, mut server) = (first, None);
+    loop {
         let next = match &outcome {
             Outcome::Ok(response) if !response.closes() => Some(response.number()),
             _ => None,
@@ -102,6 +106,9 @@ fn keep_asking(addr: &Addr, stop: &AtomicBool) -> Tally {
             client = Client::to(addr);
         }
         server = next;
+        if stop.load(Ordering::Relaxed) {
+            return tally;
+        }
+        outcome = client.get("/pid");
     }
-    tally
 }
