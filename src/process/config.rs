@@ -137,7 +137,7 @@ impl ProcessConfig {
     /// Hands over what only one generation may have: a lock, a single-writer store, a consumer's place.
     ///
     /// `release` gives it up when a successor is prepared, before that serves. It returns `()` or a
-    /// [`HandoverState`](crate::handover::HandoverState), which the successor's `acquire` gets. If it returns an error,
+    /// [`HandoverState`], which the successor's `acquire` gets. If it returns an error,
     /// or takes longer than [`Timeouts::ready`](crate::Timeouts::ready), there is no handover. This process continues
     /// to serve the connections it has.
     ///

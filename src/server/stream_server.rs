@@ -74,7 +74,7 @@ const TIDIES: Duration = Duration::from_millis(500);
 /// }
 /// ```
 ///
-/// Of [`Limits`](crate::Limits) the numbers of connections apply, and of [`Timeouts`](crate::Timeouts) those that do not
+/// Of [`Limits`] the numbers of connections apply, and of [`Timeouts`] those that do not
 /// concern requests: `idle` and `idle_grace` for parked connections, `queue_wait` for those that no thread takes.
 pub struct StreamServer {
     listen: Vec<String>,

@@ -204,6 +204,8 @@ impl<P: Portable> Acceptor<P> {
             && self.transfers.all_arrived();
         if is_over && self.listeners.close_rest(&parking) {
             self.is_drained = true;
+            // A request on a connection that came later would be answered after the program's `on_exit`.
+            self.transfers.stop_receiving(&self.connections);
             self.transfers.send_counts();
             if let Some(delivered) = self.transfers.delivered() {
                 info!("handover: {delivered} connections went to the successor");

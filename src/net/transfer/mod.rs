@@ -114,6 +114,11 @@ impl<P: Portable> Transfers<P> {
         self.receiver.add(channel, 0, connections);
     }
 
+    /// Takes nothing more from predecessors: the end of their channels gives back what has not been acknowledged.
+    pub(crate) fn stop_receiving(&mut self, connections: &Connections<P>) {
+        drop(self.receiver.give_up(connections));
+    }
+
     pub(crate) fn hear_successor(&mut self, connections: &mut Connections<P>) {
         for channel in self.sender.hear(connections) {
             self.receiver.watch(channel, connections);
