@@ -147,6 +147,39 @@ fn a_second_stop_cuts_an_exit_hook() {
     server.wait_gone();
 }
 
+/// A connection that came later would be served after the hook, which has written what the program had counted.
+#[test]
+fn nothing_arrives_once_exit_hooks_run() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["patient", "exit-hangs"] {
+        fs::write(folder.path().join(name), "").unwrap();
+    }
+    let flags = [folder.path().to_str().unwrap(), "127.0.0.1:0", "0"];
+    let server = Proc::start_as_said(env!("CARGO_BIN_EXE_hooked"), &flags);
+    let old = server.pid();
+    // More than goes along with a connection.
+    let halves = [300_000, 100_000];
+    let mut client = server.client();
+    client.send(format!(
+        "GET /pid HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
+        halves[0] + halves[1]
+    ));
+    client.send(vec![b'1'; halves[0]]);
+    server.in_flight(old, 1);
+    let new = server.handover();
+    server.signal_to(new, Signal::SIGTERM);
+    server.wait_for("hook: exit hangs");
+    server.wait_for("connections stay here");
+    fs::remove_file(folder.path().join("exit-hangs")).unwrap();
+    client.send(vec![b'2'; halves[1]]);
+    let response = client.answer().ok();
+    assert!(response.closes(), "its successor takes nothing more");
+    assert_eq!(response.number(), old.as_raw());
+    assert_eq!(server.wait_exit(old), Exit::Status(0));
+    server.signal_to(new, Signal::SIGKILL);
+    server.wait_exit(new);
+}
+
 /// A stop of all generations, as Ctrl-C is one, while the newest has not got all it needs.
 #[test]
 fn a_stop_of_both_while_the_successor_acquires_resets_nobody() {
