@@ -246,7 +246,7 @@ impl Proc {
         let old = heard.rsplit_once(": COMMIT").and_then(|(head, _)| head.rsplit(' ').next()?.parse().ok());
         self.paused(Pid::from_raw(old.expect("a pid")));
         // The phase that follows from COMMIT is published by now.
-        self.wait_for(&format!("draining (handed over to {pid})"));
+        self.wait_for_nth("draining (handed over to ", n);
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = pid;
     }
 
