@@ -28,7 +28,7 @@ use crate::base::status::Counters;
 use crate::base::sync::lock;
 use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::http::exchange::blocking::{wait_for, write_all};
-use crate::http::exchange::ending::Ending;
+use crate::http::exchange::on_end::Ending;
 use crate::http::exchange::{Client, Progress, drop_contained};
 use crate::net::acceptor::{Lingered, Parking};
 use crate::net::stream::Stream;

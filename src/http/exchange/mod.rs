@@ -23,13 +23,12 @@ mod blocking;
 mod call;
 pub(crate) mod detached;
 mod discard;
-mod ending;
 #[cfg(feature = "tls")]
 mod handshake;
 mod input;
+mod on_end;
 mod output;
 mod park;
-mod patience;
 mod progress;
 mod read_body;
 mod read_head;
@@ -37,7 +36,8 @@ mod refuse;
 mod respond;
 mod send_body;
 mod send_file;
-mod upload;
+mod stall_limits;
+mod streaming_body;
 mod worker;
 
 use std::ops::ControlFlow;
@@ -62,7 +62,7 @@ pub(crate) use progress::Progress;
 use progress::Stage;
 pub(crate) use read_body::Stores;
 pub(crate) use refuse::overloaded;
-use upload::StreamingPermit;
+use streaming_body::StreamingPermit;
 use worker::method_and_path;
 pub(crate) use worker::{CurrentRequest, WorkerState};
 

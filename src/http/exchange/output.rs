@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use super::ending::Ending;
+use super::on_end::Ending;
 use super::progress::{After, Stage};
 use super::refuse::broken;
 use super::{Disposition, Exchange, Flow};

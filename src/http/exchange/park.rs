@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::output::Sent;
-use super::patience::Blocked;
 use super::progress::Stage;
 use super::refuse::broken;
 use super::send_body::cut;
+use super::stall_limits::Blocked;
 use super::{Disposition, Exchange};
 use crate::base::close_reason::CloseReason;
 use crate::base::phase::Phase;

@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::ending::Endings;
-use super::patience::{Blocked, Patience};
+use super::on_end::Endings;
 use super::read_body::Collecting;
 use super::send_body::Sending;
-use super::upload::PendingUpload;
+use super::stall_limits::{Blocked, Patience};
+use super::streaming_body::PendingUpload;
 use crate::base::budget::Share;
 use crate::base::close_reason::CloseReason;
 use crate::http::codec::{Decoder, Scan};

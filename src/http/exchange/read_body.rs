@@ -9,9 +9,9 @@ use std::time::Instant;
 use rustix::process::{Resource, getrlimit};
 
 use super::input::Filled;
-use super::patience::Patience;
 use super::progress::{After, Stage};
 use super::read_head::RoutedRequest;
+use super::stall_limits::Patience;
 use super::{Disposition, Exchange, Flow};
 use crate::base::budget::{Budget, Share};
 use crate::base::close_reason::CloseReason;

@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::input::Filled;
 use super::progress::{After, Stage};
 use super::read_body::{Bounds, Collecting};
-use super::upload::PendingUpload;
+use super::streaming_body::PendingUpload;
 use super::{Disposition, Exchange, Flow};
 use crate::base::close_reason::CloseReason;
 use crate::http::codec::encode::CONTINUE;

@@ -6,7 +6,7 @@ use http::header::UPGRADE;
 use http::{HeaderMap, StatusCode};
 
 use super::detached::{Detachment, ReservedThread, Task};
-use super::ending::Ending;
+use super::on_end::Ending;
 use super::progress::{After, Stage};
 use super::send_body::{OutgoingBody, Sending};
 use super::worker::method_and_path;

@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 
-use super::ending::Ending;
+use super::on_end::Ending;
 use super::output::{Sent, write_out};
-use super::patience::Blocked;
 use super::progress::{After, Stage};
 use super::refuse::broken;
 use super::send_file::{FileSent, OutgoingFile};
+use super::stall_limits::Blocked;
 use super::worker::{WorkerState, method_and_path};
 use super::{Disposition, Exchange, Flow};
 use crate::base::close_reason::CloseReason;

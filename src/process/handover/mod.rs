@@ -5,7 +5,7 @@ pub(crate) mod channel;
 pub(crate) mod child;
 pub(crate) mod inherit;
 pub(crate) mod pid_file;
-pub(crate) mod start;
+pub(crate) mod started_by;
 pub(crate) mod state_file;
 
 use std::borrow::Cow;

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use nix::poll::PollFlags;
 
-use super::patience::Patience;
 use super::progress::{After, Stage, Unread};
 use super::read_head::RoutedRequest;
+use super::stall_limits::Patience;
 use super::{Disposition, Exchange, Flow, Progress};
 use crate::base::close_reason::CloseReason;
 use crate::base::sync::lock;
