@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use crate::base::error::Error;
 use crate::base::phase::Phase;
-use crate::process::handover::started_by;
+use crate::process::handover::original_command;
 use crate::process::hooks::{HandoverState, Hooks, SignalHooks};
 use crate::process::signals::{Signal, Signals};
 
@@ -217,7 +217,7 @@ impl ProcessConfig {
                 "its name must not contain = or NUL"
             } else if value.as_ref().is_some_and(|value| has(value, 0)) {
                 "its value contains a NUL"
-            } else if started_by::is_addressed(name) {
+            } else if original_command::is_addressed(name) {
                 "it is addressed to one process"
             } else {
                 continue;

@@ -26,6 +26,7 @@ mod discard;
 #[cfg(feature = "tls")]
 mod handshake;
 mod input;
+mod keep_alive;
 mod on_end;
 mod output;
 mod park;

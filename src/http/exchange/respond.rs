@@ -1,4 +1,4 @@
-//! A response: whether it can be sent, how it is framed, and whether its connection is kept, each decided once, here.
+//! A response: whether it can be sent, and how it is framed, each decided once, here.
 
 use std::ops::ControlFlow;
 
@@ -12,12 +12,9 @@ use super::send_body::{OutgoingBody, Sending};
 use super::worker::method_and_path;
 use super::{Disposition, Exchange, Flow};
 use crate::Response;
-use crate::base::close_reason::CloseReason;
 use crate::base::log::{error, warn};
-use crate::base::phase::Phase;
 use crate::http::codec::RequestSummary;
 use crate::http::codec::encode::{self, BodyFraming, BodyLength, ResponseHead};
-use crate::net::stream::Peek;
 use crate::web::body::Kind;
 use crate::web::response::{ResponseExt, busy, plain};
 
@@ -129,51 +126,6 @@ impl Exchange<'_> {
             _ => None,
         };
         Ok(Prepared { framing, thread })
-    }
-
-    /// Decides whether the connection is kept, which the response's head then says.
-    fn keep_or_close(
-        &self,
-        request: &RequestSummary,
-        response: &Response,
-        framing: BodyFraming,
-        after: After,
-    ) -> After {
-        if matches!(after, After::Close(_)) {
-            return after;
-        }
-        let draining = self.common.phase.get().is_draining();
-        let ends_connection = || {
-            matches!(response.body().kind(), Kind::Detached(_) | Kind::Upgrade(_))
-                || framing == BodyFraming::UntilClose
-                || encode::says_close(response.headers())
-        };
-        let reason = if !request.keep_alive {
-            CloseReason::ClientAsked
-        } else if self.common.limits.is_last_request(self.client.served) {
-            CloseReason::RequestLimit
-        } else if draining && (ends_connection() || !self.is_kept_while_draining()) {
-            CloseReason::Drain
-        } else if !draining && ends_connection() {
-            CloseReason::Response
-        } else {
-            return after;
-        };
-        match after {
-            After::Discard(_) => After::Close(CloseReason::BodyUnread),
-            _ => After::Close(reason),
-        }
-    }
-
-    /// While draining, what the client has already sent is still answered; the last of these responses announces
-    /// the close.
-    fn is_kept_while_draining(&self) -> bool {
-        if self.common.phase.get() == Phase::HandedOver && self.common.parking.outbox.may_take(self.client) {
-            return true;
-        }
-        let has_request = !self.worker.input.unused().iter().all(|byte| b"\r\n".contains(byte));
-        // A client that never stops sending is notified too.
-        has_request || (!self.common.parking.is_grace_over() && self.client.stream.peek() == Peek::Bytes)
     }
 
     fn detach(&mut self, thread: ReservedThread, task: Task, request: &RequestSummary) -> Flow {

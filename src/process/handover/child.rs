@@ -23,7 +23,7 @@ use nix::unistd::{Pid, getpid};
 
 use super::channel::Channel;
 use super::state_file::StateFile;
-use super::{Command, Hello, Message, Passed, escape, started_by};
+use super::{Command, Hello, Message, Passed, escape, original_command};
 use crate::base::log::{debug, info, warn};
 use crate::base::sys;
 
@@ -65,7 +65,7 @@ impl Program {
         variables: &[(OsString, Option<OsString>)],
         blocked: SigSet,
     ) -> io::Result<Program> {
-        let start = started_by::noted();
+        let start = original_command::noted();
         let cwd = first_cwd();
         let handed = command.map(|command| PathBuf::from(OsString::from_vec(command.path.clone())));
         let path = executable.map(Path::to_path_buf).or(handed).or_else(|| start.executable.clone());
@@ -81,9 +81,9 @@ impl Program {
         let argv = argv.into_iter().map(c_string).collect::<io::Result<_>>()?;
         let mut env = start.environment.clone();
         for (name, value) in variables {
-            let head = started_by::pair(name, OsStr::new(""));
+            let head = original_command::pair(name, OsStr::new(""));
             env.retain(|pair| !pair.as_bytes().starts_with(head.as_bytes()));
-            env.extend(value.as_ref().map(|value| started_by::pair(name, value)));
+            env.extend(value.as_ref().map(|value| original_command::pair(name, value)));
         }
         let env = env.into_iter().map(c_string).collect::<io::Result<_>>()?;
         Ok(Program { path, argv, env, cwd, blocked })
@@ -131,7 +131,7 @@ fn c_string(text: OsString) -> io::Result<CString> {
 }
 
 fn variable(key: &OsStr, value: &OsStr) -> io::Result<CString> {
-    c_string(started_by::pair(key, value))
+    c_string(original_command::pair(key, value))
 }
 
 /// Why no child was started.

@@ -15,7 +15,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use super::channel::Channel;
 use super::child::{FIRST_FD, VARIABLE};
 use super::state_file::StateFile;
-use super::{FileId, Hello, Message, Passed, started_by, unescape};
+use super::{FileId, Hello, Message, Passed, original_command, unescape};
 use crate::base::error::{Error, ErrorKind};
 use crate::base::log::{info, warn};
 use crate::base::sync::lock;
@@ -75,7 +75,7 @@ pub(crate) fn close_files() {
 /// When a predecessor started this process, but the descriptors that it names are not there. A variable that is meant
 /// for another process is no error.
 pub fn init() -> Result<(), Error> {
-    started_by::noted();
+    original_command::noted();
     let mut adopted = lock(&ADOPTED);
     if adopted.is_none() {
         *adopted = Some(look()?);

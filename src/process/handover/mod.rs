@@ -4,8 +4,8 @@
 pub(crate) mod channel;
 pub(crate) mod child;
 pub(crate) mod inherit;
+pub(crate) mod original_command;
 pub(crate) mod pid_file;
-pub(crate) mod started_by;
 pub(crate) mod state_file;
 
 use std::borrow::Cow;

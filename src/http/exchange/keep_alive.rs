@@ -1,0 +1,59 @@
+//! Whether a connection is kept after a response, decided once, here (RFC 9112 §9.3, §9.6). A close is announced by the
+//! response's head.
+
+use super::Exchange;
+use super::progress::After;
+use crate::Response;
+use crate::base::close_reason::CloseReason;
+use crate::base::phase::Phase;
+use crate::http::codec::RequestSummary;
+use crate::http::codec::encode::{self, BodyFraming};
+use crate::net::stream::Peek;
+use crate::web::body::Kind;
+
+impl Exchange<'_> {
+    /// Decides whether the connection is kept, which the response's head then says.
+    pub(super) fn keep_or_close(
+        &self,
+        request: &RequestSummary,
+        response: &Response,
+        framing: BodyFraming,
+        after: After,
+    ) -> After {
+        if matches!(after, After::Close(_)) {
+            return after;
+        }
+        let draining = self.common.phase.get().is_draining();
+        let ends_connection = || {
+            matches!(response.body().kind(), Kind::Detached(_) | Kind::Upgrade(_))
+                || framing == BodyFraming::UntilClose
+                || encode::says_close(response.headers())
+        };
+        let reason = if !request.keep_alive {
+            CloseReason::ClientAsked
+        } else if self.common.limits.is_last_request(self.client.served) {
+            CloseReason::RequestLimit
+        } else if draining && (ends_connection() || !self.is_kept_while_draining()) {
+            CloseReason::Drain
+        } else if !draining && ends_connection() {
+            CloseReason::Response
+        } else {
+            return after;
+        };
+        match after {
+            After::Discard(_) => After::Close(CloseReason::BodyUnread),
+            _ => After::Close(reason),
+        }
+    }
+
+    /// While draining, what the client has already sent is still answered; the last of these responses announces
+    /// the close.
+    fn is_kept_while_draining(&self) -> bool {
+        if self.common.phase.get() == Phase::HandedOver && self.common.parking.outbox.may_take(self.client) {
+            return true;
+        }
+        let has_request = !self.worker.input.unused().iter().all(|byte| b"\r\n".contains(byte));
+        // A client that never stops sending is notified too.
+        has_request || (!self.common.parking.is_grace_over() && self.client.stream.peek() == Peek::Bytes)
+    }
+}
