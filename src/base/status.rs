@@ -95,13 +95,13 @@ impl AllCounters {
         }
     }
 
-    /// The counts, own and inherited, since the last call with this `told`, which is updated.
-    pub(crate) fn since(&self, told: &mut BTreeMap<String, u64>) -> Vec<(String, u64)> {
+    /// The counts, own and inherited, since the last call with this `sent`, which is updated.
+    pub(crate) fn since(&self, sent: &mut BTreeMap<String, u64>) -> Vec<(String, u64)> {
         let mut stats = Stats::new(0, Phase::Serving);
         self.add_up(&mut stats);
         let mut news = Vec::new();
         stats.for_each_count(|name, count| {
-            let before = told.insert(name.to_owned(), *count).unwrap_or(0);
+            let before = sent.insert(name.to_owned(), *count).unwrap_or(0);
             if *count > before {
                 news.push((name.to_owned(), *count - before));
             }

@@ -37,7 +37,7 @@ pub(crate) trait Portable: Default + fmt::Debug + Send + 'static {
     /// Puts all bytes of an unfinished request into `buffered`; the result is when its first byte came.
     fn pack(&mut self, buffered: &mut Vec<u8>) -> Option<Instant>;
     /// The progress of a connection that was packed in another process.
-    fn unpack(begun: Option<Instant>) -> Self;
+    fn unpack(started: Option<Instant>) -> Self;
 }
 
 /// A client's connection.

@@ -70,7 +70,7 @@ impl<P> Assembly<P> {
         ended.and(finished)
     }
 
-    fn let_go_of_listeners(&self) {
+    fn release_listeners(&self) {
         self.open_listeners().clear();
     }
 
@@ -102,12 +102,12 @@ impl<P> Engine for Assembly<P> {
     }
 
     fn close_shared(&self) {
-        self.let_go_of_listeners();
+        self.release_listeners();
         self.parking.command(Command::CloseShared);
     }
 
     fn close_last(&self) {
-        self.let_go_of_listeners();
+        self.release_listeners();
         self.parking.command(Command::CloseLast);
     }
 

@@ -53,8 +53,8 @@ pub fn response(
     let (drain, client) = (req.drain(), req.client_watch());
     let body = Body::writer(move |out| {
         let text = Vec::new();
-        let (wrote, told, ended) = (Instant::now(), false, false);
-        let mut events = EventWriter { out, text, drain, client, last_id, wrote, told, ended };
+        let (wrote, notified, ended) = (Instant::now(), false, false);
+        let mut events = EventWriter { out, text, drain, client, last_id, wrote, notified, ended };
         // The head shows the client that it is connected; some proxies wait for more than that.
         events.comment("")?;
         match write(&mut events) {
@@ -81,7 +81,7 @@ pub struct EventWriter<'a> {
     last_id: Option<String>,
     wrote: Instant,
     /// Whether the program's code knows that the process drains.
-    told: bool,
+    notified: bool,
     /// Whether an error has reported it.
     ended: bool,
 }
@@ -158,7 +158,7 @@ impl EventWriter<'_> {
         self.text.clear();
         write!(self.text, "{event}")?;
         self.write_text()?;
-        if !self.told && self.drain.is_draining() {
+        if !self.notified && self.drain.is_draining() {
             self.ended = true;
             return Err(io::Error::new(ErrorKind::Interrupted, "the process is draining: the stream ends"));
         }
@@ -210,7 +210,7 @@ impl EventWriter<'_> {
             let left = deadline.map_or(KEEP_ALIVE, |deadline| deadline.saturating_duration_since(now));
             let quiet = KEEP_ALIVE.saturating_sub(now.saturating_duration_since(self.wrote));
             if self.drain.wait(left.min(quiet)).is_draining() {
-                self.told = true;
+                self.notified = true;
                 return Ok(Waited::Draining);
             }
             if self.wrote.elapsed() >= KEEP_ALIVE {
@@ -224,8 +224,8 @@ impl EventWriter<'_> {
 
     /// Whether the process is about to end; then the stream should end too.
     pub fn is_draining(&mut self) -> bool {
-        self.told |= self.drain.is_draining();
-        self.told
+        self.notified |= self.drain.is_draining();
+        self.notified
     }
 
     /// The id of the last event that the client received on an earlier connection.

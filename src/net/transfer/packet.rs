@@ -36,7 +36,7 @@ pub(crate) struct Record {
     /// How long ago its last response was.
     pub(crate) idle: Duration,
     /// How long ago the first byte of the request in `bytes` came.
-    pub(crate) begun: Option<Duration>,
+    pub(crate) started: Option<Duration>,
     /// Requests so far.
     pub(crate) served: u64,
     /// What was read and not answered.
@@ -145,8 +145,8 @@ impl Record {
             let _ = write!(text, " peer={peer}");
         }
         let _ = write!(text, " idle_ms={}", self.idle.as_millis());
-        if let Some(begun) = self.begun {
-            let _ = write!(text, " begun_ms={}", begun.as_millis());
+        if let Some(started) = self.started {
+            let _ = write!(text, " begun_ms={}", started.as_millis());
         }
         let _ = writeln!(text, " served={} bytes={}", self.served, self.bytes.len());
     }
@@ -159,7 +159,7 @@ impl Record {
             nth: number(&fields, "nth").and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
             peer: field("peer").map(str::parse).transpose().ok()?,
             idle: Duration::from_millis(number(&fields, "idle_ms").unwrap_or(0)),
-            begun: number(&fields, "begun_ms").map(Duration::from_millis),
+            started: number(&fields, "begun_ms").map(Duration::from_millis),
             served: number(&fields, "served").unwrap_or(0),
             bytes: Vec::new(),
         };
@@ -301,12 +301,12 @@ mod tests {
         let bytes = prop::collection::vec(any::<u8>(), 0..80);
         let nth = 0..3usize;
         (listener, nth, peer, ms(9_000u64), prop::option::of(ms(9_000u64)), any::<u64>(), bytes).prop_map(
-            |(listener, nth, peer, idle, begun, served, bytes)| Record {
+            |(listener, nth, peer, idle, started, served, bytes)| Record {
                 listener,
                 nth,
                 peer,
                 idle,
-                begun,
+                started,
                 served,
                 bytes,
             },

@@ -239,7 +239,7 @@ impl Receiver {
         for (((record, fd), slot), (listener, name)) in records.into_iter().zip(fds).zip(slots).zip(listeners)
         {
             let stream = Stream::new(fd, name.is_unix);
-            let progress = P::unpack(record.begun.map(ago));
+            let progress = P::unpack(record.started.map(ago));
             let (mut connection, _) =
                 connections.make(stream, slot, (listener, name.site), record.peer, progress);
             if record.bytes.is_empty() {

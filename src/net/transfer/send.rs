@@ -353,8 +353,8 @@ fn pack<P: Portable>(connection: &mut Connection<P>, names: &ListenerNames) -> R
     let now = Instant::now();
     let since = |at: Instant| now.saturating_duration_since(at);
     let (listener, nth) = names.of(connection.listener);
-    let begun = connection.progress.pack(&mut connection.buffered);
-    connection.progress = P::unpack(begun);
+    let started = connection.progress.pack(&mut connection.buffered);
+    connection.progress = P::unpack(started);
     Record {
         listener: listener.to_owned(),
         nth,
@@ -363,7 +363,7 @@ fn pack<P: Portable>(connection: &mut Connection<P>, names: &ListenerNames) -> R
             Activity::Idle { since: at } => since(at),
             _ => Duration::ZERO,
         },
-        begun: begun.map(since),
+        started: started.map(since),
         served: connection.served,
         bytes: connection.buffered.clone(),
     }

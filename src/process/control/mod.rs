@@ -396,7 +396,7 @@ impl<'a> Control<'a> {
     fn dismiss_successor(&mut self) -> Option<Event> {
         let word = self.successor.take()?.dismiss(self.state.stage(), &self.poller);
         word.child.into_iter().for_each(|child| self.strays.push(child));
-        word.told_to_stop.then_some(Event::Drain)
+        word.was_stopped.then_some(Event::Drain)
     }
 
     fn read_inbox(&mut self) {

@@ -32,7 +32,7 @@ pub(super) struct Successor {
 #[derive(Debug)]
 pub(super) struct LastWord {
     /// It had received a stop, which was meant for the service and applies here too.
-    pub(super) told_to_stop: bool,
+    pub(super) was_stopped: bool,
     /// None: it is reaped.
     pub(super) child: Option<Child>,
 }
@@ -124,9 +124,9 @@ impl Successor {
             _ => info!("handover: child {pid} {end}"),
         }
         poller.remove(self.channel.as_fd());
-        let told_to_stop = self.channel.receive().iter().any(|m| matches!(m, Message::Stopping { .. }));
+        let was_stopped = self.channel.receive().iter().any(|m| matches!(m, Message::Stopping { .. }));
         let is_reaped = self.child.end().is_some();
-        LastWord { told_to_stop, child: (!is_reaped).then_some(self.child) }
+        LastWord { was_stopped, child: (!is_reaped).then_some(self.child) }
     }
 
     /// Its channel has ended or its process is dead, in this stage. Logs its end.

@@ -262,9 +262,10 @@ mod tests {
             drain: vec![Box::new(drain), Box::new(|| panic!("a hook's own affair"))],
             exit: vec![Box::new(exit)],
         };
-        let (told, heard) = channel();
+        let (results, heard) = channel();
         let runner =
-            Runner::start(hooks, true, move |ticket, told_| told.send((ticket, told_)).unwrap()).unwrap();
+            Runner::start(hooks, true, move |ticket, result| results.send((ticket, result)).unwrap())
+                .unwrap();
         let nine = HandoverState { version: 9, bytes: Vec::new() };
         let (mut file, none) = (StateFile::new().unwrap(), || Handed::State(Arc::default()));
         let written = file.as_fd().try_clone_to_owned().unwrap().into();
@@ -310,8 +311,8 @@ mod tests {
             }
         }
         let hooks = Hooks { drain: vec![Box::new(|| panic_any(Bad))], ..Hooks::default() };
-        let (told, heard) = channel();
-        let runner = Runner::start(hooks, true, move |_, answer| told.send(answer).unwrap()).unwrap();
+        let (results, heard) = channel();
+        let runner = Runner::start(hooks, true, move |_, answer| results.send(answer).unwrap()).unwrap();
         runner.drain();
         assert_eq!(runner.release(1, None), Ok(true));
         assert!(matches!(heard.recv_timeout(LONG), Ok(HookResult::Released(Ok(_)))));
@@ -320,8 +321,8 @@ mod tests {
     #[test]
     fn a_release_that_panics_has_released_nothing() {
         let hooks = Hooks { release: Some(Box::new(|| panic!("no"))), ..Hooks::default() };
-        let (told, heard) = channel();
-        let runner = Runner::start(hooks, true, move |_, answer| told.send(answer).unwrap()).unwrap();
+        let (results, heard) = channel();
+        let runner = Runner::start(hooks, true, move |_, answer| results.send(answer).unwrap()).unwrap();
         assert_eq!(runner.release(1, None), Ok(true));
         assert!(matches!(heard.recv_timeout(LONG), Ok(HookResult::Released(Err(_)))));
     }

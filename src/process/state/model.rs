@@ -42,7 +42,7 @@ struct World {
     crashes: u8,
     failures: u8,
     /// A process that represents the service received a stop.
-    told_to_stop: bool,
+    was_stopped: bool,
     /// A process that alone had the listener, or had it after COMMIT, was killed.
     hopeless: bool,
 }
@@ -89,7 +89,7 @@ impl World {
             terms: stops,
             crashes,
             failures,
-            told_to_stop: false,
+            was_stopped: false,
             hopeless: false,
         };
         let (state, actions) = State::first(terms.clone());
@@ -211,16 +211,16 @@ impl World {
                     // It has no handler yet, and dies of it. No service was meant, unless it is all
                     // that is left.
                     None => {
-                        world.told_to_stop |= orphan;
+                        world.was_stopped |= orphan;
                         world.die(i);
                     }
                     Some(Stage::Prepared) => {
-                        world.told_to_stop |= orphan;
+                        world.was_stopped |= orphan;
                         world.on(i, Event::Stop, terms);
                     }
                     Some(Stage::Draining(_)) => world.on(i, Event::Stop, terms),
                     Some(_) => {
-                        world.told_to_stop = true;
+                        world.was_stopped = true;
                         world.on(i, Event::Stop, terms);
                     }
                 }
@@ -292,7 +292,7 @@ impl World {
                             self.processes.iter().enumerate().any(|(j, p)| j != i && p.alive && p.polls);
                         // After a predecessor's ten silent seconds a stopping successor closes anyway.
                         assert!(
-                            !others || self.told_to_stop,
+                            !others || self.was_stopped,
                             "a process closes for good what another one accepts on"
                         );
                     }
@@ -337,7 +337,7 @@ impl World {
         let speakers = (0..self.processes.len()).filter(|i| stage_of(*i).is_some_and(speaks)).count();
         assert!(speakers <= 1, "the lineage is forked: {}", self.shown());
         let held = self.processes.iter().any(|p| p.alive && p.holds);
-        assert!(held || self.told_to_stop || self.hopeless, "nobody holds the listener: {}", self.shown());
+        assert!(held || self.was_stopped || self.hopeless, "nobody holds the listener: {}", self.shown());
         for (i, process) in self.processes.iter().enumerate() {
             if process.polls && stage_of(i) == Some(Stage::Prepared) {
                 panic!("it accepts before GO: {}", self.shown());
@@ -349,7 +349,7 @@ impl World {
     fn check_at_rest(&self) {
         let polling = self.processes.iter().filter(|p| p.polls).count();
         let alive = self.processes.iter().filter(|p| p.alive).count();
-        if self.told_to_stop {
+        if self.was_stopped {
             assert_eq!(alive, 0, "told to stop, and something lives: {}", self.shown());
         } else if !self.hopeless {
             assert_eq!((polling, alive), (1, 1), "not exactly one serves: {}", self.shown());

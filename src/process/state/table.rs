@@ -233,9 +233,9 @@ fn a_successor_serves_alone_when_its_predecessor_dies_early() {
     assert_eq!(state.on(Event::Acquired(Ok(()))), [Action::Accept, Action::AssumeIdentity]);
     assert_eq!(state.stage(), Stage::Serving);
 
-    let mut told_to_stop = State::at(Stage::Acquiring, terms());
-    told_to_stop.on(Event::PredecessorGone);
-    assert!(told_to_stop.on(Event::Stop).contains(&Action::CloseLast), "whoever waits is served");
+    let mut was_stopped = State::at(Stage::Acquiring, terms());
+    was_stopped.on(Event::PredecessorGone);
+    assert!(was_stopped.on(Event::Stop).contains(&Action::CloseLast), "whoever waits is served");
 }
 
 #[test]

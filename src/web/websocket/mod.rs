@@ -331,9 +331,9 @@ fn run(
     let protocol_state =
         Mutex::new(ProtocolState::new(Arc::clone(&io), early, options.clone(), Instant::now()));
     let shared = Arc::new(Shared { io: Arc::clone(&io), conn_info, options, protocol_state });
-    let told = Arc::downgrade(&shared);
+    let notified = Arc::downgrade(&shared);
     io.at_drain(Box::new(move || {
-        if let Some(shared) = told.upgrade() {
+        if let Some(shared) = notified.upgrade() {
             shared.look_at_drain();
         }
     }));

@@ -67,15 +67,15 @@ impl Root {
 fn upgrades_itself(server: &Proc, hup: impl Fn()) {
     for generation in 2..=3 {
         let old = server.newest();
-        let mut begun = server.client();
-        begun.ask("/ok");
+        let mut in_flight = server.client();
+        in_flight.ask("/ok");
         server.wait_for(&format!("{old} handling request 1"));
         hup();
         let new = server.child(generation - 1);
         server.committed(new);
         server.wait_for(&format!("serving as generation {generation}"));
-        assert_eq!(begun.answer().ok().text(), "ok\n");
-        drop(begun);
+        assert_eq!(in_flight.answer().ok().text(), "ok\n");
+        drop(in_flight);
         assert_eq!(server.wait_exit(old), Exit::Status(0));
         assert_eq!(server.get("/ok").ok().text(), "ok\n");
         server.wait_for(&format!("{new} handling request 1"));

@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::version::{TLS12, TLS13};
 use socket2::SockRef;
 
-use crate::secure::{Authority, Secure, SecureEnd};
+use crate::secure::{Authority, Pair, Secure, SecureEnd};
 use crate::support::*;
 
 /// A server by TLS, as `localhost`.
@@ -485,7 +485,7 @@ fn an_idle_connection_ends_by_close_notify() {
     for client in [&mut asked, &mut silent] {
         assert_eq!(client.end(), SecureEnd::Announced);
     }
-    // One that has never begun has nothing to be told.
+    // Without a handshake there is no session whose end could be announced.
     let mut never = fixture.client();
     never.expect_fin();
     fixture.expect_closes(CloseReason::Idle, 3);
@@ -574,15 +574,20 @@ fn refused(client: std::io::Result<Secure>) {
     assert!(error.to_string().contains("received fatal alert"), "{error}");
 }
 
+/// A server with this certificate, and what renews that.
+fn serving(pair: &Pair) -> (Fixture, Tls) {
+    let tls = Tls::from_files(&pair.certificate, &pair.key);
+    let gate = Gate::default();
+    let listen = Listen::new("127.0.0.1:0").tls(tls.clone());
+    let server = Server::new(routes(&gate)).listen(listen).timeouts(quick());
+    (Fixture::of(gate, server), tls)
+}
+
 #[test]
 fn certificates_are_read_anew_and_bad_ones_leave_the_old() {
     let authority = Authority::new("authority");
     let pair = authority.server("server", &["old.test"]);
-    let tls = Tls::from_files(&pair.certificate, &pair.key);
-    let renewed = tls.clone();
-    let gate = Gate::default();
-    let server = Server::new(routes(&gate)).listen(Listen::new("127.0.0.1:0").tls(tls)).timeouts(quick());
-    let fixture = Fixture::of(gate, server);
+    let (fixture, renewed) = serving(&pair);
     let config = authority.trusted().config();
     let serves = |name: &str| Secure::to(fixture.address(), name, &config).is_ok();
     let mut open = Secure::to(fixture.address(), "old.test", &config).unwrap();
@@ -684,11 +689,7 @@ fn all_of(error: &heirloom::Error) -> String {
 fn a_key_that_lost_its_line_ends_serves() {
     let authority = Authority::new("authority");
     let pair = authority.server("server", &["localhost"]);
-    let tls = Tls::from_files(&pair.certificate, &pair.key);
-    let renewed = tls.clone();
-    let gate = Gate::default();
-    let server = Server::new(routes(&gate)).listen(Listen::new("127.0.0.1:0").tls(tls)).timeouts(quick());
-    let fixture = Fixture::of(gate, server);
+    let (fixture, renewed) = serving(&pair);
     let config = authority.trusted().config();
     let texts = [fs::read_to_string(&pair.certificate).unwrap(), fs::read_to_string(&pair.key).unwrap()];
     for end in ["", "\\n", "\r\n", " "] {

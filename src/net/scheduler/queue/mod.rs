@@ -208,7 +208,7 @@ impl<T> Queue<T> {
             parker.prepare();
             state.sleepers.push(parker.clone());
             drop(state);
-            parker.sleep();
+            parker.park();
             (was_woken, may_poll) = (true, true);
         }
     }

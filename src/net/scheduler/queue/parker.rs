@@ -1,4 +1,4 @@
-//! A worker's place to sleep.
+//! Where a worker is parked until it is woken.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ impl Parker {
         self.woken.store(false, Ordering::Relaxed);
     }
 
-    pub(super) fn sleep(&self) {
+    pub(super) fn park(&self) {
         // A handler may have left its thread a token: only `wake` counts.
         while !self.woken.load(Ordering::Acquire) {
             park();
