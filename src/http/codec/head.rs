@@ -154,12 +154,14 @@ impl Scan {
             self.seen = input.len();
             return Ok(None);
         }
-        let head = parse(input, limits)?;
-        *self = match head {
-            Some(_) => Scan::default(),
-            None => Scan { seen: input.len(), parsed: input.len(), ..*self },
-        };
-        Ok(head)
+        // Here and below, a head stays where it was written: it is large.
+        let parsed = parse(input, limits);
+        match parsed {
+            Ok(Some(_)) => *self = Scan::default(),
+            Ok(None) => (self.seen, self.parsed) = (input.len(), input.len()),
+            Err(_) => {}
+        }
+        parsed
     }
 }
 
@@ -167,20 +169,21 @@ impl Scan {
 pub(crate) fn parse(input: &[u8], limits: &Limits) -> Result<Option<RequestHead>, Refusal> {
     let window = input.get(..limits.head_bytes).unwrap_or(input);
     let (lines, _) = skip_empty_lines(window, EMPTY_LINES)?;
-    let mut parsed = parse_lines(lines, limits)?;
+    let mut parsed = parse_lines(lines, limits);
     match &mut parsed {
-        Some(head) => head.len = head.len.saturating_add(window.len().saturating_sub(lines.len())),
+        Ok(Some(head)) => head.len = head.len.saturating_add(window.len().saturating_sub(lines.len())),
         // RFC 9112 §3: longer than any method that is known.
-        None if window.len() >= limits.head_bytes
-            && !matches!(lines, [] | [b'\r', ..])
-            && !lines.contains(&b' ') =>
+        Ok(None)
+            if window.len() >= limits.head_bytes
+                && !matches!(lines, [] | [b'\r', ..])
+                && !lines.contains(&b' ') =>
         {
             return Err(METHOD_TOO_LONG);
         }
-        None if window.len() >= limits.head_bytes => return Err(HEAD_TOO_LONG),
-        None => {}
+        Ok(None) if window.len() >= limits.head_bytes => return Err(HEAD_TOO_LONG),
+        Ok(None) | Err(_) => {}
     }
-    Ok(parsed)
+    parsed
 }
 
 /// The rest of the input after at most `most` empty lines, and how many lines these were.
@@ -211,7 +214,7 @@ fn parse_lines(lines: &[u8], limits: &Limits) -> Result<Option<RequestHead>, Ref
     }
 
     match outcome {
-        Ok(Complete(len)) => assemble(lines.get(..len).unwrap_or_default(), &request, limits).map(Some),
+        Ok(Complete(len)) => assemble(lines.get(..len).unwrap_or_default(), &request, limits),
         _ if shows_long_target(lines, limits.target_bytes) => Err(TARGET_TOO_LONG),
         Ok(Partial) => Ok(None),
         Err(httparse::Error::Version) => parse_other_version(lines, &request, limits),
@@ -268,7 +271,7 @@ fn assemble(
     text: &[u8],
     request: &httparse::Request<'_, '_>,
     limits: &Limits,
-) -> Result<RequestHead, Refusal> {
+) -> Result<Option<RequestHead>, Refusal> {
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
         return Err(BAD_LINE);
     };
@@ -312,7 +315,7 @@ fn assemble(
     parts.uri = uri;
     parts.version = version;
     parts.headers = headers;
-    Ok(RequestHead {
+    Ok(Some(RequestHead {
         parts,
         framing,
         keep_alive: !fields.close && (version == Version::HTTP_11 || fields.keep_alive),
@@ -321,7 +324,7 @@ fn assemble(
         upgrade,
         len: text.len(),
         text: shared,
-    })
+    }))
 }
 
 fn collect_fields(

@@ -11,33 +11,39 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::progress::After;
-use super::read_head::RoutedRequest;
 use super::refuse::broken;
 use super::worker::method_and_path;
 use super::{Exchange, Flow, drop_contained};
 use crate::base::log::error;
 use crate::base::panic::panic_text;
-use crate::http::codec::RequestSummary;
+use crate::http::codec::{RequestHead, RequestSummary};
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::web::body::{Body, Kind};
-use crate::web::handler::answer;
+use crate::web::handler::{RouteMatch, answer};
 use crate::{Request, Response};
 
 impl Exchange<'_> {
     /// Calls the handler and sends its response.
-    pub(super) fn answer(&mut self, mut request: RoutedRequest, body: Kind, after: After) -> Flow {
-        let summary = request.head.summary();
-        let response = self.call(&summary, request, body)?;
+    pub(super) fn answer(
+        &mut self,
+        mut head: RequestHead,
+        route: RouteMatch,
+        body: Kind,
+        after: After,
+    ) -> Flow {
+        let summary = head.summary();
+        let response = self.call(&summary, head, route, body)?;
         self.respond(&summary, response, after)
     }
 
+    #[inline]
     pub(super) fn call(
         &mut self,
         summary: &RequestSummary,
-        request: RoutedRequest,
+        head: RequestHead,
+        mut route: RouteMatch,
         body: Kind,
     ) -> Flow<Response> {
-        let RoutedRequest { head, mut route } = request;
         let body = Body::received(body, Arc::clone(&self.client.conn_info), head.text);
         let mut request = Request::from_parts(head.parts, body);
         let refusal = route.attach(&mut request);

@@ -41,7 +41,7 @@ impl Exchange<'_> {
         }
         if collecting.decoder.is_done() {
             return match collecting.finish() {
-                (request, Ok(body)) => self.answer(request, body, After::Keep),
+                (request, Ok(body)) => self.answer(request.head, request.route, body, After::Keep),
                 (request, Err(e)) => self.refuse_body(request, &e),
             };
         }

@@ -122,10 +122,9 @@ impl Exchange<'_> {
         self.served = self.served.saturating_add(1);
         let handler = &*self.listener_handler().handler.0;
         let route = find_route(handler, &head.parts.method, head.parts.uri.path());
-        let request = RoutedRequest { head, route };
-        match request.head.framing {
-            Framing::None | Framing::Length(0) => self.answer(request, Kind::Empty, After::Keep),
-            _ => self.accept_body(request),
+        match head.framing {
+            Framing::None | Framing::Length(0) => self.answer(head, route, Kind::Empty, After::Keep),
+            _ => self.accept_body(RoutedRequest { head, route }),
         }
     }
 

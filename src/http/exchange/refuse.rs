@@ -104,7 +104,7 @@ impl Exchange<'_> {
     /// Answers a request whose route has a refusal, without reading its body, or the rest of it. The refusal passes
     /// through the handler's wrappers.
     pub(super) fn answer_unread(&mut self, request: RoutedRequest) -> Flow {
-        self.answer(request, Kind::Empty, After::Close(CloseReason::BodyUnread))
+        self.answer(request.head, request.route, Kind::Empty, After::Close(CloseReason::BodyUnread))
     }
 }
 

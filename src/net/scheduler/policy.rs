@@ -345,6 +345,14 @@ mod tests {
             ("stuck again", [9, 16, 0, 1, 0], 1),
             ("others run, but not on all cores", [9, 15, 0, 1, 1], 1),
             ("a long queue, and work is done on all cores", [9, 15, 0, 1, 2], 0),
+            ("stuck again", [9, 15, 0, 1, 0], 1),
+            ("still", [9, 14, 0, 1, 0], 2),
+            ("work is done on all cores again", [9, 12, 0, 1, 2], 0),
+            ("stuck: half as many as would have been next", [9, 12, 0, 1, 0], 2),
+            ("work is done on all cores", [9, 12, 0, 1, 2], 0),
+            ("still", [9, 12, 0, 1, 2], 0),
+            ("still", [9, 12, 0, 1, 2], 0),
+            ("stuck: one at least", [9, 12, 0, 1, 0], 1),
         ];
         let mut pool = Pool::new();
         for (what, [waiting, sleeping, waking, front, running], wakes) in cases {

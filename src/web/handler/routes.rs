@@ -41,7 +41,10 @@ pub trait Routes: Handler {
 
     /// Answers a request for which `find_route` was called before.
     fn run(&self, request: Request, call: Call<'_>) -> Response {
-        call.end(|| self.call(request))
+        match call.into_refusal() {
+            Some(refusal) => *refusal,
+            None => self.call(request),
+        }
     }
 
     /// Lists the configuration errors, if there are any.
@@ -61,10 +64,14 @@ pub(crate) fn verify(handler: &dyn Handler) -> Result<(), String> {
 }
 
 /// Passes a request with its route on to `handler`.
+#[inline] // Each function that passes a request on copies it.
 pub(crate) fn run(handler: &dyn Handler, request: Request, call: Call<'_>) -> Response {
     match handler.routes(Seal::new()) {
         Some(routes) => routes.run(request, call),
-        None => call.end(|| handler.call(request)),
+        None => match call.into_refusal() {
+            Some(refusal) => *refusal,
+            None => handler.call(request),
+        },
     }
 }
 
@@ -117,12 +124,9 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The refusal, if there is one, or else what `answer` returns.
-    pub(crate) fn end(self, answer: impl FnOnce() -> Response) -> Response {
-        match self.refusal {
-            Some(refusal) => *refusal,
-            None => answer(),
-        }
+    /// The answer in place of the innermost handler's.
+    pub(crate) fn into_refusal(self) -> Option<Box<Response>> {
+        self.refusal
     }
 
     /// Calls `handler`. With a server, a panic becomes a 500.

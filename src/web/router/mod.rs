@@ -349,7 +349,7 @@ impl Routes for Router {
     fn run(&self, request: Request, call: Call<'_>) -> Response {
         match call.next_route() {
             Ok((route, call)) => run(&*route.handler, request, call),
-            Err(call) => call.end(|| plain(StatusCode::NOT_FOUND)),
+            Err(call) => call.into_refusal().map_or_else(|| plain(StatusCode::NOT_FOUND), |refusal| *refusal),
         }
     }
 

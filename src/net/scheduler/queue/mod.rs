@@ -376,8 +376,11 @@ impl<T> State<T> {
     fn is_surplus(&self, worker: usize) -> bool {
         let Some(own) = self.seen.get(worker).filter(|_| !self.closed) else { return false };
         let age = |seen: &Seen| self.progress.taken.wrapping_sub(seen.turn);
-        let since = |other: &&Seen| !other.away && age(other) < age(own);
-        self.snapshot().is_surplus(|| self.seen.iter().filter(since).count())
+        let own_age = age(own);
+        let since = |other: &&Seen| !other.away && age(other) < own_age;
+        // Others have taken work no more often than work was taken: mostly that is already too seldom.
+        let others = || if own_age < self.cores { 0 } else { self.seen.iter().filter(since).count() };
+        self.snapshot().is_surplus(others)
     }
 
     fn take_streaming(&mut self) -> Option<(T, Taken)> {
