@@ -5,9 +5,8 @@
 //! counted once, here.
 
 use std::any::Any;
-use std::io;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::progress::After;
@@ -17,9 +16,8 @@ use super::{Exchange, Flow, drop_contained};
 use crate::base::log::error;
 use crate::base::panic::panic_text;
 use crate::http::codec::{RequestHead, RequestSummary};
-use crate::net::scheduler::latency::HandlerLatency;
 use crate::web::body::{Body, Kind};
-use crate::web::handler::{RouteMatch, answer};
+use crate::web::handler::{Panics, RouteMatch, answer};
 use crate::{Request, Response};
 
 impl Exchange<'_> {
@@ -32,7 +30,8 @@ impl Exchange<'_> {
         after: After,
     ) -> Flow {
         let summary = head.summary();
-        let response = self.call(&summary, head, route, body)?;
+        self.prepare_call(&route)?;
+        let response = self.call(&summary, head, route, body);
         self.respond(&summary, response, after)
     }
 
@@ -43,7 +42,7 @@ impl Exchange<'_> {
         head: RequestHead,
         mut route: RouteMatch,
         body: Kind,
-    ) -> Flow<Response> {
+    ) -> Response {
         let body = Body::received(body, Arc::clone(&self.client.conn_info), head.text);
         let mut request = Request::from_parts(head.parts, body);
         let refusal = route.attach(&mut request);
@@ -51,32 +50,35 @@ impl Exchange<'_> {
         self.client.progress.patience = Some(self.response_patience(&route.rules.limits));
         let listener_handler = self.listener_handler();
         let latency = route.latency().unwrap_or(&listener_handler.latency);
-        if latency.is_long() {
-            if let Err(e) = self.prepare_long_call(latency) {
-                // The handler would run for a client that has gone.
-                self.drop_users((request, refusal), &summary.text);
-                return ControlFlow::Break(broken(&e));
-            }
-        }
         // Not `now`: there was a read since then, and its time is not the handler's.
         let run = latency.start();
         self.worker.current_request.set(Some((summary.text.clone(), run.begin())));
-        let (response, panics) = answer(&*listener_handler.handler.0, request, &route, refusal);
+        let panics = Panics::default();
+        let response = answer(&*listener_handler.handler.0, request, &route, refusal, &panics);
         self.now = Instant::now();
         latency.finish(&run, self.now);
+        let panics = panics.into_inner().unwrap_or_else(PoisonError::into_inner);
         panics.into_iter().for_each(|panic| self.report_panic(panic, &summary.text));
         self.worker.current_request.set(None);
-        ControlFlow::Continue(response)
+        response
     }
 
-    /// Neither queued work nor finished answers wait for a handler that takes long.
-    fn prepare_long_call(&mut self, latency: &HandlerLatency) -> io::Result<()> {
+    /// Neither queued work nor finished answers wait for a handler that takes long, and it does not run for a client that
+    /// has gone.
+    pub(super) fn prepare_call(&mut self, route: &RouteMatch) -> Flow {
+        let latency = route.latency().unwrap_or(&self.listener_handler().latency);
+        if !latency.is_long() {
+            return ControlFlow::Continue(());
+        }
         if latency.blocks() {
             self.queue.before_blocking(self.worker.index);
         } else {
             self.queue.before_computing();
         }
-        self.try_flush()
+        match self.try_flush() {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(e) => ControlFlow::Break(broken(&e)),
+        }
     }
 
     fn report_panic(&self, panic: Box<dyn Any + Send>, head: &[u8]) {

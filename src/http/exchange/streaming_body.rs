@@ -89,7 +89,8 @@ impl Exchange<'_> {
         });
         let summary = head.summary();
         let body = Kind::Source { source: Box::new(lease.clone()), left: length };
-        let response = self.call(&summary, request.head, request.route, body)?;
+        self.prepare_call(&request.route)?;
+        let response = self.call(&summary, request.head, request.route, body);
         self.drained = false;
         let Some(upload) = lease.end() else {
             return self.respond(&summary, response, After::Close(CloseReason::BodyUnread));

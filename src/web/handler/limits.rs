@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 
 use super::Handler;
-use super::routes::{Call, RouteMatch, RouteRules, Routes, Seal, call_by_hand, find_route, run, verify};
+use super::routes::{Call, RouteMatch, RouteRules, Routes, Seal, call_by_hand, find_route, verify};
 use crate::base::limits::within_reach;
 use crate::{Request, Response};
 
@@ -151,6 +151,10 @@ impl<H: Handler> Handler for Ruled<H> {
     fn routes(&self, _: Seal) -> Option<&dyn Routes> {
         Some(self)
     }
+
+    fn call_on_route(&self, request: Request, call: Call<'_>) -> Response {
+        self.handler.call_on_route(request, call)
+    }
 }
 
 impl<H: Handler> Routes for Ruled<H> {
@@ -158,10 +162,6 @@ impl<H: Handler> Routes for Ruled<H> {
         let mut found = find_route(&self.handler, method, path);
         found.rules.add(&self.rules);
         found
-    }
-
-    fn run(&self, request: Request, call: Call<'_>) -> Response {
-        run(&self.handler, request, call)
     }
 
     fn verify(&self) -> Result<(), String> {

@@ -13,7 +13,7 @@ pub use limits::{RouteLimits, limited, max_body, streaming};
 #[cfg(test)]
 pub(crate) use routes::RouteRules;
 pub(crate) use routes::{
-    Call, Matched, Pattern, Route, RouteMatch, Routes, Seal, answer, call_by_hand, find_route, run, verify,
+    Call, Matched, Panics, Pattern, Route, RouteMatch, Routes, Seal, answer, call_by_hand, find_route, verify,
 };
 pub use wrapped::{Next, Wrapped, Wrapper};
 
@@ -88,6 +88,16 @@ pub trait Handler: Send + Sync + 'static {
     fn routes(&self, _: Seal) -> Option<&dyn Routes> {
         None
     }
+
+    /// Answers a request whose route was found before. Each function that passes a request on copies it, so this is one
+    /// virtual call from one handler to the next.
+    #[doc(hidden)]
+    fn call_on_route(&self, request: Request, call: Call<'_>) -> Response {
+        match call.into_refusal() {
+            Some(refusal) => *refusal,
+            None => self.call(request),
+        }
+    }
 }
 
 impl<F, R> Handler for F
@@ -108,6 +118,10 @@ impl<H: Handler + ?Sized> Handler for Arc<H> {
 
     fn routes(&self, seal: Seal) -> Option<&dyn Routes> {
         (**self).routes(seal)
+    }
+
+    fn call_on_route(&self, request: Request, call: Call<'_>) -> Response {
+        (**self).call_on_route(request, call)
     }
 }
 

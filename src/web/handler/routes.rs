@@ -12,7 +12,7 @@
 use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use http::{Method, StatusCode};
 
@@ -39,14 +39,6 @@ pub trait Routes: Handler {
         RouteMatch::default()
     }
 
-    /// Answers a request for which `find_route` was called before.
-    fn run(&self, request: Request, call: Call<'_>) -> Response {
-        match call.into_refusal() {
-            Some(refusal) => *refusal,
-            None => self.call(request),
-        }
-    }
-
     /// Lists the configuration errors, if there are any.
     fn verify(&self) -> Result<(), String> {
         Ok(())
@@ -63,40 +55,28 @@ pub(crate) fn verify(handler: &dyn Handler) -> Result<(), String> {
     handler.routes(Seal::new()).map_or(Ok(()), Routes::verify)
 }
 
-/// Passes a request with its route on to `handler`.
-#[inline] // Each function that passes a request on copies it.
-pub(crate) fn run(handler: &dyn Handler, request: Request, call: Call<'_>) -> Response {
-    match handler.routes(Seal::new()) {
-        Some(routes) => routes.run(request, call),
-        None => match call.into_refusal() {
-            Some(refusal) => *refusal,
-            None => handler.call(request),
-        },
-    }
-}
-
 /// Answers a request for which no server has looked up the route.
 pub(crate) fn call_by_hand(routes: &dyn Routes, mut request: Request) -> Response {
     let mut found = routes.find_route(request.method(), request.uri().path());
     let refusal = found.attach(&mut request);
-    routes.run(request, Call { found: &found, depth: 0, refusal, panics: None })
+    routes.call_on_route(request, Call { found: &found, depth: 0, refusal, panics: None })
 }
 
 /// Answers a request for a server, after `RouteMatch::attach`: a panic becomes a 500, which the wrappers around the
-/// handler see, and is returned beside the response.
+/// handler see, and is added to `panics`.
+#[inline]
 pub(crate) fn answer(
     handler: &dyn Handler,
     request: Request,
     found: &RouteMatch,
     refusal: Option<Box<Response>>,
-) -> (Response, Vec<Panic>) {
-    let panics = Mutex::new(Vec::new());
-    let call = Call { found, depth: 0, refusal, panics: Some(&panics) };
-    let response = call.contained(handler, request);
-    (response, panics.into_inner().unwrap_or_else(PoisonError::into_inner))
+    panics: &Panics,
+) -> Response {
+    Call { found, depth: 0, refusal, panics: Some(panics) }.contained(handler, request)
 }
 
-pub(crate) type Panic = Box<dyn Any + Send>;
+/// The panics of one call.
+pub(crate) type Panics = Mutex<Vec<Box<dyn Any + Send>>>;
 
 /// One call of a handler, on its way from the outermost wrapper or router to the handler that answers.
 pub struct Call<'a> {
@@ -106,7 +86,7 @@ pub struct Call<'a> {
     /// The answer in place of the innermost handler's.
     refusal: Option<Box<Response>>,
     /// Where panics are collected. None without a server, where they unwind.
-    panics: Option<&'a Mutex<Vec<Panic>>>,
+    panics: Option<&'a Panics>,
 }
 
 impl fmt::Debug for Call<'_> {
@@ -131,11 +111,13 @@ impl<'a> Call<'a> {
 
     /// Calls `handler`. With a server, a panic becomes a 500.
     pub(super) fn contained(self, handler: &dyn Handler, request: Request) -> Response {
-        let Some(panics) = self.panics else { return run(handler, request, self) };
-        catch_unwind(AssertUnwindSafe(|| run(handler, request, self))).unwrap_or_else(|panic| {
+        let Some(panics) = self.panics else { return handler.call_on_route(request, self) };
+        let mut response = None;
+        let call = || response = Some(handler.call_on_route(request, self));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
             lock(panics).push(panic);
-            plain(StatusCode::INTERNAL_SERVER_ERROR)
-        })
+        }
+        response.unwrap_or_else(|| plain(StatusCode::INTERNAL_SERVER_ERROR))
     }
 }
 

@@ -105,15 +105,15 @@ impl<H: Handler, W: Wrapper> Handler for Wrapped<H, W> {
     fn routes(&self, _: Seal) -> Option<&dyn Routes> {
         Some(self)
     }
+
+    fn call_on_route(&self, request: Request, call: Call<'_>) -> Response {
+        self.wrapper.call(request, Next { handler: &self.handler, call })
+    }
 }
 
 impl<H: Handler, W: Wrapper> Routes for Wrapped<H, W> {
     fn find_route(&self, method: &Method, path: &str) -> RouteMatch {
         find_route(&self.handler, method, path)
-    }
-
-    fn run(&self, request: Request, call: Call<'_>) -> Response {
-        self.wrapper.call(request, Next { handler: &self.handler, call })
     }
 
     fn verify(&self) -> Result<(), String> {
@@ -136,7 +136,7 @@ mod tests {
 
     use http::StatusCode;
 
-    use super::super::routes::answer;
+    use super::super::routes::{Panics, answer};
     use super::*;
     use crate::web::response::{ResponseExt, plain};
     use crate::{Body, RequestExt, Router};
@@ -168,8 +168,9 @@ mod tests {
             found.refuse(plain(status));
         }
         let refusal = found.attach(&mut request);
-        let (response, panics) = answer(handler, request, &found, refusal);
-        (shown(response), panics.len())
+        let panics = Panics::default();
+        let response = answer(handler, request, &found, refusal, &panics);
+        (shown(response), panics.into_inner().unwrap().len())
     }
 
     #[test]
@@ -220,9 +221,10 @@ mod tests {
             served(&handler, "GET /route", None),
             ("500 500 Internal Server Error route 1".to_owned(), 1)
         );
-        let (response, panics) = answer(&panics, request("GET /"), &RouteMatch::default(), None);
+        let caught = Panics::default();
+        let response = answer(&panics, request("GET /"), &RouteMatch::default(), None, &caught);
         assert_eq!(shown(response), "500 500 Internal Server Error\n");
-        assert_eq!(panics[0].downcast_ref::<&str>(), Some(&"as the test wants it"));
+        assert_eq!(caught.into_inner().unwrap()[0].downcast_ref::<&str>(), Some(&"as the test wants it"));
         let alone = catch_unwind(AssertUnwindSafe(|| handler.call(request("GET /"))));
         assert!(alone.is_err(), "without a server the test must see it");
     }

@@ -13,7 +13,7 @@ use matchit::{InsertError, Params};
 use self::pattern::{ParsedPattern, malformed};
 use crate::base::percent::{decoded_text, normal_path};
 use crate::web::handler::{
-    Call, Handler, Pattern, Route, RouteMatch, Routes, Seal, call_by_hand, find_route, run, verify,
+    Call, Handler, Pattern, Route, RouteMatch, Routes, Seal, call_by_hand, find_route, verify,
 };
 use crate::web::response::{ResponseExt, plain};
 use crate::{Request, Response};
@@ -313,6 +313,13 @@ impl Handler for Router {
     fn routes(&self, _: Seal) -> Option<&dyn Routes> {
         Some(self)
     }
+
+    fn call_on_route(&self, request: Request, call: Call<'_>) -> Response {
+        match call.next_route() {
+            Ok((route, call)) => route.handler.call_on_route(request, call),
+            Err(call) => call.into_refusal().map_or_else(|| plain(StatusCode::NOT_FOUND), |refusal| *refusal),
+        }
+    }
 }
 
 impl Routes for Router {
@@ -344,13 +351,6 @@ impl Routes for Router {
             return found(&fallback.route, method, path, Vec::new());
         }
         refused(if self.knows(method) { StatusCode::NOT_FOUND } else { StatusCode::NOT_IMPLEMENTED })
-    }
-
-    fn run(&self, request: Request, call: Call<'_>) -> Response {
-        match call.next_route() {
-            Ok((route, call)) => run(&*route.handler, request, call),
-            Err(call) => call.into_refusal().map_or_else(|| plain(StatusCode::NOT_FOUND), |refusal| *refusal),
-        }
     }
 
     fn verify(&self) -> Result<(), String> {

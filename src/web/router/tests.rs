@@ -1,5 +1,5 @@
 use super::*;
-use crate::web::handler::{RouteLimits, RouteRules, answer, max_body, streaming};
+use crate::web::handler::{Panics, RouteLimits, RouteRules, answer, max_body, streaming};
 use crate::{Body, IntoResponse, RequestExt};
 
 fn request(line: &str) -> Request {
@@ -33,9 +33,10 @@ fn check(router: &Router, cases: &[(&str, &str)]) {
         let mut found = router.find_route(request.method(), request.uri().path());
         assert!(found.is_refused() || found.latency().is_some(), "{line}");
         let refusal = found.attach(&mut request);
-        let (got, panics) = answer(router, request, &found, refusal);
+        let panics = Panics::default();
+        let got = answer(router, request, &found, refusal, &panics);
         assert_eq!(shown(got), *want, "{line}, by a server");
-        assert!(panics.is_empty());
+        assert!(panics.into_inner().unwrap().is_empty());
     }
 }
 
