@@ -28,7 +28,7 @@ use crate::net::scheduler::queue::{Parker, Popped, Queue, Taken};
 use crate::net::slots::SlotId;
 use crate::net::stream::{Peek, Stream};
 use crate::web::body::Body;
-use crate::web::handler::{Handler, RouteMatch, Routes, Seal};
+use crate::web::handler::{Handler, RouteLimits, RouteMatch, RouteRules, Routes, Seal};
 use crate::web::request::RequestExt;
 use crate::{Request, Response};
 
@@ -221,8 +221,8 @@ impl Handler for Mirror {
 impl Routes for Mirror {
     fn find_route(&self, method: &Method, path: &str) -> RouteMatch {
         let mut found = RouteMatch::default();
-        found.rules.streaming = path == "/left";
-        found.rules.limits.body_bytes = (path == "/small").then_some(3);
+        let limits = RouteLimits { body_bytes: (path == "/small").then_some(3), ..RouteLimits::new() };
+        found.add_rules(&RouteRules { limits, streaming: path == "/left" });
         if path == "/nowhere" {
             let response = http::Response::builder().status(404).header("x-asked", method.as_str());
             found.refuse(response.body(Body::from("not found\n")).unwrap());

@@ -28,11 +28,14 @@ impl DateCache {
         DateCache { second, text: text_of(second) }
     }
 
-    pub(crate) fn get(&mut self, now: SystemTime) -> &[u8; 29] {
+    pub(crate) fn update(&mut self, now: SystemTime) {
         let second = second_of(now);
         if second != self.second {
             *self = DateCache { second, text: text_of(second) };
         }
+    }
+
+    pub(crate) fn text(&self) -> &[u8; 29] {
         &self.text
     }
 }
@@ -85,8 +88,9 @@ mod tests {
         ];
         let mut cache = DateCache::new(at(5_000));
         for (now, text) in cases {
-            assert_eq!(cache.get(now), text);
-            assert_eq!(DateCache::new(now).get(now), text);
+            cache.update(now);
+            assert_eq!(cache.text(), text);
+            assert_eq!(DateCache::new(now).text(), text);
         }
     }
 }

@@ -47,7 +47,7 @@ impl Exchange<'_> {
         let mut request = Request::from_parts(head.parts, body);
         let refusal = route.attach(&mut request);
         // For responses that are written together, the last one's counts.
-        self.client.progress.patience = Some(self.response_patience(&route.rules.limits));
+        self.client.progress.patience = Some(self.response_patience(&route.rules().limits));
         let listener_handler = self.listener_handler();
         let latency = route.latency().unwrap_or(&listener_handler.latency);
         // Not `now`: there was a read since then, and its time is not the handler's.

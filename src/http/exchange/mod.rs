@@ -236,7 +236,8 @@ struct Exchange<'a> {
     drained: bool,
     /// Requests in this turn.
     served: usize,
-    started: Instant,
+    /// When the turn ends, as soon as there is a place to end it.
+    ends: Instant,
     /// When the turn started, the last handler ended, or a body or a response was last continued: precise
     /// enough for deadlines and dates.
     now: Instant,
@@ -251,7 +252,17 @@ impl<'a> Exchange<'a> {
         permit: Option<StreamingPermit<'a>>,
     ) -> Exchange<'a> {
         let now = Instant::now();
-        Exchange { client, worker, common, queue, permit, drained: false, served: 0, started: now, now }
+        Exchange {
+            client,
+            worker,
+            common,
+            queue,
+            permit,
+            drained: false,
+            served: 0,
+            ends: now + TURN_TIME,
+            now,
+        }
     }
 
     /// Takes steps until one of them ends the turn. `waited` is how long the connection was in the queue.
@@ -314,7 +325,7 @@ impl<'a> Exchange<'a> {
 
     /// Whether other connections come first before anything more is started.
     fn is_over(&self) -> bool {
-        self.served >= TURN_REQUESTS || self.now.saturating_duration_since(self.started) >= TURN_TIME
+        self.served >= TURN_REQUESTS || self.now >= self.ends
     }
 
     fn listener_handler(&self) -> &'a ListenerHandler {

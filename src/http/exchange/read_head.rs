@@ -130,7 +130,7 @@ impl Exchange<'_> {
 
     fn accept_body(&mut self, mut request: RoutedRequest) -> Flow {
         let (RoutedRequest { head, route }, limits) = (&mut request, &self.common.limits);
-        let limit = route.rules.limits.body_bytes.unwrap_or(limits.body_bytes);
+        let limit = route.rules().limits.body_bytes.unwrap_or(limits.body_bytes);
         if !route.is_refused() && matches!(head.framing, Framing::Length(n) if n > limit) {
             route.refuse(plain(StatusCode::PAYLOAD_TOO_LARGE));
         }
@@ -138,14 +138,14 @@ impl Exchange<'_> {
             return self.answer_unread(request);
         }
         let decoder = Decoder::new(head.framing, limits);
-        if route.rules.streaming {
+        if route.rules().streaming {
             self.client.progress.stage = Stage::Upload(Box::new(PendingUpload { request, decoder }));
             return ControlFlow::Continue(());
         }
         if head.expect_continue && self.worker.input.is_empty() {
             self.worker.out.extend_from_slice(CONTINUE);
         }
-        let patience = self.body_patience(&route.rules.limits);
+        let patience = self.body_patience(&route.rules().limits);
         let bounds = Bounds { memory: limits.body_memory_bytes, all: limit, patience };
         let collecting = Collecting::new(request, decoder, bounds, &self.common.stores, self.now);
         self.client.progress.stage = Stage::Body(Box::new(collecting));

@@ -72,7 +72,7 @@ impl Exchange<'_> {
     fn call_with_upload(&mut self, pending: PendingUpload) -> Flow {
         let PendingUpload { mut request, decoder } = pending;
         let RoutedRequest { head, route } = &mut request;
-        let limit = route.rules.limits.body_bytes.unwrap_or(self.common.limits.body_bytes);
+        let limit = route.rules().limits.body_bytes.unwrap_or(self.common.limits.body_bytes);
         let length = decoder.remaining_hint();
         let lease = Lease::new(Upload {
             stream: self.client.stream.clone(),
@@ -83,7 +83,7 @@ impl Exchange<'_> {
             expects_continue: head.expect_continue,
             failed: false,
             pending: None,
-            patience: self.body_patience(&route.rules.limits),
+            patience: self.body_patience(&route.rules().limits),
             received: 0,
             waited: Duration::ZERO,
         });

@@ -56,23 +56,22 @@ pub(super) fn method_and_path(head: &[u8]) -> String {
 #[derive(Debug)]
 pub(super) struct Clock {
     date: DateCache,
-    read: Instant,
-    time: SystemTime,
+    valid_until: Instant,
 }
 
 impl Clock {
     const GRAIN: Duration = Duration::from_millis(20);
 
     fn new() -> Clock {
-        let time = SystemTime::now();
-        Clock { date: DateCache::new(time), read: Instant::now(), time }
+        Clock { date: DateCache::new(SystemTime::now()), valid_until: Instant::now() + Clock::GRAIN }
     }
 
     pub(super) fn get(&mut self, now: Instant) -> &[u8; 29] {
-        if now.saturating_duration_since(self.read) > Clock::GRAIN {
-            (self.read, self.time) = (now, SystemTime::now());
+        if now > self.valid_until {
+            self.valid_until = now + Clock::GRAIN;
+            self.date.update(SystemTime::now());
         }
-        self.date.get(self.time)
+        self.date.text()
     }
 }
 

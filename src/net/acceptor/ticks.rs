@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 pub(super) const TICK: Duration = Duration::from_millis(250);
+const TICK_NANOS: u32 = TICK.subsec_nanos();
+const TICKS_PER_SECOND: u64 = 1_000_000_000 / TICK_NANOS as u64;
 
 #[derive(Debug)]
 pub(super) struct Ticks {
@@ -16,7 +18,10 @@ impl Ticks {
 
     /// A time as ticks since the start, rounded up; never 0, which means no deadline.
     pub(super) fn at(&self, time: Instant) -> u32 {
-        let ticks = time.saturating_duration_since(self.start).as_millis() / TICK.as_millis();
+        let since = time.saturating_duration_since(self.start);
+        // Not by the 128 bits of `as_millis`, whose division is slow.
+        let ticks = since.as_secs().saturating_mul(TICKS_PER_SECOND);
+        let ticks = ticks.saturating_add(u64::from(since.subsec_nanos() / TICK_NANOS));
         u32::try_from(ticks).unwrap_or(u32::MAX - 1).saturating_add(1)
     }
 
@@ -28,4 +33,21 @@ impl Ticks {
 /// A duration in ticks, rounded up; never 0.
 pub(super) fn ticks_of(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_become_the_next_tick() {
+        let ticks = Ticks::new();
+        let cases = [(0, 1), (249, 1), (250, 2), (999, 4), (1_000, 5), (3_600_000, 14_401)];
+        for (millis, tick) in cases {
+            assert_eq!(ticks.at(ticks.start + Duration::from_millis(millis)), tick, "{millis}");
+        }
+        assert_eq!(ticks.at(ticks.start - TICK), 1, "before the start");
+        let years = ticks.start + Duration::from_secs(u64::from(u32::MAX));
+        assert_eq!(ticks.at(years), u32::MAX, "the last tick");
+    }
 }

@@ -24,8 +24,14 @@ pub struct RouteLimits {
 
 impl RouteLimits {
     /// The limits of the server.
-    pub fn new() -> RouteLimits {
-        RouteLimits::default()
+    pub const fn new() -> RouteLimits {
+        RouteLimits {
+            body_bytes: None,
+            body_stall: None,
+            body_rate: None,
+            response_stall: None,
+            response_rate: None,
+        }
     }
 
     /// Bytes of a request body; above it 413. 0: no bodies. See [`Limits::body_bytes`](crate::Limits::body_bytes).
@@ -160,7 +166,7 @@ impl<H: Handler> Handler for Ruled<H> {
 impl<H: Handler> Routes for Ruled<H> {
     fn find_route(&self, method: &Method, path: &str) -> RouteMatch {
         let mut found = find_route(&self.handler, method, path);
-        found.rules.add(&self.rules);
+        found.add_rules(&self.rules);
         found
     }
 

@@ -10,7 +10,7 @@ use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
 pub use limits::{RouteLimits, limited, max_body, streaming};
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use routes::RouteRules;
 pub(crate) use routes::{
     Call, Matched, Panics, Pattern, Route, RouteMatch, Routes, Seal, answer, call_by_hand, find_route, verify,

@@ -130,7 +130,8 @@ pub struct RouteMatch {
     outer: Vec<Arc<Route>>,
     /// The values of the pattern's parameters, decoded.
     values: Vec<String>,
-    pub(crate) rules: RouteRules,
+    /// None: the server's limits. Boxed, as few routes have rules and each match is copied several times.
+    rules: Option<Box<RouteRules>>,
     /// The answer in place of the handler's: 404, 405, 413 ... Wrappers see it as they see the handler's.
     refusal: Option<Box<Response>>,
 }
@@ -147,6 +148,16 @@ impl RouteMatch {
 
     pub(crate) fn is_refused(&self) -> bool {
         self.refusal.is_some()
+    }
+
+    /// Where the route differs from its server.
+    pub(crate) fn rules(&self) -> &RouteRules {
+        self.rules.as_deref().unwrap_or(&RouteRules::NONE)
+    }
+
+    /// Adds the rules of a handler around this one, which hold where the present ones say nothing.
+    pub(crate) fn add_rules(&mut self, outer: &RouteRules) {
+        self.rules.get_or_insert_default().add(outer);
     }
 
     /// Adds the route whose handler has found this, and the values of that route's parameters.
@@ -264,8 +275,9 @@ pub(crate) struct RouteRules {
 }
 
 impl RouteRules {
-    /// Adds those of a handler around this one, which hold where these say nothing.
-    pub(super) fn add(&mut self, outer: &RouteRules) {
+    const NONE: RouteRules = RouteRules { limits: RouteLimits::new(), streaming: false };
+
+    fn add(&mut self, outer: &RouteRules) {
         self.limits = std::mem::take(&mut self.limits).or(&outer.limits);
         self.streaming |= outer.streaming;
     }

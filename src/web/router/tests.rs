@@ -422,7 +422,7 @@ fn rules_are_found_before_the_body_is_read() {
         router.find_route(request.method(), request.uri().path())
     };
     for (line, want) in cases {
-        assert_eq!(found(line).rules, want, "{line}");
+        assert_eq!(*found(line).rules(), want, "{line}");
         assert!(found(line).latency().is_some() && !found(line).is_refused());
     }
 }
