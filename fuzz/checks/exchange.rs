@@ -5,7 +5,6 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::Method;
 
@@ -128,7 +127,7 @@ impl Rehearsal {
     /// Until the connection rests and has nothing to read or to say.
     fn turns(&mut self, client_ended: bool) {
         for _ in 0..TURNS {
-            let untaken = Taken { has_permit: false, waited: Duration::ZERO };
+            let untaken = Taken::directly();
             let (mut ready, taken) = match self.common.parking.take(self.slot) {
                 Some(client) => (Ready::new(client, Cause::Event), untaken),
                 None if self.queue.has_waiting() => match self.queue.pop(&self.parker) {

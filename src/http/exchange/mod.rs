@@ -138,12 +138,13 @@ pub(crate) fn serve(
     }
     loop {
         let permit = taken.has_permit.then(|| StreamingPermit::taken_with(queue));
-        let disposition = Exchange::new(&mut client, worker, common, queue, permit).run(cause, taken.waited);
+        let disposition =
+            Exchange::new(&mut client, worker, common, queue, permit, taken.at).run(cause, taken.waited);
         match settle(client, disposition, worker, common, queue) {
             Some(back) => client = back,
             None => return,
         }
-        (taken, cause) = (Taken { has_permit: false, waited: Duration::ZERO }, Cause::Event);
+        (taken, cause) = (Taken::directly(), Cause::Event);
     }
 }
 
@@ -250,8 +251,8 @@ impl<'a> Exchange<'a> {
         common: &'a Common,
         queue: &'a Queue<Ready<Progress>>,
         permit: Option<StreamingPermit<'a>>,
+        now: Instant,
     ) -> Exchange<'a> {
-        let now = Instant::now();
         Exchange {
             client,
             worker,

@@ -37,9 +37,9 @@ impl Draining {
         self.0.get().map(|started| started.grace)
     }
 
-    /// The latest deadline of a connection that is idle since that tick.
-    pub(super) fn limit(&self, since: u32) -> u32 {
-        self.0.get().map_or(u32::MAX, |started| since.saturating_add(ticks_of(started.grace)))
+    /// The latest deadline of a connection that is idle since the tick that `since` returns.
+    pub(super) fn limit(&self, since: impl FnOnce() -> u32) -> u32 {
+        self.0.get().map_or(u32::MAX, |started| since().saturating_add(ticks_of(started.grace)))
     }
 
     /// Whether idle connections have been kept for as long as they are.
@@ -57,14 +57,14 @@ mod tests {
     fn idle_connections_are_kept_for_the_grace() {
         let drain = Draining::default();
         assert_eq!(
-            (drain.has_started(), drain.limit(7), drain.is_grace_over(u32::MAX)),
+            (drain.has_started(), drain.limit(|| 7), drain.is_grace_over(u32::MAX)),
             (false, u32::MAX, false)
         );
         drain.start(3 * TICK, 10);
-        assert_eq!((drain.grace(), drain.limit(7), drain.limit(12)), (Some(3 * TICK), 10, 15));
+        assert_eq!((drain.grace(), drain.limit(|| 7), drain.limit(|| 12)), (Some(3 * TICK), 10, 15));
         assert!(!drain.is_grace_over(13) && drain.is_grace_over(14));
         let brief = Draining::default();
         brief.start(Duration::ZERO, 10);
-        assert_eq!(brief.limit(10), 11, "a deadline of 0 means none");
+        assert_eq!(brief.limit(|| 10), 11, "a deadline of 0 means none");
     }
 }

@@ -190,7 +190,7 @@ impl<P> Parking<P> {
         let deadline = match deadline {
             Deadline::At(time) => self.ticks.at(time),
             Deadline::Idle(since) => {
-                self.ticks.at(since + self.idle).min(self.drain.limit(self.ticks.at(since)))
+                self.ticks.at(since + self.idle).min(self.drain.limit(|| self.ticks.at(since)))
             }
         };
         self.slots.park(connection.slot, connection, deadline).map_err(|mut back| {
@@ -215,7 +215,7 @@ impl<P> Parking<P> {
 
     /// In a drain, no idle connection is kept for longer than the grace from now.
     pub(super) fn hasten_idle(&self) {
-        let limit = self.drain.limit(self.ticks.now());
+        let limit = self.drain.limit(|| self.ticks.now());
         self.slots.redate(|connection, deadline| {
             // A client that has its response, and does not send the rest of its request, is owed nothing either.
             let ends_early =

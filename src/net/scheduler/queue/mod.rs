@@ -86,8 +86,22 @@ pub(crate) enum Popped<T> {
 pub(crate) struct Taken {
     /// A streaming permit was acquired for it, which [`Queue::release_permit`] gives back.
     pub(crate) has_permit: bool,
+    /// When: the clock is read once for it.
+    pub(crate) at: Instant,
     /// How long it was in the queue.
     pub(crate) waited: Duration,
+}
+
+impl Taken {
+    /// Work that was not in the queue.
+    pub(crate) fn directly() -> Taken {
+        Taken { has_permit: false, at: Instant::now(), waited: Duration::ZERO }
+    }
+
+    fn from_queue(since: Instant, has_permit: bool) -> Taken {
+        let at = Instant::now();
+        Taken { has_permit, at, waited: at.saturating_duration_since(since) }
+    }
 }
 
 /// How many of these workers do best at once while no handler blocks. 0 workers: only guests.
@@ -390,14 +404,14 @@ impl<T> State<T> {
         let (since, work) = self.streaming.pop_front()?;
         self.permits = self.permits.saturating_sub(1);
         self.progress.taken = self.progress.taken.wrapping_add(1);
-        Some((work, Taken { has_permit: true, waited: since.elapsed() }))
+        Some((work, Taken::from_queue(since, true)))
     }
 
     fn take_waiting(&mut self, worker: usize) -> Option<(T, Taken)> {
         let (since, work) = self.waiting.pop_front()?;
-        let now = Instant::now();
-        self.note_taken(worker, now);
-        Some((work, Taken { has_permit: false, waited: now.saturating_duration_since(since) }))
+        let taken = Taken::from_queue(since, false);
+        self.note_taken(worker, taken.at);
+        Some((work, taken))
     }
 
     fn note_taken(&mut self, worker: usize, at: Instant) {
