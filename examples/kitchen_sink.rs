@@ -23,7 +23,7 @@ use heirloom::upgrade::Upgraded;
 use heirloom::{RouteLimits, limited};
 
 const USAGE: &str =
-    "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--unix PATH] [--admin ADDR]
+    "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--any-parent] [--unix PATH] [--admin ADDR]
     [--tls-listen ADDR --cert F --key F]
     [--probation-ms N] [--ready-timeout-ms N] [--drain-timeout-ms N] [--lame-duck-ms N]
     [--idle-grace-ms N] [--head-timeout-ms N] [--idle-timeout-ms N]";
@@ -47,9 +47,14 @@ fn main() -> Result<(), heirloom::Error> {
     if let Some(name) = flags.admin {
         server = server.admin(name);
     }
+    let mut process = ProcessConfig::new();
     if let Some(path) = flags.pid_file {
-        server = server.process(ProcessConfig::new().pid_file(path));
+        process = process.pid_file(path);
     }
+    if flags.any_parent {
+        process = process.handover_under_any_parent();
+    }
+    server = server.process(process);
     log::info!("pid {}", std::process::id());
     server.serve()
 }
@@ -218,6 +223,7 @@ struct Flags {
     tls: Option<[String; 3]>,
     admin: Option<String>,
     pid_file: Option<String>,
+    any_parent: bool,
     workers: usize,
     timeouts: Timeouts,
 }
@@ -229,6 +235,7 @@ impl Flags {
             tls: None,
             admin: None,
             pid_file: None,
+            any_parent: false,
             workers: 32,
             timeouts: Timeouts::default(),
         };
@@ -239,6 +246,10 @@ impl Flags {
             }
             if let "--help" | "-h" = flag.as_str() {
                 return Err("every feature on one server".to_owned());
+            }
+            if flag == "--any-parent" {
+                flags.any_parent = true;
+                continue;
             }
             let value = args.next().ok_or_else(|| format!("{flag}: not understood, or without its value"))?;
             let number = || value.parse::<u64>().map_err(|_| format!("{flag} {value}: not a number"));

@@ -40,6 +40,7 @@ pub struct ProcessConfig {
     /// None: to be removed.
     pub(crate) variables: Vec<(OsString, Option<OsString>)>,
     pub(crate) raise_nofile: bool,
+    pub(crate) under_any_parent: bool,
     pub(crate) before_ready: Vec<BeforeReady>,
     pub(crate) hooks: Hooks,
     pub(crate) signals: Signals,
@@ -64,6 +65,7 @@ impl ProcessConfig {
             executable: None,
             variables: Vec::new(),
             raise_nofile: true,
+            under_any_parent: false,
             before_ready: Vec::new(),
             hooks: Hooks::default(),
             signals: Signals::default(),
@@ -121,6 +123,14 @@ impl ProcessConfig {
     /// takes effect with a new first generation: a successor inherits the limit that its predecessor has raised.
     pub fn raise_nofile(mut self, raise: bool) -> ProcessConfig {
         self.raise_nofile = raise;
+        self
+    }
+
+    /// Allows handovers under a process that is known to take the end of generation 1 for the end of the service. Without
+    /// this, a HUP is refused there, with an error in the log that says what to write instead: see
+    /// `docs/handover.md`. It does not apply to PID 1, with which the kernel ends its container.
+    pub fn handover_under_any_parent(mut self) -> ProcessConfig {
+        self.under_any_parent = true;
         self
     }
 

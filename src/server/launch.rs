@@ -15,7 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::base::budget::Budget;
 use crate::base::error::{self, Error};
 use crate::base::limits::{Limits, Timeouts};
-use crate::base::log::{error, warn};
+use crate::base::log::{error, info, warn};
 use crate::base::panic::panic_text;
 use crate::base::wait_group::WaitGroup;
 pub(crate) use crate::net::acceptor::PoolPlan;
@@ -27,10 +27,11 @@ use crate::net::scheduler::queue::Queue;
 use crate::net::sockets::{self, Opened};
 use crate::process::config::ProcessConfig;
 use crate::process::control::{Control, Facts, Predecessor};
+use crate::process::handover::above::Surroundings;
 use crate::process::handover::child::Program;
 use crate::process::handover::inherit::{self, Inheritance};
 use crate::process::handover::pid_file::PidFile;
-use crate::process::handover::{Hello, Message, VERSION};
+use crate::process::handover::{Hello, Message, VERSION, original_command};
 use crate::process::hooks::Runner;
 use crate::process::signals::{self, SignalContext, SignalThread};
 use crate::process::state::{Event, State, Terms};
@@ -118,6 +119,11 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
     let program = Program::capture(process.executable.as_deref(), command, &process.variables, blocked)
         .map_err(Error::system("can't find out how this process was started"))?;
     let generation = predecessor.map_or(1, |predecessor| predecessor.generation.saturating_add(1));
+    let surroundings = match predecessor {
+        Some(predecessor) => Surroundings { above: predecessor.above, script: None },
+        None => original_command::noted().surroundings.clone(),
+    };
+    let under_any_parent = process.under_any_parent;
 
     let (nohup, terminal) = (context.nohup, context.terminal.clone());
     let (meanings, signal_hooks) = (process.signals, std::mem::take(&mut process.signal_hooks));
@@ -140,6 +146,11 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
             started.facts.nohup = nohup;
             started.facts.terminal = terminal;
             started.facts.program = Some(program);
+            started.facts.surroundings = surroundings;
+            started.facts.under_any_parent = under_any_parent;
+            if let Some(above) = started.facts.refusal() {
+                info!("a HUP will have no effect: {above}");
+            }
             started.run(inheritance, Some(signals))
         }
         Err(e) => {
@@ -283,7 +294,7 @@ fn start<S: Service>(
         lame_duck: timeouts.lame_duck,
     };
     bound.0.clear();
-    let facts = Facts { generation, nohup: false, terminal: None, program: None };
+    let facts = Facts { generation, ..Facts::default() };
     Ok(Started { handle, assembly, acceptor, terms, adopted, facts, outside: (hooks, pid_file) })
 }
 

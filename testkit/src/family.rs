@@ -77,6 +77,16 @@ impl Family {
         }
     }
 
+    /// The process whose log and responses call it `pid`.
+    pub(crate) fn known(&self, pid: i32) -> Option<Pid> {
+        let pid = match self.maker {
+            Some(maker) => seen_from_here(maker, pid)?,
+            None => Pid::from_raw(pid),
+        };
+        self.add(pid);
+        Some(pid)
+    }
+
     pub(crate) fn signal(&self, pid: Pid, signal: Signal) {
         let members = self.lock();
         let member = members.iter().find(|member| member.pid == pid).expect("a known process");

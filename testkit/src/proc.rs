@@ -137,6 +137,13 @@ impl Proc {
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The generation that serves, which it says itself, where a program between us and it has started the first one.
+    #[track_caller]
+    pub fn serving(&self) -> Pid {
+        let inside = self.get("/pid").ok().number();
+        self.family.known(inside).expect("its log has named it")
+    }
+
     /// Where the first generation listens, in the order of its flags.
     pub fn addrs(&self) -> Vec<Addr> {
         let mut addrs: Vec<Addr> = Vec::new();

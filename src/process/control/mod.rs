@@ -28,6 +28,7 @@ pub(crate) use crate::process::control::inbox::Inbox;
 use crate::process::control::inbox::Note;
 use crate::process::control::poller::{Poller, Source};
 use crate::process::control::successor::{Strays, Successor};
+use crate::process::handover::above::{Above, Surroundings};
 use crate::process::handover::channel::Channel;
 use crate::process::handover::child::{self, Program};
 use crate::process::handover::pid_file::PidFile;
@@ -73,13 +74,23 @@ pub(crate) trait Engine {
 }
 
 /// What the loop needs to know of its process.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Facts {
     pub(crate) generation: u32,
     pub(crate) nohup: bool,
     pub(crate) terminal: Option<Arc<Terminal>>,
     /// None: this process hands over to nobody (in-process servers).
     pub(crate) program: Option<Program>,
+    pub(crate) surroundings: Surroundings,
+    /// The program says that what is above it does not end the service with it.
+    pub(crate) under_any_parent: bool,
+}
+
+impl Facts {
+    /// Why this process must not hand over.
+    pub(crate) fn refusal(&self) -> Option<Above> {
+        self.surroundings.above.filter(|above| !self.under_any_parent || *above == Above::Kernel)
+    }
 }
 
 /// The generation before this one.
@@ -350,12 +361,17 @@ impl<'a> Control<'a> {
             warn!("handover: not possible: this server does not own its process");
             return Event::SpawnFailed;
         };
+        if let Some(above) = self.facts.refusal() {
+            error!("handover: {above}; still serving");
+            return Event::SpawnFailed;
+        }
         let hello = Hello {
             version: VERSION,
             generation: self.facts.generation,
             pid: own_pid(),
             nohup: self.facts.nohup,
             blocked: signals::numbers(&program.blocked),
+            above: self.facts.surroundings.above,
             command: program.command(),
         };
         let terminal = self.facts.terminal.as_ref();
@@ -377,6 +393,12 @@ impl<'a> Control<'a> {
                 if let Err(e) = watched {
                     error!("handover: can't watch the child: {e}");
                     return Event::SuccessorGone;
+                }
+                if let Some(script) = self.facts.surroundings.script.take() {
+                    warn!(
+                        "handover: if the script of {script} starts this program again when this process ends, that start \
+                         fails, because the successor has the address"
+                    );
                 }
                 Event::Spawned
             }

@@ -1,7 +1,5 @@
 //! Starts the program again, with the listeners and both channels, and tells when the child is dead. It sends nothing
 //! but the HELLO; the control loop does the rest.
-//!
-//! PID 1 starts no successor: the kernel ends all of a pid namespace with its first process.
 
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
@@ -19,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getpid};
+use nix::unistd::Pid;
 
 use super::channel::Channel;
 use super::state_file::StateFile;
@@ -185,13 +183,6 @@ pub(crate) fn spawn(
     hello: Hello,
     own_session: bool,
 ) -> Result<Spawned, SpawnError> {
-    if getpid().as_raw() == 1 {
-        // The kernel ends all of a pid namespace with its first process: at the end of our drain the successor would
-        // be killed.
-        let text =
-            "not possible as PID 1: the container would end with this process; start a new container instead";
-        return Err(SpawnError { busy: false, text: text.to_owned() });
-    }
     let failed = |e: io::Error| SpawnError::new(&program.path, &e);
     let (mut lifecycle, its_lifecycle) = Channel::pair().map_err(failed)?;
     lifecycle.ask_who_speaks().map_err(failed)?;

@@ -1,6 +1,7 @@
 //! What two generations say to each other on the lifecycle channel: one message a line, a word and
 //! `key=value` pairs. Unknown words and keys are skipped, so that versions can differ.
 
+pub(crate) mod above;
 pub(crate) mod channel;
 pub(crate) mod child;
 pub(crate) mod inherit;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
+use self::above::Above;
 use crate::base::percent;
 
 /// The version of the protocol that this crate speaks. HELLO carries it both ways; the lower one is
@@ -65,6 +67,8 @@ pub(crate) struct Hello {
     pub(crate) nohup: bool,
     /// Signals blocked when the first generation was started.
     pub(crate) blocked: Vec<i32>,
+    /// What ends the service with the first generation. None also where the predecessor's version does not say it.
+    pub(crate) above: Option<Above>,
     /// P: how it started S. A script may stand between, and must be run at the next handover too.
     pub(crate) command: Option<Command>,
 }
@@ -90,9 +94,14 @@ impl Message {
         match self {
             Message::Hello(hello) => {
                 let blocked = hello.blocked.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
+                let above = hello
+                    .above
+                    .and_then(Above::word)
+                    .map(|word| format!(" above={word}"))
+                    .unwrap_or_default();
                 let command = hello.command.as_ref().map(Command::encode).unwrap_or_default();
                 format!(
-                    "HELLO version={} generation={} pid={} nohup={} blocked={blocked}{command}",
+                    "HELLO version={} generation={} pid={} nohup={} blocked={blocked}{above}{command}",
                     hello.version,
                     hello.generation,
                     hello.pid,
@@ -132,6 +141,7 @@ impl Message {
                 pid: field("pid")?.parse().ok()?,
                 nohup: field("nohup") == Some("1"),
                 blocked: field("blocked").unwrap_or("").split(',').filter_map(|n| n.parse().ok()).collect(),
+                above: field("above").and_then(Above::from_word),
                 command: field("path").zip(field("argv")).and_then(|(path, argv)| {
                     let argv = argv.split(',').map(unescape).collect::<Option<_>>()?;
                     Some(Command { path: unescape(path)?, argv })
@@ -233,10 +243,11 @@ mod tests {
         let argv = prop::collection::vec(bytes(), 1..4);
         let command = prop::option::of((bytes(), argv).prop_map(|(path, argv)| Command { path, argv }));
         let blocked = prop::collection::vec(1i32..64, 0..4);
-        let hello = (1u32..9, 1u32..9999, 1i32.., any::<bool>(), blocked, command);
+        let above = prop_oneof![Just(None), Just(Some(Above::Systemd)), Just(Above::from_word("tini"))];
+        let hello = (1u32..9, 1u32..9999, 1i32.., any::<bool>(), blocked, above, command);
         prop_oneof![
-            hello.prop_map(|(version, generation, pid, nohup, blocked, command)| {
-                Message::Hello(Hello { version, generation, pid, nohup, blocked, command })
+            hello.prop_map(|(version, generation, pid, nohup, blocked, above, command)| {
+                Message::Hello(Hello { version, generation, pid, nohup, blocked, above, command })
             }),
             prop::collection::vec("[ -~é\n,=%;]{1,20}", 0..4)
                 .prop_map(|adopted| Message::Prepared { adopted }),

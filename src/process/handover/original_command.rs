@@ -7,6 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::above::Surroundings;
 use super::child::VARIABLE;
 use crate::base::sys;
 
@@ -23,12 +24,18 @@ pub(crate) struct Start {
     pub(crate) environment: Vec<OsString>,
     /// The path it was started by; None: not known.
     pub(crate) executable: Option<PathBuf>,
+    /// What started it.
+    pub(crate) surroundings: Surroundings,
 }
 
 /// The first call looks.
 pub(crate) fn noted() -> &'static Start {
     static NOTED: OnceLock<Start> = OnceLock::new();
-    NOTED.get_or_init(|| Start { environment: environment(), executable: executable() })
+    NOTED.get_or_init(|| Start {
+        environment: environment(),
+        executable: executable(),
+        surroundings: Surroundings::look(),
+    })
 }
 
 /// Whether a variable is meant for this process, and for no other.

@@ -25,7 +25,8 @@ const STAGES: &[(&str, Stage)] = &[
 ];
 
 fn events() -> Vec<(&'static str, Event)> {
-    let hello = Hello { version: 1, generation: 2, pid: 1, nohup: false, blocked: Vec::new(), command: None };
+    let (blocked, above, command) = (Vec::new(), None, None);
+    let hello = Hello { version: 1, generation: 2, pid: 1, nohup: false, blocked, above, command };
     let messages =
         |message: Message| (Event::FromSuccessor(message.clone()), Event::FromPredecessor(message));
     let adopted = Vec::new();

@@ -34,6 +34,7 @@ mod listeners;
 mod masks;
 mod namespaces;
 mod overlaps;
+mod parents;
 mod pid_file;
 mod probation;
 mod scarce;
