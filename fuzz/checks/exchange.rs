@@ -62,7 +62,7 @@ impl Rehearsal {
         ours.set_nonblocking(true).unwrap();
         client.set_nonblocking(true).unwrap();
         let (limits, timeouts) = (tight(), Timeouts::default());
-        let pools = PoolPlan { workers: vec![1], of_site: vec![0] };
+        let pools = PoolPlan { workers: vec![1], of_handler: vec![0] };
         let parking = Arc::new(Parking::new(&limits, &[false], 1, pools, timeouts.idle).unwrap());
         let phase = PhaseWatch::new();
         let all_counters = AllCounters::default();
@@ -81,9 +81,10 @@ impl Rehearsal {
         let connection = Connection::new(stream, slot, (0, 0), conn_info, Progress::default());
         let queue = Queue::new(1, 1);
         queue.push(&mut vec![Ready::new(Box::new(connection), Cause::Event)]);
-        let site = ListenerHandler { handler: HandlerBox(Arc::new(Mirror)), latency: HandlerLatency::new() };
+        let handler_index =
+            ListenerHandler { handler: HandlerBox(Arc::new(Mirror)), latency: HandlerLatency::new() };
         let common = Common {
-            sites: vec![site],
+            handlers: vec![handler_index],
             parking,
             limits,
             timeouts,

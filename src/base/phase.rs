@@ -68,11 +68,11 @@ impl fmt::Display for Phase {
 /// The shared view of the phase. Clones show the same phase.
 #[derive(Clone, Debug)]
 pub(crate) struct PhaseWatch {
-    shared: Arc<Shared>,
+    shared: Arc<PhaseState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct PhaseState {
     phase: AtomicU8,
     lock: Mutex<()>,
     changed: Condvar,
@@ -81,7 +81,7 @@ struct Shared {
 impl PhaseWatch {
     pub(crate) fn new() -> PhaseWatch {
         let phase = AtomicU8::new(Phase::Starting as u8);
-        PhaseWatch { shared: Arc::new(Shared { phase, lock: Mutex::new(()), changed: Condvar::new() }) }
+        PhaseWatch { shared: Arc::new(PhaseState { phase, lock: Mutex::new(()), changed: Condvar::new() }) }
     }
 
     #[expect(clippy::indexing_slicing, reason = "what is stored is a Phase")]

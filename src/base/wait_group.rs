@@ -15,14 +15,14 @@ use crate::base::sync::lock;
 /// A count of guards that can be waited for. Clones share the count, and the line it is kept on.
 #[derive(Clone, Debug)]
 pub(crate) struct WaitGroup {
-    lines: Arc<Mutex<Vec<Arc<CachePadded<Line>>>>>,
-    own: Arc<CachePadded<Line>>,
+    lines: Arc<Mutex<Vec<Arc<CachePadded<WorkerCounts>>>>>,
+    own: Arc<CachePadded<WorkerCounts>>,
 }
 
 /// Starts and ends counted by one worker. Both only grow, so that a sum over all lines can't include an end without its
 /// start.
 #[derive(Debug)]
-struct Line {
+struct WorkerCounts {
     started: AtomicUsize,
     ended: AtomicUsize,
     waiter: Arc<Waiter>,
@@ -43,18 +43,18 @@ impl fmt::Debug for Waiter {
 /// One operation in flight.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    line: Arc<CachePadded<Line>>,
+    line: Arc<CachePadded<WorkerCounts>>,
 }
 
 impl WaitGroup {
     pub(crate) fn new() -> WaitGroup {
-        let own = Line::new(Arc::default());
+        let own = WorkerCounts::new(Arc::default());
         WaitGroup { lines: Arc::new(Mutex::new(vec![Arc::clone(&own)])), own }
     }
 
     /// The same count on a new line, for another thread.
     pub(crate) fn on_own_line(&self) -> WaitGroup {
-        let own = Line::new(Arc::clone(&self.own.waiter));
+        let own = WorkerCounts::new(Arc::clone(&self.own.waiter));
         lock(&self.lines).push(Arc::clone(&own));
         WaitGroup { lines: Arc::clone(&self.lines), own }
     }
@@ -67,7 +67,7 @@ impl WaitGroup {
     /// The number of guards: exact if it is zero at some moment of this call, otherwise approximate.
     pub(crate) fn count(&self) -> usize {
         let lines = lock(&self.lines);
-        let sum = |of: fn(&Line) -> &AtomicUsize| {
+        let sum = |of: fn(&WorkerCounts) -> &AtomicUsize| {
             lines.iter().fold(0usize, |sum, line| sum.wrapping_add(of(line).load(Ordering::SeqCst)))
         };
         let ended = sum(|line| &line.ended);
@@ -87,9 +87,13 @@ impl WaitGroup {
     }
 }
 
-impl Line {
-    fn new(waiter: Arc<Waiter>) -> Arc<CachePadded<Line>> {
-        Arc::new(CachePadded::new(Line { started: AtomicUsize::new(0), ended: AtomicUsize::new(0), waiter }))
+impl WorkerCounts {
+    fn new(waiter: Arc<Waiter>) -> Arc<CachePadded<WorkerCounts>> {
+        Arc::new(CachePadded::new(WorkerCounts {
+            started: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
+            waiter,
+        }))
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) struct Connection<P> {
     /// The listener that accepted it.
     pub(crate) listener: usize,
     /// The handler, and so the workers, of that listener.
-    pub(crate) site: usize,
+    pub(crate) handler_index: usize,
     pub(crate) conn_info: Arc<ConnInfo>,
     /// Bytes that were read and not used. Empty and without memory while it is idle.
     pub(crate) buffered: Vec<u8>,
@@ -136,7 +136,7 @@ impl<P> Connection<P> {
     pub(crate) fn new(
         stream: Stream,
         slot: SlotId,
-        (listener, site): (usize, usize),
+        (listener, handler_index): (usize, usize),
         conn_info: Arc<ConnInfo>,
         progress: P,
     ) -> Connection<P> {
@@ -144,7 +144,7 @@ impl<P> Connection<P> {
             stream,
             slot,
             listener,
-            site,
+            handler_index,
             conn_info,
             buffered: Vec::new(),
             progress,

@@ -18,7 +18,7 @@ use crate::process::handover::{FileId, Passed};
 
 /// The open listeners of a program.
 #[derive(Debug, Default)]
-pub(crate) struct Opened {
+pub(crate) struct OpenedListeners {
     pub(crate) listeners: Vec<Listener>,
     /// The names that the predecessor gives to the sockets that were inherited.
     pub(crate) adopted: Vec<String>,
@@ -36,10 +36,10 @@ pub(crate) fn open(
     configs: Vec<ListenerConfig>,
     passed: Vec<Passed<OwnedFd>>,
     bound: &mut dyn FnMut(&Listener),
-) -> Result<Opened, Error> {
+) -> Result<OpenedListeners, Error> {
     let mut sockets = InheritedSockets::new(passed);
     let claims = claims(configs, &sockets)?;
-    let mut opened = Opened::default();
+    let mut opened = OpenedListeners::default();
     for (index, claim) in claims.iter().enumerate() {
         let listener = match claim.socket {
             // It came with the first of those that share it.
@@ -416,7 +416,7 @@ mod tests {
         let port = old.socket_addr().unwrap().port();
         let (v4, v6) = (format!("0.0.0.0:{port}"), format!("[::]:{port}"));
         let mut differ = configs(&[&v4, &v6]);
-        differ[1].site = 1;
+        differ[1].handler_index = 1;
         let error = open(differ, inherited(&[(&v6, old)]), &mut |_| {}).unwrap_err().to_string();
         assert!(error.contains("give both the same handler"), "{error}");
         let one = open(configs(&[&v4, &v6]), inherited(&[("[::]:0", old)]), &mut |_| {}).unwrap();

@@ -45,11 +45,11 @@ pub(crate) struct Terminal {
     tells: bool,
     /// The process on the other side, if the leader is one half (sudo) and had a terminal of its own.
     holder: Option<Holder>,
-    state: Mutex<State>,
+    state: Mutex<TerminalState>,
 }
 
 #[derive(Debug)]
-enum State {
+enum TerminalState {
     Held {
         tty: OwnedFd,
         /// None on kernels without pidfds, and where the leader is outside our pid namespace.
@@ -95,7 +95,7 @@ impl Terminal {
             // A hang-up is reported without being asked for.
             poller.add(&tty, EpollEvent::new(EpollFlags::empty(), TTY))?;
         }
-        Ok(Terminal { poller, tells, holder: None, state: Mutex::new(State::Held { tty, leader }) })
+        Ok(Terminal { poller, tells, holder: None, state: Mutex::new(TerminalState::Held { tty, leader }) })
     }
 
     /// Whether it, or the terminal through which it is shown, has hung up, whatever the cause.
@@ -104,18 +104,18 @@ impl Terminal {
             return true;
         }
         match &*lock(&self.state) {
-            State::Held { tty, .. } => {
+            TerminalState::Held { tty, .. } => {
                 let mut fds = [PollFd::new(tty.as_fd(), PollFlags::empty())];
                 poll(&mut fds, 0u8).is_ok_and(|ready| ready > 0)
             }
-            State::Lost(loss) => *loss == Loss::Closed,
+            TerminalState::Lost(loss) => *loss == Loss::Closed,
         }
     }
 
     /// How it was lost; None: it is still there.
     pub(crate) fn loss(&self) -> Option<Loss> {
         let mut state = lock(&self.state);
-        if let State::Lost(loss) = *state {
+        if let TerminalState::Lost(loss) = *state {
             return Some(loss);
         }
         let mut events = [EpollEvent::empty(); 2];
@@ -125,7 +125,7 @@ impl Terminal {
             _ => Loss::Closed,
         };
         // Closes both: the program on the other side may wait for that.
-        *state = State::Lost(loss);
+        *state = TerminalState::Lost(loss);
         Some(loss)
     }
 
@@ -139,7 +139,7 @@ impl Terminal {
     /// What a successor needs of it, by name.
     pub(crate) fn files(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         match &*lock(&self.state) {
-            State::Held { tty, leader } if self.tells => {
+            TerminalState::Held { tty, leader } if self.tells => {
                 let mut files = vec![(TTY_FILE.to_owned(), tty.try_clone()?)];
                 if let Some(leader) = leader {
                     files.push((LEADER_FILE.to_owned(), leader.try_clone()?));

@@ -12,7 +12,7 @@ use crate::base::error::Error;
 use crate::base::status::{Gauges, Stats};
 use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
-use crate::net::acceptor::{Command, Parking};
+use crate::net::acceptor::{AcceptorCommand, Parking};
 use crate::net::connection::Ready;
 use crate::net::listener::Listener;
 use crate::net::scheduler::queue::Queue;
@@ -64,7 +64,7 @@ impl<P> Assembly<P> {
         acceptor: JoinHandle<Result<(), Error>>,
         last: &mut dyn FnMut(),
     ) -> Result<(), Error> {
-        self.parking.command(Command::Stop);
+        self.parking.command(AcceptorCommand::Stop);
         let ended = acceptor.join().unwrap_or(Ok(()));
         let finished = self.workers.finish(last);
         ended.and(finished)
@@ -90,38 +90,38 @@ impl<P: fmt::Debug + Send> Gauges for Assembly<P> {
 
 impl<P> Engine for Assembly<P> {
     fn accept(&self) {
-        self.parking.command(Command::Accept);
+        self.parking.command(AcceptorCommand::Accept);
     }
 
     fn share(&self, names: &[String]) {
-        self.parking.command(Command::Share { names: names.to_vec() });
+        self.parking.command(AcceptorCommand::Share { names: names.to_vec() });
     }
 
     fn pause(&self) {
-        self.parking.command(Command::Pause);
+        self.parking.command(AcceptorCommand::Pause);
     }
 
     fn close_shared(&self) {
         self.release_listeners();
-        self.parking.command(Command::CloseShared);
+        self.parking.command(AcceptorCommand::CloseShared);
     }
 
     fn close_last(&self) {
         self.release_listeners();
-        self.parking.command(Command::CloseLast);
+        self.parking.command(AcceptorCommand::CloseLast);
     }
 
     fn hand_connections(&self, channel: OwnedFd) {
-        self.parking.command(Command::HandConnections(channel));
+        self.parking.command(AcceptorCommand::HandConnections(channel));
     }
 
     fn drain(&self) {
-        self.parking.command(Command::Drain { grace: self.grace });
+        self.parking.command(AcceptorCommand::Drain { grace: self.grace });
         self.workers.drain();
     }
 
     fn check(&self) {
-        self.parking.command(Command::Check);
+        self.parking.command(AcceptorCommand::Check);
     }
 
     fn listeners(&self) -> Vec<Passed<Arc<OwnedFd>>> {

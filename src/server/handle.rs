@@ -17,11 +17,11 @@ use crate::server::assembly::Files;
 /// What is asked before the server serves is done when it does.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<HandleState>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct HandleState {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) phase: PhaseWatch,
     pub(crate) all_counters: AllCounters,
@@ -35,7 +35,7 @@ impl Handle {
     /// one. For handlers that need it before there is a server.
     pub fn new() -> Handle {
         Handle {
-            shared: Arc::new(Shared {
+            shared: Arc::new(HandleState {
                 inbox: Arc::default(),
                 phase: PhaseWatch::new(),
                 all_counters: AllCounters::default(),

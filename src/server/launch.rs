@@ -19,12 +19,12 @@ use crate::base::log::{error, info, warn};
 use crate::base::panic::panic_text;
 use crate::base::wait_group::WaitGroup;
 pub(crate) use crate::net::acceptor::PoolPlan;
-use crate::net::acceptor::{Acceptor, Command, News, Parking, Setup};
+use crate::net::acceptor::{Acceptor, AcceptorCommand, News, Parking, Setup};
 use crate::net::conn_info::ConnInfo;
 use crate::net::connection::{Portable, Ready};
 use crate::net::listener::{Listener, ListenerConfig};
 use crate::net::scheduler::queue::Queue;
-use crate::net::sockets::{self, Opened};
+use crate::net::sockets::{self, OpenedListeners};
 use crate::process::config::ProcessConfig;
 use crate::process::control::{Control, Facts, Predecessor};
 use crate::process::handover::above::Surroundings;
@@ -200,7 +200,7 @@ fn start<S: Service>(
     let pid_file = process.pid_file.as_deref().map(usable_pid_file).transpose()?;
     let inherited = inheritance.map(|i| std::mem::take(&mut i.listeners)).unwrap_or_default();
     let mut bound = UnlinkOnFailure(Vec::new());
-    let Opened { listeners, adopted } =
+    let OpenedListeners { listeners, adopted } =
         sockets::open(plan.listen, inherited, &mut |listener| bound.0.push(listener.clone()))?;
     for hook in process.before_ready {
         hook().map_err(|e| Error::config(format!("before_ready failed: {e}")))?;
@@ -347,7 +347,7 @@ impl<P: Portable> Started<P> {
                     command: None,
                     ..predecessor
                 }));
-                self.assembly.parking.command(Command::TakeConnections(connections));
+                self.assembly.parking.command(AcceptorCommand::TakeConnections(connections));
                 let predecessor = Predecessor { channel: lifecycle, pid: predecessor.pid, state };
                 (State::successor(self.terms, self.adopted), Some(predecessor))
             }
@@ -522,7 +522,7 @@ mod tests {
         type Progress = Fatal;
 
         fn plan(&mut self) -> Result<Plan, Error> {
-            let pools = PoolPlan { workers: vec![0], of_site: vec![0] };
+            let pools = PoolPlan { workers: vec![0], of_handler: vec![0] };
             Ok(Plan { listen: vec![ListenerConfig::new("127.0.0.1:0".to_owned(), 0)], pools })
         }
 

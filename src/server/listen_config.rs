@@ -102,12 +102,12 @@ impl Listen {
     }
 
     /// Whether it has a handler or workers of its own.
-    pub(crate) fn has_own_site(&self) -> bool {
+    pub(crate) fn has_own_handler_or_pool(&self) -> bool {
         self.handler.is_some() || self.workers.is_some()
     }
 
-    pub(crate) fn config(&self, site: usize) -> ListenerConfig {
-        let mut config = ListenerConfig { site, ..self.config.clone() };
+    pub(crate) fn config(&self, handler_index: usize) -> ListenerConfig {
+        let mut config = ListenerConfig { handler_index, ..self.config.clone() };
         if let Some(backlog) = self.backlog {
             config.backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         }
@@ -206,6 +206,6 @@ mod tests {
         let most = Listen::new("a:1").workers(1).backlog(u32::MAX).keepalive(Duration::MAX);
         most.check().unwrap();
         assert_eq!(most.config(3).backlog, i32::MAX);
-        assert_eq!(most.config(3).site, 3);
+        assert_eq!(most.config(3).handler_index, 3);
     }
 }

@@ -212,26 +212,28 @@ impl Server {
 impl Service for Server {
     type Progress = Progress;
 
-    /// Site 0 is the server's own handler, the next ones those of listeners with handlers or workers of their own,
+    /// Handler 0 is the server's, the next ones belong to listeners with a handler or workers of their own,
     /// the last the admin's. The pools are in the same order.
     fn plan(&mut self) -> Result<Plan, Error> {
         self.check()?;
-        let mut pools = PoolPlan { workers: vec![self.shared_workers()], of_site: vec![0] };
+        let mut pools = PoolPlan { workers: vec![self.shared_workers()], of_handler: vec![0] };
         let mut listen = Vec::new();
         for one in &self.listen {
-            let site = if one.has_own_site() { pools.of_site.len() } else { 0 };
-            if one.has_own_site() {
-                pools.of_site.push(if one.workers.is_some() { pools.workers.len() } else { 0 });
+            let handler_index = if one.has_own_handler_or_pool() { pools.of_handler.len() } else { 0 };
+            if one.has_own_handler_or_pool() {
+                pools.of_handler.push(if one.workers.is_some() { pools.workers.len() } else { 0 });
                 pools.workers.extend(one.workers);
             }
-            listen.push(one.config(site));
+            listen.push(one.config(handler_index));
         }
         if !self.admin.is_empty() {
-            let site = pools.of_site.len();
-            let admin =
-                |name: &String| ListenerConfig { reserved: true, ..ListenerConfig::new(name.clone(), site) };
+            let handler_index = pools.of_handler.len();
+            let admin = |name: &String| ListenerConfig {
+                reserved: true,
+                ..ListenerConfig::new(name.clone(), handler_index)
+            };
             listen.extend(self.admin.iter().map(admin));
-            pools.of_site.push(pools.workers.len());
+            pools.of_handler.push(pools.workers.len());
             pools.workers.push(1);
         }
         #[cfg(feature = "tls")]
@@ -243,11 +245,11 @@ impl Service for Server {
         let (limits, all_counters) = (&context.limits, &context.handle.shared.all_counters);
         let budgets = Budgets::new(limits);
         let stores = budgets.stores(context.descriptors.clone(), self.temp_dir.clone());
-        let (sites, configs) = self.sites_and_pools(&context.handle);
+        let (handlers, configs) = self.sites_and_pools(&context.handle);
         let detached =
             Detached::new(limits.detached_threads, context.descriptors.clone(), all_counters.register());
         let common = Common {
-            sites,
+            handlers,
             parking: Arc::clone(&context.parking),
             limits: limits.clone(),
             timeouts: context.timeouts.clone(),
@@ -264,25 +266,26 @@ impl Service for Server {
 impl Server {
     /// What each listener is served by, and the pools, in the order of `plan`.
     fn sites_and_pools(self, handle: &Handle) -> (Vec<ListenerHandler>, Vec<PoolConfig>) {
-        let site = |handler| ListenerHandler { handler: HandlerBox(handler), latency: HandlerLatency::new() };
+        let with_latency =
+            |handler| ListenerHandler { handler: HandlerBox(handler), latency: HandlerLatency::new() };
         let workers = self.shared_workers();
         let (begins, stack_bytes, shared) = (self.per_worker, self.stack_bytes, self.handler);
         let init: Option<Init> = (!begins.is_empty())
             .then(|| Arc::new(move || begins.iter().try_for_each(|begin| begin())) as Init);
         let pool = |name, suffix, count, init| PoolConfig { name, suffix, count, stack_bytes, init };
-        let mut sites = vec![site(Arc::clone(&shared))];
+        let mut handlers = vec![with_latency(Arc::clone(&shared))];
         let mut pools = vec![pool("heirloom-worker", String::new(), workers, init.clone())];
-        for listen in self.listen.into_iter().filter(Listen::has_own_site) {
+        for listen in self.listen.into_iter().filter(Listen::has_own_handler_or_pool) {
             if let Some(count) = listen.workers {
                 pools.push(pool("worker", listen.mark(), count, init.clone()));
             }
-            sites.push(site(listen.handler.unwrap_or_else(|| Arc::clone(&shared))));
+            handlers.push(with_latency(listen.handler.unwrap_or_else(|| Arc::clone(&shared))));
         }
         if !self.admin.is_empty() {
-            sites.push(site(Arc::new(admin::routes(handle))));
+            handlers.push(with_latency(Arc::new(admin::routes(handle))));
             pools.push(pool("heirloom-admin", String::new(), 1, None));
         }
-        (sites, pools)
+        (handlers, pools)
     }
 
     fn check(&self) -> Result<(), Error> {

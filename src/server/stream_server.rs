@@ -181,7 +181,7 @@ impl Service for StreamServer {
 
     fn plan(&mut self) -> Result<Plan, Error> {
         // The program's threads wait only on the queue.
-        let pools = PoolPlan { workers: vec![0], of_site: vec![0] };
+        let pools = PoolPlan { workers: vec![0], of_handler: vec![0] };
         let listen = self.listen.iter().map(|name| ListenerConfig::new(name.clone(), 0)).collect();
         Ok(Plan { listen, pools })
     }
@@ -270,19 +270,19 @@ struct Dispatch {
     /// Written under the lock, because the program has several threads.
     counters: Mutex<Arc<CachePadded<Counters>>>,
     /// The connections that the program has, by slot.
-    in_use: Mutex<BTreeMap<u64, Held>>,
+    in_use: Mutex<BTreeMap<u64, OpenConnection>>,
 }
 
 /// A connection that the program has.
 #[derive(Debug)]
-struct Held {
+struct OpenConnection {
     peer: Option<SocketAddr>,
     listener: usize,
     since: Instant,
 }
 
 impl Dispatch {
-    fn in_use(&self) -> MutexGuard<'_, BTreeMap<u64, Held>> {
+    fn in_use(&self) -> MutexGuard<'_, BTreeMap<u64, OpenConnection>> {
         lock(&self.in_use)
     }
 
@@ -299,7 +299,8 @@ impl Dispatch {
         SockRef::from(&inner.stream).set_nonblocking(false)?;
         inner.guard = Some(self.wait_group.guard());
         inner.activity = Activity::Receiving;
-        let held = Held { peer: inner.conn_info.peer, listener: inner.listener, since: Instant::now() };
+        let held =
+            OpenConnection { peer: inner.conn_info.peer, listener: inner.listener, since: Instant::now() };
         self.in_use().insert(inner.slot.to_bits(), held);
         Ok(wake)
     }
@@ -392,7 +393,7 @@ impl Workers for ProgramThreads {
     fn add_to(&self, _: &mut Stats) {}
 
     fn in_flight(&self) -> Vec<String> {
-        let line = |held: &Held| {
+        let line = |held: &OpenConnection| {
             let listener = self.dispatch.listener(held.listener);
             let peer = held.peer.map_or_else(String::new, |peer| format!(" of {peer}"));
             format!("a connection{peer} to {listener}, for {:.1?}", held.since.elapsed())

@@ -29,7 +29,7 @@ use crate::web::upgrade::Upgraded;
 /// assert_eq!(Body::from_reader(std::io::empty()).len(), None);
 /// ```
 pub struct Body {
-    kind: Kind,
+    kind: BodyKind,
     conn_info: Option<Arc<ConnInfo>>,
     /// The request's head as received.
     head: Bytes,
@@ -39,7 +39,7 @@ pub struct Body {
 
 /// The content of a body, for the exchange.
 #[derive(Default)]
-pub(crate) enum Kind {
+pub(crate) enum BodyKind {
     #[default]
     Empty,
     Bytes(Bytes),
@@ -62,26 +62,26 @@ pub(crate) enum Kind {
 /// Why a request's body can't be read to its end, inside an `io::Error`: a handler that passes the error on responds with
 /// this status.
 #[derive(Debug)]
-pub(crate) struct Unreadable {
+pub(crate) struct BodyError {
     pub(crate) status: StatusCode,
     pub(crate) reason: &'static str,
 }
 
-impl Unreadable {
+impl BodyError {
     /// The status for an error.
     pub(crate) fn status_of(e: &(dyn Error + 'static)) -> Option<StatusCode> {
         let inner = e.downcast_ref::<io::Error>()?.get_ref()?;
-        inner.downcast_ref::<Unreadable>().map(|unreadable| unreadable.status)
+        inner.downcast_ref::<BodyError>().map(|unreadable| unreadable.status)
     }
 }
 
-impl fmt::Display for Unreadable {
+impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.reason)
     }
 }
 
-impl Error for Unreadable {}
+impl Error for BodyError {}
 
 /// Writes a response on a thread of its own.
 pub(crate) type DetachedWriter = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
@@ -92,30 +92,30 @@ pub(crate) type UpgradeHandler = Box<dyn FnOnce(Upgraded) + Send>;
 impl Body {
     /// A body without bytes.
     pub const fn empty() -> Body {
-        Body::of(Kind::Empty)
+        Body::of(BodyKind::Empty)
     }
 
     /// A response of unknown length, read from `source` until it ends. `source` is read on a worker and may block it; while
     /// the client is slow to receive what was read, no worker waits.
     pub fn from_reader(source: impl Read + Send + 'static) -> Body {
-        Body::of(Kind::Source { source: Box::new(source), left: None })
+        Body::of(BodyKind::Source { source: Box::new(source), left: None })
     }
 
     /// As [`Body::from_reader`], with a length that is announced to the client. If `source` ends
     /// early the connection is cut, so that the client notices.
     pub fn from_sized_reader(source: impl Read + Send + 'static, len: u64) -> Body {
-        Body::of(Kind::Source { source: Box::new(source), left: Some(len) })
+        Body::of(BodyKind::Source { source: Box::new(source), left: Some(len) })
     }
 
     /// The next `len` bytes of `file`.
     pub fn from_file(file: File, len: u64) -> Body {
-        Body::of(Kind::File { file, left: len, share: None, descriptor: None })
+        Body::of(BodyKind::File { file, left: len, share: None, descriptor: None })
     }
 
     /// As [`Body::from_file`], for a file whose descriptor is counted already.
     #[cfg(feature = "files")]
     pub(crate) fn counted_file(file: File, len: u64, descriptor: Option<Share>) -> Body {
-        Body::of(Kind::File { file, left: len, share: None, descriptor })
+        Body::of(BodyKind::File { file, left: len, share: None, descriptor })
     }
 
     /// A response of unknown length, in chunks from `chunks`. A worker takes the next chunk whenever the client has received
@@ -173,7 +173,7 @@ impl Body {
     /// At most [`Limits::detached_threads`](crate::Limits::detached_threads) run at once; above
     /// that the client gets 503.
     pub fn writer(write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static) -> Body {
-        Body::of(Kind::Detached(Box::new(write)))
+        Body::of(BodyKind::Detached(Box::new(write)))
     }
 
     /// For a 101 response: after its head is sent, `speak` has the connection to itself, on a thread of its own, see
@@ -183,17 +183,17 @@ impl Body {
     /// At most [`Limits::detached_threads`](crate::Limits::detached_threads) run at once; above
     /// that the client gets 503.
     pub fn upgrade(speak: impl FnOnce(Upgraded) + Send + 'static) -> Body {
-        Body::of(Kind::Upgrade(Box::new(speak)))
+        Body::of(BodyKind::Upgrade(Box::new(speak)))
     }
 
     /// The number of remaining bytes, if known.
     pub fn len(&self) -> Option<u64> {
         match &self.kind {
-            Kind::Empty => Some(0),
-            Kind::Bytes(bytes) => Some(bytes.len() as u64),
-            Kind::File { left, .. } => Some(*left),
-            Kind::Source { left, .. } => *left,
-            Kind::Detached(_) | Kind::Upgrade(_) => None,
+            BodyKind::Empty => Some(0),
+            BodyKind::Bytes(bytes) => Some(bytes.len() as u64),
+            BodyKind::File { left, .. } => Some(*left),
+            BodyKind::Source { left, .. } => *left,
+            BodyKind::Detached(_) | BodyKind::Upgrade(_) => None,
         }
     }
 
@@ -208,7 +208,7 @@ impl Body {
     /// Those of the source: a temporary file that can't be read, a client that has disconnected or is too slow (streaming
     /// routes).
     pub fn read_bytes(&mut self) -> io::Result<Bytes> {
-        if let Kind::Bytes(bytes) = &mut self.kind {
+        if let BodyKind::Bytes(bytes) = &mut self.kind {
             return Ok(std::mem::take(bytes));
         }
         let mut all = Vec::new();
@@ -222,17 +222,17 @@ impl Body {
     /// As [`Body::read_bytes`], and `InvalidData` if it is not UTF-8.
     pub fn read_text(&mut self) -> io::Result<String> {
         String::from_utf8(self.read_bytes()?.into()).map_err(|_| {
-            let unreadable = Unreadable { status: StatusCode::BAD_REQUEST, reason: "the body is not UTF-8" };
+            let unreadable = BodyError { status: StatusCode::BAD_REQUEST, reason: "the body is not UTF-8" };
             io::Error::new(ErrorKind::InvalidData, unreadable)
         })
     }
 
-    pub(crate) const fn of(kind: Kind) -> Body {
+    pub(crate) const fn of(kind: BodyKind) -> Body {
         Body { kind, conn_info: None, head: Bytes::new(), routed: false }
     }
 
     /// The body of a request that was received on a connection.
-    pub(crate) fn received(kind: Kind, conn_info: Arc<ConnInfo>, head: Bytes) -> Body {
+    pub(crate) fn received(kind: BodyKind, conn_info: Arc<ConnInfo>, head: Bytes) -> Body {
         Body { kind, conn_info: Some(conn_info), head, routed: false }
     }
 
@@ -253,15 +253,15 @@ impl Body {
         self.routed
     }
 
-    pub(crate) fn kind(&self) -> &Kind {
+    pub(crate) fn kind(&self) -> &BodyKind {
         &self.kind
     }
 
-    pub(crate) fn kind_mut(&mut self) -> &mut Kind {
+    pub(crate) fn kind_mut(&mut self) -> &mut BodyKind {
         &mut self.kind
     }
 
-    pub(crate) fn into_kind(self) -> Kind {
+    pub(crate) fn into_kind(self) -> BodyKind {
         self.kind
     }
 }
@@ -295,7 +295,7 @@ impl Default for Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Body {
-        Body::of(if bytes.is_empty() { Kind::Empty } else { Kind::Bytes(bytes) })
+        Body::of(if bytes.is_empty() { BodyKind::Empty } else { BodyKind::Bytes(bytes) })
     }
 }
 
@@ -327,22 +327,22 @@ impl Read for Body {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let room = |left: u64| usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
         match &mut self.kind {
-            Kind::Empty => Ok(0),
-            Kind::Bytes(bytes) => bytes.reader().read(buf),
-            Kind::File { file, left, .. } => {
+            BodyKind::Empty => Ok(0),
+            BodyKind::Bytes(bytes) => bytes.reader().read(buf),
+            BodyKind::File { file, left, .. } => {
                 let room = room(*left);
                 let n = file.read(buf.get_mut(..room).unwrap_or_default())?;
                 *left = left.saturating_sub(n as u64);
                 Ok(n)
             }
-            Kind::Source { source, left: None } => source.read(buf),
-            Kind::Source { source, left: Some(left) } => {
+            BodyKind::Source { source, left: None } => source.read(buf),
+            BodyKind::Source { source, left: Some(left) } => {
                 let room = room(*left);
                 let n = source.read(buf.get_mut(..room).unwrap_or_default())?;
                 *left = left.saturating_sub(n as u64);
                 Ok(n)
             }
-            Kind::Detached(_) | Kind::Upgrade(_) => {
+            BodyKind::Detached(_) | BodyKind::Upgrade(_) => {
                 Err(io::Error::new(ErrorKind::Unsupported, "this body is a writer and can't be read"))
             }
         }
@@ -352,12 +352,12 @@ impl Read for Body {
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.kind {
-            Kind::Empty => "empty",
-            Kind::Bytes(_) => "bytes",
-            Kind::File { .. } => "file",
-            Kind::Source { .. } => "source",
-            Kind::Detached(_) => "detached",
-            Kind::Upgrade(_) => "upgrade",
+            BodyKind::Empty => "empty",
+            BodyKind::Bytes(_) => "bytes",
+            BodyKind::File { .. } => "file",
+            BodyKind::Source { .. } => "source",
+            BodyKind::Detached(_) => "detached",
+            BodyKind::Upgrade(_) => "upgrade",
         };
         f.debug_struct("Body").field("kind", &kind).field("len", &self.len()).finish()
     }

@@ -87,7 +87,7 @@ impl<T: 'static> PerWorker<T> {
     /// When `work`, or what makes the value, uses the same `PerWorker` again.
     #[track_caller]
     pub fn try_with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Result<R, BoxedError> {
-        let (claim, kept) = Claim::take::<T>(&self.factory.token)?;
+        let (claim, kept) = ValueInUse::take::<T>(&self.factory.token)?;
         let mut value = match kept {
             Some(value) => value,
             None => Box::new((self.factory.make)()?),
@@ -166,15 +166,15 @@ impl Drop for ThreadValues {
 }
 
 /// The use of one value. Until it ends, nothing else on this thread gets that value.
-struct Claim<'t> {
+struct ValueInUse<'t> {
     token: &'t Arc<()>,
 }
 
-impl<'t> Claim<'t> {
+impl<'t> ValueInUse<'t> {
     /// Starts a use, and returns the value if there is one already.
     #[track_caller]
     #[expect(clippy::panic, reason = "as documented")]
-    fn take<T: 'static>(token: &'t Arc<()>) -> Result<(Claim<'t>, Option<Box<T>>), BoxedError> {
+    fn take<T: 'static>(token: &'t Arc<()>) -> Result<(ValueInUse<'t>, Option<Box<T>>), BoxedError> {
         enum Lookup {
             InUse,
             Value(Box<dyn Any>),
@@ -195,10 +195,10 @@ impl<'t> Claim<'t> {
             }
         });
         match found {
-            Ok(Lookup::Value(value)) => Ok((Claim { token }, value.downcast().ok())),
+            Ok(Lookup::Value(value)) => Ok((ValueInUse { token }, value.downcast().ok())),
             Ok(Lookup::Nothing(gone)) => {
                 gone.into_iter().for_each(contain_drop);
-                Ok((Claim { token }, None))
+                Ok((ValueInUse { token }, None))
             }
             Ok(Lookup::InUse) => {
                 panic!("{0} is in use: `with` within `with` of the same PerWorker<{0}>", type_name::<T>())
@@ -221,7 +221,7 @@ impl<'t> Claim<'t> {
     }
 }
 
-impl Drop for Claim<'_> {
+impl Drop for ValueInUse<'_> {
     /// A value that was not kept is created again at the next use.
     fn drop(&mut self) {
         self.change(|all| all.retain(|entry| entry.value.is_some() || !entry.is_of(self.token)));

@@ -387,7 +387,7 @@ mod tests {
     use super::*;
     use crate::base::phase::Waited;
     use crate::net::conn_info::ConnInfo;
-    use crate::web::body::Kind;
+    use crate::web::body::BodyKind;
     use crate::{Body, Phase};
 
     #[test]
@@ -424,7 +424,7 @@ mod tests {
         let phase = PhaseWatch::new();
         let peer = Some(SocketAddr::from(([127, 0, 0, 1], 9)));
         let conn_info = Arc::new(ConnInfo::new(peer, phase.clone(), 3));
-        let req = Request::new(Body::received(Kind::Empty, conn_info, Bytes::new()));
+        let req = Request::new(Body::received(BodyKind::Empty, conn_info, Bytes::new()));
         let drain = req.drain();
         assert_eq!((req.peer_addr(), req.generation(), req.is_draining()), (peer, 3, false));
         assert!(!drain.is_draining());

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::base::error::lacks_descriptor;
 use crate::base::log::{error, warn};
 use crate::base::sync::lock;
-use crate::web::body::Unreadable;
+use crate::web::body::BodyError;
 use crate::{Body, Response};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -246,7 +246,7 @@ fn of_error(e: &(dyn Error + 'static)) -> Response {
         warn!("503: {e}");
         return busy();
     }
-    Unreadable::status_of(e).map_or_else(|| failed(e), plain)
+    BodyError::status_of(e).map_or_else(|| failed(e), plain)
 }
 
 impl IntoResponse for io::Error {

@@ -266,7 +266,7 @@ mod tests {
     use super::*;
     use crate::base::phase::{Phase, PhaseWatch};
     use crate::net::conn_info::ConnInfo;
-    use crate::web::body::Kind;
+    use crate::web::body::BodyKind;
 
     #[test]
     fn events_as_text() {
@@ -291,12 +291,12 @@ mod tests {
         let watch = PhaseWatch::new();
         watch.set(phase);
         let conn_info = Arc::new(ConnInfo::new(None, watch, 1));
-        let mut req = Request::new(Body::received(Kind::Empty, conn_info, Bytes::new()));
+        let mut req = Request::new(Body::received(BodyKind::Empty, conn_info, Bytes::new()));
         req.headers_mut().insert("last-event-id", "41".parse().unwrap());
         let response = response(&req, write);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-store");
-        let Kind::Detached(write) = response.into_body().into_kind() else { panic!("not detached") };
+        let BodyKind::Detached(write) = response.into_body().into_kind() else { panic!("not detached") };
         let mut out = Vec::new();
         let end = write(&mut out);
         (String::from_utf8(out).unwrap(), end)

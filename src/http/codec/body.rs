@@ -28,7 +28,7 @@ const BAD_TRAILER: Refusal = Refusal::bad("malformed trailer section");
 /// Takes a body's content out of the bytes of a connection.
 #[derive(Debug)]
 pub(crate) struct Decoder {
-    state: State,
+    state: DecoderState,
     /// The size of the current chunk.
     size: u64,
     extension_left: usize,
@@ -40,7 +40,7 @@ pub(crate) struct Decoder {
 
 /// What the next byte belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum DecoderState {
     /// Content of known length, and how much is left.
     Length(u64),
     /// Content of a chunk, and how much is left.
@@ -85,9 +85,9 @@ impl Decoder {
     pub(crate) fn new(framing: Framing, limits: &Limits) -> Decoder {
         Decoder {
             state: match framing {
-                Framing::None | Framing::Length(0) => State::Done,
-                Framing::Length(length) => State::Length(length),
-                Framing::Chunked => State::Size(0),
+                Framing::None | Framing::Length(0) => DecoderState::Done,
+                Framing::Length(length) => DecoderState::Length(length),
+                Framing::Chunked => DecoderState::Size(0),
             },
             size: 0,
             extension_left: EXTENSION_BYTES,
@@ -103,28 +103,28 @@ impl Decoder {
         let mut at = 0usize;
         while let Some((&byte, behind)) = input.get(at..).and_then(<[u8]>::split_first) {
             match self.state {
-                State::Length(left) | State::Data(left) => {
+                DecoderState::Length(left) | DecoderState::Data(left) => {
                     let rest = input.len().saturating_sub(at);
                     let taken = usize::try_from(left).map_or(rest, |left| left.min(rest));
                     let (left, end) = (left.saturating_sub(taken as u64), at.saturating_add(taken));
                     self.state = match self.state {
-                        State::Data(_) if left == 0 => State::DataCr,
-                        State::Data(_) => State::Data(left),
-                        _ if left == 0 => State::Done,
-                        _ => State::Length(left),
+                        DecoderState::Data(_) if left == 0 => DecoderState::DataCr,
+                        DecoderState::Data(_) => DecoderState::Data(left),
+                        _ if left == 0 => DecoderState::Done,
+                        _ => DecoderState::Length(left),
                     };
                     return Ok(Decoded { consumed: end, data: at..end });
                 }
-                State::Done => return Ok(Decoded { consumed: at, data: at..at }),
+                DecoderState::Done => return Ok(Decoded { consumed: at, data: at..at }),
                 // The usual line ends and sizes are not read byte by byte.
-                State::DataCr if byte == b'\r' && behind.first() == Some(&b'\n') => {
-                    self.state = State::Size(0);
+                DecoderState::DataCr if byte == b'\r' && behind.first() == Some(&b'\n') => {
+                    self.state = DecoderState::Size(0);
                     at = at.saturating_add(2);
                 }
                 state => {
-                    let plain = if state == State::Size(0) { plain_size(byte, behind) } else { None };
+                    let plain = if state == DecoderState::Size(0) { plain_size(byte, behind) } else { None };
                     let (state, len) = match plain {
-                        Some((size, len)) => (State::Data(size), len),
+                        Some((size, len)) => (DecoderState::Data(size), len),
                         None => (self.after(state, byte)?, 1),
                     };
                     self.state = state;
@@ -161,7 +161,7 @@ impl Decoder {
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == DecoderState::Done
     }
 
     /// Bytes of memory: those of a trailer section.
@@ -172,8 +172,8 @@ impl Decoder {
     /// How much content is left, if that is known.
     pub(crate) fn remaining_hint(&self) -> Option<u64> {
         match self.state {
-            State::Done => Some(0),
-            State::Length(left) => Some(left),
+            DecoderState::Done => Some(0),
+            DecoderState::Length(left) => Some(left),
             _ => None,
         }
     }
@@ -181,7 +181,7 @@ impl Decoder {
     /// How much content is announced and has not come: the rest of the body's length, or of a chunk.
     pub(crate) fn announced(&self) -> u64 {
         match self.state {
-            State::Length(left) | State::Data(left) => left,
+            DecoderState::Length(left) | DecoderState::Data(left) => left,
             _ => 0,
         }
     }
@@ -192,41 +192,45 @@ impl Decoder {
     }
 
     /// The state after a byte that is not content.
-    fn after(&mut self, state: State, byte: u8) -> Result<State, Refusal> {
+    fn after(&mut self, state: DecoderState, byte: u8) -> Result<DecoderState, Refusal> {
         match (state, byte) {
-            (State::Size(digits), _) if byte.is_ascii_hexdigit() => {
+            (DecoderState::Size(digits), _) if byte.is_ascii_hexdigit() => {
                 if digits == SIZE_DIGITS {
                     return Err(BAD_SIZE);
                 }
                 let digit = char::from(byte).to_digit(16).ok_or(BAD_SIZE)?;
                 self.size = (self.size << 4) | u64::from(digit);
-                Ok(State::Size(digits.saturating_add(1)))
+                Ok(DecoderState::Size(digits.saturating_add(1)))
             }
-            (State::Size(1..), b'\r') => Ok(State::SizeLf),
-            (State::Size(1..), b';' | b' ' | b'\t') => self.after_extension(Extension::BeforeSemicolon, byte),
-            (State::Size(_), _) => Err(BAD_SIZE),
-            (State::Extension(part), _) => self.after_extension(part, byte),
-            (State::SizeLf, b'\n') if self.size == 0 => Ok(State::TrailerStart),
-            (State::SizeLf, b'\n') => Ok(State::Data(std::mem::take(&mut self.size))),
-            (State::SizeLf, _) => Err(BAD_SIZE),
-            (State::DataCr, b'\r') => Ok(State::DataLf),
-            (State::DataLf, b'\n') => Ok(State::Size(0)),
-            (State::DataCr | State::DataLf, _) => Err(BAD_CHUNK_END),
-            (State::TrailerStart, b'\r') => Ok(State::EndLf),
-            (State::EndLf, b'\n') => self.finish(),
-            (State::TrailerStart | State::Trailer | State::TrailerLf, _) => self.after_trailer(state, byte),
-            (State::EndLf, _) => Err(BAD_TRAILER),
+            (DecoderState::Size(1..), b'\r') => Ok(DecoderState::SizeLf),
+            (DecoderState::Size(1..), b';' | b' ' | b'\t') => {
+                self.after_extension(Extension::BeforeSemicolon, byte)
+            }
+            (DecoderState::Size(_), _) => Err(BAD_SIZE),
+            (DecoderState::Extension(part), _) => self.after_extension(part, byte),
+            (DecoderState::SizeLf, b'\n') if self.size == 0 => Ok(DecoderState::TrailerStart),
+            (DecoderState::SizeLf, b'\n') => Ok(DecoderState::Data(std::mem::take(&mut self.size))),
+            (DecoderState::SizeLf, _) => Err(BAD_SIZE),
+            (DecoderState::DataCr, b'\r') => Ok(DecoderState::DataLf),
+            (DecoderState::DataLf, b'\n') => Ok(DecoderState::Size(0)),
+            (DecoderState::DataCr | DecoderState::DataLf, _) => Err(BAD_CHUNK_END),
+            (DecoderState::TrailerStart, b'\r') => Ok(DecoderState::EndLf),
+            (DecoderState::EndLf, b'\n') => self.finish(),
+            (DecoderState::TrailerStart | DecoderState::Trailer | DecoderState::TrailerLf, _) => {
+                self.after_trailer(state, byte)
+            }
+            (DecoderState::EndLf, _) => Err(BAD_TRAILER),
             // `decode` handles these.
-            (State::Length(_) | State::Data(_) | State::Done, _) => Ok(state),
+            (DecoderState::Length(_) | DecoderState::Data(_) | DecoderState::Done, _) => Ok(state),
         }
     }
 
-    fn after_extension(&mut self, part: Extension, byte: u8) -> Result<State, Refusal> {
+    fn after_extension(&mut self, part: Extension, byte: u8) -> Result<DecoderState, Refusal> {
         use Extension::*;
         self.extension_left =
             self.extension_left.checked_sub(1).ok_or(Refusal::bad("chunk extensions too long"))?;
         let part = match (part, byte) {
-            (Name | Token | AfterQuoted, b'\r') => return Ok(State::SizeLf),
+            (Name | Token | AfterQuoted, b'\r') => return Ok(DecoderState::SizeLf),
             (BeforeSemicolon | Name | AfterName | Token | AfterQuoted, b';') => BeforeName,
             (Name | AfterName, b'=') => BeforeValue,
             (BeforeValue, b'"') => Quoted,
@@ -240,35 +244,35 @@ impl Decoder {
             (Token | AfterQuoted, b' ' | b'\t') => BeforeSemicolon,
             _ => return Err(BAD_EXTENSION),
         };
-        Ok(State::Extension(part))
+        Ok(DecoderState::Extension(part))
     }
 
-    fn after_trailer(&mut self, state: State, byte: u8) -> Result<State, Refusal> {
+    fn after_trailer(&mut self, state: DecoderState, byte: u8) -> Result<DecoderState, Refusal> {
         if self.section.len() >= self.section_bytes {
             return Err(Refusal::too_large("trailer section too long"));
         }
         let next = match (state, byte) {
-            (State::TrailerLf, b'\n') => State::TrailerStart,
-            (State::Trailer, b'\r') => State::TrailerLf,
-            (State::TrailerLf, _) | (_, b'\n') => return Err(BAD_TRAILER),
-            (State::TrailerStart, _) => {
+            (DecoderState::TrailerLf, b'\n') => DecoderState::TrailerStart,
+            (DecoderState::Trailer, b'\r') => DecoderState::TrailerLf,
+            (DecoderState::TrailerLf, _) | (_, b'\n') => return Err(BAD_TRAILER),
+            (DecoderState::TrailerStart, _) => {
                 self.fields_left =
                     self.fields_left.checked_sub(1).ok_or(Refusal::too_large("too many trailer fields"))?;
-                State::Trailer
+                DecoderState::Trailer
             }
-            _ => State::Trailer,
+            _ => DecoderState::Trailer,
         };
         self.section.push(byte);
         Ok(next)
     }
 
-    fn finish(&mut self) -> Result<State, Refusal> {
+    fn finish(&mut self) -> Result<DecoderState, Refusal> {
         if !self.section.is_empty() {
             let mut section = std::mem::take(&mut self.section);
             section.extend_from_slice(b"\r\n");
             self.trailers = parse_trailers(&section)?;
         }
-        Ok(State::Done)
+        Ok(DecoderState::Done)
     }
 }
 

@@ -16,7 +16,7 @@ use super::{Exchange, Flow, drop_contained};
 use crate::base::log::error;
 use crate::base::panic::panic_text;
 use crate::http::codec::{RequestHead, RequestSummary};
-use crate::web::body::{Body, Kind};
+use crate::web::body::{Body, BodyKind};
 use crate::web::handler::{Panics, RouteMatch, answer};
 use crate::{Request, Response};
 
@@ -26,7 +26,7 @@ impl Exchange<'_> {
         &mut self,
         mut head: RequestHead,
         route: RouteMatch,
-        body: Kind,
+        body: BodyKind,
         after: After,
     ) -> Flow {
         let summary = head.summary();
@@ -41,7 +41,7 @@ impl Exchange<'_> {
         summary: &RequestSummary,
         head: RequestHead,
         mut route: RouteMatch,
-        body: Kind,
+        body: BodyKind,
     ) -> Response {
         let body = Body::received(body, Arc::clone(&self.client.conn_info), head.text);
         let mut request = Request::from_parts(head.parts, body);

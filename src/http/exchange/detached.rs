@@ -49,13 +49,13 @@ struct Inner {
     /// Threads that are reserved or at work.
     count: usize,
     next: u64,
-    running: BTreeMap<u64, Running>,
+    running: BTreeMap<u64, RunningTask>,
     /// Has one writer at a time: whichever thread has the lock.
     counters: Arc<CachePadded<Counters>>,
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningTask {
     what: String,
     since: Instant,
     waker: Option<Arc<Waker>>,
@@ -112,7 +112,7 @@ impl Detached {
     /// A line for each connection.
     pub(crate) fn in_flight(&self) -> Vec<String> {
         let lock = self.lock();
-        let line = |it: &Running| format!("{}, detached, for {:.1?}", it.what, it.since.elapsed());
+        let line = |it: &RunningTask| format!("{}, detached, for {:.1?}", it.what, it.since.elapsed());
         lock.running.values().map(line).collect()
     }
 
@@ -183,7 +183,7 @@ impl Detachment {
         let (detached, id, jobs) =
             (Arc::clone(&self.thread.detached), self.thread.id, self.thread.jobs.clone());
         let (what, waker) = (self.what.clone(), self.thread.waker.clone());
-        detached.lock().running.insert(id, Running { what, since: Instant::now(), waker });
+        detached.lock().running.insert(id, RunningTask { what, since: Instant::now(), waker });
         let parking = Arc::clone(parking);
         let job = move || {
             // The thread counts until its connection is closed.

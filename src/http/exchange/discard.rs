@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::input::Filled;
-use super::progress::{After, Stage, Unread};
+use super::progress::{After, ExchangeStage, Unread};
 use super::{Disposition, Exchange, Flow};
 use crate::base::close_reason::CloseReason;
 use crate::net::acceptor::Deadline;
@@ -29,7 +29,7 @@ impl Exchange<'_> {
         if unread.decoder.is_done() {
             return ControlFlow::Continue(());
         }
-        self.client.progress.stage = Stage::Discard { unread, until };
+        self.client.progress.stage = ExchangeStage::Discard { unread, until };
         self.flush()?;
         match self.refill()? {
             Filled::Bytes { .. } => ControlFlow::Continue(()),

@@ -13,7 +13,7 @@ use crate::http::codec::{Refusal, encode};
 use crate::net::acceptor::Deadline;
 use crate::net::conn_info::ConnInfo;
 use crate::net::connection::Cause;
-use crate::net::tls::{Failure, Handshake};
+use crate::net::tls::{Handshake, SessionError};
 
 impl Exchange<'_> {
     /// Ends the turn unless the handshake is done.
@@ -42,18 +42,18 @@ impl Exchange<'_> {
                 });
                 ControlFlow::Break(self.park(deadline))
             }
-            Err(Failure::Gone(e)) => {
+            Err(SessionError::Gone(e)) => {
                 debug!("TLS handshake: the client is gone: {e}");
                 ControlFlow::Break(Disposition::Close(match self.client.stream.began() {
                     Some(_) => CloseReason::ClientCut,
                     None => CloseReason::ClientClosed,
                 }))
             }
-            Err(Failure::Refused(e)) => {
+            Err(SessionError::Refused(e)) => {
                 debug!("TLS handshake failed: {e}");
                 ControlFlow::Break(Disposition::Linger(CloseReason::HandshakeFailed))
             }
-            Err(Failure::Text) => {
+            Err(SessionError::Text) => {
                 debug!("a client of a TLS listener speaks plain text");
                 ControlFlow::Break(self.answer_in_plain_text())
             }

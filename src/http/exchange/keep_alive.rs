@@ -9,7 +9,7 @@ use crate::base::phase::Phase;
 use crate::http::codec::RequestSummary;
 use crate::http::codec::encode::{self, BodyFraming};
 use crate::net::stream::Peek;
-use crate::web::body::Kind;
+use crate::web::body::BodyKind;
 
 impl Exchange<'_> {
     /// Decides whether the connection is kept, which the response's head then says.
@@ -25,7 +25,7 @@ impl Exchange<'_> {
         }
         let draining = self.common.phase.get().is_draining();
         let ends_connection = || {
-            matches!(response.body().kind(), Kind::Detached(_) | Kind::Upgrade(_))
+            matches!(response.body().kind(), BodyKind::Detached(_) | BodyKind::Upgrade(_))
                 || framing == BodyFraming::UntilClose
                 || encode::says_close(response.headers())
         };

@@ -11,7 +11,7 @@
 //!   refuse ──────────────────────────────────► closing
 //! ```
 //!
-//! Each step is a file. [`Stage`] says which step is next; a step either goes on, or ends the worker's turn with
+//! Each step is a file. [`ExchangeStage`] says which step is next; a step either goes on, or ends the worker's turn with
 //! what happens to the connection now, its [`Disposition`].
 //!
 //! **A turn has a time, read from clocks that are read anyway.** The end of a handler is known for its route's average,
@@ -59,8 +59,8 @@ use crate::net::scheduler::queue::{Queue, Taken};
 use crate::web::handler::Handler;
 
 use detached::{Detached, Detachment};
+use progress::ExchangeStage;
 pub(crate) use progress::Progress;
-use progress::Stage;
 pub(crate) use read_body::Stores;
 pub(crate) use refuse::overloaded;
 use streaming_body::StreamingPermit;
@@ -95,7 +95,7 @@ impl std::fmt::Debug for HandlerBox {
 /// What all workers of a server share.
 #[derive(Debug)]
 pub(crate) struct Common {
-    pub(crate) sites: Vec<ListenerHandler>,
+    pub(crate) handlers: Vec<ListenerHandler>,
     pub(crate) parking: Arc<Parking<Progress>>,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
@@ -315,12 +315,12 @@ impl<'a> Exchange<'a> {
 
     fn step(&mut self) -> Flow {
         match std::mem::take(&mut self.client.progress.stage) {
-            Stage::Head { scan, since } => self.read_head(scan, since),
-            Stage::Body(collecting) => self.read_body(collecting),
-            Stage::Upload(request) => self.upload(request),
-            Stage::Response(sending) => self.send_body(sending),
-            Stage::Discard { unread, until } => self.discard(unread, until),
-            Stage::Closing(reason) => ControlFlow::Break(self.close(reason)),
+            ExchangeStage::Head { scan, since } => self.read_head(scan, since),
+            ExchangeStage::Body(collecting) => self.read_body(collecting),
+            ExchangeStage::Upload(request) => self.upload(request),
+            ExchangeStage::Response(sending) => self.send_body(sending),
+            ExchangeStage::Discard { unread, until } => self.discard(unread, until),
+            ExchangeStage::Closing(reason) => ControlFlow::Break(self.close(reason)),
         }
     }
 
@@ -331,7 +331,7 @@ impl<'a> Exchange<'a> {
 
     fn listener_handler(&self) -> &'a ListenerHandler {
         #[expect(clippy::indexing_slicing, reason = "the index comes from the listener's configuration")]
-        &self.common.sites[self.client.site]
+        &self.common.handlers[self.client.handler_index]
     }
 
     /// Drops a value of the user's, in the exchange that `head` started.

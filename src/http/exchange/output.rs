@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::on_end::Ending;
-use super::progress::{After, Stage};
+use super::progress::{After, ExchangeStage};
 use super::refuse::broken;
 use super::{Disposition, Exchange, Flow};
 use crate::base::close_reason::CloseReason;
@@ -81,7 +81,7 @@ impl Exchange<'_> {
             After::Keep => self.flush(),
             After::Discard(unread) => {
                 let until = self.now + self.common.timeouts.body_stall;
-                self.client.progress.stage = Stage::Discard { unread: Box::new(unread), until };
+                self.client.progress.stage = ExchangeStage::Discard { unread: Box::new(unread), until };
                 ControlFlow::Continue(())
             }
             After::Close(reason) => ControlFlow::Break(self.close(reason)),
@@ -95,7 +95,7 @@ impl Exchange<'_> {
         let at_once = reason == CloseReason::ClientAsked
             && self.worker.input.is_empty()
             && !self.client.stream.is_bound_here();
-        self.client.progress.stage = Stage::Closing(reason);
+        self.client.progress.stage = ExchangeStage::Closing(reason);
         match self.send_end() {
             ControlFlow::Break(disposition) => disposition,
             ControlFlow::Continue(()) if at_once => Disposition::Close(reason),

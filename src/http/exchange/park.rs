@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::output::Sent;
-use super::progress::Stage;
+use super::progress::ExchangeStage;
 use super::refuse::broken;
 use super::send_body::cut;
 use super::stall_limits::Blocked;
@@ -50,12 +50,12 @@ impl Exchange<'_> {
         // it would rest or let others go first. Otherwise it would be served after the end, or forgotten.
         if self.common.phase.get() == Phase::Exited {
             return match &self.client.progress.stage {
-                Stage::Response(sending) => cut(&sending.body, CloseReason::ResponseTimeout),
-                Stage::Closing(_) => Disposition::Close(CloseReason::ResponseTimeout),
+                ExchangeStage::Response(sending) => cut(&sending.body, CloseReason::ResponseTimeout),
+                ExchangeStage::Closing(_) => Disposition::Close(CloseReason::ResponseTimeout),
                 _ => Disposition::Close(CloseReason::Grace),
             };
         }
-        if let Stage::Response(sending) = &mut self.client.progress.stage {
+        if let ExchangeStage::Response(sending) = &mut self.client.progress.stage {
             sending.shorten_head();
         }
         if !self.hold() {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::on_end::Endings;
 use super::read_body::Collecting;
 use super::send_body::Sending;
-use super::stall_limits::{Blocked, Patience};
+use super::stall_limits::{Blocked, StallLimits};
 use super::streaming_body::PendingUpload;
 use crate::base::budget::Share;
 use crate::base::close_reason::CloseReason;
@@ -17,7 +17,7 @@ use crate::net::connection::{Activity, Cut, Portable};
 /// How far an exchange has come, while its connection rests.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    pub(super) stage: Stage,
+    pub(super) stage: ExchangeStage,
     /// Goes out before anything else.
     pub(super) unsent: Vec<u8>,
     /// The ends of the responses in `unsent`, or in the worker's buffer.
@@ -25,14 +25,14 @@ pub(crate) struct Progress {
     /// How fast the client takes the response, once the server had to wait for it.
     pub(super) blocked: Option<Blocked>,
     /// That of the last response's route. None before the first response.
-    pub(super) patience: Option<Patience>,
+    pub(super) patience: Option<StallLimits>,
     /// The share of the memory that all connections may hold.
     pub(super) held: Option<Share>,
 }
 
 /// The next step of an exchange.
 #[derive(Debug)]
-pub(super) enum Stage {
+pub(super) enum ExchangeStage {
     Head {
         scan: Scan,
         /// When its first byte came.
@@ -70,20 +70,20 @@ pub(super) enum After {
     Close(CloseReason),
 }
 
-impl Default for Stage {
-    fn default() -> Stage {
-        Stage::Head { scan: Scan::default(), since: None }
+impl Default for ExchangeStage {
+    fn default() -> ExchangeStage {
+        ExchangeStage::Head { scan: Scan::default(), since: None }
     }
 }
 
-impl Stage {
+impl ExchangeStage {
     /// Bytes of memory. The content of a body that is collected is not counted: it has a share of its own.
     pub(super) fn held(&self) -> usize {
         match self {
-            Stage::Head { .. } | Stage::Response(_) | Stage::Closing(_) => 0,
-            Stage::Body(collecting) => collecting.held(),
-            Stage::Upload(pending) => pending.request.held(),
-            Stage::Discard { unread, .. } => unread.decoder.held(),
+            ExchangeStage::Head { .. } | ExchangeStage::Response(_) | ExchangeStage::Closing(_) => 0,
+            ExchangeStage::Body(collecting) => collecting.held(),
+            ExchangeStage::Upload(pending) => pending.request.held(),
+            ExchangeStage::Discard { unread, .. } => unread.decoder.held(),
         }
     }
 }
@@ -92,7 +92,7 @@ impl Progress {
     /// The head of the request whose response is on its way, for the log.
     pub(super) fn head(&self) -> Bytes {
         match &self.stage {
-            Stage::Response(sending) => sending.head.clone(),
+            ExchangeStage::Response(sending) => sending.head.clone(),
             _ => Bytes::new(),
         }
     }
@@ -100,13 +100,17 @@ impl Progress {
     /// Whether a response is on its way, and how the client can tell that it is incomplete.
     pub(super) fn activity(&self) -> Activity {
         match &self.stage {
-            Stage::Response(sending) if sending.body.ends_with_connection() => {
+            ExchangeStage::Response(sending) if sending.body.ends_with_connection() => {
                 Activity::Responding(Cut::ShownByReset)
             }
-            Stage::Response(_) | Stage::Closing(_) => Activity::Responding(Cut::ShownByFraming),
+            ExchangeStage::Response(_) | ExchangeStage::Closing(_) => {
+                Activity::Responding(Cut::ShownByFraming)
+            }
             _ if !self.unsent.is_empty() => Activity::Responding(Cut::ShownByFraming),
-            Stage::Discard { .. } => Activity::Responding(Cut::Complete),
-            Stage::Head { .. } | Stage::Body(_) | Stage::Upload(_) => Activity::Receiving,
+            ExchangeStage::Discard { .. } => Activity::Responding(Cut::Complete),
+            ExchangeStage::Head { .. } | ExchangeStage::Body(_) | ExchangeStage::Upload(_) => {
+                Activity::Receiving
+            }
         }
     }
 }
@@ -114,8 +118,8 @@ impl Progress {
 impl Portable for Progress {
     fn is_portable(&self, buffered: usize, most: usize) -> bool {
         let received = match &self.stage {
-            Stage::Head { .. } => Some(buffered),
-            Stage::Body(collecting) => {
+            ExchangeStage::Head { .. } => Some(buffered),
+            ExchangeStage::Body(collecting) => {
                 collecting.received().map(|(head, body)| head.len().saturating_add(body.len()))
             }
             _ => None,
@@ -125,8 +129,8 @@ impl Portable for Progress {
 
     fn pack(&mut self, buffered: &mut Vec<u8>) -> Option<Instant> {
         match std::mem::take(&mut self.stage) {
-            Stage::Head { since, .. } => since,
-            Stage::Body(collecting) => {
+            ExchangeStage::Head { since, .. } => since,
+            ExchangeStage::Body(collecting) => {
                 if let Some((head, body)) = collecting.received() {
                     let rest = std::mem::take(buffered);
                     *buffered = [head, body, &rest].concat();
@@ -138,7 +142,7 @@ impl Portable for Progress {
     }
 
     fn unpack(since: Option<Instant>) -> Progress {
-        let stage = Stage::Head { scan: Scan::default(), since };
+        let stage = ExchangeStage::Head { scan: Scan::default(), since };
         Progress { stage, ..Progress::default() }
     }
 }

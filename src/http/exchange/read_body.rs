@@ -9,16 +9,16 @@ use std::time::Instant;
 use rustix::process::{Resource, getrlimit};
 
 use super::input::Filled;
-use super::progress::{After, Stage};
+use super::progress::{After, ExchangeStage};
 use super::read_head::RoutedRequest;
-use super::stall_limits::Patience;
+use super::stall_limits::StallLimits;
 use super::{Disposition, Exchange, Flow};
 use crate::base::budget::{Budget, Share};
 use crate::base::close_reason::CloseReason;
 use crate::base::error::lacks_descriptor;
 use crate::http::codec::Decoder;
 use crate::net::acceptor::Deadline;
-use crate::web::body::Kind;
+use crate::web::body::BodyKind;
 use crate::web::request::Trailers;
 
 impl Exchange<'_> {
@@ -29,7 +29,7 @@ impl Exchange<'_> {
             let decoded = match collecting.decoder.decode_run(input, most) {
                 Ok(decoded) => decoded,
                 Err(refusal) => {
-                    self.client.progress.stage = Stage::Body(collecting);
+                    self.client.progress.stage = ExchangeStage::Body(collecting);
                     return ControlFlow::Break(self.refuse(&refusal));
                 }
             };
@@ -46,7 +46,7 @@ impl Exchange<'_> {
             };
         }
         let until = collecting.deadline(self.now);
-        self.client.progress.stage = Stage::Body(collecting);
+        self.client.progress.stage = ExchangeStage::Body(collecting);
         self.flush()?;
         match self.refill()? {
             Filled::Bytes { .. } => ControlFlow::Continue(()),
@@ -82,7 +82,7 @@ pub(super) struct Bounds {
     /// Bytes of it that may be in memory.
     pub(super) memory: usize,
     pub(super) all: u64,
-    pub(super) patience: Patience,
+    pub(super) patience: StallLimits,
 }
 
 /// A request whose body is not complete.
@@ -209,19 +209,19 @@ impl Collecting {
     }
 
     /// The complete request.
-    fn finish(mut self) -> (RoutedRequest, Result<Kind, CollectError>) {
+    fn finish(mut self) -> (RoutedRequest, Result<BodyKind, CollectError>) {
         let trailers = self.decoder.take_trailers();
         if !trailers.is_empty() {
             self.request.head.parts.extensions.insert(Trailers(trailers));
         }
         let body = match self.store {
-            Store::Memory(bytes, _) if bytes.is_empty() => Ok(Kind::Empty),
+            Store::Memory(bytes, _) if bytes.is_empty() => Ok(BodyKind::Empty),
             // It counts no longer: from here on there are at most as many as workers.
-            Store::Memory(bytes, _) => Ok(Kind::Bytes(bytes.into())),
+            Store::Memory(bytes, _) => Ok(BodyKind::Bytes(bytes.into())),
             Store::File { mut file, disk, descriptor } => match file.seek(SeekFrom::Start(0)) {
                 Ok(_) => {
                     let (share, descriptor) = (Some(disk), Some(descriptor));
-                    Ok(Kind::File { file, left: self.len, share, descriptor })
+                    Ok(BodyKind::File { file, left: self.len, share, descriptor })
                 }
                 Err(e) => Err(CollectError::Disk(e)),
             },

@@ -6,7 +6,7 @@ use std::time::Instant;
 use http::StatusCode;
 
 use super::input::Filled;
-use super::progress::{After, Stage};
+use super::progress::{After, ExchangeStage};
 use super::read_body::{Bounds, Collecting};
 use super::streaming_body::PendingUpload;
 use super::{Disposition, Exchange, Flow};
@@ -16,7 +16,7 @@ use crate::http::codec::{Decoder, Framing, RequestHead, Scan};
 use crate::net::acceptor::Deadline;
 use crate::net::connection::Activity;
 use crate::net::transfer::PORTABLE_BYTES;
-use crate::web::body::Kind;
+use crate::web::body::BodyKind;
 use crate::web::handler::{RouteMatch, find_route};
 use crate::web::response::plain;
 
@@ -45,7 +45,7 @@ impl Exchange<'_> {
         }
         if !self.worker.input.is_empty() {
             if self.is_over() {
-                self.client.progress.stage = Stage::Head { scan, since: since.or(Some(self.now)) };
+                self.client.progress.stage = ExchangeStage::Head { scan, since: since.or(Some(self.now)) };
                 return ControlFlow::Break(self.requeue());
             }
             match scan.parse(self.worker.input.unused(), &self.common.limits) {
@@ -60,7 +60,7 @@ impl Exchange<'_> {
     fn read_more_of_head(&mut self, scan: Scan, since: Option<Instant>) -> Flow {
         let is_idle = self.worker.input.is_empty() && !self.client.stream.holds_part();
         let since = if is_idle { None } else { since.or(Some(self.now)) };
-        self.client.progress.stage = Stage::Head { scan, since };
+        self.client.progress.stage = ExchangeStage::Head { scan, since };
         // Answers to earlier requests don't wait for the next one.
         self.flush()?;
         self.client.progress.blocked = None;
@@ -100,7 +100,7 @@ impl Exchange<'_> {
 
     fn hand_over(&mut self, scan: Scan, since: Option<Instant>) -> Flow {
         let since = if self.worker.input.is_empty() { None } else { since.or(Some(self.now)) };
-        self.client.progress.stage = Stage::Head { scan, since };
+        self.client.progress.stage = ExchangeStage::Head { scan, since };
         self.flush()?;
         // A request that has started to arrive counts as in flight until the successor has it.
         self.client.guard = since.map(|_| self.worker.wait_group.guard());
@@ -123,7 +123,7 @@ impl Exchange<'_> {
         let handler = &*self.listener_handler().handler.0;
         let route = find_route(handler, &head.parts.method, head.parts.uri.path());
         match head.framing {
-            Framing::None | Framing::Length(0) => self.answer(head, route, Kind::Empty, After::Keep),
+            Framing::None | Framing::Length(0) => self.answer(head, route, BodyKind::Empty, After::Keep),
             _ => self.accept_body(RoutedRequest { head, route }),
         }
     }
@@ -139,7 +139,7 @@ impl Exchange<'_> {
         }
         let decoder = Decoder::new(head.framing, limits);
         if route.rules().streaming {
-            self.client.progress.stage = Stage::Upload(Box::new(PendingUpload { request, decoder }));
+            self.client.progress.stage = ExchangeStage::Upload(Box::new(PendingUpload { request, decoder }));
             return ControlFlow::Continue(());
         }
         if head.expect_continue && self.worker.input.is_empty() {
@@ -148,7 +148,7 @@ impl Exchange<'_> {
         let patience = self.body_patience(&route.rules().limits);
         let bounds = Bounds { memory: limits.body_memory_bytes, all: limit, patience };
         let collecting = Collecting::new(request, decoder, bounds, &self.common.stores, self.now);
-        self.client.progress.stage = Stage::Body(Box::new(collecting));
+        self.client.progress.stage = ExchangeStage::Body(Box::new(collecting));
         ControlFlow::Continue(())
     }
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use http::{Method, StatusCode};
 
-use super::progress::{After, Stage};
+use super::progress::{After, ExchangeStage};
 use super::read_body::CollectError;
 use super::read_head::RoutedRequest;
 use super::send_body::cut;
@@ -15,7 +15,7 @@ use super::{Disposition, Exchange, Flow};
 use crate::base::close_reason::CloseReason;
 use crate::base::log::{debug, error, warn};
 use crate::http::codec::{DateCache, Refusal, Scan, encode, is_to_head};
-use crate::web::body::Kind;
+use crate::web::body::BodyKind;
 use crate::web::response::{busy, plain};
 
 const TIMED_OUT: Refusal =
@@ -32,8 +32,8 @@ impl Exchange<'_> {
         self.client.served = self.client.served.saturating_add(1);
         self.worker.counters.response(refusal.status.as_u16());
         let to_head = match &self.client.progress.stage {
-            Stage::Body(collecting) => collecting.request.head.parts.method == Method::HEAD,
-            Stage::Upload(pending) => pending.request.head.parts.method == Method::HEAD,
+            ExchangeStage::Body(collecting) => collecting.request.head.parts.method == Method::HEAD,
+            ExchangeStage::Upload(pending) => pending.request.head.parts.method == Method::HEAD,
             _ => is_to_head(self.worker.input.unused()) || is_to_head(&self.client.buffered),
         };
         let date = self.worker.date.get(self.now);
@@ -54,15 +54,15 @@ impl Exchange<'_> {
     /// The deadline passed while the connection was parked.
     pub(super) fn expire(&mut self) -> Disposition {
         let reason = match &self.client.progress.stage {
-            Stage::Response(sending) => return cut(&sending.body, CloseReason::ResponseTimeout),
-            Stage::Closing(_) => return Disposition::Close(CloseReason::ResponseTimeout),
+            ExchangeStage::Response(sending) => return cut(&sending.body, CloseReason::ResponseTimeout),
+            ExchangeStage::Closing(_) => return Disposition::Close(CloseReason::ResponseTimeout),
             _ if !self.worker.out.is_empty() => return Disposition::Close(CloseReason::ResponseTimeout),
-            Stage::Discard { .. } => return Disposition::Linger(CloseReason::BodyUnread),
-            Stage::Head { .. } => match self.refusal_of_incomplete_head() {
+            ExchangeStage::Discard { .. } => return Disposition::Linger(CloseReason::BodyUnread),
+            ExchangeStage::Head { .. } => match self.refusal_of_incomplete_head() {
                 Some(refusal) => return self.refuse(&refusal),
                 None => CloseReason::HeadTimeout,
             },
-            Stage::Body(_) | Stage::Upload(_) => CloseReason::BodyTimeout,
+            ExchangeStage::Body(_) | ExchangeStage::Upload(_) => CloseReason::BodyTimeout,
         };
         self.refuse(&TIMED_OUT);
         Disposition::Linger(reason)
@@ -72,8 +72,8 @@ impl Exchange<'_> {
     pub(super) fn refuse_to_hold(&mut self) -> Disposition {
         warn!("the limit of buffered bytes is reached: a connection is closed");
         match &self.client.progress.stage {
-            Stage::Response(sending) => return cut(&sending.body, CloseReason::Overload),
-            Stage::Closing(_) => return Disposition::Close(CloseReason::Overload),
+            ExchangeStage::Response(sending) => return cut(&sending.body, CloseReason::Overload),
+            ExchangeStage::Closing(_) => return Disposition::Close(CloseReason::Overload),
             _ if !self.client.progress.unsent.is_empty() => return Disposition::Close(CloseReason::Overload),
             _ => {}
         }
@@ -104,7 +104,7 @@ impl Exchange<'_> {
     /// Answers a request whose route has a refusal, without reading its body, or the rest of it. The refusal passes
     /// through the handler's wrappers.
     pub(super) fn answer_unread(&mut self, request: RoutedRequest) -> Flow {
-        self.answer(request.head, request.route, Kind::Empty, After::Close(CloseReason::BodyUnread))
+        self.answer(request.head, request.route, BodyKind::Empty, After::Close(CloseReason::BodyUnread))
     }
 }
 

@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::detached::{Detachment, ReservedThread, Task};
 use super::on_end::Ending;
-use super::progress::{After, Stage};
+use super::progress::{After, ExchangeStage};
 use super::send_body::{OutgoingBody, Sending};
 use super::worker::method_and_path;
 use super::{Disposition, Exchange, Flow};
@@ -15,7 +15,7 @@ use crate::Response;
 use crate::base::log::{error, warn};
 use crate::http::codec::RequestSummary;
 use crate::http::codec::encode::{self, BodyFraming, BodyLength, ResponseHead};
-use crate::web::body::Kind;
+use crate::web::body::BodyKind;
 use crate::web::response::{ResponseExt, busy, plain};
 
 /// What is decided and taken for a response before it is sent.
@@ -56,11 +56,11 @@ impl Exchange<'_> {
         self.worker.counters.response(parts.status.as_u16());
         self.drop_users(parts.extensions, &request.text);
         let body = match (body.into_kind(), thread) {
-            (Kind::Upgrade(speak), Some(thread)) => {
+            (BodyKind::Upgrade(speak), Some(thread)) => {
                 self.client.buffered = self.worker.input.take();
                 return self.detach(thread, Task::Upgrade { speak, ending }, request);
             }
-            (Kind::Detached(write), Some(thread)) => {
+            (BodyKind::Detached(write), Some(thread)) => {
                 return self.detach(thread, Task::Stream { write, framing, ending }, request);
             }
             (kind, _) if framing.has_body() => OutgoingBody::new(kind, framing, &mut self.worker.out),
@@ -72,7 +72,7 @@ impl Exchange<'_> {
         match body {
             Some(body) => {
                 let sending = Sending { body, after, head: request.text.clone(), ending };
-                self.client.progress.stage = Stage::Response(Box::new(sending));
+                self.client.progress.stage = ExchangeStage::Response(Box::new(sending));
                 ControlFlow::Continue(())
             }
             None => {
@@ -94,7 +94,7 @@ impl Exchange<'_> {
         after: &After,
     ) -> Result<Prepared, StatusCode> {
         let length = match response.body().kind() {
-            Kind::Upgrade(_) => BodyLength::Upgrade,
+            BodyKind::Upgrade(_) => BodyLength::Upgrade,
             _ => response.body().len().map_or(BodyLength::Unknown, BodyLength::Known),
         };
         let framing = match encode::framing(request, response.status(), response.headers(), length) {
@@ -110,12 +110,12 @@ impl Exchange<'_> {
         };
         let detached = &self.common.detached;
         let thread = match response.body_mut().kind_mut() {
-            Kind::Upgrade(_) => Some(detached.reserve_for_upgrade().ok_or_else(no_thread)?),
-            Kind::Detached(_) if framing.has_body() => {
+            BodyKind::Upgrade(_) => Some(detached.reserve_for_upgrade().ok_or_else(no_thread)?),
+            BodyKind::Detached(_) if framing.has_body() => {
                 Some(detached.reserve_for_stream().ok_or_else(no_thread)?)
             }
             // A file that the handler has opened itself.
-            Kind::File { descriptor: descriptor @ None, .. } => {
+            BodyKind::File { descriptor: descriptor @ None, .. } => {
                 *descriptor = self.common.stores.descriptors.one();
                 if descriptor.is_none() && framing.has_body() {
                     warn!("no descriptor is left for the file of {}: 503", method_and_path(&request.text));

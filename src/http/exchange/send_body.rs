@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes};
 
 use super::on_end::Ending;
 use super::output::{Sent, write_out};
-use super::progress::{After, Stage};
+use super::progress::{After, ExchangeStage};
 use super::refuse::broken;
 use super::send_file::{FileSent, OutgoingFile};
 use super::stall_limits::Blocked;
@@ -22,7 +22,7 @@ use crate::base::log::error;
 use crate::base::panic::panic_text;
 use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::net::stream::Stream;
-use crate::web::body::Kind;
+use crate::web::body::BodyKind;
 
 /// Bodies up to this are copied behind their head, to go out in one write.
 const COPY_BYTES: usize = 32 << 10;
@@ -75,7 +75,7 @@ impl Exchange<'_> {
             match sending.body.flush(&mut self.worker.out, &self.client.stream) {
                 Ok(sent) if sent.all => self.note_taken(sent.bytes),
                 Ok(sent) => {
-                    self.client.progress.stage = Stage::Response(sending);
+                    self.client.progress.stage = ExchangeStage::Response(sending);
                     return ControlFlow::Break(self.park_blocked(sent));
                 }
                 Err(e) => return ControlFlow::Break(broken(&e)),
@@ -84,7 +84,7 @@ impl Exchange<'_> {
                 self.now = Instant::now();
                 if self.is_over() {
                     Blocked::requeue(&mut self.client.progress.blocked, taken, self.now);
-                    self.client.progress.stage = Stage::Response(sending);
+                    self.client.progress.stage = ExchangeStage::Response(sending);
                     return ControlFlow::Break(self.requeue());
                 }
             }
@@ -95,7 +95,7 @@ impl Exchange<'_> {
                     None => taken = taken.saturating_add(bytes),
                 },
                 Some(Pulled::Blocked) => {
-                    self.client.progress.stage = Stage::Response(sending);
+                    self.client.progress.stage = ExchangeStage::Response(sending);
                     return ControlFlow::Break(self.park_blocked(Sent { bytes: taken, all: false }));
                 }
                 Some(Pulled::End) => {
@@ -112,10 +112,10 @@ impl Exchange<'_> {
     fn pull(&mut self, sending: &mut Sending) -> Option<Pulled> {
         match &sending.body.source {
             // In memory, as most pages of a file are.
-            Source::Bytes(_) | Source::Ended => {}
-            Source::File(_) => self.queue.before_computing(),
+            BodySource::Bytes(_) | BodySource::Ended => {}
+            BodySource::File(_) => self.queue.before_computing(),
             // The user's code, which may block.
-            Source::Reader(_) => self.queue.before_blocking(self.worker.index),
+            BodySource::Reader(_) => self.queue.before_blocking(self.worker.index),
         }
         let Sending { body, head, ending, .. } = sending;
         let WorkerState { piece, out, .. } = &mut *self.worker;
@@ -158,7 +158,7 @@ pub(super) fn cut(body: &OutgoingBody, reason: CloseReason) -> Disposition {
 pub(super) struct OutgoingBody {
     /// Written after the worker's buffer, without being copied there.
     bytes: Bytes,
-    source: Source,
+    source: BodySource,
     /// The source has given all that it is asked for.
     ended: bool,
     framing: BodyFraming,
@@ -169,7 +169,7 @@ pub(super) struct OutgoingBody {
 }
 
 /// Where the next piece comes from.
-enum Source {
+enum BodySource {
     Bytes(Bytes),
     File(OutgoingFile),
     Reader(Box<dyn Read + Send>),
@@ -189,21 +189,21 @@ enum Pulled {
 
 impl OutgoingBody {
     /// None: all of it is in `out`.
-    pub(super) fn new(kind: Kind, framing: BodyFraming, out: &mut Vec<u8>) -> Option<OutgoingBody> {
+    pub(super) fn new(kind: BodyKind, framing: BodyFraming, out: &mut Vec<u8>) -> Option<OutgoingBody> {
         let (bytes, source) = match kind {
-            Kind::Bytes(bytes) if bytes.len() <= COPY_BYTES => {
+            BodyKind::Bytes(bytes) if bytes.len() <= COPY_BYTES => {
                 out.extend_from_slice(&bytes);
                 return None;
             }
-            Kind::Bytes(mut bytes) => {
+            BodyKind::Bytes(mut bytes) => {
                 let rest = split(&mut bytes);
-                (bytes, Source::Bytes(rest))
+                (bytes, BodySource::Bytes(rest))
             }
-            Kind::File { file, share, descriptor, .. } => {
-                (Bytes::new(), Source::File(OutgoingFile::new(file, [share, descriptor])))
+            BodyKind::File { file, share, descriptor, .. } => {
+                (Bytes::new(), BodySource::File(OutgoingFile::new(file, [share, descriptor])))
             }
-            Kind::Source { source, .. } => (Bytes::new(), Source::Reader(source)),
-            Kind::Empty | Kind::Detached(_) | Kind::Upgrade(_) => return None,
+            BodyKind::Source { source, .. } => (Bytes::new(), BodySource::Reader(source)),
+            BodyKind::Empty | BodyKind::Detached(_) | BodyKind::Upgrade(_) => return None,
         };
         let left = if let BodyFraming::Length(length) = framing { length } else { 0 };
         let given = bytes.len() as u64;
@@ -218,17 +218,17 @@ impl OutgoingBody {
     /// Whether there is more to pull.
     fn has_more(&self) -> bool {
         match &self.source {
-            Source::Bytes(rest) => !rest.is_empty(),
-            Source::File(_) | Source::Reader(_) => {
+            BodySource::Bytes(rest) => !rest.is_empty(),
+            BodySource::File(_) | BodySource::Reader(_) => {
                 self.left > 0 || !matches!(self.framing, BodyFraming::Length(_))
             }
-            Source::Ended => false,
+            BodySource::Ended => false,
         }
     }
 
     /// Writes the pulled bytes, after those in `out`.
     fn flush(&mut self, out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
-        if self.given == 0 && matches!(self.source, Source::File(_)) {
+        if self.given == 0 && matches!(self.source, BodySource::File(_)) {
             // The first piece can be read without waiting, and goes out with the head.
             return Ok(Sent::ALL);
         }
@@ -250,8 +250,8 @@ impl OutgoingBody {
     }
 
     /// The source, once it has ended: the caller contains what its drop does.
-    fn take_ended(&mut self) -> Option<Source> {
-        self.ended.then(|| std::mem::replace(&mut self.source, Source::Ended))
+    fn take_ended(&mut self) -> Option<BodySource> {
+        self.ended.then(|| std::mem::replace(&mut self.source, BodySource::Ended))
     }
 
     /// Asks the source for a piece and frames it. `out` is empty, except for the first piece of a file.
@@ -266,18 +266,18 @@ impl OutgoingBody {
             _ => PIECE_BYTES,
         };
         let source: &mut dyn Read = match &mut self.source {
-            Source::Bytes(rest) if !rest.is_empty() => {
+            BodySource::Bytes(rest) if !rest.is_empty() => {
                 self.bytes = std::mem::take(rest);
                 *rest = split(&mut self.bytes);
                 self.given = self.given.saturating_add(self.bytes.len() as u64);
                 return Ok(Pulled::Piece);
             }
-            Source::Bytes(_) | Source::Ended => return Ok(Pulled::End),
-            Source::File(_) | Source::Reader(_) if room == 0 => {
+            BodySource::Bytes(_) | BodySource::Ended => return Ok(Pulled::End),
+            BodySource::File(_) | BodySource::Reader(_) if room == 0 => {
                 self.ended = true;
                 return Ok(Pulled::End);
             }
-            Source::File(file) if self.given > 0 => {
+            BodySource::File(file) if self.given > 0 => {
                 let most = usize::try_from(self.left.min(SEND_BYTES)).unwrap_or(PIECE_BYTES);
                 match file.send(stream, most) {
                     FileSent::Bytes(0) => return Err(self.too_short()),
@@ -289,8 +289,8 @@ impl OutgoingBody {
                     FileSent::ByCopy => file,
                 }
             }
-            Source::File(file) => file,
-            Source::Reader(reader) => reader,
+            BodySource::File(file) => file,
+            BodySource::Reader(reader) => reader,
         };
         piece.resize(PIECE_BYTES, 0);
         let piece = piece.get_mut(..room).unwrap_or_default();
@@ -359,7 +359,7 @@ mod tests {
         server.set_nonblocking(true).unwrap();
         let stream = Stream::new(server.into(), true);
         let len = 2 * SEND_BYTES + 7;
-        let body = Kind::Bytes(vec![b'x'; usize::try_from(len).unwrap()].into());
+        let body = BodyKind::Bytes(vec![b'x'; usize::try_from(len).unwrap()].into());
         let mut out = b"head".to_vec();
         let mut outgoing = OutgoingBody::new(body, BodyFraming::Length(len), &mut out).unwrap();
         let reader = std::thread::Builder::new().spawn(move || io::copy(&mut &client, &mut io::sink()));
@@ -387,7 +387,7 @@ mod tests {
     #[test]
     fn of_a_long_head_the_log_keeps_the_start() {
         let kept = |head: &str| {
-            let body = Kind::Source { source: Box::new(io::empty()), left: None };
+            let body = BodyKind::Source { source: Box::new(io::empty()), left: None };
             let body = OutgoingBody::new(body, BodyFraming::Chunked, &mut Vec::new()).unwrap();
             let mut sending =
                 Sending { body, after: After::Keep, head: head.to_owned().into(), ending: None };

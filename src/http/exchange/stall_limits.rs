@@ -8,7 +8,7 @@ use crate::web::handler::RouteLimits;
 
 /// What a client must keep up with.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct StallLimits {
     /// The longest time without a byte.
     pub(super) stall: Duration,
     /// Time before the rate counts.
@@ -17,7 +17,7 @@ pub(super) struct Patience {
     pub(super) rate: u64,
 }
 
-impl Patience {
+impl StallLimits {
     /// How long so many bytes may take in all.
     pub(super) fn time_for(self, bytes: u64) -> Duration {
         match bytes.checked_mul(1000).and_then(|n| n.checked_div(self.rate)) {
@@ -55,7 +55,7 @@ impl Blocked {
         blocked: &mut Option<Blocked>,
         taken: usize,
         now: Instant,
-        patience: Patience,
+        patience: StallLimits,
     ) -> Instant {
         let blocked = blocked.get_or_insert_with(|| Blocked::new(now));
         blocked.take(taken, now);
@@ -87,9 +87,9 @@ impl Blocked {
 
 impl Exchange<'_> {
     /// The limits for a request body of this route.
-    pub(super) fn body_patience(&self, limits: &RouteLimits) -> Patience {
+    pub(super) fn body_patience(&self, limits: &RouteLimits) -> StallLimits {
         let common = self.common;
-        Patience {
+        StallLimits {
             stall: limits.body_stall.unwrap_or(common.timeouts.body_stall).min(FAR),
             grace: common.timeouts.rate_grace,
             rate: limits.body_rate.unwrap_or(common.limits.body_rate).unwrap_or(0),
@@ -97,9 +97,9 @@ impl Exchange<'_> {
     }
 
     /// The limits for a response of this route.
-    pub(super) fn response_patience(&self, limits: &RouteLimits) -> Patience {
+    pub(super) fn response_patience(&self, limits: &RouteLimits) -> StallLimits {
         let common = self.common;
-        Patience {
+        StallLimits {
             stall: limits.response_stall.unwrap_or(common.timeouts.response_stall).min(FAR),
             grace: common.timeouts.rate_grace,
             rate: limits.response_rate.unwrap_or(common.limits.response_rate).unwrap_or(0),
@@ -115,10 +115,10 @@ mod tests {
 
     #[test]
     fn a_client_may_be_slow_but_not_too_slow() {
-        let patience = Patience { stall: STALL, grace: Duration::from_secs(10), rate: 100 };
+        let patience = StallLimits { stall: STALL, grace: Duration::from_secs(10), rate: 100 };
         assert_eq!(patience.time_for(0), Duration::from_secs(10));
         assert_eq!(patience.time_for(500), Duration::from_secs(15));
-        assert_eq!(Patience { rate: 0, ..patience }.time_for(1), Duration::MAX);
+        assert_eq!(StallLimits { rate: 0, ..patience }.time_for(1), Duration::MAX);
         assert_eq!(patience.time_for(u64::MAX), Duration::MAX);
 
         let start = Instant::now();
@@ -140,14 +140,14 @@ mod tests {
     #[test]
     fn without_a_rate_only_a_stall_counts() {
         let now = Instant::now();
-        let patience = Patience { stall: STALL, grace: Duration::ZERO, rate: 0 };
+        let patience = StallLimits { stall: STALL, grace: Duration::ZERO, rate: 0 };
         assert_eq!(Blocked::park(&mut None, 0, now, patience), now + STALL);
         assert_eq!(patience.deadline(now, 1, now), now + STALL);
     }
 
     #[test]
     fn a_body_may_be_slow_but_not_too_slow() {
-        let patience = Patience { stall: STALL, grace: Duration::from_secs(10), rate: 100 };
+        let patience = StallLimits { stall: STALL, grace: Duration::from_secs(10), rate: 100 };
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(patience.deadline(start, 0, start), at(10));

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use nix::poll::PollFlags;
 
-use super::progress::{After, Stage, Unread};
+use super::progress::{After, ExchangeStage, Unread};
 use super::read_head::RoutedRequest;
-use super::stall_limits::Patience;
+use super::stall_limits::StallLimits;
 use super::{Disposition, Exchange, Flow, Progress};
 use crate::base::close_reason::CloseReason;
 use crate::base::sync::lock;
@@ -22,7 +22,7 @@ use crate::http::exchange::blocking::{wait, write_all};
 use crate::net::connection::Ready;
 use crate::net::scheduler::queue::Queue;
 use crate::net::stream::Stream;
-use crate::web::body::{Kind, Unreadable};
+use crate::web::body::{BodyError, BodyKind};
 
 /// A streaming request that waits for a streaming permit.
 #[derive(Debug)]
@@ -55,13 +55,13 @@ impl Drop for StreamingPermit<'_> {
 impl Exchange<'_> {
     /// Calls a handler that reads the body while it arrives, on this worker, once a streaming permit is free.
     pub(super) fn upload(&mut self, pending: Box<PendingUpload>) -> Flow {
-        self.client.progress.stage = Stage::Upload(pending);
+        self.client.progress.stage = ExchangeStage::Upload(pending);
         // Answers to earlier requests must not wait for this body.
         self.flush()?;
         let Some(permit) = self.permit.take().or_else(|| StreamingPermit::take(self.queue)) else {
             return ControlFlow::Break(self.rest(Disposition::WaitForPermit));
         };
-        let Stage::Upload(pending) = std::mem::take(&mut self.client.progress.stage) else {
+        let ExchangeStage::Upload(pending) = std::mem::take(&mut self.client.progress.stage) else {
             return ControlFlow::Continue(());
         };
         let flow = self.call_with_upload(*pending);
@@ -88,7 +88,7 @@ impl Exchange<'_> {
             waited: Duration::ZERO,
         });
         let summary = head.summary();
-        let body = Kind::Source { source: Box::new(lease.clone()), left: length };
+        let body = BodyKind::Source { source: Box::new(lease.clone()), left: length };
         self.prepare_call(&request.route)?;
         let response = self.call(&summary, request.head, request.route, body);
         self.drained = false;
@@ -120,7 +120,7 @@ struct Upload {
     failed: bool,
     /// An error that came after content, which is read first.
     pending: Option<io::Error>,
-    patience: Patience,
+    patience: StallLimits,
     received: u64,
     /// The sum of all waits for the client. The time that the handler takes does not count.
     waited: Duration,
@@ -129,11 +129,11 @@ struct Upload {
 /// Both ends of a lease on an upload.
 #[derive(Clone, Debug)]
 struct Lease {
-    held: Arc<Mutex<Held>>,
+    held: Arc<Mutex<LeasedUpload>>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct LeasedUpload {
     /// None while the reader has it. It may wait for the client.
     upload: Option<Upload>,
     ended: bool,
@@ -141,7 +141,7 @@ struct Held {
 
 impl Lease {
     fn new(upload: Upload) -> Lease {
-        Lease { held: Arc::new(Mutex::new(Held { upload: Some(upload), ended: false })) }
+        Lease { held: Arc::new(Mutex::new(LeasedUpload { upload: Some(upload), ended: false })) }
     }
 
     /// Ends the lease: the reader gets errors from now on. None if a thread of the handler's is reading;
@@ -152,7 +152,7 @@ impl Lease {
         held.upload.take()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held> {
+    fn lock(&self) -> MutexGuard<'_, LeasedUpload> {
         lock(&self.held)
     }
 }
@@ -213,12 +213,12 @@ impl Upload {
         let decoded = self
             .decoder
             .decode(window)
-            .map_err(|refusal| unreadable(ErrorKind::InvalidData, refusal.status, refusal.reason))?;
+            .map_err(|refusal| body_error(ErrorKind::InvalidData, refusal.status, refusal.reason))?;
         let len = buf.write(window.get(decoded.data).unwrap_or_default())?;
         self.used = self.used.saturating_add(decoded.consumed);
         let left = self.left.checked_sub(len as u64).filter(|left| self.decoder.announced() <= *left);
         self.left =
-            left.ok_or_else(|| unreadable(ErrorKind::FileTooLarge, StatusCode::PAYLOAD_TOO_LARGE, BEYOND))?;
+            left.ok_or_else(|| body_error(ErrorKind::FileTooLarge, StatusCode::PAYLOAD_TOO_LARGE, BEYOND))?;
         Ok(len)
     }
 
@@ -258,7 +258,7 @@ impl Upload {
     fn receive(&mut self) -> io::Result<usize> {
         loop {
             match self.stream.read(&mut self.input) {
-                Ok(0) => return Err(unreadable(ErrorKind::UnexpectedEof, StatusCode::BAD_REQUEST, CUT)),
+                Ok(0) => return Err(body_error(ErrorKind::UnexpectedEof, StatusCode::BAD_REQUEST, CUT)),
                 Ok(n) => return Ok(n),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     let left = self.patience.time_for(self.received).saturating_sub(self.waited);
@@ -279,13 +279,13 @@ const BEYOND: &str = "the body exceeds its limit";
 const CUT: &str = "the client closed within the body";
 const STALLED: &str = "the body took too long";
 
-fn unreadable(kind: ErrorKind, status: StatusCode, reason: &'static str) -> io::Error {
-    io::Error::new(kind, Unreadable { status, reason })
+fn body_error(kind: ErrorKind, status: StatusCode, reason: &'static str) -> io::Error {
+    io::Error::new(kind, BodyError { status, reason })
 }
 
 fn in_time(e: io::Error) -> io::Error {
     match e.kind() {
-        ErrorKind::TimedOut => unreadable(ErrorKind::TimedOut, StatusCode::REQUEST_TIMEOUT, STALLED),
+        ErrorKind::TimedOut => body_error(ErrorKind::TimedOut, StatusCode::REQUEST_TIMEOUT, STALLED),
         _ => e,
     }
 }
@@ -311,7 +311,7 @@ mod tests {
             expects_continue: false,
             failed: false,
             pending: None,
-            patience: Patience { stall: Duration::from_secs(20), grace: Duration::from_secs(20), rate: 0 },
+            patience: StallLimits { stall: Duration::from_secs(20), grace: Duration::from_secs(20), rate: 0 },
             received: 0,
             waited: Duration::ZERO,
         };

@@ -133,7 +133,7 @@ impl<P: Portable> Connections<P> {
     }
 
     fn queue_for(&mut self, cause: Cause, connection: Box<Connection<P>>) {
-        self.pools.add(self.parking.pool_of(connection.site), Ready::new(connection, cause));
+        self.pools.add(self.parking.pool_of(connection.handler_index), Ready::new(connection, cause));
     }
 
     /// Once a tick: ends what was parked, or queued, for too long.

@@ -12,10 +12,10 @@ use super::ticks::ticks_of;
 
 /// Written once, by the acceptor.
 #[derive(Debug, Default)]
-pub(crate) struct Draining(OnceLock<Started>);
+pub(crate) struct Draining(OnceLock<DrainStart>);
 
 #[derive(Debug)]
-struct Started {
+struct DrainStart {
     /// How long an idle connection is kept.
     grace: Duration,
     /// The tick at which the grace of connections that were idle at the start of the drain ends.
@@ -25,7 +25,7 @@ struct Started {
 impl Draining {
     /// `now` is a tick.
     pub(super) fn start(&self, grace: Duration, now: u32) {
-        let _ = self.0.set(Started { grace, over: now.saturating_add(ticks_of(grace)) });
+        let _ = self.0.set(DrainStart { grace, over: now.saturating_add(ticks_of(grace)) });
     }
 
     pub(crate) fn has_started(&self) -> bool {

@@ -147,7 +147,7 @@ impl Listeners {
         match polled.listener.accept() {
             Ok((stream, peer)) => {
                 self.pauses.note_success();
-                let place = (polled.place, polled.listener.config.site);
+                let place = (polled.place, polled.listener.config.handler_index);
                 connections.accepted(stream, peer, slot, place);
                 true
             }

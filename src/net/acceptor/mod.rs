@@ -41,7 +41,7 @@ use crate::net::transfer::Transfers;
 use connections::Connections;
 use event::Source;
 use listeners::Listeners;
-pub(crate) use parking::{Command, Deadline, Lingered, Parking};
+pub(crate) use parking::{AcceptorCommand, Deadline, Lingered, Parking};
 pub(crate) use pool_events::pool_events;
 pub(crate) use pools::PoolPlan;
 use ticks::TICK;
@@ -95,7 +95,7 @@ impl<P: Portable> Acceptor<P> {
         }
     }
 
-    /// Runs until `Command::Stop`.
+    /// Runs until `AcceptorCommand::Stop`.
     ///
     /// # Errors
     /// When it can't wait for events.
@@ -165,23 +165,23 @@ impl<P: Portable> Acceptor<P> {
         self.look_for_ends();
     }
 
-    fn obey(&mut self, command: Command) -> ControlFlow<()> {
+    fn obey(&mut self, command: AcceptorCommand) -> ControlFlow<()> {
         let parking = Arc::clone(&self.connections.parking);
         match command {
-            Command::Accept => self.listeners.open(&parking),
-            Command::Share { names } => self.listeners.set_shared(names),
-            Command::Pause => self.listeners.pause(&parking),
-            Command::CloseShared => self.listeners.close_shared(&parking),
-            Command::CloseLast => self.listeners.close_last(&parking),
-            Command::HandConnections(channel) => {
+            AcceptorCommand::Accept => self.listeners.open(&parking),
+            AcceptorCommand::Share { names } => self.listeners.set_shared(names),
+            AcceptorCommand::Pause => self.listeners.pause(&parking),
+            AcceptorCommand::CloseShared => self.listeners.close_shared(&parking),
+            AcceptorCommand::CloseLast => self.listeners.close_last(&parking),
+            AcceptorCommand::HandConnections(channel) => {
                 self.transfers.begin_sending(channel, self.listeners.shared(), &mut self.connections);
             }
-            Command::TakeConnections(channel) => {
+            AcceptorCommand::TakeConnections(channel) => {
                 self.transfers.begin_receiving(channel, &mut self.connections);
             }
-            Command::Drain { grace } => self.connections.begin_drain(grace),
-            Command::Check => self.check(),
-            Command::Stop => {
+            AcceptorCommand::Drain { grace } => self.connections.begin_drain(grace),
+            AcceptorCommand::Check => self.check(),
+            AcceptorCommand::Stop => {
                 self.transfers.send_counts();
                 self.connections.cut_all();
                 return ControlFlow::Break(());

@@ -36,11 +36,11 @@ pub(crate) struct Parking<P> {
     pub(crate) poller: Epoll,
     /// The connections of each pool are registered here, and its workers wait here.
     pool_pollers: Box<[PoolPoller]>,
-    pool_of_site: Box<[usize]>,
+    pool_of_handler: Box<[usize]>,
     /// Wakes the acceptor.
     waker: EventFd,
     pub(super) counts: ConnectionCounts,
-    commands: Mutex<VecDeque<Command>>,
+    commands: Mutex<VecDeque<AcceptorCommand>>,
     pub(super) ticks: Ticks,
     /// How long a connection may be idle.
     idle: Duration,
@@ -68,7 +68,7 @@ pub(crate) enum Deadline {
 
 /// An order of the control loop.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(crate) enum AcceptorCommand {
     Accept,
     /// Another generation also has the listeners with these names.
     Share {
@@ -112,7 +112,7 @@ impl<P> Parking<P> {
             slots: Slots::new(limits.connections.saturating_add(waiting + RESERVE)),
             poller,
             pool_pollers,
-            pool_of_site: pools.of_site.into(),
+            pool_of_handler: pools.of_handler.into(),
             waker,
             counts: ConnectionCounts::new(reserved, limits.connections_per_peer.is_some()),
             commands: Mutex::default(),
@@ -137,12 +137,12 @@ impl<P> Parking<P> {
         self.slots.take(slot)
     }
 
-    pub(crate) fn command(&self, command: Command) {
+    pub(crate) fn command(&self, command: AcceptorCommand) {
         lock(&self.commands).push_back(command);
         self.wake();
     }
 
-    pub(super) fn take_commands(&self) -> VecDeque<Command> {
+    pub(super) fn take_commands(&self) -> VecDeque<AcceptorCommand> {
         // Silenced before the commands are taken: a later one wakes again.
         let _ = self.waker.read();
         std::mem::take(&mut *lock(&self.commands))
@@ -153,14 +153,14 @@ impl<P> Parking<P> {
         let _ = self.waker.write(1);
     }
 
-    /// The pool that serves a site's connections.
-    pub(super) fn pool_of(&self, site: usize) -> usize {
-        self.pool_of_site.get(site).copied().unwrap_or(0)
+    /// The pool that serves the connections of this handler.
+    pub(super) fn pool_of(&self, handler_index: usize) -> usize {
+        self.pool_of_handler.get(handler_index).copied().unwrap_or(0)
     }
 
-    /// Where a site's connections are registered.
-    fn poller_of(&self, site: usize) -> &Epoll {
-        &self.poller_of_pool(self.pool_of(site)).epoll
+    /// Where connections of this handler are registered.
+    fn poller_of(&self, handler_index: usize) -> &Epoll {
+        &self.poller_of_pool(self.pool_of(handler_index)).epoll
     }
 
     pub(super) fn poller_of_pool(&self, pool: usize) -> &PoolPoller {
@@ -232,11 +232,11 @@ impl<P> Parking<P> {
     /// Must be called once, before the connection is parked.
     pub(crate) fn register(&self, connection: &Connection<P>) -> io::Result<()> {
         let event = EpollEvent::new(edge(), connection.slot.to_bits());
-        Ok(self.poller_of(connection.site).add(&connection.stream, event)?)
+        Ok(self.poller_of(connection.handler_index).add(&connection.stream, event)?)
     }
 
     pub(crate) fn unregister(&self, connection: &Connection<P>) {
-        let _ = self.poller_of(connection.site).delete(&connection.stream);
+        let _ = self.poller_of(connection.handler_index).delete(&connection.stream);
     }
 
     /// Also requests an event when the socket accepts bytes again.
@@ -244,7 +244,7 @@ impl<P> Parking<P> {
         if !connection.polls_write {
             let flags = edge() | EpollFlags::EPOLLOUT;
             let mut event = EpollEvent::new(flags, connection.slot.to_bits());
-            self.poller_of(connection.site).modify(&connection.stream, &mut event)?;
+            self.poller_of(connection.handler_index).modify(&connection.stream, &mut event)?;
             connection.polls_write = true;
         }
         Ok(())

@@ -12,8 +12,8 @@ use crate::net::scheduler::queue::Queue;
 pub(crate) struct PoolPlan {
     /// How many workers each pool has.
     pub(crate) workers: Vec<usize>,
-    /// The pool of each site.
-    pub(crate) of_site: Vec<usize>,
+    /// The pool of each handler.
+    pub(crate) of_handler: Vec<usize>,
 }
 
 pub(super) struct Pools<P>(Vec<Pool<P>>);

@@ -23,7 +23,7 @@ use crate::net::tls::Tls;
 use crate::process::handover::{FileId, Passed};
 use barrier::Barrier;
 pub(crate) use place::Place;
-use unix_path::{Patience, is_socket};
+use unix_path::{IfLocked, is_socket};
 
 /// How many connections the kernel holds while nobody accepts, unless a listener is configured otherwise.
 pub(crate) const BACKLOG: i32 = 1024;
@@ -39,7 +39,7 @@ const LONGEST_IDLE: Duration = Duration::from_secs(32_767);
 pub(crate) struct ListenerConfig {
     /// The text given to `listen`.
     pub(crate) name: String,
-    pub(crate) site: usize,
+    pub(crate) handler_index: usize,
     /// Accepts even at the connection limit.
     pub(crate) reserved: bool,
     pub(crate) backlog: i32,
@@ -51,10 +51,10 @@ pub(crate) struct ListenerConfig {
 }
 
 impl ListenerConfig {
-    pub(crate) fn new(name: String, site: usize) -> ListenerConfig {
+    pub(crate) fn new(name: String, handler_index: usize) -> ListenerConfig {
         ListenerConfig {
             name,
-            site,
+            handler_index,
             reserved: false,
             backlog: BACKLOG,
             keepalive: None,
@@ -72,7 +72,7 @@ impl ListenerConfig {
         };
         #[cfg(not(feature = "tls"))]
         let same_tls = true;
-        same_tls && (self.site, self.reserved) == (other.site, other.reserved)
+        same_tls && (self.handler_index, self.reserved) == (other.handler_index, other.reserved)
     }
 }
 
@@ -125,7 +125,7 @@ impl Listener {
             (Place::Unix(_) | Place::Tcp(_), path) => {
                 let path = path.unwrap_or(&config.name);
                 let (socket, file) =
-                    unix_path::bind(Path::new(path), config.backlog, Patience::Waits).map_err(failed)?;
+                    unix_path::bind(Path::new(path), config.backlog, IfLocked::Wait).map_err(failed)?;
                 (socket, Some(file))
             }
         };
@@ -187,7 +187,7 @@ impl Listener {
         }
         // Does not wait for another server that starts there: the predecessor waits for us.
         let name = &self.config.name;
-        let bound = unix_path::bind(path, self.config.backlog, Patience::None);
+        let bound = unix_path::bind(path, self.config.backlog, IfLocked::Fail);
         let listener = bound.map_err(|e| cannot_listen(name, e, None)).and_then(|(socket, file)| {
             let passed = Passed { name: name.clone(), fd: socket.into(), file: Some(file) };
             Listener::adopt(self.config.clone(), passed)
@@ -424,13 +424,13 @@ mod tests {
             let waiting = connect(&listener, host, BRIEF).unwrap();
             // From here on a handshake ends with the client's first byte.
             set(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 9);
-            let mut begun = connect(&listener, host, BRIEF).unwrap();
+            let mut connected = connect(&listener, host, BRIEF).unwrap();
 
             assert_eq!(listener.refuse_new(), ROUND_TRIP);
             let stranger = connect(&listener, host, BRIEF).unwrap_err();
             assert_eq!(stranger.kind(), ErrorKind::TimedOut, "{name} {host}");
-            begun.write_all(b"hello").unwrap();
-            for client in [waiting, begun] {
+            connected.write_all(b"hello").unwrap();
+            for client in [waiting, connected] {
                 let (stream, peer) = (accepted(&listener), client.local_addr().unwrap());
                 let Stream::Tcp(inner) = &stream else { panic!("of another family") };
                 assert_eq!(inner.peer_addr().unwrap().port(), peer.port());
@@ -455,16 +455,16 @@ mod tests {
                 continue;
             };
             sys::set_option(killed.fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 9).unwrap();
-            let mut begun = connect(&killed, host, PATIENT).unwrap();
+            let mut connected = connect(&killed, host, PATIENT).unwrap();
             killed.refuse_new();
-            begun.write_all(b"a").unwrap();
+            connected.write_all(b"a").unwrap();
 
             let mut next = adopt(killed.config.clone(), &killed).unwrap();
             drop(killed);
             next.prepare();
             let mut new = connect(&next, host, PATIENT).unwrap();
             new.write_all(b"b").unwrap();
-            for (mut client, first) in [(begun, b"a"), (new, b"b")] {
+            for (mut client, first) in [(connected, b"a"), (new, b"b")] {
                 let Stream::Tcp(stream) = accepted(&next) else { panic!("of another family") };
                 stream.set_nonblocking(false).unwrap();
                 stream.set_read_timeout(Some(PATIENT)).unwrap();

@@ -18,18 +18,18 @@ use crate::process::handover::FileId;
 
 /// What to do while another server starts at the same path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Patience {
-    Waits,
+pub(super) enum IfLocked {
+    Wait,
     /// The other server has the path: `AddrInUse`.
-    None,
+    Fail,
 }
 
 /// Listens at `path`; the result is the socket and its file.
-pub(super) fn bind(path: &Path, backlog: i32, patience: Patience) -> io::Result<(Socket, FileId)> {
+pub(super) fn bind(path: &Path, backlog: i32, if_locked: IfLocked) -> io::Result<(Socket, FileId)> {
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // A server that has bound, and does not listen yet, looks like one that is gone.
-    let _lock = PathLock::take(path, patience)?;
+    let _lock = PathLock::take(path, if_locked)?;
     match socket.bind(&address) {
         Err(e) if e.kind() == ErrorKind::AddrInUse && !is_socket(path) => {
             return Err(io::Error::new(ErrorKind::AlreadyExists, "the existing file is not a socket"));
@@ -57,8 +57,8 @@ impl PathLock {
     /// None for a path that can't be bound, a file system without locks, or something in the place of the lock.
     ///
     /// # Errors
-    /// `AddrInUse` without patience, where another server has the lock.
-    fn take(socket: &Path, patience: Patience) -> io::Result<Option<PathLock>> {
+    /// `AddrInUse` without if_locked, where another server has the lock.
+    fn take(socket: &Path, if_locked: IfLocked) -> io::Result<Option<PathLock>> {
         let Some(name) = socket.file_name() else { return Ok(None) };
         let path = socket.with_file_name([OsStr::new("."), name, OsStr::new(".lock")].join(OsStr::new("")));
         loop {
@@ -79,7 +79,7 @@ impl PathLock {
                 Err(_) => return Ok(None),
             };
             let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, e)| {
-                if e == Errno::EWOULDBLOCK && patience == Patience::Waits {
+                if e == Errno::EWOULDBLOCK && if_locked == IfLocked::Wait {
                     info!("another server is starting at {}: waiting for it", socket.display());
                     Flock::lock(file, FlockArg::LockExclusive)
                 } else {
@@ -192,7 +192,7 @@ mod tests {
         let path = folder.path().join("socket");
         let old = listen(&format!("unix:{}", path.display())).unwrap();
         fs::remove_file(&path).unwrap();
-        let starts = PathLock::take(&path, Patience::Waits).unwrap();
+        let starts = PathLock::take(&path, IfLocked::Wait).unwrap();
         assert!(starts.is_some());
         let new = adopt(old.config.clone(), &old).unwrap();
         assert!(new.rebind().is_none());

@@ -121,7 +121,7 @@ pub(super) struct Snapshot {
 
 /// After or before which another worker may have to be woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(super) enum QueueEvent {
     /// Work was queued by a thread that will not take it.
     Pushed,
     /// A worker has queued what it found, and takes the first of it.
@@ -134,14 +134,14 @@ pub(super) enum Event {
 
 impl Snapshot {
     /// Whether a worker is woken. `running` counts those that took work a moment ago.
-    pub(super) fn wakes(&self, event: Event, running: impl FnOnce() -> usize) -> bool {
+    pub(super) fn wakes(&self, event: QueueEvent, running: impl FnOnce() -> usize) -> bool {
         let is_needed = self.waiting > 0 || self.polling == 0;
         let has_core = || !self.watched || running() < self.cores;
         match event {
-            Event::Pushed => has_core(),
-            Event::Polled => self.waiting > 1 && self.awake < self.cores,
-            Event::BeforeBlocking => is_needed,
-            Event::BeforeComputing => is_needed && has_core(),
+            QueueEvent::Pushed => has_core(),
+            QueueEvent::Polled => self.waiting > 1 && self.awake < self.cores,
+            QueueEvent::BeforeBlocking => is_needed,
+            QueueEvent::BeforeComputing => is_needed && has_core(),
         }
     }
 
@@ -268,11 +268,11 @@ impl Watchdog {
 mod tests {
     use super::*;
 
-    const EVENTS: [(&str, Event); 4] = [
-        ("pushed", Event::Pushed),
-        ("polled", Event::Polled),
-        ("before blocking", Event::BeforeBlocking),
-        ("before computing", Event::BeforeComputing),
+    const EVENTS: [(&str, QueueEvent); 4] = [
+        ("pushed", QueueEvent::Pushed),
+        ("polled", QueueEvent::Polled),
+        ("before blocking", QueueEvent::BeforeBlocking),
+        ("before computing", QueueEvent::BeforeComputing),
     ];
 
     /// The rows of the table at the head of this file, as cells.

@@ -58,11 +58,11 @@ struct Slot<T> {
 #[derive(Debug)]
 struct Content<T> {
     tenant: u32,
-    state: State<T>,
+    state: SlotState<T>,
 }
 
 #[derive(Debug)]
-enum State<T> {
+enum SlotState<T> {
     Free,
     /// The connection is in the queue, with a worker or on a thread of its own.
     Away {
@@ -90,7 +90,7 @@ impl<T> Slots<T> {
         };
         self.taken.fetch_add(1, Ordering::SeqCst);
         let mut content = self.content(index);
-        content.state = State::Away { event: false };
+        content.state = SlotState::Away { event: false };
         Some(SlotId { index, tenant: content.tenant })
     }
 
@@ -101,7 +101,7 @@ impl<T> Slots<T> {
             let mut content = lock(slot);
             debug_assert_eq!(content.tenant, id.tenant);
             content.tenant = content.tenant.wrapping_add(1);
-            content.state = State::Free;
+            content.state = SlotState::Free;
             slot.deadline.store(0, Ordering::Relaxed);
         }
         lock_checked(&self.free).back.push(id.index);
@@ -125,12 +125,12 @@ impl<T> Slots<T> {
         let mut content = lock(slot);
         debug_assert_eq!(content.tenant, id.tenant);
         match content.state {
-            State::Away { event: true } => {
-                content.state = State::Away { event: false };
+            SlotState::Away { event: true } => {
+                content.state = SlotState::Away { event: false };
                 Err(tenant)
             }
             _ => {
-                content.state = State::Parked(tenant);
+                content.state = SlotState::Parked(tenant);
                 slot.deadline.store(deadline, Ordering::Relaxed);
                 Ok(())
             }
@@ -144,7 +144,7 @@ impl<T> Slots<T> {
         if content.tenant != id.tenant {
             return None;
         }
-        if let State::Away { event } = &mut content.state {
+        if let SlotState::Away { event } = &mut content.state {
             *event = true;
             return None;
         }
@@ -179,7 +179,7 @@ impl<T> Slots<T> {
                 return (taken, Some(place));
             }
             let mut content = lock(slot);
-            if matches!(&content.state, State::Parked(tenant) if wanted(tenant)) {
+            if matches!(&content.state, SlotState::Parked(tenant) if wanted(tenant)) {
                 taken.extend(take_parked(&mut content));
             }
         }
@@ -190,7 +190,7 @@ impl<T> Slots<T> {
     pub(crate) fn redate(&self, f: impl Fn(&T, u32) -> u32) {
         for slot in self.all() {
             let content = lock(slot);
-            if let State::Parked(tenant) = &content.state {
+            if let SlotState::Parked(tenant) = &content.state {
                 let deadline = f(tenant, slot.deadline.load(Ordering::Relaxed));
                 slot.deadline.store(deadline, Ordering::Relaxed);
             }
@@ -208,7 +208,7 @@ impl<T> Slots<T> {
     fn slot(&self, index: u32) -> &Slot<T> {
         let (chunk, place) = (index as usize / CHUNK, index as usize % CHUNK);
         let empty = || Slot {
-            content: Mutex::new(Content { tenant: 0, state: State::Free }),
+            content: Mutex::new(Content { tenant: 0, state: SlotState::Free }),
             deadline: AtomicU32::new(0),
         };
         &self.chunks[chunk].get_or_init(|| (0..CHUNK).map(|_| empty()).collect())[place]
@@ -224,8 +224,8 @@ fn lock<T>(slot: &Slot<T>) -> MutexGuard<'_, Content<T>> {
 }
 
 fn take_parked<T>(content: &mut Content<T>) -> Option<T> {
-    match std::mem::replace(&mut content.state, State::Away { event: false }) {
-        State::Parked(tenant) => Some(tenant),
+    match std::mem::replace(&mut content.state, SlotState::Away { event: false }) {
+        SlotState::Parked(tenant) => Some(tenant),
         other => {
             content.state = other;
             None

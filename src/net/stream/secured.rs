@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Stream;
 use crate::base::sync::lock;
-use crate::net::tls::{Failure, Handshake, Session, Tls, TlsInfo};
+use crate::net::tls::{Handshake, Session, SessionError, Tls, TlsInfo};
 
 /// A socket with TLS on it.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Stream {
     }
 
     /// Continues the handshake as far as possible.
-    pub(crate) fn shake_hands(&self) -> Result<Handshake, Failure> {
+    pub(crate) fn shake_hands(&self) -> Result<Handshake, SessionError> {
         match self {
             Stream::Tls(s) => s.lock().shake_hands(&mut Raw(&s.socket)),
             _ => Ok(Handshake::Done),

@@ -137,12 +137,12 @@ pub(super) struct Loaded {
 type Keys = Arc<[Arc<CertifiedKey>]>;
 
 /// What a client has asked for by name.
-pub(super) type Asked = Arc<OnceLock<Box<str>>>;
+pub(super) type RequestedName = Arc<OnceLock<Box<str>>>;
 
 impl Loaded {
     /// The configuration for one connection, and the place for the server name that its client requests.
-    pub(super) fn for_client(&self) -> (Arc<ServerConfig>, Asked) {
-        let asked = Asked::default();
+    pub(super) fn for_client(&self) -> (Arc<ServerConfig>, RequestedName) {
+        let asked = RequestedName::default();
         let mut own = self.config.clone();
         own.cert_resolver = Arc::new(Chooser { keys: Arc::clone(&self.keys), asked: Arc::clone(&asked) });
         (Arc::new(own), asked)
@@ -153,7 +153,7 @@ impl Loaded {
 #[derive(Debug)]
 struct Chooser {
     keys: Keys,
-    asked: Asked,
+    asked: RequestedName,
 }
 
 impl ResolvesServerCert for Chooser {

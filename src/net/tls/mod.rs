@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::base::error::Error;
 
 use certificates::{Loaded, Spec};
-pub(crate) use session::{Failure, Handshake, Session};
+pub(crate) use session::{Handshake, Session, SessionError};
 
 /// What a TLS listener needs: certificates with their keys, and whose clients may come.
 ///

@@ -45,7 +45,7 @@ struct ListenerName {
     names: Vec<String>,
     /// Which of the listeners with the same first name.
     nth: usize,
-    site: usize,
+    handler_index: usize,
     is_unix: bool,
     is_tls: bool,
 }
@@ -58,7 +58,7 @@ impl ListenerNames {
             all.push(ListenerName {
                 names: listener.names.clone(),
                 nth,
-                site: listener.config.site,
+                handler_index: listener.config.handler_index,
                 is_unix: listener.is_unix(),
                 is_tls: listener.is_tls(),
             });

@@ -241,7 +241,7 @@ impl Receiver {
             let stream = Stream::new(fd, name.is_unix);
             let progress = P::unpack(record.started.map(ago));
             let (mut connection, _) =
-                connections.make(stream, slot, (listener, name.site), record.peer, progress);
+                connections.make(stream, slot, (listener, name.handler_index), record.peer, progress);
             if record.bytes.is_empty() {
                 connection.activity = Activity::Idle { since: ago(record.idle) };
             }

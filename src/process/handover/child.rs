@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 
 use super::channel::Channel;
 use super::state_file::StateFile;
-use super::{Command, Hello, Message, Passed, escape, original_command};
+use super::{CommandLine, Hello, Message, Passed, escape, original_command};
 use crate::base::log::{debug, info, warn};
 use crate::base::sys;
 
@@ -59,7 +59,7 @@ impl Program {
     /// own place is not seen from here, but its successor is to be run in turn.
     pub(crate) fn capture(
         executable: Option<&Path>,
-        command: Option<&Command>,
+        command: Option<&CommandLine>,
         variables: &[(OsString, Option<OsString>)],
         blocked: SigSet,
     ) -> io::Result<Program> {
@@ -88,12 +88,13 @@ impl Program {
     }
 
     /// None where it is too long for a message: then the successor goes by what it sees.
-    pub(crate) fn command(&self) -> Option<Command> {
+    pub(crate) fn command(&self) -> Option<CommandLine> {
         let argv: Vec<Vec<u8>> = self.argv.iter().map(|arg| arg.as_bytes().to_vec()).collect();
         let bytes = argv
             .iter()
             .fold(self.path.as_os_str().len(), |sum, arg| sum.saturating_add(arg.len()).saturating_add(1));
-        (bytes <= COMMAND_BYTES).then(|| Command { path: self.path.as_os_str().as_bytes().to_vec(), argv })
+        (bytes <= COMMAND_BYTES)
+            .then(|| CommandLine { path: self.path.as_os_str().as_bytes().to_vec(), argv })
     }
 
     /// The directory to start in: None, the present one, if the first one is gone or is that.

@@ -37,7 +37,7 @@ pub(crate) struct Inheritance {
 
 /// What there was, when this process looked.
 #[derive(Debug)]
-enum Found {
+enum Inherited {
     Nothing,
     /// A variable that is not meant for this process, and how that shows.
     Void(String),
@@ -47,7 +47,7 @@ enum Found {
 }
 
 /// None: not yet looked.
-static ADOPTED: Mutex<Option<Found>> = Mutex::new(None);
+static ADOPTED: Mutex<Option<Inherited>> = Mutex::new(None);
 
 /// What the user's program of the generation before has passed on and this one has not yet taken.
 static FILES: Mutex<BTreeMap<String, OwnedFd>> = Mutex::new(BTreeMap::new());
@@ -86,24 +86,24 @@ pub fn init() -> Result<(), Error> {
 /// The result of `init`, once, when there is a log to write to.
 pub(crate) fn take() -> Option<Inheritance> {
     let mut adopted = lock(&ADOPTED);
-    match adopted.replace(Found::Taken) {
-        Some(Found::Left(inheritance)) => {
+    match adopted.replace(Inherited::Taken) {
+        Some(Inherited::Left(inheritance)) => {
             let predecessor = &inheritance.predecessor;
             info!("handover: child of {}, which is generation {}", predecessor.pid, predecessor.generation);
             Some(inheritance)
         }
-        Some(Found::Void(why)) => {
+        Some(Inherited::Void(why)) => {
             warn!("{VARIABLE} is ignored, starting as generation 1: {why}");
             None
         }
-        Some(Found::Nothing | Found::Taken) | None => None,
+        Some(Inherited::Nothing | Inherited::Taken) | None => None,
     }
 }
 
-fn look() -> Result<Found, Error> {
-    let Some(value) = env::var_os(VARIABLE) else { return Ok(Found::Nothing) };
-    let void = |why: &str| Ok(Found::Void(why.to_owned()));
-    let Some(note) = Note::parse(&value) else { return void("no predecessor wrote it") };
+fn look() -> Result<Inherited, Error> {
+    let Some(value) = env::var_os(VARIABLE) else { return Ok(Inherited::Nothing) };
+    let void = |why: &str| Ok(Inherited::Void(why.to_owned()));
+    let Some(note) = Variable::parse(&value) else { return void("no predecessor wrote it") };
     let listeners = i32::try_from(note.listeners.len()).ok();
     let Some(channel) = listeners.and_then(|n| FIRST_FD.checked_add(n)) else {
         return void("no predecessor wrote it");
@@ -122,12 +122,12 @@ fn look() -> Result<Found, Error> {
     // The predecessor's log has it too.
     let (listeners, connections, state, predecessor) =
         rest.inspect_err(|e| lifecycle.send(&Message::Failed { reason: e.to_string() }))?;
-    Ok(Found::Left(Inheritance { listeners, lifecycle, connections, state, predecessor }))
+    Ok(Inherited::Left(Inheritance { listeners, lifecycle, connections, state, predecessor }))
 }
 
 type Rest = (Vec<Passed<OwnedFd>>, OwnedFd, Option<StateFile>, Hello);
 
-fn take_over(lifecycle: &mut Channel, next: i32, note: Note) -> Result<Rest, Error> {
+fn take_over(lifecycle: &mut Channel, next: i32, note: Variable) -> Result<Rest, Error> {
     let connections = inherit(next, "the connection channel")?;
     let mut next = next.saturating_add(1);
     let mut state = None;
@@ -184,7 +184,7 @@ fn hello(channel: &mut Channel) -> io::Result<Hello> {
 
 /// The text of the variable.
 #[derive(Debug, PartialEq, Eq)]
-struct Note {
+struct Variable {
     /// The inode of the lifecycle channel.
     inode: u64,
     listeners: Vec<String>,
@@ -196,10 +196,10 @@ struct Note {
     sockets: Vec<u64>,
 }
 
-impl Note {
-    fn parse(value: &OsStr) -> Option<Note> {
+impl Variable {
+    fn parse(value: &OsStr) -> Option<Variable> {
         let text = std::str::from_utf8(value.as_bytes()).ok()?;
-        let mut note = Note {
+        let mut note = Variable {
             inode: 0,
             listeners: Vec::new(),
             paths: Vec::new(),
@@ -235,9 +235,16 @@ mod tests {
         let note = |inode, names: &[&str]| {
             let listeners = names.iter().map(|n| (*n).to_owned()).collect();
             let paths = Vec::new();
-            Some(Note { inode, listeners, paths, has_state: false, files: Vec::new(), sockets: Vec::new() })
+            Some(Variable {
+                inode,
+                listeners,
+                paths,
+                has_state: false,
+                files: Vec::new(),
+                sockets: Vec::new(),
+            })
         };
-        let of_unix = |paths| note(12, &["unix:a", "b:1", "unix:c"]).map(|note| Note { paths, ..note });
+        let of_unix = |paths| note(12, &["unix:a", "b:1", "unix:c"]).map(|note| Variable { paths, ..note });
         let cases = [
             (
                 "channel=12;listeners=127.0.0.1:80,unix:/run/a%20b",
@@ -255,7 +262,7 @@ mod tests {
             ("listeners=a", None),
         ];
         for (text, expected) in cases {
-            assert_eq!(Note::parse(text.as_ref()), expected, "{text:?}");
+            assert_eq!(Variable::parse(text.as_ref()), expected, "{text:?}");
         }
     }
 }

@@ -70,17 +70,17 @@ pub(crate) struct Hello {
     /// What ends the service with the first generation. None also where the predecessor's version does not say it.
     pub(crate) above: Option<Above>,
     /// P: how it started S. A script may stand between, and must be run at the next handover too.
-    pub(crate) command: Option<Command>,
+    pub(crate) command: Option<CommandLine>,
 }
 
 /// A program's path and its arguments, from the name of the program on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Command {
+pub(crate) struct CommandLine {
     pub(crate) path: Vec<u8>,
     pub(crate) argv: Vec<Vec<u8>>,
 }
 
-impl Command {
+impl CommandLine {
     fn encode(&self) -> String {
         let argv = self.argv.iter().map(|arg| escape(arg)).collect::<Vec<_>>().join(",");
         format!(" path={} argv={argv}", escape(&self.path))
@@ -99,7 +99,7 @@ impl Message {
                     .and_then(Above::word)
                     .map(|word| format!(" above={word}"))
                     .unwrap_or_default();
-                let command = hello.command.as_ref().map(Command::encode).unwrap_or_default();
+                let command = hello.command.as_ref().map(CommandLine::encode).unwrap_or_default();
                 format!(
                     "HELLO version={} generation={} pid={} nohup={} blocked={blocked}{above}{command}",
                     hello.version,
@@ -144,7 +144,7 @@ impl Message {
                 above: field("above").and_then(Above::from_word),
                 command: field("path").zip(field("argv")).and_then(|(path, argv)| {
                     let argv = argv.split(',').map(unescape).collect::<Option<_>>()?;
-                    Some(Command { path: unescape(path)?, argv })
+                    Some(CommandLine { path: unescape(path)?, argv })
                 }),
             }),
             "PREPARED" => {
@@ -241,7 +241,7 @@ mod tests {
         let text = "[ -~é\n,=%;]{0,20}";
         let bytes = || prop::collection::vec(any::<u8>(), 0..9);
         let argv = prop::collection::vec(bytes(), 1..4);
-        let command = prop::option::of((bytes(), argv).prop_map(|(path, argv)| Command { path, argv }));
+        let command = prop::option::of((bytes(), argv).prop_map(|(path, argv)| CommandLine { path, argv }));
         let blocked = prop::collection::vec(1i32..64, 0..4);
         let above = prop_oneof![Just(None), Just(Some(Above::Systemd)), Just(Above::from_word("tini"))];
         let hello = (1u32..9, 1u32..9999, 1i32.., any::<bool>(), blocked, above, command);

@@ -89,11 +89,11 @@ impl Handed {
 /// The hooks, running. Without any there is no thread.
 #[derive(Debug)]
 pub(crate) struct Runner {
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<mpsc::Sender<HookJob>>,
 }
 
 #[derive(Debug)]
-enum Job {
+enum HookJob {
     Release(u64, Option<StateFile>),
     Acquire(u64, Handed),
     Phase(Phase),
@@ -124,10 +124,10 @@ impl Hooks {
         caught("release", release).unwrap_or_else(Err)
     }
 
-    fn run(mut self, jobs: Receiver<Job>, mut holds: bool, tell: impl Fn(u64, HookResult)) {
+    fn run(mut self, jobs: Receiver<HookJob>, mut holds: bool, tell: impl Fn(u64, HookResult)) {
         for job in jobs {
             match job {
-                Job::Release(ticket, file) => {
+                HookJob::Release(ticket, file) => {
                     let released = self.release();
                     holds = released.is_err();
                     let written = |state: HandoverState| {
@@ -137,23 +137,23 @@ impl Hooks {
                     tell(ticket, HookResult::Released(released.map(written)));
                 }
                 // A failed release has released nothing.
-                Job::Acquire(ticket, _) if holds => tell(ticket, HookResult::Acquired(Ok(()))),
-                Job::Acquire(ticket, state) => {
+                HookJob::Acquire(ticket, _) if holds => tell(ticket, HookResult::Acquired(Ok(()))),
+                HookJob::Acquire(ticket, state) => {
                     let acquired = self.acquire(state);
                     holds = acquired.is_ok();
                     tell(ticket, HookResult::Acquired(acquired));
                 }
-                Job::Phase(phase) => {
+                HookJob::Phase(phase) => {
                     for hook in &mut self.phase {
                         let _ = caught("on_phase", || hook(phase));
                     }
                 }
-                Job::Drain => {
+                HookJob::Drain => {
                     for hook in self.drain.drain(..) {
                         let _ = caught("on_drain", hook);
                     }
                 }
-                Job::Exit(ticket) => {
+                HookJob::Exit(ticket) => {
                     for hook in self.exit.drain(..) {
                         let _ = caught("on_exit", hook);
                     }
@@ -195,31 +195,31 @@ impl Runner {
     }
 
     /// False when there is nothing to run; the error is that nobody is there any more to do it.
-    fn ask(&self, job: Job) -> Result<bool, String> {
+    fn ask(&self, job: HookJob) -> Result<bool, String> {
         let Some(jobs) = &self.jobs else { return Ok(false) };
         jobs.send(job).map(|()| true).map_err(|_| "the thread of the hooks has ended".to_owned())
     }
 
     /// The state is written to `file`.
     pub(crate) fn release(&self, ticket: u64, file: Option<StateFile>) -> Result<bool, String> {
-        self.ask(Job::Release(ticket, file))
+        self.ask(HookJob::Release(ticket, file))
     }
 
     pub(crate) fn acquire(&self, ticket: u64, state: Handed) -> Result<bool, String> {
-        self.ask(Job::Acquire(ticket, state))
+        self.ask(HookJob::Acquire(ticket, state))
     }
 
     pub(crate) fn phase(&self, phase: Phase) {
-        let _ = self.ask(Job::Phase(phase));
+        let _ = self.ask(HookJob::Phase(phase));
     }
 
     pub(crate) fn drain(&self) {
-        let _ = self.ask(Job::Drain);
+        let _ = self.ask(HookJob::Drain);
     }
 
     /// Runs `on_exit`, after all that was asked before.
     pub(crate) fn exit(&self, ticket: u64) -> Result<bool, String> {
-        self.ask(Job::Exit(ticket))
+        self.ask(HookJob::Exit(ticket))
     }
 }
 

@@ -24,13 +24,13 @@ pub(crate) type SignalHook = Box<dyn FnMut() + Send>;
 /// Runs the hooks of a signal around its action.
 #[derive(Debug, Default)]
 pub(crate) struct SignalHookRunner {
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<mpsc::Sender<HookJob>>,
     /// Signals with hooks, and whether what the last one leads to has yet to come.
     hooked: BTreeMap<Signal, Arc<AtomicBool>>,
 }
 
 /// A signal, and what it leads to.
-struct Job(Signal, Box<dyn FnOnce() + Send>);
+struct HookJob(Signal, Box<dyn FnOnce() + Send>);
 
 impl SignalHooks {
     /// # Errors
@@ -49,13 +49,13 @@ impl SignalHooks {
         Ok(SignalHookRunner { jobs: Some(jobs), hooked })
     }
 
-    fn run(mut self, jobs: &Receiver<Job>) {
+    fn run(mut self, jobs: &Receiver<HookJob>) {
         let run = |hooks: &mut Vec<(Signal, SignalHook)>, name, signal| {
             for (_, hook) in hooks.iter_mut().filter(|(of, _)| *of == signal) {
                 let _ = caught(name, hook);
             }
         };
-        for Job(signal, action) in jobs {
+        for HookJob(signal, action) in jobs {
             run(&mut self.before, "on_signal", signal);
             action();
             run(&mut self.after, "after_signal", signal);
@@ -77,15 +77,15 @@ impl SignalHookRunner {
             waits.store(false, Ordering::SeqCst);
             action();
         };
-        if let Err(SendError(Job(_, action))) = jobs.send(Job(signal, Box::new(action))) {
+        if let Err(SendError(HookJob(_, action))) = jobs.send(HookJob(signal, Box::new(action))) {
             action();
         }
     }
 }
 
-impl fmt::Debug for Job {
+impl fmt::Debug for HookJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Job").field(&self.0).finish_non_exhaustive()
+        f.debug_tuple("HookJob").field(&self.0).finish_non_exhaustive()
     }
 }
 

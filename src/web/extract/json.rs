@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::base::log::error;
-use crate::web::body::Unreadable;
+use crate::web::body::BodyError;
 use crate::web::extract::InputError;
 use crate::web::response::{IntoResponse, plain};
 use crate::{Body, Response};
@@ -195,7 +195,7 @@ impl From<InputError> for Problem {
 
 impl From<io::Error> for Problem {
     fn from(e: io::Error) -> Problem {
-        match Unreadable::status_of(&e) {
+        match BodyError::status_of(&e) {
             Some(status) => Problem::new(status).detail(e.to_string()),
             None => Problem::internal(e),
         }
@@ -216,7 +216,7 @@ impl From<serde_json::Error> for Problem {
 
 impl From<Box<dyn Error + Send + Sync>> for Problem {
     fn from(e: Box<dyn Error + Send + Sync>) -> Problem {
-        match Unreadable::status_of(&*e) {
+        match BodyError::status_of(&*e) {
             Some(status) => Problem::new(status).detail(e.to_string()),
             None => Problem::internal(e),
         }

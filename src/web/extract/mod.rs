@@ -11,7 +11,7 @@ use http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 
 use crate::base::log::error;
-use crate::web::body::Unreadable;
+use crate::web::body::BodyError;
 use crate::web::fields::essence;
 use crate::web::response::IntoResponse;
 use crate::{Body, Response};
@@ -97,7 +97,7 @@ impl IntoResponse for InputError {
 
 impl From<io::Error> for InputError {
     fn from(e: io::Error) -> InputError {
-        match Unreadable::status_of(&e) {
+        match BodyError::status_of(&e) {
             Some(status) => InputError::new(status, e.to_string()),
             None => {
                 error!("500: a request body can't be read: {e}");

@@ -146,7 +146,7 @@ impl Default for WebSocketOptions {
 ///
 /// Extensions, such as compression, are not supported.
 pub struct WebSocket {
-    shared: Arc<Shared>,
+    shared: Arc<Session>,
     protocol: Option<String>,
     read_timeout: Option<Duration>,
 }
@@ -157,7 +157,7 @@ pub struct WebSocket {
 /// Messages from several threads are not interleaved.
 #[derive(Clone)]
 pub struct WebSocketSender {
-    shared: Weak<Shared>,
+    shared: Weak<Session>,
 }
 
 /// A request for a WebSocket, and the settings for its response; see [`WebSocket::upgrade`].
@@ -178,7 +178,7 @@ enum Origins {
     Any,
 }
 
-struct Shared {
+struct Session {
     io: Arc<dyn Duplex>,
     conn_info: Arc<ConnInfo>,
     options: WebSocketOptions,
@@ -330,7 +330,7 @@ fn run(
     let Parts { io, conn_info, early } = io.into_parts();
     let protocol_state =
         Mutex::new(ProtocolState::new(Arc::clone(&io), early, options.clone(), Instant::now()));
-    let shared = Arc::new(Shared { io: Arc::clone(&io), conn_info, options, protocol_state });
+    let shared = Arc::new(Session { io: Arc::clone(&io), conn_info, options, protocol_state });
     let notified = Arc::downgrade(&shared);
     io.at_drain(Box::new(move || {
         if let Some(shared) = notified.upgrade() {
@@ -356,7 +356,7 @@ fn run(
     }
 }
 
-impl Shared {
+impl Session {
     fn lock(&self) -> MutexGuard<'_, ProtocolState> {
         lock(&self.protocol_state)
     }
@@ -504,7 +504,7 @@ impl WebSocketSender {
         self.shared().is_ok_and(|shared| shared.lock().is_open())
     }
 
-    fn shared(&self) -> io::Result<Arc<Shared>> {
+    fn shared(&self) -> io::Result<Arc<Session>> {
         let closed = || io::Error::new(ErrorKind::BrokenPipe, "the WebSocket is closed");
         self.shared.upgrade().ok_or_else(closed)
     }

@@ -108,7 +108,7 @@ impl Wrapper for AccessLog {
         if self.sink.is_none() && !log::log_enabled!(target: TARGET, log::Level::Info) {
             return next.call(request);
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         let uri = request.uri();
         let target = match uri.query() {
             Some(query) if self.query => format!("{}?{query}", uri.path()),
@@ -135,7 +135,7 @@ impl Wrapper for AccessLog {
         let sink = self.sink.clone();
         response.on_end(move |end| {
             (access.status, access.bytes, access.complete) = (end.status, end.bytes, end.complete);
-            access.duration = begun.elapsed();
+            access.duration = started.elapsed();
             match sink {
                 Some(sink) => sink(&access),
                 // Its values are escaped already.

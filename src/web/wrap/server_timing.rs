@@ -32,9 +32,9 @@ impl ServerTiming {
 
 impl Wrapper for ServerTiming {
     fn call(&self, request: Request, next: Next<'_>) -> Response {
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut response = next.call(request);
-        let ms = begun.elapsed().as_secs_f64() * 1000.0;
+        let ms = started.elapsed().as_secs_f64() * 1000.0;
         if let Ok(value) = HeaderValue::try_from(format!("{};dur={ms:.3}", self.name)) {
             response.headers_mut().append(HeaderName::from_static("server-timing"), value);
         }

@@ -249,36 +249,37 @@ fn syns_are_dropped_and_started_handshakes_complete() {
                 let base = 2000 + 100 * n + 10 * family;
                 wire.ports = base..base + 10;
                 let remote = |n: u16, hops| Remote::new(host.parse().unwrap(), port, base + n, hops);
-                let (mut begun, stranger, neighbour) = (remote(1, USUAL), remote(2, USUAL), remote(3, MOST));
-                begun.asks(wire);
-                begun.hears_syn_ack(wire);
+                let (mut earlier, stranger, neighbour) =
+                    (remote(1, USUAL), remote(2, USUAL), remote(3, MOST));
+                earlier.asks(wire);
+                earlier.hears_syn_ack(wire);
 
                 assert_eq!(listener.refuse_new(), ROUND_TRIP, "{case}");
                 stranger.asks(wire);
-                begun.completes(wire, b"with the last packet");
+                earlier.completes(wire, b"with the last packet");
                 // What is written to the device is worked off in that order: the stranger has got no answer.
-                begun.hears_ack(wire, 0);
+                earlier.hears_ack(wire, 0);
                 if !filters {
-                    begun.says(wire, b", and more");
+                    earlier.says(wire, b", and more");
                 }
                 let (stream, peer) = listener.accept().expect(&case);
-                assert_eq!(peer.unwrap().port(), begun.port, "{case}");
+                assert_eq!(peer.unwrap().port(), earlier.port, "{case}");
                 assert_eq!(read(&stream), "with the last packet", "{case}");
                 // Without the filter it received nothing until it was accepted.
-                begun.says(wire, b", and more");
-                begun.hears_ack(wire, 10);
+                earlier.says(wire, b", and more");
+                earlier.hears_ack(wire, 10);
                 assert_eq!(read(&stream), ", and more", "{case}");
                 assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "{case}");
 
                 // A client that starts at 255 passes if no filter is allowed, as docs/signals.md says.
                 neighbour.asks(wire);
                 stranger.asks(wire);
-                begun.sequence += 10;
-                begun.says(wire, b".");
+                earlier.sequence += 10;
+                earlier.says(wire, b".");
                 if !filters {
                     remote(3, MOST).hears_syn_ack(wire);
                 }
-                begun.hears_ack(wire, 1);
+                earlier.hears_ack(wire, 1);
             }
         }
     });
@@ -298,12 +299,12 @@ fn who_takes_over_a_socket_with_a_barrier_serves_it() {
                 let base = 3000 + 100 * n + 10 * family;
                 wire.ports = base..base + 10;
                 let remote = |n: u16| Remote::new(host.parse().unwrap(), port, base + n, USUAL);
-                let (mut begun, mut later) = (remote(1), remote(2));
-                begun.asks(wire);
-                begun.hears_syn_ack(wire);
+                let (mut earlier, mut later) = (remote(1), remote(2));
+                earlier.asks(wire);
+                earlier.hears_syn_ack(wire);
                 killed.refuse_new();
-                begun.completes(wire, b"early");
-                begun.hears_ack(wire, 0);
+                earlier.completes(wire, b"early");
+                earlier.hears_ack(wire, 0);
                 let Passed { name, fd, file } = killed.passed().swap_remove(0);
                 let left = Passed { name, fd: fd.try_clone().unwrap(), file };
                 let config = killed.config.clone();
@@ -317,7 +318,7 @@ fn who_takes_over_a_socket_with_a_barrier_serves_it() {
                 later.hears_ack(wire, 0);
                 // Both at once, because the end of one would be received too.
                 let streams = [(); 2].map(|()| next.accept().expect(&case).0);
-                for (stream, (remote, data)) in streams.iter().zip([(begun, "early"), (later, "late")]) {
+                for (stream, (remote, data)) in streams.iter().zip([(earlier, "early"), (later, "late")]) {
                     assert_eq!(read(stream), data, "{case}");
                     remote.says(wire, b"!");
                     remote.hears_ack(wire, 1);

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use crate::base::log::error;
 use crate::base::sync::lock_checked;
 use crate::base::sync::{Mutex, MutexGuard};
-use crate::net::scheduler::policy::{Decision, Event, Look, Progress, RECENT, Snapshot, Watchdog};
+use crate::net::scheduler::policy::{Decision, Look, Progress, QueueEvent, RECENT, Snapshot, Watchdog};
 
 pub(crate) use parker::Parker;
 
 /// Any number of threads push and pop. Nothing is ever refused: the owner bounds what exists.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
-    state: Mutex<State<T>>,
+    state: Mutex<QueueState<T>>,
     events: Option<Box<dyn Events<T>>>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) trait Events<T>: Debug + Send + Sync {
 }
 
 #[derive(Debug)]
-struct State<T> {
+struct QueueState<T> {
     waiting: VecDeque<(Instant, T)>,
     /// Waits for a streaming permit, not only for a worker.
     streaming: VecDeque<(Instant, T)>,
@@ -114,7 +114,7 @@ impl<T> Queue<T> {
     /// A queue for the workers with the numbers 0 to `workers`, and for any number of guests.
     pub(crate) fn new(workers: usize, permits: usize) -> Queue<T> {
         Queue {
-            state: Mutex::new(State {
+            state: Mutex::new(QueueState {
                 waiting: VecDeque::new(),
                 streaming: VecDeque::new(),
                 permits,
@@ -145,7 +145,7 @@ impl<T> Queue<T> {
         let now = Instant::now();
         let mut state = self.lock();
         state.waiting.extend(batch.drain(..).map(|work| (now, work)));
-        if state.snapshot().wakes(Event::Pushed, || state.running(now)) {
+        if state.snapshot().wakes(QueueEvent::Pushed, || state.running(now)) {
             self.wake_up(1, state);
         }
     }
@@ -163,10 +163,10 @@ impl<T> Queue<T> {
         self.add(ready, state);
     }
 
-    fn add(&self, found: impl Iterator<Item = T>, mut state: MutexGuard<'_, State<T>>) {
+    fn add(&self, found: impl Iterator<Item = T>, mut state: MutexGuard<'_, QueueState<T>>) {
         let now = Instant::now();
         state.waiting.extend(found.map(|work| (now, work)));
-        if state.snapshot().wakes(Event::Polled, || state.running(now)) {
+        if state.snapshot().wakes(QueueEvent::Polled, || state.running(now)) {
             self.wake_up(1, state);
         }
     }
@@ -228,7 +228,7 @@ impl<T> Queue<T> {
     }
 
     /// If the acceptor has to look after what is left when work was taken.
-    fn request_watch(&self, mut state: MutexGuard<'_, State<T>>) {
+    fn request_watch(&self, mut state: MutexGuard<'_, QueueState<T>>) {
         let Some(events) = &self.events else { return };
         if state.snapshot().needs_watch() {
             state.watched = true;
@@ -241,7 +241,7 @@ impl<T> Queue<T> {
     pub(crate) fn before_blocking(&self, worker: usize) {
         let mut state = self.lock();
         state.note_away(worker);
-        if state.snapshot().wakes(Event::BeforeBlocking, || 0) {
+        if state.snapshot().wakes(QueueEvent::BeforeBlocking, || 0) {
             self.wake_up(1, state);
         }
     }
@@ -249,7 +249,7 @@ impl<T> Queue<T> {
     /// A worker is about to compute for long, without leaving its core.
     pub(crate) fn before_computing(&self) {
         let state = self.lock();
-        if state.snapshot().wakes(Event::BeforeComputing, || state.running(Instant::now())) {
+        if state.snapshot().wakes(QueueEvent::BeforeComputing, || state.running(Instant::now())) {
             self.wake_up(1, state);
         }
     }
@@ -335,13 +335,13 @@ impl<T> Queue<T> {
         self.wake_up(usize::MAX, state);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+    fn lock(&self) -> MutexGuard<'_, QueueState<T>> {
         lock_checked(&self.state)
     }
 
     /// Wakes up to `n` workers that sleep; if none does, interrupts one that waits for events. Does so after it has
     /// released the lock, or the first thing a worker does would be to wait for it.
-    fn wake_up(&self, n: usize, mut state: MutexGuard<'_, State<T>>) {
+    fn wake_up(&self, n: usize, mut state: MutexGuard<'_, QueueState<T>>) {
         let Some(first) = state.sleepers.pop() else {
             let polls = state.polling > 0;
             drop(state);
@@ -359,7 +359,7 @@ impl<T> Queue<T> {
     }
 }
 
-impl<T> State<T> {
+impl<T> QueueState<T> {
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             cores: self.cores,

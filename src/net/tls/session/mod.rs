@@ -16,7 +16,7 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
 };
 
-use super::certificates::Asked;
+use super::certificates::RequestedName;
 use super::{Tls, TlsInfo};
 
 /// Ciphertext asked for at a time: the longest record, a little more.
@@ -34,7 +34,7 @@ const OVERHEAD: usize = 64;
 pub(crate) struct Session {
     tls: Tls,
     /// The time since the client's first byte.
-    engine: Option<Engine>,
+    engine: Option<TlsEngine>,
     /// Read, and no whole record.
     incoming: Vec<u8>,
     /// Decrypted, and not read.
@@ -44,21 +44,21 @@ pub(crate) struct Session {
     taken: usize,
     /// Plaintext that is in `outgoing`, and was not reported to its writer as written.
     unreported: usize,
-    state: State,
+    state: SessionState,
     /// The client's end: it said so, or its socket did.
     end: Option<End>,
     /// The last read left room: there was no more.
     drained: bool,
 }
 
-struct Engine {
+struct TlsEngine {
     connection: Box<UnbufferedServerConnection>,
-    asked: Asked,
+    asked: RequestedName,
     began: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum SessionState {
     Handshake,
     Open,
     /// Nothing more is said after close_notify.
@@ -94,7 +94,7 @@ pub(crate) enum Handshake {
 
 /// Why a handshake came to nothing.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum SessionError {
     /// What came is text, such as HTTP without TLS.
     Text,
     /// The client ended, or its socket failed.
@@ -119,14 +119,14 @@ impl Session {
             outgoing: Vec::new(),
             taken: 0,
             unreported: 0,
-            state: State::Handshake,
+            state: SessionState::Handshake,
             end: None,
             drained: false,
         }
     }
 
     pub(crate) fn is_handshaking(&self) -> bool {
-        self.state == State::Handshake
+        self.state == SessionState::Handshake
     }
 
     /// When the client's first byte came.
@@ -136,7 +136,7 @@ impl Session {
 
     /// Whether there is something to read without the socket.
     pub(crate) fn has_more(&self) -> bool {
-        !self.plain.is_empty() || self.end.is_some() || self.state == State::Broken
+        !self.plain.is_empty() || self.end.is_some() || self.state == SessionState::Broken
     }
 
     /// Whether part of a record has come.
@@ -158,35 +158,38 @@ impl Session {
     }
 
     /// Goes on with the handshake as far as it gets.
-    pub(crate) fn shake_hands(&mut self, socket: &mut (impl Read + Write)) -> Result<Handshake, Failure> {
+    pub(crate) fn shake_hands(
+        &mut self,
+        socket: &mut (impl Read + Write),
+    ) -> Result<Handshake, SessionError> {
         loop {
-            if !self.flush(socket).map_err(Failure::Gone)? {
+            if !self.flush(socket).map_err(SessionError::Gone)? {
                 return Ok(Handshake::Writes);
             }
-            if self.state != State::Handshake {
+            if self.state != SessionState::Handshake {
                 return Ok(Handshake::Done);
             }
             match self.fetch(socket) {
                 Ok(true) => {}
-                Ok(false) => return Err(Failure::Gone(ErrorKind::UnexpectedEof.into())),
+                Ok(false) => return Err(SessionError::Gone(ErrorKind::UnexpectedEof.into())),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Handshake::Reads),
-                Err(e) => return Err(Failure::Gone(e)),
+                Err(e) => return Err(SessionError::Gone(e)),
             }
             // No record begins so.
             if self.engine.is_none() && self.incoming.first().is_some_and(u8::is_ascii_uppercase) {
-                self.state = State::Broken;
-                return Err(Failure::Text);
+                self.state = SessionState::Broken;
+                return Err(SessionError::Text);
             }
             if let Err(e) = self.begin().and_then(|()| self.process(&mut [], &Say::Nothing).map(|_| ())) {
                 let _ = self.flush(socket);
-                return Err(Failure::Refused(e));
+                return Err(SessionError::Refused(e));
             }
         }
     }
 
     /// What was agreed upon, once the handshake is done.
     pub(crate) fn info(&self) -> Option<TlsInfo> {
-        let Engine { connection, asked, .. } = self.engine.as_ref()?;
+        let TlsEngine { connection, asked, .. } = self.engine.as_ref()?;
         let version = match connection.protocol_version()? {
             ProtocolVersion::TLSv1_3 => "TLSv1.3",
             _ => "TLSv1.2",
@@ -210,7 +213,7 @@ impl Session {
             self.plain = Vec::new();
         }
         self.drained = false;
-        while n < buf.len() && self.end.is_none() && self.state != State::Broken {
+        while n < buf.len() && self.end.is_none() && self.state != SessionState::Broken {
             // What has been said since, and is more than was asked for, is asked for the next time.
             if n > 0 && self.drained {
                 break;
@@ -241,7 +244,7 @@ impl Session {
             (1.., ..) => Ok(n),
             (0, Some(End::Orderly), _) => Ok(0),
             (0, Some(End::Bare), _) => Err(ErrorKind::UnexpectedEof.into()),
-            (0, None, State::Broken) => Err(io::Error::new(ErrorKind::InvalidData, "broken TLS")),
+            (0, None, SessionState::Broken) => Err(io::Error::new(ErrorKind::InvalidData, "broken TLS")),
             (0, None, _) if buf.is_empty() => Ok(0),
             (0, None, _) => Err(ErrorKind::WouldBlock.into()),
         }
@@ -250,7 +253,7 @@ impl Session {
     /// Bytes of `bufs` that are out: encrypted, and the socket has all of it. Of what is only encrypted
     /// it is not reported yet, and the writer has to write it again, as it must on `WouldBlock`.
     pub(crate) fn write(&mut self, socket: &mut (impl Read + Write), bufs: &[&[u8]]) -> io::Result<usize> {
-        if self.state != State::Open {
+        if self.state != SessionState::Open {
             return Err(ErrorKind::NotConnected.into());
         }
         if self.unreported == 0 {
@@ -281,9 +284,9 @@ impl Session {
 
     /// Says close_notify, once; whether all that was ever said is out.
     pub(crate) fn say_end(&mut self, socket: &mut (impl Read + Write)) -> io::Result<bool> {
-        if self.state == State::Open {
+        if self.state == SessionState::Open {
             self.process(&mut [], &Say::End).map_err(io::Error::other)?;
-            self.state = State::Closed;
+            self.state = SessionState::Closed;
         }
         self.flush(socket)
     }
@@ -293,7 +296,7 @@ impl Session {
             let none = || rustls::Error::General("no certificate is loaded".into());
             let (config, asked) = self.tls.current().ok_or_else(none)?.for_client();
             let connection = Box::new(UnbufferedServerConnection::new(config)?);
-            self.engine = Some(Engine { connection, asked, began: Instant::now() });
+            self.engine = Some(TlsEngine { connection, asked, began: Instant::now() });
         }
         Ok(())
     }
@@ -318,7 +321,7 @@ impl Session {
     /// Takes the whole records that have come; what is decrypted goes to `buf`, and beyond it is kept.
     /// Then says something, where the handshake is done.
     fn process(&mut self, buf: &mut [u8], say: &Say<'_>) -> Result<usize, rustls::Error> {
-        let Some(Engine { connection, .. }) = &mut self.engine else { return Ok(0) };
+        let Some(TlsEngine { connection, .. }) = &mut self.engine else { return Ok(0) };
         let (mut used, mut filled) = (0, 0);
         let outcome = loop {
             let UnbufferedStatus { mut discard, state } =
@@ -349,8 +352,8 @@ impl Session {
                     None
                 }
                 Ok(ConnectionState::WriteTraffic(traffic)) => {
-                    if self.state == State::Handshake {
-                        self.state = State::Open;
+                    if self.state == SessionState::Handshake {
+                        self.state = SessionState::Open;
                     }
                     Some(encrypt(&mut self.outgoing, traffic, say).map(|()| filled))
                 }
@@ -367,7 +370,7 @@ impl Session {
             }
         };
         if outcome.is_err() {
-            self.state = State::Broken;
+            self.state = SessionState::Broken;
             // The alert, and no look at what comes behind what was wrong.
             while connection.wants_write() {
                 match connection.process_tls_records(self.incoming.get_mut(used..).unwrap_or_default()).state

@@ -16,7 +16,7 @@ use http::header::{
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use crate::web::body::{Body, Kind};
+use crate::web::body::{Body, BodyKind};
 use crate::web::coding::{Whole, accepts_gzip, vary};
 use crate::web::fields::{ascii, elements, essence};
 use crate::web::handler::{Next, Wrapper};
@@ -178,17 +178,17 @@ impl Gzip {
     }
 
     /// Gives back what is not compressed after all.
-    fn compress(&self, kind: Kind) -> Result<Kind, Kind> {
+    fn compress(&self, kind: BodyKind) -> Result<BodyKind, BodyKind> {
         match kind {
-            Kind::Empty | Kind::Upgrade(_) => Err(kind),
-            Kind::Bytes(bytes) if bytes.len() <= AT_ONCE_BYTES => {
+            BodyKind::Empty | BodyKind::Upgrade(_) => Err(kind),
+            BodyKind::Bytes(bytes) if bytes.len() <= AT_ONCE_BYTES => {
                 let mut encoder = GzEncoder::new(Vec::new(), self.level);
                 match encoder.write_all(&bytes).and_then(|()| encoder.finish()) {
-                    Ok(packed) if packed.len() < bytes.len() => Ok(Kind::Bytes(packed.into())),
-                    _ => Err(Kind::Bytes(bytes)),
+                    Ok(packed) if packed.len() < bytes.len() => Ok(BodyKind::Bytes(packed.into())),
+                    _ => Err(BodyKind::Bytes(bytes)),
                 }
             }
-            Kind::Bytes(_) | Kind::File { .. } | Kind::Source { .. } => {
+            BodyKind::Bytes(_) | BodyKind::File { .. } | BodyKind::Source { .. } => {
                 let Some(permit) = self.permit() else { return Err(kind) };
                 let packing = Packing {
                     source: Body::of(kind),
@@ -197,12 +197,12 @@ impl Gzip {
                     ended: false,
                     _permit: permit,
                 };
-                Ok(Kind::Source { source: Box::new(packing), left: None })
+                Ok(BodyKind::Source { source: Box::new(packing), left: None })
             }
-            Kind::Detached(write) => {
-                let Some(permit) = self.permit() else { return Err(Kind::Detached(write)) };
+            BodyKind::Detached(write) => {
+                let Some(permit) = self.permit() else { return Err(BodyKind::Detached(write)) };
                 let level = self.level;
-                Ok(Kind::Detached(Box::new(move |out| {
+                Ok(BodyKind::Detached(Box::new(move |out| {
                     let _permit = permit;
                     let mut encoder = GzEncoder::new(out, level);
                     write(&mut AtOnce(&mut encoder))?;
@@ -226,7 +226,7 @@ impl Gzip {
         }
         let mut kind = body.into_kind();
         // What is in memory may gain nothing, which HEAD tells as GET does.
-        if !head_only || matches!(&kind, Kind::Bytes(bytes) if bytes.len() <= AT_ONCE_BYTES) {
+        if !head_only || matches!(&kind, BodyKind::Bytes(bytes) if bytes.len() <= AT_ONCE_BYTES) {
             kind = match self.compress(kind) {
                 Ok(kind) => kind,
                 Err(kind) => return (Form::Plain, Body::of(kind)),
@@ -234,7 +234,7 @@ impl Gzip {
         }
         if head_only {
             // Nobody sees it, and so its length is left open.
-            kind = Kind::Source { source: Box::new(io::empty()), left: None };
+            kind = BodyKind::Source { source: Box::new(io::empty()), left: None };
         }
         headers.insert(CONTENT_ENCODING, GZIP);
         headers.remove(CONTENT_LENGTH);
@@ -516,10 +516,11 @@ mod tests {
         let asked = Arc::new(AtomicUsize::new(0));
         let pieces = vec![b"one ".to_vec(), b"two ".to_vec(), vec![b'3'; 1000]];
         let source = Pieces(pieces, Arc::clone(&asked));
-        let mut packing = match Gzip::new().compress(Kind::Source { source: Box::new(source), left: None }) {
-            Ok(Kind::Source { source, left: None }) => source,
-            _ => panic!("no source"),
-        };
+        let mut packing =
+            match Gzip::new().compress(BodyKind::Source { source: Box::new(source), left: None }) {
+                Ok(BodyKind::Source { source, left: None }) => source,
+                _ => panic!("no source"),
+            };
         let (mut packed, mut piece) = (Vec::new(), [0; 4096]);
         for (n, so_far) in [(1, "one "), (2, "one two ")] {
             let len = packing.read(&mut piece).unwrap();
@@ -594,7 +595,7 @@ mod tests {
         .wrap(Gzip::new().event_streams(true));
         let response = ask(&handler, "GET /", &[ACCEPTS]);
         assert_eq!(field(&response, "content-encoding"), "gzip");
-        let Kind::Detached(write) = response.into_body().into_kind() else { panic!("no stream") };
+        let BodyKind::Detached(write) = response.into_body().into_kind() else { panic!("no stream") };
         let mut packed = Vec::new();
         write(&mut packed).unwrap();
         assert_eq!(unpacked(&packed), "one two");
