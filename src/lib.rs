@@ -17,10 +17,10 @@
 //! }
 //! ```
 //!
-//! A handler takes a [`Request`] (the one of the crate `http`, with a [`Body`]) and returns whatever is
-//! [`IntoResponse`]: text, bytes, a status, a status with fields and a body, a [`Response`]. It runs on one
-//! of the [workers](Server::workers), 32 by default, and may block there: the request has arrived in whole, and
-//! the response waits for a slow client without a thread. [`Server::serve`] returns when the process should exit.
+//! A handler takes a [`Request`] (that of the crate [`http`], which is exported here, with a [`Body`]) and returns any type
+//! that implements [`IntoResponse`]: a string, bytes, a status, a status with fields and a body, a [`Response`]. It runs on one
+//! of the [workers](Server::workers), 32 by default, and may block there. It runs once the whole request has arrived, and no
+//! thread is held while a slow client reads the response. [`Server::serve`] returns when the process should exit.
 //!
 //! # Routes
 //!
@@ -42,15 +42,15 @@
 //!     .nest("/api", Router::new().get("/version", |_: Request| "1\n"))
 //!     .fallback(|_: Request| (StatusCode::NOT_FOUND, "nothing here\n"));
 //!
-//! let mut response = router.call(http::Request::get("/users/7").body(Body::empty()).unwrap());
+//! let mut response = router.call(heirloom::http::Request::get("/users/7").body(Body::empty()).unwrap());
 //! assert_eq!(response.body_mut().read_text().unwrap(), "user 7\n");
-//! let response = router.call(http::Request::delete("/notes").body(Body::empty()).unwrap());
+//! let response = router.call(heirloom::http::Request::delete("/notes").body(Body::empty()).unwrap());
 //! assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
 //! ```
 //!
-//! A [`Router`] is a handler itself. It answers other methods by 405, OPTIONS by the methods there are, and
-//! HEAD by the handler of GET. Two ambiguous routes are an error of [`Server::serve`] that names
-//! both. What else can be asked of a request is in [`RequestExt`]; [`limited`] gives a route limits of its own.
+//! A [`Router`] is a handler itself. It answers other methods with 405, OPTIONS with the list of methods, and HEAD with the
+//! handler of GET. Two ambiguous routes are an error of [`Server::serve`] that names both. [`RequestExt`] has the other
+//! methods of a request; [`limited`] sets limits for one route.
 //!
 //! # State
 //!
@@ -72,12 +72,12 @@
 //!
 //! let app = Arc::new(App::default());
 //! let router = Router::new().post("/names", with_state(&app, add));
-//! let mut response = router.call(http::Request::post("/names").body("Ada".into()).unwrap());
+//! let mut response = router.call(heirloom::http::Request::post("/names").body("Ada".into()).unwrap());
 //! assert_eq!(response.body_mut().read_text().unwrap(), "1\n");
 //! ```
 //!
-//! State is what handlers capture, in an [`Arc`](std::sync::Arc), and is seen by all workers at once. What each worker
-//! should have for itself, such as a database connection, is a [`PerWorker`]. At a handover
+//! Handlers capture their state in an [`Arc`](std::sync::Arc), and all workers use it at once. A value that each worker
+//! needs for itself, such as a database connection, is a [`PerWorker`]. At a handover
 //! memory is not shared: see [the lifecycle](#the-lifecycle).
 //!
 //! # JSON
@@ -106,7 +106,7 @@
 //!
 //! let router = Router::new().post("/orders", order);
 //! let asked = |body: &'static str| {
-//!     let request = http::Request::post("/orders").header("content-type", "application/json");
+//!     let request = heirloom::http::Request::post("/orders").header("content-type", "application/json");
 //!     router.call(request.body(body.into()).unwrap()).body_mut().read_text().unwrap()
 //! };
 //! assert_eq!(asked(r#"{"item": "tea", "pieces": 2}"#), r#"{"text":"2 of tea"}"#);
@@ -116,15 +116,15 @@
 //! # fn main() {}
 //! ```
 //!
-//! A feature: `json`. Queries and forms are read likewise, `req.query()?` and `req.form()?` (feature `form`),
+//! This needs the feature `json`. Queries and forms are read in the same way, `req.query()?` and `req.form()?` (feature `form`),
 //! cookies by `req.cookie(name)` (feature `cookies`). Forms with files are explained in
 //! `docs/streaming.md`.
 //!
 //! # Errors
 //!
-//! A handler may return a [`Result`] of two things that are [`IntoResponse`], so `?` works with every error type that
-//! says what its response is. [`std::io::Error`] and boxed errors are a bare 500, and the log has the text;
-//! those that say that the request's body can't be read are a 400, 408 or 413. A type of your own decides for itself:
+//! A handler may return a [`Result`] of two types that implement [`IntoResponse`], so `?` works with every error type that
+//! does. [`std::io::Error`] and boxed errors become a bare 500, and are logged; an error that the request's body can't be
+//! read becomes a 400, 408 or 413. Your own type decides what its response is:
 //!
 //! ```
 //! use heirloom::prelude::*;
@@ -155,14 +155,13 @@
 //! }
 //!
 //! let router = Router::new().get("/pictures/{id}", picture);
-//! let status = |path| router.call(http::Request::get(path).body(Body::empty()).unwrap()).status();
+//! let status = |path| router.call(heirloom::http::Request::get(path).body(Body::empty()).unwrap()).status();
 //! assert_eq!(status("/pictures/ada"), StatusCode::NOT_FOUND);
 //! assert_eq!(status("/pictures/7"), StatusCode::INTERNAL_SERVER_ERROR);
 //! ```
 //!
-//! Clients that are programs read `application/problem+json` (RFC 9457) more easily: that is what `Problem` is
-//! (feature `json`), which takes a type of your own by a `From` that you write. A handler that panics is a
-//! 500, and its worker lives.
+//! For clients that are programs there is `Problem` (feature `json`), an `application/problem+json` response (RFC 9457); write
+//! a `From` to convert your own error type to it. If a handler panics, the client gets a 500 and the worker continues.
 //!
 //! # Wrapping
 //!
@@ -184,13 +183,13 @@
 //!     .wrap(guarded)
 //!     .wrap(RequestIds::new())
 //!     .wrap(AccessLog::new());
-//! let response = handler.call(http::Request::get("/").body(Body::empty()).unwrap());
+//! let response = handler.call(heirloom::http::Request::get("/").body(Body::empty()).unwrap());
 //! assert_eq!(response.status(), StatusCode::FORBIDDEN);
 //! ```
 //!
-//! [`Handler::wrap`] puts something around a handler that sees each request and each response, refusals and
-//! panics included. [`mod@wrap`] has access log, request ids, passwords, CORS, timing and gzip. Logs are
-//! written through the crate `log`: a program chooses where they go.
+//! [`Handler::wrap`] puts a wrapper (middleware) around a handler, which sees each request and each response, including those
+//! of refusals and panics. [`mod@wrap`] has an access log, request ids, passwords, CORS, timing and gzip. Logs are written
+//! through the crate `log`: the program chooses a logger.
 //!
 //! # Files and streams
 //!
@@ -198,12 +197,12 @@
 //! use heirloom::prelude::*;
 //! use std::io::Read;
 //!
-//! /// Of any length, in pieces; each is read when the client has received the last one.
+//! /// A long response, sent in pieces; each is read when the client has received the last one.
 //! fn noise(_: Request) -> std::io::Result<Body> {
 //!     Ok(Body::from_sized_reader(std::fs::File::open("/dev/zero")?.take(1 << 20), 1 << 20))
 //! }
 //!
-//! /// Written by a thread of its own, until the process is about to end or the client has gone.
+//! /// Written on a dedicated thread, until the process drains or the client has disconnected.
 //! fn ticks(req: Request) -> Body {
 //!     let (drain, client) = (req.drain(), req.client_watch());
 //!     Body::writer(move |out| {
@@ -215,13 +214,13 @@
 //! }
 //!
 //! let router = Router::new().get("/noise", noise).get("/ticks", ticks);
-//! let mut response = router.call(http::Request::get("/noise").body(Body::empty()).unwrap());
+//! let mut response = router.call(heirloom::http::Request::get("/noise").body(Body::empty()).unwrap());
 //! assert_eq!(response.body_mut().read_bytes().unwrap().len(), 1 << 20);
 //! ```
 //!
-//! Directories and files are served by `ServeDir` and `ServeFile` (feature `files`), events for browsers by
-//! [`sse::response`], other protocols by [`Body::upgrade`], of which `WebSocket` is one (feature `websocket`). A
-//! route that reads the request body while it arrives is wrapped in [`streaming`].
+//! `ServeDir` and `ServeFile` (feature `files`) serve directories and files, [`sse::response`] sends events to browsers,
+//! `WebSocket` (feature `websocket`) speaks RFC 6455, and [`Body::upgrade`] other protocols. A handler that reads the request
+//! body while it arrives is wrapped in [`streaming`].
 //!
 //! # The lifecycle
 //!
@@ -259,8 +258,8 @@
 //! }
 //! ```
 //!
-//! A handler that lasts asks [`RequestExt::is_draining`] and [`RequestExt::is_client_gone`]. The same lifecycle for
-//! a protocol that is not HTTP is [`stream::StreamServer`].
+//! A long handler checks [`RequestExt::is_draining`] and [`RequestExt::is_client_gone`]. [`stream::StreamServer`] has the same
+//! lifecycle for other protocols.
 //!
 //! # Testing
 //!
@@ -300,7 +299,7 @@
 //!
 //! Replace the file of the program (by a rename, not by writing into it), then `kill -HUP $(cat /run/app/app.pid)`:
 //! the log shows each step, and the pid file names the serving process. The admin listener has `/healthz`, `/readyz`,
-//! `/metrics` and `/status`, on a worker of its own. [`Limits`] and [`Timeouts`] have defaults for the open Internet.
+//! `/metrics` and `/status`, on a dedicated worker. [`Limits`] and [`Timeouts`] have defaults for the open Internet.
 //! Pages for operators are beside the sources: `docs/signals.md`, `docs/handover.md`, `docs/log.md` (every line of the
 //! log) and `docs/configuration.md`; `docs/migration.md` is for users of tiny_http, rouille, net/http, endless, grace and
 //! tableflip.
@@ -373,7 +372,7 @@ pub use net::tls;
 pub use process::config::ProcessConfig;
 pub use server::Server;
 pub use server::handle::Handle;
-pub use server::launch::Running;
+pub use server::launch::RunningServer;
 pub use server::listen_config::Listen;
 #[cfg(feature = "tiny_http")]
 pub use server::tiny_http::TinyHttp;
@@ -390,29 +389,29 @@ pub use web::handler::{
 };
 pub use web::per_worker::PerWorker;
 pub use web::request::RequestExt;
-pub use web::response::{Ended, Html, IntoResponse, Redirect, ResponseExt};
+pub use web::response::{Html, IntoResponse, Redirect, ResponseEnd, ResponseExt};
 pub use web::router::Router;
 #[cfg(feature = "websocket")]
 pub use web::websocket;
 pub use web::{sse, upgrade, wrap};
 
-/// The routes of [`Server::admin`], for a router of the program's own.
+/// The routes of the admin listener, for use in another router.
 pub mod admin {
     pub use crate::server::admin::routes;
 }
 
-/// What a program sees of a handover: what it inherits, and the state that passes from one generation to the next.
+/// For programs that pass files or state from one generation to the next.
 pub mod handover {
     pub use crate::process::handover::inherit::{inherited_fd, init};
     pub use crate::process::hooks::HandoverState;
 }
 
-/// Signals and what they mean: for [`ProcessConfig::signals`] and hooks of signals.
+/// Signals and their actions, for [`ProcessConfig::signals`] and [`ProcessConfig::on_signal`].
 pub mod signals {
     pub use crate::process::signals::{Signal, SignalAction, Signals};
 }
 
-/// The lifecycle without HTTP: connections as blocking streams for a protocol of the program's own.
+/// The lifecycle without HTTP: connections as blocking streams, for other protocols.
 pub mod stream {
     pub use crate::server::stream_server::{Connection, Incoming, StreamServer, Wake};
 }

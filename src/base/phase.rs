@@ -112,7 +112,7 @@ impl PhaseWatch {
     }
 }
 
-/// Why a wait ended: of [`Drain::wait`], or of an event stream or an upgraded connection.
+/// Why a wait ended: the result of [`Drain::wait`], and of the `wait` of an event stream or an upgraded connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Waited {
@@ -131,7 +131,7 @@ impl Waited {
     }
 }
 
-/// Tells whether the process drains: [`RequestExt::is_draining`](crate::RequestExt::is_draining) for code that outlives
+/// Reports whether the process drains: [`RequestExt::is_draining`](crate::RequestExt::is_draining) for code that outlives
 /// the request. Clones are cheap and report the same.
 ///
 /// ```

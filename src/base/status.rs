@@ -159,7 +159,7 @@ pub struct Stats {
     pub workers_replaced: u64,
     /// Connections passed on to the next generation, at each handover.
     pub handed_over: u64,
-    /// Requests started and not finished.
+    /// Requests in flight: started and not finished.
     pub in_flight: u64,
     /// Connections that wait for a worker now.
     pub queued: u64,

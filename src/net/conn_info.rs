@@ -1,9 +1,9 @@
-//! Where a request comes from: what its connection and its process tell a handler.
+//! Where a request comes from: what a handler can learn about its connection and its process.
 //!
-//! A connection's socket is behind an `Arc`, and its requests have a `Weak`. So a handler on any thread can ask whether the
-//! client has gone, and which client it is, by one system call, and keeps no connection open. This costs one small
-//! allocation for each connection. The descriptor's number might be another connection's by the time of the question, and
-//! a second descriptor would be one more for each connection.
+//! A connection's socket is behind an `Arc`, and its requests have a `Weak`. So a handler on any thread can find out by one
+//! system call whether the client has disconnected, and which client it is, without keeping the connection open. This costs
+//! one small allocation for each connection. The alternatives are worse: the number of the descriptor might belong to
+//! another connection by then, and a duplicate would be one more descriptor for each connection.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -106,17 +106,16 @@ impl Socket {
 
 /// The process that connected to a unix socket, by the kernel's record (`SO_PEERCRED`).
 ///
-/// They are those of the process that called `connect`, at that time. It may have passed the socket
-/// on since, or have ended, and its pid be another's by now: what a client may do is to be decided by
-/// `uid` and `gid`.
+/// The values describe the process that called `connect`, at that time. Since then it may have passed the socket on or have
+/// ended, and its pid may belong to another process: decide by `uid` and `gid` what a client may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerCredentials {
-    /// None if it is in a pid namespace that can't be seen from here.
+    /// The process. None if it is in a pid namespace that this process can't see.
     pub pid: Option<u32>,
-    /// Its effective user. One that this user namespace has no number for is 65534.
+    /// Its effective user; 65534 if this user namespace has no number for it.
     pub uid: u32,
-    /// Its effective group, likewise.
+    /// Its effective group; 65534 if this user namespace has no number for it.
     pub gid: u32,
 }
 
@@ -131,14 +130,14 @@ impl PeerCredentials {
     }
 }
 
-/// [`RequestExt::is_client_gone`](crate::RequestExt::is_client_gone) to take along where the request does
-/// not go. Clones are cheap and tell the same.
+/// Reports whether the client has disconnected: [`RequestExt::is_client_gone`](crate::RequestExt::is_client_gone) for code
+/// that outlives the request. Clones are cheap and report the same.
 ///
 /// ```
 /// use heirloom::prelude::*;
 /// use std::io::Read;
 ///
-/// /// A long computation, given up when nobody waits for it any more.
+/// /// A long computation, which stops when the client has disconnected.
 /// fn primes(req: Request) -> Body {
 ///     let client = req.client_watch();
 ///     let primes = (2..u64::MAX).filter(|n| (2..*n).all(|d| n % d > 0));
@@ -154,9 +153,9 @@ impl ClientWatch {
         ClientWatch(conn_info)
     }
 
-    /// Whether the client has ended the connection, see
-    /// [`RequestExt::is_client_gone`](crate::RequestExt::is_client_gone), or the server has, because all was
-    /// said, or because the connection went on to another process.
+    /// Whether the connection has ended: the client has closed it (see
+    /// [`RequestExt::is_client_gone`](crate::RequestExt::is_client_gone)), or the server has, because the response is
+    /// complete or the connection has moved to another process.
     pub fn is_gone(&self) -> bool {
         self.0.as_ref().is_some_and(|conn_info| conn_info.is_client_gone())
     }

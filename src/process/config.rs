@@ -144,14 +144,14 @@ impl ProcessConfig {
         self
     }
 
-    /// Hands over what only one generation may have: a lock, a single-writer store, a consumer's place.
+    /// Hands over a resource that only one generation may hold: a lock, a single-writer store, a consumer's position.
     ///
-    /// `release` gives it up when a successor is prepared, before that serves. It returns `()` or a
+    /// `release` releases it when a successor is prepared, before the successor serves. It returns `()` or a
     /// [`HandoverState`], which the successor's `acquire` gets. If it returns an error,
     /// or takes longer than [`Timeouts::ready`](crate::Timeouts::ready), there is no handover. This process continues
     /// to serve the connections it has.
     ///
-    /// `acquire` takes it, before anything is accepted: in a first generation when it starts, in a successor after its
+    /// `acquire` acquires it, before anything is accepted: in a first generation when it starts, in a successor after its
     /// predecessor's `release`, and again in that predecessor, with the state that it had released, if the handover
     /// fails. The state is empty in a first generation and after a crash. An error ends this generation: its
     /// predecessor continues to serve. After a crash the resource may be held for another moment: wait for it in

@@ -97,7 +97,7 @@ pub enum SignalAction {
 ///     .process(
 ///         ProcessConfig::new()
 ///             .signals(Signals::nginx().with(Signal::Term, SignalAction::Stop))
-///             .on_signal(Signal::Usr1, || log::info!("time to reopen the log files")),
+///             .on_signal(Signal::Usr1, || eprintln!("time to reopen the log files")),
 ///     )
 ///     .serve()
 /// # }
@@ -131,7 +131,7 @@ impl Signals {
 
     /// The same with another action for one signal. If no signal stops it, a server ends only by SIGKILL.
     #[must_use]
-    pub fn with(mut self, signal: Signal, meaning: SignalAction) -> Signals {
+    pub fn with(mut self, signal: Signal, action: SignalAction) -> Signals {
         self.meanings[signal as usize] = Some(meaning);
         self
     }

@@ -1,5 +1,5 @@
-//! What an operator and a load balancer ask, on a listener and a worker of its own: it answers while
-//! every other worker is in a handler.
+//! Health, readiness, metrics and status, for operators and load balancers. The admin listener has its own worker, so it
+//! answers while every other worker is in a handler.
 
 use std::fmt::Write;
 
@@ -11,9 +11,8 @@ use crate::web::response::{Html, IntoResponse, ResponseExt};
 use crate::web::router::Router;
 use crate::{Request, Response};
 
-/// What [`Server::admin`](crate::Server::admin) serves, to be put among other routes: `/healthz`,
-/// `/readyz` (503 while the process is about to stop), `/metrics` in Prometheus' text format, and
-/// `/status` for people.
+/// The routes that [`Server::admin`](crate::Server::admin) serves, for use in another router: `/healthz`, `/readyz` (503
+/// while the process is about to stop), `/metrics` in the text format of Prometheus, and `/status` for people.
 ///
 /// ```
 /// use heirloom::prelude::*;

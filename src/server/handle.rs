@@ -1,4 +1,5 @@
-//! All that signals can do, for programs that own their signals, and what a server can tell.
+//! The handle of a server: does what signals do, for programs that handle signals themselves, and reports phase and
+//! statistics.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,9 +13,20 @@ use crate::process::control::Inbox;
 use crate::process::state::Event;
 use crate::server::assembly::Files;
 
-/// Steers a server and looks at it, from any thread. Clones are of the same server.
+/// Controls and observes a server from any thread. Clones belong to the same server. A request that is made before the
+/// server serves takes effect when it does.
 ///
-/// What is asked before the server serves is done when it does.
+/// ```
+/// use heirloom::prelude::*;
+///
+/// let server = Server::new(|_: Request| "ok\n").listen("127.0.0.1:0");
+/// let handle = server.handle();
+/// let running = server.spawn().unwrap();
+/// assert!(handle.phase().is_ready());
+/// assert_eq!(handle.stats().requests, 0);
+/// handle.shutdown();
+/// running.stop().unwrap();
+/// ```
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(crate) shared: Arc<HandleState>,
@@ -31,8 +43,8 @@ pub(crate) struct HandleState {
 }
 
 impl Handle {
-    /// A handle of no server yet: [`Server::with_handle`](crate::Server::with_handle) gives it to
-    /// one. For handlers that need it before there is a server.
+    /// A handle without a server: [`Server::with_handle`](crate::Server::with_handle) connects it to one. For handlers that
+    /// need a handle before the server is built.
     pub fn new() -> Handle {
         Handle {
             shared: Arc::new(HandleState {
@@ -56,21 +68,22 @@ impl Handle {
         self.shared.inbox.event(Event::Drain);
     }
 
-    /// Ends now, cutting what is in flight, as a second TERM does.
+    /// Aborts the requests in flight and exits, as a second TERM does. `serve` then returns
+    /// [`ErrorKind::Aborted`](crate::ErrorKind::Aborted) if there were any.
     pub fn abort(&self) {
         self.shared.inbox.event(Event::Abort);
     }
 
     /// Passes an open file, socket or pipe on to the next generation, which gets it from
     /// [`inherited_fd`](crate::handover::inherited_fd) by this name: the same open file, with its position and
-    /// its locks. It is passed at each handover that starts from now on; another one by the same name
-    /// takes its place. A generation that wants the next one to have it passes it on in its turn.
+    /// its locks. It is passed at each handover that starts from now on; another file with the same name replaces it. Each
+    /// generation passes on its own files only: call this again in the next one to keep it.
     pub fn pass_fd(&self, name: impl Into<String>, fd: impl Into<OwnedFd>) {
         let mut files = lock(&self.shared.files);
         files.insert(name.into(), Arc::new(fd.into()));
     }
 
-    /// What the process is doing.
+    /// The phase of the process.
     pub fn phase(&self) -> Phase {
         self.shared.phase.get()
     }
@@ -80,7 +93,7 @@ impl Handle {
         self.shared.phase.wait_draining(timeout)
     }
 
-    /// What the server has done and is doing.
+    /// A snapshot of the server's counters and gauges.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::new(self.shared.generation.load(Ordering::Relaxed), self.phase());
         self.shared.all_counters.add_up(&mut stats);

@@ -163,7 +163,7 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
 }
 
 /// Serves in the background, without signals and without handovers.
-pub(crate) fn spawn<S: Service>(launch: Launch, service: S) -> Result<Running, Error> {
+pub(crate) fn spawn<S: Service>(launch: Launch, service: S) -> Result<RunningServer, Error> {
     let started = start(launch, service, None, 1)?;
     let handle = started.handle.clone();
     let addresses = started.assembly.addresses();
@@ -171,7 +171,7 @@ pub(crate) fn spawn<S: Service>(launch: Launch, service: S) -> Result<Running, E
         .name("heirloom-control".into())
         .spawn(move || started.run(None, None))
         .map_err(Error::system("no thread for the control loop"))?;
-    Ok(Running { handle, addresses, thread: Some(thread) })
+    Ok(RunningServer { handle, addresses, thread: Some(thread) })
 }
 
 /// Starts everything but the control loop.
@@ -362,16 +362,17 @@ impl<P: Portable> Started<P> {
     }
 }
 
-/// A server that runs in the background. Dropping it drains it and waits for its end.
+/// A server that runs in the background, by [`Server::spawn`](crate::Server::spawn). Dropping it drains it and waits for
+/// its end.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningServer {
     handle: Handle,
     addresses: Vec<SocketAddr>,
     thread: Option<JoinHandle<Result<(), Error>>>,
 }
 
-impl Running {
-    /// Controls the server.
+impl RunningServer {
+    /// The handle that controls the server.
     pub fn handle(&self) -> &Handle {
         &self.handle
     }
@@ -381,7 +382,7 @@ impl Running {
         &self.addresses
     }
 
-    /// Drains it and waits for its end.
+    /// Drains the server and waits for its end, at most [`Timeouts::drain`](crate::Timeouts::drain).
     ///
     /// # Errors
     /// As [`Server::serve`](crate::Server::serve).
@@ -399,7 +400,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningServer {
     fn drop(&mut self) {
         if self.thread.is_some() {
             let _ = self.end();

@@ -34,8 +34,8 @@ pub struct Listen {
 
 impl Listen {
     /// A listener at `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`. Port 0 takes a free one, which later
-    /// generations keep. The text is the listener's name at a handover: a successor that asks for the same
-    /// text, or for the same address in another spelling, inherits the socket, whatever its other settings.
+    /// generations keep. The string is the listener's name at a handover: a successor that is configured with the same
+    /// string, or with the same address in another spelling, inherits the socket, whatever its other settings.
     ///
     /// `[::]:PORT` accepts IPv4 clients too, unless there is a listener at `0.0.0.0:PORT`. Other addresses that overlap are
     /// an error at startup.
@@ -50,11 +50,11 @@ impl Listen {
         self
     }
 
-    /// Workers for this listener alone, beside those of [`Server::workers`](crate::Server::workers):
-    /// neither waits for the other's handlers. Their threads are called `worker-0:8002`, `worker-1:8002` and
-    /// so on, by the port, or by the file name of a unix socket. Default: the server's workers.
+    /// The number of workers for this listener alone, in addition to those of [`Server::workers`](crate::Server::workers):
+    /// neither waits for the other's handlers. Their threads are named `worker-0:8002`, `worker-1:8002` and so on, by the
+    /// port, or by the file name of a unix socket. Default: the listener shares the server's workers.
     ///
-    /// They have values of [`Server::per_worker`](crate::Server::per_worker), as all workers. If each listener has its own
+    /// They have values of [`Server::per_worker`](crate::Server::per_worker), like all workers. If each listener has its own
     /// workers, the server's are not started.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Listen {
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whose_a_worker_is() {
+    fn suffixes_of_worker_names() {
         for (name, mark) in [
             ("127.0.0.1:8002", ":8002"),
             ("[::1]:8002", ":8002"),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_meant() {
+    fn invalid_settings() {
         let said = |listen: Listen| listen.check().unwrap_err().to_string();
         assert_eq!(
             said(Listen::new("a:1").workers(0)),

@@ -25,7 +25,7 @@ use crate::net::scheduler::pool::{Init, PoolConfig};
 use crate::process::config::ProcessConfig;
 use crate::server::handle::Handle;
 use crate::server::http_workers::{Budgets, HttpWorkers};
-use crate::server::launch::{Context, Launch, Plan, PoolPlan, Running, Service, ServiceParts};
+use crate::server::launch::{Context, Launch, Plan, PoolPlan, RunningServer, Service, ServiceParts};
 use crate::server::listen_config::Listen;
 use crate::web::handler::{Handler, verify};
 use crate::web::per_worker::PerWorker;
@@ -88,7 +88,7 @@ impl Server {
     /// # }
     /// ```
     ///
-    /// The text is the listener's name at a handover: a successor that is configured with the same text, or with the
+    /// The string is the listener's name at a handover: a successor that is configured with the same string, or with the
     /// same address in another spelling, inherits the socket.
     #[must_use]
     pub fn listen(mut self, listen: impl Into<Listen>) -> Server {
@@ -96,8 +96,9 @@ impl Server {
         self
     }
 
-    /// Adds a listener for operators, with `/healthz`, `/readyz`, `/metrics` and `/status`, and a
-    /// worker of its own: it answers while all others are in handlers.
+    /// Adds a listener for operators, with `/healthz`, `/readyz`, `/metrics` and `/status` (see
+    /// [`admin::routes`](crate::admin::routes)). It has a dedicated worker, which answers while all others are in handlers.
+    /// `name` is an address as for [`listen`](Server::listen). Default: none.
     #[must_use]
     pub fn admin(mut self, name: impl Into<String>) -> Server {
         self.admin.push(name.into());
@@ -135,19 +136,19 @@ impl Server {
     /// The directory for request bodies that are too long for memory, in unlinked files. Default: `$TMPDIR`, or /tmp. On a
     /// tmpfs they are in memory nevertheless.
     #[must_use]
-    pub fn temp_dir(mut self, folder: impl Into<PathBuf>) -> Server {
-        self.temp_dir = Some(folder.into());
+    pub fn temp_dir(mut self, directory: impl Into<PathBuf>) -> Server {
+        self.temp_dir = Some(directory.into());
         self
     }
 
-    /// Sizes and counts that bound the server.
+    /// Sizes and counts that bound the server. Default: those of [`Limits::new`], which suit the open Internet.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Server {
         self.launch.limits = limits;
         self
     }
 
-    /// Durations that bound the server.
+    /// Durations that bound the server. Default: those of [`Timeouts::new`], which suit the open Internet.
     #[must_use]
     pub fn timeouts(mut self, timeouts: Timeouts) -> Server {
         self.launch.timeouts = timeouts;
@@ -168,7 +169,7 @@ impl Server {
         self
     }
 
-    /// Controls the server from other threads, before and while it serves.
+    /// A handle that controls the server from other threads, before and while it serves.
     pub fn handle(&self) -> Handle {
         self.launch.handle.clone()
     }
@@ -204,7 +205,7 @@ impl Server {
     ///
     /// # Errors
     /// When it can't start.
-    pub fn spawn(mut self) -> Result<Running, Error> {
+    pub fn spawn(mut self) -> Result<RunningServer, Error> {
         launch::spawn(std::mem::take(&mut self.launch), self)
     }
 }

@@ -33,7 +33,7 @@ use crate::net::stream::{Peek, Stream};
 use crate::process::config::ProcessConfig;
 use crate::server::assembly::Workers;
 use crate::server::handle::Handle;
-use crate::server::launch::{self, Context, Launch, Plan, Running, Service, ServiceParts};
+use crate::server::launch::{self, Context, Launch, Plan, RunningServer, Service, ServiceParts};
 
 /// How long a service may take to end before signals have their default action again.
 const TIDIES: Duration = Duration::from_millis(500);
@@ -53,7 +53,7 @@ const TIDIES: Duration = Duration::from_millis(500);
 /// fn main() -> Result<(), heirloom::Error> {
 ///     StreamServer::new().listen("127.0.0.1:7001").serve(|incoming| {
 ///         for connection in incoming {
-///             // A thread that can't be had closes this connection, and only this one.
+///             // If there is no thread for it, this connection is closed, and no other.
 ///             let _ = thread::Builder::new().spawn(move || talk(connection));
 ///         }
 ///     })
@@ -74,8 +74,8 @@ const TIDIES: Duration = Duration::from_millis(500);
 /// }
 /// ```
 ///
-/// Of [`Limits`] the numbers of connections apply, and of [`Timeouts`] those that do not
-/// concern requests: `idle` and `idle_grace` for parked connections, `queue_wait` for those that no thread takes.
+/// Of [`Limits`], the numbers of connections apply; of [`Timeouts`], those that do not concern requests: `idle` and
+/// `idle_grace` for parked connections, `queue_wait` for connections that no thread takes.
 pub struct StreamServer {
     listen: Vec<String>,
     busy: Vec<u8>,
@@ -92,8 +92,8 @@ impl StreamServer {
     }
 
     /// Adds a listener: `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`. Port 0 takes a free one, which
-    /// later generations keep. The text is the listener's name at a handover: a successor that asks
-    /// for the same text, or for the same address in another spelling, inherits the socket.
+    /// later generations keep. The string is the listener's name at a handover: a successor that is configured with the
+    /// same string, or with the same address in another spelling, inherits the socket.
     #[must_use]
     pub fn listen(mut self, name: impl Into<String>) -> StreamServer {
         self.listen.push(name.into());
@@ -123,7 +123,7 @@ impl StreamServer {
         self
     }
 
-    /// How the process starts, in_use over and ends, with the program's own hooks.
+    /// How the process starts, hands over and ends, with the program's own hooks.
     #[must_use]
     pub fn process(mut self, process: ProcessConfig) -> StreamServer {
         self.launch.process = process;
@@ -158,7 +158,7 @@ impl StreamServer {
     ///
     /// # Errors
     /// When it can't start.
-    pub fn spawn(mut self, work: impl FnOnce(Incoming) + Send + 'static) -> Result<Running, Error> {
+    pub fn spawn(mut self, work: impl FnOnce(Incoming) + Send + 'static) -> Result<RunningServer, Error> {
         self.work = Some(Box::new(work));
         launch::spawn(std::mem::take(&mut self.launch), self)
     }
@@ -233,10 +233,10 @@ impl Service for StreamServer {
     }
 }
 
-/// The protocol is not known here.
+/// The server does not know the protocol.
 #[derive(Debug, Default)]
 pub(crate) struct StreamProgress {
-    /// The acceptor hears of its events.
+    /// The acceptor receives its events.
     watched: bool,
 }
 
@@ -502,7 +502,7 @@ impl Connection {
         self.wake
     }
 
-    /// The other end. None on a unix socket.
+    /// The address of the client. None on a unix socket.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.inner.as_ref()?.conn_info.peer
     }
@@ -512,7 +512,7 @@ impl Connection {
         self.inner.as_ref()?.conn_info.peer_credentials()
     }
 
-    /// The text given to [`StreamServer::listen`] for the listener that it came by.
+    /// The string given to [`StreamServer::listen`] for the listener that accepted it.
     pub fn listener(&self) -> &str {
         self.inner.as_ref().map_or("", |inner| self.dispatch.listener(inner.listener))
     }

@@ -38,21 +38,21 @@ use crate::web::request::RequestExt;
 use crate::web::response::IntoResponse;
 use crate::{Body, Request, Response};
 
-/// The time for the test of a connection.
+/// How long the test of a new connection may take.
 const PROBE: Duration = Duration::from_secs(5);
 /// A response's head.
 const HEAD_BYTES: usize = 64 << 10;
 const HEAD_FIELDS: usize = 128;
 /// Bytes of a response in memory; a longer one is collected in an unlinked file.
 const MEMORY_BYTES: usize = 64 << 10;
-/// Bytes of a response, because an endless one must not fill the disk.
+/// The largest response: an endless one must not fill the disk.
 const RESPONSE_BYTES: u64 = 4 << 30;
 const PIECE: usize = 64 << 10;
-/// The client's address, for a server that sees none.
+/// The field with the client's address, because tiny_http sees a unix socket.
 const PEER: &str = "heirloom-peer";
 
-/// Of one connection, not of the request (RFC 9110 §7.6.1); and framing, which is made anew. The client has its
-/// 100 already.
+/// Fields that belong to the connection and not to the request (RFC 9110 §7.6.1), and framing, which is decided anew. The
+/// client has already received its 100.
 const HOP_BY_HOP: [&str; 10] = [
     "connection",
     "content-length",
@@ -76,17 +76,17 @@ const HOP_BY_HOP: [&str; 10] = [
 ///     let text = format!("you asked for {}\n", request.url());
 ///     let _ = request.respond(tiny_http::Response::from_string(text));
 /// });
-/// let mut response = handler.call(http::Request::get("/x").body(Body::empty()).unwrap());
+/// let mut response = handler.call(heirloom::http::Request::get("/x").body(Body::empty()).unwrap());
 /// assert_eq!(response.body_mut().read_text().unwrap(), "you asked for /x\n");
 /// ```
 ///
-/// It runs on a thread of its own for each worker, may block, and answers by `respond`. A request
-/// that is dropped, or whose handler panics, is answered 500, as by tiny_http itself. The request
-/// body is complete when the handler runs, unless the route is [`streaming`](crate::streaming); a
-/// response is collected, in memory or in a file without a name, and then the client takes its time.
+/// It runs on a dedicated thread for each worker, may block, and answers by `respond`. A request that is dropped, or whose
+/// handler panics, gets a 500, as with tiny_http itself. The request body is complete when the handler runs, unless the
+/// route is [`streaming`](crate::streaming). A response is collected in memory or in an unlinked temporary file before it
+/// is sent, so a slow client does not hold the handler.
 ///
-/// What does not carry over: `upgrade`, `into_writer` with anything but one whole response,
-/// responses without an end, and `remote_addr`, which is None: see [`TinyHttp::peer_addr`].
+/// Not supported: `upgrade`, `into_writer` with anything except one complete response, responses above 4 GiB
+/// (502), and `remote_addr`, which is None: use [`TinyHttp::peer_addr`].
 #[derive(Debug)]
 pub struct TinyHttp {
     handler: UserHandler,
@@ -105,14 +105,14 @@ impl fmt::Debug for UserHandler {
 }
 
 impl TinyHttp {
-    /// A handler of heirloom's out of one of tiny_http's. The server behind it is started by the
-    /// first request, or when a [`Server`](crate::Server) starts.
+    /// Makes a handler of heirloom from a handler of tiny_http. The `tiny_http::Server` behind it is started when a
+    /// [`Server`](crate::Server) starts, or by the first request.
     pub fn new(handler: impl Fn(::tiny_http::Request) + Send + Sync + 'static) -> TinyHttp {
         TinyHttp { handler: UserHandler(Arc::new(handler)), idle: Mutex::default(), server: Mutex::default() }
     }
 
-    /// The client of a request, which tiny_http can't know here. None on a unix socket. A field of
-    /// the client's own by that name is not passed on.
+    /// The address of the client, from a header field that the server adds, because tiny_http sees a unix socket. None if
+    /// the client's connection is a unix socket. If a client sends a field of that name, it is removed.
     pub fn peer_addr(request: &::tiny_http::Request) -> Option<SocketAddr> {
         let field =
             request.headers().iter().find(|header| header.field.as_str().as_str().eq_ignore_ascii_case(PEER));
@@ -127,7 +127,7 @@ impl TinyHttp {
         answer.into_response()
     }
 
-    /// One that nobody uses, and that is alive.
+    /// An idle link that still works.
     fn link(&self) -> io::Result<Link> {
         loop {
             let idle = lock(&self.idle).pop();
@@ -178,9 +178,9 @@ impl Routes for TinyHttp {
 
 /// A `tiny_http::Server` that no other process can reach.
 ///
-/// Its socket is bound in a directory of ours and opened by `O_PATH`; then the directory is removed, and connections are made
-/// by `/proc/self/fd`. So no other user reaches it, and nothing is left behind, however the process ends. An abstract
-/// name could be read and connected to by any user of the host.
+/// Its socket is bound in a private directory and opened by `O_PATH`; then the directory is removed, and connections are made
+/// by `/proc/self/fd`. So no other user can connect to it, and nothing is left behind, however the process ends. Any user
+/// of the host could see an abstract name and connect to it.
 struct PrivateServer {
     handler: UserHandler,
     /// A target that no client can know.
@@ -238,7 +238,7 @@ impl PrivateServer {
         Ok(Arc::new(PrivateServer { handler, probe, counts: Mutex::default(), server, socket }))
     }
 
-    /// A link that has answered. Only one is made at a time.
+    /// A new link that has answered a test request. Only one is made at a time.
     fn connect(self: &Arc<PrivateServer>) -> io::Result<Link> {
         let stream = self.socket.connect()?;
         let mut link = Link { stream: Stream::new(stream.into(), true), server: Arc::clone(self) };
@@ -254,7 +254,7 @@ impl PrivateServer {
         }
     }
 
-    /// Counts a link, and starts its thread. The link is there already: dropped, it leaves.
+    /// Counts a link, and starts its thread. The link is counted until it is dropped.
     fn enter(self: &Arc<PrivateServer>) -> io::Result<()> {
         let mut counts = lock(&self.counts);
         counts.links = counts.links.saturating_add(1);
@@ -343,7 +343,7 @@ impl Link {
         }
     }
 
-    /// True if there is more than the socket takes now.
+    /// True if there is more than the socket accepts now.
     fn send(&self, out: &mut ForwardedRequest) -> io::Result<bool> {
         while let Some(bytes) = out.next()? {
             match self.stream.write(bytes) {
@@ -365,11 +365,11 @@ impl Link {
     }
 }
 
-/// A request on its way.
+/// A request while it is sent.
 struct ForwardedRequest {
     bytes: Vec<u8>,
     at: usize,
-    /// What follows, and whether in chunks.
+    /// The body, and whether it is sent in chunks.
     body: Option<Body>,
     chunked: bool,
 }
@@ -379,7 +379,7 @@ impl ForwardedRequest {
         ForwardedRequest { bytes, at: 0, body: None, chunked: false }
     }
 
-    /// In strict form: tiny_http takes a head that is not for something else.
+    /// In strict form, because tiny_http misreads a head that is not.
     fn new(request: Request) -> ForwardedRequest {
         let peer = request.peer_addr();
         let (head, body) = request.into_parts();
@@ -432,7 +432,7 @@ impl ForwardedRequest {
         self.at >= self.bytes.len() && self.body.is_none()
     }
 
-    /// What is to be sent next; None when all is.
+    /// What is to be sent next; None when everything was sent.
     fn next(&mut self) -> io::Result<Option<&[u8]>> {
         if self.at >= self.bytes.len() {
             let Some(body) = &mut self.body else { return Ok(None) };
@@ -454,7 +454,7 @@ impl ForwardedRequest {
     }
 }
 
-/// A response, as far as it has come.
+/// A response, as far as it has been received.
 struct CollectedResponse {
     without_body: bool,
     raw: Vec<u8>,

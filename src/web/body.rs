@@ -19,13 +19,16 @@ use crate::web::upgrade::Upgraded;
 
 /// The body of a request or of a response.
 ///
-/// A request's body is complete when the handler runs, in memory or in an unlinked temporary file,
-/// except on routes that opted into streaming. A response's body is bytes, or a source from which the server pulls a piece
-/// whenever the client has received the last one.
+/// A request's body is complete when the handler runs, in memory or in an unlinked temporary file, except on
+/// [`streaming`](crate::streaming) routes. It is read by [`Read`], [`read_bytes`](Body::read_bytes) or
+/// [`read_text`](Body::read_text). A response's body is bytes, or a source from which the server pulls a piece whenever the
+/// client has received the last one.
 ///
 /// ```
 /// use heirloom::Body;
-/// assert_eq!(Body::from("ok\n").len(), Some(3));
+/// let mut body = Body::from("hello");
+/// assert_eq!(body.len(), Some(5));
+/// assert_eq!(body.read_text().unwrap(), "hello");
 /// assert_eq!(Body::from_reader(std::io::empty()).len(), None);
 /// ```
 pub struct Body {
@@ -107,7 +110,8 @@ impl Body {
         Body::of(BodyKind::Source { source: Box::new(source), left: Some(len) })
     }
 
-    /// The next `len` bytes of `file`.
+    /// The next `len` bytes of `file`, from its position. They are sent by `sendfile` where possible. If the file ends early
+    /// the connection is cut, so that the client notices.
     pub fn from_file(file: File, len: u64) -> Body {
         Body::of(BodyKind::File { file, left: len, share: None, descriptor: None })
     }

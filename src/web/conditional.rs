@@ -29,11 +29,11 @@ use crate::{Request, Response};
 ///     validators.mark("a page that takes long to make\n".into_response())
 /// }
 ///
-/// let first = page(http::Request::get("/").body(Body::empty()).unwrap());
+/// let first = page(heirloom::http::Request::get("/").body(Body::empty()).unwrap());
 /// assert_eq!(first.headers()["etag"], "\"v7\"");
-/// let again = http::Request::get("/").header("if-none-match", "\"v7\"");
+/// let again = heirloom::http::Request::get("/").header("if-none-match", "\"v7\"");
 /// assert_eq!(page(again.body(Body::empty()).unwrap()).status(), StatusCode::NOT_MODIFIED);
-/// let lost_update = http::Request::put("/").header("if-match", "\"v6\"");
+/// let lost_update = heirloom::http::Request::put("/").header("if-match", "\"v6\"");
 /// assert_eq!(page(lost_update.body(Body::empty()).unwrap()).status(), StatusCode::PRECONDITION_FAILED);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,31 +63,31 @@ impl OwnTag {
 }
 
 impl Validators {
-    /// A resource that exists, without further information.
+    /// The validators of a resource that exists, without a tag or a time yet.
     pub fn new() -> Validators {
         Validators::default()
     }
 
-    /// A resource that does not exist: `If-Match` fails, and `If-None-Match: *` holds, by which a
-    /// client makes it only if nobody else has.
+    /// The validators of a resource that does not exist: `If-Match` fails, and `If-None-Match: *` holds, so that a client
+    /// creates it only if no other client has.
     pub fn absent() -> Validators {
         Validators { absent: true, ..Validators::default() }
     }
 
-    /// With a strong entity tag, given without its quotes: another one for each change of a single
-    /// byte. One with a quote, a space or a control character is left out, and logged.
+    /// Sets a strong entity tag, given without its quotes, which must change whenever a byte of the content changes. A tag
+    /// with a quote, a space or a control character is left out, and logged.
     #[must_use]
     pub fn etag(self, opaque: impl Into<String>) -> Validators {
         self.tag(false, opaque.into())
     }
 
-    /// With a weak entity tag, given without its quotes: the same for equivalent representations.
+    /// Sets a weak entity tag, given without its quotes: the same for equivalent representations.
     #[must_use]
     pub fn weak_etag(self, opaque: impl Into<String>) -> Validators {
         self.tag(true, opaque.into())
     }
 
-    /// With the time of the last change, which HTTP sends in whole seconds.
+    /// Sets the time of the last change, which HTTP sends in whole seconds.
     #[must_use]
     pub fn modified(self, time: SystemTime) -> Validators {
         Validators { modified: Some(time), ..self }

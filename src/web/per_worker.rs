@@ -35,13 +35,13 @@ type BoxedError = Box<dyn StdError + Send + Sync>;
 /// }
 /// ```
 ///
-/// Values that [`Server::per_worker`](crate::Server::per_worker) knows are made when the server starts. On
-/// any other thread (of a detached stream, of a test that calls a handler without a server), and by a
-/// worker that takes the place of one that died, a value is made at its first use there.
+/// Values given to [`Server::per_worker`](crate::Server::per_worker) are created when the server starts. On any other thread
+/// (of a detached stream, or of a test that calls a handler without a server), and in a worker that replaces one that died,
+/// a value is created at its first use there.
 ///
-/// A value is dropped when its thread ends: a worker's at the end of the server, which waits 5 s for that and then goes
-/// without (as it does at once where a handler was cut), that of a detached stream with it. When the last clone is gone, values are also dropped as soon as their thread makes another one.
-/// A panic of such a `Drop` goes no further.
+/// A value is dropped when its thread ends. At the end of the server, `serve` waits up to 5 s for workers to drop theirs, and
+/// not at all if a handler was aborted. After the last clone is dropped, a thread also drops its value when it creates
+/// another one. A panic in such a `Drop` is contained.
 pub struct PerWorker<T> {
     factory: Arc<Factory<T>>,
 }
@@ -54,20 +54,20 @@ struct Factory<T> {
 }
 
 impl<T: 'static> PerWorker<T> {
-    /// Values that `make` makes, each on the thread that uses it. Nothing is made yet.
+    /// Values that `make` creates, each on the thread that uses it. Nothing is created yet.
     pub fn new<E: Into<BoxedError>>(make: impl Fn() -> Result<T, E> + Send + Sync + 'static) -> PerWorker<T> {
         let make = Box::new(move || make().map_err(Into::into));
         PerWorker { factory: Arc::new(Factory { token: Arc::default(), make }) }
     }
 
-    /// Gives `work` this thread's value, which is made now if there is none yet.
+    /// Calls `work` with this thread's value, which is created now if there is none yet.
     ///
-    /// When `work` panics, the value may be half changed: it is dropped, the panic goes on (in a handler
-    /// it becomes a 500), and the next use makes another one. `work` may use other `PerWorker`s.
+    /// If `work` panics, the value may be half changed: it is dropped, the panic continues (in a handler it becomes a 500),
+    /// and the next use creates another value. `work` may use other `PerWorker`s.
     ///
     /// # Panics
-    /// When the value can't be made: [`try_with`](Self::try_with) gives that as an error. And when `work`, or
-    /// what makes the value, uses the same `PerWorker` again, of which it has the value already.
+    /// If the value can't be created ([`try_with`](Self::try_with) returns that as an error), and if `work`, or the code that
+    /// creates the value, uses the same `PerWorker` again.
     #[track_caller]
     #[expect(clippy::panic, reason = "as documented")]
     pub fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
@@ -77,14 +77,14 @@ impl<T: 'static> PerWorker<T> {
         }
     }
 
-    /// As [`with`](Self::with), but a value that can't be made is an error. The next use tries again.
+    /// As [`with`](Self::with), but a value that can't be created is an error. The next use tries again.
     ///
     /// # Errors
-    /// What its maker has failed with, boxed, and so to be had back by `downcast`. A boxed error of a
-    /// handler is a 500, and the log has its text.
+    /// The error of the closure given to [`new`](Self::new), boxed; `downcast` returns its type. A handler that passes it on
+    /// responds with a 500, and the log has its text.
     ///
     /// # Panics
-    /// When `work`, or what makes the value, uses the same `PerWorker` again.
+    /// If `work`, or the code that creates the value, uses the same `PerWorker` again.
     #[track_caller]
     pub fn try_with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Result<R, BoxedError> {
         let (claim, kept) = ValueInUse::take::<T>(&self.factory.token)?;
@@ -105,7 +105,7 @@ impl<T: 'static> PerWorker<T> {
         }
     }
 
-    /// Makes this thread's value, before anything asks for it.
+    /// Creates this thread's value before its first use.
     ///
     /// # Errors
     /// When that fails or panics: which thread, what, and why.

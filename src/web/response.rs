@@ -51,7 +51,7 @@ const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream")
 /// }
 ///
 /// let router = Router::new().post("/notes", save);
-/// let mut response = router.call(http::Request::post("/notes").body("a note".into()).unwrap());
+/// let mut response = router.call(heirloom::http::Request::post("/notes").body("a note".into()).unwrap());
 /// assert_eq!(response.status(), StatusCode::CREATED);
 /// assert_eq!(response.headers()["location"], "/notes/1");
 /// assert_eq!(response.body_mut().read_text().unwrap(), "a note");
@@ -369,7 +369,7 @@ pub trait ResponseExt: Sized + sealed::Sealed {
     /// let handler = Router::new().get("/", |_: Request| "hello\n").wrap(counted);
     /// # handler.check().unwrap();
     /// ```
-    fn on_end(self, hook: impl FnOnce(&Ended) + Send + 'static) -> Self;
+    fn on_end(self, hook: impl FnOnce(&ResponseEnd) + Send + 'static) -> Self;
 }
 
 impl ResponseExt for Response {
@@ -403,7 +403,7 @@ impl ResponseExt for Response {
         }
     }
 
-    fn on_end(mut self, hook: impl FnOnce(&Ended) + Send + 'static) -> Response {
+    fn on_end(mut self, hook: impl FnOnce(&ResponseEnd) + Send + 'static) -> Response {
         self.extensions_mut().get_or_insert_default::<OnEnd>().lock().push(Box::new(hook));
         self
     }
@@ -412,7 +412,7 @@ impl ResponseExt for Response {
 /// How a response ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Ended {
+pub struct ResponseEnd {
     /// The status sent to the client; not the handler's if its response could not be sent.
     pub status: StatusCode,
     /// Bytes of the body, without its framing.
@@ -422,7 +422,7 @@ pub struct Ended {
     pub complete: bool,
 }
 
-type Hook = Box<dyn FnOnce(&Ended) + Send>;
+type Hook = Box<dyn FnOnce(&ResponseEnd) + Send>;
 
 /// The hooks for the end of a response, kept in its extensions.
 #[derive(Clone, Default)]

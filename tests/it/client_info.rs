@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use heirloom::prelude::*;
 use heirloom::wrap::AccessLog;
-use heirloom::{ClientWatch, Running, Waited, sse};
+use heirloom::{ClientWatch, RunningServer, Waited, sse};
 
 use crate::support::*;
 
 struct Scene {
-    running: Running,
+    running: RunningServer,
     /// What the handlers have seen, in their order.
     seen: mpsc::Receiver<String>,
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use heirloom::prelude::*;
 use heirloom::sse::{self, Event};
-use heirloom::{Running, Waited};
+use heirloom::{RunningServer, Waited};
 
 use crate::support::*;
 
 struct Scene {
-    running: Running,
+    running: RunningServer,
     /// How what was written ended.
     told: mpsc::Receiver<String>,
 }

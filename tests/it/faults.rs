@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use heirloom::prelude::*;
 use heirloom::upgrade::Upgraded;
-use heirloom::{CloseReason, Running};
+use heirloom::{CloseReason, RunningServer};
 
 use crate::support::*;
 
@@ -251,11 +251,11 @@ fn touchy(request: Request, next: Next<'_>) -> Response {
     next.call(request)
 }
 
-fn serve(handler: impl Handler) -> Running {
+fn serve(handler: impl Handler) -> RunningServer {
     Server::new(handler).listen("127.0.0.1:0").workers(WORKERS).timeouts(quick()).spawn().unwrap()
 }
 
-fn client_of(running: &Running) -> Client {
+fn client_of(running: &RunningServer) -> Client {
     Client::to(running.addresses()[0])
 }
 

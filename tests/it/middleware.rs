@@ -61,7 +61,7 @@ fn what_is_refused_and_what_panics_passes_through_wrappers() {
 }
 
 /// What `routes` answers, each end told.
-fn ends() -> (Fixture, Receiver<Ended>) {
+fn ends() -> (Fixture, Receiver<ResponseEnd>) {
     let (tell, told) = mpsc::channel();
     let wrapper = move |request: Request, next: Next<'_>| {
         let tell = tell.clone();
@@ -181,7 +181,7 @@ fn a_response_that_no_client_is_there_for_is_cut() {
     }
     assert!(complete < ALL, "its client takes none of them");
     client.reset();
-    let ends: Vec<Ended> = std::iter::from_fn(|| told.recv_timeout(PATIENT).ok()).collect();
+    let ends: Vec<ResponseEnd> = std::iter::from_fn(|| told.recv_timeout(PATIENT).ok()).collect();
     assert!(!ends.is_empty() && ends.iter().all(|end| !end.complete && end.bytes < 30_000), "{ends:?}");
 }
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use heirloom::prelude::*;
-use heirloom::{Phase, Running};
+use heirloom::{Phase, RunningServer};
 
 use crate::support::{Client, eventually, spawn};
 
-fn named(name: &'static str) -> Running {
+fn named(name: &'static str) -> RunningServer {
     Server::new(move |_: Request| name).listen("127.0.0.1:0").workers(2).spawn().unwrap()
 }
 

@@ -7,12 +7,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use heirloom::stream::{Connection, StreamServer, Wake};
-use heirloom::{CloseReason, Limits, Phase, Running, Timeouts};
+use heirloom::{CloseReason, Limits, Phase, RunningServer, Timeouts};
 
 use crate::support::{DEADLINE, eventually, spawn};
 
 /// A service whose connections come out here.
-fn give(lifecycle: StreamServer) -> (Running, Receiver<Connection>) {
+fn give(lifecycle: StreamServer) -> (RunningServer, Receiver<Connection>) {
     let (give, take): (Sender<Connection>, _) = channel();
     let running = lifecycle.listen("127.0.0.1:0").spawn(move |incoming| {
         for connection in incoming {
@@ -23,13 +23,13 @@ fn give(lifecycle: StreamServer) -> (Running, Receiver<Connection>) {
     (running.unwrap(), take)
 }
 
-fn connect(running: &Running) -> TcpStream {
+fn connect(running: &RunningServer) -> TcpStream {
     let stream = TcpStream::connect(running.addresses()[0]).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream
 }
 
-fn closes(running: &Running, reason: CloseReason) -> u64 {
+fn closes(running: &RunningServer, reason: CloseReason) -> u64 {
     running.handle().stats().closes.iter().find(|(r, _)| *r == reason).map_or(0, |(_, n)| *n)
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::{Running, TinyHttp};
+use heirloom::{RunningServer, TinyHttp};
 use tiny_http::{Header, Response as TinyResponse, StatusCode as TinyStatus};
 
 use crate::support::{DEADLINE, assert_patterned, eventually, let_pass, patterned, spawn};
@@ -80,7 +80,7 @@ fn handle(mut request: tiny_http::Request) {
     answered.unwrap();
 }
 
-fn serve() -> Running {
+fn serve() -> RunningServer {
     let limits = Limits::new().body_bytes(64 << 20);
     let tiny = Arc::new(TinyHttp::new(handle));
     let router = Router::new().post("/streamed", streaming(tiny.clone())).fallback(tiny);

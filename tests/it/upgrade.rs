@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use heirloom::prelude::*;
 use heirloom::upgrade::Upgraded;
-use heirloom::{Running, Waited};
+use heirloom::{RunningServer, Waited};
 
 use crate::support::*;
 
 struct Scene {
-    running: Running,
+    running: RunningServer,
     told: mpsc::Receiver<String>,
 }
 

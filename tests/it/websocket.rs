@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
-use heirloom::Running;
+use heirloom::RunningServer;
 use heirloom::prelude::*;
 use heirloom::websocket::{Message, WebSocket, WebSocketOptions, WebSocketSender};
 
@@ -21,7 +21,7 @@ const FIN: u8 = 0x80;
 
 /// A server, and what its sockets' threads have to tell.
 struct Scene {
-    running: Running,
+    running: RunningServer,
     told: mpsc::Receiver<String>,
 }
 

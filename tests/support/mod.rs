@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use heirloom::prelude::*;
 use heirloom::upgrade::Upgraded;
-use heirloom::{CloseReason, Running, Stats};
+use heirloom::{CloseReason, RunningServer, Stats};
 use socket2::{Domain, SockRef, Socket, Type};
 
 /// After which something is not slow but broken.
@@ -437,7 +437,7 @@ impl Gate {
 #[derive(Debug)]
 pub(crate) struct Fixture {
     gate: Gate,
-    running: Option<Running>,
+    running: Option<RunningServer>,
 }
 
 impl Fixture {
@@ -456,7 +456,7 @@ impl Fixture {
         Fixture { gate, running: Some(server.spawn().unwrap()) }
     }
 
-    pub(crate) fn running(&self) -> &Running {
+    pub(crate) fn running(&self) -> &RunningServer {
         self.running.as_ref().unwrap()
     }
 
@@ -496,7 +496,7 @@ impl Fixture {
     }
 
     /// The server, to be stopped by who may not open the gate.
-    pub(crate) fn into_running(mut self) -> Running {
+    pub(crate) fn into_running(mut self) -> RunningServer {
         self.gate = Gate::default();
         self.running.take().unwrap()
     }

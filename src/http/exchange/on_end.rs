@@ -11,19 +11,19 @@ use http::{Extensions, StatusCode};
 use super::drop_contained;
 use crate::base::log::error;
 use crate::base::panic::panic_text;
-use crate::web::response::{Ended, OnEnd};
+use crate::web::response::{OnEnd, ResponseEnd};
 
 /// A response on its way. Dropping it reports the end, as incomplete unless `complete` was called.
 pub(super) struct Ending {
     on_end: OnEnd,
-    ended: Ended,
+    ended: ResponseEnd,
 }
 
 impl Ending {
     /// None if there is no hook.
     pub(super) fn of(extensions: &mut Extensions, status: StatusCode) -> Option<Ending> {
         let on_end = extensions.remove::<OnEnd>()?;
-        Some(Ending { on_end, ended: Ended { status, bytes: 0, complete: false } })
+        Some(Ending { on_end, ended: ResponseEnd { status, bytes: 0, complete: false } })
     }
 
     /// The client gets another response instead.

@@ -15,10 +15,10 @@ use crate::base::error::Error;
 use certificates::{Loaded, Spec};
 pub(crate) use session::{Handshake, Session, SessionError};
 
-/// What a TLS listener needs: certificates with their keys, and whose clients may come.
+/// What a TLS listener needs: certificates with their keys, and which clients are accepted.
 ///
-/// Plain data until [`Server::serve`](crate::Server::serve), which reads the files and says what is
-/// wrong with them. TLS 1.2 and 1.3, by `rustls`; the protocol within is HTTP/1.1, and ALPN says so.
+/// It is plain data until [`Server::serve`](crate::Server::serve) reads the files and reports what is wrong with them. TLS
+/// 1.2 and 1.3, by `rustls`. ALPN offers HTTP/1.1 only.
 ///
 /// A clone controls the same listener: [`Tls::reload`] reads the files again. A successor reads them when
 /// it starts, so that a handover also uses new certificates.
@@ -47,41 +47,40 @@ pub struct Tls {
 type Current = Arc<RwLock<Option<Arc<Loaded>>>>;
 
 impl Tls {
-    /// A certificate (PEM, with the chain that leads to its authority behind it) and its private key
-    /// (PEM: PKCS#8, SEC1 or PKCS#1, not encrypted). Both may be in one file. Line ends may be those of any
-    /// system, the two characters `\n`, or missing.
+    /// A certificate (PEM, followed by the chain that leads to its authority) and its private key (PEM: PKCS#8, SEC1 or
+    /// PKCS#1, not encrypted). Both may be in one file. Line endings may be LF, CRLF, CR, the two characters `\n`, or
+    /// missing.
     pub fn from_files(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Tls {
         let none = Spec { pairs: Vec::new(), clients: None };
         Tls { spec: Arc::new(none), current: Arc::default() }.and_files(certificate, key)
     }
 
-    /// A further certificate. A client gets the first whose names contain the one it asks for (SNI) and
-    /// whose kind of key it can check; else the first of all.
+    /// Adds a certificate. A client gets the first one that has the requested name (SNI) and a kind of key that the client
+    /// supports; if there is none, the first of all.
     #[must_use]
     pub fn and_files(self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Tls {
         self.with(|spec| spec.pairs.push((certificate.into(), key.into())))
     }
 
-    /// Mutual TLS: a client must show a certificate that an authority in this file (PEM) has issued.
-    /// The handshake fails for other clients.
+    /// Mutual TLS: a client must present a certificate that an authority in this file (PEM) has issued. The handshake fails
+    /// for other clients. Default: no certificate is requested.
     #[must_use]
     pub fn require_clients(self, authorities: impl Into<PathBuf>) -> Tls {
         self.with(|spec| spec.clients = Some((authorities.into(), true)))
     }
 
-    /// As [`Tls::require_clients`], but clients without a certificate are accepted too. The handler sees
-    /// which it is ([`TlsInfo::client_certificates`]).
+    /// As [`Tls::require_clients`], but clients without a certificate are accepted too. The handler sees whether there is
+    /// one ([`TlsInfo::client_certificates`]).
     #[must_use]
     pub fn request_clients(self, authorities: impl Into<PathBuf>) -> Tls {
         self.with(|spec| spec.clients = Some((authorities.into(), false)))
     }
 
-    /// Reads the files again. New connections use the new content; open ones keep what they
-    /// have.
+    /// Reads the files again. New connections use the new content; open ones keep the old.
     ///
     /// # Errors
-    /// What is wrong, and with which file; its text has nothing of what is in the file, and may be shown to
-    /// clients. Then all stays as it was.
+    /// What is wrong, and with which file; the old certificates stay in use. The text contains nothing from the file, and
+    /// may be shown to clients.
     pub fn reload(&self) -> Result<(), Error> {
         let loaded = self.spec.load()?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(loaded));
@@ -112,18 +111,18 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// What a TLS connection has agreed upon, by [`RequestExt::tls`](crate::RequestExt::tls).
+/// The parameters of a TLS connection, from [`RequestExt::tls`](crate::RequestExt::tls).
 ///
 /// ```
 /// use heirloom::prelude::*;
 ///
-/// fn who(req: Request) -> String {
+/// fn parameters(req: Request) -> String {
 ///     match req.tls() {
 ///         Some(tls) => format!("{} for {}\n", tls.version(), tls.server_name().unwrap_or("nobody")),
 ///         None => "plain text\n".to_owned(),
 ///     }
 /// }
-/// let mut response = who.call(http::Request::get("/").body(Body::empty()).unwrap());
+/// let mut response = parameters.call(heirloom::http::Request::get("/").body(Body::empty()).unwrap());
 /// assert_eq!(response.body_mut().read_text().unwrap(), "plain text\n");
 /// ```
 #[derive(Debug)]
@@ -145,15 +144,15 @@ impl TlsInfo {
         &self.cipher_suite
     }
 
-    /// The host that the client asked for in its handshake (SNI). None if it named none, as for an IP
-    /// address. The `Host` field of a request may name another.
+    /// The host that the client requested in its handshake (SNI). None without SNI, as for an IP address. The `Host` field
+    /// of a request may name another.
     pub fn server_name(&self) -> Option<&str> {
         self.server_name.as_deref()
     }
 
-    /// The client's certificate and what it sent with it, as DER, its own first: issued by an
-    /// authority of [`Tls::require_clients`] or [`Tls::request_clients`], and valid when it was shown.
-    /// Empty if the client was not asked, or has none.
+    /// The client's certificate chain as DER, its own certificate first. It was issued by an authority of
+    /// [`Tls::require_clients`] or [`Tls::request_clients`], and valid at the handshake. Empty if none was requested or
+    /// presented.
     pub fn client_certificates(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.client_certificates.iter().map(Vec::as_slice)
     }

@@ -52,14 +52,22 @@ static ADOPTED: Mutex<Option<Inherited>> = Mutex::new(None);
 /// What the user's program of the generation before has passed on and this one has not yet taken.
 static FILES: Mutex<BTreeMap<String, OwnedFd>> = Mutex::new(BTreeMap::new());
 
-/// A file that the generation before this one passed on by this name
-/// ([`Handle::pass_fd`](crate::Handle::pass_fd)). `None` in a first generation, and the second time. [`init`] must have
-/// been called before. When the server is prepared to serve, files that were not taken are closed.
+/// Takes the file that the previous generation has passed on by this name ([`Handle::pass_fd`](crate::Handle::pass_fd)).
+/// `None` in a first generation, and if it was taken before. Call [`init`] first. When the server is prepared to serve,
+/// files that were not taken are closed.
+///
+/// ```no_run
+/// use heirloom::handover::{inherited_fd, init};
+/// use std::fs::File;
+///
+/// init().unwrap();
+/// let journal = inherited_fd("journal").map(File::from);
+/// ```
 pub fn inherited_fd(name: &str) -> Option<OwnedFd> {
     lock(&FILES).remove(name)
 }
 
-/// Closes what this generation has no use for.
+/// Closes the files that this generation has not taken.
 pub(crate) fn close_files() {
     let files = std::mem::take(&mut *lock(&FILES));
     for (name, _) in files {
@@ -157,7 +165,7 @@ fn inherit(fd: i32, what: &str) -> Result<OwnedFd, Error> {
     sys::adopt(fd).map_err(|e| taken(fd, what, &e.to_string()))
 }
 
-/// Something between the predecessor and us has used a descriptor.
+/// The error when a program between the predecessor and this process has used a descriptor.
 fn taken(fd: i32, what: &str, found: &str) -> Error {
     let text = format!(
         "descriptor {fd} is no longer {what} ({found}): \
@@ -182,7 +190,7 @@ fn hello(channel: &mut Channel) -> io::Result<Hello> {
     }
 }
 
-/// The text of the variable.
+/// The content of the environment variable.
 #[derive(Debug, PartialEq, Eq)]
 struct Variable {
     /// The inode of the lifecycle channel.
@@ -192,7 +200,7 @@ struct Variable {
     paths: Vec<Option<FileId>>,
     has_state: bool,
     files: Vec<String>,
-    /// Inodes of all that was left, from the first descriptor on.
+    /// Inodes of everything that was passed on, in the order of the descriptors.
     sockets: Vec<u64>,
 }
 

@@ -19,13 +19,19 @@ use crate::process::handover::state_file::StateFile;
 
 pub(crate) use on_signal::SignalHooks;
 
-/// A user's state, from a generation to the next: bytes, and which version of the program's own
-/// format they are in.
+/// The program's state, passed from one generation to the next by [`ProcessConfig::exclusive`](crate::ProcessConfig::exclusive):
+/// bytes, and the version of the program's format for them.
+///
+/// ```
+/// use heirloom::handover::HandoverState;
+/// let state = HandoverState { version: 1, bytes: b"42".to_vec() };
+/// assert_eq!(state.version, 1);
+/// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct HandoverState {
-    /// For the reader to tell whether it knows the format. 0 when there is no state.
+    /// The version of the format, chosen by the program. 0 if there is no state.
     pub version: u32,
-    /// Whatever the program makes of them; empty when there is no state.
+    /// The state. Empty if there is none.
     pub bytes: Vec<u8>,
 }
 
@@ -46,7 +52,7 @@ impl From<()> for HandoverState {
 type Release = Box<dyn FnMut() -> Result<HandoverState, String> + Send>;
 type Acquire = Box<dyn FnMut(HandoverState) -> Result<(), String> + Send>;
 
-/// What the user gave to the builder.
+/// The hooks as the program has configured them.
 #[derive(Default)]
 pub(crate) struct Hooks {
     pub(crate) release: Option<Release>,
@@ -56,13 +62,13 @@ pub(crate) struct Hooks {
     pub(crate) exit: Vec<Box<dyn FnOnce() + Send>>,
 }
 
-/// What a hook had to say.
+/// The result of a hook.
 #[derive(Debug)]
 pub(crate) enum HookResult {
     /// With the result of writing it for the successor.
     Released(Result<(Arc<HandoverState>, Result<(), String>), String>),
     Acquired(Result<(), String>),
-    /// All is done.
+    /// The exit hooks have run.
     Exited,
 }
 
@@ -107,7 +113,7 @@ impl Hooks {
         !exclusive && self.phase.is_empty() && self.drain.is_empty() && self.exit.is_empty()
     }
 
-    /// Called by a first generation before it serves.
+    /// A first generation calls this before it serves.
     pub(crate) fn acquire_first(&mut self) -> Result<(), Error> {
         self.acquire(Handed::State(Arc::default())).map_err(Error::config)
     }

@@ -33,7 +33,7 @@ use crate::{Body, Response};
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Json<T>(
-    /// What is written.
+    /// The value.
     pub T,
 );
 
@@ -57,11 +57,11 @@ fn respond(kind: HeaderValue, value: &impl Serialize) -> Response {
     }
 }
 
-/// What went wrong, for programs: `application/problem+json` (RFC 9457).
+/// An error for clients that are programs: `application/problem+json` (RFC 9457).
 ///
-/// As the error of a handler's result it takes what else can fail by `?`. What clients may know of
-/// an [`InputError`] it tells them; of an `io::Error` and the like they see a bare 500, and the log
-/// has the text. For any other error there is [`Problem::internal`].
+/// As the error of a handler's `Result` it converts other errors by `?`. The text of an [`InputError`] is sent to the
+/// client; an `io::Error` and similar ones become a bare 500, and are logged. For any other error there is
+/// [`Problem::internal`].
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -85,7 +85,7 @@ fn respond(kind: HeaderValue, value: &impl Serialize) -> Response {
 ///     Ok(StatusCode::CREATED)
 /// }
 ///
-/// let asked = http::Request::post("/").header("content-type", "application/json");
+/// let asked = heirloom::http::Request::post("/").header("content-type", "application/json");
 /// let mut response = Router::new().post("/", order).call(asked.body(r#"{"pieces": 4}"#.into()).unwrap());
 /// assert_eq!(response.status(), StatusCode::CONFLICT);
 /// assert_eq!(response.headers()["content-type"], "application/problem+json");
@@ -102,12 +102,12 @@ pub struct Problem {
 const STANDARD: [&str; 5] = ["type", "title", "status", "detail", "instance"];
 
 impl Problem {
-    /// One of which the status says it all: its title is the status's reason.
+    /// A problem with this status, whose title is the status's reason.
     pub fn new(status: StatusCode) -> Problem {
         Problem { status, members: Map::new() }
     }
 
-    /// A 500 of which the client sees nothing more. The log has the error.
+    /// A 500 without details for the client. The error is logged.
     pub fn internal(error: impl Display) -> Problem {
         error!("500: {error}");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR)
@@ -118,7 +118,7 @@ impl Problem {
         self.status
     }
 
-    /// `type`: a URI that stands for this kind of problem. Default: none, which means `about:blank`.
+    /// `type`: a URI that identifies this kind of problem. Default: none, which means `about:blank`.
     #[must_use]
     pub fn kind(self, uri: impl Into<Cow<'static, str>>) -> Problem {
         self.set("type", uri)
@@ -130,20 +130,20 @@ impl Problem {
         self.set("title", title)
     }
 
-    /// `detail`: this occurrence, for people.
+    /// `detail`: what happened this time, for people. Default: none.
     #[must_use]
     pub fn detail(self, detail: impl Into<Cow<'static, str>>) -> Problem {
         self.set("detail", detail)
     }
 
-    /// `instance`: a URI that stands for this occurrence.
+    /// `instance`: a URI that identifies this occurrence. Default: none.
     #[must_use]
     pub fn instance(self, uri: impl Into<Cow<'static, str>>) -> Problem {
         self.set("instance", uri)
     }
 
-    /// A member of one's own, for programs. One whose name has a meaning already, or whose value is
-    /// no JSON, is left out, and logged.
+    /// Adds a member for programs. One with a name that RFC 9457 reserves, or with a value that can't be written as JSON, is
+    /// left out, and logged.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Serialize) -> Problem {
         match serde_json::to_value(value) {

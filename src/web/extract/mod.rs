@@ -16,17 +16,17 @@ use crate::web::fields::essence;
 use crate::web::response::IntoResponse;
 use crate::{Body, Response};
 
-/// Why what a client sent can't be read as what the handler wants: which field, and where.
+/// Why a client's input can't be read as the type that the handler wants: which field, and where.
 ///
-/// It is a response that says so in plain text, so that handlers can pass it on by `?`:
+/// Handlers can pass it on by `?`. As a response it is plain text, with this status:
 ///
-/// | what is wrong | status |
+/// | error | status |
 /// | --- | --- |
-/// | no JSON, no end, something after the end; a query that does not fit | 400 |
-/// | the body is not announced as JSON or as a form | 415 |
-/// | a body whose fields are missing, unknown or of another type | 422 |
+/// | malformed or truncated JSON, or bytes after its end; a query that does not match the type | 400 |
+/// | `Content-Type` is not JSON, or not that of a form | 415 |
+/// | fields that are missing, unknown or of another type | 422 |
 /// | a body that is too large, or too slow (streaming routes) | 413, 408 |
-/// | a body that can't be read for a reason of the server's, which is only logged | 500 |
+/// | a failure of the server while it reads the body; the reason is only logged | 500 |
 #[derive(Debug)]
 pub struct InputError {
     status: StatusCode,
@@ -46,12 +46,12 @@ impl InputError {
         self.status
     }
 
-    /// What is wrong, without where.
+    /// The reason, without the position.
     pub fn reason(&self) -> &str {
         &self.reason
     }
 
-    /// Which field is wrong, such as `items[1].price`. None where it is the whole, or no field.
+    /// The field that is wrong, such as `items[1].price`. None if the error does not belong to one field.
     pub fn field(&self) -> Option<&str> {
         self.field.as_deref()
     }

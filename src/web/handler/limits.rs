@@ -9,7 +9,7 @@ use super::routes::{Call, RouteMatch, RouteRules, Routes, Seal, call_by_hand, fi
 use crate::base::limits::within_reach;
 use crate::{Request, Response};
 
-/// Limits of one route, for [`limited`]. What is not set here is as in the server's [`Limits`](crate::Limits) and
+/// Limits of one route, for [`limited`]. Anything not set here falls back to the server's [`Limits`](crate::Limits) and
 /// [`Timeouts`](crate::Timeouts). `None` is no limit, whatever the server's limit is. A stall or a rate of zero, which would
 /// refuse every client, is an error of [`Server::serve`](crate::Server::serve).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,10 +93,9 @@ impl RouteLimits {
     }
 }
 
-/// The same handler, reading the body of its requests while it arrives. It holds a worker
-/// meanwhile, so at most a share of the workers does this at once
-/// ([`Limits::streaming_percent`](crate::Limits::streaming_percent)). Any other handler runs when
-/// the body is complete.
+/// The same handler, called before the request body is complete: it reads the body while it arrives. It holds a worker
+/// meanwhile, so only a share of the workers may do this at once
+/// ([`Limits::streaming_percent`](crate::Limits::streaming_percent)). Any other handler runs when the body is complete.
 ///
 /// Around a router, it applies to all routes.
 ///
@@ -117,7 +116,7 @@ pub fn streaming(handler: impl Handler) -> impl Handler {
 /// The same handler, with a request body of at most `bytes`; above that 413. Without this
 /// [`Limits::body_bytes`](crate::Limits::body_bytes) applies.
 ///
-/// Around a router, it applies to all routes without a limit of their own.
+/// Around a router, it applies to all routes that have no such limit.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -128,7 +127,7 @@ pub fn max_body(bytes: u64, handler: impl Handler) -> impl Handler {
     limited(RouteLimits::new().body_bytes(bytes), handler)
 }
 
-/// The same handler with limits of its own. Around a router, they apply to all routes without limits of their own.
+/// The same handler with these limits. Around a router, they apply to all routes that do not set the same limit.
 ///
 /// ```
 /// use heirloom::prelude::*;

@@ -20,12 +20,12 @@ pub use wrapped::{Next, Wrapped, Wrapper};
 /// Answers requests. Closures and functions from [`Request`] to anything that is
 /// [`IntoResponse`] are handlers; so is [`Router`](crate::Router).
 ///
-/// A handler runs on a worker and may block. One that panics answers 500; the worker lives.
+/// A handler runs on a worker and may block. If it panics, the client gets a 500 and the worker continues.
 ///
 /// ```
 /// use heirloom::prelude::*;
 /// let handler = |req: Request| format!("you asked for {}\n", req.path());
-/// let mut response = Handler::call(&handler, http::Request::get("/x").body(Body::empty()).unwrap());
+/// let mut response = Handler::call(&handler, heirloom::http::Request::get("/x").body(Body::empty()).unwrap());
 /// assert_eq!(response.body_mut().read_text().unwrap(), "you asked for /x\n");
 /// ```
 ///
@@ -44,11 +44,11 @@ pub use wrapped::{Next, Wrapped, Wrapper};
 ///     })
 /// }
 ///
-/// let request = http::Request::post("/users/7").header("content-type", "text/plain").body(Body::from("hello"));
+/// let request = heirloom::http::Request::post("/users/7").header("content-type", "text/plain").body(Body::from("hello"));
 /// let mut response = routes().call(request.unwrap());
 /// assert_eq!(response.status(), StatusCode::OK);
 /// assert_eq!(response.body_mut().read_text().unwrap(), "7 says hello\n");
-/// let request = http::Request::get("/users/7").body(Body::empty());
+/// let request = heirloom::http::Request::get("/users/7").body(Body::empty());
 /// assert_eq!(routes().call(request.unwrap()).status(), StatusCode::METHOD_NOT_ALLOWED);
 /// ```
 ///
@@ -125,9 +125,8 @@ impl<H: Handler + ?Sized> Handler for Arc<H> {
     }
 }
 
-/// A function of some state and a request, as a handler. The state is made once and shared by all
-/// requests: no globals. What changes in it needs a lock or an atomic, as it is seen by all workers
-/// at once.
+/// A handler from a function of a state and a request. The state is created once and shared by all requests. What changes in
+/// it needs a lock or an atomic, because all workers use it at once.
 ///
 /// It is short for a closure that captures an [`Arc`]; several such closures can share one:
 ///
@@ -150,7 +149,7 @@ impl<H: Handler + ?Sized> Handler for Arc<H> {
 ///     let shop = Arc::clone(&shop);
 ///     move |_: Request| format!("{} sold\n", shop.sold.load(Ordering::Relaxed))
 /// });
-/// let mut response = router.call(http::Request::post("/sales").body(Body::empty()).unwrap());
+/// let mut response = router.call(heirloom::http::Request::post("/sales").body(Body::empty()).unwrap());
 /// assert_eq!(response.body_mut().read_text().unwrap(), "1 sold\n");
 /// ```
 pub fn with_state<S, F, R>(state: &Arc<S>, handler: F) -> impl Handler + use<S, F, R>

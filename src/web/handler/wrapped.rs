@@ -26,7 +26,7 @@ use crate::{Request, Response};
 ///     let start = Instant::now();
 ///     let response = next.call(request);
 ///     if start.elapsed() > Duration::from_secs(1) {
-///         log::warn!("{what} took {:.1?}: {}", start.elapsed(), response.status());
+///         eprintln!("{what} took {:.1?}: {}", start.elapsed(), response.status());
 ///     }
 ///     response
 /// }
@@ -35,7 +35,7 @@ use crate::{Request, Response};
 ///     .get("/", |_: Request| "hello\n")
 ///     .wrap(watched)
 ///     .wrap(|request: Request, next: Next| next.call(request).with_header("x-version", 3));
-/// let response = handler.call(http::Request::get("/nowhere").body(Body::empty()).unwrap());
+/// let response = handler.call(heirloom::http::Request::get("/nowhere").body(Body::empty()).unwrap());
 /// assert_eq!(response.status(), StatusCode::NOT_FOUND);
 /// assert_eq!(response.headers()["x-version"], "3");
 /// ```

@@ -26,8 +26,8 @@ use crate::{Request, Response};
 /// text goes before `{name}`, and that before `{*name}`. Handlers find the values with
 /// [`RequestExt::param`](crate::RequestExt::param).
 ///
-/// The path decides first, then the method: a path with routes for other methods only is not
-/// looked for elsewhere.
+/// The path decides first, then the method: if a pattern matches and has no route for the method, other patterns are not
+/// tried.
 ///
 /// Paths and patterns are compared in one spelling, that of [`RequestExt::path`](crate::RequestExt::path):
 /// `/caf%C3%A9`, `/caf%c3%a9` and `/café` are the same path, and so are `/~user` and `/%7Euser`. An
@@ -38,15 +38,15 @@ use crate::{Request, Response};
 /// | request | answer |
 /// | --- | --- |
 /// | a path without route | the fallback, or else 404 |
-/// | a known path, another method | 405 with `Allow` |
+/// | a path that has routes, but none for the method | 405 with `Allow` |
 /// | HEAD where there is a GET | the handler of GET; the body is not sent |
 /// | OPTIONS without a route for it | 204 with `Allow`; for `*`, the methods of all routes |
 /// | a path with a `%` without its two digits, or a parameter that is not UTF-8 | 400 |
 /// | a method that HTTP does not define and no route has; CONNECT | 501 |
 ///
-/// Registering can't fail: what can't be meant (a malformed pattern, a route registered twice, two
-/// patterns for the same paths) is kept out and reported by [`check`](Handler::check), which the
-/// server asks before it serves.
+/// The methods below do not fail: a mistake (a malformed pattern, a route registered twice, two patterns for the same paths)
+/// is not registered, and is reported by [`check`](Handler::check). [`Server::serve`](crate::Server::serve) calls that, so
+/// the mistake is an error at startup.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -57,9 +57,9 @@ use crate::{Request, Response};
 ///     .put("/files/{*path}", streaming(|_: Request| StatusCode::CREATED));
 /// assert_eq!(router.check(), Ok(()));
 ///
-/// let mut response = router.call(http::Request::get("/users/7").body(Body::empty()).unwrap());
+/// let mut response = router.call(heirloom::http::Request::get("/users/7").body(Body::empty()).unwrap());
 /// assert_eq!(response.body_mut().read_text().unwrap(), "user 7\n");
-/// let response = router.call(http::Request::post("/users/7").body(Body::empty()).unwrap());
+/// let response = router.call(heirloom::http::Request::post("/users/7").body(Body::empty()).unwrap());
 /// assert_eq!(response.headers()["allow"], "GET, HEAD, OPTIONS");
 /// ```
 pub struct Router {
@@ -103,7 +103,7 @@ struct RouteError {
 }
 
 impl Router {
-    /// A router without routes: it answers 404 to everything.
+    /// A router without routes: it answers every request with 404.
     pub fn new() -> Router {
         Router {
             paths: Vec::new(),
@@ -146,7 +146,7 @@ impl Router {
         self.route(Method::PATCH, pattern, handler)
     }
 
-    /// Answers HEAD, where the handler of GET would do too much.
+    /// Answers HEAD, if the handler of GET would do too much work for it.
     #[must_use]
     pub fn head(self, pattern: &str, handler: impl Handler) -> Router {
         self.route(Method::HEAD, pattern, handler)
@@ -166,16 +166,16 @@ impl Router {
         self
     }
 
-    /// Answers every method that has no route of its own at this pattern (for HEAD: neither it nor
-    /// GET), OPTIONS and unknown ones included.
+    /// Answers every method that has no other route at this pattern, including OPTIONS and methods that HTTP does not
+    /// define. (HEAD goes to a route for GET, if there is one.)
     #[must_use]
     pub fn any(mut self, pattern: &str, handler: impl Handler) -> Router {
         self.add(pattern.to_owned(), Endpoint { method: None, handler: Arc::new(handler) });
         self
     }
 
-    /// Answers, in place of 404, every path without route, whatever the method. Of a nested router:
-    /// every such path under its prefix. It has no pattern and no parameters.
+    /// Answers every path without a route, for all methods, instead of 404. The fallback of a nested router answers such
+    /// paths under its prefix. It has no pattern and no parameters.
     ///
     /// ```
     /// use heirloom::prelude::*;
@@ -198,7 +198,7 @@ impl Router {
     /// let users = Router::new().get("", |_: Request| "all\n").get("/{id}", |_: Request| "one\n");
     /// let router = Router::new().nest("/users", users);
     /// assert_eq!(router.check(), Ok(()));
-    /// let mut response = router.call(http::Request::get("/users").body(Body::empty()).unwrap());
+    /// let mut response = router.call(heirloom::http::Request::get("/users").body(Body::empty()).unwrap());
     /// assert_eq!(response.body_mut().read_text().unwrap(), "all\n");
     /// ```
     #[must_use]

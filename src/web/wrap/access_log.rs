@@ -43,11 +43,11 @@ type Sink = Arc<dyn Fn(&Access) + Send + Sync>;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Access {
-    /// The other end of the connection; None on a unix socket.
+    /// The address of the client; None on a unix socket.
     pub peer: Option<SocketAddr>,
     /// The method of the request.
     pub method: Method,
-    /// The path, without the query unless that was asked for: it may hold secrets.
+    /// The path, without the query unless [`AccessLog::query`] is set, because queries may contain secrets.
     pub target: String,
     /// The pattern of the route that matched.
     pub pattern: Option<String>,
@@ -86,7 +86,7 @@ impl AccessLog {
     /// use heirloom::wrap::AccessLog;
     /// let log = AccessLog::new().to(|access| {
     ///     if access.status.is_server_error() {
-    ///         log::warn!(target: "failed", "{access}");
+    ///         eprintln!("{access}");
     ///     }
     /// });
     /// ```

@@ -17,9 +17,9 @@ use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
 /// Tells browsers which other origins' pages may read the responses. It answers preflights (OPTIONS
-/// with `Access-Control-Request-Method`) itself, with 204; what is inside does not see them. An origin
-/// that is not allowed gets the same answers without permission, and its browser refuses: this
-/// protects users, it does not keep anybody from asking.
+/// with `Access-Control-Request-Method`) itself, with 204; the wrapped handler does not see them. For an origin that is not
+/// allowed the responses lack the permission, and the browser hides them from the page: CORS protects users of browsers,
+/// and does not keep other clients from sending requests.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -34,7 +34,7 @@ use crate::{Request, Response};
 /// let handler = Router::new().get("/", |_: Request| "hello\n").wrap(cors);
 /// assert_eq!(handler.check(), Ok(()));
 ///
-/// let request = http::Request::get("/").header("origin", "https://app.example");
+/// let request = heirloom::http::Request::get("/").header("origin", "https://app.example");
 /// let response = handler.call(request.body(Body::empty()).unwrap());
 /// assert_eq!(response.headers()["access-control-allow-origin"], "https://app.example");
 /// ```
@@ -55,12 +55,12 @@ enum Origins {
 
 enum Headers {
     Listed(Vec<HeaderName>),
-    /// Whatever the preflight asks for.
+    /// Every field that the preflight names.
     Any,
 }
 
 impl Cors {
-    /// Every origin, without credentials: for what is public.
+    /// Every origin, without credentials: for public content.
     pub fn any_origin() -> Cors {
         Cors::of(Origins::Any)
     }
@@ -70,7 +70,7 @@ impl Cors {
         Cors::of(Origins::Listed(origins.into_iter().map(Into::into).collect()))
     }
 
-    /// The origins that `allowed` says yes to.
+    /// The origins for which `allowed` returns true.
     ///
     /// ```
     /// use heirloom::wrap::Cors;
@@ -93,15 +93,15 @@ impl Cors {
         }
     }
 
-    /// The methods that pages may use. Default: GET, HEAD and POST, which browsers let through anyway.
+    /// The methods that pages may use. Default: GET, HEAD and POST, which browsers always allow.
     #[must_use]
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Cors {
         self.methods = methods.into_iter().collect();
         self
     }
 
-    /// The request fields that pages may set, beyond those that browsers always let through. Default:
-    /// none. JSON needs `Content-Type`.
+    /// The request fields that pages may set, beyond those that browsers always allow. Default: none. JSON needs
+    /// `Content-Type`.
     #[must_use]
     pub fn headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Cors {
         self.headers = Headers::Listed(names.into_iter().collect());
@@ -115,29 +115,29 @@ impl Cors {
         self
     }
 
-    /// The response fields that pages may read, beyond those that browsers always let through.
-    /// Default: none.
+    /// The response fields that pages may read, beyond those that browsers always allow. Default: none.
     #[must_use]
     pub fn expose(mut self, names: impl IntoIterator<Item = HeaderName>) -> Cors {
         self.exposed = names.into_iter().collect();
         self
     }
 
-    /// Requests may have cookies and passwords. Not together with any origin.
+    /// Requests may have cookies and passwords. Default: they may not. Together with [`any_origin`](Cors::any_origin) it is an
+    /// error at startup.
     #[must_use]
     pub fn credentials(mut self) -> Cors {
         self.credentials = true;
         self
     }
 
-    /// How long a browser may remember a preflight, in whole seconds. Default: its own, 5 s.
+    /// How long a browser may cache a preflight, in whole seconds. Default: the browser's, 5 s.
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Cors {
         self.max_age = Some(age);
         self
     }
 
-    /// What is said to a page of `origin`; None: nothing.
+    /// The value of `Access-Control-Allow-Origin` for `origin`; None: no such field.
     fn permission(&self, origin: Option<&HeaderValue>) -> Option<HeaderValue> {
         let allowed = |origin: &&HeaderValue| match (&self.origins, ascii(origin.as_bytes())) {
             (Origins::Listed(origins), Some(origin)) => origins.iter().any(|allowed| allowed == origin),
@@ -150,7 +150,7 @@ impl Cors {
         }
     }
 
-    /// What preflights and answers have in common.
+    /// The fields that preflights and other responses have in common.
     fn permit(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) -> bool {
         if !matches!(self.origins, Origins::Any) {
             vary(headers, ORIGIN);

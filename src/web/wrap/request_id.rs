@@ -27,7 +27,7 @@ const MOST_BYTES: usize = 128;
 ///
 /// let handler = (|req: Request| format!("{}\n", req.extensions().get::<RequestId>().unwrap()))
 ///     .wrap(RequestIds::new());
-/// let mut response = handler.call(http::Request::get("/").body(Body::empty()).unwrap());
+/// let mut response = handler.call(heirloom::http::Request::get("/").body(Body::empty()).unwrap());
 /// let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
 /// assert_eq!(response.body_mut().read_text().unwrap(), format!("{id}\n"));
 /// ```
@@ -63,7 +63,7 @@ impl RequestIds {
         self
     }
 
-    /// Whether a valid id that a client sends is kept. Default: yes.
+    /// Whether a valid id that a client sends is kept. Default: yes. If not, every request gets a new one.
     #[must_use]
     pub fn trust_clients(mut self, trust: bool) -> RequestIds {
         self.trusting = trust;

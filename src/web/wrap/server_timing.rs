@@ -7,15 +7,14 @@ use http::{HeaderName, HeaderValue};
 use crate::web::handler::{Next, Wrapper};
 use crate::{Request, Response};
 
-/// Adds to each response how long what is inside took to make it, in milliseconds:
-/// `Server-Timing: NAME;dur=1.234`. Several, with names of their own, add up to a list. A body that is
-/// pulled or streamed afterwards does not count.
+/// Adds to each response how long the wrapped handler took, in milliseconds: `Server-Timing: NAME;dur=1.234`. Several of
+/// them with different names make a list. The time for a body that is pulled or streamed afterwards is not included.
 ///
 /// ```
 /// use heirloom::prelude::*;
 /// use heirloom::wrap::ServerTiming;
 /// let handler = (|_: Request| "hello\n").wrap(ServerTiming::new("app"));
-/// let response = handler.call(http::Request::get("/").body(Body::empty()).unwrap());
+/// let response = handler.call(heirloom::http::Request::get("/").body(Body::empty()).unwrap());
 /// assert!(response.headers()["server-timing"].to_str().unwrap().starts_with("app;dur="));
 /// ```
 #[derive(Clone, Debug)]
@@ -24,7 +23,7 @@ pub struct ServerTiming {
 }
 
 impl ServerTiming {
-    /// `name` is what the client sees: a token, such as `app`.
+    /// `name` is sent to the client. It must be a token, such as `app`; otherwise serving is an error.
     pub fn new(name: impl Into<String>) -> ServerTiming {
         ServerTiming { name: name.into() }
     }

@@ -11,7 +11,7 @@ use heirloom::sse::{self, Event};
 use heirloom::tls::Tls;
 use heirloom::upgrade::Upgraded;
 use heirloom::websocket::WebSocket;
-use heirloom::{Running, Waited};
+use heirloom::{RunningServer, Waited};
 use rustls::{ClientConnection, StreamOwned};
 use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -23,7 +23,7 @@ type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 struct Scene {
     authority: Authority,
-    running: Running,
+    running: RunningServer,
 }
 
 impl Scene {
