@@ -132,7 +132,7 @@ impl Signals {
     /// The same with another action for one signal. If no signal stops it, a server ends only by SIGKILL.
     #[must_use]
     pub fn with(mut self, signal: Signal, action: SignalAction) -> Signals {
-        self.meanings[signal as usize] = Some(meaning);
+        self.actions[signal as usize] = Some(meaning);
         self
     }
 
