@@ -105,7 +105,7 @@ pub enum SignalAction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signals {
     /// In the order of `Signal`. None: no action, with a hint.
-    meanings: [Option<SignalAction>; 6],
+    actions: [Option<SignalAction>; 6],
 }
 
 impl Signals {
@@ -126,18 +126,18 @@ impl Signals {
     /// For a program that handles signals itself and uses a [`Handle`](crate::Handle): only a closed terminal has an action.
     /// Handlers that were installed before, or are added by signal-hook, are called as usual, and stay when serving has ended.
     pub fn none() -> Signals {
-        Signals { meanings: [Some(SignalAction::Nothing); 6] }
+        Signals { actions: [Some(SignalAction::Nothing); 6] }
     }
 
     /// The same with another action for one signal. If no signal stops it, a server ends only by SIGKILL.
     #[must_use]
     pub fn with(mut self, signal: Signal, action: SignalAction) -> Signals {
-        self.actions[signal as usize] = Some(meaning);
+        self.actions[signal as usize] = Some(action);
         self
     }
 
-    fn meaning(&self, signal: Signal) -> Option<SignalAction> {
-        self.meanings[signal as usize]
+    fn action(&self, signal: Signal) -> Option<SignalAction> {
+        self.actions[signal as usize]
     }
 }
 
@@ -145,7 +145,7 @@ impl Default for Signals {
     fn default() -> Signals {
         let stop = Some(SignalAction::Stop);
         Signals {
-            meanings: [Some(SignalAction::Handover), stop, stop, stop, Some(SignalAction::Report), None],
+            actions: [Some(SignalAction::Handover), stop, stop, stop, Some(SignalAction::Report), None],
         }
     }
 }
@@ -243,21 +243,21 @@ impl Installed {
     /// Handles TERM, INT and QUIT too, and starts the thread.
     pub(crate) fn start(
         self,
-        meanings: Signals,
+        actions: Signals,
         context: SignalContext,
         mut heard: impl FnMut(Signal, Option<SignalRequest>) + Send + 'static,
     ) -> io::Result<SignalThread> {
         if TAKEN.swap(true, Ordering::SeqCst) {
             return Err(io::Error::other("another server of this process handles them, or did before"));
         }
-        let is_guest = meanings == Signals::none();
+        let is_guest = actions == Signals::none();
         let mut signals = self.signals;
         let handle = signals.handle();
         for signal in STOPS {
             handle.add_signal(signal)?;
         }
         let ends = |signal: &Signal| {
-            matches!(meanings.meaning(*signal), Some(SignalAction::Stop | SignalAction::Abort))
+            matches!(actions.action(*signal), Some(SignalAction::Stop | SignalAction::Abort))
         };
         let ends: Vec<i32> = Signal::ALL.into_iter().filter(ends).map(Signal::number).collect();
         sys::end_at_third(&ends, [SAME_WISH, SAME_SIGNAL])?;
@@ -272,7 +272,7 @@ impl Installed {
             for origin in &mut signals {
                 let ours = Signal::ALL.into_iter().find(|ours| ours.number() == origin.signal);
                 if let Some(signal) = ours {
-                    heard(signal, interpret(&origin, signal, meanings, &context));
+                    heard(signal, interpret(&origin, signal, actions, &context));
                 }
             }
         })?;
@@ -299,7 +299,7 @@ impl Drop for SignalThread {
 fn interpret(
     origin: &Origin,
     signal: Signal,
-    meanings: Signals,
+    actions: Signals,
     context: &SignalContext,
 ) -> Option<SignalRequest> {
     let name = signal_hook::low_level::signal_name(origin.signal).unwrap_or("a signal");
@@ -325,7 +325,7 @@ fn interpret(
     } else if by_kernel {
         (None, "the session's leader has ended and the terminal was not closed: ignored")
     } else {
-        match meanings.meaning(signal) {
+        match actions.action(signal) {
             Some(SignalAction::Handover) => (Some(SignalRequest::Handover), "handover"),
             Some(SignalAction::Stop) => (Some(SignalRequest::Stop), "stop"),
             Some(SignalAction::Abort) => (Some(SignalRequest::Abort), "abort requests in flight"),
@@ -391,7 +391,7 @@ mod tests {
             for (cell, signals) in
                 row[1..].iter().zip([Signals::default(), Signals::endless(), Signals::nginx()])
             {
-                assert_eq!(signals.meaning(signal), named(cell), "{row:?}");
+                assert_eq!(signals.action(signal), named(cell), "{row:?}");
             }
         }
     }
@@ -404,9 +404,9 @@ mod tests {
                 let want = if other == signal {
                     Some(SignalAction::Nothing)
                 } else {
-                    Signals::endless().meaning(other)
+                    Signals::endless().action(other)
                 };
-                assert_eq!(signals.meaning(other), want);
+                assert_eq!(signals.action(other), want);
             }
             assert_eq!(
                 signal_hook::low_level::signal_name(signal.number()).map(|name| name.replace("SIG", "")),
