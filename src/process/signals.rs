@@ -317,7 +317,7 @@ fn interpret(
     } else {
         signal == Signal::Hup && by_session_leader() && terminal.is_some_and(|tty| tty.has_hung_up())
     };
-    let (request, meaning) = if hang_up {
+    let (request, action) = if hang_up {
         match context.nohup {
             true => (None, "the terminal was closed, ignored under nohup"),
             false => (Some(SignalRequest::HangUp), "the terminal was closed: drain and exit"),
@@ -334,7 +334,7 @@ fn interpret(
             None => (None, "no action: HUP hands over, TERM stops, a second TERM aborts"),
         }
     };
-    info!("{name} from {sender}: {meaning}");
+    info!("{name} from {sender}: {action}");
     request
 }
 
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn each_can_be_given_another_meaning() {
+    fn each_can_have_another_action() {
         for signal in Signal::ALL {
             let signals = Signals::endless().with(signal, SignalAction::Nothing);
             for other in Signal::ALL {

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use heirloom::Ended;
+use heirloom::ResponseEnd;
 use heirloom::prelude::*;
 use heirloom::upgrade::Upgraded;
 use heirloom::wrap::{Access, AccessLog, RequestIds};
