@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::base::panic::contain;
+use crate::base::contain_panic::contain;
 
 /// An escaped line: unprintable characters are escaped as in Rust's literals (`\n`, `\u{1b}`), a backslash is doubled.
 pub(crate) struct Line<'a>(pub(crate) fmt::Arguments<'a>);

@@ -2,10 +2,10 @@
 
 pub(crate) mod budget;
 pub(crate) mod close_reason;
+pub(crate) mod contain_panic;
 pub(crate) mod error;
 pub(crate) mod limits;
 pub(crate) mod log;
-pub(crate) mod panic;
 pub(crate) mod percent;
 pub(crate) mod phase;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]

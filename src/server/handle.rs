@@ -22,7 +22,7 @@ use crate::server::assembly::Files;
 /// let server = Server::new(|_: Request| "ok\n").listen("127.0.0.1:0");
 /// let handle = server.handle();
 /// let running = server.spawn().unwrap();
-/// assert!(handle.phase().is_ready());
+/// assert!(!handle.phase().is_draining());
 /// assert_eq!(handle.stats().requests, 0);
 /// handle.shutdown();
 /// running.stop().unwrap();

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::base::budget::Budget;
+use crate::base::contain_panic::panic_text;
 use crate::base::error::Error;
 use crate::base::limits::Limits;
 use crate::base::log::{error, warn};
-use crate::base::panic::panic_text;
 use crate::base::status::{AllCounters, Stats};
 use crate::base::sync::lock;
 use crate::http::exchange::detached::Detached;

@@ -13,10 +13,10 @@ use std::thread::{self, JoinHandle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::base::budget::Budget;
+use crate::base::contain_panic::panic_text;
 use crate::base::error::{self, Error};
 use crate::base::limits::{Limits, Timeouts};
 use crate::base::log::{error, info, warn};
-use crate::base::panic::panic_text;
 use crate::base::wait_group::WaitGroup;
 pub(crate) use crate::net::acceptor::PoolPlan;
 use crate::net::acceptor::{Acceptor, AcceptorCommand, News, Parking, Setup};

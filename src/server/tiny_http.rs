@@ -25,9 +25,9 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::stat::Mode;
 use tempfile::{SpooledData, SpooledTempFile, TempDir};
 
+use crate::base::contain_panic::{contain_drop, panic_text};
 use crate::base::limits::Limits;
 use crate::base::log::{error, warn};
-use crate::base::panic::{contain_drop, panic_text};
 use crate::base::sync::lock;
 use crate::base::time::poll_timeout;
 use crate::http::codec::framing::content_length;

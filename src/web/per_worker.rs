@@ -9,8 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Weak};
 use std::thread;
 
+use crate::base::contain_panic::{contain_drop, panic_text};
 use crate::base::error::{Error, ErrorKind};
-use crate::base::panic::{contain_drop, panic_text};
 
 type BoxedError = Box<dyn StdError + Send + Sync>;
 

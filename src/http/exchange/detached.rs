@@ -22,8 +22,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::base::budget::{Budget, Share};
 use crate::base::close_reason::CloseReason;
+use crate::base::contain_panic::panic_text;
 use crate::base::log::{debug, error};
-use crate::base::panic::panic_text;
 use crate::base::status::Counters;
 use crate::base::sync::lock;
 use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};

@@ -20,7 +20,7 @@
 //! take: a client that pipelines such requests gets the turns that it would get without the limit.
 
 mod blocking;
-mod call;
+mod call_handler;
 pub(crate) mod detached;
 mod discard;
 #[cfg(feature = "tls")]
@@ -47,9 +47,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::close_reason::CloseReason;
+use crate::base::contain_panic::{contain, panic_text};
 use crate::base::limits::{Limits, Timeouts};
 use crate::base::log::{debug, error};
-use crate::base::panic::{contain, panic_text};
 use crate::base::phase::PhaseWatch;
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::{Deadline, Lingered, Parking};

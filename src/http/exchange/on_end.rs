@@ -9,8 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use http::{Extensions, StatusCode};
 
 use super::drop_contained;
+use crate::base::contain_panic::panic_text;
 use crate::base::log::error;
-use crate::base::panic::panic_text;
 use crate::web::response::{OnEnd, ResponseEnd};
 
 /// A response on its way. Dropping it reports the end, as incomplete unless `complete` was called.

@@ -1,4 +1,5 @@
-//! A request head: it is read, and checked before its body is.
+//! Reads a request head from the connection, and decides what follows before its body is read. The limits of a head and its
+//! grammar are in `codec/head.rs`.
 
 use std::ops::ControlFlow;
 use std::time::Instant;

@@ -1,5 +1,6 @@
-//! The connections that nobody works on, and what becomes of them: they are queued for a worker, parked, sent to the
-//! successor, or ended. The acceptor's thread does all of that; workers park by themselves (`parking`).
+//! The connections that no worker has, and what becomes of them: the acceptor's thread queues them for a worker, parks them,
+//! sends them to the successor, or ends them. `timeouts` decides when idle ones are closed. Workers park by themselves
+//! (`parking`).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,11 +18,8 @@ use crate::base::status::Counters;
 use crate::net::conn_info::ConnInfo;
 use crate::net::connection::{Activity, Cause, Connection, Cut, Lingering, Portable, Ready};
 use crate::net::slots::SlotId;
-use crate::net::stream::{Peek, Stream};
+use crate::net::stream::Stream;
 use crate::net::transfer::is_portable;
-
-/// Workers that take nothing for this many times the longest wait in the queue are stuck.
-const STUCK: u32 = 4;
 
 pub(crate) struct Connections<P> {
     pub(crate) parking: Arc<Parking<P>>,
@@ -31,7 +29,7 @@ pub(crate) struct Connections<P> {
     process: ConnInfo,
     /// The answer to a connection for which no worker had time.
     busy: Box<dyn FnMut() -> Vec<u8> + Send>,
-    queue_wait: Duration,
+    pub(super) queue_wait: Duration,
     per_peer: Option<usize>,
     /// Connections that linger, and have sent more than is dropped in one go.
     lingering: Vec<Box<Connection<P>>>,
@@ -105,7 +103,7 @@ impl<P: Portable> Connections<P> {
     }
 
     /// Queues the connections of a pool that are ready now.
-    fn collect(&mut self, pool: usize) {
+    pub(super) fn collect(&mut self, pool: usize) {
         let parking = Arc::clone(&self.parking);
         let outcome = parking.poller_of_pool(pool).wait(EpollTimeout::ZERO, |events| {
             for connection in events.iter().filter_map(|event| parking.take_ready(event)) {
@@ -132,80 +130,8 @@ impl<P: Portable> Connections<P> {
         self.queue_for(Cause::Event, connection);
     }
 
-    fn queue_for(&mut self, cause: Cause, connection: Box<Connection<P>>) {
+    pub(super) fn queue_for(&mut self, cause: Cause, connection: Box<Connection<P>>) {
         self.pools.add(self.parking.pool_of(connection.handler_index), Ready::new(connection, cause));
-    }
-
-    /// Once a tick: ends what was parked, or queued, for too long.
-    pub(super) fn sweep(&mut self, now: Instant) {
-        if self.parking.drain.has_started() {
-            // A worker that parked a connection while the drain began may not have known.
-            self.parking.hasten_idle();
-        }
-        let before = self.parking.ticks.at(now).saturating_sub(1);
-        for connection in self.parking.slots.take_expired(before) {
-            self.expire(connection);
-        }
-        for pool in 0..self.pools.count() {
-            // The time of a request in the queue begins here at the latest, though all workers are in handlers.
-            if !self.pools.is_polled(pool) {
-                self.collect(pool);
-            }
-        }
-        let Some(limit) = now.checked_sub(self.queue_wait) else { return };
-        let stuck = now.checked_sub(self.queue_wait.saturating_mul(STUCK));
-        // A response is not cut because others went first, while workers take connections.
-        let stays = |one: &Ready<P>| {
-            one.cause == Cause::Yielded && matches!(one.connection.activity, Activity::Responding(_))
-        };
-        let expired: Vec<_> =
-            self.pools.queues().flat_map(|queue| queue.expired(limit, stuck, stays)).collect();
-        for one in expired {
-            self.refuse(one.connection);
-        }
-    }
-
-    /// The deadline of a parked connection has passed.
-    fn expire(&mut self, mut connection: Box<Connection<P>>) {
-        // Bytes of the last moment are read first; but a client that sends does not take its response.
-        let came = || connection.stream.peek() == Peek::Bytes;
-        match connection.activity {
-            Activity::Lingering(lingering) => self.end(lingering.reason, connection),
-            Activity::Idle { .. } | Activity::Receiving if came() => self.queue(connection),
-            Activity::Idle { .. } if !P::OPAQUE => {
-                let is_drain = self.parking.drain.has_started();
-                connection.begin_end_of_idle(if is_drain { CloseReason::Grace } else { CloseReason::Idle });
-                self.linger(connection);
-            }
-            Activity::Idle { .. } | Activity::Receiving | Activity::Responding(_) => {
-                self.queue_for(Cause::Expired, connection);
-            }
-        }
-    }
-
-    /// No worker had time for this connection.
-    fn refuse(&mut self, mut connection: Box<Connection<P>>) {
-        match connection.activity {
-            Activity::Lingering(_) => return self.linger(connection),
-            Activity::Responding(cut) => {
-                // A worker has to drop the response's source, which is the user's. The client need not wait for that.
-                if cut == Cut::ShownByFraming {
-                    connection.stream.shutdown();
-                }
-                return self.queue_for(Cause::Expired, connection);
-            }
-            Activity::Idle { .. } | Activity::Receiving => {}
-        }
-        if !P::OPAQUE && connection.guard.is_none() && connection.buffered.is_empty() {
-            match connection.stream.peek() {
-                Peek::Bytes => {}
-                Peek::End => return self.end(CloseReason::ClientClosed, connection),
-                Peek::Nothing => return self.park_idle(connection),
-            }
-        }
-        self.answer_busy(&connection);
-        connection.begin_lingering(CloseReason::Overload);
-        self.linger(connection);
     }
 
     /// The peer has more connections than it may. It does not linger: the peer would have one more for that time.
@@ -217,7 +143,7 @@ impl<P: Portable> Connections<P> {
         self.end(CloseReason::PeerLimit, connection);
     }
 
-    fn answer_busy(&mut self, connection: &Connection<P>) {
+    pub(super) fn answer_busy(&mut self, connection: &Connection<P>) {
         let _ = connection.stream.write(&(self.busy)());
         if !P::OPAQUE {
             self.counters.response(503);
@@ -235,7 +161,7 @@ impl<P: Portable> Connections<P> {
         !self.lingering.is_empty()
     }
 
-    fn linger(&mut self, connection: Box<Connection<P>>) {
+    pub(super) fn linger(&mut self, connection: Box<Connection<P>>) {
         let Some(Lingering { reason, .. }) = connection.lingering() else { return };
         match self.parking.linger(connection) {
             Lingered::Parked => {}
@@ -244,7 +170,7 @@ impl<P: Portable> Connections<P> {
         }
     }
 
-    fn park_idle(&mut self, mut connection: Box<Connection<P>>) {
+    pub(super) fn park_idle(&mut self, mut connection: Box<Connection<P>>) {
         let since = connection.idle_since();
         if let Err(ready) = self.parking.park(connection, Deadline::Idle(since)) {
             self.queue(ready);

@@ -16,6 +16,7 @@ mod parking;
 mod pool_events;
 mod pools;
 mod ticks;
+mod timeouts;
 
 use std::io;
 use std::ops::ControlFlow;

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
+use crate::base::contain_panic::contain_drop;
 use crate::base::error::{Error, ErrorKind};
 use crate::base::log::error;
-use crate::base::panic::contain_drop;
 use crate::base::phase::Phase;
 use crate::process::handover::StateHead;
 use crate::process::handover::state_file::StateFile;

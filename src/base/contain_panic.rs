@@ -1,9 +1,10 @@
-//! Panics of the user's code: their text, and values whose drop may panic.
+//! Contains panics of the program's code where a value is dropped or a closure runs outside of a handler, and reads their
+//! text. The panic of a handler is caught in `web/handler/routes.rs` and logged in `http/exchange/call_handler.rs`.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What a panic says.
+/// The text of a panic.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
@@ -12,8 +13,8 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no text")
 }
 
-/// Runs `code`, and drops what it panics with, as often as that panics in turn. Each panic is given to `seen`.
-/// False if there was one.
+/// Runs `code`. If it panics, the payload is dropped, and the payload of that drop's panic, and so on. Each panic is given
+/// to `seen`. False if there was one.
 pub(crate) fn contain(code: impl FnOnce(), mut seen: impl FnMut(&(dyn Any + Send))) -> bool {
     let mut outcome = catch_unwind(AssertUnwindSafe(code));
     let completed = outcome.is_ok();
@@ -24,7 +25,7 @@ pub(crate) fn contain(code: impl FnOnce(), mut seen: impl FnMut(&(dyn Any + Send
     completed
 }
 
-/// Drops a value of the user's, quietly.
+/// Drops a value of the program's; a panic is ignored.
 pub(crate) fn contain_drop<T>(value: T) {
     contain(|| drop(value), |_| ());
 }
