@@ -49,7 +49,7 @@ fn with_timeouts(timeouts: Timeouts) -> Fixture {
 }
 
 #[test]
-fn every_refusal_is_said_counted_and_logged() {
+fn every_refusal_is_sent_counted_and_logged() {
     log::set_logger(&LINES).unwrap();
     log::set_max_level(LevelFilter::Debug);
     let soon = Duration::from_secs(1);

@@ -11,7 +11,7 @@ use heirloom::prelude::*;
 use support::{Fixture, Gate};
 
 #[test]
-fn no_client_that_goes_raises_a_signal() {
+fn no_disconnected_client_raises_a_signal() {
     let raised = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGPIPE, Arc::clone(&raised)).unwrap();
     let router = Router::new()

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_wrk_says() {
+    fn output_of_wrk_is_read() {
         let text = "Running 1s test @ http://127.0.0.1:1/\n  1 threads and 64 connections\n\
                     \x20 Latency Distribution\n     50%  290.00us\n     75%  1.0ms\n     90%    1.10ms\n\
                     \x20    99%    3.83ms\n  17000 requests in 1.10s, 2.00MB read\n\

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_has_seen_the_order_the_leader_was_first() {
+    fn if_the_order_is_unknown_the_leader_ended_first() {
         let ((tty, master), (pidfd, leader)) = (pipe().unwrap(), pipe().unwrap());
         drop(master);
         write(&leader, b".").unwrap();

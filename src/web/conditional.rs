@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_said_is_not() {
+    fn invalid_validators_are_not_sent() {
         let marked = |validators: Validators| validators.mark(Response::default()).headers().len();
         assert_eq!(marked(Validators::new().etag("a\"b").etag("a b").etag("ä")), 0);
         assert_eq!(marked(Validators::new().modified(UNIX_EPOCH - Duration::from_secs(1))), 0);

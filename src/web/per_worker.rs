@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn within_itself_is_a_panic_that_says_so() {
+    fn a_nested_use_panics_with_a_reason() {
         let (guests, _) = guests();
         let text = text_of(|| guests.with(|_| ask(&guests)));
         assert!(text.contains("Counted is in use: `with` within `with` of the same PerWorker<"), "{text}");

@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_served_request_tells_its_connection_and_process() {
+    fn a_served_request_has_its_connection_and_process() {
         let phase = PhaseWatch::new();
         let peer = Some(SocketAddr::from(([127, 0, 0, 1], 9)));
         let conn_info = Arc::new(ConnInfo::new(peer, phase.clone(), 3));

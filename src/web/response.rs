@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn each_type_is_the_response_its_table_says() {
+    fn each_type_is_the_response_of_its_table() {
         const TEXT: &str = "content-type: text/plain; charset=utf-8";
         const BINARY: &str = "content-type: application/octet-stream";
         let mut map = HeaderMap::new();
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_used_up_for_now_is_asked_for_again() {
+    fn exhausted_resources_are_a_503_with_retry_after() {
         for errno in [libc::EMFILE, libc::ENFILE] {
             let lacks = || io::Error::from_raw_os_error(errno);
             let boxed: Box<dyn Error + Send + Sync> = lacks().into();
@@ -522,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_a_500_that_tells_the_client_nothing() {
+    fn a_mistake_is_a_500_without_details() {
         let builder = http::Response::builder().header("a b", "x").body(Body::from("secret"));
         let cases = [
             shown(io::Error::other("secret")),

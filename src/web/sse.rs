@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn at_drain_who_does_not_ask_is_ended_and_who_does_may_say_more() {
+    fn a_drain_ends_streams_that_do_not_check_for_it() {
         let (text, end) = written(Phase::HandedOver, |events| {
             loop {
                 events.send(&Event::data("a"))?;

@@ -564,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn more_may_be_said_and_not_less() {
+    fn a_recording_may_be_extended_and_not_shortened() {
         understand("GO probation_ms=7", "GO later=1 probation_ms=7");
         understand("HELLO version=1 pid=3", "HELLO version=1 pid=4");
         understand("listener=a bytes=0", "listener=a bytes=0 later=1");

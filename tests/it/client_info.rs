@@ -161,7 +161,7 @@ fn an_ipv4_peer_of_a_dual_stack_socket_is_ipv4() {
 }
 
 #[test]
-fn a_unix_socket_tells_who_has_connected() {
+fn a_unix_socket_has_the_credentials_of_its_peer() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let scene = Scene::new(&format!("unix:{}", path.display()));

@@ -89,7 +89,7 @@ fn events_in_chunks_and_to_1_0_without() {
 }
 
 #[test]
-fn a_client_that_goes_ends_the_thread() {
+fn a_disconnected_client_ends_the_thread() {
     let scene = Scene::new();
     for reset in [false, true] {
         let mut client = scene.client();

@@ -77,7 +77,7 @@ fn a_reset_within_a_body_that_is_in_a_file() {
 
 /// Of what a client has pipelined nothing more is begun once it is gone, not even where it never came to its turn.
 #[test]
-fn no_handler_is_begun_for_a_client_that_is_gone() {
+fn no_handler_is_started_for_a_disconnected_client() {
     let gate = Gate::default();
     let (begun, served) = (gate.clone(), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&served);

@@ -65,7 +65,7 @@ fn serve(folder: &TempDir) -> Fixture {
 }
 
 #[test]
-fn packed_files_for_who_accepts_them() {
+fn compressed_files_for_clients_that_accept_them() {
     let folder = folder();
     let root = folder.path().join("root");
     let hour = |n: u64| SystemTime::now() - Duration::from_secs(3_600 * n);

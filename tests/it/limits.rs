@@ -56,7 +56,7 @@ fn the_connection_limit_pushes_back() {
 }
 
 #[test]
-fn a_stop_serves_who_waits_at_the_connection_limit() {
+fn a_stop_serves_clients_that_wait_at_the_connection_limit() {
     let fixture = with_limits(Limits::new().connections(1));
     let mut first = fixture.client();
     first.send(get("/wait"));
@@ -297,7 +297,7 @@ fn a_source_slower_than_the_limit_on_the_client() {
 }
 
 #[test]
-fn who_waits_too_long_for_a_worker_is_told_so() {
+fn a_request_that_waits_too_long_for_a_worker_gets_503() {
     let fixture = Fixture::with(|server| server.workers(1).timeouts(quick().queue_wait(PATIENT)));
     let mut first = fixture.client();
     first.send(get("/wait"));
@@ -317,7 +317,7 @@ fn who_waits_too_long_for_a_worker_is_told_so() {
 }
 
 #[test]
-fn who_waits_too_long_for_a_share_is_told_so() {
+fn an_upload_that_waits_too_long_for_a_permit_gets_503() {
     let timeouts = quick().queue_wait(PATIENT);
     let fixture = Fixture::with(|server| server.workers(2).timeouts(timeouts));
     let mut first = fixture.client();
@@ -335,7 +335,7 @@ fn who_waits_too_long_for_a_share_is_told_so() {
 
 /// Who only leaves asks for nothing, and is no overload.
 #[test]
-fn who_leaves_while_all_workers_are_held_is_not_answered() {
+fn a_client_that_leaves_the_queue_is_no_overload() {
     let timeouts = quick().queue_wait(PATIENT);
     let fixture = Fixture::with(|server| server.workers(1).timeouts(timeouts));
     let mut idle = fixture.client();
@@ -568,7 +568,7 @@ fn one_handler_for_each_listener() {
 }
 
 #[test]
-fn a_stop_finishes_what_was_begun() {
+fn a_stop_completes_started_requests() {
     let fixture = Fixture::new();
     let address = fixture.address();
     let mut handled = fixture.client();
@@ -637,7 +637,7 @@ fn a_stop_that_is_too_slow_cuts() {
 
 /// Whoever still keeps the process.
 #[test]
-fn a_stop_that_is_too_slow_tells_who_is_parked() {
+fn a_stop_beyond_its_deadline_counts_parked_requests() {
     let fixture = with_timeouts(quick().drain(PATIENT));
     let mut handled = fixture.client();
     handled.send(get("/wait"));
@@ -716,7 +716,7 @@ fn a_hammer_does_not_wait_for_the_listeners() {
 
 /// Clients that take all at once are at rest now and then only, and are not served after the end for that.
 #[test]
-fn a_hammer_cuts_who_always_has_more_to_read() {
+fn an_abort_cuts_clients_that_keep_reading() {
     let router = Router::new().get("/endless", |_: Request| Body::from_reader(std::io::repeat(b'x')));
     let running = Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(quick()).spawn().unwrap();
     let address = running.addresses()[0];

@@ -103,7 +103,7 @@ fn connectable(path: &Path) -> usize {
 }
 
 #[test]
-fn the_kernel_holds_as_many_as_the_backlog_says() {
+fn the_kernel_queues_as_many_as_the_backlog() {
     let folder = tempfile::tempdir().unwrap();
     for backlog in [3, 17] {
         let path = folder.path().join(backlog.to_string());

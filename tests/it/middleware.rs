@@ -103,7 +103,7 @@ fn ends() -> (Fixture, Receiver<ResponseEnd>) {
 }
 
 #[test]
-fn the_end_of_each_response_is_told_once() {
+fn the_end_of_each_response_is_reported_once() {
     let (fixture, told) = ends();
     let cases = [
         ("GET /small HTTP/1.1", 200, 5, true),
@@ -134,7 +134,7 @@ fn the_end_of_each_response_is_told_once() {
 }
 
 #[test]
-fn the_end_of_a_response_whose_client_leaves_is_told() {
+fn the_end_is_reported_if_the_client_disconnects() {
     let (fixture, told) = ends();
     for line in ["/endless", "/endless"] {
         let mut client = fixture.client();

@@ -475,7 +475,7 @@ fn statuses_that_are_not_known() {
 
 /// As bodies that the server collects itself: see `refusals.rs`.
 #[test]
-fn what_is_wrong_with_a_streamed_body_is_said() {
+fn faults_of_a_streamed_body_are_reported() {
     let limits = Limits::new().body_bytes(10);
     let timeouts = quick().body_stall(std::time::Duration::from_millis(300));
     let fixture = Fixture::with(|server| server.limits(limits).timeouts(timeouts));

@@ -119,7 +119,7 @@ fn a_parked_connection_returns_only_when_readable() {
 }
 
 #[test]
-fn one_that_is_parked_for_too_long_comes_back_for_a_last_word() {
+fn an_expired_connection_comes_back_for_a_last_message() {
     let timeouts = Timeouts::new().idle(Duration::from_millis(50));
     let (running, given) = give(StreamServer::new().timeouts(timeouts));
     let client = connect(&running);
@@ -193,7 +193,7 @@ fn a_panic_resets_so_that_no_answer_looks_whole() {
 }
 
 #[test]
-fn who_waits_too_long_for_a_thread_or_is_one_too_many_is_told() {
+fn busy_is_sent_to_clients_that_get_no_thread() {
     let timeouts = Timeouts::new().queue_wait(Duration::from_secs(1));
     let limits = Limits::new().connections_per_peer(2);
     let (release, held) = channel::<()>();

@@ -148,7 +148,7 @@ fn peer(head: &str) -> String {
 }
 
 #[test]
-fn the_peer_is_told_and_can_not_be_pretended() {
+fn the_peer_address_is_passed_on_and_can_not_be_forged() {
     let server = serve();
     let addr = server.addresses()[0];
     let (_, said) = text(addr, "GET /peer HTTP/1.1\r\nHeirloom-Peer: 1.2.3.4:5");

@@ -196,7 +196,7 @@ fn a_field_may_come_several_times_where_there_is_room_for_it() {
 }
 
 #[test]
-fn problems_tell_clients_what_they_may_know() {
+fn problems_have_no_internal_details() {
     let fixture = serve();
     let mut client = fixture.client();
     client.send(typed("/problem", "application/json", "{\"name\":\"x\",\"items\":[{\"price\":-1}]}"));

@@ -47,7 +47,7 @@ impl Scene {
     }
 
     #[track_caller]
-    fn expect_told(&self, wanted: &str) {
+    fn expect_report(&self, wanted: &str) {
         assert_eq!(self.told.recv_timeout(DEADLINE).unwrap(), wanted);
     }
 }
@@ -81,11 +81,11 @@ fn two_threads_have_a_direction_each() {
     assert_patterned(&client.take(8 << 20), 8 << 20);
     client.expect_fin();
     writer.join().unwrap();
-    scene.expect_told("both");
+    scene.expect_report("both");
 }
 
 #[test]
-fn a_wait_tells_bytes_the_end_silence_and_the_drain() {
+fn a_wait_distinguishes_bytes_end_silence_and_drain() {
     let scene = Scene::with(|mut io| {
         assert!(io.peer_addr().is_some_and(|peer| peer.ip().is_loopback()));
         let mut said = String::new();
@@ -122,7 +122,7 @@ fn a_wait_tells_bytes_the_end_silence_and_the_drain() {
         heard.push(char::from(client.take(1)[0]));
     }
     client.expect_fin();
-    scene.expect_told("early");
+    scene.expect_report("early");
     let mut client = scene.client("");
     assert_eq!(client.take(1), b".");
     scene.running.handle().shutdown();
@@ -133,7 +133,7 @@ fn a_wait_tells_bytes_the_end_silence_and_the_drain() {
     client.send("last words");
     client.half_close();
     client.expect_fin();
-    scene.expect_told("last words");
+    scene.expect_report("last words");
     scene.running.stop().unwrap();
 }
 
@@ -144,7 +144,7 @@ fn a_wait_without_end_is_ended_by_the_drain() {
     eventually("it waits", || scene.running.handle().stats().detached == 1);
     scene.running.handle().shutdown();
     client.expect_fin();
-    scene.expect_told("Draining");
+    scene.expect_report("Draining");
     scene.running.stop().unwrap();
 }
 
@@ -158,7 +158,7 @@ fn reads_and_writes_have_timeouts() {
         Ok(format!("{:?}", end.unwrap_err().kind()))
     });
     let client = scene.open(Client::narrow(scene.running.addresses()[0]), "");
-    scene.expect_told("TimedOut");
+    scene.expect_report("TimedOut");
     drop(client);
 }
 
@@ -173,7 +173,7 @@ fn a_client_that_is_gone_is_an_error_or_an_end() {
         }
     });
     drop(scene.client("x"));
-    scene.expect_told("end");
+    scene.expect_report("end");
     scene.client("x").reset();
     let told = scene.told.recv_timeout(DEADLINE).unwrap();
     assert!(told == "ConnectionReset" || told == "end", "{told}");
@@ -181,7 +181,7 @@ fn a_client_that_is_gone_is_an_error_or_an_end() {
 }
 
 #[test]
-fn a_half_that_outlives_its_closure_speaks_to_nobody() {
+fn a_half_that_outlives_its_closure_is_disconnected() {
     let scene = Scene::with(|io| {
         let (mut reader, mut writer) = io.split();
         let (done, wait) = mpsc::channel();
@@ -198,5 +198,5 @@ fn a_half_that_outlives_its_closure_speaks_to_nobody() {
     assert_eq!(client.take(3), b"bye");
     client.half_close();
     client.expect_fin();
-    scene.expect_told("Ok(0)");
+    scene.expect_report("Ok(0)");
 }

@@ -66,12 +66,12 @@ impl Scene {
     }
 
     #[track_caller]
-    fn expect_told(&self, wanted: &str) {
+    fn expect_report(&self, wanted: &str) {
         assert_eq!(self.told.recv_timeout(DEADLINE).unwrap(), wanted);
     }
 
     #[track_caller]
-    fn expect_nobody(&self) {
+    fn expect_no_client(&self) {
         eventually("its thread ends", || self.running.handle().stats().detached == 0);
     }
 }
@@ -196,12 +196,12 @@ fn messages_of_every_kind() {
     client.send(close(1000, "enough"));
     assert_eq!(expect_close(&mut client, 1000), "enough");
     client.expect_fin();
-    scene.expect_told(r#"Ok(Some((1000, "enough")))"#);
-    scene.expect_nobody();
+    scene.expect_report(r#"Ok(Some((1000, "enough")))"#);
+    scene.expect_no_client();
 }
 
 #[test]
-fn what_comes_with_the_request_is_read() {
+fn bytes_after_the_request_are_read() {
     let scene = Scene::echo();
     for behind in [0, 3, usize::MAX] {
         let mut client = Client::to(scene.address());
@@ -219,7 +219,7 @@ fn what_comes_with_the_request_is_read() {
 }
 
 #[test]
-fn a_client_that_breaks_the_rules_is_told_which() {
+fn protocol_errors_are_answered_by_their_code() {
     let options = WebSocketOptions::new().message_bytes(1000);
     let scene = Scene::with(options, echo);
     let cases: [(&str, Vec<u8>, u16); 17] = [
@@ -255,22 +255,22 @@ fn a_client_that_breaks_the_rules_is_told_which() {
         // Whatever else it says.
         let _ = client.try_send(frame(FIN | TEXT, "more"));
         client.expect_fin();
-        scene.expect_told("Err(InvalidData)");
+        scene.expect_report("Err(InvalidData)");
     }
     // Exactly as long as it may be.
     let mut client = scene.client();
     client.send([frame(BINARY, [7; 600]), frame(FIN, [7; 400])].concat());
     assert_eq!(receive(&mut client), (BINARY, vec![7; 1000]));
-    scene.expect_told_nothing_and_drop(client);
+    scene.expect_no_report_and_drop(client);
 }
 
 impl Scene {
     #[track_caller]
-    fn expect_told_nothing_and_drop(&self, client: Client) {
+    fn expect_no_report_and_drop(&self, client: Client) {
         assert!(self.told.try_recv().is_err());
         drop(client);
-        self.expect_told("Err(UnexpectedEof)");
-        self.expect_nobody();
+        self.expect_report("Err(UnexpectedEof)");
+        self.expect_no_client();
     }
 }
 
@@ -285,7 +285,7 @@ fn codes_that_a_client_must_not_send_are_not_repeated() {
         expect(&mut client, TEXT, "first");
         expect_close(&mut client, 1002);
         client.expect_fin();
-        scene.expect_told("Err(InvalidData)");
+        scene.expect_report("Err(InvalidData)");
     }
     // Half a code, and a reason that is no text.
     for (payload, answer) in [(&b"\x03"[..], 1002), (b"\x03\xe8\xff", 1007)] {
@@ -293,18 +293,18 @@ fn codes_that_a_client_must_not_send_are_not_repeated() {
         client.send(frame(FIN | CLOSE, payload));
         expect_close(&mut client, answer);
         client.expect_fin();
-        scene.expect_told("Err(InvalidData)");
+        scene.expect_report("Err(InvalidData)");
     }
     // None at all.
     let mut client = scene.client();
     client.send(frame(FIN | CLOSE, ""));
     expect(&mut client, CLOSE, "");
     client.expect_fin();
-    scene.expect_told(r#"Ok(Some((1005, "")))"#);
+    scene.expect_report(r#"Ok(Some((1005, "")))"#);
 }
 
 #[test]
-fn codes_that_may_be_sent_are_repeated_and_told() {
+fn valid_close_codes_are_repeated_and_reported() {
     let scene = Scene::echo();
     for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999] {
         let mut client = scene.client();
@@ -315,7 +315,7 @@ fn codes_that_may_be_sent_are_repeated_and_told() {
         expect(&mut client, PONG, "p");
         assert_eq!(expect_close(&mut client, code), "why");
         client.expect_fin();
-        scene.expect_told(&format!("Ok(Some(({code}, \"why\")))"));
+        scene.expect_report(&format!("Ok(Some(({code}, \"why\")))"));
     }
 }
 
@@ -340,14 +340,14 @@ fn a_close_of_ours_has_a_code_that_may_be_sent() {
             client.send(frame(FIN | TEXT, code.to_string()));
             expect_close(&mut client, code);
             client.send(close(answer, ""));
-            scene.expect_told(&told);
+            scene.expect_report(&told);
             client.expect_fin();
         }
     }
 }
 
 #[test]
-fn who_asks_wrongly_is_told_and_kept() {
+fn wrong_handshakes_are_refused_and_connections_kept() {
     let scene = Scene::echo();
     let mut client = Client::to(scene.address());
     let good = request("");
@@ -394,7 +394,7 @@ fn subprotocols_and_origins() {
         client.send(request(extra));
         let reply = client.reply();
         assert_eq!((reply.status, reply.field("sec-websocket-protocol")), (101, agreed));
-        scene.expect_told(&format!("{agreed:?}"));
+        scene.expect_report(&format!("{agreed:?}"));
         expect_close(&mut client, 1000);
     }
     let mut client = Client::to(scene.address());
@@ -434,14 +434,14 @@ fn each_way_to_end_has_its_code() {
         assert_eq!(said, if reason == long { &cut } else { reason });
         client.send([frame(FIN | TEXT, "last"), close(code, "")].concat());
         client.expect_fin();
-        scene.expect_nobody();
+        scene.expect_no_client();
         panics += scene.running.handle().stats().panics;
     }
     assert_eq!(panics, 1);
 }
 
 #[test]
-fn a_drain_closes_with_1001_whoever_waits_for_what() {
+fn a_drain_closes_with_1001_whatever_the_thread_waits_for() {
     // In a read; and in something that knows nothing of it.
     let cases: [Speak; 2] = [echo, |socket| {
         let sender = socket.sender();
@@ -483,7 +483,7 @@ fn who_does_not_answer_the_close_is_cut_off() {
     scene.running.handle().shutdown();
     expect_close(&mut silent, 1001);
     silent.expect_fin();
-    scene.expect_nobody();
+    scene.expect_no_client();
     drop(deaf);
     scene.running.stop().unwrap();
     talker.join().unwrap();
@@ -503,8 +503,8 @@ fn a_client_that_vanishes_is_noticed() {
     client.send(frame(FIN | TEXT, "here"));
     while receive(&mut client).0 == PING {}
     // From here on it reads, but says nothing.
-    scene.expect_told("Err(ConnectionAborted)");
-    scene.expect_nobody();
+    scene.expect_report("Err(ConnectionAborted)");
+    scene.expect_no_client();
 }
 
 #[test]
@@ -515,8 +515,8 @@ fn a_client_that_takes_nothing_is_cut_off() {
     };
     let scene = Scene::with(options.clone(), flood);
     let client = open(Client::narrow(scene.address()));
-    scene.expect_told("Err(ConnectionAborted)");
-    scene.expect_nobody();
+    scene.expect_report("Err(ConnectionAborted)");
+    scene.expect_no_client();
     drop(client);
     // As it is while its thread reads.
     let idle: Speak = |socket| {
@@ -525,8 +525,8 @@ fn a_client_that_takes_nothing_is_cut_off() {
     };
     let scene = Scene::with(options, idle);
     let client = open(Client::narrow(scene.address()));
-    scene.expect_told("Err(ConnectionAborted)");
-    scene.expect_nobody();
+    scene.expect_report("Err(ConnectionAborted)");
+    scene.expect_no_client();
     drop(client);
 }
 
@@ -575,7 +575,7 @@ fn other_threads_send_whole_messages_while_one_reads() {
     assert_eq!(expect_close(&mut client, 4001), "by another");
     client.send(close(4001, ""));
     client.expect_fin();
-    scene.expect_nobody();
+    scene.expect_no_client();
     // The sender outlives it, and holds nothing.
     assert_eq!(sender.try_send("x").unwrap_err().kind(), ErrorKind::BrokenPipe);
     sender.close(1000, "").unwrap();
@@ -609,7 +609,7 @@ fn pings_without_end_hold_no_memory_without_end() {
 }
 
 #[test]
-fn a_slow_client_keeps_nobody_waiting() {
+fn a_slow_client_delays_no_other() {
     let options = WebSocketOptions::new().unsent_bytes(1 << 20);
     let speak: Speak = |socket| {
         let sender = socket.sender();
@@ -668,7 +668,7 @@ fn a_read_timeout_loses_nothing() {
     client.send([frame(FIN | TEXT, "more"), close(1000, "")].concat());
     expect(&mut client, TEXT, "more");
     expect_close(&mut client, 1000);
-    scene.expect_told("Ok(Some((1000, \"\")))");
+    scene.expect_report("Ok(Some((1000, \"\")))");
 }
 
 #[test]
@@ -682,7 +682,7 @@ fn resets_at_every_byte_leave_nothing_behind() {
     }
     eventually("all have come", || scene.running.handle().stats().accepted >= bytes.len() as u64);
     eventually("all are closed", || scene.running.handle().stats().open == 0);
-    scene.expect_nobody();
+    scene.expect_no_client();
     let mut client = scene.client();
     client.send(frame(FIN | TEXT, "x"));
     expect(&mut client, TEXT, "x");

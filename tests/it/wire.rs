@@ -659,7 +659,7 @@ fn a_detached_stream_that_fails_shows_even_to_1_0() {
 
 /// Bytes of the client that nobody reads must not cost it the stream's end.
 #[test]
-fn a_detached_stream_to_a_client_that_says_more() {
+fn a_detached_stream_to_a_client_that_keeps_sending() {
     let fixture = Fixture::new();
     let mut client = fixture.client();
     client.send(get("/detached/wait"));

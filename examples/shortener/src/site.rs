@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_fit_is_a_problem_that_says_so() {
+    fn unsuitable_input_is_a_problem_with_a_reason() {
         let site = fresh(None);
         assert_eq!(site.post_json(&json!({"url": "https://example.com", "alias": "a"})).status, 201);
         let long = format!("https://example.com/{}", "a".repeat(2_000));

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_told_from_work() {
+    fn a_wait_is_distinguished_from_work() {
         let millisecond = Duration::from_millis(1);
         let latency = HandlerLatency::new();
         let run = latency.start();

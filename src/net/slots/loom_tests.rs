@@ -142,7 +142,7 @@ fn an_event_of_what_a_sweep_or_a_departure_took_is_kept() {
 }
 
 #[test]
-fn a_sweep_takes_nobody_who_was_parked_anew_for_longer() {
+fn a_sweep_leaves_connections_that_were_parked_again() {
     loom::model(|| {
         let slots = table(1);
         let id = slots.claim().unwrap();
@@ -178,7 +178,7 @@ fn a_departure_takes_no_connection_that_was_parked_again() {
 }
 
 #[test]
-fn deadlines_are_moved_of_who_has_them() {
+fn only_connections_with_a_deadline_get_a_new_one() {
     loom::model(|| {
         let slots = table(1);
         let id = slots.claim().unwrap();

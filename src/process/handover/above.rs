@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_means_what_was_said() {
+    fn a_word_is_decoded_to_the_decision_it_encodes() {
         let names = SUPERVISORS.map(Above::Supervisor).into_iter().chain(INITS.map(Above::Init));
         for above in names.chain([Above::Systemd, Above::Notified]) {
             assert_eq!(above.word().and_then(Above::from_word), Some(above));

@@ -41,7 +41,7 @@ impl Channel {
     }
 
     /// Makes the kernel report the sender's pid: the child may be a script, with the program below it.
-    pub(crate) fn ask_who_speaks(&self) -> io::Result<()> {
+    pub(crate) fn pass_credentials(&self) -> io::Result<()> {
         Ok(setsockopt(&self.socket, sockopt::PassCred, &true)?)
     }
 
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_dead_peer_said_is_still_heard_even_after_a_reset() {
+    fn messages_of_a_dead_peer_are_received_even_after_a_reset() {
         let (mut a, mut b) = Channel::pair().unwrap();
         b.send(&Message::Commit);
         a.send(&Message::Serving);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_with_what_is_waited_for_is_not_lost() {
+    fn messages_behind_the_expected_one_are_not_lost() {
         let (mut a, mut b) = Channel::pair().unwrap();
         a.send(&Message::Serving);
         a.send(&Message::Closed);
@@ -193,15 +193,15 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_says_who_speaks() {
+    fn the_kernel_names_the_sender() {
         let (mut a, mut b) = Channel::pair().unwrap();
-        b.ask_who_speaks().unwrap();
+        b.pass_credentials().unwrap();
         a.send(&Message::Serving);
         assert_eq!((b.receive(), b.speaker()), (vec![Message::Serving], Some(nix::unistd::getpid())));
     }
 
     #[test]
-    fn a_peer_that_says_nothing_is_waited_for_no_longer_than_said() {
+    fn a_silent_peer_is_waited_for_until_the_timeout() {
         let (a, mut b) = Channel::pair().unwrap();
         assert_eq!(b.wait(Duration::from_millis(1)).unwrap_err().kind(), ErrorKind::TimedOut);
         drop(a);

@@ -186,7 +186,7 @@ pub(crate) fn spawn(
 ) -> Result<Spawned, SpawnError> {
     let failed = |e: io::Error| SpawnError::new(&program.path, &e);
     let (mut lifecycle, its_lifecycle) = Channel::pair().map_err(failed)?;
-    lifecycle.ask_who_speaks().map_err(failed)?;
+    lifecycle.pass_credentials().map_err(failed)?;
     lifecycle.send(&Message::Hello(hello));
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (connections, its_connections) =

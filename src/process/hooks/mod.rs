@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn hooks_run_in_order_and_tell_who_asked() {
+    fn hooks_run_in_order_and_report_with_their_ticket() {
         let (log, seen) = channel();
         let say = |text: &'static str| {
             let log = log.clone();

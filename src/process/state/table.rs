@@ -240,7 +240,7 @@ fn a_successor_serves_alone_when_its_predecessor_dies_early() {
 }
 
 #[test]
-fn whoever_stops_first_says_that_its_listeners_are_closed() {
+fn the_first_to_stop_reports_closed_listeners() {
     let stopping = || Message::Stopping { within: Duration::from_secs(60) };
     let says_closed = [Action::ToSuccessor(Message::Closed)];
     for stage in [Stage::Offering, Stage::Watching] {

@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zeros_that_serve_nobody_are_errors() {
+    fn zeros_that_refuse_every_client_are_errors() {
         let limits = RouteLimits::new;
         let cases = [
             (limits().body_stall(Duration::ZERO), Some("RouteLimits::body_stall is zero: it would")),

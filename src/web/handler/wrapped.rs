@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_of_both_are_told() {
+    fn mistakes_of_both_are_reported() {
         struct Wrong;
         impl Wrapper for Wrong {
             fn call(&self, request: Request, next: Next<'_>) -> Response {

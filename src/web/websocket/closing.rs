@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_close_says() {
+    fn contents_of_a_close() {
         let with = |code: u16, reason: &[u8]| [&code.to_be_bytes(), reason].concat();
         let reason = |code, text: &str| ClientClose::Reason(code, text.to_owned());
         let cases = [

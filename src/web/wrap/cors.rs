@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_say_who_may_read_them() {
+    fn responses_name_the_allowed_origin() {
         let listed = || Cors::origins([A, "null"]);
         let cases: [Case<'_>; 10] = [
             (listed(), &[], "200 vary: origin"),
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_meant_is_told_before_serving() {
+    fn invalid_settings_are_errors_at_startup() {
         assert!(around(Cors::any_origin().credentials()).check().is_err());
         for origin in
             ["a.example", "https://a.example/", "https://", "https://*.example", "https://A.example", "*", ""]

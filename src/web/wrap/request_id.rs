@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn who_trusts_nobody_and_calls_it_otherwise() {
+    fn untrusted_clients_and_another_field() {
         let ids = RequestIds::new().field(HeaderName::from_static("x-trace")).trust_clients(false);
         let response = ask(&handler(ids), "GET /", &[("x-trace", "a")]);
         assert_eq!(field(&response, "x-request-id"), "");

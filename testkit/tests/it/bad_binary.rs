@@ -195,13 +195,13 @@ fn one_that_exits_after_100_ms() {
 }
 
 #[test]
-fn one_that_is_not_content_with_itself_says_why() {
+fn a_binary_that_fails_its_own_check_is_reported() {
     let failed = "failed: before_ready failed: the database has another schema";
     fault_ends("fail-before-ready", &[], &[failed, "exited with status 1"]);
 }
 
 #[test]
-fn one_whose_workers_can_not_make_what_they_work_with() {
+fn a_binary_whose_worker_values_fail() {
     for (fault, failed) in [
         (
             "fail-in-a-worker",
@@ -286,7 +286,7 @@ fn says_it_serves(bench: &Bench, last: &str) {
     bench.replace(format!("#!/bin/sh\nprintf '{said}' >&4\n{last}\n"));
 }
 
-fn a_successor_that_serves_nobody(last: &str, told: &str, ended: &str) {
+fn a_successor_that_serves_no_client(last: &str, told: &str, ended: &str) {
     let bench = Bench::of(
         env!("CARGO_BIN_EXE_kitchen_sink"),
         tempfile::tempdir().unwrap(),
@@ -308,17 +308,21 @@ fn a_successor_that_serves_nobody(last: &str, told: &str, ended: &str) {
 #[test]
 fn one_that_says_failed_on_probation() {
     let last = "echo 'FAILED reason=no%20worker%20answers' >&4";
-    a_successor_that_serves_nobody(last, "failed: no worker answers; still serving", "exited with status 0");
+    a_successor_that_serves_no_client(
+        last,
+        "failed: no worker answers; still serving",
+        "exited with status 0",
+    );
 }
 
 #[test]
 fn one_that_exits_on_probation() {
-    a_successor_that_serves_nobody("exit 9", "exited with status 9; still serving", "exited");
+    a_successor_that_serves_no_client("exit 9", "exited with status 9; still serving", "exited");
 }
 
 #[test]
 fn one_that_segfaults_on_probation() {
-    a_successor_that_serves_nobody("kill -SEGV $$", "was killed by SIGSEGV; still serving", "was killed");
+    a_successor_that_serves_no_client("kill -SEGV $$", "was killed by SIGSEGV; still serving", "was killed");
 }
 
 /// It has ten seconds more than its probation.

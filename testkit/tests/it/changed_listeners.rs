@@ -72,7 +72,7 @@ fn what_it_does_not_adopt_comes_back_with_a_rollback() {
 }
 
 #[test]
-fn one_that_can_not_bind_says_why_and_is_not_served_by() {
+fn a_successor_that_can_not_bind_reports_why() {
     let (server, folder) = server("5000", "--listen 127.0.0.1:0 --unix /no/such/folder/socket");
     let new = server.hup();
     let line = server.wait_for(&format!("child {new} failed: "));

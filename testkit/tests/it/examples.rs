@@ -101,7 +101,7 @@ struct Step {
 }
 
 #[test]
-fn each_example_does_what_its_header_says() {
+fn each_example_does_what_its_header_shows() {
     if lacks("curl") {
         return;
     }

@@ -182,7 +182,7 @@ fn nothing_arrives_once_exit_hooks_run() {
 
 /// A stop of all generations, as Ctrl-C is one, while the newest has not got all it needs.
 #[test]
-fn a_stop_of_both_while_the_successor_acquires_resets_nobody() {
+fn a_stop_while_the_successor_acquires_resets_no_client() {
     for _ in 0..5 {
         let (server, folder) = hooked("0");
         fs::write(folder.path().join("acquire-hangs"), "").unwrap();

@@ -217,7 +217,7 @@ fn a_bad_program_costs_nothing() {
 }
 
 #[test]
-fn a_stop_answers_what_was_sent_and_says_bye() {
+fn a_stop_answers_pending_lines_and_sends_bye() {
     let folder = tempfile::tempdir().unwrap();
     let pid_file = folder.path().join("pid");
     let server = line_server(&[pid_file.to_str().unwrap()]);
@@ -245,7 +245,7 @@ fn a_stop_answers_what_was_sent_and_says_bye() {
 }
 
 #[test]
-fn a_second_term_cuts_and_names_who_was_cut() {
+fn a_second_term_cuts_and_logs_each_connection() {
     let server = line_server(&[]);
     let Addr::Tcp(addr) = server.addr() else { panic!("a TCP listener") };
     let mut slow = TcpStream::connect(addr).unwrap();

@@ -245,7 +245,7 @@ fn fails(flags: &[&str]) -> String {
 }
 
 #[test]
-fn addresses_of_one_start_that_overlap_are_said_to_be_ours() {
+fn overlapping_addresses_of_one_start_are_reported() {
     let port = free_port();
     let ipv6 = has_ipv6();
     for (first, second) in [
@@ -282,7 +282,7 @@ fn addresses_of_one_start_that_overlap_are_said_to_be_ours() {
 }
 
 #[test]
-fn what_overlaps_with_the_generation_before_is_said_to_be_its() {
+fn overlaps_with_the_previous_generation_are_reported() {
     let service = Service::start(&["--listen", "127.0.0.1:0"]);
     let server = &service.server;
     let port = port_of(server);

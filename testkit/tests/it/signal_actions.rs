@@ -34,7 +34,7 @@ fn hooks_run_before_and_after_what_a_signal_means() {
 }
 
 #[test]
-fn a_hook_that_hangs_keeps_nobody_from_stopping() {
+fn a_hook_that_hangs_does_not_prevent_a_stop() {
     let (server, folder) = hooked("");
     fs::write(folder.path().join("term-hangs"), "").unwrap();
     server.signal(Signal::SIGTERM);

@@ -16,7 +16,7 @@ fn listeners_closed(server: &Proc) {
 }
 
 #[test]
-fn a_stop_finishes_what_was_begun_and_refuses_what_is_new() {
+fn a_stop_completes_started_requests_and_refuses_new_ones() {
     for (signal, server) in STOPS.map(|signal| (signal, kitchen_sink!())) {
         let mut begun = [server.client(), server.client()];
         begun.iter_mut().for_each(Client::begin);
@@ -74,7 +74,7 @@ fn two_signals_at_once_are_one_wish() {
 }
 
 #[test]
-fn a_keep_alive_client_is_told_before_its_connection_is_closed() {
+fn a_keep_alive_client_is_notified_before_the_close() {
     let server = kitchen_sink!();
     let mut client = server.client();
     assert!(!client.get("/ok").ok().closes());
@@ -115,7 +115,7 @@ fn an_idle_connection_is_closed_after_the_grace() {
 }
 
 #[test]
-fn a_lame_duck_says_that_it_is_not_ready_and_still_accepts() {
+fn a_lame_duck_is_not_ready_and_still_accepts() {
     let server = kitchen_sink!("--lame-duck-ms", "600000", "--admin", "127.0.0.2:0");
     let admin = &server.addrs()[1];
     assert_eq!(get(admin, "/readyz").ok().status, 200);
@@ -152,7 +152,7 @@ fn operators_see_the_drain_to_its_end() {
 
 /// Two requests are always on their way: there is no gap to tell it in.
 #[test]
-fn a_client_that_never_stops_asking_is_told_after_the_grace() {
+fn a_busy_client_is_notified_after_the_grace() {
     let server = kitchen_sink!("--idle-grace-ms", "400");
     let mut client = server.client();
     client.ask("/sleep/5");
@@ -246,7 +246,7 @@ fn a_hup_during_a_stop_starts_nothing() {
 }
 
 #[test]
-fn an_upgraded_connection_is_told_and_waited_for() {
+fn an_upgraded_connection_is_notified_and_waited_for() {
     let server = kitchen_sink!();
     let mut client = upgraded(&server, "/upgrade");
     client.send("hello");
@@ -281,7 +281,7 @@ fn upgraded(server: &Proc, path: &str) -> Client {
 }
 
 #[test]
-fn a_handler_that_waits_for_the_drain_is_told() {
+fn a_handler_that_waits_for_the_drain_is_notified() {
     let server = kitchen_sink!();
     let mut client = server.client();
     client.ask("/until-drain");
@@ -294,7 +294,7 @@ fn a_handler_that_waits_for_the_drain_is_told() {
 
 /// An answer or an orderly end, whenever they send.
 #[test]
-fn nobody_who_sends_within_the_grace_is_reset() {
+fn no_client_that_sends_within_the_grace_is_reset() {
     const GRACE: Duration = Duration::from_millis(1000);
     let server = kitchen_sink!("--idle-grace-ms", "1000");
     let mut clients: Vec<Client> = (0..400).map(|_| server.client()).collect();
@@ -340,7 +340,7 @@ fn a_stop_serves_the_queue_when_descriptors_run_out() {
 
 /// What the kernel has accepted for us is served; who comes later is refused.
 #[test]
-fn a_stop_resets_nobody_who_has_connected() {
+fn a_stop_resets_no_connected_client() {
     // Side by side: each lasts for the second after which a client repeats its SYN.
     const LANES: usize = 4;
     let stops = std::env::var("HEIRLOOM_STOPS").map_or(40, |stops| stops.parse().expect("a number"));

@@ -43,7 +43,7 @@ fn told(req: Request) -> String {
 }
 
 #[test]
-fn both_versions_and_what_a_handler_is_told() {
+fn both_versions_and_what_a_handler_sees() {
     let authority = Authority::new("authority");
     let fixture = fixture(&authority, |server| server.listen("127.0.0.1:0"));
     let trust = authority.trusted();
@@ -329,7 +329,7 @@ fn keys_change_in_the_middle() {
 }
 
 #[test]
-fn an_end_within_a_body_is_told_from_a_whole_one() {
+fn a_truncated_body_is_distinguished_from_a_complete_one() {
     let authority = Authority::new("authority");
     let fixture = fixture(&authority, |server| server);
     let config = authority.trusted().config();

@@ -79,7 +79,7 @@ impl Secured {
 }
 
 #[test]
-fn curl_keeps_its_connection_and_is_told_of_the_handover() {
+fn curl_is_notified_of_the_handover() {
     if lacks("curl") {
         return;
     }

@@ -226,7 +226,7 @@ fn an_unready_program_below_a_script_never_takes_over() {
 }
 
 #[test]
-fn the_death_of_whom_a_script_waits_for_is_rolled_back() {
+fn the_death_of_a_scripts_program_is_rolled_back() {
     let scripts = Scripts::with(STAYS);
     let (server, crowd) = scripts.come_later(&["--listen", "127.0.0.1:0", "--probation-ms", "600000"]);
     // The script's own death changes nothing; that of the program does.

@@ -330,7 +330,7 @@ fn who_takes_over_a_socket_with_a_barrier_serves_it() {
 }
 
 #[test]
-fn a_host_that_starts_at_255_is_said_to_be_let_through() {
+fn a_host_whose_hop_limit_is_255_is_reported_as_let_through() {
     in_a_network_of_its_own(|_| {
         let judge = |locked: bool| {
             ["10.9.0.1:0", "[fd09::1]:0", "[::]:0"].map(|at| {

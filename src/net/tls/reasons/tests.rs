@@ -38,7 +38,7 @@ fn certificates_that_are_not_supported_are_named() {
 
 /// Nothing panics, wherever a key is cut or changed.
 #[test]
-fn what_is_damaged_is_said_to_be() {
+fn damaged_files_are_reported_as_such() {
     for text in [
         include_str!("../../../../tests/keys/rsa1024.key"),
         include_str!("../../../../tests/keys/p521-sec1.key"),

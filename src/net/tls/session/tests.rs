@@ -157,7 +157,7 @@ fn a_handshake_goes_on_with_every_byte() {
 }
 
 #[test]
-fn what_is_read_is_what_was_said_however_it_comes() {
+fn all_bytes_are_read_however_they_are_split() {
     let said: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
     for (piece, room) in
         [(usize::MAX, 64 << 10), (usize::MAX, 1_000), (1_000, 64 << 10), (7, 13), (40_000, 16 << 10)]
@@ -198,7 +198,7 @@ fn a_part_of_a_record_shows() {
 }
 
 #[test]
-fn what_is_written_is_told_when_it_is_out_and_piece_by_piece() {
+fn writes_are_reported_once_sent_piece_by_piece() {
     let said: Vec<u8> = (0..50_000u32).map(|n| (n % 251) as u8).collect();
     for room in [1, 100, 5_000, 20_000, usize::MAX] {
         let mut pair = Pair::agreed();
@@ -231,7 +231,7 @@ fn what_is_written_is_told_when_it_is_out_and_piece_by_piece() {
 }
 
 #[test]
-fn the_end_is_said_once_and_after_all_else() {
+fn the_end_is_sent_once_and_last() {
     let mut pair = Pair::agreed();
     pair.wire.room = 10;
     assert_eq!(
