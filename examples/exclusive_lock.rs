@@ -29,7 +29,7 @@ struct Store {
 }
 
 impl Store {
-    /// Waits for who has it: a generation that has crashed may need a moment.
+    /// Waits until it is released: a generation that has crashed may need a moment.
     fn open(path: &Path, state: &HandoverState) -> Result<Store, String> {
         let open = || OpenOptions::new().create(true).read(true).append(true).open(path);
         let file = open().map_err(|e| format!("can't open {}: {e}", path.display()))?;

@@ -47,7 +47,7 @@ fn main() -> Result<(), heirloom::Error> {
 }
 
 /// Holds a worker while the body arrives, which is why routes ask for it, and have a share of the
-/// workers. Who only wants the body as a file needs none of this: `req.body_mut()` is read
+/// workers. A handler that only needs the body as a file needs none of this: `req.body_mut()` is read
 /// from one once it is complete.
 fn upload(folder: &PathBuf, mut req: Request) -> io::Result<Response> {
     let name = req.param("name").unwrap_or_default().to_owned();

@@ -23,7 +23,7 @@ fn main() -> Result<(), heirloom::Error> {
     Server::new(hello).listen(listen).serve()
 }
 
-/// Who comes by a unix socket has no address.
+/// A client of a unix socket has no address.
 fn hello(req: Request) -> String {
     format!("hello from generation {} to {:?}\n", req.generation(), req.peer_addr())
 }

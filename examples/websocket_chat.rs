@@ -86,7 +86,7 @@ fn talk(socket: &mut WebSocket, room: &Room, name: &str) -> std::io::Result<()> 
     Ok(())
 }
 
-/// Who is there.
+/// The connected clients.
 #[derive(Default)]
 struct Room(Mutex<Guests>);
 
@@ -108,7 +108,7 @@ impl Room {
         name
     }
 
-    /// To everybody. Who has left is forgotten, and who does not keep up has to leave.
+    /// Sends to all clients. Disconnected ones are removed, and those that do not keep up are closed.
     fn say(&self, text: &str) {
         let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         guests.senders.retain(|sender| {

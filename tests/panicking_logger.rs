@@ -1,4 +1,4 @@
-//! A logger that panics, as `println!` does when nobody reads its pipe any more, loses its lines and
+//! A logger that panics, as `println!` does on a pipe without a reader, loses its lines and
 //! nothing else. Alone in its process, which has one logger.
 
 mod support;

@@ -24,7 +24,7 @@ fn no_disconnected_client_raises_a_signal() {
         for _ in 0..5 {
             let mut client = fixture.client();
             client.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
-            // Then a reset is an EPIPE for who writes.
+            // Then a write after a reset fails with EPIPE.
             client.half_close();
             client.take(5);
             client.reset();

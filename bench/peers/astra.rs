@@ -24,7 +24,7 @@ fn handle(mut req: Request, _: astra::ConnectionInfo) -> Response {
         _ => return status(404),
     };
     let response = ResponseBuilder::new().header("Content-Type", "text/plain; charset=utf-8");
-    // Otherwise it would not tell, but send chunks.
+    // Otherwise it would send chunks without a length.
     let response = response.header("Content-Length", text.len());
     response.body(Body::new(text)).unwrap_or_default()
 }

@@ -18,7 +18,7 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 /// No answer takes this long; a program that waits for one should end with an error.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// An address on the loopback interface that nobody listens on now.
+/// A loopback address without a listener.
 pub fn free_address() -> io::Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// A server that accepts nobody for so long has no room for a slow client.
+/// A server that accepts no connection for so long has no room for a slow client.
 const CONNECT_WITHIN: Duration = Duration::from_millis(200);
 
 /// What a slow client does.
@@ -77,7 +77,7 @@ impl Slow {
     }
 }
 
-/// Acts for all slow clients, spread over each second, until told to stop.
+/// Acts for all slow clients, spread over each second, until it is stopped.
 fn torment(address: &str, kinds: &[(Kind, usize)], ready: &AtomicBool, stop: &AtomicBool) -> Counts {
     let mut counts = Counts::default();
     let mut all: Vec<Slow> =

@@ -13,7 +13,7 @@ pub struct Wrk<'a> {
     pub seconds: u64,
     /// As for `taskset -c`; None: all cores, and a thread more if there are connections for it.
     pub cpus: Option<&'a str>,
-    /// A file with a lua script, and what it is told.
+    /// A file with a Lua script, and its arguments.
     pub script: Option<(&'a str, String)>,
 }
 

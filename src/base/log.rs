@@ -137,7 +137,7 @@ mod tests {
             ("\u{200e}\u{200f}\u{61c}", "\\u{200e}\\u{200f}\\u{61c}"),
             ("\u{200b}\u{feff}\u{ad}\u{a0}", "\\u{200b}\\u{feff}\\u{ad}\\u{a0}"),
             ("\u{e0041}\u{fff9}", "\\u{e0041}\\u{fff9}"),
-            // So that nobody can write what an escape looks like.
+            // So that no text looks like an escape.
             ("C:\\new\\u{1b}", "C:\\\\new\\\\u{1b}"),
             ("", ""),
         ];

@@ -40,7 +40,7 @@ pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor is open, and the caller (handover::successor) takes each inherited
-    // number once, as named by the process that started us: nobody else in this process owns it.
+    // number once, as named by the process that started us: nothing else in this process owns it.
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     fcntl(&owned, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
     Ok(owned)
@@ -331,7 +331,7 @@ pub(crate) fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
         .iter()
         .map(|fd| {
             let fd = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(above))?;
-            // SAFETY: F_DUPFD_CLOEXEC returned a new descriptor, which nobody else owns.
+            // SAFETY: F_DUPFD_CLOEXEC returned a new descriptor, which nothing else owns.
             Ok(unsafe { OwnedFd::from_raw_fd(fd) })
         })
         .collect::<io::Result<Vec<OwnedFd>>>()?;

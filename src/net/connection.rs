@@ -77,7 +77,7 @@ pub(crate) enum Activity {
     Lingering(Lingering),
 }
 
-/// How a client can tell that a response that stops here is incomplete.
+/// How a client notices that a response that stops here is incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
     /// Its length or its chunks show it.

@@ -351,7 +351,7 @@ fn sender(origin: &Origin) -> String {
             let name = match name {
                 Ok(name) => format!(" ({})", name.trim_end()),
                 Err(_) if fs::exists("/proc/self").unwrap_or(false) => " (gone)".to_owned(),
-                // Nothing tells.
+                // There is no source for a name.
                 Err(_) => String::new(),
             };
             format!("pid {}{name}, uid {}", p.pid, p.uid)

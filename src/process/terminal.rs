@@ -7,7 +7,7 @@
 //! and an epoll reports events in the order in which they happened, however late it is read.
 //!
 //! Time alone would not do: a terminal that is closed right after an upgrade hangs up within milliseconds of the
-//! predecessor's end, too. sudo's two halves end at once, and consoles hang up by the leader's end: there only signals tell.
+//! predecessor's end, too. sudo's two halves end at once, and consoles hang up at the leader's end: there only signals show it.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -87,7 +87,7 @@ impl Terminal {
 
     fn of(tty: OwnedFd, leader: Option<OwnedFd>, tells: bool) -> io::Result<Terminal> {
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        // First: where both are over already, nobody has seen the order, and the predecessor, which served, judges.
+        // First: if both have ended already, their order is unknown, and the predecessor, which served, decides.
         if let Some(leader) = &leader {
             poller.add(leader, EpollEvent::new(EpollFlags::EPOLLIN, LEADER))?;
         }
@@ -228,7 +228,7 @@ mod tests {
         }
 
         fn end_leader(&self) {
-            // Nobody reads it where the terminal is lost already.
+            // No process reads it if the terminal is lost already.
             let _ = write(&self.leader, b".");
         }
     }

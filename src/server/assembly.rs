@@ -41,7 +41,7 @@ pub(crate) trait Workers: fmt::Debug + Send + Sync {
     fn unnamed(&self) -> &'static str;
     /// Notifies threads that the process drains; its phase says so already.
     fn drain(&self) {}
-    /// Ends the threads, when there is nothing more to do or nobody may do it any more. Calls `last`
+    /// Ends the threads, when there is nothing more to do or the drain deadline has passed. Calls `last`
     /// before it waits for what only the user's program can end.
     ///
     /// # Errors

@@ -328,7 +328,7 @@ mod tests {
             (&strong, "GET if-none-match: \"a\"|if-modified-since: BEFORE", 304),
             (&strong, "PUT if-match: \"a\"|if-unmodified-since: BEFORE", none),
             (&strong, "PUT if-match: \"b\"|if-unmodified-since: LATER", 412),
-            // What is believed goes before what is had.
+            // `If-Match` is evaluated before `If-None-Match`.
             (&strong, "GET if-match: \"b\"|if-none-match: \"a\"", 412),
             (&strong, "GET if-match: \"a\"|if-none-match: \"a\"", 304),
             (&strong, "GET if-unmodified-since: BEFORE|if-none-match: \"a\"", 412),

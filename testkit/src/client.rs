@@ -34,7 +34,7 @@ impl From<&str> for Addr {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     Ok(Response),
-    /// Nobody listens.
+    /// The connection was refused: no process listens.
     Refused,
     /// A reset instead of a whole response.
     Reset,
@@ -99,7 +99,7 @@ impl fmt::Debug for Response {
     }
 }
 
-/// How a connection ended that nobody asked anything.
+/// How a connection without a request ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
     Fin,
@@ -118,7 +118,7 @@ pub struct Client {
     announced: bool,
 }
 
-/// Asks on a connection of its own, which the server may keep.
+/// Sends a request on a new connection, which the server may keep.
 pub fn get(addr: &Addr, path: &str) -> Outcome {
     Client::to(addr).get(path)
 }
@@ -297,7 +297,7 @@ impl Client {
     }
 }
 
-/// An end is another thing once the response has begun.
+/// An end means something else once the response has started.
 fn within(outcome: Outcome) -> Outcome {
     match outcome {
         Outcome::ClosedSilently | Outcome::ClosedAnnounced => Outcome::Cut,

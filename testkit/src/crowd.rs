@@ -83,7 +83,7 @@ impl Tally {
 
 fn ask_anew(addr: &Addr, stop: &AtomicBool) -> Tally {
     let mut tally = Tally::default();
-    // Nobody sends: a closed connection stays in the kernel's tables for a minute, which other tests
+    // No client sends anything: a closed connection stays in the kernel's tables for a minute, which other tests
     // have to read.
     let (_silence, tick) = std::sync::mpsc::channel::<()>();
     while !stop.load(Ordering::Relaxed) {

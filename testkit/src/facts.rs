@@ -1,4 +1,4 @@
-//! What /proc tells of a process.
+//! Facts about a process, from /proc.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -118,8 +118,8 @@ pub fn expect_calm(pid: Pid) {
     assert!(seconds.any(|ticks| ticks < 5), "it spins");
 }
 
-/// Inodes of the sockets that `pid` waits on. This, and not the kernel's table of listeners, tells
-/// who accepts: that table also has all connections of the host, and takes seconds to read.
+/// Inodes of the sockets that `pid` waits on. They show which process accepts. The kernel's table of listeners does not:
+/// it also has all connections of the host, and takes seconds to read.
 pub(crate) fn polled_sockets(pid: Pid) -> BTreeSet<u64> {
     let fds = descriptors(pid);
     let pollers = fds.iter().filter(|(_, what)| *what == "anon_inode:[eventpoll]");
@@ -135,7 +135,7 @@ fn descriptors(pid: Pid) -> BTreeMap<i32, String> {
     numbers(&format!("/proc/{pid}/fd")).into_iter().filter_map(what).collect()
 }
 
-/// Entries of a folder that are numbers.
+/// Entries of a directory that are numbers.
 pub(crate) fn numbers(folder: &str) -> Vec<i32> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()

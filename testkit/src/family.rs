@@ -1,4 +1,4 @@
-//! All processes of a server: the first generation, and those that its log tells of. Held by
+//! All processes of a server: the first generation, and those that its log names. Held by
 //! pidfds, so that no number is mistaken for a later process.
 
 use std::fs::{self, DirEntry};
@@ -28,7 +28,7 @@ pub enum Exit {
 #[derive(Debug, Default)]
 pub(crate) struct Family {
     members: Mutex<Vec<Member>>,
-    /// Who made the pid namespace that the log's numbers are of.
+    /// The process that made the pid namespace of the log's numbers.
     maker: Option<Pid>,
 }
 
@@ -65,13 +65,13 @@ impl Family {
         }
     }
 
-    /// Takes in whom a line of the log names: a generation names its child, and each program itself.
+    /// Adds the process that a line of the log names: a generation names its child, and each program names itself.
     pub(crate) fn read(&self, line: &str) {
         let words = ["as child ", "] pid "];
         let Some(pid) = words.iter().find_map(|word| line.split_once(word)?.1.parse().ok()) else { return };
         match self.maker {
             Some(maker) => seen_from_here(maker, pid).into_iter().for_each(|pid| self.add(pid)),
-            // Whom we know we kill in the end, and the first process of this host is nobody's server.
+            // Every known process is killed in the end, and the first process of this host is never a server.
             None if pid == 1 => {}
             None => self.add(Pid::from_raw(pid)),
         }
@@ -117,7 +117,7 @@ impl Family {
         Some(*member.exit.get_or_insert(exit))
     }
 
-    /// Who has not ended.
+    /// The processes that have not ended.
     pub(crate) fn alive(&self) -> Vec<Pid> {
         let lives = |member: &&Member| {
             Some(member.pid) != self.maker && member.pidfd.as_ref().is_some_and(|fd| !ends_within(fd, 0))
@@ -149,7 +149,7 @@ impl Family {
     }
 }
 
-/// Who is `inside` in the pid namespace that `maker` has made for its children.
+/// The process with the number `inside` in the pid namespace that `maker` has made for its children.
 fn seen_from_here(maker: Pid, inside: i32) -> Option<Pid> {
     let namespace = fs::read_link(format!("/proc/{maker}/ns/pid_for_children")).ok()?;
     let is_it = |pid: &i32| {

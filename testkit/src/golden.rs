@@ -31,7 +31,7 @@ pub mod done {
     pub const HUP: &str = "HUP to generation ";
     pub const TERM: &str = "TERM to generation ";
     pub const KILL: &str = "KILL to generation ";
-    /// The folder of its pid file is gone.
+    /// The directory of its pid file was removed.
     pub const NO_PID_FILE: &str = "the folder of the pid file is removed";
     /// The state that `hooked` releases has this size.
     pub const STATE: &str = "the state has so many bytes: ";
@@ -63,7 +63,7 @@ pub const RECORDINGS: [(&str, &[&str]); 8] = [
     ("passed_on", &["--probation-ms", "200"]),
 ];
 
-/// How `kitchen_sink` is started in a folder of its own, with these flags; or `hooked`, without any.
+/// How `kitchen_sink` is started in a new directory with these flags; or `hooked`, without any.
 pub fn args(flags: &[&str]) -> Vec<String> {
     let all: &[&str] = match flags {
         [] => &[".", "127.0.0.1:0", "200"],
@@ -164,7 +164,7 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Reads a recording; lines that begin with `#` are for people.
+/// Reads a recording; lines that begin with `#` are comments.
 ///
 /// # Panics
 /// When it is none.

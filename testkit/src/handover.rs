@@ -129,7 +129,7 @@ impl Packets {
         }
     }
 
-    /// The next packet; None: nobody has the other end any more.
+    /// The next packet; None: no process has the other end any more.
     ///
     /// # Panics
     /// At the deadline.
@@ -249,7 +249,7 @@ pub struct Part {
 }
 
 impl Understudy {
-    /// Waits in `folder`; the servers are to be started with TESTKIT_PUPPET set to `socket`.
+    /// Waits in the directory `folder`; the servers must be started with TESTKIT_PUPPET set to `socket`.
     ///
     /// # Panics
     /// When there can be no socket.

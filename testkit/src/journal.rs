@@ -18,7 +18,7 @@ pub(crate) struct Journal {
 #[derive(Debug, Default)]
 struct Written {
     lines: Vec<String>,
-    /// Nobody is left who could write.
+    /// No writer is left.
     ended: bool,
 }
 
@@ -56,7 +56,7 @@ impl Journal {
         }
     }
 
-    /// Waits until everybody who could write is gone.
+    /// Waits until no writer is left.
     #[track_caller]
     pub(crate) fn wait_end(&self) {
         assert!(self.wait(|_, ended| ended), "somebody still writes after {DEADLINE:?}");

@@ -29,7 +29,7 @@ pub use shell::{LogPipe, Shell, lacks, unshare};
 /// For all that should happen at once, on a machine that has other things to do, too.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Starts `kitchen_sink` with these flags on a port of its own.
+/// Starts `kitchen_sink` with these flags on a free port.
 #[macro_export]
 macro_rules! kitchen_sink {
     ($($flag:expr),* $(,)?) => {
@@ -37,7 +37,7 @@ macro_rules! kitchen_sink {
     };
 }
 
-/// Starts `slow_ok`, whose answer takes so many seconds, on a port of its own.
+/// Starts `slow_ok`, whose response takes so many seconds, on a free port.
 #[macro_export]
 macro_rules! slow_ok {
     ($seconds:literal) => {
@@ -45,13 +45,13 @@ macro_rules! slow_ok {
     };
 }
 
-/// Lets `time` pass, between things that happen at times nobody agreed upon.
+/// Lets `time` pass between things that happen at unrelated times.
 pub fn pass(time: Duration) {
     let (_silence, tick) = std::sync::mpsc::channel::<()>();
     let _ = tick.recv_timeout(time);
 }
 
-/// Looks again and again until `fact` holds: for what nothing tells of.
+/// Polls until `fact` holds: for facts without an event.
 ///
 /// # Panics
 /// At the deadline.
@@ -76,7 +76,7 @@ pub fn raise_nofile() -> (u64, u64) {
 /// Runs `work` beside the test on a named thread.
 ///
 /// # Panics
-/// When there is no thread to be had.
+/// If no thread can be started.
 pub fn beside<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,

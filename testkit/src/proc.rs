@@ -56,7 +56,7 @@ impl Proc {
         proc
     }
 
-    /// As `start`, as the leader of a process group of its own, for `signal_group`.
+    /// As `start`, as the leader of a new process group, for `signal_group`.
     #[track_caller]
     pub fn start_group(program: impl AsRef<OsStr>, flags: &[&str]) -> Proc {
         let mut command = Command::new(program);
@@ -166,7 +166,7 @@ impl Proc {
         Client::to(&self.addr())
     }
 
-    /// Asks on a connection of its own.
+    /// Sends a request on a new connection.
     pub fn get(&self, path: &str) -> Outcome {
         crate::get(&self.addr(), path)
     }

@@ -50,10 +50,10 @@ pub struct LogPipe {
 }
 
 impl LogPipe {
-    /// A new one, in a folder of its own.
+    /// Starts a shell in a new directory.
     ///
     /// # Panics
-    /// When there is none to be had.
+    /// If it can't be started.
     #[expect(clippy::new_without_default, reason = "it makes a file")]
     pub fn new() -> LogPipe {
         let pipe = LogPipe { folder: tempfile::tempdir().expect("a folder") };
@@ -61,7 +61,7 @@ impl LogPipe {
         pipe
     }
 
-    /// The folder, for what else a test needs.
+    /// The directory, for other files of the test.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -80,7 +80,7 @@ impl LogPipe {
     pub fn serve<T>(&self, start: impl FnOnce() -> T) -> (T, Proc) {
         let flags = OFlag::O_NONBLOCK.bits();
         let ours = OpenOptions::new().read(true).custom_flags(flags).open(self.path()).expect("a named pipe");
-        // Until the server has it open, too: a pipe that nobody writes to is at its end.
+        // Wait until the server has it open, too: a pipe without a writer is at its end.
         let writer = OpenOptions::new().write(true).open(self.path()).expect("a named pipe");
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::empty())).expect("a named pipe");
         prepare_for_children();

@@ -1,4 +1,4 @@
-//! What a handler learns of who is at the other end: whether it is still there, and who it is.
+//! What a handler learns about its client: whether it is still connected, and which user and process it is.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -104,7 +104,7 @@ fn a_handler_sees_a_close_and_a_reset() {
     }
 }
 
-/// Nothing tells it from a close, and its answer is sent all the same.
+/// It can't be distinguished from a close, and its response is sent nevertheless.
 #[test]
 fn a_half_closed_client_counts_as_gone_and_is_answered() {
     let scene = Scene::new("127.0.0.1:0");

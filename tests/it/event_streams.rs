@@ -1,4 +1,4 @@
-//! Responses that last, byte by byte: server-sent events and what is written on a thread of its own.
+//! Long-lived responses, byte by byte: server-sent events and bodies that are written on a dedicated thread.
 
 use std::io::{BufWriter, Write};
 use std::sync::{Mutex, mpsc};

@@ -1,5 +1,5 @@
 //! What goes wrong with clients, with the user's code and with the system costs those whose fault it
-//! is, and nobody else: afterwards the server serves, and holds nothing.
+//! is, and no other: afterwards the server serves, and holds nothing.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use crate::support::*;
 
 const KIB: usize = 1 << 10;
 
-/// Nobody is there, and nothing is left of who was.
+/// No client is connected, and nothing is left of earlier ones.
 #[track_caller]
 fn expect_nothing_left(fixture: &Fixture, accepted: u64) {
     eventually("all have come", || fixture.stats().accepted >= accepted);
@@ -42,7 +42,7 @@ fn a_reset_at_every_byte_of_a_request() {
     let mut accepted = 0;
     for request in &requests {
         for n in 0..=request.len() {
-            // At once; and when the server has begun with it.
+            // At once; and when the server has started the request.
             for begun in [false, true] {
                 let before = fixture.stats().requests;
                 let mut client = fixture.client();
@@ -75,7 +75,7 @@ fn a_reset_within_a_body_that_is_in_a_file() {
     expect_nothing_left(&fixture, 3);
 }
 
-/// Of what a client has pipelined nothing more is begun once it is gone, not even where it never came to its turn.
+/// No further pipelined request is started once the client has disconnected, even if it never had a turn.
 #[test]
 fn no_handler_is_started_for_a_disconnected_client() {
     let gate = Gate::default();

@@ -1,4 +1,4 @@
-//! Files as bodies, by `sendfile` where it can be had: whole, in pieces, to slow clients, and files
+//! Files as bodies, by `sendfile` where possible: whole, in pieces, to slow clients, and files
 //! that change meanwhile.
 
 use std::fs::{File, OpenOptions};

@@ -1,4 +1,4 @@
-//! Files of a folder, asked for by friends and by others.
+//! Files of a directory, requested by good and by hostile clients.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::support::*;
 
-/// A folder with a secret beside it.
+/// A directory with a secret beside it.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root");
@@ -69,7 +69,7 @@ fn compressed_files_for_clients_that_accept_them() {
     let folder = folder();
     let root = folder.path().join("root");
     let hour = |n: u64| SystemTime::now() - Duration::from_secs(3_600 * n);
-    // These are not gzip; nobody looks.
+    // These are not gzip; the server does not check.
     for (name, text, age) in [
         ("a.txt", "0123456789", 2),
         ("a.txt.gz", "packed", 2),
@@ -301,7 +301,7 @@ fn a_protected_route_has_no_way_around_it() {
         ("/in//private/x", nothing),
         ("/%2Fprivate/x", nothing),
         ("http://host//private/x", nothing),
-        // The folder itself is not beneath itself: that it is there is not kept secret.
+        // The directory itself is not below itself: its existence is no secret.
         ("/private", 308),
         ("/%70rivate", 308),
         ("/open", 200),
@@ -595,7 +595,7 @@ fn renames_elsewhere_cost_no_request() {
     });
 }
 
-/// The holder of a lease may take its time: the client is told to come again, and no worker waits or spins.
+/// The holder of a lease may take its time: the client gets a 503, and no worker waits or spins.
 #[test]
 fn a_file_under_a_lease_is_503_until_it_is_given_up() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What is compressed has entity tags of its own, over the wire: conditions, parts, and updates that must not be lost.
+//! Compressed responses have separate entity tags, over the wire: conditions, ranges, and updates that must not be lost.
 
 use std::fs;
 use std::sync::{Arc, Mutex};

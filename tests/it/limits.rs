@@ -246,7 +246,7 @@ fn a_response_that_is_not_taken_is_cut() {
     }
 }
 
-/// Only a reset tells a client of 1.0 that the end is not the end.
+/// Only a reset shows a client of HTTP/1.0 that the response is incomplete.
 #[test]
 fn a_response_without_framing_that_is_not_taken_is_reset() {
     let fixture = with_timeouts(quick().response_stall(BRIEF));
@@ -333,7 +333,7 @@ fn an_upload_that_waits_too_long_for_a_permit_gets_503() {
     assert_eq!(first.reply().said(), "200 ok");
 }
 
-/// Who only leaves asks for nothing, and is no overload.
+/// A client that only disconnects has no request, and is no overload.
 #[test]
 fn a_client_that_leaves_the_queue_is_no_overload() {
     let timeouts = quick().queue_wait(PATIENT);
@@ -434,7 +434,7 @@ fn a_lingering_close_has_an_end() {
     eventually("it is closed", || fixture.stats().open == 0);
 }
 
-/// Half heads, half bodies, and responses nobody reads: none of them is a worker's business.
+/// Half heads, half bodies, and responses that are not read: none of them holds a worker.
 #[test]
 fn slow_clients_hold_no_worker() {
     let fixture = Fixture::with(|server| server.workers(1));
@@ -635,7 +635,7 @@ fn a_stop_that_is_too_slow_cuts() {
     assert_eq!(error.to_string(), "1 requests were cut at the end of the drain");
 }
 
-/// Whoever still keeps the process.
+/// Requests that still keep the process are counted in the error.
 #[test]
 fn a_stop_beyond_its_deadline_counts_parked_requests() {
     let fixture = with_timeouts(quick().drain(PATIENT));
@@ -658,7 +658,7 @@ fn a_stop_beyond_its_deadline_counts_parked_requests() {
     }
 }
 
-/// What can't be added to the time of day is no mistake of whoever means "never".
+/// A duration that can't be added to an instant means "never".
 #[test]
 fn durations_without_end() {
     const NEVER: Duration = Duration::MAX;
@@ -714,7 +714,7 @@ fn a_hammer_does_not_wait_for_the_listeners() {
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
-/// Clients that take all at once are at rest now and then only, and are not served after the end for that.
+/// Clients that read everything at once are seldom parked; they too are cut.
 #[test]
 fn an_abort_cuts_clients_that_keep_reading() {
     let router = Router::new().get("/endless", |_: Request| Body::from_reader(std::io::repeat(b'x')));

@@ -107,13 +107,13 @@ fn the_kernel_queues_as_many_as_the_backlog() {
     let folder = tempfile::tempdir().unwrap();
     for backlog in [3, 17] {
         let path = folder.path().join(backlog.to_string());
-        // So that nobody accepts more than one.
+        // So that the server accepts no more than one.
         let limits = Limits::new().connections_per_listener(1);
         let listen = Listen::new(format!("unix:{}", path.display())).backlog(backlog);
         let server = Server::new(thread_name).limits(limits).listen(listen).spawn().unwrap();
         let _accepted = std::os::unix::net::UnixStream::connect(&path).unwrap();
         eventually("it is accepted", || server.handle().stats().open == 1);
-        // The kernel takes one more than it is told.
+        // The kernel accepts one more than the backlog.
         assert_eq!(connectable(&path), backlog as usize + 1);
     }
 }

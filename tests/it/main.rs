@@ -1,5 +1,5 @@
 //! Wire tests and tests of features, in one binary: linking one for each file costs minutes. What changes its whole process
-//! (a global logger, a signal handler) has a binary of its own beside this folder.
+//! (a global logger, a signal handler) has a separate binary beside this directory.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! Handlers around handlers, over the wire: every response passes through them, and its end is told.
+//! Handlers around handlers, over the wire: every response passes through them, and its end is reported.
 
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{self, Receiver};
@@ -11,7 +11,7 @@ use heirloom::wrap::{Access, AccessLog, RequestIds};
 
 use crate::support::*;
 
-/// No more ends are told when none has been for so long.
+/// After this time without an end, no more ends are reported.
 const PATIENT: Duration = Duration::from_secs(2);
 
 /// Answers with what the wrapper has seen, in a header field.
@@ -60,7 +60,7 @@ fn what_is_refused_and_what_panics_passes_through_wrappers() {
     assert_eq!((reply.status, reply.field("x-seen")), (400, None));
 }
 
-/// What `routes` answers, each end told.
+/// The responses of `routes`, each end reported.
 fn ends() -> (Fixture, Receiver<ResponseEnd>) {
     let (tell, told) = mpsc::channel();
     let wrapper = move |request: Request, next: Next<'_>| {

@@ -13,7 +13,7 @@ use crate::support::{Client, eventually};
 
 const WORKERS: usize = 3;
 
-/// Not for other threads; knows by whom it was made, and is counted when it goes.
+/// Not `Send`; knows the thread that created it, and is counted when it is dropped.
 struct Own {
     made_by: Rc<str>,
     number: usize,

@@ -83,7 +83,7 @@ fn curl_waits_for_100() {
             None => assert_patterned(answer.as_bytes(), body.len()),
         }
     }
-    // Told at once that there is no use: it does not send.
+    // It gets the refusal at once, and does not send the body.
     let beyond = patterned(3 << 20);
     let report = [&expect[..], &["-o", "/dev/null", "-w", "%{http_code} %{size_upload}"]].concat();
     assert_eq!(curl(&fixture, &report, &["/echo"], &beyond), "413 0");
@@ -199,7 +199,7 @@ print('done')
 "#;
     let url = format!("http://{}", fixture.address());
     assert_eq!(text("python3", &["-c", script, &url], b""), "done\n");
-    // One for all, but for what was cut.
+    // One connection for all, except for the cut ones.
     assert_eq!(fixture.stats().accepted, 1);
 }
 

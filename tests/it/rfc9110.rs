@@ -144,7 +144,7 @@ fn switching_protocols() {
     ] {
         assert_eq!(ask("1.1", fields), 426, "{fields}");
     }
-    // Who offers what nobody wants is served as ever.
+    // A client that offers an unwanted protocol is served as usual.
     let mut client = fixture.client();
     client.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: h2c, websocket\r\n\r\n");
     assert_eq!(client.reply().said(), HELLO);
@@ -259,7 +259,7 @@ fn methods() {
         // Known, and not for this target.
         ("POST", "/", 405, root.clone()), ("PUT", "/", 405, root.clone()), ("DELETE", "/", 405, root.clone()), ("PATCH", "/", 405, root.clone()), ("TRACE", "/", 405, root),
         ("GET", "/echo", 405, echo.clone()), ("HEAD", "/echo", 405, echo),
-        // Known to nobody; names have a case.
+        // Unknown methods; names are case-sensitive.
         ("BREW", "/", 501, None), ("get", "/", 501, None), ("Get", "/", 501, None), ("M-SEARCH", "/", 501, None), ("PROPFIND", "/nowhere", 501, None), ("!#$%&'*+-.^_`|~", "/", 501, None),
         ("GET", "/nowhere", 404, None), ("HEAD", "/nowhere", 404, None), ("OPTIONS", "/nowhere", 404, None), ("TRACE", "/nowhere", 404, None),
     ];
@@ -405,7 +405,7 @@ fn expectations() {
     }
 }
 
-// Section 13 and 14: preconditions and ranges are for who knows the representation.
+// Section 13 and 14: preconditions and ranges are for handlers that know the representation.
 
 #[test]
 fn preconditions_and_ranges_are_left_to_handlers() {

@@ -1,4 +1,4 @@
-//! Servers in one process: as in tests of a program, several at once, on ports of their own.
+//! Servers in one process: as in tests of a program, several at once, on free ports.
 
 use std::net::TcpStream;
 use std::sync::Arc;

@@ -93,7 +93,7 @@ struct Answer {
     body: Vec<u8>,
 }
 
-/// Asks on a connection of its own that is closed by the server in the end.
+/// Sends a request on a new connection, which the server closes in the end.
 #[track_caller]
 fn ask(addr: SocketAddr, head: &str, body: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(addr).unwrap();
@@ -141,7 +141,7 @@ fn requests_and_responses_arrive_as_they_are() {
     assert_eq!((empty.status, empty.body.len()), (204, 0));
 }
 
-/// The line that tells of the client.
+/// The line about the client.
 fn peer(head: &str) -> String {
     let line = head.lines().find(|line| line.starts_with("Heirloom-Peer: 127.0.0.1:"));
     format!("{}\n", line.expect("a peer"))
@@ -189,7 +189,7 @@ fn large_bodies_both_ways() {
     }
     assert_patterned(&ask(addr, "GET /big HTTP/1.1", b"").body, 5 << 20);
     assert_patterned(&ask(addr, "GET /chunked HTTP/1.1", b"").body, 100_000);
-    // The handler answers much before it has read much: neither side waits for the other for ever.
+    // The handler writes much before it has read much: neither side waits for the other indefinitely.
     let both = ask(addr, &format!("POST /both HTTP/1.1\r\nContent-Length: {}", body.len()), &body);
     assert_patterned(&both.body, 1 << 20);
     assert_eq!(text(addr, "GET /nowhere HTTP/1.1").0, 404);

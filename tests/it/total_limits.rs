@@ -1,4 +1,4 @@
-//! At each bound over all connections: what the client gets, and that nobody else is harmed.
+//! At each bound over all connections: what the client gets, and that no other client is affected.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ fn half_received_heads_hold_no_more_than_the_memory_they_may() {
     sixth.send(half_a_head(20 * KIB));
     expect_last(&mut sixth, 503);
     fixture.expect_closes(CloseReason::Overload, 1);
-    // Who needs none of it is served, and when somebody has gone there is room again.
+    // Clients that need none of it are served, and when one has disconnected there is room again.
     fixture.client().expect_kept();
     clients[0].send("\r\n\r\n");
     assert_eq!(clients[0].reply().said(), "200 Hello, World!");
@@ -282,7 +282,7 @@ fn a_listener_may_have_a_limit_of_its_own() {
     assert_eq!(third.reply().said(), "200 Hello, World!");
 }
 
-/// What keeps strangers out does not keep out who has to look into it: a monitor, on the same host as a proxy, say.
+/// The limit per peer does not apply to admin listeners: a monitor may run on the same host as a proxy.
 #[test]
 fn limits_of_listeners_and_peers_do_not_bind_operators() {
     let limits = Limits::new().connections_per_listener(2).connections_per_peer(1);

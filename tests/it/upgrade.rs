@@ -61,7 +61,7 @@ fn two_threads_have_a_direction_each() {
                 let mut all = Vec::new();
                 reader.read_to_end(&mut all).map(|_| all)
             });
-            // More than the sockets' buffers hold, while the client has not begun to read.
+            // More than the sockets' buffers hold, while the client has not started to read.
             writer.write_all(&patterned(8 << 20))?;
             writer.end();
             let all = bytes.join().unwrap()?;

@@ -1,4 +1,4 @@
-//! WebSockets byte by byte: what good clients get, what bad ones are told, and how each way to end
+//! WebSockets byte by byte: what good clients get, how bad ones are refused, and how each way to end
 //! one looks from the other side.
 
 use std::io::{self, ErrorKind};
@@ -19,7 +19,7 @@ const PING: u8 = 9;
 const PONG: u8 = 10;
 const FIN: u8 = 0x80;
 
-/// A server, and what its sockets' threads have to tell.
+/// A server, and what its sockets' threads report.
 struct Scene {
     running: RunningServer,
     told: mpsc::Receiver<String>,
@@ -178,7 +178,7 @@ fn messages_of_every_kind() {
         client.send(frame(FIN | BINARY, patterned(len)));
         assert_patterned(&receive(&mut client).1, len);
     }
-    // In fragments, with a Ping and a Pong nobody asked for between them, cut within a letter.
+    // In fragments, with a Ping and an unsolicited Pong between them, cut within a character.
     let text = "grüß dich".as_bytes();
     client.send(frame(TEXT, &text[..3]));
     client.send(frame(FIN | PING, "are you there?"));
@@ -319,7 +319,7 @@ fn valid_close_codes_are_repeated_and_reported() {
     }
 }
 
-/// Each way round: what we may send, and what is told of an answer that nobody may send.
+/// Both directions: codes that the server may send, and the error for a client's forbidden code.
 #[test]
 fn a_close_of_ours_has_a_code_that_may_be_sent() {
     let speak: Speak = |socket| {
@@ -582,7 +582,7 @@ fn other_threads_send_whole_messages_while_one_reads() {
     eventually("it is closed", || scene.running.handle().stats().open == 0);
 }
 
-/// Each Ping is answered; but who takes no answers is not asked for more of them.
+/// Each Ping is answered; but from a client that does not read the answers, no more are read.
 #[test]
 fn pings_without_end_hold_no_memory_without_end() {
     const MOST: usize = 64 << 20;

@@ -303,7 +303,7 @@ fn a_body_beyond_the_maximum() {
         let body = patterned(BODY_MAXIMUM as usize + beyond);
         for request in [post("/echo", &body), post_chunked("/echo", &[&body])] {
             let mut client = fixture.client();
-            // The server does not read for ever; writing may fail, reading must not.
+            // The server does not read indefinitely; writing may fail, reading must not.
             let _ = client.try_send(&request);
             expect(&mut client, &format!("{beyond} beyond"), &["413"], Closed);
         }
@@ -350,7 +350,7 @@ fn expect_100_continue() {
     let head = |line: &str, len: u64| {
         format!("{line} HTTP/1.1\r\nHost: h\r\nExpect: 100-Continue\r\nContent-Length: {len}\r\n\r\n")
     };
-    // It waits, is told to go on, and does.
+    // It waits, gets 100, and continues.
     for (line, answer) in [("POST /echo", "200 hello"), ("POST /count", "200 5"), ("POST /first", "200 hel")]
     {
         let mut client = fixture.client();
@@ -362,7 +362,7 @@ fn expect_100_continue() {
         }
         client.expect_kept();
     }
-    // It waits, and is told that there is no use.
+    // It waits, and gets the refusal.
     let refused =
         [("POST /nowhere", 5, "404"), ("POST /", 5, "405"), ("POST /echo", BODY_MAXIMUM + 1, "413")];
     for (line, len, answer) in refused {
@@ -374,7 +374,7 @@ fn expect_100_continue() {
     let mut client = fixture.client();
     client.send(head("POST /discard", 5));
     expect(&mut client, "unread", &["200 ok"], Closed);
-    // It does not wait: told or not, one answer each.
+    // It does not wait: one response each, with or without a 100.
     let mut client = fixture.client();
     for line in ["POST /echo", "POST /count"] {
         client.send(head(line, 5) + "hello" + &get("/"));
@@ -657,7 +657,7 @@ fn a_detached_stream_that_fails_shows_even_to_1_0() {
     }
 }
 
-/// Bytes of the client that nobody reads must not cost it the stream's end.
+/// Unread bytes of the client must not cost it the end of the stream.
 #[test]
 fn a_detached_stream_to_a_client_that_keeps_sending() {
     let fixture = Fixture::new();
@@ -694,7 +694,7 @@ fn upgrades() {
     assert_eq!(client.reply().status, 101);
     assert_eq!(client.take(4), b"now.");
     client.expect_fin();
-    // What is said after the end resets nobody.
+    // Bytes after the end cause no reset.
     let mut client = fixture.client();
     client.send(request);
     assert_eq!(client.reply().status, 101);
@@ -819,7 +819,7 @@ fn unix_sockets_speak_the_same() {
     assert!(!path.exists());
 }
 
-/// A valid request and what it is, for who reads a failure.
+/// A valid request and its description, for messages of failures.
 #[derive(Clone, Debug)]
 struct Asked {
     method: &'static str,

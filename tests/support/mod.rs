@@ -1,4 +1,4 @@
-//! A raw client that can tell FIN from RST, a server with a route for every case, and events to wait
+//! A raw client that distinguishes FIN from RST, a server with a route for every case, and events to wait
 //! for.
 
 #![allow(dead_code, reason = "each test crate uses its own part")]
@@ -25,7 +25,7 @@ pub(crate) fn let_pass(time: Duration) {
     let _ = silent.recv_timeout(time);
 }
 
-/// Waits for what has no event of its own.
+/// Polls for a condition without an event.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
@@ -80,7 +80,7 @@ pub(crate) struct Reply {
     pub(crate) trailing: How,
 }
 
-/// How the end of the body was told.
+/// How the end of the body was shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum How {
     NoBody,
@@ -119,7 +119,7 @@ impl Reply {
     }
 }
 
-/// A client that says exactly what it is told to.
+/// A client that sends exactly the given bytes.
 #[derive(Debug)]
 pub(crate) struct Client {
     stream: TcpStream,
@@ -495,7 +495,7 @@ impl Fixture {
         self.running.take().unwrap().stop()
     }
 
-    /// The server, to be stopped by who may not open the gate.
+    /// The server, for a test that stops it without opening the gate.
     pub(crate) fn into_running(mut self) -> RunningServer {
         self.gate = Gate::default();
         self.running.take().unwrap()

@@ -13,7 +13,7 @@ use syn::visit::{self, Visit};
 const USAGE: &str = "mutate [--list] [--sample N] [--sources PATH] [state|ledger|policy|exchange]...
 MUTATE_TARGET is the target directory, if what is compiled there is to be kept.";
 
-/// A name, the file or folder that is changed, and the tests that must notice, the fastest first.
+/// A name, the file or directory that is changed, and the tests that must notice, the fastest first.
 struct Part {
     name: &'static str,
     path: &'static str,

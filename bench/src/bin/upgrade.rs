@@ -73,7 +73,7 @@ impl Tally {
         match outcome {
             Ok(answer) => Some(answer),
             Err(error) => {
-                // The first of each kind is told, for there may be thousands.
+                // Only the first of each kind is reported, because there may be thousands.
                 if before == 0 {
                     eprintln!("a request for {path} failed: {error}");
                 }
@@ -162,7 +162,7 @@ impl Generation {
                 return Err(format!("no handover from generation {}", self.number).into());
             }
         }
-        // Nobody else is left who could answer this.
+        // No other process is left that could answer this.
         let pid = tally.ask(&self.address, "/pid").ok_or("no answer after the handover")?;
         (self.pid, self.number) = (Pid::from_raw(pid.parse()?), next);
         // Not our child: not a process that we may send signals to.
@@ -193,7 +193,7 @@ impl Generation {
 
 impl Drop for Generation {
     /// After a failed round there may be two generations, or one whose pid we never learned. All of
-    /// them are below us, and whoever outlives a killed parent becomes our child for the next turn.
+    /// them are below us, and a process that outlives a killed parent becomes our child for the next round.
     fn drop(&mut self) {
         loop {
             let ours = children();

@@ -63,7 +63,7 @@ impl Alias {
         &self.0
     }
 
-    /// Eight characters that are not taken for each other, of a number that nobody can guess.
+    /// Eight characters that are not confused with each other, from a number that can't be guessed.
     pub fn of_number(number: i64) -> Alias {
         const LETTERS: &[u8; 32] = b"23456789abcdefghijkmnpqrstuvwxyz";
         let letter = |n: u32| char::from(LETTERS[(number >> (5 * n) & 31) as usize]);

@@ -39,7 +39,7 @@
 //!
 //! - A link is in the database, and synced to disk, before its 201 is sent.
 //! - Both generations have the database open while a handover is on. SQLite is made for that: its
-//!   locks are between processes, readers never wait in WAL mode, and who wants to write waits for whoever
+//!   locks are between processes, readers never wait in WAL mode, and a writer waits for the process that
 //!   does. Each generation opens it for itself: a connection of SQLite's must not go to
 //!   another process, and none does, for its files are closed on exec.
 //! - No generation has anything in memory that the other would need. Counts of hits are added to what is

@@ -60,7 +60,7 @@ pub fn create(store: &Store, mut req: Request) -> Result<Response, Problem> {
 /// `GET /{alias}`
 pub fn follow(store: &Store, req: Request) -> Result<Response, Problem> {
     let alias = req.param("alias").unwrap_or_default();
-    // Who only looks by HEAD has not followed it.
+    // A HEAD request does not count as a visit.
     match store.follow(alias, req.method() == Method::GET)? {
         // Not to be remembered: the link may be deleted, and each visit counts.
         Some(url) => {

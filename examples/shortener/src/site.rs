@@ -1,4 +1,4 @@
-//! What is where, and who may.
+//! The routes, and who may use them.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{api, pages};
 /// Far more than a link needs.
 const BODY_BYTES: u64 = 16 << 10;
 
-/// Who may add, list and delete links.
+/// The user that may add, list and delete links.
 pub struct Login {
     user: String,
     password: String,

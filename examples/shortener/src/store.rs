@@ -71,7 +71,7 @@ impl fmt::Display for Failure {
 }
 
 impl Store {
-    /// Makes the database if there is none, and brings its schema up to date. Whoever writes waits for
+    /// Makes the database if there is none, and brings its schema up to date. A writer waits for
     /// other processes for `patience` at most.
     pub fn open(path: impl AsRef<Path>, patience: Duration) -> Result<Store, String> {
         let path = path.as_ref().to_owned();
@@ -124,7 +124,7 @@ impl Store {
         self.read(|connection| find(connection, alias))
     }
 
-    /// Where the link leads. Nothing is written yet: a redirect never waits for who writes.
+    /// Where the link leads. Nothing is written yet: a redirect never waits for a writer.
     pub fn follow(&self, alias: &str, count: bool) -> Result<Option<String>, Failure> {
         let found = self.read(|connection| {
             let mut query = connection.prepare_cached("SELECT id, url FROM links WHERE alias = ?1")?;
@@ -152,7 +152,7 @@ impl Store {
         Ok(writer.prepare_cached("DELETE FROM links WHERE alias = ?1")?.execute([alias])? > 0)
     }
 
-    /// Adds what was counted to what is there, whoever has written that. What can't be written is kept for
+    /// Adds the counts to those in the database, whichever process has written them. Counts that can't be written are kept for
     /// the next time, and logged.
     pub fn write_hits(&self) {
         let mut writer = lock(&self.writer);
@@ -195,7 +195,7 @@ fn connect(path: &Path, patience: Duration) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Takes the lock at once: who reads first and then wants to write is refused if somebody else has
+/// Takes the lock at once: a transaction that reads first and then writes is refused if another one has
 /// written in between, and no patience helps.
 fn begin(writer: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
     writer.transaction_with_behavior(TransactionBehavior::Immediate)
@@ -293,7 +293,7 @@ mod tests {
         store.write_hits();
         assert_eq!(store.find("a").unwrap().unwrap().hits, 1);
 
-        // Whoever takes the name next does not get its hits.
+        // The next link of that name does not get its hits.
         store.follow("a", true).unwrap();
         assert!(store.delete("a").unwrap() && !store.delete("a").unwrap());
         store.create(Some(&alias("a")), &target("https://example.com/3")).unwrap();

@@ -32,11 +32,11 @@ type Links = BTreeMap<String, (String, i64)>;
 /// What became of one client's requests.
 #[derive(Default)]
 struct Made {
-    /// What it was told to be made, and whether it then followed it.
+    /// The links that were acknowledged to it, and whether it then followed them.
     links: Links,
     /// How often it followed what all of them follow.
     hits: i64,
-    /// What it was told last, if that was no answer.
+    /// The last error it got, if any.
     end: Option<Outcome>,
 }
 
@@ -141,7 +141,7 @@ impl Maker {
         self.goes_on(&visit)
     }
 
-    /// Who connects anew does so until it is refused.
+    /// Clients that connect again do so until they are refused.
     fn goes_on(&self, last: &Response) -> Option<()> {
         (!self.keeps || !last.closes()).then_some(())
     }
@@ -228,7 +228,7 @@ fn upgrades_and_a_stop_under_load_lose_no_link_and_no_hit() {
 
     let mut expected = BTreeMap::new();
     for (number, made) in all.iter().enumerate() {
-        // Whoever kept its connection was told of the end, the others were refused; nothing else ever failed.
+        // Clients that kept their connection were notified of the end, the others were refused; nothing else failed.
         let end = (number >= KEEPING).then_some(Outcome::Refused);
         assert_eq!(made.end, end, "maker {number}");
         for (alias, link) in &made.links {
@@ -245,7 +245,7 @@ fn upgrades_and_a_stop_under_load_lose_no_link_and_no_hit() {
     assert_eq!(there.len(), expected.len(), "there are links that nobody was told of");
     println!("{handovers} handovers: {} links made, {popular} hits of one of them", expected.len());
 
-    // Not only there: whoever serves next sends each visitor where it was told to.
+    // They also work: the next process redirects each visitor to the right address.
     let server = serve(&database);
     let mut client = server.client();
     for (alias, (url, _)) in &expected {
@@ -280,7 +280,7 @@ fn a_kill_costs_no_link_that_was_answered() {
     for (alias, (url, _)) in all.iter().flat_map(|made| &made.links) {
         assert_eq!(there.get(alias).map(|(url, _)| url), Some(url), "{alias}");
     }
-    // Besides, what each was just not told of any more.
+    // In addition, links that were created without being acknowledged.
     let unknown = there.len() - 1 - told;
     assert!(told >= 100 && unknown <= KEEPING + ANEW, "{told} {unknown}");
     // And it opens again as it is.

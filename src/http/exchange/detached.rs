@@ -190,7 +190,7 @@ impl Detachment {
             let (client, _thread) = self.run(client);
             detached.lock().running.remove(&id);
             let mut lingered = Lingered::More(client);
-            // Nobody waits for this thread.
+            // No thread waits for this one.
             while let Lingered::More(client) = lingered {
                 lingered = parking.linger(client);
             }

@@ -60,7 +60,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// People who forget the `s` of `https` get an explanation, as from other servers. It is the same for all
+    /// A plain HTTP request gets an explanation, as from other servers, because people forget the `s` of `https`. It is the same for all
     /// requests and reveals nothing about the service.
     fn answer_in_plain_text(&mut self) -> Disposition {
         let refusal =

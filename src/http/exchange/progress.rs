@@ -97,7 +97,7 @@ impl Progress {
         }
     }
 
-    /// Whether a response is on its way, and how the client can tell that it is incomplete.
+    /// Whether a response is being sent, and how the client notices that it is incomplete.
     pub(super) fn activity(&self) -> Activity {
         match &self.stage {
             ExchangeStage::Response(sending) if sending.body.ends_with_connection() => {

@@ -46,7 +46,7 @@ struct Polled {
     is_polled: bool,
     /// It has as many connections as it may.
     is_full: bool,
-    /// It is being closed: served until then at least, and until nobody waits in its queue.
+    /// It is being closed: served until then at least, and until no client waits in its queue.
     closing: Option<Instant>,
     /// Operators want to see the drain: theirs is closed when everything else has ended.
     stays: bool,

@@ -167,7 +167,7 @@ impl<P> Parking<P> {
         &self.pool_pollers[pool]
     }
 
-    /// Takes the connection of an event, if nobody has it.
+    /// Takes the connection of an event, if it is parked.
     pub(super) fn take_ready(&self, event: &EpollEvent) -> Option<Box<Connection<P>>> {
         let mut connection = self.slots.take(SlotId::from_bits(event.data()))?;
         let closed = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;

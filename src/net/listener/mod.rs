@@ -25,7 +25,7 @@ use barrier::Barrier;
 pub(crate) use place::Place;
 use unix_path::{IfLocked, is_socket};
 
-/// How many connections the kernel holds while nobody accepts, unless a listener is configured otherwise.
+/// How many connections the kernel queues until they are accepted, unless a listener is configured otherwise.
 pub(crate) const BACKLOG: i32 = 1024;
 
 /// How long a handshake in progress may take when a listener is closed: one round trip.
@@ -63,7 +63,7 @@ impl ListenerConfig {
         }
     }
 
-    /// Whether a client can't tell by which of the two it came.
+    /// Whether the two listeners look the same to a client.
     pub(crate) fn has_settings_of(&self, other: &ListenerConfig) -> bool {
         #[cfg(feature = "tls")]
         let same_tls = match (&self.tls, &other.tls) {

@@ -113,7 +113,7 @@ pub(super) fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
 }
 
-/// Whether nobody listens there. Connects without waiting: a live server's backlog may be full.
+/// Whether no process listens there. Connects without waiting: a live server's backlog may be full.
 fn is_stale(address: &SockAddr) -> bool {
     let asked = Socket::new(Domain::UNIX, Type::STREAM, None).and_then(|socket| {
         socket.set_nonblocking(true)?;

@@ -40,8 +40,8 @@
 //! handlers that are known to block do not count. Both rules need the acceptor's watch: where all those that run block
 //! by surprise, it wakes others within 1 ms. Without the watch each push wakes a worker.
 //!
-//! **A handler that computes is not a handler that blocks** (`latency` tells them apart). Before one that blocks another
-//! worker is woken if work waits or nobody would see new events. Before one that computes that would only make two
+//! **A handler that computes is not a handler that blocks** (`latency` distinguishes them). Before one that blocks another
+//! worker is woken if work waits or no thread would see new events. Before one that computes that would only make two
 //! workers take turns, so another is woken only if a core is left: with 32 workers and a handler that computes
 //! 70 µs on one core, the p99 was 20 times that of hyper before, and equals it now.
 //!
@@ -81,7 +81,7 @@
 //!   one where some workers run, none while they run on all cores. The age counts, not whether the front has moved:
 //!   each worker that is woken takes one piece of work, so it always has, and a queue behind handlers that
 //!   block by surprise waited 17 to 25 ms.
-//! - Where nobody polls and no worker has done anything for 1 ms, all that are awake are in handlers: one is woken to poll.
+//! - If no worker polls and none has done anything for 1 ms, all that are awake are in handlers: one is woken to poll.
 //! - Where no worker has polled for 5 ms (all are in handlers, or busy with what they queue themselves), the acceptor
 //!   collects the events, so that these connections have their place in the queue too. It also does so four times a
 //!   second without a watch: the wait that `Timeouts::queue_wait` limits begins there.
@@ -223,7 +223,7 @@ impl Watchdog {
         }
         let still = now.saturating_duration_since(self.at);
         let is_behind = snapshot.waiting > snapshot.waking && snapshot.idle() > 0;
-        // New events would be seen by nobody, and there is a worker to change that.
+        // No thread would see new events, and there is a worker that can.
         let is_blind = snapshot.polling == 0 && snapshot.sleeping > 0;
         let mut wake = self.wakes_for_front(look, is_behind);
         if is_blind && snapshot.waking == 0 && still >= NEARLY_A_LOOK {

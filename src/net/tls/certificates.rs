@@ -149,7 +149,7 @@ impl Loaded {
     }
 }
 
-/// Chooses a certificate, and remembers for whom: `rustls` tells the name to nobody else.
+/// Chooses a certificate, and remembers the requested name, which `rustls` reports nowhere else.
 #[derive(Debug)]
 struct Chooser {
     keys: Keys,

@@ -55,7 +55,7 @@ impl<P> Outbox<P> {
         let _ = self.listeners.set(taken.map(AtomicBool::new).collect());
     }
 
-    /// Nobody at the other end of the channel takes connections of this listener.
+    /// The process at the other end of the channel does not take connections of this listener.
     pub(super) fn remove_listener(&self, listener: usize) {
         if let Some(taken) = self.listeners.get().and_then(|listeners| listeners.get(listener)) {
             taken.store(false, Ordering::Release);

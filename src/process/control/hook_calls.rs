@@ -95,7 +95,7 @@ impl HookCalls {
         (ticket == self.ticket).then_some(event)
     }
 
-    /// Tells the hooks of a phase, and of the drain that begins with it.
+    /// Calls the hooks of a phase, and of the drain that starts with it.
     pub(super) fn phase(&self, phase: Phase) {
         self.runner.phase(phase);
         if phase.is_draining() && phase != Phase::Exited {

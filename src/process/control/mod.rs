@@ -79,7 +79,7 @@ pub(crate) struct Facts {
     pub(crate) generation: u32,
     pub(crate) nohup: bool,
     pub(crate) terminal: Option<Arc<Terminal>>,
-    /// None: this process hands over to nobody (in-process servers).
+    /// None: this process does not hand over (in-process servers).
     pub(crate) program: Option<Program>,
     pub(crate) surroundings: Surroundings,
     /// The program says that what is above it does not end the service with it.
@@ -256,7 +256,7 @@ impl<'a> Control<'a> {
         }
     }
 
-    /// Sets the phase of the present stage and tells the hooks of it.
+    /// Sets the phase of the present stage and calls its hooks.
     fn publish(&mut self) {
         let phase = self.state.phase();
         if self.phase.get() != phase {
@@ -445,7 +445,7 @@ impl<'a> Control<'a> {
         }
     }
 
-    /// No signal tells of a closed terminal if this process is in the background, or no shell knows of it.
+    /// No signal reports a closed terminal if this process is in the background, or no shell knows of it.
     fn read_terminal(&mut self) {
         let Some(loss) = self.facts.terminal.as_ref().and_then(|terminal| terminal.loss()) else { return };
         if let Some(terminal) = self.facts.terminal.take() {

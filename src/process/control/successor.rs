@@ -2,7 +2,7 @@
 //!
 //! A predecessor that dies without STOPPING before GO has crashed, because one that stops kills an unready successor first:
 //! the successor then takes over. STOPPING precedes the kill, because the child may be a script whose own child is the
-//! successor. When that one has sent a message, the kernel tells its pid (SO_PASSCRED): it is watched, killed and named in
+//! successor. When that one has sent a message, the kernel reports its pid (SO_PASSCRED): it is watched, killed and named in
 //! the pid file, not the script.
 
 use std::os::fd::{AsFd, OwnedFd};

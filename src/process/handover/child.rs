@@ -1,5 +1,5 @@
-//! Starts the program again, with the listeners and both channels, and tells when the child is dead. It sends nothing
-//! but the HELLO; the control loop does the rest.
+//! Starts the program again, with the listeners and both channels, and reports the child's death. It sends nothing
+//! except the HELLO; the control loop does the rest.
 
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
@@ -253,7 +253,7 @@ pub(crate) struct Child {
 #[derive(Debug)]
 struct Process {
     pid: Pid,
-    /// None on kernels without pidfds: then only the end of its channel tells of its death.
+    /// None on kernels without pidfds: then only the end of its channel reports its death.
     pidfd: Option<OwnedFd>,
 }
 
@@ -295,7 +295,7 @@ impl Child {
         news
     }
 
-    /// Readable when the child, or whom it waits for, has ended.
+    /// Readable when the child, or the process that it waits for, has ended.
     pub(crate) fn pidfds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [Some(&self.process), self.below.as_ref()]
             .into_iter()
@@ -311,7 +311,7 @@ impl Child {
         self.end.as_deref()
     }
 
-    /// Whether the generation is no more: whom our child waits for outlives it, or does not.
+    /// Whether the generation has ended: the process that our child waits for may outlive it.
     pub(crate) fn is_gone(&mut self) -> bool {
         match &self.below {
             Some(below) => below.ends_within(0),
@@ -326,7 +326,7 @@ impl Child {
         }
     }
 
-    /// Kills it, and whom it waits for, and reaps it if it ends at once.
+    /// Kills it and the process that it waits for, and reaps it if it ends at once.
     pub(crate) fn kill(&mut self) {
         if let Some(pidfd) = self.below.as_ref().and_then(|below| below.pidfd.as_ref()) {
             let _ = sys::pidfd_kill(pidfd.as_fd());

@@ -57,7 +57,7 @@ pub(crate) struct StateHead {
     pub(crate) bytes: u64,
 }
 
-/// What each side tells of itself.
+/// What each side reports about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Hello {
     pub(crate) version: u32,

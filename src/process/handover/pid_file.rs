@@ -34,7 +34,7 @@ impl PidFile {
         &self.path
     }
 
-    /// Whether it could be written now: with its folder there, and room for a number.
+    /// Whether it could be written now: its directory exists and has room for a number.
     pub(crate) fn try_out(&self) -> io::Result<()> {
         if self.path.is_dir() {
             return Err(ErrorKind::IsADirectory.into());
@@ -97,7 +97,7 @@ impl PidFile {
 }
 
 /// Does `work` on a thread of its own: the control loop does not wait for a file system that hangs. Where no thread
-/// can be had it is done here, for a pid file that names a dead process is worse than a wait.
+/// can be started it is done here, because a pid file that names a dead process is worse than a wait.
 ///
 /// # Errors
 /// Those of `work`, and `TimedOut`, after which it may still be done.

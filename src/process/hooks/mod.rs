@@ -179,11 +179,11 @@ fn caught<T>(name: &str, hook: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 impl Runner {
-    /// `holds`: this generation has what only one may have. What hooks say goes to `tell`, with the
+    /// `holds`: this generation has what only one may have. Results of hooks go to `tell`, with the
     /// ticket they were asked with.
     ///
     /// # Errors
-    /// When there is no thread to be had.
+    /// If no thread can be started.
     pub(crate) fn start(
         hooks: Hooks,
         holds: bool,
@@ -200,7 +200,7 @@ impl Runner {
         Ok(Runner { jobs: Some(jobs) })
     }
 
-    /// False when there is nothing to run; the error is that nobody is there any more to do it.
+    /// False if there is nothing to run. An error if the hooks' thread has ended.
     fn ask(&self, job: HookJob) -> Result<bool, String> {
         let Some(jobs) = &self.jobs else { return Ok(false) };
         jobs.send(job).map(|()| true).map_err(|_| "the thread of the hooks has ended".to_owned())

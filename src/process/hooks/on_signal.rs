@@ -34,7 +34,7 @@ struct HookJob(Signal, Box<dyn FnOnce() + Send>);
 
 impl SignalHooks {
     /// # Errors
-    /// When there is no thread to be had. Without hooks none is wanted.
+    /// If no thread can be started. Without hooks none is needed.
     pub(crate) fn start(self) -> Result<SignalHookRunner, Error> {
         let signals = self.before.iter().chain(&self.after);
         let hooked: BTreeMap<_, _> = signals.map(|(signal, _)| (*signal, Arc::default())).collect();

@@ -47,7 +47,7 @@ pub(crate) enum Stage {
     Offering,
     /// Predecessor: the successor accepts, we watch it.
     Watching,
-    /// Told to stop, still accepting.
+    /// Asked to stop, still accepting.
     LameDuck,
     Draining(Why),
     Finished,

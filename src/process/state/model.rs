@@ -16,7 +16,7 @@ struct Process {
     polls: bool,
     holds: bool,
     timers: BTreeSet<Timer>,
-    /// What its own threads will tell it.
+    /// Events that its own threads will send it.
     due: Vec<Due>,
     parent: Option<usize>,
     child: Option<usize>,
@@ -300,7 +300,7 @@ impl World {
                     self.processes[i].holds = false;
                     self.processes[i].due.push(Due::ListenersClosed);
                 }
-                // One thread runs the hooks, in order; an answer that nobody waits for any more is dropped.
+                // One thread runs the hooks, in order; an answer that is no longer waited for is dropped.
                 Action::Release | Action::Acquire => {
                     let due = &mut self.processes[i].due;
                     due.retain(|due| !matches!(due, Due::Released | Due::Acquired));

@@ -1,5 +1,5 @@
 //! Files whose content the kernel generates on reading: those of procfs, sysfs and the like. Neither their length (0, or a
-//! page) nor their times say anything about it. The file system tells which they are; it is looked up only for files without a
+//! page) nor their times say anything about it. The type of the file system shows which they are; it is looked up only for files without a
 //! block on a disk. They are sent from memory, since a second read, a moment later, may return something else.
 
 use std::fs::{File, Metadata};

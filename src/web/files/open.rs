@@ -65,7 +65,7 @@ pub(super) fn beneath(root: &Path, name: &str, links: Links) -> io::Result<Opene
     }
 }
 
-/// Each name in the folder that the last one was; links are not followed.
+/// Opens each name in the directory that the previous name was; links are not followed.
 fn step_by_step(root: OwnedFd, name: &str) -> nix::Result<OwnedFd> {
     let (folders, last) = name.rsplit_once('/').unwrap_or(("", name));
     let mut at = root;

@@ -100,7 +100,7 @@ mod tests {
         let weak = |version, now| fields(version, now, "").0.map(|tag| tag.starts_with("W/"));
         let date = |version| fields(version, at(9_000), "").1;
         let later = BASE.changed.0 as u64;
-        // Within the tick of the last change, whichever of the times tells it, or before it.
+        // Within the tick of the last change, whichever of the times shows it, or before it.
         assert_eq!(weak(BASE, at(later)), Some(true));
         assert_eq!(weak(BASE, at(later + 1)), Some(true), "8 ns less than a second");
         assert_eq!(weak(BASE, at(later + 2)), Some(false));

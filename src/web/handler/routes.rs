@@ -195,7 +195,7 @@ impl RouteMatch {
         }
     }
 
-    /// Tells the request which route matched it, and returns the answer in place of the handler's, if there is one.
+    /// Attaches the route that matched to the request, and returns the answer in place of the handler's, if there is one.
     pub(crate) fn attach(&mut self, request: &mut Request) -> Option<Box<Response>> {
         if let Some(route) = self.matched() {
             // Without parameters, the path may identify the route.

@@ -18,7 +18,7 @@ pub(super) enum ClientClose {
     /// No code, and so no reason.
     Nothing,
     Reason(u16, String),
-    /// What nobody may send: this is what is wrong.
+    /// A code that must not be sent; this is what is wrong.
     Invalid(String),
     /// A reason that is no UTF-8.
     NoText,

@@ -16,7 +16,7 @@ use crate::web::handler::{Next, Wrapper};
 use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
-/// Tells browsers which other origins' pages may read the responses. It answers preflights (OPTIONS
+/// Informs browsers which other origins' pages may read the responses. It answers preflights (OPTIONS
 /// with `Access-Control-Request-Method`) itself, with 204; the wrapped handler does not see them. For an origin that is not
 /// allowed the responses lack the permission, and the browser hides them from the page: CORS protects users of browsers,
 /// and does not keep other clients from sending requests.

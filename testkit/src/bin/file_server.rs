@@ -1,4 +1,4 @@
-//! Files of a folder, and bodies that go to temporary files: `file_server ADDRESS FOLDER`.
+//! Serves the files of a directory, and accepts bodies that go to temporary files: `file_server ADDRESS DIRECTORY`.
 
 use std::fs::File;
 use std::time::Duration;

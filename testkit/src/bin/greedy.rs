@@ -10,7 +10,7 @@ use heirloom::Handle;
 use heirloom::prelude::*;
 use heirloom::wrap::AccessLog;
 
-/// Requests that their handlers have begun, and pieces that responses were asked for.
+/// Requests that handlers have started, and pieces that were pulled from responses.
 #[derive(Default)]
 struct Done {
     begun: AtomicU64,

@@ -1,5 +1,5 @@
-//! A server whose hooks do as a folder says that it is started with: what lies there fails or hangs
-//! them. The log tells what they do.
+//! A server whose hooks are controlled by files in the directory that it is started with: they make hooks fail or hang,
+//! and the log reports what the hooks do.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};

@@ -1,4 +1,4 @@
-//! A server with two listeners, each with workers of its own:
+//! A server with two listeners, each with its own workers:
 //! `lanes PUBLIC OFFICE`, where PUBLIC has two, and OFFICE one.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A process without a will of its own, for both roles of a handover. See `testkit::handover`.
+//! A process that is remote-controlled by a test, for both roles of a handover. See `testkit::handover`.
 //!
 //! - `puppet launch PROGRAM ARGS...`: becomes PROGRAM as a predecessor starts it. Its standard input is a socket,
 //!   over which come the descriptors that PROGRAM is to find from 3 on.

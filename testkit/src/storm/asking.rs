@@ -55,7 +55,7 @@ impl Mode {
         }
     }
 
-    /// Whether it connects anew of its own accord.
+    /// Whether it closes and connects again by itself.
     pub(crate) fn leaves(self) -> bool {
         matches!(self, Mode::Close | Mode::Preconnect)
     }

@@ -92,7 +92,7 @@ impl Binaries {
         &self.path
     }
 
-    /// By rename, as one should: nobody ever sees half a file.
+    /// By rename, so that no process sees half a file.
     fn put(&self, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
         let new = self.path.with_extension("new");
         make(&new)?;

@@ -9,7 +9,7 @@ use super::link::{Idle, Link};
 use super::socket::{Way, not_connected};
 use super::tally::{End, Failure, Outcome, Tally};
 
-/// After a connection that could not be made, so that nobody who is refused spins.
+/// The pause after a failed connection attempt, so that a refused client does not spin.
 const AFTER_REFUSAL: Duration = Duration::from_millis(10);
 /// How long after an announced close its end may take; we look for bytes that follow it.
 const TO_THE_END: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ pub(crate) struct Client {
     pub(crate) way: Way,
     pub(crate) sizes: Sizes,
     pub(crate) pauses: Pauses,
-    /// Stops after so many requests; else when told.
+    /// Stops after so many requests, or else on demand.
     pub(crate) budget: Option<u64>,
     pub(crate) tally: Arc<Mutex<Tally>>,
     pub(crate) clock: Arc<Clock>,
@@ -34,7 +34,7 @@ impl Client {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks until told to stop; then finishes what it has begun.
+    /// Sends requests until it is stopped; then completes the request in flight.
     pub(crate) fn run(&self) {
         let mut link = None;
         while !self.halt.is_called() && self.budget.is_none_or(|budget| self.tally().begun < budget) {
@@ -103,7 +103,7 @@ impl Client {
         }
         let end = match () {
             () if loss.is_some() => Some(End::Lost),
-            // Its answers can't be told apart any more.
+            // Its responses can't be distinguished any more.
             () if !step => Some(End::Ours),
             () if closes => {
                 let announced = if self.mode == Mode::Close { End::Asked } else { End::Announced };
@@ -189,12 +189,12 @@ impl Client {
         Some(link)
     }
 
-    /// What a loss is called: one that storm itself has caused has a name of its own.
+    /// The name of a loss: one that storm itself has caused has a different name.
     fn named(&self, outcome: Outcome, link: &Link) -> Outcome {
         let stopped = || self.clock.stops.touch(link.quiet_since, Instant::now());
         match outcome {
             Outcome::Reset | Outcome::Cut if self.crashed(link) => Outcome::Crashed,
-            // Whoever stops has to end what is idle, and can't know what is on its way.
+            // A process that stops has to end idle connections, and can't know which requests are on their way.
             Outcome::Cut if link.crossed && stopped() => Outcome::Crossed,
             _ => outcome,
         }
@@ -211,7 +211,7 @@ impl Client {
         let end = match link.idle(wait) {
             Idle::Quiet => return None,
             Idle::Ended | Idle::Reset if self.crashed(link) => End::Gone,
-            // Whoever stops has to close what is idle, but not by a reset.
+            // A process that stops has to close idle connections, but not by a reset.
             Idle::Ended if self.clock.stops.touch(link.quiet_since, Instant::now()) => End::Gone,
             Idle::Ended | Idle::Reset => End::Silent,
             Idle::Bytes => End::Stray,
@@ -235,7 +235,7 @@ impl Client {
         self.number << 32 | (tally.begun + tally.connected)
     }
 
-    /// How often a client asks that leaves of its own accord.
+    /// How many requests a client sends that disconnects by itself.
     fn visit(&self) -> u64 {
         1 + mix(self.number << 32 | self.tally().connected) % 3
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::windows::Windows;
 
-/// Near a signal: what begins within this of it, or is under way then.
+/// Near a signal: a request that starts within this time of it, or is in flight then.
 pub(crate) const NEAR: Duration = Duration::from_millis(250);
 
 /// Called once, heard by all. Every pause of a client is a wait on it.

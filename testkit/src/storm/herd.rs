@@ -63,7 +63,7 @@ impl Herd {
         self.tally
     }
 
-    /// Keeps the connection if it goes on; the answer must be that of `pid`, if that is told.
+    /// Keeps the connection if it stays open; the response must be that of `pid`, if given.
     fn ask(&mut self, mut link: Link, pid: Option<Pid>, clock: &Clock) {
         let halt = Halt::default();
         let reused = link.answers > 0;

@@ -146,7 +146,7 @@ impl Link {
         Ok(Answer { status, closes, body })
     }
 
-    /// A chunked body that begins at `at`, and where it ends.
+    /// Where a chunked body that starts at `at` ends.
     fn chunks(&mut self, mut at: usize, halt: &Halt) -> Result<(Vec<u8>, usize), Loss> {
         let mut body = Vec::new();
         loop {

@@ -1,4 +1,4 @@
-//! The signals that end storm, and who hears them: one thread of it, and no program it starts less
+//! The signals that end storm: one thread of it receives them, and no program that it starts less
 //! than it should.
 
 use nix::sys::signal::SigSet;

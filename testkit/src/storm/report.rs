@@ -26,14 +26,14 @@ pub(crate) struct Report {
     pub(crate) moved: Vec<(usize, Duration)>,
     /// Handovers that failed, as they should.
     pub(crate) bad: Vec<Bad>,
-    /// From each TERM until nobody was left.
+    /// From each TERM until no process was left.
     pub(crate) stops: Vec<Duration>,
     /// Whether announced closes and reconnects count.
     pub(crate) strict: bool,
     pub(crate) load: Duration,
     /// The first generation before the load, and the last one after it.
     pub(crate) at_rest: [Holdings; 2],
-    /// Each generation that has handed over, when it was told to.
+    /// For each generation that has handed over, when it was signalled to.
     pub(crate) under_load: Vec<Holdings>,
     pub(crate) ended_well: usize,
     pub(crate) ended_untold: usize,

@@ -33,7 +33,7 @@ pub(crate) struct Rounds<'a> {
     pub(crate) clock: &'a Clock,
     pub(crate) deadline: Instant,
     pub(crate) report: &'a mut Report,
-    /// Nobody calls this one: it is for waiting.
+    /// No client calls this address: it is only waited for.
     pub(crate) quiet: Halt,
 }
 
@@ -75,7 +75,7 @@ impl Rounds<'_> {
             return self.stop_and_start();
         }
         if self.flags.bad_binaries {
-            // Without a probation nobody dies on it.
+            // Without a probation no successor dies on it.
             let kinds = Bad::ALL.len() - usize::from(self.flags.probation_ms == 0);
             let bad = Bad::ALL[n as usize % kinds];
             self.fail_to_hand_over(bad).map_err(|problem| format!("{}: {problem}", bad.name()))?;

@@ -137,7 +137,7 @@ fn tls_to(addr: &Addr, secrecy: &Option<(Secrecy, Addr)>) -> Option<Secrecy> {
 
 fn program(flags: &Flags) -> Result<PathBuf, String> {
     let beside_us = || -> std::io::Result<PathBuf> {
-        // A test's binary is a folder below.
+        // A test's binary is one directory below.
         let own = std::env::current_exe()?;
         let folders = own.ancestors().skip(1).take(2).map(|folder| folder.join("kitchen_sink"));
         folders.into_iter().find(|path| path.exists()).ok_or(std::io::ErrorKind::NotFound.into())

@@ -132,7 +132,7 @@ fn cases() -> Vec<Case> {
         cases.push(refused(mode));
     }
     let keepalive = |fault| Case::new(Mode::Keepalive, fault, 2);
-    // Seen in the idle time; and by who sends at once, at the price of the request.
+    // Noticed in the idle time; a client that sends at once notices it by the loss of its request.
     let mut silent = keepalive(Fault::SilentClose).end(End::Silent, TIMES);
     silent.pauses.think = Duration::from_millis(20);
     cases.push(silent);
@@ -282,7 +282,7 @@ impl Excuse {
     }
 }
 
-/// What the connections that rest must see: an end, an end at the last call, and who answers there.
+/// What parked connections must see: an end, an end at the last request, and which process answers there.
 const HERD: [(Fault, u64, Option<Outcome>, Option<End>); 7] = [
     (Fault::None, 0, None, None),
     (Fault::Reset, 0, Some(Outcome::Reset), Some(End::Lost)),
@@ -316,7 +316,7 @@ fn herd_sees(fault: Fault, at: u64, outcome: Option<Outcome>, end: Option<End>) 
     if good { Ok(()) } else { Err(format!("{sum:?}")) }
 }
 
-/// A socket with an address of its own, on which nobody listens yet.
+/// A socket with a free address, which does not listen yet.
 fn bound() -> nix::Result<(OwnedFd, Addr)> {
     let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     bind(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
@@ -338,7 +338,7 @@ impl Case {
             _ => TIMES,
         };
         let bad = Bad::new(self.fault, self.at, most);
-        // Where nobody shall listen the address stays taken, or another case would get it.
+        // An address without a listener stays bound, or another case would get it.
         let (refusing, listener) = match self.fault {
             Fault::Refuse => (Some(socket), None),
             _ => (None, Some(listening(socket).map_err(|e| e.to_string())?)),
@@ -376,7 +376,7 @@ impl Case {
         let mut way = Way::new(addr.clone(), usize::try_from(number).unwrap_or(0), patience);
         way.room = self.mode.room();
         if self.fault == Fault::OwnLimit {
-            // An address for documentation: nobody has it.
+            // An address reserved for documentation: no host has it.
             way.from = Some(Ipv4Addr::new(192, 0, 2, 1));
         }
         Client {

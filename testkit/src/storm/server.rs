@@ -21,9 +21,9 @@ use super::halt::Halt;
 use super::mask;
 use super::windows::Windows;
 
-/// How the line ends that tells of what went to a successor.
+/// The end of the log line about connections that went to a successor.
 const WENT: &str = " connections went to the successor";
-/// How the line ends that tells of a successor killed for its silence.
+/// The end of the log line about a successor that was killed because it was silent.
 const KILLED: &str = " was killed by SIGKILL";
 /// When nothing has come of a signal for so long, nothing will.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -35,7 +35,7 @@ pub(crate) struct Server {
     began: Instant,
 }
 
-/// What the log has told so far.
+/// What the log has reported so far.
 #[derive(Debug, Default)]
 struct Told {
     /// Each with the time at which it was read.
@@ -44,14 +44,14 @@ struct Told {
     processes: Vec<Process>,
     /// The generation that serves, committed.
     serving: u32,
-    /// Handovers that have begun, were committed, and were given up by the predecessor.
+    /// Handovers that were started, committed, and rolled back by the predecessor.
     started: usize,
     committed: usize,
     given_up: usize,
     /// Each successor that has accepted on probation.
     accepting: Vec<Pid>,
     departures: Vec<Departed>,
-    /// Nobody is left who could write.
+    /// No writer is left.
     ended: bool,
 }
 
@@ -82,7 +82,7 @@ pub(crate) struct Departed {
 impl Server {
     /// Starts it; it serves when this returns.
     pub(crate) fn start(program: &Path, args: &[String], deadline: Instant) -> Result<Arc<Server>, String> {
-        // What a generation leaves behind comes to us: its successor, whose end we then learn.
+        // Orphans of a generation become children of this process: its successor, whose end is then reported here.
         set_child_subreaper(true).map_err(|e| format!("no subreaper: {e}"))?;
         let server = Arc::new(Server {
             told: Mutex::new(Told::default()),
@@ -93,7 +93,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Starts it when nobody serves; it serves when this returns.
+    /// Starts it if no process serves; it serves when this returns.
     pub(crate) fn start_again(
         self: &Arc<Server>,
         program: &Path,
@@ -137,7 +137,7 @@ impl Server {
         self.news.notify_all();
     }
 
-    /// Waits until `fact` holds or nobody writes any more; whether it holds.
+    /// Waits until `fact` holds or no writer is left; returns whether it holds.
     fn wait(&self, deadline: Instant, fact: impl Fn(&Told) -> bool) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         let waiting = |told: &mut Told| !fact(told) && !told.ended;
@@ -173,7 +173,7 @@ impl Server {
         let old = self.signal(Signal::SIGHUP);
         for _ in 1..hups {
             quiet.pause(Duration::from_millis(1));
-            // To the same process: that is what who has sent the first one knows.
+            // To the same process, the one that the sender of the first signal knows.
             let told = self.lock();
             let same = told.processes.iter().rev().find(|process| process.generation == old);
             same.into_iter().for_each(|process| process.signal(Signal::SIGHUP));
@@ -216,7 +216,7 @@ impl Server {
     fn serves_on(&self, old: u32, given_up: usize, deadline: Instant) -> Result<(), String> {
         self.wait(deadline, |told| told.serving != old || told.given_up > given_up);
         let told = self.lock();
-        // Whoever did not start, or has died, is nobody to wait for.
+        // A process that did not start or has died is not waited for.
         match told.given_up > given_up && told.serving == old {
             true => Ok(()),
             false => Err(format!("generation {old} has not said that it serves on")),
@@ -262,7 +262,7 @@ impl Server {
         departed.ok_or_else(|| "the connections have not all gone to the successor".to_owned())
     }
 
-    /// Learns the ends of those whom we inherited. We have no other children.
+    /// Reaps inherited processes. There are no other children.
     fn reap(&self) {
         loop {
             let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -285,7 +285,7 @@ impl Server {
         let ended = self.wait(deadline, |told| told.ended);
         let mut left = self.alive();
         while !left.is_empty() && Instant::now() < deadline {
-            // Those who have closed the log go at once.
+            // Processes that have closed the log end at once.
             wait_for_end(&self.lock().processes, deadline.min(Instant::now() + Duration::from_millis(100)));
             left = self.alive();
         }
@@ -342,7 +342,7 @@ impl Server {
         self.began
     }
 
-    /// Kills all generations: those whom the log has named, and what they leave behind.
+    /// Kills all generations: those that the log has named, and their orphans.
     pub(crate) fn kill(&self) {
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
@@ -400,7 +400,7 @@ impl Told {
                 self.add(Pid::from_raw(i32::try_from(pid).unwrap_or(0)), generation);
             }
         } else if let Some(pid) = ["as child ", "] pid "].iter().find_map(|word| line.split_once(word)) {
-            // Its generation is told later.
+            // Its generation is reported later.
             self.started += usize::from(line.contains("as child "));
             pid.1.trim().parse().into_iter().for_each(|pid| self.add(Pid::from_raw(pid), 0));
         }
@@ -425,7 +425,7 @@ impl Process {
     fn signal(&self, signal: Signal) {
         let raw = rustix::process::Signal::from_named_raw(signal as i32);
         if let (Some(pidfd), Some(raw)) = (&self.pidfd, raw) {
-            // It may be gone; who waits for it will see.
+            // It may have ended; the code that waits for it will notice.
             let _ = pidfd_send_signal(pidfd, raw);
         }
     }
@@ -445,7 +445,7 @@ fn children() -> Vec<Pid> {
     pids.filter(is_ours).map(Pid::from_raw).collect()
 }
 
-/// Waits until one of those who live has ended.
+/// Waits until one of the running processes has ended.
 fn wait_for_end(processes: &[Process], deadline: Instant) {
     let alive = |fd: &&OwnedFd| !ended_within(fd, 0);
     if let Some(fd) = processes.iter().filter_map(|process| process.pidfd.as_ref()).find(alive) {

@@ -26,7 +26,7 @@ pub(crate) struct Socket {
 #[derive(Clone, Debug)]
 pub(crate) struct Way {
     pub(crate) to: Addr,
-    /// The address to connect from. Each client of a local server has one of its own: the ports of
+    /// The address to connect from. Each client of a local server has a different one: the ports of
     /// one address are used up by 28,000 connections that closed a moment ago.
     pub(crate) from: Option<Ipv4Addr>,
     /// How long any wait may take.

@@ -9,7 +9,7 @@ use super::histogram::Histogram;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Ok,
-    /// Nobody listens.
+    /// No process listens.
     Refused,
     /// A reset before the whole answer.
     Reset,
@@ -23,7 +23,7 @@ pub(crate) enum Outcome {
     Dismissed,
     /// Not the server's doing: no port or descriptor is left on our side.
     OwnLimit,
-    /// Refused after a TERM, before the server was started again: nobody should have listened.
+    /// Refused after a TERM, before the server was started again, when no process should have listened.
     Away,
     /// Lost with a successor that storm killed on probation, which had accepted the connection itself.
     Crashed,
@@ -116,7 +116,7 @@ pub(crate) struct Failure {
     pub(crate) detail: String,
 }
 
-/// So many of each client's failures are told in full; all are counted.
+/// So many failures of each client are reported in full; all are counted.
 const TOLD: usize = 20;
 
 /// So many times must be there for one in a thousand to mean something.
@@ -139,7 +139,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// A request that was begun has come to its outcome.
+    /// The outcome of a request that was started.
     pub(crate) fn outcome(&mut self, outcome: Outcome, reused: bool) {
         self.outcomes[outcome as usize][usize::from(reused)] += 1;
     }

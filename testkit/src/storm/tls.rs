@@ -21,7 +21,7 @@ pub(crate) struct Secrecy {
 }
 
 impl Secrecy {
-    /// Makes a certificate for the server, in `folder`.
+    /// Makes a certificate for the server in this directory.
     pub(crate) fn new(folder: &Path) -> Result<Secrecy, String> {
         let text = |e: &dyn std::fmt::Display| format!("no certificate: {e}");
         let made = rcgen::generate_simple_self_signed(vec!["storm".to_owned()]).map_err(|e| text(&e))?;
@@ -130,7 +130,7 @@ impl Write for Kernel<'_> {
     }
 }
 
-/// What is wrong with TLS, as the end of the handshake without an answer, has no number of its own.
+/// Faults of TLS, such as the end of a handshake without an answer, have no error number.
 fn errno(e: &io::Error) -> Errno {
     e.raw_os_error().map_or(Errno::EPROTO, Errno::from_raw)
 }

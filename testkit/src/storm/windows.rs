@@ -59,7 +59,7 @@ mod tests {
         assert!(windows.touch(before, after) && windows.touch(from, from));
         assert!(!windows.touch(after, after));
         assert!(from == before || !windows.touch(before, before));
-        // The next one begins anew.
+        // The next one starts from zero.
         windows.open();
         let second = Instant::now();
         assert!(second <= after || !windows.touch(second, second));

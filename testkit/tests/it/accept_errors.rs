@@ -11,7 +11,7 @@ use testkit::{Client, Proc, expect_calm, lacks};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
-/// Fails with the error that the file `ACCEPT_FAULT` names, as often as it says: for ever if that is
+/// Fails with the error that the file `ACCEPT_FAULT` names, as often as it says: indefinitely if that is
 /// below zero.
 const LIBRARY: &str = r#"
 #define _GNU_SOURCE
@@ -80,7 +80,7 @@ impl Faulty {
     }
 }
 
-/// The host has no more of something: who waits is not reset, who is there is served, nothing
+/// The host lacks a resource: waiting clients are not reset, connected ones are served, nothing
 /// spins, and all is as before when it has some again.
 #[test]
 fn what_is_lacking_is_waited_for() {
@@ -110,7 +110,7 @@ fn what_is_lacking_is_waited_for() {
     server.stop();
 }
 
-/// Of one connection, or of nobody: the next one is accepted at once.
+/// An error of one connection, or of none: the next one is accepted at once.
 #[test]
 fn what_has_befallen_another_is_passed_over() {
     let Some(faulty) = Faulty::start() else { return };

@@ -11,7 +11,7 @@ use nix::unistd::mkfifo;
 use tempfile::TempDir;
 use testkit::{Crowd, Exit, Outcome, Pid, Proc, Signal};
 
-/// A server whose program is in a folder of its own, to be replaced, and clients that send requests without pause.
+/// A server whose program can be replaced, and clients that send requests without pause.
 struct Bench {
     server: Proc,
     program: PathBuf,
@@ -90,7 +90,7 @@ impl Bench {
     }
 }
 
-/// By a process of its own: a file that this one has open for writing while another test starts
+/// By another process: a file that this one has open for writing while another test starts
 /// something can't be executed until that has happened.
 fn copy(from: &Path, to: &Path) {
     assert!(Command::new("cp").args([from, to]).status().unwrap().success());
@@ -230,7 +230,7 @@ const LONG: &str = "600000";
 const READY: &str = "10000";
 
 /// What a successor has accepted dies with it, and only that: at most one request of each client
-/// that connects anew. Those who keep their connection stay with the predecessor in probation.
+/// that connects again. Clients that keep their connection stay with the predecessor during probation.
 #[test]
 fn one_that_crashes_over_its_first_request() {
     let bench = Bench::faulty(&["--probation-ms", LONG]);
@@ -274,7 +274,7 @@ fn one_that_crashes_after_it_has_served_for_a_while() {
     eprintln!("{} requests that a crashed successor had accepted", failed.len() + others.len());
 }
 
-/// Its process ended with the request in it; nobody was turned away.
+/// The process ended with the request in it; no client was refused.
 fn is_of_crashed(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Reset | Outcome::Cut | Outcome::ClosedSilently)
 }

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use testkit::{Addr, Outcome, Proc, get};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
-/// Nobody's, by the custom of most hosts.
+/// A port that is free on most hosts.
 const ORDINARY_USER: u32 = 65_534;
 
 /// Fails, within the deadline, with one line that has all of `words`.
@@ -29,7 +29,7 @@ fn fails(command: &mut Command, words: &[&str]) {
     let [error] = errors[..] else { panic!("not one line: {stderr}") };
     let missing: Vec<_> = words.iter().filter(|word| !error.contains(**word)).collect();
     assert!(missing.is_empty(), "{missing:?} not in {error:?}");
-    // What Debug prints, and nobody should read.
+    // The output of Debug, which should not appear.
     assert!(["Some(", "Os {", "kind:", "{:?}"].iter().all(|noise| !error.contains(noise)), "{error}");
     assert!(!stderr.contains("serving as"), "{stderr}");
 }
@@ -47,7 +47,7 @@ fn listening_on(name: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Each of them to have its own, as ordinary users have no way into a folder of root's.
+/// Each of them has its own, because ordinary users can't enter a directory of root's.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
@@ -81,7 +81,7 @@ fn a_unix_path_of_a_server_too_busy_to_accept() {
     let folder = folder();
     let path = folder.path().join("socket");
     let _live = UnixListener::bind(&path).unwrap();
-    // Until its backlog is full; a blocking connect would wait for ever.
+    // Until its backlog is full; a blocking connect would wait indefinitely.
     let fill = || -> std::io::Result<UnixStream> {
         use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -262,7 +262,7 @@ fn a_channel_that_a_script_has_overwritten() {
     fails(&mut command, &["descriptor 4 is no longer the lifecycle channel", "must leave descriptors"]);
 }
 
-/// What is not from a predecessor of ours stops nobody.
+/// A variable that is not from a predecessor prevents no start.
 #[test]
 fn an_environment_of_a_stale_process() {
     for note in [

@@ -36,7 +36,7 @@ fn a_named_pipe_in_the_place_of_the_pid_file_is_not_waited_for() {
     server.stop();
 }
 
-/// A server whose log nobody reads and that has no room: what it writes there waits.
+/// A server whose log is a full pipe without a reader: writes to it block.
 struct Mute {
     child: Child,
     /// The other end, so that it stays open.

@@ -23,7 +23,7 @@ fn a_websocket_gets_1001_and_reconnects_to_the_successor() {
     server.wait_for("WEBSOCKET ended in Some((1001,");
     server.wait_for("REPORT bytes 0,255,7 in generation 2");
     until("one generation", || server.alive().len() == 1);
-    // A stop: there is nobody left whom the page could tell.
+    // A stop: no process is left that the page could report to.
     server.settled();
     server.signal(Signal::SIGTERM);
     server.wait_for_nth("WEBSOCKET ended in Some((1001,", 2);

@@ -40,7 +40,7 @@ impl Child {
         }
     }
 
-    /// What an environment holds is not for logs: only differences are told.
+    /// The content of an environment must not be logged: only differences are reported.
     #[track_caller]
     fn is_like(&self, other: &Child, which: &str) {
         let differs: Vec<_> = self.environment.symmetric_difference(&other.environment).collect();
@@ -66,7 +66,7 @@ impl Child {
         u64::from_str_radix(&self.status["SigIgn"], 16).unwrap()
     }
 
-    /// Its ignored signals, but for those that the server handles: who handles a signal can't pass on
+    /// Its ignored signals, except those that the server handles: a process that handles a signal can't pass on
     /// that it was ignored.
     fn but_for_the_handled(mut self) -> Child {
         let ignored = format!("{:016x}", self.ignored() & !HANDLED);

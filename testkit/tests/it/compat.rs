@@ -25,7 +25,7 @@ const PUPPET: &str = env!("CARGO_BIN_EXE_puppet");
 /// Plays a recording around a real process.
 struct Theatre {
     real: u32,
-    /// Before the folder, so that it is ended first.
+    /// Before the directory, so that it is ended first.
     server: Option<Proc>,
     folder: TempDir,
     program: &'static str,
@@ -210,7 +210,7 @@ impl Stage for Theatre {
             }
             _ => {
                 if let Some(generation) = what.strip_prefix(done::ASK) {
-                    // A client of a played generation alone has nobody to ask.
+                    // A client of a played generation has no server to send requests to.
                     if generation == real || !arrived.is_empty() {
                         self.ask(generation, arrived);
                     }

@@ -1,5 +1,5 @@
 //! Connections go to the new process: no client sees a close, whatever it has sent so far, and
-//! whoever dies on the way.
+//! whichever process dies meanwhile.
 
 use std::fs;
 use std::process::Command;
@@ -18,7 +18,7 @@ fn crowd(server: &Proc, size: usize) -> Vec<Client> {
     clients
 }
 
-/// Each asks who serves it: all at once, so that none waits for the one before.
+/// Each asks which process serves it: all at once, so that none waits for the one before.
 fn who_serves(clients: &mut [Client]) -> Vec<Outcome> {
     for client in clients.iter_mut() {
         client.ask("/pid");

@@ -9,7 +9,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_file_server");
 /// All but two of the connections that a limit of 256 leaves room for.
 const CLIENTS: usize = 190;
 
-/// A folder with a file that no socket's buffers hold.
+/// A directory with a file that is larger than a socket's buffers.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::File::create(folder.path().join("big")).unwrap().set_len(256 << 20).unwrap();
@@ -23,7 +23,7 @@ fn start(folder: &TempDir) -> Proc {
     Proc::start_as_said("sh", &["-c", line, "sh", PROGRAM, "127.0.0.1:0", at])
 }
 
-/// Those that get the file and don't read it, and those that are told to come again.
+/// Clients that get the file and don't read it, and clients that get a 503.
 fn ask_for_the_file(server: &Proc, path: &str) -> (Vec<Client>, Vec<Client>) {
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| server.client()).collect();
     clients.iter_mut().for_each(|client| client.ask(path));

@@ -1,4 +1,4 @@
-//! A static program in a root folder that has nothing else, or BusyBox: no /proc, /tmp, /dev, /etc, and no shell.
+//! A static program in a root directory with nothing else, or with BusyBox: no /proc, /tmp, /dev, /etc, and no shell.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 use testkit::{Exit, Proc, Signal, unshare};
 
-/// The folder with `slow_ok` and `kitchen_sink`, linked to no library; built once, unless `HEIRLOOM_BUILT` says that they
+/// The directory with `slow_ok` and `kitchen_sink`, linked to no library; built once, unless `HEIRLOOM_BUILT` says that they
 /// are there.
 fn programs() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -24,7 +24,7 @@ fn programs() -> &'static Path {
     })
 }
 
-/// A root folder for a server.
+/// A root directory for a server.
 struct Root {
     folder: TempDir,
     /// Starts what follows in it.
@@ -91,7 +91,7 @@ fn a_static_program_upgrades_itself_where_nothing_else_is() {
         Proc::start_command(root.command(&["/slow_ok", "--listen", "127.0.0.1:0", "--seconds", "1"]));
     assert_eq!(fs::read_link(format!("/proc/{}/root", server.pid())).unwrap(), root.folder.path());
     upgrades_itself(&server, || server.signal(Signal::SIGHUP));
-    // Who sent it has no name without /proc.
+    // The sender has no name without /proc.
     server.wait_for(&format!("SIGHUP from pid {}, uid ", std::process::id()));
     server.stop();
     assert_eq!(root.names(), ["slow_ok"], "it needed no file");
@@ -124,7 +124,7 @@ fn a_static_program_upgrades_itself_beside_busybox() {
     server.wait_gone();
 }
 
-/// What needs a file, and has no folder for it, is refused; everything else is served.
+/// A request that needs a file is refused if there is no directory for it; everything else is served.
 #[test]
 fn without_a_temp_dir_only_long_bodies_are_refused() {
     let Some(root) = Root::with(&[&programs().join("kitchen_sink")]) else { return };

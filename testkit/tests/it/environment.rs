@@ -160,7 +160,7 @@ fn started_from_what_has_no_path_it_starts_itself() {
     }
 }
 
-/// Whoever changes the user of a process must be root.
+/// Only root can change the user of a process.
 fn is_root() -> bool {
     let is_root = geteuid().is_root();
     if !is_root {
@@ -171,7 +171,7 @@ fn is_root() -> bool {
 
 const USER: u32 = 65534;
 
-/// A folder that everybody can reach, with the program in it.
+/// A directory that all users can read, with the program in it.
 fn shared() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
@@ -221,7 +221,7 @@ fn a_pid_file_in_the_users_directory_names_each_generation() {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     }
     chown(&own, Some(USER), Some(USER)).unwrap();
-    // Left by root, in a folder of the user's own.
+    // Left by root, in a directory of the user.
     fs::write(own.join("pid"), "1\n").unwrap();
     for file in [own.join("pid"), sticky.join("pid")] {
         let flags = ["--set", "LOADED=1", "--init"];

@@ -22,8 +22,8 @@
 //!
 //! - The first argument is the address, and the header gives it: `-- 127.0.0.1:8001` (`--listen
 //!   127.0.0.1:8001` where there are more flags). An example that is given none takes that one.
-//!   Each is run on a loopback address of its own in place of 127.0.0.1, so ports don't collide;
-//!   where `curl` is told to go is not changed, so names, certificates and `Host` are as written.
+//!   Each is run on a different loopback address instead of 127.0.0.1, so ports don't collide;
+//!   the target of `curl` is not changed, so names, certificates and `Host` are as written.
 //! - The example logs by `env_logger`; this test sets `RUST_LOG=info`, waits for
 //!   `serving as generation 1` in the log, and finds the listeners there.
 //! - A line that begins with `$ ` is a command for `sh`; one that ends with `\` goes on in the
@@ -39,11 +39,11 @@
 //!   PID` when it has the signal.
 //! - What only looks at files (`cat`, `tail`, `grep`, `ls`, `wc`) is repeated until it shows what it
 //!   should, under a deadline.
-//! - All of it happens in an empty folder, which has the repository's folder `examples` in it.
+//! - All of it happens in an empty directory, into which the repository's `examples` is linked.
 //! - What still serves at the end is stopped by TERM, and must end with status 0.
 //!
 //! `EXAMPLE=hello,forms cargo test -p testkit --test examples` runs those alone. With `HEIRLOOM_BUILT` set nothing is built:
-//! for a user who may not write to `target`.
+//! for a user without write access to `target`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -216,7 +216,7 @@ fn required_features() -> BTreeMap<String, String> {
     found
 }
 
-/// Builds all of heirloom's, and these packages, as this test was built; the folder they are in. The programs of
+/// Builds all of heirloom's, and these packages, as this test was built; returns their directory. The programs of
 /// testkit are built by Cargo before its tests, examples are not.
 fn built<'a>(packages: impl Iterator<Item = &'a Example>) -> PathBuf {
     let test = std::env::current_exe().expect("a path");
@@ -268,7 +268,7 @@ fn run(command: &str) -> Option<(&str, &str)> {
     Some((&command[..at], command[at..].split_once(" -- ").map_or("", |(_, args)| args)))
 }
 
-/// A loopback address that nobody else uses: of this process and this run.
+/// A loopback address that no other process uses, for this process and this run.
 fn own_address() -> String {
     static RUNS: Mutex<u8> = Mutex::new(0);
     let mut runs = RUNS.lock().expect("a number");

@@ -52,7 +52,7 @@ fn done(client: &mut Client) -> Done {
     Done { begun, pulled, open }
 }
 
-/// Asks 21 times, half of them on a connection of its own; how much of `what` is done for others while each
+/// Sends 21 requests, half of them on new connections; how much of `what` is done for others while each
 /// request waits, in order of size.
 fn done_meanwhile(server: &Proc, what: impl Fn(Done) -> u64) -> Vec<u64> {
     let mut kept = server.client();
@@ -123,7 +123,7 @@ fn chunked(path: &str, chunk: &[u8], chunks: usize) -> Vec<u8> {
 fn small_chunks_cost_what_their_bytes_do() {
     let server = greedy(4);
     for (chunk, size) in [(&b"1\r\nx\r\n"[..], 1), (b"2;a=\"b\"\r\nxy\r\n", 2), (b"0007\r\n1234567\r\n", 7)] {
-        // Extensions have a limit of their own.
+        // Extensions have a separate limit.
         let chunks = if chunk.contains(&b';') { 500 } else { (1 << 20) / size };
         let (pad, body) = ([b"FFFF\r\n", &[b'x'; 0xFFFF][..], b"\r\n"].concat(), chunk.repeat(chunks));
         let request = chunked("/echo", &[&pad[..], &body, &pad].concat(), 1);
@@ -145,7 +145,7 @@ fn small_chunks_cost_what_their_bytes_do() {
 }
 
 /// No handler runs for a client that has reset its connection: none of 479 pipelined requests but those
-/// that had begun, or were about to.
+/// that had started, or were about to.
 #[test]
 fn no_handler_runs_for_clients_that_are_gone() {
     for (workers, clients, ms) in [(4, 4, 100), (2, 8, 100), (4, 8, 20)] {
@@ -172,7 +172,7 @@ fn no_handler_runs_for_clients_that_are_gone() {
     }
 }
 
-/// The end of its side is not the end of a client: it gets every answer, whoever else is there.
+/// A client that has shut down its side is still connected: it gets every response, whatever other clients do.
 #[test]
 fn a_client_that_half_closes_gets_every_answer() {
     let server = greedy(2);

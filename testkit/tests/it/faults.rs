@@ -77,7 +77,7 @@ fn descriptors_that_run_out_and_come_back() {
     server.stop();
 }
 
-/// Runs `flags` as a user who has no other processes, and who may have so many.
+/// Runs `flags` as a user without other processes, whose number of processes is limited.
 fn as_user(uid: &str, processes: &str, program: &str, flags: &[&str]) -> Vec<String> {
     let limit = format!("--nproc={processes}:");
     let user = [format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".to_owned()];
@@ -158,7 +158,7 @@ fn no_thread_for_a_stream() {
     server.stop();
 }
 
-/// Who says nothing has a descriptor, and a small place to rest.
+/// An idle client costs a descriptor and a small slot.
 #[test]
 fn idle_connections_cost_next_to_nothing() {
     const IDLE: usize = 2_000;

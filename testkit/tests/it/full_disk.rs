@@ -1,4 +1,4 @@
-//! Bodies that are too long for memory, where a disk has no room for them: they get 507, and nobody
+//! Bodies that are too long for memory, where a disk has no room for them: they get 507, and no other client
 //! else notices.
 
 use std::fs;
@@ -36,7 +36,7 @@ fn expect_refused(client: &mut Client) {
     assert_eq!((response.status, response.closes()), (507, true), "{response:?}");
 }
 
-/// A server whose bodies go to a disk of a mebibyte, which nobody else sees; and where that is.
+/// A server whose bodies go to a private disk of a mebibyte; and where that is.
 fn with_small_disk() -> Option<(TempDir, Proc)> {
     let words = unshare(&["--mount"])?;
     let folder = tempfile::tempdir().unwrap();
@@ -69,7 +69,7 @@ fn a_full_disk_costs_long_bodies_only() {
         expect_refused(&mut next);
         server.wait_for_nth("can't write a request body to a temporary file: No space left", n);
     }
-    // What needs no disk is served, as is who was there before; and then there is room again.
+    // Requests that need no disk are served, as are earlier clients; and then there is room again.
     let mut short = server.client();
     short.send(upload(&body[..KIB]));
     expect_echoed(&mut short, &body[..KIB]);
@@ -92,7 +92,7 @@ fn a_full_disk_costs_long_bodies_only() {
     server.stop();
 }
 
-/// Whoever writes more than a file may have is killed by a signal.
+/// A process that writes more than the file size limit is killed by a signal.
 #[test]
 fn a_limit_of_file_sizes_costs_long_bodies_only() {
     // In units of 512 bytes, or of a KiB.

@@ -90,7 +90,7 @@ fn a_handover_that_fails_leaves_what_was_released_where_it_was() {
         let acquired = server.count("hook: acquire version");
         server.hup();
         if obstacle == "release-hangs" {
-            // The thread of the hooks is lost: there is nobody to ask any more.
+            // The thread of the hooks is lost: there is none left to run them.
             server.wait_for("was killed by SIGKILL");
             assert_eq!(server.get("/pid").ok().number(), server.pid().as_raw());
             continue;
@@ -214,7 +214,7 @@ fn a_term_while_hooks_run_ends_the_service() {
     }
 }
 
-/// The example, under load: each line that a client was told of is there, once, and no number twice.
+/// The example, under load: each line that was acknowledged to a client is there, once, and no number twice.
 #[test]
 fn a_file_that_only_one_generation_may_write_to() {
     let folder = tempfile::tempdir().unwrap();
@@ -247,7 +247,7 @@ fn lines(path: &Path) -> Vec<String> {
     fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// The lines this client was told have been written.
+/// The lines that were acknowledged to this client.
 fn add_lines(addr: &Addr, n: usize, over: &AtomicBool) -> Vec<String> {
     let mut client = Client::to(addr);
     let mut told = Vec::new();

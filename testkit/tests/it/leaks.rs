@@ -29,7 +29,7 @@ fn two_hundred_generations_leak_nothing() {
         server.wait_for(&format!("predecessor {old} is gone"));
         let now = settled();
         let second = second.get_or_insert_with(&settled);
-        // What whoever runs the tests left open is not ours.
+        // Descriptors that were open when the tests were started don't count.
         assert_eq!(now.leaky, server_started_with, "generation {generation}");
         assert_eq!(now.kinds_of_fds(), second.kinds_of_fds(), "generation {generation}: {:?}", now.fds);
         assert_eq!(now.environ, second.environ, "generation {generation}");
@@ -38,7 +38,7 @@ fn two_hundred_generations_leak_nothing() {
         resident.push(now.resident_kib);
     }
     assert_eq!(server.get("/generation").ok().text(), "200");
-    // No trend: the last fifty need no more than the first fifty did at most, but for the noise of
+    // No trend: the last fifty need no more than the first fifty did at most, except for the noise of
     // an allocator.
     let most = |part: &[u64]| part.iter().copied().max().unwrap();
     let (early, late) = (most(&resident[..50]), most(&resident[resident.len() - 50..]));

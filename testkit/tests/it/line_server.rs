@@ -1,4 +1,4 @@
-//! The lifecycle without HTTP: `line_server`'s clients, which never send a line twice unless told to,
+//! The lifecycle without HTTP: `line_server`'s clients, which send a line twice only if the server asks for it,
 //! lose none over handovers, bad programs and stops.
 
 use std::fs::{self, Permissions};
@@ -45,7 +45,7 @@ const MANNERS: [Manner; 8] = [
 #[derive(Debug, Default)]
 struct Tally {
     answered: usize,
-    /// Told to go elsewhere, and how many lines were unanswered then.
+    /// Asked to connect again, with so many lines unanswered.
     byes: usize,
     lost: Vec<String>,
 }
@@ -122,7 +122,7 @@ fn converse(
         let (first, rest) = text.split_at(text.len() - 4);
         for piece in [first, rest] {
             if let Err(e) = { stream }.write_all(piece.as_bytes()) {
-                // Where it was told BYE before, that is to be read.
+                // If BYE was sent before, it can be read.
                 if e.kind() != ErrorKind::BrokenPipe && e.kind() != ErrorKind::ConnectionReset {
                     return tally.lost.push(format!("{manner:?}: write: {e}"));
                 }
@@ -194,7 +194,7 @@ fn hups_at_once_are_one_handover_or_two_and_lose_nothing() {
 fn a_bad_program_costs_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (program, good) = (folder.path().join("program"), folder.path().join("good"));
-    // By a process of its own: what this one has open for writing can't be executed.
+    // By another process: a file that this one has open for writing can't be executed.
     assert!(
         Command::new("cp").arg(env!("CARGO_BIN_EXE_line_server")).arg(&program).status().unwrap().success()
     );

@@ -1,4 +1,4 @@
-//! Listeners with workers of their own, over handovers.
+//! Listeners with their own workers, over handovers.
 
 use std::fs;
 

@@ -61,7 +61,7 @@ fn as_pid_1_it_refuses_to_hand_over_and_serves_on() {
     assert!(!pid_file.exists());
 }
 
-/// The pid file has the numbers of the namespace, for those who share it.
+/// The pid file has the numbers of the namespace, for processes in it.
 #[test]
 fn below_an_init_that_stays_it_hands_over() {
     let Some(words) = unshare(&OWN_PIDS) else { return };

@@ -52,7 +52,7 @@ fn has_ipv6() -> bool {
     found
 }
 
-/// Nobody's at the moment, in either family.
+/// A port that is free now, in both families.
 fn free_port() -> u16 {
     TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
 }

@@ -1,4 +1,4 @@
-//! The pid file: never missing, never half of itself, never somebody who does not own the service.
+//! The pid file: never missing, never incomplete, and never the number of a process that does not own the service.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -165,7 +165,7 @@ fn a_file_that_somebody_else_has_taken_is_left_alone() {
     assert_eq!(fs::read_to_string(&bench.pid_file).unwrap(), "1\n");
 }
 
-/// Whoever owns the service says so: it is not asked whom the file named before.
+/// The process that owns the service writes the file, whatever process it named before.
 #[test]
 fn a_lost_pid_file_is_ours_again_after_a_handover() {
     let bench = Bench::start("0");
@@ -212,7 +212,7 @@ fn without_its_directory_a_handover_fails() {
     let line = bench.server.wait_for("failed: can't write the pid file");
     assert!(line.contains("No such file") && line.contains("still serving"), "{line}");
     assert_eq!(bench.server.get("/pid").ok().number(), bench.server.pid().as_raw());
-    // It is back with the folder.
+    // It is written again once the directory exists again.
     fs::create_dir(&run).unwrap();
     bench.names(bench.server.handover());
     bench.server.stop();

@@ -46,7 +46,7 @@ fn when_the_predecessor_dies_the_successor_serves_on() {
     until("the third generation serves", || server.get("/pid").ok().number() == third.as_raw());
 }
 
-/// `told` chooses whom of the two generations.
+/// `told` chooses which of the two generations.
 fn a_stop_ends_both(told: impl Fn(Pid, Pid) -> Vec<Pid>) {
     let server = kitchen_sink!("--probation-ms", LONG);
     let mut slow = server.client();

@@ -52,7 +52,7 @@ fn no_descriptors() {
     }
     let server = kitchen_sink!("--probation-ms", "0");
     let set = |soft: &str| set_limit(&server, nix::unistd::geteuid().as_raw(), "nofile", soft);
-    // The next one would be the fourth. Who connects meanwhile waits.
+    // The next one would be the fourth. Clients that connect meanwhile wait.
     let words = [PROGRAM, "Too many open files", "ulimit -n"];
     fails_once(&server, || set("3"), &words, |()| set(&own_limit(Resource::Nofile)));
     server.stop();
@@ -120,7 +120,7 @@ fn of_everybody() -> (TempDir, String) {
     (folder, program)
 }
 
-/// With mounts that nobody else sees, and that end with it; `"$@"` in `line` is the server.
+/// With private mounts, which end with it; `"$@"` in `line` is the server.
 fn in_own_mounts(line: &str) -> Proc {
     let words = ["-m", "sh", "-c", line, "sh", PROGRAM];
     Proc::start_as_said("unshare", &[&words[..], &FLAGS].concat())

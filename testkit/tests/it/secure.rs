@@ -21,7 +21,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::support::{DEADLINE, End, get};
 
-/// An authority, and the files of whom it has certified.
+/// An authority, and the files of the certificates that it has issued.
 pub(crate) struct Authority {
     folder: tempfile::TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -152,7 +152,7 @@ fn key(file: &Path) -> PrivateKeyDer<'static> {
     PrivateKeyDer::from_pem_file(file).unwrap()
 }
 
-/// A client that speaks TLS, and tells an announced end from a bare one.
+/// A TLS client that distinguishes an announced end from a bare one.
 pub(crate) struct Secure {
     pub(crate) tls: ClientConnection,
     pub(crate) socket: TcpStream,

@@ -1,4 +1,4 @@
-//! Programs that give a server a terminal of its own, and take it away when the process that they have started ends: an
+//! Programs that give a server a new terminal, and take it away when the process that they have started ends: an
 //! upgrade is not the end of the service there, and a terminal that is closed is.
 
 use std::fs::{self, Permissions};
@@ -146,7 +146,7 @@ fn in_ssh(how: &str) -> Option<(Host, Proc)> {
     Some((Host::Process(child), server))
 }
 
-/// Whether `sudo` asks for nothing here and gives what it runs a terminal of its own.
+/// Whether `sudo` needs no password here and runs its command on a new terminal.
 fn in_sudo(how: &str) -> Option<(Host, Proc)> {
     if lacks("sudo") {
         return None;

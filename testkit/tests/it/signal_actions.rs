@@ -1,4 +1,4 @@
-//! Signals with other meanings, and with hooks of their own.
+//! Signals with other actions, and with hooks.
 
 use std::fs;
 

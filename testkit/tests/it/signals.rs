@@ -10,7 +10,7 @@ use testkit::{Client, Exit, Outcome, Pid, Proc, Signal, pass, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const STOPS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
-/// Longer than any test: in probation for ever.
+/// Longer than any test: an endless probation.
 const LONG: &str = "600000";
 /// Longer than signals to stop are one wish, counted from when the first one is heard; with room for
 /// a machine that has other things to do.
@@ -29,7 +29,7 @@ enum Phase {
 const PHASES: [Phase; 5] =
     [Phase::Serving, Phase::Unready, Phase::Probation, Phase::HandedOver, Phase::Stopping];
 
-/// A server in a process group of its own, held in a phase.
+/// A server in a new process group, held in a phase.
 struct Scene {
     server: Proc,
     /// The generation after the first.
@@ -90,7 +90,7 @@ impl Scene {
         }
     }
 
-    /// Nobody is left, nobody was started, and nobody was cut.
+    /// No process is left, none was started, and no request was cut.
     fn is_over(&self, started: usize) {
         for pid in [Some(self.old()), self.new].into_iter().flatten() {
             assert!(!matches!(self.server.wait_exit(pid), Exit::Status(1..)), "{pid}");
@@ -110,7 +110,7 @@ fn comm(pid: Pid) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
-/// How often SIGNAL was heard, and by whom.
+/// How often SIGNAL was received, and by which processes.
 fn heard(server: &Proc, signal: Signal, times: usize) {
     server.wait_for_nth(&format!("{signal} from pid {}", std::process::id()), times);
 }
@@ -288,7 +288,7 @@ fn two_stops_of_the_new_process_in_probation_end_both() {
     pass(ANOTHER_WISH);
     scene.server.signal_to(new, Signal::SIGTERM);
     scene.server.wait_for("abort: cut GET /sleep/60000");
-    // The old one was told to stop, too, and cuts nothing by itself.
+    // The old process was asked to stop, too, and cuts nothing by itself.
     scene.go_on();
     assert_eq!(scene.server.wait_exit(scene.old()), Exit::Status(0));
     scene.server.wait_gone();

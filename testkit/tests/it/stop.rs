@@ -150,7 +150,7 @@ fn operators_see_the_drain_to_its_end() {
     assert_eq!(get(&admin, "/readyz"), Outcome::Refused);
 }
 
-/// Two requests are always on their way: there is no gap to tell it in.
+/// Two requests are always in flight: there is no gap in which to notify the client.
 #[test]
 fn a_busy_client_is_notified_after_the_grace() {
     let server = kitchen_sink!("--idle-grace-ms", "400");
@@ -321,7 +321,7 @@ fn no_client_that_sends_within_the_grace_is_reset() {
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
 }
 
-/// Who waits in the kernel's queue is accepted when there is a descriptor for it.
+/// A client in the kernel's queue is accepted when there is a descriptor for it.
 #[test]
 fn a_stop_serves_the_queue_when_descriptors_run_out() {
     let program = env!("CARGO_BIN_EXE_kitchen_sink");
@@ -338,7 +338,7 @@ fn a_stop_serves_the_queue_when_descriptors_run_out() {
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
 }
 
-/// What the kernel has accepted for us is served; who comes later is refused.
+/// Connections that the kernel has accepted are served; later ones are refused.
 #[test]
 fn a_stop_resets_no_connected_client() {
     // Side by side: each lasts for the second after which a client repeats its SYN.

@@ -42,11 +42,11 @@ fn a_foreground_job_of_dash_drains_and_exits() {
     ends_with_its_terminal(DASH, "");
 }
 
-/// `generations` are told by the shell that the terminal is gone, which they are to ignore.
+/// The shell signals the end of the terminal to `generations`, which must ignore it.
 fn outlives_its_terminal((shell, args): (&str, &[&str]), generations: usize) {
     let Some(mut shell) = Shell::start(shell, args) else { return };
     let server: Proc = shell.serve("nohup", PROGRAM, "--probation-ms 0 &");
-    // The first generation stays for it, or the shell would have no job to tell.
+    // The first generation stays alive, or the shell would have no job to signal.
     let mut slow = server.client();
     slow.begin();
     server.in_flight(server.pid(), 1);
@@ -74,7 +74,7 @@ fn under_nohup_in_bash_it_goes_on_and_still_hands_over() {
     outlives_its_terminal(BASH, 1);
 }
 
-/// Dash tells its background jobs nothing.
+/// Dash does not signal its background jobs.
 #[test]
 fn under_nohup_in_dash_it_goes_on_and_still_hands_over() {
     outlives_its_terminal(DASH, 0);

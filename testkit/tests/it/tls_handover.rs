@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use testkit::{Addr, Client, End, Exit, Outcome, Proc, Signal, kitchen_sink, lacks};
 
-/// Puts the wall clock to a time before 1970, which Linux itself allows nobody.
+/// Sets the wall clock to a time before 1970, which Linux itself does not allow.
 const CLOCK: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -229,7 +229,7 @@ fn plain_connections_never_move_to_a_tls_listener() {
     becomes(tls);
     let new = server.handover();
     server.wait_for("their listener now uses TLS, or is gone");
-    // Each is answered once more, by the process that speaks plain text, and told of its close.
+    // Each gets one more response, from the process that speaks plain text, which announces the close.
     silent[0].send("\r\n");
     for client in &mut silent[1..] {
         client.ask("/pid");
@@ -243,7 +243,7 @@ fn plain_connections_never_move_to_a_tls_listener() {
         assert_eq!(client.end(), End::Fin);
     }
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
-    // Who comes now has to speak TLS.
+    // New clients have to speak TLS.
     let mut late = Client::to(&addr);
     late.ask("/pid");
     assert!(matches!(late.answer(), Outcome::Ok(response) if response.status == 400));
@@ -252,7 +252,7 @@ fn plain_connections_never_move_to_a_tls_listener() {
     if !lacks("curl") {
         assert_eq!(secured.curl(&[&url]).trim(), new.to_string());
     }
-    // And back: what speaks TLS stays with who can.
+    // And back: TLS connections stay with the process that speaks TLS.
     becomes("--listen 127.0.0.1:0".to_owned());
     let third = server.handover();
     assert_eq!(server.wait_exit(new), Exit::Status(0));

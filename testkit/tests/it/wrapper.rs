@@ -10,7 +10,7 @@ use testkit::{Crowd, Outcome, Pid, Proc, Signal, until};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const FLAGS: [&str; 4] = ["--listen", "127.0.0.1:0", "--probation-ms", "0"];
 
-/// A folder with a script that does `body`; `"$@"` are the flags, `$PROGRAM` is the program.
+/// A directory with a script that does `body`; `"$@"` are the flags, `$PROGRAM` is the program.
 struct Scripts {
     folder: TempDir,
 }
@@ -177,7 +177,7 @@ fn a_script_that_waits_for_its_program_hands_over() {
     let flags = [&FLAGS[..], &["--pid-file", pid_file.to_str().unwrap()]].concat();
     let (server, crowd) = scripts.come_later(&flags);
     for generation in 2..=4 {
-        // To whom the pid file names; the kit knows the script.
+        // To the process that the pid file names; the kit knows the script.
         let old = pid_of_server(&server);
         server.signal_to(old, Signal::SIGHUP);
         server.committed(server.child(generation - 1));
@@ -194,7 +194,7 @@ fn a_script_that_waits_for_its_program_hands_over() {
     assert_eq!(server.get("/ok"), Outcome::Refused);
 }
 
-/// The script and whom it waits for go together, at a stop before GO and at the ready timeout.
+/// The script and the program that it waits for end together, at a stop before GO and at the ready timeout.
 #[test]
 fn an_unready_program_below_a_script_never_takes_over() {
     // The second one waits for the timeout.

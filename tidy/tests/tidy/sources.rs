@@ -1,4 +1,4 @@
-//! The order of the folders, and who alone may do what.
+//! The order of the folders, and which file alone may do what.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -82,7 +82,7 @@ fn options(scratch: PathBuf) -> Result<Options, Error> {
     Ok(options)
 }
 
-/// A folder of ours for scripts, configurations and files that are served; gone at the end.
+/// A temporary directory for scripts, configurations and files that are served; gone at the end.
 struct Scratch(PathBuf);
 
 impl Scratch {

@@ -21,7 +21,7 @@ pub struct Peer {
     pub kind: Kind,
     command: Vec<String>,
     lacks: Vec<Needs>,
-    /// A file, and what is in it but for `{addr}` and `{workers}`.
+    /// A file and its content, with `{addr}` and `{workers}` to be replaced.
     config: Option<(String, String)>,
 }
 

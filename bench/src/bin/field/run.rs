@@ -134,7 +134,7 @@ impl Bench {
     }
 
     /// Whether the peer does what the scenario is about, on a server of its own: some serve only as many
-    /// connections as they have threads, and wrk does not count who gets nothing.
+    /// connections as they have threads, and wrk does not count clients that get nothing.
     pub fn check(&self, peer: &Peer, scenario: &Scenario) -> Result<Check, Error> {
         let server = self.start(peer, scenario)?;
         let mut check = Check { comparable: true, notes: Vec::new() };
@@ -201,7 +201,7 @@ fn keep_open(address: &str, many: usize) -> Vec<TcpStream> {
             let answered = stream.set_read_timeout(Some(within)).and_then(|()| answer(&mut stream));
             match answered {
                 Ok(_) => open.push(stream),
-                // Who waits behind that one has waited as long.
+                // Clients behind that one have waited as long.
                 Err(_) => within = AFTER_THAT,
             }
         }
@@ -209,7 +209,7 @@ fn keep_open(address: &str, many: usize) -> Vec<TcpStream> {
     open
 }
 
-/// Who else has connections during the run.
+/// The other connections during the run.
 enum Company {
     Nobody,
     Idle(Vec<TcpStream>, usize),

@@ -1,4 +1,4 @@
-//! What is measured: the connections, what they ask for, and who else is there.
+//! What is measured: the connections, their requests, and the other clients.
 
 use heirloom_bench::work;
 
@@ -29,7 +29,7 @@ pub enum Load {
     Reconnect,
 }
 
-/// Who else has connections while the load runs.
+/// The other connections while the load runs.
 #[derive(Clone, Copy)]
 pub enum Beside {
     Nobody,
@@ -77,7 +77,7 @@ pub fn usual() -> Vec<Scenario> {
     usual
 }
 
-/// By its id; each can be had unpinned.
+/// By its id; each is also available unpinned.
 pub fn find(id: &str) -> Option<Scenario> {
     let find = |id: &str| pinned().into_iter().find(|scenario| scenario.id == id);
     match id.strip_suffix("-unpinned") {

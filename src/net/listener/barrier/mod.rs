@@ -5,7 +5,7 @@
 //! a SYN, and not for the packet that completes a handshake. Most hosts start their packets at 64 or 128, so a
 //! smallest one of 255 excludes them. IPv4 and IPv6 have an option each, and a dual-stack socket needs both. An
 //! accepted socket inherits it, and receives nothing until it is 0 again; what it missed is sent again by its
-//! client. It can't serve in two cases, which nobody knows beforehand: clients on the same link or host that start
+//! client. It can't work in two cases, which are not known beforehand: clients on the same link or host that start
 //! their packets at 255, and handshakes that the kernel keeps in a SYN cookie, for there the last packet is
 //! compared, too. A packet filter serves there. Current kernels reserve it for CAP_NET_ADMIN: so it is used where
 //! it is allowed, and is inherited as well.

@@ -190,7 +190,7 @@ impl Remote {
         wire.put(&self.packet(ACK | PUSH, data));
     }
 
-    /// So much is acknowledged, and nobody else is answered before.
+    /// So much is acknowledged, and no other client is answered before.
     fn hears_ack(&self, wire: &mut Wire, more: u32) {
         let sent = wire.take();
         let wanted = (self.port, ACK, self.sequence + more);

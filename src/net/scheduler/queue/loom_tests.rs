@@ -430,7 +430,7 @@ fn streaming_work_is_done_by_workers_that_wait_for_events() {
 }
 
 /// A worker that is gone with its first piece, by surprise, has left nothing of which the acceptor does not know: no
-/// work, and no events for which nobody waits.
+/// work, and no events for which no thread waits.
 #[test]
 fn what_a_worker_leaves_is_seen_by_another_or_watched() {
     model(|| {

@@ -1,4 +1,4 @@
-//! Work that waits for a worker: a list, its lock, and the workers that sleep or wait for events. Whom to wake is decided
+//! Work that waits for a worker: a list, its lock, and the workers that sleep or wait for events. Which worker is woken is decided
 //! in `policy`.
 
 mod parker;

@@ -154,7 +154,7 @@ fn what_stays_keeps_its_place_while_workers_take_work() {
 }
 
 /// Whatever the order of pushes, wakes and sleeps, nothing is lost, nothing comes twice, and
-/// nobody sleeps indefinitely: many workers, one wake a batch, the rest woken by those that leave
+/// no worker sleeps indefinitely: many workers, one wake a batch, the rest woken by those that leave
 /// work behind, as in the server.
 #[test]
 fn every_piece_of_work_is_done_once() {

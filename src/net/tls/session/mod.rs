@@ -152,7 +152,7 @@ impl Session {
         self.incoming.len().saturating_add(self.plain.len()).saturating_add(self.outgoing.len())
     }
 
-    /// Whether an event is certain to tell of whatever is to be read next.
+    /// Whether an event is certain to report the next readable bytes.
     pub(crate) fn is_drained(&self) -> bool {
         self.drained && !self.has_more()
     }
@@ -194,7 +194,7 @@ impl Session {
             ProtocolVersion::TLSv1_3 => "TLSv1.3",
             _ => "TLSv1.2",
         };
-        // The library's own name tells apart what IANA does not.
+        // The library's own name distinguishes suites that IANA does not.
         let cipher_suite = format!("{:?}", connection.negotiated_cipher_suite()?.suite());
         let certificates = connection.peer_certificates().unwrap_or_default();
         Some(TlsInfo {
@@ -234,7 +234,7 @@ impl Session {
                     let _ = self.flush(socket);
                     return Err(io::Error::new(ErrorKind::InvalidData, e));
                 }
-                // Told the next time.
+                // Reported the next time.
                 Err(_) => break,
             }
         }

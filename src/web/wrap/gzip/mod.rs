@@ -225,7 +225,7 @@ impl Gzip {
             return (Form::Plain, body);
         }
         let mut kind = body.into_kind();
-        // What is in memory may gain nothing, which HEAD tells as GET does.
+        // A body in memory may not become shorter, which HEAD reports as GET does.
         if !head_only || matches!(&kind, BodyKind::Bytes(bytes) if bytes.len() <= AT_ONCE_BYTES) {
             kind = match self.compress(kind) {
                 Ok(kind) => kind,
@@ -233,7 +233,7 @@ impl Gzip {
             };
         }
         if head_only {
-            // Nobody sees it, and so its length is left open.
+            // The body is not sent, so its length is left open.
             kind = BodyKind::Source { source: Box::new(io::empty()), left: None };
         }
         headers.insert(CONTENT_ENCODING, GZIP);
@@ -496,7 +496,7 @@ mod tests {
         assert_eq!(field(&ask(&handler, "HEAD /", &[ACCEPTS]), "content-encoding"), "");
     }
 
-    /// Gives its pieces one by one, and tells how many it was asked for.
+    /// Returns its pieces one by one, and reports how many were read.
     struct Pieces(Vec<Vec<u8>>, Arc<AtomicUsize>);
 
     impl Read for Pieces {

@@ -55,7 +55,7 @@ impl Conditions {
         Conditions { accepts_gzip, if_match, if_none_match: in_own_tags(headers, IF_NONE_MATCH, counts) }
     }
 
-    /// Of which form a 304 under these fields says that the client has it; None: it does not tell.
+    /// The form that the client of a 304 with these fields has; None: unknown.
     pub(super) fn confirmed(&self, headers: &HeaderMap) -> Option<Form> {
         let has = |form: &Form| names(&self.if_none_match, headers, *form);
         let forms = [Form::Compressed, Form::Plain].into_iter();

@@ -14,13 +14,13 @@ use testkit::beside;
 
 use crate::storm::halt::Halt;
 
-/// When nobody looks any more who has looked at once, and nobody has sent yet who waits for long.
+/// The time at which clients that check at once are done, and clients that wait long have not sent yet.
 const LATE: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     None,
-    /// Nobody listens.
+    /// No process listens.
     Refuse,
     /// Not the server's: no address to connect from.
     OwnLimit,
