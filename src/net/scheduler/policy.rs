@@ -382,6 +382,22 @@ mod tests {
     }
 
     #[test]
+    fn a_timer_that_is_a_little_early_costs_no_look() {
+        let mut pool = Pool::new();
+        pool.after(LOOK, |look| {
+            look.progress.taken += 1;
+            look.snapshot.sleeping = 14;
+        });
+        assert_eq!(pool.after(NEARLY_A_LOOK, |_| ()).wake, 1, "all that are awake are in handlers");
+        let decision = pool.after(LOOK, |look| {
+            look.progress.taken += 1;
+            (look.snapshot.polling, look.snapshot.waiting) = (1, 9);
+            look.front_waits = Some(NEARLY_A_LOOK);
+        });
+        assert_eq!(decision.wake, 1, "the front is stuck");
+    }
+
+    #[test]
     fn events_are_collected_where_no_worker_has_polled_for_a_while() {
         let mut pool = Pool::new();
         let mut looks = |change: fn(&mut Look)| (1..=10).find(|_| pool.after(LOOK, change).collect);

@@ -183,4 +183,44 @@ mod tests {
         assert_eq!(ledger.hear(Receipt::Ack { batch: 2, credit: 1 }), Settled::Delivered("one"));
         assert_eq!((ledger.room(), ledger.batch(5)), (4, 4));
     }
+
+    #[test]
+    fn a_receipt_unblocks_and_the_end_blocks_for_good() {
+        let mut ledger = SenderLedger::new();
+        ledger.hear(Receipt::Credit(9));
+        ledger.block();
+        ledger.hear(Receipt::Credit(1));
+        assert_eq!((ledger.room(), ledger.is_blocked(), ledger.has_sent()), (10, false, false));
+        ledger.posted(2, "two");
+        assert!(ledger.has_sent() && !ledger.all_settled());
+        assert_eq!(ledger.end().collect::<Vec<_>>(), ["two"]);
+        assert_eq!((ledger.is_blocked(), ledger.all_settled()), (true, true));
+        ledger.unblock();
+        assert_eq!(ledger.room(), 0);
+    }
+
+    #[test]
+    fn credit_is_renewed_when_half_of_the_window_is_used() {
+        let half = WINDOW.div_ceil(2);
+        assert_eq!(ReceiverLedger::new(half).renew(usize::MAX), 0);
+        let mut ledger = ReceiverLedger::new(half - 1);
+        assert_eq!(ledger.renew(usize::MAX), WINDOW - (half - 1));
+        assert_eq!(ledger.promised(), WINDOW);
+        ledger.take_back(WINDOW);
+        assert_eq!((ledger.promised(), ledger.renew(7)), (0, 7));
+    }
+
+    #[test]
+    fn a_refusal_halves_the_window_and_what_is_taken_doubles_it() {
+        let mut ledger = ReceiverLedger::new(WINDOW);
+        ledger.refuse(WINDOW);
+        assert_eq!((ledger.promised(), ledger.renew(usize::MAX)), (0, WINDOW / 2));
+        while ledger.promised() > 1 {
+            ledger.refuse(ledger.promised());
+            ledger.renew(usize::MAX);
+        }
+        ledger.refuse(1);
+        assert_eq!(ledger.renew(usize::MAX), 1, "one at least");
+        assert_eq!((ledger.take(1, usize::MAX), ledger.take(2, usize::MAX)), (2, 4));
+    }
 }
