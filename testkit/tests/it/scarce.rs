@@ -2,6 +2,7 @@
 //! and the next one works.
 
 use std::fs::{self, Permissions};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -53,7 +54,8 @@ fn no_descriptors() {
     let server = kitchen_sink!("--probation-ms", "0");
     let set = |soft: &str| set_limit(&server, nix::unistd::geteuid().as_raw(), "nofile", soft);
     // The next one would be the fourth. Clients that connect meanwhile wait.
-    let words = [PROGRAM, "Too many open files", "ulimit -n"];
+    let emfile = io::Error::from_raw_os_error(nix::libc::EMFILE).to_string();
+    let words = [PROGRAM, &emfile, "ulimit -n"];
     fails_once(&server, || set("3"), &words, |()| set(&own_limit(Resource::Nofile)));
     server.stop();
 }
