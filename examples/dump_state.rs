@@ -48,7 +48,7 @@ fn main() -> Result<(), heirloom::Error> {
     .serve()
 }
 
-/// All at once, so that two generations that end together don't mix their lines.
+/// Written at once, so that two generations that end together don't mix their lines.
 fn dump(hits: &Hits, path: &Path) -> io::Result<()> {
     let hits = hits.lock().unwrap_or_else(PoisonError::into_inner);
     let pid = std::process::id();

@@ -22,7 +22,7 @@ use heirloom::prelude::*;
 use heirloom::signals::Signals;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// What this program's main loop waits for.
+/// The events that this program's main loop waits for.
 enum Event {
     Signal(i32),
     Served(Result<(), heirloom::Error>),

@@ -22,7 +22,7 @@ use heirloom::handover::HandoverState;
 use heirloom::prelude::*;
 use nix::fcntl::{Flock, FlockArg};
 
-/// What only one generation may have.
+/// The resource that only one generation may hold.
 struct Store {
     file: Flock<File>,
     lines: u64,

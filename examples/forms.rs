@@ -44,7 +44,7 @@ struct Wanted {
     by: Option<String>,
 }
 
-/// What is wrong with each field, or nothing.
+/// The error of each field, if any.
 #[derive(Default)]
 struct Mistakes {
     name: &'static str,
@@ -102,7 +102,7 @@ fn page(entries: &[Entry], written: &Entry, mistakes: &Mistakes) -> Html<String>
     ))
 }
 
-/// What guests write is text, never markup.
+/// The text of guests is escaped.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

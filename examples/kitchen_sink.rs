@@ -78,7 +78,7 @@ fn tls(server: Server, flags: Option<[String; 3]>) -> Server {
 }
 
 fn router(handle: &Handle) -> Router {
-    // For as long as a test takes.
+    // Long enough for any test.
     let patient = RouteLimits::new().body_rate(None).body_stall(Duration::from_secs(600));
     websocket(Router::new())
         .get("/", |_: Request| "Hello, World!")
@@ -119,7 +119,7 @@ fn echo(req: Request) -> Body {
     Body::from_sized_reader(req.into_body(), len)
 }
 
-/// As received: values need not be UTF-8.
+/// The header as received: values need not be UTF-8.
 fn headers(req: Request) -> impl IntoResponse {
     let lines = req.head_text().split(|byte| *byte == b'\n').skip(1);
     let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).filter(|line| !line.is_empty());
@@ -175,7 +175,7 @@ fn websocket(router: Router) -> Router {
     router
 }
 
-/// One event a second, until the process drains.
+/// Sends one event a second until the process drains.
 fn events(req: Request) -> Response {
     sse::response(&req, |events| {
         for n in 1.. {
@@ -219,7 +219,7 @@ fn upgrade(req: &Request, pause: Option<Duration>) -> impl IntoResponse + use<> 
 
 struct Flags {
     listen: Vec<String>,
-    /// Where, certificate, key.
+    /// Address, certificate, key.
     tls: Option<[String; 3]>,
     admin: Option<String>,
     pid_file: Option<String>,

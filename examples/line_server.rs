@@ -28,7 +28,7 @@ use heirloom::ProcessConfig;
 use heirloom::stream::{Connection, Incoming, StreamServer, Wake};
 
 const THREADS: usize = 16;
-/// For the rest of a line, and for a client that does not read.
+/// The time for the rest of a line, and for a client that does not read.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LINE_BYTES: u64 = 8 << 10;
 
@@ -70,7 +70,7 @@ fn talk(mut connection: Connection) -> io::Result<()> {
     connection.set_read_timeout(Some(PATIENCE))?;
     connection.set_write_timeout(Some(PATIENCE))?;
     let mut lines = BufReader::new(&connection);
-    // What has been read is used up before the connection is parked.
+    // All bytes that were read are used before the connection is parked.
     loop {
         let mut line = String::new();
         let whole = (&mut lines).take(LINE_BYTES).read_line(&mut line);

@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let written = Arc::clone(&file);
     let log = AccessLog::new().to(move |access: &Access| {
         let mut file = written.lock().unwrap_or_else(PoisonError::into_inner);
-        // In one write, for two generations may have the file open.
+        // In one write, because two generations may have the file open.
         if let Err(e) = file.write_all(format!("{access}\n").as_bytes()) {
             log::error!("can't log a request: {e}");
         }

@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use heirloom::prelude::*;
 use heirloom::with_state;
 
-/// All workers see it at once, so what changes has a lock, or is atomic.
+/// All workers use it at once, so a changing field has a lock or is atomic.
 #[derive(Default)]
 struct Poll {
     votes: Mutex<BTreeMap<String, u64>>,

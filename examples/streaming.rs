@@ -68,7 +68,7 @@ fn squares(_: Request) -> Body {
     Body::from_chunks((0..1_000).map(chunk))
 }
 
-/// What lasts has a thread of its own, and ends when the process does.
+/// A long response has a dedicated thread, and ends when the process drains.
 fn clock(req: Request) -> Body {
     let (drain, generation) = (req.drain(), req.generation());
     Body::writer(move |out| {

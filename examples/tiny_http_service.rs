@@ -39,7 +39,7 @@ fn main() -> Result<(), heirloom::Error> {
             _ => log::warn!("{flag} is not understood"),
         }
     }
-    // What only heirloom knows is a route beside it, or a header that a handler of its own adds.
+    // Information that only heirloom has is served by a route beside it, or added as a header by a wrapper.
     let router = Router::new().get("/generation", |req: Request| req.generation().to_string()).fallback(
         TinyHttp::new(|request| {
             if let Err(e) = handle(request) {

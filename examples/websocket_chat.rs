@@ -69,7 +69,7 @@ fn main() -> Result<(), heirloom::Error> {
 fn chat(req: &Request, room: Arc<Room>) -> Response {
     WebSocket::upgrade(req).speak(move |socket| {
         let name = room.enter(socket.sender());
-        // However it ends.
+        // Removed however it ends.
         let outcome = talk(socket, &room, &name);
         room.say(&format!("{name} has left"));
         outcome

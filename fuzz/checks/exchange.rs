@@ -34,7 +34,7 @@ use crate::{Request, Response};
 /// Turns of a worker with one connection; beyond it something goes in circles.
 const TURNS: usize = 100_000;
 
-/// All that a client sends before its end, at once and in pieces.
+/// All bytes that a client sends before it disconnects, at once and in pieces.
 pub fn exchange(data: &[u8]) {
     let (cuts, input) = cut(data);
     let whole = Rehearsal::new().run(input, &[input.len()]);
@@ -125,7 +125,7 @@ impl Rehearsal {
         self.said
     }
 
-    /// Until the connection rests and has nothing to read or to say.
+    /// Runs until the connection is parked and has nothing to read or to write.
     fn turns(&mut self, client_ended: bool) {
         for _ in 0..TURNS {
             let untaken = Taken::directly();

@@ -55,7 +55,7 @@ fn one_head(input: &[u8], cuts: &[usize], limits: &Limits) {
         }
     }
     match (&whole, &scanned) {
-        // In pieces it may be refused later.
+        // If it arrives in pieces it may be refused later.
         (Err(_), Ok(None)) => {}
         (Err(one), Err(other)) => assert_eq!(one, other),
         (Ok(one), Ok(other)) => assert_eq!(format!("{one:?}"), format!("{other:?}")),
@@ -107,7 +107,7 @@ pub fn body(data: &[u8]) {
     }
 }
 
-/// What became of a body.
+/// The outcome of a body.
 #[derive(Debug, PartialEq, Eq)]
 struct Decoded {
     content: Vec<u8>,

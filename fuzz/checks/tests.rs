@@ -90,7 +90,7 @@ proptest! {
 
     #[test]
     fn bodies_do_not_depend_on_splits(input in conversations(), from in any::<prop::sample::Index>()) {
-        // From behind some request's head.
+        // Bytes after a request's head.
         let ends = input.windows(4).enumerate().filter(|(_, four)| four == b"\r\n\r\n");
         let bodies: Vec<usize> = ends.map(|(at, _)| at + 4).collect();
         let at = bodies.get(from.index(bodies.len() + 1)).copied().unwrap_or(1);

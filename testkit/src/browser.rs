@@ -14,7 +14,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// None, and a note is printed, where there is none: the test is to be skipped.
+    /// None if there is no browser; then a note is printed, and the test must be skipped.
     ///
     /// # Panics
     /// When one is there and can't be started.
@@ -34,7 +34,7 @@ impl Browser {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        // Its helpers are in its process group, and go with it.
+        // Its helpers are in its process group, and end with it.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         Some(Browser { child: command.spawn().expect("a browser"), _profile: profile })
     }

@@ -13,7 +13,7 @@ use nix::sys::socket::{MsgFlags, recv};
 
 use crate::DEADLINE;
 
-/// Where a server listens.
+/// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Addr {
     Tcp(SocketAddr),
@@ -21,7 +21,7 @@ pub enum Addr {
 }
 
 impl From<&str> for Addr {
-    /// As the log has it: `ADDRESS:PORT` or `unix:PATH`.
+    /// In the format of the log: `ADDRESS:PORT` or `unix:PATH`.
     fn from(text: &str) -> Addr {
         match text.strip_prefix("unix:") {
             Some(path) => Addr::Unix(path.into()),
@@ -30,7 +30,7 @@ impl From<&str> for Addr {
     }
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     Ok(Response),
@@ -210,7 +210,7 @@ impl Client {
         Ok((status.expect("a status line"), lines.filter_map(pair).collect()))
     }
 
-    /// So many bytes of a body.
+    /// Reads so many bytes of a body.
     pub fn take(&mut self, bytes: usize) -> Result<Vec<u8>, Outcome> {
         while self.input.len() < bytes {
             self.fill().map_err(within)?;
@@ -286,7 +286,7 @@ impl Client {
         !matches!(recv(fd, &mut [0], flags), Ok(1) | Err(Errno::EAGAIN))
     }
 
-    /// How the connection ends, to a client that waits for it.
+    /// Waits for the end of the connection, and returns how it ended.
     pub fn end(&mut self) -> End {
         match self.fill() {
             Ok(()) => End::Bytes,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::{Addr, Client, Outcome, beside, get};
 
-/// Some keep their connection until the server announces its close, others connect anew for each
+/// Some keep their connection until the server announces its close, others connect again for each
 /// request. None of them retries.
 #[derive(Debug)]
 pub struct Crowd {
@@ -15,7 +15,7 @@ pub struct Crowd {
     clients: Vec<JoinHandle<Tally>>,
 }
 
-/// What became of the requests of a crowd.
+/// The outcomes of the requests of a crowd.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub answered: usize,
@@ -24,7 +24,7 @@ pub struct Tally {
 }
 
 impl Crowd {
-    /// So many of its clients connect anew for each request.
+    /// So many of its clients connect again for each request.
     pub const NEW: usize = 2;
     pub const ALL: usize = 2 * Crowd::NEW;
 

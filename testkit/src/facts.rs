@@ -11,13 +11,13 @@ use crate::pass;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// What each descriptor is.
+    /// The kind of each descriptor.
     pub fds: BTreeMap<i32, String>,
     /// Descriptors above 2 that a program started by the process would get unasked.
     pub leaky: BTreeMap<i32, String>,
     /// Names of the threads, sorted; the kernel has room for 15 bytes of each.
     pub threads: Vec<String>,
-    /// As it was at the start, without what heirloom adds for the way; sorted.
+    /// As at the start, without the variables that heirloom adds; sorted.
     pub environ: Vec<Vec<u8>>,
     /// Inodes of sockets that listen.
     pub listeners: BTreeSet<u64>,
@@ -27,7 +27,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Of the test itself.
+    /// The facts of the test's own process.
     pub fn own() -> Facts {
         Facts::of(nix::unistd::getpid())
     }
@@ -128,7 +128,7 @@ pub(crate) fn polled_sockets(pid: Pid) -> BTreeSet<u64> {
     targets.filter_map(|fd| inode(fds.get(&fd)?)).collect()
 }
 
-/// What each descriptor of `pid` is.
+/// The kind of each descriptor of `pid`.
 fn descriptors(pid: Pid) -> BTreeMap<i32, String> {
     let link = |fd: i32| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
     let what = |fd: i32| Some((fd, link(fd)?.to_string_lossy().into_owned()));
@@ -141,7 +141,7 @@ pub(crate) fn numbers(folder: &str) -> Vec<i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Of a socket.
+/// The inode of a socket.
 fn inode(what: &str) -> Option<u64> {
     what.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }

@@ -21,7 +21,7 @@ use crate::{DEADLINE, pass};
 pub enum Exit {
     Status(i32),
     Killed(Signal),
-    /// Its parent, another generation, knows.
+    /// Only its parent, another generation, knows.
     Untold,
 }
 
@@ -47,7 +47,7 @@ impl Family {
         family
     }
 
-    /// Of those in the pid namespace that `maker` makes.
+    /// A family in the pid namespace that `maker` makes.
     pub(crate) fn inside(maker: Pid) -> Family {
         Family { maker: Some(maker), ..Family::of(maker) }
     }
@@ -129,7 +129,7 @@ impl Family {
         self.lock().iter().map(|member| member.pid).collect()
     }
 
-    /// For a test that has failed.
+    /// A report for a test that has failed.
     pub(crate) fn print_states(&self) {
         for pid in self.pids() {
             let alive = self.alive().contains(&pid);

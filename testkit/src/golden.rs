@@ -1,4 +1,4 @@
-//! What processes of an earlier version have said to each other at handovers, recorded, and the playing of one part
+//! Recorded messages between processes of an earlier version at handovers, and the replay of one side
 //! of it to a process of today.
 //!
 //! A recording is a text, a line for each thing that happened: `1>2 lifecycle SERVING` for what generation 1 said to
@@ -21,7 +21,7 @@ pub mod done {
     /// [`HALF`](super::HALF).
     pub const CLIENTS: &str =
         "clients: one idle by TCP, one idle by the unix socket, one with half of a request";
-    /// As those, without a half; and one that has sent more of an upload than may travel.
+    /// As those, without a half request; and one that has sent more of an upload than may be transferred.
     pub const UPLOAD: &str =
         "clients: one idle by TCP, one idle by the unix socket, one with half of an upload";
     pub const COMPLETED: &str = "the half of a request is completed, and answered by generation 1";
@@ -37,7 +37,7 @@ pub mod done {
     pub const STATE: &str = "the state has so many bytes: ";
 }
 
-/// Of a request for `/generation`.
+/// The response to a request for `/generation`.
 pub const HALF: &str = "GET /generation HTTP/1.1\r\nHost: te";
 pub const OTHER_HALF: &str = "st\r\n\r\n";
 /// More of an upload than may travel, and the rest.
@@ -192,7 +192,7 @@ pub trait Stage {
     fn step_in(&mut self) -> (String, usize, Ends);
     /// The connection that goes to the real generation in place of the one of this line, and its peer if that shows.
     fn leaver(&mut self, line: &str) -> (OwnedFd, Option<String>);
-    /// How the real generation's program was started.
+    /// The command line of the real generation.
     fn command(&self) -> (String, Vec<String>);
 }
 
@@ -206,7 +206,7 @@ struct Link {
     /// and wait for their acknowledgement.
     unacknowledged: [Vec<(String, usize)>; 2],
     awaited: [Vec<String>; 2],
-    /// What was counted, in the recording and really.
+    /// The counts, in the recording and in reality.
     counts: [BTreeMap<String, u64>; 2],
 }
 
@@ -240,7 +240,7 @@ impl Drop for OnPanic<'_> {
 struct Play<'a> {
     real: u32,
     stage: &'a mut dyn Stage,
-    /// By the older of the two.
+    /// Sent by the older of the two.
     links: BTreeMap<u32, Link>,
     arrived: Vec<Traveller>,
 }
@@ -354,7 +354,7 @@ impl Play<'_> {
                 link.connections[mouth].as_ref().expect("it is ours").send(&packet, &fds);
             }
             "CHANNEL" => {
-                // From now on the real one has what its predecessor had.
+                // From now on the real one has its predecessor's connections.
                 let passed = self.links.get_mut(&(older - 1)).and_then(|upper| upper.connections[1].take());
                 let passed = passed.expect("it has a predecessor");
                 let link = self.links.get_mut(&older).expect("a link");
@@ -363,7 +363,7 @@ impl Play<'_> {
             }
             "ACK" => {
                 let link = self.links.get_mut(&older).expect("a link");
-                // Its own numbers; and it may have sent what the recorded one sent in several packets.
+                // Its numbers differ, and it may send in one packet what the recorded one sent in several.
                 for (batch, came) in std::mem::take(&mut link.unacknowledged[mouth]) {
                     let text = format!("ACK batch={batch} credit={came}\n");
                     link.connections[mouth].as_ref().expect("it is ours").send(text.as_bytes(), &[]);

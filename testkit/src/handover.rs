@@ -22,7 +22,7 @@ use crate::{DEADLINE, Proc};
 
 /// The variable by which a successor knows what it inherits.
 pub const VARIABLE: &str = "HEIRLOOM_HANDOVER";
-/// Of a packet on the connection channel, and of a line on the lifecycle channel.
+/// The largest packet of the connection channel, and the longest line of the lifecycle channel.
 const MOST_BYTES: usize = 256 << 10;
 /// The kernel's own bound for one packet.
 const MOST_FDS: usize = 253;
@@ -47,7 +47,7 @@ pub struct Lifecycle {
 #[derive(Debug)]
 pub struct Packets(OwnedFd);
 
-/// What came over the connection channel.
+/// A packet from the connection channel.
 #[derive(Debug)]
 pub struct Packet {
     pub bytes: Vec<u8>,
@@ -214,7 +214,7 @@ pub fn start_successor(
     Proc::begin(command, Stdio::from(OwnedFd::from(its)))
 }
 
-/// Where a server runs.
+/// The environment of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup<'a> {
     /// Its working directory.
@@ -242,7 +242,7 @@ pub struct Part {
     /// The value of the variable.
     pub note: String,
     pub ends: Ends,
-    /// In the order of the note.
+    /// In the order of the variable.
     pub listeners: Vec<OwnedFd>,
     /// The file with the user's state, and the user's files.
     pub rest: Vec<OwnedFd>,
@@ -291,7 +291,7 @@ impl AsFd for Understudy {
 /// Waits until something can be read.
 ///
 /// # Panics
-/// At the deadline, saying what was waited for.
+/// Fails at the deadline, and names what was waited for.
 #[track_caller]
 pub fn readable(fd: BorrowedFd<'_>, what: &str) {
     let deadline = Instant::now() + DEADLINE;

@@ -26,7 +26,7 @@ pub use proc::Proc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub use shell::{LogPipe, Shell, lacks, unshare};
 
-/// For all that should happen at once, on a machine that has other things to do, too.
+/// The deadline for everything that should happen at once, on a busy machine too.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Starts `kitchen_sink` with these flags on a free port.

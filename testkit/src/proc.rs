@@ -144,7 +144,7 @@ impl Proc {
         self.family.known(inside).expect("its log has named it")
     }
 
-    /// Where the first generation listens, in the order of its flags.
+    /// The addresses of the first generation, in the order of its flags.
     pub fn addrs(&self) -> Vec<Addr> {
         let mut addrs: Vec<Addr> = Vec::new();
         for line in self.journal.lines_with("listening on ") {
@@ -264,7 +264,7 @@ impl Proc {
         self.wait_for_nth(&text, reports + 1)
     }
 
-    /// What `pid` says that it is doing, asked by USR1.
+    /// The report of `pid`, requested by USR1.
     #[track_caller]
     pub fn phase(&self, pid: Pid) -> String {
         let report = self.report(pid);
@@ -357,7 +357,7 @@ impl Proc {
         self.family.alive()
     }
 
-    /// What can be seen of `pid` from outside.
+    /// The facts about `pid` that are visible from outside.
     pub fn facts(&self, pid: Pid) -> Facts {
         Facts::of(pid)
     }
@@ -368,7 +368,7 @@ impl Proc {
         until("all that have ended are reaped", || zombies_of(pid).is_empty());
     }
 
-    /// Without what only the kit has asked for.
+    /// Without the lines that only the kit has requested.
     fn print_log(&self) {
         let asked = |line: &&String| !line.contains("SIGUSR1 from") && !is_report(line);
         for line in self.journal.lines_with("").iter().filter(asked) {

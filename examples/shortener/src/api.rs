@@ -25,7 +25,7 @@ struct Wanted {
 #[derive(Serialize)]
 struct Page {
     links: Vec<Link>,
-    /// Where to go on; null if this was the end.
+    /// The start of the next page; null if this was the last.
     next: Option<String>,
 }
 

@@ -10,20 +10,20 @@ pub struct Link {
     pub id: i64,
     pub alias: String,
     pub url: String,
-    /// Where the redirect is.
+    /// The path of the redirect.
     pub path: String,
-    /// In UTC, as RFC 3339 has it.
+    /// UTC, in the format of RFC 3339.
     pub created: String,
     pub hits: i64,
 }
 
-/// Where a link may lead.
+/// The URLs that a link may have.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Target(String);
 
 impl Target {
-    /// In bytes, as it is sent to browsers.
+    /// Bytes, as sent to browsers.
     const MOST: usize = 2_000;
 
     pub fn as_str(&self) -> &str {
@@ -34,7 +34,7 @@ impl Target {
 impl TryFrom<String> for Target {
     type Error = &'static str;
 
-    /// By the rules of browsers, so that what is checked is what they take it for.
+    /// Parsed by the rules of browsers, so that the check sees what they see.
     fn try_from(text: String) -> Result<Target, &'static str> {
         let url = Url::parse(text.trim()).map_err(|_| "not a URL, such as https://example.com/page")?;
         if !matches!(url.scheme(), "http" | "https") {

@@ -35,7 +35,7 @@
 //! links themselves. After the database comes an address for operators, if there is to be one
 //! (`/readyz`, `/metrics` ...). Upgrade it while you load it: `tests/upgrades.rs` counts that no link is lost.
 //!
-//! What makes that so:
+//! How this works:
 //!
 //! - A link is in the database, and synced to disk, before its 201 is sent.
 //! - Both generations have the database open while a handover is on. SQLite is made for that: its
@@ -66,7 +66,7 @@ use store::Store;
 /// How long a request waits for others that write: longer than a probation, while which two generations
 /// do.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How far counts of hits may be behind, and how much of them a crash costs.
+/// How old counts of hits may be, and so how many of them a crash may lose.
 const HITS_EVERY: Duration = Duration::from_secs(1);
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,4 +1,4 @@
-//! What people see: a form, the newest links, and what a link that is none says.
+//! The pages for people: a form, the newest links, and the page for an unknown link.
 
 use heirloom::Problem;
 use heirloom::prelude::*;
@@ -9,7 +9,7 @@ use crate::store::Store;
 
 const NEWEST: u32 = 50;
 
-/// As it was written, to be shown again if it is not fit.
+/// As the user wrote it, to be shown again if it is invalid.
 #[derive(Default, Deserialize)]
 struct Form {
     url: String,
@@ -46,7 +46,7 @@ pub fn create(store: &Store, mut req: Request) -> Result<Response, Problem> {
     let (status, why) = match made {
         Err(why) => (StatusCode::UNPROCESSABLE_ENTITY, why.to_owned()),
         Ok((target, alias)) => match store.create(alias.as_ref(), &target) {
-            // So that a reload does not make another one.
+            // A redirect, so that a reload does not create another one.
             Ok(link) => return Ok(Redirect::see_other(format!("/?made={}", link.alias)).into_response()),
             Err(failure) if failure.status() == StatusCode::INTERNAL_SERVER_ERROR => {
                 return Err(failure.into());
@@ -62,7 +62,7 @@ pub fn follow(store: &Store, req: Request) -> Result<Response, Problem> {
     let alias = req.param("alias").unwrap_or_default();
     // A HEAD request does not count as a visit.
     match store.follow(alias, req.method() == Method::GET)? {
-        // Not to be remembered: the link may be deleted, and each visit counts.
+        // Not to be cached: the link may be deleted, and each visit counts.
         Some(url) => {
             Ok(Redirect::temporary(url).into_response().with_header(header::CACHE_CONTROL, "no-store"))
         }
@@ -103,7 +103,7 @@ fn page(links: &[Link], form: &Form, note: &Note<'_>) -> Response {
     )
 }
 
-/// Nothing but this page's own style and form works in it, whatever a link may contain.
+/// Allows only this page's style and form, whatever a link may contain.
 fn document(title: &str, content: &str) -> Response {
     const POLICY: &str =
         "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'";

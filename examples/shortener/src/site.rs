@@ -213,7 +213,7 @@ mod tests {
             taken.text.contains("the alias is taken")
                 && taken.text.contains("value=\"https://example.com/2\"")
         );
-        // What was written is there again, and is no markup.
+        // The input is shown again, escaped.
         let unfit = site.post_form("url=%22%3E%3Cscript%3E&alias=%3Cb%3E");
         assert_eq!(unfit.status, 422);
         assert!(

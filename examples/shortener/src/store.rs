@@ -27,7 +27,7 @@ const SCHEMA: [&str; 2] = [
 
 const COLUMNS: &str = "id, alias, url, strftime('%Y-%m-%dT%H:%M:%SZ', created, 'unixepoch'), hits";
 
-/// All workers share one.
+/// Shared by all workers.
 pub struct Store {
     /// Writers of this process wait for each other here, in turn, and only the first of them for the other
     /// generation's.
@@ -79,13 +79,13 @@ impl Store {
             let mut writer = connect(&path, patience)?;
             // Readers don't wait for the writer, nor it for them. The file remembers this.
             writer.pragma_update(None, "journal_mode", "wal")?;
-            // What is committed is on the disk: a 201 outlives a power failure.
+            // Commits reach the disk: a 201 outlives a power failure.
             writer.pragma_update(None, "synchronous", "full")?;
             let version = migrate(&mut writer)?;
             Ok((writer, version))
         };
         let (writer, version) = open().map_err(|e: rusqlite::Error| format!("{}: {e}", path.display()))?;
-        // One version ahead is what a rollback leaves, and is fit for us: see SCHEMA.
+        // A rollback leaves a database that is one version ahead, which works here: see SCHEMA.
         if version > SCHEMA.len() as i64 + 1 {
             return Err(format!(
                 "{}: of a version that is too new for this program: {version}",
@@ -100,7 +100,7 @@ impl Store {
         Ok(Store { writer: Mutex::new(writer), readers, hits: Mutex::default() })
     }
 
-    /// For the workers to begin with.
+    /// The first connections of the workers.
     pub fn readers(&self) -> &PerWorker<Connection> {
         &self.readers
     }
@@ -185,7 +185,7 @@ impl Store {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Where a panic has been, the transaction was undone.
+    // After a panic, the transaction was rolled back.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -223,7 +223,7 @@ fn insert(change: &Transaction<'_>, alias: &Alias, target: &Target) -> rusqlite:
     Ok(change.prepare_cached(text)?.execute((alias.as_str(), target.as_str()))? == 1)
 }
 
-/// None if somebody was there first.
+/// None if the alias is taken.
 fn insert_somewhere(change: &Transaction<'_>, target: &Target) -> rusqlite::Result<Option<Alias>> {
     let random = change.prepare_cached("SELECT random()")?.query_row([], |row| row.get(0))?;
     let alias = Alias::of_number(random);
@@ -235,7 +235,7 @@ fn find(connection: &Connection, alias: &str) -> rusqlite::Result<Option<Link>> 
     connection.prepare_cached(&text)?.query_row([alias], link).optional()
 }
 
-/// Of `COLUMNS`.
+/// From a row of `COLUMNS`.
 fn link(row: &Row<'_>) -> rusqlite::Result<Link> {
     let alias: String = row.get(1)?;
     let path = format!("/{alias}");
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(store.find("a").unwrap().unwrap().hits, 0);
     }
 
-    /// As while a handover is on, but in one process, whose locks are the same ones.
+    /// As during a handover, but in one process: the locks are the same.
     #[test]
     fn two_generations_write_at_once() {
         let folder = folder();
@@ -348,7 +348,7 @@ mod tests {
             lock(&store.writer).pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
         assert_eq!(mode, "wal");
 
-        // As a newer program leaves it that was rolled back.
+        // As a newer program that was rolled back leaves it.
         lock(&store.writer)
             .execute_batch("ALTER TABLE links ADD COLUMN owner TEXT; PRAGMA user_version = 3")
             .unwrap();

@@ -26,10 +26,10 @@ fn serve(database: &Path) -> Proc {
     Proc::start_command(command)
 }
 
-/// From alias to URL and hits.
+/// URL and hits of each alias.
 type Links = BTreeMap<String, (String, i64)>;
 
-/// What became of one client's requests.
+/// The outcomes of one client's requests.
 #[derive(Default)]
 struct Made {
     /// The links that were acknowledged to it, and whether it then followed them.
@@ -49,7 +49,7 @@ struct Maker {
     kept: Option<Client>,
     keeps: bool,
     made: Made,
-    /// By all makers.
+    /// The links that all clients have created.
     all: Arc<AtomicU64>,
 }
 
@@ -177,7 +177,7 @@ impl Load {
         Load { all, makers }
     }
 
-    /// Until so many more links are made.
+    /// Waits until so many more links are created.
     fn more(&self, links: u64) {
         let goal = self.all.load(Ordering::Relaxed) + links;
         until("more links", || {
@@ -191,7 +191,7 @@ impl Load {
     }
 }
 
-/// What is in the database, which is whole.
+/// The content of the database, whose integrity is checked.
 fn kept(database: &Path) -> Links {
     let connection =
         Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE).expect("a database");
@@ -283,7 +283,7 @@ fn a_kill_costs_no_link_that_was_answered() {
     // In addition, links that were created without being acknowledged.
     let unknown = there.len() - 1 - told;
     assert!(told >= 100 && unknown <= KEEPING + ANEW, "{told} {unknown}");
-    // And it opens again as it is.
+    // It can be opened again.
     let server = serve(&database);
     assert_eq!(server.get("/popular").ok().header("location"), Some("https://example.com/popular"));
     server.stop();

@@ -15,7 +15,7 @@ fn main() -> Result<(), heirloom::Error> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     log::info!("pid {}", std::process::id());
     let folder = args[1].clone();
-    // One that the handler has opened, not the crate.
+    // A file that the handler has opened, not the crate.
     let own = move |_: Request| {
         let file = File::open(format!("{folder}/big"))?;
         let len = file.metadata()?.len();

@@ -74,7 +74,7 @@ fn discard(mut req: Request) -> Result<String, std::io::Error> {
     }
 }
 
-/// Without end, a millisecond of work for each chunk.
+/// Endless, with a millisecond of work for each chunk.
 fn computed(done: &Arc<Done>) -> Body {
     let done = Arc::clone(done);
     Body::from_chunks(std::iter::repeat_with(move || {
@@ -87,7 +87,7 @@ fn computed(done: &Arc<Done>) -> Body {
     }))
 }
 
-/// Without end, a chunk every 5 ms.
+/// Endless, with a chunk every 5 ms.
 fn slow(done: &Arc<Done>) -> Body {
     let done = Arc::clone(done);
     Body::from_chunks(std::iter::repeat_with(move || {
@@ -97,7 +97,7 @@ fn slow(done: &Arc<Done>) -> Body {
     }))
 }
 
-/// Without end, a millisecond of work for nothing.
+/// Endless, with a millisecond of work for each empty chunk.
 fn nothing(done: &Arc<Done>) -> Body {
     let done = Arc::clone(done);
     Body::from_chunks(std::iter::repeat_with(move || {
@@ -107,7 +107,7 @@ fn nothing(done: &Arc<Done>) -> Body {
     }))
 }
 
-/// Without end, as fast as it is read.
+/// Endless, as fast as it is read.
 struct Text(Arc<Done>);
 
 impl Read for Text {

@@ -1,5 +1,5 @@
 //! Pages for browsers, which do something and report what they saw: `REPORT ...` lines in the log.
-//! What is spoken with them is the library's.
+//! The protocol is the library's.
 
 use std::time::Duration;
 

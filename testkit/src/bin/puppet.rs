@@ -41,7 +41,7 @@ fn launch(program: &mut Command) -> io::Error {
     if let Err(e) = recvmsg::<()>(0, &mut parts, Some(&mut space), MsgFlags::empty()) {
         return e.into();
     }
-    // As every version starts its successor.
+    // Every version starts its successor like this.
     let waiting: SigSet = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2].into_iter().collect();
     match waiting.thread_block() {
         Ok(()) => program.stdin(Stdio::null()).exec(),

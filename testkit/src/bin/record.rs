@@ -127,7 +127,7 @@ fn passed_on(hub: &mut Hub) {
     hub.signal(done::TERM, 3, Signal::SIGTERM);
 }
 
-/// All generations, with what goes between them.
+/// All generations, with the channels between them.
 struct Hub {
     /// First, so that no server outlives what it needs to be ended.
     servers: Vec<Proc>,
@@ -261,7 +261,7 @@ impl Hub {
             let lines = [0, 1].map(|n| open(link.lifecycle[n].is_some(), &mut ready));
             let packets = [0, 1].map(|n| open(link.connections[n].is_some(), &mut ready));
             for ear in [0, 1] {
-                // What comes from the predecessor comes by the end that is turned to it.
+                // Messages of the predecessor arrive at the end that faces it.
                 let (from, to) = if ear == 0 { (older, older + 1) } else { (older + 1, older) };
                 let mut note = |what| self.log.push(Entry::Said { from, to, what });
                 if lines[ear] {

@@ -69,7 +69,7 @@ impl Mode {
         (self == Mode::Reader).then_some(Pace { bytes: 64 << 10, pause: Duration::from_millis(8) })
     }
 
-    /// What fits into the client's receive buffer.
+    /// A body that fits into the client's receive buffer.
     pub(crate) fn room(self) -> Option<usize> {
         // Small, so that an answer does not wait in the kernel alone, but in the server, too.
         (self == Mode::Reader).then_some(64 << 10)
@@ -132,7 +132,7 @@ pub(crate) struct Asked {
 #[derive(Debug)]
 enum Expected {
     Bytes(Vec<u8>),
-    /// So many times the letter.
+    /// A body of so many times the letter.
     Xs(u64),
 }
 
@@ -155,7 +155,7 @@ pub(crate) fn ask(mode: Mode, id: u64, sizes: &Sizes) -> Asked {
     Asked { id, bytes, expected }
 }
 
-/// By turns a POST whose body and a GET whose head comes back.
+/// Alternates between a POST whose body and a GET whose head is echoed.
 fn plain(id: u64, close: bool) -> (Vec<u8>, Expected) {
     let fields = if close { "Host: storm\r\nConnection: close\r\n" } else { "Host: storm\r\n" };
     if id & 1 == 0 {
@@ -169,7 +169,7 @@ fn plain(id: u64, close: bool) -> (Vec<u8>, Expected) {
     }
 }
 
-/// By turns of known length and chunked.
+/// Alternates between known length and chunked.
 fn upload(id: u64, most: u64) -> (Vec<u8>, Expected) {
     let length = usize::try_from(most / 16 + mix(id) % (most - most / 16 + 1)).unwrap_or(usize::MAX);
     let body: Vec<u8> = (id..).flat_map(|n| mix(n).to_le_bytes()).take(length).collect();
@@ -206,7 +206,7 @@ pub(crate) fn mix(n: u64) -> u64 {
 }
 
 impl Asked {
-    /// What is wrong with the answer, if anything is.
+    /// The fault of the response, if there is one.
     pub(crate) fn fault(&self, answer: &Answer) -> Option<String> {
         let as_expected = match &self.expected {
             Expected::Bytes(bytes) => answer.body == *bytes,

@@ -165,7 +165,7 @@ impl Client {
         let until = Instant::now() + between([think / 2, think * 3 / 2], self.turn());
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            // In slices, so that the end of the load is heard.
+            // In slices, so that the end of the load is noticed.
             if let Some(end) = self.last_look(&mut link, left.min(Duration::from_millis(100))) {
                 self.left(end, &link);
                 return None;

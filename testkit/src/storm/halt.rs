@@ -39,7 +39,7 @@ impl Halt {
 #[derive(Debug)]
 pub(crate) struct Clock {
     began: Instant,
-    /// In microseconds; 0: none yet.
+    /// Microseconds; 0: none yet.
     signal: AtomicU64,
     /// The part of the load that this is: for a comparison of near and far within each.
     part: AtomicUsize,

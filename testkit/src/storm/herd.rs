@@ -10,9 +10,9 @@ use super::link::{Idle, Link};
 use super::socket::{Way, not_connected};
 use super::tally::{End, Failure, Outcome, Tally};
 
-/// For the table.
+/// The name in the table.
 pub(crate) const NAME: &str = "herd";
-/// What else storm needs descriptors for.
+/// The other descriptors that storm needs.
 const OTHERS: u64 = 1000;
 
 #[derive(Debug)]

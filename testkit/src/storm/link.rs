@@ -219,7 +219,7 @@ impl Link {
         Loss { outcome, detail: format!("{errno} after {} bytes of the answer", self.input.len()) }
     }
 
-    /// What has come while a request was on its way, before it is sent.
+    /// Input that arrived before the request is sent.
     pub(crate) fn look_for_crossing(&mut self) {
         let mut buf = [0; 16];
         let came = self.socket.readable_within(Duration::ZERO).then(|| self.socket.receive(&mut buf));
@@ -234,7 +234,7 @@ impl Link {
         !self.input.is_empty()
     }
 
-    /// What comes within `wait`, when nothing was asked.
+    /// Input that arrives within `wait` without a request.
     pub(crate) fn idle(&mut self, wait: Duration) -> Idle {
         if self.has_more() {
             return Idle::Bytes;

@@ -8,7 +8,7 @@ use super::histogram::Histogram;
 use super::server::Holdings;
 use super::tally::{End, Failure, Outcome, Tally};
 
-/// So many failures are shown.
+/// The number of failures that are shown.
 const SHOWN: usize = 30;
 
 #[derive(Debug, Default)]

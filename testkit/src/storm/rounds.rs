@@ -1,4 +1,4 @@
-//! What is done to the server while the clients ask: handovers, bad ones, several at once, stops.
+//! The actions on the server while clients send requests: handovers, bad ones, several at once, stops.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -58,7 +58,7 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
         .map_err(|e| format!("no copy: {e}"))?;
     let server = Server::start(binaries.path(), &args, deadline)?;
     guard::watch(&server, deadline);
-    // Where it is to be found again.
+    // Where to find it again.
     if let Some(Addr::Tcp(addr)) = server.addrs().first() {
         args[1] = addr.to_string();
     }

@@ -23,12 +23,12 @@ mod bad;
 
 use bad::{Bad, Fault};
 
-/// So often each fault is committed.
+/// How often each fault is committed.
 const TIMES: u64 = 3;
 /// How long a client waits for the answer that never comes; all others come long before.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// So that a case takes no time that it does not need.
+/// Short, so that a case takes no longer than necessary.
 const SHORT: Pauses = Pauses {
     think: Duration::ZERO,
     idle: [Duration::from_millis(1), Duration::from_millis(20)],
@@ -43,7 +43,7 @@ const SEEN: [Duration; 2] = [Duration::from_millis(800); 2];
 const LATE_END: ([Duration; 2], Duration, u64) =
     ([Duration::from_millis(20); 2], Duration::from_millis(600), 7);
 
-/// What storm does itself meanwhile, or says that it does.
+/// The action of storm itself meanwhile, real or only reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Excuse {
     None,
@@ -57,7 +57,7 @@ enum Excuse {
     CrashBefore,
 }
 
-/// What one fault must be counted as.
+/// The count that one fault must produce.
 #[derive(Clone, Debug)]
 struct Case {
     name: String,
@@ -91,13 +91,13 @@ impl Case {
         }
     }
 
-    /// So many requests come to this.
+    /// The number of requests with this outcome.
     fn outcome(mut self, outcome: Outcome, n: u64) -> Case {
         self.outcomes.push((outcome, n));
         self
     }
 
-    /// So many connections end so.
+    /// The number of connections with this end.
     fn end(mut self, end: End, n: u64) -> Case {
         self.ends.push((end, n));
         self
@@ -185,7 +185,7 @@ fn races() -> Vec<Case> {
     ]
 }
 
-/// What storm has caused itself is counted apart; what looks alike, and is not, is not.
+/// Losses that storm has caused itself are counted separately; similar ones that it has not caused are not.
 fn excuses() -> Vec<Case> {
     let case = |excuse, mode, fault| {
         let mut case = Case::new(mode, fault, if mode == Mode::Idle { 0 } else { 2 });

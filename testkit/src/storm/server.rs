@@ -72,7 +72,7 @@ pub(crate) struct Holdings {
     pub(crate) resident_kib: u64,
 }
 
-/// What went to a successor, and when that was known.
+/// The connections that went to a successor, and when the log said so.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Departed {
     pub(crate) at: Instant,

@@ -33,7 +33,7 @@ pub(crate) struct Way {
     pub(crate) patience: Duration,
     /// The receive buffer, where it should be small.
     pub(crate) room: Option<usize>,
-    /// By TLS.
+    /// Over TLS.
     pub(crate) tls: Option<Secrecy>,
 }
 

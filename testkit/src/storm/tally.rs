@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::halt::Clock;
 use super::histogram::Histogram;
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Ok,
@@ -21,7 +21,7 @@ pub(crate) enum Outcome {
     /// Sent with others, of which an earlier one was answered with an announced close. HTTP says that
     /// it was not processed; a client that does not retry has lost it all the same.
     Dismissed,
-    /// Not the server's doing: no port or descriptor is left on our side.
+    /// Not a fault of the server: no port or descriptor is left on the client's side.
     OwnLimit,
     /// Refused after a TERM, before the server was started again, when no process should have listened.
     Away,
@@ -104,7 +104,7 @@ impl End {
     }
 }
 
-/// One failure, to be looked into.
+/// One failure, for the report.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) at: Duration,
@@ -119,13 +119,13 @@ pub(crate) struct Failure {
 /// So many failures of each client are reported in full; all are counted.
 const TOLD: usize = 20;
 
-/// So many times must be there for one in a thousand to mean something.
+/// The least number of samples for a meaningful p99.9.
 const ENOUGH: u64 = 1000;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) begun: u64,
-    /// By outcome, then fresh connection or reused.
+    /// Indexed by outcome, then by new or reused connection.
     outcomes: [[u64; 2]; Outcome::ALL.len()],
     /// Connections tried.
     pub(crate) tried: u64,
@@ -158,7 +158,7 @@ impl Tally {
         self.parts[part][usize::from(clock.near(begun, ended))].add(ended - begun);
     }
 
-    /// Of requests far from any signal, or under way near one.
+    /// Latencies of requests far from any signal, or in flight near one.
     pub(crate) fn latency_when(&self, near: bool) -> Histogram {
         let mut sum = Histogram::default();
         self.parts.iter().for_each(|part| sum.merge(&part[usize::from(near)]));
@@ -204,7 +204,7 @@ impl Tally {
         outcomes + self.ended(End::Silent) + self.ended(End::Stray)
     }
 
-    /// What does not add up, once the load has ended.
+    /// Counts that do not add up, once the load has ended.
     pub(crate) fn contradiction(&self) -> Option<String> {
         let outcomes: u64 = Outcome::ALL.into_iter().map(|outcome| self.of(outcome)).sum();
         let ends: u64 = self.ends.iter().sum();

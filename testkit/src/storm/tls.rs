@@ -96,7 +96,7 @@ impl Layer {
     /// Whether a receive would not have to wait.
     pub(crate) fn is_readable(&mut self) -> bool {
         let quiet = |e: io::Error| e.kind() == ErrorKind::WouldBlock;
-        // Of no length: it shows what there is, and takes nothing.
+        // An empty read: it shows whether there are bytes, and consumes none.
         let news = match self.tls.process_new_packets() {
             Ok(state) => state.plaintext_bytes_to_read() > 0 || state.peer_has_closed(),
             Err(_) => true,

@@ -23,7 +23,7 @@ impl Windows {
         self.lock().push(Window { from: Instant::now(), struck: false, to: None });
     }
 
-    /// What is done is done now; until here the window excuses nothing.
+    /// The action happens now; before this the window excuses nothing.
     pub(crate) fn strike(&self) {
         self.lock().last_mut().into_iter().for_each(|window| window.struck = true);
     }

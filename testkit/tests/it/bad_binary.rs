@@ -25,7 +25,7 @@ impl Bench {
         Bench::of(env!("CARGO_BIN_EXE_kitchen_sink"), tempfile::tempdir().unwrap(), &flags)
     }
 
-    /// Its later generations have the fault that `set_fault` names.
+    /// Later generations have the fault that `set_fault` names.
     fn faulty(flags: &[&str]) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let fault = folder.path().join("fault");

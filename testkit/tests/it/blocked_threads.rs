@@ -1,4 +1,4 @@
-//! What could keep the control loop waiting: it does not wait, and the third TERM ends the process in any case.
+//! Things that could block the control loop: it does not wait, and the third TERM ends the process in any case.
 
 use std::fs;
 use std::io::Write;
@@ -99,7 +99,7 @@ fn the_third_stop_ends_a_process_blocked_on_its_log() {
         let mut server = Mute::start(command, &Addr::Unix(path.clone()));
         let pid = Pid::from_raw(i32::try_from(server.child.id()).unwrap());
         for _ in 0..2 {
-            // Those that come with the first are one with it, and those with the second with that.
+            // TERMs that come together with the first count as the first, and with the second as the second.
             for signal in [Signal::SIGTERM, Signal::SIGINT] {
                 kill(pid, signal).unwrap();
             }

@@ -41,7 +41,7 @@ fn what_it_does_not_adopt_is_stopped_and_what_is_new_is_bound() {
 
     let new = server.hup();
     server.wait_for(&format!("child {new}: SERVING"));
-    // So that its probation lasts.
+    // A long probation.
     server.signal_to(new, testkit::Signal::SIGSTOP);
     assert_eq!(get(&second, "/pid").ok().number(), old.as_raw(), "in probation");
     server.signal_to(new, testkit::Signal::SIGCONT);

@@ -15,7 +15,7 @@ const HANDLED: u64 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 9 | 1 << 11 | 1 << 14;
 struct Child {
     /// Mask, ignored signals, user, limits of power, ...: by the kernel's names.
     status: BTreeMap<String, String>,
-    /// What each descriptor is; two pipes of one kind are equal.
+    /// The kind of each descriptor; two pipes of one kind are equal.
     fds: Vec<String>,
     /// Each variable, with its odd bytes escaped.
     environment: BTreeSet<String>,
@@ -52,7 +52,7 @@ impl Child {
         Child::of(|what| server.get(&format!("/child/{how}/{what}")).ok().body)
     }
 
-    /// Of the same program without heirloom.
+    /// The facts of the same program without heirloom.
     fn control(wrapper: &[&str], how: &str) -> Child {
         Child::of(|what| {
             let words = [wrapper, &[PROGRAM, "tell", how, what]].concat();
@@ -74,7 +74,7 @@ impl Child {
         self
     }
 
-    /// Without the one variable that stays, void, where a successor was started with it.
+    /// Without the one variable that stays, without effect, in a process that was started as a successor.
     fn without_our_variable(mut self) -> Child {
         self.environment.retain(|pair| !pair.starts_with("HEIRLOOM_HANDOVER="));
         self

@@ -18,7 +18,7 @@ use testkit::golden::{
 use testkit::handover::{Ends, Part, Setup, Understudy, names, readable, start_successor, state_file};
 use testkit::{Addr, Client, Exit, Proc, Signal};
 
-/// Whose conversations these are.
+/// The recordings.
 const VERSION: &str = "4a81a84";
 const PUPPET: &str = env!("CARGO_BIN_EXE_puppet");
 
@@ -34,7 +34,7 @@ struct Theatre {
     /// The listeners of the real one's predecessor, if that is played.
     tcp: TcpListener,
     unix: UnixListener,
-    /// One end of each of the clients' connections, where no real process has accepted it.
+    /// One end of each client connection that no real process has accepted.
     accepted: Vec<(String, OwnedFd, Option<String>)>,
     clients: Vec<Client>,
     /// One of them has sent half of a request.
@@ -123,7 +123,7 @@ impl Theatre {
         self.clients.push(busy);
     }
 
-    /// As a predecessor that is played, which has read so much.
+    /// As a played predecessor that has read so much.
     fn accept(&mut self, addr: &Addr, kind: &str, bytes: usize) {
         let (mut file, peer): (fs::File, _) = match addr {
             Addr::Tcp(_) => {
@@ -164,7 +164,7 @@ impl Theatre {
         }
     }
 
-    /// What has arrived at a successor that is played is answered by it.
+    /// A played successor answers the requests that have arrived there.
     fn answer(&self, text: &str, arrived: &mut Vec<Traveller>) {
         for Traveller { bytes, fd, line } in arrived {
             let mut stream = fs::File::from(fd.try_clone().unwrap());
@@ -193,7 +193,7 @@ impl Stage for Theatre {
                 half.send(OTHER_HALF);
                 assert_eq!(half.answer().ok().text(), "1");
             }
-            // Its process is played; what it does for its own clients matters to no other.
+            // Its process is played; its own clients do not matter to other processes.
             done::COMPLETED => {}
             done::UPLOADED if self.real == 1 => {
                 let upload = self.clients.last_mut().unwrap();
@@ -279,7 +279,7 @@ impl Stage for Theatre {
         // The one that comes last, after its answer.
         let place = place.or_else(|| self.accepted.iter().position(|(of, ..)| of == "upload"));
         let (_, fd, peer) = self.accepted.remove(place.expect("a client"));
-        // As every version has them.
+        // As in every version.
         fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         (fd, peer)
     }

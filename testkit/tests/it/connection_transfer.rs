@@ -68,7 +68,7 @@ fn a_connection_that_has_said_nothing_yet_goes_along() {
     all_served_by(&mut silent, new);
 }
 
-/// What has come of a request before the handover, and what comes after it.
+/// The part of a request before the handover, and the part after it.
 #[test]
 fn a_request_that_is_not_complete_goes_along_with_what_has_come() {
     let head = "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 7000\r\n\r\n";
@@ -134,7 +134,7 @@ fn a_busy_connection_follows_after_its_response() {
     client.begin();
     server.in_flight(old, 1);
     let new = server.handover();
-    // Where one is, there is room for the next.
+    // After each one there is room for the next.
     server.open(new, 1);
     let slow = client.finish_and("GET /pid HTTP/1.1\r\nHost: test\r\n\r\n").ok();
     assert!(!slow.closes());
@@ -289,7 +289,7 @@ fn stop_on_the_way(server: &Proc) -> Pid {
     new
 }
 
-/// Those the successor has said to have are lost with it, and no others.
+/// Connections that the successor has acknowledged are lost with it, and no others.
 #[test]
 fn a_killed_successor_loses_only_what_it_had_acknowledged() {
     let server = kitchen_sink!("--probation-ms", "0", "--idle-grace-ms", "60000");
@@ -315,7 +315,7 @@ fn a_killed_successor_loses_only_what_it_had_acknowledged() {
     assert!(line.contains(&format!("handover: {lost} connections")), "{served} served, {lost} lost: {line}");
 }
 
-/// What was in the channel or acknowledged lives on.
+/// Connections that were in the channel or acknowledged continue.
 #[test]
 fn a_killed_predecessor_loses_only_what_it_had_not_sent() {
     let server = kitchen_sink!("--probation-ms", "0");

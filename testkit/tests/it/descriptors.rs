@@ -97,7 +97,7 @@ fn nor_do_those_that_handlers_open() {
     held_up("/own");
 }
 
-/// As many as there may be at once; each is one temporary file.
+/// As many uploads as are possible at once; each is one temporary file.
 #[test]
 fn endless_uploads_cost_no_connection_and_no_handover() {
     let folder = folder();

@@ -55,7 +55,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use testkit::{DEADLINE, Proc, Signal, beside, lacks, pass, until};
 
-/// As many at once: they wait more than they compute.
+/// The number that run at once: they wait more than they compute.
 const AT_ONCE: usize = 4;
 /// What a reader may look for. There may be more.
 const PROMISED: [&str; 23] = [
@@ -120,7 +120,7 @@ fn each_example_does_what_its_header_shows() {
                     else {
                         break;
                     };
-                    // So that a failure has its name.
+                    // The name for a failure.
                     let program = profile.join(if is_package { "" } else { "examples" }).join(&name);
                     let steps = steps(&fs::read_to_string(&source).expect("an example"));
                     let tried = beside(&name, move || repeat(&program, &steps));
@@ -415,7 +415,7 @@ impl Session {
     }
 }
 
-/// Its errors, too, if it has failed.
+/// With its errors if it has failed.
 fn printed(output: &Output) -> Vec<String> {
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
@@ -425,7 +425,7 @@ fn printed(output: &Output) -> Vec<String> {
     text.lines().map(|line| line.trim_end_matches('\r').to_owned()).collect()
 }
 
-/// What was expected and what came, unless they agree.
+/// The expected and the actual output, unless they agree.
 fn difference(expected: &[String], printed: &[String]) -> Option<String> {
     let shown = |lines: &[String]| lines.iter().map(|line| format!("  | {line}\n")).collect::<String>();
     let text = || format!("expected:\n{}printed:\n{}", shown(expected), shown(printed));

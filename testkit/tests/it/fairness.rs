@@ -36,7 +36,7 @@ fn pipelines(server: &Proc, path: &str, requests: usize) -> TcpStream {
     stream
 }
 
-/// What has been done so far, as the server says it while it does what others want.
+/// The amount of work done so far, as the server reports it while it serves the greedy clients.
 #[derive(Clone, Copy, Debug)]
 struct Done {
     begun: u64,
@@ -106,7 +106,7 @@ fn sources_of_responses_are_pulled_in_turns() {
     }
 }
 
-/// Of the calls that the process has made to write to files and the like; a socket is sent to.
+/// The number of `write` calls of the process, for files and the like; sockets use `send`.
 fn writes(pid: Pid) -> u64 {
     let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
     let line = io.lines().find_map(|line| line.strip_prefix("syscw: ")).unwrap();

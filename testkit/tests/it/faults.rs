@@ -12,7 +12,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
 const CLIENTS: usize = 100;
 
-/// So many clients that have asked; the answer is still to be read.
+/// So many clients that have sent a request and not read the response.
 fn asking(server: &Proc) -> Vec<Client> {
     let ask = |_| {
         let mut client = server.client();
@@ -34,7 +34,7 @@ fn expect_all_served(server: &Proc, clients: Vec<Client>) {
 fn few_descriptors_and_many_clients() {
     let line = "ulimit -n 64 && exec \"$@\"";
     let server = Proc::start_as_said("sh", &["-c", line, "sh", PROGRAM, "--listen", "127.0.0.1:0"]);
-    // As many as it has room for are there and stay.
+    // As many as it has room for are connected and stay.
     let mut held: Vec<Client> = (0..8).map(|_| server.client()).collect();
     held.iter_mut().for_each(|client| assert!(client.get("/ok").is_ok()));
     let waiting = asking(&server);
@@ -69,7 +69,7 @@ fn descriptors_that_run_out_and_come_back() {
     expect_calm(server.pid());
     assert!(waiting.iter().all(|client| !client.has_ended()), "nobody is reset");
     held.iter_mut().for_each(|client| assert!(client.get("/ok").is_ok()));
-    // Some by a place that is free, the rest by the limit.
+    // Some because a slot is free, the rest because of the limit.
     let mut waiting = waiting.into_iter();
     drop(held);
     expect_all_served(&server, waiting.by_ref().take(CLIENTS / 2).collect());

@@ -1,4 +1,4 @@
-//! Bodies that are too long for memory, where a disk has no room for them: they get 507, and no other client
+//! Bodies that are too long for memory, where a disk has no room for them: they get 507, and no client
 //! else notices.
 
 use std::fs;
@@ -29,7 +29,7 @@ fn on_disk(server: &Proc) -> usize {
     bytes.unwrap().parse().unwrap()
 }
 
-/// And is closed, for what comes behind is not read.
+/// The connection is closed, because the rest of the body is not read.
 #[track_caller]
 fn expect_refused(client: &mut Client) {
     let response = client.answer().ok();
@@ -95,7 +95,7 @@ fn a_full_disk_costs_long_bodies_only() {
 /// A process that writes more than the file size limit is killed by a signal.
 #[test]
 fn a_limit_of_file_sizes_costs_long_bodies_only() {
-    // In units of 512 bytes, or of a KiB.
+    // The unit is 512 bytes or 1 KiB.
     let line = "ulimit -f 400 && exec \"$@\"";
     let server = Proc::start_as_said("sh", &["-c", line, "sh", PROGRAM, "--listen", "127.0.0.1:0"]);
     let crowd = Crowd::of(&server.addr());

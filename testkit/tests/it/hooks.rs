@@ -140,7 +140,7 @@ fn a_second_stop_cuts_an_exit_hook() {
     let server = Proc::start_as_said(env!("CARGO_BIN_EXE_hooked"), &flags);
     server.signal(Signal::SIGTERM);
     server.wait_for("hook: exit hangs");
-    // What comes within half a second is the same wish.
+    // A signal within half a second counts as the same one.
     pass(Duration::from_millis(600));
     server.signal(Signal::SIGTERM);
     server.wait_for("abort: nothing was in flight");

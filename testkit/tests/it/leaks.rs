@@ -11,7 +11,7 @@ fn two_hundred_generations_leak_nothing() {
     until("every thread has its name", || named(&server.facts(server.pid()).threads));
     let Facts { threads, fds, .. } = server.facts(server.pid());
     let at_rest = fds.len();
-    // Without the connection that asked, and the channels of the predecessor.
+    // Without the connection of this request, and the channels of the predecessor.
     let settled = || -> Facts {
         server.get("/ok").ok();
         let now = || server.facts(server.newest());

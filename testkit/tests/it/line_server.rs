@@ -20,13 +20,13 @@ fn line_server(more: &[&str]) -> Proc {
 /// How a client uses its connections.
 #[derive(Clone, Copy, Debug)]
 enum Manner {
-    /// One, line after line.
+    /// One connection, line after line.
     Keep,
     /// A new one for each line.
     Anew,
     /// Four lines at once, in pieces that end anywhere.
     Pipelined,
-    /// One, with pauses.
+    /// One connection, with pauses.
     Pausing,
 }
 
@@ -41,7 +41,7 @@ const MANNERS: [Manner; 8] = [
     Manner::Pausing,
 ];
 
-/// What became of the lines.
+/// The outcomes of the lines.
 #[derive(Debug, Default)]
 struct Tally {
     answered: usize,
@@ -105,7 +105,7 @@ impl Crowd {
     }
 }
 
-/// Until the connection ends, or the crowd does.
+/// Runs until the connection or the crowd ends.
 fn converse(
     stream: &TcpStream,
     manner: Manner,

@@ -123,7 +123,7 @@ fn a_pid_file_in_a_read_only_directory_stays_correct() {
     };
     let remount = |how: &str, of: Pid| {
         let target = of.to_string();
-        // Those of an ordinary user belong to a user namespace.
+        // An ordinary user needs a user namespace for them.
         let as_root: &[&str] = if geteuid().is_root() { &[] } else { &["--user", "--preserve-credentials"] };
         let words = ["--mount", "--target", &target, "mount", "-o", how, at];
         assert!(Command::new("nsenter").args(as_root).args(words).status().unwrap().success());

@@ -53,7 +53,7 @@ impl Bench {
         fs::rename(self.folder.path().join("next"), self.folder.path().join("program")).unwrap();
     }
 
-    /// What is beside the pid file, or instead of it.
+    /// The files beside the pid file, or instead of it.
     fn left(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.pid_file.parent().unwrap()).unwrap();
         entries.map(|entry| entry.unwrap().path()).collect()
@@ -85,7 +85,7 @@ impl Sampler {
         Sampler { done, looking }
     }
 
-    /// All that was read was the name of one of `owners`, at a time when it was alive.
+    /// Every value that was read was the pid of one of `owners`, at a time when it was alive.
     #[track_caller]
     fn saw_only(self, owners: &[Pid]) {
         drop(self.done);
@@ -95,7 +95,7 @@ impl Sampler {
     }
 }
 
-/// Not a zombie either.
+/// Whether it is alive and no zombie.
 fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
@@ -188,7 +188,7 @@ fn a_file_that_was_deleted_is_not_missed_at_the_end() {
     assert!(bench.left().is_empty());
 }
 
-/// As everything that is written by rename does.
+/// As with every file that is written by rename.
 #[test]
 fn a_symlink_is_replaced_and_what_it_points_to_is_left_alone() {
     let bench = Bench::start("0");

@@ -104,7 +104,7 @@ fn a_hup_in_probation_is_remembered_once(of: impl Fn(Pid, Pid) -> Pid) {
     let server = kitchen_sink!("--probation-ms", "6000");
     let (old, new) = (server.pid(), server.hup_to_probation());
     let told = of(old, new);
-    // So that the probation lasts.
+    // A long probation.
     let other = if told == old { new } else { old };
     server.signal_to(other, Signal::SIGSTOP);
     for n in 2..=4 {

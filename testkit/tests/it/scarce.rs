@@ -21,7 +21,7 @@ fn set_limit(server: &Proc, user: u32, resource: &str, soft: &str) {
     assert!(command.status().unwrap().success(), "{limit}");
 }
 
-/// What we have, and so what the server was started with, for `set_limit`.
+/// The limit of this process, and so of the server, for `set_limit`.
 fn own_limit(resource: Resource) -> String {
     getrlimit(resource).maximum.map_or("unlimited".to_owned(), |limit| limit.to_string())
 }
@@ -69,7 +69,7 @@ fn no_processes() {
     let user = ["--reuid=65534", "--regid=65534", "--clear-groups"];
     let server = Proc::start_as_said("setpriv", &[&user[..], &[&program], &FLAGS].concat());
     let set = |soft: &str| set_limit(&server, 65_534, "nproc", soft);
-    // Its own threads are more already.
+    // It has more threads than that already.
     let words = ["Resource temporarily unavailable", "ulimit -u"];
     fails_once(&server, || set("1"), &words, |()| set(&own_limit(Resource::Nproc)));
     server.stop();

@@ -83,7 +83,7 @@ impl Authority {
         pair
     }
 
-    /// For a client that trusts this authority.
+    /// The configuration of a client that trusts this authority.
     pub(crate) fn trusted(&self) -> Trust {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.file()).unwrap()).unwrap();
@@ -162,7 +162,7 @@ pub(crate) struct Secure {
 /// How a TLS connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SecureEnd {
-    /// By close_notify.
+    /// With a close_notify.
     Announced,
     Bare(End),
 }
@@ -208,7 +208,7 @@ impl Secure {
         stream.flush()
     }
 
-    /// What would be sent, unsent.
+    /// The bytes that would be sent.
     pub(crate) fn ciphertext(&mut self, bytes: impl AsRef<[u8]>) -> Vec<u8> {
         self.tls.writer().write_all(bytes.as_ref()).unwrap();
         let mut out = Vec::new();
@@ -278,7 +278,7 @@ impl Secure {
         self.unread.drain(..n).collect()
     }
 
-    /// All that comes, and how it ends.
+    /// All received bytes, and how the connection ends.
     pub(crate) fn rest(&mut self) -> (Vec<u8>, SecureEnd) {
         loop {
             if let Err(end) = self.fill() {
@@ -287,7 +287,7 @@ impl Secure {
         }
     }
 
-    /// How the server ends it; anything more that it says is a failure.
+    /// How the server ends the connection; further bytes are a failure.
     #[track_caller]
     pub(crate) fn end(&mut self) -> SecureEnd {
         assert!(self.unread.is_empty(), "{:?}", String::from_utf8_lossy(&self.unread));

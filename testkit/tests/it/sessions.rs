@@ -102,7 +102,7 @@ fn in_script(how: &str) -> Option<(Host, Proc)> {
     Some((Host::Process(child), server))
 }
 
-/// By a daemon and keys of the test's own, without a port.
+/// With the test's own daemon and keys, without a port.
 fn in_ssh(how: &str) -> Option<(Host, Proc)> {
     let sshd = "/usr/sbin/sshd";
     if lacks("ssh") || lacks("ssh-keygen") || lacks(sshd) {

@@ -170,7 +170,7 @@ fn a_busy_client_is_notified_after_the_grace() {
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
 }
 
-/// Of a request that is answered nothing is owed.
+/// A request that has its response needs nothing more.
 #[test]
 fn an_unfinished_body_is_waited_for_within_the_grace() {
     let server = kitchen_sink!("--idle-grace-ms", "400", "--drain-timeout-ms", "20000");

@@ -134,7 +134,7 @@ fn a_job_of_dash_that_was_upgraded_twice_drains_and_exits() {
     ends_with_its_terminal_after_upgrades(DASH, "&");
 }
 
-/// Without job control, so the server is in the group of the session's leader, which goes on when the first generation ends.
+/// Without job control, so the server is in the group of the session's leader, which continues when the first generation ends.
 #[test]
 fn below_a_script_it_drains_with_its_terminal() {
     for stays in ["& while :; do wait; read line; done", "; read line"] {

@@ -276,7 +276,7 @@ fn what_is_no_tls_is_refused() {
     }
     fixture.expect_closes(CloseReason::HandshakeFailed, 1 + garbage.len() as u64);
 
-    // Those that vanish.
+    // Clients that disappear.
     fixture.client().half_close();
     let mut cut = fixture.client();
     cut.send(&hello[..100]);
@@ -318,7 +318,7 @@ fn keys_change_in_the_middle() {
         client.send(post("/echo", &patterned(100_000)));
         assert_patterned(&client.reply().2, 100_000);
     }
-    // Without end, and without a request: that is no client.
+    // Endless, and without a request: this is no real client.
     let mut all = Vec::new();
     for _ in 0..100 {
         client.tls.refresh_traffic_keys().unwrap();
@@ -452,7 +452,7 @@ fn a_stop_announces_each_end() {
     let mut busy = Secure::to(fixture.address(), "localhost", &config).unwrap();
     let mut kept = Secure::to(fixture.address(), "localhost", &config).unwrap();
     assert_eq!(kept.get("/"), "200 Hello, World!");
-    // In mid-handshake.
+    // In the middle of a handshake.
     let mut late = Secure::begin(TcpStream::connect(fixture.address()).unwrap(), "localhost", &config);
     late.tls.write_tls(&mut late.socket).unwrap();
     late.socket.peek(&mut [0]).unwrap();
@@ -674,7 +674,7 @@ fn expect_nothing_of(secrets: &[&str], message: &str) {
     }
 }
 
-/// All that an error says, by whichever way.
+/// All texts of an error.
 fn all_of(error: &heirloom::Error) -> String {
     let mut all = format!("{error} {error:?} {error:#?}");
     let mut source = std::error::Error::source(error);

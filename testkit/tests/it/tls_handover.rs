@@ -70,7 +70,7 @@ impl Secured {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// In KiB, at most so far.
+    /// The peak so far, in KiB.
     fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.server.pid())).expect("a process");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -200,7 +200,7 @@ fn a_successor_with_a_bad_certificate_is_not_let_in() {
     assert_eq!(secured.server.settled(), Some(secured.server.pid()));
 }
 
-/// By the same text, so that the new program inherits the socket: plain text in the old one, TLS in the new.
+/// By the same name, so that the new program inherits the socket: plain text in the old one, TLS in the new.
 #[test]
 fn plain_connections_never_move_to_a_tls_listener() {
     let secured = Secured::start(&[]);

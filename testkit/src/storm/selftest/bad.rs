@@ -22,9 +22,9 @@ pub(super) enum Fault {
     None,
     /// No process listens.
     Refuse,
-    /// Not the server's: no address to connect from.
+    /// Not a fault of the server: no address to connect from.
     OwnLimit,
-    /// Not a fault, either: another process is expected to answer.
+    /// Not a fault either: another process is expected to answer.
     OtherPid,
     /// A reset instead of the answer, and in the middle of it.
     Reset,
