@@ -245,7 +245,7 @@ impl Installed {
         self,
         actions: Signals,
         context: SignalContext,
-        mut heard: impl FnMut(Signal, Option<SignalRequest>) + Send + 'static,
+        mut on_signal: impl FnMut(Signal, Option<SignalRequest>) + Send + 'static,
     ) -> io::Result<SignalThread> {
         if TAKEN.swap(true, Ordering::SeqCst) {
             return Err(io::Error::other("another server of this process handles them, or did before"));
@@ -272,7 +272,7 @@ impl Installed {
             for origin in &mut signals {
                 let ours = Signal::ALL.into_iter().find(|ours| ours.number() == origin.signal);
                 if let Some(signal) = ours {
-                    heard(signal, interpret(&origin, signal, actions, &context));
+                    on_signal(signal, interpret(&origin, signal, actions, &context));
                 }
             }
         })?;

@@ -132,13 +132,13 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
         let started = start(launch, service, inheritance.as_mut(), generation)?;
         let inbox = Arc::clone(&started.handle.shared.inbox);
         let hook_runner = signal_hooks.start()?;
-        let heard = move |signal, request: Option<_>| {
+        let on_signal = move |signal, request: Option<_>| {
             let inbox = Arc::clone(&inbox);
             hook_runner
                 .dispatch(signal, move || request.into_iter().for_each(|request| inbox.request(request)));
         };
         let signals =
-            installed.start(meanings, context, heard).map_err(Error::system("can't handle signals"))?;
+            installed.start(meanings, context, on_signal).map_err(Error::system("can't handle signals"))?;
         Ok((started, signals))
     });
     match started {

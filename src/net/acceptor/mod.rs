@@ -77,7 +77,7 @@ pub(crate) struct Acceptor<P> {
     listeners: Listeners,
     transfers: Transfers<P>,
     next_sweep: Instant,
-    /// The control loop has heard that the drain is complete.
+    /// The control loop knows that the drain is complete.
     is_drained: bool,
     report: Report,
 }
@@ -139,8 +139,8 @@ impl<P: Portable> Acceptor<P> {
                 let commands = self.connections.parking.take_commands();
                 return commands.into_iter().try_for_each(|command| self.obey(command));
             }
-            Source::Successor => self.transfers.hear_successor(&mut self.connections),
-            Source::Predecessor(key) => self.transfers.hear_predecessor(key, &mut self.connections),
+            Source::Successor => self.transfers.receive_from_successor(&mut self.connections),
+            Source::Predecessor(key) => self.transfers.receive_from_predecessor(key, &mut self.connections),
             Source::Listener(place) => self.listeners.accept(place as usize, &mut self.connections),
         }
         ControlFlow::Continue(())

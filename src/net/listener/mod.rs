@@ -469,9 +469,9 @@ mod tests {
                 stream.set_nonblocking(false).unwrap();
                 stream.set_read_timeout(Some(PATIENT)).unwrap();
                 client.write_all(b"c").unwrap();
-                let mut heard = [0; 2];
-                (&*stream).read_exact(&mut heard).unwrap();
-                assert_eq!(heard, [first[0], b'c'], "{name} {host}");
+                let mut received = [0; 2];
+                (&*stream).read_exact(&mut received).unwrap();
+                assert_eq!(received, [first[0], b'c'], "{name} {host}");
             }
         }
     }

@@ -105,7 +105,7 @@ impl<P: Portable> Transfers<P> {
     ) {
         self.names.prefer(adopted);
         if self.sender.begin(channel, self.names.are_among(adopted), &mut self.receiver, connections) {
-            self.hear_successor(connections);
+            self.receive_from_successor(connections);
         }
     }
 
@@ -119,14 +119,14 @@ impl<P: Portable> Transfers<P> {
         drop(self.receiver.give_up(connections));
     }
 
-    pub(crate) fn hear_successor(&mut self, connections: &mut Connections<P>) {
-        for channel in self.sender.hear(connections) {
+    pub(crate) fn receive_from_successor(&mut self, connections: &mut Connections<P>) {
+        for channel in self.sender.receive(connections) {
             self.receiver.watch(channel, connections);
         }
     }
 
-    pub(crate) fn hear_predecessor(&mut self, key: u32, connections: &mut Connections<P>) {
-        self.receiver.hear(key, &self.names, connections);
+    pub(crate) fn receive_from_predecessor(&mut self, key: u32, connections: &mut Connections<P>) {
+        self.receiver.receive(key, &self.names, connections);
     }
 
     /// Sends what can be sent now.

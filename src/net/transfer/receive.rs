@@ -138,7 +138,7 @@ impl Receiver {
     }
 
     /// Reads what a predecessor has sent.
-    pub(super) fn hear<P: Portable>(
+    pub(super) fn receive<P: Portable>(
         &mut self,
         key: u32,
         names: &ListenerNames,

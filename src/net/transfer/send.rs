@@ -150,31 +150,31 @@ impl<P: Portable> Sender<P> {
 
     /// Reads the successor's receipts. The result is the predecessors' channels that it did not take, when no process has
     /// the other end of the channel any more.
-    pub(super) fn hear(&mut self, connections: &mut Connections<P>) -> Vec<PredecessorChannel> {
+    pub(super) fn receive(&mut self, connections: &mut Connections<P>) -> Vec<PredecessorChannel> {
         let Some(channel) = &mut self.channel else { return Vec::new() };
-        let heard = channel.hear();
+        let receipts = channel.receive();
         let parking = &connections.parking;
-        if channel.is_deaf || heard.ended.is_some() {
+        if channel.is_unreadable || receipts.ended.is_some() {
             // Before workers get the returned connections, so that they announce the close.
             let _ = parking.poller.delete(&channel.channel);
             parking.outbox.set_gate(Gate::Shut);
         }
-        if heard.ended.is_some() {
+        if receipts.ended.is_some() {
             info!("handover: no process has the other end of the connection channel: connections stay here");
             self.channel = None;
         }
-        if let Some(listener) = heard.unknown_listener {
+        if let Some(listener) = receipts.unknown_listener {
             parking.outbox.remove_listener(listener);
         }
-        if !heard.delivered.is_empty() {
-            *self.delivered.get_or_insert(0) += heard.delivered.len();
+        if !receipts.delivered.is_empty() {
+            *self.delivered.get_or_insert(0) += receipts.delivered.len();
         }
-        heard.delivered.into_iter().for_each(|connection| connections.handed_over(connection));
-        for mut connection in heard.returned {
+        receipts.delivered.into_iter().for_each(|connection| connections.handed_over(connection));
+        for mut connection in receipts.returned {
             connection.polls_write = false;
             connections.admit(connection);
         }
-        heard.ended.unwrap_or_default()
+        receipts.ended.unwrap_or_default()
     }
 }
 
@@ -187,9 +187,9 @@ struct SuccessorChannel<P> {
     /// How often one of them was refused.
     refusals: u32,
     /// When the last receipt came.
-    heard: Instant,
-    /// The channel can't be read.
-    is_deaf: bool,
+    last_receipt: Instant,
+    /// Reading from the channel has failed.
+    is_unreadable: bool,
 }
 
 enum Cargo<P> {
@@ -198,10 +198,10 @@ enum Cargo<P> {
 }
 
 /// The content of receipts.
-struct Heard<P> {
-    /// They are the successor's now.
+struct Receipts<P> {
+    /// Connections that the successor owns now.
     delivered: Vec<Box<Connection<P>>>,
-    /// They are ours again.
+    /// Connections that this process owns again.
     returned: Vec<Box<Connection<P>>>,
     /// The successor does not have this listener.
     unknown_listener: Option<usize>,
@@ -212,12 +212,19 @@ struct Heard<P> {
 impl<P: Portable> SuccessorChannel<P> {
     fn new(channel: OwnedFd, predecessors: Vec<PredecessorChannel>) -> SuccessorChannel<P> {
         let ledger = SenderLedger::new();
-        SuccessorChannel { channel, ledger, predecessors, refusals: 0, heard: Instant::now(), is_deaf: false }
+        SuccessorChannel {
+            channel,
+            ledger,
+            predecessors,
+            refusals: 0,
+            last_receipt: Instant::now(),
+            is_unreadable: false,
+        }
     }
 
     /// How many connections can be sent now.
     fn room(&self) -> usize {
-        if self.is_deaf { 0 } else { self.ledger.room() }
+        if self.is_unreadable { 0 } else { self.ledger.room() }
     }
 
     /// Whether all that is to be sent has arrived.
@@ -227,7 +234,7 @@ impl<P: Portable> SuccessorChannel<P> {
 
     /// Whether the successor has had no room for longer than the grace, or is too slow to answer.
     fn is_stuck(&self, grace: Duration) -> bool {
-        self.room() == 0 && self.heard.elapsed() >= grace.max(LEAST_SILENCE)
+        self.room() == 0 && self.last_receipt.elapsed() >= grace.max(LEAST_SILENCE)
     }
 
     /// Sends the first of `leaving`, as many as one packet takes; false when that is not possible now.
@@ -292,48 +299,48 @@ impl<P: Portable> SuccessorChannel<P> {
         }
     }
 
-    fn hear(&mut self) -> Heard<P> {
-        let mut heard =
-            Heard { delivered: Vec::new(), returned: Vec::new(), unknown_listener: None, ended: None };
+    fn receive(&mut self) -> Receipts<P> {
+        let mut receipts =
+            Receipts { delivered: Vec::new(), returned: Vec::new(), unknown_listener: None, ended: None };
         loop {
             match packet::receive(self.channel.as_fd()) {
-                Ok(Incoming::Packet(received)) => self.take_receipt(&received.packet, &mut heard),
-                Ok(Incoming::Nothing) => return heard,
+                Ok(Incoming::Packet(received)) => self.take_receipt(&received.packet, &mut receipts),
+                Ok(Incoming::Nothing) => return receipts,
                 Ok(Incoming::End) => break,
                 Err(e) => {
                     // What was sent stays sent: a request could be served twice if it was taken back.
                     warn!("handover: can't read the connection channel: {e}");
-                    self.is_deaf = true;
-                    return heard;
+                    self.is_unreadable = true;
+                    return receipts;
                 }
             }
         }
         let mut predecessors = std::mem::take(&mut self.predecessors);
         for cargo in self.ledger.end() {
             match cargo {
-                Cargo::Connections(connections) => heard.returned.extend(connections),
+                Cargo::Connections(connections) => receipts.returned.extend(connections),
                 Cargo::Predecessor(predecessor) => predecessors.push(predecessor),
             }
         }
-        heard.ended = Some(predecessors);
-        heard
+        receipts.ended = Some(predecessors);
+        receipts
     }
 
-    fn take_receipt(&mut self, packet: &[u8], heard: &mut Heard<P>) {
+    fn take_receipt(&mut self, packet: &[u8], receipts: &mut Receipts<P>) {
         let Some(receipt) = Receipt::decode(packet) else {
             return debug!("handover: skipped an unknown packet");
         };
-        self.heard = Instant::now();
-        match self.ledger.hear(receipt) {
-            Settled::Delivered(Cargo::Connections(connections)) => heard.delivered.extend(connections),
+        self.last_receipt = Instant::now();
+        match self.ledger.settle(receipt) {
+            Settled::Delivered(Cargo::Connections(connections)) => receipts.delivered.extend(connections),
             // Our copy of the channel is closed.
             Settled::Delivered(Cargo::Predecessor(_)) | Settled::Nothing => {}
             Settled::Returned { cargo: Cargo::Connections(connections), retry } => {
                 debug!("handover: {} connections refused", connections.len());
                 if let ([connection], Retry::Never) = (&connections[..], retry) {
-                    heard.unknown_listener = Some(connection.listener);
+                    receipts.unknown_listener = Some(connection.listener);
                 }
-                heard.returned.extend(connections);
+                receipts.returned.extend(connections);
             }
             Settled::Returned { cargo: Cargo::Predecessor(predecessor), .. } => {
                 // It is tried again at each tick, for a while. Then that predecessor sees the end of its channel, and

@@ -491,7 +491,7 @@ impl<'a> Control<'a> {
             let Some(successor) = self.successor.as_mut().filter(|successor| successor.pid() == pid) else {
                 return;
             };
-            successor.hear(&message);
+            successor.note(&message);
             if message == Message::StillGood && (ended || successor.is_gone()) {
                 // Its last word: the service is not given to a dead process.
                 continue;

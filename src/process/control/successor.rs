@@ -79,7 +79,7 @@ impl Successor {
     }
 
     /// Logs a message as it is handled.
-    pub(super) fn hear(&mut self, message: &Message) {
+    pub(super) fn note(&mut self, message: &Message) {
         match message {
             Message::Failed { reason } => {
                 error!("handover: child {} failed: {reason}; still serving", self.child.pid());

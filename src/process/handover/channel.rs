@@ -177,9 +177,9 @@ mod tests {
         b.send(&Message::Commit);
         a.send(&Message::Serving);
         drop(a); // with COMMIT unread: b sees a reset
-        let mut heard = b.receive();
-        heard.extend(b.receive());
-        assert_eq!(heard, [Message::Serving]);
+        let mut received = b.receive();
+        received.extend(b.receive());
+        assert_eq!(received, [Message::Serving]);
         assert!(b.has_ended());
     }
 

@@ -210,7 +210,7 @@ pub(crate) fn spawn(
 
     let path = c_string(program.path.clone().into_os_string()).map_err(failed)?;
     let cwd = program.cwd();
-    // HUP and USR1, USR2 wait until the child can hear them; TERM, INT and QUIT end it.
+    // HUP and USR1, USR2 wait until the child can receive them; TERM, INT and QUIT end it.
     let mut mask = program.blocked;
     mask.add(Signal::SIGHUP);
     mask.add(Signal::SIGUSR1);

@@ -268,7 +268,7 @@ mod tests {
             drain: vec![Box::new(drain), Box::new(|| panic!("a hook's own affair"))],
             exit: vec![Box::new(exit)],
         };
-        let (results, heard) = channel();
+        let (results, received) = channel();
         let runner =
             Runner::start(hooks, true, move |ticket, result| results.send((ticket, result)).unwrap())
                 .unwrap();
@@ -282,7 +282,7 @@ mod tests {
         runner.phase(Phase::Draining);
         runner.drain();
         assert_eq!(runner.exit(5), Ok(true));
-        let answers: Vec<_> = (0..5).map(|_| heard.recv_timeout(LONG).unwrap()).collect();
+        let answers: Vec<_> = (0..5).map(|_| received.recv_timeout(LONG).unwrap()).collect();
         assert!(matches!(&answers[0], (1, HookResult::Released(Ok((state, Ok(()))))) if state.version == 7));
         assert_eq!(file.read(5).unwrap(), b"state");
         let (2, HookResult::Acquired(Err(e))) = &answers[1] else { panic!("{answers:?}") };
@@ -317,20 +317,20 @@ mod tests {
             }
         }
         let hooks = Hooks { drain: vec![Box::new(|| panic_any(Bad))], ..Hooks::default() };
-        let (results, heard) = channel();
+        let (results, received) = channel();
         let runner = Runner::start(hooks, true, move |_, answer| results.send(answer).unwrap()).unwrap();
         runner.drain();
         assert_eq!(runner.release(1, None), Ok(true));
-        assert!(matches!(heard.recv_timeout(LONG), Ok(HookResult::Released(Ok(_)))));
+        assert!(matches!(received.recv_timeout(LONG), Ok(HookResult::Released(Ok(_)))));
     }
 
     #[test]
     fn a_release_that_panics_has_released_nothing() {
         let hooks = Hooks { release: Some(Box::new(|| panic!("no"))), ..Hooks::default() };
-        let (results, heard) = channel();
+        let (results, received) = channel();
         let runner = Runner::start(hooks, true, move |_, answer| results.send(answer).unwrap()).unwrap();
         assert_eq!(runner.release(1, None), Ok(true));
-        assert!(matches!(heard.recv_timeout(LONG), Ok(HookResult::Released(Err(_)))));
+        assert!(matches!(received.recv_timeout(LONG), Ok(HookResult::Released(Err(_)))));
     }
 
     #[test]

@@ -277,13 +277,13 @@ fn an_idle_worker_answers_a_probe_and_a_busy_pool_gives_it_back() {
         assert!(queue.probe(Probe(Box::new(|| ()))).is_err());
         let (done, _results) = mpsc::channel();
         let worker = worker(&queue, 0, &done);
-        let (say, heard) = mpsc::channel();
+        let (say, received) = mpsc::channel();
         let mut probe = Probe(Box::new(move || say.send(()).unwrap()));
         while let Err(back) = queue.probe(probe) {
             probe = back;
             thread::yield_now();
         }
-        heard.recv().unwrap();
+        received.recv().unwrap();
         queue.close();
         worker.join().unwrap();
     }

@@ -79,7 +79,7 @@ impl<C> SenderLedger<C> {
         self.sent.is_empty()
     }
 
-    pub(super) fn hear(&mut self, receipt: Receipt) -> Settled<C> {
+    pub(super) fn settle(&mut self, receipt: Receipt) -> Settled<C> {
         self.blocked = false;
         match receipt {
             Receipt::Credit(n) => {
@@ -169,7 +169,7 @@ mod tests {
     fn after_a_refusal_connections_go_singly_until_one_is_taken() {
         let mut ledger = SenderLedger::new();
         assert_eq!((ledger.room(), ledger.is_blocked()), (0, false));
-        ledger.hear(Receipt::Credit(9));
+        ledger.settle(Receipt::Credit(9));
         assert_eq!((ledger.room(), ledger.batch(5)), (9, 5));
         ledger.block();
         assert_eq!((ledger.batch(5), ledger.is_blocked()), (0, true));
@@ -177,19 +177,22 @@ mod tests {
         assert_eq!(ledger.batch(5), 5);
         ledger.posted(5, "five");
         let retry = Retry::Later;
-        assert_eq!(ledger.hear(Receipt::Nak { batch: 1, retry }), Settled::Returned { cargo: "five", retry });
+        assert_eq!(
+            ledger.settle(Receipt::Nak { batch: 1, retry }),
+            Settled::Returned { cargo: "five", retry }
+        );
         assert_eq!((ledger.room(), ledger.batch(5)), (4, 1));
         ledger.posted(1, "one");
-        assert_eq!(ledger.hear(Receipt::Ack { batch: 2, credit: 1 }), Settled::Delivered("one"));
+        assert_eq!(ledger.settle(Receipt::Ack { batch: 2, credit: 1 }), Settled::Delivered("one"));
         assert_eq!((ledger.room(), ledger.batch(5)), (4, 4));
     }
 
     #[test]
     fn a_receipt_unblocks_and_the_end_blocks_for_good() {
         let mut ledger = SenderLedger::new();
-        ledger.hear(Receipt::Credit(9));
+        ledger.settle(Receipt::Credit(9));
         ledger.block();
-        ledger.hear(Receipt::Credit(1));
+        ledger.settle(Receipt::Credit(1));
         assert_eq!((ledger.room(), ledger.is_blocked(), ledger.has_sent()), (10, false, false));
         ledger.posted(2, "two");
         assert!(ledger.has_sent() && !ledger.all_settled());

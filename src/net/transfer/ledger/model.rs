@@ -242,7 +242,7 @@ impl World {
                 let process = &mut world.processes[p];
                 let (id, sender) = process.to_successor.as_mut().unwrap();
                 let receipt = world.channels[*id].receipts.pop_front().unwrap();
-                match sender.hear(receipt) {
+                match sender.settle(receipt) {
                     Settled::Returned { cargo, .. } => process.have_back([cargo].into_iter()),
                     Settled::Delivered(_) | Settled::Nothing => {}
                 }
