@@ -23,7 +23,7 @@ use heirloom::upgrade::Upgraded;
 use heirloom::{RouteLimits, limited};
 
 const USAGE: &str =
-    "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--any-parent] [--unix PATH] [--admin ADDR]
+    "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--any-parent] [--store-listeners] [--unix PATH] [--admin ADDR]
     [--tls-listen ADDR --cert F --key F]
     [--probation-ms N] [--ready-timeout-ms N] [--drain-timeout-ms N] [--lame-duck-ms N]
     [--idle-grace-ms N] [--head-timeout-ms N] [--idle-timeout-ms N]";
@@ -53,6 +53,9 @@ fn main() -> Result<(), heirloom::Error> {
     }
     if flags.any_parent {
         process = process.handover_under_any_parent();
+    }
+    if flags.store_listeners {
+        process = process.store_listeners();
     }
     server = server.process(process);
     log::info!("pid {}", std::process::id());
@@ -224,6 +227,7 @@ struct Flags {
     admin: Option<String>,
     pid_file: Option<String>,
     any_parent: bool,
+    store_listeners: bool,
     workers: usize,
     timeouts: Timeouts,
 }
@@ -236,6 +240,7 @@ impl Flags {
             admin: None,
             pid_file: None,
             any_parent: false,
+            store_listeners: false,
             workers: 32,
             timeouts: Timeouts::default(),
         };
@@ -249,6 +254,10 @@ impl Flags {
             }
             if flag == "--any-parent" {
                 flags.any_parent = true;
+                continue;
+            }
+            if flag == "--store-listeners" {
+                flags.store_listeners = true;
                 continue;
             }
             let value = args.next().ok_or_else(|| format!("{flag}: not understood, or without its value"))?;

@@ -316,6 +316,7 @@
 //! | `files` | `ServeDir`, `ServeFile` | `mime_guess` |
 //! | `gzip` | `wrap::Gzip` | `flate2`, in Rust |
 //! | `websocket` | `WebSocket` | `tungstenite` |
+//! | `systemd` | notifications, sockets from systemd, `ProcessConfig::store_listeners` | |
 //! | `tls` | `Listen::tls`, `Tls`, `RequestExt::tls` | `rustls` with `ring` |
 //! | `tiny_http` | `TinyHttp`, for handlers written for it | `tiny_http` |
 //!

@@ -9,11 +9,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use nix::unistd::Pid;
 use socket2::SockAddr;
 
@@ -98,11 +98,19 @@ static STOPS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
 /// Makes the third of `signals` end the process by that signal's default action, whatever its threads do: a signal
 /// handler counts them, so no thread has to be free. Signals within `apart[0]` of the first count as the first, those
-/// within `apart[1]` of the second as the second.
-pub(crate) fn end_at_third(signals: &[libc::c_int], apart: [Duration; 2]) -> io::Result<()> {
+/// within `apart[1]` of the second as the second, and those that the process `manager` sends not at all.
+pub(crate) fn end_at_third(
+    signals: &[libc::c_int],
+    apart: [Duration; 2],
+    manager: Option<libc::pid_t>,
+) -> io::Result<()> {
     let start = Instant::now();
     for &signal in signals {
-        let count = move || {
+        let count = move |info: &libc::siginfo_t| {
+            // SAFETY: `si_pid` is a field of what a process sends by kill, which `si_code` says; the kernel has filled it in.
+            if info.si_code <= 0 && manager == Some(unsafe { info.si_pid() }) {
+                return;
+            }
             let now = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
             for (stop, apart) in STOPS.iter().zip(apart) {
                 match stop.compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst) {
@@ -115,7 +123,7 @@ pub(crate) fn end_at_third(signals: &[libc::c_int], apart: [Duration; 2]) -> io:
         };
         // SAFETY: the handler reads a clock, changes atomics, and ends the process, all of which are
         // async-signal-safe; it neither allocates nor locks nor panics.
-        unsafe { signal_hook::low_level::register(signal, count) }?;
+        unsafe { signal_hook_registry::register_sigaction(signal, count) }?;
     }
     Ok(())
 }
@@ -323,21 +331,7 @@ pub(crate) struct Spawn<'a> {
 /// # Errors
 /// Those of execve (ENOENT, EACCES, ENOEXEC, ETXTBSY) and of making descriptors.
 pub(crate) fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
-    // Sources first move above the targets, so that no dup2 overwrites the source of a later one,
-    // and none is onto itself (which would leave it CLOEXEC).
-    let above = RawFd::try_from(spawn.fds.len()).map_err(io::Error::other)?.saturating_add(3);
-    let sources = spawn
-        .fds
-        .iter()
-        .map(|fd| {
-            let fd = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(above))?;
-            // SAFETY: F_DUPFD_CLOEXEC returned a new descriptor, which nothing else owns.
-            Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-        })
-        .collect::<io::Result<Vec<OwnedFd>>>()?;
-    let pointers = |strings: &[CString]| -> Vec<*mut libc::c_char> {
-        strings.iter().map(|s| s.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
-    };
+    let sources = sources(spawn)?;
     let (argv, env) = (pointers(spawn.argv), pointers(spawn.env));
     #[expect(clippy::cast_possible_truncation, reason = "as the call has them")]
     let mut flags = (libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF) as libc::c_short;
@@ -376,6 +370,119 @@ pub(crate) fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
         ))?;
     }
     Ok(Pid::from_raw(pid))
+}
+
+/// Copies of the descriptors, above the numbers that the program finds them by: so no dup2 overwrites the source of a later
+/// one, and none is onto itself (which would leave it CLOEXEC).
+fn sources(spawn: &Spawn<'_>) -> io::Result<Vec<OwnedFd>> {
+    let above = RawFd::try_from(spawn.fds.len()).map_err(io::Error::other)?.saturating_add(3);
+    let copy = |fd: &BorrowedFd<'_>| {
+        let fd = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(above))?;
+        // SAFETY: F_DUPFD_CLOEXEC returned a new descriptor, which nothing else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    spawn.fds.iter().map(copy).collect()
+}
+
+/// Strings as the exec family takes them.
+fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
+    strings.iter().map(|s| s.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
+}
+
+/// What a new process does before it runs its program.
+struct SiblingStart<'a> {
+    spawn: &'a Spawn<'a>,
+    sources: &'a [OwnedFd],
+    argv: *const *mut libc::c_char,
+    env: *const *mut libc::c_char,
+    /// Why the program was not started. Written by the new process, which shares this memory.
+    error: AtomicI32,
+}
+
+/// For the few calls of `start_sibling`.
+const SIBLING_STACK: usize = 64 << 10;
+
+/// Starts a program as `spawn` does, but as a child of this process's parent, which also reaps it. Returns its pid and a
+/// pidfd. `Ok(None)` where the kernel, or a filter of system calls, does not allow that.
+///
+/// As `posix_spawn` does it: the new process shares the memory of this one and runs on a stack of its own, while the
+/// calling thread waits until it has run its program or has ended. It is no call of posix_spawn, which has no such flag.
+///
+/// # Errors
+/// As `spawn`.
+pub(crate) fn spawn_sibling(spawn: &Spawn<'_>) -> io::Result<Option<(Pid, OwnedFd)>> {
+    let sources = sources(spawn)?;
+    let (argv, env) = (pointers(spawn.argv), pointers(spawn.env));
+    let error = AtomicI32::new(0);
+    let start = SiblingStart { spawn, sources: &sources, argv: argv.as_ptr(), env: env.as_ptr(), error };
+    let mut stack = vec![MaybeUninit::<u128>::uninit(); SIBLING_STACK.div_euclid(size_of::<u128>())];
+    let top = stack.as_mut_ptr_range().end;
+    let mut pidfd: libc::c_int = -1;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // No handler of this process may run in the new one, whose memory is the same.
+    let mut old = SigSet::empty();
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut old))?;
+    let argument = (&raw const start).cast_mut().cast();
+    // SAFETY: `start_sibling` gets a pointer to `start`, which outlives it, since CLONE_VFORK suspends this thread until the
+    // new process has left this memory; the stack is ours, aligned, large enough for the few frames, and outlives it too.
+    // The kernel writes the pidfd, a new descriptor, to the pointer that follows the argument.
+    let pid = unsafe { libc::clone(start_sibling, top.cast(), flags, argument, &raw mut pidfd) };
+    let refused = io::Error::last_os_error();
+    let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&old), None);
+    // SAFETY: the kernel has made it for us, if it is a descriptor at all.
+    let pidfd = (pid > 0 && pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+    restored?;
+    match start.error.load(Ordering::SeqCst) {
+        0 => {}
+        e => return Err(io::Error::from_raw_os_error(e)),
+    }
+    match (pid, pidfd) {
+        (pid, Some(pidfd)) => Ok(Some((Pid::from_raw(pid), pidfd))),
+        // The caller has made sure that there are pidfds.
+        (1.., None) => Err(io::Error::other("no pidfd of the new process")),
+        _ => match refused.raw_os_error() {
+            Some(libc::EINVAL | libc::EPERM | libc::ENOSYS) => Ok(None),
+            _ => Err(refused),
+        },
+    }
+}
+
+/// Runs the program in place of this new process. Only calls that are async-signal-safe: another thread of the process
+/// whose memory this is may hold any lock.
+extern "C" fn start_sibling(argument: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: the pointer is that of `spawn_sibling`, to a value that lives. All calls take integers or pointers into it:
+    // NUL-terminated strings and null-terminated arrays of such. A zeroed sigaction is SIG_DFL with no flags.
+    unsafe {
+        let start = &*argument.cast::<SiblingStart<'_>>();
+        // Handlers are not shared with the first process, but would run in its memory.
+        let mut action: libc::sigaction = std::mem::zeroed();
+        for signal in 1..=64 {
+            let is_handled = libc::sigaction(signal, ptr::null(), &raw mut action) == 0
+                && action.sa_sigaction != libc::SIG_DFL
+                && action.sa_sigaction != libc::SIG_IGN;
+            let by_default = libc::sigismember(start.spawn.defaults.as_ref(), signal) == 1;
+            if is_handled || by_default {
+                let default: libc::sigaction = std::mem::zeroed();
+                libc::sigaction(signal, &raw const default, ptr::null_mut());
+            }
+        }
+        let mut failed = start.spawn.own_session && libc::setsid() < 0;
+        let mut target: libc::c_int = 3;
+        for source in start.sources {
+            failed = failed || libc::dup2(source.as_raw_fd(), target) < 0;
+            target = target.wrapping_add(1);
+        }
+        if let Some(cwd) = start.spawn.cwd {
+            failed = failed || libc::chdir(cwd.as_ptr()) < 0;
+        }
+        if !failed {
+            libc::pthread_sigmask(libc::SIG_SETMASK, start.spawn.mask.as_ref(), ptr::null_mut());
+            libc::execve(start.spawn.path.as_ptr(), start.argv.cast(), start.env.cast());
+        }
+        let error = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        start.error.store(error, Ordering::SeqCst);
+        libc::_exit(127);
+    }
 }
 
 /// The posix_spawn family returns its error instead of setting errno.

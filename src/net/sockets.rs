@@ -9,12 +9,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::base::error::{Error, ErrorKind};
 use crate::base::log::{info, warn};
 use crate::net::listener::{Listener, ListenerConfig, Place};
-use crate::process::handover::{FileId, Passed};
+use crate::process::handover::{FileId, Owner, Passed};
 
 /// The open listeners of a program.
 #[derive(Debug, Default)]
@@ -70,6 +70,12 @@ pub(crate) fn open(
         info!("listening on {}", listener.address());
         opened.listeners.push(listener);
     }
+    for socket in sockets.all.iter().filter(|socket| socket.fd.is_some() && socket.owner == Owner::Systemd) {
+        warn!(
+            "nothing listens on {}, which systemd has passed: its clients wait for an answer",
+            socket.shown()
+        );
+    }
     Ok(opened)
 }
 
@@ -83,6 +89,7 @@ struct InheritedSocket {
     inode: Option<u64>,
     /// The file of a unix socket, where the predecessor knows it.
     file: Option<FileId>,
+    owner: Owner,
     /// None where it can't be used, which is an error when it is adopted.
     place: Option<Place>,
     only_v6: bool,
@@ -117,7 +124,7 @@ struct InheritedSockets {
 impl InheritedSockets {
     fn new(passed: Vec<Passed<OwnedFd>>) -> InheritedSockets {
         let (mut all, mut names): (Vec<InheritedSocket>, Vec<_>) = (Vec::new(), Vec::new());
-        for Passed { name, fd, file } in passed {
+        for Passed { name, fd, file, owner } in passed {
             let inode = rustix::fs::fstat(&fd).ok().map(|found| found.st_ino);
             let known = all.iter().position(|other| inode.is_some() && other.inode == inode);
             let socket = known.unwrap_or(all.len());
@@ -125,18 +132,18 @@ impl InheritedSockets {
                 Some(inherited) => inherited.names.push(name.clone()),
                 None => {
                     let bound = SockRef::from(&fd);
-                    let address = bound.local_addr().ok().and_then(|address| address.as_socket());
-                    let place = match (address, name.strip_prefix("unix:")) {
-                        (Some(address), _) => Some(Place::tcp(address)),
-                        (None, Some(path)) => Some(Place::unix(Path::new(path))),
-                        (None, None) => None,
-                    };
+                    let local = bound.local_addr().ok();
+                    let address = local.as_ref().and_then(SockAddr::as_socket);
+                    let path = name.strip_prefix("unix:").map(Path::new);
+                    let path = path.or_else(|| local.as_ref().and_then(SockAddr::as_pathname));
+                    let place = address.map(Place::tcp).or_else(|| path.map(Place::unix));
                     let only_v6 = bound.only_v6().unwrap_or(false);
                     all.push(InheritedSocket {
                         names: vec![name.clone()],
                         fd: Some(fd),
                         inode,
                         file,
+                        owner,
                         place,
                         only_v6,
                     });
@@ -309,7 +316,8 @@ fn adopt(sharers: &[&Claim], inherited: InheritedSocket) -> Result<(Listener, Ve
         }
     }
     let name = main.config.name.clone();
-    let mut listener = Listener::adopt(main.config.clone(), Passed { name, fd, file: inherited.file })?;
+    let InheritedSocket { file, owner, .. } = inherited;
+    let mut listener = Listener::adopt(main.config.clone(), Passed { name, fd, file, owner })?;
     listener.names = names;
     Ok((listener, inherited.names))
 }
@@ -359,6 +367,7 @@ mod tests {
             name: (*name).to_owned(),
             fd: listener.fd.try_clone().unwrap(),
             file: None,
+            owner: Owner::Server,
         };
         listeners.iter().map(inherit).collect()
     }

@@ -10,12 +10,14 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::base::phase::Phase;
 use crate::process::handover::original_command;
 use crate::process::hooks::{HandoverState, Hooks, SignalHooks};
 use crate::process::signals::{Signal, Signals};
+use crate::process::systemd::WITHOUT_MAIN;
 
 /// How the process of a server starts, hands over and ends: its pid file, its environment, its signals, and the
 /// program's own hooks.
@@ -41,6 +43,8 @@ pub struct ProcessConfig {
     pub(crate) variables: Vec<(OsString, Option<OsString>)>,
     pub(crate) raise_nofile: bool,
     pub(crate) under_any_parent: bool,
+    pub(crate) store_listeners: bool,
+    pub(crate) drain_without_main: Duration,
     pub(crate) before_ready: Vec<BeforeReady>,
     pub(crate) hooks: Hooks,
     pub(crate) signals: Signals,
@@ -66,6 +70,8 @@ impl ProcessConfig {
             variables: Vec::new(),
             raise_nofile: true,
             under_any_parent: false,
+            store_listeners: false,
+            drain_without_main: WITHOUT_MAIN,
             before_ready: Vec::new(),
             hooks: Hooks::default(),
             signals: Signals::default(),
@@ -131,6 +137,21 @@ impl ProcessConfig {
     /// `docs/handover.md`. It does not apply to PID 1, with which the kernel ends its container.
     pub fn handover_under_any_parent(mut self) -> ProcessConfig {
         self.under_any_parent = true;
+        self
+    }
+
+    /// Has systemd keep the listeners while the service runs, so that clients wait in the backlog when the service crashes and
+    /// is restarted, instead of being refused. The unit needs `FileDescriptorStoreMax=`. At a stop they are closed as usual.
+    /// It has an effect with the feature `systemd`, in a service that notifies: see `docs/systemd.md`.
+    pub fn store_listeners(mut self) -> ProcessConfig {
+        self.store_listeners = true;
+        self
+    }
+
+    /// How long a generation that has handed over may still drain when the main process of a systemd service has died.
+    /// systemd restarts the service only when every process of it has ended. Default: 5 s.
+    pub fn drain_without_main(mut self, time: Duration) -> ProcessConfig {
+        self.drain_without_main = time;
         self
     }
 

@@ -7,4 +7,5 @@ pub(crate) mod hooks;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 pub(crate) mod signals;
 pub(crate) mod state;
+pub(crate) mod systemd;
 pub(crate) mod terminal;

@@ -154,8 +154,8 @@ impl Default for Signals {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SignalRequest {
     Handover,
-    /// HUP of a terminal that is gone.
-    HangUp,
+    /// HUP of a terminal that is gone, or a stop by the service manager.
+    Drain,
     Stop,
     Abort,
     Report,
@@ -193,6 +193,8 @@ pub(crate) struct SignalContext {
     pub(crate) terminal: Option<Arc<Terminal>>,
     /// A HUP of the kernel means that the terminal was closed, if the terminal itself does not show it.
     trusts_kernel: bool,
+    /// The service manager. It repeats its TERM: to each generation when the main process has ended, and at `systemctl stop`.
+    manager: Option<i32>,
 }
 
 impl SignalContext {
@@ -200,6 +202,7 @@ impl SignalContext {
     pub(crate) fn now(
         predecessor_nohup: Option<bool>,
         terminal: io::Result<Option<Terminal>>,
+        manager: Option<i32>,
     ) -> SignalContext {
         let terminal = terminal.inspect_err(|e| debug!("can't open the terminal: {e}"));
         // To a first generation the end of its session's leader is a hang-up, as to every program. A successor without
@@ -209,6 +212,7 @@ impl SignalContext {
             nohup: predecessor_nohup == Some(true) || sys::is_ignored(SIGHUP),
             terminal: terminal.ok().flatten().map(Arc::new),
             trusts_kernel,
+            manager,
         }
     }
 }
@@ -260,7 +264,7 @@ impl Installed {
             matches!(actions.action(*signal), Some(SignalAction::Stop | SignalAction::Abort))
         };
         let ends: Vec<i32> = Signal::ALL.into_iter().filter(ends).map(Signal::number).collect();
-        sys::end_at_third(&ends, [SAME_WISH, SAME_SIGNAL])?;
+        sys::end_at_third(&ends, [SAME_WISH, SAME_SIGNAL], context.manager)?;
         let thread = thread::Builder::new().name("heirloom-signals".into()).spawn(move || {
             // Only this thread unblocks them, whatever mask this process was started with: a parent that waits for its own
             // signals would otherwise make the server deaf.
@@ -309,6 +313,7 @@ fn interpret(
         let leads = |pid| pid != 0 && getsid(None).is_ok_and(|leader| leader.as_raw() == pid);
         origin.process.is_some_and(|p| leads(p.pid))
     };
+    let by_manager = || origin.process.is_some_and(|sender| context.manager == Some(sender.pid));
     let terminal = context.terminal.as_ref();
     // A closed terminal: the kernel says so, or the shell passes it on (bash does, to each job).
     let by_kernel = signal == Signal::Hup && matches!(origin.cause, Cause::Kernel);
@@ -320,13 +325,16 @@ fn interpret(
     let (request, action) = if hang_up {
         match context.nohup {
             true => (None, "the terminal was closed, ignored under nohup"),
-            false => (Some(SignalRequest::HangUp), "the terminal was closed: drain and exit"),
+            false => (Some(SignalRequest::Drain), "the terminal was closed: drain and exit"),
         }
     } else if by_kernel {
         (None, "the session's leader has ended and the terminal was not closed: ignored")
     } else {
         match actions.action(signal) {
             Some(SignalAction::Handover) => (Some(SignalRequest::Handover), "handover"),
+            Some(SignalAction::Stop) if by_manager() => {
+                (Some(SignalRequest::Drain), "stop, by the service manager")
+            }
             Some(SignalAction::Stop) => (Some(SignalRequest::Stop), "stop"),
             Some(SignalAction::Abort) => (Some(SignalRequest::Abort), "abort requests in flight"),
             Some(SignalAction::Report) => (Some(SignalRequest::Report), "report"),

@@ -124,6 +124,10 @@ impl<P> Engine for Assembly<P> {
         self.parking.command(AcceptorCommand::Check);
     }
 
+    fn check_progress(&self) {
+        self.parking.command(AcceptorCommand::CheckProgress);
+    }
+
     fn listeners(&self) -> Vec<Passed<Arc<OwnedFd>>> {
         self.open_listeners().iter().flat_map(Listener::passed).collect()
     }

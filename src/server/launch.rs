@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -31,10 +32,11 @@ use crate::process::handover::above::Surroundings;
 use crate::process::handover::child::Program;
 use crate::process::handover::inherit::{self, Inheritance};
 use crate::process::handover::pid_file::PidFile;
-use crate::process::handover::{Hello, Message, VERSION, original_command};
+use crate::process::handover::{Hello, Message, Passed, VERSION, original_command};
 use crate::process::hooks::Runner;
 use crate::process::signals::{self, SignalContext, SignalThread};
 use crate::process::state::{Event, State, Terms};
+use crate::process::systemd::{self, Heir, Manager};
 use crate::process::terminal::{LEADER_FILE, TTY_FILE, Terminal};
 use crate::server::assembly::{Assembly, Workers};
 use crate::server::handle::Handle;
@@ -101,7 +103,7 @@ pub(crate) struct ServiceParts<P> {
 /// Serves until the process should exit, with signals and handovers.
 pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Error> {
     inherit::init()?;
-    let mut inheritance = inherit::take();
+    let (mut inheritance, activated) = inherit::take();
     let predecessor = inheritance.as_ref().map(|i| &i.predecessor);
     let blocked = match predecessor {
         Some(predecessor) => signals::blocked_at_first(&predecessor.blocked),
@@ -112,7 +114,8 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
         Some(tty) => Terminal::inherited(tty, inherit::inherited_fd(LEADER_FILE)).map(Some),
         None => Terminal::controlling(),
     };
-    let context = SignalContext::now(predecessor.map(|predecessor| predecessor.nohup), terminal);
+    let manager_pid = systemd::manager_pid(predecessor.map(|predecessor| predecessor.pid));
+    let context = SignalContext::now(predecessor.map(|predecessor| predecessor.nohup), terminal, manager_pid);
     let command = predecessor.and_then(|predecessor| predecessor.command.as_ref());
     let process = &mut launch.process;
     process.check_variables()?;
@@ -124,12 +127,16 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
         None => original_command::noted().surroundings.clone(),
     };
     let under_any_parent = process.under_any_parent;
+    let heir = predecessor.map_or(Heir::First, |_| Heir::Successor);
+    let manager = Manager::found(generation, heir, process.store_listeners);
+    let without_main = manager.as_ref().map(|_| process.drain_without_main);
 
     let (nohup, terminal) = (context.nohup, context.terminal.clone());
     let (meanings, signal_hooks) = (process.signals, std::mem::take(&mut process.signal_hooks));
     let installed = signals::install(&blocked).map_err(Error::system("can't handle signals"));
     let started = installed.and_then(|installed| {
-        let started = start(launch, service, inheritance.as_mut(), generation)?;
+        let inherited = inheritance.as_mut().map_or(activated, |i| std::mem::take(&mut i.listeners));
+        let started = start(launch, service, inherited, generation)?;
         let inbox = Arc::clone(&started.handle.shared.inbox);
         let hook_runner = signal_hooks.start()?;
         let on_signal = move |signal, request: Option<_>| {
@@ -148,6 +155,8 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
             started.facts.program = Some(program);
             started.facts.surroundings = surroundings;
             started.facts.under_any_parent = under_any_parent;
+            started.facts.manager = manager;
+            started.terms.without_main = without_main;
             if let Some(above) = started.facts.refusal() {
                 info!("a HUP will have no effect: {above}");
             }
@@ -164,7 +173,7 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
 
 /// Serves in the background, without signals and without handovers.
 pub(crate) fn spawn<S: Service>(launch: Launch, service: S) -> Result<RunningServer, Error> {
-    let started = start(launch, service, None, 1)?;
+    let started = start(launch, service, Vec::new(), 1)?;
     let handle = started.handle.clone();
     let addresses = started.assembly.addresses();
     let thread = thread::Builder::new()
@@ -182,7 +191,7 @@ pub(crate) fn spawn<S: Service>(launch: Launch, service: S) -> Result<RunningSer
 fn start<S: Service>(
     mut launch: Launch,
     mut service: S,
-    inheritance: Option<&mut Inheritance>,
+    inherited: Vec<Passed<OwnedFd>>,
     generation: u32,
 ) -> Result<Started<S::Progress>, Error> {
     launch.limits.check()?;
@@ -198,7 +207,6 @@ fn start<S: Service>(
     launch.limits.connections = connections;
     let descriptors = Budget::new(extra);
     let pid_file = process.pid_file.as_deref().map(usable_pid_file).transpose()?;
-    let inherited = inheritance.map(|i| std::mem::take(&mut i.listeners)).unwrap_or_default();
     let mut bound = UnlinkOnFailure(Vec::new());
     let OpenedListeners { listeners, adopted } =
         sockets::open(plan.listen, inherited, &mut |listener| bound.0.push(listener.clone()))?;
@@ -266,6 +274,7 @@ fn start<S: Service>(
                 News::ListenersClosed => Event::ListenersClosed,
                 News::Drained => Event::Drained,
                 News::Checked(outcome) => Event::Checked(outcome),
+                News::Progressed => return inbox.progressed(),
             });
         }),
     });
@@ -292,6 +301,7 @@ fn start<S: Service>(
         probation: timeouts.probation,
         drain: timeouts.drain,
         lame_duck: timeouts.lame_duck,
+        without_main: None,
     };
     bound.0.clear();
     let facts = Facts { generation, ..Facts::default() };

@@ -10,6 +10,7 @@ mod family;
 pub mod golden;
 pub mod handover;
 mod journal;
+mod notify;
 mod proc;
 mod shell;
 
@@ -22,9 +23,10 @@ pub use facts::{Facts, expect_calm};
 pub use family::Exit;
 pub use nix::sys::signal::Signal;
 pub use nix::unistd::Pid;
+pub use notify::{Notice, NotifySocket};
 pub use proc::Proc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-pub use shell::{LogPipe, Shell, lacks, unshare};
+pub use shell::{LogPipe, Shell, lacks, skip, unshare};
 
 /// The deadline for everything that should happen at once, on a busy machine too.
 pub const DEADLINE: Duration = Duration::from_secs(20);

@@ -16,12 +16,23 @@ use tempfile::TempDir;
 use crate::proc::prepare_for_children;
 use crate::{Proc, until};
 
+/// Says that a test is skipped: it must not look passed. The file that `HEIRLOOM_SKIPS` names gets a line for each.
+pub fn skip(why: &str) {
+    eprintln!("SKIPPED: {why}");
+    if let Some(path) = std::env::var_os("HEIRLOOM_SKIPS") {
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        file.and_then(|mut file| writeln!(file, "{test}: {}", why.trim_end()))
+            .expect("a file for skipped tests");
+    }
+}
+
 /// Whether this host has no such program; says so, for a test that is skipped must not look passed.
 pub fn lacks(program: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
     let lacks = !found.is_ok_and(|output| output.status.success());
     if lacks {
-        eprintln!("SKIPPED: this test needs {program}");
+        skip(&format!("this test needs {program}"));
     }
     lacks
 }
@@ -37,7 +48,7 @@ pub fn unshare(namespaces: &[&str]) -> Option<Vec<String>> {
         [&["unshare"], as_root, namespaces].concat().into_iter().map(str::to_owned).collect();
     let tried = Command::new(&words[0]).args(&words[1..]).arg("true").output().expect("unshare");
     if !tried.status.success() {
-        eprintln!("SKIPPED: {namespaces:?}: {}", String::from_utf8_lossy(&tried.stderr));
+        skip(&format!("{namespaces:?}: {}", String::from_utf8_lossy(&tried.stderr)));
         return None;
     }
     Some(words)

@@ -53,6 +53,7 @@ pub(crate) enum News {
     ListenersClosed,
     Drained,
     Checked(Result<(), String>),
+    Progressed,
 }
 
 type Report = Arc<dyn Fn(News) + Send + Sync>;
@@ -181,7 +182,18 @@ impl<P: Portable> Acceptor<P> {
                 self.transfers.begin_receiving(channel, &mut self.connections);
             }
             AcceptorCommand::Drain { grace } => self.connections.begin_drain(grace),
-            AcceptorCommand::Check => self.check(),
+            AcceptorCommand::Check => {
+                let checked = self.when_all_have_answered(|| News::Checked(Ok(())));
+                for queue in self.connections.pools.queues() {
+                    if let Err(Probe(all_busy)) = queue.probe(checked()) {
+                        all_busy();
+                    }
+                }
+            }
+            AcceptorCommand::CheckProgress => {
+                let progressed = self.when_all_have_answered(|| News::Progressed);
+                self.connections.pools.queues().for_each(|queue| queue.probe_next(progressed()));
+            }
             AcceptorCommand::Stop => {
                 self.transfers.send_counts();
                 self.connections.cut_all();
@@ -215,22 +227,23 @@ impl<P: Portable> Acceptor<P> {
         }
     }
 
-    /// The acceptor lives, or this would not run. A worker of each pool shows that it does, unless all are in handlers: a
-    /// pool full of slow requests is not dead, and a rollback would not help it.
-    fn check(&mut self) {
+    /// Makes a probe for each pool; when all have been called, `news` is reported.
+    ///
+    /// The acceptor lives, or this would not run. For a check a worker of each pool shows that it does, unless all are in
+    /// handlers: a pool full of slow requests is not dead, and a rollback would not help it. For progress one of them has to
+    /// come back: a pool whose handlers all wait for each other is dead.
+    fn when_all_have_answered(&self, news: fn() -> News) -> impl Fn() -> Probe {
         let left = Arc::new(Mutex::new(self.connections.pools.queues().count()));
-        for queue in self.connections.pools.queues() {
-            let (left, report) = (Arc::clone(&left), Arc::clone(&self.report));
-            let answered = move || {
+        let report = Arc::clone(&self.report);
+        move || {
+            let (left, report) = (Arc::clone(&left), Arc::clone(&report));
+            Probe(Box::new(move || {
                 let mut left = lock(&left);
                 *left -= 1;
                 if *left == 0 {
-                    report(News::Checked(Ok(())));
+                    report(news());
                 }
-            };
-            if let Err(Probe(all_busy)) = queue.probe(Probe(Box::new(answered))) {
-                all_busy();
-            }
+            }))
         }
     }
 }

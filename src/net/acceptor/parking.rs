@@ -88,6 +88,8 @@ pub(crate) enum AcceptorCommand {
     },
     /// Report whether the acceptor and a worker of each pool live.
     Check,
+    /// Report `News::Progressed` when a worker of each pool has looked for work.
+    CheckProgress,
     /// Cut what is left, and end.
     Stop,
 }

@@ -20,7 +20,8 @@ use crate::base::sys;
 use crate::net::stream::Stream;
 #[cfg(feature = "tls")]
 use crate::net::tls::Tls;
-use crate::process::handover::{FileId, Passed};
+use crate::process::handover::{FileId, Owner, Passed};
+use crate::process::systemd::activation::PREFIX;
 use barrier::Barrier;
 pub(crate) use place::Place;
 use unix_path::{IfLocked, is_socket};
@@ -85,6 +86,7 @@ pub(crate) struct Listener {
     pub(crate) names: Vec<String>,
     pub(crate) fd: Arc<OwnedFd>,
     kind: ListenerKind,
+    pub(crate) owner: Owner,
     /// A barrier was put up on the socket: connections that are accepted may have inherited it.
     barred: bool,
 }
@@ -129,7 +131,8 @@ impl Listener {
                 (socket, Some(file))
             }
         };
-        Listener::adopt(config.clone(), Passed { name: config.name, fd: socket.into(), file })
+        let passed = Passed { name: config.name.clone(), fd: socket.into(), file, owner: Owner::Server };
+        Listener::adopt(config, passed)
     }
 
     /// Takes over a listening socket that was inherited.
@@ -142,7 +145,9 @@ impl Listener {
         // The flag is shared with every generation.
         socket.set_nonblocking(true).map_err(odd)?;
         let local = socket.local_addr().map_err(odd)?;
-        let kind = match (local.as_socket(), name.strip_prefix("unix:")) {
+        let activated = local.as_pathname().filter(|_| name.starts_with(PREFIX));
+        let path = name.strip_prefix("unix:").map(Path::new).or(activated);
+        let kind = match (local.as_socket(), path) {
             (Some(address), None) => {
                 // Inherited by accepted sockets, which saves a call for each.
                 socket.set_tcp_nodelay(true).map_err(odd)?;
@@ -157,7 +162,8 @@ impl Listener {
             }
             _ => return Err(odd(io::Error::other("its address family does not match its name"))),
         };
-        Ok(Listener { names: vec![config.name.clone()], config, fd: Arc::new(fd), kind, barred: false })
+        let (names, owner) = (vec![config.name.clone()], passed.owner);
+        Ok(Listener { names, config, fd: Arc::new(fd), kind, owner, barred: false })
     }
 
     /// Whether one of `names` is a name of this listener.
@@ -182,14 +188,15 @@ impl Listener {
     /// unless the path is in use. What another program has put there stays.
     pub(crate) fn rebind(&self) -> Option<Listener> {
         let ListenerKind::Unix { path, file } = &self.kind else { return None };
-        if FileId::at(path) == Some(*file) {
+        if FileId::at(path) == Some(*file) || self.owner == Owner::Systemd {
             return None;
         }
         // Does not wait for another server that starts there: the predecessor waits for us.
         let name = &self.config.name;
         let bound = unix_path::bind(path, self.config.backlog, IfLocked::Fail);
         let listener = bound.map_err(|e| cannot_listen(name, e, None)).and_then(|(socket, file)| {
-            let passed = Passed { name: name.clone(), fd: socket.into(), file: Some(file) };
+            let passed =
+                Passed { name: name.clone(), fd: socket.into(), file: Some(file), owner: Owner::Server };
             Listener::adopt(self.config.clone(), passed)
         });
         match listener {
@@ -210,13 +217,19 @@ impl Listener {
             ListenerKind::Tcp(_) => None,
             ListenerKind::Unix { file, .. } => Some(*file),
         };
-        let by = |name: &String| Passed { name: name.clone(), fd: Arc::clone(&self.fd), file };
+        let by = |name: &String| {
+            let (fd, owner) = (Arc::clone(&self.fd), self.owner);
+            Passed { name: name.clone(), fd, file, owner }
+        };
         self.names.iter().map(by).collect()
     }
 
     /// Configures the socket before this process accepts. It is shared: the generation before or after us may have set
     /// another backlog, and a process that was killed within its stop has left its barrier.
     pub(crate) fn prepare(&mut self) {
+        if self.owner == Owner::Systemd {
+            return;
+        }
         self.barred |= barrier::lift(self.fd.as_fd());
         if let Err(e) = SockRef::from(&*self.fd).listen(self.config.backlog) {
             warn!("can't set the backlog of {}: {e}", self.address());
@@ -273,6 +286,13 @@ impl Listener {
     /// For a process that stops and is the last to have the listener: no new client connects from here on. The result is
     /// how long handshakes in progress may still take.
     pub(crate) fn refuse_new(&mut self) -> Duration {
+        if self.owner == Owner::Systemd {
+            info!(
+                "{} belongs to systemd and stays open: clients that connect from now on wait for the next start",
+                self.address()
+            );
+            return Duration::ZERO;
+        }
         if self.is_unix() {
             self.unlink();
             // New clients are refused at once, and those that wait can still be accepted.
@@ -301,13 +321,16 @@ impl Listener {
 
     /// Ends the socket in every process, because a child between fork and exec would keep it open.
     pub(crate) fn shut(&self) {
+        if self.owner == Owner::Systemd {
+            return;
+        }
         let _ = SockRef::from(&*self.fd).shutdown(Shutdown::Read);
     }
 
     /// Removes a unix socket's path, unless something else is there.
     pub(crate) fn unlink(&self) {
         let ListenerKind::Unix { path, file } = &self.kind else { return };
-        if FileId::at(path) == Some(*file) {
+        if FileId::at(path) == Some(*file) && self.owner == Owner::Server {
             match fs::remove_file(path) {
                 Ok(()) => info!("removed {}", path.display()),
                 Err(e) => warn!("can't remove {}: {e}", path.display()),
@@ -386,8 +409,8 @@ mod tests {
     }
 
     pub(super) fn adopt(config: ListenerConfig, from: &Listener) -> Result<Listener, Error> {
-        let Passed { name, fd, file } = from.passed().swap_remove(0);
-        Listener::adopt(config, Passed { name, fd: fd.try_clone().unwrap(), file })
+        let Passed { name, fd, file, owner } = from.passed().swap_remove(0);
+        Listener::adopt(config, Passed { name, fd: fd.try_clone().unwrap(), file, owner })
     }
 
     fn connect(listener: &Listener, host: &str, within: Duration) -> io::Result<TcpStream> {
@@ -509,8 +532,9 @@ mod tests {
         // The predecessor says which file its socket has, or it does not.
         for says in [true, false] {
             let inherit = |old: &Listener| {
-                let Passed { name, fd, file } = old.passed().swap_remove(0);
-                let passed = Passed { name, fd: fd.try_clone().unwrap(), file: file.filter(|_| says) };
+                let Passed { name, fd, file, owner } = old.passed().swap_remove(0);
+                let (fd, file) = (fd.try_clone().unwrap(), file.filter(|_| says));
+                let passed = Passed { name, fd, file, owner };
                 Listener::adopt(old.config.clone(), passed).unwrap()
             };
             let folder = tempfile::tempdir().unwrap();

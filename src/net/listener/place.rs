@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use super::cannot_listen;
 use crate::base::error::Error;
 use crate::net::conn_info::canonical;
+use crate::process::systemd::CAN_NOTIFY;
+use crate::process::systemd::activation::PREFIX;
 
 /// Where a socket is bound, or is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +38,14 @@ impl Place {
             // The kernel would invent a name.
             Some("") => Err(cannot_listen(name, ErrorKind::InvalidInput.into(), None)),
             Some(path) => Ok(Place::unix(Path::new(path))),
+            None if name.starts_with(PREFIX) => {
+                let advice = if CAN_NOTIFY {
+                    ": systemd has passed no socket of this FileDescriptorName="
+                } else {
+                    ": this needs the feature systemd"
+                };
+                Err(cannot_listen(name, ErrorKind::NotFound.into(), Some(advice.to_owned())))
+            }
             None => {
                 let found = name.to_socket_addrs().map_err(|e| cannot_listen(name, e, None))?;
                 let mut addresses: Vec<SocketAddr> = found.collect();

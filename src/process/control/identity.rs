@@ -1,16 +1,95 @@
-//! The pid file, as the control loop writes it. A file system that hangs is not waited for longer than a second.
+//! How the service's process is named to the outside: by the pid file and to systemd. A file system that hangs is not waited
+//! for longer than a second, a service manager neither.
+
+use std::time::{Duration, Instant};
+
+use nix::unistd::getpid;
 
 use crate::base::log::{error, info};
+use crate::process::control::Engine;
+use crate::process::control::successor::Successor;
 use crate::process::handover::pid_file::{self, PidFile};
+use crate::process::state::{Stage, State, Why};
+use crate::process::systemd::{Duty, Heir, Manager};
 
-/// How the service's process is named to the outside. None: by nothing.
 #[derive(Debug)]
-pub(super) struct Identity(pub(super) Option<PidFile>);
+pub(super) struct Identity {
+    /// None: no file names it.
+    pub(super) pid_file: Option<PidFile>,
+    /// None: no service manager is to be notified.
+    pub(super) manager: Option<Manager>,
+    /// The listeners that the successor has, by name.
+    pub(super) adopted: Vec<String>,
+}
 
 impl Identity {
-    /// `pid` owns the service from now on.
-    pub(super) fn name(&self, pid: i32) {
-        let Some(pid_file) = &self.0 else { return };
+    /// This process owns the service from now on, although no predecessor has passed it on.
+    pub(super) fn assume(&mut self, heir: Heir, engine: &dyn Engine) {
+        self.name(getpid().as_raw());
+        if let Some(manager) = &mut self.manager {
+            manager.assume(heir, &engine.listeners());
+        }
+    }
+
+    /// The successor owns the service from now on.
+    pub(super) fn pass(&mut self, successor: &Successor) {
+        self.name(successor.server_pid().as_raw());
+        if let Some(manager) = &mut self.manager {
+            manager.pass(successor.server_pid(), successor.server_pidfd_id(), &self.adopted);
+        }
+    }
+
+    /// The predecessor has passed the service on to this process.
+    pub(super) fn took_over(&mut self, engine: &dyn Engine) {
+        if let Some(manager) = &mut self.manager {
+            manager.took_over(&engine.listeners());
+        }
+    }
+
+    /// A handover starts.
+    pub(super) fn reloading(&mut self) {
+        self.manager.iter_mut().for_each(Manager::reloading);
+    }
+
+    /// Why the handover in progress fails.
+    pub(super) fn note_failure(&mut self, reason: &str) {
+        self.manager.iter_mut().for_each(|manager| manager.note_failure(reason));
+    }
+
+    /// A stage was entered.
+    pub(super) fn entered(&mut self, state: &State) {
+        let Some(manager) = &mut self.manager else { return };
+        match state.stage() {
+            Stage::Serving => manager.serves_again(),
+            Stage::LameDuck | Stage::Draining(Why::Stop) => manager.stopping(state.longest_stop()),
+            _ => {}
+        }
+    }
+
+    /// The listeners are about to be closed for good.
+    pub(super) fn closing(&mut self, within: Duration) {
+        self.manager.iter_mut().for_each(|manager| manager.stopping(within));
+    }
+
+    /// When `tick` is to be called next.
+    pub(super) fn next_tick(&self) -> Option<Instant> {
+        self.manager.as_ref()?.next_tick()
+    }
+
+    pub(super) fn tick(&mut self, engine: &dyn Engine) {
+        let Some(manager) = &mut self.manager else { return };
+        if manager.tick(Instant::now()) == Duty::AskForProgress {
+            engine.check_progress();
+        }
+    }
+
+    /// Acceptor and workers have answered.
+    pub(super) fn progressed(&mut self) {
+        self.manager.iter_mut().for_each(Manager::progressed);
+    }
+
+    fn name(&self, pid: i32) {
+        let Some(pid_file) = &self.pid_file else { return };
         let file = pid_file.clone();
         match pid_file::in_time(move || file.name(pid)) {
             Ok(()) => info!("pid file {} names {pid}", pid_file.path().display()),
@@ -18,10 +97,11 @@ impl Identity {
         }
     }
 
-    /// The service ends, if `pid` still owns it.
-    pub(super) fn remove(&self, pid: i32) {
-        let Some(pid_file) = &self.0 else { return };
-        let file = pid_file.clone();
+    /// This process leaves. The pid file is removed if it still names it.
+    pub(super) fn finish(&mut self) {
+        self.manager.iter_mut().for_each(Manager::finish);
+        let Some(pid_file) = &self.pid_file else { return };
+        let (file, pid) = (pid_file.clone(), getpid().as_raw());
         if let Err(e) = pid_file::in_time(move || file.remove_if(pid)) {
             error!("can't remove the pid file {}: {e}", pid_file.path().display());
         }

@@ -25,6 +25,8 @@ pub(crate) struct Inbox {
 pub(super) enum Note {
     Event(Event),
     SignalRequest(SignalRequest),
+    /// Acceptor and workers have answered to `Engine::check_progress`.
+    Progressed,
     /// The result of the hook that was called with this ticket.
     Hook(u64, HookResult),
 }
@@ -36,6 +38,10 @@ impl Inbox {
 
     pub(crate) fn request(&self, request: SignalRequest) {
         self.push(Note::SignalRequest(request));
+    }
+
+    pub(crate) fn progressed(&self) {
+        self.push(Note::Progressed);
     }
 
     pub(crate) fn hook(&self, ticket: u64, result: HookResult) {

@@ -8,6 +8,7 @@
 //! An action that has its result at once returns it as an event, which is handled when all actions before it have been
 //! performed.
 
+mod facts;
 mod hook_calls;
 mod identity;
 mod inbox;
@@ -22,22 +23,21 @@ use std::time::{Duration, Instant};
 use crate::base::error::{Error, ErrorKind};
 use crate::base::log::{error, info, warn};
 use crate::base::phase::{Phase, PhaseWatch};
+pub(crate) use crate::process::control::facts::{Facts, Predecessor};
 use crate::process::control::hook_calls::HookCalls;
 use crate::process::control::identity::Identity;
 pub(crate) use crate::process::control::inbox::Inbox;
 use crate::process::control::inbox::Note;
 use crate::process::control::poller::{Poller, Source};
 use crate::process::control::successor::{Strays, Successor};
-use crate::process::handover::above::{Above, Surroundings};
-use crate::process::handover::channel::Channel;
-use crate::process::handover::child::{self, Program};
+use crate::process::handover::child;
 use crate::process::handover::pid_file::PidFile;
-use crate::process::handover::state_file::StateFile;
 use crate::process::handover::{Hello, Message, Passed, VERSION};
 use crate::process::hooks::Runner;
 use crate::process::signals::{self, SignalRequest};
 use crate::process::state::{Action, Event, Stage, State, Timer, Why};
-use crate::process::terminal::{Loss, Terminal};
+use crate::process::systemd::Heir;
+use crate::process::terminal::Loss;
 
 /// Time for `on_exit`, even after the drain deadline.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
@@ -61,6 +61,8 @@ pub(crate) trait Engine {
     fn drain(&self);
     /// Ask every part for a sign of life; `Checked` follows.
     fn check(&self);
+    /// Ask acceptor and workers for progress; `Inbox::progressed` follows, if they make any.
+    fn check_progress(&self);
     /// The open listeners.
     fn listeners(&self) -> Vec<Passed<Arc<OwnedFd>>>;
     /// The files that the user's program passes on beside them, by name.
@@ -71,35 +73,6 @@ pub(crate) trait Engine {
     fn in_flight(&self) -> Vec<String>;
     /// One line for the log.
     fn report(&self) -> String;
-}
-
-/// What the loop needs to know of its process.
-#[derive(Debug, Default)]
-pub(crate) struct Facts {
-    pub(crate) generation: u32,
-    pub(crate) nohup: bool,
-    pub(crate) terminal: Option<Arc<Terminal>>,
-    /// None: this process does not hand over (in-process servers).
-    pub(crate) program: Option<Program>,
-    pub(crate) surroundings: Surroundings,
-    /// The program says that what is above it does not end the service with it.
-    pub(crate) under_any_parent: bool,
-}
-
-impl Facts {
-    /// Why this process must not hand over.
-    pub(crate) fn refusal(&self) -> Option<Above> {
-        self.surroundings.above.filter(|above| !self.under_any_parent || *above == Above::Kernel)
-    }
-}
-
-/// The generation before this one.
-#[derive(Debug)]
-pub(crate) struct Predecessor {
-    pub(crate) channel: Channel,
-    pub(crate) pid: i32,
-    /// Where it leaves the user's state.
-    pub(crate) state: Option<StateFile>,
 }
 
 pub(crate) struct Control<'a> {
@@ -135,7 +108,7 @@ impl<'a> Control<'a> {
     /// The loop of a process in this state, which begins by performing `first`.
     pub(crate) fn new(
         (state, first): (State, Vec<Action>),
-        facts: Facts,
+        mut facts: Facts,
         (hooks, pid_file): (Runner, Option<PidFile>),
         engine: &'a dyn Engine,
         (inbox, phase): (&'a Inbox, &'a PhaseWatch),
@@ -157,6 +130,7 @@ impl<'a> Control<'a> {
                 engine.share(adopted);
             }
         }
+        let identity = Identity { pid_file, manager: facts.manager.take(), adopted: Vec::new() };
         let mut control = Control {
             state,
             facts,
@@ -168,7 +142,7 @@ impl<'a> Control<'a> {
             successor: None,
             strays: Strays::default(),
             hooks: HookCalls::new(hooks),
-            identity: Identity(pid_file),
+            identity,
             progress: Progress::default(),
         };
         control.perform_all(first);
@@ -188,7 +162,7 @@ impl<'a> Control<'a> {
         }
         self.publish();
         self.finish_hooks()?;
-        self.identity.remove(own_pid());
+        self.identity.finish();
         info!("end of generation {}", self.facts.generation);
         let Progress { has_served, failed_check, cut, .. } = self.progress;
         if cut > 0 {
@@ -207,7 +181,7 @@ impl<'a> Control<'a> {
 
     /// Waits for the next events, at most until `until`, and handles them.
     fn turn(&mut self, until: Option<Instant>) -> Result<(), Error> {
-        let next = self.progress.timers.values().copied().chain(until).min();
+        let next = self.progress.timers.values().copied().chain(until).chain(self.identity.next_tick()).min();
         for source in self.poller.wait(next)? {
             match source {
                 Source::Inbox => self.read_inbox(),
@@ -217,6 +191,7 @@ impl<'a> Control<'a> {
                 Source::Child => self.reap(),
             }
         }
+        self.identity.tick(self.engine);
         let now = Instant::now();
         let timers =
             |progress: &Progress| progress.timers.iter().find(|(_, at)| **at <= now).map(|(t, _)| *t);
@@ -254,6 +229,7 @@ impl<'a> Control<'a> {
             Stage::LameDuck => info!("lame duck: not ready, still accepting"),
             _ => {}
         }
+        self.identity.entered(&self.state);
     }
 
     /// Sets the phase of the present stage and calls its hooks.
@@ -297,17 +273,23 @@ impl<'a> Control<'a> {
             }
             Action::Pause => self.engine.pause(),
             Action::CloseShared => self.engine.close_shared(),
-            Action::CloseLast => self.engine.close_last(),
+            Action::CloseLast => {
+                self.identity.closing(self.state.longest_stop());
+                self.engine.close_last();
+            }
             Action::HandConnections => {
                 if let Some(channel) = self.successor.as_mut().and_then(|s| s.connections.take()) {
                     self.engine.hand_connections(channel);
                 }
             }
             Action::Drain => self.drain(),
-            Action::AssumeIdentity => self.identity.name(own_pid()),
+            Action::AssumeIdentity => {
+                let heir = if self.facts.generation == 1 { Heir::First } else { Heir::Successor };
+                self.identity.assume(heir, self.engine);
+            }
             Action::PassIdentity => {
                 if let Some(successor) = &self.successor {
-                    self.identity.name(successor.server_pid());
+                    self.identity.pass(successor);
                 }
             }
             Action::Check => self.engine.check(),
@@ -334,7 +316,10 @@ impl<'a> Control<'a> {
             let cause = match why {
                 Why::Stop => "stop requested".to_owned(),
                 Why::HandedOver => {
-                    format!("handed over to {}", self.successor.as_ref().map_or(0, Successor::server_pid))
+                    format!(
+                        "handed over to {}",
+                        self.successor.as_ref().map_or(0, |s| s.server_pid().as_raw())
+                    )
                 }
                 Why::Failed => "failed the check".to_owned(),
             };
@@ -357,12 +342,14 @@ impl<'a> Control<'a> {
 
     /// Starts the next generation.
     fn spawn(&mut self) -> Event {
+        self.identity.reloading();
         let Some(program) = &self.facts.program else {
             warn!("handover: not possible: this server does not own its process");
             return Event::SpawnFailed;
         };
         if let Some(above) = self.facts.refusal() {
             error!("handover: {above}; still serving");
+            self.identity.note_failure(&above.to_string());
             return Event::SpawnFailed;
         }
         let hello = Hello {
@@ -409,6 +396,7 @@ impl<'a> Control<'a> {
                 Event::ProgramBusy
             }
             Err(e) => {
+                self.identity.note_failure(&e.to_string());
                 error!("handover: {e}; still serving");
                 Event::SpawnFailed
             }
@@ -417,6 +405,7 @@ impl<'a> Control<'a> {
 
     fn dismiss_successor(&mut self) -> Option<Event> {
         let word = self.successor.take()?.dismiss(self.state.stage(), &self.poller);
+        self.identity.note_failure(&word.end);
         word.child.into_iter().for_each(|child| self.strays.push(child));
         word.was_stopped.then_some(Event::Drain)
     }
@@ -432,7 +421,11 @@ impl<'a> Control<'a> {
                     None => continue,
                 },
                 Note::SignalRequest(SignalRequest::Handover) => Event::Handover,
-                Note::SignalRequest(SignalRequest::HangUp) => Event::Drain,
+                Note::Progressed => {
+                    self.identity.progressed();
+                    continue;
+                }
+                Note::SignalRequest(SignalRequest::Drain) => Event::Drain,
                 Note::SignalRequest(SignalRequest::Stop) => Event::Stop,
                 Note::SignalRequest(SignalRequest::Abort) => Event::Abort,
                 Note::SignalRequest(SignalRequest::Report) => {
@@ -467,6 +460,9 @@ impl<'a> Control<'a> {
         let pid = predecessor.pid;
         for message in messages {
             info!("handover: predecessor {pid}: {message}");
+            if message == Message::Commit {
+                self.identity.took_over(self.engine);
+            }
             if let Message::Go { state: Some(head), .. } = &message {
                 let file = self.predecessor.as_mut().and_then(|predecessor| predecessor.state.take());
                 self.hooks.inherit(file, *head);
@@ -496,8 +492,13 @@ impl<'a> Control<'a> {
                 // Its last word: the service is not given to a dead process.
                 continue;
             }
-            if let Message::Prepared { adopted } = &message {
-                self.engine.share(adopted);
+            match &message {
+                Message::Prepared { adopted } => {
+                    self.engine.share(adopted);
+                    self.identity.adopted.clone_from(adopted);
+                }
+                Message::Failed { reason } => self.identity.note_failure(reason),
+                _ => {}
             }
             self.handle(Event::FromSuccessor(message));
         }
@@ -509,8 +510,16 @@ impl<'a> Control<'a> {
     /// A successor is dead when its channel has ended or its process has, whichever is seen first; its last messages
     /// have been handled.
     fn successor_gone(&mut self, pid: i32) {
-        if let Some(successor) = self.successor.take_if(|successor| successor.pid() == pid) {
-            self.strays.push(successor.bury(self.state.stage(), &self.poller));
+        if let Some(mut successor) = self.successor.take_if(|successor| successor.pid() == pid) {
+            let stage = self.state.stage();
+            if stage == Stage::Draining(Why::HandedOver) && successor.ended_well() {
+                // Where it is our child, its status says the same.
+                let within = Duration::ZERO;
+                self.handle(Event::FromSuccessor(Message::Stopping { within }));
+            }
+            let word = successor.bury(stage, &self.poller);
+            self.identity.note_failure(&word.end);
+            word.child.into_iter().for_each(|child| self.strays.push(child));
             self.handle(Event::SuccessorGone);
         }
     }

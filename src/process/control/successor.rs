@@ -8,6 +8,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use nix::unistd::Pid;
+
 use crate::base::log::{error, info};
 use crate::process::control::poller::{Poller, Source};
 use crate::process::handover::Message;
@@ -31,6 +33,8 @@ pub(super) struct Successor {
 /// What is left of a successor that was dismissed.
 #[derive(Debug)]
 pub(super) struct LastWord {
+    /// How it ended.
+    pub(super) end: String,
     /// It had received a stop, which was meant for the service and applies here too.
     pub(super) was_stopped: bool,
     /// None: it is reaped.
@@ -55,8 +59,19 @@ impl Successor {
     }
 
     /// The process that serves, which a script may have started.
-    pub(super) fn server_pid(&self) -> i32 {
-        self.child.server().as_raw()
+    pub(super) fn server_pid(&self) -> Pid {
+        self.child.server()
+    }
+
+    /// Its number beside the pid, where that is known.
+    pub(super) fn server_pidfd_id(&self) -> Option<u64> {
+        self.child.server_pidfd_id()
+    }
+
+    /// It is our child, and has ended by itself without an error.
+    pub(super) fn ended_well(&mut self) -> bool {
+        self.child.wait_briefly();
+        self.child.end() == Some("exited with status 0")
     }
 
     pub(super) fn send(&mut self, message: &Message) {
@@ -126,11 +141,12 @@ impl Successor {
         poller.remove(self.channel.as_fd());
         let was_stopped = self.channel.receive().iter().any(|m| matches!(m, Message::Stopping { .. }));
         let is_reaped = self.child.end().is_some();
-        LastWord { was_stopped, child: (!is_reaped).then_some(self.child) }
+        let end = format!("child {pid} {}", self.child.end().unwrap_or("did not become ready in time"));
+        LastWord { end, was_stopped, child: (!is_reaped).then_some(self.child) }
     }
 
     /// Its channel has ended or its process is dead, in this stage. Logs its end.
-    pub(super) fn bury(mut self, stage: Stage, poller: &Poller) -> Child {
+    pub(super) fn bury(mut self, stage: Stage, poller: &Poller) -> LastWord {
         poller.remove(self.channel.as_fd());
         let pid = self.child.pid();
         // How it ended is worth half a second.
@@ -148,7 +164,8 @@ impl Successor {
             }
             _ => info!("handover: child {pid} {end}"),
         }
-        self.child
+        let end = format!("child {pid} {end}");
+        LastWord { end, was_stopped: false, child: Some(self.child) }
     }
 }
 

@@ -12,12 +12,12 @@ use std::fs;
 
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getppid};
 
+use crate::process::systemd::CAN_NOTIFY;
+
 /// Supervisors that own the process that they start, by the name of their process (at most 15 bytes).
 const SUPERVISORS: [&str; 4] = ["runsv", "s6-supervise", "supervisord", "containerd-shim"];
 /// As PID 1 these end the container with the process that they started.
 const INITS: [&str; 4] = ["tini", "dumb-init", "docker-init", "catatonit"];
-/// Whether this program tells a service manager at a handover which process is the main one.
-const CAN_NOTIFY: bool = false;
 const SHELLS: [&str; 7] = ["sh", "dash", "bash", "ash", "ksh", "zsh", "busybox"];
 
 /// What ends the service with generation 1.
@@ -64,12 +64,12 @@ impl fmt::Display for Above {
                 "not possible as PID 1: the container would end with this process; start a new container instead",
             ),
             Above::Systemd => f.write_str(
-                "refused under systemd, which ends the service with this process: write ExitType=cgroup in its unit and \
-                 handover_under_any_parent in the program",
+                "refused under systemd, which ends the service with this process: write Type=notify in its unit, for a program \
+                 with the feature systemd",
             ),
             Above::Notified => f.write_str(
                 "refused under a service manager that sets NOTIFY_SOCKET and ends the service with this process, since this \
-                 program does not notify it: write ExitType=cgroup in its unit and handover_under_any_parent in the program",
+                 program does not notify it: build it with the feature systemd",
             ),
             Above::Supervisor(name) => write!(
                 f,

@@ -1,5 +1,11 @@
 //! Starts the program again, with the listeners and both channels, and reports the child's death. It sends nothing
 //! except the HELLO; the control loop does the rest.
+//!
+//! The new process is our child, except where a service manager is notified (NOTIFY_SOCKET). There it becomes a child of our
+//! own parent by CLONE_PARENT: systemd learns the end of a main process at once only if that is its own child, and when it
+//! learns it late, `systemctl stop` kills requests. `waitpid` knows nothing of such a process, so it is dead when its pidfd
+//! says so, and not before; without pidfds it stays our child, as it does where the kernel refuses CLONE_PARENT. The
+//! alternative, a process in between that exits at once, needs a fork of a process with threads, and its pid is known late.
 
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
@@ -17,13 +23,14 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 
 use super::channel::Channel;
 use super::state_file::StateFile;
 use super::{CommandLine, Hello, Message, Passed, escape, original_command};
 use crate::base::log::{debug, info, warn};
 use crate::base::sys;
+use crate::process::systemd;
 
 /// The variable by which a successor knows what it inherits.
 pub(crate) const VARIABLE: &str = "HEIRLOOM_HANDOVER";
@@ -83,6 +90,7 @@ impl Program {
             env.retain(|pair| !pair.as_bytes().starts_with(head.as_bytes()));
             env.extend(value.as_ref().map(|value| original_command::pair(name, value)));
         }
+        env.extend(systemd::watchdog_for_successors());
         let env = env.into_iter().map(c_string).collect::<io::Result<_>>()?;
         Ok(Program { path, argv, env, cwd, blocked })
     }
@@ -201,11 +209,18 @@ pub(crate) fn spawn(
     let inodes = inodes.map_err(failed)?.join(",");
     let paths = listeners.iter().map(|passed| passed.file.map(|file| file.to_string()).unwrap_or_default());
     let paths = paths.collect::<Vec<_>>().join(",");
+    let owners: Vec<&str> = listeners.iter().map(|passed| passed.owner.word()).collect();
+    let owners = if owners.iter().all(|word| word.is_empty()) {
+        String::new()
+    } else {
+        format!(";owners={}", owners.join(","))
+    };
     let listeners = names(listeners.iter().map(|passed| &passed.name));
     let files = names(files.iter().map(|(name, _)| name));
     let mut env = program.env.clone();
-    let note =
-        format!("channel={inode};listeners={listeners};state=1;files={files};sockets={inodes};paths={paths}");
+    let note = format!(
+        "channel={inode};listeners={listeners};state=1;files={files};sockets={inodes};paths={paths}{owners}"
+    );
     env.push(variable(VARIABLE.as_ref(), note.as_ref()).map_err(failed)?);
 
     let path = c_string(program.path.clone().into_os_string()).map_err(failed)?;
@@ -218,7 +233,7 @@ pub(crate) fn spawn(
     let mut defaults = SigSet::empty();
     // Rust's runtime ignores SIGPIPE; a program that we start was not asked about it.
     defaults.add(Signal::SIGPIPE);
-    let pid = sys::spawn(&sys::Spawn {
+    let child = start(&sys::Spawn {
         path: &path,
         argv: &program.argv,
         env: &env,
@@ -229,8 +244,30 @@ pub(crate) fn spawn(
         own_session,
     })
     .map_err(failed)?;
-    info!("handover: started {} as child {pid}", program.path.display());
-    Ok(Spawned { child: Child::new(pid), lifecycle, connections, state })
+    info!("handover: started {} as child {}", program.path.display(), child.pid());
+    Ok(Spawned { child, lifecycle, connections, state })
+}
+
+fn start(spawn: &sys::Spawn<'_>) -> io::Result<Child> {
+    // Without pidfds nothing would tell of the end of a process that is not our child.
+    if systemd::notify_socket().is_some() && sys::pidfd_open(getpid()).is_ok() {
+        if let Some((pid, pidfd)) = sys::spawn_sibling(spawn)? {
+            let process = Process { pid, pidfd: Some(pidfd) };
+            return Ok(Child { process, kinship: Kinship::Sibling, below: None, end: None });
+        }
+        info!("systemd: the kernel refuses CLONE_PARENT: the successor is a child of this process");
+    }
+    let process = Process::new(sys::spawn(spawn)?);
+    Ok(Child { process, kinship: Kinship::Child, below: None, end: None })
+}
+
+/// The number by which systemd knows a process beside its pid: that of its pidfd, where those have numbers of their own
+/// (Linux 6.9).
+pub(crate) fn pidfd_id(pidfd: BorrowedFd<'_>) -> Option<u64> {
+    const PIDFS: u64 = 0x5049_4446;
+    let kind = rustix::fs::fstatfs(pidfd).ok()?.f_type;
+    let is_numbered = u64::try_from(kind).is_ok_and(|kind| kind == PIDFS);
+    is_numbered.then(|| fs_inode(pidfd).ok()).flatten()
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
@@ -245,9 +282,19 @@ fn fs_inode(fd: BorrowedFd<'_>) -> io::Result<u64> {
 #[derive(Debug)]
 pub(crate) struct Child {
     process: Process,
+    kinship: Kinship,
     /// The generation itself, where our child is a script that waits for it.
     below: Option<Process>,
     end: Option<String>,
+}
+
+/// Whose child the process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kinship {
+    /// Ours: we reap it.
+    Child,
+    /// Our parent's, which reaps it; our pidfd tells of its end.
+    Sibling,
 }
 
 #[derive(Debug)]
@@ -272,10 +319,6 @@ impl Process {
 }
 
 impl Child {
-    fn new(pid: Pid) -> Child {
-        Child { process: Process::new(pid), below: None, end: None }
-    }
-
     pub(crate) fn pid(&self) -> Pid {
         self.process.pid
     }
@@ -283,6 +326,11 @@ impl Child {
     /// The process that serves: the child, or the one it waits for.
     pub(crate) fn server(&self) -> Pid {
         self.below.as_ref().map_or(self.process.pid, |below| below.pid)
+    }
+
+    /// Its number, where that is known: see [`pidfd_id`].
+    pub(crate) fn server_pidfd_id(&self) -> Option<u64> {
+        pidfd_id(self.below.as_ref().unwrap_or(&self.process).pidfd.as_ref()?.as_fd())
     }
 
     /// `pid` has spoken for it. True if that is news: our child is a script, and there is another
@@ -332,7 +380,10 @@ impl Child {
             let _ = sys::pidfd_kill(pidfd.as_fd());
         }
         if self.end().is_none() {
-            let _ = kill(self.process.pid, Signal::SIGKILL);
+            match (self.kinship, &self.process.pidfd) {
+                (Kinship::Sibling, Some(pidfd)) => drop(sys::pidfd_kill(pidfd.as_fd())),
+                _ => drop(kill(self.process.pid, Signal::SIGKILL)),
+            }
             // One that waits for a file system that hangs ends when that answers.
             let can_wait = self.process.pidfd.is_some();
             let _ = self.process.ends_within(KILLED);
@@ -341,13 +392,18 @@ impl Child {
     }
 
     fn wait(&self, flags: WaitPidFlag) -> Option<String> {
+        let gone = || self.process.ends_within(0).then(|| "has ended".to_owned());
+        if self.kinship == Kinship::Sibling {
+            return gone();
+        }
         loop {
             return match waitpid(self.process.pid, Some(flags)) {
                 Ok(WaitStatus::Exited(_, code)) => Some(format!("exited with status {code}")),
                 Ok(WaitStatus::Signaled(_, signal, _)) => Some(format!("was killed by {signal}")),
                 Ok(_) => None,
                 Err(Errno::EINTR) => continue,
-                // Somebody else reaped it (a SIGCHLD handler of the user's): dead all the same.
+                // Somebody else reaps our children (a SIGCHLD handler of the user's): only the pidfd knows.
+                Err(_) if self.process.pidfd.is_some() => gone(),
                 Err(_) => Some("is gone".to_owned()),
             };
         }

@@ -15,11 +15,12 @@ use nix::sys::socket::{getsockopt, sockopt};
 use super::channel::Channel;
 use super::child::{FIRST_FD, VARIABLE};
 use super::state_file::StateFile;
-use super::{FileId, Hello, Message, Passed, original_command, unescape};
+use super::{FileId, Hello, Message, Owner, Passed, original_command, unescape};
 use crate::base::error::{Error, ErrorKind};
 use crate::base::log::{info, warn};
 use crate::base::sync::lock;
 use crate::base::sys;
+use crate::process::systemd::activation;
 
 /// The predecessor wrote its HELLO before it started us.
 const HELLO_WAIT: Duration = Duration::from_secs(5);
@@ -42,6 +43,8 @@ enum Inherited {
     /// A variable that is not meant for this process, and how that shows.
     Void(String),
     Left(Inheritance),
+    /// systemd has started this process, with these sockets.
+    Activated(Vec<Passed<OwnedFd>>),
     /// It has been used.
     Taken,
 }
@@ -86,25 +89,34 @@ pub fn init() -> Result<(), Error> {
     original_command::noted();
     let mut adopted = lock(&ADOPTED);
     if adopted.is_none() {
-        *adopted = Some(look()?);
+        *adopted = Some(match look()? {
+            found @ Inherited::Left(_) => found,
+            // Only now: a successor has copies of variables that were meant for generation 1.
+            found => match activation::look()? {
+                sockets if sockets.is_empty() => found,
+                sockets => Inherited::Activated(sockets),
+            },
+        });
     }
     Ok(())
 }
 
-/// The result of `init`, once, when there is a log to write to.
-pub(crate) fn take() -> Option<Inheritance> {
+/// The result of `init`, once, when there is a log to write to: what a predecessor has left, or the sockets that systemd
+/// has passed.
+pub(crate) fn take() -> (Option<Inheritance>, Vec<Passed<OwnedFd>>) {
     let mut adopted = lock(&ADOPTED);
     match adopted.replace(Inherited::Taken) {
         Some(Inherited::Left(inheritance)) => {
             let predecessor = &inheritance.predecessor;
             info!("handover: child of {}, which is generation {}", predecessor.pid, predecessor.generation);
-            Some(inheritance)
+            (Some(inheritance), Vec::new())
         }
+        Some(Inherited::Activated(sockets)) => (None, sockets),
         Some(Inherited::Void(why)) => {
             warn!("{VARIABLE} is ignored, starting as generation 1: {why}");
-            None
+            (None, Vec::new())
         }
-        Some(Inherited::Nothing | Inherited::Taken) | None => None,
+        Some(Inherited::Nothing | Inherited::Taken) | None => (None, Vec::new()),
     }
 }
 
@@ -148,12 +160,13 @@ fn take_over(lifecycle: &mut Channel, next: i32, note: Variable) -> Result<Rest,
         lock(&FILES).insert(name, file);
     }
     let mut inherited = Vec::new();
-    let mut paths = note.paths.into_iter();
+    let (mut paths, mut owners) = (note.paths.into_iter(), note.owners.into_iter());
     for (fd, name) in (FIRST_FD..).zip(note.listeners) {
         let what = format!("the listener {name}");
         let listener = inherit(fd, &what)?;
         prove_listening(&listener).map_err(|e| taken(fd, &what, &e.to_string()))?;
-        inherited.push(Passed { name, fd: listener, file: paths.next().flatten() });
+        let (file, owner) = (paths.next().flatten(), owners.next().unwrap_or(Owner::Server));
+        inherited.push(Passed { name, fd: listener, file, owner });
     }
     let predecessor = hello(lifecycle).map_err(|e| {
         Error::io(ErrorKind::Inherit, "no HELLO from the predecessor, whose listeners we have", e)
@@ -198,6 +211,8 @@ struct Variable {
     listeners: Vec<String>,
     /// The listeners' files, one for each listener; empty if the predecessor's version does not send them.
     paths: Vec<Option<FileId>>,
+    /// The listeners' owners, one for each listener; empty if all belong to the server.
+    owners: Vec<Owner>,
     has_state: bool,
     files: Vec<String>,
     /// Inodes of everything that was passed on, in the order of the descriptors.
@@ -211,6 +226,7 @@ impl Variable {
             inode: 0,
             listeners: Vec::new(),
             paths: Vec::new(),
+            owners: Vec::new(),
             has_state: false,
             files: Vec::new(),
             sockets: Vec::new(),
@@ -224,6 +240,7 @@ impl Variable {
                 "channel" => note.inode = value.parse().ok()?,
                 "listeners" => note.listeners = names(value)?,
                 "paths" => note.paths = value.split(',').map(FileId::parse).collect(),
+                "owners" => note.owners = value.split(',').map(Owner::parse).collect(),
                 "state" => note.has_state = true,
                 "files" => note.files = names(value)?,
                 "sockets" => note.sockets = value.split(',').filter_map(|n| n.parse().ok()).collect(),
@@ -242,11 +259,11 @@ mod tests {
     fn the_note_is_read_as_it_is_written() {
         let note = |inode, names: &[&str]| {
             let listeners = names.iter().map(|n| (*n).to_owned()).collect();
-            let paths = Vec::new();
             Some(Variable {
                 inode,
                 listeners,
-                paths,
+                paths: Vec::new(),
+                owners: Vec::new(),
                 has_state: false,
                 files: Vec::new(),
                 sockets: Vec::new(),
@@ -264,6 +281,11 @@ mod tests {
                 of_unix(vec![FileId::parse("7:21"), None, Some(FileId::NONE)]),
             ),
             ("channel=12;listeners=unix:a,b:1,unix:c;paths=x,7,7:x", of_unix(vec![None; 3])),
+            (
+                "channel=12;listeners=a:1,b:1;owners=,systemd",
+                note(12, &["a:1", "b:1"])
+                    .map(|note| Variable { owners: vec![Owner::Server, Owner::Systemd], ..note }),
+            ),
             ("later=1;channel=7", note(7, &[])),
             ("channel=x", None),
             ("", None),

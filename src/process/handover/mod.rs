@@ -217,6 +217,30 @@ pub(crate) struct Passed<F> {
     pub(crate) fd: F,
     /// The file of a unix socket, `NONE` if that is gone. None: another socket, or a predecessor that does not say.
     pub(crate) file: Option<FileId>,
+    pub(crate) owner: Owner,
+}
+
+/// Who decides how long a listening socket lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// This server and the generations before it.
+    Server,
+    /// systemd, which has passed it at the start and keeps it at a stop.
+    Systemd,
+}
+
+impl Owner {
+    /// In the format of the handover variable.
+    fn word(self) -> &'static str {
+        match self {
+            Owner::Server => "",
+            Owner::Systemd => "systemd",
+        }
+    }
+
+    fn parse(word: &str) -> Owner {
+        if word == Owner::Systemd.word() { Owner::Systemd } else { Owner::Server }
+    }
 }
 
 /// Percent-encodes what is not plain in a value.

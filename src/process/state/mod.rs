@@ -142,6 +142,9 @@ pub(crate) struct Terms {
     pub(crate) probation: Duration,
     pub(crate) drain: Duration,
     pub(crate) lame_duck: Duration,
+    /// Under a service manager: how long a generation that has handed over drains after the main process has died. It restarts
+    /// the service only when every process has ended.
+    pub(crate) without_main: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -159,6 +162,8 @@ pub(crate) struct State {
     owes_closed: bool,
     /// Successor: the predecessor died before we served.
     orphan: bool,
+    /// Handed over: the main process stops, or has ended well.
+    main_stops: bool,
 }
 
 impl State {
@@ -182,6 +187,7 @@ impl State {
             busy_retries: 0,
             owes_closed: false,
             orphan: false,
+            main_stops: false,
         }
     }
 
@@ -314,6 +320,12 @@ impl State {
                 out.push(ToSuccessor(Message::Closed));
             }
 
+            // Handed over, under a service manager: STOPPING is the last word of a main process that means to end.
+            (Draining(Why::HandedOver), FromSuccessor(Message::Stopping { .. })) => self.main_stops = true,
+            (Draining(Why::HandedOver), SuccessorGone | FromSuccessor(Message::Failed { .. })) => {
+                self.main_is_gone(out);
+            }
+
             // Successor: nothing is accepted before GO. A predecessor that dies without a word has
             // crashed, because one that stops kills an unready successor first.
             (Prepared, FromPredecessor(Message::Go { probation, .. })) => {
@@ -378,7 +390,10 @@ impl State {
 
             // The end.
             (LameDuck, Event::Timer(Timer::Stage)) => self.close_and_drain(out),
-            (Draining(_), Event::Drained) => {
+            (Draining(why), Event::Drained) => {
+                if why == Why::HandedOver {
+                    self.take_leave(out);
+                }
                 out.push(Finish);
                 self.stage = Finished;
             }
@@ -462,7 +477,32 @@ impl State {
         }
     }
 
+    /// A generation before this one, which still drains, need not take this end for a crash.
+    fn take_leave(&self, out: &mut Vec<Action>) {
+        if self.terms.without_main.is_some() {
+            out.push(Action::ToPredecessor(Message::Stopping { within: self.terms.drain }));
+        }
+    }
+
+    /// The main process has died: the drain is cut short, here and in the generation before this one.
+    fn main_is_gone(&mut self, out: &mut Vec<Action>) {
+        let Some(rest) = self.terms.without_main.filter(|_| !self.main_stops) else { return };
+        self.main_stops = true;
+        let reason = "the main process has died".to_owned();
+        out.push(Action::ToPredecessor(Message::Failed { reason }));
+        out.push(Action::Timer(Timer::DrainDeadline, Some(rest.min(self.terms.drain))));
+    }
+
+    /// The longest time that a stop takes from now on.
+    pub(crate) fn longest_stop(&self) -> Duration {
+        match self.stage {
+            Stage::LameDuck => self.terms.lame_duck.saturating_add(self.terms.drain),
+            _ => self.terms.drain,
+        }
+    }
+
     fn stop_alone(&mut self, out: &mut Vec<Action>) {
+        self.take_leave(out);
         if self.terms.lame_duck.is_zero() {
             self.close_and_drain(out);
         } else {
@@ -490,6 +530,7 @@ impl State {
             Stage::OnProbation => {
                 out.push(Action::ToPredecessor(Message::Stopping { within: Duration::ZERO }));
             }
+            Stage::Draining(Why::HandedOver) => self.take_leave(out),
             _ => {}
         }
         out.extend([Action::Abort, Action::Finish]);
@@ -508,6 +549,8 @@ fn sets_stage_timer(actions: &[Action]) -> bool {
     actions.iter().any(|action| matches!(action, Action::Timer(Timer::Stage, _)))
 }
 
+#[cfg(test)]
+mod managed;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

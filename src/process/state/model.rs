@@ -368,7 +368,8 @@ impl World {
 /// So many HUPs, stops, crashes and failing hooks, wherever they may strike.
 fn explore(lame_duck: Duration, blows: [u8; 4]) -> usize {
     let second = Duration::from_secs(1);
-    let terms = Terms { ready: second, probation: second, drain: second, lame_duck };
+    let (ready, probation, drain, without_main) = (second, second, second, None);
+    let terms = Terms { ready, probation, drain, lame_duck, without_main };
     let start = World::new(&terms, blows);
     let mut seen = HashSet::from([start.clone()]);
     let mut left = vec![(start, Vec::<String>::new())];

@@ -76,6 +76,7 @@ fn terms() -> Terms {
         probation: Duration::from_secs(2),
         drain: Duration::from_secs(60),
         lame_duck: Duration::ZERO,
+        without_main: None,
     }
 }
 

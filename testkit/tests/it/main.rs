@@ -44,6 +44,8 @@ mod signals;
 mod slow_ok;
 mod start;
 mod stop;
+#[cfg(feature = "systemd")]
+mod systemd;
 mod terminal;
 #[cfg(feature = "tls")]
 mod tls;

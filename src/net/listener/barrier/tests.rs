@@ -305,8 +305,8 @@ fn who_takes_over_a_socket_with_a_barrier_serves_it() {
                 killed.refuse_new();
                 earlier.completes(wire, b"early");
                 earlier.hears_ack(wire, 0);
-                let Passed { name, fd, file } = killed.passed().swap_remove(0);
-                let left = Passed { name, fd: fd.try_clone().unwrap(), file };
+                let Passed { name, fd, file, owner } = killed.passed().swap_remove(0);
+                let left = Passed { name, fd: fd.try_clone().unwrap(), file, owner };
                 let config = killed.config.clone();
                 drop((killed, fd));
 

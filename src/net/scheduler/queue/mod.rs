@@ -328,6 +328,13 @@ impl<T> Queue<T> {
         Ok(())
     }
 
+    /// Has the next worker call `probe` that looks at the queue, however long all of them are in handlers.
+    pub(crate) fn probe_next(&self, probe: Probe) {
+        let mut state = self.lock();
+        state.probe = Some(probe);
+        self.wake_up(1, state);
+    }
+
     /// No more will come: workers end when nothing waits.
     pub(crate) fn close(&self) {
         let mut state = self.lock();

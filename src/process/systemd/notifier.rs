@@ -1,0 +1,121 @@
+//! Sends notifications: one datagram each, to the socket that NOTIFY_SOCKET names.
+
+use std::ffi::OsStr;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, connect, sendmsg};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::message::Notification;
+use crate::base::log::{debug, warn};
+
+/// A service manager that does not read for so long misses a notification.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The address of the service manager's socket. The socket itself is made for each datagram: there are few.
+#[derive(Clone, Debug)]
+pub(crate) struct Notifier {
+    address: UnixAddr,
+}
+
+impl Notifier {
+    /// `socket` is the value of NOTIFY_SOCKET: a path, or an abstract name after an `@`.
+    pub(crate) fn new(socket: &OsStr) -> io::Result<Notifier> {
+        let address = match socket.as_bytes() {
+            [b'@', name @ ..] => UnixAddr::new_abstract(name)?,
+            [b'/', ..] => UnixAddr::new(socket)?,
+            _ => return Err(io::Error::other("neither a path nor an abstract name")),
+        };
+        Ok(Notifier { address })
+    }
+
+    /// Sends it with these descriptors. The log has what can't be sent.
+    pub(crate) fn send(&self, notification: &Notification<'_>, fds: &[BorrowedFd<'_>]) {
+        let text = notification.encode();
+        match self.try_send(&text, fds) {
+            Ok(()) => debug!("systemd: sent {}", text.replace('\n', " ")),
+            Err(e) => warn!("systemd: can't send {}: {e}", text.replace('\n', " ")),
+        }
+    }
+
+    fn try_send(&self, text: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        connect(socket.as_raw_fd(), &self.address)?;
+        let fds: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
+        let parts = [IoSlice::new(text.as_bytes())];
+        sendmsg::<()>(socket.as_raw_fd(), &parts, rights, MsgFlags::MSG_NOSIGNAL, None)?;
+        Ok(())
+    }
+
+    /// Asks the service manager to report when it has handled all that was sent before.
+    pub(crate) fn barrier(&self) -> Option<Barrier> {
+        match pipe_with(PipeFlags::CLOEXEC) {
+            Ok((ours, its)) => {
+                self.send(&Notification::Barrier, &[its.as_fd()]);
+                Some(Barrier(ours))
+            }
+            Err(e) => {
+                warn!("systemd: no pipe for a barrier: {e}");
+                None
+            }
+        }
+    }
+}
+
+/// The end of a pipe whose other end the service manager closes.
+#[derive(Debug)]
+pub(crate) struct Barrier(OwnedFd);
+
+impl Barrier {
+    /// Whether everything was handled within this time.
+    pub(crate) fn wait(&self, time: Duration) -> bool {
+        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+        poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout).is_ok_and(|ready| ready > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_barrier_ends_when_its_descriptor_is_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let notifier = Notifier::new(path.as_os_str()).unwrap();
+        notifier.send(&Notification::Alive, &[]);
+        let barrier = notifier.barrier().unwrap();
+        assert!(!barrier.wait(Duration::ZERO));
+        let mut buf = [0; 64];
+        let mut next = || {
+            let (n, fds, cut) = crate::base::sys::receive(socket.as_fd(), &mut buf).unwrap();
+            assert!(!cut);
+            (String::from_utf8(buf[..n].to_vec()).unwrap(), fds)
+        };
+        let (text, fds) = next();
+        assert_eq!((&*text, fds.len()), ("WATCHDOG=1", 0));
+        let (text, fds) = next();
+        assert_eq!((&*text, fds.len()), ("BARRIER=1", 1));
+        assert!(!barrier.wait(Duration::ZERO));
+        drop(fds);
+        assert!(barrier.wait(Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn a_socket_is_a_path_or_an_abstract_name() {
+        for (socket, is_good) in
+            [("/run/systemd/notify", true), ("@name", true), ("vsock:2:1", false), ("", false)]
+        {
+            assert_eq!(Notifier::new(OsStr::new(socket)).is_ok(), is_good, "{socket}");
+        }
+    }
+}
