@@ -1,4 +1,4 @@
-//! What clients send does not reach the log as it is. Alone in its process, which has one logger.
+//! Input of clients is escaped in the log. A separate process, because there is one logger for each.
 
 mod support;
 

@@ -57,7 +57,7 @@ fn a_logger_that_panics_loses_its_lines_and_nothing_else() {
         LINES.load(Ordering::SeqCst)
     };
     let lines = well(0);
-    // Of a worker, of one that ends a connection, of a detached thread.
+    // Lines of a worker, of the end of a connection, of a detached thread.
     assert_eq!(Client::to(address).get("/panics").status, 500);
     let lines = well(lines);
     let mut client = Client::to(address);

@@ -14,7 +14,7 @@ use crate::support::*;
 
 struct Scene {
     running: RunningServer,
-    /// What the handlers have seen, in their order.
+    /// The reports of the handlers, in order.
     seen: mpsc::Receiver<String>,
 }
 
@@ -84,7 +84,7 @@ fn who_waits_for_an_answer_is_there() {
         client.send(get("/ask"));
         assert_eq!(client.reply().said(), "200 false");
     }
-    // What has come and is not read yet changes nothing.
+    // Bytes that are not read yet change nothing.
     client.send([get("/ask"), get("/ask")].concat());
     assert_eq!((client.reply().said(), client.reply().said()), ("200 false".into(), "200 false".into()));
 }

@@ -114,7 +114,7 @@ fn a_drain_ends_it() {
     scene.running.handle().shutdown();
     assert_eq!(client.reply().trailing, How::Chunked, "whole");
     let told = scene.told.recv_timeout(DEADLINE).unwrap();
-    // By the wait, or by a send before it.
+    // Reported by the wait, or by a send before it.
     assert!(matches!(&*told, "Ok(Draining)" | "Err(Interrupted)"), "{told}");
     scene.running.stop().unwrap();
 }

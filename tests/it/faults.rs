@@ -1,5 +1,5 @@
-//! What goes wrong with clients, with the user's code and with the system costs those whose fault it
-//! is, and no other: afterwards the server serves, and holds nothing.
+//! A fault of a client, of the user's code or of the system costs only the request where it
+//! happens: afterwards the server serves, and holds nothing.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -107,7 +107,7 @@ fn a_reset_within_a_response() {
     let mut accepted = 0;
     for path in ["/big/3000000", "/stream/3000000", "/zeros/3000000", "/upgrade", "/detached/wait"] {
         for n in [0, 1, 17, 60, 200, 4_096, 65_536, 1_000_000, 2_999_999] {
-            // Of what is short there is not more.
+            // A short response gets no longer.
             if n > 60 && !path.ends_with("000") {
                 continue;
             }
@@ -216,7 +216,7 @@ impl Drop for Bomb {
     }
 }
 
-/// Hello, then as `then` says.
+/// Sends hello, then does what `then` says.
 struct Hello<F> {
     said: bool,
     then: F,
@@ -365,7 +365,7 @@ fn wherever_the_users_code_panics() {
             assert_eq!((reply.said().as_str(), reply.trailing), (said, trailing), "{asked}");
             match trailing {
                 CUT => client.expect_fin(),
-                // What is whole costs not even the connection.
+                // A complete response does not even cost the connection.
                 _ => client.expect_kept(),
             }
         }

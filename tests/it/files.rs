@@ -128,7 +128,7 @@ fn compressed_files_for_clients_that_accept_them() {
         (format!("If-None-Match: {packed}\r\n"), 200, "0123456789", None),
         (format!("{GZIP}Range: bytes=2-3\r\n"), 206, "ck", Some("bytes 2-3/6")),
         (format!("{GZIP}Range: bytes=2-3\r\nIf-Range: {packed}\r\n"), 206, "ck", Some("bytes 2-3/6")),
-        // What it has is of the other form: it gets this one, whole.
+        // It has the other form, so it gets this one in full.
         (format!("{GZIP}Range: bytes=2-3\r\nIf-Range: {plain}\r\n"), 200, "packed", None),
         ("Range: bytes=2-3\r\n".to_owned(), 206, "23", Some("bytes 2-3/10")),
         (format!("{GZIP}Range: bytes=6-\r\n"), 416, "416 Range Not Satisfiable\n", Some("bytes */6")),
@@ -145,7 +145,7 @@ fn compressed_files_for_clients_that_accept_them() {
     }
 }
 
-/// What each path gets, under a route and as a fallback.
+/// The response for each path, under a route and as a fallback.
 #[test]
 fn no_path_leads_out() {
     let folder = folder();
@@ -283,7 +283,7 @@ fn a_protected_route_has_no_way_around_it() {
         ("/in/private/x", protected),
         ("/in/%70rivate/", protected),
         ("/%69n/%70rivate/x", protected),
-        // What names no file, however it is read.
+        // Paths that name no file, however they are decoded.
         ("/private%2Fx", nothing),
         ("/private%2fx", nothing),
         ("/in%2Fprivate%2fx", nothing),
@@ -462,7 +462,7 @@ fn a_replaced_file_differs_despite_equal_length_and_time() {
         ] {
             let reply = ask(&fields);
             assert_eq!((reply.status, reply.text()), (200, content.clone()), "{how}: {fields}");
-            // What was changed a moment ago may change again within the same tick: so nothing is spliced.
+            // A file that has just changed may change again within the same tick: so no ranges are combined.
             let tag = reply.field("etag").unwrap();
             if tag.starts_with("W/") {
                 let reply = ask(&format!("Range: bytes=4-\r\nIf-Range: {tag}\r\n"));
@@ -472,7 +472,7 @@ fn a_replaced_file_differs_despite_equal_length_and_time() {
         assert_eq!(ask(&format!("If-Match: {tag}\r\n")).status, 412, "{how}");
     }
 
-    // As reproducible builds leave it: no time.
+    // A time as reproducible builds set it: not sent.
     for made_up in [0, 1] {
         write(&path, "reproducible", SystemTime::UNIX_EPOCH + Duration::from_secs(made_up));
         let reply = ask("If-Modified-Since: Thu, 01 Jan 1970 00:00:01 GMT\r\n");
@@ -545,7 +545,7 @@ fn the_redirect_of_a_directory_is_relative() {
         for prefix in ["", "/p/q", "/n", "http://h", "http://other:1/p/q"] {
             let reply = ask(&format!("{prefix}{target}"));
             assert_eq!((reply.status, reply.field("location")), (308, Some(location)), "{prefix}{target}");
-            // Where it leads (RFC 3986 §5.2): beside the last segment.
+            // The target (RFC 3986 §5.2): beside the last segment.
             let path = format!("{prefix}{target}");
             let (folder, _) = path.split('?').next().unwrap().rsplit_once('/').unwrap();
             let to = format!("{folder}/{}", location.strip_prefix("./").unwrap_or(location));
@@ -646,7 +646,7 @@ sys.stdin.read()";
     }
 }
 
-/// Their length is 0 or a page, and neither that nor their times say anything of what there is to read.
+/// Their length is 0 or a page, and neither length nor times describe their content.
 #[test]
 fn what_the_kernel_makes_is_sent_whole_or_refused() {
     let sysfs = "/sys/devices/system/cpu/online";
@@ -688,7 +688,7 @@ fn what_the_kernel_makes_is_sent_whole_or_refused() {
     assert_eq!(client.get("/version").status, 200, "on the same connection");
 }
 
-/// They take no room either, and have what their length says.
+/// They occupy no blocks either, and their length is right.
 #[test]
 fn sparse_and_empty_files_are_files_like_others() {
     let folder = tempfile::tempdir().unwrap();

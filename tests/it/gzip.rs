@@ -93,7 +93,7 @@ fn conditions_name_what_was_got() {
         );
         let weakened = format!("W/{packed_tag}");
         let (both, swapped) = (format!("{tag}, {packed_tag}"), format!("\"x,\" ,{packed_tag},{tag}"));
-        // What the client sends with gzip accepted and without: what it gets, and of what.
+        // The request with gzip accepted and without; the response, and its form.
         let cases = [
             (true, packed_tag, 304, packed_tag),
             (true, &weakened, 304, packed_tag),
@@ -104,7 +104,7 @@ fn conditions_name_what_was_got() {
             (true, "*", 304, tag),
             (false, tag, 304, tag),
             (false, &both, 304, tag),
-            // Of what it would get it has nothing.
+            // It has no copy of the form that it would get.
             (false, packed_tag, 200, tag),
             (false, "*", 304, tag),
         ];

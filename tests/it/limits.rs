@@ -1,4 +1,4 @@
-//! What bounds a server holds: counts, sizes and durations; and what holds it together: starting,
+//! The bounds of a server: counts, sizes and durations. Its life: starting,
 //! counting and stopping.
 
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use crate::support::*;
 
 const BRIEF: Duration = Duration::from_millis(250);
 
-/// As brief as may be where a host that is busy must not pass for a limit that is reached.
+/// Short, but long enough that a busy host is not mistaken for a limit that is reached.
 const PATIENT: Duration = Duration::from_secs(2);
 
 fn with_timeouts(timeouts: Timeouts) -> Fixture {
@@ -47,7 +47,7 @@ fn the_connection_limit_pushes_back() {
     assert_eq!((fixture.stats().open, fixture.stats().accepted), (4, 4));
     drop(clients.pop());
     assert_eq!(fifth.reply().said(), "200 Hello, World!");
-    // And once more, by a close that the server decides.
+    // Once more, with a close by the server.
     let mut sixth = fixture.client();
     sixth.send(get("/"));
     fifth.send(get("/close"));
@@ -143,7 +143,7 @@ fn a_slow_head_is_refused() {
     let mut client = fixture.client();
     client.send("GET / HTTP/1.1\r\nHo");
     expect_last(&mut client, 408);
-    // However steadily it comes.
+    // Even if bytes arrive steadily.
     let mut client = fixture.client();
     client.send("GET /");
     let trickle = Trickle::of(&client, b'a');
@@ -169,7 +169,7 @@ fn idle_connections_are_closed() {
     fresh.expect_fin();
     used.expect_fin();
     fixture.expect_closes(CloseReason::Idle, 2);
-    // One that is answered is not idle.
+    // A connection with a response in flight is not idle.
     let mut client = fixture.client();
     client.send(get("/wait"));
     fixture.gate().wait_for(1);
@@ -187,7 +187,7 @@ fn a_body_that_stalls_is_refused() {
         expect_last(&mut client, 408);
     }
     fixture.expect_closes(CloseReason::BodyTimeout, 2);
-    // What the handler did not want has its answer already.
+    // An unread body already has its response.
     let mut client = fixture.client();
     let request = post("/discard", &[b'x'; 100]);
     client.send(&request[..request.len() - 50]);
@@ -207,7 +207,7 @@ fn a_streamed_body_that_stalls_frees_its_worker() {
     client.expect_fin();
 }
 
-/// By a thread that the handler gave it to.
+/// Read by a thread that the handler passed it to.
 #[test]
 fn a_body_that_is_read_elsewhere_holds_no_worker() {
     let (tell, told) = mpsc::channel();
@@ -259,7 +259,7 @@ fn a_response_without_framing_that_is_not_taken_is_reset() {
     }
 }
 
-/// Slow, but never without taking something for as long as the limit.
+/// Slow, but with some progress within each limit.
 #[test]
 fn a_slow_and_steady_reader_is_served() {
     const LEN: usize = 100 << 20;
@@ -279,7 +279,7 @@ fn a_slow_and_steady_reader_is_served() {
     client.expect_kept();
 }
 
-/// The time its source takes is not the client's.
+/// The time that the source takes does not count against the client.
 #[test]
 fn a_source_slower_than_the_limit_on_the_client() {
     const LEN: usize = 20 << 20;
@@ -287,7 +287,7 @@ fn a_source_slower_than_the_limit_on_the_client() {
     let fixture = with_timeouts(quick().response_stall(stall));
     let mut client = Client::with_buffer(fixture.address(), 256 << 10);
     client.send(get(&format!("/late/{LEN}")));
-    // The head goes out before the source is asked.
+    // The head is sent before the source is read.
     client.sip(64 << 10);
     client.sip(4);
     let_pass(Duration::from_secs(1));
@@ -351,7 +351,7 @@ fn a_client_that_leaves_the_queue_is_no_overload() {
     assert_eq!((fixture.closes(CloseReason::ClientClosed), fixture.stats().responses), (1, [0, 2, 0, 0, 0]));
 }
 
-/// What the user made is dropped where the user's code runs: the acceptor runs none of it.
+/// Values of the user are dropped on threads that run the user's code: the acceptor runs none of it.
 #[test]
 fn a_response_given_up_is_dropped_by_a_worker() {
     struct Told(mpsc::Sender<String>);
@@ -383,7 +383,7 @@ fn a_response_given_up_is_dropped_by_a_worker() {
     let mut holder = Client::to(running.addresses()[0]);
     holder.send(get("/wait"));
     gate.wait_for(1);
-    // It takes more, and no worker is there to go on: given up after the queue's limit.
+    // It reads more, and no worker is free to continue: closed after the queue's limit.
     assert!(matches!(reader.reply().trailing, How::Cut(_)));
     gate.open();
     let place = dropped.recv_timeout(DEADLINE).unwrap();
@@ -423,7 +423,7 @@ fn a_client_that_pipelines_without_end_is_one_of_many() {
     assert_eq!(writer.join().unwrap(), reader.join().unwrap());
 }
 
-/// After its last words a connection ends, whatever the client goes on to say.
+/// After its last response a connection ends, even if the client continues to send.
 #[test]
 fn a_lingering_close_has_an_end() {
     let fixture = Fixture::new();
@@ -455,7 +455,7 @@ fn slow_clients_hold_no_worker() {
     }
     eventually("all have begun", || fixture.stats().in_flight == 50);
     fixture.client().expect_kept();
-    // And they are served as soon as they go on.
+    // They are served as soon as they continue.
     slow[0].send("t: h\r\n\r\n");
     assert_eq!(slow[0].reply().said(), "200 Hello, World!");
     slow[1].send([b'x'; 10_000 + 66]);
@@ -507,7 +507,7 @@ fn what_was_done_is_counted() {
         client
     };
     let say = |line: &str| format!("{line}\r\nHost: h\r\n\r\n").into_bytes();
-    // Left by the client, between two requests.
+    // Closed by the client between two requests.
     drop(done(get("/").repeat(3).as_bytes(), 3));
     drop(fixture.client());
     done(b"GET / HTTP/1.0\r\n\r\n", 1).expect_fin();
@@ -595,7 +595,7 @@ fn a_stop_completes_started_requests() {
     assert_eq!(expect_last(&mut half, 200).text(), "hello");
     let reply = reading.reply();
     assert_patterned(&reply.body, 5_000_000);
-    // Its head was out before the stop.
+    // Its head was sent before the stop.
     reading.expect_fin();
     assert!(!stopping.is_finished());
     gate.open();
@@ -735,7 +735,7 @@ fn an_abort_cuts_clients_that_keep_reading() {
     eventually("each client sees an end", || reading.iter().all(JoinHandle::is_finished));
 }
 
-/// By polling, by waiting, and beside a stream.
+/// A handler notices the drain by polling, by waiting, and beside a stream.
 #[test]
 fn handlers_see_the_drain_at_once() {
     const FOR_EVER: Duration = Duration::from_secs(3600);
@@ -855,7 +855,7 @@ fn a_unix_path() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let name = format!("unix:{}", path.display());
-    // In use; then left behind; then no socket at all.
+    // A path in use; then left behind; then no socket at all.
     let living = std::os::unix::net::UnixListener::bind(&path).unwrap();
     expect_error(hello().listen(&name), ErrorKind::Bind, &[&name, "another process uses it"]);
     drop(living);
@@ -867,7 +867,7 @@ fn a_unix_path() {
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 }
 
-/// Dropping what failed half-way leaves nothing behind.
+/// A start that fails half-way leaves nothing behind.
 #[test]
 fn a_server_that_fails_to_start_lets_go() {
     let folder = tempfile::tempdir().unwrap();
@@ -879,7 +879,7 @@ fn a_server_that_fails_to_start_lets_go() {
     hello().listen(&name).spawn().unwrap().stop().unwrap();
 }
 
-/// By its policy: batch. Field 41 of a thread's `stat`, counted from the end of its name.
+/// The scheduling policy: batch. Field 41 of a thread's `stat`, counted from the end of its name.
 #[test]
 fn the_acceptor_takes_no_core_from_a_worker() {
     let policy = |name: &str| {
@@ -897,6 +897,6 @@ fn the_acceptor_takes_no_core_from_a_worker() {
     }
     let acceptors = policy("(heirloom-accept");
     assert!(!acceptors.is_empty());
-    // Others start theirs meanwhile.
+    // Other tests start threads meanwhile.
     assert!(acceptors.iter().any(|policy| policy == "3"), "{acceptors:?}");
 }

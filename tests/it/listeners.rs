@@ -131,7 +131,7 @@ fn workers_of_its_own_are_no_way_around_the_connection_limit() {
     assert_eq!(connectable(&path), 6);
 }
 
-/// Which timer the kernel has on the server's end of a connection: 2 is that of keepalive.
+/// The kernel's timer on the server's end of a connection: 2 is keepalive.
 fn timer(server: SocketAddr, client: SocketAddr) -> u8 {
     let of = |addr: SocketAddr| format!(":{:04X}", addr.port());
     let table = fs::read_to_string("/proc/net/tcp").unwrap();

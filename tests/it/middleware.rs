@@ -53,7 +53,7 @@ fn what_is_refused_and_what_panics_passes_through_wrappers() {
         assert_eq!((reply.said().as_str(), reply.field("x-seen")), (said, Some(seen)), "{name}");
     }
     eventually("the panic is counted", || fixture.stats().panics == 1);
-    // What is no request has no wrapper.
+    // Malformed requests do not reach wrappers.
     let mut client = fixture.client();
     client.send("GET / HTTP/1.1\r\n\r\n");
     let reply = client.reply();
@@ -146,7 +146,7 @@ fn the_end_is_reported_if_the_client_disconnects() {
     }
 }
 
-/// What is made and can't be written any more is not complete, however short it is.
+/// A response that can't be written any more is not complete, however short it is.
 #[test]
 fn a_response_that_no_client_is_there_for_is_cut() {
     let (tell, told) = mpsc::channel();
@@ -170,7 +170,7 @@ fn a_response_that_no_client_is_there_for_is_cut() {
     gate.open();
     let end = told.recv_timeout(DEADLINE).unwrap();
     assert_eq!((end.status, end.bytes, end.complete), (StatusCode::OK, 0, false));
-    // Of answers that go out together, those that the socket has are complete.
+    // Of responses that are sent together, those that the socket has accepted are complete.
     const ALL: usize = 1_000;
     let mut client = Client::narrow(fixture.address());
     client.send(get("/30k").repeat(ALL));

@@ -1,4 +1,4 @@
-//! What each worker has for itself, in servers in this process.
+//! Per-worker values, in servers in this process.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -172,6 +172,6 @@ fn threads_that_are_no_workers_make_theirs_at_first_use() {
     let reply = Client::to(server.addresses()[0]).get("/");
     assert_eq!(reply.text(), "3 heirloom-detached-1");
     server.stop().unwrap();
-    // That of this thread is left.
+    // This thread's value is left.
     eventually("the stream's went with its thread", || book.gone.load(Ordering::SeqCst) == 2);
 }

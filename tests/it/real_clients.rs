@@ -1,4 +1,4 @@
-//! What real clients make of the server. Each is skipped, loudly, where it is not installed.
+//! Real clients against the server. Each is skipped with a note if it is not installed.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -101,7 +101,7 @@ fn curl_uploads_in_chunks() {
     assert_eq!(curl(&fixture, &["-T", "-", "-X", "POST"], &["/count"], &body), "1000000");
 }
 
-/// It neither waits nor stops sending before it has seen why: the answer must reach it.
+/// It neither waits nor stops sending before it has read the response, which must reach it.
 #[test]
 fn curl_sees_a_refusal_while_it_sends() {
     if !installed("curl", &["--version"]) {

@@ -68,7 +68,7 @@ fn a_date_that_is_none_is_not_sent() {
     let mut client = fixture.client();
     let theirs = "Sun,_06_Nov_1994_08:49:37_GMT";
     let date = |client: &mut Client, fields: &str| {
-        // That there is exactly one, and well-formed, is looked at for each response.
+        // Each response must have exactly one, well-formed.
         let reply = client.get(&format!("/200?{fields}"));
         reply.field("date").unwrap() == theirs.replace('_', " ")
     };
@@ -180,7 +180,7 @@ fn a_switch_comes_behind_the_request_and_its_100() {
     client.half_close();
     assert_eq!(client.take(7), b", world");
     client.expect_fin();
-    // What is left of a body is not for what is spoken next.
+    // The rest of a body is not passed to the next protocol.
     let mut client = fixture.client();
     client.send(head("/unread") + "\r\nhello");
     assert_eq!(client.reply().status, 500);
@@ -270,7 +270,7 @@ fn methods() {
     assert_eq!((status, allow.as_deref()), (204, Some("GET, HEAD, OPTIONS, POST, PUT")));
 }
 
-/// All fields of GET but those that only its content decides.
+/// All fields of GET except those that depend on its content.
 #[test]
 fn head_has_the_fields_of_get() {
     let fixture = Fixture::new();
@@ -301,7 +301,7 @@ fn head_has_the_fields_of_get() {
     }
 }
 
-/// What the server itself says to it has none either; more than the head would show as the end.
+/// The server's own responses to it have no body either; bytes after the head would show at the end.
 #[test]
 fn head_gets_no_content() {
     let fixture = Fixture::new();
@@ -473,7 +473,7 @@ fn statuses_that_are_not_known() {
     client.expect_kept();
 }
 
-/// As bodies that the server collects itself: see `refusals.rs`.
+/// The same as for bodies that the server collects: see `refusals.rs`.
 #[test]
 fn faults_of_a_streamed_body_are_reported() {
     let limits = Limits::new().body_bytes(10);

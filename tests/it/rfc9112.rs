@@ -7,7 +7,7 @@ use heirloom::prelude::*;
 use crate::support::tables::{Case, GET, HELLO, Then, Then::*, expect, run};
 use crate::support::*;
 
-/// What is sent, the responses to it, and what then.
+/// The request bytes, the responses, and the connection afterwards.
 type Row<'a> = (&'a [u8], &'a [&'a str], Then);
 
 #[track_caller]
@@ -75,7 +75,7 @@ fn line_ends() {
 fn octets_are_not_characters() {
     let rows: &[Row<'_>] = &[
         (b"GET /x HTTP/1.1\r\nHost: h\r\nX: \xff\x80\xc0\r\n\r\n", &[SEEN], Kept),
-        // What some decoders make an LF or a colon of.
+        // Bytes that some decoders turn into an LF or a colon.
         (b"GET /x HTTP/1.1\r\nHost: h\r\nX: a\xc4\x8aContent-Length: 5\r\n\r\n", &[SEEN], Kept),
         (b"GET /x HTTP/1.1\r\nHost: h\r\nX\xef\xbc\x9a a: b\r\n\r\n", &["400"], Closed),
         (b"G\xc3\x8bT /x HTTP/1.1\r\nHost: h\r\n\r\n", &["400"], Closed),
@@ -91,7 +91,7 @@ fn empty_lines_before_a_request() {
         (b"\n\nGET /x HTTP/1.1\r\nHost: h\r\n\r\n", &[SEEN], Kept),
         (b"\r\n\r\n\r\n\r\n\r\nGET /x HTTP/1.1\r\nHost: h\r\n\r\n", &["400"], Closed),
         (b"\rGET /x HTTP/1.1\r\nHost: h\r\n\r\n", &["400"], Closed),
-        // As old clients end a body.
+        // An empty line, as old clients end a body.
         (
             b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello\r\nGET /x HTTP/1.1\r\nHost: h\r\n\r\n",
             &[HELLO_SENT, SEEN],
@@ -271,7 +271,7 @@ fn absolute_form() {
     #[rustfmt::skip]
     let rows: &[Row<'_>] = &[
         (b"GET http://h/x HTTP/1.1\r\nHost: h\r\n\r\n", &["200 GET http://h/x HTTP/1.1 [\"h\"] \"\""], Kept),
-        // Its host is the one that counts.
+        // The target's host counts.
         (b"GET http://g:81/x HTTP/1.1\r\nHost: h\r\n\r\n", &["200 GET http://g:81/x HTTP/1.1 [\"g:81\"] \"\""], Kept),
         (b"GET HTTP://g/x HTTP/1.1\r\nHost:\r\n\r\n", &["200 GET http://g/x HTTP/1.1 [\"g\"] \"\""], Kept),
         (b"GET http://g/x HTTP/1.0\r\n\r\n", &["200 GET http://g/x HTTP/1.0 [\"g\"] \"\""], Closed),
@@ -577,7 +577,7 @@ fn trailers() {
     #[rustfmt::skip]
     let good = [
         ("", "200"), ("X-Sum: 1\r\n", "200 x-sum=1"), ("x:a\r\nX: b \r\n", "200 x=a x=b"), ("X:\r\n", "200 x="),
-        // What was decided by the head is not changed by what comes behind the body.
+        // Trailers don't change decisions that depend on the head.
         ("Content-Length: 100\r\nX: y\r\n", "200 x=y"), ("Transfer-Encoding: chunked\r\n", "200"), ("Host: other\r\n", "200"), ("Connection: close\r\n", "200"), ("Authorization: x\r\n", "200"),
         ("Cookie: a\r\n", "200"), ("Content-Type: a/b\r\n", "200"), ("Expect: 100-continue\r\n", "200"), ("Range: bytes=0-1\r\n", "200"), ("If-Match: *\r\n", "200"), ("X-Forwarded-For: ::1\r\n", "200"),
         ("Trailer: x\r\n", "200"), ("TE: x\r\n", "200"), ("Upgrade: x\r\n", "200"), ("Content-Encoding: gzip\r\n", "200"), ("Keep-Alive: x\r\n", "200"),

@@ -33,7 +33,7 @@ fn closes(running: &RunningServer, reason: CloseReason) -> u64 {
     running.handle().stats().closes.iter().find(|(r, _)| *r == reason).map_or(0, |(_, n)| *n)
 }
 
-/// What comes until the end.
+/// All bytes until the end.
 fn rest(mut stream: &TcpStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
@@ -160,7 +160,7 @@ fn in_a_drain_parked_connections_get_a_last_word() {
     assert!(given.recv().is_err(), "the iterator has ended");
 }
 
-/// As a client that sends without looking does.
+/// Like a client that sends without reading.
 #[test]
 fn what_was_written_is_not_taken_away_by_a_reset() {
     let (running, given) = give(StreamServer::new());

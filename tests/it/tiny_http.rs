@@ -26,7 +26,7 @@ fn write_raw(request: tiny_http::Request, bytes: &[u8]) -> std::io::Result<()> {
     writer.flush()
 }
 
-/// As a tiny_http service has it.
+/// A handler as in a tiny_http service.
 fn handle(mut request: tiny_http::Request) {
     let url = request.url().to_owned();
     let path = url.split('?').next().unwrap_or_default();

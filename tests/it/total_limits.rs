@@ -53,7 +53,7 @@ fn half_received_heads_hold_no_more_than_the_memory_they_may() {
     eventually("all is given back", || fixture.stats().buffered_bytes == 0);
 }
 
-/// Three times the same, of 40 KiB each, where there is memory for two.
+/// Three equal requests of 40 KiB each, with memory for two.
 #[track_caller]
 fn expect_room_for_two(fixture: &Fixture, request: &[u8], reason: CloseReason) {
     let mut clients: Vec<Client> = (0..2).map(|_| fixture.client()).collect();
@@ -70,7 +70,7 @@ fn expect_room_for_two(fixture: &Fixture, request: &[u8], reason: CloseReason) {
     eventually("all is given back", || fixture.stats().buffered_bytes == 0);
 }
 
-/// What waits is not only what a parser has not seen.
+/// Waiting bytes include those that a parser has already seen.
 #[test]
 fn heads_and_trailers_that_wait_for_the_rest_of_a_body_count() {
     let long = "x".repeat(40_000);
@@ -111,7 +111,7 @@ const TURN: usize = 128;
 /// One worker, and the clients that wait for it in this order: one whose handler waits, one that pipelines, three others.
 struct Turns {
     fixture: Fixture,
-    /// Of the handlers of the last three clients.
+    /// The calls of the last three clients' handlers.
     second: Gate,
     order: Arc<Mutex<Vec<&'static str>>>,
     holder: Client,
@@ -154,10 +154,10 @@ impl Turns {
     }
 }
 
-/// Turns are counted, not time: after one of them it is the others' turn.
+/// A turn has a number of requests: after it the others are served.
 #[test]
 fn a_client_that_pipelines_has_turns_like_others() {
-    // On a machine that is busy with something else a turn may have taken its time with fewer.
+    // On a busy machine the time of a turn may end after fewer requests.
     let turns = (0..20).map(|_| requests_in_a_turn());
     assert!(turns.inspect(|n| assert!(*n <= TURN)).any(|n| n == TURN));
 }
@@ -168,7 +168,7 @@ fn requests_in_a_turn() -> usize {
     let mut turns = Turns::new(Duration::ZERO, |pipeliner| pipeliner.send(&requests));
     let so_far = turns.order.lock().unwrap().clone();
     let turn = so_far.iter().filter(|name| **name == "greedy").count();
-    // What it has sent beyond that counts, though no parser has seen it.
+    // Further bytes that it has sent count, though no parser has seen them.
     let beyond = requests.len() / GREEDY * (GREEDY - turn);
     eventually("it is held", || turns.fixture.stats().buffered_bytes == beyond as u64);
     turns.second.open();
@@ -189,10 +189,10 @@ fn requests_in_a_turn() -> usize {
 fn a_client_that_pipelines_slow_requests_has_turns_like_others() {
     let mut turns = Turns::new(Duration::from_millis(10), |pipeliner| {
         pipeliner.send(get("/greedy").repeat(10));
-        // Its end is not that of the connection.
+        // The end of its side is not the end of the connection.
         pipeliner.half_close();
     });
-    // What is answered has not waited for its next turn.
+    // A connection with its response has not waited for its next turn.
     assert_eq!(turns.pipeliner.reply().status, 200);
     turns.second.open();
     turns.others.iter_mut().for_each(|client| assert_eq!(client.reply().status, 200));
@@ -292,12 +292,12 @@ fn limits_of_listeners_and_peers_do_not_bind_operators() {
     for operator in &mut operators {
         assert_eq!(operator.get("/healthz").said(), "200 ok");
     }
-    // They have taken no place from their peer's others, of which there may be one.
+    // They do not count against the peer's limit of one.
     let mut client = fixture.client();
     client.expect_kept();
     let mut second = fixture.client();
     assert_eq!(second.reply().status, 503);
-    // A listener that is full, and is open again: the others are not looked at as full, too.
+    // One listener is full, and accepts again: the others do not count as full.
     let alone = Limits::new().connections_per_listener(1);
     let fixture = Fixture::with(|server| server.limits(alone).admin("127.0.0.1:0"));
     let admin = fixture.running().addresses()[1];
@@ -327,7 +327,7 @@ fn limits_that_exclude_every_client_are_errors_at_start() {
     assert!(refused(server().timeouts(timeouts)).starts_with("Timeouts::idle is zero"));
     assert!(refused(server().workers(0)).contains("needs 1 to 10000 workers"));
     assert!(refused(server().stack_bytes(0)).contains("stack"));
-    // The least that may be said serves.
+    // The smallest valid value serves.
     let limits = Limits::new()
         .head_fields(1)
         .body_memory_bytes(0)
@@ -343,7 +343,7 @@ fn limits_that_exclude_every_client_are_errors_at_start() {
     let mut client = fixture.client();
     let reply = client.get("/");
     assert_eq!((reply.said(), reply.closes()), ("200 Hello, World!".to_owned(), true));
-    // So does the most.
+    // So does the largest.
     let limits = Limits::new()
         .head_bytes(usize::MAX)
         .head_fields(usize::MAX)
@@ -395,12 +395,12 @@ fn a_peer_may_have_a_limit() {
 }
 
 fn timed(limits: Limits) -> Fixture {
-    // No stall is as long as a test; only the rate can be what ends it.
+    // No stall is as long as a test; only the rate can end it.
     let timeouts = Timeouts::new().rate_grace(Duration::from_millis(500));
     Fixture::with(|server| server.limits(limits).timeouts(timeouts))
 }
 
-/// A byte every now and then is no stall, and no rate either.
+/// An occasional byte is no stall, but it is below the rate.
 #[test]
 fn a_body_that_comes_too_slowly_is_refused() {
     let fixture = timed(Limits::new().body_rate(1 << 20));
@@ -418,7 +418,7 @@ fn a_body_that_comes_too_slowly_is_refused() {
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     assert_eq!(client.reply().status, 408);
     fixture.expect_closes(CloseReason::BodyTimeout, 1);
-    // A quick one, however long it takes after the grace, is not touched.
+    // A fast client is not cut, however long the body takes after the grace.
     let mut client = fixture.client();
     client.send(&request);
     assert_eq!(client.reply().body.len(), 10_000);

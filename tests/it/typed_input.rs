@@ -1,4 +1,4 @@
-//! What clients send, as types of the handler's: JSON, forms, queries, cookies; and problems.
+//! Typed input: JSON, forms, queries, cookies; and problems.
 
 use heirloom::cookie::Cookie;
 use heirloom::prelude::*;
@@ -43,7 +43,7 @@ fn query(req: Request) -> Result<String, InputError> {
     Ok(format!("{} {}", person.name, person.age))
 }
 
-/// As of checkboxes, or a list of which several may be chosen.
+/// Repeated fields, as from checkboxes or a multiple choice list.
 #[derive(Deserialize)]
 struct Search {
     #[serde(default)]
@@ -184,7 +184,7 @@ fn a_field_may_come_several_times_where_there_is_room_for_it() {
         assert_eq!(post.status, if status == 400 { 422 } else { status }, "{text}");
         assert_eq!(post.text(), get.text(), "{text}");
     }
-    // What must come once.
+    // A field that must not be repeated.
     for (text, expected) in [
         ("page=1&page=2", "duplicate field `page`"),
         ("exact=true&exact=true", "duplicate field `exact`"),

@@ -111,7 +111,7 @@ fn a_wait_distinguishes_bytes_end_silence_and_drain() {
             }
         }
     });
-    // What came early is there at once; more than a read takes stays there.
+    // Early bytes are available at once; those beyond one read remain.
     let mut client = scene.client("early");
     let mut heard = String::new();
     while !heard.ends_with("32.") {

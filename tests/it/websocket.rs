@@ -280,7 +280,7 @@ fn codes_that_a_client_must_not_send_are_not_repeated() {
     let no_code: Vec<u16> = vec![0, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535];
     for code in no_code {
         let mut client = scene.client();
-        // What came before it counts.
+        // Messages before it count.
         client.send([frame(FIN | TEXT, "first"), close(code, "")].concat());
         expect(&mut client, TEXT, "first");
         expect_close(&mut client, 1002);
@@ -417,7 +417,7 @@ fn each_way_to_end_has_its_code() {
                 assert_eq!(socket.close(1005, "").unwrap_err().kind(), ErrorKind::InvalidInput);
                 socket.close(1003, "")?;
                 assert_eq!(socket.send("x").unwrap_err().kind(), ErrorKind::BrokenPipe);
-                // What was said before the client knew.
+                // Messages that the client sent before it knew.
                 assert_eq!(socket.read()?, Some("last".into()));
                 assert_eq!(socket.read()?, None);
                 Ok(())
@@ -442,7 +442,7 @@ fn each_way_to_end_has_its_code() {
 
 #[test]
 fn a_drain_closes_with_1001_whatever_the_thread_waits_for() {
-    // In a read; and in something that knows nothing of it.
+    // In a read, and in code that does not know of the drain.
     let cases: [Speak; 2] = [echo, |socket| {
         let sender = socket.sender();
         eventually("it is closed", || !sender.is_open());
@@ -495,14 +495,14 @@ fn a_client_that_vanishes_is_noticed() {
         WebSocketOptions::new().ping(Duration::from_millis(50)).silence(Duration::from_millis(1500));
     let scene = Scene::with(options, echo);
     let mut client = scene.client();
-    // As long as it answers it stays, though it says nothing else.
+    // The connection stays as long as the client answers Pings.
     for _ in 0..40 {
         expect(&mut client, PING, "");
         client.send(frame(FIN | PONG, ""));
     }
     client.send(frame(FIN | TEXT, "here"));
     while receive(&mut client).0 == PING {}
-    // From here on it reads, but says nothing.
+    // From here on it reads, but sends nothing.
     scene.expect_report("Err(ConnectionAborted)");
     scene.expect_no_client();
 }
@@ -600,7 +600,7 @@ fn pings_without_end_hold_no_memory_without_end() {
         twin.send(rest);
         twin.send(frame(FIN | TEXT, "the last"));
     });
-    // All of them are answered as soon as it takes the answers.
+    // All of them are answered as soon as it reads the answers.
     for _ in 0..=sent / ping.len() {
         expect(&mut client, PONG, [b'p'; 125]);
     }

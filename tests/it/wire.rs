@@ -1,5 +1,5 @@
-//! What goes over the wire, byte by byte: tables of what is sent, what comes back, and what becomes
-//! of the connection.
+//! Bytes on the wire: tables of requests, their responses, and the state
+//! of the connection afterwards.
 
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ fn refused_heads() {
     let long_target = [b"GET /", &[b'a'; 8 << 10][..], b" HTTP/1.1\r\nHost: h\r\n\r\n"].concat();
     let long_field = [b"GET / HTTP/1.1\r\nHost: h\r\nX: ", &[b'a'; 64 << 10][..], b"\r\n\r\n"].concat();
     let many_fields = [b"GET / HTTP/1.1\r\nHost: h\r\n", "X: y\r\n".repeat(100).as_bytes(), b"\r\n"].concat();
-    // Each is followed by what must not be taken for a request.
+    // Each is followed by bytes that must not be taken for a request.
     #[rustfmt::skip]
     let cases: &[(&str, &[u8], &str)] = &[
         ("garbage", b"\x16\x03\x01\x02\r\n\r\n", "400"),
@@ -135,7 +135,7 @@ fn refused_heads() {
     ];
     for (name, head, status) in cases {
         for follow in [&b""[..], GET] {
-            // Byte by byte where it is short.
+            // Byte by byte if it is short.
             for step in if head.len() < 200 { &[1, usize::MAX][..] } else { &[usize::MAX] } {
                 let mut client = fixture.client();
                 let bytes = [head, follow].concat();
@@ -295,7 +295,7 @@ fn request_bodies_at_every_limit() {
     }
 }
 
-/// The client sends all before it looks: what it has not sent yet must not cost it the response.
+/// The client sends everything before it reads: bytes that it has not sent yet must not cost it the response.
 #[test]
 fn a_body_beyond_the_maximum() {
     let fixture = Fixture::with(|server| server.limits(small_bodies()));
@@ -310,7 +310,7 @@ fn a_body_beyond_the_maximum() {
     }
 }
 
-/// As above, with what fits into a lingering close.
+/// As above, with a body that fits into a lingering close.
 #[test]
 fn a_body_a_little_beyond_the_maximum() {
     let limits = Limits::new().body_bytes(100 << 10);
@@ -370,7 +370,7 @@ fn expect_100_continue() {
         client.send(head(line, len));
         expect(&mut client, line, &[answer], Closed);
     }
-    // A handler that does not read never asks for more.
+    // If the handler does not read, no 100 is sent.
     let mut client = fixture.client();
     client.send(head("POST /discard", 5));
     expect(&mut client, "unread", &["200 ok"], Closed);
@@ -383,11 +383,11 @@ fn expect_100_continue() {
         assert_eq!(answer.status, 200);
         assert_eq!(client.reply().said(), HELLO);
     }
-    // Nothing is expected of nothing.
+    // No 100 without a body.
     client.send(head("POST /echo", 0));
     assert_eq!(client.reply().said(), "200");
     client.expect_kept();
-    // 1.0 does not know of it.
+    // HTTP/1.0 has no 100.
     let mut client = fixture.client();
     client.send("POST /echo HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
     eventually("the head is read", || fixture.stats().in_flight == 1);
@@ -400,7 +400,7 @@ fn expect_100_continue() {
 fn a_body_that_its_handler_leaves() {
     let limits = Limits::new().discard_bytes(50_000);
     let fixture = Fixture::with(|server| server.limits(limits));
-    // Up to the limit it is dropped, and what follows is served.
+    // Up to the limit it is dropped, and the next request is served.
     for request in [post("/discard", &[b'x'; 50_000]), post_chunked("/discard", &[&[b'x'; 40_000]])] {
         let mut client = fixture.client();
         client.send([&request, GET].concat());
@@ -414,13 +414,13 @@ fn a_body_that_its_handler_leaves() {
     client.send([&post("/discard", &[b'x'; 150_000])[..], GET].concat());
     expect(&mut client, "beyond", &["200 ok"], Closed);
     fixture.expect_closes(CloseReason::BodyUnread, 1);
-    // Where no length was announced, as much is dropped as a body may have.
+    // Without an announced length, as many bytes are dropped as a body may have.
     let mut client = fixture.client();
     client.send([&post_chunked("/discard", &[&[b'x'; 50_000][..]; 3])[..], GET].concat());
     expect(&mut client, "beyond, chunked", &["200 ok", HELLO], Kept);
 }
 
-/// Nor is it waited for.
+/// The server does not wait for it either.
 #[test]
 fn a_chunk_beyond_the_limit_of_the_body_is_refused_by_its_size() {
     let limits = Limits::new().body_bytes(1000);
@@ -443,7 +443,7 @@ fn a_chunk_beyond_the_limit_of_the_body_is_refused_by_its_size() {
     }
 }
 
-/// As old clients send them behind a body (RFC 9112 §2.2).
+/// Empty lines, as old clients send them after a body (RFC 9112 §2.2).
 #[test]
 fn an_empty_line_begins_no_request() {
     let fixture = Fixture::new();
@@ -462,7 +462,7 @@ fn an_empty_line_begins_no_request() {
     expect(&mut client, "too many", &["400 too many empty lines before the request"], Closed);
 }
 
-/// The answer is out of the handler's hands already: it must reach the client.
+/// The handler has already returned the response: it must reach the client.
 #[test]
 fn a_left_body_that_is_malformed() {
     let fixture = Fixture::new();
@@ -533,7 +533,7 @@ fn a_panic_costs_no_worker() {
     assert_eq!(fixture.stats().panics, 5);
 }
 
-/// Whatever of the user's code panics on a worker.
+/// Each place where the user's code can panic on a worker.
 #[test]
 fn a_panic_outside_the_handler_costs_no_worker() {
     let handler = (|_: heirloom::Request| "fine\n").wrap(|request: heirloom::Request, next: Next<'_>| {
@@ -587,7 +587,7 @@ fn a_response_that_fails_shows() {
         assert!(reply.body.len() <= 1_000);
         assert_eq!((reply.status, reply.trailing), (200, How::Cut(End::Fin)), "{path}");
     }
-    // What is framed by nothing can only be reset.
+    // A response without framing can only be reset.
     for path in ["/fails/error", "/fails/panic"] {
         let mut client = fixture.client();
         client.send(format!("GET {path} HTTP/1.0\r\n\r\n"));
@@ -596,7 +596,7 @@ fn a_response_that_fails_shows() {
             Err(end) => assert_eq!(end, End::Reset, "{path}"),
         }
     }
-    // What has a length has an end, even of a client that would close.
+    // A body with a length has an end, even if the client would close.
     let mut client = fixture.client();
     client.send("GET /fails/early?2000 HTTP/1.0\r\n\r\n");
     assert_eq!(client.reply().trailing, How::Cut(End::Fin));
@@ -621,7 +621,7 @@ fn detached_streams() {
     client.send("HEAD /detached HTTP/1.1\r\nHost: h\r\n\r\n");
     expect(&mut client, "HEAD", &["HEAD 200"], Closed);
 
-    // It comes piece by piece, and one is all that may run.
+    // It arrives piece by piece, and only one may run.
     let mut client = fixture.client();
     client.send(get("/detached/wait"));
     fixture.gate().wait_for(1);
@@ -687,7 +687,7 @@ fn upgrades() {
         assert_eq!(client.take(4), b"bye.");
         client.expect_fin();
     }
-    // Behind an answer, with a request body before it.
+    // After a response, with a request body before it.
     let mut client = fixture.client();
     client.send([GET, request.as_bytes(), b"now."].concat());
     assert_eq!(client.reply().said(), HELLO);
@@ -701,14 +701,14 @@ fn upgrades() {
     client.send(format!(".{}", "x".repeat(100_000)));
     assert_eq!(client.take(256)[0], b'.');
     client.expect_fin();
-    // Half-closed: what was said is still answered.
+    // Half-closed: earlier bytes are still answered.
     let mut client = fixture.client();
     client.send([request, "last"].concat());
     client.half_close();
     assert_eq!(client.reply().status, 101);
     assert_eq!(client.take(4), b"last");
     client.expect_fin();
-    // 1.0 knows no upgrade.
+    // HTTP/1.0 has no upgrade.
     let mut client = fixture.client();
     client.send("GET /upgrade HTTP/1.0\r\n\r\n");
     expect(&mut client, "1.0", &["426"], Closed);
@@ -855,7 +855,7 @@ fn asked() -> impl Strategy<Value = Asked> {
     ]
 }
 
-/// Sent together and cut anywhere, requests are answered as each is alone.
+/// Requests that are sent together and split anywhere get the same responses as each alone.
 #[test]
 fn pieces_do_not_matter() {
     let fixture = Fixture::new();

@@ -64,7 +64,7 @@ pub(crate) fn assert_patterned(body: &[u8], len: usize) {
     }
 }
 
-/// What ended a connection.
+/// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Fin,
@@ -87,7 +87,7 @@ pub(crate) enum How {
     Length,
     Chunked,
     Close,
-    /// By the connection's end, before the body's.
+    /// The connection ended before the body.
     Cut(End),
 }
 
@@ -161,7 +161,7 @@ impl Client {
         self.stream.write_all(bytes.as_ref()).unwrap();
     }
 
-    /// What a client may see whose server has said all and closes.
+    /// The possible ends for a client whose server has sent everything and closes.
     pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())
     }
@@ -228,7 +228,7 @@ impl Client {
         self.until(|unread| (!unread.is_empty()).then(|| unread.remove(0)))
     }
 
-    /// At least one byte and up to `n`, without reading ahead.
+    /// Reads at least one byte and up to `n`, without reading ahead.
     #[track_caller]
     pub(crate) fn sip(&mut self, n: usize) -> usize {
         let mut piece = vec![0; n];
@@ -350,7 +350,7 @@ impl Client {
         assert_eq!(self.end(), End::Fin);
     }
 
-    /// Nothing came and nothing ended.
+    /// Expects that nothing arrives and the connection stays open.
     #[track_caller]
     pub(crate) fn expect_silence(&mut self) {
         self.stream.set_nonblocking(true).unwrap();
@@ -451,7 +451,7 @@ impl Fixture {
         Fixture::of(gate, configure(server))
     }
 
-    /// Of a server whose handlers wait at `gate`.
+    /// The fixture of a server whose handlers wait at `gate`.
     pub(crate) fn of(gate: Gate, server: Server) -> Fixture {
         Fixture { gate, running: Some(server.spawn().unwrap()) }
     }
@@ -510,14 +510,14 @@ impl Drop for Fixture {
 
 /// Defaults, but a stop that does not wait for idle clients.
 pub(crate) fn quick() -> Timeouts {
-    // What a busy machine could run into; a test of one of these sets it.
+    // Limits that a busy machine could reach; a test of one of these sets it.
     const LONG: Duration = Duration::from_secs(600);
     let patient =
         Timeouts::new().head(LONG).body_stall(LONG).response_stall(LONG).rate_grace(LONG).queue_wait(LONG);
     patient.idle_grace(Duration::from_millis(250))
 }
 
-/// Whose default is 2 MiB, too much to send in a debug build's test tables.
+/// The default of 2 MiB is too much to send in the tables of a debug build.
 pub(crate) const BODY_MAXIMUM: u64 = 1 << 20;
 
 pub(crate) fn small_bodies() -> Limits {
