@@ -21,7 +21,7 @@ pub fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
     if let Some(path) = std::env::var_os("HEIRLOOM_SKIPS") {
         let test = std::thread::current().name().unwrap_or_default().to_owned();
-        let file = OpenOptions::new().append(true).create(true).open(path);
+        let file = OpenOptions::new().append(true).open(path);
         file.and_then(|mut file| writeln!(file, "{test}: {}", why.trim_end()))
             .expect("a file for skipped tests");
     }
