@@ -97,7 +97,7 @@ impl Server {
     }
 
     /// Adds a listener for operators, with `/healthz`, `/readyz`, `/metrics` and `/status` (see
-    /// [`admin::routes`](crate::admin::routes)). It has a dedicated worker, which answers while all others are in handlers.
+    /// [`crate::admin::routes`]). It has a dedicated worker, which answers while all others are in handlers.
     /// `name` is an address as for [`listen`](Server::listen). Default: none.
     #[must_use]
     pub fn admin(mut self, name: impl Into<String>) -> Server {
