@@ -28,7 +28,7 @@ pub use proc::Proc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub use shell::{LogPipe, Shell, lacks, skip, unshare};
 
-/// The deadline for everything that should happen at once, on a busy machine too.
+/// How long a test waits for an event that is expected immediately. A busy machine needs part of it.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Starts `kitchen_sink` with these flags on a free port.

@@ -1,5 +1,5 @@
-//! A raw client that distinguishes FIN from RST, a server with a route for every case, and events to wait
-//! for.
+//! What the wire tests share: a client that sends raw bytes and distinguishes FIN from RST, a server with a route for each case,
+//! and functions that wait for an event.
 
 #![allow(dead_code, reason = "each test crate uses its own part")]
 

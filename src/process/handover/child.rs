@@ -288,7 +288,7 @@ pub(crate) struct Child {
     end: Option<String>,
 }
 
-/// Whose child the process is.
+/// Which process is its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kinship {
     /// Ours: we reap it.
@@ -402,7 +402,7 @@ impl Child {
                 Ok(WaitStatus::Signaled(_, signal, _)) => Some(format!("was killed by {signal}")),
                 Ok(_) => None,
                 Err(Errno::EINTR) => continue,
-                // Somebody else reaps our children (a SIGCHLD handler of the user's): only the pidfd knows.
+                // Other code reaps our children (a SIGCHLD handler of the user's): only the pidfd shows whether it has ended.
                 Err(_) if self.process.pidfd.is_some() => gone(),
                 Err(_) => Some("is gone".to_owned()),
             };

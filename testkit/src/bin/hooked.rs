@@ -86,7 +86,7 @@ fn main() -> Result<(), heirloom::Error> {
         .timeouts(
             Timeouts::new()
                 .probation(Duration::from_millis(args[2].parse().expect("a number")))
-                // Some tests wait for this timeout; a good successor is ready within it on a busy machine too.
+                // Some tests wait for this timeout; a good successor is ready within it even on a busy machine.
                 .ready(Duration::from_secs(10))
                 .drain(Duration::from_secs(if folder.join("patient").exists() { 3600 } else { 2 })),
         )

@@ -226,7 +226,7 @@ fn one_that_hangs_before_it_is_ready() {
 /// Longer than any test: probation does not end.
 const LONG: &str = "600000";
 
-/// For tests that wait for this timeout: a good successor is ready within it on a busy machine too.
+/// For tests that wait for this timeout: a good successor is ready within it even on a busy machine.
 const READY: &str = "10000";
 
 /// What a successor has accepted dies with it, and only that: at most one request of each client

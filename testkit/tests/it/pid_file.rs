@@ -26,7 +26,7 @@ impl Bench {
         fs::create_dir(folder.path().join("run")).unwrap();
         let (program, pid_file) = (folder.path().join("program"), folder.path().join("run/pid"));
         symlink(PROGRAM, &program).unwrap();
-        // One test waits for this timeout; a good successor is ready within it on a busy machine too.
+        // One test waits for this timeout; a good successor is ready within it even on a busy machine.
         let flags = ["--probation-ms", probation_ms, "--ready-timeout-ms", "10000"];
         let flags = [&flags[..], &["--pid-file", pid_file.to_str().unwrap()]].concat();
         let server = Proc::start(&program, &flags);
