@@ -23,7 +23,7 @@ use heirloom::upgrade::Upgraded;
 use heirloom::{RouteLimits, limited};
 
 const USAGE: &str =
-    "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--any-parent] [--store-listeners] [--unix PATH] [--admin ADDR]
+    "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--control PATH] [--any-parent] [--store-listeners] [--unix PATH] [--admin ADDR]
     [--tls-listen ADDR --cert F --key F]
     [--probation-ms N] [--ready-timeout-ms N] [--drain-timeout-ms N] [--lame-duck-ms N]
     [--idle-grace-ms N] [--head-timeout-ms N] [--idle-timeout-ms N]";
@@ -50,6 +50,9 @@ fn main() -> Result<(), heirloom::Error> {
     let mut process = ProcessConfig::new();
     if let Some(path) = flags.pid_file {
         process = process.pid_file(path);
+    }
+    if let Some(path) = flags.control {
+        process = process.control_socket(path);
     }
     if flags.any_parent {
         process = process.handover_under_any_parent();
@@ -226,6 +229,7 @@ struct Flags {
     tls: Option<[String; 3]>,
     admin: Option<String>,
     pid_file: Option<String>,
+    control: Option<String>,
     any_parent: bool,
     store_listeners: bool,
     workers: usize,
@@ -239,6 +243,7 @@ impl Flags {
             tls: None,
             admin: None,
             pid_file: None,
+            control: None,
             any_parent: false,
             store_listeners: false,
             workers: 32,
@@ -246,7 +251,7 @@ impl Flags {
         };
         let mut tls = [None, None, None];
         while let Some(flag) = args.next() {
-            if let "--control" | "--supervise" = flag.as_str() {
+            if flag == "--supervise" {
                 return Err(format!("{flag}: this version of heirloom can't do that yet"));
             }
             if let "--help" | "-h" = flag.as_str() {
@@ -271,6 +276,7 @@ impl Flags {
                 "--key" => tls[2] = Some(value),
                 "--admin" => flags.admin = Some(value),
                 "--pid-file" => flags.pid_file = Some(value),
+                "--control" => flags.control = Some(value),
                 "--workers" => flags.workers = number()? as usize,
                 "--probation-ms" => flags.timeouts = flags.timeouts.probation(ms()?),
                 "--ready-timeout-ms" => flags.timeouts = flags.timeouts.ready(ms()?),

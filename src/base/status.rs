@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
@@ -135,6 +137,37 @@ impl AllCounters {
 /// A part of the server that contributes to a snapshot.
 pub(crate) trait Gauges: fmt::Debug + Send + Sync {
     fn add_to(&self, stats: &mut Stats);
+}
+
+/// A handler that runs now.
+#[derive(Clone, Debug)]
+pub(crate) struct RunningHandler {
+    pub(crate) method: String,
+    /// Without the query, which may hold secrets.
+    pub(crate) path: String,
+    pub(crate) age: Duration,
+    pub(crate) thread: String,
+}
+
+impl RunningHandler {
+    /// `what` is a method and a path.
+    pub(crate) fn new(what: &str, age: Duration, thread: String) -> RunningHandler {
+        let (method, path) = what.split_once(' ').unwrap_or((what, ""));
+        RunningHandler { method: method.to_owned(), path: path.to_owned(), age, thread }
+    }
+}
+
+/// A connection that no worker has.
+#[derive(Clone, Debug)]
+pub(crate) struct ParkedConnection {
+    pub(crate) listener: String,
+    /// None for a unix socket.
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) activity: &'static str,
+    /// How long it has been idle, if it is.
+    pub(crate) idle: Option<Duration>,
+    /// Requests so far.
+    pub(crate) requests: u64,
 }
 
 /// A snapshot of a server's counters and gauges.

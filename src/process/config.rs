@@ -37,7 +37,7 @@ use crate::process::systemd::WITHOUT_MAIN;
 /// ```
 #[must_use]
 pub struct ProcessConfig {
-    pub(crate) pid_file: Option<PathBuf>,
+    pub(crate) places: Places,
     pub(crate) executable: Option<PathBuf>,
     /// None: to be removed.
     pub(crate) variables: Vec<(OsString, Option<OsString>)>,
@@ -50,6 +50,13 @@ pub struct ProcessConfig {
     pub(crate) signals: Signals,
     pub(crate) signal_hooks: SignalHooks,
     pub(crate) files: Vec<(String, OwnedFd)>,
+}
+
+/// Where the server is found from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    pub(crate) pid_file: Option<PathBuf>,
+    pub(crate) control_socket: Option<PathBuf>,
 }
 
 type BeforeReady = Box<dyn FnOnce() -> Result<(), String> + Send>;
@@ -65,7 +72,7 @@ impl ProcessConfig {
     /// The defaults.
     pub fn new() -> ProcessConfig {
         ProcessConfig {
-            pid_file: None,
+            places: Places::default(),
             executable: None,
             variables: Vec::new(),
             raise_nofile: true,
@@ -86,7 +93,17 @@ impl ProcessConfig {
     /// The user that serves must be able to replace it: if [`before_ready`](Self::before_ready) changes the user, put
     /// it into a directory of that user. Otherwise `serve` returns an error.
     pub fn pid_file(mut self, path: impl Into<PathBuf>) -> ProcessConfig {
-        self.pid_file = Some(path.into());
+        self.places.pid_file = Some(path.into());
+        self
+    }
+
+    /// A unix socket for operators: its one-line commands report what the server does, start an upgrade and tell its
+    /// result, or stop the server. `docs/control.md` has them, and the program `heirloomctl` uses them. Default: none.
+    ///
+    /// The socket has mode 0600, and only the user that serves and the superuser are answered. It moves with handovers:
+    /// the path leads to the process that owns the service. Like the pid file it belongs in a directory of that user.
+    pub fn control_socket(mut self, path: impl Into<PathBuf>) -> ProcessConfig {
+        self.places.control_socket = Some(path.into());
         self
     }
 
@@ -269,7 +286,8 @@ impl Default for ProcessConfig {
 impl fmt::Debug for ProcessConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProcessConfig")
-            .field("pid_file", &self.pid_file)
+            .field("pid_file", &self.places.pid_file)
+            .field("control_socket", &self.places.control_socket)
             .field("executable", &self.executable)
             .field("raise_nofile", &self.raise_nofile)
             .field("signals", &self.signals)

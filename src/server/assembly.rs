@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::error::Error;
-use crate::base::status::{Gauges, Stats};
+use crate::base::status::{AllCounters, Gauges, ParkedConnection, RunningHandler, Stats};
 use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::{AcceptorCommand, Parking};
@@ -24,12 +24,15 @@ use crate::process::handover::Passed;
 pub(crate) struct Assembly<P> {
     /// The acceptor has them too; a socket is closed when both have dropped it.
     pub(crate) listeners: Mutex<Vec<Listener>>,
+    /// The names of the listeners, by which their connections are known when they are closed.
+    pub(crate) names: Vec<String>,
     pub(crate) parking: Arc<Parking<P>>,
     pub(crate) queues: Vec<Arc<Queue<Ready<P>>>>,
     pub(crate) wait_group: WaitGroup,
     pub(crate) workers: Box<dyn Workers>,
     pub(crate) grace: Duration,
     pub(crate) files: Files,
+    pub(crate) all_counters: AllCounters,
 }
 
 /// The threads that work on the connections.
@@ -37,6 +40,10 @@ pub(crate) trait Workers: fmt::Debug + Send + Sync {
     fn add_to(&self, stats: &mut Stats);
     /// What they do now, one line each.
     fn in_flight(&self) -> Vec<String>;
+    /// The handlers that run now.
+    fn handlers(&self) -> Vec<RunningHandler> {
+        Vec::new()
+    }
     /// A line for what is in flight and no thread has.
     fn unnamed(&self) -> &'static str;
     /// Notifies threads that the process drains; its phase says so already.
@@ -88,7 +95,7 @@ impl<P: fmt::Debug + Send> Gauges for Assembly<P> {
     }
 }
 
-impl<P> Engine for Assembly<P> {
+impl<P: fmt::Debug + Send> Engine for Assembly<P> {
     fn accept(&self) {
         self.parking.command(AcceptorCommand::Accept);
     }
@@ -150,5 +157,18 @@ impl<P> Engine for Assembly<P> {
 
     fn report(&self) -> String {
         format!("{} requests in flight, {} connections open", self.wait_group.count(), self.parking.open())
+    }
+
+    fn add_to(&self, stats: &mut Stats) {
+        self.all_counters.add_up(stats);
+        Gauges::add_to(self, stats);
+    }
+
+    fn connections(&self, most: usize) -> Vec<ParkedConnection> {
+        self.parking.parked(&self.names, most)
+    }
+
+    fn handlers(&self) -> Vec<RunningHandler> {
+        self.workers.handlers()
     }
 }

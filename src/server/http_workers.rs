@@ -10,7 +10,7 @@ use crate::base::contain_panic::panic_text;
 use crate::base::error::Error;
 use crate::base::limits::Limits;
 use crate::base::log::{error, warn};
-use crate::base::status::{AllCounters, Stats};
+use crate::base::status::{AllCounters, RunningHandler, Stats};
 use crate::base::sync::lock;
 use crate::http::exchange::detached::Detached;
 use crate::http::exchange::{self, Common, CurrentRequest, Progress, Stores, WorkerState};
@@ -42,8 +42,8 @@ impl Budgets {
 
 #[derive(Debug)]
 pub(super) struct HttpWorkers {
-    /// One for each worker.
-    current_requests: Vec<Arc<CurrentRequest>>,
+    /// One for each worker, with the name of its thread.
+    current_requests: Vec<(String, Arc<CurrentRequest>)>,
     pools: Mutex<Vec<Pool<Ready<Progress>>>>,
     detached: Arc<Detached>,
     budgets: Budgets,
@@ -66,7 +66,8 @@ impl HttpWorkers {
             let events = pool_events(&common.parking, index);
             let queue = Arc::new(Queue::new(count, permits).with_events(events));
             let of_pool: Vec<Arc<CurrentRequest>> = (0..count).map(|_| Arc::default()).collect();
-            current_requests.extend(of_pool.iter().cloned());
+            let names = (0..count).map(|index| config.thread_name(index));
+            current_requests.extend(names.zip(of_pool.iter().cloned()));
             match start_pool(config, &common, all_counters, &queue, of_pool) {
                 Ok(pool) => pools.push(pool),
                 Err(e) => {
@@ -115,9 +116,17 @@ impl Workers for HttpWorkers {
 
     fn in_flight(&self) -> Vec<String> {
         let mut lines: Vec<String> =
-            self.current_requests.iter().filter_map(|current_request| current_request.read()).collect();
+            self.current_requests.iter().filter_map(|(_, current_request)| current_request.read()).collect();
         lines.extend(self.detached.in_flight());
         lines
+    }
+
+    fn handlers(&self) -> Vec<RunningHandler> {
+        let handler = |(thread, current_request): &(String, Arc<CurrentRequest>)| {
+            let (what, age) = current_request.get()?;
+            Some(RunningHandler::new(&what, age, thread.clone()))
+        };
+        self.current_requests.iter().filter_map(handler).chain(self.detached.handlers()).collect()
     }
 
     fn unnamed(&self) -> &'static str {
@@ -130,7 +139,7 @@ impl Workers for HttpWorkers {
 
     /// Workers that are in handlers are left behind: the process ends meanwhile.
     fn finish(&self, _: &mut dyn FnMut()) -> Result<(), Error> {
-        let idle = self.current_requests.iter().all(|current_request| current_request.read().is_none());
+        let idle = self.current_requests.iter().all(|(_, current_request)| current_request.read().is_none());
         let pools = std::mem::take(&mut *lock(&self.pools));
         if idle {
             let until = Instant::now() + LAST_DROPS;

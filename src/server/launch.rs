@@ -27,6 +27,7 @@ use crate::net::listener::{Listener, ListenerConfig};
 use crate::net::scheduler::queue::Queue;
 use crate::net::sockets::{self, OpenedListeners};
 use crate::process::config::ProcessConfig;
+use crate::process::control::socket::{self, Bound};
 use crate::process::control::{Control, Facts, Predecessor};
 use crate::process::handover::above::Surroundings;
 use crate::process::handover::child::Program;
@@ -39,6 +40,7 @@ use crate::process::state::{Event, State, Terms};
 use crate::process::systemd::{self, Heir, Manager};
 use crate::process::terminal::{LEADER_FILE, TTY_FILE, Terminal};
 use crate::server::assembly::{Assembly, Workers};
+use crate::server::control_socket;
 use crate::server::handle::Handle;
 
 /// Descriptors of the server itself: standard streams, listeners, pollers, signals, connections to the admin listener, and
@@ -202,11 +204,16 @@ fn start<S: Service>(
     if process.raise_nofile {
         raise_nofile();
     }
-    let (connections, extra) =
-        shared_out(nofile(), launch.limits.connections, plan.pools.workers.len(), plan.listen.len());
+    let of_control = if process.places.control_socket.is_some() { socket::DESCRIPTORS } else { 0 };
+    let (connections, extra) = shared_out(
+        nofile().saturating_sub(of_control),
+        launch.limits.connections,
+        plan.pools.workers.len(),
+        plan.listen.len(),
+    );
     launch.limits.connections = connections;
     let descriptors = Budget::new(extra);
-    let pid_file = process.pid_file.as_deref().map(usable_pid_file).transpose()?;
+    let pid_file = process.places.pid_file.as_deref().map(usable_pid_file).transpose()?;
     let mut bound = UnlinkOnFailure(Vec::new());
     let OpenedListeners { listeners, adopted } =
         sockets::open(plan.listen, inherited, &mut |listener| bound.0.push(listener.clone()))?;
@@ -216,6 +223,7 @@ fn start<S: Service>(
     if let Some(pid_file) = &pid_file {
         pid_file.try_replace().map_err(|e| not_replaceable(pid_file, e))?;
     }
+    let control_socket = process.places.control_socket.as_deref().map(control_socket::open).transpose()?;
     inherit::close_files();
 
     let handle = launch.handle;
@@ -242,7 +250,7 @@ fn start<S: Service>(
         descriptors,
     };
     let parts = service.start(&context)?;
-    let Context { limits, timeouts, handle, parking, wait_group, descriptors, .. } = context;
+    let Context { limits, timeouts, handle, parking, wait_group, descriptors, listeners: names } = context;
     handle.shared.generation.store(generation, Ordering::Relaxed);
     let assembly = Arc::new(Assembly {
         listeners: Mutex::new(listeners.clone()),
@@ -252,6 +260,8 @@ fn start<S: Service>(
         workers: parts.workers,
         grace: timeouts.idle_grace,
         files: Arc::clone(&handle.shared.files),
+        names,
+        all_counters: handle.shared.all_counters.clone(),
     });
     let ends = Arc::clone(&handle.shared.inbox);
     assembly.wait_group.report_ends(move || ends.event(Event::Drained));
@@ -305,7 +315,15 @@ fn start<S: Service>(
     };
     bound.0.clear();
     let facts = Facts { generation, ..Facts::default() };
-    Ok(Started { handle, assembly, acceptor, terms, adopted, facts, outside: (hooks, pid_file) })
+    Ok(Started {
+        handle,
+        assembly,
+        acceptor,
+        terms,
+        adopted,
+        facts,
+        outside: (hooks, pid_file, control_socket),
+    })
 }
 
 fn check_names(listen: &[ListenerConfig]) -> Result<(), Error> {
@@ -342,7 +360,7 @@ struct Started<P> {
     terms: Terms,
     adopted: Vec<String>,
     facts: Facts,
-    outside: (Runner, Option<PidFile>),
+    outside: (Runner, Option<PidFile>, Option<Bound>),
 }
 
 impl<P: Portable> Started<P> {

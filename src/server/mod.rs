@@ -3,6 +3,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod assembly;
+mod control_socket;
 pub(crate) mod handle;
 mod http_workers;
 pub(crate) mod launch;

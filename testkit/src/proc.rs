@@ -123,8 +123,23 @@ impl Proc {
     #[track_caller]
     fn note_listeners(&mut self) {
         let count = self.count("listening on ");
-        until("it accepts", || polled_sockets(self.first).len() == count);
-        self.listeners = polled_sockets(self.first);
+        let control = self.control_sockets();
+        let listeners =
+            || polled_sockets(self.first).difference(&control).copied().collect::<BTreeSet<u64>>();
+        until("it accepts", || listeners().len() == count);
+        self.listeners = listeners();
+    }
+
+    /// The inode of the control socket, if there is one.
+    fn control_sockets(&self) -> BTreeSet<u64> {
+        let paths: Vec<String> = self.journal.lines_with("control socket ");
+        let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        let inode = |line: &str| {
+            let path = line.split_whitespace().nth(7)?;
+            let is_ours = paths.iter().any(|logged| logged.ends_with(&format!("control socket {path}")));
+            is_ours.then(|| line.split_whitespace().nth(6)?.parse().ok()).flatten()
+        };
+        table.lines().filter_map(inode).collect()
     }
 
     /// The first generation.

@@ -24,7 +24,7 @@ use crate::base::budget::{Budget, Share};
 use crate::base::close_reason::CloseReason;
 use crate::base::contain_panic::panic_text;
 use crate::base::log::{debug, error};
-use crate::base::status::Counters;
+use crate::base::status::{Counters, RunningHandler};
 use crate::base::sync::lock;
 use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::http::exchange::blocking::{wait_for, write_all};
@@ -116,6 +116,14 @@ impl Detached {
         lock.running.values().map(line).collect()
     }
 
+    pub(crate) fn handlers(&self) -> Vec<RunningHandler> {
+        let lock = self.lock();
+        let handler = |(id, it): (&u64, &RunningTask)| {
+            RunningHandler::new(&it.what, it.since.elapsed(), thread_name(*id))
+        };
+        lock.running.iter().map(handler).collect()
+    }
+
     /// Notifies all connections with a waker that the process drains. Its phase must say so already.
     pub(crate) fn drain(&self) {
         let wakers: Vec<_> = self.lock().running.values().filter_map(|it| it.waker.clone()).collect();
@@ -156,7 +164,7 @@ impl Detached {
                 job();
             }
         };
-        match thread::Builder::new().name(format!("heirloom-detached-{}", thread.id)).spawn(run) {
+        match thread::Builder::new().name(thread_name(thread.id)).spawn(run) {
             Ok(_) => Some(thread),
             Err(e) => {
                 error!("no thread for a detached connection: {e}");
@@ -168,6 +176,10 @@ impl Detached {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
     }
+}
+
+fn thread_name(id: u64) -> String {
+    format!("heirloom-detached-{id}")
 }
 
 impl Drop for ReservedThread {

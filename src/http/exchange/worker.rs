@@ -39,9 +39,12 @@ impl CurrentRequest {
 
     /// Method, path and age, for the log.
     pub(crate) fn read(&self) -> Option<String> {
-        lock(&self.0).as_ref().map(|(head, since)| {
-            format!("{}, in its handler for {:.1?}", method_and_path(head), since.elapsed())
-        })
+        self.get().map(|(what, age)| format!("{what}, in its handler for {age:.1?}"))
+    }
+
+    /// Method and path, and age.
+    pub(crate) fn get(&self) -> Option<(String, Duration)> {
+        lock(&self.0).as_ref().map(|(head, since)| (method_and_path(head), since.elapsed()))
     }
 }
 

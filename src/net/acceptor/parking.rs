@@ -18,6 +18,7 @@ use super::pool_events::PoolPoller;
 use super::pools::PoolPlan;
 use super::ticks::Ticks;
 use crate::base::limits::Limits;
+use crate::base::status::ParkedConnection;
 use crate::base::sync::lock;
 use crate::net::connection::{Activity, Connection, Cut, Linger};
 use crate::net::listener::BACKLOG;
@@ -224,6 +225,29 @@ impl<P> Parking<P> {
                 matches!(connection.activity, Activity::Idle { .. } | Activity::Responding(Cut::Complete));
             if ends_early { deadline.min(limit) } else { deadline }
         });
+    }
+
+    /// At most so many of the parked connections; `names` are those of the listeners.
+    pub(crate) fn parked(&self, names: &[String], most: usize) -> Vec<ParkedConnection> {
+        let listed = |connection: &Connection<P>| {
+            let idle = match connection.activity {
+                Activity::Idle { since } => Some(since.elapsed()),
+                _ => None,
+            };
+            ParkedConnection {
+                listener: names.get(connection.listener).cloned().unwrap_or_default(),
+                peer: connection.conn_info.peer,
+                activity: match connection.activity {
+                    Activity::Idle { .. } => "idle",
+                    Activity::Receiving => "receiving",
+                    Activity::Responding(_) => "responding",
+                    Activity::Lingering(_) => "closing",
+                },
+                idle,
+                requests: connection.served,
+            }
+        };
+        self.slots.parked(|connection| listed(connection)).take(most).collect()
     }
 
     /// Whether a drain has lasted for as long as idle connections are kept in it.

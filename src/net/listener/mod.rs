@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::stat::Mode;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::base::error::{self, Error};
@@ -127,7 +128,7 @@ impl Listener {
             (Place::Unix(_) | Place::Tcp(_), path) => {
                 let path = path.unwrap_or(&config.name);
                 let (socket, file) =
-                    unix_path::bind(Path::new(path), config.backlog, IfLocked::Wait).map_err(failed)?;
+                    unix_path::bind(Path::new(path), config.backlog, IfLocked::Wait, None).map_err(failed)?;
                 (socket, Some(file))
             }
         };
@@ -193,7 +194,7 @@ impl Listener {
         }
         // Does not wait for another server that starts there: the predecessor waits for us.
         let name = &self.config.name;
-        let bound = unix_path::bind(path, self.config.backlog, IfLocked::Fail);
+        let bound = unix_path::bind(path, self.config.backlog, IfLocked::Fail, None);
         let listener = bound.map_err(|e| cannot_listen(name, e, None)).and_then(|(socket, file)| {
             let passed =
                 Passed { name: name.clone(), fd: socket.into(), file: Some(file), owner: Owner::Server };
@@ -337,6 +338,13 @@ impl Listener {
             }
         }
     }
+}
+
+/// Listens at `path`, for this user alone. Does not wait for another server that starts there.
+pub(crate) fn bind_private(path: &Path) -> io::Result<(OwnedFd, FileId)> {
+    let owner_only = Mode::S_IRUSR | Mode::S_IWUSR;
+    unix_path::bind(path, BACKLOG, IfLocked::Fail, Some(owner_only))
+        .map(|(socket, file)| (socket.into(), file))
 }
 
 fn cannot_listen(name: &str, e: io::Error, advised: Option<String>) -> Error {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::base::log::info;
@@ -24,10 +25,19 @@ pub(super) enum IfLocked {
     Fail,
 }
 
-/// Listens at `path`; the result is the socket and its file.
-pub(super) fn bind(path: &Path, backlog: i32, if_locked: IfLocked) -> io::Result<(Socket, FileId)> {
+/// Listens at `path`; the result is the socket and its file. The file has `mode` at most, or what the umask leaves.
+pub(super) fn bind(
+    path: &Path,
+    backlog: i32,
+    if_locked: IfLocked,
+    mode: Option<Mode>,
+) -> io::Result<(Socket, FileId)> {
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    if let Some(mode) = mode {
+        // The file has the mode of the socket, from its first moment on.
+        fchmod(&socket, mode)?;
+    }
     // A server that has bound, and does not listen yet, looks like one that is gone.
     let _lock = PathLock::take(path, if_locked)?;
     match socket.bind(&address) {
@@ -170,13 +180,13 @@ mod tests {
         drop(listener);
         // Something in its place that opens and never ends, and something that can't be opened.
         let lock = folder.path().join(".socket.lock");
-        nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        nix::unistd::mkfifo(&lock, Mode::S_IRWXU).unwrap();
         listen(&format!("unix:{}", path.display())).unwrap();
         let puts: [&dyn Fn(); 3] = [
             &|| std::os::unix::fs::symlink("nowhere", &lock).unwrap(),
             &|| drop(std::os::unix::net::UnixListener::bind(&lock).unwrap()),
             // Root can open it.
-            &|| nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::empty()).unwrap(),
+            &|| nix::unistd::mkfifo(&lock, Mode::empty()).unwrap(),
         ];
         for put in puts {
             let _ = fs::remove_file(&lock);

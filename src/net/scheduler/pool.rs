@@ -37,6 +37,12 @@ pub(crate) struct PoolConfig {
     pub(crate) init: Option<Init>,
 }
 
+impl PoolConfig {
+    pub(crate) fn thread_name(&self, index: usize) -> String {
+        format!("{}-{index}{}", self.name, self.suffix)
+    }
+}
+
 /// What it takes to start a worker, and all that were started.
 struct Threads {
     config: PoolConfig,
@@ -112,10 +118,6 @@ impl<T: Send + 'static> Pool<T> {
 }
 
 impl Threads {
-    fn name_of(&self, index: usize) -> String {
-        format!("{}-{index}{}", self.config.name, self.config.suffix)
-    }
-
     /// Starts all workers, and waits until each has done its `init` or one has failed.
     fn start(self: &Arc<Threads>) -> Result<(), Error> {
         let (done, results) = mpsc::channel();
@@ -142,7 +144,7 @@ impl Threads {
         index: usize,
         work: impl FnOnce(&Arc<Threads>) + Send + 'static,
     ) -> io::Result<()> {
-        let mut builder = thread::Builder::new().name(self.name_of(index));
+        let mut builder = thread::Builder::new().name(self.config.thread_name(index));
         if let Some(bytes) = self.config.stack_bytes {
             builder = builder.stack_size(bytes);
         }
@@ -156,7 +158,7 @@ impl Threads {
     /// none can be started.
     fn work(self: &Arc<Threads>, index: usize) {
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.work)(index))) {
-            let name = self.name_of(index);
+            let name = self.config.thread_name(index);
             (self.died)(&name, &*panic);
             match self.spawn(index, move |threads| threads.work(index)) {
                 Ok(()) => return,

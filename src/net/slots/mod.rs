@@ -197,6 +197,14 @@ impl<T> Slots<T> {
         }
     }
 
+    /// What `f` makes of each parked tenant, one after the other.
+    pub(crate) fn parked<R>(&self, f: impl Fn(&T) -> R) -> impl Iterator<Item = R> {
+        self.all().filter_map(move |slot| match &lock(slot).state {
+            SlotState::Parked(tenant) => Some(f(tenant)),
+            _ => None,
+        })
+    }
+
     fn all(&self) -> impl Iterator<Item = &Slot<T>> {
         self.chunks.iter().filter_map(OnceLock::get).flat_map(|chunk| chunk.iter())
     }

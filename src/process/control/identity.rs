@@ -5,24 +5,29 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::getpid;
 
-use crate::base::log::{error, info};
+use crate::base::log::{debug, error, info};
 use crate::process::control::Engine;
 use crate::process::control::successor::Successor;
-use crate::process::handover::pid_file::{self, PidFile};
+use crate::process::handover::pid_file::{self, PidFile, Record};
 use crate::process::state::{Stage, State, Why};
 use crate::process::systemd::{Duty, Heir, Manager};
 
 #[derive(Debug)]
 pub(super) struct Identity {
     /// None: no file names it.
-    pub(super) pid_file: Option<PidFile>,
+    pid_file: Option<PidFile>,
     /// None: no service manager is to be notified.
-    pub(super) manager: Option<Manager>,
+    manager: Option<Manager>,
     /// The listeners that the successor has, by name.
     pub(super) adopted: Vec<String>,
+    record: Record,
 }
 
 impl Identity {
+    pub(super) fn new(pid_file: Option<PidFile>, manager: Option<Manager>) -> Identity {
+        Identity { pid_file, manager, adopted: Vec::new(), record: Record::default() }
+    }
+
     /// This process owns the service from now on, although no predecessor has passed it on.
     pub(super) fn assume(&mut self, heir: Heir, engine: &dyn Engine) {
         self.name(getpid().as_raw());
@@ -48,7 +53,35 @@ impl Identity {
 
     /// A handover starts.
     pub(super) fn reloading(&mut self) {
+        self.record(Record { in_progress: true, ..self.record });
         self.manager.iter_mut().for_each(Manager::reloading);
+    }
+
+    /// It is over, and this process still serves.
+    pub(super) fn handover_failed(&mut self) {
+        self.record(Record { failures: self.record.failures.wrapping_add(1), in_progress: false });
+    }
+
+    fn record(&mut self, record: Record) {
+        let before = std::mem::replace(&mut self.record, record);
+        let Some(pid_file) = self.pid_file.as_ref().filter(|_| before != record) else { return };
+        let file = pid_file.clone();
+        let written = move || {
+            file.record(record);
+            Ok(())
+        };
+        if let Err(e) = pid_file::in_time(written) {
+            debug!("can't lock the pid file {}: {e}", pid_file.path().display());
+        }
+    }
+
+    /// This process owns the service, and the file names it.
+    fn claim(&self) {
+        let Some(pid_file) = &self.pid_file else { return };
+        let file = pid_file.clone();
+        if let Err(e) = pid_file::in_time(move || file.claim()) {
+            debug!("can't lock the pid file {}: {e}", pid_file.path().display());
+        }
     }
 
     /// Why the handover in progress fails.
@@ -58,6 +91,9 @@ impl Identity {
 
     /// A stage was entered.
     pub(super) fn entered(&mut self, state: &State) {
+        if state.stage() == Stage::Serving {
+            self.claim();
+        }
         let Some(manager) = &mut self.manager else { return };
         match state.stage() {
             Stage::Serving => manager.serves_again(),

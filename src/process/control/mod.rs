@@ -8,31 +8,38 @@
 //! An action that has its result at once returns it as an event, which is handled when all actions before it have been
 //! performed.
 
+mod commands;
+mod engine;
 mod facts;
 mod hook_calls;
 mod identity;
 mod inbox;
+mod outside;
 mod poller;
+pub(crate) mod socket;
 mod successor;
+mod upgrade;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::base::error::{Error, ErrorKind};
 use crate::base::log::{error, info, warn};
 use crate::base::phase::{Phase, PhaseWatch};
+pub(crate) use crate::process::control::engine::Engine;
 pub(crate) use crate::process::control::facts::{Facts, Predecessor};
 use crate::process::control::hook_calls::HookCalls;
-use crate::process::control::identity::Identity;
 pub(crate) use crate::process::control::inbox::Inbox;
 use crate::process::control::inbox::Note;
+use crate::process::control::outside::Outside;
 use crate::process::control::poller::{Poller, Source};
+use crate::process::control::socket::{Bound, ControlSocket};
 use crate::process::control::successor::{Strays, Successor};
+use crate::process::control::upgrade::Step;
 use crate::process::handover::child;
 use crate::process::handover::pid_file::PidFile;
-use crate::process::handover::{Hello, Message, Passed, VERSION};
+use crate::process::handover::{Hello, Message, VERSION};
 use crate::process::hooks::Runner;
 use crate::process::signals::{self, SignalRequest};
 use crate::process::state::{Action, Event, Stage, State, Timer, Why};
@@ -41,39 +48,6 @@ use crate::process::terminal::Loss;
 
 /// Time for `on_exit`, even after the drain deadline.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
-
-/// What the control loop controls: the running parts of a server. None of the methods waits; the end of what they start
-/// is reported through the [`Inbox`].
-pub(crate) trait Engine {
-    /// Accept on all listeners.
-    fn accept(&self);
-    /// Another generation has the listeners with these names, too, and no others.
-    fn share(&self, names: &[String]);
-    /// Stop accepting on the listeners that are shared; they stay open.
-    fn pause(&self);
-    /// Close the listeners; `ListenersClosed` follows. Those that are not shared are closed as by `close_last`.
-    fn close_shared(&self);
-    /// Serve the clients that wait on the listeners, then close them; `ListenersClosed` follows.
-    fn close_last(&self);
-    /// The successor takes connections here, those of shared listeners.
-    fn hand_connections(&self, channel: OwnedFd);
-    /// Announce the close to every connection; `Drained` follows.
-    fn drain(&self);
-    /// Ask every part for a sign of life; `Checked` follows.
-    fn check(&self);
-    /// Ask acceptor and workers for progress; `Inbox::progressed` follows, if they make any.
-    fn check_progress(&self);
-    /// The open listeners.
-    fn listeners(&self) -> Vec<Passed<Arc<OwnedFd>>>;
-    /// The files that the user's program passes on beside them, by name.
-    fn files(&self) -> Vec<(String, Arc<OwnedFd>)>;
-    /// Whether nothing is in flight. If something is, `Drained` follows at its end.
-    fn is_idle(&self) -> bool;
-    /// What is in flight, one line each.
-    fn in_flight(&self) -> Vec<String>;
-    /// One line for the log.
-    fn report(&self) -> String;
-}
 
 pub(crate) struct Control<'a> {
     state: State,
@@ -86,7 +60,7 @@ pub(crate) struct Control<'a> {
     successor: Option<Successor>,
     strays: Strays,
     hooks: HookCalls,
-    identity: Identity,
+    outside: Outside,
     progress: Progress,
 }
 
@@ -109,7 +83,7 @@ impl<'a> Control<'a> {
     pub(crate) fn new(
         (state, first): (State, Vec<Action>),
         mut facts: Facts,
-        (hooks, pid_file): (Runner, Option<PidFile>),
+        (hooks, pid_file, bound): (Runner, Option<PidFile>, Option<Bound>),
         engine: &'a dyn Engine,
         (inbox, phase): (&'a Inbox, &'a PhaseWatch),
         predecessor: Option<Predecessor>,
@@ -121,16 +95,16 @@ impl<'a> Control<'a> {
         let terminal = facts.terminal.as_ref().filter(|_| predecessor.is_some() && !facts.nohup);
         let predecessor_fd = predecessor.as_ref().map(|predecessor| predecessor.channel.as_fd());
         let watch = |fd: Option<BorrowedFd<'_>>, source| fd.map_or(Ok(()), |fd| poller.add(fd, source));
-        watch(Some(inbox_fd), Source::Inbox)
+        let outside = watch(Some(inbox_fd), Source::Inbox)
             .and_then(|()| watch(terminal.map(|terminal| terminal.as_fd()), Source::Terminal))
             .and_then(|()| watch(predecessor_fd, Source::Predecessor))
+            .and_then(|()| Outside::new((pid_file, facts.manager.take(), bound), &poller))
             .map_err(watched)?;
         for action in &first {
             if let Action::ToPredecessor(Message::Prepared { adopted }) = action {
                 engine.share(adopted);
             }
         }
-        let identity = Identity { pid_file, manager: facts.manager.take(), adopted: Vec::new() };
         let mut control = Control {
             state,
             facts,
@@ -142,7 +116,7 @@ impl<'a> Control<'a> {
             successor: None,
             strays: Strays::default(),
             hooks: HookCalls::new(hooks),
-            identity,
+            outside,
             progress: Progress::default(),
         };
         control.perform_all(first);
@@ -162,7 +136,7 @@ impl<'a> Control<'a> {
         }
         self.publish();
         self.finish_hooks()?;
-        self.identity.finish();
+        self.outside.finish();
         info!("end of generation {}", self.facts.generation);
         let Progress { has_served, failed_check, cut, .. } = self.progress;
         if cut > 0 {
@@ -181,7 +155,7 @@ impl<'a> Control<'a> {
 
     /// Waits for the next events, at most until `until`, and handles them.
     fn turn(&mut self, until: Option<Instant>) -> Result<(), Error> {
-        let next = self.progress.timers.values().copied().chain(until).chain(self.identity.next_tick()).min();
+        let next = self.progress.timers.values().copied().chain(until).chain(self.outside.next_tick()).min();
         for source in self.poller.wait(next)? {
             match source {
                 Source::Inbox => self.read_inbox(),
@@ -189,9 +163,10 @@ impl<'a> Control<'a> {
                 Source::Successor => self.read_successor(),
                 Source::Terminal => self.read_terminal(),
                 Source::Child => self.reap(),
+                Source::Socket => self.read_socket(),
             }
         }
-        self.identity.tick(self.engine);
+        self.outside.tick(self.engine);
         let now = Instant::now();
         let timers =
             |progress: &Progress| progress.timers.iter().find(|(_, at)| **at <= now).map(|(t, _)| *t);
@@ -208,6 +183,7 @@ impl<'a> Control<'a> {
         while let Some(event) = events.pop_front() {
             let before = self.state.stage();
             let is_busy = event == Event::ProgramBusy;
+            self.outside.upgrade.note_event(&event, before);
             let actions = self.state.on(event);
             let after = self.state.stage();
             self.progress.writer_logged &= after == Stage::Awaiting;
@@ -215,6 +191,8 @@ impl<'a> Control<'a> {
                 error!("handover: the executable is still being written; given up, still serving");
             }
             events.extend(self.perform_all(actions));
+            let step = self.outside.upgrade.note_stage(before, after, Instant::now());
+            self.outside.step(step);
             if before != after {
                 self.entered();
             }
@@ -224,12 +202,14 @@ impl<'a> Control<'a> {
     /// A stage was entered, and the actions that belong to it have been performed.
     fn entered(&mut self) {
         self.publish();
+        let successor = self.successor.as_ref().map_or(0, |successor| successor.server_pid().as_raw());
+        self.outside.enter(self.state.stage(), self.facts.generation, successor);
         match self.state.stage() {
             Stage::Serving => info!("serving as generation {}", self.facts.generation),
             Stage::LameDuck => info!("lame duck: not ready, still accepting"),
             _ => {}
         }
-        self.identity.entered(&self.state);
+        self.outside.identity.entered(&self.state);
     }
 
     /// Sets the phase of the present stage and calls its hooks.
@@ -274,7 +254,7 @@ impl<'a> Control<'a> {
             Action::Pause => self.engine.pause(),
             Action::CloseShared => self.engine.close_shared(),
             Action::CloseLast => {
-                self.identity.closing(self.state.longest_stop());
+                self.outside.identity.closing(self.state.longest_stop());
                 self.engine.close_last();
             }
             Action::HandConnections => {
@@ -285,13 +265,14 @@ impl<'a> Control<'a> {
             Action::Drain => self.drain(),
             Action::AssumeIdentity => {
                 let heir = if self.facts.generation == 1 { Heir::First } else { Heir::Successor };
-                self.identity.assume(heir, self.engine);
+                self.outside.identity.assume(heir, self.engine);
             }
             Action::PassIdentity => {
                 if let Some(successor) = &self.successor {
-                    self.identity.pass(successor);
+                    self.outside.identity.pass(successor);
                 }
             }
+            Action::HandoverFailed => self.outside.handover_failed(self.facts.generation),
             Action::Check => self.engine.check(),
             Action::Abort => self.abort(),
             // The loop goes by the stage.
@@ -342,14 +323,15 @@ impl<'a> Control<'a> {
 
     /// Starts the next generation.
     fn spawn(&mut self) -> Event {
-        self.identity.reloading();
+        self.outside.handover_begins();
         let Some(program) = &self.facts.program else {
             warn!("handover: not possible: this server does not own its process");
+            self.outside.note_failure("this server does not own its process");
             return Event::SpawnFailed;
         };
         if let Some(above) = self.facts.refusal() {
             error!("handover: {above}; still serving");
-            self.identity.note_failure(&above.to_string());
+            self.outside.note_failure(&above.to_string());
             return Event::SpawnFailed;
         }
         let hello = Hello {
@@ -369,8 +351,9 @@ impl<'a> Control<'a> {
         });
         let (user, terminal) = (self.engine.files(), terminal.unwrap_or_default());
         let user = user.iter().map(|(name, fd)| (name.clone(), fd.as_fd()));
+        let socket = self.outside.socket.as_ref().and_then(ControlSocket::passed);
         let files: Vec<(String, BorrowedFd<'_>)> =
-            user.chain(terminal.iter().map(|(name, fd)| (name.clone(), fd.as_fd()))).collect();
+            user.chain(terminal.iter().map(|(name, fd)| (name.clone(), fd.as_fd()))).chain(socket).collect();
         match child::spawn(program, &self.engine.listeners(), &files, hello, own_session) {
             Ok(spawned) => {
                 let (successor, watched) = Successor::new(spawned, &self.poller);
@@ -379,6 +362,7 @@ impl<'a> Control<'a> {
                 }
                 if let Err(e) = watched {
                     error!("handover: can't watch the child: {e}");
+                    self.outside.note_failure(&format!("can't watch the child: {e}"));
                     return Event::SuccessorGone;
                 }
                 if let Some(script) = self.facts.surroundings.script.take() {
@@ -387,6 +371,8 @@ impl<'a> Control<'a> {
                          fails, because the successor has the address"
                     );
                 }
+                let step = self.outside.upgrade.note_step(Step::Spawn, Instant::now());
+                self.outside.step(step);
                 Event::Spawned
             }
             Err(e) if e.busy => {
@@ -396,8 +382,8 @@ impl<'a> Control<'a> {
                 Event::ProgramBusy
             }
             Err(e) => {
-                self.identity.note_failure(&e.to_string());
                 error!("handover: {e}; still serving");
+                self.outside.note_failure(&e.to_string());
                 Event::SpawnFailed
             }
         }
@@ -405,7 +391,7 @@ impl<'a> Control<'a> {
 
     fn dismiss_successor(&mut self) -> Option<Event> {
         let word = self.successor.take()?.dismiss(self.state.stage(), &self.poller);
-        self.identity.note_failure(&word.end);
+        self.outside.identity.note_failure(&word.end);
         word.child.into_iter().for_each(|child| self.strays.push(child));
         word.was_stopped.then_some(Event::Drain)
     }
@@ -422,7 +408,7 @@ impl<'a> Control<'a> {
                 },
                 Note::SignalRequest(SignalRequest::Handover) => Event::Handover,
                 Note::Progressed => {
-                    self.identity.progressed();
+                    self.outside.identity.progressed();
                     continue;
                 }
                 Note::SignalRequest(SignalRequest::Drain) => Event::Drain,
@@ -461,7 +447,7 @@ impl<'a> Control<'a> {
         for message in messages {
             info!("handover: predecessor {pid}: {message}");
             if message == Message::Commit {
-                self.identity.took_over(self.engine);
+                self.outside.identity.took_over(self.engine);
             }
             if let Message::Go { state: Some(head), .. } = &message {
                 let file = self.predecessor.as_mut().and_then(|predecessor| predecessor.state.take());
@@ -495,9 +481,9 @@ impl<'a> Control<'a> {
             match &message {
                 Message::Prepared { adopted } => {
                     self.engine.share(adopted);
-                    self.identity.adopted.clone_from(adopted);
+                    self.outside.identity.adopted.clone_from(adopted);
                 }
-                Message::Failed { reason } => self.identity.note_failure(reason),
+                Message::Failed { reason } => self.outside.note_failure(reason),
                 _ => {}
             }
             self.handle(Event::FromSuccessor(message));
@@ -518,7 +504,7 @@ impl<'a> Control<'a> {
                 self.handle(Event::FromSuccessor(Message::Stopping { within }));
             }
             let word = successor.bury(stage, &self.poller);
-            self.identity.note_failure(&word.end);
+            self.outside.note_failure(&word.end);
             word.child.into_iter().for_each(|child| self.strays.push(child));
             self.handle(Event::SuccessorGone);
         }

@@ -18,11 +18,18 @@ pub(super) enum Source {
     /// The end of a child.
     Child,
     Terminal,
+    Socket,
 }
 
 impl Source {
-    const ALL: [Source; 5] =
-        [Source::Inbox, Source::Predecessor, Source::Successor, Source::Child, Source::Terminal];
+    const ALL: [Source; 6] = [
+        Source::Inbox,
+        Source::Predecessor,
+        Source::Successor,
+        Source::Child,
+        Source::Terminal,
+        Source::Socket,
+    ];
 }
 
 #[derive(Debug)]

@@ -157,14 +157,13 @@ impl Successor {
             }
             self.kill();
         }
-        let end = self.child.end().unwrap_or("closed its channel");
+        let end = format!("child {pid} {}", self.child.end().unwrap_or("closed its channel"));
         match stage {
             Stage::Awaiting | Stage::Offering | Stage::Watching => {
-                error!("handover: child {pid} {end}; still serving");
+                error!("handover: {end}; still serving");
             }
-            _ => info!("handover: child {pid} {end}"),
+            _ => info!("handover: {end}"),
         }
-        let end = format!("child {pid} {end}");
         LastWord { end, was_stopped: false, child: Some(self.child) }
     }
 }

@@ -70,6 +70,13 @@ pub fn inherited_fd(name: &str) -> Option<OwnedFd> {
     lock(&FILES).remove(name)
 }
 
+/// As [`inherited_fd`], for the first file whose name begins with `prefix`; with its name.
+pub(crate) fn inherited_by_prefix(prefix: &str) -> Option<(String, OwnedFd)> {
+    let mut files = lock(&FILES);
+    let name = files.keys().find(|name| name.starts_with(prefix))?.clone();
+    files.remove_entry(&name)
+}
+
 /// Closes the files that this generation has not taken.
 pub(crate) fn close_files() {
     let files = std::mem::take(&mut *lock(&FILES));

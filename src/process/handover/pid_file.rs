@@ -1,19 +1,38 @@
 //! The pid file: always there, always whole, naming the process that owns the service.
+//!
+//! **The process that it names holds a lock on it**, and so proves that it is the server: a number alone may be that of
+//! another process by now. It is a record lock (`fcntl`), since the kernel tells every reader of the file who holds one,
+//! and releases it with the process. The first byte stands for "I am the server".
+//!
+//! **A second lock tells how handovers go**, to those who have nothing but this file and a signal. It begins at
+//! [`RECORD`] plus twice the number of handovers that have failed here, plus one while one is in progress; its length is
+//! the pid of the process that serves. A successful one shows in the file itself, which then names another process.
 
 use std::ffi::OsString;
-use std::fs::{self, Metadata, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use nix::unistd::geteuid;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::unistd::{geteuid, getpid};
+
+use crate::base::log::debug;
+use crate::base::sync::lock;
 
 /// More than a number and its line end.
 const NAME_BYTES: u64 = 64;
+
+/// The byte that its owner locks.
+const OWNER: i32 = 0;
+/// Where the record of handovers begins, apart from the other lock, with which the kernel would merge it.
+const RECORD: i32 = 16;
+/// The record begins again after so many failures.
+const MOST_FAILURES: i32 = 1 << 19;
 
 /// Time for a slow file system.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -22,12 +41,28 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
+    /// The file with this process's locks, if it names this process.
+    owned: Arc<Mutex<Option<File>>>,
+}
+
+/// How handovers have gone in this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) failures: u32,
+    pub(crate) in_progress: bool,
+}
+
+impl Record {
+    fn start(self) -> i32 {
+        let failures = i32::try_from(self.failures).unwrap_or(0).rem_euclid(MOST_FAILURES);
+        RECORD.saturating_add(failures.saturating_mul(2)).saturating_add(self.in_progress.into())
+    }
 }
 
 impl PidFile {
     /// `path` is made absolute: the working directory may change.
     pub(crate) fn new(path: &Path) -> io::Result<PidFile> {
-        Ok(PidFile { path: std::path::absolute(path)? })
+        Ok(PidFile { path: std::path::absolute(path)?, owned: Arc::default() })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -39,7 +74,7 @@ impl PidFile {
         if self.path.is_dir() {
             return Err(ErrorKind::IsADirectory.into());
         }
-        fs::remove_file(self.written(0)?)
+        fs::remove_file(self.written(0)?.0)
     }
 
     /// Whether it could be replaced now, by the user that this process is by now.
@@ -57,13 +92,42 @@ impl PidFile {
         Ok(())
     }
 
+    /// It names `pid` from now on. If that is this process, it is locked before it can be read.
     pub(crate) fn name(&self, pid: i32) -> io::Result<()> {
-        let written = self.written(pid)?;
-        fs::rename(&written, &self.path).inspect_err(|_| drop(fs::remove_file(&written)))
+        let (written, file) = self.written(pid)?;
+        let owned = (pid == own_pid()).then_some(file);
+        owned.iter().for_each(own);
+        fs::rename(&written, &self.path).inspect_err(|_| drop(fs::remove_file(&written)))?;
+        *lock(&self.owned) = owned;
+        Ok(())
+    }
+
+    /// Locks the file, which the predecessor has let name this process.
+    pub(crate) fn claim(&self) -> io::Result<()> {
+        let mut owned = lock(&self.owned);
+        if owned.is_some() {
+            return Ok(());
+        }
+        let mut file =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&self.path)?;
+        let mut text = String::new();
+        Read::by_ref(&mut file).take(NAME_BYTES).read_to_string(&mut text)?;
+        if text.trim() == own_pid().to_string() {
+            own(&file);
+            *owned = Some(file);
+        }
+        Ok(())
+    }
+
+    /// Tells how handovers have gone, if the file names this process.
+    pub(crate) fn record(&self, record: Record) {
+        if let Some(file) = &*lock(&self.owned) {
+            write_record(file, record);
+        }
     }
 
     /// A file beside it that says `pid`, to be renamed.
-    fn written(&self, pid: i32) -> io::Result<PathBuf> {
+    fn written(&self, pid: i32) -> io::Result<(PathBuf, File)> {
         let mut name = OsString::from(".");
         name.push(self.path.file_name().unwrap_or_default());
         name.push(format!("-{}", std::process::id()));
@@ -74,7 +138,7 @@ impl PidFile {
         let whole =
             writeln!(file, "{pid}").and_then(|()| file.set_permissions(Permissions::from_mode(0o644)));
         whole.inspect_err(|_| drop(fs::remove_file(&path)))?;
-        Ok(path)
+        Ok((path, file))
     }
 
     /// Removes the file if it still names `pid`. Another file is left alone, without waiting for it.
@@ -94,6 +158,34 @@ impl PidFile {
         let read = is_file.then(|| file.take(NAME_BYTES).read_to_string(&mut text));
         read?.ok().map(|_| text)
     }
+}
+
+fn own_pid() -> i32 {
+    getpid().as_raw()
+}
+
+/// Takes the locks of a process that owns the service. Where the file system has none, only the pid says so.
+fn own(file: &File) {
+    set(file, libc::F_WRLCK, OWNER, 1);
+    write_record(file, Record::default());
+}
+
+fn write_record(file: &File, record: Record) {
+    // First: the kernel merges ranges that touch.
+    set(file, libc::F_UNLCK, RECORD, 0);
+    set(file, libc::F_WRLCK, record.start(), own_pid());
+}
+
+fn set(file: &File, kind: i32, start: i32, len: i32) {
+    #[expect(clippy::cast_possible_truncation, reason = "small constants, as the call has them")]
+    let range = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: start.into(),
+        l_len: len.into(),
+        l_pid: 0,
+    };
+    let _ = fcntl(file, FcntlArg::F_SETLK(&range)).inspect_err(|e| debug!("can't lock the pid file: {e}"));
 }
 
 /// Does `work` on a thread of its own: the control loop does not wait for a file system that hangs. Where no thread
@@ -165,7 +257,7 @@ mod tests {
     #[test]
     fn a_file_system_that_hangs_is_not_waited_for() {
         let (answer, hangs) = mpsc::channel::<()>();
-        let hangs = std::sync::Mutex::new(hangs);
+        let hangs = Mutex::new(hangs);
         let outcome = in_time(move || {
             let _ = hangs.lock().unwrap().recv();
             Ok(())

@@ -126,6 +126,8 @@ pub(crate) enum Action {
     AssumeIdentity,
     /// The pid file names the successor.
     PassIdentity,
+    /// The handover is over, and this process still serves.
+    HandoverFailed,
     /// Ask acceptor and workers for a sign of life; `Checked` follows.
     Check,
     /// Name what is stuck; it will be cut.
@@ -416,6 +418,7 @@ impl State {
 
     /// After a handover that did not happen.
     fn serve_again(&mut self, out: &mut Vec<Action>) {
+        out.push(Action::HandoverFailed);
         self.stage = Stage::Serving;
         self.start_wanted(out);
     }

@@ -315,7 +315,11 @@ impl World {
                 Action::Timer(timer, None) => {
                     self.processes[i].timers.remove(&timer);
                 }
-                Action::AssumeIdentity | Action::PassIdentity | Action::HandConnections | Action::Abort => {}
+                Action::AssumeIdentity
+                | Action::PassIdentity
+                | Action::HandoverFailed
+                | Action::HandConnections
+                | Action::Abort => {}
             }
         }
         for event in follow {

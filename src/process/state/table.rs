@@ -116,6 +116,8 @@ fn name(action: &Action) -> String {
         // Times are in the text beside the tables.
         Action::Timer(Timer::Stage, Some(super::BUSY_PAUSE)) => "try again soon".into(),
         Action::Timer(..) => String::new(),
+        // From a predecessor's stage to Serving, always.
+        Action::HandoverFailed => String::new(),
     }
 }
 

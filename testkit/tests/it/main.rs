@@ -18,6 +18,7 @@ mod chat_example;
 mod children;
 mod compat;
 mod connection_transfer;
+mod control_socket;
 #[cfg(feature = "files")]
 mod descriptors;
 mod empty_root;
@@ -27,6 +28,7 @@ mod fairness;
 mod faults;
 mod full_disk;
 mod handover;
+mod heirloomctl;
 mod hooks;
 mod leaks;
 mod line_server;

@@ -1,0 +1,90 @@
+//! What people and programs see: progress on a terminal, plain lines elsewhere, or one JSON object.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde_json::{Map, Value};
+
+use crate::failure::Failure;
+
+#[derive(Debug)]
+pub struct Output {
+    command: &'static str,
+    kind: Kind,
+    /// A line of progress is on the terminal.
+    has_progress: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Terminal,
+    Lines,
+    Json,
+}
+
+impl Output {
+    pub fn new(command: &'static str, json: bool) -> Output {
+        let kind = match json {
+            true => Kind::Json,
+            false if io::stdout().is_terminal() => Kind::Terminal,
+            false => Kind::Lines,
+        };
+        Output { command, kind, has_progress: false }
+    }
+
+    pub fn is_terminal(&self) -> bool {
+        self.kind == Kind::Terminal
+    }
+
+    /// What happens meanwhile.
+    pub fn progress(&mut self, text: &str) {
+        match self.kind {
+            Kind::Terminal => {
+                print(&format!("\r\x1b[K{}: {text}", self.command));
+                self.has_progress = true;
+            }
+            Kind::Lines => print(&format!("{text}\n")),
+            Kind::Json => {}
+        }
+    }
+
+    /// It is done: `text` for people, `fields` for programs.
+    pub fn done(&mut self, text: &str, fields: Map<String, Value>) {
+        self.clear();
+        match self.kind {
+            Kind::Json => self.object(true, fields),
+            _ => print(text),
+        }
+    }
+
+    pub fn failed(&mut self, failure: &Failure) {
+        self.clear();
+        if self.kind == Kind::Json {
+            let mut fields = failure.details.clone();
+            fields.insert("error".to_owned(), Value::from(failure.code.as_str()));
+            fields.insert("message".to_owned(), Value::from(failure.message.as_str()));
+            self.object(false, fields);
+        } else {
+            let _ = writeln!(io::stderr(), "heirloomctl: {}: {}", self.command, failure.message);
+        }
+    }
+
+    fn object(&self, ok: bool, fields: Map<String, Value>) {
+        let mut object = Map::new();
+        object.insert("ok".to_owned(), Value::from(ok));
+        object.insert("command".to_owned(), Value::from(self.command));
+        object.extend(fields);
+        print(&format!("{}\n", Value::Object(object)));
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.has_progress) {
+            print("\r\x1b[K");
+        }
+    }
+}
+
+/// A reader that has gone does not change what was done.
+fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

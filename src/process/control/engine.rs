@@ -1,0 +1,45 @@
+//! The running parts of a server, as the control loop sees them.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::base::status::{ParkedConnection, RunningHandler, Stats};
+use crate::process::handover::Passed;
+
+/// What the control loop controls: the running parts of a server. None of the methods waits; the end of what they start
+/// is reported through the [`Inbox`].
+pub(crate) trait Engine {
+    /// Accept on all listeners.
+    fn accept(&self);
+    /// Another generation has the listeners with these names, too, and no others.
+    fn share(&self, names: &[String]);
+    /// Stop accepting on the listeners that are shared; they stay open.
+    fn pause(&self);
+    /// Close the listeners; `ListenersClosed` follows. Those that are not shared are closed as by `close_last`.
+    fn close_shared(&self);
+    /// Serve the clients that wait on the listeners, then close them; `ListenersClosed` follows.
+    fn close_last(&self);
+    /// The successor takes connections here, those of shared listeners.
+    fn hand_connections(&self, channel: OwnedFd);
+    /// Announce the close to every connection; `Drained` follows.
+    fn drain(&self);
+    /// Ask every part for a sign of life; `Checked` follows.
+    fn check(&self);
+    /// Ask acceptor and workers for progress; `Inbox::progressed` follows, if they make any.
+    fn check_progress(&self);
+    /// The open listeners.
+    fn listeners(&self) -> Vec<Passed<Arc<OwnedFd>>>;
+    /// The files that the user's program passes on beside them, by name.
+    fn files(&self) -> Vec<(String, Arc<OwnedFd>)>;
+    /// Whether nothing is in flight. If something is, `Drained` follows at its end.
+    fn is_idle(&self) -> bool;
+    /// What is in flight, one line each.
+    fn in_flight(&self) -> Vec<String>;
+    /// One line for the log.
+    fn report(&self) -> String;
+    /// What is counted, and what there is now.
+    fn add_to(&self, stats: &mut Stats);
+    /// At most so many of the connections that no worker has.
+    fn connections(&self, most: usize) -> Vec<ParkedConnection>;
+    fn handlers(&self) -> Vec<RunningHandler>;
+}

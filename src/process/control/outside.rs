@@ -1,0 +1,117 @@
+//! What is seen of the service from outside: which process owns it, by the pid file, and what became of a handover, by
+//! the control socket.
+
+use std::time::{Duration, Instant};
+
+use crate::process::control::Engine;
+use crate::process::control::identity::Identity;
+use crate::process::control::poller::{Poller, Source};
+use crate::process::control::socket::command::Line;
+use crate::process::control::socket::{Bound, ClientId, ControlSocket};
+use crate::process::control::upgrade::{Outcome, Step, UpgradeWatch};
+use crate::process::handover::pid_file::PidFile;
+use crate::process::state::{Stage, Why};
+use crate::process::systemd::Manager;
+
+#[derive(Debug)]
+pub(super) struct Outside {
+    pub(super) identity: Identity,
+    pub(super) socket: Option<ControlSocket>,
+    pub(super) upgrade: UpgradeWatch,
+    /// Asked for the handover in progress.
+    pub(super) waiting: Option<ClientId>,
+}
+
+impl Outside {
+    /// # Errors
+    /// When the socket can't be watched.
+    pub(super) fn new(
+        (pid_file, manager, bound): (Option<PidFile>, Option<Manager>, Option<Bound>),
+        poller: &Poller,
+    ) -> std::io::Result<Outside> {
+        let socket = bound.map(ControlSocket::new).transpose()?;
+        socket.as_ref().map_or(Ok(()), |socket| poller.add(socket, Source::Socket))?;
+        let identity = Identity::new(pid_file, manager);
+        Ok(Outside { identity, socket, upgrade: UpgradeWatch::default(), waiting: None })
+    }
+
+    /// This process is in `stage` from now on, as generation `generation`; `successor` is the pid of the next one.
+    pub(super) fn enter(&mut self, stage: Stage, generation: u32, successor: i32) {
+        let now = Instant::now();
+        match stage {
+            Stage::Serving => {
+                self.socket.iter_mut().for_each(ControlSocket::open);
+            }
+            Stage::Draining(Why::HandedOver) => {
+                // First: who is told of the new generation, and asks again, reaches it.
+                self.socket.iter_mut().for_each(|socket| socket.hand_over(now));
+                let outcome = self.upgrade.commits(now);
+                self.report(outcome, generation.saturating_add(1), successor);
+            }
+            Stage::LameDuck | Stage::Draining(_) | Stage::Yielding | Stage::Finished => {
+                let outcome = self.upgrade.is_stopped(now);
+                self.report(outcome, generation, 0);
+            }
+            _ => {}
+        }
+    }
+
+    /// The next generation is about to be started, perhaps not for the first time: its program may be being written.
+    pub(super) fn handover_begins(&mut self) {
+        self.upgrade.begins(Instant::now());
+        self.identity.reloading();
+    }
+
+    /// Why the handover in progress fails.
+    pub(super) fn note_failure(&mut self, reason: &str) {
+        self.upgrade.note_cause(reason.to_owned());
+        self.identity.note_failure(reason);
+    }
+
+    /// When `tick` is to be called next.
+    pub(super) fn next_tick(&self) -> Option<Instant> {
+        let socket = self.socket.as_ref().and_then(ControlSocket::deadline);
+        self.identity.next_tick().into_iter().chain(socket).min()
+    }
+
+    pub(super) fn tick(&mut self, engine: &dyn Engine) {
+        self.identity.tick(engine);
+        self.socket.iter_mut().for_each(|socket| socket.expire(Instant::now()));
+    }
+
+    /// This process leaves.
+    pub(super) fn finish(&mut self) {
+        self.identity.finish();
+        self.socket.iter_mut().for_each(ControlSocket::remove);
+    }
+
+    /// A step of a handover has ended.
+    pub(super) fn step(&mut self, step: Option<Step>) {
+        let (Some(_), Some(id), Some(socket)) = (step, self.waiting, &mut self.socket) else { return };
+        if let Some((step, took)) = self.upgrade.last_step() {
+            socket.say(id, &Line::new("step").with("name", step.name()).with("ms", took.as_millis()));
+        }
+    }
+
+    pub(super) fn handover_failed(&mut self, generation: u32) {
+        self.identity.handover_failed();
+        let outcome = self.upgrade.fails(Instant::now());
+        self.report(outcome, generation, 0);
+    }
+
+    fn report(&mut self, outcome: Option<Outcome>, generation: u32, pid: i32) {
+        let Some(outcome) = outcome else { return };
+        let (Some(id), Some(socket)) = (self.waiting.take(), &mut self.socket) else { return };
+        let ms = |duration: &Duration| duration.as_millis();
+        let mut line = match &outcome.committed {
+            Ok(()) => Line::new("ok").with("pid", pid).with("generation", generation),
+            Err(reason) => {
+                Line::error("failed", reason).with("pid", std::process::id()).with("generation", generation)
+            }
+        };
+        for (step, took) in &outcome.steps {
+            line = line.with(&format!("{}_ms", step.name()), ms(took));
+        }
+        socket.answer(id, &[line.with("total_ms", ms(&outcome.total))], Instant::now());
+    }
+}
