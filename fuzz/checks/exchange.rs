@@ -75,7 +75,7 @@ impl Rehearsal {
             Arc::new(CurrentRequest::default()),
             wait_group.clone(),
         );
-        let stream = Stream::new(ours.into(), true);
+        let stream = Stream::Unix(Arc::new(ours));
         let slot = parking.admit(&stream).unwrap();
         let conn_info = Arc::new(ConnInfo::new(None, phase.clone(), 1));
         let connection = Connection::new(stream, slot, (0, 0), conn_info, Progress::default());

@@ -96,6 +96,14 @@ impl PhaseWatch {
         self.shared.changed.notify_all();
     }
 
+    /// Waits until the process has started: it serves, or it has ended.
+    pub(crate) fn wait_started(&self) {
+        let mut lock = lock(&self.shared.lock);
+        while self.get() == Phase::Starting {
+            lock = self.shared.changed.wait(lock).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Waits until the process drains, for `timeout` at most.
     pub(crate) fn wait_draining(&self, timeout: Duration) -> Waited {
         let deadline = Instant::now().checked_add(timeout);

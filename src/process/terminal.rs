@@ -80,9 +80,10 @@ impl Terminal {
         Ok(Some(Terminal { holder, ..Terminal::of(tty, pidfd.ok(), tells)? }))
     }
 
-    /// That of a predecessor, whose session need not be ours.
+    /// The terminal that a predecessor has passed. Its session may be another one than ours.
     pub(crate) fn inherited(tty: OwnedFd, leader: Option<OwnedFd>) -> io::Result<Terminal> {
-        Terminal::of(tty, leader, true)
+        let tells = true;
+        Terminal::of(tty, leader, tells)
     }
 
     fn of(tty: OwnedFd, leader: Option<OwnedFd>, tells: bool) -> io::Result<Terminal> {

@@ -18,6 +18,7 @@ use crate::base::contain_panic::panic_text;
 use crate::base::error::{self, Error};
 use crate::base::limits::{Limits, Timeouts};
 use crate::base::log::{error, info, warn};
+use crate::base::phase::Phase;
 use crate::base::wait_group::WaitGroup;
 pub(crate) use crate::net::acceptor::PoolPlan;
 use crate::net::acceptor::{Acceptor, AcceptorCommand, News, Parking, Setup};
@@ -28,7 +29,7 @@ use crate::net::scheduler::queue::Queue;
 use crate::net::sockets::{self, OpenedListeners};
 use crate::process::config::ProcessConfig;
 use crate::process::control::socket::{self, Bound};
-use crate::process::control::{Control, Facts, Predecessor};
+use crate::process::control::{self, Facts, Predecessor};
 use crate::process::handover::above::Surroundings;
 use crate::process::handover::child::Program;
 use crate::process::handover::inherit::{self, Inheritance};
@@ -182,7 +183,13 @@ pub(crate) fn spawn<S: Service>(launch: Launch, service: S) -> Result<RunningSer
         .name("heirloom-control".into())
         .spawn(move || started.run(None, None))
         .map_err(Error::system("no thread for the control loop"))?;
-    Ok(RunningServer { handle, addresses, thread: Some(thread) })
+    handle.shared.phase.wait_started();
+    let mut running = RunningServer { handle, addresses, thread: Some(thread) };
+    if running.handle.phase() == Phase::Exited {
+        // The loop could not start, and says why.
+        running.end()?;
+    }
+    Ok(running)
 }
 
 /// Starts everything but the control loop.
@@ -382,8 +389,7 @@ impl<P: Portable> Started<P> {
             None => (State::first(self.terms), None),
         };
         let watched = (&*self.handle.shared.inbox, &self.handle.shared.phase);
-        let outcome = Control::new(state, self.facts, self.outside, &*self.assembly, watched, predecessor)
-            .and_then(Control::run);
+        let outcome = control::run(state, self.facts, self.outside, &*self.assembly, watched, predecessor);
         let finished = self.assembly.finish(self.acceptor, &mut || drop(signals.take()));
         drop(signals);
         outcome.and(finished)

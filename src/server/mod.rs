@@ -186,8 +186,9 @@ impl Server {
         launch::serve(std::mem::take(&mut self.launch), self)
     }
 
-    /// Starts serving in the background, without signals and without handovers: for tests, and for
-    /// programs that only want the HTTP server.
+    /// Serves in the background, without signals and without handovers: for tests, and for programs that only want the
+    /// HTTP server. When this returns, the server accepts connections ([`Phase::Serving`](crate::Phase::Serving)).
+    ///
     /// Any number of them may run in one process, also beside one that serves with signals.
     ///
     /// ```

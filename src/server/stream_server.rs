@@ -154,7 +154,7 @@ impl StreamServer {
         launch::serve(std::mem::take(&mut self.launch), self)
     }
 
-    /// As `serve`, in the background, without signals and handovers: for tests.
+    /// As `serve`, in the background, without signals and handovers: for tests. It serves when this returns.
     ///
     /// # Errors
     /// When it can't start.

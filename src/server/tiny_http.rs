@@ -240,8 +240,8 @@ impl PrivateServer {
 
     /// A new link that has answered a test request. Only one is made at a time.
     fn connect(self: &Arc<PrivateServer>) -> io::Result<Link> {
-        let stream = self.socket.connect()?;
-        let mut link = Link { stream: Stream::new(stream.into(), true), server: Arc::clone(self) };
+        let stream = Stream::Unix(Arc::new(self.socket.connect()?));
+        let mut link = Link { stream, server: Arc::clone(self) };
         self.enter()?;
         let Stream::Unix(stream) = &link.stream else { return Err(ErrorKind::Unsupported.into()) };
         stream.set_nonblocking(true)?;
@@ -333,7 +333,12 @@ impl Link {
                     if answer.is_done() && out.is_done() {
                         return Ok(answer);
                     }
-                    self.wait(waits_to_send, deadline)?;
+                    let flags = if waits_to_send {
+                        PollFlags::POLLIN | PollFlags::POLLOUT
+                    } else {
+                        PollFlags::POLLIN
+                    };
+                    self.wait(flags, deadline)?;
                 }
                 Err(e) => return Err(e),
             }
@@ -355,8 +360,7 @@ impl Link {
         Ok(false)
     }
 
-    fn wait(&self, to_send: bool, deadline: Option<Instant>) -> io::Result<()> {
-        let flags = if to_send { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
+    fn wait(&self, flags: PollFlags, deadline: Option<Instant>) -> io::Result<()> {
         match poll(&mut [PollFd::new(self.stream.as_fd(), flags)], poll_timeout(deadline)) {
             Ok(0) => Err(ErrorKind::TimedOut.into()),
             Ok(_) | Err(nix::Error::EINTR) => Ok(()),

@@ -78,13 +78,13 @@ impl Validators {
     /// with a quote, a space or a control character is left out, and logged.
     #[must_use]
     pub fn etag(self, opaque: impl Into<String>) -> Validators {
-        self.tag(false, opaque.into())
+        self.tag(OwnTag { weak: false, opaque: opaque.into() })
     }
 
     /// Sets a weak entity tag, given without its quotes: the same for equivalent representations.
     #[must_use]
     pub fn weak_etag(self, opaque: impl Into<String>) -> Validators {
-        self.tag(true, opaque.into())
+        self.tag(OwnTag { weak: true, opaque: opaque.into() })
     }
 
     /// Sets the time of the last change, which HTTP sends in whole seconds.
@@ -93,11 +93,11 @@ impl Validators {
         Validators { modified: Some(time), ..self }
     }
 
-    fn tag(self, weak: bool, opaque: String) -> Validators {
-        if opaque.chars().all(|c| matches!(c, '!' | '#'..='~')) {
-            return Validators { etag: Some(OwnTag { weak, opaque }), ..self };
+    fn tag(self, tag: OwnTag) -> Validators {
+        if tag.opaque.chars().all(|c| matches!(c, '!' | '#'..='~')) {
+            return Validators { etag: Some(tag), ..self };
         }
-        error!("invalid entity tag: {opaque}");
+        error!("invalid entity tag: {}", tag.opaque);
         self
     }
 

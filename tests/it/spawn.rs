@@ -66,6 +66,13 @@ fn its_addresses_are_in_the_order_of_its_listeners() {
     assert_eq!(Client::to(*admin).get("/healthz").text(), "ok\n");
 }
 
+#[test]
+fn it_serves_when_spawn_returns() {
+    for _ in 0..50 {
+        assert_eq!(named("a").handle().phase(), Phase::Serving);
+    }
+}
+
 /// Signals are a process's, so only one server has them; those that run beside it don't.
 #[test]
 fn one_with_signals_runs_beside_others_and_a_second_is_refused() {

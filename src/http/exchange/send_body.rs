@@ -350,6 +350,7 @@ impl fmt::Debug for OutgoingBody {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
 
     use super::*;
 
@@ -357,7 +358,7 @@ mod tests {
     fn what_is_in_memory_goes_a_piece_at_a_time() {
         let (client, server) = UnixStream::pair().unwrap();
         server.set_nonblocking(true).unwrap();
-        let stream = Stream::new(server.into(), true);
+        let stream = Stream::Unix(Arc::new(server));
         let len = 2 * SEND_BYTES + 7;
         let body = BodyKind::Bytes(vec![b'x'; usize::try_from(len).unwrap()].into());
         let mut out = b"head".to_vec();

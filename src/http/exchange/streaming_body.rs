@@ -303,7 +303,7 @@ mod tests {
         let (client, server) = UnixStream::pair().unwrap();
         server.set_nonblocking(true).unwrap();
         let upload = Upload {
-            stream: Stream::new(server.into(), true),
+            stream: Stream::Unix(Arc::new(server)),
             input: input.to_vec(),
             used: 0,
             decoder: Decoder::new(Framing::Chunked, &Limits::default()),

@@ -26,8 +26,17 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 pub(super) struct Spec {
     /// Certificate and key.
     pub(super) pairs: Vec<(PathBuf, PathBuf)>,
-    /// Authorities of clients, and whether a client must have a certificate.
-    pub(super) clients: Option<(PathBuf, bool)>,
+    /// None: clients are not asked for certificates.
+    pub(super) clients: Option<ClientAuth>,
+}
+
+/// How clients are authenticated.
+#[derive(Clone)]
+pub(super) struct ClientAuth {
+    /// The file with the certificates of the authorities.
+    pub(super) authorities: PathBuf,
+    /// A client without a certificate is refused.
+    pub(super) required: bool,
 }
 
 impl Spec {
@@ -38,7 +47,7 @@ impl Spec {
         let keys = pairs.map(|(certificate, key)| pair(certificate, key, &provider));
         let keys: Keys = keys.collect::<Result<_, _>>()?;
         let clients = match &self.clients {
-            Some((file, required)) => verifier(file, *required, &provider)?,
+            Some(auth) => verifier(auth, &provider)?,
             None => Arc::new(NoClientAuth),
         };
         let broken = |e: rustls::Error| Error::config(format!("TLS can't be set up: {e}"));
@@ -57,7 +66,7 @@ impl Spec {
 impl fmt::Debug for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pairs = self.pairs.iter().flat_map(|(certificate, key)| [certificate, key]);
-        let clients = self.clients.iter().map(|(file, _)| file);
+        let clients = self.clients.iter().map(|auth| &auth.authorities);
         f.debug_list().entries(pairs.chain(clients).map(|file| name(file))).finish()
     }
 }
@@ -112,18 +121,18 @@ fn read(what: &str, file: &Path) -> Result<Vec<u8>, Error> {
 }
 
 fn verifier(
-    file: &Path,
-    required: bool,
+    auth: &ClientAuth,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn danger::ClientCertVerifier>, Error> {
     const WHAT: &str = "authority of clients";
+    let file = &auth.authorities;
     let mut roots = RootCertStore::empty();
     for certificate in certificates(WHAT, file)? {
         let reason = reasons::of_certificate(&certificate);
         roots.add(certificate).map_err(|_| wrong(WHAT, file, reason))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-    let builder = if required { builder } else { builder.allow_unauthenticated() };
+    let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
     let verifier = builder.build().map_err(|_| wrong(WHAT, file, "none of its certificates can be used"))?;
     Ok(verifier)
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::base::error::Error;
 
-use certificates::{Loaded, Spec};
+use certificates::{ClientAuth, Loaded, Spec};
 pub(crate) use session::{Handshake, Session, SessionError};
 
 /// What a TLS listener needs: certificates with their keys, and which clients are accepted.
@@ -66,14 +66,14 @@ impl Tls {
     /// for other clients. Default: no certificate is requested.
     #[must_use]
     pub fn require_clients(self, authorities: impl Into<PathBuf>) -> Tls {
-        self.with(|spec| spec.clients = Some((authorities.into(), true)))
+        self.with(|spec| spec.clients = Some(ClientAuth { authorities: authorities.into(), required: true }))
     }
 
     /// As [`Tls::require_clients`], but clients without a certificate are accepted too. The handler sees whether there is
     /// one ([`TlsInfo::client_certificates`]).
     #[must_use]
     pub fn request_clients(self, authorities: impl Into<PathBuf>) -> Tls {
-        self.with(|spec| spec.clients = Some((authorities.into(), false)))
+        self.with(|spec| spec.clients = Some(ClientAuth { authorities: authorities.into(), required: false }))
     }
 
     /// Reads the files again. New connections use the new content; open ones keep the old.

@@ -45,9 +45,11 @@ use version::Version;
 ///
 /// While another process holds a lease on a file, the response is 503 with `Retry-After`.
 ///
-/// No path and no encoding reaches a file outside of the directory: the kernel resolves it below the directory (`openat2`;
-/// before Linux 5.6, and if a sandbox forbids that, name by name, without following links). Links that lead out of it are
-/// not found, nor are names that begin with a dot (except `.well-known`) and anything but regular files.
+/// No path and no encoding reaches a file outside of the directory: the kernel resolves it below the directory (`openat2`).
+/// The response is 404 for links that lead out of it, for names that begin with a dot (except `.well-known`), and for
+/// anything but regular files and directories. Where `openat2` is missing (before Linux 5.6, under qemu's user mode, and in
+/// sandboxes whose filters forbid it), each name is opened without following links, so the response is 404 for every
+/// symbolic link, also for one that stays inside. The root itself may be a link.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -76,7 +78,8 @@ impl ServeDir {
         ServeDir { root: root.into(), links, dotfiles, packed, cache_control: None, mistake: None }
     }
 
-    /// Follows no symbolic links. Default: those that stay inside.
+    /// Follows no symbolic links. Default: links that stay inside the directory are followed, where `openat2` exists (see
+    /// [`ServeDir`]).
     #[must_use]
     pub fn no_symlinks(self) -> ServeDir {
         ServeDir { links: Links::None, ..self }

@@ -98,9 +98,9 @@ impl Taken {
         Taken { has_permit: false, at: Instant::now(), waited: Duration::ZERO }
     }
 
-    fn from_queue(since: Instant, has_permit: bool) -> Taken {
+    fn from_queue(since: Instant) -> Taken {
         let at = Instant::now();
-        Taken { has_permit, at, waited: at.saturating_duration_since(since) }
+        Taken { has_permit: false, at, waited: at.saturating_duration_since(since) }
     }
 }
 
@@ -411,12 +411,12 @@ impl<T> QueueState<T> {
         let (since, work) = self.streaming.pop_front()?;
         self.permits = self.permits.saturating_sub(1);
         self.progress.taken = self.progress.taken.wrapping_add(1);
-        Some((work, Taken::from_queue(since, true)))
+        Some((work, Taken { has_permit: true, ..Taken::from_queue(since) }))
     }
 
     fn take_waiting(&mut self, worker: usize) -> Option<(T, Taken)> {
         let (since, work) = self.waiting.pop_front()?;
-        let taken = Taken::from_queue(since, false);
+        let taken = Taken::from_queue(since);
         self.note_taken(worker, taken.at);
         Some((work, taken))
     }

@@ -380,12 +380,17 @@ impl Session {
                 }
             }
         }
+        self.drop_incoming(used);
+        outcome
+    }
+
+    /// Drops so many bytes from the start of `incoming`, and its memory if nothing is left.
+    fn drop_incoming(&mut self, used: usize) {
         if used >= self.incoming.len() {
             self.incoming = Vec::new();
         } else {
             self.incoming.drain(..used);
         }
-        outcome
     }
 
     /// Writes what is encrypted; whether that was all.
