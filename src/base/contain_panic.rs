@@ -36,7 +36,7 @@ mod tests {
 
     use super::*;
 
-    /// Panics with another of its kind when dropped, for as often as it says.
+    /// When dropped, panics with a payload of the same type, as often as its number says.
     struct Sore(u32);
 
     impl Drop for Sore {

@@ -107,14 +107,14 @@ mod tests {
             // Decoded once.
             ("/%2570rivate", Some("/%2570rivate")),
             ("/%25%37%30", Some("/%2570")),
-            // No separator, no end, no other separator.
+            // An encoded separator, query mark or backslash stays encoded.
             ("/a%2fb", Some("/a%2Fb")),
             ("/a%5cb\\c", Some("/a%5Cb%5Cc")),
             ("/a%00%3f%23%20", Some("/a%00%3F%23%20")),
-            // What a segment may hold has no other meaning here.
+            // Characters that a segment may contain are decoded.
             ("/%40a%3A%21%24%26%27%28%29%2a%2B%2c%3b%3D", Some("/@a:!$&'()*+,;=")),
             ("/{a}|\"<^`>", Some("/%7Ba%7D%7C%22%3C%5E%60%3E")),
-            // Which segments there are stays.
+            // The segments stay the same.
             ("//a///b/", Some("//a///b/")),
             ("/./a/../%2e%2E/b", Some("/./a/../../b")),
             ("/", Some("/")),
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(decoded_text("%C3"), None);
     }
 
-    /// Paths of what is encoded, what is not, and what separates.
+    /// Paths made of encoded bytes, plain bytes and separators.
     fn paths() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
             "%[0-9a-fA-F]{2}",

@@ -96,6 +96,17 @@ impl PhaseWatch {
         self.shared.changed.notify_all();
     }
 
+    /// Sets [`Phase::Exited`] when the result is dropped. For the thread of the control loop.
+    pub(crate) fn exited_on_drop(&self) -> impl Drop + '_ {
+        struct ExitedOnDrop<'a>(&'a PhaseWatch);
+        impl Drop for ExitedOnDrop<'_> {
+            fn drop(&mut self) {
+                self.0.set(Phase::Exited);
+            }
+        }
+        ExitedOnDrop(self)
+    }
+
     /// Waits until the process has started: it serves, or it has ended.
     pub(crate) fn wait_started(&self) {
         let mut lock = lock(&self.shared.lock);
@@ -191,6 +202,16 @@ mod tests {
             watch.set(phase);
             assert_eq!(watch.get(), phase);
         }
+    }
+
+    #[test]
+    fn a_start_that_fails_ends_the_wait_for_it() {
+        let watch = PhaseWatch::new();
+        let other = watch.clone();
+        let waiter = std::thread::Builder::new().spawn(move || other.wait_started()).unwrap();
+        drop(watch.exited_on_drop());
+        waiter.join().unwrap();
+        assert_eq!(watch.get(), Phase::Exited);
     }
 
     #[test]

@@ -316,7 +316,7 @@ mod tests {
         }
     }
 
-    /// Each by its name, kind and text, in its order.
+    /// The name, type and text of each metric, in their order.
     #[test]
     fn each_metric_is_in_the_docs() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");

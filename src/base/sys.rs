@@ -39,7 +39,7 @@ pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
     if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor is open, and the caller (handover::successor) takes each inherited
+    // SAFETY: the descriptor is open, and the caller (handover::inherit) takes each inherited
     // number once, as named by the process that started us: nothing else in this process owns it.
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     fcntl(&owned, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;

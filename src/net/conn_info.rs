@@ -21,7 +21,7 @@ use crate::net::tls::TlsInfo;
 /// Made once per connection, with TLS once more after the handshake, and shared by its requests.
 #[derive(Debug)]
 pub(crate) struct ConnInfo {
-    /// Canonical; None for a unix socket.
+    /// The client's address in canonical form; None for a unix socket.
     pub(crate) peer: Option<SocketAddr>,
     /// None where there is no connection.
     pub(crate) socket: Option<Socket>,
@@ -85,7 +85,7 @@ impl Socket {
         Socket(socket)
     }
 
-    /// The client has shut its side or reset it, or the server has closed.
+    /// Whether the client has shut its side or reset it, or the server has closed the connection.
     fn has_ended(&self) -> bool {
         let Some(socket) = self.0.upgrade() else { return true };
         // Errors and hang-ups are always reported.
@@ -195,7 +195,7 @@ mod tests {
         ClientWatch::of(Some(Arc::new(conn_info)))
     }
 
-    /// It may take a moment, even on one host.
+    /// Waits until the watch reports it, which may take a moment even on one host.
     fn learns_of_it(watch: &ClientWatch) -> bool {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !watch.is_gone() && Instant::now() < deadline {

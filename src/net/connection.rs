@@ -1,9 +1,9 @@
 //! A connection: the value that moves between acceptor, queue and worker. It is owned by exactly one of them, moved and
-//! never shared. `P`, its progress, is what the protocol above knows of it; nothing here knows the protocol.
+//! never shared. `P`, its progress, is the state of the protocol above; nothing here knows the protocol.
 //!
-//! A closing connection lingers (RFC 9112 §9.6): the last response is out, our side is shut, and what the client still
-//! sends is read and dropped, so that no reset takes the response from the client. It is parked meanwhile: the thread that
-//! gets its event drops what has come and parks it again, for at most 2 s and 16 MiB.
+//! A closing connection lingers (RFC 9112 §9.6): the last response is sent, our side is shut, and bytes that the client
+//! still sends are read and dropped, because a reset could destroy the response. It is parked meanwhile: the thread that
+//! gets its event drops the bytes and parks it again, for at most 2 s and 16 MiB.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -19,22 +19,22 @@ use crate::net::stream::Stream;
 /// How much a closing connection may still send, and for how long, before it is cut off.
 const LINGER_BYTES: usize = 16 << 20;
 const LINGER: Duration = Duration::from_secs(2);
-/// The same for an idle connection, whose client closes when it sees that we have closed.
+/// How long an idle connection lingers: its client closes when it sees our FIN.
 const IDLE_LINGER: Duration = Duration::from_millis(500);
-/// How many reads are dropped at a time.
+/// How many reads one step of lingering makes.
 const LINGER_READS: usize = 16;
 
-/// What is spoken on a connection, as far as another process can continue it.
+/// The state of a connection's protocol, as far as another process can continue it.
 pub(crate) trait Portable: Default + fmt::Debug + Send + 'static {
     /// The acceptor does not know whether client or server speaks next: a new connection goes to a worker before its
     /// first byte, as does one that was idle for too long, and nothing is written without the program's order. So a
     /// service without HTTP (`StreamServer`) has the same acceptor.
     const OPAQUE: bool = false;
 
-    /// Whether it is between two requests, or in one that can be read again from its first byte, because `buffered`
-    /// bytes, and not more than `most`, are all of it.
+    /// Whether it is between two requests, or in one that can be read again from its first byte, because all of it is
+    /// in the `buffered` bytes, of which there are at most `most`.
     fn is_portable(&self, buffered: usize, most: usize) -> bool;
-    /// Puts all bytes of an unfinished request into `buffered`; the result is when its first byte came.
+    /// Puts all bytes of an unfinished request into `buffered`. Returns when its first byte arrived.
     fn pack(&mut self, buffered: &mut Vec<u8>) -> Option<Instant>;
     /// The progress of a connection that was packed in another process.
     fn unpack(started: Option<Instant>) -> Self;
@@ -58,7 +58,7 @@ pub(crate) struct Connection<P> {
     /// Requests so far.
     pub(crate) served: u64,
     pub(crate) activity: Activity,
-    /// The client may have closed its side behind the bytes that wait; the poller does not report that again.
+    /// The client may have closed its side after the bytes that are unread; the poller does not report that again.
     pub(crate) may_have_ended: bool,
     /// The poller also reports writability.
     pub(crate) polls_write: bool,
@@ -84,7 +84,7 @@ pub(crate) enum Cut {
     ShownByFraming,
     /// The response ends with the connection, so only a reset shows it.
     ShownByReset,
-    /// It is complete; only the rest of the request is read.
+    /// The response is complete; only the rest of the request is read.
     Complete,
 }
 
@@ -92,7 +92,7 @@ pub(crate) enum Cut {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lingering {
     pub(crate) reason: CloseReason,
-    /// The end, whatever the client still sends.
+    /// When it ends at the latest.
     pub(crate) until: Instant,
     left: usize,
 }
@@ -102,9 +102,9 @@ pub(crate) struct Lingering {
 pub(crate) enum Linger {
     /// It has ended, or sent too much.
     Over,
-    /// All that came is dropped.
+    /// All received bytes are dropped.
     Drained,
-    /// More has come.
+    /// More bytes have arrived.
     More,
 }
 
@@ -118,9 +118,9 @@ pub(crate) struct Ready<P> {
 /// Why a connection needs a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// It is new, bytes came, or its socket takes bytes again.
+    /// It is new, bytes have arrived, or its socket takes bytes again.
     Event,
-    /// It let others go first, and can continue at once.
+    /// It was queued behind others, and can continue at once.
     Yielded,
     /// The deadline of its parking passed, no worker had time for its response, or the process ends.
     Expired,
@@ -160,7 +160,7 @@ impl<P> Connection<P> {
         matches!(self.activity, Activity::Idle { .. })
     }
 
-    /// Since when it is idle, which begins now if it was not.
+    /// Since when it is idle; from now on, if it was not idle before.
     pub(crate) fn idle_since(&mut self) -> Instant {
         match self.activity {
             Activity::Idle { since } => since,
@@ -184,7 +184,7 @@ impl<P> Connection<P> {
         self.linger_for(LINGER, reason);
     }
 
-    /// The same for an idle connection: a request that is on its way is read and dropped, and not answered by a reset.
+    /// As `begin_lingering`, for an idle connection: a request that is on its way is read and dropped, and not answered by a reset.
     pub(crate) fn begin_end_of_idle(&mut self, reason: CloseReason) {
         self.linger_for(IDLE_LINGER, reason);
     }
@@ -232,7 +232,7 @@ mod tests {
         let mut connection = Connection::new(Stream::Tcp(Arc::new(socket)), slot, (0, 0), conn_info, ());
         connection.begin_lingering(CloseReason::Response);
         assert_eq!(connection.linger_on(), Linger::Drained);
-        // All that the sockets hold is more than one piece, and less than what a client may send.
+        // The sockets hold more than one step drops, and less than a client may send.
         let mut sent = 0;
         while let Ok(n) = client.write(&[0; 1 << 16]) {
             sent += n;

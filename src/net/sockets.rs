@@ -1,9 +1,9 @@
 //! Which sockets serve the addresses that a program listens on: inherited ones, by name or else by address, and new ones.
 //!
-//! A socket keeps every name it has had. A successor calls the sockets that it adopts as its predecessor does, and passes
-//! each on by all its names: the text it was given and those by which it was inherited. So connections of any generation
-//! still find their listener, and a generation with an earlier configuration, or of a version that matches by text alone,
-//! finds the socket. `0.0.0.0` that is served by an inherited `[::]` is no more than such a name.
+//! A socket keeps every name it has had. A successor uses its predecessor's names for the sockets that it adopts, and passes
+//! each socket on under all its names: the text of its own `listen`, and the inherited names. So connections of any
+//! generation still find their listener, and a generation with an earlier configuration, or of a version that compares only
+//! the text, finds the socket. Where an inherited `[::]` serves `0.0.0.0`, the latter is one more name of it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -25,10 +25,10 @@ pub(crate) struct OpenedListeners {
 }
 
 /// Opens a socket for each of `configs`: the inherited one with its name, or else with its address, or else a new one.
-/// `bound` is called with each new one at once, as the next may fail.
+/// `bound` is called with each new one at once, because the next may fail.
 ///
 /// A socket at `[::]` also accepts IPv4, unless `0.0.0.0` with the same port is a listener too. This can't be changed once
-/// it is bound. So an inherited one may serve both, and two inherited ones may serve a lone `[::]`.
+/// it is bound. So an inherited socket may serve both addresses, and two inherited sockets may serve a single `[::]`.
 ///
 /// # Errors
 /// An address that can't be bound, and two names for one address.
@@ -42,7 +42,7 @@ pub(crate) fn open(
     let mut opened = OpenedListeners::default();
     for (index, claim) in claims.iter().enumerate() {
         let listener = match claim.socket {
-            // It came with the first of those that share it.
+            // The first of the claims that share it has taken it.
             Some(socket) if claims.iter().take(index).any(|other| other.socket == Some(socket)) => continue,
             Some(socket) => {
                 let sharers: Vec<&Claim> =
@@ -90,7 +90,7 @@ struct InheritedSocket {
     /// The file of a unix socket, where the predecessor knows it.
     file: Option<FileId>,
     owner: Owner,
-    /// None where it can't be used, which is an error when it is adopted.
+    /// None where the socket can't be used: its adoption is an error.
     place: Option<Place>,
     only_v6: bool,
 }
@@ -169,7 +169,7 @@ impl InheritedSockets {
         self.all.get(socket?)
     }
 
-    /// The first socket for which this holds.
+    /// The first socket for which `holds` is true.
     fn find(&self, holds: impl Fn(usize, &InheritedSocket) -> bool) -> Option<usize> {
         self.all
             .iter()
@@ -222,7 +222,7 @@ fn claims(configs: Vec<ListenerConfig>, sockets: &InheritedSockets) -> Result<Ve
         let place = known.map_or_else(|| Place::resolve(&config.name), Ok)?;
         claims.push(Claim { config, place, socket, is_part: false });
     }
-    // First by address, and only then by a socket that may also serve another address.
+    // A socket at the address itself comes before one that may also serve another address.
     for find in [at_its_address, of_both_families] {
         for index in 0..claims.len() {
             let unserved = claims.get(index).filter(|claim| claim.socket.is_none());
@@ -387,7 +387,7 @@ mod tests {
             new.listeners.iter().map(address).collect::<Vec<_>>(),
             [address(&old[0]), address(&old[1])]
         );
-        // By that name the predecessor would take it for the first one.
+        // Under that name the predecessor would take it for the first socket.
         let second = address(&old[1]).to_string();
         let error = open(configs(&[&second]), heirs(), &mut |_| {}).unwrap_err().to_string();
         assert!(error.contains(&format!("the generation before this one listens on {second}")), "{error}");

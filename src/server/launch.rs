@@ -29,7 +29,7 @@ use crate::net::scheduler::queue::Queue;
 use crate::net::sockets::{self, OpenedListeners};
 use crate::process::config::ProcessConfig;
 use crate::process::control::socket::{self, Bound};
-use crate::process::control::{self, Facts, Predecessor};
+use crate::process::control::{Control, Facts, Predecessor};
 use crate::process::handover::above::Surroundings;
 use crate::process::handover::child::Program;
 use crate::process::handover::inherit::{self, Inheritance};
@@ -389,7 +389,10 @@ impl<P: Portable> Started<P> {
             None => (State::first(self.terms), None),
         };
         let watched = (&*self.handle.shared.inbox, &self.handle.shared.phase);
-        let outcome = control::run(state, self.facts, self.outside, &*self.assembly, watched, predecessor);
+        // After an error or a panic, too: other threads wait for the phase.
+        let _exited = watched.1.exited_on_drop();
+        let outcome = Control::new(state, self.facts, self.outside, &*self.assembly, watched, predecessor)
+            .and_then(Control::run);
         let finished = self.assembly.finish(self.acceptor, &mut || drop(signals.take()));
         drop(signals);
         outcome.and(finished)

@@ -11,7 +11,7 @@ use crate::web::fields::elements;
 /// The interim answer to `Expect: 100-continue` (RFC 9110 §10.1.1).
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What ends a chunked body (RFC 9112 §7.1).
+/// The end of a chunked body (RFC 9112 §7.1).
 pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// The body that a handler returned.
@@ -52,8 +52,8 @@ impl BodyFraming {
 ///
 /// # Errors
 /// The status to answer with instead of an impossible response: 500 for a 1xx (RFC 9110 §15.2: not a
-/// final one) or an upgrade that its status or fields don't fit, 426 for a switch to a protocol that the client
-/// has not asked for, 501 for a CONNECT that is granted without a tunnel.
+/// final one) or an upgrade whose status or fields don't match it, 426 for a switch to a protocol that the client
+/// has not requested, 501 for a CONNECT that is granted without a tunnel.
 pub(crate) fn framing(
     request: &RequestSummary,
     status: StatusCode,
@@ -76,10 +76,10 @@ pub(crate) fn framing(
     }
     Ok(match (status, length) {
         (StatusCode::NO_CONTENT, _) => BodyFraming::None,
-        // RFC 9110 §15.3.6: never content, which the response must announce.
+        // RFC 9110 §15.3.6: a 205 has no content, and says so by its length.
         (StatusCode::RESET_CONTENT, _) => BodyFraming::Length(0),
         _ if request.method == Method::HEAD || status == StatusCode::NOT_MODIFIED => {
-            // An empty body says nothing about the length (RFC 9110 §8.6).
+            // An empty body does not show the length that a GET would have (RFC 9110 §8.6).
             let length = if length == Some(0) { own_length(headers) } else { length };
             length.map_or(BodyFraming::None, BodyFraming::Announced)
         }
@@ -123,7 +123,7 @@ pub(crate) fn says_close(headers: &HeaderMap) -> bool {
 /// the head early. The status line says 1.1 to 1.0 clients too (RFC 9110 §6.2).
 #[derive(Debug)]
 pub(crate) struct ResponseHead<'a> {
-    /// That of the request.
+    /// The version of the request.
     pub(crate) version: Version,
     pub(crate) status: StatusCode,
     pub(crate) headers: &'a HeaderMap,

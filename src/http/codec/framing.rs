@@ -55,7 +55,7 @@ impl ConnectionFields {
     /// Notes a field of the head.
     pub(super) fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Refusal> {
         if *name == HOST {
-            // RFC 9112 §3.2: one, and well-formed. An empty one is.
+            // RFC 9112 §3.2: there is exactly one Host, and it is well-formed. An empty one is well-formed.
             if self.host || !(value.is_empty() || is_host(value)) {
                 return Err(BAD_HOST);
             }

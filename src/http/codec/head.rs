@@ -2,9 +2,9 @@
 //!
 //! httparse tokenises; what it leaves open is decided here, strictly, because everything that two parsers
 //! on one path read differently is a way to smuggle a request (RFC 9112 §11.2). There is one leniency:
-//! the lines of a head may end in a bare LF (RFC 9112 §2.2 allows it, and other servers do it), as people
-//! type them. But then all of them must: a single bare LF among CRLFs has passed through something that took
-//! it for a part of a value. A bare CR is never accepted.
+//! the lines of a head may end in a bare LF (RFC 9112 §2.2 allows it, and other servers accept it), because people
+//! type heads that way. Then all lines must end in LF: a single bare LF among CRLFs has passed through a proxy that
+//! took it for a part of a value. A bare CR is never accepted.
 
 use std::mem::MaybeUninit;
 
@@ -172,7 +172,7 @@ pub(crate) fn parse(input: &[u8], limits: &Limits) -> Result<Option<RequestHead>
     let mut parsed = parse_lines(lines, limits);
     match &mut parsed {
         Ok(Some(head)) => head.len = head.len.saturating_add(window.len().saturating_sub(lines.len())),
-        // RFC 9112 §3: longer than any method that is known.
+        // RFC 9112 §3: the bytes so far are longer than any known method.
         Ok(None)
             if window.len() >= limits.head_bytes
                 && !matches!(lines, [] | [b'\r', ..])
@@ -319,7 +319,7 @@ fn assemble(
         parts,
         framing,
         keep_alive: !fields.close && (version == Version::HTTP_11 || fields.keep_alive),
-        // RFC 9110 §10.1.1: never to 1.0, and not where no body is announced.
+        // RFC 9110 §10.1.1: 100 is never sent to a 1.0 client, and not where no body is announced.
         expect_continue: fields.expect_continue && version == Version::HTTP_11 && has_body,
         upgrade,
         len: text.len(),

@@ -11,7 +11,7 @@ use crate::base::percent::{is_name_byte, is_well_formed};
 
 pub(super) const BAD_TARGET: Refusal = Refusal::bad("malformed request target");
 
-/// Accepts the four forms of RFC 9112 §3.2, each only for the methods that it is for.
+/// Accepts the four forms of RFC 9112 §3.2, each only with the methods that may use it.
 pub(super) fn parse_target(method: &Method, target: &str, shared: Bytes) -> Result<Uri, Refusal> {
     // No form has a fragment; `Uri` would drop it.
     if target.contains('#') {

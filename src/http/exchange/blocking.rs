@@ -17,7 +17,7 @@ pub(super) fn wait(stream: &Stream, flags: PollFlags, time: Duration) -> io::Res
     }
 }
 
-/// Waits until one of them is ready; false if none is within `time` (None: indefinitely).
+/// Waits until one of the descriptors is ready; false if none is ready within `time` (None: indefinitely).
 pub(super) fn wait_for(fds: &mut [PollFd<'_>], time: Option<Duration>) -> io::Result<bool> {
     let deadline = time.and_then(|time| Instant::now().checked_add(time));
     loop {

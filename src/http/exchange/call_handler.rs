@@ -1,8 +1,8 @@
 //! The call of a handler: the request that it gets, and its panic.
 //!
-//! What is refused passes through wrappers, as does what panics: a refusal belongs to the route, so that an access log
-//! and CORS see it, and a panic comes back beside the response that the wrappers made of the 500. So it is logged and
-//! counted once, here.
+//! Refusals pass through the route's wrappers, so that an access log and CORS see them. So does the 500 of a handler that
+//! panicked: the panic comes back beside the response that the wrappers made of that 500, and is logged and counted once,
+//! here.
 
 use std::any::Any;
 use std::ops::ControlFlow;
@@ -46,11 +46,11 @@ impl Exchange<'_> {
         let body = Body::received(body, Arc::clone(&self.client.conn_info), head.text);
         let mut request = Request::from_parts(head.parts, body);
         let refusal = route.attach(&mut request);
-        // For responses that are written together, the last one's counts.
+        // Where several responses are written together, the limits of the last one apply.
         self.client.progress.patience = Some(self.response_patience(&route.rules().limits));
         let listener_handler = self.listener_handler();
         let latency = route.latency().unwrap_or(&listener_handler.latency);
-        // Not `now`: there was a read since then, and its time is not the handler's.
+        // `now` is from before the last read, whose time must not count as the handler's.
         let run = latency.start();
         self.worker.current_request.set(Some((summary.text.clone(), run.begin())));
         let panics = Panics::default();
@@ -63,8 +63,8 @@ impl Exchange<'_> {
         response
     }
 
-    /// Neither queued work nor finished answers wait for a handler that takes long, and it does not run for a client that
-    /// has gone.
+    /// Before a handler that takes long, another worker is woken for queued work, and finished answers are sent. No such
+    /// handler runs for a client that has disconnected.
     pub(super) fn prepare_call(&mut self, route: &RouteMatch) -> Flow {
         let latency = route.latency().unwrap_or(&self.listener_handler().latency);
         if !latency.is_long() {

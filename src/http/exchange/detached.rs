@@ -1,8 +1,8 @@
 //! Connections that leave the pool of workers: event streams and other protocols, each on a thread of its own,
 //! named, counted and limited.
 //!
-//! **A writer-style response has a thread, a pulled one has not.** Code that writes can't be stopped in the middle and
-//! continued by another worker; an iterator can (`Body::from_chunks`).
+//! **A response that is written has a thread, one that is pulled has none.** Code that writes can't be stopped in the
+//! middle and continued by another worker; an iterator can (`Body::from_chunks`).
 //!
 //! **Another protocol has a waker**, one eventfd for each such connection, written at a drain and by WebSocket senders:
 //! its thread polls both. Event streams need none: they wait for the phase's Condvar.
@@ -39,18 +39,18 @@ use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
 #[derive(Debug)]
 pub(crate) struct Detached {
     limit: usize,
-    /// Those besides the connections'.
+    /// Descriptors besides those of connections.
     descriptors: Budget,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug)]
 struct Inner {
-    /// Threads that are reserved or at work.
+    /// Threads that are reserved or in use.
     count: usize,
     next: u64,
     running: BTreeMap<u64, RunningTask>,
-    /// Has one writer at a time: whichever thread has the lock.
+    /// Written only by the thread that holds the lock.
     counters: Arc<CachePadded<Counters>>,
 }
 
@@ -67,7 +67,7 @@ pub(super) struct ReservedThread {
     detached: Arc<Detached>,
     id: u64,
     jobs: mpsc::Sender<Job>,
-    /// A thread for another protocol.
+    /// Set for a thread that speaks another protocol.
     waker: Option<Arc<Waker>>,
 }
 
@@ -81,7 +81,7 @@ struct Waker {
 /// A connection's way to a thread of its own.
 pub(super) struct Detachment {
     pub(super) thread: ReservedThread,
-    /// Goes out before anything else.
+    /// Bytes that are sent before anything else.
     pub(super) unsent: Vec<u8>,
     pub(super) task: Task,
     /// Method and path of the request, for the log.
@@ -109,7 +109,7 @@ impl Detached {
         self.lock().count
     }
 
-    /// A line for each connection.
+    /// For each connection, a line for the log.
     pub(crate) fn in_flight(&self) -> Vec<String> {
         let lock = self.lock();
         let line = |it: &RunningTask| format!("{}, detached, for {:.1?}", it.what, it.since.elapsed());
@@ -202,7 +202,7 @@ impl Detachment {
             let (client, _thread) = self.run(client);
             detached.lock().running.remove(&id);
             let mut lingered = Lingered::More(client);
-            // No thread waits for this one.
+            // No worker waits for this thread, so it may linger here.
             while let Lingered::More(client) = lingered {
                 lingered = parking.linger(client);
             }
@@ -216,13 +216,13 @@ impl Detachment {
         let _ = jobs.send(Box::new(job));
     }
 
-    /// Leaves the connection as it is to be closed.
+    /// Runs the task. Returns the connection in the state in which it is to be closed.
     fn run(self, mut client: Box<Client>) -> (Box<Client>, ReservedThread) {
         let Detachment { thread, unsent, task, what, stall } = self;
         if let Err(e) = write_all(&client.stream, &unsent, stall) {
             debug!("{what}: the client closed before the stream started: {e}");
             drop_contained(task, || what.clone());
-            // Nor did the client get the answers before it.
+            // The client did not get the answers before this response either.
             drop(std::mem::take(&mut client.progress.endings));
             client.begin_lingering(CloseReason::Detached);
             return (client, thread);
@@ -258,7 +258,7 @@ impl Detachment {
     }
 }
 
-/// What became of the user's code, which may have panicked.
+/// The result of the user's code, which may have panicked.
 type Outcome = thread::Result<io::Result<()>>;
 
 fn stream(

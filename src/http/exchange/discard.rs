@@ -10,7 +10,7 @@ use crate::base::close_reason::CloseReason;
 use crate::net::acceptor::Deadline;
 
 impl Exchange<'_> {
-    /// Until a fixed time: the bytes are not needed, so no byte extends the time.
+    /// Reads and drops until a fixed time: the bytes are not needed, so none of them extends it.
     pub(super) fn discard(&mut self, mut unread: Box<Unread>, until: Instant) -> Flow {
         while !unread.decoder.is_done() && !self.worker.input.is_empty() {
             let left = match unread.decoder.decode(self.worker.input.unused()) {
@@ -18,7 +18,7 @@ impl Exchange<'_> {
                     self.worker.input.consume(decoded.consumed);
                     unread.budget.checked_sub(decoded.consumed as u64)
                 }
-                // What follows is no request. The answer is out, or goes out first.
+                // The body is malformed, so the bytes that follow are no request. The response is sent before the close.
                 Err(_) => None,
             };
             match left {

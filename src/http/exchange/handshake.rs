@@ -60,8 +60,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// A plain HTTP request gets an explanation, as from other servers, because people forget the `s` of `https`. It is the same for all
-    /// requests and reveals nothing about the service.
+    /// A plain HTTP request gets an explanation, because people forget the `s` of `https`; other servers do the same. The text
+    /// is the same for all requests and reveals nothing about the service.
     fn answer_in_plain_text(&mut self) -> Disposition {
         let refusal =
             Refusal { status: StatusCode::BAD_REQUEST, reason: "plain HTTP request sent to an HTTPS port" };

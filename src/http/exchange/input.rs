@@ -25,7 +25,7 @@ pub(super) struct Input {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Filled {
     Bytes {
-        /// The read left room: there are no more.
+        /// The read left room in the buffer: the socket has no more bytes.
         drained: bool,
     },
     Nothing,
@@ -33,7 +33,7 @@ pub(super) enum Filled {
 }
 
 impl Exchange<'_> {
-    /// As `fill`, for more of a body; not after the end of the turn, when more may have arrived.
+    /// As `fill`, for the next bytes of a body. Ends the turn instead, when its time is over.
     pub(super) fn refill(&mut self) -> Flow<Filled> {
         if !self.drained {
             self.now = Instant::now();
@@ -100,7 +100,7 @@ impl Input {
         }
     }
 
-    /// Takes what is left.
+    /// Takes the bytes that are not used.
     pub(super) fn take(&mut self) -> Vec<u8> {
         let rest = self.unused().to_vec();
         (self.start, self.end) = (0, 0);

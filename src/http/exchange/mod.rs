@@ -14,10 +14,10 @@
 //! Each step is a file. [`ExchangeStage`] says which step is next; a step either goes on, or ends the worker's turn with
 //! what happens to the connection now, its [`Disposition`].
 //!
-//! **A turn has a time, read from clocks that are read anyway.** The end of a handler is known for its route's average,
-//! and the time is only read for a response or a body that goes on. 5 ms are long compared to what it costs to queue a
-//! connection (some microseconds, and a check whether its client is still there), and longer than 128 fast requests
-//! take: a client that pipelines such requests gets the turns that it would get without the limit.
+//! **A turn has a time limit, and needs no clock of its own.** The time at which a handler ends is measured for its route's
+//! average anyway; the clock is read only for a response or a body that takes several steps. 5 ms are long compared to
+//! what it costs to queue a connection (some microseconds, and a check whether its client is still there), and longer than
+//! 128 fast requests take: a client that pipelines such requests gets the same turns as without the limit.
 
 mod blocking;
 mod call_handler;
@@ -83,7 +83,7 @@ pub(crate) struct ListenerHandler {
     pub(crate) latency: HandlerLatency,
 }
 
-/// A handler, with a `Debug` that needs none of its own.
+/// A handler, with a `Debug` that does not require one of the handler.
 pub(crate) struct HandlerBox(pub(crate) Arc<dyn Handler>);
 
 impl std::fmt::Debug for HandlerBox {
@@ -107,7 +107,7 @@ pub(crate) struct Common {
 
 /// What happens to a connection when its worker's turn ends.
 enum Disposition {
-    /// It rests with the acceptor until the client sends or takes more, or until the deadline.
+    /// The acceptor keeps it until the client sends or takes more, or until the deadline.
     Park(Deadline),
     /// Other connections are served first.
     Requeue,
@@ -148,7 +148,7 @@ pub(crate) fn serve(
     }
 }
 
-/// Does with a connection what a turn has ended with. Gives it back if there is more to do for it at once.
+/// Carries out a disposition. Gives the connection back if there is more to do for it at once.
 fn settle(
     mut client: Box<Client>,
     disposition: Disposition,
@@ -174,7 +174,7 @@ fn settle(
             close(client, reason, worker, common);
         }
         Disposition::Linger(reason) => {
-            // Our end is sent first, as the last bytes wait for it; the `Drop` of the user's values still counts as
+            // Our FIN is sent first, because the last bytes wait for it; the `Drop` of the user's values still counts as
             // in flight.
             let guard = client.guard.take();
             client.begin_lingering(reason);
@@ -233,7 +233,7 @@ struct Exchange<'a> {
     common: &'a Common,
     queue: &'a Queue<Ready<Progress>>,
     permit: Option<StreamingPermit<'a>>,
-    /// The last read left room: the socket is empty.
+    /// The last read left room in the buffer: the socket is empty.
     drained: bool,
     /// Requests in this turn.
     served: usize,
@@ -277,7 +277,7 @@ impl<'a> Exchange<'a> {
                 }
             }
         };
-        // Handlers are caught where they are called; this is for other code of the user's.
+        // A handler's panic is caught where it is called; this is for other code of the user's.
         catch_unwind(AssertUnwindSafe(steps)).unwrap_or_else(|panic| {
             error!("a worker panicked outside of handlers: {}", panic_text(&*panic));
             drop_contained(panic, || "a panic".to_owned());
@@ -304,7 +304,7 @@ impl<'a> Exchange<'a> {
         if cause == Cause::Expired {
             return ControlFlow::Break(self.expire());
         }
-        // No handler should run for a client that has gone. If the connection did not wait, the next write shows it.
+        // No handler should run for a client that has disconnected. If the connection did not wait, the next write shows it.
         let has_waited = cause == Cause::Yielded || waited >= TURN_TIME;
         if has_waited && self.client.stream.is_gone() {
             debug!("the client is gone");

@@ -26,7 +26,7 @@ impl Ending {
         Some(Ending { on_end, ended: ResponseEnd { status, bytes: 0, complete: false } })
     }
 
-    /// The client gets another response instead.
+    /// The client gets another response, with this status.
     pub(super) fn set_status(&mut self, status: StatusCode) {
         self.ended.status = status;
     }
@@ -60,9 +60,9 @@ pub(super) struct Endings(Vec<Unsent>);
 #[derive(Debug)]
 struct Unsent {
     ending: Ending,
-    /// How many of the bytes that are written are to go out until it is complete.
+    /// How many of the written bytes must be sent until the response is complete.
     left: usize,
-    /// How many bytes at the end of these are its body.
+    /// How many bytes at the end of these belong to its body.
     bytes: u64,
 }
 
@@ -75,7 +75,7 @@ impl Endings {
         }
     }
 
-    /// The socket has taken so many more of the bytes that are written.
+    /// The socket has taken so many more of the written bytes.
     pub(super) fn note_sent(&mut self, sent: usize) {
         if self.0.is_empty() {
             return;

@@ -67,14 +67,14 @@ impl Exchange<'_> {
         }
     }
 
-    /// A response with a body of so many bytes is complete when the socket has all that is in the buffer now.
+    /// Notes that a response, with a body of so many bytes, is complete when the socket has all that is in the buffer now.
     pub(super) fn end_after_output(&mut self, ending: Option<Ending>, bytes: u64) {
         if let Some(ending) = ending {
             self.client.progress.endings.push(ending, self.worker.out.len(), bytes);
         }
     }
 
-    /// A response is in the buffer, or written.
+    /// Continues when a response is in the buffer, or sent.
     pub(super) fn finish(&mut self, after: After) -> Flow {
         match after {
             After::Keep if self.worker.out.len() < BATCH_BYTES => ControlFlow::Continue(()),
@@ -90,8 +90,8 @@ impl Exchange<'_> {
 
     /// Closes the connection once all that is written is sent.
     pub(super) fn close(&mut self, reason: CloseReason) -> Disposition {
-        // A client that asked for the close sends nothing more, so no reset can take the response from it. But its own
-        // end of TLS, unread, would be answered by a reset.
+        // A client that asked for the close sends nothing more, so no reset can destroy its response. With TLS it sends
+        // close_notify: the kernel would answer these unread bytes by a reset.
         let at_once = reason == CloseReason::ClientAsked
             && self.worker.input.is_empty()
             && !self.client.stream.is_bound_here();

@@ -46,8 +46,8 @@ impl Exchange<'_> {
 
     /// Ends the turn as `disposition` says, if the connection may go on to rest and its bytes may be held.
     pub(super) fn rest(&mut self, disposition: Disposition) -> Disposition {
-        // Connections that rest at the end of the process are cut. One that was with a worker then is cut as soon as
-        // it would rest or let others go first. Otherwise it would be served after the end, or forgotten.
+        // Parked connections are cut at the end of the process. A connection that a worker had then is cut as soon as it
+        // would be parked or queued. Otherwise it would be served after the end, or forgotten.
         if self.common.phase.get() == Phase::Exited {
             return match &self.client.progress.stage {
                 ExchangeStage::Response(sending) => cut(&sending.body, CloseReason::ResponseTimeout),
@@ -67,8 +67,8 @@ impl Exchange<'_> {
         disposition
     }
 
-    /// Leaves with the connection what is read and not answered, and what is not sent. False if that is more than
-    /// all connections may hold.
+    /// Leaves the unanswered input and the unsent output with the connection. False if that is more than all connections
+    /// may hold.
     fn hold(&mut self) -> bool {
         self.client.buffered = self.worker.input.take();
         self.client.activity = self.client.progress.activity();

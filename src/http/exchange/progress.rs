@@ -18,13 +18,13 @@ use crate::net::connection::{Activity, Cut, Portable};
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     pub(super) stage: ExchangeStage,
-    /// Goes out before anything else.
+    /// Bytes that are sent before anything else.
     pub(super) unsent: Vec<u8>,
     /// The ends of the responses in `unsent`, or in the worker's buffer.
     pub(super) endings: Endings,
     /// How fast the client takes the response, once the server had to wait for it.
     pub(super) blocked: Option<Blocked>,
-    /// That of the last response's route. None before the first response.
+    /// The stall limits of the last response's route. None before the first response.
     pub(super) patience: Option<StallLimits>,
     /// The share of the memory that all connections may hold.
     pub(super) held: Option<Share>,
@@ -35,7 +35,7 @@ pub(crate) struct Progress {
 pub(super) enum ExchangeStage {
     Head {
         scan: Scan,
-        /// When its first byte came.
+        /// When the first byte of the head arrived.
         since: Option<Instant>,
     },
     Body(Box<Collecting>),
@@ -43,12 +43,12 @@ pub(super) enum ExchangeStage {
     Upload(Box<PendingUpload>),
     /// A response whose body is not all written.
     Response(Box<Sending>),
-    /// The rest of a request body is read and dropped, until then.
+    /// The rest of a request body is read and dropped, at most until this time.
     Discard {
         unread: Box<Unread>,
         until: Instant,
     },
-    /// Closed when what is written is sent.
+    /// The connection is closed when all written bytes are sent.
     Closing(CloseReason),
 }
 

@@ -56,12 +56,12 @@ impl Exchange<'_> {
     }
 }
 
-/// Where bodies of requests are kept, and how much in all.
+/// Where request bodies are kept, and how many bytes in all.
 #[derive(Debug)]
 pub(crate) struct Stores {
     pub(crate) memory: Budget,
     pub(crate) disk: Budget,
-    /// Those besides the connections'.
+    /// Descriptors besides those of connections.
     pub(crate) descriptors: Budget,
     /// For temporary files. None: the system's.
     folder: Option<PathBuf>,
@@ -79,7 +79,7 @@ impl Stores {
 /// The limits of one body.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// Bytes of it that may be in memory.
+    /// How many of its bytes may be in memory.
     pub(super) memory: usize,
     pub(super) all: u64,
     pub(super) patience: StallLimits,
@@ -106,9 +106,9 @@ enum Store {
 #[derive(Debug)]
 pub(super) enum CollectError {
     TooLarge,
-    /// Temporary files hold all that they may.
+    /// Temporary files hold as many bytes as they may.
     Full,
-    /// All descriptors that may be open are.
+    /// No descriptor is left in the budget.
     NoDescriptor,
     Disk(io::Error),
 }
@@ -155,7 +155,7 @@ impl Collecting {
             return Err(CollectError::Disk(ErrorKind::FileTooLarge.into()));
         }
         if let Store::Memory(bytes, _) = &self.store {
-            // It is too long for memory, or other connections hold all of that.
+            // It is too long for memory, or other connections hold all memory for bodies.
             let mut disk = stores.disk.share();
             if !disk.hold(bytes.len() as u64) {
                 return Err(CollectError::Full);
@@ -216,7 +216,7 @@ impl Collecting {
         }
         let body = match self.store {
             Store::Memory(bytes, _) if bytes.is_empty() => Ok(BodyKind::Empty),
-            // It counts no longer: from here on there are at most as many as workers.
+            // Its share ends here: there are at most as many bodies in handlers as workers.
             Store::Memory(bytes, _) => Ok(BodyKind::Bytes(bytes.into())),
             Store::File { mut file, disk, descriptor } => match file.seek(SeekFrom::Start(0)) {
                 Ok(_) => {

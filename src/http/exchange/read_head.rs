@@ -113,7 +113,7 @@ impl Exchange<'_> {
         ControlFlow::Break(Disposition::HandOver)
     }
 
-    /// A head is complete: what it asks for is checked before its body is read.
+    /// Accepts a complete head: its route is looked up and the request is checked before the body is read.
     fn accept(&mut self, head: RequestHead) -> Flow {
         self.worker.input.consume(head.len);
         if self.client.guard.is_none() {

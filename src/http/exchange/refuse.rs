@@ -1,6 +1,6 @@
-//! Every answer that the server gives by itself: 400 and the like to what is no request, 408 at a deadline, 413, 503 and
-//! 507 where a body can't be kept, 503 where connections hold too much. The 503 of an overloaded server is here too;
-//! the acceptor sends it.
+//! Every answer that the server gives by itself: 400 and the like to bytes that are no request, 408 at a deadline, 413,
+//! 503 and 507 where a body can't be kept, 503 where connections hold too much memory. The 503 of an overloaded server is
+//! here too; the acceptor sends it.
 
 use std::io;
 use std::time::SystemTime;
@@ -45,13 +45,13 @@ impl Exchange<'_> {
         self.close(CloseReason::Refused)
     }
 
-    /// The refusal that a complete head would have got at once. A scan does not parse after every piece: when the head
-    /// remains incomplete, it is refused for what is there.
+    /// The refusal that the head would have got at once, if it had arrived in one piece. A scan does not parse after every
+    /// piece, so a head that remains incomplete is checked once more.
     pub(super) fn refusal_of_incomplete_head(&self) -> Option<Refusal> {
         Scan::default().parse(self.worker.input.unused(), &self.common.limits).err()
     }
 
-    /// The deadline passed while the connection was parked.
+    /// Answers a connection whose deadline passed while it was parked.
     pub(super) fn expire(&mut self) -> Disposition {
         let reason = match &self.client.progress.stage {
             ExchangeStage::Response(sending) => return cut(&sending.body, CloseReason::ResponseTimeout),
@@ -68,7 +68,7 @@ impl Exchange<'_> {
         Disposition::Linger(reason)
     }
 
-    /// All connections together hold as many bytes as they may: this one is closed.
+    /// Closes this connection, because all connections together hold as many bytes as they may.
     pub(super) fn refuse_to_hold(&mut self) -> Disposition {
         warn!("the limit of buffered bytes is reached: a connection is closed");
         match &self.client.progress.stage {
@@ -81,7 +81,7 @@ impl Exchange<'_> {
         Disposition::Linger(CloseReason::Overload)
     }
 
-    /// A body can't be kept.
+    /// Refuses a request whose body can't be kept.
     pub(super) fn refuse_body(&mut self, mut request: RoutedRequest, e: &CollectError) -> Flow {
         request.route.refuse(match e {
             CollectError::TooLarge => plain(StatusCode::PAYLOAD_TOO_LARGE),

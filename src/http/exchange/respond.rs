@@ -18,10 +18,10 @@ use crate::http::codec::encode::{self, BodyFraming, BodyLength, ResponseHead};
 use crate::web::body::BodyKind;
 use crate::web::response::{ResponseExt, busy, plain};
 
-/// What is decided and taken for a response before it is sent.
+/// The framing of a response, and the thread reserved for it.
 struct Prepared {
     framing: BodyFraming,
-    /// A response that leaves the pool of workers.
+    /// For a response that leaves the pool of workers.
     thread: Option<ReservedThread>,
 }
 
@@ -98,7 +98,7 @@ impl Exchange<'_> {
             _ => response.body().len().map_or(BodyLength::Unknown, BodyLength::Known),
         };
         let framing = match encode::framing(request, response.status(), response.headers(), length) {
-            // The rest of the request's body must not be taken for the other protocol.
+            // The rest of the request's body must not be read as the other protocol.
             Ok(BodyFraming::Upgrade) if !matches!(after, After::Keep) => {
                 Err(StatusCode::INTERNAL_SERVER_ERROR)
             }
@@ -114,7 +114,7 @@ impl Exchange<'_> {
             BodyKind::Detached(_) if framing.has_body() => {
                 Some(detached.reserve_for_stream().ok_or_else(no_thread)?)
             }
-            // A file that the handler has opened itself.
+            // The handler has opened the file itself.
             BodyKind::File { descriptor: descriptor @ None, .. } => {
                 *descriptor = self.common.stores.descriptors.one();
                 if descriptor.is_none() && framing.has_body() {
@@ -140,7 +140,7 @@ impl Exchange<'_> {
     }
 }
 
-/// The response instead of one that can't be sent.
+/// The response that replaces one that can't be sent.
 fn instead(status: StatusCode, headers: &HeaderMap, head: &[u8]) -> Response {
     match status {
         StatusCode::SERVICE_UNAVAILABLE => return busy(),

@@ -28,8 +28,8 @@ use crate::web::body::BodyKind;
 const COPY_BYTES: usize = 32 << 10;
 /// A piece of a source.
 const PIECE_BYTES: usize = 64 << 10;
-/// As much of a file, or of bytes in memory, goes in one system call, so that a fast client does not keep the worker in
-/// the kernel.
+/// The most bytes of a file, or of memory, in one system call, so that a fast client does not keep the worker in the
+/// kernel.
 const SEND_BYTES: u64 = 1 << 20;
 
 /// A response whose body is on its way.
@@ -37,7 +37,7 @@ const SEND_BYTES: u64 = 1 << 20;
 pub(super) struct Sending {
     pub(super) body: OutgoingBody,
     pub(super) after: After,
-    /// That of the request, for the log.
+    /// The head of the request, for the log.
     pub(super) head: Bytes,
     pub(super) ending: Option<Ending>,
 }
@@ -50,7 +50,7 @@ impl Sending {
     pub(super) fn shorten_head(&mut self) {
         let is_long = self.head.len() > 2 * HEAD_KEPT;
         if let Some(start) = self.head.get(..HEAD_KEPT).filter(|_| is_long) {
-            // As if the target ended there.
+            // The space ends the target.
             self.head = [start, b" "].concat().into();
         }
     }
@@ -59,7 +59,7 @@ impl Sending {
 impl Exchange<'_> {
     /// Goes on with a response whose body is not all written.
     pub(super) fn send_body(&mut self, sending: Box<Sending>) -> Flow {
-        // The source is the program's code too, and may take long.
+        // The source is code of the program too, and may take long.
         self.worker.current_request.set(Some((sending.head.clone(), Instant::now())));
         let flow = self.send_pieces(sending);
         self.worker.current_request.set(None);
@@ -68,7 +68,7 @@ impl Exchange<'_> {
     }
 
     fn send_pieces(&mut self, mut sending: Box<Sending>) -> Flow<After> {
-        // What the client has taken in this turn, if the server has not waited for it yet.
+        // How much the client has taken in this turn, if the server has not waited for it yet.
         let mut taken = 0usize;
         let mut is_first = true;
         loop {
@@ -111,7 +111,7 @@ impl Exchange<'_> {
     /// Gets the next piece of a body. None if its source failed or panicked.
     fn pull(&mut self, sending: &mut Sending) -> Option<Pulled> {
         match &sending.body.source {
-            // In memory, as most pages of a file are.
+            // These don't block: most pages of a file are in memory, too.
             BodySource::Bytes(_) | BodySource::Ended => {}
             BodySource::File(_) => self.queue.before_computing(),
             // The user's code, which may block.
@@ -159,7 +159,7 @@ pub(super) struct OutgoingBody {
     /// Written after the worker's buffer, without being copied there.
     bytes: Bytes,
     source: BodySource,
-    /// The source has given all that it is asked for.
+    /// The source has given everything.
     ended: bool,
     framing: BodyFraming,
     /// How much of the announced length is left.
@@ -180,7 +180,7 @@ enum BodySource {
 #[derive(Debug, PartialEq, Eq)]
 enum Pulled {
     Piece,
-    /// Written already.
+    /// So many bytes are sent already.
     Sent(usize),
     /// The socket takes no more now.
     Blocked,
@@ -249,7 +249,7 @@ impl OutgoingBody {
         Ok(Sent { bytes: bytes.saturating_add(rest.bytes), all: rest.all })
     }
 
-    /// The source, once it has ended: the caller contains what its drop does.
+    /// The source, once it has ended: the caller contains a panic of its drop.
     fn take_ended(&mut self) -> Option<BodySource> {
         self.ended.then(|| std::mem::replace(&mut self.source, BodySource::Ended))
     }
@@ -295,7 +295,7 @@ impl OutgoingBody {
         piece.resize(PIECE_BYTES, 0);
         let piece = piece.get_mut(..room).unwrap_or_default();
         let n = match source.read(piece) {
-            // Asked again after other connections have been served.
+            // It is pulled again after other connections have been served.
             Err(e) if e.kind() == ErrorKind::Interrupted => return Ok(Pulled::Piece),
             read => read?,
         };
@@ -328,7 +328,7 @@ impl OutgoingBody {
     }
 }
 
-/// Leaves as much as goes in one system call. Returns the rest.
+/// Shortens `bytes` to the size of one system call. Returns the rest.
 fn split(bytes: &mut Bytes) -> Bytes {
     let most = usize::try_from(SEND_BYTES).unwrap_or(usize::MAX);
     bytes.split_off(most.min(bytes.len()))

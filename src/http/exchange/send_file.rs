@@ -1,4 +1,4 @@
-//! A file on its way out, by `sendfile` where the connection is plain text.
+//! A file as a response body, sent by `sendfile` where the connection is plain text.
 //!
 //! **A file's first piece is read, the rest goes by `sendfile`**, so that a small file shares one write with its head.
 //! Any error of `sendfile` means going on by read and write, which show whose error it is. Where SIGPIPE is not ignored
@@ -10,11 +10,11 @@ use std::io::{self, ErrorKind, Read};
 use crate::base::budget::Share;
 use crate::net::stream::Stream;
 
-/// A file, with what it holds of budgets.
+/// A file, with its shares of budgets.
 pub(super) struct OutgoingFile {
     file: File,
     _shares: [Option<Share>; 2],
-    /// `sendfile` does not work for it.
+    /// `sendfile` does not work for this file.
     by_copy: bool,
 }
 
@@ -32,7 +32,7 @@ impl OutgoingFile {
         OutgoingFile { file, _shares: shares, by_copy: false }
     }
 
-    /// Sends at most so many bytes. No bytes are the end of the file.
+    /// Sends at most `most` bytes. 0 bytes mean the end of the file.
     pub(super) fn send(&mut self, stream: &Stream, most: usize) -> FileSent {
         if self.by_copy {
             return FileSent::ByCopy;

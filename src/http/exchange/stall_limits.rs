@@ -6,7 +6,7 @@ use super::Exchange;
 use crate::base::limits::FAR;
 use crate::web::handler::RouteLimits;
 
-/// What a client must keep up with.
+/// The limits for a slow client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StallLimits {
     /// The longest time without a byte.
@@ -36,7 +36,7 @@ impl StallLimits {
 /// A client that has not taken a response at once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blocked {
-    /// When the client last took something.
+    /// When the client last took bytes.
     since: Instant,
     /// None while the server does not wait for the client.
     parked: Option<Instant>,
@@ -50,7 +50,7 @@ impl Blocked {
         Blocked { since: now, parked: None, waited: Duration::ZERO, taken: 0 }
     }
 
-    /// The connection is parked after the client took so many more bytes. Until when it waits.
+    /// Notes that the connection is parked after the client took so many more bytes. Returns the deadline.
     pub(super) fn park(
         blocked: &mut Option<Blocked>,
         taken: usize,
@@ -65,7 +65,7 @@ impl Blocked {
         now.checked_add(left).map_or(stalled, |too_slow| too_slow.min(stalled))
     }
 
-    /// The connection is queued again: the server does not wait for the client, which has taken all there was.
+    /// Notes that the connection is queued again: the client has taken all there was, so the server does not wait for it.
     pub(super) fn requeue(blocked: &mut Option<Blocked>, taken: usize, now: Instant) {
         blocked.get_or_insert_with(|| Blocked::new(now)).take(taken, now);
     }

@@ -1,6 +1,5 @@
-//! A request body that its handler reads while it arrives. The handler has the reader, the exchange
-//! keeps the other end of the lease and takes the connection's state back when the handler is done,
-//! whatever the handler has done with the reader.
+//! A request body that its handler reads while it arrives. The reader leases the connection's state; the exchange keeps the
+//! other end of the lease and takes the state back when the handler returns, even if the reader still exists.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::ops::ControlFlow;
@@ -31,7 +30,7 @@ pub(super) struct PendingUpload {
     pub(super) decoder: Decoder,
 }
 
-/// This worker may read a streaming upload: only a share of the workers does at a time.
+/// The permit of a worker to read a streaming upload: only a share of the workers reads one at a time.
 pub(super) struct StreamingPermit<'a>(&'a Queue<Ready<Progress>>);
 
 impl<'a> StreamingPermit<'a> {
@@ -40,7 +39,7 @@ impl<'a> StreamingPermit<'a> {
         queue.try_acquire_permit().then(|| StreamingPermit(queue))
     }
 
-    /// The one that the queue gave out together with a connection.
+    /// The permit that the queue gave out together with a connection.
     pub(super) fn taken_with(queue: &'a Queue<Ready<Progress>>) -> StreamingPermit<'a> {
         StreamingPermit(queue)
     }
@@ -108,7 +107,7 @@ impl Exchange<'_> {
 #[derive(Debug)]
 struct Upload {
     stream: Stream,
-    /// Read from the socket, and how much of it is decoded.
+    /// Bytes that were read from the socket; `used` of them are decoded.
     input: Vec<u8>,
     used: usize,
     decoder: Decoder,
@@ -116,9 +115,9 @@ struct Upload {
     left: u64,
     /// The client waits for a 100 before it sends.
     expects_continue: bool,
-    /// A read has failed: what follows is no body.
+    /// A read has failed: no more content follows.
     failed: bool,
-    /// An error that came after content, which is read first.
+    /// An error that occurred after content; the content is read first.
     pending: Option<io::Error>,
     patience: StallLimits,
     received: u64,
@@ -222,8 +221,7 @@ impl Upload {
         Ok(len)
     }
 
-    /// What becomes of the connection after the response, if up to `budget` bytes may be dropped before the next
-    /// request.
+    /// What happens to the connection after the response, if up to `budget` bytes may be dropped before the next request.
     fn after(self, budget: u64) -> After {
         let beyond = self.decoder.announced() > budget;
         if self.decoder.is_done() {

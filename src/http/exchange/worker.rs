@@ -18,7 +18,7 @@ pub(crate) struct WorkerState {
     /// The worker's index.
     pub(super) index: usize,
     pub(super) input: Input,
-    /// Written and not sent.
+    /// Written, not sent yet.
     pub(super) out: Vec<u8>,
     /// One piece of a response's source.
     pub(super) piece: Vec<u8>,
@@ -85,7 +85,7 @@ impl WorkerState {
         current_request: Arc<CurrentRequest>,
         wait_group: WaitGroup,
     ) -> WorkerState {
-        // The predecessor may have died in a handler.
+        // The thread that had this index before may have died in a handler.
         current_request.set(None);
         let (out, piece) = (Vec::new(), Vec::new());
         WorkerState {

@@ -14,7 +14,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_se
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failure {
     NobodyWaits,
-    /// The connection was reset while it waited, its network is gone, a firewall forbids it: the next one may succeed.
+    /// The error concerns one connection, which was reset while it waited, whose network is down, or which a firewall
+    /// forbids: the next one may succeed.
     OfConnection,
     /// The next accept fails too, until something changes.
     Lasting,
@@ -23,7 +24,7 @@ enum Failure {
 impl Failure {
     fn of(e: &io::Error) -> Failure {
         match e.raw_os_error() {
-            // EINVAL is that of a listener that is shut, and has been served empty.
+            // EINVAL is the error of a listener that is shut and whose queue is empty.
             Some(libc::EAGAIN | libc::EINVAL) => Failure::NobodyWaits,
             Some(
                 libc::EINTR
@@ -50,7 +51,7 @@ impl Failure {
 pub(super) struct Pauses {
     until: Option<Instant>,
     next: Duration,
-    /// Failures in a row that were each connection's own.
+    /// How many failures in a row each concerned one connection.
     in_a_row: usize,
 }
 
@@ -73,7 +74,7 @@ impl Pauses {
         self.in_a_row = if failure == Failure::OfConnection { self.in_a_row + 1 } else { 0 };
         match failure {
             Failure::NobodyWaits => false,
-            // So many in a row have one cause: a sandbox, for example.
+            // More in a row have a common cause, a sandbox for example.
             Failure::OfConnection if self.in_a_row < ACCEPTS_PER_TURN => true,
             Failure::OfConnection | Failure::Lasting => {
                 self.in_a_row = 0;
@@ -107,12 +108,12 @@ mod tests {
             (Failure::NobodyWaits, &[libc::EAGAIN, libc::EINVAL]),
             (Failure::Lasting, &[libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM]),
             (Failure::OfConnection, &[libc::EINTR, libc::ECONNABORTED, libc::ECONNRESET, libc::ETIMEDOUT]),
-            // Caused by a firewall.
+            // Errors that a firewall causes.
             (Failure::OfConnection, &[libc::EPERM, libc::EPROTO, libc::ENOPROTOOPT, libc::EOPNOTSUPP]),
             // Errors of the connection's network: accept(2) recommends treating them as EAGAIN.
             (Failure::OfConnection, &[libc::ENETDOWN, libc::ENETUNREACH, libc::EHOSTDOWN]),
             (Failure::OfConnection, &[libc::EHOSTUNREACH, libc::ENONET]),
-            // What should not be is not tried without end at once.
+            // Unexpected errors lead to a pause, because an immediate retry could spin.
             (Failure::Lasting, &[libc::EBADF, libc::ENOSYS, libc::ENOTSOCK, libc::EFAULT]),
         ];
         for (means, errors) in table {

@@ -36,7 +36,7 @@ impl ConnectionCounts {
         self.by_peer.as_ref().filter(|_| self.reserved.get(listener) != Some(&true))
     }
 
-    /// Counts one more. Gives how many the peer has now, 0 if peers are not counted there.
+    /// Counts one more. Returns how many the peer has now, 0 if peers are not counted there.
     pub(super) fn enter(&self, listener: usize, peer: Option<SocketAddr>) -> usize {
         if let Some(count) = self.by_listener.get(listener) {
             count.fetch_add(1, Ordering::SeqCst);
@@ -63,7 +63,8 @@ impl ConnectionCounts {
     }
 }
 
-/// An IPv4 client is the same one at a listener for both families. An IPv6 host may use a whole /64.
+/// The address that identifies a peer: an IPv4 client is the same at a listener for both families, and an IPv6 host may use
+/// a whole /64.
 fn address(peer: SocketAddr) -> IpAddr {
     match peer.ip().to_canonical() {
         IpAddr::V6(ip) => {

@@ -1,6 +1,5 @@
-//! The connections that no worker has, and what becomes of them: the acceptor's thread queues them for a worker, parks them,
-//! sends them to the successor, or ends them. `timeouts` decides when idle ones are closed. Workers park by themselves
-//! (`parking`).
+//! What becomes of a connection that no worker has: the acceptor's thread queues it for a worker, parks it, sends it to the
+//! successor, or ends it. `timeouts` decides when idle ones are closed. Workers park by themselves (`parking`).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,7 +30,7 @@ pub(crate) struct Connections<P> {
     busy: Box<dyn FnMut() -> Vec<u8> + Send>,
     pub(super) queue_wait: Duration,
     per_peer: Option<usize>,
-    /// Connections that linger, and have sent more than is dropped in one go.
+    /// Connections that linger, and have sent more bytes than are dropped in one step.
     lingering: Vec<Box<Connection<P>>>,
 }
 
@@ -68,7 +67,7 @@ impl<P: Portable> Connections<P> {
         }
     }
 
-    /// Makes a connection and counts it; and how many its peer has now.
+    /// Makes a connection and counts it. Also returns how many connections its peer has now.
     pub(crate) fn make(
         &self,
         stream: Stream,
@@ -82,7 +81,7 @@ impl<P: Portable> Connections<P> {
         (Box::new(Connection::new(stream, slot, place, conn_info, progress)), of_peer)
     }
 
-    /// Registers a connection and parks it, or queues it where bytes of it are here.
+    /// Registers a connection and parks it, or queues it if some of its bytes are buffered.
     pub(crate) fn admit(&mut self, connection: Box<Connection<P>>) {
         // Registered before it is parked: an event from now on is kept in the slot.
         if let Err(e) = self.parking.register(&connection) {
@@ -134,7 +133,7 @@ impl<P: Portable> Connections<P> {
         self.pools.add(self.parking.pool_of(connection.handler_index), Ready::new(connection, cause));
     }
 
-    /// The peer has more connections than it may. It does not linger: the peer would have one more for that time.
+    /// Refuses a connection of a peer that has too many. It does not linger: the peer would have one more for that time.
     fn turn_away(&mut self, mut connection: Box<Connection<P>>) {
         debug!("a peer is at its connection limit");
         self.answer_busy(&connection);
@@ -150,7 +149,7 @@ impl<P: Portable> Connections<P> {
         }
     }
 
-    /// Drops what came of those that linger and had more.
+    /// Drops more bytes of the connections that linger.
     pub(super) fn linger_all(&mut self) {
         for connection in std::mem::take(&mut self.lingering) {
             self.linger(connection);
@@ -186,7 +185,7 @@ impl<P: Portable> Connections<P> {
         self.parking.close(connection);
     }
 
-    /// The successor has acknowledged it.
+    /// Ends our part of a connection that the successor has acknowledged.
     pub(crate) fn handed_over(&mut self, connection: Box<Connection<P>>) {
         self.counters.handed_over();
         self.parking.close(connection);
@@ -207,7 +206,7 @@ impl<P: Portable> Connections<P> {
             };
             match cut {
                 Cut::ShownByFraming => connection.stream.shutdown(),
-                // An orderly end would make the response look complete.
+                // Our FIN would make the response look complete.
                 Cut::ShownByReset => connection.stream.reset_on_close(),
                 Cut::Complete => {}
             }

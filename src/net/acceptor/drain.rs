@@ -1,9 +1,9 @@
 //! The drain, as acceptor and workers see it: how long idle connections are kept.
 //!
-//! That the process drains is known in two places, for two questions. Its phase (`base::phase`), which the control loop
-//! publishes, says what to tell clients and the program. This says by when idle connections end. It begins later, when
-//! the acceptor carries out the command, which comes after those that close listeners and begin the transfer; and it is
-//! set before parked connections get their new deadlines, so that one that parks meanwhile gets its own.
+//! That the process drains is recorded in two places, for two questions. Its phase (`base::phase`), which the control loop
+//! publishes, decides the answers to clients and to the program. `Drain` decides when idle connections end. It begins later,
+//! when the acceptor carries out the command, which follows those that close listeners and begin the transfer. It is set
+//! before parked connections get their new deadlines, so that one that is parked meanwhile gets the right one.
 
 use std::sync::OnceLock;
 use std::time::Duration;

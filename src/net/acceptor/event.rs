@@ -1,4 +1,4 @@
-//! What the acceptor's poller reports events of. The connections are in the pools' own pollers.
+//! The sources of events in the acceptor's poller. The connections are in the pools' own pollers.
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 

@@ -1,4 +1,4 @@
-//! The listeners: which are accepted from, at which limits none is, and how they are closed.
+//! The listeners: from which ones connections are accepted, the limits of accepting, and how listeners are closed.
 //!
 //! A listener that is the last of its kind is not closed at once, because the kernel would reset the clients in its
 //! accept queue. It is shut to new clients first (`net::listener::barrier`), and served for another moment.
@@ -32,23 +32,23 @@ pub(super) struct Listeners {
     is_full: bool,
     full_logged: Option<Instant>,
     pauses: Pauses,
-    /// They are to be closed, and the control loop waits for that.
+    /// All listeners are to be closed, and the control loop waits for that.
     closing: bool,
-    /// Connections, those of reserved listeners aside.
+    /// The limit of connections, except those of reserved listeners.
     limit: usize,
     per_listener: usize,
 }
 
 struct Polled {
     listener: Listener,
-    /// Its number among all that there were.
+    /// Its number among all listeners, including closed ones.
     place: usize,
     is_polled: bool,
-    /// It has as many connections as it may.
+    /// It has reached its own limit of connections.
     is_full: bool,
-    /// It is being closed: served until then at least, and until no client waits in its queue.
+    /// It is being closed: it is served at least until then, and until no client waits in its queue.
     closing: Option<Instant>,
-    /// Operators want to see the drain: theirs is closed when everything else has ended.
+    /// A listener of operators, who want to see the drain: it is closed when everything else has ended.
     stays: bool,
 }
 
@@ -99,7 +99,7 @@ impl Listeners {
         &self.shared
     }
 
-    /// Leaves those that are shared to the successor.
+    /// Stops accepting from the shared listeners, from which the successor accepts.
     pub(super) fn pause<P>(&mut self, parking: &Parking<P>) {
         self.paused = true;
         self.poll(parking);
@@ -127,7 +127,7 @@ impl Listeners {
         }
     }
 
-    /// Not each time: at a limit one is accepted for each that ends.
+    /// Logs this rarely, because at a limit one connection is accepted for each that ends.
     fn log_full(&mut self, what: &str) {
         let now = Instant::now();
         if self.full_logged.is_none_or(|logged| now.saturating_duration_since(logged) >= FULL_LOGGED) {
@@ -136,7 +136,7 @@ impl Listeners {
         }
     }
 
-    /// False when no more can be accepted now.
+    /// Accepts one connection. False when no more can be accepted now.
     fn accept_one<P: Portable>(&mut self, index: usize, connections: &mut Connections<P>) -> bool {
         let Some(polled) = self.all.get(index) else { return false };
         let Some(slot) = connections.parking.slots.claim() else {
@@ -182,19 +182,19 @@ impl Listeners {
         }
     }
 
-    /// Closes those that another generation also has.
+    /// Closes the listeners that another generation also has.
     pub(super) fn close_shared<P>(&mut self, parking: &Parking<P>) {
         let shared = std::mem::take(&mut self.shared);
         self.close(parking, |listener| !listener.is_among(&shared));
         self.shared = shared;
     }
 
-    /// Closes all, as no other generation has them.
+    /// Closes all listeners, which no other generation has.
     pub(super) fn close_last<P>(&mut self, parking: &Parking<P>) {
         self.close(parking, |_| true);
     }
 
-    /// Closes all, those of operators when everything else has ended.
+    /// Closes all listeners, except that those of operators stay until everything else has ended.
     fn close<P>(&mut self, parking: &Parking<P>, is_last: impl Fn(&Listener) -> bool) {
         (self.accepting, self.closing) = (false, true);
         let now = Instant::now();
@@ -234,7 +234,7 @@ impl Listeners {
                 while self.accept_one(index, connections) {}
             }
             if self.pauses.until().is_some() {
-                // Clients that wait would be reset: they are accepted when there is room.
+                // The waiting clients would be reset, so they are accepted when there is room.
                 return false;
             }
             let polled = self.all.remove(index);

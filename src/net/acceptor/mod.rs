@@ -1,6 +1,6 @@
-//! The acceptor: one thread that accepts, and owns every connection on which no worker works. It sees to deadlines,
-//! transfers connections to a successor and watches busy pools. It waits for no connection's bytes, which workers do
-//! themselves; it never parses HTTP, and never runs the user's code.
+//! The acceptor: one thread that accepts, and owns every connection that no worker has. It enforces deadlines,
+//! transfers connections to a successor and watches busy pools. It does not wait for the bytes of connections, because the
+//! workers do; it never parses HTTP, and never runs the user's code.
 //!
 //! It runs under the scheduling policy "batch" (`sys::wake_politely`; another policy that was chosen stays). So it takes
 //! no core from a worker when it is woken, and finds several connections when it runs: that saves 9 % of the CPU of a new
@@ -109,7 +109,7 @@ impl<P: Portable> Acceptor<P> {
             let n = match self.connections.parking.poller.wait(&mut events, timeout) {
                 Ok(n) => n,
                 Err(nix::Error::EINTR) => 0,
-                // No common condition makes this fail; a loop that spins would hide it.
+                // No ordinary condition makes this fail; a retry could spin.
                 Err(e) => return Err(e.into()),
             };
             for event in events.iter().take(n) {
@@ -128,7 +128,7 @@ impl<P: Portable> Acceptor<P> {
         if self.connections.pools.are_watched() {
             return EpollTimeout::try_from(LOOK).unwrap_or(EpollTimeout::ZERO);
         }
-        // Between generations there may be something to try again with no connection open here.
+        // A transfer may have to be tried again although no connection is open here.
         let sweeps = self.connections.parking.open() > 0 || self.transfers.are_open();
         let sweep = sweeps.then_some(self.next_sweep);
         poll_timeout(sweep.into_iter().chain(self.listeners.next_tick()).min())
@@ -147,8 +147,8 @@ impl<P: Portable> Acceptor<P> {
         ControlFlow::Continue(())
     }
 
-    /// What follows from the events of a turn, and from time. Connections are queued before the pools are looked at, and
-    /// the end of a drain is looked for when everything else is done.
+    /// Does what follows from the events of a turn, and from time. Connections are queued before the pools are looked at, and
+    /// the end of a drain is checked when everything else is done.
     fn tick(&mut self) {
         self.connections.linger_all();
         self.transfers.send(&mut self.connections);
@@ -229,9 +229,9 @@ impl<P: Portable> Acceptor<P> {
 
     /// Makes a probe for each pool; when all have been called, `news` is reported.
     ///
-    /// The acceptor lives, or this would not run. For a check a worker of each pool shows that it does, unless all are in
-    /// handlers: a pool full of slow requests is not dead, and a rollback would not help it. For progress one of them has to
-    /// come back: a pool whose handlers all wait for each other is dead.
+    /// That this runs proves that the acceptor works. For a check, a worker of each pool has to call its probe, unless all are
+    /// in handlers: a pool full of slow requests is not dead, and a rollback would not help it. For progress, one of the workers
+    /// has to return: a pool whose handlers all wait for each other is dead.
     fn when_all_have_answered(&self, news: fn() -> News) -> impl Fn() -> Probe {
         let left = Arc::new(Mutex::new(self.connections.pools.queues().count()));
         let report = Arc::clone(&self.report);

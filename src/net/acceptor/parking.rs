@@ -46,15 +46,15 @@ pub(crate) struct Parking<P> {
     /// How long a connection may be idle.
     idle: Duration,
     pub(crate) drain: Draining,
-    /// The acceptor waits for connections to end: it is woken at each.
+    /// The acceptor waits for connections to end, and is woken at each end.
     pub(super) wakes_on_end: AtomicBool,
     pub(crate) outbox: Outbox<P>,
 }
 
-/// What has become of a connection that lingers.
+/// The state of a lingering connection after some of its bytes were dropped.
 pub(crate) enum Lingered<P> {
     Parked,
-    /// More came than is dropped in one go. Others go first: a client that always sends more is one of many.
+    /// More has arrived than is dropped in one step. Others are served first, because a client may always send more.
     More(Box<Connection<P>>),
     Over(Box<Connection<P>>),
 }
@@ -96,8 +96,8 @@ pub(crate) enum AcceptorCommand {
 }
 
 impl<P> Parking<P> {
-    /// There is room for as many connections as the limits allow, and for those beyond them: of operators' listeners, and
-    /// from the kernel's queue at a stop. `reserved` says of each listener whether it is an operators' one.
+    /// There is room for as many connections as the limits allow, and for two kinds beyond them: those of operators' listeners,
+    /// and those from the kernel's queue at a stop. `reserved` says of each listener whether it is for operators.
     pub(crate) fn new(
         limits: &Limits,
         reserved: &[bool],
@@ -146,13 +146,13 @@ impl<P> Parking<P> {
     }
 
     pub(super) fn take_commands(&self) -> VecDeque<AcceptorCommand> {
-        // Silenced before the commands are taken: a later one wakes again.
+        // The waker is read before the commands are taken, so that a later command wakes again.
         let _ = self.waker.read();
         std::mem::take(&mut *lock(&self.commands))
     }
 
     pub(super) fn wake(&self) {
-        // It can only be full, and then it is readable already.
+        // A write fails only when the counter is full, and then it is readable already.
         let _ = self.waker.write(1);
     }
 
@@ -197,13 +197,13 @@ impl<P> Parking<P> {
             }
         };
         self.slots.park(connection.slot, connection, deadline).map_err(|mut back| {
-            // The event may have been that of its end, which is not reported again.
+            // The event may have reported its end, which is not reported again.
             back.may_have_ended = true;
             back
         })
     }
 
-    /// Drops a piece of what still comes on a connection that lingers, and parks it where more may come.
+    /// Drops some received bytes of a lingering connection, and parks it if more may arrive.
     pub(crate) fn linger(&self, mut connection: Box<Connection<P>>) -> Lingered<P> {
         let Some(lingering) = connection.lingering() else { return Lingered::Over(connection) };
         match connection.linger_on() {
@@ -220,14 +220,14 @@ impl<P> Parking<P> {
     pub(super) fn hasten_idle(&self) {
         let limit = self.drain.limit(|| self.ticks.now());
         self.slots.redate(|connection, deadline| {
-            // A client that has its response, and does not send the rest of its request, is owed nothing either.
+            // A client that has its response, and does not send the rest of its request, ends early too.
             let ends_early =
                 matches!(connection.activity, Activity::Idle { .. } | Activity::Responding(Cut::Complete));
             if ends_early { deadline.min(limit) } else { deadline }
         });
     }
 
-    /// At most so many of the parked connections; `names` are those of the listeners.
+    /// At most `most` of the parked connections; `names` are the listeners' names.
     pub(crate) fn parked(&self, names: &[String], most: usize) -> Vec<ParkedConnection> {
         let listed = |connection: &Connection<P>| {
             let idle = match connection.activity {

@@ -39,7 +39,7 @@ impl PoolPoller {
         Ok(PoolPoller { epoll, interrupt })
     }
 
-    /// Passes what is ready within `timeout` to `ready`, which is called once, in any case.
+    /// Passes the events that occur within `timeout` to `ready`, which is called once in any case.
     pub(super) fn wait(&self, timeout: EpollTimeout, ready: impl FnOnce(&[EpollEvent])) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); EVENTS];
         let outcome = self.epoll.wait(&mut events, timeout);
@@ -51,7 +51,7 @@ impl PoolPoller {
     }
 
     fn interrupt(&self) {
-        // It can only be full, and then it is ready already.
+        // A write fails only when the counter is full, and then it is ready already.
         let _ = self.interrupt.write(1);
     }
 }
@@ -144,7 +144,7 @@ mod tests {
                     let is_over = keys.contains(&INTERRUPT);
                     keys.into_iter().filter(|key| *key != INTERRUPT).for_each(|key| got.send(key).unwrap());
                     if is_over {
-                        // As in a closed queue: each interrupts the next.
+                        // As in a closed queue, each thread interrupts the next.
                         return poller.interrupt();
                     }
                 }

@@ -20,7 +20,7 @@ pub(super) struct Pools<P>(Vec<Pool<P>>);
 
 struct Pool<P> {
     queue: Arc<Queue<Ready<P>>>,
-    /// What is to be queued.
+    /// The connections to queue.
     batch: Vec<Ready<P>>,
     watchdog: Watchdog,
     /// Whether to look again soon.

@@ -43,7 +43,8 @@ impl<P: Portable> Connections<P> {
 
     /// The deadline of a parked connection has passed.
     fn expire(&mut self, mut connection: Box<Connection<P>>) {
-        // Bytes that came at the last moment are read first. But a client that only sends does not read its response.
+        // Bytes that arrived at the last moment are read first, except from a client that sends instead of reading its
+        // response.
         let came = || connection.stream.peek() == Peek::Bytes;
         match connection.activity {
             Activity::Lingering(lingering) => self.end(lingering.reason, connection),
@@ -59,12 +60,12 @@ impl<P: Portable> Connections<P> {
         }
     }
 
-    /// No worker had time for this connection.
+    /// Ends a connection for which no worker had time.
     fn refuse(&mut self, mut connection: Box<Connection<P>>) {
         match connection.activity {
             Activity::Lingering(_) => return self.linger(connection),
             Activity::Responding(cut) => {
-                // A worker has to drop the response's source, which is the user's. The client need not wait for that.
+                // A worker has to drop the response's source, which belongs to the user. The client need not wait for that.
                 if cut == Cut::ShownByFraming {
                     connection.stream.shutdown();
                 }

@@ -82,8 +82,8 @@ impl ListenerConfig {
 #[derive(Clone, Debug)]
 pub(crate) struct Listener {
     pub(crate) config: ListenerConfig,
-    /// What it is called at a handover: the text given to `listen`, and the names by which it was inherited. So a
-    /// successor of an earlier version, or with an earlier configuration, finds it too.
+    /// Its names at a handover: the text given to `listen`, and the names by which it was inherited. So a successor of an
+    /// earlier version, or with an earlier configuration, finds it too.
     pub(crate) names: Vec<String>,
     pub(crate) fd: Arc<OwnedFd>,
     kind: ListenerKind,
@@ -156,7 +156,7 @@ impl Listener {
             }
             (None, Some(path)) => {
                 let path = std::path::absolute(path).map_err(odd)?;
-                // A predecessor of an early version does not say which file it is: it has the socket that is there.
+                // A predecessor of an early version does not say which file it is: then it is the socket at the path.
                 let found = || FileId::at(&path).filter(|_| is_socket(&path));
                 let file = passed.file.or_else(found).unwrap_or(FileId::NONE);
                 ListenerKind::Unix { path, file }
@@ -180,13 +180,13 @@ impl Listener {
         }
     }
 
-    /// Whether it takes no IPv4, although its address is one of IPv6.
+    /// Whether it accepts IPv6 alone.
     pub(crate) fn is_only_v6(&self) -> bool {
         SockRef::from(&*self.fd).only_v6().unwrap_or(false)
     }
 
-    /// For a unix socket that was inherited, and whose path does not lead to it any more: another socket at that path,
-    /// unless the path is in use. What another program has put there stays.
+    /// For an inherited unix socket whose path does not lead to it any more: another socket at that path, unless the path is in
+    /// use. A file that another program has put there stays.
     pub(crate) fn rebind(&self) -> Option<Listener> {
         let ListenerKind::Unix { path, file } = &self.kind else { return None };
         if FileId::at(path) == Some(*file) || self.owner == Owner::Systemd {
@@ -212,7 +212,7 @@ impl Listener {
         }
     }
 
-    /// What the next generation gets: the socket by each of its names.
+    /// The socket under each of its names, for the next generation.
     pub(crate) fn passed(&self) -> Vec<Passed<Arc<OwnedFd>>> {
         let file = match &self.kind {
             ListenerKind::Tcp(_) => None,
@@ -272,7 +272,7 @@ impl Listener {
         }
         if let (Some(idle), false) = (self.config.keepalive, self.is_unix()) {
             let keepalive = TcpKeepalive::new().with_time(idle.min(LONGEST_IDLE));
-            // Fails if the client has gone already, which a read reports.
+            // This fails if the client has disconnected already, which a read reports.
             let _ = SockRef::from(&fd).set_tcp_keepalive(&keepalive);
         }
         let stream = Stream::new(fd, self.is_unix());
@@ -284,8 +284,8 @@ impl Listener {
         Ok((stream, peer))
     }
 
-    /// For a process that stops and is the last to have the listener: no new client connects from here on. The result is
-    /// how long handshakes in progress may still take.
+    /// For a process that stops and is the last to have the listener: no new client connects from here on. Returns how long
+    /// handshakes in progress may still take.
     pub(crate) fn refuse_new(&mut self) -> Duration {
         if self.owner == Owner::Systemd {
             info!(
@@ -357,7 +357,7 @@ fn shown(name: &str) -> &str {
     if name.is_empty() { "\"\"" } else { name }
 }
 
-/// What the user may do about it.
+/// Advice to the user.
 fn advice(name: &str, e: &io::Error) -> &'static str {
     let is_path = name.starts_with("unix:");
     match e.kind() {
@@ -426,7 +426,7 @@ mod tests {
         TcpStream::connect_timeout(&(host, listener.socket_addr().unwrap().port()).into(), within)
     }
 
-    /// Waits until the connection is there: on one host it comes.
+    /// Accepts a connection, which arrives soon on one host.
     fn accepted(listener: &Listener) -> Stream {
         loop {
             match listener.accept() {
@@ -524,7 +524,7 @@ mod tests {
         assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 
-    /// What a successor finds at the path, and what it does about it.
+    /// A successor that finds various things at the path.
     #[test]
     fn a_successor_has_what_its_predecessor_had_and_nothing_else() {
         let reach = |path: &Path| {
@@ -560,7 +560,7 @@ mod tests {
             new.unlink();
             assert!(comes_to(&anew, &path), "the file of another socket");
 
-            // The generation after that, and one that was killed before it served.
+            // The generation after that, and another one after a generation that was killed before it served.
             let next = inherit(&anew);
             assert!(next.rebind().is_none());
             drop((anew, next));

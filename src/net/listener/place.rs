@@ -10,7 +10,7 @@ use crate::net::conn_info::canonical;
 use crate::process::systemd::CAN_NOTIFY;
 use crate::process::systemd::activation::PREFIX;
 
-/// Where a socket is bound, or is to be.
+/// The place where a socket is bound, or is to be bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// The first of these that can be bound.
@@ -29,13 +29,13 @@ impl Place {
         })
     }
 
-    /// Looks up `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`. IPv4 comes first: what `localhost` means to most clients.
+    /// Looks up `ADDRESS:PORT`, `HOST:PORT` or `unix:PATH`. IPv4 comes first, because most clients resolve `localhost` so.
     ///
     /// # Errors
     /// A name without an address.
     pub(crate) fn resolve(name: &str) -> Result<Place, Error> {
         match name.strip_prefix("unix:") {
-            // The kernel would invent a name.
+            // For an empty path the kernel would choose an abstract name.
             Some("") => Err(cannot_listen(name, ErrorKind::InvalidInput.into(), None)),
             Some(path) => Ok(Place::unix(Path::new(path))),
             None if name.starts_with(PREFIX) => {
@@ -89,7 +89,7 @@ impl Place {
         }
     }
 
-    /// Whether the kernel would bind only one of them. A socket may be one for IPv6 alone.
+    /// Whether the kernel would bind only one of the two places. `only_v6` and `others_only_v6`: the socket is for IPv6 alone.
     pub(crate) fn overlaps(&self, only_v6: bool, other: &Place, others_only_v6: bool) -> bool {
         match (self, other) {
             (Place::Unix(path), Place::Unix(other)) => path == other,
@@ -138,7 +138,7 @@ mod tests {
             ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", true, true),
             ("[::ffff:0.0.0.0]:1", "127.0.0.1:1", true, true),
             ("[::1]:1", "127.0.0.1:1", false, false),
-            // Port 0 is another one each time.
+            // Port 0 is a different port each time.
             ("127.0.0.1:0", "127.0.0.1:0", false, false),
         ];
         for (one, two, both, v6) in cases {

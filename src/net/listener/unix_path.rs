@@ -1,7 +1,7 @@
-//! The path of a unix socket: bound by one server, whichever start there at the same time.
+//! The path of a unix socket: only one server binds it, even if several start there at the same time.
 //!
 //! A path left by a server that has ended is removed and bound again. Two servers that start at once could each take
-//! the other's for such a path, so they exclude each other by a lock: a file beside the path, which is removed again.
+//! the other's path for such a leftover, so they exclude each other by a lock: a file beside the path, which is removed again.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -38,7 +38,7 @@ pub(super) fn bind(
         // The file has the mode of the socket, from its first moment on.
         fchmod(&socket, mode)?;
     }
-    // A server that has bound, and does not listen yet, looks like one that is gone.
+    // A server that has bound and does not listen yet looks like one that has ended.
     let _lock = PathLock::take(path, if_locked)?;
     match socket.bind(&address) {
         Err(e) if e.kind() == ErrorKind::AddrInUse && !is_socket(path) => {
@@ -72,8 +72,8 @@ impl PathLock {
         let Some(name) = socket.file_name() else { return Ok(None) };
         let path = socket.with_file_name([OsStr::new("."), name, OsStr::new(".lock")].join(OsStr::new("")));
         loop {
-            // Sticky folders forbid to open another user's file with O_CREAT, but it can be locked. The open never
-            // waits, whatever is there.
+            // Sticky directories forbid opening another user's file with O_CREAT, but it can be locked. The open never waits,
+            // whatever kind of file is there.
             let open = |options: &mut OpenOptions| {
                 options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).mode(0o644).open(&path)
             };
@@ -114,7 +114,7 @@ impl PathLock {
 
 impl Drop for PathLock {
     fn drop(&mut self) {
-        // It is still locked: a server that waits for it sees that it is gone, and makes another one.
+        // The file is still locked: a server that waits for it sees that it was removed, and makes another one.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -145,7 +145,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         for round in 0..50 {
-            // Every second time there is the file of a server that is gone.
+            // In every second round there is the file of a server that has ended.
             if round % 2 == 0 {
                 drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
             }
@@ -178,7 +178,7 @@ mod tests {
         let listener = listen(&format!("unix:{}", path.display())).unwrap();
         UnixStream::connect(&path).unwrap();
         drop(listener);
-        // Something in its place that opens and never ends, and something that can't be opened.
+        // In the place of the lock: a file whose open would block, and one that can't be opened.
         let lock = folder.path().join(".socket.lock");
         nix::unistd::mkfifo(&lock, Mode::S_IRWXU).unwrap();
         listen(&format!("unix:{}", path.display())).unwrap();
@@ -195,7 +195,7 @@ mod tests {
         }
     }
 
-    /// Its predecessor waits for it, and would kill it in the end.
+    /// A successor does not wait for the lock, because its predecessor would kill it in the end.
     #[test]
     fn a_successor_does_not_wait_for_servers_at_its_path() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! How long a route's handler runs, and whether it blocks: what `policy` has to know before a handler is called.
+//! How long a route's handler runs, and whether it blocks. `policy` uses both before a handler is called.
 //!
 //! - A handler that blocks is distinguished from one that computes by its thread's voluntary context switches (`getrusage`). That
 //!   is a system call, so it is asked only about routes that are long. A long run of a route that was never long says
@@ -38,12 +38,12 @@ impl HandlerLatency {
         HandlerLatency { run: Average::unknown(), blocked: Average::unknown() }
     }
 
-    /// Whether it takes so long that nothing should wait for its end.
+    /// Whether it takes so long that no other work should wait for its end.
     pub(crate) fn is_long(&self) -> bool {
         self.run.is_long()
     }
 
-    /// Whether it is long because it blocks, and leaves its core to others.
+    /// Whether it takes long because it blocks, and leaves its core to others.
     pub(crate) fn blocks(&self) -> bool {
         self.is_long() && self.blocked.is_long()
     }

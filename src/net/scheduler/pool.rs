@@ -21,13 +21,13 @@ pub(crate) struct Pool<T> {
     threads: Arc<Threads>,
 }
 
-/// Called with a worker's name and what it panicked with.
+/// Called with a worker's name and the payload of its panic.
 type Died = dyn Fn(&str, &(dyn Any + Send)) + Send + Sync;
 
-/// What each of the first workers does before it takes work. It should not panic.
+/// Each of the first workers calls this before it takes work. It should not panic.
 pub(crate) type Init = Arc<dyn Fn() -> Result<(), Error> + Send + Sync>;
 
-/// What the threads of a pool are.
+/// The name, the number and the start of a pool's threads.
 pub(crate) struct PoolConfig {
     /// A thread's name is this, its number and the suffix.
     pub(crate) name: &'static str,
@@ -43,7 +43,7 @@ impl PoolConfig {
     }
 }
 
-/// What it takes to start a worker, and all that were started.
+/// The means to start a worker, and all workers that were started.
 struct Threads {
     config: PoolConfig,
     /// Works as the worker with that number until the queue is closed.
@@ -91,15 +91,15 @@ impl<T: Send + 'static> Pool<T> {
         }
     }
 
-    /// Ends the workers when they have done what is queued. False if that takes longer than `time`, since what
-    /// they drop at their end is the user's: then they are left behind.
+    /// Ends the workers when they have done the queued work. False if that takes longer than `time`, because values of the
+    /// user that they drop at their end may block: then they are left behind.
     pub(crate) fn finish(self, time: Duration) -> bool {
         self.queue.close();
         let (done, ended) = mpsc::channel::<()>();
         let name = format!("{}-end", self.threads.config.name);
         let threads = self.threads;
         let join = move || {
-            // One that dies adds its replacement before it ends.
+            // A worker that panics adds its replacement before it ends.
             loop {
                 let next = threads.handles().pop();
                 let Some(thread) = next else { break };
@@ -127,7 +127,7 @@ impl Threads {
                 let result = threads.config.init.as_ref().map_or(Ok(()), |init| init());
                 let works = result.is_ok();
                 let _ = done.send(result);
-                // The results end when the last worker has sent its own, not when it ends.
+                // Otherwise the channel of results would stay open after the last worker has sent its own.
                 drop(done);
                 if works {
                     threads.work(index);
@@ -154,8 +154,8 @@ impl Threads {
         Ok(())
     }
 
-    /// Works as the worker with that number until the queue is closed. After a panic another thread does, or this one where
-    /// none can be started.
+    /// Works as the worker with that number until the queue is closed. After a panic another thread continues, or this one
+    /// where none can be started.
     fn work(self: &Arc<Threads>, index: usize) {
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.work)(index))) {
             let name = self.config.thread_name(index);

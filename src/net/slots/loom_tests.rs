@@ -8,7 +8,7 @@ use loom::thread::{self, JoinHandle};
 
 use super::*;
 
-/// Loom complains if two threads touch it and no lock says in which order.
+/// Loom reports an error if two threads touch it and no lock orders their accesses.
 struct Tenant {
     name: u8,
     deadline: u32,
@@ -42,7 +42,7 @@ fn park(slots: &Table, id: SlotId, tenant: Tenant) -> Option<Tenant> {
     slots.park(id, tenant, deadline).err()
 }
 
-/// As a worker: handles all events, and parks, until there are none.
+/// Acts as a worker: handles events and parks, until there are no more.
 fn work(slots: &Table, id: SlotId, bytes: &AtomicU32, mut tenant: Tenant) {
     loop {
         bytes.swap(0, Ordering::AcqRel);
@@ -112,7 +112,7 @@ fn event_sweep_and_departure_take_the_tenant_once() {
     });
 }
 
-/// What departs or expires while its event comes is not parked over the event.
+/// A connection that is sent or expires while its event arrives is not parked over the event.
 #[test]
 fn an_event_of_what_a_sweep_or_a_departure_took_is_kept() {
     loom::model(|| {

@@ -1,8 +1,8 @@
-//! The slot table: where a connection is while no worker has it. It sees to it that acceptor and worker never both have a
-//! connection, and that no event of one is lost.
+//! The slot table: the place of a connection while no worker has it. It ensures that acceptor and worker never both have a
+//! connection, and that none of its events is lost.
 //!
-//! Events are edge-triggered and registered once. One that comes while a worker has the connection is kept in the slot,
-//! and the worker that wants to park finds it there and continues instead.
+//! Events are edge-triggered and registered once. An event that occurs while a worker has the connection is kept in the
+//! slot; the worker that wants to park the connection finds it there and continues instead.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -51,7 +51,7 @@ type Chunk<T> = OnceLock<Box<[Slot<T>]>>;
 #[derive(Debug)]
 struct Slot<T> {
     content: Mutex<Content<T>>,
-    /// In ticks; 0 for none. Beside the lock, so that a sweep touches nothing else.
+    /// The deadline in ticks; 0 for none. It is outside of the lock, so that a sweep touches nothing else.
     deadline: AtomicU32,
 }
 
@@ -137,7 +137,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// An event came: takes the tenant if it is parked. If it is away, the event is kept.
+    /// Handles an event: takes the tenant if it is parked. If it is away, the event is kept.
     pub(crate) fn take(&self, id: SlotId) -> Option<T> {
         let slot = self.existing(id.index)?;
         let mut content = lock(slot);
@@ -197,7 +197,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// What `f` makes of each parked tenant, one after the other.
+    /// Calls `f` with each parked tenant, one after the other.
     pub(crate) fn parked<R>(&self, f: impl Fn(&T) -> R) -> impl Iterator<Item = R> {
         self.all().filter_map(move |slot| match &lock(slot).state {
             SlotState::Parked(tenant) => Some(f(tenant)),
@@ -307,8 +307,8 @@ mod tests {
         assert_eq!(slots.take(ids[2]), None, "away now");
     }
 
-    /// One thread gives events, one parks and goes on: whatever the order, each event is seen, and
-    /// the tenant is never in two places.
+    /// One thread gives events, another parks and continues: in any order each event is seen, and the tenant is never in two
+    /// places.
     #[test]
     fn no_event_is_lost_between_acceptor_and_worker() {
         const EVENTS: usize = 20_000;
@@ -323,7 +323,7 @@ mod tests {
                     let mut seen = 0;
                     for mut tenant in work {
                         loop {
-                            // What an event announces must be there for the thread that it wakes.
+                            // The data that an event announces must be visible to the thread that it wakes.
                             seen += pending.swap(0, Ordering::AcqRel);
                             *tenant += 1;
                             match slots.park(id, tenant, 0) {

@@ -37,7 +37,7 @@ impl Stream {
         if is_unix { Stream::Unix(Arc::new(fd.into())) } else { Stream::Tcp(Arc::new(fd.into())) }
     }
 
-    /// For questions about the client, which keep no connection open.
+    /// A handle that answers questions about the client without keeping the connection open.
     pub(crate) fn socket(&self) -> Socket {
         match self {
             Stream::Tcp(s) => Socket::of(s),
@@ -47,7 +47,7 @@ impl Stream {
         }
     }
 
-    /// Bytes read; 0 is the end, `UnexpectedEof` one that TLS did not announce.
+    /// Returns the number of bytes read. 0 is the end; `UnexpectedEof` is an end that TLS did not announce.
     pub(crate) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         uninterrupted(|| match self {
             Stream::Tcp(s) => (&**s).read(buf),
@@ -57,7 +57,8 @@ impl Stream {
         })
     }
 
-    /// How many bytes are out. The rest is to be written again: its ciphertext waits for that.
+    /// Returns the number of bytes that were sent. The caller must write the rest again: with TLS, its ciphertext waits for
+    /// that.
     pub(crate) fn write(&self, buf: &[u8]) -> io::Result<usize> {
         match self {
             #[cfg(feature = "tls")]
@@ -71,7 +72,7 @@ impl Stream {
         uninterrupted(|| SockRef::from(self).send_with_flags(buf, flags | libc::MSG_NOSIGNAL))
     }
 
-    /// As `write`, for bytes that our end follows at once: a TCP segment carries both.
+    /// As `write`, for the last bytes before our FIN: one TCP segment carries both.
     pub(crate) fn write_last(&self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(_) => self.send(buf, libc::MSG_MORE),
@@ -99,7 +100,7 @@ impl Stream {
         }
     }
 
-    /// Whether a read would give bytes, whatever the socket has.
+    /// Whether a read would give bytes even if the socket has none.
     pub(crate) fn has_more(&self) -> bool {
         match self {
             #[cfg(feature = "tls")]
@@ -108,7 +109,7 @@ impl Stream {
         }
     }
 
-    /// Whether bytes have come that a read does not give yet: part of a TLS record.
+    /// Whether part of a TLS record has arrived, which a read does not give yet.
     pub(crate) fn holds_part(&self) -> bool {
         match self {
             #[cfg(feature = "tls")]
@@ -117,7 +118,7 @@ impl Stream {
         }
     }
 
-    /// How many bytes are kept with it, from now on in no more memory than they need.
+    /// How many bytes it keeps. Shrinks their buffers to that size.
     pub(crate) fn hold(&self) -> usize {
         match self {
             #[cfg(feature = "tls")]
@@ -135,7 +136,7 @@ impl Stream {
         }
     }
 
-    /// Writes what TLS has to write at the end, before `shutdown_write`; whether all is out.
+    /// Writes the end of TLS, before `shutdown_write`. Returns whether the socket has taken all bytes.
     pub(crate) fn say_end(&self) -> io::Result<bool> {
         match self {
             #[cfg(feature = "tls")]
@@ -153,7 +154,7 @@ impl Stream {
         }
     }
 
-    /// Sends up to `n` bytes of `file`, from where it stands, without copying them; 0 is its end.
+    /// Sends up to `n` bytes of `file`, from its position on, without copying them; 0 is its end.
     ///
     /// # Errors
     /// Those of the socket and of the file; `Unsupported` where the kernel can't do this.
@@ -170,7 +171,7 @@ impl Stream {
         })
     }
 
-    /// Ends our side. The close alone would be late if a child of ours is between fork and exec.
+    /// Ends our side. A close alone would take effect late if a child of ours is between fork and exec.
     pub(crate) fn shutdown_write(&self) {
         let _ = match self {
             Stream::Tcp(s) => s.shutdown(Shutdown::Write),
@@ -183,12 +184,12 @@ impl Stream {
         };
     }
 
-    /// Closing sends a reset instead of an orderly end.
+    /// Makes the close send a reset instead of an orderly end.
     pub(crate) fn reset_on_close(&self) {
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
 
-    /// What a read would find. Reads nothing.
+    /// Looks what a read would give, without reading.
     pub(crate) fn peek(&self) -> Peek {
         if self.has_more() {
             return Peek::Bytes;
@@ -202,8 +203,8 @@ impl Stream {
         }
     }
 
-    /// Whether nothing that is written reaches the client any more: it has reset the connection, or has closed a unix
-    /// socket. A client that has only ended its own side is not gone.
+    /// Whether writes can't reach the client any more, because it has reset the connection or has closed a unix socket. A
+    /// client that has only ended its own side is not gone.
     pub(crate) fn is_gone(&self) -> bool {
         // Errors and hang-ups are always reported.
         let mut socket = [PollFd::new(self.as_fd(), PollFlags::empty())];
@@ -227,7 +228,7 @@ impl Stream {
     }
 }
 
-/// What waits on a socket.
+/// The result of a [`Stream::peek`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peek {
     Bytes,

@@ -1,4 +1,4 @@
-//! From files to what `rustls` works by.
+//! Reads certificates and keys from files into a configuration of `rustls`.
 
 use std::fmt;
 use std::fs;
@@ -18,7 +18,7 @@ use super::clock::{Clock, Tickets};
 use super::{pem, reasons};
 use crate::base::error::Error;
 
-/// What is spoken within: the only answer to ALPN.
+/// The only protocol that ALPN offers.
 const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// The names of the files.
@@ -71,11 +71,12 @@ impl fmt::Debug for Spec {
     }
 }
 
-/// A file's name; but not what was given in its place by mistake, since the content of a file is secret.
+/// The name of a file for messages; or a placeholder, if the content of a file was passed as its name by mistake, because
+/// that is secret.
 fn name(file: &Path) -> String {
     const NAME_MAX: usize = 255;
-    // A line of base64, whose `/` look like those of a path. Names of that length have a `.`, `-` or `_`, or a `/` in
-    // front.
+    // A line of base64, which may contain `/` as a path does. Names of that length contain a `.`, `-` or `_`, or begin
+    // with a `/`.
     const LINE: usize = 64;
     let text = file.display().to_string();
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
@@ -137,7 +138,7 @@ fn verifier(
     Ok(verifier)
 }
 
-/// What was in the files.
+/// The content of the files.
 pub(super) struct Loaded {
     config: ServerConfig,
     keys: Keys,
@@ -145,7 +146,7 @@ pub(super) struct Loaded {
 
 type Keys = Arc<[Arc<CertifiedKey>]>;
 
-/// What a client has asked for by name.
+/// The server name that a client has requested.
 pub(super) type RequestedName = Arc<OnceLock<Box<str>>>;
 
 impl Loaded {
@@ -174,8 +175,8 @@ impl ResolvesServerCert for Chooser {
         let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let wanted = name.and_then(|name| ServerName::try_from(name).ok());
         let named = wanted.and_then(|name| self.keys.iter().find(|key| is_for(key, &name) && fits(key)));
-        // With a key that fits nothing, `rustls` finds that client and server have nothing in common, and says
-        // so: handshake_failure. Without one its alert is access_denied, which means something else.
+        // With a key that the client does not support, the alert of `rustls` is handshake_failure, which says that client
+        // and server have nothing in common. Without a key it would be access_denied, which means something else.
         named.or_else(|| self.keys.iter().find(fits)).or(self.keys.first()).cloned()
     }
 }

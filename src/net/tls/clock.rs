@@ -1,4 +1,4 @@
-//! The wall clock as `rustls` needs it: of its own it takes it for granted that 1970 has passed, and panics otherwise.
+//! The wall clock for `rustls`, whose own clock panics before 1970.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ fn since_1970() -> Option<Duration> {
     SystemTime::now().duration_since(UNIX_EPOCH).ok()
 }
 
-/// By which certificates of clients are checked. Before 1970 none of them is valid yet.
+/// The clock by which certificates of clients are checked. Before 1970 none of them is valid yet.
 #[derive(Debug)]
 pub(super) struct Clock;
 
@@ -22,7 +22,7 @@ impl TimeProvider for Clock {
     }
 }
 
-/// Session tickets, except while the clock is before 1970: then each handshake is a full one.
+/// Issues session tickets, except while the clock is before 1970: then each handshake is a full one.
 #[derive(Debug)]
 pub(super) struct Tickets(Option<Arc<dyn ProducesTickets>>);
 

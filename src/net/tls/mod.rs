@@ -43,7 +43,7 @@ pub struct Tls {
     current: Current,
 }
 
-/// What new connections are given; None before `serve`.
+/// The configuration of new connections; None before `serve`.
 type Current = Arc<RwLock<Option<Arc<Loaded>>>>;
 
 impl Tls {
@@ -87,17 +87,17 @@ impl Tls {
         Ok(())
     }
 
-    /// Clones of one.
+    /// Whether both are clones of one.
     pub(crate) fn is_same(&self, other: &Tls) -> bool {
         Arc::ptr_eq(&self.current, &other.current)
     }
 
-    /// What a connection that begins now is given.
+    /// The configuration for a connection that begins now.
     fn current(&self) -> Option<Arc<Loaded>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Another listener's from here on, if there are clones.
+    /// Changes the specification. Clones that exist already keep theirs, and no longer belong to the same listener.
     fn with(mut self, change: impl FnOnce(&mut Spec)) -> Tls {
         change(Arc::make_mut(&mut self.spec));
         self.current = Arc::default();

@@ -3,10 +3,10 @@
 //!
 //! - **Channels are passed on, connections are not relayed.** A process that hands over gives its successor the channels
 //!   of its own predecessors. A relay would keep each generation in between alive for the slowest handler of the oldest.
-//! - **The end of the channel stands for the successor's death.** That it was reaped says less: the successor is not
-//!   always our child, its channel may have gone on to a third process, and a descriptor in flight keeps the other end
+//! - **The end of the channel stands for the successor's death.** That it was reaped proves less: the successor is not
+//!   always our child, its channel may have been passed to a third process, and a descriptor in flight keeps the other end
 //!   alive, which a pid does not.
-//! - **A record says how long things have taken, not what is left of deadlines**: the successor's own timeouts hold.
+//! - **A record contains elapsed times, not remaining ones**: the successor's own timeouts apply.
 //! - **Only plain text travels.** The state of a TLS session can't be passed on. A listener that speaks TLS takes no
 //!   connection from a predecessor: it would bypass the handshake, and the certificates that clients may have to show.
 
@@ -37,7 +37,7 @@ pub(crate) struct Transfers<P> {
     receiver: Receiver,
 }
 
-/// How a connection's listener is named in another process: all listeners there were, closed ones too.
+/// The names of each connection's listener in another process. Includes listeners that are closed.
 struct ListenerNames(Vec<ListenerName>);
 
 struct ListenerName {

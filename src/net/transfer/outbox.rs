@@ -1,4 +1,4 @@
-//! What workers know of the way to the successor: whether it takes a connection, and where they put one that goes.
+//! Whether the successor takes a connection, and where workers put one that is to be sent.
 //!
 //! That the successor has a listener is known in two places, which answer different questions in different threads. The
 //! acceptor's `Listeners` knows which sockets are shared with another generation, from PREPARED on: these are not

@@ -39,7 +39,7 @@ pub(crate) struct Record {
     pub(crate) started: Option<Duration>,
     /// Requests so far.
     pub(crate) served: u64,
-    /// What was read and not answered.
+    /// The bytes that were read and not answered.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -58,15 +58,15 @@ pub(crate) enum Packet {
 /// A packet of a successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Receipt {
-    /// So many more may come.
+    /// So many more connections may be sent.
     Credit(usize),
-    /// The batch is the successor's now, and so many more may come.
+    /// The batch belongs to the successor now, and so many more connections may be sent.
     Ack { batch: u64, credit: usize },
     /// Nothing of the batch was kept.
     Nak { batch: u64, retry: Retry },
 }
 
-/// Whether there is any use in sending connections again that were refused.
+/// Whether refused connections may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Retry {
     /// The successor had no room.
@@ -104,7 +104,7 @@ impl Packet {
         packet
     }
 
-    /// None for what this version does not know.
+    /// None for a packet that this version does not know.
     pub(crate) fn decode(packet: &[u8]) -> Option<Packet> {
         let (line, rest) = first_line(packet)?;
         let mut words = line.split(' ');
@@ -180,7 +180,7 @@ impl Receipt {
         .into_bytes()
     }
 
-    /// None for what this version does not know.
+    /// None for a receipt that this version does not know.
     pub(crate) fn decode(packet: &[u8]) -> Option<Receipt> {
         let (line, _) = first_line(packet)?;
         let mut words = line.split(' ');
@@ -257,7 +257,7 @@ pub(crate) struct Received {
     pub(crate) truncated: bool,
 }
 
-/// What a channel has.
+/// The result of reading a channel.
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Packet(Received),

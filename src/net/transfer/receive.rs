@@ -1,6 +1,6 @@
-//! Connections that come from predecessors, and the credit that limits them to the room there is.
+//! Receives connections from predecessors, and grants them credit for as many as there is room for.
 //!
-//! A batch is acknowledged before its connections are registered and read: so none of them is touched here while its
+//! A batch is acknowledged before its connections are registered and read. So none of them is touched here while the
 //! predecessor may still take it back.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use crate::net::connection::{Activity, Portable};
 use crate::net::slots::SlotId;
 use crate::net::stream::Stream;
 
-/// Packets of one predecessor in a turn of the acceptor, so that they can't starve the connections that are here.
+/// Packets of one predecessor in a turn of the acceptor, so that they can't starve the connections of this process.
 const PACKETS_PER_TURN: usize = 16;
 
 /// A predecessor's connection channel: that of our own predecessor, or one that was passed on.
@@ -27,19 +27,19 @@ const PACKETS_PER_TURN: usize = 16;
 pub(super) struct PredecessorChannel {
     pub(super) channel: OwnedFd,
     ledger: ReceiverLedger,
-    /// How many connections came by it.
+    /// How many connections have arrived by it.
     came: usize,
     /// A batch was refused, which the log says once.
     has_refused: bool,
 }
 
 impl PredecessorChannel {
-    /// `promised` connections may come without a further grant.
+    /// `promised` connections may arrive without a further grant.
     fn new(channel: OwnedFd, promised: usize) -> PredecessorChannel {
         PredecessorChannel { channel, ledger: ReceiverLedger::new(promised), came: 0, has_refused: false }
     }
 
-    /// How many connections were granted, and have not come.
+    /// How many connections were granted and have not arrived.
     pub(super) fn promised(&self) -> usize {
         self.ledger.promised()
     }
@@ -52,20 +52,20 @@ impl PredecessorChannel {
         }
     }
 
-    /// If this is true, the `came` connections of the batch are ours from here on. If not, the channel is to be closed:
-    /// its end gives them back.
+    /// If true, the `came` connections of the batch belong to this process from now on. If false, the caller must close the
+    /// channel: its end gives them back.
     fn acknowledge(&mut self, batch: u64, came: usize, room: usize) -> bool {
         let credit = self.ledger.take(came, room);
         let is_ours = match self.send(Receipt::Ack { batch, credit }) {
             Ok(()) => true,
-            // The predecessor is dead, and what it had sent is ours.
+            // The predecessor is dead, so the connections that it has sent are ours.
             Err(e) => matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)),
         };
         self.came += if is_ours { came } else { 0 };
         is_ours
     }
 
-    /// Keeps nothing of a batch of `came`. If this is false, the channel is to be closed: its end says the same.
+    /// Refuses a batch of `came` connections. If false, the caller must close the channel, which has the same effect.
     fn refuse(&mut self, batch: u64, came: usize, retry: Retry) -> bool {
         self.ledger.refuse(came);
         self.send(Receipt::Nak { batch, retry }).is_ok()
@@ -193,7 +193,7 @@ impl Receiver {
             None => {
                 debug!("handover: skipped {} unknown bytes on the connection channel", packet.len());
                 if let Some(batch) = Packet::batch_of(&packet) {
-                    // However many there were: credit that is granted twice is refused by the slots.
+                    // The number is unknown. If credit is granted twice, the slots refuse the connections.
                     self.refuse(key, batch, usize::MAX, Retry::Later, connections);
                 }
             }
@@ -252,7 +252,7 @@ impl Receiver {
     }
 }
 
-/// Connections as they came; without their descriptors where some are missing.
+/// Connections as they arrived; without their descriptors where some are missing.
 struct Batch {
     batch: u64,
     records: Vec<Record>,

@@ -1,5 +1,5 @@
-//! Connections that go to the successor: idle ones, those that become idle, and those of whose next request little has
-//! come. What is not taken stays here and is served here; its close is announced only when there is no way any more.
+//! Sends connections to the successor: idle ones, those that become idle, and those of whose next request only a little has
+//! arrived. Connections that are not taken are served here; their close is announced only when they can't be sent any more.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -26,14 +26,14 @@ const LEAST_SILENCE: Duration = Duration::from_secs(1);
 
 /// The way to the successor.
 pub(super) struct Sender<P> {
-    /// None before COMMIT, and when no process has the other end any more.
+    /// None before COMMIT, and once no process has the other end any more.
     channel: Option<SuccessorChannel<P>>,
     /// How many connections the successor has, once any was sent.
     delivered: Option<usize>,
     /// The slot from which parked connections are to be looked through.
     scan_from: Option<usize>,
     all_counters: AllCounters,
-    /// What the successor has been sent to add to its counters.
+    /// The counts that the successor was sent to add to its own.
     counts_sent: BTreeMap<String, u64>,
 }
 
@@ -75,7 +75,7 @@ impl<P: Portable> Sender<P> {
         self.channel.as_ref().is_none_or(SuccessorChannel::is_empty)
     }
 
-    /// What was refused, or did not fit into the channel, may be tried again.
+    /// Allows another try for connections that were refused or did not fit into the channel.
     pub(super) fn retry(&mut self) {
         if let Some(channel) = &mut self.channel {
             channel.ledger.unblock();
@@ -89,13 +89,13 @@ impl<P: Portable> Sender<P> {
         }
     }
 
-    /// Sends what can be sent now, and says to workers what they may do.
+    /// Sends the connections that can be sent now, and sets for workers which ones they may add.
     pub(super) fn send(&mut self, names: &ListenerNames, connections: &mut Connections<P>) {
         let mut leaving = connections.parking.outbox.take();
         if let Some(channel) = &mut self.channel {
             channel.send_predecessors();
         }
-        // Before the first connection goes, so that where one has arrived the next may follow.
+        // This is set before the first connection is sent, so that workers may send others as soon as it has arrived.
         self.set_gate(connections);
         loop {
             self.scan(&mut leaving, connections);
@@ -118,7 +118,7 @@ impl<P: Portable> Sender<P> {
             }
         }
         self.set_gate(connections);
-        // Those that no successor takes, or whose successor went when they were already on their way here.
+        // No successor takes these, or it ended when they were already on their way to this thread.
         leaving.into_iter().for_each(|connection| connections.queue(connection));
     }
 
@@ -148,8 +148,8 @@ impl<P: Portable> Sender<P> {
         self.scan_from = next;
     }
 
-    /// Reads the successor's receipts. The result is the predecessors' channels that it did not take, when no process has
-    /// the other end of the channel any more.
+    /// Reads the successor's receipts. Returns the channels of predecessors that the successor did not take, once no process
+    /// has the other end of the channel any more.
     pub(super) fn receive(&mut self, connections: &mut Connections<P>) -> Vec<PredecessorChannel> {
         let Some(channel) = &mut self.channel else { return Vec::new() };
         let receipts = channel.receive();
@@ -197,7 +197,7 @@ enum Cargo<P> {
     Predecessor(PredecessorChannel),
 }
 
-/// The content of receipts.
+/// The results of the receipts that were read.
 struct Receipts<P> {
     /// Connections that the successor owns now.
     delivered: Vec<Box<Connection<P>>>,
@@ -227,7 +227,7 @@ impl<P: Portable> SuccessorChannel<P> {
         if self.is_unreadable { 0 } else { self.ledger.room() }
     }
 
-    /// Whether all that is to be sent has arrived.
+    /// Whether everything to be sent has arrived.
     fn is_empty(&self) -> bool {
         self.ledger.all_settled() && self.predecessors.is_empty()
     }
@@ -308,7 +308,7 @@ impl<P: Portable> SuccessorChannel<P> {
                 Ok(Incoming::Nothing) => return receipts,
                 Ok(Incoming::End) => break,
                 Err(e) => {
-                    // What was sent stays sent: a request could be served twice if it was taken back.
+                    // Connections that were sent are not taken back: a request could be served twice.
                     warn!("handover: can't read the connection channel: {e}");
                     self.is_unreadable = true;
                     return receipts;
@@ -343,8 +343,8 @@ impl<P: Portable> SuccessorChannel<P> {
                 receipts.returned.extend(connections);
             }
             Settled::Returned { cargo: Cargo::Predecessor(predecessor), .. } => {
-                // It is tried again at each tick, for a while. Then that predecessor sees the end of its channel, and
-                // keeps what it has.
+                // It is tried again at each tick, for a while. Then that predecessor sees the end of its channel, and keeps
+                // its connections.
                 self.ledger.block();
                 self.refusals += 1;
                 if self.refusals < REFUSALS {

@@ -49,7 +49,7 @@ use crate::process::terminal::Loss;
 /// Time for `on_exit`, even after the drain deadline.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
-struct Control<'a> {
+pub(crate) struct Control<'a> {
     state: State,
     facts: Facts,
     engine: &'a dyn Engine,
@@ -62,31 +62,6 @@ struct Control<'a> {
     hooks: HookCalls,
     outside: Outside,
     progress: Progress,
-}
-
-/// Runs the control loop, from `first` until the process should exit.
-///
-/// # Errors
-/// When the loop can't run, when requests were aborted, or when this generation was rolled back.
-pub(crate) fn run(
-    (state, first): (State, Vec<Action>),
-    facts: Facts,
-    outside: (Runner, Option<PidFile>, Option<Bound>),
-    engine: &dyn Engine,
-    (inbox, phase): (&Inbox, &PhaseWatch),
-    predecessor: Option<Predecessor>,
-) -> Result<(), Error> {
-    // After an error or a panic, too: other threads wait for the phase.
-    let _exited = SetsExited(phase);
-    Control::new((state, first), facts, outside, engine, (inbox, phase), predecessor)?.run()
-}
-
-struct SetsExited<'a>(&'a PhaseWatch);
-
-impl Drop for SetsExited<'_> {
-    fn drop(&mut self) {
-        self.0.set(Phase::Exited);
-    }
 }
 
 /// Past events that matter later.
@@ -105,7 +80,7 @@ struct Progress {
 
 impl<'a> Control<'a> {
     /// The loop of a process in this state, which begins by performing `first`.
-    fn new(
+    pub(crate) fn new(
         (state, first): (State, Vec<Action>),
         mut facts: Facts,
         (hooks, pid_file, bound): (Runner, Option<PidFile>, Option<Bound>),
@@ -150,7 +125,10 @@ impl<'a> Control<'a> {
     }
 
     /// Runs until the process should exit.
-    fn run(mut self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When requests were aborted, or this generation was rolled back.
+    pub(crate) fn run(mut self) -> Result<(), Error> {
         // What came with its HELLO does not wake the poller any more.
         self.read_predecessor();
         while self.state.stage() != Stage::Finished {

@@ -558,3 +558,5 @@ mod managed;
 mod model;
 #[cfg(test)]
 mod table;
+#[cfg(test)]
+mod tests;

@@ -280,7 +280,7 @@ fn a_hup_that_a_successor_remembers_outlives_its_predecessor() {
 }
 
 #[test]
-fn a_second_term_is_the_hammer_and_a_burst_is_one() {
+fn a_second_term_aborts_and_a_burst_counts_as_one() {
     let mut state = State::at(Stage::Serving, terms());
     assert!(state.on(Event::Stop).contains(&Action::CloseLast));
     assert_eq!(state.on(Event::Stop), [], "within half a second");

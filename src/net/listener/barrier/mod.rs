@@ -1,20 +1,21 @@
 //! Keeps new TCP connections away from a listening socket that is about to be closed: SYNs are dropped, while
 //! handshakes in progress complete.
 //!
-//! The smallest hop limit that a packet may arrive with does it without any privilege. The kernel compares it for
-//! a SYN, and not for the packet that completes a handshake. Most hosts start their packets at 64 or 128, so a
-//! smallest one of 255 excludes them. IPv4 and IPv6 have an option each, and a dual-stack socket needs both. An
-//! accepted socket inherits it, and receives nothing until it is 0 again; what it missed is sent again by its
-//! client. It can't work in two cases, which are not known beforehand: clients on the same link or host that start
-//! their packets at 255, and handshakes that the kernel keeps in a SYN cookie, for there the last packet is
-//! compared, too. A packet filter serves there. Current kernels reserve it for CAP_NET_ADMIN: so it is used where
-//! it is allowed, and is inherited as well.
+//! A minimum for the hop limit of arriving packets (`IP_MINTTL`, `IPV6_MINHOPCOUNT`) needs no privilege. The kernel checks it
+//! for a SYN, and not for the packet that completes a handshake. Most hosts start their packets at 64 or 128, so a
+//! minimum of 255 excludes them. IPv4 and IPv6 have an option each, and a dual-stack socket needs both. An accepted
+//! socket inherits the minimum, and receives nothing until it is set back to 0; its client then sends the dropped bytes
+//! again. The minimum fails in two cases, which are not known beforehand: for clients on the same link or host that start
+//! their packets at 255, and for handshakes that the kernel keeps in a SYN cookie, because there it checks the last packet
+//! too. A packet filter works in both cases. Current kernels allow it only with CAP_NET_ADMIN, so it is used where it is
+//! allowed. Accepted sockets inherit it as well.
 //!
 //! Measured with `tcp_syncookies=2`, 24 stops each: 1 reset with the limit, 0 with the filter. "Accept until EAGAIN, then
-//! close" would reset clients that come between the two.
+//! close" would reset clients that connect between the two.
 //!
-//! Both belong to the socket, not to a descriptor of it: to every process that has it. So a barrier is put up only where no
-//! other generation has the socket, and a process that begins to accept lifts what a killed one may have left.
+//! Both belong to the socket, not to a descriptor, and so affect every process that has it. Therefore a barrier is put up
+//! only where no other generation has the socket, and a process that begins to accept lifts a barrier that a killed one may
+//! have left.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -24,7 +25,7 @@ use socket2::{SockFilter, SockRef};
 
 use crate::base::sys;
 
-/// No packet arrives with more, and only those that were sent with it and not forwarded arrive with it.
+/// The greatest hop limit. Only packets that were sent with it and not forwarded arrive with it.
 const MOST_HOPS: c_int = 255;
 
 const SMALLEST: [(c_int, c_int); 2] =
@@ -35,16 +36,16 @@ const STARTING: [(c_int, c_int); 2] =
 /// Which SYNs a barrier drops.
 #[derive(Debug)]
 pub(super) enum Barrier {
-    /// Every SYN; without the filter, every one that was sent with less than 255 hops.
+    /// It drops every SYN; without the filter, every one that was sent with a hop limit below 255.
     Closed,
-    /// No filter, for this reason, and this host itself starts its packets at 255.
+    /// There is no filter, for this reason, and this host starts its own packets at 255.
     OpenToThisHost(io::Error),
-    /// Nothing: neither way is available. Why there is no filter.
+    /// It drops nothing: neither way is available. The error says why there is no filter.
     Open(io::Error),
 }
 
 impl Barrier {
-    /// Puts one up. For the last process that has `listener`.
+    /// Puts up a barrier. For the last process that has `listener`.
     pub(super) fn put_up(listener: BorrowedFd<'_>) -> Barrier {
         let Err(refused) = SockRef::from(&listener).attach_filter(&no_syn()) else { return Barrier::Closed };
         match limit(listener) {
@@ -55,7 +56,7 @@ impl Barrier {
     }
 }
 
-/// Takes away from a socket what a barrier has left on it: true if there was something.
+/// Removes a barrier from a socket. True if there was one.
 pub(super) fn lift(socket: BorrowedFd<'_>) -> bool {
     let mut was_there = SockRef::from(&socket).detach_filter().is_ok();
     for (level, name) in SMALLEST {

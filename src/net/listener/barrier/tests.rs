@@ -1,4 +1,5 @@
-//! Packets made by hand, over a TUN device in a network of the test's own: the clients are ours to the last byte.
+//! Packets made by hand, over a TUN device in a network namespace of the test, so that the test controls every byte of its
+//! clients.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -20,7 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const PUSH: u8 = 0x08;
-/// Where most hosts start, and where some do.
+/// The hop limits with which most hosts, and some, send their packets.
 const USUAL: u8 = 64;
 const MOST: u8 = 255;
 
@@ -31,7 +32,7 @@ struct Wire {
     ports: Range<u16>,
 }
 
-/// Runs `test` on a thread that has a network of its own, with 10.9.0.1/24 and fd09::1/64 on a TUN device.
+/// Runs `test` on a thread with its own network namespace, with 10.9.0.1/24 and fd09::1/64 on a TUN device.
 fn in_a_network_of_its_own(test: impl FnOnce(&mut Wire) + Send + 'static) {
     let inside = || -> Result<Wire, String> {
         sys::enter_new_network().map_err(|e| format!("a network of its own: {e}"))?;
@@ -48,7 +49,7 @@ fn in_a_network_of_its_own(test: impl FnOnce(&mut Wire) + Send + 'static) {
                 return Err(format!("ip {line}: {}", String::from_utf8_lossy(&said.stderr)));
             }
         }
-        // The kernel makes the routes of IPv6 in its own time.
+        // The kernel makes the routes of IPv6 asynchronously.
         let is_routed = || -> io::Result<()> {
             let socket = UdpSocket::bind("[fd09::1]:0")?;
             socket.connect("[fd09::2]:9")?;
@@ -85,7 +86,7 @@ impl Wire {
             poll(&mut fds, PollTimeout::try_from(left).unwrap()).unwrap();
             let mut packet = [0; 2048];
             let n = self.tun.read(&mut packet).unwrap();
-            // IPv6 also solicits routers and reports groups.
+            // IPv6 also sends router solicitations and group reports.
             if let Some(sent) = Sent::read(&packet[..n]).filter(|sent| self.ports.contains(&sent.to_port)) {
                 return sent;
             }
@@ -190,7 +191,7 @@ impl Remote {
         wire.put(&self.packet(ACK | PUSH, data));
     }
 
-    /// So much is acknowledged, and no other client is answered before.
+    /// Expects that `more` bytes are acknowledged, and that no other client is answered before.
     fn hears_ack(&self, wire: &mut Wire, more: u32) {
         let sent = wire.take();
         let wanted = (self.port, ACK, self.sequence + more);
@@ -213,7 +214,7 @@ fn listen(at: &str) -> (Listener, u16) {
     (listener, port)
 }
 
-/// As in a process without CAP_NET_ADMIN.
+/// Makes the listener behave as in a process without CAP_NET_ADMIN.
 fn forbid_filters(listener: &Listener) {
     sys::set_option(listener.fd.as_fd(), libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1).unwrap();
 }
@@ -257,7 +258,7 @@ fn syns_are_dropped_and_started_handshakes_complete() {
                 assert_eq!(listener.refuse_new(), ROUND_TRIP, "{case}");
                 stranger.asks(wire);
                 earlier.completes(wire, b"with the last packet");
-                // What is written to the device is worked off in that order: the stranger has got no answer.
+                // The kernel handles packets in the order of their writes, so this shows that the stranger got no answer.
                 earlier.hears_ack(wire, 0);
                 if !filters {
                     earlier.says(wire, b", and more");
@@ -285,7 +286,7 @@ fn syns_are_dropped_and_started_handshakes_complete() {
     });
 }
 
-/// As a process that is killed within its stop leaves it to another process with the socket.
+/// The socket as a process that was killed within its stop leaves it to another process.
 #[test]
 fn who_takes_over_a_socket_with_a_barrier_serves_it() {
     in_a_network_of_its_own(|wire| {

@@ -202,7 +202,7 @@ fn a_surplus_worker_leaves_work_to_one_that_is_awake() {
     });
 }
 
-/// The acceptor wakes workers for nothing, or just as they come by themselves.
+/// The acceptor wakes workers without need, or just as they return by themselves.
 #[test]
 fn a_wake_too_many_does_no_harm() {
     model(|| {
@@ -304,7 +304,7 @@ fn work_that_waits_for_a_permit_is_done_when_one_is_released() {
     });
 }
 
-/// Taken by exchanges that need it only later, and by a worker that is woken for it.
+/// A permit is taken by exchanges that need it only later, and by a worker that is woken for it.
 #[test]
 fn a_permit_is_acquired_by_one() {
     model(|| {
@@ -429,8 +429,8 @@ fn streaming_work_is_done_by_workers_that_wait_for_events() {
     });
 }
 
-/// A worker that is gone with its first piece, by surprise, has left nothing of which the acceptor does not know: no
-/// work, and no events for which no thread waits.
+/// A worker that blocks by surprise in its first piece of work has left nothing unknown to the acceptor: no work, and no
+/// events for which no thread waits.
 #[test]
 fn what_a_worker_leaves_is_seen_by_another_or_watched() {
     model(|| {

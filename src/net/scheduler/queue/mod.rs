@@ -1,5 +1,5 @@
-//! Work that waits for a worker: a list, its lock, and the workers that sleep or wait for events. Which worker is woken is decided
-//! in `policy`.
+//! Work that waits for a worker: a list, its lock, and the workers that sleep or wait for events. `policy` decides which
+//! worker is woken.
 
 mod parker;
 
@@ -15,7 +15,7 @@ use crate::net::scheduler::policy::{Decision, Look, Progress, QueueEvent, RECENT
 
 pub(crate) use parker::Parker;
 
-/// Any number of threads push and pop. Nothing is ever refused: the owner bounds what exists.
+/// Any number of threads push and pop. The queue itself has no limit: its owner limits the number of connections.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
     state: Mutex<QueueState<T>>,
@@ -31,7 +31,7 @@ pub(crate) trait Events<T>: Debug + Send + Sync {
     /// Brings back one worker that waits, or the next that would.
     fn interrupt(&self);
 
-    /// Has the acceptor look at this pool now, and until it is idle.
+    /// Makes the acceptor look at this pool now, and until the pool is idle.
     fn request_watch(&self);
 }
 
@@ -42,7 +42,7 @@ struct QueueState<T> {
     streaming: VecDeque<(Instant, T)>,
     /// Streaming permits that are free.
     permits: usize,
-    /// The one that slept last is woken first: its caches are the warmest.
+    /// The worker that fell asleep last is woken first: its caches are the warmest.
     sleepers: Vec<Parker>,
     waking: usize,
     polling: usize,
@@ -57,10 +57,10 @@ struct QueueState<T> {
 
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    /// What `progress.taken` was with the last work that it took.
+    /// The value of `progress.taken` when it last took work.
     turn: usize,
     at: Instant,
-    /// It sleeps, polls, or is in a handler that is known to block.
+    /// The worker sleeps, polls, or is in a handler that is known to block.
     away: bool,
 }
 
@@ -73,7 +73,7 @@ impl Debug for Probe {
     }
 }
 
-/// What a worker gets.
+/// The result of a `pop`.
 #[derive(Debug)]
 pub(crate) enum Popped<T> {
     Work(T, Taken),
@@ -86,9 +86,9 @@ pub(crate) enum Popped<T> {
 pub(crate) struct Taken {
     /// A streaming permit was acquired for it, which [`Queue::release_permit`] gives back.
     pub(crate) has_permit: bool,
-    /// When: the clock is read once for it.
+    /// When the work was taken. The clock is read once for each piece of work.
     pub(crate) at: Instant,
-    /// How long it was in the queue.
+    /// How long the work was in the queue.
     pub(crate) waited: Duration,
 }
 
@@ -193,7 +193,7 @@ impl<T> Queue<T> {
                 was_woken = false;
                 continue;
             }
-            // One that was woken takes what it was woken for.
+            // A worker that was woken takes the work for which it was woken.
             let is_surplus = !was_woken && state.is_surplus(parker.index);
             was_woken = false;
             let work = state.take_streaming();
@@ -203,7 +203,7 @@ impl<T> Queue<T> {
                 return Popped::Work(work, taken);
             }
             if state.closed {
-                // An interrupt brings back one that polls: each passes it on.
+                // An interrupt brings back one worker that polls; each passes it on.
                 self.wake_up(1, state);
                 return Popped::Closed;
             }
@@ -227,7 +227,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// If the acceptor has to look after what is left when work was taken.
+    /// Requests the acceptor's watch, if it is needed for the work that is left.
     fn request_watch(&self, mut state: MutexGuard<'_, QueueState<T>>) {
         let Some(events) = &self.events else { return };
         if state.snapshot().needs_watch() {
@@ -294,8 +294,8 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Takes out what has waited since before `limit`. What `stays` keeps its place, for its turn will come,
-    /// unless no worker has taken anything since before `stuck`.
+    /// Takes out the work that has waited since before `limit`. Work for which `stays` is true keeps its place, because it
+    /// will be served, unless no worker has taken anything since before `stuck`.
     pub(crate) fn expired(
         &self,
         limit: Instant,
@@ -317,7 +317,7 @@ impl<T> Queue<T> {
         expired
     }
 
-    /// Has a worker call `probe`; gives it back if none is free to.
+    /// Makes a worker call `probe`; gives it back if no worker is free.
     pub(crate) fn probe(&self, probe: Probe) -> Result<(), Probe> {
         let mut state = self.lock();
         if state.sleepers.is_empty() && state.polling == 0 {
@@ -328,14 +328,14 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Has the next worker call `probe` that looks at the queue, however long all of them are in handlers.
+    /// Makes the next worker that looks at the queue call `probe`, even if all of them are in handlers for long.
     pub(crate) fn probe_next(&self, probe: Probe) {
         let mut state = self.lock();
         state.probe = Some(probe);
         self.wake_up(1, state);
     }
 
-    /// No more will come: workers end when nothing waits.
+    /// Closes the queue: workers end when no work is left.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -399,7 +399,7 @@ impl<T> QueueState<T> {
         let age = |seen: &Seen| self.progress.taken.wrapping_sub(seen.turn);
         let own_age = age(own);
         let since = |other: &&Seen| !other.away && age(other) < own_age;
-        // Others have taken work no more often than work was taken: mostly that is already too seldom.
+        // The others can't have taken work more often than work was taken in all, and that is mostly too seldom already.
         let others = || if own_age < self.cores { 0 } else { self.seen.iter().filter(since).count() };
         self.snapshot().is_surplus(others)
     }

@@ -85,7 +85,7 @@ fn a_worker_that_is_long_away_keeps_no_other_from_work() {
     let queue = on_one_core(true);
     queue.before_blocking(1);
     assert_eq!(come(&queue, &[0, 0, 0]), [true; 3]);
-    // Nor one that blocks without a word, once another was woken for what waits.
+    // The same holds before a handler that blocks by surprise, once another worker was woken for the work that waits.
     let queue = on_one_core(true);
     queue.lock().note_taken(0, Instant::now());
     assert_eq!(come(&queue, &[0, 0]), [true; 2]);

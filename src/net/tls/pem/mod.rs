@@ -1,6 +1,6 @@
-//! PEM as deployments really have it: with the line ends of any system, with the two characters `\n` for a line end,
-//! or with no line ends at all, as environment variables and secret stores leave it. Errors name the kind of fault and
-//! never quote the text, which may be a private key; so the errors of `rustls` are not passed on either.
+//! PEM as deployments really have it: with the line endings of any system, with the two characters `\n` for a line ending,
+//! or with no line endings at all, as environment variables and secret stores leave it. Errors name the kind of fault and
+//! never quote the text, which may be a private key. For the same reason the errors of `rustls` are not passed on.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ const CERTIFICATE: &[u8] = b"CERTIFICATE";
 /// PKCS#8, PKCS#1 and SEC1.
 const KEYS: [&[u8]; 3] = [b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY"];
 
-/// What is wrong with a file, and how to mend it; nothing of its content.
+/// What is wrong with a file, and how to mend it. Contains nothing from the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// There is no section of the wanted kind.
@@ -135,7 +135,7 @@ fn nothing_in(text: &[u8]) -> &'static str {
     }
 }
 
-/// What stands between a BEGIN and its END.
+/// The text between a BEGIN and its END.
 struct Section<'a> {
     label: &'a [u8],
     body: &'a [u8],
@@ -149,7 +149,7 @@ impl Section<'_> {
         }
         let fault = Fault::NotBase64 { one_line: line_end(self.body.trim_ascii()).is_none() };
         let body = without_line_ends(self.body).ok_or(fault)?;
-        // In the form for its reader, which decodes secrets in constant time.
+        // Written again in the form that rustls reads, because its reader decodes secrets in constant time.
         let text = [BEGIN, self.label, DASHES, b"\n", &body, b"\n", END, self.label, DASHES].concat();
         T::from_pem_slice(&text).map_err(|_| fault)
     }
@@ -168,7 +168,7 @@ impl<'a> Sections<'a> {
         Ok(Sections { rest: text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text) })
     }
 
-    /// What follows the next BEGIN that starts a line, or that follows the END before it.
+    /// The text after the next BEGIN that starts a line, or that follows the last END directly.
     fn next_begin(&mut self) -> Option<&'a [u8]> {
         let mut line: &[u8] = self.rest;
         loop {
@@ -180,7 +180,7 @@ impl<'a> Sections<'a> {
             if start.iter().all(|b| b.is_ascii_whitespace() || b"'\"".contains(b)) {
                 return Some(after);
             }
-            // It is within a comment, up to the end of that line.
+            // This BEGIN is within a comment, which ends with the line.
             line = line_end(after)?.1;
         }
     }
@@ -210,7 +210,7 @@ impl<'a> Iterator for Sections<'a> {
     }
 }
 
-/// The rest of a marker, and what follows it.
+/// The rest of a marker, and the text after it.
 fn label(after: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     let (label, rest) = split(after, DASHES).ok_or(Fault::BadMarker)?;
     let fits = |b: &u8| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b' ';
@@ -226,7 +226,7 @@ fn split<'a>(text: &'a [u8], by: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     Some((before, rest.strip_prefix(by)?))
 }
 
-/// What is before and behind the first line end, be it one or the characters that stand for one.
+/// The text before and after the first line ending, which may be a real one or the characters `\n`.
 fn line_end(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = text.iter().enumerate().position(|(at, byte)| match byte {
         b'\n' | b'\r' => true,
@@ -244,7 +244,7 @@ fn without_line_ends(body: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = body.iter().copied().peekable();
     while let Some(byte) = bytes.next() {
         if byte == b'\\' {
-            // However often it was escaped; or before a real line end.
+            // It may have been escaped several times, or stand before a real line ending.
             while bytes.next_if_eq(&b'\\').is_some() {}
             bytes.next_if(|next| b"nr\n\r".contains(next))?;
         } else if !byte.is_ascii_whitespace() {

@@ -13,7 +13,7 @@ fn key(text: impl AsRef<[u8]>) -> Result<Vec<u8>, Fault> {
     private_key(text.as_ref()).map(|key| key.secret_der().to_vec())
 }
 
-/// A key or a chain by each way in which line ends are lost or changed.
+/// A key or a chain, for each way in which line endings are lost or changed.
 fn variants(text: &str) -> Vec<(&'static str, Vec<u8>)> {
     let by = |end: &str| text.replace('\n', end).into_bytes();
     vec![
@@ -58,7 +58,7 @@ fn chains_are_read_whatever_their_line_ends() {
     for (name, variant) in variants(&both) {
         assert_eq!(certificates(&variant).as_ref(), Ok(&expected), "{name}");
     }
-    // With a key of the same file in between.
+    // A key of the same file stands between the certificates.
     for (name, variant) in variants(&format!("{CERT}{PKCS8}{OTHER_CERT}")) {
         assert_eq!(certificates(&variant).as_ref(), Ok(&expected), "{name}");
         assert!(key(&variant).is_ok(), "{name}");
@@ -74,7 +74,7 @@ fn the_first_plain_key_is_taken() {
     {
         assert_eq!(key(format!("{before}{EC}{PKCS8}")).as_ref(), Ok(&expected), "{before}");
     }
-    // What is behind it does not matter.
+    // The text after it does not matter.
     assert_eq!(key(format!("{EC}-----BEGIN X")).as_ref(), Ok(&expected));
 }
 

@@ -1,5 +1,5 @@
-//! Why `rustls` refuses a key or a certificate, as it says itself only that it does. Reads no more of their DER than
-//! names the kind: nothing here ends up in a message but that and a number of bits.
+//! Why `rustls` refuses a key or a certificate: its own errors don't say. This reads only the parts of the DER that name the
+//! kind, and a message contains nothing but that and a number of bits.
 
 use rustls::pki_types::PrivateKeyDer;
 
@@ -7,7 +7,7 @@ const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 const OCTETS: u8 = 0x04;
 const OID: u8 = 0x06;
-/// `[0]`, around something.
+/// The tag `[0]` of a constructed element.
 const FIRST: u8 = 0xa0;
 
 const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
@@ -53,7 +53,7 @@ fn version(der: &[u8]) -> Option<u8> {
     let (signed, _) = inside(certificate, SEQUENCE)?;
     match inside(signed, FIRST) {
         Some((version, _)) => inside(version, INTEGER)?.0.last()?.checked_add(1),
-        // It begins with its serial number.
+        // A certificate of version 1 begins with its serial number.
         None => inside(signed, INTEGER).map(|_| 1),
     }
 }

@@ -17,7 +17,7 @@ fn keys_that_are_not_supported_are_named() {
         (include_str!("../../../../tests/keys/rsa1024-pkcs1.key"), "RSA key of 1024 bits"),
         (include_str!("../../../../tests/keys/rsa-pss.key"), "RSASSA-PSS alone"),
         (include_str!("../../../../tests/keys/ed448.key"), "Ed448"),
-        // There is nothing wrong with their kind.
+        // Their kind is supported.
         (include_str!("../../../../tests/keys/v1.key"), "damaged"),
         (include_str!("../../../../tests/keys/rsa2048.key"), "damaged"),
         (include_str!("../../../../tests/keys/rsa2048-pkcs1.key"), "damaged"),

@@ -1,10 +1,10 @@
-//! One connection's TLS, over a socket that never blocks. Bytes that were read and not used, and bytes that were written
-//! and not taken, are kept here and not in `rustls`: so their size is known, and an idle connection has none.
+//! One connection's TLS, over a socket that never blocks. Bytes that were read and not used, and bytes that were encrypted
+//! and not sent, are kept here and not in `rustls`: so their size is known, and an idle connection has none.
 //!
 //! This is rustls's unbuffered interface. The buffered one keeps 4 KiB for each idle connection, reads 4 KiB at a time, and
-//! does not say whether half a record has come: a client that sends a record byte by byte would count as idle, and not as
-//! slow. Bytes that are encrypted and not taken are not reported as written, in proportion: so the exchange parks, counts
-//! and times a TLS connection as any other one, and knows of TLS only in the handshake.
+//! does not report whether part of a record has arrived: a client that sends a record byte by byte would count as idle, and
+//! not as slow. Plaintext is reported as written only as far as the socket has taken its ciphertext. So the exchange parks,
+//! counts and times a TLS connection as any other one, and knows of TLS only in the handshake.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -19,35 +19,35 @@ use rustls::unbuffered::{
 use super::certificates::RequestedName;
 use super::{Tls, TlsInfo};
 
-/// Ciphertext asked for at a time: the longest record, a little more.
+/// Bytes of ciphertext in one read: slightly more than the longest record.
 const READ_BYTES: usize = 17 << 10;
-/// Of one handshake message, all its records held together. `rustls` takes no longer ones.
+/// The longest handshake message, with all its records. `rustls` accepts none that is longer.
 const MOST_BYTES: usize = 128 << 10;
-/// Plaintext that is encrypted before the socket has taken what was: two records.
+/// How much plaintext is encrypted before the socket has taken the last ciphertext: two records.
 const WRITE_BYTES: usize = 32 << 10;
 /// The content of one record at most.
 const RECORD_BYTES: usize = 16 << 10;
-/// What a record is longer than its content, and some more: a first guess.
+/// How much longer a record is than its content, with a margin: a first guess.
 const OVERHEAD: usize = 64;
 
 /// The server's side of one connection.
 pub(crate) struct Session {
     tls: Tls,
-    /// The time since the client's first byte.
+    /// None until the client's first byte has arrived.
     engine: Option<TlsEngine>,
-    /// Read, and no whole record.
+    /// Bytes that were read and are no whole record yet.
     incoming: Vec<u8>,
-    /// Decrypted, and not read.
+    /// Bytes that were decrypted and not read yet.
     plain: Vec<u8>,
-    /// Encrypted; the socket has taken so much of it.
+    /// Encrypted bytes; the socket has taken the first `taken` of them.
     outgoing: Vec<u8>,
     taken: usize,
-    /// Plaintext that is in `outgoing`, and was not reported to its writer as written.
+    /// How much of the plaintext in `outgoing` was not reported to its writer as written.
     unreported: usize,
     state: SessionState,
-    /// The client's end: it said so, or its socket did.
+    /// How the client has ended its side.
     end: Option<End>,
-    /// The last read left room: there was no more.
+    /// The last read left room in the buffer: the socket had no more bytes.
     drained: bool,
 }
 
@@ -61,9 +61,9 @@ struct TlsEngine {
 enum SessionState {
     Handshake,
     Open,
-    /// Nothing more is said after close_notify.
+    /// close_notify is written; nothing follows it.
     Closed,
-    /// Nothing that comes is understood any more.
+    /// After a TLS error, nothing more is decrypted.
     Broken,
 }
 
@@ -75,7 +75,7 @@ enum End {
     Bare,
 }
 
-/// What is to be said when nothing else is.
+/// What to send when the handshake has nothing more to send.
 enum Say<'a> {
     Nothing,
     Data(&'a [u8]),
@@ -86,20 +86,20 @@ enum Say<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Handshake {
     Done,
-    /// The client has to say something.
+    /// The client has to send something.
     Reads,
     /// The client has to take something.
     Writes,
 }
 
-/// Why a handshake came to nothing.
+/// Why a handshake failed.
 #[derive(Debug)]
 pub(crate) enum SessionError {
-    /// What came is text, such as HTTP without TLS.
+    /// The client sent text, such as HTTP without TLS.
     Text,
-    /// The client ended, or its socket failed.
+    /// The client has disconnected, or its socket failed.
     Gone(io::Error),
-    /// The error, which the client has been sent.
+    /// The error. An alert was sent to the client.
     Refused(rustls::Error),
 }
 
@@ -139,12 +139,12 @@ impl Session {
         !self.plain.is_empty() || self.end.is_some() || self.state == SessionState::Broken
     }
 
-    /// Whether part of a record has come.
+    /// Whether part of a record has arrived.
     pub(crate) fn holds_part(&self) -> bool {
         !self.incoming.is_empty()
     }
 
-    /// Bytes that it keeps, from now on in no more memory than they need.
+    /// How many bytes it keeps. Shrinks their buffers to that size.
     pub(crate) fn hold(&mut self) -> usize {
         for kept in [&mut self.incoming, &mut self.plain, &mut self.outgoing] {
             kept.shrink_to_fit();
@@ -157,7 +157,7 @@ impl Session {
         self.drained && !self.has_more()
     }
 
-    /// Goes on with the handshake as far as it gets.
+    /// Continues the handshake as far as the received bytes allow.
     pub(crate) fn shake_hands(
         &mut self,
         socket: &mut (impl Read + Write),
@@ -175,7 +175,7 @@ impl Session {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Handshake::Reads),
                 Err(e) => return Err(SessionError::Gone(e)),
             }
-            // No record begins so.
+            // No TLS record begins with a letter.
             if self.engine.is_none() && self.incoming.first().is_some_and(u8::is_ascii_uppercase) {
                 self.state = SessionState::Broken;
                 return Err(SessionError::Text);
@@ -187,7 +187,7 @@ impl Session {
         }
     }
 
-    /// What was agreed upon, once the handshake is done.
+    /// The negotiated parameters, once the handshake is done.
     pub(crate) fn info(&self) -> Option<TlsInfo> {
         let TlsEngine { connection, asked, .. } = self.engine.as_ref()?;
         let version = match connection.protocol_version()? {
@@ -214,7 +214,7 @@ impl Session {
         }
         self.drained = false;
         while n < buf.len() && self.end.is_none() && self.state != SessionState::Broken {
-            // What has been said since, and is more than was asked for, is asked for the next time.
+            // More may have arrived since, beyond the room of the buffer: the next call reads it.
             if n > 0 && self.drained {
                 break;
             }
@@ -234,11 +234,11 @@ impl Session {
                     let _ = self.flush(socket);
                     return Err(io::Error::new(ErrorKind::InvalidData, e));
                 }
-                // Reported the next time.
+                // The next call reports it.
                 Err(_) => break,
             }
         }
-        // Answers to key updates; what is not taken now goes out before what is written next.
+        // Answers to key updates. Bytes that the socket does not take now are sent before the next write.
         let _ = self.flush(socket);
         match (n, self.end, self.state) {
             (1.., ..) => Ok(n),
@@ -250,8 +250,8 @@ impl Session {
         }
     }
 
-    /// Bytes of `bufs` that are out: encrypted, and the socket has all of it. Of what is only encrypted
-    /// it is not reported yet, and the writer has to write it again, as it must on `WouldBlock`.
+    /// How many bytes of `bufs` were sent: encrypted, and the socket has taken the ciphertext. Bytes that are only encrypted are
+    /// not reported yet, and the writer has to write them again, as it must after `WouldBlock`.
     pub(crate) fn write(&mut self, socket: &mut (impl Read + Write), bufs: &[&[u8]]) -> io::Result<usize> {
         if self.state != SessionState::Open {
             return Err(ErrorKind::NotConnected.into());
@@ -265,7 +265,7 @@ impl Session {
             let plain = match (filled.next(), filled.next()) {
                 (None, _) => return Ok(0),
                 (Some(only), None) => only.get(..WRITE_BYTES).unwrap_or(only),
-                // A head and what follows it are one record.
+                // A head and the start of its body are one record.
                 _ => {
                     gathered = bufs.iter().flat_map(|buf| buf.iter().copied()).take(WRITE_BYTES).collect();
                     &gathered
@@ -275,14 +275,14 @@ impl Session {
             self.unreported = plain.len();
         }
         self.flush(socket)?;
-        // A byte of plaintext is one of ciphertext at least.
+        // A byte of plaintext is at least one byte of ciphertext.
         let left = self.unreported.min(self.outgoing.len().saturating_sub(self.taken));
         let reported = self.unreported.saturating_sub(left);
         self.unreported = left;
         if reported == 0 && left > 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(reported) }
     }
 
-    /// Says close_notify, once; whether all that was ever said is out.
+    /// Writes close_notify, once. Returns whether the socket has taken all bytes.
     pub(crate) fn say_end(&mut self, socket: &mut (impl Read + Write)) -> io::Result<bool> {
         if self.state == SessionState::Open {
             self.process(&mut [], &Say::End).map_err(io::Error::other)?;
@@ -318,8 +318,8 @@ impl Session {
         read.map(|n| n > 0)
     }
 
-    /// Takes the whole records that have come; what is decrypted goes to `buf`, and beyond it is kept.
-    /// Then says something, where the handshake is done.
+    /// Decrypts the whole records that have arrived, into `buf`; what does not fit is kept. Then encrypts what `say` holds, if
+    /// the handshake is done.
     fn process(&mut self, buf: &mut [u8], say: &Say<'_>) -> Result<usize, rustls::Error> {
         let Some(TlsEngine { connection, .. }) = &mut self.engine else { return Ok(0) };
         let (mut used, mut filled) = (0, 0);
@@ -331,7 +331,7 @@ impl Session {
                     while let Some(Ok(record)) = traffic.next_record() {
                         discard = discard.saturating_add(record.discard);
                         let mut payload = record.payload;
-                        // A slice gives what there is room for.
+                        // Reading from a slice fills the room there is.
                         let n = payload.read(buf.get_mut(filled..).unwrap_or_default()).unwrap_or(0);
                         filled = filled.saturating_add(n);
                         self.plain.extend_from_slice(payload);
@@ -342,7 +342,7 @@ impl Session {
                     encode(&mut self.outgoing, data);
                     None
                 }
-                // It is in `outgoing`, before anything that comes later.
+                // The data is in `outgoing`, before anything that is written later.
                 Ok(ConnectionState::TransmitTlsData(data)) => {
                     data.done();
                     None
@@ -371,7 +371,7 @@ impl Session {
         };
         if outcome.is_err() {
             self.state = SessionState::Broken;
-            // The alert, and no look at what comes behind what was wrong.
+            // Only the alert is written. The bytes after the malformed ones are not read.
             while connection.wants_write() {
                 match connection.process_tls_records(self.incoming.get_mut(used..).unwrap_or_default()).state
                 {
@@ -393,7 +393,7 @@ impl Session {
         }
     }
 
-    /// Writes what is encrypted; whether that was all.
+    /// Writes encrypted bytes. Returns whether the socket has taken all of them.
     fn flush(&mut self, socket: &mut impl Write) -> io::Result<bool> {
         while let Some(rest) = self.outgoing.get(self.taken..).filter(|rest| !rest.is_empty()) {
             match socket.write(rest) {
@@ -407,9 +407,9 @@ impl Session {
     }
 }
 
-/// Appends what `rustls` has to say by itself.
+/// Appends data that `rustls` itself sends.
 fn encode(outgoing: &mut Vec<u8>, mut data: EncodeTlsData<'_, ServerConnectionData>) {
-    // Its error is the only way to learn its size.
+    // The error is the only way to learn the size.
     let mut room = 0;
     while let Err(EncodeError::InsufficientSize(e)) = append(outgoing, room, |room| data.encode(room)) {
         room = e.required_size;

@@ -1,4 +1,4 @@
-//! Both sides in one thread, over a socket that takes and gives as much as the test says.
+//! Both sides in one thread, over a socket that takes and gives as many bytes as the test sets.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -16,9 +16,9 @@ use super::*;
 struct Wire {
     to_server: VecDeque<u8>,
     to_client: Vec<u8>,
-    /// What it takes before it blocks.
+    /// How many bytes it takes before it blocks.
     room: usize,
-    /// In all.
+    /// How many bytes it has taken in all.
     took: usize,
     ended: bool,
 }
@@ -86,7 +86,7 @@ impl Pair {
         pair
     }
 
-    /// What the client has to say is there, and it has all that was said to it; what it can read then.
+    /// Exchanges all bytes in both directions. Returns the plaintext that the client can read then.
     fn of_client(&mut self) -> Vec<u8> {
         let mut plain = Vec::new();
         let said = std::mem::take(&mut self.wire.to_client);
@@ -168,7 +168,7 @@ fn all_bytes_are_read_however_they_are_split() {
         let mut read = Vec::new();
         for piece in sent.chunks(piece.min(sent.len())) {
             pair.wire.to_server.extend(piece);
-            // As an exchange does: as long as no event is needed.
+            // Reads as an exchange does: as long as no event is needed.
             while let Ok(some) = pair.read(room) {
                 assert!(!some.is_empty());
                 read.extend(some);
@@ -217,7 +217,7 @@ fn writes_are_reported_once_sent_piece_by_piece() {
                     pair.wire.room = room;
                 }
             }
-            // Nothing is said to be out that is not.
+            // No byte is reported as sent that is not.
             let took = pair.wire.took - before;
             assert!(told <= took && took <= told + WRITE_BYTES + 4 * OVERHEAD, "{told} of {took}");
             if room > 1_000 {
@@ -284,7 +284,7 @@ fn a_close_notify_is_distinguished_from_a_bare_end() {
 #[test]
 fn what_can_be_no_message_does_not_fill_memory() {
     let mut pair = Pair::new();
-    // A handshake message that says it is 16 MiB long, in records of 16 KiB.
+    // A handshake message that claims to be 16 MiB long, in records of 16 KiB.
     let mut record = vec![22, 3, 1, 0x40, 0];
     record.extend([1, 0xff, 0xff, 0xff]);
     record.resize(5 + (16 << 10), 0);

@@ -1,15 +1,15 @@
 //! Which process owns a connection that is on its way: the bookkeeping of both ends of a connection channel, without the
 //! channel. `model` tries it in every order of packets, refusals and deaths.
 //!
-//! The sender leaves a connection alone from the send on. It gives it up when the receiver has acknowledged it, and has it
-//! back only when the receiver has refused it, or when no process has the other end of the channel and all receipts have
-//! been read. So a connection is never read by two processes, and is lost only with the process that had it.
+//! The sender does not touch a connection after it has sent it. The connection is the receiver's when that has acknowledged
+//! it. The sender gets it back only when the receiver has refused it, or when no process has the other end of the channel and
+//! all receipts have been read. So a connection is never read by two processes, and is lost only with the process that had it.
 
 use std::collections::BTreeMap;
 
 use super::packet::{Receipt, Retry, WINDOW};
 
-/// The sender's side: what was sent and is not settled.
+/// The sender's side: the packets that were sent and not settled.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SenderLedger<C> {
     credit: usize,
@@ -17,16 +17,16 @@ pub(super) struct SenderLedger<C> {
     blocked: bool,
     last: u64,
     sent: BTreeMap<u64, C>,
-    /// After a refusal, connections are sent one by one, so that one that does not fit keeps no others back.
+    /// After a refusal, connections are sent one by one, so that one that does not fit does not delay the others.
     singly: bool,
 }
 
-/// What a receipt says of what was sent.
+/// The effect of a receipt on a packet that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Settled<C> {
-    /// The receiver's own.
+    /// The cargo belongs to the receiver.
     Delivered(C),
-    /// The sender's again.
+    /// The cargo belongs to the sender again.
     Returned { cargo: C, retry: Retry },
     /// The receipt settles nothing.
     Nothing,
@@ -64,7 +64,7 @@ impl<C> SenderLedger<C> {
         self.last + 1
     }
 
-    /// That packet is on its way: the sender leaves its cargo alone from here on.
+    /// Notes that the packet is on its way: the sender no longer touches its cargo.
     pub(super) fn posted(&mut self, connections: usize, cargo: C) {
         self.last += 1;
         self.credit = self.credit.saturating_sub(connections);
@@ -109,10 +109,10 @@ impl<C> SenderLedger<C> {
     }
 }
 
-/// The receiver's side: what may come.
+/// The receiver's side: how many connections may arrive.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ReceiverLedger {
-    /// How many were granted and have not come.
+    /// How many were granted and have not arrived.
     promised: usize,
     /// How many may be granted at once: fewer after a batch for which there was no room.
     window: usize,
@@ -128,7 +128,7 @@ impl ReceiverLedger {
         self.promised
     }
 
-    /// How many of `room` to grant, if it is time to.
+    /// How many of `room` to grant now.
     pub(super) fn renew(&mut self, room: usize) -> usize {
         if self.promised < self.window.div_ceil(2) { self.grant(room) } else { 0 }
     }
@@ -144,14 +144,14 @@ impl ReceiverLedger {
         self.promised = self.promised.saturating_sub(credit);
     }
 
-    /// So many have come and are taken. The result is how many to grant with the receipt.
+    /// Notes that so many have arrived and are taken. Returns how many to grant with the receipt.
     pub(super) fn take(&mut self, came: usize, room: usize) -> usize {
         self.promised = self.promised.saturating_sub(came);
         self.window = (2 * self.window).min(WINDOW);
         self.grant(room)
     }
 
-    /// So many have come and are refused.
+    /// Notes that so many have arrived and are refused.
     pub(super) fn refuse(&mut self, came: usize) {
         self.promised = self.promised.saturating_sub(came);
         self.window = (self.window / 2).max(1);
