@@ -1,5 +1,6 @@
 //! Every feature on one server, for tests and load programs. `--help` lists the flags. `/ws` needs
-//! `--features websocket`, and `--tls-listen` needs `--features tls`.
+//! `--features websocket`, and `--tls-listen` needs `--features tls`. With `--features systemd` it serves the sockets that
+//! systemd passes, if there is no `--listen`.
 //!
 //! ```text
 //! $ cargo run --release --example kitchen_sink -- --listen 127.0.0.1:8001
@@ -34,6 +35,7 @@ fn main() -> Result<(), heirloom::Error> {
     let flags = Flags::parse(std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()))
         .unwrap_or_else(|problem| usage(&problem));
 
+    let listens = flags.listens();
     let handle = Handle::new();
     let mut server = Server::new(router(&handle))
         .with_handle(handle)
@@ -62,7 +64,13 @@ fn main() -> Result<(), heirloom::Error> {
     }
     server = server.process(process);
     log::info!("pid {}", std::process::id());
-    server.serve()
+    match server.serve() {
+        // Nor has systemd passed a socket.
+        Err(e) if !listens && e.kind() == heirloom::ErrorKind::Config => {
+            usage(&format!("{e}: --listen, --unix or --tls-listen is needed"))
+        }
+        outcome => outcome,
+    }
 }
 
 #[cfg(feature = "tls")]
@@ -293,10 +301,11 @@ impl Flags {
             [Some(listen), Some(cert), Some(key)] => Some([listen, cert, key]),
             _ => return Err("--tls-listen, --cert and --key want each other".to_owned()),
         };
-        if flags.listen.is_empty() && flags.tls.is_none() && flags.admin.is_none() {
-            return Err("nothing to listen on: --listen, --unix or --tls-listen is needed".to_owned());
-        }
         Ok(flags)
+    }
+
+    fn listens(&self) -> bool {
+        !self.listen.is_empty() || self.tls.is_some() || self.admin.is_some()
     }
 }
 

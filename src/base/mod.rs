@@ -8,6 +8,9 @@ pub(crate) mod limits;
 pub(crate) mod log;
 pub(crate) mod percent;
 pub(crate) mod phase;
+#[cfg(test)]
+#[path = "../../tests/support/skip.rs"]
+pub(crate) mod skip;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 pub(crate) mod status;
 pub(crate) mod sync;

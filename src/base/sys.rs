@@ -176,6 +176,24 @@ pub(crate) fn pidfd_kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// The status of a pidfd's process, as `waitpid` has it; None before its parent has reaped it.
+///
+/// # Errors
+/// A kernel that does not report it: Linux before 6.13, or before 6.15 if the process has ended.
+pub(crate) fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    let mut info = MaybeUninit::<libc::pidfd_info>::zeroed();
+    // SAFETY: zeroes are a value of this struct of integers. The request reads and writes at most as many bytes as its number
+    // says, which is the size of the struct.
+    let (done, info) = unsafe {
+        (*info.as_mut_ptr()).mask = libc::PIDFD_INFO_EXIT.into();
+        (libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, info.as_mut_ptr()), info.assume_init())
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0).then_some(info.exit_code))
+}
+
 /// Accepts one connection: CLOEXEC and non-blocking from birth.
 pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
     // SAFETY: accept4 writes at most `*length` bytes of address and sets `*length` to what it

@@ -30,6 +30,8 @@ pub(crate) struct OpenedListeners {
 /// A socket at `[::]` also accepts IPv4, unless `0.0.0.0` with the same port is a listener too. This can't be changed once
 /// it is bound. So an inherited socket may serve both addresses, and two inherited sockets may serve a single `[::]`.
 ///
+/// A program that lists no listener, except reserved ones, serves every socket that systemd has passed.
+///
 /// # Errors
 /// An address that can't be bound, and two names for one address.
 pub(crate) fn open(
@@ -178,6 +180,12 @@ impl InheritedSockets {
             .map(|(socket, _)| socket)
     }
 
+    /// Those that systemd has passed, in its order.
+    fn of_systemd(&self) -> impl Iterator<Item = usize> {
+        let all = self.all.iter().enumerate();
+        all.filter(|(_, inherited)| inherited.owner == Owner::Systemd).map(|(socket, _)| socket)
+    }
+
     /// Whether no other socket has one of its names. The predecessor distinguishes sockets of one name by their number,
     /// so they are adopted by that name only.
     fn has_own_names(&self, inherited: &InheritedSocket) -> bool {
@@ -213,6 +221,7 @@ fn claims(configs: Vec<ListenerConfig>, sockets: &InheritedSockets) -> Result<Ve
             Some(names.remove(at).1)
         })
         .collect();
+    let lists_none = configs.iter().all(|config| config.reserved);
     let mut claims: Vec<Claim> = Vec::new();
     for (config, socket) in configs.into_iter().zip(by_name) {
         let known = sockets.get(socket).and_then(|inherited| {
@@ -234,7 +243,19 @@ fn claims(configs: Vec<ListenerConfig>, sockets: &InheritedSockets) -> Result<Ve
     }
     let parts: Vec<Claim> = claims.iter().filter_map(|claim| v4_part(claim, &claims, sockets)).collect();
     claims.extend(parts);
+    if lists_none {
+        let rest: Vec<Claim> =
+            sockets.of_systemd().filter_map(|socket| unlisted(socket, &claims, sockets)).collect();
+        claims.extend(rest);
+    }
     Ok(claims)
+}
+
+/// A socket of systemd that no listener has, by the name that it has.
+fn unlisted(socket: usize, claims: &[Claim], sockets: &InheritedSockets) -> Option<Claim> {
+    let inherited = sockets.get(Some(socket)).filter(|_| is_free(socket, claims))?;
+    let (name, place) = inherited.names.first().cloned().zip(inherited.place.clone())?;
+    Some(Claim { config: ListenerConfig::new(name, 0), place, socket: Some(socket), is_part: false })
 }
 
 fn is_free(socket: usize, claims: &[Claim]) -> bool {
@@ -419,7 +440,7 @@ mod tests {
     #[test]
     fn one_socket_for_both_wildcards_has_one_handler() {
         let Ok(old) = open(configs(&["[::]:0"]), Vec::new(), &mut |_| {}) else {
-            return eprintln!("SKIPPED: this host has no IPv6");
+            return crate::base::skip::skip("this host has no IPv6");
         };
         let old = &old.listeners[0];
         let port = old.socket_addr().unwrap().port();

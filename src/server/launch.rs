@@ -133,6 +133,7 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
     let heir = predecessor.map_or(Heir::First, |_| Heir::Successor);
     let manager = Manager::found(generation, heir, process.store_listeners);
     let without_main = manager.as_ref().map(|_| process.drain_without_main);
+    let is_stored = manager.is_some() && process.store_listeners;
 
     let (nohup, terminal) = (context.nohup, context.terminal.clone());
     let (meanings, signal_hooks) = (process.signals, std::mem::take(&mut process.signal_hooks));
@@ -160,6 +161,7 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
             started.facts.under_any_parent = under_any_parent;
             started.facts.manager = manager;
             started.terms.without_main = without_main;
+            started.terms.is_stored = is_stored;
             if let Some(above) = started.facts.refusal() {
                 info!("a HUP will have no effect: {above}");
             }
@@ -216,7 +218,7 @@ fn start<S: Service>(
         nofile().saturating_sub(of_control),
         launch.limits.connections,
         plan.pools.workers.len(),
-        plan.listen.len(),
+        plan.listen.len().max(inherited.len()),
     );
     launch.limits.connections = connections;
     let descriptors = Budget::new(extra);
@@ -224,6 +226,9 @@ fn start<S: Service>(
     let mut bound = UnlinkOnFailure(Vec::new());
     let OpenedListeners { listeners, adopted } =
         sockets::open(plan.listen, inherited, &mut |listener| bound.0.push(listener.clone()))?;
+    if listeners.is_empty() {
+        return Err(Error::config("nothing to listen on: call `listen`"));
+    }
     for hook in process.before_ready {
         hook().map_err(|e| Error::config(format!("before_ready failed: {e}")))?;
     }
@@ -319,6 +324,7 @@ fn start<S: Service>(
         drain: timeouts.drain,
         lame_duck: timeouts.lame_duck,
         without_main: None,
+        is_stored: false,
     };
     bound.0.clear();
     let facts = Facts { generation, ..Facts::default() };
@@ -334,10 +340,6 @@ fn start<S: Service>(
 }
 
 fn check_names(listen: &[ListenerConfig]) -> Result<(), Error> {
-    let config = |text: String| Err(Error::config(text));
-    if listen.is_empty() {
-        return config("nothing to listen on: call `listen`".to_owned());
-    }
     let mut counts = BTreeMap::new();
     for ListenerConfig { name, .. } in listen {
         let count = counts.entry(name).or_insert(0u32);
@@ -345,7 +347,7 @@ fn check_names(listen: &[ListenerConfig]) -> Result<(), Error> {
     }
     // Port 0 is a different port each time.
     match counts.iter().find(|(name, count)| **count > 1 && !name.ends_with(":0")) {
-        Some((name, _)) => config(format!("can't listen on {name} twice: remove one")),
+        Some((name, _)) => Err(Error::config(format!("can't listen on {name} twice: remove one"))),
         None => Ok(()),
     }
 }

@@ -91,6 +91,8 @@ impl Server {
     ///
     /// The string is the listener's name at a handover: a successor that is configured with the same string, or with the
     /// same address in another spelling, inherits the socket.
+    ///
+    /// With the feature `systemd` a server without a `listen` serves the sockets that systemd passes to it.
     #[must_use]
     pub fn listen(mut self, listen: impl Into<Listen>) -> Server {
         self.listen.push(listen.into());

@@ -20,7 +20,7 @@ impl Browser {
     /// When one is there and can't be started.
     pub fn open(url: &str) -> Option<Browser> {
         let Some(program) = find() else {
-            eprintln!("SKIPPED: no chromium here (apt-get install chromium)");
+            crate::skip("no chromium here (apt-get install chromium)");
             return None;
         };
         let profile = tempfile::tempdir().expect("a folder");

@@ -13,6 +13,8 @@ mod journal;
 mod notify;
 mod proc;
 mod shell;
+#[path = "../../tests/support/skip.rs"]
+mod skip;
 
 use std::time::{Duration, Instant};
 
@@ -23,10 +25,11 @@ pub use facts::{Facts, expect_calm};
 pub use family::Exit;
 pub use nix::sys::signal::Signal;
 pub use nix::unistd::Pid;
-pub use notify::{Notice, NotifySocket};
+pub use notify::{Notice, NotifySocket, monotonic_usec, pidfd_number};
 pub use proc::Proc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-pub use shell::{LogPipe, Shell, lacks, skip, unshare};
+pub use shell::{LogPipe, Shell, lacks, unshare};
+pub use skip::skip;
 
 /// How long a test waits for an event that is expected immediately. A busy machine needs part of it.
 pub const DEADLINE: Duration = Duration::from_secs(20);

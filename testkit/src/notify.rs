@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use nix::unistd::Pid;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 
 use crate::{DEADLINE, pass};
@@ -35,7 +37,7 @@ impl Notice {
         self.lines.iter().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
     }
 
-    /// Without the values of STATUS, MONOTONIC_USEC and MAINPIDFDID.
+    /// Without the values of STATUS, MONOTONIC_USEC and EXTEND_TIMEOUT_USEC, and without MAINPIDFDID.
     pub fn keys(&self) -> String {
         let told = |line: &String| match line.split_once('=') {
             Some((key @ ("STATUS" | "MONOTONIC_USEC" | "EXTEND_TIMEOUT_USEC"), _)) => Some(key.to_owned()),
@@ -45,6 +47,21 @@ impl Notice {
         };
         self.lines.iter().filter_map(told).collect::<Vec<_>>().join(" ")
     }
+}
+
+/// The number of a process's pidfd, by which systemd knows it as MAINPIDFDID. None where pidfds have no numbers of their own:
+/// before Linux 6.9.
+pub fn pidfd_number(pid: Pid) -> Option<u64> {
+    const PIDFS: i64 = 0x5049_4446;
+    let pidfd = pidfd_open(rustix::process::Pid::from_raw(pid.as_raw())?, PidfdFlags::empty()).ok()?;
+    let is_numbered = rustix::fs::fstatfs(&pidfd).is_ok_and(|found| i64::from(found.f_type) == PIDFS);
+    is_numbered.then(|| rustix::fs::fstat(&pidfd).ok().map(|found| found.st_ino)).flatten()
+}
+
+/// Microseconds of CLOCK_MONOTONIC.
+pub fn monotonic_usec() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1_000
 }
 
 impl NotifySocket {

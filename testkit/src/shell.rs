@@ -14,18 +14,7 @@ use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
 use crate::proc::prepare_for_children;
-use crate::{Proc, until};
-
-/// Says that a test is skipped: it must not look passed. The file that `HEIRLOOM_SKIPS` names gets a line for each.
-pub fn skip(why: &str) {
-    eprintln!("SKIPPED: {why}");
-    if let Some(path) = std::env::var_os("HEIRLOOM_SKIPS") {
-        let test = std::thread::current().name().unwrap_or_default().to_owned();
-        let file = OpenOptions::new().append(true).open(path);
-        file.and_then(|mut file| writeln!(file, "{test}: {}", why.trim_end()))
-            .expect("a file for skipped tests");
-    }
-}
+use crate::{Proc, skip, until};
 
 /// Whether this host has no such program; says so, for a test that is skipped must not look passed.
 pub fn lacks(program: &str) -> bool {

@@ -617,14 +617,14 @@ sys.stdin.read()";
         .stderr(Stdio::piped())
         .spawn();
     let Ok(mut holder) = spawned else {
-        eprintln!("skipped: no python3 to hold a lease");
+        skip::skip("no python3 to hold a lease");
         return;
     };
     let mut line = String::new();
     BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
     if line != "held\n" {
         let output = holder.wait_with_output().unwrap();
-        eprintln!("skipped: no lease to be had here: {}", String::from_utf8_lossy(&output.stderr));
+        skip::skip(&format!("no lease to be had here: {}", String::from_utf8_lossy(&output.stderr)));
         return;
     }
     let router = Router::new()
@@ -667,7 +667,7 @@ fn what_the_kernel_makes_is_sent_whole_or_refused() {
     ];
     for (target, file) in cases {
         let Ok(content) = fs::read_to_string(file) else {
-            eprintln!("skipped: no {file}");
+            skip::skip(&format!("no {file}"));
             continue;
         };
         for fields in ["", "Range: bytes=0-3\r\n", "Range: bytes=4096-\r\n", "If-None-Match: \"x\"\r\n"] {

@@ -840,7 +840,7 @@ fn what_can_not_be_bound() {
     let long = format!("unix:{}/{}", folder.path().display(), "x".repeat(200));
     expect_error(hello().listen(&long), ErrorKind::Bind, &[&long]);
     if nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: a port without permission, since root may bind all");
+        skip::skip("a port without permission, since root may bind all");
     } else {
         expect_error(
             hello().listen("127.0.0.1:1"),
@@ -893,7 +893,7 @@ fn the_acceptor_takes_no_core_from_a_worker() {
     let fixture = Fixture::with(|server| server);
     fixture.client().expect_kept();
     if policy("(heirloom-worker").iter().any(|policy| policy != "0") {
-        return eprintln!("skipped: the tests run under a policy of their own");
+        return skip::skip("the tests run under a policy of their own");
     }
     let acceptors = policy("(heirloom-accept");
     assert!(!acceptors.is_empty());

@@ -14,7 +14,7 @@ fn installed(program: &str, probe: &[&str]) -> bool {
     // wrk knows no option that it takes for success.
     let found = found.is_ok_and(|status| status.success() || program == "wrk");
     if !found {
-        eprintln!("SKIPPED: {program} {} does not run here", probe.join(" "));
+        skip::skip(&format!("{program} {} does not run here", probe.join(" ")));
     }
     found
 }

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test crate uses its own part")]
 
+pub(crate) mod skip;
 pub(crate) mod tables;
 
 use std::io::{self, ErrorKind, Read, Write};

@@ -444,7 +444,7 @@ mod tests {
         let each = families.iter().flat_map(|family| [(family, true), (family, false)]);
         for ((name, host), filters) in each {
             let Ok(mut listener) = bind(name) else {
-                eprintln!("SKIPPED: this host can't listen on {name}");
+                crate::base::skip::skip(&format!("this host can't listen on {name}"));
                 continue;
             };
             let set =
@@ -482,7 +482,7 @@ mod tests {
             [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1"), ("[::]:0", "::1")]
         {
             let Ok(mut killed) = bind(name) else {
-                eprintln!("SKIPPED: this host can't listen on {name}");
+                crate::base::skip::skip(&format!("this host can't listen on {name}"));
                 continue;
             };
             sys::set_option(killed.fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 9).unwrap();

@@ -14,7 +14,7 @@ use crate::base::log::{error, info};
 use crate::process::control::poller::{Poller, Source};
 use crate::process::handover::Message;
 use crate::process::handover::channel::Channel;
-use crate::process::handover::child::{Child, Spawned};
+use crate::process::handover::child::{Child, End, Spawned};
 use crate::process::handover::state_file::StateFile;
 use crate::process::state::Stage;
 
@@ -68,10 +68,10 @@ impl Successor {
         self.child.server_pidfd_id()
     }
 
-    /// It is our child, and has ended by itself without an error.
+    /// It has ended by itself without an error, as far as is known.
     pub(super) fn ended_well(&mut self) -> bool {
         self.child.wait_briefly();
-        self.child.end() == Some("exited with status 0")
+        self.child.end() == Some(End::Exited(0))
     }
 
     pub(super) fn send(&mut self, message: &Message) {
@@ -130,7 +130,7 @@ impl Successor {
         }
         self.kill();
         let pid = self.child.pid();
-        let end = self.child.end().unwrap_or("was killed but has not exited");
+        let end = self.child.end_or("was killed but has not exited");
         match stage {
             // Its own message is in the log already if it failed.
             Stage::Serving | Stage::Awaiting if !self.has_failed => {
@@ -141,7 +141,7 @@ impl Successor {
         poller.remove(self.channel.as_fd());
         let was_stopped = self.channel.receive().iter().any(|m| matches!(m, Message::Stopping { .. }));
         let is_reaped = self.child.end().is_some();
-        let end = format!("child {pid} {}", self.child.end().unwrap_or("did not become ready in time"));
+        let end = format!("child {pid} {}", self.child.end_or("did not become ready in time"));
         LastWord { end, was_stopped, child: (!is_reaped).then_some(self.child) }
     }
 
@@ -157,7 +157,7 @@ impl Successor {
             }
             self.kill();
         }
-        let end = format!("child {pid} {}", self.child.end().unwrap_or("closed its channel"));
+        let end = format!("child {pid} {}", self.child.end_or("closed its channel"));
         match stage {
             Stage::Awaiting | Stage::Offering | Stage::Watching => {
                 error!("handover: {end}; still serving");

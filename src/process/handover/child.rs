@@ -285,7 +285,26 @@ pub(crate) struct Child {
     kinship: Kinship,
     /// The generation itself, where our child is a script that waits for it.
     below: Option<Process>,
-    end: Option<String>,
+    end: Option<End>,
+}
+
+/// How a process has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Exited(i32),
+    Killed(Signal),
+    /// The kernel does not tell how.
+    Unknown,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Exited(code) => write!(f, "exited with status {code}"),
+            End::Killed(signal) => write!(f, "was killed by {signal}"),
+            End::Unknown => f.write_str("has ended"),
+        }
+    }
 }
 
 /// Which process is its parent.
@@ -310,11 +329,36 @@ impl Process {
         Process { pid, pidfd }
     }
 
+    /// How it has ended, where another process reaps it. Without a pidfd only a pid that nobody has proves it.
+    fn end_unreaped(&self) -> Option<End> {
+        match &self.pidfd {
+            Some(pidfd) if self.ends_within(0) => Some(reaped_status(pidfd.as_fd())),
+            Some(_) => None,
+            None => (kill(self.pid, None) == Err(Errno::ESRCH)).then_some(End::Unknown),
+        }
+    }
+
     fn ends_within(&self, milliseconds: u16) -> bool {
         self.pidfd.as_ref().is_some_and(|pidfd| {
             let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
             poll(&mut fds, milliseconds).is_ok_and(|ready| ready > 0)
         })
+    }
+}
+
+/// The status of a process that has ended. The kernel tells it from Linux 6.15 on, and when the parent has reaped the process.
+fn reaped_status(pidfd: BorrowedFd<'_>) -> End {
+    let mut status = sys::pidfd_exit_status(pidfd);
+    if matches!(status, Ok(None)) {
+        // Without an event only the hang-up that follows the reaping is reported.
+        let _ = poll(&mut [PollFd::new(pidfd, PollFlags::empty())], LAST_BREATH);
+        status = sys::pidfd_exit_status(pidfd);
+    }
+    let Ok(Some(status)) = status else { return End::Unknown };
+    match WaitStatus::from_raw(getpid(), status) {
+        Ok(WaitStatus::Exited(_, code)) => End::Exited(code),
+        Ok(WaitStatus::Signaled(_, signal, _)) => End::Killed(signal),
+        _ => End::Unknown,
     }
 }
 
@@ -352,11 +396,16 @@ impl Child {
     }
 
     /// How the child ended, if it has; reaps it.
-    pub(crate) fn end(&mut self) -> Option<&str> {
+    pub(crate) fn end(&mut self) -> Option<End> {
         if self.end.is_none() {
             self.end = self.wait(WaitPidFlag::WNOHANG);
         }
-        self.end.as_deref()
+        self.end
+    }
+
+    /// As `end`, in words; `alive` if it has not.
+    pub(crate) fn end_or(&mut self, alive: &str) -> String {
+        self.end().map_or_else(|| alive.to_owned(), |end| end.to_string())
     }
 
     /// Whether the generation has ended: the process that our child waits for may outlive it.
@@ -391,20 +440,18 @@ impl Child {
         }
     }
 
-    fn wait(&self, flags: WaitPidFlag) -> Option<String> {
-        let gone = || self.process.ends_within(0).then(|| "has ended".to_owned());
+    fn wait(&self, flags: WaitPidFlag) -> Option<End> {
         if self.kinship == Kinship::Sibling {
-            return gone();
+            return self.process.end_unreaped();
         }
         loop {
             return match waitpid(self.process.pid, Some(flags)) {
-                Ok(WaitStatus::Exited(_, code)) => Some(format!("exited with status {code}")),
-                Ok(WaitStatus::Signaled(_, signal, _)) => Some(format!("was killed by {signal}")),
+                Ok(WaitStatus::Exited(_, code)) => Some(End::Exited(code)),
+                Ok(WaitStatus::Signaled(_, signal, _)) => Some(End::Killed(signal)),
                 Ok(_) => None,
                 Err(Errno::EINTR) => continue,
-                // Other code reaps our children (a SIGCHLD handler of the user's): only the pidfd shows whether it has ended.
-                Err(_) if self.process.pidfd.is_some() => gone(),
-                Err(_) => Some("is gone".to_owned()),
+                // Other code reaps our children (a SIGCHLD handler of the user's), which proves nothing by itself.
+                Err(_) => self.process.end_unreaped(),
             };
         }
     }

@@ -10,7 +10,7 @@ const DRAIN: Duration = Duration::from_secs(60);
 
 fn at(stage: Stage, without_main: Option<Duration>) -> State {
     let (ready, probation, lame_duck) = (DRAIN, Duration::ZERO, Duration::ZERO);
-    State::at(stage, Terms { ready, probation, drain: DRAIN, lame_duck, without_main })
+    State::at(stage, Terms { ready, probation, drain: DRAIN, lame_duck, without_main, is_stored: false })
 }
 
 fn handed_over() -> State {
@@ -74,4 +74,36 @@ fn no_drain_request_is_a_second_stop() {
     let mut main = at(Stage::Serving, Some(BRIEF));
     assert!(!main.on(Event::Drain).is_empty());
     assert_eq!(main.on(Event::Drain), []);
+}
+
+/// It stops every process of the service then, and starts the service when they have ended.
+#[test]
+fn a_successor_whose_predecessor_died_before_commit_stops_quickly() {
+    let outcomes = |stage, events: &[Event], is_stored| {
+        let mut state = at(stage, Some(BRIEF));
+        state.terms.lame_duck = DRAIN;
+        state.terms.is_stored = is_stored;
+        let actions: Vec<Action> = events.iter().flat_map(|event| state.on(event.clone())).collect();
+        let deadline = actions.iter().find_map(|action| match action {
+            Action::Timer(Timer::DrainDeadline, time) => *time,
+            _ => None,
+        });
+        (deadline, actions.contains(&Action::CloseShared), actions.contains(&Action::CloseLast))
+    };
+    let (died, stop) = (Event::PredecessorGone, Event::Drain);
+    let acquired = Event::Acquired(Ok(()));
+    for (stage, events) in [
+        (Stage::OnProbation, vec![died.clone(), stop.clone()]),
+        (Stage::OnProbation, vec![stop.clone(), died.clone()]),
+        (Stage::Prepared, vec![died.clone(), acquired.clone(), stop.clone()]),
+        (Stage::Acquiring, vec![died.clone(), stop.clone()]),
+    ] {
+        assert_eq!(outcomes(stage, &events, false), (Some(BRIEF), false, true), "{stage:?} {events:?}");
+        // The next start gets the sockets: nothing may be done to them.
+        assert_eq!(outcomes(stage, &events, true), (Some(BRIEF), true, false), "{stage:?} {events:?}");
+    }
+    let committed = [Event::FromPredecessor(Message::Commit), died, stop];
+    let mut state = at(Stage::OnProbation, Some(BRIEF));
+    let actions: Vec<Action> = committed.into_iter().flat_map(|event| state.on(event)).collect();
+    assert!(actions.contains(&Action::Timer(Timer::DrainDeadline, Some(DRAIN))), "{actions:?}");
 }

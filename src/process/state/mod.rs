@@ -147,6 +147,8 @@ pub(crate) struct Terms {
     /// Under a service manager: how long a generation that has handed over drains after the main process has died. It restarts
     /// the service only when every process has ended.
     pub(crate) without_main: Option<Duration>,
+    /// The service manager keeps the listeners over a crash.
+    pub(crate) is_stored: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -164,6 +166,9 @@ pub(crate) struct State {
     owes_closed: bool,
     /// Successor: the predecessor died before we served.
     orphan: bool,
+    /// Successor, under a service manager: the predecessor died before COMMIT. The service manager takes that for the end of
+    /// the service, and stops this process, so that it can start the service again.
+    unreported: bool,
     /// Handed over: the main process stops, or has ended well.
     main_stops: bool,
 }
@@ -189,6 +194,7 @@ impl State {
             busy_retries: 0,
             owes_closed: false,
             orphan: false,
+            unreported: false,
             main_stops: false,
         }
     }
@@ -213,6 +219,7 @@ impl State {
     pub(crate) fn on(&mut self, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         let before = self.stage;
+        self.unreported |= event == Event::PredecessorGone && self.is_unreported_after_a_death();
         self.step(event, &mut actions);
         let left_a_timed_stage = before != self.stage && !sets_stage_timer(&actions) && is_timed(before);
         if left_a_timed_stage {
@@ -500,13 +507,25 @@ impl State {
     pub(crate) fn longest_stop(&self) -> Duration {
         match self.stage {
             Stage::LameDuck => self.terms.lame_duck.saturating_add(self.terms.drain),
-            _ => self.terms.drain,
+            _ => self.time_to_stop(),
         }
+    }
+
+    /// Whether the service manager does not know, if the predecessor dies now, which process is main.
+    fn is_unreported_after_a_death(&self) -> bool {
+        let is_successor =
+            matches!(self.stage, Stage::Prepared | Stage::Acquiring | Stage::OnProbation | Stage::Yielding);
+        is_successor && self.terms.without_main.is_some()
+    }
+
+    fn time_to_stop(&self) -> Duration {
+        let brief = self.terms.without_main.filter(|_| self.unreported);
+        brief.map_or(self.terms.drain, |brief| brief.min(self.terms.drain))
     }
 
     fn stop_alone(&mut self, out: &mut Vec<Action>) {
         self.take_leave(out);
-        if self.terms.lame_duck.is_zero() {
+        if self.terms.lame_duck.is_zero() || self.unreported {
             self.close_and_drain(out);
         } else {
             self.enter(Stage::LameDuck, Some(self.terms.lame_duck), out);
@@ -514,12 +533,15 @@ impl State {
     }
 
     fn close_and_drain(&mut self, out: &mut Vec<Action>) {
-        out.push(Action::CloseLast);
+        // A filter, or a shutdown, would outlast this process where the next one gets the same sockets.
+        let is_kept = self.unreported && self.terms.is_stored;
+        out.push(if is_kept { Action::CloseShared } else { Action::CloseLast });
         self.drain(Why::Stop, out);
     }
 
     fn drain(&mut self, why: Why, out: &mut Vec<Action>) {
-        out.extend([Action::Drain, Action::Timer(Timer::DrainDeadline, Some(self.terms.drain))]);
+        let time = if why == Why::Stop { self.time_to_stop() } else { self.terms.drain };
+        out.extend([Action::Drain, Action::Timer(Timer::DrainDeadline, Some(time))]);
         self.stage = Stage::Draining(why);
     }
 

@@ -373,7 +373,7 @@ impl World {
 fn explore(lame_duck: Duration, blows: [u8; 4]) -> usize {
     let second = Duration::from_secs(1);
     let (ready, probation, drain, without_main) = (second, second, second, None);
-    let terms = Terms { ready, probation, drain, lame_duck, without_main };
+    let terms = Terms { ready, probation, drain, lame_duck, without_main, is_stored: false };
     let start = World::new(&terms, blows);
     let mut seen = HashSet::from([start.clone()]);
     let mut left = vec![(start, Vec::<String>::new())];

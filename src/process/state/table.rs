@@ -77,6 +77,7 @@ fn terms() -> Terms {
         drain: Duration::from_secs(60),
         lame_duck: Duration::ZERO,
         without_main: None,
+        is_stored: false,
     }
 }
 

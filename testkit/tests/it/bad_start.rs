@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
-use testkit::{Addr, Outcome, Proc, get};
+use testkit::{Addr, Outcome, Proc, get, skip};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 /// A port that is free on most hosts.
@@ -129,7 +129,7 @@ fn a_bad_address() {
 fn no_permission_for_a_port() {
     let path = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
     if fs::read_to_string(path).is_ok_and(|first| first.trim().parse().is_ok_and(|first: u16| first <= 1)) {
-        eprintln!("SKIPPED: every port is free for all on this host");
+        skip("every port is free for all on this host");
         return;
     }
     if is_ordinary() {
@@ -158,7 +158,7 @@ fn no_permission_for_a_path() {
 fn is_ordinary() -> bool {
     let ordinary = nix::unistd::geteuid().as_raw() != 0;
     if ordinary {
-        eprintln!("SKIPPED: this test needs root");
+        skip("this test needs root");
     }
     ordinary
 }

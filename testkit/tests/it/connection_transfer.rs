@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use testkit::{Addr, Client, Exit, Outcome, Pid, Proc, Signal, kitchen_sink, lacks};
+use testkit::{Addr, Client, Exit, Outcome, Pid, Proc, Signal, kitchen_sink, lacks, skip};
 
 /// A crowd of clients, each with one connection that has been asked once.
 fn crowd(server: &Proc, size: usize) -> Vec<Client> {
@@ -193,7 +193,7 @@ fn totals_survive_handovers() {
 fn ten_thousand_idle_clients_keep_their_connections() {
     let (soft, hard) = testkit::raise_nofile();
     if soft < 21_000 {
-        eprintln!("SKIPPED: NOFILE is {soft} of {hard}");
+        skip(&format!("NOFILE is {soft} of {hard}"));
         return;
     }
     let server = kitchen_sink!("--probation-ms", "0");
@@ -208,7 +208,7 @@ fn ten_thousand_idle_clients_keep_their_connections() {
 #[test]
 fn an_ordinary_user_with_1024_descriptors_loses_nothing() {
     if lacks("setpriv") || lacks("prlimit") || !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: only root can become an ordinary user");
+        skip("only root can become an ordinary user");
         return;
     }
     testkit::raise_nofile();

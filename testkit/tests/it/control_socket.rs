@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::mpsc::{self, TryRecvError};
 
 use tempfile::TempDir;
-use testkit::{DEADLINE, Exit, Proc, Signal, beside, lacks, until};
+use testkit::{DEADLINE, Exit, Proc, Signal, beside, lacks, skip, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
@@ -328,7 +328,7 @@ fn a_path_that_was_removed_is_there_again_after_an_upgrade() {
 #[test]
 fn another_user_is_refused_whatever_the_mode_is() {
     if !nix::unistd::geteuid().is_root() || lacks("setpriv") {
-        eprintln!("skipped: needs root and setpriv");
+        skip("needs root and setpriv");
         return;
     }
     let bench = Bench::start(&[]);

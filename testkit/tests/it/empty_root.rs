@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
-use testkit::{Exit, Proc, Signal, unshare};
+use testkit::{Exit, Proc, Signal, skip, unshare};
 
 /// The directory with `slow_ok` and `kitchen_sink`, linked to no library; built once, unless `HEIRLOOM_BUILT` says that they
 /// are there.
@@ -104,7 +104,7 @@ fn a_static_program_upgrades_itself_beside_busybox() {
     let Some(root) = Root::with(&[&programs().join("slow_ok"), busybox]) else { return };
     symlink("busybox", root.folder.path().join("sh")).unwrap();
     if !root.command(&["/sh", "-c", "true"]).status().unwrap().success() {
-        return eprintln!("SKIPPED: this host's busybox is not static");
+        return skip("this host's busybox is not static");
     }
     // BusyBox starts it, signals it and asks it.
     let script = "exec /slow_ok --listen 127.0.0.1:0 --seconds 1";

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::unistd::geteuid;
-use testkit::{Exit, Pid, Proc, unshare};
+use testkit::{Exit, Pid, Proc, skip, unshare};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_started");
 const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
@@ -164,7 +164,7 @@ fn started_from_what_has_no_path_it_starts_itself() {
 fn is_root() -> bool {
     let is_root = geteuid().is_root();
     if !is_root {
-        eprintln!("SKIPPED: this test must be run by root");
+        skip("this test must be run by root");
     }
     is_root
 }

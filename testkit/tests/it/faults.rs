@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use testkit::{Client, Crowd, Proc, expect_calm, kitchen_sink, lacks, pass, raise_nofile};
+use testkit::{Client, Crowd, Proc, expect_calm, kitchen_sink, lacks, pass, raise_nofile, skip};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
@@ -91,7 +91,7 @@ fn as_user(uid: &str, processes: &str, program: &str, flags: &[&str]) -> Vec<Str
 fn can_not_become_another() -> bool {
     let ordinary = !nix::unistd::geteuid().is_root();
     if ordinary {
-        eprintln!("SKIPPED: this test needs root");
+        skip("this test needs root");
     }
     ordinary || lacks("prlimit") || lacks("setpriv")
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use tempfile::TempDir;
-use testkit::{Client, Crowd, Proc, unshare, until};
+use testkit::{Client, Crowd, Proc, skip, unshare, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
@@ -44,7 +44,7 @@ fn with_small_disk() -> Option<(TempDir, Proc)> {
     let mount = format!("mount -t tmpfs -o size=1m none {at}");
     let tried = Command::new(&words[0]).args(&words[1..]).args(["sh", "-c", &mount]).output().unwrap();
     if !tried.status.success() {
-        eprintln!("SKIPPED: no mount of its own: {}", String::from_utf8_lossy(&tried.stderr));
+        skip(&format!("no mount of its own: {}", String::from_utf8_lossy(&tried.stderr)));
         return None;
     }
     let line = format!("{mount} && TMPDIR={at} exec \"$@\"");

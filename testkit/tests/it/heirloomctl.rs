@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
-use testkit::{Proc, Signal, beside, lacks, until};
+use testkit::{Proc, Signal, beside, lacks, skip, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const CTL: &str = env!("CARGO_BIN_EXE_ctl");
@@ -235,7 +235,7 @@ fn an_upgrade_that_takes_longer_than_the_timeout_says_so() {
 #[test]
 fn without_permission_it_says_so() {
     if !nix::unistd::geteuid().is_root() || lacks("setpriv") {
-        eprintln!("skipped: needs root and setpriv");
+        skip("needs root and setpriv");
         return;
     }
     let bench = Bench::start(&[]);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::unistd::geteuid;
-use testkit::{Addr, Pid, Proc, Signal, get, unshare, until};
+use testkit::{Addr, Pid, Proc, Signal, get, skip, unshare, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const OWN_PIDS: [&str; 4] = ["--fork", "--pid", "--kill-child", "--mount-proc"];
@@ -30,7 +30,7 @@ fn can(namespaces: &[&str], line: &str) -> bool {
     let Some(words) = unshare(namespaces) else { return false };
     let tried = Command::new(&words[0]).args(&words[1..]).args(["sh", "-c", line]).output().unwrap();
     if !tried.status.success() {
-        eprintln!("SKIPPED: {line:?}: {}", String::from_utf8_lossy(&tried.stderr));
+        skip(&format!("{line:?}: {}", String::from_utf8_lossy(&tried.stderr)));
     }
     tried.status.success()
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
 use tempfile::TempDir;
-use testkit::{Addr, Client, Exit, Pid, Proc, Signal, get, until};
+use testkit::{Addr, Client, Exit, Pid, Proc, Signal, get, skip, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
@@ -47,7 +47,7 @@ impl Service {
 fn has_ipv6() -> bool {
     let found = TcpListener::bind("[::1]:0").is_ok();
     if !found {
-        eprintln!("SKIPPED: this host has no IPv6");
+        skip("this host has no IPv6");
     }
     found
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use rustix::process::{Resource, getrlimit};
 use tempfile::TempDir;
-use testkit::{Crowd, Exit, Proc, Signal, kitchen_sink, lacks, until};
+use testkit::{Crowd, Exit, Proc, Signal, kitchen_sink, lacks, skip, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
@@ -132,7 +132,7 @@ fn in_own_mounts(line: &str) -> Proc {
 fn is_ordinary() -> bool {
     let ordinary = nix::unistd::geteuid().as_raw() != 0;
     if ordinary {
-        eprintln!("SKIPPED: this test needs root");
+        skip("this test needs root");
     }
     ordinary
 }
@@ -143,7 +143,7 @@ fn can_not_mount() -> bool {
     let can = Command::new("unshare").args(["-m", "sh", "-c", line]).output();
     let can_not = !can.is_ok_and(|output| output.status.success());
     if can_not {
-        eprintln!("SKIPPED: this test needs a mount of its own");
+        skip("this test needs a mount of its own");
     }
     can_not
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 use nix::unistd::geteuid;
-use testkit::{Exit, LogPipe, Proc, Shell, lacks};
+use testkit::{Exit, LogPipe, Proc, Shell, lacks, skip};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const NOT_CLOSED: &str = "the session's leader has ended";
@@ -135,7 +135,7 @@ fn in_ssh(how: &str) -> Option<(Host, Proc)> {
     let tried = ssh().args(["here", "true"]).stdin(Stdio::null()).output().unwrap();
     if !tried.status.success() {
         let why = String::from_utf8_lossy(&tried.stderr);
-        eprintln!("SKIPPED: this test needs a user who may log in: {why}");
+        skip(&format!("this test needs a user who may log in: {why}"));
         return None;
     }
     let mut ssh = ssh();
@@ -153,7 +153,7 @@ fn in_sudo(how: &str) -> Option<(Host, Proc)> {
     }
     let listed = Command::new("sudo").args(["-n", "-l"]).stdin(Stdio::null()).output().unwrap();
     if !String::from_utf8_lossy(&listed.stdout).contains("use_pty") {
-        eprintln!("SKIPPED: this test needs a sudo that asks for no password and has use_pty");
+        skip("this test needs a sudo that asks for no password and has use_pty");
         return None;
     }
     let pipe = LogPipe::new();

@@ -64,11 +64,11 @@ fn in_a_network_of_its_own(test: impl FnOnce(&mut Wire) + Send + 'static) {
         }
         Ok(Wire { tun, ports: 0..0 })
     };
-    let run = move || match inside() {
-        Ok(mut wire) => test(&mut wire),
-        Err(e) => eprintln!("SKIPPED: this test needs root, iproute2 and /dev/net/tun: {e}"),
-    };
-    std::thread::Builder::new().name("network".to_owned()).spawn(run).unwrap().join().unwrap();
+    let run = move || inside().map(|mut wire| test(&mut wire));
+    let thread = std::thread::Builder::new().name("network".to_owned()).spawn(run).unwrap();
+    if let Err(e) = thread.join().unwrap() {
+        skip(&format!("this test needs root, iproute2 and /dev/net/tun: {e}"));
+    }
 }
 
 impl Wire {

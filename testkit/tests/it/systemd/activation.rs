@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket, sockopt};
 use nix::unistd::geteuid;
 use testkit::{Addr, Client, Exit, Outcome, Proc, Signal, get, lacks, until};
 
@@ -55,6 +55,36 @@ fn a_socket_is_found_by_name_or_address_and_outlives_a_stop() {
     }
 }
 
+/// As a unit starts it whose ExecStart= has no flags.
+#[test]
+fn without_a_listener_all_sockets_of_systemd_are_served() {
+    let ours = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = Addr::from(&*ours.local_addr().unwrap().to_string());
+    let server = serves(ours.try_clone().unwrap(), "web", &[]);
+    for generation in 2..=4 {
+        server.signal_to(server.newest(), Signal::SIGHUP);
+        server.wait_for(&format!("serving as generation {generation}"));
+        until("it has the service", || get(&addr, "/generation").ok().number() == generation);
+        server.settled();
+    }
+    server.signal(Signal::SIGTERM);
+    server.wait_gone();
+    assert!(getsockopt(&ours, sockopt::AcceptConn).unwrap());
+    // A listener for operators may be one of them.
+    let server = serves(ours, "admin", &["--admin", "systemd:admin"]);
+    assert!(get(&addr, "/readyz").is_ok());
+    server.stop();
+}
+
+#[test]
+fn without_a_listener_and_without_a_socket_it_says_so() {
+    let mut command = Command::new(PROGRAM);
+    command.envs([("LISTEN_FDS", "1"), ("LISTEN_PID", "1")]);
+    let server = Proc::begin(command, Stdio::null());
+    server.wait_for("nothing to listen on");
+    assert_eq!(server.wait_exit(server.pid()), Exit::Status(2));
+}
+
 #[test]
 fn a_unix_socket_of_systemd_keeps_its_path() {
     let folder = tempfile::tempdir().unwrap();
@@ -79,8 +109,11 @@ fn what_is_no_listening_socket_is_refused_by_name() {
     let connected = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let stream = TcpStream::connect(connected.local_addr().unwrap()).unwrap();
     let file = tempfile::tempfile().unwrap();
-    let cases: [(OwnedFd, &str); 3] = [
+    let none = SockFlag::empty();
+    let packets = socket(AddressFamily::Unix, SockType::SeqPacket, none, None).unwrap();
+    let cases: [(OwnedFd, &str); 4] = [
         (udp.into(), "a datagram socket"),
+        (packets, "a socket that is no stream"),
         (stream.into(), "a socket that does not listen"),
         (file.into(), "no socket"),
     ];
@@ -124,8 +157,15 @@ fn systemd_socket_activate_starts_it() {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().to_string();
     let addr = Addr::from(&*free);
     let mut command = Command::new("systemd-socket-activate");
-    command.args(["--listen", &free, "--fdname=web", "--setenv=RUST_LOG=info", PROGRAM]);
-    command.args(["--listen", "systemd:web", "--probation-ms", "0"]);
+    command.args([
+        "--listen",
+        &free,
+        "--fdname=web",
+        "--setenv=RUST_LOG=info",
+        PROGRAM,
+        "--probation-ms",
+        "0",
+    ]);
     let server = Proc::begin(command, Stdio::null());
     // The first connection starts it.
     until("it is started", || !matches!(get(&addr, "/ok"), Outcome::Refused));
