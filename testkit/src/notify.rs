@@ -52,9 +52,9 @@ impl Notice {
 /// The number of a process's pidfd, by which systemd knows it as MAINPIDFDID. None where pidfds have no numbers of their own:
 /// before Linux 6.9.
 pub fn pidfd_number(pid: Pid) -> Option<u64> {
-    const PIDFS: i64 = 0x5049_4446;
+    const PIDFS: u64 = 0x5049_4446;
     let pidfd = pidfd_open(rustix::process::Pid::from_raw(pid.as_raw())?, PidfdFlags::empty()).ok()?;
-    let is_numbered = rustix::fs::fstatfs(&pidfd).is_ok_and(|found| i64::from(found.f_type) == PIDFS);
+    let is_numbered = rustix::fs::fstatfs(&pidfd).is_ok_and(|found| u64::try_from(found.f_type) == Ok(PIDFS));
     is_numbered.then(|| rustix::fs::fstat(&pidfd).ok().map(|found| found.st_ino)).flatten()
 }
 

@@ -1,5 +1,7 @@
 //! The one way by which a test is skipped, for the tests of every package.
 
+#![allow(unreachable_pub, reason = "testkit exports it, the others do not")]
+
 use std::fs::OpenOptions;
 use std::io::Write;
 

@@ -78,7 +78,7 @@ fn no_drain_request_is_a_second_stop() {
 
 /// It stops every process of the service then, and starts the service when they have ended.
 #[test]
-fn a_successor_whose_predecessor_died_before_commit_stops_quickly() {
+fn a_successor_that_systemd_does_not_know_stops_quickly() {
     let outcomes = |stage, events: &[Event], is_stored| {
         let mut state = at(stage, Some(BRIEF));
         state.terms.lame_duck = DRAIN;

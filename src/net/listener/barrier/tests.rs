@@ -14,6 +14,7 @@ use socket2::Socket;
 
 use super::super::{Listener, ListenerConfig, Place, ROUND_TRIP};
 use super::*;
+use crate::base::skip::skip;
 use crate::net::stream::Stream;
 use crate::process::handover::Passed;
 
