@@ -14,6 +14,7 @@ fn a_second_stop_aborts_in_every_stage_once_the_pause_is_over() {
             drain: Duration::from_secs(60),
             lame_duck: Duration::ZERO,
             without_main: None,
+            is_stored: false,
         };
         let mut state = State::at(stage, terms);
         let first = state.on(Event::Stop);
