@@ -99,10 +99,6 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, String>
     let (mut action, mut control, mut pid_file, mut executable) = (None, None, None, None);
     let (mut timeout, mut json) = (None, false);
     while let Some(arg) = parser.next().map_err(|e| e.to_string())? {
-        let path = |parser: &mut lexopt::Parser| -> Result<PathBuf, String> {
-            let path = PathBuf::from(parser.value().map_err(|e| e.to_string())?);
-            if path.as_os_str().is_empty() { Err("a path is empty".to_owned()) } else { Ok(path) }
-        };
         match arg {
             Short('h') | Long("help") => return Ok(Parsed::Help),
             Short('V') | Long("version") => return Ok(Parsed::Version),
@@ -147,6 +143,20 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, String>
     };
     let timeout = timeout.unwrap_or(Duration::from_secs(usual));
     Ok(Parsed::Run(Args { action, target, timeout, json }))
+}
+
+/// The value of an option.
+fn path(parser: &mut lexopt::Parser) -> Result<PathBuf, String> {
+    let value = parser.value().map_err(|e| e.to_string())?;
+    match value.as_encoded_bytes() {
+        [] => Err("a path is empty".to_owned()),
+        // As `--control $UNSET --json` has it.
+        [b'-', ..] => {
+            let text = value.to_string_lossy();
+            Err(format!("{text}: an option in the place of a path; if it is a path, write ./{text}"))
+        }
+        _ => Ok(PathBuf::from(value)),
+    }
 }
 
 #[cfg(test)]
@@ -196,6 +206,10 @@ mod tests {
             ("upgrade --control /c --timeout soon", "--timeout soon: not a number of seconds"),
             ("upgrade --control /c --timeout 1e99", "--timeout 1e99: not a number of seconds"),
             ("upgrade --control=", "a path is empty"),
+            (
+                "upgrade --control --json",
+                "--json: an option in the place of a path; if it is a path, write ./--json",
+            ),
         ];
         for (line, message) in cases {
             assert_eq!(parsed(line), Err(message.to_owned()), "{line}");

@@ -19,7 +19,7 @@ use crate::process::Process;
 const CONNECT: Duration = Duration::from_secs(2);
 /// Between two looks at what changes by itself.
 pub const PAUSE: Duration = Duration::from_millis(100);
-/// Time for the new generation to answer, when it owns the service.
+/// Time for a server to answer a question about itself.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 /// Between the end of a server's socket and the end of its process.
 const LAST_MOMENTS: Duration = Duration::from_secs(10);
@@ -37,6 +37,7 @@ pub struct Control<'a> {
 struct Conversation {
     stream: UnixStream,
     input: Vec<u8>,
+    received: usize,
     deadline: Instant,
 }
 
@@ -82,7 +83,7 @@ impl<'a> Control<'a> {
         let mut stream = self.connect()?;
         // The buffer of a new connection has room for it. A server that has gone is seen by the read.
         let _ = stream.write_all(format!("{command}\n").as_bytes());
-        Ok(Conversation { stream, input: Vec::new(), deadline })
+        Ok(Conversation { stream, input: Vec::new(), received: 0, deadline })
     }
 
     /// All lines of the answer, of which the first begins with `ok`.
@@ -117,7 +118,7 @@ impl<'a> Control<'a> {
 
     fn no_answer(&self, e: &io::Error) -> Failure {
         match e.kind() {
-            ErrorKind::TimedOut => self.failure("timeout", "no answer in time"),
+            ErrorKind::TimedOut => self.failure("timeout", "no answer in time: is the server stopped?"),
             ErrorKind::InvalidData => self.strange(),
             _ => self.failure("no-answer", format!("the connection broke: {e}")),
         }
@@ -139,6 +140,9 @@ impl<'a> Control<'a> {
 
     /// Upgrades the server. The result is the last line of its answer.
     pub fn upgrade(&self, output: &mut Output) -> Result<Line, Failure> {
+        // A server that is stopped would start an upgrade when it continues, which may be after our deadline.
+        let soon = self.deadline.min(Instant::now() + FIRST_ANSWER);
+        Control::new(self.path, soon).ask("status")?;
         let mut waits = false;
         loop {
             let mut conversation = self.begin("upgrade", self.deadline)?;
@@ -169,8 +173,9 @@ impl<'a> Control<'a> {
                 }
                 ("error", Some("failed")) => {
                     let mut failure = self.refused(&line);
-                    let pid = line.get("pid").unwrap_or("?");
-                    failure.message = format!("{}; process {pid} still serves", failure.message);
+                    if let Some(pid) = line.get("pid") {
+                        failure.message = format!("{}; process {pid} still serves", failure.message);
+                    }
                     return Err(failure);
                 }
                 ("error", _) => return Err(self.refused(&line)),
@@ -179,21 +184,26 @@ impl<'a> Control<'a> {
         }
     }
 
-    /// The predecessor has said that the new generation owns the service. So does that one itself, unless it has no
-    /// control socket.
+    /// The predecessor has said that the new generation owns the service. So does that one itself; without a control
+    /// socket it is at least there.
     fn confirmed(&self, line: Line) -> Result<Line, Failure> {
         let expected = line.number("generation").unwrap_or(0);
+        let pid = line.number("pid").unwrap_or(0);
         let until = Instant::now() + FIRST_ANSWER;
         let control = Control { path: self.path, deadline: until };
         loop {
             match control.ask("status") {
                 Ok(lines) if lines[0].number("generation") >= Some(expected) => return Ok(line),
                 Err(failure) if matches!(failure.code.as_str(), "no-socket" | "no-server") => {
-                    return Ok(line);
+                    let process = i32::try_from(pid).ok().and_then(Process::open);
+                    if process.is_some_and(|process| !process.has_ended()) {
+                        return Ok(line);
+                    }
+                    let text = format!("the service was handed over to {pid}, which has ended since");
+                    return Err(self.failure("server-ended", text));
                 }
                 _ if Instant::now() < until => pause(),
                 _ => {
-                    let pid = line.get("pid").unwrap_or("?");
                     let text = format!("the service was handed over to {pid}, which does not answer");
                     return Err(self.failure("no-answer", text));
                 }
@@ -247,7 +257,7 @@ impl Conversation {
                 let line = String::from_utf8(line).map_err(|_| ErrorKind::InvalidData)?;
                 return Ok(Some(Line::parse(line.trim_end())));
             }
-            if self.input.len() > MOST_BYTES {
+            if self.received > MOST_BYTES {
                 return Err(ErrorKind::InvalidData.into());
             }
             let left = self.deadline.saturating_duration_since(Instant::now());
@@ -264,7 +274,10 @@ impl Conversation {
                 Ok(0) if self.input.is_empty() => return Ok(None),
                 // It was cut within a line.
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(n) => self.input.extend_from_slice(&buf[..n]),
+                Ok(n) => {
+                    self.received += n;
+                    self.input.extend_from_slice(&buf[..n]);
+                }
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(e) if e.kind() == ErrorKind::ConnectionReset && self.input.is_empty() => return Ok(None),
                 Err(e) => return Err(e),

@@ -162,12 +162,9 @@ fn top(path: &Path, timeout: Duration) -> Result<(), Failure> {
     loop {
         let control = Control::new(path, Instant::now() + timeout.min(LONGEST));
         let (status, handlers) = (control.ask("status")?, control.ask("handlers")?);
-        let screen = format!("\x1b[H\x1b[2J{}\n{}", table(&status), handlers_text(&handlers));
-        let mut out = std::io::stdout().lock();
-        if out.write_all(screen.as_bytes()).and_then(|()| out.flush()).is_err() {
+        if output::show_screen(&format!("{}\n{}", table(&status), handlers_text(&handlers))).is_err() {
             return Ok(());
         }
-        drop(out);
         (0..10).for_each(|_| control::pause());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use rustix::termios::tcgetwinsize;
 use serde_json::{Map, Value};
 
 use crate::failure::Failure;
@@ -39,7 +40,9 @@ impl Output {
     pub fn progress(&mut self, text: &str) {
         match self.kind {
             Kind::Terminal => {
-                print(&format!("\r\x1b[K{}: {text}", self.command));
+                let line = format!("{}: {text}", self.command);
+                // A line that wraps could not be replaced.
+                print(&format!("\r\x1b[K{}", cut(&line, Size::of_terminal().columns.saturating_sub(1))));
                 self.has_progress = true;
             }
             Kind::Lines => print(&format!("{text}\n")),
@@ -81,6 +84,38 @@ impl Output {
             print("\r\x1b[K");
         }
     }
+}
+
+/// Of the terminal; what is not known has no limit.
+struct Size {
+    rows: usize,
+    columns: usize,
+}
+
+impl Size {
+    fn of_terminal() -> Size {
+        let known = |n: u16| if n == 0 { usize::MAX } else { n.into() };
+        match tcgetwinsize(io::stdout()) {
+            Ok(size) => Size { rows: known(size.ws_row), columns: known(size.ws_col) },
+            Err(_) => Size { rows: usize::MAX, columns: usize::MAX },
+        }
+    }
+}
+
+fn cut(line: &str, columns: usize) -> String {
+    line.chars().take(columns).collect()
+}
+
+/// Shows the beginning of `text` on the terminal, as much of it as fits, in place of what is there.
+///
+/// # Errors
+/// When the terminal has gone.
+pub fn show_screen(text: &str) -> io::Result<()> {
+    let Size { rows, columns } = Size::of_terminal();
+    let lines = text.lines().take(rows.saturating_sub(1)).map(|line| format!("{}\n", cut(line, columns)));
+    let mut out = io::stdout().lock();
+    out.write_all(format!("\x1b[H\x1b[2J{}", lines.collect::<String>()).as_bytes())?;
+    out.flush()
 }
 
 /// A reader that has gone does not change what was done.

@@ -9,7 +9,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -18,14 +17,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::control::PAUSE;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::process::Process;
 
 /// More than a number and its line end.
 const NAME_BYTES: u64 = 64;
@@ -49,8 +44,7 @@ pub struct PidFile<'a> {
 /// The server, proven to be it.
 struct Server {
     pid: i32,
-    /// None where the kernel, or a filter of system calls, refuses them.
-    pidfd: Option<OwnedFd>,
+    process: Process,
     record: Option<Record>,
 }
 
@@ -134,7 +128,11 @@ impl<'a> PidFile<'a> {
         let until = Instant::now() + LOCK_WAIT;
         loop {
             let first = self.claim()?;
-            let pidfd = self.process(first.pid)?;
+            let process = Process::open(first.pid).ok_or_else(|| {
+                let text =
+                    format!("it names process {}, which does not exist: the server has ended", first.pid);
+                self.failure("stale-pid-file", text)
+            })?;
             // With the pidfd open: the number is this process's, unless that has ended, which the signal finds out.
             let claim = self.claim()?;
             let is_server =
@@ -142,41 +140,23 @@ impl<'a> PidFile<'a> {
             let is_late = Instant::now() >= until.min(self.deadline);
             // The record is absent for an instant when it changes.
             if is_server && (claim.record.is_some() || is_late) {
-                return Ok(Server { pid: first.pid, pidfd, record: claim.record });
+                return Ok(Server { pid: first.pid, process, record: claim.record });
             }
             if is_late {
-                return Err(self.stranger(first.pid, claim.owner));
+                return Err(self.stranger(first.pid, &process, claim.owner));
             }
             crate::control::pause();
         }
     }
 
-    /// A hold on the process of that number.
-    fn process(&self, pid: i32) -> Result<Option<OwnedFd>, Failure> {
-        let raw = rustix::process::Pid::from_raw(pid);
-        let stale = || {
-            let text = format!("it names process {pid}, which does not exist: the server has ended");
-            self.failure("stale-pid-file", text)
-        };
-        match raw.map(|raw| pidfd_open(raw, PidfdFlags::empty())) {
-            Some(Ok(pidfd)) => Ok(Some(pidfd)),
-            None | Some(Err(rustix::io::Errno::SRCH)) => Err(stale()),
-            Some(Err(_)) => match kill(Pid::from_raw(pid), None) {
-                Err(Errno::ESRCH) => Err(stale()),
-                _ => Ok(None),
-            },
-        }
-    }
-
-    fn stranger(&self, pid: i32, owner: Option<i32>) -> Failure {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    fn stranger(&self, pid: i32, process: &Process, owner: Option<i32>) -> Failure {
         let why = match owner {
             None => "it holds no lock on the file".to_owned(),
             Some(owner) => format!("the lock on the file is held by {owner}"),
         };
         let text = format!(
             "it names process {pid} ({}), which is not known to be the server: {why}. Nothing was signalled",
-            name.trim_end()
+            process.name()
         );
         self.failure("not-the-server", text)
     }
@@ -193,13 +173,7 @@ impl<'a> PidFile<'a> {
 
     fn signal(&self, server: &Server) -> Result<(), Failure> {
         let pid = server.pid;
-        let sent = match &server.pidfd {
-            Some(pidfd) => {
-                pidfd_send_signal(pidfd, Signal::HUP).map_err(|e| Errno::from_raw(e.raw_os_error()))
-            }
-            None => kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGHUP),
-        };
-        sent.map_err(|e| match e {
+        server.process.hang_up().map_err(|e| match e {
             Errno::ESRCH => self.failure("stale-pid-file", format!("process {pid} has just ended")),
             Errno::EPERM => {
                 self.failure("no-permission", format!("process {pid} may not be signalled by this user"))
@@ -220,9 +194,7 @@ impl<'a> PidFile<'a> {
                 Ok(Claim { pid: named, record: Some(record), .. }) if *named == pid => {
                     let before = server.record.unwrap_or(*record);
                     if record.failures != before.failures {
-                        let text =
-                            format!("the upgrade failed: process {pid} still serves, and its log says why");
-                        return Err(self.failure("failed", text));
+                        return Err(self.failed(pid));
                     }
                     if record.serving != before.serving && !record.in_progress {
                         return Ok(record.serving);
@@ -234,58 +206,53 @@ impl<'a> PidFile<'a> {
                 }
                 _ => {}
             }
-            if server.has_ended() && *ended.get_or_insert(now) + LOCK_WAIT < now {
-                return Err(self.failure("server-ended", format!("process {pid} ended without a successor")));
+            if server.process.has_ended() && *ended.get_or_insert(now) + LOCK_WAIT < now {
+                let text = format!("process {pid} has ended, and the file names no other server");
+                return Err(self.failure("server-ended", text));
             }
             if !has_started && sent + START_WAIT < now {
-                let text = format!("process {pid} has started no upgrade: has HUP another meaning there?");
-                return Err(self.failure("no-reaction", text));
+                return Err(self.no_reaction(server));
+            }
+            if now >= self.deadline && !has_started && server.process.is_stopped() {
+                return Err(self.no_reaction(server));
             }
             if now >= self.deadline {
                 let text = format!("the upgrade of process {pid} is not decided yet, and may still succeed");
                 return Err(self.failure("timeout", text));
             }
-            server.pause();
+            server.process.pause();
         }
+    }
+
+    fn failed(&self, pid: i32) -> Failure {
+        let text = format!("the upgrade failed: process {pid} still serves, and its log says why");
+        let mut failure = self.failure("failed", text);
+        failure.details.insert("pid".to_owned(), pid.into());
+        failure
+    }
+
+    fn no_reaction(&self, server: &Server) -> Failure {
+        let pid = server.pid;
+        let text = match server.process.is_stopped() {
+            true => format!("process {pid} is stopped, and starts the upgrade when it continues"),
+            false => format!("process {pid} has started no upgrade: has HUP another meaning there?"),
+        };
+        self.failure("no-reaction", text)
     }
 
     /// Whether the process that the file names now is there, and the server as far as that can be known.
     fn serves(&self, claim: &Claim) -> bool {
         // A process of a version without locks has none.
         claim.owner == Some(claim.pid)
-            || (claim.owner.is_none() && self.age().is_some_and(|age| age > LOCK_WAIT) && exists(claim.pid))
+            || (claim.owner.is_none()
+                && self.age().is_some_and(|age| age > LOCK_WAIT)
+                && Process::open(claim.pid).is_some())
     }
 
     /// How long the file has been there.
     fn age(&self) -> Option<Duration> {
         fs::metadata(self.path).and_then(|found| found.modified()).ok()?.elapsed().ok()
     }
-}
-
-impl Server {
-    fn has_ended(&self) -> bool {
-        match &self.pidfd {
-            Some(pidfd) => ends_within(pidfd, PollTimeout::ZERO),
-            None => !exists(self.pid),
-        }
-    }
-
-    fn pause(&self) {
-        match &self.pidfd {
-            Some(pidfd) if !self.has_ended() => {
-                let _ = ends_within(pidfd, PollTimeout::try_from(PAUSE).unwrap_or(PollTimeout::ZERO));
-            }
-            _ => crate::control::pause(),
-        }
-    }
-}
-
-fn ends_within(pidfd: &OwnedFd, timeout: PollTimeout) -> bool {
-    poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout).is_ok_and(|ready| ready > 0)
-}
-
-fn exists(pid: i32) -> bool {
-    kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH)
 }
 
 fn pid_of(text: &[u8]) -> Option<i32> {

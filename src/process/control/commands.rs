@@ -23,7 +23,9 @@ impl Control<'_> {
     }
 
     fn obey(&mut self, id: ClientId, peer: Peer, command: Command) {
-        if let Command::Upgrade | Command::Drain | Command::Abort = command {
+        let refusal = if command == Command::Upgrade { self.cannot_upgrade() } else { None };
+        // One that is refused is asked again soon, and changes nothing.
+        if matches!(command, Command::Upgrade | Command::Drain | Command::Abort) && refusal.is_none() {
             info!("control: {} from pid {}, uid {}", command.name(), peer.pid, peer.uid);
         }
         let (lines, event) = match command {
@@ -32,7 +34,7 @@ impl Control<'_> {
             Command::Handlers => (self.handlers(), None),
             Command::Drain => (vec![self.in_flight()], Some(Event::Drain)),
             Command::Abort => (vec![self.in_flight()], Some(Event::Abort)),
-            Command::Upgrade => match self.cannot_upgrade() {
+            Command::Upgrade => match refusal {
                 Some(refusal) => (vec![refusal], None),
                 None => {
                     self.outside.waiting = Some(id);

@@ -43,14 +43,14 @@ impl Outside {
                 self.socket.iter_mut().for_each(ControlSocket::open);
             }
             Stage::Draining(Why::HandedOver) => {
-                // First: who is told of the new generation, and asks again, reaches it.
+                // First: a client that learns of the new generation, and connects again, reaches it.
                 self.socket.iter_mut().for_each(|socket| socket.hand_over(now));
                 let outcome = self.upgrade.commits(now);
-                self.report(outcome, generation.saturating_add(1), successor);
+                self.report(outcome, generation.saturating_add(1), Some(successor));
             }
             Stage::LameDuck | Stage::Draining(_) | Stage::Yielding | Stage::Finished => {
                 let outcome = self.upgrade.is_stopped(now);
-                self.report(outcome, generation, 0);
+                self.report(outcome, generation, None);
             }
             _ => {}
         }
@@ -76,7 +76,7 @@ impl Outside {
 
     pub(super) fn tick(&mut self, engine: &dyn Engine) {
         self.identity.tick(engine);
-        self.socket.iter_mut().for_each(|socket| socket.expire(Instant::now()));
+        self.socket.iter_mut().for_each(|socket| socket.tick(Instant::now()));
     }
 
     /// This process leaves.
@@ -96,19 +96,21 @@ impl Outside {
     pub(super) fn handover_failed(&mut self, generation: u32) {
         self.identity.handover_failed();
         let outcome = self.upgrade.fails(Instant::now());
-        self.report(outcome, generation, 0);
+        self.report(outcome, generation, i32::try_from(std::process::id()).ok());
     }
 
-    fn report(&mut self, outcome: Option<Outcome>, generation: u32, pid: i32) {
+    /// `serving` is the process that serves from now on, if one does.
+    fn report(&mut self, outcome: Option<Outcome>, generation: u32, serving: Option<i32>) {
         let Some(outcome) = outcome else { return };
         let (Some(id), Some(socket)) = (self.waiting.take(), &mut self.socket) else { return };
         let ms = |duration: &Duration| duration.as_millis();
         let mut line = match &outcome.committed {
-            Ok(()) => Line::new("ok").with("pid", pid).with("generation", generation),
-            Err(reason) => {
-                Line::error("failed", reason).with("pid", std::process::id()).with("generation", generation)
-            }
+            Ok(()) => Line::new("ok"),
+            Err(reason) => Line::error("failed", reason),
         };
+        if let Some(pid) = serving {
+            line = line.with("pid", pid).with("generation", generation);
+        }
         for (step, took) in &outcome.steps {
             line = line.with(&format!("{}_ms", step.name()), ms(took));
         }

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::mpsc::{self, TryRecvError};
 
 use tempfile::TempDir;
-use testkit::{DEADLINE, Exit, Proc, Signal, beside, lacks, skip, until};
+use testkit::{DEADLINE, Exit, Proc, Signal, beside, expect_calm, lacks, skip, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
@@ -240,6 +240,27 @@ fn clients_that_do_nothing_keep_nobody_from_being_served() {
     assert_eq!(bench.server.get("/generation").ok().number(), 2);
     drop((idle, deaf));
     bench.server.committed(bench.server.child(1));
+    bench.server.stop();
+}
+
+#[test]
+fn without_descriptors_a_client_waits_and_nothing_spins() {
+    if lacks("prlimit") {
+        return;
+    }
+    let bench = Bench::start(&[]);
+    let pid = bench.server.pid();
+    let limit = |soft: usize| {
+        let (soft, pid) = (format!("--nofile={soft}:"), pid.to_string());
+        assert!(Command::new("prlimit").args([&soft, "--pid", &pid]).status().unwrap().success());
+    };
+    limit(5);
+    let mut waiting = bench.connect();
+    waiting.write_all(b"status\n").unwrap();
+    expect_calm(pid);
+    limit(1000);
+    assert!(rest(waiting).starts_with(&format!("ok pid={pid} ")));
+    bench.is_owned_by(pid);
     bench.server.stop();
 }
 

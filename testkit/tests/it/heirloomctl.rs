@@ -1,11 +1,14 @@
 //! heirloomctl: the exit status says whether the new generation serves, and each failure is a message that names what it
 //! is about. It never signals a process that is not known to be the server.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -125,10 +128,12 @@ fn a_failed_upgrade_is_a_failure_and_the_old_process_serves() {
         let message = value["message"].as_str().unwrap();
         assert!(!ok && message.contains(cause) && message.contains(control[1]), "{value}");
         assert_eq!(value["error"], "failed");
+        assert_eq!(value["pid"].to_string(), pid);
         let (value, ok) = json(&[&["upgrade"], &pid_file[..]].concat());
         let message = value["message"].as_str().unwrap();
         assert!(!ok && message.contains(&pid) && message.contains(pid_file[1]), "{value}");
         assert_eq!(value["error"], "failed");
+        assert_eq!(value["pid"].to_string(), pid);
     }
     assert_eq!(bench.server.get("/pid").ok().number(), bench.server.pid().as_raw());
     bench.server.stop();
@@ -177,6 +182,12 @@ fn without_a_server_each_failure_names_the_path() {
         fails(args, &[why]);
         assert_eq!(ctl(args).status.code(), Some(2));
     }
+    // `--json` stands where a path should, as behind a variable of a shell that is empty.
+    let (value, _) = json(&["upgrade", "--control"]);
+    assert!(
+        value["error"] == "usage" && value["message"].as_str().unwrap().starts_with("--json: "),
+        "{value}"
+    );
 }
 
 #[test]
@@ -256,6 +267,171 @@ fn without_permission_it_says_so() {
         assert!(begin.elapsed() < AT_ONCE);
     }
     assert_eq!(bench.server.count("SIGHUP from"), 0);
+    bench.server.stop();
+}
+
+/// It starts no upgrade when it continues: nobody waits for that one any more.
+#[test]
+fn a_server_that_is_stopped_is_reported() {
+    let bench = Bench::start(&["--probation-ms", "0"]);
+    let [control, pid_file] = bench.targets();
+    bench.server.signal(Signal::SIGSTOP);
+    for command in ["status", "upgrade"] {
+        let (value, ok) = json(&[&[command, "--timeout", "0.5"], &control[..]].concat());
+        assert!(!ok && value["error"] == "timeout", "{value}");
+        assert!(value["message"].as_str().unwrap().ends_with("is the server stopped?"), "{value}");
+    }
+    bench.server.signal(Signal::SIGCONT);
+    let (value, ok) = json(&[&["status"], &control[..]].concat());
+    assert!(ok && value["generation"] == 1, "{value}");
+    bench.server.signal(Signal::SIGSTOP);
+    let (value, ok) = json(&[&["upgrade", "--timeout", "0.5"], &pid_file[..]].concat());
+    assert!(!ok && value["error"] == "no-reaction", "{value}");
+    let message =
+        format!("process {} is stopped, and starts the upgrade when it continues", bench.server.pid());
+    assert!(value["message"].as_str().unwrap().ends_with(&message), "{value}");
+    bench.server.signal(Signal::SIGCONT);
+    bench.server.committed(bench.server.child(1));
+    assert_eq!(bench.server.count("control: upgrade"), 0);
+    bench.server.stop();
+}
+
+/// Who asks again each moment is not logged each time.
+#[test]
+fn waiting_for_another_upgrade_is_not_logged() {
+    let bench = Bench::start(&["--probation-ms", "1000"]);
+    let [control, _] = bench.targets().map(|target| target.map(str::to_owned));
+    bench.server.hup_to_probation();
+    let (value, ok) = json(&["upgrade", &control[0], &control[1]]);
+    assert!(ok && value["generation"] == 3, "{value}");
+    assert_eq!(bench.server.count("control: upgrade"), 1);
+    bench.server.committed(bench.server.child(2));
+    bench.server.stop();
+}
+
+#[test]
+fn a_stop_is_no_success_and_nobody_is_said_to_serve() {
+    let bench = Bench::start(&["--probation-ms", "600000"]);
+    let [control, _] = bench.targets().map(|target| target.map(str::to_owned));
+    let upgrade = beside("upgrading", move || json(&["upgrade", &control[0], &control[1]]));
+    bench.server.wait_for(": SERVING");
+    bench.server.signal(Signal::SIGTERM);
+    let (value, ok) = upgrade.join().unwrap();
+    assert!(
+        !ok && value["message"].as_str().unwrap().ends_with("the service was stopped meanwhile"),
+        "{value}"
+    );
+    assert!(value["pid"].is_null(), "{value}");
+    bench.server.wait_gone();
+}
+
+/// Serves a client for each of these answers, and ends.
+fn played(path: &Path, answers: Vec<Vec<u8>>) -> std::thread::JoinHandle<()> {
+    let listener = UnixListener::bind(path).unwrap();
+    beside("played server", move || {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+            // It may have had enough.
+            let _ = stream.write_all(&answer);
+        }
+    })
+}
+
+#[test]
+fn a_new_generation_that_has_ended_is_no_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control");
+    let mut dead = Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let decided = format!("step name=spawn ms=1\nok pid={} generation=2 total_ms=1\n", dead.id());
+    let server = played(&path, vec![b"ok pid=1 generation=1\n".to_vec(), decided.into_bytes()]);
+    let (value, ok) = json(&["upgrade", "--control", path.to_str().unwrap()]);
+    assert!(!ok && value["error"] == "server-ended", "{value}");
+    assert!(value["message"].as_str().unwrap().contains(&dead.id().to_string()), "{value}");
+    server.join().unwrap();
+}
+
+#[test]
+fn other_programs_are_not_taken_for_a_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = b"ok pid=1\n".repeat(1 << 20);
+    let cases: [&[u8]; 5] =
+        [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff\xfe\n", b"\n", &long, &[b'x'; 5 << 20]];
+    for (n, answer) in cases.into_iter().enumerate() {
+        let path = folder.path().join(n.to_string());
+        let server = played(&path, vec![answer.to_vec()]);
+        let (value, ok) = json(&["status", "--control", path.to_str().unwrap()]);
+        assert!(!ok && value["error"] == "not-a-control-socket", "{n}: {value}");
+        server.join().unwrap();
+    }
+}
+
+/// heirloomctl on a terminal of this size, which Ctrl-C interrupts.
+fn on_terminal((rows, columns): (u16, u16), args: &[&str]) -> (Child, File) {
+    let size = nix::libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = nix::pty::openpty(Some(&size), None).unwrap();
+    let side = |fd: &OwnedFd| fd.try_clone().unwrap();
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", CTL]).args(args);
+    command.stdin(side(&pty.slave)).stdout(side(&pty.slave)).stderr(side(&pty.slave));
+    let child = command.spawn().unwrap();
+    (child, File::from(pty.master))
+}
+
+/// What is shown until `enough`, or until the program ends.
+fn shown(terminal: &mut File, enough: impl Fn(&str) -> bool) -> String {
+    let (mut text, mut buf) = (String::new(), [0; 4096]);
+    while !enough(&text) {
+        match terminal.read(&mut buf) {
+            // EIO: nobody has the other side any more.
+            Ok(0) | Err(_) => break,
+            Ok(n) => text.push_str(std::str::from_utf8(&buf[..n]).unwrap()),
+        }
+    }
+    text
+}
+
+#[test]
+fn top_fits_its_terminal_and_ctrl_c_ends_it() {
+    if lacks("setsid") {
+        return;
+    }
+    let bench = Bench::start(&[]);
+    let mut clients: Vec<_> = (0..20).map(|_| bench.server.client()).collect();
+    clients.iter_mut().for_each(|client| client.send("GET /until-drain HTTP/1.1\r\nHost: x\r\n\r\n"));
+    bench.server.in_flight(bench.server.pid(), 20);
+    let (mut ctl, mut terminal) =
+        on_terminal((20, 30), &["top", "--control", bench.control.to_str().unwrap()]);
+    let clear = "\x1b[H\x1b[2J";
+    let text = shown(&mut terminal, |text| text.matches(clear).count() > 2);
+    let screens: Vec<&str> = text.split(clear).skip(1).take(2).collect();
+    for screen in screens {
+        assert_eq!(screen.lines().count(), 19, "{screen}");
+        assert!(screen.lines().all(|line| line.len() <= 30), "{screen}");
+        assert!(screen.contains("20 handlers run") && screen.contains("GET     /until"), "{screen}");
+        assert!(!screen.contains('\x1b'), "no mode of the terminal is changed");
+    }
+    terminal.write_all(b"\x03").unwrap();
+    assert_eq!(ctl.wait().unwrap().signal(), Some(nix::libc::SIGINT));
+    bench.server.stop();
+}
+
+#[test]
+fn progress_is_one_line_of_a_terminal() {
+    if lacks("setsid") {
+        return;
+    }
+    let bench = Bench::start(&["--probation-ms", "0"]);
+    let args = ["upgrade", "--control", bench.control.to_str().unwrap()];
+    let (mut ctl, mut terminal) = on_terminal((24, 20), &args);
+    let text = shown(&mut terminal, |text| text.ends_with(")\r\n"));
+    assert!(ctl.wait().unwrap().success(), "{text}");
+    let lines: Vec<&str> = text.split("\r\x1b[K").collect();
+    let [first, progress @ .., last] = &lines[..] else { panic!("{text}") };
+    assert!(first.is_empty() && last.starts_with("upgraded: process "), "{text}");
+    assert!(progress.len() == 5 && progress.iter().all(|line| line.len() < 20), "{text}");
+    bench.server.committed(bench.server.child(1));
     bench.server.stop();
 }
 

@@ -18,7 +18,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{getsockopt, sockopt};
@@ -34,6 +34,8 @@ use crate::process::handover::inherit;
 const MOST_CLIENTS: usize = 16;
 /// The descriptors of a control socket: the listener, the poller and the clients.
 pub(crate) const DESCRIPTORS: u64 = 2 + MOST_CLIENTS as u64;
+/// Time between two attempts to accept a client, where the process has no descriptors left.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// The key of the listener; clients are numbered from 1.
 const LISTENER: u64 = 0;
 
@@ -123,6 +125,8 @@ pub(super) struct ControlSocket {
     /// None when another generation has the service.
     bound: Option<Bound>,
     is_open: bool,
+    /// No client can be accepted until then. The listener is not polled meanwhile: it would keep the loop awake.
+    paused_until: Option<Instant>,
     poller: Epoll,
     clients: BTreeMap<ClientId, Client>,
     last: u64,
@@ -133,7 +137,7 @@ impl ControlSocket {
         bound.listener.set_nonblocking(true)?;
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let (bound, clients) = (Some(bound), BTreeMap::new());
-        Ok(ControlSocket { bound, is_open: false, poller, clients, last: LISTENER })
+        Ok(ControlSocket { bound, is_open: false, paused_until: None, poller, clients, last: LISTENER })
     }
 
     /// What the next generation gets.
@@ -144,7 +148,7 @@ impl ControlSocket {
     /// This process owns the service.
     pub(super) fn open(&mut self) {
         let Some(bound) = self.bound.as_mut().filter(|_| !self.is_open) else { return };
-        match self.poller.add(&bound.listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER)) {
+        match watch(&self.poller, &bound.listener) {
             Ok(()) => {
                 self.is_open = true;
                 bound.is_new = false;
@@ -157,12 +161,13 @@ impl ControlSocket {
         }
     }
 
-    /// Another generation owns the service. Those who have asked nothing yet are sent there.
+    /// Another generation owns the service. Clients that have sent no command yet are sent there.
     pub(super) fn hand_over(&mut self, now: Instant) {
         if let Some(bound) = self.bound.take() {
             let _ = self.poller.delete(&bound.listener);
         }
         self.is_open = false;
+        self.paused_until = None;
         let moved = Line::error("moved", "the service was handed over: connect again");
         let asking: Vec<ClientId> =
             self.clients.iter().filter(|(_, client)| client.is_asking()).map(|(id, _)| *id).collect();
@@ -178,14 +183,20 @@ impl ControlSocket {
         }
     }
 
-    /// The first time at which a client has been slow for too long.
+    /// When `tick` is to be called next.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.clients.values().filter_map(|client| client.until).min()
+        self.clients.values().filter_map(|client| client.until).chain(self.paused_until).min()
     }
 
-    /// Drops clients that have been slow for too long.
-    pub(super) fn expire(&mut self, now: Instant) {
+    /// Drops clients that have been slow for too long, and accepts others again.
+    pub(super) fn tick(&mut self, now: Instant) {
         self.clients.retain(|_, client| client.until.is_none_or(|until| until > now));
+        if let (Some(_), Some(bound)) = (self.paused_until.take_if(|until| *until <= now), &self.bound) {
+            if let Err(e) = watch(&self.poller, &bound.listener) {
+                debug!("can't watch the control socket: {e}");
+                self.paused_until = now.checked_add(ACCEPT_AGAIN);
+            }
+        }
     }
 
     /// Does what is possible without waiting. Returns what was asked; each is to be answered.
@@ -214,6 +225,8 @@ impl ControlSocket {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) => {
                     debug!("can't accept on the control socket: {e}");
+                    let _ = self.poller.delete(&bound.listener);
+                    self.paused_until = now.checked_add(ACCEPT_AGAIN);
                     break;
                 }
             };
@@ -256,7 +269,7 @@ impl ControlSocket {
         }
     }
 
-    /// Sends a part of an answer. False if the client has gone.
+    /// Sends a part of an answer.
     pub(super) fn say(&mut self, id: ClientId, line: &Line) {
         if let Some(client) = self.clients.get_mut(&id) {
             let progress = client.say(line);
@@ -286,6 +299,10 @@ impl AsFd for ControlSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.poller.0.as_fd()
     }
+}
+
+fn watch(poller: &Epoll, listener: &UnixListener) -> io::Result<()> {
+    Ok(poller.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?)
 }
 
 /// None: it has gone.
