@@ -2,13 +2,13 @@
 //! is about. It never signals a process that is not known to be the server.
 
 use std::fs::{self, File, Permissions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -373,23 +373,40 @@ fn on_terminal((rows, columns): (u16, u16), args: &[&str]) -> (Child, File) {
     let pty = nix::pty::openpty(Some(&size), None).unwrap();
     let side = |fd: &OwnedFd| fd.try_clone().unwrap();
     let mut command = Command::new("setsid");
-    command.args(["--ctty", CTL]).args(args);
+    // Tests may have been started by a shell in the background, where Ctrl-C is ignored.
+    command.args(["--ctty", "env", "--default-signal=INT", CTL]).args(args);
     command.stdin(side(&pty.slave)).stdout(side(&pty.slave)).stderr(side(&pty.slave));
     let child = command.spawn().unwrap();
     (child, File::from(pty.master))
 }
 
 /// What is shown until `enough`, or until the program ends.
+#[track_caller]
 fn shown(terminal: &mut File, enough: impl Fn(&str) -> bool) -> String {
-    let (mut text, mut buf) = (String::new(), [0; 4096]);
-    while !enough(&text) {
-        match terminal.read(&mut buf) {
-            // EIO: nobody has the other side any more.
-            Ok(0) | Err(_) => break,
-            Ok(n) => text.push_str(std::str::from_utf8(&buf[..n]).unwrap()),
+    let flags = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
+    nix::fcntl::fcntl(&*terminal, flags).unwrap();
+    let (mut text, mut buf) = (Vec::new(), [0; 4096]);
+    until("it is shown", || match terminal.read(&mut buf) {
+        Err(e) if e.kind() == ErrorKind::WouldBlock => false,
+        // EIO: nobody has the other side any more.
+        Ok(0) | Err(_) => true,
+        Ok(n) => {
+            text.extend_from_slice(&buf[..n]);
+            enough(&String::from_utf8_lossy(&text))
         }
-    }
-    text
+    });
+    String::from_utf8(text).unwrap()
+}
+
+/// How it ends.
+#[track_caller]
+fn ended(child: &mut Child) -> ExitStatus {
+    let mut status = None;
+    until("it has ended", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    status.unwrap()
 }
 
 #[test]
@@ -413,7 +430,7 @@ fn top_fits_its_terminal_and_ctrl_c_ends_it() {
         assert!(!screen.contains('\x1b'), "no mode of the terminal is changed");
     }
     terminal.write_all(b"\x03").unwrap();
-    assert_eq!(ctl.wait().unwrap().signal(), Some(nix::libc::SIGINT));
+    assert_eq!(ended(&mut ctl).signal(), Some(nix::libc::SIGINT));
     bench.server.stop();
 }
 
@@ -426,7 +443,7 @@ fn progress_is_one_line_of_a_terminal() {
     let args = ["upgrade", "--control", bench.control.to_str().unwrap()];
     let (mut ctl, mut terminal) = on_terminal((24, 20), &args);
     let text = shown(&mut terminal, |text| text.ends_with(")\r\n"));
-    assert!(ctl.wait().unwrap().success(), "{text}");
+    assert!(ended(&mut ctl).success(), "{text}");
     let lines: Vec<&str> = text.split("\r\x1b[K").collect();
     let [first, progress @ .., last] = &lines[..] else { panic!("{text}") };
     assert!(first.is_empty() && last.starts_with("upgraded: process "), "{text}");
