@@ -17,7 +17,7 @@
 //! }
 //! ```
 //!
-//! A handler takes a [`Request`] (that of the crate [`http`], which is exported here, with a [`Body`]) and returns any type
+//! A handler takes a [`Request`] (that of the crate [`http`], which the prelude exports, with a [`Body`]) and returns any type
 //! that implements [`IntoResponse`]: a string, bytes, a status, a status with fields and a body, a [`Response`]. It runs on one
 //! of the [workers](Server::workers), 32 by default, and may block there. It runs once the whole request has arrived, and no
 //! thread is held while a slow client reads the response. [`Server::serve`] returns when the process should exit.
@@ -42,9 +42,9 @@
 //!     .nest("/api", Router::new().get("/version", |_: Request| "1\n"))
 //!     .fallback(|_: Request| (StatusCode::NOT_FOUND, "nothing here\n"));
 //!
-//! let mut response = router.call(heirloom::http::Request::get("/users/7").body(Body::empty()).unwrap());
+//! let mut response = router.call(http::Request::get("/users/7").body(Body::empty()).unwrap());
 //! assert_eq!(response.body_mut().read_text().unwrap(), "user 7\n");
-//! let response = router.call(heirloom::http::Request::delete("/notes").body(Body::empty()).unwrap());
+//! let response = router.call(http::Request::delete("/notes").body(Body::empty()).unwrap());
 //! assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
 //! ```
 //!
@@ -72,7 +72,7 @@
 //!
 //! let app = Arc::new(App::default());
 //! let router = Router::new().post("/names", with_state(&app, add));
-//! let mut response = router.call(heirloom::http::Request::post("/names").body("Ada".into()).unwrap());
+//! let mut response = router.call(http::Request::post("/names").body("Ada".into()).unwrap());
 //! assert_eq!(response.body_mut().read_text().unwrap(), "1\n");
 //! ```
 //!
@@ -86,6 +86,7 @@
 //! # #[cfg(feature = "json")]
 //! # fn main() {
 //! use heirloom::prelude::*;
+//! # // needs the crate serde: it derives what is read and written
 //! use serde::{Deserialize, Serialize};
 //!
 //! #[derive(Deserialize)]
@@ -106,7 +107,7 @@
 //!
 //! let router = Router::new().post("/orders", order);
 //! let asked = |body: &'static str| {
-//!     let request = heirloom::http::Request::post("/orders").header("content-type", "application/json");
+//!     let request = http::Request::post("/orders").header("content-type", "application/json");
 //!     router.call(request.body(body.into()).unwrap()).body_mut().read_text().unwrap()
 //! };
 //! assert_eq!(asked(r#"{"item": "tea", "pieces": 2}"#), r#"{"text":"2 of tea"}"#);
@@ -155,7 +156,7 @@
 //! }
 //!
 //! let router = Router::new().get("/pictures/{id}", picture);
-//! let status = |path| router.call(heirloom::http::Request::get(path).body(Body::empty()).unwrap()).status();
+//! let status = |path| router.call(http::Request::get(path).body(Body::empty()).unwrap()).status();
 //! assert_eq!(status("/pictures/ada"), StatusCode::NOT_FOUND);
 //! assert_eq!(status("/pictures/7"), StatusCode::INTERNAL_SERVER_ERROR);
 //! ```
@@ -183,7 +184,7 @@
 //!     .wrap(guarded)
 //!     .wrap(RequestIds::new())
 //!     .wrap(AccessLog::new());
-//! let response = handler.call(heirloom::http::Request::get("/").body(Body::empty()).unwrap());
+//! let response = handler.call(http::Request::get("/").body(Body::empty()).unwrap());
 //! assert_eq!(response.status(), StatusCode::FORBIDDEN);
 //! ```
 //!
@@ -214,7 +215,7 @@
 //! }
 //!
 //! let router = Router::new().get("/noise", noise).get("/ticks", ticks);
-//! let mut response = router.call(heirloom::http::Request::get("/noise").body(Body::empty()).unwrap());
+//! let mut response = router.call(http::Request::get("/noise").body(Body::empty()).unwrap());
 //! assert_eq!(response.body_mut().read_bytes().unwrap().len(), 1 << 20);
 //! ```
 //!

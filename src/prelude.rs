@@ -1,5 +1,6 @@
 //! What most programs and handlers need: `use heirloom::prelude::*;`.
 
+pub use ::http;
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 #[cfg(any(feature = "json", feature = "form"))]

@@ -71,12 +71,13 @@ const HOP_BY_HOP: [&str; 10] = [
 /// ```
 /// use heirloom::{Handler, TinyHttp};
 /// use heirloom::prelude::*;
+/// # // needs the crate tiny_http: the handler is written for it
 ///
 /// let handler = TinyHttp::new(|request| {
 ///     let text = format!("you asked for {}\n", request.url());
 ///     let _ = request.respond(tiny_http::Response::from_string(text));
 /// });
-/// let mut response = handler.call(heirloom::http::Request::get("/x").body(Body::empty()).unwrap());
+/// let mut response = handler.call(http::Request::get("/x").body(Body::empty()).unwrap());
 /// assert_eq!(response.body_mut().read_text().unwrap(), "you asked for /x\n");
 /// ```
 ///

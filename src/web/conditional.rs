@@ -29,11 +29,11 @@ use crate::{Request, Response};
 ///     validators.mark("a page that takes long to make\n".into_response())
 /// }
 ///
-/// let first = page(heirloom::http::Request::get("/").body(Body::empty()).unwrap());
+/// let first = page(http::Request::get("/").body(Body::empty()).unwrap());
 /// assert_eq!(first.headers()["etag"], "\"v7\"");
-/// let again = heirloom::http::Request::get("/").header("if-none-match", "\"v7\"");
+/// let again = http::Request::get("/").header("if-none-match", "\"v7\"");
 /// assert_eq!(page(again.body(Body::empty()).unwrap()).status(), StatusCode::NOT_MODIFIED);
-/// let lost_update = heirloom::http::Request::put("/").header("if-match", "\"v6\"");
+/// let lost_update = http::Request::put("/").header("if-match", "\"v6\"");
 /// assert_eq!(page(lost_update.body(Body::empty()).unwrap()).status(), StatusCode::PRECONDITION_FAILED);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -28,7 +28,7 @@ pub(crate) struct Trailers(pub(crate) HeaderMap);
 ///     let params: Vec<_> = req.params().map(|(_, value)| value).collect();
 ///     format!("{} {:?}", params.join(" "), req.query_str())
 /// });
-/// let mut response = router.call(heirloom::http::Request::get("/users/J%C3%B8/a/b?c=d").body(Body::empty()).unwrap());
+/// let mut response = router.call(http::Request::get("/users/J%C3%B8/a/b?c=d").body(Body::empty()).unwrap());
 /// assert_eq!(response.body_mut().read_text().unwrap(), "Jø a/b Some(\"c=d\")");
 /// ```
 pub trait RequestExt: sealed::Sealed {
@@ -56,7 +56,7 @@ pub trait RequestExt: sealed::Sealed {
     /// }
     /// let handler = (|_: Request| "ok").wrap(guard);
     /// for path in ["/private/x", "/%70rivate/x", "http://host/priv%61te/"] {
-    ///     let response = handler.call(heirloom::http::Request::get(path).body(Body::empty()).unwrap());
+    ///     let response = handler.call(http::Request::get(path).body(Body::empty()).unwrap());
     ///     assert_eq!(response.status(), StatusCode::FORBIDDEN, "{path}");
     /// }
     /// ```
@@ -104,7 +104,7 @@ pub trait RequestExt: sealed::Sealed {
     ///         _ => StatusCode::FORBIDDEN.into_response(),
     ///     }
     /// }
-    /// let response = Router::new().post("/reload", reload).call(heirloom::http::Request::post("/reload").body(Body::empty()).unwrap());
+    /// let response = Router::new().post("/reload", reload).call(http::Request::post("/reload").body(Body::empty()).unwrap());
     /// assert_eq!(response.status(), StatusCode::FORBIDDEN, "a constructed request has no peer");
     /// ```
     fn peer_credentials(&self) -> Option<PeerCredentials>;
@@ -179,6 +179,7 @@ pub trait RequestExt: sealed::Sealed {
     /// ```
     /// use heirloom::prelude::*;
     /// use heirloom::InputError;
+    /// # // needs the crate serde: it derives what is read
     ///
     /// #[derive(serde::Deserialize)]
     /// struct Note {
@@ -190,7 +191,7 @@ pub trait RequestExt: sealed::Sealed {
     ///     Ok(format!("{} stars\n", note.stars))
     /// }
     /// let router = Router::new().post("/", rate);
-    /// let post = || heirloom::http::Request::post("/").header("content-type", "application/json");
+    /// let post = || http::Request::post("/").header("content-type", "application/json");
     /// let mut response = router.call(post().body("{\n\"stars\": 300}".into()).unwrap());
     /// assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
     /// let said = response.body_mut().read_text().unwrap();
@@ -220,6 +221,7 @@ pub trait RequestExt: sealed::Sealed {
     /// ```
     /// use heirloom::prelude::*;
     /// use heirloom::InputError;
+    /// # // needs the crate serde: it derives what is read
     ///
     /// #[derive(serde::Deserialize)]
     /// struct Page {
@@ -231,7 +233,7 @@ pub trait RequestExt: sealed::Sealed {
     ///     Ok(format!("from {}\n", req.query::<Page>()?.from))
     /// }
     /// let router = Router::new().get("/", list);
-    /// let mut response = router.call(heirloom::http::Request::get("/?from=x").body(Body::empty()).unwrap());
+    /// let mut response = router.call(http::Request::get("/?from=x").body(Body::empty()).unwrap());
     /// assert_eq!(response.status(), StatusCode::BAD_REQUEST);
     /// assert_eq!(response.body_mut().read_text().unwrap(), "from: invalid digit found in string\n");
     /// ```
@@ -254,7 +256,7 @@ pub trait RequestExt: sealed::Sealed {
     ///     let cookie = Cookie::build(("visits", visits.to_string())).http_only(true).same_site(SameSite::Lax);
     ///     format!("{visits}\n").into_response().with_cookie(cookie)
     /// }
-    /// let again = heirloom::http::Request::get("/").header("cookie", "a=b; visits=6").body(Body::empty()).unwrap();
+    /// let again = http::Request::get("/").header("cookie", "a=b; visits=6").body(Body::empty()).unwrap();
     /// let response = Router::new().get("/", visit).call(again);
     /// assert_eq!(response.headers()["set-cookie"], "visits=7; HttpOnly; SameSite=Lax");
     /// ```

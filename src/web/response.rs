@@ -51,7 +51,7 @@ const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream")
 /// }
 ///
 /// let router = Router::new().post("/notes", save);
-/// let mut response = router.call(heirloom::http::Request::post("/notes").body("a note".into()).unwrap());
+/// let mut response = router.call(http::Request::post("/notes").body("a note".into()).unwrap());
 /// assert_eq!(response.status(), StatusCode::CREATED);
 /// assert_eq!(response.headers()["location"], "/notes/1");
 /// assert_eq!(response.body_mut().read_text().unwrap(), "a note");

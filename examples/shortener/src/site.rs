@@ -128,8 +128,8 @@ mod tests {
         }
     }
 
-    fn http(method: &str, path: &str) -> heirloom::http::request::Builder {
-        heirloom::http::Request::builder().method(method).uri(path)
+    fn http(method: &str, path: &str) -> http::request::Builder {
+        http::Request::builder().method(method).uri(path)
     }
 
     #[test]

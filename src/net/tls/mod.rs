@@ -122,7 +122,7 @@ impl fmt::Debug for Tls {
 ///         None => "plain text\n".to_owned(),
 ///     }
 /// }
-/// let mut response = parameters.call(heirloom::http::Request::get("/").body(Body::empty()).unwrap());
+/// let mut response = Handler::call(&parameters, http::Request::get("/").body(Body::empty()).unwrap());
 /// assert_eq!(response.body_mut().read_text().unwrap(), "plain text\n");
 /// ```
 #[derive(Debug)]

@@ -22,6 +22,7 @@ use crate::{Body, Response};
 /// ```
 /// use heirloom::prelude::*;
 /// use heirloom::Json;
+/// # // needs the crate serde: it derives what is written
 ///
 /// #[derive(serde::Serialize)]
 /// struct User {
@@ -66,6 +67,7 @@ fn respond(kind: HeaderValue, value: &impl Serialize) -> Response {
 /// ```
 /// use heirloom::prelude::*;
 /// use heirloom::{Json, Problem};
+/// # // needs the crate serde: it derives what is read
 ///
 /// #[derive(serde::Deserialize)]
 /// struct Order {
@@ -85,7 +87,7 @@ fn respond(kind: HeaderValue, value: &impl Serialize) -> Response {
 ///     Ok(StatusCode::CREATED)
 /// }
 ///
-/// let asked = heirloom::http::Request::post("/").header("content-type", "application/json");
+/// let asked = http::Request::post("/").header("content-type", "application/json");
 /// let mut response = Router::new().post("/", order).call(asked.body(r#"{"pieces": 4}"#.into()).unwrap());
 /// assert_eq!(response.status(), StatusCode::CONFLICT);
 /// assert_eq!(response.headers()["content-type"], "application/problem+json");

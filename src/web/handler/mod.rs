@@ -25,7 +25,7 @@ pub use wrapped::{Next, Wrapped, Wrapper};
 /// ```
 /// use heirloom::prelude::*;
 /// let handler = |req: Request| format!("you asked for {}\n", req.path());
-/// let mut response = Handler::call(&handler, heirloom::http::Request::get("/x").body(Body::empty()).unwrap());
+/// let mut response = Handler::call(&handler, http::Request::get("/x").body(Body::empty()).unwrap());
 /// assert_eq!(response.body_mut().read_text().unwrap(), "you asked for /x\n");
 /// ```
 ///
@@ -44,11 +44,11 @@ pub use wrapped::{Next, Wrapped, Wrapper};
 ///     })
 /// }
 ///
-/// let request = heirloom::http::Request::post("/users/7").header("content-type", "text/plain").body(Body::from("hello"));
+/// let request = http::Request::post("/users/7").header("content-type", "text/plain").body(Body::from("hello"));
 /// let mut response = routes().call(request.unwrap());
 /// assert_eq!(response.status(), StatusCode::OK);
 /// assert_eq!(response.body_mut().read_text().unwrap(), "7 says hello\n");
-/// let request = heirloom::http::Request::get("/users/7").body(Body::empty());
+/// let request = http::Request::get("/users/7").body(Body::empty());
 /// assert_eq!(routes().call(request.unwrap()).status(), StatusCode::METHOD_NOT_ALLOWED);
 /// ```
 ///
@@ -149,7 +149,7 @@ impl<H: Handler + ?Sized> Handler for Arc<H> {
 ///     let shop = Arc::clone(&shop);
 ///     move |_: Request| format!("{} sold\n", shop.sold.load(Ordering::Relaxed))
 /// });
-/// let mut response = router.call(heirloom::http::Request::post("/sales").body(Body::empty()).unwrap());
+/// let mut response = router.call(http::Request::post("/sales").body(Body::empty()).unwrap());
 /// assert_eq!(response.body_mut().read_text().unwrap(), "1 sold\n");
 /// ```
 pub fn with_state<S, F, R>(state: &Arc<S>, handler: F) -> impl Handler + use<S, F, R>

@@ -35,7 +35,7 @@ use crate::{Request, Response};
 ///     .get("/", |_: Request| "hello\n")
 ///     .wrap(watched)
 ///     .wrap(|request: Request, next: Next| next.call(request).with_header("x-version", 3));
-/// let response = handler.call(heirloom::http::Request::get("/nowhere").body(Body::empty()).unwrap());
+/// let response = handler.call(http::Request::get("/nowhere").body(Body::empty()).unwrap());
 /// assert_eq!(response.status(), StatusCode::NOT_FOUND);
 /// assert_eq!(response.headers()["x-version"], "3");
 /// ```

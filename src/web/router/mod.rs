@@ -57,9 +57,9 @@ use crate::{Request, Response};
 ///     .put("/files/{*path}", streaming(|_: Request| StatusCode::CREATED));
 /// assert_eq!(router.check(), Ok(()));
 ///
-/// let mut response = router.call(heirloom::http::Request::get("/users/7").body(Body::empty()).unwrap());
+/// let mut response = router.call(http::Request::get("/users/7").body(Body::empty()).unwrap());
 /// assert_eq!(response.body_mut().read_text().unwrap(), "user 7\n");
-/// let response = router.call(heirloom::http::Request::post("/users/7").body(Body::empty()).unwrap());
+/// let response = router.call(http::Request::post("/users/7").body(Body::empty()).unwrap());
 /// assert_eq!(response.headers()["allow"], "GET, HEAD, OPTIONS");
 /// ```
 pub struct Router {
@@ -198,7 +198,7 @@ impl Router {
     /// let users = Router::new().get("", |_: Request| "all\n").get("/{id}", |_: Request| "one\n");
     /// let router = Router::new().nest("/users", users);
     /// assert_eq!(router.check(), Ok(()));
-    /// let mut response = router.call(heirloom::http::Request::get("/users").body(Body::empty()).unwrap());
+    /// let mut response = router.call(http::Request::get("/users").body(Body::empty()).unwrap());
     /// assert_eq!(response.body_mut().read_text().unwrap(), "all\n");
     /// ```
     #[must_use]

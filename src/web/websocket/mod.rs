@@ -133,7 +133,7 @@ impl Default for WebSocketOptions {
 ///     })
 /// }
 /// let router = Router::new().get("/echo", echo);
-/// let response = router.call(heirloom::http::Request::get("/echo").body(Body::empty()).unwrap());
+/// let response = router.call(http::Request::get("/echo").body(Body::empty()).unwrap());
 /// assert_eq!(response.status(), StatusCode::UPGRADE_REQUIRED, "no WebSocket client");
 /// ```
 ///

@@ -26,12 +26,12 @@ use crate::{Request, Response};
 ///
 /// let handler = (|req: Request| format!("hello {}\n", req.extensions().get::<BasicUser>().unwrap().0))
 ///     .wrap(BasicAuth::user("the back office", "Aladdin", "open sesame"));
-/// let ask = |builder: heirloom::http::request::Builder| handler.call(builder.body(Body::empty()).unwrap());
-/// let response = ask(heirloom::http::Request::get("/"));
+/// let ask = |builder: http::request::Builder| handler.call(builder.body(Body::empty()).unwrap());
+/// let response = ask(http::Request::get("/"));
 /// assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
 /// assert_eq!(response.headers()["www-authenticate"], r#"Basic realm="the back office", charset="UTF-8""#);
 /// let mut response =
-///     ask(heirloom::http::Request::get("/").header("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="));
+///     ask(http::Request::get("/").header("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="));
 /// assert_eq!(response.body_mut().read_text().unwrap(), "hello Aladdin\n");
 /// ```
 pub struct BasicAuth {

@@ -34,7 +34,7 @@ use crate::{Request, Response};
 /// let handler = Router::new().get("/", |_: Request| "hello\n").wrap(cors);
 /// assert_eq!(handler.check(), Ok(()));
 ///
-/// let request = heirloom::http::Request::get("/").header("origin", "https://app.example");
+/// let request = http::Request::get("/").header("origin", "https://app.example");
 /// let response = handler.call(request.body(Body::empty()).unwrap());
 /// assert_eq!(response.headers()["access-control-allow-origin"], "https://app.example");
 /// ```

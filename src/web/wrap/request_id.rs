@@ -27,7 +27,7 @@ const MOST_BYTES: usize = 128;
 ///
 /// let handler = (|req: Request| format!("{}\n", req.extensions().get::<RequestId>().unwrap()))
 ///     .wrap(RequestIds::new());
-/// let mut response = handler.call(heirloom::http::Request::get("/").body(Body::empty()).unwrap());
+/// let mut response = handler.call(http::Request::get("/").body(Body::empty()).unwrap());
 /// let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
 /// assert_eq!(response.body_mut().read_text().unwrap(), format!("{id}\n"));
 /// ```

@@ -14,7 +14,7 @@ use crate::{Request, Response};
 /// use heirloom::prelude::*;
 /// use heirloom::wrap::ServerTiming;
 /// let handler = (|_: Request| "hello\n").wrap(ServerTiming::new("app"));
-/// let response = handler.call(heirloom::http::Request::get("/").body(Body::empty()).unwrap());
+/// let response = handler.call(http::Request::get("/").body(Body::empty()).unwrap());
 /// assert!(response.headers()["server-timing"].to_str().unwrap().starts_with("app;dur="));
 /// ```
 #[derive(Clone, Debug)]

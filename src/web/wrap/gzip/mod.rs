@@ -57,7 +57,7 @@ const MOST_BYTES: usize = 8 * PIECE_BYTES;
 /// use heirloom::wrap::Gzip;
 ///
 /// let handler = (|_: Request| "hello ".repeat(1_000)).wrap(Gzip::new());
-/// let request = heirloom::http::Request::get("/").header("accept-encoding", "gzip, br");
+/// let request = http::Request::get("/").header("accept-encoding", "gzip, br");
 /// let mut response = handler.call(request.body(Body::empty()).unwrap());
 /// assert_eq!(response.headers()["content-encoding"], "gzip");
 /// assert!(response.body_mut().read_bytes().unwrap().len() < 100);
