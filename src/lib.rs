@@ -27,8 +27,9 @@
 //! ```
 //! use heirloom::prelude::*;
 //!
-//! fn user(req: Request) -> String {
-//!     format!("user {}\n", req.param("id").unwrap_or("?"))
+//! fn user(req: Request) -> Result<String, InputError> {
+//!     let id: u32 = req.param_as("id")?; // 404 if it is not a number
+//!     Ok(format!("user {id}\n"))
 //! }
 //!
 //! fn note(mut req: Request) -> std::io::Result<impl IntoResponse> {
@@ -50,7 +51,11 @@
 //!
 //! A [`Router`] is a handler itself. It answers other methods with 405, OPTIONS with the list of methods, and HEAD with the
 //! handler of GET. Two ambiguous routes are an error of [`Server::serve`] that names both. [`RequestExt`] has the other
-//! methods of a request; [`limited`] sets limits for one route.
+//! methods of a request, such as [`param`](RequestExt::param) for a parameter as text and
+//! [`params_as`](RequestExt::params_as) for several as a tuple; [`limited`] sets limits for one route.
+//!
+//! A closure that is a handler names the type of its parameter, as `|_: Request|` does: Rust infers it from the `Fn` bounds
+//! of a function only, and a handler may also be a router or a wrapped handler.
 //!
 //! # State
 //!
@@ -76,7 +81,8 @@
 //! assert_eq!(response.body_mut().read_text().unwrap(), "1\n");
 //! ```
 //!
-//! Handlers capture their state in an [`Arc`](std::sync::Arc), and all workers use it at once. A value that each worker
+//! Handlers capture their state in an [`Arc`](std::sync::Arc), and all workers use it at once. The response of a function
+//! given to [`with_state`] may be `impl IntoResponse`, and may borrow from the state. A value that each worker
 //! needs for itself, such as a database connection, is a [`PerWorker`]. At a handover
 //! memory is not shared: see [the lifecycle](#the-lifecycle).
 //!
@@ -125,7 +131,20 @@
 //!
 //! A handler may return a [`Result`] of two types that implement [`IntoResponse`], so `?` works with every error type that
 //! does. [`std::io::Error`] and boxed errors become a bare 500, and are logged; an error that the request's body can't be
-//! read becomes a 400, 408 or 413. Your own type decides what its response is:
+//! read becomes a 400, 408 or 413, and an [`InputError`] has its own status. [`AnyError`] takes errors of every type:
+//!
+//! ```
+//! use heirloom::prelude::*;
+//!
+//! fn load(req: Request) -> Result<Option<String>, AnyError> {
+//!     let (id,) = req.params_as::<(u32,)>()?;
+//!     let text = String::from_utf8(std::fs::read("/dev/null")?)?;
+//!     Ok(text.lines().nth(usize::try_from(id)?).map(str::to_owned)) // `None` is a 404
+//! }
+//! # Router::new().get("/lines/{id}", load).check().unwrap();
+//! ```
+//!
+//! Your own type decides what its response is:
 //!
 //! ```
 //! use heirloom::prelude::*;
@@ -380,10 +399,10 @@ pub use server::listen_config::Listen;
 pub use server::tiny_http::TinyHttp;
 pub use web::body::Body;
 pub use web::conditional::Validators;
-#[cfg(any(feature = "json", feature = "form"))]
 pub use web::extract::InputError;
 #[cfg(feature = "json")]
 pub use web::extract::json::{Json, Problem};
+pub use web::extract::path::FromParams;
 #[cfg(feature = "files")]
 pub use web::files::{ServeDir, ServeFile};
 pub use web::handler::{
@@ -391,7 +410,7 @@ pub use web::handler::{
 };
 pub use web::per_worker::PerWorker;
 pub use web::request::RequestExt;
-pub use web::response::{Html, IntoResponse, Redirect, ResponseEnd, ResponseExt};
+pub use web::response::{AnyError, Html, IntoResponse, Redirect, ResponseEnd, ResponseExt};
 pub use web::router::Router;
 #[cfg(feature = "websocket")]
 pub use web::websocket;

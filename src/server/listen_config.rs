@@ -1,6 +1,7 @@
 //! The configuration of one listener.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,8 +40,13 @@ impl Listen {
     ///
     /// `[::]:PORT` accepts IPv4 clients too, unless there is a listener at `0.0.0.0:PORT`. Other addresses that overlap are
     /// an error at startup.
-    pub fn new(name: impl Into<String>) -> Listen {
-        Listen { config: ListenerConfig::new(name.into(), 0), handler: None, workers: None, backlog: None }
+    pub fn new(name: impl ToString) -> Listen {
+        Listen {
+            config: ListenerConfig::new(name.to_string(), 0),
+            handler: None,
+            workers: None,
+            backlog: None,
+        }
     }
 
     /// The handler for this listener. Default: the server's handler.
@@ -144,6 +150,12 @@ impl Listen {
 impl From<&str> for Listen {
     fn from(name: &str) -> Listen {
         Listen::new(name)
+    }
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Listen {
+        Listen::new(address)
     }
 }
 

@@ -90,7 +90,7 @@ impl Server {
     /// ```
     ///
     /// The string is the listener's name at a handover: a successor that is configured with the same string, or with the
-    /// same address in another spelling, inherits the socket.
+    /// same address in another spelling, inherits the socket. A [`SocketAddr`](std::net::SocketAddr) stands for its text.
     ///
     /// With the feature `systemd` a server without a `listen` serves the sockets that systemd passes to it.
     #[must_use]
@@ -103,8 +103,8 @@ impl Server {
     /// [`crate::admin::routes`]). It has a dedicated worker, which answers while all others are in handlers.
     /// `name` is an address as for [`listen`](Server::listen). Default: none.
     #[must_use]
-    pub fn admin(mut self, name: impl Into<String>) -> Server {
-        self.admin.push(name.into());
+    pub fn admin(mut self, name: impl ToString) -> Server {
+        self.admin.push(name.to_string());
         self
     }
 

@@ -95,8 +95,8 @@ impl StreamServer {
     /// later generations keep. The string is the listener's name at a handover: a successor that is configured with the
     /// same string, or with the same address in another spelling, inherits the socket.
     #[must_use]
-    pub fn listen(mut self, name: impl Into<String>) -> StreamServer {
-        self.listen.push(name.into());
+    pub fn listen(mut self, name: impl ToString) -> StreamServer {
+        self.listen.push(name.to_string());
         self
     }
 

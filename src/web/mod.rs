@@ -3,12 +3,13 @@
 pub(crate) mod body;
 pub(crate) mod coding;
 pub(crate) mod conditional;
-#[cfg(any(feature = "json", feature = "form"))]
 pub(crate) mod extract;
 pub(crate) mod fields;
 #[cfg(feature = "files")]
 pub(crate) mod files;
 pub(crate) mod handler;
+#[cfg(not(all(feature = "json", feature = "form", feature = "cookies", feature = "tls")))]
+pub(crate) mod missing;
 pub(crate) mod per_worker;
 pub(crate) mod request;
 pub(crate) mod response;

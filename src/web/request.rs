@@ -1,8 +1,10 @@
 //! What a request provides beyond its head.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
+use std::str::FromStr;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -13,6 +15,7 @@ use crate::base::phase::{Drain, PhaseWatch};
 use crate::net::conn_info::{ClientWatch, PeerCredentials};
 #[cfg(feature = "tls")]
 use crate::net::tls::TlsInfo;
+use crate::web::extract::{self, InputError, path::FromParams};
 use crate::web::handler::Matched;
 
 /// What came after a chunked body, kept in the request's extensions.
@@ -70,7 +73,45 @@ pub trait RequestExt: sealed::Sealed {
     fn param(&self, name: &str) -> Option<&str>;
 
     /// Every parameter of the path with its value, in the pattern's order.
-    fn params(&self) -> impl Iterator<Item = (&str, &str)>;
+    fn params(&self) -> impl Iterator<Item = (&str, &str)> + Clone;
+
+    /// A parameter of the path, as a type that implements [`FromStr`].
+    ///
+    /// # Errors
+    /// The value is not of that type. As a response this is a 404: the path names no resource. A parameter that the pattern
+    /// does not have is a 500, and is logged.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    ///
+    /// fn user(req: Request) -> Result<String, InputError> {
+    ///     let id: u32 = req.param_as("id")?;
+    ///     Ok(format!("user {id}\n"))
+    /// }
+    /// let router = Router::new().get("/users/{id}", user);
+    /// let status = |path| router.call(http::Request::get(path).body(Body::empty()).unwrap()).status();
+    /// assert_eq!((status("/users/7"), status("/users/ada")), (StatusCode::OK, StatusCode::NOT_FOUND));
+    /// ```
+    fn param_as<T: FromStr<Err: Display>>(&self, name: &str) -> Result<T, InputError>;
+
+    /// The parameters of the path, as a tuple of types that implement [`FromStr`], in the pattern's order. Within a nested
+    /// router, those of its own pattern, or with those of the prefix before them.
+    ///
+    /// # Errors
+    /// As [`param_as`](Self::param_as): 404, or 500 if the pattern has another number of parameters.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    ///
+    /// fn page(req: Request) -> Result<String, InputError> {
+    ///     let (year, title) = req.params_as::<(u16, String)>()?;
+    ///     Ok(format!("{title}, of {year}\n"))
+    /// }
+    /// let router = Router::new().get("/{year}/{title}", page);
+    /// let mut response = router.call(http::Request::get("/2024/tea").body(Body::empty()).unwrap());
+    /// assert_eq!(response.body_mut().read_text().unwrap(), "tea, of 2024\n");
+    /// ```
+    fn params_as<T: FromParams>(&self) -> Result<T, InputError>;
 
     /// The pattern of the route that matched, such as `/users/{id}`, by which to count and log requests. None for a
     /// fallback and outside a router.
@@ -146,6 +187,15 @@ pub trait RequestExt: sealed::Sealed {
     #[cfg(feature = "tls")]
     fn tls(&self) -> Option<&TlsInfo>;
 
+    #[cfg(not(feature = "tls"))]
+    #[doc(hidden)]
+    fn tls(&self) -> Option<&str>
+    where
+        Self: crate::web::missing::Tls,
+    {
+        self.never()
+    }
+
     /// Which generation serves this request: 1 for the process started by hand, 2 for its
     /// successor, and so on.
     fn generation(&self) -> u32;
@@ -178,7 +228,6 @@ pub trait RequestExt: sealed::Sealed {
     ///
     /// ```
     /// use heirloom::prelude::*;
-    /// use heirloom::InputError;
     /// # // needs the crate serde: it derives what is read
     ///
     /// #[derive(serde::Deserialize)]
@@ -198,7 +247,16 @@ pub trait RequestExt: sealed::Sealed {
     /// assert!(said.starts_with("line 2, column 12: stars: invalid value"), "{said}");
     /// ```
     #[cfg(feature = "json")]
-    fn json<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError>;
+    fn json<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, InputError>;
+
+    #[cfg(not(feature = "json"))]
+    #[doc(hidden)]
+    fn json<T>(&mut self) -> Result<T, InputError>
+    where
+        Self: crate::web::missing::Json,
+    {
+        self.never()
+    }
 
     /// Reads the body as a form (`application/x-www-form-urlencoded`). Forms with files
     /// (`multipart/form-data`) have no reader here: `docs/streaming.md` shows how to read them by the crate multer. A feature:
@@ -211,7 +269,16 @@ pub trait RequestExt: sealed::Sealed {
     /// # Errors
     /// The fault, with the field; converts to a response: 413, 415, 422.
     #[cfg(feature = "form")]
-    fn form<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError>;
+    fn form<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, InputError>;
+
+    #[cfg(not(feature = "form"))]
+    #[doc(hidden)]
+    fn form<T>(&mut self) -> Result<T, InputError>
+    where
+        Self: crate::web::missing::Form,
+    {
+        self.never()
+    }
 
     /// Reads the query, as [`form`](Self::form) does a body. A feature: `form`.
     ///
@@ -220,7 +287,6 @@ pub trait RequestExt: sealed::Sealed {
     ///
     /// ```
     /// use heirloom::prelude::*;
-    /// use heirloom::InputError;
     /// # // needs the crate serde: it derives what is read
     ///
     /// #[derive(serde::Deserialize)]
@@ -238,12 +304,30 @@ pub trait RequestExt: sealed::Sealed {
     /// assert_eq!(response.body_mut().read_text().unwrap(), "from: invalid digit found in string\n");
     /// ```
     #[cfg(feature = "form")]
-    fn query<T: serde::de::DeserializeOwned>(&self) -> Result<T, crate::InputError>;
+    fn query<T: serde::de::DeserializeOwned>(&self) -> Result<T, InputError>;
+
+    #[cfg(not(feature = "form"))]
+    #[doc(hidden)]
+    fn query<T>(&self) -> Result<T, InputError>
+    where
+        Self: crate::web::missing::Form,
+    {
+        self.never()
+    }
 
     /// The cookies that the client sent, except malformed ones: without a name, with a name that is not
     /// ASCII or a value that is not UTF-8. Those hide no others. A feature: `cookies`.
     #[cfg(feature = "cookies")]
     fn cookies(&self) -> impl Iterator<Item = cookie::Cookie<'_>>;
+
+    #[cfg(not(feature = "cookies"))]
+    #[doc(hidden)]
+    fn cookies(&self) -> Vec<String>
+    where
+        Self: crate::web::missing::Cookies,
+    {
+        self.never()
+    }
 
     /// The first cookie of this name. A feature: `cookies`.
     ///
@@ -262,6 +346,15 @@ pub trait RequestExt: sealed::Sealed {
     /// ```
     #[cfg(feature = "cookies")]
     fn cookie(&self, name: &str) -> Option<cookie::Cookie<'_>>;
+
+    #[cfg(not(feature = "cookies"))]
+    #[doc(hidden)]
+    fn cookie(&self, _name: &str) -> Option<String>
+    where
+        Self: crate::web::missing::Cookies,
+    {
+        self.never()
+    }
 }
 
 impl RequestExt for Request {
@@ -274,9 +367,18 @@ impl RequestExt for Request {
         self.params().find(|(n, _)| *n == name).map(|(_, value)| value)
     }
 
-    fn params(&self) -> impl Iterator<Item = (&str, &str)> {
+    fn params(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
         let matched = self.extensions().get::<Matched>();
         matched.into_iter().flat_map(Matched::params)
+    }
+
+    fn param_as<T: FromStr<Err: Display>>(&self, name: &str) -> Result<T, InputError> {
+        extract::path::read(name, self.param(name))
+    }
+
+    fn params_as<T: FromParams>(&self) -> Result<T, InputError> {
+        let own = self.extensions().get::<Matched>().map_or(0, Matched::own_params);
+        extract::path::read_all(self.params(), own)
     }
 
     fn pattern(&self) -> Option<&str> {
@@ -338,24 +440,24 @@ impl RequestExt for Request {
     }
 
     #[cfg(feature = "json")]
-    fn json<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError> {
+    fn json<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, InputError> {
         let headers = std::mem::take(self.headers_mut());
-        let value = crate::web::extract::json(&headers, self.body_mut());
+        let value = extract::json::json(&headers, self.body_mut());
         *self.headers_mut() = headers;
         value
     }
 
     #[cfg(feature = "form")]
-    fn form<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, crate::InputError> {
+    fn form<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, InputError> {
         let headers = std::mem::take(self.headers_mut());
-        let value = crate::web::extract::form(&headers, self.body_mut());
+        let value = extract::form::form(&headers, self.body_mut());
         *self.headers_mut() = headers;
         value
     }
 
     #[cfg(feature = "form")]
-    fn query<T: serde::de::DeserializeOwned>(&self) -> Result<T, crate::InputError> {
-        crate::web::extract::query(self.query_str())
+    fn query<T: serde::de::DeserializeOwned>(&self) -> Result<T, InputError> {
+        extract::form::query(self.query_str())
     }
 
     #[cfg(feature = "cookies")]

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::error::Error;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -15,6 +15,7 @@ use crate::base::error::lacks_descriptor;
 use crate::base::log::{error, warn};
 use crate::base::sync::lock;
 use crate::web::body::BodyError;
+use crate::web::extract::InputError;
 use crate::{Body, Response};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -31,11 +32,13 @@ const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream")
 /// | `()` | 200, empty |
 /// | `StatusCode` | that status, empty |
 /// | `(StatusCode, T)` | as `T`, with that status |
-/// | `([(name, value); N], T)`, `(HeaderMap, T)` | as `T`, with those header fields |
-/// | `(StatusCode, [(name, value); N], T)` | both |
+/// | `([(name, value); N], T)`, `(Vec<(name, value)>, T)`, `(HeaderMap, T)` | as `T`, with those header fields |
+/// | `(StatusCode, ..., T)` with any of these | both |
 /// | [`Html`], [`Redirect`] | a page; a redirect |
+/// | `Option<T>` | as `T`; `None` is 404 |
 /// | `Result<T, E>` | as `T` or as `E` |
-/// | `std::io::Error`, `http::Error`, `Box<dyn Error + Send + Sync>` | 500; the error is only logged. If it says that the request's body can't be read: 400, 408 or 413 |
+/// | [`InputError`] | 400, 404, 413, 415, 422: what is wrong with the input |
+/// | `std::io::Error`, `http::Error`, boxed errors, [`AnyError`] | 500; the error is only logged. If it is an [`InputError`], as that; if it says that the request's body can't be read: 400, 408 or 413 |
 /// | [`Response`] | itself |
 ///
 /// A field given in a tuple replaces what `T` had under that name; given twice, both are sent.
@@ -56,6 +59,14 @@ const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream")
 /// assert_eq!(response.headers()["location"], "/notes/1");
 /// assert_eq!(response.body_mut().read_text().unwrap(), "a note");
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a response: a handler can't return it",
+    label = "not a type that implements `IntoResponse`",
+    note = "responses are strings, bytes, `StatusCode`, `(StatusCode, T)`, `([(name, value)], T)`, `Option<T>`, `Result<T, E>`, \
+            `Html`, `Json` (feature `json`), `Body` and `Response`; see the table at `heirloom::IntoResponse`",
+    note = "a handler is a blocking function, not an `async` one",
+    note = "an error of any type is a response once it is converted to `heirloom::AnyError`, which `?` does"
+)]
 pub trait IntoResponse {
     /// Converts into a response.
     fn into_response(self) -> Response;
@@ -180,37 +191,58 @@ impl<T: IntoResponse> IntoResponse for (HeaderMap, T) {
     }
 }
 
-impl<K, V, T, const N: usize> IntoResponse for ([(K, V); N], T)
-where
-    K: TryInto<HeaderName, Error: Display>,
-    V: TryInto<HeaderValue, Error: Display>,
-    T: IntoResponse,
-{
+impl<T: IntoResponse> IntoResponse for (StatusCode, HeaderMap, T) {
     fn into_response(self) -> Response {
-        with_fields(self.1.into_response(), self.0).unwrap_or_else(failed)
+        (self.1, self.2).into_response().with_status(self.0)
     }
 }
 
-impl<K, V, T, const N: usize> IntoResponse for (StatusCode, [(K, V); N], T)
-where
-    K: TryInto<HeaderName, Error: Display>,
-    V: TryInto<HeaderValue, Error: Display>,
-    T: IntoResponse,
-{
-    fn into_response(self) -> Response {
-        let response = self.2.into_response().with_status(self.0);
-        with_fields(response, self.1).unwrap_or_else(failed)
-    }
+/// Fields as an array or as a `Vec` of names and values.
+macro_rules! fields_and_body {
+    ($($fields:ty $(, $n:ident)?: $given:expr;)+) => {$(
+        impl<K, V, T $(, const $n: usize)?> IntoResponse for ($fields, T)
+        where
+            K: TryInto<HeaderName, Error: Display>,
+            V: TryInto<HeaderValue, Error: Display>,
+            T: IntoResponse,
+        {
+            fn into_response(self) -> Response {
+                let given: fn(&$fields) -> _ = $given;
+                let mut given = given(&self.0);
+                with_fields(self.1.into_response(), self.0, &mut given).unwrap_or_else(failed)
+            }
+        }
+
+        impl<K, V, T $(, const $n: usize)?> IntoResponse for (StatusCode, $fields, T)
+        where
+            K: TryInto<HeaderName, Error: Display>,
+            V: TryInto<HeaderValue, Error: Display>,
+            T: IntoResponse,
+        {
+            fn into_response(self) -> Response {
+                (self.1, (self.0, self.2)).into_response()
+            }
+        }
+    )+};
 }
 
-/// The first field of a name replaces the response's fields of that name, further ones are added (Set-Cookie).
-fn with_fields<K, V, const N: usize>(mut response: Response, fields: [(K, V); N]) -> Result<Response, String>
+fields_and_body! {
+    [(K, V); N], N: |_| [const { None::<HeaderName> }; N];
+    Vec<(K, V)>: |fields| vec![None::<HeaderName>; fields.len()];
+}
+
+/// The first field of a name replaces the response's fields of that name, further ones are added (Set-Cookie). `given` has
+/// room for the name of each field.
+fn with_fields<K, V>(
+    mut response: Response,
+    fields: impl IntoIterator<Item = (K, V)>,
+    given: &mut [Option<HeaderName>],
+) -> Result<Response, String>
 where
     K: TryInto<HeaderName, Error: Display>,
     V: TryInto<HeaderValue, Error: Display>,
 {
     let headers = response.headers_mut();
-    let mut given = [const { None::<HeaderName> }; N];
     for (i, (name, value)) in fields.into_iter().enumerate() {
         let (name, value) = field(name, value)?;
         if given.iter().flatten().any(|earlier| *earlier == name) {
@@ -223,6 +255,13 @@ where
         }
     }
     Ok(response)
+}
+
+/// None is a 404.
+impl<T: IntoResponse> IntoResponse for Option<T> {
+    fn into_response(self) -> Response {
+        self.map_or_else(|| plain(StatusCode::NOT_FOUND), T::into_response)
+    }
 }
 
 impl<T: IntoResponse, E: IntoResponse> IntoResponse for Result<T, E> {
@@ -246,7 +285,10 @@ fn of_error(e: &(dyn Error + 'static)) -> Response {
         warn!("503: {e}");
         return busy();
     }
-    BodyError::status_of(e).map_or_else(|| failed(e), plain)
+    if let Some(input) = InputError::within(e) {
+        return input.response();
+    }
+    BodyError::status_of(e).map_or_else(|| failed(Chain(e)), plain)
 }
 
 impl IntoResponse for io::Error {
@@ -264,6 +306,75 @@ impl IntoResponse for http::Error {
 impl IntoResponse for Box<dyn Error + Send + Sync> {
     fn into_response(self) -> Response {
         of_error(&*self)
+    }
+}
+
+impl IntoResponse for Box<dyn Error + Send> {
+    fn into_response(self) -> Response {
+        of_error(&*self)
+    }
+}
+
+impl IntoResponse for Box<dyn Error> {
+    fn into_response(self) -> Response {
+        of_error(&*self)
+    }
+}
+
+/// An error and its sources, as text.
+struct Chain<'e>(&'e (dyn Error + 'static));
+
+impl Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = self.0.to_string();
+        f.write_str(&text)?;
+        for e in std::iter::successors(self.0.source(), |&e| e.source()) {
+            // Many errors have the text of their source in their own.
+            let next = e.to_string();
+            if !text.contains(&next) {
+                write!(f, ": {next}")?;
+            }
+            text = next;
+        }
+        Ok(())
+    }
+}
+
+/// Any error, for a handler in which `?` meets errors of several types: everything that converts to a boxed error converts
+/// to this, also errors of crates such as anyhow and eyre, which are no [`std::error::Error`] themselves. As a response it
+/// is a 500, and the error is only logged, with its sources; an [`InputError`], and an error of the request's body, keep
+/// their status.
+///
+/// ```
+/// use heirloom::prelude::*;
+///
+/// fn sum(mut req: Request) -> Result<String, AnyError> {
+///     let text = req.text()?;
+///     let (a, b) = text.split_once('+').ok_or("there is no plus")?;
+///     Ok((a.parse::<u32>()? + b.parse::<u32>()?).to_string())
+/// }
+/// let router = Router::new().post("/", sum);
+/// let status = |text: &str| router.call(http::Request::post("/").body(text.to_owned().into()).unwrap()).status();
+/// assert_eq!((status("1+2"), status("1+b")), (StatusCode::OK, StatusCode::INTERNAL_SERVER_ERROR));
+/// ```
+#[derive(Debug)]
+pub struct AnyError(Box<dyn Error + Send + Sync>);
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for AnyError {
+    fn from(e: E) -> AnyError {
+        AnyError(e.into())
+    }
+}
+
+impl Display for AnyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl IntoResponse for AnyError {
+    fn into_response(self) -> Response {
+        of_error(&*self.0)
     }
 }
 
@@ -349,6 +460,15 @@ pub trait ResponseExt: Sized + sealed::Sealed {
     #[cfg(feature = "cookies")]
     fn with_cookie(self, cookie: impl Into<cookie::Cookie<'static>>) -> Self;
 
+    #[cfg(not(feature = "cookies"))]
+    #[doc(hidden)]
+    fn with_cookie<C>(self, _cookie: C) -> Self
+    where
+        Self: crate::web::missing::Cookies,
+    {
+        self.never()
+    }
+
     /// The same response; `hook` is called when it has ended: when its last byte was written to the socket, or certainly
     /// will not be. Pipelined responses that are written together end together. A stream or another protocol ends when its
     /// thread is done.
@@ -383,7 +503,7 @@ impl ResponseExt for Response {
         K: TryInto<HeaderName, Error: Display>,
         V: TryInto<HeaderValue, Error: Display>,
     {
-        with_fields(self, [(name, value)]).unwrap_or_else(failed)
+        with_fields(self, [(name, value)], &mut []).unwrap_or_else(failed)
     }
 
     #[cfg(feature = "cookies")]
@@ -486,10 +606,15 @@ mod tests {
             (shown(()), "200 [] \"\"".into()),
             (shown(StatusCode::NO_CONTENT), "204 [] \"\"".into()),
             (shown((created, "x")), format!("201 [{TEXT}] \"x\"")),
-            (shown((map, "x")), "200 [a: 1, a: 2, content-type: a/b] \"x\"".into()),
+            (shown((map.clone(), "x")), "200 [a: 1, a: 2, content-type: a/b] \"x\"".into()),
             (shown(([("content-type", "a/b")], "x")), "200 [content-type: a/b] \"x\"".into()),
             (shown(([("a", "1"), ("b", "2"), ("A", "3")], ())), "200 [a: 1, a: 3, b: 2] \"\"".into()),
             (shown((created, [(LOCATION, "/1")], ())), "201 [location: /1] \"\"".into()),
+            (shown((created, map.clone(), "x")), "201 [a: 1, a: 2, content-type: a/b] \"x\"".into()),
+            (shown((vec![("a", "1"), ("A", "3")], "x")), format!("200 [a: 1, a: 3, {TEXT}] \"x\"")),
+            (shown((created, vec![(LOCATION, String::from("/1"))], ())), "201 [location: /1] \"\"".into()),
+            (shown(Some("x")), format!("200 [{TEXT}] \"x\"")),
+            (shown(None::<&'static str>), format!("404 [{TEXT}] \"404 Not Found\\n\"")),
             (shown(ok), format!("200 [{TEXT}] \"x\"")),
             (shown(refused), "403 [] \"\"".into()),
             (shown(Html("x")), "200 [content-type: text/html; charset=utf-8] \"x\"".into()),
@@ -522,11 +647,34 @@ mod tests {
     }
 
     #[test]
+    fn an_error_is_logged_with_its_sources() {
+        #[derive(Debug)]
+        struct Outer(io::Error);
+        impl Display for Outer {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("no picture")
+            }
+        }
+        impl Error for Outer {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+        let outer = Outer(io::Error::other("the disk is on fire"));
+        assert_eq!(Chain(&outer).to_string(), "no picture: the disk is on fire");
+        assert_eq!(Chain(&io::Error::other(outer)).to_string(), "no picture: the disk is on fire");
+    }
+
+    #[test]
     fn a_mistake_is_a_500_without_details() {
         let builder = http::Response::builder().header("a b", "x").body(Body::from("secret"));
         let cases = [
             shown(io::Error::other("secret")),
             shown(Box::<dyn Error + Send + Sync>::from("secret")),
+            shown(Box::<dyn Error + Send>::from(Box::<dyn Error + Send + Sync>::from("secret"))),
+            shown(Box::<dyn Error>::from("secret")),
+            shown(AnyError::from("secret")),
+            shown(AnyError::from(io::Error::other("secret"))),
             shown(builder),
             shown(([("a b", "x")], "secret")),
             shown(([("a", "x\r\nsecret: y")], "secret")),

@@ -1,4 +1,4 @@
-//! Responses in JSON.
+//! Requests and responses in JSON.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -6,15 +6,38 @@ use std::fmt::Display;
 use std::io;
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::base::log::error;
 use crate::web::body::BodyError;
-use crate::web::extract::InputError;
+use crate::web::extract::{InputError, expect};
 use crate::web::response::{IntoResponse, plain};
 use crate::{Body, Response};
+
+/// A body that says it is JSON.
+pub(crate) fn json<T: DeserializeOwned>(headers: &HeaderMap, body: &mut Body) -> Result<T, InputError> {
+    let is_json = |kind: &str| {
+        let structured = kind.split_once('/').is_some_and(|(_, sub)| sub.ends_with("+json"));
+        kind == "application/json" || structured
+    };
+    expect(headers, "application/json", is_json)?;
+    let bytes = body.read_bytes()?;
+    let mut text = serde_json::Deserializer::from_slice(&bytes);
+    let value = serde_path_to_error::deserialize(&mut text);
+    let value = value.map_err(|e| of_json(e.inner()).at(e.path()))?;
+    text.end().map_err(|e| of_json(&e))?;
+    Ok(value)
+}
+
+fn of_json(e: &serde_json::Error) -> InputError {
+    let status = if e.is_data() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
+    let (text, place) = (e.to_string(), (e.line(), e.column()));
+    let reason = text.strip_suffix(&format!(" at line {} column {}", place.0, place.1)).unwrap_or(&text);
+    InputError { place: (place.0 > 0).then_some(place), ..InputError::new(status, reason) }
+}
 
 /// A value as JSON: 200, `application/json`. One that can't be written as JSON makes the response a
 /// 500, and is logged.
@@ -182,8 +205,19 @@ impl From<StatusCode> for Problem {
     }
 }
 
-impl From<InputError> for Problem {
-    fn from(e: InputError) -> Problem {
+impl Problem {
+    /// For an error that may be or hold one with a status of its own.
+    fn of(e: &(dyn Error + 'static)) -> Problem {
+        if let Some(input) = InputError::within(e) {
+            return Problem::of_input(input);
+        }
+        match BodyError::status_of(e) {
+            Some(status) => Problem::new(status).detail(e.to_string()),
+            None => Problem::internal(e),
+        }
+    }
+
+    fn of_input(e: &InputError) -> Problem {
         let mut problem = Problem::new(e.status()).detail(e.reason().to_owned());
         if let Some(field) = e.field() {
             problem = problem.with("field", field);
@@ -195,12 +229,15 @@ impl From<InputError> for Problem {
     }
 }
 
+impl From<InputError> for Problem {
+    fn from(e: InputError) -> Problem {
+        Problem::of_input(&e)
+    }
+}
+
 impl From<io::Error> for Problem {
     fn from(e: io::Error) -> Problem {
-        match BodyError::status_of(&e) {
-            Some(status) => Problem::new(status).detail(e.to_string()),
-            None => Problem::internal(e),
-        }
+        Problem::of(&e)
     }
 }
 
@@ -218,9 +255,6 @@ impl From<serde_json::Error> for Problem {
 
 impl From<Box<dyn Error + Send + Sync>> for Problem {
     fn from(e: Box<dyn Error + Send + Sync>) -> Problem {
-        match BodyError::status_of(&*e) {
-            Some(status) => Problem::new(status).detail(e.to_string()),
-            None => Problem::internal(e),
-        }
+        Problem::of(&*e)
     }
 }

@@ -53,6 +53,13 @@ pub use wrapped::{Next, Wrapped, Wrapper};
 /// ```
 ///
 /// Limits, timeouts and what is on the wire are a server's: for those see [`Server::spawn`](crate::Server::spawn).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler",
+    label = "not a function from `Request` to a type that implements `IntoResponse`",
+    note = "a handler is a `Router`, or a function or closure `Fn(Request) -> impl IntoResponse` that is `Send + Sync + 'static`",
+    note = "a closure must name the type of its parameter: `|req: Request| ...` or `|_: Request| ...`",
+    note = "a handler is a blocking function, not an `async` one; a function that has a state too is wrapped in `with_state`"
+)]
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request.
     fn call(&self, request: Request) -> Response;
@@ -152,12 +159,31 @@ impl<H: Handler + ?Sized> Handler for Arc<H> {
 /// let mut response = router.call(http::Request::post("/sales").body(Body::empty()).unwrap());
 /// assert_eq!(response.body_mut().read_text().unwrap(), "1 sold\n");
 /// ```
-pub fn with_state<S, F, R>(state: &Arc<S>, handler: F) -> impl Handler + use<S, F, R>
+pub fn with_state<S, F>(state: &Arc<S>, handler: F) -> impl Handler + use<S, F>
 where
     S: Send + Sync + ?Sized + 'static,
-    F: Fn(&S, Request) -> R + Send + Sync + 'static,
-    R: IntoResponse + 'static,
+    F: for<'s> StateFn<'s, S> + Send + Sync + 'static,
 {
     let state = Arc::clone(state);
-    move |request: Request| handler(&state, request)
+    move |request: Request| handler(&state, request).into_response()
+}
+
+/// A function of a state and a request, for [`with_state`]. Its response may borrow from the state, as that of a function
+/// with the result `impl IntoResponse` does in edition 2024.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler with a state of type `{S}`",
+    label = "not a function from `&{S}` and `Request` to a type that implements `IntoResponse`"
+)]
+pub trait StateFn<'s, S: ?Sized + 's>: Fn(&'s S, Request) -> Self::Response {
+    /// What it returns.
+    type Response: IntoResponse;
+}
+
+impl<'s, S, F, R> StateFn<'s, S> for F
+where
+    S: ?Sized + 's,
+    F: Fn(&'s S, Request) -> R,
+    R: IntoResponse,
+{
+    type Response = R;
 }

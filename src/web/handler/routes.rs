@@ -260,8 +260,13 @@ impl Matched {
         &self.route.pattern().text
     }
 
+    /// How many parameters the route's own pattern has.
+    pub(crate) fn own_params(&self) -> usize {
+        self.route.pattern().names.len()
+    }
+
     /// The parameters, in the order of the pattern.
-    pub(crate) fn params(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn params(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
         self.route.pattern().names.iter().zip(&self.values).map(|(name, value)| (&**name, &**value))
     }
 }

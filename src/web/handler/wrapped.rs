@@ -48,6 +48,11 @@ use crate::{Request, Response};
 /// A response without a handler (404, 405, and 413 for a body that is too large) passes through the wrappers too: they see
 /// the request with an empty body. So does the 500 of a handler that panics. Malformed requests (400, 408, 431 and similar)
 /// do not reach them.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a wrapper",
+    label = "not a function from `Request` and `Next` to a type that implements `IntoResponse`",
+    note = "a closure must name the types of its parameters: `|req: Request, next: Next| ...`"
+)]
 pub trait Wrapper: Send + Sync + 'static {
     /// Responds to one request, by calling `next` or without it.
     fn call(&self, request: Request, next: Next<'_>) -> Response;
@@ -61,10 +66,28 @@ pub trait Wrapper: Send + Sync + 'static {
     }
 }
 
-impl<F, R> Wrapper for F
+/// A function of a request and what follows. Its response may have the lifetime of `next`, as that of a function with the
+/// result `impl IntoResponse` has in edition 2024.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a wrapper",
+    label = "not a function from `Request` and `Next` to a type that implements `IntoResponse`"
+)]
+pub trait WrapFn<'n>: Fn(Request, Next<'n>) -> Self::Response {
+    /// What it returns.
+    type Response: IntoResponse;
+}
+
+impl<'n, F, R> WrapFn<'n> for F
 where
-    F: Fn(Request, Next<'_>) -> R + Send + Sync + 'static,
+    F: Fn(Request, Next<'n>) -> R,
     R: IntoResponse,
+{
+    type Response = R;
+}
+
+impl<F> Wrapper for F
+where
+    F: for<'n> WrapFn<'n> + Send + Sync + 'static,
 {
     fn call(&self, request: Request, next: Next<'_>) -> Response {
         self(request, next).into_response()

@@ -171,6 +171,9 @@ fn every_feature_is_in_both_tables() {
     let features: BTreeSet<String> = features.map(|(name, _)| format!("`{name}`")).collect();
     let documented: BTreeSet<String> = readme.into_iter().map(|row| row[0].clone()).collect();
     assert_eq!(documented, features);
+    let examples = read("doc-examples/Cargo.toml");
+    let enabled = examples.split('"').filter_map(|text| text.strip_prefix("heirloom/"));
+    assert_eq!(enabled.map(|name| format!("`{name}`")).collect::<BTreeSet<_>>(), features, "doc-examples");
 }
 
 #[test]

@@ -1,0 +1,52 @@
+//! What the compiler says to a newcomer whose handler does not fit: one crate with one mistake for each message, and no
+//! feature of heirloom enabled. Compiled by `tests/messages.rs`, never run.
+
+use heirloom::prelude::*;
+use std::sync::Arc;
+
+struct Unknown;
+
+fn no_response(_: Request) -> Unknown {
+    Unknown
+}
+
+fn no_error(_: Request) -> Result<String, std::num::ParseIntError> {
+    Ok("7".parse::<u32>()?.to_string())
+}
+
+fn no_state_response(_: &String, _: Request) -> Unknown {
+    Unknown
+}
+
+async fn a_future(_: Request) -> String {
+    String::new()
+}
+
+struct NoHandler;
+struct NoWrapper;
+
+fn inputs(mut req: Request) -> Result<String, InputError> {
+    let number = req.params_as::<u32>()?;
+    let json: u32 = req.json()?;
+    let query: u32 = req.query()?;
+    let form: u32 = req.form()?;
+    let _ = (req.cookie("a"), req.cookies(), req.tls());
+    Ok(format!("{number}{json}{query}{form}"))
+}
+
+fn cookie(_: Request) -> Response {
+    "x".into_response().with_cookie("a=b")
+}
+
+fn main() {
+    let state = Arc::new(String::new());
+    let _ = Router::new()
+        .get("/", no_response)
+        .get("/", no_error)
+        .get("/", with_state(&state, no_state_response))
+        .get("/", a_future)
+        .get("/", NoHandler)
+        .get("/", inputs)
+        .get("/", cookie)
+        .wrap(NoWrapper);
+}

@@ -1,0 +1,49 @@
+//! What the compiler says where a program calls a method whose feature is not enabled: the feature's name, instead of "no
+//! method".
+//!
+//! Without its feature, the method exists under a condition that no type meets; the condition's message names the feature.
+//! (Of a type, rustc itself says that it is configured out, where it is named by its path.)
+
+#[cfg(not(feature = "json"))]
+#[diagnostic::on_unimplemented(
+    message = "`RequestExt::json` needs the feature `json` of heirloom",
+    label = "needs the feature `json`",
+    note = "in Cargo.toml: heirloom = {{ version = \"0.1\", features = [\"json\"] }}"
+)]
+pub trait Json {
+    #[doc(hidden)]
+    fn never<T>(&self) -> T;
+}
+
+#[cfg(not(feature = "form"))]
+#[diagnostic::on_unimplemented(
+    message = "`RequestExt::form` and `RequestExt::query` need the feature `form` of heirloom",
+    label = "needs the feature `form`",
+    note = "in Cargo.toml: heirloom = {{ version = \"0.1\", features = [\"form\"] }}"
+)]
+pub trait Form {
+    #[doc(hidden)]
+    fn never<T>(&self) -> T;
+}
+
+#[cfg(not(feature = "cookies"))]
+#[diagnostic::on_unimplemented(
+    message = "`RequestExt::cookie`, `RequestExt::cookies` and `ResponseExt::with_cookie` need the feature `cookies` of heirloom",
+    label = "needs the feature `cookies`",
+    note = "in Cargo.toml: heirloom = {{ version = \"0.1\", features = [\"cookies\"] }}"
+)]
+pub trait Cookies {
+    #[doc(hidden)]
+    fn never<T>(&self) -> T;
+}
+
+#[cfg(not(feature = "tls"))]
+#[diagnostic::on_unimplemented(
+    message = "`RequestExt::tls` needs the feature `tls` of heirloom",
+    label = "needs the feature `tls`",
+    note = "in Cargo.toml: heirloom = {{ version = \"0.1\", features = [\"tls\"] }}"
+)]
+pub trait Tls {
+    #[doc(hidden)]
+    fn never<T>(&self) -> T;
+}
