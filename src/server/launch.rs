@@ -34,11 +34,11 @@ use crate::process::handover::above::Surroundings;
 use crate::process::handover::child::Program;
 use crate::process::handover::inherit::{self, Inheritance};
 use crate::process::handover::pid_file::PidFile;
-use crate::process::handover::{Hello, Message, Passed, VERSION, original_command};
+use crate::process::handover::{Hello, Message, Owner, Passed, VERSION, original_command};
 use crate::process::hooks::Runner;
 use crate::process::signals::{self, SignalContext, SignalThread};
 use crate::process::state::{Event, State, Terms};
-use crate::process::systemd::{self, Heir, Manager};
+use crate::process::systemd::{self, Heir, Manager, Store};
 use crate::process::terminal::{LEADER_FILE, TTY_FILE, Terminal};
 use crate::server::assembly::{Assembly, Workers};
 use crate::server::control_socket;
@@ -131,7 +131,10 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
     };
     let under_any_parent = process.under_any_parent;
     let heir = predecessor.map_or(Heir::First, |_| Heir::Successor);
-    let manager = Manager::found(generation, heir, process.store_listeners);
+    let stored = activated.iter().filter(|passed| passed.owner == Owner::Server);
+    let stored = stored.map(|passed| passed.name.clone()).collect();
+    let store = Store { enabled: process.store_listeners, listeners: stored };
+    let manager = Manager::found(generation, heir, store);
     let without_main = manager.as_ref().map(|_| process.drain_without_main);
     let is_stored = manager.is_some() && process.store_listeners;
 

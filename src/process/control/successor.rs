@@ -71,7 +71,7 @@ impl Successor {
     /// It has ended by itself without an error, as far as is known.
     pub(super) fn ended_well(&mut self) -> bool {
         self.child.wait_briefly();
-        self.child.end() == Some(End::Exited(0))
+        self.child.server_end() == Some(End::Exited(0))
     }
 
     pub(super) fn send(&mut self, message: &Message) {

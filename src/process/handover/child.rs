@@ -416,6 +416,14 @@ impl Child {
         }
     }
 
+    /// How the generation has ended, as far as is known: our child, or the process that it waits for.
+    pub(crate) fn server_end(&mut self) -> Option<End> {
+        match &self.below {
+            Some(below) => below.end_unreaped(),
+            None => self.end(),
+        }
+    }
+
     /// For a child that is about to end: its channel has ended, or it has said so.
     pub(crate) fn wait_briefly(&mut self) {
         if self.end.is_none() {
@@ -454,5 +462,95 @@ impl Child {
                 Err(_) => self.process.end_unreaped(),
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use nix::unistd::getppid;
+
+    use super::*;
+    use crate::base::skip::skip;
+
+    #[test]
+    fn echild_alone_proves_no_death() {
+        let child = |pid, pidfd| Child {
+            process: Process { pid, pidfd },
+            kinship: Kinship::Child,
+            below: None,
+            end: None,
+        };
+        // waitpid fails with ECHILD for each of them.
+        let alive = getppid();
+        assert_eq!(child(alive, None).end(), None);
+        assert_eq!(child(alive, sys::pidfd_open(alive).ok()).end(), None);
+        let mut program = Command::new("true").spawn().unwrap();
+        let dead = Pid::from_raw(program.id().cast_signed());
+        let pidfd = sys::pidfd_open(dead).unwrap();
+        program.wait().unwrap();
+        let end = child(dead, Some(pidfd)).end();
+        assert!(matches!(end, Some(End::Exited(0) | End::Unknown)), "{end:?}");
+        assert_eq!(child(Pid::from_raw(i32::MAX), None).end(), Some(End::Unknown));
+    }
+
+    /// What the test in the namespace expects.
+    const EXPECTED: &str = "HEIRLOOM_TEST_KINSHIP";
+
+    /// The kernel refuses CLONE_PARENT to the first process of a pid namespace: it has no siblings.
+    #[test]
+    fn the_first_process_of_a_namespace_starts_a_child() {
+        if let Some(expected) = env::var_os(EXPECTED) {
+            return starts(&expected.to_string_lossy());
+        }
+        if !systemd::CAN_NOTIFY {
+            return;
+        }
+        let unshare = |command: &[&str]| {
+            let as_root: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["--map-root-user"] };
+            let mut unshare = Command::new("unshare");
+            unshare.args(as_root).args(["--fork", "--pid", "--kill-child"]).args(command);
+            unshare
+        };
+        match unshare(&["true"]).output() {
+            Ok(tried) if tried.status.success() => {}
+            tried => return skip(&format!("unshare --pid: {tried:?}")),
+        }
+        let this = env::current_exe().unwrap();
+        let name = "process::handover::child::tests::the_first_process_of_a_namespace_starts_a_child";
+        let test = [this.to_str().unwrap(), "--exact", name];
+        // A shell that stays.
+        let below_init = [&["sh", "-c", "\"$0\" \"$@\" && true"], &test[..]].concat();
+        for (command, expected) in [(&test[..], "Child"), (&below_init[..], "Sibling")] {
+            let ran =
+                unshare(command).env(EXPECTED, expected).env("NOTIFY_SOCKET", "/none").output().unwrap();
+            let said = String::from_utf8_lossy(&ran.stdout);
+            assert!(ran.status.success() && said.contains("1 passed"), "{expected}: {said}");
+        }
+    }
+
+    fn starts(expected: &str) {
+        let none = SigSet::empty();
+        let mut child = start(&sys::Spawn {
+            path: c"/bin/sh",
+            argv: &[c"sh".to_owned(), c"-c".to_owned(), c"exit 7".to_owned()],
+            env: &[],
+            cwd: None,
+            fds: &[],
+            mask: &none,
+            defaults: &none,
+            own_session: false,
+        })
+        .unwrap();
+        assert_eq!(format!("{:?}", child.kinship), expected);
+        while child.end().is_none() {
+            child.wait_briefly();
+        }
+        let told = child.end();
+        assert!(
+            told == Some(End::Exited(7)) || expected == "Sibling" && told == Some(End::Unknown),
+            "{told:?}"
+        );
     }
 }

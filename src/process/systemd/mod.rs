@@ -111,16 +111,18 @@ struct Watchdog {
     asked: bool,
 }
 
-/// The listeners that systemd keeps, if it is to.
+/// The listeners that systemd keeps.
 #[derive(Debug, Default)]
-struct Store {
-    enabled: bool,
-    listeners: Vec<String>,
+pub(crate) struct Store {
+    /// It is to keep those of this program.
+    pub(crate) enabled: bool,
+    /// At the start those of an earlier process, which has crashed.
+    pub(crate) listeners: Vec<String>,
 }
 
 impl Manager {
     /// None: no service manager is to be notified.
-    pub(crate) fn found(generation: u32, heir: Heir, store: bool) -> Option<Manager> {
+    pub(crate) fn found(generation: u32, heir: Heir, store: Store) -> Option<Manager> {
         let socket = notify_socket()?;
         let notifier = Notifier::new(&socket)
             .inspect_err(|e| warn!("systemd: NOTIFY_SOCKET={} is not usable: {e}", socket.to_string_lossy()))
@@ -137,7 +139,7 @@ impl Manager {
             watchdog,
             stop: None,
             barrier: None,
-            store: Store { enabled: store, ..Store::default() },
+            store,
         })
     }
 
@@ -278,10 +280,9 @@ impl Manager {
     }
 
     fn store(&mut self, listeners: &[Passed<Arc<OwnedFd>>]) {
-        if !self.store.enabled {
-            return;
-        }
-        for Passed { name, fd, .. } in listeners.iter().filter(|passed| passed.owner == Owner::Server) {
+        let before = std::mem::take(&mut self.store.listeners);
+        let own = listeners.iter().filter(|passed| self.store.enabled && passed.owner == Owner::Server);
+        for Passed { name, fd, .. } in own {
             if stored_name(name).is_none() {
                 warn!("systemd: the listener {name} can't be stored: its name is too long");
                 continue;
@@ -289,7 +290,13 @@ impl Manager {
             self.notifier.send(&Notification::Store { listener: name }, &[fd.as_fd()]);
             self.store.listeners.push(name.clone());
         }
-        info!("systemd: {} listeners are stored: they outlive a crash", self.store.listeners.len());
+        // Nothing would ever accept from them.
+        for listener in before.iter().filter(|listener| !self.store.listeners.contains(listener)) {
+            self.send(&Notification::Remove { listener });
+        }
+        if self.store.enabled {
+            info!("systemd: {} listeners are stored: they outlive a crash", self.store.listeners.len());
+        }
     }
 
     /// To be called last: systemd may not yet know that another process is main.
