@@ -147,33 +147,52 @@ fn variables_for_another_process_are_ignored() {
     server.stop();
 }
 
+/// A process that got the pid of another one. Kernels whose pidfds have no numbers can't tell.
+#[test]
+fn variables_for_an_earlier_process_of_this_pid_are_ignored() {
+    let ours = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", PASSES, PROGRAM, "--listen", "127.0.0.1:0"]);
+    command.envs([("LISTEN_FDNAMES", "web"), ("LISTEN_PIDFDID", "1")]);
+    let server = Proc::begin(command, Stdio::from(OwnedFd::from(ours)));
+    server.wait_for("serving as generation 1");
+    let is_numbered = testkit::pidfd_number(server.pid()).is_some();
+    assert_eq!(server.count("nothing listens on "), usize::from(!is_numbered));
+    server.stop();
+}
+
 #[test]
 fn systemd_socket_activate_starts_it() {
     if lacks("systemd-socket-activate") {
         assert!(!geteuid().is_root(), "as root this test must run: apt-get install systemd");
         return;
     }
-    // A port that is free now.
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().to_string();
-    let addr = Addr::from(&*free);
+    // Ports that are free now.
+    let free = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    let free = free.map(|listener| listener.local_addr().unwrap().to_string());
+    let addrs = [Addr::from(&*free[0]), Addr::from(&*free[1])];
     let mut command = Command::new("systemd-socket-activate");
     command.args([
         "--listen",
-        &free,
-        "--fdname=web",
+        &free[0],
+        "--listen",
+        &free[1],
+        "--fdname=web:other",
         "--setenv=RUST_LOG=info",
-        PROGRAM,
-        "--probation-ms",
-        "0",
     ]);
+    command.args([PROGRAM, "--probation-ms", "0"]);
     let server = Proc::begin(command, Stdio::null());
     // The first connection starts it.
-    until("it is started", || !matches!(get(&addr, "/ok"), Outcome::Refused));
+    until("it is started", || !matches!(get(&addrs[0], "/ok"), Outcome::Refused));
     server.wait_for("serving as generation 1");
-    assert_eq!(get(&addr, "/generation").ok().text(), "1");
-    server.signal(Signal::SIGHUP);
-    server.wait_for("serving as generation 2");
-    until("it has the service", || get(&addr, "/generation").ok().text() == "2");
+    for generation in ["1", "2"] {
+        for addr in &addrs {
+            until("it has the service", || get(addr, "/generation").ok().text() == generation);
+        }
+        if generation == "1" {
+            server.signal(Signal::SIGHUP);
+        }
+    }
     server.settled();
     server.stop();
 }

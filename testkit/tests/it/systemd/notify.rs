@@ -1,30 +1,13 @@
 //! What is reported to the service manager: the order of notifications, their senders, their descriptors.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Command;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
 
-use testkit::{Client, Exit, NotifySocket, Pid, Proc, Signal, beside, until};
+use testkit::{Exit, NotifySocket, Pid, Proc, Signal, monotonic_usec, pidfd_number};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
-
-fn command(program: &Path, socket: &NotifySocket, flags: &[&str]) -> Command {
-    let mut command = Command::new(program);
-    command.args(["--listen", "127.0.0.1:0", "--probation-ms", "0"]).args(flags);
-    command.env("NOTIFY_SOCKET", socket.path());
-    command
-}
-
-/// It serves, and has said so.
-fn start(socket: &NotifySocket, flags: &[&str], variables: &[(&str, &str)]) -> Proc {
-    let mut command = command(Path::new(PROGRAM), socket, flags);
-    command.envs(variables.iter().copied());
-    let server = Proc::start_command(command);
-    let ready = socket.next();
-    assert_eq!((ready.pid, &*ready.keys()), (server.pid(), "READY=1 STATUS"));
-    server
-}
+use super::{Installed, PROGRAM, command, start};
 
 fn parent(pid: Pid) -> i32 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -38,13 +21,19 @@ fn a_handover_names_the_successor_before_it_is_main() {
         start(&socket, &[], &[("LISTEN_FDS", "1"), ("LISTEN_PID", "1"), ("LISTEN_FDNAMES", "stale")]);
     let mut old = server.pid();
     for _ in 0..5 {
+        let before = monotonic_usec();
         let new = server.handover();
         let reloading = socket.next();
         assert_eq!((reloading.pid, &*reloading.keys()), (old, "RELOADING=1 MONOTONIC_USEC STATUS"));
+        let since: u64 = reloading.value("MONOTONIC_USEC").unwrap().parse().unwrap();
+        assert!((before..=monotonic_usec()).contains(&since), "{since}");
         let passed = socket.next();
         let expected = format!("MAINPID={new} READY=1 WATCHDOG=1 STATUS");
         assert_eq!((passed.pid, passed.keys()), (old, expected));
         assert!(passed.value("STATUS").unwrap().ends_with(&format!("(pid {new}) serves")));
+        // On a kernel whose pidfds have no numbers there is none to be named.
+        let number = passed.value("MAINPIDFDID").map(|number| number.parse().unwrap());
+        assert_eq!(number, pidfd_number(new), "MAINPIDFDID");
         // The successor is a child of the process that plays the service manager.
         assert_eq!(parent(new), std::process::id().cast_signed());
 
@@ -65,126 +54,65 @@ fn a_handover_names_the_successor_before_it_is_main() {
     );
 }
 
+/// Only a service manager that is to be notified needs it.
+#[test]
+fn without_a_notify_socket_a_successor_is_a_child() {
+    let mut command = Command::new(PROGRAM);
+    command.args(["--listen", "127.0.0.1:0", "--probation-ms", "0"]).env("NOTIFY_SOCKET", "");
+    let server = Proc::start_command(command);
+    let mut client = server.client();
+    client.ask("/sleep/1500");
+    server.in_flight(server.pid(), 1);
+    let new = server.handover();
+    assert_eq!(parent(new), server.pid().as_raw());
+    assert_eq!(client.answer().ok().text(), "ok\n");
+    server.stop();
+}
+
+/// A script that stays is the child of the service manager, and the server below it is main.
+#[test]
+fn a_script_in_between_is_not_main() {
+    let (installed, socket) = (Installed::new(), NotifySocket::new());
+    let server = Proc::start_command(command(&installed.path(), &socket, &[]));
+    socket.next_with("READY=1");
+    let mut client = server.client();
+    client.ask("/sleep/6500");
+    server.in_flight(server.pid(), 1);
+    // Its own status says nothing of the server.
+    installed.write(&format!("#!/bin/sh\n{PROGRAM} \"$@\"\nexit 0\n"));
+    let script = server.handover();
+    socket.next_with("RELOADING=1");
+    let passed = socket.next();
+    let main = Pid::from_raw(passed.value("MAINPID").unwrap().parse().unwrap());
+    assert_eq!((parent(main), parent(script)), (script.as_raw(), std::process::id().cast_signed()));
+    assert_eq!(server.get("/pid").ok().number(), main.as_raw());
+    drop(socket.next_with("BARRIER=1"));
+    // It dies, and its predecessor's drain is cut short.
+    server.signal_to(main, Signal::SIGKILL);
+    assert_eq!(server.wait_exit(server.pid()), Exit::Status(1));
+    assert!(!client.answer().is_ok());
+}
+
 #[test]
 fn a_failed_handover_is_ready_again_and_says_why() {
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("server");
-    fs::copy(PROGRAM, &program).unwrap();
-    let socket = NotifySocket::new();
-    let server = Proc::start_command(command(&program, &socket, &[]));
+    let (installed, socket) = (Installed::new(), NotifySocket::new());
+    let server = Proc::start_command(command(&installed.path(), &socket, &[]));
     socket.next_with("READY=1");
-    let bad = |script: &str| {
-        let new = folder.path().join("new");
-        fs::write(&new, script).unwrap();
-        fs::set_permissions(&new, Permissions::from_mode(0o755)).unwrap();
-        fs::rename(&new, &program).unwrap();
-    };
-    for (script, reason) in
+    for (text, reason) in
+        // How it ended is known when it is reaped, which nobody does here.
         [("#!/bin/sh\nexit 3\n", "has ended"), ("no program", "not a program for this machine")]
     {
-        bad(script);
+        installed.write(text);
         server.signal(Signal::SIGHUP);
         assert_eq!(socket.next().keys(), "RELOADING=1 MONOTONIC_USEC STATUS");
         let again = socket.next();
         assert_eq!((again.pid, &*again.keys()), (server.pid(), "READY=1 STATUS"));
         assert!(again.value("STATUS").unwrap().contains(reason), "{again:?}");
     }
-    fs::remove_file(&program).unwrap();
-    fs::copy(PROGRAM, &program).unwrap();
+    installed.put(PROGRAM.as_ref());
     server.handover();
     assert_eq!(socket.next().keys(), "RELOADING=1 MONOTONIC_USEC STATUS");
     assert!(socket.next().keys().starts_with("MAINPID="));
-    server.stop();
-}
-
-/// Signals of the service manager, which the test plays: it is the parent of every generation.
-#[test]
-fn a_term_of_the_service_manager_never_counts_as_a_second_one() {
-    let socket = NotifySocket::new();
-    let server = start(&socket, &[], &[]);
-    let mut client = server.client();
-    client.ask("/sleep/1000");
-    server.in_flight(server.pid(), 1);
-    for _ in 0..5 {
-        let heard = server.count("SIGTERM from");
-        server.signal(Signal::SIGTERM);
-        server.wait_for_nth("SIGTERM from", heard + 1);
-    }
-    assert_eq!(client.answer().ok().text(), "ok\n");
-    assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
-    assert_eq!(server.count("abort"), 0);
-}
-
-#[test]
-fn a_main_process_that_stops_cuts_no_drain() {
-    let socket = NotifySocket::new();
-    let server = start(&socket, &[], &[]);
-    let (first, mut client) = (server.pid(), server.client());
-    client.ask("/sleep/6500");
-    server.in_flight(first, 1);
-    let second = server.handover();
-    let _waiting = beside("barrier", move || drop(socket.next_with("BARRIER=1")));
-    server.signal_to(second, Signal::SIGTERM);
-    assert_eq!(server.wait_exit(second), Exit::Status(0));
-    server.signal_to(first, Signal::SIGTERM);
-    server.signal_to(first, Signal::SIGTERM);
-    assert_eq!(client.answer().ok().text(), "ok\n");
-    assert_eq!(server.wait_exit(first), Exit::Status(0));
-}
-
-#[test]
-fn a_main_process_that_dies_cuts_the_drains_before_it() {
-    let socket = NotifySocket::new();
-    let server = start(&socket, &["--drain-timeout-ms", "60000"], &[]);
-    let (first, mut client) = (server.pid(), server.client());
-    client.ask("/sleep/30000");
-    server.in_flight(first, 1);
-    let second = server.handover();
-    let mut other = server.client();
-    other.ask("/sleep/30000");
-    server.in_flight(second, 1);
-    let third = server.handover();
-    server.signal_to(third, Signal::SIGKILL);
-    // Both after 5 s, and not after 30 s; the first knows it from the second.
-    assert_eq!(server.wait_exit(second), Exit::Status(1));
-    assert_eq!(server.wait_exit(first), Exit::Status(1));
-    assert!(!client.answer().is_ok() && !other.answer().is_ok());
-}
-
-#[test]
-fn the_watchdog_is_fed_while_workers_make_progress() {
-    let socket = NotifySocket::new();
-    let stale = [("WATCHDOG_USEC", "300000")];
-    let server = start(&socket, &["--workers", "1"], &stale);
-    for _ in 0..3 {
-        let fed = socket.next();
-        assert_eq!((fed.pid, &*fed.keys()), (server.pid(), "WATCHDOG=1"));
-    }
-    let new = server.handover();
-    loop {
-        let notice = socket.next();
-        if notice.pid == new {
-            assert_eq!(notice.keys(), "WATCHDOG=1");
-            break;
-        }
-    }
-    // The only worker is in a handler: no progress.
-    let mut client = Client::to(&server.addr());
-    client.ask("/sleep/2000");
-    server.in_flight(new, 1);
-    let fed = socket.drain(60);
-    assert!(fed.len() <= 3, "{fed:?}");
-    assert_eq!(client.answer().ok().text(), "ok\n");
-    until("it is fed again", || socket.has().is_some_and(|notice| notice.keys() == "WATCHDOG=1"));
-    server.stop();
-}
-
-#[test]
-fn a_watchdog_of_another_process_is_not_fed() {
-    let socket = NotifySocket::new();
-    let variables = [("WATCHDOG_USEC", "30000"), ("WATCHDOG_PID", "1")];
-    let server = start(&socket, &[], &variables);
-    assert!(socket.drain(40).is_empty());
     server.stop();
 }
 
@@ -204,4 +132,48 @@ fn stored_listeners_are_removed_before_they_are_closed() {
     assert_eq!(socket.next().keys(), "STOPPING=1 STATUS");
     drop((stored, again));
     assert_eq!(server.wait_exit(new), Exit::Status(0));
+}
+
+/// Otherwise systemd would keep it open, and its clients would wait without end.
+#[test]
+fn a_listener_that_the_successor_lacks_is_stored_no_more() {
+    let (installed, socket) = (Installed::new(), NotifySocket::new());
+    let path = installed.folder.path().join("socket");
+    let flags = ["--store-listeners", "--unix", path.to_str().unwrap()];
+    let server = Proc::start_command(command(&installed.path(), &socket, &flags));
+    for name in ["FDNAME=heirloom-127.0.0.1%3A0", &format!("FDNAME=heirloom-unix%3A{}", path.display())] {
+        assert_eq!(socket.next_with(name).fds.len(), 1);
+    }
+    let flags = "--listen 127.0.0.1:0 --probation-ms 0 --store-listeners";
+    installed.write(&format!("#!/bin/sh\nexec {PROGRAM} {flags}\n"));
+    let new = server.handover();
+    socket.next_with("RELOADING=1");
+    let removed = socket.next();
+    let expected = format!("FDSTOREREMOVE=1 FDNAME=heirloom-unix%3A{}", path.display());
+    assert_eq!((removed.pid, removed.keys()), (server.pid(), expected));
+    assert!(socket.next().keys().starts_with(&format!("MAINPID={new} ")));
+    socket.next_with("FDNAME=heirloom-127.0.0.1%3A0");
+    server.stop();
+}
+
+/// The configuration has changed since the crash.
+#[test]
+fn a_stored_listener_without_a_listen_is_removed_at_the_start() {
+    let socket = NotifySocket::new();
+    let old = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    for (flags, kept) in [(&[][..], false), (&["--store-listeners"], true)] {
+        let mut command = Command::new("sh");
+        let passes = r#"exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$0" "$@""#;
+        command.args(["-c", passes, PROGRAM, "--listen", "127.0.0.1:0"]).args(flags);
+        command.env("LISTEN_FDNAMES", "heirloom-127.0.0.1%3A1").env("NOTIFY_SOCKET", socket.path());
+        let server = Proc::begin(command, Stdio::from(OwnedFd::from(old.try_clone().unwrap())));
+        assert_eq!(socket.next().keys(), "READY=1 STATUS");
+        if kept {
+            assert_eq!(socket.next().keys(), "FDSTORE=1 FDNAME=heirloom-127.0.0.1%3A0");
+        }
+        assert_eq!(socket.next().keys(), "FDSTOREREMOVE=1 FDNAME=heirloom-127.0.0.1%3A1");
+        server.signal(Signal::SIGTERM);
+        server.wait_gone();
+        while socket.has().is_some() {}
+    }
 }

@@ -1,215 +1,19 @@
-//! systemd itself, as PID 1 of namespaces of its own: pids, mounts, cgroups, IPC, host name and network, with a /run and a
-//! /tmp of its own. Each test runs itself again inside, where it is the client and the administrator.
+//! The life of a service under systemd itself: upgrades, crashes, stops, the watchdog, sockets.
 
-use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
 
-use nix::unistd::geteuid;
-use testkit::{Addr, Client, Crowd, DEADLINE, Outcome, get, lacks, skip, until};
+use testkit::{Client, Crowd, Outcome, get, until};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
-/// Set inside.
-const INSIDE: &str = "HEIRLOOM_INSIDE_SYSTEMD";
-/// What is in the folder for both: the server and this test.
-const FOLDER: &str = "/run/heirloom";
-const ADDRESS: &str = "127.0.0.1:8080";
-
-/// Makes the namespaces' own file systems, starts the test inside, and becomes systemd. `$1` is the server, `$2` this program,
-/// `$3` the name of the test.
-const SETUP: &str = r#"set -e
-mount --make-rprivate /
-mount -t tmpfs tmpfs /run
-mkdir -p /run/systemd/system /run/lock /run/heirloom
-cp "$1" /run/heirloom/kitchen_sink
-cp "$2" /run/heirloom/test
-mount -t tmpfs tmpfs /tmp
-mount -t proc proc /proc
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
-hostname heirloom-test
-cat >/run/systemd/system/heirloom-test.target <<END
-[Unit]
-DefaultDependencies=no
-END
-unset NOTIFY_SOCKET LISTEN_FDS LISTEN_PID
-HEIRLOOM_INSIDE_SYSTEMD=1 TMPDIR=/tmp /run/heirloom/test --exact "$3" --nocapture --include-ignored &
-exec env -i container=heirloom-test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-    /usr/lib/systemd/systemd --system --unit=heirloom-test.target --show-status=0 --log-target=null >/dev/null 2>&1 </dev/null
-"#;
-
-/// A cgroup of this test: a systemd that is PID 1 takes over the one that is its root.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new() -> Cgroup {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let unified = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        let unified = unified.filter(|words| words[2] == "cgroup2").map(|words| words[1].to_owned()).next();
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
-        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default().to_owned();
-        let thread = format!("{:?}", std::thread::current().id());
-        let number: String = thread.chars().filter(char::is_ascii_digit).collect();
-        let name = format!("heirloom-test-{}-{number}", std::process::id());
-        let path = Path::new(&unified.expect("a cgroup2 mount")).join(own).join(name);
-        fs::create_dir(&path).expect("a cgroup of its own");
-        Cgroup(path)
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        fn remove(folder: &Path) {
-            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    remove(&entry.path());
-                }
-            }
-            let _ = fs::remove_dir(folder);
-        }
-        let empty = || {
-            !fs::read_to_string(self.0.join("cgroup.events")).is_ok_and(|text| text.contains("populated 1"))
-        };
-        let deadline = Instant::now() + DEADLINE;
-        while !empty() && Instant::now() < deadline {
-            testkit::pass(Duration::from_millis(5));
-        }
-        remove(&self.0);
-    }
-}
-
-/// True inside. Outside it runs the test `name` inside, with its outcome.
-fn inside(name: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        until("systemd runs", || Path::new("/run/systemd/private").exists());
-        let units = ["is-system-running", "--wait"];
-        let _ = Command::new("systemctl").args(units).output().expect("systemctl");
-        return true;
-    }
-    if !geteuid().is_root() {
-        skip("systemd as PID 1 needs root");
-        return false;
-    }
-    let namespaces = ["--fork", "--kill-child", "--pid", "--mount", "--cgroup", "--ipc", "--uts", "--net"];
-    let tried = Command::new("unshare").args(namespaces).arg("true").output().expect("unshare");
-    if !tried.status.success() {
-        skip(&format!("unshare {namespaces:?}: {}", String::from_utf8_lossy(&tried.stderr)));
-        return false;
-    }
-    assert!(!lacks("/usr/lib/systemd/systemd"), "as root this test must run: apt-get install systemd");
-    let cgroup = Cgroup::new();
-    let this = std::env::current_exe().unwrap();
-    let enter = r#"echo $$ >"$0/cgroup.procs" && exec unshare "$@""#;
-    let mut command = Command::new("sh");
-    command.args(["-c", enter]).arg(&cgroup.0).args(namespaces).args(["sh", "-c", SETUP, "sh", PROGRAM]);
-    command.arg(this).arg(format!("systemd::real::{name}"));
-    let mut outside =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let errors = outside.stderr.take().unwrap();
-    let errors = testkit::beside("errors", move || {
-        BufReader::new(errors).lines().map_while(Result::ok).for_each(|line| eprintln!("| {line}"));
-    });
-    let (mut result, mut all) = (None, Vec::new());
-    for line in BufReader::new(outside.stdout.take().unwrap()).lines().map_while(Result::ok) {
-        result = line.starts_with("test result: ").then(|| line.clone());
-        all.push(line);
-        if result.is_some() {
-            break;
-        }
-    }
-    let _ = outside.kill();
-    let _ = outside.wait();
-    drop(cgroup);
-    let _ = errors.join();
-    let passed = result.is_some_and(|line| line.starts_with("test result: ok. 1 passed"));
-    assert!(passed, "inside:\n{}", all.join("\n"));
-    false
-}
-
-/// The service `web`, as its unit file says.
-struct Unit;
-
-impl Unit {
-    /// Writes the unit with these lines, and starts it.
-    fn start(flags: &str, lines: &str) -> Unit {
-        let unit = Unit::write(flags, lines);
-        systemctl(&["start", "web.service"]);
-        unit
-    }
-
-    fn write(flags: &str, lines: &str) -> Unit {
-        let text = format!(
-            "[Unit]\nDefaultDependencies=no\nStartLimitIntervalSec=0\n[Service]\nType=notify\nEnvironment=RUST_LOG=info\n\
-             ExecStart={FOLDER}/kitchen_sink --probation-ms 50 {flags}\nExecReload=kill -HUP $MAINPID\n\
-             StandardError=append:{FOLDER}/log\n{lines}\n"
-        );
-        fs::write("/run/systemd/system/web.service", text).unwrap();
-        systemctl(&["daemon-reload"]);
-        Unit
-    }
-
-    fn show(&self, property: &str) -> String {
-        let shown = systemctl(&["show", "--value", "--property", property, "web.service"]);
-        shown.trim_end().to_owned()
-    }
-
-    fn main_pid(&self) -> i32 {
-        self.show("MainPID").parse().unwrap()
-    }
-
-    fn is(&self, state: &str) -> bool {
-        let shown = systemctl(&["show", "--value", "--property=ActiveState,SubState", "web.service"]);
-        shown.lines().any(|line| line == state)
-    }
-
-    /// `systemctl reload`, which returns early before version 253: until the next generation is the main process.
-    fn reload(&self) -> i32 {
-        let before = self.main_pid();
-        systemctl(&["reload", "web.service"]);
-        until("another process is main", || self.main_pid() != before && self.is("running"));
-        self.main_pid()
-    }
-}
-
-impl Drop for Unit {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{}", log());
-            let status = Command::new("systemctl").args(["status", "--no-pager", "web.service"]).output();
-            eprintln!("{}", String::from_utf8_lossy(&status.unwrap().stdout));
-        }
-    }
-}
-
-#[track_caller]
-fn systemctl(words: &[&str]) -> String {
-    let output = Command::new("systemctl").args(words).output().expect("systemctl");
-    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn log() -> String {
-    fs::read_to_string(format!("{FOLDER}/log")).unwrap_or_default()
-}
-
-fn addr() -> Addr {
-    Addr::from(ADDRESS)
-}
-
-fn parent(pid: i32) -> String {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned()
-}
-
-fn flags() -> String {
-    format!("--listen {ADDRESS}")
-}
+use super::inside::{
+    ADDRESS, FOLDER, Unit, addr, ask_slowly, flags, inside, log, parent, replace_program, systemctl,
+};
+use super::tells_status;
 
 #[test]
 fn twenty_upgrades_under_load_lose_nothing() {
-    if !inside("twenty_upgrades_under_load_lose_nothing") {
+    if !inside("real::twenty_upgrades_under_load_lose_nothing") {
         return;
     }
     let unit = Unit::start(&flags(), "TimeoutStopSec=20");
@@ -232,7 +36,7 @@ fn twenty_upgrades_under_load_lose_nothing() {
 
 #[test]
 fn after_a_failing_upgrade_the_status_says_why() {
-    if !inside("after_a_failing_upgrade_the_status_says_why") {
+    if !inside("real::after_a_failing_upgrade_the_status_says_why") {
         return;
     }
     let unit = Unit::start(&flags(), "");
@@ -240,13 +44,14 @@ fn after_a_failing_upgrade_the_status_says_why() {
     let crowd = Crowd::of(&addr());
     let (program, good) = (format!("{FOLDER}/kitchen_sink"), format!("{FOLDER}/good"));
     fs::rename(&program, &good).unwrap();
-    fs::write(format!("{FOLDER}/bad"), "#!/bin/sh\nexit 7\n").unwrap();
-    fs::set_permissions(format!("{FOLDER}/bad"), Permissions::from_mode(0o755)).unwrap();
-    fs::rename(format!("{FOLDER}/bad"), &program).unwrap();
+    replace_program("#!/bin/sh\nexit 7\n");
     systemctl(&["reload", "web.service"]);
     until("it is ready again", || {
         unit.show("StatusText").contains("the last handover failed") && unit.is("running")
     });
+    // systemd reaps it, and newer kernels tell us how it ended.
+    let status = unit.show("StatusText");
+    assert!(!tells_status() || status.ends_with("exited with status 7"), "{status}");
     assert_eq!((unit.main_pid(), get(&addr(), "/pid").ok().number()), (main, main));
     fs::rename(&good, &program).unwrap();
     assert_ne!(unit.reload(), main);
@@ -257,7 +62,7 @@ fn after_a_failing_upgrade_the_status_says_why() {
 
 #[test]
 fn a_crash_and_restart_keep_the_backlog() {
-    if !inside("a_crash_and_restart_keep_the_backlog") {
+    if !inside("real::a_crash_and_restart_keep_the_backlog") {
         return;
     }
     let unit = Unit::start(
@@ -281,24 +86,14 @@ fn a_crash_and_restart_keep_the_backlog() {
 
 #[test]
 fn a_stop_completes_requests_of_every_generation() {
-    if !inside("a_stop_completes_requests_of_every_generation") {
+    if !inside("real::a_stop_completes_requests_of_every_generation") {
         return;
     }
     let unit = Unit::start(&flags(), "TimeoutStopSec=20");
     let mut clients: Vec<Client> = Vec::new();
     // Two generations that drain, and the main one: its own drain is the shortest.
     for (upgrade, ms) in [(true, 7000), (true, 6000), (false, 1000)] {
-        let mut client = Client::to(&addr());
-        client.ask(&format!("/sleep/{ms}"));
-        let main = unit.main_pid();
-        until("it is in its handler", || {
-            let _ = Command::new("kill").args(["-USR1", &main.to_string()]).status();
-            log().contains(&format!(
-                "pid {main} generation {} serving: 1 requests in flight",
-                clients.len() + 1
-            ))
-        });
-        clients.push(client);
+        clients.push(ask_slowly(unit.main_pid(), ms));
         if upgrade {
             unit.reload();
         }
@@ -313,7 +108,7 @@ fn a_stop_completes_requests_of_every_generation() {
 
 #[test]
 fn the_watchdog_finds_a_deadlock_and_spares_slow_handlers() {
-    if !inside("the_watchdog_finds_a_deadlock_and_spares_slow_handlers") {
+    if !inside("real::the_watchdog_finds_a_deadlock_and_spares_slow_handlers") {
         return;
     }
     let unit = Unit::start(
@@ -334,7 +129,7 @@ fn the_watchdog_finds_a_deadlock_and_spares_slow_handlers() {
 
 #[test]
 fn a_socket_unit_keeps_its_socket_over_upgrades_and_stops() {
-    if !inside("a_socket_unit_keeps_its_socket_over_upgrades_and_stops") {
+    if !inside("real::a_socket_unit_keeps_its_socket_over_upgrades_and_stops") {
         return;
     }
     let socket =
@@ -356,4 +151,117 @@ fn a_socket_unit_keeps_its_socket_over_upgrades_and_stops() {
     }
     systemctl(&["stop", "web.service", "web.socket"]);
     assert!(matches!(get(&addr(), "/ok"), Outcome::Refused));
+}
+
+/// The main process has it extended while it drains.
+#[test]
+fn a_drain_may_be_longer_than_the_timeout_of_the_unit() {
+    if !inside("real::a_drain_may_be_longer_than_the_timeout_of_the_unit") {
+        return;
+    }
+    let unit = Unit::start(&flags(), "TimeoutStopSec=2");
+    let mut client = ask_slowly(unit.reload(), 9000);
+    systemctl(&["stop", "web.service"]);
+    assert_eq!(client.answer().ok().text(), "ok\n");
+    assert_eq!(unit.show("Result"), "success");
+}
+
+/// Clients of every generation get their responses, and the service ends well.
+#[test]
+fn a_stop_in_the_middle_of_an_upgrade_loses_nothing() {
+    if !inside("real::a_stop_in_the_middle_of_an_upgrade_loses_nothing") {
+        return;
+    }
+    let stop = |unit: &Unit, mut clients: Vec<Client>| {
+        let stop = testkit::beside("stop", || systemctl(&["stop", "web.service"]));
+        for client in &mut clients {
+            assert_eq!(client.answer().ok().text(), "ok\n");
+        }
+        stop.join().unwrap();
+        assert_eq!((&*unit.show("Result"), &*unit.show("ActiveState")), ("success", "inactive"));
+        assert!(matches!(get(&addr(), "/ok"), Outcome::Refused));
+        fs::remove_file(format!("{FOLDER}/log")).unwrap();
+    };
+    // The successor is on probation.
+    let lines = "TimeoutStopSec=20\nFileDescriptorStoreMax=8";
+    let unit = Unit::start(&format!("{} --probation-ms 8000 --store-listeners", flags()), lines);
+    let first = ask_slowly(unit.main_pid(), 2500);
+    systemctl(&["reload", "--no-block", "web.service"]);
+    until("the successor serves", || log().contains(": SERVING"));
+    let successor = started().expect("it is in the log");
+    stop(&unit, vec![first, ask_slowly(successor, 1500)]);
+    assert_eq!(unit.show("NFileDescriptorStore"), "0");
+    // It is the main process, by a hair.
+    let unit = Unit::start(&flags(), lines);
+    let first = ask_slowly(unit.main_pid(), 1500);
+    let main = unit.reload();
+    stop(&unit, vec![first, ask_slowly(main, 500)]);
+    // It is not ready, and never will be.
+    let unit = Unit::start(&flags(), lines);
+    let first = ask_slowly(unit.main_pid(), 1500);
+    replace_program("#!/bin/sh\nexec sleep 1000\n");
+    systemctl(&["reload", "--no-block", "web.service"]);
+    until("it is started", || started().is_some());
+    stop(&unit, vec![first]);
+}
+
+/// The pid of the last successor.
+fn started() -> Option<i32> {
+    log().lines().rfind(|line| line.contains(" as child "))?.rsplit(' ').next()?.parse().ok()
+}
+
+/// systemd does not know the successor yet, stops it, and starts the service again.
+#[test]
+fn a_crash_in_the_middle_of_an_upgrade_keeps_the_backlog() {
+    if !inside("real::a_crash_in_the_middle_of_an_upgrade_keeps_the_backlog") {
+        return;
+    }
+    let unit = Unit::start(
+        &format!("{} --store-listeners --probation-ms 15000", flags()),
+        "Restart=on-failure\nRestartSec=100ms\nFileDescriptorStoreMax=8\nTimeoutStopSec=60",
+    );
+    let main = unit.main_pid();
+    systemctl(&["reload", "--no-block", "web.service"]);
+    until("the successor serves", || log().contains(": SERVING"));
+    let successor = started().expect("it is in the log");
+    // Its drain would take as long as this.
+    let mut slow = ask_slowly(successor, 60_000);
+    Command::new("kill").args(["-KILL", &main.to_string()]).status().unwrap();
+    // Nobody is refused meanwhile.
+    until("it is started again", || get(&addr(), "/generation").ok().text() == "1");
+    assert!(!slow.answer().is_ok());
+    assert_eq!(unit.show("NRestarts"), "1");
+    systemctl(&["stop", "web.service"]);
+    assert!(matches!(get(&addr(), "/ok"), Outcome::Refused));
+}
+
+/// Filters of system calls, as in containers.
+#[test]
+fn without_clone_parent_a_successor_is_a_child() {
+    if !inside("real::without_clone_parent_a_successor_is_a_child") {
+        return;
+    }
+    // glibc starts threads and other programs by clone3, and by clone where there is no such call.
+    for (filter, is_child) in [
+        ("SystemCallFilter=~clone\nSystemCallErrorNumber=EPERM", true),
+        ("SystemCallFilter=~clone3\nSystemCallErrorNumber=ENOSYS", false),
+        ("SystemCallFilter=~pidfd_open\nSystemCallErrorNumber=EPERM", true),
+    ] {
+        let unit = Unit::start(&flags(), &format!("TimeoutStopSec=20\n{filter}"));
+        let before = unit.main_pid();
+        // As long as its predecessor lives.
+        let mut slow = ask_slowly(before, 1500);
+        let main = unit.reload();
+        assert_eq!(parent(main), if is_child { before.to_string() } else { "1".to_owned() }, "{filter}");
+        assert_eq!(slow.answer().ok().text(), "ok\n");
+        let crowd = Crowd::of(&addr());
+        for _ in 0..3 {
+            unit.reload();
+        }
+        assert_eq!(crowd.stop().failed, [], "{filter}");
+        systemctl(&["stop", "web.service"]);
+        // systemd does not wait for a main process that is not its child, unless another process of the service runs.
+        assert!(is_child || unit.show("Result") == "success", "{filter}");
+        assert!(matches!(get(&addr(), "/ok"), Outcome::Refused));
+    }
 }
