@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::web::fields::ascii;
 use crate::web::fields::elements;
 
-/// What a 304 leaves out of its 200, in the response's extensions: by it a wrapper knows what the 200 would be.
+/// Type and length of the 200 that a 304 stands for, in the response's extensions. A wrapper needs them, because the 304
+/// has no such fields.
 #[cfg(any(feature = "gzip", feature = "files"))]
 #[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "gzip"), expect(dead_code, reason = "for the wrapper"))]
@@ -18,7 +19,7 @@ pub(crate) struct Whole {
     pub(crate) len: u64,
 }
 
-/// Adds `name` to what a cache must look at.
+/// Adds `name` to `Vary`, the fields that a cache must compare.
 pub(crate) fn vary(headers: &mut HeaderMap, name: HeaderName) {
     let named = |value: &HeaderValue| {
         let is_one = |n: &[u8]| n == b"*" || n.eq_ignore_ascii_case(name.as_str().as_bytes());
@@ -29,7 +30,7 @@ pub(crate) fn vary(headers: &mut HeaderMap, name: HeaderName) {
     }
 }
 
-/// Whether gzip is acceptable, and not less welcome than no coding at all.
+/// Whether gzip is acceptable, and not less preferred than no coding at all.
 #[cfg(any(feature = "gzip", feature = "files"))]
 pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let (mut gzip, mut any, mut identity) = (None, None, None);

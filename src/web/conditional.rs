@@ -49,7 +49,7 @@ struct OwnTag {
     opaque: String,
 }
 
-/// An entity tag as a field has it. What is between its quotes is bytes (RFC 9110 §8.8.3).
+/// An entity tag as a header field has it. The text between its quotes is bytes (RFC 9110 §8.8.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tag<'a> {
     pub(crate) weak: bool,
@@ -183,12 +183,12 @@ impl Validators {
     }
 }
 
-/// Since 1970; what was before is as good as then.
+/// Whole seconds since 1970; 0 for earlier times.
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// The last second that an HTTP date can say: its year has four digits.
+/// The last second that an HTTP date can express: its year has four digits.
 const LAST_SECOND: u64 = 253_402_300_799;
 
 /// A time in the future is sent as the present (RFC 9110 §8.8.2.1). None before 1970 or after 9999: a clock may be wrong, and
@@ -203,7 +203,7 @@ fn date(value: &[u8]) -> Option<SystemTime> {
     httpdate::parse_http_date(ascii(value)?).ok()
 }
 
-/// The entity tags of a list, up to what is none.
+/// The entity tags of a list, up to the first malformed one.
 pub(crate) fn tags(mut list: &[u8]) -> impl Iterator<Item = Tag<'_>> {
     std::iter::from_fn(move || {
         while let [b' ' | b'\t' | b',', rest @ ..] = list {
@@ -246,7 +246,7 @@ mod tests {
             (1, 2, Some("Thu, 01 Jan 1970 00:00:01 GMT")),
             (2, 1, Some("Thu, 01 Jan 1970 00:00:01 GMT")),
             (-1, 1, None),
-            // A clock that is wrong.
+            // The clock is wrong.
             (1, -1, None),
             (-1, -2, None),
             (last, last + 1, Some("Fri, 31 Dec 9999 23:59:59 GMT")),
@@ -323,7 +323,7 @@ mod tests {
             (&strong, "PUT if-unmodified-since: BEFORE", 412),
             (&strong, "PUT if-unmodified-since: yesterday", none),
             (&weak, "PUT if-unmodified-since: BEFORE", none),
-            // The tag goes before the date, whatever that says.
+            // The tag is evaluated, and the date ignored.
             (&strong, "GET if-none-match: \"b\"|if-modified-since: LATER", none),
             (&strong, "GET if-none-match: \"a\"|if-modified-since: BEFORE", 304),
             (&strong, "PUT if-match: \"a\"|if-unmodified-since: BEFORE", none),

@@ -1,5 +1,5 @@
-//! Parts of a field's value. A value is bytes, not text: one byte beyond ASCII in a part that means nothing
-//! here must not hide the other parts, so nothing here, nor elsewhere, decodes a whole value to read a part of it.
+//! Parts of a field's value. A value is bytes, not text: one byte beyond ASCII in an irrelevant part must not hide the
+//! other parts. So no code decodes a whole value to read a part of it.
 
 /// The elements of a comma-separated list, empty ones left out (RFC 9110 §5.6.1.2).
 pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -13,7 +13,7 @@ pub(crate) fn essence(content_type: &[u8]) -> String {
     ascii(essence).unwrap_or_default().to_ascii_lowercase()
 }
 
-/// A part that can only be meant if it is ASCII.
+/// A part as text, if it is ASCII.
 pub(crate) fn ascii(part: &[u8]) -> Option<&str> {
     if part.is_ascii() { std::str::from_utf8(part).ok() } else { None }
 }

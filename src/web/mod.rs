@@ -1,4 +1,4 @@
-//! What a program writes and sees: requests, responses, handlers, routes, and what many programs need on top of them.
+//! The parts that a program uses: requests, responses, handlers, routes, and features on top of them that many programs need.
 
 pub(crate) mod body;
 pub(crate) mod coding;

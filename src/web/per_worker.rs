@@ -216,7 +216,7 @@ impl<'t> ValueInUse<'t> {
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Entry>)) {
-        // A thread that is about to end has nothing to keep.
+        // On a thread that is about to end, there is nothing to change.
         let _ = OWN.try_with(|own| change(&mut own.0.borrow_mut()));
     }
 }
@@ -236,7 +236,7 @@ mod tests {
 
     use super::*;
 
-    /// Not for other threads, and counted when it goes.
+    /// A value that is not `Send`, and is counted when it is dropped.
     struct Counted {
         number: usize,
         asked: Rc<Cell<u32>>,
@@ -249,7 +249,7 @@ mod tests {
         }
     }
 
-    /// Numbered from 0 in the order in which they are made; and how many are gone.
+    /// Values that are numbered from 0 in the order of their creation, and a count of those that were dropped.
     fn guests() -> (PerWorker<Counted>, Arc<AtomicUsize>) {
         let (made, gone) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
         let counted = Arc::clone(&gone);
@@ -269,7 +269,7 @@ mod tests {
         panic_text(&*panic).to_owned()
     }
 
-    /// Its number, and how often it was asked.
+    /// The number of this thread's value, and how often it was used.
     fn ask(guests: &PerWorker<Counted>) -> (usize, u32) {
         guests.with(|guest| {
             guest.asked.set(guest.asked.get() + 1);
@@ -364,7 +364,7 @@ mod tests {
         assert_eq!(gone.load(Ordering::SeqCst), 1);
     }
 
-    /// Its last act is a panic, or a use of what is going.
+    /// When dropped, it panics, or uses the values that are being dropped.
     struct DropsItself(Option<PerWorker<Counted>>);
 
     impl Drop for DropsItself {

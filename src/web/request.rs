@@ -18,7 +18,7 @@ use crate::net::tls::TlsInfo;
 use crate::web::extract::{self, InputError, path::FromParams};
 use crate::web::handler::Matched;
 
-/// What came after a chunked body, kept in the request's extensions.
+/// The fields after a chunked body, kept in the request's extensions.
 #[derive(Clone, Debug)]
 pub(crate) struct Trailers(pub(crate) HeaderMap);
 
@@ -478,7 +478,7 @@ impl RequestExt for Request {
 }
 
 mod sealed {
-    /// So that methods can be added later.
+    /// Seals the trait, so that methods can be added later.
     pub trait Sealed {}
     impl Sealed for crate::Request {}
 }

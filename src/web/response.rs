@@ -560,7 +560,7 @@ impl OnEnd {
 }
 
 mod sealed {
-    /// So that methods can be added later.
+    /// Seals the trait, so that methods can be added later.
     pub trait Sealed {}
     impl Sealed for crate::Response {}
 }

@@ -13,7 +13,7 @@ use crate::web::request::RequestExt;
 use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
-/// Proxies and clients consider a silent connection dead, and only a write shows the server that a client is.
+/// Proxies and clients consider a silent connection dead, and only a write shows the server that a client is dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// A response of server-sent events, written by `write` on a thread of its own; see

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::base::phase::Waited;
 use crate::net::conn_info::{ConnInfo, PeerCredentials};
 
-/// How much `wait` reads ahead to see that something is there.
+/// How much `wait` reads ahead to learn whether there are bytes.
 const AHEAD: usize = 4 << 10;
 
 /// Both directions of a connection after an upgrade by [`Body::upgrade`]. Reads and writes block; bytes that the client sent
@@ -67,7 +67,7 @@ pub(crate) trait Duplex: Send + Sync {
     /// `WouldBlock` if there are no bytes; 0 is the end.
     fn try_read(&self, buf: &mut [u8]) -> io::Result<usize>;
     fn try_write(&self, buf: &[u8]) -> io::Result<usize>;
-    /// False if no requested event happened in time. A waiter for rings consumes the ring.
+    /// False if no requested event occurred in time. A thread that waits for rings consumes the ring.
     fn wait(&self, wants: Wants, timeout: Option<Duration>) -> io::Result<bool>;
     /// Wakes a thread that waits for rings.
     #[cfg_attr(not(feature = "websocket"), expect(dead_code, reason = "for websockets"))]

@@ -1,4 +1,4 @@
-//! What a client sent, read as a type of the handler's: parameters of the path, JSON, forms, queries.
+//! Reads a client's input as a type of the handler: parameters of the path, JSON, forms, queries.
 
 #[cfg(feature = "form")]
 pub(crate) mod form;

@@ -121,7 +121,7 @@ impl ServeDir {
         let descriptor = descriptor(request)?;
         let path = request.path();
         if path.contains("%2F") {
-            // No name has a slash in it.
+            // A name can't contain a slash.
             return Err(StatusCode::NOT_FOUND);
         }
         let whole;
@@ -170,7 +170,7 @@ impl ServeDir {
         }
     }
 
-    /// The path from the root, without what could lead elsewhere; `.` for the root itself.
+    /// The path from the root, without parts that could lead elsewhere; `.` for the root itself.
     fn relative(&self, asked: &str) -> Option<String> {
         let path = asked.strip_suffix('/').unwrap_or(asked);
         if path.is_empty() {
@@ -280,7 +280,7 @@ fn refusal(status: StatusCode) -> Response {
 /// The response for a file that can't be opened.
 fn status_of(e: &io::Error, name: &str) -> StatusCode {
     match e.raw_os_error() {
-        // EXDEV and ELOOP: it leads out, or over a link where none is followed.
+        // EXDEV and ELOOP: the path leads out, or over a link where none is followed.
         Some(
             libc::ENOENT
             | libc::ENOTDIR
@@ -289,7 +289,7 @@ fn status_of(e: &io::Error, name: &str) -> StatusCode {
             | libc::ELOOP
             | libc::ENXIO
             | libc::ENODEV
-            // A process that has ended, in procfs.
+            // In procfs: the process has ended.
             | libc::ESRCH
             | libc::EINVAL,
         ) => StatusCode::NOT_FOUND,
@@ -312,7 +312,7 @@ fn status_of(e: &io::Error, name: &str) -> StatusCode {
 fn to_folder(request: &Request) -> Response {
     let path = request.path();
     let name = path.rsplit('/').next().unwrap_or_default();
-    // What comes before a colon would be a scheme (RFC 3986 §4.2).
+    // The text before a colon would be a scheme (RFC 3986 §4.2).
     let here = if name.contains(':') { "./" } else { "" };
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
     crate::Redirect::permanent(format!("{here}{name}/{query}")).into_response()
@@ -328,7 +328,7 @@ struct FileHeaders<'a> {
 /// The form in which a file is sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
-    /// There is no other.
+    /// There is no other form.
     Only,
     Plain,
     Gzip,
@@ -355,7 +355,7 @@ impl FileHeaders<'_> {
     fn describe(&self, mut response: Response) -> Response {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, kind(self.name));
-        // The type is what the name says, whatever the bytes look like.
+        // The type follows from the name, even if the bytes look like another type.
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if self.form == Form::Gzip {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));

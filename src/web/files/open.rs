@@ -1,7 +1,7 @@
 //! Opening a file beneath a directory and nowhere else, without ever waiting for it.
 //!
-//! The kernel resolves the name (`openat2`, RESOLVE_BENEATH), so that no check can be outrun by a rename. `O_NONBLOCK` opens
-//! pipes and devices without waiting; what is not a regular file is not read.
+//! The kernel resolves the name (`openat2`, RESOLVE_BENEATH), so that no rename can happen between a check and the open.
+//! `O_NONBLOCK` opens pipes and devices without waiting; only regular files are read.
 
 use std::fs::File;
 use std::io;
@@ -15,12 +15,12 @@ use nix::sys::stat::Mode;
 /// Which symbolic links are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Links {
-    /// Those that don't lead out.
+    /// Links that don't lead out.
     Inside,
     None,
 }
 
-/// What a path led to.
+/// What a path leads to.
 #[derive(Debug)]
 pub(super) enum Opened {
     File(File),
@@ -33,7 +33,7 @@ pub(super) enum Opened {
 /// fails, and three in a row were not seen; a lease fails each time, at less than 1 µs.
 const TRIES: usize = 32;
 
-/// A pipe without a writer, or a device, must not keep us. 32-bit targets open no file beyond 2 GiB without
+/// A pipe without a writer, or a device, must not block the open. 32-bit targets open no file beyond 2 GiB without
 /// O_LARGEFILE.
 fn read_only() -> OFlag {
     OFlag::O_RDONLY | OFlag::O_LARGEFILE | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY
@@ -59,13 +59,13 @@ pub(super) fn beneath(root: &Path, name: &str, links: Links) -> io::Result<Opene
     }
     match opened {
         Ok(fd) => found(fd),
-        // Older kernels, and sandboxes that have not heard of it.
+        // Kernels before Linux 5.6, and sandboxes that forbid the call.
         Err(Errno::ENOSYS | Errno::EPERM) => found(step_by_step(root, name)?),
         Err(e) => Err(e.into()),
     }
 }
 
-/// Opens each name in the directory that the previous name was; links are not followed.
+/// Opens each name in the directory of the previous one; links are not followed.
 fn step_by_step(root: OwnedFd, name: &str) -> nix::Result<OwnedFd> {
     let (folders, last) = name.rsplit_once('/').unwrap_or(("", name));
     let mut at = root;

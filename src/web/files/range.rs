@@ -1,15 +1,15 @@
-//! Which bytes a client asks for (RFC 9110 §14.1.2, §14.2).
+//! The range of bytes that a client requests (RFC 9110 §14.1.2, §14.2).
 
 use crate::web::fields::{ascii, elements};
 
-/// What of a file is to be sent.
+/// The part of a file to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// No range, one that is malformed or in another unit, or several: they may be ignored.
     All,
     /// `count` is at least 1.
     Part { start: u64, count: u64 },
-    /// Only what is beyond the end.
+    /// The range lies beyond the end.
     Nothing,
 }
 
@@ -36,7 +36,7 @@ fn part(range: &str, len: u64) -> Option<Wanted> {
     let (first, last) = range.split_once('-')?;
     if first.is_empty() {
         return Some(match number(last)?.min(len) {
-            // Of nothing the last bytes are all there is.
+            // The last bytes of an empty file are the whole file.
             0 if len == 0 && number(last)? > 0 => Wanted::All,
             0 => Wanted::Nothing,
             count => Wanted::Part { start: len.saturating_sub(count), count },
@@ -54,7 +54,7 @@ fn part(range: &str, len: u64) -> Option<Wanted> {
     Some(Wanted::Part { start, count: last.saturating_sub(start).saturating_add(1) })
 }
 
-/// Digits only. One too long for us is beyond every file.
+/// Digits only. A number that is too long for a `u64` is beyond every file.
 fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| text.parse().unwrap_or(u64::MAX))

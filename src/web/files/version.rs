@@ -34,7 +34,7 @@ impl Version {
         }
     }
 
-    /// `form` is added to the tag, for what is the same file in another form.
+    /// `form` is added to the tag, for another form of the same file.
     pub(super) fn validators(&self, now: SystemTime, form: &str) -> Validators {
         // Without a change time, a file and its replacement may be indistinguishable.
         let Some(changed) = time(self.changed) else { return Validators::new() };
@@ -100,7 +100,7 @@ mod tests {
         let weak = |version, now| fields(version, now, "").0.map(|tag| tag.starts_with("W/"));
         let date = |version| fields(version, at(9_000), "").1;
         let later = BASE.changed.0 as u64;
-        // Within the tick of the last change, whichever of the times shows it, or before it.
+        // Within a second after the last change, by either of the two times, or before it.
         assert_eq!(weak(BASE, at(later)), Some(true));
         assert_eq!(weak(BASE, at(later + 1)), Some(true), "8 ns less than a second");
         assert_eq!(weak(BASE, at(later + 2)), Some(false));
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(weak(Version { modified: (9_999, 0), ..BASE }, at(9_000)), Some(true));
         assert_eq!(weak(Version { changed: (2_000, 0), ..BASE }, at(9_000)), Some(true), "whole seconds");
         assert_eq!(weak(Version { modified: (1_000, 0), ..BASE }, at(9_000)), Some(false));
-        // The later one of the times.
+        // The later of the two times.
         assert_eq!(date(BASE).as_deref(), Some("Thu, 01 Jan 1970 00:33:20 GMT"));
         assert_eq!(
             date(Version { modified: (3_000, 0), ..BASE }).as_deref(),

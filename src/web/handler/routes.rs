@@ -1,9 +1,9 @@
 //! What the crate's own handlers know about a request before its body is read.
 //!
 //! A program's handler implements `Handler::call` and nothing else. A router, a wrapper, and a handler with limits
-//! also know which route and which limits belong to a request's head. They say so by `Routes`, a trait that no program
-//! can name, so that no handler of a program can pass on a part of it and forget the rest: what is to stand around
-//! another handler is a `Wrapper`.
+//! also know which route and which limits belong to a request's head. They report them by `Routes`, a trait that no program
+//! can name, so that no handler of a program can pass on a part of it and forget the rest: code around another handler is
+//! a `Wrapper`.
 //!
 //! A route is looked up once per request, when the head is complete. A `RouteMatch` owns what was found, so that the
 //! exchange keeps it while it waits for the body. That costs an ordinary request one count of an `Arc` and no
@@ -22,7 +22,7 @@ use crate::net::scheduler::latency::HandlerLatency;
 use crate::web::response::plain;
 use crate::{Request, Response};
 
-/// Only this crate can call or override a method that takes one.
+/// Only this crate can call or override a method that takes a `Seal`.
 #[derive(Debug)]
 pub struct Seal(());
 
@@ -130,7 +130,7 @@ pub struct RouteMatch {
     outer: Vec<Arc<Route>>,
     /// The values of the pattern's parameters, decoded.
     values: Vec<String>,
-    /// None: the server's limits. Boxed, as few routes have rules and each match is copied several times.
+    /// None: the server's limits. Boxed, because few routes have rules and each match is copied several times.
     rules: Option<Box<RouteRules>>,
     /// The answer in place of the handler's: 404, 405, 413 ... Wrappers see it as they see the handler's.
     refusal: Option<Box<Response>>,
@@ -155,7 +155,7 @@ impl RouteMatch {
         self.rules.as_deref().unwrap_or(&RouteRules::NONE)
     }
 
-    /// Adds the rules of a handler around this one, which hold where the present ones say nothing.
+    /// Adds the rules of a handler around this one, which apply where the present ones set nothing.
     pub(crate) fn add_rules(&mut self, outer: &RouteRules) {
         self.rules.get_or_insert_default().add(outer);
     }
@@ -176,7 +176,7 @@ impl RouteMatch {
         self.route.as_ref().map(|route| &route.latency)
     }
 
-    /// Bytes that it holds on the heap.
+    /// Bytes on the heap.
     pub(crate) fn held(&self) -> usize {
         self.values.iter().fold(0, |sum, value| sum.saturating_add(value.capacity()))
     }
@@ -186,7 +186,7 @@ impl RouteMatch {
         self.route.iter().chain(&self.outer).find(|route| route.pattern.is_some())
     }
 
-    /// Counted from the outermost.
+    /// The route at a depth, counted from the outermost.
     fn route_at(&self, depth: usize) -> Option<&Route> {
         match self.outer.len().checked_sub(depth) {
             Some(0) => self.route.as_deref(),

@@ -164,7 +164,7 @@ mod tests {
     use crate::web::response::{ResponseExt, plain};
     use crate::{Body, RequestExt, Router};
 
-    /// Appends its name to what the others below have said.
+    /// Appends its name to the text of the wrappers below it.
     fn says(name: &'static str) -> impl Wrapper {
         move |request: Request, next: Next<'_>| {
             let mut response = next.call(request);
@@ -183,7 +183,7 @@ mod tests {
         format!("{} {}", response.status().as_u16(), response.body_mut().read_text().unwrap())
     }
 
-    /// Calls it as a server does: the text of the response, and the number of reported panics.
+    /// Calls the handler as a server does. Returns the text of the response, and the number of reported panics.
     fn served(handler: &impl Handler, line: &str, refusal: Option<StatusCode>) -> (String, usize) {
         let mut request = request(line);
         let mut found = find_route(handler, request.method(), request.uri().path());

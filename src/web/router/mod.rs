@@ -66,7 +66,7 @@ pub struct Router {
     paths: Vec<Path>,
     /// From a path to its index in `paths`.
     tree: matchit::Router<usize>,
-    /// What is in the tree for a `{*name}` that is empty. A route of the program's goes before.
+    /// The patterns in the tree for an empty `{*name}`. A route of the program replaces such a pattern.
     implied: Vec<String>,
     fallbacks: Vec<Fallback>,
     fallback_tree: matchit::Router<usize>,
@@ -90,13 +90,13 @@ struct Endpoint {
 }
 
 struct Fallback {
-    /// What the paths that it is for begin with; empty for all.
+    /// The prefix of its paths; empty for all paths.
     prefix: String,
     route: Arc<Route>,
     error: Option<String>,
 }
 
-/// What was registered and can't be used. It keeps its pattern and handler, which may be right once they are nested.
+/// A route that can't be used. It keeps its pattern and handler, which may become valid when the router is nested.
 struct RouteError {
     unplaced: Option<(String, Endpoint)>,
     why: String,
@@ -396,7 +396,7 @@ fn values(route: &Route, params: &Params<'_, '_>) -> Option<Vec<String>> {
     Some(values)
 }
 
-/// What a route's handler, which may be a router or have limits, finds itself, and the route.
+/// The match of a route's handler, which may be a router or have limits, with this route added.
 fn found(route: &Arc<Route>, method: &Method, path: &str, values: Vec<String>) -> RouteMatch {
     let mut found = find_route(&*route.handler, method, path);
     found.add_outer(route, values);

@@ -1,4 +1,4 @@
-//! The patterns of routes, in the spelling that paths are compared in.
+//! The patterns of routes, in the normalized spelling of paths.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use matchit::InsertError;
 use crate::base::percent::normal_path;
 
 pub(super) struct ParsedPattern {
-    /// The pattern in the spelling that paths are compared in.
+    /// The pattern in the normalized spelling of paths.
     pub(super) normal: String,
     /// The names of its parameters.
     pub(super) names: Vec<String>,

@@ -16,7 +16,7 @@ fn shown(response: impl IntoResponse) -> String {
     shown.trim_end().to_owned()
 }
 
-/// A handler that says its name, what matched and the parameters.
+/// A handler that responds with its name, the pattern and the parameters.
 fn says(name: &'static str) -> impl Handler {
     move |req: Request| {
         let params: Vec<String> = req.params().map(|(n, v)| format!("{n}={v}")).collect();
@@ -28,7 +28,7 @@ fn check(router: &Router, cases: &[(&str, &str)]) {
     assert_eq!(router.check(), Ok(()));
     for (line, want) in cases {
         assert_eq!(shown(router.call(request(line))), *want, "{line}");
-        // As a server calls it.
+        // Called as a server calls it.
         let mut request = request(line);
         let mut found = router.find_route(request.method(), request.uri().path());
         assert!(found.is_refused() || found.latency().is_some(), "{line}");
@@ -157,7 +157,7 @@ fn a_rest_may_be_empty() {
     ];
     check(&router, &cases);
 
-    // Whichever is registered first: a route of the program's own goes before.
+    // In any order of registration, a route of the program replaces an implied one.
     let first = Router::new().get("/", says("own")).get("/{*all}", says("all"));
     let last = Router::new().get("/{*all}", says("all")).get("/", says("own")).post("/", says("post"));
     check(&first, &[("GET /", "200 own /"), ("GET /x", "200 all /{*all} all=x")]);
@@ -175,7 +175,7 @@ fn a_rest_may_be_empty() {
     check(&named, &cases);
     let nested = Router::new().nest("/n", Router::new().any("/{*rest}", says("n")).get("/", says("own")));
     check(&nested, &[("GET /n/", "200 own /n/"), ("GET /n/x", "200 n /n/{*rest} rest=x")]);
-    // Wherever there are routes of both kinds, no path is without one.
+    // With both kinds of routes, every path has one.
     let fallback = Router::new().any("/private/{*rest}", says("guard")).fallback(says("fallback"));
     check(
         &fallback,
@@ -374,7 +374,7 @@ fn mistakes_name_the_routes() {
     assert_eq!(Router::new().nest("/a", Router::new().get("", ok())).check(), Ok(()), "right once nested");
 }
 
-/// matchit has its own idea of conflicts; no two patterns may make it or us panic.
+/// matchit has its own rules about conflicts; no two patterns may make it or this crate panic.
 #[test]
 fn no_patterns_panic() {
     let pieces = [

@@ -1,9 +1,9 @@
-//! A client's Close, taken from what it sends before `tungstenite` reads that: it knows fewer codes than may be sent, and
-//! reports one of its own where the client's must not be (RFC 6455 §7.4).
+//! A client's Close, taken from its bytes before `tungstenite` reads them, because that crate refuses some codes that may be
+//! sent, and reports a code of its own for a forbidden one (RFC 6455 §7.4).
 
 use std::mem;
 
-/// Of a control frame (RFC 6455 §5.5).
+/// The longest payload of a control frame (RFC 6455 §5.5).
 const MOST_BYTES: u8 = 125;
 
 /// Whether a Close may bear this code on the wire: those that are registered at IANA, except the ones that stand for a
@@ -12,15 +12,15 @@ pub(super) fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// What a client's Close says.
+/// The content of a client's Close.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ClientClose {
     /// No code, and so no reason.
     Nothing,
     Reason(u16, String),
-    /// A code that must not be sent; this is what is wrong.
+    /// A code that must not be sent, with the error text.
     Invalid(String),
-    /// A reason that is no UTF-8.
+    /// A reason that is not UTF-8.
     NoText,
 }
 
@@ -51,12 +51,12 @@ pub(super) struct CloseScanner {
     left: u64,
     /// A Close, from its first byte on.
     close: Option<Vec<u8>>,
-    /// A Close that is none: all else is for its reader to refuse.
+    /// The Close is malformed: `tungstenite` gets its bytes, and refuses them.
     gave_up: bool,
 }
 
 impl CloseScanner {
-    /// How many of the first bytes of `came` belong to what comes before a Close; the others are kept.
+    /// How many of the first bytes of `came` belong to frames before a Close; the others are kept.
     pub(super) fn pass(&mut self, came: &[u8]) -> usize {
         if let Some(close) = &mut self.close {
             close.extend_from_slice(came);
@@ -86,7 +86,7 @@ impl CloseScanner {
         came.len()
     }
 
-    /// What the Close says, once it is whole.
+    /// The content of the Close, once it is complete.
     pub(super) fn said(&self) -> Option<ClientClose> {
         let (head, rest) = self.close.as_ref()?.split_at_checked(2)?;
         let len = head.last()? & 0x7f;
@@ -97,7 +97,7 @@ impl CloseScanner {
         Some(ClientClose::of(&payload))
     }
 
-    /// The bytes of a Close that is no whole, masked control frame: they are for somebody else to refuse.
+    /// The bytes of a Close that is not a whole, masked control frame: `tungstenite` refuses them.
     pub(super) fn odd(&mut self) -> Option<Vec<u8>> {
         let [first, second, ..] = self.close.as_deref()? else { return None };
         let is_even = *first == 0x88 && second & 0x80 != 0 && second & 0x7f <= MOST_BYTES;
@@ -109,7 +109,7 @@ impl CloseScanner {
     }
 }
 
-/// How many bytes follow the head of a frame, which may be incomplete: None.
+/// How many bytes follow the head of a frame. None if the head is incomplete.
 fn following(head: &[u8]) -> Option<u64> {
     let (_, [second, length @ ..]) = head.split_first()? else { return None };
     let mask = if second & 0x80 == 0 { 0 } else { 4 };
@@ -175,14 +175,14 @@ mod tests {
 
     #[test]
     fn a_close_is_found_behind_all_else_however_it_comes() {
-        // With what looks like a Close inside.
+        // The payload contains bytes that look like a Close.
         let before = [
             frame(0x01, b"\x88\x80\x88\x80text"),
             frame(0x89, &[0x88; 125]),
             frame(0x00, &[0x88; 126]),
             frame(0x80, &[0x88; 70_000]),
             frame(0x82, b""),
-            // Unmasked, which its reader refuses.
+            // An unmasked frame, which `tungstenite` refuses.
             vec![0x82, 3, 0x88, 0x88, 0x88],
         ]
         .concat();
@@ -199,7 +199,7 @@ mod tests {
             assert_eq!(passed, before, "{size}");
             assert_eq!(frames.said(), Some(ClientClose::Reason(1001, "bye".to_owned())), "{size}");
         }
-        // Not before it is whole.
+        // The Close is reported only when it is complete.
         let mut frames = CloseScanner::default();
         for byte in &close[..close.len() - 1] {
             assert_eq!(frames.pass(&[*byte]), 0);

@@ -11,25 +11,25 @@ use crate::web::fields::{self, ascii};
 use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
-/// What a good request says.
+/// The content of a valid request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct HandshakeRequest {
-    /// The answer to its key.
+    /// The value of `Sec-WebSocket-Accept`.
     pub(super) accept: String,
-    /// The subprotocols it offers, the one it likes best first.
+    /// The offered subprotocols, the preferred one first.
     pub(super) protocols: Vec<String>,
-    /// The page's, if a browser asks: scheme, host and port.
+    /// The origin of the page (scheme, host and port), if the client is a browser.
     pub(super) origin: Option<String>,
-    /// What the request was sent to.
+    /// The host to which the request was sent.
     pub(super) host: String,
 }
 
-/// Status and text of the answer to a bad one.
+/// Status and text of the answer to an invalid request.
 pub(super) type Rejection = (StatusCode, &'static str);
 
 pub(super) fn read(req: &Request) -> Result<HandshakeRequest, Rejection> {
     let headers = req.headers();
-    // HEAD may come for whatever GET is there for.
+    // HEAD is allowed wherever GET is.
     if !matches!(*req.method(), Method::GET | Method::HEAD) {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "a WebSocket handshake needs GET"));
     }
@@ -76,7 +76,7 @@ pub(super) fn accept(asked: &HandshakeRequest, protocol: Option<&str>) -> Respon
     response
 }
 
-/// A refusal that also says what would be right (RFC 9110 §15.5.22, RFC 6455 §4.2.2).
+/// A refusal that names the supported protocol and version (RFC 9110 §15.5.22, RFC 6455 §4.2.2).
 pub(super) fn refuse((status, text): Rejection) -> Response {
     let mut response = (status, format!("{} {text}\n", status.as_u16())).into_response();
     let headers = response.headers_mut();
@@ -93,9 +93,8 @@ pub(super) fn refuse((status, text): Rejection) -> Response {
     response
 }
 
-/// Whether a page of `origin` was served by `host`: a page of another site may open WebSockets here,
-/// too, and the browser sends our cookies along. The scheme is not compared: a proxy may have
-/// taken TLS away.
+/// Whether `host` served the page of `origin`. Otherwise a page of another site could open a WebSocket here, and the browser
+/// would send our cookies. The scheme is not compared, because a proxy may have terminated TLS.
 pub(super) fn is_same(origin: &str, host: &str) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return false };
     let port = match scheme {
@@ -107,7 +106,7 @@ pub(super) fn is_same(origin: &str, host: &str) -> bool {
     !authority.is_empty() && bare(authority) == bare(host)
 }
 
-/// 16 bytes are 22 letters and `==`; the last letter has 4 bits that say nothing.
+/// 16 bytes are 22 letters and `==`; 4 bits of the last letter have no meaning.
 fn is_key(key: &[u8]) -> bool {
     let letter = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     key.strip_suffix(b"==").is_some_and(|letters| letters.len() == 22 && letters.iter().all(letter))

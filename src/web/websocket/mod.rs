@@ -1,11 +1,7 @@
 //! WebSockets (RFC 6455): the handshake, and a socket for threads that may block. The framing is
 //! `tungstenite`'s.
 
-// The socket is `tungstenite` behind a lock that is never held while anything is waited for. It reads without blocking and writes
-// into a buffer of ours. A thread that reads, a thread that sends, and the control loop at a drain each take the lock, do what
-// is possible without waiting, release it, and poll. So no further thread is needed, and the 1001 of a drain is sent
-// whatever the WebSocket's own thread does. A client's Close is read before `tungstenite` sees it (`closing`): that crate
-// refuses the registered code 1014, and reports a code that must not be sent as 1002.
+// `protocol_state` says how threads share the socket.
 
 mod closing;
 mod handshake;
@@ -182,7 +178,7 @@ struct Session {
     io: Arc<dyn Duplex>,
     conn_info: Arc<ConnInfo>,
     options: WebSocketOptions,
-    /// Never held while a thread waits.
+    /// This lock is never held while a thread waits.
     protocol_state: Mutex<ProtocolState>,
 }
 
@@ -337,7 +333,7 @@ fn run(
             shared.look_at_drain();
         }
     }));
-    // The drain may have started before.
+    // The drain may have started already.
     shared.look_at_drain();
     let mut socket = WebSocket { shared: Arc::clone(&shared), protocol, read_timeout: None };
     let outcome = catch_unwind(AssertUnwindSafe(|| speak(&mut socket)));

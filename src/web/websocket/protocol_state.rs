@@ -19,23 +19,23 @@ use super::{Message, WebSocketOptions};
 use crate::base::log::debug;
 use crate::web::upgrade::Duplex;
 
-/// Room for what is read at a time.
+/// The size of a read.
 const READ_BYTES: usize = 8 << 10;
-/// What a Close may say beyond its code (RFC 6455 §5.5).
+/// The longest reason of a Close, which follows the code (RFC 6455 §5.5).
 const REASON_BYTES: usize = 123;
 
 pub(super) struct ProtocolState {
     protocol: tungstenite::WebSocket<Pipe>,
     options: WebSocketOptions,
-    /// Since when an answer to our Ping is waited for.
+    /// When our Ping was sent, until it is answered.
     pinged: Option<Instant>,
-    /// We have said Close: until when the client may answer.
+    /// Set when we have sent a Close: the deadline for the client's answer.
     closing: Option<Instant>,
-    /// What the client's Close said.
+    /// Code and reason of the client's Close.
     said: Option<(u16, String)>,
-    /// Nothing more comes, and nothing more is taken.
+    /// No further message is read or accepted.
     over: bool,
-    /// Nor can anything be sent.
+    /// Nothing can be sent either.
     broken: bool,
 }
 
@@ -43,25 +43,25 @@ pub(super) struct ProtocolState {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
     Message(Message),
-    /// It is closed, in order or by the client's silence to our Close.
+    /// The WebSocket is closed, in order or because the client did not answer our Close.
     End,
     Nothing,
 }
 
-/// Between the protocol, which writes without waiting, and the connection.
+/// The buffers between the protocol, which never waits, and the connection.
 struct Pipe {
     io: Arc<dyn Duplex>,
     frames: CloseScanner,
-    /// Came with the handshake, or turned out to be no Close; not read yet.
+    /// Bytes that are not read yet: they arrived with the handshake, or turned out not to be a Close.
     early: Vec<u8>,
     out: Vec<u8>,
-    /// Of `out`.
+    /// How many bytes of `out` were sent.
     sent: usize,
-    /// Of all that was ever in `out`.
+    /// How many bytes were sent in all.
     sent_in_all: u64,
-    /// When something came last.
+    /// When the last bytes arrived.
     heard: Instant,
-    /// When something was taken last, or there was nothing to take.
+    /// When the client last took bytes, or there were none to take.
     taken: Instant,
 }
 
@@ -139,7 +139,8 @@ impl ProtocolState {
         self.protocol.get_ref().frames.said().is_some()
     }
 
-    /// All that came before it has been read. It is answered by the same, unless it answers ours.
+    /// Takes the client's Close, after all messages before it were read. It is answered by the same, unless it is the answer
+    /// to ours.
     fn take_close(&mut self) -> io::Result<Received> {
         let now = Instant::now();
         let (code, reason) = match self.protocol.get_ref().frames.said() {
@@ -165,7 +166,7 @@ impl ProtocolState {
         Ok(Received::End)
     }
 
-    /// Takes `message` to be sent; how far `sent_in_all` gets with it.
+    /// Accepts `message` for sending. Returns the value of `sent_in_all` at which it is sent.
     pub(super) fn say(&mut self, message: Message) -> io::Result<u64> {
         if !self.is_open() {
             return Err(io::Error::new(ErrorKind::BrokenPipe, "the WebSocket is closed"));
@@ -179,19 +180,19 @@ impl ProtocolState {
         Ok(pipe.sent_in_all.saturating_add(pipe.unsent() as u64))
     }
 
-    /// Says Close, once, unless the client has.
+    /// Sends a Close, once, unless the client has sent one.
     pub(super) fn close(&mut self, code: u16, reason: &str, now: Instant) {
         if self.is_open() {
             self.closing = Some(now + self.options.closing);
             let end = (0..=REASON_BYTES).rev().find(|&end| reason.is_char_boundary(end)).unwrap_or(0);
             let reason = reason.get(..end).unwrap_or(reason).into();
-            // A Pong that waits must go before it.
+            // A waiting Pong must be sent before it.
             self.pass(|protocol| protocol.flush());
             self.pass(|protocol| protocol.close(Some(CloseFrame { code: code.into(), reason })));
         }
     }
 
-    /// Sends what is taken at once; whether that is all. Errors end it.
+    /// Sends the bytes that the socket takes at once. Returns whether these were all. Errors end the WebSocket.
     pub(super) fn pump(&mut self) -> io::Result<bool> {
         if self.broken {
             return Ok(true);
@@ -206,7 +207,7 @@ impl ProtocolState {
     /// Handles expired deadlines; returns the next one. None: the WebSocket has ended.
     pub(super) fn due(&mut self, now: Instant) -> io::Result<Option<Instant>> {
         let pipe = self.protocol.get_ref();
-        // Of one that is not listened to, what it takes is its word.
+        // While nothing is read from the client, the bytes that it takes are its sign of life.
         let heard = if self.is_choked() { pipe.heard.max(pipe.taken) } else { pipe.heard };
         let stall = pipe.taken + self.options.stall;
         let mut next = match self.closing {
@@ -241,8 +242,8 @@ impl ProtocolState {
         Ok(Some(now))
     }
 
-    /// Whether so much waits for the client that it is not listened to before it takes some: the
-    /// answers to its Pings would be more.
+    /// Whether so many bytes wait for the client that nothing is read from it until it takes some, because answers to its Pings
+    /// would add to them.
     pub(super) fn is_choked(&self) -> bool {
         self.unsent() > self.options.unsent_bytes
     }
@@ -273,13 +274,13 @@ impl ProtocolState {
         self.said.as_ref().map(|(code, reason)| (*code, &**reason))
     }
 
-    /// Nothing can be sent or read any more.
+    /// Ends everything: nothing can be sent or read any more.
     pub(super) fn give_up(&mut self) {
         self.over = true;
         self.broken = true;
     }
 
-    /// The client has violated the protocol: it gets a Close, and nothing more is read (RFC 6455 §7.1.7).
+    /// Handles a violation of the protocol: the client gets a Close, and nothing more is read (RFC 6455 §7.1.7).
     fn fail(&mut self, code: CloseCode, error: &Error) -> io::Error {
         self.refuse(code, &error.to_string())
     }
@@ -290,7 +291,7 @@ impl ProtocolState {
         io::Error::new(ErrorKind::InvalidData, text)
     }
 
-    /// Has the protocol put something into the pipe, which takes all of it.
+    /// Calls `put`, by which the protocol writes into the pipe, which accepts everything.
     fn pass(&mut self, put: impl FnOnce(&mut tungstenite::WebSocket<Pipe>) -> Result<(), Error>) {
         if let Err(e) = put(&mut self.protocol) {
             debug!("a WebSocket can't send: {e}");
@@ -315,7 +316,7 @@ impl Pipe {
                 Err(e) => return Err(e),
             }
         }
-        // An idle WebSocket has no memory of what was great once.
+        // An idle WebSocket keeps no large buffer.
         if self.out.capacity() > READ_BYTES {
             self.out = Vec::new();
         }
@@ -335,7 +336,7 @@ impl Read for Pipe {
                     self.early.drain(..early);
                     early
                 }
-                // Nothing counts that comes behind a Close.
+                // Bytes after a Close are ignored.
                 None if self.frames.said().is_some() => return Err(ErrorKind::WouldBlock.into()),
                 None => self.io.try_read(buf)?,
             };
@@ -356,7 +357,7 @@ impl Write for Pipe {
         if self.unsent() == 0 {
             self.taken = Instant::now();
         }
-        // What is sent makes room before more is asked for.
+        // The bytes that were sent are removed before more are accepted.
         if self.sent > self.out.len() / 2 {
             self.out.drain(..self.sent);
             self.sent = 0;

@@ -129,7 +129,7 @@ impl Wrapper for AccessLog {
             user_agent: agent.map(|agent| String::from_utf8_lossy(agent.as_bytes()).into_owned()),
         };
         let response = next.call(request);
-        // The ids may be given further inside.
+        // The wrapper that assigns ids may be further inside.
         let id = || response.extensions().get::<RequestId>().map(RequestId::to_string);
         access.request_id = access.request_id.or_else(id);
         let sink = self.sink.clone();

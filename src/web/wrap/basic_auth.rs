@@ -49,7 +49,7 @@ pub struct BasicUser(
     pub String,
 );
 
-/// Padding is left out by some.
+/// Some clients leave out the padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),

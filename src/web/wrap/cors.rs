@@ -190,7 +190,7 @@ impl Cors {
     }
 }
 
-/// None: an empty one.
+/// None for an empty list.
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> Option<HeaderValue> {
     let names: Vec<&str> = names.collect();
     HeaderValue::try_from(names.join(", ")).ok().filter(|list| !list.is_empty())
@@ -253,7 +253,7 @@ mod tests {
 
     const A: &str = "https://a.example";
 
-    /// What is allowed, the request's fields, what is said.
+    /// The configuration, the request's fields, and the fields of the response.
     type Case<'a> = (Cors, &'a [(&'a str, &'a str)], &'a str);
 
     fn around(cors: Cors) -> impl Handler {
@@ -332,7 +332,7 @@ mod tests {
                 &[("origin", A), asks],
                 "204 allow-methods: GET, HEAD, POST; allow-origin: *",
             ),
-            // No preflight: the router's own.
+            // Not a preflight: the router answers it.
             (cors(), &[("origin", A)], "204 allow-origin: https://a.example; vary: origin"),
         ];
         for (cors, fields, want) in cases {

@@ -177,7 +177,7 @@ impl Gzip {
         (permit.0.fetch_add(1, Ordering::Relaxed) < self.most_streams).then_some(permit)
     }
 
-    /// Gives back what is not compressed after all.
+    /// Compresses a body. An error gives the body back if it can't be compressed now.
     fn compress(&self, kind: BodyKind) -> Result<BodyKind, BodyKind> {
         match kind {
             BodyKind::Empty | BodyKind::Upgrade(_) => Err(kind),
@@ -313,9 +313,9 @@ impl Drop for Permit {
 /// A source, compressed as it is pulled.
 struct Packing {
     source: Body,
-    /// What it has written waits to be sent.
+    /// The bytes that it has written wait to be sent.
     encoder: GzEncoder<Vec<u8>>,
-    /// Of that.
+    /// How many of these were sent.
     sent: usize,
     ended: bool,
     _permit: Permit,
@@ -337,7 +337,7 @@ impl Read for Packing {
                     self.encoder.write_all(piece.get(..n).unwrap_or_default())?;
                     packed = packed.saturating_add(n);
                     if n < PIECE_BYTES || packed >= MOST_BYTES {
-                        // It has no more for now, and what it gave must not wait for what comes.
+                        // The source has no more bytes now, and those that it gave must not wait for the next ones.
                         self.encoder.flush()?;
                     }
                 }
@@ -349,7 +349,7 @@ impl Read for Packing {
     }
 }
 
-/// Each write has been sent when it returns.
+/// Sends each write before it returns.
 struct AtOnce<'a, W: Write>(&'a mut GzEncoder<W>);
 
 impl<W: Write> Write for AtOnce<'_, W> {

@@ -25,7 +25,8 @@ pub(super) enum Form {
     Compressed,
 }
 
-/// The conditions of a request as its client sent them, if they name tags. They are in its handler's tags by now.
+/// The conditions of a request as its client sent them, if they name tags. In the request, the handler's tags have replaced
+/// them.
 #[derive(Debug, Default)]
 pub(super) struct Conditions {
     accepts_gzip: bool,
@@ -34,13 +35,13 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    /// Those of this request, in which they become the handler's.
+    /// Takes the conditions of a request, and replaces them there by the handler's tags.
     pub(super) fn of(request: &mut Request, accepts_gzip: bool) -> Conditions {
-        // A read is of the form that is sent: a tag of the other one does not match. A change is of all forms.
+        // A read concerns the form that is sent: a tag of the other form does not match. A change concerns all forms.
         let reads = [Method::GET, Method::HEAD].contains(request.method());
         let counts = |form| !reads || accepts_gzip || form == Form::Plain;
         let headers = request.headers_mut();
-        // What is compressed has no ranges, so a part of it can't be gone on with: the client gets the whole.
+        // A compressed response has no ranges, so a client can't resume it: it gets the whole.
         let in_range = headers.get(IF_RANGE).and_then(|value| tags(value.as_bytes()).next());
         let in_range = in_range.filter(|tag| !is_own(*tag)).map(|tag| match meant(tag) {
             (own, Form::Plain) => written(own.weak, &[own.opaque]),
@@ -62,7 +63,7 @@ impl Conditions {
         forms.filter(|form| self.accepts_gzip || *form == Form::Plain).find(has)
     }
 
-    /// Whether what a part is of, under these fields, is not what the client asks for: the part is of the plain form.
+    /// Whether a part with these fields is not what the client wants: a part always belongs to the plain form.
     pub(super) fn exclude_part(&self, headers: &HeaderMap) -> bool {
         let names = |form| names(&self.if_match, headers, form);
         names(Form::Compressed) && !names(Form::Plain)
@@ -76,7 +77,7 @@ fn names(lists: &[HeaderValue], headers: &HeaderMap, form: Form) -> bool {
     own.is_some_and(|own| theirs.any(|(tag, of)| of == form && tag.opaque == own.opaque))
 }
 
-/// Rewrites the lists of a field, and gives back what they were.
+/// Rewrites the lists of a field, and returns the original ones.
 fn in_own_tags(headers: &mut HeaderMap, name: HeaderName, counts: impl Fn(Form) -> bool) -> Vec<HeaderValue> {
     let theirs: Vec<HeaderValue> = headers.get_all(&name).iter().cloned().collect();
     if !theirs.iter().all(|list| tags(list.as_bytes()).all(is_own)) {
@@ -89,8 +90,8 @@ fn in_own_tags(headers: &mut HeaderMap, name: HeaderName, counts: impl Fn(Form) 
     theirs
 }
 
-/// A list in the handler's tags, without those of forms that don't count. It may be empty: then it matches nothing.
-/// None: of no tags.
+/// A list as the handler's tags, without those of forms that don't count. It may be empty: then it matches nothing.
+/// None if it has no tags.
 fn own_list(list: &[u8], counts: impl Fn(Form) -> bool) -> Option<HeaderValue> {
     tags(list).next()?;
     let own = tags(list).map(meant).filter(|(_, form)| counts(*form));
@@ -98,7 +99,7 @@ fn own_list(list: &[u8], counts: impl Fn(Form) -> bool) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&texts.join(b", ".as_slice())).ok()
 }
 
-/// Puts the tag of the form that is sent in the place of the handler's.
+/// Replaces the handler's tag by that of the form that is sent.
 pub(super) fn put(headers: &mut HeaderMap, form: Form) {
     let sent = headers.get(ETAG).and_then(|value| {
         let own = tags(value.as_bytes()).next()?;
@@ -130,7 +131,7 @@ fn meant(tag: Tag<'_>) -> (Tag<'_>, Form) {
     }
 }
 
-/// Whether it is sent as it is.
+/// Whether a tag of the handler is sent unchanged.
 fn is_own(tag: Tag<'_>) -> bool {
     meant(tag) == (tag, Form::Plain)
 }
@@ -182,7 +183,7 @@ mod tests {
         }
     }
 
-    /// Method, whether gzip is accepted, the request's fields, what the handler gets.
+    /// Method, whether gzip is accepted, the request's fields, and the fields that the handler gets.
     #[test]
     fn conditions_are_in_the_handlers_tags() {
         let cases = [
@@ -199,11 +200,11 @@ mod tests {
             ("GET", true, "if-none-match: \"a-gzip-identity\"", "if-none-match: \"a-gzip\""),
             ("GET", true, "if-none-match: \"x-identity\"", "if-none-match: \"x-identity\""),
             ("GET", true, "if-none-match: bad-gzip", "if-none-match: bad-gzip"),
-            // Another form than is sent.
+            // The tag of the form that is not sent.
             ("GET", false, "if-none-match: \"a-gzip\"", "if-none-match: "),
             ("HEAD", false, "if-none-match: \"a-gzip\", \"b\"", "if-none-match: \"b\""),
             ("GET", false, "if-match: \"a-gzip\"", "if-match: "),
-            // A version, whatever its form.
+            // A change concerns a version in every form.
             ("PUT", false, "if-match: \"a-gzip\"", "if-match: \"a\""),
             ("DELETE", true, "if-match: \"b\", \"a-gzip\"", "if-match: \"b\", \"a\""),
             ("PUT", false, "if-match: *", "if-match: *"),
