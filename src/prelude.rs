@@ -1,4 +1,4 @@
-//! What most programs and handlers need: `use heirloom::prelude::*;`.
+//! The names that most programs and handlers need: `use heirloom::prelude::*;`.
 
 pub use ::http;
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};

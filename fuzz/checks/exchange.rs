@@ -1,5 +1,5 @@
-//! Whole exchanges over a socket pair, on the calling thread, which plays acceptor, queue and client:
-//! so what comes out depends on nothing but the bytes and where they are split.
+//! Whole exchanges over a socket pair, on the calling thread, which plays acceptor, queue and client. So the output depends
+//! only on the bytes and on where they are split.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -31,7 +31,7 @@ use crate::web::handler::{Handler, RouteLimits, RouteMatch, RouteRules, Routes, 
 use crate::web::request::RequestExt;
 use crate::{Request, Response};
 
-/// Turns of a worker with one connection; beyond it something goes in circles.
+/// The most turns of a worker with one connection; more would be an endless loop.
 const TURNS: usize = 100_000;
 
 /// All bytes that a client sends before it disconnects, at once and in pieces.
@@ -97,7 +97,7 @@ impl Rehearsal {
         Rehearsal { common, queue, parker: Parker::new(0), worker, all_counters, slot, client, said, ended }
     }
 
-    /// Everything the server said to these bytes, of which a piece comes when all before is dealt with.
+    /// All bytes of the server's output for this input, whose pieces are sent one by one, when the earlier ones are handled.
     fn run(mut self, input: &[u8], cuts: &[usize]) -> Vec<u8> {
         self.turns(false);
         let mut from = 0;
@@ -172,7 +172,7 @@ impl Rehearsal {
             match self.client.read(&mut piece) {
                 Ok(0) => return,
                 Ok(n) => self.said.extend_from_slice(&piece[..n]),
-                // A server that closes before it has read all resets.
+                // A server that closes before it has read everything causes a reset.
                 Err(e) => {
                     assert!(matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionReset), "{e}");
                     return;
@@ -182,7 +182,7 @@ impl Rehearsal {
     }
 }
 
-/// Answers with what it was asked, so that what the handler saw shows.
+/// Answers with the request that the handler saw.
 struct Mirror;
 
 impl Handler for Mirror {
@@ -193,7 +193,7 @@ impl Handler for Mirror {
         for (name, value) in request.headers() {
             said.extend_from_slice(&[name.as_str().as_bytes(), b"=", value.as_bytes(), b"\n"].concat());
         }
-        // A streamed body is left to the server: to read it here would be to wait for this thread.
+        // A streamed body is left to the server: a read here would wait for this thread.
         if path != "/left" {
             said.extend_from_slice(&request.body_mut().read_bytes().unwrap());
         }
@@ -231,8 +231,8 @@ impl Routes for Mirror {
     }
 }
 
-/// Every response as a text without its date, interim ones left out: whether a body is asked for
-/// depends on whether it is there. Each must be well-formed, and none comes after the last.
+/// Every response as a text without its date. Interim ones are left out, because the server sends a 100 only if the body
+/// has not arrived yet. Each response must be well-formed, and nothing follows the last one.
 fn replies(mut said: &[u8], input: &[u8]) -> Vec<String> {
     let mut replies = Vec::new();
     let mut closed = false;
@@ -265,7 +265,7 @@ fn replies(mut said: &[u8], input: &[u8]) -> Vec<String> {
         let body = match length {
             _ if no_body || tunnel => Vec::new(),
             Some(length) => {
-                // Refusals that the exchange itself makes don't say what was asked: HEAD has no body.
+                // The exchange's own refusals don't contain the request: with HEAD they have no body.
                 let length = if asked.is_none() && said.is_empty() { 0 } else { length };
                 let (body, rest) = said.split_at_checked(length).expect("a whole body");
                 said = rest;
@@ -284,7 +284,7 @@ fn replies(mut said: &[u8], input: &[u8]) -> Vec<String> {
             assert_eq!(status, 100, "{text}");
         }
     }
-    // A request ends its head with an empty line; one more answer may refuse what is none.
+    // Each request's head ends with an empty line; one more answer may refuse the rest of the input.
     let ends = input.windows(2).filter(|two| two == b"\n\n").count()
         + input.windows(3).filter(|three| three == b"\n\r\n").count();
     assert!(replies.len() <= ends + 1, "{} answers to {ends} heads", replies.len());

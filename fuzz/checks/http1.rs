@@ -1,4 +1,4 @@
-//! Heads and bodies as bytes: in pieces as at once.
+//! Heads and bodies as bytes: pieces must be read as the whole is.
 
 use crate::base::limits::Limits;
 use crate::http::codec::encode::{self, LAST_CHUNK};
@@ -17,12 +17,12 @@ pub(super) fn tight() -> Limits {
         .connections(1)
 }
 
-/// The input after its instructions: how many cuts, then where, in 256ths of what follows.
+/// Splits the input from its instructions: the number of cuts, then their places, in 256ths of the rest.
 pub(super) fn cut(data: &[u8]) -> (Vec<usize>, &[u8]) {
     let Some((count, rest)) = data.split_first() else { return (Vec::new(), data) };
     let (places, input) = rest.split_at(rest.len().min(usize::from(count % 16)));
     let mut cuts: Vec<usize> = match count {
-        // Byte by byte.
+        // Cut after each byte.
         240.. => (0..input.len()).collect(),
         _ => places.iter().map(|place| usize::from(*place) * input.len() / 256).collect(),
     };
@@ -55,7 +55,7 @@ fn one_head(input: &[u8], cuts: &[usize], limits: &Limits) {
         }
     }
     match (&whole, &scanned) {
-        // If it arrives in pieces it may be refused later.
+        // In pieces it may be refused later.
         (Err(_), Ok(None)) => {}
         (Err(one), Err(other)) => assert_eq!(one, other),
         (Ok(one), Ok(other)) => assert_eq!(format!("{one:?}"), format!("{other:?}")),
@@ -69,7 +69,7 @@ fn one_head(input: &[u8], cuts: &[usize], limits: &Limits) {
 fn whole_head(input: &[u8], head: &RequestHead, limits: &Limits) {
     assert!(head.len <= input.len().min(limits.head_bytes) && head.parts.headers.len() <= limits.head_fields);
     let (before, text) = input[..head.len].split_at(head.len - head.text.len());
-    // A later minor version is noted as 1.1.
+    // A later minor version is recorded as 1.1.
     let differ = text.iter().zip(&head.text).filter(|(came, noted)| came != noted);
     let mut differ = differ.filter(|(came, noted)| !came.is_ascii_digit() || **noted != b'1');
     assert_eq!(differ.next(), None, "the text is what came");
@@ -91,7 +91,7 @@ fn whole_head(input: &[u8], head: &RequestHead, limits: &Limits) {
     }
 }
 
-/// A body, chunked or of a length that the second byte says.
+/// A body, chunked or with a length given by the second byte.
 pub fn body(data: &[u8]) {
     let (cuts, input) = cut(data);
     let length = Framing::Length(u64::from(input.first().copied().unwrap_or(0)));

@@ -1,5 +1,5 @@
-//! For `fuzz/` and the property tests only: what a peer may send, decoded. Whatever decodes must
-//! encode to something that decodes to the same, and where input is split must not matter.
+//! For `fuzz/` and the property tests only: decodes the bytes of a peer. A value that was decoded must encode to bytes that
+//! decode to the same value, and the places where input is split must not matter.
 
 mod exchange;
 mod http1;
@@ -14,7 +14,7 @@ use crate::process::handover::Message;
 
 /// A line of the lifecycle channel.
 pub fn message(line: &[u8]) {
-    // The channel cuts lines at their ends, and skips what is no text.
+    // The channel splits lines, and skips lines that are not UTF-8.
     let Ok(line) = std::str::from_utf8(line) else { return };
     for line in line.lines() {
         if let Some(message) = Message::decode(line) {

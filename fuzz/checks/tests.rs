@@ -1,4 +1,4 @@
-//! The properties that `fuzz/` looks at for long, for a short time.
+//! The properties that `fuzz/` tests, for a short time.
 
 use proptest::prelude::*;
 

@@ -28,7 +28,7 @@ impl Line {
         self.fields.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// Numbers as numbers, the rest as text.
+    /// The fields as JSON: numbers as numbers, other values as strings.
     pub fn to_json(&self) -> Map<String, Value> {
         self.fields().map(|(key, value)| (key.to_owned(), json(value))).collect()
     }
@@ -38,7 +38,7 @@ fn json(text: &str) -> Value {
     text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from)
 }
 
-/// Undoes percent-encoding; what is malformed stays as it is.
+/// Undoes percent-encoding; malformed parts stay unchanged.
 fn decode(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
@@ -55,7 +55,7 @@ fn decode(text: &str) -> String {
             }
         }
     }
-    // A path of a request may hold whatever a terminal would obey.
+    // The path of a request may contain control sequences of terminals.
     let text = String::from_utf8_lossy(&bytes);
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -56,7 +56,7 @@ impl Action {
         Action::Top,
     ];
 
-    /// As on the command line; as the control socket knows it, except for `top`.
+    /// The name on the command line. It is also the command of the control socket, except for `top`.
     pub fn name(self) -> &'static str {
         match self {
             Action::Upgrade => "upgrade",

@@ -15,13 +15,13 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::process::Process;
 
-/// Time for a server whose queue of clients is full.
+/// How long to wait for a server whose queue of clients is full.
 const CONNECT: Duration = Duration::from_secs(2);
-/// Between two looks at what changes by itself.
+/// The pause between two checks of a state.
 pub const PAUSE: Duration = Duration::from_millis(100);
 /// Time for a server to answer a question about itself.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
-/// Between the end of a server's socket and the end of its process.
+/// How long a process may live after its socket has ended.
 const LAST_MOMENTS: Duration = Duration::from_secs(10);
 /// More than the longest answer.
 const MOST_BYTES: usize = 4 << 20;
@@ -81,7 +81,7 @@ impl<'a> Control<'a> {
 
     fn begin(&self, command: &str, deadline: Instant) -> Result<Conversation, Failure> {
         let mut stream = self.connect()?;
-        // The buffer of a new connection has room for it. A server that has gone is seen by the read.
+        // The buffer of a new connection has room for it. The read shows whether the server has gone.
         let _ = stream.write_all(format!("{command}\n").as_bytes());
         Ok(Conversation { stream, input: Vec::new(), received: 0, deadline })
     }
@@ -106,7 +106,7 @@ impl<'a> Control<'a> {
         }
     }
 
-    /// A list says how long it is.
+    /// Checks that a list has as many lines as it announces.
     fn complete(&self, lines: Vec<Line>) -> Result<Vec<Line>, Failure> {
         let listed = lines[0].number("listed").unwrap_or(0);
         if lines.len() as u64 > listed {
@@ -128,7 +128,7 @@ impl<'a> Control<'a> {
         self.failure("not-a-control-socket", "what answers there is not a heirloom server")
     }
 
-    /// The server's own words.
+    /// The failure with the server's own text.
     fn refused(&self, line: &Line) -> Failure {
         let code = line.get("code").unwrap_or("error");
         let mut failure = self.failure(code, line.get("reason").unwrap_or("refused"));
@@ -249,7 +249,7 @@ impl<'a> Control<'a> {
 }
 
 impl Conversation {
-    /// None at the end.
+    /// Reads a line. None at the end.
     fn line(&mut self) -> io::Result<Option<Line>> {
         loop {
             if let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
@@ -272,7 +272,7 @@ impl Conversation {
             let mut buf = [0; 16 << 10];
             match self.stream.read(&mut buf) {
                 Ok(0) if self.input.is_empty() => return Ok(None),
-                // It was cut within a line.
+                // The answer ended within a line.
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(n) => {
                     self.received += n;
@@ -291,7 +291,7 @@ fn is_socket(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
-/// Lets a moment pass.
+/// Waits for [`PAUSE`].
 pub fn pause() {
     let pause = PollTimeout::try_from(PAUSE).unwrap_or(PollTimeout::ZERO);
     let _ = poll(&mut [], pause);

@@ -1,4 +1,4 @@
-//! Why something was not done.
+//! Why a command failed.
 
 use std::fmt;
 
@@ -6,11 +6,11 @@ use serde_json::{Map, Value};
 
 #[derive(Debug)]
 pub struct Failure {
-    /// For programs.
+    /// A word for programs.
     pub code: String,
-    /// For people. Names the path or the pid that it is about.
+    /// A text for people, with the path or the pid that it concerns.
     pub message: String,
-    /// What else is known.
+    /// Further fields.
     pub details: Map<String, Value>,
 }
 

@@ -23,7 +23,7 @@ use failure::Failure;
 use output::Output;
 use pid_file::PidFile;
 
-/// A clock that ends later than anything that is waited for.
+/// Longer than any wait.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 fn main() -> ExitCode {
@@ -114,7 +114,7 @@ fn upgraded(line: &Line) -> String {
     format!("upgraded: process {pid} serves as generation {generation} ({})\n", steps.join(", "))
 }
 
-/// The first line, a field a line.
+/// The fields of the first line, each on a line of its own.
 fn table(lines: &[Line]) -> String {
     let fields = lines[0].fields();
     fields.fold(String::new(), |mut text, (key, value)| {
@@ -157,7 +157,7 @@ fn seconds(ms: Option<u64>) -> String {
     ms.map_or_else(String::new, |ms| format!("{}.{:03} s", ms / 1000, ms % 1000))
 }
 
-/// Until it is interrupted.
+/// Shows the list again and again, until the program is interrupted.
 fn top(path: &Path, timeout: Duration) -> Result<(), Failure> {
     loop {
         let control = Control::new(path, Instant::now() + timeout.min(LONGEST));

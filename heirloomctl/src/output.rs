@@ -1,4 +1,4 @@
-//! What people and programs see: progress on a terminal, plain lines elsewhere, or one JSON object.
+//! The output for people and programs: progress on a terminal, plain lines elsewhere, or one JSON object.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -36,7 +36,7 @@ impl Output {
         self.kind == Kind::Terminal
     }
 
-    /// What happens meanwhile.
+    /// Shows the progress of a command.
     pub fn progress(&mut self, text: &str) {
         match self.kind {
             Kind::Terminal => {
@@ -50,7 +50,7 @@ impl Output {
         }
     }
 
-    /// It is done: `text` for people, `fields` for programs.
+    /// Reports a success: `text` for people, `fields` for programs.
     pub fn done(&mut self, text: &str, fields: Map<String, Value>) {
         self.clear();
         match self.kind {
@@ -118,7 +118,7 @@ pub fn show_screen(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// A reader that has gone does not change what was done.
+/// Prints a line. A reader that has closed the pipe is no error, because the command has been carried out.
 fn print(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

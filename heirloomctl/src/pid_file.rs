@@ -1,8 +1,8 @@
 //! An upgrade by pid file and signal.
 //!
-//! **A process is signalled only if it proves that it is the server**: it holds the lock on the first byte of the file,
-//! and the kernel says which process that is. A number in a file that was left behind may be that of another process by
-//! now. The signal goes by a pidfd that was opened before, so that it reaches the process that was looked at, or none.
+//! **A process is signalled only if it proves that it is the server**: it holds the lock on the first byte of the file, and
+//! the kernel reports its pid. The number in a leftover file may belong to another process by now. The signal is sent by a
+//! pidfd that was opened before the check, so that it reaches the process that was checked, or none.
 //!
 //! **The result** shows in the file, which names the new process, or in the server's second lock, whose place changes
 //! when a handover starts and when it has failed (`src/process/handover/pid_file.rs` of heirloom).
@@ -22,14 +22,14 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::process::Process;
 
-/// More than a number and its line end.
+/// More than a number and its line ending.
 const NAME_BYTES: u64 = 64;
 /// The byte that the server locks, and where its record of handovers begins.
 const OWNER: i32 = 0;
 const RECORD: i32 = 16;
-/// Between the moment when a file names a process and the lock of that process.
+/// How long a process may take to lock the file that names it.
 const LOCK_WAIT: Duration = Duration::from_millis(1500);
-/// Between a HUP and the start of a handover, on a busy machine.
+/// How long the start of a handover may take after a HUP, on a busy machine.
 const START_WAIT: Duration = Duration::from_secs(10);
 
 /// A server, by its pid file.
@@ -41,26 +41,26 @@ pub struct PidFile<'a> {
     deadline: Instant,
 }
 
-/// The server, proven to be it.
+/// A process that has proven to be the server.
 struct Server {
     pid: i32,
     process: Process,
     record: Option<Record>,
 }
 
-/// What the second lock says.
+/// The content of the second lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Record {
     failures: i32,
     in_progress: bool,
-    /// The process that serves. It is not the one in the file where a supervisor is named there.
+    /// The process that serves. It differs from the one in the file if that is a supervisor.
     serving: i32,
 }
 
-/// What a file says of its process.
+/// The content and the locks of a pid file.
 struct Claim {
     pid: i32,
-    /// None: nobody holds the lock.
+    /// The process that holds the lock. None: no process holds it.
     owner: Option<i32>,
     record: Option<Record>,
 }
@@ -123,7 +123,7 @@ impl<'a> PidFile<'a> {
         Ok(Claim { pid, owner, record })
     }
 
-    /// The server, or why the process that the file names is not known to be it.
+    /// The server, or the reason why the process in the file is not known to be the server.
     fn proven(&self) -> Result<Server, Failure> {
         let until = Instant::now() + LOCK_WAIT;
         loop {
@@ -133,7 +133,7 @@ impl<'a> PidFile<'a> {
                     format!("it names process {}, which does not exist: the server has ended", first.pid);
                 self.failure("stale-pid-file", text)
             })?;
-            // With the pidfd open: the number is this process's, unless that has ended, which the signal finds out.
+            // The pidfd is open, so the number belongs to this process, unless that has ended, which the signal would show.
             let claim = self.claim()?;
             let is_server =
                 claim.pid == first.pid && (claim.owner == Some(first.pid) || self.runs_executable(first.pid));
@@ -166,7 +166,7 @@ impl<'a> PidFile<'a> {
             return false;
         };
         let Ok(running) = fs::read_link(format!("/proc/{pid}/exe")) else { return false };
-        // Replaced since it was started.
+        // The file was replaced since the process was started.
         let running = running.as_os_str().as_bytes();
         running.strip_suffix(b" (deleted)").unwrap_or(running) == executable.as_os_str().as_bytes()
     }
@@ -240,9 +240,9 @@ impl<'a> PidFile<'a> {
         self.failure("no-reaction", text)
     }
 
-    /// Whether the process that the file names now is there, and the server as far as that can be known.
+    /// Whether the process in the file exists, and is the server as far as that can be known.
     fn serves(&self, claim: &Claim) -> bool {
-        // A process of a version without locks has none.
+        // A process of a version without locks holds none.
         claim.owner == Some(claim.pid)
             || (claim.owner.is_none()
                 && self.age().is_some_and(|age| age > LOCK_WAIT)

@@ -1,4 +1,4 @@
-//! A process, held by a pidfd, so that no later process of the same number is taken for it.
+//! A process, identified by a pidfd, so that no later process with the same number is taken for it.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! The running parts of a server, and how they do what the control loop asks.
+//! The running parts of a server, which carry out the commands of the control loop.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::net::scheduler::queue::Queue;
 use crate::process::control::Engine;
 use crate::process::handover::Passed;
 
-/// What can be reached of a running server, whatever is spoken on its connections.
+/// The parts of a running server, with any protocol.
 #[derive(Debug)]
 pub(crate) struct Assembly<P> {
     /// The acceptor has them too; a socket is closed when both have dropped it.
@@ -38,29 +38,29 @@ pub(crate) struct Assembly<P> {
 /// The threads that work on the connections.
 pub(crate) trait Workers: fmt::Debug + Send + Sync {
     fn add_to(&self, stats: &mut Stats);
-    /// What they do now, one line each.
+    /// The operations of the threads now, one line each.
     fn in_flight(&self) -> Vec<String>;
     /// The handlers that run now.
     fn handlers(&self) -> Vec<RunningHandler> {
         Vec::new()
     }
-    /// A line for what is in flight and no thread has.
+    /// A line for operations that are in flight and no thread has.
     fn unnamed(&self) -> &'static str;
     /// Notifies threads that the process drains; its phase says so already.
     fn drain(&self) {}
-    /// Ends the threads, when there is nothing more to do or the drain deadline has passed. Calls `last`
-    /// before it waits for what only the user's program can end.
+    /// Ends the threads, when there is nothing more to do or the drain deadline has passed. Calls `last` before it waits for
+    /// the user's code.
     ///
     /// # Errors
-    /// What makes the end a bad one.
+    /// When the end is not a clean one.
     fn finish(&self, last: &mut dyn FnMut()) -> Result<(), Error>;
 }
 
-/// What the user's program passes on to the next generation.
+/// The files that the user's program passes on to the next generation.
 pub(crate) type Files = Arc<Mutex<BTreeMap<String, Arc<OwnedFd>>>>;
 
 impl<P> Assembly<P> {
-    /// Where the TCP listeners are.
+    /// The addresses of the TCP listeners.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.open_listeners().iter().filter_map(Listener::socket_addr).collect()
     }

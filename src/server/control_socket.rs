@@ -1,4 +1,4 @@
-//! Where the control socket comes from: inherited from the predecessor, or bound.
+//! Opens the control socket: inherits it from the predecessor, or binds it.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -28,7 +28,7 @@ pub(super) fn open(path: &Path) -> Result<Bound, Error> {
         Some(Err(elsewhere)) => Some(elsewhere),
         None => None,
     };
-    // By the path as it was given, which may be the shorter one.
+    // Bound by the path as it was given, which may be shorter than the absolute one.
     let (fd, file) = bind_private(path).map_err(failed)?;
     Ok(Bound::new(fd, absolute, file).replacing(predecessors))
 }

@@ -23,7 +23,7 @@ use crate::server::assembly::Workers;
 /// The time for workers to drop their values, which may belong to the program, at the end.
 const LAST_DROPS: Duration = Duration::from_secs(5);
 
-/// What all exchanges together may hold.
+/// The budgets that all exchanges share.
 #[derive(Debug)]
 pub(super) struct Budgets {
     memory: Budget,
@@ -100,7 +100,7 @@ fn start_pool(
     let counters = all_counters.clone();
     let died = move |worker: &str, panic: &(dyn Any + Send)| {
         error!("{worker} died and is replaced: {}", panic_text(panic));
-        // Counters have one writer; this is rare enough for one each.
+        // Counters have one writer. A replacement is so rare that each may register its own.
         counters.register().worker_replaced();
     };
     Pool::start(config, Arc::clone(queue), make, died)

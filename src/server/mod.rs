@@ -269,7 +269,7 @@ impl Service for Server {
 }
 
 impl Server {
-    /// What each listener is served by, and the pools, in the order of `plan`.
+    /// The handler of each listener, and the pools, in the order of `plan`.
     fn sites_and_pools(self, handle: &Handle) -> (Vec<ListenerHandler>, Vec<PoolConfig>) {
         let with_latency =
             |handler| ListenerHandler { handler: HandlerBox(handler), latency: HandlerLatency::new() };

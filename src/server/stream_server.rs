@@ -109,14 +109,14 @@ impl StreamServer {
         self
     }
 
-    /// Sizes and counts that bound the server.
+    /// Sizes and counts that bound the server. Default: those of [`Limits::new`].
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> StreamServer {
         self.launch.limits = limits;
         self
     }
 
-    /// Durations that bound the server.
+    /// Durations that bound the server. Default: those of [`Timeouts::new`].
     #[must_use]
     pub fn timeouts(mut self, timeouts: Timeouts) -> StreamServer {
         self.launch.timeouts = timeouts;
@@ -243,7 +243,7 @@ pub(crate) struct StreamProgress {
 impl Portable for StreamProgress {
     const OPAQUE: bool = true;
 
-    /// A parked connection is between two requests, or the program would not have parked it.
+    /// Always true: the program parks a connection only between two requests.
     fn is_portable(&self, _: usize, _: usize) -> bool {
         true
     }
@@ -449,7 +449,7 @@ impl Iterator for &Incoming {
                 Popped::Work(ready, _) => ready,
                 Popped::Closed => return None,
             };
-            // This thread may be away for long.
+            // This thread may not come back for long.
             dispatch.queue.before_blocking(usize::MAX);
             let Some((mut inner, cause)) = dispatch.wanted(ready) else { continue };
             match dispatch.give(&mut inner, cause) {
@@ -497,7 +497,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Why the program got it.
+    /// Why the program got this connection.
     pub fn wake(&self) -> Wake {
         self.wake
     }

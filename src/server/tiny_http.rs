@@ -38,7 +38,7 @@ use crate::web::request::RequestExt;
 use crate::web::response::IntoResponse;
 use crate::{Body, Request, Response};
 
-/// How long the test of a new connection may take.
+/// How long the test request of a new connection may take.
 const PROBE: Duration = Duration::from_secs(5);
 /// A response's head.
 const HEAD_BYTES: usize = 64 << 10;
