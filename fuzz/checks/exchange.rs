@@ -157,7 +157,7 @@ impl Rehearsal {
                     && client.lingering().is_none()
                     && self.said.len() == before;
                 let deadline = crate::net::acceptor::Deadline::At(std::time::Instant::now());
-                assert!(self.common.parking.park(client, deadline).is_ok(), "nobody told of an event");
+                assert!(self.common.parking.park(client, deadline).is_ok(), "an event was missed");
                 if rests {
                     return;
                 }

@@ -194,9 +194,9 @@ const LAST_SECOND: u64 = 253_402_300_799;
 /// A time in the future is sent as the present (RFC 9110 §8.8.2.1). None before 1970 or after 9999: a clock may be wrong, and
 /// `httpdate` panics.
 fn last_modified(time: SystemTime, now: SystemTime) -> Option<String> {
-    let told = time.min(now);
-    let since = told.duration_since(UNIX_EPOCH).ok()?;
-    (since.as_secs() <= LAST_SECOND).then(|| httpdate::fmt_http_date(told))
+    let time = time.min(now);
+    let since = time.duration_since(UNIX_EPOCH).ok()?;
+    (since.as_secs() <= LAST_SECOND).then(|| httpdate::fmt_http_date(time))
 }
 
 fn date(value: &[u8]) -> Option<SystemTime> {
@@ -254,8 +254,8 @@ mod tests {
             (last + 1, last + 2, None),
             (1 << 50, 1 << 60, None),
         ];
-        for (time, now, told) in cases {
-            assert_eq!(last_modified(at(time), at(now)).as_deref(), told, "{time} {now}");
+        for (time, now, expected) in cases {
+            assert_eq!(last_modified(at(time), at(now)).as_deref(), expected, "{time} {now}");
         }
     }
 

@@ -74,7 +74,7 @@ pub(crate) trait Duplex: Send + Sync {
     fn ring(&self);
     /// Called once at the drain. It must not block.
     #[cfg_attr(not(feature = "websocket"), expect(dead_code, reason = "for websockets"))]
-    fn at_drain(&self, tell: Box<dyn FnOnce() + Send>);
+    fn at_drain(&self, notify: Box<dyn FnOnce() + Send>);
     fn shutdown_write(&self);
 }
 

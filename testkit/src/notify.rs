@@ -39,13 +39,13 @@ impl Notice {
 
     /// Without the values of STATUS, MONOTONIC_USEC and EXTEND_TIMEOUT_USEC, and without MAINPIDFDID.
     pub fn keys(&self) -> String {
-        let told = |line: &String| match line.split_once('=') {
+        let shown = |line: &String| match line.split_once('=') {
             Some((key @ ("STATUS" | "MONOTONIC_USEC" | "EXTEND_TIMEOUT_USEC"), _)) => Some(key.to_owned()),
             // Not every kernel has it.
             Some(("MAINPIDFDID", _)) => None,
             _ => Some(line.clone()),
         };
-        self.lines.iter().filter_map(told).collect::<Vec<_>>().join(" ")
+        self.lines.iter().filter_map(shown).collect::<Vec<_>>().join(" ")
     }
 }
 

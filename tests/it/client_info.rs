@@ -22,8 +22,8 @@ impl Scene {
     /// On `listen`, where `/leave` waits for the client's end, and `/watch` and `/events` do so on
     /// threads of their own.
     fn new(listen: &str) -> Scene {
-        let (tell, seen) = mpsc::channel::<String>();
-        let (of_leave, of_watch, of_events) = (tell.clone(), tell.clone(), tell);
+        let (report, seen) = mpsc::channel::<String>();
+        let (of_leave, of_watch, of_events) = (report.clone(), report.clone(), report);
         let router = Router::new()
             .get("/ask", |req: Request| format!("{}", req.is_client_gone()))
             .get("/who", |req: Request| format!("{:?}", req.peer_credentials()))
@@ -33,24 +33,24 @@ impl Scene {
                 format!("to the end: {}", req.is_client_gone())
             })
             .get("/watch", move |req: Request| {
-                let (tell, client) = (of_watch.clone(), req.client_watch());
+                let (report, client) = (of_watch.clone(), req.client_watch());
                 Body::writer(move |_| {
-                    tell.send("here".into()).unwrap();
-                    tell.send(until_gone(&client)).unwrap();
+                    report.send("here".into()).unwrap();
+                    report.send(until_gone(&client)).unwrap();
                     Ok(())
                 })
             })
             .get("/events", move |req: Request| {
-                let tell = of_events.clone();
+                let report = of_events.clone();
                 sse::response(&req, move |events| {
-                    tell.send("here".into()).unwrap();
+                    report.send("here".into()).unwrap();
                     let end = loop {
                         match events.wait(Duration::from_millis(1)) {
                             Ok(Waited::TimedOut) => {}
                             other => break other,
                         }
                     };
-                    tell.send(format!("{:?}", end.map_err(|e| e.kind()))).unwrap();
+                    report.send(format!("{:?}", end.map_err(|e| e.kind()))).unwrap();
                     Ok(())
                 })
             });
@@ -137,10 +137,10 @@ fn a_silent_event_stream_ends_with_its_client() {
 /// A socket for both families has an IPv4 peer as `::ffff:127.0.0.1`.
 #[test]
 fn an_ipv4_peer_of_a_dual_stack_socket_is_ipv4() {
-    let (tell, logged) = mpsc::channel();
+    let (report, logged) = mpsc::channel();
     let router = Router::new()
         .get("/peer", |req: Request| format!("{:?}", req.peer_addr()))
-        .wrap(AccessLog::new().to(move |access| tell.send((access.peer, access.to_string())).unwrap()));
+        .wrap(AccessLog::new().to(move |access| report.send((access.peer, access.to_string())).unwrap()));
     let server = Server::new(router).listen("[::]:0").workers(2).timeouts(quick());
     let Ok(running) = server.spawn() else {
         return skip::skip("this host has no IPv6");

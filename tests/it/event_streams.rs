@@ -13,13 +13,13 @@ use crate::support::*;
 struct Scene {
     running: RunningServer,
     /// How what was written ended.
-    told: mpsc::Receiver<String>,
+    reports: mpsc::Receiver<String>,
 }
 
 impl Scene {
     fn new() -> Scene {
-        let (tell, told) = mpsc::channel::<String>();
-        let tell = Mutex::new(tell);
+        let (report, reports) = mpsc::channel::<String>();
+        let report = Mutex::new(report);
         let router = Router::new()
             .get("/events", |req: Request| {
                 sse::response(&req, |events| {
@@ -29,7 +29,7 @@ impl Scene {
                 })
             })
             .get("/endless", move |req: Request| {
-                let tell = tell.lock().unwrap().clone();
+                let report = report.lock().unwrap().clone();
                 sse::response(&req, move |events| {
                     let end = loop {
                         match events.wait(Duration::from_millis(1)) {
@@ -40,7 +40,7 @@ impl Scene {
                             break Err(e);
                         }
                     };
-                    tell.send(format!("{:?}", end.map_err(|e| e.kind()))).unwrap();
+                    report.send(format!("{:?}", end.map_err(|e| e.kind()))).unwrap();
                     Ok(())
                 })
             })
@@ -56,7 +56,7 @@ impl Scene {
             })
             .get("/pieces", |_: Request| Body::from_chunks((0..300).map(|_| Ok(vec![b'p'; 1000]))));
         let running = Server::new(router).listen("127.0.0.1:0").workers(1).timeouts(quick()).spawn().unwrap();
-        Scene { running, told }
+        Scene { running, reports }
     }
 
     fn client(&self) -> Client {
@@ -99,8 +99,8 @@ fn a_disconnected_client_ends_the_thread() {
             true => client.reset(),
             false => drop(client),
         }
-        let told = scene.told.recv_timeout(DEADLINE).unwrap();
-        assert!(matches!(&*told, "Err(BrokenPipe)" | "Err(ConnectionReset)"), "{told}");
+        let reports = scene.reports.recv_timeout(DEADLINE).unwrap();
+        assert!(matches!(&*reports, "Err(BrokenPipe)" | "Err(ConnectionReset)"), "{reports}");
         eventually("its thread ends", || scene.running.handle().stats().detached == 0);
     }
 }
@@ -113,9 +113,9 @@ fn a_drain_ends_it() {
     eventually("it streams", || scene.running.handle().stats().detached == 1);
     scene.running.handle().shutdown();
     assert_eq!(client.reply().trailing, How::Chunked, "whole");
-    let told = scene.told.recv_timeout(DEADLINE).unwrap();
+    let reports = scene.reports.recv_timeout(DEADLINE).unwrap();
     // Reported by the wait, or by a send before it.
-    assert!(matches!(&*told, "Ok(Draining)" | "Err(Interrupted)"), "{told}");
+    assert!(matches!(&*reports, "Ok(Draining)" | "Err(Interrupted)"), "{reports}");
     scene.running.stop().unwrap();
 }
 

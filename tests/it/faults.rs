@@ -43,12 +43,12 @@ fn a_reset_at_every_byte_of_a_request() {
     for request in &requests {
         for n in 0..=request.len() {
             // At once; and when the server has started the request.
-            for begun in [false, true] {
+            for is_started in [false, true] {
                 let before = fixture.stats().requests;
                 let mut client = fixture.client();
                 client.send(&request[..n]);
-                if begun && n > 0 {
-                    eventually("it is begun", || {
+                if is_started && n > 0 {
+                    eventually("it is started", || {
                         fixture.stats().in_flight > 0 || fixture.stats().requests > before
                     });
                 }
@@ -79,11 +79,11 @@ fn a_reset_within_a_body_that_is_in_a_file() {
 #[test]
 fn no_handler_is_started_for_a_disconnected_client() {
     let gate = Gate::default();
-    let (begun, served) = (gate.clone(), Arc::new(AtomicUsize::new(0)));
+    let (entered, served) = (gate.clone(), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&served);
     let handler = move |req: Request| {
         counted.fetch_add(1, Ordering::SeqCst);
-        begun.pass();
+        entered.pass();
         eventually("its client is gone", || req.is_client_gone());
         let_pass(Duration::from_millis(10));
     };

@@ -53,7 +53,7 @@ fn slow_clients_get_it_whole_and_hold_no_worker() {
     let fixture = serve(Router::new().get("/{n}", sized).get("/", |_: Request| "Hello, World!"));
     let mut slow: Vec<Client> = (0..8).map(|_| Client::narrow(fixture.address())).collect();
     slow.iter_mut().for_each(|client| client.send(get(&format!("/{LEN}"))));
-    eventually("all have begun", || fixture.stats().in_flight == 8);
+    eventually("all have started", || fixture.stats().in_flight == 8);
     fixture.client().expect_kept();
     for client in &mut slow {
         assert_patterned(&client.reply().body, LEN);
@@ -127,10 +127,10 @@ fn a_file_that_can_not_be_read_is_visibly_cut() {
 #[test]
 fn a_client_that_leaves_in_the_middle_leaves_nothing_behind() {
     let ends = Arc::new(Mutex::new(Vec::new()));
-    let told = Arc::clone(&ends);
+    let reported = Arc::clone(&ends);
     let router = Router::new().get("/{n}", move |req: Request| {
-        let told = Arc::clone(&told);
-        sized(req).into_response().on_end(move |end| told.lock().unwrap().push((end.complete, end.bytes)))
+        let reported = Arc::clone(&reported);
+        sized(req).into_response().on_end(move |end| reported.lock().unwrap().push((end.complete, end.bytes)))
     });
     let fixture = serve(router);
     let mut client = Client::narrow(fixture.address());
@@ -138,7 +138,7 @@ fn a_client_that_leaves_in_the_middle_leaves_nothing_behind() {
     client.sip(1);
     client.reset();
     fixture.expect_closes(CloseReason::Broken, 1);
-    eventually("the end is told", || !ends.lock().unwrap().is_empty());
+    eventually("the end is reported", || !ends.lock().unwrap().is_empty());
     let (complete, bytes) = ends.lock().unwrap()[0];
     assert!(!complete && bytes > 0 && bytes < 20_000_000, "{bytes}");
 }

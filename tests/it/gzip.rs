@@ -108,12 +108,12 @@ fn conditions_name_what_was_got() {
             (false, packed_tag, 200, tag),
             (false, "*", 304, tag),
         ];
-        for (accepts, theirs, status, told) in cases {
+        for (accepts, theirs, status, expected) in cases {
             let fields = format!("{}If-None-Match: {theirs}\r\n", if accepts { ACCEPTS } else { "" });
             for method in ["GET", "HEAD"] {
                 let reply = ask(&fixture, &format!("{method} /page"), &fields, "");
                 let compressed = status == 200 && accepts;
-                let want = (status, told, "accept-encoding", compressed);
+                let want = (status, expected, "accept-encoding", compressed);
                 assert_eq!(said(&reply), want, "{method} {fields}");
             }
         }
@@ -186,10 +186,10 @@ fn parts_are_of_what_is_not_compressed() {
         (format!("If-Range: {packed}\r\n"), 200, packed),
         (format!("If-None-Match: {packed}\r\n"), 304, packed),
     ];
-    for (fields, status, told) in cases {
+    for (fields, status, expected) in cases {
         let reply = get(&format!("{ACCEPTS}Range: bytes=10-19\r\n{fields}"));
         let vary = if status == 412 { "-" } else { "accept-encoding" };
-        assert_eq!(said(&reply), (status, told, vary, status == 200), "{fields}");
+        assert_eq!(said(&reply), (status, expected, vary, status == 200), "{fields}");
         if status == 206 {
             assert_eq!(reply.text(), "0123456789");
         }

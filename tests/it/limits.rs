@@ -210,15 +210,15 @@ fn a_streamed_body_that_stalls_frees_its_worker() {
 /// Read by a thread that the handler passed it to.
 #[test]
 fn a_body_that_is_read_elsewhere_holds_no_worker() {
-    let (tell, told) = mpsc::channel();
+    let (report, reports) = mpsc::channel();
     let handler = streaming(move |req: Request| {
         let mut body = req.into_body();
-        let (begun, begins) = mpsc::channel();
-        let tell = tell.clone();
+        let (started, begins) = mpsc::channel();
+        let report = report.clone();
         spawn(move || {
             let mut first = [0; 4];
-            begun.send(body.read_exact(&mut first).is_ok()).unwrap();
-            tell.send(body.read(&mut first).is_err()).unwrap();
+            started.send(body.read_exact(&mut first).is_ok()).unwrap();
+            report.send(body.read(&mut first).is_err()).unwrap();
         });
         assert!(begins.recv().unwrap());
         "taken"
@@ -231,7 +231,7 @@ fn a_body_that_is_read_elsewhere_holds_no_worker() {
         assert_eq!(client.reply().said(), "200 taken");
         // The thread is about to read, or waits for the client, for as long as a body may stall.
         client.send("more");
-        assert!(told.recv_timeout(DEADLINE).unwrap(), "the request is over");
+        assert!(reports.recv_timeout(DEADLINE).unwrap(), "the request is over");
     }
 }
 
@@ -354,15 +354,15 @@ fn a_client_that_leaves_the_queue_is_no_overload() {
 /// Values of the user are dropped on threads that run the user's code: the acceptor runs none of it.
 #[test]
 fn a_response_given_up_is_dropped_by_a_worker() {
-    struct Told(mpsc::Sender<String>);
+    struct ReportsEnd(mpsc::Sender<String>);
 
-    impl Read for Told {
+    impl Read for ReportsEnd {
         fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
             Ok(buf.len())
         }
     }
 
-    impl Drop for Told {
+    impl Drop for ReportsEnd {
         fn drop(&mut self) {
             let _ = self.0.send(std::thread::current().name().unwrap_or("?").to_owned());
         }
@@ -373,12 +373,12 @@ fn a_response_given_up_is_dropped_by_a_worker() {
     let gate = Gate::default();
     let wait = gate.clone();
     let router = Router::new()
-        .get("/told", move |_: Request| Body::from_reader(Told(sender.lock().unwrap().clone())))
+        .get("/watched", move |_: Request| Body::from_reader(ReportsEnd(sender.lock().unwrap().clone())))
         .get("/wait", move |_: Request| wait.pass());
     let timeouts = quick().queue_wait(PATIENT);
     let running = Server::new(router).listen("127.0.0.1:0").workers(1).timeouts(timeouts).spawn().unwrap();
     let mut reader = Client::with_buffer(running.addresses()[0], 256 << 10);
-    reader.send(get("/told"));
+    reader.send(get("/watched"));
     reader.sip(1 << 20);
     let mut holder = Client::to(running.addresses()[0]);
     holder.send(get("/wait"));
@@ -453,7 +453,7 @@ fn slow_clients_hold_no_worker() {
     for _ in 0..20 {
         fixture.client().expect_kept();
     }
-    eventually("all have begun", || fixture.stats().in_flight == 50);
+    eventually("all have started", || fixture.stats().in_flight == 50);
     fixture.client().expect_kept();
     // They are served as soon as they continue.
     slow[0].send("t: h\r\n\r\n");
@@ -581,7 +581,7 @@ fn a_stop_completes_started_requests() {
     half.send(&request[..request.len() - 3]);
     let mut reading = Client::narrow(address);
     reading.send(get("/big/5000000"));
-    eventually("all have begun", || fixture.stats().in_flight == 4);
+    eventually("all have started", || fixture.stats().in_flight == 4);
     let mut idle = fixture.client();
     idle.expect_kept();
 
@@ -646,14 +646,14 @@ fn a_stop_beyond_its_deadline_counts_parked_requests() {
     half.send("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nhalf");
     let mut reading = Client::narrow(fixture.address());
     reading.send("GET /stream/100000000 HTTP/1.0\r\n\r\n");
-    eventually("all have begun", || fixture.stats().in_flight == 3);
+    eventually("all have started", || fixture.stats().in_flight == 3);
     let gate = fixture.gate().clone();
     let error = fixture.into_running().stop().unwrap_err();
     assert_eq!(error.to_string(), "3 requests were cut at the end of the drain");
     half.expect_fin();
     gate.open();
     match reading.try_reply_to("GET") {
-        Ok(reply) => assert_eq!(reply.trailing, How::Cut(End::Reset), "only a reset tells it"),
+        Ok(reply) => assert_eq!(reply.trailing, How::Cut(End::Reset), "only a reset shows it"),
         Err(end) => assert_eq!(end, End::Reset),
     }
 }
@@ -687,7 +687,7 @@ fn durations_without_end() {
         let (start, rest) = request.split_at(request.len() - 2);
         for piece in [&start[..10], &start[10..]] {
             client.send(piece);
-            eventually("it is begun", || fixture.stats().in_flight == 1);
+            eventually("it is started", || fixture.stats().in_flight == 1);
         }
         client.send(rest);
         assert_eq!(client.reply().status, 200, "{path}");
@@ -761,7 +761,7 @@ fn handlers_see_the_drain_at_once() {
         client
     });
     let handle = running.handle().clone();
-    eventually("all have begun", || handle.stats().in_flight == 3);
+    eventually("all have started", || handle.stats().in_flight == 3);
     let stopping = spawn(move || running.stop());
     for client in &mut clients {
         assert_eq!(expect_last(client, 200).text(), "seen");

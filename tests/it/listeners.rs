@@ -53,8 +53,8 @@ fn neither_waits_for_the_handlers_of_the_other() {
 
 #[test]
 fn where_each_has_its_own_the_server_has_no_others() {
-    let begun = Arc::new(Mutex::new(BTreeSet::new()));
-    let names = Arc::clone(&begun);
+    let started = Arc::new(Mutex::new(BTreeSet::new()));
+    let names = Arc::clone(&started);
     let values = PerWorker::new(move || {
         names.lock().unwrap().insert(thread::current().name().unwrap().to_owned());
         Ok::<_, String>(())
@@ -69,7 +69,7 @@ fn where_each_has_its_own_the_server_has_no_others() {
         .unwrap();
     assert_eq!(server.handle().stats().workers, 3);
     let all = ["worker-0:0", "worker-1:0", "worker-0:app.sock"].map(str::to_owned);
-    assert_eq!(*begun.lock().unwrap(), BTreeSet::from(all));
+    assert_eq!(*started.lock().unwrap(), BTreeSet::from(all));
     assert_eq!(Client::to(server.addresses()[0]).get("/").text(), "first");
     server.stop().unwrap();
 }

@@ -62,10 +62,10 @@ fn what_is_refused_and_what_panics_passes_through_wrappers() {
 
 /// The responses of `routes`, each end reported.
 fn ends() -> (Fixture, Receiver<ResponseEnd>) {
-    let (tell, told) = mpsc::channel();
+    let (report, reports) = mpsc::channel();
     let wrapper = move |request: Request, next: Next<'_>| {
-        let tell = tell.clone();
-        next.call(request).on_end(move |end| tell.send(*end).unwrap())
+        let report = report.clone();
+        next.call(request).on_end(move |end| report.send(*end).unwrap())
     };
     let fails = |_: Request| Body::from_sized_reader(io::empty(), 5);
     let detached = |_: Request| {
@@ -99,12 +99,12 @@ fn ends() -> (Fixture, Receiver<ResponseEnd>) {
         .get("/upgrade", upgrade)
         .get("/panics", |_: Request| "hello".into_response().on_end(|_| panic!("as asked")))
         .wrap(wrapper);
-    (Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").timeouts(quick())), told)
+    (Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").timeouts(quick())), reports)
 }
 
 #[test]
 fn the_end_of_each_response_is_reported_once() {
-    let (fixture, told) = ends();
+    let (fixture, reports) = ends();
     let cases = [
         ("GET /small HTTP/1.1", 200, 5, true),
         ("HEAD /small HTTP/1.1", 200, 0, true),
@@ -126,22 +126,22 @@ fn the_end_of_each_response_is_reported_once() {
         let mut client = fixture.client();
         client.send(format!("{line}\r\nHost: h\r\n\r\n"));
         let reply = client.reply_to(line.split(' ').next().unwrap());
-        let end = told.recv_timeout(DEADLINE).expect(line);
+        let end = reports.recv_timeout(DEADLINE).expect(line);
         assert_eq!((end.status.as_u16(), end.bytes, end.complete), (status, bytes, complete), "{line}");
         assert_eq!(reply.status, status, "{line}");
     }
-    assert!(told.try_recv().is_err());
+    assert!(reports.try_recv().is_err());
 }
 
 #[test]
 fn the_end_is_reported_if_the_client_disconnects() {
-    let (fixture, told) = ends();
+    let (fixture, reports) = ends();
     for line in ["/endless", "/endless"] {
         let mut client = fixture.client();
         client.send(get(line));
         client.take(1000);
         client.reset();
-        let end = told.recv_timeout(DEADLINE).expect("an end");
+        let end = reports.recv_timeout(DEADLINE).expect("an end");
         assert!(!end.complete && end.bytes >= 64 << 10, "{end:?}");
     }
 }
@@ -149,15 +149,15 @@ fn the_end_is_reported_if_the_client_disconnects() {
 /// A response that can't be written any more is not complete, however short it is.
 #[test]
 fn a_response_that_no_client_is_there_for_is_cut() {
-    let (tell, told) = mpsc::channel();
+    let (report, reports) = mpsc::channel();
     let wrapper = move |request: Request, next: Next<'_>| {
-        let tell = tell.clone();
-        next.call(request).on_end(move |end| tell.send(*end).unwrap())
+        let report = report.clone();
+        next.call(request).on_end(move |end| report.send(*end).unwrap())
     };
     let gate = Gate::default();
-    let begun = gate.clone();
+    let started = gate.clone();
     let late = move |req: Request| {
-        begun.pass();
+        started.pass();
         eventually("its client is gone", || req.is_client_gone());
         "hello"
     };
@@ -168,27 +168,27 @@ fn a_response_that_no_client_is_there_for_is_cut() {
     gate.wait_for(1);
     client.reset();
     gate.open();
-    let end = told.recv_timeout(DEADLINE).unwrap();
+    let end = reports.recv_timeout(DEADLINE).unwrap();
     assert_eq!((end.status, end.bytes, end.complete), (StatusCode::OK, 0, false));
     // Of responses that are sent together, those that the socket has accepted are complete.
     const ALL: usize = 1_000;
     let mut client = Client::narrow(fixture.address());
     client.send(get("/30k").repeat(ALL));
     let mut complete = 0;
-    while let Ok(end) = told.recv_timeout(PATIENT) {
+    while let Ok(end) = reports.recv_timeout(PATIENT) {
         assert!(end.complete && end.bytes == 30_000, "{end:?}");
         complete += 1;
     }
     assert!(complete < ALL, "its client takes none of them");
     client.reset();
-    let ends: Vec<ResponseEnd> = std::iter::from_fn(|| told.recv_timeout(PATIENT).ok()).collect();
+    let ends: Vec<ResponseEnd> = std::iter::from_fn(|| reports.recv_timeout(PATIENT).ok()).collect();
     assert!(!ends.is_empty() && ends.iter().all(|end| !end.complete && end.bytes < 30_000), "{ends:?}");
 }
 
 #[test]
 fn the_access_log_has_every_response() {
-    let (tell, told) = mpsc::channel();
-    let log = AccessLog::new().to(move |access: &Access| tell.send(access.clone()).unwrap());
+    let (report, reports) = mpsc::channel();
+    let log = AccessLog::new().to(move |access: &Access| report.send(access.clone()).unwrap());
     let router = Router::new()
         .get("/users/{id}", |_: Request| "hello")
         .post("/users/{id}", |_: Request| "hello")
@@ -218,7 +218,7 @@ fn the_access_log_has_every_response() {
         } else {
             assert_eq!(client.reply().field("x-request-id"), Some(&*format!("r{n}")));
         }
-        let access = told.recv_timeout(DEADLINE).expect(line);
+        let access = reports.recv_timeout(DEADLINE).expect(line);
         let shown = access.to_string();
         assert!(
             access.peer.is_some_and(|peer| shown.starts_with(&format!("peer={peer} method="))),

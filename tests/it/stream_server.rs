@@ -247,28 +247,30 @@ fn a_unix_socket() {
 
 #[test]
 fn several_threads_get_each_connection_once() {
-    let (tell, told) = channel();
+    let (report, reports) = channel();
     let running = StreamServer::new()
         .listen("127.0.0.1:0")
         .spawn(move |incoming| {
             let threads: Vec<_> = (0..4)
                 .map(|_| {
-                    let (incoming, tell) = (incoming.clone(), tell.clone());
-                    spawn(move || incoming.for_each(|connection| tell.send(connection.peer_addr()).unwrap()))
+                    let (incoming, report) = (incoming.clone(), report.clone());
+                    spawn(move || {
+                        incoming.for_each(|connection| report.send(connection.peer_addr()).unwrap())
+                    })
                 })
                 .collect();
             threads.into_iter().for_each(|thread| thread.join().unwrap());
         })
         .unwrap();
     let clients: Vec<TcpStream> = (0..100).map(|_| connect(&running)).collect();
-    let mut seen: Vec<_> = (0..100).map(|_| told.recv_timeout(DEADLINE).unwrap()).collect();
+    let mut seen: Vec<_> = (0..100).map(|_| reports.recv_timeout(DEADLINE).unwrap()).collect();
     let mut expected: Vec<_> = clients.iter().map(|client| client.local_addr().ok()).collect();
     seen.sort();
     expected.sort();
     assert_eq!(seen, expected);
     drop(clients);
     running.stop().unwrap();
-    assert!(told.recv().is_err());
+    assert!(reports.recv().is_err());
 }
 
 #[test]

@@ -14,24 +14,24 @@ use crate::support::*;
 
 struct Scene {
     running: RunningServer,
-    told: mpsc::Receiver<String>,
+    reports: mpsc::Receiver<String>,
 }
 
 impl Scene {
     fn with(speak: fn(Upgraded) -> io::Result<String>) -> Scene {
-        let (tell, told) = mpsc::channel();
-        let tell = Mutex::new(tell);
+        let (report, reports) = mpsc::channel();
+        let report = Mutex::new(report);
         let handler = move |_: Request| {
-            let tell = tell.lock().unwrap().clone();
+            let report = report.lock().unwrap().clone();
             let body = Body::upgrade(move |io| {
                 let said = speak(io);
-                tell.send(said.unwrap_or_else(|e| format!("{:?}", e.kind()))).unwrap();
+                report.send(said.unwrap_or_else(|e| format!("{:?}", e.kind()))).unwrap();
             });
             (StatusCode::SWITCHING_PROTOCOLS, [(header::UPGRADE, "test")], body)
         };
         let router = Router::new().get("/", handler);
         let running = Server::new(router).listen("127.0.0.1:0").workers(1).timeouts(quick()).spawn().unwrap();
-        Scene { running, told }
+        Scene { running, reports }
     }
 
     fn open(&self, mut client: Client, early: &str) -> Client {
@@ -48,7 +48,7 @@ impl Scene {
 
     #[track_caller]
     fn expect_report(&self, wanted: &str) {
-        assert_eq!(self.told.recv_timeout(DEADLINE).unwrap(), wanted);
+        assert_eq!(self.reports.recv_timeout(DEADLINE).unwrap(), wanted);
     }
 }
 
@@ -175,8 +175,8 @@ fn a_client_that_is_gone_is_an_error_or_an_end() {
     drop(scene.client("x"));
     scene.expect_report("end");
     scene.client("x").reset();
-    let told = scene.told.recv_timeout(DEADLINE).unwrap();
-    assert!(told == "ConnectionReset" || told == "end", "{told}");
+    let reports = scene.reports.recv_timeout(DEADLINE).unwrap();
+    assert!(reports == "ConnectionReset" || reports == "end", "{reports}");
     eventually("nothing is left", || scene.running.handle().stats().detached == 0);
 }
 

@@ -22,18 +22,18 @@ const FIN: u8 = 0x80;
 /// A server, and what its sockets' threads report.
 struct Scene {
     running: RunningServer,
-    told: mpsc::Receiver<String>,
+    reports: mpsc::Receiver<String>,
 }
 
 type Speak = fn(&mut WebSocket) -> io::Result<()>;
 
 impl Scene {
     fn with(options: WebSocketOptions, speak: Speak) -> Scene {
-        Scene::serving(move |req, tell| {
+        Scene::serving(move |req, report| {
             WebSocket::upgrade(req).options(options.clone()).speak(move |socket| {
                 let outcome = speak(socket);
                 let end = outcome.as_ref().map(|()| socket.closed_with()).map_err(io::Error::kind);
-                tell.send(format!("{end:?}")).unwrap();
+                report.send(format!("{end:?}")).unwrap();
                 outcome
             })
         })
@@ -42,15 +42,15 @@ impl Scene {
     fn serving(
         handler: impl Fn(&Request, mpsc::Sender<String>) -> Response + Send + Sync + 'static,
     ) -> Scene {
-        let (tell, told) = mpsc::channel();
-        let tell = Mutex::new(tell);
+        let (report, reports) = mpsc::channel();
+        let report = Mutex::new(report);
         let router = Router::new()
-            .get("/ws", move |req: Request| handler(&req, tell.lock().unwrap().clone()))
+            .get("/ws", move |req: Request| handler(&req, report.lock().unwrap().clone()))
             .get("/", |_: Request| "hello\n");
         let timeouts = Timeouts::new().idle_grace(Duration::from_millis(250));
         let running =
             Server::new(router).listen("127.0.0.1:0").workers(2).timeouts(timeouts).spawn().unwrap();
-        Scene { running, told }
+        Scene { running, reports }
     }
 
     fn echo() -> Scene {
@@ -67,7 +67,7 @@ impl Scene {
 
     #[track_caller]
     fn expect_report(&self, wanted: &str) {
-        assert_eq!(self.told.recv_timeout(DEADLINE).unwrap(), wanted);
+        assert_eq!(self.reports.recv_timeout(DEADLINE).unwrap(), wanted);
     }
 
     #[track_caller]
@@ -267,7 +267,7 @@ fn protocol_errors_are_answered_by_their_code() {
 impl Scene {
     #[track_caller]
     fn expect_no_report_and_drop(&self, client: Client) {
-        assert!(self.told.try_recv().is_err());
+        assert!(self.reports.try_recv().is_err());
         drop(client);
         self.expect_report("Err(UnexpectedEof)");
         self.expect_no_client();
@@ -333,14 +333,14 @@ fn a_close_of_ours_has_a_code_that_may_be_sent() {
     };
     let scene = Scene::with(WebSocketOptions::default(), speak);
     for code in [1000, 1003, 1007, 1012, 1013, 1014, 3000, 4999] {
-        for (answer, told) in
+        for (answer, expected) in
             [(code, format!("Ok(Some(({code}, \"\")))")), (1006, "Err(InvalidData)".to_owned())]
         {
             let mut client = scene.client();
             client.send(frame(FIN | TEXT, code.to_string()));
             expect_close(&mut client, code);
             client.send(close(answer, ""));
-            scene.expect_report(&told);
+            scene.expect_report(&expected);
             client.expect_fin();
         }
     }
@@ -377,10 +377,10 @@ fn wrong_handshakes_are_refused_and_connections_kept() {
 
 #[test]
 fn subprotocols_and_origins() {
-    let scene = Scene::serving(|req, tell| {
+    let scene = Scene::serving(|req, report| {
         let upgrade = WebSocket::upgrade(req).protocols(&["v2", "v1"]).origins(&["https://friend.example"]);
         upgrade.speak(move |socket| {
-            tell.send(format!("{:?}", socket.protocol())).unwrap();
+            report.send(format!("{:?}", socket.protocol())).unwrap();
             Ok(())
         })
     });
@@ -532,17 +532,17 @@ fn a_client_that_takes_nothing_is_cut_off() {
 
 #[test]
 fn other_threads_send_whole_messages_while_one_reads() {
-    let (tell, told) = mpsc::channel::<WebSocketSender>();
-    let tell = Mutex::new(tell);
+    let (sender, senders) = mpsc::channel::<WebSocketSender>();
+    let sender = Mutex::new(sender);
     let scene = Scene::serving(move |req, _| {
-        let tell = tell.lock().unwrap().clone();
+        let sender = sender.lock().unwrap().clone();
         WebSocket::upgrade(req).speak(move |socket| {
-            tell.send(socket.sender()).unwrap();
+            sender.send(socket.sender()).unwrap();
             echo(socket)
         })
     });
     let mut client = scene.client();
-    let sender = told.recv_timeout(DEADLINE).unwrap();
+    let sender = senders.recv_timeout(DEADLINE).unwrap();
     let threads: Vec<_> = (0..4_u8)
         .map(|n| {
             let sender = sender.clone();

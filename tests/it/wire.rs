@@ -510,8 +510,8 @@ fn split_at_every_byte() {
             eventually("the last one is over", || fixture.stats().in_flight == 0);
             let (first, second) = request.split_at(at);
             client.send(first);
-            let begun = || fixture.stats().in_flight == 1;
-            eventually("the first part is read", || begun() || first.starts_with(GET));
+            let started = || fixture.stats().in_flight == 1;
+            eventually("the first part is read", || started() || first.starts_with(GET));
             client.send(second);
             assert_eq!(answers(&mut client), whole, "{:?} at {at}", String::from_utf8_lossy(&request));
         }

@@ -361,7 +361,7 @@ fn kind(hyper: &Seen, ours: &Seen) -> Option<(String, String)> {
     let same = |(a, b): &(&Answer, &Answer)| class(a) == class(b);
     let common = hyper.answers.iter().zip(&ours.answers).take_while(same).count();
     let end = |seen: &Seen| if seen.open { "waits" } else { "closes" };
-    let tell = |seen: &Seen| match seen.answers.get(common) {
+    let describe = |seen: &Seen| match seen.answers.get(common) {
         None => end(seen).to_owned(),
         Some(answer) if answer.status < 300 => "serves".to_owned(),
         Some(answer) => {
@@ -369,7 +369,7 @@ fn kind(hyper: &Seen, ours: &Seen) -> Option<(String, String)> {
             format!("{} {}", answer.status, reason.trim()).trim_end().to_owned()
         }
     };
-    let (theirs, own) = (tell(hyper), tell(ours));
+    let (theirs, own) = (describe(hyper), describe(ours));
     let done = hyper.answers.len() == common && ours.answers.len() == common;
     if done && hyper.open == ours.open {
         return None;

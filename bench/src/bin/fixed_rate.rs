@@ -69,18 +69,18 @@ fn main() -> Result<(), Error> {
     let due_at = |number: u64| Duration::from_nanos(number * 1_000_000_000 / rate);
     let mut latencies = Vec::with_capacity(usize::try_from(total)?);
     // How late this program itself was: a request it could not send in time is not the server's.
-    let (mut begun, mut latest) = (0, Duration::ZERO);
+    let (mut sent, mut latest) = (0, Duration::ZERO);
     let started = Instant::now();
     let end = due_at(total);
     while (latencies.len() as u64) < total && started.elapsed() < end + AFTERWARDS {
         let now = started.elapsed();
-        while begun < total && due_at(begun) <= now {
-            let turn = usize::try_from(begun)? % connections;
+        while sent < total && due_at(sent) <= now {
+            let turn = usize::try_from(sent)? % connections;
             if let Some(slot) = slots.get_mut(turn) {
-                slot.add(due_at(begun))?;
+                slot.add(due_at(sent))?;
             }
-            latest = latest.max(now - due_at(begun));
-            begun += 1;
+            latest = latest.max(now - due_at(sent));
+            sent += 1;
         }
         // It never sleeps: a timer's slack would be in every latency.
         for number in clients.ready(EpollTimeout::ZERO)? {

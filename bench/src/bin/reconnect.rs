@@ -48,7 +48,7 @@ fn main() -> Result<(), Error> {
             }
             if slot.is_none() {
                 match begin(address, &clients, number) {
-                    Ok(begun) => *slot = Some(begun),
+                    Ok(connected) => *slot = Some(connected),
                     Err(_) => errors += 1,
                 }
             }

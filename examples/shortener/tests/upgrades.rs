@@ -242,7 +242,7 @@ fn upgrades_and_a_stop_under_load_lose_no_link_and_no_hit() {
     let lost: Vec<_> =
         expected.iter().filter(|(alias, link)| there.get(*alias) != Some(link)).take(5).collect();
     assert!(lost.is_empty(), "answered, and not there, or with other hits: {lost:?}");
-    assert_eq!(there.len(), expected.len(), "there are links that nobody was told of");
+    assert_eq!(there.len(), expected.len(), "there are links that no client got");
     println!("{handovers} handovers: {} links made, {popular} hits of one of them", expected.len());
 
     // They also work: the next process redirects each visitor to the right address.
@@ -261,9 +261,9 @@ fn a_kill_costs_no_link_that_was_answered() {
     let (_folder, database) = folder();
     let server = serve(&database);
     // A request whose end does not come keeps the first generation running, even where the handover is over by then.
-    let mut begun = server.client();
+    let mut started = server.client();
     let head = "POST /api/links HTTP/1.1\r\nHost: test\r\nContent-Type: application/json";
-    begun.send(format!("{head}\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n"));
+    started.send(format!("{head}\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n"));
     server.in_flight(server.pid(), 1);
     let load = Load::on(&server);
     load.more(50);
@@ -276,13 +276,13 @@ fn a_kill_costs_no_link_that_was_answered() {
     server.wait_gone();
     let all = load.made();
     let there = kept(&database);
-    let told: usize = all.iter().map(|made| made.links.len()).sum();
+    let confirmed: usize = all.iter().map(|made| made.links.len()).sum();
     for (alias, (url, _)) in all.iter().flat_map(|made| &made.links) {
         assert_eq!(there.get(alias).map(|(url, _)| url), Some(url), "{alias}");
     }
     // In addition, links that were created without being acknowledged.
-    let unknown = there.len() - 1 - told;
-    assert!(told >= 100 && unknown <= KEEPING + ANEW, "{told} {unknown}");
+    let unknown = there.len() - 1 - confirmed;
+    assert!(confirmed >= 100 && unknown <= KEEPING + ANEW, "{confirmed} {unknown}");
     // It can be opened again.
     let server = serve(&database);
     assert_eq!(server.get("/popular").ok().header("location"), Some("https://example.com/popular"));

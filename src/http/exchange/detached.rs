@@ -359,8 +359,8 @@ impl Duplex for Conversation {
         self.waker.wake();
     }
 
-    fn at_drain(&self, tell: Box<dyn FnOnce() + Send>) {
-        *self.waker.lock() = Some(tell);
+    fn at_drain(&self, notify: Box<dyn FnOnce() + Send>) {
+        *self.waker.lock() = Some(notify);
     }
 
     fn shutdown_write(&self) {
@@ -380,9 +380,9 @@ impl Waker {
     }
 
     fn drain(&self) {
-        let tell = self.lock().take();
-        if let Some(tell) = tell {
-            tell();
+        let notify = self.lock().take();
+        if let Some(notify) = notify {
+            notify();
         }
         self.wake();
     }

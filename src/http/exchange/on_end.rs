@@ -104,12 +104,12 @@ mod tests {
 
     #[test]
     fn a_response_is_complete_when_the_socket_has_it() {
-        let (tell, told) = mpsc::channel();
+        let (sender, ends_seen) = mpsc::channel();
         let mut endings = Endings::default();
         let push = |endings: &mut Endings, left, bytes| {
-            let tell = tell.clone();
+            let sender = sender.clone();
             let mut response =
-                plain(StatusCode::OK).on_end(move |end| tell.send((end.bytes, end.complete)).unwrap());
+                plain(StatusCode::OK).on_end(move |end| sender.send((end.bytes, end.complete)).unwrap());
             let ending = Ending::of(response.extensions_mut(), StatusCode::OK).unwrap();
             endings.push(ending, left, bytes);
         };
@@ -118,7 +118,7 @@ mod tests {
         push(&mut endings, 15, 5);
         push(&mut endings, 30, 5);
         push(&mut endings, 45, 5);
-        let ends = || told.try_iter().collect::<Vec<_>>();
+        let ends = || ends_seen.try_iter().collect::<Vec<_>>();
         assert_eq!(ends(), [(5, true)], "nothing was to go out");
         endings.note_sent(14);
         assert_eq!(ends(), []);

@@ -13,7 +13,7 @@ use heirloom::wrap::AccessLog;
 /// Requests that handlers have started, and pieces that were pulled from responses.
 #[derive(Default)]
 struct Done {
-    begun: AtomicU64,
+    calls: AtomicU64,
     pulled: AtomicU64,
 }
 
@@ -46,15 +46,15 @@ fn router(handle: &Handle) -> impl Handler {
         .get("/text", pulling(|done| Body::from_reader(Text(Arc::clone(done)))))
         .post("/echo", |req: Request| req.into_body())
         .post("/discard", streaming(discard));
-    let (asked, begun) = (Arc::clone(&done), Arc::clone(&done));
+    let (asked, calls) = (Arc::clone(&done), Arc::clone(&done));
     let router = router
         .get("/ok", move |_: Request| {
-            let Done { begun, pulled } = &*asked;
-            let (begun, pulled) = (begun.load(Ordering::SeqCst), pulled.load(Ordering::SeqCst));
-            format!("{begun} {pulled} {}", stats.stats().open)
+            let Done { calls, pulled } = &*asked;
+            let (calls, pulled) = (calls.load(Ordering::SeqCst), pulled.load(Ordering::SeqCst));
+            format!("{calls} {pulled} {}", stats.stats().open)
         })
         .get("/sleep/{ms}", move |req: Request| {
-            begun.begun.fetch_add(1, Ordering::SeqCst);
+            calls.calls.fetch_add(1, Ordering::SeqCst);
             sleep(req.param("ms").and_then(|ms| ms.parse().ok()).unwrap_or(0));
             "ok\n"
         });

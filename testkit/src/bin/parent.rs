@@ -1,5 +1,5 @@
 //! A server whose handlers start programs, and which stays after `serve`: `--listen ADDR
-//! [--probation-ms N] [--linger] [--keep-nofile]`. As `parent tell HOW WHAT` it tells the same of its children
+//! [--probation-ms N] [--linger] [--keep-nofile]`. As `parent describe HOW WHAT` it describes its children in the same way,
 //! without being a server.
 
 use std::fs::File;
@@ -17,8 +17,8 @@ use std::ffi::CString;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().collect();
     match &args[..] {
-        [_, tell, how, what] if tell == "tell" => {
-            return Ok(io::Write::write_all(&mut io::stdout(), &told(how, what)?)?);
+        [_, verb, how, what] if verb == "describe" => {
+            return Ok(io::Write::write_all(&mut io::stdout(), &description(how, what)?)?);
         }
         _ => {}
     }
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .post("/echo", |req: Request| req.into_body())
         .get("/child/{how}/{what}", |req: Request| {
             let name = |name| req.param(name).unwrap_or_default();
-            told(name("how"), name("what")).map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))
+            description(name("how"), name("what")).map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))
         });
     log::info!("pid {}", std::process::id());
     let outcome = Server::new(router)
@@ -46,8 +46,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(outcome?)
 }
 
-/// What a child says of itself, started by std or `raw`, by the system's own call.
-fn told(how: &str, what: &str) -> io::Result<Vec<u8>> {
+/// A child's description of itself. It is started by std, or by the system's own call (`raw`).
+fn description(how: &str, what: &str) -> io::Result<Vec<u8>> {
     let words: &[&str] = match what {
         "status" => &["cat", "/proc/self/status"],
         "fds" => &["find", "/proc/self/fd", "-mindepth", "1", "-printf", "%f %l\n"],

@@ -37,7 +37,7 @@ impl Client {
     /// Sends requests until it is stopped; then completes the request in flight.
     pub(crate) fn run(&self) {
         let mut link = None;
-        while !self.halt.is_called() && self.budget.is_none_or(|budget| self.tally().begun < budget) {
+        while !self.halt.is_called() && self.budget.is_none_or(|budget| self.tally().requests < budget) {
             link = self.round(link).and_then(|link| self.think(link));
         }
         if let Some(mut link) = link {
@@ -49,22 +49,22 @@ impl Client {
     fn next(&self) -> Asked {
         let id = {
             let mut tally = self.tally();
-            tally.begun += 1;
-            self.number << 32 | tally.begun
+            tally.requests += 1;
+            self.number << 32 | tally.requests
         };
         ask(self.mode, id, &self.sizes)
     }
 
     /// Asks once, or as often as fits into one piece; gives the connection back that goes on.
     fn round(&self, link: Option<Link>) -> Option<Link> {
-        let mut begun = Instant::now();
+        let mut begin = Instant::now();
         let mut link = match link {
             Some(link) => link,
             None => self.connect()?,
         };
         if self.mode == Mode::Preconnect && link.answers == 0 {
             link = self.rest(link, between([Duration::ZERO, self.pauses.before_first], self.turn()))?;
-            begun = Instant::now();
+            begin = Instant::now();
         }
         let batch: Vec<Asked> = (0..self.mode.depth()).map(|_| self.next()).collect();
         let before = link.answers;
@@ -85,7 +85,7 @@ impl Client {
                             self.fail(Outcome::Wrong.name(), &link, fault);
                             step = false;
                         }
-                        self.tally().answered(&self.clock, begun);
+                        self.tally().answered(&self.clock, begin);
                         if fault.is_some() { Outcome::Wrong } else { Outcome::Ok }
                     }
                     Err(lost) => {
@@ -124,7 +124,7 @@ impl Client {
 
     /// A new connection for a request; if there is none, that is the request's outcome.
     fn connect(&self) -> Option<Link> {
-        let begun = Instant::now();
+        let begin = Instant::now();
         self.tally().tried += 1;
         match Link::open(&self.way, self.mode.pace()) {
             Ok(link) => {
@@ -137,13 +137,13 @@ impl Client {
             }
             Err(errno) => {
                 let mut outcome = not_connected(errno);
-                if outcome == Outcome::Refused && self.clock.stops.touch(begun, Instant::now()) {
+                if outcome == Outcome::Refused && self.clock.stops.touch(begin, Instant::now()) {
                     outcome = Outcome::Away;
                 }
                 if outcome.is_failure() || outcome == Outcome::OwnLimit {
-                    self.tell(outcome.name(), 0, format!("connect: {errno}"));
+                    self.note_failure(outcome.name(), 0, format!("connect: {errno}"));
                 }
-                self.tally().begun += 1;
+                self.tally().requests += 1;
                 self.tally().outcome(outcome, false);
                 self.halt.pause(AFTER_REFUSAL);
                 None
@@ -232,7 +232,7 @@ impl Client {
     /// A number that is this client's at this point of its life, the same each time.
     fn turn(&self) -> u64 {
         let tally = self.tally();
-        self.number << 32 | (tally.begun + tally.connected)
+        self.number << 32 | (tally.requests + tally.connected)
     }
 
     /// How many requests a client sends that disconnects by itself.
@@ -242,17 +242,24 @@ impl Client {
 
     /// Between two pieces of an upload.
     fn pause(&self) -> Duration {
-        Duration::from_millis(mix(self.tally().begun) % 12)
+        Duration::from_millis(mix(self.tally().requests) % 12)
     }
 
     fn fail(&self, what: &'static str, link: &Link, detail: &str) {
-        self.tell(what, link.answers, detail.to_owned());
+        self.note_failure(what, link.answers, detail.to_owned());
     }
 
-    fn tell(&self, what: &'static str, answers: u64, detail: String) {
+    fn note_failure(&self, what: &'static str, answers: u64, detail: String) {
         let now = Instant::now();
         let since_signal = self.clock.signal().map(|signal| now.saturating_duration_since(signal));
         let at = now - self.clock.began();
-        self.tally().tell(Failure { at, since_signal, mode: self.mode.name(), what, answers, detail });
+        self.tally().note_failure(Failure {
+            at,
+            since_signal,
+            mode: self.mode.name(),
+            what,
+            answers,
+            detail,
+        });
     }
 }

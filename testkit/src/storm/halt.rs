@@ -88,7 +88,7 @@ impl Clock {
 
     /// Whether a request was under way near the last signal. (One that was near an earlier one and
     /// ends after the last began before it, and so is near.)
-    pub(crate) fn near(&self, begun: Instant, ended: Instant) -> bool {
-        self.signal().is_some_and(|signal| signal <= ended && begun <= signal + NEAR)
+    pub(crate) fn near(&self, begin: Instant, ended: Instant) -> bool {
+        self.signal().is_some_and(|signal| signal <= ended && begin <= signal + NEAR)
     }
 }

@@ -36,9 +36,9 @@ impl Herd {
                 }
                 Err(errno) => {
                     let outcome = not_connected(errno);
-                    herd.tally.begun += 1;
+                    herd.tally.requests += 1;
                     herd.tally.outcome(outcome, false);
-                    herd.tell(clock, outcome.name(), 0, format!("connect: {errno}"));
+                    herd.note_failure(clock, outcome.name(), 0, format!("connect: {errno}"));
                 }
             }
         }
@@ -57,7 +57,7 @@ impl Herd {
                 Idle::Bytes => End::Stray,
             };
             self.tally.end(end);
-            self.tell(clock, end.name(), link.answers, "found at the last call".to_owned());
+            self.note_failure(clock, end.name(), link.answers, "found at the last call".to_owned());
         }
         self.links.drain(..).for_each(|_| self.tally.end(End::Ours));
         self.tally
@@ -67,7 +67,7 @@ impl Herd {
     fn ask(&mut self, mut link: Link, pid: Option<Pid>, clock: &Clock) {
         let halt = Halt::default();
         let reused = link.answers > 0;
-        self.tally.begun += 1;
+        self.tally.requests += 1;
         link.send(b"GET /pid HTTP/1.1\r\nHost: storm\r\n\r\n", usize::MAX, Duration::ZERO, &halt);
         let (outcome, detail, end) = match link.answer(&halt) {
             Ok(answer) => {
@@ -81,7 +81,7 @@ impl Herd {
         };
         self.tally.outcome(outcome, reused);
         if outcome.is_failure() {
-            self.tell(clock, outcome.name(), link.answers, detail);
+            self.note_failure(clock, outcome.name(), link.answers, detail);
         }
         match end {
             Some(end) => self.tally.end(end),
@@ -89,10 +89,10 @@ impl Herd {
         }
     }
 
-    fn tell(&mut self, clock: &Clock, what: &'static str, answers: u64, detail: String) {
+    fn note_failure(&mut self, clock: &Clock, what: &'static str, answers: u64, detail: String) {
         let since_signal = clock.signal().map(|signal| signal.elapsed());
         let at = clock.began().elapsed();
-        self.tally.tell(Failure { at, since_signal, mode: NAME, what, answers, detail });
+        self.tally.note_failure(Failure { at, since_signal, mode: NAME, what, answers, detail });
     }
 }
 

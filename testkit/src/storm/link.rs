@@ -79,7 +79,7 @@ enum Frame {
 
 impl Link {
     pub(crate) fn open(way: &Way, pace: Option<Pace>) -> Result<Link, Errno> {
-        let begun = Instant::now();
+        let begin = Instant::now();
         let socket = way.connect()?;
         let patience = way.patience;
         let now = Instant::now();
@@ -87,7 +87,7 @@ impl Link {
             socket,
             input: Vec::new(),
             answers: 0,
-            opened: [begun, now],
+            opened: [begin, now],
             quiet_since: now,
             crossed: false,
             unsent: None,

@@ -78,7 +78,7 @@ impl Report {
                 (0, 0) => "0".to_owned(),
                 (fresh, reused) => format!("{fresh}f+{reused}r"),
             };
-            let start = [(*name).to_owned(), clients.to_string(), tally.begun.to_string()];
+            let start = [(*name).to_owned(), clients.to_string(), tally.requests.to_string()];
             let ok = [tally.of(Outcome::Ok).to_string()];
             line(&mut out, start.into_iter().chain(ok).chain(Outcome::ALL[1..].iter().copied().map(both)));
         }
@@ -109,7 +109,7 @@ impl Report {
         );
         self.of_the_server(&mut out);
         for failure in total.failures.iter().take(SHOWN) {
-            let _ = writeln!(out, "{}", told(failure));
+            let _ = writeln!(out, "{}", line_of(failure));
         }
         for problem in &self.problems {
             let _ = writeln!(out, "PROBLEM: {problem}");
@@ -144,8 +144,8 @@ impl Report {
         }
         if !self.bad.is_empty() {
             let count = |bad: Bad| self.bad.iter().filter(|other| **other == bad).count();
-            let told: Vec<_> = Bad::ALL.map(|bad| format!("{} {}", bad.name(), count(bad))).into();
-            let _ = writeln!(out, "handovers that failed, and should: {}", told.join(", "));
+            let counts: Vec<_> = Bad::ALL.map(|bad| format!("{} {}", bad.name(), count(bad))).into();
+            let _ = writeln!(out, "handovers that failed, and should: {}", counts.join(", "));
         }
         if !self.stops.is_empty() {
             let _ = writeln!(out, "stops: {}; each took {}", self.stops.len(), show(&self.stops));
@@ -210,7 +210,7 @@ impl Report {
             self.ended_untold,
             list(&mut self.at_rest.iter().map(holdings)),
             list(&mut self.under_load.first().into_iter().chain(self.under_load.last()).map(holdings)),
-            list(&mut failures.iter().take(SHOWN).map(|failure| quoted(&told(failure)))),
+            list(&mut failures.iter().take(SHOWN).map(|failure| quoted(&line_of(failure)))),
             list(&mut self.problems.iter().map(|problem| quoted(problem))),
         )
     }
@@ -243,7 +243,7 @@ fn decimal(n: u64, unit: u64) -> String {
     format!("{}.{:02}", n / unit, n % unit * 100 / unit)
 }
 
-fn told(failure: &Failure) -> String {
+fn line_of(failure: &Failure) -> String {
     let since = failure.since_signal.map_or("before any signal".to_owned(), |since| {
         format!("{:.1} ms after the last signal", since.as_secs_f64() * 1000.0)
     });
@@ -267,7 +267,7 @@ fn of_tally(tally: &Tally, clients: Option<usize>) -> String {
     if let Some(clients) = clients {
         let _ = write!(out, "\"clients\":{clients},");
     }
-    let _ = write!(out, "\"requests\":{},\"failed\":{}", tally.begun, tally.failed());
+    let _ = write!(out, "\"requests\":{},\"failed\":{}", tally.requests, tally.failed());
     for outcome in Outcome::ALL {
         let _ = write!(out, ",\"{}\":{}", outcome.name(), tally.of(outcome));
         if outcome.is_failure() {

@@ -89,7 +89,7 @@ impl Rounds<'_> {
         let (moved, deadline) = (self.server.departures().len(), self.within(HANDOVER_WITHIN));
         let (over, first, problem) = (Halt::default(), Mutex::new(None), Mutex::new(None));
         self.clock.mark();
-        let begun = Instant::now();
+        let begin = Instant::now();
         let handed = std::thread::scope(|scope| {
             scope.spawn(|| match first_answer(&addr, PROBERS + n as usize % 500, old, &over) {
                 Ok(at) => *held(&first) = at,
@@ -103,14 +103,14 @@ impl Rounds<'_> {
         });
         self.report.problems.extend(held(&problem).take().map(|what| format!("probe of round {n}: {what}")));
         self.report.handovers.push(handed?);
-        self.report.first_answers.extend(held(&first).map(|at| at - begun));
+        self.report.first_answers.extend(held(&first).map(|at| at - begin));
         if self.flags.hups_at_once > 1 {
             self.server.settle(deadline, &self.quiet)?;
         }
         self.report.generations += u64::from(self.server.serving() - old);
         if self.flags.idle_connections > 0 {
             let departed = self.server.departed(moved, deadline)?;
-            self.report.moved.push((departed.connections, departed.at.saturating_duration_since(begun)));
+            self.report.moved.push((departed.connections, departed.at.saturating_duration_since(begin)));
         }
         Ok(())
     }
@@ -133,9 +133,9 @@ impl Rounds<'_> {
         self.clock.mark();
         self.clock.stops.open();
         self.clock.stops.strike();
-        let begun = Instant::now();
+        let begin = Instant::now();
         self.server.stop(self.within(STOP_WITHIN))?;
-        self.report.stops.push(begun.elapsed());
+        self.report.stops.push(begin.elapsed());
         let started = self.server.start_again(self.binaries.path(), &self.args, self.deadline);
         self.clock.stops.close();
         started

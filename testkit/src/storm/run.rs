@@ -246,15 +246,17 @@ impl Progress {
             let (before, after) = if err.is_terminal() { ("\r", "  ") } else { ("", "\n") };
             while !until.is_called() {
                 until.pause(Duration::from_secs(1));
-                let (mut begun, mut failed) = (0, 0);
+                let (mut requests, mut failed) = (0, 0);
                 for tally in &tallies {
                     let tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-                    begun += tally.begun;
+                    requests += tally.requests;
                     failed += tally.failed();
                 }
                 let serving = server.serving();
-                let _ =
-                    write!(err, "{before}generation {serving}, requests {begun}, failures {failed}{after}");
+                let _ = write!(
+                    err,
+                    "{before}generation {serving}, requests {requests}, failures {failed}{after}"
+                );
                 let _ = err.flush();
             }
         });

@@ -25,19 +25,19 @@ use super::windows::Windows;
 const WENT: &str = " connections went to the successor";
 /// The end of the log line about a successor that was killed because it was silent.
 const KILLED: &str = " was killed by SIGKILL";
-/// When nothing has come of a signal for so long, nothing will.
+/// A signal that has had no effect for so long has none.
 const SETTLED: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 pub(crate) struct Server {
-    told: Mutex<Told>,
+    facts: Mutex<LogFacts>,
     news: Condvar,
     began: Instant,
 }
 
 /// What the log has reported so far.
 #[derive(Debug, Default)]
-struct Told {
+struct LogFacts {
     /// Each with the time at which it was read.
     lines: Vec<(Duration, String)>,
     addrs: Vec<Addr>,
@@ -51,7 +51,7 @@ struct Told {
     /// Each successor that has accepted on probation.
     accepting: Vec<Pid>,
     departures: Vec<Departed>,
-    /// No writer is left.
+    /// The log has ended: no process has its other end.
     ended: bool,
 }
 
@@ -85,7 +85,7 @@ impl Server {
         // Orphans of a generation become children of this process: its successor, whose end is then reported here.
         set_child_subreaper(true).map_err(|e| format!("no subreaper: {e}"))?;
         let server = Arc::new(Server {
-            told: Mutex::new(Told::default()),
+            facts: Mutex::new(LogFacts::default()),
             news: Condvar::new(),
             began: Instant::now(),
         });
@@ -108,29 +108,29 @@ impl Server {
         // It holds the other end of the pipe, whose end is the end of the last process.
         drop(command);
         {
-            let mut told = self.lock();
-            (told.serving, told.ended) = (0, false);
-            told.add(Pid::from_raw(i32::try_from(child.id()).unwrap_or(0)), 1);
+            let mut facts = self.lock();
+            (facts.serving, facts.ended) = (0, false);
+            facts.add(Pid::from_raw(i32::try_from(child.id()).unwrap_or(0)), 1);
         }
         let reader = Arc::clone(self);
         beside("log", move || reader.read(ours));
-        if !self.wait(deadline.min(Instant::now() + Duration::from_secs(20)), |told| told.serving == 1) {
+        if !self.wait(deadline.min(Instant::now() + Duration::from_secs(20)), |facts| facts.serving == 1) {
             self.kill();
             return Err(format!("the server does not serve; its log:\n{}", self.log_between(None, None)));
         }
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, LogFacts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self, from: OwnedFd) {
         for line in BufReader::new(File::from(from)).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
-            let mut told = self.lock();
-            told.take(&line);
-            told.lines.push((self.began.elapsed(), line));
+            let mut facts = self.lock();
+            facts.take(&line);
+            facts.lines.push((self.began.elapsed(), line));
             self.news.notify_all();
         }
         self.lock().ended = true;
@@ -138,11 +138,11 @@ impl Server {
     }
 
     /// Waits until `fact` holds or no writer is left; returns whether it holds.
-    fn wait(&self, deadline: Instant, fact: impl Fn(&Told) -> bool) -> bool {
+    fn wait(&self, deadline: Instant, fact: impl Fn(&LogFacts) -> bool) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
-        let waiting = |told: &mut Told| !fact(told) && !told.ended;
-        let told = self.news.wait_timeout_while(self.lock(), left, waiting);
-        fact(&told.unwrap_or_else(PoisonError::into_inner).0)
+        let waiting = |facts: &mut LogFacts| !fact(facts) && !facts.ended;
+        let facts = self.news.wait_timeout_while(self.lock(), left, waiting);
+        fact(&facts.unwrap_or_else(PoisonError::into_inner).0)
     }
 
     pub(crate) fn addrs(&self) -> Vec<Addr> {
@@ -155,9 +155,9 @@ impl Server {
 
     /// Signals the generation that serves; gives its number.
     pub(crate) fn signal(&self, signal: Signal) -> u32 {
-        let told = self.lock();
-        told.current().into_iter().for_each(|process| process.signal(signal));
-        told.serving
+        let facts = self.lock();
+        facts.current().into_iter().for_each(|process| process.signal(signal));
+        facts.serving
     }
 
     /// The process that serves.
@@ -169,22 +169,22 @@ impl Server {
     /// first signal until a successor has the service for good.
     pub(crate) fn hand_over(&self, deadline: Instant, hups: u32, quiet: &Halt) -> Result<Duration, String> {
         let given_up = self.lock().given_up;
-        let begun = Instant::now();
+        let begin = Instant::now();
         let old = self.signal(Signal::SIGHUP);
         for _ in 1..hups {
             quiet.pause(Duration::from_millis(1));
             // To the same process, the one that the sender of the first signal knows.
-            let told = self.lock();
-            let same = told.processes.iter().rev().find(|process| process.generation == old);
+            let facts = self.lock();
+            let same = facts.processes.iter().rev().find(|process| process.generation == old);
             same.into_iter().for_each(|process| process.signal(Signal::SIGHUP));
         }
-        self.wait(deadline, |told| told.serving > old || told.given_up > given_up);
-        let took = begun.elapsed();
+        self.wait(deadline, |facts| facts.serving > old || facts.given_up > given_up);
+        let took = begin.elapsed();
         self.reap();
-        let told = self.lock();
-        match told.serving {
+        let facts = self.lock();
+        match facts.serving {
             new if new > old => Ok(took),
-            _ if told.given_up > given_up => Err(format!("generation {old} has given the handover up")),
+            _ if facts.given_up > given_up => Err(format!("generation {old} has given the handover up")),
             _ => Err(format!("generation {old} has not handed over within {took:.1?}")),
         }
     }
@@ -193,7 +193,7 @@ impl Server {
     pub(crate) fn settle(&self, deadline: Instant, quiet: &Halt) -> Result<(), String> {
         let mut seen = None;
         loop {
-            let fact = |told: &Told| told.started == told.committed;
+            let fact = |facts: &LogFacts| facts.started == facts.committed;
             if !self.wait(deadline, fact) {
                 return Err("a handover that was asked for with others came to nothing".to_owned());
             }
@@ -214,10 +214,10 @@ impl Server {
     }
 
     fn serves_on(&self, old: u32, given_up: usize, deadline: Instant) -> Result<(), String> {
-        self.wait(deadline, |told| told.serving != old || told.given_up > given_up);
-        let told = self.lock();
+        self.wait(deadline, |facts| facts.serving != old || facts.given_up > given_up);
+        let facts = self.lock();
         // A process that did not start or has died is not waited for.
-        match told.given_up > given_up && told.serving == old {
+        match facts.given_up > given_up && facts.serving == old {
             true => Ok(()),
             false => Err(format!("generation {old} has not said that it serves on")),
         }
@@ -226,17 +226,17 @@ impl Server {
     /// A handover whose successor is killed when it accepts already, and has not been committed.
     pub(crate) fn crash_on_probation(&self, deadline: Instant, crashes: &Windows) -> Result<(), String> {
         let (given_up, accepting) = {
-            let told = self.lock();
-            (told.given_up, told.accepting.len())
+            let facts = self.lock();
+            (facts.given_up, facts.accepting.len())
         };
         crashes.open();
         let old = self.signal(Signal::SIGHUP);
-        self.wait(deadline, |told| told.accepting.len() > accepting || told.given_up > given_up);
+        self.wait(deadline, |facts| facts.accepting.len() > accepting || facts.given_up > given_up);
         let pidfd = {
-            let told = self.lock();
-            let pid = told.accepting.get(accepting);
-            let victim = told.processes.iter().rev().find(|process| Some(&process.pid) == pid);
-            let Some(victim) = victim.filter(|_| told.serving == old) else {
+            let facts = self.lock();
+            let pid = facts.accepting.get(accepting);
+            let victim = facts.processes.iter().rev().find(|process| Some(&process.pid) == pid);
+            let Some(victim) = victim.filter(|_| facts.serving == old) else {
                 return Err("nobody is on probation".to_owned());
             };
             crashes.strike();
@@ -257,7 +257,7 @@ impl Server {
 
     /// What the `n`th process that handed over has passed on, when it has.
     pub(crate) fn departed(&self, n: usize, deadline: Instant) -> Result<Departed, String> {
-        self.wait(deadline, |told| told.departures.len() > n);
+        self.wait(deadline, |facts| facts.departures.len() > n);
         let departed = self.lock().departures.get(n).copied();
         departed.ok_or_else(|| "the connections have not all gone to the successor".to_owned())
     }
@@ -270,11 +270,11 @@ impl Server {
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Exit::Killed(signal)),
                 _ => return,
             };
-            let mut told = self.lock();
-            match told.processes.iter_mut().rev().find(|process| process.pid == pid) {
+            let mut facts = self.lock();
+            match facts.processes.iter_mut().rev().find(|process| process.pid == pid) {
                 Some(process) => process.exit = Some(exit),
                 // It ended before its name was read.
-                None => told.processes.push(Process { pid, generation: 0, pidfd: None, exit: Some(exit) }),
+                None => facts.processes.push(Process { pid, generation: 0, pidfd: None, exit: Some(exit) }),
             }
         }
     }
@@ -282,7 +282,7 @@ impl Server {
     /// Stops the last generation and waits for the end of all.
     pub(crate) fn stop(&self, deadline: Instant) -> Result<(), String> {
         self.signal(Signal::SIGTERM);
-        let ended = self.wait(deadline, |told| told.ended);
+        let ended = self.wait(deadline, |facts| facts.ended);
         let mut left = self.alive();
         while !left.is_empty() && Instant::now() < deadline {
             // Processes that have closed the log end at once.
@@ -332,8 +332,8 @@ impl Server {
     /// The log of all generations between two times since `began`.
     pub(crate) fn log_between(&self, from: Option<Duration>, to: Option<Duration>) -> String {
         let within = |at: &Duration| from.is_none_or(|from| from <= *at) && to.is_none_or(|to| *at <= to);
-        let told = self.lock();
-        let lines = told.lines.iter().filter(|(at, _)| within(at));
+        let facts = self.lock();
+        let lines = facts.lines.iter().filter(|(at, _)| within(at));
         lines.map(|(at, line)| format!("{:9.3} {line}\n", at.as_secs_f64())).collect()
     }
 
@@ -362,7 +362,7 @@ impl Server {
     }
 }
 
-impl Told {
+impl LogFacts {
     /// The process that serves; the last one of its generation, as others may have failed to become it.
     fn current(&self) -> Option<&Process> {
         self.processes.iter().rev().find(|process| process.generation == self.serving)

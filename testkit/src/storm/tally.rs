@@ -124,7 +124,7 @@ const ENOUGH: u64 = 1000;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) begun: u64,
+    pub(crate) requests: u64,
     /// Indexed by outcome, then by new or reused connection.
     outcomes: [[u64; 2]; Outcome::ALL.len()],
     /// Connections tried.
@@ -148,14 +148,14 @@ impl Tally {
         self.ends[end as usize] += 1;
     }
 
-    pub(crate) fn answered(&mut self, clock: &Clock, begun: Instant) {
+    pub(crate) fn answered(&mut self, clock: &Clock, begin: Instant) {
         let ended = Instant::now();
-        self.latency.add(ended - begun);
+        self.latency.add(ended - begin);
         let part = clock.part();
         if self.parts.len() <= part {
             self.parts.resize_with(part + 1, Default::default);
         }
-        self.parts[part][usize::from(clock.near(begun, ended))].add(ended - begun);
+        self.parts[part][usize::from(clock.near(begin, ended))].add(ended - begin);
     }
 
     /// Latencies of requests far from any signal, or in flight near one.
@@ -175,7 +175,7 @@ impl Tally {
         Some((*ratios.get(ratios.len().saturating_sub(1) / 2)?, ratios.len()))
     }
 
-    pub(crate) fn tell(&mut self, failure: Failure) {
+    pub(crate) fn note_failure(&mut self, failure: Failure) {
         if self.failures.len() < TOLD {
             self.failures.push(failure);
         }
@@ -208,14 +208,14 @@ impl Tally {
     pub(crate) fn contradiction(&self) -> Option<String> {
         let outcomes: u64 = Outcome::ALL.into_iter().map(|outcome| self.of(outcome)).sum();
         let ends: u64 = self.ends.iter().sum();
-        if self.begun != outcomes {
-            return Some(format!("{} requests begun, {outcomes} outcomes", self.begun));
+        if self.requests != outcomes {
+            return Some(format!("{} requests started, {outcomes} outcomes", self.requests));
         }
         (self.connected != ends).then(|| format!("{} connections, {ends} ends", self.connected))
     }
 
     pub(crate) fn merge(&mut self, other: &Tally) {
-        self.begun += other.begun;
+        self.requests += other.requests;
         for (ours, theirs) in self.outcomes.iter_mut().flatten().zip(other.outcomes.iter().flatten()) {
             *ours += theirs;
         }

@@ -286,7 +286,7 @@ fn says_it_serves(bench: &Bench, last: &str) {
     bench.replace(format!("#!/bin/sh\nprintf '{said}' >&4\n{last}\n"));
 }
 
-fn a_successor_that_serves_no_client(last: &str, told: &str, ended: &str) {
+fn a_successor_that_serves_no_client(last: &str, cause: &str, ended: &str) {
     let bench = Bench::of(
         env!("CARGO_BIN_EXE_kitchen_sink"),
         tempfile::tempdir().unwrap(),
@@ -298,7 +298,7 @@ fn a_successor_that_serves_no_client(last: &str, told: &str, ended: &str) {
     let child = bench.server.hup();
     bench.server.paused(bench.server.pid());
     drop(OpenOptions::new().write(true).open(go).unwrap());
-    bench.server.wait_for(&format!("child {child} {told}"));
+    bench.server.wait_for(&format!("child {child} {cause}"));
     bench.server.wait_for(&format!("child {child} {ended}"));
     bench.put_back();
     // Clients that waited meanwhile are served.

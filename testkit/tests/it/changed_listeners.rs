@@ -33,8 +33,8 @@ fn second(folder: &Path) -> Addr {
 fn what_it_does_not_adopt_is_stopped_and_what_is_new_is_bound() {
     let (server, folder) = server("5000", "--listen 127.0.0.1:0 --listen 127.0.0.2:0");
     let (old, second) = (server.pid(), second(folder.path()));
-    let mut begun = testkit::Client::to(&second);
-    begun.begin();
+    let mut in_flight = testkit::Client::to(&second);
+    in_flight.begin();
     server.in_flight(old, 1);
     let mut idle = testkit::Client::to(&second);
     idle.get("/ok").ok();
@@ -51,8 +51,8 @@ fn what_it_does_not_adopt_is_stopped_and_what_is_new_is_bound() {
     assert!(!folder.path().join("second").exists());
     assert!(idle.get("/ok").ok().closes());
     assert_eq!(idle.end(), End::Fin);
-    assert_eq!(begun.finish().ok().text(), "ok");
-    drop((begun, idle));
+    assert_eq!(in_flight.finish().ok().text(), "ok");
+    drop((in_flight, idle));
     assert_eq!(server.wait_exit(old), Exit::Status(0));
 
     for addr in [&server.addrs()[0], &server.addrs()[2]] {

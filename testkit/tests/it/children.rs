@@ -55,7 +55,7 @@ impl Child {
     /// The facts of the same program without heirloom.
     fn control(wrapper: &[&str], how: &str) -> Child {
         Child::of(|what| {
-            let words = [wrapper, &[PROGRAM, "tell", how, what]].concat();
+            let words = [wrapper, &[PROGRAM, "describe", how, what]].concat();
             let mut command = Command::new(words[0]);
             command.args(&words[1..]).env("RUST_LOG", "info").stdin(Stdio::null());
             command.output().unwrap().stdout

@@ -304,7 +304,7 @@ fn a_killed_successor_loses_only_what_it_had_acknowledged() {
         match outcome {
             Outcome::Ok(response) => {
                 assert_eq!(response.number(), old.as_raw());
-                assert!(response.closes(), "nobody takes over any more, and they are told");
+                assert!(response.closes(), "no process takes over any more, and they are notified");
                 served += 1;
             }
             _ => lost += 1,

@@ -39,7 +39,7 @@ fn pipelines(server: &Proc, path: &str, requests: usize) -> TcpStream {
 /// The amount of work done so far, as the server reports it while it serves the greedy clients.
 #[derive(Clone, Copy, Debug)]
 struct Done {
-    begun: u64,
+    calls: u64,
     pulled: u64,
     open: u64,
 }
@@ -48,8 +48,8 @@ fn done(client: &mut Client) -> Done {
     client.renew();
     let response = client.get("/ok").ok();
     let numbers: Vec<u64> = response.text().split(' ').map(|n| n.parse().unwrap()).collect();
-    let [begun, pulled, open] = numbers[..] else { panic!("{response:?}") };
-    Done { begun, pulled, open }
+    let [calls, pulled, open] = numbers[..] else { panic!("{response:?}") };
+    Done { calls, pulled, open }
 }
 
 /// Sends 21 requests, half of them on new connections; how much of `what` is done for others while each
@@ -84,8 +84,8 @@ fn pipelined_requests_are_one_of_many() {
         let _greedy: Vec<_> =
             (0..greedy_ones).map(|_| pipelines(&server, &format!("/sleep/{ms}"), requests)).collect();
         let mut client = server.client();
-        until("they are at it", || done(&mut client).begun >= workers as u64);
-        let meanwhile = done_meanwhile(&server, |done| done.begun);
+        until("they are at it", || done(&mut client).calls >= workers as u64);
+        let meanwhile = done_meanwhile(&server, |done| done.calls);
         expect_most(&meanwhile, most, &format!("{workers} workers, {greedy_ones} clients, {ms} ms"));
     }
 }
@@ -152,7 +152,7 @@ fn no_handler_runs_for_clients_that_are_gone() {
         let server = greedy(workers);
         let mut watch = server.client();
         let before = done(&mut watch);
-        assert_eq!((before.begun, before.open), (0, 1));
+        assert_eq!((before.calls, before.open), (0, 1));
         let greedy: Vec<TcpStream> = (0..clients)
             .map(|_| {
                 let mut stream = raw(&server);
@@ -160,15 +160,15 @@ fn no_handler_runs_for_clients_that_are_gone() {
                 stream
             })
             .collect();
-        until("all are at it or wait", || done(&mut watch).begun >= workers as u64);
+        until("all are at it or wait", || done(&mut watch).calls >= workers as u64);
         let reset = nix::libc::linger { l_onoff: 1, l_linger: 0 };
         greedy.iter().for_each(|stream| setsockopt(stream, sockopt::Linger, &reset).unwrap());
-        let at_reset = done(&mut watch).begun;
+        let at_reset = done(&mut watch).calls;
         drop(greedy);
         until("they are gone", || done(&mut watch).open == 1);
-        let begun = done(&mut watch).begun - at_reset;
+        let calls = done(&mut watch).calls - at_reset;
         // While this client was about to reset them, there was some time, too.
-        assert!(begun <= 2 * clients + 40, "{begun} begun for nobody, {workers} workers, {ms} ms");
+        assert!(calls <= 2 * clients + 40, "{calls} calls for nobody, {workers} workers, {ms} ms");
     }
 }
 

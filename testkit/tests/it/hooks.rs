@@ -232,10 +232,10 @@ fn a_file_that_only_one_generation_may_write_to() {
         server.handover();
     }
     over.store(true, Ordering::SeqCst);
-    let told: Vec<String> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+    let confirmed: Vec<String> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
     let written = lines(&path);
-    assert_eq!(told.len(), written.len(), "told of, and written");
-    for line in &told {
+    assert_eq!(confirmed.len(), written.len(), "confirmed, and written");
+    for line in &confirmed {
         assert_eq!(written.iter().filter(|other| *other == line).count(), 1, "{line}");
     }
     for (n, line) in (1..).zip(&written) {
@@ -250,7 +250,7 @@ fn lines(path: &Path) -> Vec<String> {
 /// The lines that were acknowledged to this client.
 fn add_lines(addr: &Addr, n: usize, over: &AtomicBool) -> Vec<String> {
     let mut client = Client::to(addr);
-    let mut told = Vec::new();
+    let mut confirmed = Vec::new();
     let mut k = 0;
     while !over.load(Ordering::SeqCst) {
         k += 1;
@@ -259,13 +259,13 @@ fn add_lines(addr: &Addr, n: usize, over: &AtomicBool) -> Vec<String> {
             .send(format!("POST /lines HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{text}", text.len()));
         let response = client.answer().ok();
         match response.status {
-            201 => told.push(format!("{} {text}", response.text().trim())),
+            201 => confirmed.push(format!("{} {text}", response.text().trim())),
             // Between release and commit.
             503 => assert_eq!(response.header("retry-after"), Some("1")),
             other => panic!("{other}"),
         }
     }
-    told
+    confirmed
 }
 
 #[test]

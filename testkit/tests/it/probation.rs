@@ -46,8 +46,8 @@ fn when_the_predecessor_dies_the_successor_serves_on() {
     until("the third generation serves", || server.get("/pid").ok().number() == third.as_raw());
 }
 
-/// `told` chooses which of the two generations.
-fn a_stop_ends_both(told: impl Fn(Pid, Pid) -> Vec<Pid>) {
+/// `stopped` chooses which of the two generations is stopped.
+fn a_stop_ends_both(stopped: impl Fn(Pid, Pid) -> Vec<Pid>) {
     let server = kitchen_sink!("--probation-ms", LONG);
     let mut slow = server.client();
     slow.begin();
@@ -57,7 +57,7 @@ fn a_stop_ends_both(told: impl Fn(Pid, Pid) -> Vec<Pid>) {
     later.begin();
     server.in_flight(new, 1);
 
-    for (pid, n) in told(old, new).into_iter().zip(1..) {
+    for (pid, n) in stopped(old, new).into_iter().zip(1..) {
         server.signal_to(pid, Signal::SIGTERM);
         server.wait_for_nth("SIGTERM from", n);
     }
@@ -103,12 +103,12 @@ fn a_stop_of_either_removes_what_names_the_service() {
 fn a_hup_in_probation_is_remembered_once(of: impl Fn(Pid, Pid) -> Pid) {
     let server = kitchen_sink!("--probation-ms", "6000");
     let (old, new) = (server.pid(), server.hup_to_probation());
-    let told = of(old, new);
+    let signalled = of(old, new);
     // A long probation.
-    let other = if told == old { new } else { old };
+    let other = if signalled == old { new } else { old };
     server.signal_to(other, Signal::SIGSTOP);
     for n in 2..=4 {
-        server.signal_to(told, Signal::SIGHUP);
+        server.signal_to(signalled, Signal::SIGHUP);
         server.wait_for_nth("SIGHUP from", n);
     }
     server.signal_to(other, Signal::SIGCONT);

@@ -280,8 +280,8 @@ fn two_stops_of_the_old_process_in_probation_end_both() {
 fn two_stops_of_the_new_process_in_probation_end_both() {
     let mut scene = Scene::at(Phase::Probation, LONG);
     let new = scene.new.unwrap();
-    let mut begun = scene.server.client();
-    begun.ask("/sleep/60000");
+    let mut in_flight = scene.server.client();
+    in_flight.ask("/sleep/60000");
     scene.server.in_flight(new, 1);
     scene.server.signal_to(new, Signal::SIGTERM);
     heard(&scene.server, Signal::SIGTERM, 1);

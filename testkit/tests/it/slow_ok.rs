@@ -6,8 +6,8 @@ use testkit::{Exit, Signal, slow_ok};
 fn the_old_process_completes_while_the_new_one_accepts() {
     let server = slow_ok!(8);
     let old = server.pid();
-    let mut begun = [server.client(), server.client()];
-    begun.iter_mut().for_each(|client| client.ask("/ok"));
+    let mut started = [server.client(), server.client()];
+    started.iter_mut().for_each(|client| client.ask("/ok"));
     server.wait_for_nth(&format!("{old} handling request 1"), 2);
 
     let new = server.hup();
@@ -23,12 +23,12 @@ fn the_old_process_completes_while_the_new_one_accepts() {
     server.wait_for(&format!("child {new}: STILL-GOOD"));
     server.wait_for(&format!("to child {new}: COMMIT"));
     server.wait_for(&format!("draining (handed over to {new}): 2 requests in flight"));
-    for client in &mut begun {
+    for client in &mut started {
         let response = client.answer().ok();
         assert_eq!((response.status, response.text()), (200, "ok\n"));
     }
     assert_eq!(third.answer().ok().text(), "ok\n");
-    drop((begun, third));
+    drop((started, third));
 
     assert_eq!(server.wait_exit(old), Exit::Status(0));
     assert_eq!(server.alive(), [new]);

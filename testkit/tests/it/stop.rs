@@ -18,19 +18,19 @@ fn listeners_closed(server: &Proc) {
 #[test]
 fn a_stop_completes_started_requests_and_refuses_new_ones() {
     for (signal, server) in STOPS.map(|signal| (signal, kitchen_sink!())) {
-        let mut begun = [server.client(), server.client()];
-        begun.iter_mut().for_each(Client::begin);
+        let mut started = [server.client(), server.client()];
+        started.iter_mut().for_each(Client::begin);
         server.in_flight(server.pid(), 2);
 
         server.signal(signal);
         server.wait_for(&format!("{signal} from pid {}", std::process::id()));
         listeners_closed(&server);
         assert_eq!(server.get("/ok"), Outcome::Refused);
-        for client in &mut begun {
+        for client in &mut started {
             let response = client.finish().ok();
             assert_eq!((response.text(), response.closes()), ("ok", true));
         }
-        drop(begun);
+        drop(started);
         assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
         server.wait_gone();
     }

@@ -21,7 +21,7 @@ use crate::support::*;
 fn fixture(authority: &Authority, configure: impl FnOnce(Server) -> Server) -> Fixture {
     let pair = authority.server("server", &["localhost"]);
     let gate = Gate::default();
-    let router = routes(&gate).get("/tls", told);
+    let router = routes(&gate).get("/tls", parameters);
     let server = Server::new(router)
         .listen(Listen::new("127.0.0.1:0").tls(Tls::from_files(pair.certificate, pair.key)))
         .workers(4)
@@ -29,7 +29,7 @@ fn fixture(authority: &Authority, configure: impl FnOnce(Server) -> Server) -> F
     Fixture::of(gate, configure(server))
 }
 
-fn told(req: Request) -> String {
+fn parameters(req: Request) -> String {
     match req.tls() {
         Some(tls) => format!(
             "{} {} {} {}",
@@ -47,7 +47,7 @@ fn both_versions_and_what_a_handler_sees() {
     let authority = Authority::new("authority");
     let fixture = fixture(&authority, |server| server.listen("127.0.0.1:0"));
     let trust = authority.trusted();
-    for (version, told) in [
+    for (version, expected) in [
         (&TLS13, "200 TLSv1.3 TLS_AES_256_GCM_SHA384 localhost 0"),
         (&TLS12, "200 TLSv1.2 TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 localhost 0"),
     ] {
@@ -55,7 +55,7 @@ fn both_versions_and_what_a_handler_sees() {
         // The second is a resumption.
         for _ in 0..2 {
             let mut client = Secure::to(fixture.address(), "localhost", &config).unwrap();
-            assert_eq!(client.get("/tls"), told);
+            assert_eq!(client.get("/tls"), expected);
             assert_eq!(client.get("/"), "200 Hello, World!");
             client.say_end();
             assert_eq!(client.end(), SecureEnd::Announced);
@@ -498,7 +498,7 @@ fn clients_get_the_certificate_of_the_name_they_ask_for() {
     let second = authority.server("second", &["two.test", "*.wild.test"]);
     let tls = Tls::from_files(&first.certificate, &first.key).and_files(&second.certificate, &second.key);
     let gate = Gate::default();
-    let server = Server::new(routes(&gate).get("/tls", told))
+    let server = Server::new(routes(&gate).get("/tls", parameters))
         .listen(Listen::new("127.0.0.1:0").tls(tls))
         .timeouts(quick());
     let fixture = Fixture::of(gate, server);
@@ -515,8 +515,8 @@ fn clients_get_the_certificate_of_the_name_they_ask_for() {
         match Secure::to(fixture.address(), name, &config) {
             Ok(mut client) => {
                 assert!(known, "{name}");
-                let told = client.get("/tls").to_ascii_lowercase();
-                assert!(told.ends_with(&format!("{} 0", name.to_ascii_lowercase())), "{told}");
+                let text = client.get("/tls").to_ascii_lowercase();
+                assert!(text.ends_with(&format!("{} 0", name.to_ascii_lowercase())), "{text}");
             }
             // The first one, which the client does not take for that name.
             Err(e) => assert!(!known && e.to_string().contains("not valid for name"), "{name}: {e}"),
@@ -532,7 +532,7 @@ fn mutual_tls() {
     let (known, stranger) = (ours.client("known"), theirs.client("stranger"));
     let tls = Tls::from_files(&pair.certificate, &pair.key);
     let gate = Gate::default();
-    let server = Server::new(routes(&gate).get("/tls", told).get("/der", |req: Request| {
+    let server = Server::new(routes(&gate).get("/tls", parameters).get("/der", |req: Request| {
         req.tls().and_then(|tls| tls.client_certificates().next()).unwrap_or_default().to_vec()
     }));
     let server = server
@@ -831,12 +831,12 @@ fn authorities_of_clients_are_checked_at_the_start() {
 #[test]
 fn a_handler_sees_that_its_client_has_gone() {
     let authority = Authority::new("authority");
-    let (tell, seen) = std::sync::mpsc::channel();
+    let (sender, seen) = std::sync::mpsc::channel();
     let leave = move |req: Request| {
         let client = req.client_watch();
-        tell.send(client.is_gone()).unwrap();
+        sender.send(client.is_gone()).unwrap();
         eventually("the client has gone", || client.is_gone() && req.is_client_gone());
-        tell.send(client.is_gone()).unwrap();
+        sender.send(client.is_gone()).unwrap();
     };
     let pair = authority.server("server", &["localhost"]);
     let tls = Tls::from_files(pair.certificate, pair.key);

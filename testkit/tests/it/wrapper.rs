@@ -111,11 +111,11 @@ fn scripts_that_detach_or_ignore_signals_are_no_obstacle() {
 }
 
 /// Tries to hand over to the script, which must not work, and then to the program.
-fn does_not_work(body: &str, flags: &[&str], told: &[&str]) {
+fn does_not_work(body: &str, flags: &[&str], lines: &[&str]) {
     let scripts = Scripts::with(body);
     let (server, crowd) = scripts.come_later(flags);
     let child = server.hup();
-    for text in told {
+    for text in lines {
         server.wait_for(&text.replace("CHILD", &child.to_string()));
     }
     until("it serves", || server.phase(server.pid()) == "serving");
@@ -129,38 +129,38 @@ fn does_not_work(body: &str, flags: &[&str], told: &[&str]) {
 
 #[test]
 fn a_script_that_uses_the_listeners_descriptor() {
-    let told = [
+    let lines = [
         "descriptor 3 is no longer the listener 127.0.0.1:0 (no socket): a script",
         "child CHILD failed: descriptor 3",
     ];
-    does_not_work("exec 3<$0\nexec $PROGRAM \"$@\"", &FLAGS, &told);
+    does_not_work("exec 3<$0\nexec $PROGRAM \"$@\"", &FLAGS, &lines);
 }
 
 #[test]
 fn a_script_that_uses_the_channels_descriptor() {
-    let told = [
+    let lines = [
         "descriptor 4 is no longer the lifecycle channel",
         "child CHILD exited with status 1; still serving",
     ];
-    does_not_work("exec 4<$0\nexec $PROGRAM \"$@\"", &FLAGS, &told);
+    does_not_work("exec 4<$0\nexec $PROGRAM \"$@\"", &FLAGS, &lines);
     // Although the shell keeps the channel open.
-    does_not_work("$PROGRAM \"$@\" 4<$0", &FLAGS, &told);
+    does_not_work("$PROGRAM \"$@\" 4<$0", &FLAGS, &lines);
 }
 
 #[test]
 fn a_script_that_clears_the_environment_is_refused() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let flags = ["--listen", &free, "--probation-ms", "0"];
-    let told = ["another process uses it", "child CHILD exited with status 1; still serving"];
-    does_not_work("exec env -i $PROGRAM \"$@\"", &flags, &told);
+    let lines = ["another process uses it", "child CHILD exited with status 1; still serving"];
+    does_not_work("exec env -i $PROGRAM \"$@\"", &flags, &lines);
 }
 
 #[test]
 fn a_script_that_leaves_its_program_behind_is_refused() {
     // Long enough for the script to end within it.
     let flags = ["--listen", "127.0.0.1:0", "--probation-ms", "8000"];
-    let told = ["child CHILD exited with status 0; still serving"];
-    does_not_work("$PROGRAM \"$@\" &", &flags, &told);
+    let lines = ["child CHILD exited with status 0; still serving"];
+    does_not_work("$PROGRAM \"$@\" &", &flags, &lines);
 }
 
 /// The shell waits; the server is its child.

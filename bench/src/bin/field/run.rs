@@ -193,11 +193,11 @@ fn keep_open(address: &str, many: usize) -> Vec<TcpStream> {
     let mut within = SERVED_WITHIN;
     while open.len() < many && within == SERVED_WITHIN {
         let turn = TURN.min(many - open.len());
-        let begun: Vec<TcpStream> = (0..turn).map_while(|_| begin().ok()).collect();
-        if begun.len() < turn {
+        let streams: Vec<TcpStream> = (0..turn).map_while(|_| begin().ok()).collect();
+        if streams.len() < turn {
             within = AFTER_THAT;
         }
-        for mut stream in begun {
+        for mut stream in streams {
             let answered = stream.set_read_timeout(Some(within)).and_then(|()| answer(&mut stream));
             match answered {
                 Ok(_) => open.push(stream),

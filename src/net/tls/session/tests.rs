@@ -202,14 +202,14 @@ fn writes_are_reported_once_sent_piece_by_piece() {
     let said: Vec<u8> = (0..50_000u32).map(|n| (n % 251) as u8).collect();
     for room in [1, 100, 5_000, 20_000, usize::MAX] {
         let mut pair = Pair::agreed();
-        let (mut told, mut got, before) = (0, Vec::new(), pair.wire.took);
+        let (mut reported, mut got, before) = (0, Vec::new(), pair.wire.took);
         pair.wire.room = room;
-        while told < said.len() {
-            let (head, rest) = said[told..].split_at(10.min(said.len() - told));
+        while reported < said.len() {
+            let (head, rest) = said[reported..].split_at(10.min(said.len() - reported));
             match pair.server.write(&mut pair.wire, &[head, rest]) {
                 Ok(n) => {
                     assert!(n > 0 && n <= WRITE_BYTES);
-                    told += n;
+                    reported += n;
                 }
                 Err(e) => {
                     assert_eq!(e.kind(), ErrorKind::WouldBlock);
@@ -219,7 +219,10 @@ fn writes_are_reported_once_sent_piece_by_piece() {
             }
             // No byte is reported as sent that is not.
             let took = pair.wire.took - before;
-            assert!(told <= took && took <= told + WRITE_BYTES + 4 * OVERHEAD, "{told} of {took}");
+            assert!(
+                reported <= took && took <= reported + WRITE_BYTES + 4 * OVERHEAD,
+                "{reported} of {took}"
+            );
             if room > 1_000 {
                 got.extend(pair.of_client());
             }
