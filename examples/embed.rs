@@ -35,7 +35,7 @@ fn main() -> Result<(), heirloom::Error> {
     let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8001".to_owned());
     let (events, wait) = channel();
 
-    // Heard before the server is there: a successor gets what came meanwhile.
+    // Registered before the server exists, so that signals which arrive while a successor starts are not lost.
     match signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM]) {
         Ok(mut signals) => {
             let events = events.clone();

@@ -51,7 +51,7 @@ fn main() -> Result<(), heirloom::Error> {
             let name = "attachment; filename=hello.html";
             ServeFile::new(&page).call(req).with_header(header::CONTENT_DISPOSITION, name)
         })
-        // Whatever has no route of its own. For a part of the paths: `.get("/static/{*path}", ...)`.
+        // Every path without a route. For a part of the paths: `.get("/static/{*path}", ...)`.
         .fallback(ServeDir::new(folder).cache_control("max-age=60"));
     log::info!("pid {}", std::process::id());
     Server::new(router).listen(listen).serve()

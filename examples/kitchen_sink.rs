@@ -169,7 +169,7 @@ fn number(req: &Request, name: &str) -> Result<u64, (StatusCode, &'static str)> 
     req.param(name).and_then(|text| text.parse().ok()).ok_or((StatusCode::BAD_REQUEST, "not a number\n"))
 }
 
-/// Echoes what comes, for pages of any site.
+/// Echoes messages, for pages of any site.
 #[cfg(feature = "websocket")]
 fn websocket(router: Router) -> Router {
     use heirloom::websocket::{WebSocket, WebSocketOptions};
@@ -202,7 +202,7 @@ fn events(req: Request) -> Response {
     })
 }
 
-/// An event now and then, whatever happens.
+/// Sends an event now and then.
 fn stubborn(out: &mut dyn Write) -> std::io::Result<()> {
     loop {
         out.write_all(b"data: still here\n\n")?;

@@ -52,7 +52,7 @@ fn main() -> Result<(), heirloom::Error> {
     Server::new(handler).listen(listen).serve()
 }
 
-/// A wrapper of our own: asks what is inside, and adds to its response.
+/// A wrapper of our own: it calls the wrapped handler, and adds to its response.
 fn served_by(request: Request, next: Next) -> Response {
     next.call(request).with_header("x-served-by", "heirloom")
 }

@@ -52,7 +52,7 @@ fn main() -> Result<(), heirloom::Error> {
 
     let users = Router::new()
         .get("", |_: Request| "all users\n")
-        // Literal text goes before parameters, in whatever order they are registered.
+        // Literal text has precedence over parameters, in any order of registration.
         .get("/{id}", user)
         .get("/me", |_: Request| "you, whoever you are\n")
         .put("/{id}", max_body(16, rename))

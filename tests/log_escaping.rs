@@ -27,7 +27,7 @@ impl Log for Kept {
     fn flush(&self) {}
 }
 
-/// A line of somebody else's, a terminal's red, C1 controls, line separators, text turned around, a backslash.
+/// A forged line, a terminal's red, C1 controls, line separators, reversed text, a backslash.
 const SENT: &str =
     "%0A%5BERROR%5D%20forged%0D%1B%5B31m%7F%C2%9B%C2%85%E2%80%A8%E2%80%AE%E2%81%A6%E2%80%8E%D8%9C%5Cn";
 const SHOWN: &str =

@@ -1,5 +1,5 @@
-//! A program that has not got SIGPIPE ignored, as one whose main is C's: a client that goes is no reason
-//! to end it. Alone in its process, as signals belong to that.
+//! A program in which SIGPIPE is not ignored, such as one whose main is written in C: a client that disconnects must not end
+//! it. This test has a process of its own, because signals belong to the process.
 
 mod support;
 

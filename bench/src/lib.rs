@@ -35,7 +35,7 @@ pub fn wait_until_accepting(address: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ticks in which the hypervisor ran somebody else while we wanted to run.
+/// Ticks in which the hypervisor ran another guest while we wanted to run.
 pub fn stolen() -> Result<u64, Error> {
     let stat = fs::read_to_string("/proc/stat")?;
     Ok(stat.split_whitespace().nth(8).ok_or("steal")?.parse()?)
@@ -59,7 +59,7 @@ pub fn send(stream: &mut TcpStream, path: &str) -> io::Result<()> {
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
 }
 
-/// One request on a connection of its own.
+/// One request on a new connection.
 pub fn ask_once(address: &str, path: &str) -> io::Result<String> {
     let mut stream = connect(address)?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");

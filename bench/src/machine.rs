@@ -50,7 +50,7 @@ pub fn cpu_of(who: UsageWho) -> Result<Duration, Error> {
     Ok(Duration::from_micros((time.tv_sec() * 1_000_000 + time.tv_usec()).try_into()?))
 }
 
-/// The soft limit of open files becomes the hard one, also for what is started from here on.
+/// Raises the soft limit of open files to the hard one, also for programs that are started from here on.
 pub fn raise_descriptors() -> Result<u64, Error> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;

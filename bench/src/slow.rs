@@ -19,7 +19,7 @@ pub enum Kind {
     Reader,
 }
 
-/// One slow client; it comes again when it is turned away.
+/// One slow client, which connects again when it is refused.
 struct Slow {
     kind: Kind,
     stream: Option<TcpStream>,

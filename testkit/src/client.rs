@@ -275,7 +275,7 @@ impl Client {
         }
     }
 
-    /// Whether the end has come already, as a client can see that looks before it sends.
+    /// Whether the end has arrived already, as a client sees it that checks before it sends.
     pub fn has_ended(&self) -> bool {
         let fd = match &self.stream {
             Ok(Stream::Tcp(stream, _)) => stream.as_raw_fd(),

@@ -1,11 +1,11 @@
-//! Recorded messages between processes of an earlier version at handovers, and the replay of one side
-//! of it to a process of today.
+//! Recorded messages between processes of an earlier version at handovers, and the replay of one side of them to a process
+//! of today.
 //!
-//! A recording is a text, a line for each thing that happened: `1>2 lifecycle SERVING` for what generation 1 said to
-//! generation 2 on that channel, `END` for the end of what it can say; `+2` before a packet that came with two
-//! descriptors; `note` for the variable that a predecessor writes, with the descriptors it leaves; `!` for what was
-//! done to the processes from outside. Bytes are escaped as Rust does. A generation that has passed its predecessor's
-//! channel on says nothing there any more: from then on it is its successor that speaks by its end.
+//! A recording is a text with a line for each event: `1>2 lifecycle SERVING` for a message of generation 1 to generation 2
+//! on that channel, `END` for the end of its side; `+2` before a packet with two descriptors; `note` for the variable that a
+//! predecessor writes, with the descriptors it passes; `!` for an action on the processes from outside. Bytes are escaped as
+//! in Rust. A generation that has passed its predecessor's channel on sends nothing there any more: from then on its
+//! successor uses that end.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -174,7 +174,7 @@ pub fn read(path: &Path) -> Vec<Entry> {
     lines.map(|line| Entry::parse(line).unwrap_or_else(|| panic!("{}: {line}", path.display()))).collect()
 }
 
-/// A connection as it travels: its line, what was read of it, and itself.
+/// A connection in transfer: its line, the bytes that were read of it, and the connection itself.
 #[derive(Debug)]
 pub struct Traveller {
     pub line: String,
@@ -329,7 +329,7 @@ impl Play<'_> {
         }
     }
 
-    /// Says to the process what was said to one of the recorded ones.
+    /// Sends to the process what was sent to a recorded one.
     fn send(&mut self, older: u32, mouth: usize, bytes: &[u8]) {
         let (head, rest) = split_line(bytes);
         let word = head.split(' ').next().unwrap_or_default();

@@ -81,14 +81,14 @@ impl Lifecycle {
         }
     }
 
-    /// A line that has come whole already.
+    /// A line that has arrived completely.
     pub fn heard(&mut self) -> Option<String> {
         let end = self.input.iter().position(|byte| *byte == b'\n')?;
         let line: Vec<u8> = self.input.drain(..=end).collect();
         Some(String::from_utf8(line[..end].to_vec()).expect("lines of text"))
     }
 
-    /// Reads what has come; false at the end. A reset is not the end: lines may be queued behind it.
+    /// Reads the bytes that have arrived; false at the end. A reset is not the end: lines may be queued behind it.
     pub fn read(&mut self) -> bool {
         let mut buf = vec![0; MOST_BYTES];
         match self.socket.read(&mut buf) {
@@ -236,7 +236,7 @@ pub struct Understudy {
     path: PathBuf,
 }
 
-/// A successor's part, with what was left to it.
+/// A successor's part, with everything that its predecessor left to it.
 #[derive(Debug)]
 pub struct Part {
     /// The value of the variable.
@@ -291,7 +291,7 @@ impl AsFd for Understudy {
 /// Waits until something can be read.
 ///
 /// # Panics
-/// Fails at the deadline, and names what was waited for.
+/// Fails at the deadline, and names the event that it waited for.
 #[track_caller]
 pub fn readable(fd: BorrowedFd<'_>, what: &str) {
     let deadline = Instant::now() + DEADLINE;

@@ -23,7 +23,7 @@ struct Written {
 }
 
 impl Journal {
-    /// Reads `from` to its end. `note` sees each line before anybody can wait for it.
+    /// Reads `from` to its end. `note` sees each line before any waiter does.
     pub(crate) fn of(from: OwnedFd, mut note: impl FnMut(&str) + Send + 'static) -> Arc<Journal> {
         let journal = Arc::new(Journal::default());
         let writer = Arc::clone(&journal);

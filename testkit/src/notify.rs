@@ -65,7 +65,7 @@ pub fn monotonic_usec() -> u64 {
 }
 
 impl NotifySocket {
-    /// A new one, in a folder of its own.
+    /// A new one, in a directory of its own.
     ///
     /// # Panics
     /// When there is none to be had.
@@ -85,7 +85,7 @@ impl NotifySocket {
     /// The next notification.
     ///
     /// # Panics
-    /// When none comes.
+    /// When none arrives.
     #[track_caller]
     pub fn next(&self) -> Notice {
         self.receive(RecvFlags::empty()).expect("a notification")
@@ -99,7 +99,7 @@ impl NotifySocket {
     /// Reads until there is one with `line`; the rest is dropped.
     ///
     /// # Panics
-    /// When none comes.
+    /// When none arrives.
     #[track_caller]
     pub fn next_with(&self, line: &str) -> Notice {
         loop {
@@ -110,7 +110,7 @@ impl NotifySocket {
         }
     }
 
-    /// Waits until nothing has come for as long as `quiet` rounds of a few milliseconds; what has come.
+    /// Waits until nothing has arrived for `quiet` rounds of a few milliseconds; returns what has arrived.
     pub fn drain(&self, quiet: u32) -> Vec<Notice> {
         let mut notices = Vec::new();
         let mut silent = 0;

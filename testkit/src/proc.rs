@@ -119,7 +119,7 @@ impl Proc {
         Proc { first, newest: Mutex::new(first), family, journal, listeners: BTreeSet::new() }
     }
 
-    /// Before anybody has connected, what is waited on are the listeners.
+    /// Before any client has connected, the polled sockets are the listeners.
     #[track_caller]
     fn note_listeners(&mut self) {
         let count = self.count("listening on ");

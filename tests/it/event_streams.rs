@@ -12,7 +12,7 @@ use crate::support::*;
 
 struct Scene {
     running: RunningServer,
-    /// How what was written ended.
+    /// How the writing of the stream ended.
     reports: mpsc::Receiver<String>,
 }
 

@@ -326,8 +326,8 @@ fn panicking() -> Router {
         })
 }
 
-/// What the client gets, for each place where code of the user's may panic: a 500 where nothing is
-/// decided yet; what was decided, where that is whole; else something that is seen to be incomplete.
+/// The response of the client, for each place where code of the user may panic: a 500 if no response was decided yet; the
+/// decided response if it is complete; otherwise one that is visibly incomplete.
 #[test]
 fn wherever_the_users_code_panics() {
     const FAILED: &str = "500 500 Internal Server Error";

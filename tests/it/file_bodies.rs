@@ -143,7 +143,7 @@ fn a_client_that_leaves_in_the_middle_leaves_nothing_behind() {
     assert!(!complete && bytes > 0 && bytes < 20_000_000, "{bytes}");
 }
 
-/// Limits of a route go before those of the server, for what comes and for what goes.
+/// Limits of a route override those of the server, for requests and for responses.
 #[test]
 fn a_route_has_its_own_patience() {
     let hasty = || {

@@ -221,7 +221,7 @@ fn no_path_leads_out() {
     assert_eq!(fixture.client().get("/gone").status, 404);
 }
 
-/// Whatever a path is spelled like: what is protected is protected, and every other file is served.
+/// In any spelling of its path, a protected file is protected, and every other file is served.
 #[test]
 fn a_protected_route_has_no_way_around_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -410,7 +410,7 @@ fn conditions_and_ranges() {
     assert_ne!(client.get("/s/a.txt").field("etag"), Some(tag));
 }
 
-/// Whatever keeps length and time: what was had is not taken for what there is now.
+/// Also if length and time stay the same, a replaced file is not taken for the old one.
 #[test]
 fn a_replaced_file_differs_despite_equal_length_and_time() {
     let folder = tempfile::tempdir().unwrap();

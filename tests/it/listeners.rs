@@ -1,4 +1,4 @@
-//! Listeners with what is their own: workers, a backlog, keepalive.
+//! Listeners with their own workers, backlog and keepalive.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,5 @@
-//! RFC 9110, HTTP's meaning, as far as it binds a server whatever its handlers do. The sections are
-//! named in `docs/http.md`, which says where each demand is kept.
+//! RFC 9110, the semantics of HTTP, as far as they bind a server with any handlers. `docs/http.md` lists the sections, and
+//! where each demand is kept.
 
 use std::io::{Read, Write};
 
@@ -456,7 +456,7 @@ fn statuses_without_content() {
             assert_eq!((reply.status, reply.body.len()), (status, 0));
             let said = ["content-length", "transfer-encoding", "etag"].map(|name| reply.field(name));
             assert_eq!(said, [length, None, Some("x")], "{status}");
-            // Whatever came with it would be taken for the next response.
+            // Bytes after it would be taken for the next response.
             client.expect_kept();
         }
     }

@@ -382,7 +382,7 @@ fn content_lengths() {
         let request = post(&format!("Content-Length: {length}\r\n"));
         check(&fixture, &[(&[&request[..], GET].concat(), &["400"], Closed)]);
     }
-    // More than anybody sends; nothing is kept ready for it.
+    // More than any client sends; no memory is reserved for it.
     for length in ["2097153", "9223372036854775807", "9223372036854775808", "18446744073709551615"] {
         check(&fixture, &[(&post(&format!("Content-Length: {length}\r\n")), &["413"], Closed)]);
     }
@@ -503,7 +503,7 @@ fn chunk_sizes() {
         let body = format!("{size}\r\nhello\r\n0\r\n\r\n");
         check(&fixture, &[(&[&chunked(&body)[..], GET].concat(), &["400"], Closed)]);
     }
-    // Larger than a body may be: no memory for it, and 413 once that much has come.
+    // Larger than a body may be: no memory is reserved for it, and the response is 413 once that much has arrived.
     let limits = Limits::new().body_bytes(1_000);
     let fixture = Fixture::with(|server| server.limits(limits));
     let head = b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -671,7 +671,7 @@ fn after_close_nothing_is_processed() {
     check(&fixture, &[(&[&last[..], &rest].concat(), &[HELLO], Closed)]);
     check(&fixture, &[(&[GET, last, &rest].concat(), &[HELLO, HELLO], Closed)]);
     check(&fixture, &[(&[&b"GET / HTTP/1.0\r\n\r\n"[..], &rest].concat(), &[HELLO], Closed)]);
-    // Refused, and what comes behind it.
+    // A refused body, and the bytes after it.
     check(&fixture, &[(&[&b"GET / HTTP/1.1\r\n\r\n"[..], &rest].concat(), &["400"], Closed)]);
     let requests = 2 * (1 + 2 + 1 + 1);
     assert_eq!(fixture.stats().requests, requests, "each in one write and byte by byte");

@@ -40,7 +40,7 @@ fn half_received_heads_hold_no_more_than_the_memory_they_may() {
     sixth.send(half_a_head(20 * KIB));
     expect_last(&mut sixth, 503);
     fixture.expect_closes(CloseReason::Overload, 1);
-    // Clients that need none of it are served, and when one has disconnected there is room again.
+    // Clients that need none of it are served, and when one has disconnected, the others can use its share.
     fixture.client().expect_kept();
     clients[0].send("\r\n\r\n");
     assert_eq!(clients[0].reply().said(), "200 Hello, World!");
@@ -83,7 +83,7 @@ fn heads_and_trailers_that_wait_for_the_rest_of_a_body_count() {
         let fixture = with_limits(Limits::new().buffered_bytes(100_000));
         expect_room_for_two(&fixture, request.as_bytes(), CloseReason::Overload);
     }
-    // Many short fields take more room than they have bytes.
+    // Many short fields take more memory than they have bytes.
     let fields: String = (10..100).map(|n| format!("{n}:\r\n")).collect();
     let request = format!("POST /echo HTTP/1.1\r\nHost: h\r\n{fields}Content-Length: 10\r\n\r\nhello");
     let fixture = Fixture::new();
@@ -177,7 +177,7 @@ fn requests_in_a_turn() -> usize {
     }
     (0..GREEDY).for_each(|n| assert_eq!(turns.pipeliner.reply().status, 200, "response {n}"));
     assert_eq!(turns.holder.reply().status, 200);
-    // All of them came before its second turn.
+    // All of them were served before its second turn.
     let order = turns.order.lock().unwrap();
     assert_eq!(order[turn..turn + 3], ["other"; 3]);
     assert_eq!(order.len(), GREEDY + 3);

@@ -1,5 +1,4 @@
-//! Connections that have left HTTP, for whatever protocol: both directions at once, what came
-//! early, timeouts, and the drain.
+//! Connections that have left HTTP for another protocol: both directions at once, early bytes, timeouts, and the drain.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::{Mutex, mpsc};

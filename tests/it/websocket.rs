@@ -308,7 +308,7 @@ fn valid_close_codes_are_repeated_and_reported() {
     let scene = Scene::echo();
     for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999] {
         let mut client = scene.client();
-        // Byte by byte, behind a Ping, whose answer comes first.
+        // Byte by byte, after a Ping, whose answer arrives first.
         for byte in [frame(FIN | PING, "p"), close(code, "why")].concat() {
             client.send([byte]);
         }
@@ -591,7 +591,7 @@ fn pings_without_end_hold_no_memory_without_end() {
     let mut client = open(Client::narrow(scene.address()));
     let ping = frame(FIN | PING, [b'p'; 125]);
     let many = ping.repeat(1_000);
-    // Until it stops reading: what is on the way then is what the kernel holds.
+    // Until it stops reading: the bytes on their way then are those in the kernel's buffers.
     let sent = client.send_until_blocked(&many, MOST);
     assert!(sent < MOST, "it takes Pings for ever");
     let mut twin = client.twin();
@@ -629,7 +629,7 @@ fn a_slow_client_delays_no_other() {
     let scene = Scene::with(options, speak);
     let mut client = open(Client::narrow(scene.address()));
     let mut got = 0;
-    // Before the other side hears anything.
+    // Before any byte reaches the other side.
     while got < 5 {
         assert_eq!(receive(&mut client), (BINARY, vec![b'x'; 100_000]));
         got += 1;

@@ -756,7 +756,7 @@ fn half_closed_while_the_handler_runs() {
     expect(&mut client, "half-closed", &["200 waited"], Cut);
 }
 
-/// Both the request and the end came while the connection was with a worker.
+/// The request and the end both arrived while a worker had the connection.
 #[test]
 fn half_closed_behind_a_request_sent_while_the_handler_runs() {
     let fixture = Fixture::new();

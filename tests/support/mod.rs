@@ -415,7 +415,7 @@ impl Gate {
         let _open = changed.wait_timeout_while(state, 3 * DEADLINE, |state| !state.1);
     }
 
-    /// Waits until `n` have come to it.
+    /// Waits until `n` requests have reached the gate.
     #[track_caller]
     pub(crate) fn wait_for(&self, n: usize) {
         let (lock, changed) = &*self.shared;
@@ -434,7 +434,7 @@ impl Gate {
     }
 }
 
-/// A server under test. Its gate opens before it stops, whatever happened.
+/// A server under test. Its gate opens before it stops, also after a failure.
 #[derive(Debug)]
 pub(crate) struct Fixture {
     gate: Gate,

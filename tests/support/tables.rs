@@ -1,4 +1,4 @@
-//! Tables of what is sent, what comes back, and what becomes of the connection.
+//! Tables of requests, their responses, and the end of the connection.
 
 use super::{Client, End, Fixture, How};
 
@@ -8,12 +8,12 @@ pub(crate) enum Then {
     Kept,
     /// Announced by the last response and by no other, then FIN.
     Closed,
-    /// FIN, not announced: the response was out before the reason came.
+    /// FIN without an announcement: the response was sent before the cause occurred.
     Cut,
 }
 use Then::*;
 
-/// Name; what is sent; responses as `STATUS`, `STATUS BODY` or `HEAD STATUS`; what then.
+/// Name; sent bytes; responses as `STATUS`, `STATUS BODY` or `HEAD STATUS`; the end.
 pub(crate) type Case<'a> = (&'a str, &'a [&'a [u8]], &'a [&'a str], Then);
 
 /// Each case in one write, and byte by byte.

@@ -145,7 +145,7 @@ fn main() -> Result<ExitCode, Error> {
             let asked = (FEW + requests) / turn * turn - FEW / turn * turn;
             each.push((many - few) / asked as f64);
         }
-        // What comes on top comes from timers and from threads that happen to sleep.
+        // Timers and threads that happen to sleep add to the count.
         let now = each.iter().copied().fold(f64::INFINITY, f64::min);
         lines.push(format!("{} {now:.0}", case.name));
         let all: Vec<String> = each.iter().map(|count| format!("{count:.0}")).collect();

@@ -1,4 +1,4 @@
-//! The same bytes to hyper's server and to ours: what is answered, and whether the connection is kept.
+//! Sends the same bytes to hyper's server and to ours, and compares the answers and whether the connection is kept.
 //! Each difference must be one of [`EXPLAINED`]; the first that is not makes this fail.
 
 use http_body_util::{BodyExt, Full};
@@ -46,7 +46,7 @@ struct Kind {
     ours: &'static str,
     /// Served, refused, closed without a word, waited for more: what hyper is known to do instead.
     hyper: &'static [&'static str],
-    /// In what was sent.
+    /// The position in the sent bytes.
     only_with: &'static str,
     why: &'static str,
 }
@@ -677,7 +677,7 @@ fn corpus() -> Vec<Case> {
         all.push(format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: y\r\n".repeat(n - 1)).into());
     }
     all.push(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n{}", long(200_000)).into());
-    // Pipelines, empty lines, halves and what is no HTTP.
+    // Pipelines, empty lines, halves and bytes that are not HTTP.
     for text in [
         get.repeat(2),
         get.repeat(10),

@@ -61,7 +61,7 @@ fn kinds() -> Vec<(&'static str, Option<Vec<u8>>)> {
     ]
 }
 
-/// Clients that send `bytes` again and again, and read whatever comes.
+/// Clients that send `bytes` again and again, and read every response.
 struct Greedy {
     sockets: Vec<TcpStream>,
     threads: Vec<thread::JoinHandle<()>>,

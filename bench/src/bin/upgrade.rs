@@ -1,5 +1,5 @@
 //! Hands a server over to its successor again and again, and measures from the outside how long
-//! that takes and whether anybody noticed. See the README beside this workspace.
+//! that takes and whether a client noticed. See the README beside this workspace.
 
 use heirloom_bench::{Error, ask_once, free_address, stolen, wait_until_accepting};
 use nix::errno::Errno;
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 struct Options {
     server: String,
     rounds: usize,
-    /// Threads that ask all the time, each request on a connection of its own.
+    /// Threads that send requests without pause, each request on a new connection.
     load: usize,
 }
 
@@ -55,7 +55,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// Asks and counts what comes of it.
+    /// Sends a request and counts its outcome.
     fn ask(&self, address: &str, path: &str) -> Option<String> {
         let started = Instant::now();
         let outcome = ask_once(address, path);
@@ -95,7 +95,7 @@ impl Tally {
     }
 }
 
-/// The process that serves now. Dropping it kills whatever generation is left.
+/// The process that serves now. Dropping it kills every generation that is left.
 struct Generation {
     pid: Pid,
     number: u32,

@@ -1,4 +1,4 @@
-//! What a link is made of, and what is fit to be one.
+//! The parts of a link, and which texts may be one.
 
 use serde::{Deserialize, Serialize};
 use url::Url;

@@ -38,14 +38,14 @@
 //! How this works:
 //!
 //! - A link is in the database, and synced to disk, before its 201 is sent.
-//! - Both generations have the database open while a handover is on. SQLite is made for that: its
-//!   locks are between processes, readers never wait in WAL mode, and a writer waits for the process that
-//!   does. Each generation opens it for itself: a connection of SQLite's must not go to
-//!   another process, and none does, for its files are closed on exec.
-//! - No generation has anything in memory that the other would need. Counts of hits are added to what is
-//!   there, by both, and written by each once more when all that it began is done.
+//! - Both generations have the database open during a handover. SQLite supports that: its locks work between
+//!   processes, readers never wait in WAL mode, and a writer waits for the writer of the other process. Each
+//!   generation opens the database for itself: a connection of SQLite must not be passed to another process, and
+//!   none is, because its files are closed on exec.
+//! - No generation has anything in memory that the other would need. Both add their counts of hits to the numbers
+//!   in the database, and write the rest when all their requests are complete.
 //! - The new generation has opened the database, brought its schema up to date in one transaction, and given
-//!   each worker its connection before it takes over. If it can't, it ends, and the old one serves on.
+//!   each worker its connection before it takes over. If it can't, it ends, and the old one continues to serve.
 
 mod api;
 mod link;

@@ -70,7 +70,7 @@ pub fn follow(store: &Store, req: Request) -> Result<Response, Problem> {
     }
 }
 
-/// The page for what is not there.
+/// The page for a link that does not exist.
 pub fn nothing(_: Request) -> Response {
     let text = "<p>There is no such link. <a href=\"/\">Make one?</a>\n";
     document("Not found", text).with_status(StatusCode::NOT_FOUND)
@@ -103,7 +103,7 @@ fn page(links: &[Link], form: &Form, note: &Note<'_>) -> Response {
     )
 }
 
-/// Allows only this page's style and form, whatever a link may contain.
+/// Allows only this page's style and form, so that the content of a link can't add others.
 fn document(title: &str, content: &str) -> Response {
     const POLICY: &str =
         "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'";

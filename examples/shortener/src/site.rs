@@ -1,4 +1,4 @@
-//! The routes, and who may use them.
+//! The routes, and which clients may use them.
 
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ mod tests {
 
     use super::*;
 
-    /// A site on a database of its own, asked without a socket.
+    /// A site on its own database, called without a socket.
     struct Site {
         handler: Arc<dyn Handler>,
         store: Arc<Store>,
@@ -260,7 +260,7 @@ mod tests {
             assert_eq!(site.ask(method, path, &[], "").status, 401, "{method} {path}");
         }
         assert_eq!(site.ask("GET", "/", &[login], "").status, 200);
-        // A form on somebody else's page, sent by a browser that knows the password.
+        // A form on a page of another site, sent by a browser that knows the password.
         let form = ("content-type", "application/x-www-form-urlencoded");
         let post = |from| {
             site.ask("POST", "/", &[login, form, ("sec-fetch-site", from)], "url=https://example.com").status

@@ -11,9 +11,9 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, Trans
 
 use crate::link::{Alias, Link, Target};
 
-/// What each version of the schema adds to the one before. While a handover is on the old generation
-/// works on the new schema, and after a rollback it goes on with it: so a version only adds what its
-/// predecessor can do without, and what is no longer used goes two versions later.
+/// The additions of each version of the schema. During a handover, and after a rollback, the old generation works with the
+/// new schema. So a version only adds parts that its predecessor does not need, and parts that are no longer used are
+/// removed two versions later.
 const SCHEMA: [&str; 2] = [
     // AUTOINCREMENT: hits of a link that was deleted are never given to another one.
     "CREATE TABLE links (
@@ -37,14 +37,14 @@ pub struct Store {
     hits: Mutex<HashMap<i64, i64>>,
 }
 
-/// Why nothing came of it.
+/// Why an operation failed.
 #[derive(Debug)]
 pub enum Failure {
     /// There is a link of that name.
     Taken,
-    /// Others have written for longer than anybody wants to wait.
+    /// The database was locked by other writers for too long.
     Busy,
-    /// No room on the disk.
+    /// The disk is full.
     Full,
     Other(rusqlite::Error),
 }

@@ -40,8 +40,7 @@ struct Made {
     end: Option<Outcome>,
 }
 
-/// Makes links and follows them until the server ends; what is not as it should be fails the test, but
-/// for that end.
+/// Makes links and follows them until the server ends. Every failure except that end fails the test.
 struct Maker {
     number: usize,
     addr: Addr,
@@ -97,7 +96,7 @@ impl Maker {
     fn link(&mut self, n: usize) -> Option<()> {
         let url = format!("https://example.com/{}/{n}", self.number);
         let name = format!("own-{}-{n}", self.number);
-        // Programs, with a name and without; people; and what is taken.
+        // Programs, with a name and without; people; and a name that is taken.
         let response = match n % 4 {
             0 => self.post(
                 "/api/links",

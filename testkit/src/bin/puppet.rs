@@ -1,9 +1,9 @@
 //! A process that is remote-controlled by a test, for both roles of a handover. See `testkit::handover`.
 //!
 //! - `puppet launch PROGRAM ARGS...`: becomes PROGRAM as a predecessor starts it. Its standard input is a socket,
-//!   over which come the descriptors that PROGRAM is to find from 3 on.
-//! - Started by a predecessor: gives all that it finds to the test, by the socket that TESTKIT_PUPPET names; from then
-//!   on it says on the lifecycle channel what comes over that socket, and ends with it.
+//!   by which it receives the descriptors that PROGRAM finds from 3 on.
+//! - Started by a predecessor: passes everything it inherits to the test, by the socket that TESTKIT_PUPPET names; from then
+//!   on it copies the bytes of that socket to the lifecycle channel, and ends with the socket.
 
 use std::env;
 use std::io::{self, IoSlice, IoSliceMut, Read};

@@ -243,7 +243,7 @@ impl Hub {
         thread.join().expect("an answer")
     }
 
-    /// Passes on what has come.
+    /// Passes on the messages that have arrived.
     fn turn(&mut self) {
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.understudy.as_fd()];
         for link in &self.links {

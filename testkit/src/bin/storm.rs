@@ -27,7 +27,7 @@ fn main() {
     std::process::exit(status);
 }
 
-/// Shows what came out; the text has its table printed already.
+/// Prints the result; the text has its table printed already.
 fn status_of(result: Result<(String, bool), String>) -> i32 {
     match result {
         Ok((text, good)) => {

@@ -107,7 +107,7 @@ pub(crate) struct Pauses {
     pub(crate) idle: [Duration; 2],
     /// Before the first request of a connection that is opened early, at most.
     pub(crate) before_first: Duration,
-    /// Between a look whether a connection lives and what is sent on it: as far away is the client.
+    /// The time between the check of a connection and the next request on it: the distance of the client.
     pub(crate) one_way: Duration,
 }
 

@@ -55,7 +55,7 @@ impl Client {
         ask(self.mode, id, &self.sizes)
     }
 
-    /// Asks once, or as often as fits into one piece; gives the connection back that goes on.
+    /// Sends one request, or as many as fit into one piece; returns the connection if it continues.
     fn round(&self, link: Option<Link>) -> Option<Link> {
         let mut begin = Instant::now();
         let mut link = match link {
@@ -206,7 +206,7 @@ impl Client {
         self.clock.crashes.touch(from, to)
     }
 
-    /// The end of a connection that nothing is asked on, if it comes in time.
+    /// The end of a connection without a request on it, if it arrives in time.
     fn last_look(&self, link: &mut Link, wait: Duration) -> Option<End> {
         let end = match link.idle(wait) {
             Idle::Quiet => return None,
@@ -219,7 +219,7 @@ impl Client {
         Some(end)
     }
 
-    /// A connection has come to its end.
+    /// Notes the end of a connection.
     fn left(&self, end: End, link: &Link) {
         self.tally().end(end);
         match end {

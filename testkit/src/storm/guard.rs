@@ -12,7 +12,7 @@ use super::server::Server;
 /// Storm itself ends by the deadline; this is for when it does not.
 const AFTER_THE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Kills the server when somebody kills us, or at the deadline.
+/// Kills the server when this process is killed, or at the deadline.
 pub(crate) fn watch(server: &Arc<Server>, deadline: Instant) {
     let ours = Arc::clone(server);
     beside("signals", move || {

@@ -9,7 +9,7 @@ use super::windows::Windows;
 /// Near a signal: a request that starts within this time of it, or is in flight then.
 pub(crate) const NEAR: Duration = Duration::from_millis(250);
 
-/// Called once, heard by all. Every pause of a client is a wait on it.
+/// Called once, seen by all threads. Every pause of a client is a wait on it.
 #[derive(Debug, Default)]
 pub(crate) struct Halt {
     called: AtomicBool,

@@ -96,7 +96,7 @@ impl Herd {
     }
 }
 
-/// Makes room for so many descriptors here, and in the server, which inherits the limit.
+/// Raises the limit of descriptors here, and so in the server, which inherits the limit.
 pub(crate) fn make_room(count: usize) -> Result<(), String> {
     let wanted = count as u64 + OTHERS;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

@@ -24,7 +24,7 @@ pub(crate) struct Link {
     pub(crate) quiet_since: Instant,
     /// It had ended before the first byte of the last request was sent.
     pub(crate) crossed: bool,
-    /// Why the last request could not be sent to its end. Its answer may have come all the same.
+    /// Why the last request could not be sent completely. Its answer may have arrived nevertheless.
     unsent: Option<Errno>,
     deadline: Instant,
     patience: Duration,
@@ -113,7 +113,7 @@ impl Link {
         self.deadline = Instant::now() + self.patience;
     }
 
-    /// The next answer, with what is received slowly where that was asked for.
+    /// The next answer, received slowly if that was requested.
     pub(crate) fn answer(&mut self, halt: &Halt) -> Result<Answer, Loss> {
         let head = loop {
             if let Some(end) = find(&self.input, b"\r\n\r\n") {
@@ -229,7 +229,7 @@ impl Link {
         }
     }
 
-    /// Whether more has come than was asked for.
+    /// Whether more bytes have arrived than were requested.
     pub(crate) fn has_more(&self) -> bool {
         !self.input.is_empty()
     }

@@ -8,12 +8,12 @@ pub(crate) fn fatal() -> SigSet {
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGHUP].into_iter().collect()
 }
 
-/// Must come before the first thread, so that none but the guard hears them.
+/// Must run before the first thread starts, so that only the guard receives the signals.
 pub(crate) fn block() {
     let _ = fatal().thread_block();
 }
 
-/// Starts a program, which would inherit what is blocked, and be deaf.
+/// Starts a program with the original mask, because it would inherit the blocked signals.
 pub(crate) fn unblocked<T>(start: impl FnOnce() -> T) -> T {
     let _ = fatal().thread_unblock();
     let started = start();

@@ -1,4 +1,4 @@
-//! The rooms of storm; imports point down only:
+//! The modules of storm; imports point down only:
 //! `run` and `selftest` over `rounds`, over `client`, `herd`, `server`, `report`, over `link`, over `socket`
 //! and `tally`, and `socket` over `tls`.
 

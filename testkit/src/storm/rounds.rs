@@ -17,7 +17,7 @@ use super::socket::Way;
 const HANDOVER_WITHIN: Duration = Duration::from_secs(30);
 /// A stop takes what the slowest request takes, at most the drain timeout of a minute.
 pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(75);
-/// The load goes on for this long before the first round and after the last, for what comes late.
+/// The load continues for this long before the first round and after the last, to see late effects.
 const AROUND: Duration = Duration::from_millis(500);
 /// The load is compared, near signals and far from them, in so many parts.
 const PARTS: usize = 10;

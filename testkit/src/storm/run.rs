@@ -24,7 +24,7 @@ use super::tls::Secrecy;
 
 /// A program that hangs is killed after this; a good one is ready in much less, under any load.
 const READY_WITHIN_MS: &str = "3000";
-/// How long the last generation may take to let go of what the clients have left.
+/// How long the last generation may take to close the connections that the clients have left.
 const REST_WITHIN: Duration = Duration::from_secs(5);
 
 type Shared = Arc<Mutex<Tally>>;

@@ -25,7 +25,7 @@ use bad::{Bad, Fault};
 
 /// How often each fault is committed.
 const TIMES: u64 = 3;
-/// How long a client waits for the answer that never comes; all others come long before.
+/// How long a client waits for an answer that never arrives; all others arrive long before.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Short, so that a case takes no longer than necessary.
@@ -36,10 +36,11 @@ const SHORT: Pauses = Pauses {
     one_way: Duration::from_millis(1),
 };
 
-/// A pause in which whatever the bad server does is done before the look.
+/// A pause in which the bad server has acted before the check.
 const SEEN: [Duration; 2] = [Duration::from_millis(800); 2];
 
-/// The look comes before an end 200 ms after the answer, and the request after it; and so many requests.
+/// The client checks before an end that is 200 ms after the answer, and sends the request after it; and the number of
+/// requests.
 const LATE_END: ([Duration; 2], Duration, u64) =
     ([Duration::from_millis(20); 2], Duration::from_millis(600), 7);
 
@@ -108,7 +109,7 @@ fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for mode in Mode::ALL {
         let depth = mode.depth() as u64;
-        // With what was sent at once, all that follows is lost.
+        // Everything after the requests that were sent at once is lost.
         let lost = TIMES * depth;
         cases.push(Case::new(mode, Fault::None, 0));
         let mut each = |at: u64| {

@@ -165,8 +165,8 @@ impl Server {
         self.lock().current().map(|process| process.pid)
     }
 
-    /// Hands over to the next generation, asked for by so many signals a millisecond apart: from the
-    /// first signal until a successor has the service for good.
+    /// Hands over to the next generation by so many signals, a millisecond apart. Returns the time from the first signal until a
+    /// successor owns the service.
     pub(crate) fn hand_over(&self, deadline: Instant, hups: u32, quiet: &Halt) -> Result<Duration, String> {
         let given_up = self.lock().given_up;
         let begin = Instant::now();
@@ -189,7 +189,7 @@ impl Server {
         }
     }
 
-    /// Waits until nothing more comes of the signals that were sent at once.
+    /// Waits until the signals that were sent at once have no further effect.
     pub(crate) fn settle(&self, deadline: Instant, quiet: &Halt) -> Result<(), String> {
         let mut seen = None;
         loop {

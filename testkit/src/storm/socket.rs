@@ -119,7 +119,7 @@ impl Socket {
     }
 }
 
-/// What a request has come to whose connection could not be made.
+/// The outcome of a request whose connection could not be made.
 pub(crate) fn not_connected(errno: Errno) -> Outcome {
     match errno {
         Errno::ECONNREFUSED | Errno::ENOENT => Outcome::Refused,

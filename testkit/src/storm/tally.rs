@@ -77,7 +77,7 @@ pub(crate) enum End {
     Announced,
     /// Out of the blue, when nothing was asked on it.
     Silent,
-    /// Bytes came that answer nothing: the connection is out of step, and left.
+    /// Bytes arrived that answer nothing: the connection is out of step, and left.
     Stray,
     /// With a request on it.
     Lost,

@@ -1,4 +1,4 @@
-//! TLS for some of the clients: a certificate made for the run, and what is spoken over a socket.
+//! TLS for some of the clients: a certificate made for the run, and TLS over a socket.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -84,7 +84,7 @@ impl Layer {
         }
     }
 
-    /// Takes what has come, when there is something; whether it is more than what TLS says to itself.
+    /// Reads what has arrived; returns whether it contains more than TLS's own messages.
     pub(crate) fn has_news(&mut self, fd: &OwnedFd) -> bool {
         match self.fetch(fd, MsgFlags::MSG_DONTWAIT) {
             Ok(()) | Err(Errno::EAGAIN) => {}

@@ -9,7 +9,7 @@ pub(crate) struct Windows(Mutex<Vec<Window>>);
 #[derive(Debug)]
 struct Window {
     from: Instant,
-    /// It came to it.
+    /// The event occurred.
     struck: bool,
     to: Option<Instant>,
 }

@@ -1,5 +1,5 @@
-//! A bad new binary costs nothing: the old process serves on, says what was wrong, and the next
-//! good one takes over.
+//! A bad new binary costs nothing: the old process continues to serve and logs the cause, and the next good binary takes
+//! over.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -148,7 +148,7 @@ fn one_whose_interpreter_is_missing() {
     can_not_be_started("#!/nowhere/at/all\n", "#! line");
 }
 
-/// This script is started, and the log says of the child what comes of it.
+/// This script is started, and the log reports the result.
 fn script_ends(script: &str, how: &str) {
     let bench = Bench::start(&[]);
     bench.replace(script);
@@ -158,7 +158,7 @@ fn script_ends(script: &str, how: &str) {
     bench.serves_on();
 }
 
-/// A successor with this fault is started, and the log says of the child what comes of it.
+/// A successor with this fault is started, and the log reports the result.
 fn fault_ends(fault: &str, flags: &[&str], how: &[&str]) {
     let bench = Bench::faulty(flags);
     bench.set_fault(fault);
@@ -446,7 +446,7 @@ fn an_unready_successor_dies_with_its_predecessor_or_serves() {
     bench.server.signal(Signal::SIGKILL);
     assert_eq!(bench.server.wait_exit(bench.server.pid()), Exit::Killed(Signal::SIGKILL));
     bench.server.signal_to(child, Signal::SIGCONT);
-    // A predecessor that dies without a word has crashed: the service goes on.
+    // A predecessor that dies without STOPPING has crashed: the service continues.
     bench.server.wait_for("serving as generation 2");
     assert_eq!(bench.server.get("/pid").ok().number(), child.as_raw());
 }

@@ -1,5 +1,4 @@
-//! A start that can't be: the message names what was wrong and what to do, the status is not zero,
-//! and nothing is left behind.
+//! A start that fails: the message names the cause and the remedy, the status is not zero, and nothing is left behind.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -154,7 +153,7 @@ fn no_permission_for_a_path() {
     fails(&mut command, &[path.to_str().unwrap(), "its directory must be writable"]);
 }
 
-/// Only root can become somebody else.
+/// Only root can become another user.
 fn is_ordinary() -> bool {
     let ordinary = nix::unistd::geteuid().as_raw() != 0;
     if ordinary {
@@ -186,7 +185,7 @@ fn a_start_that_fails_half_way_leaves_nothing() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap().to_string();
     let mut command = program();
-    // The admin listener comes last.
+    // The admin listener is the last one.
     fails(command.arg("--unix").arg(&path).args(["--admin", &address]), &[&address]);
     assert!(!path.exists());
     assert_eq!(get(&Addr::Unix(path), "/ok"), Outcome::Refused);

@@ -1,5 +1,4 @@
-//! The example of a chat: guests hear each other, over a handover too, and a real browser has its
-//! page.
+//! The chat example: guests get each other's messages, over a handover too, and its page works in a real browser.
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
@@ -34,7 +33,7 @@ impl Guest {
         }
     }
 
-    /// Skips what is said before it.
+    /// Skips the messages before it.
     #[track_caller]
     fn hear(&mut self, wanted: &str) {
         loop {
@@ -91,7 +90,7 @@ fn a_browser_is_a_guest_before_and_after_an_upgrade() {
     ann.hear("guest 2 is here");
     server.signal(Signal::SIGHUP);
     assert_eq!(ann.hear_close(), CloseCode::Away);
-    // The browser comes again by itself, before or after us.
+    // The browser connects again by itself, before or after us.
     let mut ann = Guest::enter(&server);
     ann.hear("guest 2 is here");
     drop(ann);

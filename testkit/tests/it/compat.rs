@@ -276,7 +276,7 @@ impl Stage for Theatre {
             _ => "idle",
         };
         let place = self.accepted.iter().position(|(of, ..)| of == kind);
-        // The one that comes last, after its answer.
+        // The last one arrives after its answer.
         let place = place.or_else(|| self.accepted.iter().position(|(of, ..)| of == "upload"));
         let (_, fd, peer) = self.accepted.remove(place.expect("a client"));
         // As in every version.

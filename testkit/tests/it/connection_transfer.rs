@@ -1,5 +1,5 @@
-//! Connections go to the new process: no client sees a close, whatever it has sent so far, and
-//! whichever process dies meanwhile.
+//! Connections move to the new process: no client sees a close, however much it has sent so far, and even if one of the
+//! processes dies meanwhile.
 
 use std::fs;
 use std::process::Command;
@@ -134,7 +134,7 @@ fn a_busy_connection_follows_after_its_response() {
     client.begin();
     server.in_flight(old, 1);
     let new = server.handover();
-    // After each one there is room for the next.
+    // There is room for the next one after each.
     server.open(new, 1);
     let slow = client.finish_and("GET /pid HTTP/1.1\r\nHost: test\r\n\r\n").ok();
     assert!(!slow.closes());

@@ -1,5 +1,5 @@
-//! The control socket: what is asked there is answered, whatever its clients do, and the path leads to the process that
-//! owns the service.
+//! The control socket: every command is answered, whatever other clients do, and the path leads to the process that owns the
+//! service.
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
@@ -126,7 +126,7 @@ fn an_upgrade_is_answered_when_it_is_decided() {
         let last = text.lines().last().unwrap();
         assert!(last.starts_with(&format!("ok pid={new} generation={generation} spawn_ms=")), "{last}");
         assert!(last.contains(" probation_ms=") && last.contains(" total_ms="), "{last}");
-        // At once: nobody is refused, and none reaches the old one.
+        // All of them connect at once: none is refused, and none reaches the old process.
         let status = bench.ask("status");
         assert!(status.starts_with(&format!("ok pid={new} generation={generation} ")), "{status}");
         assert_eq!(bench.server.wait_exit(old), Exit::Status(0));

@@ -1,4 +1,4 @@
-//! Descriptors beyond those of connections, under a low NOFILE limit: what is lacking is a 503, and nothing else stops.
+//! Descriptors beyond those of connections, under a low NOFILE limit: a request that gets none is answered by 503, and nothing else stops.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use testkit::{Client, Proc, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_file_server");
-/// All but two of the connections that a limit of 256 leaves room for.
+/// All but two of the connections that a limit of 256 allows.
 const CLIENTS: usize = 190;
 
 /// A directory with a file that is larger than a socket's buffers.

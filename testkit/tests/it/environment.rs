@@ -1,4 +1,4 @@
-//! What a successor is started with: the environment of the first generation, and the program wherever that came from.
+//! How a successor is started: with the environment of the first generation, and the same program, however that was started.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};

@@ -26,19 +26,17 @@
 //!   the target of `curl` is not changed, so names, certificates and `Host` are as written.
 //! - The example logs by `env_logger`; this test sets `RUST_LOG=info`, waits for
 //!   `serving as generation 1` in the log, and finds the listeners there.
-//! - A line that begins with `$ ` is a command for `sh`; one that ends with `\` goes on in the
-//!   next line. What follows, up to the next command or the end of the block, is what it prints:
-//!   `...` stands for anything within a line, and alone in a line for any number of lines. Of `cargo
-//!   run` these are lines that the log has in the end, of `kill` lines that it leads to. A command
-//!   that fails is a failure, unless what it prints ends with its error, such as `curl: (7) ...`.
-//! - `curl` is `curl -sS`: no meter. A command that ends with `&` runs beside those after it, which
-//!   come when its request is in flight; what it printed is looked at in the end.
-//! - `kill -HUP PID` (the word PID) goes to the newest generation, and the next command comes when
-//!   the new one owns the service and the old one accepts no more; after `kill PID` it comes when
-//!   the process has ended, after `kill -USR1 PID` when the log has its report, after `kill -USR2
-//!   PID` when it has the signal.
-//! - What only looks at files (`cat`, `tail`, `grep`, `ls`, `wc`) is repeated until it shows what it
-//!   should, under a deadline.
+//! - A line that begins with `$ ` is a command for `sh`; one that ends with `\` continues in the next line. The lines after
+//!   it, up to the next command or the end of the block, are its output: `...` stands for anything within a line, and alone
+//!   in a line for any number of lines. After `cargo run` these are lines that the log has at the end, after `kill` lines
+//!   that the signal causes. A command must succeed, unless its output ends with its error, such as `curl: (7) ...`.
+//! - `curl` is `curl -sS`, without a meter. A command that ends with `&` runs beside those after it, which start when its
+//!   request is in flight; its output is compared at the end.
+//! - `kill -HUP PID` (the word PID) signals the newest generation, and the next command starts when the new one owns the
+//!   service and the old one accepts no more; after `kill PID` when the process has ended, after `kill -USR1 PID` when the
+//!   log has its report, after `kill -USR2 PID` when it has the signal.
+//! - A command that only reads files (`cat`, `tail`, `grep`, `ls`, `wc`) is repeated until its output is right, under a
+//!   deadline.
 //! - All of it happens in an empty directory, into which the repository's `examples` is linked.
 //! - What still serves at the end is stopped by TERM, and must end with status 0.
 //!

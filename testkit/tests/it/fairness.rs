@@ -23,7 +23,7 @@ fn request(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: test\r\nAccept-Encoding: gzip\r\n\r\n")
 }
 
-/// A connection that sends so many requests at once, and reads what comes for as long as it does.
+/// A connection that sends so many requests at once, and reads responses until it is dropped.
 fn pipelines(server: &Proc, path: &str, requests: usize) -> TcpStream {
     let stream = raw(server);
     let (mut reader, mut writer) = (stream.try_clone().unwrap(), stream.try_clone().unwrap());
@@ -134,7 +134,7 @@ fn small_chunks_cost_what_their_bytes_do() {
         assert_eq!(response.body.len(), 2 * 0xFFFF + chunks * size);
         let (made, most) = (writes(server.pid()) - before, request.len() as u64 / 512);
         assert!(made <= most, "{made} writes for {} bytes, and {most} at most", request.len());
-        // A handler that reads as it comes gets what many chunks have by each read.
+        // A handler that reads while the body arrives gets the content of many chunks by each read.
         let mut client = server.client();
         client.send(chunked("/discard", chunk, chunks));
         let said = client.answer().ok();
@@ -172,7 +172,7 @@ fn no_handler_runs_for_clients_that_are_gone() {
     }
 }
 
-/// A client that has shut down its side is still connected: it gets every response, whatever other clients do.
+/// A client that has shut down its side is still connected: it gets every response, beside greedy clients too.
 #[test]
 fn a_client_that_half_closes_gets_every_answer() {
     let server = greedy(2);

@@ -1,5 +1,5 @@
-//! What the system refuses: the server waits, works with what it has, and goes on when it is given
-//! again. And what it costs while nothing is to be done.
+//! Resources that the system refuses: the server waits, works with those it has, and continues when it gets more. And the
+//! cost of an idle server.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -22,7 +22,7 @@ fn asking(server: &Proc) -> Vec<Client> {
     (0..CLIENTS).map(ask).collect()
 }
 
-/// Each is answered, and leaves to make room for the next.
+/// Each is answered and disconnects, so that the next one can connect.
 #[track_caller]
 fn expect_all_served(server: &Proc, clients: Vec<Client>) {
     for mut client in clients {
@@ -34,7 +34,7 @@ fn expect_all_served(server: &Proc, clients: Vec<Client>) {
 fn few_descriptors_and_many_clients() {
     let line = "ulimit -n 64 && exec \"$@\"";
     let server = Proc::start_as_said("sh", &["-c", line, "sh", PROGRAM, "--listen", "127.0.0.1:0"]);
-    // As many as it has room for are connected and stay.
+    // As many as the limit allows are connected and stay.
     let mut held: Vec<Client> = (0..8).map(|_| server.client()).collect();
     held.iter_mut().for_each(|client| assert!(client.get("/ok").is_ok()));
     let waiting = asking(&server);
@@ -87,7 +87,7 @@ fn as_user(uid: &str, processes: &str, program: &str, flags: &[&str]) -> Vec<Str
     words.chain([program.to_owned()]).chain(flags.iter().map(|&flag| flag.to_owned())).collect()
 }
 
-/// Only root can become somebody else.
+/// Only root can become another user.
 fn can_not_become_another() -> bool {
     let ordinary = !nix::unistd::geteuid().is_root();
     if ordinary {

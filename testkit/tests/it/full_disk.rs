@@ -1,5 +1,4 @@
-//! Bodies that are too long for memory, where a disk has no room for them: they get 507, and no client
-//! else notices.
+//! Bodies that are too long for memory, while the disk is full: they get 507, and no other client notices.
 
 use std::fs;
 use std::process::Command;
@@ -58,7 +57,7 @@ fn a_full_disk_costs_long_bodies_only() {
     let Some((folder, server)) = with_small_disk() else { return };
     let crowd = Crowd::of(&server.addr());
     let body = vec![b'b'; 600 * KIB];
-    // Most of it is on the disk, where the next one has no room.
+    // Most of it is on the disk, so that the next one does not fit.
     let mut first = server.client();
     let request = upload(&body);
     first.send(&request[..request.len() - 1]);
@@ -69,7 +68,7 @@ fn a_full_disk_costs_long_bodies_only() {
         expect_refused(&mut next);
         server.wait_for_nth("can't write a request body to a temporary file: No space left", n);
     }
-    // Requests that need no disk are served, as are earlier clients; and then there is room again.
+    // Requests that need no disk are served, as are earlier clients; and then the disk has space again.
     let mut short = server.client();
     short.send(upload(&body[..KIB]));
     expect_echoed(&mut short, &body[..KIB]);
@@ -78,7 +77,7 @@ fn a_full_disk_costs_long_bodies_only() {
     let mut last = server.client();
     last.send(&request);
     expect_echoed(&mut last, &body);
-    // Filled by somebody else, up to the last page.
+    // Another program has filled it, up to the last page.
     let filler = format!("/proc/{}/root{}/filler", server.pid(), folder.path().display());
     assert!(fs::write(&filler, vec![0; 2 << 20]).is_err());
     let mut client = server.client();

@@ -167,7 +167,7 @@ fn the_fifth_generation_has_what_the_first_had_and_no_more() {
         server.handover();
         server.get("/ok").ok();
         assert_eq!(server.wait_exit(old), Exit::Status(0));
-        // It has heard of that.
+        // It was notified of that.
         server.wait_for(&format!("predecessor {old} is gone"));
         let now = facts_of(&server);
         assert_eq!(now.leaky.len(), 0, "{:?}", now.leaky);

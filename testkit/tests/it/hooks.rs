@@ -147,7 +147,7 @@ fn a_second_stop_cuts_an_exit_hook() {
     server.wait_gone();
 }
 
-/// A connection that came later would be served after the hook, which has written what the program had counted.
+/// A connection that arrived later would be served after the hook, which has written the counts of the program.
 #[test]
 fn nothing_arrives_once_exit_hooks_run() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! A server hears its signals whatever mask it was started with, and leaves that mask to others.
+//! A server receives its signals with any mask that it was started with, and leaves that mask to others.
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use testkit::{Exit, kitchen_sink};

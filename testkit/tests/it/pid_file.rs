@@ -165,7 +165,7 @@ fn a_file_that_somebody_else_has_taken_is_left_alone() {
     assert_eq!(fs::read_to_string(&bench.pid_file).unwrap(), "1\n");
 }
 
-/// The process that owns the service writes the file, whatever process it named before.
+/// The process that owns the service writes the file, also if it named another process before.
 #[test]
 fn a_lost_pid_file_is_ours_again_after_a_handover() {
     let bench = Bench::start("0");

@@ -128,7 +128,7 @@ fn in_own_mounts(line: &str) -> Proc {
     Proc::start_as_said("unshare", &[&words[..], &FLAGS].concat())
 }
 
-/// Only root can become somebody else, or mount.
+/// Only root can become another user, or mount.
 fn is_ordinary() -> bool {
     let ordinary = nix::unistd::geteuid().as_raw() != 0;
     if ordinary {

@@ -12,14 +12,13 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const STOPS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 /// Longer than any test: an endless probation.
 const LONG: &str = "600000";
-/// Longer than signals to stop are one wish, counted from when the first one is heard; with room for
-/// a machine that has other things to do.
+/// After this time a second signal to stop is a new request, even on a busy machine.
 const ANOTHER_WISH: Duration = Duration::from_millis(1000);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
-    /// The successor can't hear anything yet.
+    /// The successor can't receive messages yet.
     Unready,
     Probation,
     HandedOver,
@@ -173,7 +172,7 @@ fn a_hup_to_the_group_is_one_handover() {
     assert_eq!(after_hup_to_the_group(Phase::Serving), (Some(2), 1));
 }
 
-/// Both generations remember it, and one handover comes of that.
+/// Both generations remember it, and exactly one handover follows.
 #[test]
 fn a_hup_to_the_group_on_the_way_of_a_handover_is_one_more() {
     assert_eq!(after_hup_to_the_group(Phase::Unready), (Some(3), 2));
@@ -312,7 +311,7 @@ fn the_third_stop_is_the_signal_s_default_action() {
     for third in [Signal::SIGTERM, Signal::SIGINT] {
         let server = Proc::start(env!("CARGO_BIN_EXE_parent"), &["--linger"]);
         let mut upload = server.client();
-        // Chunked, for what has come of such a body does not travel.
+        // Chunked, because a partly received body of this kind is not transferred.
         upload.send("POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nbe\r\n");
         server.in_flight(server.pid(), 1);
         server.signal(Signal::SIGTERM);

@@ -173,7 +173,7 @@ fn a_terminal_closed_after_commit_drains_each_generation() {
     }
 }
 
-/// A shell that ends by itself leaves its background jobs alone, whatever happens to the terminal after that.
+/// A shell that ends by itself leaves its background jobs alone, also if the terminal is closed after that.
 #[test]
 fn a_background_job_outlives_a_shell_that_ends_by_itself() {
     let Some(mut shell) = Shell::start(BASH.0, BASH.1) else { return };

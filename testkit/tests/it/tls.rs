@@ -271,7 +271,7 @@ fn what_is_no_tls_is_refused() {
         while let Ok(byte) = client.try_take() {
             said.push(byte);
         }
-        // An alert, fatal; nothing at all to what is not even a record.
+        // A fatal alert; nothing at all if the bytes are not even a record.
         assert!(said.is_empty() || (said[0], said[5]) == (21, 2), "{bytes:?}: {said:?}");
     }
     fixture.expect_closes(CloseReason::HandshakeFailed, 1 + garbage.len() as u64);
@@ -652,7 +652,7 @@ const V1: [&str; 2] =
     [include_str!("../../../tests/keys/v1.pem"), include_str!("../../../tests/keys/v1.key")];
 const ENCRYPTED: &str = include_str!("../../../tests/keys/encrypted.key");
 
-/// No message has eight bytes in a row of what is in a file of keys, as base64, hexadecimal or decimal.
+/// No message contains eight bytes in a row of a key file, as base64, hexadecimal or decimal.
 #[track_caller]
 fn expect_nothing_of(secrets: &[&str], message: &str) {
     let squeezed: String = message.chars().filter(|c| !c.is_whitespace()).collect();

@@ -155,7 +155,7 @@ fn events_end_at_a_drain() {
         }
     }
     let said = String::from_utf8(said).unwrap();
-    // "last" comes only if the drain finds it in its wait, and not still in the send of "first".
+    // "last" is sent only if the drain begins during the wait, and not during the send of "first".
     assert!(said.contains("data: first\n\n"), "{said}");
     assert!(said.ends_with("\r\n0\r\n\r\n"), "{said}");
 }

@@ -99,7 +99,7 @@ impl Drop for Scratch {
     }
 }
 
-/// All runs of one scenario: `runs[peer][repetition]`, and what was found before them.
+/// All runs of one scenario: `runs[peer][repetition]`, and the results of the checks before them.
 pub struct Outcome {
     pub scenario: Scenario,
     pub runs: Vec<Vec<Option<Sample>>>,
@@ -140,7 +140,7 @@ fn measure(
     }
     for rep in 0..options.reps {
         let calm = quiet(patience)?;
-        // Everybody comes first once, and behind everybody else.
+        // Each peer is first once, and follows each other peer once.
         for turn in 0..peers.len() {
             let index = (turn + rep) % peers.len();
             let (Some(peer), Some(runs)) = (peers.get(index), runs.get_mut(index)) else { continue };

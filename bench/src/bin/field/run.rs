@@ -133,7 +133,7 @@ impl Bench {
         })
     }
 
-    /// Whether the peer does what the scenario is about, on a server of its own: some serve only as many
+    /// Whether the peer serves the scenario at all, tried on a separate server: some serve only as many
     /// connections as they have threads, and wrk does not count clients that get nothing.
     pub fn check(&self, peer: &Peer, scenario: &Scenario) -> Result<Check, Error> {
         let server = self.start(peer, scenario)?;
@@ -244,7 +244,7 @@ impl Company {
         })
     }
 
-    /// Returns what was odd about them; the server ends.
+    /// Stops them; the server ends. Returns what was odd about them.
     fn leave(self, server: Running) -> Vec<String> {
         match self {
             Company::Nobody => Vec::new(),

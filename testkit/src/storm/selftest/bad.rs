@@ -258,7 +258,7 @@ fn reset(stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// An end, and no reset: what still comes is read.
+/// Ends with a FIN, without a reset: bytes that still arrive are read.
 fn end(stream: &TcpStream, input: &mut impl Read) -> std::io::Result<()> {
     stream.shutdown(Shutdown::Write)?;
     input.read_to_end(&mut Vec::new()).map(drop)
