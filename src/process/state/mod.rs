@@ -67,7 +67,7 @@ pub(crate) enum Event {
     Handover,
     /// TERM, INT, QUIT: the second one aborts; the third ends the process before it comes here.
     Stop,
-    /// A hang-up, `Handle::drain`: as the first `Stop`, however often.
+    /// A hang-up, `Handle::shutdown`: as the first `Stop`, however often.
     Drain,
     /// `Handle::abort`.
     Abort,

@@ -1,8 +1,9 @@
 //! What the pages say of the sources: that each name, file and line in them exists, and that nothing is left out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use syn::visit::{self, Visit};
 use tidy::{SOURCES, files, quoted, read, root, section, table, tests_in};
 
 /// Folders of the repository, by which a name between backticks is a path.
@@ -78,6 +79,72 @@ fn what_the_pages_name_exists() {
         }
     }
     assert!(links > 50, "{links} links: is the check blind?");
+}
+
+/// The types of the library, with the names of their methods, variants and fields.
+#[derive(Default)]
+struct Members {
+    of: BTreeMap<String, BTreeSet<String>>,
+    public: BTreeSet<String>,
+    owner: String,
+}
+
+impl Members {
+    fn add(&mut self, owner: &syn::Ident, vis: &syn::Visibility, names: impl IntoIterator<Item = String>) {
+        self.owner = owner.to_string();
+        self.public.extend(matches!(vis, syn::Visibility::Public(_)).then(|| self.owner.clone()));
+        self.of.entry(self.owner.clone()).or_default().extend(names);
+    }
+}
+
+impl<'ast> Visit<'ast> for Members {
+    fn visit_item_struct(&mut self, item: &'ast syn::ItemStruct) {
+        self.add(
+            &item.ident,
+            &item.vis,
+            item.fields.iter().filter_map(|field| Some(field.ident.as_ref()?.to_string())),
+        );
+    }
+    fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
+        self.add(&item.ident, &item.vis, item.variants.iter().map(|variant| variant.ident.to_string()));
+    }
+    fn visit_item_trait(&mut self, item: &'ast syn::ItemTrait) {
+        self.add(&item.ident, &item.vis, []);
+        visit::visit_item_trait(self, item);
+    }
+    fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
+        if let syn::Type::Path(path) = &*item.self_ty {
+            self.add(&path.path.segments.last().expect("a name").ident, &syn::Visibility::Inherited, []);
+            visit::visit_item_impl(self, item);
+        }
+    }
+    fn visit_signature(&mut self, signature: &'ast syn::Signature) {
+        self.of.entry(self.owner.clone()).or_default().insert(signature.ident.to_string());
+    }
+}
+
+/// Pages about other crates, whose types have the same names.
+const ABOUT_OTHERS: [&str; 2] = ["docs/migration.md", "docs/tiny_http.md"];
+
+#[test]
+fn methods_in_the_pages_exist() {
+    let mut members = Members::default();
+    for path in files("src", "rs") {
+        members.visit_file(&syn::parse_file(&read(path)).expect("Rust"));
+    }
+    let mut count = 0;
+    for page in pages().into_iter().filter(|page| ABOUT_OTHERS.iter().all(|other| page != Path::new(other))) {
+        let text = read(&page);
+        for name in quoted(&text) {
+            let name = name.split(['(', ' ', '.']).next().unwrap_or_default();
+            let Some((owner, member)) = name.split_once("::") else { continue };
+            if let Some(known) = members.of.get(owner).filter(|_| members.public.contains(owner)) {
+                assert!(known.contains(member), "{}: there is no {name}", page.display());
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 100, "{count} names: is the check blind?");
 }
 
 fn expect_link(page: &Path, link: &str) {
