@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A bounded sum. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Budget(Arc<Inner>);
+pub(crate) struct Budget(Arc<Sum>);
 
 #[derive(Debug)]
-struct Inner {
+struct Sum {
     limit: u64,
     held: AtomicU64,
 }
@@ -23,7 +23,7 @@ pub(crate) struct Share {
 
 impl Budget {
     pub(crate) fn new(limit: u64) -> Budget {
-        Budget(Arc::new(Inner { limit, held: AtomicU64::new(0) }))
+        Budget(Arc::new(Sum { limit, held: AtomicU64::new(0) }))
     }
 
     /// An empty share.

@@ -365,9 +365,9 @@ pub(crate) fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
     // null-terminated arrays of pointers to them; posix_spawn does not write through them.
     unsafe {
         check(libc::posix_spawn_file_actions_init(actions.as_mut_ptr()))?;
-        let actions = Guard(actions.as_mut_ptr(), libc::posix_spawn_file_actions_destroy);
+        let actions = DestroyOnDrop(actions.as_mut_ptr(), libc::posix_spawn_file_actions_destroy);
         check(libc::posix_spawnattr_init(attributes.as_mut_ptr()))?;
-        let attributes = Guard(attributes.as_mut_ptr(), libc::posix_spawnattr_destroy);
+        let attributes = DestroyOnDrop(attributes.as_mut_ptr(), libc::posix_spawnattr_destroy);
 
         for (target, source) in (3..).zip(&sources) {
             check(libc::posix_spawn_file_actions_adddup2(actions.0, source.as_raw_fd(), target))?;
@@ -509,9 +509,9 @@ fn check(error: libc::c_int) -> io::Result<()> {
 }
 
 /// Destroys what a posix_spawn init function made.
-struct Guard<T>(*mut T, unsafe extern "C" fn(*mut T) -> libc::c_int);
+struct DestroyOnDrop<T>(*mut T, unsafe extern "C" fn(*mut T) -> libc::c_int);
 
-impl<T> Drop for Guard<T> {
+impl<T> Drop for DestroyOnDrop<T> {
     fn drop(&mut self) {
         // SAFETY: the pointee was initialised by the matching init function, and outlives the
         // guard, which borrows it for the scope of one call.

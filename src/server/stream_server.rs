@@ -257,7 +257,7 @@ impl Portable for StreamProgress {
     }
 }
 
-type Inner = connection::Connection<StreamProgress>;
+type NetConnection = connection::Connection<StreamProgress>;
 
 /// Gives out connections and takes them back.
 #[derive(Debug)]
@@ -290,7 +290,7 @@ impl Dispatch {
         self.listeners.get(index).map_or("", |name| name)
     }
 
-    fn give(&self, inner: &mut Inner, cause: Cause) -> io::Result<Wake> {
+    fn give(&self, inner: &mut NetConnection, cause: Cause) -> io::Result<Wake> {
         let wake = match cause {
             Cause::Expired => Wake::Expired,
             _ if inner.is_idle() => Wake::Readable,
@@ -305,7 +305,7 @@ impl Dispatch {
         Ok(wake)
     }
 
-    fn linger(&self, inner: Box<Inner>, reason: CloseReason) {
+    fn linger(&self, inner: Box<NetConnection>, reason: CloseReason) {
         match self.parking.linger(inner) {
             Lingered::Parked => {}
             Lingered::More(inner) => self.queue.push(&mut vec![Ready::new(inner, Cause::Yielded)]),
@@ -317,7 +317,7 @@ impl Dispatch {
     fn wanted(
         &self,
         Ready { connection: inner, cause }: Ready<StreamProgress>,
-    ) -> Option<(Box<Inner>, Cause)> {
+    ) -> Option<(Box<NetConnection>, Cause)> {
         if let Some(lingering) = inner.lingering() {
             let reason = lingering.reason;
             self.linger(inner, reason);
@@ -338,12 +338,12 @@ impl Dispatch {
         Some((inner, cause))
     }
 
-    fn take_back(&self, inner: &Inner) {
+    fn take_back(&self, inner: &NetConnection) {
         self.in_use().remove(&inner.slot.to_bits());
     }
 
     /// Parks it until there is something to read, or it has been idle for too long.
-    fn rest(&self, mut inner: Box<Inner>) {
+    fn rest(&self, mut inner: Box<NetConnection>) {
         let since = inner.idle_since();
         // It counts as in flight until here, where the acceptor can see it.
         inner.guard = None;
@@ -360,7 +360,7 @@ impl Dispatch {
         }
     }
 
-    fn watch(&self, inner: &mut Inner) -> io::Result<()> {
+    fn watch(&self, inner: &mut NetConnection) -> io::Result<()> {
         if !inner.progress.watched {
             self.parking.register(inner)?;
             inner.progress.watched = true;
@@ -368,7 +368,7 @@ impl Dispatch {
         Ok(())
     }
 
-    fn end(&self, inner: Box<Inner>, reason: CloseReason) {
+    fn end(&self, inner: Box<NetConnection>, reason: CloseReason) {
         debug!("connection closed: {reason}");
         lock(&self.counters).closed(reason);
         self.parking.close(inner);
@@ -488,7 +488,7 @@ pub enum Wake {
 #[derive(Debug)]
 pub struct Connection {
     /// None when it is parked.
-    inner: Option<Box<Inner>>,
+    inner: Option<Box<NetConnection>>,
     dispatch: Arc<Dispatch>,
     wake: Wake,
     drain: Drain,
@@ -533,7 +533,7 @@ impl Connection {
     /// The connection, if no process would serve its next request: this one stops, or the successor does not take it. Send a
     /// last message and end it.
     pub fn park(mut self) -> Result<(), Connection> {
-        let stays = |inner: &Inner| match self.dispatch.phase.get() {
+        let stays = |inner: &NetConnection| match self.dispatch.phase.get() {
             Phase::HandedOver => self.dispatch.parking.outbox.may_take(inner),
             phase => !phase.is_draining(),
         };
@@ -557,7 +557,7 @@ impl Connection {
     }
 
     /// Back to the state of an accepted connection, because another process may get it next.
-    fn make_ready(&self, inner: &mut Inner) -> io::Result<()> {
+    fn make_ready(&self, inner: &mut NetConnection) -> io::Result<()> {
         let socket = SockRef::from(&inner.stream);
         if self.timed.load(Ordering::Relaxed) {
             socket.set_read_timeout(None)?;

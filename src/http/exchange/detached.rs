@@ -41,11 +41,11 @@ pub(crate) struct Detached {
     limit: usize,
     /// Descriptors besides those of connections.
     descriptors: Budget,
-    inner: Mutex<Inner>,
+    inner: Mutex<RunningThreads>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct RunningThreads {
     /// Threads that are reserved or in use.
     count: usize,
     next: u64,
@@ -101,7 +101,7 @@ pub(super) enum Task {
 impl Detached {
     /// A pool of at most `limit` threads.
     pub(crate) fn new(limit: usize, descriptors: Budget, counters: Arc<CachePadded<Counters>>) -> Detached {
-        let inner = Inner { count: 0, next: 0, running: BTreeMap::new(), counters };
+        let inner = RunningThreads { count: 0, next: 0, running: BTreeMap::new(), counters };
         Detached { limit, descriptors, inner: Mutex::new(inner) }
     }
 
@@ -173,7 +173,7 @@ impl Detached {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, RunningThreads> {
         lock(&self.inner)
     }
 }
@@ -259,7 +259,7 @@ impl Detachment {
 }
 
 /// The result of the user's code, which may have panicked.
-type Outcome = thread::Result<io::Result<()>>;
+type TaskResult = thread::Result<io::Result<()>>;
 
 fn stream(
     client: &Client,
@@ -267,7 +267,7 @@ fn stream(
     framing: BodyFraming,
     mut ending: Option<Ending>,
     stall: Duration,
-) -> (Outcome, Option<Ending>) {
+) -> (TaskResult, Option<Ending>) {
     let mut writer = Writer { stream: &client.stream, framing, stall, given: 0 };
     let outcome = catch_unwind(AssertUnwindSafe(|| write(&mut writer)));
     ending.iter_mut().for_each(|ending| ending.set_bytes(writer.given));
@@ -284,7 +284,7 @@ fn upgrade(
     speak: UpgradeHandler,
     waker: Option<&Arc<Waker>>,
     stall: Duration,
-) -> Outcome {
+) -> TaskResult {
     let Some(waker) = waker else { return Ok(Err(ErrorKind::Unsupported.into())) };
     let io = Arc::new(Conversation { stream: client.stream.clone(), waker: Arc::clone(waker) });
     let early = std::mem::take(&mut client.buffered);

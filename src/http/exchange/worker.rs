@@ -22,7 +22,7 @@ pub(crate) struct WorkerState {
     pub(super) out: Vec<u8>,
     /// One piece of a response's source.
     pub(super) piece: Vec<u8>,
-    pub(super) date: Clock,
+    pub(super) date: DateClock,
     pub(super) counters: Arc<CachePadded<Counters>>,
     pub(super) current_request: Arc<CurrentRequest>,
     pub(super) wait_group: WaitGroup,
@@ -57,21 +57,21 @@ pub(super) fn method_and_path(head: &[u8]) -> String {
 
 /// The date of responses, from a clock that is not read for each of them.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub(super) struct DateClock {
     date: DateCache,
     valid_until: Instant,
 }
 
-impl Clock {
+impl DateClock {
     const GRAIN: Duration = Duration::from_millis(20);
 
-    fn new() -> Clock {
-        Clock { date: DateCache::new(SystemTime::now()), valid_until: Instant::now() + Clock::GRAIN }
+    fn new() -> DateClock {
+        DateClock { date: DateCache::new(SystemTime::now()), valid_until: Instant::now() + DateClock::GRAIN }
     }
 
     pub(super) fn get(&mut self, now: Instant) -> &[u8; 29] {
         if now > self.valid_until {
-            self.valid_until = now + Clock::GRAIN;
+            self.valid_until = now + DateClock::GRAIN;
             self.date.update(SystemTime::now());
         }
         self.date.text()
@@ -93,7 +93,7 @@ impl WorkerState {
             input: Input::new(),
             out,
             piece,
-            date: Clock::new(),
+            date: DateClock::new(),
             counters,
             current_request,
             wait_group,

@@ -3,7 +3,7 @@
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum AcceptorSource {
     /// A command, a connection for the successor, or an end that the acceptor waits for.
     Waker,
     /// The connection channel to the successor.
@@ -13,24 +13,24 @@ pub(crate) enum Source {
     Predecessor(u32),
 }
 
-impl Source {
+impl AcceptorSource {
     pub(crate) fn key(self) -> u64 {
         let (kind, number) = match self {
-            Source::Waker => (0, 0),
-            Source::Successor => (1, 0),
-            Source::Listener(n) => (2, n),
-            Source::Predecessor(n) => (3, n),
+            AcceptorSource::Waker => (0, 0),
+            AcceptorSource::Successor => (1, 0),
+            AcceptorSource::Listener(n) => (2, n),
+            AcceptorSource::Predecessor(n) => (3, n),
         };
         kind << 32 | u64::from(number)
     }
 
-    pub(crate) fn of(key: u64) -> Source {
+    pub(crate) fn of(key: u64) -> AcceptorSource {
         let number = key as u32;
         match key >> 32 {
-            0 => Source::Waker,
-            1 => Source::Successor,
-            2 => Source::Listener(number),
-            _ => Source::Predecessor(number),
+            0 => AcceptorSource::Waker,
+            1 => AcceptorSource::Successor,
+            2 => AcceptorSource::Listener(number),
+            _ => AcceptorSource::Predecessor(number),
         }
     }
 
@@ -46,10 +46,10 @@ mod tests {
 
     #[test]
     fn a_key_names_its_source() {
-        let numbered = [Source::Listener, Source::Predecessor];
+        let numbered = [AcceptorSource::Listener, AcceptorSource::Predecessor];
         let all = numbered.iter().flat_map(|source| [0, 7, u32::MAX].map(source));
-        for source in all.chain([Source::Waker, Source::Successor]) {
-            assert_eq!(Source::of(source.key()), source);
+        for source in all.chain([AcceptorSource::Waker, AcceptorSource::Successor]) {
+            assert_eq!(AcceptorSource::of(source.key()), source);
         }
     }
 }

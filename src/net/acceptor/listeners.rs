@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::accept_error::Pauses;
 use super::connections::Connections;
-use super::event::Source;
+use super::event::AcceptorSource;
 use super::parking::Parking;
 use crate::base::limits::Limits;
 use crate::base::log::{error, info, warn};
@@ -173,7 +173,7 @@ impl Listeners {
                 continue;
             }
             let fd = polled.listener.fd.as_fd();
-            let event = Source::Listener(polled.place as u32).readable();
+            let event = AcceptorSource::Listener(polled.place as u32).readable();
             let changed = if wanted { parking.poller.add(fd, event) } else { parking.poller.delete(fd) };
             match changed {
                 Ok(()) => polled.is_polled = wanted,

@@ -40,7 +40,7 @@ use crate::net::scheduler::queue::{Probe, Queue};
 use crate::net::transfer::Transfers;
 
 use connections::Connections;
-use event::Source;
+use event::AcceptorSource;
 use listeners::Listeners;
 pub(crate) use parking::{AcceptorCommand, Deadline, Lingered, Parking};
 pub(crate) use pool_events::pool_events;
@@ -113,7 +113,7 @@ impl<P: Portable> Acceptor<P> {
                 Err(e) => return Err(e.into()),
             };
             for event in events.iter().take(n) {
-                if self.take_event(Source::of(event.data())).is_break() {
+                if self.take_event(AcceptorSource::of(event.data())).is_break() {
                     return Ok(());
                 }
             }
@@ -134,15 +134,17 @@ impl<P: Portable> Acceptor<P> {
         poll_timeout(sweep.into_iter().chain(self.listeners.next_tick()).min())
     }
 
-    fn take_event(&mut self, source: Source) -> ControlFlow<()> {
+    fn take_event(&mut self, source: AcceptorSource) -> ControlFlow<()> {
         match source {
-            Source::Waker => {
+            AcceptorSource::Waker => {
                 let commands = self.connections.parking.take_commands();
                 return commands.into_iter().try_for_each(|command| self.obey(command));
             }
-            Source::Successor => self.transfers.receive_from_successor(&mut self.connections),
-            Source::Predecessor(key) => self.transfers.receive_from_predecessor(key, &mut self.connections),
-            Source::Listener(place) => self.listeners.accept(place as usize, &mut self.connections),
+            AcceptorSource::Successor => self.transfers.receive_from_successor(&mut self.connections),
+            AcceptorSource::Predecessor(key) => {
+                self.transfers.receive_from_predecessor(key, &mut self.connections)
+            }
+            AcceptorSource::Listener(place) => self.listeners.accept(place as usize, &mut self.connections),
         }
         ControlFlow::Continue(())
     }

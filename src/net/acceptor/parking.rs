@@ -13,7 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::connection_counts::ConnectionCounts;
 use super::drain::Draining;
-use super::event::Source;
+use super::event::AcceptorSource;
 use super::pool_events::PoolPoller;
 use super::pools::PoolPlan;
 use super::ticks::Ticks;
@@ -107,7 +107,7 @@ impl<P> Parking<P> {
     ) -> io::Result<Parking<P>> {
         let waker = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        poller.add(&waker, Source::Waker.readable())?;
+        poller.add(&waker, AcceptorSource::Waker.readable())?;
         let pool_pollers = pools.workers.iter().map(|_| PoolPoller::new()).collect::<Result<_, _>>()?;
         #[expect(clippy::cast_sign_loss, reason = "clamped")]
         let waiting = longest_backlog.clamp(BACKLOG, LONGEST_BACKLOG) as usize;

@@ -16,9 +16,9 @@ pub(crate) struct PoolPlan {
     pub(crate) of_handler: Vec<usize>,
 }
 
-pub(super) struct Pools<P>(Vec<Pool<P>>);
+pub(super) struct Pools<P>(Vec<PoolQueue<P>>);
 
-struct Pool<P> {
+struct PoolQueue<P> {
     queue: Arc<Queue<Ready<P>>>,
     /// The connections to queue.
     batch: Vec<Ready<P>>,
@@ -29,7 +29,7 @@ struct Pool<P> {
 
 impl<P> Pools<P> {
     pub(super) fn new(queues: Vec<Arc<Queue<Ready<P>>>>) -> Pools<P> {
-        let pool = |queue| Pool {
+        let pool = |queue| PoolQueue {
             queue,
             batch: Vec::new(),
             watchdog: Watchdog::new(Instant::now()),

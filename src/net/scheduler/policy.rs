@@ -169,7 +169,7 @@ impl Snapshot {
 
 /// What workers have done so far. It differs from an earlier value if they have done something since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Progress {
+pub(super) struct PoolProgress {
     /// How often one took work.
     pub(super) taken: usize,
     /// How often one came back from waiting for events.
@@ -180,7 +180,7 @@ pub(super) struct Progress {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
     pub(super) snapshot: Snapshot,
-    pub(super) progress: Progress,
+    pub(super) progress: PoolProgress,
     pub(super) running: usize,
     /// How long the front of the queue has waited.
     pub(super) front_waits: Option<Duration>,
@@ -203,7 +203,7 @@ pub(crate) struct Decision {
 pub(crate) struct Watchdog {
     /// How many workers the next look wakes for a front that is stuck.
     next: usize,
-    progress: Progress,
+    progress: PoolProgress,
     /// When it last saw progress.
     at: Instant,
     /// When it last saw that a worker polled or had polled, or collected the events itself.
@@ -212,7 +212,7 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     pub(crate) fn new(now: Instant) -> Watchdog {
-        Watchdog { next: 1, progress: Progress::default(), at: now, polled: now }
+        Watchdog { next: 1, progress: PoolProgress::default(), at: now, polled: now }
     }
 
     pub(super) fn decide(&mut self, look: &Look) -> Decision {
@@ -318,7 +318,8 @@ mod tests {
         fn new() -> Pool {
             let now = Instant::now();
             let snapshot = Snapshot { cores: 2, ..Snapshot::default() };
-            let look = Look { snapshot, progress: Progress::default(), running: 0, front_waits: None, now };
+            let look =
+                Look { snapshot, progress: PoolProgress::default(), running: 0, front_waits: None, now };
             Pool { watchdog: Watchdog::new(now), look }
         }
 

@@ -6,17 +6,17 @@ use std::time::Instant;
 
 use super::Stream;
 use crate::base::sync::lock;
-use crate::net::tls::{Handshake, Session, SessionError, Tls, TlsInfo};
+use crate::net::tls::{Handshake, SessionError, Tls, TlsInfo, TlsSession};
 
 /// A socket with TLS on it.
 #[derive(Debug)]
 pub(crate) struct Secured {
     pub(super) socket: Stream,
-    session: Mutex<Session>,
+    session: Mutex<TlsSession>,
 }
 
 impl Secured {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Session> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, TlsSession> {
         lock(&self.session)
     }
 }
@@ -24,7 +24,7 @@ impl Secured {
 impl Stream {
     /// A stream on which TLS starts with the client's first byte.
     pub(crate) fn secured(self, tls: &Tls) -> Stream {
-        let session = Mutex::new(Session::new(tls.clone()));
+        let session = Mutex::new(TlsSession::new(tls.clone()));
         Stream::Tls(Arc::new(Secured { socket: self, session }))
     }
 

@@ -14,7 +14,7 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 
-use super::clock::{Clock, Tickets};
+use super::clock::{Tickets, WallClock};
 use super::{pem, reasons};
 use crate::base::error::Error;
 
@@ -58,7 +58,7 @@ impl Spec {
             .with_cert_resolver(Arc::new(Chooser { keys: Arc::clone(&keys), asked: Arc::default() }));
         config.alpn_protocols = vec![HTTP_1_1.to_vec()];
         config.ticketer = Arc::new(Tickets::new().map_err(broken)?);
-        config.time_provider = Arc::new(Clock);
+        config.time_provider = Arc::new(WallClock);
         Ok(Loaded { config, keys })
     }
 }

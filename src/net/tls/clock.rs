@@ -14,9 +14,9 @@ fn since_1970() -> Option<Duration> {
 
 /// The clock by which certificates of clients are checked. Before 1970 none of them is valid yet.
 #[derive(Debug)]
-pub(super) struct Clock;
+pub(super) struct WallClock;
 
-impl TimeProvider for Clock {
+impl TimeProvider for WallClock {
     fn current_time(&self) -> Option<UnixTime> {
         Some(UnixTime::since_unix_epoch(since_1970().unwrap_or_default()))
     }

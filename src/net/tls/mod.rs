@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::base::error::Error;
 
 use certificates::{ClientAuth, Loaded, Spec};
-pub(crate) use session::{Handshake, Session, SessionError};
+pub(crate) use session::{Handshake, SessionError, TlsSession};
 
 /// What a TLS listener needs: certificates with their keys, and which clients are accepted.
 ///
@@ -40,11 +40,11 @@ pub(crate) use session::{Handshake, Session, SessionError};
 #[derive(Clone)]
 pub struct Tls {
     spec: Arc<Spec>,
-    current: Current,
+    current: CurrentConfig,
 }
 
 /// The configuration of new connections; None before `serve`.
-type Current = Arc<RwLock<Option<Arc<Loaded>>>>;
+type CurrentConfig = Arc<RwLock<Option<Arc<Loaded>>>>;
 
 impl Tls {
     /// A certificate (PEM, followed by the chain that leads to its authority) and its private key (PEM: PKCS#8, SEC1 or

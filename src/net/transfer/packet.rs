@@ -27,7 +27,7 @@ const PACKET_BYTES: usize = BATCH_BYTES + (64 << 10);
 
 /// A connection on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Record {
+pub(crate) struct ConnectionRecord {
     /// The listener's name, and which of the listeners with that name.
     pub(crate) listener: String,
     pub(crate) nth: usize,
@@ -47,7 +47,7 @@ pub(crate) struct Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Packet {
     /// A descriptor for each is beside the packet.
-    Connections { batch: u64, records: Vec<Record> },
+    Connections { batch: u64, records: Vec<ConnectionRecord> },
     /// The connection channel of the sender's own predecessor, whose descriptor is beside the packet, and the credit
     /// that is left there.
     Channel { batch: u64, credit: usize },
@@ -135,7 +135,7 @@ impl Packet {
     }
 }
 
-impl Record {
+impl ConnectionRecord {
     fn encode(&self, text: &mut String) {
         let _ = write!(text, "listener={}", escape(self.listener.as_bytes()));
         if self.nth > 0 {
@@ -151,10 +151,10 @@ impl Record {
         let _ = writeln!(text, " served={} bytes={}", self.served, self.bytes.len());
     }
 
-    fn decode(line: &str) -> Option<(Record, usize)> {
+    fn decode(line: &str) -> Option<(ConnectionRecord, usize)> {
         let fields: Vec<(&str, &str)> = line.split(' ').filter_map(|w| w.split_once('=')).collect();
         let field = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
-        let record = Record {
+        let record = ConnectionRecord {
             listener: String::from_utf8(unescape(field("listener")?)?).ok()?,
             nth: number(&fields, "nth").and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
             peer: field("peer").map(str::parse).transpose().ok()?,
@@ -199,7 +199,7 @@ impl Receipt {
     }
 }
 
-fn decode_records(rest: &[u8]) -> Option<Vec<Record>> {
+fn decode_records(rest: &[u8]) -> Option<Vec<ConnectionRecord>> {
     let mut rest = rest;
     let mut records = Vec::new();
     loop {
@@ -208,7 +208,7 @@ fn decode_records(rest: &[u8]) -> Option<Vec<Record>> {
         if line.is_empty() {
             break;
         }
-        records.push(Record::decode(line)?);
+        records.push(ConnectionRecord::decode(line)?);
     }
     if records.len() > BATCH {
         return None;
@@ -250,7 +250,7 @@ pub(crate) fn send(channel: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>
 
 /// A packet with its descriptors, CLOEXEC.
 #[derive(Debug)]
-pub(crate) struct Received {
+pub(crate) struct ReceivedPacket {
     pub(crate) packet: Vec<u8>,
     pub(crate) fds: Vec<OwnedFd>,
     /// Part of the packet, or some descriptors, are missing: this process has no room for them.
@@ -259,26 +259,26 @@ pub(crate) struct Received {
 
 /// The result of reading a channel.
 #[derive(Debug)]
-pub(crate) enum Incoming {
-    Packet(Received),
+pub(crate) enum ChannelRead {
+    Packet(ReceivedPacket),
     Nothing,
     /// No process has the other end any more, and all that was sent has been read.
     End,
 }
 
 /// Receives one packet, without waiting. A reset is not the end: packets may be queued behind it.
-pub(crate) fn receive(channel: BorrowedFd<'_>) -> io::Result<Incoming> {
+pub(crate) fn receive(channel: BorrowedFd<'_>) -> io::Result<ChannelRead> {
     let mut packet = vec![0; PACKET_BYTES];
     loop {
         match sys::receive(channel, &mut packet) {
-            Ok((0, fds, _)) if fds.is_empty() => return Ok(Incoming::End),
+            Ok((0, fds, _)) if fds.is_empty() => return Ok(ChannelRead::End),
             Ok((n, fds, truncated)) => {
                 packet.truncate(n);
-                return Ok(Incoming::Packet(Received { packet, fds, truncated }));
+                return Ok(ChannelRead::Packet(ReceivedPacket { packet, fds, truncated }));
             }
             Err(e) => match e.raw_os_error() {
                 Some(libc::EINTR | libc::ECONNRESET) => {}
-                Some(libc::EAGAIN) => return Ok(Incoming::Nothing),
+                Some(libc::EAGAIN) => return Ok(ChannelRead::Nothing),
                 _ => return Err(e),
             },
         }
@@ -294,14 +294,14 @@ mod tests {
 
     use super::*;
 
-    fn any_record() -> impl Strategy<Value = Record> {
+    fn any_record() -> impl Strategy<Value = ConnectionRecord> {
         let ms = |max| (0..max).prop_map(Duration::from_millis);
         let peer = prop::option::of(any::<(std::net::IpAddr, u16)>().prop_map(SocketAddr::from));
         let listener = "[ -~é\n,=%;]{1,20}";
         let bytes = prop::collection::vec(any::<u8>(), 0..80);
         let nth = 0..3usize;
         (listener, nth, peer, ms(9_000u64), prop::option::of(ms(9_000u64)), any::<u64>(), bytes).prop_map(
-            |(listener, nth, peer, idle, started, served, bytes)| Record {
+            |(listener, nth, peer, idle, started, served, bytes)| ConnectionRecord {
                 listener,
                 nth,
                 peer,
@@ -383,15 +383,17 @@ mod tests {
     fn descriptors_arrive_in_order_and_the_end_comes_last() {
         let pair = || socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
         let ((a, b), (x, y)) = (pair().unwrap(), pair().unwrap());
-        assert!(matches!(receive(b.as_fd()).unwrap(), Incoming::Nothing));
+        assert!(matches!(receive(b.as_fd()).unwrap(), ChannelRead::Nothing));
         send(a.as_fd(), b"two", &[x.as_fd(), y.as_fd()]).unwrap();
         drop((x, y));
         send(b.as_fd(), b"unread", &[]).unwrap();
         drop(a); // with a packet unread: b sees a reset
-        let Incoming::Packet(two) = receive(b.as_fd()).unwrap() else { panic!("it was sent") };
+        let ChannelRead::Packet(two) = receive(b.as_fd()).unwrap() else { panic!("it was sent") };
         assert_eq!((&*two.packet, two.fds.len(), two.truncated), (&b"two"[..], 2, false));
         send(two.fds[0].as_fd(), b"hello", &[]).unwrap();
-        assert!(matches!(receive(two.fds[1].as_fd()).unwrap(), Incoming::Packet(p) if p.packet == b"hello"));
-        assert!(matches!(receive(b.as_fd()).unwrap(), Incoming::End));
+        assert!(
+            matches!(receive(two.fds[1].as_fd()).unwrap(), ChannelRead::Packet(p) if p.packet == b"hello")
+        );
+        assert!(matches!(receive(b.as_fd()).unwrap(), ChannelRead::End));
     }
 }

@@ -9,12 +9,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::ledger::ReceiverLedger;
-use super::packet::{self, Incoming, Packet, Receipt, Received, Record, Retry};
+use super::packet::{self, ChannelRead, ConnectionRecord, Packet, Receipt, ReceivedPacket, Retry};
 use super::{ListenerName, ListenerNames};
 use crate::base::log::{debug, info, warn};
 use crate::base::status::AllCounters;
 use crate::net::acceptor::connections::Connections;
-use crate::net::acceptor::event::Source;
+use crate::net::acceptor::event::AcceptorSource;
 use crate::net::connection::{Activity, Portable};
 use crate::net::slots::SlotId;
 use crate::net::stream::Stream;
@@ -101,7 +101,7 @@ impl Receiver {
     pub(super) fn watch<P>(&mut self, mut channel: PredecessorChannel, connections: &Connections<P>) {
         let key = self.next_key;
         self.next_key += 1;
-        match connections.parking.poller.add(&channel.channel, Source::Predecessor(key).readable()) {
+        match connections.parking.poller.add(&channel.channel, AcceptorSource::Predecessor(key).readable()) {
             Ok(()) => {
                 channel.renew(self.room(connections));
                 self.channels.insert(key, channel);
@@ -147,9 +147,9 @@ impl Receiver {
         for _ in 0..PACKETS_PER_TURN {
             let Some(channel) = self.channels.get(&key) else { return };
             match packet::receive(channel.channel.as_fd()) {
-                Ok(Incoming::Packet(received)) => self.unpack(key, received, names, connections),
-                Ok(Incoming::Nothing) => return,
-                Ok(Incoming::End) => return self.forget(key, connections),
+                Ok(ChannelRead::Packet(received)) => self.unpack(key, received, names, connections),
+                Ok(ChannelRead::Nothing) => return,
+                Ok(ChannelRead::End) => return self.forget(key, connections),
                 Err(e) => {
                     warn!("handover: can't read a connection channel: {e}");
                     return self.forget(key, connections);
@@ -170,11 +170,11 @@ impl Receiver {
     fn unpack<P: Portable>(
         &mut self,
         key: u32,
-        received: Received,
+        received: ReceivedPacket,
         names: &ListenerNames,
         connections: &mut Connections<P>,
     ) {
-        let Received { packet, mut fds, truncated } = received;
+        let ReceivedPacket { packet, mut fds, truncated } = received;
         match Packet::decode(&packet) {
             Some(Packet::Connections { batch, records }) => {
                 let is_whole = !truncated && fds.len() == records.len();
@@ -255,13 +255,13 @@ impl Receiver {
 /// Connections as they arrived; without their descriptors where some are missing.
 struct Batch {
     batch: u64,
-    records: Vec<Record>,
+    records: Vec<ConnectionRecord>,
     fds: Option<Vec<OwnedFd>>,
 }
 
 impl ListenerNames {
     /// The listener that takes this connection. One that speaks TLS takes none.
-    fn find(&self, record: &Record) -> Option<(usize, &ListenerName)> {
+    fn find(&self, record: &ConnectionRecord) -> Option<(usize, &ListenerName)> {
         self.0.iter().enumerate().find(|(_, listener)| {
             listener.nth == record.nth && listener.names.contains(&record.listener) && !listener.is_tls
         })

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use super::ListenerNames;
 use super::ledger::{SenderLedger, Settled};
 use super::outbox::{Gate, is_portable};
-use super::packet::{self, BATCH, BATCH_BYTES, Incoming, Packet, Receipt, Record, Retry};
+use super::packet::{self, BATCH, BATCH_BYTES, ChannelRead, ConnectionRecord, Packet, Receipt, Retry};
 use super::receive::{PredecessorChannel, Receiver};
 use crate::base::close_reason::CloseReason;
 use crate::base::log::{debug, info, warn};
 use crate::base::status::AllCounters;
 use crate::net::acceptor::connections::Connections;
-use crate::net::acceptor::event::Source;
+use crate::net::acceptor::event::AcceptorSource;
 use crate::net::connection::{Activity, Connection, Portable};
 
 /// How often the successor may refuse channels that are passed on, a tick apart.
@@ -51,7 +51,7 @@ impl<P: Portable> Sender<P> {
         connections: &Connections<P>,
     ) -> bool {
         let parking = &connections.parking;
-        if let Err(e) = parking.poller.add(&channel, Source::Successor.readable()) {
+        if let Err(e) = parking.poller.add(&channel, AcceptorSource::Successor.readable()) {
             warn!("handover: can't watch the connection channel: connections stay here: {e}");
             parking.outbox.set_gate(Gate::Shut);
             return false;
@@ -304,9 +304,9 @@ impl<P: Portable> SuccessorChannel<P> {
             Receipts { delivered: Vec::new(), returned: Vec::new(), unknown_listener: None, ended: None };
         loop {
             match packet::receive(self.channel.as_fd()) {
-                Ok(Incoming::Packet(received)) => self.take_receipt(&received.packet, &mut receipts),
-                Ok(Incoming::Nothing) => return receipts,
-                Ok(Incoming::End) => break,
+                Ok(ChannelRead::Packet(received)) => self.take_receipt(&received.packet, &mut receipts),
+                Ok(ChannelRead::Nothing) => return receipts,
+                Ok(ChannelRead::End) => break,
                 Err(e) => {
                     // Connections that were sent are not taken back: a request could be served twice.
                     warn!("handover: can't read the connection channel: {e}");
@@ -356,13 +356,13 @@ impl<P: Portable> SuccessorChannel<P> {
 }
 
 /// The connection as its packet describes it. It can also be continued here afterwards.
-fn pack<P: Portable>(connection: &mut Connection<P>, names: &ListenerNames) -> Record {
+fn pack<P: Portable>(connection: &mut Connection<P>, names: &ListenerNames) -> ConnectionRecord {
     let now = Instant::now();
     let since = |at: Instant| now.saturating_duration_since(at);
     let (listener, nth) = names.of(connection.listener);
     let started = connection.progress.pack(&mut connection.buffered);
     connection.progress = P::unpack(started);
-    Record {
+    ConnectionRecord {
         listener: listener.to_owned(),
         nth,
         peer: connection.conn_info.peer,

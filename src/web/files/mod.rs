@@ -157,16 +157,16 @@ impl ServeDir {
     }
 
     /// The file itself, or its compressed form for clients that accept it.
-    fn form(&self, request: &Request, file: File, name: &str) -> (File, Form) {
+    fn form(&self, request: &Request, file: File, name: &str) -> (File, FileForm) {
         if !self.packed {
-            return (file, Form::Only);
+            return (file, FileForm::Only);
         }
         if !accepts_gzip(request.headers()) {
-            return (file, Form::Plain);
+            return (file, FileForm::Plain);
         }
         match open::beneath(&self.root, &format!("{name}.gz"), self.links) {
-            Ok(Opened::File(packed)) if !is_older(&packed, &file) => (packed, Form::Gzip),
-            _ => (file, Form::Plain),
+            Ok(Opened::File(packed)) if !is_older(&packed, &file) => (packed, FileForm::Gzip),
+            _ => (file, FileForm::Plain),
         }
     }
 
@@ -246,7 +246,7 @@ impl Handler for ServeFile {
             Ok(descriptor) => descriptor,
             Err(status) => return refusal(status),
         };
-        let headers = FileHeaders { name: &self.path, form: Form::Only, cache: None };
+        let headers = FileHeaders { name: &self.path, form: FileForm::Only, cache: None };
         let answer = open::trusted(&self.path).and_then(|found| match found {
             Opened::File(file) => respond(&request, file, descriptor, &headers),
             Opened::Directory | Opened::Other => Ok(plain(StatusCode::NOT_FOUND)),
@@ -321,13 +321,13 @@ fn to_folder(request: &Request) -> Response {
 /// What the header fields of a file's response depend on.
 struct FileHeaders<'a> {
     name: &'a Path,
-    form: Form,
+    form: FileForm,
     cache: Option<&'a HeaderValue>,
 }
 
 /// The form in which a file is sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum FileForm {
     /// There is no other form.
     Only,
     Plain,
@@ -343,7 +343,7 @@ fn is_older(file: &File, than: &File) -> bool {
 impl FileHeaders<'_> {
     /// The fields that a 304 has too.
     fn for_caches(&self, mut response: Response) -> Response {
-        if self.form != Form::Only {
+        if self.form != FileForm::Only {
             vary(response.headers_mut(), ACCEPT_ENCODING);
         }
         match self.cache {
@@ -357,7 +357,7 @@ impl FileHeaders<'_> {
         headers.insert(CONTENT_TYPE, kind(self.name));
         // The type follows from the name, even if the bytes look like another type.
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        if self.form == Form::Gzip {
+        if self.form == FileForm::Gzip {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         self.for_caches(response)
@@ -378,10 +378,10 @@ fn respond(
         });
     }
     let len = facts.len();
-    let form = if headers.form == Form::Gzip { "-gz" } else { "" };
+    let form = if headers.form == FileForm::Gzip { "-gz" } else { "" };
     let validators = Version::of(&facts).validators(SystemTime::now(), form);
     if let Some(mut answer) = validators.check(request) {
-        if headers.form != Form::Gzip {
+        if headers.form != FileForm::Gzip {
             answer.extensions_mut().insert(Whole { kind: kind(headers.name), len });
         }
         return Ok(headers.for_caches(answer));

@@ -26,7 +26,7 @@ use crate::web::body::Body;
 use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
 use crate::{Request, Response};
 use handshake::HandshakeRequest;
-use protocol_state::{ProtocolState, Received};
+use protocol_state::{ProtocolState, ReadOutcome};
 
 /// A message of a WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,7 +142,7 @@ impl Default for WebSocketOptions {
 ///
 /// Extensions, such as compression, are not supported.
 pub struct WebSocket {
-    shared: Arc<Session>,
+    shared: Arc<WebSocketSession>,
     protocol: Option<String>,
     read_timeout: Option<Duration>,
 }
@@ -153,7 +153,7 @@ pub struct WebSocket {
 /// Messages from several threads are not interleaved.
 #[derive(Clone)]
 pub struct WebSocketSender {
-    shared: Weak<Session>,
+    shared: Weak<WebSocketSession>,
 }
 
 /// A request for a WebSocket, and the settings for its response; see [`WebSocket::upgrade`].
@@ -163,18 +163,18 @@ pub struct WebSocketUpgrade {
     asked: Result<HandshakeRequest, handshake::Rejection>,
     options: WebSocketOptions,
     protocol: Option<String>,
-    origins: Origins,
+    origins: AllowedOrigins,
 }
 
 /// The sites whose pages may open the WebSocket.
 #[derive(Debug)]
-enum Origins {
+enum AllowedOrigins {
     /// The server's own, and these.
     Also(Vec<String>),
     Any,
 }
 
-struct Session {
+struct WebSocketSession {
     io: Arc<dyn Duplex>,
     conn_info: Arc<ConnInfo>,
     options: WebSocketOptions,
@@ -191,7 +191,7 @@ impl WebSocket {
             asked: handshake::read(req),
             options: WebSocketOptions::default(),
             protocol: None,
-            origins: Origins::Also(Vec::new()),
+            origins: AllowedOrigins::Also(Vec::new()),
         }
     }
 
@@ -205,9 +205,9 @@ impl WebSocket {
     pub fn read(&mut self) -> io::Result<Option<Message>> {
         let deadline = self.read_timeout.and_then(|time| Instant::now().checked_add(time));
         match self.shared.read(deadline)? {
-            Received::Message(message) => Ok(Some(message)),
-            Received::End => Ok(None),
-            Received::Nothing => Err(ErrorKind::TimedOut.into()),
+            ReadOutcome::Message(message) => Ok(Some(message)),
+            ReadOutcome::End => Ok(None),
+            ReadOutcome::Nothing => Err(ErrorKind::TimedOut.into()),
         }
     }
 
@@ -280,7 +280,7 @@ impl WebSocketUpgrade {
     /// `Host`, may open the WebSocket, because a browser would let any page do so and send this site's cookies. Clients that
     /// are not browsers are always allowed.
     pub fn origins(mut self, also: &[&str]) -> WebSocketUpgrade {
-        if let Origins::Also(all) = &mut self.origins {
+        if let AllowedOrigins::Also(all) = &mut self.origins {
             all.extend(also.iter().map(|site| (*site).to_owned()));
         }
         self
@@ -288,7 +288,7 @@ impl WebSocketUpgrade {
 
     /// Allows pages of any site, for services that use no cookies.
     pub fn any_origin(mut self) -> WebSocketUpgrade {
-        self.origins = Origins::Any;
+        self.origins = AllowedOrigins::Any;
         self
     }
 
@@ -302,7 +302,7 @@ impl WebSocketUpgrade {
             Ok(asked) => asked,
             Err(refusal) => return handshake::refuse(refusal),
         };
-        if let (Some(origin), Origins::Also(also)) = (&asked.origin, &self.origins) {
+        if let (Some(origin), AllowedOrigins::Also(also)) = (&asked.origin, &self.origins) {
             if !handshake::is_same(origin, &asked.host)
                 && !also.iter().any(|site| site.eq_ignore_ascii_case(origin))
             {
@@ -326,7 +326,7 @@ fn run(
     let Parts { io, conn_info, early } = io.into_parts();
     let protocol_state =
         Mutex::new(ProtocolState::new(Arc::clone(&io), early, options.clone(), Instant::now()));
-    let shared = Arc::new(Session { io: Arc::clone(&io), conn_info, options, protocol_state });
+    let shared = Arc::new(WebSocketSession { io: Arc::clone(&io), conn_info, options, protocol_state });
     let notified = Arc::downgrade(&shared);
     io.at_drain(Box::new(move || {
         if let Some(shared) = notified.upgrade() {
@@ -352,7 +352,7 @@ fn run(
     }
 }
 
-impl Session {
+impl WebSocketSession {
     fn lock(&self) -> MutexGuard<'_, ProtocolState> {
         lock(&self.protocol_state)
     }
@@ -367,7 +367,7 @@ impl Session {
     }
 
     /// `Nothing` at the deadline.
-    fn read(&self, deadline: Option<Instant>) -> io::Result<Received> {
+    fn read(&self, deadline: Option<Instant>) -> io::Result<ReadOutcome> {
         loop {
             self.look_at_drain();
             let (all_sent, hears, due) = {
@@ -378,16 +378,16 @@ impl Session {
                 let all_sent = protocol_state.pump();
                 match found? {
                     // No event reports bytes that have been read already.
-                    Received::Nothing if was_choked && !protocol_state.is_choked() => continue,
-                    Received::Nothing => {}
+                    ReadOutcome::Nothing if was_choked && !protocol_state.is_choked() => continue,
+                    ReadOutcome::Nothing => {}
                     found => return Ok(found),
                 }
-                let Some(due) = protocol_state.due(Instant::now())? else { return Ok(Received::End) };
+                let Some(due) = protocol_state.due(Instant::now())? else { return Ok(ReadOutcome::End) };
                 (all_sent?, !protocol_state.is_choked(), due)
             };
             let now = Instant::now();
             if deadline.is_some_and(|deadline| now >= deadline) {
-                return Ok(Received::Nothing);
+                return Ok(ReadOutcome::Nothing);
             }
             let until = deadline.map_or(due, |deadline| due.min(deadline));
             let wants = Wants { read: hears, write: !all_sent, ring: true };
@@ -500,7 +500,7 @@ impl WebSocketSender {
         self.shared().is_ok_and(|shared| shared.lock().is_open())
     }
 
-    fn shared(&self) -> io::Result<Arc<Session>> {
+    fn shared(&self) -> io::Result<Arc<WebSocketSession>> {
         let closed = || io::Error::new(ErrorKind::BrokenPipe, "the WebSocket is closed");
         self.shared.upgrade().ok_or_else(closed)
     }

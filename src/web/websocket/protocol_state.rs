@@ -41,7 +41,7 @@ pub(super) struct ProtocolState {
 
 /// What a read of a WebSocket returned.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub(super) enum ReadOutcome {
     Message(Message),
     /// The WebSocket is closed, in order or because the client did not answer our Close.
     End,
@@ -93,31 +93,31 @@ impl ProtocolState {
     }
 
     /// The received messages. Errors end the WebSocket.
-    pub(super) fn take(&mut self) -> io::Result<Received> {
+    pub(super) fn take(&mut self) -> io::Result<ReadOutcome> {
         while !self.over {
             if self.is_choked() {
-                return Ok(Received::Nothing);
+                return Ok(ReadOutcome::Nothing);
             }
             let error = match self.protocol.read() {
                 Ok(tungstenite::Message::Text(text)) => {
-                    return Ok(Received::Message(Message::Text(text.as_str().to_owned())));
+                    return Ok(ReadOutcome::Message(Message::Text(text.as_str().to_owned())));
                 }
                 Ok(tungstenite::Message::Binary(bytes)) => {
-                    return Ok(Received::Message(Message::Binary(bytes)));
+                    return Ok(ReadOutcome::Message(Message::Binary(bytes)));
                 }
                 Ok(_) => continue,
                 Err(error) => error,
             };
             return match error {
                 Error::Io(e) if e.kind() == ErrorKind::WouldBlock && self.has_close() => self.take_close(),
-                Error::Io(e) if e.kind() == ErrorKind::WouldBlock => Ok(Received::Nothing),
+                Error::Io(e) if e.kind() == ErrorKind::WouldBlock => Ok(ReadOutcome::Nothing),
                 Error::ConnectionClosed | Error::AlreadyClosed => {
                     self.over = true;
-                    Ok(Received::End)
+                    Ok(ReadOutcome::End)
                 }
                 Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) if self.closing.is_some() => {
                     self.give_up();
-                    Ok(Received::End)
+                    Ok(ReadOutcome::End)
                 }
                 Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
                     self.give_up();
@@ -132,7 +132,7 @@ impl ProtocolState {
                 _ => Err(self.fail(CloseCode::Protocol, &error)),
             };
         }
-        Ok(Received::End)
+        Ok(ReadOutcome::End)
     }
 
     fn has_close(&self) -> bool {
@@ -141,10 +141,10 @@ impl ProtocolState {
 
     /// Takes the client's Close, after all messages before it were read. It is answered by the same, unless it is the answer
     /// to ours.
-    fn take_close(&mut self) -> io::Result<Received> {
+    fn take_close(&mut self) -> io::Result<ReadOutcome> {
         let now = Instant::now();
         let (code, reason) = match self.protocol.get_ref().frames.said() {
-            None => return Ok(Received::Nothing),
+            None => return Ok(ReadOutcome::Nothing),
             Some(ClientClose::Invalid(text)) => return Err(self.refuse(CloseCode::Protocol, &text)),
             Some(ClientClose::NoText) => {
                 return Err(self.refuse(CloseCode::Invalid, "the reason of a Close is not UTF-8"));
@@ -163,7 +163,7 @@ impl ProtocolState {
         };
         self.said = Some((code, reason));
         self.over = true;
-        Ok(Received::End)
+        Ok(ReadOutcome::End)
     }
 
     /// Accepts `message` for sending. Returns the value of `sent_in_all` at which it is sent.

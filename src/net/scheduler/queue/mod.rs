@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::base::log::error;
 use crate::base::sync::lock_checked;
 use crate::base::sync::{Mutex, MutexGuard};
-use crate::net::scheduler::policy::{Decision, Look, Progress, QueueEvent, RECENT, Snapshot, Watchdog};
+use crate::net::scheduler::policy::{Decision, Look, PoolProgress, QueueEvent, RECENT, Snapshot, Watchdog};
 
 pub(crate) use parker::Parker;
 
@@ -46,7 +46,7 @@ struct QueueState<T> {
     sleepers: Vec<Parker>,
     waking: usize,
     polling: usize,
-    progress: Progress,
+    progress: PoolProgress,
     probe: Option<Probe>,
     closed: bool,
     cores: usize,
@@ -121,7 +121,7 @@ impl<T> Queue<T> {
                 sleepers: Vec::new(),
                 waking: 0,
                 polling: 0,
-                progress: Progress::default(),
+                progress: PoolProgress::default(),
                 probe: None,
                 closed: false,
                 cores: cores(workers),

@@ -31,7 +31,7 @@ const RECORD_BYTES: usize = 16 << 10;
 const OVERHEAD: usize = 64;
 
 /// The server's side of one connection.
-pub(crate) struct Session {
+pub(crate) struct TlsSession {
     tls: Tls,
     /// None until the client's first byte has arrived.
     engine: Option<TlsEngine>,
@@ -103,15 +103,18 @@ pub(crate) enum SessionError {
     Refused(rustls::Error),
 }
 
-impl fmt::Debug for Session {
+impl fmt::Debug for TlsSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("state", &self.state).field("end", &self.end).finish_non_exhaustive()
+        f.debug_struct("TlsSession")
+            .field("state", &self.state)
+            .field("end", &self.end)
+            .finish_non_exhaustive()
     }
 }
 
-impl Session {
-    pub(crate) fn new(tls: Tls) -> Session {
-        Session {
+impl TlsSession {
+    pub(crate) fn new(tls: Tls) -> TlsSession {
+        TlsSession {
             tls,
             engine: None,
             incoming: Vec::new(),

@@ -54,7 +54,7 @@ impl Write for Wire {
 }
 
 struct Pair {
-    server: Session,
+    server: TlsSession,
     client: ClientConnection,
     wire: Wire,
 }
@@ -74,7 +74,7 @@ impl Pair {
             .with_no_client_auth();
         let name = ServerName::try_from("localhost").unwrap();
         let client = ClientConnection::new(Arc::new(config), name).unwrap();
-        Pair { server: Session::new(tls), client, wire: Wire { room: usize::MAX, ..Wire::default() } }
+        Pair { server: TlsSession::new(tls), client, wire: Wire { room: usize::MAX, ..Wire::default() } }
     }
 
     fn agreed() -> Pair {
