@@ -6,20 +6,20 @@ use serde::de::DeserializeOwned;
 use super::{InputError, expect};
 use crate::Body;
 
-/// A body that says it is a form.
+/// Reads a body whose `Content-Type` is that of a form.
 pub(crate) fn form<T: DeserializeOwned>(headers: &HeaderMap, body: &mut Body) -> Result<T, InputError> {
     const FORM: &str = "application/x-www-form-urlencoded";
     expect(headers, FORM, |kind| kind == FORM)?;
     pairs(&body.read_bytes()?, StatusCode::UNPROCESSABLE_ENTITY)
 }
 
-/// What follows the `?`.
+/// Reads the query.
 pub(crate) fn query<T: DeserializeOwned>(query: Option<&str>) -> Result<T, InputError> {
     pairs(query.unwrap_or_default().as_bytes(), StatusCode::BAD_REQUEST)
 }
 
 fn pairs<T: DeserializeOwned>(bytes: &[u8], unfit: StatusCode) -> Result<T, InputError> {
-    /// What `serde_html_form` says of a field that comes several times and is to be one value.
+    /// The error text of `serde_html_form` for a repeated field that should be one value.
     const SEVERAL: &str = "unsupported value";
     let pairs = serde_html_form::Deserializer::new(form_urlencoded::parse(bytes));
     serde_path_to_error::deserialize(pairs).map_err(|e| {

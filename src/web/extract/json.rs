@@ -17,7 +17,7 @@ use crate::web::extract::{InputError, expect};
 use crate::web::response::{IntoResponse, plain};
 use crate::{Body, Response};
 
-/// A body that says it is JSON.
+/// Reads a body whose `Content-Type` is JSON.
 pub(crate) fn json<T: DeserializeOwned>(headers: &HeaderMap, body: &mut Body) -> Result<T, InputError> {
     let is_json = |kind: &str| {
         let structured = kind.split_once('/').is_some_and(|(_, sub)| sub.ends_with("+json"));
