@@ -93,6 +93,32 @@ pub(crate) fn default_action(signal: libc::c_int) {
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
+/// Where a signal came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sender {
+    Kernel,
+    /// 0 is any process outside our pid namespace.
+    Process {
+        pid: libc::pid_t,
+        uid: libc::uid_t,
+    },
+    Unknown,
+}
+
+/// The sender of a signal that the kernel described by `info`. May be called in a signal handler.
+pub(crate) fn sender(info: &libc::siginfo_t) -> Sender {
+    match info.si_code {
+        libc::SI_KERNEL => Sender::Kernel,
+        // kill, tkill, sigqueue and mq_notify.
+        libc::SI_USER | libc::SI_TKILL | libc::SI_QUEUE | libc::SI_MESGQ => {
+            // SAFETY: signals with these codes have both fields, which the kernel has filled in.
+            let (pid, uid) = unsafe { (info.si_pid(), info.si_uid()) };
+            Sender::Process { pid, uid }
+        }
+        _ => Sender::Unknown,
+    }
+}
+
 /// When the first and the second signal to stop came, in milliseconds after `end_at_third`; 0: none came.
 static STOPS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
@@ -107,8 +133,7 @@ pub(crate) fn end_at_third(
     let start = Instant::now();
     for &signal in signals {
         let count = move |info: &libc::siginfo_t| {
-            // SAFETY: `si_pid` is a field of what a process sends by kill, which `si_code` says; the kernel has filled it in.
-            if info.si_code <= 0 && manager == Some(unsafe { info.si_pid() }) {
+            if matches!(sender(info), Sender::Process { pid, .. } if manager == Some(pid)) {
                 return;
             }
             let now = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);

@@ -12,12 +12,11 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal as NixSignal, pthread_sigmask};
 use nix::unistd::{getpid, getsid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use signal_hook::iterator::exfiltrator::origin::{Origin, WithOrigin};
+use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 use signal_hook::iterator::{Handle, SignalsInfo};
-use signal_hook::low_level::siginfo::{Cause, Sent};
 
 use crate::base::log::{debug, info, warn};
-use crate::base::sys;
+use crate::base::sys::{self, Sender};
 use crate::process::state::SAME_WISH;
 use crate::process::terminal::{Loss, Terminal};
 
@@ -164,7 +163,7 @@ pub(crate) enum SignalRequest {
 /// Handlers for HUP, USR1 and USR2, whose signals are pending.
 #[derive(Debug)]
 pub(crate) struct Installed {
-    signals: SignalsInfo<WithOrigin>,
+    signals: SignalsInfo<WithRawSiginfo>,
 }
 
 /// The running signal thread. Dropping it ends the thread and gives TERM, INT and QUIT their default
@@ -238,7 +237,7 @@ pub(crate) fn install(blocked: &SigSet) -> io::Result<Installed> {
     if TAKEN.load(Ordering::SeqCst) {
         return Err(io::Error::other("another server of this process handles them, or did before"));
     }
-    let signals = SignalsInfo::<WithOrigin>::new([SIGHUP, SIGUSR1, SIGUSR2])?;
+    let signals = SignalsInfo::<WithRawSiginfo>::new([SIGHUP, SIGUSR1, SIGUSR2])?;
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(blocked), None)?;
     Ok(Installed { signals })
 }
@@ -273,10 +272,10 @@ impl Installed {
             if let Err(e) = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours), None) {
                 warn!("can't unblock signals: {e}");
             }
-            for origin in &mut signals {
-                let ours = Signal::ALL.into_iter().find(|ours| ours.number() == origin.signal);
+            for info in &mut signals {
+                let ours = Signal::ALL.into_iter().find(|ours| ours.number() == info.si_signo);
                 if let Some(signal) = ours {
-                    on_signal(signal, interpret(&origin, signal, actions, &context));
+                    on_signal(signal, interpret(sys::sender(&info), signal, actions, &context));
                 }
             }
         })?;
@@ -301,22 +300,23 @@ impl Drop for SignalThread {
 }
 
 fn interpret(
-    origin: &Origin,
+    sender: Sender,
     signal: Signal,
     actions: Signals,
     context: &SignalContext,
 ) -> Option<SignalRequest> {
-    let name = signal_hook::low_level::signal_name(origin.signal).unwrap_or("a signal");
-    let sender = sender(origin);
-    // 0 stands for any sender, and any leader, outside our pid namespace: they need not be the same.
-    let by_session_leader = || {
-        let leads = |pid| pid != 0 && getsid(None).is_ok_and(|leader| leader.as_raw() == pid);
-        origin.process.is_some_and(|p| leads(p.pid))
+    let name = signal_hook::low_level::signal_name(signal.number()).unwrap_or("a signal");
+    let sender_pid = match sender {
+        Sender::Process { pid, .. } => Some(pid),
+        Sender::Kernel | Sender::Unknown => None,
     };
-    let by_manager = || origin.process.is_some_and(|sender| context.manager == Some(sender.pid));
+    // 0 stands for any sender, and any leader, outside our pid namespace: they need not be the same.
+    let by_session_leader =
+        || sender_pid.is_some_and(|pid| pid != 0 && getsid(None).is_ok_and(|leader| leader.as_raw() == pid));
+    let by_manager = || sender_pid.is_some() && sender_pid == context.manager;
     let terminal = context.terminal.as_ref();
     // A closed terminal: the kernel says so, or the shell passes it on (bash does, to each job).
-    let by_kernel = signal == Signal::Hup && matches!(origin.cause, Cause::Kernel);
+    let by_kernel = signal == Signal::Hup && sender == Sender::Kernel;
     let hang_up = if by_kernel {
         context.trusts_kernel || terminal.is_some_and(|tty| tty.loss() == Some(Loss::Closed))
     } else {
@@ -342,29 +342,27 @@ fn interpret(
             None => (None, "no action: HUP hands over, TERM stops, a second TERM aborts"),
         }
     };
-    info!("{name} from {sender}: {action}");
+    info!("{name} from {}: {action}", described(sender));
     request
 }
 
 /// The sender of a signal, for the log.
-fn sender(origin: &Origin) -> String {
-    match (&origin.cause, &origin.process) {
-        (Cause::Kernel, _) => "the kernel".to_owned(),
-        (Cause::Sent(Sent::User | Sent::TKill | Sent::Queue), Some(p)) if p.pid == getpid().as_raw() => {
-            "this process".to_owned()
-        }
-        (_, Some(p)) if p.pid == 0 => format!("outside our pid namespace, uid {}", p.uid),
-        (_, Some(p)) => {
-            let name = fs::read_to_string(format!("/proc/{}/comm", p.pid));
+fn described(sender: Sender) -> String {
+    match sender {
+        Sender::Kernel => "the kernel".to_owned(),
+        Sender::Process { pid, .. } if pid == getpid().as_raw() => "this process".to_owned(),
+        Sender::Process { pid: 0, uid } => format!("outside our pid namespace, uid {uid}"),
+        Sender::Process { pid, uid } => {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm"));
             let name = match name {
                 Ok(name) => format!(" ({})", name.trim_end()),
                 Err(_) if fs::exists("/proc/self").unwrap_or(false) => " (gone)".to_owned(),
                 // There is no source for a name.
                 Err(_) => String::new(),
             };
-            format!("pid {}{name}, uid {}", p.pid, p.uid)
+            format!("pid {pid}{name}, uid {uid}")
         }
-        _ => "an unknown sender".to_owned(),
+        Sender::Unknown => "an unknown sender".to_owned(),
     }
 }
 
