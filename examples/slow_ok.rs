@@ -1,7 +1,7 @@
 //! A slow response that survives an upgrade: the manual test.
 //!
 //! ```text
-//! $ cargo run --release --example slow_ok -- --listen 127.0.0.1:8001 --seconds 3
+//! $ cargo run --example slow_ok -- --listen 127.0.0.1:8001 --seconds 3
 //! $ curl http://127.0.0.1:8001/ok &
 //! ok
 //! $ curl http://127.0.0.1:8001/ok &

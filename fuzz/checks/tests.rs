@@ -1,8 +1,11 @@
 //! The properties that `fuzz/` tests, for a short time.
 
-use proptest::prelude::*;
+use arbtest::arbitrary::{Result, Unstructured};
 
 use super::{body, exchange, head};
+use crate::base::property::{BYTES, bytes, check, list};
+
+const CASES: u32 = 1_500;
 
 const REQUESTS: &[&str] = &[
     "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -35,20 +38,21 @@ enum Change {
     Double(usize),
 }
 
-fn change() -> impl Strategy<Value = Change> {
+fn change(u: &mut Unstructured<'_>) -> Result<Change> {
     const INSERTED: &[&[u8]] =
         &[b"\r", b"\n", b"\r\n", b"\0", b" ", b"\t", b":", b",", b";", b"0", b"\r\n\r\n", b"\xff"];
-    prop_oneof![
-        (0..8u32).prop_map(|bit| Change::Flip(1 << bit)),
-        prop::sample::select(INSERTED).prop_map(Change::Insert),
-        (1..20usize).prop_map(Change::Delete),
-        (1..40usize).prop_map(Change::Double),
-    ]
+    Ok(match u.int_in_range(0..=3)? {
+        0 => Change::Flip(1 << u.int_in_range(0..=7)?),
+        1 => Change::Insert(u.choose(INSERTED)?),
+        2 => Change::Delete(u.int_in_range(1..=19)?),
+        _ => Change::Double(u.int_in_range(1..=39)?),
+    })
 }
 
-fn changed(mut bytes: Vec<u8>, changes: Vec<(prop::sample::Index, Change)>) -> Vec<u8> {
-    for (place, change) in changes {
-        let at = place.index(bytes.len() + 1);
+/// `bytes` with up to three changes.
+fn changed(u: &mut Unstructured<'_>, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
+    for change in list(u, 0..=3, change)? {
+        let at = u.int_in_range(0..=bytes.len())?;
         match change {
             Change::Flip(bits) => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= bits),
             Change::Insert(inserted) => drop(bytes.splice(at..at, inserted.iter().copied())),
@@ -59,48 +63,58 @@ fn changed(mut bytes: Vec<u8>, changes: Vec<(prop::sample::Index, Change)>) -> V
             }
         }
     }
-    bytes
+    Ok(bytes)
 }
 
 /// Requests, some of them broken, with instructions where to split them.
-fn conversations() -> impl Strategy<Value = Vec<u8>> {
-    let requests = prop::collection::vec(prop::sample::select(REQUESTS), 1..7);
-    let changes = prop::collection::vec((any::<prop::sample::Index>(), change()), 0..4);
-    let cuts = prop_oneof![
-        4 => prop::collection::vec(any::<u8>(), 0..15).prop_map(|cuts| [vec![cuts.len() as u8], cuts].concat()),
-        1 => Just(vec![240]),
-    ];
-    (cuts, requests, changes).prop_map(|(cuts, requests, changes)| {
-        [cuts, changed(requests.concat().into_bytes(), changes)].concat()
-    })
+fn conversations(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    let cuts = match u.ratio(1, 5)? {
+        true => vec![240],
+        false => {
+            let cuts = bytes(u, 0..=14)?;
+            [vec![cuts.len() as u8], cuts].concat()
+        }
+    };
+    let requests = list(u, 1..=6, |u| u.choose(REQUESTS).copied())?.concat();
+    Ok([cuts, changed(u, requests.into_bytes())?].concat())
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_500, failure_persistence: None, ..ProptestConfig::default() })]
+#[test]
+fn exchanges_do_not_depend_on_splits() {
+    check(CASES, BYTES, |u| {
+        exchange(&conversations(u)?);
+        Ok(())
+    });
+}
 
-    #[test]
-    fn exchanges_do_not_depend_on_splits(input in conversations()) {
-        exchange(&input);
-    }
+#[test]
+fn heads_do_not_depend_on_splits() {
+    check(CASES, BYTES, |u| {
+        head(&conversations(u)?);
+        Ok(())
+    });
+}
 
-    #[test]
-    fn heads_do_not_depend_on_splits(input in conversations()) {
-        head(&input);
-    }
-
-    #[test]
-    fn bodies_do_not_depend_on_splits(input in conversations(), from in any::<prop::sample::Index>()) {
+#[test]
+fn bodies_do_not_depend_on_splits() {
+    check(CASES, BYTES, |u| {
+        let input = conversations(u)?;
         // Bytes after a request's head.
         let ends = input.windows(4).enumerate().filter(|(_, four)| four == b"\r\n\r\n");
         let bodies: Vec<usize> = ends.map(|(at, _)| at + 4).collect();
-        let at = bodies.get(from.index(bodies.len() + 1)).copied().unwrap_or(1);
+        let at = bodies.get(u.int_in_range(0..=bodies.len())?).copied().unwrap_or(1);
         body(&[&[9, 1, 2, 3, 50, 60, 99, 120, 150, 255][..], &input[at..]].concat());
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn no_bytes_are_too_odd(input in prop::collection::vec(any::<u8>(), 0..300)) {
+#[test]
+fn no_bytes_are_too_odd() {
+    check(CASES, BYTES, |u| {
+        let input = bytes(u, 0..=299)?;
         exchange(&input);
         head(&input);
         body(&input);
-    }
+        Ok(())
+    });
 }

@@ -9,6 +9,8 @@ pub(crate) mod log;
 pub(crate) mod percent;
 pub(crate) mod phase;
 #[cfg(test)]
+pub(crate) mod property;
+#[cfg(test)]
 #[path = "../../tests/support/skip.rs"]
 pub(crate) mod skip;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]

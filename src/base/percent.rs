@@ -91,9 +91,10 @@ const NAME_BYTES: [bool; 256] = {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use arbtest::arbitrary::{Result, Unstructured};
 
     use super::*;
+    use crate::base::property::{BYTES, CASES, check, list, printable};
 
     #[test]
     fn each_path_has_one_spelling() {
@@ -165,59 +166,73 @@ mod tests {
     }
 
     /// Paths made of encoded bytes, plain bytes and separators.
-    fn paths() -> impl Strategy<Value = String> {
-        let piece = prop_oneof![
-            "%[0-9a-fA-F]{2}",
-            "[a-z.~@+;:/\\\\ é{]",
-            Just("/".to_owned()),
-            Just("..".to_owned()),
-            Just("%2e".to_owned()),
-            Just("%2F".to_owned()),
-            Just("%25".to_owned()),
-        ];
-        prop::collection::vec(piece, 0..12).prop_map(|pieces| format!("/{}", pieces.concat()))
+    fn paths(u: &mut Unstructured<'_>) -> Result<String> {
+        const PLAIN: &[&str] = &["a", "k", "z", ".", "~", "@", "+", ";", ":", "/", "\\", " ", "é", "{"];
+        const NAMED: &[&str] = &["/", "..", "%2e", "%2F", "%25", "%2561"];
+        let piece = |u: &mut Unstructured<'_>| {
+            Ok(match u.int_in_range(0..=6)? {
+                0 => match u.arbitrary::<(u8, bool)>()? {
+                    (byte, true) => format!("%{byte:02x}"),
+                    (byte, false) => format!("%{byte:02X}"),
+                },
+                1 => (*u.choose(PLAIN)?).to_owned(),
+                _ => (*u.choose(NAMED)?).to_owned(),
+            })
+        };
+        Ok(format!("/{}", list(u, 0..=11, piece)?.concat()))
     }
 
     fn segments(path: &str) -> Vec<Vec<u8>> {
         path.split('/').map(|segment| decoded(segment).unwrap().into_owned()).collect()
     }
 
-    proptest! {
-        #[test]
-        fn a_spelling_is_its_own(raw in paths()) {
+    #[test]
+    fn a_spelling_is_its_own() {
+        check(CASES, BYTES, |u| {
+            let raw = paths(u)?;
             let normal = normal_path(&raw).unwrap();
-            prop_assert_eq!(normal_path(&normal).unwrap(), &*normal);
-            prop_assert!(normal.is_ascii());
-        }
+            assert_eq!(normal_path(&normal).unwrap(), &*normal, "{raw}");
+            assert!(normal.is_ascii(), "{raw}");
+            Ok(())
+        });
+    }
 
-        #[test]
-        fn which_segments_there_are_and_what_they_stand_for_stays(raw in paths()) {
-            prop_assert_eq!(segments(&normal_path(&raw).unwrap()), segments(&raw));
-        }
+    #[test]
+    fn which_segments_there_are_and_what_they_stand_for_stays() {
+        check(CASES, BYTES, |u| {
+            let raw = paths(u)?;
+            assert_eq!(segments(&normal_path(&raw).unwrap()), segments(&raw), "{raw}");
+            Ok(())
+        });
+    }
 
-        #[test]
-        fn what_stands_for_the_same_is_spelled_the_same(
-            raw in paths(),
-            encoded in prop::collection::vec(0..3_u8, 40),
-        ) {
+    #[test]
+    fn what_stands_for_the_same_is_spelled_the_same() {
+        check(CASES, BYTES, |u| {
+            let raw = paths(u)?;
             // Another spelling of the same segments.
             let mut other = String::new();
             for (at, segment) in segments(&raw).into_iter().enumerate() {
                 other.push_str(if at > 0 { "/" } else { "" });
-                for (byte, how) in segment.into_iter().zip(encoded.iter().cycle()) {
-                    match how {
+                for byte in segment {
+                    match u.int_in_range(0..=2)? {
                         0 if is_path_byte(byte) && byte != b'/' => other.push(char::from(byte)),
                         1 => other.push_str(&format!("%{byte:02x}")),
                         _ => other.push_str(&format!("%{byte:02X}")),
                     }
                 }
             }
-            prop_assert_eq!(normal_path(&other), normal_path(&raw));
-        }
+            assert_eq!(normal_path(&other), normal_path(&raw), "{other}, {raw}");
+            Ok(())
+        });
+    }
 
-        #[test]
-        fn any_text_has_one_or_none(raw in "\\PC*") {
-            prop_assert_eq!(normal_path(&raw).is_some(), is_well_formed(raw.as_bytes()));
-        }
+    #[test]
+    fn any_text_has_one_or_none() {
+        check(CASES, BYTES, |u| {
+            let raw = printable(u)?;
+            assert_eq!(normal_path(&raw).is_some(), is_well_formed(raw.as_bytes()), "{raw}");
+            Ok(())
+        });
     }
 }

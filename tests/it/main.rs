@@ -1,6 +1,9 @@
 //! Wire tests and tests of features, in one binary: linking one for each file costs minutes. What changes its whole process
 //! (a global logger, a signal handler) has a separate binary beside this directory.
 
+#[allow(dead_code, reason = "the unit tests use the rest")]
+#[path = "../../src/base/property.rs"]
+mod property;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
+use arbtest::arbitrary::{Result, Unstructured};
 use heirloom::{CloseReason, Handler, Limits, Next};
-use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 
+use crate::property::{bytes, check, cuts, list};
 use crate::support::tables::{Case, GET, HELLO, Then::*, expect, run};
 use crate::support::*;
 
@@ -826,43 +826,39 @@ struct Asked {
     bytes: Vec<u8>,
 }
 
-fn asked() -> impl Strategy<Value = Asked> {
-    let plain = |method, text: String| Asked { method, bytes: text.into_bytes() };
-    let paths = prop_oneof![
-        Just("/".to_owned()),
-        Just("/204".to_owned()),
-        Just("/304".to_owned()),
-        Just("/panic".to_owned()),
-        Just("/nowhere".to_owned()),
-        Just("/stream".to_owned()),
-        Just("/sleep/1".to_owned()),
-        (0..100_000u32).prop_map(|n| format!("/big/{n}")),
-        (0..100_000u32).prop_map(|n| format!("/bytes/{n}")),
-        (0..100_000u32).prop_map(|n| format!("/stream/{n}")),
-    ];
-    let body = || prop::collection::vec(any::<u8>(), 0..3_000);
-    let taker = || prop::sample::select(vec!["/echo", "/count", "/discard", "/trailers"]);
-    prop_oneof![
-        4 => paths.clone().prop_map(move |path| plain("GET", get(&path))),
-        1 => paths.prop_map(move |path| plain("HEAD", get(&path).replacen("GET", "HEAD", 1))),
-        1 => Just(plain("GET", "\r\nGET / HTTP/1.0\nConnection: Keep-Alive\n\n".to_owned())),
-        1 => Just(plain("DELETE", "DELETE /echo HTTP/1.1\r\nHost: h\r\n\r\n".to_owned())),
-        3 => (taker(), body()).prop_map(|(path, body)| Asked { method: "POST", bytes: post(path, &body) }),
-        3 => (taker(), prop::collection::vec(body(), 0..5)).prop_map(|(path, chunks)| {
+fn asked(u: &mut Unstructured<'_>) -> Result<Asked> {
+    const PATHS: &[&str] = &["/", "/204", "/304", "/panic", "/nowhere", "/stream", "/sleep/1"];
+    const TAKERS: &[&str] = &["/echo", "/count", "/discard", "/trailers"];
+    let plain = |method, text: String| Ok(Asked { method, bytes: text.into_bytes() });
+    let path = |u: &mut Unstructured<'_>| {
+        Ok(match u.int_in_range(0..=9)? {
+            kind @ 0..=2 => {
+                format!("/{}/{}", ["big", "bytes", "stream"][kind], u.int_in_range(0..=99_999_u32)?)
+            }
+            _ => (*u.choose(PATHS)?).to_owned(),
+        })
+    };
+    match u.int_in_range(0..=12)? {
+        0..=3 => plain("GET", get(&path(u)?)),
+        4 => plain("HEAD", get(&path(u)?).replacen("GET", "HEAD", 1)),
+        5 => plain("GET", "\r\nGET / HTTP/1.0\nConnection: Keep-Alive\n\n".to_owned()),
+        6 => plain("DELETE", "DELETE /echo HTTP/1.1\r\nHost: h\r\n\r\n".to_owned()),
+        7..=9 => Ok(Asked { method: "POST", bytes: post(u.choose(TAKERS)?, &bytes(u, 0..=2_999)?) }),
+        _ => {
+            let path = u.choose(TAKERS)?;
+            let chunks = list(u, 0..=4, |u| bytes(u, 0..=2_999))?;
             let chunks: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).filter(|c| !c.is_empty()).collect();
-            Asked { method: "POST", bytes: post_chunked(path, &chunks) }
-        }),
-    ]
+            Ok(Asked { method: "POST", bytes: post_chunked(path, &chunks) })
+        }
+    }
 }
 
 /// Requests that are sent together and split anywhere get the same responses as each alone.
 #[test]
 fn pieces_do_not_matter() {
     let fixture = Fixture::new();
-    let cuts = prop::collection::vec(any::<prop::sample::Index>(), 0..20);
-    let inputs = (prop::collection::vec(asked(), 1..10), cuts);
-    let mut runner = TestRunner::new(Config { cases: 64, failure_persistence: None, ..Config::default() });
-    let outcome = runner.run(&inputs, |(requests, cuts)| {
+    check(64, 256 << 10, |u| {
+        let requests = list(u, 1..=9, asked)?;
         let alone: Vec<Reply> = requests
             .iter()
             .map(|asked| {
@@ -872,9 +868,7 @@ fn pieces_do_not_matter() {
             })
             .collect();
         let all = requests.iter().map(|asked| &asked.bytes[..]).collect::<Vec<_>>().concat();
-        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(all.len())).collect();
-        cuts.sort_unstable();
-        cuts.push(all.len());
+        let cuts = cuts(u, all.len(), 19)?;
         let mut client = fixture.client();
         let mut writer = client.twin();
         let writer = spawn(move || {
@@ -886,11 +880,10 @@ fn pieces_do_not_matter() {
             }
         });
         for (asked, alone) in requests.iter().zip(alone) {
-            prop_assert_eq!(client.reply_to(asked.method).timeless(), alone);
+            assert_eq!(client.reply_to(asked.method).timeless(), alone);
         }
         writer.join().unwrap();
         client.expect_kept();
         Ok(())
     });
-    outcome.unwrap();
 }

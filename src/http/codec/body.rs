@@ -355,12 +355,13 @@ fn is_token_byte(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use arbtest::arbitrary::{Result, Unstructured};
 
     use super::*;
+    use crate::base::property::{BYTES, CASES, bytes, check, cuts, list};
 
     /// Content, trailers and what is left of the input; or the status.
-    fn decode_all(decoder: &mut Decoder, pieces: &[&[u8]]) -> Result<(Vec<u8>, Vec<u8>), u16> {
+    fn decode_all(decoder: &mut Decoder, pieces: &[&[u8]]) -> std::result::Result<(Vec<u8>, Vec<u8>), u16> {
         let (mut content, mut kept) = (Vec::new(), Vec::new());
         for piece in pieces {
             kept.extend_from_slice(piece);
@@ -537,33 +538,41 @@ mod tests {
         &[b"5\r\nhello\r\n", b"1;a=b\r\nx\r\n", b"0\r\n", b"a:b\r\n", b"\r\n", b"\r", b"\n", b"0", b";"];
 
     /// Pieces of bodies, right and wrong, that random bytes would seldom make.
-    fn fragments() -> impl Strategy<Value = Vec<u8>> {
-        let part = prop_oneof![
-            4 => prop::sample::select(CHUNKED).prop_map(|(body, _)| body.to_vec()),
-            4 => prop::sample::select(PIECES).prop_map(<[u8]>::to_vec),
-            1 => prop::collection::vec(any::<u8>(), 0..8),
-        ];
-        prop::collection::vec(part, 0..5).prop_map(|parts| parts.concat())
+    fn fragments(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+        let part = |u: &mut Unstructured<'_>| match u.int_in_range(0..=8)? {
+            0..=3 => Ok(u.choose(CHUNKED)?.0.to_vec()),
+            4..=7 => Ok(u.choose(PIECES)?.to_vec()),
+            _ => bytes(u, 0..=7),
+        };
+        Ok(list(u, 0..=4, part)?.concat())
     }
 
-    proptest! {
-        #[test]
-        fn splits_do_not_matter(
-            input in fragments(),
-            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
-            length in 0..40u64,
-        ) {
-            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(input.len() + 1)).collect();
-            cuts.extend([0, input.len()]);
-            cuts.sort_unstable();
-            let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &input[cut[0]..cut[1]]).collect();
-            for framing in [Framing::Chunked, Framing::Length(length), Framing::None] {
-                prop_assert_eq!(outcome(framing, &tight(), &pieces), outcome(framing, &tight(), &[&input]));
+    #[test]
+    fn splits_do_not_matter() {
+        check(CASES, BYTES, |u| {
+            let (length, input) = (u.int_in_range(0..=39)?, fragments(u)?);
+            let mut from = 0;
+            let mut pieces: Vec<&[u8]> = Vec::new();
+            for to in cuts(u, input.len(), 8)? {
+                pieces.push(&input[from..to]);
+                from = to;
             }
-        }
+            for framing in [Framing::Chunked, Framing::Length(length), Framing::None] {
+                assert_eq!(
+                    outcome(framing, &tight(), &pieces),
+                    outcome(framing, &tight(), &[&input]),
+                    "{framing:?}, {}",
+                    input.escape_ascii()
+                );
+            }
+            Ok(())
+        });
+    }
 
-        #[test]
-        fn runs_are_what_their_chunks_are(input in fragments(), most in 0..12u64) {
+    #[test]
+    fn runs_are_what_their_chunks_are() {
+        check(CASES, BYTES, |u| {
+            let (most, input) = (u.int_in_range(0..=11)?, fragments(u)?);
             let one_by_one = {
                 let (mut decoder, mut at, mut content) =
                     (Decoder::new(Framing::Chunked, &tight()), 0, Vec::new());
@@ -585,19 +594,24 @@ mod tests {
             let in_a_run = decoder
                 .decode_run(&mut run, most)
                 .map(|decoded| (decoded.consumed, run[decoded.data].to_vec()));
-            prop_assert_eq!(in_a_run, one_by_one);
-        }
+            assert_eq!(in_a_run, one_by_one, "{}", input.escape_ascii());
+            Ok(())
+        });
+    }
 
-        #[test]
-        fn reads_what_is_written(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..99), 0..9)) {
+    #[test]
+    fn reads_what_is_written() {
+        check(CASES, BYTES, |u| {
+            let pieces = list(u, 0..=8, |u| bytes(u, 0..=98))?;
             let mut written = Vec::new();
             for piece in &pieces {
                 super::super::encode::chunk(&mut written, piece);
             }
             written.extend_from_slice(super::super::encode::LAST_CHUNK);
             let mut decoder = Decoder::new(Framing::Chunked, &tight());
-            prop_assert_eq!(decode_all(&mut decoder, &[&written]), Ok((pieces.concat(), Vec::new())));
-            prop_assert!(decoder.is_done());
-        }
+            assert_eq!(decode_all(&mut decoder, &[&written]), Ok((pieces.concat(), Vec::new())));
+            assert!(decoder.is_done());
+            Ok(())
+        });
     }
 }

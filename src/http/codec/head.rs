@@ -345,9 +345,10 @@ fn collect_fields(
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use arbtest::arbitrary::{self, Unstructured};
 
     use super::*;
+    use crate::base::property::{BYTES, CASES, bytes, check, cuts, list};
 
     type Parsed = Result<Option<RequestHead>, Refusal>;
 
@@ -774,61 +775,69 @@ mod tests {
     ];
 
     /// Heads, right and wrong, that random bytes would seldom make.
-    fn heads() -> impl Strategy<Value = Vec<u8>> {
-        let line = prop::sample::select(LINES);
-        let field = prop::sample::select(FIELDS);
-        let fields = prop::collection::vec(field, 0..8).prop_map(|fields| fields.concat());
-        let noise = prop::collection::vec(any::<u8>(), 0..4);
-        (line, fields, noise).prop_map(|(line, fields, noise)| [line, &fields, b"\r\n\r\n", &noise].concat())
+    fn heads(u: &mut Unstructured<'_>) -> arbitrary::Result<Vec<u8>> {
+        let line = *u.choose(LINES)?;
+        let fields = list(u, 0..=7, |u| u.choose(FIELDS).copied())?.concat();
+        Ok([line, &fields, b"\r\n\r\n", &bytes(u, 0..=3)?].concat())
     }
 
     fn tight() -> Limits {
         Limits { head_bytes: 90, head_fields: 4, target_bytes: 30, ..Limits::default() }
     }
 
-    proptest! {
-        #[test]
-        fn splits_do_not_matter(input in heads(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..40)) {
-            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(input.len() + 1)).collect();
-            cuts.push(input.len());
-            cuts.sort_unstable();
+    #[test]
+    fn splits_do_not_matter() {
+        check(CASES, BYTES, |u| {
+            let input = heads(u)?;
             let whole = parse(&input, &tight());
             let mut scan = Scan::default();
             let mut parsed = Ok(None);
-            for cut in cuts {
+            for cut in cuts(u, input.len(), 40)? {
                 let part = &input[..cut];
                 parsed = scan.parse(part, &tight());
                 let line_ends = part.ends_with(b"\n");
-                prop_assert!(!line_ends || said(&parsed) == said(&parse(part, &tight())), "{cut}: {parsed:?}");
-                prop_assert!(matches!(parsed, Ok(None)) || said(&parsed) == said(&whole), "{cut}: {parsed:?} {whole:?}");
+                assert!(!line_ends || said(&parsed) == said(&parse(part, &tight())), "{cut}: {parsed:?}");
+                assert!(
+                    matches!(parsed, Ok(None)) || said(&parsed) == said(&whole),
+                    "{cut}: {parsed:?} {whole:?}"
+                );
                 if !matches!(parsed, Ok(None)) {
                     break;
                 }
             }
             // A refusal may come later in pieces, but a head may not.
-            let (Ok(whole), Ok(parsed)) = (whole, parsed) else { return Ok(()) };
-            prop_assert_eq!(format!("{whole:?}"), format!("{parsed:?}"));
-        }
+            if let (Ok(whole), Ok(parsed)) = (whole, parsed) {
+                assert_eq!(format!("{whole:?}"), format!("{parsed:?}"));
+            }
+            Ok(())
+        });
+    }
 
-        #[test]
-        fn a_prefix_refused_stays_refused(input in heads()) {
+    #[test]
+    fn a_prefix_refused_stays_refused() {
+        check(CASES, BYTES, |u| {
+            let input = heads(u)?;
             let mut refused = None;
             for len in 0..=input.len() {
                 let parsed = parse(&input[..len], &tight());
                 match refused {
-                    Some(refusal) => prop_assert_eq!(parsed.map(drop), Err(refusal)),
+                    Some(refusal) => assert_eq!(parsed.map(drop), Err(refusal), "{}", input.escape_ascii()),
                     None => refused = parsed.err(),
                 }
             }
-        }
+            Ok(())
+        });
+    }
 
-        #[test]
-        fn any_bytes_are_answered(input in prop::collection::vec(any::<u8>(), 0..200), line in any::<bool>()) {
-            let start: &[u8] = if line { b"GET / HTTP/1.1\r\nHost: " } else { b"" };
-            let input = [start, &input, b"\r\n\r\n"].concat();
+    #[test]
+    fn any_bytes_are_answered() {
+        check(CASES, BYTES, |u| {
+            let start: &[u8] = if u.arbitrary()? { b"GET / HTTP/1.1\r\nHost: " } else { b"" };
+            let input = [start, &bytes(u, 0..=199)?, b"\r\n\r\n"].concat();
             if let Ok(Some(head)) = parse(&input, &Limits::default()) {
-                prop_assert!(head.len <= input.len());
+                assert!(head.len <= input.len(), "{}", input.escape_ascii());
             }
-        }
+            Ok(())
+        });
     }
 }

@@ -289,86 +289,105 @@ pub(crate) fn receive(channel: BorrowedFd<'_>) -> io::Result<ChannelRead> {
 mod tests {
     use std::os::fd::AsFd;
 
+    use arbtest::arbitrary::{Result, Unstructured};
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-    use proptest::prelude::*;
 
     use super::*;
+    use crate::base::property::{BYTES, CASES, bytes, check, list, text};
 
-    fn any_record() -> impl Strategy<Value = ConnectionRecord> {
-        let ms = |max| (0..max).prop_map(Duration::from_millis);
-        let peer = prop::option::of(any::<(std::net::IpAddr, u16)>().prop_map(SocketAddr::from));
-        let listener = "[ -~é\n,=%;]{1,20}";
-        let bytes = prop::collection::vec(any::<u8>(), 0..80);
-        let nth = 0..3usize;
-        (listener, nth, peer, ms(9_000u64), prop::option::of(ms(9_000u64)), any::<u64>(), bytes).prop_map(
-            |(listener, nth, peer, idle, started, served, bytes)| ConnectionRecord {
-                listener,
-                nth,
-                peer,
-                idle,
-                started,
-                served,
-                bytes,
-            },
-        )
+    fn any_record(u: &mut Unstructured<'_>) -> Result<ConnectionRecord> {
+        let ms = |u: &mut Unstructured<'_>| Ok(Duration::from_millis(u.int_in_range(0..=8_999)?));
+        Ok(ConnectionRecord {
+            listener: text(u, 1..=20, &[' '..='~', 'é'..='é', '\n'..='\n'])?,
+            nth: u.int_in_range(0..=2)?,
+            peer: u.arbitrary::<Option<(std::net::IpAddr, u16)>>()?.map(SocketAddr::from),
+            idle: ms(u)?,
+            started: if u.arbitrary()? { Some(ms(u)?) } else { None },
+            served: u.arbitrary()?,
+            bytes: bytes(u, 0..=79)?,
+        })
     }
 
-    fn any_packet() -> impl Strategy<Value = Packet> {
-        let records = prop::collection::vec(any_record(), 0..=BATCH);
-        prop_oneof![
-            (any::<u64>(), records).prop_map(|(batch, records)| Packet::Connections { batch, records }),
-            (any::<u64>(), 0..=WINDOW).prop_map(|(batch, credit)| Packet::Channel { batch, credit }),
-            prop::collection::vec(("[a-z_.]{1,9}", any::<u64>()), 0..9).prop_map(Packet::Counts),
-        ]
+    fn any_packet(u: &mut Unstructured<'_>) -> Result<Packet> {
+        Ok(match u.int_in_range(0..=2)? {
+            0 => Packet::Connections { batch: u.arbitrary()?, records: list(u, 0..=BATCH, any_record)? },
+            1 => Packet::Channel { batch: u.arbitrary()?, credit: u.int_in_range(0..=WINDOW)? },
+            _ => Packet::Counts(list(u, 0..=8, |u| {
+                Ok((text(u, 1..=9, &['a'..='z', '_'..='_', '.'..='.'])?, u.arbitrary()?))
+            })?),
+        })
     }
 
-    fn any_receipt() -> impl Strategy<Value = Receipt> {
-        prop_oneof![
-            (0..=WINDOW).prop_map(Receipt::Credit),
-            (any::<u64>(), 0..=WINDOW).prop_map(|(batch, credit)| Receipt::Ack { batch, credit }),
-            any::<(u64, bool)>().prop_map(|(batch, never)| {
-                let retry = if never { Retry::Never } else { Retry::Later };
-                Receipt::Nak { batch, retry }
-            }),
-        ]
+    fn any_receipt(u: &mut Unstructured<'_>) -> Result<Receipt> {
+        Ok(match u.int_in_range(0..=2)? {
+            0 => Receipt::Credit(u.int_in_range(0..=WINDOW)?),
+            1 => Receipt::Ack { batch: u.arbitrary()?, credit: u.int_in_range(0..=WINDOW)? },
+            _ => {
+                let retry = if u.arbitrary()? { Retry::Never } else { Retry::Later };
+                Receipt::Nak { batch: u.arbitrary()?, retry }
+            }
+        })
     }
 
-    proptest! {
-        #[test]
-        fn a_packet_survives_its_encoding(sent in any_packet()) {
-            let packet = sent.encode();
-            prop_assert_eq!(Packet::decode(&packet), Some(sent));
+    /// What looks like a packet: words and keys that there are, with numbers of any length.
+    fn almost_a_packet(u: &mut Unstructured<'_>) -> Result<String> {
+        let digits = |u: &mut Unstructured<'_>, len| text(u, len, &['0'..='9']);
+        let mut packet = u.choose(&["CONNECTIONS", "CHANNEL", "COUNTS", "ACK", "NAK"])?.to_string();
+        for key in list(u, 0..=3, |u| u.choose(&["batch", "n", "credit", "bytes"]).copied())? {
+            packet += &format!(" {key}={}", digits(u, 0..=20)?);
         }
+        packet.push('\n');
+        for bytes in list(u, 0..=3, |u| digits(u, 1..=20))? {
+            packet += &format!("listener=x bytes={bytes}\n");
+        }
+        packet += if u.arbitrary()? { "\n" } else { "" };
+        Ok(packet)
+    }
 
-        #[test]
-        fn half_a_packet_is_none_and_can_still_be_refused(sent in any_packet(), cut in 1usize..40) {
+    #[test]
+    fn a_packet_survives_its_encoding() {
+        check(CASES, BYTES, |u| {
+            let sent = any_packet(u)?;
+            assert_eq!(Packet::decode(&sent.encode()), Some(sent));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn half_a_packet_is_none_and_can_still_be_refused() {
+        check(CASES, BYTES, |u| {
+            let (cut, sent) = (u.int_in_range(1..=39)?, any_packet(u)?);
             let packet = sent.encode();
             if let Packet::Connections { batch, records } = &sent {
                 let half = &packet[..packet.len().saturating_sub(cut).max(40.min(packet.len() - 1))];
                 if !records.is_empty() {
-                    prop_assert_eq!(Packet::decode(half), None);
-                    prop_assert_eq!(Packet::batch_of(half), Some(*batch));
+                    assert_eq!(Packet::decode(half), None, "{sent:?} without {cut} bytes");
+                    assert_eq!(Packet::batch_of(half), Some(*batch), "{sent:?} without {cut} bytes");
                 }
             }
-        }
+            Ok(())
+        });
+    }
 
-        #[test]
-        fn a_receipt_survives_its_encoding(receipt in any_receipt()) {
-            prop_assert_eq!(Receipt::decode(&receipt.encode()), Some(receipt));
-        }
+    #[test]
+    fn a_receipt_survives_its_encoding() {
+        check(CASES, BYTES, |u| {
+            let receipt = any_receipt(u)?;
+            assert_eq!(Receipt::decode(&receipt.encode()), Some(receipt));
+            Ok(())
+        });
+    }
 
-        #[test]
-        fn no_packet_panics(packet in prop::collection::vec(any::<u8>(), 0..300)) {
+    #[test]
+    fn no_packet_panics() {
+        check(CASES, BYTES, |u| {
+            let packet = match u.arbitrary()? {
+                true => bytes(u, 0..=299)?,
+                false => almost_a_packet(u)?.into_bytes(),
+            };
             let _ = (Packet::decode(&packet), Receipt::decode(&packet), Packet::batch_of(&packet));
-        }
-
-        #[test]
-        fn no_text_panics(
-            packet in "(CONNECTIONS|CHANNEL|COUNTS|ACK|NAK)( (batch|n|credit|bytes)=[0-9]{0,20}){0,3}\n(listener=x bytes=[0-9]{1,20}\n){0,3}\n?",
-        ) {
-            let packet = packet.as_bytes();
-            let _ = (Packet::decode(packet), Receipt::decode(packet), Packet::batch_of(packet));
-        }
+            Ok(())
+        });
     }
 
     #[test]

@@ -255,55 +255,74 @@ pub(crate) fn unescape(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use arbtest::arbitrary::{Result, Unstructured};
 
     use super::*;
+    use crate::base::property::{BYTES, CASES, bytes, check, list, printable, text};
 
-    fn any_message() -> impl Strategy<Value = Message> {
-        let duration = (0u64..10_000_000).prop_map(Duration::from_millis);
-        let state = any::<(u32, u64)>().prop_map(|(version, bytes)| StateHead { version, bytes });
-        let text = "[ -~é\n,=%;]{0,20}";
-        let bytes = || prop::collection::vec(any::<u8>(), 0..9);
-        let argv = prop::collection::vec(bytes(), 1..4);
-        let command = prop::option::of((bytes(), argv).prop_map(|(path, argv)| CommandLine { path, argv }));
-        let blocked = prop::collection::vec(1i32..64, 0..4);
-        let above = prop_oneof![Just(None), Just(Some(Above::Systemd)), Just(Above::from_word("tini"))];
-        let hello = (1u32..9, 1u32..9999, 1i32.., any::<bool>(), blocked, above, command);
-        prop_oneof![
-            hello.prop_map(|(version, generation, pid, nohup, blocked, above, command)| {
-                Message::Hello(Hello { version, generation, pid, nohup, blocked, above, command })
-            }),
-            prop::collection::vec("[ -~é\n,=%;]{1,20}", 0..4)
-                .prop_map(|adopted| Message::Prepared { adopted }),
-            (duration.clone(), prop::option::of(state))
-                .prop_map(|(probation, state)| Message::Go { probation, state }),
-            duration.prop_map(|within| Message::Stopping { within }),
-            text.prop_map(|reason| Message::Failed { reason }),
-            Just(Message::Serving),
-            Just(Message::StillGood),
-            Just(Message::Commit),
-            Just(Message::Closed),
-            Just(Message::HandoverPlease),
-        ]
+    fn any_hello(u: &mut Unstructured<'_>) -> Result<Hello> {
+        let command = |u: &mut Unstructured<'_>| {
+            Ok(CommandLine { path: bytes(u, 0..=8)?, argv: list(u, 1..=3, |u| bytes(u, 0..=8))? })
+        };
+        Ok(Hello {
+            version: u.int_in_range(1..=8)?,
+            generation: u.int_in_range(1..=9_998)?,
+            pid: u.int_in_range(1..=i32::MAX)?,
+            nohup: u.arbitrary()?,
+            blocked: list(u, 0..=3, |u| u.int_in_range(1..=63))?,
+            above: *u.choose(&[None, Some(Above::Systemd), Above::from_word("tini")])?,
+            command: if u.arbitrary()? { Some(command(u)?) } else { None },
+        })
     }
 
-    proptest! {
-        #[test]
-        fn a_message_survives_its_line(message in any_message()) {
+    fn any_message(u: &mut Unstructured<'_>) -> Result<Message> {
+        let duration = |u: &mut Unstructured<'_>| Ok(Duration::from_millis(u.int_in_range(0..=9_999_999)?));
+        let any_text = |u: &mut Unstructured<'_>, len| text(u, len, &[' '..='~', 'é'..='é', '\n'..='\n']);
+        let state =
+            |u: &mut Unstructured<'_>| Ok(StateHead { version: u.arbitrary()?, bytes: u.arbitrary()? });
+        Ok(match u.int_in_range(0..=9)? {
+            0 => Message::Hello(any_hello(u)?),
+            1 => Message::Prepared { adopted: list(u, 0..=3, |u| any_text(u, 1..=20))? },
+            2 => Message::Go {
+                probation: duration(u)?,
+                state: if u.arbitrary()? { Some(state(u)?) } else { None },
+            },
+            3 => Message::Stopping { within: duration(u)? },
+            4 => Message::Failed { reason: any_text(u, 0..=20)? },
+            5 => Message::Serving,
+            6 => Message::StillGood,
+            7 => Message::Commit,
+            8 => Message::Closed,
+            _ => Message::HandoverPlease,
+        })
+    }
+
+    #[test]
+    fn a_message_survives_its_line() {
+        check(CASES, BYTES, |u| {
+            let message = any_message(u)?;
             let line = message.encode();
-            prop_assert!(!line.contains('\n'));
-            prop_assert_eq!(Message::decode(&line), Some(message));
-        }
+            assert!(!line.contains('\n'), "{line:?}");
+            assert_eq!(Message::decode(&line), Some(message), "{line:?}");
+            Ok(())
+        });
+    }
 
-        #[test]
-        fn no_line_panics(line in "\\PC*") {
-            let _ = Message::decode(&line);
-        }
+    #[test]
+    fn no_line_panics() {
+        check(CASES, BYTES, |u| {
+            let _ = Message::decode(&printable(u)?);
+            Ok(())
+        });
+    }
 
-        #[test]
-        fn bytes_survive_escaping(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
-            prop_assert_eq!(unescape(&escape(&bytes)), Some(bytes));
-        }
+    #[test]
+    fn bytes_survive_escaping() {
+        check(CASES, BYTES, |u| {
+            let bytes = bytes(u, 0..=39)?;
+            assert_eq!(unescape(&escape(&bytes)), Some(bytes));
+            Ok(())
+        });
     }
 
     /// Every version writes it so, and reads nothing else.
