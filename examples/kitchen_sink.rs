@@ -24,7 +24,8 @@ use heirloom::upgrade::Upgraded;
 use heirloom::{RouteLimits, limited};
 
 const USAGE: &str =
-    "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--control PATH] [--any-parent] [--store-listeners] [--unix PATH] [--admin ADDR]
+    "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--control PATH] [--any-parent] [--store-listeners] [--supervise]
+     [--unix PATH] [--admin ADDR]
     [--tls-listen ADDR --cert F --key F]
     [--probation-ms N] [--ready-timeout-ms N] [--drain-timeout-ms N] [--lame-duck-ms N]
     [--idle-grace-ms N] [--head-timeout-ms N] [--idle-timeout-ms N]";
@@ -61,6 +62,9 @@ fn main() -> Result<(), heirloom::Error> {
     }
     if flags.store_listeners {
         process = process.store_listeners();
+    }
+    if flags.supervise {
+        process = process.supervise();
     }
     server = server.process(process);
     log::info!("pid {}", std::process::id());
@@ -240,6 +244,7 @@ struct Flags {
     control: Option<String>,
     any_parent: bool,
     store_listeners: bool,
+    supervise: bool,
     workers: usize,
     timeouts: Timeouts,
 }
@@ -254,16 +259,18 @@ impl Flags {
             control: None,
             any_parent: false,
             store_listeners: false,
+            supervise: false,
             workers: 32,
             timeouts: Timeouts::default(),
         };
         let mut tls = [None, None, None];
         while let Some(flag) = args.next() {
-            if flag == "--supervise" {
-                return Err(format!("{flag}: this version of heirloom can't do that yet"));
-            }
             if let "--help" | "-h" = flag.as_str() {
                 return Err("every feature on one server".to_owned());
+            }
+            if flag == "--supervise" {
+                flags.supervise = true;
+                continue;
             }
             if flag == "--any-parent" {
                 flags.any_parent = true;

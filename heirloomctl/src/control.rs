@@ -211,12 +211,13 @@ impl<'a> Control<'a> {
         }
     }
 
-    /// Waits for the end of a server that drains.
-    pub fn wait_end(&self, pid: u64, output: &mut Output) -> Result<(), Failure> {
-        let process = i32::try_from(pid).ok().and_then(Process::open);
+    /// Waits for the end of a server that drains, and of its supervisor.
+    pub fn wait_end(&self, pid: u64, supervisor: Option<u64>, output: &mut Output) -> Result<(), Failure> {
+        let process = i32::try_from(supervisor.unwrap_or(pid)).ok().and_then(Process::open);
         self.wait_gone(pid, output)?;
-        // Its socket is gone; the process itself is about to end.
-        let until = self.deadline.min(Instant::now() + LAST_MOMENTS);
+        // Its socket is gone, and the process itself is about to end. A supervisor waits for earlier generations that drain.
+        let soon = supervisor.is_none().then(|| Instant::now() + LAST_MOMENTS);
+        let until = soon.map_or(self.deadline, |soon| soon.min(self.deadline));
         while process.as_ref().is_some_and(|process| !process.has_ended()) && Instant::now() < until {
             pause();
         }

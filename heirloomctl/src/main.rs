@@ -78,7 +78,7 @@ fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
         Action::Drain => {
             let lines = control.ask("drain")?;
             let pid = lines[0].number("pid").unwrap_or(0);
-            control.wait_end(pid, output)?;
+            control.wait_end(pid, lines[0].number("supervisor"), output)?;
             output.done(&format!("process {pid} has ended\n"), lines[0].to_json());
         }
         Action::Top if output.is_terminal() => top(path, args.timeout)?,

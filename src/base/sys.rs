@@ -364,8 +364,15 @@ pub(crate) struct Spawn<'a> {
     pub(crate) mask: &'a SigSet,
     /// Not ignored in the program, although ignored here.
     pub(crate) defaults: &'a SigSet,
-    /// The program leads a new session, which has no terminal.
-    pub(crate) own_session: bool,
+    pub(crate) session: Session,
+}
+
+/// The session of a program that is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Session {
+    Shared,
+    /// It leads a new one, which has no terminal.
+    Own,
 }
 
 /// Starts a program by `posix_spawn`: no page of this process is copied or write-protected, and
@@ -378,7 +385,7 @@ pub(crate) fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
     let (argv, env) = (pointers(spawn.argv), pointers(spawn.env));
     #[expect(clippy::cast_possible_truncation, reason = "as the call has them")]
     let mut flags = (libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF) as libc::c_short;
-    if spawn.own_session {
+    if spawn.session == Session::Own {
         flags |= libc::POSIX_SPAWN_SETSID;
     }
 
@@ -509,7 +516,7 @@ extern "C" fn start_sibling(argument: *mut libc::c_void) -> libc::c_int {
                 libc::sigaction(signal, &raw const default, ptr::null_mut());
             }
         }
-        let mut failed = start.spawn.own_session && libc::setsid() < 0;
+        let mut failed = start.spawn.session == Session::Own && libc::setsid() < 0;
         let mut target: libc::c_int = 3;
         for source in start.sources {
             failed = failed || libc::dup2(source.as_raw_fd(), target) < 0;
@@ -527,6 +534,43 @@ extern "C" fn start_sibling(argument: *mut libc::c_void) -> libc::c_int {
         libc::_exit(127);
     }
 }
+
+/// Replaces the program of this process, which keeps its pid and finds `kept` open under the same numbers. Returns only
+/// if that fails.
+pub(crate) fn exec(path: &CStr, argv: &[CString], env: &[CString], kept: &[BorrowedFd<'_>]) -> io::Error {
+    let (argv, env) = (pointers(argv), pointers(env));
+    let set = |flag: nix::fcntl::FdFlag| {
+        kept.iter().try_for_each(|fd| fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop))
+    };
+    if let Err(e) = set(nix::fcntl::FdFlag::empty()) {
+        return e.into();
+    }
+    // SAFETY: every string is NUL-terminated and lives, as do the null-terminated arrays of pointers to them; execve
+    // does not write through them.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr().cast(), env.as_ptr().cast()) };
+    let error = io::Error::last_os_error();
+    let _ = set(nix::fcntl::FdFlag::FD_CLOEXEC);
+    error
+}
+
+/// Ends the process without running anything else of it.
+pub(crate) fn exit_now(status: libc::c_int) -> ! {
+    // SAFETY: it ends the process without running any of its code.
+    unsafe { libc::_exit(status) }
+}
+
+/// Has `$function` called before `main`.
+macro_rules! before_main {
+    ($function:path) => {
+        // SAFETY: the section is an array of such functions, which the C library calls once each, on the only thread there
+        // is. This one uses of std only what needs no set-up by `main`: the environment, descriptors and memory.
+        #[allow(unsafe_code)]
+        #[used]
+        #[unsafe(link_section = ".init_array")]
+        static BEFORE_MAIN: extern "C" fn() = $function;
+    };
+}
+pub(crate) use before_main;
 
 /// The posix_spawn family returns its error instead of setting errno.
 fn check(error: libc::c_int) -> io::Result<()> {

@@ -42,9 +42,7 @@ pub struct ProcessConfig {
     /// None: to be removed.
     pub(crate) variables: Vec<(OsString, Option<OsString>)>,
     pub(crate) raise_nofile: bool,
-    pub(crate) under_any_parent: bool,
-    pub(crate) store_listeners: bool,
-    pub(crate) drain_without_main: Duration,
+    pub(crate) above: AboveConfig,
     pub(crate) before_ready: Vec<BeforeReady>,
     pub(crate) hooks: Hooks,
     pub(crate) signals: Signals,
@@ -57,6 +55,15 @@ pub struct ProcessConfig {
 pub(crate) struct Places {
     pub(crate) pid_file: Option<PathBuf>,
     pub(crate) control_socket: Option<PathBuf>,
+}
+
+/// What the process does about the one above it.
+#[derive(Debug)]
+pub(crate) struct AboveConfig {
+    pub(crate) under_any_parent: bool,
+    pub(crate) supervise: bool,
+    pub(crate) store_listeners: bool,
+    pub(crate) drain_without_main: Duration,
 }
 
 type BeforeReady = Box<dyn FnOnce() -> Result<(), String> + Send>;
@@ -76,9 +83,12 @@ impl ProcessConfig {
             executable: None,
             variables: Vec::new(),
             raise_nofile: true,
-            under_any_parent: false,
-            store_listeners: false,
-            drain_without_main: WITHOUT_MAIN,
+            above: AboveConfig {
+                under_any_parent: false,
+                supervise: false,
+                store_listeners: false,
+                drain_without_main: WITHOUT_MAIN,
+            },
             before_ready: Vec::new(),
             hooks: Hooks::default(),
             signals: Signals::default(),
@@ -153,7 +163,7 @@ impl ProcessConfig {
     /// this, a HUP is refused there, with an error in the log that says what to write instead: see
     /// `docs/handover.md`. It does not apply to PID 1, with which the kernel ends its container.
     pub fn handover_under_any_parent(mut self) -> ProcessConfig {
-        self.under_any_parent = true;
+        self.above.under_any_parent = true;
         self
     }
 
@@ -161,14 +171,25 @@ impl ProcessConfig {
     /// is restarted, instead of being refused. The unit needs `FileDescriptorStoreMax=`. At a stop they are closed as usual.
     /// It has an effect with the feature `systemd`, in a service that notifies: see `docs/systemd.md`.
     pub fn store_listeners(mut self) -> ProcessConfig {
-        self.store_listeners = true;
+        self.above.store_listeners = true;
         self
     }
 
     /// How long a generation that has handed over may still drain when the main process of a systemd service has died.
     /// systemd restarts the service only when every process of it has ended. Default: 5 s.
     pub fn drain_without_main(mut self, time: Duration) -> ProcessConfig {
-        self.drain_without_main = time;
+        self.above.drain_without_main = time;
+        self
+    }
+
+    /// Keeps one pid for the whole life of the service: this process becomes a supervisor, which starts the serving generations
+    /// as its children, restarts them when they crash, and ends with them. Send HUP and TERM to it; the pid file names
+    /// it. For containers, runit, s6, supervisord and terminals.
+    ///
+    /// `serve` replaces this process by the same program, which becomes the supervisor before `main` is called: it has nothing
+    /// of the program's. As PID 1 a program that calls [`init`](crate::handover::init) first needs no `supervise`.
+    pub fn supervise(mut self) -> ProcessConfig {
+        self.above.supervise = true;
         self
     }
 

@@ -7,5 +7,6 @@ pub(crate) mod hooks;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 pub(crate) mod signals;
 pub(crate) mod state;
+pub(crate) mod supervise;
 pub(crate) mod systemd;
 pub(crate) mod terminal;

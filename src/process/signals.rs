@@ -194,6 +194,8 @@ pub(crate) struct SignalContext {
     trusts_kernel: bool,
     /// The service manager. It repeats its TERM: to each generation when the main process has ended, and at `systemctl stop`.
     manager: Option<i32>,
+    /// A stop counts once, because the supervisor and a group may both deliver it.
+    pub(crate) is_supervised: bool,
 }
 
 impl SignalContext {
@@ -212,6 +214,7 @@ impl SignalContext {
             terminal: terminal.ok().flatten().map(Arc::new),
             trusts_kernel,
             manager,
+            is_supervised: false,
         }
     }
 }
@@ -263,7 +266,9 @@ impl Installed {
             matches!(actions.action(*signal), Some(SignalAction::Stop | SignalAction::Abort))
         };
         let ends: Vec<i32> = Signal::ALL.into_iter().filter(ends).map(Signal::number).collect();
-        sys::end_at_third(&ends, [SAME_WISH, SAME_SIGNAL], context.manager)?;
+        if !context.is_supervised {
+            sys::end_at_third(&ends, [SAME_WISH, SAME_SIGNAL], context.manager)?;
+        }
         let thread = thread::Builder::new().name("heirloom-signals".into()).spawn(move || {
             // Only this thread unblocks them, whatever mask this process was started with: a parent that waits for its own
             // signals would otherwise make the server deaf.
@@ -332,6 +337,8 @@ fn interpret(
     } else {
         match actions.action(signal) {
             Some(SignalAction::Handover) => (Some(SignalRequest::Handover), "handover"),
+            // As a drain it never aborts.
+            Some(SignalAction::Stop) if context.is_supervised => (Some(SignalRequest::Drain), "stop"),
             Some(SignalAction::Stop) if by_manager() => {
                 (Some(SignalRequest::Drain), "stop, by the service manager")
             }

@@ -38,6 +38,9 @@ use crate::process::handover::{Hello, Message, Owner, Passed, VERSION, original_
 use crate::process::hooks::Runner;
 use crate::process::signals::{self, SignalContext, SignalThread};
 use crate::process::state::{Event, State, Terms};
+use crate::process::supervise;
+use crate::process::supervise::link::Link;
+use crate::process::supervise::words::Word;
 use crate::process::systemd::{self, Heir, Manager, Store};
 use crate::process::terminal::{LEADER_FILE, TTY_FILE, Terminal};
 use crate::server::assembly::{Assembly, Workers};
@@ -105,40 +108,54 @@ pub(crate) struct ServiceParts<P> {
 
 /// Serves until the process should exit, with signals and handovers.
 pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Error> {
-    inherit::init()?;
+    inherit::adopt()?;
     let (mut inheritance, activated) = inherit::take();
+    let supervisor = inherit::take_supervisor();
     let predecessor = inheritance.as_ref().map(|i| &i.predecessor);
     let blocked = match predecessor {
         Some(predecessor) => signals::blocked_at_first(&predecessor.blocked),
         None => signals::blocked(),
     };
     let blocked = blocked.map_err(Error::system("can't read the signal mask"))?;
-    let terminal = match inherit::inherited_fd(TTY_FILE) {
-        Some(tty) => Terminal::inherited(tty, inherit::inherited_fd(LEADER_FILE)).map(Some),
-        None => Terminal::controlling(),
-    };
-    let manager_pid = systemd::manager_pid(predecessor.map(|predecessor| predecessor.pid));
-    let context = SignalContext::now(predecessor.map(|predecessor| predecessor.nohup), terminal, manager_pid);
+    let context = signal_context(predecessor, supervisor.as_ref());
     let command = predecessor.and_then(|predecessor| predecessor.command.as_ref());
     let process = &mut launch.process;
     process.check_variables()?;
     let program = Program::capture(process.executable.as_deref(), command, &process.variables, blocked)
         .map_err(Error::system("can't find out how this process was started"))?;
+    if process.above.supervise && predecessor.is_none() && supervisor.is_none() {
+        let failed = Error::system("can't become the supervisor");
+        return Err(failed(supervise::replace_by_supervisor(&program, activated)));
+    }
+    if let Some(supervisor) = &supervisor {
+        supervisor.say(&Word::Here { pid: nix::unistd::getpid().as_raw() });
+    }
     let generation = predecessor.map_or(1, |predecessor| predecessor.generation.saturating_add(1));
     let surroundings = match predecessor {
         Some(predecessor) => Surroundings { above: predecessor.above, script: None },
+        None if supervisor.is_some() => Surroundings::default(),
         None => original_command::noted().surroundings.clone(),
     };
-    let under_any_parent = process.under_any_parent;
     let heir = predecessor.map_or(Heir::First, |_| Heir::Successor);
     let stored = activated.iter().filter(|passed| passed.owner == Owner::Server);
     let stored = stored.map(|passed| passed.name.clone()).collect();
-    let store = Store { enabled: process.store_listeners, listeners: stored };
-    let manager = Manager::found(generation, heir, store);
-    let without_main = manager.as_ref().map(|_| process.drain_without_main);
-    let is_stored = manager.is_some() && process.store_listeners;
+    let store = Store { enabled: process.above.store_listeners, listeners: stored };
+    let manager = Manager::found(generation, heir, store, supervisor.as_ref().map(Link::voice));
+    // A supervisor stays the main process.
+    let without_main =
+        manager.as_ref().filter(|_| supervisor.is_none()).map(|_| process.above.drain_without_main);
+    let is_stored = manager.is_some() && process.above.store_listeners;
 
-    let (nohup, terminal) = (context.nohup, context.terminal.clone());
+    let facts = Facts {
+        generation,
+        nohup: context.nohup,
+        terminal: context.terminal.clone(),
+        program: Some(program),
+        surroundings,
+        under_any_parent: process.above.under_any_parent,
+        manager,
+        supervisor,
+    };
     let (meanings, signal_hooks) = (process.signals, std::mem::take(&mut process.signal_hooks));
     let installed = signals::install(&blocked).map_err(Error::system("can't handle signals"));
     let started = installed.and_then(|installed| {
@@ -157,12 +174,7 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
     });
     match started {
         Ok((mut started, signals)) => {
-            started.facts.nohup = nohup;
-            started.facts.terminal = terminal;
-            started.facts.program = Some(program);
-            started.facts.surroundings = surroundings;
-            started.facts.under_any_parent = under_any_parent;
-            started.facts.manager = manager;
+            started.facts = facts;
             started.terms.without_main = without_main;
             started.terms.is_stored = is_stored;
             if let Some(above) = started.facts.refusal() {
@@ -177,6 +189,19 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
             Err(e)
         }
     }
+}
+
+/// What a signal means depends on this.
+fn signal_context(predecessor: Option<&Hello>, supervisor: Option<&Link>) -> SignalContext {
+    let terminal = match inherit::inherited_fd(TTY_FILE) {
+        Some(tty) => Terminal::inherited(tty, inherit::inherited_fd(LEADER_FILE)).map(Some),
+        None => Terminal::controlling(),
+    };
+    let manager_pid = systemd::manager_pid(predecessor.map(|predecessor| predecessor.pid));
+    let nohup = predecessor.map(|predecessor| predecessor.nohup);
+    let mut context = SignalContext::now(nohup, terminal, manager_pid);
+    context.is_supervised = supervisor.is_some();
+    context
 }
 
 /// Serves in the background, without signals and without handovers.

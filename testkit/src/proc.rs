@@ -83,6 +83,12 @@ impl Proc {
         Proc::spawn_with(command, input, Family::of).0
     }
 
+    /// Runs `command`, which makes a pid namespace, and waits for nothing. `pid` is the maker of the namespace.
+    #[track_caller]
+    pub fn begin_inside(command: Command) -> Proc {
+        Proc::spawn(command, Family::inside).0
+    }
+
     #[track_caller]
     fn spawn(command: Command, family_of: impl FnOnce(Pid) -> Family) -> (Proc, Pid) {
         Proc::spawn_with(command, Stdio::null(), family_of)
@@ -155,8 +161,13 @@ impl Proc {
     /// The generation that serves, which it says itself, where a program between us and it has started the first one.
     #[track_caller]
     pub fn serving(&self) -> Pid {
-        let inside = self.get("/pid").ok().number();
-        self.family.known(inside).expect("its log has named it")
+        self.known(self.get("/pid").ok().number())
+    }
+
+    /// The process that the server's own log and responses call `pid`.
+    #[track_caller]
+    pub fn known(&self, pid: i32) -> Pid {
+        self.family.known(pid).expect("it runs")
     }
 
     /// The addresses of the first generation, in the order of its flags.

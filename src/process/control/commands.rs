@@ -76,8 +76,7 @@ impl Control<'_> {
 
     fn status(&self) -> Line {
         let stats = self.stats();
-        Line::new("ok")
-            .with("pid", own_pid())
+        self.ok()
             .with("generation", stats.generation)
             .with("phase", stats.phase)
             .with("requests_in_flight", stats.in_flight)
@@ -89,8 +88,17 @@ impl Control<'_> {
             .with("detached_threads", stats.detached)
     }
 
+    /// The beginning of an answer: which processes are asked.
+    fn ok(&self) -> Line {
+        let line = Line::new("ok").with("pid", own_pid());
+        match &self.facts.supervisor {
+            Some(supervisor) => line.with("supervisor", supervisor.pid()),
+            None => line,
+        }
+    }
+
     fn in_flight(&self) -> Line {
-        Line::new("ok").with("pid", own_pid()).with("requests_in_flight", self.stats().in_flight)
+        self.ok().with("requests_in_flight", self.stats().in_flight)
     }
 
     fn connections(&self) -> Vec<Line> {

@@ -6,6 +6,7 @@ use crate::process::handover::above::{Above, Surroundings};
 use crate::process::handover::channel::Channel;
 use crate::process::handover::child::Program;
 use crate::process::handover::state_file::StateFile;
+use crate::process::supervise::link::Link;
 use crate::process::systemd::Manager;
 use crate::process::terminal::Terminal;
 
@@ -21,6 +22,7 @@ pub(crate) struct Facts {
     /// The program says that what is above it does not end the service with it.
     pub(crate) under_any_parent: bool,
     pub(crate) manager: Option<Manager>,
+    pub(crate) supervisor: Option<Link>,
 }
 
 impl Facts {

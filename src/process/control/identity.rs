@@ -1,6 +1,7 @@
 //! How the service's process is named to the outside: by the pid file and to systemd. A file system that hangs is not waited
 //! for longer than a second, a service manager neither.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::unistd::getpid;
@@ -10,6 +11,8 @@ use crate::process::control::Engine;
 use crate::process::control::successor::Successor;
 use crate::process::handover::pid_file::{self, PidFile, Record};
 use crate::process::state::{Stage, State, Why};
+use crate::process::supervise::link::Voice;
+use crate::process::supervise::words::Word;
 use crate::process::systemd::{Duty, Heir, Manager};
 
 #[derive(Debug)]
@@ -20,17 +23,26 @@ pub(super) struct Identity {
     manager: Option<Manager>,
     /// The listeners that the successor has, by name.
     pub(super) adopted: Vec<String>,
+    /// None: the service is known by the process that serves.
+    supervisor: Option<Voice>,
     record: Record,
 }
 
 impl Identity {
-    pub(super) fn new(pid_file: Option<PidFile>, manager: Option<Manager>) -> Identity {
-        Identity { pid_file, manager, adopted: Vec::new(), record: Record::default() }
+    pub(super) fn new(
+        pid_file: Option<PidFile>,
+        manager: Option<Manager>,
+        supervisor: Option<Voice>,
+    ) -> Identity {
+        let record = Record::new(getpid().as_raw());
+        Identity { pid_file, manager, adopted: Vec::new(), supervisor, record }
     }
 
     /// This process owns the service from now on, although no predecessor has passed it on.
     pub(super) fn assume(&mut self, heir: Heir, engine: &dyn Engine) {
-        self.name(getpid().as_raw());
+        if self.supervisor.is_none() {
+            self.name(getpid().as_raw());
+        }
         if let Some(manager) = &mut self.manager {
             manager.assume(heir, &engine.listeners());
         }
@@ -38,7 +50,10 @@ impl Identity {
 
     /// The successor owns the service from now on.
     pub(super) fn pass(&mut self, successor: &Successor) {
-        self.name(successor.server_pid().as_raw());
+        match &self.supervisor {
+            Some(supervisor) => supervisor.say(&Word::Committed { pid: successor.pid() }),
+            None => self.name(successor.server_pid().as_raw()),
+        }
         if let Some(manager) = &mut self.manager {
             manager.pass(successor.server_pid(), successor.server_pidfd_id(), &self.adopted);
         }
@@ -53,18 +68,24 @@ impl Identity {
 
     /// A handover starts.
     pub(super) fn reloading(&mut self) {
-        self.record(Record { in_progress: true, ..self.record });
+        self.record(Record { in_progress: true, ..self.record }, &Word::HandoverBegins);
         self.manager.iter_mut().for_each(Manager::reloading);
     }
 
     /// It is over, and this process still serves.
     pub(super) fn handover_failed(&mut self) {
-        self.record(Record { failures: self.record.failures.wrapping_add(1), in_progress: false });
+        let failures = self.record.failures.wrapping_add(1);
+        self.record(Record { failures, in_progress: false, ..self.record }, &Word::HandoverFailed);
     }
 
-    fn record(&mut self, record: Record) {
-        let before = std::mem::replace(&mut self.record, record);
-        let Some(pid_file) = self.pid_file.as_ref().filter(|_| before != record) else { return };
+    fn record(&mut self, record: Record, word: &Word) {
+        if std::mem::replace(&mut self.record, record) == record {
+            return;
+        }
+        if let Some(supervisor) = &self.supervisor {
+            return supervisor.say(word);
+        }
+        let Some(pid_file) = &self.pid_file else { return };
         let file = pid_file.clone();
         let written = move || {
             file.record(record);
@@ -78,8 +99,8 @@ impl Identity {
     /// This process owns the service, and the file names it.
     fn claim(&self) {
         let Some(pid_file) = &self.pid_file else { return };
-        let file = pid_file.clone();
-        if let Err(e) = pid_file::in_time(move || file.claim()) {
+        let (file, record) = (pid_file.clone(), self.record);
+        if let Err(e) = pid_file::in_time(move || file.claim(record)) {
             debug!("can't lock the pid file {}: {e}", pid_file.path().display());
         }
     }
@@ -91,7 +112,7 @@ impl Identity {
 
     /// A stage was entered.
     pub(super) fn entered(&mut self, state: &State) {
-        if state.stage() == Stage::Serving {
+        if state.stage() == Stage::Serving && self.supervisor.is_none() {
             self.claim();
         }
         let Some(manager) = &mut self.manager else { return };
@@ -133,7 +154,32 @@ impl Identity {
         }
     }
 
-    /// This process leaves. The pid file is removed if it still names it.
+    /// The file names the supervisor: a generation of an earlier version may have named itself.
+    pub(super) fn name_supervisor(&self) {
+        let (Some(pid_file), Some(supervisor)) = (&self.pid_file, self.supervisor.clone()) else { return };
+        let (file, pid) = (pid_file.clone(), supervisor.pid);
+        let named = pid_file::in_time(move || {
+            if let Some(written) = file.name_other(pid)? {
+                let path = file.path().to_owned();
+                supervisor.say_with(&Word::PidFile { path }, &[written.as_fd()]);
+                info!("pid file {} names {pid}", file.path().display());
+            }
+            Ok(())
+        });
+        if let Err(e) = named {
+            error!("can't write the pid file {}: {e}", pid_file.path().display());
+        }
+    }
+
+    /// The supervisor is gone: `stage` is that of this process, which continues without it.
+    pub(super) fn supervisor_gone(&mut self, stage: Stage) {
+        self.supervisor = None;
+        if stage == Stage::Serving {
+            self.name(getpid().as_raw());
+        }
+    }
+
+    /// This process leaves. The pid file is removed if it still names it; one that names the supervisor is its business.
     pub(super) fn finish(&mut self) {
         self.manager.iter_mut().for_each(Manager::finish);
         let Some(pid_file) = &self.pid_file else { return };

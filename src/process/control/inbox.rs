@@ -27,6 +27,8 @@ pub(super) enum Note {
     SignalRequest(SignalRequest),
     /// Acceptor and workers have answered to `Engine::check_progress`.
     Progressed,
+    /// The supervisor has said something while another answer was waited for.
+    Supervisor,
     /// The result of the hook that was called with this ticket.
     Hook(u64, HookResult),
 }
@@ -42,6 +44,10 @@ impl Inbox {
 
     pub(crate) fn progressed(&self) {
         self.push(Note::Progressed);
+    }
+
+    pub(super) fn supervisor(&self) {
+        self.push(Note::Supervisor);
     }
 
     pub(crate) fn hook(&self, ticket: u64, result: HookResult) {

@@ -17,7 +17,9 @@ mod inbox;
 mod outside;
 mod poller;
 pub(crate) mod socket;
+mod spawn;
 mod successor;
+mod supervised;
 mod upgrade;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,7 +27,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::base::error::{Error, ErrorKind};
-use crate::base::log::{error, info, warn};
+use crate::base::log::{error, info};
 use crate::base::phase::{Phase, PhaseWatch};
 pub(crate) use crate::process::control::engine::Engine;
 pub(crate) use crate::process::control::facts::{Facts, Predecessor};
@@ -34,15 +36,14 @@ pub(crate) use crate::process::control::inbox::Inbox;
 use crate::process::control::inbox::Note;
 use crate::process::control::outside::Outside;
 use crate::process::control::poller::{Poller, Source};
-use crate::process::control::socket::{Bound, ControlSocket};
+use crate::process::control::socket::Bound;
 use crate::process::control::successor::{Strays, Successor};
-use crate::process::control::upgrade::Step;
-use crate::process::handover::child;
+use crate::process::handover::Message;
 use crate::process::handover::pid_file::PidFile;
-use crate::process::handover::{Hello, Message, VERSION};
 use crate::process::hooks::Runner;
-use crate::process::signals::{self, SignalRequest};
+use crate::process::signals::SignalRequest;
 use crate::process::state::{Action, Event, Stage, State, Timer, Why};
+use crate::process::supervise::link::Link;
 use crate::process::systemd::Heir;
 use crate::process::terminal::Loss;
 
@@ -76,6 +77,8 @@ struct Progress {
     cut: usize,
     /// Nothing that still runs is waited for.
     aborted: bool,
+    /// The supervisor knows that the service ends with this generation.
+    ends_service: bool,
 }
 
 impl<'a> Control<'a> {
@@ -98,7 +101,11 @@ impl<'a> Control<'a> {
         let outside = watch(Some(inbox_fd), Source::Inbox)
             .and_then(|()| watch(terminal.map(|terminal| terminal.as_fd()), Source::Terminal))
             .and_then(|()| watch(predecessor_fd, Source::Predecessor))
-            .and_then(|()| Outside::new((pid_file, facts.manager.take(), bound), &poller))
+            .and_then(|()| watch(facts.supervisor.as_ref().map(AsFd::as_fd), Source::Supervisor))
+            .and_then(|()| {
+                let voice = facts.supervisor.as_ref().map(Link::voice);
+                Outside::new((pid_file, facts.manager.take(), bound), voice, &poller)
+            })
             .map_err(watched)?;
         for action in &first {
             if let Action::ToPredecessor(Message::Prepared { adopted }) = action {
@@ -164,6 +171,7 @@ impl<'a> Control<'a> {
                 Source::Terminal => self.read_terminal(),
                 Source::Child => self.reap(),
                 Source::Socket => self.read_socket(),
+                Source::Supervisor => self.read_supervisor(),
             }
         }
         self.outside.tick(self.engine);
@@ -202,6 +210,7 @@ impl<'a> Control<'a> {
     /// A stage was entered, and the actions that belong to it have been performed.
     fn entered(&mut self) {
         self.publish();
+        self.tell_supervisor();
         let successor = self.successor.as_ref().map_or(0, |successor| successor.server_pid().as_raw());
         self.outside.enter(self.state.stage(), self.facts.generation, successor);
         match self.state.stage() {
@@ -310,6 +319,7 @@ impl<'a> Control<'a> {
     }
 
     fn abort(&mut self) {
+        self.supervised_service_aborts();
         let in_flight = self.engine.in_flight();
         self.progress.cut = self.progress.cut.max(in_flight.len());
         self.progress.aborted = true;
@@ -321,87 +331,16 @@ impl<'a> Control<'a> {
         }
     }
 
-    /// Starts the next generation.
-    fn spawn(&mut self) -> Event {
-        self.outside.handover_begins();
-        let Some(program) = &self.facts.program else {
-            warn!("handover: not possible: this server does not own its process");
-            self.outside.note_failure("this server does not own its process");
-            return Event::SpawnFailed;
-        };
-        if let Some(above) = self.facts.refusal() {
-            error!("handover: {above}; still serving");
-            self.outside.note_failure(&above.to_string());
-            return Event::SpawnFailed;
-        }
-        let hello = Hello {
-            version: VERSION,
-            generation: self.facts.generation,
-            pid: own_pid(),
-            nohup: self.facts.nohup,
-            blocked: signals::numbers(&program.blocked),
-            above: self.facts.surroundings.above,
-            command: program.command(),
-        };
-        let terminal = self.facts.terminal.as_ref();
-        let own_session = terminal.is_some_and(|terminal| terminal.ends_with_leader());
-        let terminal = terminal.map(|terminal| terminal.files()).transpose().unwrap_or_else(|e| {
-            warn!("handover: the successor can't watch its terminal: {e}");
-            None
-        });
-        let (user, terminal) = (self.engine.files(), terminal.unwrap_or_default());
-        let user = user.iter().map(|(name, fd)| (name.clone(), fd.as_fd()));
-        let socket = self.outside.socket.as_ref().and_then(ControlSocket::passed);
-        let files: Vec<(String, BorrowedFd<'_>)> =
-            user.chain(terminal.iter().map(|(name, fd)| (name.clone(), fd.as_fd()))).chain(socket).collect();
-        match child::spawn(program, &self.engine.listeners(), &files, hello, own_session) {
-            Ok(spawned) => {
-                let (successor, watched) = Successor::new(spawned, &self.poller);
-                if let Some(old) = self.successor.replace(successor) {
-                    self.strays.retire(old, &self.poller);
-                }
-                if let Err(e) = watched {
-                    error!("handover: can't watch the child: {e}");
-                    self.outside.note_failure(&format!("can't watch the child: {e}"));
-                    return Event::SuccessorGone;
-                }
-                if let Some(script) = self.facts.surroundings.script.take() {
-                    warn!(
-                        "handover: if the script of {script} starts this program again when this process ends, that start \
-                         fails, because the successor has the address"
-                    );
-                }
-                let step = self.outside.upgrade.note_step(Step::Spawn, Instant::now());
-                self.outside.step(step);
-                Event::Spawned
-            }
-            Err(e) if e.busy => {
-                if !std::mem::replace(&mut self.progress.writer_logged, true) {
-                    info!("handover: {e}; trying again");
-                }
-                Event::ProgramBusy
-            }
-            Err(e) => {
-                error!("handover: {e}; still serving");
-                self.outside.note_failure(&e.to_string());
-                Event::SpawnFailed
-            }
-        }
-    }
-
-    fn dismiss_successor(&mut self) -> Option<Event> {
-        let word = self.successor.take()?.dismiss(self.state.stage(), &self.poller);
-        self.outside.identity.note_failure(&word.end);
-        word.child.into_iter().for_each(|child| self.strays.push(child));
-        word.was_stopped.then_some(Event::Drain)
-    }
-
     fn read_inbox(&mut self) {
         for note in self.inbox.take() {
             let event = match note {
                 // A request may have started since.
                 Note::Event(Event::Drained) if !self.engine.is_idle() => continue,
                 Note::Event(event) => event,
+                Note::Supervisor => {
+                    self.read_supervisor();
+                    continue;
+                }
                 Note::Hook(ticket, result) => match self.hooks.result(ticket, result) {
                     Some(event) => event,
                     None => continue,

@@ -11,6 +11,7 @@ use crate::process::control::socket::{Bound, ClientId, ControlSocket};
 use crate::process::control::upgrade::{Outcome, Step, UpgradeWatch};
 use crate::process::handover::pid_file::PidFile;
 use crate::process::state::{Stage, Why};
+use crate::process::supervise::link::Voice;
 use crate::process::systemd::Manager;
 
 #[derive(Debug)]
@@ -27,11 +28,12 @@ impl Outside {
     /// When the socket can't be watched.
     pub(super) fn new(
         (pid_file, manager, bound): (Option<PidFile>, Option<Manager>, Option<Bound>),
+        supervisor: Option<Voice>,
         poller: &Poller,
     ) -> std::io::Result<Outside> {
         let socket = bound.map(ControlSocket::new).transpose()?;
         socket.as_ref().map_or(Ok(()), |socket| poller.add(socket, Source::Socket))?;
-        let identity = Identity::new(pid_file, manager);
+        let identity = Identity::new(pid_file, manager, supervisor);
         Ok(Outside { identity, socket, upgrade: UpgradeWatch::default(), waiting: None })
     }
 

@@ -19,16 +19,18 @@ pub(super) enum Source {
     Child,
     Terminal,
     Socket,
+    Supervisor,
 }
 
 impl Source {
-    const ALL: [Source; 6] = [
+    const ALL: [Source; 7] = [
         Source::Inbox,
         Source::Predecessor,
         Source::Successor,
         Source::Child,
         Source::Terminal,
         Source::Socket,
+        Source::Supervisor,
     ];
 }
 

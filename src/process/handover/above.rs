@@ -61,25 +61,24 @@ impl fmt::Display for Above {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Above::Kernel => f.write_str(
-                "not possible as PID 1: the container would end with this process; start a new container instead",
+                "not possible as PID 1, with which the container ends: call heirloom::handover::init first in main, or write \
+                 ProcessConfig::supervise",
             ),
             Above::Systemd => f.write_str(
-                "refused under systemd, which ends the service with this process: write Type=notify in its unit, for a program \
-                 with the feature systemd",
+                "refused under systemd, which ends the service with this process: write ProcessConfig::supervise, or \
+                 Type=notify in its unit, for a program with the feature systemd",
             ),
             Above::Notified => f.write_str(
                 "refused under a service manager that sets NOTIFY_SOCKET and ends the service with this process, since this \
-                 program does not notify it: build it with the feature systemd",
+                 program does not notify it: build it with the feature systemd, or write ProcessConfig::supervise",
             ),
             Above::Supervisor(name) => write!(
                 f,
-                "refused under {name}, which starts the program again when this process ends: let it start a script that \
-                 stays while a generation runs",
+                "refused under {name}, which starts the program again when this process ends: write ProcessConfig::supervise",
             ),
             Above::Init(name) => write!(
                 f,
-                "refused under {name}, which ends the container with this process: let it start a script that stays while \
-                 a generation runs",
+                "refused under {name}, which ends the container with this process: write ProcessConfig::supervise",
             ),
         }
     }

@@ -29,7 +29,10 @@ use super::channel::Channel;
 use super::state_file::StateFile;
 use super::{CommandLine, Hello, Message, Passed, escape, original_command};
 use crate::base::log::{debug, info, warn};
-use crate::base::sys;
+use crate::base::sys::{self, Session};
+use crate::process::signals;
+use crate::process::supervise::link::Link;
+use crate::process::supervise::words::Recipe;
 use crate::process::systemd;
 
 /// The variable by which a successor knows what it inherits.
@@ -105,12 +108,18 @@ impl Program {
             .then(|| CommandLine { path: self.path.as_os_str().as_bytes().to_vec(), argv })
     }
 
+    /// How it is started.
+    pub(crate) fn recipe(&self) -> Recipe {
+        let (mask, cwd) = (signals::numbers(&self.blocked), self.cwd());
+        Recipe { path: self.path.clone(), cwd, mask, argv: self.argv.clone(), env: self.env.clone() }
+    }
+
     /// The directory to start in: None, the present one, if the first one is gone or is that.
-    fn cwd(&self) -> Option<CString> {
+    fn cwd(&self) -> Option<PathBuf> {
         let cwd = self.cwd.as_deref()?;
         match (fs::metadata(cwd), fs::metadata(".")) {
             (Ok(first), Ok(now)) if same_inode(&first, &now) => None,
-            (Ok(first), _) if first.is_dir() => c_string(cwd.as_os_str().to_owned()).ok(),
+            (Ok(first), _) if first.is_dir() => Some(cwd.to_owned()),
             _ => {
                 warn!("handover: the working directory {} is gone: using the current one", cwd.display());
                 None
@@ -184,13 +193,59 @@ pub(crate) struct Spawned {
     pub(crate) state: StateFile,
 }
 
-/// Starts the next generation, in a session of its own or in ours. `hello` waits for it in the channel.
+/// What a successor finds from its third descriptor on.
+pub(crate) struct Left<'a, F> {
+    pub(crate) listeners: &'a [Passed<F>],
+    /// Its ends of the lifecycle and the connection channel. None: there is no predecessor.
+    pub(crate) channels: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
+    pub(crate) state: Option<BorrowedFd<'a>>,
+    pub(crate) files: &'a [(String, BorrowedFd<'a>)],
+}
+
+impl<F: AsFd> Left<'_, F> {
+    pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let mut fds: Vec<BorrowedFd<'_>> = self.listeners.iter().map(|passed| passed.fd.as_fd()).collect();
+        fds.extend(self.channels.iter().flat_map(|(lifecycle, connections)| [*lifecycle, *connections]));
+        fds.extend(self.state);
+        fds.extend(self.files.iter().map(|(_, fd)| *fd));
+        fds
+    }
+
+    /// The variable that describes them.
+    pub(crate) fn variable(&self) -> io::Result<CString> {
+        let channel = self
+            .channels
+            .map(|(lifecycle, _)| Ok::<_, io::Error>(format!("channel={};", fs_inode(lifecycle)?)));
+        let channel = channel.transpose()?.unwrap_or_default();
+        let inodes = self.fds().into_iter().map(|fd| Ok(fs_inode(fd)?.to_string()));
+        let inodes = inodes.collect::<io::Result<Vec<_>>>()?.join(",");
+        let paths =
+            self.listeners.iter().map(|passed| passed.file.map(|file| file.to_string()).unwrap_or_default());
+        let paths = paths.collect::<Vec<_>>().join(",");
+        let owners: Vec<&str> = self.listeners.iter().map(|passed| passed.owner.word()).collect();
+        let owners = match owners.iter().all(|word| word.is_empty()) {
+            true => String::new(),
+            false => format!(";owners={}", owners.join(",")),
+        };
+        let listeners = names(self.listeners.iter().map(|passed| &passed.name));
+        let state = if self.state.is_some() { ";state=1" } else { "" };
+        let files = names(self.files.iter().map(|(name, _)| name));
+        let note = format!(
+            "{channel}listeners={listeners}{state};files={files};sockets={inodes};paths={paths}{owners}"
+        );
+        variable(VARIABLE.as_ref(), note.as_ref())
+    }
+}
+
+/// Starts the next generation, in a session of its own or in ours. `hello` waits for it in the channel. Under a supervisor,
+/// that starts it.
 pub(crate) fn spawn(
     program: &Program,
     listeners: &[Passed<Arc<OwnedFd>>],
     files: &[(String, BorrowedFd<'_>)],
     hello: Hello,
-    own_session: bool,
+    session: Session,
+    link: Option<&mut Link>,
 ) -> Result<Spawned, SpawnError> {
     let failed = |e: io::Error| SpawnError::new(&program.path, &e);
     let (mut lifecycle, its_lifecycle) = Channel::pair().map_err(failed)?;
@@ -200,50 +255,27 @@ pub(crate) fn spawn(
     let (connections, its_connections) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(|e| failed(e.into()))?;
 
-    let mut fds: Vec<BorrowedFd<'_>> = listeners.iter().map(|passed| passed.fd.as_fd()).collect();
     let state = StateFile::new().map_err(failed)?;
-    fds.extend([its_lifecycle.as_fd(), its_connections.as_fd(), state.as_fd()]);
-    fds.extend(files.iter().map(|(_, fd)| *fd));
-    let inode = fs_inode(its_lifecycle.as_fd()).map_err(failed)?;
-    let inodes = fds.iter().map(|fd| Ok(fs_inode(*fd)?.to_string())).collect::<io::Result<Vec<_>>>();
-    let inodes = inodes.map_err(failed)?.join(",");
-    let paths = listeners.iter().map(|passed| passed.file.map(|file| file.to_string()).unwrap_or_default());
-    let paths = paths.collect::<Vec<_>>().join(",");
-    let owners: Vec<&str> = listeners.iter().map(|passed| passed.owner.word()).collect();
-    let owners = if owners.iter().all(|word| word.is_empty()) {
-        String::new()
-    } else {
-        format!(";owners={}", owners.join(","))
+    let left = Left {
+        listeners,
+        channels: Some((its_lifecycle.as_fd(), its_connections.as_fd())),
+        state: Some(state.as_fd()),
+        files,
     };
-    let listeners = names(listeners.iter().map(|passed| &passed.name));
-    let files = names(files.iter().map(|(name, _)| name));
-    let mut env = program.env.clone();
-    let note = format!(
-        "channel={inode};listeners={listeners};state=1;files={files};sockets={inodes};paths={paths}{owners}"
-    );
-    env.push(variable(VARIABLE.as_ref(), note.as_ref()).map_err(failed)?);
+    let note = left.variable().map_err(failed)?;
+    let fds = left.fds();
 
-    let path = c_string(program.path.clone().into_os_string()).map_err(failed)?;
-    let cwd = program.cwd();
     // HUP and USR1, USR2 wait until the child can receive them; TERM, INT and QUIT end it.
     let mut mask = program.blocked;
     mask.add(Signal::SIGHUP);
     mask.add(Signal::SIGUSR1);
     mask.add(Signal::SIGUSR2);
-    let mut defaults = SigSet::empty();
-    // Rust's runtime ignores SIGPIPE; a program that we start was not asked about it.
-    defaults.add(Signal::SIGPIPE);
-    let child = start(&sys::Spawn {
-        path: &path,
-        argv: &program.argv,
-        env: &env,
-        cwd: cwd.as_deref(),
-        fds: &fds,
-        mask: &mask,
-        defaults: &defaults,
-        own_session,
-    })
-    .map_err(failed)?;
+    let recipe = Recipe { mask: signals::numbers(&mask), ..program.recipe() };
+    let child = match link {
+        Some(link) => link.spawn(&recipe, note, &fds).map(Child::of_supervisor),
+        None => recipe.start(&fds, &[note], (session, &mask), start),
+    };
+    let child = child.map_err(failed)?;
     info!("handover: started {} as child {}", program.path.display(), child.pid());
     Ok(Spawned { child, lifecycle, connections, state })
 }
@@ -252,13 +284,11 @@ fn start(spawn: &sys::Spawn<'_>) -> io::Result<Child> {
     // Without pidfds nothing would tell of the end of a process that is not our child.
     if systemd::notify_socket().is_some() && sys::pidfd_open(getpid()).is_ok() {
         if let Some((pid, pidfd)) = sys::spawn_sibling(spawn)? {
-            let process = Process { pid, pidfd: Some(pidfd) };
-            return Ok(Child { process, kinship: Kinship::Sibling, below: None, end: None });
+            return Ok(Child::new(Process { pid, pidfd: Some(pidfd) }, Kinship::Sibling));
         }
         info!("systemd: the kernel refuses CLONE_PARENT: the successor is a child of this process");
     }
-    let process = Process::new(sys::spawn(spawn)?);
-    Ok(Child { process, kinship: Kinship::Child, below: None, end: None })
+    Ok(Child::new(Process::new(sys::spawn(spawn)?), Kinship::Child))
 }
 
 /// The number by which systemd knows a process beside its pid: that of its pidfd, where those have numbers of their own
@@ -312,7 +342,7 @@ impl fmt::Display for End {
 enum Kinship {
     /// Ours: we reap it.
     Child,
-    /// Our parent's, which reaps it; our pidfd tells of its end.
+    /// Our parent's, which reaps it: a service manager or the supervisor. Our pidfd tells of its end.
     Sibling,
 }
 
@@ -363,6 +393,15 @@ fn reaped_status(pidfd: BorrowedFd<'_>) -> End {
 }
 
 impl Child {
+    fn new(process: Process, kinship: Kinship) -> Child {
+        Child { process, kinship, below: None, end: None }
+    }
+
+    /// One that the supervisor has started for us.
+    fn of_supervisor(pid: Pid) -> Child {
+        Child::new(Process::new(pid), Kinship::Sibling)
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         self.process.pid
     }

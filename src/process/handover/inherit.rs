@@ -20,6 +20,8 @@ use crate::base::error::{Error, ErrorKind};
 use crate::base::log::{info, warn};
 use crate::base::sync::lock;
 use crate::base::sys;
+use crate::process::supervise;
+use crate::process::supervise::link::Link;
 use crate::process::systemd::activation;
 
 /// The predecessor wrote its HELLO before it started us.
@@ -43,7 +45,7 @@ enum Inherited {
     /// A variable that is not meant for this process, and how that shows.
     Void(String),
     Left(Inheritance),
-    /// systemd has started this process, with these sockets.
+    /// systemd has started this process, or its supervisor, with these sockets.
     Activated(Vec<Passed<OwnedFd>>),
     /// It has been used.
     Taken,
@@ -51,6 +53,9 @@ enum Inherited {
 
 /// None: not yet looked.
 static ADOPTED: Mutex<Option<Inherited>> = Mutex::new(None);
+
+/// The channel to the supervisor, if this process has one.
+static SUPERVISOR: Mutex<Option<Link>> = Mutex::new(None);
 
 /// What the user's program of the generation before has passed on and this one has not yet taken.
 static FILES: Mutex<BTreeMap<String, OwnedFd>> = Mutex::new(BTreeMap::new());
@@ -92,12 +97,26 @@ pub(crate) fn close_files() {
 /// # Errors
 /// When a predecessor started this process, but the descriptors that it names are not there. A variable that is meant
 /// for another process is no error.
+///
+/// As PID 1 the process becomes a supervisor, and this does not return: see
+/// [`supervise`](crate::ProcessConfig::supervise).
 pub fn init() -> Result<(), Error> {
+    adopt()?;
+    supervise::as_pid_1(|| match lock(&ADOPTED).take() {
+        Some(Inherited::Activated(sockets)) => sockets,
+        _ => Vec::new(),
+    });
+    Ok(())
+}
+
+/// As `init`, in `serve`.
+pub(crate) fn adopt() -> Result<(), Error> {
     original_command::noted();
     let mut adopted = lock(&ADOPTED);
     if adopted.is_none() {
+        *lock(&SUPERVISOR) = Link::inherited();
         *adopted = Some(match look()? {
-            found @ Inherited::Left(_) => found,
+            found @ (Inherited::Left(_) | Inherited::Activated(_)) => found,
             // Only now: a successor has copies of variables that were meant for generation 1.
             found => match activation::look()? {
                 sockets if sockets.is_empty() => found,
@@ -106,6 +125,11 @@ pub fn init() -> Result<(), Error> {
         });
     }
     Ok(())
+}
+
+/// The channel to the supervisor, once.
+pub(crate) fn take_supervisor() -> Option<Link> {
+    lock(&SUPERVISOR).take()
 }
 
 /// The result of `init`, once, when there is a log to write to: what a predecessor has left, or the sockets that systemd
@@ -131,6 +155,9 @@ fn look() -> Result<Inherited, Error> {
     let Some(value) = env::var_os(VARIABLE) else { return Ok(Inherited::Nothing) };
     let void = |why: &str| Ok(Inherited::Void(why.to_owned()));
     let Some(note) = Variable::parse(&value) else { return void("no predecessor wrote it") };
+    if note.inode == 0 {
+        return activated(note);
+    }
     let listeners = i32::try_from(note.listeners.len()).ok();
     let Some(channel) = listeners.and_then(|n| FIRST_FD.checked_add(n)) else {
         return void("no predecessor wrote it");
@@ -152,9 +179,18 @@ fn look() -> Result<Inherited, Error> {
     Ok(Inherited::Left(Inheritance { listeners, lifecycle, connections, state, predecessor }))
 }
 
+/// The sockets of a service manager, which the supervisor passes to generation 1.
+fn activated(note: Variable) -> Result<Inherited, Error> {
+    let is_there = |(fd, inode): (i32, &u64)| sys::socket_inode(fd) == Some(*inode);
+    if !(FIRST_FD..).zip(&note.sockets).all(is_there) {
+        return Ok(Inherited::Void("its descriptors are not those that it names".to_owned()));
+    }
+    Ok(Inherited::Activated(listeners(note)?))
+}
+
 type Rest = (Vec<Passed<OwnedFd>>, OwnedFd, Option<StateFile>, Hello);
 
-fn take_over(lifecycle: &mut Channel, next: i32, note: Variable) -> Result<Rest, Error> {
+fn take_over(lifecycle: &mut Channel, next: i32, mut note: Variable) -> Result<Rest, Error> {
     let connections = inherit(next, "the connection channel")?;
     let mut next = next.saturating_add(1);
     let mut state = None;
@@ -162,10 +198,18 @@ fn take_over(lifecycle: &mut Channel, next: i32, note: Variable) -> Result<Rest,
         state = Some(inherit(next, "the state file")?.into());
         next = next.saturating_add(1);
     }
-    for (fd, name) in (next..).zip(note.files) {
+    for (fd, name) in (next..).zip(std::mem::take(&mut note.files)) {
         let file = inherit(fd, &format!("the file {name}"))?;
         lock(&FILES).insert(name, file);
     }
+    let inherited = listeners(note)?;
+    let predecessor = hello(lifecycle).map_err(|e| {
+        Error::io(ErrorKind::Inherit, "no HELLO from the predecessor, whose listeners we have", e)
+    })?;
+    Ok((inherited, connections, state, predecessor))
+}
+
+fn listeners(note: Variable) -> Result<Vec<Passed<OwnedFd>>, Error> {
     let mut inherited = Vec::new();
     let (mut paths, mut owners) = (note.paths.into_iter(), note.owners.into_iter());
     for (fd, name) in (FIRST_FD..).zip(note.listeners) {
@@ -175,10 +219,7 @@ fn take_over(lifecycle: &mut Channel, next: i32, note: Variable) -> Result<Rest,
         let (file, owner) = (paths.next().flatten(), owners.next().unwrap_or(Owner::Server));
         inherited.push(Passed { name, fd: listener, file, owner });
     }
-    let predecessor = hello(lifecycle).map_err(|e| {
-        Error::io(ErrorKind::Inherit, "no HELLO from the predecessor, whose listeners we have", e)
-    })?;
-    Ok((inherited, connections, state, predecessor))
+    Ok(inherited)
 }
 
 fn inherit(fd: i32, what: &str) -> Result<OwnedFd, Error> {
@@ -213,7 +254,7 @@ fn hello(channel: &mut Channel) -> io::Result<Hello> {
 /// The content of the environment variable.
 #[derive(Debug, PartialEq, Eq)]
 struct Variable {
-    /// The inode of the lifecycle channel.
+    /// The inode of the lifecycle channel. 0: there is no predecessor.
     inode: u64,
     listeners: Vec<String>,
     /// The listeners' files, one for each listener; empty if the predecessor's version does not send them.
@@ -254,7 +295,9 @@ impl Variable {
                 _ => {}
             }
         }
-        (note.inode != 0).then_some(note)
+        // Without a predecessor everything is a listener.
+        let is_alone = !note.sockets.is_empty() && note.sockets.len() == note.listeners.len();
+        (note.inode != 0 || is_alone).then_some(note)
     }
 }
 
@@ -297,6 +340,16 @@ mod tests {
             ("channel=x", None),
             ("", None),
             ("listeners=a", None),
+            ("listeners=a,b;sockets=7", None),
+            (
+                "listeners=a:1;files=;sockets=7;paths=;owners=systemd",
+                note(0, &["a:1"]).map(|note| Variable {
+                    paths: vec![None],
+                    owners: vec![Owner::Systemd],
+                    sockets: vec![7],
+                    ..note
+                }),
+            ),
         ];
         for (text, expected) in cases {
             assert_eq!(Variable::parse(text.as_ref()), expected, "{text:?}");

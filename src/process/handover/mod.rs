@@ -21,6 +21,9 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use self::above::Above;
 use crate::base::percent;
 
+/// Variables by which the supervisor and its generations find each other.
+pub(crate) const SUPERVISION: [&str; 2] = ["HEIRLOOM_SUPERVISOR", "HEIRLOOM_SUPERVISE"];
+
 /// The version of the protocol that this crate speaks. HELLO carries it both ways; the lower one is
 /// spoken.
 pub(crate) const VERSION: u32 = 1;
@@ -196,7 +199,7 @@ impl FileId {
         Some(FileId { device: found.dev(), inode: found.ino() })
     }
 
-    /// In the format of the handover variable.
+    /// In the format of the handover variable, and to a supervisor.
     pub(crate) fn parse(text: &str) -> Option<FileId> {
         let (device, inode) = text.split_once(':')?;
         Some(FileId { device: device.parse().ok()?, inode: inode.parse().ok()? })
@@ -230,15 +233,15 @@ pub(crate) enum Owner {
 }
 
 impl Owner {
-    /// In the format of the handover variable.
-    fn word(self) -> &'static str {
+    /// In the format of the handover variable, and to a supervisor.
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Owner::Server => "",
             Owner::Systemd => "systemd",
         }
     }
 
-    fn parse(word: &str) -> Owner {
+    pub(crate) fn parse(word: &str) -> Owner {
         if word == Owner::Systemd.word() { Owner::Systemd } else { Owner::Server }
     }
 }

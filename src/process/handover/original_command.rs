@@ -12,8 +12,16 @@ use super::child::VARIABLE;
 use crate::base::sys;
 
 /// What a service manager says to one process, by its pid.
-const ADDRESSED: &[&str] =
-    &["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID", "WATCHDOG_PID", "WATCHDOG_USEC"];
+const ADDRESSED: &[&str] = &[
+    super::SUPERVISION[0],
+    super::SUPERVISION[1],
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
 
 /// This program, also where it has no path.
 const ITSELF: &str = "/proc/self/exe";

@@ -41,18 +41,24 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
-    /// The file with this process's locks, if it names this process.
+    /// The file with this process's locks, if it names this process. To close any other descriptor of it releases them.
     owned: Arc<Mutex<Option<File>>>,
 }
 
 /// How handovers have gone in this process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) failures: u32,
     pub(crate) in_progress: bool,
+    /// The process that serves.
+    pub(crate) serving: i32,
 }
 
 impl Record {
+    pub(crate) fn new(serving: i32) -> Record {
+        Record { failures: 0, in_progress: false, serving }
+    }
+
     fn start(self) -> i32 {
         let failures = i32::try_from(self.failures).unwrap_or(0).rem_euclid(MOST_FAILURES);
         RECORD.saturating_add(failures.saturating_mul(2)).saturating_add(self.in_progress.into())
@@ -92,18 +98,36 @@ impl PidFile {
         Ok(())
     }
 
+    /// As `new`, for a file that names this process and was opened elsewhere. It is locked.
+    pub(crate) fn adopted(path: PathBuf, file: File, record: Record) -> PidFile {
+        own(&file, record);
+        PidFile { path, owned: Arc::new(Mutex::new(Some(file))) }
+    }
+
+    /// It names the process `pid` from now on, which is to lock the file that this returns. None: it has done that.
+    pub(crate) fn name_other(&self, pid: i32) -> io::Result<Option<File>> {
+        let is_named = self.named().is_some_and(|text| text.trim() == pid.to_string());
+        let owner = || File::open(&self.path).ok().and_then(|file| owner(&file));
+        if is_named && owner() == Some(pid) {
+            return Ok(None);
+        }
+        let (written, file) = self.written(pid)?;
+        fs::rename(&written, &self.path).inspect_err(|_| drop(fs::remove_file(&written)))?;
+        Ok(Some(file))
+    }
+
     /// It names `pid` from now on. If that is this process, it is locked before it can be read.
     pub(crate) fn name(&self, pid: i32) -> io::Result<()> {
         let (written, file) = self.written(pid)?;
         let owned = (pid == own_pid()).then_some(file);
-        owned.iter().for_each(own);
+        owned.iter().for_each(|file| own(file, Record::new(pid)));
         fs::rename(&written, &self.path).inspect_err(|_| drop(fs::remove_file(&written)))?;
         *lock(&self.owned) = owned;
         Ok(())
     }
 
     /// Locks the file, which the predecessor has let name this process.
-    pub(crate) fn claim(&self) -> io::Result<()> {
+    pub(crate) fn claim(&self, record: Record) -> io::Result<()> {
         let mut owned = lock(&self.owned);
         if owned.is_some() {
             return Ok(());
@@ -113,7 +137,7 @@ impl PidFile {
         let mut text = String::new();
         Read::by_ref(&mut file).take(NAME_BYTES).read_to_string(&mut text)?;
         if text.trim() == own_pid().to_string() {
-            own(&file);
+            own(&file, record);
             *owned = Some(file);
         }
         Ok(())
@@ -165,26 +189,37 @@ fn own_pid() -> i32 {
 }
 
 /// Takes the locks of a process that owns the service. Where the file system has none, only the pid says so.
-fn own(file: &File) {
+fn own(file: &File, record: Record) {
     set(file, libc::F_WRLCK, OWNER, 1);
-    write_record(file, Record::default());
+    write_record(file, record);
 }
 
 fn write_record(file: &File, record: Record) {
     // First: the kernel merges ranges that touch.
     set(file, libc::F_UNLCK, RECORD, 0);
-    set(file, libc::F_WRLCK, record.start(), own_pid());
+    set(file, libc::F_WRLCK, record.start(), record.serving.max(1));
 }
 
-fn set(file: &File, kind: i32, start: i32, len: i32) {
+/// The other process that holds the first lock.
+fn owner(file: &File) -> Option<i32> {
+    let mut range = range(libc::F_WRLCK, OWNER, 1);
+    fcntl(file, FcntlArg::F_GETLK(&mut range)).ok()?;
+    (i32::from(range.l_type) != libc::F_UNLCK).then_some(range.l_pid)
+}
+
+fn range(kind: i32, start: i32, len: i32) -> libc::flock {
     #[expect(clippy::cast_possible_truncation, reason = "small constants, as the call has them")]
-    let range = libc::flock {
+    libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: start.into(),
         l_len: len.into(),
         l_pid: 0,
-    };
+    }
+}
+
+fn set(file: &File, kind: i32, start: i32, len: i32) {
+    let range = range(kind, start, len);
     let _ = fcntl(file, FcntlArg::F_SETLK(&range)).inspect_err(|e| debug!("can't lock the pid file: {e}"));
 }
 

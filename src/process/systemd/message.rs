@@ -16,10 +16,13 @@ pub(crate) enum Notification<'a> {
     Reloading { monotonic_usec: u64, status: &'a str },
     /// The handover has failed, and it serves as before.
     ServesStill { status: &'a str },
-    /// The successor is the main process. In this order: the new main process is the one that is ready.
-    HandedOver { pid: i32, pidfd_id: Option<u64>, status: &'a str },
+    /// The successor serves, as the main process `main` (its pid and the number of its pidfd), unless a supervisor is that
+    /// for good. In this order: the new main process is the one that is ready.
+    HandedOver { main: Option<(i32, Option<u64>)>, status: &'a str },
     /// The main process is this one, although no predecessor has reported it.
     TookOver { pid: i32, status: &'a str },
+    /// Nothing but the text that `systemctl status` shows.
+    Status { status: &'a str },
     /// It stops.
     Stopping { status: &'a str },
     /// The stop takes so much longer, from now on.
@@ -52,10 +55,10 @@ impl Notification<'_> {
                 line("MONOTONIC_USEC", &monotonic_usec.to_string());
                 line("STATUS", status);
             }
-            Notification::HandedOver { pid, pidfd_id, status } => {
-                line("MAINPID", &pid.to_string());
-                if let Some(id) = pidfd_id {
-                    line("MAINPIDFDID", &id.to_string());
+            Notification::HandedOver { main, status } => {
+                if let Some((pid, pidfd_id)) = main {
+                    line("MAINPID", &pid.to_string());
+                    pidfd_id.iter().for_each(|id| line("MAINPIDFDID", &id.to_string()));
                 }
                 line("READY", "1");
                 line("WATCHDOG", "1");
@@ -66,6 +69,7 @@ impl Notification<'_> {
                 line("READY", "1");
                 line("STATUS", status);
             }
+            Notification::Status { status } => line("STATUS", status),
             Notification::Stopping { status } => {
                 line("STOPPING", "1");
                 line("STATUS", status);
@@ -116,8 +120,8 @@ mod tests {
     #[test]
     fn each_notification_has_its_text() {
         use Notification::{
-            Alive, Barrier, Extend, HandedOver, Ready, Reloading, Remove, ServesStill, Stopping, Store,
-            TookOver,
+            Alive, Barrier, Extend, HandedOver, Ready, Reloading, Remove, ServesStill, Status, Stopping,
+            Store, TookOver,
         };
         let status = "generation 1";
         let cases = [
@@ -128,13 +132,15 @@ mod tests {
             ),
             (ServesStill { status: "child 7\nfailed" }, "READY=1\nSTATUS=child 7 failed"),
             (
-                HandedOver { pid: 7, pidfd_id: Some(99), status },
+                HandedOver { main: Some((7, Some(99))), status },
                 "MAINPID=7\nMAINPIDFDID=99\nREADY=1\nWATCHDOG=1\nSTATUS=generation 1",
             ),
             (
-                HandedOver { pid: 7, pidfd_id: None, status },
+                HandedOver { main: Some((7, None)), status },
                 "MAINPID=7\nREADY=1\nWATCHDOG=1\nSTATUS=generation 1",
             ),
+            (HandedOver { main: None, status }, "READY=1\nWATCHDOG=1\nSTATUS=generation 1"),
+            (Status { status }, "STATUS=generation 1"),
             (TookOver { pid: 7, status }, "MAINPID=7\nREADY=1\nSTATUS=generation 1"),
             (Stopping { status }, "STOPPING=1\nSTATUS=generation 1"),
             (Extend(Duration::from_millis(1500)), "EXTEND_TIMEOUT_USEC=1500000"),

@@ -24,8 +24,11 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::base::log::{info, warn};
 use crate::process::handover::{Owner, Passed, original_command};
-use message::{Notification, stored_name};
-use notifier::{Barrier, Notifier};
+use crate::process::supervise::link::Voice;
+pub(crate) use message::Notification;
+use message::stored_name;
+use notifier::Barrier;
+pub(crate) use notifier::Notifier;
 
 /// Whether this program sends notifications.
 pub(crate) const CAN_NOTIFY: bool = cfg!(feature = "systemd");
@@ -36,8 +39,8 @@ pub(crate) const WITHOUT_MAIN: Duration = Duration::from_secs(5);
 /// How long the end of a process waits for systemd to learn which process is main.
 const BARRIER_WAIT: Duration = Duration::from_secs(5);
 /// How often, and by how much, the time for a stop is extended.
-const EXTEND_EVERY: Duration = Duration::from_secs(5);
-const EXTEND_BY: Duration = Duration::from_secs(15);
+pub(crate) const EXTEND_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const EXTEND_BY: Duration = Duration::from_secs(15);
 
 /// A variable of the environment that this process was started with.
 fn variable(name: &str) -> Option<OsString> {
@@ -77,6 +80,14 @@ fn watchdog_usec(heir: Heir) -> Option<u64> {
     let usec = variable("WATCHDOG_USEC")?.to_string_lossy().parse().ok().filter(|usec| *usec > 0);
     let pid = variable("WATCHDOG_PID").filter(|_| heir == Heir::First);
     usec.filter(|_| pid.is_none_or(|pid| pid.to_string_lossy() == getpid().to_string()))
+}
+
+/// Sends notifications from this process. None: no service manager is to be notified.
+pub(crate) fn notifier() -> Option<Notifier> {
+    let socket = notify_socket()?;
+    Notifier::new(&socket)
+        .inspect_err(|e| warn!("systemd: NOTIFY_SOCKET={} is not usable: {e}", socket.to_string_lossy()))
+        .ok()
 }
 
 /// What is due.
@@ -122,11 +133,16 @@ pub(crate) struct Store {
 
 impl Manager {
     /// None: no service manager is to be notified.
-    pub(crate) fn found(generation: u32, heir: Heir, store: Store) -> Option<Manager> {
-        let socket = notify_socket()?;
-        let notifier = Notifier::new(&socket)
-            .inspect_err(|e| warn!("systemd: NOTIFY_SOCKET={} is not usable: {e}", socket.to_string_lossy()))
-            .ok()?;
+    pub(crate) fn found(
+        generation: u32,
+        heir: Heir,
+        store: Store,
+        supervisor: Option<Voice>,
+    ) -> Option<Manager> {
+        let notifier = match supervisor {
+            Some(supervisor) => notify_socket().map(|_| Notifier::BySupervisor(supervisor)),
+            None => notifier(),
+        }?;
         // Three times in the interval, so that one late answer is no end.
         let every = watchdog_usec(heir).map(|usec| Duration::from_micros(usec).div_f64(3.0));
         let watchdog = every.map(|every| Watchdog { every, next: Instant::now(), asked: false });
@@ -153,6 +169,8 @@ impl Manager {
         let status = self.serving();
         self.send(&match heir {
             Heir::First => Notification::Ready { status: &status },
+            // The supervisor stays the main process.
+            Heir::Successor if self.notifier.is_by_supervisor() => Notification::Ready { status: &status },
             Heir::Successor => Notification::TookOver { pid: getpid().as_raw(), status: &status },
         });
         self.store(listeners);
@@ -207,7 +225,8 @@ impl Manager {
         for listener in self.store.listeners.iter().filter(|listener| !adopted.contains(listener)) {
             self.send(&Notification::Remove { listener });
         }
-        self.send(&Notification::HandedOver { pid: pid.as_raw(), pidfd_id, status: &status });
+        let main = (!self.notifier.is_by_supervisor()).then(|| (pid.as_raw(), pidfd_id));
+        self.send(&Notification::HandedOver { main, status: &status });
         self.barrier = self.notifier.barrier();
         (self.is_main, self.is_reloading) = (false, false);
     }

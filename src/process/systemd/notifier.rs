@@ -1,4 +1,5 @@
-//! Sends notifications: one datagram each, to the socket that NOTIFY_SOCKET names.
+//! Sends notifications: one datagram each, to the socket that NOTIFY_SOCKET names. A generation below a supervisor gives
+//! them to that, which sends them as the main process.
 
 use std::ffi::OsStr;
 use std::io::{self, IoSlice};
@@ -13,14 +14,17 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::message::Notification;
 use crate::base::log::{debug, warn};
+use crate::process::supervise::link::Voice;
+use crate::process::supervise::words::Word;
 
 /// A service manager that does not read for so long misses a notification.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The address of the service manager's socket. The socket itself is made for each datagram: there are few.
 #[derive(Clone, Debug)]
-pub(crate) struct Notifier {
-    address: UnixAddr,
+pub(crate) enum Notifier {
+    /// The address of the service manager's socket. The socket itself is made for each datagram: there are few.
+    Direct(UnixAddr),
+    BySupervisor(Voice),
 }
 
 impl Notifier {
@@ -31,22 +35,36 @@ impl Notifier {
             [b'/', ..] => UnixAddr::new(socket)?,
             _ => return Err(io::Error::other("neither a path nor an abstract name")),
         };
-        Ok(Notifier { address })
+        Ok(Notifier::Direct(address))
+    }
+
+    pub(crate) fn is_by_supervisor(&self) -> bool {
+        matches!(self, Notifier::BySupervisor(_))
     }
 
     /// Sends it with these descriptors. The log has what can't be sent.
     pub(crate) fn send(&self, notification: &Notification<'_>, fds: &[BorrowedFd<'_>]) {
-        let text = notification.encode();
-        match self.try_send(&text, fds) {
+        self.send_text(&notification.encode(), fds);
+    }
+
+    pub(crate) fn send_text(&self, text: &str, fds: &[BorrowedFd<'_>]) {
+        match self.try_send(text, fds) {
             Ok(()) => debug!("systemd: sent {}", text.replace('\n', " ")),
             Err(e) => warn!("systemd: can't send {}: {e}", text.replace('\n', " ")),
         }
     }
 
     fn try_send(&self, text: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let address = match self {
+            Notifier::Direct(address) => address,
+            Notifier::BySupervisor(supervisor) => {
+                supervisor.say_with(&Word::Notify { text: text.to_owned() }, fds);
+                return Ok(());
+            }
+        };
         let socket = UnixDatagram::unbound()?;
         socket.set_write_timeout(Some(PATIENCE))?;
-        connect(socket.as_raw_fd(), &self.address)?;
+        connect(socket.as_raw_fd(), address)?;
         let fds: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&fds)];
         let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
@@ -55,8 +73,12 @@ impl Notifier {
         Ok(())
     }
 
-    /// Asks the service manager to report when it has handled all that was sent before.
+    /// Asks the service manager to report when it has handled all that was sent before. None: the sender need not stay
+    /// until then, as a supervisor has sent it.
     pub(crate) fn barrier(&self) -> Option<Barrier> {
+        if self.is_by_supervisor() {
+            return None;
+        }
         match pipe_with(PipeFlags::CLOEXEC) {
             Ok((ours, its)) => {
                 self.send(&Notification::Barrier, &[its.as_fd()]);

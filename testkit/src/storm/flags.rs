@@ -28,6 +28,7 @@ pub(crate) const USAGE: &str = "usage: storm [flags] [-- flags of the server]
   --timeout-ms N     how long an answer may take (default 10000)
   --unix             every other client by a unix socket
   --tls              every other client by TLS, whose connections can't move: their closes are announced
+  --supervise        the server under its supervisor, which gets all signals
   --server PATH      the kitchen_sink to run (default: the one beside storm)
   --alternate PATH   another version of it: each handover goes from one of the two to the other
   --log FILE         where to write the log of all generations
@@ -53,6 +54,7 @@ pub(crate) struct Flags {
     pub(crate) timeout: Duration,
     pub(crate) unix: bool,
     pub(crate) tls: bool,
+    pub(crate) supervise: bool,
     pub(crate) server: Option<PathBuf>,
     pub(crate) alternate: Option<PathBuf>,
     pub(crate) log: Option<PathBuf>,
@@ -79,6 +81,7 @@ impl Flags {
             timeout: Duration::from_secs(10),
             unix: false,
             tls: false,
+            supervise: false,
             server: None,
             alternate: None,
             log: None,
@@ -95,6 +98,7 @@ impl Flags {
                 }
                 "--selftest" => flags.selftest = true,
                 "--tls" => flags.tls = true,
+                "--supervise" => flags.supervise = true,
                 "--unix" => flags.unix = true,
                 "--bad-binaries" => flags.bad_binaries = true,
                 "--stops" => flags.stops = true,

@@ -38,6 +38,9 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
     if flags.unix {
         args.extend(["--unix".to_owned(), folder.path().join("socket").display().to_string()]);
     }
+    if flags.supervise {
+        args.insert(0, "--supervise".to_owned());
+    }
     let secrecy = if flags.tls { Some(Secrecy::new(folder.path())?) } else { None };
     if let Some(Secrecy { certificate, key, .. }) = &secrecy {
         let files = [certificate, key].map(|path| path.display().to_string());

@@ -42,6 +42,8 @@ struct LogFacts {
     lines: Vec<(Duration, String)>,
     addrs: Vec<Addr>,
     processes: Vec<Process>,
+    /// Gets the signals in place of the generation that serves.
+    supervisor: Option<Pid>,
     /// The generation that serves, committed.
     serving: u32,
     /// Handovers that were started, committed, and rolled back by the predecessor.
@@ -156,7 +158,7 @@ impl Server {
     /// Signals the generation that serves; gives its number.
     pub(crate) fn signal(&self, signal: Signal) -> u32 {
         let facts = self.lock();
-        facts.current().into_iter().for_each(|process| process.signal(signal));
+        facts.signalled().into_iter().for_each(|process| process.signal(signal));
         facts.serving
     }
 
@@ -176,6 +178,7 @@ impl Server {
             // To the same process, the one that the sender of the first signal knows.
             let facts = self.lock();
             let same = facts.processes.iter().rev().find(|process| process.generation == old);
+            let same = facts.supervisor().or(same);
             same.into_iter().for_each(|process| process.signal(Signal::SIGHUP));
         }
         self.wait(deadline, |facts| facts.serving > old || facts.given_up > given_up);
@@ -368,8 +371,33 @@ impl LogFacts {
         self.processes.iter().rev().find(|process| process.generation == self.serving)
     }
 
+    fn supervisor(&self) -> Option<&Process> {
+        self.processes.iter().rev().find(|process| Some(process.pid) == self.supervisor)
+    }
+
+    fn signalled(&self) -> Option<&Process> {
+        self.supervisor().or_else(|| self.current())
+    }
+
+    /// A line of the supervisor.
+    fn take_supervisors(&mut self, line: &str) {
+        let pid = |text: &str| text.split(' ').next()?.parse().ok().map(Pid::from_raw);
+        if let Some((pid, generation)) = line.split_once(" serves as generation ") {
+            let pid = pid.parse().ok().map(Pid::from_raw);
+            pid.into_iter().for_each(|pid| self.add(pid, generation.trim().parse().unwrap_or(0)));
+        } else if let Some((_, child)) = line.split_once(" as child ") {
+            // The first one is given no name by anything else.
+            let generation = u32::from(self.serving == 0);
+            pid(child).into_iter().for_each(|pid| self.add(pid, generation));
+        } else if let Some(rest) = line.strip_prefix("pid ") {
+            self.supervisor = pid(rest);
+        }
+    }
+
     fn take(&mut self, line: &str) {
-        if let Some((_, name)) = line.split_once("] listening on ") {
+        if let Some((_, rest)) = line.split_once("] supervisor: ") {
+            self.take_supervisors(rest);
+        } else if let Some((_, name)) = line.split_once("] listening on ") {
             let addr = Addr::from(name);
             if !self.addrs.contains(&addr) {
                 self.addrs.push(addr);

@@ -88,6 +88,12 @@ fn server_at(path: &std::path::Path) -> Vec<String> {
     [env!("CARGO_BIN_EXE_kitchen_sink"), "--unix", path.to_str().unwrap()].map(str::to_owned).to_vec()
 }
 
+/// One that does not become a supervisor as PID 1.
+fn server_without_init_at(path: &std::path::Path) -> Vec<String> {
+    let name = format!("unix:{}", path.display());
+    vec![env!("CARGO_BIN_EXE_started").to_owned(), "--listen".to_owned(), name]
+}
+
 #[test]
 fn the_third_stop_ends_a_process_blocked_on_its_log() {
     let folder = tempfile::tempdir().unwrap();
@@ -118,7 +124,7 @@ fn as_pid_1_it_ends_with_the_status_that_stands_for_the_signal() {
     let path = folder.path().join("socket");
     for (last, status) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).args(server_at(&path));
+        command.args(&words[1..]).args(server_without_init_at(&path));
         let mut server = Mute::start(command, &Addr::Unix(path.clone()));
         // The only child of the program that made the namespace.
         let maker = server.child.id();

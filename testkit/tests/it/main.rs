@@ -46,6 +46,7 @@ mod signals;
 mod slow_ok;
 mod start;
 mod stop;
+mod supervise;
 #[cfg(feature = "systemd")]
 mod systemd;
 mod terminal;

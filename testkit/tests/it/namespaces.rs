@@ -35,13 +35,17 @@ fn can(namespaces: &[&str], line: &str) -> bool {
     tried.status.success()
 }
 
+/// One that calls `init` first becomes a supervisor: see `supervise.rs`.
 #[test]
-fn as_pid_1_it_refuses_to_hand_over_and_serves_on() {
+fn as_pid_1_without_init_it_refuses_to_hand_over() {
     let Some(words) = unshare(&OWN_PIDS) else { return };
     let folder = tempfile::tempdir().unwrap();
     let pid_file = folder.path().join("pid");
-    let flags = ["--listen", "127.0.0.1:0", "--pid-file", pid_file.to_str().unwrap()];
-    let server = Proc::start_inside(command(&words, &[], &flags));
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).arg(env!("CARGO_BIN_EXE_started"));
+    command.args(["--listen", "127.0.0.1:0", "--pid-file", pid_file.to_str().unwrap()]);
+    let server = Proc::start_inside(command);
+    server.wait_for("a HUP will have no effect: not possible as PID 1");
     assert_eq!(server.get("/pid").ok().number(), 1);
     assert_eq!(fs::read_to_string(&pid_file).unwrap(), "1\n");
     for n in 1..=2 {

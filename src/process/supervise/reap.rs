@@ -1,0 +1,112 @@
+//! What the supervisor does when a child has ended.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid};
+
+use super::Supervisor;
+use super::restarts::Restarts;
+use crate::base::log::{error, info};
+
+impl Supervisor {
+    pub(super) fn reap(&mut self) {
+        loop {
+            let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, status)) => (pid, status),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128_i32.saturating_add(signal as i32)),
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(_) => return,
+            };
+            // Its last words.
+            self.hear_generation(pid);
+            self.ended(pid, status);
+        }
+    }
+
+    fn ended(&mut self, pid: Pid, status: i32) {
+        if self.has_heir(pid) {
+            return;
+        }
+        let Some(one) = self.keeps.remove(pid) else { return };
+        let was_main = self.keeps.main == Some(pid);
+        if was_main {
+            self.keeps.main = None;
+        }
+        if was_main || !self.keeps.has_served {
+            self.last_status = status;
+        }
+        // Another one that has not served yet takes over by itself.
+        let has_heir = self.keeps.generations.iter().any(|other| !other.has_served);
+        let is_missed =
+            self.keeps.has_served && self.keeps.main.is_none() && !has_heir && !self.keeps.is_stopping;
+        if is_missed && (was_main || !one.has_served) {
+            error!("supervisor: {pid} has ended with status {status}, and nobody serves");
+            self.outside.status(&format!("{pid} has ended with status {status}, and nobody serves"));
+            self.crashed(status);
+        }
+    }
+
+    /// Whether another process goes on as the child `pid`, which has ended and left it to us: the server of a script, or
+    /// the successor that a generation of an earlier version has started by itself.
+    fn has_heir(&mut self, pid: Pid) -> bool {
+        let Some(one) = self.keeps.get(pid) else { return false };
+        let server = match () {
+            () if one.server != pid => Some(one.server),
+            // It says nothing, and neither does its successor.
+            () if !one.speaks && one.has_served && self.keeps.main == Some(pid) => self.unknown_child(),
+            () => None,
+        };
+        let lives = |server: &Pid| waitpid(*server, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive);
+        let Some(server) = server.filter(lives) else { return false };
+        info!("supervisor: {server} goes on in place of {pid}");
+        if self.keeps.main == Some(pid) {
+            self.keeps.main = Some(server);
+        }
+        let is_stopping = self.keeps.is_stopping;
+        if let Some(one) = self.keeps.get_mut(pid) {
+            (one.pid, one.server) = (server, server);
+            if is_stopping && !one.speaks {
+                let _ = kill(server, Signal::SIGTERM);
+            }
+        }
+        true
+    }
+
+    /// A child that runs our program and that nobody has introduced.
+    fn unknown_child(&self) -> Option<Pid> {
+        let id = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+        let own = getpid();
+        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).ok()?;
+        let program = id(&self.keeps.recipe.path)?;
+        let pids = children.split(' ').filter_map(|pid| pid.parse().ok()).map(Pid::from_raw);
+        pids.filter(|pid| self.keeps.get(*pid).is_none())
+            .find(|pid| id(Path::new(&format!("/proc/{pid}/exe"))) == Some(program))
+    }
+
+    pub(super) fn crashed(&mut self, status: i32) {
+        self.last_status = status;
+        let mut restarts = Restarts(self.keeps.crashes);
+        let pause = restarts.crash(self.started.elapsed());
+        self.keeps.crashes = restarts.0;
+        match pause {
+            // A service that has never served has nothing to wait for it.
+            Some(pause) if self.keeps.has_served => {
+                if !pause.is_zero() {
+                    info!("supervisor: the next one is started in {} s", pause.as_secs());
+                }
+                self.start_at = Instant::now().checked_add(pause);
+            }
+            _ => {
+                error!("supervisor: gives up after {} crashes", self.keeps.crashes);
+                self.stop("no generation stays alive");
+            }
+        }
+    }
+}

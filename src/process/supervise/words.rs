@@ -1,0 +1,313 @@
+//! What the supervisor and its generations say to each other: one packet each, a word and `key=value` pairs as on the
+//! lifecycle channel, with descriptors beside it. Unknown words and keys are skipped.
+
+use std::ffi::{CString, OsString};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::base::sys::{self, Session};
+use crate::process::handover::{FileId, Owner, escape, unescape};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+/// A packet without its descriptors.
+const PACKET_BYTES: usize = 64 << 10;
+
+/// A message and its sender (G: a generation, S: the supervisor).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// G: it serves or will serve as this process, which is not the child if that is a script.
+    Here { pid: i32 },
+    /// G: the service is this generation's. With its listeners.
+    Serving { generation: u32, listeners: Vec<Named> },
+    /// G: the service ends within this time, and this is not a crash.
+    Stopping { within: Duration },
+    /// S: end the service.
+    Stop,
+    /// G: the service is the child's, which may not know of supervision.
+    Committed { pid: i32 },
+    /// G: it starts a handover.
+    HandoverBegins,
+    /// G: that has failed, and it serves as before.
+    HandoverFailed,
+    /// G: the file at this path names the supervisor, who is to lock it. With the file.
+    PidFile { path: PathBuf },
+    /// G: to the service manager, of which the supervisor is the main process. With the descriptors that belong to it.
+    Notify { text: String },
+    /// G: start a successor. With a file that describes it, and what it finds from descriptor 3 on.
+    Spawn,
+    /// S: it was started.
+    Spawned { pid: i32 },
+    /// S: it can't be started.
+    NotSpawned { errno: i32 },
+}
+
+/// A listener whose descriptor comes beside the word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) file: Option<FileId>,
+    pub(crate) owner: Owner,
+}
+
+impl Word {
+    pub(crate) fn encode(&self) -> String {
+        match self {
+            Word::Serving { generation, listeners } => {
+                let list = |value: &dyn Fn(&Named) -> String| -> String {
+                    listeners.iter().map(value).collect::<Vec<_>>().join(",")
+                };
+                let names = list(&|named| escape(named.name.as_bytes()));
+                let paths = list(&|named| named.file.map(|file| file.to_string()).unwrap_or_default());
+                let owners = list(&|named| named.owner.word().to_owned());
+                format!("SERVING generation={generation} listeners={names} paths={paths} owners={owners}")
+            }
+            Word::Here { pid } => format!("HERE pid={pid}"),
+            Word::Committed { pid } => format!("COMMITTED pid={pid}"),
+            Word::Stopping { within } => format!("STOPPING within_ms={}", within.as_millis()),
+            Word::Stop => "STOP".to_owned(),
+            Word::HandoverBegins => "HANDOVER-BEGINS".to_owned(),
+            Word::HandoverFailed => "HANDOVER-FAILED".to_owned(),
+            Word::PidFile { path } => format!("PID-FILE path={}", escape(path.as_os_str().as_bytes())),
+            Word::Notify { text } => format!("NOTIFY text={}", escape(text.as_bytes())),
+            Word::Spawn => "SPAWN".to_owned(),
+            Word::Spawned { pid } => format!("SPAWNED pid={pid}"),
+            Word::NotSpawned { errno } => format!("NOT-SPAWNED errno={errno}"),
+        }
+    }
+
+    /// None: a word of another version.
+    pub(crate) fn decode(packet: &[u8]) -> Option<Word> {
+        let mut words = std::str::from_utf8(packet).ok()?.split(' ');
+        let word = words.next()?;
+        let fields: Vec<(&str, &str)> = words.filter_map(|field| field.split_once('=')).collect();
+        let field = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, value)| *value);
+        Some(match word {
+            "SERVING" => {
+                let names = field("listeners")?.split(',').filter(|name| !name.is_empty());
+                let mut paths = field("paths").unwrap_or("").split(',').map(FileId::parse);
+                let mut owners = field("owners").unwrap_or("").split(',').map(Owner::parse);
+                let mut listeners = Vec::new();
+                for name in names {
+                    let name = String::from_utf8(unescape(name)?).ok()?;
+                    let (file, owner) = (paths.next().flatten(), owners.next().unwrap_or(Owner::Server));
+                    listeners.push(Named { name, file, owner });
+                }
+                Word::Serving { generation: field("generation")?.parse().ok()?, listeners }
+            }
+            "HERE" => Word::Here { pid: field("pid")?.parse().ok()? },
+            "COMMITTED" => Word::Committed { pid: field("pid")?.parse().ok()? },
+            "STOPPING" => Word::Stopping { within: Duration::from_millis(field("within_ms")?.parse().ok()?) },
+            "STOP" => Word::Stop,
+            "HANDOVER-BEGINS" => Word::HandoverBegins,
+            "HANDOVER-FAILED" => Word::HandoverFailed,
+            "PID-FILE" => Word::PidFile { path: OsString::from_vec(unescape(field("path")?)?).into() },
+            "NOTIFY" => Word::Notify { text: String::from_utf8(unescape(field("text")?)?).ok()? },
+            "SPAWN" => Word::Spawn,
+            "SPAWNED" => Word::Spawned { pid: field("pid")?.parse().ok()? },
+            "NOT-SPAWNED" => Word::NotSpawned { errno: field("errno")?.parse().ok()? },
+            _ => return None,
+        })
+    }
+
+    /// # Errors
+    /// When the other side is gone, or there is no room.
+    pub(crate) fn send(&self, to: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let text = self.encode();
+        let raw: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(text.as_bytes())], rights, flags, None)?;
+        Ok(())
+    }
+}
+
+/// What was received.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    Word(Word, Vec<OwnedFd>),
+    /// A word of another version, or a part of a packet.
+    Unknown,
+    /// Nothing more now.
+    Nothing,
+    /// The other side is gone.
+    End,
+}
+
+pub(crate) fn hear(from: BorrowedFd<'_>) -> Heard {
+    let mut packet = vec![0; PACKET_BYTES];
+    match sys::receive(from, &mut packet) {
+        Ok((0, _, _)) => Heard::End,
+        Ok((_, _, true)) => Heard::Unknown,
+        Ok((n, fds, false)) => match packet.get(..n).and_then(Word::decode) {
+            Some(word) => Heard::Word(word, fds),
+            None => Heard::Unknown,
+        },
+        // A reset is not the end: packets may be queued behind it.
+        Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionReset) => {
+            Heard::Unknown
+        }
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Heard::Nothing,
+        Err(_) => Heard::End,
+    }
+}
+
+/// How a program is started, so that it can be started again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Recipe {
+    pub(crate) path: PathBuf,
+    pub(crate) cwd: Option<PathBuf>,
+    /// Blocked signals.
+    pub(crate) mask: Vec<i32>,
+    pub(crate) argv: Vec<CString>,
+    pub(crate) env: Vec<CString>,
+}
+
+impl Recipe {
+    pub(crate) fn encode(&self) -> String {
+        let os = |bytes: &[u8]| escape(bytes);
+        let mask: Vec<String> = self.mask.iter().map(i32::to_string).collect();
+        let mut lines = vec![
+            format!("path={}", os(self.path.as_os_str().as_bytes())),
+            format!("mask={}", mask.join(",")),
+        ];
+        lines.extend(self.cwd.iter().map(|cwd| format!("cwd={}", os(cwd.as_os_str().as_bytes()))));
+        lines.extend(self.argv.iter().map(|arg| format!("arg={}", os(arg.as_bytes()))));
+        lines.extend(self.env.iter().map(|pair| format!("env={}", os(pair.as_bytes()))));
+        lines.join("\n")
+    }
+
+    pub(crate) fn decode(text: &str) -> Option<Recipe> {
+        let mut recipe = Recipe::default();
+        for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
+            let bytes = unescape(value)?;
+            match key {
+                "path" => recipe.path = OsString::from_vec(bytes).into(),
+                "cwd" => recipe.cwd = Some(OsString::from_vec(bytes).into()),
+                "mask" => recipe.mask = value.split(',').filter_map(|n| n.parse().ok()).collect(),
+                "arg" => recipe.argv.push(CString::new(bytes).ok()?),
+                "env" => recipe.env.push(CString::new(bytes).ok()?),
+                _ => {}
+            }
+        }
+        (!recipe.path.as_os_str().is_empty()).then_some(recipe)
+    }
+
+    /// Its mask, with the signals of `more`, which may be real-time signals.
+    pub(crate) fn mask(&self, mut more: SigSet) -> SigSet {
+        let named = self.mask.iter().filter_map(|n| Signal::try_from(*n).ok());
+        named.for_each(|signal| more.add(signal));
+        more
+    }
+
+    /// Without these variables.
+    pub(crate) fn without(mut self, names: &[&str]) -> Recipe {
+        let head = |name: &&str| [name.as_bytes(), b"="].concat();
+        let heads: Vec<Vec<u8>> = names.iter().map(head).collect();
+        self.env.retain(|pair| !heads.iter().any(|head| pair.as_bytes().starts_with(head)));
+        self
+    }
+
+    /// Has `start` start it, with `fds` from 3 on and these variables.
+    pub(crate) fn start<T>(
+        &self,
+        fds: &[BorrowedFd<'_>],
+        variables: &[CString],
+        (session, mask): (Session, &SigSet),
+        start: impl FnOnce(&sys::Spawn<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let path = CString::new(self.path.as_os_str().as_bytes())?;
+        let cwd = self.cwd.as_ref().map(|cwd| CString::new(cwd.as_os_str().as_bytes())).transpose()?;
+        let named = |pair: &CString, other: &CString| {
+            let name = other.as_bytes().split_inclusive(|byte| *byte == b'=').next().unwrap_or_default();
+            pair.as_bytes().starts_with(name)
+        };
+        let mut env = self.env.clone();
+        env.retain(|pair| !variables.iter().any(|variable| named(pair, variable)));
+        env.extend_from_slice(variables);
+        let mut defaults = SigSet::empty();
+        // Rust's runtime ignores SIGPIPE; a program that we start was not asked about it.
+        defaults.add(Signal::SIGPIPE);
+        start(&sys::Spawn {
+            path: &path,
+            argv: &self.argv,
+            env: &env,
+            cwd: cwd.as_deref(),
+            fds,
+            mask,
+            defaults: &defaults,
+            session,
+        })
+    }
+}
+
+/// Descriptors of a packet, to be sent on.
+pub(crate) fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+    fds.iter().map(AsFd::as_fd).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_word() -> impl Strategy<Value = Word> {
+        let file = prop::option::of(Just(FileId::parse("7:21").unwrap()));
+        let owner = prop_oneof![Just(Owner::Server), Just(Owner::Systemd)];
+        let named = ("[ -~é\n,=%;]{1,20}", file, owner);
+        let named = named.prop_map(|(name, file, owner)| Named { name, file, owner });
+        let listeners = prop::collection::vec(named, 0..4);
+        prop_oneof![
+            (any::<u32>(), listeners)
+                .prop_map(|(generation, listeners)| Word::Serving { generation, listeners }),
+            (1..i32::MAX).prop_map(|pid| Word::Here { pid }),
+            (1..i32::MAX).prop_map(|pid| Word::Committed { pid }),
+            any::<u32>().prop_map(|ms| Word::Stopping { within: Duration::from_millis(ms.into()) }),
+            Just(Word::Stop),
+            Just(Word::HandoverBegins),
+            Just(Word::HandoverFailed),
+            prop::collection::vec(1..=255u8, 1..9)
+                .prop_map(|path| Word::PidFile { path: OsString::from_vec(path).into() }),
+            "[ -~é\n]{0,20}".prop_map(|text| Word::Notify { text }),
+            Just(Word::Spawn),
+            (1..i32::MAX).prop_map(|pid| Word::Spawned { pid }),
+            (1..200i32).prop_map(|errno| Word::NotSpawned { errno }),
+        ]
+    }
+
+    fn any_recipe() -> impl Strategy<Value = Recipe> {
+        let text = || prop::collection::vec(1..=255u8, 1..9);
+        let strings = || prop::collection::vec(text().prop_map(|bytes| CString::new(bytes).unwrap()), 0..4);
+        let path = || text().prop_map(|bytes| PathBuf::from(OsString::from_vec(bytes)));
+        (path(), prop::option::of(path()), prop::collection::vec(1..64i32, 0..3), strings(), strings())
+            .prop_map(|(path, cwd, mask, argv, env)| Recipe { path, cwd, mask, argv, env })
+    }
+
+    proptest! {
+        #[test]
+        fn a_word_survives_its_packet(word in any_word()) {
+            prop_assert_eq!(Word::decode(word.encode().as_bytes()), Some(word));
+        }
+
+        #[test]
+        fn a_recipe_survives_its_text(recipe in any_recipe()) {
+            prop_assert_eq!(Recipe::decode(&recipe.encode()), Some(recipe));
+        }
+
+        #[test]
+        fn no_packet_panics(packet in prop::collection::vec(any::<u8>(), 0..60)) {
+            let _ = Word::decode(&packet);
+        }
+    }
+
+    #[test]
+    fn later_versions_may_add_words_and_keys() {
+        assert_eq!(Word::decode(b"SPAWNED colour=blue pid=7"), Some(Word::Spawned { pid: 7 }));
+        assert_eq!(Word::decode(b"SALUTE"), None);
+    }
+}
