@@ -579,7 +579,7 @@ mod tests {
             fds: &[],
             mask: &none,
             defaults: &none,
-            own_session: false,
+            session: Session::Shared,
         })
         .unwrap();
         assert_eq!(format!("{:?}", child.kinship), expected);
