@@ -17,7 +17,7 @@ use signal_hook::iterator::{Handle, SignalsInfo};
 
 use crate::base::log::{debug, info, warn};
 use crate::base::sys::{self, Sender};
-use crate::process::state::SAME_WISH;
+use crate::process::state::SAME_REQUEST;
 use crate::process::terminal::{Loss, Terminal};
 
 /// A signal to the process and to its group arrives twice, so a repeated second stop does not count as the third.
@@ -267,7 +267,7 @@ impl Installed {
         };
         let ends: Vec<i32> = Signal::ALL.into_iter().filter(ends).map(Signal::number).collect();
         if !context.is_supervised {
-            sys::end_at_third(&ends, [SAME_WISH, SAME_SIGNAL], context.manager)?;
+            sys::end_at_third(&ends, [SAME_REQUEST, SAME_SIGNAL], context.manager)?;
         }
         let thread = thread::Builder::new().name("heirloom-signals".into()).spawn(move || {
             // Only this thread unblocks them, whatever mask this process was started with: a parent that waits for its own

@@ -41,8 +41,8 @@ pub(crate) enum Loss {
 #[derive(Debug)]
 pub(crate) struct Terminal {
     poller: Epoll,
-    /// Its hang-up is somebody's doing, and not also a part of the leader's end.
-    tells: bool,
+    /// Its hang-up means that it was closed. Otherwise a hang-up may also be a part of the leader's end.
+    shows_close: bool,
     /// The process on the other side, if the leader is one half (sudo) and had a terminal of its own.
     holder: Option<Holder>,
     state: Mutex<TerminalState>,
@@ -75,28 +75,34 @@ impl Terminal {
         let leader = getsid(None)?;
         let pidfd = sys::pidfd_open(leader).inspect_err(|e| debug!("no pidfd for the session's leader: {e}"));
         let holder = Some(leader).filter(|leader| *leader != getpid()).and_then(Holder::of);
-        let tells = sys::is_pty(tty.as_fd()) && holder.is_none();
+        let shows_close = sys::is_pty(tty.as_fd()) && holder.is_none();
         let holder = holder.filter(|holder| !holder.has_no_terminal());
-        Ok(Some(Terminal { holder, ..Terminal::of(tty, pidfd.ok(), tells)? }))
+        Ok(Some(Terminal { holder, ..Terminal::of(tty, pidfd.ok(), shows_close)? }))
     }
 
     /// The terminal that a predecessor has passed. Its session may be another one than ours.
     pub(crate) fn inherited(tty: OwnedFd, leader: Option<OwnedFd>) -> io::Result<Terminal> {
-        let tells = true;
-        Terminal::of(tty, leader, tells)
+        let shows_close = true;
+        Terminal::of(tty, leader, shows_close)
     }
 
-    fn of(tty: OwnedFd, leader: Option<OwnedFd>, tells: bool) -> io::Result<Terminal> {
+    fn of(tty: OwnedFd, leader: Option<OwnedFd>, shows_close: bool) -> io::Result<Terminal> {
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        // First: if both have ended already, their order is unknown, and the predecessor, which served, decides.
+        // The leader is added first: if both have ended already, their order is unknown, and the predecessor, which served,
+        // decides.
         if let Some(leader) = &leader {
             poller.add(leader, EpollEvent::new(EpollFlags::EPOLLIN, LEADER))?;
         }
-        if tells {
+        if shows_close {
             // A hang-up is reported without being asked for.
             poller.add(&tty, EpollEvent::new(EpollFlags::empty(), TTY))?;
         }
-        Ok(Terminal { poller, tells, holder: None, state: Mutex::new(TerminalState::Held { tty, leader }) })
+        Ok(Terminal {
+            poller,
+            shows_close,
+            holder: None,
+            state: Mutex::new(TerminalState::Held { tty, leader }),
+        })
     }
 
     /// Whether it, or the terminal through which it is shown, has hung up, whatever the cause.
@@ -125,7 +131,7 @@ impl Terminal {
             LEADER => Loss::LeaderEnded,
             _ => Loss::Closed,
         };
-        // Closes both: the program on the other side may wait for that.
+        // This closes both descriptors: the program on the other side may wait for that.
         *state = TerminalState::Lost(loss);
         Some(loss)
     }
@@ -133,14 +139,14 @@ impl Terminal {
     /// Whether a successor needs a session of its own: we are in the group of the session's leader, as it or below it, without
     /// job control, so the kernel signals our whole group when the leader ends.
     pub(crate) fn ends_with_leader(&self) -> bool {
-        // What was inherited is not the terminal of our session.
+        // An inherited terminal is not that of our session.
         getsid(None).is_ok_and(|leader| leader == getpgrp()) && open().is_ok()
     }
 
-    /// What a successor needs of it, by name.
+    /// The descriptors for a successor, by name.
     pub(crate) fn files(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         match &*lock(&self.state) {
-            TerminalState::Held { tty, leader } if self.tells => {
+            TerminalState::Held { tty, leader } if self.shows_close => {
                 let mut files = vec![(TTY_FILE.to_owned(), tty.try_clone()?)];
                 if let Some(leader) = leader {
                     files.push((LEADER_FILE.to_owned(), leader.try_clone()?));
@@ -171,7 +177,7 @@ struct Holder {
 }
 
 impl Holder {
-    /// That of a session's leader, which has the same name where it is a half of it.
+    /// The holder above a session's leader, which has the same name if the leader is one half of it.
     fn of(leader: Pid) -> Option<Holder> {
         let leader = Stat::of(&leader.to_string())?;
         let holder = Stat::of(&leader.parent)?;
@@ -218,9 +224,9 @@ mod tests {
     }
 
     impl Stage {
-        fn new(tells: bool) -> Stage {
+        fn new(shows_close: bool) -> Stage {
             let ((tty, master), (pidfd, leader)) = (pipe().unwrap(), pipe().unwrap());
-            let terminal = Terminal::of(tty, Some(pidfd), tells).unwrap();
+            let terminal = Terminal::of(tty, Some(pidfd), shows_close).unwrap();
             Stage { terminal, master: Some(master), leader }
         }
 

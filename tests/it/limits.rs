@@ -704,7 +704,7 @@ fn durations_without_end() {
 }
 
 #[test]
-fn a_hammer_does_not_wait_for_the_listeners() {
+fn an_abort_does_not_wait_for_the_listeners() {
     let fixture = Fixture::new();
     let (address, handle) = (fixture.address(), fixture.running().handle().clone());
     handle.shutdown();

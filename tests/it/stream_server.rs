@@ -286,7 +286,7 @@ fn a_service_that_returns_or_panics_stops_the_process() {
 }
 
 #[test]
-fn the_hammer_cuts_what_the_program_has() {
+fn an_abort_cuts_what_the_program_has() {
     let (running, given) = give(StreamServer::new());
     let _client = connect(&running);
     let connection = given.recv_timeout(DEADLINE).unwrap();

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::base::status::{ParkedConnection, RunningHandler, Stats};
 use crate::process::handover::Passed;
 
-/// What the control loop controls: the running parts of a server. None of the methods waits; the end of what they start
-/// is reported through the [`Inbox`].
+/// The running parts of a server, which the control loop controls. None of the methods waits; the end of an operation is
+/// reported through the [`Inbox`].
 pub(crate) trait Engine {
     /// Accept on all listeners.
     fn accept(&self);
@@ -29,15 +29,15 @@ pub(crate) trait Engine {
     fn check_progress(&self);
     /// The open listeners.
     fn listeners(&self) -> Vec<Passed<Arc<OwnedFd>>>;
-    /// The files that the user's program passes on beside them, by name.
+    /// The files that the user's program passes on with the listeners, by name.
     fn files(&self) -> Vec<(String, Arc<OwnedFd>)>;
     /// Whether nothing is in flight. If something is, `Drained` follows at its end.
     fn is_idle(&self) -> bool;
-    /// What is in flight, one line each.
+    /// The operations in flight, one line each.
     fn in_flight(&self) -> Vec<String>;
     /// One line for the log.
     fn report(&self) -> String;
-    /// What is counted, and what there is now.
+    /// Adds the counters and gauges.
     fn add_to(&self, stats: &mut Stats);
     /// At most so many of the connections that no worker has.
     fn connections(&self, most: usize) -> Vec<ParkedConnection>;

@@ -13,7 +13,7 @@ use crate::process::state::Event;
 #[derive(Debug)]
 pub(super) struct HookCalls {
     runner: Runner,
-    /// Of the last call. A result with another ticket comes too late: its handover has failed meanwhile.
+    /// The ticket of the last call. A result with another ticket is too late: its handover has failed meanwhile.
     ticket: u64,
     /// What this process released last.
     released: Arc<HandoverState>,
@@ -42,8 +42,7 @@ impl HookCalls {
         self.ticket
     }
 
-    /// Releases what only one generation may have; the state is written to `file`. Returns the result if there is no
-    /// hook to wait for.
+    /// Releases the exclusive resources; the state is written to `file`. Returns the result if there is no hook to wait for.
     pub(super) fn release(&mut self, file: Option<StateFile>) -> Option<Event> {
         let ticket = self.next_ticket();
         match self.runner.release(ticket, file) {
@@ -53,8 +52,8 @@ impl HookCalls {
         }
     }
 
-    /// Acquires what only one generation may have, with the predecessor's state, or with the own one after a handover
-    /// that failed. Returns the result if there is no hook to wait for.
+    /// Acquires the exclusive resources, with the predecessor's state, or with our own after a failed handover. Returns the
+    /// result if there is no hook to wait for.
     pub(super) fn acquire(&mut self) -> Option<Event> {
         let ticket = self.next_ticket();
         let own = || Handed::State(Arc::clone(&self.released));
@@ -66,7 +65,7 @@ impl HookCalls {
         }
     }
 
-    /// Takes the result of a hook. Returns the event that it is, unless it comes too late.
+    /// Takes the result of a hook. Returns its event, unless it is too late.
     pub(super) fn result(&mut self, ticket: u64, result: HookResult) -> Option<Event> {
         let event = match result {
             HookResult::Exited => {
@@ -116,12 +115,12 @@ impl HookCalls {
         self.exited
     }
 
-    /// Why this process never had what only one generation may have.
+    /// Why this process never had the exclusive resources.
     pub(super) fn not_acquired(self) -> Option<String> {
         self.not_acquired
     }
 
-    /// GO says how much of the state is in the file.
+    /// Adds to GO how much of the state is in the file.
     pub(super) fn with_state(&self, message: Message) -> Message {
         match message {
             Message::Go { probation, .. } if *self.released != HandoverState::default() => {
@@ -133,7 +132,7 @@ impl HookCalls {
         }
     }
 
-    /// The predecessor has said GO, with its state in `file`.
+    /// Takes the predecessor's state from `file`, after its GO.
     pub(super) fn inherit(&mut self, file: Option<StateFile>, head: StateHead) {
         self.inherited = file.map(|file| Handed::File(file, head));
     }

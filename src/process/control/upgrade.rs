@@ -1,5 +1,5 @@
-//! The handover in progress, for those who asked for it: how long each step took, and why it failed. The state decides;
-//! this watches its stages.
+//! The handover in progress, for the clients that requested it: how long each step took, and why it failed. The state
+//! decides; this watches its stages.
 
 use std::time::{Duration, Instant};
 
@@ -64,12 +64,12 @@ impl UpgradeWatch {
         self.current.get_or_insert_with(|| Current { started: now, since: now, steps: Vec::new() });
     }
 
-    /// What the log says of a failure that the state is about to be told of.
+    /// Notes the logged cause of a failure, before the state gets the event.
     pub(super) fn note_cause(&mut self, cause: String) {
         self.cause = self.current.is_some().then_some(cause);
     }
 
-    /// Takes from `event`, which arrives in `stage`, what it says of the cause of a failure.
+    /// Notes the cause of a failure, if `event`, which arrives in `stage`, contains it.
     pub(super) fn note_event(&mut self, event: &Event, stage: Stage) {
         let silent = match stage {
             Stage::Awaiting => "the new process was not ready in time",

@@ -65,7 +65,7 @@ pub(crate) struct Hooks {
 /// The result of a hook.
 #[derive(Debug)]
 pub(crate) enum HookResult {
-    /// With the result of writing it for the successor.
+    /// The state that was released, and the result of writing it for the successor.
     Released(Result<(Arc<HandoverState>, Result<(), String>), String>),
     Acquired(Result<(), String>),
     /// The exit hooks have run.
@@ -130,7 +130,7 @@ impl Hooks {
         caught("release", release).unwrap_or_else(Err)
     }
 
-    fn run(mut self, jobs: Receiver<HookJob>, mut holds: bool, tell: impl Fn(u64, HookResult)) {
+    fn run(mut self, jobs: Receiver<HookJob>, mut holds: bool, report: impl Fn(u64, HookResult)) {
         for job in jobs {
             match job {
                 HookJob::Release(ticket, file) => {
@@ -140,14 +140,14 @@ impl Hooks {
                         let written = file.map_or(Ok(()), |mut file| file.write(&state.bytes));
                         (Arc::new(state), written.map_err(|e| e.to_string()))
                     };
-                    tell(ticket, HookResult::Released(released.map(written)));
+                    report(ticket, HookResult::Released(released.map(written)));
                 }
                 // A failed release has released nothing.
-                HookJob::Acquire(ticket, _) if holds => tell(ticket, HookResult::Acquired(Ok(()))),
+                HookJob::Acquire(ticket, _) if holds => report(ticket, HookResult::Acquired(Ok(()))),
                 HookJob::Acquire(ticket, state) => {
                     let acquired = self.acquire(state);
                     holds = acquired.is_ok();
-                    tell(ticket, HookResult::Acquired(acquired));
+                    report(ticket, HookResult::Acquired(acquired));
                 }
                 HookJob::Phase(phase) => {
                     for hook in &mut self.phase {
@@ -163,7 +163,7 @@ impl Hooks {
                     for hook in self.exit.drain(..) {
                         let _ = caught("on_exit", hook);
                     }
-                    tell(ticket, HookResult::Exited);
+                    report(ticket, HookResult::Exited);
                 }
             }
         }
@@ -179,15 +179,14 @@ fn caught<T>(name: &str, hook: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 impl Runner {
-    /// `holds`: this generation has what only one may have. Results of hooks go to `tell`, with the
-    /// ticket they were asked with.
+    /// `holds`: this generation has the exclusive resources. Results of hooks go to `report`, with the ticket of their call.
     ///
     /// # Errors
     /// If no thread can be started.
     pub(crate) fn start(
         hooks: Hooks,
         holds: bool,
-        tell: impl Fn(u64, HookResult) + Send + 'static,
+        report: impl Fn(u64, HookResult) + Send + 'static,
     ) -> Result<Runner, Error> {
         if hooks.is_empty() {
             return Ok(Runner { jobs: None });
@@ -195,7 +194,7 @@ impl Runner {
         let (jobs, receiver) = mpsc::channel();
         thread::Builder::new()
             .name("heirloom-hooks".into())
-            .spawn(move || hooks.run(receiver, holds, tell))
+            .spawn(move || hooks.run(receiver, holds, report))
             .map_err(|e| Error::io(ErrorKind::System, "no thread for the hooks", e))?;
         Ok(Runner { jobs: Some(jobs) })
     }
@@ -223,7 +222,7 @@ impl Runner {
         let _ = self.ask(HookJob::Drain);
     }
 
-    /// Runs `on_exit`, after all that was asked before.
+    /// Runs `on_exit`, after all earlier calls.
     pub(crate) fn exit(&self, ticket: u64) -> Result<bool, String> {
         self.ask(HookJob::Exit(ticket))
     }

@@ -1,5 +1,4 @@
-//! What the user's program does when a signal comes, on a thread of its own: neither the signal
-//! thread nor the other hooks wait for it.
+//! The program's hooks of signals, on a thread of their own: neither the signal thread nor the other hooks wait for them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +11,7 @@ use super::caught;
 use crate::base::error::{Error, ErrorKind};
 use crate::process::signals::Signal;
 
-/// What the user gave to the builder.
+/// The hooks as the program has configured them.
 #[derive(Default)]
 pub(crate) struct SignalHooks {
     pub(crate) before: Vec<(Signal, SignalHook)>,
@@ -25,11 +24,11 @@ pub(crate) type SignalHook = Box<dyn FnMut() + Send>;
 #[derive(Debug, Default)]
 pub(crate) struct SignalHookRunner {
     jobs: Option<mpsc::Sender<HookJob>>,
-    /// Signals with hooks, and whether what the last one leads to has yet to come.
+    /// Signals with hooks, and whether the action of the last one is still due.
     hooked: BTreeMap<Signal, Arc<AtomicBool>>,
 }
 
-/// A signal, and what it leads to.
+/// A signal, and its action.
 struct HookJob(Signal, Box<dyn FnOnce() + Send>);
 
 impl SignalHooks {
@@ -64,9 +63,8 @@ impl SignalHooks {
 }
 
 impl SignalHookRunner {
-    /// Runs the hooks before, `action`, and the hooks after. Where there are none, and where the
-    /// last one of the same signal still waits for its hooks, it is led on at once: a hook that
-    /// hangs never makes a server deaf.
+    /// Runs the hooks before, `action`, and the hooks after. If there are none, or if the last signal of this kind still waits
+    /// for its hooks, `action` runs at once: so a hook that hangs never keeps a server from handling its signals.
     pub(crate) fn dispatch(&self, signal: Signal, action: impl FnOnce() + Send + 'static) {
         let (Some(jobs), Some(waiting)) = (&self.jobs, self.hooked.get(&signal)) else { return action() };
         if waiting.swap(true, Ordering::SeqCst) {

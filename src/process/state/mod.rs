@@ -1,5 +1,5 @@
-//! The heart of a process's life: `State::on(Event)` gives `Action`s. Pure: no threads, no
-//! descriptors, no clock. ARCHITECTURE.md has it as a table, and the tests read that table.
+//! The lifecycle of a process as a state machine: `State::on(Event)` gives `Action`s. Pure: no threads, no descriptors, no
+//! clock. ARCHITECTURE.md has it as a table, and the tests read that table.
 //!
 //! ```text
 //!  successor                         any generation                         predecessor
@@ -19,18 +19,18 @@ use crate::process::handover::Message;
 
 /// How long a live peer may take for an answer that it owes at once.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Signals to stop within this time of the first one are the same wish: a terminal, a group and a
-/// supervisor may all deliver it.
-pub(crate) const SAME_WISH: Duration = Duration::from_millis(500);
+/// Signals to stop within this time of the first one are the same request: a terminal, a group and a supervisor may all
+/// deliver it.
+pub(crate) const SAME_REQUEST: Duration = Duration::from_millis(500);
 /// A binary that is being written (ETXTBSY) is tried this often, this far apart.
 const BUSY_RETRIES: u8 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Stage {
-    /// Successor: PREPARED is said, nothing accepted.
+    /// Successor: PREPARED is sent; nothing is accepted.
     Prepared,
-    /// Successor: GO was said, and what only one generation may have is being acquired.
+    /// Successor: GO was received, and the exclusive resources are being acquired.
     Acquiring,
     /// Successor: accepts, while the predecessor still could.
     OnProbation,
@@ -40,10 +40,9 @@ pub(crate) enum Stage {
     Serving,
     /// Predecessor: a successor is starting.
     Awaiting,
-    /// Predecessor: the successor is prepared, and what only one generation may have is being
-    /// released.
+    /// Predecessor: the successor is prepared, and the exclusive resources are being released.
     Releasing,
-    /// Predecessor: GO is said.
+    /// Predecessor: GO is sent.
     Offering,
     /// Predecessor: the successor accepts, we watch it.
     Watching,
@@ -65,7 +64,7 @@ pub(crate) enum Why {
 pub(crate) enum Event {
     /// HUP, `Handle::handover`.
     Handover,
-    /// TERM, INT, QUIT: the second one aborts; the third ends the process before it comes here.
+    /// TERM, INT, QUIT: the second one aborts; the third ends the process before it gets here.
     Stop,
     /// A hang-up, `Handle::shutdown`: as the first `Stop`, however often.
     Drain,
@@ -81,9 +80,9 @@ pub(crate) enum Event {
     /// The executable is being written.
     ProgramBusy,
     Timer(Timer),
-    /// What `Action::Release` began.
+    /// The result of `Action::Release`.
     Released(Result<(), String>),
-    /// What `Action::Acquire` began.
+    /// The result of `Action::Acquire`.
     Acquired(Result<(), String>),
     /// The result of `Action::Check`.
     Checked(Result<(), String>),
@@ -108,15 +107,15 @@ pub(crate) enum Action {
     ToPredecessor(Message),
     ToSuccessor(Message),
     Accept,
-    /// Let go of what only one generation may have; `Released` follows.
+    /// Release the exclusive resources; `Released` follows.
     Release,
-    /// Take what only one generation may have; `Acquired` follows.
+    /// Acquire the exclusive resources; `Acquired` follows.
     Acquire,
     /// Stop polling the listeners the successor adopted, keep them.
     Pause,
     /// Close listeners that another generation holds too; `ListenersClosed` follows.
     CloseShared,
-    /// Serve what waits on the listeners, then close them for good; `ListenersClosed` follows.
+    /// Serve the clients that wait on the listeners, then close them for good; `ListenersClosed` follows.
     CloseLast,
     /// Parked connections go to the successor, or get the announced close.
     HandConnections,
@@ -130,14 +129,14 @@ pub(crate) enum Action {
     HandoverFailed,
     /// Ask acceptor and workers for a sign of life; `Checked` follows.
     Check,
-    /// Name what is stuck; it will be cut.
+    /// Log the operations that are stuck; they will be cut.
     Abort,
     /// Leave the loop.
     Finish,
     Timer(Timer, Option<Duration>),
 }
 
-/// What of the configuration the lifecycle goes by.
+/// The part of the configuration that the lifecycle depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Terms {
     pub(crate) ready: Duration,
@@ -155,14 +154,14 @@ pub(crate) struct Terms {
 pub(crate) struct State {
     terms: Terms,
     stage: Stage,
-    /// A handover asked for while none could start; remembered once.
+    /// A handover was requested while none could start; it is remembered once.
     wanted: bool,
-    /// Wishes to stop, by signal or API.
+    /// Requests to stop, by signal or API.
     stops: u8,
-    /// Within `SAME_WISH` of the first of them.
-    same_wish: bool,
+    /// Set within `SAME_REQUEST` of the first of them.
+    is_same_request: bool,
     busy_retries: u8,
-    /// The other generation waits to hear that our listeners are closed.
+    /// The other generation waits for our CLOSED.
     owes_closed: bool,
     /// Successor: the predecessor died before we served.
     orphan: bool,
@@ -190,7 +189,7 @@ impl State {
             stage,
             wanted: false,
             stops: 0,
-            same_wish: false,
+            is_same_request: false,
             busy_retries: 0,
             owes_closed: false,
             orphan: false,
@@ -215,7 +214,7 @@ impl State {
         }
     }
 
-    /// What is to be done about `event`. What makes no sense in the present stage does nothing.
+    /// The actions that follow from `event`. An event that has no meaning in the present stage has no effect.
     pub(crate) fn on(&mut self, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         let before = self.stage;
@@ -242,22 +241,22 @@ impl State {
 
         match (self.stage, event) {
             // Its last hooks may still run.
-            (Finished, Event::Stop) => self.stop_asked(out),
+            (Finished, Event::Stop) => self.request_stop(out),
             (Finished, Event::Abort) => self.abort(out),
-            (Finished, Event::Timer(Timer::SameRequest)) => self.same_wish = false,
+            (Finished, Event::Timer(Timer::SameRequest)) => self.is_same_request = false,
             (Finished, _) => {}
 
-            // Wishes, by signal, API or a predecessor that passes on a late HUP.
+            // Requests, by signal, API or a predecessor that passes on a late HUP.
             (stage, Event::Handover | FromPredecessor(Message::HandoverPlease)) => match stage {
                 Serving => self.spawn(out),
                 Draining(Why::HandedOver) => out.push(ToSuccessor(Message::HandoverPlease)),
                 Yielding | LameDuck | Draining(_) => {}
                 _ => self.wanted = true,
             },
-            (_, Event::Stop) => self.stop_asked(out),
+            (_, Event::Stop) => self.request_stop(out),
             (_, Event::Drain) => self.stop(out),
             (_, Event::Abort) => self.abort(out),
-            (_, Event::Timer(Timer::SameRequest)) => self.same_wish = false,
+            (_, Event::Timer(Timer::SameRequest)) => self.is_same_request = false,
             (_, Event::Timer(Timer::DrainDeadline)) => self.abort(out),
 
             // Predecessor: a successor starts.
@@ -304,8 +303,7 @@ impl State {
             }
             (Watching, FromSuccessor(Message::StillGood)) => {
                 out.push(PassIdentity);
-                // Before COMMIT: a successor that remembers one of its own, as the signal went to
-                // the whole group, has the same wish.
+                // Before COMMIT: if the signal went to the whole group, the successor remembers the same request.
                 if std::mem::take(&mut self.wanted) {
                     out.push(ToSuccessor(Message::HandoverPlease));
                 }
@@ -335,8 +333,8 @@ impl State {
                 self.main_is_gone(out);
             }
 
-            // Successor: nothing is accepted before GO. A predecessor that dies without a word has
-            // crashed, because one that stops kills an unready successor first.
+            // Successor: nothing is accepted before GO. A predecessor that dies without STOPPING has crashed, because one that
+            // stops kills an unready successor first.
             (Prepared, FromPredecessor(Message::Go { probation, .. })) => {
                 self.terms.probation = probation;
                 out.push(Acquire);
@@ -357,11 +355,11 @@ impl State {
             }
             (Acquiring, PredecessorGone) => self.orphan = true,
             (Acquiring, FromPredecessor(Message::Stopping { within })) => {
-                // What the kernel has accepted for us is served, with what we have by then.
+                // Connections that the kernel has accepted for us are served.
                 out.push(Accept);
                 self.enter(Yielding, Some(within), out);
             }
-            // Said where the kill may not reach us: a script stands between.
+            // Sent in case the kill does not reach us, because a script stands between.
             (Prepared, FromPredecessor(Message::Stopping { .. })) => {
                 out.push(Finish);
                 self.stage = Finished;
@@ -436,15 +434,15 @@ impl State {
         }
     }
 
-    fn stop_asked(&mut self, out: &mut Vec<Action>) {
-        if self.same_wish {
+    fn request_stop(&mut self, out: &mut Vec<Action>) {
+        if self.is_same_request {
             return;
         }
         self.stops = self.stops.saturating_add(1);
         match self.stops {
             1 => {
-                self.same_wish = true;
-                out.push(Action::Timer(Timer::SameRequest, Some(SAME_WISH)));
+                self.is_same_request = true;
+                out.push(Action::Timer(Timer::SameRequest, Some(SAME_REQUEST)));
                 self.stop(out);
             }
             2 => self.abort(out),
@@ -453,7 +451,7 @@ impl State {
         }
     }
 
-    /// The first wish to stop.
+    /// The first request to stop.
     fn stop(&mut self, out: &mut Vec<Action>) {
         let stopping = Message::Stopping { within: self.terms.drain };
         match self.stage {
@@ -487,14 +485,14 @@ impl State {
         }
     }
 
-    /// A generation before this one, which still drains, need not take this end for a crash.
+    /// Notifies a generation before this one, which still drains, so that it does not take this end for a crash.
     fn take_leave(&self, out: &mut Vec<Action>) {
         if self.terms.without_main.is_some() {
             out.push(Action::ToPredecessor(Message::Stopping { within: self.terms.drain }));
         }
     }
 
-    /// The main process has died: the drain is cut short, here and in the generation before this one.
+    /// Cuts the drain short, here and in the generation before this one, because the main process has died.
     fn main_is_gone(&mut self, out: &mut Vec<Action>) {
         let Some(rest) = self.terms.without_main.filter(|_| !self.main_stops) else { return };
         self.main_stops = true;

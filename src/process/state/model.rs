@@ -1,5 +1,5 @@
-//! Every order of messages, deaths, timers and signals that a few generations can go through,
-//! within bounds, against what must hold.
+//! Tries every order of messages, deaths, timers and signals among a few generations, within bounds, and checks the
+//! invariants.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
@@ -267,8 +267,8 @@ impl World {
                 Action::Spawn => follow.push(Event::SpawnFailed),
                 Action::KillSuccessor => {
                     if let Some(child) = self.processes[i].child.take() {
-                        let told = |m: &Message| matches!(m, Message::Stopping { .. });
-                        if self.processes[child].up.iter().any(told) {
+                        let stopping = |m: &Message| matches!(m, Message::Stopping { .. });
+                        if self.processes[child].up.iter().any(stopping) {
                             follow.push(Event::Drain);
                         }
                         self.die(child);
@@ -354,7 +354,7 @@ impl World {
         let polling = self.processes.iter().filter(|p| p.polls).count();
         let alive = self.processes.iter().filter(|p| p.alive).count();
         if self.was_stopped {
-            assert_eq!(alive, 0, "told to stop, and something lives: {}", self.shown());
+            assert_eq!(alive, 0, "stopped, and something lives: {}", self.shown());
         } else if !self.hopeless {
             assert_eq!((polling, alive), (1, 1), "not exactly one serves: {}", self.shown());
         }

@@ -224,7 +224,7 @@ fn a_remembered_hup_starts_the_next_handover_once() {
     let please = actions.iter().position(|a| *a == Action::ToSuccessor(Message::HandoverPlease));
     let commit = actions.iter().position(|a| *a == Action::ToSuccessor(Message::Commit));
     assert!(please.is_some() && please < commit, "{actions:?}");
-    // What both of them remember is one wish.
+    // What both of them remember is one request.
     let mut on_probation = in_stage(Stage::OnProbation);
     assert_eq!(on_probation.on(Event::FromPredecessor(Message::HandoverPlease)), []);
     assert_eq!(starts(&mut on_probation, Event::FromPredecessor(Message::Commit)), (1, Stage::Awaiting));

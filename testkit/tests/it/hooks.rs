@@ -122,7 +122,7 @@ fn a_successor_that_dies_on_probation_gives_back_what_it_had() {
 }
 
 #[test]
-fn an_exit_hook_that_hangs_is_cut_by_the_hammer() {
+fn an_exit_hook_that_hangs_is_cut_by_an_abort() {
     let (server, folder) = hooked("0");
     fs::write(folder.path().join("exit-hangs"), "").unwrap();
     server.signal(Signal::SIGTERM);

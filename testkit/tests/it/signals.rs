@@ -13,7 +13,7 @@ const STOPS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 /// Longer than any test: an endless probation.
 const LONG: &str = "600000";
 /// After this time a second signal to stop is a new request, even on a busy machine.
-const ANOTHER_WISH: Duration = Duration::from_millis(1000);
+const ANOTHER_REQUEST: Duration = Duration::from_millis(1000);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -234,7 +234,7 @@ fn a_second_stop_of_the_group_cuts_in_every_phase() {
             Phase::HandedOver => heard(&scene.server, Signal::SIGTERM, 2),
             _ => drop(scene.server.wait_for("draining (stop requested): 1 requests in flight")),
         }
-        pass(ANOTHER_WISH);
+        pass(ANOTHER_REQUEST);
         scene.server.signal_group(Signal::SIGINT);
         assert_eq!(scene.server.wait_exit(scene.old()), Exit::Status(1), "{phase:?}");
         scene.server.wait_for("1 requests were cut");
@@ -252,7 +252,7 @@ fn stops_of_a_process_that_has_handed_over_are_its_own() {
     server.signal_to(scene.old(), Signal::SIGTERM);
     heard(server, Signal::SIGTERM, 1);
     assert_eq!(server.phase(scene.old()), "handed over");
-    pass(ANOTHER_WISH);
+    pass(ANOTHER_REQUEST);
     server.signal_to(scene.old(), Signal::SIGTERM);
     assert_eq!(server.wait_exit(scene.old()), Exit::Status(1));
     assert_eq!(server.settled(), Some(new));
@@ -267,7 +267,7 @@ fn two_stops_of_the_old_process_in_probation_end_both() {
     let (server, new) = (&scene.server, scene.new.unwrap());
     server.signal_to(scene.old(), Signal::SIGTERM);
     heard(server, Signal::SIGTERM, 1);
-    pass(ANOTHER_WISH);
+    pass(ANOTHER_REQUEST);
     server.signal_to(scene.old(), Signal::SIGTERM);
     assert_eq!(server.wait_exit(scene.old()), Exit::Status(1));
     assert!(matches!(server.wait_exit(new), Exit::Status(0) | Exit::Untold));
@@ -284,7 +284,7 @@ fn two_stops_of_the_new_process_in_probation_end_both() {
     scene.server.in_flight(new, 1);
     scene.server.signal_to(new, Signal::SIGTERM);
     heard(&scene.server, Signal::SIGTERM, 1);
-    pass(ANOTHER_WISH);
+    pass(ANOTHER_REQUEST);
     scene.server.signal_to(new, Signal::SIGTERM);
     scene.server.wait_for("abort: cut GET /sleep/60000");
     // The old process was asked to stop, too, and cuts nothing by itself.
@@ -316,7 +316,7 @@ fn the_third_stop_is_the_signal_s_default_action() {
         server.in_flight(server.pid(), 1);
         server.signal(Signal::SIGTERM);
         heard(&server, Signal::SIGTERM, 1);
-        pass(ANOTHER_WISH);
+        pass(ANOTHER_REQUEST);
         server.signal(Signal::SIGTERM);
         // `main` has more to do.
         server.wait_for("serve has returned");

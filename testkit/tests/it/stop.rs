@@ -45,7 +45,7 @@ fn a_second_stop_ends_it_at_once_and_names_what_it_cut() {
         server.wait_for("handling request 1");
         server.signal(*signal);
         server.wait_for("draining (stop requested): 1 requests in flight");
-        // The handler's next seconds: later than what counts as the same wish.
+        // The handler's next seconds: later than the time of one request to stop.
         let seconds = server.count("handling request");
         server.wait_for_nth("handling request", seconds + 2);
 
@@ -125,7 +125,7 @@ fn a_lame_duck_is_not_ready_and_still_accepts() {
     assert_eq!(get(admin, "/healthz").ok().status, 200);
     assert_eq!(server.get("/readyz").ok().status, 503);
     assert_eq!(server.get("/ok").ok().text(), "ok\n");
-    // Later than what counts as the same wish.
+    // Later than the time of one request to stop.
     pass(Duration::from_millis(600));
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
@@ -184,7 +184,7 @@ fn an_unfinished_body_is_waited_for_within_the_grace() {
 }
 
 #[test]
-fn the_hammer_falls_at_the_deadline_and_names_what_it_cut() {
+fn the_drain_deadline_aborts_and_names_what_it_cut() {
     let server = kitchen_sink!("--drain-timeout-ms", "700");
     let mut client = server.client();
     client.ask("/sleep/60000");
@@ -258,7 +258,7 @@ fn an_upgraded_connection_is_notified_and_waited_for() {
 }
 
 #[test]
-fn streams_that_never_end_are_bounded_by_the_hammer() {
+fn streams_that_never_end_are_cut_at_the_deadline() {
     let server = kitchen_sink!("--drain-timeout-ms", "700");
     let mut stream = server.client();
     stream.ask("/events/stubborn");

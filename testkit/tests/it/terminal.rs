@@ -1,4 +1,4 @@
-//! A terminal that is closed is no wish for a handover.
+//! A closed terminal does not request a handover.
 
 use nix::unistd::{getpgid, getsid};
 use testkit::{Exit, LogPipe, Pid, Proc, Shell, Signal};

@@ -1,4 +1,4 @@
-//! One client of the control socket. Nothing here waits for it: what it does not send or read in time ends it.
+//! One client of the control socket. Nothing here waits for it: a client that does not send or read in time is dropped.
 
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -10,7 +10,7 @@ use nix::sys::socket::{MsgFlags, send};
 
 use super::command::{Command, Line};
 
-/// More than any command.
+/// Longer than any command.
 const LINE_BYTES: usize = 256;
 /// Time to send the command, and then to read the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ pub(super) enum Progress {
     /// It has to send or to read more.
     Pending,
     Asked(Command),
-    /// It is to be dropped.
+    /// The client is to be dropped.
     Over,
 }
 
@@ -71,7 +71,7 @@ impl Client {
     pub(super) fn advance(&mut self, now: Instant) -> Progress {
         match self.stage {
             Stage::Asking => self.read_command(now),
-            // Nothing but a hang-up was polled for.
+            // Only a hang-up was polled for.
             Stage::Waiting if self.output.is_empty() => Progress::Over,
             Stage::Waiting | Stage::Answered => self.flush(),
         }
@@ -140,7 +140,7 @@ impl Client {
         Ok(send(self.stream.as_raw_fd(), &self.output, MsgFlags::MSG_NOSIGNAL)?)
     }
 
-    /// What it is to be polled for. While it waits, only for a hang-up: `echo upgrade | socat` has closed its side.
+    /// The events to poll for. While it waits, only a hang-up: `echo upgrade | socat` has closed its side.
     pub(super) fn interest(&self) -> EpollFlags {
         match self.stage {
             _ if !self.output.is_empty() => EpollFlags::EPOLLOUT,

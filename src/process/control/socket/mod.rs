@@ -1,4 +1,4 @@
-//! The control socket: where an operator's program asks the control loop, and learns the result of what it asked for.
+//! The control socket: an operator's program sends commands to the control loop, and gets their results.
 //!
 //! **The loop owns the listener and its clients; it never waits for one of them.** A poller of its own, of which the
 //! loop's poller has one descriptor, keeps them apart from what the loop lives on. There are at most [`MOST_CLIENTS`]:
@@ -49,7 +49,7 @@ pub(crate) struct Bound {
     path: PathBuf,
     /// Of the socket at `path`.
     file: FileId,
-    /// Nobody else has the socket yet: its path is removed if this process never owns the service.
+    /// No other process has the socket yet: its path is removed if this process never owns the service.
     is_new: bool,
     /// The predecessor's, at another path, to be removed when this process owns the service.
     replaces: Option<(PathBuf, FileId)>,
@@ -312,7 +312,7 @@ fn peer_of(stream: &std::os::unix::net::UnixStream) -> Option<Peer> {
     Some(Peer { pid: credentials.pid(), uid: credentials.uid() })
 }
 
-/// The file's mode says so too, unless somebody has changed it.
+/// The file's mode has the same effect, unless it was changed.
 fn is_allowed(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw()
 }
