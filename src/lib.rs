@@ -336,6 +336,7 @@
 //! | `files` | `ServeDir`, `ServeFile` | `mime_guess` |
 //! | `gzip` | `wrap::Gzip` | `flate2`, in Rust |
 //! | `websocket` | `WebSocket` | `tungstenite` |
+//! | `proxy` | `Proxies`, `Listen::trust_proxies`: clients behind trusted proxies, the PROXY protocol | `ipnet` |
 //! | `systemd` | notifications, sockets from systemd, `ProcessConfig::store_listeners` | |
 //! | `tls` | `Listen::tls`, `Tls`, `RequestExt::tls` | `rustls` with `ring` |
 //! | `tiny_http` | `TinyHttp`, for handlers written for it | `tiny_http` |
@@ -388,6 +389,8 @@ pub use base::limits::{Limits, Timeouts};
 pub use base::phase::{Drain, Phase, Waited};
 pub use base::status::Stats;
 pub use net::conn_info::{ClientWatch, PeerCredentials};
+#[cfg(feature = "proxy")]
+pub use net::proxies::Proxies;
 #[cfg(feature = "tls")]
 pub use net::tls;
 pub use process::config::ProcessConfig;
@@ -398,6 +401,7 @@ pub use server::listen_config::Listen;
 #[cfg(feature = "tiny_http")]
 pub use server::tiny_http::TinyHttp;
 pub use web::body::Body;
+pub use web::client::{Client, Hop};
 pub use web::conditional::Validators;
 pub use web::extract::InputError;
 #[cfg(feature = "json")]

@@ -36,6 +36,8 @@ reasons! {
     Grace = "grace",
     /// A response announced the close, because the process drains.
     Drain = "drain",
+    /// It came from elsewhere than a trusted proxy, or did not start with a valid PROXY header in time.
+    ProxyHeader = "proxy_header",
     /// A TLS handshake failed.
     HandshakeFailed = "handshake_failed",
     /// A TLS handshake took too long.

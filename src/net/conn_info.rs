@@ -15,14 +15,24 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::base::budget::Budget;
 use crate::base::phase::PhaseWatch;
+use crate::net::listener::ListenerConfig;
+#[cfg(feature = "proxy")]
+use crate::net::proxies::Proxies;
 #[cfg(feature = "tls")]
 use crate::net::tls::TlsInfo;
 
 /// Made once per connection, with TLS once more after the handshake, and shared by its requests.
 #[derive(Debug)]
 pub(crate) struct ConnInfo {
-    /// The client's address in canonical form; None for a unix socket.
+    /// Canonical; None for a unix socket. Where a trusted proxy has sent a PROXY header, the address in it.
     pub(crate) peer: Option<SocketAddr>,
+    /// The proxy that has sent such a header.
+    pub(crate) proxy: Option<ProxyHop>,
+    /// The connection is to start with that header, which has not been read yet.
+    #[cfg(feature = "proxy")]
+    pub(crate) awaits_proxy_header: bool,
+    /// None where there is no connection.
+    pub(crate) listener: Option<Arc<ListenerConfig>>,
     /// None where there is no connection.
     pub(crate) socket: Option<Socket>,
     pub(crate) phase: PhaseWatch,
@@ -39,6 +49,10 @@ impl ConnInfo {
     pub(crate) fn new(peer: Option<SocketAddr>, phase: PhaseWatch, generation: u32) -> ConnInfo {
         ConnInfo {
             peer: peer.map(canonical),
+            proxy: None,
+            #[cfg(feature = "proxy")]
+            awaits_proxy_header: false,
+            listener: None,
             socket: None,
             phase,
             generation,
@@ -49,8 +63,16 @@ impl ConnInfo {
     }
 
     /// A handle for a connection of the same process.
-    pub(crate) fn of_connection(&self, peer: Option<SocketAddr>, socket: Socket) -> ConnInfo {
+    pub(crate) fn of_connection(
+        &self,
+        peer: Option<SocketAddr>,
+        proxy: Option<ProxyHop>,
+        listener: Option<Arc<ListenerConfig>>,
+        socket: Socket,
+    ) -> ConnInfo {
         ConnInfo {
+            proxy,
+            listener,
             socket: Some(socket),
             descriptors: self.descriptors.clone(),
             ..ConnInfo::new(peer, self.phase.clone(), self.generation)
@@ -61,9 +83,50 @@ impl ConnInfo {
         self.socket.as_ref().is_some_and(Socket::has_ended)
     }
 
+    /// The peer by which connections are limited. None for a trusted proxy, which has the connections of many clients.
+    pub(crate) fn limited_peer(&self) -> Option<SocketAddr> {
+        #[cfg(feature = "proxy")]
+        if self.trusts_peer() {
+            return None;
+        }
+        self.peer
+    }
+
+    /// Whether the peer is a proxy whose statements are believed.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn trusts_peer(&self) -> bool {
+        // A client that a proxy did not name is no client of a unix socket.
+        let is_unnamed = self.peer.is_none() && self.proxy.is_some();
+        let address = self.peer.map(|peer| peer.ip());
+        !is_unnamed && self.proxies().is_some_and(|proxies| proxies.trust(address))
+    }
+
+    #[cfg(feature = "proxy")]
+    pub(crate) fn proxies(&self) -> Option<&Proxies> {
+        self.listener.as_ref().and_then(|listener| listener.proxies.as_ref())
+    }
+
+    /// Whether the client's side is encrypted, as far as the connection shows it.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return true;
+        }
+        self.proxy.is_some_and(|proxy| proxy.is_encrypted)
+    }
+
     pub(crate) fn peer_credentials(&self) -> Option<PeerCredentials> {
         self.socket.as_ref().and_then(Socket::credentials)
     }
+}
+
+/// What a connection's PROXY header says besides the client's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProxyHop {
+    /// Of the proxy itself. None for a unix socket.
+    pub(crate) address: Option<SocketAddr>,
+    /// The client speaks TLS to it.
+    pub(crate) is_encrypted: bool,
 }
 
 /// An IPv4 address as such: a socket for both families has it as `::ffff:a.b.c.d`.

@@ -5,6 +5,10 @@ pub(crate) mod acceptor;
 pub(crate) mod conn_info;
 pub(crate) mod connection;
 pub(crate) mod listener;
+#[cfg(feature = "proxy")]
+pub(crate) mod proxies;
+#[cfg(feature = "proxy")]
+pub(crate) mod proxy_header;
 pub(crate) mod scheduler;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 pub(crate) mod slots;

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::net::listener::ListenerConfig;
+#[cfg(feature = "proxy")]
+use crate::net::proxies::Proxies;
 #[cfg(feature = "tls")]
 use crate::net::tls::Tls;
 use crate::web::handler::{Handler, verify};
@@ -76,6 +78,15 @@ impl Listen {
         self
     }
 
+    /// Believes what these proxies say about their clients, and nobody else: see [`Proxies`] and docs/proxies.md. Default: nobody
+    /// is believed. A feature: `proxy`.
+    #[cfg(feature = "proxy")]
+    #[must_use]
+    pub fn trust_proxies(mut self, proxies: Proxies) -> Listen {
+        self.config.proxies = Some(proxies);
+        self
+    }
+
     /// How many connections the kernel queues until they are accepted. Default 1,024; the kernel limits it to
     /// `net.core.somaxconn`. Beyond it TCP clients retry a second later, and clients of a unix socket get `EAGAIN` or wait.
     ///
@@ -139,6 +150,10 @@ impl Listen {
         }
         if self.config.keepalive.is_some_and(|idle| idle < Duration::from_secs(1)) {
             return odd("can't be probed more often than once a second: Listen::keepalive");
+        }
+        #[cfg(feature = "proxy")]
+        if let Some(fault) = self.config.proxies.as_ref().and_then(Proxies::fault) {
+            return odd(&fault);
         }
         match self.handler.as_deref().map_or(Ok(()), verify) {
             Ok(()) => Ok(()),

@@ -1,12 +1,15 @@
 //! The parts that a program uses: requests, responses, handlers, routes, and features on top of them that many programs need.
 
 pub(crate) mod body;
+pub(crate) mod client;
 pub(crate) mod coding;
 pub(crate) mod conditional;
 pub(crate) mod extract;
 pub(crate) mod fields;
 #[cfg(feature = "files")]
 pub(crate) mod files;
+#[cfg(feature = "proxy")]
+mod forwarded;
 pub(crate) mod handler;
 #[cfg(not(all(feature = "json", feature = "form", feature = "cookies", feature = "tls")))]
 pub(crate) mod missing;

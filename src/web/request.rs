@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use http::uri::Authority;
 
 use crate::Request;
 use crate::base::percent::normal_path;
@@ -15,7 +16,9 @@ use crate::base::phase::{Drain, PhaseWatch};
 use crate::net::conn_info::{ClientWatch, PeerCredentials};
 #[cfg(feature = "tls")]
 use crate::net::tls::TlsInfo;
+use crate::web::client::Client;
 use crate::web::extract::{self, InputError, path::FromParams};
+use crate::web::fields::ascii;
 use crate::web::handler::Matched;
 
 /// The fields after a chunked body, kept in the request's extensions.
@@ -127,6 +130,36 @@ pub trait RequestExt: sealed::Sealed {
     /// The fields after a chunked body (RFC 9112 §7.1.2). None if there were none, and on streaming
     /// routes.
     fn trailers(&self) -> Option<&HeaderMap>;
+
+    /// Whom this request is from, and through which proxies. The connection's peer, unless the listener trusts that as a proxy
+    /// (`Listen::trust_proxies`, of the feature `proxy`): then the client that the proxy names. Decide and count by this
+    /// address, not by [`peer_addr`](Self::peer_addr), which is a proxy's if there is one.
+    ///
+    /// It is computed at each call.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    ///
+    /// /// Redirects to https whoever has not used it.
+    /// fn secured(request: Request, next: Next) -> Response {
+    ///     if request.client().is_https() {
+    ///         return next.call(request);
+    ///     }
+    ///     let host = request.host().unwrap_or("example.org".into());
+    ///     Redirect::permanent(format!("https://{host}{}", request.uri())).into_response()
+    /// }
+    /// # let handler = (|_: Request| "ok").wrap(secured);
+    /// # let request = heirloom::http::Request::get("/a").header("host", "a.example").body(Body::empty()).unwrap();
+    /// # assert_eq!(handler.call(request).headers()["location"], "https://a.example/a");
+    /// ```
+    fn client(&self) -> Client;
+
+    /// The host that the client has asked for, with a port if it is not the scheme's: of the target if that has one, or of
+    /// `Host`. Behind a trusted proxy, what that says instead. A client may send any host.
+    fn host(&self) -> Option<Cow<'_, str>>;
+
+    /// The name of the listener, as given to [`Server::listen`](crate::Server::listen). None for a constructed request.
+    fn listener(&self) -> Option<&str>;
 
     /// The other end of the connection: the client, or the proxy before it. None on a unix socket. An IPv4
     /// client of a listener for both families (`[::]:PORT`) has its IPv4 address, not `::ffff:192.0.2.1`.
@@ -396,6 +429,22 @@ impl RequestExt for Request {
 
     fn trailers(&self) -> Option<&HeaderMap> {
         self.extensions().get::<Trailers>().map(|trailers| &trailers.0)
+    }
+
+    fn client(&self) -> Client {
+        Client::of(self)
+    }
+
+    fn host(&self) -> Option<Cow<'_, str>> {
+        if let Some(host) = self.client().forwarded_host() {
+            return Some(Cow::Owned(host.to_owned()));
+        }
+        let field = || self.headers().get(http::header::HOST).and_then(|host| ascii(host.as_bytes()));
+        self.uri().authority().map(Authority::as_str).or_else(field).map(Cow::Borrowed)
+    }
+
+    fn listener(&self) -> Option<&str> {
+        self.body().conn_info()?.listener.as_ref().map(|listener| &*listener.name)
     }
 
     fn peer_addr(&self) -> Option<SocketAddr> {

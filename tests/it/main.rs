@@ -19,6 +19,8 @@ mod limits;
 mod listeners;
 mod middleware;
 mod per_worker;
+#[cfg(feature = "proxy")]
+mod proxies;
 mod real_clients;
 mod rfc9110;
 mod rfc9112;

@@ -31,6 +31,8 @@ mod on_end;
 mod output;
 mod park;
 mod progress;
+#[cfg(feature = "proxy")]
+mod proxy_header;
 mod read_body;
 mod read_head;
 mod refuse;
@@ -296,6 +298,10 @@ impl<'a> Exchange<'a> {
         self.client.progress.held = None;
         if let Some(blocked) = &mut self.client.progress.blocked {
             blocked.resume(self.now);
+        }
+        #[cfg(feature = "proxy")]
+        if self.client.conn_info.awaits_proxy_header {
+            self.read_proxy_header(cause)?;
         }
         #[cfg(feature = "tls")]
         if self.client.stream.is_handshaking() {

@@ -41,6 +41,11 @@ impl ConnectionCounts {
         if let Some(count) = self.by_listener.get(listener) {
             count.fetch_add(1, Ordering::SeqCst);
         }
+        self.enter_peer(listener, peer)
+    }
+
+    /// Counts one more of the peer alone.
+    pub(super) fn enter_peer(&self, listener: usize, peer: Option<SocketAddr>) -> usize {
         let (Some(by_peer), Some(peer)) = (self.counts(listener), peer) else { return 0 };
         let mut by_peer = lock(by_peer);
         let count = by_peer.entry(address(peer)).or_default();

@@ -14,22 +14,42 @@ use super::pools::Pools;
 use crate::base::close_reason::CloseReason;
 use crate::base::log::{debug, error, info, warn};
 use crate::base::status::Counters;
-use crate::net::conn_info::ConnInfo;
+use crate::net::conn_info::{ConnInfo, ProxyHop};
 use crate::net::connection::{Activity, Cause, Connection, Cut, Lingering, Portable, Ready};
+use crate::net::listener::ListenerConfig;
+#[cfg(feature = "proxy")]
+use crate::net::proxies::Proxies;
 use crate::net::slots::SlotId;
 use crate::net::stream::Stream;
 use crate::net::transfer::is_portable;
+
+/// How often the log says that connections are turned away.
+#[cfg(feature = "proxy")]
+const LOG_PAUSE: Duration = Duration::from_secs(10);
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Origin {
+    /// A listener. None for a unix socket.
+    Accepted(Option<SocketAddr>),
+    /// A predecessor, which has read the header of a proxy, if there was one.
+    Moved { peer: Option<SocketAddr>, proxy: Option<ProxyHop> },
+}
 
 pub(crate) struct Connections<P> {
     pub(crate) parking: Arc<Parking<P>>,
     pub(super) pools: Pools<P>,
     counters: Arc<CachePadded<Counters>>,
-    /// What all connections of this process have in common.
+    /// What all connections of this process have in common, and those of each listener.
     process: ConnInfo,
+    listeners: Vec<Arc<ListenerConfig>>,
     /// The answer to a connection for which no worker had time.
     busy: Box<dyn FnMut() -> Vec<u8> + Send>,
     pub(super) queue_wait: Duration,
     per_peer: Option<usize>,
+    /// When the log last said that a connection did not come from a trusted proxy.
+    #[cfg(feature = "proxy")]
+    stranger_logged: Option<Instant>,
     /// Connections that linger, and have sent more bytes than are dropped in one step.
     lingering: Vec<Box<Connection<P>>>,
 }
@@ -41,9 +61,12 @@ impl<P: Portable> Connections<P> {
             pools: Pools::new(setup.queues),
             counters: setup.all_counters.register(),
             process: setup.process,
+            listeners: setup.listeners.iter().map(|listener| Arc::new(listener.config.clone())).collect(),
             busy: setup.busy,
             queue_wait: setup.queue_wait,
             per_peer: setup.limits.connections_per_peer,
+            #[cfg(feature = "proxy")]
+            stranger_logged: None,
             lingering: Vec::new(),
         }
     }
@@ -57,7 +80,11 @@ impl<P: Portable> Connections<P> {
         place: (usize, usize),
     ) {
         self.counters.accepted();
-        let (connection, of_peer) = self.make(stream, slot, place, peer, P::default());
+        let (connection, of_peer) = self.make(stream, slot, place, Origin::Accepted(peer), P::default());
+        #[cfg(feature = "proxy")]
+        if connection.conn_info.awaits_proxy_header && !connection.conn_info.trusts_peer() {
+            return self.turn_stranger_away(connection);
+        }
         if self.per_peer.is_some_and(|most| of_peer > most) {
             self.turn_away(connection);
         } else if P::OPAQUE {
@@ -73,12 +100,23 @@ impl<P: Portable> Connections<P> {
         stream: Stream,
         slot: SlotId,
         place: (usize, usize),
-        peer: Option<SocketAddr>,
+        origin: Origin,
         progress: P,
     ) -> (Box<Connection<P>>, usize) {
-        let conn_info = Arc::new(self.process.of_connection(peer, stream.socket()));
-        let of_peer = self.parking.counts.enter(place.0, peer);
-        (Box::new(Connection::new(stream, slot, place, conn_info, progress)), of_peer)
+        let (peer, proxy) = match origin {
+            Origin::Accepted(peer) => (peer, None),
+            Origin::Moved { peer, proxy } => (peer, proxy),
+        };
+        let listener = self.listeners.get(place.0).cloned();
+        #[cfg_attr(not(feature = "proxy"), allow(unused_mut, reason = "a proxy's header may come first"))]
+        let mut conn_info = self.process.of_connection(peer, proxy, listener, stream.socket());
+        #[cfg(feature = "proxy")]
+        {
+            let is_new = matches!(origin, Origin::Accepted(_));
+            conn_info.awaits_proxy_header = is_new && conn_info.proxies().is_some_and(Proxies::uses_protocol);
+        }
+        let of_peer = self.parking.counts.enter(place.0, conn_info.limited_peer());
+        (Box::new(Connection::new(stream, slot, place, Arc::new(conn_info), progress)), of_peer)
     }
 
     /// Registers a connection and parks it, or queues it if some of its bytes are buffered.
@@ -140,6 +178,21 @@ impl<P: Portable> Connections<P> {
         connection.begin_lingering(CloseReason::PeerLimit);
         connection.linger_on();
         self.end(CloseReason::PeerLimit, connection);
+    }
+
+    /// Its listener takes connections of trusted proxies alone. Logged at most every ten seconds.
+    #[cfg(feature = "proxy")]
+    fn turn_stranger_away(&mut self, connection: Box<Connection<P>>) {
+        let now = Instant::now();
+        if self.stranger_logged.is_none_or(|at| now.saturating_duration_since(at) >= LOG_PAUSE) {
+            self.stranger_logged = Some(now);
+            let listener = connection.conn_info.listener.as_ref().map_or("", |listener| &listener.name);
+            match connection.conn_info.peer {
+                Some(peer) => warn!("{listener}: a connection from {peer} is closed: not a trusted proxy"),
+                None => warn!("{listener}: a connection is closed: not a trusted proxy"),
+            }
+        }
+        self.end(CloseReason::ProxyHeader, connection);
     }
 
     pub(super) fn answer_busy(&mut self, connection: &Connection<P>) {

@@ -84,8 +84,8 @@ pub(crate) struct Acceptor<P> {
 }
 
 impl<P: Portable> Acceptor<P> {
-    pub(crate) fn new(mut setup: Setup<P>) -> Acceptor<P> {
-        let listeners = std::mem::take(&mut setup.listeners);
+    pub(crate) fn new(setup: Setup<P>) -> Acceptor<P> {
+        let listeners = setup.listeners.clone();
         let counters = setup.all_counters.clone();
         Acceptor {
             transfers: Transfers::new(&listeners, setup.limits.connections, counters),

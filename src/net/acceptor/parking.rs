@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 use std::io;
+#[cfg(feature = "proxy")]
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -276,10 +278,16 @@ impl<P> Parking<P> {
         Ok(())
     }
 
+    /// Counts a connection of this peer, whose address came later than the connection. Gives how many the peer has now.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn count_peer(&self, listener: usize, peer: Option<SocketAddr>) -> usize {
+        self.counts.enter_peer(listener, peer)
+    }
+
     /// Ends a connection. Its slot is free when its socket is closed, not before.
     pub(crate) fn close(&self, connection: Box<Connection<P>>) {
         let slot = connection.slot;
-        self.counts.leave(connection.listener, connection.conn_info.peer);
+        self.counts.leave(connection.listener, connection.conn_info.limited_peer());
         drop(connection);
         self.slots.release(slot);
         if self.wakes_on_end.load(Ordering::SeqCst) {

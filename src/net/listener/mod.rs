@@ -18,6 +18,8 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use crate::base::error::{self, Error};
 use crate::base::log::{info, warn};
 use crate::base::sys;
+#[cfg(feature = "proxy")]
+use crate::net::proxies::Proxies;
 use crate::net::stream::Stream;
 #[cfg(feature = "tls")]
 use crate::net::tls::Tls;
@@ -50,6 +52,9 @@ pub(crate) struct ListenerConfig {
     /// None: plain text.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Tls>,
+    /// None: no proxy is believed.
+    #[cfg(feature = "proxy")]
+    pub(crate) proxies: Option<Proxies>,
 }
 
 impl ListenerConfig {
@@ -62,6 +67,8 @@ impl ListenerConfig {
             keepalive: None,
             #[cfg(feature = "tls")]
             tls: None,
+            #[cfg(feature = "proxy")]
+            proxies: None,
         }
     }
 
@@ -74,7 +81,13 @@ impl ListenerConfig {
         };
         #[cfg(not(feature = "tls"))]
         let same_tls = true;
-        same_tls && (self.handler_index, self.reserved) == (other.handler_index, other.reserved)
+        #[cfg(feature = "proxy")]
+        let same_proxies = self.proxies == other.proxies;
+        #[cfg(not(feature = "proxy"))]
+        let same_proxies = true;
+        same_tls
+            && same_proxies
+            && (self.handler_index, self.reserved) == (other.handler_index, other.reserved)
     }
 }
 

@@ -145,8 +145,8 @@ impl Stream {
         }
     }
 
-    /// Reads bytes that are dropped, without TLS.
-    pub(super) fn read_raw(&self, buf: &mut [u8]) -> io::Result<usize> {
+    /// Reads bytes of the socket, below TLS.
+    pub(crate) fn read_raw(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             #[cfg(feature = "tls")]
             Stream::Tls(s) => s.socket.read(buf),
@@ -187,6 +187,13 @@ impl Stream {
     /// Makes the close send a reset instead of an orderly end.
     pub(crate) fn reset_on_close(&self) {
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+
+    /// The next bytes of the socket, below TLS, which stay there. 0 is the end.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn peek_at(&self, buf: &mut [u8]) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        uninterrupted(|| Ok(recv(self.as_fd().as_raw_fd(), buf, flags)?))
     }
 
     /// Looks what a read would give, without reading.

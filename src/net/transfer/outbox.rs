@@ -93,6 +93,11 @@ impl<P> Outbox<P> {
 
 /// Whether all that was read of it fits into a packet.
 pub(crate) fn is_portable<P: Portable>(connection: &Connection<P>) -> bool {
+    // A successor takes the next bytes for HTTP, and would answer the header by a 400.
+    #[cfg(feature = "proxy")]
+    if connection.conn_info.awaits_proxy_header {
+        return false;
+    }
     connection.progress.is_portable(connection.buffered.len(), PORTABLE_BYTES)
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::base::sys;
+use crate::net::conn_info::ProxyHop;
 use crate::process::handover::{escape, unescape};
 
 /// Connections in one packet. The kernel's own bound is 253 descriptors.
@@ -33,6 +34,9 @@ pub(crate) struct ConnectionRecord {
     pub(crate) nth: usize,
     /// None for a unix socket.
     pub(crate) peer: Option<SocketAddr>,
+    /// The proxy whose header has named the peer. Versions that do not know this skip it: they serve the connection, and
+    /// have no use for it.
+    pub(crate) proxy: Option<ProxyHop>,
     /// How long ago its last response was.
     pub(crate) idle: Duration,
     /// How long ago the first byte of the request in `bytes` came.
@@ -144,6 +148,15 @@ impl ConnectionRecord {
         if let Some(peer) = self.peer {
             let _ = write!(text, " peer={peer}");
         }
+        if let Some(proxy) = self.proxy {
+            let _ = match proxy.address {
+                Some(address) => write!(text, " proxy={address}"),
+                None => write!(text, " proxy=unix"),
+            };
+            if proxy.is_encrypted {
+                text.push_str(" proxy_tls=1");
+            }
+        }
         let _ = write!(text, " idle_ms={}", self.idle.as_millis());
         if let Some(started) = self.started {
             let _ = write!(text, " begun_ms={}", started.as_millis());
@@ -158,6 +171,10 @@ impl ConnectionRecord {
             listener: String::from_utf8(unescape(field("listener")?)?).ok()?,
             nth: number(&fields, "nth").and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
             peer: field("peer").map(str::parse).transpose().ok()?,
+            proxy: field("proxy").and_then(|proxy| {
+                let address = if proxy == "unix" { None } else { Some(proxy.parse().ok()?) };
+                Some(ProxyHop { address, is_encrypted: number(&fields, "proxy_tls") == Some(1) })
+            }),
             idle: Duration::from_millis(number(&fields, "idle_ms").unwrap_or(0)),
             started: number(&fields, "begun_ms").map(Duration::from_millis),
             served: number(&fields, "served").unwrap_or(0),
@@ -296,11 +313,18 @@ mod tests {
     use crate::base::property::{BYTES, CASES, bytes, check, list, text};
 
     fn any_record(u: &mut Unstructured<'_>) -> Result<ConnectionRecord> {
+        let address = |u: &mut Unstructured<'_>| {
+            Ok(u.arbitrary::<Option<(std::net::IpAddr, u16)>>()?.map(SocketAddr::from))
+        };
         let ms = |u: &mut Unstructured<'_>| Ok(Duration::from_millis(u.int_in_range(0..=8_999)?));
         Ok(ConnectionRecord {
             listener: text(u, 1..=20, &[' '..='~', 'é'..='é', '\n'..='\n'])?,
             nth: u.int_in_range(0..=2)?,
-            peer: u.arbitrary::<Option<(std::net::IpAddr, u16)>>()?.map(SocketAddr::from),
+            peer: address(u)?,
+            proxy: match u.arbitrary()? {
+                true => Some(ProxyHop { address: address(u)?, is_encrypted: u.arbitrary()? }),
+                false => None,
+            },
             idle: ms(u)?,
             started: if u.arbitrary()? { Some(ms(u)?) } else { None },
             served: u.arbitrary()?,

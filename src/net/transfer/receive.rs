@@ -13,7 +13,7 @@ use super::packet::{self, ChannelRead, ConnectionRecord, Packet, Receipt, Receiv
 use super::{ListenerName, ListenerNames};
 use crate::base::log::{debug, info, warn};
 use crate::base::status::AllCounters;
-use crate::net::acceptor::connections::Connections;
+use crate::net::acceptor::connections::{Connections, Origin};
 use crate::net::acceptor::event::AcceptorSource;
 use crate::net::connection::{Activity, Portable};
 use crate::net::slots::SlotId;
@@ -240,8 +240,9 @@ impl Receiver {
         {
             let stream = Stream::new(fd, name.is_unix);
             let progress = P::unpack(record.started.map(ago));
-            let (mut connection, _) =
-                connections.make(stream, slot, (listener, name.handler_index), record.peer, progress);
+            let place = (listener, name.handler_index);
+            let origin = Origin::Moved { peer: record.peer, proxy: record.proxy };
+            let (mut connection, _) = connections.make(stream, slot, place, origin, progress);
             if record.bytes.is_empty() {
                 connection.activity = Activity::Idle { since: ago(record.idle) };
             }

@@ -366,6 +366,7 @@ fn pack<P: Portable>(connection: &mut Connection<P>, names: &ListenerNames) -> C
         listener: listener.to_owned(),
         nth,
         peer: connection.conn_info.peer,
+        proxy: connection.conn_info.proxy,
         idle: match connection.activity {
             Activity::Idle { since: at } => since(at),
             _ => Duration::ZERO,

@@ -39,6 +39,8 @@ mod overlaps;
 mod parents;
 mod pid_file;
 mod probation;
+#[cfg(feature = "proxy")]
+mod proxies;
 mod scarce;
 mod sessions;
 mod signal_actions;

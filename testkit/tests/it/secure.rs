@@ -190,7 +190,7 @@ impl Secure {
         Secure { tls, socket, unread: Vec::new() }
     }
 
-    fn over(socket: TcpStream, name: &str, config: &Arc<ClientConfig>) -> io::Result<Secure> {
+    pub(crate) fn over(socket: TcpStream, name: &str, config: &Arc<ClientConfig>) -> io::Result<Secure> {
         let mut client = Secure::begin(socket, name, config);
         while client.tls.is_handshaking() {
             client.tls.complete_io(&mut client.socket)?;

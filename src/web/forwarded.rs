@@ -1,0 +1,386 @@
+//! What trusted proxies say about a request in `Forwarded` or `X-Forwarded-*`.
+//!
+//! **The rightmost address that is not trusted is the client.** A proxy appends the address of its own client. So from the
+//! right, the address is read that a trusted proxy has written, as long as the writer is trusted; what stands to the left
+//! of the first one that is not trusted is that one's own text, and is never read. Where the next address is malformed or
+//! hidden ("unknown"), the client is not known: to take the proxy for the client would give a stranger the rights of an
+//! address within the network.
+//!
+//! Each line of a field is parsed by itself, so that a quote that a client opens does not swallow what a proxy has
+//! appended as a line; within one line such a quote makes the line malformed, and so the client unknown.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, header};
+
+use super::client::{Address, Client, Hop};
+use super::fields::ascii;
+use crate::net::proxies::{ForwardedFields, Proxies};
+
+const X_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// What one proxy says about its client.
+#[derive(Debug, Default)]
+struct Statement<'a> {
+    /// None if it does not say it.
+    address: Option<Address>,
+    proto: Option<Cow<'a, str>>,
+    host: Option<Cow<'a, str>>,
+}
+
+/// Changes `client`, which is the connection's peer, to the one that trusted proxies name. Nothing changes if the peer is
+/// none of them.
+pub(super) fn apply(client: &mut Client, proxies: &Proxies, headers: &HeaderMap) {
+    if !proxies.trust(client.address.ip) {
+        return;
+    }
+    let said = match proxies.fields() {
+        ForwardedFields::None => return,
+        ForwardedFields::Standard => client.follow(proxies, &mut standard(headers).into_iter().rev()),
+        ForwardedFields::X => client.follow(proxies, &mut x_forwarded(headers)),
+    };
+    if let Some(said) = said {
+        client.is_https = said.proto.and_then(|proto| is_https(&proto)).unwrap_or(client.is_https);
+        client.forwarded_host = said.host.filter(|host| is_host(host)).map(|host| host.into_owned().into());
+    }
+}
+
+impl Client {
+    /// Goes from one trusted proxy to the one before it. `statements` begins with that of the nearest. Gives the last one that
+    /// was read.
+    fn follow<'a>(
+        &mut self,
+        proxies: &Proxies,
+        statements: &mut dyn Iterator<Item = Statement<'a>>,
+    ) -> Option<Statement<'a>> {
+        let mut last = None;
+        let mut hops = Vec::new();
+        while proxies.trust(self.address.ip) {
+            let Some(said) = statements.next() else { break };
+            if let Some(address) = said.address {
+                hops.push(Hop::of(self.address.ip));
+                self.address = address;
+            }
+            let is_known = said.address.is_some_and(|address| address.ip.is_some());
+            last = Some(said);
+            if !is_known {
+                break;
+            }
+        }
+        hops.reverse();
+        hops.append(&mut self.via);
+        self.via = hops;
+        last
+    }
+}
+
+/// The statements of `X-Forwarded-*`, the last one first. The fields are parallel lists; where one of the others is
+/// shorter, a proxy has replaced it instead of appending to it, and the leftmost value is the best there is.
+fn x_forwarded(headers: &HeaderMap) -> impl Iterator<Item = Statement<'_>> {
+    let (mut protos, mut hosts) = (from_right(headers, X_PROTO), from_right(headers, X_HOST));
+    let (mut proto, mut host) = (None, None);
+    let mut addresses = from_right(headers, X_FOR).map(|text| Some(text.and_then(node).unwrap_or_default()));
+    // A proxy may say the scheme and not the client.
+    let mut is_first = true;
+    std::iter::from_fn(move || {
+        let address = addresses.next();
+        if address.is_none() && !std::mem::take(&mut is_first) {
+            return None;
+        }
+        proto = protos.next().or(proto);
+        host = hosts.next().or(host);
+        let (proto, host) = (proto.flatten().map(Cow::Borrowed), host.flatten().map(Cow::Borrowed));
+        Some(Statement { address: address.flatten(), proto, host })
+    })
+}
+
+/// The elements of a list, the last one first; None for one that is not ASCII.
+fn from_right(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = Option<&str>> {
+    let lines = headers.get_all(name).iter().rev();
+    lines.flat_map(|line| line.as_bytes().rsplit(|&b| b == b',')).map(|element| ascii(element.trim_ascii()))
+}
+
+/// The statements of `Forwarded`, in their order. A malformed line is one that hides the client.
+fn standard(headers: &HeaderMap) -> Vec<Statement<'_>> {
+    let hidden = || vec![Statement { address: Some(Address::default()), ..Statement::default() }];
+    let lines = headers.get_all(header::FORWARDED).iter();
+    lines.flat_map(|line| ascii(line.as_bytes()).and_then(elements).unwrap_or_else(hidden)).collect()
+}
+
+/// RFC 7239 §4. None if it is malformed.
+fn elements(line: &str) -> Option<Vec<Statement<'_>>> {
+    let mut rest = line.trim_matches([' ', '\t']);
+    let mut elements = vec![Statement::default()];
+    // Empty elements of a list are allowed, as are empty pairs.
+    while let Some(next) = rest.chars().next() {
+        rest = match next {
+            ',' => {
+                elements.push(Statement::default());
+                rest.get(1..)?
+            }
+            ';' => rest.get(1..)?,
+            _ => {
+                let (name, value, after) = pair(rest)?;
+                elements.last_mut()?.add(name, value)?;
+                let after = after.trim_start_matches([' ', '\t']);
+                if !(after.is_empty() || after.starts_with([',', ';'])) {
+                    return None;
+                }
+                after
+            }
+        };
+        rest = rest.trim_start_matches([' ', '\t']);
+    }
+    elements.retain(|one| one.address.is_some() || one.proto.is_some() || one.host.is_some());
+    Some(elements)
+}
+
+impl<'a> Statement<'a> {
+    /// None if the element has this parameter already.
+    fn add(&mut self, name: &str, value: Cow<'a, str>) -> Option<()> {
+        let repeated = if name.eq_ignore_ascii_case("for") {
+            self.address.replace(node(&value).unwrap_or_default()).is_some()
+        } else if name.eq_ignore_ascii_case("proto") {
+            self.proto.replace(value).is_some()
+        } else if name.eq_ignore_ascii_case("host") {
+            self.host.replace(value).is_some()
+        } else {
+            false
+        };
+        (!repeated).then_some(())
+    }
+}
+
+/// `token=token` or `token="quoted"`, and what follows.
+fn pair(text: &str) -> Option<(&str, Cow<'_, str>, &str)> {
+    let (name, rest) = text.split_once('=')?;
+    let is_token = |text: &str| !text.is_empty() && text.bytes().all(is_token_byte);
+    if !is_token(name) {
+        return None;
+    }
+    let Some(quoted) = rest.strip_prefix('"') else {
+        let end = rest.bytes().position(|b| !is_token_byte(b)).unwrap_or(rest.len());
+        let (value, after) = rest.split_at_checked(end)?;
+        return (!value.is_empty()).then_some((name, Cow::Borrowed(value), after));
+    };
+    let mut value = String::new();
+    let mut chars = quoted.chars();
+    loop {
+        match chars.next()? {
+            '"' => return Some((name, Cow::Owned(value), chars.as_str())),
+            '\\' => value.push(chars.next()?),
+            c => value.push(c),
+        }
+    }
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+}
+
+/// An address, with a port or without. IPv6 has brackets if there is a port, and may have them otherwise. None for what is
+/// hidden or malformed.
+fn node(text: &str) -> Option<Address> {
+    if let Ok(ip) = text.parse() {
+        return Some(Address::new(ip, None));
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some(Address::new(address.ip(), Some(address.port())));
+    }
+    if let Some(ip) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        return Some(Address::new(IpAddr::V6(ip.parse().ok()?), None));
+    }
+    // The port may be hidden: `192.0.2.1:_gazonk`.
+    let (ip, port) = text.rsplit_once(':')?;
+    port.starts_with('_').then_some(())?;
+    let ip = match ip.strip_prefix('[') {
+        Some(ip) => IpAddr::V6(ip.strip_suffix(']')?.parse().ok()?),
+        None => IpAddr::V4(ip.parse().ok()?),
+    };
+    Some(Address::new(ip, None))
+}
+
+impl Address {
+    fn new(ip: IpAddr, port: Option<u16>) -> Address {
+        Address { ip: Some(ip.to_canonical()), port }
+    }
+}
+
+/// Some proxies say the scheme of a WebSocket.
+fn is_https(proto: &str) -> Option<bool> {
+    let is = |name: &str| proto.eq_ignore_ascii_case(name);
+    if is("https") || is("wss") {
+        return Some(true);
+    }
+    (is("http") || is("ws")).then_some(false)
+}
+
+fn is_host(text: &str) -> bool {
+    text.parse::<Authority>().is_ok_and(|authority| !authority.as_str().contains('@'))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::base::property::{BYTES, CASES, check, list, text};
+
+    /// Whom a request is from, at the peer 10.0.0.1: `address via https host`.
+    fn client(proxies: &Proxies, fields: &[(&str, &str)]) -> String {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let address = Address { ip: "10.0.0.1".parse().ok(), port: Some(9) };
+        let mut client = Client { address, via: Vec::new(), is_https: false, forwarded_host: None };
+        apply(&mut client, proxies, &headers);
+        let via: Vec<String> = client.via().iter().map(Hop::to_string).collect();
+        let host = client.forwarded_host.as_deref().unwrap_or("-");
+        format!("{client} {} {} {host}", via.join(","), client.scheme())
+    }
+
+    #[test]
+    fn x_forwarded_fields() {
+        let proxies = Proxies::new(["10.0.0.0/8", "fd00::1"]).x_forwarded();
+        let (of, proto, host) = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host");
+        let table: &[(&[(&str, &str)], &str)] = &[
+            (&[], "10.0.0.1:9  http -"),
+            (&[(of, "203.0.113.7")], "203.0.113.7 10.0.0.1 http -"),
+            (&[(of, "203.0.113.7:4711")], "203.0.113.7:4711 10.0.0.1 http -"),
+            (&[(of, "2001:db8::1")], "2001:db8::1 10.0.0.1 http -"),
+            (&[(of, "[2001:db8::1]")], "2001:db8::1 10.0.0.1 http -"),
+            (&[(of, "[2001:db8::1]:80")], "[2001:db8::1]:80 10.0.0.1 http -"),
+            (&[(of, "::ffff:203.0.113.7")], "203.0.113.7 10.0.0.1 http -"),
+            // What a client has sent itself stands to the left.
+            (&[(of, "127.0.0.1, 203.0.113.7")], "203.0.113.7 10.0.0.1 http -"),
+            (&[(of, "10.9.9.9, 203.0.113.7")], "203.0.113.7 10.0.0.1 http -"),
+            (&[(of, "10.9.9.9,\"unknown, 203.0.113.7")], "203.0.113.7 10.0.0.1 http -"),
+            (&[(of, "10.9.9.9"), (of, "203.0.113.7")], "203.0.113.7 10.0.0.1 http -"),
+            (&[(of, "203.0.113.7, 10.0.0.2")], "203.0.113.7 10.0.0.2,10.0.0.1 http -"),
+            (&[(of, "203.0.113.7, 10.0.0.3,10.0.0.2")], "203.0.113.7 10.0.0.3,10.0.0.2,10.0.0.1 http -"),
+            (&[(of, "6.6.6.6, 203.0.113.7, fd00::1")], "203.0.113.7 fd00::1,10.0.0.1 http -"),
+            // All of them are proxies: the first is the client.
+            (&[(of, "10.0.0.3, 10.0.0.2")], "10.0.0.3 10.0.0.2,10.0.0.1 http -"),
+            // Not known, and never a proxy's address instead.
+            (&[(of, "unknown")], "- 10.0.0.1 http -"),
+            (&[(of, "")], "- 10.0.0.1 http -"),
+            (&[(of, "203.0.113.7,")], "- 10.0.0.1 http -"),
+            (&[(of, "203.0.113.7, \u{e9}")], "- 10.0.0.1 http -"),
+            (&[(of, "203.0.113.7, unknown, 10.0.0.2")], "- 10.0.0.2,10.0.0.1 http -"),
+            (&[(of, "203.0.113.7 , 1.2.3")], "- 10.0.0.1 http -"),
+            // Another proxy's field is the client's text.
+            (&[("forwarded", "for=1.2.3.4;proto=https")], "10.0.0.1:9  http -"),
+            (&[(of, "203.0.113.7"), ("forwarded", "for=1.2.3.4")], "203.0.113.7 10.0.0.1 http -"),
+            (
+                &[(of, "203.0.113.7"), (proto, "https"), (host, "a.example")],
+                "203.0.113.7 10.0.0.1 https a.example",
+            ),
+            (&[(proto, "https")], "10.0.0.1:9  https -"),
+            (&[(of, "203.0.113.7"), (proto, "HTTPS"), (host, "a:8443")], "203.0.113.7 10.0.0.1 https a:8443"),
+            (&[(of, "203.0.113.7"), (proto, "wss")], "203.0.113.7 10.0.0.1 https -"),
+            (&[(of, "203.0.113.7"), (proto, "gopher"), (host, "a b")], "203.0.113.7 10.0.0.1 http -"),
+            (&[(of, "203.0.113.7"), (host, "user@a")], "203.0.113.7 10.0.0.1 http -"),
+            (&[(of, "6.6.6.6, 203.0.113.7"), (proto, "https, http")], "203.0.113.7 10.0.0.1 http -"),
+            (
+                &[(of, "203.0.113.7, 10.0.0.2"), (proto, "https, http")],
+                "203.0.113.7 10.0.0.2,10.0.0.1 https -",
+            ),
+            (&[(of, "203.0.113.7, 10.0.0.2"), (proto, "https")], "203.0.113.7 10.0.0.2,10.0.0.1 https -"),
+        ];
+        for (fields, expected) in table {
+            assert_eq!(client(&proxies, fields), *expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn the_field_of_rfc_7239() {
+        let proxies = Proxies::new(["10.0.0.0/8"]).forwarded();
+        let table = [
+            ("for=203.0.113.7", "203.0.113.7 10.0.0.1 http -"),
+            (
+                "For=203.0.113.7; Proto=https;by=10.0.0.1;host=a.example",
+                "203.0.113.7 10.0.0.1 https a.example",
+            ),
+            ("for=\"[2001:db8::17]:4711\"", "[2001:db8::17]:4711 10.0.0.1 http -"),
+            ("for=\"203.0.113.7:80\";host=\"a:8443\"", "203.0.113.7:80 10.0.0.1 http a:8443"),
+            ("for=\"203.0.113.7:_p\"", "203.0.113.7 10.0.0.1 http -"),
+            ("for=\"[2001:db8::17]:_p\"", "2001:db8::17 10.0.0.1 http -"),
+            ("for=203.0.113.\\7", "- 10.0.0.1 http -"),
+            ("for=\"203.0.113.\\7\"", "203.0.113.7 10.0.0.1 http -"),
+            ("for=127.0.0.1, for=203.0.113.7;proto=https", "203.0.113.7 10.0.0.1 https -"),
+            ("for=203.0.113.7;proto=https, for=10.0.0.2;proto=http", "203.0.113.7 10.0.0.2,10.0.0.1 https -"),
+            (",, for=203.0.113.7 ;;proto=https,", "203.0.113.7 10.0.0.1 https -"),
+            ("for=203.0.113.7;secret=\"a,b;for=1.2.3.4\"", "203.0.113.7 10.0.0.1 http -"),
+            ("for=unknown", "- 10.0.0.1 http -"),
+            ("for=_hidden", "- 10.0.0.1 http -"),
+            // Without the client: the scheme is believed, and the client is the proxy's own.
+            ("proto=https", "10.0.0.1:9  https -"),
+            // Malformed: an opened quote swallows what a proxy has appended.
+            ("for=\"1.2.3.4, for=203.0.113.7", "- 10.0.0.1 http -"),
+            ("for=1.2.3.4;x=\", for=\"[2001:db8::1]\";proto=https", "- 10.0.0.1 http -"),
+            ("for=1.2.3.4;for=203.0.113.7", "- 10.0.0.1 http -"),
+            ("for 203.0.113.7", "- 10.0.0.1 http -"),
+            ("for=", "- 10.0.0.1 http -"),
+            ("=203.0.113.7", "- 10.0.0.1 http -"),
+            ("for=203.0.113.7 for=1.2.3.4", "- 10.0.0.1 http -"),
+            ("for=\u{e9}", "- 10.0.0.1 http -"),
+            ("", "10.0.0.1:9  http -"),
+        ];
+        for (value, expected) in table {
+            assert_eq!(client(&proxies, &[("forwarded", value)]), expected, "{value}");
+        }
+        let lines = [("forwarded", "for=\"1.2.3.4"), ("forwarded", "for=203.0.113.7")];
+        assert_eq!(client(&proxies, &lines), "203.0.113.7 10.0.0.1 http -", "a proxy's own line");
+        assert_eq!(client(&proxies, &[("x-forwarded-for", "1.2.3.4")]), "10.0.0.1:9  http -");
+    }
+
+    #[test]
+    fn strangers_are_not_believed() {
+        let fields =
+            [("x-forwarded-for", "1.2.3.4"), ("x-forwarded-proto", "https"), ("forwarded", "for=1.2.3.4")];
+        for proxies in [Proxies::new(["192.0.2.0/24"]), Proxies::new(["unix"])] {
+            for proxies in
+                [proxies.clone().x_forwarded(), proxies.clone().forwarded(), proxies.proxy_protocol()]
+            {
+                assert_eq!(client(&proxies, &fields), "10.0.0.1:9  http -");
+            }
+        }
+        let proxies = Proxies::new(["10.0.0.0/8"]).proxy_protocol();
+        assert_eq!(client(&proxies, &fields), "10.0.0.1:9  http -", "fields that no proxy sets");
+    }
+
+    /// Whatever a client sends, what the proxy has appended decides.
+    #[test]
+    fn nothing_that_a_client_sends_moves_it() {
+        let proxies = Proxies::new(["10.0.0.0/8"]).x_forwarded();
+        check(CASES, BYTES, |u| {
+            let field = format!("{}, 203.0.113.7", text(u, 0..=60, &[' '..='~'])?);
+            assert_eq!(client(&proxies, &[("x-forwarded-for", &field)]), "203.0.113.7 10.0.0.1 http -");
+            Ok(())
+        });
+    }
+
+    /// With `Forwarded` it can at most make itself unknown.
+    #[test]
+    fn nor_in_the_standard_field() {
+        const WORDS: [&str; 14] = [
+            "for=", "by=", "x=", "\"", "\\", ",", ";", " ", "1.2.3.4", "unknown", "[::1]", "=", ", for=",
+            "\";",
+        ];
+        let proxies = Proxies::new(["10.0.0.0/8"]).forwarded();
+        check(4 * CASES, BYTES, |u| {
+            let sent = list(u, 0..=12, |u| u.choose(&WORDS).copied())?.concat();
+            let appended = *u.choose(&["for=203.0.113.7", "for=\"203.0.113.7\";proto=http;by=\"[::1]\""])?;
+            let found = client(&proxies, &[("forwarded", &format!("{sent}, {appended}"))]);
+            assert!(found.starts_with("203.0.113.7 10.0.0.1 ") || found.starts_with("- "), "{sent}: {found}");
+            Ok(())
+        });
+    }
+}
