@@ -252,57 +252,80 @@ pub(crate) fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use arbtest::arbitrary::{Result, Unstructured};
 
     use super::*;
+    use crate::base::property::{BYTES, CASES, bytes, check, list, printable, text};
 
-    fn any_word() -> impl Strategy<Value = Word> {
-        let file = prop::option::of(Just(FileId::parse("7:21").unwrap()));
-        let owner = prop_oneof![Just(Owner::Server), Just(Owner::Systemd)];
-        let named = ("[ -~é\n,=%;]{1,20}", file, owner);
-        let named = named.prop_map(|(name, file, owner)| Named { name, file, owner });
-        let listeners = prop::collection::vec(named, 0..4);
-        prop_oneof![
-            (any::<u32>(), listeners)
-                .prop_map(|(generation, listeners)| Word::Serving { generation, listeners }),
-            (1..i32::MAX).prop_map(|pid| Word::Here { pid }),
-            (1..i32::MAX).prop_map(|pid| Word::Committed { pid }),
-            any::<u32>().prop_map(|ms| Word::Stopping { within: Duration::from_millis(ms.into()) }),
-            Just(Word::Stop),
-            Just(Word::HandoverBegins),
-            Just(Word::HandoverFailed),
-            prop::collection::vec(1..=255u8, 1..9)
-                .prop_map(|path| Word::PidFile { path: OsString::from_vec(path).into() }),
-            "[ -~é\n]{0,20}".prop_map(|text| Word::Notify { text }),
-            Just(Word::Spawn),
-            (1..i32::MAX).prop_map(|pid| Word::Spawned { pid }),
-            (1..200i32).prop_map(|errno| Word::NotSpawned { errno }),
-        ]
+    fn any_named(u: &mut Unstructured<'_>) -> Result<Named> {
+        Ok(Named {
+            name: text(u, 1..=20, &[' '..='~', 'é'..='é', '\n'..='\n'])?,
+            file: if u.arbitrary()? { FileId::parse("7:21") } else { None },
+            owner: *u.choose(&[Owner::Server, Owner::Systemd])?,
+        })
     }
 
-    fn any_recipe() -> impl Strategy<Value = Recipe> {
-        let text = || prop::collection::vec(1..=255u8, 1..9);
-        let strings = || prop::collection::vec(text().prop_map(|bytes| CString::new(bytes).unwrap()), 0..4);
-        let path = || text().prop_map(|bytes| PathBuf::from(OsString::from_vec(bytes)));
-        (path(), prop::option::of(path()), prop::collection::vec(1..64i32, 0..3), strings(), strings())
-            .prop_map(|(path, cwd, mask, argv, env)| Recipe { path, cwd, mask, argv, env })
+    fn any_path(u: &mut Unstructured<'_>) -> Result<PathBuf> {
+        Ok(OsString::from_vec(bytes(u, 1..=8)?).into())
     }
 
-    proptest! {
-        #[test]
-        fn a_word_survives_its_packet(word in any_word()) {
-            prop_assert_eq!(Word::decode(word.encode().as_bytes()), Some(word));
-        }
+    fn any_word(u: &mut Unstructured<'_>) -> Result<Word> {
+        let pid = |u: &mut Unstructured<'_>| u.int_in_range(1..=i32::MAX);
+        Ok(match u.int_in_range(0..=11)? {
+            0 => Word::Serving { generation: u.arbitrary()?, listeners: list(u, 0..=3, any_named)? },
+            1 => Word::Here { pid: pid(u)? },
+            2 => Word::Committed { pid: pid(u)? },
+            3 => Word::Stopping { within: Duration::from_millis(u.arbitrary::<u32>()?.into()) },
+            4 => Word::Stop,
+            5 => Word::HandoverBegins,
+            6 => Word::HandoverFailed,
+            7 => Word::PidFile { path: any_path(u)? },
+            8 => Word::Notify { text: text(u, 0..=20, &[' '..='~', 'é'..='é', '\n'..='\n'])? },
+            9 => Word::Spawned { pid: pid(u)? },
+            10 => Word::NotSpawned { errno: u.int_in_range(1..=200)? },
+            _ => Word::Spawn,
+        })
+    }
 
-        #[test]
-        fn a_recipe_survives_its_text(recipe in any_recipe()) {
-            prop_assert_eq!(Recipe::decode(&recipe.encode()), Some(recipe));
-        }
+    fn any_recipe(u: &mut Unstructured<'_>) -> Result<Recipe> {
+        let string = |u: &mut Unstructured<'_>| {
+            let text = bytes(u, 1..=8)?.into_iter().map(|byte| byte.max(1)).collect();
+            Ok(CString::new::<Vec<u8>>(text).unwrap())
+        };
+        Ok(Recipe {
+            path: any_path(u)?,
+            cwd: if u.arbitrary()? { Some(any_path(u)?) } else { None },
+            mask: list(u, 0..=2, |u| u.int_in_range(1..=63))?,
+            argv: list(u, 0..=3, string)?,
+            env: list(u, 0..=3, string)?,
+        })
+    }
 
-        #[test]
-        fn no_packet_panics(packet in prop::collection::vec(any::<u8>(), 0..60)) {
-            let _ = Word::decode(&packet);
-        }
+    #[test]
+    fn a_word_survives_its_packet() {
+        check(CASES, BYTES, |u| {
+            let word = any_word(u)?;
+            assert_eq!(Word::decode(word.encode().as_bytes()), Some(word));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn a_recipe_survives_its_text() {
+        check(CASES, BYTES, |u| {
+            let recipe = any_recipe(u)?;
+            assert_eq!(Recipe::decode(&recipe.encode()), Some(recipe));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn no_packet_panics() {
+        check(CASES, BYTES, |u| {
+            let _ = Word::decode(printable(u)?.as_bytes());
+            let _ = Word::decode(&bytes(u, 0..=60)?);
+            Ok(())
+        });
     }
 
     #[test]
