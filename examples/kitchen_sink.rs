@@ -25,7 +25,7 @@ use heirloom::{RouteLimits, limited};
 
 const USAGE: &str =
     "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--control PATH] [--any-parent] [--store-listeners] [--supervise]
-     [--unix PATH] [--admin ADDR]
+    [--drain-without-main-ms N] [--unix PATH] [--admin ADDR]
     [--tls-listen ADDR --cert F --key F]
     [--probation-ms N] [--ready-timeout-ms N] [--drain-timeout-ms N] [--lame-duck-ms N]
     [--idle-grace-ms N] [--head-timeout-ms N] [--idle-timeout-ms N]";
@@ -65,6 +65,9 @@ fn main() -> Result<(), heirloom::Error> {
     }
     if flags.supervise {
         process = process.supervise();
+    }
+    if let Some(time) = flags.drain_without_main {
+        process = process.drain_without_main(time);
     }
     server = server.process(process);
     log::info!("pid {}", std::process::id());
@@ -245,6 +248,7 @@ struct Flags {
     any_parent: bool,
     store_listeners: bool,
     supervise: bool,
+    drain_without_main: Option<Duration>,
     workers: usize,
     timeouts: Timeouts,
 }
@@ -260,6 +264,7 @@ impl Flags {
             any_parent: false,
             store_listeners: false,
             supervise: false,
+            drain_without_main: None,
             workers: 32,
             timeouts: Timeouts::default(),
         };
@@ -296,6 +301,7 @@ impl Flags {
                 "--probation-ms" => flags.timeouts = flags.timeouts.probation(ms()?),
                 "--ready-timeout-ms" => flags.timeouts = flags.timeouts.ready(ms()?),
                 "--drain-timeout-ms" => flags.timeouts = flags.timeouts.drain(ms()?),
+                "--drain-without-main-ms" => flags.drain_without_main = Some(ms()?),
                 "--lame-duck-ms" => flags.timeouts = flags.timeouts.lame_duck(ms()?),
                 "--idle-grace-ms" => flags.timeouts = flags.timeouts.idle_grace(ms()?),
                 "--head-timeout-ms" => flags.timeouts = flags.timeouts.head(ms()?),

@@ -139,8 +139,8 @@ impl NotifySocket {
         for message in control.drain() {
             match message {
                 RecvAncillaryMessage::ScmRights(rights) => fds.extend(rights),
-                RecvAncillaryMessage::ScmCredentials(who) => {
-                    pid = Pid::from_raw(who.pid.as_raw_nonzero().get())
+                RecvAncillaryMessage::ScmCredentials(sender) => {
+                    pid = Pid::from_raw(sender.pid.as_raw_nonzero().get())
                 }
                 _ => {}
             }

@@ -281,7 +281,7 @@ pub(crate) fn spawn(
 }
 
 fn start(spawn: &sys::Spawn<'_>) -> io::Result<Child> {
-    // Without pidfds nothing would tell of the end of a process that is not our child.
+    // Without pidfds nothing would report the end of a process that is not our child.
     if systemd::notify_socket().is_some() && sys::pidfd_open(getpid()).is_ok() {
         if let Some((pid, pidfd)) = sys::spawn_sibling(spawn)? {
             return Ok(Child::new(Process { pid, pidfd: Some(pidfd) }, Kinship::Sibling));
@@ -323,7 +323,7 @@ pub(crate) struct Child {
 pub(crate) enum End {
     Exited(i32),
     Killed(Signal),
-    /// The kernel does not tell how.
+    /// The kernel does not report how.
     Unknown,
 }
 
@@ -342,7 +342,7 @@ impl fmt::Display for End {
 enum Kinship {
     /// Ours: we reap it.
     Child,
-    /// Our parent's, which reaps it: a service manager or the supervisor. Our pidfd tells of its end.
+    /// Our parent's, which reaps it: a service manager or the supervisor. Our pidfd reports its end.
     Sibling,
 }
 
@@ -376,7 +376,7 @@ impl Process {
     }
 }
 
-/// The status of a process that has ended. The kernel tells it from Linux 6.15 on, and when the parent has reaped the process.
+/// The status of a process that has ended. The kernel reports it from Linux 6.15 on, once the parent has reaped the process.
 fn reaped_status(pidfd: BorrowedFd<'_>) -> End {
     let mut status = sys::pidfd_exit_status(pidfd);
     if matches!(status, Ok(None)) {
@@ -586,10 +586,7 @@ mod tests {
         while child.end().is_none() {
             child.wait_briefly();
         }
-        let told = child.end();
-        assert!(
-            told == Some(End::Exited(7)) || expected == "Sibling" && told == Some(End::Unknown),
-            "{told:?}"
-        );
+        let end = child.end();
+        assert!(end == Some(End::Exited(7)) || expected == "Sibling" && end == Some(End::Unknown), "{end:?}");
     }
 }

@@ -186,13 +186,13 @@ impl Manager {
         format!("generation {} (pid {}) serves", self.generation, getpid())
     }
 
-    /// A successor is started. Once for a handover, however often the executable is tried.
+    /// A successor is started. Reported once, however often the executable is tried.
     pub(crate) fn reloading(&mut self) {
-        if !self.is_main || self.is_reloading {
+        // Also where a handover follows one that has failed, without a pause in between.
+        self.failure = None;
+        if !self.is_main || std::mem::replace(&mut self.is_reloading, true) {
             return;
         }
-        self.is_reloading = true;
-        self.failure = None;
         let now = clock_gettime(ClockId::Monotonic);
         let monotonic_usec = now.tv_sec.unsigned_abs().saturating_mul(1_000_000);
         let monotonic_usec = monotonic_usec.saturating_add(now.tv_nsec.unsigned_abs().div_euclid(1_000));

@@ -147,7 +147,7 @@ fn variables_for_another_process_are_ignored() {
     server.stop();
 }
 
-/// A process that got the pid of another one. Kernels whose pidfds have no numbers can't tell.
+/// A process that got the pid of another one. Not known where pidfds have no numbers.
 #[test]
 fn variables_for_an_earlier_process_of_this_pid_are_ignored() {
     let ours = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

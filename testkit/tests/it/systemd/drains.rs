@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use testkit::{Exit, NotifySocket, Signal, beside};
 
-use super::{start, tells_status};
+use super::{reports_status, start};
 
 /// Signals of the service manager, which the test plays: it is the parent of every generation.
 #[test]
@@ -16,9 +16,9 @@ fn a_term_of_the_service_manager_never_counts_as_a_second_one() {
     client.ask("/sleep/1000");
     server.in_flight(server.pid(), 1);
     for _ in 0..5 {
-        let heard = server.count("SIGTERM from");
+        let before = server.count("SIGTERM from");
         server.signal(Signal::SIGTERM);
-        server.wait_for_nth("SIGTERM from", heard + 1);
+        server.wait_for_nth("SIGTERM from", before + 1);
     }
     assert_eq!(client.answer().ok().text(), "ok\n");
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
@@ -64,7 +64,7 @@ fn a_main_process_that_dies_cuts_the_drains_before_it() {
     assert!(!client.answer().is_ok() && !other.answer().is_ok());
 }
 
-/// The successor's status, where the kernel tells it to a process that is not its parent.
+/// The successor's status, where the kernel reports it to a process that is not its parent.
 #[test]
 fn a_main_process_that_exits_well_without_a_word_cuts_no_drain() {
     let folder = tempfile::tempdir().unwrap();
@@ -78,7 +78,7 @@ fn a_main_process_that_exits_well_without_a_word_cuts_no_drain() {
     let _waiting = beside("barrier", move || drop(socket.next_with("BARRIER=1")));
     UnixStream::connect(&control).unwrap().write_all(b"abort\n").unwrap();
     assert_eq!(server.wait_exit(second), Exit::Status(0));
-    if tells_status() {
+    if reports_status() {
         server.wait_for(&format!("child {second} exited with status 0"));
         assert_eq!(client.answer().ok().text(), "ok\n");
         assert_eq!(server.wait_exit(first), Exit::Status(0));
@@ -87,4 +87,19 @@ fn a_main_process_that_exits_well_without_a_word_cuts_no_drain() {
         assert_eq!(server.wait_exit(first), Exit::Status(1));
     }
     assert_eq!(server.count("predecessor *: STOPPING"), 0);
+}
+
+#[test]
+fn the_time_without_a_main_process_is_configurable() {
+    let socket = NotifySocket::new();
+    let server = start(&socket, &["--drain-without-main-ms", "100", "--drain-timeout-ms", "600000"], &[]);
+    let (first, mut client) = (server.pid(), server.client());
+    client.ask("/sleep/4500");
+    server.in_flight(first, 1);
+    let second = server.handover();
+    drop(socket.next_with("BARRIER=1"));
+    server.signal_to(second, Signal::SIGKILL);
+    // Within less than the default.
+    assert_eq!(server.wait_exit(first), Exit::Status(1));
+    assert!(!client.answer().is_ok());
 }

@@ -68,8 +68,8 @@ impl Installed {
     }
 }
 
-/// Whether the kernel tells the end of a process to another one than its parent: from Linux 6.15 on.
-fn tells_status() -> bool {
+/// Whether the kernel reports the end of a process to others than its parent: from Linux 6.15 on.
+fn reports_status() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
     (numbers.next(), numbers.next()) >= (Some(6), Some(15))

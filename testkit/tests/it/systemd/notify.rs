@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use testkit::{Exit, NotifySocket, Pid, Proc, Signal, monotonic_usec, pidfd_number};
 
 use super::{Installed, PROGRAM, command, start};
@@ -132,6 +134,31 @@ fn stored_listeners_are_removed_before_they_are_closed() {
     assert_eq!(socket.next().keys(), "STOPPING=1 STATUS");
     drop((stored, again));
     assert_eq!(server.wait_exit(new), Exit::Status(0));
+}
+
+/// A HUP in a handover that fails starts the next one at once: for the service manager it is all one reload.
+#[test]
+fn the_status_is_that_of_the_last_failure() {
+    let (installed, socket) = (Installed::new(), NotifySocket::new());
+    let server = Proc::start_command(command(&installed.path(), &socket, &[]));
+    socket.next_with("READY=1");
+    let gate = installed.folder.path().join("gate");
+    mkfifo(&gate, Mode::S_IRWXU).unwrap();
+    installed.write(&format!("#!/bin/sh\nread line <{}\nexit 3\n", gate.display()));
+    let first = server.hup();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_nth("SIGHUP from", 2);
+    // The control loop handles both in their order.
+    server.phase(server.pid());
+    fs::write(&gate, "\n").unwrap();
+    let second = server.child(2);
+    fs::write(&gate, "\n").unwrap();
+    assert_eq!(socket.next().keys(), "RELOADING=1 MONOTONIC_USEC STATUS");
+    let ready = socket.next();
+    assert_eq!(ready.keys(), "READY=1 STATUS");
+    let status = ready.value("STATUS").unwrap();
+    assert!(first != second && status.contains(&format!("child {second} ")), "{status}");
+    server.stop();
 }
 
 /// Otherwise systemd would keep it open, and its clients would wait without end.

@@ -9,7 +9,7 @@ use testkit::{Client, Crowd, Outcome, get, until};
 use super::inside::{
     ADDRESS, FOLDER, Unit, addr, ask_slowly, flags, inside, log, parent, replace_program, systemctl,
 };
-use super::tells_status;
+use super::reports_status;
 
 #[test]
 fn twenty_upgrades_under_load_lose_nothing() {
@@ -49,9 +49,9 @@ fn after_a_failing_upgrade_the_status_says_why() {
     until("it is ready again", || {
         unit.show("StatusText").contains("the last handover failed") && unit.is("running")
     });
-    // systemd reaps it, and newer kernels tell us how it ended.
+    // systemd reaps it, and newer kernels report how it ended.
     let status = unit.show("StatusText");
-    assert!(!tells_status() || status.ends_with("exited with status 7"), "{status}");
+    assert!(!reports_status() || status.ends_with("exited with status 7"), "{status}");
     assert_eq!((unit.main_pid(), get(&addr(), "/pid").ok().number()), (main, main));
     fs::rename(&good, &program).unwrap();
     assert_ne!(unit.reload(), main);

@@ -17,7 +17,7 @@ impl Unit<'_> {
     /// Returns as `systemctl reload` does.
     #[track_caller]
     fn reload(&mut self) {
-        let begun = monotonic_usec();
+        let signalled = monotonic_usec();
         self.server.signal_to(self.main, Signal::SIGHUP);
         let mut reloads = false;
         loop {
@@ -28,7 +28,7 @@ impl Unit<'_> {
             let is = |line: &str| notice.lines.iter().any(|own| own == line);
             if is("RELOADING=1") {
                 let since: u64 = notice.value("MONOTONIC_USEC").unwrap().parse().unwrap();
-                assert!(since >= begun, "systemd would take it for an earlier reload: {notice:?}");
+                assert!(since >= signalled, "systemd would take it for an earlier reload: {notice:?}");
                 reloads = true;
             }
             self.note(&notice);
