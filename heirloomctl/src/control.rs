@@ -142,7 +142,7 @@ impl<'a> Control<'a> {
     pub fn upgrade(&self, output: &mut Output) -> Result<Line, Failure> {
         // A server that is stopped would start an upgrade when it continues, which may be after our deadline.
         let soon = self.deadline.min(Instant::now() + FIRST_ANSWER);
-        Control::new(self.path, soon).ask("status")?;
+        let before = Control::new(self.path, soon).ask("status")?[0].number("generation");
         let mut waits = false;
         loop {
             let mut conversation = self.begin("upgrade", self.deadline)?;
@@ -154,8 +154,8 @@ impl<'a> Control<'a> {
                     _ => self.no_answer(&e),
                 })?;
                 let Some(line) = line else {
-                    let text = "the server ended before the result was known";
-                    return Err(self.failure("no-answer", text));
+                    output.progress("the old process has ended before the upgrade was decided");
+                    return self.survivor(before);
                 };
                 if line.word != "step" {
                     break line;
@@ -208,6 +208,21 @@ impl<'a> Control<'a> {
                     return Err(self.failure("no-answer", text));
                 }
             }
+        }
+    }
+
+    /// The generation after `before`, which serves alone if it can.
+    fn survivor(&self, before: Option<u64>) -> Result<Line, Failure> {
+        let failed = |_| self.failure("no-answer", "the server ended before the result was known");
+        loop {
+            let line = self.ask("status").map_err(failed)?.swap_remove(0);
+            if line.number("generation") > before {
+                return Ok(line);
+            }
+            if Instant::now() >= self.deadline {
+                return Err(self.failure("timeout", "the upgrade is not decided yet, and may still succeed"));
+            }
+            pause();
         }
     }
 

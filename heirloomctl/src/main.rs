@@ -111,7 +111,8 @@ fn upgraded(line: &Line) -> String {
         .filter_map(|(key, value)| Some(format!("{} {value} ms", key.strip_suffix("_ms")?)))
         .collect();
     let (pid, generation) = (field("pid"), field("generation"));
-    format!("upgraded: process {pid} serves as generation {generation} ({})\n", steps.join(", "))
+    let steps = if steps.is_empty() { String::new() } else { format!(" ({})", steps.join(", ")) };
+    format!("upgraded: process {pid} serves as generation {generation}{steps}\n")
 }
 
 /// The fields of the first line, each on a line of its own.

@@ -140,6 +140,23 @@ fn a_failed_upgrade_is_a_failure_and_the_old_process_serves() {
 }
 
 #[test]
+fn a_new_process_that_survives_the_old_one_is_the_result() {
+    let bench = Bench::start(&["--probation-ms", "600000"]);
+    for target in bench.targets().map(|target| target.map(str::to_owned)) {
+        let old = bench.server.newest();
+        let generation = bench.server.count("serving as generation");
+        let upgrade = beside("upgrading", move || json(&["upgrade", &target[0], &target[1]]));
+        bench.server.wait_for_nth(": SERVING", 2 * generation);
+        let new = bench.server.child(generation);
+        bench.server.signal_to(old, Signal::SIGKILL);
+        let (value, ok) = upgrade.join().unwrap();
+        assert!(ok && value["pid"] == new.as_raw(), "{value}");
+        assert_eq!(bench.server.settled(), Some(new));
+    }
+    bench.server.stop();
+}
+
+#[test]
 fn two_upgrades_at_once_are_one_after_the_other() {
     let bench = Bench::start(&["--probation-ms", "200"]);
     let [control, pid_file] = bench.targets().map(|target| target.map(str::to_owned));
@@ -450,6 +467,40 @@ fn progress_is_one_line_of_a_terminal() {
     assert!(progress.len() == 5 && progress.iter().all(|line| line.len() < 20), "{text}");
     bench.server.committed(bench.server.child(1));
     bench.server.stop();
+}
+
+/// contrib/deploy, as docs/deployment.md has it.
+#[test]
+fn the_deploy_script_upgrades_or_puts_the_old_program_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (program, control) = (at("app"), at("control"));
+    fs::copy(PROGRAM, &program).unwrap();
+    fs::create_dir(at("bin")).unwrap();
+    symlink(CTL, at("bin/heirloomctl")).unwrap();
+    let server = Proc::start(&program, &["--control", control.to_str().unwrap(), "--probation-ms", "100"]);
+    let deploy = |new: &Path| {
+        let path = format!("{}:{}", at("bin").display(), std::env::var("PATH").unwrap());
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/deploy");
+        Command::new(script).args([new, &program, &control]).env("PATH", path).output().unwrap()
+    };
+    let output = deploy(Path::new(PROGRAM));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains("upgraded: process "), "{output:?}");
+    assert!(text.contains("generation            2\n"), "the status is shown: {text}");
+    server.committed(server.child(1));
+    fs::write(at("bad"), "#!/bin/sh\nexit 3\n").unwrap();
+    let output = deploy(&at("bad"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("exited with status 3"), "{output:?}");
+    assert_eq!(fs::metadata(&program).unwrap().len(), fs::metadata(PROGRAM).unwrap().len(), "it is put back");
+    // The one before, which the script keeps, is deployed by the same command.
+    fs::copy(PROGRAM, at("app.previous")).unwrap();
+    let output = deploy(&at("app.previous"));
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(server.get("/generation").ok().number(), 3);
+    server.committed(server.child(3));
+    server.stop();
 }
 
 #[test]
