@@ -15,9 +15,9 @@ use nix::unistd::{Pid, getpgid, getpgrp, getpid, getppid};
 use crate::process::systemd::CAN_NOTIFY;
 
 /// Supervisors that own the process that they start, by the name of their process (at most 15 bytes).
-const SUPERVISORS: [&str; 4] = ["runsv", "s6-supervise", "supervisord", "containerd-shim"];
+const SUPERVISORS: [&str; 5] = ["runsv", "s6-supervise", "supervisord", "supervise-daemo", "containerd-shim"];
 /// As PID 1 these end the container with the process that they started.
-const INITS: [&str; 4] = ["tini", "dumb-init", "docker-init", "catatonit"];
+const INITS: [&str; 5] = ["tini", "tini-static", "dumb-init", "docker-init", "catatonit"];
 const SHELLS: [&str; 7] = ["sh", "dash", "bash", "ash", "ksh", "zsh", "busybox"];
 
 /// What ends the service with generation 1.

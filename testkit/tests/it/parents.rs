@@ -145,7 +145,7 @@ fn a_service_of_systemd_without_notifications_is_refused() {
 
 #[test]
 fn below_a_supervisor_it_refuses() {
-    for name in ["runsv", "s6-supervise", "supervisord", "containerd-shim"] {
+    for name in ["runsv", "s6-supervise", "supervisord", "supervise-daemo", "containerd-shim"] {
         let (_folder, path) = shell_named(name);
         refuses(&start(below(&[&path, "-c", STAYS])), &format!("refused under {name}"));
     }
@@ -153,7 +153,7 @@ fn below_a_supervisor_it_refuses() {
 
 #[test]
 fn below_an_init_that_ends_with_it_it_refuses() {
-    for name in ["tini", "dumb-init", "docker-init", "catatonit"] {
+    for name in ["tini", "tini-static", "dumb-init", "docker-init", "catatonit"] {
         let Some(words) = unshare(&["--fork", "--pid", "--kill-child", "--mount-proc"]) else { return };
         let (_folder, path) = shell_named(name);
         let words: Vec<&str> = words.iter().map(String::as_str).chain([&*path, "-c", STAYS]).collect();
