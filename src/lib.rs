@@ -386,6 +386,7 @@ pub use cookie;
 pub use base::close_reason::CloseReason;
 pub use base::error::{Error, ErrorKind};
 pub use base::limits::{Limits, Timeouts};
+pub use base::log_file::LogFile;
 pub use base::phase::{Drain, Phase, Waited};
 pub use base::status::Stats;
 pub use net::conn_info::{ClientWatch, PeerCredentials};

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use heirloom::prelude::*;
 use heirloom::wrap::AccessLog;
+use log::kv::{Key, Value, VisitSource};
 use log::{LevelFilter, Log, Metadata, Record};
 
 use support::{Fixture, eventually, quick};
@@ -21,10 +22,22 @@ impl Log for Kept {
     }
 
     fn log(&self, record: &Record<'_>) {
-        LINES.lock().unwrap_or_else(PoisonError::into_inner).push(record.args().to_string());
+        let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.push(record.args().to_string());
+        // As a logger for terminals may print them.
+        let _ = record.key_values().visit(&mut KeyValues(&mut lines));
     }
 
     fn flush(&self) {}
+}
+
+struct KeyValues<'a>(&'a mut Vec<String>);
+
+impl<'kvs> VisitSource<'kvs> for KeyValues<'_> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+        self.0.push(format!("[{key}] {value}"));
+        Ok(())
+    }
 }
 
 /// A forged line, a terminal's red, C1 controls, line separators, reversed text, a backslash.
@@ -77,6 +90,10 @@ fn a_line_of_the_log_is_one_line_whatever_a_client_sends() {
         format!("its response's source failed: {SHOWN}"),
         format!("invalid entity tag: {SHOWN}"),
         "target=\"/\\u{85}\\u{9b}\\u{202e}\\u{2066}\"".to_owned(),
+        "[method] GET".to_owned(),
+        "[status] 500".to_owned(),
+        "[end] complete".to_owned(),
+        "[agent] \\u{85}\\u{9b}\\u{202e}\\u{2066}\\\\\"".to_owned(),
         "agent=\"\\u{85}\\u{9b}\\u{202e}\\u{2066}\\\\\\\"\"".to_owned(),
     ] {
         eventually(&line, || has(&line));

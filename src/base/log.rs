@@ -26,12 +26,48 @@ impl fmt::Display for Value<'_> {
         if !self.0.is_empty() && self.0 != "-" && self.0.chars().all(is_bare) {
             return f.write_str(self.0);
         }
+        Quoted(self.0).fmt(f)
+    }
+}
+
+/// A value in quotes, escaped.
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_char('"')?;
         for (n, part) in self.0.split('"').enumerate() {
             if n > 0 {
                 f.write_str("\\\"")?;
             }
             Escaping(f).write_str(part)?;
+        }
+        f.write_char('"')
+    }
+}
+
+/// An escaped value, for a logger that separates it from others itself.
+pub(crate) struct Escaped<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Escaping(f).write_str(self.0)
+    }
+}
+
+/// A string of JSON, or null. What `Line` escapes is escaped here too, in JSON's way.
+pub(crate) struct JsonText<'a>(pub(crate) Option<&'a str>);
+
+impl fmt::Display for JsonText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(text) = self.0 else { return f.write_str("null") };
+        f.write_char('"')?;
+        for c in text.chars() {
+            match c {
+                '"' | '\\' => write!(f, "\\{c}")?,
+                c if is_shown(c) => f.write_char(c)?,
+                c => c.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(f, "\\u{unit:04x}"))?,
+            }
         }
         f.write_char('"')
     }

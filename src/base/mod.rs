@@ -6,6 +6,7 @@ pub(crate) mod contain_panic;
 pub(crate) mod error;
 pub(crate) mod limits;
 pub(crate) mod log;
+pub(crate) mod log_file;
 pub(crate) mod percent;
 pub(crate) mod phase;
 #[cfg(test)]

@@ -291,7 +291,8 @@ mod tests {
             let all = [start, &bytes(u, 0..=300)?].concat();
             let parsed = parse(&all);
             if parsed != Ok(Parsed::Partial) {
-                assert_eq!(parse(&[&all[..], &bytes(u, 0..=8)?].concat()), parsed);
+                // What is wrong may have another name.
+                assert_eq!(parse(&[&all[..], &bytes(u, 0..=8)?].concat()).ok(), parsed.ok());
             }
             if let Ok(Parsed::Whole(len, _)) = parsed {
                 assert!(len <= all.len());

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::error::Error;
+use crate::base::log_file::LogFile;
 use crate::base::phase::Phase;
 use crate::process::handover::original_command;
 use crate::process::hooks::{HandoverState, Hooks, SignalHooks};
@@ -268,6 +269,12 @@ impl ProcessConfig {
     pub fn on_signal(mut self, signal: Signal, hook: impl FnMut() + Send + 'static) -> ProcessConfig {
         self.signal_hooks.before.push((signal, Box::new(hook)));
         self
+    }
+
+    /// Opens a log file again when USR1 arrives, before the program's own hooks that are given later.
+    pub fn log_file(self, file: &LogFile) -> ProcessConfig {
+        let file = file.clone();
+        self.on_signal(Signal::Usr1, move || file.reopen_or_log())
     }
 
     /// As [`on_signal`](Self::on_signal), after what the signal means was started: a handover or a drain has started

@@ -244,6 +244,10 @@ impl Body {
         &self.head
     }
 
+    pub(crate) fn head_bytes(&self) -> &Bytes {
+        &self.head
+    }
+
     pub(crate) fn conn_info(&self) -> Option<&Arc<ConnInfo>> {
         self.conn_info.as_ref()
     }

@@ -221,11 +221,16 @@ fn the_access_log_has_every_response() {
         let access = reports.recv_timeout(DEADLINE).expect(line);
         let shown = access.to_string();
         assert!(
-            access.peer.is_some_and(|peer| shown.starts_with(&format!("peer={peer} method="))),
+            shown.contains(&format!(" client={} via=- listener=127.0.0.1:0 method=", access.client())),
             "{shown}"
         );
         assert!(shown.contains(said), "{shown}");
-        assert!(shown.ends_with(&format!(" end={end} id=r{n} agent=\"a b\"")), "{shown}");
+        assert!(shown.ends_with(&format!(" end={end} id=r{n} referer=- agent=\"a b\"")), "{shown}");
+        assert_eq!(
+            (access.field("X-Request-ID").as_deref(), access.field("x")),
+            (Some(&*format!("r{n}")), None)
+        );
+        assert_eq!((access.host().as_deref(), access.listener()), (Some("h"), Some("127.0.0.1:0")));
     }
 }
 

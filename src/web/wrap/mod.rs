@@ -58,14 +58,16 @@ mod cors;
 mod gzip;
 mod request_id;
 mod server_timing;
+mod trace_context;
 
-pub use access_log::{Access, AccessLog};
+pub use access_log::{Access, AccessFormat, AccessLog};
 pub use basic_auth::{BasicAuth, BasicUser, same_secret};
 pub use cors::Cors;
 #[cfg(feature = "gzip")]
 pub use gzip::Gzip;
 pub use request_id::{RequestId, RequestIds};
 pub use server_timing::ServerTiming;
+pub use trace_context::TraceContext;
 
 /// `GET /path`, with header fields from lines `name: value`, and shown answers: for the tests here.
 #[cfg(test)]

@@ -8,12 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{HeaderName, HeaderValue};
 
+use super::TraceContext;
 use crate::web::fields::ascii;
 use crate::web::handler::{Next, Wrapper};
 use crate::{Request, Response};
 
 /// Longer ids are replaced.
 const MOST_BYTES: usize = 128;
+
+const TRACEPARENT: &str = "traceparent";
 
 /// Gives each request a [`RequestId`] in its extensions, and repeats it in the response's `X-Request-Id` and extensions. An id
 /// that a client or proxy sends in that field is kept if it is valid: 1 to 128 letters, digits and `-_.:/+=@~`. Any other
@@ -35,6 +38,9 @@ const MOST_BYTES: usize = 128;
 pub struct RequestIds {
     field: HeaderName,
     trusting: bool,
+    traces: bool,
+    /// Keyed by the system's randomness.
+    random: RandomState,
     /// The prefix of this process; different in each generation.
     prefix: u64,
     next: AtomicU64,
@@ -47,11 +53,13 @@ pub struct RequestId(Arc<str>);
 impl RequestIds {
     /// Uses the field `X-Request-Id`.
     pub fn new() -> RequestIds {
+        let random = RandomState::new();
         RequestIds {
             field: HeaderName::from_static("x-request-id"),
             trusting: true,
-            // Keyed by the system's randomness.
-            prefix: RandomState::new().hash_one(std::process::id()),
+            traces: false,
+            prefix: random.hash_one(std::process::id()),
+            random,
             next: AtomicU64::new(1),
         }
     }
@@ -70,10 +78,37 @@ impl RequestIds {
         self
     }
 
+    /// Also takes part in traces by W3C Trace Context. A request's `traceparent` is continued, unless it is malformed or clients
+    /// are not trusted, and otherwise a trace begins; a handler finds it as [`TraceContext`] in the request's extensions, to
+    /// send it along with its own requests. The response has it in a `traceparent` of its own. A request without an id of its
+    /// own in the other field has the id of the trace that it continues. Default: no.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use heirloom::wrap::{RequestId, RequestIds, TraceContext};
+    ///
+    /// let handler = (|req: Request| req.extensions().get::<TraceContext>().unwrap().traceparent().to_owned())
+    ///     .wrap(RequestIds::new().traceparent(true));
+    /// let sent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    /// let response = handler.call(heirloom::http::Request::get("/").header("traceparent", sent).body(Body::empty()).unwrap());
+    /// assert_eq!(response.headers()["x-request-id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    /// ```
+    #[must_use]
+    pub fn traceparent(mut self, traces: bool) -> RequestIds {
+        self.traces = traces;
+        self
+    }
+
+    fn trace(&self, request: &Request) -> TraceContext {
+        let [span, high, low] =
+            [(); 3].map(|()| self.random.hash_one(self.next.fetch_add(1, Ordering::Relaxed)));
+        let sent = only(request, &HeaderName::from_static(TRACEPARENT)).filter(|_| self.trusting);
+        let continued = sent.and_then(|sent| TraceContext::continued(sent, span));
+        continued.unwrap_or_else(|| TraceContext::new([high, low], span))
+    }
+
     fn sent(&self, request: &Request) -> Option<RequestId> {
-        let mut values = request.headers().get_all(&self.field).iter();
-        let (value, None) = (values.next()?, values.next()) else { return None };
-        let text = ascii(value.as_bytes())?;
+        let text = only(request, &self.field)?;
         let sane = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(&b);
         let is_sane = !text.is_empty() && text.len() <= MOST_BYTES && text.bytes().all(sane);
         (self.trusting && is_sane).then(|| RequestId(text.into()))
@@ -85,6 +120,13 @@ impl RequestIds {
     }
 }
 
+/// The value of a field that is there once.
+fn only<'a>(request: &'a Request, name: &HeaderName) -> Option<&'a str> {
+    let mut values = request.headers().get_all(name).iter();
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    ascii(value.as_bytes())
+}
+
 impl Default for RequestIds {
     fn default() -> RequestIds {
         RequestIds::new()
@@ -93,13 +135,25 @@ impl Default for RequestIds {
 
 impl Wrapper for RequestIds {
     fn call(&self, mut request: Request, next: Next<'_>) -> Response {
-        let id = self.sent(&request).unwrap_or_else(|| self.made());
+        let trace = self.traces.then(|| self.trace(&request));
+        let of_trace = trace.as_ref().filter(|trace| trace.parent_id().is_some());
+        let id = self.sent(&request).or_else(|| of_trace.map(|trace| RequestId(trace.trace_id().into())));
+        let id = id.unwrap_or_else(|| self.made());
+        if let Some(trace) = &trace {
+            request.extensions_mut().insert(trace.clone());
+        }
         request.extensions_mut().insert(id.clone());
         let mut response = next.call(request);
         if let Ok(value) = HeaderValue::try_from(&*id.0) {
             response.headers_mut().insert(self.field.clone(), value);
         }
         response.extensions_mut().insert(id);
+        if let Some(trace) = trace {
+            if let Ok(value) = HeaderValue::try_from(trace.traceparent()) {
+                response.headers_mut().insert(TRACEPARENT, value);
+            }
+            response.extensions_mut().insert(trace);
+        }
         response
     }
 }
@@ -166,5 +220,44 @@ mod tests {
         let response = ask(&handler(ids), "GET /", &[("x-trace", "a")]);
         assert_eq!(field(&response, "x-request-id"), "");
         assert!(field(&response, "x-trace").ends_with("-1"));
+    }
+
+    #[test]
+    fn traces_are_continued_or_begun() {
+        const SENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let traced = |ids: RequestIds| {
+            (|req: Request| req.extensions().get::<TraceContext>().unwrap().traceparent().to_owned())
+                .wrap(ids)
+        };
+        let handler = traced(RequestIds::new().traceparent(true));
+        let mut spans = std::collections::BTreeSet::new();
+        for fields in [&[("traceparent", SENT)][..], &[("traceparent", SENT), ("x-request-id", "a-1")]] {
+            let mut response = ask(&handler, "GET /", fields);
+            let context = response.extensions().get::<TraceContext>().unwrap().clone();
+            assert_eq!(field(&response, "traceparent"), context.traceparent());
+            assert_eq!(response.body_mut().read_text().unwrap(), context.traceparent());
+            assert_eq!(context.trace_id(), &SENT[3..35]);
+            assert_eq!((context.parent_id(), context.is_sampled()), (Some(&SENT[36..52]), true));
+            let id = if fields.len() == 1 { &SENT[3..35] } else { "a-1" };
+            assert_eq!(field(&response, "x-request-id"), id);
+            spans.insert(context.span_id().to_owned());
+        }
+        let distrusts = traced(RequestIds::new().traceparent(true).trust_clients(false));
+        let twice = [("traceparent", SENT), ("traceparent", SENT)];
+        for response in [
+            ask(&handler, "GET /", &[]),
+            ask(&handler, "GET /", &[("traceparent", "00-x")]),
+            ask(&handler, "GET /", &twice),
+            ask(&distrusts, "GET /", &twice[..1]),
+        ] {
+            let context = response.extensions().get::<TraceContext>().unwrap().clone();
+            assert_eq!((context.parent_id(), context.is_sampled()), (None, false));
+            assert_ne!(field(&response, "x-request-id"), context.trace_id());
+            spans.insert(context.trace_id().to_owned());
+            spans.insert(context.span_id().to_owned());
+        }
+        assert_eq!(spans.len(), 10, "{spans:?}");
+        let response = ask(&self::handler(RequestIds::new()), "GET /", &twice[..1]);
+        assert_eq!(field(&response, "traceparent"), "", "by default nothing is said");
     }
 }
