@@ -55,6 +55,11 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// A key's value for the crate `log`; null if it is unknown.
+pub(crate) fn key_value<'a>(text: &'a Option<Escaped<'a>>) -> Option<::log::kv::Value<'a>> {
+    text.as_ref().map(::log::kv::Value::from_display)
+}
+
 /// A string of JSON, or null. What `Line` escapes is escaped here too, in JSON's way.
 pub(crate) struct JsonText<'a>(pub(crate) Option<&'a str>);
 

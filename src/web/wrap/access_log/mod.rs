@@ -7,12 +7,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use log::kv::Value;
-
 pub use access::Access;
 pub use format::AccessFormat;
 
-use crate::base::log::{Escaped, info_as_is};
+use crate::base::log::{Escaped, info_as_is, key_value};
 use crate::base::log_file::LogFile;
 use crate::web::handler::{Next, Wrapper};
 use crate::web::response::ResponseExt;
@@ -131,26 +129,22 @@ fn write_to_log(access: &Access, format: AccessFormat) {
         target: TARGET,
         time:% = access.display_time(),
         client:% = access.client(),
-        via = value(&via),
-        listener = value(&listener),
+        via = key_value(&via),
+        listener = key_value(&listener),
         method = access.method().as_str(),
         scheme = access.client().scheme(),
-        host = value(&host),
-        target = value(&target),
-        pattern = value(&pattern),
+        host = key_value(&host),
+        target = key_value(&target),
+        pattern = key_value(&pattern),
         status = access.status().as_u16(),
         bytes = access.bytes(),
         ms = access.millis(),
         end = access.display_end(),
         id = access.request_id(),
-        referer = value(&referer),
-        agent = value(&agent);
+        referer = key_value(&referer),
+        agent = key_value(&agent);
         "{}", access.display(format)
     );
-}
-
-fn value<'a>(text: &'a Option<Escaped<'a>>) -> Option<Value<'a>> {
-    text.as_ref().map(Value::from_display)
 }
 
 impl fmt::Debug for AccessLog {
