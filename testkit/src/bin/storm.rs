@@ -1,8 +1,8 @@
 //! Load with exact accounting while a server is handed over again and again: every request of
 //! clients that never retry has exactly one outcome, and the sums must match.
 //!
-//! `cargo run --release -p testkit --bin storm -- --upgrades 100`; `--selftest` shows that storm sees
-//! every fault it has a name for.
+//! `cargo build --release -p testkit --bin storm --bin kitchen_sink`, then `target/release/storm --upgrades 100`;
+//! `--selftest` shows that storm sees every fault it has a name for.
 
 #[path = "../storm/mod.rs"]
 mod storm;
