@@ -40,7 +40,7 @@ use crate::process::signals::{self, SignalContext, SignalThread};
 use crate::process::state::{Event, State, Terms};
 use crate::process::supervise;
 use crate::process::supervise::link::Link;
-use crate::process::supervise::words::Word;
+use crate::process::supervise::message::SupervisorMessage;
 use crate::process::systemd::{self, Heir, Manager, Store};
 use crate::process::terminal::{LEADER_FILE, TTY_FILE, Terminal};
 use crate::server::assembly::{Assembly, Workers};
@@ -128,7 +128,7 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
         return Err(failed(supervise::replace_by_supervisor(&program, activated)));
     }
     if let Some(supervisor) = &supervisor {
-        supervisor.say(&Word::Here { pid: nix::unistd::getpid().as_raw() });
+        supervisor.send(&SupervisorMessage::Here { pid: nix::unistd::getpid().as_raw() });
     }
     let generation = predecessor.map_or(1, |predecessor| predecessor.generation.saturating_add(1));
     let surroundings = match predecessor {
@@ -140,7 +140,7 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
     let stored = activated.iter().filter(|passed| passed.owner == Owner::Server);
     let stored = stored.map(|passed| passed.name.clone()).collect();
     let store = Store { enabled: process.above.store_listeners, listeners: stored };
-    let manager = Manager::found(generation, heir, store, supervisor.as_ref().map(Link::voice));
+    let manager = Manager::found(generation, heir, store, supervisor.as_ref().map(Link::sender));
     // A supervisor stays the main process.
     let without_main =
         manager.as_ref().filter(|_| supervisor.is_none()).map(|_| process.above.drain_without_main);

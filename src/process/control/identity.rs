@@ -11,8 +11,8 @@ use crate::process::control::Engine;
 use crate::process::control::successor::Successor;
 use crate::process::handover::pid_file::{self, PidFile, Record};
 use crate::process::state::{Stage, State, Why};
-use crate::process::supervise::link::Voice;
-use crate::process::supervise::words::Word;
+use crate::process::supervise::link::SupervisorSender;
+use crate::process::supervise::message::SupervisorMessage;
 use crate::process::systemd::{Duty, Heir, Manager};
 
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Identity {
     /// The listeners that the successor has, by name.
     pub(super) adopted: Vec<String>,
     /// None: the service is known by the process that serves.
-    supervisor: Option<Voice>,
+    supervisor: Option<SupervisorSender>,
     record: Record,
 }
 
@@ -32,7 +32,7 @@ impl Identity {
     pub(super) fn new(
         pid_file: Option<PidFile>,
         manager: Option<Manager>,
-        supervisor: Option<Voice>,
+        supervisor: Option<SupervisorSender>,
     ) -> Identity {
         let record = Record::new(getpid().as_raw());
         Identity { pid_file, manager, adopted: Vec::new(), supervisor, record }
@@ -51,7 +51,7 @@ impl Identity {
     /// The successor owns the service from now on.
     pub(super) fn pass(&mut self, successor: &Successor) {
         match &self.supervisor {
-            Some(supervisor) => supervisor.say(&Word::Committed { pid: successor.pid() }),
+            Some(supervisor) => supervisor.send(&SupervisorMessage::Committed { pid: successor.pid() }),
             None => self.name(successor.server_pid().as_raw()),
         }
         if let Some(manager) = &mut self.manager {
@@ -68,22 +68,25 @@ impl Identity {
 
     /// A handover starts.
     pub(super) fn reloading(&mut self) {
-        self.record(Record { in_progress: true, ..self.record }, &Word::HandoverBegins);
+        self.record(Record { in_progress: true, ..self.record }, &SupervisorMessage::HandoverBegins);
         self.manager.iter_mut().for_each(Manager::reloading);
     }
 
     /// It is over, and this process still serves.
     pub(super) fn handover_failed(&mut self) {
         let failures = self.record.failures.wrapping_add(1);
-        self.record(Record { failures, in_progress: false, ..self.record }, &Word::HandoverFailed);
+        self.record(
+            Record { failures, in_progress: false, ..self.record },
+            &SupervisorMessage::HandoverFailed,
+        );
     }
 
-    fn record(&mut self, record: Record, word: &Word) {
+    fn record(&mut self, record: Record, word: &SupervisorMessage) {
         if std::mem::replace(&mut self.record, record) == record {
             return;
         }
         if let Some(supervisor) = &self.supervisor {
-            return supervisor.say(word);
+            return supervisor.send(word);
         }
         let Some(pid_file) = &self.pid_file else { return };
         let file = pid_file.clone();
@@ -161,7 +164,7 @@ impl Identity {
         let named = pid_file::in_time(move || {
             if let Some(written) = file.name_other(pid)? {
                 let path = file.path().to_owned();
-                supervisor.say_with(&Word::PidFile { path }, &[written.as_fd()]);
+                supervisor.send_with(&SupervisorMessage::PidFile { path }, &[written.as_fd()]);
                 info!("pid file {} names {pid}", file.path().display());
             }
             Ok(())

@@ -27,7 +27,7 @@ pub(super) enum Note {
     SignalRequest(SignalRequest),
     /// Acceptor and workers have answered to `Engine::check_progress`.
     Progressed,
-    /// The supervisor has said something while another answer was waited for.
+    /// The supervisor has sent something while another answer was waited for.
     Supervisor,
     /// The result of the hook that was called with this ticket.
     Hook(u64, HookResult),

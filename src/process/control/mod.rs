@@ -103,8 +103,8 @@ impl<'a> Control<'a> {
             .and_then(|()| watch(predecessor_fd, Source::Predecessor))
             .and_then(|()| watch(facts.supervisor.as_ref().map(AsFd::as_fd), Source::Supervisor))
             .and_then(|()| {
-                let voice = facts.supervisor.as_ref().map(Link::voice);
-                Outside::new((pid_file, facts.manager.take(), bound), voice, &poller)
+                let sender = facts.supervisor.as_ref().map(Link::sender);
+                Outside::new((pid_file, facts.manager.take(), bound), sender, &poller)
             })
             .map_err(watched)?;
         for action in &first {
@@ -210,7 +210,7 @@ impl<'a> Control<'a> {
     /// A stage was entered, and the actions that belong to it have been performed.
     fn entered(&mut self) {
         self.publish();
-        self.tell_supervisor();
+        self.notify_supervisor();
         let successor = self.successor.as_ref().map_or(0, |successor| successor.server_pid().as_raw());
         self.outside.enter(self.state.stage(), self.facts.generation, successor);
         match self.state.stage() {

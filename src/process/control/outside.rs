@@ -11,7 +11,7 @@ use crate::process::control::socket::{Bound, ClientId, ControlSocket};
 use crate::process::control::upgrade::{Outcome, Step, UpgradeWatch};
 use crate::process::handover::pid_file::PidFile;
 use crate::process::state::{Stage, Why};
-use crate::process::supervise::link::Voice;
+use crate::process::supervise::link::SupervisorSender;
 use crate::process::systemd::Manager;
 
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Outside {
     /// When the socket can't be watched.
     pub(super) fn new(
         (pid_file, manager, bound): (Option<PidFile>, Option<Manager>, Option<Bound>),
-        supervisor: Option<Voice>,
+        supervisor: Option<SupervisorSender>,
         poller: &Poller,
     ) -> std::io::Result<Outside> {
         let socket = bound.map(ControlSocket::new).transpose()?;

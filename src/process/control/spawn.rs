@@ -53,7 +53,7 @@ impl Control<'_> {
             user.chain(terminal.iter().map(|(name, fd)| (name.clone(), fd.as_fd()))).chain(socket).collect();
         let link = self.facts.supervisor.as_mut();
         let spawned = child::spawn(program, &self.engine.listeners(), &files, hello, session, link);
-        // What it has said meanwhile does not wake the poller.
+        // What it has sent meanwhile does not wake the poller.
         if self.facts.supervisor.as_ref().is_some_and(Link::has_early) {
             self.inbox.supervisor();
         }

@@ -1,4 +1,4 @@
-//! What a generation tells its supervisor, and hears there. A stop of the supervisor is a drain, however often it comes.
+//! What a generation sends to its supervisor, and receives from it. A stop of the supervisor is a drain, however often it comes.
 
 use std::time::Duration;
 
@@ -6,21 +6,21 @@ use super::Control;
 use crate::base::log::{info, warn};
 use crate::base::phase::Phase;
 use crate::process::state::{Event, Stage, Why};
-use crate::process::supervise::words::Word;
+use crate::process::supervise::message::SupervisorMessage;
 
 impl Control<'_> {
-    /// The stage was entered: who serves, and whether the service ends.
-    pub(super) fn tell_supervisor(&mut self) {
+    /// The stage was entered: which process serves, and whether the service ends.
+    pub(super) fn notify_supervisor(&mut self) {
         let Some(supervisor) = &self.facts.supervisor else { return };
         match self.state.stage() {
             Stage::Serving => {
-                // First: the supervisor locks the file before it says that this generation serves.
+                // First: the supervisor locks the file before it logs that this generation serves.
                 self.outside.identity.name_supervisor();
                 supervisor.serves(self.facts.generation, &self.engine.listeners());
             }
             Stage::LameDuck | Stage::Yielding | Stage::Draining(Why::Stop) if !self.progress.ends_service => {
                 self.progress.ends_service = true;
-                supervisor.say(&Word::Stopping { within: self.state.longest_stop() });
+                supervisor.send(&SupervisorMessage::Stopping { within: self.state.longest_stop() });
             }
             _ => {}
         }
@@ -28,7 +28,7 @@ impl Control<'_> {
 
     pub(super) fn read_supervisor(&mut self) {
         let Some(supervisor) = &mut self.facts.supervisor else { return };
-        let words = supervisor.receive();
+        let messages = supervisor.receive();
         if supervisor.has_ended {
             warn!("the supervisor is gone: this process serves on without it");
             self.outside.identity.supervisor_gone(self.state.stage());
@@ -36,7 +36,7 @@ impl Control<'_> {
                 self.poller.remove(&supervisor);
             }
         }
-        if words.contains(&Word::Stop) {
+        if messages.contains(&SupervisorMessage::Stop) {
             info!("the supervisor ends the service");
             self.handle(Event::Drain);
         }
@@ -47,7 +47,7 @@ impl Control<'_> {
         // The phase is still the one before.
         let is_main = matches!(self.phase.get(), Phase::Serving | Phase::HandingOver);
         if let Some(supervisor) = self.facts.supervisor.as_ref().filter(|_| is_main) {
-            supervisor.say(&Word::Stopping { within: Duration::ZERO });
+            supervisor.send(&SupervisorMessage::Stopping { within: Duration::ZERO });
             self.progress.ends_service = true;
         }
     }

@@ -32,7 +32,7 @@ use crate::base::log::{debug, info, warn};
 use crate::base::sys::{self, Session};
 use crate::process::signals;
 use crate::process::supervise::link::Link;
-use crate::process::supervise::words::Recipe;
+use crate::process::supervise::message::Recipe;
 use crate::process::systemd;
 
 /// The variable by which a successor knows what it inherits.

@@ -1,4 +1,4 @@
-//! A generation's side of its supervisor: it asks for successors there, and hears there that the service ends.
+//! A generation's side of its supervisor: it asks for successors there, and learns there that the service ends.
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::Pid;
 
 use super::VARIABLE;
-use super::words::{Heard, Named, Recipe, Word, hear};
+use super::message::{MessageRead, Named, Recipe, SupervisorMessage, read_message};
 use crate::base::log::debug;
 use crate::base::sys;
 use crate::base::time::poll_timeout;
@@ -23,30 +23,30 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// Speaks to the supervisor. If that is gone, nothing happens: its end is read elsewhere.
 #[derive(Clone, Debug)]
-pub(crate) struct Voice {
+pub(crate) struct SupervisorSender {
     socket: Arc<OwnedFd>,
     /// The supervisor's.
     pub(crate) pid: i32,
 }
 
-impl Voice {
-    pub(crate) fn say(&self, word: &Word) {
-        self.say_with(word, &[]);
+impl SupervisorSender {
+    pub(crate) fn send(&self, message: &SupervisorMessage) {
+        self.send_with(message, &[]);
     }
 
-    pub(crate) fn say_with(&self, word: &Word, fds: &[BorrowedFd<'_>]) {
-        if let Err(e) = word.send(self.socket.as_fd(), fds) {
-            debug!("can't speak to the supervisor: {e}");
+    pub(crate) fn send_with(&self, message: &SupervisorMessage, fds: &[BorrowedFd<'_>]) {
+        if let Err(e) = message.send(self.socket.as_fd(), fds) {
+            debug!("can't send to the supervisor: {e}");
         }
     }
 }
 
-/// The channel to the supervisor. As a descriptor it becomes readable when that says something or is gone.
+/// The channel to the supervisor. As a descriptor it becomes readable when that sends something or is gone.
 #[derive(Debug)]
 pub(crate) struct Link {
-    voice: Voice,
+    sender: SupervisorSender,
     /// Received while something else was waited for.
-    early: VecDeque<Word>,
+    early: VecDeque<SupervisorMessage>,
     pub(crate) has_ended: bool,
 }
 
@@ -60,20 +60,20 @@ impl Link {
         if sys::socket_inode(fd) != Some(inode) {
             return None;
         }
-        let voice = Voice { socket: Arc::new(sys::adopt(fd).ok()?), pid };
-        Some(Link { voice, early: VecDeque::new(), has_ended: false })
+        let sender = SupervisorSender { socket: Arc::new(sys::adopt(fd).ok()?), pid };
+        Some(Link { sender, early: VecDeque::new(), has_ended: false })
     }
 
-    pub(crate) fn voice(&self) -> Voice {
-        self.voice.clone()
+    pub(crate) fn sender(&self) -> SupervisorSender {
+        self.sender.clone()
     }
 
     pub(crate) fn pid(&self) -> i32 {
-        self.voice.pid
+        self.sender.pid
     }
 
-    pub(crate) fn say(&self, word: &Word) {
-        self.voice.say(word);
+    pub(crate) fn send(&self, message: &SupervisorMessage) {
+        self.sender.send(message);
     }
 
     /// This generation owns the service, with these listeners.
@@ -85,7 +85,7 @@ impl Link {
         };
         let named = listeners.iter().map(named).collect();
         let fds: Vec<BorrowedFd<'_>> = listeners.iter().map(|passed| passed.fd.as_fd()).collect();
-        self.voice.say_with(&Word::Serving { generation, listeners: named }, &fds);
+        self.sender.send_with(&SupervisorMessage::Serving { generation, listeners: named }, &fds);
     }
 
     /// Has the supervisor start a program, with this variable and what it describes.
@@ -103,24 +103,24 @@ impl Link {
         let mut file = super::memory_file(recipe.encode().as_bytes())?;
         file.flush()?;
         let all: Vec<BorrowedFd<'_>> = [file.as_fd()].into_iter().chain(fds.iter().copied()).collect();
-        Word::Spawn.send(self.as_fd(), &all)?;
+        SupervisorMessage::Spawn.send(self.as_fd(), &all)?;
         let deadline = Instant::now() + ANSWER;
         loop {
-            match hear(self.as_fd()) {
-                Heard::Word(Word::Spawned { pid }, _) => return Ok(Pid::from_raw(pid)),
-                Heard::Word(Word::NotSpawned { errno }, _) => {
+            match read_message(self.as_fd()) {
+                MessageRead::Message(SupervisorMessage::Spawned { pid }, _) => return Ok(Pid::from_raw(pid)),
+                MessageRead::Message(SupervisorMessage::NotSpawned { errno }, _) => {
                     return Err(io::Error::from_raw_os_error(errno));
                 }
-                Heard::Word(word, _) => self.early.push_back(word),
-                Heard::Unknown => {}
-                Heard::End => {
+                MessageRead::Message(message, _) => self.early.push_back(message),
+                MessageRead::Unknown => {}
+                MessageRead::End => {
                     self.has_ended = true;
                     return Err(io::Error::new(ErrorKind::UnexpectedEof, "the supervisor is gone"));
                 }
-                Heard::Nothing if deadline <= Instant::now() => {
+                MessageRead::Nothing if deadline <= Instant::now() => {
                     return Err(io::Error::new(ErrorKind::TimedOut, "the supervisor does not answer"));
                 }
-                Heard::Nothing => {
+                MessageRead::Nothing => {
                     let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
                     let _ = poll(&mut fds, poll_timeout(Some(deadline)));
                 }
@@ -132,17 +132,17 @@ impl Link {
         !self.early.is_empty() || self.has_ended
     }
 
-    /// What the supervisor has said; then `has_ended` says whether it is gone.
-    pub(crate) fn receive(&mut self) -> Vec<Word> {
-        let mut words: Vec<Word> = self.early.drain(..).collect();
+    /// What the supervisor has sent; then `has_ended` says whether it is gone.
+    pub(crate) fn receive(&mut self) -> Vec<SupervisorMessage> {
+        let mut messages: Vec<SupervisorMessage> = self.early.drain(..).collect();
         loop {
-            match hear(self.as_fd()) {
-                Heard::Word(word, _) => words.push(word),
-                Heard::Unknown => {}
-                Heard::Nothing => return words,
-                Heard::End => {
+            match read_message(self.as_fd()) {
+                MessageRead::Message(message, _) => messages.push(message),
+                MessageRead::Unknown => {}
+                MessageRead::Nothing => return messages,
+                MessageRead::End => {
                     self.has_ended = true;
-                    return words;
+                    return messages;
                 }
             }
         }
@@ -151,6 +151,6 @@ impl Link {
 
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.voice.socket.as_fd()
+        self.sender.socket.as_fd()
     }
 }

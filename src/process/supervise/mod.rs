@@ -1,32 +1,32 @@
-//! The supervisor: the first process of a service, which keeps its pid, starts generations, and restarts them when they
+//! The supervisor: the first process of a service, which kept its pid, starts generations, and restarts them when they
 //! crash. It serves nobody. The generations hand over to each other as they do without it, connections included; they only
 //! have their successors started here, as children of a process that stays.
 //!
 //! It must not crash, so it does little. All that runs in it: one thread without locks, and nothing of the program's. That
 //! thread waits in `poll` for signals (a signalfd) and for packets of its generations, starts programs by `posix_spawn`,
-//! reaps children, and keeps the listeners open; it writes lines to standard error. `init` as PID 1 becomes the supervisor before
+//! reaps children, and kept the listeners open; it writes lines to standard error. `init` as PID 1 becomes the supervisor before
 //! the program has done anything. Otherwise `serve` replaces its process by the same program (`exec`, the pid stays), and a
 //! variable makes that one a supervisor before `main` is called. After each handover it replaces itself in the same way if the
-//! executable has changed, with its state in a file in memory; a new version that does not say that it can do that is not tried.
+//! executable has changed, with its state in a file in memory; it does not try a version that does not declare that it can do that.
 //!
 //! To the outside it is the service: the pid file names it, and it holds its locks (`service`); a service manager takes
 //! notifications from it alone, which generations give to it (`outside`). MAINPID never changes.
 //!
 //! A stop is passed on as a message, and generations count no signals to stop: however often a terminal, a group or a
-//! service manager delivers it to all of them, it is one stop. A generation of a version without supervision says nothing
+//! service manager delivers it to all of them, it is one stop. A generation of a version without supervision sends nothing
 //! here: it gets signals instead, and starts its successor itself. That finds the channel to us where the earlier generation
 //! has left it open, and becomes our child at the end of that.
 
 mod generations;
 mod journal;
 pub(crate) mod link;
+pub(crate) mod message;
 mod outside;
 mod reap;
 mod restarts;
 mod service;
 mod start;
 mod state;
-pub(crate) mod words;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -48,9 +48,9 @@ use crate::base::sys;
 use crate::base::time::poll_timeout;
 use crate::process::handover::child::{self, Program};
 use crate::process::handover::{Passed, SUPERVISION};
+use crate::process::supervise::message::SupervisorMessage;
 use crate::process::supervise::outside::Outside;
-use crate::process::supervise::state::Keeps;
-use crate::process::supervise::words::Word;
+use crate::process::supervise::state::Kept;
 
 /// The variable by which a generation finds its channel to the supervisor: descriptor, inode and the supervisor's pid.
 pub(crate) const VARIABLE: &str = SUPERVISION[0];
@@ -67,8 +67,8 @@ pub(crate) fn memory_file(bytes: &[u8]) -> io::Result<File> {
 
 /// Before `main`: does not return if this process was made the supervisor.
 pub(crate) extern "C" fn before_main() {
-    if let Some(keeps) = state::inherited() {
-        run(keeps);
+    if let Some(kept) = state::inherited() {
+        run(kept);
     }
 }
 sys::before_main!(before_main);
@@ -86,7 +86,7 @@ pub(crate) fn as_pid_1(sockets: impl FnOnce() -> Vec<Passed<OwnedFd>>) {
         .and_then(|blocked| Program::capture(None, None, &[], blocked));
     // Without a recipe nothing can be started: the process serves by itself then, as it would without `init`.
     if let Ok(program) = program {
-        run(Keeps::new(program.recipe(), sockets()));
+        run(Kept::new(program.recipe(), sockets()));
     }
 }
 
@@ -97,12 +97,12 @@ pub(crate) fn replace_by_supervisor(program: &Program, sockets: Vec<Passed<Owned
         // It was tried already; once more would go on without end.
         return io::Error::other("its state was not found where it was left");
     }
-    Keeps::new(program.recipe(), sockets).exec()
+    Kept::new(program.recipe(), sockets).exec()
 }
 
-fn run(keeps: Keeps) -> ! {
+fn run(kept: Kept) -> ! {
     journal::start();
-    let status = match Supervisor::new(keeps) {
+    let status = match Supervisor::new(kept) {
         Ok(mut supervisor) => supervisor.run(),
         Err(e) => {
             error!("supervisor: can't handle signals: {e}");
@@ -116,7 +116,7 @@ struct Supervisor {
     signals: SignalFd,
     /// Blocked when it was started, except those that it handles: a recipe names no real-time signals.
     mask: SigSet,
-    keeps: Keeps,
+    kept: Kept,
     /// When a generation is to be started.
     start_at: Option<Instant>,
     /// When the last one was.
@@ -129,7 +129,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(keeps: Keeps) -> io::Result<Supervisor> {
+    fn new(kept: Kept) -> io::Result<Supervisor> {
         let handled = [
             Signal::SIGHUP,
             Signal::SIGTERM,
@@ -148,12 +148,12 @@ impl Supervisor {
         blocked.iter().for_each(|signal| mask.remove(signal));
         let signals = SignalFd::with_flags(&handled, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let _ = set_child_subreaper(true);
-        keeps.service.claim();
-        let start_at = (keeps.generations.is_empty() && !keeps.is_stopping).then(Instant::now);
+        kept.service.claim();
+        let start_at = (kept.generations.is_empty() && !kept.is_stopping).then(Instant::now);
         Ok(Supervisor {
             signals,
             mask,
-            keeps,
+            kept,
             start_at,
             started: Instant::now(),
             last_status: 1,
@@ -164,7 +164,7 @@ impl Supervisor {
 
     /// Runs until the service has ended; its status.
     fn run(&mut self) -> i32 {
-        info!("supervisor: pid {} keeps the service", getpid());
+        info!("supervisor: pid {} kept the service", getpid());
         loop {
             // Also those that ended before the signalfd was there.
             self.reap();
@@ -172,26 +172,26 @@ impl Supervisor {
                 self.start_at = None;
                 self.start();
             }
-            if self.keeps.generations.is_empty() && self.start_at.is_none() {
-                self.keeps.service.ends();
+            if self.kept.generations.is_empty() && self.start_at.is_none() {
+                self.kept.service.ends();
                 info!("supervisor: the service has ended with status {}", self.last_status);
                 return self.last_status;
             }
             self.wait();
-            self.outside.tick(self.keeps.main.is_some());
+            self.outside.tick(self.kept.main.is_some());
             while let Ok(Some(signal)) = self.signals.read_signal() {
-                self.hear_signal(signal.ssi_signo, signal.ssi_code);
+                self.handle_signal(signal.ssi_signo, signal.ssi_code);
             }
-            self.hear_all();
+            self.read_generations();
         }
     }
 
-    fn hear_all(&mut self) {
-        self.keeps.pids().into_iter().for_each(|pid| self.hear_generation(pid));
+    fn read_generations(&mut self) {
+        self.kept.pids().into_iter().for_each(|pid| self.read_generation(pid));
     }
 
     fn wait(&self) {
-        let links = self.keeps.generations.iter().filter_map(|one| one.link.as_ref().map(AsFd::as_fd));
+        let links = self.kept.generations.iter().filter_map(|one| one.link.as_ref().map(AsFd::as_fd));
         let all = [self.signals.as_fd()].into_iter().chain(links);
         let mut fds: Vec<PollFd<'_>> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         // Whatever it returns, everything is looked at.
@@ -199,23 +199,23 @@ impl Supervisor {
         let _ = poll(&mut fds, poll_timeout(next));
     }
 
-    fn hear_signal(&mut self, number: u32, code: i32) {
+    fn handle_signal(&mut self, number: u32, code: i32) {
         let Some(signal) = i32::try_from(number).ok().and_then(|n| Signal::try_from(n).ok()) else { return };
         match signal {
             Signal::SIGCHLD => {}
             Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT => self.stop(&format!("{signal}")),
-            // The terminal was closed. The kernel tells each generation as well, which knows about nohup.
+            // The terminal was closed. The kernel signals each generation as well, which knows about nohup.
             Signal::SIGHUP if code == libc::SI_KERNEL => {}
             other => {
                 // First: a generation may have begun to serve before this signal was sent.
-                self.hear_all();
+                self.read_generations();
                 self.pass_on(other);
             }
         }
     }
 
     fn pass_on(&mut self, signal: Signal) {
-        match self.keeps.main() {
+        match self.kept.main() {
             Some(main) => {
                 info!("supervisor: {signal} goes to {}", main.server);
                 let _ = kill(main.server, signal);
@@ -226,17 +226,17 @@ impl Supervisor {
     }
 
     fn stop(&mut self, why: &str) {
-        if std::mem::replace(&mut self.keeps.is_stopping, true) {
+        if std::mem::replace(&mut self.kept.is_stopping, true) {
             return;
         }
         info!("supervisor: {why}: the service ends");
         self.start_at = None;
         self.stopping_by_itself();
-        // The generations serve who waits, and close them for good.
-        self.keeps.listeners.clear();
-        for one in &self.keeps.generations {
+        // The generations serve the clients that wait, and close them for good.
+        self.kept.listeners.clear();
+        for one in &self.kept.generations {
             match &one.link {
-                Some(link) if one.speaks => drop(Word::Stop.send(link.as_fd(), &[])),
+                Some(link) if one.knows_supervision => drop(SupervisorMessage::Stop.send(link.as_fd(), &[])),
                 _ => drop(kill(one.server, Signal::SIGTERM)),
             }
         }

@@ -23,7 +23,7 @@ impl Default for Outside {
 }
 
 impl Outside {
-    /// What a generation says to the service manager.
+    /// A notification of a generation.
     pub(super) fn relay(&self, text: &str, fds: &[BorrowedFd<'_>]) {
         self.notifier.iter().for_each(|notifier| notifier.send_text(text, fds));
     }
@@ -62,7 +62,7 @@ impl Outside {
 impl Supervisor {
     /// The service stops. A generation reports that itself if it serves and knows of supervision.
     pub(super) fn stopping_by_itself(&self) {
-        if !self.keeps.main().is_some_and(|main| main.speaks) {
+        if !self.kept.main().is_some_and(|main| main.knows_supervision) {
             self.outside.send(&Notification::Stopping { status: "the service stops" });
         }
     }

@@ -24,8 +24,8 @@ impl Supervisor {
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(_) => return,
             };
-            // Its last words.
-            self.hear_generation(pid);
+            // What it has sent before.
+            self.read_generation(pid);
             self.ended(pid, status);
         }
     }
@@ -34,18 +34,18 @@ impl Supervisor {
         if self.has_heir(pid) {
             return;
         }
-        let Some(one) = self.keeps.remove(pid) else { return };
-        let was_main = self.keeps.main == Some(pid);
+        let Some(one) = self.kept.remove(pid) else { return };
+        let was_main = self.kept.main == Some(pid);
         if was_main {
-            self.keeps.main = None;
+            self.kept.main = None;
         }
-        if was_main || !self.keeps.has_served {
+        if was_main || !self.kept.has_served {
             self.last_status = status;
         }
         // Another one that has not served yet takes over by itself.
-        let has_heir = self.keeps.generations.iter().any(|other| !other.has_served);
+        let has_heir = self.kept.generations.iter().any(|other| !other.has_served);
         let is_missed =
-            self.keeps.has_served && self.keeps.main.is_none() && !has_heir && !self.keeps.is_stopping;
+            self.kept.has_served && self.kept.main.is_none() && !has_heir && !self.kept.is_stopping;
         if is_missed && (was_main || !one.has_served) {
             error!("supervisor: {pid} has ended with status {status}, and nobody serves");
             self.outside.status(&format!("{pid} has ended with status {status}, and nobody serves"));
@@ -56,23 +56,25 @@ impl Supervisor {
     /// Whether another process goes on as the child `pid`, which has ended and left it to us: the server of a script, or
     /// the successor that a generation of an earlier version has started by itself.
     fn has_heir(&mut self, pid: Pid) -> bool {
-        let Some(one) = self.keeps.get(pid) else { return false };
+        let Some(one) = self.kept.get(pid) else { return false };
         let server = match () {
             () if one.server != pid => Some(one.server),
-            // It says nothing, and neither does its successor.
-            () if !one.speaks && one.has_served && self.keeps.main == Some(pid) => self.unknown_child(),
+            // It sends nothing, and neither does its successor.
+            () if !one.knows_supervision && one.has_served && self.kept.main == Some(pid) => {
+                self.unknown_child()
+            }
             () => None,
         };
         let lives = |server: &Pid| waitpid(*server, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive);
         let Some(server) = server.filter(lives) else { return false };
         info!("supervisor: {server} goes on in place of {pid}");
-        if self.keeps.main == Some(pid) {
-            self.keeps.main = Some(server);
+        if self.kept.main == Some(pid) {
+            self.kept.main = Some(server);
         }
-        let is_stopping = self.keeps.is_stopping;
-        if let Some(one) = self.keeps.get_mut(pid) {
+        let is_stopping = self.kept.is_stopping;
+        if let Some(one) = self.kept.get_mut(pid) {
             (one.pid, one.server) = (server, server);
-            if is_stopping && !one.speaks {
+            if is_stopping && !one.knows_supervision {
                 let _ = kill(server, Signal::SIGTERM);
             }
         }
@@ -84,27 +86,27 @@ impl Supervisor {
         let id = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
         let own = getpid();
         let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).ok()?;
-        let program = id(&self.keeps.recipe.path)?;
+        let program = id(&self.kept.recipe.path)?;
         let pids = children.split(' ').filter_map(|pid| pid.parse().ok()).map(Pid::from_raw);
-        pids.filter(|pid| self.keeps.get(*pid).is_none())
+        pids.filter(|pid| self.kept.get(*pid).is_none())
             .find(|pid| id(Path::new(&format!("/proc/{pid}/exe"))) == Some(program))
     }
 
     pub(super) fn crashed(&mut self, status: i32) {
         self.last_status = status;
-        let mut restarts = Restarts(self.keeps.crashes);
+        let mut restarts = Restarts(self.kept.crashes);
         let pause = restarts.crash(self.started.elapsed());
-        self.keeps.crashes = restarts.0;
+        self.kept.crashes = restarts.0;
         match pause {
             // A service that has never served has nothing to wait for it.
-            Some(pause) if self.keeps.has_served => {
+            Some(pause) if self.kept.has_served => {
                 if !pause.is_zero() {
                     info!("supervisor: the next one is started in {} s", pause.as_secs());
                 }
                 self.start_at = Instant::now().checked_add(pause);
             }
             _ => {
-                error!("supervisor: gives up after {} crashes", self.keeps.crashes);
+                error!("supervisor: gives up after {} crashes", self.kept.crashes);
                 self.stop("no generation stays alive");
             }
         }

@@ -1,5 +1,5 @@
 //! How the service is known by its pid file: that names the supervisor for good, which holds its locks
-//! (`handover::pid_file`). They also tell which generation serves, and how handovers go.
+//! (`handover::pid_file`). They also show which generation serves, and how handovers go.
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -10,8 +10,8 @@ use std::time::Instant;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{Pid, getpid};
 
+use super::message::{Recipe, SupervisorMessage, borrowed};
 use super::state::Generation;
-use super::words::{Recipe, Word, borrowed};
 use super::{Supervisor, VARIABLE};
 use crate::base::log::{error, info};
 use crate::base::sys::{self, Session};
@@ -28,15 +28,15 @@ impl Supervisor {
         let recipe = read.and_then(|is_read| Recipe::decode(&text).filter(|_| is_read));
         let rest: Vec<OwnedFd> = fds.collect();
         let outcome = match recipe {
-            Some(_) if self.keeps.is_stopping => Err(io::Error::from_raw_os_error(libc::ESHUTDOWN)),
+            Some(_) if self.kept.is_stopping => Err(io::Error::from_raw_os_error(libc::ESHUTDOWN)),
             Some(recipe) => self.launch(recipe, &borrowed(&rest), None),
             None => Err(io::Error::from_raw_os_error(libc::EINVAL)),
         };
         let answer = match outcome {
-            Ok(child) => Word::Spawned { pid: child.as_raw() },
-            Err(e) => Word::NotSpawned { errno: e.raw_os_error().unwrap_or(libc::EIO) },
+            Ok(child) => SupervisorMessage::Spawned { pid: child.as_raw() },
+            Err(e) => SupervisorMessage::NotSpawned { errno: e.raw_os_error().unwrap_or(libc::EIO) },
         };
-        if let Some(link) = self.keeps.get(pid).and_then(|one| one.link.as_ref()) {
+        if let Some(link) = self.kept.get(pid).and_then(|one| one.link.as_ref()) {
             let _ = answer.send(link.as_fd(), &[]);
         }
     }
@@ -53,11 +53,11 @@ impl Supervisor {
         let pid = recipe.start(&all, &variables, (Session::Shared, &recipe.mask(self.mask)), sys::spawn)?;
         self.started = Instant::now();
         let recipe = Some(recipe.without(&[child::VARIABLE, VARIABLE]));
-        self.keeps.generations.push(Generation {
+        self.kept.generations.push(Generation {
             pid,
             server: pid,
             here: None,
-            speaks: false,
+            knows_supervision: false,
             link: Some(ours),
             recipe,
             has_served: false,
@@ -67,19 +67,19 @@ impl Supervisor {
 
     /// Starts the first generation, or another one in place of one that is gone.
     pub(super) fn start(&mut self) {
-        let path = self.keeps.recipe.path.display().to_string();
-        let listeners = std::mem::take(&mut self.keeps.listeners);
-        let started = match (self.keeps.has_served, listeners.is_empty()) {
+        let path = self.kept.recipe.path.display().to_string();
+        let listeners = std::mem::take(&mut self.kept.listeners);
+        let started = match (self.kept.has_served, listeners.is_empty()) {
             (true, _) => self.start_heir(&listeners),
-            (false, true) => self.launch(self.keeps.recipe.clone(), &[], None),
+            (false, true) => self.launch(self.kept.recipe.clone(), &[], None),
             (false, false) => self.start_with(&listeners, None),
         };
-        self.keeps.listeners = listeners;
+        self.kept.listeners = listeners;
         match started {
             Ok(pid) => info!("supervisor: started {path} as child {pid}"),
             Err(e) => {
                 error!("supervisor: can't start {path}: {e}");
-                if self.keeps.main().is_none() {
+                if self.kept.main().is_none() {
                     self.crashed(1);
                 }
             }
@@ -91,10 +91,10 @@ impl Supervisor {
         let (mut lifecycle, its_lifecycle) = Channel::pair()?;
         lifecycle.send(&Message::Hello(Hello {
             version: VERSION,
-            generation: self.keeps.generation,
+            generation: self.kept.generation,
             pid: getpid().as_raw(),
             nohup: false,
-            blocked: self.keeps.recipe.mask.clone(),
+            blocked: self.kept.recipe.mask.clone(),
             above: None,
             command: None,
         }));
@@ -109,6 +109,6 @@ impl Supervisor {
         channels: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
     ) -> io::Result<Pid> {
         let left = child::Left { listeners, channels, state: None, files: &[] };
-        self.launch(self.keeps.recipe.clone(), &left.fds(), Some(left.variable()?))
+        self.launch(self.kept.recipe.clone(), &left.fds(), Some(left.variable()?))
     }
 }

@@ -1,4 +1,4 @@
-//! What the supervisor keeps, and passes on to itself when it replaces its program by a newer version.
+//! What the supervisor kept, and passes on to itself when it replaces its program by a newer version.
 
 use std::env;
 use std::ffi::CString;
@@ -10,8 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::unistd::Pid;
 
+use super::message::Recipe;
 use super::service::Service;
-use super::words::Recipe;
 use super::{STATE_VARIABLE, memory_file, named_file};
 use crate::base::sys;
 use crate::process::handover::{FileId, Owner, Passed, escape, unescape};
@@ -25,7 +25,7 @@ pub(super) struct Generation {
     /// The process that has introduced itself last.
     pub(super) here: Option<Pid>,
     /// It knows of supervision.
-    pub(super) speaks: bool,
+    pub(super) knows_supervision: bool,
     pub(super) link: Option<OwnedFd>,
     /// How it was started, until it serves.
     pub(super) recipe: Option<Recipe>,
@@ -37,13 +37,13 @@ impl Generation {
     /// From now on it is the process that has introduced itself last.
     pub(super) fn takes_over(&mut self) {
         if let Some(here) = self.here.take() {
-            (self.server, self.speaks) = (here, true);
+            (self.server, self.knows_supervision) = (here, true);
         }
     }
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Keeps {
+pub(super) struct Kept {
     /// How the generation that serves was started.
     pub(super) recipe: Recipe,
     pub(super) generations: Vec<Generation>,
@@ -58,10 +58,10 @@ pub(super) struct Keeps {
     pub(super) service: Service,
 }
 
-impl Keeps {
+impl Kept {
     /// Before the first generation is started. `listeners` are those of a service manager.
-    pub(super) fn new(recipe: Recipe, listeners: Vec<Passed<OwnedFd>>) -> Keeps {
-        Keeps { recipe, listeners, ..Keeps::default() }
+    pub(super) fn new(recipe: Recipe, listeners: Vec<Passed<OwnedFd>>) -> Kept {
+        Kept { recipe, listeners, ..Kept::default() }
     }
 
     pub(super) fn pids(&self) -> Vec<Pid> {
@@ -102,7 +102,7 @@ impl Keeps {
                 "child={}:{}:{link}:{}:{}",
                 one.pid,
                 one.server,
-                u8::from(one.speaks),
+                u8::from(one.knows_supervision),
                 u8::from(one.has_served)
             );
         }
@@ -114,27 +114,28 @@ impl Keeps {
         text
     }
 
-    fn decode(text: &str) -> Option<Keeps> {
-        let mut keeps = Keeps::new(Recipe::decode(text)?, Vec::new());
+    fn decode(text: &str) -> Option<Kept> {
+        let mut kept = Kept::new(Recipe::decode(text)?, Vec::new());
         for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
             let number = || value.parse::<u32>().ok();
             match key {
-                "main" => keeps.main = value.parse().ok().filter(|pid| *pid > 0).map(Pid::from_raw),
-                "generation" => keeps.generation = number()?,
-                "has_served" => keeps.has_served = value == "1",
-                "is_stopping" => keeps.is_stopping = value == "1",
-                "crashes" => keeps.crashes = number()?,
-                "service" => keeps.service = Service::decode(value)?,
+                "main" => kept.main = value.parse().ok().filter(|pid| *pid > 0).map(Pid::from_raw),
+                "generation" => kept.generation = number()?,
+                "has_served" => kept.has_served = value == "1",
+                "is_stopping" => kept.is_stopping = value == "1",
+                "crashes" => kept.crashes = number()?,
+                "service" => kept.service = Service::decode(value)?,
                 "child" => {
                     let mut fields = value.split(':');
                     let pid = Pid::from_raw(fields.next()?.parse().ok()?);
                     let server = Pid::from_raw(fields.next()?.parse().ok()?);
                     let link = sys::adopt(fields.next()?.parse().ok()?).ok();
-                    let (speaks, has_served) = (fields.next() == Some("1"), fields.next() == Some("1"));
-                    keeps.generations.push(Generation {
+                    let (knows_supervision, has_served) =
+                        (fields.next() == Some("1"), fields.next() == Some("1"));
+                    kept.generations.push(Generation {
                         pid,
                         server,
-                        speaks,
+                        knows_supervision,
                         link,
                         recipe: None,
                         here: None,
@@ -147,12 +148,12 @@ impl Keeps {
                     let name = String::from_utf8(unescape(fields.next()?)?).ok()?;
                     let owner = Owner::parse(fields.next()?);
                     let file = fields.next().and_then(FileId::parse);
-                    keeps.listeners.push(Passed { name, fd, file, owner });
+                    kept.listeners.push(Passed { name, fd, file, owner });
                 }
                 _ => {}
             }
         }
-        Some(keeps)
+        Some(kept)
     }
 
     /// Replaces the program of this process by the one of the recipe, which goes on with all this. Returns only if it fails.
@@ -175,11 +176,11 @@ impl Keeps {
 }
 
 /// The state of this process, if it was made the supervisor.
-pub(super) fn inherited() -> Option<Keeps> {
+pub(super) fn inherited() -> Option<Kept> {
     let file = named_file(&env::var_os(STATE_VARIABLE)?)?;
     let mut text = String::new();
     File::from(file).read_to_string(&mut text).ok()?;
-    Keeps::decode(&text)
+    Kept::decode(&text)
 }
 
 #[cfg(test)]
@@ -199,13 +200,13 @@ mod tests {
         };
         let link = std::os::unix::net::UnixStream::pair().unwrap().0;
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut keeps = Keeps {
+        let mut kept = Kept {
             recipe,
             generations: vec![Generation {
                 pid: Pid::from_raw(7),
                 server: Pid::from_raw(8),
                 here: None,
-                speaks: true,
+                knows_supervision: true,
                 link: Some(link.into()),
                 recipe: None,
                 has_served: true,
@@ -223,11 +224,11 @@ mod tests {
             crashes: 2,
             service: Service::decode("3:8:/run/an%20app.pid").unwrap(),
         };
-        let text = keeps.encode();
+        let text = kept.encode();
         // Then these are the decoded one's.
-        let link = keeps.generations.remove(0).link.unwrap();
-        let _ = (link.into_raw_fd(), keeps.listeners.remove(0).fd.into_raw_fd());
-        let decoded = Keeps::decode(&text).unwrap();
+        let link = kept.generations.remove(0).link.unwrap();
+        let _ = (link.into_raw_fd(), kept.listeners.remove(0).fd.into_raw_fd());
+        let decoded = Kept::decode(&text).unwrap();
         assert_eq!(decoded.encode(), text);
         let listener = &decoded.listeners[0];
         assert_eq!((&*listener.name, listener.owner), ("[::1]:80", Owner::Systemd));

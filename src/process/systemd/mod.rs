@@ -24,7 +24,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::base::log::{info, warn};
 use crate::process::handover::{Owner, Passed, original_command};
-use crate::process::supervise::link::Voice;
+use crate::process::supervise::link::SupervisorSender;
 pub(crate) use message::Notification;
 use message::stored_name;
 use notifier::Barrier;
@@ -137,7 +137,7 @@ impl Manager {
         generation: u32,
         heir: Heir,
         store: Store,
-        supervisor: Option<Voice>,
+        supervisor: Option<SupervisorSender>,
     ) -> Option<Manager> {
         let notifier = match supervisor {
             Some(supervisor) => notify_socket().map(|_| Notifier::BySupervisor(supervisor)),

@@ -14,8 +14,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::message::Notification;
 use crate::base::log::{debug, warn};
-use crate::process::supervise::link::Voice;
-use crate::process::supervise::words::Word;
+use crate::process::supervise::link::SupervisorSender;
+use crate::process::supervise::message::SupervisorMessage;
 
 /// A service manager that does not read for so long misses a notification.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) enum Notifier {
     /// The address of the service manager's socket. The socket itself is made for each datagram: there are few.
     Direct(UnixAddr),
-    BySupervisor(Voice),
+    BySupervisor(SupervisorSender),
 }
 
 impl Notifier {
@@ -58,7 +58,7 @@ impl Notifier {
         let address = match self {
             Notifier::Direct(address) => address,
             Notifier::BySupervisor(supervisor) => {
-                supervisor.say_with(&Word::Notify { text: text.to_owned() }, fds);
+                supervisor.send_with(&SupervisorMessage::Notify { text: text.to_owned() }, fds);
                 return Ok(());
             }
         };
@@ -69,7 +69,10 @@ impl Notifier {
         let rights = [ControlMessage::ScmRights(&fds)];
         let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
         let parts = [IoSlice::new(text.as_bytes())];
-        sendmsg::<()>(socket.as_raw_fd(), &parts, rights, MsgFlags::MSG_NOSIGNAL, None)?;
+        let mut flags = MsgFlags::MSG_NOSIGNAL;
+        // It comes again soon, and a service manager that does not read would hold up every one of them.
+        flags.set(MsgFlags::MSG_DONTWAIT, text == Notification::Alive.encode());
+        sendmsg::<()>(socket.as_raw_fd(), &parts, rights, flags, None)?;
         Ok(())
     }
 

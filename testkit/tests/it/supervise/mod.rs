@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 use tempfile::TempDir;
@@ -17,6 +17,9 @@ use testkit::{Addr, Client, Crowd, DEADLINE, Exit, Outcome, Pid, Proc, Signal, g
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const FLAGS: [&str; 4] = ["--listen", "127.0.0.1:0", "--probation-ms", "0"];
 const OWN_PIDS: [&str; 4] = ["--fork", "--pid", "--kill-child", "--mount-proc"];
+
+/// After a crash it serves again within this time.
+const BACK: Duration = Duration::from_secs(2);
 
 /// A program that can be replaced, in a folder that also has the pid file.
 struct Place {
@@ -200,7 +203,8 @@ fn a_generation_that_is_killed_is_replaced_at_once() {
         let addr = supervised.server.addr();
         supervised.hand_over_to(2);
         for n in 3..=5 {
-            supervised.server.signal_to(supervised.server.serving(), Signal::SIGKILL);
+            let (serving, crowd) = (supervised.server.serving(), Crowd::of(&addr));
+            supervised.server.signal_to(serving, Signal::SIGKILL);
             let killed = Instant::now();
             // No connect is refused meanwhile: a connection that nobody has accepted yet waits.
             loop {
@@ -211,7 +215,11 @@ fn a_generation_that_is_killed_is_replaced_at_once() {
                 }
                 assert!(killed.elapsed() < DEADLINE);
             }
+            assert!(killed.elapsed() < BACK, "{:?}", killed.elapsed());
             supervised.serves(n);
+            let failed = crowd.stop().failed;
+            let is_refused = failed.iter().any(|(outcome, _)| matches!(outcome, Outcome::Refused));
+            assert!(failed.len() <= Crowd::ALL && !is_refused, "{failed:?}");
         }
         supervised.stops_well();
     }
@@ -269,7 +277,7 @@ fn a_stop_counts_once_however_often_it_arrives() {
         supervised.signal(signal);
         supervised.server.signal_to(serving, signal);
         // More than that apart they would abort a server without a supervisor.
-        testkit::pass(std::time::Duration::from_millis(600));
+        testkit::pass(Duration::from_millis(600));
     }
     assert_eq!(client.answer().ok().text(), "ok\n");
     supervised.server.wait_for("supervisor: the service has ended with status 0");

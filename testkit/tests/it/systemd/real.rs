@@ -265,3 +265,45 @@ fn without_clone_parent_a_successor_is_a_child() {
         assert!(matches!(get(&addr(), "/ok"), Outcome::Refused));
     }
 }
+
+/// As a service that notifies, and as one that does not.
+#[test]
+fn under_supervision_the_main_process_stays() {
+    if !inside("real::under_supervision_the_main_process_stays") {
+        return;
+    }
+    for lines in ["TimeoutStopSec=20\nWatchdogSec=3s", "Type=simple\nTimeoutStopSec=20"] {
+        let unit = Unit::start(&format!("{} --supervise", flags()), lines);
+        until("it serves", || get(&addr(), "/generation").is_ok());
+        let main = unit.main_pid();
+        let crowd = Crowd::of(&addr());
+        for generation in 2..=11 {
+            systemctl(&["reload", "web.service"]);
+            until("the next generation serves", || {
+                unit.is("running") && get(&addr(), "/generation").ok().number() == generation
+            });
+            assert_eq!(unit.main_pid(), main);
+        }
+        assert_eq!(crowd.stop().failed, []);
+        // A generation that crashes is no crash of the service, and refuses nobody.
+        let serving = get(&addr(), "/pid").ok().number().to_string();
+        Command::new("kill").args(["-KILL", &serving]).status().unwrap();
+        until("another one serves", || match get(&addr(), "/generation") {
+            Outcome::Refused => panic!("refused"),
+            outcome => outcome.is_ok() && outcome.ok().number() == 12,
+        });
+        assert_eq!((unit.main_pid(), &*unit.show("NRestarts")), (main, "0"));
+        let mut client = Client::to(&addr());
+        client.ask("/sleep/2000");
+        until("it is in its handler", || {
+            let _ = Command::new("kill").args(["-USR1", &main.to_string()]).status();
+            log().lines().any(|line| line.contains("generation 12 serving: 1 requests in flight"))
+        });
+        let stop = testkit::beside("stop", || systemctl(&["stop", "web.service"]));
+        assert_eq!(client.answer().ok().text(), "ok\n");
+        stop.join().unwrap();
+        assert_eq!((unit.show("Result"), unit.show("NRestarts")), ("success".to_owned(), "0".to_owned()));
+        assert!(matches!(get(&addr(), "/ok"), Outcome::Refused));
+        fs::remove_file(format!("{FOLDER}/log")).unwrap();
+    }
+}

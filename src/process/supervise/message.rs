@@ -1,4 +1,4 @@
-//! What the supervisor and its generations say to each other: one packet each, a word and `key=value` pairs as on the
+//! The messages between the supervisor and its generations: one packet each, a word and `key=value` pairs as on the
 //! lifecycle channel, with descriptors beside it. Unknown words and keys are skipped.
 
 use std::ffi::{CString, OsString};
@@ -18,7 +18,7 @@ const PACKET_BYTES: usize = 64 << 10;
 
 /// A message and its sender (G: a generation, S: the supervisor).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Word {
+pub(crate) enum SupervisorMessage {
     /// G: it serves or will serve as this process, which is not the child if that is a script.
     Here { pid: i32 },
     /// G: the service is this generation's. With its listeners.
@@ -33,7 +33,7 @@ pub(crate) enum Word {
     HandoverBegins,
     /// G: that has failed, and it serves as before.
     HandoverFailed,
-    /// G: the file at this path names the supervisor, who is to lock it. With the file.
+    /// G: the file at this path names the supervisor, which is to lock it. With the file.
     PidFile { path: PathBuf },
     /// G: to the service manager, of which the supervisor is the main process. With the descriptors that belong to it.
     Notify { text: String },
@@ -45,7 +45,7 @@ pub(crate) enum Word {
     NotSpawned { errno: i32 },
 }
 
-/// A listener whose descriptor comes beside the word.
+/// A listener whose descriptor comes beside the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Named {
     pub(crate) name: String,
@@ -53,10 +53,10 @@ pub(crate) struct Named {
     pub(crate) owner: Owner,
 }
 
-impl Word {
+impl SupervisorMessage {
     pub(crate) fn encode(&self) -> String {
         match self {
-            Word::Serving { generation, listeners } => {
+            SupervisorMessage::Serving { generation, listeners } => {
                 let list = |value: &dyn Fn(&Named) -> String| -> String {
                     listeners.iter().map(value).collect::<Vec<_>>().join(",")
                 };
@@ -65,22 +65,24 @@ impl Word {
                 let owners = list(&|named| named.owner.word().to_owned());
                 format!("SERVING generation={generation} listeners={names} paths={paths} owners={owners}")
             }
-            Word::Here { pid } => format!("HERE pid={pid}"),
-            Word::Committed { pid } => format!("COMMITTED pid={pid}"),
-            Word::Stopping { within } => format!("STOPPING within_ms={}", within.as_millis()),
-            Word::Stop => "STOP".to_owned(),
-            Word::HandoverBegins => "HANDOVER-BEGINS".to_owned(),
-            Word::HandoverFailed => "HANDOVER-FAILED".to_owned(),
-            Word::PidFile { path } => format!("PID-FILE path={}", escape(path.as_os_str().as_bytes())),
-            Word::Notify { text } => format!("NOTIFY text={}", escape(text.as_bytes())),
-            Word::Spawn => "SPAWN".to_owned(),
-            Word::Spawned { pid } => format!("SPAWNED pid={pid}"),
-            Word::NotSpawned { errno } => format!("NOT-SPAWNED errno={errno}"),
+            SupervisorMessage::Here { pid } => format!("HERE pid={pid}"),
+            SupervisorMessage::Committed { pid } => format!("COMMITTED pid={pid}"),
+            SupervisorMessage::Stopping { within } => format!("STOPPING within_ms={}", within.as_millis()),
+            SupervisorMessage::Stop => "STOP".to_owned(),
+            SupervisorMessage::HandoverBegins => "HANDOVER-BEGINS".to_owned(),
+            SupervisorMessage::HandoverFailed => "HANDOVER-FAILED".to_owned(),
+            SupervisorMessage::PidFile { path } => {
+                format!("PID-FILE path={}", escape(path.as_os_str().as_bytes()))
+            }
+            SupervisorMessage::Notify { text } => format!("NOTIFY text={}", escape(text.as_bytes())),
+            SupervisorMessage::Spawn => "SPAWN".to_owned(),
+            SupervisorMessage::Spawned { pid } => format!("SPAWNED pid={pid}"),
+            SupervisorMessage::NotSpawned { errno } => format!("NOT-SPAWNED errno={errno}"),
         }
     }
 
-    /// None: a word of another version.
-    pub(crate) fn decode(packet: &[u8]) -> Option<Word> {
+    /// None: a message of another version.
+    pub(crate) fn decode(packet: &[u8]) -> Option<SupervisorMessage> {
         let mut words = std::str::from_utf8(packet).ok()?.split(' ');
         let word = words.next()?;
         let fields: Vec<(&str, &str)> = words.filter_map(|field| field.split_once('=')).collect();
@@ -96,19 +98,25 @@ impl Word {
                     let (file, owner) = (paths.next().flatten(), owners.next().unwrap_or(Owner::Server));
                     listeners.push(Named { name, file, owner });
                 }
-                Word::Serving { generation: field("generation")?.parse().ok()?, listeners }
+                SupervisorMessage::Serving { generation: field("generation")?.parse().ok()?, listeners }
             }
-            "HERE" => Word::Here { pid: field("pid")?.parse().ok()? },
-            "COMMITTED" => Word::Committed { pid: field("pid")?.parse().ok()? },
-            "STOPPING" => Word::Stopping { within: Duration::from_millis(field("within_ms")?.parse().ok()?) },
-            "STOP" => Word::Stop,
-            "HANDOVER-BEGINS" => Word::HandoverBegins,
-            "HANDOVER-FAILED" => Word::HandoverFailed,
-            "PID-FILE" => Word::PidFile { path: OsString::from_vec(unescape(field("path")?)?).into() },
-            "NOTIFY" => Word::Notify { text: String::from_utf8(unescape(field("text")?)?).ok()? },
-            "SPAWN" => Word::Spawn,
-            "SPAWNED" => Word::Spawned { pid: field("pid")?.parse().ok()? },
-            "NOT-SPAWNED" => Word::NotSpawned { errno: field("errno")?.parse().ok()? },
+            "HERE" => SupervisorMessage::Here { pid: field("pid")?.parse().ok()? },
+            "COMMITTED" => SupervisorMessage::Committed { pid: field("pid")?.parse().ok()? },
+            "STOPPING" => SupervisorMessage::Stopping {
+                within: Duration::from_millis(field("within_ms")?.parse().ok()?),
+            },
+            "STOP" => SupervisorMessage::Stop,
+            "HANDOVER-BEGINS" => SupervisorMessage::HandoverBegins,
+            "HANDOVER-FAILED" => SupervisorMessage::HandoverFailed,
+            "PID-FILE" => {
+                SupervisorMessage::PidFile { path: OsString::from_vec(unescape(field("path")?)?).into() }
+            }
+            "NOTIFY" => {
+                SupervisorMessage::Notify { text: String::from_utf8(unescape(field("text")?)?).ok()? }
+            }
+            "SPAWN" => SupervisorMessage::Spawn,
+            "SPAWNED" => SupervisorMessage::Spawned { pid: field("pid")?.parse().ok()? },
+            "NOT-SPAWNED" => SupervisorMessage::NotSpawned { errno: field("errno")?.parse().ok()? },
             _ => return None,
         })
     }
@@ -128,9 +136,9 @@ impl Word {
 
 /// What was received.
 #[derive(Debug)]
-pub(crate) enum Heard {
-    Word(Word, Vec<OwnedFd>),
-    /// A word of another version, or a part of a packet.
+pub(crate) enum MessageRead {
+    Message(SupervisorMessage, Vec<OwnedFd>),
+    /// A message of another version, or a part of a packet.
     Unknown,
     /// Nothing more now.
     Nothing,
@@ -138,21 +146,21 @@ pub(crate) enum Heard {
     End,
 }
 
-pub(crate) fn hear(from: BorrowedFd<'_>) -> Heard {
+pub(crate) fn read_message(from: BorrowedFd<'_>) -> MessageRead {
     let mut packet = vec![0; PACKET_BYTES];
     match sys::receive(from, &mut packet) {
-        Ok((0, _, _)) => Heard::End,
-        Ok((_, _, true)) => Heard::Unknown,
-        Ok((n, fds, false)) => match packet.get(..n).and_then(Word::decode) {
-            Some(word) => Heard::Word(word, fds),
-            None => Heard::Unknown,
+        Ok((0, _, _)) => MessageRead::End,
+        Ok((_, _, true)) => MessageRead::Unknown,
+        Ok((n, fds, false)) => match packet.get(..n).and_then(SupervisorMessage::decode) {
+            Some(message) => MessageRead::Message(message, fds),
+            None => MessageRead::Unknown,
         },
         // A reset is not the end: packets may be queued behind it.
         Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionReset) => {
-            Heard::Unknown
+            MessageRead::Unknown
         }
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Heard::Nothing,
-        Err(_) => Heard::End,
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => MessageRead::Nothing,
+        Err(_) => MessageRead::End,
     }
 }
 
@@ -269,21 +277,24 @@ mod tests {
         Ok(OsString::from_vec(bytes(u, 1..=8)?).into())
     }
 
-    fn any_word(u: &mut Unstructured<'_>) -> Result<Word> {
+    fn any_message(u: &mut Unstructured<'_>) -> Result<SupervisorMessage> {
         let pid = |u: &mut Unstructured<'_>| u.int_in_range(1..=i32::MAX);
         Ok(match u.int_in_range(0..=11)? {
-            0 => Word::Serving { generation: u.arbitrary()?, listeners: list(u, 0..=3, any_named)? },
-            1 => Word::Here { pid: pid(u)? },
-            2 => Word::Committed { pid: pid(u)? },
-            3 => Word::Stopping { within: Duration::from_millis(u.arbitrary::<u32>()?.into()) },
-            4 => Word::Stop,
-            5 => Word::HandoverBegins,
-            6 => Word::HandoverFailed,
-            7 => Word::PidFile { path: any_path(u)? },
-            8 => Word::Notify { text: text(u, 0..=20, &[' '..='~', 'é'..='é', '\n'..='\n'])? },
-            9 => Word::Spawned { pid: pid(u)? },
-            10 => Word::NotSpawned { errno: u.int_in_range(1..=200)? },
-            _ => Word::Spawn,
+            0 => SupervisorMessage::Serving {
+                generation: u.arbitrary()?,
+                listeners: list(u, 0..=3, any_named)?,
+            },
+            1 => SupervisorMessage::Here { pid: pid(u)? },
+            2 => SupervisorMessage::Committed { pid: pid(u)? },
+            3 => SupervisorMessage::Stopping { within: Duration::from_millis(u.arbitrary::<u32>()?.into()) },
+            4 => SupervisorMessage::Stop,
+            5 => SupervisorMessage::HandoverBegins,
+            6 => SupervisorMessage::HandoverFailed,
+            7 => SupervisorMessage::PidFile { path: any_path(u)? },
+            8 => SupervisorMessage::Notify { text: text(u, 0..=20, &[' '..='~', 'é'..='é', '\n'..='\n'])? },
+            9 => SupervisorMessage::Spawned { pid: pid(u)? },
+            10 => SupervisorMessage::NotSpawned { errno: u.int_in_range(1..=200)? },
+            _ => SupervisorMessage::Spawn,
         })
     }
 
@@ -302,10 +313,10 @@ mod tests {
     }
 
     #[test]
-    fn a_word_survives_its_packet() {
+    fn a_message_survives_its_packet() {
         check(CASES, BYTES, |u| {
-            let word = any_word(u)?;
-            assert_eq!(Word::decode(word.encode().as_bytes()), Some(word));
+            let message = any_message(u)?;
+            assert_eq!(SupervisorMessage::decode(message.encode().as_bytes()), Some(message));
             Ok(())
         });
     }
@@ -322,15 +333,18 @@ mod tests {
     #[test]
     fn no_packet_panics() {
         check(CASES, BYTES, |u| {
-            let _ = Word::decode(printable(u)?.as_bytes());
-            let _ = Word::decode(&bytes(u, 0..=60)?);
+            let _ = SupervisorMessage::decode(printable(u)?.as_bytes());
+            let _ = SupervisorMessage::decode(&bytes(u, 0..=60)?);
             Ok(())
         });
     }
 
     #[test]
     fn later_versions_may_add_words_and_keys() {
-        assert_eq!(Word::decode(b"SPAWNED colour=blue pid=7"), Some(Word::Spawned { pid: 7 }));
-        assert_eq!(Word::decode(b"SALUTE"), None);
+        assert_eq!(
+            SupervisorMessage::decode(b"SPAWNED colour=blue pid=7"),
+            Some(SupervisorMessage::Spawned { pid: 7 })
+        );
+        assert_eq!(SupervisorMessage::decode(b"SALUTE"), None);
     }
 }
