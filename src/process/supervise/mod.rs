@@ -1,10 +1,10 @@
-//! The supervisor: the first process of a service, which kept its pid, starts generations, and restarts them when they
+//! The supervisor: the first process of a service, which keeps its pid, starts generations, and restarts them when they
 //! crash. It serves nobody. The generations hand over to each other as they do without it, connections included; they only
 //! have their successors started here, as children of a process that stays.
 //!
 //! It must not crash, so it does little. All that runs in it: one thread without locks, and nothing of the program's. That
 //! thread waits in `poll` for signals (a signalfd) and for packets of its generations, starts programs by `posix_spawn`,
-//! reaps children, and kept the listeners open; it writes lines to standard error. `init` as PID 1 becomes the supervisor before
+//! reaps children, and keeps the listeners open; it writes lines to standard error. `init` as PID 1 becomes the supervisor before
 //! the program has done anything. Otherwise `serve` replaces its process by the same program (`exec`, the pid stays), and a
 //! variable makes that one a supervisor before `main` is called. After each handover it replaces itself in the same way if the
 //! executable has changed, with its state in a file in memory; it does not try a version that does not declare that it can do that.
@@ -164,7 +164,7 @@ impl Supervisor {
 
     /// Runs until the service has ended; its status.
     fn run(&mut self) -> i32 {
-        info!("supervisor: pid {} kept the service", getpid());
+        info!("supervisor: pid {} keeps the service", getpid());
         loop {
             // Also those that ended before the signalfd was there.
             self.reap();

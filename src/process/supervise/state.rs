@@ -1,4 +1,4 @@
-//! What the supervisor kept, and passes on to itself when it replaces its program by a newer version.
+//! What the supervisor keeps, and passes on to itself when it replaces its program by a newer version.
 
 use std::env;
 use std::ffi::CString;
