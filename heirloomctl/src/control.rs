@@ -37,6 +37,8 @@ pub struct Control<'a> {
 struct Conversation {
     stream: UnixStream,
     input: Vec<u8>,
+    /// The start of `input` that has no end of a line.
+    scanned: usize,
     received: usize,
     deadline: Instant,
 }
@@ -83,7 +85,7 @@ impl<'a> Control<'a> {
         let mut stream = self.connect()?;
         // The buffer of a new connection has room for it. The read shows whether the server has gone.
         let _ = stream.write_all(format!("{command}\n").as_bytes());
-        Ok(Conversation { stream, input: Vec::new(), received: 0, deadline })
+        Ok(Conversation { stream, input: Vec::new(), scanned: 0, received: 0, deadline })
     }
 
     /// All lines of the answer, of which the first begins with `ok`.
@@ -268,11 +270,14 @@ impl Conversation {
     /// Reads a line. None at the end.
     fn line(&mut self) -> io::Result<Option<Line>> {
         loop {
-            if let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
+            let end = self.input[self.scanned..].iter().position(|byte| *byte == b'\n');
+            if let Some(end) = end.map(|end| self.scanned + end) {
+                self.scanned = 0;
                 let line: Vec<u8> = self.input.drain(..=end).collect();
                 let line = String::from_utf8(line).map_err(|_| ErrorKind::InvalidData)?;
                 return Ok(Some(Line::parse(line.trim_end())));
             }
+            self.scanned = self.input.len();
             if self.received > MOST_BYTES {
                 return Err(ErrorKind::InvalidData.into());
             }

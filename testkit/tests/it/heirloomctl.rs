@@ -372,7 +372,7 @@ fn a_new_generation_that_has_ended_is_no_success() {
 #[test]
 fn other_programs_are_not_taken_for_a_server() {
     let folder = tempfile::tempdir().unwrap();
-    let long = b"ok pid=1\n".repeat(1 << 20);
+    let long = format!("ok pid=1 more={}\n", "x".repeat(1000)).repeat(9 << 10).into_bytes();
     let cases: [&[u8]; 5] =
         [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff\xfe\n", b"\n", &long, &[b'x'; 5 << 20]];
     for (n, answer) in cases.into_iter().enumerate() {
