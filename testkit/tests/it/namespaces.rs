@@ -125,22 +125,24 @@ fn a_pid_file_in_a_read_only_directory_stays_correct() {
     let Some(server) = by_shell(&["--mount"], &format!(r#"{line} && exec "$0" "$@""#), &flags) else {
         return;
     };
-    let remount = |how: &str, of: Pid| {
+    let mount = |how: &[&str], of: Pid| {
         let target = of.to_string();
         // An ordinary user needs a user namespace for them.
         let as_root: &[&str] = if geteuid().is_root() { &[] } else { &["--user", "--preserve-credentials"] };
-        let words = ["--mount", "--target", &target, "mount", "-o", how, at];
+        let words = [&["--mount", "--target", &target, "mount"], how, &[at]].concat();
         assert!(Command::new("nsenter").args(as_root).args(words).status().unwrap().success());
     };
     let names = |pid: Pid| assert_eq!(fs::read_to_string(&pid_file).unwrap(), format!("{pid}\n"));
     let old = server.pid();
     names(old);
-    remount("remount,bind,ro", old);
+    // The file is open for writing, since it is locked: the mount in which it was opened can't become read-only.
+    mount(&["--bind", at], old);
+    mount(&["-o", "remount,bind,ro"], old);
     server.hup();
     server.wait_for("failed: can't write the pid file *Read-only file system*; still serving");
     assert_eq!(server.get("/pid").ok().number(), old.as_raw());
     names(old);
-    remount("remount,bind,rw", old);
+    mount(&["-o", "remount,bind,rw"], old);
     names(server.handover());
     server.stop();
     assert!(!pid_file.exists());
