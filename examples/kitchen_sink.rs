@@ -125,7 +125,7 @@ fn router(handle: &Handle) -> Router {
             true => "told\n",
             false => "not told\n",
         })
-        .nest("", heirloom::admin::routes(handle))
+        .merge(heirloom::admin::routes(handle))
 }
 
 fn sleep(req: Request) -> Result<&'static str, (StatusCode, &'static str)> {

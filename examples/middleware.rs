@@ -25,6 +25,8 @@
 //! ...
 //! Access-Control-Allow-Origin: https://app.example
 //! ...
+//! $ curl -d a=b http://127.0.0.1:8001/notes
+//! text only, please
 //! $ curl -H 'X-Request-Id: a-2' http://127.0.0.1:8001/nowhere
 //! 404 Not Found
 //! ```
@@ -35,12 +37,13 @@ use heirloom::wrap::{AccessLog, BasicAuth, Cors, Gzip, RequestIds, ServerTiming}
 fn main() -> Result<(), heirloom::Error> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8001".to_owned());
-    let admin = Router::new().get("/admin/report", |_: Request| "all is well\n");
+    let admin = Router::new().get("/report", |_: Request| "all is well\n");
     let router = Router::new()
         .get("/", |_: Request| "hello\n")
         .get("/long", |_: Request| "hello ".repeat(10_000))
-        .any("/admin/{*rest}", admin.wrap(BasicAuth::user("admin", "admin", "secret")));
-    // The last one is outermost: it sees requests first and responses last.
+        .nest("/admin", admin.wrap(BasicAuth::user("admin", "admin", "secret")))
+        .post("/notes", (|mut req: Request| req.text()).guard(text_only));
+    // The last one is outermost: it sees requests first and responses last. Guards decide before all of them.
     let handler = router
         .wrap(served_by)
         .wrap(ServerTiming::new("handler"))
@@ -50,6 +53,14 @@ fn main() -> Result<(), heirloom::Error> {
         .wrap(AccessLog::new());
     log::info!("pid {}", std::process::id());
     Server::new(handler).listen(listen).serve()
+}
+
+/// A guard of our own: it sees the head, and what it refuses costs no body.
+fn text_only(request: &mut Request) -> Result<(), EarlyResponse> {
+    match request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes) {
+        Some(kind) if kind.starts_with(b"text/") => Ok(()),
+        _ => Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "text only, please\n").into()),
+    }
 }
 
 /// A wrapper of our own: it calls the wrapped handler, and adds to its response.

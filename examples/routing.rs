@@ -51,7 +51,7 @@ fn main() -> Result<(), heirloom::Error> {
     let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8001".to_owned());
 
     let users = Router::new()
-        .get("", |_: Request| "all users\n")
+        .get("/", |_: Request| "all users\n")
         // Literal text has precedence over parameters, in any order of registration.
         .get("/{id}", user)
         .get("/me", |_: Request| "you, whoever you are\n")

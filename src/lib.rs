@@ -40,7 +40,7 @@
 //! let router = Router::new()
 //!     .get("/users/{id}", user)
 //!     .post("/notes", max_body(1_000, note))
-//!     .nest("/api", Router::new().get("/version", |_: Request| "1\n"))
+//!     .nest("/api", Router::new().get("/version", |_: Request| "1\n")) // any handler, also a wrapped one
 //!     .fallback(|_: Request| (StatusCode::NOT_FOUND, "nothing here\n"));
 //!
 //! let mut response = router.call(http::Request::get("/users/7").body(Body::empty()).unwrap());
@@ -189,26 +189,41 @@
 //! use heirloom::prelude::*;
 //! use heirloom::wrap::{AccessLog, RequestIds};
 //!
-//! /// Lets in clients that know the password.
-//! fn guarded(req: Request, next: Next) -> Response {
-//!     if req.headers().get("x-word").is_some_and(|word| word == "friend") {
-//!         next.call(req).with_header("cache-control", "no-store")
-//!     } else {
-//!         StatusCode::FORBIDDEN.into_response()
-//!     }
+//! /// Lets in clients that know the password, before their bodies are received.
+//! fn members_only(req: &mut Request) -> Result<(), EarlyResponse> {
+//!     let word = req.headers().get("x-word").ok_or(StatusCode::UNAUTHORIZED)?;
+//!     if word == "friend" { Ok(()) } else { Err(StatusCode::FORBIDDEN.into()) }
+//! }
+//!
+//! /// Sees each request and each response.
+//! fn unstored(req: Request, next: Next) -> Response {
+//!     next.call(req).with_header("cache-control", "no-store")
 //! }
 //!
 //! let handler = Router::new()
 //!     .get("/", |_: Request| "hello\n")
-//!     .wrap(guarded)
+//!     .guard(members_only)
+//!     .wrap(unstored)
 //!     .wrap(RequestIds::new())
 //!     .wrap(AccessLog::new());
 //! let response = handler.call(http::Request::get("/").body(Body::empty()).unwrap());
-//! assert_eq!(response.status(), StatusCode::FORBIDDEN);
+//! assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+//! assert_eq!(response.headers()["cache-control"], "no-store");
 //! ```
 //!
-//! [`Handler::wrap`] puts a wrapper (middleware) around a handler, which sees each request and each response, including those
-//! of refusals and panics. [`mod@wrap`] has an access log, request ids, passwords, CORS, timing and gzip. Logs are written
+//! [`Handler::wrap`] puts a wrapper (middleware) around a handler; the last one is outermost. [`Handler::guard`] puts a guard
+//! around it. For each request this happens, in this order:
+//!
+//! | | who | sees |
+//! | --- | --- | --- |
+//! | 1 | the router | method and path: the route, or a 404, 405 or 413, which goes on in place of the handler's response |
+//! | 2 | all guards on the route, from the outermost to the innermost | the head, with parameters and pattern, and no body. One that answers ends this, without a `100 Continue` |
+//! | 3 | the server | the body: it is received, or 413 and 408; on a [`streaming`] route the handler reads it |
+//! | 4 | all wrappers on the route, from the outermost to the innermost | the request with its body, what guards have put into its extensions; with an empty body, if there is a response already |
+//! | 5 | the handler | the same, unless there is a response already |
+//! | 6 | all wrappers, from the innermost to the outermost | the response: the handler's, that of a refusal, the 500 of a panic. A guard's answer is seen by the wrappers around the guard, not by those within |
+//!
+//! [`Router::nest`] gives a wrapped router all paths below a prefix. [`mod@wrap`] has an access log, request ids, passwords, CORS, timing and gzip. Logs are written
 //! through the crate `log`: the program chooses a logger.
 //!
 //! # Files and streams
@@ -411,7 +426,8 @@ pub use web::extract::path::FromParams;
 #[cfg(feature = "files")]
 pub use web::files::{ServeDir, ServeFile};
 pub use web::handler::{
-    Handler, Next, RouteLimits, Wrapped, Wrapper, limited, max_body, streaming, with_state,
+    EarlyResponse, Guard, Handler, Next, RouteLimits, Wrapped, Wrapper, limited, max_body, streaming,
+    with_state,
 };
 pub use web::per_worker::PerWorker;
 pub use web::request::RequestExt;

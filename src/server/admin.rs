@@ -17,7 +17,7 @@ use crate::{Request, Response};
 /// ```
 /// use heirloom::prelude::*;
 /// let handle = Handle::new();
-/// let router = Router::new().get("/", |_: Request| "hello\n").nest("", heirloom::admin::routes(&handle));
+/// let router = Router::new().get("/", |_: Request| "hello\n").merge(heirloom::admin::routes(&handle));
 /// let server = Server::new(router).with_handle(handle);
 /// # let _ = server;
 /// ```

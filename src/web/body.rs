@@ -265,6 +265,10 @@ impl Body {
         &self.kind
     }
 
+    pub(crate) fn take_kind(&mut self) -> BodyKind {
+        std::mem::take(&mut self.kind)
+    }
+
     pub(crate) fn kind_mut(&mut self) -> &mut BodyKind {
         &mut self.kind
     }

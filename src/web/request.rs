@@ -116,9 +116,23 @@ pub trait RequestExt: sealed::Sealed {
     /// ```
     fn params_as<T: FromParams>(&self) -> Result<T, InputError>;
 
-    /// The pattern of the route that matched, such as `/users/{id}`, by which to count and log requests. None for a
-    /// fallback and outside a router.
-    fn pattern(&self) -> Option<&str>;
+    /// The pattern of the route that matched, such as `/users/{id}`, by which to count and log requests. Within nested
+    /// routers it begins with their prefixes: `/api/users/{id}`, and `/api/` for the `/` of one nested at `/api`. That of a
+    /// nested handler without routes is its prefix. None for a fallback, where no route matches, and outside a router.
+    fn pattern(&self) -> Option<Cow<'_, str>>;
+
+    /// The part of [`path`](Self::path) that is the prefix of the innermost nested router: `/api` in all requests to a router
+    /// that is nested at `/api`. Links within that router begin with it. Empty outside nested routers.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    ///
+    /// let shop = Router::new().get("/", |req: Request| Redirect::see_other(format!("{}/items", req.prefix())));
+    /// let router = Router::new().nest("/{town}/shop", shop);
+    /// let response = router.call(http::Request::get("/york/shop/").body(Body::empty()).unwrap());
+    /// assert_eq!(response.headers()["location"], "/york/shop/items");
+    /// ```
+    fn prefix(&self) -> Cow<'_, str>;
 
     /// The query after the `?`, as the client sent it.
     fn query_str(&self) -> Option<&str>;
@@ -414,9 +428,22 @@ impl RequestExt for Request {
         extract::path::read_all(self.params(), own)
     }
 
-    fn pattern(&self) -> Option<&str> {
-        let matched = self.extensions().get::<Matched>().map(Matched::pattern);
-        matched.or_else(|| self.body().is_routed().then(|| self.uri().path()))
+    fn pattern(&self) -> Option<Cow<'_, str>> {
+        match self.extensions().get::<Matched>() {
+            Some(matched) => matched.pattern(),
+            None => self.body().is_routed().then(|| Cow::Borrowed(self.uri().path())),
+        }
+    }
+
+    fn prefix(&self) -> Cow<'_, str> {
+        let bytes = self.extensions().get::<Matched>().map_or(0, Matched::prefix);
+        match self.path() {
+            Cow::Borrowed(path) => Cow::Borrowed(path.get(..bytes).unwrap_or_default()),
+            Cow::Owned(mut path) => {
+                path.truncate(bytes);
+                Cow::Owned(path)
+            }
+        }
     }
 
     fn query_str(&self) -> Option<&str> {

@@ -255,7 +255,7 @@ fn a_protected_route_has_no_way_around_it() {
         guarded().fallback(ServeDir::new(root)),
         guarded().get("/{*path}", ServeDir::new(root)),
         Router::new().fallback(ServeDir::new(root).wrap(by_path)),
-        Router::new().nest("", Router::new().get("/{*path}", ServeDir::new(root).wrap(by_path))),
+        Router::new().merge(Router::new().get("/{*path}", ServeDir::new(root).wrap(by_path))),
     ];
     let (protected, nothing) = (401, 404);
     let cases = [

@@ -13,6 +13,7 @@ mod faults;
 mod file_bodies;
 #[cfg(feature = "files")]
 mod files;
+mod guards;
 #[cfg(all(feature = "files", feature = "gzip"))]
 mod gzip;
 mod limits;

@@ -16,7 +16,7 @@ const PATIENT: Duration = Duration::from_secs(2);
 
 /// Answers with what the wrapper has seen, in a header field.
 fn seen(request: Request, next: Next<'_>) -> Response {
-    let what = format!("{} {:?}", request.pattern().unwrap_or("-"), request.body().len());
+    let what = format!("{} {:?}", request.pattern().as_deref().unwrap_or("-"), request.body().len());
     next.call(request).with_header("x-seen", what)
 }
 

@@ -34,7 +34,7 @@ impl Login {
 pub fn site(store: &Arc<Store>, login: Option<Login>) -> impl Handler + use<> {
     let office = Router::new()
         .get("/", with_state(store, pages::show))
-        .post("/", with_state(store, pages::create).wrap(own_pages_only))
+        .post("/", with_state(store, pages::create).guard(own_pages_only))
         .get("/api/links", with_state(store, api::list))
         .post("/api/links", with_state(store, api::create))
         .get("/api/links/{alias}", with_state(store, api::read))
@@ -56,10 +56,10 @@ pub fn site(store: &Arc<Store>, login: Option<Login>) -> impl Handler + use<> {
 
 /// Browsers send the password, too, when the form is one on somebody else's page; but they say whose. The API
 /// needs no such care: what it takes is JSON, which they don't send there without asking first.
-fn own_pages_only(request: Request, next: Next) -> Response {
+fn own_pages_only(request: &mut Request) -> Result<(), EarlyResponse> {
     match request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes) {
-        None | Some(b"same-origin" | b"none") => next.call(request),
-        Some(_) => Problem::new(StatusCode::FORBIDDEN).detail("only from the page itself").into_response(),
+        None | Some(b"same-origin" | b"none") => Ok(()),
+        Some(_) => Err(Problem::new(StatusCode::FORBIDDEN).detail("only from the page itself").into()),
     }
 }
 

@@ -3,6 +3,9 @@
 //! Refusals pass through the route's wrappers, so that an access log and CORS see them. So does the 500 of a handler that
 //! panicked: the panic comes back beside the response that the wrappers made of that 500, and is logged and counted once,
 //! here.
+//!
+//! Guards are asked when the head is there and before the body is: the request that they see is taken apart again, and
+//! what they have put into its extensions stays in its head. A request without a body is asked about in the call.
 
 use std::any::Any;
 use std::ops::ControlFlow;
@@ -10,6 +13,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::progress::After;
+use super::read_head::RoutedRequest;
 use super::refuse::broken;
 use super::worker::method_and_path;
 use super::{Exchange, Flow, drop_contained};
@@ -44,8 +48,7 @@ impl Exchange<'_> {
         body: BodyKind,
     ) -> Response {
         let body = Body::received(body, Arc::clone(&self.client.conn_info), head.text);
-        let mut request = Request::from_parts(head.parts, body);
-        let refusal = route.attach(&mut request);
+        let request = Request::from_parts(head.parts, body);
         // Where several responses are written together, the limits of the last one apply.
         self.client.progress.patience = Some(self.response_patience(&route.rules().limits));
         let listener_handler = self.listener_handler();
@@ -54,13 +57,35 @@ impl Exchange<'_> {
         let run = latency.start();
         self.worker.current_request.set(Some((summary.text.clone(), run.begin())));
         let panics = Panics::default();
-        let response = answer(&*listener_handler.handler.0, request, &route, refusal, &panics);
+        let response = answer(&*listener_handler.handler.0, request, &mut route, &panics);
         self.now = Instant::now();
+        let latency = route.latency().unwrap_or(&listener_handler.latency);
         latency.finish(&run, self.now);
-        let panics = panics.into_inner().unwrap_or_else(PoisonError::into_inner);
-        panics.into_iter().for_each(|panic| self.report_panic(panic, &summary.text));
-        self.worker.current_request.set(None);
+        self.end_call(panics, &summary.text);
         response
+    }
+
+    fn end_call(&self, panics: Panics, head: &[u8]) {
+        let panics = panics.into_inner().unwrap_or_else(PoisonError::into_inner);
+        panics.into_iter().for_each(|panic| self.report_panic(panic, head));
+        self.worker.current_request.set(None);
+    }
+
+    /// Asks the guards on the route of a request that has a body, before anything is done for the body.
+    pub(super) fn ask_guards(&mut self, RoutedRequest { head, route }: &mut RoutedRequest) -> Flow {
+        self.prepare_call(route)?;
+        let (no_parts, _) = Request::default().into_parts();
+        let parts = std::mem::replace(&mut head.parts, no_parts);
+        let body = Body::received(BodyKind::Empty, Arc::clone(&self.client.conn_info), head.text.clone());
+        let mut request = Request::from_parts(parts, body);
+        self.worker.current_request.set(Some((head.text.clone(), Instant::now())));
+        let panics = Panics::default();
+        route.attach(&mut request);
+        route.ask_guards(&*self.listener_handler().handler.0, &mut request, Some(&panics));
+        (head.parts, _) = request.into_parts();
+        self.now = Instant::now();
+        self.end_call(panics, &head.text);
+        ControlFlow::Continue(())
     }
 
     /// Before a handler that takes long, another worker is woken for queued work, and finished answers are sent. No such

@@ -138,6 +138,13 @@ impl Exchange<'_> {
         if route.is_refused() {
             return self.answer_unread(request);
         }
+        if route.has_guards() {
+            self.ask_guards(&mut request)?;
+            if request.route.is_answered() {
+                return self.answer_early(request);
+            }
+        }
+        let RoutedRequest { head, route } = &mut request;
         let decoder = Decoder::new(head.framing, limits);
         if route.rules().streaming {
             self.client.progress.stage = ExchangeStage::Upload(Box::new(PendingUpload { request, decoder }));

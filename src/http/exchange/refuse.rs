@@ -7,14 +7,14 @@ use std::time::SystemTime;
 
 use http::{Method, StatusCode};
 
-use super::progress::{After, ExchangeStage};
+use super::progress::{After, ExchangeStage, Unread};
 use super::read_body::CollectError;
 use super::read_head::RoutedRequest;
 use super::send_body::cut;
 use super::{Disposition, Exchange, Flow};
 use crate::base::close_reason::CloseReason;
 use crate::base::log::{debug, error, warn};
-use crate::http::codec::{DateCache, Refusal, Scan, encode, is_to_head};
+use crate::http::codec::{DateCache, Decoder, Framing, Refusal, Scan, encode, is_to_head};
 use crate::web::body::BodyKind;
 use crate::web::response::{busy, plain};
 
@@ -105,6 +105,21 @@ impl Exchange<'_> {
     /// through the handler's wrappers.
     pub(super) fn answer_unread(&mut self, request: RoutedRequest) -> Flow {
         self.answer(request.head, request.route, BodyKind::Empty, After::Close(CloseReason::BodyUnread))
+    }
+
+    /// Answers a request as a guard has decided, before its body is received. A short body is dropped and the connection
+    /// kept; the client of a long one, or of one that waits for a 100, is told of the close.
+    pub(super) fn answer_early(&mut self, request: RoutedRequest) -> Flow {
+        let RoutedRequest { head, route } = request;
+        let budget = self.common.limits.discard_bytes;
+        let after = match head.framing {
+            Framing::Length(n) if n <= budget && !head.expect_continue => {
+                let decoder = Decoder::new(head.framing, &self.common.limits);
+                After::Discard(Unread { decoder, budget })
+            }
+            _ => After::Close(CloseReason::BodyUnread),
+        };
+        self.answer(head, route, BodyKind::Empty, after)
     }
 }
 

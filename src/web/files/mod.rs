@@ -57,9 +57,13 @@ use version::Version;
 ///
 /// let router = Router::new()
 ///     .get("/", |_: Request| "hello\n")
-///     .get("/static/{*path}", ServeDir::new("public").cache_control("max-age=3600"));
+///     .get("/static/{*path}", ServeDir::new("public").cache_control("max-age=3600"))
+///     .nest("/more", ServeDir::new("more"));
 /// # let _ = router;
 /// ```
+///
+/// The name of the file is the parameter `path`, or else the path below the prefix of [`Router::nest`](crate::Router::nest),
+/// or the whole path.
 #[derive(Clone, Debug)]
 pub struct ServeDir {
     root: PathBuf,
@@ -128,7 +132,8 @@ impl ServeDir {
         let asked = match request.param("path") {
             Some(path) => path,
             None => {
-                let path = path.strip_prefix('/').unwrap_or(&path);
+                let below = path.get(request.prefix().len()..).unwrap_or_default();
+                let path = below.strip_prefix('/').unwrap_or(below);
                 whole = decoded_text(path).ok_or(StatusCode::BAD_REQUEST)?;
                 &whole
             }
@@ -137,7 +142,7 @@ impl ServeDir {
         let open = |name: &str| open::beneath(&self.root, name, self.links).map_err(|e| status_of(&e, name));
         let mut found = open(&name)?;
         if let Opened::Directory = found {
-            if !asked.is_empty() && !path.ends_with('/') {
+            if !path.ends_with('/') {
                 return Ok(to_folder(request));
             }
             name = if name == "." { "index.html".to_owned() } else { format!("{name}/index.html") };

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use http::Method;
 
-use super::Handler;
-use super::routes::{Call, RouteMatch, RouteRules, Routes, Seal, call_by_hand, find_route, verify};
+use super::routes::{
+    Call, GuardWalk, RouteMatch, RouteRules, Routes, Seal, call_by_hand, find_route, verify,
+};
+use super::{EarlyResponse, Handler};
 use crate::base::limits::within_reach;
 use crate::{Request, Response};
 
@@ -155,6 +157,10 @@ impl<H: Handler> Handler for Ruled<H> {
 
     fn routes(&self, _: Seal) -> Option<&dyn Routes> {
         Some(self)
+    }
+
+    fn guard_on_route(&self, request: &mut Request, walk: &mut GuardWalk<'_>) -> Result<(), EarlyResponse> {
+        self.handler.guard_on_route(request, walk)
     }
 
     fn call_on_route(&self, request: Request, call: Call<'_>) -> Response {

@@ -13,9 +13,10 @@ pub use limits::{RouteLimits, limited, max_body, streaming};
 #[cfg(any(test, fuzzing))]
 pub(crate) use routes::RouteRules;
 pub(crate) use routes::{
-    Call, Matched, Panics, Pattern, Route, RouteMatch, Routes, Seal, answer, call_by_hand, find_route, verify,
+    Call, GuardWalk, Matched, Panics, Pattern, Place, Route, RouteMatch, Routes, Seal, answer, call_by_hand,
+    find_route, verify,
 };
-pub use wrapped::{Next, Wrapped, Wrapper};
+pub use wrapped::{EarlyResponse, Guard, Next, Wrapped, Wrapper};
 
 /// Answers requests. Closures and functions from [`Request`] to anything that is
 /// [`IntoResponse`] are handlers; so is [`Router`](crate::Router).
@@ -81,6 +82,31 @@ pub trait Handler: Send + Sync + 'static {
         Wrapped { handler: self, wrapper }
     }
 
+    /// The same handler with a guard around it: a function that sees the head of each request before its body is received,
+    /// and before all wrappers. It returns `Ok`, and the request goes on, or an error of any type that is [`IntoResponse`],
+    /// which is the response then: the client's body is not received, and a client that waits for `100 Continue` before
+    /// it sends one gets the response instead. [`Wrapper::guard`] has the details.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    ///
+    /// fn members_only(req: &mut Request) -> Result<(), EarlyResponse> {
+    ///     let word = req.headers().get("x-word").ok_or(StatusCode::UNAUTHORIZED)?;
+    ///     if word == "friend" { Ok(()) } else { Err(StatusCode::FORBIDDEN.into()) }
+    /// }
+    ///
+    /// let router = Router::new().post("/upload", max_body(100 << 20, |mut req: Request| req.text())).guard(members_only);
+    /// let response = router.call(http::Request::post("/upload").body("a stranger's".into()).unwrap());
+    /// assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    /// ```
+    fn guard<F>(self, guard: F) -> Wrapped<Self, Guard<F>>
+    where
+        Self: Sized,
+        F: Fn(&mut Request) -> Result<(), EarlyResponse> + Send + Sync + 'static,
+    {
+        self.wrap(Guard(guard))
+    }
+
     /// Checks the configuration of the crate's own handlers below this one, such as the patterns of a
     /// [`Router`](crate::Router). A server does the same before it serves. Provided: implementing it has no effect on
     /// a server.
@@ -94,6 +120,12 @@ pub trait Handler: Send + Sync + 'static {
     #[doc(hidden)]
     fn routes(&self, _: Seal) -> Option<&dyn Routes> {
         None
+    }
+
+    /// Asks the guards on the request's route, the outermost first, until one answers.
+    #[doc(hidden)]
+    fn guard_on_route(&self, _: &mut Request, _: &mut GuardWalk<'_>) -> Result<(), EarlyResponse> {
+        Ok(())
     }
 
     /// Answers a request whose route was found before. Each function that passes a request on copies it, so this is one
@@ -125,6 +157,10 @@ impl<H: Handler + ?Sized> Handler for Arc<H> {
 
     fn routes(&self, seal: Seal) -> Option<&dyn Routes> {
         (**self).routes(seal)
+    }
+
+    fn guard_on_route(&self, request: &mut Request, walk: &mut GuardWalk<'_>) -> Result<(), EarlyResponse> {
+        (**self).guard_on_route(request, walk)
     }
 
     fn call_on_route(&self, request: Request, call: Call<'_>) -> Response {

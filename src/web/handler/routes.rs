@@ -8,15 +8,21 @@
 //! A route is looked up once per request, when the head is complete. A `RouteMatch` owns what was found, so that the
 //! exchange keeps it while it waits for the body. That costs an ordinary request one count of an `Arc` and no
 //! allocation. A router that is a handler of another router's route costs a `Vec` for the routes above it.
+//!
+//! **Guards see a request before all wrappers**, from the outermost to the innermost, and before its body is read. They
+//! are asked on a walk of their own along the route, always in this order, with a body and without, so that a guard never
+//! depends on what a wrapper around it does. The answer of a guard takes the place of the response of its wrapper: the
+//! wrappers around that one see it, those within don't.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use http::{Method, StatusCode};
 
-use super::{Handler, RouteLimits};
+use super::{EarlyResponse, Handler, RouteLimits};
 use crate::base::sync::lock;
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::web::response::plain;
@@ -58,21 +64,24 @@ pub(crate) fn verify(handler: &dyn Handler) -> Result<(), String> {
 /// Answers a request for which no server has looked up the route.
 pub(crate) fn call_by_hand(routes: &dyn Routes, mut request: Request) -> Response {
     let mut found = routes.find_route(request.method(), request.uri().path());
-    let refusal = found.attach(&mut request);
-    routes.call_on_route(request, Call { found: &found, depth: 0, refusal, panics: None })
+    found.attach(&mut request);
+    found.ask_guards(routes, &mut request, None);
+    let call = Call::new(&mut found, None);
+    routes.call_on_route(request, call)
 }
 
-/// Answers a request for a server, after `RouteMatch::attach`: a panic becomes a 500, which the wrappers around the
-/// handler see, and is added to `panics`.
+/// Answers a request for a server: a panic becomes a 500, which the wrappers around the handler see, and is added to
+/// `panics`.
 #[inline]
 pub(crate) fn answer(
     handler: &dyn Handler,
-    request: Request,
-    found: &RouteMatch,
-    refusal: Option<Box<Response>>,
+    mut request: Request,
+    found: &mut RouteMatch,
     panics: &Panics,
 ) -> Response {
-    Call { found, depth: 0, refusal, panics: Some(panics) }.contained(handler, request)
+    found.attach(&mut request);
+    found.ask_guards(handler, &mut request, Some(panics));
+    Call::new(found, Some(panics)).contained(handler, request)
 }
 
 /// The panics of one call.
@@ -85,6 +94,10 @@ pub struct Call<'a> {
     depth: usize,
     /// The answer in place of the innermost handler's.
     refusal: Option<Box<Response>>,
+    /// How many wrappers it has passed.
+    wrappers: usize,
+    /// The answer in place of one wrapper's.
+    answered: Option<Box<GuardAnswer>>,
     /// Where panics are collected. None without a server, where they unwind.
     panics: Option<&'a Panics>,
 }
@@ -96,6 +109,18 @@ impl fmt::Debug for Call<'_> {
 }
 
 impl<'a> Call<'a> {
+    fn new(found: &'a mut RouteMatch, panics: Option<&'a Panics>) -> Call<'a> {
+        let (refusal, answered) = (found.refusal.take(), found.answered.take());
+        Call { found, depth: 0, refusal, wrappers: 0, answered, panics }
+    }
+
+    /// Passes a wrapper. Returns the answer of its guard, if that has answered.
+    pub(super) fn pass_wrapper(&mut self) -> Option<Response> {
+        let answered = self.answered.take_if(|answered| answered.wrapper == self.wrappers);
+        self.wrappers = self.wrappers.saturating_add(1);
+        answered.map(|answered| answered.response)
+    }
+
     /// The next route on the way, and the call as that route's handler gets it.
     pub(crate) fn next_route(self) -> Result<(&'a Route, Call<'a>), Call<'a>> {
         match self.found.route_at(self.depth) {
@@ -121,6 +146,34 @@ impl<'a> Call<'a> {
     }
 }
 
+/// The answer of a guard, in place of the response of its wrapper.
+#[derive(Debug)]
+struct GuardAnswer {
+    /// The number of the wrapper on the route, from the outermost.
+    wrapper: usize,
+    response: Response,
+}
+
+/// A walk along the route of a request, from the outermost handler to the innermost, on which guards are asked.
+#[derive(Debug)]
+pub struct GuardWalk<'a> {
+    found: &'a RouteMatch,
+    depth: usize,
+    wrappers: usize,
+}
+
+impl<'a> GuardWalk<'a> {
+    pub(crate) fn next_route(&mut self) -> Option<&'a Route> {
+        let route = self.found.route_at(self.depth)?;
+        self.depth = self.depth.saturating_add(1);
+        Some(route)
+    }
+
+    pub(super) fn pass_wrapper(&mut self) {
+        self.wrappers = self.wrappers.saturating_add(1);
+    }
+}
+
 /// What was found for a request's method and path. The default: no route, no parameters, the server's limits.
 #[derive(Debug, Default)]
 pub struct RouteMatch {
@@ -134,6 +187,23 @@ pub struct RouteMatch {
     rules: Option<Box<RouteRules>>,
     /// The answer in place of the handler's: 404, 405, 413 ... Wrappers see it as they see the handler's.
     refusal: Option<Box<Response>>,
+    /// Bytes of the path, in its normal spelling, that the prefixes of nested handlers have matched.
+    prefix: usize,
+    /// The innermost route is that of a nested handler without routes.
+    is_opaque: bool,
+    guards: Guards,
+    /// What a guard has answered.
+    answered: Option<Box<GuardAnswer>>,
+}
+
+/// Whether the guards of a route are asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Guards {
+    /// There is no wrapper on the route.
+    #[default]
+    None,
+    ToAsk,
+    Asked,
 }
 
 impl RouteMatch {
@@ -144,6 +214,48 @@ impl RouteMatch {
     /// Sets the answer in place of the handler's.
     pub(crate) fn refuse(&mut self, response: Response) {
         self.refusal = Some(Box::new(response));
+    }
+
+    /// Notes that there is a wrapper on the route.
+    pub(super) fn add_wrapper(&mut self) {
+        self.guards = Guards::ToAsk;
+    }
+
+    /// Whether there may be guards to ask before the body is read.
+    pub(crate) fn has_guards(&self) -> bool {
+        self.guards == Guards::ToAsk
+    }
+
+    /// Whether a guard has answered the request.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered.is_some()
+    }
+
+    /// Asks the guards on the route, once, after `attach`. They see no body.
+    pub(crate) fn ask_guards(
+        &mut self,
+        handler: &dyn Handler,
+        request: &mut Request,
+        panics: Option<&Panics>,
+    ) {
+        if self.guards != Guards::ToAsk {
+            return;
+        }
+        self.guards = Guards::Asked;
+        let content = request.body_mut().take_kind();
+        let mut walk = GuardWalk { found: self, depth: 0, wrappers: 0 };
+        let ask = AssertUnwindSafe(|| handler.guard_on_route(request, &mut walk));
+        let said = match panics {
+            None => ask(),
+            Some(panics) => catch_unwind(ask).unwrap_or_else(|panic| {
+                lock(panics).push(panic);
+                Err(EarlyResponse::from(plain(StatusCode::INTERNAL_SERVER_ERROR)))
+            }),
+        };
+        let wrapper = walk.wrappers;
+        self.answered =
+            said.err().map(|early| Box::new(GuardAnswer { wrapper, response: early.into_inner() }));
+        *request.body_mut().kind_mut() = content;
     }
 
     pub(crate) fn is_refused(&self) -> bool {
@@ -161,8 +273,11 @@ impl RouteMatch {
     }
 
     /// Adds the route whose handler has found this, and the values of that route's parameters.
-    pub(crate) fn add_outer(&mut self, route: &Arc<Route>, values: Vec<String>) {
-        if self.matched().is_none() {
+    pub(crate) fn add_outer(&mut self, route: &Arc<Route>, mut values: Vec<String>) {
+        if route.is_nest() {
+            values.append(&mut self.values);
+            self.values = values;
+        } else if self.routes().all(|route| matches!(route.place, Place::Fallback)) {
             self.values = values;
         }
         match self.route {
@@ -181,9 +296,16 @@ impl RouteMatch {
         self.values.iter().fold(0, |sum, value| sum.saturating_add(value.capacity()))
     }
 
-    /// The innermost route that has a pattern.
-    fn matched(&self) -> Option<&Arc<Route>> {
-        self.route.iter().chain(&self.outer).find(|route| route.pattern.is_some())
+    /// Adds the route of a nested handler, and the bytes of the path that its prefix has matched.
+    pub(crate) fn add_nest(&mut self, route: &Arc<Route>, values: Vec<String>, prefix: usize) {
+        self.is_opaque = self.route.is_none() && self.refusal.is_none();
+        self.prefix = self.prefix.saturating_add(prefix);
+        self.add_outer(route, values);
+    }
+
+    /// All routes, the innermost first.
+    fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.route.iter().chain(&self.outer)
     }
 
     /// The route at a depth, counted from the outermost.
@@ -195,19 +317,22 @@ impl RouteMatch {
         }
     }
 
-    /// Attaches the route that matched to the request, and returns the answer in place of the handler's, if there is one.
-    pub(crate) fn attach(&mut self, request: &mut Request) -> Option<Box<Response>> {
-        if let Some(route) = self.matched() {
-            // Without parameters, the path may identify the route.
-            if self.values.is_empty() && route.pattern().text == request.uri().path() {
-                request.body_mut().set_routed();
-            } else {
-                let route = Arc::clone(route);
-                let matched = Matched { route, values: std::mem::take(&mut self.values) };
-                request.extensions_mut().insert(matched);
-            }
+    /// Attaches the route that matched to the request. Once guards were asked, that is done, except for the mark of the
+    /// body, which they have not seen.
+    pub(crate) fn attach(&mut self, request: &mut Request) {
+        let is_nested = |route: &&Arc<Route>| route.is_nest();
+        let nests: Vec<_> = self.outer.iter().rev().chain(&self.route).filter(is_nested).cloned().collect();
+        let is_placed = |route: &&Arc<Route>| !matches!(route.place, Place::Fallback);
+        let Some(route) = self.routes().find(is_placed) else { return };
+        // Without parameters, the path may identify the route.
+        if nests.is_empty() && self.values.is_empty() && route.pattern().text == request.uri().path() {
+            request.body_mut().set_routed();
+        } else if self.guards != Guards::Asked {
+            let (route, has_pattern) = (Arc::clone(route), !route.is_nest() || self.is_opaque);
+            let values = std::mem::take(&mut self.values);
+            let matched = Matched { route, nests, values, prefix: self.prefix, has_pattern };
+            request.extensions_mut().insert(matched);
         }
-        self.refusal.take()
     }
 }
 
@@ -215,20 +340,37 @@ impl RouteMatch {
 pub(crate) struct Route {
     /// None: any.
     pub(crate) method: Option<Method>,
-    /// None for a fallback.
-    pattern: Option<Pattern>,
+    pub(crate) place: Place,
     pub(crate) handler: Arc<dyn Handler>,
     latency: HandlerLatency,
 }
 
+/// Which paths a route is for.
+#[derive(Debug)]
+pub(crate) enum Place {
+    At(Pattern),
+    /// All paths that begin with it. The handler's routes are for what follows.
+    Nest(Pattern),
+    /// All paths without another route.
+    Fallback,
+}
+
 impl Route {
-    pub(crate) fn new(method: Option<Method>, pattern: Option<Pattern>, handler: Arc<dyn Handler>) -> Route {
-        Route { method, pattern, handler, latency: HandlerLatency::new() }
+    pub(crate) fn new(method: Option<Method>, place: Place, handler: Arc<dyn Handler>) -> Route {
+        Route { method, place, handler, latency: HandlerLatency::new() }
     }
 
+    fn is_nest(&self) -> bool {
+        matches!(self.place, Place::Nest(_))
+    }
+
+    /// Empty for a fallback.
     pub(crate) fn pattern(&self) -> &Pattern {
         static NONE: Pattern = Pattern { text: String::new(), names: Vec::new() };
-        self.pattern.as_ref().unwrap_or(&NONE)
+        match &self.place {
+            Place::At(pattern) | Place::Nest(pattern) => pattern,
+            Place::Fallback => &NONE,
+        }
     }
 }
 
@@ -236,7 +378,7 @@ impl fmt::Debug for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Route")
             .field("method", &self.method)
-            .field("pattern", &self.pattern)
+            .field("place", &self.place)
             .finish_non_exhaustive()
     }
 }
@@ -251,23 +393,47 @@ pub(crate) struct Pattern {
 /// The route that matched a request, kept in the request's extensions.
 #[derive(Clone, Debug)]
 pub(crate) struct Matched {
+    /// The innermost route that is no fallback: that of a nested handler, if this has no route for the path.
     route: Arc<Route>,
+    /// Those whose prefixes the path begins with, the outermost first.
+    nests: Vec<Arc<Route>>,
     values: Vec<String>,
+    prefix: usize,
+    has_pattern: bool,
 }
 
 impl Matched {
-    pub(crate) fn pattern(&self) -> &str {
-        &self.route.pattern().text
+    /// The prefixes and the pattern of the route.
+    pub(crate) fn pattern(&self) -> Option<Cow<'_, str>> {
+        if !self.has_pattern {
+            return None;
+        }
+        Some(match &*self.nests {
+            [] => Cow::Borrowed(&self.route.pattern().text),
+            _ => self.patterns().map(|pattern| &*pattern.text).collect(),
+        })
+    }
+
+    /// Those of the prefixes and of the route, in the order of the path.
+    fn patterns(&self) -> impl Iterator<Item = &Pattern> + Clone {
+        let own = (!self.route.is_nest()).then_some(&self.route);
+        self.nests.iter().chain(own).map(|route| route.pattern())
+    }
+
+    /// Bytes of the path that the prefixes have matched.
+    pub(crate) fn prefix(&self) -> usize {
+        self.prefix
     }
 
     /// How many parameters the route's own pattern has.
     pub(crate) fn own_params(&self) -> usize {
-        self.route.pattern().names.len()
+        if self.route.is_nest() { 0 } else { self.route.pattern().names.len() }
     }
 
     /// The parameters, in the order of the pattern.
     pub(crate) fn params(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
-        self.route.pattern().names.iter().zip(&self.values).map(|(name, value)| (&**name, &**value))
+        let names = self.patterns().flat_map(|pattern| &pattern.names);
+        names.zip(&self.values).map(|(name, value)| (&**name, &**value))
     }
 }
 

@@ -9,7 +9,7 @@ use std::fmt;
 use http::Method;
 
 use super::Handler;
-use super::routes::{Call, RouteMatch, Routes, Seal, call_by_hand, find_route, verify};
+use super::routes::{Call, GuardWalk, RouteMatch, Routes, Seal, call_by_hand, find_route, verify};
 use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
@@ -40,7 +40,9 @@ use crate::{Request, Response};
 /// assert_eq!(response.headers()["x-version"], "3");
 /// ```
 ///
-/// A wrapper that responds without calling `next` is a guard: the handler never sees the request.
+/// What a wrapper can decide on the head alone, it decides in [`guard`](Wrapper::guard), before the body is received; for a
+/// function this is [`Handler::guard`]. A wrapper that responds without calling `next` decides too, but once the body is
+/// there.
 ///
 /// The route is chosen before the wrappers of the whole router run: a wrapper that changes the method or the path of a
 /// request does not lead it to another route.
@@ -54,8 +56,27 @@ use crate::{Request, Response};
     note = "a closure must name the types of its parameters: `|req: Request, next: Next| ...`"
 )]
 pub trait Wrapper: Send + Sync + 'static {
-    /// Responds to one request, by calling `next` or without it.
-    fn call(&self, request: Request, next: Next<'_>) -> Response;
+    /// Sees the head of each request, before its body is received. `Ok` lets the request go on, and the wrapper's `call`
+    /// gets it later; an error is the response in place of that call. Default: all go on.
+    ///
+    /// All guards on a request's route are asked first, from the outermost to the innermost, then come the calls: so a
+    /// guard does not see what wrappers around it change, and those see its answer, as they see a 404, with an empty body.
+    /// What it puts into the request's extensions is there in the calls. A guard that panics is a 500.
+    ///
+    /// The rest of a refused request's body is dropped if it is short, as
+    /// [`Limits::discard_bytes`](crate::Limits::discard_bytes) says; otherwise the connection is closed. A request that
+    /// moves to the next generation before its body is complete is asked about there again.
+    ///
+    /// # Errors
+    /// The response, from any type that is [`IntoResponse`].
+    fn guard(&self, _request: &mut Request) -> Result<(), EarlyResponse> {
+        Ok(())
+    }
+
+    /// Responds to one request, by calling `next` or without it. Default: calls `next`.
+    fn call(&self, request: Request, next: Next<'_>) -> Response {
+        next.call(request)
+    }
 
     /// Checks the wrapper's configuration, once, before the server serves. Default: no errors.
     ///
@@ -94,6 +115,41 @@ where
     }
 }
 
+/// The response of a guard, which ends a request before its body is received. Every type that is [`IntoResponse`] converts
+/// to it, so `?` returns one, and `.into()` makes one.
+#[derive(Debug)]
+pub struct EarlyResponse(Box<Response>);
+
+impl<R: IntoResponse> From<R> for EarlyResponse {
+    fn from(response: R) -> EarlyResponse {
+        EarlyResponse(Box::new(response.into_response()))
+    }
+}
+
+impl EarlyResponse {
+    pub(super) fn into_inner(self) -> Response {
+        *self.0
+    }
+}
+
+/// A function as a guard, made by [`Handler::guard`].
+pub struct Guard<F>(pub(super) F);
+
+impl<F> Wrapper for Guard<F>
+where
+    F: Fn(&mut Request) -> Result<(), EarlyResponse> + Send + Sync + 'static,
+{
+    fn guard(&self, request: &mut Request) -> Result<(), EarlyResponse> {
+        self.0(request)
+    }
+}
+
+impl<F> fmt::Debug for Guard<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").finish_non_exhaustive()
+    }
+}
+
 /// What a [`Wrapper`] wraps: the handler, possibly with other wrappers in between.
 pub struct Next<'a> {
     handler: &'a dyn Handler,
@@ -129,14 +185,25 @@ impl<H: Handler, W: Wrapper> Handler for Wrapped<H, W> {
         Some(self)
     }
 
-    fn call_on_route(&self, request: Request, call: Call<'_>) -> Response {
-        self.wrapper.call(request, Next { handler: &self.handler, call })
+    fn guard_on_route(&self, request: &mut Request, walk: &mut GuardWalk<'_>) -> Result<(), EarlyResponse> {
+        self.wrapper.guard(request)?;
+        walk.pass_wrapper();
+        self.handler.guard_on_route(request, walk)
+    }
+
+    fn call_on_route(&self, request: Request, mut call: Call<'_>) -> Response {
+        match call.pass_wrapper() {
+            Some(answer) => answer,
+            None => self.wrapper.call(request, Next { handler: &self.handler, call }),
+        }
     }
 }
 
 impl<H: Handler, W: Wrapper> Routes for Wrapped<H, W> {
     fn find_route(&self, method: &Method, path: &str) -> RouteMatch {
-        find_route(&self.handler, method, path)
+        let mut found = find_route(&self.handler, method, path);
+        found.add_wrapper();
+        found
     }
 
     fn verify(&self) -> Result<(), String> {
@@ -156,6 +223,7 @@ impl<H, W> fmt::Debug for Wrapped<H, W> {
 #[cfg(test)]
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Mutex;
 
     use http::StatusCode;
 
@@ -185,14 +253,13 @@ mod tests {
 
     /// Calls the handler as a server does. Returns the text of the response, and the number of reported panics.
     fn served(handler: &impl Handler, line: &str, refusal: Option<StatusCode>) -> (String, usize) {
-        let mut request = request(line);
+        let request = request(line);
         let mut found = find_route(handler, request.method(), request.uri().path());
         if let Some(status) = refusal {
             found.refuse(plain(status));
         }
-        let refusal = found.attach(&mut request);
         let panics = Panics::default();
-        let response = answer(handler, request, &found, refusal, &panics);
+        let response = answer(handler, request, &mut found, &panics);
         (shown(response), panics.into_inner().unwrap().len())
     }
 
@@ -234,6 +301,59 @@ mod tests {
         }
     }
 
+    /// Guards are asked first, the outermost first; then come the calls. With a body and without it is the same.
+    #[test]
+    fn guards_come_before_all_calls_and_their_answer_passes_those_around_it() {
+        let log = std::sync::Arc::new(Mutex::new(Vec::new()));
+        let step = |name: &'static str, answers: bool| {
+            let log = std::sync::Arc::clone(&log);
+            move |req: &mut Request| {
+                log.lock().unwrap().push(format!("{name} {}", req.text().unwrap()));
+                req.extensions_mut().insert(name);
+                if answers { Err((StatusCode::FORBIDDEN, name).into()) } else { Ok(()) }
+            }
+        };
+        let around = |name: &'static str| {
+            let log = std::sync::Arc::clone(&log);
+            move |request: Request, next: Next<'_>| {
+                log.lock().unwrap().push(name.to_owned());
+                next.call(request)
+            }
+        };
+        let handler = |answers: bool| {
+            let route =
+                (|mut req: Request| format!("{} {:?}", req.text().unwrap(), req.extensions().get::<&str>()))
+                    .guard(step("guard route", answers))
+                    .wrap(around("call route"));
+            let inner =
+                Router::new().post("/in", route).wrap(around("call inner")).guard(step("guard inner", false));
+            Router::new().nest("/a", inner).wrap(around("call outer")).guard(step("guard outer", false))
+        };
+        let post = || http::Request::post("/a/in").body(Body::from("body")).unwrap();
+        assert_eq!(shown(handler(false).call(post())), "200 body Some(\"guard route\")");
+        let guards = ["guard outer ", "guard inner ", "guard route "];
+        let calls = ["call outer", "call inner", "call route"];
+        assert_eq!(std::mem::take(&mut *log.lock().unwrap()), [guards, calls].concat());
+        // The outer calls see the answer; the call within the guard does not happen.
+        assert_eq!(shown(handler(true).call(post())), "403 guard route");
+        assert_eq!(std::mem::take(&mut *log.lock().unwrap()), [guards, calls].concat());
+        assert_eq!(served(&handler(true), "POST /a/in", None), ("403 guard route".to_owned(), 0));
+        assert_eq!(std::mem::take(&mut *log.lock().unwrap()), [guards, calls].concat());
+        // A refusal comes after the guards.
+        assert_eq!(served(&handler(true), "GET /a/in", None).0, "405 405 Method Not Allowed\n");
+        let wanted = ["guard outer ", "guard inner ", "call outer", "call inner"];
+        assert_eq!(std::mem::take(&mut *log.lock().unwrap()), wanted);
+    }
+
+    #[test]
+    fn a_guard_that_panics_is_a_500_for_the_wrappers_around_it() {
+        let panics = |_: &mut Request| -> Result<(), EarlyResponse> { panic!("as the test wants it") };
+        let handler = (|_: Request| "x").wrap(says("in")).guard(panics).wrap(says("out"));
+        assert_eq!(served(&handler, "GET /", None), ("500 500 Internal Server Error out".to_owned(), 1));
+        let alone = catch_unwind(AssertUnwindSafe(|| handler.call(request("GET /"))));
+        assert!(alone.is_err(), "without a server the test must see it");
+    }
+
     #[test]
     fn a_panic_is_a_500_for_the_wrappers_and_reported_to_the_server() {
         let panics = |_: Request| -> Response { panic!("as the test wants it") };
@@ -245,7 +365,7 @@ mod tests {
             ("500 500 Internal Server Error route 1".to_owned(), 1)
         );
         let caught = Panics::default();
-        let response = answer(&panics, request("GET /"), &RouteMatch::default(), None, &caught);
+        let response = answer(&panics, request("GET /"), &mut RouteMatch::default(), &caught);
         assert_eq!(shown(response), "500 500 Internal Server Error\n");
         assert_eq!(caught.into_inner().unwrap()[0].downcast_ref::<&str>(), Some(&"as the test wants it"));
         let alone = catch_unwind(AssertUnwindSafe(|| handler.call(request("GET /"))));

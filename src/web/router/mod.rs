@@ -13,7 +13,8 @@ use matchit::{InsertError, Params};
 use self::pattern::{ParsedPattern, malformed};
 use crate::base::percent::{decoded_text, normal_path};
 use crate::web::handler::{
-    Call, Handler, Pattern, Route, RouteMatch, Routes, Seal, call_by_hand, find_route, verify,
+    Call, EarlyResponse, GuardWalk, Handler, Pattern, Place, Route, RouteMatch, Routes, Seal, call_by_hand,
+    find_route, verify,
 };
 use crate::web::response::{ResponseExt, plain};
 use crate::{Request, Response};
@@ -68,9 +69,8 @@ pub struct Router {
     tree: matchit::Router<usize>,
     /// The patterns in the tree for an empty `{*name}`. A route of the program replaces such a pattern.
     implied: Vec<String>,
-    fallbacks: Vec<Fallback>,
-    fallback_tree: matchit::Router<usize>,
-    errors: Vec<RouteError>,
+    fallback: Option<Arc<Route>>,
+    errors: Vec<String>,
     /// Methods of routes that HTTP does not define.
     extensions: Vec<Method>,
 }
@@ -83,24 +83,8 @@ struct Path {
     allow: HeaderValue,
 }
 
-/// A handler, and the method that it is for. None: any.
-struct Endpoint {
-    method: Option<Method>,
-    handler: Arc<dyn Handler>,
-}
-
-struct Fallback {
-    /// The prefix of its paths; empty for all paths.
-    prefix: String,
-    route: Arc<Route>,
-    error: Option<String>,
-}
-
-/// A route that can't be used. It keeps its pattern and handler, which may become valid when the router is nested.
-struct RouteError {
-    unplaced: Option<(String, Endpoint)>,
-    why: String,
-}
+/// The parameter for what follows the prefix of a nested handler; no name of a program's.
+const BELOW: &str = "{*+}";
 
 impl Router {
     /// A router without routes: it answers every request with 404.
@@ -109,8 +93,7 @@ impl Router {
             paths: Vec::new(),
             tree: matchit::Router::new(),
             implied: Vec::new(),
-            fallbacks: Vec::new(),
-            fallback_tree: matchit::Router::new(),
+            fallback: None,
             errors: Vec::new(),
             extensions: Vec::new(),
         }
@@ -162,7 +145,7 @@ impl Router {
     /// not routed.
     #[must_use]
     pub fn route(mut self, method: Method, pattern: &str, handler: impl Handler) -> Router {
-        self.add(pattern.to_owned(), Endpoint { method: Some(method), handler: Arc::new(handler) });
+        self.add(Some(method), pattern, Arc::new(handler));
         self
     }
 
@@ -170,12 +153,12 @@ impl Router {
     /// define. (HEAD goes to a route for GET, if there is one.)
     #[must_use]
     pub fn any(mut self, pattern: &str, handler: impl Handler) -> Router {
-        self.add(pattern.to_owned(), Endpoint { method: None, handler: Arc::new(handler) });
+        self.add(None, pattern, Arc::new(handler));
         self
     }
 
-    /// Answers every path without a route, for all methods, instead of 404. The fallback of a nested router answers such
-    /// paths under its prefix. It has no pattern and no parameters.
+    /// Answers every path without a route, for all methods, instead of 404. It has no pattern and no parameters. Paths below
+    /// a [`nest`](Self::nest) are for the nested handler, which has its own.
     ///
     /// ```
     /// use heirloom::prelude::*;
@@ -184,120 +167,172 @@ impl Router {
     /// ```
     #[must_use]
     pub fn fallback(mut self, handler: impl Handler) -> Router {
-        self.add_fallback(String::new(), Arc::new(handler));
+        self.set_fallback(Arc::new(Route::new(None, Place::Fallback, Arc::new(handler))));
         self
     }
 
-    /// Adds the routes of `router`, with `prefix` before each of their patterns: `/users` under
-    /// `/api` is `/api/users`, `/` is `/api/`, and an empty pattern is `/api`. The prefix may have
-    /// parameters. Handlers see the whole path, and `ServeDir` looks for its parameter `path`, or else
-    /// for the whole path.
+    /// Gives `handler` all paths that begin with `prefix`: `/api`, `/api/`, and everything below. It may be a router, also a
+    /// wrapped or limited one, or any other handler.
+    ///
+    /// - A nested router sees what follows the prefix: its `/users` is `/api/users`. Both `/api` and `/api/` are its `/`. What
+    ///   it has no route for gets its 404, 405, OPTIONS and fallback, not those of the router around it, and they pass
+    ///   through its wrappers.
+    /// - A route of this router that is more precise, such as `/api/health`, goes before.
+    /// - Handlers still see the whole path. [`RequestExt::pattern`](crate::RequestExt::pattern) is the whole pattern,
+    ///   [`RequestExt::prefix`](crate::RequestExt::prefix) the part of the path before the nested router's. `ServeDir` serves
+    ///   what follows the prefix.
+    /// - The prefix may have parameters, which handlers find beside their own.
     ///
     /// ```
     /// use heirloom::prelude::*;
-    /// let users = Router::new().get("", |_: Request| "all\n").get("/{id}", |_: Request| "one\n");
-    /// let router = Router::new().nest("/users", users);
+    /// use heirloom::wrap::Cors;
+    ///
+    /// let users = Router::new()
+    ///     .get("/", |_: Request| "all\n")
+    ///     .get("/{id}", |req: Request| format!("{}\n", req.pattern().unwrap_or_default()));
+    /// let router = Router::new().nest("/users", users.wrap(Cors::any_origin()));
     /// assert_eq!(router.check(), Ok(()));
-    /// let mut response = router.call(http::Request::get("/users").body(Body::empty()).unwrap());
-    /// assert_eq!(response.body_mut().read_text().unwrap(), "all\n");
+    ///
+    /// let ask = |path| router.call(http::Request::get(path).body(Body::empty()).unwrap());
+    /// assert_eq!(ask("/users").body_mut().read_text().unwrap(), "all\n");
+    /// assert_eq!(ask("/users/7").body_mut().read_text().unwrap(), "/users/{id}\n");
+    /// assert_eq!(ask("/users/7/x").headers()["access-control-allow-origin"], "*", "the nested router's 404");
     /// ```
     #[must_use]
-    pub fn nest(mut self, prefix: &str, router: Router) -> Router {
-        if prefix.ends_with('/') {
-            let why = format!(
-                "the prefix {prefix:?} of nested routes ends with '/', and their patterns begin with it"
-            );
-            self.errors.push(RouteError { unplaced: None, why });
-        }
-        for route in router.paths.iter().flat_map(|path| &path.routes) {
-            let endpoint = Endpoint { method: route.method.clone(), handler: Arc::clone(&route.handler) };
-            self.add(format!("{prefix}{}", route.pattern().text), endpoint);
-        }
-        for error in router.errors {
-            match error.unplaced {
-                Some((pattern, endpoint)) => self.add(format!("{prefix}{pattern}"), endpoint),
-                None => self.errors.push(error),
-            }
-        }
-        for fallback in &router.fallbacks {
-            self.add_fallback(format!("{prefix}{}", fallback.prefix), Arc::clone(&fallback.route.handler));
+    pub fn nest(mut self, prefix: &str, handler: impl Handler) -> Router {
+        if let Err(why) = self.add_nest(prefix, Arc::new(handler)) {
+            self.errors.push(format!("nest {prefix}{why}"));
         }
         self
     }
 
-    fn add(&mut self, text: String, endpoint: Endpoint) {
-        match self.place(&text, endpoint.method.as_ref()) {
-            Ok((path, names)) => {
-                let Endpoint { method, handler } = endpoint;
-                if let Some(path) = self.paths.get_mut(path) {
-                    let route = Route::new(method.clone(), Some(Pattern { text, names }), handler);
-                    path.routes.push(Arc::new(route));
-                    path.allow = allow(&path.routes);
+    /// Adds the routes of `router` to this one, under the same patterns, and its fallback.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// let admin = heirloom::admin::routes(&Handle::new());
+    /// let router = Router::new().get("/", |_: Request| "hello\n").merge(admin);
+    /// # router.check().unwrap();
+    /// ```
+    #[must_use]
+    pub fn merge(mut self, router: Router) -> Router {
+        for route in router.paths.iter().flat_map(|path| &path.routes) {
+            let (text, handler) = (&route.pattern().text, Arc::clone(&route.handler));
+            match &route.place {
+                Place::Nest(_) => {
+                    if let Err(why) = self.add_nest(text, handler) {
+                        self.errors.push(format!("nest {text}{why}"));
+                    }
                 }
+                _ => self.add(route.method.clone(), text, handler),
+            }
+        }
+        self.errors.extend(router.errors);
+        if let Some(fallback) = router.fallback {
+            self.set_fallback(fallback);
+        }
+        self
+    }
+
+    fn set_fallback(&mut self, route: Arc<Route>) {
+        if self.fallback.replace(route).is_some() {
+            self.errors.push("there are two fallbacks".to_owned());
+        }
+    }
+
+    fn add(&mut self, method: Option<Method>, text: &str, handler: Arc<dyn Handler>) {
+        let label = Label(method.as_ref().map_or("any", Method::as_str), text);
+        match self.place(label, method.as_ref()) {
+            Ok((path, names)) => {
+                let pattern = Pattern { text: text.to_owned(), names };
+                self.push(path, Route::new(method.clone(), Place::At(pattern), handler));
                 self.extensions.extend(method.filter(|method| !is_standard(method)));
             }
-            Err(why) => self.errors.push(RouteError { unplaced: Some((text, endpoint)), why }),
+            Err(why) => self.errors.push(format!("{label}{why}")),
+        }
+    }
+
+    fn push(&mut self, path: usize, route: Route) {
+        if let Some(path) = self.paths.get_mut(path) {
+            path.routes.push(Arc::new(route));
+            path.allow = allow(&path.routes);
         }
     }
 
     /// The index in `paths` where a route belongs, and the names of its parameters.
-    fn place(&mut self, text: &str, method: Option<&Method>) -> Result<(usize, Vec<String>), String> {
-        let label = Label(method, text);
+    ///
+    /// # Errors
+    /// What is to follow the route's label.
+    fn place(&mut self, label: Label<'_>, method: Option<&Method>) -> Result<(usize, Vec<String>), String> {
         if method == Some(&Method::CONNECT) {
-            return Err(format!("{label}: CONNECT has no path and can't be routed"));
+            return Err(": CONNECT has no path and can't be routed".to_owned());
         }
-        let parsed = ParsedPattern::of(text).map_err(|why| format!("{label}: {why}"))?;
+        let parsed = ParsedPattern::of(label.1).map_err(|why| format!(": {why}"))?;
         let mut numbered = self.paths.iter().enumerate();
-        if let Some((index, path)) = numbered.find(|(_, path)| path.normal == parsed.normal) {
+        let same = |path: &Path| path.normal == parsed.normal && !path.is_nest();
+        if let Some((index, path)) = numbered.find(|(_, path)| same(path)) {
             if path.routes.iter().any(|route| route.method.as_ref() == method) {
-                return Err(format!("{label} is registered twice"));
+                return Err(" is registered twice".to_owned());
             }
             return Ok((index, parsed.names));
         }
         let index = self.paths.len();
-        self.insert(&parsed.normal, index).map_err(|e| match e {
-            InsertError::Conflict { with } => {
-                let mut routes = self.paths.iter().filter(|path| path.normal == with).flat_map(|p| &p.routes);
-                let other = routes.next().map_or(with.clone(), |route| Label::of(route).to_string());
-                format!("{label} conflicts with {other}: some paths would match both")
-            }
-            e => format!("{label}: {}", malformed(&e)),
-        })?;
+        self.insert(&parsed.normal, index)?;
         if let Some(empty) = parsed.without_rest() {
-            // An error means that the program has a route for it.
-            if self.tree.insert(empty, index).is_ok() {
-                self.implied.push(empty.to_owned());
-            }
+            self.imply(empty, index);
         }
         self.paths.push(Path { normal: parsed.normal, routes: Vec::new(), allow: allow(&[]) });
         Ok((index, parsed.names))
     }
 
-    /// Inserts into the tree, in place of a pattern that is only implied.
-    fn insert(&mut self, normal: &str, index: usize) -> Result<(), InsertError> {
-        let inserted = self.tree.insert(normal, index);
-        let Err(InsertError::Conflict { with }) = &inserted else { return inserted };
-        let Some(at) = self.implied.iter().position(|implied| implied == with) else { return inserted };
-        self.tree.remove(self.implied.swap_remove(at));
-        self.tree.insert(normal, index)
+    fn add_nest(&mut self, prefix: &str, handler: Arc<dyn Handler>) -> Result<(), String> {
+        if prefix.is_empty() || prefix.ends_with('/') {
+            return Err(
+                ": a prefix is not empty and does not end with '/' (`merge` adds routes without a prefix)"
+                    .into(),
+            );
+        }
+        let ParsedPattern { normal, names, .. } =
+            ParsedPattern::of(prefix).map_err(|why| format!(": {why}"))?;
+        let index = self.paths.len();
+        self.insert(&format!("{normal}/{BELOW}"), index)?;
+        self.imply(&format!("{normal}/"), index);
+        self.imply(&normal, index);
+        self.paths.push(Path { normal, routes: Vec::new(), allow: allow(&[]) });
+        let pattern = Pattern { text: prefix.to_owned(), names };
+        self.push(index, Route::new(None, Place::Nest(pattern), handler));
+        Ok(())
     }
 
-    fn add_fallback(&mut self, prefix: String, handler: Arc<dyn Handler>) {
-        let index = self.fallbacks.len();
-        let added = ParsedPattern::of(&format!("{prefix}/")).and_then(|ParsedPattern { normal, .. }| {
-            let bare = normal.strip_suffix('/').unwrap_or_default().to_owned();
-            let patterns = [format!("{normal}{{*rest}}"), normal, bare];
-            for pattern in patterns.into_iter().filter(|p| !p.is_empty()) {
-                self.fallback_tree.insert(pattern, index).map_err(|e| match e {
-                    InsertError::Conflict { .. } => "another one serves the same paths".to_owned(),
-                    e => malformed(&e).to_owned(),
-                })?;
+    /// Inserts into the tree, in place of a pattern that is only implied.
+    ///
+    /// # Errors
+    /// What is to follow the route's label.
+    fn insert(&mut self, normal: &str, index: usize) -> Result<(), String> {
+        let mut inserted = self.tree.insert(normal, index);
+        if let Err(InsertError::Conflict { with }) = &inserted {
+            if let Some(at) = self.implied.iter().position(|implied| implied == with) {
+                self.tree.remove(self.implied.swap_remove(at));
+                inserted = self.tree.insert(normal, index);
             }
-            Ok(())
-        });
-        // It is kept in any case: some of the patterns may be in the tree.
-        let route = Arc::new(Route::new(None, None, handler));
-        self.fallbacks.push(Fallback { prefix, route, error: added.err() });
+        }
+        inserted.map_err(|e| match e {
+            InsertError::Conflict { with } => {
+                let is_other =
+                    |path: &&Path| path.normal == with || with == format!("{}/{BELOW}", path.normal);
+                let mut routes = self.paths.iter().filter(is_other).flat_map(|path| &path.routes);
+                let other = routes.next().map_or(with.clone(), |route| Label::of(route).to_string());
+                format!(" conflicts with {other}: some paths would match both")
+            }
+            e => format!(": {}", malformed(&e)),
+        })
+    }
+
+    /// Adds a pattern that follows from a route's, unless the program has a route for it.
+    fn imply(&mut self, normal: &str, index: usize) {
+        if self.tree.insert(normal, index).is_ok() {
+            self.implied.push(normal.to_owned());
+        }
     }
 
     fn knows(&self, method: &Method) -> bool {
@@ -314,6 +349,13 @@ impl Handler for Router {
         Some(self)
     }
 
+    fn guard_on_route(&self, request: &mut Request, walk: &mut GuardWalk<'_>) -> Result<(), EarlyResponse> {
+        match walk.next_route() {
+            Some(route) => route.handler.guard_on_route(request, walk),
+            None => Ok(()),
+        }
+    }
+
     fn call_on_route(&self, request: Request, call: Call<'_>) -> Response {
         match call.next_route() {
             Ok((route, call)) => route.handler.call_on_route(request, call),
@@ -328,6 +370,8 @@ impl Routes for Router {
             // A 2xx would open a tunnel.
             return refused(StatusCode::NOT_IMPLEMENTED);
         }
+        // What follows a prefix may be empty.
+        let path = if path.is_empty() { "/" } else { path };
         let Some(normal) = normal_path(path) else {
             return refused(StatusCode::BAD_REQUEST);
         };
@@ -335,8 +379,11 @@ impl Routes for Router {
         if let Some((known, hit)) = hit.and_then(|hit| Some((self.paths.get(*hit.value)?, hit))) {
             return match known.route(method) {
                 Some(route) => match values(route, &hit.params) {
-                    Some(values) => found(route, method, path, values),
                     None => refused(StatusCode::BAD_REQUEST),
+                    Some(values) if known.is_nest() => {
+                        nested(route, method, &normal, below(&normal, &hit.params), values)
+                    }
+                    Some(values) => found(route, method, path, values),
                 },
                 None if *method == Method::OPTIONS => allowing(StatusCode::NO_CONTENT, &known.allow),
                 None if self.knows(method) => allowing(StatusCode::METHOD_NOT_ALLOWED, &known.allow),
@@ -346,21 +393,16 @@ impl Routes for Router {
         if normal == "*" && *method == Method::OPTIONS {
             return allowing(StatusCode::NO_CONTENT, &allow(self.paths.iter().flat_map(|path| &path.routes)));
         }
-        let hit = self.fallback_tree.at(&normal).ok();
-        if let Some(fallback) = hit.and_then(|hit| self.fallbacks.get(*hit.value)) {
-            return found(&fallback.route, method, path, Vec::new());
+        if let Some(route) = self.fallback.as_ref().filter(|_| normal.starts_with('/')) {
+            return found(route, method, path, Vec::new());
         }
         refused(if self.knows(method) { StatusCode::NOT_FOUND } else { StatusCode::NOT_IMPLEMENTED })
     }
 
     fn verify(&self) -> Result<(), String> {
-        let mut errors: Vec<String> = self.errors.iter().map(|error| error.why.clone()).collect();
-        for route in self.paths.iter().flat_map(|path| &path.routes) {
+        let mut errors = self.errors.clone();
+        for route in self.paths.iter().flat_map(|path| &path.routes).chain(&self.fallback) {
             errors.extend(verify(&*route.handler).err().map(|why| format!("{}: {why}", Label::of(route))));
-        }
-        for Fallback { prefix, route, error } in &self.fallbacks {
-            let both = error.clone().into_iter().chain(verify(&*route.handler).err());
-            errors.extend(both.map(|why| format!("the fallback for {prefix}/: {why}")));
         }
         if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
     }
@@ -381,6 +423,10 @@ impl fmt::Debug for Router {
 }
 
 impl Path {
+    fn is_nest(&self) -> bool {
+        self.routes.iter().any(|route| matches!(route.place, Place::Nest(_)))
+    }
+
     fn route(&self, method: &Method) -> Option<&Arc<Route>> {
         let of = |wanted: Option<&Method>| self.routes.iter().find(|route| route.method.as_ref() == wanted);
         let get = || if *method == Method::HEAD { of(Some(&Method::GET)) } else { None };
@@ -390,10 +436,27 @@ impl Path {
 
 /// The parameters' values, decoded. None if one is not UTF-8.
 fn values(route: &Route, params: &Params<'_, '_>) -> Option<Vec<String>> {
-    let mut values: Vec<String> = params.iter().map(|(_, raw)| decoded_text(raw)).collect::<Option<_>>()?;
+    let names = route.pattern().names.len();
+    // Without what follows the prefix of a nested handler.
+    let raw = params.iter().take(names);
+    let mut values: Vec<String> = raw.map(|(_, raw)| decoded_text(raw)).collect::<Option<_>>()?;
     // The tree has no parameter for an empty rest.
-    values.resize_with(route.pattern().names.len(), String::new);
+    values.resize_with(names, String::new);
     Some(values)
+}
+
+/// Where what follows the prefix of a nested handler begins: at a `/`, or at the end.
+fn below(normal: &str, params: &Params<'_, '_>) -> usize {
+    let rest = params.get("+").map_or(0, str::len);
+    let slash = if rest > 0 || normal.ends_with('/') { 1 } else { 0 };
+    normal.len().saturating_sub(rest).saturating_sub(slash)
+}
+
+/// What a nested handler finds for the path below its prefix, and the route.
+fn nested(route: &Arc<Route>, method: &Method, path: &str, below: usize, values: Vec<String>) -> RouteMatch {
+    let mut found = find_route(&*route.handler, method, path.get(below..).unwrap_or_default());
+    found.add_nest(route, values, below);
+    found
 }
 
 /// The match of a route's handler, which may be a router or have limits, with this route added.
@@ -403,18 +466,24 @@ fn found(route: &Arc<Route>, method: &Method, path: &str, values: Vec<String>) -
     found
 }
 
-/// A route as its author would name it.
-struct Label<'a>(Option<&'a Method>, &'a str);
+/// A route as its author would name it: what was called, and the pattern.
+#[derive(Clone, Copy)]
+struct Label<'a>(&'a str, &'a str);
 
 impl Label<'_> {
     fn of(route: &Route) -> Label<'_> {
-        Label(route.method.as_ref(), &route.pattern().text)
+        let text = &route.pattern().text;
+        match route.place {
+            Place::At(_) => Label(route.method.as_ref().map_or("any", Method::as_str), text),
+            Place::Nest(_) => Label("nest", text),
+            Place::Fallback => Label("the", "fallback"),
+        }
     }
 }
 
 impl fmt::Display for Label<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.0.map_or("any", Method::as_str), self.1)
+        write!(f, "{} {}", self.0, self.1)
     }
 }
 

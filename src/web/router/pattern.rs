@@ -34,6 +34,7 @@ impl ParsedPattern {
         {
             return Err(format!("a path can't contain {c:?}"));
         }
+        pattern.split('/').try_for_each(is_not_foreign)?;
         let spelled = |literal: &str| {
             let why = "'%' must be followed by two hexadecimal digits (write a literal % as %25)";
             normal_path(literal).map(Cow::into_owned).ok_or(why)
@@ -54,6 +55,14 @@ impl ParsedPattern {
                 return Err("unbalanced brace (write a literal brace twice)".into());
             };
             let name = param.strip_prefix('*').unwrap_or(param);
+            if let Some(name) = name.strip_suffix("...") {
+                return Err(format!("{{{name}...}} matches nothing: all the rest of a path is {{*{name}}}"));
+            }
+            if let Some((name, _)) = name.split_once(':') {
+                return Err(format!(
+                    "a parameter has no type or expression: write {{{name}}}, and read it by `param_as`"
+                ));
+            }
             if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) {
                 return Err(format!("{name:?} is not a parameter name"));
             }
@@ -70,6 +79,36 @@ impl ParsedPattern {
         normal.push_str(&spelled(&literal)?);
         Ok(ParsedPattern { normal, names, rest: last })
     }
+}
+
+/// Refuses a segment that is a parameter in the syntax of another framework, and would match only itself here.
+///
+/// # Errors
+/// How the parameter is written here, and how the literal text.
+fn is_not_foreign(segment: &str) -> Result<(), String> {
+    let name_of = |text: &str| {
+        let name: String =
+            text.chars().take_while(|c| c.is_ascii_alphanumeric() || "_-".contains(*c)).collect();
+        if name.is_empty() { "rest".to_owned() } else { name }
+    };
+    let within = |open, close| {
+        let (inner, _) = segment.strip_prefix(open)?.split_once(close)?;
+        // Flask and Rocket: `<int:id>`, `<path..>`.
+        Some(name_of(inner.rsplit(':').next().unwrap_or(inner)))
+    };
+    let is_name = |name: &&str| name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let (right, literal) = if let Some(name) = segment.strip_prefix(':').filter(is_name) {
+        (format!("{{{}}}", name_of(name)), "':' at the start of a segment is %3A")
+    } else if segment.starts_with('*') {
+        (format!("{{*{}}}", name_of(segment.trim_start_matches('*'))), "'*' at the start of a segment is %2A")
+    } else if let Some(name) = within('<', '>') {
+        (format!("{{{name}}}"), "'<' is %3C")
+    } else if let Some(name) = within('[', ']') {
+        (format!("{{{name}}}"), "'[' is %5B")
+    } else {
+        return Ok(());
+    };
+    Err(format!("{segment} is no parameter: write {right} (a literal {literal})"))
 }
 
 pub(super) fn malformed(e: &InsertError) -> &'static str {

@@ -20,7 +20,7 @@ fn shown(response: impl IntoResponse) -> String {
 fn says(name: &'static str) -> impl Handler {
     move |req: Request| {
         let params: Vec<String> = req.params().map(|(n, v)| format!("{n}={v}")).collect();
-        format!("{name} {} {}", req.pattern().unwrap_or("-"), params.join("&"))
+        format!("{name} {} {}", req.pattern().as_deref().unwrap_or("-"), params.join("&"))
     }
 }
 
@@ -29,12 +29,11 @@ fn check(router: &Router, cases: &[(&str, &str)]) {
     for (line, want) in cases {
         assert_eq!(shown(router.call(request(line))), *want, "{line}");
         // Called as a server calls it.
-        let mut request = request(line);
+        let request = request(line);
         let mut found = router.find_route(request.method(), request.uri().path());
         assert!(found.is_refused() || found.latency().is_some(), "{line}");
-        let refusal = found.attach(&mut request);
         let panics = Panics::default();
-        let got = answer(router, request, &found, refusal, &panics);
+        let got = answer(router, request, &mut found, &panics);
         assert_eq!(shown(got), *want, "{line}, by a server");
         assert!(panics.into_inner().unwrap().is_empty());
     }
@@ -242,25 +241,30 @@ fn the_path_decides_before_the_method() {
 fn nested_routers_and_fallbacks() {
     let deep = Router::new().get("/x", says("x"));
     let api = Router::new()
-        .get("", says("bare"))
-        .get("/", says("slash"))
+        .get("/", says("root"))
         .post("/{id}", says("one"))
         .nest("/deep", deep)
         .fallback(says("api fallback"));
     let tenant = Router::new().get("/{id}", says("of tenant")).fallback(says("tenant fallback"));
     let router = Router::new().get("/api/v", says("outer")).nest("/api", api).nest("/t/{tenant}", tenant);
     let cases = [
-        ("GET /api", "200 bare /api"),
-        ("GET /api/", "200 slash /api/"),
+        ("GET /api", "200 root /api/"),
+        ("GET /api/", "200 root /api/"),
+        ("PUT /api", "405 [GET, HEAD, OPTIONS] 405 Method Not Allowed"),
         ("GET /api/v", "200 outer /api/v"),
         ("POST /api/7", "200 one /api/{id} id=7"),
         ("GET /api/7", "405 [OPTIONS, POST] 405 Method Not Allowed"),
         ("GET /api/deep/x", "200 x /api/deep/x"),
-        ("GET /api/deep/y", "200 api fallback -"),
+        ("OPTIONS /api/7", "204 [OPTIONS, POST]"),
+        ("GET /api/deep/y", "404 404 Not Found"),
+        ("PUT /api/deep/x", "405 [GET, HEAD, OPTIONS] 405 Method Not Allowed"),
+        ("GET /api/y/z", "200 api fallback -"),
         ("GET /apix", "404 404 Not Found"),
         ("GET /t/a/b", "200 of tenant /t/{tenant}/{id} tenant=a&id=b"),
-        ("GET /t/a", "200 tenant fallback -"),
-        ("GET /t/a/b/c", "200 tenant fallback -"),
+        ("GET /t/a", "200 tenant fallback - tenant=a"),
+        ("GET /t/a/b/c", "200 tenant fallback - tenant=a"),
+        ("GET /t/%FF/b", "400 400 Bad Request"),
+        ("GET /t/a/%FF", "400 400 Bad Request"),
         ("GET /t/", "404 404 Not Found"),
         ("CONNECT a:1", "501 501 Not Implemented"),
     ];
@@ -271,11 +275,93 @@ fn nested_routers_and_fallbacks() {
         ("GET /", "200 fallback -"),
         ("BREW /x", "200 fallback -"),
         ("GET /apix/y", "200 fallback -"),
-        ("GET /api/deep/y", "200 api fallback -"),
+        ("GET /api/y/z", "200 api fallback -"),
+        ("GET /api/deep/y", "404 404 Not Found"),
         ("CONNECT a:1", "501 501 Not Implemented"),
-        ("OPTIONS *", "204 [GET, HEAD, OPTIONS, POST]"),
+        ("OPTIONS *", "204 [DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, TRACE]"),
     ];
     check(&router, &cases);
+}
+
+/// What a wrapper around a nested router sees of each request.
+fn seen(name: &'static str) -> impl crate::Wrapper {
+    move |req: Request, next: crate::Next<'_>| {
+        let place = format!("{}|{}", req.prefix(), req.pattern().as_deref().unwrap_or("-"));
+        let params: Vec<String> = req.params().map(|(n, v)| format!("{n}={v}")).collect();
+        next.call(req).with_header(name, format!("{place}|{}", params.join("&")))
+    }
+}
+
+#[test]
+fn a_nested_handler_may_be_wrapped_and_answers_for_all_below_its_prefix() {
+    let items = Router::new().get("/", says("all")).get("/{item}", says("one"));
+    let shop = Router::new().post("/{*rest}", says("rest")).nest("/items", items.wrap(seen("inner")));
+    let shop = max_body(7, Arc::new(shop.wrap(seen("outer"))));
+    let echo = |req: Request| format!("echo {} {}", req.prefix(), req.pattern().as_deref().unwrap_or("-"));
+    let router = Router::new()
+        .get("/{town}/shop/closed", says("closed"))
+        .nest("/{town}/shop", shop)
+        .nest("/plain", echo)
+        .merge(Router::new().nest("/merged", echo).get("/m", says("m")).fallback(says("fallback")));
+    let all = |found: RouteMatch| found.rules().limits.body_bytes;
+    assert_eq!(all(router.find_route(&Method::POST, "/york/shop/items/7")), Some(7));
+    assert_eq!(all(router.find_route(&Method::POST, "/plain")), None);
+    let cases = [
+        ("GET /york/shop/closed", "200 closed /{town}/shop/closed town=york", "", ""),
+        (
+            "GET /york/shop/items/7",
+            "200 one /{town}/shop/items/{item} town=york&item=7",
+            "/york/shop/items|/{town}/shop/items/{item}|town=york&item=7",
+            "/york/shop/items|/{town}/shop/items/{item}|town=york&item=7",
+        ),
+        (
+            "GET /y%6frk/shop/items",
+            "200 all /{town}/shop/items/ town=york",
+            "/york/shop/items|/{town}/shop/items/|town=york",
+            "/york/shop/items|/{town}/shop/items/|town=york",
+        ),
+        (
+            "PUT /york/shop/items/7",
+            "405 [GET, HEAD, OPTIONS] 405 Method Not Allowed",
+            "/york/shop/items|-|town=york",
+            "/york/shop/items|-|town=york",
+        ),
+        (
+            "POST /york/shop/x/y",
+            "200 rest /{town}/shop/{*rest} town=york&rest=x/y",
+            "/york/shop|/{town}/shop/{*rest}|town=york&rest=x/y",
+            "",
+        ),
+        ("GET /york/shop/", "405 [OPTIONS, POST] 405 Method Not Allowed", "/york/shop|-|town=york", ""),
+        ("GET /plain/a/b", "200 echo /plain /plain", "", ""),
+        ("GET /plain", "200 echo /plain /plain", "", ""),
+        ("PUT /plain/", "200 echo /plain /plain", "", ""),
+        ("GET /merged/x", "200 echo /merged /merged", "", ""),
+        ("GET /m", "200 m /m", "", ""),
+        ("GET /nowhere", "200 fallback -", "", ""),
+    ];
+    for (line, _, outer, inner) in cases {
+        let response = router.call(request(line));
+        let field = |name| response.headers().get(name).map_or("", |v| v.to_str().unwrap()).to_owned();
+        assert_eq!((field("outer"), field("inner")), (outer.to_owned(), inner.to_owned()), "{line}");
+    }
+    check(&router, &cases.map(|(line, want, ..)| (line, want)));
+}
+
+/// Whatever lies between, a guard around a nested router guards its prefix and all below it.
+#[test]
+fn a_guarded_prefix_has_no_way_around_it() {
+    let no = |_: &mut Request| Err(StatusCode::FORBIDDEN.into());
+    let inside = Router::new().get("/secret", says("secret")).guard(no);
+    let router = Router::new().nest("/in", inside).fallback(says("outside"));
+    for path in
+        ["/in", "/in/", "/in/secret", "/%69n/%73ecret", "/in//", "/in/x/y", "/in/%2F", "/in/secret/.."]
+    {
+        for method in ["GET", "PUT", "OPTIONS", "BREW"] {
+            assert_eq!(router.call(request(&format!("{method} {path}"))).status(), 403, "{method} {path}");
+        }
+    }
+    assert_eq!(router.call(request("GET /inside")).status(), 200);
 }
 
 #[test]
@@ -323,6 +409,38 @@ fn mistakes_name_the_routes() {
             Router::new().get("/é/{a}", ok()).get("/%C3%A9/{b}", ok()),
             "GET /%C3%A9/{b} conflicts with GET /é/{a}: some paths would match both",
         ),
+        (
+            Router::new().get("/users/:id", ok()),
+            "GET /users/:id: :id is no parameter: write {id} (a literal ':' at the start of a segment is %3A)",
+        ),
+        (
+            Router::new().get("/*path", ok()),
+            "GET /*path: *path is no parameter: write {*path} (a literal '*' at the start of a segment is %2A)",
+        ),
+        (
+            Router::new().get("/a/**", ok()),
+            "GET /a/**: ** is no parameter: write {*rest} (a literal '*' at the start of a segment is %2A)",
+        ),
+        (
+            Router::new().get("/<id>", ok()),
+            "GET /<id>: <id> is no parameter: write {id} (a literal '<' is %3C)",
+        ),
+        (
+            Router::new().get("/<int:id>/x", ok()),
+            "GET /<int:id>/x: <int:id> is no parameter: write {id} (a literal '<' is %3C)",
+        ),
+        (
+            Router::new().get("/[id]", ok()),
+            "GET /[id]: [id] is no parameter: write {id} (a literal '[' is %5B)",
+        ),
+        (
+            Router::new().get("/{path...}", ok()),
+            "GET /{path...}: {path...} matches nothing: all the rest of a path is {*path}",
+        ),
+        (
+            Router::new().get("/{id:[0-9]+}", ok()),
+            "GET /{id:[0-9]+}: a parameter has no type or expression: write {id}, and read it by `param_as`",
+        ),
         (Router::new().get("/{}", ok()), "GET /{}: \"\" is not a parameter name"),
         (Router::new().get("/{a/b}", ok()), "GET /{a/b}: \"a/b\" is not a parameter name"),
         (Router::new().get("/{a}/{a}", ok()), "GET /{a}/{a}: two parameters are named \"a\""),
@@ -337,26 +455,45 @@ fn mistakes_name_the_routes() {
             Router::new().route(Method::CONNECT, "/", ok()),
             "CONNECT /: CONNECT has no path and can't be routed",
         ),
-        (
-            Router::new().fallback(ok()).fallback(ok()),
-            "the fallback for /: another one serves the same paths",
-        ),
+        (Router::new().fallback(ok()).fallback(ok()), "there are two fallbacks"),
+        (Router::new().fallback(ok()).merge(Router::new().fallback(ok())), "there are two fallbacks"),
         (
             Router::new().nest("/a/", Router::new()),
-            "the prefix \"/a/\" of nested routes ends with '/', and their patterns begin with it",
-        ),
-        (Router::new().nest("a", Router::new().get("/b", ok())), "GET a/b: a pattern must begin with '/'"),
-        (
-            Router::new().nest("/{id}", Router::new().get("/{id}", ok()).fallback(ok())),
-            "GET /{id}/{id}: two parameters are named \"id\"",
+            "nest /a/: a prefix is not empty and does not end with '/' (`merge` adds routes without a prefix)",
         ),
         (
-            Router::new().nest("a", Router::new().fallback(ok())),
-            "the fallback for a/: a pattern must begin with '/'",
+            Router::new().nest("", Router::new()),
+            "nest : a prefix is not empty and does not end with '/' (`merge` adds routes without a prefix)",
+        ),
+        (Router::new().nest("a", Router::new()), "nest a: a pattern must begin with '/'"),
+        (
+            Router::new().nest("/:id", Router::new()),
+            "nest /:id: :id is no parameter: write {id} (a literal ':' at the start of a segment is %3A)",
+        ),
+        (
+            Router::new().nest("/a/{*rest}", Router::new()),
+            "nest /a/{*rest}: {*name} can only be a whole segment, and the last",
+        ),
+        (
+            Router::new().nest("/a", Router::new()).nest("/a", Router::new()),
+            "nest /a conflicts with nest /a: some paths would match both",
+        ),
+        (
+            Router::new().any("/a/{*rest}", ok()).nest("/a", Router::new()),
+            "nest /a conflicts with any /a/{*rest}: some paths would match both",
+        ),
+        (
+            Router::new().nest("/a", Router::new()).any("/a/{*rest}", ok()),
+            "any /a/{*rest} conflicts with nest /a: some paths would match both",
         ),
         (
             Router::new().get("/b", ok()).nest("/a", Router::new().get("/b", ok()).get("/b", ok())),
-            "GET /a/b is registered twice",
+            "nest /a: GET /b is registered twice",
+        ),
+        (Router::new().get("/b", ok()).merge(Router::new().get("/b", ok())), "GET /b is registered twice"),
+        (
+            Router::new().fallback(Router::new().get("b", ok())),
+            "the fallback: GET b: a pattern must begin with '/'",
         ),
         (
             Router::new().any("/a", streaming(Arc::new(Router::new().get("b", ok())))),
@@ -371,7 +508,6 @@ fn mistakes_name_the_routes() {
         assert_eq!(router.check(), Err(why.to_owned()));
         router.call(request("GET /a"));
     }
-    assert_eq!(Router::new().nest("/a", Router::new().get("", ok())).check(), Ok(()), "right once nested");
 }
 
 /// matchit has its own rules about conflicts; no two patterns may make it or this crate panic.

@@ -9,16 +9,15 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 
+use crate::Request;
 use crate::web::fields::ascii;
-use crate::web::handler::{Next, Wrapper};
+use crate::web::handler::{EarlyResponse, Wrapper};
 use crate::web::response::{ResponseExt, plain};
-use crate::{Request, Response};
 
 /// Requires a password, and responds with 401 without one; the user is a [`BasicUser`] in the request's extensions. The
 /// password is sent with each request, and readable without TLS.
 ///
-/// The body of a request is received before its password is checked, unless the route is [`streaming`](crate::streaming):
-/// keep the maximum size of bodies small if strangers can reach the route.
+/// It is a [guard](crate::Wrapper::guard): the password is checked before the body of the request is received.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -115,18 +114,18 @@ pub fn same_secret(a: &str, b: &str) -> bool {
 }
 
 impl Wrapper for BasicAuth {
-    fn call(&self, mut request: Request, next: Next<'_>) -> Response {
-        match credentials(&request) {
+    fn guard(&self, request: &mut Request) -> Result<(), EarlyResponse> {
+        match credentials(request) {
             Some((user, password)) if (self.check)(&user, &password) => {
                 request.extensions_mut().insert(BasicUser(user));
-                next.call(request)
+                Ok(())
             }
             _ => {
                 let response = plain(StatusCode::UNAUTHORIZED);
-                match self.challenge() {
-                    Some(challenge) => response.with_header(WWW_AUTHENTICATE, challenge),
-                    None => response,
-                }
+                Err(match self.challenge() {
+                    Some(challenge) => response.with_header(WWW_AUTHENTICATE, challenge).into(),
+                    None => response.into(),
+                })
             }
         }
     }

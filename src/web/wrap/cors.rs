@@ -12,12 +12,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::web::coding::vary;
 use crate::web::fields::ascii;
-use crate::web::handler::{Next, Wrapper};
+use crate::web::handler::{EarlyResponse, Next, Wrapper};
 use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
 /// Informs browsers which other origins' pages may read the responses. It answers preflights (OPTIONS
-/// with `Access-Control-Request-Method`) itself, with 204; the wrapped handler does not see them. For an origin that is not
+/// with `Access-Control-Request-Method`) itself, with 204, on the head alone; the wrapped handler does not see them. For an origin that is not
 /// allowed the responses lack the permission, and the browser hides them from the page: CORS protects users of browsers,
 /// and does not keep other clients from sending requests.
 ///
@@ -197,13 +197,17 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> Option<HeaderValue> {
 }
 
 impl Wrapper for Cors {
-    fn call(&self, request: Request, next: Next<'_>) -> Response {
+    fn guard(&self, request: &mut Request) -> Result<(), EarlyResponse> {
         let headers = request.headers();
-        let origin = headers.get(ORIGIN).cloned();
-        let asks = headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-        if request.method() == Method::OPTIONS && asks && origin.is_some() {
-            return self.preflight(&request);
+        let asks = headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) && headers.contains_key(ORIGIN);
+        if request.method() == Method::OPTIONS && asks {
+            return Err(self.preflight(request).into());
         }
+        Ok(())
+    }
+
+    fn call(&self, request: Request, next: Next<'_>) -> Response {
+        let origin = request.headers().get(ORIGIN).cloned();
         let mut response = next.call(request);
         let permitted = self.permit(origin.as_ref(), response.headers_mut());
         let exposed = list(self.exposed.iter().map(HeaderName::as_str)).filter(|_| permitted);

@@ -10,6 +10,7 @@
 //! | [`Cors`] | allows pages of other origins |
 #![cfg_attr(feature = "gzip", doc = "| [`Gzip`] | compresses responses for clients that accept gzip |")]
 //!
+//! [`BasicAuth`] and the preflights of [`Cors`] are [guards](crate::Handler::guard): they decide before a body is received.
 //! The last one is outermost. In this order the log has the bytes that were sent and the status of
 //! every request, refused ones included, and a preflight needs no password:
 //!
@@ -35,17 +36,19 @@
 //! use heirloom::prelude::*;
 //! use heirloom::wrap::BasicAuth;
 //!
-//! let inside = Router::new().get("/inside/report", |_: Request| "secret\n");
+//! let inside = Router::new().get("/report", |_: Request| "secret\n");
 //! let router = Router::new()
 //!     .get("/", |_: Request| "hello\n")
-//!     .any("/inside/{*rest}", inside.wrap(BasicAuth::user("inside", "admin", "not this one")));
+//!     .nest("/inside", inside.wrap(BasicAuth::user("inside", "admin", "not this one")));
 //! assert_eq!(router.check(), Ok(()));
 //! ```
 //!
-//! - `{*rest}` may be empty: the route is `/inside/` and all paths below it, however the client spells them
-//!   ([`RequestExt::path`](crate::RequestExt::path)). `/inside` itself is another path: it goes to the fallback. `ServeDir` has
-//!   only a redirect to `/inside/` for it, which shows that there is such a directory.
-//! - [`Router::any`](crate::Router::any) guards every method. With `get` the others are 405, because the path decides first.
+//! - [`Router::nest`](crate::Router::nest) gives the wrapped router `/inside`, `/inside/` and all paths below, with every
+//!   method, however the client spells them ([`RequestExt::path`](crate::RequestExt::path)). A more precise route of the
+//!   router around it, such as `/inside/logo.png`, is not guarded.
+//! - A handler at `/inside/{*rest}` instead guards `/inside/` and all paths below it: `{*rest}` may be empty. `/inside` itself
+//!   is another path then. [`Router::any`](crate::Router::any) guards every method. With `get` the others are 405, because
+//!   the path decides first.
 //! - A wrapper around several routes that checks the path itself must use `request.path()`.
 //! - A guard protects a path, not a file. Other ways to the file (a link, a case-insensitive file system, `report.gz` beside
 //!   `report`) are not guarded. Keep protected files in a directory of their own, with a `ServeDir` of its own behind the

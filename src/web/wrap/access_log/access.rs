@@ -82,7 +82,7 @@ impl Access {
             method: request.method().clone(),
             version: request.version(),
             target,
-            pattern: request.pattern().map(str::to_owned),
+            pattern: request.pattern().map(Cow::into_owned),
             fields: if head.is_empty() {
                 Fields::Map(request.headers().clone())
             } else {
