@@ -21,7 +21,7 @@ fn main() {
     for file in &files {
         let text = fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         let name = file.strip_prefix(&root).expect("in the workspace").display().to_string();
-        for example in examples(&prose(&text, name.ends_with(".rs"))) {
+        for example in examples(&name, &prose(&text, name.ends_with(".rs"))) {
             count += 1;
             module(&mut out, count, &name, &example);
         }
@@ -63,7 +63,7 @@ struct Example {
 }
 
 /// The Rust examples among these lines, without those that need another crate.
-fn examples(lines: &[(usize, &str)]) -> Vec<Example> {
+fn examples(file: &str, lines: &[(usize, &str)]) -> Vec<Example> {
     let mut found = Vec::new();
     let mut before = "";
     let mut lines = lines.iter();
@@ -74,9 +74,9 @@ fn examples(lines: &[(usize, &str)]) -> Vec<Example> {
             let needs = block.iter().chain([&before]).find_map(|line| line.split_once(NEEDS));
             if let Some((_, what)) = needs {
                 let (_, reason) = what.split_once(": ").unwrap_or_default();
-                assert!(!reason.trim().is_empty(), "line {number}: {NEEDS:?} has no reason");
+                assert!(!reason.trim().is_empty(), "{file}:{number}: {NEEDS:?} has no reason");
             } else if is_rust(info) {
-                assert!(!info.contains("ignore"), "line {number}: an example that is ignored must say why");
+                assert!(!info.contains("ignore"), "{file}:{number}: an example that is ignored must say why");
                 let code = block.iter().map(|line| shown(line).to_owned()).collect();
                 found.push(Example { line: *number, code });
             }

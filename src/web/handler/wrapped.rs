@@ -303,7 +303,7 @@ mod tests {
 
     /// Guards are asked first, the outermost first; then come the calls. With a body and without it is the same.
     #[test]
-    fn guards_come_before_all_calls_and_their_answer_passes_those_around_it() {
+    fn guards_are_asked_before_all_calls() {
         let log = std::sync::Arc::new(Mutex::new(Vec::new()));
         let step = |name: &'static str, answers: bool| {
             let log = std::sync::Arc::clone(&log);

@@ -293,7 +293,7 @@ fn seen(name: &'static str) -> impl crate::Wrapper {
 }
 
 #[test]
-fn a_nested_handler_may_be_wrapped_and_answers_for_all_below_its_prefix() {
+fn a_nested_handler_answers_for_all_below_its_prefix() {
     let items = Router::new().get("/", says("all")).get("/{item}", says("one"));
     let shop = Router::new().post("/{*rest}", says("rest")).nest("/items", items.wrap(seen("inner")));
     let shop = max_body(7, Arc::new(shop.wrap(seen("outer"))));
