@@ -135,7 +135,7 @@ fn a_short_body_is_dropped_and_the_connection_kept() {
 fn the_shipped_guards_decide_on_the_head() {
     let (say, ends) = mpsc::channel::<(u16, bool)>();
     let log = AccessLog::new().to(move |access: &Access| {
-        let _ = say.send((access.status.as_u16(), access.pattern.is_some()));
+        let _ = say.send((access.status().as_u16(), access.pattern().is_some()));
     });
     let hello = |req: Request| {
         format!("{} sent {:?}", req.extensions().get::<BasicUser>().unwrap().0, req.body().len())
