@@ -5,6 +5,7 @@
 //! handlers may contain bytes that a client sent. So each line is escaped here, as a whole.
 
 use std::fmt::{self, Write};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::base::contain_panic::contain;
 
@@ -119,11 +120,38 @@ pub(crate) fn target(module: &str) -> &'static str {
     found.map_or("heirloom::http", |(_, target)| target)
 }
 
+/// Which generation this process is, for the fields of each line; 0 until it is known.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+pub(crate) fn set_generation(generation: u32) {
+    GENERATION.store(generation, Ordering::Relaxed);
+}
+
+pub(crate) fn generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// A line, and key-values for loggers that write them: `generation` on each, and those after a semicolon.
 macro_rules! at {
+    ($level:ident, $write:ident, $format:literal $(, $value:expr)*; $($fields:tt)+) => {
+        if ::log::Level::$level <= ::log::max_level() {
+            $crate::base::log::guarded(|| {
+                ::log::$write!(
+                    target: $crate::base::log::target(module_path!()),
+                    generation = $crate::base::log::generation(), $($fields)+;
+                    "{}", $crate::base::log::Line(format_args!($format $(, $value)*))
+                );
+            });
+        }
+    };
     ($level:ident, $write:ident, target: $target:expr, $($line:tt)+) => {
         if ::log::Level::$level <= ::log::max_level() {
             $crate::base::log::guarded(|| {
-                ::log::$write!(target: $target, "{}", $crate::base::log::Line(format_args!($($line)+)));
+                ::log::$write!(
+                    target: $target,
+                    generation = $crate::base::log::generation();
+                    "{}", $crate::base::log::Line(format_args!($($line)+))
+                );
             });
         }
     };

@@ -12,7 +12,7 @@ use std::path::Path;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::base::error::{Error, ErrorKind};
-use crate::base::log::{info, warn};
+use crate::base::log::{Escaped, info, warn};
 use crate::net::listener::{Listener, ListenerConfig, Place};
 use crate::process::handover::{FileId, Owner, Passed};
 
@@ -69,7 +69,7 @@ pub(crate) fn open(
                 listener
             }
         };
-        info!("listening on {}", listener.address());
+        info!("listening on {}", listener.address(); listener:% = Escaped(&listener.config.name));
         opened.listeners.push(listener);
     }
     for socket in sockets.all.iter().filter(|socket| socket.fd.is_some() && socket.owner == Owner::Systemd) {

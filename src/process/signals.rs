@@ -349,7 +349,7 @@ fn interpret(
             None => (None, "no action: HUP hands over, TERM stops, a second TERM aborts"),
         }
     };
-    info!("{name} from {}: {action}", described(sender));
+    info!("{name} from {}: {action}", described(sender); signal:% = name, action:% = action);
     request
 }
 

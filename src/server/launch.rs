@@ -17,7 +17,7 @@ use crate::base::budget::Budget;
 use crate::base::contain_panic::panic_text;
 use crate::base::error::{self, Error};
 use crate::base::limits::{Limits, Timeouts};
-use crate::base::log::{error, info, warn};
+use crate::base::log::{self, error, info, warn};
 use crate::base::phase::Phase;
 use crate::base::wait_group::WaitGroup;
 pub(crate) use crate::net::acceptor::PoolPlan;
@@ -131,6 +131,7 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
         supervisor.send(&SupervisorMessage::Here { pid: nix::unistd::getpid().as_raw() });
     }
     let generation = predecessor.map_or(1, |predecessor| predecessor.generation.saturating_add(1));
+    log::set_generation(generation);
     let surroundings = match predecessor {
         Some(predecessor) => Surroundings { above: predecessor.above, script: None },
         None if supervisor.is_some() => Surroundings::default(),

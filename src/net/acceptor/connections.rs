@@ -247,7 +247,8 @@ impl<P: Portable> Connections<P> {
     pub(super) fn begin_drain(&mut self, grace: Duration) {
         self.parking.drain.start(grace, self.parking.ticks.now());
         self.parking.hasten_idle();
-        info!("{} connections open; idle ones are kept for {grace:?} more", self.parking.open());
+        let connections = self.parking.open();
+        info!("{connections} connections open; idle ones are kept for {grace:?} more"; connections = connections);
     }
 
     /// At the drain deadline the log names each remaining connection, although the process may continue to run.

@@ -11,7 +11,7 @@ use super::connections::Connections;
 use super::event::AcceptorSource;
 use super::parking::Parking;
 use crate::base::limits::Limits;
-use crate::base::log::{error, info, warn};
+use crate::base::log::{Escaped, error, info, warn};
 use crate::net::connection::Portable;
 use crate::net::listener::Listener;
 
@@ -240,7 +240,10 @@ impl Listeners {
             let polled = self.all.remove(index);
             unregister(&polled, &connections.parking);
             polled.listener.shut();
-            info!("listener {} is closed", polled.listener.address());
+            info!(
+                "listener {} is closed", polled.listener.address();
+                listener:% = Escaped(&polled.listener.config.name)
+            );
         }
         let all_closed = self.closing && self.all.iter().all(|polled| polled.stays);
         self.closing &= !all_closed;

@@ -223,7 +223,7 @@ impl<P: Portable> Acceptor<P> {
             self.transfers.stop_receiving(&self.connections);
             self.transfers.send_counts();
             if let Some(delivered) = self.transfers.delivered() {
-                info!("handover: {delivered} connections went to the successor");
+                info!("handover: {delivered} connections went to the successor"; connections = delivered);
             }
             (self.report)(News::Drained);
         }

@@ -161,7 +161,10 @@ impl Receiver {
     fn forget<P>(&mut self, key: u32, connections: &Connections<P>) {
         if let Some(channel) = self.channels.remove(&key) {
             if channel.came > 0 {
-                info!("handover: {} connections came from a predecessor", channel.came);
+                info!(
+                    "handover: {} connections came from a predecessor", channel.came;
+                    connections = channel.came
+                );
             }
             let _ = connections.parking.poller.delete(&channel.channel);
         }

@@ -26,7 +26,12 @@ impl Control<'_> {
         let refusal = if command == Command::Upgrade { self.cannot_upgrade() } else { None };
         // One that is refused is asked again soon, and changes nothing.
         if matches!(command, Command::Upgrade | Command::Drain | Command::Abort) && refusal.is_none() {
-            info!("control: {} from pid {}, uid {}", command.name(), peer.pid, peer.uid);
+            info!(
+                "control: {} from pid {}, uid {}", command.name(), peer.pid, peer.uid;
+                command = command.name(),
+                sender = peer.pid,
+                uid = peer.uid
+            );
         }
         let (lines, event) = match command {
             Command::Status => (vec![self.status()], None),

@@ -152,7 +152,7 @@ impl Identity {
         let Some(pid_file) = &self.pid_file else { return };
         let file = pid_file.clone();
         match pid_file::in_time(move || file.name(pid)) {
-            Ok(()) => info!("pid file {} names {pid}", pid_file.path().display()),
+            Ok(()) => info!("pid file {} names {pid}", pid_file.path().display(); pid = pid),
             Err(e) => error!("can't write the pid file {}: {e}", pid_file.path().display()),
         }
     }
@@ -165,7 +165,7 @@ impl Identity {
             if let Some(written) = file.name_other(pid)? {
                 let path = file.path().to_owned();
                 supervisor.send_with(&SupervisorMessage::PidFile { path }, &[written.as_fd()]);
-                info!("pid file {} names {pid}", file.path().display());
+                info!("pid file {} names {pid}", file.path().display(); pid = pid);
             }
             Ok(())
         });

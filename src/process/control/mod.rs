@@ -27,7 +27,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::base::error::{Error, ErrorKind};
-use crate::base::log::{error, info};
+use crate::base::log::{Line, error, info};
 use crate::base::phase::{Phase, PhaseWatch};
 pub(crate) use crate::process::control::engine::Engine;
 pub(crate) use crate::process::control::facts::{Facts, Predecessor};
@@ -144,7 +144,7 @@ impl<'a> Control<'a> {
         self.publish();
         self.finish_hooks()?;
         self.outside.finish();
-        info!("end of generation {}", self.facts.generation);
+        info!("end of generation {}", self.facts.generation; phase = "exited");
         let Progress { has_served, failed_check, cut, .. } = self.progress;
         if cut > 0 {
             let text = format!("{cut} requests were cut at the end of the drain");
@@ -214,8 +214,8 @@ impl<'a> Control<'a> {
         let successor = self.successor.as_ref().map_or(0, |successor| successor.server_pid().as_raw());
         self.outside.enter(self.state.stage(), self.facts.generation, successor);
         match self.state.stage() {
-            Stage::Serving => info!("serving as generation {}", self.facts.generation),
-            Stage::LameDuck => info!("lame duck: not ready, still accepting"),
+            Stage::Serving => info!("serving as generation {}", self.facts.generation; phase = "serving"),
+            Stage::LameDuck => info!("lame duck: not ready, still accepting"; phase = "lame_duck"),
             _ => {}
         }
         self.outside.identity.entered(&self.state);
@@ -247,7 +247,12 @@ impl<'a> Control<'a> {
             Action::Acquire => return self.hooks.acquire(),
             Action::ToPredecessor(message) => {
                 if let Some(predecessor) = &mut self.predecessor {
-                    info!("handover: to predecessor {}: {message}", predecessor.pid);
+                    info!(
+                        "handover: to predecessor {}: {message}", predecessor.pid;
+                        predecessor = predecessor.pid,
+                        handover_message:% = Line(format_args!("{message}")),
+                        direction = "sent"
+                    );
                     predecessor.channel.send(&message);
                 }
             }
@@ -313,7 +318,7 @@ impl<'a> Control<'a> {
                 }
                 Why::Failed => "failed the check".to_owned(),
             };
-            info!("draining ({cause}): {}", self.engine.report());
+            info!("draining ({cause}): {}", self.engine.report(); phase = "draining", cause:% = cause);
         }
         self.engine.drain();
     }
@@ -355,7 +360,11 @@ impl<'a> Control<'a> {
                 Note::SignalRequest(SignalRequest::Abort) => Event::Abort,
                 Note::SignalRequest(SignalRequest::Report) => {
                     let (pid, generation, phase) = (own_pid(), self.facts.generation, self.phase.get());
-                    info!("pid {pid} generation {generation} {phase}: {}", self.engine.report());
+                    info!(
+                        "pid {pid} generation {generation} {phase}: {}", self.engine.report();
+                        pid = pid,
+                        phase:% = phase
+                    );
                     continue;
                 }
             };
@@ -384,7 +393,12 @@ impl<'a> Control<'a> {
         let ended = predecessor.channel.has_ended();
         let pid = predecessor.pid;
         for message in messages {
-            info!("handover: predecessor {pid}: {message}");
+            info!(
+                "handover: predecessor {pid}: {message}";
+                predecessor = pid,
+                handover_message:% = Line(format_args!("{message}")),
+                direction = "received"
+            );
             if message == Message::Commit {
                 self.outside.identity.took_over(self.engine);
             }
@@ -395,7 +409,7 @@ impl<'a> Control<'a> {
             self.handle(Event::FromPredecessor(message));
         }
         if ended {
-            info!("handover: predecessor {pid} is gone");
+            info!("handover: predecessor {pid} is gone"; predecessor = pid);
             if let Some(predecessor) = self.predecessor.take() {
                 self.poller.remove(predecessor.channel.as_fd());
             }

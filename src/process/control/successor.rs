@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
-use crate::base::log::{error, info};
+use crate::base::log::{Line, error, info};
 use crate::process::control::poller::{Poller, Source};
 use crate::process::handover::Message;
 use crate::process::handover::channel::Channel;
@@ -75,7 +75,12 @@ impl Successor {
     }
 
     pub(super) fn send(&mut self, message: &Message) {
-        info!("handover: to child {}: {message}", self.child.pid());
+        info!(
+            "handover: to child {}: {message}", self.child.pid();
+            child = self.child.pid().as_raw(),
+            handover_message:% = Line(format_args!("{message}")),
+            direction = "sent"
+        );
         self.channel.send(message);
     }
 
@@ -100,7 +105,14 @@ impl Successor {
                 error!("handover: child {} failed: {reason}; still serving", self.child.pid());
                 self.has_failed = true;
             }
-            message => info!("handover: child {}: {message}", self.child.pid()),
+            message => {
+                info!(
+                    "handover: child {}: {message}", self.child.pid();
+                    child = self.child.pid().as_raw(),
+                    handover_message:% = Line(format_args!("{message}")),
+                    direction = "received"
+                );
+            }
         }
     }
 
@@ -136,7 +148,7 @@ impl Successor {
             Stage::Serving | Stage::Awaiting if !self.has_failed => {
                 error!("handover: child {pid} {end}; still serving");
             }
-            _ => info!("handover: child {pid} {end}"),
+            _ => info!("handover: child {pid} {end}"; child = pid.as_raw()),
         }
         poller.remove(self.channel.as_fd());
         let was_stopped = self.channel.receive().iter().any(|m| matches!(m, Message::Stopping { .. }));

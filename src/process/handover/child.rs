@@ -276,7 +276,10 @@ pub(crate) fn spawn(
         None => recipe.start(&fds, &[note], (session, &mask), start),
     };
     let child = child.map_err(failed)?;
-    info!("handover: started {} as child {}", program.path.display(), child.pid());
+    info!(
+        "handover: started {} as child {}", program.path.display(), child.pid();
+        child = child.pid().as_raw()
+    );
     Ok(Spawned { child, lifecycle, connections, state })
 }
 

@@ -139,7 +139,10 @@ pub(crate) fn take() -> (Option<Inheritance>, Vec<Passed<OwnedFd>>) {
     match adopted.replace(Inherited::Taken) {
         Some(Inherited::Left(inheritance)) => {
             let predecessor = &inheritance.predecessor;
-            info!("handover: child of {}, which is generation {}", predecessor.pid, predecessor.generation);
+            info!(
+                "handover: child of {}, which is generation {}", predecessor.pid, predecessor.generation;
+                predecessor = predecessor.pid
+            );
             (Some(inheritance), Vec::new())
         }
         Some(Inherited::Activated(sockets)) => (None, sockets),
