@@ -11,13 +11,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use crate::base::budget::Budget;
 use crate::base::contain_panic::panic_text;
 use crate::base::error::{self, Error};
 use crate::base::limits::{Limits, Timeouts};
-use crate::base::log::{self, error, info, warn};
+use crate::base::log::{self, error, info};
 use crate::base::phase::Phase;
 use crate::base::wait_group::WaitGroup;
 pub(crate) use crate::net::acceptor::PoolPlan;
@@ -27,9 +25,9 @@ use crate::net::connection::{Portable, Ready};
 use crate::net::listener::{Listener, ListenerConfig};
 use crate::net::scheduler::queue::Queue;
 use crate::net::sockets::{self, OpenedListeners};
-use crate::process::config::ProcessConfig;
-use crate::process::control::socket::{self, Bound};
-use crate::process::control::{Control, Facts, Predecessor};
+use crate::process::config::{AboveConfig, ProcessConfig};
+use crate::process::control::socket::Bound;
+use crate::process::control::{Control, Facts, Inbox, Predecessor};
 use crate::process::handover::above::Surroundings;
 use crate::process::handover::child::Program;
 use crate::process::handover::inherit::{self, Inheritance};
@@ -46,15 +44,6 @@ use crate::process::terminal::{LEADER_FILE, TTY_FILE, Terminal};
 use crate::server::assembly::{Assembly, Workers};
 use crate::server::control_socket;
 use crate::server::handle::Handle;
-
-/// Descriptors of the server itself: standard streams, listeners, pollers, signals, connections to the admin listener, and
-/// those of a handover (channels, the child, the state), which must be able to start whatever clients do.
-const OWN_FDS: u64 = 32;
-/// The minimum besides those of connections: files being sent, temporary files, wakers of detached connections.
-const EXTRA_FDS: u64 = 32;
-/// The pool of the server and that of the admin listener.
-const USUAL_POOLS: usize = 2;
-const USUAL_LISTENERS: usize = 4;
 
 /// The configuration of every server, with HTTP or without.
 #[derive(Default)]
@@ -127,41 +116,14 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
         let failed = Error::system("can't become the supervisor");
         return Err(failed(supervise::replace_by_supervisor(&program, activated)));
     }
-    if let Some(supervisor) = &supervisor {
-        supervisor.send(&SupervisorMessage::Here { pid: nix::unistd::getpid().as_raw() });
-    }
-    let generation = predecessor.map_or(1, |predecessor| predecessor.generation.saturating_add(1));
-    log::set_generation(generation);
-    let surroundings = match predecessor {
-        Some(predecessor) => Surroundings { above: predecessor.above, script: None },
-        None if supervisor.is_some() => Surroundings::default(),
-        None => original_command::noted().surroundings.clone(),
-    };
-    let heir = predecessor.map_or(Heir::First, |_| Heir::Successor);
-    let stored = activated.iter().filter(|passed| passed.owner == Owner::Server);
-    let stored = stored.map(|passed| passed.name.clone()).collect();
-    let store = Store { enabled: process.above.store_listeners, listeners: stored };
-    let manager = Manager::found(generation, heir, store, supervisor.as_ref().map(Link::sender));
-    // A supervisor stays the main process.
-    let without_main =
-        manager.as_ref().filter(|_| supervisor.is_none()).map(|_| process.above.drain_without_main);
-    let is_stored = manager.is_some() && process.above.store_listeners;
+    let mut facts = facts(&process.above, predecessor, &activated, supervisor);
+    (facts.nohup, facts.terminal, facts.program) = (context.nohup, context.terminal.clone(), Some(program));
 
-    let facts = Facts {
-        generation,
-        nohup: context.nohup,
-        terminal: context.terminal.clone(),
-        program: Some(program),
-        surroundings,
-        under_any_parent: process.above.under_any_parent,
-        manager,
-        supervisor,
-    };
-    let (meanings, signal_hooks) = (process.signals, std::mem::take(&mut process.signal_hooks));
+    let (actions, signal_hooks) = (process.signals, std::mem::take(&mut process.signal_hooks));
     let installed = signals::install(&blocked).map_err(Error::system("can't handle signals"));
     let started = installed.and_then(|installed| {
         let inherited = inheritance.as_mut().map_or(activated, |i| std::mem::take(&mut i.listeners));
-        let started = start(launch, service, inherited, generation)?;
+        let started = start(launch, service, inherited, facts)?;
         let inbox = Arc::clone(&started.handle.shared.inbox);
         let hook_runner = signal_hooks.start()?;
         let on_signal = move |signal, request: Option<_>| {
@@ -170,14 +132,11 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
                 .dispatch(signal, move || request.into_iter().for_each(|request| inbox.request(request)));
         };
         let signals =
-            installed.start(meanings, context, on_signal).map_err(Error::system("can't handle signals"))?;
+            installed.start(actions, context, on_signal).map_err(Error::system("can't handle signals"))?;
         Ok((started, signals))
     });
     match started {
-        Ok((mut started, signals)) => {
-            started.facts = facts;
-            started.terms.without_main = without_main;
-            started.terms.is_stored = is_stored;
+        Ok((started, signals)) => {
             if let Some(above) = started.facts.refusal() {
                 info!("a HUP will have no effect: {above}");
             }
@@ -192,7 +151,33 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
     }
 }
 
-/// What a signal means depends on this.
+/// The generation of this process, and the processes above it. Reports this process to its supervisor.
+fn facts(
+    above: &AboveConfig,
+    predecessor: Option<&Hello>,
+    activated: &[Passed<OwnedFd>],
+    supervisor: Option<Link>,
+) -> Facts {
+    if let Some(supervisor) = &supervisor {
+        supervisor.send(&SupervisorMessage::Here { pid: nix::unistd::getpid().as_raw() });
+    }
+    let generation = predecessor.map_or(1, |predecessor| predecessor.generation.saturating_add(1));
+    log::set_generation(generation);
+    let surroundings = match predecessor {
+        Some(predecessor) => Surroundings { above: predecessor.above, script: None },
+        None if supervisor.is_some() => Surroundings::default(),
+        None => original_command::noted().surroundings.clone(),
+    };
+    let heir = predecessor.map_or(Heir::First, |_| Heir::Successor);
+    let stored = activated.iter().filter(|passed| passed.owner == Owner::Server);
+    let listeners = stored.map(|passed| passed.name.clone()).collect();
+    let store = Store { enabled: above.store_listeners, listeners };
+    let manager = Manager::found(generation, heir, store, supervisor.as_ref().map(Link::sender));
+    let under_any_parent = above.under_any_parent;
+    Facts { generation, surroundings, under_any_parent, manager, supervisor, ..Facts::default() }
+}
+
+/// The state of this process on which the meaning of a signal depends.
 fn signal_context(predecessor: Option<&Hello>, supervisor: Option<&Link>) -> SignalContext {
     let terminal = match inherit::inherited_fd(TTY_FILE) {
         Some(tty) => Terminal::inherited(tty, inherit::inherited_fd(LEADER_FILE)).map(Some),
@@ -207,7 +192,8 @@ fn signal_context(predecessor: Option<&Hello>, supervisor: Option<&Link>) -> Sig
 
 /// Serves in the background, without signals and without handovers.
 pub(crate) fn spawn<S: Service>(launch: Launch, service: S) -> Result<RunningServer, Error> {
-    let started = start(launch, service, Vec::new(), 1)?;
+    let facts = Facts { generation: 1, ..Facts::default() };
+    let started = start(launch, service, Vec::new(), facts)?;
     let handle = started.handle.clone();
     let addresses = started.assembly.addresses();
     let thread = thread::Builder::new()
@@ -224,37 +210,79 @@ pub(crate) fn spawn<S: Service>(launch: Launch, service: S) -> Result<RunningSer
 }
 
 /// Starts everything but the control loop.
-#[expect(
-    clippy::too_many_lines,
-    reason = "one step of a start after another, each of which needs those before"
-)]
 fn start<S: Service>(
     mut launch: Launch,
     mut service: S,
     inherited: Vec<Passed<OwnedFd>>,
-    generation: u32,
+    facts: Facts,
 ) -> Result<Started<S::Progress>, Error> {
     launch.limits.check()?;
     launch.timeouts.check()?;
-    let plan = service.plan()?;
-    check_names(&plan.listen)?;
-    let process = launch.process;
-    if process.raise_nofile {
-        raise_nofile();
+    let Plan { listen, pools } = service.plan()?;
+    check_names(&listen)?;
+    let descriptors = launch.share_descriptors(pools.workers.len(), listen.len().max(inherited.len()));
+    let Launch { limits, timeouts, handle, process } = launch;
+    let terms = terms(&timeouts, &process.above, &facts);
+    let Acquired { listeners, adopted, unlink, outside } =
+        acquire(process, listen, inherited, &handle, facts.generation)?;
+    let reserved: Vec<bool> = listeners.iter().map(|listener| listener.config.reserved).collect();
+    let longest_backlog = listeners.iter().map(|listener| listener.config.backlog).max().unwrap_or_default();
+    let parking = Parking::new(&limits, &reserved, longest_backlog, pools, timeouts.idle)
+        .map_err(Error::system("can't create the acceptor's poller"))?;
+    let context = Context {
+        limits,
+        timeouts,
+        handle,
+        parking: Arc::new(parking),
+        wait_group: WaitGroup::new(),
+        listeners: listeners.iter().map(|listener| listener.config.name.clone()).collect(),
+        descriptors,
+    };
+    let parts = service.start(&context)?;
+    context.handle.shared.generation.store(facts.generation, Ordering::Relaxed);
+    let setup = acceptor_setup(&context, listeners.clone(), parts.queues.clone(), parts.busy);
+    let handle = context.handle.clone();
+    let assembly = assemble(context, listeners, parts.queues, parts.workers);
+    let acceptor = start_acceptor(Acceptor::new(setup), Arc::clone(&handle.shared.inbox))?;
+    unlink.disarm();
+    Ok(Started { handle, assembly, acceptor, terms, adopted, facts, outside })
+}
+
+/// The terms of the lifecycle.
+fn terms(timeouts: &Timeouts, above: &AboveConfig, facts: &Facts) -> Terms {
+    let is_managed = facts.manager.is_some();
+    // A supervisor stays the main process.
+    let may_lose_main = is_managed && facts.supervisor.is_none();
+    Terms {
+        ready: timeouts.ready,
+        probation: timeouts.probation,
+        drain: timeouts.drain,
+        lame_duck: timeouts.lame_duck,
+        without_main: may_lose_main.then_some(above.drain_without_main),
+        is_stored: is_managed && above.store_listeners,
     }
-    let of_control = if process.places.control_socket.is_some() { socket::DESCRIPTORS } else { 0 };
-    let (connections, extra) = shared_out(
-        nofile().saturating_sub(of_control),
-        launch.limits.connections,
-        plan.pools.workers.len(),
-        plan.listen.len().max(inherited.len()),
-    );
-    launch.limits.connections = connections;
-    let descriptors = Budget::new(extra);
+}
+
+/// Everything outside of the process that a server holds while it runs.
+struct Acquired {
+    listeners: Vec<Listener>,
+    adopted: Vec<String>,
+    unlink: UnlinkOnFailure,
+    outside: (Runner, Option<PidFile>, Option<Bound>),
+}
+
+/// Opens the listeners, the pid file and the control socket, and runs the hooks that come before serving.
+fn acquire(
+    process: ProcessConfig,
+    listen: Vec<ListenerConfig>,
+    inherited: Vec<Passed<OwnedFd>>,
+    handle: &Handle,
+    generation: u32,
+) -> Result<Acquired, Error> {
     let pid_file = process.places.pid_file.as_deref().map(usable_pid_file).transpose()?;
-    let mut bound = UnlinkOnFailure(Vec::new());
+    let mut unlink = UnlinkOnFailure(Vec::new());
     let OpenedListeners { listeners, adopted } =
-        sockets::open(plan.listen, inherited, &mut |listener| bound.0.push(listener.clone()))?;
+        sockets::open(listen, inherited, &mut |listener| unlink.0.push(listener.clone()))?;
     if listeners.is_empty() {
         return Err(Error::config("nothing to listen on: call `listen`"));
     }
@@ -267,7 +295,6 @@ fn start<S: Service>(
     let control_socket = process.places.control_socket.as_deref().map(control_socket::open).transpose()?;
     inherit::close_files();
 
-    let handle = launch.handle;
     process.files.into_iter().for_each(|(name, fd)| handle.pass_fd(name, fd));
     let (mut hooks, is_first) = (process.hooks, generation == 1);
     if is_first {
@@ -275,51 +302,56 @@ fn start<S: Service>(
     }
     let inbox = Arc::clone(&handle.shared.inbox);
     let hooks = Runner::start(hooks, is_first, move |ticket, result| inbox.hook(ticket, result))?;
+    Ok(Acquired { listeners, adopted, unlink, outside: (hooks, pid_file, control_socket) })
+}
 
-    let reserved: Vec<bool> = listeners.iter().map(|listener| listener.config.reserved).collect();
-    let idle = launch.timeouts.idle;
-    let longest_backlog = listeners.iter().map(|listener| listener.config.backlog).max().unwrap_or_default();
-    let parking = Parking::new(&launch.limits, &reserved, longest_backlog, plan.pools, idle)
-        .map_err(Error::system("can't create the acceptor's poller"))?;
-    let context = Context {
-        limits: launch.limits,
-        timeouts: launch.timeouts,
-        handle,
-        parking: Arc::new(parking),
-        wait_group: WaitGroup::new(),
-        listeners: listeners.iter().map(|listener| listener.config.name.clone()).collect(),
-        descriptors,
-    };
-    let parts = service.start(&context)?;
-    let Context { limits, timeouts, handle, parking, wait_group, descriptors, listeners: names } = context;
-    handle.shared.generation.store(generation, Ordering::Relaxed);
+/// Puts together the running parts, as the control loop sees them.
+fn assemble<P: Portable>(
+    context: Context<P>,
+    listeners: Vec<Listener>,
+    queues: Vec<Arc<Queue<Ready<P>>>>,
+    workers: Box<dyn Workers>,
+) -> Arc<Assembly<P>> {
+    let shared = &context.handle.shared;
     let assembly = Arc::new(Assembly {
-        listeners: Mutex::new(listeners.clone()),
-        parking: Arc::clone(&parking),
-        wait_group,
-        queues: parts.queues.clone(),
-        workers: parts.workers,
-        grace: timeouts.idle_grace,
-        files: Arc::clone(&handle.shared.files),
-        names,
-        all_counters: handle.shared.all_counters.clone(),
+        listeners: Mutex::new(listeners),
+        parking: context.parking,
+        wait_group: context.wait_group,
+        queues,
+        workers,
+        grace: context.timeouts.idle_grace,
+        files: Arc::clone(&shared.files),
+        names: context.listeners,
+        all_counters: shared.all_counters.clone(),
     });
-    let ends = Arc::clone(&handle.shared.inbox);
-    assembly.wait_group.report_ends(move || ends.event(Event::Drained));
-    let _ = handle.shared.gauges.set(Arc::clone(&assembly) as _);
-    let (inbox, ends) = (Arc::clone(&handle.shared.inbox), Arc::clone(&handle.shared.inbox));
-    let acceptor = Acceptor::new(Setup {
-        parking,
+    let inbox = Arc::clone(&shared.inbox);
+    assembly.wait_group.report_ends(move || inbox.event(Event::Drained));
+    let _ = shared.gauges.set(Arc::clone(&assembly) as _);
+    assembly
+}
+
+/// The parts of the acceptor, which reports to the control loop.
+fn acceptor_setup<P: Portable>(
+    context: &Context<P>,
+    listeners: Vec<Listener>,
+    queues: Vec<Arc<Queue<Ready<P>>>>,
+    busy: Box<dyn FnMut() -> Vec<u8> + Send>,
+) -> Setup<P> {
+    let shared = &context.handle.shared;
+    let generation = shared.generation.load(Ordering::Relaxed);
+    let inbox = Arc::clone(&shared.inbox);
+    Setup {
+        parking: Arc::clone(&context.parking),
         listeners,
-        queues: parts.queues,
-        queue_wait: timeouts.queue_wait,
-        limits,
+        queues,
+        queue_wait: context.timeouts.queue_wait,
+        limits: context.limits.clone(),
         process: ConnInfo {
-            descriptors: Some(descriptors),
-            ..ConnInfo::new(None, handle.shared.phase.clone(), generation)
+            descriptors: Some(context.descriptors.clone()),
+            ..ConnInfo::new(None, shared.phase.clone(), generation)
         },
-        all_counters: handle.shared.all_counters.clone(),
-        busy: parts.busy,
+        all_counters: shared.all_counters.clone(),
+        busy,
         report: Arc::new(move |news| {
             inbox.event(match news {
                 News::ListenersClosed => Event::ListenersClosed,
@@ -328,44 +360,31 @@ fn start<S: Service>(
                 News::Progressed => return inbox.progressed(),
             });
         }),
-    });
-    let acceptor = thread::Builder::new()
-        .name("heirloom-acceptor".into())
-        .spawn(move || {
-            let outcome = match catch_unwind(AssertUnwindSafe(|| acceptor.run())) {
-                Ok(ran) => ran.map_err(Error::system("the acceptor can't wait for events")),
-                Err(panic) => Err(Error::new(
-                    error::ErrorKind::System,
-                    format!("the acceptor panicked: {}", panic_text(&*panic)),
-                )),
-            };
-            if let Err(e) = &outcome {
-                // Without the acceptor nothing is accepted and nothing times out.
-                error!("{e}: this process can't continue");
-                ends.event(Event::Abort);
-            }
-            outcome
-        })
-        .map_err(Error::system("no thread for the acceptor"))?;
-    let terms = Terms {
-        ready: timeouts.ready,
-        probation: timeouts.probation,
-        drain: timeouts.drain,
-        lame_duck: timeouts.lame_duck,
-        without_main: None,
-        is_stored: false,
+    }
+}
+
+/// Starts the thread of the acceptor. If that ends early, the process is aborted.
+fn start_acceptor<P: Portable>(
+    acceptor: Acceptor<P>,
+    inbox: Arc<Inbox>,
+) -> Result<JoinHandle<Result<(), Error>>, Error> {
+    let run = move || {
+        let outcome = match catch_unwind(AssertUnwindSafe(|| acceptor.run())) {
+            Ok(ran) => ran.map_err(Error::system("the acceptor can't wait for events")),
+            Err(panic) => Err(Error::new(
+                error::ErrorKind::System,
+                format!("the acceptor panicked: {}", panic_text(&*panic)),
+            )),
+        };
+        if let Err(e) = &outcome {
+            // Without the acceptor nothing is accepted and nothing times out.
+            error!("{e}: this process can't continue");
+            inbox.event(Event::Abort);
+        }
+        outcome
     };
-    bound.0.clear();
-    let facts = Facts { generation, ..Facts::default() };
-    Ok(Started {
-        handle,
-        assembly,
-        acceptor,
-        terms,
-        adopted,
-        facts,
-        outside: (hooks, pid_file, control_socket),
-    })
+    let thread = thread::Builder::new().name("heirloom-acceptor".into()).spawn(run);
+    thread.map_err(Error::system("no thread for the acceptor"))
 }
 
 fn check_names(listen: &[ListenerConfig]) -> Result<(), Error> {
@@ -383,6 +402,13 @@ fn check_names(listen: &[ListenerConfig]) -> Result<(), Error> {
 
 /// Listeners of a start that may still fail: then the paths of their sockets are removed.
 struct UnlinkOnFailure(Vec<Listener>);
+
+impl UnlinkOnFailure {
+    /// The start has succeeded.
+    fn disarm(mut self) {
+        self.0.clear();
+    }
+}
 
 impl Drop for UnlinkOnFailure {
     fn drop(&mut self) {
@@ -503,37 +529,6 @@ fn not_replaceable(file: &PidFile, e: io::Error) -> Error {
     Error::io(error::ErrorKind::Config, text, e)
 }
 
-/// The soft limit of open files is 1,024 on most hosts, because of programs that use select().
-fn raise_nofile() {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current == maximum {
-        return;
-    }
-    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        let shown = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
-        warn!("can't raise the limit of open files from {} to {}: {e}", shown(current), shown(maximum));
-    }
-}
-
-fn nofile() -> u64 {
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
-}
-
-/// The number of connections under a NOFILE limit, and of other descriptors. Connections don't get all: if each client
-/// requested a file, none would be left to open it, to accept or to hand over. Each pool has two descriptors to wait on,
-/// each listener one; the usual ones are among the server's own.
-fn shared_out(nofile: u64, connections: usize, pools: usize, listeners: usize) -> (usize, u64) {
-    let beyond_usual = pools
-        .saturating_sub(USUAL_POOLS)
-        .saturating_mul(2)
-        .saturating_add(listeners.saturating_sub(USUAL_LISTENERS));
-    let room = nofile.saturating_sub(OWN_FDS.saturating_add(beyond_usual as u64));
-    let extra = EXTRA_FDS.max((nofile / 16).saturating_add(EXTRA_FDS / 2));
-    let most = usize::try_from(room.saturating_sub(extra).max(8)).unwrap_or(usize::MAX);
-    let connections = connections.min(most);
-    (connections, room.saturating_sub(connections as u64).max(8))
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
@@ -598,27 +593,6 @@ mod tests {
         fn start(self, _: &Context<Fatal>) -> Result<ServiceParts<Fatal>, Error> {
             let queues = vec![Arc::new(Queue::new(0, 1))];
             Ok(ServiceParts { queues, busy: Box::new(Vec::new), workers: Box::new(NoWorkers) })
-        }
-    }
-
-    #[test]
-    fn descriptors_are_shared_out() {
-        let most = usize::MAX;
-        let cases = [
-            (256, most, 2, 3, (192, 32)),
-            (256, 100, 2, 3, (100, 124)),
-            (256, most, 4, 6, (186, 32)),
-            (1024, most, 2, 1, (912, 80)),
-            (1024, 16_384, 2, 1, (912, 80)),
-            (4096, 16_384, 2, 1, (3_792, 272)),
-            (1 << 20, 16_384, 2, 1, (16_384, 1_032_160)),
-            (64, most, 1, 1, (8, 24)),
-            (40, most, 1, 1, (8, 8)),
-            (0, most, 1, 1, (8, 8)),
-            (u64::MAX, 16_384, 1, 1, (16_384, u64::MAX - 32 - 16_384)),
-        ];
-        for (nofile, connections, pools, listeners, want) in cases {
-            assert_eq!(shared_out(nofile, connections, pools, listeners), want, "{nofile} {connections}");
         }
     }
 

@@ -4,6 +4,7 @@
 pub(crate) mod admin;
 pub(crate) mod assembly;
 mod control_socket;
+mod descriptors;
 pub(crate) mod handle;
 mod http_workers;
 pub(crate) mod launch;
