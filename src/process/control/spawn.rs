@@ -9,6 +9,7 @@ use super::upgrade::Step;
 use super::{Control, own_pid};
 use crate::base::log::{error, info, warn};
 use crate::base::sys::Session;
+use crate::process::handover::child::Spawned;
 use crate::process::handover::{Hello, VERSION, child};
 use crate::process::signals;
 use crate::process::state::Event;
@@ -58,26 +59,7 @@ impl Control<'_> {
             self.inbox.supervisor();
         }
         match spawned {
-            Ok(spawned) => {
-                let (successor, watched) = Successor::new(spawned, &self.poller);
-                if let Some(old) = self.successor.replace(successor) {
-                    self.strays.retire(old, &self.poller);
-                }
-                if let Err(e) = watched {
-                    error!("handover: can't watch the child: {e}");
-                    self.outside.note_failure(&format!("can't watch the child: {e}"));
-                    return Event::SuccessorGone;
-                }
-                if let Some(script) = self.facts.surroundings.script.take() {
-                    warn!(
-                        "handover: if the script of {script} starts this program again when this process ends, that start \
-                         fails, because the successor has the address"
-                    );
-                }
-                let step = self.outside.upgrade.note_step(Step::Spawn, Instant::now());
-                self.outside.step(step);
-                Event::Spawned
-            }
+            Ok(spawned) => self.follow(spawned),
             Err(e) if e.busy => {
                 if !std::mem::replace(&mut self.progress.writer_logged, true) {
                     info!("handover: {e}; trying again");
@@ -90,6 +72,28 @@ impl Control<'_> {
                 Event::SpawnFailed
             }
         }
+    }
+
+    /// Makes the started process the successor of this one.
+    fn follow(&mut self, spawned: Spawned) -> Event {
+        let (successor, watched) = Successor::new(spawned, &self.poller);
+        if let Some(old) = self.successor.replace(successor) {
+            self.strays.retire(old, &self.poller);
+        }
+        if let Err(e) = watched {
+            error!("handover: can't watch the child: {e}");
+            self.outside.note_failure(&format!("can't watch the child: {e}"));
+            return Event::SuccessorGone;
+        }
+        if let Some(script) = self.facts.surroundings.script.take() {
+            warn!(
+                "handover: if the script of {script} starts this program again when this process ends, that start \
+                 fails, because the successor has the address"
+            );
+        }
+        let step = self.outside.upgrade.note_step(Step::Spawn, Instant::now());
+        self.outside.step(step);
+        Event::Spawned
     }
 
     pub(super) fn dismiss_successor(&mut self) -> Option<Event> {
