@@ -1,5 +1,5 @@
-//! How the service's process is named to the outside: by the pid file and to systemd. A file system that hangs is not waited
-//! for longer than a second, a service manager neither.
+//! How other programs learn which process owns the service: by the pid file, and from systemd. Neither a file system that
+//! hangs nor a service manager delays this process for longer than a second.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};

@@ -25,7 +25,7 @@ pub(crate) struct Inbox {
 pub(super) enum Note {
     Event(Event),
     SignalRequest(SignalRequest),
-    /// Acceptor and workers have answered to `Engine::check_progress`.
+    /// Acceptor and workers have answered `Engine::check_progress`.
     Progressed,
     /// The supervisor has sent something while another answer was waited for.
     Supervisor,
@@ -57,7 +57,7 @@ impl Inbox {
     fn push(&self, note: Note) {
         lock(&self.notes).push_back(note);
         if let Some(waker) = self.waker.get() {
-            // It can only fail because it is full, and then the loop is woken anyway.
+            // A write fails only when the counter is full, and then the loop is woken anyway.
             let _ = waker.write(1);
         }
     }
@@ -82,7 +82,7 @@ impl Inbox {
 
     pub(super) fn take(&self) -> VecDeque<Note> {
         if let Some(waker) = self.waker.get() {
-            // Reset before the notes are taken: a note that is left meanwhile wakes the loop again.
+            // Reset before the notes are taken, so that a note that is left meanwhile wakes the loop again.
             let _ = waker.read();
         }
         std::mem::take(&mut *lock(&self.notes))

@@ -75,7 +75,7 @@ struct Progress {
     failed_check: bool,
     /// Requests that were in flight at an abort.
     cut: usize,
-    /// Nothing that still runs is waited for.
+    /// The loop waits for nothing that still runs.
     aborted: bool,
     /// The supervisor knows that the service ends with this generation.
     ends_service: bool,
@@ -94,7 +94,7 @@ impl<'a> Control<'a> {
         let poller = Poller::new()?;
         let watched = Error::system("the control loop can't watch its descriptors");
         let inbox_fd = inbox.attach()?;
-        // A first generation goes by signals alone, as every program does: a job that its shell spares is spared.
+        // A first generation depends on signals alone, as every program does: a job that its shell spares is spared.
         let terminal = facts.terminal.as_ref().filter(|_| predecessor.is_some() && !facts.nohup);
         let predecessor_fd = predecessor.as_ref().map(|predecessor| predecessor.channel.as_fd());
         let watch = |fd: Option<BorrowedFd<'_>>, source| fd.map_or(Ok(()), |fd| poller.add(fd, source));
@@ -136,7 +136,7 @@ impl<'a> Control<'a> {
     /// # Errors
     /// When requests were aborted, or this generation was rolled back.
     pub(crate) fn run(mut self) -> Result<(), Error> {
-        // What came with its HELLO does not wake the poller any more.
+        // Messages that arrived with its HELLO don't wake the poller any more.
         self.read_predecessor();
         while self.state.stage() != Stage::Finished {
             self.turn(None)?;
@@ -289,7 +289,7 @@ impl<'a> Control<'a> {
             Action::HandoverFailed => self.outside.handover_failed(self.facts.generation),
             Action::Check => self.engine.check(),
             Action::Abort => self.abort(),
-            // The loop goes by the stage.
+            // The loop checks the stage.
             Action::Finish => {}
             Action::Timer(timer, after) => self.set_timer(timer, after),
         }
@@ -422,7 +422,7 @@ impl<'a> Control<'a> {
         let (messages, ended) = successor.receive(&self.poller);
         let pid = successor.pid();
         for message in messages {
-            // A message may have dismissed it, and a handover that was waited for has started another one.
+            // A message may have dismissed it, and a waiting handover may have started another one.
             let Some(successor) = self.successor.as_mut().filter(|successor| successor.pid() == pid) else {
                 return;
             };

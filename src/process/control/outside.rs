@@ -1,5 +1,5 @@
-//! What is seen of the service from outside: which process owns it, by the pid file, and what became of a handover, by
-//! the control socket.
+//! How other programs see the service: which process owns it, by the pid file, and the result of a handover, by the control
+//! socket.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ pub(super) struct Outside {
     pub(super) identity: Identity,
     pub(super) socket: Option<ControlSocket>,
     pub(super) upgrade: UpgradeWatch,
-    /// Asked for the handover in progress.
+    /// The client that requested the handover in progress.
     pub(super) waiting: Option<ClientId>,
 }
 

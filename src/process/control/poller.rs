@@ -1,4 +1,4 @@
-//! What the control loop waits for.
+//! The sources of events that the control loop waits for.
 
 use std::io;
 use std::os::fd::AsFd;

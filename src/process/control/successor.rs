@@ -30,12 +30,12 @@ pub(super) struct Successor {
     has_failed: bool,
 }
 
-/// What is left of a successor that was dismissed.
+/// The rest of a successor that was dismissed.
 #[derive(Debug)]
 pub(super) struct LastWord {
     /// How it ended.
     pub(super) end: String,
-    /// It had received a stop, which was meant for the service and applies here too.
+    /// It had received a stop, which was meant for the service and also applies here.
     pub(super) was_stopped: bool,
     /// None: it is reaped.
     pub(super) child: Option<Child>,
@@ -63,7 +63,7 @@ impl Successor {
         self.child.server()
     }
 
-    /// Its number beside the pid, where that is known.
+    /// The number of its pidfd, where that is known.
     pub(super) fn server_pidfd_id(&self) -> Option<u64> {
         self.child.server_pidfd_id()
     }
@@ -84,7 +84,7 @@ impl Successor {
         self.channel.send(message);
     }
 
-    /// What it has said, and whether its channel has ended.
+    /// Its messages, and whether its channel has ended.
     pub(super) fn receive(&mut self, poller: &Poller) -> (Vec<Message>, bool) {
         let messages = self.channel.receive();
         let speaker = self.channel.speaker().filter(|speaker| self.child.speaks_by(*speaker));
@@ -161,7 +161,7 @@ impl Successor {
     pub(super) fn bury(mut self, stage: Stage, poller: &Poller) -> LastWord {
         poller.remove(self.channel.as_fd());
         let pid = self.child.pid();
-        // How it ended is worth half a second.
+        // Wait up to half a second for its status.
         self.child.wait_briefly();
         if stage == Stage::Awaiting {
             if self.child.end().is_none() {

@@ -108,7 +108,7 @@ fn judge(start: &Start<'_>) -> Option<Above> {
     let of_systemd = start.systemd_exec_pid.map(|pid| pid == start.pid);
     match (of_systemd, start.is_notified) {
         (Some(true), false) => return Some(Above::Systemd),
-        // A service that systemd started for another process, such as a CI runner, only leaves the variable to its children.
+        // A service such as a CI runner, which systemd notified itself, only passes the variable on to its children.
         (Some(true) | None, true) if !start.can_notify => return Some(Above::Notified),
         _ => {}
     }
@@ -252,7 +252,7 @@ mod tests {
         let found: Vec<bool> =
             children.iter().map(|child| may_be_first_child(own, child.id().try_into().unwrap())).collect();
         children.iter_mut().for_each(|child| drop(child.kill().and_then(|()| child.wait())));
-        // Other tests of this process may have started some before; and not every kernel tells.
+        // Other tests of this process may have started children before, and not every kernel lists them.
         assert!(found[2] == found[1] || !found[2], "{found:?}");
         assert!(may_be_first_child(i32::MAX, 7), "nothing is known");
     }

@@ -23,7 +23,7 @@ pub(crate) struct Channel {
     input: Vec<u8>,
     ended: bool,
     speaker: Option<Pid>,
-    /// Waited for and not used.
+    /// Messages that `wait` has received and not returned.
     early: Vec<Message>,
 }
 
@@ -50,8 +50,8 @@ impl Channel {
         self.speaker
     }
 
-    /// Says `message`. Messages are few and short: a socket buffer without room for one means a
-    /// peer that stopped reading, which is found out by its silence.
+    /// Sends `message`. Messages are few and short: a socket buffer without room for one means that the peer has stopped
+    /// reading, which its silence shows.
     pub(crate) fn send(&mut self, message: &Message) {
         let mut line = message.encode();
         line.push('\n');

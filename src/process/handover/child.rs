@@ -345,7 +345,7 @@ impl fmt::Display for End {
 enum Kinship {
     /// Ours: we reap it.
     Child,
-    /// Our parent's, which reaps it: a service manager or the supervisor. Our pidfd reports its end.
+    /// A child of our parent, which reaps it: a service manager or the supervisor. Our pidfd reports its end.
     Sibling,
 }
 
@@ -379,7 +379,7 @@ impl Process {
     }
 }
 
-/// The status of a process that has ended. The kernel reports it from Linux 6.15 on, once the parent has reaped the process.
+/// The status of a process that has ended. The kernel reports it from Linux 6.15 on, when the parent has reaped the process.
 fn reaped_status(pidfd: BorrowedFd<'_>) -> End {
     let mut status = sys::pidfd_exit_status(pidfd);
     if matches!(status, Ok(None)) {
@@ -419,8 +419,8 @@ impl Child {
         pidfd_id(self.below.as_ref().unwrap_or(&self.process).pidfd.as_ref()?.as_fd())
     }
 
-    /// `pid` has spoken for it. True if that is news: our child is a script, and there is another
-    /// end to be watched.
+    /// Notes that `pid` has sent a message for it. True if that is new: our child is a script, and another process must be
+    /// watched.
     pub(crate) fn speaks_by(&mut self, pid: Pid) -> bool {
         let news = pid != self.server();
         if news {
@@ -483,7 +483,7 @@ impl Child {
                 (Kinship::Sibling, Some(pidfd)) => drop(sys::pidfd_kill(pidfd.as_fd())),
                 _ => drop(kill(self.process.pid, Signal::SIGKILL)),
             }
-            // One that waits for a file system that hangs ends when that answers.
+            // A process that waits for a hanging file system ends only when that answers.
             let can_wait = self.process.pidfd.is_some();
             let _ = self.process.ends_within(KILLED);
             self.end = self.wait(if can_wait { WaitPidFlag::WNOHANG } else { WaitPidFlag::empty() });
@@ -589,7 +589,10 @@ mod tests {
         while child.end().is_none() {
             child.wait_briefly();
         }
-        let end = child.end();
-        assert!(end == Some(End::Exited(7)) || expected == "Sibling" && end == Some(End::Unknown), "{end:?}");
+        let status = child.end();
+        assert!(
+            status == Some(End::Exited(7)) || expected == "Sibling" && status == Some(End::Unknown),
+            "{status:?}"
+        );
     }
 }

@@ -27,7 +27,7 @@ use crate::process::systemd::activation;
 /// The predecessor wrote its HELLO before it started us.
 const HELLO_WAIT: Duration = Duration::from_secs(5);
 
-/// What a predecessor leaves.
+/// The descriptors and facts that a predecessor passes on.
 #[derive(Debug)]
 pub(crate) struct Inheritance {
     pub(crate) listeners: Vec<Passed<OwnedFd>>,
@@ -38,7 +38,7 @@ pub(crate) struct Inheritance {
     pub(crate) predecessor: Hello,
 }
 
-/// What there was, when this process looked.
+/// The result of looking for inherited descriptors.
 #[derive(Debug)]
 enum Inherited {
     Nothing,
@@ -57,7 +57,7 @@ static ADOPTED: Mutex<Option<Inherited>> = Mutex::new(None);
 /// The channel to the supervisor, if this process has one.
 static SUPERVISOR: Mutex<Option<Link>> = Mutex::new(None);
 
-/// What the user's program of the generation before has passed on and this one has not yet taken.
+/// The files that the program of the generation before has passed on, and this one has not yet taken.
 static FILES: Mutex<BTreeMap<String, OwnedFd>> = Mutex::new(BTreeMap::new());
 
 /// Takes the file that the previous generation has passed on by this name ([`Handle::pass_fd`](crate::Handle::pass_fd)).
@@ -170,7 +170,7 @@ fn look() -> Result<Inherited, Error> {
         if (FIRST_FD..).zip(&note.sockets).any(is_left) {
             return Err(taken(channel, "the lifecycle channel", "something else"));
         }
-        // A copy in the environment of some process below a server.
+        // The variable is a copy in the environment of a process below a server.
         return void(&format!("descriptor {channel} is not the channel that it names"));
     }
     let mut lifecycle = Channel::new(inherit(channel, "the lifecycle channel")?)

@@ -1,5 +1,5 @@
-//! What two generations say to each other on the lifecycle channel: one message a line, a word and
-//! `key=value` pairs. Unknown words and keys are skipped, so that versions can differ.
+//! The messages of two generations on the lifecycle channel: one a line, with a word and `key=value` pairs. Unknown words
+//! and keys are skipped, so that versions can differ.
 
 pub(crate) mod above;
 pub(crate) mod channel;
@@ -53,7 +53,7 @@ pub(crate) enum Message {
     HandoverPlease,
 }
 
-/// What is said of a user's state; its bytes are in the file that the successor was started with.
+/// The description of a user's state; its bytes are in the file that the successor was started with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct StateHead {
     pub(crate) version: u32,
@@ -179,7 +179,7 @@ impl fmt::Display for Message {
     }
 }
 
-/// What is not plain in a value: separators, spaces, control bytes, and with them all non-ASCII.
+/// The bytes that are encoded in a value: separators, spaces, control bytes, and all non-ASCII.
 const SPECIAL: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b',').add(b';').add(b'=');
 
 /// Which file a path leads to: two files that exist at the same time never have equal ones.
@@ -223,7 +223,7 @@ pub(crate) struct Passed<F> {
     pub(crate) owner: Owner,
 }
 
-/// Who decides how long a listening socket lives.
+/// The owner of a listening socket, which decides how long it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
     /// This server and the generations before it.

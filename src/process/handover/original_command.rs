@@ -11,7 +11,7 @@ use super::above::Surroundings;
 use super::child::VARIABLE;
 use crate::base::sys;
 
-/// What a service manager says to one process, by its pid.
+/// Variables by which a service manager addresses one process, by its pid.
 const ADDRESSED: &[&str] = &[
     super::SUPERVISION[0],
     super::SUPERVISION[1],
@@ -28,7 +28,7 @@ const ITSELF: &str = "/proc/self/exe";
 
 #[derive(Debug)]
 pub(crate) struct Start {
-    /// `NAME=value`, without what is addressed to this process alone.
+    /// `NAME=value`, without the variables that are addressed to this process alone.
     pub(crate) environment: Vec<OsString>,
     /// The path it was started by; None: not known.
     pub(crate) executable: Option<PathBuf>,

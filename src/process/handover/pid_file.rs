@@ -1,10 +1,10 @@
-//! The pid file: always there, always whole, naming the process that owns the service.
+//! The pid file: it always exists, is always complete, and names the process that owns the service.
 //!
 //! **The process that it names holds a lock on it**, and so proves that it is the server: a number alone may be that of
-//! another process by now. It is a record lock (`fcntl`), since the kernel tells every reader of the file who holds one,
-//! and releases it with the process. The first byte stands for "I am the server".
+//! another process by now. It is a record lock (`fcntl`), because the kernel tells every reader which process holds the lock,
+//! and releases it with the process. A lock on the first byte means "this is the server".
 //!
-//! **A second lock tells how handovers go**, to those who have nothing but this file and a signal. It begins at
+//! **A second lock shows the results of handovers**, for programs that have only this file and a signal. It begins at
 //! [`RECORD`] plus twice the number of handovers that have failed here, plus one while one is in progress; its length is
 //! the pid of the process that serves. A successful one shows in the file itself, which then names another process.
 
@@ -24,7 +24,7 @@ use nix::unistd::{geteuid, getpid};
 use crate::base::log::debug;
 use crate::base::sync::lock;
 
-/// More than a number and its line end.
+/// More than a number and its line ending.
 const NAME_BYTES: u64 = 64;
 
 /// The byte that its owner locks.
@@ -45,7 +45,7 @@ pub(crate) struct PidFile {
     owned: Arc<Mutex<Option<File>>>,
 }
 
-/// How handovers have gone in this process.
+/// The handovers of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) failures: u32,

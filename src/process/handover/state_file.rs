@@ -1,4 +1,4 @@
-//! The user's state on its way to the next generation: a file in memory, without a name.
+//! The user's state in transfer to the next generation: a file in memory, without a name.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -23,7 +23,7 @@ impl StateFile {
     }
 
     /// # Errors
-    /// Also when there are fewer bytes than were said.
+    /// Also when there are fewer bytes than announced.
     pub(crate) fn read(&mut self, bytes: u64) -> io::Result<Vec<u8>> {
         let mut state = Vec::new();
         self.0.seek(SeekFrom::Start(0))?;

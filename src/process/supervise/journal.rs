@@ -1,5 +1,5 @@
-//! The supervisor's lines, on standard error: it has no logger of the program's. A line is lost rather than waited for:
-//! the reader of a pipe may have stopped reading.
+//! The supervisor's log lines, on standard error, because the program's logger does not exist here. A line that can't be
+//! written at once is lost: the reader of a pipe may have stopped reading.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;

@@ -1,5 +1,5 @@
-//! How the supervisor starts a generation: the first one, one in place of a dead one, and the successor that a generation
-//! asks for.
+//! How the supervisor starts a generation: the first one, one that replaces a dead one, and the successor that a generation
+//! requests.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -20,7 +20,7 @@ use crate::process::handover::child::{self, FIRST_FD};
 use crate::process::handover::{Hello, Message, Passed, VERSION};
 
 impl Supervisor {
-    /// What a generation asks for: its successor.
+    /// Starts the successor that a generation has requested.
     pub(super) fn spawn_for(&mut self, pid: Pid, fds: Vec<OwnedFd>) {
         let mut fds = fds.into_iter();
         let mut text = String::new();
@@ -86,7 +86,7 @@ impl Supervisor {
         }
     }
 
-    /// One that finds a predecessor that has just died, and serves alone.
+    /// Starts a generation whose predecessor has just died, and which serves alone.
     fn start_heir(&mut self, listeners: &[Passed<OwnedFd>]) -> io::Result<Pid> {
         let (mut lifecycle, its_lifecycle) = Channel::pair()?;
         lifecycle.send(&Message::Hello(Hello {

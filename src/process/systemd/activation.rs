@@ -1,7 +1,7 @@
 //! Socket activation: the listening sockets that systemd has bound, or kept in its store over a crash.
 //!
 //! A socket of a `.socket` unit belongs to systemd, which holds it open before, between and after the processes of the
-//! service. This crate then never does to it what would outlast the process: no filter, no shutdown, no other backlog, no
+//! service. So this crate makes no change to it that would outlast the process: no filter, no shutdown, no other backlog, no
 //! removal of a path. Each is named `systemd:NAME` after its `FileDescriptorName=`; a program may `listen` on that name, or
 //! on the socket's address. A socket from the store is one that this program has bound, and bears its own name again.
 
@@ -21,10 +21,10 @@ use crate::base::sys;
 use crate::process::handover::child::{FIRST_FD, pidfd_id};
 use crate::process::handover::{Owner, Passed};
 
-/// Before the name of a socket of systemd, where a listener is named.
+/// The prefix of the name of a listener whose socket belongs to systemd.
 pub(crate) const PREFIX: &str = "systemd:";
 
-/// What the environment says of the sockets.
+/// The sockets as the environment describes them.
 #[derive(Debug, PartialEq, Eq)]
 struct Announced {
     names: Vec<String>,
@@ -38,7 +38,7 @@ impl Announced {
         if number("LISTEN_PID") != u64::try_from(own.0).ok() {
             return None;
         }
-        // A process that got the same pid later.
+        // The variables were meant for an earlier process with the same pid.
         if own.1.zip(number("LISTEN_PIDFDID")).is_some_and(|(own, meant)| own != meant) {
             return None;
         }
@@ -52,7 +52,7 @@ impl Announced {
         Some(Announced { names })
     }
 
-    /// What the listener of each socket is called. Several sockets of one unit have one name.
+    /// The name of each socket's listener. Several sockets of one unit have one name.
     fn listeners(&self) -> Vec<(String, Owner)> {
         let mut listeners: Vec<(String, Owner)> = Vec::new();
         for name in &self.names {

@@ -7,10 +7,10 @@ use std::time::Duration;
 /// The longest name of a stored descriptor.
 const NAME_BYTES: usize = 255;
 
-/// What a generation reports.
+/// A notification of a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Notification<'a> {
-    /// It serves: generation 1, or a successor whose predecessor has died.
+    /// This process serves: generation 1, or a successor whose predecessor has died.
     Ready { status: &'a str },
     /// It starts a successor, at this time of CLOCK_MONOTONIC.
     Reloading { monotonic_usec: u64, status: &'a str },

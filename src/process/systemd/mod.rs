@@ -1,5 +1,5 @@
-//! The service manager's side of a process's life: which notification follows from which step. `activation` has the
-//! sockets that it passes.
+//! The notifications to a service manager: which one follows from which step of the lifecycle. `activation` has the sockets
+//! that it passes.
 //!
 //! A module of our own over `nix` and not the crate `sd-notify`: that has neither BARRIER nor MAINPIDFDID nor
 //! LISTEN_PIDFDID, and what is left is one `sendmsg`. Everything is compiled always; without the feature `systemd` the
@@ -60,7 +60,7 @@ pub(crate) fn watchdog_for_successors() -> Option<OsString> {
     Some(original_command::pair(OsStr::new("WATCHDOG_USEC"), OsStr::new(&usec.to_string())))
 }
 
-/// The pid of the service manager, by whose signals a second stop is not meant. `predecessor` started this process, unless
+/// The pid of the service manager, whose repeated signals are not a second stop. `predecessor` started this process, unless
 /// that could make it a child of the service manager.
 pub(crate) fn manager_pid(predecessor: Option<i32>) -> Option<i32> {
     notify_socket()?;
@@ -90,7 +90,7 @@ pub(crate) fn notifier() -> Option<Notifier> {
         .ok()
 }
 
-/// What is due.
+/// The duty of a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Duty {
     Nothing,
@@ -98,7 +98,7 @@ pub(crate) enum Duty {
     AskForProgress,
 }
 
-/// What this process has reported to the service manager, and what it still has to.
+/// The notifications of this process: those that were sent, and those that are due.
 #[derive(Debug)]
 pub(crate) struct Manager {
     notifier: Notifier,
@@ -143,7 +143,7 @@ impl Manager {
             Some(supervisor) => notify_socket().map(|_| Notifier::BySupervisor(supervisor)),
             None => notifier(),
         }?;
-        // Three times in the interval, so that one late answer is no end.
+        // The watchdog is fed three times in the interval, so that one late answer does not end the service.
         let every = watchdog_usec(heir).map(|usec| Duration::from_micros(usec).div_f64(3.0));
         let watchdog = every.map(|every| Watchdog { every, next: Instant::now(), asked: false });
         Some(Manager {
