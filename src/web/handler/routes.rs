@@ -80,7 +80,9 @@ pub(crate) fn answer(
     panics: &Panics,
 ) -> Response {
     found.attach(&mut request);
-    found.ask_guards(handler, &mut request, Some(panics));
+    if found.has_guards() {
+        found.ask_guards(handler, &mut request, Some(panics));
+    }
     Call::new(found, Some(panics)).contained(handler, request)
 }
 
@@ -319,20 +321,27 @@ impl RouteMatch {
 
     /// Attaches the route that matched to the request. Once guards were asked, that is done, except for the mark of the
     /// body, which they have not seen.
+    #[inline]
     pub(crate) fn attach(&mut self, request: &mut Request) {
+        match &self.route {
+            // Without parameters, the path may identify the route.
+            Some(route) if self.values.is_empty() && self.outer.is_empty() && route.is_exactly(request) => {
+                request.body_mut().set_routed();
+            }
+            Some(_) if self.guards != Guards::Asked => self.attach_match(request),
+            _ => {}
+        }
+    }
+
+    fn attach_match(&mut self, request: &mut Request) {
         let is_nested = |route: &&Arc<Route>| route.is_nest();
         let nests: Vec<_> = self.outer.iter().rev().chain(&self.route).filter(is_nested).cloned().collect();
         let is_placed = |route: &&Arc<Route>| !matches!(route.place, Place::Fallback);
-        let Some(route) = self.routes().find(is_placed) else { return };
-        // Without parameters, the path may identify the route.
-        if nests.is_empty() && self.values.is_empty() && route.pattern().text == request.uri().path() {
-            request.body_mut().set_routed();
-        } else if self.guards != Guards::Asked {
-            let (route, has_pattern) = (Arc::clone(route), !route.is_nest() || self.is_opaque);
-            let values = std::mem::take(&mut self.values);
-            let matched = Matched { route, nests, values, prefix: self.prefix, has_pattern };
-            request.extensions_mut().insert(matched);
-        }
+        let Some(route) = self.routes().find(is_placed).map(Arc::clone) else { return };
+        let has_pattern = !route.is_nest() || self.is_opaque;
+        let values = std::mem::take(&mut self.values);
+        let matched = Matched { route, nests, values, prefix: self.prefix, has_pattern };
+        request.extensions_mut().insert(matched);
     }
 }
 
@@ -358,6 +367,11 @@ pub(crate) enum Place {
 impl Route {
     pub(crate) fn new(method: Option<Method>, place: Place, handler: Arc<dyn Handler>) -> Route {
         Route { method, place, handler, latency: HandlerLatency::new() }
+    }
+
+    /// Whether the request's path is the route's pattern, in the same spelling.
+    fn is_exactly(&self, request: &Request) -> bool {
+        matches!(&self.place, Place::At(pattern) if pattern.text == request.uri().path())
     }
 
     fn is_nest(&self) -> bool {
