@@ -95,7 +95,7 @@ pub(crate) fn default_action(signal: libc::c_int) {
 
 /// Where a signal came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sender {
+pub(crate) enum SignalSender {
     Kernel,
     /// 0 is any process outside our pid namespace.
     Process {
@@ -106,16 +106,16 @@ pub(crate) enum Sender {
 }
 
 /// The sender of a signal that the kernel described by `info`. May be called in a signal handler.
-pub(crate) fn sender(info: &libc::siginfo_t) -> Sender {
+pub(crate) fn sender(info: &libc::siginfo_t) -> SignalSender {
     match info.si_code {
-        libc::SI_KERNEL => Sender::Kernel,
+        libc::SI_KERNEL => SignalSender::Kernel,
         // kill, tkill, sigqueue and mq_notify.
         libc::SI_USER | libc::SI_TKILL | libc::SI_QUEUE | libc::SI_MESGQ => {
             // SAFETY: signals with these codes have both fields, which the kernel has filled in.
             let (pid, uid) = unsafe { (info.si_pid(), info.si_uid()) };
-            Sender::Process { pid, uid }
+            SignalSender::Process { pid, uid }
         }
-        _ => Sender::Unknown,
+        _ => SignalSender::Unknown,
     }
 }
 
@@ -133,7 +133,7 @@ pub(crate) fn end_at_third(
     let start = Instant::now();
     for &signal in signals {
         let count = move |info: &libc::siginfo_t| {
-            if matches!(sender(info), Sender::Process { pid, .. } if manager == Some(pid)) {
+            if matches!(sender(info), SignalSender::Process { pid, .. } if manager == Some(pid)) {
                 return;
             }
             let now = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);

@@ -42,7 +42,7 @@ impl fmt::Debug for Waiter {
 
 /// One operation in flight.
 #[derive(Debug)]
-pub(crate) struct Guard {
+pub(crate) struct WaitGuard {
     line: Arc<CachePadded<WorkerCounts>>,
 }
 
@@ -59,9 +59,9 @@ impl WaitGroup {
         WaitGroup { lines: Arc::clone(&self.lines), own }
     }
 
-    pub(crate) fn guard(&self) -> Guard {
+    pub(crate) fn guard(&self) -> WaitGuard {
         self.own.started.fetch_add(1, Ordering::SeqCst);
-        Guard { line: Arc::clone(&self.own) }
+        WaitGuard { line: Arc::clone(&self.own) }
     }
 
     /// The number of guards: exact if it is zero at some moment of this call, otherwise approximate.
@@ -97,7 +97,7 @@ impl WorkerCounts {
     }
 }
 
-impl Drop for Guard {
+impl Drop for WaitGuard {
     fn drop(&mut self) {
         self.line.ended.fetch_add(1, Ordering::SeqCst);
         let waiter = &self.line.waiter;
@@ -121,7 +121,7 @@ mod tests {
         let (report, reports) = channel();
         group.report_ends(move || report.send(()).unwrap());
         let lines = [group.clone(), group.on_own_line(), group.on_own_line()];
-        let guards: Vec<Guard> = lines.iter().cycle().take(8).map(WaitGroup::guard).collect();
+        let guards: Vec<WaitGuard> = lines.iter().cycle().take(8).map(WaitGroup::guard).collect();
         drop(group.guard());
         assert_eq!((group.count(), reports.try_iter().count()), (8, 0), "nobody has asked");
         assert!(!group.is_idle());

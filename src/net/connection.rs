@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::close_reason::CloseReason;
-use crate::base::wait_group::Guard;
+use crate::base::wait_group::WaitGuard;
 use crate::net::conn_info::ConnInfo;
 use crate::net::slots::SlotId;
 use crate::net::stream::Stream;
@@ -54,7 +54,7 @@ pub(crate) struct Connection<P> {
     pub(crate) buffered: Vec<u8>,
     pub(crate) progress: P,
     /// Held from the start of a request until its response is complete.
-    pub(crate) guard: Option<Guard>,
+    pub(crate) guard: Option<WaitGuard>,
     /// Requests so far.
     pub(crate) served: u64,
     pub(crate) activity: Activity,

@@ -19,16 +19,16 @@ const CLIENT_TLS: u8 = 0x01;
 
 /// What the first bytes of a connection are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Parsed {
+pub(crate) enum HeaderParse {
     /// The start of a header.
     Partial,
     /// A header of so many bytes.
-    Whole(usize, Named),
+    Whole(usize, NamedClient),
 }
 
 /// Whom a header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Named {
+pub(crate) enum NamedClient {
     /// The proxy itself, as for a health check.
     Itself,
     Client {
@@ -38,11 +38,11 @@ pub(crate) enum Named {
     },
 }
 
-const UNKNOWN: Named = Named::Client { address: None, is_encrypted: false };
+const UNKNOWN: NamedClient = NamedClient::Client { address: None, is_encrypted: false };
 
 /// # Errors
 /// What is wrong.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, &'static str> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<HeaderParse, &'static str> {
     if starts_as(bytes, SIGNATURE_V2) {
         parse_v2(bytes)
     } else if starts_as(bytes, SIGNATURE_V1) {
@@ -56,19 +56,19 @@ fn starts_as(bytes: &[u8], signature: &[u8]) -> bool {
     bytes.iter().zip(signature).all(|(a, b)| a == b)
 }
 
-fn parse_v1(bytes: &[u8]) -> Result<Parsed, &'static str> {
+fn parse_v1(bytes: &[u8]) -> Result<HeaderParse, &'static str> {
     let most = bytes.get(..MOST_BYTES_V1).unwrap_or(bytes);
     let Some(end) = most.iter().position(|&b| b == b'\n') else {
         if most.len() == MOST_BYTES_V1 {
             return Err("a PROXY header without an end");
         }
         let text = most.strip_suffix(b"\r").unwrap_or(most);
-        return if text.iter().all(is_text) { Ok(Parsed::Partial) } else { Err(MALFORMED) };
+        return if text.iter().all(is_text) { Ok(HeaderParse::Partial) } else { Err(MALFORMED) };
     };
     let line = most.get(..end).and_then(|line| line.strip_suffix(b"\r")).ok_or(MALFORMED)?;
     let text = std::str::from_utf8(line).ok().filter(|_| line.iter().all(is_text)).ok_or(MALFORMED)?;
     let named = named_by_line(text).ok_or(MALFORMED)?;
-    Ok(Parsed::Whole(end.saturating_add(1), named))
+    Ok(HeaderParse::Whole(end.saturating_add(1), named))
 }
 
 const MALFORMED: &str = "a malformed PROXY header";
@@ -77,7 +77,7 @@ fn is_text(b: &u8) -> bool {
     matches!(b, b' '..=b'~')
 }
 
-fn named_by_line(line: &str) -> Option<Named> {
+fn named_by_line(line: &str) -> Option<NamedClient> {
     let mut words = line.split(' ');
     words.next().filter(|word| *word == "PROXY")?;
     let family = words.next()?;
@@ -97,7 +97,7 @@ fn named_by_line(line: &str) -> Option<Named> {
     parse_ip(destination)?;
     parse_port(destination_port)?;
     let address = SocketAddr::new(parse_ip(source)?, parse_port(source_port)?);
-    Some(Named::Client { address: Some(address), is_encrypted: false })
+    Some(NamedClient::Client { address: Some(address), is_encrypted: false })
 }
 
 /// Digits, and no leading zeros.
@@ -106,9 +106,9 @@ fn parse_port(text: &str) -> Option<u16> {
     if is_plain { text.parse().ok() } else { None }
 }
 
-fn parse_v2(bytes: &[u8]) -> Result<Parsed, &'static str> {
-    let Some((fixed, rest)) = bytes.split_at_checked(16) else { return Ok(Parsed::Partial) };
-    let &[.., command, family, high, low] = fixed else { return Ok(Parsed::Partial) };
+fn parse_v2(bytes: &[u8]) -> Result<HeaderParse, &'static str> {
+    let Some((fixed, rest)) = bytes.split_at_checked(16) else { return Ok(HeaderParse::Partial) };
+    let &[.., command, family, high, low] = fixed else { return Ok(HeaderParse::Partial) };
     let len = usize::from(u16::from_be_bytes([high, low]));
     let whole = fixed.len().saturating_add(len);
     if whole > MOST_BYTES {
@@ -127,13 +127,13 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, &'static str> {
     if len < addresses {
         return Err(MALFORMED);
     }
-    let Some(rest) = rest.get(..len) else { return Ok(Parsed::Partial) };
+    let Some(rest) = rest.get(..len) else { return Ok(HeaderParse::Partial) };
     if is_local {
-        return Ok(Parsed::Whole(whole, Named::Itself));
+        return Ok(HeaderParse::Whole(whole, NamedClient::Itself));
     }
     let (addresses, types) = rest.split_at_checked(addresses).ok_or(MALFORMED)?;
     let is_encrypted = says_tls(types)?;
-    Ok(Parsed::Whole(whole, Named::Client { address: source(addresses), is_encrypted }))
+    Ok(HeaderParse::Whole(whole, NamedClient::Client { address: source(addresses), is_encrypted }))
 }
 
 /// The client's address: addresses of source and destination, then their ports. None for a unix socket and no family.
@@ -165,13 +165,13 @@ mod tests {
     use super::*;
     use crate::base::property::{BYTES, CASES, bytes, check};
 
-    fn client(address: &str) -> Named {
-        Named::Client { address: Some(address.parse().unwrap()), is_encrypted: false }
+    fn client(address: &str) -> NamedClient {
+        NamedClient::Client { address: Some(address.parse().unwrap()), is_encrypted: false }
     }
 
     #[test]
     fn version_1() {
-        let table: [(&str, Option<Named>); 30] = [
+        let table: [(&str, Option<NamedClient>); 30] = [
             ("PROXY TCP4 203.0.113.7 10.0.0.5 4711 443\r\n", Some(client("203.0.113.7:4711"))),
             (
                 "PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n",
@@ -207,19 +207,19 @@ mod tests {
             ("GET / HTTP/1.1\r\n", None),
         ];
         for (text, expected) in table {
-            let whole = expected.map(|named| Parsed::Whole(text.len(), named));
+            let whole = expected.map(|named| HeaderParse::Whole(text.len(), named));
             assert_eq!(parse(text.as_bytes()).ok(), whole, "{text:?}");
             let more = format!("{text}GET / HTTP/1.1\r\n");
             assert_eq!(parse(more.as_bytes()).ok(), whole, "{text:?}, and a request");
             if whole.is_some() {
                 for n in 0..text.len() {
-                    assert_eq!(parse(&text.as_bytes()[..n]), Ok(Parsed::Partial), "{:?}", &text[..n]);
+                    assert_eq!(parse(&text.as_bytes()[..n]), Ok(HeaderParse::Partial), "{:?}", &text[..n]);
                 }
             }
         }
         let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(91));
         assert_eq!(long.len(), MOST_BYTES_V1);
-        assert_eq!(parse(long.as_bytes()), Ok(Parsed::Whole(MOST_BYTES_V1, UNKNOWN)));
+        assert_eq!(parse(long.as_bytes()), Ok(HeaderParse::Whole(MOST_BYTES_V1, UNKNOWN)));
         let longer = format!("PROXY UNKNOWN {}\r\n", "x".repeat(92));
         assert_eq!(parse(longer.as_bytes()), Err("a PROXY header without an end"));
         assert_eq!(parse(b"PROXY TCP4 \x00"), Err(MALFORMED), "at once");
@@ -243,16 +243,16 @@ mod tests {
         let v6 = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[1], &[0; 16], &[0, 80, 1, 187]].concat();
         let v4 = client("203.0.113.7:4711");
         let encrypted =
-            Named::Client { address: Some("203.0.113.7:4711".parse().unwrap()), is_encrypted: true };
-        let table: Vec<(&str, Vec<u8>, Option<Named>)> = vec![
+            NamedClient::Client { address: Some("203.0.113.7:4711".parse().unwrap()), is_encrypted: true };
+        let table: Vec<(&str, Vec<u8>, Option<NamedClient>)> = vec![
             ("TCP over IPv4", header(0x21, 0x11, &V4), Some(v4)),
             ("TCP over IPv6", header(0x21, 0x21, &v6), Some(client("[2001:db8::1]:80"))),
             ("a unix socket", header(0x21, 0x31, &[b'x'; 216]), Some(UNKNOWN)),
             ("no family", header(0x21, 0x00, b""), Some(UNKNOWN)),
             ("no family, with types", header(0x21, 0x00, &[4, 0, 1, 0]), Some(UNKNOWN)),
-            ("local", header(0x20, 0x00, b""), Some(Named::Itself)),
-            ("local, with addresses", header(0x20, 0x11, &V4), Some(Named::Itself)),
-            ("local, with anything", header(0x20, 0xff, &[9; 99]), Some(Named::Itself)),
+            ("local", header(0x20, 0x00, b""), Some(NamedClient::Itself)),
+            ("local, with addresses", header(0x20, 0x11, &V4), Some(NamedClient::Itself)),
+            ("local, with anything", header(0x20, 0xff, &[9; 99]), Some(NamedClient::Itself)),
             ("a type that is not read", header(0x21, 0x11, &with_type(2, b"a.example")), Some(v4)),
             ("TLS", header(0x21, 0x11, &with_type(TYPE_TLS, &[7, 0, 0, 0, 0, 0x21, 0, 0])), Some(encrypted)),
             ("a client without TLS", header(0x21, 0x11, &with_type(TYPE_TLS, &[0, 0, 0, 0, 0])), Some(v4)),
@@ -272,12 +272,12 @@ mod tests {
             ("a type without a length", header(0x21, 0x11, &[&V4[..], &[4, 0]].concat()), None),
         ];
         for (what, bytes, expected) in table {
-            let whole = expected.map(|named| Parsed::Whole(bytes.len(), named));
+            let whole = expected.map(|named| HeaderParse::Whole(bytes.len(), named));
             assert_eq!(parse(&bytes).ok(), whole, "{what}");
             assert_eq!(parse(&[&bytes[..], b"GET /"].concat()).ok(), whole, "{what}, and a request");
             if whole.is_some() {
                 for n in 0..bytes.len() {
-                    assert_eq!(parse(&bytes[..n]), Ok(Parsed::Partial), "{what}: {n}");
+                    assert_eq!(parse(&bytes[..n]), Ok(HeaderParse::Partial), "{what}: {n}");
                 }
             }
         }
@@ -290,11 +290,11 @@ mod tests {
             let start = *u.choose(&[b"", SIGNATURE_V1, SIGNATURE_V2, V2_V4])?;
             let all = [start, &bytes(u, 0..=300)?].concat();
             let parsed = parse(&all);
-            if parsed != Ok(Parsed::Partial) {
+            if parsed != Ok(HeaderParse::Partial) {
                 // What is wrong may have another name.
                 assert_eq!(parse(&[&all[..], &bytes(u, 0..=8)?].concat()).ok(), parsed.ok());
             }
-            if let Ok(Parsed::Whole(len, _)) = parsed {
+            if let Ok(HeaderParse::Whole(len, _)) = parsed {
                 assert!(len <= all.len());
             }
             Ok(())

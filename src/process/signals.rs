@@ -16,7 +16,7 @@ use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 use signal_hook::iterator::{Handle, SignalsInfo};
 
 use crate::base::log::{debug, info, warn};
-use crate::base::sys::{self, Sender};
+use crate::base::sys::{self, SignalSender};
 use crate::process::state::SAME_REQUEST;
 use crate::process::terminal::{Loss, Terminal};
 
@@ -305,15 +305,15 @@ impl Drop for SignalThread {
 }
 
 fn interpret(
-    sender: Sender,
+    sender: SignalSender,
     signal: Signal,
     actions: Signals,
     context: &SignalContext,
 ) -> Option<SignalRequest> {
     let name = signal_hook::low_level::signal_name(signal.number()).unwrap_or("a signal");
     let sender_pid = match sender {
-        Sender::Process { pid, .. } => Some(pid),
-        Sender::Kernel | Sender::Unknown => None,
+        SignalSender::Process { pid, .. } => Some(pid),
+        SignalSender::Kernel | SignalSender::Unknown => None,
     };
     // 0 stands for any sender, and any leader, outside our pid namespace: they need not be the same.
     let by_session_leader =
@@ -321,7 +321,7 @@ fn interpret(
     let by_manager = || sender_pid.is_some() && sender_pid == context.manager;
     let terminal = context.terminal.as_ref();
     // A closed terminal: the kernel says so, or the shell passes it on (bash does, to each job).
-    let by_kernel = signal == Signal::Hup && sender == Sender::Kernel;
+    let by_kernel = signal == Signal::Hup && sender == SignalSender::Kernel;
     let hang_up = if by_kernel {
         context.trusts_kernel || terminal.is_some_and(|tty| tty.loss() == Some(Loss::Closed))
     } else {
@@ -354,12 +354,12 @@ fn interpret(
 }
 
 /// The sender of a signal, for the log.
-fn described(sender: Sender) -> String {
+fn described(sender: SignalSender) -> String {
     match sender {
-        Sender::Kernel => "the kernel".to_owned(),
-        Sender::Process { pid, .. } if pid == getpid().as_raw() => "this process".to_owned(),
-        Sender::Process { pid: 0, uid } => format!("outside our pid namespace, uid {uid}"),
-        Sender::Process { pid, uid } => {
+        SignalSender::Kernel => "the kernel".to_owned(),
+        SignalSender::Process { pid, .. } if pid == getpid().as_raw() => "this process".to_owned(),
+        SignalSender::Process { pid: 0, uid } => format!("outside our pid namespace, uid {uid}"),
+        SignalSender::Process { pid, uid } => {
             let name = fs::read_to_string(format!("/proc/{pid}/comm"));
             let name = match name {
                 Ok(name) => format!(" ({})", name.trim_end()),
@@ -369,7 +369,7 @@ fn described(sender: Sender) -> String {
             };
             format!("pid {pid}{name}, uid {uid}")
         }
-        Sender::Unknown => "an unknown sender".to_owned(),
+        SignalSender::Unknown => "an unknown sender".to_owned(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::base::error::{self, Error};
 use crate::net::listener::bind_private;
-use crate::process::control::socket::{Bound, Passed};
+use crate::process::control::socket::{Bound, PassedSocket};
 
 /// # Errors
 /// A path that can't be bound.
@@ -23,7 +23,7 @@ pub(super) fn open(path: &Path) -> Result<Bound, Error> {
         Error::io(error::ErrorKind::Config, text, e)
     };
     let absolute = std::path::absolute(path).map_err(failed)?;
-    let predecessors = match Passed::take().map(|passed| Bound::inherited(passed, &absolute)) {
+    let predecessors = match PassedSocket::take().map(|passed| Bound::inherited(passed, &absolute)) {
         Some(Ok(bound)) => return Ok(bound),
         Some(Err(elsewhere)) => Some(elsewhere),
         None => None,

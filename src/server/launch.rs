@@ -39,7 +39,7 @@ use crate::process::state::{Event, State, Terms};
 use crate::process::supervise;
 use crate::process::supervise::link::Link;
 use crate::process::supervise::message::SupervisorMessage;
-use crate::process::systemd::{self, Heir, Manager, Store};
+use crate::process::systemd::{self, Heir, Manager, StoredListeners};
 use crate::process::terminal::{LEADER_FILE, TTY_FILE, Terminal};
 use crate::server::assembly::{Assembly, Workers};
 use crate::server::control_socket;
@@ -171,7 +171,7 @@ fn facts(
     let heir = predecessor.map_or(Heir::First, |_| Heir::Successor);
     let stored = activated.iter().filter(|passed| passed.owner == Owner::Server);
     let listeners = stored.map(|passed| passed.name.clone()).collect();
-    let store = Store { enabled: above.store_listeners, listeners };
+    let store = StoredListeners { enabled: above.store_listeners, listeners };
     let manager = Manager::found(generation, heir, store, supervisor.as_ref().map(Link::sender));
     let under_any_parent = above.under_any_parent;
     Facts { generation, surroundings, under_any_parent, manager, supervisor, ..Facts::default() }

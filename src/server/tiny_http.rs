@@ -91,7 +91,7 @@ const HOP_BY_HOP: [&str; 10] = [
 #[derive(Debug)]
 pub struct TinyHttp {
     handler: UserHandler,
-    idle: Mutex<Vec<Link>>,
+    idle: Mutex<Vec<ServerLink>>,
     /// The server that links are made to, one at a time.
     server: Mutex<Option<Arc<PrivateServer>>>,
 }
@@ -129,7 +129,7 @@ impl TinyHttp {
     }
 
     /// An idle link that still works.
-    fn link(&self) -> io::Result<Link> {
+    fn link(&self) -> io::Result<ServerLink> {
         loop {
             let idle = lock(&self.idle).pop();
             match idle {
@@ -140,7 +140,7 @@ impl TinyHttp {
         }
     }
 
-    fn connect(&self) -> io::Result<Link> {
+    fn connect(&self) -> io::Result<ServerLink> {
         let mut server = lock(&self.server);
         if let Some(open) = &*server {
             match open.connect() {
@@ -240,9 +240,9 @@ impl PrivateServer {
     }
 
     /// A new link that has answered a test request. Only one is made at a time.
-    fn connect(self: &Arc<PrivateServer>) -> io::Result<Link> {
+    fn connect(self: &Arc<PrivateServer>) -> io::Result<ServerLink> {
         let stream = Stream::Unix(Arc::new(self.socket.connect()?));
-        let mut link = Link { stream, server: Arc::clone(self) };
+        let mut link = ServerLink { stream, server: Arc::clone(self) };
         self.enter()?;
         let Stream::Unix(stream) = &link.stream else { return Err(ErrorKind::Unsupported.into()) };
         stream.set_nonblocking(true)?;
@@ -300,18 +300,18 @@ impl PrivateServer {
 
 /// A connection to the server: one exchange at a time.
 #[derive(Debug)]
-struct Link {
+struct ServerLink {
     stream: Stream,
     server: Arc<PrivateServer>,
 }
 
-impl Drop for Link {
+impl Drop for ServerLink {
     fn drop(&mut self) {
         self.server.leave();
     }
 }
 
-impl Link {
+impl ServerLink {
     fn exchange(&mut self, mut out: ForwardedRequest, method: &Method) -> io::Result<CollectedResponse> {
         self.converse(&mut out, method, None)
     }

@@ -29,7 +29,7 @@ use crate::base::sync::lock;
 use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::http::exchange::blocking::{wait_for, write_all};
 use crate::http::exchange::on_end::Ending;
-use crate::http::exchange::{Client, Progress, drop_contained};
+use crate::http::exchange::{HttpConnection, Progress, drop_contained};
 use crate::net::acceptor::{Lingered, Parking};
 use crate::net::stream::Stream;
 use crate::web::body::{DetachedWriter, UpgradeHandler};
@@ -191,7 +191,7 @@ impl Drop for ReservedThread {
 
 impl Detachment {
     /// Gives the connection to the thread.
-    pub(super) fn start(self, client: Box<Client>, parking: &Arc<Parking<Progress>>) {
+    pub(super) fn start(self, client: Box<HttpConnection>, parking: &Arc<Parking<Progress>>) {
         let (detached, id, jobs) =
             (Arc::clone(&self.thread.detached), self.thread.id, self.thread.jobs.clone());
         let (what, waker) = (self.what.clone(), self.thread.waker.clone());
@@ -217,7 +217,7 @@ impl Detachment {
     }
 
     /// Runs the task. Returns the connection in the state in which it is to be closed.
-    fn run(self, mut client: Box<Client>) -> (Box<Client>, ReservedThread) {
+    fn run(self, mut client: Box<HttpConnection>) -> (Box<HttpConnection>, ReservedThread) {
         let Detachment { thread, unsent, task, what, stall } = self;
         if let Err(e) = write_all(&client.stream, &unsent, stall) {
             debug!("{what}: the client closed before the stream started: {e}");
@@ -262,7 +262,7 @@ impl Detachment {
 type TaskResult = thread::Result<io::Result<()>>;
 
 fn stream(
-    client: &Client,
+    client: &HttpConnection,
     write: DetachedWriter,
     framing: BodyFraming,
     mut ending: Option<Ending>,
@@ -280,7 +280,7 @@ fn stream(
 }
 
 fn upgrade(
-    client: &mut Client,
+    client: &mut HttpConnection,
     speak: UpgradeHandler,
     waker: Option<&Arc<Waker>>,
     stall: Duration,

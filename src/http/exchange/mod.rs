@@ -76,7 +76,7 @@ const TURN_TIME: Duration = Duration::from_millis(5);
 const TURN_REQUESTS: usize = 128;
 
 /// A connection that speaks HTTP.
-pub(crate) type Client = Connection<Progress>;
+pub(crate) type HttpConnection = Connection<Progress>;
 
 /// What is common to all connections of one listener.
 #[derive(Debug)]
@@ -152,12 +152,12 @@ pub(crate) fn serve(
 
 /// Carries out a disposition. Gives the connection back if there is more to do for it at once.
 fn settle(
-    mut client: Box<Client>,
+    mut client: Box<HttpConnection>,
     disposition: Disposition,
     worker: &WorkerState,
     common: &Common,
     queue: &Queue<Ready<Progress>>,
-) -> Option<Box<Client>> {
+) -> Option<Box<HttpConnection>> {
     match disposition {
         Disposition::Park(deadline) => match common.parking.park(client, deadline) {
             Ok(()) => {}
@@ -194,7 +194,7 @@ fn settle(
 }
 
 fn linger(
-    client: Box<Client>,
+    client: Box<HttpConnection>,
     reason: CloseReason,
     worker: &WorkerState,
     common: &Common,
@@ -208,7 +208,7 @@ fn linger(
     }
 }
 
-fn close(mut client: Box<Client>, reason: CloseReason, worker: &WorkerState, common: &Common) {
+fn close(mut client: Box<HttpConnection>, reason: CloseReason, worker: &WorkerState, common: &Common) {
     debug!("connection closed: {reason}");
     drop_progress(&mut client);
     worker.counters.closed(reason);
@@ -216,7 +216,7 @@ fn close(mut client: Box<Client>, reason: CloseReason, worker: &WorkerState, com
 }
 
 /// Drops values that may be the user's on a worker, not on the acceptor.
-fn drop_progress(client: &mut Client) {
+fn drop_progress(client: &mut HttpConnection) {
     let progress = std::mem::take(&mut client.progress);
     let head = progress.head();
     drop_contained(progress, || method_and_path(&head));
@@ -230,7 +230,7 @@ fn drop_contained<T>(value: T, what: impl Fn() -> String) -> bool {
 
 /// One worker's turn with one connection: one exchange of a request and a response after the other.
 struct Exchange<'a> {
-    client: &'a mut Box<Client>,
+    client: &'a mut Box<HttpConnection>,
     worker: &'a mut WorkerState,
     common: &'a Common,
     queue: &'a Queue<Ready<Progress>>,
@@ -248,7 +248,7 @@ struct Exchange<'a> {
 
 impl<'a> Exchange<'a> {
     fn new(
-        client: &'a mut Box<Client>,
+        client: &'a mut Box<HttpConnection>,
         worker: &'a mut WorkerState,
         common: &'a Common,
         queue: &'a Queue<Ready<Progress>>,

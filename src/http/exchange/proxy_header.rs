@@ -18,7 +18,7 @@ use crate::http::codec::{Scan, encode};
 use crate::net::acceptor::Deadline;
 use crate::net::conn_info::ProxyHop;
 use crate::net::connection::Cause;
-use crate::net::proxy_header::{self, MOST_BYTES, Named, Parsed};
+use crate::net::proxy_header::{self, HeaderParse, MOST_BYTES, NamedClient};
 
 impl Exchange<'_> {
     /// Ends the turn unless the header has been read.
@@ -31,7 +31,7 @@ impl Exchange<'_> {
             Err(e) => return ControlFlow::Break(broken(&e)),
         };
         match proxy_header::parse(arrived) {
-            Ok(Parsed::Whole(len, named)) => {
+            Ok(HeaderParse::Whole(len, named)) => {
                 // No more than what has just been seen.
                 let header = bytes.get_mut(..len).unwrap_or_default();
                 match self.client.stream.read_raw(header) {
@@ -40,7 +40,7 @@ impl Exchange<'_> {
                     Err(e) => ControlFlow::Break(broken(&e)),
                 }
             }
-            Ok(Parsed::Partial) => self.wait_for_proxy_header(!arrived.is_empty(), cause),
+            Ok(HeaderParse::Partial) => self.wait_for_proxy_header(!arrived.is_empty(), cause),
             Err(why) => self.refuse_proxy_header(why),
         }
     }
@@ -65,11 +65,11 @@ impl Exchange<'_> {
     }
 
     /// From here on the connection is that of the client.
-    fn take_client_of_proxy(&mut self, named: Named) -> Flow {
+    fn take_client_of_proxy(&mut self, named: NamedClient) -> Flow {
         let proxy = &self.client.conn_info;
         let (peer, hop) = match named {
-            Named::Itself => (proxy.peer, None),
-            Named::Client { address, is_encrypted } => {
+            NamedClient::Itself => (proxy.peer, None),
+            NamedClient::Client { address, is_encrypted } => {
                 (address, Some(ProxyHop { address: proxy.peer, is_encrypted }))
             }
         };

@@ -90,14 +90,14 @@ pub(super) struct Bounds {
 pub(super) struct Collecting {
     pub(super) request: RoutedRequest,
     decoder: Decoder,
-    store: Store,
+    store: CollectedBody,
     len: u64,
     bounds: Bounds,
     started: Instant,
 }
 
 #[derive(Debug)]
-enum Store {
+enum CollectedBody {
     Memory(Vec<u8>, Share),
     File { file: File, disk: Share, descriptor: Share },
 }
@@ -130,7 +130,7 @@ impl Collecting {
         let expected = decoder.remaining_hint().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
         // A client may announce more than it sends, so it gets no memory for the announcement.
         let bytes = Vec::with_capacity(expected.min(bounds.memory).min(8 << 10));
-        let store = Store::Memory(bytes, stores.memory.share());
+        let store = CollectedBody::Memory(bytes, stores.memory.share());
         Collecting { request, decoder, store, len: 0, bounds, started: now }
     }
 
@@ -145,7 +145,7 @@ impl Collecting {
         if self.len.saturating_add(self.decoder.announced()) > self.bounds.all {
             return Err(CollectError::TooLarge);
         }
-        if let Store::Memory(bytes, share) = &mut self.store {
+        if let CollectedBody::Memory(bytes, share) = &mut self.store {
             if bytes.len().saturating_add(data.len()) <= self.bounds.memory && share.hold(self.len) {
                 bytes.extend_from_slice(data);
                 return Ok(());
@@ -154,7 +154,7 @@ impl Collecting {
         if self.len > stores.file_bytes {
             return Err(CollectError::Disk(ErrorKind::FileTooLarge.into()));
         }
-        if let Store::Memory(bytes, _) = &self.store {
+        if let CollectedBody::Memory(bytes, _) = &self.store {
             // It is too long for memory, or other connections hold all memory for bodies.
             let mut disk = stores.disk.share();
             if !disk.hold(bytes.len() as u64) {
@@ -167,16 +167,16 @@ impl Collecting {
             }
             .map_err(CollectError::of_open)?;
             file.write_all(bytes).map_err(CollectError::Disk)?;
-            self.store = Store::File { file, disk, descriptor };
+            self.store = CollectedBody::File { file, disk, descriptor };
         }
         match &mut self.store {
-            Store::File { file, disk, .. } => {
+            CollectedBody::File { file, disk, .. } => {
                 if !disk.hold(self.len) {
                     return Err(CollectError::Full);
                 }
                 file.write_all(data).map_err(CollectError::Disk)
             }
-            Store::Memory(..) => Ok(()),
+            CollectedBody::Memory(..) => Ok(()),
         }
     }
 
@@ -194,7 +194,7 @@ impl Collecting {
     /// without a 100 that asked the client to send it.
     pub(super) fn received(&self) -> Option<(&[u8], &[u8])> {
         match &self.store {
-            Store::Memory(bytes, _)
+            CollectedBody::Memory(bytes, _)
                 if self.decoder.remaining_hint().is_some() && !self.request.head.expect_continue =>
             {
                 Some((&self.request.head.text, bytes))
@@ -215,10 +215,10 @@ impl Collecting {
             self.request.head.parts.extensions.insert(Trailers(trailers));
         }
         let body = match self.store {
-            Store::Memory(bytes, _) if bytes.is_empty() => Ok(BodyKind::Empty),
+            CollectedBody::Memory(bytes, _) if bytes.is_empty() => Ok(BodyKind::Empty),
             // Its share ends here: there are at most as many bodies in handlers as workers.
-            Store::Memory(bytes, _) => Ok(BodyKind::Bytes(bytes.into())),
-            Store::File { mut file, disk, descriptor } => match file.seek(SeekFrom::Start(0)) {
+            CollectedBody::Memory(bytes, _) => Ok(BodyKind::Bytes(bytes.into())),
+            CollectedBody::File { mut file, disk, descriptor } => match file.seek(SeekFrom::Start(0)) {
                 Ok(_) => {
                     let (share, descriptor) = (Some(disk), Some(descriptor));
                     Ok(BodyKind::File { file, left: self.len, share, descriptor })

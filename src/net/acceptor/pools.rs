@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::net::connection::Ready;
-use crate::net::scheduler::policy::Watchdog;
+use crate::net::scheduler::policy::PoolWatch;
 use crate::net::scheduler::queue::Queue;
 
 /// Which workers serve which listeners.
@@ -22,7 +22,7 @@ struct PoolQueue<P> {
     queue: Arc<Queue<Ready<P>>>,
     /// The connections to queue.
     batch: Vec<Ready<P>>,
-    watchdog: Watchdog,
+    watchdog: PoolWatch,
     /// Whether to look again soon.
     watched: bool,
 }
@@ -32,7 +32,7 @@ impl<P> Pools<P> {
         let pool = |queue| PoolQueue {
             queue,
             batch: Vec::new(),
-            watchdog: Watchdog::new(Instant::now()),
+            watchdog: PoolWatch::new(Instant::now()),
             watched: false,
         };
         Pools(queues.into_iter().map(pool).collect())

@@ -200,7 +200,7 @@ pub(crate) struct Decision {
 
 /// What the acceptor remembers of its looks at a pool.
 #[derive(Debug)]
-pub(crate) struct Watchdog {
+pub(crate) struct PoolWatch {
     /// How many workers the next look wakes for a front that is stuck.
     next: usize,
     progress: PoolProgress,
@@ -210,9 +210,9 @@ pub(crate) struct Watchdog {
     polled: Instant,
 }
 
-impl Watchdog {
-    pub(crate) fn new(now: Instant) -> Watchdog {
-        Watchdog { next: 1, progress: PoolProgress::default(), at: now, polled: now }
+impl PoolWatch {
+    pub(crate) fn new(now: Instant) -> PoolWatch {
+        PoolWatch { next: 1, progress: PoolProgress::default(), at: now, polled: now }
     }
 
     pub(super) fn decide(&mut self, look: &Look) -> Decision {
@@ -310,7 +310,7 @@ mod tests {
 
     /// A pool of 16 workers on two cores, and what a look at it decides.
     struct Pool {
-        watchdog: Watchdog,
+        watchdog: PoolWatch,
         look: Look,
     }
 
@@ -320,7 +320,7 @@ mod tests {
             let snapshot = Snapshot { cores: 2, ..Snapshot::default() };
             let look =
                 Look { snapshot, progress: PoolProgress::default(), running: 0, front_waits: None, now };
-            Pool { watchdog: Watchdog::new(now), look }
+            Pool { watchdog: PoolWatch::new(now), look }
         }
 
         fn after(&mut self, time: Duration, change: impl FnOnce(&mut Look)) -> Decision {

@@ -6,7 +6,7 @@ use crate::base::log::info;
 use crate::base::status::Stats;
 use crate::process::control::socket::ClientId;
 use crate::process::control::socket::client::Peer;
-use crate::process::control::socket::command::{Command, Line};
+use crate::process::control::socket::command::{AnswerLine, Command};
 use crate::process::control::{Control, own_pid};
 use crate::process::state::{Event, Stage, Why};
 
@@ -55,20 +55,20 @@ impl Control<'_> {
     }
 
     /// Why no handover can start now.
-    fn cannot_upgrade(&self) -> Option<Line> {
+    fn cannot_upgrade(&self) -> Option<AnswerLine> {
         let successor = self.successor.as_ref().map_or(0, |successor| successor.server_pid().as_raw());
         match self.state.stage() {
             Stage::Serving => None,
             Stage::Draining(Why::HandedOver) => {
                 let reason = format!("the service was handed over to {successor}: connect again");
-                Some(Line::error("moved", &reason).with("pid", successor))
+                Some(AnswerLine::error("moved", &reason).with("pid", successor))
             }
             Stage::LameDuck | Stage::Draining(_) | Stage::Yielding | Stage::Finished => {
-                Some(Line::error("stopping", "the service is stopping"))
+                Some(AnswerLine::error("stopping", "the service is stopping"))
             }
             _ => {
                 let reason = format!("a handover to {successor} is in progress: ask again when it is over");
-                Some(Line::error("busy", &reason).with("pid", successor))
+                Some(AnswerLine::error("busy", &reason).with("pid", successor))
             }
         }
     }
@@ -79,7 +79,7 @@ impl Control<'_> {
         stats
     }
 
-    fn status(&self) -> Line {
+    fn status(&self) -> AnswerLine {
         let stats = self.stats();
         self.ok()
             .with("generation", stats.generation)
@@ -94,28 +94,28 @@ impl Control<'_> {
     }
 
     /// The beginning of an answer: which processes are asked.
-    fn ok(&self) -> Line {
-        let line = Line::new("ok").with("pid", own_pid());
+    fn ok(&self) -> AnswerLine {
+        let line = AnswerLine::new("ok").with("pid", own_pid());
         match &self.facts.supervisor {
             Some(supervisor) => line.with("supervisor", supervisor.pid()),
             None => line,
         }
     }
 
-    fn in_flight(&self) -> Line {
+    fn in_flight(&self) -> AnswerLine {
         self.ok().with("requests_in_flight", self.stats().in_flight)
     }
 
-    fn connections(&self) -> Vec<Line> {
+    fn connections(&self) -> Vec<AnswerLine> {
         let stats = self.stats();
         let parked = self.engine.connections(MOST_LISTED);
-        let head = Line::new("ok")
+        let head = AnswerLine::new("ok")
             .with("count", stats.open)
             .with("listed", parked.len())
             .with("queued", stats.queued)
             .with("requests_in_flight", stats.in_flight);
         let line = |connection: &crate::base::status::ParkedConnection| {
-            let line = Line::new("connection").with("listener", &connection.listener);
+            let line = AnswerLine::new("connection").with("listener", &connection.listener);
             let line = match connection.peer {
                 Some(peer) => line.with("peer", peer),
                 None => line,
@@ -130,13 +130,13 @@ impl Control<'_> {
         [head].into_iter().chain(parked.iter().map(line)).collect()
     }
 
-    fn handlers(&self) -> Vec<Line> {
+    fn handlers(&self) -> Vec<AnswerLine> {
         let mut handlers = self.engine.handlers();
         handlers.sort_by_key(|handler| std::cmp::Reverse(handler.age));
         let listed = handlers.len().min(MOST_LISTED);
-        let head = Line::new("ok").with("count", handlers.len()).with("listed", listed);
+        let head = AnswerLine::new("ok").with("count", handlers.len()).with("listed", listed);
         let line = |handler: &crate::base::status::RunningHandler| {
-            Line::new("handler")
+            AnswerLine::new("handler")
                 .with("method", &handler.method)
                 .with("path", &handler.path)
                 .with("age_ms", handler.age.as_millis())

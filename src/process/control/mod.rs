@@ -62,12 +62,12 @@ pub(crate) struct Control<'a> {
     strays: Strays,
     hooks: HookCalls,
     outside: Outside,
-    progress: Progress,
+    progress: LoopProgress,
 }
 
 /// Past events that matter later.
 #[derive(Debug, Default)]
-struct Progress {
+struct LoopProgress {
     timers: BTreeMap<Timer, Instant>,
     /// The log says that the executable is being written.
     writer_logged: bool,
@@ -124,7 +124,7 @@ impl<'a> Control<'a> {
             strays: Strays::default(),
             hooks: HookCalls::new(hooks),
             outside,
-            progress: Progress::default(),
+            progress: LoopProgress::default(),
         };
         control.perform_all(first);
         control.entered();
@@ -145,7 +145,7 @@ impl<'a> Control<'a> {
         self.finish_hooks()?;
         self.outside.finish();
         info!("end of generation {}", self.facts.generation; phase = "exited");
-        let Progress { has_served, failed_check, cut, .. } = self.progress;
+        let LoopProgress { has_served, failed_check, cut, .. } = self.progress;
         if cut > 0 {
             let text = format!("{cut} requests were cut at the end of the drain");
             return Err(Error::new(ErrorKind::Aborted, text));
@@ -177,7 +177,7 @@ impl<'a> Control<'a> {
         self.outside.tick(self.engine);
         let now = Instant::now();
         let timers =
-            |progress: &Progress| progress.timers.iter().find(|(_, at)| **at <= now).map(|(t, _)| *t);
+            |progress: &LoopProgress| progress.timers.iter().find(|(_, at)| **at <= now).map(|(t, _)| *t);
         while let Some(timer) = timers(&self.progress) {
             self.progress.timers.remove(&timer);
             self.handle(Event::Timer(timer));

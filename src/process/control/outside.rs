@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::process::control::Engine;
 use crate::process::control::identity::Identity;
 use crate::process::control::poller::{Poller, Source};
-use crate::process::control::socket::command::Line;
+use crate::process::control::socket::command::AnswerLine;
 use crate::process::control::socket::{Bound, ClientId, ControlSocket};
 use crate::process::control::upgrade::{Outcome, Step, UpgradeWatch};
 use crate::process::handover::pid_file::PidFile;
@@ -91,7 +91,7 @@ impl Outside {
     pub(super) fn step(&mut self, step: Option<Step>) {
         let (Some(_), Some(id), Some(socket)) = (step, self.waiting, &mut self.socket) else { return };
         if let Some((step, took)) = self.upgrade.last_step() {
-            socket.say(id, &Line::new("step").with("name", step.name()).with("ms", took.as_millis()));
+            socket.say(id, &AnswerLine::new("step").with("name", step.name()).with("ms", took.as_millis()));
         }
     }
 
@@ -107,8 +107,8 @@ impl Outside {
         let (Some(id), Some(socket)) = (self.waiting.take(), &mut self.socket) else { return };
         let ms = |duration: &Duration| duration.as_millis();
         let mut line = match &outcome.committed {
-            Ok(()) => Line::new("ok"),
-            Err(reason) => Line::error("failed", reason),
+            Ok(()) => AnswerLine::new("ok"),
+            Err(reason) => AnswerLine::error("failed", reason),
         };
         if let Some(pid) = serving {
             line = line.with("pid", pid).with("generation", generation);

@@ -27,7 +27,7 @@ const ADDRESSED: &[&str] = &[
 const ITSELF: &str = "/proc/self/exe";
 
 #[derive(Debug)]
-pub(crate) struct Start {
+pub(crate) struct OriginalStart {
     /// `NAME=value`, without the variables that are addressed to this process alone.
     pub(crate) environment: Vec<OsString>,
     /// The path it was started by; None: not known.
@@ -37,9 +37,9 @@ pub(crate) struct Start {
 }
 
 /// The first call looks.
-pub(crate) fn noted() -> &'static Start {
-    static NOTED: OnceLock<Start> = OnceLock::new();
-    NOTED.get_or_init(|| Start {
+pub(crate) fn noted() -> &'static OriginalStart {
+    static NOTED: OnceLock<OriginalStart> = OnceLock::new();
+    NOTED.get_or_init(|| OriginalStart {
         environment: environment(),
         executable: executable(),
         surroundings: Surroundings::look(),

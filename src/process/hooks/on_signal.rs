@@ -23,13 +23,13 @@ pub(crate) type SignalHook = Box<dyn FnMut() + Send>;
 /// Runs the hooks of a signal around its action.
 #[derive(Debug, Default)]
 pub(crate) struct SignalHookRunner {
-    jobs: Option<mpsc::Sender<HookJob>>,
+    jobs: Option<mpsc::Sender<SignalHookJob>>,
     /// Signals with hooks, and whether the action of the last one is still due.
     hooked: BTreeMap<Signal, Arc<AtomicBool>>,
 }
 
 /// A signal, and its action.
-struct HookJob(Signal, Box<dyn FnOnce() + Send>);
+struct SignalHookJob(Signal, Box<dyn FnOnce() + Send>);
 
 impl SignalHooks {
     /// # Errors
@@ -48,13 +48,13 @@ impl SignalHooks {
         Ok(SignalHookRunner { jobs: Some(jobs), hooked })
     }
 
-    fn run(mut self, jobs: &Receiver<HookJob>) {
+    fn run(mut self, jobs: &Receiver<SignalHookJob>) {
         let run = |hooks: &mut Vec<(Signal, SignalHook)>, name, signal| {
             for (_, hook) in hooks.iter_mut().filter(|(of, _)| *of == signal) {
                 let _ = caught(name, hook);
             }
         };
-        for HookJob(signal, action) in jobs {
+        for SignalHookJob(signal, action) in jobs {
             run(&mut self.before, "on_signal", signal);
             action();
             run(&mut self.after, "after_signal", signal);
@@ -75,15 +75,15 @@ impl SignalHookRunner {
             waits.store(false, Ordering::SeqCst);
             action();
         };
-        if let Err(SendError(HookJob(_, action))) = jobs.send(HookJob(signal, Box::new(action))) {
+        if let Err(SendError(SignalHookJob(_, action))) = jobs.send(SignalHookJob(signal, Box::new(action))) {
             action();
         }
     }
 }
 
-impl fmt::Debug for HookJob {
+impl fmt::Debug for SignalHookJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("HookJob").field(&self.0).finish_non_exhaustive()
+        f.debug_tuple("SignalHookJob").field(&self.0).finish_non_exhaustive()
     }
 }
 

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::Supervisor;
-use super::message::{MessageRead, Named, SupervisorMessage, borrowed, read_message};
+use super::message::{MessageRead, NamedListener, SupervisorMessage, borrowed, read_message};
 use crate::base::log::{info, warn};
 use crate::process::handover::Passed;
 
@@ -80,7 +80,7 @@ impl Supervisor {
         }
     }
 
-    fn serves(&mut self, pid: Pid, generation: u32, listeners: Vec<Named>, fds: Vec<OwnedFd>) {
+    fn serves(&mut self, pid: Pid, generation: u32, listeners: Vec<NamedListener>, fds: Vec<OwnedFd>) {
         let before = self.kept.main.replace(pid);
         self.kept.has_served = true;
         let number = std::mem::replace(&mut self.kept.generation, generation);
@@ -98,7 +98,7 @@ impl Supervisor {
             return;
         }
         let passed = listeners.into_iter().zip(fds).map(|(named, fd)| {
-            let Named { name, file, owner } = named;
+            let NamedListener { name, file, owner } = named;
             Passed { name, fd, file, owner }
         });
         self.kept.listeners = passed.collect();

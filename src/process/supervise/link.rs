@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::Pid;
 
 use super::VARIABLE;
-use super::message::{MessageRead, Named, Recipe, SupervisorMessage, read_message};
+use super::message::{MessageRead, NamedListener, Recipe, SupervisorMessage, read_message};
 use crate::base::log::debug;
 use crate::base::sys;
 use crate::base::time::poll_timeout;
@@ -78,7 +78,7 @@ impl Link {
 
     /// This generation owns the service, with these listeners.
     pub(crate) fn serves(&self, generation: u32, listeners: &[Passed<Arc<OwnedFd>>]) {
-        let named = |passed: &Passed<Arc<OwnedFd>>| Named {
+        let named = |passed: &Passed<Arc<OwnedFd>>| NamedListener {
             name: passed.name.clone(),
             file: passed.file,
             owner: passed.owner,

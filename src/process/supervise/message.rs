@@ -22,7 +22,7 @@ pub(crate) enum SupervisorMessage {
     /// G: it serves or will serve as this process, which is not the child if that is a script.
     Here { pid: i32 },
     /// G: the service is this generation's. With its listeners.
-    Serving { generation: u32, listeners: Vec<Named> },
+    Serving { generation: u32, listeners: Vec<NamedListener> },
     /// G: the service ends within this time, and this is not a crash.
     Stopping { within: Duration },
     /// S: end the service.
@@ -47,7 +47,7 @@ pub(crate) enum SupervisorMessage {
 
 /// A listener whose descriptor comes beside the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Named {
+pub(crate) struct NamedListener {
     pub(crate) name: String,
     pub(crate) file: Option<FileId>,
     pub(crate) owner: Owner,
@@ -57,7 +57,7 @@ impl SupervisorMessage {
     pub(crate) fn encode(&self) -> String {
         match self {
             SupervisorMessage::Serving { generation, listeners } => {
-                let list = |value: &dyn Fn(&Named) -> String| -> String {
+                let list = |value: &dyn Fn(&NamedListener) -> String| -> String {
                     listeners.iter().map(value).collect::<Vec<_>>().join(",")
                 };
                 let names = list(&|named| escape(named.name.as_bytes()));
@@ -96,7 +96,7 @@ impl SupervisorMessage {
                 for name in names {
                     let name = String::from_utf8(unescape(name)?).ok()?;
                     let (file, owner) = (paths.next().flatten(), owners.next().unwrap_or(Owner::Server));
-                    listeners.push(Named { name, file, owner });
+                    listeners.push(NamedListener { name, file, owner });
                 }
                 SupervisorMessage::Serving { generation: field("generation")?.parse().ok()?, listeners }
             }
@@ -265,8 +265,8 @@ mod tests {
     use super::*;
     use crate::base::property::{BYTES, CASES, bytes, check, list, printable, text};
 
-    fn any_named(u: &mut Unstructured<'_>) -> Result<Named> {
-        Ok(Named {
+    fn any_named(u: &mut Unstructured<'_>) -> Result<NamedListener> {
+        Ok(NamedListener {
             name: text(u, 1..=20, &[' '..='~', 'é'..='é', '\n'..='\n'])?,
             file: if u.arbitrary()? { FileId::parse("7:21") } else { None },
             owner: *u.choose(&[Owner::Server, Owner::Systemd])?,

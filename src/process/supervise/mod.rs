@@ -49,7 +49,7 @@ use crate::base::time::poll_timeout;
 use crate::process::handover::child::{self, Program};
 use crate::process::handover::{Passed, SUPERVISION};
 use crate::process::supervise::message::SupervisorMessage;
-use crate::process::supervise::outside::Outside;
+use crate::process::supervise::outside::Relay;
 use crate::process::supervise::state::Kept;
 
 /// The variable by which a generation finds its channel to the supervisor: descriptor, inode and the supervisor's pid.
@@ -125,7 +125,7 @@ struct Supervisor {
     last_status: i32,
     /// For the generation that serves next.
     hup_waits: bool,
-    outside: Outside,
+    outside: Relay,
 }
 
 impl Supervisor {
@@ -158,7 +158,7 @@ impl Supervisor {
             started: Instant::now(),
             last_status: 1,
             hup_waits: false,
-            outside: Outside::default(),
+            outside: Relay::default(),
         })
     }
 

@@ -9,20 +9,20 @@ use super::Supervisor;
 use crate::process::systemd::{self, EXTEND_BY, EXTEND_EVERY, Notification, Notifier};
 
 #[derive(Debug)]
-pub(super) struct Outside {
+pub(super) struct Relay {
     /// None: nothing is to be notified.
     notifier: Option<Notifier>,
     /// The latest end of a stop in progress, and when its time is extended next.
     stop: Option<(Instant, Instant)>,
 }
 
-impl Default for Outside {
-    fn default() -> Outside {
-        Outside { notifier: systemd::notifier(), stop: None }
+impl Default for Relay {
+    fn default() -> Relay {
+        Relay { notifier: systemd::notifier(), stop: None }
     }
 }
 
-impl Outside {
+impl Relay {
     /// A notification of a generation.
     pub(super) fn relay(&self, text: &str, fds: &[BorrowedFd<'_>]) {
         self.notifier.iter().for_each(|notifier| notifier.send_text(text, fds));

@@ -13,19 +13,19 @@ use crate::process::handover::pid_file::{PidFile, Record};
 use crate::process::handover::{escape, unescape};
 
 #[derive(Debug)]
-pub(super) struct Service {
+pub(super) struct PidFileService {
     pid_file: Option<PidFile>,
     /// Over all generations.
     record: Record,
 }
 
-impl Default for Service {
-    fn default() -> Service {
-        Service { pid_file: None, record: Record::new(0) }
+impl Default for PidFileService {
+    fn default() -> PidFileService {
+        PidFileService { pid_file: None, record: Record::new(0) }
     }
 }
 
-impl Service {
+impl PidFileService {
     /// What the supervisor leaves to itself of it.
     pub(super) fn encode(&self) -> String {
         let Record { failures, serving, .. } = self.record;
@@ -33,13 +33,13 @@ impl Service {
         format!("{failures}:{serving}:{}", path.unwrap_or_default())
     }
 
-    pub(super) fn decode(text: &str) -> Option<Service> {
+    pub(super) fn decode(text: &str) -> Option<PidFileService> {
         let mut fields = text.splitn(3, ':');
         let (failures, serving) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
         let record = Record { failures, in_progress: false, serving };
         let path = unescape(fields.next()?).filter(|path| !path.is_empty());
         let pid_file = path.and_then(|path| PidFile::new(Path::new(OsStr::from_bytes(&path))).ok());
-        Some(Service { pid_file, record })
+        Some(PidFileService { pid_file, record })
     }
 
     /// Takes the locks again, which the program before has lost: it and this one are one process.

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use nix::unistd::Pid;
 
 use super::message::Recipe;
-use super::service::Service;
+use super::service::PidFileService;
 use super::{STATE_VARIABLE, memory_file, named_file};
 use crate::base::sys;
 use crate::process::handover::{FileId, Owner, Passed, escape, unescape};
@@ -55,7 +55,7 @@ pub(super) struct Kept {
     pub(super) has_served: bool,
     pub(super) is_stopping: bool,
     pub(super) crashes: u32,
-    pub(super) service: Service,
+    pub(super) service: PidFileService,
 }
 
 impl Kept {
@@ -124,7 +124,7 @@ impl Kept {
                 "has_served" => kept.has_served = value == "1",
                 "is_stopping" => kept.is_stopping = value == "1",
                 "crashes" => kept.crashes = number()?,
-                "service" => kept.service = Service::decode(value)?,
+                "service" => kept.service = PidFileService::decode(value)?,
                 "child" => {
                     let mut fields = value.split(':');
                     let pid = Pid::from_raw(fields.next()?.parse().ok()?);
@@ -222,7 +222,7 @@ mod tests {
             has_served: true,
             is_stopping: false,
             crashes: 2,
-            service: Service::decode("3:8:/run/an%20app.pid").unwrap(),
+            service: PidFileService::decode("3:8:/run/an%20app.pid").unwrap(),
         };
         let text = kept.encode();
         // Then these are the decoded one's.

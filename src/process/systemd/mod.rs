@@ -27,8 +27,8 @@ use crate::process::handover::{Owner, Passed, original_command};
 use crate::process::supervise::link::SupervisorSender;
 pub(crate) use message::Notification;
 use message::stored_name;
-use notifier::Barrier;
 pub(crate) use notifier::Notifier;
+use notifier::NotifyBarrier;
 
 /// Whether this program sends notifications.
 pub(crate) const CAN_NOTIFY: bool = cfg!(feature = "systemd");
@@ -110,8 +110,8 @@ pub(crate) struct Manager {
     watchdog: Option<Watchdog>,
     /// The end of the stop in progress, and when its time is extended next.
     stop: Option<(Instant, Instant)>,
-    barrier: Option<Barrier>,
-    store: Store,
+    barrier: Option<NotifyBarrier>,
+    store: StoredListeners,
 }
 
 #[derive(Debug)]
@@ -124,7 +124,7 @@ struct Watchdog {
 
 /// The listeners that systemd keeps.
 #[derive(Debug, Default)]
-pub(crate) struct Store {
+pub(crate) struct StoredListeners {
     /// It is to keep those of this program.
     pub(crate) enabled: bool,
     /// At the start those of an earlier process, which has crashed.
@@ -136,7 +136,7 @@ impl Manager {
     pub(crate) fn found(
         generation: u32,
         heir: Heir,
-        store: Store,
+        store: StoredListeners,
         supervisor: Option<SupervisorSender>,
     ) -> Option<Manager> {
         let notifier = match supervisor {

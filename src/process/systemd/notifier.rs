@@ -78,14 +78,14 @@ impl Notifier {
 
     /// Asks the service manager to report when it has handled all that was sent before. None: the sender need not stay
     /// until then, as a supervisor has sent it.
-    pub(crate) fn barrier(&self) -> Option<Barrier> {
+    pub(crate) fn barrier(&self) -> Option<NotifyBarrier> {
         if self.is_by_supervisor() {
             return None;
         }
         match pipe_with(PipeFlags::CLOEXEC) {
             Ok((ours, its)) => {
                 self.send(&Notification::Barrier, &[its.as_fd()]);
-                Some(Barrier(ours))
+                Some(NotifyBarrier(ours))
             }
             Err(e) => {
                 warn!("systemd: no pipe for a barrier: {e}");
@@ -97,9 +97,9 @@ impl Notifier {
 
 /// The end of a pipe whose other end the service manager closes.
 #[derive(Debug)]
-pub(crate) struct Barrier(OwnedFd);
+pub(crate) struct NotifyBarrier(OwnedFd);
 
-impl Barrier {
+impl NotifyBarrier {
     /// Whether everything was handled within this time.
     pub(crate) fn wait(&self, time: Duration) -> bool {
         let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);

@@ -13,8 +13,8 @@ pub use limits::{RouteLimits, limited, max_body, streaming};
 #[cfg(any(test, fuzzing))]
 pub(crate) use routes::RouteRules;
 pub(crate) use routes::{
-    Call, GuardWalk, Matched, Panics, Pattern, Place, Route, RouteMatch, Routes, Seal, answer, call_by_hand,
-    find_route, verify,
+    Call, GuardWalk, Matched, Panics, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal, answer,
+    call_by_hand, find_route, verify,
 };
 pub use wrapped::{EarlyResponse, Guard, Next, Wrapped, Wrapper};
 

@@ -279,7 +279,7 @@ impl RouteMatch {
         if route.is_nest() {
             values.append(&mut self.values);
             self.values = values;
-        } else if self.routes().all(|route| matches!(route.place, Place::Fallback)) {
+        } else if self.routes().all(|route| matches!(route.place, RoutePlace::Fallback)) {
             self.values = values;
         }
         match self.route {
@@ -336,7 +336,7 @@ impl RouteMatch {
     fn attach_match(&mut self, request: &mut Request) {
         let is_nested = |route: &&Arc<Route>| route.is_nest();
         let nests: Vec<_> = self.outer.iter().rev().chain(&self.route).filter(is_nested).cloned().collect();
-        let is_placed = |route: &&Arc<Route>| !matches!(route.place, Place::Fallback);
+        let is_placed = |route: &&Arc<Route>| !matches!(route.place, RoutePlace::Fallback);
         let Some(route) = self.routes().find(is_placed).map(Arc::clone) else { return };
         let has_pattern = !route.is_nest() || self.is_opaque;
         let values = std::mem::take(&mut self.values);
@@ -349,14 +349,14 @@ impl RouteMatch {
 pub(crate) struct Route {
     /// None: any.
     pub(crate) method: Option<Method>,
-    pub(crate) place: Place,
+    pub(crate) place: RoutePlace,
     pub(crate) handler: Arc<dyn Handler>,
     latency: HandlerLatency,
 }
 
 /// Which paths a route is for.
 #[derive(Debug)]
-pub(crate) enum Place {
+pub(crate) enum RoutePlace {
     At(Pattern),
     /// All paths that begin with it. The handler's routes are for what follows.
     Nest(Pattern),
@@ -365,25 +365,25 @@ pub(crate) enum Place {
 }
 
 impl Route {
-    pub(crate) fn new(method: Option<Method>, place: Place, handler: Arc<dyn Handler>) -> Route {
+    pub(crate) fn new(method: Option<Method>, place: RoutePlace, handler: Arc<dyn Handler>) -> Route {
         Route { method, place, handler, latency: HandlerLatency::new() }
     }
 
     /// Whether the request's path is the route's pattern, in the same spelling.
     fn is_exactly(&self, request: &Request) -> bool {
-        matches!(&self.place, Place::At(pattern) if pattern.text == request.uri().path())
+        matches!(&self.place, RoutePlace::At(pattern) if pattern.text == request.uri().path())
     }
 
     fn is_nest(&self) -> bool {
-        matches!(self.place, Place::Nest(_))
+        matches!(self.place, RoutePlace::Nest(_))
     }
 
     /// Empty for a fallback.
     pub(crate) fn pattern(&self) -> &Pattern {
         static NONE: Pattern = Pattern { text: String::new(), names: Vec::new() };
         match &self.place {
-            Place::At(pattern) | Place::Nest(pattern) => pattern,
-            Place::Fallback => &NONE,
+            RoutePlace::At(pattern) | RoutePlace::Nest(pattern) => pattern,
+            RoutePlace::Fallback => &NONE,
         }
     }
 }

@@ -13,8 +13,8 @@ use matchit::{InsertError, Params};
 use self::pattern::{ParsedPattern, malformed};
 use crate::base::percent::{decoded_text, normal_path};
 use crate::web::handler::{
-    Call, EarlyResponse, GuardWalk, Handler, Pattern, Place, Route, RouteMatch, Routes, Seal, call_by_hand,
-    find_route, verify,
+    Call, EarlyResponse, GuardWalk, Handler, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal,
+    call_by_hand, find_route, verify,
 };
 use crate::web::response::{ResponseExt, plain};
 use crate::{Request, Response};
@@ -167,7 +167,7 @@ impl Router {
     /// ```
     #[must_use]
     pub fn fallback(mut self, handler: impl Handler) -> Router {
-        self.set_fallback(Arc::new(Route::new(None, Place::Fallback, Arc::new(handler))));
+        self.set_fallback(Arc::new(Route::new(None, RoutePlace::Fallback, Arc::new(handler))));
         self
     }
 
@@ -219,7 +219,7 @@ impl Router {
         for route in router.paths.iter().flat_map(|path| &path.routes) {
             let (text, handler) = (&route.pattern().text, Arc::clone(&route.handler));
             match &route.place {
-                Place::Nest(_) => {
+                RoutePlace::Nest(_) => {
                     if let Err(why) = self.add_nest(text, handler) {
                         self.errors.push(format!("nest {text}{why}"));
                     }
@@ -245,7 +245,7 @@ impl Router {
         match self.place(label, method.as_ref()) {
             Ok((path, names)) => {
                 let pattern = Pattern { text: text.to_owned(), names };
-                self.push(path, Route::new(method.clone(), Place::At(pattern), handler));
+                self.push(path, Route::new(method.clone(), RoutePlace::At(pattern), handler));
                 self.extensions.extend(method.filter(|method| !is_standard(method)));
             }
             Err(why) => self.errors.push(format!("{label}{why}")),
@@ -300,7 +300,7 @@ impl Router {
         self.imply(&normal, index);
         self.paths.push(Path { normal, routes: Vec::new(), allow: allow(&[]) });
         let pattern = Pattern { text: prefix.to_owned(), names };
-        self.push(index, Route::new(None, Place::Nest(pattern), handler));
+        self.push(index, Route::new(None, RoutePlace::Nest(pattern), handler));
         Ok(())
     }
 
@@ -424,7 +424,7 @@ impl fmt::Debug for Router {
 
 impl Path {
     fn is_nest(&self) -> bool {
-        self.routes.iter().any(|route| matches!(route.place, Place::Nest(_)))
+        self.routes.iter().any(|route| matches!(route.place, RoutePlace::Nest(_)))
     }
 
     fn route(&self, method: &Method) -> Option<&Arc<Route>> {
@@ -474,9 +474,9 @@ impl Label<'_> {
     fn of(route: &Route) -> Label<'_> {
         let text = &route.pattern().text;
         match route.place {
-            Place::At(_) => Label(route.method.as_ref().map_or("any", Method::as_str), text),
-            Place::Nest(_) => Label("nest", text),
-            Place::Fallback => Label("the", "fallback"),
+            RoutePlace::At(_) => Label(route.method.as_ref().map_or("any", Method::as_str), text),
+            RoutePlace::Nest(_) => Label("nest", text),
+            RoutePlace::Fallback => Label("the", "fallback"),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::base::log::error;
 use crate::base::sync::lock_checked;
 use crate::base::sync::{Mutex, MutexGuard};
-use crate::net::scheduler::policy::{Decision, Look, PoolProgress, QueueEvent, RECENT, Snapshot, Watchdog};
+use crate::net::scheduler::policy::{Decision, Look, PoolProgress, PoolWatch, QueueEvent, RECENT, Snapshot};
 
 pub(crate) use parker::Parker;
 
@@ -268,7 +268,7 @@ impl<T> Queue<T> {
     }
 
     /// Called by the acceptor: checks the pool, and wakes the workers that it needs.
-    pub(crate) fn look(&self, watchdog: &mut Watchdog, now: Instant) -> Decision {
+    pub(crate) fn look(&self, watchdog: &mut PoolWatch, now: Instant) -> Decision {
         let mut state = self.lock();
         let decision = watchdog.decide(&state.look(now));
         state.watched = decision.watch;

@@ -117,7 +117,7 @@ fn a_push_to_a_busy_and_watched_pool_wakes_no_worker() {
 fn a_look_wakes_workers_for_a_stuck_front() {
     let queue = on_one_core(false);
     let now = Instant::now() + LOOK;
-    let mut watchdog = Watchdog::new(now);
+    let mut watchdog = PoolWatch::new(now);
     let decision = queue.look(&mut watchdog, now);
     assert_eq!(decision, Decision { wake: 1, collect: false, watch: true });
     let state = queue.lock();

@@ -46,7 +46,7 @@ pub(crate) struct TlsSession {
     unreported: usize,
     state: SessionState,
     /// How the client has ended its side.
-    end: Option<End>,
+    end: Option<SessionEnd>,
     /// The last read left room in the buffer: the socket had no more bytes.
     drained: bool,
 }
@@ -68,7 +68,7 @@ enum SessionState {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum SessionEnd {
     /// By close_notify.
     Orderly,
     /// By the end of its socket alone.
@@ -223,7 +223,7 @@ impl TlsSession {
             }
             match self.fetch(socket) {
                 Ok(true) => {}
-                Ok(false) => self.end = Some(End::Bare),
+                Ok(false) => self.end = Some(SessionEnd::Bare),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     self.drained = true;
                     break;
@@ -245,8 +245,8 @@ impl TlsSession {
         let _ = self.flush(socket);
         match (n, self.end, self.state) {
             (1.., ..) => Ok(n),
-            (0, Some(End::Orderly), _) => Ok(0),
-            (0, Some(End::Bare), _) => Err(ErrorKind::UnexpectedEof.into()),
+            (0, Some(SessionEnd::Orderly), _) => Ok(0),
+            (0, Some(SessionEnd::Bare), _) => Err(ErrorKind::UnexpectedEof.into()),
             (0, None, SessionState::Broken) => Err(io::Error::new(ErrorKind::InvalidData, "broken TLS")),
             (0, None, _) if buf.is_empty() => Ok(0),
             (0, None, _) => Err(ErrorKind::WouldBlock.into()),
@@ -351,7 +351,7 @@ impl TlsSession {
                     None
                 }
                 Ok(ConnectionState::PeerClosed) => {
-                    self.end = Some(End::Orderly);
+                    self.end = Some(SessionEnd::Orderly);
                     None
                 }
                 Ok(ConnectionState::WriteTraffic(traffic)) => {

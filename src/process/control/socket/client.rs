@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{MsgFlags, send};
 
-use super::command::{Command, Line};
+use super::command::{AnswerLine, Command};
 
 /// Longer than any command.
 const LINE_BYTES: usize = 256;
@@ -16,12 +16,12 @@ const LINE_BYTES: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct ControlClient {
     stream: UnixStream,
     pub(super) peer: Peer,
     input: Vec<u8>,
     output: Vec<u8>,
-    stage: Stage,
+    stage: ReplyStage,
     /// None while it waits for the end of a handover.
     pub(super) until: Option<Instant>,
 }
@@ -34,7 +34,7 @@ pub(in crate::process::control) struct Peer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum ReplyStage {
     /// Its command is not complete.
     Asking,
     /// The answer is not complete.
@@ -45,7 +45,7 @@ enum Stage {
 
 /// What a client has done.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum ClientStep {
     /// It has to send or to read more.
     Pending,
     Asked(Command),
@@ -53,39 +53,46 @@ pub(super) enum Progress {
     Over,
 }
 
-impl Client {
-    pub(super) fn new(stream: UnixStream, peer: Peer, now: Instant) -> Client {
+impl ControlClient {
+    pub(super) fn new(stream: UnixStream, peer: Peer, now: Instant) -> ControlClient {
         let until = now.checked_add(PATIENCE);
-        Client { stream, peer, input: Vec::new(), output: Vec::new(), stage: Stage::Asking, until }
-    }
-
-    pub(super) fn is_waiting(&self) -> bool {
-        self.stage == Stage::Waiting
-    }
-
-    pub(super) fn is_asking(&self) -> bool {
-        self.stage == Stage::Asking
-    }
-
-    /// Reads and writes as much as is possible now.
-    pub(super) fn advance(&mut self, now: Instant) -> Progress {
-        match self.stage {
-            Stage::Asking => self.read_command(now),
-            // Only a hang-up was polled for.
-            Stage::Waiting if self.output.is_empty() => Progress::Over,
-            Stage::Waiting | Stage::Answered => self.flush(),
+        ControlClient {
+            stream,
+            peer,
+            input: Vec::new(),
+            output: Vec::new(),
+            stage: ReplyStage::Asking,
+            until,
         }
     }
 
-    fn read_command(&mut self, now: Instant) -> Progress {
+    pub(super) fn is_waiting(&self) -> bool {
+        self.stage == ReplyStage::Waiting
+    }
+
+    pub(super) fn is_asking(&self) -> bool {
+        self.stage == ReplyStage::Asking
+    }
+
+    /// Reads and writes as much as is possible now.
+    pub(super) fn advance(&mut self, now: Instant) -> ClientStep {
+        match self.stage {
+            ReplyStage::Asking => self.read_command(now),
+            // Only a hang-up was polled for.
+            ReplyStage::Waiting if self.output.is_empty() => ClientStep::Over,
+            ReplyStage::Waiting | ReplyStage::Answered => self.flush(),
+        }
+    }
+
+    fn read_command(&mut self, now: Instant) -> ClientStep {
         let mut buf = [0; LINE_BYTES];
         let has_ended = match self.stream.read(&mut buf) {
             Ok(n) => {
                 self.input.extend_from_slice(buf.get(..n).unwrap_or_default());
                 n == 0
             }
-            Err(e) if is_later(e.kind()) => return Progress::Pending,
-            Err(_) => return Progress::Over,
+            Err(e) if is_later(e.kind()) => return ClientStep::Pending,
+            Err(_) => return ClientStep::Over,
         };
         let end = self.input.iter().position(|byte| *byte == b'\n');
         let line = match end {
@@ -93,46 +100,46 @@ impl Client {
             // `printf status | socat` sends no end of the line.
             None if has_ended => self.input.as_slice(),
             None if self.input.len() > LINE_BYTES => self.input.as_slice(),
-            None => return Progress::Pending,
+            None => return ClientStep::Pending,
         };
         match Command::parse(line) {
             Some(command) => {
-                self.stage = Stage::Waiting;
+                self.stage = ReplyStage::Waiting;
                 self.until = None;
-                Progress::Asked(command)
+                ClientStep::Asked(command)
             }
-            None if has_ended && self.input.is_empty() => Progress::Over,
+            None if has_ended && self.input.is_empty() => ClientStep::Over,
             None => {
                 let reason = "commands: status, upgrade, drain, abort, connections, handlers";
-                self.answer(&[Line::error("unknown-command", reason)], now)
+                self.answer(&[AnswerLine::error("unknown-command", reason)], now)
             }
         }
     }
 
     /// Sends a part of the answer, as far as that is possible now.
-    pub(super) fn say(&mut self, line: &Line) -> Progress {
+    pub(super) fn say(&mut self, line: &AnswerLine) -> ClientStep {
         line.add_to(&mut self.output);
         self.flush()
     }
 
     /// Sends the rest of the answer, as far as that is possible now.
-    pub(super) fn answer(&mut self, lines: &[Line], now: Instant) -> Progress {
+    pub(super) fn answer(&mut self, lines: &[AnswerLine], now: Instant) -> ClientStep {
         lines.iter().for_each(|line| line.add_to(&mut self.output));
-        self.stage = Stage::Answered;
+        self.stage = ReplyStage::Answered;
         self.until = now.checked_add(PATIENCE);
         self.flush()
     }
 
-    fn flush(&mut self) -> Progress {
+    fn flush(&mut self) -> ClientStep {
         while !self.output.is_empty() {
             match self.write() {
                 Ok(n) => drop(self.output.drain(..n)),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if is_later(e.kind()) => return Progress::Pending,
-                Err(_) => return Progress::Over,
+                Err(e) if is_later(e.kind()) => return ClientStep::Pending,
+                Err(_) => return ClientStep::Over,
             }
         }
-        if self.stage == Stage::Answered { Progress::Over } else { Progress::Pending }
+        if self.stage == ReplyStage::Answered { ClientStep::Over } else { ClientStep::Pending }
     }
 
     /// A program may have SIGPIPE's default action.
@@ -144,13 +151,13 @@ impl Client {
     pub(super) fn interest(&self) -> EpollFlags {
         match self.stage {
             _ if !self.output.is_empty() => EpollFlags::EPOLLOUT,
-            Stage::Asking => EpollFlags::EPOLLIN,
-            Stage::Waiting | Stage::Answered => EpollFlags::empty(),
+            ReplyStage::Asking => EpollFlags::EPOLLIN,
+            ReplyStage::Waiting | ReplyStage::Answered => EpollFlags::empty(),
         }
     }
 }
 
-impl AsFd for Client {
+impl AsFd for ControlClient {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }

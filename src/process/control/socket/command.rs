@@ -61,19 +61,19 @@ impl Command {
 
 /// One line of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::process::control) struct Line(String);
+pub(in crate::process::control) struct AnswerLine(String);
 
-impl Line {
-    pub(in crate::process::control) fn new(word: &str) -> Line {
-        Line(word.to_owned())
+impl AnswerLine {
+    pub(in crate::process::control) fn new(word: &str) -> AnswerLine {
+        AnswerLine(word.to_owned())
     }
 
     /// A refusal or a failure. `code` is for programs, `reason` for people.
-    pub(in crate::process::control) fn error(code: &str, reason: &str) -> Line {
-        Line::new("error").with("code", code).with("reason", reason)
+    pub(in crate::process::control) fn error(code: &str, reason: &str) -> AnswerLine {
+        AnswerLine::new("error").with("code", code).with("reason", reason)
     }
 
-    pub(in crate::process::control) fn with(mut self, key: &str, value: impl Display) -> Line {
+    pub(in crate::process::control) fn with(mut self, key: &str, value: impl Display) -> AnswerLine {
         self.0.push(' ');
         self.0.push_str(key);
         self.0.push('=');
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_one_line_whatever_its_values_are() {
-        let line = Line::error("busy", "a b\nok pid=1").with("path", "/x y=%");
+        let line = AnswerLine::error("busy", "a b\nok pid=1").with("path", "/x y=%");
         let mut output = Vec::new();
         line.add_to(&mut output);
         let text = "error code=busy reason=a%20b%0Aok%20pid%3D1 path=/x%20y%3D%25\n";

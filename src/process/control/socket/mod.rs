@@ -25,8 +25,8 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
 
 use crate::base::log::{debug, info, warn};
-use crate::process::control::socket::client::{Client, Peer, Progress};
-use crate::process::control::socket::command::{Command, Line};
+use crate::process::control::socket::client::{ClientStep, ControlClient, Peer};
+use crate::process::control::socket::command::{AnswerLine, Command};
 use crate::process::handover::FileId;
 use crate::process::handover::inherit;
 
@@ -62,8 +62,8 @@ impl Bound {
     }
 
     /// That of the predecessor, if `path` leads to it; else where it is.
-    pub(crate) fn inherited(passed: Passed, path: &Path) -> Result<Bound, (PathBuf, FileId)> {
-        let Passed { listener, file } = passed;
+    pub(crate) fn inherited(passed: PassedSocket, path: &Path) -> Result<Bound, (PathBuf, FileId)> {
+        let PassedSocket { listener, file } = passed;
         if FileId::at(path) == Some(file) {
             return Ok(Bound { listener, path: path.to_owned(), file, is_new: false, replaces: None });
         }
@@ -102,17 +102,17 @@ impl Drop for Bound {
 
 /// The socket of a predecessor.
 #[derive(Debug)]
-pub(crate) struct Passed {
+pub(crate) struct PassedSocket {
     listener: UnixListener,
     file: FileId,
 }
 
-impl Passed {
+impl PassedSocket {
     /// None if the predecessor has none.
-    pub(crate) fn take() -> Option<Passed> {
+    pub(crate) fn take() -> Option<PassedSocket> {
         let (name, fd) = inherit::inherited_by_prefix(FILE)?;
         let file = FileId::parse(name.strip_prefix(FILE)?)?;
-        Some(Passed { listener: UnixListener::from(fd), file })
+        Some(PassedSocket { listener: UnixListener::from(fd), file })
     }
 }
 
@@ -128,7 +128,7 @@ pub(super) struct ControlSocket {
     /// No client can be accepted until then. The listener is not polled meanwhile: it would keep the loop awake.
     paused_until: Option<Instant>,
     poller: Epoll,
-    clients: BTreeMap<ClientId, Client>,
+    clients: BTreeMap<ClientId, ControlClient>,
     last: u64,
 }
 
@@ -168,7 +168,7 @@ impl ControlSocket {
         }
         self.is_open = false;
         self.paused_until = None;
-        let moved = Line::error("moved", "the service was handed over: connect again");
+        let moved = AnswerLine::error("moved", "the service was handed over: connect again");
         let asking: Vec<ClientId> =
             self.clients.iter().filter(|(_, client)| client.is_asking()).map(|(id, _)| *id).collect();
         for id in asking {
@@ -231,11 +231,11 @@ impl ControlSocket {
                 }
             };
             let Some(peer) = peer_of(&stream) else { continue };
-            let mut client = Client::new(stream, peer, now);
+            let mut client = ControlClient::new(stream, peer, now);
             if !is_allowed(peer.uid) {
                 warn!("control: pid {}, uid {} is refused", peer.pid, peer.uid);
                 let reason = format!("this server serves uid {} and the superuser", geteuid());
-                let _ = client.answer(&[Line::error("not-permitted", &reason)], now);
+                let _ = client.answer(&[AnswerLine::error("not-permitted", &reason)], now);
                 continue;
             }
             self.make_room();
@@ -264,13 +264,13 @@ impl ControlSocket {
         let (peer, progress) = (client.peer, client.advance(now));
         self.settle(id, &progress);
         match progress {
-            Progress::Asked(command) => Some((id, peer, command)),
-            Progress::Pending | Progress::Over => None,
+            ClientStep::Asked(command) => Some((id, peer, command)),
+            ClientStep::Pending | ClientStep::Over => None,
         }
     }
 
     /// Sends a part of an answer.
-    pub(super) fn say(&mut self, id: ClientId, line: &Line) {
+    pub(super) fn say(&mut self, id: ClientId, line: &AnswerLine) {
         if let Some(client) = self.clients.get_mut(&id) {
             let progress = client.say(line);
             self.settle(id, &progress);
@@ -278,7 +278,7 @@ impl ControlSocket {
     }
 
     /// Sends an answer, or the rest of one.
-    pub(super) fn answer(&mut self, id: ClientId, lines: &[Line], now: Instant) {
+    pub(super) fn answer(&mut self, id: ClientId, lines: &[AnswerLine], now: Instant) {
         if let Some(client) = self.clients.get_mut(&id) {
             let progress = client.answer(lines, now);
             self.settle(id, &progress);
@@ -286,10 +286,10 @@ impl ControlSocket {
     }
 
     /// Polls a client for what it is waited for, or drops it.
-    fn settle(&mut self, id: ClientId, progress: &Progress) {
+    fn settle(&mut self, id: ClientId, progress: &ClientStep) {
         let Some(client) = self.clients.get(&id) else { return };
         let mut event = EpollEvent::new(client.interest(), id.0);
-        if *progress == Progress::Over || self.poller.modify(client, &mut event).is_err() {
+        if *progress == ClientStep::Over || self.poller.modify(client, &mut event).is_err() {
             self.clients.remove(&id);
         }
     }

@@ -24,16 +24,16 @@ pub enum AccessFormat {
 impl Access {
     /// The line in this format.
     pub fn display(&self, format: AccessFormat) -> impl fmt::Display + '_ {
-        Line { access: self, format }
+        AccessLine { access: self, format }
     }
 }
 
-struct Line<'a> {
+struct AccessLine<'a> {
     access: &'a Access,
     format: AccessFormat,
 }
 
-impl fmt::Display for Line<'_> {
+impl fmt::Display for AccessLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.format {
             AccessFormat::Fields => self.access.fmt(f),
