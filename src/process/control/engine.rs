@@ -7,7 +7,7 @@ use crate::base::status::{ParkedConnection, RunningHandler, Stats};
 use crate::process::handover::Passed;
 
 /// The running parts of a server, which the control loop controls. None of the methods waits; the end of an operation is
-/// reported through the [`Inbox`].
+/// reported through the [`Inbox`](super::inbox::Inbox).
 pub(crate) trait Engine {
     /// Accept on all listeners.
     fn accept(&self);

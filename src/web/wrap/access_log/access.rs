@@ -118,7 +118,7 @@ impl Access {
         Rfc3339(self.time)
     }
 
-    /// Whom the request is from: see [`RequestExt::client`](crate::RequestExt::client).
+    /// Whom the request is from: see [`RequestExt::client`].
     pub fn client(&self) -> &Client {
         &self.client
     }
