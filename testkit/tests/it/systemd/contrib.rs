@@ -13,9 +13,14 @@ use super::inside::{FOLDER, Unit, inside, log, parent, systemctl};
 const UNITS: [&str; 3] = ["app.service", "app-hardened.service", "app.socket"];
 const EXECUTABLE: &str = "/usr/local/bin/app";
 
-fn unit_file(name: &str) -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/systemd");
-    fs::read_to_string(folder.join(name)).unwrap()
+/// Compiled in: the working copy may be out of sight below the systemd that is under test.
+fn unit_file(name: &str) -> &'static str {
+    match name {
+        "app.service" => include_str!("../../../../contrib/systemd/app.service"),
+        "app-hardened.service" => include_str!("../../../../contrib/systemd/app-hardened.service"),
+        "app.socket" => include_str!("../../../../contrib/systemd/app.socket"),
+        other => panic!("no unit {other}"),
+    }
 }
 
 #[test]

@@ -285,6 +285,8 @@ fn under_supervision_the_main_process_stays() {
             assert_eq!(unit.main_pid(), main);
         }
         assert_eq!(crowd.stop().failed, []);
+        // On probation its end would be that of a failed upgrade.
+        until("the last one owns the service", || log().contains("serves as generation 11"));
         // A generation that crashes is no crash of the service, and refuses nobody.
         let serving = get(&addr(), "/pid").ok().number().to_string();
         Command::new("kill").args(["-KILL", &serving]).status().unwrap();
