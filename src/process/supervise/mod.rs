@@ -207,7 +207,8 @@ impl Supervisor {
             // The terminal was closed. The kernel signals each generation as well, which knows about nohup.
             Signal::SIGHUP if code == libc::SI_KERNEL => {}
             other => {
-                // First: a generation may have begun to serve before this signal was sent.
+                // First: a generation may have started to serve before this signal was sent, and another one may have ended.
+                self.reap();
                 self.read_generations();
                 self.pass_on(other);
             }

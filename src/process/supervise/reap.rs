@@ -1,6 +1,7 @@
 //! What the supervisor does when a child has ended.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Instant;
@@ -81,15 +82,24 @@ impl Supervisor {
         true
     }
 
-    /// A child that runs our program and that nobody has introduced.
+    /// A child that nobody has introduced and that has one of our listeners, or runs our program. The program alone would
+    /// not do: by now there may be another one at its path.
     fn unknown_child(&self) -> Option<Pid> {
         let id = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
         let own = getpid();
         let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).ok()?;
-        let program = id(&self.kept.recipe.path)?;
+        let program = id(&self.kept.recipe.path);
+        let open_files = |dir: &str| -> Vec<_> {
+            fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|file| id(&file.path())).collect()
+        };
+        let numbers = self.kept.listeners.iter().map(|passed| passed.fd.as_raw_fd());
+        let listeners: Vec<_> =
+            numbers.filter_map(|fd| id(Path::new(&format!("/proc/self/fd/{fd}")))).collect();
         let pids = children.split(' ').filter_map(|pid| pid.parse().ok()).map(Pid::from_raw);
-        pids.filter(|pid| self.kept.get(*pid).is_none())
-            .find(|pid| id(Path::new(&format!("/proc/{pid}/exe"))) == Some(program))
+        pids.filter(|pid| self.kept.get(*pid).is_none()).find(|pid| {
+            open_files(&format!("/proc/{pid}/fd")).iter().any(|file| listeners.contains(file))
+                || program.is_some_and(|program| id(Path::new(&format!("/proc/{pid}/exe"))) == Some(program))
+        })
     }
 
     pub(super) fn crashed(&mut self, status: i32) {
