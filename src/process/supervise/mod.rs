@@ -50,6 +50,7 @@ use crate::process::handover::child::{self, Program};
 use crate::process::handover::{Passed, SUPERVISION};
 use crate::process::supervise::message::SupervisorMessage;
 use crate::process::supervise::outside::Relay;
+use crate::process::supervise::reap::LastHup;
 use crate::process::supervise::state::Kept;
 
 /// The variable by which a generation finds its channel to the supervisor: descriptor, inode and the supervisor's pid.
@@ -125,6 +126,7 @@ struct Supervisor {
     last_status: i32,
     /// For the generation that serves next.
     hup_waits: bool,
+    last_hup: Option<LastHup>,
     outside: Relay,
 }
 
@@ -158,6 +160,7 @@ impl Supervisor {
             started: Instant::now(),
             last_status: 1,
             hup_waits: false,
+            last_hup: None,
             outside: Relay::default(),
         })
     }
@@ -219,6 +222,8 @@ impl Supervisor {
         match self.kept.main() {
             Some(main) => {
                 info!("supervisor: {signal} goes to {}", main.server);
+                let is_unsure = signal == Signal::SIGHUP && !main.knows_supervision;
+                self.last_hup = is_unsure.then(|| LastHup::to(main.server));
                 let _ = kill(main.server, signal);
             }
             // The next generation gets it.

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -14,6 +14,32 @@ use nix::unistd::{Pid, getpid};
 use super::Supervisor;
 use super::restarts::Restarts;
 use crate::base::log::{error, info};
+
+/// Between a HUP and the end of the process that it was sent to: that may not have seen it.
+const SAME_MOMENT: Duration = Duration::from_secs(1);
+
+/// The last HUP to a generation that does not know of supervision.
+pub(super) struct LastHup {
+    at: Instant,
+    /// Processes that it had started before.
+    successors: Vec<Pid>,
+}
+
+impl LastHup {
+    pub(super) fn to(server: Pid) -> LastHup {
+        LastHup { at: Instant::now(), successors: children(server) }
+    }
+}
+
+/// The children of all threads of `parent`.
+fn children(parent: Pid) -> Vec<Pid> {
+    let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let texts = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    texts
+        .flat_map(|text| text.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .map(Pid::from_raw)
+        .collect()
+}
 
 impl Supervisor {
     pub(super) fn reap(&mut self) {
@@ -79,6 +105,11 @@ impl Supervisor {
                 let _ = kill(server, Signal::SIGTERM);
             }
         }
+        // The HUP may have met a process that had handed over already and was about to exit.
+        let met_its_end = |hup: &LastHup| hup.at.elapsed() < SAME_MOMENT && hup.successors.contains(&server);
+        if self.last_hup.take().is_some_and(|hup| met_its_end(&hup)) && !is_stopping {
+            self.pass_on(Signal::SIGHUP);
+        }
         true
     }
 
@@ -86,8 +117,6 @@ impl Supervisor {
     /// not do: by now there may be another one at its path.
     fn unknown_child(&self) -> Option<Pid> {
         let id = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
-        let own = getpid();
-        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).ok()?;
         let program = id(&self.kept.recipe.path);
         let open_files = |dir: &str| -> Vec<_> {
             fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|file| id(&file.path())).collect()
@@ -95,8 +124,7 @@ impl Supervisor {
         let numbers = self.kept.listeners.iter().map(|passed| passed.fd.as_raw_fd());
         let listeners: Vec<_> =
             numbers.filter_map(|fd| id(Path::new(&format!("/proc/self/fd/{fd}")))).collect();
-        let pids = children.split(' ').filter_map(|pid| pid.parse().ok()).map(Pid::from_raw);
-        pids.filter(|pid| self.kept.get(*pid).is_none()).find(|pid| {
+        children(getpid()).into_iter().filter(|pid| self.kept.get(*pid).is_none()).find(|pid| {
             open_files(&format!("/proc/{pid}/fd")).iter().any(|file| listeners.contains(file))
                 || program.is_some_and(|program| id(Path::new(&format!("/proc/{pid}/exe"))) == Some(program))
         })
