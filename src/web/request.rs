@@ -154,7 +154,7 @@ pub trait RequestExt: sealed::Sealed {
     /// ```
     /// use heirloom::prelude::*;
     ///
-    /// /// Redirects to https whoever has not used it.
+    /// /// Redirects requests without https.
     /// fn secured(request: Request, next: Next) -> Response {
     ///     if request.client().is_https() {
     ///         return next.call(request);

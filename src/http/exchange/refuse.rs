@@ -108,7 +108,7 @@ impl Exchange<'_> {
     }
 
     /// Answers a request as a guard has decided, before its body is received. A short body is dropped and the connection
-    /// kept; the client of a long one, or of one that waits for a 100, is told of the close.
+    /// kept; the client of a long one, or of one that waits for a 100, is notified of the close.
     pub(super) fn answer_early(&mut self, request: RoutedRequest) -> Flow {
         let RoutedRequest { head, route } = request;
         let budget = self.common.limits.discard_bytes;

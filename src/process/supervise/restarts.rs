@@ -2,7 +2,7 @@
 //!
 //! The first five crashes within a minute are restarted at once: clients wait in the accept queues meanwhile. After that
 //! the pauses double, from one second to sixteen; a crash after those is the last one, and the supervisor ends with its
-//! status. A minute without a crash makes up for everything before it.
+//! status. After a minute without a crash the count starts again.
 
 use std::time::Duration;
 
