@@ -70,7 +70,7 @@ fn events() -> Vec<(&'static str, Event)> {
     events
 }
 
-fn terms() -> Terms {
+pub(super) fn terms() -> Terms {
     Terms {
         ready: Duration::from_secs(60),
         probation: Duration::from_secs(2),
