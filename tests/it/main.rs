@@ -20,6 +20,7 @@ mod limits;
 mod listeners;
 mod middleware;
 mod per_worker;
+mod protection;
 #[cfg(feature = "proxy")]
 mod proxies;
 mod real_clients;

@@ -1,5 +1,6 @@
 //! Which handler answers a request: by its path first, then by its method.
 
+mod path_set;
 mod pattern;
 
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use http::header::ALLOW;
 use http::{HeaderValue, Method, StatusCode};
 use matchit::{InsertError, Params};
 
+pub(crate) use self::path_set::PathSet;
 use self::pattern::{ParsedPattern, malformed};
 use crate::base::percent::{decoded_text, normal_path};
 use crate::web::handler::{

@@ -14,6 +14,7 @@ use crate::web::coding::vary;
 use crate::web::fields::ascii;
 use crate::web::handler::{EarlyResponse, Next, Wrapper};
 use crate::web::response::IntoResponse;
+use crate::web::wrap::csrf::is_origin;
 use crate::{Request, Response};
 
 /// Informs browsers which other origins' pages may read the responses. It answers preflights (OPTIONS
@@ -221,11 +222,6 @@ impl Wrapper for Cors {
                 Err("Cors: credentials need a list of origins: browsers refuse any".to_owned())
             }
             Origins::Listed(origins) => {
-                let is_origin = |origin: &str| {
-                    let host = origin.split_once("://").map(|(_, host)| host);
-                    host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '*']))
-                        && origin.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase())
-                };
                 match origins.iter().find(|origin| *origin != "null" && !is_origin(origin)) {
                     Some(origin) => {
                         Err(format!("Cors: {origin:?} is not an origin such as https://app.example"))

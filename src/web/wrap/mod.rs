@@ -8,9 +8,13 @@
 //! | [`ServerTiming`] | reports to the client how long the handler took |
 //! | [`BasicAuth`] | requires user and password, otherwise 401 |
 //! | [`Cors`] | allows pages of other origins |
+//! | [`Csrf`] | refuses what pages of other origins make browsers send |
+//! | [`HttpsRedirect`] | redirects plain HTTP to https |
+//! | [`SecurityHeaders`] | adds header fields with which browsers are stricter |
 #![cfg_attr(feature = "gzip", doc = "| [`Gzip`] | compresses responses for clients that accept gzip |")]
 //!
-//! [`BasicAuth`] and the preflights of [`Cors`] are [guards](crate::Handler::guard): they decide before a body is received.
+//! [`BasicAuth`], [`Csrf`], [`HttpsRedirect`] and the preflights of [`Cors`] are [guards](crate::Handler::guard): they decide
+//! before a body is received.
 //! The last one is outermost. In this order the log has the bytes that were sent and the status of
 //! every request, refused ones included, and a preflight needs no password:
 //!
@@ -57,18 +61,24 @@
 mod access_log;
 mod basic_auth;
 mod cors;
+mod csrf;
 #[cfg(feature = "gzip")]
 mod gzip;
+mod https_redirect;
 mod request_id;
+mod security_headers;
 mod server_timing;
 mod trace_context;
 
 pub use access_log::{Access, AccessFormat, AccessLog};
 pub use basic_auth::{BasicAuth, BasicUser, same_secret};
 pub use cors::Cors;
+pub use csrf::Csrf;
 #[cfg(feature = "gzip")]
 pub use gzip::Gzip;
+pub use https_redirect::HttpsRedirect;
 pub use request_id::{RequestId, RequestIds};
+pub use security_headers::SecurityHeaders;
 pub use server_timing::ServerTiming;
 pub use trace_context::TraceContext;
 
