@@ -14,7 +14,7 @@
 //! 2
 //! ```
 //!
-//! docs/tiny_http.md lists what works. `storm --server target/release/examples/tiny_http_service
+//! docs/tiny_http.md lists what works. `testkit storm --server target/release/examples/tiny_http_service
 //! --keepalive 16 --preconnect 8 --slow 4 --upload 4 --reader 2` counts what its clients lose.
 
 use std::io::{self, Cursor, Read};

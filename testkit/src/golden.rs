@@ -51,7 +51,7 @@ pub fn upload_head() -> String {
     )
 }
 
-/// The recordings, each with the flags of its server; those of `hooked` have none.
+/// The recordings, each with the flags of its `kitchen_sink`; without flags, the server is `testkit hooked`.
 pub const RECORDINGS: [(&str, &[&str]); 8] = [
     ("ordinary", &["--probation-ms", "200"]),
     ("state", &[]),
@@ -63,10 +63,10 @@ pub const RECORDINGS: [(&str, &[&str]); 8] = [
     ("passed_on", &["--probation-ms", "200"]),
 ];
 
-/// How `kitchen_sink` is started in a new directory with these flags; or `hooked`, without any.
+/// The arguments of `kitchen_sink` in a new directory, with these flags; without flags, those of `testkit`.
 pub fn args(flags: &[&str]) -> Vec<String> {
     let all: &[&str] = match flags {
-        [] => &[".", "127.0.0.1:0", "200"],
+        [] => &["hooked", ".", "127.0.0.1:0", "200"],
         _ => &["--listen", "127.0.0.1:0", "--unix", "socket"],
     };
     all.iter().chain(flags).map(|word| (*word).to_owned()).collect()

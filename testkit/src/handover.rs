@@ -1,9 +1,10 @@
 //! Both roles of a handover, played by a test: it starts a successor as a predecessor does, and is started as a
-//! successor is, by the program `puppet`; and it holds the ends of both channels.
+//! successor is, by the program `testkit puppet`; and it holds the ends of both channels.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -177,12 +178,12 @@ pub fn state_file() -> File {
 }
 
 /// Starts `program` as a predecessor does that has written `note` and leaves `fds`; the note is made to say which
-/// they are. `puppet` is the program of that name.
+/// they are. `testkit` is the program with `puppet` in it.
 ///
 /// # Panics
 /// When it can't be started.
 pub fn start_successor(
-    puppet: &Path,
+    testkit: &Path,
     program: &Path,
     args: &[String],
     note: &str,
@@ -200,9 +201,9 @@ pub fn start_successor(
     let note = fields.collect::<Vec<_>>().join(";");
 
     let (ours, its) = UnixStream::pair().expect("a socket");
-    let mut command = Command::new(puppet);
+    let mut command = Command::new(testkit);
     command
-        .arg("launch")
+        .args(["puppet", "launch"])
         .arg(program)
         .args(args)
         .env(VARIABLE, note)
@@ -229,7 +230,7 @@ pub fn names<'a>(note: &'a str, key: &str) -> Vec<&'a str> {
     value.split(',').filter(|name| !name.is_empty()).collect()
 }
 
-/// Plays the successors that servers start where `puppet` is in the place of their program.
+/// Plays the successors of servers for whose program it takes over.
 #[derive(Debug)]
 pub struct Understudy {
     socket: UnixListener,
@@ -260,6 +261,18 @@ impl Understudy {
 
     pub fn socket(&self) -> &Path {
         &self.path
+    }
+
+    /// Puts a puppet in the place of a server's program: every later successor is played. It is a script that becomes
+    /// `testkit puppet`, since a successor has the arguments of its predecessor.
+    ///
+    /// # Errors
+    /// When the script can't be written.
+    pub fn take_over(&self, testkit: &Path, place: &Path) -> io::Result<()> {
+        let new = place.with_extension("new");
+        fs::write(&new, format!("#!/bin/sh\nexec '{}' puppet\n", testkit.display()))?;
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
+        fs::rename(new, place)
     }
 
     /// The part of the next successor that is started.

@@ -11,6 +11,8 @@ use nix::unistd::mkfifo;
 use tempfile::TempDir;
 use testkit::{Crowd, Exit, Outcome, Pid, Proc, Signal};
 
+use crate::TESTKIT;
+
 /// A server whose program can be replaced, and clients that send requests without pause.
 struct Bench {
     server: Proc,
@@ -22,7 +24,7 @@ struct Bench {
 impl Bench {
     fn start(flags: &[&str]) -> Bench {
         let flags = [&["--probation-ms", "0"], flags].concat();
-        Bench::of(env!("CARGO_BIN_EXE_kitchen_sink"), tempfile::tempdir().unwrap(), &flags)
+        Bench::of(&[env!("CARGO_BIN_EXE_kitchen_sink")], tempfile::tempdir().unwrap(), &flags)
     }
 
     /// Later generations have the fault that `set_fault` names.
@@ -30,13 +32,14 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let fault = folder.path().join("fault");
         let flags = [&["--fault", fault.to_str().unwrap()], flags].concat();
-        Bench::of(env!("CARGO_BIN_EXE_faulty"), folder, &flags)
+        Bench::of(&[TESTKIT, "faulty"], folder, &flags)
     }
 
-    fn of(original: &str, folder: TempDir, flags: &[&str]) -> Bench {
+    fn of(command: &[&str], folder: TempDir, flags: &[&str]) -> Bench {
         let program = folder.path().join("program");
-        copy(Path::new(original), &program);
-        let server = Proc::start(&program, flags);
+        copy(Path::new(command[0]), &program);
+        let server =
+            Proc::start_as_said(&program, &[&command[1..], &["--listen", "127.0.0.1:0"], flags].concat());
         let crowd = Crowd::of(&server.addr());
         Bench { server, program, folder, crowd }
     }
@@ -288,7 +291,7 @@ fn says_it_serves(bench: &Bench, last: &str) {
 
 fn a_successor_that_serves_no_client(last: &str, cause: &str, ended: &str) {
     let bench = Bench::of(
-        env!("CARGO_BIN_EXE_kitchen_sink"),
+        &[env!("CARGO_BIN_EXE_kitchen_sink")],
         tempfile::tempdir().unwrap(),
         &["--probation-ms", LONG],
     );

@@ -13,6 +13,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::{mkfifo, pipe2};
 use testkit::{Addr, Exit, Pid, Signal, get, kitchen_sink, pass, unshare, until};
 
+use crate::TESTKIT;
+
 /// After this a stop is another one.
 const ANOTHER: Duration = Duration::from_millis(600);
 
@@ -91,7 +93,7 @@ fn server_at(path: &std::path::Path) -> Vec<String> {
 /// One that does not become a supervisor as PID 1.
 fn server_without_init_at(path: &std::path::Path) -> Vec<String> {
     let name = format!("unix:{}", path.display());
-    vec![env!("CARGO_BIN_EXE_started").to_owned(), "--listen".to_owned(), name]
+    [TESTKIT, "started", "--listen", &name].map(str::to_owned).to_vec()
 }
 
 #[test]

@@ -3,8 +3,10 @@
 
 use testkit::{Browser, Proc, Signal, until};
 
+use crate::TESTKIT;
+
 fn pages() -> Proc {
-    Proc::start(env!("CARGO_BIN_EXE_pages"), &[])
+    Proc::start_as_said(TESTKIT, &["pages", "127.0.0.1:0"])
 }
 
 fn open(server: &Proc, page: &str) -> Option<Browser> {

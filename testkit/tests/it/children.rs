@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 
 use testkit::{Exit, Proc};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_parent");
+use crate::TESTKIT;
+
 /// HUP, INT, QUIT, USR1, USR2 and TERM: those that the server handles.
 const HANDLED: u64 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 9 | 1 << 11 | 1 << 14;
 
@@ -55,7 +56,7 @@ impl Child {
     /// The facts of the same program without heirloom.
     fn control(wrapper: &[&str], how: &str) -> Child {
         Child::of(|what| {
-            let words = [wrapper, &[PROGRAM, "describe", how, what]].concat();
+            let words = [wrapper, &[TESTKIT, "parent", "describe", how, what]].concat();
             let mut command = Command::new(words[0]);
             command.args(&words[1..]).env("RUST_LOG", "info").stdin(Stdio::null());
             command.output().unwrap().stdout
@@ -87,7 +88,7 @@ fn is_the_same_in_every_generation(wrapper: &[&str]) -> Child {
         return Child::control(&["env"], "std");
     }
     let controls = ["std", "raw"].map(|how| Child::control(wrapper, how));
-    let words = [wrapper, &[PROGRAM, "--listen", "127.0.0.1:0"]].concat();
+    let words = [wrapper, &[TESTKIT, "parent", "--listen", "127.0.0.1:0"]].concat();
     let server = Proc::start_as_said(words[0], &words[1..]);
     let first = ["std", "raw"].map(|how| Child::by(&server, how));
     for (control, first) in controls.iter().zip(&first) {
@@ -163,7 +164,7 @@ fn nofile(server: &Proc, how: &str) -> (u64, u64) {
 fn the_limit_of_open_files_is_inherited_as_documented() {
     let line = "ulimit -Sn 200 && ulimit -Hn 512 && exec \"$@\"";
     for (flags, soft) in [(&[][..], 512), (&["--keep-nofile"][..], 200)] {
-        let words = [&["-c", line, "sh", PROGRAM, "--listen", "127.0.0.1:0"], flags].concat();
+        let words = [&["-c", line, "sh", TESTKIT, "parent", "--listen", "127.0.0.1:0"], flags].concat();
         let server = Proc::start_as_said("sh", &words);
         for generation in 1..=3 {
             for how in ["std", "raw"] {
@@ -178,11 +179,11 @@ fn the_limit_of_open_files_is_inherited_as_documented() {
 /// It is itself a server, and is not taken in by the variable that its parent has.
 #[test]
 fn a_server_started_by_a_server_is_a_first_generation() {
-    let server = Proc::start(PROGRAM, &[]);
+    let server = Proc::start_as_said(TESTKIT, &["parent", "--listen", "127.0.0.1:0"]);
     server.handover();
     let environment = Child::by(&server, "std").environment;
     let note = environment.iter().find(|pair| pair.starts_with("HEIRLOOM_HANDOVER="));
-    let flags = [note.expect("it stays in a successor"), PROGRAM, "--listen", "127.0.0.1:0"];
+    let flags = [note.expect("it stays in a successor"), TESTKIT, "parent", "--listen", "127.0.0.1:0"];
     let inner = Proc::start_as_said("env", &flags);
     inner.wait_for("serving as generation 1");
     inner.handover();

@@ -1,6 +1,6 @@
 //! The recorded conversations of processes of 4a81a84, with one of them replaced by a process of today: it says what
 //! that version understands, understands what that version says, and nothing is lost. The recordings are made by the
-//! program `record`; `testkit/old-version` runs the real old program beside today's, under load.
+//! program `testkit record`; `testkit/old-version` runs the real old program beside today's, under load.
 
 use std::fs;
 use std::io::{Read, Seek, Write};
@@ -18,9 +18,10 @@ use testkit::golden::{
 use testkit::handover::{Ends, Part, Setup, Understudy, names, readable, start_successor, state_file};
 use testkit::{Addr, Client, Exit, Proc, Signal};
 
+use crate::TESTKIT;
+
 /// The recordings.
 const VERSION: &str = "4a81a84";
-const PUPPET: &str = env!("CARGO_BIN_EXE_puppet");
 
 /// Plays a recording around a real process.
 struct Theatre {
@@ -49,7 +50,7 @@ impl Theatre {
             RECORDINGS.into_iter().find(|(of, _)| *of == name).expect("a recording of that name");
         let folder = tempfile::tempdir().unwrap();
         let program = match flags {
-            [] => env!("CARGO_BIN_EXE_hooked"),
+            [] => TESTKIT,
             _ => env!("CARGO_BIN_EXE_kitchen_sink"),
         };
         fs::copy(program, folder.path().join("server")).unwrap();
@@ -78,7 +79,7 @@ impl Theatre {
             command.env("TESTKIT_PUPPET", theatre.understudy.socket());
             theatre.server = Some(Proc::start_command(command));
         }
-        theatre.put_puppet();
+        theatre.take_over();
         theatre
     }
 
@@ -87,10 +88,8 @@ impl Theatre {
     }
 
     /// Every successor from now on is played.
-    fn put_puppet(&self) {
-        let new = self.place().with_extension("new");
-        fs::copy(PUPPET, &new).unwrap();
-        fs::rename(new, self.place()).unwrap();
+    fn take_over(&self) {
+        self.understudy.take_over(Path::new(TESTKIT), &self.place()).unwrap();
     }
 
     fn server(&self) -> &Proc {
@@ -258,7 +257,7 @@ impl Stage for Theatre {
         self.state = Some(state);
         let setup = Setup { folder: self.folder.path(), socket: self.understudy.socket() };
         let server =
-            start_successor(Path::new(PUPPET), Path::new(self.program), &self.args, note, &fds, setup);
+            start_successor(Path::new(TESTKIT), Path::new(self.program), &self.args, note, &fds, setup);
         self.server = Some(server);
     }
 

@@ -5,7 +5,8 @@ use std::fs;
 use tempfile::TempDir;
 use testkit::{Client, Proc, until};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_file_server");
+use crate::TESTKIT;
+
 /// All but two of the connections that a limit of 256 allows.
 const CLIENTS: usize = 190;
 
@@ -20,7 +21,7 @@ fn folder() -> TempDir {
 fn start(folder: &TempDir) -> Proc {
     let at = folder.path().to_str().unwrap();
     let line = "ulimit -n 256 && exec \"$@\"";
-    Proc::start_as_said("sh", &["-c", line, "sh", PROGRAM, "127.0.0.1:0", at])
+    Proc::start_as_said("sh", &["-c", line, "sh", TESTKIT, "file_server", "127.0.0.1:0", at])
 }
 
 /// Clients that get the file and don't read it, and clients that get a 503.

@@ -9,8 +9,9 @@ use std::process::{Command, Stdio};
 use nix::unistd::geteuid;
 use testkit::{Exit, Pid, Proc, skip, unshare};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_started");
-const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
+use crate::TESTKIT;
+
+const LISTEN: [&str; 3] = ["started", "--listen", "127.0.0.1:0"];
 
 fn environment(server: &Proc, pid: Pid) -> BTreeSet<String> {
     let pairs = server.facts(pid).environ;
@@ -19,7 +20,7 @@ fn environment(server: &Proc, pid: Pid) -> BTreeSet<String> {
 }
 
 fn start(flags: &[&str], variables: &[(&str, &str)]) -> Proc {
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(TESTKIT);
     command.args(LISTEN).args(flags).envs(variables.iter().copied());
     Proc::start_command(command)
 }
@@ -85,7 +86,7 @@ fn variables_that_can_not_be_passed_on_are_refused_at_the_start() {
         ),
         ("=1", "its name must not contain ="),
     ] {
-        let output = Command::new(PROGRAM).args(LISTEN).args(["--pass", flag]).output().unwrap();
+        let output = Command::new(TESTKIT).args(LISTEN).args(["--pass", flag]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(1) && said.contains(words), "{said}");
     }
@@ -96,7 +97,7 @@ fn variables_that_can_not_be_passed_on_are_refused_at_the_start() {
 fn without_proc_the_environment_is_passed_on_all_the_same() {
     let Some(words) = unshare(&["--mount"]) else { return };
     let mut command = Command::new(&words[0]);
-    command.args(&words[1..]).args(["sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "sh", PROGRAM]);
+    command.args(&words[1..]).args(["sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "sh", TESTKIT]);
     command.args(LISTEN).args(["--set", "LOADED=1"]).env("GIVEN", "1").stdin(Stdio::null());
     let server = Proc::start_command(command);
     for _ in 0..2 {
@@ -107,12 +108,12 @@ fn without_proc_the_environment_is_passed_on_all_the_same() {
 
 /// By another process: a child that another test starts would keep a descriptor of ours, and the copy busy.
 fn copy(to: &Path) {
-    assert!(Command::new("cp").arg(PROGRAM).arg(to).status().unwrap().success());
+    assert!(Command::new("cp").arg(TESTKIT).arg(to).status().unwrap().success());
 }
 
 fn by_descriptor(kind: &str, program: &Path) -> Proc {
-    let mut command = Command::new(PROGRAM);
-    command.args(["by", kind]).arg(program).args(LISTEN);
+    let mut command = Command::new(TESTKIT);
+    command.args(["started", "by", kind]).arg(program).args(LISTEN);
     Proc::start_command(command)
 }
 
@@ -139,11 +140,11 @@ fn started_by_a_descriptor_it_is_looked_up_by_its_path() {
 fn started_by_a_shells_descriptor() {
     for path in ["/dev/fd/9", "/proc/self/fd/9"] {
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("exec {path} \"$@\" 9<'{PROGRAM}'"), "sh"]).args(LISTEN);
+        command.args(["-c", &format!("exec {path} \"$@\" 9<'{TESTKIT}'"), "sh"]).args(LISTEN);
         let server = Proc::start_command(command);
         for _ in 0..2 {
             let new = server.handover();
-            assert_eq!(fs::read_link(format!("/proc/{new}/exe")).unwrap(), Path::new(PROGRAM));
+            assert_eq!(fs::read_link(format!("/proc/{new}/exe")).unwrap(), Path::new(TESTKIT));
         }
     }
 }
@@ -151,7 +152,7 @@ fn started_by_a_shells_descriptor() {
 #[test]
 fn started_from_what_has_no_path_it_starts_itself() {
     for kind in ["removed", "memfd"] {
-        let server = by_descriptor(kind, Path::new(PROGRAM));
+        let server = by_descriptor(kind, Path::new(TESTKIT));
         for _ in 0..2 {
             let new = server.handover();
             assert_eq!(server.get("/pid").ok().number(), new.as_raw(), "{kind}");

@@ -8,8 +8,10 @@ use std::net::{Shutdown, TcpStream};
 use nix::sys::socket::{setsockopt, sockopt};
 use testkit::{Addr, Client, DEADLINE, Pid, Proc, beside, until};
 
+use crate::TESTKIT;
+
 fn greedy(workers: usize) -> Proc {
-    Proc::start(env!("CARGO_BIN_EXE_greedy"), &["--workers", &workers.to_string()])
+    Proc::start_as_said(TESTKIT, &["greedy", "--listen", "127.0.0.1:0", "--workers", &workers.to_string()])
 }
 
 fn raw(server: &Proc) -> TcpStream {

@@ -10,10 +10,12 @@ use std::time::Duration;
 use tempfile::TempDir;
 use testkit::{Addr, Client, Exit, Outcome, Proc, Signal, beside, get, pass};
 
+use crate::TESTKIT;
+
 fn hooked(probation_ms: &str) -> (Proc, TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let flags = [folder.path().to_str().unwrap(), "127.0.0.1:0", probation_ms];
-    (Proc::start_as_said(env!("CARGO_BIN_EXE_hooked"), &flags), folder)
+    let flags = ["hooked", folder.path().to_str().unwrap(), "127.0.0.1:0", probation_ms];
+    (Proc::start_as_said(TESTKIT, &flags), folder)
 }
 
 /// A handover by then is a good one.
@@ -136,8 +138,8 @@ fn a_second_stop_cuts_an_exit_hook() {
     for name in ["patient", "exit-hangs"] {
         fs::write(folder.path().join(name), "").unwrap();
     }
-    let flags = [folder.path().to_str().unwrap(), "127.0.0.1:0", "0"];
-    let server = Proc::start_as_said(env!("CARGO_BIN_EXE_hooked"), &flags);
+    let flags = ["hooked", folder.path().to_str().unwrap(), "127.0.0.1:0", "0"];
+    let server = Proc::start_as_said(TESTKIT, &flags);
     server.signal(Signal::SIGTERM);
     server.wait_for("hook: exit hangs");
     // A signal within half a second counts as the same one.
@@ -154,8 +156,8 @@ fn nothing_arrives_once_exit_hooks_run() {
     for name in ["patient", "exit-hangs"] {
         fs::write(folder.path().join(name), "").unwrap();
     }
-    let flags = [folder.path().to_str().unwrap(), "127.0.0.1:0", "0"];
-    let server = Proc::start_as_said(env!("CARGO_BIN_EXE_hooked"), &flags);
+    let flags = ["hooked", folder.path().to_str().unwrap(), "127.0.0.1:0", "0"];
+    let server = Proc::start_as_said(TESTKIT, &flags);
     let old = server.pid();
     // More than goes along with a connection.
     let halves = [300_000, 100_000];

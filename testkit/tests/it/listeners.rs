@@ -4,6 +4,8 @@ use std::fs;
 
 use testkit::{Client, Exit, Pid, Proc, beside, until};
 
+use crate::TESTKIT;
+
 /// What the kernel calls the workers, sorted.
 fn workers(pid: Pid) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
@@ -18,7 +20,7 @@ fn workers(pid: Pid) -> Vec<String> {
 fn one_answers_while_the_other_is_blocked_in_every_generation() {
     let folder = tempfile::tempdir().unwrap();
     let office = format!("unix:{}", folder.path().join("office").display());
-    let server = Proc::start_as_said(env!("CARGO_BIN_EXE_lanes"), &["127.0.0.1:0", &office]);
+    let server = Proc::start_as_said(TESTKIT, &["lanes", "127.0.0.1:0", &office]);
     let [public, office] = &server.addrs()[..] else { panic!("two") };
     // Goes from one generation to the next.
     let mut kept = Client::to(office);

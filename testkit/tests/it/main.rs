@@ -1,5 +1,8 @@
 //! Real processes and real signals; and what needs more crates than the library's examples do. In one binary.
 
+/// The program with the servers that are no examples, each as a subcommand.
+const TESTKIT: &str = env!("CARGO_BIN_EXE_testkit");
+
 #[cfg(feature = "tls")]
 mod secure;
 #[cfg(feature = "tls")]

@@ -7,6 +7,8 @@ use std::process::Command;
 use nix::unistd::geteuid;
 use testkit::{Addr, Pid, Proc, Signal, get, skip, unshare, until};
 
+use crate::TESTKIT;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const OWN_PIDS: [&str; 4] = ["--fork", "--pid", "--kill-child", "--mount-proc"];
 
@@ -42,7 +44,7 @@ fn as_pid_1_without_init_it_refuses_to_hand_over() {
     let folder = tempfile::tempdir().unwrap();
     let pid_file = folder.path().join("pid");
     let mut command = Command::new(&words[0]);
-    command.args(&words[1..]).arg(env!("CARGO_BIN_EXE_started"));
+    command.args(&words[1..]).args([TESTKIT, "started"]);
     command.args(["--listen", "127.0.0.1:0", "--pid-file", pid_file.to_str().unwrap()]);
     let server = Proc::start_inside(command);
     server.wait_for("a HUP will have no effect: not possible as PID 1");

@@ -5,11 +5,13 @@ use std::fs;
 use tempfile::TempDir;
 use testkit::{Exit, Proc, Signal};
 
+use crate::TESTKIT;
+
 fn hooked(signals: &str) -> (Proc, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("signals"), signals).unwrap();
-    let flags = [folder.path().to_str().unwrap(), "127.0.0.1:0", "0"];
-    (Proc::start_as_said(env!("CARGO_BIN_EXE_hooked"), &flags), folder)
+    let flags = ["hooked", folder.path().to_str().unwrap(), "127.0.0.1:0", "0"];
+    (Proc::start_as_said(TESTKIT, &flags), folder)
 }
 
 #[track_caller]

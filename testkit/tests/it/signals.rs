@@ -8,6 +8,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use testkit::{Client, Exit, Outcome, Pid, Proc, Signal, pass, until};
 
+use crate::TESTKIT;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const STOPS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 /// Longer than any test: an endless probation.
@@ -309,7 +311,7 @@ fn a_stop_of_an_unready_child_only_cancels_the_handover() {
 #[test]
 fn the_third_stop_is_the_signal_s_default_action() {
     for third in [Signal::SIGTERM, Signal::SIGINT] {
-        let server = Proc::start(env!("CARGO_BIN_EXE_parent"), &["--linger"]);
+        let server = Proc::start_as_said(TESTKIT, &["parent", "--listen", "127.0.0.1:0", "--linger"]);
         let mut upload = server.client();
         // Chunked, because a partly received body of this kind is not transferred.
         upload.send("POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nbe\r\n");

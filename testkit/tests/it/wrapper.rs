@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use testkit::{Crowd, Outcome, Pid, Proc, Signal, until};
 
+use crate::TESTKIT;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const FLAGS: [&str; 4] = ["--listen", "127.0.0.1:0", "--probation-ms", "0"];
 
@@ -68,12 +70,14 @@ fn a_script_that_starts_generation_1_by_exec_is_not_run_again() {
 fn a_script_that_is_named_as_the_executable_is_run_anew() {
     let scripts = Scripts::with("");
     let path = scripts.path();
-    let faulty = env!("CARGO_BIN_EXE_faulty");
-    scripts.write(&format!("VERSION=one exec {faulty} \"$@\""));
-    let server = Proc::start(&path, &["--executable", path.to_str().unwrap()]);
+    scripts.write(&format!("VERSION=one exec {TESTKIT} \"$@\""));
+    let server = Proc::start_as_said(
+        &path,
+        &["faulty", "--listen", "127.0.0.1:0", "--executable", path.to_str().unwrap()],
+    );
     let crowd = Crowd::of(&server.addr());
     for version in ["two", "three"] {
-        scripts.write(&format!("VERSION={version} exec {faulty} \"$@\""));
+        scripts.write(&format!("VERSION={version} exec {TESTKIT} \"$@\""));
         let new = server.handover();
         assert!(environ_has(&server, new, &format!("VERSION={version}")));
     }

@@ -1,24 +1,46 @@
 //! Load with exact accounting while a server is handed over again and again: every request of
 //! clients that never retry has exactly one outcome, and the sums must match.
 //!
-//! `cargo build --release -p testkit --bin storm --bin kitchen_sink`, then `target/release/storm --upgrades 100`;
+//! `cargo build --release -p testkit --bin testkit --bin kitchen_sink`, then `target/release/testkit storm --upgrades 100`;
 //! `--selftest` shows that storm sees every fault it has a name for.
+//!
+//! Imports of its modules point down only:
+//! `run` and `selftest` over `rounds`, over `client`, `herd`, `server`, `report`, over `link`, over `socket`
+//! and `tally`, and `socket` over `tls`.
 
-#[path = "../storm/mod.rs"]
-mod storm;
+mod asking;
+mod binaries;
+mod client;
+mod flags;
+mod guard;
+mod halt;
+mod herd;
+mod histogram;
+mod link;
+mod mask;
+mod report;
+mod rounds;
+mod run;
+mod selftest;
+mod server;
+mod socket;
+mod tally;
+mod tls;
+mod windows;
 
 use std::io::Write;
 
-use storm::flags::{Flags, USAGE};
-use storm::mask;
+use flags::{Flags, USAGE};
 
-fn main() {
+use super::MainResult;
+
+pub(super) fn main(args: &[String]) -> MainResult {
     // Before any thread starts, so that none but the guard takes them.
     mask::block();
-    let flags = Flags::parse(std::env::args().skip(1));
+    let flags = Flags::parse(args.iter().cloned());
     let status = match flags {
-        Ok(flags) if flags.selftest => status_of(storm::selftest::run().map(|text| (text, true))),
-        Ok(flags) => status_of(storm::run::run(&flags)),
+        Ok(flags) if flags.selftest => status_of(selftest::run().map(|text| (text, true))),
+        Ok(flags) => status_of(run::run(&flags)),
         Err(problem) => {
             let _ = writeln!(std::io::stderr(), "storm: {problem}\n{USAGE}");
             2

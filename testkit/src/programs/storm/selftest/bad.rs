@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use testkit::beside;
 
-use crate::storm::halt::Halt;
+use crate::programs::storm::halt::Halt;
 
 /// The time at which clients that check at once are done, and clients that wait long have not sent yet.
 const LATE: Duration = Duration::from_millis(200);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::asking::{Mode, Pauses, Sizes};
 
-pub(crate) const USAGE: &str = "usage: storm [flags] [-- flags of the server]
+pub(crate) const USAGE: &str = "usage: testkit storm [flags] [-- flags of the server]
   --upgrades N       handovers under load (default 100); 0: load alone, for --seconds
   --hups-at-once N   signals for each of them, a millisecond apart (default 1)
   --bad-binaries     before each of them one that must fail: the program is missing, hangs, crashes, ...
@@ -29,7 +29,7 @@ pub(crate) const USAGE: &str = "usage: storm [flags] [-- flags of the server]
   --unix             every other client by a unix socket
   --tls              every other client by TLS, whose connections can't move: their closes are announced
   --supervise        the server under its supervisor, which gets all signals
-  --server PATH      the kitchen_sink to run (default: the one beside storm)
+  --server PATH      the kitchen_sink to run (default: the one beside testkit)
   --alternate PATH   another version of it: each handover goes from one of the two to the other
   --log FILE         where to write the log of all generations
   --seconds N        of load without handovers (default 10)

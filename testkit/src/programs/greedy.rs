@@ -10,6 +10,8 @@ use heirloom::Handle;
 use heirloom::prelude::*;
 use heirloom::wrap::AccessLog;
 
+use super::{MainResult, start_log};
+
 /// Requests that handlers have started, and pieces that were pulled from responses.
 #[derive(Default)]
 struct Done {
@@ -17,20 +19,18 @@ struct Done {
     pulled: AtomicU64,
 }
 
-fn main() -> Result<(), heirloom::Error> {
+pub(super) fn main(args: &[String]) -> MainResult {
     heirloom::handover::init()?;
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    start_log();
     let flag = |name: &str| Some(args.iter().position(|arg| arg == name)? + 1).and_then(|at| args.get(at));
-    log::info!("pid {}", std::process::id());
     let handle = Handle::new();
     let workers = flag("--workers").and_then(|n| n.parse().ok()).unwrap_or(4);
-    Server::new(router(&handle))
+    Ok(Server::new(router(&handle))
         .with_handle(handle)
         .listen(flag("--listen").map_or("127.0.0.1:0", |name| name))
         .workers(workers)
         .limits(Limits::new().body_bytes(64 << 20))
-        .serve()
+        .serve()?)
 }
 
 fn router(handle: &Handle) -> impl Handler {

@@ -1,11 +1,13 @@
 //! Pages for browsers, which do something and report what they saw: `REPORT ...` lines in the log.
-//! The protocol is the library's.
+//! The protocol is the library's. `pages [ADDRESS]`.
 
 use std::time::Duration;
 
 use heirloom::prelude::*;
 use heirloom::sse::{self, Event};
 use heirloom::websocket::{Message, WebSocket};
+
+use super::{MainResult, start_log};
 
 /// Sends text and bytes, waits for the echoes, then for the close; then once more.
 const WEBSOCKET: &str = r#"<!doctype html><script>
@@ -50,10 +52,10 @@ events.addEventListener("lines", (event) => report("lines " + JSON.stringify(eve
 events.onerror = () => report("reconnecting " + (events.readyState === EventSource.CONNECTING));
 </script>"#;
 
-fn main() -> Result<(), heirloom::Error> {
+pub(super) fn main(args: &[String]) -> MainResult {
     heirloom::handover::init()?;
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let listen = std::env::args().nth(2).unwrap_or_else(|| "127.0.0.1:8001".to_owned());
+    start_log();
+    let listen = args.first().map_or("127.0.0.1:8001", String::as_str);
     let router = Router::new()
         .get("/websocket.html", |_: Request| Html(WEBSOCKET))
         .get("/events.html", |_: Request| Html(EVENTS))
@@ -89,6 +91,5 @@ fn main() -> Result<(), heirloom::Error> {
             log::info!("REPORT {}", req.text()?);
             Ok(StatusCode::NO_CONTENT)
         });
-    log::info!("pid {}", std::process::id());
-    Server::new(router).listen(listen).serve()
+    Ok(Server::new(router).listen(listen).serve()?)
 }

@@ -1,7 +1,8 @@
 //! Records what processes of one version say to each other at handovers, for `testkit/tests/it/compat.rs`.
 //!
-//! `record PROGRAMS FOLDER`, which `testkit/old-version --record` runs: PROGRAMS has that version's `kitchen_sink` and `hooked`, FOLDER gets the recordings. It
-//! stands between the two: to the predecessor it is the successor, by `puppet`, and starts the real one itself.
+//! `testkit record PROGRAMS FOLDER`, which `testkit/old-version --record` runs: PROGRAMS has that version's `kitchen_sink` and
+//! `testkit` (or `hooked`), FOLDER gets the recordings. It stands between the two: to the predecessor it is the successor, by
+//! `testkit puppet`, and starts the real one itself.
 
 use std::fs;
 use std::io;
@@ -12,20 +13,27 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, poll};
-use testkit::golden::{Entry, HALF, OTHER_HALF, RECORDINGS, Said, UPLOADS_HALVES, args, done, upload_head};
+use testkit::golden::{Entry, HALF, OTHER_HALF, RECORDINGS, Said, UPLOADS_HALVES, done, upload_head};
 use testkit::handover::{Lifecycle, Packets, Setup, Understudy, channels, names, start_successor};
-use testkit::{Addr, Client, DEADLINE, Proc, Signal, beside};
+use testkit::{Addr, Client, DEADLINE, Proc, Signal, beside, golden};
+
+use super::MainResult;
 
 /// How often it is looked whether a client has its answer, in milliseconds.
 const TICK: u8 = 20;
 
-fn main() -> io::Result<()> {
-    let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
-    let [programs, folder] = &args[..] else { panic!("usage: record PROGRAMS FOLDER") };
+pub(super) fn main(args: &[String]) -> MainResult {
+    let [programs, folder] = args else { return Err("usage: testkit record PROGRAMS FOLDER".into()) };
+    let (programs, folder) = (Path::new(programs), Path::new(folder));
     fs::create_dir_all(folder)?;
     for (name, flags) in RECORDINGS {
-        let program = programs.join(if flags.is_empty() { "hooked" } else { "kitchen_sink" });
-        let mut hub = Hub::start(&program.canonicalize()?, flags)?;
+        let mut args = golden::args(flags);
+        let mut program = programs.join(if flags.is_empty() { "testkit" } else { "kitchen_sink" });
+        // In versions without subcommands it is a program of its own.
+        if flags.is_empty() && !program.exists() {
+            program = programs.join(args.remove(0));
+        }
+        let mut hub = Hub::start(&program.canonicalize()?, args)?;
         match name {
             "ordinary" => ordinary(&mut hub),
             "state" => state(&mut hub),
@@ -153,20 +161,17 @@ impl Link {
 }
 
 impl Hub {
-    fn start(program: &Path, flags: &[&str]) -> io::Result<Hub> {
+    fn start(program: &Path, args: Vec<String>) -> io::Result<Hub> {
         let folder = tempfile::tempdir()?;
         let understudy = Understudy::new(folder.path());
         let place = folder.path().join("server");
         fs::create_dir(folder.path().join("run"))?;
         fs::copy(program, &place)?;
-        let args = args(flags);
         let mut command = Command::new(&place);
         command.args(&args).current_dir(folder.path()).env("PWD", folder.path());
         command.env("TESTKIT_PUPPET", understudy.socket());
         let first = Proc::start_command(command);
-        // From now on every successor is a puppet.
-        fs::copy(puppet(), place.with_extension("new"))?;
-        fs::rename(place.with_extension("new"), &place)?;
+        understudy.take_over(&own_program()?, &place)?;
         Ok(Hub {
             servers: vec![first],
             program: program.to_owned(),
@@ -308,7 +313,14 @@ impl Hub {
         let (ends, its) = channels();
         let fds: Vec<OwnedFd> = part.listeners.into_iter().chain(its).chain(part.rest).collect();
         let setup = Setup { folder: self.folder.path(), socket: self.understudy.socket() };
-        self.servers.push(start_successor(&puppet(), &self.program, &self.args, &part.note, &fds, setup));
+        self.servers.push(start_successor(
+            &own_program().expect("a path"),
+            &self.program,
+            &self.args,
+            &part.note,
+            &fds,
+            setup,
+        ));
         self.links.push(Link {
             lifecycle: [Some(part.ends.lifecycle), Some(ends.lifecycle)],
             connections: [Some(part.ends.connections), Some(ends.connections)],
@@ -316,7 +328,6 @@ impl Hub {
     }
 }
 
-/// Beside this program.
-fn puppet() -> PathBuf {
-    std::env::current_exe().expect("a path").with_file_name("puppet")
+fn own_program() -> io::Result<PathBuf> {
+    std::env::current_exe()
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use heirloom::ServeDir;
 use heirloom::prelude::*;
 
+use super::{MainResult, start_log};
+
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(600);
 
-fn main() -> Result<(), heirloom::Error> {
+pub(super) fn main(args: &[String]) -> MainResult {
     heirloom::handover::init()?;
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    log::info!("pid {}", std::process::id());
+    start_log();
     let folder = args[1].clone();
     // A file that the handler has opened, not the crate.
     let own = move |_: Request| {
@@ -28,5 +28,5 @@ fn main() -> Result<(), heirloom::Error> {
         .post("/upload", |req: Request| req.body().len().unwrap_or(0).to_string())
         .get("/files/{*path}", ServeDir::new(&args[1]));
     let timeouts = Timeouts::new().probation(Duration::ZERO).response_stall(LONG).rate_grace(LONG);
-    Server::new(router).listen(&*args[0]).timeouts(timeouts).serve()
+    Ok(Server::new(router).listen(&*args[0]).timeouts(timeouts).serve()?)
 }

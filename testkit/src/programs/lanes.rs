@@ -5,22 +5,22 @@ use std::time::Duration;
 
 use heirloom::prelude::*;
 
-/// Longer than any test.
-const FOR_EVER: Duration = Duration::from_secs(600);
+use super::{MainResult, start_log};
 
-fn main() -> Result<(), heirloom::Error> {
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(600);
+
+pub(super) fn main(args: &[String]) -> MainResult {
     heirloom::handover::init()?;
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    log::info!("pid {}", std::process::id());
+    start_log();
     let pid = |_: Request| std::process::id().to_string();
     let until_drain = move |req: Request| {
-        let _ = req.drain().wait(FOR_EVER);
+        let _ = req.drain().wait(LONG);
         pid(req)
     };
-    Server::new(Router::new().get("/pid", pid).get("/until-drain", until_drain))
+    Ok(Server::new(Router::new().get("/pid", pid).get("/until-drain", until_drain))
         .timeouts(Timeouts::new().probation(Duration::ZERO))
         .listen(Listen::new(&args[0]).workers(2))
         .listen(Listen::new(&args[1]).workers(1).backlog(16))
-        .serve()
+        .serve()?)
 }

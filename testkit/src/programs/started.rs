@@ -14,9 +14,10 @@ use heirloom::prelude::*;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Gid, Uid, fexecve, setgroups, setresgid, setresuid};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    match &args[..] {
+use super::{MainResult, start_log};
+
+pub(super) fn main(args: &[String]) -> MainResult {
+    match args {
         [by, kind, command @ ..] if by == "by" => return become_it(kind, command),
         _ => {}
     }
@@ -34,8 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if args.iter().any(|arg| arg == "--init") {
         heirloom::handover::init()?;
     }
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    log::info!("pid {}", std::process::id());
+    start_log();
     let router = Router::new()
         .get("/pid", |_: Request| std::process::id().to_string())
         .get("/ok", |_: Request| "ok\n")
@@ -73,7 +73,7 @@ fn become_user(id: u32) -> nix::Result<()> {
     setresuid(user, user, user)
 }
 
-fn become_it(kind: &str, command: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+fn become_it(kind: &str, command: &[String]) -> MainResult {
     let program = &command[0];
     let fd: OwnedFd = match kind {
         "file" => File::open(program)?.into(),

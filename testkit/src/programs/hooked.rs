@@ -12,11 +12,11 @@ use heirloom::prelude::*;
 use heirloom::signals::{Signal, SignalAction, Signals};
 use std::time::Duration;
 
-fn main() -> Result<(), heirloom::Error> {
+use super::{MainResult, start_log};
+
+pub(super) fn main(args: &[String]) -> MainResult {
     heirloom::handover::init()?;
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    log::info!("pid {}", std::process::id());
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    start_log();
     let folder = PathBuf::from(&args[0]);
 
     let handle = Handle::new();
@@ -80,7 +80,7 @@ fn main() -> Result<(), heirloom::Error> {
             log::info!("hook: exit");
             let _ = obey(&exit, "exit");
         });
-    Server::new(router)
+    Ok(Server::new(router)
         .with_handle(handle)
         .listen(&args[1])
         .timeouts(
@@ -91,7 +91,7 @@ fn main() -> Result<(), heirloom::Error> {
                 .drain(Duration::from_secs(if folder.join("patient").exists() { 3600 } else { 2 })),
         )
         .process(process)
-        .serve()
+        .serve()?)
 }
 
 fn obey(folder: &Path, hook: &str) -> Result<(), String> {

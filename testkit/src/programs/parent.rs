@@ -14,16 +14,17 @@ use nix::sys::wait::waitpid;
 use nix::unistd::pipe2;
 use std::ffi::CString;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args: Vec<String> = std::env::args().collect();
-    match &args[..] {
-        [_, verb, how, what] if verb == "describe" => {
+use super::{MainResult, start_log};
+
+pub(super) fn main(args: &[String]) -> MainResult {
+    match args {
+        [verb, how, what] if verb == "describe" => {
             return Ok(io::Write::write_all(&mut io::stdout(), &description(how, what)?)?);
         }
         _ => {}
     }
     heirloom::handover::init()?;
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    start_log();
     let after = |flag: &str| args.iter().skip_while(|arg| *arg != flag).nth(1);
     let probation = after("--probation-ms").map_or(Ok(0), |ms| ms.parse())?;
     let router = Router::new()
@@ -33,7 +34,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let name = |name| req.param(name).unwrap_or_default();
             description(name("how"), name("what")).map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))
         });
-    log::info!("pid {}", std::process::id());
     let outcome = Server::new(router)
         .listen(after("--listen").ok_or("--listen ADDR")?)
         .timeouts(Timeouts::new().probation(Duration::from_millis(probation)))

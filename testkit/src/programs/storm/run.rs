@@ -148,7 +148,7 @@ fn program(flags: &Flags) -> Result<PathBuf, String> {
     match &flags.server {
         Some(path) => Ok(path.clone()),
         None => beside_us().map_err(|e| {
-            format!("no kitchen_sink beside storm ({e}): build --bin kitchen_sink, or --server")
+            format!("no kitchen_sink beside testkit ({e}): build --bin kitchen_sink, or --server")
         }),
     }
 }

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use heirloom::prelude::*;
 
+use super::{MainResult, start_log};
+
 /// Longer than any test.
 const INDEFINITELY: Duration = Duration::from_secs(600);
 
-fn main() -> Result<(), heirloom::Error> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+pub(super) fn main(args: &[String]) -> MainResult {
     let flag = |name: &str| Some(args.iter().position(|arg| arg == name)? + 1).and_then(|at| args.get(at));
     let fault = flag("--fault").and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
     if fault == "exit-100ms-before" {
@@ -21,8 +22,7 @@ fn main() -> Result<(), heirloom::Error> {
         exit(3);
     }
     heirloom::handover::init()?;
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    log::info!("pid {}", std::process::id());
+    start_log();
 
     let ms = |name: &str| flag(name).and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
     let mut timeouts = Timeouts::new().probation(ms("--probation-ms").unwrap_or(Duration::ZERO));
@@ -41,7 +41,7 @@ fn main() -> Result<(), heirloom::Error> {
     if let Some(path) = flag("--executable") {
         process = process.executable(path);
     }
-    server.process(process).serve()
+    Ok(server.process(process).serve()?)
 }
 
 fn is_in(thread: &str) -> bool {

@@ -1,8 +1,8 @@
 //! A process that is remote-controlled by a test, for both roles of a handover. See `testkit::handover`.
 //!
-//! - `puppet launch PROGRAM ARGS...`: becomes PROGRAM as a predecessor starts it. Its standard input is a socket,
+//! - `testkit puppet launch PROGRAM ARGS...`: becomes PROGRAM as a predecessor starts it. Its standard input is a socket,
 //!   by which it receives the descriptors that PROGRAM finds from 3 on.
-//! - Started by a predecessor: passes everything it inherits to the test, by the socket that TESTKIT_PUPPET names; from then
+//! - `testkit puppet`, started by a predecessor: passes everything it inherits to the test, by the socket that TESTKIT_PUPPET names; from then
 //!   on it copies the bytes of that socket to the lifecycle channel, and ends with the socket.
 
 use std::env;
@@ -16,20 +16,22 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessage, MsgFlags, recvmsg, send, sendmsg};
 use nix::unistd::close;
 
+use super::MainResult;
+
 /// The first descriptor that is left to a successor.
 const FIRST: i32 = 3;
 const MOST: usize = 64;
 
-fn main() -> io::Result<()> {
-    let mut args = env::args_os().skip(1);
-    if args.next().is_some_and(|word| word == "launch") {
-        let program = args.next().expect("a program");
-        return Err(launch(Command::new(program).args(args)));
+pub(super) fn main(args: &[String]) -> MainResult {
+    match args {
+        [launch, program, args @ ..] if launch == "launch" => {
+            Err(become_it(Command::new(program).args(args)).into())
+        }
+        _ => Ok(stand_in()?),
     }
-    stand_in()
 }
 
-fn launch(program: &mut Command) -> io::Error {
+fn become_it(program: &mut Command) -> io::Error {
     // What a test's own parent has left open would take their places.
     for fd in FIRST..256 {
         let _ = close(fd);
