@@ -182,6 +182,7 @@
 //!
 //! For clients that are programs there is `Problem` (feature `json`), an `application/problem+json` response (RFC 9457); write
 //! a `From` to convert your own error type to it. If a handler panics, the client gets a 500 and the worker continues.
+//! [`Server::error_pages`] makes all error responses without a body of their own look like the service's.
 //!
 //! # Wrapping
 //!
@@ -435,7 +436,7 @@ pub use web::response::{AnyError, Html, IntoResponse, Redirect, ResponseEnd, Res
 pub use web::router::Router;
 #[cfg(feature = "websocket")]
 pub use web::websocket;
-pub use web::{sse, upgrade, wrap};
+pub use web::{error_pages, sse, upgrade, wrap};
 
 /// The routes of the admin listener, for use in another router.
 pub mod admin {

@@ -92,6 +92,7 @@ impl Rehearsal {
             phase,
             wait_group,
             detached: Arc::new(Detached::new(0, Budget::new(0), all_counters.register())),
+            error_pages: None,
         };
         let (said, ended) = (Vec::new(), false);
         Rehearsal { common, queue, parker: Parker::new(0), worker, all_counters, slot, client, said, ended }

@@ -29,6 +29,7 @@ use crate::server::handle::Handle;
 use crate::server::http_workers::{Budgets, HttpWorkers};
 use crate::server::launch::{Context, Launch, Plan, PoolPlan, RunningServer, Service, ServiceParts};
 use crate::server::listen_config::Listen;
+use crate::web::error_pages::{ErrorPageFn, ErrorPages};
 use crate::web::handler::{Handler, verify};
 use crate::web::per_worker::PerWorker;
 
@@ -57,6 +58,7 @@ pub struct Server {
     temp_dir: Option<PathBuf>,
     stack_bytes: Option<usize>,
     per_worker: Vec<Init>,
+    error_pages: Option<ErrorPages>,
     launch: Launch,
 }
 
@@ -71,6 +73,7 @@ impl Server {
             temp_dir: None,
             stack_bytes: None,
             per_worker: Vec::new(),
+            error_pages: None,
             launch: Launch::default(),
         }
     }
@@ -134,6 +137,44 @@ impl Server {
     pub fn per_worker<T: 'static>(mut self, values: &PerWorker<T>) -> Server {
         let values = values.clone();
         self.per_worker.push(Arc::new(move || values.begin()));
+        self
+    }
+
+    /// Makes the bodies of error responses (4xx and 5xx) that no handler has written: those of the router, of refused and
+    /// malformed requests, of panics and errors, and those that a handler returns without a body, such as a
+    /// [`StatusCode`](http::StatusCode). A response whose body a handler or a wrapper has written stays as it is.
+    ///
+    /// `hook` returns a page, or one of [`error_pages::by_accept`](crate::error_pages::by_accept),
+    /// [`problem`](crate::error_pages::problem), [`html`](crate::error_pages::html) and
+    /// [`text`](crate::error_pages::text). Its content and its header fields are used; the status and the fields of the
+    /// response, such as `Allow` and `Retry-After`, stay. A `HEAD` gets the fields alone.
+    ///
+    /// It is called on a worker, after all wrappers, and should be short. If it panics or its body can't be read, the client
+    /// gets the text as without a hook. The 503 of the acceptor, when the queue for workers is full, has no body in any case,
+    /// because its request is not read.
+    ///
+    /// ```
+    /// use heirloom::error_pages::{self, HttpError};
+    /// use heirloom::prelude::*;
+    ///
+    /// /// The site's own pages for browsers, and problems for programs.
+    /// fn page(error: &HttpError) -> Response {
+    ///     if error.preferred(&["application/json", "text/html"]) == Some("text/html") {
+    ///         Html(format!("<title>My site</title><h1>{}</h1>", error.title())).into_response()
+    ///     } else {
+    ///         error_pages::problem(error)
+    ///     }
+    /// }
+    ///
+    /// let server = Server::new(Router::new()).error_pages(page);
+    /// # let _ = server;
+    /// ```
+    #[must_use]
+    pub fn error_pages<F>(mut self, hook: F) -> Server
+    where
+        F: for<'e> ErrorPageFn<'e> + Send + Sync + 'static,
+    {
+        self.error_pages = Some(ErrorPages::new(hook));
         self
     }
 
@@ -251,6 +292,7 @@ impl Service for Server {
         let (limits, all_counters) = (&context.limits, &context.handle.shared.all_counters);
         let budgets = Budgets::new(limits);
         let stores = budgets.stores(context.descriptors.clone(), self.temp_dir.clone());
+        let error_pages = self.error_pages.clone();
         let (handlers, configs) = self.sites_and_pools(&context.handle);
         let detached =
             Detached::new(limits.detached_threads, context.descriptors.clone(), all_counters.register());
@@ -263,6 +305,7 @@ impl Service for Server {
             phase: context.handle.shared.phase.clone(),
             wait_group: context.wait_group.clone(),
             detached: Arc::new(detached),
+            error_pages,
         };
         let (queues, workers) = HttpWorkers::start(Arc::new(common), all_counters, budgets, configs)?;
         Ok(ServiceParts { queues, busy: Box::new(exchange::overloaded()), workers: Box::new(workers) })

@@ -38,6 +38,18 @@ pub struct Body {
     head: Bytes,
     /// The path is the pattern of the route that matched.
     routed: bool,
+    author: Author,
+}
+
+/// Who has written the content of a response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Author {
+    #[default]
+    Handler,
+    /// This crate: the text of the status.
+    Status,
+    /// This crate: what is wrong with the client's input.
+    Detail,
 }
 
 /// The content of a body, for the exchange.
@@ -232,12 +244,12 @@ impl Body {
     }
 
     pub(crate) const fn of(kind: BodyKind) -> Body {
-        Body { kind, conn_info: None, head: Bytes::new(), routed: false }
+        Body { kind, conn_info: None, head: Bytes::new(), routed: false, author: Author::Handler }
     }
 
     /// The body of a request that was received on a connection.
     pub(crate) fn received(kind: BodyKind, conn_info: Arc<ConnInfo>, head: Bytes) -> Body {
-        Body { kind, conn_info: Some(conn_info), head, routed: false }
+        Body { kind, conn_info: Some(conn_info), head, routed: false, author: Author::Handler }
     }
 
     pub(crate) fn head(&self) -> &[u8] {
@@ -259,6 +271,15 @@ impl Body {
 
     pub(crate) fn is_routed(&self) -> bool {
         self.routed
+    }
+
+    /// This body, marked as text of this crate, in place of which a server may send an error page.
+    pub(crate) fn by(self, author: Author) -> Body {
+        Body { author, ..self }
+    }
+
+    pub(crate) fn author(&self) -> Author {
+        self.author
     }
 
     pub(crate) fn kind(&self) -> &BodyKind {

@@ -1,4 +1,4 @@
-//! The codings that a client accepts (RFC 9110 §12.5.3), and the `Vary` that caches need for them.
+//! The codings that a client accepts (RFC 9110 §12.5.3), the weights in such fields, and the `Vary` that caches need for them.
 
 #[cfg(any(feature = "gzip", feature = "files"))]
 use http::header::ACCEPT_ENCODING;
@@ -52,8 +52,7 @@ pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
 }
 
 /// The weight in thousandths; None: not a weight.
-#[cfg(any(feature = "gzip", feature = "files"))]
-fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> Option<u32> {
+pub(crate) fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> Option<u32> {
     let Some(parameter) = parameters.next() else { return Some(1000) };
     let (name, value) = parameter.split_once('=')?;
     let (whole, fraction) = value.trim().split_once('.').unwrap_or((value.trim(), ""));

@@ -4,6 +4,7 @@ pub(crate) mod body;
 pub(crate) mod client;
 pub(crate) mod coding;
 pub(crate) mod conditional;
+pub mod error_pages;
 pub(crate) mod extract;
 pub(crate) mod fields;
 #[cfg(feature = "files")]

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::base::error::lacks_descriptor;
 use crate::base::log::{error, warn};
 use crate::base::sync::lock;
-use crate::web::body::BodyError;
+use crate::web::body::{Author, BodyError};
 use crate::web::extract::InputError;
 use crate::{Body, Response};
 
@@ -75,7 +75,7 @@ pub trait IntoResponse {
 /// Status and reason as text, such as `404 Not Found`, for responses of the server itself.
 pub(crate) fn plain(status: StatusCode) -> Response {
     let reason = status.canonical_reason().unwrap_or("Unknown");
-    (status, format!("{} {reason}\n", status.as_u16())).into_response()
+    (status, format!("{} {reason}\n", status.as_u16())).into_response().map(|body| body.by(Author::Status))
 }
 
 /// A resource is exhausted for now; the client should try again.

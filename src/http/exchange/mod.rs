@@ -23,6 +23,7 @@ mod blocking;
 mod call_handler;
 pub(crate) mod detached;
 mod discard;
+mod error_page;
 #[cfg(feature = "tls")]
 mod handshake;
 mod input;
@@ -58,6 +59,7 @@ use crate::net::acceptor::{Deadline, Lingered, Parking};
 use crate::net::connection::{Activity, Cause, Connection, Ready};
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::queue::{Queue, Taken};
+use crate::web::error_pages::ErrorPages;
 use crate::web::handler::Handler;
 
 use detached::{Detached, Detachment};
@@ -105,6 +107,7 @@ pub(crate) struct Common {
     pub(crate) phase: PhaseWatch,
     pub(crate) wait_group: WaitGroup,
     pub(crate) detached: Arc<Detached>,
+    pub(crate) error_pages: Option<ErrorPages>,
 }
 
 /// What happens to a connection when its worker's turn ends.

@@ -36,11 +36,13 @@ impl Exchange<'_> {
             ExchangeStage::Upload(pending) => pending.request.head.parts.method == Method::HEAD,
             _ => is_to_head(self.worker.input.unused()) || is_to_head(&self.client.buffered),
         };
-        let date = self.worker.date.get(self.now);
-        if to_head {
-            encode::refusal_to_head(&mut self.worker.out, refusal, date);
-        } else {
-            encode::refusal(&mut self.worker.out, refusal, date);
+        if !self.refuse_with_page(refusal, to_head) {
+            let date = self.worker.date.get(self.now);
+            if to_head {
+                encode::refusal_to_head(&mut self.worker.out, refusal, date);
+            } else {
+                encode::refusal(&mut self.worker.out, refusal, date);
+            }
         }
         self.close(CloseReason::Refused)
     }

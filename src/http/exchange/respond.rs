@@ -28,14 +28,16 @@ struct Prepared {
 impl Exchange<'_> {
     /// Sends a response. `after` is what becomes of the connection as far as the request's body is concerned.
     pub(super) fn respond(&mut self, request: &RequestSummary, mut response: Response, after: After) -> Flow {
+        self.add_error_page(request, &mut response);
         let status = response.status();
         let mut ending = Ending::of(response.extensions_mut(), status);
-        // A replacement is plain text with a final status, and is never replaced in turn.
+        // A replacement is in memory and has a final status, and is never replaced in turn.
         let Prepared { framing, thread } = loop {
             match self.prepare(request, &mut response, &after) {
                 Ok(prepared) => break prepared,
                 Err(status) => {
-                    let replacement = instead(status, response.headers(), &request.text);
+                    let mut replacement = instead(status, response.headers(), &request.text);
+                    self.add_error_page(request, &mut replacement);
                     let replaced = std::mem::replace(&mut response, replacement);
                     self.drop_users(replaced, &request.text);
                     ending.iter_mut().for_each(|ending| ending.set_status(status));

@@ -15,7 +15,7 @@ use http::{HeaderMap, header::CONTENT_TYPE};
 
 use crate::Response;
 use crate::base::log::error;
-use crate::web::body::BodyError;
+use crate::web::body::{Author, BodyError};
 #[cfg(any(feature = "json", feature = "form"))]
 use crate::web::fields::essence;
 use crate::web::response::IntoResponse;
@@ -54,7 +54,7 @@ impl InputError {
 
     /// The response that says what is wrong.
     pub(crate) fn response(&self) -> Response {
-        (self.status, format!("{self}\n")).into_response()
+        (self.status, format!("{self}\n")).into_response().map(|body| body.by(Author::Detail))
     }
 
     /// The status of the response.

@@ -61,6 +61,7 @@ const PROMISED: [&str; 25] = [
     "behind_proxy",
     "config_reload",
     "embed",
+    "error_pages",
     "exclusive_lock",
     "files",
     "forms",

@@ -16,7 +16,7 @@ use http::header::{
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use crate::web::body::{Body, BodyKind};
+use crate::web::body::{Author, Body, BodyKind};
 use crate::web::coding::{Whole, accepts_gzip, vary};
 use crate::web::fields::{ascii, elements, essence};
 use crate::web::handler::{Next, Wrapper};
@@ -282,7 +282,8 @@ impl Wrapper for Gzip {
                 };
                 (form, body)
             }
-            status if self.suits(status, &parts.headers) => {
+            // The text of an error may be replaced by the service's page.
+            status if self.suits(status, &parts.headers) && body.author() == Author::Handler => {
                 self.answer(&mut parts, body, accepted, head_only)
             }
             _ => (Form::Plain, body),
