@@ -15,8 +15,8 @@
 //! {"title":"Not Found","status":404,"detail":"id: invalid digit found in string"}
 //! $ curl -H 'Accept: application/json' http://127.0.0.1:8001/teas/7
 //! {"title":"Not Found","status":404}
-//! $ curl -H 'Host;' -H 'Accept: application/json' http://127.0.0.1:8001/
-//! {"title":"Bad Request","status":400,"detail":"..."}
+//! $ curl -H 'Accept: application/json' http://127.0.0.1:8001/%zz
+//! {"title":"Bad Request","status":400,"detail":"malformed request target"}
 //! $ curl http://127.0.0.1:8001/nowhere
 //! 404 Not Found
 //! ```
