@@ -22,7 +22,7 @@
 //! missing field `message`
 //! ```
 //!
-//! Or open it in a browser. Such a form can't upload files: the example `streaming` receives them by PUT.
+//! Or open it in a browser. A form with files is in the example `uploads`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -348,6 +348,7 @@
 //! | --- | --- | --- |
 //! | `json` | `RequestExt::json`, `Json`, `Problem` | `serde_json`, `serde_path_to_error` |
 //! | `form` | `RequestExt::query`, `RequestExt::form` | `serde_html_form`, `form_urlencoded`, `serde_path_to_error` |
+//! | `multipart` | `RequestExt::multipart`: forms with files | `multer`, without a runtime |
 //! | `cookies` | `RequestExt::cookie`, `ResponseExt::with_cookie` | `cookie` |
 //! | `files` | `ServeDir`, `ServeFile` | `mime_guess` |
 //! | `gzip` | `wrap::Gzip` | `flate2`, in Rust |
@@ -423,6 +424,8 @@ pub use web::conditional::Validators;
 pub use web::extract::InputError;
 #[cfg(feature = "json")]
 pub use web::extract::json::{Json, Problem};
+#[cfg(feature = "multipart")]
+pub use web::extract::multipart;
 pub use web::extract::path::FromParams;
 #[cfg(feature = "files")]
 pub use web::files::{ServeDir, ServeFile};

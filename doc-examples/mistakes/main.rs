@@ -30,6 +30,7 @@ fn inputs(mut req: Request) -> Result<String, InputError> {
     let json: u32 = req.json()?;
     let query: u32 = req.query()?;
     let form: u32 = req.form()?;
+    let _ = req.multipart()?;
     let _ = (req.cookie("a"), req.cookies(), req.tls());
     Ok(format!("{number}{json}{query}{form}"))
 }

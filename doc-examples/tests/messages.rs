@@ -41,6 +41,7 @@ fn mistakes_are_explained_in_the_words_of_the_library() {
         "`RequestExt::json` needs the feature `json` of heirloom",
         "in Cargo.toml: heirloom = { version = \"0.1\", features = [\"json\"] }",
         "need the feature `form` of heirloom",
+        "`RequestExt::multipart` needs the feature `multipart` of heirloom",
         "need the feature `cookies` of heirloom",
         "`RequestExt::tls` needs the feature `tls` of heirloom",
     ];

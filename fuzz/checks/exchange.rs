@@ -11,6 +11,7 @@ use http::Method;
 use super::http1::{cut, tight};
 use crate::base::budget::Budget;
 use crate::base::close_reason::CloseReason;
+use crate::base::file_budget::FileBudget;
 use crate::base::limits::Timeouts;
 use crate::base::phase::{Phase, PhaseWatch};
 use crate::base::status::{AllCounters, Stats};
@@ -67,7 +68,8 @@ impl Rehearsal {
         let phase = PhaseWatch::new();
         let all_counters = AllCounters::default();
         let (memory, disk) = (Budget::new(limits.buffered_bytes), Budget::new(limits.temporary_bytes));
-        let stores = Stores::new(memory, disk, Budget::new(u64::MAX), None);
+        let files = FileBudget::new(Budget::new(u64::MAX), disk, None);
+        let stores = Stores { memory, files: Arc::new(files) };
         let wait_group = WaitGroup::new();
         let worker = WorkerState::new(
             0,
@@ -118,7 +120,11 @@ impl Rehearsal {
         assert!(self.ended, "the client has ended, and the connection has not");
         assert_eq!(self.common.parking.open(), 0, "its place is free");
         assert_eq!(self.common.wait_group.count(), 0, "nothing is in flight");
-        assert_eq!(self.common.stores.memory.held() + self.common.stores.disk.held(), 0, "budgets are free");
+        assert_eq!(
+            self.common.stores.memory.held() + self.common.stores.files.temporary.held(),
+            0,
+            "budgets are free"
+        );
         let mut stats = Stats::new(1, Phase::Serving);
         self.all_counters.add_up(&mut stats);
         let failed = |(reason, n): &(CloseReason, u64)| *reason == CloseReason::ResponseFailed && *n > 0;

@@ -4,6 +4,7 @@ pub(crate) mod budget;
 pub(crate) mod close_reason;
 pub(crate) mod contain_panic;
 pub(crate) mod error;
+pub(crate) mod file_budget;
 pub(crate) mod limits;
 pub(crate) mod log;
 pub(crate) mod log_file;

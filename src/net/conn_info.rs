@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 
-use crate::base::budget::Budget;
+use crate::base::file_budget::FileBudget;
 use crate::base::phase::PhaseWatch;
 use crate::net::listener::ListenerConfig;
 #[cfg(feature = "proxy")]
@@ -37,9 +37,12 @@ pub(crate) struct ConnInfo {
     pub(crate) socket: Option<Socket>,
     pub(crate) phase: PhaseWatch,
     pub(crate) generation: u32,
-    /// The descriptors that all requests may have beyond those of their connections. None where there is no server.
-    #[cfg_attr(not(feature = "files"), allow(dead_code, reason = "handlers of files ask for one"))]
-    pub(crate) descriptors: Option<Budget>,
+    /// The files that all requests may have. None where there is no HTTP server.
+    #[cfg_attr(
+        not(any(feature = "files", feature = "multipart")),
+        allow(dead_code, reason = "some handlers open files")
+    )]
+    pub(crate) files: Option<Arc<FileBudget>>,
     /// None without TLS.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsInfo>,
@@ -56,7 +59,7 @@ impl ConnInfo {
             socket: None,
             phase,
             generation,
-            descriptors: None,
+            files: None,
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -74,7 +77,7 @@ impl ConnInfo {
             proxy,
             listener,
             socket: Some(socket),
-            descriptors: self.descriptors.clone(),
+            files: self.files.clone(),
             ..ConnInfo::new(peer, self.phase.clone(), self.generation)
         }
     }

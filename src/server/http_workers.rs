@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::base::budget::Budget;
 use crate::base::contain_panic::panic_text;
 use crate::base::error::Error;
+use crate::base::file_budget::FileBudget;
 use crate::base::limits::Limits;
 use crate::base::log::{error, warn};
 use crate::base::status::{AllCounters, RunningHandler, Stats};
@@ -27,16 +28,18 @@ const LAST_DROPS: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Budgets {
     memory: Budget,
-    disk: Budget,
+    temporary: Budget,
 }
 
 impl Budgets {
     pub(super) fn new(limits: &Limits) -> Budgets {
-        Budgets { memory: Budget::new(limits.buffered_bytes), disk: Budget::new(limits.temporary_bytes) }
+        let (memory, temporary) = (Budget::new(limits.buffered_bytes), Budget::new(limits.temporary_bytes));
+        Budgets { memory, temporary }
     }
 
     pub(super) fn stores(&self, descriptors: Budget, temp_dir: Option<PathBuf>) -> Stores {
-        Stores::new(self.memory.clone(), self.disk.clone(), descriptors, temp_dir)
+        let files = FileBudget::new(descriptors, self.temporary.clone(), temp_dir);
+        Stores { memory: self.memory.clone(), files: Arc::new(files) }
     }
 }
 
@@ -110,7 +113,7 @@ impl Workers for HttpWorkers {
     fn add_to(&self, stats: &mut Stats) {
         stats.workers = self.current_requests.len() as u64;
         stats.buffered_bytes = self.budgets.memory.held();
-        stats.temporary_bytes = self.budgets.disk.held();
+        stats.temporary_bytes = self.budgets.temporary.held();
         stats.detached = self.detached.count() as u64;
     }
 

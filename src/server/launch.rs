@@ -14,6 +14,7 @@ use std::thread::{self, JoinHandle};
 use crate::base::budget::Budget;
 use crate::base::contain_panic::panic_text;
 use crate::base::error::{self, Error};
+use crate::base::file_budget::FileBudget;
 use crate::base::limits::{Limits, Timeouts};
 use crate::base::log::{self, error, info};
 use crate::base::phase::Phase;
@@ -93,6 +94,8 @@ pub(crate) struct ServiceParts<P> {
     /// Makes the response for a client that waited too long.
     pub(crate) busy: Box<dyn FnMut() -> Vec<u8> + Send>,
     pub(crate) workers: Box<dyn Workers>,
+    /// The files that requests may have. None where there are no requests.
+    pub(crate) files: Option<Arc<FileBudget>>,
 }
 
 /// Serves until the process should exit, with signals and handovers.
@@ -240,7 +243,7 @@ fn start<S: Service>(
     };
     let parts = service.start(&context)?;
     context.handle.shared.generation.store(facts.generation, Ordering::Relaxed);
-    let setup = acceptor_setup(&context, listeners.clone(), parts.queues.clone(), parts.busy);
+    let setup = acceptor_setup(&context, listeners.clone(), parts.queues.clone(), parts.busy, parts.files);
     let handle = context.handle.clone();
     let assembly = assemble(context, listeners, parts.queues, parts.workers);
     let acceptor = start_acceptor(Acceptor::new(setup), Arc::clone(&handle.shared.inbox))?;
@@ -336,6 +339,7 @@ fn acceptor_setup<P: Portable>(
     listeners: Vec<Listener>,
     queues: Vec<Arc<Queue<Ready<P>>>>,
     busy: Box<dyn FnMut() -> Vec<u8> + Send>,
+    files: Option<Arc<FileBudget>>,
 ) -> Setup<P> {
     let shared = &context.handle.shared;
     let generation = shared.generation.load(Ordering::Relaxed);
@@ -346,10 +350,7 @@ fn acceptor_setup<P: Portable>(
         queues,
         queue_wait: context.timeouts.queue_wait,
         limits: context.limits.clone(),
-        process: ConnInfo {
-            descriptors: Some(context.descriptors.clone()),
-            ..ConnInfo::new(None, shared.phase.clone(), generation)
-        },
+        process: ConnInfo { files, ..ConnInfo::new(None, shared.phase.clone(), generation) },
         all_counters: shared.all_counters.clone(),
         busy,
         report: Arc::new(move |news| {
@@ -592,7 +593,7 @@ mod tests {
 
         fn start(self, _: &Context<Fatal>) -> Result<ServiceParts<Fatal>, Error> {
             let queues = vec![Arc::new(Queue::new(0, 1))];
-            Ok(ServiceParts { queues, busy: Box::new(Vec::new), workers: Box::new(NoWorkers) })
+            Ok(ServiceParts { queues, busy: Box::new(Vec::new), workers: Box::new(NoWorkers), files: None })
         }
     }
 

@@ -294,6 +294,7 @@ impl Service for Server {
         let stores = budgets.stores(context.descriptors.clone(), self.temp_dir.clone());
         let error_pages = self.error_pages.clone();
         let (handlers, configs) = self.sites_and_pools(&context.handle);
+        let files = Some(Arc::clone(&stores.files));
         let detached =
             Detached::new(limits.detached_threads, context.descriptors.clone(), all_counters.register());
         let common = Common {
@@ -308,7 +309,7 @@ impl Service for Server {
             error_pages,
         };
         let (queues, workers) = HttpWorkers::start(Arc::new(common), all_counters, budgets, configs)?;
-        Ok(ServiceParts { queues, busy: Box::new(exchange::overloaded()), workers: Box::new(workers) })
+        Ok(ServiceParts { queues, busy: Box::new(exchange::overloaded()), workers: Box::new(workers), files })
     }
 }
 

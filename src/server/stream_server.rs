@@ -229,6 +229,7 @@ impl Service for StreamServer {
             queues: vec![queue],
             busy: Box::new(move || busy.clone()),
             workers: Box::new(workers),
+            files: None,
         })
     }
 }

@@ -14,6 +14,8 @@ use bytes::{Buf, Bytes};
 use http::StatusCode;
 
 use crate::base::budget::Share;
+use crate::base::file_budget::{SpillFile, StoreError};
+use crate::base::log::{error, warn};
 use crate::net::conn_info::ConnInfo;
 use crate::web::upgrade::Upgraded;
 
@@ -72,6 +74,32 @@ pub(crate) enum BodyKind {
     },
     Detached(DetachedWriter),
     Upgrade(UpgradeHandler),
+}
+
+impl BodyKind {
+    /// The content of a temporary file, from its position on.
+    pub(crate) fn spilled(spilled: SpillFile) -> BodyKind {
+        let SpillFile { file, len, bytes, descriptor, .. } = spilled;
+        BodyKind::File { file, left: len, share: Some(bytes), descriptor: Some(descriptor) }
+    }
+}
+
+/// Logs why bytes of a client can't be kept in a temporary file. Returns the status for the client.
+pub(crate) fn status_of_store(e: &StoreError) -> StatusCode {
+    match e {
+        StoreError::Full => {
+            warn!("the limit of temporary bytes is reached: 503");
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        StoreError::NoDescriptor => {
+            warn!("no descriptor is left for a temporary file: 503");
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        StoreError::Disk(e) => {
+            error!("can't write a request body to a temporary file: {e}");
+            StatusCode::INSUFFICIENT_STORAGE
+        }
+    }
 }
 
 /// Why a request's body can't be read to its end, inside an `io::Error`: a handler that passes the error on responds with

@@ -7,7 +7,7 @@ pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// A media type in lower case, without its parameters (RFC 9110 §8.3.1). Empty if it is not ASCII.
-#[cfg(any(test, feature = "json", feature = "form", feature = "gzip"))]
+#[cfg(any(test, feature = "json", feature = "form", feature = "multipart", feature = "gzip"))]
 pub(crate) fn essence(content_type: &[u8]) -> String {
     let essence = content_type.split(|&b| b == b';').next().unwrap_or_default().trim_ascii();
     ascii(essence).unwrap_or_default().to_ascii_lowercase()

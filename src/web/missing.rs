@@ -26,6 +26,17 @@ pub trait Form {
     fn never<T>(&self) -> T;
 }
 
+#[cfg(not(feature = "multipart"))]
+#[diagnostic::on_unimplemented(
+    message = "`RequestExt::multipart` needs the feature `multipart` of heirloom",
+    label = "needs the feature `multipart`",
+    note = "in Cargo.toml: heirloom = {{ version = \"0.1\", features = [\"multipart\"] }}"
+)]
+pub trait Multipart {
+    #[doc(hidden)]
+    fn never<T>(&self) -> T;
+}
+
 #[cfg(not(feature = "cookies"))]
 #[diagnostic::on_unimplemented(
     message = "`RequestExt::cookie`, `RequestExt::cookies` and `ResponseExt::with_cookie` need the feature `cookies` of heirloom",

@@ -12,7 +12,13 @@ pub(crate) mod files;
 #[cfg(feature = "proxy")]
 mod forwarded;
 pub(crate) mod handler;
-#[cfg(not(all(feature = "json", feature = "form", feature = "cookies", feature = "tls")))]
+#[cfg(not(all(
+    feature = "json",
+    feature = "form",
+    feature = "multipart",
+    feature = "cookies",
+    feature = "tls"
+)))]
 pub(crate) mod missing;
 pub(crate) mod per_worker;
 pub(crate) mod request;

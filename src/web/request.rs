@@ -305,9 +305,8 @@ pub trait RequestExt: sealed::Sealed {
         self.never()
     }
 
-    /// Reads the body as a form (`application/x-www-form-urlencoded`). Forms with files
-    /// (`multipart/form-data`) have no reader here: `docs/streaming.md` shows how to read them by the crate multer. A feature:
-    /// `form`.
+    /// Reads the body as a form (`application/x-www-form-urlencoded`). For forms with files there is
+    /// [`multipart`](Self::multipart). A feature: `form`.
     ///
     /// A field that may be repeated, such as of checkboxes or `<select multiple>`, is a `Vec`, with `#[serde(default)]` also
     /// if it may be absent; other fields are refused if repeated. `on`, which browsers send for a checkbox, is true, and an
@@ -323,6 +322,23 @@ pub trait RequestExt: sealed::Sealed {
     fn form<T>(&mut self) -> Result<T, InputError>
     where
         Self: crate::web::missing::Form,
+    {
+        self.never()
+    }
+
+    /// Reads the body as a form with files (`multipart/form-data`), field by field: see [`Multipart`](crate::multipart::Multipart),
+    /// which has the limits. The request keeps everything but its body. A feature: `multipart`.
+    ///
+    /// # Errors
+    /// The body is not such a form; converts to a response: 400, 415.
+    #[cfg(feature = "multipart")]
+    fn multipart(&mut self) -> Result<crate::multipart::Multipart, InputError>;
+
+    #[cfg(not(feature = "multipart"))]
+    #[doc(hidden)]
+    fn multipart(&mut self) -> Result<String, InputError>
+    where
+        Self: crate::web::missing::Multipart,
     {
         self.never()
     }
@@ -529,6 +545,11 @@ impl RequestExt for Request {
         let value = extract::form::form(&headers, self.body_mut());
         *self.headers_mut() = headers;
         value
+    }
+
+    #[cfg(feature = "multipart")]
+    fn multipart(&mut self) -> Result<crate::multipart::Multipart, InputError> {
+        crate::multipart::Multipart::of(self)
     }
 
     #[cfg(feature = "form")]

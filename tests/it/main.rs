@@ -20,6 +20,8 @@ mod gzip;
 mod limits;
 mod listeners;
 mod middleware;
+#[cfg(feature = "multipart")]
+mod multipart;
 mod per_worker;
 mod protection;
 #[cfg(feature = "proxy")]

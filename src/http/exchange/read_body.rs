@@ -1,12 +1,8 @@
 //! A request body that is complete before its handler runs: in memory up to a limit, then in an unlinked temporary file.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
-
-use rustix::process::{Resource, getrlimit};
 
 use super::input::Filled;
 use super::progress::{After, ExchangeStage};
@@ -15,7 +11,7 @@ use super::stall_limits::StallLimits;
 use super::{Disposition, Exchange, Flow};
 use crate::base::budget::{Budget, Share};
 use crate::base::close_reason::CloseReason;
-use crate::base::error::lacks_descriptor;
+use crate::base::file_budget::{FileBudget, SpillFile, StoreError};
 use crate::http::codec::Decoder;
 use crate::net::acceptor::Deadline;
 use crate::web::body::BodyKind;
@@ -60,20 +56,7 @@ impl Exchange<'_> {
 #[derive(Debug)]
 pub(crate) struct Stores {
     pub(crate) memory: Budget,
-    pub(crate) disk: Budget,
-    /// Descriptors besides those of connections.
-    pub(crate) descriptors: Budget,
-    /// For temporary files. None: the system's.
-    folder: Option<PathBuf>,
-    /// The limit of one file. A process that writes beyond it is killed by SIGXFSZ.
-    file_bytes: u64,
-}
-
-impl Stores {
-    pub(crate) fn new(memory: Budget, disk: Budget, descriptors: Budget, folder: Option<PathBuf>) -> Stores {
-        let file_bytes = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
-        Stores { memory, disk, descriptors, folder, file_bytes }
-    }
+    pub(crate) files: Arc<FileBudget>,
 }
 
 /// The limits of one body.
@@ -99,23 +82,19 @@ pub(super) struct Collecting {
 #[derive(Debug)]
 enum CollectedBody {
     Memory(Vec<u8>, Share),
-    File { file: File, disk: Share, descriptor: Share },
+    File(SpillFile),
 }
 
 /// Why a body can't be kept.
 #[derive(Debug)]
 pub(super) enum CollectError {
     TooLarge,
-    /// Temporary files hold as many bytes as they may.
-    Full,
-    /// No descriptor is left in the budget.
-    NoDescriptor,
-    Disk(io::Error),
+    Store(StoreError),
 }
 
-impl CollectError {
-    fn of_open(e: io::Error) -> CollectError {
-        if lacks_descriptor(&e) { CollectError::NoDescriptor } else { CollectError::Disk(e) }
+impl From<StoreError> for CollectError {
+    fn from(e: StoreError) -> CollectError {
+        CollectError::Store(e)
     }
 }
 
@@ -151,31 +130,14 @@ impl Collecting {
                 return Ok(());
             }
         }
-        if self.len > stores.file_bytes {
-            return Err(CollectError::Disk(ErrorKind::FileTooLarge.into()));
-        }
         if let CollectedBody::Memory(bytes, _) = &self.store {
             // It is too long for memory, or other connections hold all memory for bodies.
-            let mut disk = stores.disk.share();
-            if !disk.hold(bytes.len() as u64) {
-                return Err(CollectError::Full);
-            }
-            let descriptor = stores.descriptors.one().ok_or(CollectError::NoDescriptor)?;
-            let mut file = match &stores.folder {
-                Some(folder) => tempfile::tempfile_in(folder),
-                None => tempfile::tempfile(),
-            }
-            .map_err(CollectError::of_open)?;
-            file.write_all(bytes).map_err(CollectError::Disk)?;
-            self.store = CollectedBody::File { file, disk, descriptor };
+            let mut file = stores.files.create()?;
+            file.append(bytes)?;
+            self.store = CollectedBody::File(file);
         }
         match &mut self.store {
-            CollectedBody::File { file, disk, .. } => {
-                if !disk.hold(self.len) {
-                    return Err(CollectError::Full);
-                }
-                file.write_all(data).map_err(CollectError::Disk)
-            }
+            CollectedBody::File(file) => Ok(file.append(data)?),
             CollectedBody::Memory(..) => Ok(()),
         }
     }
@@ -218,12 +180,9 @@ impl Collecting {
             CollectedBody::Memory(bytes, _) if bytes.is_empty() => Ok(BodyKind::Empty),
             // Its share ends here: there are at most as many bodies in handlers as workers.
             CollectedBody::Memory(bytes, _) => Ok(BodyKind::Bytes(bytes.into())),
-            CollectedBody::File { mut file, disk, descriptor } => match file.seek(SeekFrom::Start(0)) {
-                Ok(_) => {
-                    let (share, descriptor) = (Some(disk), Some(descriptor));
-                    Ok(BodyKind::File { file, left: self.len, share, descriptor })
-                }
-                Err(e) => Err(CollectError::Disk(e)),
+            CollectedBody::File(mut spilled) => match spilled.rewind() {
+                Ok(()) => Ok(BodyKind::spilled(spilled)),
+                Err(e) => Err(e.into()),
             },
         };
         (self.request, body)

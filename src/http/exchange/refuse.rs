@@ -13,9 +13,9 @@ use super::read_head::RoutedRequest;
 use super::send_body::cut;
 use super::{Disposition, Exchange, Flow};
 use crate::base::close_reason::CloseReason;
-use crate::base::log::{debug, error, warn};
+use crate::base::log::{debug, warn};
 use crate::http::codec::{DateCache, Decoder, Framing, Refusal, Scan, encode, is_to_head};
-use crate::web::body::BodyKind;
+use crate::web::body::{BodyKind, status_of_store};
 use crate::web::response::{busy, plain};
 
 const TIMED_OUT: Refusal =
@@ -87,18 +87,10 @@ impl Exchange<'_> {
     pub(super) fn refuse_body(&mut self, mut request: RoutedRequest, e: &CollectError) -> Flow {
         request.route.refuse(match e {
             CollectError::TooLarge => plain(StatusCode::PAYLOAD_TOO_LARGE),
-            CollectError::Full => {
-                warn!("the limit of temporary bytes is reached: 503");
-                busy()
-            }
-            CollectError::NoDescriptor => {
-                warn!("no descriptor is left for a temporary file: 503");
-                busy()
-            }
-            CollectError::Disk(e) => {
-                error!("can't write a request body to a temporary file: {e}");
-                plain(StatusCode::INSUFFICIENT_STORAGE)
-            }
+            CollectError::Store(e) => match status_of_store(e) {
+                StatusCode::SERVICE_UNAVAILABLE => busy(),
+                status => plain(status),
+            },
         });
         self.answer_unread(request)
     }

@@ -118,7 +118,7 @@ impl Exchange<'_> {
             }
             // The handler has opened the file itself.
             BodyKind::File { descriptor: descriptor @ None, .. } => {
-                *descriptor = self.common.stores.descriptors.one();
+                *descriptor = self.common.stores.files.descriptors.one();
                 if descriptor.is_none() && framing.has_body() {
                     warn!("no descriptor is left for the file of {}: 503", method_and_path(&request.text));
                     return Err(StatusCode::SERVICE_UNAVAILABLE);

@@ -1,24 +1,26 @@
-//! Reads a client's input as a type of the handler: parameters of the path, JSON, forms, queries.
+//! Reads a client's input as a type of the handler: parameters of the path, JSON, forms, with files too, queries.
 
 #[cfg(feature = "form")]
 pub(crate) mod form;
 #[cfg(feature = "json")]
 pub(crate) mod json;
+#[cfg(feature = "multipart")]
+pub mod multipart;
 pub(crate) mod path;
 
 use std::fmt;
 use std::io;
 
 use http::StatusCode;
-#[cfg(any(feature = "json", feature = "form"))]
+#[cfg(any(feature = "json", feature = "form", feature = "multipart"))]
 use http::{HeaderMap, header::CONTENT_TYPE};
 
 use crate::Response;
 use crate::base::log::error;
 use crate::web::body::{Author, BodyError};
-#[cfg(any(feature = "json", feature = "form"))]
+#[cfg(any(feature = "json", feature = "form", feature = "multipart"))]
 use crate::web::fields::essence;
-use crate::web::response::IntoResponse;
+use crate::web::response::{IntoResponse, busy};
 
 /// Why a client's input can't be read as the type that the handler wants: which field, and where.
 ///
@@ -28,10 +30,11 @@ use crate::web::response::IntoResponse;
 /// | error | status |
 /// | --- | --- |
 /// | a parameter of the path that is not of the wanted type: there is no such resource | 404 |
-/// | malformed or truncated JSON, or bytes after its end; a query that does not match the type | 400 |
+/// | malformed or truncated JSON, or bytes after its end; a malformed multipart form; a query that does not match the type | 400 |
 /// | `Content-Type` is not JSON, or not that of a form | 415 |
 /// | fields that are missing, unknown or of another type | 422 |
-/// | a body that is too large, or too slow (streaming routes) | 413, 408 |
+/// | a body that is too large, or too slow (streaming routes); a field beyond a limit of its form | 413, 408 |
+/// | no room in temporary files, or on the disk | 503, 507 |
 /// | a failure of the server while it reads the body, or a parameter that the route does not have; the reason is only logged | 500 |
 #[derive(Debug)]
 pub struct InputError {
@@ -54,7 +57,10 @@ impl InputError {
 
     /// The response that says what is wrong.
     pub(crate) fn response(&self) -> Response {
-        (self.status, format!("{self}\n")).into_response().map(|body| body.by(Author::Detail))
+        match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => busy(),
+            status => (status, format!("{self}\n")).into_response().map(|body| body.by(Author::Detail)),
+        }
     }
 
     /// The status of the response.
@@ -120,6 +126,10 @@ impl IntoResponse for InputError {
 
 impl From<io::Error> for InputError {
     fn from(e: io::Error) -> InputError {
+        let e = match e.downcast::<InputError>() {
+            Ok(input) => return input,
+            Err(e) => e,
+        };
         match BodyError::status_of(&e) {
             Some(status) => InputError::new(status, e.to_string()),
             None => {
@@ -131,7 +141,7 @@ impl From<io::Error> for InputError {
 }
 
 /// The media type, without parameters, must be as wanted.
-#[cfg(any(feature = "json", feature = "form"))]
+#[cfg(any(feature = "json", feature = "form", feature = "multipart"))]
 fn expect(headers: &HeaderMap, wanted: &str, fits: impl Fn(&str) -> bool) -> Result<(), InputError> {
     let given = headers.get(CONTENT_TYPE);
     if given.is_some_and(|given| fits(&essence(given.as_bytes()))) {

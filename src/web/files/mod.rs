@@ -268,10 +268,10 @@ fn only_read(request: &Request) -> Option<Response> {
 /// The counted descriptor for the file of a request, taken before it is opened. None without a server.
 fn descriptor(request: &Request) -> Result<Option<Share>, StatusCode> {
     let conn_info = request.body().conn_info();
-    let Some(budget) = conn_info.and_then(|conn_info| conn_info.descriptors.as_ref()) else {
+    let Some(budget) = conn_info.and_then(|conn_info| conn_info.files.as_ref()) else {
         return Ok(None);
     };
-    let share = budget.one();
+    let share = budget.descriptors.one();
     if share.is_none() {
         warn!("no descriptor is left for a file: 503");
     }

@@ -82,6 +82,7 @@ const PROMISED: [&str; 26] = [
     "tls",
     "two_listeners",
     "unix_socket",
+    "uploads",
     "websocket_chat",
 ];
 /// Commands that change nothing.
