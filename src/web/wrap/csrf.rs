@@ -9,9 +9,11 @@ use http::header::ORIGIN;
 use http::{Method, StatusCode};
 
 use crate::Request;
+use crate::web::body::Author;
 use crate::web::fields::ascii;
 use crate::web::handler::{EarlyResponse, Wrapper};
 use crate::web::request::RequestExt;
+use crate::web::response::IntoResponse;
 use crate::web::router::PathSet;
 
 /// Refuses cross-site requests that may change something (CSRF): what a page of another origin makes the browser of a
@@ -117,7 +119,9 @@ pub(super) fn is_origin(text: &str) -> bool {
 impl Wrapper for Csrf {
     fn guard(&self, request: &mut Request) -> Result<(), EarlyResponse> {
         match self.refusal(request) {
-            Some(why) => Err((StatusCode::FORBIDDEN, why).into()),
+            Some(why) => {
+                Err((StatusCode::FORBIDDEN, why).into_response().map(|body| body.by(Author::Detail)).into())
+            }
             None => Ok(()),
         }
     }
