@@ -107,6 +107,7 @@ fn router(handle: &Handle) -> Router {
         .get("/pid", |_: Request| std::process::id().to_string())
         .get("/generation", |req: Request| req.generation().to_string())
         .get("/sleep/{ms}", sleep)
+        .get("/late/{ms}", deadline(Duration::from_millis(300), sleep))
         .post("/echo", echo)
         .put("/echo", echo)
         .post("/discard", streaming(|_: Request| "ok\n"))

@@ -430,8 +430,8 @@ pub use web::extract::path::FromParams;
 #[cfg(feature = "files")]
 pub use web::files::{ServeDir, ServeFile};
 pub use web::handler::{
-    EarlyResponse, Guard, Handler, Next, RouteLimits, Wrapped, Wrapper, limited, max_body, streaming,
-    with_state,
+    EarlyResponse, Guard, Handler, Next, RouteLimits, Wrapped, Wrapper, deadline, limited, max_body,
+    streaming, with_state,
 };
 pub use web::per_worker::PerWorker;
 pub use web::request::RequestExt;

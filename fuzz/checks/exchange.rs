@@ -12,10 +12,11 @@ use super::http1::{cut, tight};
 use crate::base::budget::Budget;
 use crate::base::close_reason::CloseReason;
 use crate::base::file_budget::FileBudget;
-use crate::base::limits::Timeouts;
+use crate::base::limits::{Limits, Timeouts};
 use crate::base::phase::{Phase, PhaseWatch};
 use crate::base::status::{AllCounters, Stats};
 use crate::base::wait_group::WaitGroup;
+use crate::http::exchange::deadline::Deadlines;
 use crate::http::exchange::detached::Detached;
 use crate::http::exchange::{
     Common, CurrentRequest, HandlerBox, ListenerHandler, Progress, Stores, WorkerState, serve,
@@ -94,6 +95,7 @@ impl Rehearsal {
             phase,
             wait_group,
             detached: Arc::new(Detached::new(0, Budget::new(0), all_counters.register())),
+            deadlines: Arc::new(Deadlines::new(None, Limits::default(), all_counters.register())),
             error_pages: None,
         };
         let (said, ended) = (Vec::new(), false);

@@ -56,6 +56,8 @@ reasons! {
     Response = "response",
     /// The response could not be completed: its source failed or ended early.
     ResponseFailed = "response_failed",
+    /// The handler has missed its deadline, and the client got a 503.
+    DeadlinePassed = "deadline_passed",
     /// The limit of requests on one connection was reached.
     RequestLimit = "request_limit",
     /// The connection waited too long for a worker.

@@ -23,6 +23,7 @@ pub(crate) struct Counters {
     panics: AtomicU64,
     workers_replaced: AtomicU64,
     handed_over: AtomicU64,
+    deadlines_passed: AtomicU64,
     closes: Box<[AtomicU64]>,
 }
 
@@ -35,6 +36,7 @@ impl Counters {
             panics: AtomicU64::new(0),
             workers_replaced: AtomicU64::new(0),
             handed_over: AtomicU64::new(0),
+            deadlines_passed: AtomicU64::new(0),
             closes: CloseReason::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -60,6 +62,10 @@ impl Counters {
 
     pub(crate) fn handed_over(&self) {
         add(&self.handed_over);
+    }
+
+    pub(crate) fn deadline_passed(&self) {
+        add(&self.deadlines_passed);
     }
 
     pub(crate) fn closed(&self, reason: CloseReason) {
@@ -122,6 +128,7 @@ impl AllCounters {
         stats.panics = sum(&|t| &t.panics);
         stats.workers_replaced = sum(&|t| &t.workers_replaced);
         stats.handed_over = sum(&|t| &t.handed_over);
+        stats.deadlines_passed = sum(&|t| &t.deadlines_passed);
         for class in 0..5 {
             stats.responses[class] = sum(&|t| &t.responses[class]);
         }
@@ -147,13 +154,20 @@ pub(crate) struct RunningHandler {
     pub(crate) path: String,
     pub(crate) age: Duration,
     pub(crate) thread: String,
+    pub(crate) is_past_deadline: bool,
 }
 
 impl RunningHandler {
     /// `what` is a method and a path.
     pub(crate) fn new(what: &str, age: Duration, thread: String) -> RunningHandler {
         let (method, path) = what.split_once(' ').unwrap_or((what, ""));
-        RunningHandler { method: method.to_owned(), path: path.to_owned(), age, thread }
+        RunningHandler {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            age,
+            thread,
+            is_past_deadline: false,
+        }
     }
 }
 
@@ -192,6 +206,10 @@ pub struct Stats {
     pub workers_replaced: u64,
     /// Connections passed on to the next generation, at each handover.
     pub handed_over: u64,
+    /// Handlers that had not returned at their route's [`deadline`](crate::deadline): the client got a 503.
+    pub deadlines_passed: u64,
+    /// Those of them that run now, each on a worker.
+    pub handlers_past_deadline: u64,
     /// Requests in flight: started and not finished.
     pub in_flight: u64,
     /// Connections that wait for a worker now.
@@ -220,6 +238,8 @@ impl Stats {
             panics: 0,
             workers_replaced: 0,
             handed_over: 0,
+            deadlines_passed: 0,
+            handlers_past_deadline: 0,
             in_flight: 0,
             queued: 0,
             workers: 0,
@@ -237,6 +257,7 @@ impl Stats {
         f("panics", &mut self.panics);
         f("workers_replaced", &mut self.workers_replaced);
         f("handed_over", &mut self.handed_over);
+        f("deadlines_passed", &mut self.deadlines_passed);
         for (class, count) in (1..).zip(&mut self.responses) {
             f(&format!("responses.{class}xx"), count);
         }
@@ -272,6 +293,10 @@ impl Stats {
             "Connections passed on to the next generation.",
             &one(self.handed_over),
         );
+        let passed = one(self.deadlines_passed);
+        metric("handler_deadlines_passed_total", "counter", "Handlers that missed their deadline.", &passed);
+        let past = one(self.handlers_past_deadline);
+        metric("handlers_past_deadline", "gauge", "Handlers running past their deadline.", &past);
         metric("requests_in_flight", "gauge", "Requests started and not finished.", &one(self.in_flight));
         metric("connections_queued", "gauge", "Connections waiting for a worker.", &one(self.queued));
         metric("workers", "gauge", "Workers in all pools.", &one(self.workers));

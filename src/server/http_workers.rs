@@ -13,6 +13,7 @@ use crate::base::limits::Limits;
 use crate::base::log::{error, warn};
 use crate::base::status::{AllCounters, RunningHandler, Stats};
 use crate::base::sync::lock;
+use crate::http::exchange::deadline::Deadlines;
 use crate::http::exchange::detached::Detached;
 use crate::http::exchange::{self, Common, CurrentRequest, Progress, Stores, WorkerState};
 use crate::net::acceptor::pool_events;
@@ -49,6 +50,7 @@ pub(super) struct HttpWorkers {
     current_requests: Vec<(String, Arc<CurrentRequest>)>,
     pools: Mutex<Vec<Pool<Ready<Progress>>>>,
     detached: Arc<Detached>,
+    deadlines: Arc<Deadlines>,
     budgets: Budgets,
 }
 
@@ -81,7 +83,8 @@ impl HttpWorkers {
             queues.push(queue);
         }
         let (pools, detached) = (Mutex::new(pools), Arc::clone(&common.detached));
-        Ok((queues, HttpWorkers { current_requests, pools, detached, budgets }))
+        let deadlines = Arc::clone(&common.deadlines);
+        Ok((queues, HttpWorkers { current_requests, pools, detached, deadlines, budgets }))
     }
 }
 
@@ -115,6 +118,7 @@ impl Workers for HttpWorkers {
         stats.buffered_bytes = self.budgets.memory.held();
         stats.temporary_bytes = self.budgets.temporary.held();
         stats.detached = self.detached.count() as u64;
+        stats.handlers_past_deadline = self.deadlines.past().len() as u64;
     }
 
     fn in_flight(&self) -> Vec<String> {
@@ -125,9 +129,11 @@ impl Workers for HttpWorkers {
     }
 
     fn handlers(&self) -> Vec<RunningHandler> {
+        let past = self.deadlines.past();
         let handler = |(thread, current_request): &(String, Arc<CurrentRequest>)| {
             let (what, age) = current_request.get()?;
-            Some(RunningHandler::new(&what, age, thread.clone()))
+            let handler = RunningHandler::new(&what, age, thread.clone());
+            Some(RunningHandler { is_past_deadline: past.contains(thread), ..handler })
         };
         self.current_requests.iter().filter_map(handler).chain(self.detached.handlers()).collect()
     }

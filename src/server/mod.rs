@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use crate::base::error::Error;
 use crate::base::limits::{Limits, Timeouts};
+use crate::http::exchange::deadline::Deadlines;
 use crate::http::exchange::detached::Detached;
 use crate::http::exchange::{self, Common, HandlerBox, ListenerHandler, Progress};
 use crate::net::listener::ListenerConfig;
@@ -297,6 +298,7 @@ impl Service for Server {
         let files = Some(Arc::clone(&stores.files));
         let detached =
             Detached::new(limits.detached_threads, context.descriptors.clone(), all_counters.register());
+        let deadlines = Deadlines::new(error_pages.clone(), limits.clone(), all_counters.register());
         let common = Common {
             handlers,
             parking: Arc::clone(&context.parking),
@@ -306,6 +308,7 @@ impl Service for Server {
             phase: context.handle.shared.phase.clone(),
             wait_group: context.wait_group.clone(),
             detached: Arc::new(detached),
+            deadlines: Arc::new(deadlines),
             error_pages,
         };
         let (queues, workers) = HttpWorkers::start(Arc::new(common), all_counters, budgets, configs)?;

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -20,6 +21,7 @@ use crate::web::client::Client;
 use crate::web::extract::{self, InputError, path::FromParams};
 use crate::web::fields::ascii;
 use crate::web::handler::Matched;
+use crate::web::handler::deadline::Deadline;
 
 /// The fields after a chunked body, kept in the request's extensions.
 #[derive(Clone, Debug)]
@@ -250,6 +252,24 @@ pub trait RequestExt: sealed::Sealed {
     /// Whether this process is about to end, because of a stop or because a successor has taken over. A long handler
     /// should then finish.
     fn is_draining(&self) -> bool;
+
+    /// Until when the handler must return its response, if its route has a [`deadline`](crate::deadline).
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use std::time::{Duration, Instant};
+    ///
+    /// /// The time for a query: what is left, or a minute without a deadline.
+    /// fn time_left(req: &Request) -> Duration {
+    ///     let left = req.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+    ///     left.unwrap_or(Duration::from_secs(60))
+    /// }
+    /// assert_eq!(time_left(&Request::default()), Duration::from_secs(60));
+    /// ```
+    fn deadline(&self) -> Option<Instant>;
+
+    /// Whether the [`deadline`](Self::deadline) has passed, so that the client has a 503 and the handler should give up.
+    fn is_past_deadline(&self) -> bool;
 
     /// A cloneable handle that reports [`RequestExt::is_draining`] after the request has been consumed, as in a stream that
     /// outlives it.
@@ -517,6 +537,14 @@ impl RequestExt for Request {
 
     fn is_draining(&self) -> bool {
         self.body().conn_info().is_some_and(|o| o.phase.get().is_draining())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Deadline::of(self).map(Deadline::at)
+    }
+
+    fn is_past_deadline(&self) -> bool {
+        Deadline::of(self).is_some_and(Deadline::is_past)
     }
 
     fn drain(&self) -> Drain {

@@ -8,6 +8,7 @@ mod property;
 mod support;
 
 mod client_info;
+mod deadlines;
 mod error_pages;
 mod event_streams;
 mod faults;

@@ -21,6 +21,7 @@ use crate::base::contain_panic::panic_text;
 use crate::base::log::error;
 use crate::http::codec::{RequestHead, RequestSummary};
 use crate::web::body::{Body, BodyKind};
+use crate::web::handler::deadline::Deadline;
 use crate::web::handler::{Panics, RouteMatch, answer};
 use crate::{Request, Response};
 
@@ -35,7 +36,8 @@ impl Exchange<'_> {
     ) -> Flow {
         let summary = head.summary();
         self.prepare_call(&route)?;
-        let response = self.call(&summary, head, route, body);
+        let deadline = route.deadline();
+        let response = self.call(&summary, head, route, body, deadline)?;
         self.respond(&summary, response, after)
     }
 
@@ -46,9 +48,15 @@ impl Exchange<'_> {
         head: RequestHead,
         mut route: RouteMatch,
         body: BodyKind,
-    ) -> Response {
+        deadline: Option<Deadline>,
+    ) -> Flow<Response> {
         let body = Body::received(body, Arc::clone(&self.client.conn_info), head.text);
-        let request = Request::from_parts(head.parts, body);
+        let mut request = Request::from_parts(head.parts, body);
+        let mut watch = None;
+        if let Some(deadline) = deadline {
+            request.extensions_mut().insert(deadline.clone());
+            watch = Some(self.watch(deadline, summary, &route)?);
+        }
         // Where several responses are written together, the limits of the last one apply.
         self.client.progress.patience = Some(self.response_patience(&route.rules().limits));
         let listener_handler = self.listener_handler();
@@ -62,7 +70,10 @@ impl Exchange<'_> {
         let latency = route.latency().unwrap_or(&listener_handler.latency);
         latency.finish(&run, self.now);
         self.end_call(panics, &summary.text);
-        response
+        match watch {
+            None => ControlFlow::Continue(response),
+            Some(watch) => self.end_watch(watch, response),
+        }
     }
 
     fn end_call(&self, panics: Panics, head: &[u8]) {

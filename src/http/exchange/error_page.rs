@@ -1,34 +1,30 @@
 //! Gives an error response the page of the service, where no handler has written a body: see `web/error_pages.rs`.
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Version};
+use http::header::ACCEPT;
+use http::response::Parts;
+use http::{HeaderValue, Version};
 
 use super::progress::ExchangeStage;
 use super::worker::method_and_path;
 use super::{Exchange, drop_contained};
 use crate::Response;
 use crate::base::contain_panic::panic_text;
+use crate::base::limits::Limits;
 use crate::base::log::error;
+use crate::base::status::Counters;
 use crate::http::codec::encode::{BodyFraming, ResponseHead};
 use crate::http::codec::{Refusal, RequestSummary, Scan};
-use crate::web::error_pages::{ErrorPages, HttpError, NoPage, add_fields, error_of};
+use crate::web::body::Author;
+use crate::web::error_pages::{ErrorPages, NoPage, add_fields, error_of};
+use crate::web::response::IntoResponse;
 
 impl Exchange<'_> {
     /// Replaces the body of an error response by the service's page. A page that can't be made changes nothing.
     #[inline]
     pub(super) fn add_error_page(&self, request: &RequestSummary, response: &mut Response) {
         if let Some(pages) = &self.common.error_pages {
-            self.add_page(pages, request, response);
-        }
-    }
-
-    #[cold]
-    fn add_page(&self, pages: &ErrorPages, request: &RequestSummary, response: &mut Response) {
-        let Some(error) = error_of(response) else { return };
-        if let Some((fields, content)) = self.page(pages, error, &request.text) {
-            add_fields(response.headers_mut(), &fields);
-            *response.body_mut() = content.into();
+            add_page(pages, response, &request.text, &self.common.limits, &self.worker.counters);
         }
     }
 
@@ -41,48 +37,70 @@ impl Exchange<'_> {
             _ if self.worker.input.is_empty() => Bytes::copy_from_slice(&self.client.buffered),
             _ => Bytes::copy_from_slice(self.worker.input.unused()),
         };
-        let error = HttpError::new(refusal.status).with_detail(refusal.reason);
-        let Some((fields, content)) = self.page(pages, error, &received) else { return false };
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        add_fields(&mut headers, &fields);
-        let length = content.len() as u64;
-        let head = ResponseHead {
-            version: Version::HTTP_11,
-            status: refusal.status,
-            headers: &headers,
-            framing: if to_head { BodyFraming::Announced(length) } else { BodyFraming::Length(length) },
-            keep_alive: false,
-            date: self.worker.date.get(self.now),
-        };
-        head.write(&mut self.worker.out);
-        if !to_head {
-            self.worker.out.extend_from_slice(&content);
-        }
+        let mut response =
+            (refusal.status, refusal.reason).into_response().map(|body| body.by(Author::Detail));
+        add_page(pages, &mut response, &received, &self.common.limits, &self.worker.counters);
+        let (parts, mut body) = response.into_parts();
+        let content = body.read_bytes().unwrap_or_default();
+        let date = self.worker.date.get(self.now);
+        write_closing(&mut self.worker.out, (Version::HTTP_11, &parts), &content, to_head, date);
         true
     }
+}
 
-    /// The header fields and the content of a page. `received` is the head, as far as it has arrived.
-    fn page(&self, pages: &ErrorPages, mut error: HttpError, received: &Bytes) -> Option<(HeaderMap, Bytes)> {
-        // The head is parsed once more, because its parts went to the handler.
-        let head = Scan::default().parse(received, &self.common.limits);
-        error = match head.ok().flatten() {
-            Some(head) => error.with_request(head.parts),
-            None => error.with_accept(accept_within(received)),
-        };
-        match pages.make(&error) {
-            Ok(page) => Some(page),
-            Err(NoPage::Unreadable(e)) => {
-                error!("an error page can't be read: {e}: {}", method_and_path(received));
-                None
-            }
-            Err(NoPage::Panicked(panic)) => {
-                error!("an error page panicked ({}): {}", panic_text(&*panic), method_and_path(received));
-                self.worker.counters.panicked();
-                drop_contained(panic, || method_and_path(received));
-                None
-            }
+/// Replaces the body of an error response by a page. `received` is the head, as far as it has arrived.
+#[cold]
+pub(super) fn add_page(
+    pages: &ErrorPages,
+    response: &mut Response,
+    received: &Bytes,
+    limits: &Limits,
+    counters: &Counters,
+) {
+    let Some(mut error) = error_of(response) else { return };
+    // The head is parsed once more, because its parts went to the handler.
+    let head = Scan::default().parse(received, limits);
+    error = match head.ok().flatten() {
+        Some(head) => error.with_request(head.parts),
+        None => error.with_accept(accept_within(received)),
+    };
+    match pages.make(&error) {
+        Ok((fields, content)) => {
+            add_fields(response.headers_mut(), &fields);
+            *response.body_mut() = content.into();
         }
+        Err(NoPage::Unreadable(e)) => {
+            error!("an error page can't be read: {e}: {}", method_and_path(received));
+        }
+        Err(NoPage::Panicked(panic)) => {
+            error!("an error page panicked ({}): {}", panic_text(&*panic), method_and_path(received));
+            counters.panicked();
+            drop_contained(panic, || method_and_path(received));
+        }
+    }
+}
+
+/// Writes the last response of a connection.
+pub(super) fn write_closing(
+    out: &mut Vec<u8>,
+    (version, parts): (Version, &Parts),
+    content: &[u8],
+    to_head: bool,
+    date: &[u8; 29],
+) {
+    let length = content.len() as u64;
+    let framing = if to_head { BodyFraming::Announced(length) } else { BodyFraming::Length(length) };
+    let head = ResponseHead {
+        version,
+        status: parts.status,
+        headers: &parts.headers,
+        framing,
+        keep_alive: false,
+        date,
+    };
+    head.write(out);
+    if !to_head {
+        out.extend_from_slice(content);
     }
 }
 

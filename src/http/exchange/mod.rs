@@ -21,6 +21,7 @@
 
 mod blocking;
 mod call_handler;
+pub(crate) mod deadline;
 pub(crate) mod detached;
 mod discard;
 mod error_page;
@@ -62,6 +63,7 @@ use crate::net::scheduler::queue::{Queue, Taken};
 use crate::web::error_pages::ErrorPages;
 use crate::web::handler::Handler;
 
+use deadline::Deadlines;
 use detached::{Detached, Detachment};
 use progress::ExchangeStage;
 pub(crate) use progress::Progress;
@@ -107,6 +109,7 @@ pub(crate) struct Common {
     pub(crate) phase: PhaseWatch,
     pub(crate) wait_group: WaitGroup,
     pub(crate) detached: Arc<Detached>,
+    pub(crate) deadlines: Arc<Deadlines>,
     pub(crate) error_pages: Option<ErrorPages>,
 }
 

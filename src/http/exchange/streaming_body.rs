@@ -22,6 +22,7 @@ use crate::net::connection::Ready;
 use crate::net::scheduler::queue::Queue;
 use crate::net::stream::Stream;
 use crate::web::body::{BodyError, BodyKind};
+use crate::web::handler::deadline::Deadline;
 
 /// A streaming request that waits for a streaming permit.
 #[derive(Debug)]
@@ -73,6 +74,7 @@ impl Exchange<'_> {
         let RoutedRequest { head, route } = &mut request;
         let limit = route.rules().limits.body_bytes.unwrap_or(self.common.limits.body_bytes);
         let length = decoder.remaining_hint();
+        let deadline = route.deadline();
         let lease = Lease::new(Upload {
             stream: self.client.stream.clone(),
             input: self.worker.input.take(),
@@ -85,13 +87,16 @@ impl Exchange<'_> {
             patience: self.body_patience(&route.rules().limits),
             received: 0,
             waited: Duration::ZERO,
+            deadline: deadline.clone(),
         });
         let summary = head.summary();
         let body = BodyKind::Source { source: Box::new(lease.clone()), left: length };
         self.prepare_call(&request.route)?;
-        let response = self.call(&summary, request.head, request.route, body);
+        let response = self.call(&summary, request.head, request.route, body, deadline);
         self.drained = false;
-        let Some(upload) = lease.end() else {
+        let upload = lease.end();
+        let response = response?;
+        let Some(upload) = upload else {
             return self.respond(&summary, response, After::Close(CloseReason::BodyUnread));
         };
         self.worker.input.load(upload.unused());
@@ -123,6 +128,8 @@ struct Upload {
     received: u64,
     /// The sum of all waits for the client. The time that the handler takes does not count.
     waited: Duration,
+    /// The handler's. When it has passed, reads fail and nothing is written.
+    deadline: Option<Deadline>,
 }
 
 /// Both ends of a lease on an upload.
@@ -242,7 +249,7 @@ impl Upload {
     /// Waits for bytes, once all that have arrived are used.
     fn fill(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.expects_continue) {
-            write_all(&self.stream, CONTINUE, self.patience.stall)?;
+            self.send_continue()?;
         }
         self.used = 0;
         self.input.resize(PIECE_BYTES, 0);
@@ -253,15 +260,36 @@ impl Upload {
         Ok(())
     }
 
+    fn send_continue(&self) -> io::Result<()> {
+        match &self.deadline {
+            None => write_all(&self.stream, CONTINUE, self.patience.stall),
+            // Everything before it is sent, so the socket takes it at once.
+            Some(deadline) => match deadline.while_open(|| self.stream.write(CONTINUE)) {
+                Some(Ok(n)) if n == CONTINUE.len() => Ok(()),
+                Some(sent) => sent.and(Err(ErrorKind::WriteZero.into())),
+                None => Err(too_late()),
+            },
+        }
+    }
+
     fn receive(&mut self) -> io::Result<usize> {
         loop {
+            if self.deadline.as_ref().is_some_and(Deadline::is_past) {
+                return Err(too_late());
+            }
             match self.stream.read(&mut self.input) {
                 Ok(0) => return Err(body_error(ErrorKind::UnexpectedEof, StatusCode::BAD_REQUEST, CUT)),
                 Ok(n) => return Ok(n),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     let left = self.patience.time_for(self.received).saturating_sub(self.waited);
                     let begin = Instant::now();
-                    wait(&self.stream, PollFlags::POLLIN, self.patience.stall.min(left)).map_err(in_time)?;
+                    let time = self.patience.stall.min(left);
+                    let until = self.deadline.as_ref().map(|it| it.at().saturating_duration_since(begin));
+                    match until.filter(|until| *until < time) {
+                        // The next step notices that it is too late.
+                        Some(until) => wait(&self.stream, PollFlags::POLLIN, until).or_else(if_timed_out)?,
+                        None => wait(&self.stream, PollFlags::POLLIN, time).map_err(in_time)?,
+                    }
                     self.waited += begin.elapsed();
                 }
                 Err(e) => return Err(e),
@@ -276,9 +304,19 @@ const PIECE_BYTES: usize = 16 << 10;
 const BEYOND: &str = "the body exceeds its limit";
 const CUT: &str = "the client closed within the body";
 const STALLED: &str = "the body took too long";
+const TOO_LATE: &str = "the handler's deadline has passed";
 
 fn body_error(kind: ErrorKind, status: StatusCode, reason: &'static str) -> io::Error {
     io::Error::new(kind, BodyError { status, reason })
+}
+
+fn too_late() -> io::Error {
+    body_error(ErrorKind::TimedOut, StatusCode::SERVICE_UNAVAILABLE, TOO_LATE)
+}
+
+/// The end of a wait that is no error.
+fn if_timed_out(e: io::Error) -> io::Result<()> {
+    if e.kind() == ErrorKind::TimedOut { Ok(()) } else { Err(e) }
 }
 
 fn in_time(e: io::Error) -> io::Error {
@@ -312,6 +350,7 @@ mod tests {
             patience: StallLimits { stall: Duration::from_secs(20), grace: Duration::from_secs(20), rate: 0 },
             received: 0,
             waited: Duration::ZERO,
+            deadline: None,
         };
         (upload, client)
     }

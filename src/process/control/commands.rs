@@ -136,11 +136,12 @@ impl Control<'_> {
         let listed = handlers.len().min(MOST_LISTED);
         let head = AnswerLine::new("ok").with("count", handlers.len()).with("listed", listed);
         let line = |handler: &crate::base::status::RunningHandler| {
-            AnswerLine::new("handler")
+            let line = AnswerLine::new("handler")
                 .with("method", &handler.method)
                 .with("path", &handler.path)
                 .with("age_ms", handler.age.as_millis())
-                .with("thread", &handler.thread)
+                .with("thread", &handler.thread);
+            if handler.is_past_deadline { line.with("deadline", "passed") } else { line }
         };
         [head].into_iter().chain(handlers.iter().take(MOST_LISTED).map(line)).collect()
     }

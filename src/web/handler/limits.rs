@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 
+use super::deadline::Deadline;
 use super::routes::{
     Call, GuardWalk, RouteMatch, RouteRules, Routes, Seal, call_by_hand, find_route, verify,
 };
@@ -22,6 +23,7 @@ pub struct RouteLimits {
     pub(crate) body_rate: Option<Option<u64>>,
     pub(crate) response_stall: Option<Duration>,
     pub(crate) response_rate: Option<Option<u64>>,
+    pub(crate) deadline: Option<Option<Duration>>,
 }
 
 impl RouteLimits {
@@ -33,6 +35,7 @@ impl RouteLimits {
             body_rate: None,
             response_stall: None,
             response_rate: None,
+            deadline: None,
         }
     }
 
@@ -69,6 +72,13 @@ impl RouteLimits {
         self
     }
 
+    /// How long the handler may take until it returns its response; then 503. See [`deadline`](crate::deadline). Default: no
+    /// deadline.
+    pub fn deadline(mut self, time: impl Into<Option<Duration>>) -> RouteLimits {
+        self.deadline = Some(time.into());
+        self
+    }
+
     /// These, and `outer` where they are not set.
     pub(super) fn or(self, outer: &RouteLimits) -> RouteLimits {
         RouteLimits {
@@ -77,13 +87,18 @@ impl RouteLimits {
             body_rate: self.body_rate.or(outer.body_rate),
             response_stall: self.response_stall.or(outer.response_stall),
             response_rate: self.response_rate.or(outer.response_rate),
+            deadline: self.deadline.or(outer.deadline),
         }
     }
 
     /// # Errors
     /// A bound that would refuse every client.
     fn check(&self) -> Result<(), String> {
-        let stalls = [("body_stall", self.body_stall), ("response_stall", self.response_stall)];
+        let stalls = [
+            ("body_stall", self.body_stall),
+            ("response_stall", self.response_stall),
+            ("deadline", self.deadline.flatten()),
+        ];
         let rates = [("body_rate", self.body_rate), ("response_rate", self.response_rate)];
         if let Some((name, _)) = stalls.iter().find(|(_, time)| *time == Some(Duration::ZERO)) {
             return Err(format!("RouteLimits::{name} is zero: it would always have run out; None is never"));
@@ -129,6 +144,47 @@ pub fn max_body(bytes: u64, handler: impl Handler) -> impl Handler {
     limited(RouteLimits::new().body_bytes(bytes), handler)
 }
 
+/// The same handler, which must return its response within `time`; then the client gets a 503 and `Connection: close`, and the
+/// handler's response is dropped when it comes. Around a router, it applies to all routes that set no deadline.
+///
+/// The time begins when the handler is called: with the complete body, or on a [`streaming`] route with the first byte of it. A
+/// response that is sent for long, such as a file or an event stream, has other limits.
+///
+/// **The handler is not stopped**: blocking code can't be. It reads its deadline from the request
+/// ([`RequestExt::deadline`](crate::RequestExt::deadline),
+/// [`is_past_deadline`](crate::RequestExt::is_past_deadline)), and should pass it on as the timeout of what it waits for, such as a
+/// query or a client. On a streaming route, reads of the body fail from then on. Until it returns it keeps its worker, so the
+/// pool is short of one: the log has a warning at the deadline, each minute after it, and at the end; the metrics
+/// `heirloom_handlers_past_deadline` and `heirloom_handler_deadlines_passed_total` count them, and `heirloomctl handlers` lists
+/// them. A drain waits for it as for any handler.
+///
+/// The 503 has the service's page ([`Server::error_pages`](crate::Server::error_pages)), and no header fields of wrappers,
+/// which run on the worker. Those outside of the deadline see a 503 when the handler has returned.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use std::time::{Duration, Instant};
+///
+/// fn search(req: Request) -> String {
+///     let mut found = 0;
+///     for n in 0..100_000_u64 {
+///         // Not at each step: it reads a clock.
+///         if n % 1000 == 0 && req.is_past_deadline() {
+///             return String::new(); // the client has its 503 already
+///         }
+///         found += u64::from(n % 7 == 0);
+///     }
+///     let left = req.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+///     format!("{found}, and {} to spare\n", if left.is_some() { "time" } else { "eternity" })
+/// }
+/// let router = Router::new().get("/search", deadline(Duration::from_secs(60), search));
+/// let mut response = router.call(http::Request::get("/search").body(Body::empty()).unwrap());
+/// assert_eq!(response.body_mut().read_text().unwrap(), "14286, and time to spare\n");
+/// ```
+pub fn deadline(time: Duration, handler: impl Handler) -> impl Handler {
+    limited(RouteLimits::new().deadline(time), handler)
+}
+
 /// The same handler with these limits. Around a router, they apply to all routes that do not set the same limit.
 ///
 /// ```
@@ -164,7 +220,15 @@ impl<H: Handler> Handler for Ruled<H> {
     }
 
     fn call_on_route(&self, request: Request, call: Call<'_>) -> Response {
-        self.handler.call_on_route(request, call)
+        if self.rules.limits.deadline.is_none() {
+            return self.handler.call_on_route(request, call);
+        }
+        let deadline = Deadline::of(&request).cloned();
+        let response = self.handler.call_on_route(request, call);
+        match deadline {
+            Some(deadline) => deadline.checked(response),
+            None => response,
+        }
     }
 }
 
@@ -193,10 +257,11 @@ mod tests {
         let cases = [
             (limits().body_stall(Duration::ZERO), Some("RouteLimits::body_stall is zero: it would")),
             (limits().response_stall(Duration::ZERO), Some("RouteLimits::response_stall is zero: it would")),
+            (limits().deadline(Duration::ZERO), Some("RouteLimits::deadline is zero: it would")),
             (limits().body_rate(0), Some("RouteLimits::body_rate is 0: None is no limit")),
             (limits().response_rate(0), Some("RouteLimits::response_rate is 0: None is no limit")),
             (limits().body_rate(None).response_rate(None).body_stall(None).response_stall(None), None),
-            (limits().body_bytes(0), None),
+            (limits().body_bytes(0).deadline(None), None),
         ];
         for (limits, why) in cases {
             let checked = limited(limits, |_: Request| ()).check();

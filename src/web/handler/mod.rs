@@ -1,5 +1,6 @@
 //! A function from request to response.
 
+pub(crate) mod deadline;
 mod limits;
 mod routes;
 mod wrapped;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
-pub use limits::{RouteLimits, limited, max_body, streaming};
+pub use limits::{RouteLimits, deadline, limited, max_body, streaming};
 #[cfg(any(test, fuzzing))]
 pub(crate) use routes::RouteRules;
 pub(crate) use routes::{

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex};
 
 use http::{Method, StatusCode};
 
+use super::deadline::Deadline;
 use super::{EarlyResponse, Handler, RouteLimits};
 use crate::base::sync::lock;
 use crate::net::scheduler::latency::HandlerLatency;
@@ -66,6 +67,9 @@ pub(crate) fn call_by_hand(routes: &dyn Routes, mut request: Request) -> Respons
     let mut found = routes.find_route(request.method(), request.uri().path());
     found.attach(&mut request);
     found.ask_guards(routes, &mut request, None);
+    if let Some(deadline) = found.deadline() {
+        request.extensions_mut().insert(deadline);
+    }
     let call = Call::new(&mut found, None);
     routes.call_on_route(request, call)
 }
@@ -267,6 +271,17 @@ impl RouteMatch {
     /// Where the route differs from its server.
     pub(crate) fn rules(&self) -> &RouteRules {
         self.rules.as_deref().unwrap_or(&RouteRules::NONE)
+    }
+
+    /// The deadline of a call that begins now, if the route has one.
+    #[inline]
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
+        self.rules().limits.deadline.flatten().and_then(Deadline::after)
+    }
+
+    /// The pattern of the route with its prefixes, for the log. Empty without one.
+    pub(crate) fn pattern(&self) -> String {
+        self.outer.iter().rev().chain(&self.route).map(|route| &*route.pattern().text).collect()
     }
 
     /// Adds the rules of a handler around this one, which apply where the present ones set nothing.

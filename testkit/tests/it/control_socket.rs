@@ -376,3 +376,14 @@ fn as_nobody(bench: &Bench) -> String {
         .unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+#[test]
+fn a_handler_past_its_deadline_is_listed_as_such() {
+    let bench = Bench::start(&[]);
+    let mut client = bench.server.client();
+    client.ask("/late/60000");
+    assert_eq!(client.answer().ok().status, 503);
+    let handlers = bench.ask("handlers");
+    let line = handlers.lines().nth(1).unwrap();
+    assert!(line.starts_with("handler method=GET path=/late/60000 age_ms=") && line.ends_with(" deadline=passed"), "{line}");
+}

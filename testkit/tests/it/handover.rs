@@ -321,3 +321,29 @@ fn unix_clients_lose_nothing_either() {
     assert_eq!(get(&unix, "/pid").ok().number(), new.as_raw());
     assert_eq!(slow.finish().ok().text(), "ok");
 }
+
+/// The old process answers for the handler in time, works on while it drains, and ends when the handler has returned.
+#[test]
+fn a_handler_past_its_deadline_is_waited_for() {
+    let server = kitchen_sink!("--probation-ms", "0");
+    let old = server.pid();
+    let mut before = server.client();
+    before.ask("/late/4000");
+    let mut during = server.client();
+    assert_eq!(before.answer().ok().status, 503);
+    during.ask("/late/3000");
+    server.in_flight(old, 2);
+    let new = server.handover();
+    let response = during.answer().ok();
+    assert_eq!((response.status, response.closes()), (503, true));
+    let mut after = server.client();
+    after.ask("/late/60000");
+    assert_eq!(after.answer().ok().status, 503);
+    server.wait_for("GET /late/{ms}: has returned past its deadline, in its handler for 4.*");
+    assert_eq!(server.wait_exit(old), Exit::Status(0));
+    assert_eq!(server.get("/pid").ok().number(), new.as_raw());
+    let metrics = server.get("/metrics").ok();
+    assert!(metrics.text().contains("\nheirloom_handler_deadlines_passed_total 3\n"), "with those of generation 1");
+    assert!(metrics.text().contains("\nheirloom_handlers_past_deadline 1\n"));
+    server.kill();
+}

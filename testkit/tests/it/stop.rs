@@ -405,3 +405,35 @@ fn stop_under_fire() -> Vec<Fired> {
     assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
     fired
 }
+
+/// Its client has a 503 and its worker works on: nothing is lost, so the stop waits for it as for any handler.
+#[test]
+fn a_stop_waits_for_a_handler_past_its_deadline() {
+    let server = kitchen_sink!();
+    let mut client = server.client();
+    client.ask("/late/3000");
+    let response = client.answer().ok();
+    assert_eq!((response.status, response.closes()), (503, true));
+    server.wait_for(
+        "GET /late/{ms}: past its deadline, 503: in its handler for * of 300.0ms, on heirloom-worker-*",
+    );
+    server.signal(Signal::SIGTERM);
+    server.wait_for("draining (stop requested): 1 requests in flight");
+    server
+        .wait_for("GET /late/{ms}: has returned past its deadline, in its handler for 3.*s of 300.0ms, on *");
+    assert_eq!(server.wait_exit(server.pid()), Exit::Status(0));
+}
+
+#[test]
+fn a_forced_stop_names_a_handler_past_its_deadline() {
+    let server = kitchen_sink!();
+    let mut client = server.client();
+    client.ask("/late/60000");
+    assert_eq!(client.answer().ok().status, 503);
+    server.signal(Signal::SIGTERM);
+    server.wait_for("draining (stop requested): 1 requests in flight");
+    pass(Duration::from_millis(600));
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(server.pid()), Exit::Status(1));
+    server.wait_for("abort: cut GET /late/60000");
+}

@@ -1,0 +1,321 @@
+//! Answers for handlers that have not returned at the deadline of their route.
+//!
+//! **The handler stays on its worker.** It can't be stopped, and on another thread it would not have the worker's values; the
+//! price is that the pool is short of a worker until the handler returns. One thread, `heirloom-deadlines`, watches all of
+//! them. It starts with the first request on a route with a deadline; a request on any other route costs nothing.
+//!
+//! **A request is answered once.** The worker and this thread decide under the lock of the request's `Deadline`. The thread
+//! sends the 503 and ends the sending side under it, without waiting: the worker has sent all earlier responses before the
+//! call, and what the socket does not take now is cut. If earlier responses are not sent yet, the worker sends the 503
+//! when the handler returns. Once the 503 is sent, the worker drops the response and closes the connection.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use crossbeam_utils::CachePadded;
+use http::{Method, StatusCode, Version};
+
+use super::error_page::{add_page, write_closing};
+use super::on_end::Ending;
+use super::refuse::broken;
+use super::worker::method_and_path;
+use super::{Disposition, Exchange, Flow};
+use crate::Response;
+use crate::base::close_reason::CloseReason;
+use crate::base::limits::Limits;
+use crate::base::log::{error, warn};
+use crate::base::status::Counters;
+use crate::base::sync::lock;
+use crate::http::codec::{DateCache, RequestSummary};
+use crate::net::stream::Stream;
+use crate::web::error_pages::ErrorPages;
+use crate::web::handler::RouteMatch;
+use crate::web::handler::deadline::{Deadline, Outcome};
+use crate::web::response::plain;
+
+/// After a deadline a line is logged at this interval, as long as the handler runs.
+const REPEAT: Duration = Duration::from_secs(60);
+
+/// The calls of one server that have a deadline.
+#[derive(Debug)]
+pub(crate) struct Deadlines(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    error_pages: Option<ErrorPages>,
+    limits: Limits,
+    /// Those of the thread.
+    counters: Arc<CachePadded<Counters>>,
+    watched: Mutex<Watched>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Watched {
+    calls: BTreeMap<u64, (Instant, Arc<WatchedCall>)>,
+    /// When something is to be done for which call.
+    due: BTreeSet<(Instant, u64)>,
+    next: u64,
+    has_thread: bool,
+    /// Until when the thread sleeps. None: until it is notified.
+    sleeps_until: Option<Instant>,
+    is_over: bool,
+}
+
+/// A handler that runs.
+#[derive(Debug)]
+struct WatchedCall {
+    deadline: Deadline,
+    /// None if earlier responses are not sent yet.
+    stream: Option<Stream>,
+    version: Version,
+    to_head: bool,
+    head: Bytes,
+    /// Method and pattern, for the log.
+    what: String,
+    since: Instant,
+    thread: Thread,
+}
+
+/// A call that is watched until this is dropped.
+#[derive(Debug)]
+pub(super) struct Watch<'a> {
+    deadlines: &'a Deadlines,
+    id: u64,
+    call: Arc<WatchedCall>,
+}
+
+impl Deadlines {
+    pub(crate) fn new(
+        error_pages: Option<ErrorPages>,
+        limits: Limits,
+        counters: Arc<CachePadded<Counters>>,
+    ) -> Deadlines {
+        let (watched, changed) = (Mutex::default(), Condvar::new());
+        Deadlines(Arc::new(Shared { error_pages, limits, counters, watched, changed }))
+    }
+
+    /// The names of the threads whose handlers run past their deadline.
+    pub(crate) fn past(&self) -> Vec<String> {
+        let watched = lock(&self.0.watched);
+        let past = watched.calls.values().filter(|(_, call)| call.deadline.outcome().is_passed());
+        past.map(|(_, call)| call.thread.name().unwrap_or_default().to_owned()).collect()
+    }
+
+    fn watch(&self, call: WatchedCall) -> Watch<'_> {
+        let (at, call) = (call.deadline.at(), Arc::new(call));
+        let mut watched = lock(&self.0.watched);
+        let id = watched.next;
+        watched.next = id.wrapping_add(1);
+        watched.calls.insert(id, (at, Arc::clone(&call)));
+        watched.due.insert((at, id));
+        if !watched.has_thread {
+            let shared = Arc::clone(&self.0);
+            let started =
+                thread::Builder::new().name("heirloom-deadlines".into()).spawn(move || shared.run());
+            watched.has_thread = started.is_ok();
+            if let Err(e) = started {
+                error!("no thread for deadlines: {e}: a handler that is late is answered when it returns");
+            }
+        } else if watched.sleeps_until.is_none_or(|until| until > at) {
+            self.0.changed.notify_one();
+        }
+        drop(watched);
+        Watch { deadlines: self, id, call }
+    }
+}
+
+impl Drop for Deadlines {
+    fn drop(&mut self) {
+        lock(&self.0.watched).is_over = true;
+        self.0.changed.notify_one();
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        let mut watched = lock(&self.deadlines.0.watched);
+        if let Some((due, _)) = watched.calls.remove(&self.id) {
+            watched.due.remove(&(due, self.id));
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        let mut watched = lock(&self.watched);
+        while !watched.is_over {
+            let now = Instant::now();
+            let next = watched.due.first().copied();
+            watched = match next {
+                Some((at, id)) if at <= now => self.handle(watched, at, id),
+                _ => self.sleep(watched, next.map(|(at, _)| at), now),
+            };
+        }
+    }
+
+    fn sleep<'l>(
+        &self,
+        mut watched: MutexGuard<'l, Watched>,
+        until: Option<Instant>,
+        now: Instant,
+    ) -> MutexGuard<'l, Watched> {
+        watched.sleeps_until = until;
+        match until {
+            None => self.changed.wait(watched).unwrap_or_else(PoisonError::into_inner),
+            Some(until) => {
+                let time = until.saturating_duration_since(now);
+                let woken = self.changed.wait_timeout(watched, time);
+                woken.unwrap_or_else(PoisonError::into_inner).0
+            }
+        }
+    }
+
+    /// Does what is due for a call, without the lock, and notes when it is due again.
+    fn handle<'l>(
+        &'l self,
+        mut watched: MutexGuard<'l, Watched>,
+        at: Instant,
+        id: u64,
+    ) -> MutexGuard<'l, Watched> {
+        watched.due.remove(&(at, id));
+        let Some(call) = watched.calls.get(&id).map(|(_, call)| Arc::clone(call)) else { return watched };
+        drop(watched);
+        if call.deadline.outcome().is_passed() {
+            warn!("{}: runs past its deadline, {}", call.what, call.since_when());
+        } else {
+            self.pass(&call);
+        }
+        let again = at.checked_add(REPEAT).unwrap_or(at);
+        let mut watched = lock(&self.watched);
+        let mut is_due = false;
+        if let Some((due, call)) = watched.calls.get_mut(&id) {
+            *due = again;
+            is_due = call.deadline.outcome().is_passed();
+        }
+        if is_due {
+            watched.due.insert((again, id));
+        }
+        watched
+    }
+
+    /// Answers for a handler that has not returned.
+    fn pass(&self, call: &WatchedCall) {
+        let (response, bytes) = self.response(call);
+        call.deadline.pass(|| {
+            self.counters.deadline_passed();
+            let outcome = call.stream.as_ref().map_or(Outcome::Passed, |stream| {
+                self.counters.response(StatusCode::SERVICE_UNAVAILABLE.as_u16());
+                Outcome::Answered { bytes: send_last(stream, &response).then_some(bytes) }
+            });
+            warn!("{}: past its deadline, 503: {}", call.what, call.since_when());
+            outcome
+        });
+    }
+
+    /// The 503, and the length of its body.
+    fn response(&self, call: &WatchedCall) -> (Vec<u8>, u64) {
+        let mut response = plain(StatusCode::SERVICE_UNAVAILABLE);
+        if let Some(pages) = &self.error_pages {
+            add_page(pages, &mut response, &call.head, &self.limits, &self.counters);
+        }
+        let mut out = Vec::new();
+        let content = response.body_mut().read_bytes().unwrap_or_default();
+        let date = DateCache::new(SystemTime::now());
+        let (parts, _) = response.into_parts();
+        write_closing(&mut out, (call.version, &parts), &content, call.to_head, date.text());
+        (out, if call.to_head { 0 } else { content.len() as u64 })
+    }
+}
+
+/// Sends the last bytes of a connection without waiting, and ends its sending side. False if the client does not get all.
+fn send_last(stream: &Stream, mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        match stream.write_last(bytes) {
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+            Err(_) => {
+                stream.shutdown();
+                return false;
+            }
+        }
+    }
+    stream.shutdown_write();
+    true
+}
+
+impl WatchedCall {
+    /// For the log.
+    fn since_when(&self) -> String {
+        let (age, limit) = (self.since.elapsed(), self.deadline.at().saturating_duration_since(self.since));
+        format!(
+            "in its handler for {age:.1?} of {limit:.1?}, on {}",
+            self.thread.name().unwrap_or("a thread")
+        )
+    }
+}
+
+impl<'a> Exchange<'a> {
+    /// Watches the deadline of the call that follows.
+    #[cold]
+    pub(super) fn watch(
+        &mut self,
+        deadline: Deadline,
+        summary: &RequestSummary,
+        route: &RouteMatch,
+    ) -> Flow<Watch<'a>> {
+        if let Err(e) = self.try_flush() {
+            return ControlFlow::Break(broken(&e));
+        }
+        let is_all_sent = self.worker.out.is_empty();
+        let pattern = route.pattern();
+        let what = match &*pattern {
+            "" => method_and_path(&summary.text),
+            pattern => format!("{} {pattern}", summary.method),
+        };
+        ControlFlow::Continue(self.common.deadlines.watch(WatchedCall {
+            deadline,
+            stream: is_all_sent.then(|| self.client.stream.clone()),
+            version: summary.version,
+            to_head: summary.method == Method::HEAD,
+            head: summary.text.clone(),
+            what,
+            since: Instant::now(),
+            thread: thread::current(),
+        }))
+    }
+
+    /// The response, if it may still be sent. Otherwise the connection is closed.
+    #[cold]
+    pub(super) fn end_watch(&mut self, watch: Watch<'a>, mut response: Response) -> Flow<Response> {
+        let call = Arc::clone(&watch.call);
+        let outcome = call.deadline.end();
+        drop(watch);
+        if outcome == Outcome::Kept {
+            return ControlFlow::Continue(response);
+        }
+        if outcome == Outcome::Late {
+            self.worker.counters.deadline_passed();
+        }
+        warn!("{}: has returned past its deadline, {}", call.what, call.since_when());
+        let Outcome::Answered { bytes } = outcome else {
+            let is_replaced = response.status() == StatusCode::SERVICE_UNAVAILABLE;
+            return ControlFlow::Continue(if is_replaced {
+                response
+            } else {
+                call.deadline.checked(response)
+            });
+        };
+        if let Some(mut ending) = Ending::of(response.extensions_mut(), StatusCode::SERVICE_UNAVAILABLE) {
+            if let Some(bytes) = bytes {
+                ending.set_bytes(bytes);
+                ending.complete();
+            }
+        }
+        self.drop_users(response, &call.head);
+        ControlFlow::Break(Disposition::Linger(CloseReason::DeadlinePassed))
+    }
+}
