@@ -385,5 +385,8 @@ fn a_handler_past_its_deadline_is_listed_as_such() {
     assert_eq!(client.answer().ok().status, 503);
     let handlers = bench.ask("handlers");
     let line = handlers.lines().nth(1).unwrap();
-    assert!(line.starts_with("handler method=GET path=/late/60000 age_ms=") && line.ends_with(" deadline=passed"), "{line}");
+    assert!(
+        line.starts_with("handler method=GET path=/late/60000 age_ms=") && line.ends_with(" deadline=passed"),
+        "{line}"
+    );
 }

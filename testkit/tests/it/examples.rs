@@ -60,6 +60,7 @@ const PROMISED: [&str; 27] = [
     "admin",
     "behind_proxy",
     "config_reload",
+    "deadlines",
     "embed",
     "error_pages",
     "exclusive_lock",

@@ -343,7 +343,9 @@ fn a_handler_past_its_deadline_is_waited_for() {
     assert_eq!(server.wait_exit(old), Exit::Status(0));
     assert_eq!(server.get("/pid").ok().number(), new.as_raw());
     let metrics = server.get("/metrics").ok();
-    assert!(metrics.text().contains("\nheirloom_handler_deadlines_passed_total 3\n"), "with those of generation 1");
+    assert!(
+        metrics.text().contains("\nheirloom_handler_deadlines_passed_total 3\n"),
+        "with those of generation 1"
+    );
     assert!(metrics.text().contains("\nheirloom_handlers_past_deadline 1\n"));
-    server.kill();
 }

@@ -849,3 +849,34 @@ fn a_handler_sees_that_its_client_has_gone() {
     drop(client);
     assert!(seen.recv_timeout(DEADLINE).unwrap());
 }
+
+/// The thread that answers for the handler writes records of its own, and the end of TLS.
+#[test]
+fn a_handler_past_its_deadline_is_answered_for() {
+    let authority = Authority::new("authority");
+    let pair = authority.server("server", &["localhost"]);
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let late = move |_: Request| waits.pass();
+    let router = Router::new()
+        .get("/", |_: Request| "Hello, World!")
+        .get("/late", deadline(Duration::from_millis(300), late));
+    let server = Server::new(router)
+        .listen(Listen::new("127.0.0.1:0").tls(Tls::from_files(pair.certificate, pair.key)))
+        .timeouts(quick());
+    let fixture = Fixture::of(gate, server);
+    for version in [&TLS13, &TLS12] {
+        let config = authority.trusted().only(version).config();
+        let mut client = Secure::to(fixture.address(), "localhost", &config).unwrap();
+        client.send([get("/"), get("/late")].concat());
+        assert_eq!(client.reply().2, b"Hello, World!");
+        let (status, head, body) = client.reply();
+        assert_eq!((status, &*body), (503, &b"503 Service Unavailable\n"[..]));
+        assert!(head.contains("Connection: close\r\n"), "{head}");
+        assert_eq!(client.end(), SecureEnd::Announced);
+    }
+    assert_eq!(fixture.stats().handlers_past_deadline, 2);
+    fixture.gate().open();
+    eventually("both have returned", || fixture.stats().handlers_past_deadline == 0);
+    fixture.expect_closes(CloseReason::DeadlinePassed, 2);
+}
