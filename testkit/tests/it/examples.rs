@@ -56,7 +56,7 @@ use testkit::{DEADLINE, Proc, Signal, beside, lacks, pass, until};
 /// The number that run at once: they wait more than they compute.
 const AT_ONCE: usize = 4;
 /// What a reader may look for. There may be more.
-const PROMISED: [&str; 27] = [
+const PROMISED: [&str; 28] = [
     "admin",
     "behind_proxy",
     "config_reload",
