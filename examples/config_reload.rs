@@ -14,10 +14,12 @@
 //! good evening
 //! ```
 //!
-//! Write `greetings = x` into the file, and `kill -HUP PID`: the log shows the error, and nothing changes.
+//! Write `greetings = x` into the file, and `kill -HUP PID`: the log of the old generation shows the error, because
+//! `handover::fail` reports it there, and nothing changes.
 
 use std::fs;
 
+use heirloom::handover;
 use heirloom::prelude::*;
 
 struct Config {
@@ -38,8 +40,8 @@ impl Config {
     }
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    heirloom::handover::init()?;
+fn main() -> Result<(), heirloom::Error> {
+    handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let mut args = std::env::args().skip(1);
     let listen = args.next().unwrap_or_else(|| "127.0.0.1:8001".to_owned());
@@ -47,7 +49,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     log::info!("pid {}", std::process::id());
     // An error here ends this generation before it has accepted anything.
-    let config = Config::read(&path)?;
-    Server::new(move |_: Request| format!("{}\n", config.greeting)).listen(listen).serve()?;
-    Ok(())
+    let config = Config::read(&path).map_err(handover::fail)?;
+    Server::new(move |_: Request| format!("{}\n", config.greeting)).listen(listen).serve()
 }

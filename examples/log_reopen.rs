@@ -17,18 +17,18 @@
 //! Without the signal it is opened again as well, within a second of the next line: so a process that drains after a handover
 //! does not write to the old file until its end.
 
-use heirloom::LogFile;
 use heirloom::prelude::*;
 use heirloom::wrap::{AccessFormat, AccessLog};
+use heirloom::{LogFile, handover};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    heirloom::handover::init()?;
+fn main() -> Result<(), heirloom::Error> {
+    handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let mut args = std::env::args().skip(1);
     let listen = args.next().unwrap_or_else(|| "127.0.0.1:8001".to_owned());
-    let file = LogFile::open(args.next().unwrap_or_else(|| "requests.log".to_owned()))?;
+    let path = args.next().unwrap_or_else(|| "requests.log".to_owned());
+    let file = LogFile::open(path).map_err(handover::fail)?;
     log::info!("pid {}", std::process::id());
     let handler = (|_: Request| "ok\n").wrap(AccessLog::new().format(AccessFormat::Combined).to_file(&file));
-    Server::new(handler).listen(listen).process(ProcessConfig::new().log_file(&file)).serve()?;
-    Ok(())
+    Server::new(handler).listen(listen).process(ProcessConfig::new().log_file(&file)).serve()
 }

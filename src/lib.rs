@@ -448,7 +448,7 @@ pub mod admin {
 
 /// For programs that pass files or state from one generation to the next.
 pub mod handover {
-    pub use crate::process::handover::inherit::{inherited_fd, init};
+    pub use crate::process::handover::inherit::{fail, inherited_fd, init};
     pub use crate::process::hooks::HandoverState;
 }
 

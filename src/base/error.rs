@@ -1,6 +1,7 @@
 //! Failures before serving starts and at its end. While the server serves, every failure is a response, a closed
 //! connection with its reason, or a handover that did not happen.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
@@ -83,7 +84,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.context)?;
         match &self.source {
-            Some(source) => write!(f, ": {source}"),
+            Some(source) => write!(f, ": {}", Chain(source)),
             None => Ok(()),
         }
     }
@@ -95,8 +96,76 @@ impl fmt::Debug for Error {
     }
 }
 
+/// An error and its sources as text: `a: b: c`.
+pub(crate) struct Chain<'e>(pub(crate) &'e (dyn StdError + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = self.0.to_string();
+        for e in std::iter::successors(self.0.source(), |&e| e.source()) {
+            // Many errors have the text of their sources in their own.
+            let next = e.to_string();
+            if !text.contains(&next) {
+                text.push_str(": ");
+                text.push_str(&next);
+            }
+        }
+        f.write_str(&text)
+    }
+}
+
+/// Any error, as the program's functions return it.
+pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_ref().map(|e| e as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An error whose text is the first word, and whose source has the others.
+    #[derive(Debug)]
+    struct Link(&'static str, Option<Box<Link>>);
+
+    impl fmt::Display for Link {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl StdError for Link {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            self.1.as_deref().map(|link| link as _)
+        }
+    }
+
+    fn linked(texts: &[&'static str]) -> Option<Box<Link>> {
+        let (first, rest) = texts.split_first()?;
+        Some(Box::new(Link(first, linked(rest))))
+    }
+
+    #[test]
+    fn an_error_is_text_with_its_sources() {
+        let cases: [(&[&'static str], &str); 4] = [
+            (&["a"], "a"),
+            (&["a", "b", "c"], "a: b: c"),
+            // With the text of its source in its own, as many errors have it.
+            (&["a: b", "b", "c"], "a: b: c"),
+            (&["a: b: c", "b: c", "c"], "a: b: c"),
+        ];
+        for (texts, expected) in cases {
+            let link = linked(texts).unwrap();
+            assert_eq!(Chain(&*link).to_string(), expected);
+            let error = Error::io(ErrorKind::System, "it failed", io::Error::other(link));
+            let whole = format!("it failed: {expected}");
+            assert_eq!(
+                [format!("{error}"), format!("{error:?}"), Chain(&error).to_string()],
+                [(); 3].map(|()| whole.clone())
+            );
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! handlers may contain bytes that a client sent. So each line is escaped here, as a whole.
 
 use std::fmt::{self, Write};
+use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::base::contain_panic::contain;
@@ -131,6 +132,24 @@ pub(crate) fn generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
 }
 
+/// Whether a line would be lost for want of a logger: an error, except those of requests. A logger that the program has
+/// silenced is respected: the one that stands for no logger is known by its size, since its type is private.
+#[inline]
+pub(crate) fn is_lost(level: ::log::Level, target: &str) -> bool {
+    level == ::log::Level::Error
+        && target != "heirloom::http"
+        && ::log::max_level() == ::log::LevelFilter::Off
+        && size_of_val(::log::logger()) == 0
+}
+
+/// Writes an error to standard error, as the supervisor writes its lines.
+#[cold]
+pub(crate) fn to_stderr(target: &str, line: fmt::Arguments<'_>) {
+    // In one piece, which stays whole beside what other processes write. The failure to write it can't be reported.
+    let line = format!("[ERROR {target}] {}\n", Line(line));
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
 /// A line, and key-values for loggers that write them: `generation` on each, and those after a semicolon.
 macro_rules! at {
     ($level:ident, $write:ident, $format:literal $(, $value:expr)*; $($fields:tt)+) => {
@@ -153,6 +172,8 @@ macro_rules! at {
                     "{}", $crate::base::log::Line(format_args!($($line)+))
                 );
             });
+        } else if $crate::base::log::is_lost(::log::Level::$level, $target) {
+            $crate::base::log::to_stderr($target, format_args!($($line)+));
         }
     };
     ($level:ident, $write:ident, $($line:tt)+) => {

@@ -48,16 +48,42 @@ pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
 
 /// The inode of an open descriptor, if it is a socket. Looks without taking ownership.
 pub(crate) fn socket_inode(fd: RawFd) -> Option<u64> {
+    let stat = stat(fd)?;
+    (stat.st_mode & libc::S_IFMT == libc::S_IFSOCK).then_some(stat.st_ino)
+}
+
+/// The device and the inode of an open descriptor. Looks without taking ownership.
+pub(crate) fn file_id(fd: RawFd) -> Option<(libc::dev_t, u64)> {
+    let stat = stat(fd)?;
+    Some((stat.st_dev, stat.st_ino))
+}
+
+fn stat(fd: RawFd) -> Option<libc::stat64> {
     // Not fstat: on 32-bit targets it fails for inodes beyond 32 bits.
     let mut stat = MaybeUninit::<libc::stat64>::uninit();
     // SAFETY: fstat64 writes a whole `stat64` on success and only then is it read.
-    let stat = unsafe {
+    unsafe {
         if libc::fstat64(fd, stat.as_mut_ptr()) != 0 {
             return None;
         }
-        stat.assume_init()
-    };
-    (stat.st_mode & libc::S_IFMT == libc::S_IFSOCK).then_some(stat.st_ino)
+        Some(stat.assume_init())
+    }
+}
+
+/// A copy of an open descriptor, above those that scripts use by name. Programs that are started inherit it.
+pub(crate) fn copy_of(fd: RawFd) -> Option<OwnedFd> {
+    // SAFETY: F_DUPFD takes two integers; the descriptor that it returns is new and owned by nothing else.
+    unsafe {
+        let copy = libc::fcntl(fd, libc::F_DUPFD, 10);
+        (copy >= 0).then(|| OwnedFd::from_raw_fd(copy))
+    }
+}
+
+/// Makes standard error a copy of an open descriptor, which stays open.
+pub(crate) fn redirect_stderr(to: RawFd) -> io::Result<()> {
+    // SAFETY: dup2 takes two integers; standard error belongs to nothing that would be closed with it.
+    let done = unsafe { libc::dup2(to, libc::STDERR_FILENO) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Makes the calling thread not preempt others when it is woken (`SCHED_BATCH`). If the process runs under another policy

@@ -4,7 +4,6 @@
 //! an ordinary method, and a program can build its configuration in a function of its own. The servers themselves have
 //! only what every program sets: limits, timeouts and the handle.
 
-use std::error::Error as StdError;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -12,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::base::error::Error;
+use crate::base::error::{BoxError, Chain, Error};
 use crate::base::log_file::LogFile;
 use crate::base::phase::Phase;
 use crate::process::handover::original_command;
@@ -69,11 +68,8 @@ pub(crate) struct AboveConfig {
 
 type BeforeReady = Box<dyn FnOnce() -> Result<(), String> + Send>;
 
-/// Any error, as hooks return it.
-type BoxError = Box<dyn StdError + Send + Sync>;
-
 fn text(error: impl Into<BoxError>) -> String {
-    error.into().to_string()
+    Chain(&*error.into()).to_string()
 }
 
 impl ProcessConfig {

@@ -33,7 +33,7 @@ use crate::process::handover::above::Surroundings;
 use crate::process::handover::child::Program;
 use crate::process::handover::inherit::{self, Inheritance};
 use crate::process::handover::pid_file::PidFile;
-use crate::process::handover::{Hello, Message, Owner, Passed, VERSION, original_command};
+use crate::process::handover::{Hello, Message, Owner, Passed, VERSION, original_command, startup_output};
 use crate::process::hooks::Runner;
 use crate::process::signals::{self, SignalContext, SignalThread};
 use crate::process::state::{Event, State, Terms};
@@ -143,11 +143,12 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
             if let Some(above) = started.facts.refusal() {
                 info!("a HUP will have no effect: {above}");
             }
+            startup_output::restore_stderr();
             started.run(inheritance, Some(signals))
         }
         Err(e) => {
             if let Some(inheritance) = &mut inheritance {
-                inheritance.lifecycle.send(&Message::Failed { reason: e.to_string() });
+                inheritance.lifecycle.send(&Message::failed(&e));
             }
             Err(e)
         }

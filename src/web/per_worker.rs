@@ -2,7 +2,6 @@
 
 use std::any::{Any, type_name};
 use std::cell::RefCell;
-use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -10,9 +9,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 
 use crate::base::contain_panic::{contain_drop, panic_text};
-use crate::base::error::{Error, ErrorKind};
-
-type BoxedError = Box<dyn StdError + Send + Sync>;
+use crate::base::error::{BoxError, Chain, Error, ErrorKind};
 
 /// A value that each worker has for itself: a database connection, a parser, a buffer. `T` need not be [`Send`], because it
 /// never leaves its thread. Clones are cheap and stand for the same values.
@@ -50,12 +47,12 @@ pub struct PerWorker<T> {
 struct Factory<T> {
     /// The key of its values in each thread's list.
     token: Arc<()>,
-    make: Box<dyn Fn() -> Result<T, BoxedError> + Send + Sync>,
+    make: Box<dyn Fn() -> Result<T, BoxError> + Send + Sync>,
 }
 
 impl<T: 'static> PerWorker<T> {
     /// Values that `make` creates, each on the thread that uses it. Nothing is created yet.
-    pub fn new<E: Into<BoxedError>>(make: impl Fn() -> Result<T, E> + Send + Sync + 'static) -> PerWorker<T> {
+    pub fn new<E: Into<BoxError>>(make: impl Fn() -> Result<T, E> + Send + Sync + 'static) -> PerWorker<T> {
         let make = Box::new(move || make().map_err(Into::into));
         PerWorker { factory: Arc::new(Factory { token: Arc::default(), make }) }
     }
@@ -73,7 +70,7 @@ impl<T: 'static> PerWorker<T> {
     pub fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         match self.try_with(work) {
             Ok(result) => result,
-            Err(e) => panic!("can't create this thread's {}: {e}", type_name::<T>()),
+            Err(e) => panic!("can't create this thread's {}: {}", type_name::<T>(), Chain(&*e)),
         }
     }
 
@@ -86,7 +83,7 @@ impl<T: 'static> PerWorker<T> {
     /// # Panics
     /// If `work`, or the code that creates the value, uses the same `PerWorker` again.
     #[track_caller]
-    pub fn try_with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Result<R, BoxedError> {
+    pub fn try_with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Result<R, BoxError> {
         let (claim, kept) = ValueInUse::take::<T>(&self.factory.token)?;
         let mut value = match kept {
             Some(value) => value,
@@ -174,7 +171,7 @@ impl<'t> ValueInUse<'t> {
     /// Starts a use, and returns the value if there is one already.
     #[track_caller]
     #[expect(clippy::panic, reason = "as documented")]
-    fn take<T: 'static>(token: &'t Arc<()>) -> Result<(ValueInUse<'t>, Option<Box<T>>), BoxedError> {
+    fn take<T: 'static>(token: &'t Arc<()>) -> Result<(ValueInUse<'t>, Option<Box<T>>), BoxError> {
         enum Lookup {
             InUse,
             Value(Box<dyn Any>),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::base::error::lacks_descriptor;
+use crate::base::error::{Chain, lacks_descriptor};
 use crate::base::log::{error, warn};
 use crate::base::sync::lock;
 use crate::web::body::{Author, BodyError};
@@ -318,25 +318,6 @@ impl IntoResponse for Box<dyn Error + Send> {
 impl IntoResponse for Box<dyn Error> {
     fn into_response(self) -> Response {
         of_error(&*self)
-    }
-}
-
-/// An error and its sources, as text.
-struct Chain<'e>(&'e (dyn Error + 'static));
-
-impl Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = self.0.to_string();
-        f.write_str(&text)?;
-        for e in std::iter::successors(self.0.source(), |&e| e.source()) {
-            // Many errors have the text of their source in their own.
-            let next = e.to_string();
-            if !text.contains(&next) {
-                write!(f, ": {next}")?;
-            }
-            text = next;
-        }
-        Ok(())
     }
 }
 

@@ -53,11 +53,11 @@ mod pages;
 mod site;
 mod store;
 
-use std::error::Error;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
+use heirloom::handover;
 use heirloom::prelude::*;
 
 use site::{Login, site};
@@ -69,26 +69,28 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How old counts of hits may be, and so how many of them a crash may lose.
 const HITS_EVERY: Duration = Duration::from_secs(1);
 
-fn main() -> Result<(), Box<dyn Error>> {
-    heirloom::handover::init()?;
+fn main() -> Result<(), heirloom::Error> {
+    handover::init()?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let mut args = std::env::args().skip(1);
     let listen = args.next().unwrap_or_else(|| "127.0.0.1:8001".to_owned());
     let database = args.next().unwrap_or_else(|| "links.db".to_owned());
     let operators = args.next();
-    let login = std::env::var("SHORTENER_LOGIN").ok().map(|text| Login::parse(&text)).transpose()?;
+    let login = std::env::var("SHORTENER_LOGIN").ok().map(|text| Login::parse(&text)).transpose();
+    let login = login.map_err(handover::fail)?;
     if login.is_none() {
         log::warn!("without SHORTENER_LOGIN=user:password everybody may add and delete links");
     }
 
-    let store = Arc::new(Store::open(database, PATIENCE)?);
+    let store = Arc::new(Store::open(database, PATIENCE).map_err(handover::fail)?);
     let (writer, last) = (Arc::clone(&store), Arc::clone(&store));
     let (_open, closed) = channel::<()>();
-    std::thread::Builder::new().name("hits".to_owned()).spawn(move || {
+    let hits = move || {
         while closed.recv_timeout(HITS_EVERY) == Err(RecvTimeoutError::Timeout) {
             writer.write_hits();
         }
-    })?;
+    };
+    std::thread::Builder::new().name("hits".to_owned()).spawn(hits).map_err(handover::fail)?;
 
     log::info!("pid {}", std::process::id());
     let server = Server::new(site(&store, login))
@@ -99,6 +101,5 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(address) => server.admin(address),
         None => server,
     };
-    server.serve()?;
-    Ok(())
+    server.serve()
 }

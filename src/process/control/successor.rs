@@ -15,6 +15,7 @@ use crate::process::control::poller::{Poller, Source};
 use crate::process::handover::Message;
 use crate::process::handover::channel::Channel;
 use crate::process::handover::child::{Child, End, Spawned};
+use crate::process::handover::startup_output::StartupOutput;
 use crate::process::handover::state_file::StateFile;
 use crate::process::state::Stage;
 
@@ -26,6 +27,8 @@ pub(super) struct Successor {
     pub(super) connections: Option<OwnedFd>,
     /// Present until the state is written to it.
     pub(super) state: Option<StateFile>,
+    /// What it writes until it is ready. None also where that is not known.
+    output: Option<StartupOutput>,
     /// It said FAILED and may end by itself, with its own message on its standard error.
     has_failed: bool,
 }
@@ -33,8 +36,10 @@ pub(super) struct Successor {
 /// The rest of a successor that was dismissed.
 #[derive(Debug)]
 pub(super) struct LastWord {
-    /// How it ended.
+    /// How it ended, and its last lines on standard error.
     pub(super) end: String,
+    /// These lines alone.
+    pub(super) output: Option<String>,
     /// It had received a stop, which was meant for the service and also applies here.
     pub(super) was_stopped: bool,
     /// None: it is reaped.
@@ -45,12 +50,12 @@ impl Successor {
     /// # Errors
     /// When the child can't be watched; it is this process's successor all the same, to be dismissed.
     pub(super) fn new(spawned: Spawned, poller: &Poller) -> (Successor, std::io::Result<()>) {
-        let Spawned { child, lifecycle, connections, state } = spawned;
+        let Spawned { child, lifecycle, connections, state, output } = spawned;
         let watched = poller
             .add(lifecycle.as_fd(), Source::Successor)
             .and_then(|()| child.pidfds().try_for_each(|fd| poller.add(fd, Source::Child)));
         let (connections, state) = (Some(connections), Some(state));
-        (Successor { child, channel: lifecycle, connections, state, has_failed: false }, watched)
+        (Successor { child, channel: lifecycle, connections, state, output, has_failed: false }, watched)
     }
 
     /// The process that we started.
@@ -106,6 +111,10 @@ impl Successor {
                 self.has_failed = true;
             }
             message => {
+                if matches!(message, Message::Prepared { .. }) {
+                    // What it writes from now on is not known.
+                    self.output = None;
+                }
                 info!(
                     "handover: child {}: {message}", self.child.pid();
                     child = self.child.pid().as_raw(),
@@ -143,18 +152,20 @@ impl Successor {
         self.kill();
         let pid = self.child.pid();
         let end = self.child.end_or("was killed but has not exited");
+        // Its own message is in the log already if it failed.
+        let output = self.output.take().filter(|_| !self.has_failed).and_then(|output| output.last_lines());
+        let wrote = wrote(output.as_deref());
         match stage {
-            // Its own message is in the log already if it failed.
             Stage::Serving | Stage::Awaiting if !self.has_failed => {
-                error!("handover: child {pid} {end}; still serving");
+                error!("handover: child {pid} {end}; still serving{wrote}");
             }
             _ => info!("handover: child {pid} {end}"; child = pid.as_raw()),
         }
         poller.remove(self.channel.as_fd());
         let was_stopped = self.channel.receive().iter().any(|m| matches!(m, Message::Stopping { .. }));
         let is_reaped = self.child.end().is_some();
-        let end = format!("child {pid} {}", self.child.end_or("did not become ready in time"));
-        LastWord { end, was_stopped, child: (!is_reaped).then_some(self.child) }
+        let end = format!("child {pid} {}{wrote}", self.child.end_or("did not become ready in time"));
+        LastWord { end, output, was_stopped, child: (!is_reaped).then_some(self.child) }
     }
 
     /// Its channel has ended or its process is dead, in this stage. Logs its end.
@@ -170,14 +181,21 @@ impl Successor {
             self.kill();
         }
         let end = format!("child {pid} {}", self.child.end_or("closed its channel"));
+        let output = self.output.take().and_then(|output| output.last_lines());
+        let wrote = wrote(output.as_deref());
         match stage {
             Stage::Awaiting | Stage::Offering | Stage::Watching => {
-                error!("handover: {end}; still serving");
+                error!("handover: {end}; still serving{wrote}");
             }
             _ => info!("handover: {end}"),
         }
-        LastWord { end, was_stopped: false, child: Some(self.child) }
+        LastWord { end: end + &wrote, output, was_stopped: false, child: Some(self.child) }
     }
+}
+
+/// The last lines of a process, behind how it ended.
+fn wrote(output: Option<&str>) -> String {
+    output.map(|lines| format!("; it wrote: {lines}")).unwrap_or_default()
 }
 
 /// Children that are no successor any more and have not ended.

@@ -69,6 +69,14 @@ impl UpgradeWatch {
         self.cause = self.current.is_some().then_some(cause);
     }
 
+    /// Notes the last lines of a process that was killed, behind the cause.
+    pub(super) fn note_output(&mut self, lines: Option<&str>) {
+        if let (Some(cause), Some(lines)) = (&mut self.cause, lines) {
+            cause.push_str("; it wrote: ");
+            cause.push_str(lines);
+        }
+    }
+
     /// Notes the cause of a failure, if `event`, which arrives in `stage`, contains it.
     pub(super) fn note_event(&mut self, event: &Event, stage: Stage) {
         let silent = match stage {

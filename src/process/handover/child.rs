@@ -26,6 +26,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
 use super::channel::Channel;
+use super::startup_output::{OutputPipe, StartupOutput};
 use super::state_file::StateFile;
 use super::{CommandLine, Hello, Message, Passed, escape, original_command};
 use crate::base::log::{debug, info, warn};
@@ -191,6 +192,8 @@ pub(crate) struct Spawned {
     pub(crate) lifecycle: Channel,
     pub(crate) connections: OwnedFd,
     pub(crate) state: StateFile,
+    /// None where its standard error is left alone.
+    pub(crate) output: Option<StartupOutput>,
 }
 
 /// What a successor finds from its third descriptor on.
@@ -256,11 +259,14 @@ pub(crate) fn spawn(
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(|e| failed(e.into()))?;
 
     let state = StateFile::new().map_err(failed)?;
+    let pipe = OutputPipe::new();
+    let files: Vec<(String, BorrowedFd<'_>)> =
+        files.iter().cloned().chain(pipe.as_ref().map(OutputPipe::file)).collect();
     let left = Left {
         listeners,
         channels: Some((its_lifecycle.as_fd(), its_connections.as_fd())),
         state: Some(state.as_fd()),
-        files,
+        files: &files,
     };
     let note = left.variable().map_err(failed)?;
     let fds = left.fds();
@@ -280,7 +286,9 @@ pub(crate) fn spawn(
         "handover: started {} as child {}", program.path.display(), child.pid();
         child = child.pid().as_raw()
     );
-    Ok(Spawned { child, lifecycle, connections, state })
+    drop(files);
+    let output = pipe.and_then(OutputPipe::copy);
+    Ok(Spawned { child, lifecycle, connections, state, output })
 }
 
 fn start(spawn: &sys::Spawn<'_>) -> io::Result<Child> {

@@ -15,8 +15,8 @@ use nix::sys::socket::{getsockopt, sockopt};
 use super::channel::Channel;
 use super::child::{FIRST_FD, VARIABLE};
 use super::state_file::StateFile;
-use super::{FileId, Hello, Message, Owner, Passed, original_command, unescape};
-use crate::base::error::{Error, ErrorKind};
+use super::{FileId, Hello, Message, Owner, Passed, original_command, startup_output, unescape};
+use crate::base::error::{BoxError, Chain, Error, ErrorKind};
 use crate::base::log::{info, warn};
 use crate::base::sync::lock;
 use crate::base::sys;
@@ -82,9 +82,26 @@ pub(crate) fn inherited_by_prefix(prefix: &str) -> Option<(String, OwnedFd)> {
     files.remove_entry(&name)
 }
 
-/// Closes the files that this generation has not taken.
+/// The descriptor of the file whose name begins with `prefix`, before `init`; with its name. None also where the variable is
+/// a copy in another process.
+pub(super) fn inherited_file(prefix: &str) -> Option<(i32, String)> {
+    let mut note = Variable::parse(&env::var_os(VARIABLE)?)?;
+    let file = note.files.iter().position(|file| file.starts_with(prefix))?;
+    // Behind the listeners, the two channels and the state.
+    let at = note.listeners.len().checked_add(2)?.checked_add(note.has_state.into())?.checked_add(file)?;
+    let fd = FIRST_FD.checked_add(i32::try_from(at).ok()?)?;
+    let (_, inode) = sys::file_id(fd)?;
+    (note.sockets.get(at) == Some(&inode)).then(|| (fd, note.files.swap_remove(file)))
+}
+
+/// Closes the files that this generation has not taken, except those that `restore_stderr` will take.
 pub(crate) fn close_files() {
-    let files = std::mem::take(&mut *lock(&FILES));
+    let mut kept = lock(&FILES);
+    let all = std::mem::take(&mut *kept).into_iter();
+    let (pipe, files): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        all.partition(|(name, _)| startup_output::is_pipe(name));
+    *kept = pipe;
+    drop(kept);
     for (name, _) in files {
         info!("handover: the inherited file {name} is not used: closed");
     }
@@ -109,9 +126,42 @@ pub fn init() -> Result<(), Error> {
     Ok(())
 }
 
+/// For what fails in `main` before `serve`, such as reading a configuration: reports it to the predecessor, if there is one,
+/// whose log then has it as the reason why the handover failed, as have the answer of the control socket and systemd's
+/// status. It returns the error with its sources as one text, to be returned from `main`; it prints nothing and does not
+/// exit.
+///
+/// ```no_run
+/// use heirloom::handover;
+/// use heirloom::prelude::*;
+///
+/// fn main() -> Result<(), heirloom::Error> {
+///     handover::init()?;
+///     let greeting = std::fs::read_to_string("greeting.txt").map_err(handover::fail)?;
+///     Server::new(move |_: Request| greeting.clone()).listen("127.0.0.1:8001").serve()
+/// }
+/// ```
+///
+/// `serve` reports its own errors. Once it was called, this reports nothing.
+#[must_use = "return it from `main`"]
+pub fn fail(error: impl Into<BoxError>) -> Error {
+    let error = match error.into().downcast::<Error>() {
+        Ok(own) => *own,
+        Err(other) => Error::config(Chain(&*other).to_string()),
+    };
+    // If the descriptors are not there, the predecessor knows that already, or can't be reached.
+    if adopt().is_ok() {
+        if let Some(Inherited::Left(inheritance)) = &mut *lock(&ADOPTED) {
+            inheritance.lifecycle.send(&Message::failed(&error));
+        }
+    }
+    error
+}
+
 /// As `init`, in `serve`.
 pub(crate) fn adopt() -> Result<(), Error> {
     original_command::noted();
+    startup_output::protect();
     let mut adopted = lock(&ADOPTED);
     if adopted.is_none() {
         *lock(&SUPERVISOR) = Link::inherited();
@@ -178,7 +228,7 @@ fn look() -> Result<Inherited, Error> {
     let rest = take_over(&mut lifecycle, channel.saturating_add(1), note);
     // The predecessor's log has it too.
     let (listeners, connections, state, predecessor) =
-        rest.inspect_err(|e| lifecycle.send(&Message::Failed { reason: e.to_string() }))?;
+        rest.inspect_err(|e| lifecycle.send(&Message::failed(e)))?;
     Ok(Inherited::Left(Inheritance { listeners, lifecycle, connections, state, predecessor }))
 }
 
@@ -256,10 +306,10 @@ fn hello(channel: &mut Channel) -> io::Result<Hello> {
 
 /// The content of the environment variable.
 #[derive(Debug, PartialEq, Eq)]
-struct Variable {
+pub(super) struct Variable {
     /// The inode of the lifecycle channel. 0: there is no predecessor.
     inode: u64,
-    listeners: Vec<String>,
+    pub(super) listeners: Vec<String>,
     /// The listeners' files, one for each listener; empty if the predecessor's version does not send them.
     paths: Vec<Option<FileId>>,
     /// The listeners' owners, one for each listener; empty if all belong to the server.
@@ -267,11 +317,11 @@ struct Variable {
     has_state: bool,
     files: Vec<String>,
     /// Inodes of everything that was passed on, in the order of the descriptors.
-    sockets: Vec<u64>,
+    pub(super) sockets: Vec<u64>,
 }
 
 impl Variable {
-    fn parse(value: &OsStr) -> Option<Variable> {
+    pub(super) fn parse(value: &OsStr) -> Option<Variable> {
         let text = std::str::from_utf8(value.as_bytes()).ok()?;
         let mut note = Variable {
             inode: 0,

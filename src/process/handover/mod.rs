@@ -7,11 +7,13 @@ pub(crate) mod child;
 pub(crate) mod inherit;
 pub(crate) mod original_command;
 pub(crate) mod pid_file;
+pub(crate) mod startup_output;
 pub(crate) mod state_file;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::fs;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use self::above::Above;
+use crate::base::error::Error;
 use crate::base::percent;
 
 /// Variables by which the supervisor and its generations find each other.
@@ -90,7 +93,18 @@ impl CommandLine {
     }
 }
 
+/// The length of a reason in a message; a byte takes up to three, a line has 64 KiB.
+const REASON_BYTES: usize = 16 << 10;
+
 impl Message {
+    /// The successor can't serve.
+    pub(crate) fn failed(error: &Error) -> Message {
+        let mut reason = error.to_string();
+        let end = (0..=REASON_BYTES).rev().find(|end| reason.is_char_boundary(*end));
+        reason.truncate(end.unwrap_or_default());
+        Message::Failed { reason }
+    }
+
     /// The message as a line, without its end.
     pub(crate) fn encode(&self) -> String {
         let ms = |d: &Duration| d.as_millis().to_string();
@@ -197,6 +211,12 @@ impl FileId {
     pub(crate) fn at(path: &Path) -> Option<FileId> {
         let found = fs::symlink_metadata(path).ok()?;
         Some(FileId { device: found.dev(), inode: found.ino() })
+    }
+
+    /// The open file.
+    pub(crate) fn of(fd: BorrowedFd<'_>) -> Option<FileId> {
+        let found = rustix::fs::fstat(fd).ok()?;
+        Some(FileId { device: found.st_dev, inode: found.st_ino })
     }
 
     /// In the format of the handover variable, and to a supervisor.
@@ -336,6 +356,17 @@ mod tests {
         for malformed in ["%", "%2", "%+F", "%-1", "%0x", "% 1"] {
             assert_eq!(unescape(malformed), None, "{malformed}");
         }
+    }
+
+    #[test]
+    fn a_long_reason_fits_in_a_line() {
+        for (unit, expected) in [("a", REASON_BYTES), ("€", REASON_BYTES - 1), ("\n", REASON_BYTES)] {
+            let Message::Failed { reason } = Message::failed(&Error::config(unit.repeat(30_000))) else {
+                unreachable!()
+            };
+            assert_eq!((reason.len(), reason.replace(unit, "")), (expected, String::new()));
+        }
+        assert_eq!(Message::failed(&Error::config("short")), Message::Failed { reason: "short".into() });
     }
 
     #[test]

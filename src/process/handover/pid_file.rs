@@ -207,7 +207,8 @@ fn owner(file: &File) -> Option<i32> {
     (i32::from(range.l_type) != libc::F_UNLCK).then_some(range.l_pid)
 }
 
-fn range(kind: i32, start: i32, len: i32) -> libc::flock {
+/// A length of 0 reaches to the end of any file.
+pub(super) fn range(kind: i32, start: i32, len: i32) -> libc::flock {
     #[expect(clippy::cast_possible_truncation, reason = "small constants, as the call has them")]
     libc::flock {
         l_type: kind as libc::c_short,

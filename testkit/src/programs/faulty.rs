@@ -1,12 +1,14 @@
 //! A server whose next generation has the fault that a file names, so that tests break and mend a
 //! program whose arguments stay the same:
-//! `faulty --listen ADDR --fault FILE [--probation-ms N] [--ready-timeout-ms N] [--executable PATH]`.
+//! `faulty --listen ADDR --fault FILE [--probation-ms N] [--ready-timeout-ms N] [--executable PATH] [--no-logger]
+//! [--control PATH]`.
 #![expect(clippy::disallowed_methods, reason = "stands for programs that take their time, or hang")]
 
 use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
+use heirloom::handover;
 use heirloom::prelude::*;
 
 use super::{MainResult, start_log};
@@ -21,8 +23,16 @@ pub(super) fn main(args: &[String]) -> MainResult {
         sleep(Duration::from_millis(100));
         exit(3);
     }
-    heirloom::handover::init()?;
-    start_log();
+    handover::init()?;
+    early_words(&fault);
+    if !args.iter().any(|arg| arg == "--no-logger") {
+        start_log();
+    }
+    if fault == "fail-in-main" {
+        let kind = std::io::ErrorKind::InvalidData;
+        let failed = std::io::Error::new(kind, "app.conf, line 3:\nno such \"key\"");
+        return Err(handover::fail(failed).into());
+    }
 
     let ms = |name: &str| flag(name).and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
     let mut timeouts = Timeouts::new().probation(ms("--probation-ms").unwrap_or(Duration::ZERO));
@@ -41,7 +51,43 @@ pub(super) fn main(args: &[String]) -> MainResult {
     if let Some(path) = flag("--executable") {
         process = process.executable(path);
     }
+    if let Some(path) = flag("--control") {
+        process = process.control_socket(path);
+    }
     Ok(server.process(process).serve()?)
+}
+
+/// Writes to standard error before the server is ready.
+fn early_words(fault: &str) {
+    let lines =
+        |range: std::ops::Range<u32>| range.for_each(|n| eprintln!("filler {n:08} {}", "x".repeat(40)));
+    match fault {
+        "exit-with-words" => {
+            eprintln!("one\n\n  two: \u{1b}[31mred");
+            eprint!("the last");
+            exit(3);
+        }
+        "hang-with-words" => {
+            eprintln!("waiting for a lock");
+            sleep(INDEFINITELY);
+        }
+        "write-megabytes" => lines(0..50_000),
+        // Its predecessor may be killed meanwhile.
+        "write-around-a-stop" => {
+            lines(0..1_000);
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP).unwrap();
+            lines(1_000..5_000);
+        }
+        // It inherits our standard error, and writes when the file exists.
+        "start-a-writer" => {
+            let script = "until [ -e \"$0\" ]; do sleep 0.05; done; echo late words >&2";
+            let path = std::env::var("WRITER_WAITS_FOR").unwrap();
+            // A shell between us and it, which does not wait.
+            let args = ["-c", "sh -c \"$0\" \"$1\" &", script, &path];
+            assert!(std::process::Command::new("sh").args(args).status().unwrap().success());
+        }
+        _ => {}
+    }
 }
 
 fn is_in(thread: &str) -> bool {

@@ -2,9 +2,11 @@
 //! over.
 
 use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -201,6 +203,42 @@ fn one_that_exits_after_100_ms() {
 fn a_binary_that_fails_its_own_check_is_reported() {
     let failed = "failed: before_ready failed: the database has another schema";
     fault_ends("fail-before-ready", &[], &[failed, "exited with status 1"]);
+}
+
+#[test]
+fn what_fails_in_main_is_reported() {
+    let failed = r#"failed: app.conf, line 3:\nno such "key"; still serving"#;
+    fault_ends("fail-in-main", &[], &[failed, "exited with status 1"]);
+}
+
+/// A client of the control socket gets it too.
+#[test]
+fn an_upgrade_is_answered_by_what_failed_in_main() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control");
+    let bench = Bench::faulty(&["--control", path.to_str().unwrap()]);
+    bench.set_fault("fail-in-main");
+    let mut socket = UnixStream::connect(&path).unwrap();
+    socket.write_all(b"upgrade\n").unwrap();
+    let answer = io::read_to_string(socket).unwrap();
+    let reason = "reason=the%20new%20process%20failed:%20app.conf%2C%20line%203:%0Ano%20such%20\"key\"";
+    assert!(answer.contains(reason), "{answer}");
+    bench.mend();
+    bench.serves_on();
+}
+
+#[test]
+fn without_a_logger_a_failure_is_on_standard_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let [fault, path] = ["fault", "socket"].map(|name| folder.path().join(name));
+    let mut command = Command::new(TESTKIT);
+    command.args(["faulty", "--no-logger"]).arg("--fault").arg(&fault);
+    command.arg("--listen").arg(format!("unix:{}", path.display()));
+    let server = Proc::begin(command, Stdio::null());
+    testkit::until("it listens", || UnixStream::connect(&path).is_ok());
+    fs::write(&fault, "fail-before-ready").unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for("[ERROR heirloom::process] handover: child * failed: before_ready failed: the database has another schema");
 }
 
 #[test]

@@ -50,6 +50,7 @@ mod signal_actions;
 mod signals;
 mod slow_ok;
 mod start;
+mod startup_output;
 mod stop;
 mod supervise;
 #[cfg(feature = "systemd")]
