@@ -23,7 +23,7 @@ use crate::net::proxies::Proxies;
 use crate::net::stream::Stream;
 #[cfg(feature = "tls")]
 use crate::net::tls::Tls;
-use crate::process::handover::{FileId, Owner, Passed};
+use crate::process::handover::{FileId, Owner, Passed, later_generation};
 use crate::process::systemd::activation::PREFIX;
 use barrier::Barrier;
 pub(crate) use place::Place;
@@ -128,8 +128,9 @@ impl Listener {
         advice: impl Fn() -> Option<String>,
     ) -> Result<Listener, Error> {
         let failed = |e: io::Error| {
-            let advice = if e.kind() == ErrorKind::AddrInUse { advice() } else { None };
-            cannot_listen(&config.name, e, advice)
+            let advice = || advice().or_else(|| held_by_later_generation(&config.name));
+            let is_in_use = e.kind() == ErrorKind::AddrInUse;
+            cannot_listen(&config.name, e, is_in_use.then(advice).flatten())
         };
         let (socket, file) = match (place, config.name.strip_prefix("unix:")) {
             (Place::Tcp(addresses), None) => {
@@ -363,6 +364,16 @@ pub(crate) fn bind_private(path: &Path) -> io::Result<(OwnedFd, FileId)> {
 fn cannot_listen(name: &str, e: io::Error, advised: Option<String>) -> Error {
     let advice = advised.unwrap_or_else(|| advice(name, &e).to_owned());
     Error::io(error::ErrorKind::Bind, format!("can't listen on {}{advice}", shown(name)), e)
+}
+
+/// What to do where a later generation of this program has the address.
+fn held_by_later_generation(name: &str) -> Option<String> {
+    let pid = later_generation::holder_of(name)?;
+    Some(format!(
+        ": process {pid} listens there, a later generation of this program. If a supervisor has started the program again \
+         because generation 1 has ended after a handover, write ProcessConfig::supervise, or Type=notify under systemd. To \
+         start the service anew, stop it first (kill -TERM {pid})"
+    ))
 }
 
 /// An empty name would not be visible.

@@ -5,6 +5,7 @@ pub(crate) mod above;
 pub(crate) mod channel;
 pub(crate) mod child;
 pub(crate) mod inherit;
+pub(crate) mod later_generation;
 pub(crate) mod original_command;
 pub(crate) mod pid_file;
 pub(crate) mod startup_output;

@@ -2,12 +2,13 @@
 //! is refused; everywhere else it works.
 
 use std::fs::{self, Permissions};
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
-use testkit::{Crowd, Proc, Signal, lacks, skip, unshare};
+use testkit::{Addr, Crowd, Proc, Signal, lacks, skip, unshare};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const FLAGS: [&str; 4] = ["--listen", "127.0.0.1:0", "--probation-ms", "0"];
@@ -72,6 +73,47 @@ fn shell_named(name: &str) -> (TempDir, String) {
 fn below_a_script_it_hands_over_and_warns_once() {
     let server = hands_over_five_times(below(&["sh", "-c", STAYS]));
     assert_eq!(server.count("if the script of * (sh) starts this program again when this process ends"), 1);
+}
+
+/// The loop takes the exit of generation 1 for its end, and finds the address taken. It is told by whom, and the service runs
+/// on.
+fn in_a_restart_loop(listen: &str) {
+    let restarts = r#"for run in 1 2 3; do "$0" "$@"; echo "run $run ended with $?"; done"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", restarts, PROGRAM, "--listen", listen, "--probation-ms", "0"]);
+    let server = start(command);
+    server.signal_to(server.serving(), Signal::SIGHUP);
+    server.wait_for("run 1 ended with 0");
+    server.wait_for("run 3 ended with 1");
+    let second = server.get("/pid").ok().number();
+    let errors = server.lines("Error: can't listen on");
+    let expected = format!(
+        "Error: can't listen on {listen}: process {second} listens there, a later generation of this program. If a \
+         supervisor has started the program again because generation 1 has ended after a handover, write \
+         ProcessConfig::supervise, or Type=notify under systemd. To start the service anew, stop it first (kill -TERM \
+         {second}): Address already in use (os error 98)"
+    );
+    assert_eq!(errors, [&*expected, &*expected]);
+    server.signal_to(server.serving(), Signal::SIGTERM);
+    server.wait_gone();
+}
+
+#[test]
+fn a_restart_loop_is_told_who_has_its_address() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    in_a_restart_loop(&format!("127.0.0.1:{port}"));
+    let folder = tempfile::tempdir().unwrap();
+    in_a_restart_loop(&format!("unix:{}", folder.path().join("socket").display()));
+}
+
+/// A first generation has the address, or another program.
+#[test]
+fn a_second_start_beside_the_first_names_no_generation() {
+    let server = start(below(&["sh", "-c", STAYS]));
+    let Addr::Tcp(address) = server.addr() else { panic!("not TCP") };
+    let second = Command::new(PROGRAM).args(["--listen", &address.to_string()]).output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(said.contains(": another process uses it; stop that process"), "{said}");
 }
 
 #[test]
