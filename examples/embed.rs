@@ -29,7 +29,7 @@ enum Event {
 }
 
 fn main() -> Result<(), heirloom::Error> {
-    env_logger::init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     // Before any thread is started, so that what a predecessor left is ours alone.
     heirloom::handover::init()?;
     let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8001".to_owned());

@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LINE_BYTES: u64 = 8 << 10;
 
 fn main() -> Result<(), heirloom::Error> {
-    env_logger::init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let mut args = std::env::args().skip(1);
     let listen = args.next().unwrap_or_else(|| "127.0.0.1:7001".to_owned());
     let mut process = ProcessConfig::new();

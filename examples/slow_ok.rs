@@ -11,10 +11,12 @@
 //! ok
 //! ```
 //!
-//! The log shows the pid. The old process answers the first two requests and exits, the new process answers the last one.
-//! Without `--seconds` a response takes 30 s.
+//! The log shows the pid, and each second of each request is a line of its own: `7683 handling request 2: second 1 of 3`. The
+//! old process answers the first two requests and exits, the new process answers the last one, which is its first. Without
+//! `--seconds` a response takes 30 s.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use heirloom::prelude::*;
@@ -35,14 +37,18 @@ fn main() -> Result<(), heirloom::Error> {
         }
     }
     log::info!("pid {}", std::process::id());
-    let router = Router::new().get("/ok", move |_: Request| slow_ok(seconds));
+    let requests = AtomicU64::new(0);
+    let router = Router::new()
+        .get("/ok", move |_: Request| slow_ok(requests.fetch_add(1, Ordering::Relaxed) + 1, seconds));
     Server::new(router).listen(listen).serve()
 }
 
-fn slow_ok(seconds: u64) -> &'static str {
-    for i in 1..=seconds {
-        // `println!` would panic when the terminal is gone.
-        let _ = writeln!(std::io::stdout(), "{} handling request {i}", std::process::id());
+fn slow_ok(request: u64, seconds: u64) -> &'static str {
+    let pid = std::process::id();
+    for second in 1..=seconds {
+        // In one piece, since other processes write there too. `println!` would panic when the terminal is gone.
+        let line = format!("{pid} handling request {request}: second {second} of {seconds}\n");
+        let _ = std::io::stdout().write_all(line.as_bytes());
         #[expect(clippy::disallowed_methods, reason = "stands for work that takes time")]
         std::thread::sleep(Duration::from_secs(1));
     }

@@ -25,7 +25,7 @@ use heirloom::prelude::*;
 use tiny_http::Response as TinyResponse;
 
 fn main() -> Result<(), heirloom::Error> {
-    env_logger::init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let mut args = std::env::args().skip(1);
     let (mut listen, mut timeouts) = ("127.0.0.1:8001".to_owned(), Timeouts::default());
     while let (Some(flag), Some(value)) = (args.next(), args.next()) {

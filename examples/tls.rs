@@ -28,7 +28,7 @@ use heirloom::prelude::*;
 use heirloom::tls::Tls;
 
 fn main() -> Result<(), heirloom::Error> {
-    env_logger::init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let mut args = std::env::args().skip(1);
     let mut arg = |default: &str| args.next().unwrap_or_else(|| default.to_owned());
     let (listen, cert, key) = (arg("127.0.0.1:8443"), arg("cert.pem"), arg("key.pem"));

@@ -8,7 +8,9 @@ fn the_old_process_completes_while_the_new_one_accepts() {
     let old = server.pid();
     let mut started = [server.client(), server.client()];
     started.iter_mut().for_each(|client| client.ask("/ok"));
-    server.wait_for_nth(&format!("{old} handling request 1"), 2);
+    for request in 1..=2 {
+        server.wait_for(&format!("{old} handling request {request}: second 1 of 8"));
+    }
 
     let new = server.hup();
     server.wait_for(&format!("SIGHUP from pid {} (", std::process::id()));
@@ -18,7 +20,7 @@ fn the_old_process_completes_while_the_new_one_accepts() {
     server.paused(old);
     let mut third = server.client();
     third.ask("/ok");
-    server.wait_for(&format!("{new} handling request 1"));
+    server.wait_for(&format!("{new} handling request 1: second 1 of 8"));
 
     server.wait_for(&format!("child {new}: STILL-GOOD"));
     server.wait_for(&format!("to child {new}: COMMIT"));
@@ -32,8 +34,15 @@ fn the_old_process_completes_while_the_new_one_accepts() {
 
     assert_eq!(server.wait_exit(old), Exit::Status(0));
     assert_eq!(server.alive(), [new]);
-    assert_eq!(server.count(&format!("{old} handling request 4")), 2);
-    assert_eq!(server.count(&format!("{new} handling request 4")), 1);
+    for (pid, requests) in [(old, 2), (new, 1)] {
+        for request in 1..=requests {
+            let lines = server.lines(&format!("{pid} handling request {request}: "));
+            let expected =
+                (1..=8).map(|second| format!("{pid} handling request {request}: second {second} of 8"));
+            assert!(lines.iter().eq(&expected.collect::<Vec<_>>()), "{lines:?}");
+        }
+        assert_eq!(server.count(&format!("{pid} handling request ")), 8 * requests);
+    }
 }
 
 #[test]
@@ -43,7 +52,7 @@ fn five_generations_in_a_row_leave_one_process_each_time() {
         let old = server.newest();
         let mut client = server.client();
         client.ask("/ok");
-        server.wait_for(&format!("{old} handling request 1"));
+        server.wait_for(&format!("{old} handling request 1: second 1 of 1"));
 
         let new = server.handover();
         server.wait_for(&format!("serving as generation {generation}"));
