@@ -22,7 +22,7 @@
 //! missing field `message`
 //! ```
 //!
-//! Or open it in a browser. A form with files is in the example `uploads`.
+//! Or open it in a browser. A form with files is in the example `uploads`, and pages by templates are in `guestbook`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

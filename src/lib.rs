@@ -124,8 +124,8 @@
 //! ```
 //!
 //! This needs the feature `json`. Queries and forms are read in the same way, `req.query()?` and `req.form()?` (feature `form`),
-//! cookies by `req.cookie(name)` (feature `cookies`). Forms with files are explained in
-//! `docs/streaming.md`.
+//! cookies by `req.cookie(name)` (feature `cookies`), forms with files by `req.multipart()?` (feature `multipart`). `Sessions`
+//! (feature `sessions`) keep a user's login in an encrypted cookie.
 //!
 //! # Errors
 //!
@@ -350,6 +350,7 @@
 //! | `form` | `RequestExt::query`, `RequestExt::form` | `serde_html_form`, `form_urlencoded`, `serde_path_to_error` |
 //! | `multipart` | `RequestExt::multipart`: forms with files | `multer`, without a runtime |
 //! | `cookies` | `RequestExt::cookie`, `ResponseExt::with_cookie` | `cookie` |
+//! | `sessions` | `Sessions`, `RequestExt::session`, signed and private cookies; includes `cookies` | `cookie`, `serde_json` |
 //! | `files` | `ServeDir`, `ServeFile` | `mime_guess` |
 //! | `gzip` | `wrap::Gzip` | `flate2`, in Rust |
 //! | `websocket` | `WebSocket` | `tungstenite` |
@@ -437,6 +438,8 @@ pub use web::per_worker::PerWorker;
 pub use web::request::RequestExt;
 pub use web::response::{AnyError, Html, IntoResponse, Redirect, ResponseEnd, ResponseExt};
 pub use web::router::Router;
+#[cfg(feature = "sessions")]
+pub use web::session;
 #[cfg(feature = "websocket")]
 pub use web::websocket;
 pub use web::{error_pages, sse, upgrade, wrap};

@@ -32,11 +32,12 @@ fn inputs(mut req: Request) -> Result<String, InputError> {
     let form: u32 = req.form()?;
     let _ = req.multipart()?;
     let _ = (req.cookie("a"), req.cookies(), req.tls());
+    let _ = (req.session(), req.private_cookie("a", &""), req.signed_cookie("a", &""));
     Ok(format!("{number}{json}{query}{form}"))
 }
 
 fn cookie(_: Request) -> Response {
-    "x".into_response().with_cookie("a=b")
+    "x".into_response().with_cookie("a=b").with_private_cookie("a=b", &"").with_signed_cookie("a=b", &"")
 }
 
 fn main() {

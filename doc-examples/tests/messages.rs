@@ -43,6 +43,7 @@ fn mistakes_are_explained_in_the_words_of_the_library() {
         "need the feature `form` of heirloom",
         "`RequestExt::multipart` needs the feature `multipart` of heirloom",
         "need the feature `cookies` of heirloom",
+        "sessions, signed cookies and private cookies need the feature `sessions` of heirloom",
         "`RequestExt::tls` needs the feature `tls` of heirloom",
     ];
     let missing: Vec<_> = wanted.into_iter().filter(|wanted| !said.contains(wanted)).collect();

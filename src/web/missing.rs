@@ -48,6 +48,17 @@ pub trait Cookies {
     fn never<T>(&self) -> T;
 }
 
+#[cfg(not(feature = "sessions"))]
+#[diagnostic::on_unimplemented(
+    message = "sessions, signed cookies and private cookies need the feature `sessions` of heirloom",
+    label = "needs the feature `sessions`",
+    note = "in Cargo.toml: heirloom = {{ version = \"0.1\", features = [\"sessions\"] }}"
+)]
+pub trait Sessions {
+    #[doc(hidden)]
+    fn never<T>(&self) -> T;
+}
+
 #[cfg(not(feature = "tls"))]
 #[diagnostic::on_unimplemented(
     message = "`RequestExt::tls` needs the feature `tls` of heirloom",

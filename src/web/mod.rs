@@ -17,6 +17,7 @@ pub(crate) mod handler;
     feature = "form",
     feature = "multipart",
     feature = "cookies",
+    feature = "sessions",
     feature = "tls"
 )))]
 pub(crate) mod missing;
@@ -24,6 +25,8 @@ pub(crate) mod per_worker;
 pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod router;
+#[cfg(feature = "sessions")]
+pub mod session;
 pub mod sse;
 pub mod upgrade;
 #[cfg(feature = "websocket")]

@@ -438,6 +438,66 @@ pub trait RequestExt: sealed::Sealed {
     {
         self.never()
     }
+
+    /// The cookie of this name that [`ResponseExt::with_private_cookie`](crate::ResponseExt::with_private_cookie) has made with this
+    /// key, decrypted. None if there is none, or if somebody else has made it. A feature: `sessions`.
+    ///
+    /// ```
+    /// use heirloom::cookie::Cookie;
+    /// use heirloom::prelude::*;
+    /// use heirloom::session::CookieKey;
+    ///
+    /// # fn main() -> Result<(), heirloom::Error> {
+    /// let key = CookieKey::from_bytes(b"as in a test: not random, and known to everyone")?;
+    /// let cookie = Cookie::build(("basket", "3 teapots")).http_only(true).secure(true);
+    /// let response = "noted".into_response().with_private_cookie(cookie, &key);
+    ///
+    /// let again = http::Request::get("/").header("cookie", &response.headers()["set-cookie"]);
+    /// let again = again.body(Body::empty()).unwrap();
+    /// assert_eq!(again.private_cookie("basket", &key).unwrap().value(), "3 teapots");
+    /// assert_ne!(again.cookie("basket").unwrap().value(), "3 teapots");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "sessions")]
+    fn private_cookie(&self, name: &str, key: &crate::session::CookieKey) -> Option<cookie::Cookie<'static>>;
+
+    #[cfg(not(feature = "sessions"))]
+    #[doc(hidden)]
+    fn private_cookie<K>(&self, _name: &str, _key: &K) -> Option<String>
+    where
+        Self: crate::web::missing::Sessions,
+    {
+        self.never()
+    }
+
+    /// The cookie of this name that [`ResponseExt::with_signed_cookie`](crate::ResponseExt::with_signed_cookie) has made with this
+    /// key. None if there is none, or if somebody else has made it. A feature: `sessions`.
+    #[cfg(feature = "sessions")]
+    fn signed_cookie(&self, name: &str, key: &crate::session::CookieKey) -> Option<cookie::Cookie<'static>>;
+
+    #[cfg(not(feature = "sessions"))]
+    #[doc(hidden)]
+    fn signed_cookie<K>(&self, _name: &str, _key: &K) -> Option<String>
+    where
+        Self: crate::web::missing::Sessions,
+    {
+        self.never()
+    }
+
+    /// The client's session, if [`Sessions`](crate::session::Sessions) are around this route; otherwise one that is empty and
+    /// takes nothing. A feature: `sessions`.
+    #[cfg(feature = "sessions")]
+    fn session(&self) -> crate::session::Session;
+
+    #[cfg(not(feature = "sessions"))]
+    #[doc(hidden)]
+    fn session(&self) -> String
+    where
+        Self: crate::web::missing::Sessions,
+    {
+        self.never()
+    }
 }
 
 impl RequestExt for Request {
@@ -599,6 +659,23 @@ impl RequestExt for Request {
     #[cfg(feature = "cookies")]
     fn cookie(&self, name: &str) -> Option<cookie::Cookie<'_>> {
         self.cookies().find(|cookie| cookie.name() == name)
+    }
+
+    #[cfg(feature = "sessions")]
+    fn private_cookie(&self, name: &str, key: &crate::session::CookieKey) -> Option<cookie::Cookie<'static>> {
+        let mut named = self.cookies().filter(|cookie| cookie.name() == name);
+        named.find_map(|cookie| Some(key.open(&cookie)?.0))
+    }
+
+    #[cfg(feature = "sessions")]
+    fn signed_cookie(&self, name: &str, key: &crate::session::CookieKey) -> Option<cookie::Cookie<'static>> {
+        let mut named = self.cookies().filter(|cookie| cookie.name() == name);
+        named.find_map(|cookie| Some(key.verify(&cookie)?.0))
+    }
+
+    #[cfg(feature = "sessions")]
+    fn session(&self) -> crate::session::Session {
+        crate::session::Session::of(self)
     }
 }
 

@@ -450,6 +450,42 @@ pub trait ResponseExt: Sized + sealed::Sealed {
         self.never()
     }
 
+    /// The same response, which also sets this cookie, encrypted: the client can neither read nor change its value, and
+    /// can't send it under another name. Nothing in it expires; [`Sessions`](crate::session::Sessions) do. A feature: `sessions`.
+    #[cfg(feature = "sessions")]
+    fn with_private_cookie(
+        self,
+        cookie: impl Into<cookie::Cookie<'static>>,
+        key: &crate::session::CookieKey,
+    ) -> Self;
+
+    #[cfg(not(feature = "sessions"))]
+    #[doc(hidden)]
+    fn with_private_cookie<C, K>(self, _cookie: C, _key: &K) -> Self
+    where
+        Self: crate::web::missing::Sessions,
+    {
+        self.never()
+    }
+
+    /// The same response, which also sets this cookie, signed together with its name: the client can read its value, but
+    /// not change it. A feature: `sessions`.
+    #[cfg(feature = "sessions")]
+    fn with_signed_cookie(
+        self,
+        cookie: impl Into<cookie::Cookie<'static>>,
+        key: &crate::session::CookieKey,
+    ) -> Self;
+
+    #[cfg(not(feature = "sessions"))]
+    #[doc(hidden)]
+    fn with_signed_cookie<C, K>(self, _cookie: C, _key: &K) -> Self
+    where
+        Self: crate::web::missing::Sessions,
+    {
+        self.never()
+    }
+
     /// The same response; `hook` is called when it has ended: when its last byte was written to the socket, or certainly
     /// will not be. Pipelined responses that are written together end together. A stream or another protocol ends when its
     /// thread is done.
@@ -502,6 +538,24 @@ impl ResponseExt for Response {
             // The value is not logged: it may be a secret.
             _ => failed(format_args!("the cookie {:?} can't be sent", cookie.name())),
         }
+    }
+
+    #[cfg(feature = "sessions")]
+    fn with_private_cookie(
+        self,
+        cookie: impl Into<cookie::Cookie<'static>>,
+        key: &crate::session::CookieKey,
+    ) -> Response {
+        self.with_cookie(key.seal(cookie.into()))
+    }
+
+    #[cfg(feature = "sessions")]
+    fn with_signed_cookie(
+        self,
+        cookie: impl Into<cookie::Cookie<'static>>,
+        key: &crate::session::CookieKey,
+    ) -> Response {
+        self.with_cookie(key.sign(cookie.into()))
     }
 
     fn on_end(mut self, hook: impl FnOnce(&ResponseEnd) + Send + 'static) -> Response {

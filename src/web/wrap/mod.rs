@@ -84,10 +84,10 @@ pub use trace_context::TraceContext;
 
 /// `GET /path`, with header fields from lines `name: value`, and shown answers: for the tests here.
 #[cfg(test)]
-mod testing {
+pub(crate) mod testing {
     use crate::{Body, Handler, Request, Response};
 
-    pub(super) fn request(line: &str, fields: &[(&str, &str)]) -> Request {
+    pub(crate) fn request(line: &str, fields: &[(&str, &str)]) -> Request {
         let (method, target) = line.split_once(' ').unwrap();
         let mut builder = http::Request::builder().method(method).uri(target);
         for (name, value) in fields {
@@ -96,12 +96,12 @@ mod testing {
         builder.body(Body::empty()).unwrap()
     }
 
-    pub(super) fn ask(handler: &impl Handler, line: &str, fields: &[(&str, &str)]) -> Response {
+    pub(crate) fn ask(handler: &impl Handler, line: &str, fields: &[(&str, &str)]) -> Response {
         handler.call(request(line, fields))
     }
 
     /// All values of a field, in order.
-    pub(super) fn field(response: &Response, name: &str) -> String {
+    pub(crate) fn field(response: &Response, name: &str) -> String {
         let values = response.headers().get_all(name).iter().map(|value| value.to_str().unwrap());
         values.collect::<Vec<_>>().join(" | ")
     }

@@ -73,10 +73,10 @@ impl SecurityHeaders {
         V: TryInto<HeaderValue, Error: Display>,
     {
         match (name.try_into(), value.try_into()) {
-            (Ok(name), Ok(value)) => {
-                self.fields.retain(|(known, _)| *known != name);
-                self.fields.push((name, value));
-            }
+            (Ok(name), Ok(value)) => match self.fields.iter_mut().find(|(known, _)| *known == name) {
+                Some(field) => field.1 = value,
+                None => self.fields.push((name, value)),
+            },
             (Ok(name), Err(e)) => self.errors.push(format!("the value of {name}: {e}")),
             (Err(e), _) => self.errors.push(format!("the name of a field: {e}")),
         }
