@@ -8,12 +8,9 @@ mod property;
 mod support;
 
 mod client_info;
-<<<<<<< HEAD
-mod deadlines;
-=======
 #[cfg(feature = "sessions")]
 mod cookie_sessions;
->>>>>>> edd3895 (Feature sessions: signed and private cookies, and sessions in an encrypted cookie; the example guestbook)
+mod deadlines;
 mod error_pages;
 mod event_streams;
 mod faults;

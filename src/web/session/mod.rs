@@ -59,8 +59,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use cookie::{Cookie, SameSite};
-use http::header::{CACHE_CONTROL, COOKIE};
 use http::HeaderValue;
+use http::header::{CACHE_CONTROL, COOKIE};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -56,11 +56,7 @@ use testkit::{DEADLINE, Proc, Signal, beside, lacks, pass, until};
 /// The number that run at once: they wait more than they compute.
 const AT_ONCE: usize = 4;
 /// What a reader may look for. There may be more.
-<<<<<<< HEAD
-const PROMISED: [&str; 28] = [
-=======
-const PROMISED: [&str; 29] = [
->>>>>>> edd3895 (Feature sessions: signed and private cookies, and sessions in an encrypted cookie; the example guestbook)
+const PROMISED: &[&str] = &[
     "admin",
     "behind_proxy",
     "config_reload",
