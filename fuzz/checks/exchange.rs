@@ -228,15 +228,13 @@ impl Handler for Mirror {
 }
 
 impl Routes for Mirror {
-    fn find_route(&self, method: &Method, path: &str) -> RouteMatch {
-        let mut found = RouteMatch::default();
+    fn find_route(&self, method: &Method, path: &str, found: &mut RouteMatch) {
         let limits = RouteLimits { body_bytes: (path == "/small").then_some(3), ..RouteLimits::new() };
         found.add_rules(&RouteRules { limits, streaming: path == "/left" });
         if path == "/nowhere" {
             let response = http::Response::builder().status(404).header("x-asked", method.as_str());
             found.refuse(response.body(Body::from("not found\n")).unwrap());
         }
-        found
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::base::limits::Limits;
 use crate::http::codec::encode::{self, LAST_CHUNK};
-use crate::http::codec::{Decoder, Framing, Refusal, RequestHead, Scan, head as parser};
+use crate::http::codec::{Decoder, Framing, HeadMemory, Refusal, RequestHead, Scan, head as parser};
 
 /// Limits that short inputs reach.
 pub(super) fn tight() -> Limits {
@@ -41,15 +41,16 @@ pub fn head(data: &[u8]) {
 }
 
 fn one_head(input: &[u8], cuts: &[usize], limits: &Limits) {
-    let whole = parser::parse(input, limits);
+    let memory = &mut HeadMemory::default();
+    let whole = parser::parse(input, limits, memory);
     let mut scan = Scan::default();
     let mut scanned = Ok(None);
     for &cut in cuts {
         let part = &input[..cut];
-        if let Err(refusal) = parser::parse(part, limits) {
+        if let Err(refusal) = parser::parse(part, limits, memory) {
             assert_eq!(whole.as_ref().err(), Some(&refusal), "refused after {cut} bytes, and not in the end");
         }
-        scanned = scan.parse(part, limits);
+        scanned = scan.parse(part, limits, memory);
         if !matches!(scanned, Ok(None)) {
             break;
         }
@@ -67,23 +68,24 @@ fn one_head(input: &[u8], cuts: &[usize], limits: &Limits) {
 }
 
 fn whole_head(input: &[u8], head: &RequestHead, limits: &Limits) {
-    assert!(head.len <= input.len().min(limits.head_bytes) && head.parts.headers.len() <= limits.head_fields);
-    let (before, text) = input[..head.len].split_at(head.len - head.text.len());
+    let headers = head.request.as_ref().unwrap().headers();
+    assert!(head.len <= input.len().min(limits.head_bytes) && headers.len() <= limits.head_fields);
+    let (before, text) = input[..head.len].split_at(head.len - head.summary.text.len());
     // A later minor version is recorded as 1.1.
-    let differ = text.iter().zip(&head.text).filter(|(came, noted)| came != noted);
+    let differ = text.iter().zip(&head.summary.text).filter(|(came, noted)| came != noted);
     let mut differ = differ.filter(|(came, noted)| !came.is_ascii_digit() || **noted != b'1');
     assert_eq!(differ.next(), None, "the text is what came");
     assert!(before.iter().all(|b| matches!(b, b'\r' | b'\n')), "empty lines only");
     assert!(text.ends_with(b"\n\n") || text.ends_with(b"\n\r\n"));
-    let alone = parser::parse(text, limits);
+    let alone = parser::parse(text, limits, &mut HeadMemory::default());
     let Ok(Some(alone)) = alone else { panic!("not without what follows: {alone:?}") };
-    assert_eq!(format!("{:?}", alone.parts), format!("{:?}", head.parts));
-    for (name, value) in &head.parts.headers {
+    assert_eq!(format!("{:?}", alone.request), format!("{:?}", head.request));
+    for (name, value) in headers {
         let bad = |b: &u8| matches!(b, b'\r' | b'\n' | 0);
         assert!(!value.as_bytes().iter().any(bad), "{name} could end its line");
     }
-    let codings = head.parts.headers.get_all("transfer-encoding").iter().count();
-    let lengths = head.parts.headers.get_all("content-length").iter().count();
+    let codings = headers.get_all("transfer-encoding").iter().count();
+    let lengths = headers.get_all("content-length").iter().count();
     match head.framing {
         Framing::Chunked => assert!(codings > 0 && lengths == 0),
         Framing::Length(_) => assert_eq!((codings, lengths), (0, 1)),

@@ -56,11 +56,17 @@ pub(crate) fn decoded(text: &str) -> Option<Cow<'_, [u8]>> {
 
 /// As [`decoded`], if the result is UTF-8.
 pub(crate) fn decoded_text(text: &str) -> Option<String> {
+    if !text.contains('%') {
+        return Some(text.to_owned());
+    }
     String::from_utf8(decoded(text)?.into_owned()).ok()
 }
 
 /// Whether each `%` has its two digits. `percent_decode` would keep a malformed one.
 pub(crate) fn is_well_formed(text: &[u8]) -> bool {
+    if !text.contains(&b'%') {
+        return true;
+    }
     let mut parts = text.split(|&byte| byte == b'%');
     parts.next();
     parts.all(|part| matches!(part, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()))

@@ -275,9 +275,14 @@ impl Body {
         Body { kind, conn_info: None, head: Bytes::new(), routed: false, author: Author::Handler }
     }
 
-    /// The body of a request that was received on a connection.
-    pub(crate) fn received(kind: BodyKind, conn_info: Arc<ConnInfo>, head: Bytes) -> Body {
-        Body { kind, conn_info: Some(conn_info), head, routed: false, author: Author::Handler }
+    /// The body of a request with this head, as long as nothing of it is there.
+    pub(crate) fn of_head(head: Bytes) -> Body {
+        Body { head, ..Body::empty() }
+    }
+
+    /// Sets the connection on which the request was received.
+    pub(crate) fn set_conn_info(&mut self, conn_info: Arc<ConnInfo>) {
+        self.conn_info = Some(conn_info);
     }
 
     pub(crate) fn head(&self) -> &[u8] {

@@ -693,7 +693,6 @@ mod tests {
     use super::*;
     use crate::base::phase::Waited;
     use crate::net::conn_info::ConnInfo;
-    use crate::web::body::BodyKind;
     use crate::{Body, Phase};
 
     #[test]
@@ -730,7 +729,8 @@ mod tests {
         let phase = PhaseWatch::new();
         let peer = Some(SocketAddr::from(([127, 0, 0, 1], 9)));
         let conn_info = Arc::new(ConnInfo::new(peer, phase.clone(), 3));
-        let req = Request::new(Body::received(BodyKind::Empty, conn_info, Bytes::new()));
+        let mut req = Request::default();
+        req.body_mut().set_conn_info(conn_info);
         let drain = req.drain();
         assert_eq!((req.peer_addr(), req.generation(), req.is_draining()), (peer, 3, false));
         assert!(!drain.is_draining());

@@ -1,6 +1,7 @@
 //! What a handler may return: everything that is [`IntoResponse`].
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::{self, Display};
@@ -91,8 +92,25 @@ fn failed(what: impl Display) -> Response {
 
 fn typed(content_type: HeaderValue, body: Body) -> Response {
     let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    let mut headers = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
+    headers.insert(CONTENT_TYPE, content_type);
+    *response.headers_mut() = headers;
     response
+}
+
+thread_local! {
+    /// The memory of a response's fields, for the next response of this thread.
+    static SPARE: Cell<Option<HeaderMap>> = const { Cell::new(None) };
+}
+
+/// Keeps the memory of fields that were sent.
+pub(crate) fn recycle(mut headers: HeaderMap) {
+    const MOST: usize = 32;
+    if headers.capacity() <= MOST {
+        headers.clear();
+        // A thread that is ending keeps nothing.
+        let _ = SPARE.try_with(|spare| spare.set(Some(headers)));
+    }
 }
 
 /// The value is not logged: it may be a secret.

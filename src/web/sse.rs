@@ -261,8 +261,6 @@ fn one_line(text: &str) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use bytes::Bytes;
-
     use super::*;
     use crate::base::phase::{Phase, PhaseWatch};
     use crate::net::conn_info::ConnInfo;
@@ -291,7 +289,8 @@ mod tests {
         let watch = PhaseWatch::new();
         watch.set(phase);
         let conn_info = Arc::new(ConnInfo::new(None, watch, 1));
-        let mut req = Request::new(Body::received(BodyKind::Empty, conn_info, Bytes::new()));
+        let mut req = Request::default();
+        req.body_mut().set_conn_info(conn_info);
         req.headers_mut().insert("last-event-id", "41".parse().unwrap());
         let response = response(&req, write);
         assert_eq!(response.headers()["content-type"], "text/event-stream");

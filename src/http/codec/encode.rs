@@ -112,8 +112,9 @@ fn own_length(headers: &HeaderMap) -> Option<u64> {
 
 /// Whether the handler wants the connection closed.
 pub(crate) fn says_close(headers: &HeaderMap) -> bool {
-    let mut options = headers.get_all(CONNECTION).iter().flat_map(|value| elements(value.as_bytes()));
-    options.any(|option| option.eq_ignore_ascii_case(b"close"))
+    // Most responses have few fields, and comparing names costs less than hashing one.
+    let values = headers.iter().filter(|(name, _)| **name == CONNECTION).map(|(_, value)| value);
+    values.flat_map(|value| elements(value.as_bytes())).any(|option| option.eq_ignore_ascii_case(b"close"))
 }
 
 /// A response's head.
@@ -245,12 +246,15 @@ fn length_field(out: &mut Vec<u8>, length: u64) {
 
 /// Names are stored in lower case; old clients and people read `Content-Type` better.
 pub(crate) fn capitalised(out: &mut Vec<u8>, name: &HeaderName) {
+    let start = out.len();
+    out.extend_from_slice(name.as_str().as_bytes());
     let mut starts = true;
-    out.extend(name.as_str().bytes().map(|byte| {
-        let shown = if starts { byte.to_ascii_uppercase() } else { byte };
-        starts = byte == b'-';
-        shown
-    }));
+    for byte in out.get_mut(start..).unwrap_or_default() {
+        if starts {
+            byte.make_ascii_uppercase();
+        }
+        starts = *byte == b'-';
+    }
 }
 
 #[expect(

@@ -8,44 +8,40 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{HOST, UPGRADE};
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use httparse::Status::{Complete, Partial};
 
 use super::framing::{ConnectionFields, Framing};
 use super::target::{BAD_TARGET, parse_target};
 use crate::base::limits::Limits;
 use crate::web::fields::elements;
+use crate::{Body, Request};
 
 /// A request head, and what it says about what follows.
 #[derive(Debug)]
 pub(crate) struct RequestHead {
-    pub(crate) parts: Parts,
-    /// The head as received, from the request line to the empty line.
-    pub(crate) text: Bytes,
+    /// The request, with an empty body. None once its handler has it.
+    pub(crate) request: Option<Request>,
+    pub(crate) summary: RequestSummary,
     pub(crate) framing: Framing,
-    /// Whether the client wants the connection kept.
-    pub(crate) keep_alive: bool,
     /// Whether the client waits for 100 before it sends its body.
     pub(crate) expect_continue: bool,
-    /// The `Upgrade` fields, where the client asks for another protocol: in HTTP/1.1, with `Connection: upgrade`.
-    pub(crate) upgrade: Vec<HeaderValue>,
     /// Bytes of the head, including empty lines before it.
     pub(crate) len: usize,
 }
 
-/// The parts of a request head that its response depends on. The rest of the head moves to the handler.
+/// The parts of a request head that its response depends on. The request itself moves to the handler.
 #[derive(Debug)]
 pub(crate) struct RequestSummary {
     pub(crate) method: Method,
     pub(crate) version: Version,
     /// Whether the client wants the connection kept.
     pub(crate) keep_alive: bool,
-    /// As in [`RequestHead::upgrade`].
+    /// The `Upgrade` fields, where the client asks for another protocol: in HTTP/1.1, with `Connection: upgrade`.
     pub(crate) upgrade: Vec<HeaderValue>,
-    /// The head as received, for the log.
+    /// The head as received, from the request line to the empty line, for the log.
     pub(crate) text: Bytes,
 }
 
@@ -54,17 +50,13 @@ impl RequestHead {
     pub(crate) fn held(&self) -> usize {
         /// What a field takes in a `HeaderMap` besides its bytes.
         const FIELD_BYTES: usize = 112;
-        self.text.len().saturating_add(self.parts.headers.capacity().saturating_mul(FIELD_BYTES))
+        let fields = self.request.as_ref().map_or(0, |request| request.headers().capacity());
+        self.summary.text.len().saturating_add(fields.saturating_mul(FIELD_BYTES))
     }
 
-    pub(crate) fn summary(&mut self) -> RequestSummary {
-        RequestSummary {
-            method: self.parts.method.clone(),
-            version: self.parts.version,
-            keep_alive: self.keep_alive,
-            upgrade: std::mem::take(&mut self.upgrade),
-            text: self.text.clone(),
-        }
+    /// The path of the request's target.
+    pub(crate) fn path(&self) -> &str {
+        self.request.as_ref().map_or("", |request| request.uri().path())
     }
 }
 
@@ -147,15 +139,20 @@ impl Scan {
     }
 
     /// As [`parse`]; `input` starts with the same bytes as at the last call that gave `Ok(None)`.
-    pub(crate) fn parse(&mut self, input: &[u8], limits: &Limits) -> Result<Option<RequestHead>, Refusal> {
-        let ends_line = input.get(self.seen..).unwrap_or_default().contains(&b'\n');
-        let due = ends_line || input.len() / 2 >= self.parsed || input.len() >= limits.head_bytes;
+    pub(crate) fn parse(
+        &mut self,
+        input: &[u8],
+        limits: &Limits,
+        memory: &mut HeadMemory,
+    ) -> Result<Option<RequestHead>, Refusal> {
+        let ends_line = || input.get(self.seen..).unwrap_or_default().contains(&b'\n');
+        let due = input.len() / 2 >= self.parsed || input.len() >= limits.head_bytes || ends_line();
         if !due {
             self.seen = input.len();
             return Ok(None);
         }
         // Here and below, a head stays where it was written: it is large.
-        let parsed = parse(input, limits);
+        let parsed = parse(input, limits, memory);
         match parsed {
             Ok(Some(_)) => *self = Scan::default(),
             Ok(None) => (self.seen, self.parsed) = (input.len(), input.len()),
@@ -165,11 +162,33 @@ impl Scan {
     }
 }
 
+/// The memory of heads. A worker's next head takes the place of the one before, unless something of that is kept: a head
+/// that is kept keeps its memory, and the next one gets its own.
+#[derive(Debug, Default)]
+pub(crate) struct HeadMemory(BytesMut);
+
+impl HeadMemory {
+    /// Longer heads are rare, and have memory of their own: a handler that keeps a field keeps all of this.
+    const MOST: usize = 2 << 10;
+
+    fn copy(&mut self, text: &[u8]) -> Bytes {
+        if text.len() > HeadMemory::MOST {
+            return Bytes::copy_from_slice(text);
+        }
+        self.0.extend_from_slice(text);
+        self.0.split().freeze()
+    }
+}
+
 /// The head that `input` starts with; `Ok(None)` if it is not complete yet.
-pub(crate) fn parse(input: &[u8], limits: &Limits) -> Result<Option<RequestHead>, Refusal> {
+pub(crate) fn parse(
+    input: &[u8],
+    limits: &Limits,
+    memory: &mut HeadMemory,
+) -> Result<Option<RequestHead>, Refusal> {
     let window = input.get(..limits.head_bytes).unwrap_or(input);
     let (lines, _) = skip_empty_lines(window, EMPTY_LINES)?;
-    let mut parsed = parse_lines(lines, limits);
+    let mut parsed = parse_lines(lines, limits, memory);
     match &mut parsed {
         Ok(Some(head)) => head.len = head.len.saturating_add(window.len().saturating_sub(lines.len())),
         // RFC 9112 §3: the bytes so far are longer than any known method.
@@ -198,7 +217,11 @@ fn skip_empty_lines(mut input: &[u8], most: usize) -> Result<(&[u8], usize), Ref
     Ok((input, lines))
 }
 
-fn parse_lines(lines: &[u8], limits: &Limits) -> Result<Option<RequestHead>, Refusal> {
+fn parse_lines(
+    lines: &[u8],
+    limits: &Limits,
+    memory: &mut HeadMemory,
+) -> Result<Option<RequestHead>, Refusal> {
     let mut few = [const { MaybeUninit::uninit() }; FEW_FIELDS];
     let mut many = Vec::new();
     let mut request = httparse::Request::new(&mut []);
@@ -214,10 +237,10 @@ fn parse_lines(lines: &[u8], limits: &Limits) -> Result<Option<RequestHead>, Ref
     }
 
     match outcome {
-        Ok(Complete(len)) => assemble(lines.get(..len).unwrap_or_default(), &request, limits),
+        Ok(Complete(len)) => assemble(lines.get(..len).unwrap_or_default(), &request, limits, memory),
         _ if shows_long_target(lines, limits.target_bytes) => Err(TARGET_TOO_LONG),
         Ok(Partial) => Ok(None),
-        Err(httparse::Error::Version) => parse_other_version(lines, &request, limits),
+        Err(httparse::Error::Version) => parse_other_version(lines, &request, limits, memory),
         Err(httparse::Error::TooManyHeaders) => Err(TOO_MANY_FIELDS),
         Err(httparse::Error::HeaderName) => Err(Refusal::bad("malformed field name")),
         Err(httparse::Error::HeaderValue) => Err(Refusal::bad("malformed field value")),
@@ -247,6 +270,7 @@ fn parse_other_version(
     lines: &[u8],
     request: &httparse::Request<'_, '_>,
     limits: &Limits,
+    memory: &mut HeadMemory,
 ) -> Result<Option<RequestHead>, Refusal> {
     let (Some(method), Some(target)) = (request.method, request.path) else { return Err(BAD_LINE) };
     let at = method.len().saturating_add(target.len()).saturating_add(2);
@@ -260,7 +284,7 @@ fn parse_other_version(
     }
     match version {
         [_, _, _, _, _, b'1', _, _, after @ ..] => {
-            parse_lines(&[before, b"HTTP/1.1", after].concat(), limits)
+            parse_lines(&[before, b"HTTP/1.1", after].concat(), limits, memory)
         }
         [_, _, _, _, _, _, _, _, ..] => Err(UNKNOWN_VERSION),
         _ => Ok(None),
@@ -271,6 +295,7 @@ fn assemble(
     text: &[u8],
     request: &httparse::Request<'_, '_>,
     limits: &Limits,
+    memory: &mut HeadMemory,
 ) -> Result<Option<RequestHead>, Refusal> {
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
         return Err(BAD_LINE);
@@ -279,11 +304,11 @@ fn assemble(
         return Err(TARGET_TOO_LONG);
     }
     // httparse accepts a CR only at the end of a line: the request line, the fields, the empty line.
-    let crs = text.iter().filter(|&&b| b == b'\r').count();
+    let crs = count_crs(text);
     if crs != 0 && crs != request.headers.len().saturating_add(2) {
         return Err(Refusal::bad("mixed CRLF and LF line endings"));
     }
-    let shared = Bytes::copy_from_slice(text);
+    let shared = memory.copy(text);
     // httparse's tokens are parts of `text`, so these are in bounds.
     let share = |token: &[u8]| {
         let start = (token.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize);
@@ -310,21 +335,26 @@ fn assemble(
     };
     let has_body = !matches!(framing, Framing::None | Framing::Length(0));
 
-    let mut parts: Parts = Request::new(()).into_parts().0;
-    parts.method = method;
-    parts.uri = uri;
-    parts.version = version;
-    parts.headers = headers;
+    let keep_alive = !fields.close && (version == Version::HTTP_11 || fields.keep_alive);
+    let mut request = Request::new(Body::of_head(shared.clone()));
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = uri;
+    *request.version_mut() = version;
+    *request.headers_mut() = headers;
     Ok(Some(RequestHead {
-        parts,
+        request: Some(request),
+        summary: RequestSummary { method, version, keep_alive, upgrade, text: shared },
         framing,
-        keep_alive: !fields.close && (version == Version::HTTP_11 || fields.keep_alive),
         // RFC 9110 §10.1.1: 100 is never sent to a 1.0 client, and not where no body is announced.
         expect_continue: fields.expect_continue && version == Version::HTTP_11 && has_body,
-        upgrade,
         len: text.len(),
-        text: shared,
     }))
+}
+
+/// Counts 16 bytes at a time, where `filter` and `count` take one.
+fn count_crs(text: &[u8]) -> usize {
+    let in_piece = |piece: &[u8]| piece.iter().map(|&b| u8::from(b == b'\r')).sum::<u8>();
+    text.chunks(u8::MAX.into()).map(|piece| usize::from(in_piece(piece))).sum()
 }
 
 fn collect_fields(
@@ -352,19 +382,25 @@ mod tests {
 
     type Parsed = Result<Option<RequestHead>, Refusal>;
 
+    fn parse(input: &[u8], limits: &Limits) -> Parsed {
+        super::parse(input, limits, &mut HeadMemory::default())
+    }
+
     /// One line that says what became of a head: the status, or what it asks for.
     fn said(parsed: &Parsed) -> String {
         match parsed {
             Err(refusal) => refusal.status.as_u16().to_string(),
             Ok(None) => "more".to_owned(),
             Ok(Some(head)) => {
-                let RequestHead { parts, framing, keep_alive, expect_continue, len, text: _, upgrade: _ } =
-                    head;
-                let kept = if *keep_alive { "keep" } else { "close" };
+                let RequestHead { request, summary, framing, expect_continue, len } = head;
+                let request = request.as_ref().unwrap();
+                let kept = if summary.keep_alive { "keep" } else { "close" };
                 let expects = if *expect_continue { " 100" } else { "" };
                 format!(
                     "{} {} {:?} {framing:?} {kept}{expects} {len}",
-                    parts.method, parts.uri, parts.version
+                    request.method(),
+                    request.uri(),
+                    request.version()
                 )
             }
         }
@@ -504,7 +540,7 @@ mod tests {
         for fields in ["Host: a\r\n", "Host:\r\nAccept: b\r\n"] {
             let input = format!("GET http://b:80/ HTTP/1.1\r\n{fields}\r\n");
             let head = parse(input.as_bytes(), &Limits::default()).unwrap().unwrap();
-            assert_eq!(head.parts.headers.get_all(HOST).iter().collect::<Vec<_>>(), ["b:80"]);
+            assert_eq!(head.request.unwrap().headers().get_all(HOST).iter().collect::<Vec<_>>(), ["b:80"]);
         }
     }
 
@@ -662,8 +698,8 @@ mod tests {
             for protocol in *protocols {
                 response.append(UPGRADE, HeaderValue::from_static(protocol));
             }
-            let mut head = parse(head.as_bytes(), &Limits::default()).unwrap().unwrap();
-            assert_eq!(head.summary().asks_for(&response), *expected, "{rest} {protocols:?}");
+            let head = parse(head.as_bytes(), &Limits::default()).unwrap().unwrap();
+            assert_eq!(head.summary.asks_for(&response), *expected, "{rest} {protocols:?}");
         }
     }
 
@@ -671,8 +707,9 @@ mod tests {
     fn every_field_arrives() {
         let input = b"GET / HTTP/1.1\r\nHost: a\r\nX-Own:  b c \r\nCookie: 1\r\nAccept:\r\ncookie: 2\r\n\r\n";
         let head = parse(input, &Limits::default()).unwrap().unwrap();
+        let request = head.request.unwrap();
         let fields: Vec<(&str, &[u8])> =
-            head.parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+            request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         let expected: [(&str, &[u8]); 5] =
             [("host", b"a"), ("x-own", b"b c"), ("cookie", b"1"), ("cookie", b"2"), ("accept", b"")];
         assert_eq!(fields, expected);
@@ -737,12 +774,18 @@ mod tests {
         let input = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(60_000));
         let (mut scan, mut parses, mut before) = (Scan::default(), 0, 0);
         for len in 1..input.len() {
-            assert!(scan.parse(&input.as_bytes()[..len], &Limits::default()).unwrap().is_none());
+            assert!(
+                scan.parse(&input.as_bytes()[..len], &Limits::default(), &mut HeadMemory::default())
+                    .unwrap()
+                    .is_none()
+            );
             parses += usize::from(scan.parsed != before);
             before = scan.parsed;
         }
         assert!(parses < 20, "{parses}");
-        assert!(scan.parse(input.as_bytes(), &Limits::default()).unwrap().is_some());
+        assert!(
+            scan.parse(input.as_bytes(), &Limits::default(), &mut HeadMemory::default()).unwrap().is_some()
+        );
         assert_eq!((scan.seen, scan.parsed), (0, 0));
     }
 
@@ -794,7 +837,7 @@ mod tests {
             let mut parsed = Ok(None);
             for cut in cuts(u, input.len(), 40)? {
                 let part = &input[..cut];
-                parsed = scan.parse(part, &tight());
+                parsed = scan.parse(part, &tight(), &mut HeadMemory::default());
                 let line_ends = part.ends_with(b"\n");
                 assert!(!line_ends || said(&parsed) == said(&parse(part, &tight())), "{cut}: {parsed:?}");
                 assert!(

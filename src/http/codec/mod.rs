@@ -35,4 +35,4 @@ mod target;
 pub(crate) use body::Decoder;
 pub(crate) use date::DateCache;
 pub(crate) use framing::Framing;
-pub(crate) use head::{Refusal, RequestHead, RequestSummary, Scan, is_to_head};
+pub(crate) use head::{HeadMemory, Refusal, RequestHead, RequestSummary, Scan, is_to_head};

@@ -4,58 +4,59 @@
 //! panicked: the panic comes back beside the response that the wrappers made of that 500, and is logged and counted once,
 //! here.
 //!
-//! Guards are asked when the head is there and before the body is: the request that they see is taken apart again, and
-//! what they have put into its extensions stays in its head. A request without a body is asked about in the call.
+//! Guards are asked when the head is there and before the body is: they see the request with an empty body. A request
+//! without a body is asked about in the call.
 
 use std::any::Any;
 use std::ops::ControlFlow;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::Instant;
+
+use bytes::Bytes;
 
 use super::progress::After;
 use super::read_head::RoutedRequest;
 use super::refuse::broken;
-use super::worker::method_and_path;
 use super::{Exchange, Flow, drop_contained};
+use crate::Response;
 use crate::base::contain_panic::panic_text;
 use crate::base::log::error;
-use crate::http::codec::{RequestHead, RequestSummary};
-use crate::web::body::{Body, BodyKind};
+use crate::http::codec::RequestHead;
+use crate::web::body::BodyKind;
 use crate::web::handler::deadline::Deadline;
 use crate::web::handler::{Panics, RouteMatch, answer};
-use crate::{Request, Response};
 
 impl Exchange<'_> {
     /// Calls the handler and sends its response.
     pub(super) fn answer(
         &mut self,
-        mut head: RequestHead,
-        route: RouteMatch,
+        head: &mut RequestHead,
+        route: &mut RouteMatch,
         body: BodyKind,
         after: After,
     ) -> Flow {
-        let summary = head.summary();
-        self.prepare_call(&route)?;
+        self.prepare_call(route)?;
         let deadline = route.deadline();
-        let response = self.call(&summary, head, route, body, deadline)?;
-        self.respond(&summary, response, after)
+        let response = self.call(head, route, body, deadline)?;
+        self.respond(&head.summary, response, after)
     }
 
     #[inline]
     pub(super) fn call(
         &mut self,
-        summary: &RequestSummary,
-        head: RequestHead,
-        mut route: RouteMatch,
+        head: &mut RequestHead,
+        route: &mut RouteMatch,
         body: BodyKind,
         deadline: Option<Deadline>,
     ) -> Flow<Response> {
-        let body = Body::received(body, Arc::clone(&self.client.conn_info), head.text);
-        let mut request = Request::from_parts(head.parts, body);
+        let RequestHead { request, summary, .. } = head;
         let mut watch = None;
-        if let Some(deadline) = deadline {
-            request.extensions_mut().insert(deadline.clone());
-            watch = Some(self.watch(deadline, summary, &route)?);
+        if let Some(request) = request {
+            *request.body_mut().kind_mut() = body;
+            if let Some(deadline) = deadline {
+                request.extensions_mut().insert(deadline.clone());
+                watch = Some(self.watch(deadline, summary, route)?);
+            }
         }
         // Where several responses are written together, the limits of the last one apply.
         self.client.progress.patience = Some(self.response_patience(&route.rules().limits));
@@ -63,39 +64,38 @@ impl Exchange<'_> {
         let latency = route.latency().unwrap_or(&listener_handler.latency);
         // `now` is from before the last read, whose time must not count as the handler's.
         let run = latency.start();
-        self.worker.current_request.set(Some((summary.text.clone(), run.begin())));
+        self.worker.current_request.set(Some((std::mem::take(&mut summary.text), run.begin())));
         let panics = Panics::default();
-        let response = answer(&*listener_handler.handler.0, request, &mut route, &panics);
+        let response = answer(&*listener_handler.handler.0, request, route, &panics);
         self.now = Instant::now();
         let latency = route.latency().unwrap_or(&listener_handler.latency);
         latency.finish(&run, self.now);
-        self.end_call(panics, &summary.text);
+        summary.text = self.end_call(panics);
         match watch {
             None => ControlFlow::Continue(response),
             Some(watch) => self.end_watch(watch, response),
         }
     }
 
-    fn end_call(&self, panics: Panics, head: &[u8]) {
+    /// Returns the request's head, which was set as the current one.
+    fn end_call(&self, panics: Panics) -> Bytes {
         let panics = panics.into_inner().unwrap_or_else(PoisonError::into_inner);
-        panics.into_iter().for_each(|panic| self.report_panic(panic, head));
-        self.worker.current_request.set(None);
+        panics.into_iter().for_each(|panic| self.report_panic(panic));
+        self.worker.current_request.set(None).map(|(head, _)| head).unwrap_or_default()
     }
 
     /// Asks the guards on the route of a request that has a body, before anything is done for the body.
     pub(super) fn ask_guards(&mut self, RoutedRequest { head, route }: &mut RoutedRequest) -> Flow {
         self.prepare_call(route)?;
-        let (no_parts, _) = Request::default().into_parts();
-        let parts = std::mem::replace(&mut head.parts, no_parts);
-        let body = Body::received(BodyKind::Empty, Arc::clone(&self.client.conn_info), head.text.clone());
-        let mut request = Request::from_parts(parts, body);
-        self.worker.current_request.set(Some((head.text.clone(), Instant::now())));
+        let RequestHead { request: Some(request), summary, .. } = head else {
+            return ControlFlow::Continue(());
+        };
+        self.worker.current_request.set(Some((std::mem::take(&mut summary.text), Instant::now())));
         let panics = Panics::default();
-        route.attach(&mut request);
-        route.ask_guards(&*self.listener_handler().handler.0, &mut request, Some(&panics));
-        (head.parts, _) = request.into_parts();
+        route.attach(request);
+        route.ask_guards(&*self.listener_handler().handler.0, request, Some(&panics));
         self.now = Instant::now();
-        self.end_call(panics, &head.text);
+        summary.text = self.end_call(panics);
         ControlFlow::Continue(())
     }
 
@@ -117,10 +117,11 @@ impl Exchange<'_> {
         }
     }
 
-    fn report_panic(&self, panic: Box<dyn Any + Send>, head: &[u8]) {
-        let what = self.worker.current_request.read().unwrap_or_default();
+    fn report_panic(&self, panic: Box<dyn Any + Send>) {
+        let current_request = &self.worker.current_request;
+        let what = current_request.read().unwrap_or_default();
         error!("a handler panicked ({}): {what}", panic_text(&*panic));
         self.worker.counters.panicked();
-        drop_contained(panic, || method_and_path(head));
+        drop_contained(panic, || current_request.get().map(|(what, _)| what).unwrap_or_default());
     }
 }

@@ -14,7 +14,7 @@ use crate::base::limits::Limits;
 use crate::base::log::error;
 use crate::base::status::Counters;
 use crate::http::codec::encode::{BodyFraming, ResponseHead};
-use crate::http::codec::{Refusal, RequestSummary, Scan};
+use crate::http::codec::{HeadMemory, Refusal, RequestSummary, Scan};
 use crate::web::body::Author;
 use crate::web::error_pages::{ErrorPages, NoPage, add_fields, error_of};
 use crate::web::response::IntoResponse;
@@ -32,8 +32,8 @@ impl Exchange<'_> {
     pub(super) fn refuse_with_page(&mut self, refusal: &Refusal, to_head: bool) -> bool {
         let Some(pages) = &self.common.error_pages else { return false };
         let received = match &self.client.progress.stage {
-            ExchangeStage::Body(collecting) => collecting.request.head.text.clone(),
-            ExchangeStage::Upload(pending) => pending.request.head.text.clone(),
+            ExchangeStage::Body(collecting) => collecting.request.head.summary.text.clone(),
+            ExchangeStage::Upload(pending) => pending.request.head.summary.text.clone(),
             _ if self.worker.input.is_empty() => Bytes::copy_from_slice(&self.client.buffered),
             _ => Bytes::copy_from_slice(self.worker.input.unused()),
         };
@@ -59,9 +59,9 @@ pub(super) fn add_page(
 ) {
     let Some(mut error) = error_of(response) else { return };
     // The head is parsed once more, because its parts went to the handler.
-    let head = Scan::default().parse(received, limits);
-    error = match head.ok().flatten() {
-        Some(head) => error.with_request(head.parts),
+    let head = Scan::default().parse(received, limits, &mut HeadMemory::default());
+    error = match head.ok().flatten().and_then(|head| head.request) {
+        Some(request) => error.with_request(request.into_parts().0),
         None => error.with_accept(accept_within(received)),
     };
     match pages.make(&error) {

@@ -31,14 +31,17 @@ impl Exchange<'_> {
             };
             let data = input.get(decoded.data).unwrap_or_default();
             if let Err(e) = collecting.add(data, &self.common.stores) {
-                return self.refuse_body(collecting.into_request(), &e);
+                collecting.store = CollectedBody::Nothing;
+                return self.refuse_body(&mut collecting.request, &e);
             }
             self.worker.input.consume(decoded.consumed);
         }
         if collecting.decoder.is_done() {
-            return match collecting.finish() {
-                (request, Ok(body)) => self.answer(request.head, request.route, body, After::Keep),
-                (request, Err(e)) => self.refuse_body(request, &e),
+            let finished = collecting.finish();
+            let RoutedRequest { head, route } = &mut collecting.request;
+            return match finished {
+                Ok(body) => self.answer(head, route, body, After::Keep),
+                Err(e) => self.refuse_body(&mut collecting.request, &e),
             };
         }
         let until = collecting.deadline(self.now);
@@ -79,10 +82,13 @@ pub(super) struct Collecting {
     started: Instant,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum CollectedBody {
     Memory(Vec<u8>, Share),
     File(SpillFile),
+    /// It was taken, or is dropped because the request is refused.
+    #[default]
+    Nothing,
 }
 
 /// Why a body can't be kept.
@@ -138,7 +144,7 @@ impl Collecting {
         }
         match &mut self.store {
             CollectedBody::File(file) => Ok(file.append(data)?),
-            CollectedBody::Memory(..) => Ok(()),
+            CollectedBody::Memory(..) | CollectedBody::Nothing => Ok(()),
         }
     }
 
@@ -159,32 +165,27 @@ impl Collecting {
             CollectedBody::Memory(bytes, _)
                 if self.decoder.remaining_hint().is_some() && !self.request.head.expect_continue =>
             {
-                Some((&self.request.head.text, bytes))
+                Some((&self.request.head.summary.text, bytes))
             }
             _ => None,
         }
     }
 
-    /// The request without the part of its body that has arrived.
-    fn into_request(self: Box<Self>) -> RoutedRequest {
-        self.request
-    }
-
-    /// The complete request.
-    fn finish(mut self) -> (RoutedRequest, Result<BodyKind, CollectError>) {
+    /// Takes the complete body.
+    fn finish(&mut self) -> Result<BodyKind, CollectError> {
         let trailers = self.decoder.take_trailers();
-        if !trailers.is_empty() {
-            self.request.head.parts.extensions.insert(Trailers(trailers));
+        if let Some(request) = self.request.head.request.as_mut().filter(|_| !trailers.is_empty()) {
+            request.extensions_mut().insert(Trailers(trailers));
         }
-        let body = match self.store {
+        match std::mem::take(&mut self.store) {
+            CollectedBody::Nothing => Ok(BodyKind::Empty),
             CollectedBody::Memory(bytes, _) if bytes.is_empty() => Ok(BodyKind::Empty),
             // Its share ends here: there are at most as many bodies in handlers as workers.
             CollectedBody::Memory(bytes, _) => Ok(BodyKind::Bytes(bytes.into())),
-            CollectedBody::File(mut spilled) => match spilled.rewind() {
-                Ok(()) => Ok(BodyKind::spilled(spilled)),
-                Err(e) => Err(e.into()),
-            },
-        };
-        (self.request, body)
+            CollectedBody::File(mut spilled) => {
+                spilled.rewind()?;
+                Ok(BodyKind::spilled(spilled))
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! grammar are in `codec/head.rs`.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::StatusCode;
@@ -10,6 +11,7 @@ use super::input::Filled;
 use super::progress::{After, ExchangeStage};
 use super::read_body::{Bounds, Collecting};
 use super::streaming_body::PendingUpload;
+use super::worker::WorkerState;
 use super::{Disposition, Exchange, Flow};
 use crate::base::close_reason::CloseReason;
 use crate::http::codec::encode::CONTINUE;
@@ -49,7 +51,8 @@ impl Exchange<'_> {
                 self.client.progress.stage = ExchangeStage::Head { scan, since: since.or(Some(self.now)) };
                 return ControlFlow::Break(self.requeue());
             }
-            match scan.parse(self.worker.input.unused(), &self.common.limits) {
+            let WorkerState { input, heads, .. } = &mut *self.worker;
+            match scan.parse(input.unused(), &self.common.limits, heads) {
                 Ok(Some(head)) => return self.accept(head),
                 Ok(None) => {}
                 Err(refusal) => return ControlFlow::Break(self.refuse(&refusal)),
@@ -114,7 +117,7 @@ impl Exchange<'_> {
     }
 
     /// Accepts a complete head: its route is looked up and the request is checked before the body is read.
-    fn accept(&mut self, head: RequestHead) -> Flow {
+    fn accept(&mut self, mut head: RequestHead) -> Flow {
         self.worker.input.consume(head.len);
         if self.client.guard.is_none() {
             self.client.guard = Some(self.worker.wait_group.guard());
@@ -122,9 +125,14 @@ impl Exchange<'_> {
         self.client.served = self.client.served.saturating_add(1);
         self.served = self.served.saturating_add(1);
         let handler = &*self.listener_handler().handler.0;
-        let route = find_route(handler, &head.parts.method, head.parts.uri.path());
+        let mut route = find_route(handler, &head.summary.method, head.path());
+        if let Some(request) = &mut head.request {
+            request.body_mut().set_conn_info(Arc::clone(&self.client.conn_info));
+        }
         match head.framing {
-            Framing::None | Framing::Length(0) => self.answer(head, route, BodyKind::Empty, After::Keep),
+            Framing::None | Framing::Length(0) => {
+                self.answer(&mut head, &mut route, BodyKind::Empty, After::Keep)
+            }
             _ => self.accept_body(RoutedRequest { head, route }),
         }
     }
@@ -136,12 +144,12 @@ impl Exchange<'_> {
             route.refuse(plain(StatusCode::PAYLOAD_TOO_LARGE));
         }
         if route.is_refused() {
-            return self.answer_unread(request);
+            return self.answer_unread(&mut request);
         }
         if route.has_guards() {
             self.ask_guards(&mut request)?;
             if request.route.is_answered() {
-                return self.answer_early(request);
+                return self.answer_early(&mut request);
             }
         }
         let RoutedRequest { head, route } = &mut request;

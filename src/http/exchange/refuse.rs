@@ -14,7 +14,7 @@ use super::send_body::cut;
 use super::{Disposition, Exchange, Flow};
 use crate::base::close_reason::CloseReason;
 use crate::base::log::{debug, warn};
-use crate::http::codec::{DateCache, Decoder, Framing, Refusal, Scan, encode, is_to_head};
+use crate::http::codec::{DateCache, Decoder, Framing, HeadMemory, Refusal, Scan, encode, is_to_head};
 use crate::web::body::{BodyKind, status_of_store};
 use crate::web::response::{busy, plain};
 
@@ -32,8 +32,8 @@ impl Exchange<'_> {
         self.client.served = self.client.served.saturating_add(1);
         self.worker.counters.response(refusal.status.as_u16());
         let to_head = match &self.client.progress.stage {
-            ExchangeStage::Body(collecting) => collecting.request.head.parts.method == Method::HEAD,
-            ExchangeStage::Upload(pending) => pending.request.head.parts.method == Method::HEAD,
+            ExchangeStage::Body(collecting) => collecting.request.head.summary.method == Method::HEAD,
+            ExchangeStage::Upload(pending) => pending.request.head.summary.method == Method::HEAD,
             _ => is_to_head(self.worker.input.unused()) || is_to_head(&self.client.buffered),
         };
         if !self.refuse_with_page(refusal, to_head) {
@@ -50,7 +50,8 @@ impl Exchange<'_> {
     /// The refusal that the head would have got at once, if it had arrived in one piece. A scan does not parse after every
     /// piece, so a head that remains incomplete is checked once more.
     pub(super) fn refusal_of_incomplete_head(&self) -> Option<Refusal> {
-        Scan::default().parse(self.worker.input.unused(), &self.common.limits).err()
+        let input = self.worker.input.unused();
+        Scan::default().parse(input, &self.common.limits, &mut HeadMemory::default()).err()
     }
 
     /// Answers a connection whose deadline passed while it was parked.
@@ -84,7 +85,7 @@ impl Exchange<'_> {
     }
 
     /// Refuses a request whose body can't be kept.
-    pub(super) fn refuse_body(&mut self, mut request: RoutedRequest, e: &CollectError) -> Flow {
+    pub(super) fn refuse_body(&mut self, request: &mut RoutedRequest, e: &CollectError) -> Flow {
         request.route.refuse(match e {
             CollectError::TooLarge => plain(StatusCode::PAYLOAD_TOO_LARGE),
             CollectError::Store(e) => match status_of_store(e) {
@@ -97,13 +98,14 @@ impl Exchange<'_> {
 
     /// Answers a request whose route has a refusal, without reading its body, or the rest of it. The refusal passes
     /// through the handler's wrappers.
-    pub(super) fn answer_unread(&mut self, request: RoutedRequest) -> Flow {
-        self.answer(request.head, request.route, BodyKind::Empty, After::Close(CloseReason::BodyUnread))
+    pub(super) fn answer_unread(&mut self, request: &mut RoutedRequest) -> Flow {
+        let after = After::Close(CloseReason::BodyUnread);
+        self.answer(&mut request.head, &mut request.route, BodyKind::Empty, after)
     }
 
     /// Answers a request as a guard has decided, before its body is received. A short body is dropped and the connection
     /// kept; the client of a long one, or of one that waits for a 100, is notified of the close.
-    pub(super) fn answer_early(&mut self, request: RoutedRequest) -> Flow {
+    pub(super) fn answer_early(&mut self, request: &mut RoutedRequest) -> Flow {
         let RoutedRequest { head, route } = request;
         let budget = self.common.limits.discard_bytes;
         let after = match head.framing {

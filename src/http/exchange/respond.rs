@@ -16,7 +16,7 @@ use crate::base::log::{error, warn};
 use crate::http::codec::RequestSummary;
 use crate::http::codec::encode::{self, BodyFraming, BodyLength, ResponseHead};
 use crate::web::body::BodyKind;
-use crate::web::response::{ResponseExt, busy, plain};
+use crate::web::response::{ResponseExt, busy, plain, recycle};
 
 /// The framing of a response, and the thread reserved for it.
 struct Prepared {
@@ -55,6 +55,7 @@ impl Exchange<'_> {
             date: self.worker.date.get(self.now),
         };
         head.write(&mut self.worker.out);
+        recycle(parts.headers);
         self.worker.counters.response(parts.status.as_u16());
         self.drop_users(parts.extensions, &request.text);
         let body = match (body.into_kind(), thread) {

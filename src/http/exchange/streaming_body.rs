@@ -89,15 +89,14 @@ impl Exchange<'_> {
             waited: Duration::ZERO,
             deadline: deadline.clone(),
         });
-        let summary = head.summary();
         let body = BodyKind::Source { source: Box::new(lease.clone()), left: length };
-        self.prepare_call(&request.route)?;
-        let response = self.call(&summary, request.head, request.route, body, deadline);
+        self.prepare_call(route)?;
+        let response = self.call(head, route, body, deadline);
         self.drained = false;
         let upload = lease.end();
         let response = response?;
         let Some(upload) = upload else {
-            return self.respond(&summary, response, After::Close(CloseReason::BodyUnread));
+            return self.respond(&head.summary, response, After::Close(CloseReason::BodyUnread));
         };
         self.worker.input.load(upload.unused());
         // Where the length is unknown, as much is dropped as the handler might have read.
@@ -105,7 +104,7 @@ impl Exchange<'_> {
             Some(_) => self.common.limits.discard_bytes,
             None => self.common.limits.discard_bytes.max(limit),
         };
-        self.respond(&summary, response, upload.after(budget))
+        self.respond(&head.summary, response, upload.after(budget))
     }
 }
 

@@ -10,7 +10,7 @@ use super::input::Input;
 use crate::base::status::Counters;
 use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
-use crate::http::codec::DateCache;
+use crate::http::codec::{DateCache, HeadMemory};
 
 /// Buffers that outlive an exchange, and what the worker shares with observers.
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub(crate) struct WorkerState {
     /// The worker's index.
     pub(super) index: usize,
     pub(super) input: Input,
+    pub(super) heads: HeadMemory,
     /// Written, not sent yet.
     pub(super) out: Vec<u8>,
     /// One piece of a response's source.
@@ -33,8 +34,9 @@ pub(crate) struct WorkerState {
 pub(crate) struct CurrentRequest(Mutex<Option<(Bytes, Instant)>>);
 
 impl CurrentRequest {
-    pub(super) fn set(&self, what: Option<(Bytes, Instant)>) {
-        *lock(&self.0) = what;
+    /// Sets the head of the request and when its handler began. Returns what was set before.
+    pub(super) fn set(&self, what: Option<(Bytes, Instant)>) -> Option<(Bytes, Instant)> {
+        std::mem::replace(&mut *lock(&self.0), what)
     }
 
     /// Method, path and age, for the log.
@@ -91,6 +93,7 @@ impl WorkerState {
         WorkerState {
             index,
             input: Input::new(),
+            heads: HeadMemory::default(),
             out,
             piece,
             date: DateClock::new(),

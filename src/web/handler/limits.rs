@@ -5,9 +5,7 @@ use std::time::Duration;
 use http::Method;
 
 use super::deadline::Deadline;
-use super::routes::{
-    Call, GuardWalk, RouteMatch, RouteRules, Routes, Seal, call_by_hand, find_route, verify,
-};
+use super::routes::{Call, GuardWalk, RouteMatch, RouteRules, Routes, Seal, add_route, call_by_hand, verify};
 use super::{EarlyResponse, Handler};
 use crate::base::limits::within_reach;
 use crate::{Request, Response};
@@ -219,12 +217,12 @@ impl<H: Handler> Handler for Ruled<H> {
         self.handler.guard_on_route(request, walk)
     }
 
-    fn call_on_route(&self, request: Request, call: Call<'_>) -> Response {
+    fn call_on_route(&self, call: Call<'_>) -> Response {
         if self.rules.limits.deadline.is_none() {
-            return self.handler.call_on_route(request, call);
+            return self.handler.call_on_route(call);
         }
-        let deadline = Deadline::of(&request).cloned();
-        let response = self.handler.call_on_route(request, call);
+        let deadline = call.request().and_then(Deadline::of).cloned();
+        let response = self.handler.call_on_route(call);
         match deadline {
             Some(deadline) => deadline.checked(response),
             None => response,
@@ -233,10 +231,9 @@ impl<H: Handler> Handler for Ruled<H> {
 }
 
 impl<H: Handler> Routes for Ruled<H> {
-    fn find_route(&self, method: &Method, path: &str) -> RouteMatch {
-        let mut found = find_route(&self.handler, method, path);
+    fn find_route(&self, method: &Method, path: &str, found: &mut RouteMatch) {
+        add_route(&self.handler, method, path, found);
         found.add_rules(&self.rules);
-        found
     }
 
     fn verify(&self) -> Result<(), String> {

@@ -14,8 +14,8 @@ pub use limits::{RouteLimits, deadline, limited, max_body, streaming};
 #[cfg(any(test, fuzzing))]
 pub(crate) use routes::RouteRules;
 pub(crate) use routes::{
-    Call, GuardWalk, Matched, Panics, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal, answer,
-    call_by_hand, find_route, verify,
+    Call, GuardWalk, Matched, Panics, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal, add_route,
+    answer, call_by_hand, find_route, verify,
 };
 pub use wrapped::{EarlyResponse, Guard, Next, Wrapped, Wrapper};
 
@@ -129,13 +129,12 @@ pub trait Handler: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Answers a request whose route was found before. Each function that passes a request on copies it, so this is one
-    /// virtual call from one handler to the next.
+    /// Answers a request whose route was found before.
     #[doc(hidden)]
-    fn call_on_route(&self, request: Request, call: Call<'_>) -> Response {
-        match call.into_refusal() {
-            Some(refusal) => *refusal,
-            None => self.call(request),
+    fn call_on_route(&self, mut call: Call<'_>) -> Response {
+        match call.take_request() {
+            Some(request) => self.call(request),
+            None => call.refused(),
         }
     }
 }
@@ -164,8 +163,8 @@ impl<H: Handler + ?Sized> Handler for Arc<H> {
         (**self).guard_on_route(request, walk)
     }
 
-    fn call_on_route(&self, request: Request, call: Call<'_>) -> Response {
-        (**self).call_on_route(request, call)
+    fn call_on_route(&self, call: Call<'_>) -> Response {
+        (**self).call_on_route(call)
     }
 }
 

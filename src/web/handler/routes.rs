@@ -41,10 +41,8 @@ impl Seal {
 
 /// A handler that knows more than how to answer a request.
 pub trait Routes: Handler {
-    /// Finds what belongs to a request with this method and path.
-    fn find_route(&self, _method: &Method, _path: &str) -> RouteMatch {
-        RouteMatch::default()
-    }
+    /// Adds what belongs to a request with this method and path.
+    fn find_route(&self, _method: &Method, _path: &str, _found: &mut RouteMatch) {}
 
     /// Lists the configuration errors, if there are any.
     fn verify(&self) -> Result<(), String> {
@@ -54,7 +52,16 @@ pub trait Routes: Handler {
 
 /// Finds the route and the limits of a request with this method and path.
 pub(crate) fn find_route(handler: &dyn Handler, method: &Method, path: &str) -> RouteMatch {
-    handler.routes(Seal::new()).map_or_else(RouteMatch::default, |routes| routes.find_route(method, path))
+    let mut found = RouteMatch::default();
+    add_route(handler, method, path, &mut found);
+    found
+}
+
+/// As [`find_route`], for a handler within another one. A match is large, so that all of them add to one.
+pub(crate) fn add_route(handler: &dyn Handler, method: &Method, path: &str, found: &mut RouteMatch) {
+    if let Some(routes) = handler.routes(Seal::new()) {
+        routes.find_route(method, path, found);
+    }
 }
 
 /// Lists the handler's configuration errors, if there are any.
@@ -64,14 +71,14 @@ pub(crate) fn verify(handler: &dyn Handler) -> Result<(), String> {
 
 /// Answers a request for which no server has looked up the route.
 pub(crate) fn call_by_hand(routes: &dyn Routes, mut request: Request) -> Response {
-    let mut found = routes.find_route(request.method(), request.uri().path());
+    let mut found = RouteMatch::default();
+    routes.find_route(request.method(), request.uri().path(), &mut found);
     found.attach(&mut request);
     found.ask_guards(routes, &mut request, None);
     if let Some(deadline) = found.deadline() {
         request.extensions_mut().insert(deadline);
     }
-    let call = Call::new(&mut found, None);
-    routes.call_on_route(request, call)
+    routes.call_on_route(Call::new(&mut found, &mut Some(request), None))
 }
 
 /// Answers a request for a server: a panic becomes a 500, which the wrappers around the handler see, and is added to
@@ -79,15 +86,17 @@ pub(crate) fn call_by_hand(routes: &dyn Routes, mut request: Request) -> Respons
 #[inline]
 pub(crate) fn answer(
     handler: &dyn Handler,
-    mut request: Request,
+    request: &mut Option<Request>,
     found: &mut RouteMatch,
     panics: &Panics,
 ) -> Response {
-    found.attach(&mut request);
-    if found.has_guards() {
-        found.ask_guards(handler, &mut request, Some(panics));
+    if let Some(request) = request {
+        found.attach(request);
+        if found.has_guards() {
+            found.ask_guards(handler, request, Some(panics));
+        }
     }
-    Call::new(found, Some(panics)).contained(handler, request)
+    Call::new(found, request, Some(panics)).contained(handler)
 }
 
 /// The panics of one call.
@@ -96,6 +105,8 @@ pub(crate) type Panics = Mutex<Vec<Box<dyn Any + Send>>>;
 /// One call of a handler, on its way from the outermost wrapper or router to the handler that answers.
 pub struct Call<'a> {
     found: &'a RouteMatch,
+    /// The request, until a handler or a wrapper takes it: it is large, and each function that passes it on would copy it.
+    request: &'a mut Option<Request>,
     /// How many of the routes it has passed.
     depth: usize,
     /// The answer in place of the innermost handler's.
@@ -115,36 +126,61 @@ impl fmt::Debug for Call<'_> {
 }
 
 impl<'a> Call<'a> {
-    fn new(found: &'a mut RouteMatch, panics: Option<&'a Panics>) -> Call<'a> {
+    fn new(
+        found: &'a mut RouteMatch,
+        request: &'a mut Option<Request>,
+        panics: Option<&'a Panics>,
+    ) -> Call<'a> {
         let (refusal, answered) = (found.refusal.take(), found.answered.take());
-        Call { found, depth: 0, refusal, wrappers: 0, answered, panics }
+        Call { found, request, depth: 0, refusal, wrappers: 0, answered, panics }
     }
 
-    /// Passes a wrapper. Returns the answer of its guard, if that has answered.
-    pub(super) fn pass_wrapper(&mut self) -> Option<Response> {
-        let answered = self.answered.take_if(|answered| answered.wrapper == self.wrappers);
-        self.wrappers = self.wrappers.saturating_add(1);
-        answered.map(|answered| answered.response)
+    /// The request, until it is taken.
+    pub(super) fn request(&self) -> Option<&Request> {
+        self.request.as_ref()
     }
 
-    /// The next route on the way, and the call as that route's handler gets it.
-    pub(crate) fn next_route(self) -> Result<(&'a Route, Call<'a>), Call<'a>> {
-        match self.found.route_at(self.depth) {
-            Some(route) => Ok((route, Call { depth: self.depth.saturating_add(1), ..self })),
-            None => Err(self),
+    /// The request, for the handler that answers it. None if the call is refused.
+    pub(super) fn take_request(&mut self) -> Option<Request> {
+        if self.refusal.is_some() { None } else { self.request.take() }
+    }
+
+    /// Passes a wrapper, which gets the request. None if its guard has answered.
+    pub(super) fn pass_wrapper(&mut self) -> Option<Request> {
+        let wrapper = self.wrappers;
+        self.wrappers = wrapper.saturating_add(1);
+        let is_answered = self.answered.as_ref().is_some_and(|answered| answered.wrapper == wrapper);
+        if is_answered { None } else { self.request.take() }
+    }
+
+    /// The answer of a guard, or else the one in place of the handler's.
+    pub(crate) fn refused(self) -> Response {
+        *self.request = None;
+        match (self.answered, self.refusal) {
+            (Some(answered), _) => answered.response,
+            (None, Some(refusal)) => *refusal,
+            (None, None) => plain(StatusCode::NOT_FOUND),
         }
     }
 
-    /// The answer in place of the innermost handler's.
-    pub(crate) fn into_refusal(self) -> Option<Box<Response>> {
-        self.refusal
+    /// The next route on the way.
+    pub(crate) fn next_route(&mut self) -> Option<&'a Route> {
+        let route = self.found.route_at(self.depth)?;
+        self.depth = self.depth.saturating_add(1);
+        Some(route)
+    }
+
+    /// Calls `handler` with a wrapper's request.
+    pub(super) fn with_request(self, handler: &dyn Handler, request: Request) -> Response {
+        *self.request = Some(request);
+        self.contained(handler)
     }
 
     /// Calls `handler`. With a server, a panic becomes a 500.
-    pub(super) fn contained(self, handler: &dyn Handler, request: Request) -> Response {
-        let Some(panics) = self.panics else { return handler.call_on_route(request, self) };
+    fn contained(self, handler: &dyn Handler) -> Response {
+        let Some(panics) = self.panics else { return handler.call_on_route(self) };
         let mut response = None;
-        let call = || response = Some(handler.call_on_route(request, self));
+        let call = || response = Some(handler.call_on_route(self));
         if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
             lock(panics).push(panic);
         }
@@ -189,7 +225,7 @@ pub struct RouteMatch {
     outer: Vec<Arc<Route>>,
     /// The values of the pattern's parameters, decoded.
     values: Vec<String>,
-    /// None: the server's limits. Boxed, because few routes have rules and each match is copied several times.
+    /// None: the server's limits. Boxed, because few routes have rules.
     rules: Option<Box<RouteRules>>,
     /// The answer in place of the handler's: 404, 405, 413 ... Wrappers see it as they see the handler's.
     refusal: Option<Box<Response>>,
@@ -213,10 +249,6 @@ enum Guards {
 }
 
 impl RouteMatch {
-    pub(crate) fn refused(response: Response) -> RouteMatch {
-        RouteMatch { refusal: Some(Box::new(response)), ..RouteMatch::default() }
-    }
-
     /// Sets the answer in place of the handler's.
     pub(crate) fn refuse(&mut self, response: Response) {
         self.refusal = Some(Box::new(response));
@@ -334,8 +366,7 @@ impl RouteMatch {
         }
     }
 
-    /// Attaches the route that matched to the request. Once guards were asked, that is done, except for the mark of the
-    /// body, which they have not seen.
+    /// Attaches the route that matched to the request. Once guards were asked, that is done.
     #[inline]
     pub(crate) fn attach(&mut self, request: &mut Request) {
         match &self.route {

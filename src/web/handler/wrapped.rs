@@ -9,7 +9,7 @@ use std::fmt;
 use http::Method;
 
 use super::Handler;
-use super::routes::{Call, GuardWalk, RouteMatch, Routes, Seal, call_by_hand, find_route, verify};
+use super::routes::{Call, GuardWalk, RouteMatch, Routes, Seal, add_route, call_by_hand, verify};
 use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
@@ -160,7 +160,7 @@ impl Next<'_> {
     /// Calls the handler. If that panics, the server logs and counts it, and this returns a 500. In a test without a
     /// server the panic unwinds.
     pub fn call(self, request: Request) -> Response {
-        self.call.contained(self.handler, request)
+        self.call.with_request(self.handler, request)
     }
 }
 
@@ -191,19 +191,18 @@ impl<H: Handler, W: Wrapper> Handler for Wrapped<H, W> {
         self.handler.guard_on_route(request, walk)
     }
 
-    fn call_on_route(&self, request: Request, mut call: Call<'_>) -> Response {
+    fn call_on_route(&self, mut call: Call<'_>) -> Response {
         match call.pass_wrapper() {
-            Some(answer) => answer,
-            None => self.wrapper.call(request, Next { handler: &self.handler, call }),
+            Some(request) => self.wrapper.call(request, Next { handler: &self.handler, call }),
+            None => call.refused(),
         }
     }
 }
 
 impl<H: Handler, W: Wrapper> Routes for Wrapped<H, W> {
-    fn find_route(&self, method: &Method, path: &str) -> RouteMatch {
-        let mut found = find_route(&self.handler, method, path);
+    fn find_route(&self, method: &Method, path: &str, found: &mut RouteMatch) {
+        add_route(&self.handler, method, path, found);
         found.add_wrapper();
-        found
     }
 
     fn verify(&self) -> Result<(), String> {
@@ -227,7 +226,7 @@ mod tests {
 
     use http::StatusCode;
 
-    use super::super::routes::{Panics, answer};
+    use super::super::routes::{Panics, answer, find_route};
     use super::*;
     use crate::web::response::{ResponseExt, plain};
     use crate::{Body, RequestExt, Router};
@@ -259,7 +258,7 @@ mod tests {
             found.refuse(plain(status));
         }
         let panics = Panics::default();
-        let response = answer(handler, request, &mut found, &panics);
+        let response = answer(handler, &mut Some(request), &mut found, &panics);
         (shown(response), panics.into_inner().unwrap().len())
     }
 
@@ -365,7 +364,7 @@ mod tests {
             ("500 500 Internal Server Error route 1".to_owned(), 1)
         );
         let caught = Panics::default();
-        let response = answer(&panics, request("GET /"), &mut RouteMatch::default(), &caught);
+        let response = answer(&panics, &mut Some(request("GET /")), &mut RouteMatch::default(), &caught);
         assert_eq!(shown(response), "500 500 Internal Server Error\n");
         assert_eq!(caught.into_inner().unwrap()[0].downcast_ref::<&str>(), Some(&"as the test wants it"));
         let alone = catch_unwind(AssertUnwindSafe(|| handler.call(request("GET /"))));

@@ -15,8 +15,8 @@ pub(crate) use self::path_set::PathSet;
 use self::pattern::{ParsedPattern, malformed};
 use crate::base::percent::{decoded_text, normal_path};
 use crate::web::handler::{
-    Call, EarlyResponse, GuardWalk, Handler, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal,
-    call_by_hand, find_route, verify,
+    Call, EarlyResponse, GuardWalk, Handler, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal, add_route,
+    call_by_hand, verify,
 };
 use crate::web::response::{ResponseExt, plain};
 use crate::{Request, Response};
@@ -358,47 +358,59 @@ impl Handler for Router {
         }
     }
 
-    fn call_on_route(&self, request: Request, call: Call<'_>) -> Response {
+    fn call_on_route(&self, mut call: Call<'_>) -> Response {
         match call.next_route() {
-            Ok((route, call)) => route.handler.call_on_route(request, call),
-            Err(call) => call.into_refusal().map_or_else(|| plain(StatusCode::NOT_FOUND), |refusal| *refusal),
+            Some(route) => route.handler.call_on_route(call),
+            None => call.refused(),
         }
     }
 }
 
 impl Routes for Router {
-    fn find_route(&self, method: &Method, path: &str) -> RouteMatch {
+    fn find_route(&self, method: &Method, path: &str, found: &mut RouteMatch) {
         if *method == Method::CONNECT {
             // A 2xx would open a tunnel.
-            return refused(StatusCode::NOT_IMPLEMENTED);
+            return found.refuse(plain(StatusCode::NOT_IMPLEMENTED));
         }
         // What follows a prefix may be empty.
         let path = if path.is_empty() { "/" } else { path };
         let Some(normal) = normal_path(path) else {
-            return refused(StatusCode::BAD_REQUEST);
+            return found.refuse(plain(StatusCode::BAD_REQUEST));
         };
         let hit = self.tree.at(&normal).ok();
         if let Some((known, hit)) = hit.and_then(|hit| Some((self.paths.get(*hit.value)?, hit))) {
             return match known.route(method) {
                 Some(route) => match values(route, &hit.params) {
-                    None => refused(StatusCode::BAD_REQUEST),
+                    None => found.refuse(plain(StatusCode::BAD_REQUEST)),
                     Some(values) if known.is_nest() => {
-                        nested(route, method, &normal, below(&normal, &hit.params), values)
+                        let below = below(&normal, &hit.params);
+                        add_route(&*route.handler, method, normal.get(below..).unwrap_or_default(), found);
+                        found.add_nest(route, values, below);
                     }
-                    Some(values) => found(route, method, path, values),
+                    Some(values) => {
+                        add_route(&*route.handler, method, path, found);
+                        found.add_outer(route, values);
+                    }
                 },
-                None if *method == Method::OPTIONS => allowing(StatusCode::NO_CONTENT, &known.allow),
-                None if self.knows(method) => allowing(StatusCode::METHOD_NOT_ALLOWED, &known.allow),
-                None => refused(StatusCode::NOT_IMPLEMENTED),
+                None if *method == Method::OPTIONS => {
+                    found.refuse(allowing(StatusCode::NO_CONTENT, &known.allow));
+                }
+                None if self.knows(method) => {
+                    found.refuse(allowing(StatusCode::METHOD_NOT_ALLOWED, &known.allow));
+                }
+                None => found.refuse(plain(StatusCode::NOT_IMPLEMENTED)),
             };
         }
         if normal == "*" && *method == Method::OPTIONS {
-            return allowing(StatusCode::NO_CONTENT, &allow(self.paths.iter().flat_map(|path| &path.routes)));
+            let all = self.paths.iter().flat_map(|path| &path.routes);
+            return found.refuse(allowing(StatusCode::NO_CONTENT, &allow(all)));
         }
         if let Some(route) = self.fallback.as_ref().filter(|_| normal.starts_with('/')) {
-            return found(route, method, path, Vec::new());
+            add_route(&*route.handler, method, path, found);
+            return found.add_outer(route, Vec::new());
         }
-        refused(if self.knows(method) { StatusCode::NOT_FOUND } else { StatusCode::NOT_IMPLEMENTED })
+        let status = if self.knows(method) { StatusCode::NOT_FOUND } else { StatusCode::NOT_IMPLEMENTED };
+        found.refuse(plain(status));
     }
 
     fn verify(&self) -> Result<(), String> {
@@ -439,6 +451,9 @@ impl Path {
 /// The parameters' values, decoded. None if one is not UTF-8.
 fn values(route: &Route, params: &Params<'_, '_>) -> Option<Vec<String>> {
     let names = route.pattern().names.len();
+    if names == 0 {
+        return Some(Vec::new());
+    }
     // Without what follows the prefix of a nested handler.
     let raw = params.iter().take(names);
     let mut values: Vec<String> = raw.map(|(_, raw)| decoded_text(raw)).collect::<Option<_>>()?;
@@ -452,20 +467,6 @@ fn below(normal: &str, params: &Params<'_, '_>) -> usize {
     let rest = params.get("+").map_or(0, str::len);
     let slash = if rest > 0 || normal.ends_with('/') { 1 } else { 0 };
     normal.len().saturating_sub(rest).saturating_sub(slash)
-}
-
-/// What a nested handler finds for the path below its prefix, and the route.
-fn nested(route: &Arc<Route>, method: &Method, path: &str, below: usize, values: Vec<String>) -> RouteMatch {
-    let mut found = find_route(&*route.handler, method, path.get(below..).unwrap_or_default());
-    found.add_nest(route, values, below);
-    found
-}
-
-/// The match of a route's handler, which may be a router or have limits, with this route added.
-fn found(route: &Arc<Route>, method: &Method, path: &str, values: Vec<String>) -> RouteMatch {
-    let mut found = find_route(&*route.handler, method, path);
-    found.add_outer(route, values);
-    found
 }
 
 /// A route as its author would name it: what was called, and the pattern.
@@ -489,13 +490,9 @@ impl fmt::Display for Label<'_> {
     }
 }
 
-fn refused(status: StatusCode) -> RouteMatch {
-    RouteMatch::refused(plain(status))
-}
-
-fn allowing(status: StatusCode, allow: &HeaderValue) -> RouteMatch {
+fn allowing(status: StatusCode, allow: &HeaderValue) -> Response {
     let response = if status == StatusCode::NO_CONTENT { Response::default() } else { plain(status) };
-    RouteMatch::refused(response.with_status(status).with_header(ALLOW, allow.clone()))
+    response.with_status(status).with_header(ALLOW, allow.clone())
 }
 
 /// The methods HTTP defines and a path can have (RFC 9110 §9, RFC 5789).
