@@ -19,10 +19,11 @@
 //! Open it in two windows. An upgrade closes all WebSockets with 1001 (going away), and the page reconnects to the new
 //! process.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use heirloom::broadcast::{Broadcast, Overflow};
 use heirloom::prelude::*;
-use heirloom::websocket::{Message, WebSocket, WebSocketSender};
+use heirloom::websocket::{Message, WebSocket};
 
 const PAGE: &str = r#"<!doctype html>
 <title>Chat</title>
@@ -58,65 +59,35 @@ document.getElementById("form").onsubmit = (event) => {
 fn main() -> Result<(), heirloom::Error> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8001".to_owned());
-    let room = Arc::new(Room::default());
+    // A client that does not keep up is closed.
+    let room = Broadcast::new(100).overflow(Overflow::Disconnect);
     let router = Router::new()
         .get("/", |_: Request| Html(PAGE))
-        .get("/chat", move |req: Request| chat(&req, Arc::clone(&room)));
+        .get("/chat", move |req: Request| chat(&req, room.clone()));
     log::info!("pid {}", std::process::id());
     Server::new(router).listen(listen).serve()
 }
 
-fn chat(req: &Request, room: Arc<Room>) -> Response {
+fn chat(req: &Request, room: Broadcast<String>) -> Response {
+    static GUESTS: AtomicU64 = AtomicU64::new(1);
     WebSocket::upgrade(req).speak(move |socket| {
-        let name = room.enter(socket.sender());
-        // Removed however it ends.
+        let name = format!("guest {}", GUESTS.fetch_add(1, Ordering::Relaxed));
+        let membership = room.attach(socket.sender());
+        room.send(format!("{name} is here"));
         let outcome = talk(socket, &room, &name);
-        room.say(&format!("{name} has left"));
+        // However it ends.
+        drop(membership);
+        room.send(format!("{name} has left"));
         outcome
     })
 }
 
-fn talk(socket: &mut WebSocket, room: &Room, name: &str) -> std::io::Result<()> {
+fn talk(socket: &mut WebSocket, room: &Broadcast<String>, name: &str) -> std::io::Result<()> {
     while let Some(message) = socket.read()? {
         match message {
-            Message::Text(text) => room.say(&format!("{name}: {text}")),
+            Message::Text(text) => room.send(format!("{name}: {text}")),
             Message::Binary(_) => return socket.close(1003, "only text is understood here"),
-        }
+        };
     }
     Ok(())
-}
-
-/// The connected clients.
-#[derive(Default)]
-struct Room(Mutex<Guests>);
-
-#[derive(Default)]
-struct Guests {
-    senders: Vec<WebSocketSender>,
-    so_far: u64,
-}
-
-impl Room {
-    fn enter(&self, sender: WebSocketSender) -> String {
-        let name = {
-            let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            guests.senders.push(sender);
-            guests.so_far += 1;
-            format!("guest {}", guests.so_far)
-        };
-        self.say(&format!("{name} is here"));
-        name
-    }
-
-    /// Sends to all clients. Disconnected ones are removed, and those that do not keep up are closed.
-    fn say(&self, text: &str) {
-        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        guests.senders.retain(|sender| {
-            let sent = sender.try_send(text).is_ok();
-            if !sent {
-                let _ = sender.close(1008, "too slow");
-            }
-            sent
-        });
-    }
 }

@@ -255,7 +255,8 @@
 //! ```
 //!
 //! `ServeDir` and `ServeFile` (feature `files`) serve directories and files, [`sse::response`] sends events to browsers,
-//! `WebSocket` (feature `websocket`) speaks RFC 6455, and [`Body::upgrade`] other protocols. A handler that reads the request
+//! `WebSocket` (feature `websocket`) speaks RFC 6455, [`Body::upgrade`] other protocols, and a
+//! [`broadcast::Broadcast`] sends to many clients. A handler that reads the request
 //! body while it arrives is wrapped in [`streaming`].
 //!
 //! # The lifecycle
@@ -442,7 +443,7 @@ pub use web::router::Router;
 pub use web::session;
 #[cfg(feature = "websocket")]
 pub use web::websocket;
-pub use web::{error_pages, sse, upgrade, wrap};
+pub use web::{broadcast, error_pages, sse, upgrade, wrap};
 
 /// The routes of the admin listener, for use in another router.
 pub mod admin {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::base::sync::lock;
@@ -71,17 +71,31 @@ pub(crate) struct PhaseWatch {
     shared: Arc<PhaseState>,
 }
 
-#[derive(Debug)]
 struct PhaseState {
     phase: AtomicU8,
-    lock: Mutex<()>,
+    /// What a drain wakes. The lock orders changes of the phase and waits for them.
+    wakers: Mutex<Vec<Weak<dyn WakeAtDrain>>>,
     changed: Condvar,
+}
+
+/// Something whose threads wait elsewhere than in [`PhaseWatch::wait_draining`].
+pub(crate) trait WakeAtDrain: Send + Sync {
+    /// Called when the process drains; the phase says so already. Must not wait.
+    fn wake(&self);
+}
+
+impl fmt::Debug for PhaseState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PhaseState").field("phase", &self.phase).finish_non_exhaustive()
+    }
 }
 
 impl PhaseWatch {
     pub(crate) fn new() -> PhaseWatch {
         let phase = AtomicU8::new(Phase::Starting as u8);
-        PhaseWatch { shared: Arc::new(PhaseState { phase, lock: Mutex::new(()), changed: Condvar::new() }) }
+        PhaseWatch {
+            shared: Arc::new(PhaseState { phase, wakers: Mutex::default(), changed: Condvar::new() }),
+        }
     }
 
     #[expect(clippy::indexing_slicing, reason = "what is stored is a Phase")]
@@ -91,9 +105,27 @@ impl PhaseWatch {
 
     pub(crate) fn set(&self, phase: Phase) {
         // The lock orders the store before a waiter's check or after its wait: no wake-up is lost.
-        let _lock = lock(&self.shared.lock);
+        let mut lock = lock(&self.shared.wakers);
         self.shared.phase.store(phase as u8, Ordering::Release);
         self.shared.changed.notify_all();
+        let wakers = if phase.is_draining() { std::mem::take(&mut *lock) } else { Vec::new() };
+        // They have locks of their own.
+        drop(lock);
+        wakers.iter().filter_map(Weak::upgrade).for_each(|waker| waker.wake());
+    }
+
+    /// Calls `waker` once when the process drains. One that comes later than that is not called.
+    pub(crate) fn wake_at_drain(&self, waker: Weak<dyn WakeAtDrain>) {
+        let mut wakers = lock(&self.shared.wakers);
+        wakers.retain(|waker| waker.strong_count() > 0);
+        if !self.get().is_draining() {
+            wakers.push(waker);
+        }
+    }
+
+    /// Whether both show the phase of the same server.
+    pub(crate) fn is_same(&self, other: &PhaseWatch) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// Sets [`Phase::Exited`] when the result is dropped. For the thread of the control loop.
@@ -109,7 +141,7 @@ impl PhaseWatch {
 
     /// Waits until the process has started: it serves, or it has ended.
     pub(crate) fn wait_started(&self) {
-        let mut lock = lock(&self.shared.lock);
+        let mut lock = lock(&self.shared.wakers);
         while self.get() == Phase::Starting {
             lock = self.shared.changed.wait(lock).unwrap_or_else(PoisonError::into_inner);
         }
@@ -118,7 +150,7 @@ impl PhaseWatch {
     /// Waits until the process drains, for `timeout` at most.
     pub(crate) fn wait_draining(&self, timeout: Duration) -> Waited {
         let deadline = Instant::now().checked_add(timeout);
-        let mut lock = lock(&self.shared.lock);
+        let mut lock = lock(&self.shared.wakers);
         while !self.get().is_draining() {
             let left =
                 deadline.map_or(Duration::from_secs(3600), |d| d.saturating_duration_since(Instant::now()));

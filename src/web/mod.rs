@@ -1,6 +1,7 @@
 //! The parts that a program uses: requests, responses, handlers, routes, and features on top of them that many programs need.
 
 pub(crate) mod body;
+pub mod broadcast;
 pub(crate) mod client;
 pub(crate) mod coding;
 pub(crate) mod conditional;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
@@ -9,6 +10,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use crate::base::phase::{Drain, Waited};
 use crate::net::conn_info::ClientWatch;
 use crate::web::body::Body;
+use crate::web::broadcast::Subscriber;
 use crate::web::request::RequestExt;
 use crate::web::response::IntoResponse;
 use crate::{Request, Response};
@@ -204,7 +206,7 @@ impl EventWriter<'_> {
         let deadline = Instant::now().checked_add(time);
         loop {
             if self.client.is_gone() {
-                return Err(io::Error::new(ErrorKind::BrokenPipe, "the client is gone"));
+                return Err(gone());
             }
             let now = Instant::now();
             let left = deadline.map_or(KEEP_ALIVE, |deadline| deadline.saturating_duration_since(now));
@@ -218,6 +220,35 @@ impl EventWriter<'_> {
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(Waited::TimedOut);
+            }
+        }
+    }
+
+    /// Sends the values of a [`Broadcast`](crate::broadcast::Broadcast), each as the event that `event` makes of it, until the
+    /// process drains or the hub is gone. Meanwhile the client gets a comment every 15 s. Values that a slow client has
+    /// lost are left out.
+    ///
+    /// # Errors
+    /// As [`send`](EventWriter::send), and `ConnectionAborted` if the client was too slow for the hub
+    /// ([`Overflow::Disconnect`](crate::broadcast::Overflow::Disconnect)): the client sees a stream that is cut, and reconnects.
+    pub fn follow<T>(
+        &mut self,
+        mut values: Subscriber<T>,
+        mut event: impl FnMut(T) -> Event,
+    ) -> io::Result<()> {
+        loop {
+            let quiet = KEEP_ALIVE.saturating_sub(self.wrote.elapsed());
+            let value = values.recv_timeout(quiet);
+            // The values before a drain are still sent.
+            self.notified |= self.drain.is_draining();
+            match value {
+                Ok(value) => self.send(&event(value))?,
+                Err(RecvTimeoutError::Timeout) if self.client.is_gone() => return Err(gone()),
+                Err(RecvTimeoutError::Timeout) => self.comment("")?,
+                Err(RecvTimeoutError::Disconnected) if values.is_too_slow() => {
+                    return Err(io::Error::new(ErrorKind::ConnectionAborted, "the client is too slow"));
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
     }
@@ -245,6 +276,10 @@ impl fmt::Debug for EventWriter<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventWriter").field("last_id", &self.last_id).finish_non_exhaustive()
     }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(ErrorKind::BrokenPipe, "the client is gone")
 }
 
 /// CR, LF and CRLF end a line; an empty string is one line.

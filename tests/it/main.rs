@@ -7,6 +7,7 @@ mod property;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod broadcast;
 mod client_info;
 #[cfg(feature = "sessions")]
 mod cookie_sessions;

@@ -7,6 +7,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use heirloom::RunningServer;
+use heirloom::broadcast::{Broadcast, Overflow};
 use heirloom::prelude::*;
 use heirloom::websocket::{Message, WebSocket, WebSocketOptions, WebSocketSender};
 
@@ -693,4 +694,81 @@ fn messages_can_be_looked_at() {
     let (text, bytes): (Message, Message) = ("a".into(), vec![1, 2].into());
     assert_eq!((text.as_text(), text.as_bytes()), (Some("a"), &b"a"[..]));
     assert_eq!((bytes.as_text(), bytes.as_bytes()), (None, &[1, 2][..]));
+}
+
+/// A server whose sockets are members of a hub, and say there what they read.
+fn room(options: WebSocketOptions, hub: &Broadcast<String>) -> Scene {
+    let hub = hub.clone();
+    Scene::serving(move |req, report| {
+        let hub = hub.clone();
+        WebSocket::upgrade(req).options(options.clone()).speak(move |socket| {
+            let _member = hub.attach(socket.sender());
+            while let Some(message) = socket.read()? {
+                hub.send(message.as_text().unwrap_or_default().to_owned());
+            }
+            report.send(format!("{:?}", socket.closed_with())).unwrap();
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn all_members_of_a_hub_get_each_message() {
+    let hub = Broadcast::new(1);
+    let scene = room(WebSocketOptions::new(), &hub);
+    let mut ann = scene.client();
+    eventually("the first is in", || hub.len() == 1);
+    let mut bob = scene.client();
+    eventually("both are in", || hub.len() == 2);
+    // More than its capacity: a WebSocket has a queue of its own.
+    for text in ["one", "two", "three"] {
+        ann.send(frame(FIN | TEXT, text));
+    }
+    for text in ["one", "two", "three"] {
+        expect(&mut ann, TEXT, text);
+        expect(&mut bob, TEXT, text);
+    }
+    bob.send(frame(FIN | CLOSE, 1000_u16.to_be_bytes()));
+    expect(&mut bob, CLOSE, 1000_u16.to_be_bytes());
+    scene.expect_report("Some((1000, \"\"))");
+    eventually("it has left", || hub.len() == 1);
+    assert_eq!(hub.send("four".into()), 1);
+    expect(&mut ann, TEXT, "four");
+    scene.running.handle().shutdown();
+    let (opcode, said) = receive(&mut ann);
+    assert_eq!((opcode, said.get(..2)), (CLOSE, Some(&1001_u16.to_be_bytes()[..])));
+    assert_eq!(hub.send("five".into()), 0);
+}
+
+#[test]
+fn a_slow_member_of_a_hub_loses_messages_or_is_closed() {
+    const EACH: usize = 100_000;
+    for overflow in [Overflow::DropOldest, Overflow::Disconnect] {
+        let hub = Broadcast::new(1).overflow(overflow);
+        let scene = room(WebSocketOptions::new().unsent_bytes(64 << 10), &hub);
+        let mut slow = open(Client::narrow(scene.address()));
+        eventually("it is in", || hub.len() == 1);
+        let mut sent = 0;
+        while hub.send("x".repeat(EACH)) == 1 {
+            sent += 1;
+        }
+        assert_eq!(hub.len(), usize::from(overflow == Overflow::DropOldest));
+        for _ in 0..sent {
+            assert_eq!(receive(&mut slow).1.len(), EACH);
+        }
+        match overflow {
+            Overflow::DropOldest => {
+                // Its queue is empty now.
+                eventually("it gets messages again", || hub.send("again".into()) == 1);
+                expect(&mut slow, TEXT, "again");
+            }
+            Overflow::Disconnect => {
+                let (opcode, said) = receive(&mut slow);
+                assert_eq!(
+                    (opcode, &*said),
+                    (CLOSE, &[&1008_u16.to_be_bytes()[..], b"too slow"].concat()[..])
+                );
+            }
+        }
+    }
 }

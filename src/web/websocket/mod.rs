@@ -23,6 +23,7 @@ use crate::base::log::debug;
 use crate::base::sync::lock;
 use crate::net::conn_info::ConnInfo;
 use crate::web::body::Body;
+use crate::web::broadcast::{Broadcast, Overflow, Subscription, Taken};
 use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
 use crate::{Request, Response};
 use handshake::HandshakeRequest;
@@ -503,6 +504,46 @@ impl WebSocketSender {
     fn shared(&self) -> io::Result<Arc<WebSocketSession>> {
         let closed = || io::Error::new(ErrorKind::BrokenPipe, "the WebSocket is closed");
         self.shared.upgrade().ok_or_else(closed)
+    }
+}
+
+impl<T: Clone + Into<Message> + Send + 'static> Broadcast<T> {
+    /// Sends each value to a WebSocket too, until the result is dropped or the WebSocket is closed. Its queue is the bytes that
+    /// the client has not read ([`WebSocketOptions::unsent_bytes`]); what that does not take is lost, or closes the WebSocket
+    /// ([`Overflow`]). At a drain the WebSocket itself is closed. A feature: `websocket`.
+    ///
+    /// ```
+    /// use heirloom::broadcast::Broadcast;
+    /// use heirloom::prelude::*;
+    /// use heirloom::websocket::{Message, WebSocket};
+    ///
+    /// /// Each client gets what any client says.
+    /// fn chat(req: Request, room: Broadcast<String>) -> Response {
+    ///     WebSocket::upgrade(&req).speak(move |socket| {
+    ///         let _member = room.attach(socket.sender());
+    ///         while let Some(message) = socket.read()? {
+    ///             if let Message::Text(text) = message {
+    ///                 room.send(text);
+    ///             }
+    ///         }
+    ///         Ok(())
+    ///     })
+    /// }
+    /// let room = Broadcast::new(100);
+    /// let router = Router::new().get("/chat", move |req: Request| chat(req, room.clone()));
+    /// # router.check().unwrap();
+    /// ```
+    pub fn attach(&self, sender: WebSocketSender) -> Subscription {
+        let overflow = self.overflow_policy();
+        self.subscribe_by(move |value| match sender.try_send(value) {
+            Ok(()) => Taken::Yes,
+            Err(e) if e.kind() == ErrorKind::WouldBlock && overflow == Overflow::DropOldest => Taken::Lost,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                let _ = sender.close(CloseCode::Policy.into(), "too slow");
+                Taken::Ended
+            }
+            Err(_) => Taken::Ended,
+        })
     }
 }
 

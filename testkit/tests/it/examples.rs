@@ -59,6 +59,7 @@ const AT_ONCE: usize = 4;
 const PROMISED: &[&str] = &[
     "admin",
     "behind_proxy",
+    "broadcast",
     "config_reload",
     "deadlines",
     "embed",
