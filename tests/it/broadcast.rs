@@ -26,7 +26,7 @@ impl Scene {
             let (news, ended) = (followed.subscribe(&req), Arc::clone(&ended));
             sse::response(&req, move |events| {
                 let outcome = events.follow(news, Event::data);
-                ended.lock().unwrap().push(outcome.as_ref().map(|()| ()).map_err(|e| e.kind()));
+                ended.lock().unwrap().push(outcome.as_ref().copied().map_err(std::io::Error::kind));
                 outcome
             })
         });
