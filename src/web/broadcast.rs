@@ -87,6 +87,7 @@ enum Outlet<T> {
 pub(crate) enum Taken {
     Yes,
     /// There was no room for it.
+    #[cfg_attr(not(feature = "websocket"), expect(dead_code, reason = "for WebSockets"))]
     Lost,
     /// The subscriber has ended.
     Ended,
