@@ -385,17 +385,16 @@ impl<T> fmt::Debug for Subscriber<T> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::base::phase::Phase;
     use crate::net::conn_info::ConnInfo;
-    use crate::web::body::{Body, BodyKind};
 
     /// A request to a process with this phase.
     fn request(phase: &PhaseWatch) -> Request {
         let conn_info = Arc::new(ConnInfo::new(None, phase.clone(), 1));
-        Request::new(Body::received(BodyKind::Empty, conn_info, Bytes::new()))
+        let mut request = Request::default();
+        request.body_mut().set_conn_info(conn_info);
+        request
     }
 
     fn all_now<T>(subscriber: &mut Subscriber<T>) -> Vec<T> {
