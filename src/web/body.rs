@@ -285,6 +285,16 @@ impl Body {
         self.conn_info = Some(conn_info);
     }
 
+    /// A source of unknown length ends with an error after `limit` bytes, unless that is its end.
+    pub(crate) fn bound(&mut self, limit: u64) {
+        self.kind = match self.take_kind() {
+            BodyKind::Source { source, left: None } => {
+                BodyKind::Source { source: Box::new(Bounded { source, left: limit }), left: None }
+            }
+            other => other,
+        };
+    }
+
     pub(crate) fn head(&self) -> &[u8] {
         &self.head
     }
@@ -329,6 +339,23 @@ impl Body {
 
     pub(crate) fn into_kind(self) -> BodyKind {
         self.kind
+    }
+}
+
+/// A source with a limit.
+struct Bounded {
+    source: Box<dyn Read + Send>,
+    left: u64,
+}
+
+impl Read for Bounded {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.source.read(buf)?;
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        let beyond = || BodyError { status, reason: "the body is longer than its limit" };
+        let left = self.left.checked_sub(n as u64);
+        self.left = left.ok_or_else(|| io::Error::new(ErrorKind::FileTooLarge, beyond()))?;
+        Ok(n)
     }
 }
 

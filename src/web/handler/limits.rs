@@ -136,7 +136,8 @@ pub fn streaming(handler: impl Handler) -> impl Handler {
 /// ```
 /// use heirloom::prelude::*;
 /// let router = Router::new().post("/note", max_body(1_000, |mut req: Request| req.text()));
-/// # router.check().unwrap();
+/// let status = |len| router.call(http::Request::post("/note").body("x".repeat(len).into()).unwrap()).status();
+/// assert_eq!((status(1_000), status(1_001)), (StatusCode::OK, StatusCode::PAYLOAD_TOO_LARGE));
 /// ```
 pub fn max_body(bytes: u64, handler: impl Handler) -> impl Handler {
     limited(RouteLimits::new().body_bytes(bytes), handler)
@@ -247,6 +248,31 @@ impl<H: Handler> Routes for Ruled<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RequestExt;
+
+    #[test]
+    fn the_body_of_a_request_without_a_server_is_limited() {
+        let routed = |handler| {
+            let inner = crate::Router::new().post("/nested", max_body(20, streaming(handler)));
+            crate::Router::new().nest("/deep", inner).post("/own", handler)
+        };
+        let router = max_body(10, routed(|mut req: Request| req.text()));
+        let sent = |path: &str, len: usize, is_known: bool| {
+            let text = "x".repeat(len);
+            let body = match is_known {
+                true => crate::Body::from(text),
+                false => crate::Body::from_reader(std::io::Cursor::new(text)),
+            };
+            router.call(http::Request::post(path).body(body).unwrap()).status().as_u16()
+        };
+        for is_known in [true, false] {
+            for (path, limit) in [("/own", 10), ("/deep/nested", 20)] {
+                assert_eq!(sent(path, limit, is_known), 200, "{path} {is_known}");
+                assert_eq!(sent(path, limit + 1, is_known), 413, "{path} {is_known}");
+            }
+            assert_eq!(sent("/nothing", 11, is_known), 404);
+        }
+    }
 
     #[test]
     fn zeros_that_refuse_every_client_are_errors() {

@@ -54,7 +54,9 @@ pub use wrapped::{EarlyResponse, Guard, Next, Wrapped, Wrapper};
 /// assert_eq!(routes().call(request.unwrap()).status(), StatusCode::METHOD_NOT_ALLOWED);
 /// ```
 ///
-/// Limits, timeouts and what is on the wire are a server's: for those see [`Server::spawn`](crate::Server::spawn).
+/// The limit of a route ([`max_body`]) applies to such a request, too: 413. The server's
+/// [`Limits::body_bytes`](crate::Limits::body_bytes), other limits, timeouts and what is on the wire **don't, because there is
+/// no server**: for those see [`Server::spawn`](crate::Server::spawn).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
     label = "not a function from `Request` to a type that implements `IntoResponse`",

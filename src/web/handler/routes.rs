@@ -73,6 +73,7 @@ pub(crate) fn verify(handler: &dyn Handler) -> Result<(), String> {
 pub(crate) fn call_by_hand(routes: &dyn Routes, mut request: Request) -> Response {
     let mut found = RouteMatch::default();
     routes.find_route(request.method(), request.uri().path(), &mut found);
+    found.bound_body(&mut request);
     found.attach(&mut request);
     found.ask_guards(routes, &mut request, None);
     if let Some(deadline) = found.deadline() {
@@ -252,6 +253,16 @@ impl RouteMatch {
     /// Sets the answer in place of the handler's.
     pub(crate) fn refuse(&mut self, response: Response) {
         self.refusal = Some(Box::new(response));
+    }
+
+    /// Applies the route's limit to a body that no server has received.
+    fn bound_body(&mut self, request: &mut Request) {
+        let Some(limit) = self.rules().limits.body_bytes.filter(|_| !self.is_refused()) else { return };
+        match request.body().len() {
+            Some(len) if len > limit => self.refuse(plain(StatusCode::PAYLOAD_TOO_LARGE)),
+            Some(_) => {}
+            None => request.body_mut().bound(limit),
+        }
     }
 
     /// Notes that there is a wrapper on the route.
