@@ -64,6 +64,8 @@ pub(crate) struct AboveConfig {
     pub(crate) supervise: bool,
     pub(crate) store_listeners: bool,
     pub(crate) drain_without_main: Duration,
+    /// How long it waits for a stop, if that is known.
+    pub(crate) stop_timeout: Option<Duration>,
 }
 
 type BeforeReady = Box<dyn FnOnce() -> Result<(), String> + Send>;
@@ -85,6 +87,7 @@ impl ProcessConfig {
                 supervise: false,
                 store_listeners: false,
                 drain_without_main: WITHOUT_MAIN,
+                stop_timeout: None,
             },
             before_ready: Vec::new(),
             hooks: Hooks::default(),
@@ -176,6 +179,15 @@ impl ProcessConfig {
     /// systemd restarts the service only when every process of it has ended. Default: 5 s.
     pub fn drain_without_main(mut self, time: Duration) -> ProcessConfig {
         self.above.drain_without_main = time;
+        self
+    }
+
+    /// Declares how long the supervisor waits between TERM and SIGKILL: `stop_grace_period` of Docker Compose,
+    /// `terminationGracePeriodSeconds` of Kubernetes, `stopwaitsecs` of supervisord. If a stop may take as long
+    /// ([`Timeouts::drain`](crate::Timeouts::drain) and [`lame_duck`](crate::Timeouts::lame_duck)), the log has a warning at the
+    /// start. Nothing else depends on it. Default: not known, and in a container its default is compared.
+    pub fn stop_timeout(mut self, time: Duration) -> ProcessConfig {
+        self.above.stop_timeout = Some(time);
         self
     }
 

@@ -37,6 +37,7 @@ use crate::process::handover::{Hello, Message, Owner, Passed, VERSION, original_
 use crate::process::hooks::Runner;
 use crate::process::signals::{self, SignalContext, SignalThread};
 use crate::process::state::{Event, State, Terms};
+use crate::process::stop_timeout;
 use crate::process::supervise;
 use crate::process::supervise::link::Link;
 use crate::process::supervise::message::SupervisorMessage;
@@ -121,6 +122,7 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
     }
     let mut facts = facts(&process.above, predecessor, &activated, supervisor);
     (facts.nohup, facts.terminal, facts.program) = (context.nohup, context.terminal.clone(), Some(program));
+    warn_of_short_stop(&launch.timeouts, &process.above, &facts);
 
     let (actions, signal_hooks) = (process.signals, std::mem::take(&mut process.signal_hooks));
     let installed = signals::install(&blocked).map_err(Error::system("can't handle signals"));
@@ -179,6 +181,15 @@ fn facts(
     let manager = Manager::found(generation, heir, store, supervisor.as_ref().map(Link::sender));
     let under_any_parent = above.under_any_parent;
     Facts { generation, surroundings, under_any_parent, manager, supervisor, ..Facts::default() }
+}
+
+/// Logs once for the service that a stop may be cut short. A service manager that is notified gives it more time.
+fn warn_of_short_stop(timeouts: &Timeouts, above: &AboveConfig, facts: &Facts) {
+    let longest = timeouts.lame_duck.saturating_add(timeouts.drain);
+    let is_first = facts.generation == 1 && facts.manager.is_none();
+    if is_first {
+        stop_timeout::warn_if_short(longest, above.stop_timeout);
+    }
 }
 
 /// The state of this process on which the meaning of a signal depends.

@@ -10,6 +10,8 @@ use testkit::{Addr, Pid, Proc, Signal, get, skip, unshare, until};
 use crate::TESTKIT;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
+/// A shell that becomes an init that stays.
+const INIT: &str = r#""$0" "$@" & exec sleep 1000 >/dev/null 2>&1"#;
 const OWN_PIDS: [&str; 4] = ["--fork", "--pid", "--kill-child", "--mount-proc"];
 
 /// `words`, then the server with these flags.
@@ -74,8 +76,7 @@ fn below_an_init_that_stays_it_hands_over() {
     let folder = tempfile::tempdir().unwrap();
     let pid_file = folder.path().join("pid");
     let flags = ["--listen", "127.0.0.1:0", "--pid-file", pid_file.to_str().unwrap()];
-    let init = r#""$0" "$@" & exec sleep 1000 >/dev/null 2>&1"#;
-    let server = Proc::start_inside(command(&words, &["sh", "-c", init], &flags));
+    let server = Proc::start_inside(command(&words, &["sh", "-c", INIT], &flags));
     let mut before = server.get("/pid").ok().number();
     for generation in 2..=4 {
         let [serving] = server.alive()[..] else { panic!("{:?}", server.alive()) };
@@ -88,6 +89,22 @@ fn below_an_init_that_stays_it_hands_over() {
         assert_eq!(server.get("/generation").ok().text(), generation.to_string());
         assert_eq!(fs::read_to_string(&pid_file).unwrap(), format!("{now}\n"));
         before = now;
+    }
+}
+
+#[test]
+fn a_drain_longer_than_a_containers_stop_timeout_is_warned_of() {
+    let Some(words) = unshare(&OWN_PIDS) else { return };
+    for (drain, is_warned) in [("60000", true), ("20000", false)] {
+        let flags = ["--listen", "127.0.0.1:0", "--drain-timeout-ms", drain];
+        let mut command = command(&words, &["sh", "-c", INIT], &flags);
+        command.env("KUBERNETES_SERVICE_HOST", "10.0.0.1");
+        let server = Proc::start_inside(command);
+        server.signal_to(server.serving(), Signal::SIGHUP);
+        server.wait_for("end of generation 1");
+        let warnings =
+            server.count("a stop may take 60s, but Kubernetes kills after 30s unless configured otherwise");
+        assert_eq!(warnings, usize::from(is_warned));
     }
 }
 

@@ -12,6 +12,8 @@ use crate::TESTKIT;
 use tempfile::TempDir;
 use testkit::{Exit, Facts, Pid, Proc, Signal, until};
 
+const CTL: &str = env!("CARGO_BIN_EXE_ctl");
+
 /// A server whose next generations have the fault that `set_fault` names.
 struct Bench {
     server: Proc,
@@ -99,6 +101,28 @@ fn the_last_lines_of_one_that_fails_are_in_the_error() {
     assert!(answer.contains(reason), "{answer}");
     // They are where they were written to, as well.
     bench.server.wait_for("  two: \u{1b}[31mred");
+    let ran = Command::new(CTL).arg("upgrade").arg("--control").arg(bench.path("control")).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(!ran.status.success() && said.contains("exited with status 3; it wrote: one | two: "), "{said}");
+}
+
+#[cfg(feature = "systemd")]
+#[test]
+fn systemds_status_has_the_last_lines() {
+    let socket = testkit::NotifySocket::new();
+    let bench = Bench::begin("exec \"$@\"", |mut command| {
+        command.env("NOTIFY_SOCKET", socket.path());
+        Proc::start_command(command)
+    });
+    bench.set_fault("exit-with-words");
+    bench.server.signal(Signal::SIGHUP);
+    socket.next_with("READY=1");
+    let again = socket.next_with("READY=1");
+    let status = again.value("STATUS").unwrap();
+    assert!(
+        status.contains("the last handover failed: child ") && status.contains("; it wrote: one | "),
+        "{status}"
+    );
 }
 
 #[test]
