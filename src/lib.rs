@@ -224,7 +224,8 @@
 //! | 5 | the handler | the same, unless there is a response already |
 //! | 6 | all wrappers, from the innermost to the outermost | the response: the handler's, that of a refusal, the 500 of a panic. A guard's answer is seen by the wrappers around the guard, not by those within |
 //!
-//! [`Router::nest`] gives a wrapped router all paths below a prefix. [`mod@wrap`] has an access log, request ids, passwords, CORS, timing and gzip. Logs are written
+//! [`Router::nest`] gives a wrapped router all paths below a prefix. [`mod@wrap`] has an access log, request ids, passwords, CORS, CSRF checks, redirects
+//! to https, security headers, timing and gzip. Logs are written
 //! through the crate `log`: the program chooses a logger.
 //!
 //! # Files and streams
