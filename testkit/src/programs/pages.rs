@@ -6,6 +6,7 @@ use std::time::Duration;
 use heirloom::prelude::*;
 use heirloom::sse::{self, Event};
 use heirloom::websocket::{Message, WebSocket};
+use heirloom::wrap::Csrf;
 
 use super::{MainResult, start_log};
 
@@ -52,6 +53,37 @@ events.addEventListener("lines", (event) => report("lines " + JSON.stringify(eve
 events.onerror = () => report("reconnecting " + (events.readyState === EventSource.CONNECTING));
 </script>"#;
 
+/// Asks for a change: as a script of this origin, as one of another, and by a form of another.
+const FORGERY: &str = r#"<!doctype html>
+<iframe name="hidden"></iframe>
+<form method="post" enctype="text/plain" target="hidden"><input name="by" value="form of another site"></form>
+<script>
+const change = (origin, by) => fetch(origin + "/change", { method: "POST", mode: "no-cors", body: by });
+const other = location.origin.replace("127.0.0.1", "localhost");
+(async () => {
+  await change(location.origin, "own page");
+  await change(other, "script of another site");
+  document.forms[0].action = other + "/change";
+  document.forms[0].submit();
+})();
+</script>"#;
+
+/// Logs what a browser says of where its request comes from, and the status.
+fn logged(request: Request, next: Next) -> Response {
+    let said = |name| {
+        request
+            .headers()
+            .get(name)
+            .map_or("-".into(), |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    let (site, origin) = (said("sec-fetch-site"), said("origin"));
+    let same =
+        if request.host().is_some_and(|host| origin.ends_with(&*host)) { "the host" } else { "another" };
+    let response = next.call(request);
+    log::info!("CHANGE {} {site}, Origin is of {same}", response.status().as_u16());
+    response
+}
+
 pub(super) fn main(args: &[String]) -> MainResult {
     heirloom::handover::init()?;
     start_log();
@@ -59,6 +91,8 @@ pub(super) fn main(args: &[String]) -> MainResult {
     let router = Router::new()
         .get("/websocket.html", |_: Request| Html(WEBSOCKET))
         .get("/events.html", |_: Request| Html(EVENTS))
+        .get("/forgery.html", |_: Request| Html(FORGERY))
+        .post("/change", (|mut req: Request| req.text()).wrap(Csrf::new()).wrap(logged))
         .get("/generation", |req: Request| ([("cache-control", "no-store")], req.generation().to_string()))
         .get("/ws", |req: Request| {
             WebSocket::upgrade(&req).protocols(&["a"]).speak(|socket| {

@@ -1,4 +1,5 @@
-//! What a real browser sees of WebSockets and of server-sent events, over handovers and a stop.
+//! What a real browser sees of WebSockets and of server-sent events, over handovers and a stop, and what it says of requests
+//! across sites.
 //! Skipped where there is no chromium.
 
 use testkit::{Browser, Proc, Signal, until};
@@ -45,4 +46,13 @@ fn an_event_source_goes_on_in_the_next_generation() {
         server.settled();
     }
     assert_eq!(server.count("REPORT WRONG"), 0, "an event was missed, or came twice");
+}
+
+#[test]
+fn a_page_of_another_site_can_not_change_anything() {
+    let server = pages();
+    let Some(_browser) = open(&server, "forgery.html") else { return };
+    server.wait_for("CHANGE 200 same-origin, Origin is of the host");
+    server.wait_for_nth("CHANGE 403 cross-site, Origin is of another", 2);
+    assert_eq!(server.count("CHANGE "), 3);
 }
