@@ -1,10 +1,10 @@
 //! Facts about a process, from /proc.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::fs;
 use std::time::Duration;
 
+use heirloom_testkit::internal::{descriptors, inode, listening, numbers};
 use nix::unistd::Pid;
 
 use crate::pass;
@@ -35,7 +35,7 @@ impl Facts {
     pub(crate) fn of(pid: Pid) -> Facts {
         let home = format!("/proc/{pid}");
         let text = |file: &str| fs::read_to_string(format!("{home}/{file}")).unwrap_or_default();
-        let fds = descriptors(pid);
+        let fds = descriptors(id(pid));
         let leaks = |fd: i32| {
             let info = text(&format!("fdinfo/{fd}"));
             let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
@@ -54,9 +54,9 @@ impl Facts {
             environ.split(|&byte| byte == 0).filter(of_user).map(<[u8]>::to_vec).collect();
         environ.sort();
 
-        let listening = listening(pid);
+        let listening = listening(id(pid));
         let listeners =
-            fds.values().filter_map(|what| inode(what)).filter(|n| listening.contains(n)).collect();
+            fds.values().filter_map(|what| inode(what)).filter(|n| listening.contains_key(n)).collect();
 
         let resident = text("status");
         let resident = resident.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split(' ').rev().nth(1));
@@ -78,12 +78,6 @@ impl Facts {
         kinds.sort();
         kinds
     }
-}
-
-/// What an epoll instance watches.
-fn targets(fdinfo: &str) -> Vec<i32> {
-    let fd = |line: &str| line.strip_prefix("tfd:")?.split_whitespace().next()?.parse().ok();
-    fdinfo.lines().filter_map(fd).collect()
 }
 
 pub(crate) fn zombies_of(parent: Pid) -> Vec<i32> {
@@ -118,46 +112,12 @@ pub fn expect_calm(pid: Pid) {
     assert!(seconds.any(|ticks| ticks < 5), "it spins");
 }
 
-/// Inodes of the sockets that `pid` waits on. They show which process accepts. The kernel's table of listeners does not:
-/// it also has all connections of the host, and takes seconds to read.
+/// Inodes of the sockets that `pid` waits on.
 pub(crate) fn polled_sockets(pid: Pid) -> BTreeSet<u64> {
-    let fds = descriptors(pid);
-    let pollers = fds.iter().filter(|(_, what)| *what == "anon_inode:[eventpoll]");
-    let info = |fd: &i32| fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
-    let targets = pollers.flat_map(|(fd, _)| targets(&info(fd)));
-    targets.filter_map(|fd| inode(fds.get(&fd)?)).collect()
+    heirloom_testkit::internal::polled_sockets(id(pid))
 }
 
-/// The kind of each descriptor of `pid`.
-fn descriptors(pid: Pid) -> BTreeMap<i32, String> {
-    let link = |fd: i32| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
-    let what = |fd: i32| Some((fd, link(fd)?.to_string_lossy().into_owned()));
-    numbers(&format!("/proc/{pid}/fd")).into_iter().filter_map(what).collect()
-}
-
-/// Entries of a directory that are numbers.
-pub(crate) fn numbers(folder: &str) -> Vec<i32> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-/// The inode of a socket.
-fn inode(what: &str) -> Option<u64> {
-    what.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-}
-
-/// Inodes of all sockets that listen where `pid` runs.
-fn listening(pid: Pid) -> BTreeSet<u64> {
-    let lines = |name: &str| {
-        let table = File::open(format!("/proc/{pid}/net/{name}")).ok();
-        table.into_iter().flat_map(|table| BufReader::new(table).lines().map_while(Result::ok).skip(1))
-    };
-    let field = |line: &str, n: usize| line.split_whitespace().nth(n).map(str::to_owned);
-    // Those that listen come first. All connections of the host follow, which can take half a minute to read.
-    let of_tcp = ["tcp", "tcp6"].into_iter().flat_map(|name| {
-        lines(name).take_while(|line| field(line, 3).as_deref() == Some("0A")).collect::<Vec<_>>()
-    });
-    let of_unix = lines("unix").filter(|line| field(line, 3).as_deref() == Some("00010000"));
-    let tcp_inodes = of_tcp.filter_map(|line| field(&line, 9)?.parse().ok());
-    tcp_inodes.chain(of_unix.filter_map(|line| field(&line, 6)?.parse().ok())).collect()
+/// The number as std has it.
+pub(crate) fn id(pid: Pid) -> u32 {
+    u32::try_from(pid.as_raw()).expect("a process")
 }

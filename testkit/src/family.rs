@@ -2,19 +2,16 @@
 //! pidfds, so that no number is mistaken for a later process.
 
 use std::fs::{self, DirEntry};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use heirloom_testkit::internal::numbers;
+use heirloom_testkit::{Ended, Process};
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
-use crate::facts::numbers;
-use crate::{DEADLINE, pass};
+use crate::DEADLINE;
+use crate::facts::id;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,17 +24,17 @@ pub enum Exit {
 
 #[derive(Debug, Default)]
 pub(crate) struct Family {
-    members: Mutex<Vec<Member>>,
+    members: Mutex<Vec<Process>>,
     /// The process that made the pid namespace of the log's numbers.
     maker: Option<Pid>,
 }
 
-#[derive(Debug)]
-struct Member {
-    pid: Pid,
-    /// None: it was gone before we looked.
-    pidfd: Option<OwnedFd>,
-    exit: Option<Exit>,
+impl From<Ended> for Exit {
+    fn from(ended: Ended) -> Exit {
+        let Ended::With(status) = ended else { return Exit::Untold };
+        let signal = status.signal().and_then(|number| Signal::try_from(number).ok());
+        status.code().map(Exit::Status).or(signal.map(Exit::Killed)).unwrap_or(Exit::Untold)
+    }
 }
 
 impl Family {
@@ -52,16 +49,14 @@ impl Family {
         Family { maker: Some(maker), ..Family::of(maker) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Member>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Process>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn add(&self, pid: Pid) {
         let mut members = self.lock();
-        if members.iter().all(|member| member.pid != pid) {
-            let raw = rustix::process::Pid::from_raw(pid.as_raw()).expect("a pid");
-            let pidfd = pidfd_open(raw, PidfdFlags::empty()).ok();
-            members.push(Member { pid, pidfd, exit: None });
+        if members.iter().all(|member| member.id() != id(pid)) {
+            members.push(Process::of(id(pid)));
         }
     }
 
@@ -88,45 +83,33 @@ impl Family {
     }
 
     pub(crate) fn signal(&self, pid: Pid, signal: Signal) {
-        let members = self.lock();
-        let member = members.iter().find(|member| member.pid == pid).expect("a known process");
-        let raw = rustix::process::Signal::from_named_raw(signal as i32).expect("a signal");
-        if let Some(pidfd) = &member.pidfd {
-            // It may be gone; the test will see.
-            let _ = pidfd_send_signal(pidfd, raw);
-        }
+        // It may be gone; the test will see.
+        self.member(pid).signal(signal as i32);
+    }
+
+    fn member(&self, pid: Pid) -> Process {
+        self.lock().iter().find(|member| member.id() == id(pid)).expect("a known process").again()
     }
 
     /// How `pid` ended; None at the deadline.
     pub(crate) fn wait_exit(&self, pid: Pid) -> Option<Exit> {
-        let pidfd = {
-            let members = self.lock();
-            let member = members.iter().find(|member| member.pid == pid).expect("a known process");
-            match (member.exit, &member.pidfd) {
-                (Some(exit), _) => return Some(exit),
-                (None, Some(pidfd)) => pidfd.try_clone().expect("a descriptor"),
-                (None, None) => return Some(Exit::Untold),
-            }
-        };
-        if !ends_within(&pidfd, DEADLINE.as_millis()) {
-            return None;
-        }
-        let exit = exit_of_dead(pid);
+        let mut process = self.member(pid);
+        let ended = process.wait(DEADLINE)?;
+        // The first who asks has reaped it.
         let mut members = self.lock();
-        let member = members.iter_mut().find(|member| member.pid == pid).expect("a known process");
-        Some(*member.exit.get_or_insert(exit))
+        let member = members.iter_mut().find(|member| member.id() == id(pid)).expect("a known process");
+        Some(member.learn(ended).into())
     }
 
     /// The processes that have not ended.
     pub(crate) fn alive(&self) -> Vec<Pid> {
-        let lives = |member: &&Member| {
-            Some(member.pid) != self.maker && member.pidfd.as_ref().is_some_and(|fd| !ends_within(fd, 0))
-        };
-        self.lock().iter().filter(lives).map(|member| member.pid).collect()
+        let members = self.lock();
+        let alive = members.iter().filter(|member| member.is_alive()).map(pid_of);
+        alive.filter(|pid| Some(*pid) != self.maker).collect()
     }
 
     pub(crate) fn pids(&self) -> Vec<Pid> {
-        self.lock().iter().map(|member| member.pid).collect()
+        self.lock().iter().map(pid_of).collect()
     }
 
     /// A report for a test that has failed.
@@ -149,6 +132,10 @@ impl Family {
     }
 }
 
+fn pid_of(process: &Process) -> Pid {
+    Pid::from_raw(i32::try_from(process.id()).expect("a pid"))
+}
+
 /// The process with the number `inside` in the pid namespace that `maker` has made for its children.
 fn seen_from_here(maker: Pid, inside: i32) -> Option<Pid> {
     let namespace = fs::read_link(format!("/proc/{maker}/ns/pid_for_children")).ok()?;
@@ -160,37 +147,4 @@ fn seen_from_here(maker: Pid, inside: i32) -> Option<Pid> {
             && fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|link| link == namespace)
     };
     numbers("/proc").into_iter().find(is_it).map(Pid::from_raw)
-}
-
-/// Orphans come to us (see Proc), so we learn the end of all but those whose parent lives and reaps them. A parent that is
-/// about to end may do neither for a while.
-fn exit_of_dead(pid: Pid) -> Exit {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(_, status)) => return Exit::Status(status),
-            Ok(WaitStatus::Signaled(_, signal, _)) => return Exit::Killed(signal),
-            Err(Errno::ECHILD) if is_zombie(pid) && Instant::now() < deadline => {
-                pass(Duration::from_millis(1))
-            }
-            _ => return Exit::Untold,
-        }
-    }
-}
-
-fn is_zombie(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
-}
-
-/// Whether the process of `pidfd` is gone or goes in time.
-fn ends_within(pidfd: &OwnedFd, milliseconds: u128) -> bool {
-    let timeout = PollTimeout::try_from(milliseconds).expect("a short time");
-    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    loop {
-        match poll(&mut fds, timeout) {
-            Err(Errno::EINTR) => {}
-            ready => return ready.is_ok_and(|ready| ready > 0),
-        }
-    }
 }

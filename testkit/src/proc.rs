@@ -3,20 +3,18 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
+use heirloom_testkit::internal::{Output, become_subreaper, spawn};
 use nix::fcntl::OFlag;
-use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
 
 use crate::facts::{polled_sockets, zombies_of};
 use crate::family::{Exit, Family};
-use crate::journal::Journal;
 use crate::{Addr, Client, DEADLINE, Facts, Outcome, until};
 
 /// A running server. Dropping it kills all its generations, awaits their end, and prints their log
@@ -26,7 +24,7 @@ pub struct Proc {
     first: Pid,
     newest: Mutex<Pid>,
     family: Arc<Family>,
-    journal: Arc<Journal>,
+    output: Arc<Output>,
     /// Inodes of the first generation's.
     listeners: BTreeSet<u64>,
 }
@@ -100,7 +98,7 @@ impl Proc {
         let errors = theirs.try_clone().expect("a descriptor");
         command.stdin(input).stdout(theirs).stderr(errors).env("RUST_LOG", "info");
         prepare_for_children();
-        let pid = start(&mut command).id();
+        let pid = spawn(&mut command).expect("a program that starts").id();
         // It has the pipe's other end, too, and would keep it open.
         drop(command);
         let pid = Pid::from_raw(i32::try_from(pid).expect("a pid"));
@@ -121,8 +119,8 @@ impl Proc {
 
     fn of(first: Pid, family: Arc<Family>, log: OwnedFd) -> Proc {
         let reader = Arc::clone(&family);
-        let journal = Journal::of(log, move |line| reader.read(line));
-        Proc { first, newest: Mutex::new(first), family, journal, listeners: BTreeSet::new() }
+        let output = Output::of(log, move |line| reader.read(line));
+        Proc { first, newest: Mutex::new(first), family, output, listeners: BTreeSet::new() }
     }
 
     /// Before any client has connected, the polled sockets are the listeners.
@@ -138,7 +136,7 @@ impl Proc {
 
     /// The inode of the control socket, if there is one.
     fn control_sockets(&self) -> BTreeSet<u64> {
-        let paths: Vec<String> = self.journal.lines_with("control socket ");
+        let paths: Vec<String> = self.output.lines_with("control socket ");
         let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
         let inode = |line: &str| {
             let path = line.split_whitespace().nth(7)?;
@@ -173,7 +171,7 @@ impl Proc {
     /// The addresses of the first generation, in the order of its flags.
     pub fn addrs(&self) -> Vec<Addr> {
         let mut addrs: Vec<Addr> = Vec::new();
-        for line in self.journal.lines_with("listening on ") {
+        for line in self.output.lines_with("listening on ") {
             let addr = Addr::from(line.split_once("listening on ").expect("as asked for").1);
             if !addrs.contains(&addr) {
                 addrs.push(addr);
@@ -206,17 +204,17 @@ impl Proc {
     /// The `n`th line with `text`, counted from 1 and from the beginning.
     #[track_caller]
     pub fn wait_for_nth(&self, text: &str, n: usize) -> String {
-        self.journal.wait_for_nth(text, n)
+        self.output.wait_for_nth(text, n)
     }
 
     /// How many lines with `text` there are so far.
     pub fn count(&self, text: &str) -> usize {
-        self.journal.lines_with(text).len()
+        self.output.lines_with(text).len()
     }
 
     /// The lines with `text` so far.
     pub fn lines(&self, text: &str) -> Vec<String> {
-        self.journal.lines_with(text)
+        self.output.lines_with(text)
     }
 
     /// Signals the newest generation.
@@ -273,7 +271,7 @@ impl Proc {
     #[track_caller]
     pub fn committed(&self, pid: Pid) {
         let said = self.wait_for(&format!("to child {pid}: COMMIT"));
-        let all = self.journal.lines_with("to child *: COMMIT");
+        let all = self.output.lines_with("to child *: COMMIT");
         let n = all.iter().position(|line| *line == said).expect("it was read") + 1;
         let heard = self.wait_for_nth("handover: predecessor *: COMMIT", n);
         let old = heard.rsplit_once(": COMMIT").and_then(|(head, _)| head.rsplit(' ').next()?.parse().ok());
@@ -323,7 +321,7 @@ impl Proc {
         let reports = self.count(&text);
         self.signal_to(pid, Signal::SIGUSR1);
         until("a report or an end", || self.count(&text) > reports || !self.alive().contains(&pid));
-        let last = self.journal.lines_with(&text).pop();
+        let last = self.output.lines_with(&text).pop();
         last.is_some_and(|line| line.contains(" serving: "))
     }
 
@@ -375,7 +373,7 @@ impl Proc {
     /// Waits until no process has the log open any more.
     #[track_caller]
     pub fn wait_gone(&self) {
-        self.journal.wait_end();
+        self.output.wait_end();
     }
 
     /// Generations that still run.
@@ -397,24 +395,10 @@ impl Proc {
     /// Without the lines that only the kit has requested.
     fn print_log(&self) {
         let asked = |line: &&String| !line.contains("SIGUSR1 from") && !is_report(line);
-        for line in self.journal.lines_with("").iter().filter(asked) {
+        for line in self.output.lines_with("").iter().filter(asked) {
             eprintln!("| {line}");
         }
     }
-}
-
-/// A program that this process has just written is busy while a child of another test, which does not run its own program
-/// yet, has a copy of the descriptor.
-fn start(command: &mut Command) -> Child {
-    let mut child = None;
-    until("the program is not busy", || {
-        let started = command.spawn();
-        if !started.as_ref().is_err_and(|e| e.kind() == ErrorKind::ExecutableFileBusy) {
-            child = Some(started.expect("a program that starts"));
-        }
-        child.is_some()
-    });
-    child.expect("it was started")
 }
 
 fn is_report(line: &str) -> bool {
@@ -428,7 +412,7 @@ impl Drop for Proc {
             self.family.print_states();
         }
         // A child whose name was not read before its parent died introduces itself.
-        let gone = self.journal.wait(|_, ended| {
+        let gone = self.output.wait(|_, ended| {
             self.family.kill();
             ended
         });
@@ -444,7 +428,7 @@ impl Drop for Proc {
 /// which children inherit: with a handler in its place they start with the default action.
 pub(crate) fn prepare_for_children() {
     static HANGUPS: Once = Once::new();
-    set_child_subreaper(true).expect("Linux");
+    become_subreaper();
     HANGUPS.call_once(|| {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

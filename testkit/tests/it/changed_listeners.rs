@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use tempfile::TempDir;
-use testkit::{Addr, End, Exit, Outcome, Proc, get};
+use testkit::{Addr, Begin, End, Exit, Outcome, Proc, get};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 

@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use testkit::{Addr, Client, Exit, Outcome, Pid, Proc, Signal, kitchen_sink, lacks, skip};
+use testkit::{Addr, Begin, Client, Exit, Outcome, Pid, Proc, Signal, kitchen_sink, lacks, skip};
 
 /// A crowd of clients, each with one connection that has been asked once.
 fn crowd(server: &Proc, size: usize) -> Vec<Client> {

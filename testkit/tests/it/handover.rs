@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use testkit::{Addr, Client, Exit, Outcome, Proc, Signal, beside, get, kitchen_sink, until};
+use testkit::{Addr, Begin, Client, Exit, Outcome, Proc, Signal, beside, get, kitchen_sink, until};
 
 #[test]
 fn a_keep_alive_client_never_loses_a_request() {

@@ -63,4 +63,5 @@ mod tls_handover;
 #[cfg(all(feature = "tls", feature = "websocket"))]
 mod tls_streams;
 mod unix_paths;
+mod user_tests;
 mod wrapper;

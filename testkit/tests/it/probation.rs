@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use testkit::{Exit, Outcome, Pid, Signal, kitchen_sink, until};
+use testkit::{Begin, Exit, Outcome, Pid, Signal, kitchen_sink, until};
 
 /// Longer than any test: probation does not end.
 const LONG: &str = "600000";

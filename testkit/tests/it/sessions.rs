@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 use nix::unistd::geteuid;
-use testkit::{Exit, LogPipe, Proc, Shell, lacks, skip};
+use testkit::{Begin, Exit, LogPipe, Proc, Shell, lacks, skip};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const NOT_CLOSED: &str = "the session's leader has ended";

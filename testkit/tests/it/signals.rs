@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use testkit::{Client, Exit, Outcome, Pid, Proc, Signal, pass, until};
+use testkit::{Begin, Client, Exit, Outcome, Pid, Proc, Signal, pass, until};
 
 use crate::TESTKIT;
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use testkit::{
-    Addr, Client, End, Exit, Outcome, Proc, Signal, beside, get, kitchen_sink, pass, slow_ok, until,
+    Addr, Begin, Client, End, Exit, Outcome, Proc, Signal, beside, get, kitchen_sink, pass, slow_ok, until,
 };
 
 const STOPS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];

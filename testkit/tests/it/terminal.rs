@@ -1,7 +1,7 @@
 //! A closed terminal does not request a handover.
 
 use nix::unistd::{getpgid, getsid};
-use testkit::{Exit, LogPipe, Pid, Proc, Shell, Signal};
+use testkit::{Begin, Exit, LogPipe, Pid, Proc, Shell, Signal};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const BASH: (&str, &[&str]) = ("bash", &["--norc", "--noprofile", "-i"]);

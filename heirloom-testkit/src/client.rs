@@ -3,21 +3,44 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
-use crate::DEADLINE;
+use crate::{DEADLINE, Request};
 
 /// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Addr {
+    /// An IP address and a port.
     Tcp(SocketAddr),
+    /// The path of a unix socket.
     Unix(PathBuf),
+}
+
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Addr::Tcp(addr) => addr.fmt(f),
+            Addr::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Addr {
+    fn from(addr: SocketAddr) -> Addr {
+        Addr::Tcp(addr)
+    }
+}
+
+impl From<&Addr> for Addr {
+    fn from(addr: &Addr) -> Addr {
+        addr.clone()
+    }
 }
 
 impl From<&str> for Addr {
@@ -32,7 +55,9 @@ impl From<&str> for Addr {
 
 /// The outcome of a request.
 #[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
+    /// A whole response, of whatever status.
     Ok(Response),
     /// The connection was refused: no process listens.
     Refused,
@@ -40,15 +65,21 @@ pub enum Outcome {
     Reset,
     /// An end within the response.
     Cut,
+    /// No whole response in time.
     Timeout,
     /// An end instead of a response, after the last one had announced it.
     ClosedAnnounced,
-    /// An end instead of a response, out of the blue.
+    /// An end instead of a response, which nothing had announced.
     ClosedSilently,
+    /// Not a response of HTTP/1.1.
+    Invalid,
 }
 
 impl Outcome {
-    /// The response; any other outcome fails the test.
+    /// The response.
+    ///
+    /// # Panics
+    /// If there was none.
     #[track_caller]
     pub fn ok(self) -> Response {
         match self {
@@ -57,19 +88,25 @@ impl Outcome {
         }
     }
 
+    /// Whether it is a 200.
     pub fn is_ok(&self) -> bool {
         matches!(self, Outcome::Ok(response) if response.status == 200)
     }
 }
 
+/// A whole response.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Response {
+    /// The status.
     pub status: u16,
+    /// The fields of the head, in their order.
     pub headers: Vec<(String, String)>,
+    /// The body, decoded if it was chunked.
     pub body: Vec<u8>,
 }
 
 impl Response {
+    /// The first field of this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         let header = self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
         header.map(|(_, value)| value.as_str())
@@ -80,12 +117,19 @@ impl Response {
         self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 
+    /// The body as text.
+    ///
+    /// # Panics
+    /// If it is none.
     #[track_caller]
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("text")
     }
 
-    /// The body of `/pid` and the like.
+    /// The body as a number.
+    ///
+    /// # Panics
+    /// If it is none.
     #[track_caller]
     pub fn number(&self) -> i32 {
         self.text().parse().expect("a number")
@@ -102,10 +146,13 @@ impl fmt::Debug for Response {
 /// How a connection without a request ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
+    /// It was closed.
     Fin,
+    /// It was reset.
     Reset,
     /// It did not, in time.
     Open,
+    /// Bytes arrived instead.
     Bytes,
 }
 
@@ -130,6 +177,7 @@ impl Client {
         Client { stream, input: Vec::new(), announced: false }
     }
 
+    /// Sends a request for `path`, and reads its response.
     pub fn get(&mut self, path: &str) -> Outcome {
         self.ask(path);
         self.answer()
@@ -142,26 +190,15 @@ impl Client {
         }
     }
 
-    /// Sends a request whose `answer` is read later.
-    pub fn ask(&mut self, path: &str) {
-        self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
-    }
-
-    /// Begins a request that is in flight until `finish`: its handler reads a body whose end has not come.
-    /// `kitchen_sink` has it.
-    pub fn begin(&mut self) {
-        self.send("POST /read HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n");
-    }
-
-    /// Ends the body of the request of `begin`, which is answered by `ok`, and sends `more` with that.
-    pub fn finish_and(&mut self, more: &str) -> Outcome {
-        self.send(format!("0\r\n\r\n{more}"));
+    /// Sends a request, and reads its response.
+    pub fn request(&mut self, request: &Request) -> Outcome {
+        self.send(request.bytes());
         self.answer()
     }
 
-    /// Ends the body of the request of `begin`, which is answered by `ok`.
-    pub fn finish(&mut self) -> Outcome {
-        self.finish_and("")
+    /// Sends a request whose `answer` is read later.
+    pub fn ask(&mut self, path: &str) {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
     }
 
     /// Sends bytes. That it failed is seen when the answer is read, which may be there all the same.
@@ -203,11 +240,11 @@ impl Client {
             self.fill()?;
         };
         let head: Vec<u8> = self.input.drain(..end).collect();
-        let head = String::from_utf8(head).expect("a head of text");
+        let head = String::from_utf8_lossy(&head);
         let mut lines = head.lines();
         let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
         let pair = |line: &str| line.split_once(':').map(|(n, v)| (n.to_owned(), v.trim().to_owned()));
-        Ok((status.expect("a status line"), lines.filter_map(pair).collect()))
+        Ok((status.ok_or(Outcome::Invalid)?, lines.filter_map(pair).collect()))
     }
 
     /// Reads so many bytes of a body.
@@ -228,7 +265,7 @@ impl Client {
                 self.fill().map_err(within)?;
             };
             let line = String::from_utf8_lossy(&line);
-            let size = usize::from_str_radix(line.trim_end(), 16).expect("a chunk's size");
+            let size = usize::from_str_radix(line.trim_end(), 16).map_err(|_| Outcome::Invalid)?;
             let chunk = self.take(size + 2)?;
             if size == 0 {
                 return Ok(body);
@@ -278,12 +315,12 @@ impl Client {
     /// Whether the end has arrived already, as a client sees it that checks before it sends.
     pub fn has_ended(&self) -> bool {
         let fd = match &self.stream {
-            Ok(Stream::Tcp(stream, _)) => stream.as_raw_fd(),
-            Ok(Stream::Unix(stream, _)) => stream.as_raw_fd(),
+            Ok(Stream::Tcp(stream, _)) => stream.as_fd(),
+            Ok(Stream::Unix(stream, _)) => stream.as_fd(),
             Err(_) => return true,
         };
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        !matches!(recv(fd, &mut [0], flags), Ok(1) | Err(Errno::EAGAIN))
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        !matches!(recv(fd, &mut [0u8][..], flags), Ok((1, _)) | Err(Errno::AGAIN))
     }
 
     /// Waits for the end of the connection, and returns how it ended.

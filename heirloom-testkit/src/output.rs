@@ -1,4 +1,4 @@
-//! What the processes of a test have written, line by line, and the waiting for it.
+//! What the processes of a server have written, line by line.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -10,7 +10,7 @@ use crate::{DEADLINE, beside};
 
 /// Lines of all generations, in the order in which they were written.
 #[derive(Debug, Default)]
-pub(crate) struct Journal {
+pub struct Output {
     written: Mutex<Written>,
     news: Condvar,
 }
@@ -22,12 +22,12 @@ struct Written {
     ended: bool,
 }
 
-impl Journal {
+impl Output {
     /// Reads `from` to its end. `note` sees each line before any waiter does.
-    pub(crate) fn of(from: OwnedFd, mut note: impl FnMut(&str) + Send + 'static) -> Arc<Journal> {
-        let journal = Arc::new(Journal::default());
-        let writer = Arc::clone(&journal);
-        beside("journal", move || {
+    pub fn of(from: OwnedFd, mut note: impl FnMut(&str) + Send + 'static) -> Arc<Output> {
+        let output = Arc::new(Output::default());
+        let writer = Arc::clone(&output);
+        beside("output", move || {
             for line in BufReader::new(File::from(from)).split(b'\n').map_while(Result::ok) {
                 let line = String::from_utf8_lossy(&line).into_owned();
                 note(&line);
@@ -37,7 +37,7 @@ impl Journal {
             writer.lock().ended = true;
             writer.news.notify_all();
         });
-        journal
+        output
     }
 
     fn lock(&self) -> MutexGuard<'_, Written> {
@@ -47,7 +47,7 @@ impl Journal {
     /// The `n`th line with `text`, counted from 1 and from the beginning. `*` in it stands for
     /// anything.
     #[track_caller]
-    pub(crate) fn wait_for_nth(&self, text: &str, n: usize) -> String {
+    pub fn wait_for_nth(&self, text: &str, n: usize) -> String {
         let find = |lines: &[String]| lines.iter().filter(|line| has(line, text)).nth(n - 1).cloned();
         self.wait(|lines, ended| find(lines).is_some() || ended);
         match find(&self.lock().lines) {
@@ -58,12 +58,12 @@ impl Journal {
 
     /// Waits until no writer is left.
     #[track_caller]
-    pub(crate) fn wait_end(&self) {
+    pub fn wait_end(&self) {
         assert!(self.wait(|_, ended| ended), "somebody still writes after {DEADLINE:?}");
     }
 
     /// False at the deadline.
-    pub(crate) fn wait(&self, done: impl Fn(&[String], bool) -> bool) -> bool {
+    pub fn wait(&self, done: impl Fn(&[String], bool) -> bool) -> bool {
         let deadline = Instant::now() + DEADLINE;
         let mut written = self.lock();
         while !done(&written.lines, written.ended) {
@@ -77,7 +77,7 @@ impl Journal {
     }
 
     /// All lines with `text` so far.
-    pub(crate) fn lines_with(&self, text: &str) -> Vec<String> {
+    pub fn lines_with(&self, text: &str) -> Vec<String> {
         self.lock().lines.iter().filter(|line| has(line, text)).cloned().collect()
     }
 }

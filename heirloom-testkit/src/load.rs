@@ -1,0 +1,235 @@
+//! Clients that send requests without pause and never retry.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::{Addr, Client, Outcome, Report, Request, Response, beside, pass, until};
+
+type Identify = dyn Fn(&Response) -> Option<String> + Send + Sync;
+
+/// The clients of a load. Each sends one request after the other, on one connection that it keeps, or each on a new one.
+/// None of them retries: a request that is not answered is lost.
+///
+/// 4 clients keep their connection and 2 connect for each request, if nothing else is said; they send `GET /`.
+#[derive(Clone)]
+#[must_use = "it does nothing until it is started"]
+pub struct Load {
+    keep_alive: usize,
+    close: usize,
+    pause: Duration,
+    requests: Vec<Request>,
+    identify: Option<Arc<Identify>>,
+}
+
+impl Default for Load {
+    fn default() -> Load {
+        Load { keep_alive: 4, close: 2, pause: Duration::ZERO, requests: Vec::new(), identify: None }
+    }
+}
+
+impl Load {
+    /// The default.
+    pub fn new() -> Load {
+        Load::default()
+    }
+
+    /// So many clients keep their connection, until the server announces that it closes it.
+    pub fn keep_alive(mut self, clients: usize) -> Load {
+        self.keep_alive = clients;
+        self
+    }
+
+    /// So many clients connect for each request.
+    pub fn close(mut self, clients: usize) -> Load {
+        self.close = clients;
+        self
+    }
+
+    /// How long each client waits between a response and its next request: 0.
+    pub fn pause(mut self, pause: Duration) -> Load {
+        self.pause = pause;
+        self
+    }
+
+    /// Adds a request. Each client sends all of them in turn.
+    pub fn request(mut self, request: Request) -> Load {
+        self.requests.push(request);
+        self
+    }
+
+    /// Adds a GET of this path.
+    pub fn get(self, path: &str) -> Load {
+        self.request(Request::get(path))
+    }
+
+    /// Says which process has sent a response, by a field or a body that has its pid or generation:
+    /// [`Report::answered_by`] counts by it.
+    pub fn identify(mut self, by: impl Fn(&Response) -> Option<String> + Send + Sync + 'static) -> Load {
+        self.identify = Some(Arc::new(by));
+        self
+    }
+
+    /// Starts the clients. Those that keep their connection have it, and their first response, when this returns.
+    ///
+    /// # Panics
+    /// Without clients, or if no thread can be started.
+    pub fn start(mut self, server: impl Into<Addr>) -> RunningLoad {
+        assert!(self.keep_alive + self.close > 0, "a load needs clients");
+        if self.requests.is_empty() {
+            self.requests.push(Request::get("/"));
+        }
+        let (addr, counts) = (server.into(), Arc::new(Counts::default()));
+        let (kept, all) = (self.keep_alive, self.keep_alive + self.close);
+        let (load, begin) = (Arc::new(self), Instant::now());
+        let clients = (0..all).map(|n| {
+            let mut requester = Requester {
+                load: Arc::clone(&load),
+                addr: addr.clone(),
+                counts: Arc::clone(&counts),
+                kind: if n < kept { Kind::KeepAlive } else { Kind::Close },
+                kept: None,
+                sent: n,
+                begin,
+                report: Report::default(),
+            };
+            if n < kept {
+                requester.next();
+            }
+            beside("client", move || requester.run())
+        });
+        let clients = clients.collect();
+        RunningLoad { clients, counts }
+    }
+}
+
+impl fmt::Debug for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Load { keep_alive, close, requests, .. } = self;
+        write!(f, "{keep_alive} clients with keep-alive, {close} without: {requests:?}")
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    stop: AtomicBool,
+    answered: AtomicU64,
+}
+
+/// Clients that send requests until [`RunningLoad::stop`], or until this is dropped.
+#[derive(Debug)]
+#[must_use = "the clients end when it is dropped"]
+pub struct RunningLoad {
+    clients: Vec<JoinHandle<Report>>,
+    counts: Arc<Counts>,
+}
+
+impl RunningLoad {
+    /// Waits until so many more requests are answered.
+    ///
+    /// # Panics
+    /// After 20 s.
+    #[track_caller]
+    pub fn wait_for(&self, requests: u64) {
+        let goal = self.counts.answered.load(Ordering::Relaxed) + requests;
+        until("requests are answered", || self.counts.answered.load(Ordering::Relaxed) >= goal);
+    }
+
+    /// Stops: each client completes its request.
+    ///
+    /// # Panics
+    /// If a client has panicked, as one does that has no port or descriptor left.
+    #[track_caller]
+    pub fn stop(mut self) -> Report {
+        self.end().expect("a client panicked")
+    }
+
+    fn end(&mut self) -> std::thread::Result<Report> {
+        self.counts.stop.store(true, Ordering::Relaxed);
+        let mut all = Report::default();
+        for client in self.clients.drain(..) {
+            all.add(client.join()?);
+        }
+        Ok(all)
+    }
+}
+
+impl Drop for RunningLoad {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    KeepAlive,
+    Close,
+}
+
+/// One client.
+struct Requester {
+    load: Arc<Load>,
+    addr: Addr,
+    counts: Arc<Counts>,
+    kind: Kind,
+    /// The connection that it keeps, and the process that has answered on it.
+    kept: Option<(Client, Option<String>)>,
+    /// Where it is in the requests: each client starts at another one.
+    sent: usize,
+    begin: Instant,
+    report: Report,
+}
+
+impl Requester {
+    fn run(mut self) -> Report {
+        while !self.counts.stop.load(Ordering::Relaxed) {
+            let was_answered = self.next();
+            // A closed connection stays in the kernel's tables for a minute, which others have to read; and a server
+            // that is gone need not be asked a thousand times in a millisecond.
+            let is_kept = was_answered && self.kind == Kind::KeepAlive;
+            let least = if is_kept { Duration::ZERO } else { Duration::from_millis(1) };
+            match self.load.pause.max(least) {
+                Duration::ZERO => {}
+                pause => pass(pause),
+            }
+        }
+        self.report
+    }
+
+    /// Whether the next request was answered.
+    fn next(&mut self) -> bool {
+        let load = Arc::clone(&self.load);
+        let at = self.sent % load.requests.len();
+        let Some(request) = load.requests.get(at) else { return false };
+        self.sent += 1;
+        let (mut client, before) = self.kept.take().unwrap_or_else(|| {
+            self.report.connects += 1;
+            (Client::to(&self.addr), None)
+        });
+        client.renew();
+        let begin = Instant::now();
+        let outcome = client.request(request);
+        self.report.slowest = self.report.slowest.max(begin.elapsed());
+        match outcome {
+            Outcome::Ok(response) if request.accepts(&response) => {
+                let by = load.identify.as_ref().and_then(|identify| identify(&response));
+                self.report.answer(by.clone());
+                self.counts.answered.fetch_add(1, Ordering::Relaxed);
+                if self.kind == Kind::KeepAlive {
+                    if response.closes() {
+                        self.report.closes += 1;
+                    } else {
+                        self.kept = Some((client, by));
+                    }
+                }
+                true
+            }
+            outcome => {
+                self.report.fail(request.name(), outcome, before, self.begin.elapsed());
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! `heirloom-testkit`, as the tests of a user have it: what it reports of servers that are good, that fail and that lose requests.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use heirloom_testkit::{Addr, Load, Program, Request, Server};
+use testkit::{lacks, until};
+
+use crate::TESTKIT;
+
+const KITCHEN_SINK: &str = env!("CARGO_BIN_EXE_kitchen_sink");
+const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
+
+fn kitchen_sink(flags: &[&str]) -> Program {
+    Program::new(KITCHEN_SINK).args(LISTEN).args(flags).env("RUST_LOG", "info")
+}
+
+fn load(server: &Server) -> heirloom_testkit::RunningLoad {
+    Load::new().get("/pid").identify(|response| Some(response.text().to_owned())).start(server)
+}
+
+fn is_gone(pid: u32) -> bool {
+    !fs::exists(format!("/proc/{pid}")).unwrap()
+}
+
+#[test]
+fn upgrades_are_counted_and_nothing_is_lost() {
+    let mut server = kitchen_sink(&["--probation-ms", "0"]).start().unwrap();
+    let load = load(&server);
+    let mut pids = vec![server.pid().to_string()];
+    for generation in 2..=3 {
+        load.wait_for(50);
+        let upgrade = server.upgrade().unwrap();
+        assert_eq!((server.pid(), server.generation()), (upgrade.pid, generation));
+        assert_eq!(server.get("/pid").ok().text(), upgrade.pid.to_string());
+        pids.push(upgrade.pid.to_string());
+    }
+    load.wait_for(50);
+    let report = load.stop();
+    report.assert_unnoticed();
+    pids.sort();
+    assert!(report.answered_by.keys().eq(&pids), "{report}");
+    let pid = server.pid();
+    server.stop().unwrap();
+    assert!(is_gone(pid));
+}
+
+#[test]
+fn addresses_are_found_in_the_order_of_the_listeners() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let server = kitchen_sink(&["--unix", path.to_str().unwrap()]).start().unwrap();
+    let [Addr::Tcp(tcp), Addr::Unix(unix)] = server.addresses() else { panic!("{:?}", server.addresses()) };
+    assert!(tcp.ip().is_loopback() && *unix == path);
+    for addr in server.addresses() {
+        assert!(heirloom_testkit::get(addr, "/ok").is_ok());
+    }
+}
+
+/// The supervisor gets the signal, and stays.
+#[test]
+fn a_supervised_server_is_upgraded_by_its_supervisor() {
+    let mut server = kitchen_sink(&["--supervise", "--probation-ms", "0"]).start().unwrap();
+    let load = load(&server);
+    load.wait_for(50);
+    server.upgrade().unwrap();
+    load.wait_for(50);
+    load.stop().assert_unnoticed();
+    server.stop().unwrap();
+}
+
+#[test]
+fn an_upgrade_that_fails_is_an_error_with_the_output() {
+    let folder = tempfile::tempdir().unwrap();
+    let fault = folder.path().join("fault");
+    let args = ["faulty", "--listen", "127.0.0.1:0", "--fault", fault.to_str().unwrap()];
+    let mut server = Program::new(TESTKIT).args(args).env("RUST_LOG", "info").start().unwrap();
+    let load = load(&server);
+    fs::write(&fault, "fail-before-ready").unwrap();
+    let error = server.upgrade().unwrap_err().to_string();
+    assert!(error.starts_with("the upgrade has failed, and the old process serves"), "{error}");
+    assert!(error.contains("the database has another schema"), "{error}");
+    fs::remove_file(&fault).unwrap();
+    server.upgrade().unwrap();
+    load.stop().assert_nothing_lost();
+}
+
+#[test]
+fn a_program_that_does_not_start_is_an_error_with_the_output() {
+    let error = Program::new("/nonexistent").start().unwrap_err().to_string();
+    assert!(error.starts_with("can't start /nonexistent: "), "{error}");
+    let error = kitchen_sink(&["--nonsense"]).start().unwrap_err();
+    let text = format!("{error:?}");
+    assert!(text.starts_with("it has ended with exit status: ") && text.contains("\n| "), "{text}");
+    let error =
+        Program::new("/bin/sh").args(["-c", "echo waits; read line <&1"]).timeout(Duration::from_millis(300));
+    let text = error.start().unwrap_err().to_string();
+    assert_eq!(text, "no listener within 300ms; the server has written:\n| waits");
+}
+
+#[test]
+fn wrong_and_missing_responses_are_failures_of_their_class() {
+    let server = kitchen_sink(&[]).start().unwrap();
+    let wrong = Request::get("/ok").check(|response| response.text() == "no");
+    let load = Load::new().keep_alive(1).close(1).get("/ok").request(wrong).start(&server);
+    load.wait_for(10);
+    let addr = server.address().clone();
+    drop(server);
+    // Nobody answers any more; the load goes on.
+    until("nobody listens", || heirloom_testkit::get(&addr, "/ok") == heirloom_testkit::Outcome::Refused);
+    let report = load.stop();
+    assert!(report.losses["wrong"] >= 10 && report.losses.len() > 1, "{report}");
+    assert_eq!(report.losses.values().sum::<u64>(), report.failed);
+    let lost = catch_unwind(AssertUnwindSafe(|| report.assert_nothing_lost()));
+    assert!(lost.is_err());
+}
+
+/// After a panic, with two generations, and with a program that a handler has started.
+#[test]
+fn no_process_is_left_behind() {
+    if lacks("sleep") {
+        return;
+    }
+    let script = format!("sleep 1000 & exec '{KITCHEN_SINK}' --listen 127.0.0.1:0 --probation-ms 60000");
+    let mut pids = Vec::new();
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let mut server =
+            Program::new("/bin/sh").args(["-c", &script]).timeout(Duration::from_secs(1)).start().unwrap();
+        let error = server.upgrade().unwrap_err().to_string();
+        assert!(error.starts_with("no upgrade within 1s: process "), "{error}");
+        let mark = fs::read(format!("/proc/{}/environ", server.pid())).unwrap();
+        let mark = mark.split(|byte| *byte == 0).find(|pair| pair.starts_with(b"HEIRLOOM_TESTKIT=")).unwrap();
+        pids = heirloom_testkit::internal::processes_with(mark);
+        panic!("as it happens in tests");
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(pids.len(), 3, "two generations and sleep");
+    until("all are gone", || pids.iter().all(|pid| is_gone(*pid)));
+}
