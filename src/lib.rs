@@ -318,6 +318,8 @@
 //! server.stop().unwrap();
 //! ```
 //!
+//! The package `heirloom-testkit` upgrades your whole program under load in a test, and counts what its clients lose.
+//!
 //! # Deployment
 //!
 //! ```no_run
