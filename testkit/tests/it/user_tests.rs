@@ -93,7 +93,7 @@ fn a_program_that_does_not_start_is_an_error_with_the_output() {
     let error = kitchen_sink(&["--nonsense"]).start().unwrap_err();
     let text = format!("{error:?}");
     assert!(text.starts_with("it has ended with exit status: ") && text.contains("\n| "), "{text}");
-    let error = Program::new("/bin/sh")
+    let silent = Program::new("/bin/sh")
         .args(["-c", "echo waits; exec sleep 1000"])
         .timeout(Duration::from_millis(300));
     let text = silent.start().unwrap_err().to_string();
