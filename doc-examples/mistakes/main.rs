@@ -40,7 +40,13 @@ fn cookie(_: Request) -> Response {
     "x".into_response().with_cookie("a=b").with_private_cookie("a=b", &"").with_signed_cookie("a=b", &"")
 }
 
+/// Arguments that are there; `heirloom::tls` and `heirloom::Proxies` are not, which the compiler explains by itself.
+fn listener() -> Listen {
+    Listen::new("127.0.0.1:8001").tls("cert.pem").trust_proxies("10.0.0.0/8")
+}
+
 fn main() {
+    let _ = listener();
     let state = Arc::new(String::new());
     let _ = Router::new()
         .get("/", no_response)

@@ -44,7 +44,8 @@ fn mistakes_are_explained_in_the_words_of_the_library() {
         "`RequestExt::multipart` needs the feature `multipart` of heirloom",
         "need the feature `cookies` of heirloom",
         "sessions, signed cookies and private cookies need the feature `sessions` of heirloom",
-        "`RequestExt::tls` needs the feature `tls` of heirloom",
+        "`RequestExt::tls` and `Listen::tls` need the feature `tls` of heirloom",
+        "`Listen::trust_proxies` needs the feature `proxy` of heirloom",
     ];
     let missing: Vec<_> = wanted.into_iter().filter(|wanted| !said.contains(wanted)).collect();
     assert!(missing.is_empty(), "not said: {missing:#?}\n{said}");

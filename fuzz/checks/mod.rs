@@ -37,6 +37,32 @@ pub fn packet(packet: &[u8]) {
     }
 }
 
+/// The first bytes of a connection from a proxy. The end of a header does not depend on what follows it, and none of its
+/// prefixes is a whole one, or wrong.
+#[cfg(feature = "proxy")]
+pub fn proxy_header(bytes: &[u8]) {
+    use crate::net::proxy_header::{HeaderParse, MOST_BYTES, parse};
+    let whole = parse(bytes);
+    let end = match whole {
+        Ok(HeaderParse::Whole(len, _)) => {
+            assert!(len <= bytes.len().min(MOST_BYTES), "{len} of {} bytes", bytes.len());
+            len
+        }
+        Ok(HeaderParse::Partial) => {
+            assert!(bytes.len() < MOST_BYTES, "it waits for more than is ever looked at");
+            bytes.len()
+        }
+        Err(_) => return,
+    };
+    for n in 0..end {
+        assert_eq!(parse(&bytes[..n]), Ok(HeaderParse::Partial), "the first {n} bytes");
+    }
+    if let Ok(HeaderParse::Whole(..)) = whole {
+        assert_eq!(parse(&bytes[..end]), whole, "without what follows");
+        assert_eq!(parse(&[&bytes[..end], b"\0\r\n"].concat()), whole, "with something else");
+    }
+}
+
 /// A packet of the connection channel, from a successor.
 pub fn receipt(packet: &[u8]) {
     if let Some(receipt) = Receipt::decode(packet) {

@@ -78,6 +78,14 @@ impl Listen {
         self
     }
 
+    // The condition is on the argument, since one on `Listen` itself, which has no parameters, would be an error here.
+    #[cfg(not(feature = "tls"))]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn tls<T: crate::web::missing::Tls>(self, tls: T) -> Listen {
+        tls.never()
+    }
+
     /// Believes what these proxies say about their clients, and nobody else: see [`Proxies`] and docs/proxies.md. Default: nobody
     /// is believed. A feature: `proxy`.
     #[cfg(feature = "proxy")]
@@ -85,6 +93,13 @@ impl Listen {
     pub fn trust_proxies(mut self, proxies: Proxies) -> Listen {
         self.config.proxies = Some(proxies);
         self
+    }
+
+    #[cfg(not(feature = "proxy"))]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn trust_proxies<P: crate::web::missing::Proxies>(self, proxies: P) -> Listen {
+        proxies.never()
     }
 
     /// How many connections the kernel queues until they are accepted. Default 1,024; the kernel limits it to

@@ -61,11 +61,22 @@ pub trait Sessions {
 
 #[cfg(not(feature = "tls"))]
 #[diagnostic::on_unimplemented(
-    message = "`RequestExt::tls` needs the feature `tls` of heirloom",
+    message = "`RequestExt::tls` and `Listen::tls` need the feature `tls` of heirloom",
     label = "needs the feature `tls`",
     note = "in Cargo.toml: heirloom = {{ version = \"0.1\", features = [\"tls\"] }}"
 )]
 pub trait Tls {
+    #[doc(hidden)]
+    fn never<T>(&self) -> T;
+}
+
+#[cfg(not(feature = "proxy"))]
+#[diagnostic::on_unimplemented(
+    message = "`Listen::trust_proxies` needs the feature `proxy` of heirloom",
+    label = "needs the feature `proxy`",
+    note = "in Cargo.toml: heirloom = {{ version = \"0.1\", features = [\"proxy\"] }}"
+)]
+pub trait Proxies {
     #[doc(hidden)]
     fn never<T>(&self) -> T;
 }

@@ -1,9 +1,9 @@
 //! Guards, over the wire: what they refuse costs no body, and what they let through is served as without them.
 
-use std::io::Read;
-use std::sync::Arc;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, OnceLock, mpsc};
 
 use heirloom::CloseReason;
 use heirloom::prelude::*;
@@ -171,4 +171,68 @@ fn the_shipped_guards_decide_on_the_head() {
     assert_eq!(ends.recv().unwrap(), (200, true));
     client.send(head("/", AUTH));
     assert_eq!(client.reply().said(), "200 Aladdin sent Some(0)");
+}
+
+/// What the socket takes until it is full. Later: as much as the server has read meanwhile, to a piece.
+fn fill(mut client: &UnixStream) -> usize {
+    let mut sent = 0;
+    while let Ok(n) = client.write(&[b'x'; PIECE]) {
+        sent += n;
+    }
+    sent
+}
+
+/// A buffer of a worker.
+const BUFFER: usize = 64 << 10;
+const PIECE: usize = 4 << 10;
+
+/// The client has sent all that its socket takes before the server sees the request.
+#[test]
+fn at_most_a_buffer_of_a_refused_body_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listener = format!("unix:{}", path.display());
+    let client = Arc::new(OnceLock::<UnixStream>::new());
+    let gate = Gate::default();
+    let (say, read) = mpsc::channel();
+
+    let (of_guard, said, waiting) = (Arc::clone(&client), say.clone(), gate.clone());
+    let guard = move |_: &mut Request| {
+        let _ = said.send(fill(of_guard.get().unwrap()));
+        Err::<(), EarlyResponse>(StatusCode::UNAUTHORIZED.into())
+    };
+    let of_log = Arc::clone(&client);
+    let log = AccessLog::new().to(move |access: &Access| {
+        if access.status() == StatusCode::UNAUTHORIZED {
+            let _ = say.send(fill(of_log.get().unwrap()));
+        }
+    });
+    let upload = |req: Request| format!("{:?}", req.body().len());
+    let inside = max_body(LONG as u64 + 1, Router::new().post("/", upload).guard(guard));
+    let router = Router::new().nest("/in", inside).get("/wait", move |_: Request| waiting.pass());
+    let server = Server::new(router.wrap(log)).listen(listener).workers(1).timeouts(quick());
+    let fixture = Fixture::of(gate, server);
+
+    let mut busy = UnixStream::connect(&path).unwrap();
+    busy.write_all(get("/wait").as_bytes()).unwrap();
+    fixture.gate().wait_for(1);
+    let mut stranger = UnixStream::connect(&path).unwrap();
+    stranger.write_all(head("/in/", &format!("Content-Length: {LONG}\r\n")).as_bytes()).unwrap();
+    stranger.set_nonblocking(true).unwrap();
+    let there = fill(&stranger);
+    assert!(there > 2 * BUFFER, "only {there} bytes are there");
+    client.set(stranger.try_clone().unwrap()).unwrap();
+    fixture.gate().open();
+
+    let before_the_guard = read.recv_timeout(DEADLINE).unwrap();
+    let until_the_response = before_the_guard + read.recv_timeout(DEADLINE).unwrap();
+    assert!(
+        until_the_response <= BUFFER + PIECE,
+        "{before_the_guard} and {until_the_response} of {there} bytes"
+    );
+    stranger.set_nonblocking(false).unwrap();
+    stranger.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut start = [0; 12];
+    stranger.read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"HTTP/1.1 401");
 }
