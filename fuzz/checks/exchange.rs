@@ -77,6 +77,7 @@ impl Rehearsal {
             all_counters.register(),
             Arc::new(CurrentRequest::default()),
             wait_group.clone(),
+            None,
         );
         let stream = Stream::Unix(Arc::new(ours));
         let slot = parking.admit(&stream).unwrap();

@@ -37,6 +37,10 @@ impl Budget {
         share.hold(1).then_some(share)
     }
 
+    pub(crate) fn limit(&self) -> u64 {
+        self.0.limit
+    }
+
     pub(crate) fn held(&self) -> u64 {
         self.0.held.load(Ordering::Relaxed)
     }

@@ -5,6 +5,8 @@ pub(crate) mod close_reason;
 pub(crate) mod contain_panic;
 pub(crate) mod error;
 pub(crate) mod file_budget;
+pub(crate) mod histogram;
+pub(crate) mod history;
 pub(crate) mod limits;
 pub(crate) mod log;
 pub(crate) mod log_file;
@@ -12,6 +14,9 @@ pub(crate) mod percent;
 pub(crate) mod phase;
 #[cfg(test)]
 pub(crate) mod property;
+pub(crate) mod recent;
+pub(crate) mod records;
+pub(crate) mod requests;
 #[cfg(test)]
 #[path = "../../tests/support/skip.rs"]
 pub(crate) mod skip;

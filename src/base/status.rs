@@ -1,7 +1,7 @@
 //! Counters. Each thread has its own, and a snapshot adds them up.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,6 +11,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::base::close_reason::CloseReason;
 use crate::base::phase::Phase;
+use crate::base::requests::AllRequests;
 use crate::base::sync::lock;
 
 /// The counters of one thread.
@@ -84,6 +85,9 @@ pub(crate) struct AllCounters {
     all: Arc<Mutex<Vec<Arc<CachePadded<Counters>>>>>,
     /// Counts of earlier generations, by name.
     inherited: Arc<Mutex<BTreeMap<String, u64>>>,
+    pub(crate) requests: AllRequests,
+    /// What the successor has of them.
+    sent: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 impl AllCounters {
@@ -98,23 +102,56 @@ impl AllCounters {
     pub(crate) fn inherit(&self, counts: Vec<(String, u64)>) {
         let mut inherited = lock(&self.inherited);
         for (name, n) in counts {
+            if self.requests.inherit(&name, n) {
+                continue;
+            }
             let sum = inherited.entry(name).or_default();
             *sum = sum.saturating_add(n);
         }
     }
 
-    /// The counts, own and inherited, since the last call with this `sent`, which is updated.
-    pub(crate) fn since(&self, sent: &mut BTreeMap<String, u64>) -> Vec<(String, u64)> {
+    /// All counts, own and inherited, which count as sent with that.
+    pub(crate) fn send_all(&self) -> Vec<(String, u64)> {
+        self.send_all_anew();
+        let all = self.unsent();
+        self.mark_sent(&all);
+        all
+    }
+
+    /// A successor has none of the counts.
+    pub(crate) fn send_all_anew(&self) {
+        lock(&self.sent).clear();
+    }
+
+    /// The counts, own and inherited, that the successor does not have.
+    pub(crate) fn unsent(&self) -> Vec<(String, u64)> {
+        let (mut stats, sent) = (self.totals(), lock(&self.sent));
+        let mut unsent = Vec::new();
+        let mut note = |name: &str, count: u64| {
+            let before = sent.get(name).copied().unwrap_or(0);
+            if count > before {
+                unsent.push((name.to_owned(), count - before));
+            }
+        };
+        stats.for_each_count(|name, count| note(name, *count));
+        self.requests.for_each_count(note);
+        unsent
+    }
+
+    /// The successor has these.
+    pub(crate) fn mark_sent(&self, counts: &[(String, u64)]) {
+        let mut sent = lock(&self.sent);
+        for (name, n) in counts {
+            let before = sent.entry(name.clone()).or_default();
+            *before = before.saturating_add(*n);
+        }
+    }
+
+    /// The sums so far, without gauges.
+    pub(crate) fn totals(&self) -> Stats {
         let mut stats = Stats::new(0, Phase::Serving);
         self.add_up(&mut stats);
-        let mut news = Vec::new();
-        stats.for_each_count(|name, count| {
-            let before = sent.insert(name.to_owned(), *count).unwrap_or(0);
-            if *count > before {
-                news.push((name.to_owned(), *count - before));
-            }
-        });
-        news
+        stats
     }
 
     /// The sums so far, with those of earlier generations.
@@ -144,6 +181,8 @@ impl AllCounters {
 /// A part of the server that contributes to a snapshot.
 pub(crate) trait Gauges: fmt::Debug + Send + Sync {
     fn add_to(&self, stats: &mut Stats);
+    /// The handlers that run now.
+    fn handlers(&self) -> Vec<RunningHandler>;
 }
 
 /// A handler that runs now.
@@ -196,6 +235,8 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections open now.
     pub open: u64,
+    /// How many connections may be open: fewer than [`Limits::connections`](crate::Limits::connections) if descriptors are few.
+    pub connections_limit: u64,
     /// Requests answered.
     pub requests: u64,
     /// Responses by the first digit of their status, from 1xx to 5xx.
@@ -220,8 +261,12 @@ pub struct Stats {
     pub detached: u64,
     /// Bytes that connections hold in memory while no worker has them, of [`Limits::buffered_bytes`](crate::Limits::buffered_bytes).
     pub buffered_bytes: u64,
+    /// The limit of the bytes in memory.
+    pub buffered_bytes_limit: u64,
     /// Bytes of request bodies in temporary files, of [`Limits::temporary_bytes`](crate::Limits::temporary_bytes).
     pub temporary_bytes: u64,
+    /// The limit of the bytes in temporary files.
+    pub temporary_bytes_limit: u64,
     /// Connections closed, by reason.
     pub closes: Vec<(CloseReason, u64)>,
 }
@@ -233,6 +278,7 @@ impl Stats {
             phase,
             accepted: 0,
             open: 0,
+            connections_limit: 0,
             requests: 0,
             responses: [0; 5],
             panics: 0,
@@ -245,7 +291,9 @@ impl Stats {
             workers: 0,
             detached: 0,
             buffered_bytes: 0,
+            buffered_bytes_limit: 0,
             temporary_bytes: 0,
+            temporary_bytes_limit: 0,
             closes: Vec::new(),
         }
     }
@@ -265,54 +313,6 @@ impl Stats {
             f(&format!("closes.{reason}"), count);
         }
     }
-
-    /// In the text format of Prometheus, version 0.0.4.
-    pub fn to_prometheus(&self) -> String {
-        let mut out = String::new();
-        let mut metric = |name: &str, kind: &str, help: &str, rows: &[(String, u64)]| {
-            let _ = writeln!(out, "# HELP heirloom_{name} {help}\n# TYPE heirloom_{name} {kind}");
-            for (labels, value) in rows {
-                let _ = writeln!(out, "heirloom_{name}{labels} {value}");
-            }
-        };
-        let one = |value: u64| [(String::new(), value)];
-        metric("generation", "gauge", "Generation of this process.", &one(self.generation.into()));
-        metric("ready", "gauge", "1 if new clients are accepted.", &one(self.phase.is_ready().into()));
-        metric("connections_accepted_total", "counter", "Connections accepted.", &one(self.accepted));
-        metric("connections_open", "gauge", "Connections open.", &one(self.open));
-        metric("requests_total", "counter", "Requests answered.", &one(self.requests));
-        let classes: Vec<(String, u64)> =
-            (1..).zip(self.responses).map(|(class, n)| (format!("{{class=\"{class}xx\"}}"), n)).collect();
-        metric("responses_total", "counter", "Responses by class of status.", &classes);
-        metric("handler_panics_total", "counter", "Handlers that panicked.", &one(self.panics));
-        let replaced = one(self.workers_replaced);
-        metric("workers_replaced_total", "counter", "Workers that died and were replaced.", &replaced);
-        metric(
-            "connections_handed_over_total",
-            "counter",
-            "Connections passed on to the next generation.",
-            &one(self.handed_over),
-        );
-        let passed = one(self.deadlines_passed);
-        metric("handler_deadlines_passed_total", "counter", "Handlers that missed their deadline.", &passed);
-        let past = one(self.handlers_past_deadline);
-        metric("handlers_past_deadline", "gauge", "Handlers running past their deadline.", &past);
-        metric("requests_in_flight", "gauge", "Requests started and not finished.", &one(self.in_flight));
-        metric("connections_queued", "gauge", "Connections waiting for a worker.", &one(self.queued));
-        metric("workers", "gauge", "Workers in all pools.", &one(self.workers));
-        metric(
-            "detached_threads",
-            "gauge",
-            "Threads of streams and upgraded connections.",
-            &one(self.detached),
-        );
-        metric("buffered_bytes", "gauge", "Bytes of connections in memory.", &one(self.buffered_bytes));
-        metric("temporary_bytes", "gauge", "Bytes of bodies in files.", &one(self.temporary_bytes));
-        let closes: Vec<(String, u64)> =
-            self.closes.iter().map(|(reason, n)| (format!("{{reason=\"{reason}\"}}"), *n)).collect();
-        metric("connections_closed_total", "counter", "Connections closed, by reason.", &closes);
-        out
-    }
 }
 
 #[cfg(test)]
@@ -330,32 +330,6 @@ mod tests {
         let mut stats = Stats::new(3, Phase::Serving);
         all_counters.add_up(&mut stats);
         assert_eq!((stats.requests, stats.responses), (3, [0, 2, 0, 0, 1]));
-        let text = stats.to_prometheus();
-        for line in [
-            "heirloom_requests_total 3",
-            "heirloom_responses_total{class=\"2xx\"} 2",
-            "heirloom_connections_closed_total{reason=\"idle\"} 1",
-            "heirloom_generation 3",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
-        }
-    }
-
-    /// The name, type and text of each metric, in their order.
-    #[test]
-    fn each_metric_is_in_the_docs() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
-        let docs = std::fs::read_to_string(path).unwrap();
-        let documented: Vec<&str> = docs.lines().filter(|line| line.starts_with("| `")).collect();
-        let text = Stats::new(1, Phase::Serving).to_prometheus();
-        let mut names = text.lines().filter_map(|line| line.strip_prefix("# HELP "));
-        let mut kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-        for line in documented {
-            let (name, help) = names.next().unwrap().split_once(' ').unwrap();
-            let kind = kinds.next().unwrap().rsplit(' ').next().unwrap();
-            let begin = format!("| `{name}` | {kind} | {}", help.trim_end_matches('.'));
-            assert!(line.starts_with(&begin), "{line}\nis not\n{begin}");
-        }
-        assert_eq!(names.next(), None, "not in docs/metrics.md");
+        assert_eq!(stats.closes.iter().map(|(_, n)| n).sum::<u64>(), 1);
     }
 }

@@ -38,6 +38,7 @@ use crate::process::systemd::WITHOUT_MAIN;
 #[must_use]
 pub struct ProcessConfig {
     pub(crate) places: Places,
+    pub(crate) version: Option<String>,
     pub(crate) executable: Option<PathBuf>,
     /// None: to be removed.
     pub(crate) variables: Vec<(OsString, Option<OsString>)>,
@@ -79,6 +80,7 @@ impl ProcessConfig {
     pub fn new() -> ProcessConfig {
         ProcessConfig {
             places: Places::default(),
+            version: None,
             executable: None,
             variables: Vec::new(),
             raise_nofile: true,
@@ -114,6 +116,12 @@ impl ProcessConfig {
     /// the path leads to the process that owns the service. Like the pid file it belongs in a directory of that user.
     pub fn control_socket(mut self, path: impl Into<PathBuf>) -> ProcessConfig {
         self.places.control_socket = Some(path.into());
+        self
+    }
+
+    /// The program's version, which `/status` shows for each generation: `version(env!("CARGO_PKG_VERSION"))`. Default: none.
+    pub fn version(mut self, version: impl Into<String>) -> ProcessConfig {
+        self.version = Some(version.into());
         self
     }
 
@@ -324,6 +332,7 @@ impl fmt::Debug for ProcessConfig {
         f.debug_struct("ProcessConfig")
             .field("pid_file", &self.places.pid_file)
             .field("control_socket", &self.places.control_socket)
+            .field("version", &self.version)
             .field("executable", &self.executable)
             .field("raise_nofile", &self.raise_nofile)
             .field("signals", &self.signals)

@@ -9,7 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::error::Error;
-use crate::base::status::{AllCounters, Gauges, ParkedConnection, RunningHandler, Stats};
+use crate::base::records::Records;
+use crate::base::status::{Gauges, ParkedConnection, RunningHandler, Stats};
 use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::{AcceptorCommand, Parking};
@@ -31,8 +32,10 @@ pub(crate) struct Assembly<P> {
     pub(crate) wait_group: WaitGroup,
     pub(crate) workers: Box<dyn Workers>,
     pub(crate) grace: Duration,
+    /// How many connections may be open.
+    pub(crate) connections_limit: usize,
     pub(crate) files: Files,
-    pub(crate) all_counters: AllCounters,
+    pub(crate) records: Arc<Records>,
 }
 
 /// The threads that work on the connections.
@@ -89,9 +92,14 @@ impl<P> Assembly<P> {
 impl<P: fmt::Debug + Send> Gauges for Assembly<P> {
     fn add_to(&self, stats: &mut Stats) {
         stats.open = self.parking.open() as u64;
+        stats.connections_limit = self.connections_limit as u64;
         stats.in_flight = self.wait_group.count() as u64;
         stats.queued = self.queues.iter().map(|queue| queue.waiting() as u64).sum();
         self.workers.add_to(stats);
+    }
+
+    fn handlers(&self) -> Vec<RunningHandler> {
+        self.workers.handlers()
     }
 }
 
@@ -155,12 +163,16 @@ impl<P: fmt::Debug + Send> Engine for Assembly<P> {
         lines
     }
 
+    fn records(&self) -> &Records {
+        &self.records
+    }
+
     fn report(&self) -> String {
         format!("{} requests in flight, {} connections open", self.wait_group.count(), self.parking.open())
     }
 
     fn add_to(&self, stats: &mut Stats) {
-        self.all_counters.add_up(stats);
+        self.records.counters.add_up(stats);
         Gauges::add_to(self, stats);
     }
 

@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::base::phase::{Phase, PhaseWatch, Waited};
-use crate::base::status::{AllCounters, Gauges, Stats};
+use crate::base::records::Records;
+use crate::base::status::{Gauges, RunningHandler, Stats};
 use crate::base::sync::lock;
 use crate::process::control::Inbox;
 use crate::process::state::Event;
@@ -36,7 +37,7 @@ pub struct Handle {
 pub(crate) struct HandleState {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) phase: PhaseWatch,
-    pub(crate) all_counters: AllCounters,
+    pub(crate) records: Arc<Records>,
     pub(crate) generation: AtomicU32,
     pub(crate) files: Files,
     pub(crate) gauges: OnceLock<Arc<dyn Gauges>>,
@@ -50,7 +51,7 @@ impl Handle {
             shared: Arc::new(HandleState {
                 inbox: Arc::default(),
                 phase: PhaseWatch::new(),
-                all_counters: AllCounters::default(),
+                records: Arc::default(),
                 generation: AtomicU32::new(1),
                 files: Arc::default(),
                 gauges: OnceLock::new(),
@@ -96,11 +97,25 @@ impl Handle {
     /// A snapshot of the server's counters and gauges.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::new(self.shared.generation.load(Ordering::Relaxed), self.phase());
-        self.shared.all_counters.add_up(&mut stats);
+        self.shared.records.counters.add_up(&mut stats);
         if let Some(gauges) = self.shared.gauges.get() {
             gauges.add_to(&mut stats);
         }
         stats
+    }
+
+    /// The handlers and streams that run now.
+    pub(crate) fn handlers(&self) -> Vec<RunningHandler> {
+        self.shared.gauges.get().map(|gauges| gauges.handlers()).unwrap_or_default()
+    }
+
+    /// The metrics in the text format of Prometheus, version 0.0.4, for a handler of your own: `docs/metrics.md` has each. The
+    /// histograms of requests are among them if the server has an admin listener, or [`admin::routes`](crate::admin::routes)
+    /// was called for this handle before it serves.
+    pub fn metrics(&self) -> String {
+        let (stats, records) = (self.stats(), &self.shared.records);
+        let version = records.version_of(stats.generation);
+        crate::server::admin::metrics::text(&stats, &records.counters.requests.totals(), version.as_deref())
     }
 }
 

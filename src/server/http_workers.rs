@@ -99,7 +99,8 @@ fn start_pool(
     let make = move |index: usize| {
         let wait_group = common.wait_group.on_own_line();
         let current_request = current_requests.get(index).cloned().unwrap_or_default();
-        let mut worker = WorkerState::new(index, counters.register(), current_request, wait_group);
+        let recorder = counters.requests.recorder();
+        let mut worker = WorkerState::new(index, counters.register(), current_request, wait_group, recorder);
         let (common, queue) = (Arc::clone(&common), Arc::clone(&of_workers));
         move |ready: Ready<Progress>, taken| exchange::serve(ready, taken, &mut worker, &common, &queue)
     };
@@ -117,6 +118,8 @@ impl Workers for HttpWorkers {
         stats.workers = self.current_requests.len() as u64;
         stats.buffered_bytes = self.budgets.memory.held();
         stats.temporary_bytes = self.budgets.temporary.held();
+        (stats.buffered_bytes_limit, stats.temporary_bytes_limit) =
+            (self.budgets.memory.limit(), self.budgets.temporary.limit());
         stats.detached = self.detached.count() as u64;
         stats.handlers_past_deadline = self.deadlines.past().len() as u64;
     }

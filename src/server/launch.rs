@@ -229,7 +229,7 @@ fn start<S: Service>(
     mut launch: Launch,
     mut service: S,
     inherited: Vec<Passed<OwnedFd>>,
-    facts: Facts,
+    mut facts: Facts,
 ) -> Result<Started<S::Progress>, Error> {
     launch.limits.check()?;
     launch.timeouts.check()?;
@@ -237,6 +237,7 @@ fn start<S: Service>(
     check_names(&listen)?;
     let descriptors = launch.share_descriptors(pools.workers.len(), listen.len().max(inherited.len()));
     let Launch { limits, timeouts, handle, process } = launch;
+    facts.version.clone_from(&process.version);
     let terms = terms(&timeouts, &process.above, &facts);
     let Acquired { listeners, adopted, unlink, outside } =
         acquire(process, listen, inherited, &handle, facts.generation)?;
@@ -335,9 +336,10 @@ fn assemble<P: Portable>(
         queues,
         workers,
         grace: context.timeouts.idle_grace,
+        connections_limit: context.limits.connections,
         files: Arc::clone(&shared.files),
         names: context.listeners,
-        all_counters: shared.all_counters.clone(),
+        records: Arc::clone(&shared.records),
     });
     let inbox = Arc::clone(&shared.inbox);
     assembly.wait_group.report_ends(move || inbox.event(Event::Drained));
@@ -363,7 +365,7 @@ fn acceptor_setup<P: Portable>(
         queue_wait: context.timeouts.queue_wait,
         limits: context.limits.clone(),
         process: ConnInfo { files, ..ConnInfo::new(None, shared.phase.clone(), generation) },
-        all_counters: shared.all_counters.clone(),
+        all_counters: shared.records.counters.clone(),
         busy,
         report: Arc::new(move |news| {
             inbox.event(match news {

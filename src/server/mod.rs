@@ -290,7 +290,7 @@ impl Service for Server {
     }
 
     fn start(self, context: &Context<Progress>) -> Result<ServiceParts<Progress>, Error> {
-        let (limits, all_counters) = (&context.limits, &context.handle.shared.all_counters);
+        let (limits, all_counters) = (&context.limits, &context.handle.shared.records.counters);
         let budgets = Budgets::new(limits);
         let stores = budgets.stores(context.descriptors.clone(), self.temp_dir.clone());
         let error_pages = self.error_pages.clone();

@@ -196,7 +196,7 @@ impl Service for StreamServer {
             wait_group: context.wait_group.clone(),
             listeners: context.listeners.clone(),
             phase: shared.phase.clone(),
-            counters: Mutex::new(shared.all_counters.register()),
+            counters: Mutex::new(shared.records.counters.register()),
             in_use: Mutex::default(),
         });
         let (incoming, handle) = (Incoming { dispatch: Arc::clone(&dispatch) }, context.handle.clone());

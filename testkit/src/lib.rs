@@ -16,7 +16,7 @@ mod shell;
 mod skip;
 
 pub use begin::Begin;
-pub use browser::Browser;
+pub use browser::{Browser, Page};
 pub use crowd::{Crowd, Tally};
 pub use facts::{Facts, expect_calm};
 pub use family::Exit;

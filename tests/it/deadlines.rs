@@ -81,7 +81,7 @@ fn a_blocked_handler_is_answered_for_once_and_stays_in_view() {
     let stats = fixture.stats();
     assert_eq!((stats.requests, stats.responses[4], stats.in_flight), (2, 1, 1));
     assert_eq!(past(&fixture), (1, 1));
-    assert!(stats.to_prometheus().contains("\nheirloom_handlers_past_deadline 1\n"));
+    assert!(fixture.running().handle().metrics().contains("\nheirloom_handlers_past_deadline 1\n"));
     // The others serve meanwhile.
     assert_eq!(fixture.client().get("/soon/fast").said(), "200 true false");
     fixture.gate().open();

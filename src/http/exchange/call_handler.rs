@@ -13,6 +13,7 @@ use std::sync::PoisonError;
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::StatusCode;
 
 use super::progress::After;
 use super::read_head::RoutedRequest;
@@ -21,6 +22,7 @@ use super::{Exchange, Flow, drop_contained};
 use crate::Response;
 use crate::base::contain_panic::panic_text;
 use crate::base::log::error;
+use crate::base::requests::SeriesKey;
 use crate::http::codec::RequestHead;
 use crate::web::body::BodyKind;
 use crate::web::handler::deadline::Deadline;
@@ -53,6 +55,9 @@ impl Exchange<'_> {
         let mut watch = None;
         if let Some(request) = request {
             *request.body_mut().kind_mut() = body;
+            if let (Some(recorder), Some(bytes @ 1..)) = (&self.worker.recorder, request.body().len()) {
+                recorder.request_bytes(bytes);
+            }
             if let Some(deadline) = deadline {
                 request.extensions_mut().insert(deadline.clone());
                 watch = Some(self.watch(deadline, summary, route)?);
@@ -70,11 +75,22 @@ impl Exchange<'_> {
         self.now = Instant::now();
         let latency = route.latency().unwrap_or(&listener_handler.latency);
         latency.finish(&run, self.now);
+        let took = self.now.saturating_duration_since(run.begin());
         summary.text = self.end_call(panics);
-        match watch {
+        let answered = match watch {
             None => ControlFlow::Continue(response),
             Some(watch) => self.end_watch(watch, response),
+        };
+        if let Some(recorder) = &mut self.worker.recorder {
+            let status = match &answered {
+                ControlFlow::Continue(response) => response.status(),
+                // The client has had the answer at the deadline.
+                ControlFlow::Break(_) => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            let key = SeriesKey::new(route.number(), summary.method.as_str(), status.as_u16());
+            recorder.duration(key, took, || route.pattern());
         }
+        answered
     }
 
     /// Returns the request's head, which was set as the current one.

@@ -144,6 +144,9 @@ pub(crate) fn serve(
     if let Some(lingering) = client.lingering() {
         return linger(client, lingering.reason, worker, common, queue);
     }
+    if let Some(recorder) = &worker.recorder {
+        recorder.queue_wait(taken.waited);
+    }
     loop {
         let permit = taken.has_permit.then(|| StreamingPermit::taken_with(queue));
         let disposition =

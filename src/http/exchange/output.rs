@@ -69,6 +69,9 @@ impl Exchange<'_> {
 
     /// Notes that a response, with a body of so many bytes, is complete when the socket has all that is in the buffer now.
     pub(super) fn end_after_output(&mut self, ending: Option<Ending>, bytes: u64) {
+        if let Some(recorder) = &self.worker.recorder {
+            recorder.response_bytes(bytes);
+        }
         if let Some(ending) = ending {
             self.client.progress.endings.push(ending, self.worker.out.len(), bytes);
         }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 
 use super::input::Input;
+use crate::base::requests::Recorder;
 use crate::base::status::Counters;
 use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
@@ -27,6 +28,8 @@ pub(crate) struct WorkerState {
     pub(super) counters: Arc<CachePadded<Counters>>,
     pub(super) current_request: Arc<CurrentRequest>,
     pub(super) wait_group: WaitGroup,
+    /// None if nobody wants to know.
+    pub(super) recorder: Option<Box<Recorder>>,
 }
 
 /// The request whose handler runs on a worker, and since when.
@@ -86,6 +89,7 @@ impl WorkerState {
         counters: Arc<CachePadded<Counters>>,
         current_request: Arc<CurrentRequest>,
         wait_group: WaitGroup,
+        recorder: Option<Box<Recorder>>,
     ) -> WorkerState {
         // The thread that had this index before may have died in a handler.
         current_request.set(None);
@@ -100,6 +104,7 @@ impl WorkerState {
             counters,
             current_request,
             wait_group,
+            recorder,
         }
     }
 }

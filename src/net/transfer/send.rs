@@ -1,7 +1,6 @@
 //! Sends connections to the successor: idle ones, those that become idle, and those of whose next request only a little has
 //! arrived. Connections that are not taken are served here; their close is announced only when they can't be sent any more.
 
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -21,6 +20,9 @@ use crate::net::connection::{Activity, Connection, Portable};
 /// How often the successor may refuse channels that are passed on, a tick apart.
 const REFUSALS: u32 = 20;
 
+/// Counts in a packet: the names of most have less than 100 bytes.
+const COUNTS: usize = 200;
+
 /// How long a successor without credit may be silent, where the grace is shorter.
 const LEAST_SILENCE: Duration = Duration::from_secs(1);
 
@@ -33,13 +35,11 @@ pub(super) struct Sender<P> {
     /// The slot from which parked connections are to be looked through.
     scan_from: Option<usize>,
     all_counters: AllCounters,
-    /// The counts that the successor was sent to add to its own.
-    counts_sent: BTreeMap<String, u64>,
 }
 
 impl<P: Portable> Sender<P> {
     pub(super) fn new(all_counters: AllCounters) -> Sender<P> {
-        Sender { channel: None, delivered: None, scan_from: None, all_counters, counts_sent: BTreeMap::new() }
+        Sender { channel: None, delivered: None, scan_from: None, all_counters }
     }
 
     /// False where the channel can't be watched.
@@ -84,8 +84,13 @@ impl<P: Portable> Sender<P> {
     }
 
     pub(super) fn send_counts(&mut self) {
-        if let Some(channel) = &mut self.channel {
-            channel.send_counts(self.all_counters.since(&mut self.counts_sent));
+        let Some(channel) = &mut self.channel else { return };
+        for part in self.all_counters.unsent().chunks(COUNTS) {
+            if !channel.post(&Packet::Counts(part.to_vec()), &[]) {
+                // There may be room at the next time.
+                return;
+            }
+            self.all_counters.mark_sent(part);
         }
     }
 
@@ -274,13 +279,6 @@ impl<P: Portable> SuccessorChannel<P> {
                 return;
             }
             self.ledger.posted(0, Cargo::Predecessor(predecessor));
-        }
-    }
-
-    /// Totals are too small by counts that are lost, and nothing else depends on them.
-    fn send_counts(&mut self, counts: Vec<(String, u64)>) {
-        if !counts.is_empty() {
-            self.post(&Packet::Counts(counts), &[]);
         }
     }
 

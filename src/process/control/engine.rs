@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::base::records::Records;
 use crate::base::status::{ParkedConnection, RunningHandler, Stats};
 use crate::process::handover::Passed;
 
@@ -37,6 +38,8 @@ pub(crate) trait Engine {
     fn in_flight(&self) -> Vec<String>;
     /// One line for the log.
     fn report(&self) -> String;
+    /// What is passed on of the service's past.
+    fn records(&self) -> &Records;
     /// Adds the counters and gauges.
     fn add_to(&self, stats: &mut Stats);
     /// At most so many of the connections that no worker has.

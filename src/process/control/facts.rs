@@ -14,6 +14,8 @@ use crate::process::terminal::Terminal;
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
     pub(crate) generation: u32,
+    /// The program's, if it says it.
+    pub(crate) version: Option<String>,
     pub(crate) nohup: bool,
     pub(crate) terminal: Option<Arc<Terminal>>,
     /// None: this process does not hand over (in-process servers).

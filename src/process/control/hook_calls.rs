@@ -123,10 +123,10 @@ impl HookCalls {
     /// Adds to GO how much of the state is in the file.
     pub(super) fn with_state(&self, message: Message) -> Message {
         match message {
-            Message::Go { probation, .. } if *self.released != HandoverState::default() => {
+            Message::Go { probation, records, .. } if *self.released != HandoverState::default() => {
                 let bytes = self.released.bytes.len() as u64;
                 let head = StateHead { version: self.released.version, bytes };
-                Message::Go { probation, state: Some(head) }
+                Message::Go { probation, state: Some(head), records }
             }
             other => other,
         }

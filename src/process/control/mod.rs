@@ -27,8 +27,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::base::error::{Error, ErrorKind};
-use crate::base::log::{Line, error, info};
+use crate::base::log::{Line, debug, error, info};
 use crate::base::phase::{Phase, PhaseWatch};
+use crate::base::records::Records;
 pub(crate) use crate::process::control::engine::Engine;
 pub(crate) use crate::process::control::facts::{Facts, Predecessor};
 use crate::process::control::hook_calls::HookCalls;
@@ -40,6 +41,7 @@ use crate::process::control::socket::Bound;
 use crate::process::control::successor::{Strays, Successor};
 use crate::process::handover::Message;
 use crate::process::handover::pid_file::PidFile;
+use crate::process::handover::state_file::StateFile;
 use crate::process::hooks::Runner;
 use crate::process::signals::SignalRequest;
 use crate::process::state::{Action, Event, Stage, State, Timer, Why};
@@ -108,7 +110,7 @@ impl<'a> Control<'a> {
             })
             .map_err(watched)?;
         for action in &first {
-            if let Action::ToPredecessor(Message::Prepared { adopted }) = action {
+            if let Action::ToPredecessor(Message::Prepared { adopted, .. }) = action {
                 engine.share(adopted);
             }
         }
@@ -126,6 +128,7 @@ impl<'a> Control<'a> {
             outside,
             progress: LoopProgress::default(),
         };
+        control.engine.records().begins(control.facts.generation, control.facts.version.take());
         control.perform_all(first);
         control.entered();
         Ok(control)
@@ -162,7 +165,9 @@ impl<'a> Control<'a> {
 
     /// Waits for the next events, at most until `until`, and handles them.
     fn turn(&mut self, until: Option<Instant>) -> Result<(), Error> {
-        let next = self.progress.timers.values().copied().chain(until).chain(self.outside.next_tick()).min();
+        let sample = self.engine.records().sample_due(Instant::now());
+        let timers = self.progress.timers.values().copied();
+        let next = timers.chain(until).chain(self.outside.next_tick()).chain(sample).min();
         for source in self.poller.wait(next)? {
             match source {
                 Source::Inbox => self.read_inbox(),
@@ -176,6 +181,7 @@ impl<'a> Control<'a> {
         }
         self.outside.tick(self.engine);
         let now = Instant::now();
+        self.engine.records().sample(now);
         let timers =
             |progress: &LoopProgress| progress.timers.iter().find(|(_, at)| **at <= now).map(|(t, _)| *t);
         while let Some(timer) = timers(&self.progress) {
@@ -212,13 +218,32 @@ impl<'a> Control<'a> {
         self.publish();
         self.notify_supervisor();
         let successor = self.successor.as_ref().map_or(0, |successor| successor.server_pid().as_raw());
-        self.outside.enter(self.state.stage(), self.facts.generation, successor);
+        self.outside.enter(self.state.stage(), self.facts.generation, successor, self.engine.records());
+        self.pass_history();
         match self.state.stage() {
             Stage::Serving => info!("serving as generation {}", self.facts.generation; phase = "serving"),
             Stage::LameDuck => info!("lame duck: not ready, still accepting"; phase = "lame_duck"),
             _ => {}
         }
         self.outside.identity.entered(&self.state);
+    }
+
+    /// Tells the successor what has become of this generation, and of itself, since it got the records.
+    fn pass_history(&mut self) {
+        let (Stage::Draining(Why::HandedOver) | Stage::Finished, Some(successor)) =
+            (self.state.stage(), &mut self.successor)
+        else {
+            return;
+        };
+        let generation = self.facts.generation;
+        if self.state.stage() == Stage::Finished {
+            self.engine.records().has_drained(generation);
+        }
+        for generation in [generation, generation.saturating_add(1)] {
+            for line in self.engine.records().lines_about(generation) {
+                successor.send_history(line);
+            }
+        }
     }
 
     /// Sets the phase of the present stage and calls its hooks.
@@ -258,7 +283,9 @@ impl<'a> Control<'a> {
             }
             Action::ToSuccessor(message) => {
                 if let Some(successor) = &mut self.successor {
-                    successor.send(&self.hooks.with_state(message));
+                    let mut message = self.hooks.with_state(message);
+                    successor.pass_records(&mut message, self.engine.records());
+                    successor.send(&message);
                 }
             }
             Action::Accept => {
@@ -286,7 +313,9 @@ impl<'a> Control<'a> {
                     self.outside.identity.pass(successor);
                 }
             }
-            Action::HandoverFailed => self.outside.handover_failed(self.facts.generation),
+            Action::HandoverFailed => {
+                self.outside.handover_failed(self.facts.generation, self.engine.records());
+            }
             Action::Check => self.engine.check(),
             Action::Abort => self.abort(),
             // The loop checks the stage.
@@ -393,6 +422,10 @@ impl<'a> Control<'a> {
         let ended = predecessor.channel.has_ended();
         let pid = predecessor.pid;
         for message in messages {
+            if let Message::History { line } = &message {
+                self.engine.records().read_history(line);
+                continue;
+            }
             info!(
                 "handover: predecessor {pid}: {message}";
                 predecessor = pid,
@@ -402,9 +435,14 @@ impl<'a> Control<'a> {
             if message == Message::Commit {
                 self.outside.identity.took_over(self.engine);
             }
-            if let Message::Go { state: Some(head), .. } = &message {
+            if let Message::Go { state, records, .. } = &message {
                 let file = self.predecessor.as_mut().and_then(|predecessor| predecessor.state.take());
-                self.hooks.inherit(file, *head);
+                if let (Some(file), Some(bytes)) = (&file, records) {
+                    inherit_records(self.engine.records(), file, state.map_or(0, |head| head.bytes), *bytes);
+                }
+                if let Some(head) = state {
+                    self.hooks.inherit(file, *head);
+                }
             }
             self.handle(Event::FromPredecessor(message));
         }
@@ -432,7 +470,7 @@ impl<'a> Control<'a> {
                 continue;
             }
             match &message {
-                Message::Prepared { adopted } => {
+                Message::Prepared { adopted, .. } => {
                     self.engine.share(adopted);
                     self.outside.identity.adopted.clone_from(adopted);
                 }
@@ -494,4 +532,12 @@ impl<'a> Control<'a> {
 
 fn own_pid() -> i32 {
     nix::unistd::getpid().as_raw()
+}
+
+/// Takes over the predecessor's records. Without them counts begin anew, and nothing else is lost.
+fn inherit_records(records: &Records, file: &StateFile, behind: u64, bytes: u64) {
+    match file.read_behind(behind, bytes) {
+        Ok(text) => records.inherit(&String::from_utf8_lossy(&text)),
+        Err(e) => debug!("handover: can't read the predecessor's records: {e}"),
+    }
 }

@@ -1,8 +1,10 @@
 //! How other programs see the service: which process owns it, by the pid file, and the result of a handover, by the control
 //! socket.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use crate::base::history::{FailedHandover, Note, millis, unix_ms};
+use crate::base::records::Records;
 use crate::process::control::Engine;
 use crate::process::control::identity::Identity;
 use crate::process::control::poller::{Poller, Source};
@@ -38,21 +40,27 @@ impl Outside {
     }
 
     /// This process is in `stage` from now on, as generation `generation`; `successor` is the pid of the next one.
-    pub(super) fn enter(&mut self, stage: Stage, generation: u32, successor: i32) {
+    pub(super) fn enter(&mut self, stage: Stage, generation: u32, successor: i32, records: &Records) {
         let now = Instant::now();
         match stage {
             Stage::Serving => {
+                records.serves(generation);
                 self.socket.iter_mut().for_each(ControlSocket::open);
             }
             Stage::Draining(Why::HandedOver) => {
                 // First: a client that learns of the new generation, and connects again, reaches it.
                 self.socket.iter_mut().for_each(|socket| socket.hand_over(now));
+                let next = generation.saturating_add(1);
+                records.served(generation);
+                records.note(next, Note::Pid(successor));
+                records.serves(next);
                 let outcome = self.upgrade.commits(now);
-                self.report(outcome, generation.saturating_add(1), Some(successor));
+                self.report(outcome, next, Some(successor), records);
             }
             Stage::LameDuck | Stage::Draining(_) | Stage::Yielding | Stage::Finished => {
+                records.served(generation);
                 let outcome = self.upgrade.is_stopped(now);
-                self.report(outcome, generation, None);
+                self.report(outcome, generation, None, records);
             }
             _ => {}
         }
@@ -95,15 +103,16 @@ impl Outside {
         }
     }
 
-    pub(super) fn handover_failed(&mut self, generation: u32) {
+    pub(super) fn handover_failed(&mut self, generation: u32, records: &Records) {
         self.identity.handover_failed();
         let outcome = self.upgrade.fails(Instant::now());
-        self.report(outcome, generation, i32::try_from(std::process::id()).ok());
+        self.report(outcome, generation, i32::try_from(std::process::id()).ok(), records);
     }
 
     /// `serving` is the process that serves from now on, if one does.
-    fn report(&mut self, outcome: Option<Outcome>, generation: u32, serving: Option<i32>) {
+    fn report(&mut self, outcome: Option<Outcome>, generation: u32, serving: Option<i32>, records: &Records) {
         let Some(outcome) = outcome else { return };
+        note(&outcome, generation, records);
         let (Some(id), Some(socket)) = (self.waiting.take(), &mut self.socket) else { return };
         let ms = |duration: &Duration| duration.as_millis();
         let mut line = match &outcome.committed {
@@ -117,5 +126,19 @@ impl Outside {
             line = line.with(&format!("{}_ms", step.name()), ms(took));
         }
         socket.answer(id, &[line.with("total_ms", ms(&outcome.total))], Instant::now());
+    }
+}
+
+/// Notes how a handover ended: of the new generation if it was committed, else of the one that serves on.
+fn note(outcome: &Outcome, generation: u32, records: &Records) {
+    records.counters.requests.handover(outcome.committed.is_ok(), outcome.total);
+    let steps = outcome.steps.iter().map(|(step, took)| (step.name().to_owned(), millis(*took)));
+    match &outcome.committed {
+        Ok(()) => steps.for_each(|(name, ms)| records.note(generation, Note::Step(name, ms))),
+        Err(reason) => {
+            let at = unix_ms(SystemTime::now());
+            let failed = FailedHandover { at, reason: reason.clone(), steps: steps.collect() };
+            records.note(generation, Note::Failed(failed));
+        }
     }
 }

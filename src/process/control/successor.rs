@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::unistd::Pid;
 
 use crate::base::log::{Line, error, info};
+use crate::base::records::Records;
 use crate::process::control::poller::{Poller, Source};
 use crate::process::handover::Message;
 use crate::process::handover::channel::Channel;
@@ -29,6 +30,8 @@ pub(super) struct Successor {
     pub(super) state: Option<StateFile>,
     /// What it writes until it is ready. None also where that is not known.
     output: Option<StartupOutput>,
+    /// The same file, if it takes records.
+    records: Option<StateFile>,
     /// It said FAILED and may end by itself, with its own message on its standard error.
     has_failed: bool,
 }
@@ -54,8 +57,13 @@ impl Successor {
         let watched = poller
             .add(lifecycle.as_fd(), Source::Successor)
             .and_then(|()| child.pidfds().try_for_each(|fd| poller.add(fd, Source::Child)));
+        // Without a second descriptor for it there are no records, and nothing else is lost.
+        let records = state.try_clone().ok();
         let (connections, state) = (Some(connections), Some(state));
-        (Successor { child, channel: lifecycle, connections, state, output, has_failed: false }, watched)
+        (
+            Successor { child, channel: lifecycle, connections, state, output, records, has_failed: false },
+            watched,
+        )
     }
 
     /// The process that we started.
@@ -77,6 +85,27 @@ impl Successor {
     pub(super) fn ended_well(&mut self) -> bool {
         self.child.wait_briefly();
         self.child.server_end() == Some(End::Exited(0))
+    }
+
+    /// Writes the records behind the state that GO announces, and announces them too.
+    pub(super) fn pass_records(&self, go: &mut Message, records: &Records) {
+        let Message::Go { state, records: bytes, .. } = go else { return };
+        let written = self.records.as_ref().and_then(|file| {
+            let text = records.pass_on();
+            file.write_behind(state.map_or(0, |head| head.bytes), text.as_bytes()).ok()?;
+            Some(text.len() as u64)
+        });
+        if written.is_none() {
+            records.counters.send_all_anew();
+        }
+        *bytes = written;
+    }
+
+    /// Tells it of what has become of a generation, if it wants to know.
+    pub(super) fn send_history(&mut self, line: String) {
+        if self.records.is_some() {
+            self.channel.send(&Message::History { line });
+        }
     }
 
     pub(super) fn send(&mut self, message: &Message) {
@@ -105,6 +134,9 @@ impl Successor {
 
     /// Logs a message as it is handled.
     pub(super) fn note(&mut self, message: &Message) {
+        if matches!(message, Message::Prepared { takes_records: false, .. }) {
+            self.records = None;
+        }
         match message {
             Message::Failed { reason } => {
                 error!("handover: child {} failed: {reason}; still serving", self.child.pid());

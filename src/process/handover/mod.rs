@@ -38,9 +38,10 @@ pub(crate) enum Message {
     /// P and S, first of all.
     Hello(Hello),
     /// S: listeners proven or bound, `before_ready` passed; nothing accepted. Names what it adopted.
-    Prepared { adopted: Vec<String> },
-    /// P: accept; you are on probation for so long. With the user's state, if there is any.
-    Go { probation: Duration, state: Option<StateHead> },
+    Prepared { adopted: Vec<String>, takes_records: bool },
+    /// P: accept; you are on probation for so long. With the user's state, if there is any, and the number of bytes of P's
+    /// records behind it in the file.
+    Go { probation: Duration, state: Option<StateHead>, records: Option<u64> },
     /// S: accepting.
     Serving,
     /// S: probation has ended, and acceptor and workers responded.
@@ -55,6 +56,8 @@ pub(crate) enum Message {
     Closed,
     /// P: it has handed over and has received a HUP.
     HandoverPlease,
+    /// P, to an S that takes records: what has become of a generation since, as a line of `base::history`.
+    History { line: String },
 }
 
 /// The description of a user's state; its bytes are in the file that the successor was started with.
@@ -126,13 +129,19 @@ impl Message {
                     u8::from(hello.nohup)
                 )
             }
-            Message::Prepared { adopted } => {
+            Message::Prepared { adopted, takes_records } => {
                 let names = adopted.iter().map(|name| escape(name.as_bytes())).collect::<Vec<_>>().join(",");
-                format!("PREPARED adopted={names}")
+                format!("PREPARED adopted={names}{}", if *takes_records { " records=1" } else { "" })
             }
-            Message::Go { probation, state } => {
+            Message::Go { probation, state, records } => {
                 let state = state.map(|s| format!(" state_version={} state_bytes={}", s.version, s.bytes));
-                format!("GO probation_ms={}{}", ms(probation), state.unwrap_or_default())
+                let records = records.map(|bytes| format!(" records_bytes={bytes}"));
+                format!(
+                    "GO probation_ms={}{}{}",
+                    ms(probation),
+                    state.unwrap_or_default(),
+                    records.unwrap_or_default()
+                )
             }
             Message::Serving => "SERVING".to_owned(),
             Message::StillGood => "STILL-GOOD".to_owned(),
@@ -141,6 +150,7 @@ impl Message {
             Message::Stopping { within } => format!("STOPPING within_ms={}", ms(within)),
             Message::Closed => "CLOSED".to_owned(),
             Message::HandoverPlease => "HANDOVER-PLEASE".to_owned(),
+            Message::History { line } => format!("HISTORY {line}"),
         }
     }
 
@@ -167,14 +177,15 @@ impl Message {
             }),
             "PREPARED" => {
                 let names = field("adopted").unwrap_or("").split(',').filter(|name| !name.is_empty());
-                Message::Prepared { adopted: names.map(text).collect::<Option<_>>()? }
+                let takes_records = field("records") == Some("1");
+                Message::Prepared { adopted: names.map(text).collect::<Option<_>>()?, takes_records }
             }
             "GO" => {
                 let number = |key: &str| field(key)?.parse::<u64>().ok();
                 let version = number("state_version").and_then(|n| u32::try_from(n).ok());
                 let state = version.zip(number("state_bytes"));
                 let state = state.map(|(version, bytes)| StateHead { version, bytes });
-                Message::Go { probation: ms("probation_ms")?, state }
+                Message::Go { probation: ms("probation_ms")?, state, records: number("records_bytes") }
             }
             "SERVING" => Message::Serving,
             "STILL-GOOD" => Message::StillGood,
@@ -183,6 +194,9 @@ impl Message {
             "STOPPING" => Message::Stopping { within: ms("within_ms")? },
             "CLOSED" => Message::Closed,
             "HANDOVER-PLEASE" => Message::HandoverPlease,
+            "HISTORY" => {
+                Message::History { line: line.get("HISTORY ".len()..).unwrap_or_default().to_owned() }
+            }
             _ => return None,
         })
     }
@@ -304,12 +318,16 @@ mod tests {
         let any_text = |u: &mut Unstructured<'_>, len| text(u, len, &[' '..='~', 'é'..='é', '\n'..='\n']);
         let state =
             |u: &mut Unstructured<'_>| Ok(StateHead { version: u.arbitrary()?, bytes: u.arbitrary()? });
-        Ok(match u.int_in_range(0..=9)? {
+        Ok(match u.int_in_range(0..=10)? {
             0 => Message::Hello(any_hello(u)?),
-            1 => Message::Prepared { adopted: list(u, 0..=3, |u| any_text(u, 1..=20))? },
+            1 => Message::Prepared {
+                adopted: list(u, 0..=3, |u| any_text(u, 1..=20))?,
+                takes_records: u.arbitrary()?,
+            },
             2 => Message::Go {
                 probation: duration(u)?,
                 state: if u.arbitrary()? { Some(state(u)?) } else { None },
+                records: u.arbitrary()?,
             },
             3 => Message::Stopping { within: duration(u)? },
             4 => Message::Failed { reason: any_text(u, 0..=20)? },
@@ -317,6 +335,7 @@ mod tests {
             6 => Message::StillGood,
             7 => Message::Commit,
             8 => Message::Closed,
+            9 => Message::History { line: any_text(u, 0..=20)?.replace('\n', "") },
             _ => Message::HandoverPlease,
         })
     }
@@ -374,7 +393,7 @@ mod tests {
     fn later_versions_may_add_words_and_keys() {
         assert_eq!(
             Message::decode("GO colour=blue probation_ms=7"),
-            Some(Message::Go { probation: Duration::from_millis(7), state: None })
+            Some(Message::Go { probation: Duration::from_millis(7), state: None, records: None })
         );
         assert_eq!(Message::decode("COMMIT at=noon"), Some(Message::Commit));
         assert_eq!(Message::decode("SALUTE"), None);

@@ -3,8 +3,12 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
+
+/// More than that behind the state is no record of ours.
+const MOST_BEHIND: u64 = 64 << 20;
 
 /// Written by the predecessor before GO, read by the successor after it.
 #[derive(Debug)]
@@ -20,6 +24,25 @@ impl StateFile {
         self.0.set_len(0)?;
         self.0.seek(SeekFrom::Start(0))?;
         self.0.write_all(bytes)
+    }
+
+    /// Writes `bytes` behind a state of `behind` bytes.
+    pub(crate) fn write_behind(&self, behind: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, behind)
+    }
+
+    /// Reads so many bytes behind a state of `behind` bytes.
+    ///
+    /// # Errors
+    /// Also when there are fewer.
+    pub(crate) fn read_behind(&self, behind: u64, bytes: u64) -> io::Result<Vec<u8>> {
+        let mut read = vec![0; usize::try_from(bytes.min(MOST_BEHIND)).unwrap_or(0)];
+        self.0.read_exact_at(&mut read, behind)?;
+        Ok(read)
+    }
+
+    pub(crate) fn try_clone(&self) -> io::Result<StateFile> {
+        self.0.try_clone().map(StateFile)
     }
 
     /// # Errors
@@ -56,5 +79,9 @@ mod tests {
         writer.write(b"state").unwrap();
         assert_eq!(reader.read(5).unwrap(), b"state");
         assert!(reader.read(6).is_err(), "there is no more");
+        writer.try_clone().unwrap().write_behind(5, b"and records").unwrap();
+        assert_eq!(reader.read(5).unwrap(), b"state");
+        assert_eq!(reader.read_behind(5, 11).unwrap(), b"and records");
+        assert!(reader.read_behind(5, 12).is_err(), "there is no more");
     }
 }

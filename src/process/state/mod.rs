@@ -180,7 +180,10 @@ impl State {
 
     /// A successor whose listeners are bound and whose `before_ready` has passed.
     pub(crate) fn successor(terms: Terms, adopted: Vec<String>) -> (State, Vec<Action>) {
-        (State::at(Stage::Prepared, terms), vec![Action::ToPredecessor(Message::Prepared { adopted })])
+        (
+            State::at(Stage::Prepared, terms),
+            vec![Action::ToPredecessor(Message::Prepared { adopted, takes_records: true })],
+        )
     }
 
     fn at(stage: Stage, terms: Terms) -> State {
@@ -275,7 +278,7 @@ impl State {
             }
             (Releasing, Event::Released(Ok(()))) => {
                 let probation = self.terms.probation;
-                out.push(ToSuccessor(Message::Go { probation, state: None }));
+                out.push(ToSuccessor(Message::Go { probation, state: None, records: None }));
                 self.enter(Offering, Some(self.terms.ready.max(ANSWER)), out);
             }
             (

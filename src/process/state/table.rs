@@ -54,8 +54,8 @@ fn events() -> Vec<(&'static str, Event)> {
     ];
     for (from_successor, from_predecessor, message) in [
         ("S: HELLO", "P: HELLO", Message::Hello(hello)),
-        ("S: PREPARED", "P: PREPARED", Message::Prepared { adopted }),
-        ("S: GO", "P: GO", Message::Go { probation: Duration::from_secs(2), state: None }),
+        ("S: PREPARED", "P: PREPARED", Message::Prepared { adopted, takes_records: true }),
+        ("S: GO", "P: GO", Message::Go { probation: Duration::from_secs(2), state: None, records: None }),
         ("S: SERVING", "P: SERVING", Message::Serving),
         ("S: STILL-GOOD", "P: STILL-GOOD", Message::StillGood),
         ("S: COMMIT", "P: COMMIT", Message::Commit),
@@ -264,7 +264,7 @@ fn the_first_to_stop_reports_closed_listeners() {
 fn probation_is_as_long_as_the_predecessor_says() {
     let mut state = State::at(Stage::Prepared, terms());
     let probation = Duration::from_millis(7);
-    state.on(Event::FromPredecessor(Message::Go { probation, state: None }));
+    state.on(Event::FromPredecessor(Message::Go { probation, state: None, records: None }));
     let actions = state.on(Event::Acquired(Ok(())));
     assert!(actions.contains(&Action::Timer(Timer::Stage, Some(probation))), "{actions:?}");
 }

@@ -18,6 +18,7 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use http::{Method, StatusCode};
@@ -322,11 +323,6 @@ impl RouteMatch {
         self.rules().limits.deadline.flatten().and_then(Deadline::after)
     }
 
-    /// The pattern of the route with its prefixes, for the log. Empty without one.
-    pub(crate) fn pattern(&self) -> String {
-        self.outer.iter().rev().chain(&self.route).map(|route| &*route.pattern().text).collect()
-    }
-
     /// Adds the rules of a handler around this one, which apply where the present ones set nothing.
     pub(crate) fn add_rules(&mut self, outer: &RouteRules) {
         self.rules.get_or_insert_default().add(outer);
@@ -349,6 +345,30 @@ impl RouteMatch {
     /// How long the handler of this route takes. None without a route.
     pub(crate) fn latency(&self) -> Option<&HandlerLatency> {
         self.route.as_ref().map(|route| &route.latency)
+    }
+
+    /// The number of the route: other numbers for other routes, also below other prefixes. 0 without a route.
+    pub(crate) fn number(&self) -> u64 {
+        // Exact for up to 65,535 routes and three prefixes.
+        self.routes().fold(0, |number, route| number << 16 | u64::from(route.number))
+    }
+
+    /// The prefixes and the pattern of the route, as [`RequestExt::pattern`](crate::RequestExt::pattern) has them; empty
+    /// without a route.
+    pub(crate) fn pattern(&self) -> String {
+        let placed = || self.routes().filter(|route| !matches!(route.place, RoutePlace::Fallback));
+        match placed().next() {
+            Some(innermost) if !innermost.is_nest() || self.is_opaque => {}
+            _ => return String::new(),
+        }
+        let mut patterns: Vec<&str> = Vec::new();
+        for (i, route) in placed().enumerate() {
+            // A router that is the handler of an ordinary route has the whole path.
+            if i == 0 || route.is_nest() {
+                patterns.push(&route.pattern().text);
+            }
+        }
+        patterns.into_iter().rev().collect()
     }
 
     /// Bytes on the heap.
@@ -409,6 +429,8 @@ pub(crate) struct Route {
     pub(crate) place: RoutePlace,
     pub(crate) handler: Arc<dyn Handler>,
     latency: HandlerLatency,
+    /// Each has another, from 1 on.
+    number: u32,
 }
 
 /// Which paths a route is for.
@@ -423,7 +445,9 @@ pub(crate) enum RoutePlace {
 
 impl Route {
     pub(crate) fn new(method: Option<Method>, place: RoutePlace, handler: Arc<dyn Handler>) -> Route {
-        Route { method, place, handler, latency: HandlerLatency::new() }
+        static ROUTES: AtomicU32 = AtomicU32::new(1);
+        let number = ROUTES.fetch_add(1, Ordering::Relaxed);
+        Route { method, place, handler, latency: HandlerLatency::new(), number }
     }
 
     /// Whether the request's path is the route's pattern, in the same spelling.

@@ -306,6 +306,21 @@ fn a_nested_handler_answers_for_all_below_its_prefix() {
     let all = |found: RouteMatch| found.rules().limits.body_bytes;
     assert_eq!(all(find_route(&router, &Method::POST, "/york/shop/items/7")), Some(7));
     assert_eq!(all(find_route(&router, &Method::POST, "/plain")), None);
+    // What metrics call the route, and the number by which they find it.
+    let mut numbers = BTreeSet::new();
+    for (path, pattern) in [
+        ("/york/shop/items/7", "/{town}/shop/items/{item}"),
+        ("/york/shop/items", "/{town}/shop/items/"),
+        ("/york/shop/closed", "/{town}/shop/closed"),
+        ("/plain/x", "/plain"),
+        ("/merged/x", "/merged"),
+        ("/m", "/m"),
+        ("/nowhere", ""),
+    ] {
+        let found = find_route(&router, &Method::GET, path);
+        assert_eq!(found.pattern(), pattern, "{path}");
+        assert!(numbers.insert(found.number()), "{path}");
+    }
     let cases = [
         ("GET /york/shop/closed", "200 closed /{town}/shop/closed town=york", "", ""),
         (

@@ -1,7 +1,7 @@
 //! A server whose next generation has the fault that a file names, so that tests break and mend a
 //! program whose arguments stay the same:
 //! `faulty --listen ADDR --fault FILE [--probation-ms N] [--ready-timeout-ms N] [--executable PATH] [--no-logger]
-//! [--control PATH]`.
+//! [--control PATH] [--admin ADDR]`.
 #![expect(clippy::disallowed_methods, reason = "stands for programs that take their time, or hang")]
 
 use std::fs;
@@ -47,6 +47,9 @@ pub(super) fn main(args: &[String]) -> MainResult {
         "panic-in-workers" => panic!("as asked"),
         _ => Ok(()),
     });
+    if let Some(admin) = flag("--admin") {
+        server = server.admin(admin);
+    }
     server = server.per_worker(&per_worker).listen(flag("--listen").map_or("127.0.0.1:0", |name| name));
     if let Some(path) = flag("--executable") {
         process = process.executable(path);

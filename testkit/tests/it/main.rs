@@ -51,6 +51,7 @@ mod signals;
 mod slow_ok;
 mod start;
 mod startup_output;
+mod status;
 mod stop;
 mod supervise;
 #[cfg(feature = "systemd")]

@@ -1,0 +1,278 @@
+//! Histograms: how many values were in which range. Each worker has its own, and a snapshot adds them up.
+//!
+//! They are our own, because a histogram of `prometheus-client` takes a lock for each value, and a family of them one more
+//! and a hash of its labels: see docs/performance.md.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What is measured, and the upper bounds of its ranges; what is beyond the last bound is counted, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scale {
+    /// In nanoseconds.
+    Duration,
+    /// In bytes.
+    Size,
+}
+
+/// Those that OpenTelemetry advises for the durations of HTTP requests, and five below for handlers that wait for nothing.
+const DURATIONS: [(u64, &str); 19] = [
+    (10_000, "0.00001"),
+    (100_000, "0.0001"),
+    (500_000, "0.0005"),
+    (1_000_000, "0.001"),
+    (2_500_000, "0.0025"),
+    (5_000_000, "0.005"),
+    (10_000_000, "0.01"),
+    (25_000_000, "0.025"),
+    (50_000_000, "0.05"),
+    (75_000_000, "0.075"),
+    (100_000_000, "0.1"),
+    (250_000_000, "0.25"),
+    (500_000_000, "0.5"),
+    (750_000_000, "0.75"),
+    (1_000_000_000, "1"),
+    (2_500_000_000, "2.5"),
+    (5_000_000_000, "5"),
+    (7_500_000_000, "7.5"),
+    (10_000_000_000, "10"),
+];
+
+const SIZES: [(u64, &str); 9] = [
+    (0, "0"),
+    (256, "256"),
+    (1 << 10, "1024"),
+    (4 << 10, "4096"),
+    (16 << 10, "16384"),
+    (64 << 10, "65536"),
+    (1 << 20, "1048576"),
+    (16 << 20, "16777216"),
+    (256 << 20, "268435456"),
+];
+
+impl Scale {
+    /// The upper bounds, each with its text in seconds or bytes.
+    fn bounds(self) -> &'static [(u64, &'static str)] {
+        match self {
+            Scale::Duration => &DURATIONS,
+            Scale::Size => &SIZES,
+        }
+    }
+
+    /// The range of a value.
+    fn range_of(self, value: u64) -> usize {
+        let bounds = self.bounds();
+        bounds.iter().position(|(bound, _)| value <= *bound).unwrap_or(bounds.len())
+    }
+}
+
+/// Counts of one thread, which alone writes them.
+#[derive(Debug)]
+pub(crate) struct Histogram {
+    scale: Scale,
+    ranges: Box<[AtomicU64]>,
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    pub(crate) fn new(scale: Scale) -> Histogram {
+        let ranges = (0..=scale.bounds().len()).map(|_| AtomicU64::new(0)).collect();
+        Histogram { scale, ranges, sum: AtomicU64::new(0) }
+    }
+
+    /// Nanoseconds or bytes.
+    pub(crate) fn record(&self, value: u64) {
+        if let Some(range) = self.ranges.get(self.scale.range_of(value)) {
+            add(range, 1);
+        }
+        add(&self.sum, value);
+    }
+}
+
+/// One writer: a load and a store suffice.
+fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
+
+/// The sum of histograms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HistogramTotal {
+    scale: Scale,
+    ranges: Vec<u64>,
+    sum: u64,
+}
+
+impl HistogramTotal {
+    pub(crate) fn new(scale: Scale) -> HistogramTotal {
+        HistogramTotal { scale, ranges: vec![0; scale.bounds().len().saturating_add(1)], sum: 0 }
+    }
+
+    pub(crate) fn add(&mut self, one: &Histogram) {
+        for (total, range) in self.ranges.iter_mut().zip(&one.ranges) {
+            *total = total.saturating_add(range.load(Ordering::Relaxed));
+        }
+        self.sum = self.sum.saturating_add(one.sum.load(Ordering::Relaxed));
+    }
+
+    pub(crate) fn merge(&mut self, other: &HistogramTotal) {
+        for (total, n) in self.ranges.iter_mut().zip(&other.ranges) {
+            *total = total.saturating_add(*n);
+        }
+        self.sum = self.sum.saturating_add(other.sum);
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.ranges.iter().fold(0, |sum, n| sum.saturating_add(*n))
+    }
+
+    /// Calls `f` with the name and the count of each range that has any, and of the sum. Names last over versions with
+    /// other bounds.
+    pub(crate) fn for_each_count(&self, mut f: impl FnMut(&str, u64)) {
+        let names = self.scale.bounds().iter().map(|(bound, _)| bound.to_string()).chain(["more".to_owned()]);
+        for (name, n) in names.zip(&self.ranges).filter(|(_, n)| **n > 0) {
+            f(&name, *n);
+        }
+        if self.sum > 0 {
+            f("sum", self.sum);
+        }
+    }
+
+    /// Adds what another process has counted under a name of [`for_each_count`](Self::for_each_count).
+    pub(crate) fn add_count(&mut self, name: &str, n: u64) {
+        let counter = match name {
+            "sum" => Some(&mut self.sum),
+            "more" => self.ranges.last_mut(),
+            bound => bound.parse().ok().and_then(|bound| self.ranges.get_mut(self.scale.range_of(bound))),
+        };
+        if let Some(counter) = counter {
+            *counter = counter.saturating_add(n);
+        }
+    }
+
+    /// What was counted since `before`.
+    pub(crate) fn since(&self, before: &HistogramTotal) -> HistogramTotal {
+        let ranges = self.ranges.iter().zip(&before.ranges).map(|(now, then)| now.saturating_sub(*then));
+        HistogramTotal {
+            scale: self.scale,
+            ranges: ranges.collect(),
+            sum: self.sum.saturating_sub(before.sum),
+        }
+    }
+
+    /// The value below which this share of all values lies, by linear interpolation within its range, as Prometheus
+    /// estimates it. In seconds or bytes; None if there are no values. What lies beyond the last bound counts as that.
+    pub(crate) fn quantile(&self, share: f64) -> Option<f64> {
+        let (bounds, count) = (self.scale.bounds(), self.count());
+        if count == 0 {
+            return None;
+        }
+        let rank = share * to_f64(count);
+        let (mut below, mut lower) = (0u64, 0.0);
+        for ((bound, _), n) in bounds.iter().zip(&self.ranges) {
+            let (until, upper) = (below.saturating_add(*n), self.in_unit(*bound));
+            if *n > 0 && to_f64(until) >= rank {
+                return Some(lower + (upper - lower) * (rank - to_f64(below)) / to_f64(*n));
+            }
+            (below, lower) = (until, upper);
+        }
+        Some(lower)
+    }
+
+    /// In seconds or bytes.
+    fn in_unit(&self, value: u64) -> f64 {
+        match self.scale {
+            Scale::Duration => to_f64(value) / 1e9,
+            Scale::Size => to_f64(value),
+        }
+    }
+
+    /// The samples in the text format of Prometheus. `labels` are those of all, such as `a="b",c="d"`, or empty.
+    pub(crate) fn write_samples(&self, name: &str, labels: &str, out: &mut String) {
+        let comma = if labels.is_empty() { "" } else { "," };
+        let (mut below, texts) = (0u64, self.scale.bounds().iter().map(|(_, text)| *text).chain(["+Inf"]));
+        for (text, n) in texts.zip(&self.ranges) {
+            below = below.saturating_add(*n);
+            let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{text}\"}} {below}");
+        }
+        let braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        let _ = writeln!(out, "{name}_sum{braces} {}\n{name}_count{braces} {below}", self.in_unit(self.sum));
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "52 bits are enough for estimates and sums")]
+fn to_f64(n: u64) -> f64 {
+    n as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn total(scale: Scale, values: &[u64]) -> HistogramTotal {
+        let (one, mut total) = (Histogram::new(scale), HistogramTotal::new(scale));
+        values.iter().for_each(|value| one.record(*value));
+        total.add(&one);
+        total
+    }
+
+    #[test]
+    fn bounds_grow_and_are_their_texts() {
+        for (scale, unit) in [(Scale::Duration, 1e9), (Scale::Size, 1.0)] {
+            assert!(scale.bounds().is_sorted_by(|a, b| a.0 < b.0));
+            for (bound, text) in scale.bounds() {
+                assert_eq!(text.parse::<f64>().unwrap() * unit, to_f64(*bound), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn samples_are_cumulative() {
+        let mut out = String::new();
+        total(Scale::Size, &[0, 7, 256, 257, u64::MAX >> 1]).write_samples("size", "", &mut out);
+        for line in ["size_bucket{le=\"0\"} 1", "size_bucket{le=\"256\"} 3", "size_bucket{le=\"1024\"} 4"] {
+            assert!(out.lines().any(|l| l == line), "{line} in\n{out}");
+        }
+        assert!(
+            out.ends_with("size_bucket{le=\"+Inf\"} 5\nsize_sum 9223372036854776000\nsize_count 5\n"),
+            "{out}"
+        );
+        out.clear();
+        total(Scale::Duration, &[1_500_000]).write_samples("time", "a=\"b\"", &mut out);
+        assert!(
+            out.contains("time_bucket{a=\"b\",le=\"0.001\"} 0\ntime_bucket{a=\"b\",le=\"0.0025\"} 1\n"),
+            "{out}"
+        );
+        assert!(out.ends_with("time_sum{a=\"b\"} 0.0015\ntime_count{a=\"b\"} 1\n"), "{out}");
+    }
+
+    #[test]
+    fn counts_pass_from_one_process_to_another() {
+        let before = total(Scale::Duration, &[1, 100_000, 100_001, 20_000_000_000]);
+        let mut after = HistogramTotal::new(Scale::Duration);
+        let mut names = Vec::new();
+        before.for_each_count(|name, n| {
+            names.push(format!("{name}={n}"));
+            after.add_count(name, n);
+        });
+        assert_eq!(names, ["10000=1", "100000=1", "500000=1", "more=1", "sum=20000200002"]);
+        assert_eq!(after, before);
+        // Of a version with other bounds, and of none.
+        after.add_count("300000", 1);
+        after.add_count("99999999999999", 1);
+        after.add_count("many", 1);
+        let news = after.since(&before);
+        assert_eq!((news.ranges[2], news.ranges[19], news.count()), (1, 1, 2));
+    }
+
+    #[test]
+    fn quantiles_are_estimated_within_a_range() {
+        assert_eq!(total(Scale::Duration, &[]).quantile(0.5), None);
+        // A hundred values between 1 and 2.5 ms.
+        let hundred = total(Scale::Duration, &[2_000_000; 100]);
+        for (share, seconds) in [(0.0, 0.001), (0.5, 0.00175), (1.0, 0.0025)] {
+            let estimated = hundred.quantile(share).unwrap();
+            assert!((estimated - seconds).abs() < 1e-9, "{share}: {estimated}");
+        }
+        assert_eq!(total(Scale::Duration, &[u64::MAX]).quantile(0.5), Some(10.0), "the last bound");
+    }
+}

@@ -1,0 +1,305 @@
+//! What is recorded of requests while somebody wants to know it: durations by route, method and class of status, the wait
+//! for a worker, and the sizes of bodies. Each worker records for itself; a look adds up.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
+use crate::base::histogram::{Histogram, HistogramTotal, Scale};
+use crate::base::sync::lock;
+
+/// The methods that are told apart. The last is for all others, so that clients can't make up more.
+const METHODS: [&str; 10] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "_OTHER"];
+
+/// The requests that are counted together, as a worker finds them without comparing texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SeriesKey {
+    /// Of the route, 0 without one.
+    pub(crate) route: u64,
+    method: u8,
+    class: u8,
+}
+
+impl SeriesKey {
+    pub(crate) fn new(route: u64, method: &str, status: u16) -> SeriesKey {
+        let method = METHODS.iter().position(|name| *name == method).unwrap_or(METHODS.len().wrapping_sub(1));
+        let class = status / 100;
+        SeriesKey {
+            route,
+            method: u8::try_from(method).unwrap_or(0),
+            class: u8::try_from(class).unwrap_or(0),
+        }
+    }
+}
+
+/// What is recorded, and of what.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Recorded {
+    /// From the complete request (for a streaming handler, its head) to the handler's response.
+    Duration {
+        /// The pattern with all prefixes; empty without a route.
+        route: String,
+        method: &'static str,
+        /// The first digit of the status.
+        class: u8,
+    },
+    /// From the readiness of a connection to a worker.
+    QueueWait,
+    RequestBytes,
+    ResponseBytes,
+    /// From the start of the new program to COMMIT, or to the failure.
+    Handover {
+        outcome: &'static str,
+    },
+}
+
+const OUTCOMES: [&str; 2] = ["committed", "failed"];
+
+/// What a pattern's text must not contain in the name of a count.
+const SPECIAL: &AsciiSet = &CONTROLS.add(b' ').add(b'=').add(b'%');
+
+impl Recorded {
+    fn scale(&self) -> Scale {
+        match self {
+            Recorded::Duration { .. } | Recorded::QueueWait | Recorded::Handover { .. } => Scale::Duration,
+            Recorded::RequestBytes | Recorded::ResponseBytes => Scale::Size,
+        }
+    }
+
+    fn parse(name: &str) -> Option<Recorded> {
+        Some(match name {
+            "queue_wait" => Recorded::QueueWait,
+            "request_bytes" => Recorded::RequestBytes,
+            "response_bytes" => Recorded::ResponseBytes,
+            _ if name.starts_with("handover,") => {
+                let outcome = OUTCOMES.into_iter().find(|outcome| name.ends_with(outcome))?;
+                Recorded::Handover { outcome }
+            }
+            _ => {
+                let mut parts = name.strip_prefix("duration,")?.splitn(3, ',');
+                let (method, class, route) = (parts.next()?, parts.next()?, parts.next()?);
+                let method = METHODS.iter().find(|known| **known == method)?;
+                let route = percent_decode_str(route).decode_utf8().ok()?.into_owned();
+                Recorded::Duration { route, method, class: class.parse().ok()? }
+            }
+        })
+    }
+}
+
+/// The name under which one generation passes it to the next.
+impl fmt::Display for Recorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Recorded::Duration { route, method, class } => {
+                write!(f, "duration,{method},{class},{}", utf8_percent_encode(route, SPECIAL))
+            }
+            Recorded::QueueWait => f.write_str("queue_wait"),
+            Recorded::RequestBytes => f.write_str("request_bytes"),
+            Recorded::ResponseBytes => f.write_str("response_bytes"),
+            Recorded::Handover { outcome } => write!(f, "handover,{outcome}"),
+        }
+    }
+}
+
+/// What all workers have recorded, and what earlier generations have.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AllRequests(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    is_wanted: AtomicBool,
+    recorded: Mutex<Vec<(Recorded, Arc<Histogram>)>>,
+    inherited: Mutex<Totals>,
+}
+
+pub(crate) type Totals = BTreeMap<Recorded, HistogramTotal>;
+
+/// How the names of these counts begin.
+const PREFIX: &str = "histogram.";
+
+impl AllRequests {
+    /// Workers that start from now on record.
+    pub(crate) fn want(&self) {
+        self.0.is_wanted.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.0.is_wanted.load(Ordering::Relaxed)
+    }
+
+    /// None if nobody wants it: then nothing is recorded, and nothing is spent on it.
+    pub(crate) fn recorder(&self) -> Option<Box<Recorder>> {
+        self.is_wanted().then(|| {
+            let new = |recorded| self.0.register(recorded);
+            Box::new(Recorder {
+                durations: HashMap::new(),
+                queue_wait: new(Recorded::QueueWait),
+                request_bytes: new(Recorded::RequestBytes),
+                response_bytes: new(Recorded::ResponseBytes),
+                shared: Arc::clone(&self.0),
+            })
+        })
+    }
+
+    /// Records how long a handover took. The control loop alone calls this.
+    pub(crate) fn handover(&self, committed: bool, took: Duration) {
+        let [committed_one, failed_one] = OUTCOMES;
+        let what = Recorded::Handover { outcome: if committed { committed_one } else { failed_one } };
+        if !self.is_wanted() {
+            return;
+        }
+        let found =
+            lock(&self.0.recorded).iter().find(|(one, _)| *one == what).map(|(_, one)| Arc::clone(one));
+        found.unwrap_or_else(|| self.0.register(what)).record(nanos(took));
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = lock(&self.0.inherited).clone();
+        for (recorded, one) in &*lock(&self.0.recorded) {
+            let new = || HistogramTotal::new(recorded.scale());
+            totals.entry(recorded.clone()).or_insert_with(new).add(one);
+        }
+        totals
+    }
+
+    /// Calls `f` with each count and the name under which it is passed from generation to generation.
+    pub(crate) fn for_each_count(&self, f: impl FnMut(&str, u64)) {
+        for_each_count(&self.totals(), f);
+    }
+
+    /// Adds a count of an earlier generation. False if the name is not that of one.
+    pub(crate) fn inherit(&self, name: &str, n: u64) -> bool {
+        add_count(&mut lock(&self.0.inherited), name, n)
+    }
+}
+
+/// Calls `f` with each count and its name.
+pub(crate) fn for_each_count(totals: &Totals, mut f: impl FnMut(&str, u64)) {
+    for (recorded, total) in totals {
+        total.for_each_count(|range, n| f(&format!("{PREFIX}{range}.{recorded}"), n));
+    }
+}
+
+/// Adds a count by its name. False if the name is not that of a histogram; one of a later version is skipped.
+pub(crate) fn add_count(totals: &mut Totals, name: &str, n: u64) -> bool {
+    let Some(name) = name.strip_prefix(PREFIX) else { return false };
+    let known = name.split_once('.').and_then(|(range, name)| Some((range, Recorded::parse(name)?)));
+    if let Some((range, recorded)) = known {
+        let new = HistogramTotal::new(recorded.scale());
+        totals.entry(recorded).or_insert(new).add_count(range, n);
+    }
+    true
+}
+
+impl Shared {
+    fn register(&self, recorded: Recorded) -> Arc<Histogram> {
+        let one = Arc::new(Histogram::new(recorded.scale()));
+        lock(&self.recorded).push((recorded, Arc::clone(&one)));
+        one
+    }
+}
+
+/// Records the requests of one worker.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    durations: HashMap<SeriesKey, Arc<Histogram>>,
+    queue_wait: Arc<Histogram>,
+    request_bytes: Arc<Histogram>,
+    response_bytes: Arc<Histogram>,
+    shared: Arc<Shared>,
+}
+
+impl Recorder {
+    /// `route` is called for the first request of a series.
+    pub(crate) fn duration(&mut self, key: SeriesKey, took: Duration, route: impl FnOnce() -> String) {
+        let shared = &self.shared;
+        let one = self.durations.entry(key).or_insert_with(|| {
+            let method = METHODS.get(usize::from(key.method)).copied().unwrap_or("_OTHER");
+            shared.register(Recorded::Duration { route: route(), method, class: key.class })
+        });
+        one.record(nanos(took));
+    }
+
+    pub(crate) fn queue_wait(&self, waited: Duration) {
+        self.queue_wait.record(nanos(waited));
+    }
+
+    pub(crate) fn request_bytes(&self, bytes: u64) {
+        self.request_bytes.record(bytes);
+    }
+
+    pub(crate) fn response_bytes(&self, bytes: u64) {
+        self.response_bytes.record(bytes);
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn duration(route: &str, method: &'static str, class: u8) -> Recorded {
+        Recorded::Duration { route: route.to_owned(), method, class }
+    }
+
+    #[test]
+    fn workers_add_up_and_pass_on() {
+        let all = AllRequests::default();
+        assert!(all.recorder().is_none(), "nobody wants it");
+        all.want();
+        let (mut a, mut b) = (all.recorder().unwrap(), all.recorder().unwrap());
+        let get = SeriesKey::new(1, "GET", 200);
+        a.duration(get, Duration::from_micros(50), || "/users/{id}".to_owned());
+        b.duration(get, Duration::from_micros(60), || "/users/{id}".to_owned());
+        b.duration(get, Duration::from_secs(60), || unreachable!("it is known"));
+        b.duration(SeriesKey::new(0, "BREW", 404), Duration::ZERO, String::new);
+        a.response_bytes(1000);
+        all.handover(true, Duration::from_secs(2));
+        all.handover(true, Duration::from_secs(2));
+        let counts: Vec<u64> = all.totals().values().map(HistogramTotal::count).collect();
+        let names: Vec<Recorded> = all.totals().into_keys().collect();
+        let expected = [
+            duration("", "_OTHER", 4),
+            duration("/users/{id}", "GET", 2),
+            Recorded::QueueWait,
+            Recorded::RequestBytes,
+            Recorded::ResponseBytes,
+            Recorded::Handover { outcome: "committed" },
+        ];
+        assert_eq!(
+            (names.as_slice(), counts.as_slice()),
+            (expected.as_slice(), [1, 3, 0, 0, 1, 2].as_slice())
+        );
+
+        let next = AllRequests::default();
+        all.for_each_count(|name, n| assert!(next.inherit(name, n), "{name}"));
+        let filled = |totals: Totals| totals.into_iter().filter(|(_, total)| total.count() > 0).collect();
+        let (before, after): (Totals, Totals) = (filled(all.totals()), filled(next.totals()));
+        assert_eq!(after, before);
+    }
+
+    #[test]
+    fn names_of_counts() {
+        for recorded in [duration("/a b/{x}=%/.é", "GET", 2), duration("", "_OTHER", 5), Recorded::QueueWait]
+        {
+            let name = recorded.to_string();
+            assert!(name.is_ascii() && !name.contains([' ', '=']), "{name}");
+            assert_eq!(Recorded::parse(&name), Some(recorded));
+        }
+        let all = AllRequests::default();
+        assert!(!all.inherit("accepted", 1));
+        for unknown in
+            ["histogram.", "histogram.7.colour", "histogram.7.duration,GET", "histogram.7.duration,GET,x,/"]
+        {
+            assert!(all.inherit(unknown, 1) && all.totals().is_empty(), "{unknown}");
+        }
+    }
+}

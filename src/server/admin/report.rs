@@ -1,0 +1,179 @@
+//! What `/status` and `/status.json` show, gathered at one time.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::base::histogram::HistogramTotal;
+use crate::base::history::{Generation, unix_ms};
+use crate::base::recent::{Minute, Recent};
+use crate::base::records;
+use crate::base::requests::Recorded;
+use crate::base::status::{RunningHandler, Stats};
+use crate::server::handle::Handle;
+
+/// Tables show differences to this time ago.
+pub(super) const TABLES: Duration = Duration::from_secs(600);
+
+/// More rows than these help nobody.
+const ROUTES: usize = 40;
+const HANDLERS: usize = 40;
+
+pub(super) struct Report {
+    pub(super) program: String,
+    pub(super) version: Option<String>,
+    pub(super) pid: u32,
+    pub(super) time: SystemTime,
+    pub(super) stats: Stats,
+    /// Requests per second and 5xx per second, over the last ten seconds or more.
+    pub(super) rate: (f64, f64),
+    /// The rate of each ten seconds, the oldest first, and how many seconds ago it ended.
+    pub(super) chart: Vec<(u64, f64, f64)>,
+    /// Of all requests.
+    pub(super) latency: Latency,
+    /// The busiest first.
+    pub(super) routes: Vec<RouteRow>,
+    /// The oldest first.
+    pub(super) handlers: Vec<RunningHandler>,
+    /// Connections closed, by reason: since the first generation, and in the last ten minutes.
+    pub(super) closes: Vec<(&'static str, u64, u64)>,
+    /// The newest first.
+    pub(super) generations: Vec<Generation>,
+}
+
+/// The time below which half, nine tenths and 99 of 100 requests lie, in seconds. None without requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Latency(pub(super) [Option<f64>; 3]);
+
+impl Latency {
+    fn of(total: &HistogramTotal) -> Latency {
+        Latency([0.5, 0.9, 0.99].map(|share| total.quantile(share)))
+    }
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) struct RouteRow {
+    /// Empty without a route.
+    pub(super) route: String,
+    pub(super) method: &'static str,
+    /// Requests in the last ten minutes, and 5xx among them.
+    pub(super) requests: u64,
+    pub(super) errors: u64,
+    pub(super) latency: Latency,
+}
+
+impl Report {
+    pub(super) fn of(handle: &Handle) -> Report {
+        let records = &handle.shared.records;
+        let (now, stats) = (Instant::now(), handle.stats());
+        let (recent, history) = (records.recent(), records.history());
+        let minute = Minute {
+            totals: records.counters.requests.totals(),
+            closes: stats.closes.iter().map(|(reason, n)| (reason.to_string(), *n)).collect(),
+        };
+        let none = Minute::default();
+        let before = recent.before(TABLES, now).unwrap_or(&none);
+        let mut routes = route_rows(&minute, before);
+        let latency = routes.1;
+        routes.0.truncate(ROUTES);
+        let mut handlers = handle.handlers();
+        handlers.sort_by_key(|handler| std::cmp::Reverse(handler.age));
+        handlers.truncate(HANDLERS);
+        let closes = stats.closes.iter().filter(|(_, n)| *n > 0).map(|(reason, n)| {
+            let then = before.closes.get(reason.name()).copied().unwrap_or(0);
+            (reason.name(), *n, n.saturating_sub(then))
+        });
+        Report {
+            program: program(),
+            version: records.version_of(stats.generation),
+            pid: std::process::id(),
+            time: SystemTime::now(),
+            rate: rate(&recent, &stats, now),
+            chart: chart(&recent, now),
+            latency,
+            routes: routes.0,
+            handlers,
+            closes: closes.collect(),
+            generations: history.generations().rev().cloned().collect(),
+            stats,
+        }
+    }
+
+    /// Connections that no request is in flight on, nor queued.
+    pub(super) fn idle(&self) -> u64 {
+        self.stats.open.saturating_sub(self.stats.in_flight).saturating_sub(self.stats.queued)
+    }
+
+    /// Milliseconds since 1970.
+    pub(super) fn unix_ms(&self) -> u64 {
+        unix_ms(self.time)
+    }
+}
+
+fn program() -> String {
+    let path = std::env::args_os().next().unwrap_or_default();
+    std::path::Path::new(&path).file_name().unwrap_or(&path).to_string_lossy().into_owned()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "52 bits are enough for a rate")]
+fn per_second(n: u64, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
+}
+
+/// Over the last two samples and what came after them, so that it does not jump at a sample.
+fn rate(recent: &Recent, stats: &Stats, now: Instant) -> (f64, f64) {
+    let Some(before) = recent.points().rev().nth(1).or_else(|| recent.points().next()) else {
+        return (0.0, 0.0);
+    };
+    let time = now.saturating_duration_since(before.at);
+    let requests = stats.requests.saturating_sub(before.requests);
+    (per_second(requests, time), per_second(records::errors(stats).saturating_sub(before.errors), time))
+}
+
+fn chart(recent: &Recent, now: Instant) -> Vec<(u64, f64, f64)> {
+    let points = recent.points().zip(recent.points().skip(1));
+    let bar = |(before, after): (&crate::base::recent::Point, &crate::base::recent::Point)| {
+        let time = after.at.saturating_duration_since(before.at);
+        let age = now.saturating_duration_since(after.at).as_secs();
+        let requests = after.requests.saturating_sub(before.requests);
+        (age, per_second(requests, time), per_second(after.errors.saturating_sub(before.errors), time))
+    };
+    points.map(bar).filter(|(age, ..)| *age < TABLES.as_secs()).collect()
+}
+
+/// The classes of status of a route and method are one row.
+fn route_rows(now: &Minute, before: &Minute) -> (Vec<RouteRow>, Latency) {
+    let mut rows: BTreeMap<(&str, &'static str), (HistogramTotal, u64)> = BTreeMap::new();
+    let mut all: Option<HistogramTotal> = None;
+    for (recorded, total) in &now.totals {
+        let Recorded::Duration { route, method, class } = recorded else { continue };
+        let total = before.totals.get(recorded).map_or_else(|| total.clone(), |before| total.since(before));
+        let count = total.count();
+        if count == 0 {
+            continue;
+        }
+        match &mut all {
+            Some(all) => all.merge(&total),
+            None => all = Some(total.clone()),
+        }
+        let errors = if *class == 5 { count } else { 0 };
+        match rows.get_mut(&(route.as_str(), *method)) {
+            Some((sum, failed)) => {
+                sum.merge(&total);
+                *failed = failed.saturating_add(errors);
+            }
+            None => {
+                rows.insert((route, method), (total, errors));
+            }
+        }
+    }
+    let row = |((route, method), (total, errors)): ((&str, &'static str), (HistogramTotal, u64))| RouteRow {
+        route: route.to_owned(),
+        method,
+        requests: total.count(),
+        errors,
+        latency: Latency::of(&total),
+    };
+    let mut rows: Vec<RouteRow> = rows.into_iter().map(row).collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.requests));
+    (rows, all.as_ref().map(Latency::of).unwrap_or_default())
+}
