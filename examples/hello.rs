@@ -5,6 +5,8 @@
 //! $ curl http://127.0.0.1:8001/
 //! Hello, World!
 //! ```
+//!
+//! The log has the address: with port 0 that is one that is free.
 
 use heirloom::prelude::*;
 

@@ -70,13 +70,23 @@ fn stat(fd: RawFd) -> Option<libc::stat64> {
     }
 }
 
-/// A copy of an open descriptor, above those that scripts use by name. Programs that are started inherit it.
+/// Above the descriptors that scripts use by name.
+pub(crate) const FIRST_COPY: RawFd = 10;
+
+/// A copy of an open descriptor, from `FIRST_COPY` on. A program that takes the place of this one inherits it.
 pub(crate) fn copy_of(fd: RawFd) -> Option<OwnedFd> {
     // SAFETY: F_DUPFD takes two integers; the descriptor that it returns is new and owned by nothing else.
     unsafe {
-        let copy = libc::fcntl(fd, libc::F_DUPFD, 10);
+        let copy = libc::fcntl(fd, libc::F_DUPFD, FIRST_COPY);
         (copy >= 0).then(|| OwnedFd::from_raw_fd(copy))
     }
+}
+
+/// Takes over a descriptor that `copy_of` made in the program before this one in this process. None: it is not open.
+pub(crate) fn take(fd: RawFd) -> Option<OwnedFd> {
+    stat(fd)?;
+    // SAFETY: the descriptor is open, and before `main` nothing in this process owns it.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Makes standard error a copy of an open descriptor, which stays open.

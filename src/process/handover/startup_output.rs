@@ -36,7 +36,6 @@ use nix::unistd::dup2_stderr;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::FileId;
-use super::child::FIRST_FD;
 use super::inherit::{inherited_by_prefix, inherited_file};
 use super::pid_file::range;
 use crate::base::log::debug;
@@ -162,12 +161,12 @@ pub(crate) extern "C" fn before_main() {
     let Some(predecessors) = name.strip_prefix(FILE).and_then(FileId::parse) else { return };
     let id = |fd| sys::file_id(fd).map(|(device, inode)| FileId { device, inode });
     let own = id(libc::STDERR_FILENO);
-    // A program may run another one, or itself once more, in its own place.
+    // A program may run another one, or itself once more, in its own place: the copy is open in that, too.
     let was_replaced = own.is_some() && own == id(pipe);
     let original = match own == Some(predecessors) {
         true => sys::copy_of(libc::STDERR_FILENO),
         false if was_replaced => {
-            (FIRST_FD..1024).find(|fd| id(*fd) == Some(predecessors)).and_then(sys::copy_of)
+            (sys::FIRST_COPY..1024).find(|fd| id(*fd) == Some(predecessors)).and_then(sys::take)
         }
         false => None,
     };

@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "stands for programs that take their time, or hang")]
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -22,6 +23,10 @@ pub(super) fn main(args: &[String]) -> MainResult {
     if fault == "exit-100ms-before" {
         sleep(Duration::from_millis(100));
         exit(3);
+    }
+    if fault == "run-itself-again" && std::env::var_os("RUN_AGAIN").is_none() {
+        let mut again = std::process::Command::new(std::env::current_exe()?);
+        return Err(again.arg("faulty").args(args).env("RUN_AGAIN", "1").exec().into());
     }
     handover::init()?;
     early_words(&fault);
@@ -75,6 +80,7 @@ fn early_words(fault: &str) {
             sleep(INDEFINITELY);
         }
         "write-megabytes" => lines(0..50_000),
+        "run-itself-again" => lines(0..1_000),
         // Its predecessor may be killed meanwhile.
         "write-around-a-stop" => {
             lines(0..1_000);

@@ -80,6 +80,8 @@ impl Bench {
         // The test's pipe.
         assert_eq!(fds.get(&2), fds.get(&1));
         assert_eq!(pipes(&fds), self.pipes);
+        let of_stderr = fds.iter().filter(|(fd, what)| **fd > 2 && fds.get(&2) == Some(what));
+        assert_eq!(of_stderr.count(), 0, "{fds:?}");
         assert!(!threads.iter().any(|name| name == "heirloom-stderr"), "{threads:?}");
     }
 }
@@ -149,6 +151,15 @@ fn megabytes_arrive_whole_and_in_order() {
     bench.set_fault("write-megabytes");
     let new = bench.server.handover();
     bench.has_filler(50_000);
+    bench.has_own_stderr(new);
+}
+
+#[test]
+fn a_program_that_runs_itself_again_has_it_back() {
+    let bench = Bench::start();
+    bench.set_fault("run-itself-again");
+    let new = bench.server.handover();
+    bench.has_filler(1_000);
     bench.has_own_stderr(new);
 }
 
