@@ -340,8 +340,8 @@
 //! Replace the file of the program (by a rename, not by writing into it), then `kill -HUP $(cat /run/app/app.pid)`:
 //! the log shows each step, and the pid file names the serving process. The admin listener has `/healthz`, `/readyz`,
 //! `/metrics` and `/status`, on a dedicated worker. [`Limits`] and [`Timeouts`] have defaults for the open Internet.
-//! Pages for operators are beside the sources: `docs/signals.md`, `docs/handover.md`, `docs/log.md` (every line of the
-//! log) and `docs/configuration.md`; `docs/migration.md` is for users of tiny_http, rouille, net/http, endless, grace and
+//! The [`guide`] has the pages for operators, such as [`guide::signals`], [`guide::handover`], [`guide::log`] (every line of the log)
+//! and [`guide::configuration`]; [`guide::migration`] is for users of tiny_http, rouille, net/http, endless, grace and
 //! tableflip.
 //!
 //! # Features
@@ -363,7 +363,7 @@
 //! | `tls` | `Listen::tls`, `Tls`, `RequestExt::tls` | `rustls` with `ring` |
 //! | `tiny_http` | `TinyHttp`, for handlers written for it | `tiny_http` |
 //!
-//! `docs/versions.md` lists the public dependencies, and what may change in which version.
+//! [`guide::versions`] lists the public dependencies, and what may change in which version.
 #![cfg_attr(not(any(test, fuzzing)), warn(clippy::unwrap_used, clippy::expect_used, clippy::too_many_lines))]
 // External input must not make any of these panic or wrap. See docs/security.md.
 #![cfg_attr(
@@ -384,6 +384,10 @@ mod base;
 #[doc(hidden)]
 #[path = "../fuzz/checks/mod.rs"]
 pub mod fuzzing;
+// Their examples are compiled by doc-examples.
+#[cfg(all(doc, not(doctest)))]
+#[path = "../docs/guide.rs"]
+pub mod guide;
 pub mod http;
 mod net;
 pub mod prelude;

@@ -110,7 +110,8 @@ impl ProcessConfig {
     }
 
     /// A unix socket for operators: its one-line commands report what the server does, start an upgrade and tell its
-    /// result, or stop the server. `docs/control.md` has them, and the program `heirloomctl` uses them. Default: none.
+    /// result, or stop the server. [`guide::control`](crate::guide::control) has them, and the program `heirloomctl` uses them.
+    /// Default: none.
     ///
     /// The socket has mode 0600, and only the user that serves and the superuser are answered. It moves with handovers:
     /// the path leads to the process that owns the service. Like the pid file it belongs in a directory of that user.
@@ -169,7 +170,7 @@ impl ProcessConfig {
 
     /// Allows handovers under a process that is known to take the end of generation 1 for the end of the service. Without
     /// this, a HUP is refused there, with an error in the log that says what to write instead: see
-    /// `docs/handover.md`. It does not apply to PID 1, with which the kernel ends its container.
+    /// [`guide::handover`](crate::guide::handover). It does not apply to PID 1, with which the kernel ends its container.
     pub fn handover_under_any_parent(mut self) -> ProcessConfig {
         self.above.under_any_parent = true;
         self
@@ -177,7 +178,7 @@ impl ProcessConfig {
 
     /// Has systemd keep the listeners while the service runs, so that clients wait in the backlog when the service crashes and
     /// is restarted, instead of being refused. The unit needs `FileDescriptorStoreMax=`. At a stop they are closed as usual.
-    /// It has an effect with the feature `systemd`, in a service that notifies: see `docs/systemd.md`.
+    /// It has an effect with the feature `systemd`, in a service that notifies: see [`guide::systemd`](crate::guide::systemd).
     pub fn store_listeners(mut self) -> ProcessConfig {
         self.above.store_listeners = true;
         self

@@ -86,8 +86,8 @@ impl Listen {
         tls.never()
     }
 
-    /// Believes what these proxies say about their clients, and nobody else: see [`Proxies`] and docs/proxies.md. Default: nobody
-    /// is believed. A feature: `proxy`.
+    /// Believes what these proxies say about their clients, and nobody else: see [`Proxies`] and
+    /// [`guide::proxies`](crate::guide::proxies). Default: nobody is believed. A feature: `proxy`.
     #[cfg(feature = "proxy")]
     #[must_use]
     pub fn trust_proxies(mut self, proxies: Proxies) -> Listen {

@@ -71,7 +71,8 @@ fn what_the_pages_name_exists() {
             (is_path(name) && !is_proof(name)) || (names_tests && is_module_path(name) && !is_proof(name))
         });
         assert_eq!(missing.collect::<Vec<_>>(), [""; 0], "in {}", page.display());
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        let inline = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in inline.chain(definitions(&text).map(|(_, link)| link)) {
             if !link.contains("://") {
                 links += 1;
                 expect_link(&page, link);
@@ -79,6 +80,48 @@ fn what_the_pages_name_exists() {
         }
     }
     assert!(links > 50, "{links} links: is the check blind?");
+}
+
+/// The definitions of links in a text, `[label]: link`.
+fn definitions(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: "))
+}
+
+/// The pages are modules of rustdoc, too. Their links of files are defined there once more: see docs/guide.rs.
+#[test]
+fn the_guide_has_all_pages_and_defines_their_links() {
+    let guide = read("docs/guide.rs");
+    let listed = guide.split_once("pages! {").and_then(|(_, rest)| rest.split_once('}')).expect("a list").0;
+    let listed: BTreeSet<String> = listed.split_whitespace().map(str::to_owned).collect();
+    let defined: BTreeMap<&str, &str> = definitions(&guide).collect();
+    let (mut there, mut used) = (BTreeSet::new(), BTreeSet::new());
+    for page in files("docs", "md") {
+        let (name, text) = (page.display(), read(&page));
+        there.insert(page.file_stem().expect("a name").to_string_lossy().into_owned());
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            assert!(
+                link.starts_with('#') || link.contains("://"),
+                "{name}: [...]({link}) is broken in rustdoc"
+            );
+        }
+        let own: BTreeSet<&str> = definitions(&text).map(|(label, _)| label).collect();
+        let labels = text.split("][").skip(1).filter_map(|rest| rest.split(']').next());
+        for label in labels.filter(|label| label.contains(".md") || label.contains('/')) {
+            assert!(own.contains(label), "{name}: [...][{label}] is not defined");
+        }
+        for (label, link) in definitions(&text).filter(|(_, link)| !link.contains("://")) {
+            assert_eq!(label, link, "{name}");
+            let in_guide =
+                defined.get(label).unwrap_or_else(|| panic!("{name}: the guide does not define {label}"));
+            if let Some((file, heading)) = link.split_once(".md").filter(|_| !link.starts_with("../")) {
+                assert_eq!(*in_guide, format!("crate::guide::{file}{heading}"), "{name}");
+            }
+            used.insert(label.to_owned());
+        }
+    }
+    assert_eq!(listed, there, "the list of modules in docs/guide.rs");
+    let unused: Vec<_> = defined.keys().filter(|label| !used.contains(**label)).collect();
+    assert!(unused.is_empty() && used.len() > 30, "not used: {unused:?}");
 }
 
 /// The types of the library, with the names of their methods, variants and fields.
