@@ -382,7 +382,7 @@
 mod base;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
-#[path = "../fuzz/checks/mod.rs"]
+#[path = "../tests/fuzz_checks/mod.rs"]
 pub mod fuzzing;
 // Their examples are compiled by doc-examples.
 #[cfg(all(doc, not(doctest)))]

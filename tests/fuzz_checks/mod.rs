@@ -1,5 +1,7 @@
 //! For `fuzz/` and the property tests only: decodes the bytes of a peer. A value that was decoded must encode to bytes that
 //! decode to the same value, and the places where input is split must not matter.
+//!
+//! These files are here because `fuzz/` is a package of its own, of which the library's package contains nothing.
 
 mod exchange;
 mod http1;
