@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_listeners_are_read_from_the_tables_of_the_kernel() {
+    fn addresses_are_read_from_the_tables_of_the_kernel() {
         let pid = std::process::id();
         for local in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = std::net::TcpListener::bind(local) else { continue };

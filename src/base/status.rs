@@ -247,7 +247,7 @@ pub struct Stats {
     pub workers_replaced: u64,
     /// Connections passed on to the next generation, at each handover.
     pub handed_over: u64,
-    /// Handlers that had not returned at their route's [`deadline`](crate::deadline): the client got a 503.
+    /// Handlers that had not returned at their route's [`deadline`](crate::deadline()): the client got a 503.
     pub deadlines_passed: u64,
     /// Those of them that run now, each on a worker.
     pub handlers_past_deadline: u64,

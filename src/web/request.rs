@@ -253,7 +253,7 @@ pub trait RequestExt: sealed::Sealed {
     /// should then finish.
     fn is_draining(&self) -> bool;
 
-    /// Until when the handler must return its response, if its route has a [`deadline`](crate::deadline).
+    /// Until when the handler must return its response, if its route has a [`deadline`](crate::deadline()).
     ///
     /// ```
     /// use heirloom::prelude::*;

@@ -70,7 +70,7 @@ impl RouteLimits {
         self
     }
 
-    /// How long the handler may take until it returns its response; then 503. See [`deadline`](crate::deadline). Default: no
+    /// How long the handler may take until it returns its response; then 503. See [`deadline`](crate::deadline()). Default: no
     /// deadline.
     pub fn deadline(mut self, time: impl Into<Option<Duration>>) -> RouteLimits {
         self.deadline = Some(time.into());
