@@ -123,9 +123,14 @@ pub(crate) type Totals = BTreeMap<Recorded, HistogramTotal>;
 const PREFIX: &str = "histogram.";
 
 impl AllRequests {
-    /// Workers that start from now on record.
+    /// Workers that start from now on record. Both outcomes of handovers are there from the start: to Prometheus a counter that
+    /// begins with 1 has not increased.
     pub(crate) fn want(&self) {
-        self.0.is_wanted.store(true, Ordering::Relaxed);
+        if !self.0.is_wanted.swap(true, Ordering::Relaxed) {
+            for outcome in OUTCOMES {
+                self.0.register(Recorded::Handover { outcome });
+            }
+        }
     }
 
     pub(crate) fn is_wanted(&self) -> bool {
@@ -150,12 +155,9 @@ impl AllRequests {
     pub(crate) fn handover(&self, committed: bool, took: Duration) {
         let [committed_one, failed_one] = OUTCOMES;
         let what = Recorded::Handover { outcome: if committed { committed_one } else { failed_one } };
-        if !self.is_wanted() {
-            return;
+        if let Some((_, one)) = lock(&self.0.recorded).iter().find(|(one, _)| *one == what) {
+            one.record(nanos(took));
         }
-        let found =
-            lock(&self.0.recorded).iter().find(|(one, _)| *one == what).map(|(_, one)| Arc::clone(one));
-        found.unwrap_or_else(|| self.0.register(what)).record(nanos(took));
     }
 
     pub(crate) fn totals(&self) -> Totals {
@@ -273,10 +275,11 @@ mod tests {
             Recorded::RequestBytes,
             Recorded::ResponseBytes,
             Recorded::Handover { outcome: "committed" },
+            Recorded::Handover { outcome: "failed" },
         ];
         assert_eq!(
             (names.as_slice(), counts.as_slice()),
-            (expected.as_slice(), [1, 3, 0, 0, 1, 2].as_slice())
+            (expected.as_slice(), [1, 3, 0, 0, 1, 2, 0].as_slice())
         );
 
         let next = AllRequests::default();

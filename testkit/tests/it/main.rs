@@ -42,6 +42,7 @@ mod overlaps;
 mod parents;
 mod pid_file;
 mod probation;
+mod prometheus;
 #[cfg(feature = "proxy")]
 mod proxies;
 mod scarce;
