@@ -11,14 +11,20 @@
 //! 200
 //! $ curl http://127.0.0.1:8002/metrics | grep -c '^heirloom_'
 //! ...
+//! $ curl http://127.0.0.1:8002/metrics | grep '^admin_'
+//! admin_waiting 1
 //! $ kill PID
 //! ```
 //!
 //! The only worker waits in its handler, and the admin listener still responds.
 
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use heirloom::prelude::*;
+
+static WAITING: AtomicU64 = AtomicU64::new(0);
 
 fn main() -> Result<(), heirloom::Error> {
     heirloom::handover::init()?;
@@ -27,8 +33,20 @@ fn main() -> Result<(), heirloom::Error> {
     let listen = args.next().unwrap_or_else(|| "127.0.0.1:8001".to_owned());
     let admin = args.next().unwrap_or_else(|| "127.0.0.1:8002".to_owned());
     let router = Router::new().get("/until-drain", |req: Request| {
-        if req.drain().wait(Duration::from_secs(600)).is_draining() { "told\n" } else { "not told\n" }
+        WAITING.fetch_add(1, Ordering::Relaxed);
+        let waited = req.drain().wait(Duration::from_secs(600));
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+        if waited.is_draining() { "told\n" } else { "not told\n" }
     });
     log::info!("pid {}", std::process::id());
-    Server::new(router).listen(listen).admin(admin).workers(1).serve()
+    Server::new(router).listen(listen).admin(admin).metrics(metrics).workers(1).serve()
+}
+
+/// A metric of our own, beside those of the server.
+fn metrics(out: &mut String) {
+    let waiting = WAITING.load(Ordering::Relaxed);
+    let _ = writeln!(
+        out,
+        "# HELP admin_waiting Requests that wait for the drain.\n# TYPE admin_waiting gauge\nadmin_waiting {waiting}"
+    );
 }

@@ -26,7 +26,7 @@ use crate::net::listener::ListenerConfig;
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::pool::{Init, PoolConfig};
 use crate::process::config::ProcessConfig;
-use crate::server::handle::Handle;
+use crate::server::handle::{Handle, MetricsHook};
 use crate::server::http_workers::{Budgets, HttpWorkers};
 use crate::server::launch::{Context, Launch, Plan, PoolPlan, RunningServer, Service, ServiceParts};
 use crate::server::listen_config::Listen;
@@ -60,6 +60,7 @@ pub struct Server {
     stack_bytes: Option<usize>,
     per_worker: Vec<Init>,
     error_pages: Option<ErrorPages>,
+    metrics: Vec<MetricsHook>,
     launch: Launch,
 }
 
@@ -75,6 +76,7 @@ impl Server {
             stack_bytes: None,
             per_worker: Vec::new(),
             error_pages: None,
+            metrics: Vec::new(),
             launch: Launch::default(),
         }
     }
@@ -176,6 +178,40 @@ impl Server {
         F: for<'e> ErrorPageFn<'e> + Send + Sync + 'static,
     {
         self.error_pages = Some(ErrorPages::new(hook));
+        self
+    }
+
+    /// Adds metrics of the program's own to `/metrics` of [`admin`](Server::admin) and of
+    /// [`admin::routes`](crate::admin::routes). `hook` appends them in the text format of Prometheus, at each request for them, on
+    /// the admin listener's worker. One that panics adds nothing, and is logged. Several hooks are called in their order.
+    ///
+    /// Names that begin with `heirloom_` are the server's. The counts of the program start at zero in each generation, while those of
+    /// the server continue.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use std::fmt::Write;
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    ///
+    /// static SOLD: AtomicU64 = AtomicU64::new(0);
+    ///
+    /// fn metrics(out: &mut String) {
+    ///     let sold = SOLD.load(Ordering::Relaxed);
+    ///     let _ = writeln!(out, "# HELP shop_sold_total Pieces sold.\n# TYPE shop_sold_total counter\nshop_sold_total {sold}");
+    /// }
+    ///
+    /// let router = Router::new().post("/sales", |_: Request| {
+    ///     SOLD.fetch_add(1, Ordering::Relaxed);
+    ///     StatusCode::CREATED
+    /// });
+    /// let server = Server::new(router).admin("127.0.0.1:9001").metrics(metrics);
+    /// # let _ = server;
+    /// ```
+    ///
+    /// With the crate prometheus-client it is `.metrics(move |out| prometheus_client::encoding::text::encode(out, &registry).unwrap())`.
+    #[must_use]
+    pub fn metrics(mut self, hook: impl Fn(&mut String) + Send + Sync + 'static) -> Server {
+        self.metrics.push(Arc::new(hook));
         self
     }
 
@@ -289,7 +325,8 @@ impl Service for Server {
         Ok(Plan { listen, pools })
     }
 
-    fn start(self, context: &Context<Progress>) -> Result<ServiceParts<Progress>, Error> {
+    fn start(mut self, context: &Context<Progress>) -> Result<ServiceParts<Progress>, Error> {
+        context.handle.shared.metrics.add(std::mem::take(&mut self.metrics));
         let (limits, all_counters) = (&context.limits, &context.handle.shared.records.counters);
         let budgets = Budgets::new(limits);
         let stores = budgets.stores(context.descriptors.clone(), self.temp_dir.clone());

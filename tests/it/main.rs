@@ -30,6 +30,7 @@ mod per_worker;
 mod protection;
 #[cfg(feature = "proxy")]
 mod proxies;
+mod rate_limit;
 mod real_clients;
 mod rfc9110;
 mod rfc9112;

@@ -7,6 +7,7 @@
 //! | [`RequestIds`] | gives each request an id, which its response repeats |
 //! | [`ServerTiming`] | reports to the client how long the handler took |
 //! | [`BasicAuth`] | requires user and password, otherwise 401 |
+//! | [`RateLimit`] | refuses requests beyond a rate with 429, by client or by another key |
 //! | [`Cors`] | allows pages of other origins |
 //! | [`Csrf`] | refuses what pages of other origins make browsers send |
 //! | [`HttpsRedirect`] | redirects plain HTTP to https |
@@ -65,6 +66,7 @@ mod csrf;
 #[cfg(feature = "gzip")]
 mod gzip;
 mod https_redirect;
+mod rate_limit;
 mod request_id;
 mod security_headers;
 mod server_timing;
@@ -77,6 +79,7 @@ pub use csrf::Csrf;
 #[cfg(feature = "gzip")]
 pub use gzip::Gzip;
 pub use https_redirect::HttpsRedirect;
+pub use rate_limit::RateLimit;
 pub use request_id::{RequestId, RequestIds};
 pub use security_headers::SecurityHeaders;
 pub use server_timing::ServerTiming;

@@ -76,6 +76,7 @@ const PROMISED: &[&str] = &[
     "login",
     "middleware",
     "protection",
+    "rate_limit",
     "routing",
     "shortener",
     "slow_ok",
