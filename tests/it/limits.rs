@@ -485,6 +485,25 @@ fn operators_are_answered_while_all_workers_are_held() {
     }
 }
 
+/// One that panics costs only its own.
+#[test]
+fn metrics_of_the_program_follow_those_of_the_server() {
+    let fixture = Fixture::with(|server| {
+        let panics = |out: &mut String| {
+            out.push_str("half_of_it 1");
+            panic!("as the test wants it");
+        };
+        server
+            .admin("127.0.0.1:0")
+            .metrics(|out| out.push_str("own_first 1"))
+            .metrics(panics)
+            .metrics(|out| out.push_str("own_last 2\n"))
+    });
+    let metrics = Client::to(fixture.running().addresses()[1]).get("/metrics").text();
+    assert!(metrics.starts_with("# HELP heirloom_generation "), "{metrics}");
+    assert!(metrics.ends_with("\nown_first 1\nown_last 2\n"), "{metrics}");
+}
+
 #[test]
 fn operators_are_answered_at_the_connection_limit() {
     let limits = Limits::new().connections(2);

@@ -295,30 +295,31 @@ mod tests {
         );
     }
 
+    fn ask_for(limit: &RateLimit, path: &str, at: Duration) -> Option<Duration> {
+        let start = lock(&limit.counts).start;
+        limit.count(&request(&format!("GET {path}"), &[]), start + at)
+    }
+
     #[test]
     fn the_memory_is_bounded_and_keys_that_are_paid_for_are_dropped() {
         let limit =
             RateLimit::new(60, MINUTE).max_keys(10).by(|req: &Request| Some(req.uri().path().to_owned()));
-        let start = lock(&limit.counts).start;
-        let ask = |path: &str, at: Duration| limit.count(&request(&format!("GET {path}"), &[]), start + at);
         for n in 0..100 {
-            assert_eq!(ask(&format!("/{n}"), Duration::ZERO), None);
+            assert_eq!(ask_for(&limit, &format!("/{n}"), Duration::ZERO), None);
             let counts = lock(&limit.counts);
             assert!(counts.young.len() <= 5 && counts.old.len() <= 5);
         }
         // One that asks all the time is not forgotten, however many others come.
         let patient =
             RateLimit::new(1, MINUTE).max_keys(10).by(|req: &Request| Some(req.uri().path().to_owned()));
-        let start = lock(&patient.counts).start;
-        let ask = |path: &str| patient.count(&request(&format!("GET {path}"), &[]), start).is_some();
+        let ask = |path: &str| ask_for(&patient, path, Duration::ZERO).is_some();
         assert!(!ask("/me"));
         for n in 0..100 {
             assert!(!ask(&format!("/{n}")) && ask("/me"), "{n}");
         }
         // After the time of a burst, twice.
         for minutes in [2, 4] {
-            let at = minutes * MINUTE;
-            assert_eq!(limit.count(&request("GET /x", &[]), lock(&limit.counts).start + at), None);
+            assert_eq!(ask_for(&limit, "/x", minutes * MINUTE), None);
         }
         let counts = lock(&limit.counts);
         assert_eq!((counts.young.len(), counts.old.len()), (1, 1));
