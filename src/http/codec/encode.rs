@@ -1,6 +1,6 @@
 //! The response: its framing, decided once by [`framing`], and its bytes.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, Method, StatusCode, Version};
 
 use super::date::is_imf_fixdate;
@@ -246,6 +246,10 @@ fn length_field(out: &mut Vec<u8>, length: u64) {
 
 /// Names are stored in lower case; old clients and people read `Content-Type` better.
 pub(crate) fn capitalised(out: &mut Vec<u8>, name: &HeaderName) {
+    // Nearly every response has it.
+    if *name == CONTENT_TYPE {
+        return out.extend_from_slice(b"Content-Type");
+    }
     let start = out.len();
     out.extend_from_slice(name.as_str().as_bytes());
     let mut starts = true;

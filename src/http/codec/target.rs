@@ -34,15 +34,19 @@ pub(super) fn parse_target(method: &Method, target: &str, shared: Bytes) -> Resu
 
 /// `uri-host [ ":" port ]` (RFC 9110 §7.2) with a host of at least one byte.
 pub(super) fn is_host(value: &[u8]) -> bool {
-    let host_len = match value.first() {
-        Some(b'[') => value.iter().position(|&b| b == b']').map_or(0, |at| at.saturating_add(1)),
+    let plain_len = value.iter().position(|&byte| !is_name_byte(byte)).unwrap_or(value.len());
+    let host_len = match (value.first(), value.get(plain_len)) {
+        (Some(b'['), _) => value.iter().position(|&b| b == b']').map_or(0, |at| at.saturating_add(1)),
+        (_, None | Some(b':')) => plain_len,
         _ => value.iter().position(|&b| b == b':').unwrap_or(value.len()),
     };
     let Some((host, after)) = value.split_at_checked(host_len) else { return false };
     let host_fits = match host {
         [] => false,
         [b'[', literal @ .., b']'] => is_ip_literal(literal),
-        name => is_registered_name(name),
+        // Nearly every host is one of these.
+        _ if host_len == plain_len => true,
+        name => name.iter().all(|&byte| byte == b'%' || is_name_byte(byte)) && is_well_formed(name),
     };
     host_fits && (after.is_empty() || after.strip_prefix(b":").is_some_and(is_port))
 }
@@ -63,11 +67,4 @@ fn is_ip_literal(literal: &[u8]) -> bool {
             && address.iter().all(|&b| b == b':' || is_name_byte(b));
     }
     std::str::from_utf8(literal).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())
-}
-
-fn is_registered_name(name: &[u8]) -> bool {
-    if name.iter().all(|&byte| is_name_byte(byte)) {
-        return true;
-    }
-    name.iter().all(|&byte| byte == b'%' || is_name_byte(byte)) && is_well_formed(name)
 }

@@ -57,7 +57,9 @@ impl Exchange<'_> {
         head.write(&mut self.worker.out);
         recycle(parts.headers);
         self.worker.counters.response(parts.status.as_u16());
-        self.drop_users(parts.extensions, &request.text);
+        if !parts.extensions.is_empty() {
+            self.drop_users(parts.extensions, &request.text);
+        }
         let body = match (body.into_kind(), thread) {
             (BodyKind::Upgrade(speak), Some(thread)) => {
                 self.client.buffered = self.worker.input.take();

@@ -330,16 +330,18 @@ impl RouteMatch {
 
     /// Adds the route whose handler has found this, and the values of that route's parameters.
     pub(crate) fn add_outer(&mut self, route: &Arc<Route>, mut values: Vec<String>) {
+        if self.route.is_none() {
+            self.route = Some(Arc::clone(route));
+            self.values = values;
+            return;
+        }
         if route.is_nest() {
             values.append(&mut self.values);
             self.values = values;
         } else if self.routes().all(|route| matches!(route.place, RoutePlace::Fallback)) {
             self.values = values;
         }
-        match self.route {
-            Some(_) => self.outer.push(Arc::clone(route)),
-            None => self.route = Some(Arc::clone(route)),
-        }
+        self.outer.push(Arc::clone(route));
     }
 
     /// How long the handler of this route takes. None without a route.

@@ -451,12 +451,11 @@ impl Path {
 /// The parameters' values, decoded. None if one is not UTF-8.
 fn values(route: &Route, params: &Params<'_, '_>) -> Option<Vec<String>> {
     let names = route.pattern().names.len();
-    if names == 0 {
-        return Some(Vec::new());
-    }
+    let mut values = Vec::with_capacity(names);
     // Without what follows the prefix of a nested handler.
-    let raw = params.iter().take(names);
-    let mut values: Vec<String> = raw.map(|(_, raw)| decoded_text(raw)).collect::<Option<_>>()?;
+    for (_, raw) in params.iter().take(names) {
+        values.push(decoded_text(raw)?);
+    }
     // The tree has no parameter for an empty rest.
     values.resize_with(names, String::new);
     Some(values)
