@@ -704,6 +704,20 @@ mod tests {
     }
 
     #[test]
+    fn a_head_takes_the_memory_of_the_last_unless_that_is_kept() {
+        let (memory, limits) = (&mut HeadMemory::default(), Limits::default());
+        let mut read = |path: &str| {
+            let text = format!("GET /{path} HTTP/1.1\r\nHost: h\r\n\r\n");
+            super::parse(text.as_bytes(), &limits, memory).unwrap().unwrap().summary.text
+        };
+        let first = read("a").as_ptr();
+        let kept = read("b");
+        assert_eq!(kept.as_ptr(), first);
+        assert_ne!(read("c").as_ptr(), first);
+        assert!(kept.starts_with(b"GET /b "));
+    }
+
+    #[test]
     fn every_field_arrives() {
         let input = b"GET / HTTP/1.1\r\nHost: a\r\nX-Own:  b c \r\nCookie: 1\r\nAccept:\r\ncookie: 2\r\n\r\n";
         let head = parse(input, &Limits::default()).unwrap().unwrap();
