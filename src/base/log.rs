@@ -161,6 +161,11 @@ macro_rules! at {
                     "{}", $crate::base::log::Line(format_args!($format $(, $value)*))
                 );
             });
+        } else if $crate::base::log::is_lost(::log::Level::$level, $crate::base::log::target(module_path!())) {
+            $crate::base::log::to_stderr(
+                $crate::base::log::target(module_path!()),
+                format_args!($format $(, $value)*)
+            );
         }
     };
     ($level:ident, $write:ident, target: $target:expr, $($line:tt)+) => {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::getpid;
 
-use crate::base::log::{debug, error, info};
+use crate::base::log::{Line, debug, error, info};
 use crate::process::control::Engine;
 use crate::process::control::successor::Successor;
 use crate::process::handover::pid_file::{self, PidFile, Record};
@@ -153,7 +153,9 @@ impl Identity {
         let file = pid_file.clone();
         match pid_file::in_time(move || file.name(pid)) {
             Ok(()) => info!("pid file {} names {pid}", pid_file.path().display(); pid = pid),
-            Err(e) => error!("can't write the pid file {}: {e}", pid_file.path().display()),
+            Err(e) => {
+                error!("can't write the pid file {}: {e}", pid_file.path().display(); reason:% = Line(format_args!("{e}")))
+            }
         }
     }
 
@@ -170,7 +172,7 @@ impl Identity {
             Ok(())
         });
         if let Err(e) = named {
-            error!("can't write the pid file {}: {e}", pid_file.path().display());
+            error!("can't write the pid file {}: {e}", pid_file.path().display(); reason:% = Line(format_args!("{e}")));
         }
     }
 
@@ -188,7 +190,7 @@ impl Identity {
         let Some(pid_file) = &self.pid_file else { return };
         let (file, pid) = (pid_file.clone(), getpid().as_raw());
         if let Err(e) = pid_file::in_time(move || file.remove_if(pid)) {
-            error!("can't remove the pid file {}: {e}", pid_file.path().display());
+            error!("can't remove the pid file {}: {e}", pid_file.path().display(); reason:% = Line(format_args!("{e}")));
         }
     }
 }

@@ -7,7 +7,7 @@ use super::socket::ControlSocket;
 use super::successor::Successor;
 use super::upgrade::Step;
 use super::{Control, own_pid};
-use crate::base::log::{error, info, warn};
+use crate::base::log::{Line, error, info, warn};
 use crate::base::sys::Session;
 use crate::process::handover::child::Spawned;
 use crate::process::handover::{Hello, VERSION, child};
@@ -25,7 +25,7 @@ impl Control<'_> {
             return Event::SpawnFailed;
         };
         if let Some(above) = self.facts.refusal() {
-            error!("handover: {above}; still serving");
+            error!("handover: {above}; still serving"; reason:% = Line(format_args!("{above}")));
             self.outside.note_failure(&above.to_string());
             return Event::SpawnFailed;
         }
@@ -44,7 +44,7 @@ impl Control<'_> {
         let ends = terminal.is_some_and(|terminal| !has_supervisor && terminal.ends_with_leader());
         let session = if ends { Session::Own } else { Session::Shared };
         let terminal = terminal.map(|terminal| terminal.files()).transpose().unwrap_or_else(|e| {
-            warn!("handover: the successor can't watch its terminal: {e}");
+            warn!("handover: the successor can't watch its terminal: {e}"; reason:% = Line(format_args!("{e}")));
             None
         });
         let (user, terminal) = (self.engine.files(), terminal.unwrap_or_default());
@@ -62,12 +62,12 @@ impl Control<'_> {
             Ok(spawned) => self.follow(spawned),
             Err(e) if e.busy => {
                 if !std::mem::replace(&mut self.progress.writer_logged, true) {
-                    info!("handover: {e}; trying again");
+                    info!("handover: {e}; trying again"; reason:% = Line(format_args!("{e}")));
                 }
                 Event::ProgramBusy
             }
             Err(e) => {
-                error!("handover: {e}; still serving");
+                error!("handover: {e}; still serving"; reason:% = Line(format_args!("{e}")));
                 self.outside.note_failure(&e.to_string());
                 Event::SpawnFailed
             }
@@ -81,7 +81,7 @@ impl Control<'_> {
             self.strays.retire(old, &self.poller);
         }
         if let Err(e) = watched {
-            error!("handover: can't watch the child: {e}");
+            error!("handover: can't watch the child: {e}"; reason:% = Line(format_args!("{e}")));
             self.outside.note_failure(&format!("can't watch the child: {e}"));
             return Event::SuccessorGone;
         }

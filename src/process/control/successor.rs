@@ -139,7 +139,11 @@ impl Successor {
         }
         match message {
             Message::Failed { reason } => {
-                error!("handover: child {} failed: {reason}; still serving", self.child.pid());
+                error!(
+                    "handover: child {} failed: {reason}; still serving", self.child.pid();
+                    child = self.child.pid().as_raw(),
+                    reason:% = Line(format_args!("{reason}"))
+                );
                 self.has_failed = true;
             }
             message => {
@@ -189,7 +193,11 @@ impl Successor {
         let wrote = wrote(output.as_deref());
         match stage {
             Stage::Serving | Stage::Awaiting if !self.has_failed => {
-                error!("handover: child {pid} {end}; still serving{wrote}");
+                error!(
+                    "handover: child {pid} {end}; still serving{wrote}";
+                    child = pid.as_raw(),
+                    reason:% = Line(format_args!("{end}"))
+                );
             }
             _ => info!("handover: child {pid} {end}"; child = pid.as_raw()),
         }
@@ -208,7 +216,10 @@ impl Successor {
         self.child.wait_briefly();
         if stage == Stage::Awaiting {
             if self.child.end().is_none() {
-                error!("handover: child {pid} is alive but closed its channel, which a script must not do");
+                error!(
+                    "handover: child {pid} is alive but closed its channel, which a script must not do";
+                    child = pid.as_raw()
+                );
             }
             self.kill();
         }
@@ -217,9 +228,13 @@ impl Successor {
         let wrote = wrote(output.as_deref());
         match stage {
             Stage::Awaiting | Stage::Offering | Stage::Watching => {
-                error!("handover: {end}; still serving{wrote}");
+                error!(
+                    "handover: {end}; still serving{wrote}";
+                    child = pid.as_raw(),
+                    reason:% = Line(format_args!("{end}"))
+                );
             }
-            _ => info!("handover: {end}"),
+            _ => info!("handover: {end}"; child = pid.as_raw()),
         }
         LastWord { end: end + &wrote, output, was_stopped: false, child: Some(self.child) }
     }
