@@ -182,7 +182,7 @@ impl Server {
     }
 
     /// Adds metrics of the program's own to `/metrics` of [`admin`](Server::admin) and of
-    /// [`admin::routes`](crate::admin::routes). `hook` appends them in the text format of Prometheus, at each request for them, on
+    /// [`admin::routes`]. `hook` appends them in the text format of Prometheus, at each request for them, on
     /// the admin listener's worker. One that panics adds nothing, and is logged. Several hooks are called in their order.
     ///
     /// Names that begin with `heirloom_` are the server's. The counts of the program start at zero in each generation, while those of
