@@ -64,10 +64,12 @@ impl LogFile {
     /// of this moment.
     ///
     /// # Errors
-    /// Those of [`OpenOptions::open`].
+    /// Those of [`OpenOptions::open`], with the path.
     pub fn open(path: impl AsRef<Path>) -> io::Result<LogFile> {
         let path = std::path::absolute(path)?;
-        let file = append_to(&path)?;
+        let file = append_to(&path).map_err(|e| {
+            io::Error::new(e.kind(), format!("can't open the log file {}: {e}", path.display()))
+        })?;
         let open = Mutex::new(Open { file, looked: Instant::now(), failure_logged: None });
         Ok(LogFile(Arc::new(Inner { path, open })))
     }

@@ -18,6 +18,7 @@ pub(crate) mod handler;
     feature = "form",
     feature = "multipart",
     feature = "cookies",
+    feature = "proxy",
     feature = "sessions",
     feature = "tls"
 )))]

@@ -18,6 +18,9 @@ use crate::{Request, Response};
 /// Proxies and clients consider a silent connection dead, and only a write shows the server that a client is dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// How often a stream without events looks whether its client has closed: it has one of a limited number of threads.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// A response of server-sent events, written by `write` on a thread of its own; see
 /// [`Body::writer`]. It is `text/event-stream`, not to be cached or buffered by proxies.
 ///
@@ -200,7 +203,7 @@ impl EventWriter<'_> {
     /// ```
     ///
     /// # Errors
-    /// The client has disconnected: noticed by a write or, before the wait and at each comment, by
+    /// The client has disconnected: noticed by a write or, before the wait and each second, by
     /// [`RequestExt::is_client_gone`].
     pub fn wait(&mut self, time: Duration) -> io::Result<Waited> {
         let deadline = Instant::now().checked_add(time);
@@ -211,7 +214,7 @@ impl EventWriter<'_> {
             let now = Instant::now();
             let left = deadline.map_or(KEEP_ALIVE, |deadline| deadline.saturating_duration_since(now));
             let quiet = KEEP_ALIVE.saturating_sub(now.saturating_duration_since(self.wrote));
-            if self.drain.wait(left.min(quiet)).is_draining() {
+            if self.drain.wait(left.min(quiet).min(LOOK)).is_draining() {
                 self.notified = true;
                 return Ok(Waited::Draining);
             }
@@ -237,13 +240,13 @@ impl EventWriter<'_> {
         mut event: impl FnMut(T) -> Event,
     ) -> io::Result<()> {
         loop {
-            let quiet = KEEP_ALIVE.saturating_sub(self.wrote.elapsed());
-            let value = values.recv_timeout(quiet);
+            let value = values.recv_timeout(LOOK);
             // The values before a drain are still sent.
             self.notified |= self.drain.is_draining();
             match value {
                 Ok(value) => self.send(&event(value))?,
                 Err(RecvTimeoutError::Timeout) if self.client.is_gone() => return Err(gone()),
+                Err(RecvTimeoutError::Timeout) if self.wrote.elapsed() < KEEP_ALIVE => {}
                 Err(RecvTimeoutError::Timeout) => self.comment("")?,
                 Err(RecvTimeoutError::Disconnected) if values.is_too_slow() => {
                     return Err(io::Error::new(ErrorKind::ConnectionAborted, "the client is too slow"));

@@ -193,6 +193,10 @@ fn write_generation(one: &Generation, report: &Report, out: &mut String) -> fmt:
     for FailedHandover { at, reason, .. } in one.failures.iter().rev().take(FAILURES) {
         write!(out, "<div class=fail>{}: handover failed: {}</div>", clock(*at), Text(reason))?;
     }
+    match one.failures.len().saturating_sub(FAILURES) {
+        0 => {}
+        more => write!(out, "<div class=fail>and {more} before</div>")?,
+    }
     writeln!(out, "</li>")
 }
 

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
+#[cfg(feature = "json")]
+use super::json;
+use super::page;
 use super::report::{Latency, Report, RouteRow};
-use super::{json, page};
 use crate::base::history::{FailedHandover, Generation};
 use crate::base::phase::Phase;
 use crate::base::status::{RunningHandler, Stats};
