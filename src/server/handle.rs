@@ -1,21 +1,18 @@
 //! The handle of a server: does what signals do, for programs that handle signals themselves, and reports phase and
 //! statistics.
 
-use std::any::Any;
-use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use crate::base::contain_panic::{contain, panic_text};
-use crate::base::log::error;
 use crate::base::phase::{Phase, PhaseWatch, Waited};
 use crate::base::records::Records;
 use crate::base::status::{Gauges, RunningHandler, Stats};
 use crate::base::sync::lock;
 use crate::process::control::Inbox;
 use crate::process::state::Event;
+use crate::server::admin::program::ProgramHooks;
 use crate::server::assembly::Files;
 
 /// Controls and observes a server from any thread. Clones belong to the same server. A request that is made before the
@@ -45,41 +42,8 @@ pub(crate) struct HandleState {
     pub(crate) generation: AtomicU32,
     pub(crate) files: Files,
     pub(crate) gauges: OnceLock<Arc<dyn Gauges>>,
-    /// Those of the program.
-    pub(crate) metrics: OwnMetrics,
-}
-
-/// Hooks that write metrics of the program.
-#[derive(Default)]
-pub(crate) struct OwnMetrics(Mutex<Vec<MetricsHook>>);
-
-pub(crate) type MetricsHook = Arc<dyn Fn(&mut String) + Send + Sync>;
-
-impl OwnMetrics {
-    pub(crate) fn add(&self, hooks: Vec<MetricsHook>) {
-        lock(&self.0).extend(hooks);
-    }
-
-    /// Adds what the hooks write, each from the start of a line. One that panics adds nothing.
-    pub(crate) fn add_to(&self, text: &mut String) {
-        let hooks = lock(&self.0).clone();
-        for hook in hooks {
-            let before = text.len();
-            let seen = |panic: &(dyn Any + Send)| error!("a metrics hook panicked: {}", panic_text(panic));
-            if !contain(|| hook(text), seen) {
-                text.truncate(before);
-            }
-            if !text.is_empty() && !text.ends_with('\n') {
-                text.push('\n');
-            }
-        }
-    }
-}
-
-impl fmt::Debug for OwnMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(lock(&self.0).iter().map(|_| "hook")).finish()
-    }
+    /// What the program adds for operators.
+    pub(in crate::server) program: Mutex<ProgramHooks>,
 }
 
 impl Handle {
@@ -94,7 +58,7 @@ impl Handle {
                 generation: AtomicU32::new(1),
                 files: Arc::default(),
                 gauges: OnceLock::new(),
-                metrics: OwnMetrics::default(),
+                program: Mutex::default(),
             }),
         }
     }
@@ -149,6 +113,18 @@ impl Handle {
         self.shared.gauges.get().map(|gauges| gauges.handlers()).unwrap_or_default()
     }
 
+    fn program(&self) -> ProgramHooks {
+        lock(&self.shared.program).clone()
+    }
+
+    /// Whether new clients should come: not in a lame duck, in a drain, and when the program says so. The reason if not.
+    pub(in crate::server) fn check_ready(&self) -> Result<(), String> {
+        match self.phase() {
+            phase if phase.is_ready() => self.program().check_ready(),
+            phase => Err(phase.to_string()),
+        }
+    }
+
     /// The metrics in the text format of Prometheus, version 0.0.4, for a handler of your own: `docs/metrics.md` has each. The
     /// histograms of requests are among them if the server has an admin listener, or [`admin::routes`](crate::admin::routes)
     /// was called for this handle before it serves. Those of [`Server::metrics`](crate::Server::metrics) follow.
@@ -156,8 +132,9 @@ impl Handle {
         let (stats, records) = (self.stats(), &self.shared.records);
         let version = records.version_of(stats.generation);
         let requests = records.counters.requests.totals();
-        let mut text = crate::server::admin::metrics::text(&stats, &requests, version.as_deref());
-        self.shared.metrics.add_to(&mut text);
+        let ready = self.check_ready().is_ok();
+        let mut text = crate::server::admin::metrics::text(&stats, ready, &requests, version.as_deref());
+        self.program().write_metrics(&mut text);
         text
     }
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use crate::base::error::Error;
 use crate::base::limits::{Limits, Timeouts};
+use crate::base::sync::lock;
 use crate::http::exchange::deadline::Deadlines;
 use crate::http::exchange::detached::Detached;
 use crate::http::exchange::{self, Common, HandlerBox, ListenerHandler, Progress};
@@ -26,7 +27,8 @@ use crate::net::listener::ListenerConfig;
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::pool::{Init, PoolConfig};
 use crate::process::config::ProcessConfig;
-use crate::server::handle::{Handle, MetricsHook};
+use crate::server::admin::program::ProgramHooks;
+use crate::server::handle::Handle;
 use crate::server::http_workers::{Budgets, HttpWorkers};
 use crate::server::launch::{Context, Launch, Plan, PoolPlan, RunningServer, Service, ServiceParts};
 use crate::server::listen_config::Listen;
@@ -60,7 +62,7 @@ pub struct Server {
     stack_bytes: Option<usize>,
     per_worker: Vec<Init>,
     error_pages: Option<ErrorPages>,
-    metrics: Vec<MetricsHook>,
+    program: ProgramHooks,
     launch: Launch,
 }
 
@@ -76,7 +78,7 @@ impl Server {
             stack_bytes: None,
             per_worker: Vec::new(),
             error_pages: None,
-            metrics: Vec::new(),
+            program: ProgramHooks::default(),
             launch: Launch::default(),
         }
     }
@@ -211,7 +213,31 @@ impl Server {
     /// With the crate prometheus-client it is `.metrics(move |out| prometheus_client::encoding::text::encode(out, &registry).unwrap())`.
     #[must_use]
     pub fn metrics(mut self, hook: impl Fn(&mut String) + Send + Sync + 'static) -> Server {
-        self.metrics.push(Arc::new(hook));
+        self.program.add_metrics(hook);
+        self
+    }
+
+    /// Asks `hook` at each `/readyz`, on the admin listener's worker: an error makes it a 503 with the error's text, and
+    /// `heirloom_ready` 0, so that a load balancer sends no new clients. For what a program depends on and may lose, such as its database.
+    /// It should be short. Requests are served as before. One that panics is not ready. Several hooks must all be ready.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    ///
+    /// static CONNECTED: AtomicBool = AtomicBool::new(true);
+    ///
+    /// let server = Server::new(Router::new())
+    ///     .admin("127.0.0.1:9001")
+    ///     .readiness(|| if CONNECTED.load(Ordering::Relaxed) { Ok(()) } else { Err("no database") });
+    /// # let _ = server;
+    /// ```
+    #[must_use]
+    pub fn readiness<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        mut self,
+        hook: impl Fn() -> Result<(), E> + Send + Sync + 'static,
+    ) -> Server {
+        self.program.add_readiness(hook);
         self
     }
 
@@ -326,7 +352,7 @@ impl Service for Server {
     }
 
     fn start(mut self, context: &Context<Progress>) -> Result<ServiceParts<Progress>, Error> {
-        context.handle.shared.metrics.add(std::mem::take(&mut self.metrics));
+        lock(&context.handle.shared.program).add(std::mem::take(&mut self.program));
         let (limits, all_counters) = (&context.limits, &context.handle.shared.records.counters);
         let budgets = Budgets::new(limits);
         let stores = budgets.stores(context.descriptors.clone(), self.temp_dir.clone());

@@ -505,6 +505,33 @@ fn metrics_of_the_program_follow_those_of_the_server() {
 }
 
 #[test]
+fn the_program_decides_whether_it_is_ready() {
+    use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
+    static STATE: AtomicU8 = AtomicU8::new(0);
+    let fixture = Fixture::with(|server| {
+        let database = || match STATE.load(SeqCst) {
+            0 => Ok(()),
+            1 => Err("no database"),
+            _ => panic!("as the test wants it"),
+        };
+        server.admin("127.0.0.1:0").readiness(|| Ok::<(), std::io::Error>(())).readiness(database)
+    });
+    let mut admin = Client::to(fixture.running().addresses()[1]);
+    let cases = [
+        (0, "200 serving\n"),
+        (1, "503 no database\n"),
+        (2, "503 a readiness hook panicked\n"),
+        (0, "200 serving\n"),
+    ];
+    for (state, said) in cases {
+        STATE.store(state, SeqCst);
+        assert_eq!(admin.get("/readyz").said(), said);
+        let ready = format!("\nheirloom_ready {}\n", u8::from(state == 0));
+        assert!(admin.get("/metrics").text().contains(&ready), "{state}");
+    }
+}
+
+#[test]
 fn operators_are_answered_at_the_connection_limit() {
     let limits = Limits::new().connections(2);
     let fixture = Fixture::with(|server| server.limits(limits).admin("127.0.0.1:0"));

@@ -7,7 +7,12 @@ use crate::base::requests::{Recorded, Totals};
 use crate::base::status::Stats;
 
 /// All metrics that the server has itself.
-pub(in crate::server) fn text(stats: &Stats, totals: &Totals, program_version: Option<&str>) -> String {
+pub(in crate::server) fn text(
+    stats: &Stats,
+    ready: bool,
+    totals: &Totals,
+    program_version: Option<&str>,
+) -> String {
     let mut out = String::new();
     let mut metric = |name: &str, kind: &str, help: &str, rows: &[(String, u64)]| {
         let _ = writeln!(out, "# HELP heirloom_{name} {help}\n# TYPE heirloom_{name} {kind}");
@@ -20,7 +25,7 @@ pub(in crate::server) fn text(stats: &Stats, totals: &Totals, program_version: O
     let labels = format!("{{version=\"{}\"{}}}", env!("CARGO_PKG_VERSION"), program.unwrap_or_default());
     metric("build_info", "gauge", "Versions of heirloom and of the program.", &[(labels, 1)]);
     metric("generation", "gauge", "Generation of this process.", &one(stats.generation.into()));
-    metric("ready", "gauge", "1 if new clients are accepted.", &one(stats.phase.is_ready().into()));
+    metric("ready", "gauge", "1 if new clients are accepted.", &one(ready.into()));
     metric("connections_accepted_total", "counter", "Connections accepted.", &one(stats.accepted));
     metric("connections_open", "gauge", "Connections open.", &one(stats.open));
     metric("connections_limit", "gauge", "Connections that may be open.", &one(stats.connections_limit));
@@ -112,7 +117,7 @@ mod tests {
     fn metrics(counters: &AllCounters) -> String {
         let mut stats = Stats::new(3, Phase::Serving);
         counters.add_up(&mut stats);
-        text(&stats, &counters.requests.totals(), Some("1.2 \"beta\""))
+        text(&stats, true, &counters.requests.totals(), Some("1.2 \"beta\""))
     }
 
     #[test]

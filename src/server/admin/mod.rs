@@ -4,6 +4,7 @@
 mod json;
 pub(super) mod metrics;
 mod page;
+pub(super) mod program;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,7 @@ use report::Report;
 const RENEWED: Duration = Duration::from_secs(1);
 
 /// The routes that [`Server::admin`](crate::Server::admin) serves, for use in another router: `/healthz`, `/readyz` (503
-/// while the process is about to stop), `/metrics` in the text format of Prometheus, `/status` for people, and
+/// while the process is about to stop, or by [`Server::readiness`](crate::Server::readiness)), `/metrics` in the text format of Prometheus, `/status` for people, and
 /// `/status.json` with the same for programs.
 ///
 /// ```
@@ -38,9 +39,9 @@ pub fn routes(handle: &Handle) -> Router {
     let [ready, metrics, status, json, events] = [(); 5].map(|()| handle.clone());
     Router::new()
         .get("/healthz", |_: Request| "ok\n")
-        .get("/readyz", move |_: Request| match ready.phase() {
-            phase if phase.is_ready() => (StatusCode::OK, format!("{phase}\n")),
-            phase => (StatusCode::SERVICE_UNAVAILABLE, format!("{phase}\n")),
+        .get("/readyz", move |_: Request| match ready.check_ready() {
+            Ok(()) => (StatusCode::OK, format!("{}\n", ready.phase())),
+            Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         })
         .get("/metrics", move |_: Request| metrics_text(&metrics))
         .get("/status", move |_: Request| status_page(&status))
