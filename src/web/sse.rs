@@ -160,14 +160,18 @@ impl EventWriter<'_> {
     /// [`is_draining`](EventWriter::is_draining) has reported it: the event was sent, and is the last one. A `?` then ends the
     /// stream properly.
     pub fn send(&mut self, event: &Event) -> io::Result<()> {
-        self.text.clear();
-        write!(self.text, "{event}")?;
-        self.write_text()?;
+        self.write_event(event)?;
         if !self.notified && self.drain.is_draining() {
             self.ended = true;
             return Err(io::Error::new(ErrorKind::Interrupted, "the process is draining: the stream ends"));
         }
         Ok(())
+    }
+
+    fn write_event(&mut self, event: &Event) -> io::Result<()> {
+        self.text.clear();
+        write!(self.text, "{event}")?;
+        self.write_text()
     }
 
     /// Sends a comment, which the client ignores.
@@ -240,11 +244,9 @@ impl EventWriter<'_> {
         mut event: impl FnMut(T) -> Event,
     ) -> io::Result<()> {
         loop {
-            let value = values.recv_timeout(LOOK);
-            // The values before a drain are still sent.
-            self.notified |= self.drain.is_draining();
-            match value {
-                Ok(value) => self.send(&event(value))?,
+            match values.recv_timeout(LOOK) {
+                // The values before a drain are still sent: it ends the subscription, not this.
+                Ok(value) => self.write_event(&event(value))?,
                 Err(RecvTimeoutError::Timeout) if self.client.is_gone() => return Err(gone()),
                 Err(RecvTimeoutError::Timeout) if self.wrote.elapsed() < KEEP_ALIVE => {}
                 Err(RecvTimeoutError::Timeout) => self.comment("")?,
