@@ -518,10 +518,10 @@ fn the_program_decides_whether_it_is_ready() {
     });
     let mut admin = Client::to(fixture.running().addresses()[1]);
     let cases = [
-        (0, "200 serving\n"),
-        (1, "503 no database\n"),
-        (2, "503 a readiness hook panicked\n"),
-        (0, "200 serving\n"),
+        (0, "200 serving"),
+        (1, "503 no database"),
+        (2, "503 a readiness hook panicked"),
+        (0, "200 serving"),
     ];
     for (state, said) in cases {
         STATE.store(state, SeqCst);
