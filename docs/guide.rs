@@ -20,7 +20,9 @@ macro_rules! links {
 [../bench/README.md]: crate::guide#files-of-the-repository
 [../bench/callgrind.txt]: crate::guide#files-of-the-repository
 [../contrib/deploy]: crate::guide#files-of-the-repository
+[../contrib/docker]: crate::guide#files-of-the-repository
 [../contrib/grafana]: crate::guide#files-of-the-repository
+[../contrib/kubernetes]: crate::guide#files-of-the-repository
 [../contrib/openrc/app]: crate::guide#files-of-the-repository
 [../contrib/prometheus]: crate::guide#files-of-the-repository
 [../contrib/runit/app/run]: crate::guide#files-of-the-repository
