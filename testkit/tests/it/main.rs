@@ -12,6 +12,7 @@ mod support;
 mod accept_errors;
 mod bad_binary;
 mod bad_start;
+mod balancers;
 mod blocked_threads;
 #[cfg(feature = "websocket")]
 mod browser;
