@@ -1,7 +1,7 @@
 //! A server program under test: start it, upgrade it, stop it.
 //!
 //! Nothing is read from its log, which may have any format or none. Which processes belong to it is known by a variable that
-//! every generation inherits; which of them serves, by who waits on the listeners. So an upgrade is complete when another
+//! every generation inherits; which of them serves, by which process waits on the listeners. So an upgrade is complete when another
 //! process waits on them and the old one has ended.
 
 use std::collections::BTreeSet;

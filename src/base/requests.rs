@@ -12,7 +12,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_enco
 use crate::base::histogram::{Histogram, HistogramTotal, Scale};
 use crate::base::sync::lock;
 
-/// The methods that are told apart. The last is for all others, so that clients can't make up more.
+/// The methods that are distinguished. The last is for all others, so that clients can't make up more.
 const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "_OTHER"];
 

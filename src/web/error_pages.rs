@@ -250,7 +250,7 @@ pub(crate) fn add_fields(headers: &mut HeaderMap, page: &HeaderMap) {
     }
 }
 
-/// Pages for browsers, problems for programs, and text for everyone else: HTML, `application/problem+json` or plain text, as
+/// Pages for browsers, problems for programs, and text for other clients: HTML, `application/problem+json` or plain text, as
 /// the client's `Accept` prefers. A client without a preference, such as curl, gets the text. A hook of
 /// [`Server::error_pages`](crate::Server::error_pages).
 ///
