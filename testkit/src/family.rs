@@ -95,7 +95,7 @@ impl Family {
     pub(crate) fn wait_exit(&self, pid: Pid) -> Option<Exit> {
         let mut process = self.member(pid);
         let ended = process.wait(DEADLINE)?;
-        // The first who asks has reaped it.
+        // The first call has reaped it.
         let mut members = self.lock();
         let member = members.iter_mut().find(|member| member.id() == id(pid)).expect("a known process");
         Some(member.learn(ended).into())

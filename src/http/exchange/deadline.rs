@@ -62,7 +62,7 @@ struct Watched {
     next: u64,
     has_thread: bool,
     /// Until when the thread sleeps. None: until it is notified.
-    sleeps_until: Option<Instant>,
+    waits_until: Option<Instant>,
     is_over: bool,
 }
 
@@ -121,7 +121,7 @@ impl Deadlines {
             if let Err(e) = started {
                 error!("no thread for deadlines: {e}: a handler that is late is answered when it returns");
             }
-        } else if watched.sleeps_until.is_none_or(|until| until > at) {
+        } else if watched.waits_until.is_none_or(|until| until > at) {
             self.0.changed.notify_one();
         }
         drop(watched);
@@ -153,18 +153,18 @@ impl Shared {
             let next = watched.due.first().copied();
             watched = match next {
                 Some((at, id)) if at <= now => self.handle(watched, at, id),
-                _ => self.sleep(watched, next.map(|(at, _)| at), now),
+                _ => self.wait_for_change(watched, next.map(|(at, _)| at), now),
             };
         }
     }
 
-    fn sleep<'l>(
+    fn wait_for_change<'l>(
         &self,
         mut watched: MutexGuard<'l, Watched>,
         until: Option<Instant>,
         now: Instant,
     ) -> MutexGuard<'l, Watched> {
-        watched.sleeps_until = until;
+        watched.waits_until = until;
         match until {
             None => self.changed.wait(watched).unwrap_or_else(PoisonError::into_inner),
             Some(until) => {

@@ -1,7 +1,7 @@
 //! Sends clients that speak plain HTTP to the same address with https.
 //!
 //! The host of the redirect is from a list of the program's: a `Host` field is the client's word, and a response that
-//! repeats any host could be stored by a cache in front of the service, for everyone.
+//! repeats any host could be stored by a cache in front of the service, which then sends it to all clients.
 
 use std::fmt;
 

@@ -75,8 +75,8 @@ fn below_a_script_it_hands_over_and_warns_once() {
     assert_eq!(server.count("if the script of * (sh) starts this program again when this process ends"), 1);
 }
 
-/// The loop takes the exit of generation 1 for its end, and finds the address taken. It is told by whom, and the service runs
-/// on.
+/// The loop takes the exit of generation 1 for its end, and finds the address in use. The error names the process that has it,
+/// and the service continues.
 fn in_a_restart_loop(listen: &str) {
     let restarts = r#"for run in 1 2 3; do "$0" "$@"; echo "run $run ended with $?"; done"#;
     let mut command = Command::new("sh");

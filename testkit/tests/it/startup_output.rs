@@ -1,5 +1,5 @@
 //! What a successor writes to standard error before it is ready: it is in the error of its predecessor, and where it was
-//! written to, whole and in order, whoever is killed meanwhile.
+//! written to, whole and in order, whichever process is killed meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
