@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::{Addr, Client, Outcome, Report, Request, Response, beside, pass, until};
 
 type Identify = dyn Fn(&Response) -> Option<String> + Send + Sync;
+type Choose = dyn Fn() -> Addr + Send + Sync;
 
 /// The clients of a load. Each sends one request after the other, on one connection that it keeps, or each on a new one.
 /// None of them retries: a request that is not answered is lost.
@@ -76,18 +77,27 @@ impl Load {
     ///
     /// # Panics
     /// Without clients, or if no thread can be started.
-    pub fn start(mut self, server: impl Into<Addr>) -> RunningLoad {
+    pub fn start(self, server: impl Into<Addr>) -> RunningLoad {
+        let server = server.into();
+        self.start_among(move || server.clone())
+    }
+
+    /// As [`Load::start`], for a service of several instances: each new connection goes to the address that `choose` returns.
+    ///
+    /// # Panics
+    /// As [`Load::start`].
+    pub fn start_among(mut self, choose: impl Fn() -> Addr + Send + Sync + 'static) -> RunningLoad {
         assert!(self.keep_alive + self.close > 0, "a load needs clients");
         if self.requests.is_empty() {
             self.requests.push(Request::get("/"));
         }
-        let (addr, counts) = (server.into(), Arc::new(Counts::default()));
+        let (choose, counts): (Arc<Choose>, _) = (Arc::new(choose), Arc::new(Counts::default()));
         let (kept, all) = (self.keep_alive, self.keep_alive + self.close);
         let (load, begin) = (Arc::new(self), Instant::now());
         let clients = (0..all).map(|n| {
             let mut requester = Requester {
                 load: Arc::clone(&load),
-                addr: addr.clone(),
+                choose: Arc::clone(&choose),
                 counts: Arc::clone(&counts),
                 kind: if n < kept { Kind::KeepAlive } else { Kind::Close },
                 kept: None,
@@ -171,7 +181,7 @@ enum Kind {
 /// One client.
 struct Requester {
     load: Arc<Load>,
-    addr: Addr,
+    choose: Arc<Choose>,
     counts: Arc<Counts>,
     kind: Kind,
     /// The connection that it keeps, and the process that has answered on it.
@@ -206,7 +216,7 @@ impl Requester {
         self.sent += 1;
         let (mut client, before) = self.kept.take().unwrap_or_else(|| {
             self.report.connects += 1;
-            (Client::to(&self.addr), None)
+            (Client::to(&(self.choose)()), None)
         });
         client.renew();
         let begin = Instant::now();

@@ -34,6 +34,7 @@ mod full_disk;
 mod handover;
 mod heirloomctl;
 mod hooks;
+mod kubelet;
 mod leaks;
 mod line_server;
 mod listeners;
