@@ -1,7 +1,7 @@
 //! The pages for operators and programmers, which are also beside the sources, in `docs/`. What most of them are for:
 //!
 //! - to run a service: [`deployment`], [`signals`], [`handover`], [`control`], [`systemd`], [`supervision`], [`configuration`], [`log`],
-//!   [`metrics`], [`tls`], [`proxies`], [`security`];
+//!   [`metrics`], [`tls`], [`proxies`], [`security`], [`scaling`];
 //! - to write one: [`forms`], [`streaming`], [`deadlines`], [`lifecycle`], [`tiny_http`], [`migration`];
 //! - to judge it: [`reliability`], [`performance`], [`http`], [`versions`].
 //!
@@ -22,6 +22,7 @@ macro_rules! links {
 [../contrib/deploy]: crate::guide#files-of-the-repository
 [../contrib/docker]: crate::guide#files-of-the-repository
 [../contrib/grafana]: crate::guide#files-of-the-repository
+[../contrib/haproxy/haproxy.cfg]: crate::guide#files-of-the-repository
 [../contrib/kubernetes]: crate::guide#files-of-the-repository
 [../contrib/openrc/app]: crate::guide#files-of-the-repository
 [../contrib/prometheus]: crate::guide#files-of-the-repository
@@ -41,6 +42,7 @@ macro_rules! links {
 [deadlines.md]: crate::guide::deadlines
 [deployment.md]: crate::guide::deployment
 [deployment.md#in-a-container]: crate::guide::deployment#in-a-container
+[deployment.md#two-generations-under-a-memory-limit]: crate::guide::deployment#two-generations-under-a-memory-limit
 [forms.md#forms-with-files]: crate::guide::forms#forms-with-files
 [forms.md#sessions]: crate::guide::forms#sessions
 [handover.md#minimal-hosts]: crate::guide::handover#minimal-hosts
@@ -54,6 +56,7 @@ macro_rules! links {
 [lifecycle.md]: crate::guide::lifecycle
 [log.md]: crate::guide::log
 [metrics.md]: crate::guide::metrics
+[performance.md]: crate::guide::performance
 [proxies.md]: crate::guide::proxies
 [security.md#users-of-browsers]: crate::guide::security#users-of-browsers
 [signals.md]: crate::guide::signals
@@ -81,5 +84,5 @@ macro_rules! pages {
 }
 
 pages! {
-    configuration control deadlines deployment forms handover http lifecycle log metrics migration performance proxies reliability security signals streaming supervision systemd tiny_http tls versions
+    configuration control deadlines deployment forms handover http lifecycle log metrics migration performance proxies reliability scaling security signals streaming supervision systemd tiny_http tls versions
 }
