@@ -7,7 +7,11 @@ use std::time::Duration;
 
 fn main() -> Result<(), heirloom::Error> {
     // No logger is installed: hyper logs nothing either.
-    let server = Server::new(router()).listen(work::listen());
+    let mut server = Server::new(router()).listen(work::listen());
+    // With it, requests are recorded in histograms.
+    if let Some(admin) = work::argument("admin") {
+        server = server.admin(admin);
+    }
     match work::argument("workers") {
         Some(workers) => server.workers(workers.parse().expect("--workers N")).serve(),
         None => server.serve(),

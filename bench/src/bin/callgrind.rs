@@ -23,6 +23,8 @@ struct Case {
     /// Requests in one write.
     depth: usize,
     request: Vec<u8>,
+    /// With an admin listener, and so with the histograms of requests.
+    admin: bool,
     /// How much more than recorded is a regression, in percent: how often a worker sleeps and is
     /// woken depends on how threads are scheduled, least when requests are pipelined.
     tolerance: f64,
@@ -32,14 +34,23 @@ fn cases() -> Vec<Case> {
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes();
     let mut post = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1024\r\n\r\n".to_vec();
     post.resize(post.len() + 1024, b'x');
-    let case =
-        |name, connections, depth, request, tolerance| Case { name, connections, depth, request, tolerance };
+    let case = |name, connections, depth, request, tolerance| Case {
+        name,
+        connections,
+        depth,
+        request,
+        admin: false,
+        tolerance,
+    };
+    let with_admin = |case| Case { admin: true, ..case };
     vec![
         case("hello-1", 1, 1, get("/"), 6.0),
         case("hello-16", 16, 1, get("/"), 6.0),
         case("route-1", 1, 1, get(work::ROUTED.0), 6.0),
         case("post1k-1", 1, 1, post, 6.0),
         case("pipe16-1", 1, 16, get("/"), 3.0),
+        with_admin(case("hello-16-admin", 16, 1, get("/"), 6.0)),
+        with_admin(case("pipe16-1-admin", 1, 16, get("/"), 3.0)),
     ]
 }
 
@@ -83,6 +94,9 @@ fn instructions(server: &Path, case: &Case, requests: usize, file: &Path) -> Res
     let words = ["valgrind", "--quiet", "--tool=callgrind", &out];
     let mut command: Vec<String> = words.map(String::from).into();
     command.extend([server.display().to_string(), "--listen".into(), "{addr}".into()]);
+    if case.admin {
+        command.extend(["--admin".into(), "127.0.0.1:0".into()]);
+    }
     let running = Running::start(&command, None)?;
     ask_many(&running.address, case, requests)?;
     running.stop()?;
