@@ -11,7 +11,7 @@ use testkit::{Exit, Proc, Signal, skip, unshare};
 
 /// The directory with `slow_ok` and `kitchen_sink`, linked to no library; built once, unless `HEIRLOOM_BUILT` says that they
 /// are there.
-fn programs() -> &'static Path {
+pub(crate) fn programs() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target");

@@ -25,6 +25,7 @@ mod connection_transfer;
 mod control_socket;
 #[cfg(feature = "files")]
 mod descriptors;
+mod docker;
 mod empty_root;
 mod environment;
 mod examples;
