@@ -58,6 +58,7 @@ macro_rules! links {
 [metrics.md]: crate::guide::metrics
 [performance.md]: crate::guide::performance
 [proxies.md]: crate::guide::proxies
+[scaling.md]: crate::guide::scaling
 [security.md#users-of-browsers]: crate::guide::security#users-of-browsers
 [signals.md]: crate::guide::signals
 [signals.md#a-stop]: crate::guide::signals#a-stop
