@@ -16,13 +16,16 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
 /// Runs `code`. If it panics, the payload is dropped, and the payload of that drop's panic, and so on. Each panic is given
 /// to `seen`. False if there was one.
 pub(crate) fn contain(code: impl FnOnce(), mut seen: impl FnMut(&(dyn Any + Send))) -> bool {
-    let mut outcome = catch_unwind(AssertUnwindSafe(code));
-    let completed = outcome.is_ok();
+    let outcome = catch_unwind(AssertUnwindSafe(code));
+    outcome.map_err(|panic| drop_panic(panic, &mut seen)).is_ok()
+}
+
+fn drop_panic(panic: Box<dyn Any + Send>, seen: &mut dyn FnMut(&(dyn Any + Send))) {
+    let mut outcome = Err(panic);
     while let Err(panic) = outcome {
         seen(&*panic);
         outcome = catch_unwind(AssertUnwindSafe(|| drop(panic)));
     }
-    completed
 }
 
 /// Drops a value of the program's; a panic is ignored.

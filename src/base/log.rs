@@ -103,8 +103,8 @@ impl Write for Escaping<'_, '_> {
     }
 }
 
-/// A logger may panic too.
-pub(crate) fn guarded(write: impl FnOnce()) {
+/// A logger may panic too. One function for all lines: a generic one would be compiled once for each of them.
+pub(crate) fn guarded(write: &mut dyn FnMut()) {
     contain(write, |_| ());
 }
 
@@ -154,7 +154,7 @@ pub(crate) fn to_stderr(target: &str, line: fmt::Arguments<'_>) {
 macro_rules! at {
     ($level:ident, $write:ident, $format:literal $(, $value:expr)*; $($fields:tt)+) => {
         if ::log::Level::$level <= ::log::max_level() {
-            $crate::base::log::guarded(|| {
+            $crate::base::log::guarded(&mut || {
                 ::log::$write!(
                     target: $crate::base::log::target(module_path!()),
                     generation = $crate::base::log::generation(), $($fields)+;
@@ -170,7 +170,7 @@ macro_rules! at {
     };
     ($level:ident, $write:ident, target: $target:expr, $($line:tt)+) => {
         if ::log::Level::$level <= ::log::max_level() {
-            $crate::base::log::guarded(|| {
+            $crate::base::log::guarded(&mut || {
                 ::log::$write!(
                     target: $target,
                     generation = $crate::base::log::generation();
@@ -190,7 +190,7 @@ macro_rules! at {
 macro_rules! info_as_is {
     (target: $target:expr, $($line:tt)+) => {
         if ::log::Level::Info <= ::log::max_level() {
-            $crate::base::log::guarded(|| ::log::info!(target: $target, $($line)+));
+            $crate::base::log::guarded(&mut || ::log::info!(target: $target, $($line)+));
         }
     };
 }

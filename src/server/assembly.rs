@@ -1,6 +1,5 @@
 //! The running parts of a server, which carry out the commands of the control loop.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -19,6 +18,7 @@ use crate::net::listener::Listener;
 use crate::net::scheduler::queue::Queue;
 use crate::process::control::Engine;
 use crate::process::handover::Passed;
+use litemap::LiteMap;
 
 /// The parts of a running server, with any protocol.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub(crate) trait Workers: fmt::Debug + Send + Sync {
 }
 
 /// The files that the user's program passes on to the next generation.
-pub(crate) type Files = Arc<Mutex<BTreeMap<String, Arc<OwnedFd>>>>;
+pub(crate) type Files = Arc<Mutex<LiteMap<String, Arc<OwnedFd>>>>;
 
 impl<P> Assembly<P> {
     /// The addresses of the TCP listeners.

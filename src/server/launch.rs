@@ -1,7 +1,6 @@
 //! How a program starts, serves and ends, with HTTP or without: plain configuration until `serve` or `spawn`, which bind or
 //! inherit the listeners, put the running parts together, and run the control loop.
 
-use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -403,16 +402,14 @@ fn start_acceptor<P: Portable>(
 }
 
 fn check_names(listen: &[ListenerConfig]) -> Result<(), Error> {
-    let mut counts = BTreeMap::new();
-    for ListenerConfig { name, .. } in listen {
-        let count = counts.entry(name).or_insert(0u32);
-        *count = count.saturating_add(1);
-    }
     // Port 0 is a different port each time.
-    match counts.iter().find(|(name, count)| **count > 1 && !name.ends_with(":0")) {
-        Some((name, _)) => Err(Error::config(format!("can't listen on {name} twice: remove one"))),
-        None => Ok(()),
+    let mut names = listen.iter().map(|listener| &listener.name).filter(|name| !name.ends_with(":0"));
+    while let Some(name) = names.next() {
+        if names.clone().any(|other| other == name) {
+            return Err(Error::config(format!("can't listen on {name} twice: remove one")));
+        }
     }
+    Ok(())
 }
 
 /// Listeners of a start that may still fail: then the paths of their sockets are removed.

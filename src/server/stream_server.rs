@@ -1,7 +1,6 @@
 //! The lifecycle without HTTP: connections as blocking streams for a program's own threads, with signals, handover,
 //! probation, drain, hooks and the pid file as for an HTTP server.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -34,6 +33,7 @@ use crate::process::config::ProcessConfig;
 use crate::server::assembly::Workers;
 use crate::server::handle::Handle;
 use crate::server::launch::{self, Context, Launch, Plan, RunningServer, Service, ServiceParts};
+use litemap::LiteMap;
 
 /// How long a service may take to end before signals have their default action again.
 const TIDIES: Duration = Duration::from_millis(500);
@@ -271,7 +271,7 @@ struct Dispatch {
     /// Written under the lock, because the program has several threads.
     counters: Mutex<Arc<CachePadded<Counters>>>,
     /// The connections that the program has, by slot.
-    in_use: Mutex<BTreeMap<u64, OpenConnection>>,
+    in_use: Mutex<LiteMap<u64, OpenConnection>>,
 }
 
 /// A connection that the program has.
@@ -283,7 +283,7 @@ struct OpenConnection {
 }
 
 impl Dispatch {
-    fn in_use(&self) -> MutexGuard<'_, BTreeMap<u64, OpenConnection>> {
+    fn in_use(&self) -> MutexGuard<'_, LiteMap<u64, OpenConnection>> {
         lock(&self.in_use)
     }
 

@@ -9,7 +9,6 @@
 //! call, and what the socket does not take now is cut. If earlier responses are not sent yet, the worker sends the 503
 //! when the handler returns. Once the 503 is sent, the worker drops the response and closes the connection.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
@@ -36,6 +35,7 @@ use crate::web::error_pages::ErrorPages;
 use crate::web::handler::RouteMatch;
 use crate::web::handler::deadline::{Deadline, Outcome};
 use crate::web::response::plain;
+use litemap::LiteMap;
 
 /// After a deadline a line is logged at this interval, as long as the handler runs.
 const REPEAT: Duration = Duration::from_secs(60);
@@ -56,9 +56,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Watched {
-    calls: BTreeMap<u64, (Instant, Arc<WatchedCall>)>,
-    /// When something is to be done for which call.
-    due: BTreeSet<(Instant, u64)>,
+    /// With when something is to be done for them. None: they have returned in time, and are only about to end.
+    calls: LiteMap<u64, (Option<Instant>, Arc<WatchedCall>)>,
     next: u64,
     has_thread: bool,
     /// Until when the thread sleeps. None: until it is notified.
@@ -111,8 +110,7 @@ impl Deadlines {
         let mut watched = lock(&self.0.watched);
         let id = watched.next;
         watched.next = id.wrapping_add(1);
-        watched.calls.insert(id, (at, Arc::clone(&call)));
-        watched.due.insert((at, id));
+        watched.calls.insert(id, (Some(at), Arc::clone(&call)));
         if !watched.has_thread {
             let shared = Arc::clone(&self.0);
             let started =
@@ -138,10 +136,7 @@ impl Drop for Deadlines {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        let mut watched = lock(&self.deadlines.0.watched);
-        if let Some((due, _)) = watched.calls.remove(&self.id) {
-            watched.due.remove(&(due, self.id));
-        }
+        lock(&self.deadlines.0.watched).calls.remove(&self.id);
     }
 }
 
@@ -150,7 +145,8 @@ impl Shared {
         let mut watched = lock(&self.watched);
         while !watched.is_over {
             let now = Instant::now();
-            let next = watched.due.first().copied();
+            // There are about as many calls as workers.
+            let next = watched.calls.iter().filter_map(|(id, (due, _))| Some(((*due)?, *id))).min();
             watched = match next {
                 Some((at, id)) if at <= now => self.handle(watched, at, id),
                 _ => self.wait_for_change(watched, next.map(|(at, _)| at), now),
@@ -178,11 +174,10 @@ impl Shared {
     /// Does what is due for a call, without the lock, and notes when it is due again.
     fn handle<'l>(
         &'l self,
-        mut watched: MutexGuard<'l, Watched>,
+        watched: MutexGuard<'l, Watched>,
         at: Instant,
         id: u64,
     ) -> MutexGuard<'l, Watched> {
-        watched.due.remove(&(at, id));
         let Some(call) = watched.calls.get(&id).map(|(_, call)| Arc::clone(call)) else { return watched };
         drop(watched);
         if call.deadline.outcome().is_passed() {
@@ -192,13 +187,8 @@ impl Shared {
         }
         let again = at.checked_add(REPEAT).unwrap_or(at);
         let mut watched = lock(&self.watched);
-        let mut is_due = false;
         if let Some((due, call)) = watched.calls.get_mut(&id) {
-            *due = again;
-            is_due = call.deadline.outcome().is_passed();
-        }
-        if is_due {
-            watched.due.insert((again, id));
+            *due = call.deadline.outcome().is_passed().then_some(again);
         }
         watched
     }

@@ -7,7 +7,6 @@
 //! **Another protocol has a waker**, one eventfd for each such connection, written at a drain and by WebSocket senders:
 //! its thread polls both. Event streams need none: they wait for the phase's Condvar.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -34,6 +33,7 @@ use crate::net::acceptor::{Lingered, Parking};
 use crate::net::stream::Stream;
 use crate::web::body::{DetachedWriter, UpgradeHandler};
 use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
+use litemap::LiteMap;
 
 /// The threads of one server's detached connections.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ struct RunningThreads {
     /// Threads that are reserved or in use.
     count: usize,
     next: u64,
-    running: BTreeMap<u64, RunningTask>,
+    running: LiteMap<u64, RunningTask>,
     /// Written only by the thread that holds the lock.
     counters: Arc<CachePadded<Counters>>,
 }
@@ -101,7 +101,7 @@ pub(super) enum Task {
 impl Detached {
     /// A pool of at most `limit` threads.
     pub(crate) fn new(limit: usize, descriptors: Budget, counters: Arc<CachePadded<Counters>>) -> Detached {
-        let inner = RunningThreads { count: 0, next: 0, running: BTreeMap::new(), counters };
+        let inner = RunningThreads { count: 0, next: 0, running: LiteMap::new(), counters };
         Detached { limit, descriptors, inner: Mutex::new(inner) }
     }
 

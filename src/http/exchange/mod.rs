@@ -45,6 +45,7 @@ mod stall_limits;
 mod streaming_body;
 mod worker;
 
+use std::any::Any;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -234,7 +235,11 @@ fn drop_progress(client: &mut HttpConnection) {
 /// Drops a value of the user's. Its `Drop` may panic, as may that of the panic's payload, and neither changes what was
 /// decided. False if it did.
 fn drop_contained<T>(value: T, what: impl Fn() -> String) -> bool {
-    contain(|| drop(value), |panic| error!("{}: panicked when dropped: {}", what(), panic_text(panic)))
+    contain(|| drop(value), |panic| note_panic_of_drop(&what(), panic))
+}
+
+fn note_panic_of_drop(what: &str, panic: &(dyn Any + Send)) {
+    error!("{what}: panicked when dropped: {}", panic_text(panic));
 }
 
 /// One worker's turn with one connection: one exchange of a request and a response after the other.

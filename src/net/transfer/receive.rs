@@ -3,7 +3,6 @@
 //! A batch is acknowledged before its connections are registered and read. So none of them is touched here while the
 //! predecessor may still take it back.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use crate::net::acceptor::event::AcceptorSource;
 use crate::net::connection::{Activity, Portable};
 use crate::net::slots::SlotId;
 use crate::net::stream::Stream;
+use litemap::LiteMap;
 
 /// Packets of one predecessor in a turn of the acceptor, so that they can't starve the connections of this process.
 const PACKETS_PER_TURN: usize = 16;
@@ -78,7 +78,7 @@ impl PredecessorChannel {
 
 /// All predecessors that may still send connections.
 pub(super) struct Receiver {
-    channels: BTreeMap<u32, PredecessorChannel>,
+    channels: LiteMap<u32, PredecessorChannel>,
     next_key: u32,
     /// How many connections there may be.
     limit: usize,
@@ -87,7 +87,7 @@ pub(super) struct Receiver {
 
 impl Receiver {
     pub(super) fn new(limit: usize, all_counters: AllCounters) -> Receiver {
-        Receiver { channels: BTreeMap::new(), next_key: 0, limit, all_counters }
+        Receiver { channels: LiteMap::new(), next_key: 0, limit, all_counters }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -112,7 +112,8 @@ impl Receiver {
 
     /// Gives up all channels, unread, so that they can be passed on: the successor reads what is in them.
     pub(super) fn give_up<P>(&mut self, connections: &Connections<P>) -> Vec<PredecessorChannel> {
-        let channels: Vec<_> = std::mem::take(&mut self.channels).into_values().collect();
+        let channels: Vec<_> =
+            std::mem::take(&mut self.channels).into_iter().map(|(_, channel)| channel).collect();
         for channel in &channels {
             let _ = connections.parking.poller.delete(&channel.channel);
         }

@@ -22,7 +22,7 @@ mod successor;
 mod supervised;
 mod upgrade;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,7 @@ use crate::process::state::{Action, Event, Stage, State, Timer, Why};
 use crate::process::supervise::link::Link;
 use crate::process::systemd::Heir;
 use crate::process::terminal::Loss;
+use litemap::LiteMap;
 
 /// Time for `on_exit`, even after the drain deadline.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
@@ -70,7 +71,7 @@ pub(crate) struct Control<'a> {
 /// Past events that matter later.
 #[derive(Debug, Default)]
 struct LoopProgress {
-    timers: BTreeMap<Timer, Instant>,
+    timers: LiteMap<Timer, Instant>,
     /// The log says that the executable is being written.
     writer_logged: bool,
     has_served: bool,

@@ -1,6 +1,5 @@
 //! What a successor inherits: finds out whether this process is one, checks the descriptors, and takes them over.
 
-use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsStr;
 use std::io;
@@ -23,6 +22,7 @@ use crate::base::sys;
 use crate::process::supervise;
 use crate::process::supervise::link::Link;
 use crate::process::systemd::activation;
+use litemap::LiteMap;
 
 /// The predecessor wrote its HELLO before it started us.
 const HELLO_WAIT: Duration = Duration::from_secs(5);
@@ -58,7 +58,7 @@ static ADOPTED: Mutex<Option<Inherited>> = Mutex::new(None);
 static SUPERVISOR: Mutex<Option<Link>> = Mutex::new(None);
 
 /// The files that the program of the generation before has passed on, and this one has not yet taken.
-static FILES: Mutex<BTreeMap<String, OwnedFd>> = Mutex::new(BTreeMap::new());
+static FILES: Mutex<LiteMap<String, OwnedFd>> = Mutex::new(LiteMap::new());
 
 /// Takes the file that the previous generation has passed on by this name ([`Handle::pass_fd`](crate::Handle::pass_fd)).
 /// `None` in a first generation, and if it was taken before. Call [`init`] first. When the server is prepared to serve,
@@ -79,7 +79,8 @@ pub fn inherited_fd(name: &str) -> Option<OwnedFd> {
 pub(crate) fn inherited_by_prefix(prefix: &str) -> Option<(String, OwnedFd)> {
     let mut files = lock(&FILES);
     let name = files.keys().find(|name| name.starts_with(prefix))?.clone();
-    files.remove_entry(&name)
+    let file = files.remove(&name)?;
+    Some((name, file))
 }
 
 /// The descriptor of the file whose name begins with `prefix`, before `init`; with its name. None also where the variable is
@@ -98,7 +99,7 @@ pub(super) fn inherited_file(prefix: &str) -> Option<(i32, String)> {
 pub(crate) fn close_files() {
     let mut kept = lock(&FILES);
     let all = std::mem::take(&mut *kept).into_iter();
-    let (pipe, files): (BTreeMap<_, _>, BTreeMap<_, _>) =
+    let (pipe, files): (LiteMap<_, _>, LiteMap<_, _>) =
         all.partition(|(name, _)| startup_output::is_pipe(name));
     *kept = pipe;
     drop(kept);

@@ -230,15 +230,14 @@ fn set(file: &File, kind: i32, start: i32, len: i32) {
 /// # Errors
 /// Those of `work`, and `TimedOut`, after which it may still be done.
 pub(crate) fn in_time(work: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> io::Result<()> {
-    in_time_by(thread::Builder::new().name("heirloom-pid-file".into()), work)
+    in_time_by(thread::Builder::new().name("heirloom-pid-file".into()), Arc::new(work))
 }
 
 fn in_time_by(
     thread: thread::Builder,
-    work: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+    work: Arc<dyn Fn() -> io::Result<()> + Send + Sync>,
 ) -> io::Result<()> {
     let (done, outcome) = mpsc::channel();
-    let work = Arc::new(work);
     let of_thread = Arc::clone(&work);
     let run = move || drop(done.send(of_thread()));
     let Ok(worker) = thread.spawn(run) else { return work() };
@@ -310,11 +309,11 @@ mod tests {
         // No room for a stack of this size; with 64 bits it is also the most that musl takes.
         let size = if cfg!(target_pointer_width = "64") { usize::MAX / 4 } else { usize::MAX / 4 * 3 };
         let none = thread::Builder::new().stack_size(size);
-        in_time_by(none, move || {
+        let work = move || {
             done.send(thread::current().id()).unwrap();
             Ok(())
-        })
-        .unwrap();
+        };
+        in_time_by(none, Arc::new(work)).unwrap();
         assert_eq!(outcome.recv().unwrap(), thread::current().id());
     }
 }

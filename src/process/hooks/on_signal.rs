@@ -1,6 +1,5 @@
 //! The program's hooks of signals, on a thread of their own: neither the signal thread nor the other hooks wait for them.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +9,7 @@ use std::thread;
 use super::caught;
 use crate::base::error::{Error, ErrorKind};
 use crate::process::signals::Signal;
+use litemap::LiteMap;
 
 /// The hooks as the program has configured them.
 #[derive(Default)]
@@ -25,7 +25,7 @@ pub(crate) type SignalHook = Box<dyn FnMut() + Send>;
 pub(crate) struct SignalHookRunner {
     jobs: Option<mpsc::Sender<SignalHookJob>>,
     /// Signals with hooks, and whether the action of the last one is still due.
-    hooked: BTreeMap<Signal, Arc<AtomicBool>>,
+    hooked: LiteMap<Signal, Arc<AtomicBool>>,
 }
 
 /// A signal, and its action.
@@ -36,7 +36,7 @@ impl SignalHooks {
     /// If no thread can be started. Without hooks none is needed.
     pub(crate) fn start(self) -> Result<SignalHookRunner, Error> {
         let signals = self.before.iter().chain(&self.after);
-        let hooked: BTreeMap<_, _> = signals.map(|(signal, _)| (*signal, Arc::default())).collect();
+        let hooked: LiteMap<_, _> = signals.map(|(signal, _)| (*signal, Arc::default())).collect();
         if hooked.is_empty() {
             return Ok(SignalHookRunner::default());
         }

@@ -3,7 +3,6 @@
 mod path_set;
 mod pattern;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -512,20 +511,21 @@ fn is_standard(method: &Method) -> bool {
 
 /// The value of `Allow` for these routes.
 fn allow<'r>(routes: impl IntoIterator<Item = &'r Arc<Route>>) -> HeaderValue {
-    let mut methods = BTreeSet::from(["OPTIONS"]);
+    let mut methods = vec!["OPTIONS"];
+    let mut add = |method| {
+        if let Err(at) = methods.binary_search(&method) {
+            methods.insert(at, method);
+        }
+    };
     for route in routes {
         match &route.method {
-            Some(method) => methods.insert(method.as_str()),
-            None => {
-                methods.extend(STANDARD.iter().map(Method::as_str));
-                true
-            }
-        };
+            Some(method) => add(method.as_str()),
+            None => STANDARD.iter().for_each(|method| add(method.as_str())),
+        }
         if route.method == Some(Method::GET) {
-            methods.insert("HEAD");
+            add("HEAD");
         }
     }
-    let methods: Vec<&str> = methods.into_iter().collect();
     HeaderValue::try_from(methods.join(", ")).unwrap_or(HeaderValue::from_static("OPTIONS"))
 }
 

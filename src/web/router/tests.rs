@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::web::handler::{Panics, RouteLimits, RouteRules, answer, find_route, max_body, streaming};
 use crate::{Body, IntoResponse, RequestExt};

@@ -5,7 +5,7 @@
 //! it. The sender gets it back only when the receiver has refused it, or when no process has the other end of the channel and
 //! all receipts have been read. So a connection is never read by two processes, and is lost only with the process that had it.
 
-use std::collections::BTreeMap;
+use litemap::LiteMap;
 
 use super::packet::{Receipt, Retry, WINDOW};
 
@@ -16,7 +16,7 @@ pub(super) struct SenderLedger<C> {
     /// The channel takes no more until a receipt was read from it.
     blocked: bool,
     last: u64,
-    sent: BTreeMap<u64, C>,
+    sent: LiteMap<u64, C>,
     /// After a refusal, connections are sent one by one, so that one that does not fit does not delay the others.
     singly: bool,
 }
@@ -34,7 +34,7 @@ pub(super) enum Settled<C> {
 
 impl<C> SenderLedger<C> {
     pub(super) fn new() -> SenderLedger<C> {
-        SenderLedger { credit: 0, blocked: false, last: 0, sent: BTreeMap::new(), singly: false }
+        SenderLedger { credit: 0, blocked: false, last: 0, sent: LiteMap::new(), singly: false }
     }
 
     /// How many connections may go now.
@@ -105,7 +105,7 @@ impl<C> SenderLedger<C> {
     /// it is the sender's again.
     pub(super) fn end(&mut self) -> impl Iterator<Item = C> + use<C> {
         (self.credit, self.blocked) = (0, true);
-        std::mem::take(&mut self.sent).into_values()
+        std::mem::take(&mut self.sent).into_iter().map(|(_, cargo)| cargo)
     }
 }
 

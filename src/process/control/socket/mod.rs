@@ -12,7 +12,6 @@
 pub(super) mod client;
 pub(super) mod command;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,6 +28,7 @@ use crate::process::control::socket::client::{ClientStep, ControlClient, Peer};
 use crate::process::control::socket::command::{AnswerLine, Command};
 use crate::process::handover::FileId;
 use crate::process::handover::inherit;
+use litemap::LiteMap;
 
 /// At the same time.
 const MOST_CLIENTS: usize = 16;
@@ -128,7 +128,7 @@ pub(super) struct ControlSocket {
     /// No client can be accepted until then. The listener is not polled meanwhile: it would keep the loop awake.
     paused_until: Option<Instant>,
     poller: Epoll,
-    clients: BTreeMap<ClientId, ControlClient>,
+    clients: LiteMap<ClientId, ControlClient>,
     last: u64,
 }
 
@@ -136,7 +136,7 @@ impl ControlSocket {
     pub(super) fn new(bound: Bound) -> io::Result<ControlSocket> {
         bound.listener.set_nonblocking(true)?;
         let poller = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let (bound, clients) = (Some(bound), BTreeMap::new());
+        let (bound, clients) = (Some(bound), LiteMap::new());
         Ok(ControlSocket { bound, is_open: false, paused_until: None, poller, clients, last: LISTENER })
     }
 
