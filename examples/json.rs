@@ -11,18 +11,18 @@
 //! $ curl http://127.0.0.1:8001/orders/1
 //! {"id":1,"item":"tea","pieces":2}
 //! $ curl -H 'Content-Type: application/json' -d '{"item": "tea", "pieces": "two"}' http://127.0.0.1:8001/orders
-//! {"column":31,"detail":"invalid type: string \"two\", expected u32","field":"pieces","line":1,"status":422,"title":"Unprocessable Entity"}
+//! {"title":"Unprocessable Entity","status":422,"detail":"invalid type: string \"two\", expected u32","column":31,"field":"pieces","line":1}
 //! $ curl -H 'Content-Type: application/json' -d '{"item": "tea"' http://127.0.0.1:8001/orders
-//! {"column":14,"detail":"EOF while parsing an object","line":1,"status":400,"title":"Bad Request"}
+//! {"title":"Bad Request","status":400,"detail":"EOF while parsing an object","column":14,"line":1}
 //! $ curl -d 'item=tea' http://127.0.0.1:8001/orders
-//! {"detail":"the body must be application/json, by its Content-Type","status":415,"title":"Unsupported Media Type"}
+//! {"title":"Unsupported Media Type","status":415,"detail":"the body must be application/json, by its Content-Type"}
 //! $ curl -i -H 'Content-Type: application/json' -d '{"item": "tea", "pieces": 99}' http://127.0.0.1:8001/orders
 //! HTTP/1.1 409 Conflict
 //! Content-Type: application/problem+json
 //! ...
-//! {"detail":"99 were asked for","left":8,"status":409,"title":"Not enough in stock","type":"https://example.com/problems/stock"}
+//! {"type":"https://example.com/problems/stock","title":"Not enough in stock","status":409,"detail":"99 were asked for","left":8}
 //! $ curl http://127.0.0.1:8001/orders/7
-//! {"status":404,"title":"Not Found"}
+//! {"title":"Not Found","status":404}
 //! ```
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -16,7 +16,7 @@
 //! ```
 
 use std::io::{ErrorKind, Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use heirloom::prelude::*;
 use heirloom::sse::{self, Event};
@@ -108,6 +108,7 @@ fn router(handle: &Handle) -> Router {
         .get("/generation", |req: Request| req.generation().to_string())
         .get("/sleep/{ms}", sleep)
         .get("/late/{ms}", deadline(Duration::from_millis(300), sleep))
+        .get("/gives-up", deadline(Duration::from_millis(300), gives_up))
         .post("/echo", echo)
         .put("/echo", echo)
         .post("/discard", streaming(|_: Request| "ok\n"))
@@ -134,6 +135,14 @@ fn sleep(req: Request) -> Result<&'static str, (StatusCode, &'static str)> {
     #[expect(clippy::disallowed_methods, reason = "stands for work that takes time")]
     std::thread::sleep(Duration::from_millis(ms));
     Ok("ok\n")
+}
+
+/// Has a response for no client: its deadline has passed.
+fn gives_up(req: Request) -> Result<&'static str, std::io::Error> {
+    let left = req.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+    #[expect(clippy::disallowed_methods, reason = "stands for a call with this timeout")]
+    std::thread::sleep(left.unwrap_or_default());
+    Err(std::io::Error::other("gave up"))
 }
 
 fn echo(req: Request) -> Body {

@@ -13,10 +13,11 @@ use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::base::error::{Chain, lacks_descriptor};
-use crate::base::log::{error, warn};
+use crate::base::log::{Escaped, error, warn};
 use crate::base::sync::lock;
 use crate::web::body::{Author, BodyError};
 use crate::web::extract::InputError;
+use crate::web::handler::deadline;
 use crate::{Body, Response};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -86,8 +87,16 @@ pub(crate) fn busy() -> Response {
 
 /// A mistake of the handler: the log has the reason, the client only the status.
 fn failed(what: impl Display) -> Response {
-    error!("500: {what}");
+    log_failure(what);
     plain(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// Logs why a response is a 500. Past the deadline of its route no client gets that response: then the line that says so has
+/// the reason too.
+pub(crate) fn log_failure(what: impl Display) {
+    if !deadline::note_failure(&what) {
+        error!("500: {what}"; reason:% = Escaped(&what));
+    }
 }
 
 fn typed(content_type: HeaderValue, body: Body) -> Response {
@@ -300,7 +309,7 @@ impl IntoResponse for Infallible {
 /// An error is a 500, unless it carries another status or means that a resource is exhausted.
 fn of_error(e: &(dyn Error + 'static)) -> Response {
     if e.downcast_ref::<io::Error>().is_some_and(lacks_descriptor) {
-        warn!("503: {e}");
+        warn!("503: {e}"; reason:% = Escaped(e));
         return busy();
     }
     if let Some(input) = InputError::within(e) {

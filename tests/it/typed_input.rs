@@ -216,7 +216,7 @@ fn problems_have_no_internal_details() {
 
     let reply = fixture.client().get("/secret");
     assert_eq!((reply.status, reply.text().contains("password")), (500, false));
-    assert_eq!(reply.text(), "{\"status\":500,\"title\":\"Internal Server Error\"}");
+    assert_eq!(reply.text(), "{\"title\":\"Internal Server Error\",\"status\":500}");
 }
 
 #[test]

@@ -17,13 +17,13 @@
 //! 307 https://www.rust-lang.org/
 //! $ curl -H 'Content-Type: application/json' -d '{"url": "https://example.com", "alias": "rust"}' \
 //!     http://127.0.0.1:8001/api/links
-//! {"detail":"the alias is taken","field":"alias","status":409,"title":"Conflict"}
+//! {"title":"Conflict","status":409,"detail":"the alias is taken","field":"alias"}
 //! $ curl -H 'Content-Type: application/json' -d '{"url": "ftp://example.com"}' http://127.0.0.1:8001/api/links
-//! {"column":28,"detail":"http and https only","field":"url","line":1,"status":422,"title":"Unprocessable Entity"}
+//! {"title":"Unprocessable Entity","status":422,"detail":"http and https only","column":28,"field":"url","line":1}
 //! $ curl -X DELETE -w '%{http_code}' http://127.0.0.1:8001/api/links/rust
 //! 204
 //! $ curl http://127.0.0.1:8001/api/links/rust
-//! {"status":404,"title":"Not Found"}
+//! {"title":"Not Found","status":404}
 //! $ curl -s -d 'url=https://example.com' -o /dev/null -w '%{http_code} %{redirect_url}' http://127.0.0.1:8001/
 //! 303 http://127.0.0.1:8001/?made=...
 //! $ curl -s http://127.0.0.1:8001/ | grep -c '<tr>'

@@ -25,15 +25,16 @@ use super::worker::method_and_path;
 use super::{Disposition, Exchange, Flow};
 use crate::Response;
 use crate::base::close_reason::CloseReason;
+use crate::base::history::millis;
 use crate::base::limits::Limits;
-use crate::base::log::{error, warn};
+use crate::base::log::{Escaped, error, key_value, warn};
 use crate::base::status::Counters;
 use crate::base::sync::lock;
 use crate::http::codec::{DateCache, RequestSummary};
 use crate::net::stream::Stream;
 use crate::web::error_pages::ErrorPages;
 use crate::web::handler::RouteMatch;
-use crate::web::handler::deadline::{Deadline, Outcome};
+use crate::web::handler::deadline::{Deadline, Outcome, begin_call, end_call};
 use crate::web::response::plain;
 use litemap::LiteMap;
 
@@ -181,7 +182,11 @@ impl Shared {
         let Some(call) = watched.calls.get(&id).map(|(_, call)| Arc::clone(call)) else { return watched };
         drop(watched);
         if call.deadline.outcome().is_passed() {
-            warn!("{}: runs past its deadline, {}", call.what, call.since_when());
+            warn!(
+                "{}: runs past its deadline, {}", call.what, call.since_when();
+                request:% = Escaped(&call.what),
+                duration_ms = millis(call.since.elapsed())
+            );
         } else {
             self.pass(&call);
         }
@@ -202,7 +207,11 @@ impl Shared {
                 self.counters.response(StatusCode::SERVICE_UNAVAILABLE.as_u16());
                 Outcome::Answered { bytes: send_last(stream, &response).then_some(bytes) }
             });
-            warn!("{}: past its deadline, 503: {}", call.what, call.since_when());
+            warn!(
+                "{}: past its deadline, 503: {}", call.what, call.since_when();
+                request:% = Escaped(&call.what),
+                duration_ms = millis(call.since.elapsed())
+            );
             outcome
         });
     }
@@ -266,6 +275,7 @@ impl<'a> Exchange<'a> {
             "" => method_and_path(&summary.text),
             pattern => format!("{} {pattern}", summary.method),
         };
+        begin_call(&deadline);
         ControlFlow::Continue(self.common.deadlines.watch(WatchedCall {
             deadline,
             stream: is_all_sent.then(|| self.client.stream.clone()),
@@ -282,7 +292,7 @@ impl<'a> Exchange<'a> {
     #[cold]
     pub(super) fn end_watch(&mut self, watch: Watch<'a>, mut response: Response) -> Flow<Response> {
         let call = Arc::clone(&watch.call);
-        let outcome = call.deadline.end();
+        let (outcome, failure) = (call.deadline.end(), end_call());
         drop(watch);
         if outcome == Outcome::Kept {
             return ControlFlow::Continue(response);
@@ -290,7 +300,16 @@ impl<'a> Exchange<'a> {
         if outcome == Outcome::Late {
             self.worker.counters.deadline_passed();
         }
-        warn!("{}: has returned past its deadline, {}", call.what, call.since_when());
+        let mut how = call.since_when();
+        if let Some(failure) = &failure {
+            how = format!("{how}, with an error: {failure}");
+        }
+        warn!(
+            "{}: has returned past its deadline, {how}", call.what;
+            request:% = Escaped(&call.what),
+            duration_ms = millis(call.since.elapsed()),
+            reason = key_value(&failure.as_ref().map(Escaped))
+        );
         let Outcome::Answered { bytes } = outcome else {
             let is_replaced = response.status() == StatusCode::SERVICE_UNAVAILABLE;
             return ControlFlow::Continue(if is_replaced {

@@ -7,14 +7,14 @@ use std::io;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
 use crate::base::log::error;
 use crate::web::body::BodyError;
 use crate::web::extract::{InputError, expect};
-use crate::web::response::{IntoResponse, plain};
+use crate::web::response::{IntoResponse, log_failure, plain};
 use crate::{Body, Response};
 
 /// Reads a body whose `Content-Type` is JSON.
@@ -75,7 +75,7 @@ fn respond(kind: HeaderValue, value: &impl Serialize) -> Response {
             response
         }
         Err(e) => {
-            error!("500: a response can't be written as JSON: {e}");
+            log_failure(format_args!("a response can't be written as JSON: {e}"));
             plain(StatusCode::INTERNAL_SERVER_ERROR)
         }
     }
@@ -114,8 +114,10 @@ fn respond(kind: HeaderValue, value: &impl Serialize) -> Response {
 /// let mut response = Router::new().post("/", order).call(asked.body(r#"{"pieces": 4}"#.into()).unwrap());
 /// assert_eq!(response.status(), StatusCode::CONFLICT);
 /// assert_eq!(response.headers()["content-type"], "application/problem+json");
-/// let problem = response.body_mut().read_text().unwrap();
-/// assert!(problem.contains(r#""title":"Not enough in stock""#) && problem.contains(r#""left":3"#));
+/// assert_eq!(
+///     response.body_mut().read_text().unwrap(),
+///     r#"{"type":"https://example.com/problems/stock","title":"Not enough in stock","status":409,"detail":"4 were asked for","left":3}"#
+/// );
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
@@ -134,7 +136,7 @@ impl Problem {
 
     /// A 500 without details for the client. The error is logged.
     pub fn internal(error: impl Display) -> Problem {
-        error!("500: {error}");
+        log_failure(&error);
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
@@ -187,13 +189,33 @@ impl Problem {
     }
 }
 
+/// The standard members come first, in the order of RFC 9457 and of [`error_pages::problem`](crate::error_pages::problem).
+struct Members<'a>(&'a Problem);
+
+impl Serialize for Members<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let Problem { status, members } = self.0;
+        let mut object = to.serialize_map(None)?;
+        for name in STANDARD {
+            match members.get(name) {
+                _ if name == "status" => object.serialize_entry(name, &status.as_u16())?,
+                Some(value) => object.serialize_entry(name, value)?,
+                None if name == "title" => {
+                    object.serialize_entry(name, status.canonical_reason().unwrap_or("Unknown"))?;
+                }
+                None => {}
+            }
+        }
+        let mut own = members.iter().filter(|(name, _)| !STANDARD.contains(&name.as_str()));
+        own.try_for_each(|(name, value)| object.serialize_entry(name, value))?;
+        object.end()
+    }
+}
+
 impl IntoResponse for Problem {
-    fn into_response(mut self) -> Response {
-        let reason = self.status.canonical_reason().unwrap_or("Unknown");
-        self.members.entry("title").or_insert_with(|| reason.into());
-        self.members.insert("status".to_owned(), self.status.as_u16().into());
+    fn into_response(self) -> Response {
         let kind = HeaderValue::from_static("application/problem+json");
-        let mut response = respond(kind, &self.members);
+        let mut response = respond(kind, &Members(&self));
         *response.status_mut() = self.status;
         response
     }

@@ -16,11 +16,10 @@ use http::StatusCode;
 use http::{HeaderMap, header::CONTENT_TYPE};
 
 use crate::Response;
-use crate::base::log::error;
 use crate::web::body::{Author, BodyError};
 #[cfg(any(feature = "json", feature = "form", feature = "multipart"))]
 use crate::web::fields::essence;
-use crate::web::response::{IntoResponse, busy};
+use crate::web::response::{IntoResponse, busy, log_failure};
 
 /// Why a client's input can't be read as the type that the handler wants: which field, and where.
 ///
@@ -133,7 +132,7 @@ impl From<io::Error> for InputError {
         match BodyError::status_of(&e) {
             Some(status) => InputError::new(status, e.to_string()),
             None => {
-                error!("500: a request body can't be read: {e}");
+                log_failure(format_args!("a request body can't be read: {e}"));
                 InputError::new(StatusCode::INTERNAL_SERVER_ERROR, "the body can't be read")
             }
         }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use http::StatusCode;
 
 use super::InputError;
-use crate::base::log::error;
+use crate::web::response::log_failure;
 
 /// Tuples of up to six types that implement [`FromStr`], for [`RequestExt::params_as`](crate::RequestExt::params_as).
 #[diagnostic::on_unimplemented(
@@ -53,7 +53,7 @@ pub(crate) fn read_all<'p, T: FromParams>(
 }
 
 fn mistake(what: impl Display) -> InputError {
-    error!("500: {what}");
+    log_failure(what);
     InputError::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "the route does not have the parameters that its handler reads",

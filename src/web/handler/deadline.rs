@@ -4,6 +4,8 @@
 //! thread answers in its place: see `http/exchange/deadline.rs`. Here is the one decision that both make under one lock, so
 //! that a request is answered once.
 
+use std::cell::RefCell;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -108,6 +110,34 @@ impl Deadline {
     }
 }
 
+thread_local! {
+    /// The deadline of the call that this thread makes, and why its response is a 500 that no client gets.
+    static CALL: RefCell<Option<(Deadline, Option<String>)>> = const { RefCell::new(None) };
+}
+
+/// This thread is about to call a handler with this deadline.
+pub(crate) fn begin_call(deadline: &Deadline) {
+    CALL.set(Some((deadline.clone(), None)));
+}
+
+/// That call has ended. Returns the failure that was noted in it.
+pub(crate) fn end_call() -> Option<String> {
+    CALL.take()?.1
+}
+
+/// Notes why a response is a 500. False if the deadline of the call has not passed, so that a client gets it.
+pub(crate) fn note_failure(what: &dyn Display) -> bool {
+    let note = |call: &mut Option<(Deadline, Option<String>)>| match call {
+        Some((deadline, failure)) if deadline.is_past() => {
+            failure.get_or_insert_with(|| what.to_string());
+            true
+        }
+        _ => false,
+    };
+    // A thread that is ending calls no handler.
+    CALL.try_with(|call| call.try_borrow_mut().is_ok_and(|mut call| note(&mut call))).unwrap_or(false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +163,18 @@ mod tests {
         let past = Deadline::after(Duration::ZERO).unwrap();
         assert_eq!((past.while_open(|| 7), past.end()), (None, Outcome::Late), "without another thread");
         assert!(Deadline::after(Duration::MAX).is_none());
+    }
+
+    #[test]
+    fn a_failure_past_the_deadline_is_noted_for_its_line() {
+        assert!(!note_failure(&"no call"));
+        begin_call(&Deadline::after(LONG).unwrap());
+        assert!(!note_failure(&"in time"));
+        assert_eq!(end_call(), None);
+        begin_call(&Deadline::after(Duration::ZERO).unwrap());
+        assert!(note_failure(&"interrupted") && note_failure(&"what followed from it"));
+        assert_eq!(end_call().as_deref(), Some("interrupted"));
+        assert!(!note_failure(&"the call has ended"));
     }
 
     #[test]

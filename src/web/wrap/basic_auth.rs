@@ -101,15 +101,16 @@ fn credentials(request: &Request) -> Option<(String, String)> {
     (!control(user) && !control(password)).then(|| (user.to_owned(), password.to_owned()))
 }
 
-/// Whether two secrets are the same, in a time that reveals at most their lengths.
+/// Whether two secrets, as text or bytes, are the same, in a time that reveals at most their lengths.
 ///
 /// ```
 /// use heirloom::wrap::same_secret;
 /// assert!(same_secret("open sesame", "open sesame"));
-/// assert!(!same_secret("open sesame", "open sesamE"));
+/// assert!(!same_secret(b"open sesame", "open sesamE"));
 /// ```
-pub fn same_secret(a: &str, b: &str) -> bool {
-    let differing = a.bytes().zip(b.bytes()).fold(0, |seen, (a, b)| black_box(seen | (a ^ b)));
+pub fn same_secret(a: impl AsRef<[u8]>, b: impl AsRef<[u8]>) -> bool {
+    let (a, b) = (a.as_ref(), b.as_ref());
+    let differing = a.iter().zip(b).fold(0, |seen, (a, b)| black_box(seen | (a ^ b)));
     (a.len() == b.len()) & (black_box(differing) == 0)
 }
 

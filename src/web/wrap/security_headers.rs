@@ -25,6 +25,10 @@ use crate::{Request, Response};
 /// A policy for scripts (`Content-Security-Policy: default-src 'self'; ...`) depends on the pages, so [`set`](Self::set) it;
 /// it replaces the default and should contain `frame-ancestors` too.
 ///
+/// A browser that knows `frame-ancestors`, as all do since 2018, ignores `X-Frame-Options` beside it; older browsers know only that,
+/// so both are sent. Neither is derived from the other: with `frame-ancestors 'none'`, set `X-Frame-Options: DENY`, and where other
+/// sites may show the page, `SAMEORIGIN` keeps them out only in old browsers, since it can't name a site.
+///
 /// ```
 /// use heirloom::prelude::*;
 /// use heirloom::wrap::SecurityHeaders;
@@ -32,12 +36,12 @@ use crate::{Request, Response};
 /// let headers = SecurityHeaders::new()
 ///     .set("content-security-policy", "default-src 'self'; frame-ancestors 'none'")
 ///     .set("strict-transport-security", "max-age=63072000; includeSubDomains")
-///     .without("x-frame-options");
+///     .set("x-frame-options", "DENY");
 /// let router = Router::new().get("/", |_: Request| Html("<p>hello")).wrap(headers);
 /// assert_eq!(router.check(), Ok(()));
 /// let response = router.call(Request::default());
 /// assert_eq!(response.headers()["x-content-type-options"], "nosniff");
-/// assert!(!response.headers().contains_key("x-frame-options"));
+/// assert_eq!(response.headers()["x-frame-options"], "DENY");
 /// assert!(!response.headers().contains_key("strict-transport-security"), "not over plain HTTP");
 /// ```
 ///
