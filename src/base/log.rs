@@ -49,17 +49,17 @@ impl fmt::Display for Quoted<'_> {
 }
 
 /// An escaped value, for a logger that separates it from others itself.
-pub(crate) struct Escaped<'a>(pub(crate) &'a str);
+pub(crate) struct Escaped<T>(pub(crate) T);
 
-impl fmt::Display for Escaped<'_> {
+impl<T: fmt::Display> fmt::Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Escaping(f).write_str(self.0)
+        Escaping(f).write_fmt(format_args!("{}", self.0))
     }
 }
 
 /// A key's value for the crate `log`; null if it is unknown.
-pub(crate) fn key_value<'a>(text: &'a Option<Escaped<'a>>) -> Option<::log::kv::Value<'a>> {
-    text.as_ref().map(::log::kv::Value::from_display)
+pub(crate) fn key_value<T: fmt::Display>(value: &Option<T>) -> Option<::log::kv::Value<'_>> {
+    value.as_ref().map(::log::kv::Value::from_display)
 }
 
 /// A string of JSON, or null. What `Line` escapes is escaped here too, in JSON's way.
@@ -150,14 +150,15 @@ pub(crate) fn to_stderr(target: &str, line: fmt::Arguments<'_>) {
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// A line, and key-values for loggers that write them: `generation` on each, and those after a semicolon.
+/// A line, and key-values for loggers that write them: `generation` and `pid` on each, and those after a semicolon, whose
+/// names are in docs/log.md.
 macro_rules! at {
     ($level:ident, $write:ident, $format:literal $(, $value:expr)*; $($fields:tt)+) => {
         if ::log::Level::$level <= ::log::max_level() {
             $crate::base::log::guarded(&mut || {
                 ::log::$write!(
                     target: $crate::base::log::target(module_path!()),
-                    generation = $crate::base::log::generation(), $($fields)+;
+                    generation = $crate::base::log::generation(), pid = ::std::process::id(), $($fields)+;
                     "{}", $crate::base::log::Line(format_args!($format $(, $value)*))
                 );
             });
@@ -173,7 +174,7 @@ macro_rules! at {
             $crate::base::log::guarded(&mut || {
                 ::log::$write!(
                     target: $target,
-                    generation = $crate::base::log::generation();
+                    generation = $crate::base::log::generation(), pid = ::std::process::id();
                     "{}", $crate::base::log::Line(format_args!($($line)+))
                 );
             });

@@ -210,6 +210,24 @@ impl RunningHandler {
     }
 }
 
+/// An operation that is in flight, as the log shows it.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    /// A method and a path, without the query; or what it is instead of a request.
+    pub(crate) what: String,
+    /// Who has it, behind a comma.
+    pub(crate) place: &'static str,
+    /// None where it is not known.
+    pub(crate) age: Option<Duration>,
+}
+
+impl fmt::Display for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.what, self.place)?;
+        self.age.map_or(Ok(()), |age| write!(f, " for {age:.1?}"))
+    }
+}
+
 /// A connection that no worker has.
 #[derive(Clone, Debug)]
 pub(crate) struct ParkedConnection {

@@ -75,7 +75,8 @@ pub(crate) fn open(
     for socket in sockets.all.iter().filter(|socket| socket.fd.is_some() && socket.owner == Owner::Systemd) {
         warn!(
             "nothing listens on {}, which systemd has passed: its clients wait for an answer",
-            socket.shown()
+            socket.shown();
+            listener:% = Escaped(socket.shown())
         );
     }
     Ok(opened)
@@ -316,7 +317,10 @@ fn adopt(sharers: &[&Claim], inherited: InheritedSocket) -> Result<(Listener, Ve
             );
             return Err(Error::new(ErrorKind::Bind, text));
         }
-        info!("{two} is served by the inherited socket of {one}, which also accepts IPv4");
+        info!(
+            "{two} is served by the inherited socket of {one}, which also accepts IPv4";
+            listener:% = Escaped(two)
+        );
     }
     let is_new_name =
         sharers.iter().all(|claim| !claim.is_part && !inherited.names.contains(&claim.config.name));
@@ -324,10 +328,14 @@ fn adopt(sharers: &[&Claim], inherited: InheritedSocket) -> Result<(Listener, Ve
         warn!(
             "{} is served by an inherited socket for both families: it also accepts IPv6 until the service is stopped \
              and started again",
-            main.config.name
+            main.config.name;
+            listener:% = Escaped(&main.config.name)
         );
     } else if is_new_name {
-        info!("{} inherits the socket of {}", main.config.name, inherited.names.join(" and "));
+        info!(
+            "{} inherits the socket of {}", main.config.name, inherited.names.join(" and ");
+            listener:% = Escaped(&main.config.name)
+        );
     }
     let mut names: Vec<String> = Vec::new();
     let given = sharers.iter().filter(|claim| !claim.is_part).map(|claim| &claim.config.name);

@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 use signal_hook::iterator::{Handle, SignalsInfo};
 
-use crate::base::log::{debug, info, warn};
+use crate::base::log::{Escaped, debug, info, warn};
 use crate::base::sys::{self, SignalSender};
 use crate::process::state::SAME_REQUEST;
 use crate::process::terminal::{Loss, Terminal};
@@ -275,7 +275,7 @@ impl Installed {
             let numbers = Signal::ALL.into_iter().map(Signal::number);
             let ours: SigSet = numbers.filter_map(|n| NixSignal::try_from(n).ok()).collect();
             if let Err(e) = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours), None) {
-                warn!("can't unblock signals: {e}");
+                warn!("can't unblock signals: {e}"; reason:% = Escaped(&e));
             }
             for info in &mut signals {
                 let ours = Signal::ALL.into_iter().find(|ours| ours.number() == info.si_signo);
@@ -349,7 +349,17 @@ fn interpret(
             None => (None, "no action: HUP hands over, TERM stops, a second TERM aborts"),
         }
     };
-    info!("{name} from {}: {action}", described(sender); signal:% = name, action:% = action);
+    let uid = match sender {
+        SignalSender::Process { uid, .. } => Some(uid),
+        SignalSender::Kernel | SignalSender::Unknown => None,
+    };
+    info!(
+        "{name} from {}: {action}", described(sender);
+        signal:% = name,
+        action:% = action,
+        sender = sender_pid,
+        uid = uid
+    );
     request
 }
 

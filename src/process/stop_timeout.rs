@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nix::unistd::{getpid, getppid};
 
+use crate::base::history::millis;
 use crate::base::log::warn;
 
 /// How long the process is waited for after TERM.
@@ -26,11 +27,15 @@ pub(crate) fn warn_if_short(longest: Duration, declared: Option<Duration>) {
     match too_short(longest, declared.map(StopTimeout::Declared).or_else(of_container)) {
         Some(StopTimeout::Declared(time)) => warn!(
             "a stop may take {longest:?}, but the process is killed after {time:?}: let Timeouts::drain and lame_duck together \
-             be shorter"
+             be shorter";
+            duration_ms = millis(longest),
+            limit_ms = millis(time)
         ),
         Some(StopTimeout::Default(name, time)) => warn!(
             "a stop may take {longest:?}, but {name} kills after {time:?} unless configured otherwise: let Timeouts::drain and \
-             lame_duck together be shorter, or declare a longer timeout by ProcessConfig::stop_timeout"
+             lame_duck together be shorter, or declare a longer timeout by ProcessConfig::stop_timeout";
+            duration_ms = millis(longest),
+            limit_ms = millis(time)
         ),
         None => {}
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::base::records::Records;
-use crate::base::status::{Gauges, ParkedConnection, RunningHandler, Stats};
+use crate::base::status::{Gauges, InFlight, ParkedConnection, RunningHandler, Stats};
 use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::{AcceptorCommand, Parking};
@@ -42,7 +42,7 @@ pub(crate) struct Assembly<P> {
 pub(crate) trait Workers: fmt::Debug + Send + Sync {
     fn add_to(&self, stats: &mut Stats);
     /// The operations of the threads now, one line each.
-    fn in_flight(&self) -> Vec<String>;
+    fn in_flight(&self) -> Vec<InFlight>;
     /// The handlers that run now.
     fn handlers(&self) -> Vec<RunningHandler> {
         Vec::new()
@@ -156,11 +156,12 @@ impl<P: fmt::Debug + Send> Engine for Assembly<P> {
         self.wait_group.is_idle()
     }
 
-    fn in_flight(&self) -> Vec<String> {
-        let mut lines = self.workers.in_flight();
-        let unnamed = self.wait_group.count().saturating_sub(lines.len());
-        lines.extend((0..unnamed).map(|_| self.workers.unnamed().to_owned()));
-        lines
+    fn in_flight(&self) -> Vec<InFlight> {
+        let mut named = self.workers.in_flight();
+        let unnamed = self.wait_group.count().saturating_sub(named.len());
+        let one = || InFlight { what: self.workers.unnamed().to_owned(), place: "", age: None };
+        named.extend((0..unnamed).map(|_| one()));
+        named
     }
 
     fn records(&self) -> &Records {

@@ -11,7 +11,7 @@ use crate::base::error::Error;
 use crate::base::file_budget::FileBudget;
 use crate::base::limits::Limits;
 use crate::base::log::{error, warn};
-use crate::base::status::{AllCounters, RunningHandler, Stats};
+use crate::base::status::{AllCounters, InFlight, RunningHandler, Stats};
 use crate::base::sync::lock;
 use crate::http::exchange::deadline::Deadlines;
 use crate::http::exchange::detached::Detached;
@@ -124,11 +124,10 @@ impl Workers for HttpWorkers {
         stats.handlers_past_deadline = self.deadlines.past().len() as u64;
     }
 
-    fn in_flight(&self) -> Vec<String> {
-        let mut lines: Vec<String> =
-            self.current_requests.iter().filter_map(|(_, current_request)| current_request.read()).collect();
-        lines.extend(self.detached.in_flight());
-        lines
+    fn in_flight(&self) -> Vec<InFlight> {
+        let handlers = self.current_requests.iter().filter_map(|(_, current_request)| current_request.get());
+        let in_flight = |(what, age)| InFlight { what, place: ", in its handler", age: Some(age) };
+        handlers.map(in_flight).chain(self.detached.in_flight()).collect()
     }
 
     fn handlers(&self) -> Vec<RunningHandler> {

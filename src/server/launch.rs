@@ -15,7 +15,7 @@ use crate::base::contain_panic::panic_text;
 use crate::base::error::{self, Error};
 use crate::base::file_budget::FileBudget;
 use crate::base::limits::{Limits, Timeouts};
-use crate::base::log::{self, error, info};
+use crate::base::log::{self, Escaped, error, info};
 use crate::base::phase::Phase;
 use crate::base::wait_group::WaitGroup;
 pub(crate) use crate::net::acceptor::PoolPlan;
@@ -142,7 +142,7 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
     match started {
         Ok((started, signals)) => {
             if let Some(above) = started.facts.refusal() {
-                info!("a HUP will have no effect: {above}");
+                info!("a HUP will have no effect: {above}"; reason:% = Escaped(above));
             }
             startup_output::restore_stderr();
             started.run(inheritance, Some(signals))
@@ -547,7 +547,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::base::status::Stats;
+    use crate::base::status::{InFlight, Stats};
 
     /// A service whose first connection is the acceptor's death.
     struct FailingService;
@@ -581,7 +581,7 @@ mod tests {
     impl Workers for NoWorkers {
         fn add_to(&self, _: &mut Stats) {}
 
-        fn in_flight(&self) -> Vec<String> {
+        fn in_flight(&self) -> Vec<InFlight> {
             Vec::new()
         }
 

@@ -20,7 +20,7 @@ use crate::base::error::{Error, ErrorKind};
 use crate::base::limits::{Limits, Timeouts};
 use crate::base::log::{debug, error, info};
 use crate::base::phase::{Drain, Phase, PhaseWatch};
-use crate::base::status::{Counters, Stats};
+use crate::base::status::{Counters, InFlight, Stats};
 use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::{Deadline, Lingered, Parking, PoolPlan, pool_events};
@@ -393,13 +393,14 @@ struct ServiceThread {
 impl Workers for ProgramThreads {
     fn add_to(&self, _: &mut Stats) {}
 
-    fn in_flight(&self) -> Vec<String> {
-        let line = |held: &OpenConnection| {
+    fn in_flight(&self) -> Vec<InFlight> {
+        let in_flight = |held: &OpenConnection| {
             let listener = self.dispatch.listener(held.listener);
             let peer = held.peer.map_or_else(String::new, |peer| format!(" of {peer}"));
-            format!("a connection{peer} to {listener}, for {:.1?}", held.since.elapsed())
+            let what = format!("a connection{peer} to {listener}");
+            InFlight { what, place: ",", age: Some(held.since.elapsed()) }
         };
-        self.dispatch.in_use().values().map(line).collect()
+        self.dispatch.in_use().values().map(in_flight).collect()
     }
 
     fn unnamed(&self) -> &'static str {

@@ -62,8 +62,11 @@ impl Family {
 
     /// Adds the process that a line of the log names: a generation names its child, and each program names itself.
     pub(crate) fn read(&self, line: &str) {
+        let message = message(line);
         let words = ["as child ", "] pid "];
-        let Some(pid) = words.iter().find_map(|word| line.split_once(word)?.1.parse().ok()) else { return };
+        let named = words.iter().find_map(|word| message.split_once(word)?.1.parse().ok());
+        let itself = || message.strip_prefix("pid ")?.parse().ok();
+        let Some(pid) = named.or_else(itself) else { return };
         match self.maker {
             Some(maker) => seen_from_here(maker, pid).into_iter().for_each(|pid| self.add(pid)),
             // Every known process is killed in the end, and the first process of this host is never a server.
@@ -130,6 +133,12 @@ impl Family {
             self.signal(pid, Signal::SIGKILL);
         }
     }
+}
+
+/// A line's message, if it is JSON; otherwise the line.
+pub(crate) fn message(line: &str) -> &str {
+    let json = line.split_once("\"message\":\"").and_then(|(_, rest)| Some(rest.split_once('"')?.0));
+    json.unwrap_or(line)
 }
 
 fn pid_of(process: &Process) -> Pid {

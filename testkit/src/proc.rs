@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
 
 use crate::facts::{polled_sockets, zombies_of};
-use crate::family::{Exit, Family};
+use crate::family::{Exit, Family, message};
 use crate::{Addr, Client, DEADLINE, Facts, Outcome, until};
 
 /// A running server. Dropping it kills all its generations, awaits their end, and prints their log
@@ -140,7 +140,8 @@ impl Proc {
         let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
         let inode = |line: &str| {
             let path = line.split_whitespace().nth(7)?;
-            let is_ours = paths.iter().any(|logged| logged.ends_with(&format!("control socket {path}")));
+            let is_ours =
+                paths.iter().any(|logged| message(logged).ends_with(&format!("control socket {path}")));
             is_ours.then(|| line.split_whitespace().nth(6)?.parse().ok()).flatten()
         };
         table.lines().filter_map(inode).collect()
@@ -172,7 +173,7 @@ impl Proc {
     pub fn addrs(&self) -> Vec<Addr> {
         let mut addrs: Vec<Addr> = Vec::new();
         for line in self.output.lines_with("listening on ") {
-            let addr = Addr::from(line.split_once("listening on ").expect("as asked for").1);
+            let addr = Addr::from(message(&line).split_once("listening on ").expect("as asked for").1);
             if !addrs.contains(&addr) {
                 addrs.push(addr);
             }
@@ -246,7 +247,7 @@ impl Proc {
     #[track_caller]
     pub fn child(&self, n: usize) -> Pid {
         let line = self.wait_for_nth(" as child ", n);
-        let pid = line.rsplit(' ').next().and_then(|pid| pid.parse().ok());
+        let pid = message(&line).rsplit(' ').next().and_then(|pid| pid.parse().ok());
         Pid::from_raw(pid.expect("a pid at the line's end"))
     }
 
@@ -282,7 +283,7 @@ impl Proc {
     }
 
     fn report(&self, pid: Pid) -> String {
-        let text = format!("] pid {pid} generation ");
+        let text = format!("pid {pid} generation ");
         let reports = self.count(&text);
         self.signal_to(pid, Signal::SIGUSR1);
         self.wait_for_nth(&text, reports + 1)
@@ -317,7 +318,7 @@ impl Proc {
 
     /// Asked by USR1; false if it ends instead of answering.
     fn is_serving(&self, pid: Pid) -> bool {
-        let text = format!("] pid {pid} generation ");
+        let text = format!("pid {pid} generation ");
         let reports = self.count(&text);
         self.signal_to(pid, Signal::SIGUSR1);
         until("a report or an end", || self.count(&text) > reports || !self.alive().contains(&pid));
@@ -402,7 +403,7 @@ impl Proc {
 }
 
 fn is_report(line: &str) -> bool {
-    line.contains("] pid ") && line.contains(" generation ")
+    line.contains("pid ") && line.contains(" generation ")
 }
 
 impl Drop for Proc {

@@ -1,5 +1,6 @@
 //! Reads the sources of the repository as tokens, so that comments and strings never count as code.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::{fs, iter};
@@ -138,6 +139,31 @@ impl Source {
         let macros = self.tokens.windows(4).filter(|w| is_level(&w[0]) && w[1].text == "!");
         let strings = macros.filter_map(|w| syn::parse_str::<syn::LitStr>(&w[3].text).ok());
         strings.map(|string| with_gaps(&string.value())).collect()
+    }
+
+    /// The key-values of all lines of the log, by their names: after the `;` of a macro.
+    pub fn log_keys(&self) -> BTreeSet<String> {
+        let mut keys = BTreeSet::new();
+        let is_level = |token: &Token| matches!(token.text.as_str(), "debug" | "info" | "warn" | "error");
+        let starts =
+            |n: &usize| self.tokens[*n..].get(..3).is_some_and(|w| is_level(&w[0]) && w[1].text == "!");
+        for begin in (0..self.tokens.len()).filter(starts) {
+            let (mut depth, mut in_fields, mut is_key) = (0, false, false);
+            for token in &self.tokens[begin + 2..] {
+                match token.text.as_str() {
+                    "(" | "[" | "{" => depth += 1,
+                    ")" | "]" | "}" => depth -= 1,
+                    ";" if depth == 1 => (in_fields, is_key) = (true, true),
+                    "," if depth == 1 => is_key = in_fields,
+                    name if std::mem::take(&mut is_key) => drop(keys.insert(name.to_owned())),
+                    _ => {}
+                }
+                if depth == 0 {
+                    break;
+                }
+            }
+        }
+        keys
     }
 }
 

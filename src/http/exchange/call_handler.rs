@@ -21,12 +21,13 @@ use super::refuse::broken;
 use super::{Exchange, Flow, drop_contained};
 use crate::Response;
 use crate::base::contain_panic::panic_text;
-use crate::base::log::error;
+use crate::base::log::{Escaped, error, key_value};
 use crate::base::requests::SeriesKey;
 use crate::http::codec::RequestHead;
 use crate::web::body::BodyKind;
 use crate::web::handler::deadline::Deadline;
 use crate::web::handler::{Panics, RouteMatch, answer};
+use crate::web::wrap::RequestId;
 
 impl Exchange<'_> {
     /// Calls the handler and sends its response.
@@ -76,7 +77,7 @@ impl Exchange<'_> {
         let latency = route.latency().unwrap_or(&listener_handler.latency);
         latency.finish(&run, self.now);
         let took = self.now.saturating_duration_since(run.begin());
-        summary.text = self.end_call(panics);
+        summary.text = self.end_call(panics, response.extensions().get());
         let answered = match watch {
             None => ControlFlow::Continue(response),
             Some(watch) => self.end_watch(watch, response),
@@ -94,9 +95,9 @@ impl Exchange<'_> {
     }
 
     /// Returns the request's head, which was set as the current one.
-    fn end_call(&self, panics: Panics) -> Bytes {
+    fn end_call(&self, panics: Panics, id: Option<&RequestId>) -> Bytes {
         let panics = panics.into_inner().unwrap_or_else(PoisonError::into_inner);
-        panics.into_iter().for_each(|panic| self.report_panic(panic));
+        panics.into_iter().for_each(|panic| self.report_panic(panic, id));
         self.worker.current_request.set(None).map(|(head, _)| head).unwrap_or_default()
     }
 
@@ -111,7 +112,7 @@ impl Exchange<'_> {
         route.attach(request);
         route.ask_guards(&*self.listener_handler().handler.0, request, Some(&panics));
         self.now = Instant::now();
-        summary.text = self.end_call(panics);
+        summary.text = self.end_call(panics, None);
         ControlFlow::Continue(())
     }
 
@@ -133,10 +134,16 @@ impl Exchange<'_> {
         }
     }
 
-    fn report_panic(&self, panic: Box<dyn Any + Send>) {
+    fn report_panic(&self, panic: Box<dyn Any + Send>, id: Option<&RequestId>) {
         let current_request = &self.worker.current_request;
         let what = current_request.read().unwrap_or_default();
-        error!("a handler panicked ({}): {what}", panic_text(&*panic));
+        let request = current_request.get().map(|(what, _)| Escaped(what));
+        error!(
+            "a handler panicked ({}): {what}", panic_text(&*panic);
+            request = key_value(&request),
+            id = key_value(&id),
+            reason:% = Escaped(panic_text(&*panic))
+        );
         self.worker.counters.panicked();
         drop_contained(panic, || current_request.get().map(|(what, _)| what).unwrap_or_default());
     }

@@ -23,7 +23,7 @@ use crate::base::budget::{Budget, Share};
 use crate::base::close_reason::CloseReason;
 use crate::base::contain_panic::panic_text;
 use crate::base::log::{debug, error};
-use crate::base::status::{Counters, RunningHandler};
+use crate::base::status::{Counters, InFlight, RunningHandler};
 use crate::base::sync::lock;
 use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::http::exchange::blocking::{wait_for, write_all};
@@ -109,11 +109,14 @@ impl Detached {
         self.lock().count
     }
 
-    /// For each connection, a line for the log.
-    pub(crate) fn in_flight(&self) -> Vec<String> {
+    /// Each connection.
+    pub(crate) fn in_flight(&self) -> Vec<InFlight> {
         let lock = self.lock();
-        let line = |it: &RunningTask| format!("{}, detached, for {:.1?}", it.what, it.since.elapsed());
-        lock.running.values().map(line).collect()
+        let in_flight = |it: &RunningTask| {
+            let (what, age) = (it.what.to_string(), Some(it.since.elapsed()));
+            InFlight { what, place: ", detached,", age }
+        };
+        lock.running.values().map(in_flight).collect()
     }
 
     pub(crate) fn handlers(&self) -> Vec<RunningHandler> {

@@ -12,6 +12,7 @@ use super::Setup;
 use super::parking::{Deadline, Lingered, Parking};
 use super::pools::Pools;
 use crate::base::close_reason::CloseReason;
+use crate::base::history::millis;
 use crate::base::log::{debug, error, info, warn};
 use crate::base::status::Counters;
 use crate::net::conn_info::{ConnInfo, ProxyHop};
@@ -248,7 +249,11 @@ impl<P: Portable> Connections<P> {
         self.parking.drain.start(grace, self.parking.ticks.now());
         self.parking.hasten_idle();
         let connections = self.parking.open();
-        info!("{connections} connections open; idle ones are kept for {grace:?} more"; connections = connections);
+        info!(
+            "{connections} connections open; idle ones are kept for {grace:?} more";
+            connections = connections,
+            duration_ms = millis(grace)
+        );
     }
 
     /// At the drain deadline the log names each remaining connection, although the process may continue to run.

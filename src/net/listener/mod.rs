@@ -16,7 +16,7 @@ use nix::sys::stat::Mode;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::base::error::{self, Error};
-use crate::base::log::{info, warn};
+use crate::base::log::{Escaped, info, warn};
 use crate::base::sys;
 #[cfg(feature = "proxy")]
 use crate::net::proxies::Proxies;
@@ -304,7 +304,8 @@ impl Listener {
         if self.owner == Owner::Systemd {
             info!(
                 "{} belongs to systemd and stays open: clients that connect from now on wait for the next start",
-                self.address()
+                self.address();
+                listener:% = Escaped(&self.config.name)
             );
             return Duration::ZERO;
         }
@@ -320,14 +321,18 @@ impl Listener {
             Barrier::OpenToThisHost(e) => {
                 let address = self.address();
                 warn!(
-                    "can't filter {address}: {e}: a client on this host that connects while it is closed may be reset"
+                    "can't filter {address}: {e}: a client on this host that connects while it is closed may be reset";
+                    listener:% = Escaped(&self.config.name),
+                    reason:% = Escaped(&e)
                 );
                 ROUND_TRIP
             }
             Barrier::Open(e) => {
                 warn!(
                     "can't filter {}: {e}: a client that connects while it is closed may be reset",
-                    self.address()
+                    self.address();
+                    listener:% = Escaped(&self.config.name),
+                    reason:% = Escaped(&e)
                 );
                 Duration::ZERO
             }
@@ -347,8 +352,12 @@ impl Listener {
         let ListenerKind::Unix { path, file } = &self.kind else { return };
         if FileId::at(path) == Some(*file) && self.owner == Owner::Server {
             match fs::remove_file(path) {
-                Ok(()) => info!("removed {}", path.display()),
-                Err(e) => warn!("can't remove {}: {e}", path.display()),
+                Ok(()) => info!("removed {}", path.display(); path:% = Escaped(path.display())),
+                Err(e) => warn!(
+                    "can't remove {}: {e}", path.display();
+                    path:% = Escaped(path.display()),
+                    reason:% = Escaped(&e)
+                ),
             }
         }
     }

@@ -277,11 +277,15 @@ fn log_refusal(came: usize, retry: Retry) {
     match retry {
         Retry::Never => {
             info!(
-                "handover: {came} connections stay with a predecessor: their listener now uses TLS, or is gone"
+                "handover: {came} connections stay with a predecessor: their listener now uses TLS, or is gone";
+                connections = came
             );
         }
         Retry::Later => {
-            warn!("handover: no room for {came} connections of a predecessor, which keeps them for now");
+            warn!(
+                "handover: no room for {came} connections of a predecessor, which keeps them for now";
+                connections = came
+            );
         }
     }
 }

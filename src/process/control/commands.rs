@@ -73,7 +73,7 @@ impl Control<'_> {
         }
     }
 
-    fn stats(&self) -> Stats {
+    pub(super) fn stats(&self) -> Stats {
         let mut stats = Stats::new(self.facts.generation, self.phase.get());
         self.engine.add_to(&mut stats);
         stats

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::base::records::Records;
-use crate::base::status::{ParkedConnection, RunningHandler, Stats};
+use crate::base::status::{InFlight, ParkedConnection, RunningHandler, Stats};
 use crate::process::handover::Passed;
 
 /// The running parts of a server, which the control loop controls. None of the methods waits; the end of an operation is
@@ -34,8 +34,8 @@ pub(crate) trait Engine {
     fn files(&self) -> Vec<(String, Arc<OwnedFd>)>;
     /// Whether nothing is in flight. If something is, `Drained` follows at its end.
     fn is_idle(&self) -> bool;
-    /// The operations in flight, one line each.
-    fn in_flight(&self) -> Vec<String>;
+    /// The operations in flight.
+    fn in_flight(&self) -> Vec<InFlight>;
     /// One line for the log.
     fn report(&self) -> String;
     /// What is passed on of the service's past.

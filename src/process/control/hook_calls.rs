@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::base::log::error;
+use crate::base::log::{Escaped, error};
 use crate::base::phase::Phase;
 use crate::process::handover::state_file::StateFile;
 use crate::process::handover::{Message, StateHead};
@@ -75,17 +75,21 @@ impl HookCalls {
             HookResult::Released(Ok((state, written))) => {
                 self.released = state;
                 if let Err(e) = &written {
-                    error!("handover: can't pass on the state: {e}; still serving");
+                    error!("handover: can't pass on the state: {e}; still serving"; reason:% = Escaped(e));
                 }
                 Event::Released(written)
             }
             HookResult::Released(Err(e)) => {
-                error!("handover: the release hook failed: {e}; still serving");
+                error!(
+                    "handover: the release hook failed: {e}; still serving";
+                    hook = "release",
+                    reason:% = Escaped(&e)
+                );
                 Event::Released(Err(e))
             }
             HookResult::Acquired(outcome) => {
                 if let Err(e) = &outcome {
-                    error!("handover: {e}");
+                    error!("handover: {e}"; hook = "acquire", reason:% = Escaped(e));
                     self.not_acquired = Some(e.clone());
                 }
                 Event::Acquired(outcome)
@@ -107,7 +111,7 @@ impl HookCalls {
         let ticket = self.next_ticket();
         match self.runner.exit(ticket) {
             Ok(runs) => self.exited = !runs,
-            Err(e) => error!("can't run on_exit: {e}"),
+            Err(e) => error!("can't run on_exit: {e}"; hook = "on_exit", reason:% = Escaped(&e)),
         }
     }
 

@@ -1,12 +1,13 @@
 //! How other programs learn which process owns the service: by the pid file, and from systemd. Neither a file system that
 //! hangs nor a service manager delays this process for longer than a second.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::unistd::getpid;
 
-use crate::base::log::{Line, debug, error, info};
+use crate::base::log::{Escaped, debug, error, info};
 use crate::process::control::Engine;
 use crate::process::control::successor::Successor;
 use crate::process::handover::pid_file::{self, PidFile, Record};
@@ -152,10 +153,12 @@ impl Identity {
         let Some(pid_file) = &self.pid_file else { return };
         let file = pid_file.clone();
         match pid_file::in_time(move || file.name(pid)) {
-            Ok(()) => info!("pid file {} names {pid}", pid_file.path().display(); pid = pid),
-            Err(e) => {
-                error!("can't write the pid file {}: {e}", pid_file.path().display(); reason:% = Line(format_args!("{e}")))
-            }
+            Ok(()) => info!(
+                "pid file {} names {pid}", pid_file.path().display();
+                path:% = Escaped(pid_file.path().display()),
+                named_pid = pid
+            ),
+            Err(e) => not_written(pid_file, &e),
         }
     }
 
@@ -167,12 +170,16 @@ impl Identity {
             if let Some(written) = file.name_other(pid)? {
                 let path = file.path().to_owned();
                 supervisor.send_with(&SupervisorMessage::PidFile { path }, &[written.as_fd()]);
-                info!("pid file {} names {pid}", file.path().display(); pid = pid);
+                info!(
+                    "pid file {} names {pid}", file.path().display();
+                    path:% = Escaped(file.path().display()),
+                    named_pid = pid
+                );
             }
             Ok(())
         });
         if let Err(e) = named {
-            error!("can't write the pid file {}: {e}", pid_file.path().display(); reason:% = Line(format_args!("{e}")));
+            not_written(pid_file, &e);
         }
     }
 
@@ -190,7 +197,19 @@ impl Identity {
         let Some(pid_file) = &self.pid_file else { return };
         let (file, pid) = (pid_file.clone(), getpid().as_raw());
         if let Err(e) = pid_file::in_time(move || file.remove_if(pid)) {
-            error!("can't remove the pid file {}: {e}", pid_file.path().display(); reason:% = Line(format_args!("{e}")));
+            error!(
+                "can't remove the pid file {}: {e}", pid_file.path().display();
+                path:% = Escaped(pid_file.path().display()),
+                reason:% = Escaped(&e)
+            );
         }
     }
+}
+
+fn not_written(pid_file: &PidFile, e: &io::Error) {
+    error!(
+        "can't write the pid file {}: {e}", pid_file.path().display();
+        path:% = Escaped(pid_file.path().display()),
+        reason:% = Escaped(e)
+    );
 }

@@ -9,6 +9,7 @@
 //! performed.
 
 mod commands;
+mod drain;
 mod engine;
 mod facts;
 mod hook_calls;
@@ -27,7 +28,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::base::error::{Error, ErrorKind};
-use crate::base::log::{Line, debug, error, info};
+use crate::base::history::millis;
+use crate::base::log::{Escaped, debug, error, info};
 use crate::base::phase::{Phase, PhaseWatch};
 use crate::base::records::Records;
 pub(crate) use crate::process::control::engine::Engine;
@@ -49,9 +51,6 @@ use crate::process::supervise::link::Link;
 use crate::process::systemd::Heir;
 use crate::process::terminal::Loss;
 use litemap::LiteMap;
-
-/// Time for `on_exit`, even after the drain deadline.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Control<'a> {
     state: State,
@@ -80,6 +79,7 @@ struct LoopProgress {
     cut: usize,
     /// The loop waits for nothing that still runs.
     aborted: bool,
+    drain_began: Option<Instant>,
     /// The supervisor knows that the service ends with this generation.
     ends_service: bool,
 }
@@ -148,7 +148,8 @@ impl<'a> Control<'a> {
         self.publish();
         self.finish_hooks()?;
         self.outside.finish();
-        info!("end of generation {}", self.facts.generation; phase = "exited");
+        let drain = self.progress.drain_began.map(|began| millis(began.elapsed()));
+        info!("end of generation {}", self.facts.generation; phase = "exited", duration_ms = drain);
         let LoopProgress { has_served, failed_check, cut, .. } = self.progress;
         if cut > 0 {
             let text = format!("{cut} requests were cut at the end of the drain");
@@ -203,7 +204,10 @@ impl<'a> Control<'a> {
             let after = self.state.stage();
             self.progress.writer_logged &= after == Stage::Awaiting;
             if is_busy && after == Stage::Serving {
-                error!("handover: the executable is still being written; given up, still serving");
+                error!(
+                    "handover: the executable is still being written; given up, still serving";
+                    reason = "the executable is being written"
+                );
             }
             events.extend(self.perform_all(actions));
             let step = self.outside.upgrade.note_stage(before, after, Instant::now());
@@ -276,7 +280,7 @@ impl<'a> Control<'a> {
                     info!(
                         "handover: to predecessor {}: {message}", predecessor.pid;
                         predecessor = predecessor.pid,
-                        handover_message:% = Line(format_args!("{message}")),
+                        handover_message:% = Escaped(&message),
                         direction = "sent"
                     );
                     predecessor.channel.send(&message);
@@ -334,38 +338,6 @@ impl<'a> Control<'a> {
         };
     }
 
-    fn drain(&mut self) {
-        self.publish();
-        if let Stage::Draining(why) = self.state.stage() {
-            self.progress.failed_check = why == Why::Failed;
-            let cause = match why {
-                Why::Stop => "stop requested".to_owned(),
-                Why::HandedOver => {
-                    format!(
-                        "handed over to {}",
-                        self.successor.as_ref().map_or(0, |s| s.server_pid().as_raw())
-                    )
-                }
-                Why::Failed => "failed the check".to_owned(),
-            };
-            info!("draining ({cause}): {}", self.engine.report(); phase = "draining", cause:% = cause);
-        }
-        self.engine.drain();
-    }
-
-    fn abort(&mut self) {
-        self.supervised_service_aborts();
-        let in_flight = self.engine.in_flight();
-        self.progress.cut = self.progress.cut.max(in_flight.len());
-        self.progress.aborted = true;
-        for line in &in_flight {
-            error!("abort: cut {line}");
-        }
-        if in_flight.is_empty() {
-            info!("abort: nothing was in flight");
-        }
-    }
-
     fn read_inbox(&mut self) {
         for note in self.inbox.take() {
             let event = match note {
@@ -389,17 +361,23 @@ impl<'a> Control<'a> {
                 Note::SignalRequest(SignalRequest::Stop) => Event::Stop,
                 Note::SignalRequest(SignalRequest::Abort) => Event::Abort,
                 Note::SignalRequest(SignalRequest::Report) => {
-                    let (pid, generation, phase) = (own_pid(), self.facts.generation, self.phase.get());
-                    info!(
-                        "pid {pid} generation {generation} {phase}: {}", self.engine.report();
-                        pid = pid,
-                        phase:% = phase
-                    );
+                    self.report();
                     continue;
                 }
             };
             self.handle(event);
         }
+    }
+
+    fn report(&self) {
+        let (pid, generation, phase) = (own_pid(), self.facts.generation, self.phase.get());
+        let stats = self.stats();
+        info!(
+            "pid {pid} generation {generation} {phase}: {}", self.engine.report();
+            phase:% = phase,
+            requests = stats.in_flight,
+            connections = stats.open
+        );
     }
 
     /// No signal reports a closed terminal if this process is in the background, or no shell knows of it.
@@ -410,7 +388,7 @@ impl<'a> Control<'a> {
         }
         match loss {
             Loss::Closed => {
-                info!("the terminal was closed: drain and exit");
+                info!("the terminal was closed: drain and exit"; reason = "the terminal was closed");
                 self.handle(Event::Drain);
             }
             Loss::LeaderEnded => info!("the session's leader has ended: no terminal any more"),
@@ -430,7 +408,7 @@ impl<'a> Control<'a> {
             info!(
                 "handover: predecessor {pid}: {message}";
                 predecessor = pid,
-                handover_message:% = Line(format_args!("{message}")),
+                handover_message:% = Escaped(&message),
                 direction = "received"
             );
             if message == Message::Commit {
@@ -512,22 +490,6 @@ impl<'a> Control<'a> {
             }
         }
         self.strays.reap(&self.poller);
-    }
-
-    /// Runs `on_exit` for as long as the drain has time. Signals are still handled meanwhile.
-    fn finish_hooks(&mut self) -> Result<(), Error> {
-        let deadline = self.progress.timers.remove(&Timer::DrainDeadline).filter(|_| !self.progress.aborted);
-        let soon = Instant::now() + LAST_MOMENT;
-        let until = deadline.map_or(soon, |at| at.max(soon));
-        self.progress.aborted = false;
-        self.hooks.exit();
-        while !self.hooks.have_exited() && !self.progress.aborted && Instant::now() < until {
-            self.turn(Some(until))?;
-        }
-        if !self.hooks.have_exited() {
-            error!("on_exit did not finish in time");
-        }
-        Ok(())
     }
 }
 

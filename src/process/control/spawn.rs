@@ -7,7 +7,7 @@ use super::socket::ControlSocket;
 use super::successor::Successor;
 use super::upgrade::Step;
 use super::{Control, own_pid};
-use crate::base::log::{Line, error, info, warn};
+use crate::base::log::{Escaped, error, info, warn};
 use crate::base::sys::Session;
 use crate::process::handover::child::Spawned;
 use crate::process::handover::{Hello, VERSION, child};
@@ -20,12 +20,15 @@ impl Control<'_> {
     pub(super) fn spawn(&mut self) -> Event {
         self.outside.handover_begins();
         let Some(program) = &self.facts.program else {
-            warn!("handover: not possible: this server does not own its process");
+            warn!(
+                "handover: not possible: this server does not own its process";
+                reason = "this server does not own its process"
+            );
             self.outside.note_failure("this server does not own its process");
             return Event::SpawnFailed;
         };
         if let Some(above) = self.facts.refusal() {
-            error!("handover: {above}; still serving"; reason:% = Line(format_args!("{above}")));
+            error!("handover: {above}; still serving"; reason:% = Escaped(&above));
             self.outside.note_failure(&above.to_string());
             return Event::SpawnFailed;
         }
@@ -44,7 +47,7 @@ impl Control<'_> {
         let ends = terminal.is_some_and(|terminal| !has_supervisor && terminal.ends_with_leader());
         let session = if ends { Session::Own } else { Session::Shared };
         let terminal = terminal.map(|terminal| terminal.files()).transpose().unwrap_or_else(|e| {
-            warn!("handover: the successor can't watch its terminal: {e}"; reason:% = Line(format_args!("{e}")));
+            warn!("handover: the successor can't watch its terminal: {e}"; reason:% = Escaped(&e));
             None
         });
         let (user, terminal) = (self.engine.files(), terminal.unwrap_or_default());
@@ -62,12 +65,12 @@ impl Control<'_> {
             Ok(spawned) => self.follow(spawned),
             Err(e) if e.busy => {
                 if !std::mem::replace(&mut self.progress.writer_logged, true) {
-                    info!("handover: {e}; trying again"; reason:% = Line(format_args!("{e}")));
+                    info!("handover: {e}; trying again"; reason:% = Escaped(&e));
                 }
                 Event::ProgramBusy
             }
             Err(e) => {
-                error!("handover: {e}; still serving"; reason:% = Line(format_args!("{e}")));
+                error!("handover: {e}; still serving"; reason:% = Escaped(&e));
                 self.outside.note_failure(&e.to_string());
                 Event::SpawnFailed
             }
@@ -81,14 +84,19 @@ impl Control<'_> {
             self.strays.retire(old, &self.poller);
         }
         if let Err(e) = watched {
-            error!("handover: can't watch the child: {e}"; reason:% = Line(format_args!("{e}")));
+            error!(
+                "handover: can't watch the child: {e}";
+                successor = self.successor.as_ref().map(Successor::pid),
+                reason:% = Escaped(&e)
+            );
             self.outside.note_failure(&format!("can't watch the child: {e}"));
             return Event::SuccessorGone;
         }
         if let Some(script) = self.facts.surroundings.script.take() {
             warn!(
                 "handover: if the script of {script} starts this program again when this process ends, that start \
-                 fails, because the successor has the address"
+                 fails, because the successor has the address";
+                successor = self.successor.as_ref().map(Successor::pid)
             );
         }
         let step = self.outside.upgrade.note_step(Step::Spawn, Instant::now());

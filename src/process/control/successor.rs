@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
-use crate::base::log::{Line, error, info};
+use crate::base::log::{Escaped, error, info, key_value};
 use crate::base::records::Records;
 use crate::process::control::poller::{Poller, Source};
 use crate::process::handover::Message;
@@ -111,8 +111,8 @@ impl Successor {
     pub(super) fn send(&mut self, message: &Message) {
         info!(
             "handover: to child {}: {message}", self.child.pid();
-            child = self.child.pid().as_raw(),
-            handover_message:% = Line(format_args!("{message}")),
+            successor = self.child.pid().as_raw(),
+            handover_message:% = Escaped(&message),
             direction = "sent"
         );
         self.channel.send(message);
@@ -123,7 +123,11 @@ impl Successor {
         let messages = self.channel.receive();
         let speaker = self.channel.speaker().filter(|speaker| self.child.speaks_by(*speaker));
         if let Some(speaker) = speaker {
-            info!("handover: child {} is a script, which waits for {speaker}", self.child.pid());
+            info!(
+                "handover: child {} is a script, which waits for {speaker}", self.child.pid();
+                successor = self.child.pid().as_raw(),
+                server = speaker.as_raw()
+            );
             // The first of them is polled already.
             for fd in self.child.pidfds() {
                 let _ = poller.add(fd, Source::Child);
@@ -141,8 +145,8 @@ impl Successor {
             Message::Failed { reason } => {
                 error!(
                     "handover: child {} failed: {reason}; still serving", self.child.pid();
-                    child = self.child.pid().as_raw(),
-                    reason:% = Line(format_args!("{reason}"))
+                    successor = self.child.pid().as_raw(),
+                    reason:% = Escaped(&reason)
                 );
                 self.has_failed = true;
             }
@@ -153,8 +157,8 @@ impl Successor {
                 }
                 info!(
                     "handover: child {}: {message}", self.child.pid();
-                    child = self.child.pid().as_raw(),
-                    handover_message:% = Line(format_args!("{message}")),
+                    successor = self.child.pid().as_raw(),
+                    handover_message:% = Escaped(&message),
                     direction = "received"
                 );
             }
@@ -195,11 +199,12 @@ impl Successor {
             Stage::Serving | Stage::Awaiting if !self.has_failed => {
                 error!(
                     "handover: child {pid} {end}; still serving{wrote}";
-                    child = pid.as_raw(),
-                    reason:% = Line(format_args!("{end}"))
+                    successor = pid.as_raw(),
+                    reason:% = Escaped(&end),
+                    output = key_value(&output.as_ref().map(Escaped))
                 );
             }
-            _ => info!("handover: child {pid} {end}"; child = pid.as_raw()),
+            _ => info!("handover: child {pid} {end}"; successor = pid.as_raw(), reason:% = Escaped(&end)),
         }
         poller.remove(self.channel.as_fd());
         let was_stopped = self.channel.receive().iter().any(|m| matches!(m, Message::Stopping { .. }));
@@ -218,7 +223,8 @@ impl Successor {
             if self.child.end().is_none() {
                 error!(
                     "handover: child {pid} is alive but closed its channel, which a script must not do";
-                    child = pid.as_raw()
+                    successor = pid.as_raw(),
+                    reason = "it closed its channel"
                 );
             }
             self.kill();
@@ -230,11 +236,12 @@ impl Successor {
             Stage::Awaiting | Stage::Offering | Stage::Watching => {
                 error!(
                     "handover: {end}; still serving{wrote}";
-                    child = pid.as_raw(),
-                    reason:% = Line(format_args!("{end}"))
+                    successor = pid.as_raw(),
+                    reason:% = Escaped(&end),
+                    output = key_value(&output.as_ref().map(Escaped))
                 );
             }
-            _ => info!("handover: {end}"; child = pid.as_raw()),
+            _ => info!("handover: {end}"; successor = pid.as_raw(), reason:% = Escaped(&end)),
         }
         LastWord { end: end + &wrote, output, was_stopped: false, child: Some(self.child) }
     }

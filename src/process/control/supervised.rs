@@ -30,14 +30,14 @@ impl Control<'_> {
         let Some(supervisor) = &mut self.facts.supervisor else { return };
         let messages = supervisor.receive();
         if supervisor.has_ended {
-            warn!("the supervisor is gone: this process serves on without it");
+            warn!("the supervisor is gone: this process serves on without it"; supervisor = supervisor.pid());
             self.outside.identity.supervisor_gone(self.state.stage());
             if let Some(supervisor) = self.facts.supervisor.take() {
                 self.poller.remove(&supervisor);
             }
         }
         if messages.contains(&SupervisorMessage::Stop) {
-            info!("the supervisor ends the service");
+            info!("the supervisor ends the service"; reason = "stop requested");
             self.handle(Event::Drain);
         }
     }

@@ -115,6 +115,11 @@ impl UpgradeWatch {
         Some(step)
     }
 
+    /// How long the handover in progress has taken so far.
+    pub(super) fn elapsed(&self, now: Instant) -> Option<Duration> {
+        Some(now.saturating_duration_since(self.current.as_ref()?.started))
+    }
+
     /// The last step that has ended, and how long it took.
     pub(super) fn last_step(&self) -> Option<(Step, Duration)> {
         self.current.as_ref()?.steps.last().copied()

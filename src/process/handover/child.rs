@@ -29,7 +29,7 @@ use super::channel::Channel;
 use super::startup_output::{OutputPipe, StartupOutput};
 use super::state_file::StateFile;
 use super::{CommandLine, Hello, Message, Passed, escape, original_command};
-use crate::base::log::{debug, info, warn};
+use crate::base::log::{Escaped, debug, info, warn};
 use crate::base::sys::{self, Session};
 use crate::process::signals;
 use crate::process::supervise::link::Link;
@@ -122,7 +122,10 @@ impl Program {
             (Ok(first), Ok(now)) if same_inode(&first, &now) => None,
             (Ok(first), _) if first.is_dir() => Some(cwd.to_owned()),
             _ => {
-                warn!("handover: the working directory {} is gone: using the current one", cwd.display());
+                warn!(
+                    "handover: the working directory {} is gone: using the current one", cwd.display();
+                    path:% = Escaped(cwd.display())
+                );
                 None
             }
         }
@@ -284,7 +287,8 @@ pub(crate) fn spawn(
     let child = child.map_err(failed)?;
     info!(
         "handover: started {} as child {}", program.path.display(), child.pid();
-        child = child.pid().as_raw()
+        successor = child.pid().as_raw(),
+        path:% = Escaped(program.path.display())
     );
     drop(files);
     let output = pipe.and_then(OutputPipe::copy);

@@ -16,7 +16,7 @@ use super::child::{FIRST_FD, VARIABLE};
 use super::state_file::StateFile;
 use super::{FileId, Hello, Message, Owner, Passed, original_command, startup_output, unescape};
 use crate::base::error::{BoxError, Chain, Error, ErrorKind};
-use crate::base::log::{info, warn};
+use crate::base::log::{Escaped, info, set_generation, warn};
 use crate::base::sync::lock;
 use crate::base::sys;
 use crate::process::supervise;
@@ -190,15 +190,17 @@ pub(crate) fn take() -> (Option<Inheritance>, Vec<Passed<OwnedFd>>) {
     match adopted.replace(Inherited::Taken) {
         Some(Inherited::Left(inheritance)) => {
             let predecessor = &inheritance.predecessor;
+            set_generation(predecessor.generation.saturating_add(1));
             info!(
                 "handover: child of {}, which is generation {}", predecessor.pid, predecessor.generation;
-                predecessor = predecessor.pid
+                predecessor = predecessor.pid,
+                predecessor_generation = predecessor.generation
             );
             (Some(inheritance), Vec::new())
         }
         Some(Inherited::Activated(sockets)) => (None, sockets),
         Some(Inherited::Void(why)) => {
-            warn!("{VARIABLE} is ignored, starting as generation 1: {why}");
+            warn!("{VARIABLE} is ignored, starting as generation 1: {why}"; reason:% = Escaped(&why));
             (None, Vec::new())
         }
         Some(Inherited::Nothing | Inherited::Taken) | None => (None, Vec::new()),

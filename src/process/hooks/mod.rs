@@ -172,7 +172,7 @@ impl Hooks {
 
 fn caught<T>(name: &str, hook: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(hook)).map_err(|panic| {
-        error!("{name} panicked");
+        error!("{name} panicked"; hook = name, reason = "it panicked");
         contain_drop(panic);
         format!("{name} panicked")
     })

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use super::Supervisor;
 use super::message::{MessageRead, NamedListener, SupervisorMessage, borrowed, read_message};
-use crate::base::log::{info, warn};
+use crate::base::log::{Escaped, info, set_generation, warn};
 use crate::process::handover::Passed;
 
 impl Supervisor {
@@ -38,7 +38,7 @@ impl Supervisor {
             SupervisorMessage::Stopping { within } => {
                 self.outside.stopping(within);
                 if !std::mem::replace(&mut self.kept.is_stopping, true) {
-                    info!("supervisor: {pid} ends the service");
+                    info!("supervisor: {pid} ends the service"; child = pid.as_raw());
                     self.kept.listeners.clear();
                 }
             }
@@ -72,7 +72,8 @@ impl Supervisor {
                 if is_unaware {
                     // Its number is said by nobody else.
                     self.kept.generation = self.kept.generation.saturating_add(1);
-                    info!("supervisor: {child} serves, and does not know of supervision");
+                    set_generation(self.kept.generation);
+                    info!("supervisor: {child} serves, and does not know of supervision"; child = child);
                     self.kept.service.serves(child);
                 }
             }
@@ -105,7 +106,8 @@ impl Supervisor {
         if before == Some(pid) && number == generation {
             return;
         }
-        info!("supervisor: {pid} serves as generation {generation}");
+        set_generation(generation);
+        info!("supervisor: {pid} serves as generation {generation}"; child = pid.as_raw());
         if std::mem::take(&mut self.hup_waits) {
             self.pass_on(Signal::SIGHUP);
         }
@@ -119,9 +121,12 @@ impl Supervisor {
         let (own, its) = (id("/proc/self/exe"), id(&format!("/proc/{pid}/exe")));
         let path = fs::metadata(&self.kept.recipe.path).ok().map(|found| (found.dev(), found.ino()));
         if own.is_some() && its.is_some() && its != own && path == its {
-            info!("supervisor: continues as the new version of {}", self.kept.recipe.path.display());
+            info!(
+                "supervisor: continues as the new version of {}", self.kept.recipe.path.display();
+                path:% = Escaped(self.kept.recipe.path.display())
+            );
             let e = self.kept.exec();
-            warn!("supervisor: can't become the new version: {e}; the old one continues");
+            warn!("supervisor: can't become the new version: {e}; the old one continues"; reason:% = Escaped(&e));
         }
     }
 }

@@ -43,7 +43,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::getpid;
 
-use crate::base::log::{error, info};
+use crate::base::log::{Escaped, error, info, set_generation};
 use crate::base::sys;
 use crate::base::time::poll_timeout;
 use crate::process::handover::child::{self, Program};
@@ -106,7 +106,7 @@ fn run(kept: Kept) -> ! {
     let status = match Supervisor::new(kept) {
         Ok(mut supervisor) => supervisor.run(),
         Err(e) => {
-            error!("supervisor: can't handle signals: {e}");
+            error!("supervisor: can't handle signals: {e}"; reason:% = Escaped(&e));
             1
         }
     };
@@ -151,6 +151,7 @@ impl Supervisor {
         let signals = SignalFd::with_flags(&handled, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let _ = set_child_subreaper(true);
         kept.service.claim();
+        set_generation(kept.generation);
         let start_at = (kept.generations.is_empty() && !kept.is_stopping).then(Instant::now);
         Ok(Supervisor {
             signals,
@@ -177,7 +178,10 @@ impl Supervisor {
             }
             if self.kept.generations.is_empty() && self.start_at.is_none() {
                 self.kept.service.ends();
-                info!("supervisor: the service has ended with status {}", self.last_status);
+                info!(
+                    "supervisor: the service has ended with status {}", self.last_status;
+                    status = self.last_status
+                );
                 return self.last_status;
             }
             self.wait();
@@ -221,7 +225,11 @@ impl Supervisor {
     fn pass_on(&mut self, signal: Signal) {
         match self.kept.main() {
             Some(main) => {
-                info!("supervisor: {signal} goes to {}", main.server);
+                info!(
+                    "supervisor: {signal} goes to {}", main.server;
+                    signal:% = signal,
+                    child = main.server.as_raw()
+                );
                 let is_unsure = signal == Signal::SIGHUP && !main.knows_supervision;
                 self.last_hup = is_unsure.then(|| LastHup::to(main.server));
                 let _ = kill(main.server, signal);
@@ -235,7 +243,7 @@ impl Supervisor {
         if std::mem::replace(&mut self.kept.is_stopping, true) {
             return;
         }
-        info!("supervisor: {why}: the service ends");
+        info!("supervisor: {why}: the service ends"; reason = why);
         self.start_at = None;
         self.stopping_by_itself();
         // The generations serve the clients that wait, and close them for good.

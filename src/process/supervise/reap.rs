@@ -13,6 +13,7 @@ use nix::unistd::{Pid, getpid};
 
 use super::Supervisor;
 use super::restarts::Restarts;
+use crate::base::history::millis;
 use crate::base::log::{error, info};
 
 /// Between a HUP and the end of the process that it was sent to: that may not have seen it.
@@ -74,7 +75,11 @@ impl Supervisor {
         let is_missed =
             self.kept.has_served && self.kept.main.is_none() && !has_heir && !self.kept.is_stopping;
         if is_missed && (was_main || !one.has_served) {
-            error!("supervisor: {pid} has ended with status {status}, and nobody serves");
+            error!(
+                "supervisor: {pid} has ended with status {status}, and nobody serves";
+                child = pid.as_raw(),
+                status = status
+            );
             self.outside.status(&format!("{pid} has ended with status {status}, and nobody serves"));
             self.crashed(status);
         }
@@ -94,7 +99,11 @@ impl Supervisor {
         };
         let lives = |server: &Pid| waitpid(*server, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive);
         let Some(server) = server.filter(lives) else { return false };
-        info!("supervisor: {server} goes on in place of {pid}");
+        info!(
+            "supervisor: {server} goes on in place of {pid}";
+            child = server.as_raw(),
+            ended = pid.as_raw()
+        );
         if self.kept.main == Some(pid) {
             self.kept.main = Some(server);
         }
@@ -139,12 +148,16 @@ impl Supervisor {
             // A service that has never served has nothing to wait for it.
             Some(pause) if self.kept.has_served => {
                 if !pause.is_zero() {
-                    info!("supervisor: the next one is started in {} s", pause.as_secs());
+                    info!(
+                        "supervisor: the next one is started in {} s", pause.as_secs();
+                        duration_ms = millis(pause),
+                        crashes = self.kept.crashes
+                    );
                 }
                 self.start_at = Instant::now().checked_add(pause);
             }
             _ => {
-                error!("supervisor: gives up after {} crashes", self.kept.crashes);
+                error!("supervisor: gives up after {} crashes", self.kept.crashes; crashes = self.kept.crashes);
                 self.stop("no generation stays alive");
             }
         }

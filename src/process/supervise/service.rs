@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::getpid;
 
-use crate::base::log::warn;
+use crate::base::log::{Escaped, warn};
 use crate::process::handover::pid_file::{PidFile, Record};
 use crate::process::handover::{escape, unescape};
 
@@ -46,7 +46,11 @@ impl PidFileService {
     pub(super) fn claim(&self) {
         if let Some(pid_file) = &self.pid_file {
             if let Err(e) = pid_file.claim(self.record) {
-                warn!("supervisor: can't lock the pid file {}: {e}", pid_file.path().display());
+                warn!(
+                    "supervisor: can't lock the pid file {}: {e}", pid_file.path().display();
+                    path:% = Escaped(pid_file.path().display()),
+                    reason:% = Escaped(&e)
+                );
             }
         }
     }
@@ -88,6 +92,10 @@ impl PidFileService {
 
 fn remove(pid_file: &PidFile) {
     if let Err(e) = pid_file.remove_if(getpid().as_raw()) {
-        warn!("supervisor: can't remove the pid file {}: {e}", pid_file.path().display());
+        warn!(
+            "supervisor: can't remove the pid file {}: {e}", pid_file.path().display();
+            path:% = Escaped(pid_file.path().display()),
+            reason:% = Escaped(&e)
+        );
     }
 }

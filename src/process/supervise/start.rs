@@ -13,7 +13,7 @@ use nix::unistd::{Pid, getpid};
 use super::message::{Recipe, SupervisorMessage, borrowed};
 use super::state::Generation;
 use super::{Supervisor, VARIABLE};
-use crate::base::log::{error, info};
+use crate::base::log::{Escaped, error, info};
 use crate::base::sys::{self, Session};
 use crate::process::handover::channel::Channel;
 use crate::process::handover::child::{self, FIRST_FD};
@@ -76,9 +76,17 @@ impl Supervisor {
         };
         self.kept.listeners = listeners;
         match started {
-            Ok(pid) => info!("supervisor: started {path} as child {pid}"),
+            Ok(pid) => info!(
+                "supervisor: started {path} as child {pid}";
+                child = pid.as_raw(),
+                path:% = Escaped(&path)
+            ),
             Err(e) => {
-                error!("supervisor: can't start {path}: {e}");
+                error!(
+                    "supervisor: can't start {path}: {e}";
+                    path:% = Escaped(&path),
+                    reason:% = Escaped(&e)
+                );
                 if self.kept.main().is_none() {
                     self.crashed(1);
                 }

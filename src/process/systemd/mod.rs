@@ -314,7 +314,10 @@ impl Manager {
             self.send(&Notification::Remove { listener });
         }
         if self.store.enabled {
-            info!("systemd: {} listeners are stored: they outlive a crash", self.store.listeners.len());
+            info!(
+                "systemd: {} listeners are stored: they outlive a crash", self.store.listeners.len();
+                listeners = self.store.listeners.len()
+            );
         }
     }
 

@@ -1,7 +1,7 @@
 //! A server whose next generation has the fault that a file names, so that tests break and mend a
 //! program whose arguments stay the same:
 //! `faulty --listen ADDR --fault FILE [--probation-ms N] [--ready-timeout-ms N] [--executable PATH] [--no-logger]
-//! [--control PATH] [--admin ADDR]`.
+//! [--control PATH] [--admin ADDR] [--pid-file PATH] [--supervise]`.
 #![expect(clippy::disallowed_methods, reason = "stands for programs that take their time, or hang")]
 
 use std::fs;
@@ -61,6 +61,12 @@ pub(super) fn main(args: &[String]) -> MainResult {
     }
     if let Some(path) = flag("--control") {
         process = process.control_socket(path);
+    }
+    if let Some(path) = flag("--pid-file") {
+        process = process.pid_file(path);
+    }
+    if args.iter().any(|arg| arg == "--supervise") {
+        process = process.supervise();
     }
     Ok(server.process(process).serve()?)
 }

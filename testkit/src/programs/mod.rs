@@ -6,6 +6,8 @@ mod faulty;
 mod file_server;
 mod greedy;
 mod hooked;
+#[path = "../../../examples/json_log/json.rs"]
+mod json;
 mod lanes;
 #[cfg(feature = "websocket")]
 mod pages;
@@ -53,8 +55,12 @@ pub(crate) fn main() -> MainResult {
     }
 }
 
-/// A server's log, which names its process first.
+/// A server's log, which names its process first; of JSON lines if a variable says so.
 fn start_log() {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let mut log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"));
+    if std::env::var_os("TESTKIT_LOG").is_some_and(|format| format == "json") {
+        log.format(json::write);
+    }
+    log.init();
     log::info!("pid {}", std::process::id());
 }

@@ -251,7 +251,8 @@ fn every_question_has_its_file() {
 fn every_test_file_holds_a_feature() {
     let rows = table(&read("CONTRIBUTING.md"), "| feature | file |");
     let named: BTreeSet<PathBuf> = rows.iter().flat_map(|row| quoted(&row[1])).map(PathBuf::from).collect();
-    let with_tests = ["tests", "testkit/tests", "examples/shortener/tests"].into_iter();
+    let with_tests =
+        ["tests", "testkit/tests", "examples/shortener/tests", "examples/traced/tests"].into_iter();
     let with_tests =
         with_tests.flat_map(|folder| files(folder, "rs")).filter(|path| !tests_in(path).is_empty());
     assert_eq!(named, with_tests.collect());
@@ -269,6 +270,24 @@ fn every_line_of_the_log_is_in_the_docs() {
     let documented = quoted(&page).into_iter().filter(|text| !no_line(text));
     let stale: Vec<_> = documented.filter(|text| !said.contains(*text) && !text.contains("(bash)")).collect();
     assert!(stale.is_empty(), "no code logs this: {stale:#?}");
+}
+
+#[test]
+fn every_key_of_the_log_is_in_the_docs() {
+    let rows = table(&read("docs/log.md"), "| key | value |");
+    let documented: BTreeSet<String> =
+        rows.iter().flat_map(|row| quoted(&row[0])).map(str::to_owned).collect();
+    let used: BTreeSet<String> = SOURCES.iter().flat_map(|source| source.log_keys()).collect();
+    assert!(used.len() > 20, "{used:?}");
+    // The macros add these two.
+    let common = ["generation", "pid"].map(str::to_owned);
+    let used: BTreeSet<String> = used.into_iter().chain(common).collect();
+    let mentioned: BTreeSet<String> =
+        rows.iter().flat_map(|row| quoted(&row[1])).map(str::to_owned).collect();
+    let missing: Vec<_> = used.difference(&documented).filter(|key| !mentioned.contains(*key)).collect();
+    assert!(missing.is_empty(), "not in docs/log.md: {missing:?}");
+    let stale: Vec<_> = documented.difference(&used).collect();
+    assert!(stale.is_empty(), "no line has these: {stale:?}");
 }
 
 #[test]

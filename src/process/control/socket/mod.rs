@@ -23,7 +23,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
 
-use crate::base::log::{debug, info, warn};
+use crate::base::log::{Escaped, debug, info, warn};
 use crate::process::control::socket::client::{ClientStep, ControlClient, Peer};
 use crate::process::control::socket::command::{AnswerLine, Command};
 use crate::process::handover::FileId;
@@ -86,8 +86,12 @@ impl Bound {
 fn unlink(path: &Path, file: FileId) {
     if FileId::at(path) == Some(file) {
         match fs::remove_file(path) {
-            Ok(()) => info!("removed {}", path.display()),
-            Err(e) => warn!("can't remove {}: {e}", path.display()),
+            Ok(()) => info!("removed {}", path.display(); path:% = Escaped(path.display())),
+            Err(e) => warn!(
+                "can't remove {}: {e}", path.display();
+                path:% = Escaped(path.display()),
+                reason:% = Escaped(&e)
+            ),
         }
     }
 }
@@ -152,12 +156,16 @@ impl ControlSocket {
             Ok(()) => {
                 self.is_open = true;
                 bound.is_new = false;
-                info!("control socket {}", bound.path.display());
+                info!("control socket {}", bound.path.display(); path:% = Escaped(bound.path.display()));
                 if let Some((path, file)) = bound.replaces.take() {
                     unlink(&path, file);
                 }
             }
-            Err(e) => warn!("can't watch the control socket {}: {e}", bound.path.display()),
+            Err(e) => warn!(
+                "can't watch the control socket {}: {e}", bound.path.display();
+                path:% = Escaped(bound.path.display()),
+                reason:% = Escaped(&e)
+            ),
         }
     }
 
@@ -233,7 +241,7 @@ impl ControlSocket {
             let Some(peer) = peer_of(&stream) else { continue };
             let mut client = ControlClient::new(stream, peer, now);
             if !is_allowed(peer.uid) {
-                warn!("control: pid {}, uid {} is refused", peer.pid, peer.uid);
+                warn!("control: pid {}, uid {} is refused", peer.pid, peer.uid; sender = peer.pid, uid = peer.uid);
                 let reason = format!("this server serves uid {} and the superuser", geteuid());
                 let _ = client.answer(&[AnswerLine::error("not-permitted", &reason)], now);
                 continue;

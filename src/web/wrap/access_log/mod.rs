@@ -10,7 +10,7 @@ use std::time::Instant;
 pub use access::Access;
 pub use format::AccessFormat;
 
-use crate::base::log::{Escaped, info_as_is, key_value};
+use crate::base::log::{Escaped, generation, info_as_is, key_value};
 use crate::base::log_file::LogFile;
 use crate::web::handler::{Next, Wrapper};
 use crate::web::response::ResponseExt;
@@ -127,6 +127,7 @@ fn write_to_log(access: &Access, format: AccessFormat) {
     let [referer, agent] = [referer.as_deref(), agent.as_deref()].map(|text| text.map(Escaped));
     info_as_is!(
         target: TARGET,
+        generation = generation(),
         time:% = access.display_time(),
         client:% = access.client(),
         via = key_value(&via),
