@@ -39,6 +39,7 @@ mod kubelet;
 mod leaks;
 mod line_server;
 mod listeners;
+mod log_fields;
 mod masks;
 mod namespaces;
 mod overlaps;
