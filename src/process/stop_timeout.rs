@@ -49,12 +49,14 @@ fn too_short(longest: Duration, timeout: Option<StopTimeout>) -> Option<StopTime
 fn of_container() -> Option<StopTimeout> {
     let is_main = getpid().as_raw() == 1 || matches!(getppid().as_raw(), 0 | 1);
     let exists = |path: &str| Path::new(path).exists();
+    // Podman's file is hidden where a tmpfs is on /run, as with a root that is read-only.
+    let is_podman = std::env::var_os("container").is_some_and(|name| name == "podman");
     let found = if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
         KUBERNETES
+    } else if is_podman || exists("/run/.containerenv") {
+        PODMAN
     } else if exists("/.dockerenv") {
         DOCKER
-    } else if exists("/run/.containerenv") {
-        PODMAN
     } else {
         return None;
     };

@@ -95,15 +95,22 @@ fn below_an_init_that_stays_it_hands_over() {
 #[test]
 fn a_drain_longer_than_a_containers_stop_timeout_is_warned_of() {
     let Some(words) = unshare(&OWN_PIDS) else { return };
-    for (drain, is_warned) in [("60000", true), ("20000", false)] {
+    let kubernetes = (("KUBERNETES_SERVICE_HOST", "10.0.0.1"), "Kubernetes kills after 30s");
+    let podman = (("container", "podman"), "Podman kills after 10s");
+    for ((variable, warning), drain, is_warned) in [
+        (kubernetes, "60000", true),
+        (kubernetes, "20000", false),
+        (podman, "60000", true),
+        (podman, "9000", false),
+    ] {
         let flags = ["--listen", "127.0.0.1:0", "--drain-timeout-ms", drain];
         let mut command = command(&words, &["sh", "-c", INIT], &flags);
-        command.env("KUBERNETES_SERVICE_HOST", "10.0.0.1");
+        command.env_remove("container").env(variable.0, variable.1);
         let server = Proc::start_inside(command);
         server.signal_to(server.serving(), Signal::SIGHUP);
         server.wait_for("end of generation 1");
         let warnings =
-            server.count("a stop may take 60s, but Kubernetes kills after 30s unless configured otherwise");
+            server.count(&format!("a stop may take 60s, but {warning} unless configured otherwise"));
         assert_eq!(warnings, usize::from(is_warned));
     }
 }
