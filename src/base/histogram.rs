@@ -104,12 +104,14 @@ const RANGES: usize = DURATIONS.len() + 1;
 pub(crate) struct Histogram {
     scale: Scale,
     sum: AtomicU64,
+    /// The largest value since the last `forget_longest`.
+    longest: AtomicU64,
     ranges: [AtomicU64; RANGES],
 }
 
 impl Histogram {
     pub(crate) fn new(scale: Scale) -> Histogram {
-        Histogram { scale, sum: AtomicU64::new(0), ranges: Default::default() }
+        Histogram { scale, sum: AtomicU64::new(0), longest: AtomicU64::new(0), ranges: Default::default() }
     }
 
     /// Nanoseconds or bytes.
@@ -118,6 +120,14 @@ impl Histogram {
             add(range, 1);
         }
         add(&self.sum, value);
+        if value > self.longest.load(Ordering::Relaxed) {
+            self.longest.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// A value that is recorded at the same time may be forgotten as well, or may bring an older one back.
+    pub(crate) fn forget_longest(&self) {
+        self.longest.store(0, Ordering::Relaxed);
     }
 }
 
@@ -132,11 +142,13 @@ pub(crate) struct HistogramTotal {
     scale: Scale,
     ranges: Vec<u64>,
     sum: u64,
+    /// The largest value of a minute, or 0 if it is not known.
+    pub(crate) longest: u64,
 }
 
 impl HistogramTotal {
     pub(crate) fn new(scale: Scale) -> HistogramTotal {
-        HistogramTotal { scale, ranges: vec![0; scale.bounds().len().saturating_add(1)], sum: 0 }
+        HistogramTotal { scale, ranges: vec![0; scale.bounds().len().saturating_add(1)], sum: 0, longest: 0 }
     }
 
     pub(crate) fn add(&mut self, one: &Histogram) {
@@ -144,6 +156,7 @@ impl HistogramTotal {
             *total = total.saturating_add(range.load(Ordering::Relaxed));
         }
         self.sum = self.sum.saturating_add(one.sum.load(Ordering::Relaxed));
+        self.longest = self.longest.max(one.longest.load(Ordering::Relaxed));
     }
 
     pub(crate) fn merge(&mut self, other: &HistogramTotal) {
@@ -151,13 +164,14 @@ impl HistogramTotal {
             *total = total.saturating_add(*n);
         }
         self.sum = self.sum.saturating_add(other.sum);
+        self.longest = self.longest.max(other.longest);
     }
 
     pub(crate) fn count(&self) -> u64 {
         self.ranges.iter().fold(0, |sum, n| sum.saturating_add(*n))
     }
 
-    /// Calls `f` with the name and the count of each range that has any, and of the sum. Names last over versions with
+    /// Calls `f` with the name and the count of each range that has any, and of the sum and the largest value. Names last over versions with
     /// other bounds.
     pub(crate) fn for_each_count(&self, mut f: impl FnMut(&str, u64)) {
         let names = self.scale.bounds().iter().map(|(bound, _)| bound.to_string()).chain(["more".to_owned()]);
@@ -167,10 +181,17 @@ impl HistogramTotal {
         if self.sum > 0 {
             f("sum", self.sum);
         }
+        if self.longest > 0 {
+            f("longest", self.longest);
+        }
     }
 
     /// Adds what another process has counted under a name of [`for_each_count`](Self::for_each_count).
     pub(crate) fn add_count(&mut self, name: &str, n: u64) {
+        if name == "longest" {
+            self.longest = self.longest.max(n);
+            return;
+        }
         let counter = match name {
             "sum" => Some(&mut self.sum),
             "more" => self.ranges.last_mut(),
@@ -188,11 +209,13 @@ impl HistogramTotal {
             scale: self.scale,
             ranges: ranges.collect(),
             sum: self.sum.saturating_sub(before.sum),
+            longest: self.longest,
         }
     }
 
     /// The value below which this share of all values lies, by linear interpolation within its range, as Prometheus
-    /// estimates it. In seconds or bytes; None if there are no values. What lies beyond the last bound counts as that.
+    /// estimates it, but no more than the largest value. In seconds or bytes; None if there are no values. What lies beyond
+    /// the last bound counts as that.
     pub(crate) fn quantile(&self, share: f64) -> Option<f64> {
         let (bounds, count) = (self.scale.bounds(), self.count());
         if count == 0 {
@@ -203,7 +226,9 @@ impl HistogramTotal {
         for ((bound, _), n) in bounds.iter().zip(&self.ranges) {
             let (until, upper) = (below.saturating_add(*n), self.in_unit(*bound));
             if *n > 0 && to_f64(until) >= rank {
-                return Some(lower + (upper - lower) * (rank - to_f64(below)) / to_f64(*n));
+                let estimated = lower + (upper - lower) * (rank - to_f64(below)) / to_f64(*n);
+                let longest = if self.longest > 0 { self.in_unit(self.longest) } else { estimated };
+                return Some(estimated.min(longest));
             }
             (below, lower) = (until, upper);
         }
@@ -300,7 +325,10 @@ mod tests {
             names.push(format!("{name}={n}"));
             after.add_count(name, n);
         });
-        assert_eq!(names, ["10000=1", "100000=1", "500000=1", "more=1", "sum=20000200002"]);
+        assert_eq!(
+            names,
+            ["10000=1", "100000=1", "500000=1", "more=1", "sum=20000200002", "longest=20000000000"]
+        );
         assert_eq!(after, before);
         // Of a version with other bounds, and of none.
         after.add_count("300000", 1);
@@ -313,11 +341,14 @@ mod tests {
     #[test]
     fn quantiles_are_estimated_within_a_range() {
         assert_eq!(total(Scale::Duration, &[]).quantile(0.5), None);
-        // A hundred values between 1 and 2.5 ms.
+        // A hundred values between 1 and 2.5 ms, of which none is longer than 2 ms.
         let hundred = total(Scale::Duration, &[2_000_000; 100]);
-        for (share, seconds) in [(0.0, 0.001), (0.5, 0.00175), (1.0, 0.0025)] {
-            let estimated = hundred.quantile(share).unwrap();
+        let unknown = HistogramTotal { longest: 0, ..hundred.clone() };
+        for (share, seconds, most) in [(0.0, 0.001, 0.001), (0.5, 0.00175, 0.00175), (1.0, 0.0025, 0.002)] {
+            let estimated = unknown.quantile(share).unwrap();
             assert!((estimated - seconds).abs() < 1e-9, "{share}: {estimated}");
+            let bounded = hundred.quantile(share).unwrap();
+            assert!((bounded - most).abs() < 1e-9, "{share}: {bounded}");
         }
         assert_eq!(total(Scale::Duration, &[u64::MAX]).quantile(0.5), Some(10.0), "the last bound");
     }

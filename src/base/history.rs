@@ -140,7 +140,7 @@ fn notes(words: &[(&str, &str)]) -> Vec<Note> {
 }
 
 /// What a value must not contain, beside what ends a line.
-const SPECIAL: &AsciiSet = &CONTROLS.add(b' ').add(b'=').add(b'%');
+pub(crate) const SPECIAL: &AsciiSet = &CONTROLS.add(b' ').add(b'=').add(b'%');
 
 /// One line about a generation, and one for each of its failed handovers.
 impl fmt::Display for Generation {

@@ -57,10 +57,17 @@ impl Recent {
         self.points.iter()
     }
 
-    /// The counts as they were so long ago, or the oldest that are known. None before the first.
-    pub(crate) fn before(&self, age: Duration, now: Instant) -> Option<&Minute> {
-        let is_old = |(at, _): &&(Instant, Minute)| now.saturating_duration_since(*at) >= age;
-        self.minutes.iter().rev().find(is_old).or_else(|| self.minutes.front()).map(|(_, minute)| minute)
+    /// The counts as they were so long ago, or the oldest that are known, and those since then, the oldest first. None before
+    /// the first sample.
+    pub(crate) fn since(
+        &self,
+        age: Duration,
+        now: Instant,
+    ) -> Option<(&Minute, impl Iterator<Item = &Minute> + Clone)> {
+        let is_old = |(at, _): &(Instant, Minute)| now.saturating_duration_since(*at) >= age;
+        let first = self.minutes.iter().rposition(is_old).unwrap_or(0);
+        let mut minutes = self.minutes.iter().skip(first).map(|(_, minute)| minute);
+        minutes.next().map(|before| (before, minutes))
     }
 
     /// Writes all samples for the next generation.
@@ -151,7 +158,7 @@ mod tests {
         let requests = |recent: &Recent| recent.points().map(|point| point.requests).collect::<Vec<_>>();
         assert_eq!(requests(&recent), (39..100).collect::<Vec<_>>());
         let counted = |recent: &Recent, age| {
-            recent.before(age, now).unwrap().totals.values().map(|total| total.count()).sum::<u64>()
+            recent.since(age, now).unwrap().0.totals.values().map(|total| total.count()).sum::<u64>()
         };
         // Each sixth sample, after that sample's request.
         let cases = [(0, 97), (60, 91), (600, 37), (10_000, 37)];

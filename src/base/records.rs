@@ -1,5 +1,5 @@
-//! What a process knows of the service's past, and passes on at a handover: counts, the history of the generations, and
-//! samples of the last ten minutes.
+//! What a process knows of the service's past, and passes on at a handover: counts, the history of the generations,
+//! samples of the last ten minutes, and the last closes.
 
 use std::fmt::Write;
 use std::sync::Mutex;
@@ -9,6 +9,11 @@ use crate::base::history::{Generation, History, Note, unix_ms};
 use crate::base::recent::{Minute, Point, Recent};
 use crate::base::status::{AllCounters, Stats};
 use crate::base::sync::lock;
+
+/// How a line about a closed connection begins.
+const CLOSE: &str = "close ";
+/// All lines that are sent at one time over a channel, whose reader takes at most 64 KiB.
+const MESSAGES_BYTES: usize = 16 << 10;
 
 #[derive(Debug, Default)]
 pub(crate) struct Records {
@@ -59,9 +64,20 @@ impl Records {
         }
     }
 
-    /// Notes what another process has written of a generation.
+    /// Notes what another process has written of a generation, or of a connection that it has closed.
     pub(crate) fn read_history(&self, line: &str) {
-        lock(&self.history).read(line);
+        match line.strip_prefix(CLOSE) {
+            Some(close) => self.counters.last_closes.read(close),
+            None => lock(&self.history).read(line),
+        }
+    }
+
+    /// Lines about the connections that were closed since the successor got the records; what would be too much for one
+    /// reading of its channel is left out.
+    pub(crate) fn lines_about_closes(&self) -> Vec<String> {
+        let mut room = MESSAGES_BYTES;
+        let lines = self.counters.last_closes.pass_rest().into_iter().map(|close| format!("{CLOSE}{close}"));
+        lines.take_while(|line| room.checked_sub(line.len()).inspect(|left| room = *left).is_some()).collect()
     }
 
     /// What is known of a generation now, as lines.
@@ -92,7 +108,11 @@ impl Records {
         let stats = self.counters.totals();
         let point = Point { at: now, requests: stats.requests, errors: errors(&stats) };
         let closes = stats.closes.iter().map(|(reason, n)| (reason.to_string(), *n)).collect();
-        lock(&self.recent).add(point, || Minute { totals: self.counters.requests.totals(), closes });
+        lock(&self.recent).add(point, || {
+            let totals = self.counters.requests.totals();
+            self.counters.requests.forget_longest();
+            Minute { totals, closes }
+        });
     }
 
     /// All of it, for a successor. Its counts are sent with that.
@@ -105,6 +125,9 @@ impl Records {
             for line in generation.to_string().lines() {
                 let _ = writeln!(text, "history {line}");
             }
+        }
+        for close in self.counters.last_closes.pass_all() {
+            let _ = writeln!(text, "{CLOSE}{close}");
         }
         lock(&self.recent).write(Instant::now(), &mut text);
         text
@@ -121,6 +144,7 @@ impl Records {
                     self.counters.inherit(count.into_iter().collect());
                 }
                 Some(("history", line)) => lock(&self.history).read(line),
+                Some(("close", line)) => self.counters.last_closes.read(line),
                 _ => lock(&self.recent).read(line, now),
             }
         }

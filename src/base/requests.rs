@@ -202,6 +202,12 @@ impl AllRequests {
         totals
     }
 
+    /// The largest values are those of the next minute from now on.
+    pub(crate) fn forget_longest(&self) {
+        lock(&self.0.inherited).values_mut().for_each(|total| total.longest = 0);
+        lock(&self.0.recorded).iter().for_each(|(_, one)| one.forget_longest());
+    }
+
     /// Calls `f` with each count and the name under which it is passed from generation to generation.
     pub(crate) fn for_each_count(&self, f: impl FnMut(&str, u64)) {
         for_each_count(&self.totals(), f);

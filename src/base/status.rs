@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 
 use crate::base::close_reason::CloseReason;
+use crate::base::last_closes::{ClosedConnection, LastCloses};
 use crate::base::phase::Phase;
 use crate::base::requests::AllRequests;
 use crate::base::sync::lock;
@@ -26,10 +27,11 @@ pub(crate) struct Counters {
     handed_over: AtomicU64,
     deadlines_passed: AtomicU64,
     closes: Box<[AtomicU64]>,
+    last_closes: LastCloses,
 }
 
 impl Counters {
-    fn new() -> Counters {
+    fn new(last_closes: LastCloses) -> Counters {
         Counters {
             accepted: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -39,6 +41,7 @@ impl Counters {
             handed_over: AtomicU64::new(0),
             deadlines_passed: AtomicU64::new(0),
             closes: CloseReason::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            last_closes,
         }
     }
 
@@ -72,6 +75,11 @@ impl Counters {
     pub(crate) fn closed(&self, reason: CloseReason) {
         add(&self.closes[reason as usize]);
     }
+
+    /// It was decided that a connection ends, which may take a while.
+    pub(crate) fn ends(&self, reason: CloseReason, about: impl FnOnce() -> ClosedConnection) {
+        self.last_closes.add(reason, about);
+    }
 }
 
 /// Each counter has one writer, so a load and a store suffice instead of a locked instruction.
@@ -86,14 +94,21 @@ pub(crate) struct AllCounters {
     /// Counts of earlier generations, by name.
     inherited: Arc<Mutex<BTreeMap<String, u64>>>,
     pub(crate) requests: AllRequests,
+    pub(crate) last_closes: LastCloses,
     /// What the successor has of them.
     sent: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 impl AllCounters {
+    /// Somebody may look: histograms are recorded and the last closes kept, by threads that start from now on.
+    pub(crate) fn want(&self) {
+        self.requests.want();
+        self.last_closes.want();
+    }
+
     /// Counters for a thread that starts.
     pub(crate) fn register(&self) -> Arc<CachePadded<Counters>> {
-        let counters = Arc::new(CachePadded::new(Counters::new()));
+        let counters = Arc::new(CachePadded::new(Counters::new(self.last_closes.clone())));
         lock(&self.all).push(Arc::clone(&counters));
         counters
     }

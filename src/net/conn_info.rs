@@ -8,6 +8,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -35,6 +36,8 @@ pub(crate) struct ConnInfo {
     pub(crate) listener: Option<Arc<ListenerConfig>>,
     /// None where there is no connection.
     pub(crate) socket: Option<Socket>,
+    /// When the connection was accepted, by this process or an earlier one.
+    pub(crate) since: Instant,
     pub(crate) phase: PhaseWatch,
     pub(crate) generation: u32,
     /// The files that all requests may have. None where there is no HTTP server.
@@ -57,6 +60,7 @@ impl ConnInfo {
             awaits_proxy_header: false,
             listener: None,
             socket: None,
+            since: Instant::now(),
             phase,
             generation,
             files: None,
@@ -77,6 +81,7 @@ impl ConnInfo {
             proxy,
             listener,
             socket: Some(socket),
+            since: self.since,
             files: self.files.clone(),
             ..ConnInfo::new(peer, self.phase.clone(), self.generation)
         }

@@ -8,9 +8,11 @@
 use std::fmt;
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::close_reason::CloseReason;
+use crate::base::history::{millis, unix_ms};
+use crate::base::last_closes::ClosedConnection;
 use crate::base::wait_group::WaitGuard;
 use crate::net::conn_info::ConnInfo;
 use crate::net::slots::SlotId;
@@ -169,6 +171,19 @@ impl<P> Connection<P> {
                 self.activity = Activity::Idle { since };
                 since
             }
+        }
+    }
+
+    /// What is known of it at its end. `request` is the method and the path of the request that it ends with.
+    pub(crate) fn about(&self, request: String) -> ClosedConnection {
+        let ConnInfo { peer, listener, since, .. } = &*self.conn_info;
+        ClosedConnection {
+            at: unix_ms(SystemTime::now()),
+            listener: listener.as_ref().map(|listener| listener.name.clone()).unwrap_or_default(),
+            client: peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            requests: self.served,
+            age: millis(since.elapsed()),
+            request,
         }
     }
 

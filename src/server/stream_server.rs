@@ -371,7 +371,12 @@ impl Dispatch {
 
     fn end(&self, inner: Box<NetConnection>, reason: CloseReason) {
         debug!("connection closed: {reason}");
-        lock(&self.counters).closed(reason);
+        let counters = lock(&self.counters);
+        if inner.lingering().is_none() {
+            counters.ends(reason, || inner.about(String::new()));
+        }
+        counters.closed(reason);
+        drop(counters);
         self.parking.close(inner);
     }
 }
@@ -630,6 +635,7 @@ impl Drop for Connection {
             inner.stream.reset_on_close();
             return self.dispatch.end(inner, CloseReason::Broken);
         }
+        lock(&self.dispatch.counters).ends(CloseReason::Detached, || inner.about(String::new()));
         inner.begin_lingering(CloseReason::Detached);
         self.dispatch.linger(inner, CloseReason::Detached);
     }

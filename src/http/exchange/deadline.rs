@@ -325,6 +325,7 @@ impl<'a> Exchange<'a> {
             }
         }
         self.drop_users(response, &call.head);
+        self.last_head = Some(call.head.clone());
         ControlFlow::Break(Disposition::Linger(CloseReason::DeadlinePassed))
     }
 }

@@ -203,7 +203,12 @@ impl Detachment {
         let job = move || {
             // The thread counts until its connection is closed.
             let (client, _thread) = self.run(client);
-            detached.lock().running.remove(&id);
+            {
+                let mut lock = detached.lock();
+                let task = lock.running.remove(&id);
+                let what = || task.map(|task| task.what).unwrap_or_default();
+                lock.counters.ends(CloseReason::Detached, || client.about(what()));
+            }
             let mut lingered = Lingered::More(client);
             // No worker waits for this thread, so it may linger here.
             while let Lingered::More(client) = lingered {

@@ -1,6 +1,8 @@
 //! Whether a connection is kept after a response, decided once, here (RFC 9112 §9.3, §9.6). A close is announced by the
 //! response's head.
 
+use bytes::Bytes;
+
 use super::Exchange;
 use super::progress::After;
 use crate::Response;
@@ -43,6 +45,13 @@ impl Exchange<'_> {
         match after {
             After::Discard(_) => After::Close(CloseReason::BodyUnread),
             _ => After::Close(reason),
+        }
+    }
+
+    /// Notes the request with which the connection ends, if its response announces that, and the client did not ask for it.
+    pub(super) fn note_last(&mut self, after: &After, head: &Bytes) {
+        if matches!(after, After::Close(reason) if *reason != CloseReason::ClientAsked) {
+            self.last_head = Some(head.clone());
         }
     }
 

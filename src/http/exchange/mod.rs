@@ -51,6 +51,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use crate::base::close_reason::CloseReason;
 use crate::base::contain_panic::{contain, panic_text};
 use crate::base::limits::{Limits, Timeouts};
@@ -251,6 +253,8 @@ struct Exchange<'a> {
     permit: Option<StreamingPermit<'a>>,
     /// The last read left room in the buffer: the socket is empty.
     drained: bool,
+    /// The head of the request with which the connection ends.
+    last_head: Option<Bytes>,
     /// Requests in this turn.
     served: usize,
     /// When the turn ends, as soon as there is a place to end it.
@@ -276,6 +280,7 @@ impl<'a> Exchange<'a> {
             queue,
             permit,
             drained: false,
+            last_head: None,
             served: 0,
             ends: now + TURN_TIME,
             now,
@@ -294,12 +299,21 @@ impl<'a> Exchange<'a> {
             }
         };
         // A handler's panic is caught where it is called; this is for other code of the user's.
-        catch_unwind(AssertUnwindSafe(steps)).unwrap_or_else(|panic| {
+        let disposition = catch_unwind(AssertUnwindSafe(steps)).unwrap_or_else(|panic| {
             error!("a worker panicked outside of handlers: {}", panic_text(&*panic));
             drop_contained(panic, || "a panic".to_owned());
             self.worker.current_request.set(None);
             Disposition::Reset(CloseReason::ResponseFailed)
-        })
+        });
+        if let Disposition::Close(reason) | Disposition::Linger(reason) | Disposition::Reset(reason) =
+            &disposition
+        {
+            self.worker.counters.ends(*reason, || {
+                let head = self.last_head.take().unwrap_or_else(|| self.client.progress.head());
+                self.client.about(method_and_path(&head))
+            });
+        }
+        disposition
     }
 
     /// Takes over from the connection what it kept while it rested.

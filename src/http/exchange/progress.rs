@@ -89,10 +89,12 @@ impl ExchangeStage {
 }
 
 impl Progress {
-    /// The head of the request whose response is on its way, for the log.
+    /// The head of the request that is being received or answered, for the log.
     pub(super) fn head(&self) -> Bytes {
         match &self.stage {
             ExchangeStage::Response(sending) => sending.head.clone(),
+            ExchangeStage::Body(collecting) => collecting.request.head.summary.text.clone(),
+            ExchangeStage::Upload(pending) => pending.request.head.summary.text.clone(),
             _ => Bytes::new(),
         }
     }

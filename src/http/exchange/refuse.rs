@@ -29,6 +29,7 @@ impl Exchange<'_> {
     /// Answers bytes that are no request. Nothing that follows them is read as one.
     pub(super) fn refuse(&mut self, refusal: &Refusal) -> Disposition {
         debug!("refused: {} {}", refusal.status, refusal.reason);
+        self.last_head = Some(self.client.progress.head());
         self.client.served = self.client.served.saturating_add(1);
         self.worker.counters.response(refusal.status.as_u16());
         let to_head = match &self.client.progress.stage {

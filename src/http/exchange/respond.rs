@@ -45,6 +45,7 @@ impl Exchange<'_> {
             }
         };
         let after = self.keep_or_close(request, &response, framing, after);
+        self.note_last(&after, &request.text);
         let (parts, body) = response.into_parts();
         let head = ResponseHead {
             version: request.version,

@@ -101,6 +101,7 @@ impl Exchange<'_> {
                 Some(Pulled::End) => {
                     let given = sending.body.given;
                     self.end_after_output(sending.ending.take(), given);
+                    self.note_last(&sending.after, &sending.head);
                     return ControlFlow::Continue(sending.after);
                 }
                 None => return ControlFlow::Break(self.cut_response(sending)),
@@ -145,6 +146,7 @@ impl Exchange<'_> {
         let _ = self.try_flush();
         let head = sending.head.clone();
         self.drop_users(sending, &head);
+        self.last_head = Some(head);
         disposition
     }
 }

@@ -34,13 +34,13 @@ pub(crate) enum Origin {
     /// A listener. None for a unix socket.
     Accepted(Option<SocketAddr>),
     /// A predecessor, which has read the header of a proxy, if there was one.
-    Moved { peer: Option<SocketAddr>, proxy: Option<ProxyHop> },
+    Moved { peer: Option<SocketAddr>, proxy: Option<ProxyHop>, since: Instant },
 }
 
 pub(crate) struct Connections<P> {
     pub(crate) parking: Arc<Parking<P>>,
     pub(super) pools: Pools<P>,
-    counters: Arc<CachePadded<Counters>>,
+    pub(super) counters: Arc<CachePadded<Counters>>,
     /// What all connections of this process have in common, and those of each listener.
     process: ConnInfo,
     listeners: Vec<Arc<ListenerConfig>>,
@@ -104,13 +104,13 @@ impl<P: Portable> Connections<P> {
         origin: Origin,
         progress: P,
     ) -> (Box<Connection<P>>, usize) {
-        let (peer, proxy) = match origin {
-            Origin::Accepted(peer) => (peer, None),
-            Origin::Moved { peer, proxy } => (peer, proxy),
+        let (peer, proxy, since) = match origin {
+            Origin::Accepted(peer) => (peer, None, Instant::now()),
+            Origin::Moved { peer, proxy, since } => (peer, proxy, since),
         };
         let listener = self.listeners.get(place.0).cloned();
-        #[cfg_attr(not(feature = "proxy"), allow(unused_mut, reason = "a proxy's header may come first"))]
         let mut conn_info = self.process.of_connection(peer, proxy, listener, stream.socket());
+        conn_info.since = since;
         #[cfg(feature = "proxy")]
         {
             let is_new = matches!(origin, Origin::Accepted(_));
@@ -176,7 +176,7 @@ impl<P: Portable> Connections<P> {
     fn turn_away(&mut self, mut connection: Box<Connection<P>>) {
         debug!("a peer is at its connection limit");
         self.answer_busy(&connection);
-        connection.begin_lingering(CloseReason::PeerLimit);
+        self.begin_lingering(CloseReason::PeerLimit, &mut connection);
         connection.linger_on();
         self.end(CloseReason::PeerLimit, connection);
     }
@@ -230,9 +230,16 @@ impl<P: Portable> Connections<P> {
         }
     }
 
+    /// Ends a connection that no worker has; it may still send.
+    pub(super) fn begin_lingering(&self, reason: CloseReason, connection: &mut Connection<P>) {
+        self.counters.ends(reason, || connection.about(String::new()));
+        connection.begin_lingering(reason);
+    }
+
     pub(crate) fn end(&mut self, reason: CloseReason, connection: Box<Connection<P>>) {
         debug!("connection closed: {reason}");
         if connection.lingering().is_none() {
+            self.counters.ends(reason, || connection.about(String::new()));
             connection.stream.shutdown_write();
         }
         self.counters.closed(reason);

@@ -51,7 +51,9 @@ impl<P: Portable> Connections<P> {
             Activity::Idle { .. } | Activity::Receiving if came() => self.queue(connection),
             Activity::Idle { .. } if !P::OPAQUE => {
                 let is_drain = self.parking.drain.has_started();
-                connection.begin_end_of_idle(if is_drain { CloseReason::Grace } else { CloseReason::Idle });
+                let reason = if is_drain { CloseReason::Grace } else { CloseReason::Idle };
+                self.counters.ends(reason, || connection.about(String::new()));
+                connection.begin_end_of_idle(reason);
                 self.linger(connection);
             }
             Activity::Idle { .. } | Activity::Receiving | Activity::Responding(_) => {
@@ -81,7 +83,7 @@ impl<P: Portable> Connections<P> {
             }
         }
         self.answer_busy(&connection);
-        connection.begin_lingering(CloseReason::Overload);
+        self.begin_lingering(CloseReason::Overload, &mut connection);
         self.linger(connection);
     }
 }

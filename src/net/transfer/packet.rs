@@ -41,6 +41,8 @@ pub(crate) struct ConnectionRecord {
     pub(crate) idle: Duration,
     /// How long ago the first byte of the request in `bytes` came.
     pub(crate) started: Option<Duration>,
+    /// How long ago it was accepted.
+    pub(crate) age: Duration,
     /// Requests so far.
     pub(crate) served: u64,
     /// The bytes that were read and not answered.
@@ -161,7 +163,8 @@ impl ConnectionRecord {
         if let Some(started) = self.started {
             let _ = write!(text, " begun_ms={}", started.as_millis());
         }
-        let _ = writeln!(text, " served={} bytes={}", self.served, self.bytes.len());
+        let (age, served) = (self.age.as_millis(), self.served);
+        let _ = writeln!(text, " age_ms={age} served={served} bytes={}", self.bytes.len());
     }
 
     fn decode(line: &str) -> Option<(ConnectionRecord, usize)> {
@@ -177,6 +180,7 @@ impl ConnectionRecord {
             }),
             idle: Duration::from_millis(number(&fields, "idle_ms").unwrap_or(0)),
             started: number(&fields, "begun_ms").map(Duration::from_millis),
+            age: Duration::from_millis(number(&fields, "age_ms").unwrap_or(0)),
             served: number(&fields, "served").unwrap_or(0),
             bytes: Vec::new(),
         };
@@ -327,6 +331,7 @@ mod tests {
             },
             idle: ms(u)?,
             started: if u.arbitrary()? { Some(ms(u)?) } else { None },
+            age: ms(u)?,
             served: u.arbitrary()?,
             bytes: bytes(u, 0..=79)?,
         })

@@ -245,7 +245,7 @@ impl Receiver {
             let stream = Stream::new(fd, name.is_unix);
             let progress = P::unpack(record.started.map(ago));
             let place = (listener, name.handler_index);
-            let origin = Origin::Moved { peer: record.peer, proxy: record.proxy };
+            let origin = Origin::Moved { peer: record.peer, proxy: record.proxy, since: ago(record.age) };
             let (mut connection, _) = connections.make(stream, slot, place, origin, progress);
             if record.bytes.is_empty() {
                 connection.activity = Activity::Idle { since: ago(record.idle) };

@@ -370,6 +370,7 @@ fn pack<P: Portable>(connection: &mut Connection<P>, names: &ListenerNames) -> C
             _ => Duration::ZERO,
         },
         started: started.map(since),
+        age: since(connection.conn_info.since),
         served: connection.served,
         bytes: connection.buffered.clone(),
     }

@@ -249,6 +249,9 @@ impl<'a> Control<'a> {
                 successor.send_history(line);
             }
         }
+        for line in self.engine.records().lines_about_closes() {
+            successor.send_history(line);
+        }
     }
 
     /// Sets the phase of the present stage and calls its hooks.

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::report::{Latency, Report};
+use super::report::{Bar, Latency, Report};
 use crate::base::history::Generation;
 use crate::base::log::JsonText;
 use crate::base::time::Rfc3339;
@@ -15,7 +15,7 @@ pub(super) fn text(report: &Report) -> String {
 }
 
 fn write(report: &Report, out: &mut String) -> fmt::Result {
-    let (stats, [requests, errors]) = (&report.stats, [report.rate.0, report.rate.1]);
+    let (stats, Bar { requests, errors, .. }) = (&report.stats, report.rate());
     write!(out, "{{\"program\":{}", JsonText(Some(&report.program)))?;
     write!(out, ",\"version\":{},\"pid\":{}", JsonText(report.version.as_deref()), report.pid)?;
     write!(
@@ -39,7 +39,7 @@ fn write(report: &Report, out: &mut String) -> fmt::Result {
         [("temporary_bytes", stats.temporary_bytes), ("temporary_bytes_limit", stats.temporary_bytes_limit)];
     memory.iter().chain(&disk).try_for_each(|(name, n)| write!(out, ",\"{name}\":{n}"))?;
     out.push_str(",\"rates\":");
-    list(out, &report.chart, |out, (age, requests, errors)| {
+    list(out, &report.chart, |out, Bar { age, requests, errors }| {
         write!(
             out,
             "{{\"seconds_ago\":{age},\"per_second\":{requests:.2},\"errors_per_second\":{errors:.2}}}"
@@ -61,6 +61,15 @@ fn write(report: &Report, out: &mut String) -> fmt::Result {
     out.push_str(",\"closes\":");
     list(out, &report.closes, |out, (reason, total, recent)| {
         write!(out, "{{\"reason\":\"{reason}\",\"total\":{total},\"last_ten_minutes\":{recent}}}")
+    })?;
+    out.push_str(",\"last_closes\":");
+    list(out, &report.last_closes, |out, (reason, close)| {
+        write!(out, "{{\"at_ms\":{},\"reason\":{}", close.at, JsonText(Some(reason)))?;
+        let texts = [("listener", &close.listener), ("client", &close.client), ("request", &close.request)];
+        texts.into_iter().try_for_each(|(name, text)| {
+            write!(out, ",\"{name}\":{}", JsonText(Some(text.as_str()).filter(|text| !text.is_empty())))
+        })?;
+        write!(out, ",\"requests\":{},\"age_ms\":{}}}", close.requests, close.age)
     })?;
     out.push_str(",\"generations\":");
     list(out, &report.generations, write_generation)?;

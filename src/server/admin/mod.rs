@@ -35,7 +35,7 @@ const RENEWED: Duration = Duration::from_secs(1);
 /// # let _ = server;
 /// ```
 pub fn routes(handle: &Handle) -> Router {
-    handle.shared.records.counters.requests.want();
+    handle.shared.records.counters.want();
     let [ready, metrics, status, json, events] = [(); 5].map(|()| handle.clone());
     Router::new()
         .get("/healthz", |_: Request| "ok\n")

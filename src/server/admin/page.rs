@@ -4,7 +4,7 @@
 use std::fmt::{self, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::report::{Latency, Report};
+use super::report::{Bar, Latency, Report};
 use crate::base::history::{FailedHandover, Generation};
 use crate::base::time::Rfc3339;
 
@@ -16,7 +16,9 @@ const LONG: Duration = Duration::from_secs(1);
 /// The page has fewer than `/status.json`: its size is bounded.
 const GENERATIONS: usize = 20;
 const FAILURES: usize = 3;
+const CLOSES: usize = 15;
 const TEXT: usize = 120;
+const SHORT: usize = 60;
 
 pub(super) fn html(report: &Report) -> String {
     let title = format!("{} {}", Text(&report.program), report.stats.phase);
@@ -65,12 +67,13 @@ fn write_tiles(report: &Report, out: &mut String) -> fmt::Result {
         }
         out.write_str("</div>")
     };
-    let errors = if report.rate.1 > 0.0 {
-        format!("<span class=bad>{} 5xx/s</span>", rate(report.rate.1))
+    let present = report.rate();
+    let errors = if present.errors > 0.0 {
+        format!("<span class=bad>{} 5xx/s</span>", rate(present.errors))
     } else {
         format!("{} in all", count(stats.requests))
     };
-    tile("requests/s", rate(report.rate.0), &errors, None)?;
+    tile("requests/s", rate(present.requests), &errors, None)?;
     let Latency([p50, p90, p99]) = report.latency;
     tile("p99, ten minutes", time(p99), &format!("p50 {}, p90 {}", time(p50), time(p90)), None)?;
     tile("in flight", count(stats.in_flight), &format!("{} workers", stats.workers), None)?;
@@ -88,14 +91,14 @@ fn write_tiles(report: &Report, out: &mut String) -> fmt::Result {
 }
 
 fn write_chart(report: &Report, out: &mut String) -> fmt::Result {
-    let most = report.chart.iter().fold(0.0, |most: f64, (_, requests, _)| most.max(*requests));
+    let most = report.chart.iter().fold(0.0, |most: f64, bar| most.max(bar.requests));
     out.push_str("<section id=chart><h2>Requests per second, ten minutes</h2>");
     write!(
         out,
         "<svg viewBox=\"0 0 600 90\" preserveAspectRatio=none role=img aria-label=\"at most {} requests per second\">",
         rate(most)
     )?;
-    for (age, requests, errors) in &report.chart {
+    for Bar { age, requests, errors } in &report.chart {
         let x = 600u64.saturating_sub(*age).saturating_sub(9);
         for (class, n) in [("bar", requests), ("err", errors)] {
             let height = if most > 0.0 { n / most * 88.0 } else { 0.0 };
@@ -225,11 +228,35 @@ fn write_closes(report: &Report, out: &mut String) -> fmt::Result {
     for (reason, total, recent) in &report.closes {
         write!(out, "<tr><td>{reason}<td class=n>{}<td class=n>{}", count(*recent), count(*total))?;
     }
-    writeln!(out, "</table></div></section>")
+    out.push_str("</table></div>");
+    write_last_closes(report, out)?;
+    writeln!(out, "</section>")
+}
+
+fn write_last_closes(report: &Report, out: &mut String) -> fmt::Result {
+    if report.last_closes.is_empty() {
+        return Ok(());
+    }
+    out.push_str("<h3>The last ones <small class=dim>without those that the client ended</small></h3>");
+    out.push_str("<div class=scroll><table><tr><th>time<th>reason<th>client<th>listener<th>request<th class=n>requests<th class=n>age");
+    for (reason, close) in report.last_closes.iter().take(CLOSES) {
+        write!(out, "<tr><td>{}<td>{}<td>{}", clock(close.at), Text(reason), Text(&close.client))?;
+        write!(out, "<td class=path>{}<td class=path>{}", short(&close.listener), short(&close.request))?;
+        write!(out, "<td class=n>{}<td class=n>{}", count(close.requests), ago(close.age))?;
+    }
+    out.write_str("</table></div>")
 }
 
 /// The start of a text in HTML. Paths and reasons may hold what clients have sent.
 struct Text<'a>(&'a str);
+
+/// As [`Text`], for narrow columns.
+fn short(text: &str) -> String {
+    match text.char_indices().nth(SHORT).and_then(|(end, _)| text.get(..end)) {
+        Some(start) => format!("{}…", Text(start)),
+        None => Text(text).to_string(),
+    }
+}
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::histogram::HistogramTotal;
 use crate::base::history::{Generation, unix_ms};
-use crate::base::recent::{Minute, Recent};
+use crate::base::last_closes::ClosedConnection;
+use crate::base::recent::{Minute, Point, Recent};
 use crate::base::records;
 use crate::base::requests::Recorded;
 use crate::base::status::{RunningHandler, Stats};
@@ -24,10 +25,8 @@ pub(super) struct Report {
     pub(super) pid: u32,
     pub(super) time: SystemTime,
     pub(super) stats: Stats,
-    /// Requests per second and 5xx per second, over the last ten seconds or more.
-    pub(super) rate: (f64, f64),
-    /// The rate of each ten seconds, the oldest first, and how many seconds ago it ended.
-    pub(super) chart: Vec<(u64, f64, f64)>,
+    /// The rate of each ten seconds, the oldest first. The last bar, which is the present rate, ends now.
+    pub(super) chart: Vec<Bar>,
     /// Of all requests.
     pub(super) latency: Latency,
     /// The busiest first.
@@ -36,8 +35,19 @@ pub(super) struct Report {
     pub(super) handlers: Vec<RunningHandler>,
     /// Connections closed, by reason: since the first generation, and in the last ten minutes.
     pub(super) closes: Vec<(&'static str, u64, u64)>,
+    /// The latest first, each with its reason.
+    pub(super) last_closes: Vec<(String, ClosedConnection)>,
     /// The newest first.
     pub(super) generations: Vec<Generation>,
+}
+
+/// Requests and 5xx per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Bar {
+    /// How many seconds ago it ended.
+    pub(super) age: u64,
+    pub(super) requests: f64,
+    pub(super) errors: f64,
 }
 
 /// The time below which half, nine tenths and 99 of 100 requests lie, in seconds. None without requests.
@@ -71,8 +81,9 @@ impl Report {
             closes: stats.closes.iter().map(|(reason, n)| (reason.to_string(), *n)).collect(),
         };
         let none = Minute::default();
-        let before = recent.before(TABLES, now).unwrap_or(&none);
-        let mut routes = route_rows(&minute, before);
+        let (before, later) =
+            recent.since(TABLES, now).map_or((&none, None), |(one, later)| (one, Some(later)));
+        let mut routes = route_rows(&minute, before, later.into_iter().flatten());
         let latency = routes.1;
         routes.0.truncate(ROUTES);
         let mut handlers = handle.handlers();
@@ -87,15 +98,20 @@ impl Report {
             version: records.version_of(stats.generation),
             pid: std::process::id(),
             time: SystemTime::now(),
-            rate: rate(&recent, &stats, now),
-            chart: chart(&recent, now),
+            chart: chart(&recent, &stats, now),
             latency,
             routes: routes.0,
             handlers,
             closes: closes.collect(),
+            last_closes: records.counters.last_closes.list(),
             generations: history.generations().rev().cloned().collect(),
             stats,
         }
+    }
+
+    /// The present rate.
+    pub(super) fn rate(&self) -> Bar {
+        self.chart.last().copied().unwrap_or_default()
     }
 
     /// Connections that no request is in flight on, nor queued.
@@ -119,34 +135,40 @@ fn per_second(n: u64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
 }
 
-/// Over the last two samples and what came after them, so that it does not jump at a sample.
-fn rate(recent: &Recent, stats: &Stats, now: Instant) -> (f64, f64) {
-    let Some(before) = recent.points().rev().nth(1).or_else(|| recent.points().next()) else {
-        return (0.0, 0.0);
-    };
-    let time = now.saturating_duration_since(before.at);
-    let requests = stats.requests.saturating_sub(before.requests);
-    (per_second(requests, time), per_second(records::errors(stats).saturating_sub(before.errors), time))
-}
-
-fn chart(recent: &Recent, now: Instant) -> Vec<(u64, f64, f64)> {
-    let points = recent.points().zip(recent.points().skip(1));
-    let bar = |(before, after): (&crate::base::recent::Point, &crate::base::recent::Point)| {
+/// The last sample is replaced by the present counts: so the last bar is of ten seconds or more, and does not jump at a
+/// sample.
+fn chart(recent: &Recent, stats: &Stats, now: Instant) -> Vec<Bar> {
+    let present = Point { at: now, requests: stats.requests, errors: records::errors(stats) };
+    let mut points: Vec<Point> = recent.points().copied().collect();
+    if points.len() > 1 {
+        points.pop();
+    }
+    points.push(present);
+    let bar = |(before, after): (&Point, &Point)| {
         let time = after.at.saturating_duration_since(before.at);
-        let age = now.saturating_duration_since(after.at).as_secs();
-        let requests = after.requests.saturating_sub(before.requests);
-        (age, per_second(requests, time), per_second(after.errors.saturating_sub(before.errors), time))
+        Bar {
+            age: now.saturating_duration_since(after.at).as_secs(),
+            requests: per_second(after.requests.saturating_sub(before.requests), time),
+            errors: per_second(after.errors.saturating_sub(before.errors), time),
+        }
     };
-    points.map(bar).filter(|(age, ..)| *age < TABLES.as_secs()).collect()
+    let bars = points.iter().zip(points.iter().skip(1)).map(bar);
+    bars.filter(|bar| bar.age < TABLES.as_secs()).collect()
 }
 
 /// The classes of status of a route and method are one row.
-fn route_rows(now: &Minute, before: &Minute) -> (Vec<RouteRow>, Latency) {
+fn route_rows<'a>(
+    now: &'a Minute,
+    before: &Minute,
+    later: impl Iterator<Item = &'a Minute> + Clone,
+) -> (Vec<RouteRow>, Latency) {
     let mut rows: BTreeMap<(&str, &'static str), (HistogramTotal, u64)> = BTreeMap::new();
     let mut all: Option<HistogramTotal> = None;
     for (recorded, total) in &now.totals {
         let Recorded::Duration { route, method, class } = recorded else { continue };
-        let total = before.totals.get(recorded).map_or_else(|| total.clone(), |before| total.since(before));
+        let mut total =
+            before.totals.get(recorded).map_or_else(|| total.clone(), |before| total.since(before));
+        total.longest = longest(recorded, later.clone().chain([now]));
         let count = total.count();
         if count == 0 {
             continue;
@@ -176,4 +198,9 @@ fn route_rows(now: &Minute, before: &Minute) -> (Vec<RouteRow>, Latency) {
     let mut rows: Vec<RouteRow> = rows.into_iter().map(row).collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.requests));
     (rows, all.as_ref().map(Latency::of).unwrap_or_default())
+}
+
+/// The longest value of these minutes.
+fn longest<'a>(of: &Recorded, minutes: impl Iterator<Item = &'a Minute>) -> u64 {
+    minutes.filter_map(|minute| minute.totals.get(of)).map(|total| total.longest).max().unwrap_or(0)
 }

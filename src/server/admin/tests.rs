@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 #[cfg(feature = "json")]
 use super::json;
 use super::page;
-use super::report::{Latency, Report, RouteRow};
+use super::report::{Bar, Latency, Report, RouteRow};
 use crate::base::history::{FailedHandover, Generation};
+use crate::base::last_closes::ClosedConnection;
 use crate::base::phase::Phase;
 use crate::base::status::{RunningHandler, Stats};
 
@@ -44,8 +45,7 @@ fn report() -> Report {
         pid: 1,
         time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_954_285_735),
         stats,
-        rate: (1_234.5, 0.5),
-        chart: (0..60).map(|n| (600 - 10 * n, 1_000.0, 10.0)).collect(),
+        chart: (1..=60).map(|n| Bar { age: 600 - 10 * n, requests: 1_234.5, errors: 10.0 }).collect(),
         latency,
         routes: (0..40).map(row).collect(),
         handlers: (0..40)
@@ -58,6 +58,19 @@ fn report() -> Report {
             })
             .collect(),
         closes: vec![("idle", 7, 1)],
+        last_closes: (0..50)
+            .map(|n| {
+                let close = ClosedConnection {
+                    at: 1_795_954_085_735,
+                    listener: EVIL.to_owned(),
+                    client: "[2001:db8:1234:5678:9abc:def0:1234:5678]:65535".to_owned(),
+                    requests: n,
+                    age: 61_000,
+                    request: format!("GET {EVIL}"),
+                };
+                ("response_timeout".to_owned(), close)
+            })
+            .collect(),
         generations: (1..=50).rev().map(generation).collect(),
     }
 }
@@ -105,6 +118,8 @@ fn the_json_is_what_the_page_shows() {
         ("/routes/39/errors", serde_json::json!(39)),
         ("/handlers/7/age_ms", serde_json::json!(700)),
         ("/closes/0/last_ten_minutes", serde_json::json!(1)),
+        ("/last_closes/49/requests", serde_json::json!(49)),
+        ("/last_closes/0/reason", serde_json::json!("response_timeout")),
         ("/generations/1/steps/probation_ms", serde_json::json!(1234)),
         ("/generations/0/until_ms", serde_json::Value::Null),
         ("/generations/49/failures/1/at_ms", serde_json::json!(1_795_954_085_735_u64)),

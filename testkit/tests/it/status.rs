@@ -96,6 +96,40 @@ fn the_history_survives_handovers_and_names_failures() {
     assert!(reason.contains("exited with status"), "{reason}");
 }
 
+/// Those of refused requests.
+fn refused(admin: &Addr) -> Vec<Value> {
+    let closes = status(admin)["last_closes"].take();
+    closes.as_array().unwrap().iter().filter(|one| one["reason"] == "refused").cloned().collect()
+}
+
+#[test]
+fn the_last_closes_survive_a_handover_and_its_drain_adds_to_them() {
+    let (server, admin) = kitchen_sink(&["--probation-ms", "0"]);
+    let mut client = server.client();
+    client.send("GET /ok HTTP/1.1\r\nHost: here\r\n\r\nGET /ok HTTP/1.1\r\n\r\n");
+    client.answer().ok();
+    until("the second request is refused", || refused(&admin).len() == 1);
+    let closed = refused(&admin).remove(0);
+    assert_eq!((&closed["requests"], &closed["request"]), (&json!(2), &Value::Null), "{closed}");
+    assert_eq!(closed["listener"], json!("127.0.0.1:0"), "{closed}");
+    assert!(closed["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{closed}");
+    assert!(closed["at_ms"].is_u64() && closed["age_ms"].is_u64(), "{closed}");
+
+    // Too much of it has been received for a successor.
+    let mut slow = server.client();
+    slow.send("POST /echo?secret HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n5000\r\n");
+    slow.send(vec![b'x'; 0x5000]);
+    server.in_flight(server.serving(), 1);
+    server.handover();
+    assert_eq!(refused(&admin), [closed.clone()]);
+    slow.send("\r\nno chunk\r\n");
+    assert!(!slow.answer().is_ok());
+    server.settled();
+    until("the other one is there", || refused(&admin).len() == 2);
+    let both = refused(&admin);
+    assert_eq!((&both[0]["request"], &both[1]), (&json!("POST /echo"), &closed));
+}
+
 /// The page, with its script, in a browser that is skipped where there is none.
 fn open(admin: &Addr) -> Option<(Browser, Page)> {
     let Addr::Tcp(addr) = admin else { panic!("no address") };
