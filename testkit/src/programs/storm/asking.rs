@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::link::{Answer, Pace};
+use super::streams;
 
 /// What a client does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +27,14 @@ pub(crate) enum Mode {
     Idle,
     /// Connections opened long before their first request, and left after a few.
     Preconnect,
+    /// A WebSocket whose messages are echoed, for as long as the server keeps it.
+    WebSocket,
+    /// A stream of events, one a second, for as long as the server sends it.
+    Events,
 }
 
 impl Mode {
-    pub(crate) const ALL: [Mode; 9] = [
+    pub(crate) const ALL: [Mode; 11] = [
         Mode::Keepalive,
         Mode::Close,
         Mode::Pipelined,
@@ -39,6 +44,8 @@ impl Mode {
         Mode::Stream,
         Mode::Idle,
         Mode::Preconnect,
+        Mode::WebSocket,
+        Mode::Events,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -52,12 +59,19 @@ impl Mode {
             Mode::Stream => "stream",
             Mode::Idle => "idle",
             Mode::Preconnect => "preconnect",
+            Mode::WebSocket => "websocket",
+            Mode::Events => "events",
         }
     }
 
     /// Whether it closes and connects again by itself.
     pub(crate) fn leaves(self) -> bool {
         matches!(self, Mode::Close | Mode::Preconnect)
+    }
+
+    /// Whether each connection is one stream, which the server ends when its process drains.
+    pub(crate) fn streams(self) -> bool {
+        matches!(self, Mode::WebSocket | Mode::Events)
     }
 
     /// Requests sent at once.
@@ -103,7 +117,9 @@ impl Default for Sizes {
 pub(crate) struct Pauses {
     /// Between an answer and the next request: half of this to one and a half.
     pub(crate) think: Duration,
-    /// The same for idle clients: from, to.
+    /// Between the end of a connection and the next one of a client that leaves it by itself: the same.
+    pub(crate) away: Duration,
+    /// Between two requests of idle clients: from, to.
     pub(crate) idle: [Duration; 2],
     /// Before the first request of a connection that is opened early, at most.
     pub(crate) before_first: Duration,
@@ -115,6 +131,7 @@ impl Default for Pauses {
     fn default() -> Pauses {
         Pauses {
             think: Duration::ZERO,
+            away: Duration::ZERO,
             idle: [Duration::from_millis(200), Duration::from_secs(5)],
             before_first: Duration::from_secs(5),
             one_way: Duration::from_millis(10),
@@ -151,6 +168,9 @@ pub(crate) fn ask(mode: Mode, id: u64, sizes: &Sizes) -> Asked {
             (get(&format!("/big/{length}")), Expected::Xs(length))
         }
         Mode::Stream => (get("/stream"), Expected::Xs(1 << 20)),
+        // Their answers have no end of their own.
+        Mode::WebSocket => (streams::HANDSHAKE.as_bytes().to_vec(), Expected::Bytes(Vec::new())),
+        Mode::Events => (get("/events"), Expected::Bytes(Vec::new())),
     };
     Asked { id, bytes, expected }
 }

@@ -30,15 +30,23 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn tally(&self) -> MutexGuard<'_, Tally> {
+    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends requests until it is stopped; then completes the request in flight.
     pub(crate) fn run(&self) {
         let mut link = None;
-        while !self.halt.is_called() && self.budget.is_none_or(|budget| self.tally().requests < budget) {
-            link = self.round(link).and_then(|link| self.think(link));
+        while self.goes_on() {
+            if self.mode.streams() {
+                self.stream();
+            } else {
+                link = self.round(link).and_then(|link| self.think(link));
+            }
+            if link.is_none() && self.mode.leaves() {
+                let away = self.pauses.away;
+                self.halt.pause(between([away / 2, away * 3 / 2], self.turn()));
+            }
         }
         if let Some(mut link) = link {
             let end = self.last_look(&mut link, Duration::ZERO);
@@ -46,7 +54,12 @@ impl Client {
         }
     }
 
-    fn next(&self) -> Asked {
+    /// Whether it is to send one more request.
+    pub(crate) fn goes_on(&self) -> bool {
+        !self.halt.is_called() && self.budget.is_none_or(|budget| self.tally().requests < budget)
+    }
+
+    pub(crate) fn next(&self) -> Asked {
         let id = {
             let mut tally = self.tally();
             tally.requests += 1;
@@ -123,7 +136,7 @@ impl Client {
     }
 
     /// A new connection for a request; if there is none, that is the request's outcome.
-    fn connect(&self) -> Option<Link> {
+    pub(crate) fn connect(&self) -> Option<Link> {
         let begin = Instant::now();
         self.tally().tried += 1;
         match Link::open(&self.way, self.mode.pace()) {
@@ -137,9 +150,13 @@ impl Client {
             }
             Err(errno) => {
                 let mut outcome = not_connected(errno);
-                if outcome == Outcome::Refused && self.clock.stops.touch(begin, Instant::now()) {
-                    outcome = Outcome::Away;
-                }
+                let now = Instant::now();
+                outcome = match outcome {
+                    Outcome::Refused if self.clock.stops.touch(begin, now) => Outcome::Away,
+                    // Within a TLS handshake: the process had accepted the connection.
+                    Outcome::Reset if self.clock.crashes.touch(begin, now) => Outcome::Crashed,
+                    other => other,
+                };
                 if outcome.is_failure() || outcome == Outcome::OwnLimit {
                     self.note_failure(outcome.name(), 0, format!("connect: {errno}"));
                 }
@@ -190,7 +207,7 @@ impl Client {
     }
 
     /// The name of a loss: one that storm itself has caused has a different name.
-    fn named(&self, outcome: Outcome, link: &Link) -> Outcome {
+    pub(crate) fn named(&self, outcome: Outcome, link: &Link) -> Outcome {
         let stopped = || self.clock.stops.touch(link.quiet_since, Instant::now());
         match outcome {
             Outcome::Reset | Outcome::Cut if self.crashed(link) => Outcome::Crashed,
@@ -207,7 +224,7 @@ impl Client {
     }
 
     /// The end of a connection without a request on it, if it arrives in time.
-    fn last_look(&self, link: &mut Link, wait: Duration) -> Option<End> {
+    pub(crate) fn last_look(&self, link: &mut Link, wait: Duration) -> Option<End> {
         let end = match link.idle(wait) {
             Idle::Quiet => return None,
             Idle::Ended | Idle::Reset if self.crashed(link) => End::Gone,
@@ -220,7 +237,7 @@ impl Client {
     }
 
     /// Notes the end of a connection.
-    fn left(&self, end: End, link: &Link) {
+    pub(crate) fn left(&self, end: End, link: &Link) {
         self.tally().end(end);
         match end {
             End::Silent => self.fail(end.name(), link, "the connection was closed, unannounced, while idle"),
@@ -230,7 +247,7 @@ impl Client {
     }
 
     /// A number that is this client's at this point of its life, the same each time.
-    fn turn(&self) -> u64 {
+    pub(crate) fn turn(&self) -> u64 {
         let tally = self.tally();
         self.number << 32 | (tally.requests + tally.connected)
     }
@@ -245,7 +262,7 @@ impl Client {
         Duration::from_millis(mix(self.tally().requests) % 12)
     }
 
-    fn fail(&self, what: &'static str, link: &Link, detail: &str) {
+    pub(crate) fn fail(&self, what: &'static str, link: &Link, detail: &str) {
         self.note_failure(what, link.answers, detail.to_owned());
     }
 

@@ -4,22 +4,27 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::asking::{Mode, Pauses, Sizes};
+use super::soak;
 
 pub(crate) const USAGE: &str = "usage: testkit storm [flags] [-- flags of the server]
   --upgrades N       handovers under load (default 100); 0: load alone, for --seconds
   --hups-at-once N   signals for each of them, a millisecond apart (default 1)
   --bad-binaries     before each of them one that must fail: the program is missing, hangs, crashes, ...
   --stops            instead of them: TERM, and a start at the same address
+  --soak MINUTES     instead of them: an upgrade every 5 s, a bad program every minute, now and then a successor killed on
+                     probation, hostile clients all the time, --strict, plain, unix and TLS listeners at once, clients of
+                     all modes; nothing may be lost, and descriptors, threads and memory may not grow
+  --report DIR       where a soak writes its tables and plots
   --pause-ms N       between a handover and the next (default 100)
   --probation-ms N   of each handover (default 0)
   --keepalive N  --close N  --pipelined N  --slow N  --upload N  --reader N  --stream N
-  --idle N  --preconnect N
+  --idle N  --preconnect N  --websocket N  --events N
                      clients of each mode; without any of these: --mix
   --mix              32 keepalive and 8 close, the default
   --idle-connections N
                      connections without traffic, asked once at the end; alone if no mode is asked for
   --quiet            no clients at all: the times of the handovers alone
-  --strict           an announced close and a reconnect of a kept connection are failures, too
+  --strict           an announced close and a reconnect of a kept connection are failures, too, except by TLS and of streams
   --think-ms N       between an answer and the next request on a kept connection (default 0)
   --one-way-ms N     of idle and early clients: between a look at the connection and the send (default 10)
   --sleep-ms N       what a slow request takes (default 300)
@@ -44,6 +49,8 @@ pub(crate) struct Flags {
     pub(crate) probation_ms: u64,
     /// Clients of each mode, in the order of `Mode::ALL`.
     pub(crate) clients: [usize; Mode::ALL.len()],
+    pub(crate) soak: Option<Duration>,
+    pub(crate) report: Option<PathBuf>,
     pub(crate) hups_at_once: u32,
     pub(crate) bad_binaries: bool,
     pub(crate) stops: bool,
@@ -71,6 +78,8 @@ impl Flags {
             pause: Duration::from_millis(100),
             probation_ms: 0,
             clients: [0; Mode::ALL.len()],
+            soak: None,
+            report: None,
             hups_at_once: 1,
             bad_binaries: false,
             stops: false,
@@ -112,10 +121,29 @@ impl Flags {
                 }
             }
         }
-        if flags.clients.iter().all(|clients| *clients == 0) && !quiet && flags.idle_connections == 0 {
-            flags.mix();
+        let none = flags.clients.iter().all(|clients| *clients == 0) && !quiet && flags.idle_connections == 0;
+        match flags.soak {
+            Some(length) => flags.complete_soak(length, none),
+            None if none => flags.mix(),
+            None => {}
         }
         Ok(flags)
+    }
+
+    /// A soak has values of its own for what was not chosen.
+    fn complete_soak(&mut self, length: Duration, no_clients: bool) {
+        (self.unix, self.tls, self.strict) = (true, true, true);
+        if no_clients {
+            soak::CLIENTS.into_iter().for_each(|(mode, clients)| self.clients[mode as usize] = clients);
+        }
+        if self.pauses.think.is_zero() {
+            self.pauses.think = soak::THINK;
+        }
+        self.pauses.away = self.pauses.think;
+        if self.probation_ms == 0 {
+            self.probation_ms = soak::PROBATION_MS;
+        }
+        self.seconds_max = self.seconds_max.max(length + Duration::from_secs(300));
     }
 
     fn mix(&mut self) {
@@ -133,6 +161,12 @@ impl Flags {
             ("--upgrades" | "--handovers", _) => self.handovers = number()?,
             ("--pause-ms", _) => self.pause = ms()?,
             ("--probation-ms", _) => self.probation_ms = number()?.into(),
+            ("--soak", _) => {
+                let minutes = value.parse::<f64>().ok().filter(|minutes| (0.01..1e5).contains(minutes));
+                let minutes = minutes.ok_or_else(|| format!("{flag} {value}: not a number of minutes"))?;
+                self.soak = Some(Duration::from_secs_f64(minutes * 60.0));
+            }
+            ("--report", _) => self.report = Some(value.into()),
             ("--hups-at-once", _) => self.hups_at_once = number()?.max(1),
             ("--idle-connections", _) => self.idle_connections = number()? as usize,
             ("--think-ms", _) => self.pauses.think = ms()?,
@@ -162,12 +196,21 @@ mod tests {
 
     #[test]
     fn the_mix_is_what_is_run_unasked() {
-        assert_eq!(parse("").unwrap().clients, [32, 8, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(parse("--slow 3").unwrap().clients, [0, 0, 0, 3, 0, 0, 0, 0, 0]);
-        assert_eq!(parse("--quiet").unwrap().clients, [0; 9]);
-        assert_eq!(parse("--idle-connections 9").unwrap().clients, [0; 9]);
+        assert_eq!(parse("").unwrap().clients, [32, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(parse("--slow 3").unwrap().clients, [0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(parse("--quiet").unwrap().clients, [0; 11]);
+        assert_eq!(parse("--idle-connections 9").unwrap().clients, [0; 11]);
         assert_eq!(parse("--idle-connections 9 --idle 1").unwrap().clients[Mode::Idle as usize], 1);
         assert_eq!(parse("-- --workers 4").unwrap().server_flags, ["--workers", "4"]);
+        let soak = parse("--soak 0.5").unwrap();
+        assert_eq!(soak.soak, Some(Duration::from_secs(30)));
+        assert!(
+            soak.clients.iter().all(|clients| *clients > 0 && clients % 3 == 0) && soak.tls && soak.strict
+        );
+        let soak = parse("--soak 90 --events 1 --think-ms 9 --probation-ms 20").unwrap();
+        assert_eq!(soak.clients.iter().sum::<usize>(), 1);
+        assert_eq!((soak.pauses.away, soak.probation_ms), (Duration::from_millis(9), 20));
+        assert!(soak.seconds_max > Duration::from_secs(90 * 60) && parse("--soak x").is_err());
         assert!(parse("--slow").is_err() && parse("--slow x").is_err() && parse("--fast 1").is_err());
     }
 }

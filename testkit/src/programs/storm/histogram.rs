@@ -32,6 +32,17 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
+    /// What was added after `earlier`, a former state of this one; its longest time is that of all.
+    pub(crate) fn since(&self, earlier: &Histogram) -> Histogram {
+        let before = |bucket: usize| earlier.buckets.get(bucket).copied().unwrap_or(0);
+        let buckets = self.buckets.iter().enumerate();
+        Histogram {
+            buckets: buckets.map(|(bucket, n)| n.saturating_sub(before(bucket))).collect(),
+            count: self.count.saturating_sub(earlier.count),
+            max: self.max,
+        }
+    }
+
     pub(crate) fn count(&self) -> u64 {
         self.count
     }
@@ -92,5 +103,12 @@ mod tests {
         assert!((999_000..=1_000_000).contains(&histogram.per_mille(999)));
         assert_eq!(histogram.max_us(), 1_000_000);
         assert_eq!(Histogram::default().per_mille(500), 0);
+        let earlier = histogram.clone();
+        (0..500).for_each(|_| histogram.add(Duration::from_millis(20)));
+        let since = histogram.since(&earlier);
+        assert_eq!(since.count(), 500);
+        assert!(
+            (20_000..=20_700).contains(&since.per_mille(1)) && since.per_mille(1) == since.per_mille(990)
+        );
     }
 }

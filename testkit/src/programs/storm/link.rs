@@ -56,7 +56,7 @@ pub(crate) struct Loss {
 }
 
 impl Loss {
-    fn wrong(detail: &str) -> Loss {
+    pub(crate) fn wrong(detail: &str) -> Loss {
         Loss { outcome: Outcome::Wrong, detail: detail.to_owned() }
     }
 }
@@ -113,14 +113,59 @@ impl Link {
         self.deadline = Instant::now() + self.patience;
     }
 
-    /// The next answer, received slowly if that was requested.
-    pub(crate) fn answer(&mut self, halt: &Halt) -> Result<Answer, Loss> {
-        let head = loop {
+    /// The head of the next answer with the end of its last line, which stays in the input.
+    fn head(&mut self, halt: &Halt) -> Result<String, Loss> {
+        loop {
             if let Some(end) = find(&self.input, b"\r\n\r\n") {
-                break String::from_utf8_lossy(&self.input[..end + 2]).into_owned();
+                return Ok(String::from_utf8_lossy(&self.input[..end + 2]).into_owned());
+            }
+            self.fill(halt)?;
+        }
+    }
+
+    /// The head of an answer whose body is a stream: what follows it is taken by `take`.
+    pub(crate) fn stream_head(&mut self, halt: &Halt) -> Result<String, Loss> {
+        let head = self.head(halt)?;
+        self.input.drain(..head.len() + 2);
+        self.answers += 1;
+        Ok(head)
+    }
+
+    /// So many bytes of a stream.
+    pub(crate) fn take(&mut self, count: usize, halt: &Halt) -> Result<Vec<u8>, Loss> {
+        while self.input.len() < count {
+            self.fill(halt)?;
+        }
+        self.quiet_since = Instant::now();
+        Ok(self.input.drain(..count).collect())
+    }
+
+    /// The rest of a line of a stream, without its end.
+    pub(crate) fn take_line(&mut self, halt: &Halt) -> Result<Vec<u8>, Loss> {
+        let length = loop {
+            if let Some(length) = find(&self.input, b"\r\n") {
+                break length;
             }
             self.fill(halt)?;
         };
+        let mut line = self.take(length + 2, halt)?;
+        line.truncate(length);
+        Ok(line)
+    }
+
+    /// The time of an answer counts from now.
+    pub(crate) fn expect_now(&mut self) {
+        self.deadline = Instant::now() + self.patience;
+    }
+
+    /// Whether there is input, an end included, within `wait`; it stays there.
+    pub(crate) fn has_news(&mut self, wait: Duration) -> bool {
+        self.has_more() || self.socket.readable_within(wait)
+    }
+
+    /// The next answer, received slowly if that was requested.
+    pub(crate) fn answer(&mut self, halt: &Halt) -> Result<Answer, Loss> {
+        let head = self.head(halt)?;
         let start = head.len() + 2;
         let (status, closes, frame) = parse(&head).ok_or_else(|| Loss::wrong("no head of a response"))?;
         let (body, end) = match frame {

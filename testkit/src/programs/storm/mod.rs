@@ -5,8 +5,8 @@
 //! `--selftest` shows that storm sees every fault it has a name for.
 //!
 //! Imports of its modules point down only:
-//! `run` and `selftest` over `rounds`, over `client`, `herd`, `server`, `report`, over `link`, over `socket`
-//! and `tally`, and `socket` over `tls`.
+//! `run` and `selftest` over `soak`, over `rounds`, over `client` with `streams`, `herd`, `server`, `report`, over `link`, over
+//! `socket` and `tally`, and `socket` over `tls`.
 
 mod asking;
 mod binaries;
@@ -23,7 +23,9 @@ mod rounds;
 mod run;
 mod selftest;
 mod server;
+mod soak;
 mod socket;
+mod streams;
 mod tally;
 mod tls;
 mod windows;

@@ -11,10 +11,26 @@ use super::tally::{End, Failure, Outcome, Tally};
 /// The number of failures that are shown.
 const SHOWN: usize = 30;
 
+/// What the clients of a mode have counted.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) clients: usize,
+    pub(crate) tally: Tally,
+    /// Whether announced closes and reconnects count.
+    pub(crate) strict: bool,
+}
+
+impl Row {
+    /// Closed with an announcement where no connection may be closed.
+    fn closed(&self) -> u64 {
+        if self.strict { self.tally.ended(End::Announced) + self.tally.reconnects } else { 0 }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    /// Name, clients, what they counted.
-    pub(crate) modes: Vec<(&'static str, usize, Tally)>,
+    pub(crate) rows: Vec<Row>,
     pub(crate) handovers_asked: u32,
     /// How long each took, in order.
     pub(crate) handovers: Vec<Duration>,
@@ -28,8 +44,6 @@ pub(crate) struct Report {
     pub(crate) bad: Vec<Bad>,
     /// From each TERM until no process was left.
     pub(crate) stops: Vec<Duration>,
-    /// Whether announced closes and reconnects count.
-    pub(crate) strict: bool,
     pub(crate) load: Duration,
     /// The first generation before the load, and the last one after it.
     pub(crate) at_rest: [Holdings; 2],
@@ -44,32 +58,26 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn total(&self) -> Tally {
         let mut total = Tally::default();
-        self.modes.iter().for_each(|(_, _, tally)| total.merge(tally));
+        self.rows.iter().for_each(|row| total.merge(&row.tally));
         total
     }
 
-    /// What the clients of a mode have counted.
-    pub(crate) fn add(&mut self, mode: &'static str, clients: usize, tally: Tally) {
-        self.problems.extend(tally.contradiction().map(|what| format!("{mode}: {what}")));
-        self.modes.push((mode, clients, tally));
+    pub(crate) fn add(&mut self, row: Row) {
+        self.problems.extend(row.tally.contradiction().map(|what| format!("{}: {what}", row.name)));
+        self.rows.push(row);
     }
 
     pub(crate) fn good(&self) -> bool {
-        let total = self.total();
-        let seen = self.strict && total.ended(End::Announced) + total.reconnects > 0;
-        self.problems.is_empty() && total.failed() == 0 && !seen
+        let is_good = |row: &Row| row.tally.failed() + row.closed() == 0;
+        self.problems.is_empty() && self.rows.iter().all(is_good)
     }
 
     pub(crate) fn table(&self) -> String {
         let mut out = String::new();
         let total = self.total();
-        let clients = self.modes.iter().map(|(_, clients, _)| clients).sum();
-        let rows: Vec<(&str, usize, &Tally)> = self
-            .modes
-            .iter()
-            .map(|(name, clients, tally)| (*name, *clients, tally))
-            .chain([("all", clients, &total)])
-            .collect();
+        let clients = self.rows.iter().map(|row| row.clients).sum();
+        let rows = self.rows.iter().map(|row| (row.name.as_str(), row.clients, &row.tally));
+        let rows: Vec<(&str, usize, &Tally)> = rows.chain([("all", clients, &total)]).collect();
 
         let heads = "mode clients requests ok refused reset cut timeout wrong dismissed own_limit away crashed crossed";
         line(&mut out, heads.split(' ').map(str::to_owned));
@@ -179,10 +187,8 @@ impl Report {
 
     /// One line of JSON.
     pub(crate) fn json(&self) -> String {
-        let modes = self
-            .modes
-            .iter()
-            .map(|(name, clients, tally)| format!("{}:{}", quoted(name), of_tally(tally, Some(*clients))));
+        let of = |row: &Row| format!("{}:{}", quoted(&row.name), of_tally(&row.tally, Some(row.clients)));
+        let modes = self.rows.iter().map(of);
         let holdings = |h: &Holdings| {
             format!("{{\"fds\":{},\"threads\":{},\"rss_kib\":{}}}", h.fds, h.threads, h.resident_kib)
         };
@@ -216,7 +222,7 @@ impl Report {
     }
 }
 
-fn histogram<'a>(times: impl Iterator<Item = &'a Duration>) -> Histogram {
+pub(crate) fn histogram<'a>(times: impl Iterator<Item = &'a Duration>) -> Histogram {
     let mut histogram = Histogram::default();
     times.for_each(|time| histogram.add(*time));
     histogram
@@ -224,17 +230,17 @@ fn histogram<'a>(times: impl Iterator<Item = &'a Duration>) -> Histogram {
 
 fn line(out: &mut String, cells: impl IntoIterator<Item = String>) {
     for (n, cell) in cells.into_iter().enumerate() {
-        let _ = if n == 0 { write!(out, "{cell:<10}") } else { write!(out, " {cell:>10}") };
+        let _ = if n == 0 { write!(out, "{cell:<14}") } else { write!(out, " {cell:>10}") };
     }
     out.push('\n');
 }
 
 /// p50, p99, p99.9 and the longest, in microseconds.
-fn times(histogram: &Histogram) -> [u64; 4] {
+pub(crate) fn times(histogram: &Histogram) -> [u64; 4] {
     [histogram.per_mille(500), histogram.per_mille(990), histogram.per_mille(999), histogram.max_us()]
 }
 
-fn ms(us: u64) -> String {
+pub(crate) fn ms(us: u64) -> String {
     decimal(us, 1000)
 }
 
@@ -243,7 +249,7 @@ fn decimal(n: u64, unit: u64) -> String {
     format!("{}.{:02}", n / unit, n % unit * 100 / unit)
 }
 
-fn line_of(failure: &Failure) -> String {
+pub(crate) fn line_of(failure: &Failure) -> String {
     let since = failure.since_signal.map_or("before any signal".to_owned(), |since| {
         format!("{:.1} ms after the last signal", since.as_secs_f64() * 1000.0)
     });

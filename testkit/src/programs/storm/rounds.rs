@@ -18,9 +18,9 @@ const HANDOVER_WITHIN: Duration = Duration::from_secs(30);
 /// A stop takes what the slowest request takes, at most the drain timeout of a minute.
 pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(75);
 /// The load continues for this long before the first round and after the last, to see late effects.
-const AROUND: Duration = Duration::from_millis(500);
+pub(crate) const AROUND: Duration = Duration::from_millis(500);
 /// The load is compared, near signals and far from them, in so many parts.
-const PARTS: usize = 10;
+pub(crate) const PARTS: usize = 10;
 /// The prober connects from addresses that no client has.
 const PROBERS: usize = 50_000;
 
@@ -60,7 +60,7 @@ impl Rounds<'_> {
         self.pause(AROUND);
     }
 
-    fn pause(&self, pause: Duration) {
+    pub(crate) fn pause(&self, pause: Duration) {
         self.quiet.pause(pause.min(self.deadline.saturating_duration_since(Instant::now())));
     }
 
@@ -84,7 +84,7 @@ impl Rounds<'_> {
         self.hand_over(n)
     }
 
-    fn hand_over(&mut self, n: u32) -> Result<(), String> {
+    pub(crate) fn hand_over(&mut self, n: u32) -> Result<(), String> {
         let (addr, old) = (self.server.addrs().swap_remove(0), self.server.serving());
         let (moved, deadline) = (self.server.departures().len(), self.within(HANDOVER_WITHIN));
         let (over, first, problem) = (Halt::default(), Mutex::new(None), Mutex::new(None));
@@ -116,7 +116,7 @@ impl Rounds<'_> {
     }
 
     /// A handover that must come to nothing, at no cost.
-    fn fail_to_hand_over(&mut self, bad: Bad) -> Result<(), String> {
+    pub(crate) fn fail_to_hand_over(&mut self, bad: Bad) -> Result<(), String> {
         let deadline = self.within(HANDOVER_WITHIN);
         self.binaries.spoil(bad).map_err(|e| e.to_string())?;
         self.clock.mark();

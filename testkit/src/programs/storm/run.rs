@@ -1,11 +1,12 @@
 //! The storm itself: a server, clients, handovers, and the end of it all.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
 use testkit::{Addr, Pid, beside};
 
 use super::asking::Mode;
@@ -15,9 +16,10 @@ use super::flags::Flags;
 use super::guard;
 use super::halt::{Clock, Halt};
 use super::herd::{self, Herd};
-use super::report::Report;
+use super::report::{Report, Row};
 use super::rounds::{self, Rounds, STOP_WITHIN};
 use super::server::{Holdings, Server};
+use super::soak::{self, Soak};
 use super::socket::Way;
 use super::tally::Tally;
 use super::tls::Secrecy;
@@ -29,60 +31,108 @@ const REST_WITHIN: Duration = Duration::from_secs(5);
 
 type Shared = Arc<Mutex<Tally>>;
 
+/// The tally of a client, by its mode, and whether its connections can move to a successor.
+#[derive(Debug)]
+struct Counted {
+    mode: Mode,
+    by_tls: bool,
+    tally: Shared,
+}
+
+/// What a server needs before it can start.
+struct Ground {
+    folder: TempDir,
+    args: Vec<String>,
+    /// The address of the listener with TLS among them.
+    tls_place: usize,
+    secrecy: Option<Secrecy>,
+}
+
+impl Ground {
+    fn prepare(flags: &Flags) -> Result<Ground, String> {
+        let folder = tempfile::tempdir().map_err(|e| format!("no folder: {e}"))?;
+        std::fs::create_dir(temporary(folder.path())).map_err(|e| format!("no folder: {e}"))?;
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let mut args = vec!["--listen".to_owned(), "127.0.0.1:0".to_owned()];
+        args.extend(["--probation-ms".to_owned(), flags.probation_ms.to_string()]);
+        if flags.unix {
+            args.extend(["--unix".to_owned(), path("socket")]);
+        }
+        if flags.supervise {
+            args.insert(0, "--supervise".to_owned());
+        }
+        let secrecy = if flags.tls { Some(Secrecy::new(folder.path())?) } else { None };
+        if let Some(Secrecy { certificate, key, .. }) = &secrecy {
+            let files = [certificate, key].map(|path| path.display().to_string());
+            args.extend(["--cert", &files[0], "--key", &files[1]].map(str::to_owned));
+            args.extend(["--tls-listen", "127.0.0.1:0"].map(str::to_owned));
+        }
+        let tls_place = args.len() - 1;
+        if flags.soak.is_some() {
+            args.extend(["--pid-file".to_owned(), path("pid"), "--control".to_owned(), path("control")]);
+            args.extend(soak::SERVER_FLAGS.map(str::to_owned));
+        }
+        if flags.bad_binaries {
+            args.extend(["--ready-timeout-ms", READY_WITHIN_MS].map(str::to_owned));
+        }
+        if flags.idle_connections > 0 {
+            // They rest for as long as it takes.
+            args.extend(["--idle-timeout-ms", "3600000"].map(str::to_owned));
+            herd::make_room(flags.idle_connections)?;
+        }
+        args.extend_from_slice(&flags.server_flags);
+        Ok(Ground { folder, args, tls_place, secrecy })
+    }
+
+    /// The arguments with the addresses that the server has got, for another start.
+    fn find(&mut self, server: &Server) -> Option<(Secrecy, Addr)> {
+        if let (Some(Addr::Tcp(addr)), Some(at)) =
+            (server.addrs().first(), self.args.iter().position(|arg| arg == "--listen"))
+        {
+            self.args[at + 1] = addr.to_string();
+        }
+        // The last of the listeners.
+        let secrecy = self.secrecy.clone().zip(server.addrs().pop());
+        if let Some((_, Addr::Tcp(addr))) = &secrecy {
+            self.args[self.tls_place] = addr.to_string();
+        }
+        secrecy
+    }
+}
+
+/// The server's directory for temporary files.
+fn temporary(folder: &Path) -> PathBuf {
+    folder.join("tmp")
+}
+
 /// Runs it; gives the line for programs, and whether nothing was lost.
 pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
     let deadline = Instant::now() + flags.seconds_max;
-    let folder = tempfile::tempdir().map_err(|e| format!("no folder: {e}"))?;
-    let mut args = vec!["--listen".to_owned(), "127.0.0.1:0".to_owned()];
-    args.extend(["--probation-ms".to_owned(), flags.probation_ms.to_string()]);
-    if flags.unix {
-        args.extend(["--unix".to_owned(), folder.path().join("socket").display().to_string()]);
-    }
-    if flags.supervise {
-        args.insert(0, "--supervise".to_owned());
-    }
-    let secrecy = if flags.tls { Some(Secrecy::new(folder.path())?) } else { None };
-    if let Some(Secrecy { certificate, key, .. }) = &secrecy {
-        let files = [certificate, key].map(|path| path.display().to_string());
-        args.extend(["--cert", &files[0], "--key", &files[1]].map(str::to_owned));
-        args.extend(["--tls-listen", "127.0.0.1:0"].map(str::to_owned));
-    }
-    let tls_place = args.len() - 1;
-    if flags.bad_binaries {
-        args.extend(["--ready-timeout-ms", READY_WITHIN_MS].map(str::to_owned));
-    }
-    if flags.idle_connections > 0 {
-        // They rest for as long as it takes.
-        args.extend(["--idle-timeout-ms", "3600000"].map(str::to_owned));
-        herd::make_room(flags.idle_connections)?;
-    }
-    args.extend_from_slice(&flags.server_flags);
-    let binaries = Binaries::new(&program(flags)?, flags.alternate.as_deref(), folder.path())
+    let mut ground = Ground::prepare(flags)?;
+    let folder = ground.folder.path().to_owned();
+    let binaries = Binaries::new(&program(flags)?, flags.alternate.as_deref(), &folder)
         .map_err(|e| format!("no copy: {e}"))?;
-    let server = Server::start(binaries.path(), &args, deadline)?;
+    let server = Server::start(binaries.path(), &ground.args, &temporary(&folder), deadline)?;
     guard::watch(&server, deadline);
-    // Where to find it again.
-    if let Some(Addr::Tcp(addr)) = server.addrs().first() {
-        args[1] = addr.to_string();
-    }
-    // The last of the listeners.
-    let secrecy = secrecy.zip(server.addrs().pop());
-    if let Some((_, Addr::Tcp(addr))) = &secrecy {
-        args[tls_place] = addr.to_string();
-    }
+    let secrecy = ground.find(&server);
     let plain: Vec<Addr> = server.addrs().into_iter().filter(|addr| !is_of(addr, &secrecy)).collect();
 
-    let handovers_asked = if flags.stops { 0 } else { flags.handovers };
-    let mut report = Report { handovers_asked, strict: flags.strict, ..Report::default() };
+    let handovers_asked = if flags.stops || flags.soak.is_some() { 0 } else { flags.handovers };
+    let mut report = Report { handovers_asked, ..Report::default() };
     report.at_rest[0] = server.holdings();
     let clock = Arc::new(Clock::start());
     let halt = Arc::new(Halt::default());
     let herd = Herd::gather(&plain, flags.idle_connections, flags.timeout, &clock);
-    let (clients, tallies) = start_clients(flags, &server.addrs(), &secrecy, &clock, &halt);
-    let progress = Progress::start(&server, tallies.iter().map(|(_, tally)| Arc::clone(tally)).collect());
+    let (clients, counted) = start_clients(flags, &server.addrs(), &secrecy, &clock, &halt);
+    let progress = Progress::start(&server, flags, &counted);
+    let mut soak = flags.soak.map(|length| {
+        let ways = ways_of_attackers(&server, &secrecy);
+        let tallies = counted.iter().map(|client| (client.mode, Arc::clone(&client.tally))).collect();
+        Soak::start(length, folder, &server, &ways, tallies, (&clock, &halt))
+    });
 
-    let (quiet, report_of) = (Halt::default(), &mut report);
-    Rounds {
+    let (args, quiet, report_of) = (ground.args.clone(), Halt::default(), &mut report);
+    let mut rounds = Rounds {
         flags,
         server: &server,
         binaries: &binaries,
@@ -91,8 +141,11 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
         deadline,
         report: report_of,
         quiet,
+    };
+    match &mut soak {
+        Some(soak) => soak.run(&mut rounds),
+        None => rounds.run(),
     }
-    .run();
     let started = clock.began();
     halt.call();
     for client in clients {
@@ -102,32 +155,57 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
     }
     report.load = started.elapsed();
     progress.end();
+    soak.iter_mut().for_each(|soak| soak.end(&mut report));
 
     if flags.idle_connections > 0 {
         let tally = herd.call(server.pid().unwrap_or(Pid::from_raw(0)), Duration::ZERO, &clock);
-        report.add(herd::NAME, flags.idle_connections, tally);
+        let (name, clients) = (herd::NAME.to_owned(), flags.idle_connections);
+        report.add(Row { name, clients, tally, strict: flags.strict });
     }
     report.at_rest[1] = holdings_at_rest(&server, report.at_rest[0]);
     look_at_the_last(&server, &secrecy, &mut report);
-    if let Err(problem) = server.stop((Instant::now() + STOP_WITHIN).min(deadline + Duration::from_secs(20)))
-    {
-        report.problems.push(problem);
+    stop(&server, deadline, &mut report);
+    add_rows(&mut report, &counted, flags.strict);
+    show(flags, &server, &clock, &report);
+    if let (Some(soak), Some(folder)) = (&soak, &flags.report) {
+        soak.write(folder, &report).map_err(|e| format!("{}: {e}", folder.display()))?;
     }
+    Ok((report.json(), report.good()))
+}
+
+fn stop(server: &Server, deadline: Instant, report: &mut Report) {
+    let within = (Instant::now() + STOP_WITHIN).min(deadline + Duration::from_secs(20));
+    report.problems.extend(server.stop(within).err());
     let (well, untold, badly) = server.exits();
     (report.ended_well, report.ended_untold) = (well, untold);
     report.problems.extend(badly);
     server.kill();
+}
 
-    for mode in Mode::ALL {
-        let of_mode = || tallies.iter().filter(|(of, _)| *of == mode);
-        let mut sum = Tally::default();
-        of_mode().for_each(|(_, tally)| sum.merge(&tally.lock().unwrap_or_else(PoisonError::into_inner)));
-        if of_mode().next().is_some() {
-            report.add(mode.name(), of_mode().count(), sum);
+/// A row for the clients of each mode, with TLS and without.
+fn add_rows(report: &mut Report, counted: &[Counted], strict: bool) {
+    for (mode, by_tls) in Mode::ALL.into_iter().flat_map(|mode| [(mode, false), (mode, true)]) {
+        let of_row = || counted.iter().filter(|client| client.mode == mode && client.by_tls == by_tls);
+        let mut tally = Tally::default();
+        of_row().for_each(|client| {
+            tally.merge(&client.tally.lock().unwrap_or_else(PoisonError::into_inner));
+        });
+        if of_row().next().is_some() {
+            let name = format!("{}{}", mode.name(), if by_tls { " tls" } else { "" });
+            let strict = strict && !by_tls && !mode.streams();
+            report.add(Row { name, clients: of_row().count(), tally, strict });
         }
     }
-    show(flags, &server, &clock, &report);
-    Ok((report.json(), report.good()))
+}
+
+/// To each listener. Their patience is longer than any limit of the server.
+fn ways_of_attackers(server: &Server, secrecy: &Option<(Secrecy, Addr)>) -> Vec<Way> {
+    let way = |(number, addr): (usize, Addr)| {
+        let mut way = Way::new(addr.clone(), 40_000 + number, Duration::from_secs(60));
+        way.tls = tls_to(&addr, secrecy);
+        way
+    };
+    server.addrs().into_iter().enumerate().map(way).collect()
 }
 
 fn is_of(addr: &Addr, secrecy: &Option<(Secrecy, Addr)>) -> bool {
@@ -159,15 +237,16 @@ fn start_clients(
     secrecy: &Option<(Secrecy, Addr)>,
     clock: &Arc<Clock>,
     halt: &Arc<Halt>,
-) -> (Vec<JoinHandle<()>>, Vec<(Mode, Shared)>) {
+) -> (Vec<JoinHandle<()>>, Vec<Counted>) {
     let modes = Mode::ALL.into_iter().zip(flags.clients);
     let modes = modes.flat_map(|(mode, clients)| std::iter::repeat_n(mode, clients));
-    let (mut threads, mut tallies) = (Vec::new(), Vec::new());
+    let (mut threads, mut counted) = (Vec::new(), Vec::new());
     for (number, mode) in modes.enumerate() {
         let tally = Shared::default();
         let mut way = Way::new(addrs[number % addrs.len()].clone(), number, flags.timeout);
         way.room = mode.room();
         way.tls = tls_to(&way.to, secrecy);
+        let by_tls = way.tls.is_some();
         let client = Client {
             mode,
             number: number as u64 + 1,
@@ -180,9 +259,9 @@ fn start_clients(
             halt: Arc::clone(halt),
         };
         threads.push(beside(&format!("{} {number}", mode.name()), move || client.run()));
-        tallies.push((mode, tally));
+        counted.push(Counted { mode, by_tls, tally });
     }
-    (threads, tallies)
+    (threads, counted)
 }
 
 /// What the last generation holds when the clients are gone: looked at until it is no more than the
@@ -234,21 +313,23 @@ fn show(flags: &Flags, server: &Server, clock: &Clock, report: &Report) {
     }
 }
 
-/// A line about each second.
+/// A line about each second; in a soak about each ten.
 struct Progress {
     done: Arc<Halt>,
     thread: JoinHandle<()>,
 }
 
 impl Progress {
-    fn start(server: &Arc<Server>, tallies: Vec<Shared>) -> Progress {
+    fn start(server: &Arc<Server>, flags: &Flags, counted: &[Counted]) -> Progress {
+        let tallies: Vec<Shared> = counted.iter().map(|client| Arc::clone(&client.tally)).collect();
+        let every = Duration::from_secs(if flags.soak.is_some() { 10 } else { 1 });
         let done = Arc::new(Halt::default());
         let (server, until) = (Arc::clone(server), Arc::clone(&done));
         let thread = beside("progress", move || {
             let mut err = std::io::stderr();
             let (before, after) = if err.is_terminal() { ("\r", "  ") } else { ("", "\n") };
             while !until.is_called() {
-                until.pause(Duration::from_secs(1));
+                until.pause(every);
                 let (mut requests, mut failed) = (0, 0);
                 for tally in &tallies {
                     let tally = tally.lock().unwrap_or_else(PoisonError::into_inner);

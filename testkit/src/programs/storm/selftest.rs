@@ -20,6 +20,8 @@ use super::socket::Way;
 use super::tally::{End, Outcome, Tally};
 
 mod bad;
+mod hostile;
+mod streams;
 
 use bad::{Bad, Fault};
 
@@ -31,6 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Short, so that a case takes no longer than necessary.
 const SHORT: Pauses = Pauses {
     think: Duration::ZERO,
+    away: Duration::ZERO,
     idle: [Duration::from_millis(1), Duration::from_millis(20)],
     before_first: Duration::from_millis(20),
     one_way: Duration::from_millis(1),
@@ -107,7 +110,7 @@ impl Case {
 
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for mode in Mode::ALL {
+    for mode in Mode::ALL.into_iter().filter(|mode| !mode.streams()) {
         let depth = mode.depth() as u64;
         // Everything after the requests that were sent at once is lost.
         let lost = TIMES * depth;
@@ -152,6 +155,7 @@ fn cases() -> Vec<Case> {
     cases.push(limit);
     cases.extend(races());
     cases.extend(excuses());
+    cases.extend(streams::cases());
     cases
 }
 
@@ -250,6 +254,7 @@ pub(crate) fn run() -> Result<String, String> {
     running.extend(HERD.map(|(fault, at, outcome, end)| {
         (format!("herd: {fault:?} at {at}"), beside("herd", move || herd_sees(fault, at, outcome, end)))
     }));
+    running.extend(hostile::names().map(|(n, name)| (name, beside("hostile", move || hostile::run(n)))));
     let count = running.len();
     let mut faults = String::new();
     for (name, case) in running {

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,6 +33,8 @@ pub(crate) struct Server {
     facts: Mutex<LogFacts>,
     news: Condvar,
     began: Instant,
+    /// The directory for its temporary files.
+    temporary: PathBuf,
 }
 
 /// What the log has reported so far.
@@ -83,13 +85,19 @@ pub(crate) struct Departed {
 
 impl Server {
     /// Starts it; it serves when this returns.
-    pub(crate) fn start(program: &Path, args: &[String], deadline: Instant) -> Result<Arc<Server>, String> {
+    pub(crate) fn start(
+        program: &Path,
+        args: &[String],
+        temporary: &Path,
+        deadline: Instant,
+    ) -> Result<Arc<Server>, String> {
         // Orphans of a generation become children of this process: its successor, whose end is then reported here.
         set_child_subreaper(true).map_err(|e| format!("no subreaper: {e}"))?;
         let server = Arc::new(Server {
             facts: Mutex::new(LogFacts::default()),
             news: Condvar::new(),
             began: Instant::now(),
+            temporary: temporary.to_owned(),
         });
         server.start_again(program, args, deadline)?;
         Ok(server)
@@ -105,7 +113,8 @@ impl Server {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("no pipe: {e}"))?;
         let errors = theirs.try_clone().map_err(|e| format!("no descriptor: {e}"))?;
         let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(theirs).stderr(errors).env("RUST_LOG", "info");
+        command.args(args).stdin(Stdio::null()).stdout(theirs).stderr(errors);
+        command.env("RUST_LOG", "info").env("TMPDIR", &self.temporary);
         let child = mask::unblocked(|| command.spawn()).map_err(|e| format!("{}: {e}", program.display()))?;
         // It holds the other end of the pipe, whose end is the end of the last process.
         drop(command);
@@ -165,6 +174,10 @@ impl Server {
     /// The process that serves.
     pub(crate) fn pid(&self) -> Option<Pid> {
         self.lock().current().map(|process| process.pid)
+    }
+
+    pub(crate) fn supervisor(&self) -> Option<Pid> {
+        self.lock().supervisor
     }
 
     /// Hands over to the next generation by so many signals, a millisecond apart. Returns the time from the first signal until a
@@ -266,12 +279,12 @@ impl Server {
     }
 
     /// Reaps inherited processes. There are no other children.
-    fn reap(&self) {
+    pub(crate) fn reap(&self) {
         loop {
             let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, status)) => (pid, Exit::Status(status)),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Exit::Killed(signal)),
-                _ => return,
+                _ => break,
             };
             let mut facts = self.lock();
             match facts.processes.iter_mut().rev().find(|process| process.pid == pid) {
@@ -280,6 +293,9 @@ impl Server {
                 None => facts.processes.push(Process { pid, generation: 0, pidfd: None, exit: Some(exit) }),
             }
         }
+        // A long run has more processes than this one may have descriptors.
+        let has_ended = |process: &&mut Process| process.pidfd.as_ref().is_some_and(|fd| ended_within(fd, 0));
+        self.lock().processes.iter_mut().filter(has_ended).for_each(|process| process.pidfd = None);
     }
 
     /// Stops the last generation and waits for the end of all.
@@ -299,7 +315,7 @@ impl Server {
         }
     }
 
-    fn alive(&self) -> Vec<Pid> {
+    pub(crate) fn alive(&self) -> Vec<Pid> {
         let lives = |process: &&Process| process.pidfd.as_ref().is_some_and(|fd| !ended_within(fd, 0));
         self.lock().processes.iter().filter(lives).map(|process| process.pid).collect()
     }

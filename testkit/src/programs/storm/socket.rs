@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, bind,
-    connect, recv, send, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr,
+    bind, connect, recv, send, setsockopt, shutdown, socket, sockopt,
 };
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use testkit::Addr;
@@ -88,6 +88,16 @@ impl Socket {
             bytes = &bytes[n..];
         }
         Ok(())
+    }
+
+    /// Ends this side of the connection, by TCP alone.
+    pub(crate) fn end_sending(&self) {
+        let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Write);
+    }
+
+    /// Its close is a reset.
+    pub(crate) fn reset_at_close(&self) {
+        let _ = setsockopt(&self.fd, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 });
     }
 
     /// 0: its end.

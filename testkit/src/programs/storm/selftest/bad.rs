@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use testkit::beside;
 
+use super::streams;
 use crate::programs::storm::halt::Halt;
 
 /// The time at which clients that check at once are done, and clients that wait long have not sent yet.
@@ -50,6 +51,10 @@ pub(super) enum Fault {
     Former,
     /// The answers of two connections, each to the other.
     Swap,
+    /// Of a stream: an end in order, but not the one of a process that goes away.
+    OtherEnd,
+    /// Of a WebSocket: the end that is announced, in place of an answer.
+    Crossing,
 }
 
 #[derive(Debug)]
@@ -67,6 +72,8 @@ pub(super) struct Bad {
 struct Asked {
     bytes: Vec<u8>,
     closes: bool,
+    /// The path of a stream, which begins here.
+    stream: Option<String>,
 }
 
 impl Bad {
@@ -100,6 +107,18 @@ impl Bad {
         self.committed.load(Ordering::SeqCst)
     }
 
+    pub(super) fn fault(&self) -> Fault {
+        self.fault
+    }
+
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    pub(super) fn pause(&self, pause: Duration) {
+        self.halt.pause(pause);
+    }
+
     fn talk(&self, mut stream: TcpStream) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
@@ -111,6 +130,9 @@ impl Bad {
         }
         for n in 0.. {
             let Some(asked) = self.asked(&mut input)? else { return Ok(()) };
+            if let Some(path) = asked.stream {
+                return streams::talk(self, stream, &mut input, &path);
+            }
             let due = n == self.at && self.fault != Fault::None;
             if !(due && self.commits()) {
                 stream.write_all(&asked.bytes)?;
@@ -160,6 +182,8 @@ impl Bad {
                 Fault::Former => stream.write_all(&former)?,
                 Fault::Swap => stream.write_all(&self.swapped(asked.bytes))?,
                 Fault::None
+                | Fault::OtherEnd
+                | Fault::Crossing
                 | Fault::Refuse
                 | Fault::OwnLimit
                 | Fault::OtherPid
@@ -171,7 +195,7 @@ impl Bad {
     }
 
     /// Whether the fault is to be committed once more; it is then.
-    fn commits(&self) -> bool {
+    pub(super) fn commits(&self) -> bool {
         let counts = |committed: u64| (committed < self.most).then_some(committed + 1);
         self.committed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, counts).is_ok()
     }
@@ -228,12 +252,18 @@ impl Bad {
                 b"ok\n".to_vec()
             }
             "big" => vec![b'x'; usize::try_from(number()).unwrap_or(0)],
-            "stream" => return Ok(Some(Asked { bytes: chunked(&vec![b'x'; 1 << 20]), closes })),
+            "stream" => {
+                return Ok(Some(Asked { bytes: chunked(&vec![b'x'; 1 << 20]), closes, stream: None }));
+            }
+            "ws" | "events" => {
+                return Ok(Some(Asked { bytes: Vec::new(), closes, stream: Some(path.to_owned()) }));
+            }
             _ => Vec::new(),
         };
         let mut bytes = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
         bytes.extend_from_slice(&body);
-        Ok(Some(Asked { bytes: if closes { announced(&bytes) } else { bytes }, closes }))
+        let bytes = if closes { announced(&bytes) } else { bytes };
+        Ok(Some(Asked { bytes, closes, stream: None }))
     }
 }
 
@@ -253,13 +283,13 @@ fn announced(response: &[u8]) -> Vec<u8> {
     [b"HTTP/1.1 200 OK\r\nConnection: close", &response["HTTP/1.1 200 OK".len()..]].concat()
 }
 
-fn reset(stream: &TcpStream) -> std::io::Result<()> {
+pub(super) fn reset(stream: &TcpStream) -> std::io::Result<()> {
     setsockopt(stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?;
     Ok(())
 }
 
 /// Ends with a FIN, without a reset: bytes that still arrive are read.
-fn end(stream: &TcpStream, input: &mut impl Read) -> std::io::Result<()> {
+pub(super) fn end(stream: &TcpStream, input: &mut impl Read) -> std::io::Result<()> {
     stream.shutdown(Shutdown::Write)?;
     input.read_to_end(&mut Vec::new()).map(drop)
 }
