@@ -128,7 +128,8 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
     let mut soak = flags.soak.map(|length| {
         let ways = ways_of_attackers(&server, &secrecy);
         let tallies = counted.iter().map(|client| (client.mode, Arc::clone(&client.tally))).collect();
-        Soak::start(length, folder, &server, &ways, tallies, (&clock, &halt))
+        let times = [length, Duration::from_millis(flags.probation_ms)];
+        Soak::start(times, folder, &server, &ways, tallies, (&clock, &halt))
     });
 
     let (args, quiet, report_of) = (ground.args.clone(), Halt::default(), &mut report);

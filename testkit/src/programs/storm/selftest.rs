@@ -18,6 +18,7 @@ use super::halt::{Clock, Halt};
 use super::herd::Herd;
 use super::socket::Way;
 use super::tally::{End, Outcome, Tally};
+use super::tls::Secrecy;
 
 mod bad;
 mod hostile;
@@ -73,6 +74,8 @@ struct Case {
     requests: u64,
     pauses: Pauses,
     excuse: Excuse,
+    /// The client speaks TLS, which the bad server does not.
+    by_tls: bool,
     outcomes: Vec<(Outcome, u64)>,
     ends: Vec<(End, u64)>,
 }
@@ -90,6 +93,7 @@ impl Case {
             requests: if mode == Mode::Preconnect { 60 } else { depth * 12 },
             pauses: SHORT,
             excuse: Excuse::None,
+            by_tls: false,
             outcomes: Vec::new(),
             ends: Vec::new(),
         }
@@ -216,7 +220,17 @@ fn excuses() -> Vec<Case> {
         (case.pauses.idle, case.pauses.one_way, case.requests) = LATE_END;
         case
     };
+    let in_handshake = |excuse, outcome| {
+        let mut case = keepalive(excuse, Fault::NeverReads).outcome(outcome, TIMES);
+        (case.name, case.at) = (format!("{excuse:?}: an end within a TLS handshake"), 0);
+        (case.by_tls, case.requests) = (true, TIMES);
+        case
+    };
     vec![
+        in_handshake(Excuse::None, Outcome::Reset),
+        in_handshake(Excuse::Probation, Outcome::Reset),
+        in_handshake(Excuse::Crash, Outcome::Crashed),
+        in_handshake(Excuse::CrashBefore, Outcome::Reset),
         refused(Excuse::Stop, Outcome::Away),
         refused(Excuse::Crash, Outcome::Refused),
         lost(Excuse::Stop, Fault::Reset, Outcome::Reset),
@@ -351,13 +365,16 @@ impl Case {
         };
         let serving = listener.map(|listener| bad.serve(listener));
 
+        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let tls = if self.by_tls { Some(Secrecy::new(folder.path())?) } else { None };
         let (halt, clock) = (Arc::new(Halt::default()), Arc::new(Clock::start()));
         self.excuse.set_up(&clock);
         let mut sum = Tally::default();
         let mut threads = Vec::new();
         for number in 1..=self.clients {
             let tally = Arc::new(Mutex::new(Tally::default()));
-            let client = self.client(number, &addr, &tally, &clock, &halt);
+            let mut client = self.client(number, &addr, &tally, &clock, &halt);
+            client.way.tls = tls.clone();
             threads.push((beside("client", move || client.run()), tally));
         }
         for (thread, tally) in threads {

@@ -66,21 +66,29 @@ pub(crate) const SERVER_FLAGS: [&str; 6] =
 #[derive(Debug)]
 pub(crate) struct Soak {
     length: Duration,
+    probation: Duration,
     /// What the server keeps its files in.
     folder: PathBuf,
     server: Arc<Server>,
     vitals: Vec<Vitals>,
-    /// When each handover began, and how long it took.
-    handovers: Vec<(Duration, Duration)>,
+    handovers: Vec<Handover>,
     timeline: Timeline,
     counts: Arc<Mutex<Counts>>,
     attackers: Vec<JoinHandle<()>>,
 }
 
+/// When it began, and the times from the signal.
+#[derive(Debug)]
+struct Handover {
+    at: Duration,
+    to_commit: Duration,
+    to_first_answer: Option<Duration>,
+}
+
 impl Soak {
     /// Starts the hostile clients, and counts what the others do.
     pub(crate) fn start(
-        length: Duration,
+        [length, probation]: [Duration; 2],
         folder: PathBuf,
         server: &Arc<Server>,
         ways: &[Way],
@@ -90,6 +98,7 @@ impl Soak {
         let counts = Arc::new(Mutex::new(Counts::new()));
         Soak {
             length,
+            probation,
             folder,
             server: Arc::clone(server),
             vitals: Vec::new(),
@@ -132,8 +141,13 @@ impl Soak {
             rounds.pause(Duration::from_millis(100));
         }
         let begin = rounds.clock.began().elapsed();
+        let seen = rounds.report.first_answers.len();
         rounds.hand_over(n)?;
-        self.handovers.extend(rounds.report.handovers.last().map(|took| (begin, *took)));
+        self.handovers.push(Handover {
+            at: begin,
+            to_commit: rounds.report.handovers.last().copied().unwrap_or_default(),
+            to_first_answer: rounds.report.first_answers.get(seen).copied(),
+        });
         rounds.pause(AGE);
         rounds.report.under_load.push(self.server.holdings());
         let addr = self.server.addrs().swap_remove(0);

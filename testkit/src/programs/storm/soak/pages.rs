@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::plot::Plot;
 use super::vitals::Quantity;
-use super::{Kind, Soak};
+use super::{Handover, Kind, Soak};
 use crate::programs::storm::binaries::Bad;
 use crate::programs::storm::report::{Report, histogram, line_of, ms, times};
 use crate::programs::storm::tally::{End, Outcome};
@@ -188,8 +188,11 @@ fn plots(soak: &Soak) -> Vec<Plot> {
     let rate = intervals.iter().map(|i| (minutes(i.at), i.requests_per_second)).collect();
     let p50 = intervals.iter().map(|i| (minutes(i.at), i.p50)).collect();
     let p99 = intervals.iter().map(|i| (minutes(i.at), i.p99)).collect();
-    let took = |took: &Duration| took.as_secs_f64() * 1000.0;
-    let handovers = soak.handovers.iter().map(|(at, time)| (minutes(*at), took(time))).collect();
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    let first = |h: &Handover| Some((minutes(h.at), ms(h.to_first_answer?)));
+    let first = soak.handovers.iter().filter_map(first).collect();
+    let own = |h: &Handover| (minutes(h.at), ms(h.to_commit.saturating_sub(soak.probation)));
+    let commit = soak.handovers.iter().map(own).collect();
     let of = |quantity: Quantity, unit: f64| -> Vec<(f64, f64)> {
         let samples = soak.vitals.iter();
         samples.filter_map(|v| Some((minutes(v.at), v.of(quantity)? / unit))).collect()
@@ -198,7 +201,11 @@ fn plots(soak: &Soak) -> Vec<Plot> {
     vec![
         plot("requests", "Requests per second", vec![("all modes", rate)]),
         plot("latency", "Latency, ms, of keepalive and close", vec![("p50", p50), ("p99", p99)]),
-        plot("handovers", "Handover, ms from signal to commit", vec![("with the probation", handovers)]),
+        plot(
+            "handovers",
+            "Handovers, ms from the signal",
+            vec![("commit, less probation", commit), ("first response", first)],
+        ),
         plot(
             "descriptors",
             "Descriptors of each generation",
