@@ -36,7 +36,8 @@ pub(crate) trait Portable: Default + fmt::Debug + Send + 'static {
     /// Whether it is between two requests, or in one that can be read again from its first byte, because all of it is
     /// in the `buffered` bytes, of which there are at most `most`.
     fn is_portable(&self, buffered: usize, most: usize) -> bool;
-    /// Puts all bytes of an unfinished request into `buffered`. Returns when its first byte arrived.
+    /// Puts all bytes of an unfinished request into `buffered`. Returns when its first byte arrived, or, if its head is
+    /// complete, since when its body is waited for.
     fn pack(&mut self, buffered: &mut Vec<u8>) -> Option<Instant>;
     /// The progress of a connection that was packed in another process.
     fn unpack(started: Option<Instant>) -> Self;

@@ -28,6 +28,9 @@ pub(crate) struct Progress {
     pub(super) patience: Option<StallLimits>,
     /// The share of the memory that all connections may hold.
     pub(super) held: Option<Share>,
+    /// When the first byte arrived of a request that a predecessor has received in part. If its head was complete, the time
+    /// for its body counts from here, or each handover would start it again.
+    pub(super) moved_since: Option<Instant>,
 }
 
 /// The next step of an exchange.
@@ -137,7 +140,7 @@ impl Portable for Progress {
                     let rest = std::mem::take(buffered);
                     *buffered = [head, body, &rest].concat();
                 }
-                Some(Instant::now())
+                Some(collecting.started)
             }
             _ => None,
         }
@@ -145,6 +148,6 @@ impl Portable for Progress {
 
     fn unpack(since: Option<Instant>) -> Progress {
         let stage = ExchangeStage::Head { scan: Scan::default(), since };
-        Progress { stage, ..Progress::default() }
+        Progress { stage, moved_since: since, ..Progress::default() }
     }
 }

@@ -79,7 +79,8 @@ pub(super) struct Collecting {
     store: CollectedBody,
     len: u64,
     bounds: Bounds,
-    started: Instant,
+    /// When its first byte was expected.
+    pub(super) started: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -110,13 +111,13 @@ impl Collecting {
         decoder: Decoder,
         bounds: Bounds,
         stores: &Stores,
-        now: Instant,
+        started: Instant,
     ) -> Collecting {
         let expected = decoder.remaining_hint().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
         // A client may announce more than it sends, so it gets no memory for the announcement.
         let bytes = Vec::with_capacity(expected.min(bounds.memory).min(8 << 10));
         let store = CollectedBody::Memory(bytes, stores.memory.share());
-        Collecting { request, decoder, store, len: 0, bounds, started: now }
+        Collecting { request, decoder, store, len: 0, bounds, started }
     }
 
     /// How much more content is allowed.

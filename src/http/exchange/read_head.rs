@@ -68,6 +68,7 @@ impl Exchange<'_> {
         // Answers to earlier requests don't wait for the next one.
         self.flush()?;
         self.client.progress.blocked = None;
+        self.client.progress.moved_since = None;
         self.client.guard = None;
         if since.is_some() {
             self.client.guard = Some(self.worker.wait_group.guard());
@@ -119,6 +120,7 @@ impl Exchange<'_> {
     /// Accepts a complete head: its route is looked up and the request is checked before the body is read.
     fn accept(&mut self, mut head: RequestHead) -> Flow {
         self.worker.input.consume(head.len);
+        let moved_since = self.client.progress.moved_since.take();
         if self.client.guard.is_none() {
             self.client.guard = Some(self.worker.wait_group.guard());
         }
@@ -133,11 +135,11 @@ impl Exchange<'_> {
             Framing::None | Framing::Length(0) => {
                 self.answer(&mut head, &mut route, BodyKind::Empty, After::Keep)
             }
-            _ => self.accept_body(RoutedRequest { head, route }),
+            _ => self.accept_body(RoutedRequest { head, route }, moved_since.unwrap_or(self.now)),
         }
     }
 
-    fn accept_body(&mut self, mut request: RoutedRequest) -> Flow {
+    fn accept_body(&mut self, mut request: RoutedRequest, started: Instant) -> Flow {
         let (RoutedRequest { head, route }, limits) = (&mut request, &self.common.limits);
         let limit = route.rules().limits.body_bytes.unwrap_or(limits.body_bytes);
         if !route.is_refused() && matches!(head.framing, Framing::Length(n) if n > limit) {
@@ -163,7 +165,7 @@ impl Exchange<'_> {
         }
         let patience = self.body_patience(&route.rules().limits);
         let bounds = Bounds { memory: limits.body_memory_bytes, all: limit, patience };
-        let collecting = Collecting::new(request, decoder, bounds, &self.common.stores, self.now);
+        let collecting = Collecting::new(request, decoder, bounds, &self.common.stores, started);
         self.client.progress.stage = ExchangeStage::Body(Box::new(collecting));
         ControlFlow::Continue(())
     }

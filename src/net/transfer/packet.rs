@@ -39,7 +39,7 @@ pub(crate) struct ConnectionRecord {
     pub(crate) proxy: Option<ProxyHop>,
     /// How long ago its last response was.
     pub(crate) idle: Duration,
-    /// How long ago the first byte of the request in `bytes` came.
+    /// How long ago the first byte of the request in `bytes` came; if its head is complete, how long its body is waited for.
     pub(crate) started: Option<Duration>,
     /// How long ago it was accepted.
     pub(crate) age: Duration,

@@ -2,9 +2,12 @@
 //! processes dies meanwhile.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
+use std::time::Duration;
 
-use testkit::{Addr, Begin, Client, Exit, Outcome, Pid, Proc, Signal, kitchen_sink, lacks, skip};
+use testkit::{Addr, Begin, Client, Exit, Outcome, Pid, Proc, Signal, kitchen_sink, lacks, skip, until};
 
 /// A crowd of clients, each with one connection that has been asked once.
 fn crowd(server: &Proc, size: usize) -> Vec<Client> {
@@ -86,6 +89,24 @@ fn a_request_that_is_not_complete_goes_along_with_what_has_come() {
         assert_eq!(client.answer().ok().text(), body, "after {cut} bytes");
         assert_eq!(client.get("/pid").ok().number(), new.as_raw());
     }
+}
+
+/// What a request body may take is counted over all processes, or a client with a slow one would stay for as long as
+/// handovers follow each other.
+#[test]
+fn a_slow_body_gets_no_more_time_by_handovers() {
+    let server = kitchen_sink!("--probation-ms", "0");
+    let Addr::Tcp(addr) = server.addr() else { panic!("TCP") };
+    let mut client = TcpStream::connect(addr).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    client.write_all(b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\n").unwrap();
+    let mut answer = [0; 12];
+    until("the server gives up", || {
+        server.handover();
+        client.write_all(b"a").unwrap();
+        client.read_exact(&mut answer).is_ok()
+    });
+    assert_eq!(&answer, b"HTTP/1.1 408");
 }
 
 #[test]
