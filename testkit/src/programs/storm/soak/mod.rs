@@ -61,7 +61,7 @@ pub(crate) const PROBATION_MS: u64 = 1000;
 /// What the server gets besides its listeners: limits that hostile clients reach soon, and a grace that the idle clients
 /// with TLS don't reach, so that each of their closes is announced.
 pub(crate) const SERVER_FLAGS: [&str; 6] =
-    ["--ready-timeout-ms", "5000", "--head-timeout-ms", "5000", "--idle-grace-ms", "8000"];
+    ["--ready-timeout-ms", "5000", "--head-timeout-ms", "5000", "--idle-grace-ms", "10000"];
 
 #[derive(Debug)]
 pub(crate) struct Soak {

@@ -11,6 +11,7 @@ use super::vitals::Quantity;
 use super::{Handover, Kind, Soak};
 use crate::programs::storm::binaries::Bad;
 use crate::programs::storm::report::{Report, histogram, line_of, ms, times};
+use crate::programs::storm::server::Holdings;
 use crate::programs::storm::tally::{End, Outcome};
 
 const FAILURES_SHOWN: usize = 20;
@@ -28,6 +29,10 @@ pub(crate) fn write(soak: &Soak, folder: &Path, report: &Report) -> io::Result<(
     handovers(&mut text, report);
     hostile(&mut text, soak);
     trends(&mut text, soak);
+    let at_rest =
+        |h: &Holdings| format!("{} descriptors, {} threads, {} KiB", h.fds, h.threads, h.resident_kib);
+    let [first, last] = report.at_rest.each_ref().map(at_rest);
+    let _ = writeln!(text, "Without clients the first generation held {first}; the last one {last}.\n");
     for plot in &plots {
         // By a name, which the page defines.
         let _ = writeln!(text, "![{}][soak/{}.svg]\n", plot.title, plot.file);
