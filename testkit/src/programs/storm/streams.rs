@@ -1,8 +1,8 @@
 //! Clients of streams, each of which is one connection: a WebSocket whose messages are echoed, and server-sent events.
 //!
 //! A message with its echo, and each event, is a request with an outcome. The server ends a stream when its process drains:
-//! a WebSocket by a Close with 1001, a stream of events by its event `end` and the end of the response. These are announced
-//! ends; the client connects again. A message that crosses with a 1001 has no echo and is `crossed`: a client that receives
+//! a WebSocket by a Close with 1001, a stream of events by its event `end` and the end of the response, or by the latter alone
+//! where the drain begins just before another event. These are announced ends; the client connects again. A message that crosses with a 1001 has no echo and is `crossed`: a client that receives
 //! a 1001 knows which of its messages have no answer, and that the server will not answer them.
 
 use std::time::{Duration, Instant};
@@ -25,6 +25,9 @@ const PONG: u8 = 0x8a;
 pub(crate) const GOING_AWAY: u16 = 1001;
 /// How long the server's end may take after a Close.
 const TO_THE_END: Duration = Duration::from_secs(1);
+
+/// From a signal until the drain that it leads to has reached each stream.
+const DRAINS_WITHIN: Duration = Duration::from_secs(10);
 
 /// One message from the server.
 enum Frame {
@@ -218,7 +221,7 @@ impl Client {
                 other => other,
             };
             let event = event.and_then(|event| match event {
-                Event::End if last => Ok(false),
+                Event::End if last || self.may_drain() => Ok(false),
                 Event::Id(id) if id == n && !last => Ok(true),
                 other => {
                     Err(Loss::wrong(&format!("{other:?} in place of event {n}, the last one seen: {last}")))
@@ -239,6 +242,11 @@ impl Client {
             }
         }
         End::Ours
+    }
+
+    /// Whether a process may have begun to drain, since there was a signal.
+    fn may_drain(&self) -> bool {
+        self.clock.signal().is_some_and(|signal| signal.elapsed() < DRAINS_WITHIN)
     }
 
     /// The next event, or the end of them.
