@@ -5,10 +5,9 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Seek, Write};
 use std::path::PathBuf;
 
-use rustix::process::{Resource, getrlimit};
-
 use crate::base::budget::{Budget, Share};
 use crate::base::error::lacks_descriptor;
+use crate::base::sys::Limit;
 
 /// The files that requests may have.
 #[derive(Debug)]
@@ -45,8 +44,7 @@ pub(crate) struct SpillFile {
 
 impl FileBudget {
     pub(crate) fn new(descriptors: Budget, temporary: Budget, folder: Option<PathBuf>) -> FileBudget {
-        let file_bytes = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
-        FileBudget { descriptors, temporary, folder, file_bytes }
+        FileBudget { descriptors, temporary, folder, file_bytes: Limit::file_size().soft }
     }
 
     /// An empty file.

@@ -1,5 +1,6 @@
 //! Counters. Each thread has its own, and a snapshot adds them up.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -212,6 +213,10 @@ pub(crate) struct RunningHandler {
 }
 
 impl RunningHandler {
+    pub(crate) fn sort(handlers: &mut [RunningHandler]) {
+        handlers.sort_by_key(|handler| Reverse(handler.age));
+    }
+
     /// `what` is a method and a path.
     pub(crate) fn new(what: &str, age: Duration, thread: String) -> RunningHandler {
         let (method, path) = what.split_once(' ').unwrap_or((what, ""));

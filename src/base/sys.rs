@@ -111,6 +111,41 @@ pub(crate) fn wake_politely() {
     let _ = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const param) };
 }
 
+/// A limit of this process. `u64::MAX`: unlimited.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Limit {
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
+}
+
+impl Limit {
+    /// Of open files.
+    pub(crate) fn open_files() -> Limit {
+        prlimit(libc::RLIMIT_NOFILE as libc::c_long, None).unwrap_or(Limit::NONE)
+    }
+
+    pub(crate) fn set_open_files(self) -> io::Result<()> {
+        prlimit(libc::RLIMIT_NOFILE as libc::c_long, Some(self)).map(drop)
+    }
+
+    /// Of the bytes of one file.
+    pub(crate) fn file_size() -> Limit {
+        prlimit(libc::RLIMIT_FSIZE as libc::c_long, None).unwrap_or(Limit::NONE)
+    }
+
+    const NONE: Limit = Limit { soft: u64::MAX, hard: u64::MAX };
+}
+
+/// Returns a limit as it was. The call has 64 bits on every target, `getrlimit` not.
+fn prlimit(resource: libc::c_long, new: Option<Limit>) -> io::Result<Limit> {
+    let new = new.as_ref().map_or(ptr::null(), ptr::from_ref);
+    let mut old = Limit::NONE;
+    // SAFETY: a `Limit` has the layout of the kernel's `struct rlimit64`, and both live during the call.
+    let done = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, &raw mut old) };
+    if done == 0 { Ok(old) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Whether this signal is ignored by this process now.
 pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
     let mut old = MaybeUninit::<libc::sigaction>::zeroed();

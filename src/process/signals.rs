@@ -16,6 +16,7 @@ use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 use signal_hook::iterator::{Handle, SignalsInfo};
 
 use crate::base::log::{Escaped, debug, info, warn};
+use crate::base::sync::spawn;
 use crate::base::sys::{self, SignalSender};
 use crate::process::state::SAME_REQUEST;
 use crate::process::terminal::{Loss, Terminal};
@@ -269,7 +270,8 @@ impl Installed {
         if !context.is_supervised {
             sys::end_at_third(&ends, [SAME_REQUEST, SAME_SIGNAL], context.manager)?;
         }
-        let thread = thread::Builder::new().name("heirloom-signals".into()).spawn(move || {
+        let thread = thread::Builder::new().name("heirloom-signals".into());
+        let thread = spawn(thread, move || {
             // Only this thread unblocks them, whatever mask this process was started with: a parent that waits for its own
             // signals would otherwise make the server deaf.
             let numbers = Signal::ALL.into_iter().map(Signal::number);

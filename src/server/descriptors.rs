@@ -1,9 +1,8 @@
 //! How many connections the limit of open files (RLIMIT_NOFILE) allows, and how many other descriptors.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use crate::base::budget::Budget;
 use crate::base::log::warn;
+use crate::base::sys::Limit;
 use crate::process::control::socket;
 use crate::server::launch::Launch;
 
@@ -32,18 +31,18 @@ impl Launch {
 
 /// The soft limit of open files is 1,024 on most hosts, because of programs that use select().
 fn raise_nofile() {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current == maximum {
+    let Limit { soft, hard } = Limit::open_files();
+    if soft == hard {
         return;
     }
-    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        let shown = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
-        warn!("can't raise the limit of open files from {} to {}: {e}", shown(current), shown(maximum));
+    if let Err(e) = (Limit { soft: hard, hard }).set_open_files() {
+        let shown = |limit: u64| if limit == u64::MAX { "unlimited".to_owned() } else { limit.to_string() };
+        warn!("can't raise the limit of open files from {} to {}: {e}", shown(soft), shown(hard));
     }
 }
 
 fn nofile() -> u64 {
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+    Limit::open_files().soft
 }
 
 /// The number of connections under a NOFILE limit, and of other descriptors. Connections don't get all: if each client

@@ -29,7 +29,7 @@ use crate::base::history::millis;
 use crate::base::limits::Limits;
 use crate::base::log::{Escaped, error, key_value, warn};
 use crate::base::status::Counters;
-use crate::base::sync::lock;
+use crate::base::sync::{lock, spawn};
 use crate::http::codec::{DateCache, RequestSummary};
 use crate::net::stream::Stream;
 use crate::web::error_pages::ErrorPages;
@@ -114,8 +114,8 @@ impl Deadlines {
         watched.calls.insert(id, (Some(at), Arc::clone(&call)));
         if !watched.has_thread {
             let shared = Arc::clone(&self.0);
-            let started =
-                thread::Builder::new().name("heirloom-deadlines".into()).spawn(move || shared.run());
+            let thread = thread::Builder::new().name("heirloom-deadlines".into());
+            let started = spawn(thread, move || shared.run());
             watched.has_thread = started.is_ok();
             if let Err(e) = started {
                 error!("no thread for deadlines: {e}: a handler that is late is answered when it returns");

@@ -24,7 +24,7 @@ use crate::base::close_reason::CloseReason;
 use crate::base::contain_panic::panic_text;
 use crate::base::log::{debug, error};
 use crate::base::status::{Counters, InFlight, RunningHandler};
-use crate::base::sync::lock;
+use crate::base::sync::{lock, spawn};
 use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::http::exchange::blocking::{wait_for, write_all};
 use crate::http::exchange::on_end::Ending;
@@ -167,7 +167,7 @@ impl Detached {
                 job();
             }
         };
-        match thread::Builder::new().name(thread_name(thread.id)).spawn(run) {
+        match spawn(thread::Builder::new().name(thread_name(thread.id)), run) {
             Ok(_) => Some(thread),
             Err(e) => {
                 error!("no thread for a detached connection: {e}");

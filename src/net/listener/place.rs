@@ -48,8 +48,8 @@ impl Place {
             }
             None => {
                 let found = name.to_socket_addrs().map_err(|e| cannot_listen(name, e, None))?;
-                let mut addresses: Vec<SocketAddr> = found.collect();
-                addresses.sort_by_key(SocketAddr::is_ipv6);
+                let (mut addresses, of_v6): (Vec<_>, Vec<_>) = found.partition(SocketAddr::is_ipv4);
+                addresses.extend(of_v6);
                 Ok(Place::Tcp(addresses))
             }
         }

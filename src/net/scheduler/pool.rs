@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::base::log::error;
-use crate::base::sync::lock;
+use crate::base::sync::{lock, spawn};
 use crate::net::scheduler::queue::{Parker, Popped, Queue, Taken};
 
 /// The workers of one queue.
@@ -107,7 +107,7 @@ impl<T: Send + 'static> Pool<T> {
             }
             drop(done);
         };
-        thread::Builder::new().name(name).spawn(join).is_ok()
+        spawn(thread::Builder::new().name(name), join).is_ok()
             && ended.recv_timeout(time) == Err(RecvTimeoutError::Disconnected)
     }
 
@@ -149,7 +149,7 @@ impl Threads {
             builder = builder.stack_size(bytes);
         }
         let threads = Arc::clone(self);
-        let thread = builder.spawn(move || work(&threads))?;
+        let thread = spawn(builder, move || work(&threads))?;
         self.handles().push(thread);
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::base::log::info;
-use crate::base::status::Stats;
+use crate::base::status::{RunningHandler, Stats};
 use crate::process::control::socket::ClientId;
 use crate::process::control::socket::client::Peer;
 use crate::process::control::socket::command::{AnswerLine, Command};
@@ -132,10 +132,10 @@ impl Control<'_> {
 
     fn handlers(&self) -> Vec<AnswerLine> {
         let mut handlers = self.engine.handlers();
-        handlers.sort_by_key(|handler| std::cmp::Reverse(handler.age));
+        RunningHandler::sort(&mut handlers);
         let listed = handlers.len().min(MOST_LISTED);
         let head = AnswerLine::new("ok").with("count", handlers.len()).with("listed", listed);
-        let line = |handler: &crate::base::status::RunningHandler| {
+        let line = |handler: &RunningHandler| {
             let line = AnswerLine::new("handler")
                 .with("method", &handler.method)
                 .with("path", &handler.path)

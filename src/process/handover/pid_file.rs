@@ -22,7 +22,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{geteuid, getpid};
 
 use crate::base::log::debug;
-use crate::base::sync::lock;
+use crate::base::sync::{lock, spawn};
 
 /// More than a number and its line ending.
 const NAME_BYTES: u64 = 64;
@@ -240,7 +240,7 @@ fn in_time_by(
     let (done, outcome) = mpsc::channel();
     let of_thread = Arc::clone(&work);
     let run = move || drop(done.send(of_thread()));
-    let Ok(worker) = thread.spawn(run) else { return work() };
+    let Ok(worker) = spawn(thread, run) else { return work() };
     match outcome.recv_timeout(PATIENCE) {
         Err(RecvTimeoutError::Timeout) => {
             Err(io::Error::new(ErrorKind::TimedOut, "its file system does not answer"))

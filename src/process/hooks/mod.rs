@@ -14,6 +14,7 @@ use crate::base::contain_panic::contain_drop;
 use crate::base::error::{Error, ErrorKind};
 use crate::base::log::error;
 use crate::base::phase::Phase;
+use crate::base::sync::spawn;
 use crate::process::handover::StateHead;
 use crate::process::handover::state_file::StateFile;
 
@@ -192,9 +193,8 @@ impl Runner {
             return Ok(Runner { jobs: None });
         }
         let (jobs, receiver) = mpsc::channel();
-        thread::Builder::new()
-            .name("heirloom-hooks".into())
-            .spawn(move || hooks.run(receiver, holds, report))
+        let thread = thread::Builder::new().name("heirloom-hooks".into());
+        spawn(thread, move || hooks.run(receiver, holds, report))
             .map_err(|e| Error::io(ErrorKind::System, "no thread for the hooks", e))?;
         Ok(Runner { jobs: Some(jobs) })
     }

@@ -8,6 +8,7 @@ use std::thread;
 
 use super::caught;
 use crate::base::error::{Error, ErrorKind};
+use crate::base::sync::spawn;
 use crate::process::signals::Signal;
 use litemap::LiteMap;
 
@@ -36,14 +37,16 @@ impl SignalHooks {
     /// If no thread can be started. Without hooks none is needed.
     pub(crate) fn start(self) -> Result<SignalHookRunner, Error> {
         let signals = self.before.iter().chain(&self.after);
-        let hooked: LiteMap<_, _> = signals.map(|(signal, _)| (*signal, Arc::default())).collect();
+        let mut hooked = LiteMap::new();
+        for (signal, _) in signals {
+            hooked.insert(*signal, Arc::default());
+        }
         if hooked.is_empty() {
             return Ok(SignalHookRunner::default());
         }
         let (jobs, receiver) = mpsc::channel();
-        thread::Builder::new()
-            .name("heirloom-on-signal".into())
-            .spawn(move || self.run(&receiver))
+        let thread = thread::Builder::new().name("heirloom-on-signal".into());
+        spawn(thread, move || self.run(&receiver))
             .map_err(|e| Error::io(ErrorKind::System, "no thread for the hooks of signals", e))?;
         Ok(SignalHookRunner { jobs: Some(jobs), hooked })
     }

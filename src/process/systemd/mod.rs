@@ -19,8 +19,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, getpid, getppid};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::base::log::{info, warn};
 use crate::process::handover::{Owner, Passed, original_command};
@@ -193,9 +193,8 @@ impl Manager {
         if !self.is_main || std::mem::replace(&mut self.is_reloading, true) {
             return;
         }
-        let now = clock_gettime(ClockId::Monotonic);
-        let monotonic_usec = now.tv_sec.unsigned_abs().saturating_mul(1_000_000);
-        let monotonic_usec = monotonic_usec.saturating_add(now.tv_nsec.unsigned_abs().div_euclid(1_000));
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+        let monotonic_usec = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
         let status = format!("generation {} starts its successor", self.generation);
         self.send(&Notification::Reloading { monotonic_usec, status: &status });
     }
