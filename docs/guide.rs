@@ -71,6 +71,7 @@ macro_rules! links {
 [tiny_http.md]: crate::guide::tiny_http
 [tiny_http.md#rouille]: crate::guide::tiny_http#rouille
 [tls.md]: crate::guide::tls
+[tls.md#at-handovers-and-stops]: crate::guide::tls#at-handovers-and-stops
 "
     };
 }

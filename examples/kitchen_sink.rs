@@ -28,7 +28,7 @@ const USAGE: &str =
     [--drain-without-main-ms N] [--unix PATH] [--admin ADDR]
     [--tls-listen ADDR --cert F --key F]
     [--probation-ms N] [--ready-timeout-ms N] [--drain-timeout-ms N] [--lame-duck-ms N]
-    [--idle-grace-ms N] [--head-timeout-ms N] [--idle-timeout-ms N]";
+    [--idle-grace-ms N] [--close-spread-ms N] [--head-timeout-ms N] [--idle-timeout-ms N]";
 
 fn main() -> Result<(), heirloom::Error> {
     heirloom::handover::init()?;
@@ -314,6 +314,7 @@ impl Flags {
                 "--drain-without-main-ms" => flags.drain_without_main = Some(ms()?),
                 "--lame-duck-ms" => flags.timeouts = flags.timeouts.lame_duck(ms()?),
                 "--idle-grace-ms" => flags.timeouts = flags.timeouts.idle_grace(ms()?),
+                "--close-spread-ms" => flags.timeouts = flags.timeouts.close_spread(ms()?),
                 "--head-timeout-ms" => flags.timeouts = flags.timeouts.head(ms()?),
                 "--idle-timeout-ms" => flags.timeouts = flags.timeouts.idle(ms()?),
                 _ => return Err(format!("{flag}: not understood")),

@@ -238,6 +238,7 @@ pub struct Timeouts {
     pub(crate) drain: Duration,
     pub(crate) lame_duck: Duration,
     pub(crate) idle_grace: Duration,
+    pub(crate) close_spread: Duration,
 }
 
 /// Longer than a process lives, and short enough to be added to any [`Instant`](std::time::Instant).
@@ -324,6 +325,16 @@ impl Timeouts {
         self
     }
 
+    /// At a drain: the time over which the ends of connections that can't move are spread evenly, so that their clients do not
+    /// all reconnect in one moment. Each connection has its turn; until then it is served as before. At its turn the next
+    /// response says `Connection: close`, an idle connection has [`idle_grace`](Timeouts::idle_grace) left, and event streams, WebSockets and
+    /// other code that asks whether the process drains are notified. The last turn comes `idle_grace` before the
+    /// drain deadline at the latest. Default 0 s: all at once.
+    pub fn close_spread(mut self, time: Duration) -> Timeouts {
+        self.close_spread = within_reach(time);
+        self
+    }
+
     /// # Errors
     /// A timeout that would expire at once.
     pub(crate) fn check(&self) -> Result<(), Error> {
@@ -360,6 +371,7 @@ impl Default for Timeouts {
             drain: Duration::from_secs(60),
             lame_duck: Duration::ZERO,
             idle_grace: Duration::from_secs(5),
+            close_spread: Duration::ZERO,
         }
     }
 }
@@ -437,6 +449,7 @@ mod tests {
             drain: zero,
             lame_duck: zero,
             idle_grace: zero,
+            close_spread: zero,
             ..Timeouts::default()
         };
         short.check().unwrap();
@@ -472,6 +485,7 @@ mod tests {
             ("drain", secs(t.drain)),
             ("lame_duck", secs(t.lame_duck)),
             ("idle_grace", secs(t.idle_grace)),
+            ("close_spread", secs(t.close_spread)),
         ];
         let page = include_str!("../../docs/configuration.md");
         for (name, value) in rows {

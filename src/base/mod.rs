@@ -2,6 +2,8 @@
 
 pub(crate) mod budget;
 pub(crate) mod close_reason;
+#[allow(clippy::cast_possible_truncation, reason = "a part of a random number")]
+pub(crate) mod close_spread;
 pub(crate) mod contain_panic;
 pub(crate) mod error;
 pub(crate) mod file_budget;

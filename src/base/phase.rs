@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crate::base::close_spread::{ClosePlace, CloseSpread};
 use crate::base::sync::lock;
 
 /// The phase of this process.
@@ -73,6 +74,7 @@ pub(crate) struct PhaseWatch {
 
 struct PhaseState {
     phase: AtomicU8,
+    closes: CloseSpread,
     /// What a drain wakes. The lock orders changes of the phase and waits for them.
     wakers: Mutex<Vec<Weak<dyn WakeAtDrain>>>,
     changed: Condvar,
@@ -94,7 +96,12 @@ impl PhaseWatch {
     pub(crate) fn new() -> PhaseWatch {
         let phase = AtomicU8::new(Phase::Starting as u8);
         PhaseWatch {
-            shared: Arc::new(PhaseState { phase, wakers: Mutex::default(), changed: Condvar::new() }),
+            shared: Arc::new(PhaseState {
+                phase,
+                closes: CloseSpread::new(),
+                wakers: Mutex::default(),
+                changed: Condvar::new(),
+            }),
         }
     }
 
@@ -106,6 +113,9 @@ impl PhaseWatch {
     pub(crate) fn set(&self, phase: Phase) {
         // The lock orders the store before a waiter's check or after its wait: no wake-up is lost.
         let mut lock = lock(&self.shared.wakers);
+        if phase.is_draining() {
+            self.shared.closes.begin();
+        }
         self.shared.phase.store(phase as u8, Ordering::Release);
         self.shared.changed.notify_all();
         let wakers = if phase.is_draining() { std::mem::take(&mut *lock) } else { Vec::new() };
@@ -149,17 +159,29 @@ impl PhaseWatch {
 
     /// Waits until the process drains, for `timeout` at most.
     pub(crate) fn wait_draining(&self, timeout: Duration) -> Waited {
-        let deadline = Instant::now().checked_add(timeout);
-        let mut lock = lock(&self.shared.wakers);
-        while !self.get().is_draining() {
-            let left =
-                deadline.map_or(Duration::from_secs(3600), |d| d.saturating_duration_since(Instant::now()));
-            if left.is_zero() {
-                return Waited::TimedOut;
-            }
-            lock = self.shared.changed.wait_timeout(lock, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        Waited::Draining
+        Drain::of(self.clone()).wait(timeout)
+    }
+
+    /// Waits until the phase or the spread of closes changes, for `timeout` at most.
+    pub(crate) fn wait_for_change(&self, timeout: Duration) {
+        drop(self.shared.changed.wait_timeout(lock(&self.shared.wakers), timeout));
+    }
+
+    /// In a drain closes are announced over this time, which ends the grace before the drain deadline.
+    pub(crate) fn spread_closes(&self, spread: Duration, grace: Duration) {
+        self.shared.closes.configure(spread, grace);
+    }
+
+    /// The drain deadline is this far away.
+    pub(crate) fn shorten_spread(&self, deadline: Duration) {
+        let _lock = lock(&self.shared.wakers);
+        self.shared.closes.shorten(deadline);
+        self.shared.changed.notify_all();
+    }
+
+    /// When the last close is announced, in a drain with a spread.
+    pub(crate) fn spread_end(&self) -> Option<Instant> {
+        self.shared.closes.end()
     }
 }
 
@@ -183,7 +205,8 @@ impl Waited {
 }
 
 /// Reports whether the process drains: [`RequestExt::is_draining`](crate::RequestExt::is_draining) for code that outlives
-/// the request. Clones are cheap and report the same.
+/// the request. Clones are cheap and report the same. With [`Timeouts::close_spread`](crate::Timeouts::close_spread) it reports
+/// that when the turn of its connection has come.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -203,23 +226,56 @@ impl Waited {
 /// # router.check().unwrap();
 /// ```
 #[derive(Clone, Debug)]
-pub struct Drain(PhaseWatch);
+pub struct Drain {
+    watch: PhaseWatch,
+    /// None: its turn comes with the drain.
+    place: Option<ClosePlace>,
+}
 
 impl Drain {
     pub(crate) fn of(watch: PhaseWatch) -> Drain {
-        Drain(watch)
+        Drain { watch, place: None }
+    }
+
+    /// That of the connection in this slot.
+    pub(crate) fn of_slot(&self, slot: u32) -> Drain {
+        Drain { watch: self.watch.clone(), place: Some(self.watch.shared.closes.place(slot)) }
+    }
+
+    pub(crate) fn watch(&self) -> &PhaseWatch {
+        &self.watch
+    }
+
+    /// When its turn comes in a drain that has started. None: at once.
+    pub(crate) fn turn(&self) -> Option<Instant> {
+        self.place.and_then(|place| self.watch.shared.closes.turn(place))
     }
 
     /// Whether this process is about to end, because of a stop or because a successor has
     /// taken over.
     pub fn is_draining(&self) -> bool {
-        self.0.get().is_draining()
+        match self.watch.get() {
+            Phase::Exited => true,
+            phase => phase.is_draining() && self.turn().is_none_or(|turn| turn <= Instant::now()),
+        }
     }
 
     /// Waits until this process drains, for `timeout` at most: the pause between two events. Returns
     /// [`Waited::Draining`] at once if it drains already.
     pub fn wait(&self, timeout: Duration) -> Waited {
-        self.0.wait_draining(timeout)
+        let deadline = Instant::now().checked_add(timeout);
+        let shared = &self.watch.shared;
+        let mut lock = lock(&shared.wakers);
+        while !self.is_draining() {
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return Waited::TimedOut;
+            }
+            let until = deadline.into_iter().chain(self.turn()).min();
+            let left = until.map_or(Duration::from_secs(3600), |until| until.saturating_duration_since(now));
+            lock = shared.changed.wait_timeout(lock, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Waited::Draining
     }
 }
 

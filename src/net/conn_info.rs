@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::base::file_budget::FileBudget;
-use crate::base::phase::PhaseWatch;
+use crate::base::phase::{Drain, PhaseWatch};
 use crate::net::listener::ListenerConfig;
 #[cfg(feature = "proxy")]
 use crate::net::proxies::Proxies;
@@ -38,7 +38,8 @@ pub(crate) struct ConnInfo {
     pub(crate) socket: Option<Socket>,
     /// When the connection was accepted, by this process or an earlier one.
     pub(crate) since: Instant,
-    pub(crate) phase: PhaseWatch,
+    /// When this connection is to end, because the process drains.
+    pub(crate) drain: Drain,
     pub(crate) generation: u32,
     /// The files that all requests may have. None where there is no HTTP server.
     #[cfg_attr(
@@ -61,7 +62,7 @@ impl ConnInfo {
             listener: None,
             socket: None,
             since: Instant::now(),
-            phase,
+            drain: Drain::of(phase),
             generation,
             files: None,
             #[cfg(feature = "tls")]
@@ -82,8 +83,9 @@ impl ConnInfo {
             listener,
             socket: Some(socket),
             since: self.since,
+            drain: self.drain.clone(),
             files: self.files.clone(),
-            ..ConnInfo::new(peer, self.phase.clone(), self.generation)
+            ..ConnInfo::new(peer, self.drain.watch().clone(), self.generation)
         }
     }
 

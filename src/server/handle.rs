@@ -93,7 +93,7 @@ impl Handle {
         self.shared.phase.get()
     }
 
-    /// Waits until the process drains, for `timeout` at most.
+    /// Waits until the process drains, for `timeout` at most. [`Timeouts::close_spread`](crate::Timeouts::close_spread) does not delay it.
     pub fn wait_draining(&self, timeout: Duration) -> Waited {
         self.shared.phase.wait_draining(timeout)
     }

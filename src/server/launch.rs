@@ -244,6 +244,7 @@ fn start<S: Service>(
     let longest_backlog = listeners.iter().map(|listener| listener.config.backlog).max().unwrap_or_default();
     let parking = Parking::new(&limits, &reserved, longest_backlog, pools, timeouts.idle)
         .map_err(Error::system("can't create the acceptor's poller"))?;
+    handle.shared.phase.spread_closes(timeouts.close_spread, timeouts.idle_grace);
     let context = Context {
         limits,
         timeouts,

@@ -359,8 +359,13 @@ impl Service for Server {
         let error_pages = self.error_pages.clone();
         let (handlers, configs) = self.sites_and_pools(&context.handle);
         let files = Some(Arc::clone(&stores.files));
-        let detached =
-            Detached::new(limits.detached_threads, context.descriptors.clone(), all_counters.register());
+        let phase = context.handle.shared.phase.clone();
+        let detached = Detached::new(
+            limits.detached_threads,
+            context.descriptors.clone(),
+            phase.clone(),
+            all_counters.register(),
+        );
         let deadlines = Deadlines::new(error_pages.clone(), limits.clone(), all_counters.register());
         let common = Common {
             handlers,
@@ -368,7 +373,7 @@ impl Service for Server {
             limits: limits.clone(),
             timeouts: context.timeouts.clone(),
             stores,
-            phase: context.handle.shared.phase.clone(),
+            phase,
             wait_group: context.wait_group.clone(),
             detached: Arc::new(detached),
             deadlines: Arc::new(deadlines),

@@ -461,7 +461,7 @@ impl Iterator for &Incoming {
             let Some((mut inner, cause)) = dispatch.wanted(ready) else { continue };
             match dispatch.give(&mut inner, cause) {
                 Ok(wake) => {
-                    let drain = Drain::of(dispatch.phase.clone());
+                    let drain = inner.conn_info.drain.clone();
                     let (inner, dispatch, timed) =
                         (Some(inner), Arc::clone(dispatch), AtomicBool::new(false));
                     return Some(Connection { inner, dispatch, wake, drain, timed });
@@ -541,8 +541,8 @@ impl Connection {
     /// last message and end it.
     pub fn park(mut self) -> Result<(), Connection> {
         let stays = |inner: &NetConnection| match self.dispatch.phase.get() {
-            Phase::HandedOver => self.dispatch.parking.outbox.may_take(inner),
-            phase => !phase.is_draining(),
+            Phase::HandedOver => self.dispatch.parking.outbox.may_take(inner) || !self.drain.is_draining(),
+            _ => !self.drain.is_draining(),
         };
         match self.inner.take() {
             Some(mut inner) if stays(&inner) => {

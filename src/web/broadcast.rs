@@ -17,8 +17,12 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::Request;
-use crate::base::phase::{PhaseWatch, WakeAtDrain};
+use crate::base::phase::{Drain, PhaseWatch, WakeAtDrain};
 use crate::base::sync::lock;
+use crate::web::request::RequestExt;
+
+/// How often a subscriber that waits for its turn in a drain looks for it.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What becomes of a subscriber whose queue is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,7 +100,7 @@ pub(crate) enum Taken {
 struct Queue<T> {
     queued: Mutex<Queued<T>>,
     changed: Condvar,
-    phase: PhaseWatch,
+    drain: Drain,
 }
 
 struct Queued<T> {
@@ -165,14 +169,11 @@ impl<T: Clone + Send + 'static> Broadcast<T> {
     /// is missed. It ends when the process drains, when the last clone of the hub is dropped, or when it is too slow
     /// ([`Overflow::Disconnect`]).
     pub fn subscribe(&self, req: &Request) -> Subscriber<T> {
-        let phase = req.body().conn_info().map_or_else(PhaseWatch::new, |conn_info| conn_info.phase.clone());
-        self.wake_by(&phase);
-        let queued =
-            Queued { values: VecDeque::new(), lost: 0, ended: phase.get().is_draining(), too_slow: false };
-        let queue = Arc::new(Queue { queued: Mutex::new(queued), changed: Condvar::new(), phase });
+        let drain = req.drain();
+        self.wake_by(drain.watch());
+        let queued = Queued { values: VecDeque::new(), lost: 0, ended: false, too_slow: false };
+        let queue = Arc::new(Queue { queued: Mutex::new(queued), changed: Condvar::new(), drain });
         let (id, hub) = self.add(Outlet::Queue(Arc::clone(&queue)));
-        // A drain that has started in between has not seen it.
-        queue.end_if_draining();
         Subscriber { queue, id, hub }
     }
 
@@ -215,7 +216,7 @@ impl<T: Send + 'static> WakeAtDrain for Shared<T> {
             let hub = lock(&self.hub);
             hub.outlets.values().filter_map(Outlet::queue).cloned().collect()
         };
-        queues.iter().for_each(|queue| queue.end_if_draining());
+        queues.iter().for_each(|queue| queue.wake());
     }
 }
 
@@ -238,7 +239,7 @@ impl<T> Outlet<T> {
 impl<T> Queue<T> {
     fn push(&self, value: T, capacity: usize, overflow: Overflow) -> Taken {
         let mut queued = lock(&self.queued);
-        if queued.ended {
+        if self.is_over(&mut queued) {
             return Taken::Ended;
         }
         if queued.values.len() >= capacity {
@@ -259,10 +260,16 @@ impl<T> Queue<T> {
         self.changed.notify_one();
     }
 
-    fn end_if_draining(&self) {
-        if self.phase.get().is_draining() {
-            self.end();
-        }
+    /// Whether it gets no more values; a drain ends it at its turn.
+    fn is_over(&self, queued: &mut Queued<T>) -> bool {
+        queued.ended = queued.ended || self.drain.is_draining();
+        queued.ended
+    }
+
+    /// Lets the subscriber look whether a drain ends it, and when.
+    fn wake(&self) {
+        let _queued = lock(&self.queued);
+        self.changed.notify_one();
     }
 }
 
@@ -278,16 +285,7 @@ impl<T> Subscriber<T> {
     /// Waits for the next value. None at the end: the process drains, the hub is gone, or this was
     /// [too slow](Subscriber::is_too_slow).
     pub fn recv(&mut self) -> Option<T> {
-        let mut queued = lock(&self.queue.queued);
-        loop {
-            if let Some(value) = queued.values.pop_front() {
-                return Some(value);
-            }
-            if queued.ended {
-                return None;
-            }
-            queued = self.queue.changed.wait(queued).unwrap_or_else(PoisonError::into_inner);
-        }
+        self.next_until(None).ok()
     }
 
     /// Waits for the next value, for `timeout` at most.
@@ -295,23 +293,33 @@ impl<T> Subscriber<T> {
     /// # Errors
     /// `Timeout`; `Disconnected` at the end, as None of [`recv`](Subscriber::recv).
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        let deadline = Instant::now().checked_add(timeout);
-        let mut queued = lock(&self.queue.queued);
+        // Without a deadline that fits an instant, the time is as good as endless.
+        self.next_until(Instant::now().checked_add(timeout))
+    }
+
+    fn next_until(&self, deadline: Option<Instant>) -> Result<T, RecvTimeoutError> {
+        let Queue { queued, changed, drain } = &*self.queue;
+        let mut queued = lock(queued);
         loop {
             if let Some(value) = queued.values.pop_front() {
                 return Ok(value);
             }
-            if queued.ended {
+            if self.queue.is_over(&mut queued) {
                 return Err(RecvTimeoutError::Disconnected);
             }
-            // Without a deadline that fits an instant, the time is as good as endless.
-            let left =
-                deadline.map_or(timeout, |deadline| deadline.saturating_duration_since(Instant::now()));
-            if left.is_zero() {
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| deadline <= now) {
                 return Err(RecvTimeoutError::Timeout);
             }
-            let woken = self.queue.changed.wait_timeout(queued, left);
-            queued = woken.unwrap_or_else(PoisonError::into_inner).0;
+            // The start of a drain wakes this; the turn in it may come later, and may be brought forward.
+            let turn = drain.turn().map(|turn| turn.min(now + LOOK));
+            queued = match deadline.into_iter().chain(turn).min() {
+                None => changed.wait(queued).unwrap_or_else(PoisonError::into_inner),
+                Some(until) => {
+                    let woken = changed.wait_timeout(queued, until.saturating_duration_since(now));
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
     }
 

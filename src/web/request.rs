@@ -250,7 +250,7 @@ pub trait RequestExt: sealed::Sealed {
     fn generation(&self) -> u32;
 
     /// Whether this process is about to end, because of a stop or because a successor has taken over. A long handler
-    /// should then finish.
+    /// should then finish. [`Timeouts::close_spread`](crate::Timeouts::close_spread) delays it until the turn of this connection.
     fn is_draining(&self) -> bool;
 
     /// Until when the handler must return its response, if its route has a [`deadline`](crate::deadline()).
@@ -596,7 +596,7 @@ impl RequestExt for Request {
     }
 
     fn is_draining(&self) -> bool {
-        self.body().conn_info().is_some_and(|o| o.phase.get().is_draining())
+        self.body().conn_info().is_some_and(|o| o.drain.is_draining())
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -608,7 +608,8 @@ impl RequestExt for Request {
     }
 
     fn drain(&self) -> Drain {
-        Drain::of(self.body().conn_info().map_or_else(PhaseWatch::new, |o| o.phase.clone()))
+        let drain = self.body().conn_info().map(|o| o.drain.clone());
+        drain.unwrap_or_else(|| Drain::of(PhaseWatch::new()))
     }
 
     fn bytes(&mut self) -> io::Result<Bytes> {

@@ -142,7 +142,7 @@ impl Upgraded {
 
     /// Whether this process is about to end.
     pub fn is_draining(&self) -> bool {
-        self.reader.conn_info.phase.get().is_draining()
+        self.reader.conn_info.drain.is_draining()
     }
 
     /// A half for each direction, to be used by two threads at once, as a proxy does:
@@ -183,7 +183,7 @@ impl UpgradedReader {
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Waited> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
-            if self.conn_info.phase.get().is_draining() {
+            if self.conn_info.drain.is_draining() {
                 return Ok(Waited::Draining);
             }
             if !self.early.is_empty() {

@@ -87,6 +87,7 @@ impl Rehearsal {
         queue.push(&mut vec![Ready::new(Box::new(connection), Cause::Event)]);
         let handler_index =
             ListenerHandler { handler: HandlerBox(Arc::new(Mirror)), latency: HandlerLatency::new() };
+        let detached = Detached::new(0, Budget::new(0), phase.clone(), all_counters.register());
         let common = Common {
             handlers: vec![handler_index],
             parking,
@@ -95,7 +96,7 @@ impl Rehearsal {
             stores,
             phase,
             wait_group,
-            detached: Arc::new(Detached::new(0, Budget::new(0), all_counters.register())),
+            detached: Arc::new(detached),
             deadlines: Arc::new(Deadlines::new(None, Limits::default(), all_counters.register())),
             error_pages: None,
         };

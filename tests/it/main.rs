@@ -9,6 +9,7 @@ mod support;
 
 mod broadcast;
 mod client_info;
+mod close_spread;
 #[cfg(feature = "sessions")]
 mod cookie_sessions;
 mod deadlines;

@@ -6,6 +6,9 @@
 //!
 //! **Another protocol has a waker**, one eventfd for each such connection, written at a drain and by WebSocket senders:
 //! its thread polls both. Event streams need none: they wait for the phase's Condvar.
+//!
+//! **Where closes are spread, `heirloom-closes` writes the wakers**: a WebSocket gets its 1001 whatever its own thread waits
+//! for. The thread exists only in such a drain.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -23,6 +26,7 @@ use crate::base::budget::{Budget, Share};
 use crate::base::close_reason::CloseReason;
 use crate::base::contain_panic::panic_text;
 use crate::base::log::{debug, error};
+use crate::base::phase::{Drain, Phase, PhaseWatch};
 use crate::base::status::{Counters, InFlight, RunningHandler};
 use crate::base::sync::{lock, spawn};
 use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};
@@ -35,12 +39,16 @@ use crate::web::body::{DetachedWriter, UpgradeHandler};
 use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
 use litemap::LiteMap;
 
+/// How often `heirloom-closes` looks whose turn has come.
+const TURNS: Duration = Duration::from_millis(50);
+
 /// The threads of one server's detached connections.
 #[derive(Debug)]
 pub(crate) struct Detached {
     limit: usize,
     /// Descriptors besides those of connections.
     descriptors: Budget,
+    phase: PhaseWatch,
     inner: Mutex<RunningThreads>,
 }
 
@@ -58,6 +66,8 @@ struct RunningThreads {
 struct RunningTask {
     what: String,
     since: Instant,
+    drain: Drain,
+    /// None once it was notified that the process drains, and for event streams.
     waker: Option<Arc<Waker>>,
 }
 
@@ -100,9 +110,14 @@ pub(super) enum Task {
 
 impl Detached {
     /// A pool of at most `limit` threads.
-    pub(crate) fn new(limit: usize, descriptors: Budget, counters: Arc<CachePadded<Counters>>) -> Detached {
+    pub(crate) fn new(
+        limit: usize,
+        descriptors: Budget,
+        phase: PhaseWatch,
+        counters: Arc<CachePadded<Counters>>,
+    ) -> Detached {
         let inner = RunningThreads { count: 0, next: 0, running: LiteMap::new(), counters };
-        Detached { limit, descriptors, inner: Mutex::new(inner) }
+        Detached { limit, descriptors, phase, inner: Mutex::new(inner) }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -127,10 +142,33 @@ impl Detached {
         lock.running.iter().map(handler).collect()
     }
 
-    /// Notifies all connections with a waker that the process drains. Its phase must say so already.
-    pub(crate) fn drain(&self) {
-        let wakers: Vec<_> = self.lock().running.values().filter_map(|it| it.waker.clone()).collect();
+    /// Notifies all connections with a waker that the process drains, each at its turn. The phase must say so already.
+    pub(crate) fn drain(self: &Arc<Detached>) {
+        if self.notify_by_turns() {
+            return;
+        }
+        let detached = Arc::clone(self);
+        let notify = move || {
+            while !detached.notify_by_turns() {
+                detached.phase.wait_for_change(TURNS);
+            }
+        };
+        if let Err(e) = thread::Builder::new().name("heirloom-closes".into()).spawn(notify) {
+            error!("no thread to spread closes: {e}: all are announced now");
+            self.phase.shorten_spread(Duration::ZERO);
+            self.notify_by_turns();
+        }
+    }
+
+    /// Notifies the connections whose turn has come. True when the last turn has.
+    fn notify_by_turns(&self) -> bool {
+        // A connection that comes later finds that its turn has come.
+        let is_over = self.phase.get() == Phase::Exited
+            || self.phase.spread_end().is_none_or(|end| end <= Instant::now());
+        let due = |(_, it): (&u64, &mut RunningTask)| it.waker.take_if(|_| it.drain.is_draining());
+        let wakers: Vec<_> = self.lock().running.iter_mut().filter_map(due).collect();
         wakers.iter().for_each(|waker| waker.drain());
+        is_over
     }
 
     /// Reserves a thread for a response. None at the limit, or if the system has no more threads. This comes before
@@ -198,7 +236,8 @@ impl Detachment {
         let (detached, id, jobs) =
             (Arc::clone(&self.thread.detached), self.thread.id, self.thread.jobs.clone());
         let (what, waker) = (self.what.clone(), self.thread.waker.clone());
-        detached.lock().running.insert(id, RunningTask { what, since: Instant::now(), waker });
+        let drain = client.conn_info.drain.clone();
+        detached.lock().running.insert(id, RunningTask { what, since: Instant::now(), drain, waker });
         let parking = Arc::clone(parking);
         let job = move || {
             // The thread counts until its connection is closed.

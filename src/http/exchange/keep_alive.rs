@@ -25,7 +25,7 @@ impl Exchange<'_> {
         if matches!(after, After::Close(_)) {
             return after;
         }
-        let draining = self.common.phase.get().is_draining();
+        let draining = self.client.conn_info.drain.is_draining();
         let ends_connection = || {
             matches!(response.body().kind(), BodyKind::Detached(_) | BodyKind::Upgrade(_))
                 || framing == BodyFraming::UntilClose
@@ -63,6 +63,7 @@ impl Exchange<'_> {
         }
         let has_request = !self.worker.input.unused().iter().all(|byte| b"\r\n".contains(byte));
         // A client that never stops sending is notified too.
-        has_request || (!self.common.parking.is_grace_over() && self.client.stream.peek() == Peek::Bytes)
+        has_request
+            || (!self.common.parking.is_grace_over(self.client) && self.client.stream.peek() == Peek::Bytes)
     }
 }

@@ -111,6 +111,7 @@ impl<P: Portable> Connections<P> {
         let listener = self.listeners.get(place.0).cloned();
         let mut conn_info = self.process.of_connection(peer, proxy, listener, stream.socket());
         conn_info.since = since;
+        conn_info.drain = self.process.drain.of_slot(slot.index());
         #[cfg(feature = "proxy")]
         {
             let is_new = matches!(origin, Origin::Accepted(_));
@@ -261,6 +262,14 @@ impl<P: Portable> Connections<P> {
             connections = connections,
             duration_ms = millis(grace)
         );
+        if let Some(end) = self.process.drain.watch().spread_end() {
+            let time = end.saturating_duration_since(Instant::now());
+            info!(
+                "the closes of those that stay are spread over {time:.0?}";
+                connections = connections,
+                duration_ms = millis(time)
+            );
+        }
     }
 
     /// At the drain deadline the log names each remaining connection, although the process may continue to run.

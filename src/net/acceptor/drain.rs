@@ -18,14 +18,14 @@ pub(crate) struct Draining(OnceLock<DrainStart>);
 struct DrainStart {
     /// How long an idle connection is kept.
     grace: Duration,
-    /// The tick at which the grace of connections that were idle at the start of the drain ends.
-    over: u32,
+    /// The tick of the start.
+    tick: u32,
 }
 
 impl Draining {
     /// `now` is a tick.
     pub(super) fn start(&self, grace: Duration, now: u32) {
-        let _ = self.0.set(DrainStart { grace, over: now.saturating_add(ticks_of(grace)) });
+        let _ = self.0.set(DrainStart { grace, tick: now });
     }
 
     pub(crate) fn has_started(&self) -> bool {
@@ -37,14 +37,15 @@ impl Draining {
         self.0.get().map(|started| started.grace)
     }
 
-    /// The latest deadline of a connection that is idle since the tick that `since` returns.
+    /// The latest deadline of a connection whose grace counts from the tick that `since` returns.
     pub(super) fn limit(&self, since: impl FnOnce() -> u32) -> u32 {
         self.0.get().map_or(u32::MAX, |started| since().saturating_add(ticks_of(started.grace)))
     }
 
-    /// Whether idle connections have been kept for as long as they are.
-    pub(super) fn is_grace_over(&self, now: u32) -> bool {
-        self.0.get().is_some_and(|started| now > started.over)
+    /// Whether a connection would have been kept for as long as it is, if it had been idle since the start. `since` returns from
+    /// when on its grace counts then.
+    pub(super) fn is_grace_over(&self, now: u32, since: impl FnOnce(u32) -> u32) -> bool {
+        self.0.get().is_some_and(|started| now > self.limit(|| since(started.tick)))
     }
 }
 
@@ -57,12 +58,15 @@ mod tests {
     fn idle_connections_are_kept_for_the_grace() {
         let drain = Draining::default();
         assert_eq!(
-            (drain.has_started(), drain.limit(|| 7), drain.is_grace_over(u32::MAX)),
+            (drain.has_started(), drain.limit(|| 7), drain.is_grace_over(u32::MAX, |start| start)),
             (false, u32::MAX, false)
         );
         drain.start(3 * TICK, 10);
         assert_eq!((drain.grace(), drain.limit(|| 7), drain.limit(|| 12)), (Some(3 * TICK), 10, 15));
-        assert!(!drain.is_grace_over(13) && drain.is_grace_over(14));
+        let over = |now| drain.is_grace_over(now, |start| start);
+        assert!(!over(13) && over(14));
+        let over_at_its_turn = |now| drain.is_grace_over(now, |start| start.max(20));
+        assert!(!over_at_its_turn(23) && over_at_its_turn(24));
         let brief = Draining::default();
         brief.start(Duration::ZERO, 10);
         assert_eq!(brief.limit(|| 10), 11, "a deadline of 0 means none");

@@ -195,7 +195,8 @@ impl<P> Parking<P> {
         let deadline = match deadline {
             Deadline::At(time) => self.ticks.at(time),
             Deadline::Idle(since) => {
-                self.ticks.at(since + self.idle).min(self.drain.limit(|| self.ticks.at(since)))
+                let limit = self.drain.limit(|| self.kept_from(&connection, self.ticks.at(since)));
+                self.ticks.at(since + self.idle).min(limit)
             }
         };
         self.slots.park(connection.slot, connection, deadline).map_err(|mut back| {
@@ -218,15 +219,21 @@ impl<P> Parking<P> {
         }
     }
 
-    /// In a drain, no idle connection is kept for longer than the grace from now.
+    /// In a drain, no idle connection is kept for longer than the grace from now, or from its turn.
     pub(super) fn hasten_idle(&self) {
-        let limit = self.drain.limit(|| self.ticks.now());
+        let now = self.ticks.now();
         self.slots.redate(|connection, deadline| {
             // A client that has its response, and does not send the rest of its request, ends early too.
             let ends_early =
                 matches!(connection.activity, Activity::Idle { .. } | Activity::Responding(Cut::Complete));
-            if ends_early { deadline.min(limit) } else { deadline }
+            let limit = || self.drain.limit(|| self.kept_from(connection, now));
+            if ends_early { deadline.min(limit()) } else { deadline }
         });
+    }
+
+    /// From when on, in ticks, the grace of a connection counts that is idle since the tick `since`.
+    fn kept_from(&self, connection: &Connection<P>, since: u32) -> u32 {
+        connection.conn_info.drain.turn().map_or(since, |turn| since.max(self.ticks.at(turn)))
     }
 
     /// At most `most` of the parked connections; `names` are the listeners' names.
@@ -252,9 +259,9 @@ impl<P> Parking<P> {
         self.slots.parked(|connection| listed(connection)).take(most).collect()
     }
 
-    /// Whether a drain has lasted for as long as idle connections are kept in it.
-    pub(crate) fn is_grace_over(&self) -> bool {
-        self.drain.is_grace_over(self.ticks.now())
+    /// Whether a drain has lasted for as long as this connection is kept in it if it is idle.
+    pub(crate) fn is_grace_over(&self, connection: &Connection<P>) -> bool {
+        self.drain.is_grace_over(self.ticks.now(), |start| self.kept_from(connection, start))
     }
 
     /// Must be called once, before the connection is parked.

@@ -24,6 +24,10 @@ impl SlotId {
         u64::from(self.tenant) << 32 | u64::from(self.index)
     }
 
+    pub(crate) fn index(self) -> u32 {
+        self.index
+    }
+
     pub(crate) fn from_bits(bits: u64) -> SlotId {
         SlotId { index: bits as u32, tenant: (bits >> 32) as u32 }
     }

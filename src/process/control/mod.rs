@@ -334,6 +334,9 @@ impl<'a> Control<'a> {
     }
 
     fn set_timer(&mut self, timer: Timer, after: Option<Duration>) {
+        if let (Timer::DrainDeadline, Some(after)) = (timer, after) {
+            self.phase.shorten_spread(after);
+        }
         // A time that is beyond the clock never comes.
         match after.and_then(|after| Instant::now().checked_add(after)) {
             Some(at) => self.progress.timers.insert(timer, at),

@@ -359,7 +359,7 @@ impl WebSocketSession {
     }
 
     fn look_at_drain(&self) {
-        if self.conn_info.phase.get().is_draining() {
+        if self.conn_info.drain.is_draining() {
             let mut protocol_state = self.lock();
             protocol_state.close(CloseCode::Away.into(), "", Instant::now());
             // A reading or sending thread sees the error.

@@ -20,6 +20,8 @@ mod changed_listeners;
 #[cfg(feature = "websocket")]
 mod chat_example;
 mod children;
+#[cfg(all(feature = "tls", feature = "websocket"))]
+mod close_spread;
 mod compat;
 mod connection_transfer;
 mod control_socket;
