@@ -1,4 +1,5 @@
-//! Behind a proxy: whom a request is from, by the fields of a proxy or by the PROXY protocol.
+//! Behind a proxy: whom a request is from, by the fields of a proxy or by the PROXY protocol: in the handler, in the access log
+//! and for limits.
 //!
 //! ```text
 //! $ cargo run --features proxy --example behind_proxy -- 127.0.0.1:8001 127.0.0.1:8002
@@ -12,10 +13,14 @@
 //! curl: ...
 //! ```
 //!
-//! The second listener takes connections with a PROXY header alone. curl's has its own address.
+//! The second listener takes connections with a PROXY header alone. curl's has its own address. Further arguments are the addresses
+//! of trusted proxies; `contrib/` has configurations for nginx and HAProxy.
 
-use heirloom::Proxies;
+use std::time::Duration;
+
 use heirloom::prelude::*;
+use heirloom::wrap::{AccessLog, RateLimit};
+use heirloom::{Handle, Proxies};
 
 fn main() -> Result<(), heirloom::Error> {
     heirloom::handover::init()?;
@@ -23,12 +28,30 @@ fn main() -> Result<(), heirloom::Error> {
     let mut args = std::env::args().skip(1);
     let by_field = args.next().unwrap_or_else(|| "127.0.0.1:8001".to_owned());
     let by_header = args.next().unwrap_or_else(|| "127.0.0.1:8002".to_owned());
-    let local = Proxies::new(["127.0.0.0/8", "::1", "unix"]);
+    let mut trusted: Vec<String> = args.collect();
+    if trusted.is_empty() {
+        trusted.extend(["127.0.0.0/8", "::1", "unix"].map(str::to_owned));
+    }
+    let proxies = Proxies::new(trusted);
+    let handle = Handle::new();
+    let checked = handle.clone();
+    // Two at once of each client, and then one each minute.
+    let limited = who.wrap(RateLimit::new(60, Duration::from_secs(3600)).burst(2));
+    let router = Router::new()
+        .get("/", who)
+        .get("/limited", limited)
+        .get("/pid", |_: Request| std::process::id().to_string())
+        .get("/readyz", move |_: Request| match checked.phase().is_ready() {
+            true => StatusCode::OK,
+            false => StatusCode::SERVICE_UNAVAILABLE,
+        });
     log::info!("pid {}", std::process::id());
-    Server::new(Router::new().get("/", who).get("/pid", |_: Request| std::process::id().to_string()))
-        .listen(Listen::new(by_field).trust_proxies(local.clone().x_forwarded()))
-        .listen(Listen::new(by_header).trust_proxies(local.proxy_protocol()))
-        .timeouts(Timeouts::new().probation(std::time::Duration::ZERO))
+    Server::new(router.wrap(AccessLog::new()))
+        .listen(Listen::new(by_field).trust_proxies(proxies.clone().x_forwarded()))
+        .listen(Listen::new(by_header).trust_proxies(proxies.proxy_protocol()))
+        .limits(Limits::new().connections_per_peer(20))
+        .timeouts(Timeouts::new().probation(Duration::ZERO))
+        .with_handle(handle)
         .serve()
 }
 

@@ -51,6 +51,8 @@ mod probation;
 mod prometheus;
 #[cfg(feature = "proxy")]
 mod proxies;
+#[cfg(all(feature = "proxy", feature = "tls"))]
+mod real_proxies;
 mod scarce;
 mod sessions;
 mod signal_actions;
