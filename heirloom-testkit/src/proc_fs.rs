@@ -45,6 +45,19 @@ pub fn processes_with(variable: &[u8]) -> Vec<u32> {
     numbers("/proc").into_iter().filter_map(|pid| u32::try_from(pid).ok()).filter(has_it).collect()
 }
 
+/// The value of a variable that `pid` was started with.
+pub(crate) fn variable(pid: u32, name: &str) -> Option<Vec<u8>> {
+    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let value = |pair: &[u8]| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
+    environ.split(|byte| *byte == 0).find_map(value)
+}
+
+/// The processes that the main thread of `pid` has started and not reaped. None where the kernel does not list them.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let listed = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    listed.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
 /// The inode of a socket.
 pub fn inode(what: &str) -> Option<u64> {
     what.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()

@@ -20,7 +20,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tempfile::TempDir;
 
 use crate::output::Output;
-use crate::proc_fs::{descriptors, inode, listening, polled_sockets, processes_with};
+use crate::proc_fs::{children, descriptors, inode, listening, polled_sockets, processes_with, variable};
 use crate::{Addr, Client, DEADLINE, Ended, Outcome, Process, get, pass};
 
 const HUP: i32 = 1;
@@ -30,8 +30,14 @@ const TERM: i32 = 15;
 const MARK: &str = "HEIRLOOM_TESTKIT";
 /// How often /proc is read.
 const TICK: Duration = Duration::from_millis(10);
+/// How often it is looked whether a successor has been started, which may live for a few milliseconds.
+const SHORT_TICK: Duration = Duration::from_millis(1);
 /// What heirloom logs at the end of a handover that has failed.
 const FAILED: &str = "still serving";
+/// Time for the log of a failure, after the end of the new process.
+const LOGGED: Duration = Duration::from_secs(2);
+/// The variable by which a successor knows what it inherits.
+const HANDOVER: &str = "HEIRLOOM_HANDOVER";
 
 /// What went wrong, with the output of the server. Its `Debug` is the same text, for tests that return it.
 pub struct Error {
@@ -222,6 +228,7 @@ impl Server {
     pub fn upgrade_by(&mut self, request: impl FnOnce(u32)) -> Result<Upgrade, Error> {
         let failures = self.output.lines_with(FAILED).len();
         let begin = Instant::now();
+        let mut attempt = Attempt::of(&self.serving, &self.first);
         request(self.serving.id());
         loop {
             let old = self.serving.id();
@@ -232,7 +239,8 @@ impl Server {
                 self.expect_success(old, ended)?;
                 return Ok(Upgrade { pid: new, took: begin.elapsed() });
             }
-            if self.output.lines_with(FAILED).len() > failures {
+            let has_failed = new.is_none() && self.serving.is_alive() && attempt.has_failed();
+            if has_failed || self.output.lines_with(FAILED).len() > failures {
                 return Err(self.error("the upgrade has failed, and the old process serves"));
             }
             if self.processes().is_empty() {
@@ -246,7 +254,7 @@ impl Server {
                 };
                 return Err(self.error(&format!("no upgrade within {:?}: {state}", self.timeout)));
             }
-            pass(TICK);
+            attempt.watch(TICK);
         }
     }
 
@@ -351,6 +359,54 @@ fn text_of(ended: Ended) -> String {
     match ended {
         Ended::With(status) => format!("has ended with {status}"),
         Ended::Unknown => "has ended".to_owned(),
+    }
+}
+
+/// The successor that an upgrade starts. Its end is how the failure of an upgrade is known where the server logs nothing.
+struct Attempt {
+    parents: [u32; 2],
+    /// By which a successor differs from the programs that handlers start.
+    before: Option<Vec<u8>>,
+    successor: Option<Process>,
+    /// When it was found to have ended.
+    ended: Option<Instant>,
+}
+
+impl Attempt {
+    fn of(serving: &Process, first: &Process) -> Attempt {
+        let parents = [serving.id(), first.id()];
+        Attempt { parents, before: variable(serving.id(), HANDOVER), successor: None, ended: None }
+    }
+
+    /// Waits, and looks for the successor meanwhile.
+    fn watch(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            self.look();
+            pass(if self.successor.is_some() { time } else { SHORT_TICK });
+        }
+    }
+
+    fn look(&mut self) {
+        if self.successor.as_ref().is_some_and(Process::is_alive) {
+            return;
+        }
+        if self.successor.is_some() {
+            self.ended.get_or_insert_with(Instant::now);
+        }
+        let is_successor = |pid: &u32| {
+            let variable = variable(*pid, HANDOVER);
+            variable.is_some() && variable != self.before && !self.parents.contains(pid)
+        };
+        let found = self.parents.iter().flat_map(|parent| children(*parent)).find(is_successor);
+        if let Some(found) = found {
+            (self.successor, self.ended) = (Some(Process::of(found)), None);
+        }
+    }
+
+    /// Whether it was there, no other has taken its place, and a log of that would have been written.
+    fn has_failed(&self) -> bool {
+        self.ended.is_some_and(|ended| ended.elapsed() > LOGGED)
     }
 }
 
