@@ -193,7 +193,9 @@ fn hooks_and_an_abort() {
     fs::write(folder.path().join("release-fails"), "").unwrap();
     server.hup();
     server.wait_for("the release hook failed: as asked; still serving");
-    fs::write(folder.path().join("exit-panics"), "").unwrap();
+    fs::rename(folder.path().join("release-fails"), folder.path().join("release-panics")).unwrap();
+    server.hup();
+    server.wait_for_nth("the release hook failed: ", 2);
     let mut client = server.client();
     client.ask("/never");
     server.in_flight(server.pid(), 1);
@@ -209,9 +211,9 @@ fn hooks_and_an_abort() {
     cut.has(&["duration_ms", "request"]);
     assert_eq!(*cut.field("request"), "GET /never");
     assert!(cut.field("duration_ms").is_u64());
-    let panicked = log.line("on_exit panicked");
+    let panicked = log.line("release panicked");
     panicked.has(&["hook", "reason"]);
-    assert_eq!(*panicked.field("hook"), "on_exit");
+    assert_eq!(*panicked.field("hook"), "release");
 }
 
 #[test]
