@@ -107,7 +107,7 @@ impl Control<'_> {
     pub(super) fn dismiss_successor(&mut self) -> Option<Event> {
         let word = self.successor.take()?.dismiss(self.state.stage(), &self.poller);
         self.outside.identity.note_failure(&word.end);
-        self.outside.upgrade.note_output(word.output.as_deref());
+        self.outside.upgrade.note_output(&word.wrote);
         word.child.into_iter().for_each(|child| self.strays.push(child));
         word.was_stopped.then_some(Event::Drain)
     }

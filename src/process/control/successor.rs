@@ -16,7 +16,7 @@ use crate::process::control::poller::{Poller, Source};
 use crate::process::handover::Message;
 use crate::process::handover::channel::Channel;
 use crate::process::handover::child::{Child, End, Spawned};
-use crate::process::handover::startup_output::StartupOutput;
+use crate::process::handover::startup_output::StartupMessages;
 use crate::process::handover::state_file::StateFile;
 use crate::process::state::Stage;
 
@@ -28,8 +28,8 @@ pub(super) struct Successor {
     pub(super) connections: Option<OwnedFd>,
     /// Present until the state is written to it.
     pub(super) state: Option<StateFile>,
-    /// What it writes until it is ready. None also where that is not known.
-    output: Option<StartupOutput>,
+    /// Until it is ready.
+    messages: Option<StartupMessages>,
     /// The same file, if it takes records.
     records: Option<StateFile>,
     /// It said FAILED and may end by itself, with its own message on its standard error.
@@ -41,8 +41,8 @@ pub(super) struct Successor {
 pub(super) struct LastWord {
     /// How it ended, and its last lines on standard error.
     pub(super) end: String,
-    /// These lines alone.
-    pub(super) output: Option<String>,
+    /// The text of these lines alone.
+    pub(super) wrote: String,
     /// It had received a stop, which was meant for the service and also applies here.
     pub(super) was_stopped: bool,
     /// None: it is reaped.
@@ -53,15 +53,15 @@ impl Successor {
     /// # Errors
     /// When the child can't be watched; it is this process's successor all the same, to be dismissed.
     pub(super) fn new(spawned: Spawned, poller: &Poller) -> (Successor, std::io::Result<()>) {
-        let Spawned { child, lifecycle, connections, state, output } = spawned;
+        let Spawned { child, lifecycle, connections, state, messages } = spawned;
         let watched = poller
             .add(lifecycle.as_fd(), Source::Successor)
             .and_then(|()| child.pidfds().try_for_each(|fd| poller.add(fd, Source::Child)));
         // Without a second descriptor for it there are no records, and nothing else is lost.
         let records = state.try_clone().ok();
-        let (connections, state) = (Some(connections), Some(state));
+        let (connections, state, messages) = (Some(connections), Some(state), Some(messages));
         (
-            Successor { child, channel: lifecycle, connections, state, output, records, has_failed: false },
+            Successor { child, channel: lifecycle, connections, state, messages, records, has_failed: false },
             watched,
         )
     }
@@ -153,7 +153,7 @@ impl Successor {
             message => {
                 if matches!(message, Message::Prepared { .. }) {
                     // What it writes from now on is not known.
-                    self.output = None;
+                    self.messages = None;
                 }
                 info!(
                     "handover: child {}: {message}", self.child.pid();
@@ -193,8 +193,7 @@ impl Successor {
         let pid = self.child.pid();
         let end = self.child.end_or("was killed but has not exited");
         // Its own message is in the log already if it failed.
-        let output = self.output.take().filter(|_| !self.has_failed).and_then(|output| output.last_lines());
-        let wrote = wrote(output.as_deref());
+        let (output, wrote) = last_words(self.messages.take().filter(|_| !self.has_failed));
         match stage {
             Stage::Serving | Stage::Awaiting if !self.has_failed => {
                 error!(
@@ -210,7 +209,7 @@ impl Successor {
         let was_stopped = self.channel.receive().iter().any(|m| matches!(m, Message::Stopping { .. }));
         let is_reaped = self.child.end().is_some();
         let end = format!("child {pid} {}{wrote}", self.child.end_or("did not become ready in time"));
-        LastWord { end, output, was_stopped, child: (!is_reaped).then_some(self.child) }
+        LastWord { end, wrote, was_stopped, child: (!is_reaped).then_some(self.child) }
     }
 
     /// Its channel has ended or its process is dead, in this stage. Logs its end.
@@ -230,8 +229,7 @@ impl Successor {
             self.kill();
         }
         let end = format!("child {pid} {}", self.child.end_or("closed its channel"));
-        let output = self.output.take().and_then(|output| output.last_lines());
-        let wrote = wrote(output.as_deref());
+        let (output, wrote) = last_words(self.messages.take());
         match stage {
             Stage::Awaiting | Stage::Offering | Stage::Watching => {
                 error!(
@@ -243,13 +241,21 @@ impl Successor {
             }
             _ => info!("handover: {end}"; successor = pid.as_raw(), reason:% = Escaped(&end)),
         }
-        LastWord { end: end + &wrote, output, was_stopped: false, child: Some(self.child) }
+        LastWord { end: end + &wrote, wrote, was_stopped: false, child: Some(self.child) }
     }
 }
 
-/// The last lines of a process, behind how it ended.
-fn wrote(output: Option<&str>) -> String {
-    output.map(|lines| format!("; it wrote: {lines}")).unwrap_or_default()
+/// The last lines of a process that has ended, and the text behind how it ended: these lines, or where they are.
+fn last_words(messages: Option<StartupMessages>) -> (Option<String>, String) {
+    match messages {
+        Some(StartupMessages::Copied(output)) => {
+            let lines = output.last_lines();
+            let text = lines.as_ref().map(|lines| format!("; it wrote: {lines}"));
+            (lines, text.unwrap_or_default())
+        }
+        Some(StartupMessages::At(place)) => (None, format!("; its messages are {place}")),
+        None => (None, String::new()),
+    }
 }
 
 /// Children that are no successor any more and have not ended.

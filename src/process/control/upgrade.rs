@@ -69,11 +69,10 @@ impl UpgradeWatch {
         self.cause = self.current.is_some().then_some(cause);
     }
 
-    /// Notes the last lines of a process that was killed, behind the cause.
-    pub(super) fn note_output(&mut self, lines: Option<&str>) {
-        if let (Some(cause), Some(lines)) = (&mut self.cause, lines) {
-            cause.push_str("; it wrote: ");
-            cause.push_str(lines);
+    /// Notes what a process that was killed has written, behind the cause.
+    pub(super) fn note_output(&mut self, wrote: &str) {
+        if let Some(cause) = &mut self.cause {
+            cause.push_str(wrote);
         }
     }
 

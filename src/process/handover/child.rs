@@ -26,7 +26,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
 use super::channel::Channel;
-use super::startup_output::{OutputPipe, StartupOutput};
+use super::startup_output::{OutputPipe, StartupMessages};
 use super::state_file::StateFile;
 use super::{CommandLine, Hello, Message, Passed, escape, original_command};
 use crate::base::log::{Escaped, debug, info, warn};
@@ -195,8 +195,7 @@ pub(crate) struct Spawned {
     pub(crate) lifecycle: Channel,
     pub(crate) connections: OwnedFd,
     pub(crate) state: StateFile,
-    /// None where its standard error is left alone.
-    pub(crate) output: Option<StartupOutput>,
+    pub(crate) messages: StartupMessages,
 }
 
 /// What a successor finds from its third descriptor on.
@@ -262,7 +261,7 @@ pub(crate) fn spawn(
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(|e| failed(e.into()))?;
 
     let state = StateFile::new().map_err(failed)?;
-    let pipe = OutputPipe::new();
+    let (pipe, messages) = OutputPipe::start();
     let files: Vec<(String, BorrowedFd<'_>)> =
         files.iter().cloned().chain(pipe.as_ref().map(OutputPipe::file)).collect();
     let left = Left {
@@ -290,9 +289,7 @@ pub(crate) fn spawn(
         successor = child.pid().as_raw(),
         path:% = Escaped(program.path.display())
     );
-    drop(files);
-    let output = pipe.and_then(OutputPipe::copy);
-    Ok(Spawned { child, lifecycle, connections, state, output })
+    Ok(Spawned { child, lifecycle, connections, state, messages })
 }
 
 fn start(spawn: &sys::Spawn<'_>) -> io::Result<Child> {

@@ -7,14 +7,18 @@
 //!
 //! - A successor of a version that does not know of the pipe, and a script in between, write where they always did.
 //! - **The successor can read the pipe, too.** A predecessor that is killed breaks nothing: what it has not copied, the
-//!   successor copies when it takes the pipe away. Only what exceeds the pipe (1 MiB) until then would make it wait.
+//!   successor copies when it takes the pipe away. Only what exceeds the pipe (1 MiB) until then makes it wait, without end. A
+//!   pipe that the successor can't read would end that wait, and lose what is in it.
 //! - Who copies holds a lock on the pipe from the read to the end of the write. So nothing that the successor writes later
 //!   comes before what it has written earlier.
 //! - A program that the successor has started before may go on writing to the pipe: the successor copies that as well, for as
 //!   long as it lives.
 //! - It is done only where the successor's standard error is the file of the predecessor's, and where no program looks at what
-//!   kind of file that is: not on a terminal (colours), and not where it is the journal's stream (JOURNAL_STREAM). There the
-//!   lines are beside the error anyway.
+//!   kind of file that is. Not on a terminal, where a program decides on colours for its whole life; a second terminal in
+//!   between would lose what is in it when the predecessor is killed. Not where it is the journal's stream: a program that
+//!   finds JOURNAL_STREAM to name another file than its standard error would not log to the journal for its whole life, and
+//!   that variable can't be changed and restored for a process with threads and for the programs that it starts. There the
+//!   messages are beside the error anyway, and the error says so.
 //!
 //! It takes one descriptor, since a script may use those behind the ones that are passed on: the pipe, open for reading and
 //! writing, which only /proc can do. What a script or the dynamic linker writes before the program runs is not seen here.
@@ -61,47 +65,61 @@ pub(super) fn is_pipe(name: &str) -> bool {
     name.starts_with(FILE)
 }
 
-/// The pipe with which a successor is started.
+/// The pipe with which a successor is started. To be dropped when it has been.
 #[derive(Debug)]
 pub(crate) struct OutputPipe {
-    reader: File,
     both: File,
     stderr: FileId,
 }
 
 impl OutputPipe {
-    /// None where standard error is to be left alone.
-    pub(crate) fn new() -> Option<OutputPipe> {
+    /// Starts to copy what comes through the pipe. No pipe where standard error is to be left alone.
+    pub(crate) fn start() -> (Option<OutputPipe>, StartupMessages) {
         let stderr = io::stderr();
-        let id = FileId::of(stderr.as_fd())?;
-        if stderr.is_terminal() || env::var("JOURNAL_STREAM").is_ok_and(|stream| stream == id.to_string()) {
-            return None;
+        let Some(id) = FileId::of(stderr.as_fd()) else { return (None, StartupMessages::At(STDERR)) };
+        if stderr.is_terminal() {
+            return (None, StartupMessages::At("on the terminal"));
         }
-        let made = || -> io::Result<OutputPipe> {
-            let (reader, _writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-            let both = OpenOptions::new().read(true).write(true).open(by_proc(&reader))?;
-            let _ = fcntl(&both, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
-            Ok(OutputPipe { reader: reader.into(), both, stderr: id })
-        };
-        made().inspect_err(|e| debug!("handover: no pipe for standard error: {e}")).ok()
+        if env::var("JOURNAL_STREAM").is_ok_and(|stream| stream == id.to_string()) {
+            return (None, StartupMessages::At("in the journal"));
+        }
+        match OutputPipe::copied(id) {
+            Ok((pipe, output)) => (Some(pipe), StartupMessages::Copied(output)),
+            Err(e) => {
+                debug!("handover: no pipe for standard error: {e}");
+                (None, StartupMessages::At(STDERR))
+            }
+        }
+    }
+
+    fn copied(stderr: FileId) -> io::Result<(OutputPipe, StartupOutput)> {
+        let (reader, _writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let both = OpenOptions::new().read(true).write(true).open(by_proc(&reader))?;
+        let _ = fcntl(&both, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+        let (output, reader) = (StartupOutput::default(), File::from(reader));
+        let noted = output.clone();
+        start_thread(move || {
+            copy_until_end(&reader, |piece| noted.note(piece));
+            noted.end();
+        })?;
+        Ok((OutputPipe { both, stderr }, output))
     }
 
     /// The file to pass on.
     pub(crate) fn file(&self) -> (String, BorrowedFd<'_>) {
         (format!("{FILE}{}", self.stderr), self.both.as_fd())
     }
-
-    /// Copies what the successor writes. To be called when it has been started.
-    pub(crate) fn copy(self) -> Option<StartupOutput> {
-        let output = StartupOutput::default();
-        let (noted, reader) = (output.clone(), self.reader);
-        let copying = move || {
-            copy_until_end(&reader, |piece| noted.note(piece));
-            noted.end();
-        };
-        start_thread(copying).then_some(output)
-    }
 }
+
+/// Where the messages are that a successor writes until it is ready.
+#[derive(Debug)]
+pub(crate) enum StartupMessages {
+    Copied(StartupOutput),
+    /// Only there.
+    At(&'static str),
+}
+
+const STDERR: &str = "on standard error";
 
 fn by_proc(fd: &impl AsRawFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
@@ -206,7 +224,7 @@ pub(crate) fn restore_stderr() {
     drop(pipe);
     // Unless this is the end, it is the standard error of another process, too.
     if let Some(later) = later.ok().filter(|later| !matches!(copy_piece(later, |_| ()), Ok(Piece::End))) {
-        start_thread(move || copy_until_end(&later, |_| ()));
+        let _ = start_thread(move || copy_until_end(&later, |_| ()));
     }
 }
 
@@ -273,13 +291,13 @@ fn copy_until_end(reader: &File, note: impl Fn(&[u8])) {
     }
 }
 
-fn start_thread(work: impl FnOnce() + Send + 'static) -> bool {
+fn start_thread(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let work = move || {
         // If the program has given SIGPIPE its default action, a reader of our log that has gone must not end us.
         let _ = [Signal::SIGPIPE].into_iter().collect::<SigSet>().thread_block();
         work();
     };
-    thread::Builder::new().name("heirloom-stderr".into()).spawn(work).is_ok()
+    thread::Builder::new().name("heirloom-stderr".into()).spawn(work).map(drop)
 }
 
 #[cfg(test)]

@@ -2,15 +2,18 @@
 //! written to, whole and in order, whichever process is killed meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::TESTKIT;
+use nix::pty::openpty;
+use nix::unistd::ttyname;
 use tempfile::TempDir;
-use testkit::{Exit, Facts, Pid, Proc, Signal, until};
+use testkit::{Exit, Facts, Pid, Proc, Signal, beside, until};
+
+use crate::TESTKIT;
 
 const CTL: &str = env!("CARGO_BIN_EXE_ctl");
 
@@ -209,6 +212,27 @@ fn the_stream_of_the_journal_is_left_alone() {
     until("it has stopped itself", || state().contains(") T "));
     bench.has_own_stderr(child);
     bench.server.signal_to(child, Signal::SIGKILL);
-    let line = bench.server.wait_for("was killed by SIGKILL; still serving");
+    let line = bench.server.wait_for("was killed by SIGKILL; still serving; its messages are in the journal");
     assert!(!line.contains("it wrote"), "{line}");
+}
+
+/// A program decides by it on colours, for its whole life.
+#[test]
+fn a_terminal_is_left_alone() {
+    let pty = openpty(None, None).unwrap();
+    let name = ttyname(&pty.slave).unwrap();
+    // What the server logs makes room for what follows.
+    let mut seen = File::from(pty.master);
+    let reading = beside("terminal", move || drop(io::copy(&mut seen, &mut io::sink())));
+    let script = format!("exec \"$@\" 2>{}", name.display());
+    let bench = Bench::begin(&script, |command| Proc::begin(command, Stdio::null()));
+    until("it serves", || UnixStream::connect(bench.path("control")).is_ok());
+    bench.set_fault("exit-with-words");
+    let answer = bench.upgrade();
+    assert!(
+        answer.contains("exited%20with%20status%203%3B%20its%20messages%20are%20on%20the%20terminal"),
+        "{answer}"
+    );
+    drop((bench, pty.slave));
+    reading.join().unwrap();
 }
