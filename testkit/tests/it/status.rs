@@ -103,7 +103,7 @@ fn refused(admin: &Addr) -> Vec<Value> {
 }
 
 #[test]
-fn the_last_closes_survive_a_handover_and_its_drain_adds_to_them() {
+fn the_last_closes_survive_a_handover_and_its_drain_adds_more() {
     let (server, admin) = kitchen_sink(&["--probation-ms", "0"]);
     let mut client = server.client();
     client.send("GET /ok HTTP/1.1\r\nHost: here\r\n\r\nGET /ok HTTP/1.1\r\n\r\n");
