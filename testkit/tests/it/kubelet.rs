@@ -35,20 +35,21 @@ fn number(text: &str, key: &str) -> u64 {
     digits.parse().unwrap_or_else(|_| panic!("no number behind {key}"))
 }
 
-/// The lines of the manifest that begin with `probe` and are indented further.
+/// The lines of the manifest below `name`, which are indented further.
 #[track_caller]
-fn probe(name: &str) -> &'static str {
+fn probe(name: &str) -> String {
     let (_, rest) = MANIFEST.split_once(name).unwrap_or_else(|| panic!("no {name}"));
-    rest.split("\n          #").next().unwrap()
+    let lines = rest.lines().skip(1).take_while(|line| line.starts_with("            "));
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 /// The path that the manifest probes by HTTP at the admin listener.
 #[track_caller]
-fn probed_path(name: &str) -> &'static str {
+fn probed_path(name: &str) -> String {
     let probe = probe(name);
     assert!(probe.contains("port: admin"), "{probe}");
     let (_, rest) = probe.split_once("path: ").expect("a path");
-    rest.lines().next().unwrap()
+    rest.lines().next().unwrap().to_owned()
 }
 
 /// The times that the manifest says in its comments for the program, and in its fields for Kubernetes.
@@ -77,7 +78,7 @@ fn the_times_of_the_manifest_fit_together() {
     assert!(lame_duck + drain + Duration::from_secs(5) <= grace_period);
     assert_eq!(stop_timeout, grace_period);
     let ready = probe("readinessProbe:");
-    let noticed = number(ready, "periodSeconds: ") * number(ready, "failureThreshold: ");
+    let noticed = number(&ready, "periodSeconds: ") * number(&ready, "failureThreshold: ");
     assert!(Duration::from_secs(noticed) + LATENESS < lame_duck);
     // A pod that is ready before another goes, and no hook, whose time would count.
     assert_eq!((number(MANIFEST, "maxSurge: "), number(MANIFEST, "maxUnavailable: ")), (1, 0));
@@ -238,7 +239,7 @@ impl Kubelet {
     }
 
     fn probe(&mut self) {
-        let is_ready = self.pod.succeeds(probed_path("readinessProbe:"));
+        let is_ready = self.pod.succeeds(&probed_path("readinessProbe:"));
         if is_ready && !self.events.contains(&Event::Ready) {
             self.events.push(Event::Ready);
             self.service.add(&self.pod.addr);
@@ -246,7 +247,7 @@ impl Kubelet {
         {
             self.events.push(Event::NotReady);
         }
-        if self.pod.succeeds(probed_path("livenessProbe:")) {
+        if self.pod.succeeds(&probed_path("livenessProbe:")) {
             self.pod.live.fetch_add(1, Ordering::Relaxed);
         } else if !self.pod.may_end.load(Ordering::Relaxed) {
             self.events.push(Event::NotLive);
