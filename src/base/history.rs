@@ -32,6 +32,8 @@ pub(crate) struct Generation {
     pub(crate) until: Option<u64>,
     /// How long its drain took, in milliseconds.
     pub(crate) drained: Option<u64>,
+    /// How it crashed, at `until`, as its supervisor saw it.
+    pub(crate) crash: Option<String>,
     /// The latest failed handovers that it started.
     pub(crate) failures: VecDeque<FailedHandover>,
 }
@@ -52,6 +54,8 @@ pub(crate) enum Note {
     Since(u64),
     Until(u64),
     Drained(u64),
+    /// At this time, and how.
+    Crashed(u64, String),
     Failed(FailedHandover),
 }
 
@@ -82,6 +86,7 @@ impl History {
             Note::Since(at) => generation.since = Some(at),
             Note::Until(at) => generation.until = Some(at),
             Note::Drained(ms) => generation.drained = Some(ms),
+            Note::Crashed(at, how) => (generation.until, generation.crash) = (Some(at), Some(how)),
             Note::Failed(failed) => {
                 if generation.failures.len() >= FAILURES {
                     generation.failures.pop_front();
@@ -100,6 +105,15 @@ impl History {
         for note in notes(&words) {
             self.note(number, note);
         }
+    }
+
+    /// Lines about the latest generations that are no longer than this together.
+    pub(crate) fn latest_lines(&self, bytes: usize) -> Vec<String> {
+        let mut room = bytes;
+        let texts = self.generations.iter().rev().map(Generation::to_string);
+        let texts =
+            texts.take_while(|text| room.checked_sub(text.len()).inspect(|left| room = *left).is_some());
+        texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
     }
 
     /// The row of a generation, which is added if there is none. None for one that is forgotten already.
@@ -126,6 +140,9 @@ fn notes(words: &[(&str, &str)]) -> Vec<Note> {
         let reason = words.iter().find(|(key, _)| *key == "reason").map_or("", |(_, reason)| reason);
         return vec![Note::Failed(FailedHandover { at, reason: text(reason), steps: steps().collect() })];
     }
+    let crashed = words.iter().find(|(key, _)| *key == "crashed").and_then(|(_, at)| number(at));
+    let crash = words.iter().find(|(key, _)| *key == "crash").map(|(_, how)| text(how));
+    let crashed = crashed.zip(crash).map(|(at, how)| Note::Crashed(at, how));
     let others = words.iter().filter_map(|(key, value)| {
         Some(match *key {
             "pid" => Note::Pid(value.parse().ok()?),
@@ -136,7 +153,7 @@ fn notes(words: &[(&str, &str)]) -> Vec<Note> {
             _ => return None,
         })
     });
-    others.chain(steps().map(|(name, ms)| Note::Step(name, ms))).collect()
+    others.chain(crashed).chain(steps().map(|(name, ms)| Note::Step(name, ms))).collect()
 }
 
 /// What a value must not contain, beside what ends a line.
@@ -156,6 +173,9 @@ impl fmt::Display for Generation {
         let times = [("since", self.since), ("until", self.until), ("drained", self.drained)];
         for (name, time) in times {
             time.map_or(Ok(()), |time| write!(f, " {name}={time}"))?;
+        }
+        if let (Some(at), Some(crash)) = (self.until, &self.crash) {
+            write!(f, " crashed={at} crash={}", text(crash))?;
         }
         writeln!(f, "{}", steps(&self.steps))?;
         self.failures.iter().try_for_each(|failed| {
@@ -185,6 +205,7 @@ mod tests {
             (2, Note::Step("spawn".to_owned(), 3)),
             (2, Note::Step("spawn".to_owned(), 4)),
             (2, Note::Since(2_000)),
+            (2, Note::Crashed(2_500, "was killed by SIGKILL".to_owned())),
         ] {
             history.note(number, note);
         }
@@ -203,6 +224,15 @@ mod tests {
             (numbers, copy.generations[1].steps.as_slice()),
             (vec![1, 2], [("spawn".to_owned(), 4)].as_slice())
         );
+    }
+
+    #[test]
+    fn the_latest_lines_have_whole_generations() {
+        let history = filled();
+        let [first, second] = [0, 1].map(|n| history.generations[n].to_string());
+        assert_eq!(history.latest_lines(usize::MAX).len(), 4);
+        assert_eq!(history.latest_lines(first.len() + second.len() - 1), [second.trim_end()]);
+        assert_eq!(history.latest_lines(second.len() - 1), [""; 0]);
     }
 
     #[test]

@@ -80,6 +80,11 @@ impl Records {
         lines.take_while(|line| room.checked_sub(line.len()).inspect(|left| room = *left).is_some()).collect()
     }
 
+    /// What is known of all generations, as lines.
+    pub(crate) fn lines_about_all(&self) -> String {
+        lock(&self.history).generations().map(Generation::to_string).collect()
+    }
+
     /// What is known of a generation now, as lines.
     pub(crate) fn lines_about(&self, generation: u32) -> Vec<String> {
         let found = self.about(generation);

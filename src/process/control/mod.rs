@@ -225,6 +225,7 @@ impl<'a> Control<'a> {
         let successor = self.successor.as_ref().map_or(0, |successor| successor.server_pid().as_raw());
         self.outside.enter(self.state.stage(), self.facts.generation, successor, self.engine.records());
         self.pass_history();
+        self.pass_history_to_supervisor();
         match self.state.stage() {
             Stage::Serving => info!("serving as generation {}", self.facts.generation; phase = "serving"),
             Stage::LameDuck => info!("lame duck: not ready, still accepting"; phase = "lame_duck"),
@@ -406,9 +407,11 @@ impl<'a> Control<'a> {
         let messages = predecessor.channel.receive();
         let ended = predecessor.channel.has_ended();
         let pid = predecessor.pid;
+        let mut has_news = false;
         for message in messages {
             if let Message::History { line } = &message {
                 self.engine.records().read_history(line);
+                has_news = true;
                 continue;
             }
             info!(
@@ -430,6 +433,9 @@ impl<'a> Control<'a> {
                 }
             }
             self.handle(Event::FromPredecessor(message));
+        }
+        if has_news {
+            self.pass_history_to_supervisor();
         }
         if ended {
             info!("handover: predecessor {pid} is gone"; predecessor = pid);

@@ -26,6 +26,13 @@ impl Control<'_> {
         }
     }
 
+    /// This generation serves, or its predecessor has sent more: the supervisor keeps what is known so far.
+    pub(super) fn pass_history_to_supervisor(&self) {
+        if let (Some(supervisor), Stage::Serving) = (&self.facts.supervisor, self.state.stage()) {
+            supervisor.keep_history(&self.engine.records().lines_about_all());
+        }
+    }
+
     pub(super) fn read_supervisor(&mut self) {
         let Some(supervisor) = &mut self.facts.supervisor else { return };
         let messages = supervisor.receive();

@@ -1,6 +1,7 @@
 //! What the supervisor does about the messages of a generation.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
@@ -11,6 +12,9 @@ use super::Supervisor;
 use super::message::{MessageRead, NamedListener, SupervisorMessage, borrowed, read_message};
 use crate::base::log::{Escaped, info, set_generation, warn};
 use crate::process::handover::Passed;
+
+/// More of a history is not read.
+const HISTORY_BYTES: u64 = 1 << 20;
 
 impl Supervisor {
     pub(super) fn read_generation(&mut self, pid: Pid) {
@@ -53,6 +57,14 @@ impl Supervisor {
             }
             SupervisorMessage::HandoverFailed if self.kept.main == Some(pid) => {
                 self.kept.service.handover_failed()
+            }
+            SupervisorMessage::History => {
+                let mut text = String::new();
+                let file = fds.into_iter().next().map(File::from);
+                let read = file.map(|file| file.take(HISTORY_BYTES).read_to_string(&mut text));
+                if matches!(read, Some(Ok(_))) {
+                    text.lines().for_each(|line| self.kept.history.read(line));
+                }
             }
             SupervisorMessage::Spawn => self.spawn_for(pid, fds),
             SupervisorMessage::Here { pid: server } => {

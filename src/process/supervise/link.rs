@@ -88,6 +88,14 @@ impl Link {
         self.sender.send_with(&SupervisorMessage::Serving { generation, listeners: named }, &fds);
     }
 
+    /// What is known of all generations, for one that replaces this one after a crash.
+    pub(crate) fn keep_history(&self, lines: &str) {
+        match super::memory_file(lines.as_bytes()) {
+            Ok(file) => self.sender.send_with(&SupervisorMessage::History, &[file.as_fd()]),
+            Err(e) => debug!("can't send the history to the supervisor: {e}"),
+        }
+    }
+
     /// Has the supervisor start a program, with this variable and what it describes.
     ///
     /// # Errors

@@ -37,6 +37,8 @@ pub(crate) enum SupervisorMessage {
     PidFile { path: PathBuf },
     /// G: to the service manager, of which the supervisor is the main process. With the descriptors that belong to it.
     Notify { text: String },
+    /// G: what is known of all generations. With a file of lines of `base::history`.
+    History,
     /// G: start a successor. With a file that describes it, and what it finds from descriptor 3 on.
     Spawn,
     /// S: it was started.
@@ -75,6 +77,7 @@ impl SupervisorMessage {
                 format!("PID-FILE path={}", escape(path.as_os_str().as_bytes()))
             }
             SupervisorMessage::Notify { text } => format!("NOTIFY text={}", escape(text.as_bytes())),
+            SupervisorMessage::History => "HISTORY".to_owned(),
             SupervisorMessage::Spawn => "SPAWN".to_owned(),
             SupervisorMessage::Spawned { pid } => format!("SPAWNED pid={pid}"),
             SupervisorMessage::NotSpawned { errno } => format!("NOT-SPAWNED errno={errno}"),
@@ -114,6 +117,7 @@ impl SupervisorMessage {
             "NOTIFY" => {
                 SupervisorMessage::Notify { text: String::from_utf8(unescape(field("text")?)?).ok()? }
             }
+            "HISTORY" => SupervisorMessage::History,
             "SPAWN" => SupervisorMessage::Spawn,
             "SPAWNED" => SupervisorMessage::Spawned { pid: field("pid")?.parse().ok()? },
             "NOT-SPAWNED" => SupervisorMessage::NotSpawned { errno: field("errno")?.parse().ok()? },
@@ -279,7 +283,7 @@ mod tests {
 
     fn any_message(u: &mut Unstructured<'_>) -> Result<SupervisorMessage> {
         let pid = |u: &mut Unstructured<'_>| u.int_in_range(1..=i32::MAX);
-        Ok(match u.int_in_range(0..=11)? {
+        Ok(match u.int_in_range(0..=12)? {
             0 => SupervisorMessage::Serving {
                 generation: u.arbitrary()?,
                 listeners: list(u, 0..=3, any_named)?,
@@ -294,6 +298,7 @@ mod tests {
             8 => SupervisorMessage::Notify { text: text(u, 0..=20, &[' '..='~', 'é'..='é', '\n'..='\n'])? },
             9 => SupervisorMessage::Spawned { pid: pid(u)? },
             10 => SupervisorMessage::NotSpawned { errno: u.int_in_range(1..=200)? },
+            11 => SupervisorMessage::History,
             _ => SupervisorMessage::Spawn,
         })
     }

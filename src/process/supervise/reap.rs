@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -14,7 +14,9 @@ use nix::unistd::{Pid, getpid};
 use super::Supervisor;
 use super::restarts::Restarts;
 use crate::base::history::millis;
+use crate::base::history::{FailedHandover, Note, unix_ms};
 use crate::base::log::{error, info};
+use crate::process::handover::child::End;
 
 /// Between a HUP and the end of the process that it was sent to: that may not have seen it.
 const SAME_MOMENT: Duration = Duration::from_secs(1);
@@ -45,24 +47,29 @@ fn children(parent: Pid) -> Vec<Pid> {
 impl Supervisor {
     pub(super) fn reap(&mut self) {
         loop {
-            let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, status)) => (pid, status),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128_i32.saturating_add(signal as i32)),
+            let (pid, end) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, status)) => (pid, End::Exited(status)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, End::Killed(signal)),
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(_) => return,
             };
             // What it has sent before.
             self.read_generation(pid);
-            self.ended(pid, status);
+            self.ended(pid, end);
         }
     }
 
-    fn ended(&mut self, pid: Pid, status: i32) {
+    fn ended(&mut self, pid: Pid, end: End) {
         if self.has_heir(pid) {
             return;
         }
         let Some(one) = self.kept.remove(pid) else { return };
+        let status = match end {
+            End::Killed(signal) => 128_i32.saturating_add(signal as i32),
+            End::Exited(status) => status,
+            End::Unknown => 1,
+        };
         let was_main = self.kept.main == Some(pid);
         if was_main {
             self.kept.main = None;
@@ -81,7 +88,31 @@ impl Supervisor {
                 status = status
             );
             self.outside.status(&format!("{pid} has ended with status {status}, and nobody serves"));
+            self.note_crash(was_main, end);
             self.crashed(status);
+        } else if !was_main {
+            self.note_drained(one.server);
+        }
+    }
+
+    /// For the generation that is started in place of the one that has crashed.
+    fn note_crash(&mut self, was_main: bool, end: End) {
+        let now = unix_ms(SystemTime::now());
+        let note = if was_main {
+            Note::Crashed(now, end.to_string())
+        } else {
+            let reason = format!("the process that was started in its place {end}");
+            Note::Failed(FailedHandover { at: now, reason, steps: Vec::new() })
+        };
+        self.kept.history.note(self.kept.generation, note);
+    }
+
+    /// The process of an earlier generation has ended, which nobody would say after a crash.
+    fn note_drained(&mut self, server: Pid) {
+        let now = unix_ms(SystemTime::now());
+        let found = self.kept.history.generations().find(|one| one.pid == server.as_raw());
+        if let Some((number, until)) = found.and_then(|one| Some((one.number, one.until?))) {
+            self.kept.history.note(number, Note::Drained(now.saturating_sub(until)));
         }
     }
 

@@ -19,6 +19,9 @@ use crate::process::handover::channel::Channel;
 use crate::process::handover::child::{self, FIRST_FD};
 use crate::process::handover::{Hello, Message, Passed, VERSION};
 
+/// What a generation is told of those before it: its channel takes 64 KiB at one time.
+const HISTORY_BYTES: usize = 32 << 10;
+
 impl Supervisor {
     /// Starts the successor that a generation has requested.
     pub(super) fn spawn_for(&mut self, pid: Pid, fds: Vec<OwnedFd>) {
@@ -106,6 +109,9 @@ impl Supervisor {
             above: None,
             command: None,
         }));
+        for line in self.kept.history.latest_lines(HISTORY_BYTES) {
+            lifecycle.send(&Message::History { line });
+        }
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (_, its_connections) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         self.start_with(listeners, Some((its_lifecycle.as_fd(), its_connections.as_fd())))

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use super::message::Recipe;
 use super::service::PidFileService;
 use super::{STATE_VARIABLE, memory_file, named_file};
+use crate::base::history::History;
 use crate::base::sys;
 use crate::process::handover::{FileId, Owner, Passed, escape, unescape};
 
@@ -56,6 +57,8 @@ pub(super) struct Kept {
     pub(super) is_stopping: bool,
     pub(super) crashes: u32,
     pub(super) service: PidFileService,
+    /// What generations have said of each other, and how they crashed.
+    pub(super) history: History,
 }
 
 impl Kept {
@@ -95,6 +98,9 @@ impl Kept {
             "\nmain={main}\ngeneration={}\nhas_served={has_served}\nis_stopping={is_stopping}\ncrashes={}\nservice={service}\n",
             self.generation, self.crashes
         );
+        for line in self.history.latest_lines(usize::MAX) {
+            let _ = writeln!(text, "history={line}");
+        }
         for one in &self.generations {
             let link = one.link.as_ref().map_or(-1, AsRawFd::as_raw_fd);
             let _ = writeln!(
@@ -123,6 +129,7 @@ impl Kept {
                 "generation" => kept.generation = number()?,
                 "has_served" => kept.has_served = value == "1",
                 "is_stopping" => kept.is_stopping = value == "1",
+                "history" => kept.history.read(value),
                 "crashes" => kept.crashes = number()?,
                 "service" => kept.service = PidFileService::decode(value)?,
                 "child" => {
@@ -223,7 +230,10 @@ mod tests {
             is_stopping: false,
             crashes: 2,
             service: PidFileService::decode("3:8:/run/an%20app.pid").unwrap(),
+            history: History::default(),
         };
+        kept.history.read("generation=3 pid=7 since=70 crashed=80 crash=was%20killed%20by%20SIGKILL");
+        assert_eq!(kept.history.generations().count(), 1);
         let text = kept.encode();
         // Then these are the decoded one's.
         let link = kept.generations.remove(0).link.unwrap();

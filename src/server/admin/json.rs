@@ -106,7 +106,8 @@ fn write_generation(out: &mut String, one: &Generation) -> fmt::Result {
     let number = |n: Option<u64>| n.map_or_else(|| "null".to_owned(), |n| n.to_string());
     write!(out, "{{\"generation\":{},\"pid\":{}", one.number, one.pid)?;
     write!(out, ",\"version\":{},\"since_ms\":{}", JsonText(one.version.as_deref()), number(one.since))?;
-    write!(out, ",\"until_ms\":{},\"drain_ms\":{},\"steps\":", number(one.until), number(one.drained))?;
+    write!(out, ",\"until_ms\":{},\"drain_ms\":{}", number(one.until), number(one.drained))?;
+    write!(out, ",\"crash\":{},\"steps\":", JsonText(one.crash.as_deref()))?;
     write_steps(out, &one.steps)?;
     out.push_str(",\"failures\":");
     let failures: Vec<_> = one.failures.iter().collect();

@@ -180,7 +180,9 @@ fn write_generation(one: &Generation, report: &Report, out: &mut String) -> fmt:
         (Some(since), None) => write!(out, "<span class=good>serves</span> since {}", clock(since))?,
         (Some(since), Some(until)) => {
             write!(out, "served for {}, until {}", ago(until.saturating_sub(since)), clock(until))?;
-            if one.drained.is_none() {
+            if let Some(crash) = &one.crash {
+                write!(out, ", <span class=bad>crashed</span>: {}", Text(crash))?;
+            } else if one.drained.is_none() {
                 write!(
                     out,
                     ", <span class=warn>drains</span> for {}",

@@ -36,7 +36,8 @@ fn report() -> Report {
         steps: steps(),
         since: Some(1_795_954_085_735),
         until: Some(1_795_954_185_735).filter(|_| number < 50),
-        drained: Some(61_000).filter(|_| number < 49),
+        drained: Some(61_000).filter(|_| number < 48),
+        crash: Some("was killed by SIGKILL".to_owned()).filter(|_| number == 48),
         failures: std::iter::repeat_n(failed.clone(), 2).collect(),
     };
     Report {
@@ -92,6 +93,7 @@ fn the_page_is_small_and_shows_nothing_unescaped() {
         "drains</span> for 1 min 40 s",
         "drain 1 min 1 s",
         "handover failed",
+        "crashed</span>: was killed by SIGKILL",
         "50 µs",
     ] {
         assert!(html.contains(shown), "{shown} in\n{html}");
@@ -122,6 +124,8 @@ fn the_json_is_what_the_page_shows() {
         ("/last_closes/0/reason", serde_json::json!("response_timeout")),
         ("/generations/1/steps/probation_ms", serde_json::json!(1234)),
         ("/generations/0/until_ms", serde_json::Value::Null),
+        ("/generations/1/crash", serde_json::Value::Null),
+        ("/generations/2/crash", serde_json::json!("was killed by SIGKILL")),
         ("/generations/49/failures/1/at_ms", serde_json::json!(1_795_954_085_735_u64)),
         ("/rates/59/errors_per_second", serde_json::json!(10.0)),
     ] {

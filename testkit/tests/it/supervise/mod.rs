@@ -225,6 +225,40 @@ fn a_generation_that_is_killed_is_replaced_at_once() {
     }
 }
 
+/// Of the process that replaces it.
+#[test]
+fn a_crash_is_in_the_history_of_the_next_generation() {
+    let place = Place::new();
+    let supervised = place.supervised(&[], &["--admin", "127.0.0.1:0"]);
+    let admin = supervised.server.addrs().swap_remove(1);
+    let generations = || -> Vec<serde_json::Value> {
+        let status: serde_json::Value =
+            serde_json::from_str(get(&admin, "/status.json").ok().text()).unwrap();
+        status["generations"].as_array().unwrap().clone()
+    };
+    supervised.hand_over_to(2);
+    // The supervisor has it from generation 2, which knows it from generation 1.
+    until("the drain of the first is over", || generations()[1]["drain_ms"].is_u64());
+    let (first, second) = (generations().remove(1), supervised.server.serving());
+    supervised.server.signal_to(second, Signal::SIGKILL);
+    supervised.serves(3);
+    until("the past is known", || generations().len() == 3);
+    let history = generations();
+    let crashed = &history[1];
+    assert_eq!(crashed["crash"], "was killed by SIGKILL", "{crashed}");
+    assert_eq!(crashed["pid"], second.as_raw(), "{crashed}");
+    assert!(crashed["until_ms"].as_u64() >= crashed["since_ms"].as_u64() && crashed["since_ms"].is_u64());
+    assert!(history[0]["crash"].is_null() && history[0]["until_ms"].is_null(), "{}", history[0]);
+    assert_eq!(history[2]["since_ms"], first["since_ms"], "{first} and {}", history[2]);
+    let page = get(&admin, "/status").ok();
+    assert!(page.text().contains("crashed</span>: was killed by SIGKILL"), "{}", page.text());
+    // And over a handover.
+    supervised.hand_over_to(4);
+    until("the page is the next generation's", || generations().len() == 4);
+    assert_eq!(generations()[2]["crash"], "was killed by SIGKILL");
+    supervised.stops_well();
+}
+
 #[test]
 fn orphans_are_reaped() {
     let place = Place::new();
