@@ -18,7 +18,9 @@ const GENERATIONS: usize = 20;
 const FAILURES: usize = 3;
 const CLOSES: usize = 15;
 const TEXT: usize = 120;
-const SHORT: usize = 60;
+const SHORT: usize = 50;
+/// In milliseconds: no date is needed for what was since then.
+const HALF_A_DAY: u64 = 12 * 3_600_000;
 
 pub(super) fn html(report: &Report) -> String {
     let title = format!("{} {}", Text(&report.program), report.stats.phase);
@@ -240,11 +242,15 @@ fn write_last_closes(report: &Report, out: &mut String) -> fmt::Result {
         return Ok(());
     }
     out.push_str("<h3>The last ones <small class=dim>without those that the client ended</small></h3>");
-    out.push_str("<div class=scroll><table><tr><th>time<th>reason<th>client<th>listener<th>request<th class=n>requests<th class=n>age");
+    out.push_str("<div class=scroll><table><tr><th>time<th>reason<th>request<th>client<th class=n>requests<th class=n>age<th class=n>listener");
     for (reason, close) in report.last_closes.iter().take(CLOSES) {
-        write!(out, "<tr><td>{}<td>{}<td>{}", clock(close.at), Text(reason), Text(&close.client))?;
-        write!(out, "<td class=path>{}<td class=path>{}", short(&close.listener), short(&close.request))?;
-        write!(out, "<td class=n>{}<td class=n>{}", count(close.requests), ago(close.age))?;
+        let at = clock(close.at);
+        let is_recent = report.unix_ms().saturating_sub(close.at) < HALF_A_DAY;
+        // After the date and a blank.
+        let at = at.get(11..).filter(|_| is_recent).unwrap_or(&at);
+        write!(out, "<tr><td>{at}<td>{}<td class=code>{}", Text(reason), short(&close.request))?;
+        write!(out, "<td class=code>{}<td class=n>{}", Text(&close.client), count(close.requests))?;
+        write!(out, "<td class=n>{}<td class=\"n code\">{}", ago(close.age), short(&close.listener))?;
     }
     out.write_str("</table></div>")
 }

@@ -87,6 +87,8 @@ impl Report {
         let latency = routes.1;
         routes.0.truncate(ROUTES);
         let mut handlers = handle.handlers();
+        // What shows this report, which would be in it each time.
+        handlers.retain(|handler| std::thread::current().name() != Some(&handler.thread));
         handlers.sort_by_key(|handler| std::cmp::Reverse(handler.age));
         handlers.truncate(HANDLERS);
         let closes = stats.closes.iter().filter(|(_, n)| *n > 0).map(|(reason, n)| {
