@@ -1,7 +1,9 @@
 //! What a real browser sees of WebSockets and of server-sent events, over handovers and a stop, and what it says of requests
-//! across sites.
+//! across sites; how it sends a form with files.
 //! Skipped where there is no chromium.
 
+#[cfg(feature = "multipart")]
+use serde_json::json;
 use testkit::{Browser, Proc, Signal, until};
 
 use crate::TESTKIT;
@@ -55,4 +57,40 @@ fn a_page_of_another_site_can_not_change_anything() {
     server.wait_for("CHANGE 200 same-origin, Origin is of the host");
     server.wait_for_nth("CHANGE 403 cross-site, Origin is of another", 2);
     assert_eq!(server.count("CHANGE "), 3);
+}
+
+/// Filled in and sent as a person does: names of other scripts, an empty file, and one longer than what is kept in memory.
+#[cfg(feature = "multipart")]
+#[test]
+fn a_form_with_files_arrives_whole() {
+    let server = Proc::start_as_said(env!("CARGO_BIN_EXE_uploads"), &["127.0.0.1:0"]);
+    let Some(browser) = open(&server, "") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let files = [("größe \"1\".txt", 12), ("empty.bin", 0), ("long.png", 3_000_000)].map(|(name, bytes)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, vec![b'x'; bytes]).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    let mut page = browser.page();
+    until("the page is there", || page.evaluate("document.forms.length") == 1);
+    let document = page.call("DOM.getDocument", json!({}))["root"]["nodeId"].take();
+    let find = json!({ "nodeId": document, "selector": "[name=file]" });
+    let input = page.call("DOM.querySelector", find)["nodeId"].take();
+    page.call("DOM.setFileInputFiles", json!({ "nodeId": input, "files": files }));
+    // The answer goes to a frame, so that this page stays.
+    page.evaluate(
+        "document.body.append(Object.assign(document.createElement('iframe'), { name: 'answer' }));
+         const form = document.forms[0];
+         form.target = 'answer';
+         form.elements.title.value = 'Grüße, 世界';
+         form.elements.copies.value = '2';
+         form.querySelector('button').click()",
+    );
+    // A browser writes quotes in a name so.
+    let answer = "frames.answer.document.body.innerText";
+    let expected = "Grüße, 世界, 2 copies\ngröße %221%22.txt (text/plain): 12 bytes\n\
+                    empty.bin (application/octet-stream): 0 bytes\nlong.png (image/png): 3000000 bytes\n";
+    until("the answer is there", || page.evaluate(answer) != "");
+    assert_eq!(page.evaluate(answer), expected);
+    server.stop();
 }
