@@ -121,7 +121,7 @@ fn the_last_closes_survive_a_handover_and_its_drain_adds_more() {
     slow.send(vec![b'x'; 0x5000]);
     server.in_flight(server.serving(), 1);
     server.handover();
-    assert_eq!(refused(&admin), [closed.clone()]);
+    assert_eq!(refused(&admin), std::slice::from_ref(&closed));
     slow.send("\r\nno chunk\r\n");
     assert!(!slow.answer().is_ok());
     server.settled();
