@@ -32,6 +32,8 @@ const MARK: &str = "HEIRLOOM_TESTKIT";
 const TICK: Duration = Duration::from_millis(10);
 /// How often it is looked whether a successor has been started, which may live for a few milliseconds.
 const SHORT_TICK: Duration = Duration::from_millis(1);
+/// Until a successor is usually started. One that the server's main thread does not start is not seen.
+const STARTED: Duration = Duration::from_secs(2);
 /// What heirloom logs at the end of a handover that has failed.
 const FAILED: &str = "still serving";
 /// Time for the log of a failure, after the end of the new process.
@@ -230,6 +232,9 @@ impl Server {
         let begin = Instant::now();
         let mut attempt = Attempt::of(&self.serving, &self.first);
         request(self.serving.id());
+        while attempt.is_starting(begin) && self.serving.is_alive() {
+            pass(SHORT_TICK);
+        }
         loop {
             let old = self.serving.id();
             let new = self.serving().into_iter().find(|pid| *pid != old);
@@ -254,7 +259,8 @@ impl Server {
                 };
                 return Err(self.error(&format!("no upgrade within {:?}: {state}", self.timeout)));
             }
-            attempt.watch(TICK);
+            attempt.look();
+            pass(TICK);
         }
     }
 
@@ -378,21 +384,17 @@ impl Attempt {
         Attempt { parents, before: variable(serving.id(), HANDOVER), successor: None, ended: None }
     }
 
-    /// Waits, and looks for the successor meanwhile.
-    fn watch(&mut self, time: Duration) {
-        let until = Instant::now() + time;
-        while Instant::now() < until {
-            self.look();
-            pass(if self.successor.is_some() { time } else { SHORT_TICK });
-        }
+    /// Whether the successor has not been seen yet, and may still be started. Looks for it.
+    fn is_starting(&mut self, since: Instant) -> bool {
+        self.look();
+        self.successor.is_none() && since.elapsed() < STARTED
     }
 
     fn look(&mut self) {
-        if self.successor.as_ref().is_some_and(Process::is_alive) {
-            return;
-        }
-        if self.successor.is_some() {
-            self.ended.get_or_insert_with(Instant::now);
+        match &self.successor {
+            Some(successor) if successor.is_alive() => return,
+            Some(_) => drop(self.ended.get_or_insert_with(Instant::now)),
+            None => {}
         }
         let is_successor = |pid: &u32| {
             let variable = variable(*pid, HANDOVER);
