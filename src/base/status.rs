@@ -235,7 +235,7 @@ impl RunningHandler {
 pub(crate) struct InFlight {
     /// A method and a path, without the query; or what it is instead of a request.
     pub(crate) what: String,
-    /// Who has it, behind a comma.
+    /// What has it, after a comma.
     pub(crate) place: &'static str,
     /// None where it is not known.
     pub(crate) age: Option<Duration>,

@@ -9,7 +9,7 @@
 //! - **The successor can read the pipe, too.** A predecessor that is killed breaks nothing: what it has not copied, the
 //!   successor copies when it takes the pipe away. Only what exceeds the pipe (1 MiB) until then makes it wait, without end. A
 //!   pipe that the successor can't read would end that wait, and lose what is in it.
-//! - Who copies holds a lock on the pipe from the read to the end of the write. So nothing that the successor writes later
+//! - The process that copies holds a lock on the pipe from the read to the end of the write. So nothing that the successor writes later
 //!   comes before what it has written earlier.
 //! - A program that the successor has started before may go on writing to the pipe: the successor copies that as well, for as
 //!   long as it lives.
@@ -148,11 +148,15 @@ impl StartupOutput {
         self.0.1.notify_all();
     }
 
-    /// The last lines of a process that has ended. None: there are none.
+    /// The last lines of a process that has ended. None: there are none. Ends the very last one on standard error, because the
+    /// error that follows there is a line of its own.
     pub(crate) fn last_lines(&self) -> Option<String> {
         let tail = lock(&self.0.0);
         let tail = self.0.1.wait_timeout_while(tail, LAST_LINES, |tail| !tail.has_ended);
         let (tail, _) = tail.unwrap_or_else(PoisonError::into_inner);
+        if tail.bytes.last().is_some_and(|byte| *byte != b'\n') {
+            write_all(b"\n");
+        }
         last_lines(&String::from_utf8_lossy(&tail.bytes))
     }
 }
@@ -238,7 +242,7 @@ enum Piece {
     End,
 }
 
-/// Copies what is there to standard error, under a lock. Whoever waits for that lock writes after us.
+/// Copies what is there to standard error, under a lock. A process that waits for the lock writes after this one.
 fn copy_piece(reader: &File, note: impl FnOnce(&[u8])) -> io::Result<Piece> {
     let lock = |kind| fcntl(reader, FcntlArg::F_SETLKW(&range(kind, 0, 0)));
     while lock(libc::F_RDLCK) == Err(Errno::EINTR) {}

@@ -82,7 +82,7 @@ impl Supervisor {
                 let is_unaware = !one.knows_supervision;
                 self.kept.main = Some(Pid::from_raw(child));
                 if is_unaware {
-                    // Its number is said by nobody else.
+                    // No other process reports its number.
                     self.kept.generation = self.kept.generation.saturating_add(1);
                     set_generation(self.kept.generation);
                     info!("supervisor: {child} serves, and does not know of supervision"; child = child);

@@ -1,5 +1,5 @@
 //! The supervisor: the first process of a service, which keeps its pid, starts generations, and restarts them when they
-//! crash. It serves nobody. The generations hand over to each other as they do without it, connections included; they only
+//! crash. It serves no client. The generations hand over to each other as they do without it, connections included; they only
 //! have their successors started here, as children of a process that stays.
 //!
 //! It must not crash, so it does little. All that runs in it: one thread without locks, and nothing of the program's. That

@@ -83,11 +83,11 @@ impl Supervisor {
             self.kept.has_served && self.kept.main.is_none() && !has_heir && !self.kept.is_stopping;
         if is_missed && (was_main || !one.has_served) {
             error!(
-                "supervisor: {pid} has ended with status {status}, and nobody serves";
+                "supervisor: {pid} has ended with status {status}, and no process serves";
                 child = pid.as_raw(),
                 status = status
             );
-            self.outside.status(&format!("{pid} has ended with status {status}, and nobody serves"));
+            self.outside.status(&format!("{pid} has ended with status {status}, and no process serves"));
             self.note_crash(was_main, end);
             self.crashed(status);
         } else if !was_main {
@@ -153,7 +153,7 @@ impl Supervisor {
         true
     }
 
-    /// A child that nobody has introduced and that has one of our listeners, or runs our program. The program alone would
+    /// A child that no generation has reported and that has one of our listeners, or runs our program. The program alone would
     /// not do: by now there may be another one at its path.
     fn unknown_child(&self) -> Option<Pid> {
         let id = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));

@@ -292,7 +292,7 @@ fn a_program_that_always_crashes_is_given_up() {
     supervised.server.signal_to(supervised.server.serving(), Signal::SIGKILL);
     // Five at once, then after a pause that grows.
     supervised.server.wait_for("supervisor: the next one is started in 1 s");
-    assert_eq!(supervised.server.count("and nobody serves"), 6);
+    assert_eq!(supervised.server.count("and no process serves"), 6);
     place.put(PROGRAM);
     supervised.serves(2);
     supervised.stops_well();

@@ -62,7 +62,7 @@ fn a_failed_handover_and_a_crash_are_reported_with_their_reason() {
     supervised.server.signal_to(supervised.server.serving(), Signal::SIGKILL);
     let crash = socket.next();
     assert_eq!((crash.pid, &*crash.keys()), (supervised.supervisor, "STATUS"));
-    assert!(crash.value("STATUS").unwrap().ends_with(", and nobody serves"));
+    assert!(crash.value("STATUS").unwrap().ends_with(", and no process serves"));
     assert_eq!(next(&supervised, &socket), "READY=1 STATUS");
     supervised.serves(2);
     supervised.stops_well();
