@@ -4,11 +4,12 @@
 //! nothing is spent on them. Of each other reason the last few are kept, so that many closes of one reason, as in a drain,
 //! don't displace the one of another. Nothing is kept without an admin listener.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use litemap::LiteMap;
 use percent_encoding::{percent_decode_str, utf8_percent_encode};
 
 use crate::base::close_reason::CloseReason;
@@ -51,7 +52,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Kept {
     /// By the name of the reason, which may be one of another version; the latest last, each with its number.
-    closes: BTreeMap<String, VecDeque<(u64, ClosedConnection)>>,
+    closes: LiteMap<String, VecDeque<(u64, ClosedConnection)>>,
     next: u64,
     /// The successor has those with a lower number.
     passed: u64,

@@ -6,7 +6,11 @@
 
 use std::fmt::{self, Write};
 use std::io::{self, Write as _};
+use std::panic::Location;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use ::log::kv::{Source, Value as Field, VisitSource};
+use ::log::{Level, LevelFilter, Record};
 
 use crate::base::contain_panic::contain;
 
@@ -103,7 +107,7 @@ impl Write for Escaping<'_, '_> {
     }
 }
 
-/// A logger may panic too. One function for all lines: a generic one would be compiled once for each of them.
+/// A logger may panic too.
 pub(crate) fn guarded(write: &mut dyn FnMut()) {
     contain(write, |_| ());
 }
@@ -134,56 +138,86 @@ pub(crate) fn generation() -> u32 {
 
 /// Whether a line would be lost for want of a logger: an error, except those of requests. A logger that the program has
 /// silenced is respected: the one that stands for no logger is known by its size, since its type is private.
-#[inline]
-pub(crate) fn is_lost(level: ::log::Level, target: &str) -> bool {
-    level == ::log::Level::Error
+fn is_lost(level: Level, target: &str) -> bool {
+    level == Level::Error
         && target != "heirloom::http"
-        && ::log::max_level() == ::log::LevelFilter::Off
+        && ::log::max_level() == LevelFilter::Off
         && size_of_val(::log::logger()) == 0
 }
 
 /// Writes an error to standard error, as the supervisor writes its lines.
-#[cold]
-pub(crate) fn to_stderr(target: &str, line: fmt::Arguments<'_>) {
+fn to_stderr(target: &str, line: fmt::Arguments<'_>) {
     // In one piece, which stays whole beside what other processes write. The failure to write it can't be reported.
     let line = format!("[ERROR {target}] {}\n", Line(line));
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
+/// Whether a line of this level may have to be written.
+#[inline]
+pub(crate) fn is_wanted(level: Level) -> bool {
+    level == Level::Error || (level <= ::log::STATIC_MAX_LEVEL && level <= ::log::max_level())
+}
+
+/// Writes a line. All lines have this one function, because the macros of the crate `log` are ten times as much code for
+/// each, which every user would compile.
+#[cold]
+#[track_caller]
+pub(crate) fn write(
+    level: Level,
+    module: &'static str,
+    fields: &[(&str, Field<'_>)],
+    line: fmt::Arguments<'_>,
+) {
+    let (target, place, fields) = (target(module), Location::caller(), Fields(fields));
+    if level <= ::log::STATIC_MAX_LEVEL && level <= ::log::max_level() {
+        guarded(&mut || {
+            let mut record = Record::builder();
+            record.level(level).target(target).key_values(&fields);
+            record.module_path_static(Some(module)).file_static(Some(place.file())).line(Some(place.line()));
+            ::log::logger().log(&record.args(format_args!("{}", Line(line))).build());
+        });
+    } else if is_lost(level, target) {
+        to_stderr(target, line);
+    }
+}
+
+/// The fields of a line, after those that each line has.
+struct Fields<'a>(&'a [(&'a str, Field<'a>)]);
+
+impl Source for Fields<'_> {
+    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), ::log::kv::Error> {
+        visitor.visit_pair("generation".into(), generation().into())?;
+        visitor.visit_pair("pid".into(), std::process::id().into())?;
+        self.0.visit(visitor)
+    }
+}
+
 /// A line, and key-values for loggers that write them: `generation` and `pid` on each, and those after a semicolon, whose
-/// names are in docs/log.md.
+/// names are in docs/log.md. `key = value`, or `key:% = value` for one that is written as text.
 macro_rules! at {
-    ($level:ident, $write:ident, $format:literal $(, $value:expr)*; $($fields:tt)+) => {
-        if ::log::Level::$level <= ::log::max_level() {
-            $crate::base::log::guarded(&mut || {
-                ::log::$write!(
-                    target: $crate::base::log::target(module_path!()),
-                    generation = $crate::base::log::generation(), pid = ::std::process::id(), $($fields)+;
-                    "{}", $crate::base::log::Line(format_args!($format $(, $value)*))
-                );
-            });
-        } else if $crate::base::log::is_lost(::log::Level::$level, $crate::base::log::target(module_path!())) {
-            $crate::base::log::to_stderr(
-                $crate::base::log::target(module_path!()),
+    ($level:ident, $format:literal $(, $value:expr)* $(; $($fields:tt)+)?) => {
+        if $crate::base::log::is_wanted(::log::Level::$level) {
+            $crate::base::log::write(
+                ::log::Level::$level,
+                module_path!(),
+                $crate::base::log::fields!([] $($($fields)+)?),
                 format_args!($format $(, $value)*)
             );
         }
     };
-    ($level:ident, $write:ident, target: $target:expr, $($line:tt)+) => {
-        if ::log::Level::$level <= ::log::max_level() {
-            $crate::base::log::guarded(&mut || {
-                ::log::$write!(
-                    target: $target,
-                    generation = $crate::base::log::generation(), pid = ::std::process::id();
-                    "{}", $crate::base::log::Line(format_args!($($line)+))
-                );
-            });
-        } else if $crate::base::log::is_lost(::log::Level::$level, $target) {
-            $crate::base::log::to_stderr($target, format_args!($($line)+));
-        }
+}
+
+macro_rules! fields {
+    ([$($done:tt)*]) => { &[$($done)*] };
+    ([$($done:tt)*] $key:ident = $value:expr $(, $($rest:tt)*)?) => {
+        $crate::base::log::fields!(
+            [$($done)* (stringify!($key), ::log::kv::ToValue::to_value(&$value)),] $($($rest)*)?
+        )
     };
-    ($level:ident, $write:ident, $($line:tt)+) => {
-        $crate::base::log::at!($level, $write, target: $crate::base::log::target(module_path!()), $($line)+)
+    ([$($done:tt)*] $key:ident:% = $value:expr $(, $($rest:tt)*)?) => {
+        $crate::base::log::fields!(
+            [$($done)* (stringify!($key), ::log::kv::Value::from_display(&$value)),] $($($rest)*)?
+        )
     };
 }
 
@@ -197,23 +231,23 @@ macro_rules! info_as_is {
 }
 
 macro_rules! error_line {
-    ($($line:tt)+) => { $crate::base::log::at!(Error, error, $($line)+) };
+    ($($line:tt)+) => { $crate::base::log::at!(Error, $($line)+) };
 }
 
 macro_rules! warn_line {
-    ($($line:tt)+) => { $crate::base::log::at!(Warn, warn, $($line)+) };
+    ($($line:tt)+) => { $crate::base::log::at!(Warn, $($line)+) };
 }
 
 macro_rules! info_line {
-    ($($line:tt)+) => { $crate::base::log::at!(Info, info, $($line)+) };
+    ($($line:tt)+) => { $crate::base::log::at!(Info, $($line)+) };
 }
 
 macro_rules! debug_line {
-    ($($line:tt)+) => { $crate::base::log::at!(Debug, debug, $($line)+) };
+    ($($line:tt)+) => { $crate::base::log::at!(Debug, $($line)+) };
 }
 
 pub(crate) use {
-    at, debug_line as debug, error_line as error, info_as_is, info_line as info, warn_line as warn,
+    at, debug_line as debug, error_line as error, fields, info_as_is, info_line as info, warn_line as warn,
 };
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! The last ten minutes of a server: a few counts each ten seconds, for charts, and all histograms each minute, for
 //! quantiles. They are passed from generation to generation as lines of words.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
+
+use litemap::LiteMap;
 
 use crate::base::history::millis;
 use crate::base::requests::{self, Totals};
@@ -28,7 +30,7 @@ pub(crate) struct Point {
 pub(crate) struct Minute {
     pub(crate) totals: Totals,
     /// Connections closed, by the name of the reason.
-    pub(crate) closes: BTreeMap<String, u64>,
+    pub(crate) closes: LiteMap<String, u64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -150,7 +152,7 @@ mod tests {
             recorder.duration(SeriesKey::new(1, "GET", 200), Duration::from_millis(1), || "/a".to_owned());
             recent.add(Point { at, requests: n.into(), errors: 1 }, || Minute {
                 totals: all.totals(),
-                closes: [("idle".to_owned(), 7)].into(),
+                closes: [("idle".to_owned(), 7)].into_iter().collect(),
             });
             assert_eq!(recent.due(), Some(at + EVERY));
         }
@@ -174,7 +176,7 @@ mod tests {
         for (age, n) in cases {
             assert_eq!(counted(&next, Duration::from_secs(age)), n, "{age} s");
         }
-        assert_eq!(next.minutes[3].1.closes, [("idle".to_owned(), 7)].into());
+        assert_eq!(next.minutes[3].1.closes, [("idle".to_owned(), 7)].into_iter().collect());
         assert_eq!(next.due(), recent.due());
     }
 }

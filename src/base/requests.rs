@@ -1,13 +1,14 @@
 //! What is recorded of requests while somebody wants to know it: durations by route, method and class of status, the wait
 //! for a worker, and the sizes of bodies. Each worker records for itself; a look adds up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use litemap::LiteMap;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use crate::base::histogram::{Histogram, HistogramTotal, Scale};
@@ -150,7 +151,7 @@ struct Shared {
     inherited: Mutex<Totals>,
 }
 
-pub(crate) type Totals = BTreeMap<Recorded, HistogramTotal>;
+pub(crate) type Totals = LiteMap<Recorded, HistogramTotal>;
 
 /// How the names of these counts begin.
 const PREFIX: &str = "histogram.";
@@ -204,7 +205,7 @@ impl AllRequests {
 
     /// The largest values are those of the next minute from now on.
     pub(crate) fn forget_longest(&self) {
-        lock(&self.0.inherited).values_mut().for_each(|total| total.longest = 0);
+        lock(&self.0.inherited).iter_mut().for_each(|(_, total)| total.longest = 0);
         lock(&self.0.recorded).iter().for_each(|(_, one)| one.forget_longest());
     }
 
@@ -312,7 +313,7 @@ mod tests {
         all.handover(true, Duration::from_secs(2));
         all.handover(true, Duration::from_secs(2));
         let counts: Vec<u64> = all.totals().values().map(HistogramTotal::count).collect();
-        let names: Vec<Recorded> = all.totals().into_keys().collect();
+        let names: Vec<Recorded> = all.totals().keys().cloned().collect();
         let expected = [
             duration("", "_OTHER", 4),
             duration("/users/{id}", "GET", 2),

@@ -1,7 +1,6 @@
 //! Counters. Each thread has its own, and a snapshot adds them up.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
+use litemap::LiteMap;
 
 use crate::base::close_reason::CloseReason;
 use crate::base::last_closes::{ClosedConnection, LastCloses};
@@ -93,11 +93,11 @@ fn add(counter: &AtomicU64) {
 pub(crate) struct AllCounters {
     all: Arc<Mutex<Vec<Arc<CachePadded<Counters>>>>>,
     /// Counts of earlier generations, by name.
-    inherited: Arc<Mutex<BTreeMap<String, u64>>>,
+    inherited: Arc<Mutex<LiteMap<String, u64>>>,
     pub(crate) requests: AllRequests,
     pub(crate) last_closes: LastCloses,
     /// What the successor has of them.
-    sent: Arc<Mutex<BTreeMap<String, u64>>>,
+    sent: Arc<Mutex<LiteMap<String, u64>>>,
 }
 
 impl AllCounters {

@@ -1,7 +1,8 @@
 //! What `/status` and `/status.json` show, gathered at one time.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
+
+use litemap::LiteMap;
 
 use crate::base::histogram::HistogramTotal;
 use crate::base::history::{Generation, unix_ms};
@@ -164,7 +165,7 @@ fn route_rows<'a>(
     before: &Minute,
     later: impl Iterator<Item = &'a Minute> + Clone,
 ) -> (Vec<RouteRow>, Latency) {
-    let mut rows: BTreeMap<(&str, &'static str), (HistogramTotal, u64)> = BTreeMap::new();
+    let mut rows: LiteMap<(&str, &'static str), (HistogramTotal, u64)> = LiteMap::new();
     let mut all: Option<HistogramTotal> = None;
     for (recorded, total) in &now.totals {
         let Recorded::Duration { route, method, class } = recorded else { continue };
