@@ -39,7 +39,7 @@ fn write(report: &Report, out: &mut String) -> fmt::Result {
         [("temporary_bytes", stats.temporary_bytes), ("temporary_bytes_limit", stats.temporary_bytes_limit)];
     memory.iter().chain(&disk).try_for_each(|(name, n)| write!(out, ",\"{name}\":{n}"))?;
     out.push_str(",\"rates\":");
-    list(out, &report.chart, |out, Bar { age, requests, errors }| {
+    list(out, &report.chart, |out, Bar { age, requests, errors, .. }| {
         write!(
             out,
             "{{\"seconds_ago\":{age},\"per_second\":{requests:.2},\"errors_per_second\":{errors:.2}}}"

@@ -100,14 +100,16 @@ fn write_chart(report: &Report, out: &mut String) -> fmt::Result {
         "<svg viewBox=\"0 0 600 90\" preserveAspectRatio=none role=img aria-label=\"at most {} requests per second\">",
         rate(most)
     )?;
-    for Bar { age, requests, errors } in &report.chart {
-        let x = 600u64.saturating_sub(*age).saturating_sub(9);
+    for Bar { age, seconds, requests, errors } in &report.chart {
+        let x = 600u64.saturating_sub(*age).saturating_sub(*seconds);
+        // The rest is the space between two bars.
+        let width = seconds.saturating_sub(2).max(1);
         for (class, n) in [("bar", requests), ("err", errors)] {
             let height = if most > 0.0 { n / most * 88.0 } else { 0.0 };
             if height > 0.0 {
                 write!(
                     out,
-                    "<rect class={class} x={x} y={:.1} width=8 height={height:.1} />",
+                    "<rect class={class} x={x} y={:.1} width={width} height={height:.1} />",
                     90.0 - height
                 )?;
             }
@@ -155,7 +157,8 @@ fn write_handlers(report: &Report, out: &mut String) -> fmt::Result {
     out.push_str("<div class=scroll><table><tr><th>method<th>path<th class=n>age<th class=n>thread");
     for handler in &report.handlers {
         let class = if handler.age >= LONG { "n warn" } else { "n" };
-        let (age, thread) = (time(Some(handler.age.as_secs_f64())), Text(&handler.thread));
+        let (age, thread) =
+            (time(Some(handler.age.as_secs_f64())), Text(handler.thread.trim_start_matches("heirloom-")));
         write!(out, "<tr><td>{}<td class=path>{}", Text(&handler.method), Text(&handler.path))?;
         write!(out, "<td class=\"{class}\">{age}<td class=n>{thread}")?;
     }

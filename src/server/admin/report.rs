@@ -47,6 +47,8 @@ pub(super) struct Report {
 pub(super) struct Bar {
     /// How many seconds ago it ended.
     pub(super) age: u64,
+    /// How long it lasted.
+    pub(super) seconds: u64,
     pub(super) requests: f64,
     pub(super) errors: f64,
 }
@@ -151,6 +153,7 @@ fn chart(recent: &Recent, stats: &Stats, now: Instant) -> Vec<Bar> {
         let time = after.at.saturating_duration_since(before.at);
         Bar {
             age: now.saturating_duration_since(after.at).as_secs(),
+            seconds: time.as_secs(),
             requests: per_second(after.requests.saturating_sub(before.requests), time),
             errors: per_second(after.errors.saturating_sub(before.errors), time),
         }
@@ -206,4 +209,51 @@ fn route_rows<'a>(
 /// The longest value of these minutes.
 fn longest<'a>(of: &Recorded, minutes: impl Iterator<Item = &'a Minute>) -> u64 {
     minutes.filter_map(|minute| minute.totals.get(of)).map(|total| total.longest).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::phase::Phase;
+    use crate::base::requests::{AllRequests, SeriesKey};
+
+    const SAMPLE: Duration = Duration::from_secs(10);
+
+    /// The present rate is that of the last bar, and does not depend on how long ago the last sample was.
+    #[test]
+    fn the_last_bar_ends_now() {
+        let begin = Instant::now();
+        let (mut recent, mut stats) = (Recent::default(), Stats::new(1, Phase::Serving));
+        assert_eq!(chart(&recent, &stats, begin), []);
+        for n in 0..4 {
+            recent.add(Point { at: begin + n * SAMPLE, requests: n.into(), errors: 0 }, Minute::default);
+        }
+        (stats.requests, stats.responses) = (32, [0, 0, 0, 0, 15]);
+        let bars = chart(&recent, &stats, begin + 3 * SAMPLE + SAMPLE / 2);
+        let ends: Vec<(u64, u64)> = bars.iter().map(|bar| (bar.age, bar.seconds)).collect();
+        assert_eq!(ends, [(25, 10), (15, 10), (0, 15)]);
+        assert_eq!(bars[2], Bar { age: 0, seconds: 15, requests: 2.0, errors: 1.0 });
+    }
+
+    #[test]
+    fn no_percentile_is_above_the_longest_request_of_the_window() {
+        let all = AllRequests::default();
+        all.want();
+        let mut recorder = all.recorder().unwrap();
+        let mut record = |ms| {
+            let took = Duration::from_millis(ms);
+            recorder.duration(SeriesKey::new(1, "GET", 200), took, || "/a".to_owned());
+        };
+        let mut minutes = Vec::new();
+        for longest in [9_000, 510, 400] {
+            record(longest);
+            minutes.push(Minute { totals: all.totals(), ..Minute::default() });
+            all.forget_longest();
+        }
+        record(300);
+        let now = Minute { totals: all.totals(), ..Minute::default() };
+        let p99 = |minutes: &[Minute]| route_rows(&now, &minutes[0], minutes[1..].iter()).1.0[2].unwrap();
+        assert!((p99(&minutes) - 0.510).abs() < 1e-9, "{}", p99(&minutes));
+        assert!((p99(&minutes[1..]) - 0.400).abs() < 1e-9, "{}", p99(&minutes[1..]));
+    }
 }

@@ -46,7 +46,9 @@ fn report() -> Report {
         pid: 1,
         time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_954_285_735),
         stats,
-        chart: (1..=60).map(|n| Bar { age: 600 - 10 * n, requests: 1_234.5, errors: 10.0 }).collect(),
+        chart: (1..=60)
+            .map(|n| Bar { age: 600 - 10 * n, seconds: 10, requests: 1_234.5, errors: 10.0 })
+            .collect(),
         latency,
         routes: (0..40).map(row).collect(),
         handlers: (0..40)
