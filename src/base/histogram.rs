@@ -1,7 +1,7 @@
 //! Histograms: how many values were in which range. Each worker has its own, and a snapshot adds them up.
 //!
 //! They are ours and not those of `prometheus-client`. A histogram of that has a lock, and a family of them one more, so that
-//! recording a request takes four to eight times the CPU time: docs/performance.md has the figures, `recording` (bench)
+//! recording a request takes three to seven times the CPU time: docs/performance.md has the figures, `recording` (bench)
 //! measures them. It can't take over the counts of an earlier process, so that counters would go back at each handover.
 
 use std::fmt::Write;
