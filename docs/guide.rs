@@ -55,6 +55,7 @@ macro_rules! links {
 [http.md#paths]: crate::guide::http#paths
 [lifecycle.md]: crate::guide::lifecycle
 [log.md]: crate::guide::log
+[log.md#json-and-tracing]: crate::guide::log#json-and-tracing
 [metrics.md]: crate::guide::metrics
 [performance.md]: crate::guide::performance
 [proxies.md]: crate::guide::proxies
