@@ -12,6 +12,7 @@
 
 // A page links others by their files, as `[signals][signals.md]`, and defines these links at its end: so they lead to files where
 // the page is read as a file. Of two definitions of a link the first one holds, which is that of here, where it is part of rustdoc.
+// Plots are no part of rustdoc, which shows their titles.
 macro_rules! links {
     () => {
         "\
@@ -65,6 +66,12 @@ macro_rules! links {
 [signals.md#a-stop]: crate::guide::signals#a-stop
 [signals.md#other-meanings-and-hooks]: crate::guide::signals#other-meanings-and-hooks
 [signals.md#when-a-terminal-is-closed]: crate::guide::signals#when-a-terminal-is-closed
+[soak/descriptors.svg]: data:,
+[soak/handovers.svg]: data:,
+[soak/latency.svg]: data:,
+[soak/memory.svg]: data:,
+[soak/requests.svg]: data:,
+[soak/threads.svg]: data:,
 [supervision.md]: crate::guide::supervision
 [supervision.md#under-systemd]: crate::guide::supervision#under-systemd
 [systemd.md]: crate::guide::systemd
