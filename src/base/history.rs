@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
+use crate::base::words::pairs;
+
 /// Generations that are remembered, and failures of each.
 const GENERATIONS: usize = 50;
 const FAILURES: usize = 10;
@@ -98,11 +100,10 @@ impl History {
 
     /// Notes what another process wrote. What this version does not know is skipped.
     pub(crate) fn read(&mut self, line: &str) {
-        let mut words = line.split(' ').filter_map(|word| word.split_once('='));
-        let Some(number) = words.next().filter(|(key, _)| *key == "generation") else { return };
-        let Ok(number) = number.1.parse() else { return };
-        let words: Vec<(&str, &str)> = words.collect();
-        for note in notes(&words) {
+        let words = pairs(line);
+        let Some((("generation", number), words)) = words.split_first() else { return };
+        let Ok(number) = number.parse() else { return };
+        for note in notes(words) {
             self.note(number, note);
         }
     }

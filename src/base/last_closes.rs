@@ -15,6 +15,7 @@ use percent_encoding::{percent_decode_str, utf8_percent_encode};
 use crate::base::close_reason::CloseReason;
 use crate::base::history::SPECIAL;
 use crate::base::sync::lock;
+use crate::base::words::pairs;
 
 /// Closes that are kept of each reason, reasons that are known, and closes that are listed.
 const OF_REASON: usize = 8;
@@ -104,7 +105,7 @@ impl LastCloses {
 
     /// Adds a close of an earlier generation. What this version does not know is skipped.
     pub(crate) fn read(&self, line: &str) {
-        let words: Vec<(&str, &str)> = line.split(' ').filter_map(|word| word.split_once('=')).collect();
+        let words = pairs(line);
         let word = |name: &str| words.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
         let text =
             |name: &str| percent_decode_str(word(name).unwrap_or_default()).decode_utf8_lossy().into_owned();

@@ -29,3 +29,4 @@ pub(crate) mod sync;
 pub(crate) mod sys;
 pub(crate) mod time;
 pub(crate) mod wait_group;
+pub(crate) mod words;

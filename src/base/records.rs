@@ -112,7 +112,7 @@ impl Records {
         }
         let stats = self.counters.totals();
         let point = Point { at: now, requests: stats.requests, errors: errors(&stats) };
-        let closes = stats.closes.iter().map(|(reason, n)| (reason.to_string(), *n)).collect();
+        let closes = stats.closes_by_reason();
         lock(&self.recent).add(point, || {
             let totals = self.counters.requests.totals();
             self.counters.requests.forget_longest();

@@ -310,6 +310,15 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// By the reason's name.
+    pub(crate) fn closes_by_reason(&self) -> LiteMap<String, u64> {
+        let mut closes = LiteMap::new();
+        for (reason, n) in &self.closes {
+            closes.insert(reason.to_string(), *n);
+        }
+        closes
+    }
+
     pub(crate) fn new(generation: u32, phase: Phase) -> Stats {
         Stats {
             generation,

@@ -6,13 +6,14 @@
 //! the text, finds the socket. Where an inherited `[::]` serves `0.0.0.0`, the latter is one more name of it.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::base::error::{Error, ErrorKind};
 use crate::base::log::{Escaped, info, warn};
+use crate::base::sys;
 use crate::net::listener::{Listener, ListenerConfig, Place};
 use crate::process::handover::{FileId, Owner, Passed};
 
@@ -128,7 +129,7 @@ impl InheritedSockets {
     fn new(passed: Vec<Passed<OwnedFd>>) -> InheritedSockets {
         let (mut all, mut names): (Vec<InheritedSocket>, Vec<_>) = (Vec::new(), Vec::new());
         for Passed { name, fd, file, owner } in passed {
-            let inode = rustix::fs::fstat(&fd).ok().map(|found| found.st_ino);
+            let inode = sys::file_id(fd.as_raw_fd()).map(|(_, inode)| inode);
             let known = all.iter().position(|other| inode.is_some() && other.inode == inode);
             let socket = known.unwrap_or(all.len());
             match all.get_mut(socket) {

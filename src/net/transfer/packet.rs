@@ -13,6 +13,7 @@ use std::time::Duration;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::base::sys;
+use crate::base::words::pairs;
 use crate::net::conn_info::ProxyHop;
 use crate::process::handover::{escape, unescape};
 
@@ -113,9 +114,8 @@ impl Packet {
     /// None for a packet that this version does not know.
     pub(crate) fn decode(packet: &[u8]) -> Option<Packet> {
         let (line, rest) = first_line(packet)?;
-        let mut words = line.split(' ');
-        let word = words.next()?;
-        let fields: Vec<(&str, &str)> = words.filter_map(|w| w.split_once('=')).collect();
+        let word = line.split(' ').next()?;
+        let fields = pairs(line);
         Some(match word {
             "CONNECTIONS" => {
                 let batch = number(&fields, "batch")?;
@@ -136,7 +136,7 @@ impl Packet {
     /// The batch number of a packet that can't be decoded, so that it can be refused.
     pub(crate) fn batch_of(packet: &[u8]) -> Option<u64> {
         let (line, _) = first_line(packet)?;
-        let fields: Vec<(&str, &str)> = line.split(' ').filter_map(|w| w.split_once('=')).collect();
+        let fields = pairs(line);
         number(&fields, "batch")
     }
 }
@@ -168,7 +168,7 @@ impl ConnectionRecord {
     }
 
     fn decode(line: &str) -> Option<(ConnectionRecord, usize)> {
-        let fields: Vec<(&str, &str)> = line.split(' ').filter_map(|w| w.split_once('=')).collect();
+        let fields = pairs(line);
         let field = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
         let record = ConnectionRecord {
             listener: String::from_utf8(unescape(field("listener")?)?).ok()?,
@@ -204,9 +204,8 @@ impl Receipt {
     /// None for a receipt that this version does not know.
     pub(crate) fn decode(packet: &[u8]) -> Option<Receipt> {
         let (line, _) = first_line(packet)?;
-        let mut words = line.split(' ');
-        let word = words.next()?;
-        let fields: Vec<(&str, &str)> = words.filter_map(|w| w.split_once('=')).collect();
+        let word = line.split(' ').next()?;
+        let fields = pairs(line);
         let credit = |key| Some(usize::try_from(number(&fields, key)?).ok()?.min(WINDOW));
         Some(match word {
             "CREDIT" => Receipt::Credit(credit("n")?),

@@ -12,7 +12,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::statfs::fstatfs;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
@@ -307,8 +308,8 @@ fn start(spawn: &sys::Spawn<'_>) -> io::Result<Child> {
 /// (Linux 6.9).
 pub(crate) fn pidfd_id(pidfd: BorrowedFd<'_>) -> Option<u64> {
     const PIDFS: u64 = 0x5049_4446;
-    let kind = rustix::fs::fstatfs(pidfd).ok()?.f_type;
-    let is_numbered = u64::try_from(kind).is_ok_and(|kind| kind == PIDFS);
+    let kind = fstatfs(pidfd).ok()?.filesystem_type();
+    let is_numbered = u64::try_from(kind.0).is_ok_and(|kind| kind == PIDFS);
     is_numbered.then(|| fs_inode(pidfd).ok()).flatten()
 }
 
@@ -317,7 +318,7 @@ fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
 }
 
 fn fs_inode(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    Ok(rustix::fs::fstat(fd)?.st_ino)
+    sys::file_id(fd.as_raw_fd()).map(|(_, inode)| inode).ok_or_else(io::Error::last_os_error)
 }
 
 /// A child process, to be killed or reaped. Dropping it does neither.

@@ -14,7 +14,7 @@ pub(crate) mod state_file;
 use std::borrow::Cow;
 use std::fmt;
 use std::fs;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -23,7 +23,8 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use self::above::Above;
 use crate::base::error::Error;
-use crate::base::percent;
+use crate::base::words::pairs;
+use crate::base::{percent, sys};
 
 /// Variables by which the supervisor and its generations find each other.
 pub(crate) const SUPERVISION: [&str; 2] = ["HEIRLOOM_SUPERVISOR", "HEIRLOOM_SUPERVISE"];
@@ -156,9 +157,8 @@ impl Message {
 
     /// None: not a message of a version we know; to be skipped.
     pub(crate) fn decode(line: &str) -> Option<Message> {
-        let mut words = line.split(' ');
-        let word = words.next()?;
-        let fields: Vec<(&str, &str)> = words.filter_map(|w| w.split_once('=')).collect();
+        let word = line.split(' ').next()?;
+        let fields = pairs(line);
         let field = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
         let ms = |key: &str| field(key)?.parse().ok().map(Duration::from_millis);
         let text = |value: &str| String::from_utf8(unescape(value)?).ok();
@@ -230,8 +230,8 @@ impl FileId {
 
     /// The open file.
     pub(crate) fn of(fd: BorrowedFd<'_>) -> Option<FileId> {
-        let found = rustix::fs::fstat(fd).ok()?;
-        Some(FileId { device: found.st_dev, inode: found.st_ino })
+        let (device, inode) = sys::file_id(fd.as_raw_fd())?;
+        Some(FileId { device, inode })
     }
 
     /// In the format of the handover variable, and to a supervisor.

@@ -237,20 +237,20 @@ fn in_time_by(
     thread: thread::Builder,
     work: Arc<dyn Fn() -> io::Result<()> + Send + Sync>,
 ) -> io::Result<()> {
-    let (done, outcome) = mpsc::channel();
-    let of_thread = Arc::clone(&work);
-    let run = move || drop(done.send(of_thread()));
+    let (done, ended) = mpsc::channel::<()>();
+    let outcome = Arc::new(Mutex::new(None));
+    let (of_thread, to_fill) = (Arc::clone(&work), Arc::clone(&outcome));
+    let run = move || {
+        *lock(&to_fill) = Some(of_thread());
+        drop(done);
+    };
     let Ok(worker) = spawn(thread, run) else { return work() };
-    match outcome.recv_timeout(PATIENCE) {
-        Err(RecvTimeoutError::Timeout) => {
-            Err(io::Error::new(ErrorKind::TimedOut, "its file system does not answer"))
-        }
-        outcome => {
-            // It has nothing more to do.
-            let _ = worker.join();
-            outcome.unwrap_or_else(|_| Err(io::Error::other("panicked")))
-        }
+    if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+        return Err(io::Error::new(ErrorKind::TimedOut, "its file system does not answer"));
     }
+    // It has nothing more to do.
+    let _ = worker.join();
+    lock(&outcome).take().unwrap_or_else(|| Err(io::Error::other("panicked")))
 }
 
 #[cfg(test)]

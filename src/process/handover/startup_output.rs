@@ -33,11 +33,10 @@ use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::dup2_stderr;
-use rustix::pipe::{PipeFlags, pipe_with};
+use nix::unistd::{dup2_stderr, pipe2};
 
 use super::FileId;
 use super::inherit::{inherited_by_prefix, inherited_file};
@@ -93,7 +92,7 @@ impl OutputPipe {
     }
 
     fn copied(stderr: FileId) -> io::Result<(OutputPipe, StartupOutput)> {
-        let (reader, _writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let (reader, _writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let both = OpenOptions::new().read(true).write(true).open(by_proc(&reader))?;
         let _ = fcntl(&both, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
         let (output, reader) = (StartupOutput::default(), File::from(reader));

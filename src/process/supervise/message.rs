@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::sys::{self, Session};
+use crate::base::words::pairs;
 use crate::process::handover::{FileId, Owner, escape, unescape};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -86,9 +87,9 @@ impl SupervisorMessage {
 
     /// None: a message of another version.
     pub(crate) fn decode(packet: &[u8]) -> Option<SupervisorMessage> {
-        let mut words = std::str::from_utf8(packet).ok()?.split(' ');
-        let word = words.next()?;
-        let fields: Vec<(&str, &str)> = words.filter_map(|field| field.split_once('=')).collect();
+        let line = std::str::from_utf8(packet).ok()?;
+        let word = line.split(' ').next()?;
+        let fields = pairs(line);
         let field = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, value)| *value);
         Some(match word {
             "SERVING" => {

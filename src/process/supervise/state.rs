@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 
 use nix::unistd::Pid;
 
@@ -167,7 +168,7 @@ impl Kept {
     pub(super) fn exec(&self) -> io::Error {
         let attempt = || -> io::Result<io::Error> {
             let file = memory_file(self.encode().as_bytes())?;
-            let inode = rustix::fs::fstat(&file)?.st_ino;
+            let inode = file.metadata()?.ino();
             let fd = file.as_raw_fd();
             let variable = CString::new(format!("{STATE_VARIABLE}={fd}:{inode}"))?;
             let path = CString::new(self.recipe.path.as_os_str().as_bytes())?;

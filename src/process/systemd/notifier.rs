@@ -8,9 +8,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, connect, sendmsg};
-use rustix::pipe::{PipeFlags, pipe_with};
+use nix::unistd::pipe2;
 
 use super::message::Notification;
 use crate::base::log::{debug, warn};
@@ -82,7 +83,7 @@ impl Notifier {
         if self.is_by_supervisor() {
             return None;
         }
-        match pipe_with(PipeFlags::CLOEXEC) {
+        match pipe2(OFlag::O_CLOEXEC) {
             Ok((ours, its)) => {
                 self.send(&Notification::Barrier, &[its.as_fd()]);
                 Some(NotifyBarrier(ours))

@@ -79,10 +79,7 @@ impl Report {
         let records = &handle.shared.records;
         let (now, stats) = (Instant::now(), handle.stats());
         let (recent, history) = (records.recent(), records.history());
-        let minute = Minute {
-            totals: records.counters.requests.totals(),
-            closes: stats.closes.iter().map(|(reason, n)| (reason.to_string(), *n)).collect(),
-        };
+        let minute = Minute { totals: records.counters.requests.totals(), closes: stats.closes_by_reason() };
         let none = Minute::default();
         let (before, later) =
             recent.since(TABLES, now).map_or((&none, None), |(one, later)| (one, Some(later)));
@@ -92,7 +89,7 @@ impl Report {
         let mut handlers = handle.handlers();
         // What shows this report, which would be in it each time.
         handlers.retain(|handler| std::thread::current().name() != Some(&handler.thread));
-        handlers.sort_by_key(|handler| std::cmp::Reverse(handler.age));
+        RunningHandler::sort(&mut handlers);
         handlers.truncate(HANDLERS);
         let closes = stats.closes.iter().filter(|(_, n)| *n > 0).map(|(reason, n)| {
             let then = before.closes.get(reason.name()).copied().unwrap_or(0);

@@ -8,7 +8,8 @@ use crate::base::percent::normal_path;
 /// A set of paths. A path is compared in its normalized spelling.
 #[derive(Default)]
 pub(crate) struct PathSet {
-    tree: matchit::Router<()>,
+    /// With numbers as the router has, so that users compile matchit's tree once.
+    tree: matchit::Router<usize>,
     /// The patterns that can't be used, and why.
     errors: Vec<String>,
 }
@@ -21,7 +22,7 @@ impl PathSet {
                 self.insert(pattern, &parsed.normal);
                 if let Some(empty) = parsed.without_rest() {
                     // A conflict means that these paths are in the set already.
-                    let _ = self.tree.insert(empty, ());
+                    let _ = self.tree.insert(empty, 0);
                 }
             }
             Err(why) => self.errors.push(format!("{pattern:?}: {why}")),
@@ -29,7 +30,7 @@ impl PathSet {
     }
 
     fn insert(&mut self, pattern: &str, normal: &str) {
-        match self.tree.insert(normal, ()) {
+        match self.tree.insert(normal, 0) {
             Ok(()) => {}
             Err(InsertError::Conflict { with }) if with == normal => {}
             Err(InsertError::Conflict { with }) => {
