@@ -77,7 +77,6 @@ struct WatchedCall {
     head: Bytes,
     /// Method and pattern, for the log.
     what: String,
-    since: Instant,
     thread: Thread,
 }
 
@@ -185,7 +184,7 @@ impl Shared {
             warn!(
                 "{}: runs past its deadline, {}", call.what, call.since_when();
                 request:% = Escaped(&call.what),
-                duration_ms = millis(call.since.elapsed())
+                duration_ms = millis(call.deadline.since().elapsed())
             );
         } else {
             self.pass(&call);
@@ -210,7 +209,7 @@ impl Shared {
             warn!(
                 "{}: past its deadline, 503: {}", call.what, call.since_when();
                 request:% = Escaped(&call.what),
-                duration_ms = millis(call.since.elapsed())
+                duration_ms = millis(call.deadline.since().elapsed())
             );
             outcome
         });
@@ -249,7 +248,8 @@ fn send_last(stream: &Stream, mut bytes: &[u8]) -> bool {
 impl WatchedCall {
     /// For the log.
     fn since_when(&self) -> String {
-        let (age, limit) = (self.since.elapsed(), self.deadline.at().saturating_duration_since(self.since));
+        let since = self.deadline.since();
+        let (age, limit) = (since.elapsed(), self.deadline.at().saturating_duration_since(since));
         format!(
             "in its handler for {age:.1?} of {limit:.1?}, on {}",
             self.thread.name().unwrap_or("a thread")
@@ -283,7 +283,6 @@ impl<'a> Exchange<'a> {
             to_head: summary.method == Method::HEAD,
             head: summary.text.clone(),
             what,
-            since: Instant::now(),
             thread: thread::current(),
         }))
     }
@@ -307,7 +306,7 @@ impl<'a> Exchange<'a> {
         warn!(
             "{}: has returned past its deadline, {how}", call.what;
             request:% = Escaped(&call.what),
-            duration_ms = millis(call.since.elapsed()),
+            duration_ms = millis(call.deadline.since().elapsed()),
             reason = key_value(&failure.as_ref().map(Escaped))
         );
         let Outcome::Answered { bytes } = outcome else {

@@ -22,6 +22,7 @@ pub(crate) struct Deadline(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    since: Instant,
     at: Instant,
     outcome: Mutex<Outcome>,
 }
@@ -52,12 +53,17 @@ impl Outcome {
 impl Deadline {
     /// None if it is too far away to be an instant.
     pub(crate) fn after(time: Duration) -> Option<Deadline> {
-        let at = Instant::now().checked_add(time)?;
-        Some(Deadline(Arc::new(Shared { at, outcome: Mutex::new(Outcome::Open) })))
+        let since = Instant::now();
+        let (at, outcome) = (since.checked_add(time)?, Mutex::new(Outcome::Open));
+        Some(Deadline(Arc::new(Shared { since, at, outcome })))
     }
 
     pub(crate) fn of(request: &Request) -> Option<&Deadline> {
         request.extensions().get()
+    }
+
+    pub(crate) fn since(&self) -> Instant {
+        self.0.since
     }
 
     pub(crate) fn at(&self) -> Instant {
