@@ -62,8 +62,8 @@ impl FileBudget {
     }
 }
 
-/// A file without a name. Not by the crate `tempfile`: it and the five crates that it needs took users a tenth of the time in which
-/// their service compiles.
+/// A file without a name. Not by the crate `tempfile`: it and the five crates that it needs took users one to two seconds of
+/// compile time.
 fn unnamed_file(folder: &Path) -> io::Result<File> {
     match options().custom_flags(libc::O_TMPFILE | libc::O_EXCL).open(folder) {
         // What open(2) and file systems without such files say.

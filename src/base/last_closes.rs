@@ -1,4 +1,4 @@
-//! The last connections that were closed, with what is known of each, for an operator who asks why.
+//! The last connections that were closed, with what is known of each, for an operator that looks for the reason.
 //!
 //! Only the count knows of closes that clients decide between two requests, or announce: they are the ordinary ones, and
 //! nothing is spent on them. Of each other reason the last few are kept, so that many closes of one reason, as in a drain,

@@ -158,8 +158,8 @@ pub(crate) fn is_wanted(level: Level) -> bool {
     level == Level::Error || (level <= ::log::STATIC_MAX_LEVEL && level <= ::log::max_level())
 }
 
-/// Writes a line. All lines have this one function, because the macros of the crate `log` are ten times as much code for
-/// each, which every user would compile.
+/// Writes a line. All lines have this one function, because the macros of the crate `log` are 180 more
+/// lines of LLVM IR for each, which every user would compile.
 #[cold]
 #[track_caller]
 pub(crate) fn write(

@@ -19,7 +19,7 @@ use crate::process::handover::channel::Channel;
 use crate::process::handover::child::{self, FIRST_FD};
 use crate::process::handover::{Hello, Message, Passed, VERSION};
 
-/// What a generation is told of those before it: its channel takes 64 KiB at one time.
+/// How many bytes of history a generation gets of those before it: its channel takes 64 KiB at one time.
 const HISTORY_BYTES: usize = 32 << 10;
 
 impl Supervisor {

@@ -20,7 +20,7 @@ use crate::base::log::info;
 const LEAST_BYTES: usize = 32;
 
 /// The key of signed and private cookies, and of [`Sessions`](super::Sessions), possibly with keys of earlier times. It is
-/// a secret: a person who has it can forge every cookie. It is never printed.
+/// a secret: with it every cookie can be forged. It is never printed.
 ///
 /// All processes of a service must have the same key, those before and after an upgrade too: so it is in a file, in the
 /// environment, or wherever the service has its other secrets. A file with a random key is made by

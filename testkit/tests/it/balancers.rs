@@ -207,7 +207,7 @@ fn rolls_behind_nginx_cost_no_request() {
     let Some(balancer) = nginx(&one, &two) else { return };
     roll(&balancer, [&mut one, &mut two], |instance| instance.roll_by_hup());
     roll(&balancer, [&mut one, &mut two], Instance::roll_by_term);
-    // A GET that an instance had begun to answer would have been sent again to the other one, unseen here.
+    // A GET that an instance had started to answer would have been sent again to the other one, unseen here.
     let errors = balancer.errors();
     assert!(errors.contains("connect() failed (111: "), "{errors}");
     let is_refusal = |line: &&str| line.contains("connect() failed (111: ");

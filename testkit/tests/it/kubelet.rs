@@ -185,7 +185,7 @@ impl Pod {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Removal {
     Late,
-    /// Nobody has told them that the pod goes.
+    /// They have not been notified that the pod goes.
     AfterTheEnd,
 }
 
@@ -288,7 +288,7 @@ impl Running {
         orders.send(()).expect("a kubelet");
         beside("end of a pod", move || {
             pod.server.wait_for("draining (stop requested)");
-            // Twice: one may have begun before.
+            // Twice: one may have started before.
             pod.wait_for_a_live_probe();
             pod.wait_for_a_live_probe();
             pod.may_end.store(true, Ordering::Relaxed);

@@ -244,7 +244,7 @@ impl Client {
         End::Ours
     }
 
-    /// Whether a process may have begun to drain, since there was a signal.
+    /// Whether a process may have started to drain, since there was a signal.
     fn may_drain(&self) -> bool {
         self.clock.signal().is_some_and(|signal| signal.elapsed() < DRAINS_WITHIN)
     }
