@@ -27,6 +27,7 @@ pub(crate) mod skip;
 pub(crate) mod status;
 pub(crate) mod sync;
 pub(crate) mod sys;
+pub(crate) mod threads;
 pub(crate) mod time;
 pub(crate) mod wait_group;
 pub(crate) mod words;

@@ -1,8 +1,7 @@
-//! Locks and threads. The slot table and the queue use std's, or under test loom's, which tries every order of steps:
+//! Locks. The slot table and the queue use std's, or under test loom's, which tries every order of steps:
 //! `RUSTFLAGS="--cfg loom" cargo test --release --lib loom`.
 
 use std::sync::{Mutex as StdMutex, MutexGuard as StdGuard, PoisonError};
-use std::{io, thread};
 
 #[cfg(not(all(test, loom)))]
 pub(crate) use std::{
@@ -17,15 +16,6 @@ pub(crate) use loom::{
     sync::{Mutex, MutexGuard},
     thread::{Thread, current, park},
 };
-
-/// Starts a thread. Its closure is boxed, because users would compile 900 lines of LLVM IR for each type of closure.
-pub(crate) fn spawn(
-    thread: thread::Builder,
-    work: impl FnOnce() + Send + 'static,
-) -> io::Result<thread::JoinHandle<()>> {
-    let work: Box<dyn FnOnce() + Send> = Box::new(work);
-    thread.spawn(work)
-}
 
 /// Locks `mutex`, also after a thread panicked while it held the lock: no code here leaves the value behind a lock
 /// half-changed, and one panic must not become many.

@@ -16,8 +16,8 @@ use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 use signal_hook::iterator::{Handle, SignalsInfo};
 
 use crate::base::log::{Escaped, debug, info, warn};
-use crate::base::sync::spawn;
 use crate::base::sys::{self, SignalSender};
+use crate::base::threads::spawn;
 use crate::process::state::SAME_REQUEST;
 use crate::process::terminal::{Loss, Terminal};
 

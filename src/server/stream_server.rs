@@ -7,7 +7,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -22,6 +21,7 @@ use crate::base::log::{debug, error, info};
 use crate::base::phase::{Drain, Phase, PhaseWatch};
 use crate::base::status::{Counters, InFlight, Stats};
 use crate::base::sync::lock;
+use crate::base::threads::Gate;
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::{Deadline, Lingered, Parking, PoolPlan, pool_events};
 use crate::net::conn_info::PeerCredentials;
@@ -200,9 +200,9 @@ impl Service for StreamServer {
             in_use: Mutex::default(),
         });
         let (incoming, handle) = (Incoming { dispatch: Arc::clone(&dispatch) }, context.handle.clone());
-        let (ends, ended) = mpsc::channel();
+        let (ends, ended) = Gate::new();
         let service = move || {
-            let _ends: Sender<()> = ends;
+            let _ends = ends;
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 if let Some(work) = self.work {
                     work(incoming);
@@ -392,7 +392,7 @@ struct ProgramThreads {
 #[derive(Debug)]
 struct ServiceThread {
     thread: JoinHandle<Result<(), Error>>,
-    ended: Receiver<()>,
+    ended: Gate,
 }
 
 impl Workers for ProgramThreads {
@@ -419,7 +419,7 @@ impl Workers for ProgramThreads {
         let service = lock(&self.service).take();
         match service {
             Some(ServiceThread { thread, ended }) if !cut => {
-                if ended.recv_timeout(TIDIES) == Err(RecvTimeoutError::Timeout) {
+                if !ended.wait_for(TIDIES) {
                     last();
                 }
                 thread.join().unwrap_or(Ok(()))

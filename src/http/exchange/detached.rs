@@ -14,7 +14,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,8 @@ use crate::base::contain_panic::panic_text;
 use crate::base::log::{debug, error};
 use crate::base::phase::{Drain, Phase, PhaseWatch};
 use crate::base::status::{Counters, InFlight, RunningHandler};
-use crate::base::sync::{lock, spawn};
+use crate::base::sync::lock;
+use crate::base::threads::{JobThread, spawn};
 use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::http::exchange::blocking::{wait_for, write_all};
 use crate::http::exchange::on_end::Ending;
@@ -71,14 +72,20 @@ struct RunningTask {
     waker: Option<Arc<Waker>>,
 }
 
-/// A thread that waits for its job, and counts against the limit.
+/// A thread that waits for its connection, and counts against the limit.
 #[derive(Debug)]
 pub(super) struct ReservedThread {
-    detached: Arc<Detached>,
-    id: u64,
-    jobs: mpsc::Sender<Job>,
+    place: Place,
+    thread: JobThread,
     /// Set for a thread that speaks another protocol.
     waker: Option<Arc<Waker>>,
+}
+
+/// Counts a thread until it is dropped.
+#[derive(Debug)]
+struct Place {
+    detached: Arc<Detached>,
+    id: u64,
 }
 
 /// Wakes a thread that waits for its client.
@@ -99,8 +106,6 @@ pub(super) struct Detachment {
     /// How long a write may wait for the client.
     pub(super) stall: Duration,
 }
-
-type Job = Box<dyn FnOnce() + Send>;
 
 /// What a thread does with its connection.
 pub(super) enum Task {
@@ -153,7 +158,7 @@ impl Detached {
                 detached.phase.wait_for_change(TURNS);
             }
         };
-        if let Err(e) = thread::Builder::new().name("heirloom-closes".into()).spawn(notify) {
+        if let Err(e) = spawn(thread::Builder::new().name("heirloom-closes".into()), notify) {
             error!("no thread to spread closes: {e}: all are announced now");
             self.phase.shorten_spread(Duration::ZERO);
             self.notify_by_turns();
@@ -189,24 +194,18 @@ impl Detached {
     }
 
     fn reserve(self: &Arc<Detached>, waker: Option<Arc<Waker>>) -> Option<ReservedThread> {
-        let (jobs, to_do) = mpsc::channel::<Job>();
         // It is counted before the thread starts, so that the limit holds.
-        let thread = {
+        let place = {
             let mut lock = self.lock();
             if lock.count >= self.limit {
                 return None;
             }
             lock.count = lock.count.saturating_add(1);
             lock.next = lock.next.wrapping_add(1);
-            ReservedThread { detached: Arc::clone(self), id: lock.next, jobs, waker }
+            Place { detached: Arc::clone(self), id: lock.next }
         };
-        let run = move || {
-            if let Ok(job) = to_do.recv() {
-                job();
-            }
-        };
-        match spawn(thread::Builder::new().name(thread_name(thread.id)), run) {
-            Ok(_) => Some(thread),
+        match JobThread::start(thread::Builder::new().name(thread_name(place.id))) {
+            Ok(thread) => Some(ReservedThread { place, thread, waker }),
             Err(e) => {
                 error!("no thread for a detached connection: {e}");
                 None
@@ -223,7 +222,7 @@ fn thread_name(id: u64) -> String {
     format!("heirloom-detached-{id}")
 }
 
-impl Drop for ReservedThread {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut lock = self.detached.lock();
         lock.count = lock.count.saturating_sub(1);
@@ -233,8 +232,8 @@ impl Drop for ReservedThread {
 impl Detachment {
     /// Gives the connection to the thread.
     pub(super) fn start(self, client: Box<HttpConnection>, parking: &Arc<Parking<Progress>>) {
-        let (detached, id, jobs) =
-            (Arc::clone(&self.thread.detached), self.thread.id, self.thread.jobs.clone());
+        let (detached, id) = (Arc::clone(&self.thread.place.detached), self.thread.place.id);
+        let thread = self.thread.thread.clone();
         let (what, waker) = (self.what.clone(), self.thread.waker.clone());
         let drain = client.conn_info.drain.clone();
         detached.lock().running.insert(id, RunningTask { what, since: Instant::now(), drain, waker });
@@ -260,7 +259,7 @@ impl Detachment {
             }
         };
         // The thread waits for it.
-        let _ = jobs.send(Box::new(job));
+        let _ = thread.run(Box::new(job));
     }
 
     /// Runs the task. Returns the connection in the state in which it is to be closed.
@@ -291,7 +290,7 @@ impl Detachment {
             Ok(Err(e)) => debug!("{what}: ended: {e}"),
             Err(panic) => {
                 error!("{what}: panicked on its own thread: {}", panic_text(&**panic));
-                thread.detached.lock().counters.panicked();
+                thread.place.detached.lock().counters.panicked();
             }
         }
         drop_contained(outcome, || what.clone());

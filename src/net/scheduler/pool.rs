@@ -4,14 +4,14 @@ use std::any::Any;
 use std::fmt::{self, Debug, Formatter};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::base::log::error;
-use crate::base::sync::{lock, spawn};
+use crate::base::sync::lock;
+use crate::base::threads::{Gate, spawn};
 use crate::net::scheduler::queue::{Parker, Popped, Queue, Taken};
 
 /// The workers of one queue.
@@ -95,7 +95,7 @@ impl<T: Send + 'static> Pool<T> {
     /// user that they drop at their end may block: then they are left behind.
     pub(crate) fn finish(self, time: Duration) -> bool {
         self.queue.close();
-        let (done, ended) = mpsc::channel::<()>();
+        let (done, ended) = Gate::new();
         let name = format!("{}-end", self.threads.config.name);
         let threads = self.threads;
         let join = move || {
@@ -107,8 +107,7 @@ impl<T: Send + 'static> Pool<T> {
             }
             drop(done);
         };
-        spawn(thread::Builder::new().name(name), join).is_ok()
-            && ended.recv_timeout(time) == Err(RecvTimeoutError::Disconnected)
+        spawn(thread::Builder::new().name(name), join).is_ok() && ended.wait_for(time)
     }
 
     /// Ends the workers and waits for none: some may still be in their `init`.
@@ -120,23 +119,33 @@ impl<T: Send + 'static> Pool<T> {
 impl Threads {
     /// Starts all workers, and waits until each has done its `init` or one has failed.
     fn start(self: &Arc<Threads>) -> Result<(), Error> {
-        let (done, results) = mpsc::channel();
+        let failed = Arc::new(Mutex::new(None));
+        let (done, known) = Gate::new();
+        let done = Arc::new(done);
         for index in 0..self.config.count {
-            let done = done.clone();
-            let first = move |threads: &Arc<Threads>| {
-                let result = threads.config.init.as_ref().map_or(Ok(()), |init| init());
-                let works = result.is_ok();
-                let _ = done.send(result);
-                // Otherwise the channel of results would stay open after the last worker has sent its own.
-                drop(done);
-                if works {
+            let (failed, done, known) = (Arc::clone(&failed), Arc::clone(&done), known.clone());
+            let first = move |threads: &Arc<Threads>| match threads.init() {
+                Ok(()) => {
+                    drop(done);
                     threads.work(index);
+                }
+                Err(e) => {
+                    lock(&failed).get_or_insert(e);
+                    known.open();
                 }
             };
             self.spawn(index, first).map_err(Error::system("can't start the workers"))?;
         }
         drop(done);
-        if self.config.init.is_some() { results.iter().collect() } else { Ok(()) }
+        if self.config.init.is_some() {
+            known.wait();
+        }
+        let failed = lock(&failed).take();
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn init(&self) -> Result<(), Error> {
+        self.config.init.as_ref().map_or(Ok(()), |init| init())
     }
 
     fn spawn(
@@ -175,8 +184,9 @@ impl Threads {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
-    use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::RecvTimeoutError;
+    use std::sync::{Barrier, mpsc};
 
     use super::*;
     use crate::PerWorker;

@@ -13,7 +13,6 @@ use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -22,7 +21,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{geteuid, getpid};
 
 use crate::base::log::debug;
-use crate::base::sync::{lock, spawn};
+use crate::base::sync::lock;
+use crate::base::threads::{Gate, spawn};
 
 /// More than a number and its line ending.
 const NAME_BYTES: u64 = 64;
@@ -237,7 +237,7 @@ fn in_time_by(
     thread: thread::Builder,
     work: Arc<dyn Fn() -> io::Result<()> + Send + Sync>,
 ) -> io::Result<()> {
-    let (done, ended) = mpsc::channel::<()>();
+    let (done, ended) = Gate::new();
     let outcome = Arc::new(Mutex::new(None));
     let (of_thread, to_fill) = (Arc::clone(&work), Arc::clone(&outcome));
     let run = move || {
@@ -245,7 +245,7 @@ fn in_time_by(
         drop(done);
     };
     let Ok(worker) = spawn(thread, run) else { return work() };
-    if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+    if !ended.wait_for(PATIENCE) {
         return Err(io::Error::new(ErrorKind::TimedOut, "its file system does not answer"));
     }
     // It has nothing more to do.
@@ -255,6 +255,8 @@ fn in_time_by(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
 
     #[test]

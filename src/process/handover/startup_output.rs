@@ -44,6 +44,7 @@ use super::pid_file::range;
 use crate::base::log::debug;
 use crate::base::sync::lock;
 use crate::base::sys;
+use crate::base::threads::spawn;
 
 /// The name by which the pipe is passed on, before the identity of the predecessor's standard error.
 const FILE: &str = "heirloom:stderr:";
@@ -300,7 +301,7 @@ fn start_thread(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let _ = [Signal::SIGPIPE].into_iter().collect::<SigSet>().thread_block();
         work();
     };
-    thread::Builder::new().name("heirloom-stderr".into()).spawn(work).map(drop)
+    spawn(thread::Builder::new().name("heirloom-stderr".into()), work).map(drop)
 }
 
 #[cfg(test)]

@@ -6,15 +6,15 @@ mod on_signal;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::base::contain_panic::contain_drop;
 use crate::base::error::{Error, ErrorKind};
 use crate::base::log::error;
 use crate::base::phase::Phase;
-use crate::base::sync::spawn;
+use crate::base::sync::lock;
+use crate::base::threads::JobThread;
 use crate::process::handover::StateHead;
 use crate::process::handover::state_file::StateFile;
 
@@ -94,9 +94,20 @@ impl Handed {
 }
 
 /// The hooks, running. Without any there is no thread.
-#[derive(Debug)]
-pub(crate) struct Runner {
-    jobs: Option<mpsc::Sender<HookJob>>,
+pub(crate) struct Runner(Option<(JobThread, Arc<Mutex<RunningHooks>>)>);
+
+/// What the thread of the hooks uses.
+struct RunningHooks {
+    hooks: Hooks,
+    /// This generation has the exclusive resources.
+    holds: bool,
+    report: Box<dyn Fn(u64, HookResult) + Send>,
+}
+
+impl fmt::Debug for Runner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Runner").field(&self.0.is_some()).finish()
+    }
 }
 
 #[derive(Debug)]
@@ -130,42 +141,43 @@ impl Hooks {
         let Some(release) = &mut self.release else { return Ok(HandoverState::default()) };
         caught("release", release).unwrap_or_else(Err)
     }
+}
 
-    fn run(mut self, jobs: Receiver<HookJob>, mut holds: bool, report: impl Fn(u64, HookResult)) {
-        for job in jobs {
-            match job {
-                HookJob::Release(ticket, file) => {
-                    let released = self.release();
-                    holds = released.is_err();
-                    let written = |state: HandoverState| {
-                        let written = file.map_or(Ok(()), |mut file| file.write(&state.bytes));
-                        (Arc::new(state), written.map_err(|e| e.to_string()))
-                    };
-                    report(ticket, HookResult::Released(released.map(written)));
+impl RunningHooks {
+    fn run(&mut self, job: HookJob) {
+        let hooks = &mut self.hooks;
+        match job {
+            HookJob::Release(ticket, file) => {
+                let released = hooks.release();
+                self.holds = released.is_err();
+                let written = |state: HandoverState| {
+                    let written = file.map_or(Ok(()), |mut file| file.write(&state.bytes));
+                    (Arc::new(state), written.map_err(|e| e.to_string()))
+                };
+                (self.report)(ticket, HookResult::Released(released.map(written)));
+            }
+            // A failed release has released nothing.
+            HookJob::Acquire(ticket, _) if self.holds => (self.report)(ticket, HookResult::Acquired(Ok(()))),
+            HookJob::Acquire(ticket, state) => {
+                let acquired = hooks.acquire(state);
+                self.holds = acquired.is_ok();
+                (self.report)(ticket, HookResult::Acquired(acquired));
+            }
+            HookJob::Phase(phase) => {
+                for hook in &mut hooks.phase {
+                    let _ = caught("on_phase", || hook(phase));
                 }
-                // A failed release has released nothing.
-                HookJob::Acquire(ticket, _) if holds => report(ticket, HookResult::Acquired(Ok(()))),
-                HookJob::Acquire(ticket, state) => {
-                    let acquired = self.acquire(state);
-                    holds = acquired.is_ok();
-                    report(ticket, HookResult::Acquired(acquired));
+            }
+            HookJob::Drain => {
+                for hook in hooks.drain.drain(..) {
+                    let _ = caught("on_drain", hook);
                 }
-                HookJob::Phase(phase) => {
-                    for hook in &mut self.phase {
-                        let _ = caught("on_phase", || hook(phase));
-                    }
+            }
+            HookJob::Exit(ticket) => {
+                for hook in hooks.exit.drain(..) {
+                    let _ = caught("on_exit", hook);
                 }
-                HookJob::Drain => {
-                    for hook in self.drain.drain(..) {
-                        let _ = caught("on_drain", hook);
-                    }
-                }
-                HookJob::Exit(ticket) => {
-                    for hook in self.exit.drain(..) {
-                        let _ = caught("on_exit", hook);
-                    }
-                    report(ticket, HookResult::Exited);
-                }
+                (self.report)(ticket, HookResult::Exited);
             }
         }
     }
@@ -190,19 +202,20 @@ impl Runner {
         report: impl Fn(u64, HookResult) + Send + 'static,
     ) -> Result<Runner, Error> {
         if hooks.is_empty() {
-            return Ok(Runner { jobs: None });
+            return Ok(Runner(None));
         }
-        let (jobs, receiver) = mpsc::channel();
-        let thread = thread::Builder::new().name("heirloom-hooks".into());
-        spawn(thread, move || hooks.run(receiver, holds, report))
+        let thread = JobThread::start(thread::Builder::new().name("heirloom-hooks".into()))
             .map_err(|e| Error::io(ErrorKind::System, "no thread for the hooks", e))?;
-        Ok(Runner { jobs: Some(jobs) })
+        let running = RunningHooks { hooks, holds, report: Box::new(report) };
+        Ok(Runner(Some((thread, Arc::new(Mutex::new(running))))))
     }
 
     /// False if there is nothing to run. An error if the hooks' thread has ended.
     fn ask(&self, job: HookJob) -> Result<bool, String> {
-        let Some(jobs) = &self.jobs else { return Ok(false) };
-        jobs.send(job).map(|()| true).map_err(|_| "the thread of the hooks has ended".to_owned())
+        let Some((thread, hooks)) = &self.0 else { return Ok(false) };
+        let hooks = Arc::clone(hooks);
+        let ran = thread.run(Box::new(move || lock(&hooks).run(job)));
+        ran.map(|()| true).map_err(|_| "the thread of the hooks has ended".to_owned())
     }
 
     /// The state is written to `file`.
@@ -298,9 +311,10 @@ mod tests {
 
     #[test]
     fn an_ended_hook_thread_is_an_error() {
-        let (jobs, nobody) = channel();
-        drop(nobody);
-        let runner = Runner { jobs: Some(jobs) };
+        let hooks = Hooks { drain: vec![Box::new(|| ())], ..Hooks::default() };
+        let runner = Runner::start(hooks, true, |_, _| panic!("as the test wants it")).unwrap();
+        // The thread ends while it unwinds.
+        while runner.exit(0).is_ok() {}
         assert!(
             runner.release(1, None).is_err() && runner.acquire(2, Handed::State(Arc::default())).is_err()
         );

@@ -1,14 +1,14 @@
 //! The program's hooks of signals, on a thread of their own: neither the signal thread nor the other hooks wait for them.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, SendError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::caught;
 use crate::base::error::{Error, ErrorKind};
-use crate::base::sync::spawn;
+use crate::base::sync::lock;
+use crate::base::threads::JobThread;
 use crate::process::signals::Signal;
 use litemap::LiteMap;
 
@@ -22,15 +22,13 @@ pub(crate) struct SignalHooks {
 pub(crate) type SignalHook = Box<dyn FnMut() + Send>;
 
 /// Runs the hooks of a signal around its action.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct SignalHookRunner {
-    jobs: Option<mpsc::Sender<SignalHookJob>>,
+    hooks: Arc<Mutex<SignalHooks>>,
+    thread: Option<JobThread>,
     /// Signals with hooks, and whether the action of the last one is still due.
     hooked: LiteMap<Signal, Arc<AtomicBool>>,
 }
-
-/// A signal, and its action.
-struct SignalHookJob(Signal, Box<dyn FnOnce() + Send>);
 
 impl SignalHooks {
     /// # Errors
@@ -44,24 +42,20 @@ impl SignalHooks {
         if hooked.is_empty() {
             return Ok(SignalHookRunner::default());
         }
-        let (jobs, receiver) = mpsc::channel();
-        let thread = thread::Builder::new().name("heirloom-on-signal".into());
-        spawn(thread, move || self.run(&receiver))
+        let thread = JobThread::start(thread::Builder::new().name("heirloom-on-signal".into()))
             .map_err(|e| Error::io(ErrorKind::System, "no thread for the hooks of signals", e))?;
-        Ok(SignalHookRunner { jobs: Some(jobs), hooked })
+        Ok(SignalHookRunner { hooks: Arc::new(Mutex::new(self)), thread: Some(thread), hooked })
     }
 
-    fn run(mut self, jobs: &Receiver<SignalHookJob>) {
-        let run = |hooks: &mut Vec<(Signal, SignalHook)>, name, signal| {
+    fn run(&mut self, signal: Signal, action: impl FnOnce()) {
+        let run = |hooks: &mut Vec<(Signal, SignalHook)>, name| {
             for (_, hook) in hooks.iter_mut().filter(|(of, _)| *of == signal) {
                 let _ = caught(name, hook);
             }
         };
-        for SignalHookJob(signal, action) in jobs {
-            run(&mut self.before, "on_signal", signal);
-            action();
-            run(&mut self.after, "after_signal", signal);
-        }
+        run(&mut self.before, "on_signal");
+        action();
+        run(&mut self.after, "after_signal");
     }
 }
 
@@ -69,24 +63,26 @@ impl SignalHookRunner {
     /// Runs the hooks before, `action`, and the hooks after. If there are none, or if the last signal of this kind still waits
     /// for its hooks, `action` runs at once: so a hook that hangs never keeps a server from handling its signals.
     pub(crate) fn dispatch(&self, signal: Signal, action: impl FnOnce() + Send + 'static) {
-        let (Some(jobs), Some(waiting)) = (&self.jobs, self.hooked.get(&signal)) else { return action() };
+        let (Some(thread), Some(waiting)) = (&self.thread, self.hooked.get(&signal)) else { return action() };
         if waiting.swap(true, Ordering::SeqCst) {
             return action();
         }
-        let waits = Arc::clone(waiting);
-        let action = move || {
-            waits.store(false, Ordering::SeqCst);
-            action();
+        let (hooks, waits) = (Arc::clone(&self.hooks), Arc::clone(waiting));
+        let job = move || {
+            lock(&hooks).run(signal, || {
+                waits.store(false, Ordering::SeqCst);
+                action();
+            });
         };
-        if let Err(SendError(SignalHookJob(_, action))) = jobs.send(SignalHookJob(signal, Box::new(action))) {
-            action();
+        if let Err(job) = thread.run(Box::new(job)) {
+            job();
         }
     }
 }
 
-impl fmt::Debug for SignalHookJob {
+impl fmt::Debug for SignalHookRunner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SignalHookJob").field(&self.0).finish_non_exhaustive()
+        f.debug_struct("SignalHookRunner").field("hooked", &self.hooked).finish_non_exhaustive()
     }
 }
 
@@ -135,6 +131,6 @@ mod tests {
     #[test]
     fn without_hooks_there_is_no_thread() {
         let runner = SignalHooks::default().start().unwrap();
-        assert!(runner.jobs.is_none());
+        assert!(runner.thread.is_none());
     }
 }
