@@ -7,6 +7,7 @@
 //! (3.25 instead of 2.15 at 64 connections, in a prototype with a fixed answer), and has to be renewed under the slot's
 //! lock, because the number of a swept descriptor may be reused.
 
+use std::cell::RefCell;
 use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
@@ -16,12 +17,17 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::parking::Parking;
 use crate::net::connection::{Cause, Ready};
-use crate::net::scheduler::queue::{Events, Queue};
+use crate::net::scheduler::queue::{Events, Polled, Queue};
 
 /// Events that are taken at a time.
 const EVENTS: usize = 64;
 /// The key of an interrupt: no slot has this index.
 const INTERRUPT: u64 = 0xFFFF_FFFF;
+
+thread_local! {
+    /// One array for all waits of a thread, which need not be cleared for each.
+    static FOUND: RefCell<[EpollEvent; EVENTS]> = RefCell::new([EpollEvent::empty(); EVENTS]);
+}
 
 /// The epoll of one pool.
 #[derive(Debug)]
@@ -40,14 +46,19 @@ impl PoolPoller {
     }
 
     /// Passes the events that occur within `timeout` to `ready`, which is called once in any case.
-    pub(super) fn wait(&self, timeout: EpollTimeout, ready: impl FnOnce(&[EpollEvent])) -> io::Result<()> {
-        let mut events = [EpollEvent::empty(); EVENTS];
-        let outcome = self.epoll.wait(&mut events, timeout);
-        ready(events.get(..outcome.unwrap_or(0)).unwrap_or_default());
-        match outcome {
-            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
+    pub(super) fn wait<R>(
+        &self,
+        timeout: EpollTimeout,
+        ready: impl FnOnce(&[EpollEvent]) -> R,
+    ) -> io::Result<R> {
+        FOUND.with_borrow_mut(|events| {
+            let outcome = self.epoll.wait(events, timeout);
+            let result = ready(events.get(..outcome.unwrap_or(0)).unwrap_or_default());
+            match outcome {
+                Ok(_) | Err(nix::Error::EINTR) => Ok(result),
+                Err(e) => Err(e.into()),
+            }
+        })
     }
 
     fn interrupt(&self) {
@@ -72,10 +83,10 @@ where
 }
 
 impl<P: Debug + Send> Events<Ready<P>> for PoolEvents<P> {
-    fn wait(&self, queue: &Queue<Ready<P>>) -> io::Result<()> {
+    fn wait<'q>(&self, queue: &'q Queue<Ready<P>>) -> io::Result<Polled<'q, Ready<P>>> {
         self.parking.poller_of_pool(self.pool).wait(EpollTimeout::NONE, |events| {
             let ready = events.iter().filter_map(|event| self.parking.take_ready(event));
-            queue.end_poll(ready.map(|connection| Ready::new(connection, Cause::Event)));
+            queue.end_poll(ready.map(|connection| Ready::new(connection, Cause::Event)))
         })
     }
 

@@ -40,15 +40,14 @@ impl Ready {
 }
 
 impl Events<usize> for Arc<Ready> {
-    fn wait(&self, queue: &Queue<usize>) -> io::Result<()> {
+    fn wait<'q>(&self, queue: &'q Queue<usize>) -> io::Result<Polled<'q, usize>> {
         let mut state = self.state.lock().unwrap();
         while state.0.is_empty() && !state.1 {
             state = self.changed.wait(state).unwrap();
         }
         let (ready, _) = std::mem::take(&mut *state);
         drop(state);
-        queue.end_poll(ready.into_iter());
-        Ok(())
+        Ok(queue.end_poll(ready.into_iter()))
     }
 
     fn interrupt(&self) {

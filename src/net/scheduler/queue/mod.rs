@@ -25,8 +25,8 @@ pub(crate) struct Queue<T> {
 /// What a pool's workers wait for when the queue is empty, and how they reach the acceptor.
 pub(crate) trait Events<T>: Debug + Send + Sync {
     /// Waits until work is ready, or for an interrupt, and passes that work to [`Queue::end_poll`], which it
-    /// calls once, in any case.
-    fn wait(&self, queue: &Queue<T>) -> io::Result<()>;
+    /// calls once, in any case. Returns what that returns.
+    fn wait<'q>(&self, queue: &'q Queue<T>) -> io::Result<Polled<'q, T>>;
 
     /// Brings back one worker that waits, or the next that would.
     fn interrupt(&self);
@@ -73,6 +73,12 @@ impl Debug for Probe {
     }
 }
 
+/// The queue, locked, when a worker has added what it found ready.
+pub(crate) struct Polled<'q, T> {
+    state: MutexGuard<'q, QueueState<T>>,
+    at: Instant,
+}
+
 /// The result of a `pop`.
 #[derive(Debug)]
 pub(crate) enum Popped<T> {
@@ -98,8 +104,7 @@ impl Taken {
         Taken { has_permit: false, at: Instant::now(), waited: Duration::ZERO }
     }
 
-    fn from_queue(since: Instant) -> Taken {
-        let at = Instant::now();
+    fn from_queue(since: Instant, at: Instant) -> Taken {
         Taken { has_permit: false, at, waited: at.saturating_duration_since(since) }
     }
 }
@@ -155,20 +160,27 @@ impl<T> Queue<T> {
         self.add(std::iter::once(work), self.lock());
     }
 
-    /// The calling worker no longer waits for events. It looks at the queue next.
-    pub(crate) fn end_poll(&self, ready: impl Iterator<Item = T>) {
+    /// The calling worker no longer waits for events. It looks at the queue next, which stays locked meanwhile unless
+    /// another worker has to be woken.
+    pub(crate) fn end_poll(&self, ready: impl Iterator<Item = T>) -> Polled<'_, T> {
         let mut state = self.lock();
         state.polling = state.polling.saturating_sub(1);
         state.progress.polled = state.progress.polled.wrapping_add(1);
-        self.add(ready, state);
+        self.add(ready, state)
     }
 
-    fn add(&self, found: impl Iterator<Item = T>, mut state: MutexGuard<'_, QueueState<T>>) {
-        let now = Instant::now();
-        state.waiting.extend(found.map(|work| (now, work)));
-        if state.snapshot().wakes(QueueEvent::Polled, || state.running(now)) {
+    fn add<'q>(
+        &'q self,
+        found: impl Iterator<Item = T>,
+        mut state: MutexGuard<'q, QueueState<T>>,
+    ) -> Polled<'q, T> {
+        let at = Instant::now();
+        state.waiting.extend(found.map(|work| (at, work)));
+        if state.snapshot().wakes(QueueEvent::Polled, || state.running(at)) {
             self.wake_up(1, state);
+            state = self.lock();
         }
+        Polled { state, at }
     }
 
     /// Adds work that waits for a streaming permit.
@@ -184,20 +196,22 @@ impl<T> Queue<T> {
     pub(crate) fn pop(&self, parker: &Parker) -> Popped<T> {
         let mut was_woken = false;
         let mut may_poll = true;
+        let mut state = self.lock();
+        // The time, where it is known because the worker has just waited for events.
+        let mut now = None;
         loop {
-            let mut state = self.lock();
-            state.waking = state.waking.saturating_sub(usize::from(was_woken));
             if let Some(probe) = state.probe.take() {
                 drop(state);
                 (probe.0)();
-                was_woken = false;
+                (state, now, was_woken) = (self.lock(), None, false);
                 continue;
             }
             // A worker that was woken takes the work for which it was woken.
             let is_surplus = !was_woken && state.is_surplus(parker.index);
             was_woken = false;
             let work = state.take_streaming();
-            let work = if is_surplus { work } else { work.or_else(|| state.take_waiting(parker.index)) };
+            let work =
+                if is_surplus { work } else { work.or_else(|| state.take_waiting(parker.index, now.take())) };
             if let Some((work, taken)) = work {
                 self.request_watch(state);
                 return Popped::Work(work, taken);
@@ -208,22 +222,26 @@ impl<T> Queue<T> {
                 return Popped::Closed;
             }
             state.note_away(parker.index);
-            if may_poll && !is_surplus && state.snapshot().may_poll() {
-                if let Some(events) = &self.events {
-                    state.polling = state.polling.saturating_add(1);
-                    drop(state);
-                    if let Err(e) = events.wait(self) {
+            let may_wait = may_poll && !is_surplus && state.snapshot().may_poll();
+            if let Some(events) = self.events.as_ref().filter(|_| may_wait) {
+                state.polling = state.polling.saturating_add(1);
+                drop(state);
+                match events.wait(self) {
+                    Ok(polled) => (state, now) = (polled.state, Some(polled.at)),
+                    Err(e) => {
                         error!("a worker can't wait for events: {e}");
-                        may_poll = false;
+                        (state, may_poll) = (self.lock(), false);
                     }
-                    continue;
                 }
+                continue;
             }
             parker.prepare();
             state.sleepers.push(parker.clone());
             drop(state);
             parker.park();
-            (was_woken, may_poll) = (true, true);
+            state = self.lock();
+            state.waking = state.waking.saturating_sub(1);
+            (now, was_woken, may_poll) = (None, true, true);
         }
     }
 
@@ -411,12 +429,12 @@ impl<T> QueueState<T> {
         let (since, work) = self.streaming.pop_front()?;
         self.permits = self.permits.saturating_sub(1);
         self.progress.taken = self.progress.taken.wrapping_add(1);
-        Some((work, Taken { has_permit: true, ..Taken::from_queue(since) }))
+        Some((work, Taken { has_permit: true, ..Taken::from_queue(since, Instant::now()) }))
     }
 
-    fn take_waiting(&mut self, worker: usize) -> Option<(T, Taken)> {
+    fn take_waiting(&mut self, worker: usize, now: Option<Instant>) -> Option<(T, Taken)> {
         let (since, work) = self.waiting.pop_front()?;
-        let taken = Taken::from_queue(since);
+        let taken = Taken::from_queue(since, now.unwrap_or_else(Instant::now));
         self.note_taken(worker, taken.at);
         Some((work, taken))
     }

@@ -64,7 +64,7 @@ fn keep_running(queue: &Queue<u32>) {
 fn come(queue: &Queue<u32>, workers: &[usize]) -> Vec<bool> {
     let takes = |worker: &usize| {
         let mut state = queue.lock();
-        !state.is_surplus(*worker) && state.take_waiting(*worker).is_some()
+        !state.is_surplus(*worker) && state.take_waiting(*worker, None).is_some()
     };
     workers.iter().map(takes).collect()
 }
@@ -196,12 +196,11 @@ struct Sent {
 }
 
 impl Events<u32> for Sent {
-    fn wait(&self, queue: &Queue<u32>) -> io::Result<()> {
+    fn wait<'q>(&self, queue: &'q Queue<u32>) -> io::Result<Polled<'q, u32>> {
         self.waits.send("waits").unwrap();
         let first = lock(&self.ready).recv().unwrap();
         let more = std::iter::from_fn(|| lock(&self.ready).try_recv().ok());
-        queue.end_poll(std::iter::once(first).chain(more).flatten());
-        Ok(())
+        Ok(queue.end_poll(std::iter::once(first).chain(more).flatten()))
     }
 
     fn interrupt(&self) {
