@@ -15,7 +15,7 @@ use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::{AcceptorCommand, Parking};
 use crate::net::connection::Ready;
 use crate::net::listener::Listener;
-use crate::net::scheduler::queue::Queue;
+use crate::net::scheduler::queue::{Backlog, Queue};
 use crate::process::control::Engine;
 use crate::process::handover::Passed;
 use litemap::LiteMap;
@@ -30,7 +30,7 @@ pub(crate) struct Assembly<P> {
     pub(crate) parking: Arc<Parking<P>>,
     pub(crate) queues: Vec<Arc<Queue<Ready<P>>>>,
     pub(crate) wait_group: WaitGroup,
-    pub(crate) workers: Box<dyn Workers>,
+    pub(crate) workers: Arc<dyn Workers>,
     pub(crate) grace: Duration,
     /// How many connections may be open.
     pub(crate) connections_limit: usize,
@@ -47,6 +47,8 @@ pub(crate) trait Workers: fmt::Debug + Send + Sync {
     fn handlers(&self) -> Vec<RunningHandler> {
         Vec::new()
     }
+    /// Logs that all workers of a pool are busy while connections wait.
+    fn log_all_busy(&self, _pool: usize, _backlog: Backlog) {}
     /// A line for operations that are in flight and no thread has.
     fn unnamed(&self) -> &'static str;
     /// Notifies threads that the process drains; its phase says so already.

@@ -1,16 +1,19 @@
 //! The workers of an HTTP server: their pools and queues, and how the control loop sees them.
 
 use std::any::Any;
+use std::cmp::Reverse;
+use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use crate::base::budget::Budget;
 use crate::base::contain_panic::panic_text;
 use crate::base::error::Error;
 use crate::base::file_budget::FileBudget;
+use crate::base::history::millis;
 use crate::base::limits::Limits;
-use crate::base::log::{error, warn};
+use crate::base::log::{Escaped, error, warn};
 use crate::base::status::{AllCounters, InFlight, RunningHandler, Stats};
 use crate::base::sync::lock;
 use crate::http::exchange::deadline::Deadlines;
@@ -19,8 +22,9 @@ use crate::http::exchange::{self, Common, CurrentRequest, Progress, Stores, Work
 use crate::net::acceptor::pool_events;
 use crate::net::connection::Ready;
 use crate::net::scheduler::pool::{Pool, PoolConfig};
-use crate::net::scheduler::queue::Queue;
+use crate::net::scheduler::queue::{Backlog, Queue};
 use crate::server::assembly::Workers;
+use litemap::LiteMap;
 
 /// The time for workers to drop their values, which may belong to the program, at the end.
 const LAST_DROPS: Duration = Duration::from_secs(5);
@@ -48,6 +52,10 @@ impl Budgets {
 pub(super) struct HttpWorkers {
     /// One for each worker, with the name of its thread.
     current_requests: Vec<(String, Arc<CurrentRequest>)>,
+    /// The name of each pool's threads, and which of the workers are its own.
+    names: Vec<(String, Range<usize>)>,
+    /// The handlers belong to the workers, and are dropped with the last of them.
+    common: Weak<Common>,
     pools: Mutex<Vec<Pool<Ready<Progress>>>>,
     detached: Arc<Detached>,
     deadlines: Arc<Deadlines>,
@@ -65,14 +73,17 @@ impl HttpWorkers {
         configs: Vec<PoolConfig>,
     ) -> Result<(Queues, HttpWorkers), Error> {
         let (mut queues, mut pools, mut current_requests) = (Vec::new(), Vec::new(), Vec::new());
+        let mut names = Vec::new();
         for (index, config) in configs.into_iter().enumerate() {
             let count = config.count;
             let permits = (count.saturating_mul(common.limits.streaming_percent.into()) / 100).max(1);
             let events = pool_events(&common.parking, index);
             let queue = Arc::new(Queue::new(count, permits).with_events(events));
             let of_pool: Vec<Arc<CurrentRequest>> = (0..count).map(|_| Arc::default()).collect();
-            let names = (0..count).map(|index| config.thread_name(index));
-            current_requests.extend(names.zip(of_pool.iter().cloned()));
+            let threads = (0..count).map(|index| config.thread_name(index));
+            let first = current_requests.len();
+            current_requests.extend(threads.zip(of_pool.iter().cloned()));
+            names.push((config.threads_name(), first..current_requests.len()));
             match start_pool(config, &common, all_counters, &queue, of_pool) {
                 Ok(pool) => pools.push(pool),
                 Err(e) => {
@@ -84,7 +95,8 @@ impl HttpWorkers {
         }
         let (pools, detached) = (Mutex::new(pools), Arc::clone(&common.detached));
         let deadlines = Arc::clone(&common.deadlines);
-        Ok((queues, HttpWorkers { current_requests, pools, detached, deadlines, budgets }))
+        let common = Arc::downgrade(&common);
+        Ok((queues, HttpWorkers { current_requests, names, common, pools, detached, deadlines, budgets }))
     }
 }
 
@@ -111,6 +123,26 @@ fn start_pool(
         counters.register().worker_replaced();
     };
     Pool::start(config, Arc::clone(queue), make, died)
+}
+
+/// What a worker does that is in no handler.
+const OTHER: &str = "no handler";
+/// So many routes are named.
+const NAMED: usize = 5;
+
+/// The most frequent of these texts, with how often they occur: `6 in GET /a, 2 in GET /b`.
+fn counted(texts: impl Iterator<Item = String>) -> String {
+    let mut counts: LiteMap<String, usize> = LiteMap::new();
+    for text in texts {
+        let count = counts.entry(text).or_insert(0);
+        *count = count.saturating_add(1);
+    }
+    let mut counts: Vec<(String, usize)> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    let others: usize = counts.split_off(counts.len().min(NAMED)).iter().map(|(_, count)| count).sum();
+    let named = counts.into_iter().map(|(text, count)| format!("{count} in {text}"));
+    let others = (others > 0).then(|| format!("{others} in others"));
+    named.chain(others).collect::<Vec<_>>().join(", ")
 }
 
 impl Workers for HttpWorkers {
@@ -140,6 +172,22 @@ impl Workers for HttpWorkers {
         self.current_requests.iter().filter_map(handler).chain(self.detached.handlers()).collect()
     }
 
+    fn log_all_busy(&self, pool: usize, Backlog { connections, waits }: Backlog) {
+        let Some(common) = self.common.upgrade() else { return };
+        let Some((name, workers)) = self.names.get(pool) else { return };
+        let of_pool = self.current_requests.get(workers.clone()).unwrap_or_default();
+        let route = |(_, request): &(String, Arc<CurrentRequest>)| request.route(&common.handlers);
+        let routes = counted(of_pool.iter().map(|worker| route(worker).unwrap_or_else(|| OTHER.to_owned())));
+        let count = of_pool.len();
+        warn!(
+            "all {count} workers {name} are busy, and {connections} connections wait, the first for {waits:.1?}: {routes}";
+            pool:% = Escaped(name),
+            connections = connections,
+            duration_ms = millis(waits),
+            routes:% = Escaped(&routes)
+        );
+    }
+
     fn unnamed(&self) -> &'static str {
         "a request whose client is slow to send or to read"
     }
@@ -160,5 +208,22 @@ impl Workers for HttpWorkers {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_frequent_routes_are_named() {
+        let counted = |texts: &str| counted(texts.chars().map(|c| format!("GET /{c}")));
+        assert_eq!(counted("bab"), "2 in GET /b, 1 in GET /a");
+        let many = counted("abcdefghbcdefffg");
+        assert!(
+            many.starts_with("4 in GET /f, 2 in GET /b, 2 in GET /c") && many.ends_with(", 4 in others"),
+            "{many}"
+        );
+        assert_eq!(counted(""), "");
     }
 }

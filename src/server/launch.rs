@@ -93,7 +93,7 @@ pub(crate) struct ServiceParts<P> {
     pub(crate) queues: Vec<Arc<Queue<Ready<P>>>>,
     /// Makes the response for a client that waited too long.
     pub(crate) busy: Box<dyn FnMut() -> Vec<u8> + Send>,
-    pub(crate) workers: Box<dyn Workers>,
+    pub(crate) workers: Arc<dyn Workers>,
     /// The files that requests may have. None where there are no requests.
     pub(crate) files: Option<Arc<FileBudget>>,
 }
@@ -256,9 +256,10 @@ fn start<S: Service>(
     };
     let parts = service.start(&context)?;
     context.handle.shared.generation.store(facts.generation, Ordering::Relaxed);
-    let setup = acceptor_setup(&context, listeners.clone(), parts.queues.clone(), parts.busy, parts.files);
+    let (queues, workers) = (parts.queues.clone(), Arc::clone(&parts.workers));
+    let setup = acceptor_setup(&context, listeners.clone(), parts);
     let handle = context.handle.clone();
-    let assembly = assemble(context, listeners, parts.queues, parts.workers);
+    let assembly = assemble(context, listeners, queues, workers);
     let acceptor = start_acceptor(Acceptor::new(setup), Arc::clone(&handle.shared.inbox))?;
     unlink.disarm();
     Ok(Started { handle, assembly, acceptor, terms, adopted, facts, outside })
@@ -326,7 +327,7 @@ fn assemble<P: Portable>(
     context: Context<P>,
     listeners: Vec<Listener>,
     queues: Vec<Arc<Queue<Ready<P>>>>,
-    workers: Box<dyn Workers>,
+    workers: Arc<dyn Workers>,
 ) -> Arc<Assembly<P>> {
     let shared = &context.handle.shared;
     let assembly = Arc::new(Assembly {
@@ -351,9 +352,7 @@ fn assemble<P: Portable>(
 fn acceptor_setup<P: Portable>(
     context: &Context<P>,
     listeners: Vec<Listener>,
-    queues: Vec<Arc<Queue<Ready<P>>>>,
-    busy: Box<dyn FnMut() -> Vec<u8> + Send>,
-    files: Option<Arc<FileBudget>>,
+    ServiceParts { queues, busy, workers, files }: ServiceParts<P>,
 ) -> Setup<P> {
     let shared = &context.handle.shared;
     let generation = shared.generation.load(Ordering::Relaxed);
@@ -373,6 +372,7 @@ fn acceptor_setup<P: Portable>(
                 News::Drained => Event::Drained,
                 News::Checked(outcome) => Event::Checked(outcome),
                 News::Progressed => return inbox.progressed(),
+                News::AllBusy { pool, backlog } => return workers.log_all_busy(pool, backlog),
             });
         }),
     }
@@ -605,7 +605,7 @@ mod tests {
 
         fn start(self, _: &Context<Fatal>) -> Result<ServiceParts<Fatal>, Error> {
             let queues = vec![Arc::new(Queue::new(0, 1))];
-            Ok(ServiceParts { queues, busy: Box::new(Vec::new), workers: Box::new(NoWorkers), files: None })
+            Ok(ServiceParts { queues, busy: Box::new(Vec::new), workers: Arc::new(NoWorkers), files: None })
         }
     }
 

@@ -380,7 +380,7 @@ impl Service for Server {
             error_pages,
         };
         let (queues, workers) = HttpWorkers::start(Arc::new(common), all_counters, budgets, configs)?;
-        Ok(ServiceParts { queues, busy: Box::new(exchange::overloaded()), workers: Box::new(workers), files })
+        Ok(ServiceParts { queues, busy: Box::new(exchange::overloaded()), workers: Arc::new(workers), files })
     }
 }
 

@@ -228,7 +228,7 @@ impl Service for StreamServer {
         Ok(ServiceParts {
             queues: vec![queue],
             busy: Box::new(move || busy.clone()),
-            workers: Box::new(workers),
+            workers: Arc::new(workers),
             files: None,
         })
     }

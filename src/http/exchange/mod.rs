@@ -150,6 +150,7 @@ pub(crate) fn serve(
     if let Some(recorder) = &worker.recorder {
         recorder.queue_wait(taken.waited);
     }
+    worker.current_request.set_handler(client.handler_index);
     loop {
         let permit = taken.has_permit.then(|| StreamingPermit::taken_with(queue));
         let disposition =

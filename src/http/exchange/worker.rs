@@ -1,17 +1,22 @@
 //! The state of one worker: its buffers, and the request that it works on.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use crossbeam_utils::CachePadded;
+use http::{Method, Uri};
 
+use super::ListenerHandler;
 use super::input::Input;
+use crate::base::percent::normal_path;
 use crate::base::requests::Recorder;
 use crate::base::status::Counters;
 use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
 use crate::http::codec::{DateCache, HeadMemory};
+use crate::web::handler::find_route;
 
 /// Buffers that outlive an exchange, and what the worker shares with observers.
 #[derive(Debug)]
@@ -34,12 +39,20 @@ pub(crate) struct WorkerState {
 
 /// The request whose handler runs on a worker, and since when.
 #[derive(Debug, Default)]
-pub(crate) struct CurrentRequest(Mutex<Option<(Bytes, Instant)>>);
+pub(crate) struct CurrentRequest {
+    head: Mutex<Option<(Bytes, Instant)>>,
+    /// The handler of the worker's last connection, by its index.
+    handler: AtomicUsize,
+}
 
 impl CurrentRequest {
     /// Sets the head of the request and when its handler began. Returns what was set before.
     pub(super) fn set(&self, what: Option<(Bytes, Instant)>) -> Option<(Bytes, Instant)> {
-        std::mem::replace(&mut *lock(&self.0), what)
+        std::mem::replace(&mut *lock(&self.head), what)
+    }
+
+    pub(super) fn set_handler(&self, index: usize) {
+        self.handler.store(index, Ordering::Relaxed);
     }
 
     /// Method, path and age, for the log.
@@ -49,7 +62,23 @@ impl CurrentRequest {
 
     /// Method and path, and age.
     pub(crate) fn get(&self) -> Option<(String, Duration)> {
-        lock(&self.0).as_ref().map(|(head, since)| (method_and_path(head), since.elapsed()))
+        lock(&self.head).as_ref().map(|(head, since)| (method_and_path(head), since.elapsed()))
+    }
+
+    /// Method and pattern of the request's route, which is looked up again so that ordinary requests need not note it. Without
+    /// a route, method and path.
+    pub(crate) fn route(&self, handlers: &[ListenerHandler]) -> Option<String> {
+        let (what, _) = self.get()?;
+        let pattern = || {
+            let (method, target) = what.split_once(' ')?;
+            let method: Method = method.parse().ok()?;
+            let target: Uri = target.parse().ok()?;
+            let path = normal_path(target.path())?;
+            let handler = handlers.get(self.handler.load(Ordering::Relaxed))?;
+            let pattern = find_route(&*handler.handler.0, &method, &path).pattern();
+            (!pattern.is_empty()).then(|| format!("{method} {pattern}"))
+        };
+        Some(pattern().unwrap_or(what))
     }
 }
 

@@ -7,6 +7,7 @@
 //! connection. On one core that computes without end it runs a time slice later, about 3 ms.
 
 mod accept_error;
+mod busy_pools;
 mod connection_counts;
 pub(crate) mod connections;
 mod drain;
@@ -36,7 +37,7 @@ use crate::net::conn_info::ConnInfo;
 use crate::net::connection::{Portable, Ready};
 use crate::net::listener::Listener;
 use crate::net::scheduler::policy::LOOK;
-use crate::net::scheduler::queue::{Probe, Queue};
+use crate::net::scheduler::queue::{Backlog, Probe, Queue};
 use crate::net::transfer::Transfers;
 
 use connections::Connections;
@@ -54,6 +55,11 @@ pub(crate) enum News {
     Drained,
     Checked(Result<(), String>),
     Progressed,
+    /// All workers of that pool have been busy for long while connections wait: once a minute at most.
+    AllBusy {
+        pool: usize,
+        backlog: Backlog,
+    },
 }
 
 type Report = Arc<dyn Fn(News) + Send + Sync>;
@@ -158,6 +164,10 @@ impl<P: Portable> Acceptor<P> {
         let now = Instant::now();
         self.connections.watch_pools(now);
         if now >= self.next_sweep {
+            let queue_wait = self.connections.queue_wait;
+            for (pool, backlog) in self.connections.pools.busy_for_long(queue_wait, now) {
+                (self.report)(News::AllBusy { pool, backlog });
+            }
             self.connections.sweep(now);
             self.transfers.retry(&self.connections);
             self.connections.pools.push_batches();

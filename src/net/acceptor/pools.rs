@@ -1,11 +1,12 @@
 //! The pools of workers, as the acceptor sees them: what it queues for each, and whether queued work is taken.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::busy_pools::BusyLog;
 use crate::net::connection::Ready;
 use crate::net::scheduler::policy::PoolWatch;
-use crate::net::scheduler::queue::Queue;
+use crate::net::scheduler::queue::{Backlog, Queue};
 
 /// Which workers serve which listeners.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ struct PoolQueue<P> {
     watchdog: PoolWatch,
     /// Whether to look again soon.
     watched: bool,
+    busy_log: BusyLog,
 }
 
 impl<P> Pools<P> {
@@ -34,6 +36,7 @@ impl<P> Pools<P> {
             batch: Vec::new(),
             watchdog: PoolWatch::new(Instant::now()),
             watched: false,
+            busy_log: BusyLog::default(),
         };
         Pools(queues.into_iter().map(pool).collect())
     }
@@ -67,6 +70,18 @@ impl<P> Pools<P> {
     /// Whether to look again soon.
     pub(super) fn are_watched(&self) -> bool {
         self.0.iter().any(|pool| pool.watched)
+    }
+
+    /// The pools whose workers have all been busy for long while connections wait, if the log is to say so now.
+    pub(super) fn busy_for_long(
+        &mut self,
+        queue_wait: Duration,
+        now: Instant,
+    ) -> impl Iterator<Item = (usize, Backlog)> {
+        self.0.iter_mut().enumerate().filter_map(move |(index, pool)| {
+            let backlog = pool.queue.backlog(now)?;
+            pool.busy_log.is_due(backlog, queue_wait, now).then_some((index, backlog))
+        })
     }
 
     /// Whether a worker of that pool waits for events.

@@ -41,6 +41,11 @@ impl PoolConfig {
     pub(crate) fn thread_name(&self, index: usize) -> String {
         format!("{}-{index}{}", self.name, self.suffix)
     }
+
+    /// The name of all of them: the number is `N`.
+    pub(crate) fn threads_name(&self) -> String {
+        format!("{}-N{}", self.name, self.suffix)
+    }
 }
 
 /// The means to start a worker, and all workers that were started.

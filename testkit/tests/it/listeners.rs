@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use testkit::{Client, Exit, Pid, Proc, beside, until};
+use testkit::{Client, Exit, Pid, Proc, Signal, beside, until};
 
 use crate::TESTKIT;
 
@@ -46,4 +46,24 @@ fn one_answers_while_the_other_is_blocked_in_every_generation() {
     }
     assert_eq!(kept.get("/pid").ok().number(), server.newest().as_raw());
     server.stop();
+}
+
+#[test]
+fn the_log_names_the_routes_that_keep_all_workers_busy_while_others_wait() {
+    let server = Proc::start_as_said(TESTKIT, &["lanes", "127.0.0.1:0", "127.0.0.1:0"]);
+    let (pid, addrs) = (server.pid(), server.addrs());
+    let get = |path: &'static str| {
+        let public = addrs[0].clone();
+        beside(path, move || testkit::get(&public, path).ok().number())
+    };
+    let busy = [get("/until-drain"), get("/until-drain")];
+    server.in_flight(pid, 2);
+    let waits = get("/pid");
+    let line = server.wait_for("all 2 workers worker-N:0 are busy, and 1 connections wait, the first for ");
+    assert!(line.contains("WARN") && line.ends_with(": 2 in GET /until-drain"), "{line}");
+    server.signal(Signal::SIGTERM);
+    for answered in busy.into_iter().chain([waits]) {
+        assert_eq!(answered.join().unwrap(), pid.as_raw());
+    }
+    assert_eq!(server.wait_exit(pid), Exit::Status(0));
 }

@@ -109,6 +109,15 @@ impl Taken {
     }
 }
 
+/// Work that waits although every worker has some already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Backlog {
+    /// How many connections wait.
+    pub(crate) connections: usize,
+    /// How long the first of them has waited.
+    pub(crate) waits: Duration,
+}
+
 /// How many of these workers do best at once while no handler blocks. 0 workers: only guests.
 fn cores(workers: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -283,6 +292,15 @@ impl<T> Queue<T> {
     /// Whether a worker waits for events.
     pub(crate) fn is_polled(&self) -> bool {
         self.lock().polling > 0
+    }
+
+    /// None if nothing waits, or a worker is free or on its way. A queue for guests has no workers.
+    pub(crate) fn backlog(&self, now: Instant) -> Option<Backlog> {
+        let state = self.lock();
+        let Snapshot { sleeping, waking, polling, waiting, .. } = state.snapshot();
+        let is_free = sleeping > 0 || waking > 0 || polling > 0 || state.seen.is_empty();
+        let (since, _) = state.waiting.front().filter(|_| !is_free)?;
+        Some(Backlog { connections: waiting, waits: now.saturating_duration_since(*since) })
     }
 
     /// Called by the acceptor: checks the pool, and wakes the workers that it needs.
