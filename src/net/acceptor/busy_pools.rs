@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn where_connections_wait_for_less_than_a_second_the_line_is_due_earlier() {
+    fn a_short_queue_wait_makes_the_line_due_earlier() {
         let backlog = Backlog { connections: 9, waits: Duration::from_millis(300) };
         let (mut log, queue_wait) = (BusyLog::default(), Duration::from_millis(300));
         assert!(log.is_due(backlog, queue_wait, Instant::now()));

@@ -49,7 +49,7 @@ fn one_answers_while_the_other_is_blocked_in_every_generation() {
 }
 
 #[test]
-fn the_log_names_the_routes_that_keep_all_workers_busy_while_others_wait() {
+fn the_log_names_the_routes_that_keep_all_workers_busy() {
     let server = Proc::start_as_said(TESTKIT, &["lanes", "127.0.0.1:0", "127.0.0.1:0"]);
     let (pid, addrs) = (server.pid(), server.addrs());
     let get = |path: &'static str| {
