@@ -11,6 +11,7 @@ use httparse::Status::Complete;
 
 use super::framing::Framing;
 use super::head::Refusal;
+use super::tokens::is_token_byte;
 use crate::base::limits::Limits;
 
 /// Bytes of chunk extensions in a body. They are hardly used; without a limit a client could send them indefinitely
@@ -347,10 +348,6 @@ fn may_trail(name: &HeaderName) -> bool {
         "x-real-ip",
     ];
     !NEVER.contains(&name.as_str())
-}
-
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

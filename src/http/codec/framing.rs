@@ -19,8 +19,9 @@ const UNKNOWN_EXPECTATION: Refusal =
     Refusal { status: StatusCode::EXPECTATION_FAILED, reason: "unknown expectation" };
 
 /// How a request's body is delimited (RFC 9112 §6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Framing {
+    #[default]
     None,
     Length(u64),
     Chunked,

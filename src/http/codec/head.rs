@@ -1,28 +1,28 @@
 //! The request head: bytes in, a [`RequestHead`] or a [`Refusal`] out.
 //!
-//! httparse tokenises; what it leaves open is decided here, strictly, because everything that two parsers
+//! `tokens.rs` finds the parts; what they mean is decided here. Both are strict, because everything that two parsers
 //! on one path read differently is a way to smuggle a request (RFC 9112 §11.2). There is one leniency:
 //! the lines of a head may end in a bare LF (RFC 9112 §2.2 allows it, and other servers accept it), because people
 //! type heads that way. Then all lines must end in LF: a single bare LF among CRLFs has passed through a proxy that
 //! took it for a part of a value. A bare CR is never accepted.
 
-use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{HOST, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
-use httparse::Status::{Complete, Partial};
 
 use super::framing::{ConnectionFields, Framing};
 use super::target::{BAD_TARGET, parse_target};
+use super::tokens::{TOO_MANY_FIELDS, Tokens};
 use crate::base::limits::Limits;
 use crate::web::fields::elements;
 use crate::{Body, Request};
 
 /// A request head, and what it says about what follows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct RequestHead {
-    /// The request, with an empty body. None once its handler has it.
+    /// The request, with an empty body. None before it is parsed, and once its handler has it.
     pub(crate) request: Option<Request>,
     pub(crate) summary: RequestSummary,
     pub(crate) framing: Framing,
@@ -33,7 +33,7 @@ pub(crate) struct RequestHead {
 }
 
 /// The parts of a request head that its response depends on. The request itself moves to the handler.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct RequestSummary {
     pub(crate) method: Method,
     pub(crate) version: Version,
@@ -92,25 +92,10 @@ impl Refusal {
 }
 
 const HEAD_TOO_LONG: Refusal = Refusal::too_large("request head too long");
-const TOO_MANY_FIELDS: Refusal = Refusal::too_large("too many header fields");
-const TARGET_TOO_LONG: Refusal =
-    Refusal { status: StatusCode::URI_TOO_LONG, reason: "request target too long" };
 const METHOD_TOO_LONG: Refusal = Refusal { status: StatusCode::NOT_IMPLEMENTED, reason: "unknown method" };
-const BAD_LINE: Refusal = Refusal::bad("malformed request line");
-const BAD_VERSION: Refusal = Refusal::bad("malformed HTTP version");
-const UNKNOWN_VERSION: Refusal = Refusal {
-    status: StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-    reason: "only HTTP/1.0 and HTTP/1.1 are supported",
-};
 
 /// Empty lines forgiven before a request line. RFC 9112 §2.2 asks for one at least.
 const EMPTY_LINES: usize = 4;
-
-/// Fields for which the stack has room; [`Limits::head_fields`]' default.
-const FEW_FIELDS: usize = 100;
-
-/// The longest target that [`http::Uri`] can hold.
-const URI_BYTES: usize = u16::MAX as usize - 1;
 
 /// Parses a head that arrives piece by piece: once for each piece that ends a line, of which there are at most as
 /// many as a head may have, and when it has doubled. However small the pieces, a long line costs time linear in its
@@ -138,34 +123,38 @@ impl Scan {
         Ok(input.len().saturating_sub(rest.len()))
     }
 
-    /// As [`parse`]; `input` starts with the same bytes as at the last call that gave `Ok(None)`.
+    /// As [`parse_head`]; `input` starts with the same bytes as at the last call that gave `Ok(false)`.
     pub(crate) fn parse(
         &mut self,
         input: &[u8],
         limits: &Limits,
         memory: &mut HeadMemory,
-    ) -> Result<Option<RequestHead>, Refusal> {
+        head: &mut RequestHead,
+    ) -> Result<bool, Refusal> {
         let ends_line = || input.get(self.seen..).unwrap_or_default().contains(&b'\n');
         let due = input.len() / 2 >= self.parsed || input.len() >= limits.head_bytes || ends_line();
         if !due {
             self.seen = input.len();
-            return Ok(None);
+            return Ok(false);
         }
-        // Here and below, a head stays where it was written: it is large.
-        let parsed = parse(input, limits, memory);
-        match parsed {
-            Ok(Some(_)) => *self = Scan::default(),
-            Ok(None) => (self.seen, self.parsed) = (input.len(), input.len()),
-            Err(_) => {}
+        let is_complete = parse_head(input, limits, memory, head)?;
+        if is_complete {
+            *self = Scan::default();
+        } else {
+            (self.seen, self.parsed) = (input.len(), input.len());
         }
-        parsed
+        Ok(is_complete)
     }
 }
 
 /// The memory of heads. A worker's next head takes the place of the one before, unless something of that is kept: a head
 /// that is kept keeps its memory, and the next one gets its own.
 #[derive(Debug, Default)]
-pub(crate) struct HeadMemory(BytesMut);
+pub(crate) struct HeadMemory {
+    /// The last head.
+    text: Bytes,
+    tokens: Tokens,
+}
 
 impl HeadMemory {
     /// Longer heads are rare, and have memory of their own: a handler that keeps a field keeps all of this.
@@ -175,34 +164,41 @@ impl HeadMemory {
         if text.len() > HeadMemory::MOST {
             return Bytes::copy_from_slice(text);
         }
-        self.0.extend_from_slice(text);
-        self.0.split().freeze()
+        let mut copy = match std::mem::take(&mut self.text).try_into_mut() {
+            Ok(last) => last,
+            // Split, it counts its handles from the start, and need not be converted for each head.
+            Err(_) => BytesMut::with_capacity(text.len()).split_off(0),
+        };
+        copy.clear();
+        copy.extend_from_slice(text);
+        self.text = copy.freeze();
+        self.text.clone()
     }
 }
 
-/// The head that `input` starts with; `Ok(None)` if it is not complete yet.
-pub(crate) fn parse(
+/// Parses the head that `input` starts with into `head`: a head is large, so it is written where it stays. False if it is
+/// not complete yet.
+pub(crate) fn parse_head(
     input: &[u8],
     limits: &Limits,
     memory: &mut HeadMemory,
-) -> Result<Option<RequestHead>, Refusal> {
+    head: &mut RequestHead,
+) -> Result<bool, Refusal> {
     let window = input.get(..limits.head_bytes).unwrap_or(input);
     let (lines, _) = skip_empty_lines(window, EMPTY_LINES)?;
-    let mut parsed = parse_lines(lines, limits, memory);
-    match &mut parsed {
-        Ok(Some(head)) => head.len = head.len.saturating_add(window.len().saturating_sub(lines.len())),
-        // RFC 9112 §3: the bytes so far are longer than any known method.
-        Ok(None)
-            if window.len() >= limits.head_bytes
-                && !matches!(lines, [] | [b'\r', ..])
-                && !lines.contains(&b' ') =>
-        {
-            return Err(METHOD_TOO_LONG);
-        }
-        Ok(None) if window.len() >= limits.head_bytes => return Err(HEAD_TOO_LONG),
-        Ok(None) | Err(_) => {}
+    if memory.tokens.find(lines, limits)? {
+        let text = memory.copy(lines.get(..memory.tokens.len).unwrap_or_default());
+        assemble(&text, &memory.tokens, head)?;
+        head.len = window.len().saturating_sub(lines.len()).saturating_add(text.len());
+        head.summary.text = text;
+        return Ok(true);
     }
-    parsed
+    if window.len() < limits.head_bytes {
+        return Ok(false);
+    }
+    // RFC 9112 §3: the bytes so far are longer than any known method.
+    let is_in_method = !matches!(lines, [] | [b'\r', ..]) && !lines.contains(&b' ');
+    Err(if is_in_method { METHOD_TOO_LONG } else { HEAD_TOO_LONG })
 }
 
 /// The rest of the input after at most `most` empty lines, and how many lines these were.
@@ -217,160 +213,53 @@ fn skip_empty_lines(mut input: &[u8], most: usize) -> Result<(&[u8], usize), Ref
     Ok((input, lines))
 }
 
-fn parse_lines(
-    lines: &[u8],
-    limits: &Limits,
-    memory: &mut HeadMemory,
-) -> Result<Option<RequestHead>, Refusal> {
-    let mut few = [const { MaybeUninit::uninit() }; FEW_FIELDS];
-    let mut many = Vec::new();
-    let mut request = httparse::Request::new(&mut []);
-
-    let room = few.get_mut(..limits.head_fields.min(FEW_FIELDS)).unwrap_or_default();
-    let mut outcome = request.parse_with_uninit_headers(lines, room);
-    if outcome == Err(httparse::Error::TooManyHeaders) && limits.head_fields > FEW_FIELDS {
-        // The shortest field line is "a:\n".
-        let most = limits.head_fields.min((lines.len() / 3).saturating_add(1));
-        many.reserve_exact(most);
-        let room = many.spare_capacity_mut().get_mut(..most).unwrap_or_default();
-        outcome = request.parse_with_uninit_headers(lines, room);
-    }
-
-    match outcome {
-        Ok(Complete(len)) => assemble(lines.get(..len).unwrap_or_default(), &request, limits, memory),
-        _ if shows_long_target(lines, limits.target_bytes) => Err(TARGET_TOO_LONG),
-        Ok(Partial) => Ok(None),
-        Err(httparse::Error::Version) => parse_other_version(lines, &request, limits, memory),
-        Err(httparse::Error::TooManyHeaders) => Err(TOO_MANY_FIELDS),
-        Err(httparse::Error::HeaderName) => Err(Refusal::bad("malformed field name")),
-        Err(httparse::Error::HeaderValue) => Err(Refusal::bad("malformed field value")),
-        Err(httparse::Error::NewLine) => Err(Refusal::bad("malformed line end")),
-        Err(httparse::Error::Token | httparse::Error::Status) => Err(BAD_LINE),
-    }
-}
-
-/// Whether the target, which may be incomplete, is too long already. This is checked before anything after the
-/// target is, so that the answer does not depend on how much of the head has arrived.
-fn shows_long_target(lines: &[u8], limit: usize) -> bool {
-    let mut words = lines.splitn(2, |&b| b == b' ');
-    let (Some(method), Some(rest)) = (words.next(), words.next()) else { return false };
-    let target = rest.iter().take_while(|&&b| b > b' ' && b != 0x7f);
-    rest.len() > limit && Method::from_bytes(method).is_ok() && target.count() > limit
-}
-
 /// Whether a request that may be incomplete, or malformed after its method, is a HEAD: an answer to it has
 /// no content (RFC 9110 §9.3.2).
 pub(crate) fn is_to_head(input: &[u8]) -> bool {
     skip_empty_lines(input, EMPTY_LINES).is_ok_and(|(lines, _)| lines.starts_with(b"HEAD "))
 }
 
-/// httparse knows two versions. A later minor of major 1 is read as 1.1 (RFC 9110 §2.5), another
-/// major is answered 505 (RFC 9110 §15.6.6).
-fn parse_other_version(
-    lines: &[u8],
-    request: &httparse::Request<'_, '_>,
-    limits: &Limits,
-    memory: &mut HeadMemory,
-) -> Result<Option<RequestHead>, Refusal> {
-    let (Some(method), Some(target)) = (request.method, request.path) else { return Err(BAD_LINE) };
-    let at = method.len().saturating_add(target.len()).saturating_add(2);
-    let (before, version) = lines.split_at_checked(at).ok_or(BAD_LINE)?;
-    let shape = |(at, byte): (usize, &u8)| match at {
-        5 | 7 => byte.is_ascii_digit(),
-        _ => b"HTTP/1.1".get(at) == Some(byte),
-    };
-    if !version.iter().take(8).enumerate().all(shape) {
-        return Err(BAD_VERSION);
-    }
-    match version {
-        [_, _, _, _, _, b'1', _, _, after @ ..] => {
-            parse_lines(&[before, b"HTTP/1.1", after].concat(), limits, memory)
-        }
-        [_, _, _, _, _, _, _, _, ..] => Err(UNKNOWN_VERSION),
-        _ => Ok(None),
-    }
-}
+fn assemble(text: &Bytes, tokens: &Tokens, head: &mut RequestHead) -> Result<(), Refusal> {
+    // The tokens are parts of the text.
+    let part = |range: &Range<usize>| text.get(range.clone()).unwrap_or_default();
+    let RequestHead { request, summary, framing, expect_continue, .. } = head;
+    let request = request.insert(Request::new(Body::of_head(text.clone())));
+    let version = tokens.version;
+    *request.version_mut() = version;
+    *request.method_mut() = Method::from_bytes(part(&tokens.method)).map_err(|_| METHOD_TOO_LONG)?;
+    *request.uri_mut() = parse_target(request.method(), text.slice(tokens.target.clone()))?;
 
-fn assemble(
-    text: &[u8],
-    request: &httparse::Request<'_, '_>,
-    limits: &Limits,
-    memory: &mut HeadMemory,
-) -> Result<Option<RequestHead>, Refusal> {
-    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
-        return Err(BAD_LINE);
-    };
-    if target.len() > limits.target_bytes.min(URI_BYTES) {
-        return Err(TARGET_TOO_LONG);
+    let headers = request.headers_mut();
+    headers.try_reserve(tokens.fields.len()).map_err(|_| TOO_MANY_FIELDS)?;
+    let mut fields = ConnectionFields::default();
+    for field in &tokens.fields {
+        // `http` accepts the same names and values, except that a name is at most 64 KiB long.
+        let name = HeaderName::from_bytes(part(&field.name)).map_err(|_| HEAD_TOO_LONG)?;
+        let value = text.slice(field.value.clone());
+        fields.note(&name, &value)?;
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| HEAD_TOO_LONG)?;
+        headers.try_append(name, value).map_err(|_| TOO_MANY_FIELDS)?;
     }
-    // httparse accepts a CR only at the end of a line: the request line, the fields, the empty line.
-    let crs = count_crs(text);
-    if crs != 0 && crs != request.headers.len().saturating_add(2) {
-        return Err(Refusal::bad("mixed CRLF and LF line endings"));
-    }
-    let shared = memory.copy(text);
-    // httparse's tokens are parts of `text`, so these are in bounds.
-    let share = |token: &[u8]| {
-        let start = (token.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize);
-        shared.slice(start..start.wrapping_add(token.len()))
-    };
-
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| BAD_LINE)?;
-    let uri = parse_target(&method, target, share(target.as_bytes()))?;
-    let version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-
-    let (mut headers, fields) = collect_fields(request.headers, share)?;
     if version == Version::HTTP_11 && !fields.host {
         return Err(Refusal::bad("missing Host"));
     }
+    *framing = fields.framing(version)?;
+    if fields.upgrade && version == Version::HTTP_11 {
+        summary.upgrade = headers.get_all(UPGRADE).iter().cloned().collect();
+    }
+    let uri = request.uri();
     if let (Some(_), Some(authority)) = (uri.scheme(), uri.authority()) {
         // The target's host replaces that of the Host field (RFC 9112 §3.2.2), so that no handler reads the latter.
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BAD_TARGET)?;
-        headers.try_insert(HOST, host).map_err(|_| TOO_MANY_FIELDS)?;
+        request.headers_mut().try_insert(HOST, host).map_err(|_| TOO_MANY_FIELDS)?;
     }
-    let framing = fields.framing(version)?;
-    let upgrade = match fields.upgrade && version == Version::HTTP_11 {
-        true => headers.get_all(UPGRADE).iter().cloned().collect(),
-        false => Vec::new(),
-    };
+    summary.method = request.method().clone();
+    summary.version = version;
+    summary.keep_alive = !fields.close && (version == Version::HTTP_11 || fields.keep_alive);
+    // RFC 9110 §10.1.1: 100 is never sent to a 1.0 client, and not where no body is announced.
     let has_body = !matches!(framing, Framing::None | Framing::Length(0));
-
-    let keep_alive = !fields.close && (version == Version::HTTP_11 || fields.keep_alive);
-    let mut request = Request::new(Body::of_head(shared.clone()));
-    *request.method_mut() = method.clone();
-    *request.uri_mut() = uri;
-    *request.version_mut() = version;
-    *request.headers_mut() = headers;
-    Ok(Some(RequestHead {
-        request: Some(request),
-        summary: RequestSummary { method, version, keep_alive, upgrade, text: shared },
-        framing,
-        // RFC 9110 §10.1.1: 100 is never sent to a 1.0 client, and not where no body is announced.
-        expect_continue: fields.expect_continue && version == Version::HTTP_11 && has_body,
-        len: text.len(),
-    }))
-}
-
-/// Counts 16 bytes at a time, where `filter` and `count` take one.
-fn count_crs(text: &[u8]) -> usize {
-    let in_piece = |piece: &[u8]| piece.iter().map(|&b| u8::from(b == b'\r')).sum::<u8>();
-    text.chunks(u8::MAX.into()).map(|piece| usize::from(in_piece(piece))).sum()
-}
-
-fn collect_fields(
-    parsed: &[httparse::Header<'_>],
-    share: impl Fn(&[u8]) -> Bytes,
-) -> Result<(HeaderMap, ConnectionFields), Refusal> {
-    let mut headers = HeaderMap::try_with_capacity(parsed.len()).map_err(|_| TOO_MANY_FIELDS)?;
-    let mut fields = ConnectionFields::default();
-    for field in parsed {
-        // Both crates accept the same names, except that one here is at most 64 KiB long.
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HEAD_TOO_LONG)?;
-        let value = HeaderValue::from_maybe_shared(share(field.value)).map_err(|_| HEAD_TOO_LONG)?;
-        fields.note(&name, field.value)?;
-        headers.try_append(name, value).map_err(|_| TOO_MANY_FIELDS)?;
-    }
-    Ok((headers, fields))
+    *expect_continue = fields.expect_continue && version == Version::HTTP_11 && has_body;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -383,7 +272,17 @@ mod tests {
     type Parsed = Result<Option<RequestHead>, Refusal>;
 
     fn parse(input: &[u8], limits: &Limits) -> Parsed {
-        super::parse(input, limits, &mut HeadMemory::default())
+        parse_with(&mut HeadMemory::default(), input, limits)
+    }
+
+    fn parse_with(memory: &mut HeadMemory, input: &[u8], limits: &Limits) -> Parsed {
+        let mut head = RequestHead::default();
+        Ok(parse_head(input, limits, memory, &mut head)?.then_some(head))
+    }
+
+    fn scan_with(scan: &mut Scan, input: &[u8], limits: &Limits) -> Parsed {
+        let mut head = RequestHead::default();
+        Ok(scan.parse(input, limits, &mut HeadMemory::default(), &mut head)?.then_some(head))
     }
 
     /// One line that says what became of a head: the status, or what it asks for.
@@ -708,7 +607,7 @@ mod tests {
         let (memory, limits) = (&mut HeadMemory::default(), Limits::default());
         let mut read = |path: &str| {
             let text = format!("GET /{path} HTTP/1.1\r\nHost: h\r\n\r\n");
-            super::parse(text.as_bytes(), &limits, memory).unwrap().unwrap().summary.text
+            parse_with(memory, text.as_bytes(), &limits).unwrap().unwrap().summary.text
         };
         let first = read("a").as_ptr();
         let kept = read("b");
@@ -788,18 +687,13 @@ mod tests {
         let input = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(60_000));
         let (mut scan, mut parses, mut before) = (Scan::default(), 0, 0);
         for len in 1..input.len() {
-            assert!(
-                scan.parse(&input.as_bytes()[..len], &Limits::default(), &mut HeadMemory::default())
-                    .unwrap()
-                    .is_none()
-            );
+            let part = &input.as_bytes()[..len];
+            assert!(scan_with(&mut scan, part, &Limits::default()).unwrap().is_none());
             parses += usize::from(scan.parsed != before);
             before = scan.parsed;
         }
         assert!(parses < 20, "{parses}");
-        assert!(
-            scan.parse(input.as_bytes(), &Limits::default(), &mut HeadMemory::default()).unwrap().is_some()
-        );
+        assert!(scan_with(&mut scan, input.as_bytes(), &Limits::default()).unwrap().is_some());
         assert_eq!((scan.seen, scan.parsed), (0, 0));
     }
 
@@ -851,7 +745,7 @@ mod tests {
             let mut parsed = Ok(None);
             for cut in cuts(u, input.len(), 40)? {
                 let part = &input[..cut];
-                parsed = scan.parse(part, &tight(), &mut HeadMemory::default());
+                parsed = scan_with(&mut scan, part, &tight());
                 let line_ends = part.ends_with(b"\n");
                 assert!(!line_ends || said(&parsed) == said(&parse(part, &tight())), "{cut}: {parsed:?}");
                 assert!(

@@ -31,8 +31,9 @@ pub(crate) mod encode;
 pub(crate) mod framing;
 pub(crate) mod head;
 mod target;
+mod tokens;
 
 pub(crate) use body::Decoder;
 pub(crate) use date::DateCache;
 pub(crate) use framing::Framing;
-pub(crate) use head::{HeadMemory, Refusal, RequestHead, RequestSummary, Scan, is_to_head};
+pub(crate) use head::{HeadMemory, Refusal, RequestHead, RequestSummary, Scan, is_to_head, parse_head};

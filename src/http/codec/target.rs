@@ -12,21 +12,28 @@ use crate::base::percent::{is_name_byte, is_well_formed};
 pub(super) const BAD_TARGET: Refusal = Refusal::bad("malformed request target");
 
 /// Accepts the four forms of RFC 9112 §3.2, each only with the methods that may use it.
-pub(super) fn parse_target(method: &Method, target: &str, shared: Bytes) -> Result<Uri, Refusal> {
+pub(super) fn parse_target(method: &Method, target: Bytes) -> Result<Uri, Refusal> {
     // No form has a fragment; `Uri` would drop it.
-    if target.contains('#') {
+    if target.contains(&b'#') {
         return Err(BAD_TARGET);
     }
-    let uri = Uri::from_maybe_shared(shared).map_err(|_| BAD_TARGET)?;
-    // RFC 9110 §4.2.1 and §4.2.4: a host, and no userinfo.
-    let names_host = uri.authority().is_some_and(|authority| is_host(authority.as_str().as_bytes()));
-    let fits = if *method == Method::CONNECT {
-        // RFC 9110 §9.3.6: the port must be there.
-        uri.scheme().is_none() && uri.path_and_query().is_none() && uri.port_u16().is_some() && names_host
-    } else if target == "*" {
+    let (is_path, is_asterisk) = (target.starts_with(b"/"), *target == *b"*");
+    let uri = Uri::from_maybe_shared(target).map_err(|_| BAD_TARGET)?;
+    let fits = if is_path {
+        *method != Method::CONNECT
+    } else if is_asterisk {
         *method == Method::OPTIONS
     } else {
-        target.starts_with('/') || (matches!(uri.scheme_str(), Some("http" | "https")) && names_host)
+        // RFC 9110 §4.2.1 and §4.2.4: a host, and no userinfo.
+        let names_host = uri.authority().is_some_and(|authority| is_host(authority.as_str().as_bytes()));
+        names_host
+            && match *method {
+                // RFC 9110 §9.3.6: the port must be there.
+                Method::CONNECT => {
+                    uri.scheme().is_none() && uri.path_and_query().is_none() && uri.port_u16().is_some()
+                }
+                _ => matches!(uri.scheme_str(), Some("http" | "https")),
+            }
     };
     // A path must decode in one way only. A query may hold a `%`, as in "100%".
     if fits && is_well_formed(uri.path().as_bytes()) { Ok(uri) } else { Err(BAD_TARGET) }

@@ -52,9 +52,10 @@ impl Exchange<'_> {
                 return ControlFlow::Break(self.requeue());
             }
             let WorkerState { input, heads, .. } = &mut *self.worker;
-            match scan.parse(input.unused(), &self.common.limits, heads) {
-                Ok(Some(head)) => return self.accept(head),
-                Ok(None) => {}
+            let mut head = RequestHead::default();
+            match scan.parse(input.unused(), &self.common.limits, heads, &mut head) {
+                Ok(true) => return self.accept(head),
+                Ok(false) => {}
                 Err(refusal) => return ControlFlow::Break(self.refuse(&refusal)),
             }
         }

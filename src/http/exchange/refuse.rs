@@ -14,7 +14,9 @@ use super::send_body::cut;
 use super::{Disposition, Exchange, Flow};
 use crate::base::close_reason::CloseReason;
 use crate::base::log::{debug, warn};
-use crate::http::codec::{DateCache, Decoder, Framing, HeadMemory, Refusal, Scan, encode, is_to_head};
+use crate::http::codec::{
+    DateCache, Decoder, Framing, HeadMemory, Refusal, RequestHead, encode, is_to_head, parse_head,
+};
 use crate::web::body::{BodyKind, status_of_store};
 use crate::web::response::{busy, plain};
 
@@ -52,7 +54,7 @@ impl Exchange<'_> {
     /// piece, so a head that remains incomplete is checked once more.
     pub(super) fn refusal_of_incomplete_head(&self) -> Option<Refusal> {
         let input = self.worker.input.unused();
-        Scan::default().parse(input, &self.common.limits, &mut HeadMemory::default()).err()
+        parse_head(input, &self.common.limits, &mut HeadMemory::default(), &mut RequestHead::default()).err()
     }
 
     /// Answers a connection whose deadline passed while it was parked.
