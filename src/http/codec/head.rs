@@ -9,7 +9,10 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{HOST, UPGRADE};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST,
+    UPGRADE, USER_AGENT,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use super::framing::{ConnectionFields, Framing};
@@ -227,14 +230,17 @@ fn assemble(text: &Bytes, tokens: &Tokens, head: &mut RequestHead) -> Result<(),
     let version = tokens.version;
     *request.version_mut() = version;
     *request.method_mut() = Method::from_bytes(part(&tokens.method)).map_err(|_| METHOD_TOO_LONG)?;
-    *request.uri_mut() = parse_target(request.method(), text.slice(tokens.target.clone()))?;
+    // A new request's target is `/`.
+    if part(&tokens.target) != b"/" || *request.method() == Method::CONNECT {
+        *request.uri_mut() = parse_target(request.method(), text.slice(tokens.target.clone()))?;
+    }
 
     let headers = request.headers_mut();
     headers.try_reserve(tokens.fields.len()).map_err(|_| TOO_MANY_FIELDS)?;
     let mut fields = ConnectionFields::default();
     for field in &tokens.fields {
         // `http` accepts the same names and values, except that a name is at most 64 KiB long.
-        let name = HeaderName::from_bytes(part(&field.name)).map_err(|_| HEAD_TOO_LONG)?;
+        let name = field_name(part(&field.name)).ok_or(HEAD_TOO_LONG)?;
         let value = text.slice(field.value.clone());
         fields.note(&name, &value)?;
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| HEAD_TOO_LONG)?;
@@ -260,6 +266,22 @@ fn assemble(text: &Bytes, tokens: &Tokens, head: &mut RequestHead) -> Result<(),
     let has_body = !matches!(framing, Framing::None | Framing::Length(0));
     *expect_continue = fields.expect_continue && version == Version::HTTP_11 && has_body;
     Ok(())
+}
+
+/// Names as most clients write them are compared as they are; others are copied in lower case, to be found by `http`.
+fn field_name(name: &[u8]) -> Option<HeaderName> {
+    Some(match name {
+        b"Host" => HOST,
+        b"Accept" => ACCEPT,
+        b"Cookie" => COOKIE,
+        b"Connection" => CONNECTION,
+        b"User-Agent" => USER_AGENT,
+        b"Content-Type" => CONTENT_TYPE,
+        b"Content-Length" => CONTENT_LENGTH,
+        b"Accept-Encoding" => ACCEPT_ENCODING,
+        b"Accept-Language" => ACCEPT_LANGUAGE,
+        _ => return HeaderName::from_bytes(name).ok(),
+    })
 }
 
 #[cfg(test)]

@@ -83,20 +83,21 @@ impl Tokens {
         }
         self.version = cursor.version()?;
         let ends_crlf = cursor.line_end(BAD_LINE_END)?;
+        let same = |crlf| if crlf == ends_crlf { Ok(()) } else { Err(Stop::from(MIXED_LINE_ENDS)) };
         self.fields.clear();
         loop {
-            let name = cursor.token();
-            if name.is_empty() && matches!(cursor.peek()?, b'\r' | b'\n') {
-                cursor.same_line_end(ends_crlf, BAD_LINE_END)?;
+            if matches!(cursor.peek()?, b'\r' | b'\n') {
+                same(cursor.line_end(BAD_LINE_END)?)?;
                 self.len = cursor.at;
                 return Ok(());
             }
+            let name = cursor.token();
             cursor.expect(b':', BAD_NAME)?;
             if name.is_empty() {
                 return Err(BAD_NAME.into());
             }
             let value = cursor.value();
-            cursor.same_line_end(ends_crlf, BAD_VALUE)?;
+            same(cursor.line_end(BAD_VALUE)?)?;
             if self.fields.len() >= limits.head_fields {
                 return Err(TOO_MANY_FIELDS.into());
             }
@@ -105,6 +106,7 @@ impl Tokens {
     }
 }
 
+/// A place in the text, which is nowhere beyond its end: no sum overflows.
 struct Cursor<'a> {
     text: &'a [u8],
     at: usize,
@@ -118,7 +120,7 @@ impl<'a> Cursor<'a> {
     /// Goes over `len` bytes.
     fn skip(&mut self, len: usize) -> Range<usize> {
         let start = self.at;
-        self.at = start.saturating_add(len);
+        self.at = start.wrapping_add(len);
         start..self.at
     }
 
@@ -147,28 +149,30 @@ impl<'a> Cursor<'a> {
 
     /// A field's value, without the white space around it.
     fn value(&mut self) -> Range<usize> {
+        while let Ok(b' ' | b'\t') = self.peek() {
+            self.skip(1);
+        }
         let start = self.at;
         self.printable(b' ');
         while let Ok(b'\t') = self.peek() {
             self.skip(1);
             self.printable(b' ');
         }
-        let behind = self.text.get(start..self.at).unwrap_or_default().trim_ascii_start();
-        let start = self.at.saturating_sub(behind.len());
-        start..start.saturating_add(behind.trim_ascii_end().len())
+        let value = self.text.get(start..self.at).unwrap_or_default();
+        start..start.wrapping_add(value.trim_ascii_end().len())
     }
 
     /// Whether the line ends in CRLF.
+    #[inline]
     fn line_end(&mut self, otherwise: Refusal) -> Result<bool, Stop> {
-        match self.next()? {
-            b'\n' => Ok(false),
-            b'\r' => self.expect(b'\n', otherwise).map(|()| true),
-            _ => Err(otherwise.into()),
-        }
-    }
-
-    fn same_line_end(&mut self, crlf: bool, otherwise: Refusal) -> Result<(), Stop> {
-        if self.line_end(otherwise)? == crlf { Ok(()) } else { Err(MIXED_LINE_ENDS.into()) }
+        let (len, crlf) = match self.rest() {
+            [b'\r', b'\n', ..] => (2, true),
+            [b'\n', ..] => (1, false),
+            [] | [b'\r'] => return Err(Stop::Incomplete),
+            _ => return Err(otherwise.into()),
+        };
+        self.skip(len);
+        Ok(crlf)
     }
 
     /// A later minor of major 1 is read as 1.1 (RFC 9110 §2.5), another major is answered 505 (RFC 9110 §15.6.6).
@@ -215,13 +219,12 @@ fn printable_len(text: &[u8], least: u8) -> usize {
         let del = not_del.wrapping_sub(each(1)) & !not_del;
         let stops = (below | del) & each(0x80);
         if stops != 0 {
-            let before = text.len().saturating_sub(rest.len());
-            return before.saturating_add((stops.trailing_zeros() / 8) as usize);
+            return text.len().wrapping_sub(rest.len()).wrapping_add((stops.trailing_zeros() / 8) as usize);
         }
         rest = behind;
     }
-    let before = text.len().saturating_sub(rest.len());
-    before.saturating_add(rest.iter().take_while(|&&byte| byte >= least && byte != 0x7f).count())
+    let last = rest.iter().take_while(|&&byte| byte >= least && byte != 0x7f).count();
+    text.len().wrapping_sub(rest.len()).wrapping_add(last)
 }
 
 /// `tchar` (RFC 9110 §5.6.2).

@@ -54,7 +54,7 @@ impl Exchange<'_> {
             let WorkerState { input, heads, .. } = &mut *self.worker;
             let mut head = RequestHead::default();
             match scan.parse(input.unused(), &self.common.limits, heads, &mut head) {
-                Ok(true) => return self.accept(head),
+                Ok(true) => return self.accept(&mut head),
                 Ok(false) => {}
                 Err(refusal) => return ControlFlow::Break(self.refuse(&refusal)),
             }
@@ -119,7 +119,7 @@ impl Exchange<'_> {
     }
 
     /// Accepts a complete head: its route is looked up and the request is checked before the body is read.
-    fn accept(&mut self, mut head: RequestHead) -> Flow {
+    fn accept(&mut self, head: &mut RequestHead) -> Flow {
         self.worker.input.consume(head.len);
         let moved_since = self.client.progress.moved_since.take();
         if self.client.guard.is_none() {
@@ -133,10 +133,11 @@ impl Exchange<'_> {
             request.body_mut().set_conn_info(Arc::clone(&self.client.conn_info));
         }
         match head.framing {
-            Framing::None | Framing::Length(0) => {
-                self.answer(&mut head, &mut route, BodyKind::Empty, After::Keep)
+            Framing::None | Framing::Length(0) => self.answer(head, &mut route, BodyKind::Empty, After::Keep),
+            _ => {
+                let request = RoutedRequest { head: std::mem::take(head), route };
+                self.accept_body(request, moved_since.unwrap_or(self.now))
             }
-            _ => self.accept_body(RoutedRequest { head, route }, moved_since.unwrap_or(self.now)),
         }
     }
 
