@@ -261,24 +261,12 @@ pub(crate) fn capitalised(out: &mut Vec<u8>, name: &HeaderName) {
     }
 }
 
-#[expect(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::cast_possible_truncation,
-    reason = "BASE is 10 or 16, and a u64 has at most 20 decimal digits"
-)]
-fn number<const BASE: u64>(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut len = 0;
-    for slot in digits.iter_mut().rev() {
-        *slot = b"0123456789abcdef"[(number % BASE) as usize];
-        len += 1;
-        number /= BASE;
-        if number == 0 {
-            break;
-        }
+#[expect(clippy::arithmetic_side_effects, clippy::cast_possible_truncation, reason = "BASE is 10 or 16")]
+fn number<const BASE: u64>(out: &mut Vec<u8>, value: u64) {
+    if value >= BASE {
+        number::<BASE>(out, value / BASE);
     }
-    out.extend_from_slice(&digits[digits.len() - len..]);
+    out.extend(b"0123456789abcdef".get((value % BASE) as usize));
 }
 
 #[cfg(test)]
