@@ -58,7 +58,7 @@ reasons! {
     ResponseFailed = "response_failed",
     /// The handler has missed its deadline, and the client got a 503.
     DeadlinePassed = "deadline_passed",
-    /// The limit of requests on one connection was reached.
+    /// The limit of requests on one connection was reached, or the one of records that a TLS key may encrypt.
     RequestLimit = "request_limit",
     /// The connection waited too long for a worker.
     Overload = "overload",

@@ -33,7 +33,7 @@ impl Exchange<'_> {
         };
         let reason = if !request.keep_alive {
             CloseReason::ClientAsked
-        } else if self.common.limits.is_last_request(self.client.served) {
+        } else if self.common.limits.is_last_request(self.client.served) || self.client.stream.is_worn() {
             CloseReason::RequestLimit
         } else if draining && (ends_connection() || !self.is_kept_while_draining()) {
             CloseReason::Drain

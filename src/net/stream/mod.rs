@@ -136,6 +136,15 @@ impl Stream {
         }
     }
 
+    /// Whether the connection should end soon, because TLS may not encrypt much more with its keys.
+    pub(crate) fn is_worn(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => s.lock().is_worn(),
+            _ => false,
+        }
+    }
+
     /// Writes the end of TLS, before `shutdown_write`. Returns whether the socket has taken all bytes.
     pub(crate) fn say_end(&self) -> io::Result<bool> {
         match self {

@@ -15,6 +15,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 
 use super::clock::{Tickets, WallClock};
+use super::records::TrafficSecrets;
 use super::{pem, reasons};
 use crate::base::error::Error;
 
@@ -149,13 +150,27 @@ type Keys = Arc<[Arc<CertifiedKey>]>;
 /// The server name that a client has requested.
 pub(super) type RequestedName = Arc<OnceLock<Box<str>>>;
 
+/// What one connection needs.
+pub(super) struct ForClient {
+    pub(super) config: Arc<ServerConfig>,
+    /// The place for the server name that its client requests.
+    pub(super) asked: RequestedName,
+    /// What a move takes out of the connection.
+    pub(super) secrets: Option<Arc<TrafficSecrets>>,
+}
+
 impl Loaded {
-    /// The configuration for one connection, and the place for the server name that its client requests.
-    pub(super) fn for_client(&self) -> (Arc<ServerConfig>, RequestedName) {
+    /// The configuration for one connection, which may move if it is `carried`.
+    pub(super) fn for_client(&self, carried: bool) -> ForClient {
         let asked = RequestedName::default();
         let mut own = self.config.clone();
         own.cert_resolver = Arc::new(Chooser { keys: Arc::clone(&self.keys), asked: Arc::clone(&asked) });
-        (Arc::new(own), asked)
+        let secrets = carried.then(|| Arc::new(TrafficSecrets::new(Arc::clone(&own.key_log))));
+        if let Some(secrets) = &secrets {
+            own.enable_secret_extraction = true;
+            own.key_log = Arc::<TrafficSecrets>::clone(secrets);
+        }
+        ForClient { config: Arc::new(own), asked, secrets }
     }
 }
 

@@ -1,9 +1,11 @@
 //! TLS: the certificates of a listener, and what a handler can ask about a connection.
 
+mod buffers;
 mod certificates;
 mod clock;
 mod pem;
 mod reasons;
+mod records;
 mod session;
 
 use std::fmt;
@@ -13,6 +15,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::base::error::Error;
 
 use certificates::{ClientAuth, Loaded, Spec};
+#[cfg(any(test, fuzzing))]
+pub(crate) use records::checks;
+#[cfg(test)]
+use session::Stays;
 pub(crate) use session::{Handshake, SessionError, TlsSession};
 
 /// What a TLS listener needs: certificates with their keys, and which clients are accepted.
@@ -41,6 +47,18 @@ pub(crate) use session::{Handshake, SessionError, TlsSession};
 pub struct Tls {
     spec: Arc<Spec>,
     current: CurrentConfig,
+    moves: Moves,
+}
+
+/// Whether a connection may leave `rustls`, for which it gives its keys.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moves {
+    Never,
+    /// When it leaves the process.
+    #[cfg(test)]
+    Possibly,
+    /// See [`Tls::carried_at_once`].
+    AtOnce,
 }
 
 /// The configuration of new connections; None before `serve`.
@@ -52,7 +70,7 @@ impl Tls {
     /// missing.
     pub fn from_files(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Tls {
         let none = Spec { pairs: Vec::new(), clients: None };
-        Tls { spec: Arc::new(none), current: Arc::default() }.and_files(certificate, key)
+        Tls { spec: Arc::new(none), current: Arc::default(), moves: Moves::Never }.and_files(certificate, key)
     }
 
     /// Adds a certificate. A client gets the first one that has the requested name (SNI) and a kind of key that the client
@@ -85,6 +103,21 @@ impl Tls {
         let loaded = self.spec.load()?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(loaded));
         Ok(())
+    }
+
+    /// For tests of this crate: each connection leaves `rustls` after its handshake, and continues on the record layer by
+    /// which connections move.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn carried_at_once(mut self) -> Tls {
+        self.moves = Moves::AtOnce;
+        self
+    }
+
+    #[cfg(test)]
+    fn movable(mut self) -> Tls {
+        self.moves = Moves::Possibly;
+        self
     }
 
     /// Whether both are clones of one.

@@ -5,19 +5,26 @@
 //! does not report whether part of a record has arrived: a client that sends a record byte by byte would count as idle, and
 //! not as slow. Plaintext is reported as written only as far as the socket has taken its ciphertext. So the exchange parks,
 //! counts and times a TLS connection as any other one, and knows of TLS only in the handshake.
+//!
+//! A session that moves continues on records of our own: see `carry.rs`.
+
+mod carry;
+mod rustls_engine;
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
+use std::sync::Arc;
 use std::time::Instant;
 
-use rustls::ProtocolVersion;
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
-};
+use rustls::server::UnbufferedServerConnection;
+use rustls::{CipherSuite, ProtocolVersion};
 
-use super::certificates::RequestedName;
-use super::{Tls, TlsInfo};
+use super::buffers::{Pass, Plaintext, Say};
+use super::certificates::{ForClient, RequestedName};
+use super::records::{ClientIdentity, Records, TrafficSecrets};
+use super::{Moves, Tls, TlsInfo};
+#[cfg(test)]
+pub(crate) use carry::Stays;
 
 /// Bytes of ciphertext in one read: slightly more than the longest record.
 const READ_BYTES: usize = 17 << 10;
@@ -25,16 +32,13 @@ const READ_BYTES: usize = 17 << 10;
 const MOST_BYTES: usize = 128 << 10;
 /// How much plaintext is encrypted before the socket has taken the last ciphertext: two records.
 const WRITE_BYTES: usize = 32 << 10;
-/// The content of one record at most.
-const RECORD_BYTES: usize = 16 << 10;
-/// How much longer a record is than its content, with a margin: a first guess.
-const OVERHEAD: usize = 64;
 
 /// The server's side of one connection.
 pub(crate) struct TlsSession {
     tls: Tls,
-    /// None until the client's first byte has arrived.
-    engine: Option<TlsEngine>,
+    /// When the client's first byte came.
+    began: Option<Instant>,
+    engine: Engine,
     /// Bytes that were read and are no whole record yet.
     incoming: Vec<u8>,
     /// Bytes that were decrypted and not read yet.
@@ -51,10 +55,20 @@ pub(crate) struct TlsSession {
     drained: bool,
 }
 
-struct TlsEngine {
-    connection: Box<UnbufferedServerConnection>,
+/// What encrypts and decrypts.
+enum Engine {
+    /// Nothing: the client's first byte has not arrived, or the session has left.
+    None,
+    Rustls(Box<RustlsEngine>),
+    /// Our own record layer, after a handshake of `rustls`.
+    Records(Box<(Records, ClientIdentity)>),
+}
+
+struct RustlsEngine {
+    connection: UnbufferedServerConnection,
     asked: RequestedName,
-    began: Instant,
+    /// What a move takes; None if the session can't move.
+    secrets: Option<Arc<TrafficSecrets>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,13 +87,6 @@ enum SessionEnd {
     Orderly,
     /// By the end of its socket alone.
     Bare,
-}
-
-/// What to send when the handshake has nothing more to send.
-enum Say<'a> {
-    Nothing,
-    Data(&'a [u8]),
-    End,
 }
 
 /// How far a handshake has come.
@@ -116,7 +123,8 @@ impl TlsSession {
     pub(crate) fn new(tls: Tls) -> TlsSession {
         TlsSession {
             tls,
-            engine: None,
+            began: None,
+            engine: Engine::None,
             incoming: Vec::new(),
             plain: Vec::new(),
             outgoing: Vec::new(),
@@ -134,7 +142,12 @@ impl TlsSession {
 
     /// When the client's first byte came.
     pub(crate) fn began(&self) -> Option<Instant> {
-        self.engine.as_ref().map(|engine| engine.began)
+        self.began
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_on_records(&self) -> bool {
+        matches!(self.engine, Engine::Records(_))
     }
 
     /// Whether there is something to read without the socket.
@@ -152,7 +165,11 @@ impl TlsSession {
         for kept in [&mut self.incoming, &mut self.plain, &mut self.outgoing] {
             kept.shrink_to_fit();
         }
-        self.incoming.len().saturating_add(self.plain.len()).saturating_add(self.outgoing.len())
+        let fragment = match &self.engine {
+            Engine::Records(engine) => engine.0.held(),
+            _ => 0,
+        };
+        [self.incoming.len(), self.plain.len(), self.outgoing.len(), fragment].iter().sum()
     }
 
     /// Whether an event is certain to report the next readable bytes.
@@ -170,6 +187,7 @@ impl TlsSession {
                 return Ok(Handshake::Writes);
             }
             if self.state != SessionState::Handshake {
+                self.carry_if_tested(socket);
                 return Ok(Handshake::Done);
             }
             match self.fetch(socket) {
@@ -179,7 +197,7 @@ impl TlsSession {
                 Err(e) => return Err(SessionError::Gone(e)),
             }
             // No TLS record begins with a letter.
-            if self.engine.is_none() && self.incoming.first().is_some_and(u8::is_ascii_uppercase) {
+            if self.began.is_none() && self.incoming.first().is_some_and(u8::is_ascii_uppercase) {
                 self.state = SessionState::Broken;
                 return Err(SessionError::Text);
             }
@@ -192,20 +210,27 @@ impl TlsSession {
 
     /// The negotiated parameters, once the handshake is done.
     pub(crate) fn info(&self) -> Option<TlsInfo> {
-        let TlsEngine { connection, asked, .. } = self.engine.as_ref()?;
-        let version = match connection.protocol_version()? {
-            ProtocolVersion::TLSv1_3 => "TLSv1.3",
-            _ => "TLSv1.2",
+        let (version, cipher_suite, server_name, client_certificates) = match &self.engine {
+            Engine::None => return None,
+            Engine::Rustls(engine) => {
+                let RustlsEngine { connection, asked, .. } = &**engine;
+                let version = match connection.protocol_version()? {
+                    ProtocolVersion::TLSv1_3 => "TLSv1.3",
+                    _ => "TLSv1.2",
+                };
+                let certificates = connection.peer_certificates().unwrap_or_default();
+                let certificates = certificates.iter().map(|der| der.to_vec()).collect();
+                let suite = iana_name(connection.negotiated_cipher_suite()?.suite());
+                (version, suite, asked.get().cloned(), certificates)
+            }
+            Engine::Records(engine) => {
+                let (records, client) = &**engine;
+                let suite = records.suite();
+                let certificates = client.certificates.clone();
+                (suite.version().name(), iana_name(suite.id()), client.server_name.clone(), certificates)
+            }
         };
-        // The library's own name distinguishes suites that IANA does not.
-        let cipher_suite = format!("{:?}", connection.negotiated_cipher_suite()?.suite());
-        let certificates = connection.peer_certificates().unwrap_or_default();
-        Some(TlsInfo {
-            version,
-            cipher_suite: cipher_suite.replacen("TLS13_", "TLS_", 1),
-            server_name: asked.get().cloned(),
-            client_certificates: certificates.iter().map(|der| der.to_vec()).collect(),
-        })
+        Some(TlsInfo { version, cipher_suite, server_name, client_certificates })
     }
 
     /// Bytes read; 0 is the end that the client announced, and `UnexpectedEof` one that it did not.
@@ -295,11 +320,13 @@ impl TlsSession {
     }
 
     fn begin(&mut self) -> Result<(), rustls::Error> {
-        if self.engine.is_none() {
+        if self.began.is_none() {
             let none = || rustls::Error::General("no certificate is loaded".into());
-            let (config, asked) = self.tls.current().ok_or_else(none)?.for_client();
-            let connection = Box::new(UnbufferedServerConnection::new(config)?);
-            self.engine = Some(TlsEngine { connection, asked, began: Instant::now() });
+            let loaded = self.tls.current().ok_or_else(none)?;
+            let ForClient { config, asked, secrets } = loaded.for_client(self.tls.moves != Moves::Never);
+            let connection = UnbufferedServerConnection::new(config)?;
+            self.engine = Engine::Rustls(Box::new(RustlsEngine { connection, asked, secrets }));
+            self.began = Some(Instant::now());
         }
         Ok(())
     }
@@ -324,67 +351,30 @@ impl TlsSession {
     /// Decrypts the whole records that have arrived, into `buf`; what does not fit is kept. Then encrypts what `say` holds, if
     /// the handshake is done.
     fn process(&mut self, buf: &mut [u8], say: &Say<'_>) -> Result<usize, rustls::Error> {
-        let Some(TlsEngine { connection, .. }) = &mut self.engine else { return Ok(0) };
-        let (mut used, mut filled) = (0, 0);
-        let outcome = loop {
-            let UnbufferedStatus { mut discard, state } =
-                connection.process_tls_records(self.incoming.get_mut(used..).unwrap_or_default());
-            let done = match state {
-                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    while let Some(Ok(record)) = traffic.next_record() {
-                        discard = discard.saturating_add(record.discard);
-                        let mut payload = record.payload;
-                        // Reading from a slice fills the room there is.
-                        let n = payload.read(buf.get_mut(filled..).unwrap_or_default()).unwrap_or(0);
-                        filled = filled.saturating_add(n);
-                        self.plain.extend_from_slice(payload);
-                    }
-                    None
-                }
-                Ok(ConnectionState::EncodeTlsData(data)) => {
-                    encode(&mut self.outgoing, data);
-                    None
-                }
-                // The data is in `outgoing`, before anything that is written later.
-                Ok(ConnectionState::TransmitTlsData(data)) => {
-                    data.done();
-                    None
-                }
-                Ok(ConnectionState::PeerClosed) => {
-                    self.end = Some(SessionEnd::Orderly);
-                    None
-                }
-                Ok(ConnectionState::WriteTraffic(traffic)) => {
-                    if self.state == SessionState::Handshake {
-                        self.state = SessionState::Open;
-                    }
-                    Some(encrypt(&mut self.outgoing, traffic, say).map(|()| filled))
-                }
-                Ok(ConnectionState::BlockedHandshake | ConnectionState::Closed) => Some(match say {
-                    Say::Nothing => Ok(filled),
-                    _ => Err(rustls::Error::HandshakeNotComplete),
-                }),
-                Ok(_) => Some(Err(rustls::Error::General("early data, which was not offered".into()))),
-                Err(e) => Some(Err(e)),
-            };
-            used = used.saturating_add(discard);
-            if let Some(outcome) = done {
-                break outcome;
-            }
+        let mut pass = Pass {
+            incoming: &mut self.incoming,
+            used: 0,
+            plain: Plaintext::new(buf, &mut self.plain),
+            outgoing: &mut self.outgoing,
+            open: false,
+            ended: false,
         };
+        let outcome = match &mut self.engine {
+            Engine::None => return Ok(0),
+            Engine::Rustls(engine) => rustls_engine::process(&mut engine.connection, &mut pass, say),
+            Engine::Records(engine) => engine.0.process(&mut pass, say),
+        };
+        let Pass { used, open, ended, plain: Plaintext { filled, .. }, .. } = pass;
+        if ended {
+            self.end = Some(SessionEnd::Orderly);
+        }
         if outcome.is_err() {
             self.state = SessionState::Broken;
-            // Only the alert is written. The bytes after the malformed ones are not read.
-            while connection.wants_write() {
-                match connection.process_tls_records(self.incoming.get_mut(used..).unwrap_or_default()).state
-                {
-                    Ok(ConnectionState::EncodeTlsData(data)) => encode(&mut self.outgoing, data),
-                    _ => break,
-                }
-            }
+        } else if open && self.state == SessionState::Handshake {
+            self.state = SessionState::Open;
         }
         self.drop_incoming(used);
-        outcome
+        outcome.map(|()| filled)
     }
 
     /// Drops so many bytes from the start of `incoming`, and its memory if nothing is left.
@@ -410,51 +400,15 @@ impl TlsSession {
     }
 }
 
-/// Appends data that `rustls` itself sends.
-fn encode(outgoing: &mut Vec<u8>, mut data: EncodeTlsData<'_, ServerConnectionData>) {
-    // The error is the only way to learn the size.
-    let mut room = 0;
-    while let Err(EncodeError::InsufficientSize(e)) = append(outgoing, room, |room| data.encode(room)) {
-        room = e.required_size;
-    }
-}
-
-fn encrypt(
-    outgoing: &mut Vec<u8>,
-    mut traffic: WriteTraffic<'_, ServerConnectionData>,
-    say: &Say<'_>,
-) -> Result<(), rustls::Error> {
-    let mut room = match say {
-        Say::Nothing => return Ok(()),
-        Say::Data(plain) => plain
-            .len()
-            .saturating_add((plain.len() / RECORD_BYTES).saturating_add(1).saturating_mul(OVERHEAD)),
-        Say::End => OVERHEAD,
-    };
-    loop {
-        let encrypted = append(outgoing, room, |room| match say {
-            Say::Data(plain) => traffic.encrypt(plain, room),
-            _ => traffic.queue_close_notify(room),
-        });
-        match encrypted {
-            Err(EncryptError::InsufficientSize(e)) if e.required_size > room => room = e.required_size,
-            Err(e) => return Err(rustls::Error::General(e.to_string())),
-            Ok(()) => return Ok(()),
-        }
-    }
-}
-
-fn append<E>(
-    outgoing: &mut Vec<u8>,
-    room: usize,
-    f: impl FnOnce(&mut [u8]) -> Result<usize, E>,
-) -> Result<(), E> {
-    let old = outgoing.len();
-    outgoing.resize(old.saturating_add(room), 0);
-    let outcome = f(outgoing.get_mut(old..).unwrap_or_default());
-    outgoing.truncate(old.saturating_add(outcome.as_ref().map_or(0, |n| *n)));
-    outcome.map(|_| ())
+/// The library's own name distinguishes suites that IANA does not.
+fn iana_name(suite: CipherSuite) -> String {
+    format!("{suite:?}").replacen("TLS13_", "TLS_", 1)
 }
 
 #[cfg(test)]
 mod tests;
+/// The same tests over our own records.
+#[cfg(test)]
+#[allow(clippy::duplicate_mod, reason = "each test runs over both")]
+#[path = "tests.rs"]
+mod tests_when_carried;

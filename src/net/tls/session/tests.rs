@@ -1,4 +1,5 @@
-//! Both sides in one thread, over a socket that takes and gives as many bytes as the test sets.
+//! Both sides in one thread, over a socket that takes and gives as many bytes as the test sets. Each test runs twice: over
+//! `rustls`, and over our records, on which the session continues after its handshake.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -9,7 +10,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
+use super::rustls_engine::OVERHEAD;
 use super::*;
+
+fn is_carried() -> bool {
+    module_path!().ends_with("tests_when_carried")
+}
 
 /// The server's end: bytes to it and from it.
 #[derive(Default)]
@@ -66,6 +72,7 @@ impl Pair {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&certificate).unwrap()).unwrap();
         let tls = Tls::from_files(certificate, key);
+        let tls = if is_carried() { tls.carried_at_once() } else { tls };
         tls.reload().unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -83,6 +90,7 @@ impl Pair {
             pair.of_client();
         }
         pair.of_client();
+        assert_eq!(pair.server.is_on_records(), is_carried());
         pair
     }
 

@@ -1,0 +1,163 @@
+//! How a session leaves its process, and continues in another one.
+//!
+//! It leaves `rustls` when it leaves the process, and not before. There is no way back into `rustls`: a session that is taken
+//! back continues on our own records. Its keys have one owner at any time: here the engine, then the [`Carried`], then the
+//! engine that is made of it. If it is unclear who has it, it must be dropped: a connection may be lost, and no nonce may
+//! be used twice.
+
+use std::io::{Read, Write};
+use std::mem;
+use std::time::Instant;
+
+use zeroize::Zeroizing;
+
+use super::{Engine, RustlsEngine, SessionState, TlsSession, rustls_engine};
+use crate::net::tls::buffers::{Pass, Plaintext};
+use crate::net::tls::records::{Carried, ClientIdentity, extract};
+use crate::net::tls::{Moves, Tls};
+
+/// Why a session can't leave now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stays {
+    /// Its handshake is under way, or was done without what a move takes.
+    NotReady,
+    /// One side has ended it.
+    Ended,
+    /// The socket does not take what is to be sent.
+    Unsent,
+    /// Part of a handshake message has arrived.
+    Fragment,
+    /// More is kept than a handover carries.
+    TooLong,
+    /// Its keys have encrypted so many records that it should end.
+    Worn,
+    /// `rustls` did not give its keys. The session is lost.
+    Lost,
+}
+
+impl TlsSession {
+    /// Takes the session out, if it is idle as far as TLS is concerned. Then nothing can be read or written here, unless
+    /// it is taken back.
+    pub(crate) fn release(&mut self, socket: &mut impl Write) -> Result<Carried, Stays> {
+        self.settle(socket)?;
+        self.leave_rustls()?;
+        let Engine::Records(engine) = &self.engine else { return Err(Stays::NotReady) };
+        let (records, client) = &**engine;
+        if !records.is_at_rest() {
+            return Err(Stays::Fragment);
+        }
+        if records.is_worn() {
+            return Err(Stays::Worn);
+        }
+        if !Carried::fits(client, &self.incoming, &self.plain) {
+            return Err(Stays::TooLong);
+        }
+        let Engine::Records(engine) = mem::replace(&mut self.engine, Engine::None) else {
+            return Err(Stays::NotReady);
+        };
+        let (records, client) = *engine;
+        self.state = SessionState::Broken;
+        let incoming = Zeroizing::new(mem::take(&mut self.incoming));
+        let plain = Zeroizing::new(mem::take(&mut self.plain));
+        Ok(Carried { parts: records.into_parts(), client, incoming, plain })
+    }
+
+    /// Continues a session. None if its keys may encrypt nothing more.
+    pub(crate) fn resume(tls: Tls, carried: Carried) -> Option<TlsSession> {
+        let (records, client, incoming, plain) = carried.into_records()?;
+        let mut session = TlsSession::new(tls);
+        session.began = Some(Instant::now());
+        session.engine = Engine::Records(Box::new((records, client)));
+        session.state = SessionState::Open;
+        (session.incoming, session.plain) = (incoming, plain);
+        Some(session)
+    }
+
+    /// Whether the close should be announced, because its keys may not encrypt much more.
+    pub(crate) fn is_worn(&self) -> bool {
+        matches!(&self.engine, Engine::Records(engine) if engine.0.is_worn())
+    }
+
+    /// Sends what is owed.
+    fn settle(&mut self, socket: &mut impl Write) -> Result<(), Stays> {
+        match (self.state, self.end) {
+            (SessionState::Open, None) => {}
+            (SessionState::Handshake, _) => return Err(Stays::NotReady),
+            _ => return Err(Stays::Ended),
+        }
+        if let Engine::Rustls(engine) = &mut self.engine {
+            let mut pass = Pass {
+                incoming: &mut self.incoming,
+                used: 0,
+                plain: Plaintext::new(&mut [], &mut self.plain),
+                outgoing: &mut self.outgoing,
+                open: true,
+                ended: false,
+            };
+            if !rustls_engine::settle(&mut engine.connection, &mut pass) {
+                return Err(Stays::Unsent);
+            }
+        }
+        if self.unreported > 0 || !self.flush(socket).unwrap_or(false) {
+            return Err(Stays::Unsent);
+        }
+        Ok(())
+    }
+
+    /// From `rustls` to our own records, in this process.
+    fn leave_rustls(&mut self) -> Result<(), Stays> {
+        let Engine::Rustls(engine) = &self.engine else { return Ok(()) };
+        let certificates = engine.connection.peer_certificates().unwrap_or_default();
+        let client = ClientIdentity {
+            server_name: engine.asked.get().cloned(),
+            alpn: engine.connection.alpn_protocol().map(Box::from),
+            certificates: certificates.iter().map(|der| der.to_vec()).collect(),
+        };
+        if !Carried::fits(&client, &self.incoming, &self.plain) {
+            return Err(Stays::TooLong);
+        }
+        // What `rustls` has decrypted of a message it does not give back.
+        if self.holds_whole_record() {
+            return Err(Stays::Fragment);
+        }
+        if engine.secrets.is_none() {
+            return Err(Stays::NotReady);
+        }
+        let Engine::Rustls(engine) = mem::replace(&mut self.engine, Engine::None) else {
+            return Err(Stays::NotReady);
+        };
+        let RustlsEngine { connection, secrets, .. } = *engine;
+        match secrets.and_then(|secrets| extract(connection, &secrets)) {
+            Some(records) => {
+                self.engine = Engine::Records(Box::new((records, client)));
+                Ok(())
+            }
+            None => {
+                self.state = SessionState::Broken;
+                Err(Stays::Lost)
+            }
+        }
+    }
+
+    /// Whether a whole record is kept after each whole one was processed: it has part of a handshake message.
+    fn holds_whole_record(&self) -> bool {
+        let Some(([.., high, low], payload)) = self.incoming.split_first_chunk::<5>() else { return false };
+        payload.len() >= usize::from(u16::from_be_bytes([*high, *low]))
+    }
+
+    /// Carries the session as a handover does, but to itself, if the test switch is on.
+    pub(super) fn carry_if_tested(&mut self, socket: &mut (impl Read + Write)) {
+        if self.tls.moves != Moves::AtOnce || matches!(self.engine, Engine::Records(_)) {
+            return;
+        }
+        let Ok(carried) = self.release(socket) else { return };
+        let bytes = carried.encode();
+        drop(carried);
+        let (began, drained) = (self.began, self.drained);
+        if let Some(session) =
+            Carried::decode(&bytes).and_then(|carried| TlsSession::resume(self.tls.clone(), carried))
+        {
+            *self = TlsSession { began, drained, ..session };
+        }
+    }
+}
