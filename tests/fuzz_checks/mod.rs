@@ -72,3 +72,15 @@ pub fn receipt(packet: &[u8]) {
         assert_eq!(Receipt::decode(&again), Some(receipt), "by way of {again:?}");
     }
 }
+
+/// A TLS session, from another process.
+#[cfg(feature = "tls")]
+pub fn tls_session(bytes: &[u8]) {
+    crate::net::tls::checks::carried(bytes);
+}
+
+/// Records of a TLS client, some of them malformed.
+#[cfg(feature = "tls")]
+pub fn tls_records(bytes: &[u8]) {
+    crate::net::tls::checks::records(bytes);
+}

@@ -3,6 +3,8 @@
 use arbtest::arbitrary::{Result, Unstructured};
 
 use super::{body, exchange, head};
+#[cfg(feature = "tls")]
+use super::{tls_records, tls_session};
 use crate::base::property::{BYTES, bytes, check, list};
 
 const CASES: u32 = 1_500;
@@ -115,6 +117,42 @@ fn no_bytes_are_too_odd() {
         exchange(&input);
         head(&input);
         body(&input);
+        Ok(())
+    });
+}
+
+/// Types of records that mean something, and lengths that leave room for several records.
+#[cfg(feature = "tls")]
+#[test]
+fn tls_records_do_not_depend_on_splits() {
+    const CONTENTS: &[(u8, &[u8])] = &[
+        (23, b"data"),
+        (23, b""),
+        (22, &[24, 0, 0, 1, 0]),
+        (22, &[24, 0, 0, 1, 1]),
+        (22, &[24, 0]),
+        (22, &[0, 1, 1]),
+        (22, &[1, 0, 0, 1, 0]),
+        (22, &[1, 0, 0, 0]),
+        (21, &[1, 90]),
+        (21, &[1, 0]),
+        (0, &[b'x', 23, 0, 0]),
+    ];
+    check(CASES / 5, BYTES, |u| {
+        let mut bytes = vec![u.arbitrary()?];
+        for _ in 0..u.int_in_range(0..=40)? {
+            let (kind, content) = match u.ratio(7, 8)? {
+                true => {
+                    let (kind, content) = *u.choose(CONTENTS)?;
+                    (kind, content.to_vec())
+                }
+                false => (u.arbitrary()?, crate::base::property::bytes(u, 0..=60)?),
+            };
+            bytes.extend([kind, content.len() as u8]);
+            bytes.extend(content);
+        }
+        tls_records(&bytes);
+        tls_session(&bytes);
         Ok(())
     });
 }
