@@ -26,7 +26,7 @@ use heirloom::{RouteLimits, limited};
 const USAGE: &str =
     "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--control PATH] [--any-parent] [--store-listeners] [--supervise]
     [--drain-without-main-ms N] [--unix PATH] [--admin ADDR]
-    [--tls-listen ADDR --cert F --key F]
+    [--tls-listen ADDR --cert F --key F] [--tls-own-records]
     [--probation-ms N] [--ready-timeout-ms N] [--drain-timeout-ms N] [--lame-duck-ms N]
     [--idle-grace-ms N] [--close-spread-ms N] [--head-timeout-ms N] [--idle-timeout-ms N]";
 
@@ -46,7 +46,7 @@ fn main() -> Result<(), heirloom::Error> {
     for name in flags.listen {
         server = server.listen(name);
     }
-    server = tls(server, flags.tls);
+    server = tls(server, flags.tls, flags.tls_own_records);
     if let Some(name) = flags.admin {
         server = server.admin(name);
     }
@@ -81,17 +81,19 @@ fn main() -> Result<(), heirloom::Error> {
 }
 
 #[cfg(feature = "tls")]
-fn tls(server: Server, flags: Option<[String; 3]>) -> Server {
+fn tls(server: Server, flags: Option<[String; 3]>, own_records: bool) -> Server {
     match flags {
         Some([listen, cert, key]) => {
-            server.listen(Listen::new(listen).tls(heirloom::tls::Tls::from_files(cert, key)))
+            let tls = heirloom::tls::Tls::from_files(cert, key);
+            let tls = if own_records { tls.carried_at_once() } else { tls };
+            server.listen(Listen::new(listen).tls(tls))
         }
         None => server,
     }
 }
 
 #[cfg(not(feature = "tls"))]
-fn tls(server: Server, flags: Option<[String; 3]>) -> Server {
+fn tls(server: Server, flags: Option<[String; 3]>, _own_records: bool) -> Server {
     if flags.is_some() {
         usage("--tls-listen: built without the feature tls");
     }
@@ -252,6 +254,8 @@ struct Flags {
     listen: Vec<String>,
     /// Address, certificate, key.
     tls: Option<[String; 3]>,
+    /// For the tests of heirloom alone.
+    tls_own_records: bool,
     admin: Option<String>,
     pid_file: Option<String>,
     control: Option<String>,
@@ -268,6 +272,7 @@ impl Flags {
         let mut flags = Flags {
             listen: Vec::new(),
             tls: None,
+            tls_own_records: false,
             admin: None,
             pid_file: None,
             control: None,
@@ -285,6 +290,10 @@ impl Flags {
             }
             if flag == "--supervise" {
                 flags.supervise = true;
+                continue;
+            }
+            if flag == "--tls-own-records" {
+                flags.tls_own_records = true;
                 continue;
             }
             if flag == "--any-parent" {

@@ -75,3 +75,17 @@ mod tls_streams;
 mod unix_paths;
 mod user_tests;
 mod wrapper;
+
+// The same tests of TLS, over the record layer on which a connection continues that has moved.
+#[cfg(feature = "tls")]
+#[allow(clippy::duplicate_mod, reason = "each test runs over both")]
+#[path = "tls_handover.rs"]
+mod tls_handover_on_own_records;
+#[cfg(feature = "tls")]
+#[allow(clippy::duplicate_mod, reason = "each test runs over both")]
+#[path = "tls.rs"]
+mod tls_on_own_records;
+#[cfg(all(feature = "tls", feature = "websocket"))]
+#[allow(clippy::duplicate_mod, reason = "each test runs over both")]
+#[path = "tls_streams.rs"]
+mod tls_streams_on_own_records;

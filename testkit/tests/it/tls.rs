@@ -1,8 +1,10 @@
-//! TLS from outside: what clients of several kinds see, and what bad ones can't do.
+//! TLS from outside: what clients of several kinds see, and what bad ones can't do. `main.rs` has this file twice: the second
+//! time each connection continues on our own records after its handshake, as one that has moved does.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,15 +19,19 @@ use socket2::SockRef;
 use crate::secure::{Authority, Pair, Secure, SecureEnd};
 use crate::support::*;
 
+/// A server's certificates.
+fn tls(pair: &Pair) -> Tls {
+    let tls = Tls::from_files(&pair.certificate, &pair.key);
+    if module_path!().ends_with("tls_on_own_records") { tls.carried_at_once() } else { tls }
+}
+
 /// A server by TLS, as `localhost`.
 fn fixture(authority: &Authority, configure: impl FnOnce(Server) -> Server) -> Fixture {
     let pair = authority.server("server", &["localhost"]);
     let gate = Gate::default();
     let router = routes(&gate).get("/tls", parameters);
-    let server = Server::new(router)
-        .listen(Listen::new("127.0.0.1:0").tls(Tls::from_files(pair.certificate, pair.key)))
-        .workers(4)
-        .timeouts(quick());
+    let server =
+        Server::new(router).listen(Listen::new("127.0.0.1:0").tls(tls(&pair))).workers(4).timeouts(quick());
     Fixture::of(gate, configure(server))
 }
 
@@ -108,7 +114,7 @@ fn naps(authority: &Authority, served: &Arc<AtomicUsize>) -> Fixture {
     };
     let pair = authority.server("server", &["localhost"]);
     let server = Server::new(Router::new().get("/nap", nap))
-        .listen(Listen::new("127.0.0.1:0").tls(Tls::from_files(pair.certificate, pair.key)))
+        .listen(Listen::new("127.0.0.1:0").tls(tls(&pair)))
         .workers(1)
         .timeouts(quick());
     Fixture::of(Gate::default(), server)
@@ -496,7 +502,7 @@ fn clients_get_the_certificate_of_the_name_they_ask_for() {
     let authority = Authority::new("authority");
     let first = authority.server("first", &["one.test", "localhost"]);
     let second = authority.server("second", &["two.test", "*.wild.test"]);
-    let tls = Tls::from_files(&first.certificate, &first.key).and_files(&second.certificate, &second.key);
+    let tls = tls(&first).and_files(&second.certificate, &second.key);
     let gate = Gate::default();
     let server = Server::new(routes(&gate).get("/tls", parameters))
         .listen(Listen::new("127.0.0.1:0").tls(tls))
@@ -530,7 +536,7 @@ fn mutual_tls() {
     let (ours, theirs) = (Authority::new("our clients"), Authority::new("others' clients"));
     let pair = authority.server("server", &["localhost"]);
     let (known, stranger) = (ours.client("known"), theirs.client("stranger"));
-    let tls = Tls::from_files(&pair.certificate, &pair.key);
+    let tls = tls(&pair);
     let gate = Gate::default();
     let server = Server::new(routes(&gate).get("/tls", parameters).get("/der", |req: Request| {
         req.tls().and_then(|tls| tls.client_certificates().next()).unwrap_or_default().to_vec()
@@ -576,7 +582,7 @@ fn refused(client: std::io::Result<Secure>) {
 
 /// A server with this certificate, and what renews that.
 fn serving(pair: &Pair) -> (Fixture, Tls) {
-    let tls = Tls::from_files(&pair.certificate, &pair.key);
+    let tls = tls(pair);
     let gate = Gate::default();
     let listen = Listen::new("127.0.0.1:0").tls(tls.clone());
     let server = Server::new(routes(&gate)).listen(listen).timeouts(quick());
@@ -633,7 +639,7 @@ fn certificates_are_read_anew_and_bad_ones_leave_the_old() {
         assert!(words.iter().all(|word| error.contains(word)), "{name}: {error}");
         assert!(serves("old.test") && !serves("new.test"), "{name}");
         // So does a start.
-        let tls = Tls::from_files(&pair.certificate, &pair.key);
+        let tls = tls(&pair);
         let start =
             Server::new(|_: Request| "").listen(Listen::new("127.0.0.1:0").tls(tls)).spawn().unwrap_err();
         assert_eq!(start.to_string(), error);
@@ -745,7 +751,7 @@ fn no_error_has_anything_of_a_key() {
     for (name, certificate, key, words) in cases {
         fs::write(&pair.certificate, certificate).unwrap();
         fs::write(&pair.key, key).unwrap();
-        let tls = Tls::from_files(&pair.certificate, &pair.key);
+        let tls = tls(&pair);
         let reloaded = tls.reload().unwrap_err();
         let start =
             Server::new(|_: Request| "").listen(Listen::new("127.0.0.1:0").tls(tls)).spawn().unwrap_err();
@@ -820,7 +826,7 @@ fn authorities_of_clients_are_checked_at_the_start() {
     let empty = authority.path("empty.pem");
     fs::write(&empty, "").unwrap();
     for file in [&empty, &pair.key, &authority.path("missing.pem")] {
-        let tls = Tls::from_files(&pair.certificate, &pair.key).require_clients(file);
+        let tls = tls(&pair).require_clients(file);
         let error =
             Server::new(|_: Request| "").listen(Listen::new("127.0.0.1:0").tls(tls)).spawn().unwrap_err();
         let name = file.file_name().unwrap().to_str().unwrap();
@@ -839,7 +845,7 @@ fn a_handler_sees_that_its_client_has_gone() {
         sender.send(client.is_gone()).unwrap();
     };
     let pair = authority.server("server", &["localhost"]);
-    let tls = Tls::from_files(pair.certificate, pair.key);
+    let tls = tls(&pair);
     let running =
         Server::new(leave).listen(Listen::new("127.0.0.1:0").tls(tls)).timeouts(quick()).spawn().unwrap();
     let mut client = Secure::to(running.addresses()[0], "localhost", &authority.trusted().config()).unwrap();
@@ -861,9 +867,7 @@ fn a_handler_past_its_deadline_is_answered_for() {
     let router = Router::new()
         .get("/", |_: Request| "Hello, World!")
         .get("/late", deadline(Duration::from_millis(300), late));
-    let server = Server::new(router)
-        .listen(Listen::new("127.0.0.1:0").tls(Tls::from_files(pair.certificate, pair.key)))
-        .timeouts(quick());
+    let server = Server::new(router).listen(Listen::new("127.0.0.1:0").tls(tls(&pair))).timeouts(quick());
     let fixture = Fixture::of(gate, server);
     for version in [&TLS13, &TLS12] {
         let config = authority.trusted().only(version).config();
@@ -879,4 +883,56 @@ fn a_handler_past_its_deadline_is_answered_for() {
     fixture.gate().open();
     eventually("both have returned", || fixture.stats().handlers_past_deadline == 0);
     fixture.expect_closes(CloseReason::DeadlinePassed, 2);
+}
+
+/// `openssl s_client` with its keys changed: `K` asks for a KeyUpdate in return, `k` does not.
+#[test]
+fn openssl_changes_its_keys() {
+    if Command::new("openssl").arg("version").stdout(Stdio::null()).status().is_err() {
+        return testkit::skip("no openssl here (apt-get install openssl)");
+    }
+    let authority = Authority::new("authority");
+    let fixture = fixture(&authority, |server| server);
+    let suites = [
+        ("-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256"),
+        ("-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"),
+        ("-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"),
+        ("-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"),
+        ("-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384"),
+        ("-tls1_2", "-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305"),
+    ];
+    for (version, kind, suite) in suites {
+        let address = fixture.address().to_string();
+        // What it says of key updates is on its standard error.
+        let mut client = Command::new("sh")
+            .args(["-c", "exec openssl s_client \"$@\" 2>&1", "sh", "-connect", &address])
+            .args(["-servername", "localhost", "-verify_return_error", version, kind, suite, "-CAfile"])
+            .arg(authority.file())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut input, mut output) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
+        let mut heard = Vec::new();
+        let mut until = |expected: &str| {
+            while !String::from_utf8_lossy(&heard).contains(expected) {
+                let mut piece = [0; 4 << 10];
+                let n = output.read(&mut piece).unwrap();
+                assert!(n > 0, "{suite}: {expected} is missing in {}", String::from_utf8_lossy(&heard));
+                heard.extend_from_slice(&piece[..n]);
+            }
+            heard.clear();
+        };
+        until("---\n");
+        for round in 0..6 {
+            input.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            until("Hello, World!");
+            if version == "-tls1_3" {
+                input.write_all(if round % 2 == 0 { b"K\n" } else { b"k\n" }).unwrap();
+                until("KEYUPDATE");
+            }
+        }
+        drop(input);
+        client.wait().unwrap();
+    }
 }

@@ -1,5 +1,6 @@
 //! TLS of a real server as clients of other makes see it: curl, Python, a browser. What handovers cost
-//! them is counted by `storm --tls`.
+//! them is counted by `storm --tls`. `main.rs` has this file twice: the second time each connection continues on our own
+//! records after its handshake.
 
 use std::fs;
 use std::io::Read;
@@ -44,7 +45,9 @@ impl Secured {
         let text = |path: &PathBuf| path.to_str().expect("a path").to_owned();
         let (cert, key) = (text(&certificate), text(&key));
         let tls = ["--tls-listen", "127.0.0.1:0", "--cert", &cert, "--key", &key];
-        let flags = [&["--listen", "127.0.0.1:0"], &tls[..], flags].concat();
+        let own = module_path!().ends_with("on_own_records");
+        let records: &[&str] = if own { &["--tls-own-records"] } else { &[] };
+        let flags = [&["--listen", "127.0.0.1:0"], &tls[..], records, flags].concat();
         let mut command = Command::new(env!("CARGO_BIN_EXE_kitchen_sink"));
         change(command.args(flags));
         let server = Proc::start_command(command);

@@ -1,4 +1,5 @@
-//! What lasts, over TLS: WebSockets, event streams and other protocols are what they are without.
+//! What lasts, over TLS: WebSockets, event streams and other protocols are what they are without. `main.rs` has this file
+//! twice: the second time each connection continues on our own records after its handshake.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -48,8 +49,9 @@ impl Scene {
             })
             .get("/halves", |_: Request| switch(halves))
             .get("/bytes", |_: Request| switch(bytes));
-        let server = Server::new(router)
-            .listen(Listen::new("127.0.0.1:0").tls(Tls::from_files(pair.certificate, pair.key)));
+        let tls = Tls::from_files(pair.certificate, pair.key);
+        let tls = if module_path!().ends_with("on_own_records") { tls.carried_at_once() } else { tls };
+        let server = Server::new(router).listen(Listen::new("127.0.0.1:0").tls(tls));
         Scene { authority, running: server.workers(2).timeouts(quick()).spawn().unwrap() }
     }
 
