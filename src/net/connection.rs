@@ -63,8 +63,17 @@ pub(crate) struct Connection<P> {
     pub(crate) activity: Activity,
     /// The client may have closed its side after the bytes that are unread; the poller does not report that again.
     pub(crate) may_have_ended: bool,
-    /// The poller also reports writability.
-    pub(crate) polls_write: bool,
+    /// What its pool's epoll reports of it.
+    pub(crate) interest: Interest,
+}
+
+/// The events for which a connection is registered with its pool's epoll. It is registered when it is first parked: most
+/// connections that end after one request never are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Interest {
+    None,
+    Read,
+    ReadWrite,
 }
 
 /// The activity of a connection when a worker last had it, which decides how it ends at a timeout.
@@ -155,7 +164,7 @@ impl<P> Connection<P> {
             served: 0,
             activity: Activity::Receiving,
             may_have_ended: false,
-            polls_write: false,
+            interest: Interest::None,
         }
     }
 

@@ -236,10 +236,7 @@ impl Service for StreamServer {
 
 /// The server does not know the protocol.
 #[derive(Debug, Default)]
-pub(crate) struct StreamProgress {
-    /// The acceptor receives its events.
-    watched: bool,
-}
+pub(crate) struct StreamProgress;
 
 impl Portable for StreamProgress {
     const OPAQUE: bool = true;
@@ -254,7 +251,7 @@ impl Portable for StreamProgress {
     }
 
     fn unpack(_: Option<Instant>) -> StreamProgress {
-        StreamProgress { watched: true }
+        StreamProgress
     }
 }
 
@@ -359,14 +356,6 @@ impl Dispatch {
                 Err(back) => return self.queue.push(&mut vec![Ready::new(back, Cause::Event)]),
             }
         }
-    }
-
-    fn watch(&self, inner: &mut NetConnection) -> io::Result<()> {
-        if !inner.progress.watched {
-            self.parking.register(inner)?;
-            inner.progress.watched = true;
-        }
-        Ok(())
     }
 
     fn end(&self, inner: Box<NetConnection>, reason: CloseReason) {
@@ -545,9 +534,9 @@ impl Connection {
             _ => !self.drain.is_draining(),
         };
         match self.inner.take() {
-            Some(mut inner) if stays(&inner) => {
+            Some(inner) if stays(&inner) => {
                 self.dispatch.take_back(&inner);
-                match self.make_ready(&mut inner) {
+                match self.make_ready(&inner) {
                     Ok(()) => self.dispatch.rest(inner),
                     Err(e) => {
                         debug!("can't park a connection: {e}");
@@ -564,14 +553,13 @@ impl Connection {
     }
 
     /// Back to the state of an accepted connection, because another process may get it next.
-    fn make_ready(&self, inner: &mut NetConnection) -> io::Result<()> {
+    fn make_ready(&self, inner: &NetConnection) -> io::Result<()> {
         let socket = SockRef::from(&inner.stream);
         if self.timed.load(Ordering::Relaxed) {
             socket.set_read_timeout(None)?;
             socket.set_write_timeout(None)?;
         }
-        socket.set_nonblocking(true)?;
-        self.dispatch.watch(inner)
+        socket.set_nonblocking(true)
     }
 
     /// How long a read waits before it fails with `WouldBlock`. Default, and None: indefinitely. Zero is an error. Parking
@@ -630,7 +618,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let Some(mut inner) = self.inner.take() else { return };
         self.dispatch.take_back(&inner);
-        let ready = self.make_ready(&mut inner);
+        let ready = self.make_ready(&inner);
         if thread::panicking() || ready.is_err() {
             inner.stream.reset_on_close();
             return self.dispatch.end(inner, CloseReason::Broken);

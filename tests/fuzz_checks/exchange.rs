@@ -80,7 +80,7 @@ impl Rehearsal {
             None,
         );
         let stream = Stream::Unix(Arc::new(ours));
-        let slot = parking.admit(&stream).unwrap();
+        let slot = parking.slots.claim().unwrap();
         let conn_info = Arc::new(ConnInfo::new(None, phase.clone(), 1));
         let connection = Connection::new(stream, slot, (0, 0), conn_info, Progress::default());
         let queue = Queue::new(1, 1);

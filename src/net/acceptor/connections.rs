@@ -13,7 +13,9 @@ use super::parking::{Deadline, Lingered, Parking};
 use super::pools::Pools;
 use crate::base::close_reason::CloseReason;
 use crate::base::history::millis;
-use crate::base::log::{debug, error, info, warn};
+#[cfg(feature = "proxy")]
+use crate::base::log::warn;
+use crate::base::log::{debug, error, info};
 use crate::base::status::Counters;
 use crate::net::conn_info::{ConnInfo, ProxyHop};
 use crate::net::connection::{Activity, Cause, Connection, Cut, Lingering, Portable, Ready};
@@ -88,10 +90,9 @@ impl<P: Portable> Connections<P> {
         }
         if self.per_peer.is_some_and(|most| of_peer > most) {
             self.turn_away(connection);
-        } else if P::OPAQUE {
-            self.queue(connection);
         } else {
-            self.admit(connection);
+            // Its first request has mostly arrived: a worker reads before the connection is registered anywhere.
+            self.queue(connection);
         }
     }
 
@@ -121,13 +122,8 @@ impl<P: Portable> Connections<P> {
         (Box::new(Connection::new(stream, slot, place, Arc::new(conn_info), progress)), of_peer)
     }
 
-    /// Registers a connection and parks it, or queues it if some of its bytes are buffered.
+    /// Parks a connection that another process had, or queues it if some of its bytes are buffered.
     pub(crate) fn admit(&mut self, connection: Box<Connection<P>>) {
-        // Registered before it is parked: an event from now on is kept in the slot.
-        if let Err(e) = self.parking.register(&connection) {
-            warn!("can't watch a new connection: {e}");
-            return self.end(CloseReason::Broken, connection);
-        }
         if connection.buffered.is_empty() { self.park_idle(connection) } else { self.queue(connection) }
     }
 

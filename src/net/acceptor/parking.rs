@@ -20,9 +20,10 @@ use super::pool_events::PoolPoller;
 use super::pools::PoolPlan;
 use super::ticks::Ticks;
 use crate::base::limits::Limits;
+use crate::base::log::warn;
 use crate::base::status::ParkedConnection;
 use crate::base::sync::lock;
-use crate::net::connection::{Activity, Connection, Cut, Linger};
+use crate::net::connection::{Activity, Connection, Cut, Interest, Linger};
 use crate::net::listener::BACKLOG;
 use crate::net::slots::{SlotId, Slots};
 use crate::net::transfer::Outbox;
@@ -129,14 +130,7 @@ impl<P> Parking<P> {
         })
     }
 
-    /// A registered slot for a connection that no acceptor has accepted, and the connection that is parked in it: for code
-    /// that takes the acceptor's part.
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn admit(&self, stream: &crate::net::stream::Stream) -> Option<SlotId> {
-        let slot = self.slots.claim()?;
-        self.poller_of(0).add(stream, EpollEvent::new(edge(), slot.to_bits())).ok().map(|()| slot)
-    }
-
+    /// The connection that is parked in a slot: for code that takes the acceptor's part.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn take(&self, slot: SlotId) -> Option<Box<Connection<P>>> {
         self.slots.take(slot)
@@ -189,9 +183,16 @@ impl<P> Parking<P> {
     /// something to do already.
     pub(crate) fn park(
         &self,
-        connection: Box<Connection<P>>,
+        mut connection: Box<Connection<P>>,
         deadline: Deadline,
     ) -> Result<(), Box<Connection<P>>> {
+        // Registered before it is parked: an event from now on is kept in the slot.
+        if let Err(e) = self.register(&mut connection, Interest::Read) {
+            warn!("can't watch a connection: {e}");
+            // No event would come. The next read sees the end.
+            connection.stream.shutdown();
+            return Err(connection);
+        }
         let deadline = match deadline {
             Deadline::At(time) => self.ticks.at(time),
             Deadline::Idle(since) => {
@@ -264,25 +265,30 @@ impl<P> Parking<P> {
         self.drain.is_grace_over(self.ticks.now(), |start| self.kept_from(connection, start))
     }
 
-    /// Must be called once, before the connection is parked.
-    pub(crate) fn register(&self, connection: &Connection<P>) -> io::Result<()> {
-        let event = EpollEvent::new(edge(), connection.slot.to_bits());
-        Ok(self.poller_of(connection.handler_index).add(&connection.stream, event)?)
-    }
-
-    pub(crate) fn unregister(&self, connection: &Connection<P>) {
-        let _ = self.poller_of(connection.handler_index).delete(&connection.stream);
-    }
-
     /// Also requests an event when the socket accepts bytes again.
     pub(crate) fn poll_write(&self, connection: &mut Connection<P>) -> io::Result<()> {
-        if !connection.polls_write {
-            let flags = edge() | EpollFlags::EPOLLOUT;
-            let mut event = EpollEvent::new(flags, connection.slot.to_bits());
-            self.poller_of(connection.handler_index).modify(&connection.stream, &mut event)?;
-            connection.polls_write = true;
+        self.register(connection, Interest::ReadWrite)
+    }
+
+    fn register(&self, connection: &mut Connection<P>, interest: Interest) -> io::Result<()> {
+        if connection.interest >= interest {
+            return Ok(());
         }
+        let epoll = self.poller_of(connection.handler_index);
+        let mut event = EpollEvent::new(edge(interest), connection.slot.to_bits());
+        match connection.interest {
+            Interest::None => epoll.add(&connection.stream, event)?,
+            _ => epoll.modify(&connection.stream, &mut event)?,
+        }
+        connection.interest = interest;
         Ok(())
+    }
+
+    pub(crate) fn unregister(&self, connection: &mut Connection<P>) {
+        if connection.interest > Interest::None {
+            let _ = self.poller_of(connection.handler_index).delete(&connection.stream);
+            connection.interest = Interest::None;
+        }
     }
 
     /// Counts a connection of this peer, whose address came later than the connection. Gives how many the peer has now.
@@ -309,6 +315,79 @@ impl<P> Parking<P> {
     }
 }
 
-fn edge() -> EpollFlags {
-    EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET
+fn edge(interest: Interest) -> EpollFlags {
+    let reads = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+    if interest == Interest::ReadWrite { reads | EpollFlags::EPOLLOUT } else { reads }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use nix::sys::epoll::EpollTimeout;
+
+    use super::*;
+    use crate::base::phase::PhaseWatch;
+    use crate::net::conn_info::ConnInfo;
+    use crate::net::stream::{Peek, Stream};
+
+    fn parking() -> Parking<()> {
+        let pools = PoolPlan { workers: vec![1], of_handler: vec![0] };
+        Parking::new(&Limits::default(), &[false], 1, pools, Duration::from_secs(60)).unwrap()
+    }
+
+    fn connection(parking: &Parking<()>, stream: Stream) -> Box<Connection<()>> {
+        let slot = parking.slots.claim().unwrap();
+        let conn_info = Arc::new(ConnInfo::new(None, PhaseWatch::new(), 1));
+        Box::new(Connection::new(stream, slot, (0, 0), conn_info, ()))
+    }
+
+    /// A connection that is ready now.
+    fn ready(parking: &Parking<()>) -> Option<Box<Connection<()>>> {
+        let mut ready = None;
+        let take = |events: &[EpollEvent]| ready = events.iter().find_map(|event| parking.take_ready(event));
+        parking.poller_of_pool(0).wait(EpollTimeout::ZERO, take).unwrap();
+        ready
+    }
+
+    fn rest(parking: &Parking<()>, connection: Box<Connection<()>>) -> Result<(), Box<Connection<()>>> {
+        parking.park(connection, Deadline::Idle(Instant::now()))
+    }
+
+    #[test]
+    fn a_connection_is_registered_when_it_is_first_parked() {
+        let (ours, mut client) = UnixStream::pair().unwrap();
+        let parking = parking();
+        let new = connection(&parking, Stream::Unix(Arc::new(ours)));
+        assert_eq!(new.interest, Interest::None);
+        // Bytes that came before are not missed.
+        client.write_all(b"1").unwrap();
+        assert!(ready(&parking).is_none());
+        rest(&parking, new).unwrap();
+        let mut one = ready(&parking).unwrap();
+        assert_eq!(one.interest, Interest::Read);
+        parking.poll_write(&mut one).unwrap();
+        assert_eq!(one.interest, Interest::ReadWrite);
+        // The event that it is writable comes before it is parked.
+        assert!(ready(&parking).is_none());
+        let mut one = rest(&parking, one).unwrap_err();
+        parking.unregister(&mut one);
+        client.write_all(b"2").unwrap();
+        assert!(ready(&parking).is_none());
+        assert!(rest(&parking, one).is_ok());
+        assert!(ready(&parking).is_some(), "registered again");
+    }
+
+    #[test]
+    fn a_connection_that_can_not_be_registered_ends() {
+        let (ours, _client) = UnixStream::pair().unwrap();
+        let parking = parking();
+        let stream = Stream::Unix(Arc::new(ours));
+        rest(&parking, connection(&parking, stream.clone())).unwrap();
+        // A socket can't be registered twice.
+        let back = rest(&parking, connection(&parking, stream)).unwrap_err();
+        assert_eq!(back.stream.peek(), Peek::End);
+    }
 }

@@ -10,7 +10,6 @@ use super::ledger::{SenderLedger, Settled};
 use super::outbox::{Gate, is_portable};
 use super::packet::{self, BATCH, BATCH_BYTES, ChannelRead, ConnectionRecord, Packet, Receipt, Retry};
 use super::receive::{PredecessorChannel, Receiver};
-use crate::base::close_reason::CloseReason;
 use crate::base::log::{debug, info, warn};
 use crate::base::status::AllCounters;
 use crate::net::acceptor::connections::Connections;
@@ -109,18 +108,13 @@ impl<P: Portable> Sender<P> {
                 break;
             }
             let before = leaving.len();
-            leaving.iter().for_each(|connection| connections.parking.unregister(connection));
+            leaving.iter_mut().for_each(|connection| connections.parking.unregister(connection));
             while channel.send(&mut leaving, names) {
                 self.delivered.get_or_insert(0);
             }
             debug!("handover: sent {} connections", before - leaving.len());
-            // The others wait here, registered, for their turn.
-            for connection in std::mem::take(&mut leaving) {
-                match connections.parking.register(&connection) {
-                    Ok(()) => connections.queue(connection),
-                    Err(_) => connections.end(CloseReason::Broken, connection),
-                }
-            }
+            // The others wait here for their turn.
+            std::mem::take(&mut leaving).into_iter().for_each(|connection| connections.queue(connection));
         }
         self.set_gate(connections);
         // No successor takes these, or it ended when they were already on their way to this thread.
@@ -175,10 +169,7 @@ impl<P: Portable> Sender<P> {
             *self.delivered.get_or_insert(0) += receipts.delivered.len();
         }
         receipts.delivered.into_iter().for_each(|connection| connections.handed_over(connection));
-        for mut connection in receipts.returned {
-            connection.polls_write = false;
-            connections.admit(connection);
-        }
+        receipts.returned.into_iter().for_each(|connection| connections.admit(connection));
         receipts.ended.unwrap_or_default()
     }
 }
