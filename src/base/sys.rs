@@ -306,6 +306,34 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<So
     Ok((fd, address.as_socket()))
 }
 
+/// How many connections wait in the accept queue of a listening TCP socket. None if it is not one.
+pub(crate) fn waiting_connections(listener: BorrowedFd<'_>) -> Option<usize> {
+    /// The start of `tcp_info`, up to the field that has this count for a listener.
+    #[derive(Default)]
+    #[repr(C)]
+    struct TcpInfo {
+        state: u8,
+        others: [u8; 7],
+        times_and_sizes: [u32; 4],
+        unacked: u32,
+    }
+    const LISTENS: u8 = 10;
+    let mut info = TcpInfo::default();
+    #[expect(clippy::cast_possible_truncation, reason = "28 bytes")]
+    let mut length = size_of::<TcpInfo>() as libc::socklen_t;
+    // SAFETY: getsockopt writes at most `length` bytes, those of `info`, in which all bytes are valid.
+    let done = unsafe {
+        libc::getsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    (done == 0 && info.state == LISTENS).then_some(info.unacked as usize)
+}
+
 /// The length of a socket's option that is a number.
 #[expect(clippy::cast_possible_truncation, reason = "four bytes")]
 const NUMBER: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;

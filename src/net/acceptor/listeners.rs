@@ -105,10 +105,12 @@ impl Listeners {
         self.poll(parking);
     }
 
-    /// A client waits on this listener.
+    /// A client waits on this listener. As many are accepted as wait now, without a call that fails because nobody does: that
+    /// costs as much as one that succeeds. The next turn reports those that come later.
     pub(super) fn accept<P: Portable>(&mut self, place: usize, connections: &mut Connections<P>) {
         let Some(index) = self.all.iter().position(|polled| polled.place == place) else { return };
-        for _ in 0..ACCEPTS_PER_TURN {
+        let waiting = self.all.get(index).and_then(|polled| polled.listener.waiting());
+        for _ in 0..waiting.map_or(ACCEPTS_PER_TURN, |waiting| waiting.clamp(1, ACCEPTS_PER_TURN)) {
             let Some(polled) = self.all.get_mut(index) else { return };
             if !polled.has_reserve() && connections.parking.counts.of_listener(place) >= self.per_listener {
                 polled.is_full = true;

@@ -278,6 +278,11 @@ impl Listener {
         return false;
     }
 
+    /// How many connections wait to be accepted, where the kernel knows.
+    pub(crate) fn waiting(&self) -> Option<usize> {
+        if self.is_unix() { None } else { sys::waiting_connections(self.fd.as_fd()) }
+    }
+
     /// Accepts a connection that waits, or fails with `WouldBlock`.
     pub(crate) fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
         let (fd, peer) = sys::accept(self.fd.as_fd())?;
@@ -468,6 +473,18 @@ mod tests {
                 Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
             }
         }
+    }
+
+    #[test]
+    fn the_kernel_knows_how_many_connections_wait() {
+        let listener = bind("127.0.0.1:0").unwrap();
+        assert_eq!(listener.waiting(), Some(0));
+        let clients = [(); 3].map(|()| connect(&listener, "127.0.0.1", Duration::from_secs(60)).unwrap());
+        while listener.waiting() != Some(clients.len()) {}
+        accepted(&listener);
+        assert_eq!(listener.waiting(), Some(2));
+        listener.shut();
+        assert_eq!(listener.waiting(), None, "it is no listener any more");
     }
 
     #[test]
