@@ -1,5 +1,5 @@
-//! A new connection for each request, a few at the same time, as fast as they are answered. It
-//! waits for the server's close. See the README beside this workspace.
+//! A new connection for each request, a few at the same time, as fast as they are answered. It requests the server's close
+//! and waits for it, or closes itself (`--closes`). See the README beside this workspace.
 
 use heirloom_bench::Error;
 use heirloom_bench::client::{Client, Clients, Found};
@@ -7,8 +7,9 @@ use nix::sys::epoll::EpollTimeout;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-const USAGE: &str = "reconnect ADDRESS [--connections 16] [--seconds 3]";
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+const USAGE: &str = "reconnect ADDRESS [--connections 16] [--seconds 3] [--closes]";
+const LAST_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 /// A connection without an answer for so long is an error, and made anew.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -17,25 +18,27 @@ struct Slot {
     began: Instant,
 }
 
-fn begin(address: SocketAddr, clients: &Clients, number: usize) -> Result<Slot, Error> {
+fn begin(address: SocketAddr, request: &[u8], clients: &Clients, number: usize) -> Result<Slot, Error> {
     let began = Instant::now();
     let mut client = Client::connect(address)?;
-    client.send(REQUEST)?;
+    client.send(request)?;
     clients.add(&client, number)?;
     Ok(Slot { client, began })
 }
 
 fn main() -> Result<(), Error> {
-    let (mut address, mut connections, mut seconds) = (None, 16, 3);
+    let (mut address, mut connections, mut seconds, mut closes) = (None, 16, 3, false);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--connections" => connections = args.next().ok_or(USAGE)?.parse()?,
+            "--closes" => closes = true,
             "--seconds" => seconds = args.next().ok_or(USAGE)?.parse()?,
             _ => address = Some(arg.parse::<SocketAddr>().map_err(|_| USAGE)?),
         }
     }
     let address = address.ok_or(USAGE)?;
+    let request = if closes { REQUEST } else { LAST_REQUEST };
     let mut clients = Clients::new()?;
     let mut slots: Vec<Option<Slot>> = (0..connections).map(|_| None).collect();
     let (mut latencies, mut errors) = (Vec::new(), 0u64);
@@ -47,7 +50,7 @@ fn main() -> Result<(), Error> {
                 errors += 1;
             }
             if slot.is_none() {
-                match begin(address, &clients, number) {
+                match begin(address, request, &clients, number) {
                     Ok(connected) => *slot = Some(connected),
                     Err(_) => errors += 1,
                 }
@@ -58,10 +61,11 @@ fn main() -> Result<(), Error> {
             let Some(Slot { client, began }) = slot else { continue };
             // The answer and the close mostly come together; a second look spares a wait.
             let found = match client.look() {
-                Ok(Found::Answer) => client.look(),
+                Ok(Found::Answer) if !closes => client.look(),
                 found => found,
             };
             match found {
+                Ok(Found::Answer) if closes => latencies.push(began.elapsed().as_secs_f64() * 1e6),
                 Ok(Found::Nothing | Found::Answer) => continue,
                 Ok(Found::Closed { answered: true }) => latencies.push(began.elapsed().as_secs_f64() * 1e6),
                 Ok(Found::Closed { answered: false }) | Err(_) => errors += 1,

@@ -21,7 +21,7 @@ const USAGE: &str = "field [--quick] [--only PEER,...] [--scenarios ID,...] [--r
 [--server NAME=COMMAND]... [--server-cpus 0] [--client-cpus 1] [--patience SECONDS]
 [--rate N] [--fixed-peers heirloom,hyper] [--list]
 Peers, ids and parts of a run: --list. --quick is --seconds 1. {addr} in COMMAND becomes the address to listen on.
-Any ID-unpinned is that scenario on all cores. Besides scenarios there are syscalls and fixed.";
+Any ID-unpinned is that scenario on all cores; small is a set of ten. Besides scenarios there are syscalls and fixed.";
 
 struct Options {
     only: Vec<String>,
@@ -64,7 +64,7 @@ fn options(scratch: PathBuf) -> Result<Options, Error> {
         let list = || value.split(',').map(String::from).collect::<Vec<_>>();
         match flag.as_str() {
             "--only" => options.only = list(),
-            "--scenarios" => options.scenarios = list(),
+            "--scenarios" => options.scenarios = list().into_iter().flat_map(scenarios::named).collect(),
             "--reps" => options.reps = value.parse()?,
             "--seconds" => options.bench.seconds = value.parse()?,
             "--server" => options.own.push(value),

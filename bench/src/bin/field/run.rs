@@ -86,14 +86,18 @@ impl Bench {
         meanwhile: impl FnOnce(),
     ) -> Result<Seen, Error> {
         let cpus = self.cpus(scenario, &self.client_cpus);
-        if let Load::Reconnect = scenario.load {
-            return self.reconnect(server, scenario.connections, cpus, meanwhile);
+        match scenario.load {
+            Load::Reconnect => return self.reconnect(server, scenario.connections, &[], cpus, meanwhile),
+            Load::ReconnectAndClose => {
+                return self.reconnect(server, scenario.connections, &["--closes"], cpus, meanwhile);
+            }
+            _ => {}
         }
         let script = |name: &str| self.scratch.join(name).display().to_string();
         let (file, argument) = match scenario.load {
             Load::Pipelined(depth) => (script("pipeline.lua"), depth),
             Load::Post(size) => (script("post.lua"), size),
-            Load::Get | Load::Reconnect => (String::new(), 0),
+            Load::Get | Load::Reconnect | Load::ReconnectAndClose => (String::new(), 0),
         };
         let wrk = Wrk {
             url: format!("http://{}{}", server.address, scenario.path),
@@ -109,10 +113,12 @@ impl Bench {
         &self,
         server: &Running,
         connections: usize,
+        options: &[&str],
         cpus: Option<&str>,
         meanwhile: impl FnOnce(),
     ) -> Result<Seen, Error> {
         let mut command = beside("reconnect", cpus)?;
+        command.args(options);
         command.arg(&server.address).args(["--connections", &connections.to_string()]);
         command.args(["--seconds", &self.seconds.to_string()]);
         let (text, client_cores) = output_of(command, Duration::from_secs(self.seconds), meanwhile)?;

@@ -25,8 +25,10 @@ pub enum Load {
     Pipelined(usize),
     /// A body of so many bytes.
     Post(usize),
-    /// A new connection for each request.
+    /// A new connection for each request, closed by the server.
     Reconnect,
+    /// The same, closed by the client.
+    ReconnectAndClose,
 }
 
 /// The other connections while the load runs.
@@ -70,6 +72,29 @@ impl Scenario {
     }
 }
 
+/// The name of a set of scenarios, and the ids of those: what most of a small response's cost is about.
+pub const SMALL: (&str, &[&str]) = (
+    "small",
+    &[
+        "ka1",
+        "ka16",
+        "ka64",
+        "ka256",
+        "ka1000",
+        "idle2000",
+        "pipe16",
+        "close",
+        "client-close",
+        "ka64-unpinned",
+    ],
+);
+
+/// The ids of a set of scenarios; other names stand for themselves.
+pub fn named(name: String) -> Vec<String> {
+    let (set, ids) = SMALL;
+    if name == set { ids.iter().map(ToString::to_string).collect() } else { vec![name] }
+}
+
 /// In the order in which they are measured.
 pub fn usual() -> Vec<Scenario> {
     let mut usual = pinned();
@@ -103,9 +128,20 @@ fn pinned() -> Vec<Scenario> {
         ..of("close", "A new connection for each request, 16 at a time", Close, "/", 16)
     });
     all.push(Scenario {
-        beside: Beside::Idle(9000),
-        ..of("idle9000", "64 active connections beside 9,000 idle ones", Hello, "/", 64)
+        load: Load::ReconnectAndClose,
+        ..of(
+            "client-close",
+            "A new connection for each request, closed by the client, 16 at a time",
+            Hello,
+            "/",
+            16,
+        )
     });
+    for (idle, number) in [(2000, "2,000"), (9000, "9,000")] {
+        let title = format!("64 active connections beside {number} idle ones");
+        let of = of(&format!("idle{idle}"), &title, Hello, "/", 64);
+        all.push(Scenario { beside: Beside::Idle(idle), ..of });
+    }
     for (id, size, path) in
         [("1 KiB", 1 << 10, "/1k"), ("64 KiB", 64 << 10, "/64k"), ("1 MiB", 1 << 20, "/1m")]
     {

@@ -103,56 +103,45 @@ fn notes(runs: &[Option<Sample>], found: &[String], pinned: bool) -> String {
     notes.join("; ")
 }
 
-/// What the targets are about: ours divided by theirs.
+/// The tables to choose by: each peer beside ours, with the best of each scenario in bold.
 pub fn summary(peers: &[Peer], outcomes: &[Outcome]) {
     if outcomes.is_empty() || !peers.iter().any(|peer| peer.kind == Kind::Ours) {
         return;
     }
-    println!("\n## Ours divided by theirs\n");
+    println!("\n## In all scenarios\n");
     println!(
-        "Of figures in the same repetition, medians. The best synchronous peer is the one with the most"
+        "Each peer's figure divided by ours in the same repetition, the median of those. In bold the best of a row,"
     );
-    println!("requests/s, the cheapest the one with the least CPU per request, the floor aside.\n");
-    println!(
-        "| scenario | req/s: hyper | nginx | actix | best synchronous | CPU: hyper | cheapest | p99: hyper |"
-    );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("the floor aside: less CPU is better, and so are more requests/s unless the client was full.");
+    compare(peers, outcomes, "CPU us/req", CPU, f64::min);
+    compare(peers, outcomes, "req/s", RATE, f64::max);
+}
+
+fn compare(peers: &[Peer], outcomes: &[Outcome], what: &str, figure: Figure, better: fn(f64, f64) -> f64) {
+    let (of, digits) = figure;
+    let (ours_first, others): (Vec<_>, Vec<_>) =
+        peers.iter().enumerate().partition(|(_, peer)| peer.kind == Kind::Ours);
+    let columns: Vec<(usize, &Peer)> = ours_first.into_iter().chain(others).collect();
+    let names: Vec<&str> = columns.iter().map(|(_, peer)| peer.name.as_str()).collect();
+    println!("\n| {what}: scenario | ours | {} |", names.join(" | "));
+    println!("|---|---|{}", "---|".repeat(names.len()));
     for outcome in outcomes {
-        let Some(ours) = ours(peers, outcome) else { continue };
-        let runs = |name: &str| {
-            let index = peers.iter().position(|peer| peer.name == name)?;
-            outcome.runs.get(index).map(Vec::as_slice)
-        };
-        let against = |name: Option<&str>, of: fn(&Sample) -> f64| match name.and_then(runs) {
-            Some(theirs) => {
-                let ratio = median(each_ratio(ours, Some(theirs), of));
-                if ratio.is_nan() { "–".to_owned() } else { format!("{ratio:.2}") }
-            }
-            None => "–".to_owned(),
-        };
-        let of = |index: usize, of: fn(&Sample) -> f64| {
+        let ours = ours(peers, outcome);
+        let ratio = |index: usize| {
             let runs = outcome.runs.get(index).map(Vec::as_slice).unwrap_or_default();
-            Some(median(runs.iter().flatten().map(of))).filter(|value| value.is_finite())
+            Some(median(each_ratio(runs, ours, of))).filter(|ratio| ratio.is_finite())
         };
-        let others =
-            || peers.iter().enumerate().filter(|(_, peer)| peer.kind != Kind::Ours && peer.name != "floor");
-        let sync = others().filter(|(_, peer)| peer.kind == Kind::Sync);
-        let rated = sync.filter_map(|(index, peer)| Some((peer.name.as_str(), of(index, RATE.0)?)));
-        let best = rated.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(name, _)| name);
-        let costing = others().filter_map(|(index, peer)| Some((peer.name.as_str(), of(index, CPU.0)?)));
-        let cheapest = costing.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(name, _)| name);
-        println!(
-            "| {} | {} | {} | {} | {} {} | {} | {} {} | {} |",
-            outcome.scenario.id,
-            against(Some("hyper"), RATE.0),
-            against(Some("nginx"), RATE.0),
-            against(Some("actix"), RATE.0),
-            against(best, RATE.0),
-            best.unwrap_or_default(),
-            against(Some("hyper"), CPU.0),
-            against(cheapest, CPU.0),
-            cheapest.unwrap_or_default(),
-            against(Some("hyper"), P99.0)
-        );
+        let ratios: Vec<(&str, Option<f64>)> =
+            columns.iter().map(|(index, peer)| (peer.name.as_str(), ratio(*index))).collect();
+        let competing = ratios.iter().filter(|(name, _)| *name != "floor").filter_map(|(_, ratio)| *ratio);
+        let best = competing.reduce(better);
+        let cells = ratios.iter().map(|(name, ratio)| match ratio {
+            None => "–".to_owned(),
+            Some(ratio) if Some(*ratio) == best && *name != "floor" => format!("**{ratio:.2}**"),
+            Some(ratio) => format!("{ratio:.2}"),
+        });
+        let cells: Vec<String> = cells.collect();
+        let own = median(ours.unwrap_or_default().iter().flatten().map(of));
+        println!("| {} | {own:.digits$} | {} |", outcome.scenario.id, cells.join(" | "));
     }
 }
