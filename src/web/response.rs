@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::response::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
 use crate::base::error::{Chain, lacks_descriptor};
 use crate::base::log::{Escaped, error, warn};
@@ -100,25 +101,28 @@ pub(crate) fn log_failure(what: impl Display) {
 }
 
 fn typed(content_type: HeaderValue, body: Body) -> Response {
-    let mut response = Response::new(body);
-    let mut headers = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
-    headers.insert(CONTENT_TYPE, content_type);
-    *response.headers_mut() = headers;
+    let mut response = match SPARE.try_with(Cell::take) {
+        Ok(Some(parts)) => Response::from_parts(parts, body),
+        _ => Response::new(body),
+    };
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }
 
 thread_local! {
-    /// The memory of a response's fields, for the next response of this thread.
-    static SPARE: Cell<Option<HeaderMap>> = const { Cell::new(None) };
+    /// A response's head without fields and extensions, and with the memory of its fields, for the next response of this
+    /// thread.
+    static SPARE: Cell<Option<Parts>> = const { Cell::new(None) };
 }
 
-/// Keeps the memory of fields that were sent.
-pub(crate) fn recycle(mut headers: HeaderMap) {
+/// Keeps the memory of a head that was sent.
+pub(crate) fn recycle(mut parts: Parts) {
     const MOST: usize = 32;
-    if headers.capacity() <= MOST {
-        headers.clear();
+    if parts.headers.capacity() <= MOST && parts.extensions.is_empty() {
+        parts.headers.clear();
+        (parts.status, parts.version) = (StatusCode::OK, Version::HTTP_11);
         // A thread that is ending keeps nothing.
-        let _ = SPARE.try_with(|spare| spare.set(Some(headers)));
+        let _ = SPARE.try_with(|spare| spare.set(Some(parts)));
     }
 }
 

@@ -19,7 +19,6 @@ use super::progress::After;
 use super::read_head::RoutedRequest;
 use super::refuse::broken;
 use super::{Exchange, Flow, drop_contained};
-use crate::Response;
 use crate::base::contain_panic::panic_text;
 use crate::base::log::{Escaped, error, key_value};
 use crate::base::requests::SeriesKey;
@@ -40,10 +39,10 @@ impl Exchange<'_> {
     ) -> Flow {
         self.prepare_call(route)?;
         let deadline = route.deadline();
-        let response = self.call(head, route, body, deadline)?;
-        self.respond(&head.summary, response, after)
+        self.call(head, route, body, deadline, |_| after)
     }
 
+    /// As `answer`, after `prepare_call`. `after` is called as soon as the handler has returned.
     #[inline]
     pub(super) fn call(
         &mut self,
@@ -51,7 +50,8 @@ impl Exchange<'_> {
         route: &mut RouteMatch,
         body: BodyKind,
         deadline: Option<Deadline>,
-    ) -> Flow<Response> {
+        after: impl FnOnce(&mut Self) -> After,
+    ) -> Flow {
         let RequestHead { request, summary, .. } = head;
         let mut watch = None;
         if let Some(request) = request {
@@ -72,26 +72,28 @@ impl Exchange<'_> {
         let run = latency.start();
         self.worker.current_request.set(Some((std::mem::take(&mut summary.text), run.begin())));
         let panics = Panics::default();
-        let response = answer(&*listener_handler.handler.0, request, route, &panics);
+        let mut response = answer(&*listener_handler.handler.0, request, route, &panics);
         self.now = Instant::now();
         let latency = route.latency().unwrap_or(&listener_handler.latency);
         latency.finish(&run, self.now);
         let took = self.now.saturating_duration_since(run.begin());
         summary.text = self.end_call(panics, response.extensions().get());
         let answered = match watch {
-            None => ControlFlow::Continue(response),
-            Some(watch) => self.end_watch(watch, response),
+            None => ControlFlow::Continue(()),
+            Some(watch) => self.end_watch(watch, &mut response),
         };
         if let Some(recorder) = &mut self.worker.recorder {
             let status = match &answered {
-                ControlFlow::Continue(response) => response.status(),
+                ControlFlow::Continue(()) => response.status(),
                 // The client has had the answer at the deadline.
                 ControlFlow::Break(_) => StatusCode::SERVICE_UNAVAILABLE,
             };
             let key = SeriesKey::new(route.number(), summary.method.as_str(), status.as_u16());
             recorder.duration(key, took, || route.pattern());
         }
-        answered
+        let after = after(self);
+        answered?;
+        self.respond(summary, response, after)
     }
 
     /// Returns the request's head, which was set as the current one.

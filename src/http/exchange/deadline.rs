@@ -288,14 +288,14 @@ impl<'a> Exchange<'a> {
         }))
     }
 
-    /// The response, if it may still be sent. Otherwise the connection is closed.
+    /// Continues if a response may still be sent: this one, or a 503 that replaces it. Otherwise the connection is closed.
     #[cold]
-    pub(super) fn end_watch(&mut self, watch: Watch<'a>, mut response: Response) -> Flow<Response> {
+    pub(super) fn end_watch(&mut self, watch: Watch<'a>, response: &mut Response) -> Flow {
         let call = Arc::clone(&watch.call);
         let (outcome, failure) = (call.deadline.end(), end_call());
         drop(watch);
         if outcome == Outcome::Kept {
-            return ControlFlow::Continue(response);
+            return ControlFlow::Continue(());
         }
         if outcome == Outcome::Late {
             self.worker.counters.deadline_passed();
@@ -311,12 +311,10 @@ impl<'a> Exchange<'a> {
             reason = key_value(&failure.as_ref().map(Escaped))
         );
         let Outcome::Answered { bytes } = outcome else {
-            let is_replaced = response.status() == StatusCode::SERVICE_UNAVAILABLE;
-            return ControlFlow::Continue(if is_replaced {
-                response
-            } else {
-                call.deadline.checked(response)
-            });
+            if response.status() != StatusCode::SERVICE_UNAVAILABLE {
+                *response = call.deadline.checked(std::mem::take(response));
+            }
+            return ControlFlow::Continue(());
         };
         if let Some(mut ending) = Ending::of(response.extensions_mut(), StatusCode::SERVICE_UNAVAILABLE) {
             if let Some(bytes) = bytes {
@@ -324,7 +322,7 @@ impl<'a> Exchange<'a> {
                 ending.complete();
             }
         }
-        self.drop_users(response, &call.head);
+        self.drop_users(std::mem::take(response), &call.head);
         self.last_head = Some(call.head.clone());
         ControlFlow::Break(Disposition::Linger(CloseReason::DeadlinePassed))
     }

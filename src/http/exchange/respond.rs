@@ -46,21 +46,21 @@ impl Exchange<'_> {
         };
         let after = self.keep_or_close(request, &response, framing, after);
         self.note_last(&after, &request.text);
-        let (parts, body) = response.into_parts();
         let head = ResponseHead {
             version: request.version,
-            status: parts.status,
-            headers: &parts.headers,
+            status: response.status(),
+            headers: response.headers(),
             framing,
             keep_alive: !matches!(after, After::Close(_)),
             date: self.worker.date.get(self.now),
         };
         head.write(&mut self.worker.out);
-        recycle(parts.headers);
-        self.worker.counters.response(parts.status.as_u16());
-        if !parts.extensions.is_empty() {
-            self.drop_users(parts.extensions, &request.text);
+        self.worker.counters.response(response.status().as_u16());
+        if !response.extensions().is_empty() {
+            self.drop_users(std::mem::take(response.extensions_mut()), &request.text);
         }
+        let (parts, body) = response.into_parts();
+        recycle(parts);
         let body = match (body.into_kind(), thread) {
             (BodyKind::Upgrade(speak), Some(thread)) => {
                 self.client.buffered = self.worker.input.take();

@@ -91,20 +91,14 @@ impl Exchange<'_> {
         });
         let body = BodyKind::Source { source: Box::new(lease.clone()), left: length };
         self.prepare_call(route)?;
-        let response = self.call(head, route, body, deadline);
-        self.drained = false;
-        let upload = lease.end();
-        let response = response?;
-        let Some(upload) = upload else {
-            return self.respond(&head.summary, response, After::Close(CloseReason::BodyUnread));
-        };
-        self.worker.input.load(upload.unused());
-        // Where the length is unknown, as much is dropped as the handler might have read.
-        let budget = match length {
-            Some(_) => self.common.limits.discard_bytes,
-            None => self.common.limits.discard_bytes.max(limit),
-        };
-        self.respond(&head.summary, response, upload.after(budget))
+        self.call(head, route, body, deadline, |exchange| {
+            exchange.drained = false;
+            let Some(upload) = lease.end() else { return After::Close(CloseReason::BodyUnread) };
+            exchange.worker.input.load(upload.unused());
+            // Where the length is unknown, as much is dropped as the handler might have read.
+            let discard_bytes = exchange.common.limits.discard_bytes;
+            upload.after(if length.is_some() { discard_bytes } else { discard_bytes.max(limit) })
+        })
     }
 }
 
