@@ -75,8 +75,7 @@ impl Exchange<'_> {
         let mut response = answer(&*listener_handler.handler.0, request, route, &panics);
         self.now = Instant::now();
         let latency = route.latency().unwrap_or(&listener_handler.latency);
-        latency.finish(&run, self.now);
-        let took = self.now.saturating_duration_since(run.begin());
+        let took = latency.finish(&run, self.now);
         summary.text = self.end_call(panics, response.extensions().get());
         let answered = match watch {
             None => ControlFlow::Continue(()),

@@ -53,9 +53,13 @@ impl HandlerLatency {
         Run { begin: Instant::now(), waits: if self.is_long() { waits() } else { None } }
     }
 
-    pub(crate) fn finish(&self, run: &Run, end: Instant) {
+    /// Returns how long the handler took.
+    #[inline]
+    pub(crate) fn finish(&self, run: &Run, end: Instant) -> Duration {
         let waited = run.waits.and_then(|before| waits().map(|after| after != before));
-        self.record(end.saturating_duration_since(run.begin), waited);
+        let took = end.saturating_duration_since(run.begin);
+        self.record(took, waited);
+        took
     }
 
     fn record(&self, took: Duration, waited: Option<bool>) {
