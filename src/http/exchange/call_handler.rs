@@ -65,7 +65,7 @@ impl Exchange<'_> {
             }
         }
         // Where several responses are written together, the limits of the last one apply.
-        self.client.progress.patience = Some(self.response_patience(&route.rules().limits));
+        self.client.progress.patience = route.own_rules().map(|rules| self.response_patience(&rules.limits));
         let listener_handler = self.listener_handler();
         let latency = route.latency().unwrap_or(&listener_handler.latency);
         // `now` is from before the last read, whose time must not count as the handler's.
@@ -96,9 +96,9 @@ impl Exchange<'_> {
     }
 
     /// Returns the request's head, which was set as the current one.
-    fn end_call(&self, panics: Panics, id: Option<&RequestId>) -> Bytes {
-        let panics = panics.into_inner().unwrap_or_else(PoisonError::into_inner);
-        panics.into_iter().for_each(|panic| self.report_panic(panic, id));
+    fn end_call(&self, mut panics: Panics, id: Option<&RequestId>) -> Bytes {
+        let panics = panics.get_mut().unwrap_or_else(PoisonError::into_inner);
+        panics.drain(..).for_each(|panic| self.report_panic(panic, id));
         self.worker.current_request.set(None).map(|(head, _)| head).unwrap_or_default()
     }
 

@@ -22,8 +22,7 @@ impl Exchange<'_> {
 
     /// Parks until the client takes more of what is written.
     pub(super) fn park_blocked(&mut self, sent: Sent) -> Disposition {
-        let patience =
-            self.client.progress.patience.unwrap_or_else(|| self.response_patience(&Default::default()));
+        let patience = self.patience();
         let progress = &mut self.client.progress;
         progress.endings.note_sent(sent.bytes);
         progress.unsent = std::mem::take(&mut self.worker.out);

@@ -24,7 +24,7 @@ pub(crate) struct Progress {
     pub(super) endings: Endings,
     /// How fast the client takes the response, once the server had to wait for it.
     pub(super) blocked: Option<Blocked>,
-    /// The stall limits of the last response's route. None before the first response.
+    /// The stall limits of the last response's route. None if they are the server's.
     pub(super) patience: Option<StallLimits>,
     /// The share of the memory that all connections may hold.
     pub(super) held: Option<Share>,

@@ -135,13 +135,13 @@ impl Exchange<'_> {
     }
 
     fn detach(&mut self, thread: ReservedThread, task: Task, request: &RequestSummary) -> Flow {
-        let patience = self.client.progress.patience;
+        let stall = self.patience().stall;
         ControlFlow::Break(Disposition::Detach(Box::new(Detachment {
             thread,
             unsent: std::mem::take(&mut self.worker.out),
             task,
             what: method_and_path(&request.text),
-            stall: patience.map_or(self.common.timeouts.response_stall, |patience| patience.stall),
+            stall,
         })))
     }
 }

@@ -96,6 +96,11 @@ impl Exchange<'_> {
         }
     }
 
+    /// The limits for the last response.
+    pub(super) fn patience(&self) -> StallLimits {
+        self.client.progress.patience.unwrap_or_else(|| self.response_patience(&RouteLimits::new()))
+    }
+
     /// The limits for a response of this route.
     pub(super) fn response_patience(&self, limits: &RouteLimits) -> StallLimits {
         let common = self.common;

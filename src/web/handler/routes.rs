@@ -312,15 +312,20 @@ impl RouteMatch {
         self.refusal.is_some()
     }
 
-    /// Where the route differs from its server.
+    /// Where the route differs from its server. None if it does not.
+    pub(crate) fn own_rules(&self) -> Option<&RouteRules> {
+        self.rules.as_deref()
+    }
+
+    /// As `own_rules`, with rules that set nothing in place of none.
     pub(crate) fn rules(&self) -> &RouteRules {
-        self.rules.as_deref().unwrap_or(&RouteRules::NONE)
+        self.own_rules().unwrap_or(&RouteRules::NONE)
     }
 
     /// The deadline of a call that begins now, if the route has one.
     #[inline]
     pub(crate) fn deadline(&self) -> Option<Deadline> {
-        self.rules().limits.deadline.flatten().and_then(Deadline::after)
+        self.own_rules()?.limits.deadline.flatten().and_then(Deadline::after)
     }
 
     /// Adds the rules of a handler around this one, which apply where the present ones set nothing.
