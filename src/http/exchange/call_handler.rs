@@ -68,12 +68,14 @@ impl Exchange<'_> {
         self.client.progress.patience = route.own_rules().map(|rules| self.response_patience(&rules.limits));
         let listener_handler = self.listener_handler();
         let latency = route.latency().unwrap_or(&listener_handler.latency);
-        // `now` is from before the last read, whose time must not count as the handler's.
-        let run = latency.start();
+        if !self.is_current {
+            self.now = Instant::now();
+        }
+        let run = latency.start(self.now);
         self.worker.current_request.set(Some((std::mem::take(&mut summary.text), run.begin())));
         let panics = Panics::default();
         let mut response = answer(&*listener_handler.handler.0, request, route, &panics);
-        self.now = Instant::now();
+        (self.now, self.is_current) = (Instant::now(), true);
         let latency = route.latency().unwrap_or(&listener_handler.latency);
         let took = latency.finish(&run, self.now);
         summary.text = self.end_call(panics, response.extensions().get());
@@ -124,6 +126,7 @@ impl Exchange<'_> {
         if !latency.is_long() {
             return ControlFlow::Continue(());
         }
+        self.is_current = false;
         if latency.blocks() {
             self.queue.before_blocking(self.worker.index);
         } else {

@@ -50,6 +50,7 @@ impl Exchange<'_> {
             self.drained = false;
             return ControlFlow::Continue(Filled::Nothing);
         }
+        self.is_current = false;
         match self.worker.input.fill(&self.client.stream) {
             Ok(filled) => {
                 if let Filled::Bytes { drained } = filled {

@@ -15,9 +15,11 @@
 //! what happens to the connection now, its [`Disposition`].
 //!
 //! **A turn has a time limit, and needs no clock of its own.** The time at which a handler ends is measured for its route's
-//! average anyway; the clock is read only for a response or a body that takes several steps. 5 ms are long compared to
-//! what it costs to queue a connection (some microseconds, and a check whether its client is still there), and longer than
-//! 128 fast requests take: a client that pipelines such requests gets the same turns as without the limit.
+//! average anyway; the clock is read only for a response or a body that takes several steps. The end of a handler is the
+//! begin of the next one if both requests came in one read, so that a pipelined request costs one reading of the clock. After
+//! a read or a write it is read again, because that time must not count as the handler's. 5 ms are long compared to what it
+//! costs to queue a connection (some microseconds, and a check whether its client is still there), and longer than 128 fast
+//! requests take: a client that pipelines such requests gets the same turns as without the limit.
 
 mod blocking;
 mod call_handler;
@@ -263,6 +265,8 @@ struct Exchange<'a> {
     /// When the turn started, the last handler ended, or a body or a response was last continued: precise
     /// enough for deadlines and dates.
     now: Instant,
+    /// Whether `now` is when the last handler ended, and nothing was read or written since: the next handler begins then.
+    is_current: bool,
 }
 
 impl<'a> Exchange<'a> {
@@ -285,6 +289,7 @@ impl<'a> Exchange<'a> {
             served: 0,
             ends: now + TURN_TIME,
             now,
+            is_current: false,
         }
     }
 

@@ -41,6 +41,7 @@ impl Exchange<'_> {
         if self.worker.out.is_empty() {
             return ControlFlow::Continue(());
         }
+        self.is_current = false;
         match write(&mut self.worker.out, &self.client.stream) {
             Ok(sent) if sent.all => {
                 self.note_taken(sent.bytes);
@@ -54,6 +55,7 @@ impl Exchange<'_> {
     /// Writes what the socket takes now; the rest stays for the next flush.
     pub(super) fn try_flush(&mut self) -> io::Result<()> {
         if !self.worker.out.is_empty() {
+            self.is_current = false;
             let sent = write_out(&mut self.worker.out, &self.client.stream)?;
             self.note_taken(sent.bytes);
         }

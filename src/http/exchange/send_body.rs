@@ -63,7 +63,7 @@ impl Exchange<'_> {
         self.worker.current_request.set(Some((sending.head.clone(), Instant::now())));
         let flow = self.send_pieces(sending);
         self.worker.current_request.set(None);
-        self.now = Instant::now();
+        (self.now, self.is_current) = (Instant::now(), false);
         self.finish(flow?)
     }
 

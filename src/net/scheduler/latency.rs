@@ -49,8 +49,8 @@ impl HandlerLatency {
     }
 
     /// Called by the thread that runs the handler.
-    pub(crate) fn start(&self) -> Run {
-        Run { begin: Instant::now(), waits: if self.is_long() { waits() } else { None } }
+    pub(crate) fn start(&self, begin: Instant) -> Run {
+        Run { begin, waits: if self.is_long() { waits() } else { None } }
     }
 
     /// Returns how long the handler took.
@@ -171,12 +171,12 @@ mod tests {
     fn a_wait_is_distinguished_from_work() {
         let millisecond = Duration::from_millis(1);
         let latency = HandlerLatency::new();
-        let run = latency.start();
+        let run = latency.start(Instant::now());
         std::thread::park_timeout(millisecond);
         latency.finish(&run, run.begin() + millisecond);
         assert!(latency.blocks());
         let latency = HandlerLatency::new();
-        let run = latency.start();
+        let run = latency.start(Instant::now());
         latency.finish(&run, run.begin() + millisecond);
         assert!(latency.is_long() && !latency.blocks());
     }
