@@ -9,6 +9,7 @@ pub(crate) mod error;
 pub(crate) mod file_budget;
 pub(crate) mod histogram;
 pub(crate) mod history;
+pub(crate) mod key_hash;
 pub(crate) mod last_closes;
 pub(crate) mod limits;
 pub(crate) mod log;

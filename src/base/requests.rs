@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use litemap::LiteMap;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use crate::base::histogram::{Histogram, HistogramTotal, Scale};
+use crate::base::key_hash::BuildKeyHasher;
 use crate::base::sync::lock;
 
 /// The methods that are distinguished. The last is for all others, so that clients can't make up more.
@@ -49,25 +50,6 @@ impl SeriesKey {
 impl Hash for SeriesKey {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         hasher.write_u64(self.route.rotate_left(16) ^ u64::from(self.method) << 8 ^ u64::from(self.class));
-    }
-}
-
-/// Clients can't choose the keys, of which a program has a few for each route: one multiplication spreads them well enough.
-#[derive(Debug, Default)]
-struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-
-    fn write_u64(&mut self, n: u64) {
-        // The upper bits depend on all others, and a table takes the lower ones.
-        self.0 = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 
@@ -249,7 +231,7 @@ impl Shared {
 /// Records the requests of one worker.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    durations: HashMap<SeriesKey, Arc<Histogram>, BuildHasherDefault<KeyHasher>>,
+    durations: HashMap<SeriesKey, Arc<Histogram>, BuildKeyHasher>,
     queue_wait: Arc<Histogram>,
     request_bytes: Arc<Histogram>,
     response_bytes: Arc<Histogram>,

@@ -334,12 +334,16 @@ impl RouteMatch {
     }
 
     /// Adds the route whose handler has found this, and the values of that route's parameters.
-    pub(crate) fn add_outer(&mut self, route: &Arc<Route>, mut values: Vec<String>) {
-        if self.route.is_none() {
-            self.route = Some(Arc::clone(route));
-            self.values = values;
-            return;
+    #[inline]
+    pub(crate) fn add_outer(&mut self, route: &Arc<Route>, values: Vec<String>) {
+        if self.route.is_some() {
+            return self.add_further(route, values);
         }
+        self.route = Some(Arc::clone(route));
+        self.values = values;
+    }
+
+    fn add_further(&mut self, route: &Arc<Route>, mut values: Vec<String>) {
         if route.is_nest() {
             values.append(&mut self.values);
             self.values = values;

@@ -3,6 +3,7 @@
 mod path_set;
 mod pattern;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use matchit::{InsertError, Params};
 
 pub(crate) use self::path_set::PathSet;
 use self::pattern::{ParsedPattern, malformed};
+use crate::base::key_hash::BuildKeyHasher;
 use crate::base::percent::{decoded_text, normal_path};
 use crate::web::handler::{
     Call, EarlyResponse, GuardWalk, Handler, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal, add_route,
@@ -66,6 +68,9 @@ use crate::{Request, Response};
 /// ```
 pub struct Router {
     paths: Vec<Path>,
+    /// The index in `paths` of each path without parameters, in its normal spelling. It spares most requests the walk through
+    /// the tree, which has these paths too.
+    literal: HashMap<String, usize, BuildKeyHasher>,
     /// From a path to its index in `paths`.
     tree: matchit::Router<usize>,
     /// The patterns in the tree for an empty `{*name}`. A route of the program replaces such a pattern.
@@ -92,6 +97,7 @@ impl Router {
     pub fn new() -> Router {
         Router {
             paths: Vec::new(),
+            literal: HashMap::default(),
             tree: matchit::Router::new(),
             implied: Vec::new(),
             fallback: None,
@@ -282,6 +288,9 @@ impl Router {
         if let Some(empty) = parsed.without_rest() {
             self.imply(empty, index);
         }
+        if parsed.names.is_empty() {
+            self.literal.insert(parsed.normal.clone(), index);
+        }
         self.paths.push(Path { normal: parsed.normal, routes: Vec::new(), allow: allow(&[]) });
         Ok((index, parsed.names))
     }
@@ -370,6 +379,11 @@ impl Routes for Router {
         if *method == Method::CONNECT {
             // A 2xx would open a tunnel.
             return found.refuse(plain(StatusCode::NOT_IMPLEMENTED));
+        }
+        let literal = self.literal.get(path).and_then(|index| self.paths.get(*index));
+        if let Some(route) = literal.and_then(|known| known.route(method)) {
+            add_route(&*route.handler, method, path, found);
+            return found.add_outer(route, Vec::new());
         }
         // What follows a prefix may be empty.
         let path = if path.is_empty() { "/" } else { path };

@@ -3,6 +3,8 @@
 #[allow(dead_code, reason = "it also adds up and writes")]
 #[path = "../../../../../src/base/histogram.rs"]
 pub mod histogram;
+#[path = "../../../../../src/base/key_hash.rs"]
+pub mod key_hash;
 #[allow(dead_code, reason = "it also adds up and passes on")]
 #[path = "../../../../../src/base/requests.rs"]
 pub mod requests;
