@@ -12,7 +12,6 @@ use std::ops::ControlFlow;
 use std::sync::PoisonError;
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::StatusCode;
 
 use super::progress::After;
@@ -72,13 +71,13 @@ impl Exchange<'_> {
             self.now = Instant::now();
         }
         let run = latency.start(self.now);
-        self.worker.current_request.set(Some((std::mem::take(&mut summary.text), run.begin())));
+        self.worker.current_request.begin(&summary.text, run.begin());
         let panics = Panics::default();
         let mut response = answer(&*listener_handler.handler.0, request, route, &panics);
         (self.now, self.is_current) = (Instant::now(), true);
         let latency = route.latency().unwrap_or(&listener_handler.latency);
         let took = latency.finish(&run, self.now);
-        summary.text = self.end_call(panics, response.extensions().get());
+        self.end_call(panics, response.extensions().get());
         let answered = match watch {
             None => ControlFlow::Continue(()),
             Some(watch) => self.end_watch(watch, &mut response),
@@ -97,11 +96,10 @@ impl Exchange<'_> {
         self.respond(summary, response, after)
     }
 
-    /// Returns the request's head, which was set as the current one.
-    fn end_call(&self, mut panics: Panics, id: Option<&RequestId>) -> Bytes {
+    fn end_call(&self, mut panics: Panics, id: Option<&RequestId>) {
         let panics = panics.get_mut().unwrap_or_else(PoisonError::into_inner);
         panics.drain(..).for_each(|panic| self.report_panic(panic, id));
-        self.worker.current_request.set(None).map(|(head, _)| head).unwrap_or_default()
+        self.worker.current_request.end();
     }
 
     /// Asks the guards on the route of a request that has a body, before anything is done for the body.
@@ -110,12 +108,12 @@ impl Exchange<'_> {
         let RequestHead { request: Some(request), summary, .. } = head else {
             return ControlFlow::Continue(());
         };
-        self.worker.current_request.set(Some((std::mem::take(&mut summary.text), Instant::now())));
+        self.worker.current_request.begin(&summary.text, Instant::now());
         let panics = Panics::default();
         route.attach(request);
         route.ask_guards(&*self.listener_handler().handler.0, request, Some(&panics));
         self.now = Instant::now();
-        summary.text = self.end_call(panics, None);
+        self.end_call(panics, None);
         ControlFlow::Continue(())
     }
 

@@ -308,7 +308,7 @@ impl<'a> Exchange<'a> {
         let disposition = catch_unwind(AssertUnwindSafe(steps)).unwrap_or_else(|panic| {
             error!("a worker panicked outside of handlers: {}", panic_text(&*panic));
             drop_contained(panic, || "a panic".to_owned());
-            self.worker.current_request.set(None);
+            self.worker.current_request.end();
             Disposition::Reset(CloseReason::ResponseFailed)
         });
         if let Disposition::Close(reason) | Disposition::Linger(reason) | Disposition::Reset(reason) =

@@ -60,9 +60,9 @@ impl Exchange<'_> {
     /// Goes on with a response whose body is not all written.
     pub(super) fn send_body(&mut self, sending: Box<Sending>) -> Flow {
         // The source is code of the program too, and may take long.
-        self.worker.current_request.set(Some((sending.head.clone(), Instant::now())));
+        self.worker.current_request.begin(&sending.head, Instant::now());
         let flow = self.send_pieces(sending);
-        self.worker.current_request.set(None);
+        self.worker.current_request.end();
         (self.now, self.is_current) = (Instant::now(), false);
         self.finish(flow?)
     }

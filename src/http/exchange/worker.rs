@@ -1,10 +1,9 @@
 //! The state of one worker: its buffers, and the request that it works on.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 use http::{Method, Uri};
 
@@ -40,15 +39,27 @@ pub(crate) struct WorkerState {
 /// The request whose handler runs on a worker, and since when.
 #[derive(Debug, Default)]
 pub(crate) struct CurrentRequest {
-    head: Mutex<Option<(Bytes, Instant)>>,
+    /// Whether one runs, so that its end takes no lock.
+    runs: AtomicBool,
+    /// The start of the last request's head, and when its handler began.
+    last: Mutex<(Vec<u8>, Option<Instant>)>,
     /// The handler of the worker's last connection, by its index.
     handler: AtomicUsize,
 }
 
 impl CurrentRequest {
-    /// Sets the head of the request and when its handler began. Returns what was set before.
-    pub(super) fn set(&self, what: Option<(Bytes, Instant)>) -> Option<(Bytes, Instant)> {
-        std::mem::replace(&mut *lock(&self.head), what)
+    /// Notes that the handler of the request with this head begins.
+    pub(super) fn begin(&self, head: &[u8], now: Instant) {
+        let mut last = lock(&self.last);
+        last.0.clear();
+        last.0.extend_from_slice(start_of(head));
+        last.1 = Some(now);
+        drop(last);
+        self.runs.store(true, Ordering::Release);
+    }
+
+    pub(super) fn end(&self) {
+        self.runs.store(false, Ordering::Release);
     }
 
     pub(super) fn set_handler(&self, index: usize) {
@@ -62,7 +73,11 @@ impl CurrentRequest {
 
     /// Method and path, and age.
     pub(crate) fn get(&self) -> Option<(String, Duration)> {
-        lock(&self.head).as_ref().map(|(head, since)| (method_and_path(head), since.elapsed()))
+        if !self.runs.load(Ordering::Acquire) {
+            return None;
+        }
+        let last = lock(&self.last);
+        Some((method_and_path(&last.0), last.1?.elapsed()))
     }
 
     /// Method and pattern of the request's route, which is looked up again so that ordinary requests need not note it. Without
@@ -80,6 +95,13 @@ impl CurrentRequest {
         };
         Some(pattern().unwrap_or(what))
     }
+}
+
+/// As much of a head as `method_and_path` needs, without a search in a short one.
+fn start_of(head: &[u8]) -> &[u8] {
+    const SHORT: usize = 512;
+    let line = || head.trim_ascii_start().split(|byte| *byte == b'\n').next();
+    if head.len() <= SHORT { head } else { line().unwrap_or_default() }
 }
 
 /// The start of a head as received, without the query, which may hold secrets.
@@ -121,7 +143,7 @@ impl WorkerState {
         recorder: Option<Box<Recorder>>,
     ) -> WorkerState {
         // The thread that had this index before may have died in a handler.
-        current_request.set(None);
+        current_request.end();
         let (out, piece) = (Vec::new(), Vec::new());
         WorkerState {
             index,
