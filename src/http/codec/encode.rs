@@ -1,7 +1,7 @@
 //! The response: its framing, decided once by [`framing`], and its bytes.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use super::date::is_imf_fixdate;
 use super::framing::content_length;
@@ -112,9 +112,11 @@ fn own_length(headers: &HeaderMap) -> Option<u64> {
 
 /// Whether the handler wants the connection closed.
 pub(crate) fn says_close(headers: &HeaderMap) -> bool {
+    let close = |value: &HeaderValue| {
+        elements(value.as_bytes()).any(|option| option.eq_ignore_ascii_case(b"close"))
+    };
     // Most responses have few fields, and comparing names costs less than hashing one.
-    let values = headers.iter().filter(|(name, _)| **name == CONNECTION).map(|(_, value)| value);
-    values.flat_map(|value| elements(value.as_bytes())).any(|option| option.eq_ignore_ascii_case(b"close"))
+    headers.iter().any(|(name, value)| *name == CONNECTION && close(value))
 }
 
 /// A response's head.
@@ -272,7 +274,6 @@ fn number<const BASE: u64>(out: &mut Vec<u8>, value: u64) {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use http::HeaderValue;
 
     use super::*;
 

@@ -22,7 +22,6 @@ use crate::base::contain_panic::panic_text;
 use crate::base::log::{Escaped, error, key_value};
 use crate::base::requests::SeriesKey;
 use crate::http::codec::RequestHead;
-use crate::web::body::BodyKind;
 use crate::web::handler::deadline::Deadline;
 use crate::web::handler::{Panics, RouteMatch, answer};
 use crate::web::wrap::RequestId;
@@ -33,12 +32,11 @@ impl Exchange<'_> {
         &mut self,
         head: &mut RequestHead,
         route: &mut RouteMatch,
-        body: BodyKind,
         after: After,
     ) -> Flow {
         self.prepare_call(route)?;
         let deadline = route.deadline();
-        self.call(head, route, body, deadline, |_| after)
+        self.call(head, route, deadline, |_| after)
     }
 
     /// As `answer`, after `prepare_call`. `after` is called as soon as the handler has returned.
@@ -47,14 +45,12 @@ impl Exchange<'_> {
         &mut self,
         head: &mut RequestHead,
         route: &mut RouteMatch,
-        body: BodyKind,
         deadline: Option<Deadline>,
         after: impl FnOnce(&mut Self) -> After,
     ) -> Flow {
         let RequestHead { request, summary, .. } = head;
         let mut watch = None;
         if let Some(request) = request {
-            *request.body_mut().kind_mut() = body;
             if let (Some(recorder), Some(bytes @ 1..)) = (&self.worker.recorder, request.body().len()) {
                 recorder.request_bytes(bytes);
             }

@@ -21,7 +21,11 @@ pub(super) struct Ending {
 
 impl Ending {
     /// None if there is no hook.
+    #[inline]
     pub(super) fn of(extensions: &mut Extensions, status: StatusCode) -> Option<Ending> {
+        if extensions.is_empty() {
+            return None;
+        }
         let on_end = extensions.remove::<OnEnd>()?;
         Some(Ending { on_end, ended: ResponseEnd { status, bytes: 0, complete: false } })
     }

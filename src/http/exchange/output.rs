@@ -86,7 +86,7 @@ impl Exchange<'_> {
             After::Keep => self.flush(),
             After::Discard(unread) => {
                 let until = self.now + self.common.timeouts.body_stall;
-                self.client.progress.stage = ExchangeStage::Discard { unread: Box::new(unread), until };
+                self.client.progress.stage = ExchangeStage::Discard { unread, until };
                 ControlFlow::Continue(())
             }
             After::Close(reason) => ControlFlow::Break(self.close(reason)),

@@ -68,7 +68,7 @@ pub(super) struct Unread {
 pub(super) enum After {
     Keep,
     /// Kept, once the rest of the request's body is read and dropped.
-    Discard(Unread),
+    Discard(Box<Unread>),
     /// The response announces it.
     Close(CloseReason),
 }

@@ -40,7 +40,7 @@ impl Exchange<'_> {
             let finished = collecting.finish();
             let RoutedRequest { head, route } = &mut collecting.request;
             return match finished {
-                Ok(body) => self.answer(head, route, body, After::Keep),
+                Ok(()) => self.answer(head, route, After::Keep),
                 Err(e) => self.refuse_body(&mut collecting.request, &e),
             };
         }
@@ -172,21 +172,25 @@ impl Collecting {
         }
     }
 
-    /// Takes the complete body.
-    fn finish(&mut self) -> Result<BodyKind, CollectError> {
-        let trailers = self.decoder.take_trailers();
-        if let Some(request) = self.request.head.request.as_mut().filter(|_| !trailers.is_empty()) {
-            request.extensions_mut().insert(Trailers(trailers));
-        }
-        match std::mem::take(&mut self.store) {
-            CollectedBody::Nothing => Ok(BodyKind::Empty),
-            CollectedBody::Memory(bytes, _) if bytes.is_empty() => Ok(BodyKind::Empty),
+    /// Gives the request its complete body.
+    fn finish(&mut self) -> Result<(), CollectError> {
+        let body = match std::mem::take(&mut self.store) {
+            CollectedBody::Nothing => BodyKind::Empty,
+            CollectedBody::Memory(bytes, _) if bytes.is_empty() => BodyKind::Empty,
             // Its share ends here: there are at most as many bodies in handlers as workers.
-            CollectedBody::Memory(bytes, _) => Ok(BodyKind::Bytes(bytes.into())),
+            CollectedBody::Memory(bytes, _) => BodyKind::Bytes(bytes.into()),
             CollectedBody::File(mut spilled) => {
                 spilled.rewind()?;
-                Ok(BodyKind::spilled(spilled))
+                BodyKind::spilled(spilled)
+            }
+        };
+        if let Some(request) = &mut self.request.head.request {
+            *request.body_mut().kind_mut() = body;
+            let trailers = self.decoder.take_trailers();
+            if !trailers.is_empty() {
+                request.extensions_mut().insert(Trailers(trailers));
             }
         }
+        Ok(())
     }
 }

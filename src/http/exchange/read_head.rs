@@ -19,7 +19,6 @@ use crate::http::codec::{Decoder, Framing, RequestHead, Scan};
 use crate::net::acceptor::Deadline;
 use crate::net::connection::Activity;
 use crate::net::transfer::PORTABLE_BYTES;
-use crate::web::body::BodyKind;
 use crate::web::handler::{RouteMatch, find_route};
 use crate::web::response::plain;
 
@@ -133,7 +132,7 @@ impl Exchange<'_> {
             request.body_mut().set_conn_info(Arc::clone(&self.client.conn_info));
         }
         match head.framing {
-            Framing::None | Framing::Length(0) => self.answer(head, &mut route, BodyKind::Empty, After::Keep),
+            Framing::None | Framing::Length(0) => self.answer(head, &mut route, After::Keep),
             _ => {
                 let request = RoutedRequest { head: std::mem::take(head), route };
                 self.accept_body(request, moved_since.unwrap_or(self.now))

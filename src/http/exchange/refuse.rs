@@ -17,7 +17,7 @@ use crate::base::log::{debug, warn};
 use crate::http::codec::{
     DateCache, Decoder, Framing, HeadMemory, Refusal, RequestHead, encode, is_to_head, parse_head,
 };
-use crate::web::body::{BodyKind, status_of_store};
+use crate::web::body::status_of_store;
 use crate::web::response::{busy, plain};
 
 const TIMED_OUT: Refusal =
@@ -103,7 +103,7 @@ impl Exchange<'_> {
     /// through the handler's wrappers.
     pub(super) fn answer_unread(&mut self, request: &mut RoutedRequest) -> Flow {
         let after = After::Close(CloseReason::BodyUnread);
-        self.answer(&mut request.head, &mut request.route, BodyKind::Empty, after)
+        self.answer(&mut request.head, &mut request.route, after)
     }
 
     /// Answers a request as a guard has decided, before its body is received. A short body is dropped and the connection
@@ -114,11 +114,11 @@ impl Exchange<'_> {
         let after = match head.framing {
             Framing::Length(n) if n <= budget && !head.expect_continue => {
                 let decoder = Decoder::new(head.framing, &self.common.limits);
-                After::Discard(Unread { decoder, budget })
+                After::Discard(Box::new(Unread { decoder, budget }))
             }
             _ => After::Close(CloseReason::BodyUnread),
         };
-        self.answer(head, route, BodyKind::Empty, after)
+        self.answer(head, route, after)
     }
 }
 

@@ -89,9 +89,11 @@ impl Exchange<'_> {
             waited: Duration::ZERO,
             deadline: deadline.clone(),
         });
-        let body = BodyKind::Source { source: Box::new(lease.clone()), left: length };
+        if let Some(request) = &mut head.request {
+            *request.body_mut().kind_mut() = BodyKind::Source { source: Box::new(lease.clone()), left: length };
+        }
         self.prepare_call(route)?;
-        self.call(head, route, body, deadline, |exchange| {
+        self.call(head, route, deadline, |exchange| {
             exchange.drained = false;
             let Some(upload) = lease.end() else { return After::Close(CloseReason::BodyUnread) };
             exchange.worker.input.load(upload.unused());
@@ -230,7 +232,7 @@ impl Upload {
             // The client was never asked to send it, or it is malformed, or too long. The response announces the close.
             After::Close(CloseReason::BodyUnread)
         } else {
-            After::Discard(Unread { decoder: self.decoder, budget })
+            After::Discard(Box::new(Unread { decoder: self.decoder, budget }))
         }
     }
 
