@@ -118,20 +118,22 @@ thread_local! {
     static SPARE: Cell<Option<Parts>> = const { Cell::new(None) };
 }
 
-/// Keeps the memory of a head that was sent.
-pub(crate) fn recycle(mut parts: Parts) {
+/// Keeps the memory of a response's head that was sent.
+pub(crate) fn recycle(sent: Option<Response>) {
     const MOST: usize = 32;
-    if parts.headers.capacity() <= MOST && parts.extensions.is_empty() {
-        let is_type_alone = parts.headers.len() == 1 && parts.headers.keys().next() == Some(&CONTENT_TYPE);
-        match parts.headers.values_mut().next() {
-            // The next response most likely has this field, and to replace its value costs a fifth of an insertion.
-            Some(value) if is_type_alone => *value = TEXT,
-            _ => parts.headers.clear(),
-        }
-        (parts.status, parts.version) = (StatusCode::OK, Version::HTTP_11);
-        // A thread that is ending keeps nothing.
-        let _ = SPARE.try_with(|spare| spare.set(Some(parts)));
+    let Some((mut parts, _)) = sent.map(Response::into_parts) else { return };
+    if parts.headers.capacity() > MOST || !parts.extensions.is_empty() {
+        return;
     }
+    let is_type_alone = parts.headers.len() == 1 && parts.headers.keys().next() == Some(&CONTENT_TYPE);
+    match parts.headers.values_mut().next() {
+        // The next response most likely has this field, and to replace its value costs a fifth of an insertion.
+        Some(value) if is_type_alone => *value = TEXT,
+        _ => parts.headers.clear(),
+    }
+    (parts.status, parts.version) = (StatusCode::OK, Version::HTTP_11);
+    // A thread that is ending keeps nothing.
+    let _ = SPARE.try_with(|spare| spare.set(Some(parts)));
 }
 
 /// The value is not logged: it may be a secret.
@@ -653,6 +655,26 @@ mod tests {
         fields.sort();
         let body = response.body_mut().read_text().unwrap();
         format!("{} [{}] {body:?}", response.status().as_u16(), fields.join(", "))
+    }
+
+    #[test]
+    fn nothing_of_a_sent_head_is_in_the_next_response() {
+        let with_two = [(CONTENT_TYPE, "a/b"), (CONTENT_TYPE, "c/d")];
+        let sent = [
+            "a".into_response(),
+            (StatusCode::NOT_FOUND, Html("a")).into_response(),
+            (with_two, "a").into_response(),
+            ([(LOCATION, "/")], "a").into_response(),
+            ([(LOCATION, "/")], ()).into_response(),
+            http::Response::builder().version(Version::HTTP_10).extension(7).body("a".into()).unwrap(),
+        ];
+        for response in sent {
+            let what = format!("{:?}", response.headers());
+            recycle(Some(response));
+            let next = b"x".into_response();
+            assert_eq!((next.version(), next.extensions().is_empty()), (Version::HTTP_11, true), "{what}");
+            assert_eq!(shown(next), "200 [content-type: application/octet-stream] \"x\"", "{what}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::sync::PoisonError;
 use std::time::Instant;
 
-use http::StatusCode;
+use http::{Extensions, StatusCode};
 
 use super::progress::After;
 use super::read_head::RoutedRequest;
@@ -24,6 +24,7 @@ use crate::base::requests::SeriesKey;
 use crate::http::codec::RequestHead;
 use crate::web::handler::deadline::Deadline;
 use crate::web::handler::{Panics, RouteMatch, answer};
+use crate::web::response::recycle;
 use crate::web::wrap::RequestId;
 
 impl Exchange<'_> {
@@ -69,14 +70,15 @@ impl Exchange<'_> {
         let run = latency.start(self.now);
         self.worker.current_request.begin(&summary.text, run.begin());
         let panics = Panics::default();
-        let mut response = answer(&*listener_handler.handler.0, request, route, &panics);
+        let mut place = None;
+        let response = answer(&*listener_handler.handler.0, request, route, &panics, &mut place);
         (self.now, self.is_current) = (Instant::now(), true);
         let latency = route.latency().unwrap_or(&listener_handler.latency);
         let took = latency.finish(&run, self.now);
-        self.end_call(panics, response.extensions().get());
+        self.end_call(panics, response.extensions());
         let answered = match watch {
             None => ControlFlow::Continue(()),
-            Some(watch) => self.end_watch(watch, &mut response),
+            Some(watch) => self.end_watch(watch, response),
         };
         if let Some(recorder) = &mut self.worker.recorder {
             let status = match &answered {
@@ -89,12 +91,16 @@ impl Exchange<'_> {
         }
         let after = after(self);
         answered?;
-        self.respond(summary, response, after)
+        let flow = self.respond(summary, response, after);
+        recycle(place);
+        flow
     }
 
-    fn end_call(&self, mut panics: Panics, id: Option<&RequestId>) {
+    fn end_call(&self, mut panics: Panics, extensions: &Extensions) {
         let panics = panics.get_mut().unwrap_or_else(PoisonError::into_inner);
-        panics.drain(..).for_each(|panic| self.report_panic(panic, id));
+        if !panics.is_empty() {
+            panics.drain(..).for_each(|panic| self.report_panic(panic, extensions.get()));
+        }
         self.worker.current_request.end();
     }
 
@@ -109,7 +115,7 @@ impl Exchange<'_> {
         route.attach(request);
         route.ask_guards(&*self.listener_handler().handler.0, request, Some(&panics));
         self.now = Instant::now();
-        self.end_call(panics, None);
+        self.end_call(panics, &Extensions::new());
         ControlFlow::Continue(())
     }
 

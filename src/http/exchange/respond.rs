@@ -16,7 +16,7 @@ use crate::base::log::{error, warn};
 use crate::http::codec::RequestSummary;
 use crate::http::codec::encode::{self, BodyFraming, BodyLength, ResponseHead};
 use crate::web::body::BodyKind;
-use crate::web::response::{ResponseExt, busy, plain, recycle};
+use crate::web::response::{ResponseExt, busy, plain};
 
 /// The framing of a response, and the thread reserved for it.
 struct Prepared {
@@ -27,24 +27,24 @@ struct Prepared {
 
 impl Exchange<'_> {
     /// Sends a response. `after` is what becomes of the connection as far as the request's body is concerned.
-    pub(super) fn respond(&mut self, request: &RequestSummary, mut response: Response, after: After) -> Flow {
-        self.add_error_page(request, &mut response);
+    pub(super) fn respond(&mut self, request: &RequestSummary, response: &mut Response, after: After) -> Flow {
+        self.add_error_page(request, response);
         let status = response.status();
         let mut ending = Ending::of(response.extensions_mut(), status);
         // A replacement is in memory and has a final status, and is never replaced in turn.
         let Prepared { framing, thread } = loop {
-            match self.prepare(request, &mut response, &after) {
+            match self.prepare(request, response, &after) {
                 Ok(prepared) => break prepared,
                 Err(status) => {
                     let mut replacement = instead(status, response.headers(), &request.text);
                     self.add_error_page(request, &mut replacement);
-                    let replaced = std::mem::replace(&mut response, replacement);
+                    let replaced = std::mem::replace(response, replacement);
                     self.drop_users(replaced, &request.text);
                     ending.iter_mut().for_each(|ending| ending.set_status(status));
                 }
             }
         };
-        let after = self.keep_or_close(request, &response, framing, after);
+        let after = self.keep_or_close(request, response, framing, after);
         self.note_last(&after, &request.text);
         let head = ResponseHead {
             version: request.version,
@@ -59,9 +59,7 @@ impl Exchange<'_> {
         if !response.extensions().is_empty() {
             self.drop_users(std::mem::take(response.extensions_mut()), &request.text);
         }
-        let (parts, body) = response.into_parts();
-        recycle(parts);
-        let body = match (body.into_kind(), thread) {
+        let body = match (response.body_mut().take_kind(), thread) {
             (BodyKind::Upgrade(speak), Some(thread)) => {
                 self.client.buffered = self.worker.input.take();
                 return self.detach(thread, Task::Upgrade { speak, ending }, request);

@@ -159,3 +159,26 @@ impl WorkerState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_running_request_is_seen_until_its_handler_ends() {
+        let current = CurrentRequest::default();
+        assert_eq!(current.read(), None);
+        let path = "p".repeat(2000);
+        let heads = [
+            ("GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), "GET /a"),
+            (format!("GET /{path} HTTP/1.1\r\nHost: h\r\n\r\n"), &*format!("GET /{path}")),
+            (format!("GET /c HTTP/1.1\nX: {path}\n\n"), "GET /c"),
+        ];
+        for (head, what) in heads {
+            current.begin(head.as_bytes(), Instant::now());
+            assert_eq!(current.get().unwrap().0, what);
+            current.end();
+            assert!(current.get().is_none());
+        }
+    }
+}

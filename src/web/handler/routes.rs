@@ -84,25 +84,39 @@ pub(crate) fn call_by_hand(routes: &dyn Routes, mut request: Request) -> Respons
 }
 
 /// Answers a request for a server: a panic becomes a 500, which the wrappers around the handler see, and is added to
-/// `panics`.
+/// `panics`. The response stays in `place`, because it is large.
 #[inline]
-pub(crate) fn answer(
+pub(crate) fn answer<'r>(
     handler: &dyn Handler,
     request: &mut Option<Request>,
     found: &mut RouteMatch,
     panics: &Panics,
-) -> Response {
+    place: &'r mut Option<Response>,
+) -> &'r mut Response {
     if let Some(request) = request {
         found.attach(request);
         if found.has_guards() {
             found.ask_guards(handler, request, Some(panics));
         }
     }
-    Call::new(found, request, Some(panics)).contained(handler)
+    let call = Call::new(found, request, Some(panics));
+    contained(panics, place, || handler.call_on_route(call))
 }
 
 /// The panics of one call.
 pub(crate) type Panics = Mutex<Vec<Box<dyn Any + Send>>>;
+
+/// Calls a handler. A panic becomes a 500.
+fn contained<'r>(
+    panics: &Panics,
+    place: &'r mut Option<Response>,
+    call: impl FnOnce() -> Response,
+) -> &'r mut Response {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| *place = Some(call()))) {
+        lock(panics).push(panic);
+    }
+    place.get_or_insert_with(|| plain(StatusCode::INTERNAL_SERVER_ERROR))
+}
 
 /// One call of a handler, on its way from the outermost wrapper or router to the handler that answers.
 pub struct Call<'a> {
@@ -175,18 +189,10 @@ impl<'a> Call<'a> {
     /// Calls `handler` with a wrapper's request.
     pub(super) fn with_request(self, handler: &dyn Handler, request: Request) -> Response {
         *self.request = Some(request);
-        self.contained(handler)
-    }
-
-    /// Calls `handler`. With a server, a panic becomes a 500.
-    fn contained(self, handler: &dyn Handler) -> Response {
         let Some(panics) = self.panics else { return handler.call_on_route(self) };
-        let mut response = None;
-        let call = || response = Some(handler.call_on_route(self));
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
-            lock(panics).push(panic);
-        }
-        response.unwrap_or_else(|| plain(StatusCode::INTERNAL_SERVER_ERROR))
+        let mut place = None;
+        contained(panics, &mut place, || handler.call_on_route(self));
+        place.unwrap_or_default()
     }
 }
 

@@ -258,8 +258,9 @@ mod tests {
             found.refuse(plain(status));
         }
         let panics = Panics::default();
-        let response = answer(handler, &mut Some(request), &mut found, &panics);
-        (shown(response), panics.into_inner().unwrap().len())
+        let mut response = None;
+        answer(handler, &mut Some(request), &mut found, &panics, &mut response);
+        (shown(response.unwrap()), panics.into_inner().unwrap().len())
     }
 
     #[test]
@@ -364,8 +365,9 @@ mod tests {
             ("500 500 Internal Server Error route 1".to_owned(), 1)
         );
         let caught = Panics::default();
-        let response = answer(&panics, &mut Some(request("GET /")), &mut RouteMatch::default(), &caught);
-        assert_eq!(shown(response), "500 500 Internal Server Error\n");
+        let (mut asked, mut response) = (Some(request("GET /")), None);
+        answer(&panics, &mut asked, &mut RouteMatch::default(), &caught, &mut response);
+        assert_eq!(shown(response.unwrap()), "500 500 Internal Server Error\n");
         assert_eq!(caught.into_inner().unwrap()[0].downcast_ref::<&str>(), Some(&"as the test wants it"));
         let alone = catch_unwind(AssertUnwindSafe(|| handler.call(request("GET /"))));
         assert!(alone.is_err(), "without a server the test must see it");

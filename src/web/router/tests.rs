@@ -35,8 +35,9 @@ fn check(router: &Router, cases: &[(&str, &str)]) {
         let mut found = find_route(router, request.method(), request.uri().path());
         assert!(found.is_refused() || found.latency().is_some(), "{line}");
         let panics = Panics::default();
-        let got = answer(router, &mut Some(request), &mut found, &panics);
-        assert_eq!(shown(got), *want, "{line}, by a server");
+        let mut got = None;
+        answer(router, &mut Some(request), &mut found, &panics, &mut got);
+        assert_eq!(shown(got.unwrap()), *want, "{line}, by a server");
         assert!(panics.into_inner().unwrap().is_empty());
     }
 }
