@@ -112,9 +112,8 @@ fn own_length(headers: &HeaderMap) -> Option<u64> {
 
 /// Whether the handler wants the connection closed.
 pub(crate) fn says_close(headers: &HeaderMap) -> bool {
-    let close = |value: &HeaderValue| {
-        elements(value.as_bytes()).any(|option| option.eq_ignore_ascii_case(b"close"))
-    };
+    let close =
+        |value: &HeaderValue| elements(value.as_bytes()).any(|option| option.eq_ignore_ascii_case(b"close"));
     // Most responses have few fields, and comparing names costs less than hashing one.
     headers.iter().any(|(name, value)| *name == CONNECTION && close(value))
 }

@@ -29,12 +29,7 @@ use crate::web::wrap::RequestId;
 
 impl Exchange<'_> {
     /// Calls the handler and sends its response.
-    pub(super) fn answer(
-        &mut self,
-        head: &mut RequestHead,
-        route: &mut RouteMatch,
-        after: After,
-    ) -> Flow {
+    pub(super) fn answer(&mut self, head: &mut RequestHead, route: &mut RouteMatch, after: After) -> Flow {
         self.prepare_call(route)?;
         let deadline = route.deadline();
         self.call(head, route, deadline, |_| after)

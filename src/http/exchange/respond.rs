@@ -27,7 +27,12 @@ struct Prepared {
 
 impl Exchange<'_> {
     /// Sends a response. `after` is what becomes of the connection as far as the request's body is concerned.
-    pub(super) fn respond(&mut self, request: &RequestSummary, response: &mut Response, after: After) -> Flow {
+    pub(super) fn respond(
+        &mut self,
+        request: &RequestSummary,
+        response: &mut Response,
+        after: After,
+    ) -> Flow {
         self.add_error_page(request, response);
         let status = response.status();
         let mut ending = Ending::of(response.extensions_mut(), status);

@@ -90,7 +90,8 @@ impl Exchange<'_> {
             deadline: deadline.clone(),
         });
         if let Some(request) = &mut head.request {
-            *request.body_mut().kind_mut() = BodyKind::Source { source: Box::new(lease.clone()), left: length };
+            *request.body_mut().kind_mut() =
+                BodyKind::Source { source: Box::new(lease.clone()), left: length };
         }
         self.prepare_call(route)?;
         self.call(head, route, deadline, |exchange| {
