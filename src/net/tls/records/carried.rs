@@ -60,10 +60,14 @@ impl Carried {
     /// The bytes for another process, which are wiped when they are dropped.
     pub(crate) fn encode(&self) -> Zeroizing<Vec<u8>> {
         let Carried { parts, client, incoming, plain } = self;
-        // Without growing, which would leave copies behind.
-        let certificates = client.certificates.iter().map(|der| der.len().saturating_add(3)).sum::<usize>();
-        let fixed = 1_024_usize;
-        let room = [fixed, certificates, incoming.len(), plain.len()].iter().sum();
+        let name = client.server_name.as_deref().unwrap_or_default();
+        let alpn = client.alpn.as_deref().unwrap_or_default();
+        // It must not grow, which would leave a copy of the keys behind.
+        let certificates = client.certificates.iter().map(|der| der.len().saturating_add(3)).sum();
+        let keys = [&parts.tx, &parts.rx].iter().map(|(material, _)| material.len().saturating_add(9)).sum();
+        let fixed = 3 + 1 + 1 + 1 + 4 + 4;
+        let room =
+            [fixed, keys, name.len(), alpn.len(), certificates, incoming.len(), plain.len()].iter().sum();
         let mut out = Zeroizing::new(Vec::with_capacity(room));
         out.push(FORMAT);
         out.extend_from_slice(&u16::from(parts.suite.id).to_be_bytes());
@@ -71,8 +75,8 @@ impl Carried {
             out.extend_from_slice(&seq.to_be_bytes());
             put(&mut out, 1, material);
         }
-        put(&mut out, 1, client.server_name.as_deref().unwrap_or_default().as_bytes());
-        put(&mut out, 1, client.alpn.as_deref().unwrap_or_default());
+        put(&mut out, 1, name.as_bytes());
+        put(&mut out, 1, alpn);
         out.push(u8::try_from(client.certificates.len()).unwrap_or(u8::MAX));
         for der in &client.certificates {
             put(&mut out, 3, der);

@@ -32,6 +32,7 @@ fn what_is_carried_arrives() {
     check(CASES, 8 << 10, |u| {
         let sent = carried(u)?;
         let encoded = sent.encode();
+        assert_eq!(encoded.capacity(), encoded.len(), "it has grown, and left keys behind");
         let got = Carried::decode(&encoded).unwrap();
         assert_eq!(got.parts.suite.id, sent.parts.suite.id);
         assert!(got.parts.tx == sent.parts.tx && got.parts.rx == sent.parts.rx);
@@ -86,11 +87,5 @@ fn bounds_are_those_of_the_encoding() {
         let carried = Carried { parts, client, incoming: incoming.into(), plain: plain.into() };
         let encoded = carried.encode();
         assert_eq!(Carried::decode(&encoded).is_some(), fits, "{}", encoded.len());
-        if fits {
-            assert!(
-                encoded.capacity() == encoded.len() || encoded.len() <= 1_024 + (100 << 10),
-                "it did not grow"
-            );
-        }
     }
 }
