@@ -26,7 +26,7 @@ use heirloom::{RouteLimits, limited};
 const USAGE: &str =
     "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--control PATH] [--any-parent] [--store-listeners] [--supervise]
     [--drain-without-main-ms N] [--unix PATH] [--admin ADDR]
-    [--tls-listen ADDR --cert F --key F] [--tls-own-records]
+    [--tls-listen ADDR --cert F --key F [--ticket-keys F]] [--tls-own-records]
     [--probation-ms N] [--ready-timeout-ms N] [--drain-timeout-ms N] [--lame-duck-ms N]
     [--idle-grace-ms N] [--close-spread-ms N] [--head-timeout-ms N] [--idle-timeout-ms N]";
 
@@ -46,7 +46,7 @@ fn main() -> Result<(), heirloom::Error> {
     for name in flags.listen {
         server = server.listen(name);
     }
-    server = tls(server, flags.tls, flags.tls_own_records);
+    server = tls(server, flags.tls);
     if let Some(name) = flags.admin {
         server = server.admin(name);
     }
@@ -81,20 +81,18 @@ fn main() -> Result<(), heirloom::Error> {
 }
 
 #[cfg(feature = "tls")]
-fn tls(server: Server, flags: Option<[String; 3]>, own_records: bool) -> Server {
-    match flags {
-        Some([listen, cert, key]) => {
-            let tls = heirloom::tls::Tls::from_files(cert, key);
-            let tls = if own_records { tls.carried_at_once() } else { tls };
-            server.listen(Listen::new(listen).tls(tls))
-        }
-        None => server,
-    }
+fn tls(server: Server, flags: TlsFlags) -> Server {
+    let (Some(listen), Some(cert), Some(key)) = (flags.listen, flags.cert, flags.key) else { return server };
+    let tls = heirloom::tls::Tls::from_files(cert, key);
+    let tls = flags.ticket_keys.into_iter().fold(tls, heirloom::tls::Tls::ticket_keys);
+    let tls = if flags.own_records { tls.carried_at_once() } else { tls };
+    server.listen(Listen::new(listen).tls(tls))
 }
 
 #[cfg(not(feature = "tls"))]
-fn tls(server: Server, flags: Option<[String; 3]>, _own_records: bool) -> Server {
-    if flags.is_some() {
+fn tls(server: Server, flags: TlsFlags) -> Server {
+    let TlsFlags { listen, cert, key, ticket_keys, own_records } = flags;
+    if own_records || [listen, cert, key, ticket_keys].iter().any(Option::is_some) {
         usage("--tls-listen: built without the feature tls");
     }
     server
@@ -250,12 +248,19 @@ fn upgrade(req: &Request, pause: Option<Duration>) -> impl IntoResponse + use<> 
     (StatusCode::SWITCHING_PROTOCOLS, head, Body::upgrade(speak))
 }
 
+#[derive(Default)]
+struct TlsFlags {
+    listen: Option<String>,
+    cert: Option<String>,
+    key: Option<String>,
+    ticket_keys: Option<String>,
+    /// For the tests of heirloom alone.
+    own_records: bool,
+}
+
 struct Flags {
     listen: Vec<String>,
-    /// Address, certificate, key.
-    tls: Option<[String; 3]>,
-    /// For the tests of heirloom alone.
-    tls_own_records: bool,
+    tls: TlsFlags,
     admin: Option<String>,
     pid_file: Option<String>,
     control: Option<String>,
@@ -271,8 +276,7 @@ impl Flags {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Flags, String> {
         let mut flags = Flags {
             listen: Vec::new(),
-            tls: None,
-            tls_own_records: false,
+            tls: TlsFlags::default(),
             admin: None,
             pid_file: None,
             control: None,
@@ -283,7 +287,6 @@ impl Flags {
             workers: 32,
             timeouts: Timeouts::default(),
         };
-        let mut tls = [None, None, None];
         while let Some(flag) = args.next() {
             if let "--help" | "-h" = flag.as_str() {
                 return Err("every feature on one server".to_owned());
@@ -293,7 +296,7 @@ impl Flags {
                 continue;
             }
             if flag == "--tls-own-records" {
-                flags.tls_own_records = true;
+                flags.tls.own_records = true;
                 continue;
             }
             if flag == "--any-parent" {
@@ -310,9 +313,10 @@ impl Flags {
             match flag.as_str() {
                 "--listen" => flags.listen.push(value),
                 "--unix" => flags.listen.push(format!("unix:{value}")),
-                "--tls-listen" => tls[0] = Some(value),
-                "--cert" => tls[1] = Some(value),
-                "--key" => tls[2] = Some(value),
+                "--tls-listen" => flags.tls.listen = Some(value),
+                "--cert" => flags.tls.cert = Some(value),
+                "--key" => flags.tls.key = Some(value),
+                "--ticket-keys" => flags.tls.ticket_keys = Some(value),
                 "--admin" => flags.admin = Some(value),
                 "--pid-file" => flags.pid_file = Some(value),
                 "--control" => flags.control = Some(value),
@@ -329,16 +333,15 @@ impl Flags {
                 _ => return Err(format!("{flag}: not understood")),
             }
         }
-        flags.tls = match tls {
-            [None, None, None] => None,
-            [Some(listen), Some(cert), Some(key)] => Some([listen, cert, key]),
-            _ => return Err("--tls-listen, --cert and --key want each other".to_owned()),
-        };
+        let TlsFlags { listen, cert, key, .. } = &flags.tls;
+        if ![cert, key].iter().all(|file| file.is_some() == listen.is_some()) {
+            return Err("--tls-listen, --cert and --key want each other".to_owned());
+        }
         Ok(flags)
     }
 
     fn listens(&self) -> bool {
-        !self.listen.is_empty() || self.tls.is_some() || self.admin.is_some()
+        !self.listen.is_empty() || self.tls.listen.is_some() || self.admin.is_some()
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Counters {
     workers_replaced: AtomicU64,
     handed_over: AtomicU64,
     deadlines_passed: AtomicU64,
+    handshakes_full: AtomicU64,
+    handshakes_resumed: AtomicU64,
     closes: Box<[AtomicU64]>,
     last_closes: LastCloses,
 }
@@ -41,6 +43,8 @@ impl Counters {
             workers_replaced: AtomicU64::new(0),
             handed_over: AtomicU64::new(0),
             deadlines_passed: AtomicU64::new(0),
+            handshakes_full: AtomicU64::new(0),
+            handshakes_resumed: AtomicU64::new(0),
             closes: CloseReason::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             last_closes,
         }
@@ -71,6 +75,11 @@ impl Counters {
 
     pub(crate) fn deadline_passed(&self) {
         add(&self.deadlines_passed);
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn handshake(&self, is_resumed: bool) {
+        add(if is_resumed { &self.handshakes_resumed } else { &self.handshakes_full });
     }
 
     pub(crate) fn closed(&self, reason: CloseReason) {
@@ -182,6 +191,8 @@ impl AllCounters {
         stats.workers_replaced = sum(&|t| &t.workers_replaced);
         stats.handed_over = sum(&|t| &t.handed_over);
         stats.deadlines_passed = sum(&|t| &t.deadlines_passed);
+        stats.handshakes_full = sum(&|t| &t.handshakes_full);
+        stats.handshakes_resumed = sum(&|t| &t.handshakes_resumed);
         for class in 0..5 {
             stats.responses[class] = sum(&|t| &t.responses[class]);
         }
@@ -287,7 +298,11 @@ pub struct Stats {
     pub handed_over: u64,
     /// Handlers that had not returned at their route's [`deadline`](crate::deadline()): the client got a 503.
     pub deadlines_passed: u64,
-    /// Those of them that run now, each on a worker.
+    /// TLS handshakes that were completed in full.
+    pub handshakes_full: u64,
+    /// TLS handshakes that resumed an earlier session.
+    pub handshakes_resumed: u64,
+    /// Handlers past their deadline that run now, each on a worker.
     pub handlers_past_deadline: u64,
     /// Requests in flight: started and not finished.
     pub in_flight: u64,
@@ -332,6 +347,8 @@ impl Stats {
             workers_replaced: 0,
             handed_over: 0,
             deadlines_passed: 0,
+            handshakes_full: 0,
+            handshakes_resumed: 0,
             handlers_past_deadline: 0,
             in_flight: 0,
             queued: 0,
@@ -353,6 +370,8 @@ impl Stats {
         f("workers_replaced", &mut self.workers_replaced);
         f("handed_over", &mut self.handed_over);
         f("deadlines_passed", &mut self.deadlines_passed);
+        f("handshakes_full", &mut self.handshakes_full);
+        f("handshakes_resumed", &mut self.handshakes_resumed);
         for (class, count) in (1..).zip(&mut self.responses) {
             f(&format!("responses.{class}xx"), count);
         }

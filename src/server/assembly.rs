@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::net::acceptor::{AcceptorCommand, Parking};
 use crate::net::connection::Ready;
 use crate::net::listener::Listener;
 use crate::net::scheduler::queue::{Backlog, Queue};
+use crate::net::transfer::ServiceKeys;
 use crate::process::control::Engine;
 use crate::process::handover::Passed;
 use litemap::LiteMap;
@@ -36,6 +37,7 @@ pub(crate) struct Assembly<P> {
     pub(crate) connections_limit: usize,
     pub(crate) files: Files,
     pub(crate) records: Arc<Records>,
+    pub(crate) keys: ServiceKeys,
 }
 
 /// The threads that work on the connections.
@@ -126,6 +128,14 @@ impl<P: fmt::Debug + Send> Engine for Assembly<P> {
     fn close_last(&self) {
         self.release_listeners();
         self.parking.command(AcceptorCommand::CloseLast);
+    }
+
+    fn pass_keys(&self, channel: BorrowedFd<'_>) {
+        self.keys.pass_on(channel);
+    }
+
+    fn rotate_keys(&self) {
+        self.keys.rotate();
     }
 
     fn hand_connections(&self, channel: OwnedFd) {

@@ -25,6 +25,7 @@ use crate::net::connection::{Portable, Ready};
 use crate::net::listener::{Listener, ListenerConfig};
 use crate::net::scheduler::queue::Queue;
 use crate::net::sockets::{self, OpenedListeners};
+use crate::net::transfer::ServiceKeys;
 use crate::process::config::{AboveConfig, ProcessConfig};
 use crate::process::control::socket::Bound;
 use crate::process::control::{Control, Facts, Inbox, Predecessor};
@@ -85,6 +86,7 @@ pub(crate) struct Context<P> {
     pub(crate) listeners: Vec<String>,
     /// Descriptors besides those of connections.
     pub(crate) descriptors: Budget,
+    keys: ServiceKeys,
 }
 
 /// A service that was started.
@@ -253,6 +255,7 @@ fn start<S: Service>(
         wait_group: WaitGroup::new(),
         listeners: listeners.iter().map(|listener| listener.config.name.clone()).collect(),
         descriptors,
+        keys: ServiceKeys::of(&listeners),
     };
     let parts = service.start(&context)?;
     context.handle.shared.generation.store(facts.generation, Ordering::Relaxed);
@@ -341,6 +344,7 @@ fn assemble<P: Portable>(
         files: Arc::clone(&shared.files),
         names: context.listeners,
         records: Arc::clone(&shared.records),
+        keys: context.keys,
     });
     let inbox = Arc::clone(&shared.inbox);
     assembly.wait_group.report_ends(move || inbox.event(Event::Drained));
@@ -365,6 +369,7 @@ fn acceptor_setup<P: Portable>(
         limits: context.limits.clone(),
         process: ConnInfo { files, ..ConnInfo::new(None, shared.phase.clone(), generation) },
         all_counters: shared.records.counters.clone(),
+        keys: context.keys.clone(),
         busy,
         report: Arc::new(move |news| {
             inbox.event(match news {

@@ -24,6 +24,7 @@ impl Exchange<'_> {
         match self.client.stream.shake_hands() {
             Ok(Handshake::Done) => {
                 let (stream, conn_info) = (&self.client.stream, &self.client.conn_info);
+                self.worker.counters.handshake(stream.is_resumed());
                 let (proxy, listener) = (conn_info.proxy, conn_info.listener.clone());
                 let plain = conn_info.of_connection(conn_info.peer, proxy, listener, stream.socket());
                 self.client.conn_info = Arc::new(ConnInfo { tls: stream.tls_info(), ..plain });

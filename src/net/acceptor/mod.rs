@@ -38,7 +38,7 @@ use crate::net::connection::{Portable, Ready};
 use crate::net::listener::Listener;
 use crate::net::scheduler::policy::LOOK;
 use crate::net::scheduler::queue::{Backlog, Probe, Queue};
-use crate::net::transfer::Transfers;
+use crate::net::transfer::{ServiceKeys, Transfers};
 
 use connections::Connections;
 use event::AcceptorSource;
@@ -74,6 +74,7 @@ pub(crate) struct Setup<P> {
     /// What all connections of this process have in common.
     pub(crate) process: ConnInfo,
     pub(crate) all_counters: AllCounters,
+    pub(crate) keys: ServiceKeys,
     /// The answer to a connection for which no worker had time.
     pub(crate) busy: Box<dyn FnMut() -> Vec<u8> + Send>,
     pub(crate) report: Report,
@@ -94,7 +95,7 @@ impl<P: Portable> Acceptor<P> {
         let listeners = setup.listeners.clone();
         let counters = setup.all_counters.clone();
         Acceptor {
-            transfers: Transfers::new(&listeners, setup.limits.connections, counters),
+            transfers: Transfers::new(&listeners, setup.limits.connections, counters, setup.keys.clone()),
             listeners: Listeners::new(listeners, &setup.limits),
             next_sweep: Instant::now() + TICK,
             is_drained: false,
@@ -182,7 +183,11 @@ impl<P: Portable> Acceptor<P> {
     fn obey(&mut self, command: AcceptorCommand) -> ControlFlow<()> {
         let parking = Arc::clone(&self.connections.parking);
         match command {
-            AcceptorCommand::Accept => self.listeners.open(&parking),
+            AcceptorCommand::Accept => {
+                // What the predecessor has sent before GO.
+                self.transfers.receive_all(&mut self.connections);
+                self.listeners.open(&parking);
+            }
             AcceptorCommand::Share { names } => self.listeners.set_shared(names),
             AcceptorCommand::Pause => self.listeners.pause(&parking),
             AcceptorCommand::CloseShared => self.listeners.close_shared(&parking),

@@ -49,6 +49,11 @@ impl Stream {
         }
     }
 
+    /// Whether the handshake has resumed an earlier session.
+    pub(crate) fn is_resumed(&self) -> bool {
+        matches!(self, Stream::Tls(s) if s.lock().is_resumed())
+    }
+
     /// The result of the handshake.
     pub(crate) fn tls_info(&self) -> Option<TlsInfo> {
         match self {

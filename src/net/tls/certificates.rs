@@ -9,13 +9,15 @@ use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{
-    ClientHello, NoClientAuth, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier, danger,
+    ClientHello, NoClientAuth, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert,
+    WebPkiClientVerifier, danger,
 };
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 
-use super::clock::{Tickets, WallClock};
+use super::clock::WallClock;
 use super::records::TrafficSecrets;
+use super::tickets::{NoTickets, RingPlace, Scope, TicketKeyFiles, TicketKeys, Tickets};
 use super::{pem, reasons};
 use crate::base::error::Error;
 
@@ -29,6 +31,8 @@ pub(super) struct Spec {
     pub(super) pairs: Vec<(PathBuf, PathBuf)>,
     /// None: clients are not asked for certificates.
     pub(super) clients: Option<ClientAuth>,
+    /// Files with keys of session tickets. Empty: they are generated.
+    pub(super) ticket_keys: Vec<PathBuf>,
 }
 
 /// How clients are authenticated.
@@ -41,8 +45,8 @@ pub(super) struct ClientAuth {
 }
 
 impl Spec {
-    /// Reads the files.
-    pub(super) fn load(&self) -> Result<Loaded, Error> {
+    /// Reads the files. Tickets have keys of the ring at `place`, unless files have them.
+    pub(super) fn load(&self, place: &RingPlace) -> Result<Loaded, Error> {
         let provider = Arc::new(ring::default_provider());
         let pairs = self.pairs.iter();
         let keys = pairs.map(|(certificate, key)| pair(certificate, key, &provider));
@@ -58,9 +62,26 @@ impl Spec {
             .with_client_cert_verifier(clients)
             .with_cert_resolver(Arc::new(Chooser { keys: Arc::clone(&keys), asked: Arc::default() }));
         config.alpn_protocols = vec![HTTP_1_1.to_vec()];
-        config.ticketer = Arc::new(Tickets::new().map_err(broken)?);
+        match &self.clients {
+            None => config.ticketer = Arc::new(self.tickets(place, &keys)?),
+            Some(_) => {
+                config.ticketer = Arc::new(NoTickets);
+                config.session_storage = Arc::new(NoServerSessionStorage {});
+                config.send_tls13_tickets = 0;
+            }
+        }
         config.time_provider = Arc::new(WallClock);
         Ok(Loaded { config, keys })
+    }
+
+    fn tickets(&self, place: &RingPlace, pairs: &Keys) -> Result<Tickets, Error> {
+        let certificates = pairs.iter().filter_map(|pair| pair.cert.first());
+        let scope = Scope::of(certificates.map(|certificate| &**certificate));
+        let keys = match &self.ticket_keys[..] {
+            [] => TicketKeys::Generated(Arc::clone(place)),
+            files => TicketKeys::Files(TicketKeyFiles::load(files)?),
+        };
+        Ok(Tickets { keys, scope })
     }
 }
 
@@ -68,7 +89,8 @@ impl fmt::Debug for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pairs = self.pairs.iter().flat_map(|(certificate, key)| [certificate, key]);
         let clients = self.clients.iter().map(|auth| &auth.authorities);
-        f.debug_list().entries(pairs.chain(clients).map(|file| name(file))).finish()
+        let files = pairs.chain(clients).chain(&self.ticket_keys);
+        f.debug_list().entries(files.map(|file| name(file))).finish()
     }
 }
 
@@ -90,7 +112,7 @@ fn name(file: &Path) -> String {
     text
 }
 
-fn wrong(what: &str, file: &Path, why: impl fmt::Display) -> Error {
+pub(super) fn wrong(what: &str, file: &Path, why: impl fmt::Display) -> Error {
     Error::config(format!("can't use the {what} {}: {why}", name(file)))
 }
 

@@ -7,6 +7,7 @@ mod pem;
 mod reasons;
 mod records;
 mod session;
+mod tickets;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,6 +21,8 @@ pub(crate) use records::checks;
 #[cfg(test)]
 use session::Stays;
 pub(crate) use session::{Handshake, SessionError, TlsSession};
+use tickets::RingPlace;
+pub(crate) use tickets::{KeyRing, PassedKey};
 
 /// What a TLS listener needs: certificates with their keys, and which clients are accepted.
 ///
@@ -48,6 +51,7 @@ pub struct Tls {
     spec: Arc<Spec>,
     current: CurrentConfig,
     moves: Moves,
+    ring: RingPlace,
 }
 
 /// Whether a connection may leave `rustls`, for which it gives its keys.
@@ -69,8 +73,9 @@ impl Tls {
     /// PKCS#1, not encrypted). Both may be in one file. Line endings may be LF, CRLF, CR, the two characters `\n`, or
     /// missing.
     pub fn from_files(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Tls {
-        let none = Spec { pairs: Vec::new(), clients: None };
-        Tls { spec: Arc::new(none), current: Arc::default(), moves: Moves::Never }.and_files(certificate, key)
+        let none = Spec { pairs: Vec::new(), clients: None, ticket_keys: Vec::new() };
+        let (current, moves, ring) = (Arc::default(), Moves::Never, Arc::default());
+        Tls { spec: Arc::new(none), current, moves, ring }.and_files(certificate, key)
     }
 
     /// Adds a certificate. A client gets the first one that has the requested name (SNI) and a kind of key that the client
@@ -94,13 +99,29 @@ impl Tls {
         self.with(|spec| spec.clients = Some(ClientAuth { authorities: authorities.into(), required: false }))
     }
 
+    /// Takes the keys of session tickets from this file, for several hosts that serve the same names: a session of one is
+    /// resumed by the others. Default: keys are generated, rotated every six hours, and passed on at each handover.
+    ///
+    /// The file has the format of nginx, 48 or 80 random bytes, which are one key; or that of HAProxy, at least three lines
+    /// with as many bytes each in base64, of which the last three count: the last but one encrypts, all three decrypt. Further
+    /// files may be added by further calls: the first one has the key that encrypts, all keys of all files decrypt. No other user may be
+    /// able to read it (mode 600 or 640).
+    ///
+    /// A handover and [`Tls::reload`] read the file again. Rotate the keys at least every twelve hours, since one that is stolen
+    /// decrypts recorded TLS 1.2 connections whose tickets it has encrypted. Without effect together with
+    /// [`Tls::require_clients`] and [`Tls::request_clients`], where no session is resumed.
+    #[must_use]
+    pub fn ticket_keys(self, file: impl Into<PathBuf>) -> Tls {
+        self.with(|spec| spec.ticket_keys.push(file.into()))
+    }
+
     /// Reads the files again. New connections use the new content; open ones keep the old.
     ///
     /// # Errors
     /// What is wrong, and with which file; the old certificates stay in use. The text contains nothing from the file, and
     /// may be shown to clients.
     pub fn reload(&self) -> Result<(), Error> {
-        let loaded = self.spec.load()?;
+        let loaded = self.spec.load(&self.ring)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(loaded));
         Ok(())
     }
@@ -125,6 +146,17 @@ impl Tls {
         Arc::ptr_eq(&self.current, &other.current)
     }
 
+    /// The keys of its tickets, once a server has it.
+    pub(crate) fn key_ring(&self) -> Option<KeyRing> {
+        self.ring.get().cloned()
+    }
+
+    /// The keys of its tickets are in this ring from now on, unless it has one.
+    pub(crate) fn use_keys_of(&self, ring: &KeyRing) {
+        ring.is_used();
+        let _ = self.ring.set(ring.clone());
+    }
+
     /// The configuration for a connection that begins now.
     fn current(&self) -> Option<Arc<Loaded>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -133,7 +165,7 @@ impl Tls {
     /// Changes the specification. Clones that exist already keep theirs, and no longer belong to the same listener.
     fn with(mut self, change: impl FnOnce(&mut Spec)) -> Tls {
         change(Arc::make_mut(&mut self.spec));
-        self.current = Arc::default();
+        (self.current, self.ring) = (Arc::default(), Arc::default());
         self
     }
 }

@@ -7,6 +7,8 @@
 //!   always our child, its channel may have been passed to a third process, and a descriptor in flight keeps the other end
 //!   alive, which a pid does not.
 //! - **A record contains elapsed times, not remaining ones**: the successor's own timeouts apply.
+//! - **The keys of session tickets go first**, before GO, in a packet that is not answered: a predecessor that waited for an
+//!   answer of a version without such keys would wait in vain.
 //! - **Only plain text travels.** The state of a TLS session can't be passed on. A listener that speaks TLS takes no
 //!   connection from a predecessor: it would bypass the handshake, and the certificates that clients may have to show.
 
@@ -15,6 +17,7 @@ mod outbox;
 pub(crate) mod packet;
 mod receive;
 mod send;
+mod service_keys;
 
 use std::os::fd::OwnedFd;
 
@@ -26,6 +29,7 @@ use crate::net::listener::Listener;
 pub(crate) use outbox::{Outbox, is_portable};
 use receive::Receiver;
 use send::Sender;
+pub(crate) use service_keys::ServiceKeys;
 
 /// How many bytes of an unfinished request may go with its connection.
 pub(crate) const PORTABLE_BYTES: usize = 8 << 10;
@@ -88,11 +92,16 @@ impl ListenerNames {
 
 impl<P: Portable> Transfers<P> {
     /// `limit` is that of connections.
-    pub(crate) fn new(listeners: &[Listener], limit: usize, all_counters: AllCounters) -> Transfers<P> {
+    pub(crate) fn new(
+        listeners: &[Listener],
+        limit: usize,
+        all_counters: AllCounters,
+        keys: ServiceKeys,
+    ) -> Transfers<P> {
         Transfers {
             names: ListenerNames::new(listeners),
             sender: Sender::new(all_counters.clone()),
-            receiver: Receiver::new(limit, all_counters),
+            receiver: Receiver::new(limit, all_counters, keys),
         }
     }
 
@@ -127,6 +136,13 @@ impl<P: Portable> Transfers<P> {
 
     pub(crate) fn receive_from_predecessor(&mut self, key: u32, connections: &mut Connections<P>) {
         self.receiver.receive(key, &self.names, connections);
+    }
+
+    /// Takes what predecessors have sent so far.
+    pub(crate) fn receive_all(&mut self, connections: &mut Connections<P>) {
+        for key in self.receiver.channels() {
+            self.receive_from_predecessor(key, connections);
+        }
     }
 
     /// Sends what can be sent now.

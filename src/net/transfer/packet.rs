@@ -2,7 +2,8 @@
 //! a successor sends credit and receipts. A packet has lines of text like the lifecycle channel's, then the bytes of
 //! unfinished requests. Descriptors travel beside the packet, in the order of its lines.
 //!
-//! Processes of all versions since 4a81a84 exchange these packets: unknown words and keys are skipped.
+//! Processes of all versions since 4a81a84 exchange these packets: unknown words and keys are skipped. A receiver refuses a
+//! packet of an unknown word with a batch number, so `TICKETS`, which no receipt settles, has none.
 
 use std::fmt::Write;
 use std::io::{self, IoSlice};
@@ -15,6 +16,8 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use crate::base::sys;
 use crate::base::words::pairs;
 use crate::net::conn_info::ProxyHop;
+#[cfg(feature = "tls")]
+use crate::net::tls::PassedKey;
 use crate::process::handover::{escape, unescape};
 
 /// Connections in one packet. The kernel's own bound is 253 descriptors.
@@ -60,6 +63,9 @@ pub(crate) enum Packet {
     Channel { batch: u64, credit: usize },
     /// Counts to add to the receiver's counters, by name.
     Counts(Vec<(String, u64)>),
+    /// The keys of session tickets, the current one first. Before GO.
+    #[cfg(feature = "tls")]
+    Tickets(Vec<PassedKey>),
 }
 
 /// A packet of a successor.
@@ -103,10 +109,17 @@ impl Packet {
                 }
                 text.push('\n');
             }
+            #[cfg(feature = "tls")]
+            Packet::Tickets(keys) => PassedKey::encode_ages(keys, &mut text),
         }
         let mut packet = text.into_bytes();
-        if let Packet::Connections { records, .. } = self {
-            records.iter().for_each(|record| packet.extend_from_slice(&record.bytes));
+        match self {
+            Packet::Connections { records, .. } => {
+                records.iter().for_each(|record| packet.extend_from_slice(&record.bytes));
+            }
+            #[cfg(feature = "tls")]
+            Packet::Tickets(keys) => PassedKey::encode_secrets(keys, &mut packet),
+            Packet::Channel { .. } | Packet::Counts(_) => {}
         }
         packet
     }
@@ -129,8 +142,16 @@ impl Packet {
                 let count = |(name, n): &(&str, &str)| Some(((*name).to_owned(), n.parse().ok()?));
                 Packet::Counts(fields.iter().filter_map(count).collect())
             }
+            #[cfg(feature = "tls")]
+            "TICKETS" => Packet::Tickets(PassedKey::decode_all(&fields, rest)?),
             _ => return None,
         })
+    }
+
+    /// Whether a packet holds keys, so that its bytes are to be wiped.
+    #[cfg(feature = "tls")]
+    pub(crate) fn is_secret(packet: &[u8]) -> bool {
+        packet.starts_with(b"TICKETS")
     }
 
     /// The batch number of a packet that can't be decoded, so that it can be refused.
@@ -337,6 +358,13 @@ mod tests {
     }
 
     fn any_packet(u: &mut Unstructured<'_>) -> Result<Packet> {
+        #[cfg(feature = "tls")]
+        if u.ratio(1, 8)? {
+            let ages: [u32; 2] = u.arbitrary()?;
+            let ages = format!("{},{}", ages[0], ages[1]);
+            let secrets: [u8; 96] = u.arbitrary()?;
+            return Ok(Packet::Tickets(PassedKey::decode_all(&[("ages_ms", &ages)], &secrets).unwrap()));
+        }
         Ok(match u.int_in_range(0..=2)? {
             0 => Packet::Connections { batch: u.arbitrary()?, records: list(u, 0..=BATCH, any_record)? },
             1 => Packet::Channel { batch: u.arbitrary()?, credit: u.int_in_range(0..=WINDOW)? },
@@ -360,8 +388,9 @@ mod tests {
     /// What looks like a packet: words and keys that there are, with numbers of any length.
     fn almost_a_packet(u: &mut Unstructured<'_>) -> Result<String> {
         let digits = |u: &mut Unstructured<'_>, len| text(u, len, &['0'..='9']);
-        let mut packet = u.choose(&["CONNECTIONS", "CHANNEL", "COUNTS", "ACK", "NAK"])?.to_string();
-        for key in list(u, 0..=3, |u| u.choose(&["batch", "n", "credit", "bytes"]).copied())? {
+        let mut packet =
+            u.choose(&["CONNECTIONS", "CHANNEL", "COUNTS", "TICKETS", "ACK", "NAK"])?.to_string();
+        for key in list(u, 0..=3, |u| u.choose(&["batch", "n", "credit", "bytes", "ages_ms"]).copied())? {
             packet += &format!(" {key}={}", digits(u, 0..=20)?);
         }
         packet.push('\n');
@@ -395,6 +424,36 @@ mod tests {
             }
             Ok(())
         });
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn keys_are_whole_or_none_and_never_shown() {
+        let secrets: Vec<u8> = (0..3 * 48).collect();
+        let packet = |line: &str, keys: usize| [line.as_bytes(), b"\n", &secrets[..keys * 48]].concat();
+        for (line, keys, is_known) in [
+            ("TICKETS ages_ms=7", 1, true),
+            ("TICKETS later=1 ages_ms=7,8", 2, true),
+            ("TICKETS ages_ms=7,8,9", 3, false),
+            ("TICKETS ages_ms=7", 2, false),
+            ("TICKETS ages_ms=7,8", 1, false),
+            ("TICKETS ages_ms=", 0, false),
+            ("TICKETS ages_ms=-1", 1, false),
+            ("TICKETS", 1, false),
+        ] {
+            let packet = packet(line, keys);
+            let decoded = Packet::decode(&packet);
+            assert_eq!(decoded.is_some(), is_known, "{line}");
+            assert!(Packet::is_secret(&packet));
+            // Nobody answers it, whatever is wrong with it.
+            assert_eq!(Packet::batch_of(&packet), None);
+            let shown = format!("{decoded:?}");
+            assert!(!is_known || shown.contains("TicketKey { .. }") && !shown.contains("16, 17"), "{shown}");
+            if is_known {
+                assert_eq!(Packet::decode(&packet[..packet.len() - 1]), None);
+            }
+        }
+        assert!(!Packet::is_secret(b"COUNTS accepted=1\n"));
     }
 
     #[test]

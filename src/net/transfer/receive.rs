@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::ledger::ReceiverLedger;
 use super::packet::{self, ChannelRead, ConnectionRecord, Packet, Receipt, ReceivedPacket, Retry};
-use super::{ListenerName, ListenerNames};
+use super::{ListenerName, ListenerNames, ServiceKeys};
 use crate::base::log::{debug, info, warn};
 use crate::base::status::AllCounters;
 use crate::net::acceptor::connections::{Connections, Origin};
@@ -83,15 +83,21 @@ pub(super) struct Receiver {
     /// How many connections there may be.
     limit: usize,
     all_counters: AllCounters,
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there are none"))]
+    keys: ServiceKeys,
 }
 
 impl Receiver {
-    pub(super) fn new(limit: usize, all_counters: AllCounters) -> Receiver {
-        Receiver { channels: LiteMap::new(), next_key: 0, limit, all_counters }
+    pub(super) fn new(limit: usize, all_counters: AllCounters, keys: ServiceKeys) -> Receiver {
+        Receiver { channels: LiteMap::new(), next_key: 0, limit, all_counters, keys }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.channels.is_empty()
+    }
+
+    pub(super) fn channels(&self) -> Vec<u32> {
+        self.channels.keys().copied().collect()
     }
 
     pub(super) fn add<P>(&mut self, channel: OwnedFd, promised: usize, connections: &Connections<P>) {
@@ -130,7 +136,7 @@ impl Receiver {
     }
 
     pub(super) fn renew_credit<P>(&mut self, connections: &Connections<P>) {
-        for key in self.channels.keys().copied().collect::<Vec<_>>() {
+        for key in self.channels() {
             let room = self.room(connections);
             if let Some(channel) = self.channels.get_mut(&key) {
                 channel.renew(room);
@@ -178,7 +184,7 @@ impl Receiver {
         names: &ListenerNames,
         connections: &mut Connections<P>,
     ) {
-        let ReceivedPacket { packet, mut fds, truncated } = received;
+        let ReceivedPacket { mut packet, mut fds, truncated } = received;
         match Packet::decode(&packet) {
             Some(Packet::Connections { batch, records }) => {
                 let is_whole = !truncated && fds.len() == records.len();
@@ -194,6 +200,8 @@ impl Receiver {
                 }
             }
             Some(Packet::Counts(counts)) => self.all_counters.inherit(counts),
+            #[cfg(feature = "tls")]
+            Some(Packet::Tickets(keys)) => self.keys.adopt(keys),
             None => {
                 debug!("handover: skipped {} unknown bytes on the connection channel", packet.len());
                 if let Some(batch) = Packet::batch_of(&packet) {
@@ -202,6 +210,7 @@ impl Receiver {
                 }
             }
         }
+        ServiceKeys::wipe(&mut packet);
     }
 
     fn refuse<P>(&mut self, key: u32, batch: u64, came: usize, retry: Retry, connections: &Connections<P>) {

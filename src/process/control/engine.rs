@@ -1,6 +1,6 @@
 //! The running parts of a server, as the control loop sees them.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::base::records::Records;
@@ -20,6 +20,10 @@ pub(crate) trait Engine {
     fn close_shared(&self);
     /// Serve the clients that wait on the listeners, then close them; `ListenersClosed` follows.
     fn close_last(&self);
+    /// The successor gets by this channel, before GO, the keys that both will use. They stay as they are from now on.
+    fn pass_keys(&self, channel: BorrowedFd<'_>);
+    /// This generation has the service to itself: its keys may change with time.
+    fn rotate_keys(&self);
     /// The successor takes connections here, those of shared listeners.
     fn hand_connections(&self, channel: OwnedFd);
     /// Announce the close to every connection; `Drained` follows.

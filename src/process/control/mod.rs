@@ -227,7 +227,10 @@ impl<'a> Control<'a> {
         self.pass_history();
         self.pass_history_to_supervisor();
         match self.state.stage() {
-            Stage::Serving => info!("serving as generation {}", self.facts.generation; phase = "serving"),
+            Stage::Serving => {
+                self.engine.rotate_keys();
+                info!("serving as generation {}", self.facts.generation; phase = "serving");
+            }
             Stage::LameDuck => info!("lame duck: not ready, still accepting"; phase = "lame_duck"),
             _ => {}
         }
@@ -290,13 +293,7 @@ impl<'a> Control<'a> {
                     predecessor.channel.send(&message);
                 }
             }
-            Action::ToSuccessor(message) => {
-                if let Some(successor) = &mut self.successor {
-                    let mut message = self.hooks.with_state(message);
-                    successor.pass_records(&mut message, self.engine.records());
-                    successor.send(&message);
-                }
-            }
+            Action::ToSuccessor(message) => self.send_to_successor(message),
             Action::Accept => {
                 self.publish();
                 self.engine.accept();
@@ -332,6 +329,17 @@ impl<'a> Control<'a> {
             Action::Timer(timer, after) => self.set_timer(timer, after),
         }
         None
+    }
+
+    /// With GO goes what the successor needs before it accepts: the program's state, the records, and the keys.
+    fn send_to_successor(&mut self, message: Message) {
+        let Some(successor) = &mut self.successor else { return };
+        let mut message = self.hooks.with_state(message);
+        successor.pass_records(&mut message, self.engine.records());
+        if let (Message::Go { .. }, Some(channel)) = (&message, &successor.connections) {
+            self.engine.pass_keys(channel.as_fd());
+        }
+        successor.send(&message);
     }
 
     fn set_timer(&mut self, timer: Timer, after: Option<Duration>) {

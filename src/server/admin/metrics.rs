@@ -46,6 +46,9 @@ pub(in crate::server) fn text(
     metric("handler_deadlines_passed_total", "counter", "Handlers that missed their deadline.", &passed);
     let past = one(stats.handlers_past_deadline);
     metric("handlers_past_deadline", "gauge", "Handlers running past their deadline.", &past);
+    let handshakes = [("full", stats.handshakes_full), ("resumed", stats.handshakes_resumed)]
+        .map(|(kind, n)| (format!("{{kind=\"{kind}\"}}"), n));
+    metric("tls_handshakes_total", "counter", "TLS handshakes completed, by kind.", &handshakes);
     metric("requests_in_flight", "gauge", "Requests started and not finished.", &one(stats.in_flight));
     metric("connections_queued", "gauge", "Connections waiting for a worker.", &one(stats.queued));
     metric("workers", "gauge", "Workers in all pools.", &one(stats.workers));

@@ -72,6 +72,8 @@ mod tls;
 mod tls_handover;
 #[cfg(all(feature = "tls", feature = "websocket"))]
 mod tls_streams;
+#[cfg(feature = "tls")]
+mod tls_tickets;
 mod unix_paths;
 mod user_tests;
 mod wrapper;

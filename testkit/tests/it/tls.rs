@@ -12,6 +12,7 @@ use std::time::Duration;
 use heirloom::CloseReason;
 use heirloom::prelude::*;
 use heirloom::tls::Tls;
+use rustls::HandshakeKind;
 use rustls::pki_types::pem::PemObject;
 use rustls::version::{TLS12, TLS13};
 use socket2::SockRef;
@@ -551,9 +552,10 @@ fn mutual_tls() {
     for version in [&TLS12, &TLS13] {
         for address in &addresses {
             let config = trust.clone().only(version).showing(&known).config();
-            // The second is a resumption.
+            // Both handshakes are full ones: the certificate is shown each time.
             for _ in 0..2 {
                 let mut client = Secure::to(*address, "localhost", &config).unwrap();
+                assert_eq!(client.tls.handshake_kind(), Some(HandshakeKind::Full));
                 assert!(client.get("/tls").ends_with(" localhost 1"));
                 client.send(get("/der"));
                 assert_eq!(client.reply().2, known.der());
@@ -567,6 +569,52 @@ fn mutual_tls() {
         assert!(nobody.get("/tls").ends_with(" localhost 0"));
     }
     fixture.expect_closes(CloseReason::HandshakeFailed, 6);
+}
+
+/// A client's session and how it goes on at other listeners of the same server: those of CVE-2025-23419. It offers its ticket
+/// to each, since it knows them by the same name.
+#[test]
+fn a_session_is_resumed_only_where_the_same_rules_hold() {
+    let (authority, ours) = (Authority::new("authority"), Authority::new("our clients"));
+    let [pair, renewed] = ["pair", "renewed"].map(|file| authority.server(file, &["localhost"]));
+    let other = authority.server("other", &["localhost", "other.test"]);
+    let tls = |pair: &Pair| Tls::from_files(&pair.certificate, &pair.key);
+    let reloaded = tls(&pair);
+    let gate = Gate::default();
+    let on = |tls: Tls| Listen::new("127.0.0.1:0").tls(tls);
+    let server = Server::new(routes(&gate).get("/tls", parameters))
+        .listen(on(reloaded.clone()))
+        .listen(on(tls(&renewed)))
+        .listen(on(tls(&other)))
+        .listen(on(tls(&pair).request_clients(ours.file())))
+        .listen(on(tls(&pair).require_clients(ours.file())))
+        .timeouts(quick());
+    let fixture = Fixture::of(gate, server);
+    let addresses = fixture.running().addresses().to_vec();
+    for version in [&TLS12, &TLS13] {
+        let visit = |config: &Arc<rustls::ClientConfig>, listener: usize| {
+            let mut client = Secure::to(addresses[listener], "localhost", config).unwrap();
+            assert!(client.get("/tls").ends_with(" localhost 0"));
+            client.tls.handshake_kind().unwrap()
+        };
+        for (listener, expected) in [
+            (0, HandshakeKind::Resumed),
+            (1, HandshakeKind::Resumed),
+            (2, HandshakeKind::Full),
+            (3, HandshakeKind::Full),
+        ] {
+            let config = authority.trusted().only(version).config();
+            assert_eq!(visit(&config, 0), HandshakeKind::Full);
+            assert_eq!(visit(&config, listener), expected, "listener {listener}");
+        }
+        let config = authority.trusted().only(version).config();
+        assert_eq!(visit(&config, 0), HandshakeKind::Full);
+        reloaded.reload().unwrap();
+        assert_eq!(visit(&config, 0), HandshakeKind::Resumed);
+        refused(Secure::to(addresses[4], "localhost", &config));
+    }
+    let stats = fixture.stats();
+    assert_eq!((stats.handshakes_full, stats.handshakes_resumed), (14, 6));
 }
 
 /// By TLS 1.3 a client learns it with the first answer.

@@ -3,10 +3,10 @@
 
 use rustls::pki_types::PrivateKeyDer;
 
-const SEQUENCE: u8 = 0x30;
+pub(super) const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
-const OCTETS: u8 = 0x04;
-const OID: u8 = 0x06;
+pub(super) const OCTETS: u8 = 0x04;
+pub(super) const OID: u8 = 0x06;
 /// The tag `[0]` of a constructed element.
 const FIRST: u8 = 0xa0;
 
@@ -97,7 +97,7 @@ fn rsa(der: &[u8]) -> Option<String> {
 }
 
 /// The content of the DER element that comes first, if it has this tag, and what follows it.
-fn inside(der: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
+pub(super) fn inside(der: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
     let (tag, rest) = der.split_first()?;
     let (first, rest) = rest.split_first()?;
     let (length, rest) = match first {

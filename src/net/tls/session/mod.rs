@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rustls::server::UnbufferedServerConnection;
-use rustls::{CipherSuite, ProtocolVersion};
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
 
 use super::buffers::{Pass, Plaintext, Say};
 use super::certificates::{ForClient, RequestedName};
@@ -49,6 +49,7 @@ pub(crate) struct TlsSession {
     /// How much of the plaintext in `outgoing` was not reported to its writer as written.
     unreported: usize,
     state: SessionState,
+    is_resumed: bool,
     /// How the client has ended its side.
     end: Option<SessionEnd>,
     /// The last read left room in the buffer: the socket had no more bytes.
@@ -131,6 +132,7 @@ impl TlsSession {
             taken: 0,
             unreported: 0,
             state: SessionState::Handshake,
+            is_resumed: false,
             end: None,
             drained: false,
         }
@@ -231,6 +233,11 @@ impl TlsSession {
             }
         };
         Some(TlsInfo { version, cipher_suite, server_name, client_certificates })
+    }
+
+    /// Whether the handshake has resumed an earlier session, once it is done.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.is_resumed
     }
 
     /// Bytes read; 0 is the end that the client announced, and `UnexpectedEof` one that it did not.
@@ -372,6 +379,8 @@ impl TlsSession {
             self.state = SessionState::Broken;
         } else if open && self.state == SessionState::Handshake {
             self.state = SessionState::Open;
+            self.is_resumed = matches!(&self.engine, Engine::Rustls(engine)
+                if engine.connection.handshake_kind() == Some(HandshakeKind::Resumed));
         }
         self.drop_incoming(used);
         outcome.map(|()| filled)
