@@ -51,6 +51,8 @@ pub(crate) struct Report {
     pub(crate) under_load: Vec<Holdings>,
     pub(crate) ended_well: usize,
     pub(crate) ended_untold: usize,
+    /// Of the clients with TLS: full ones, and resumed sessions.
+    pub(crate) handshakes: Option<[u64; 2]>,
     /// Everything else that went wrong: handovers, ends of processes, sums.
     pub(crate) problems: Vec<String>,
 }
@@ -139,6 +141,9 @@ impl Report {
             self.generations + 1,
             self.load.as_secs_f64()
         );
+        if let Some([full, resumed]) = self.handshakes {
+            let _ = writeln!(out, "TLS handshakes: {full} full, {resumed} resumed");
+        }
         if !self.handovers.is_empty() {
             let _ = writeln!(out, "from signal to commit: {}", show(&self.handovers));
             let _ =

@@ -155,6 +155,9 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
         }
     }
     report.load = started.elapsed();
+    if let Some((secrecy, _)) = &secrecy {
+        count_handshakes(flags, secrecy, &counted, &mut report);
+    }
     progress.end();
     soak.iter_mut().for_each(|soak| soak.end(&mut report));
 
@@ -172,6 +175,17 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
         soak.write(folder, &report).map_err(|e| format!("{}: {e}", folder.display()))?;
     }
     Ok((report.json(), report.good()))
+}
+
+/// Each client has a full handshake once: where no process begins anew, its session goes on in every generation.
+fn count_handshakes(flags: &Flags, secrecy: &Secrecy, counted: &[Counted], report: &mut Report) {
+    let [full, resumed] = secrecy.handshakes();
+    report.handshakes = Some([full, resumed]);
+    let clients = counted.iter().filter(|client| client.by_tls).count() as u64;
+    let begins_anew = flags.stops || flags.soak.is_some() || flags.alternate.is_some();
+    if full > clients && !begins_anew {
+        report.problems.push(format!("{full} full TLS handshakes of {clients} clients, which have sessions"));
+    }
 }
 
 fn stop(server: &Server, deadline: Instant, report: &mut Report) {
@@ -214,7 +228,7 @@ fn is_of(addr: &Addr, secrecy: &Option<(Secrecy, Addr)>) -> bool {
 }
 
 fn tls_to(addr: &Addr, secrecy: &Option<(Secrecy, Addr)>) -> Option<Secrecy> {
-    secrecy.as_ref().filter(|(_, of)| of == addr).map(|(secrecy, _)| secrecy.clone())
+    secrecy.as_ref().filter(|(_, of)| of == addr).map(|(secrecy, _)| secrecy.of_client())
 }
 
 fn program(flags: &Flags) -> Result<PathBuf, String> {

@@ -5,12 +5,14 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
+use rustls::client::Resumption;
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
 
 /// What a client must trust, and the files of the server.
 #[derive(Clone, Debug)]
@@ -18,6 +20,14 @@ pub(crate) struct Secrecy {
     config: Arc<ClientConfig>,
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
+    handshakes: Arc<Handshakes>,
+}
+
+/// How many handshakes all clients have completed.
+#[derive(Debug, Default)]
+struct Handshakes {
+    full: AtomicU64,
+    resumed: AtomicU64,
 }
 
 impl Secrecy {
@@ -35,7 +45,20 @@ impl Secrecy {
             .map_err(|e| text(&e))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Secrecy { config: Arc::new(config), certificate, key })
+        Ok(Secrecy { config: Arc::new(config), certificate, key, handshakes: Arc::default() })
+    }
+
+    /// For a client with sessions of its own.
+    pub(crate) fn of_client(&self) -> Secrecy {
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption = Resumption::in_memory_sessions(1);
+        Secrecy { config: Arc::new(config), ..self.clone() }
+    }
+
+    /// The full handshakes, and those that have resumed a session.
+    pub(crate) fn handshakes(&self) -> [u64; 2] {
+        let Handshakes { full, resumed } = &*self.handshakes;
+        [full, resumed].map(|count| count.load(Ordering::Relaxed))
     }
 
     /// Agrees with the server on the other end of `fd`.
@@ -46,6 +69,11 @@ impl Secrecy {
         while layer.tls.is_handshaking() {
             layer.tls.complete_io(&mut Kernel(fd, MsgFlags::empty())).map_err(|e| errno(&e))?;
         }
+        let count = match layer.tls.handshake_kind() {
+            Some(HandshakeKind::Resumed) => &self.handshakes.resumed,
+            _ => &self.handshakes.full,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
         Ok(layer)
     }
 }
