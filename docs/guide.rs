@@ -78,8 +78,10 @@ macro_rules! links {
 [systemd.md#sockets-from-systemd]: crate::guide::systemd#sockets-from-systemd
 [tiny_http.md]: crate::guide::tiny_http
 [tiny_http.md#rouille]: crate::guide::tiny_http#rouille
+[security.md#session-tickets]: crate::guide::security#session-tickets
 [tls.md]: crate::guide::tls
 [tls.md#at-handovers-and-stops]: crate::guide::tls#at-handovers-and-stops
+[tls.md#resumption]: crate::guide::tls#resumption
 "
     };
 }
