@@ -336,10 +336,6 @@ impl Body {
     pub(crate) fn kind_mut(&mut self) -> &mut BodyKind {
         &mut self.kind
     }
-
-    pub(crate) fn into_kind(self) -> BodyKind {
-        self.kind
-    }
 }
 
 /// A source with a limit.

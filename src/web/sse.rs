@@ -335,7 +335,7 @@ mod tests {
         let response = response(&req, write);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-store");
-        let BodyKind::Detached(write) = response.into_body().into_kind() else { panic!("not detached") };
+        let BodyKind::Detached(write) = response.into_body().take_kind() else { panic!("not detached") };
         let mut out = Vec::new();
         let end = write(&mut out);
         (String::from_utf8(out).unwrap(), end)

@@ -213,7 +213,7 @@ impl Gzip {
     }
 
     /// Compresses the response if it is suitable, accepted, and shorter that way.
-    fn answer(&self, parts: &mut Parts, body: Body, accepted: bool, head_only: bool) -> (Form, Body) {
+    fn answer(&self, parts: &mut Parts, mut body: Body, accepted: bool, head_only: bool) -> (Form, Body) {
         let headers = &mut parts.headers;
         let announced = || ascii(headers.get(CONTENT_LENGTH)?.as_bytes())?.parse().ok();
         let len = if head_only { body.len().filter(|len| *len > 0).or_else(announced) } else { body.len() };
@@ -224,7 +224,7 @@ impl Gzip {
         if !accepted {
             return (Form::Plain, body);
         }
-        let mut kind = body.into_kind();
+        let mut kind = body.take_kind();
         // A body in memory may not become shorter, which HEAD reports as GET does.
         if !head_only || matches!(&kind, BodyKind::Bytes(bytes) if bytes.len() <= AT_ONCE_BYTES) {
             kind = match self.compress(kind) {
@@ -596,7 +596,7 @@ mod tests {
         .wrap(Gzip::new().event_streams(true));
         let response = ask(&handler, "GET /", &[ACCEPTS]);
         assert_eq!(field(&response, "content-encoding"), "gzip");
-        let BodyKind::Detached(write) = response.into_body().into_kind() else { panic!("no stream") };
+        let BodyKind::Detached(write) = response.into_body().take_kind() else { panic!("no stream") };
         let mut packed = Vec::new();
         write(&mut packed).unwrap();
         assert_eq!(unpacked(&packed), "one two");
