@@ -129,6 +129,8 @@ enum Disposition {
     /// It is queued until a streaming upload may start.
     WaitForPermit,
     Close(CloseReason),
+    /// As `Close`, where all that the client has sent was read: unread bytes would make the close a reset.
+    CloseRead(CloseReason),
     Linger(CloseReason),
     /// The response is incomplete, and only a reset shows it.
     Reset(CloseReason),
@@ -188,6 +190,10 @@ fn settle(
         Disposition::WaitForPermit => queue.push_streaming(Ready::new(client, Cause::Event)),
         Disposition::Close(reason) => {
             client.stream.shutdown_write();
+            close(client, reason, worker, common);
+        }
+        Disposition::CloseRead(reason) => {
+            client.stream.end_before_close();
             close(client, reason, worker, common);
         }
         Disposition::Linger(reason) => {
@@ -311,8 +317,10 @@ impl<'a> Exchange<'a> {
             self.worker.current_request.end();
             Disposition::Reset(CloseReason::ResponseFailed)
         });
-        if let Disposition::Close(reason) | Disposition::Linger(reason) | Disposition::Reset(reason) =
-            &disposition
+        if let Disposition::Close(reason)
+        | Disposition::CloseRead(reason)
+        | Disposition::Linger(reason)
+        | Disposition::Reset(reason) = &disposition
         {
             self.worker.counters.ends(*reason, || {
                 let head = self.last_head.take().unwrap_or_else(|| self.client.progress.head());

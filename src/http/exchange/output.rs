@@ -100,9 +100,12 @@ impl Exchange<'_> {
         let at_once = reason == CloseReason::ClientAsked
             && self.worker.input.is_empty()
             && !self.client.stream.is_bound_here();
+        // Some clients send a line end after a body. If the handler took long, such bytes may have come since the last read.
+        let is_read = self.drained && !self.is_over();
         self.client.progress.stage = ExchangeStage::Closing(reason);
         match self.send_end() {
             ControlFlow::Break(disposition) => disposition,
+            ControlFlow::Continue(()) if at_once && is_read => Disposition::CloseRead(reason),
             ControlFlow::Continue(()) if at_once => Disposition::Close(reason),
             ControlFlow::Continue(()) => Disposition::Linger(reason),
         }

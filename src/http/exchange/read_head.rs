@@ -76,7 +76,7 @@ impl Exchange<'_> {
         match self.fill()? {
             Filled::Bytes { .. } => ControlFlow::Continue(()),
             Filled::End if since.is_some() => ControlFlow::Break(self.end_in_head()),
-            Filled::End => ControlFlow::Break(Disposition::Close(CloseReason::ClientClosed)),
+            Filled::End => ControlFlow::Break(Disposition::CloseRead(CloseReason::ClientClosed)),
             // Part of a TLS record has arrived: the next step notes when.
             Filled::Nothing if since.is_none() && self.client.stream.holds_part() => {
                 ControlFlow::Continue(())

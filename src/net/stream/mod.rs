@@ -180,6 +180,20 @@ impl Stream {
         })
     }
 
+    /// Ends our side before this handle is dropped at once, if the close that this causes would not do so: another handle has
+    /// the socket too, or TLS has to announce the end.
+    pub(crate) fn end_before_close(&self) {
+        let is_shared = match self {
+            Stream::Tcp(s) => Arc::strong_count(s) > 1,
+            Stream::Unix(s) => Arc::strong_count(s) > 1,
+            #[cfg(feature = "tls")]
+            Stream::Tls(_) => true,
+        };
+        if is_shared {
+            self.shutdown_write();
+        }
+    }
+
     /// Ends our side. A close alone would take effect late if a child of ours is between fork and exec.
     pub(crate) fn shutdown_write(&self) {
         let _ = match self {
@@ -269,5 +283,23 @@ fn uninterrupted(mut f: impl FnMut() -> io::Result<usize>) -> io::Result<usize> 
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             other => return other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_socket_with_another_handle_is_shut_before_its_close() {
+        let (ours, mut client) = UnixStream::pair().unwrap();
+        client.set_nonblocking(true).unwrap();
+        let stream = Stream::Unix(Arc::new(ours));
+        stream.end_before_close();
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        let other = stream.clone();
+        stream.end_before_close();
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        drop((stream, other));
     }
 }
