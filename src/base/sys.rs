@@ -96,9 +96,9 @@ pub(crate) fn redirect_stderr(to: RawFd) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Makes the calling thread not preempt others when it is woken (`SCHED_BATCH`). If the process runs under another policy
-/// than the default, or the change is refused, the policy stays.
-pub(crate) fn wake_politely() {
+/// Changes the policy of the calling thread from the default to `SCHED_BATCH`: it does not preempt others when it is woken.
+/// Another policy than the default stays, as does the default if the change is refused.
+pub(crate) fn use_batch_policy() {
     // Not by the C library: musl's function only returns an error.
     // SAFETY: it queries the calling thread and has no preconditions.
     if unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) } != libc::c_long::from(libc::SCHED_OTHER) {

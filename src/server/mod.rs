@@ -118,7 +118,8 @@ impl Server {
     }
 
     /// The number of requests handled at once, each on a thread that may block. Default 32; at most 10,000, including workers
-    /// of single listeners.
+    /// of single listeners. They have the scheduling policy of the process; the thread that accepts connections changes its own,
+    /// unless [`keep_scheduling_policy`](ProcessConfig::keep_scheduling_policy) is called.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Server {
         self.workers = workers;

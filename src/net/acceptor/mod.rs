@@ -2,9 +2,8 @@
 //! transfers connections to a successor and watches busy pools. It does not wait for the bytes of connections, because the
 //! workers do; it never parses HTTP, and never runs the user's code.
 //!
-//! It runs under the scheduling policy "batch" (`sys::wake_politely`; another policy that was chosen stays). So it takes
-//! no core from a worker when it is woken, and finds several connections when it runs: that saves 9 % of the CPU of a new
-//! connection. On one core that computes without end it runs a time slice later, about 3 ms.
+//! It runs under the scheduling policy "batch", unless the program keeps that of the process
+//! (`ProcessConfig::keep_scheduling_policy`, which has the reasons).
 
 mod accept_error;
 mod busy_pools;
@@ -31,7 +30,6 @@ use crate::base::limits::Limits;
 use crate::base::log::info;
 use crate::base::status::AllCounters;
 use crate::base::sync::lock;
-use crate::base::sys;
 use crate::base::time::poll_timeout;
 use crate::net::conn_info::ConnInfo;
 use crate::net::connection::{Portable, Ready};
@@ -109,7 +107,6 @@ impl<P: Portable> Acceptor<P> {
     /// # Errors
     /// When it can't wait for events.
     pub(crate) fn run(mut self) -> io::Result<()> {
-        sys::wake_politely();
         let mut events = [EpollEvent::empty(); 256];
         loop {
             let timeout = self.timeout();

@@ -1,5 +1,5 @@
 //! A server whose handlers start programs, and which stays after `serve`: `--listen ADDR
-//! [--probation-ms N] [--linger] [--keep-nofile]`. As `parent describe HOW WHAT` it describes its children in the same way,
+//! [--probation-ms N] [--linger] [--keep-nofile] [--keep-policy]`. As `parent describe HOW WHAT` it describes its children in the same way,
 //! without being a server.
 
 use std::fs::File;
@@ -34,13 +34,18 @@ pub(super) fn main(args: &[String]) -> MainResult {
             let name = |name| req.param(name).unwrap_or_default();
             description(name("how"), name("what")).map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))
         });
+    let has = |flag: &str| args.iter().any(|arg| arg == flag);
+    let mut process = ProcessConfig::new().raise_nofile(!has("--keep-nofile"));
+    if has("--keep-policy") {
+        process = process.keep_scheduling_policy();
+    }
     let outcome = Server::new(router)
         .listen(after("--listen").ok_or("--listen ADDR")?)
         .timeouts(Timeouts::new().probation(Duration::from_millis(probation)))
-        .process(ProcessConfig::new().raise_nofile(!args.iter().any(|arg| arg == "--keep-nofile")))
+        .process(process)
         .serve();
     log::info!("serve has returned");
-    while args.iter().any(|arg| arg == "--linger") {
+    while has("--linger") {
         std::thread::park();
     }
     Ok(outcome?)

@@ -2,9 +2,11 @@
 //! what it would get from a program without heirloom.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::process::{Command, Stdio};
 
-use testkit::{Exit, Proc};
+use nix::libc;
+use testkit::{Exit, Pid, Proc};
 
 use crate::TESTKIT;
 
@@ -170,6 +172,38 @@ fn the_limit_of_open_files_is_inherited_as_documented() {
             for how in ["std", "raw"] {
                 assert_eq!(nofile(&server, how), (soft, 512), "{flags:?}, generation {generation}, by {how}");
             }
+            server.handover();
+        }
+        server.stop();
+    }
+}
+
+/// The scheduling policies of the threads with that name (proc_pid_stat(5)); a name has 15 bytes at most.
+fn policies(pid: Pid, name: &str) -> Vec<i32> {
+    let stats = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let stats = stats.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+    let of = |stat: String| {
+        let (id, rest) = stat.rsplit_once(')')?;
+        let is_meant = id.split_once('(')?.1 == name;
+        is_meant.then(|| rest.split_whitespace().nth(38)?.parse().ok())?
+    };
+    stats.filter_map(of).collect()
+}
+
+/// As docs/configuration.md says: only the acceptor has another policy than the process, unless that is switched off.
+#[test]
+fn the_scheduling_policy_is_kept_as_documented() {
+    for (flags, of_acceptor) in [(&[][..], libc::SCHED_BATCH), (&["--keep-policy"][..], libc::SCHED_OTHER)] {
+        // Whatever policy the tests have.
+        let words = [&["--other", "0", TESTKIT, "parent", "--listen", "127.0.0.1:0"], flags].concat();
+        let server = Proc::start_as_said("chrt", &words);
+        for generation in 1..=2 {
+            // A thread that serves has its name and its policy.
+            server.get("/pid").ok();
+            let policies = |name| policies(server.newest(), name);
+            assert_eq!(policies("heirloom-accept"), [of_acceptor], "{flags:?}, generation {generation}");
+            let of_workers = policies("heirloom-worker");
+            assert!(!of_workers.is_empty() && of_workers.iter().all(|policy| *policy == libc::SCHED_OTHER));
             server.handover();
         }
         server.stop();
