@@ -273,7 +273,8 @@ impl TlsSession {
                 Err(_) => break,
             }
         }
-        // Answers to key updates. Bytes that the socket does not take now are sent before the next write.
+        // Answers to key updates, which `rustls` keeps for the next write. Bytes that the socket does not take now are sent
+        // before that.
         let _ = self.flush(socket);
         match (n, self.end, self.state) {
             (1.., ..) => Ok(n),
