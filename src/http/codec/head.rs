@@ -100,6 +100,9 @@ const METHOD_TOO_LONG: Refusal = Refusal { status: StatusCode::NOT_IMPLEMENTED, 
 /// Empty lines forgiven before a request line. RFC 9112 §2.2 asks for one at least.
 const EMPTY_LINES: usize = 4;
 
+/// A `HeaderMap` that grows by itself has room for as many fields at first.
+const FIRST_FIELDS: usize = 6;
+
 /// Parses a head that arrives piece by piece: once for each piece that ends a line, of which there are at most as
 /// many as a head may have, and when it has doubled. However small the pieces, a long line costs time linear in its
 /// length.
@@ -236,7 +239,9 @@ fn assemble(text: &Bytes, tokens: &Tokens, head: &mut RequestHead) -> Result<(),
     }
 
     let headers = request.headers_mut();
-    headers.try_reserve(tokens.fields.len()).map_err(|_| TOO_MANY_FIELDS)?;
+    if tokens.fields.len() > FIRST_FIELDS {
+        headers.try_reserve(tokens.fields.len()).map_err(|_| TOO_MANY_FIELDS)?;
+    }
     let mut fields = ConnectionFields::default();
     for field in &tokens.fields {
         // `http` accepts the same names and values, except that a name is at most 64 KiB long.
