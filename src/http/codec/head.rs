@@ -574,6 +574,7 @@ mod tests {
             (b"GET / HTTP/1.1\r\nHost: a\r\nX(: b\r\n\r\n", "400"),
             (b"", "more"),
             (b"\r\n\r", "more"),
+            (b" G", "400"),
             (b"GET / HT", "more"),
             (b"GET / HTTP/2", "more"),
             (b"GET / HTTP/1.2\r\nHost", "more"),

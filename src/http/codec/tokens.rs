@@ -70,15 +70,18 @@ impl Tokens {
             return Err(Stop::Incomplete);
         }
         self.method = cursor.token();
+        if self.method.is_empty() && !cursor.text.is_empty() {
+            return Err(BAD_LINE.into());
+        }
         cursor.expect(b' ', BAD_LINE)?;
         self.target = cursor.printable(b'!');
         // This is checked first, so that the answer does not depend on how much of the head has arrived.
-        if self.target.len() > limits.target_bytes.min(URI_BYTES) && !self.method.is_empty() {
+        if self.target.len() > limits.target_bytes.min(URI_BYTES) {
             return Err(TARGET_TOO_LONG.into());
         }
         cursor.expect(b' ', BAD_LINE)?;
         let target = cursor.text.get(self.target.clone()).unwrap_or_default();
-        if self.method.is_empty() || target.is_empty() || !is_utf8(target) {
+        if target.is_empty() || !is_utf8(target) {
             return Err(BAD_LINE.into());
         }
         self.version = cursor.version()?;
