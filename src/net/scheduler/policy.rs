@@ -1,15 +1,29 @@
 //! When a worker is woken, when one goes to sleep although work waits, and when the acceptor watches a pool. Pure: a
 //! snapshot of a pool and what happens to it give a decision; `queue` carries it out.
 //!
-//! **Workers wait for events themselves.** Each pool has an epoll with all its parked connections. A worker that finds
-//! the queue empty waits there (*polls*), one for each core at most; the others *sleep*. A worker that finds several
-//! connections ready queues them and takes the first. So an ordinary request costs no thread switch and no futex. The
-//! acceptor waits for none of these events; it *watches* a busy pool, which means that it looks at it each millisecond.
+//! **There is one way of waiting.** Each pool has an epoll with all its parked connections.
 //!
-//! **Why there is one way of waiting** (decided on 2026-11-29). Before, the acceptor waited for the events of an idle pool, and
-//! lent its epoll to the workers of a busy one. Both were built as `kitchen_sink --workers 16` (release) and run in turns,
-//! 5 to 9 rounds of a second each, on two cores that other programs used too; `wrk` with one thread, the server on one
-//! core and the client on the other. Medians of the ratios new to old of each round:
+//! - A worker that finds the queue empty waits there: it *polls*. At most one worker for each core does so; the others *sleep*.
+//! - A worker that finds several connections ready queues them and takes the first. So an ordinary request costs no thread
+//!   switch and no futex.
+//! - Before it calls a handler that is known to block, it wakes another worker, unless one polls and nothing is queued.
+//! - The acceptor waits for none of these events. It *watches* a busy pool: each millisecond it looks whether all workers are
+//!   in handlers, and wakes one. Where none is left to wake it collects the events itself, so that each connection has its
+//!   place in the queue and its time there is limited.
+//!
+//! `queue/loom_tests.rs` runs these steps (poll, push, sleep, wake, interrupt, close, the call of a handler that blocks) in every
+//! order, `slots/loom_tests.rs` what an event and a worker that parks do to a connection.
+//!
+//! **Why a poller for each core, and not one leader.** While the only leader is in a handler that blocks by surprise, no
+//! thread sees an event until the next look, a millisecond later; where another worker polls, it is seen at once. On one
+//! core both are the same. One leader (a condition in `may_poll`) and this in turns, 5 to 7 rounds of a second, on two cores at a load
+//! average of 12, not pinned: CPU for a request 0.88 of this with one connection, 0.91 with 16 and 0.97 with 64, and
+//! preemptions 1.7, 2.7 and 5.7 times as many. That is to be repeated on an idle machine before it is changed.
+//!
+//! **Why the acceptor does not wait for events** (decided on 2026-11-29). Before, it did so for an idle pool, and passed this
+//! to the workers of a busy one. Both were built as `kitchen_sink --workers 16` (release) and run in turns, 5 to 9 rounds
+//! of a second each, on two cores that other programs used too; `wrk` with one thread, the server on one core and the
+//! client on the other. Medians of the ratios new to old of each round:
 //!
 //! | scenario | CPU for a request | p99 |
 //! | --- | --- | --- |
@@ -24,9 +38,9 @@
 //! | 50 requests/s on 20 connections, not pinned | 0.65 | 0.74 |
 //!
 //! System calls for a request (`strace -c -f`) are as before with 1 connection (3.10) and 16 (2.11); with 50 requests/s they
-//! are 8.1 instead of 11.8, and on two cores thread switches are 1.3 instead of 6.3. The lending protocol is gone.
-//! What one way loses: where all workers are in handlers for long, the acceptor sees events up to 250 ms late, which moves a
-//! 503 for `queue_wait` by as much. No worker could have served them meanwhile.
+//! are 8.1 instead of 11.8, and on two cores thread switches are 1.3 instead of 6.3. What it loses: where all workers are in
+//! handlers for long, the acceptor sees events up to 250 ms late, which moves a 503 for `queue_wait` by as much. No
+//! worker could have served them meanwhile.
 //!
 //! **A batch wakes one worker, and looks bound the wait of the rest.** Bare prototypes with a fixed answer and 16 workers,
 //! beside hyper with 64 connections: a wake for each connection 0.94 of its requests/s, for each batch 0.97, only if no
