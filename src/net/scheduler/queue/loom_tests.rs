@@ -428,6 +428,34 @@ fn streaming_work_is_done_by_workers_that_wait_for_events() {
     });
 }
 
+/// Each worker waits in its handler until both pieces are taken. The second may become ready before, while or after the first
+/// worker calls its handler.
+#[test]
+fn before_a_worker_blocks_another_waits_for_events() {
+    model(|| {
+        let (queue, ready) = queue_with_events(1);
+        let taken = Arc::new((Mutex::new(0), Condvar::new()));
+        let workers = [0, 1].map(|index| {
+            let (queue, taken) = (Arc::clone(&queue), Arc::clone(&taken));
+            thread::spawn(move || {
+                let Popped::Work(..) = queue.pop(&Parker::new(index)) else { panic!() };
+                queue.before_blocking(index);
+                let (count, changed) = &*taken;
+                let mut count = count.lock().unwrap();
+                *count += 1;
+                changed.notify_one();
+                while *count < 2 {
+                    count = changed.wait(count).unwrap();
+                }
+            })
+        });
+        ready.send(0);
+        ready.send(1);
+        join(workers);
+        expect_rest(&queue);
+    });
+}
+
 /// A worker that blocks by surprise in its first piece of work has left nothing unknown to the acceptor: no work, and no
 /// events for which no thread waits.
 #[test]
