@@ -119,7 +119,6 @@ thread_local! {
 }
 
 /// Keeps the memory of a response's head that was sent.
-#[inline]
 pub(crate) fn recycle(sent: Option<Response>) {
     const MOST: usize = 32;
     let Some((mut parts, _)) = sent.map(Response::into_parts) else { return };

@@ -191,7 +191,6 @@ enum Pulled {
 
 impl OutgoingBody {
     /// None: all of it is in `out`.
-    #[inline]
     pub(super) fn new(kind: BodyKind, framing: BodyFraming, out: &mut Vec<u8>) -> Option<OutgoingBody> {
         let (bytes, source) = match kind {
             BodyKind::Bytes(bytes) if bytes.len() <= COPY_BYTES => {
