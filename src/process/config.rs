@@ -174,8 +174,8 @@ impl ProcessConfig {
     /// Keeps the scheduling policy of the process for all of the server's threads. Without this, the thread that accepts
     /// connections (`heirloom-acceptor`) changes its own policy from the default (`SCHED_OTHER`) to `SCHED_BATCH`, which
     /// has the same weight: it does not preempt workers when it is woken, and finds several connections when it runs, which
-    /// makes each of them cheaper. On cores that all compute without end it accepts a time slice later, about 3 ms. Any other
-    /// policy that the process has stays in any case.
+    /// makes each of them cheaper. Beside other programs that keep its core busy it gives way to them, and accepts some milliseconds
+    /// later. Any other policy that the process has stays in any case.
     pub fn keep_scheduling_policy(mut self) -> ProcessConfig {
         self.keeps_policy = true;
         self
