@@ -129,7 +129,8 @@ enum Disposition {
     /// It is queued until a streaming upload may start.
     WaitForPermit,
     Close(CloseReason),
-    /// As `Close`, where all that the client has sent was read: unread bytes would make the close a reset.
+    /// As `Close`, where the client has closed and all that it sent was read: unread bytes would make the close a reset,
+    /// and the last response, which waits for our end, would be lost.
     CloseRead(CloseReason),
     Linger(CloseReason),
     /// The response is incomplete, and only a reset shows it.

@@ -95,17 +95,15 @@ impl Exchange<'_> {
 
     /// Closes the connection once all that is written is sent.
     pub(super) fn close(&mut self, reason: CloseReason) -> Disposition {
-        // A client that asked for the close sends nothing more, so no reset can destroy its response. With TLS it sends
+        // A client that asked for the close mostly sends nothing more; if it does, the shutdown has sent its response before
+        // the close resets. With TLS it sends
         // close_notify: the kernel would answer these unread bytes by a reset.
         let at_once = reason == CloseReason::ClientAsked
             && self.worker.input.is_empty()
             && !self.client.stream.is_bound_here();
-        // Some clients send a line end after a body. If the handler took long, such bytes may have come since the last read.
-        let is_read = self.drained && !self.is_over();
         self.client.progress.stage = ExchangeStage::Closing(reason);
         match self.send_end() {
             ControlFlow::Break(disposition) => disposition,
-            ControlFlow::Continue(()) if at_once && is_read => Disposition::CloseRead(reason),
             ControlFlow::Continue(()) if at_once => Disposition::Close(reason),
             ControlFlow::Continue(()) => Disposition::Linger(reason),
         }
