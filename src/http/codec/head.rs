@@ -100,7 +100,7 @@ const METHOD_TOO_LONG: Refusal = Refusal { status: StatusCode::NOT_IMPLEMENTED, 
 /// Empty lines forgiven before a request line. RFC 9112 §2.2 asks for one at least.
 const EMPTY_LINES: usize = 4;
 
-/// A `HeaderMap` that grows by itself has room for as many fields at first.
+/// A `HeaderMap` that grows by itself has room for this many fields at first.
 const FIRST_FIELDS: usize = 6;
 
 /// Parses a head that arrives piece by piece: once for each piece that ends a line, of which there are at most as

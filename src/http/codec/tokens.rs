@@ -109,7 +109,7 @@ impl Tokens {
     }
 }
 
-/// A place in the text, which is nowhere beyond its end: no sum overflows.
+/// A position in the text, never beyond its end, so no sum overflows.
 struct Cursor<'a> {
     text: &'a [u8],
     at: usize,

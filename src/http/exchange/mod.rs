@@ -16,7 +16,7 @@
 //!
 //! **A turn has a time limit, and needs no clock of its own.** The time at which a handler ends is measured for its route's
 //! average anyway; the clock is read only for a response or a body that takes several steps. The end of a handler is the
-//! begin of the next one if both requests came in one read, so that a pipelined request costs one reading of the clock. After
+//! beginning of the next one if both requests came in one read, so that a pipelined request costs one reading of the clock. After
 //! a read or a write it is read again, because that time must not count as the handler's. 5 ms are long compared to what it
 //! costs to queue a connection (some microseconds, and a check whether its client is still there), and longer than 128 fast
 //! requests take: a client that pipelines such requests gets the same turns as without the limit.

@@ -95,9 +95,9 @@ impl Exchange<'_> {
 
     /// Closes the connection once all that is written is sent.
     pub(super) fn close(&mut self, reason: CloseReason) -> Disposition {
-        // A client that asked for the close mostly sends nothing more; if it does, the shutdown has sent its response before
-        // the close resets. With TLS it sends
-        // close_notify: the kernel would answer these unread bytes by a reset.
+        // A client that asked for the close sends nothing more, so no reset can destroy its response; if it does, Linux
+        // lets it read what came before the reset, which the shutdown has sent. With TLS it sends close_notify: the kernel
+        // would answer these unread bytes by a reset.
         let at_once = reason == CloseReason::ClientAsked
             && self.worker.input.is_empty()
             && !self.client.stream.is_bound_here();

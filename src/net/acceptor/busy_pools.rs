@@ -1,7 +1,7 @@
 //! When the log says that all workers of a pool are busy while connections wait.
 //!
-//! A pool that is busy for a moment is no news, and one that is busy for an hour is one piece of it: the first connection has
-//! waited for a second, and the last line is a minute old.
+//! A line is due when the first connection has waited for a second and the last line is a minute old, so that neither a
+//! short burst nor an hour of overload fills the log.
 
 use std::time::{Duration, Instant};
 

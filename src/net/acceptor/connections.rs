@@ -10,6 +10,7 @@ use nix::sys::epoll::EpollTimeout;
 
 use super::Setup;
 use super::parking::{Deadline, Lingered, Parking};
+use super::pool_events::EVENTS;
 use super::pools::Pools;
 use crate::base::close_reason::CloseReason;
 use crate::base::history::millis;
@@ -25,6 +26,9 @@ use crate::net::proxies::Proxies;
 use crate::net::slots::SlotId;
 use crate::net::stream::Stream;
 use crate::net::transfer::is_portable;
+
+/// How often events are taken for a pool whose workers are busy, in one turn of the acceptor.
+const COLLECTS_PER_TURN: usize = 16;
 
 /// How often the log says that connections are turned away.
 #[cfg(feature = "proxy")]
@@ -90,9 +94,12 @@ impl<P: Portable> Connections<P> {
         }
         if self.per_peer.is_some_and(|most| of_peer > most) {
             self.turn_away(connection);
-        } else {
+        } else if P::OPAQUE || self.pools.has_free_worker(self.parking.pool_of(connection.handler_index)) {
             // Its first request has mostly arrived: a worker reads before the connection is registered anywhere.
             self.queue(connection);
+        } else {
+            // One that sends nothing does not wait for a worker, and none waits in front of those that are registered.
+            self.admit(connection);
         }
     }
 
@@ -137,16 +144,24 @@ impl<P: Portable> Connections<P> {
         self.pools.push_batches();
     }
 
-    /// Queues the connections of a pool that are ready now.
+    /// Queues the connections of a pool that are ready now: also many, since new connections, which are queued at once, would
+    /// overtake those that are left.
     pub(super) fn collect(&mut self, pool: usize) {
         let parking = Arc::clone(&self.parking);
-        let outcome = parking.poller_of_pool(pool).wait(EpollTimeout::ZERO, |events| {
-            for connection in events.iter().filter_map(|event| parking.take_ready(event)) {
-                self.take_event(connection);
+        for _ in 0..COLLECTS_PER_TURN {
+            let mut found = 0;
+            let outcome = parking.poller_of_pool(pool).wait(EpollTimeout::ZERO, |events| {
+                found = events.len();
+                for connection in events.iter().filter_map(|event| parking.take_ready(event)) {
+                    self.take_event(connection);
+                }
+            });
+            if let Err(e) = outcome {
+                error!("the acceptor can't collect events: {e}");
             }
-        });
-        if let Err(e) = outcome {
-            error!("the acceptor can't collect events: {e}");
+            if found < EVENTS {
+                return;
+            }
         }
     }
 

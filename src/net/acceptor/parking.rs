@@ -189,8 +189,8 @@ impl<P> Parking<P> {
         // Registered before it is parked: an event from now on is kept in the slot.
         if let Err(e) = self.register(&mut connection, Interest::Read) {
             warn!("can't watch a connection: {e}");
-            // No event would come. The next read sees the end.
-            connection.stream.shutdown();
+            // No event would come. What has arrived is read and answered, then the next read sees the end.
+            connection.stream.shutdown_read();
             return Err(connection);
         }
         let deadline = match deadline {

@@ -2,9 +2,9 @@
 //!
 //! Any thread may wait here: an event takes its connection out of its slot once, whichever thread gets the event.
 //!
-//! A connection is registered once, edge-triggered, when it is parked for the first time. An event that comes while a worker has
-//! the connection is kept in its slot, and the worker that wants to park it finds it there. One-shot registration costs a system call more for each request
-//! (3.25 instead of 2.15 at 64 connections, in a prototype with a fixed answer), and has to be renewed under the slot's
+//! A connection is registered once, edge-triggered, when it is parked for the first time. An event that comes while a worker
+//! has the connection is kept in its slot, and the worker that wants to park it finds it there. One-shot registration costs
+//! a system call more for each request (3.25 instead of 2.15 at 64 connections, in a prototype with a fixed answer), and has to be renewed under the slot's
 //! lock, because the number of a swept descriptor may be reused.
 
 use std::cell::RefCell;
@@ -20,7 +20,7 @@ use crate::net::connection::{Cause, Ready};
 use crate::net::scheduler::queue::{Events, Polled, Queue};
 
 /// Events that are taken at a time.
-const EVENTS: usize = 64;
+pub(super) const EVENTS: usize = 64;
 /// The key of an interrupt: no slot has this index.
 const INTERRUPT: u64 = 0xFFFF_FFFF;
 

@@ -84,6 +84,11 @@ impl<P> Pools<P> {
         })
     }
 
+    /// Whether a worker of that pool is free, or on its way.
+    pub(super) fn has_free_worker(&self, pool: usize) -> bool {
+        self.0.get(pool).is_some_and(|pool| pool.queue.has_free_worker())
+    }
+
     /// Whether a worker of that pool waits for events.
     pub(super) fn is_polled(&self, pool: usize) -> bool {
         self.0.get(pool).is_some_and(|pool| pool.queue.is_polled())

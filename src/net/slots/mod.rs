@@ -1,8 +1,9 @@
 //! The slot table: the place of a connection while no worker has it. It ensures that acceptor and worker never both have a
 //! connection, and that none of its events is lost.
 //!
-//! Events are edge-triggered and registered once, before a connection is parked for the first time. An event that occurs while a worker has the connection is kept in the
-//! slot; the worker that wants to park the connection finds it there and continues instead.
+//! Events are edge-triggered and registered once, before a connection is parked for the first time. An event that occurs
+//! while a worker has the connection is kept in the slot; the worker that wants to park the connection finds it there and
+//! continues instead.
 
 use std::ops::Range;
 use std::sync::OnceLock;

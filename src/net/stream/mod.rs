@@ -207,6 +207,16 @@ impl Stream {
         };
     }
 
+    /// Makes reads see the end behind the bytes that have arrived.
+    pub(crate) fn shutdown_read(&self) {
+        let _ = match self {
+            Stream::Tcp(s) => s.shutdown(Shutdown::Read),
+            Stream::Unix(s) => s.shutdown(Shutdown::Read),
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => return s.socket.shutdown_read(),
+        };
+    }
+
     /// Makes the close send a reset instead of an orderly end.
     pub(crate) fn reset_on_close(&self) {
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));

@@ -104,8 +104,8 @@ impl Tls {
     ///
     /// The file has the format of nginx, 48 or 80 random bytes, which are one key; or that of HAProxy, at least three lines
     /// with as many bytes each in base64, of which the last three count: the last but one encrypts, all three decrypt. Further
-    /// files may be added by further calls: the first one has the key that encrypts, all keys of all files decrypt. No other user may be
-    /// able to read it (mode 600 or 640).
+    /// files may be added by further calls: the first one has the key that encrypts, all keys of all files decrypt. Its group may only
+    /// read it, and others must not (mode 600 or 640).
     ///
     /// A handover and [`Tls::reload`] read the file again. Rotate the keys at least every twelve hours, since one that is stolen
     /// decrypts recorded TLS 1.2 connections whose tickets it has encrypted. Without effect together with

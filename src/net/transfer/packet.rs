@@ -5,7 +5,7 @@
 //! Processes of all versions since 4a81a84 exchange these packets: unknown words and keys are skipped. A receiver refuses a
 //! packet of an unknown word with a batch number, so `TICKETS`, which no receipt settles, has none.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -290,12 +290,19 @@ pub(crate) fn send(channel: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>
 }
 
 /// A packet with its descriptors, CLOEXEC.
-#[derive(Debug)]
 pub(crate) struct ReceivedPacket {
     pub(crate) packet: Vec<u8>,
     pub(crate) fds: Vec<OwnedFd>,
     /// Part of the packet, or some descriptors, are missing: this process has no room for them.
     pub(crate) truncated: bool,
+}
+
+/// Without the bytes, which may be keys.
+impl fmt::Debug for ReceivedPacket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ReceivedPacket { packet, fds, truncated } = self;
+        write!(f, "ReceivedPacket({} bytes, {} descriptors, truncated: {truncated})", packet.len(), fds.len())
+    }
 }
 
 /// The result of reading a channel.

@@ -241,6 +241,17 @@ impl Runner {
     }
 }
 
+/// The hooks are dropped on their thread: values of the program's may block or panic there.
+impl Drop for Runner {
+    fn drop(&mut self) {
+        if let Some((thread, hooks)) = self.0.take()
+            && let Err(job) = thread.run(Box::new(move || drop(hooks)))
+        {
+            contain_drop(job);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -319,6 +330,25 @@ mod tests {
             runner.release(1, None).is_err() && runner.acquire(2, Handed::State(Arc::default())).is_err()
         );
         assert!(runner.exit(3).is_err());
+    }
+
+    #[test]
+    fn hooks_are_dropped_on_their_thread() {
+        struct Says(std::sync::mpsc::Sender<Option<String>>);
+        impl Drop for Says {
+            fn drop(&mut self) {
+                self.0.send(thread::current().name().map(str::to_owned)).unwrap();
+                panic!("as the test wants it");
+            }
+        }
+        let (says, dropped) = channel();
+        let value = Says(says);
+        let keeps = move || {
+            let _ = &value;
+        };
+        let hooks = Hooks { exit: vec![Box::new(keeps)], ..Hooks::default() };
+        drop(Runner::start(hooks, true, |_, _| ()).unwrap());
+        assert_eq!(dropped.recv_timeout(LONG).unwrap().unwrap(), "heirloom-hooks");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::caught;
+use crate::base::contain_panic::contain_drop;
 use crate::base::error::{Error, ErrorKind};
 use crate::base::sync::lock;
 use crate::base::threads::JobThread;
@@ -68,14 +69,34 @@ impl SignalHookRunner {
             return action();
         }
         let (hooks, waits) = (Arc::clone(&self.hooks), Arc::clone(waiting));
+        let action = Arc::new(Mutex::new(Some(action)));
+        let of_job = Arc::clone(&action);
         let job = move || {
             lock(&hooks).run(signal, || {
                 waits.store(false, Ordering::SeqCst);
-                action();
+                run_once(&of_job);
             });
         };
         if let Err(job) = thread.run(Box::new(job)) {
-            job();
+            contain_drop(job);
+            run_once(&action);
+        }
+    }
+}
+
+fn run_once(action: &Mutex<Option<impl FnOnce()>>) {
+    let action = lock(action).take();
+    action.into_iter().for_each(|action| action());
+}
+
+/// As with the other hooks, these are dropped on their thread.
+impl Drop for SignalHookRunner {
+    fn drop(&mut self) {
+        let hooks = std::mem::take(&mut self.hooks);
+        if let Some(thread) = self.thread.take()
+            && let Err(job) = thread.run(Box::new(move || drop(hooks)))
+        {
+            contain_drop(job);
         }
     }
 }

@@ -58,6 +58,8 @@ fn the_log_names_the_routes_that_keep_all_workers_busy() {
     };
     let busy = [get("/until-drain"), get("/until-drain")];
     server.in_flight(pid, 2);
+    // One that sends nothing waits for no worker.
+    let _silent = Client::to(&addrs[0]);
     let waits = get("/pid");
     let line = server.wait_for("all 2 workers worker-N:0 are busy, and 1 connections wait, the first for ");
     assert!(line.contains("WARN") && line.ends_with(": 2 in GET /until-drain"), "{line}");

@@ -201,7 +201,7 @@ fn hosts_with_the_same_key_file_resume_for_each_other() {
     // A file that others can read: the handover fails, and nothing is lost.
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     one.server.signal(Signal::SIGHUP);
-    one.server.wait_for("every user can read or write it (mode 644): chmod 600; still serving");
+    one.server.wait_for("its group can write it, or others can read it (mode 644): chmod 600; still serving");
     one.each_is(HandshakeKind::Resumed, &clients, new);
 }
 

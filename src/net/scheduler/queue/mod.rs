@@ -297,10 +297,13 @@ impl<T> Queue<T> {
     /// None if nothing waits, or a worker is free or on its way. A queue for guests has no workers.
     pub(crate) fn backlog(&self, now: Instant) -> Option<Backlog> {
         let state = self.lock();
-        let Snapshot { sleeping, waking, polling, waiting, .. } = state.snapshot();
-        let is_free = sleeping > 0 || waking > 0 || polling > 0 || state.seen.is_empty();
-        let (since, _) = state.waiting.front().filter(|_| !is_free)?;
-        Some(Backlog { connections: waiting, waits: now.saturating_duration_since(*since) })
+        let (since, _) = state.waiting.front().filter(|_| !state.has_free_worker())?;
+        Some(Backlog { connections: state.waiting.len(), waits: now.saturating_duration_since(*since) })
+    }
+
+    /// Whether a worker is free or on its way. True in a queue for guests.
+    pub(crate) fn has_free_worker(&self) -> bool {
+        self.lock().has_free_worker()
     }
 
     /// Called by the acceptor: checks the pool, and wakes the workers that it needs.
@@ -403,6 +406,10 @@ impl<T> Queue<T> {
 }
 
 impl<T> QueueState<T> {
+    fn has_free_worker(&self) -> bool {
+        !self.sleepers.is_empty() || self.waking > 0 || self.polling > 0 || self.seen.is_empty()
+    }
+
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             cores: self.cores,

@@ -58,12 +58,13 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     let mode = metadata.permissions().mode();
-    if mode & 0o007 != 0 {
-        let why = format!("every user can read or write it (mode {:o}): chmod 600", mode & 0o777);
+    if mode & 0o027 != 0 {
+        let why =
+            format!("its group can write it, or others can read it (mode {:o}): chmod 600", mode & 0o777);
         return Err(wrong(WHAT, path, why));
     }
     if metadata.size() > MOST_BYTES as u64 {
-        return Err(wrong(WHAT, path, WANTED));
+        return Err(wrong(WHAT, path, "longer than 64 KiB: keep the last three lines"));
     }
     // With room for all of it at once, since a `Vec` that grows leaves copies behind.
     let mut text = Zeroizing::new(Vec::with_capacity(MOST_BYTES));
@@ -184,7 +185,7 @@ mod tests {
             (&lines(&[1, 2, 3], 32), "line 1 has no key"),
             (&[&lines(&[1, 2], 80)[..], b"not base64\n"].concat(), "line 3 has no key"),
             (&[&lines(&[1, 2, 3], 80)[..], &[b'A'; 1_000]].concat(), "line 4 has no key"),
-            (&[b'A'; (64 << 10) + 1], "expected 48 or 80 random bytes"),
+            (&[b'A'; (64 << 10) + 1], "longer than 64 KiB: keep the last three lines"),
         ];
         for (content, expected) in cases {
             let path = place(&folder, "keys", content);
@@ -205,15 +206,16 @@ mod tests {
         let path = place(&folder, "keys", &raw(1, 80));
         let link = folder.path().join("link");
         symlink(&path, &link).unwrap();
-        for (mode, is_usable) in
-            [(0o600, true), (0o640, true), (0o400, true), (0o644, false), (0o602, false), (0o601, false)]
-        {
+        let usable = [0o600, 0o640, 0o400].map(|mode| (mode, true));
+        let refused = [0o644, 0o602, 0o601, 0o660, 0o620].map(|mode| (mode, false));
+        for (mode, is_usable) in usable.into_iter().chain(refused) {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             for path in [&path, &link] {
                 let loaded = TicketKeyFiles::load(slice::from_ref(path));
                 assert_eq!(loaded.is_ok(), is_usable, "{mode:o}");
                 if let Err(e) = loaded {
-                    let expected = format!("every user can read or write it (mode {mode:o}): chmod 600");
+                    let expected =
+                        format!("its group can write it, or others can read it (mode {mode:o}): chmod 600");
                     assert!(e.to_string().ends_with(&expected), "{e}");
                 }
             }
