@@ -34,7 +34,7 @@ pub(crate) struct ClientIdentity {
     pub(crate) certificates: Vec<Vec<u8>>,
 }
 
-/// A session without its process. It has no `Clone` and no `Debug`: who has it may continue the connection, and nobody else.
+/// A session without its process. It has no `Clone` and no `Debug`: its owner alone may continue the connection.
 pub(crate) struct Carried {
     pub(in crate::net::tls) parts: Parts,
     pub(in crate::net::tls) client: ClientIdentity,

@@ -69,7 +69,7 @@ pub(super) struct Parts {
     rx: (Material, u64),
 }
 
-/// Why a connection ends, and what the client is told.
+/// Why a connection ends, and the alert that its client gets.
 struct Fault {
     alert: Option<AlertDescription>,
     error: Error,

@@ -2,7 +2,7 @@
 //!
 //! It leaves `rustls` when it leaves the process, and not before. There is no way back into `rustls`: a session that is taken
 //! back continues on our own records. Its keys have one owner at any time: here the engine, then the [`Carried`], then the
-//! engine that is made of it. If it is unclear who has it, it must be dropped: a connection may be lost, and no nonce may
+//! engine that is made of it. If its owner is unclear, it must be dropped: a connection may be lost, and no nonce may
 //! be used twice.
 
 use std::io::{Read, Write};

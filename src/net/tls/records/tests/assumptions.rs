@@ -331,7 +331,7 @@ fn part_of_a_handshake_message_leaves_a_whole_record() {
     }
 }
 
-/// All tickets come with the handshake: after it the server sends what it is told to, and no handshake message.
+/// All tickets come with the handshake: after it the server sends only what its user writes, and no handshake message.
 #[test]
 fn no_ticket_follows_the_handshake() {
     for suite in suites() {
