@@ -578,7 +578,6 @@ fn a_session_is_resumed_only_where_the_same_rules_hold() {
     let (authority, ours) = (Authority::new("authority"), Authority::new("our clients"));
     let [pair, renewed] = ["pair", "renewed"].map(|file| authority.server(file, &["localhost"]));
     let other = authority.server("other", &["localhost", "other.test"]);
-    let tls = |pair: &Pair| Tls::from_files(&pair.certificate, &pair.key);
     let reloaded = tls(&pair);
     let gate = Gate::default();
     let on = |tls: Tls| Listen::new("127.0.0.1:0").tls(tls);

@@ -1,13 +1,13 @@
 //! All that a TLS session is, as plain data: what a handover carries, and its encoding.
 //!
 //! ```text
-//! format 1   suite 2   tx secret, rx secret: number 8, length 1, bytes   server name, ALPN: length 1, bytes
+//! format 1   suite 2   resumed 1   tx secret, rx secret: number 8, length 1, bytes   server name, ALPN: length 1, bytes
 //! certificates: count 1, each length 3, bytes   incoming: length 4, bytes   plain: length 4, bytes
 //! ```
 //!
-//! Numbers are big-endian; an absent server name or ALPN is empty. A decoder refuses another format, a suite that it does
-//! not know, a length that is above its bound, and bytes that are left: so each encoding that decodes encodes to the same
-//! bytes. It holds keys: it is wiped when it is dropped.
+//! Numbers are big-endian; an absent server name or ALPN is empty. A decoder refuses another format, a suite or a flag that it
+//! does not know, a length that is above its bound, and bytes that are left: so each encoding that decodes encodes to the
+//! same bytes. It holds keys: it is wiped when it is dropped.
 
 use rustls::CipherSuite;
 use zeroize::Zeroizing;
@@ -38,6 +38,8 @@ pub(crate) struct ClientIdentity {
 pub(crate) struct Carried {
     pub(in crate::net::tls) parts: Parts,
     pub(in crate::net::tls) client: ClientIdentity,
+    /// The handshake has resumed an earlier session.
+    pub(in crate::net::tls) is_resumed: bool,
     /// Bytes that are no whole record yet.
     pub(in crate::net::tls) incoming: Zeroizing<Vec<u8>>,
     /// Bytes that were decrypted and not read yet.
@@ -59,18 +61,19 @@ impl Carried {
 
     /// The bytes for another process, which are wiped when they are dropped.
     pub(crate) fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let Carried { parts, client, incoming, plain } = self;
+        let Carried { parts, client, is_resumed, incoming, plain } = self;
         let name = client.server_name.as_deref().unwrap_or_default();
         let alpn = client.alpn.as_deref().unwrap_or_default();
         // It must not grow, which would leave a copy of the keys behind.
         let certificates = client.certificates.iter().map(|der| der.len().saturating_add(3)).sum();
         let keys = [&parts.tx, &parts.rx].iter().map(|(material, _)| material.len().saturating_add(9)).sum();
-        let fixed = 3 + 1 + 1 + 1 + 4 + 4;
+        let fixed = 4 + 1 + 1 + 1 + 4 + 4;
         let room =
             [fixed, keys, name.len(), alpn.len(), certificates, incoming.len(), plain.len()].iter().sum();
         let mut out = Zeroizing::new(Vec::with_capacity(room));
         out.push(FORMAT);
         out.extend_from_slice(&u16::from(parts.suite.id).to_be_bytes());
+        out.push(u8::from(*is_resumed));
         for (material, seq) in [&parts.tx, &parts.rx] {
             out.extend_from_slice(&seq.to_be_bytes());
             put(&mut out, 1, material);
@@ -89,7 +92,7 @@ impl Carried {
     /// None for what no `encode` has made.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Carried> {
         let mut rest = bytes;
-        let [FORMAT, high, low] = *take_array(&mut rest)? else { return None };
+        let [FORMAT, high, low, is_resumed @ (0 | 1)] = *take_array(&mut rest)? else { return None };
         let suite = Suite::of(CipherSuite::from(u16::from_be_bytes([high, low])))?;
         let mut key = || -> Option<(Material, u64)> {
             let seq = u64::from_be_bytes(*take_array(&mut rest)?);
@@ -114,13 +117,14 @@ impl Carried {
             alpn: Some(alpn).filter(|alpn| !alpn.is_empty()).map(Box::from),
             certificates,
         };
-        let carried = Carried { parts: Parts { suite, tx, rx }, client, incoming, plain };
+        let parts = Parts { suite, tx, rx };
+        let carried = Carried { parts, client, is_resumed: is_resumed == 1, incoming, plain };
         rest.is_empty().then_some(carried)
     }
 
     /// The records and the rest, for the session that continues. None if its keys may encrypt nothing more.
     pub(in crate::net::tls) fn into_records(self) -> Option<(Records, ClientIdentity, Vec<u8>, Vec<u8>)> {
-        let Carried { parts, client, mut incoming, mut plain } = self;
+        let Carried { parts, client, mut incoming, mut plain, .. } = self;
         Some((Records::new(parts)?, client, std::mem::take(&mut *incoming), std::mem::take(&mut *plain)))
     }
 }

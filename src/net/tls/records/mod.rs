@@ -4,8 +4,12 @@
 //! `rustls` can export the state of a connection but not import it, and its cipher traits accept no AES-128 key from
 //! outside. So the records are made here, by `ring`: TLS 1.2 and 1.3 with the suites of `rustls`. An answer differs from
 //! that of `rustls` only where the RFC asks for an alert and `rustls` sends none, and in that a requested KeyUpdate is
-//! answered at once. KeyUpdates are never requested: before a key has encrypted as many records as it may, the close of
-//! the connection is announced ([`Records::is_worn`]).
+//! answered as soon as nothing else is unsent: so a client that requests many and reads nothing holds one answer.
+//!
+//! A key of AES-GCM may encrypt 2^24 records. After half of them, TLS 1.3 changes it by a KeyUpdate before the next data
+//! (RFC 8446 §5.5), and the connection lasts as long as it likes; TLS 1.2 can't, and the close is announced
+//! ([`Records::is_worn`]). For the other direction no KeyUpdate is requested, and no number of records is refused, as in
+//! `rustls`: that bound is on the sender, and what a client has encrypted too often is not made secret again by a refusal.
 
 mod carried;
 #[cfg(any(test, fuzzing))]
@@ -50,6 +54,8 @@ pub(super) struct Records {
     ended: bool,
     /// close_notify or a fatal alert was sent: nothing follows it.
     closed: bool,
+    /// How many records a key may encrypt: that of the suite, except in tests.
+    records_max: u64,
 }
 
 /// What a client has sent that is allowed a few times only.
@@ -107,8 +113,9 @@ impl Records {
             owes_update: false,
             ended: false,
             closed: false,
+            records_max: suite.most_records(),
         };
-        (records.tx.seq() < suite.most_records()).then_some(records)
+        (records.tx.seq() < records.records_max).then_some(records)
     }
 
     /// The keys, for the one who continues.
@@ -125,9 +132,18 @@ impl Records {
         self.handshake.is_empty() && !self.owes_update && !self.ended && !self.closed
     }
 
-    /// Whether the connection should end soon: its key has encrypted half the records that it may.
+    /// Whether the connection should end soon: its key has encrypted half the records that it may, and can't be changed.
     pub(super) fn is_worn(&self) -> bool {
-        self.tx.seq() >= self.suite().most_records() / 2
+        self.suite().version == Version::Tls12 && self.is_key_worn()
+    }
+
+    fn is_key_worn(&self) -> bool {
+        self.tx.seq() >= self.records_max / 2
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_records_max(&mut self, records_max: u64) {
+        self.records_max = records_max;
     }
 
     /// How many bytes it keeps.
@@ -144,18 +160,12 @@ impl Records {
             self.closed = true;
             return Err(error);
         }
-        if !self.closed {
-            self.answer_key_update(pass.outgoing)?;
-        }
+        self.answer_key_update(pass.outgoing)?;
         match say {
             Say::Nothing => Ok(()),
-            Say::Data(plain) => plain.chunks(CONTENT_MAX).try_for_each(|content| {
-                let left = self.suite().most_records().saturating_sub(self.tx.seq());
-                if self.closed || left <= RESERVED_RECORDS {
-                    return Err(Error::EncryptError);
-                }
-                self.tx.seal(content_type::APPLICATION_DATA, content, pass.outgoing).map_err(no_record)
-            }),
+            Say::Data(plain) => {
+                plain.chunks(CONTENT_MAX).try_for_each(|content| self.say_data(content, pass.outgoing))
+            }
             Say::End if self.closed => Ok(()),
             Say::End => {
                 self.closed = true;
@@ -266,14 +276,35 @@ impl Records {
         Ok(())
     }
 
-    /// The answer is encrypted by the old key.
-    fn answer_key_update(&mut self, outgoing: &mut Vec<u8>) -> Result<(), Error> {
-        if self.owes_update {
-            self.tx.seal(content_type::HANDSHAKE, &KEY_UPDATE, outgoing).map_err(no_record)?;
-            self.tx = self.tx.next_generation().ok_or(Error::EncryptError)?;
+    /// Appends the answer that is owed to a request for a KeyUpdate, if nothing else is unsent. One answers all requests
+    /// before it (RFC 8446 §4.6.3).
+    pub(super) fn answer_key_update(&mut self, outgoing: &mut Vec<u8>) -> Result<(), Error> {
+        if self.owes_update && !self.closed && outgoing.is_empty() {
             self.owes_update = false;
+            self.update_key(outgoing)?;
         }
         Ok(())
+    }
+
+    /// The message is encrypted by the old key, and all that follows by the new one.
+    fn update_key(&mut self, outgoing: &mut Vec<u8>) -> Result<(), Error> {
+        let next = self.tx.next_generation().ok_or(Error::EncryptError)?;
+        self.tx.seal(content_type::HANDSHAKE, &KEY_UPDATE, outgoing).map_err(no_record)?;
+        self.tx = next;
+        Ok(())
+    }
+
+    fn say_data(&mut self, content: &[u8], outgoing: &mut Vec<u8>) -> Result<(), Error> {
+        if self.closed {
+            return Err(Error::EncryptError);
+        }
+        if self.is_key_worn() && self.suite().version == Version::Tls13 {
+            self.update_key(outgoing)?;
+        }
+        if self.records_max.saturating_sub(self.tx.seq()) <= RESERVED_RECORDS {
+            return Err(Error::EncryptError);
+        }
+        self.tx.seal(content_type::APPLICATION_DATA, content, outgoing).map_err(no_record)
     }
 }
 

@@ -59,13 +59,15 @@ impl TlsSession {
         self.state = SessionState::Broken;
         let incoming = Zeroizing::new(mem::take(&mut self.incoming));
         let plain = Zeroizing::new(mem::take(&mut self.plain));
-        Ok(Carried { parts: records.into_parts(), client, incoming, plain })
+        let is_resumed = self.is_resumed;
+        Ok(Carried { parts: records.into_parts(), client, is_resumed, incoming, plain })
     }
 
     /// Continues a session. None if its keys may encrypt nothing more.
     pub(crate) fn resume(tls: Tls, carried: Carried) -> Option<TlsSession> {
+        let is_resumed = carried.is_resumed;
         let (records, client, incoming, plain) = carried.into_records()?;
-        let mut session = TlsSession::new(tls);
+        let mut session = TlsSession { is_resumed, ..TlsSession::new(tls) };
         session.began = Some(Instant::now());
         session.engine = Engine::Records(Box::new((records, client)));
         session.state = SessionState::Open;
@@ -78,6 +80,12 @@ impl TlsSession {
         matches!(&self.engine, Engine::Records(engine) if engine.0.is_worn())
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_records_max(&mut self, records_max: u64) {
+        let Engine::Records(engine) = &mut self.engine else { panic!("it is on rustls") };
+        engine.0.set_records_max(records_max);
+    }
+
     /// Sends what is owed.
     fn settle(&mut self, socket: &mut impl Write) -> Result<(), Stays> {
         match (self.state, self.end) {
@@ -85,23 +93,25 @@ impl TlsSession {
             (SessionState::Handshake, _) => return Err(Stays::NotReady),
             _ => return Err(Stays::Ended),
         }
-        if let Engine::Rustls(engine) = &mut self.engine {
-            let mut pass = Pass {
-                incoming: &mut self.incoming,
-                used: 0,
-                plain: Plaintext::new(&mut [], &mut self.plain),
-                outgoing: &mut self.outgoing,
-                open: true,
-                ended: false,
-            };
-            if !rustls_engine::settle(&mut engine.connection, &mut pass) {
-                return Err(Stays::Unsent);
-            }
-        }
         if self.unreported > 0 || !self.flush(socket).unwrap_or(false) {
             return Err(Stays::Unsent);
         }
-        Ok(())
+        let is_settled = match &mut self.engine {
+            Engine::None => true,
+            Engine::Records(engine) => engine.0.answer_key_update(&mut self.outgoing).is_ok(),
+            Engine::Rustls(engine) => {
+                let mut pass = Pass {
+                    incoming: &mut self.incoming,
+                    used: 0,
+                    plain: Plaintext::new(&mut [], &mut self.plain),
+                    outgoing: &mut self.outgoing,
+                    open: true,
+                    ended: false,
+                };
+                rustls_engine::settle(&mut engine.connection, &mut pass)
+            }
+        };
+        if is_settled && self.flush(socket).unwrap_or(false) { Ok(()) } else { Err(Stays::Unsent) }
     }
 
     /// From `rustls` to our own records, in this process.

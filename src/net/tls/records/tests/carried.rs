@@ -24,7 +24,7 @@ fn carried(u: &mut Unstructured<'_>) -> Result<Carried> {
     };
     let (incoming, plain) = (Zeroizing::new(bytes(u, 0..=300)?), Zeroizing::new(bytes(u, 0..=300)?));
     assert!(Carried::fits(&client, &incoming, &plain));
-    Ok(Carried { parts: Parts { suite, tx, rx }, client, incoming, plain })
+    Ok(Carried { parts: Parts { suite, tx, rx }, client, is_resumed: u.arbitrary()?, incoming, plain })
 }
 
 #[test]
@@ -36,6 +36,7 @@ fn what_is_carried_arrives() {
         let got = Carried::decode(&encoded).unwrap();
         assert_eq!(got.parts.suite.id, sent.parts.suite.id);
         assert!(got.parts.tx == sent.parts.tx && got.parts.rx == sent.parts.rx);
+        assert_eq!(got.is_resumed, sent.is_resumed);
         assert!(got.client == sent.client && got.incoming == sent.incoming && got.plain == sent.plain);
         let at = u.int_in_range(0..=encoded.len() - 1)?;
         assert!(Carried::decode(&encoded[..at]).is_none(), "cut at {at} of {}", encoded.len());
@@ -84,7 +85,8 @@ fn bounds_are_those_of_the_encoding() {
         let suite = Suite::of(CipherSuite::TLS13_AES_128_GCM_SHA256).unwrap();
         let key = || (Zeroizing::new(vec![3; 32]), 0);
         let parts = Parts { suite, tx: key(), rx: key() };
-        let carried = Carried { parts, client, incoming: incoming.into(), plain: plain.into() };
+        let (incoming, plain) = (incoming.into(), plain.into());
+        let carried = Carried { parts, client, is_resumed: false, incoming, plain };
         let encoded = carried.encode();
         assert_eq!(Carried::decode(&encoded).is_some(), fits, "{}", encoded.len());
     }

@@ -234,26 +234,3 @@ fn a_session_has_one_owner() {
         pair.converse();
     }
 }
-
-/// Half of the records that a key of AES-GCM may encrypt: the session announces its end and stays, but still serves.
-#[test]
-fn a_worn_session_stays_and_serves() {
-    for suite in suites() {
-        let Raw { mut server, mut wire, tx, rx } = Raw::new(suite, true);
-        let (suite, material, seq) = (*rx.suite(), rx.into_material().0, (1 << 23) - 1);
-        let mut carried = server.release(&mut wire).unwrap();
-        carried.parts.tx.1 = seq;
-        let server = TlsSession::resume(Tls::from_files("not", "read"), carried).unwrap();
-        let mut raw = Raw { server, wire, tx, rx: RecordKey::new(suite, material, seq).unwrap() };
-        let wears_out = suite.most_records() == 1 << 24;
-        assert!(!raw.server.is_worn());
-        for _ in 0..3 {
-            raw.send(content_type::APPLICATION_DATA, b"request");
-            assert_eq!(raw.read().unwrap(), b"request");
-            assert_eq!(raw.server.write(&mut raw.wire, &[b"response"]).unwrap(), 8);
-            assert_eq!(raw.hear(), [(content_type::APPLICATION_DATA, b"response".to_vec())]);
-            assert_eq!(raw.server.is_worn(), wears_out);
-        }
-        assert_eq!(raw.server.release(&mut raw.wire).err(), wears_out.then_some(Stays::Worn));
-    }
-}

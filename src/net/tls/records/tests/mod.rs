@@ -4,6 +4,7 @@
 mod assumptions;
 mod carried;
 mod differential;
+mod key_limits;
 mod refusals;
 mod vectors;
 

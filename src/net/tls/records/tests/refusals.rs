@@ -267,6 +267,38 @@ fn key_updates_are_answered() {
     }
 }
 
+/// A client that asks for new keys again and again, and reads nothing: what is kept for it does not grow, and the answer that is
+/// owed is sent before the session leaves.
+#[test]
+fn requests_for_new_keys_without_reading_hold_one_answer() {
+    for (suite, carried) in suites().flat_map(|suite| [(suite, false), (suite, true)]) {
+        if !is_tls13(suite) {
+            continue;
+        }
+        let mut raw = Raw::new(suite, carried);
+        raw.wire.full = true;
+        let mut most = 0;
+        for _ in 0..1_000 {
+            raw.send_key_update(1);
+            raw.send(DATA, b"x");
+            assert_eq!(raw.read().unwrap(), b"x");
+            most = most.max(raw.server.hold());
+        }
+        let answer = HEADER + KEY_UPDATE.len() + 1 + 16;
+        assert!(most <= answer, "{suite:?} {carried}: {most} bytes");
+        if carried {
+            assert_eq!(raw.server.release(&mut raw.wire).err(), Some(Stays::Unsent));
+            raw.wire.full = false;
+            let session = raw.server.release(&mut raw.wire).unwrap();
+            assert_eq!(raw.hear(), [(HANDSHAKE, KEY_UPDATE.to_vec()), (HANDSHAKE, KEY_UPDATE.to_vec())]);
+            raw.server = TlsSession::resume(Tls::from_files("not", "read"), session).unwrap();
+        }
+        raw.wire.full = false;
+        assert_eq!(raw.server.write(&mut raw.wire, &[b"response"]).unwrap(), 8);
+        assert_eq!(raw.hear().last(), Some(&(DATA, b"response".to_vec())));
+    }
+}
+
 #[test]
 fn nothing_follows_close_notify() {
     for (suite, carried) in suites().flat_map(|suite| [(suite, false), (suite, true)]) {
@@ -282,34 +314,4 @@ fn nothing_follows_close_notify() {
         assert_eq!(raw.read().unwrap(), b"", "{suite:?} {carried}");
         assert_eq!(raw.hear(), []);
     }
-}
-
-/// AES-GCM: half of the records that a key may encrypt announce the end, and then no data is encrypted, but alerts are.
-#[test]
-fn a_key_wears_out() {
-    let suite = Suite::of(CipherSuite::TLS13_AES_128_GCM_SHA256).unwrap();
-    let records = |seq| {
-        let key = |seq| (Zeroizing::new(vec![5; 32]), seq);
-        Records::new(Parts { suite, tx: key(seq), rx: key(0) })
-    };
-    assert!(!records((1 << 23) - 1).unwrap().is_worn() && records(1 << 23).unwrap().is_worn());
-    assert!(records(1 << 24).is_none());
-    let mut last = records((1 << 24) - RESERVED_RECORDS - 1).unwrap();
-    let mut say = |say: Say<'_>| {
-        let (mut out, mut plain) = (Vec::new(), Vec::new());
-        let mut pass = Pass {
-            incoming: &mut [],
-            used: 0,
-            plain: crate::net::tls::buffers::Plaintext::new(&mut [], &mut plain),
-            outgoing: &mut out,
-            open: false,
-            ended: false,
-        };
-        let said = last.process(&mut pass, &say);
-        (said.is_ok(), out.is_empty())
-    };
-    assert_eq!(say(Say::Data(b"last")), (true, false));
-    assert_eq!(say(Say::Data(b"more")), (false, true));
-    assert_eq!(say(Say::End), (true, false));
-    assert_eq!(say(Say::End), (true, true));
 }
