@@ -83,6 +83,7 @@ pub(crate) struct Acceptor<P> {
     connections: Connections<P>,
     listeners: Listeners,
     transfers: Transfers<P>,
+    keys: ServiceKeys,
     next_sweep: Instant,
     /// The control loop knows that the drain is complete.
     is_drained: bool,
@@ -96,6 +97,7 @@ impl<P: Portable> Acceptor<P> {
         Acceptor {
             transfers: Transfers::new(&listeners, setup.limits.connections, counters, setup.keys.clone()),
             listeners: Listeners::new(listeners, &setup.limits),
+            keys: setup.keys.clone(),
             next_sweep: Instant::now() + TICK,
             is_drained: false,
             report: Arc::clone(&setup.report),
@@ -170,6 +172,7 @@ impl<P: Portable> Acceptor<P> {
             self.connections.sweep(now);
             self.transfers.retry(&self.connections);
             self.connections.pools.push_batches();
+            self.keys.expire(now);
             self.next_sweep = now + TICK;
         }
         if self.listeners.tick(now, &mut self.connections) {

@@ -2,6 +2,7 @@
 //! control loop passes them on. Without TLS there are none.
 
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use crate::net::listener::Listener;
 
@@ -10,7 +11,6 @@ use {
     super::packet::{self, Packet},
     crate::base::log::debug,
     crate::net::tls::{KeyRing, PassedKey, Tls},
-    std::time::Instant,
     zeroize::{Zeroize, Zeroizing},
 };
 
@@ -49,6 +49,11 @@ impl ServiceKeys {
         self.ring.rotate();
     }
 
+    /// Drops those that are too old.
+    pub(crate) fn expire(&self, now: Instant) {
+        self.ring.expire(now);
+    }
+
     /// Takes over those of a predecessor.
     pub(super) fn adopt(&self, keys: Vec<PassedKey>) {
         debug!("handover: {} keys of session tickets came from a predecessor", keys.len());
@@ -72,6 +77,8 @@ impl ServiceKeys {
     pub(crate) fn pass_on(&self, _: BorrowedFd<'_>) {}
 
     pub(crate) fn rotate(&self) {}
+
+    pub(crate) fn expire(&self, _: Instant) {}
 
     pub(super) fn wipe(_: &mut [u8]) {}
 }

@@ -2,10 +2,15 @@
 //!
 //! - **Only a generation that has the service to itself makes a new key.** From GO on predecessor and successor have the same
 //!   keys, and each resumes what the other has issued: on probation, after a rollback, and in the drain. So a ring that was
-//!   passed on rotates no more, unless the handover fails; and a ring that was received rotates from COMMIT on.
+//!   passed on rotates no more, unless the handover fails; and a ring that was received rotates from COMMIT on. Except that a
+//!   process that has no valid key left makes one with its next handshake: one that drains for more than twelve hours, say.
+//!   Only that process resumes what it issues then.
 //! - **A key's age goes with it.** Otherwise handovers at short intervals would keep a key alive, and with it what its tickets
 //!   reveal to someone who obtains it. A key that is too old is dropped, also by a process that must not rotate.
 //! - **A ring is filled once.** A process that has keys adopts no others, whichever channel they come by.
+//! - **A key that is too old is overwritten** within a quarter of a second while connections are open, and otherwise with the
+//!   next handshake, connection or handover.
+//! - **The lock is held for as long as it takes to find a key**, and not while tickets are encrypted.
 //! - Without a predecessor (a start, a restart after a crash), or with one of a version that has no ring, a new key is made by
 //!   the first handshake.
 
@@ -127,16 +132,24 @@ impl KeyRing {
         (state.current, state.previous) = (keys.next(), keys.next());
     }
 
+    /// Drops the keys that are too old.
+    pub(crate) fn expire(&self, now: Instant) {
+        lock(&self.0).expire(now);
+    }
+
     pub(super) fn seal(&self, session: &[u8], scope: &Scope, now: Instant) -> Option<Vec<u8>> {
-        let mut state = lock(&self.0);
-        state.turn(now);
-        state.current.as_ref()?.key.seal(session, scope)
+        self.find(now, |_| true)?.seal(session, scope)
     }
 
     pub(super) fn open(&self, ticket: &[u8], scope: &Scope, now: Instant) -> Option<Vec<u8>> {
+        self.find(now, |key| key.has_issued(ticket))?.open(ticket, scope)
+    }
+
+    /// The first of these keys, the current one first.
+    fn find(&self, now: Instant, is_wanted: impl Fn(&TicketKey) -> bool) -> Option<TicketKey> {
         let mut state = lock(&self.0);
         state.turn(now);
-        state.keys().find_map(|dated| dated.key.open(ticket, scope))
+        state.keys().map(|dated| &dated.key).find(|key| is_wanted(key)).cloned()
     }
 }
 
@@ -145,11 +158,15 @@ impl State {
         self.current.iter().chain(&self.previous)
     }
 
-    /// Makes the keys those of this moment.
-    fn turn(&mut self, now: Instant) {
+    fn expire(&mut self, now: Instant) {
         for key in [&mut self.current, &mut self.previous] {
             key.take_if(|key| key.age(now) >= LIFE);
         }
+    }
+
+    /// Makes the keys those of this moment.
+    fn turn(&mut self, now: Instant) {
+        self.expire(now);
         let is_due = self.current.as_ref().is_none_or(|key| self.rotates && key.age(now) >= PERIOD);
         if is_due {
             // Without random bytes the old key stays.
@@ -229,6 +246,35 @@ mod tests {
         rings.pass(LIFE);
         assert!(!rings.takes(&rings.old, &first));
         assert_eq!(rings.old.pass_on(rings.now).len(), 1);
+    }
+
+    /// Without a handshake, as the acceptor asks for it.
+    #[test]
+    fn a_key_that_is_too_old_is_dropped_in_time() {
+        let mut rings = Rings::new();
+        let first = rings.issue(&rings.old);
+        let secret = {
+            let state = lock(&rings.old.0);
+            Arc::downgrade(&state.current.as_ref().unwrap().key.secret)
+        };
+        rings.pass(LIFE - MINUTE);
+        rings.old.expire(rings.now);
+        assert!(secret.upgrade().is_some() && rings.takes(&rings.old, &first));
+        rings.pass(MINUTE);
+        rings.old.expire(rings.now);
+        assert!(secret.upgrade().is_none(), "a copy is left");
+    }
+
+    /// It may not rotate, but serves: it issues tickets that it resumes itself.
+    #[test]
+    fn a_process_whose_keys_are_all_too_old_makes_one() {
+        let mut rings = Rings::new();
+        rings.issue(&rings.old);
+        rings.hand_over();
+        rings.new.rotate();
+        rings.pass(LIFE);
+        let late = rings.issue(&rings.old);
+        assert!(rings.takes(&rings.old, &late) && !rings.takes(&rings.new, &late));
     }
 
     #[test]

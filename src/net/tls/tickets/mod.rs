@@ -100,6 +100,10 @@ impl TicketKey {
         Some(ticket)
     }
 
+    fn has_issued(&self, ticket: &[u8]) -> bool {
+        ticket.starts_with(&self.name)
+    }
+
     /// The session of a ticket of this key and this scope.
     fn open(&self, ticket: &[u8], scope: &Scope) -> Option<Vec<u8>> {
         let (name, rest) = ticket.split_first_chunk::<NAME_BYTES>()?;

@@ -15,7 +15,7 @@ use rustls::crypto::{self, CryptoProvider};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, HandshakeKind, NamedGroup, ServerConfig,
+    ClientConfig, ClientConnection, ConnectionCommon, DigitallySignedStruct, Error, HandshakeKind, NamedGroup, ServerConfig,
     ServerConnection, SignatureScheme, SupportedProtocolVersion,
 };
 
@@ -64,24 +64,8 @@ impl Wanderer {
         let name = ServerName::try_from(name).unwrap();
         let mut client = ClientConnection::new(Arc::clone(&self.0), name)?;
         while client.wants_write() || server.wants_write() {
-            let mut bytes = Vec::new();
-            while client.wants_write() {
-                client.write_tls(&mut bytes).unwrap();
-            }
-            let mut rest = &bytes[..];
-            while !rest.is_empty() {
-                server.read_tls(&mut rest).unwrap();
-                server.process_new_packets()?;
-            }
-            let mut bytes = Vec::new();
-            while server.wants_write() {
-                server.write_tls(&mut bytes).unwrap();
-            }
-            let mut rest = &bytes[..];
-            while !rest.is_empty() {
-                client.read_tls(&mut rest).unwrap();
-                client.process_new_packets()?;
-            }
+            deliver(&mut client, &mut server)?;
+            deliver(&mut server, &mut client)?;
         }
         assert!(!server.is_handshaking() && !client.is_handshaking());
         assert_eq!(server.handshake_kind(), client.handshake_kind());
@@ -92,6 +76,20 @@ impl Wanderer {
     fn is(&self, kind: HandshakeKind, server: &Arc<ServerConfig>) {
         assert_eq!(self.visit(server, "localhost").unwrap(), kind);
     }
+}
+
+/// Gives one side what the other one has to send.
+fn deliver<A, B>(from: &mut ConnectionCommon<A>, to: &mut ConnectionCommon<B>) -> Result<(), Error> {
+    let mut bytes = Vec::new();
+    while from.wants_write() {
+        from.write_tls(&mut bytes).unwrap();
+    }
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        to.read_tls(&mut rest).unwrap();
+        to.process_new_packets()?;
+    }
+    Ok(())
 }
 
 /// One session at a time, for all names.
