@@ -3,6 +3,7 @@
 
 mod assumptions;
 mod carried;
+mod debug;
 mod differential;
 mod key_limits;
 mod refusals;
