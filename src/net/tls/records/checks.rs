@@ -19,6 +19,9 @@ struct Outcome {
     ended: bool,
 }
 
+/// What a client that reads nothing can make unsent: one answer to its key updates, one to a renegotiation, one alert.
+const UNSENT_MAX: usize = 100;
+
 /// Any records from a client that has the keys, and any bytes between them. The places where they are split do not matter.
 ///
 /// The first byte chooses the suite. Then follow records: a type, a length, and the content; a type above 127 means bytes
@@ -49,10 +52,9 @@ pub(crate) fn records(bytes: &[u8]) {
     let take = |piece: usize| {
         let parts = Parts { suite, tx: (material(2), 3), rx: (material(1), 7) };
         let Some(mut records) = Records::new(parts) else { return Outcome::default() };
-        let (mut outcome, mut incoming) = (Outcome::default(), Vec::new());
+        let (mut outcome, mut incoming, mut outgoing) = (Outcome::default(), Vec::new(), Vec::new());
         for piece in sent.chunks(piece) {
             incoming.extend_from_slice(piece);
-            let mut outgoing = Vec::new();
             let mut pass = Pass {
                 incoming: &mut incoming,
                 used: 0,
@@ -65,6 +67,7 @@ pub(crate) fn records(bytes: &[u8]) {
             let used = pass.used;
             outcome.ended |= pass.ended;
             assert!(records.held() <= HANDSHAKE_MAX + 4 + CONTENT_MAX, "it keeps {} bytes", records.held());
+            assert!(outgoing.len() <= UNSENT_MAX, "{} bytes are unsent", outgoing.len());
             incoming.drain(..used);
             if let Some(error) = error {
                 outcome.error = Some(error.to_string());

@@ -57,8 +57,16 @@ fn text(from: usize, n: usize) -> Vec<u8> {
     (from..from + n).map(|n| (n % 251) as u8).collect()
 }
 
-fn converse(suite: SupportedCipherSuite, carried: bool, steps: &[Step]) -> Seen {
+/// Over `rustls`, or over our records, which then change their key after half of so many.
+fn converse(suite: SupportedCipherSuite, records_max: Option<u64>, steps: &[Step]) -> Seen {
+    let carried = records_max.is_some();
     let mut pair = Pair::new(suite, carried);
+    let lower = |pair: &mut Pair| {
+        if let Some(records_max) = records_max.filter(|_| is_tls13(suite)) {
+            pair.server.set_records_max(records_max);
+        }
+    };
+    lower(&mut pair);
     let (mut seen, mut on_the_way, mut said) = (Seen::default(), VecDeque::new(), 0);
     // A debug build of `rustls` panics at a damaged record after its close_notify.
     let (mut damaged, mut said_end) = (false, false);
@@ -98,7 +106,8 @@ fn converse(suite: SupportedCipherSuite, carried: bool, steps: &[Step]) -> Seen 
                 seen.wrote += pair.server.write(&mut pair.wire, &[&text(seen.wrote, n)]).unwrap_or(0);
             }
             Step::Carry if carried => match pair.carry() {
-                Ok(()) | Err(Stays::Ended) => {}
+                Ok(()) => lower(&mut pair),
+                Err(Stays::Ended) => {}
                 Err(other) => panic!("{other:?}"),
             },
             Step::Carry => {}
@@ -133,10 +142,11 @@ fn conversations_are_the_same_as_over_rustls() {
     check(CASES, 4 << 10, |u| {
         let suite = *u.choose(&suites)?;
         let steps = list(u, 0..=60, step)?;
-        let (ours, theirs) = (converse(suite, true, &steps), converse(suite, false, &steps));
+        let records_max = u.int_in_range(34..=200)?;
+        let (ours, theirs) = (converse(suite, Some(records_max), &steps), converse(suite, None, &steps));
         assert!(
             ours == theirs,
-            "{suite:?} {steps:?}\nread {} of {}, heard {} of {}, wrote {} of {}, {:?} {:?}, ended {} {}",
+            "{suite:?} {records_max} {steps:?}\nread {} of {}, heard {} of {}, wrote {} of {}, {:?} {:?}, ended {} {}",
             ours.read.len(),
             theirs.read.len(),
             ours.heard.len(),
