@@ -26,7 +26,7 @@ use heirloom::{RouteLimits, limited};
 const USAGE: &str =
     "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--control PATH] [--any-parent] [--store-listeners] [--supervise]
     [--drain-without-main-ms N] [--unix PATH] [--admin ADDR]
-    [--tls-listen ADDR --cert F --key F [--ticket-keys F]] [--tls-own-records]
+    [--tls-listen ADDR --cert F --key F [--cert F --key F] [--ticket-keys F]] [--tls-own-records]
     [--probation-ms N] [--ready-timeout-ms N] [--drain-timeout-ms N] [--lame-duck-ms N]
     [--idle-grace-ms N] [--close-spread-ms N] [--head-timeout-ms N] [--idle-timeout-ms N]";
 
@@ -82,8 +82,10 @@ fn main() -> Result<(), heirloom::Error> {
 
 #[cfg(feature = "tls")]
 fn tls(server: Server, flags: TlsFlags) -> Server {
-    let (Some(listen), Some(cert), Some(key)) = (flags.listen, flags.cert, flags.key) else { return server };
+    let mut pairs = flags.certs.into_iter().zip(flags.keys);
+    let (Some(listen), Some((cert, key))) = (flags.listen, pairs.next()) else { return server };
     let tls = heirloom::tls::Tls::from_files(cert, key);
+    let tls = pairs.fold(tls, |tls, (cert, key)| tls.and_files(cert, key));
     let tls = flags.ticket_keys.into_iter().fold(tls, heirloom::tls::Tls::ticket_keys);
     let tls = if flags.own_records { tls.carried_at_once() } else { tls };
     server.listen(Listen::new(listen).tls(tls))
@@ -91,8 +93,9 @@ fn tls(server: Server, flags: TlsFlags) -> Server {
 
 #[cfg(not(feature = "tls"))]
 fn tls(server: Server, flags: TlsFlags) -> Server {
-    let TlsFlags { listen, cert, key, ticket_keys, own_records } = flags;
-    if own_records || [listen, cert, key, ticket_keys].iter().any(Option::is_some) {
+    let TlsFlags { listen, certs, keys, ticket_keys, own_records } = flags;
+    let no_files = certs.is_empty() && keys.is_empty() && ticket_keys.is_none();
+    if own_records || listen.is_some() || !no_files {
         usage("--tls-listen: built without the feature tls");
     }
     server
@@ -251,8 +254,9 @@ fn upgrade(req: &Request, pause: Option<Duration>) -> impl IntoResponse + use<> 
 #[derive(Default)]
 struct TlsFlags {
     listen: Option<String>,
-    cert: Option<String>,
-    key: Option<String>,
+    /// The first pair, and others for other names.
+    certs: Vec<String>,
+    keys: Vec<String>,
     ticket_keys: Option<String>,
     /// For the tests of heirloom alone.
     own_records: bool,
@@ -314,8 +318,8 @@ impl Flags {
                 "--listen" => flags.listen.push(value),
                 "--unix" => flags.listen.push(format!("unix:{value}")),
                 "--tls-listen" => flags.tls.listen = Some(value),
-                "--cert" => flags.tls.cert = Some(value),
-                "--key" => flags.tls.key = Some(value),
+                "--cert" => flags.tls.certs.push(value),
+                "--key" => flags.tls.keys.push(value),
                 "--ticket-keys" => flags.tls.ticket_keys = Some(value),
                 "--admin" => flags.admin = Some(value),
                 "--pid-file" => flags.pid_file = Some(value),
@@ -333,8 +337,8 @@ impl Flags {
                 _ => return Err(format!("{flag}: not understood")),
             }
         }
-        let TlsFlags { listen, cert, key, .. } = &flags.tls;
-        if ![cert, key].iter().all(|file| file.is_some() == listen.is_some()) {
+        let TlsFlags { listen, certs, keys, .. } = &flags.tls;
+        if certs.len() != keys.len() || listen.is_some() == certs.is_empty() {
             return Err("--tls-listen, --cert and --key want each other".to_owned());
         }
         Ok(flags)

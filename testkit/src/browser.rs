@@ -32,6 +32,14 @@ impl Browser {
     /// # Panics
     /// When one is there and can't be started.
     pub fn open(url: &str) -> Option<Browser> {
+        Browser::open_with(url, &[])
+    }
+
+    /// With more flags than it has anyway.
+    ///
+    /// # Panics
+    /// As `open`.
+    pub fn open_with(url: &str, flags: &[&str]) -> Option<Browser> {
         let Some(program) = find() else {
             crate::skip("no chromium here (apt-get install chromium)");
             return None;
@@ -43,6 +51,7 @@ impl Browser {
             .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
             .args(["--disable-dev-shm-usage", "--remote-debugging-port=0"])
             .arg(with("--user-data-dir=", profile.path().as_os_str()))
+            .args(flags)
             .arg(url)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

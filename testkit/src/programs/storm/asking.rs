@@ -27,6 +27,10 @@ pub(crate) enum Mode {
     Idle,
     /// Connections opened long before their first request, and left after a few.
     Preconnect,
+    /// Each request in two parts, of which the second follows a handover: by TLS also in the middle of a record.
+    Halves,
+    /// KeyUpdates of TLS 1.3 before, at and after handovers, and between the parts of a request.
+    Rekey,
     /// A WebSocket whose messages are echoed, for as long as the server keeps it.
     WebSocket,
     /// A stream of events, one a second, for as long as the server sends it.
@@ -34,7 +38,7 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    pub(crate) const ALL: [Mode; 11] = [
+    pub(crate) const ALL: [Mode; 13] = [
         Mode::Keepalive,
         Mode::Close,
         Mode::Pipelined,
@@ -44,6 +48,8 @@ impl Mode {
         Mode::Stream,
         Mode::Idle,
         Mode::Preconnect,
+        Mode::Halves,
+        Mode::Rekey,
         Mode::WebSocket,
         Mode::Events,
     ];
@@ -59,6 +65,8 @@ impl Mode {
             Mode::Stream => "stream",
             Mode::Idle => "idle",
             Mode::Preconnect => "preconnect",
+            Mode::Halves => "halves",
+            Mode::Rekey => "rekey",
             Mode::WebSocket => "websocket",
             Mode::Events => "events",
         }
@@ -72,6 +80,11 @@ impl Mode {
     /// Whether each connection is one stream, which the server ends when its process drains.
     pub(crate) fn streams(self) -> bool {
         matches!(self, Mode::WebSocket | Mode::Events)
+    }
+
+    /// Whether its requests wait for handovers.
+    pub(crate) fn waits_for_signals(self) -> bool {
+        matches!(self, Mode::Halves | Mode::Rekey)
     }
 
     /// Requests sent at once.
@@ -125,6 +138,8 @@ pub(crate) struct Pauses {
     pub(crate) before_first: Duration,
     /// The time between the check of a connection and the next request on it: the distance of the client.
     pub(crate) one_way: Duration,
+    /// Between the parts of a request that a handover divides, for its signal: at most.
+    pub(crate) signal: Duration,
 }
 
 impl Default for Pauses {
@@ -135,6 +150,7 @@ impl Default for Pauses {
             idle: [Duration::from_millis(200), Duration::from_secs(5)],
             before_first: Duration::from_secs(5),
             one_way: Duration::from_millis(10),
+            signal: Duration::from_secs(2),
         }
     }
 }
@@ -158,9 +174,13 @@ enum Expected {
 pub(crate) fn ask(mode: Mode, id: u64, sizes: &Sizes) -> Asked {
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: storm\r\n\r\n").into_bytes();
     let (bytes, expected) = match mode {
-        Mode::Keepalive | Mode::Close | Mode::Pipelined | Mode::Idle | Mode::Preconnect => {
-            plain(id, mode == Mode::Close)
-        }
+        Mode::Keepalive
+        | Mode::Close
+        | Mode::Pipelined
+        | Mode::Idle
+        | Mode::Preconnect
+        | Mode::Halves
+        | Mode::Rekey => plain(id, mode == Mode::Close),
         Mode::Slow => (get(&format!("/sleep/{}", sizes.sleep_ms)), Expected::Bytes(b"ok\n".to_vec())),
         Mode::Upload => upload(id, sizes.upload),
         Mode::Reader => {

@@ -82,7 +82,14 @@ impl Client {
         let batch: Vec<Asked> = (0..self.mode.depth()).map(|_| self.next()).collect();
         let before = link.answers;
         let bytes: Vec<u8> = batch.iter().flat_map(|asked| &asked.bytes).copied().collect();
-        link.send(&bytes, self.mode.pieces(), self.pause(), &self.halt);
+        match self.mode {
+            Mode::Halves => self.send_halves(&mut link, &bytes),
+            Mode::Rekey => self.send_with_key_updates(&mut link, &bytes),
+            _ => link.send(&bytes, self.mode.pieces(), self.pause(), &self.halt),
+        }
+        if self.mode.waits_for_signals() {
+            begin = Instant::now();
+        }
 
         let (mut closes, mut loss, mut step) = (false, None, true);
         for asked in &batch {
@@ -155,6 +162,7 @@ impl Client {
                     Outcome::Refused if self.clock.stops.touch(begin, now) => Outcome::Away,
                     // Within a TLS handshake: the process had accepted the connection.
                     Outcome::Reset if self.clock.crashes.touch(begin, now) => Outcome::Crashed,
+                    Outcome::Reset if self.clock.kills.touch(begin, now) => Outcome::Crashed,
                     other => other,
                 };
                 if outcome.is_failure() || outcome == Outcome::OwnLimit {
@@ -210,7 +218,7 @@ impl Client {
     pub(crate) fn named(&self, outcome: Outcome, link: &Link) -> Outcome {
         let stopped = || self.clock.stops.touch(link.quiet_since, Instant::now());
         match outcome {
-            Outcome::Reset | Outcome::Cut if self.crashed(link) => Outcome::Crashed,
+            Outcome::Reset | Outcome::Cut if self.crashed(link) || self.killed(link) => Outcome::Crashed,
             // A process that stops has to end idle connections, and can't know which requests are on their way.
             Outcome::Cut if link.crossed && stopped() => Outcome::Crossed,
             _ => outcome,
@@ -223,11 +231,16 @@ impl Client {
         self.clock.crashes.touch(from, to)
     }
 
+    /// Whether storm has killed a process since the connection was certainly open.
+    fn killed(&self, link: &Link) -> bool {
+        self.clock.kills.touch(link.quiet_since, Instant::now())
+    }
+
     /// The end of a connection without a request on it, if it arrives in time.
     pub(crate) fn last_look(&self, link: &mut Link, wait: Duration) -> Option<End> {
         let end = match link.idle(wait) {
             Idle::Quiet => return None,
-            Idle::Ended | Idle::Reset if self.crashed(link) => End::Gone,
+            Idle::Ended | Idle::Reset if self.crashed(link) || self.killed(link) => End::Gone,
             // A process that stops has to close idle connections, but not by a reset.
             Idle::Ended if self.clock.stops.touch(link.quiet_since, Instant::now()) => End::Gone,
             Idle::Ended | Idle::Reset => End::Silent,

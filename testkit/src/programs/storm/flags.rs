@@ -11,6 +11,8 @@ pub(crate) const USAGE: &str = "usage: testkit storm [flags] [-- flags of the se
   --hups-at-once N   signals for each of them, a millisecond apart (default 1)
   --bad-binaries     before each of them one that must fail: the program is missing, hangs, crashes, ...
   --stops            instead of them: TERM, and a start at the same address
+  --kills            in each of them one of the two processes is killed, in turn, when connections move: an end of a connection
+                     is excused, wrong bytes are not
   --soak MINUTES     instead of them: an upgrade every 5 s, a bad program every minute, now and then a successor killed on
                      probation, hostile clients all the time, --strict, plain, unix and TLS listeners at once, clients of
                      all modes; nothing may be lost, and descriptors, threads and memory may not grow
@@ -18,7 +20,7 @@ pub(crate) const USAGE: &str = "usage: testkit storm [flags] [-- flags of the se
   --pause-ms N       between a handover and the next (default 100)
   --probation-ms N   of each handover (default 0)
   --keepalive N  --close N  --pipelined N  --slow N  --upload N  --reader N  --stream N
-  --idle N  --preconnect N  --websocket N  --events N
+  --idle N  --preconnect N  --halves N  --rekey N  --websocket N  --events N
                      clients of each mode; without any of these: --mix
   --mix              32 keepalive and 8 close, the default
   --idle-connections N
@@ -32,7 +34,7 @@ pub(crate) const USAGE: &str = "usage: testkit storm [flags] [-- flags of the se
   --upload-bytes N   what an upload sends at most (default 256 KiB)
   --timeout-ms N     how long an answer may take (default 10000)
   --unix             every other client by a unix socket
-  --tls              every other client by TLS, whose connections can't move: their closes are announced
+  --tls              every other client by TLS, with each cipher suite in turn; their closes are announced
   --supervise        the server under its supervisor, which gets all signals
   --server PATH      the kitchen_sink to run (default: the one beside testkit)
   --alternate PATH   another version of it: each handover goes from one of the two to the other
@@ -54,6 +56,7 @@ pub(crate) struct Flags {
     pub(crate) hups_at_once: u32,
     pub(crate) bad_binaries: bool,
     pub(crate) stops: bool,
+    pub(crate) kills: bool,
     pub(crate) idle_connections: usize,
     pub(crate) strict: bool,
     pub(crate) pauses: Pauses,
@@ -83,6 +86,7 @@ impl Flags {
             hups_at_once: 1,
             bad_binaries: false,
             stops: false,
+            kills: false,
             idle_connections: 0,
             strict: false,
             pauses: Pauses::default(),
@@ -111,6 +115,7 @@ impl Flags {
                 "--unix" => flags.unix = true,
                 "--bad-binaries" => flags.bad_binaries = true,
                 "--stops" => flags.stops = true,
+                "--kills" => flags.kills = true,
                 "--strict" => flags.strict = true,
                 "--quiet" => quiet = true,
                 "--mix" => flags.mix(),
@@ -122,6 +127,14 @@ impl Flags {
             }
         }
         let none = flags.clients.iter().all(|clients| *clients == 0) && !quiet && flags.idle_connections == 0;
+        if flags.clients[Mode::Rekey as usize] > 0 && !flags.tls {
+            return Err("--rekey needs --tls".to_owned());
+        }
+        if flags.kills && (flags.strict || flags.supervise || flags.stops) {
+            return Err(
+                "--kills excuses what --strict does not, and has no --supervise and no --stops".to_owned()
+            );
+        }
         match flags.soak {
             Some(length) => flags.complete_soak(length, none),
             None if none => flags.mix(),
@@ -196,10 +209,10 @@ mod tests {
 
     #[test]
     fn the_mix_is_what_is_run_unasked() {
-        assert_eq!(parse("").unwrap().clients, [32, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(parse("--slow 3").unwrap().clients, [0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(parse("--quiet").unwrap().clients, [0; 11]);
-        assert_eq!(parse("--idle-connections 9").unwrap().clients, [0; 11]);
+        assert_eq!(parse("").unwrap().clients, [32, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(parse("--slow 3").unwrap().clients, [0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(parse("--quiet").unwrap().clients, [0; 13]);
+        assert_eq!(parse("--idle-connections 9").unwrap().clients, [0; 13]);
         assert_eq!(parse("--idle-connections 9 --idle 1").unwrap().clients[Mode::Idle as usize], 1);
         assert_eq!(parse("-- --workers 4").unwrap().server_flags, ["--workers", "4"]);
         let soak = parse("--soak 0.5").unwrap();
@@ -212,5 +225,7 @@ mod tests {
         assert_eq!((soak.pauses.away, soak.probation_ms), (Duration::from_millis(9), 20));
         assert!(soak.seconds_max > Duration::from_secs(90 * 60) && parse("--soak x").is_err());
         assert!(parse("--slow").is_err() && parse("--slow x").is_err() && parse("--fast 1").is_err());
+        assert!(parse("--rekey 1").is_err() && parse("--rekey 1 --tls").is_ok());
+        assert!(parse("--kills --strict").is_err() && parse("--kills --tls").unwrap().kills);
     }
 }

@@ -41,12 +41,16 @@ pub(crate) struct Clock {
     began: Instant,
     /// Microseconds; 0: none yet.
     signal: AtomicU64,
+    lock: Mutex<()>,
+    bell: Condvar,
     /// The part of the load that this is: for a comparison of near and far within each.
     part: AtomicUsize,
     /// From a TERM until the server serves again.
     pub(crate) stops: Windows,
     /// From the HUP to a process until its successor, killed on probation, is gone.
     pub(crate) crashes: Windows,
+    /// From the HUP of a handover during which a process is killed until the service is whole again.
+    pub(crate) kills: Windows,
 }
 
 impl Clock {
@@ -54,9 +58,12 @@ impl Clock {
         Clock {
             began: Instant::now(),
             signal: AtomicU64::new(0),
+            lock: Mutex::default(),
+            bell: Condvar::new(),
             part: AtomicUsize::new(0),
             stops: Windows::default(),
             crashes: Windows::default(),
+            kills: Windows::default(),
         }
     }
 
@@ -67,7 +74,18 @@ impl Clock {
     /// A signal is sent now.
     pub(crate) fn mark(&self) {
         let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.signal.store(now.max(1), Ordering::SeqCst);
+        self.bell.notify_all();
+    }
+
+    /// Waits for a signal after now, for as long; returns whether there was one.
+    pub(crate) fn next_signal(&self, within: Duration) -> bool {
+        let begin = Instant::now();
+        let comes = || self.signal().is_some_and(|signal| signal > begin);
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = self.bell.wait_timeout_while(lock, within, |()| !comes());
+        comes()
     }
 
     pub(crate) fn part(&self) -> usize {

@@ -113,6 +113,26 @@ impl Link {
         self.deadline = Instant::now() + self.patience;
     }
 
+    /// What these bytes are on the way, which must be sent next. A connection that is broken shows it at the answer.
+    pub(crate) fn seal(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.socket.seal(bytes).unwrap_or_default()
+    }
+
+    /// A KeyUpdate, which must be sent next; empty where there is none.
+    pub(crate) fn seal_key_update(&mut self) -> Vec<u8> {
+        self.socket.seal_key_update().unwrap_or_default()
+    }
+
+    /// Sends a part of what was sealed, and the other one after the pause. What is not taken shows at the answer.
+    pub(crate) fn send_sealed(&mut self, [first, second]: [&[u8]; 2], pause: impl FnOnce()) {
+        self.unsent = self.socket.send_sealed(first).err();
+        if self.unsent.is_none() {
+            pause();
+            self.unsent = self.socket.send_sealed(second).err();
+        }
+        self.deadline = Instant::now() + self.patience;
+    }
+
     /// The head of the next answer with the end of its last line, which stays in the input.
     fn head(&mut self, halt: &Halt) -> Result<String, Loss> {
         loop {
@@ -259,9 +279,11 @@ impl Link {
     fn loss(&self, errno: Errno) -> Loss {
         let outcome = match errno {
             Errno::EAGAIN | Errno::ETIMEDOUT => Outcome::Timeout,
+            Errno::EBADMSG => Outcome::Wrong,
             _ => Outcome::Reset,
         };
-        Loss { outcome, detail: format!("{errno} after {} bytes of the answer", self.input.len()) }
+        let fault = self.socket.fault().unwrap_or_default();
+        Loss { outcome, detail: format!("{errno} {fault} after {} bytes of the answer", self.input.len()) }
     }
 
     /// Input that arrived before the request is sent.
@@ -289,8 +311,8 @@ impl Link {
         }
         match self.socket.receive(&mut [0; 16]) {
             Ok(0) => Idle::Ended,
+            Ok(_) | Err(Errno::EBADMSG) => Idle::Bytes,
             Err(_) => Idle::Reset,
-            Ok(_) => Idle::Bytes,
         }
     }
 }

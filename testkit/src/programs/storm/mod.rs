@@ -5,12 +5,13 @@
 //! `--selftest` shows that storm sees every fault it has a name for.
 //!
 //! Imports of its modules point down only:
-//! `run` and `selftest` over `soak`, over `rounds`, over `client` with `streams`, `herd`, `server`, `report`, over `link`, over
+//! `run` and `selftest` over `soak`, over `rounds`, over `client` with `divided`, `streams`, `herd`, `server`, `report`, over `link`, over
 //! `socket` and `tally`, and `socket` over `tls`.
 
 mod asking;
 mod binaries;
 mod client;
+mod divided;
 mod flags;
 mod guard;
 mod halt;

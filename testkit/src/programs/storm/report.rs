@@ -21,6 +21,16 @@ pub(crate) struct Row {
     pub(crate) strict: bool,
 }
 
+/// What the clients with a cipher suite have counted.
+#[derive(Debug, Default)]
+pub(crate) struct SuiteRow {
+    pub(crate) name: &'static str,
+    pub(crate) clients: usize,
+    pub(crate) tally: Tally,
+    /// Handshakes: full ones, and resumed sessions.
+    pub(crate) handshakes: [u64; 2],
+}
+
 impl Row {
     /// Closed with an announcement where no connection may be closed.
     fn closed(&self) -> u64 {
@@ -51,8 +61,7 @@ pub(crate) struct Report {
     pub(crate) under_load: Vec<Holdings>,
     pub(crate) ended_well: usize,
     pub(crate) ended_untold: usize,
-    /// Of the clients with TLS: full ones, and resumed sessions.
-    pub(crate) handshakes: Option<[u64; 2]>,
+    pub(crate) suites: Vec<SuiteRow>,
     /// Everything else that went wrong: handovers, ends of processes, sums.
     pub(crate) problems: Vec<String>,
 }
@@ -111,6 +120,7 @@ impl Report {
             let start = [(*name).to_owned()].into_iter().chain(cells).chain(counts);
             line(&mut out, start.chain(times(&near).into_iter().map(ms)).chain([ratio]));
         }
+        self.of_suites(&mut out);
         let parts = total.ratio().map_or(0, |(_, parts)| parts);
         let _ = writeln!(
             out,
@@ -128,6 +138,29 @@ impl Report {
         out
     }
 
+    fn of_suites(&self, out: &mut String) {
+        if self.suites.is_empty() {
+            return;
+        }
+        let heads = "clients requests failed connects reconnects announced full resumed divided key_updates";
+        let _ = writeln!(out);
+        let line = |out: &mut String, name: &str, cells: Vec<String>| {
+            let _ = write!(out, "{name:<45}");
+            for cell in cells {
+                let _ = write!(out, " {cell:>11}");
+            }
+            out.push('\n');
+        };
+        line(out, "cipher suite", heads.split(' ').map(str::to_owned).collect());
+        for SuiteRow { name, clients, tally, handshakes: [full, resumed] } in &self.suites {
+            let [clients, failed] = [*clients as u64, tally.failed()];
+            let ends = [tally.tried, tally.reconnects, tally.ended(End::Announced)];
+            let start = [clients, tally.requests, failed].into_iter().chain(ends);
+            let numbers = start.chain([*full, *resumed, tally.divided, tally.key_updates]);
+            line(out, name, numbers.map(|n| n.to_string()).collect());
+        }
+    }
+
     fn of_the_server(&self, out: &mut String) {
         let show = |times_of: &[Duration]| {
             let [p50, p99, _, max] = times(&histogram(times_of.iter()));
@@ -141,9 +174,6 @@ impl Report {
             self.generations + 1,
             self.load.as_secs_f64()
         );
-        if let Some([full, resumed]) = self.handshakes {
-            let _ = writeln!(out, "TLS handshakes: {full} full, {resumed} resumed");
-        }
         if !self.handovers.is_empty() {
             let _ = writeln!(out, "from signal to commit: {}", show(&self.handovers));
             let _ =
@@ -203,7 +233,7 @@ impl Report {
             "{{\"good\":{},\"handovers\":{},\"handovers_asked\":{},\"handover_us\":{},\
              \"generations\":{},\"first_answer_us\":{},\"moved\":{},\"moved_us\":{},\"bad\":{},\"stop_us\":{},\"load_ms\":{},\
              \"all\":{},\"modes\":{{{}}},\"ended_well\":{},\"ended_untold\":{},\
-             \"at_rest\":[{}],\"under_load\":[{}],\"failures\":[{}],\"problems\":[{}]}}",
+             \"tls\":{{{}}},\"at_rest\":[{}],\"under_load\":[{}],\"failures\":[{}],\"problems\":[{}]}}",
             self.good(),
             self.handovers.len(),
             self.handovers_asked,
@@ -219,6 +249,7 @@ impl Report {
             list(&mut modes.into_iter()),
             self.ended_well,
             self.ended_untold,
+            list(&mut self.suites.iter().map(of_suite)),
             list(&mut self.at_rest.iter().map(holdings)),
             list(&mut self.under_load.first().into_iter().chain(self.under_load.last()).map(holdings)),
             list(&mut failures.iter().take(SHOWN).map(|failure| quoted(&line_of(failure)))),
@@ -295,6 +326,16 @@ fn of_tally(tally: &Tally, clients: Option<usize>) -> String {
     let _ = write!(out, ",\"latency_us\":{latency},\"far_us\":{far},\"near_us\":{near}");
     let _ = write!(out, ",\"near_to_far_thousandths\":{ratio},\"parts\":{parts}}}");
     out
+}
+
+fn of_suite(row: &SuiteRow) -> String {
+    let [full, resumed] = row.handshakes;
+    let Tally { divided, key_updates, .. } = &row.tally;
+    format!(
+        "{}:{{\"full\":{full},\"resumed\":{resumed},\"divided\":{divided},\"key_updates\":{key_updates},\"counts\":{}}}",
+        quoted(row.name),
+        of_tally(&row.tally, Some(row.clients))
+    )
 }
 
 fn quoted(text: &str) -> String {

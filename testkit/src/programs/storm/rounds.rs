@@ -10,7 +10,7 @@ use super::flags::Flags;
 use super::halt::{Clock, Halt};
 use super::link::Link;
 use super::report::Report;
-use super::server::Server;
+use super::server::{Server, Side};
 use super::socket::Way;
 
 /// A handover takes some ten milliseconds and its probation; one that takes this long has failed.
@@ -21,6 +21,8 @@ pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(75);
 pub(crate) const AROUND: Duration = Duration::from_millis(500);
 /// The load is compared, near signals and far from them, in so many parts.
 pub(crate) const PARTS: usize = 10;
+/// The milliseconds from the commit to a kill: connections move within some of them.
+const KILLED_AFTER: [u64; 8] = [0, 1, 2, 3, 5, 8, 13, 30];
 /// The prober connects from addresses that no client has.
 const PROBERS: usize = 50_000;
 
@@ -73,6 +75,9 @@ impl Rounds<'_> {
         self.binaries.alternate().map_err(|e| format!("no copy: {e}"))?;
         if self.flags.stops {
             return self.stop_and_start();
+        }
+        if self.flags.kills {
+            return self.kill_and_start(n);
         }
         if self.flags.bad_binaries {
             // Without a probation no successor dies on it.
@@ -127,6 +132,34 @@ impl Rounds<'_> {
         self.binaries.restore().map_err(|e| e.to_string())?;
         self.report.bad.push(bad);
         failed
+    }
+
+    /// One of the two processes of a handover is killed while connections move. Without the successor nobody serves: the
+    /// predecessor drains.
+    fn kill_and_start(&mut self, n: u32) -> Result<(), String> {
+        let (side, pause) =
+            ([Side::Predecessor, Side::Successor][n as usize % 2], KILLED_AFTER[n as usize / 2 % 8]);
+        let deadline = self.within(HANDOVER_WITHIN);
+        let (quiet, stops) = (&self.quiet, &self.clock.stops);
+        let pause = || {
+            quiet.pause(Duration::from_millis(pause));
+            if side == Side::Successor {
+                stops.open();
+                stops.strike();
+            }
+        };
+        self.clock.mark();
+        let begin = Instant::now();
+        let serves = self.server.kill_in_handover(side, deadline, &self.clock.kills, pause)?;
+        self.report.handovers.push(begin.elapsed());
+        if !serves {
+            self.server.stop(self.within(STOP_WITHIN))?;
+            let started = self.server.start_again(self.binaries.path(), &self.args, self.deadline);
+            self.clock.stops.close();
+            started?;
+        }
+        self.clock.kills.close();
+        Ok(())
     }
 
     fn stop_and_start(&mut self) -> Result<(), String> {

@@ -16,13 +16,13 @@ use super::flags::Flags;
 use super::guard;
 use super::halt::{Clock, Halt};
 use super::herd::{self, Herd};
-use super::report::{Report, Row};
+use super::report::{Report, Row, SuiteRow};
 use super::rounds::{self, Rounds, STOP_WITHIN};
 use super::server::{Holdings, Server};
 use super::soak::{self, Soak};
 use super::socket::Way;
 use super::tally::Tally;
-use super::tls::Secrecy;
+use super::tls::{Secrecy, Suites};
 
 /// A program that hangs is killed after this; a good one is ready in much less, under any load.
 const READY_WITHIN_MS: &str = "3000";
@@ -31,11 +31,11 @@ const REST_WITHIN: Duration = Duration::from_secs(5);
 
 type Shared = Arc<Mutex<Tally>>;
 
-/// The tally of a client, by its mode, and whether its connections can move to a successor.
+/// The tally of a client, its mode and its TLS.
 #[derive(Debug)]
 struct Counted {
     mode: Mode,
-    by_tls: bool,
+    secrecy: Option<Secrecy>,
     tally: Shared,
 }
 
@@ -61,10 +61,14 @@ impl Ground {
         if flags.supervise {
             args.insert(0, "--supervise".to_owned());
         }
-        let secrecy = if flags.tls { Some(Secrecy::new(folder.path())?) } else { None };
-        if let Some(Secrecy { certificate, key, .. }) = &secrecy {
-            let files = [certificate, key].map(|path| path.display().to_string());
-            args.extend(["--cert", &files[0], "--key", &files[1]].map(str::to_owned));
+        // An earlier version takes one certificate.
+        let names = if flags.alternate.is_some() { 1 } else { 2 };
+        let secrecy = if flags.tls { Some(Secrecy::new(folder.path(), names)?) } else { None };
+        if let Some(Secrecy { pairs, .. }) = &secrecy {
+            for [certificate, key] in pairs {
+                let files = [certificate, key].map(|path| path.display().to_string());
+                args.extend(["--cert", &files[0], "--key", &files[1]].map(str::to_owned));
+            }
             args.extend(["--tls-listen", "127.0.0.1:0"].map(str::to_owned));
         }
         let tls_place = args.len() - 1;
@@ -123,7 +127,7 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
     let clock = Arc::new(Clock::start());
     let halt = Arc::new(Halt::default());
     let herd = Herd::gather(&plain, flags.idle_connections, flags.timeout, &clock);
-    let (clients, counted) = start_clients(flags, &server.addrs(), &secrecy, &clock, &halt);
+    let (clients, counted) = start_clients(flags, &server.addrs(), &secrecy, &clock, &halt)?;
     let progress = Progress::start(&server, flags, &counted);
     let mut soak = flags.soak.map(|length| {
         let ways = ways_of_attackers(&server, &secrecy);
@@ -155,9 +159,7 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
         }
     }
     report.load = started.elapsed();
-    if let Some((secrecy, _)) = &secrecy {
-        count_handshakes(flags, secrecy, &counted, &mut report);
-    }
+    count_suites(flags, &counted, &mut report);
     progress.end();
     soak.iter_mut().for_each(|soak| soak.end(&mut report));
 
@@ -169,7 +171,7 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
     report.at_rest[1] = holdings_at_rest(&server, report.at_rest[0]);
     look_at_the_last(&server, &secrecy, &mut report);
     stop(&server, deadline, &mut report);
-    add_rows(&mut report, &counted, flags.strict);
+    add_rows(&mut report, &counted, flags);
     show(flags, &server, &clock, &report);
     if let (Some(soak), Some(folder)) = (&soak, &flags.report) {
         soak.write(folder, &report).map_err(|e| format!("{}: {e}", folder.display()))?;
@@ -177,14 +179,30 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
     Ok((report.json(), report.good()))
 }
 
-/// Each client has a full handshake once: where no process begins anew, its session goes on in every generation.
-fn count_handshakes(flags: &Flags, secrecy: &Secrecy, counted: &[Counted], report: &mut Report) {
-    let [full, resumed] = secrecy.handshakes();
-    report.handshakes = Some([full, resumed]);
-    let clients = counted.iter().filter(|client| client.by_tls).count() as u64;
-    let begins_anew = flags.stops || flags.soak.is_some() || flags.alternate.is_some();
-    if full > clients && !begins_anew {
-        report.problems.push(format!("{full} full TLS handshakes of {clients} clients, which have sessions"));
+/// Each client has a full handshake once, and one handshake for each connection: where no process begins anew, its session goes
+/// on in every generation.
+fn count_suites(flags: &Flags, counted: &[Counted], report: &mut Report) {
+    let begins_anew = flags.stops || flags.kills || flags.soak.is_some() || flags.alternate.is_some();
+    for (client, secrecy) in counted.iter().filter_map(|client| Some((client, client.secrecy.as_ref()?))) {
+        let [full, resumed] = secrecy.handshakes();
+        if !report.suites.iter().any(|row| row.name == secrecy.suite()) {
+            report.suites.push(SuiteRow { name: secrecy.suite(), ..SuiteRow::default() });
+        }
+        let Some(row) = report.suites.iter_mut().find(|row| row.name == secrecy.suite()) else { continue };
+        row.clients += 1;
+        row.tally.merge(&client.tally.lock().unwrap_or_else(PoisonError::into_inner));
+        row.handshakes = [row.handshakes[0] + full, row.handshakes[1] + resumed];
+    }
+    for SuiteRow { name, clients, tally, handshakes: [full, resumed] } in &report.suites {
+        if *full > *clients as u64 && !begins_anew {
+            report
+                .problems
+                .push(format!("{name}: {full} full handshakes of {clients} clients, which have sessions"));
+        }
+        if full + resumed != tally.connected {
+            let connected = tally.connected;
+            report.problems.push(format!("{name}: {full} + {resumed} handshakes on {connected} connections"));
+        }
     }
 }
 
@@ -198,16 +216,17 @@ fn stop(server: &Server, deadline: Instant, report: &mut Report) {
 }
 
 /// A row for the clients of each mode, with TLS and without.
-fn add_rows(report: &mut Report, counted: &[Counted], strict: bool) {
+fn add_rows(report: &mut Report, counted: &[Counted], flags: &Flags) {
     for (mode, by_tls) in Mode::ALL.into_iter().flat_map(|mode| [(mode, false), (mode, true)]) {
-        let of_row = || counted.iter().filter(|client| client.mode == mode && client.by_tls == by_tls);
+        let of_row =
+            || counted.iter().filter(|client| client.mode == mode && client.secrecy.is_some() == by_tls);
         let mut tally = Tally::default();
         of_row().for_each(|client| {
             tally.merge(&client.tally.lock().unwrap_or_else(PoisonError::into_inner));
         });
         if of_row().next().is_some() {
             let name = format!("{}{}", mode.name(), if by_tls { " tls" } else { "" });
-            let strict = strict && !by_tls && !mode.streams();
+            let strict = flags.strict && !by_tls && !mode.streams();
             report.add(Row { name, clients: of_row().count(), tally, strict });
         }
     }
@@ -228,7 +247,7 @@ fn is_of(addr: &Addr, secrecy: &Option<(Secrecy, Addr)>) -> bool {
 }
 
 fn tls_to(addr: &Addr, secrecy: &Option<(Secrecy, Addr)>) -> Option<Secrecy> {
-    secrecy.as_ref().filter(|(_, of)| of == addr).map(|(secrecy, _)| secrecy.of_client())
+    secrecy.as_ref().filter(|(_, of)| of == addr).map(|(secrecy, _)| secrecy.clone())
 }
 
 fn program(flags: &Flags) -> Result<PathBuf, String> {
@@ -252,16 +271,23 @@ fn start_clients(
     secrecy: &Option<(Secrecy, Addr)>,
     clock: &Arc<Clock>,
     halt: &Arc<Halt>,
-) -> (Vec<JoinHandle<()>>, Vec<Counted>) {
+) -> Result<(Vec<JoinHandle<()>>, Vec<Counted>), String> {
     let modes = Mode::ALL.into_iter().zip(flags.clients);
     let modes = modes.flat_map(|(mode, clients)| std::iter::repeat_n(mode, clients));
-    let (mut threads, mut counted) = (Vec::new(), Vec::new());
+    let (mut threads, mut counted, mut tls_clients) = (Vec::new(), Vec::new(), 0);
     for (number, mode) in modes.enumerate() {
         let tally = Shared::default();
-        let mut way = Way::new(addrs[number % addrs.len()].clone(), number, flags.timeout);
+        let mut addr = &addrs[number % addrs.len()];
+        if let (Mode::Rekey, Some((_, of))) = (mode, secrecy) {
+            addr = of;
+        }
+        let mut way = Way::new(addr.clone(), number, flags.timeout);
         way.room = mode.room();
-        way.tls = tls_to(&way.to, secrecy);
-        let by_tls = way.tls.is_some();
+        let suites = if mode == Mode::Rekey { Suites::WithKeyUpdates } else { Suites::All };
+        let of_client = |secrecy: Secrecy| secrecy.of_client(tls_clients, suites);
+        way.tls = tls_to(addr, secrecy).map(of_client).transpose()?;
+        tls_clients += usize::from(way.tls.is_some());
+        let secrecy = way.tls.clone();
         let client = Client {
             mode,
             number: number as u64 + 1,
@@ -274,9 +300,9 @@ fn start_clients(
             halt: Arc::clone(halt),
         };
         threads.push(beside(&format!("{} {number}", mode.name()), move || client.run()));
-        counted.push(Counted { mode, by_tls, tally });
+        counted.push(Counted { mode, secrecy, tally });
     }
-    (threads, counted)
+    Ok((threads, counted))
 }
 
 /// What the last generation holds when the clients are gone: looked at until it is no more than the

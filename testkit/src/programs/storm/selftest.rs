@@ -38,6 +38,7 @@ const SHORT: Pauses = Pauses {
     idle: [Duration::from_millis(1), Duration::from_millis(20)],
     before_first: Duration::from_millis(20),
     one_way: Duration::from_millis(1),
+    signal: Duration::from_millis(1),
 };
 
 /// A pause in which the bad server has acted before the check.
@@ -366,7 +367,7 @@ impl Case {
         let serving = listener.map(|listener| bad.serve(listener));
 
         let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let tls = if self.by_tls { Some(Secrecy::new(folder.path())?) } else { None };
+        let tls = if self.by_tls { Some(Secrecy::new(folder.path(), 1)?) } else { None };
         let (halt, clock) = (Arc::new(Halt::default()), Arc::new(Clock::start()));
         self.excuse.set_up(&clock);
         let mut sum = Tally::default();

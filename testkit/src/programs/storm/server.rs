@@ -66,6 +66,15 @@ struct Process {
     /// None: it was gone before we looked.
     pidfd: Option<OwnedFd>,
     exit: Option<Exit>,
+    /// By storm.
+    killed: bool,
+}
+
+/// A process of a handover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Predecessor,
+    Successor,
 }
 
 /// What a process holds.
@@ -267,6 +276,38 @@ impl Server {
         self.serves_on(old, given_up, deadline)
     }
 
+    /// A handover that is committed; then, after the pause, one of the two is killed. What is left of the service is complete or
+    /// gone when this returns: whether it serves.
+    pub(crate) fn kill_in_handover(
+        &self,
+        side: Side,
+        deadline: Instant,
+        kills: &Windows,
+        pause: impl FnOnce(),
+    ) -> Result<bool, String> {
+        kills.open();
+        let old = self.signal(Signal::SIGHUP);
+        if !self.wait(deadline, |facts| facts.serving > old) {
+            return Err(format!("generation {old} has not handed over"));
+        }
+        pause();
+        let pidfd = {
+            let mut facts = self.lock();
+            let (new, is_newer) = (facts.serving, side == Side::Successor);
+            let of_side = |process: &&mut Process| process.generation == if is_newer { new } else { old };
+            let victim = facts.processes.iter_mut().rev().find(of_side).ok_or("nobody to kill")?;
+            kills.strike();
+            victim.killed = true;
+            victim.signal(Signal::SIGKILL);
+            victim.pidfd.as_ref().and_then(|pidfd| pidfd.try_clone().ok())
+        };
+        if pidfd.is_some_and(|pidfd| !ended_within(&pidfd, 10_000)) {
+            return Err("a killed process does not end".to_owned());
+        }
+        self.reap();
+        Ok(side == Side::Predecessor)
+    }
+
     pub(crate) fn departures(&self) -> Vec<Departed> {
         self.lock().departures.clone()
     }
@@ -290,7 +331,13 @@ impl Server {
             match facts.processes.iter_mut().rev().find(|process| process.pid == pid) {
                 Some(process) => process.exit = Some(exit),
                 // It ended before its name was read.
-                None => facts.processes.push(Process { pid, generation: 0, pidfd: None, exit: Some(exit) }),
+                None => facts.processes.push(Process {
+                    pid,
+                    generation: 0,
+                    pidfd: None,
+                    exit: Some(exit),
+                    killed: false,
+                }),
             }
         }
         // A long run has more processes than this one may have descriptors.
@@ -327,6 +374,7 @@ impl Server {
             match process.exit {
                 Some(Exit::Status(0)) => well += 1,
                 None | Some(Exit::Untold) => untold += 1,
+                Some(Exit::Killed(nix::sys::signal::Signal::SIGKILL)) if process.killed => {}
                 Some(exit) => {
                     badly.push(format!("generation {} ({}): {exit:?}", process.generation, process.pid))
                 }
@@ -459,7 +507,7 @@ impl LogFacts {
             None => {
                 let raw = rustix::process::Pid::from_raw(pid.as_raw());
                 let pidfd = raw.and_then(|raw| pidfd_open(raw, PidfdFlags::empty()).ok());
-                self.processes.push(Process { pid, generation, pidfd, exit: None });
+                self.processes.push(Process { pid, generation, pidfd, exit: None, killed: false });
             }
         }
     }

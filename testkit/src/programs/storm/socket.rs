@@ -79,10 +79,27 @@ impl Way {
 }
 
 impl Socket {
-    pub(crate) fn send_all(&mut self, mut bytes: &[u8]) -> Result<(), Errno> {
-        if let Some(tls) = &mut self.tls {
-            return tls.send_all(&self.fd, bytes);
+    pub(crate) fn send_all(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        match &mut self.tls {
+            Some(tls) => {
+                let records = tls.seal(bytes)?;
+                self.send_sealed(&records)
+            }
+            None => self.send_sealed(bytes),
         }
+    }
+
+    /// What these bytes are on the way, which must be sent next: by TLS their records.
+    pub(crate) fn seal(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Errno> {
+        self.tls.as_mut().map_or_else(|| Ok(bytes.to_vec()), |tls| tls.seal(bytes))
+    }
+
+    /// By TLS 1.3 the record that changes the keys of both sides, which must be sent next; else nothing.
+    pub(crate) fn seal_key_update(&mut self) -> Result<Vec<u8>, Errno> {
+        self.tls.as_mut().map_or_else(|| Ok(Vec::new()), Layer::seal_key_update)
+    }
+
+    pub(crate) fn send_sealed(&mut self, mut bytes: &[u8]) -> Result<(), Errno> {
         while !bytes.is_empty() {
             let n = send(self.fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?;
             bytes = &bytes[n..];
@@ -106,6 +123,11 @@ impl Socket {
             Some(tls) => tls.receive(&self.fd, buf),
             None => recv(self.fd.as_raw_fd(), buf, MsgFlags::empty()),
         }
+    }
+
+    /// How the protocol below HTTP was broken, if it was.
+    pub(crate) fn fault(&self) -> Option<&str> {
+        self.tls.as_ref()?.fault()
     }
 
     /// Whether there is something to receive, an end included, within `wait`.
@@ -134,6 +156,7 @@ pub(crate) fn not_connected(errno: Errno) -> Outcome {
     match errno {
         Errno::ECONNREFUSED | Errno::ENOENT => Outcome::Refused,
         Errno::EINPROGRESS | Errno::EAGAIN | Errno::ETIMEDOUT => Outcome::Timeout,
+        Errno::EBADMSG => Outcome::Wrong,
         Errno::EADDRNOTAVAIL | Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => {
             Outcome::OwnLimit
         }

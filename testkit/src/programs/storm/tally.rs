@@ -16,7 +16,7 @@ pub(crate) enum Outcome {
     /// An end before the whole answer.
     Cut,
     Timeout,
-    /// Another status or body than asked for: of another request, mostly.
+    /// Another status or body than asked for: of another request, mostly; or what is no TLS record of this connection.
     Wrong,
     /// Sent with others, of which an earlier one was answered with an announced close. HTTP says that
     /// it was not processed; a client that does not retry has lost it all the same.
@@ -25,7 +25,8 @@ pub(crate) enum Outcome {
     OwnLimit,
     /// Refused after a TERM, before the server was started again, when no process should have listened.
     Away,
-    /// Lost with a successor that storm killed on probation, which had accepted the connection itself.
+    /// Lost with a successor that storm killed on probation, which had accepted the connection itself; or with a process that
+    /// storm killed while connections moved.
     Crashed,
     /// Sent when the end of its connection, which was idle, had come already: a stop's, and it crossed with it.
     Crossed,
@@ -132,6 +133,9 @@ pub(crate) struct Tally {
     pub(crate) connected: u64,
     pub(crate) reconnects: u64,
     ends: [u64; End::ALL.len()],
+    /// Requests and KeyUpdates that a signal has divided, and KeyUpdates.
+    pub(crate) divided: u64,
+    pub(crate) key_updates: u64,
     pub(crate) latency: Histogram,
     /// The same for each part of the load: far from a signal, and under way near one.
     parts: Vec<[Histogram; 2]>,
@@ -222,6 +226,8 @@ impl Tally {
         self.tried += other.tried;
         self.connected += other.connected;
         self.reconnects += other.reconnects;
+        self.divided += other.divided;
+        self.key_updates += other.key_updates;
         self.ends.iter_mut().zip(other.ends).for_each(|(ours, theirs)| *ours += theirs);
         self.latency.merge(&other.latency);
         if self.parts.len() < other.parts.len() {

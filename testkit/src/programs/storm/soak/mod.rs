@@ -51,6 +51,8 @@ pub(crate) const CLIENTS: [(Mode, usize); Mode::ALL.len()] = [
     (Mode::Stream, 3),
     (Mode::Idle, 30),
     (Mode::Preconnect, 12),
+    (Mode::Halves, 6),
+    (Mode::Rekey, 6),
     (Mode::WebSocket, 9),
     (Mode::Events, 9),
 ];
