@@ -58,6 +58,7 @@ macro_rules! links {
 [log.md]: crate::guide::log
 [log.md#json-and-tracing]: crate::guide::log#json-and-tracing
 [metrics.md]: crate::guide::metrics
+[metrics.md#why-tls-connections-stay]: crate::guide::metrics#why-tls-connections-stay
 [performance.md]: crate::guide::performance
 [proxies.md]: crate::guide::proxies
 [scaling.md]: crate::guide::scaling

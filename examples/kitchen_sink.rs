@@ -26,7 +26,7 @@ use heirloom::{RouteLimits, limited};
 const USAGE: &str =
     "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--control PATH] [--any-parent] [--store-listeners] [--supervise]
     [--drain-without-main-ms N] [--unix PATH] [--admin ADDR]
-    [--tls-listen ADDR --cert F --key F [--cert F --key F] [--ticket-keys F]] [--tls-own-records]
+    [--tls-listen ADDR --cert F --key F [--cert F --key F] [--ticket-keys F]] [--tls-own-records] [--tls-stay]
     [--probation-ms N] [--ready-timeout-ms N] [--drain-timeout-ms N] [--lame-duck-ms N]
     [--idle-grace-ms N] [--close-spread-ms N] [--head-timeout-ms N] [--idle-timeout-ms N]";
 
@@ -88,14 +88,15 @@ fn tls(server: Server, flags: TlsFlags) -> Server {
     let tls = pairs.fold(tls, |tls, (cert, key)| tls.and_files(cert, key));
     let tls = flags.ticket_keys.into_iter().fold(tls, heirloom::tls::Tls::ticket_keys);
     let tls = if flags.own_records { tls.carried_at_once() } else { tls };
+    let tls = if flags.stay { tls.carry(false) } else { tls };
     server.listen(Listen::new(listen).tls(tls))
 }
 
 #[cfg(not(feature = "tls"))]
 fn tls(server: Server, flags: TlsFlags) -> Server {
-    let TlsFlags { listen, certs, keys, ticket_keys, own_records } = flags;
+    let TlsFlags { listen, certs, keys, ticket_keys, own_records, stay } = flags;
     let no_files = certs.is_empty() && keys.is_empty() && ticket_keys.is_none();
-    if own_records || listen.is_some() || !no_files {
+    if own_records || stay || listen.is_some() || !no_files {
         usage("--tls-listen: built without the feature tls");
     }
     server
@@ -260,6 +261,7 @@ struct TlsFlags {
     ticket_keys: Option<String>,
     /// For the tests of heirloom alone.
     own_records: bool,
+    stay: bool,
 }
 
 struct Flags {
@@ -301,6 +303,10 @@ impl Flags {
             }
             if flag == "--tls-own-records" {
                 flags.tls.own_records = true;
+                continue;
+            }
+            if flag == "--tls-stay" {
+                flags.tls.stay = true;
                 continue;
             }
             if flag == "--any-parent" {

@@ -26,6 +26,7 @@ pub(crate) mod requests;
 pub(crate) mod skip;
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 pub(crate) mod status;
+pub(crate) mod stays;
 pub(crate) mod sync;
 pub(crate) mod sys;
 pub(crate) mod threads;

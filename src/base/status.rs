@@ -14,6 +14,7 @@ use crate::base::close_reason::CloseReason;
 use crate::base::last_closes::{ClosedConnection, LastCloses};
 use crate::base::phase::Phase;
 use crate::base::requests::AllRequests;
+use crate::base::stays::Stays;
 use crate::base::sync::lock;
 
 /// The counters of one thread.
@@ -30,6 +31,7 @@ pub(crate) struct Counters {
     handshakes_full: AtomicU64,
     handshakes_resumed: AtomicU64,
     closes: Box<[AtomicU64]>,
+    tls_kept: Box<[AtomicU64]>,
     last_closes: LastCloses,
 }
 
@@ -46,6 +48,7 @@ impl Counters {
             handshakes_full: AtomicU64::new(0),
             handshakes_resumed: AtomicU64::new(0),
             closes: CloseReason::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            tls_kept: Stays::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             last_closes,
         }
     }
@@ -84,6 +87,11 @@ impl Counters {
 
     pub(crate) fn closed(&self, reason: CloseReason) {
         add(&self.closes[reason as usize]);
+    }
+
+    /// A TLS connection ends here in a handover, because it could not move.
+    pub(crate) fn tls_kept(&self, reason: Stays) {
+        add(&self.tls_kept[reason as usize]);
     }
 
     /// It was decided that a connection ends, which may take a while.
@@ -198,6 +206,10 @@ impl AllCounters {
         }
         stats.closes =
             CloseReason::ALL.iter().map(|reason| (*reason, sum(&|t| &t.closes[*reason as usize]))).collect();
+        stats.tls_kept = Stays::ALL
+            .iter()
+            .map(|reason| (reason.name(), sum(&|t| &t.tls_kept[*reason as usize])))
+            .collect();
         let inherited = lock(&self.inherited);
         stats.for_each_count(|name, count| {
             *count = count.saturating_add(inherited.get(name).copied().unwrap_or(0));
@@ -322,6 +334,8 @@ pub struct Stats {
     pub temporary_bytes_limit: u64,
     /// Connections closed, by reason.
     pub closes: Vec<(CloseReason, u64)>,
+    /// TLS connections that ended in a handover because they could not move, by reason (`docs/metrics.md`).
+    pub tls_kept: Vec<(&'static str, u64)>,
 }
 
 impl Stats {
@@ -359,6 +373,7 @@ impl Stats {
             temporary_bytes: 0,
             temporary_bytes_limit: 0,
             closes: Vec::new(),
+            tls_kept: Vec::new(),
         }
     }
 
@@ -377,6 +392,9 @@ impl Stats {
         }
         for (reason, count) in &mut self.closes {
             f(&format!("closes.{reason}"), count);
+        }
+        for (reason, count) in &mut self.tls_kept {
+            f(&format!("tls_kept.{reason}"), count);
         }
     }
 }

@@ -172,6 +172,11 @@ impl<P> Connection<P> {
         matches!(self.activity, Activity::Idle { .. })
     }
 
+    /// Whether something of a request was read.
+    pub(crate) fn has_part(&self) -> bool {
+        !self.buffered.is_empty() || self.stream.has_more() || self.stream.holds_part()
+    }
+
     /// Since when it is idle; from now on, if it was not idle before.
     pub(crate) fn idle_since(&mut self) -> Instant {
         match self.activity {

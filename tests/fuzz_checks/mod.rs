@@ -68,7 +68,7 @@ pub fn proxy_header(bytes: &[u8]) {
 /// A packet of the connection channel, from a successor.
 pub fn receipt(packet: &[u8]) {
     if let Some(receipt) = Receipt::decode(packet) {
-        let again = receipt.encode();
+        let again = receipt.encode(Receipt::says_tls(packet));
         assert_eq!(Receipt::decode(&again), Some(receipt), "by way of {again:?}");
     }
 }

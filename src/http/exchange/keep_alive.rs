@@ -42,6 +42,9 @@ impl Exchange<'_> {
         } else {
             return after;
         };
+        if reason == CloseReason::Drain && self.common.phase.get() == Phase::HandedOver {
+            self.common.parking.outbox.note_kept(self.client, &self.worker.counters);
+        }
         match after {
             After::Discard(_) => After::Close(CloseReason::BodyUnread),
             _ => After::Close(reason),

@@ -100,7 +100,7 @@ impl Exchange<'_> {
         // would answer these unread bytes by a reset.
         let at_once = reason == CloseReason::ClientAsked
             && self.worker.input.is_empty()
-            && !self.client.stream.is_bound_here();
+            && !self.client.stream.is_tls();
         self.client.progress.stage = ExchangeStage::Closing(reason);
         match self.send_end() {
             ControlFlow::Break(disposition) => disposition,

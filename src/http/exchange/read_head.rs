@@ -99,12 +99,15 @@ impl Exchange<'_> {
 
     /// Whether the successor is to have this connection now, with what has been read and not answered.
     fn is_due_to_successor(&self) -> bool {
-        self.worker.input.unused().len() <= PORTABLE_BYTES
-            && self.common.parking.outbox.takes_now(self.client)
+        let buffered = self.worker.input.unused().len();
+        self.common.parking.outbox.takes_now(self.client)
+            && buffered.saturating_add(self.client.stream.unread()) <= PORTABLE_BYTES
     }
 
     fn hand_over(&mut self, scan: Scan, since: Option<Instant>) -> Flow {
-        let since = if self.worker.input.is_empty() { None } else { since.or(Some(self.now)) };
+        let stream = &self.client.stream;
+        let is_idle = self.worker.input.is_empty() && !stream.holds_part() && !stream.has_more();
+        let since = if is_idle { None } else { since.or(Some(self.now)) };
         self.client.progress.stage = ExchangeStage::Head { scan, since };
         self.flush()?;
         // A request that has started to arrive counts as in flight until the successor has it.

@@ -17,6 +17,7 @@ use crate::base::history::millis;
 #[cfg(feature = "proxy")]
 use crate::base::log::warn;
 use crate::base::log::{debug, error, info};
+use crate::base::phase::Phase;
 use crate::base::status::Counters;
 use crate::net::conn_info::{ConnInfo, ProxyHop};
 use crate::net::connection::{Activity, Cause, Connection, Cut, Lingering, Portable, Ready};
@@ -119,6 +120,10 @@ impl<P: Portable> Connections<P> {
         let listener = self.listeners.get(place.0).cloned();
         let mut conn_info = self.process.of_connection(peer, proxy, listener, stream.socket());
         conn_info.since = since;
+        #[cfg(feature = "tls")]
+        if matches!(origin, Origin::Moved { .. }) {
+            conn_info.tls = stream.tls_info();
+        }
         conn_info.drain = self.process.drain.of_slot(slot.index());
         #[cfg(feature = "proxy")]
         {
@@ -129,9 +134,9 @@ impl<P: Portable> Connections<P> {
         (Box::new(Connection::new(stream, slot, place, Arc::new(conn_info), progress)), of_peer)
     }
 
-    /// Parks a connection that another process had, or queues it if some of its bytes are buffered.
+    /// Parks a connection that another process had, or queues it if it has part of a request.
     pub(crate) fn admit(&mut self, connection: Box<Connection<P>>) {
-        if connection.buffered.is_empty() { self.park_idle(connection) } else { self.queue(connection) }
+        if connection.has_part() { self.queue(connection) } else { self.park_idle(connection) }
     }
 
     /// Looks at the pools: workers are woken for work that waits, and events are collected for which no worker waits.
@@ -262,6 +267,10 @@ impl<P: Portable> Connections<P> {
     pub(crate) fn handed_over(&mut self, connection: Box<Connection<P>>) {
         self.counters.handed_over();
         self.parking.close(connection);
+    }
+
+    pub(super) fn has_handed_over(&self) -> bool {
+        self.process.drain.watch().get() == Phase::HandedOver
     }
 
     pub(super) fn begin_drain(&mut self, grace: Duration) {

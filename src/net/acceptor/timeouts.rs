@@ -52,6 +52,9 @@ impl<P: Portable> Connections<P> {
             Activity::Idle { .. } if !P::OPAQUE => {
                 let is_drain = self.parking.drain.has_started();
                 let reason = if is_drain { CloseReason::Grace } else { CloseReason::Idle };
+                if self.has_handed_over() {
+                    self.parking.outbox.note_kept(&connection, &self.counters);
+                }
                 self.counters.ends(reason, || connection.about(String::new()));
                 connection.begin_end_of_idle(reason);
                 self.linger(connection);

@@ -270,14 +270,6 @@ impl Listener {
         }
     }
 
-    /// Whether its clients speak TLS.
-    pub(crate) fn is_tls(&self) -> bool {
-        #[cfg(feature = "tls")]
-        return self.config.tls.is_some();
-        #[cfg(not(feature = "tls"))]
-        return false;
-    }
-
     /// How many connections wait to be accepted, where the kernel knows.
     pub(crate) fn waiting(&self) -> Option<usize> {
         if self.is_unix() { None } else { sys::waiting_connections(self.fd.as_fd()) }

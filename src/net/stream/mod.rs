@@ -17,8 +17,11 @@ use nix::sys::sendfile::sendfile;
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
 
+use crate::base::stays::Stays;
 use crate::base::sys;
 use crate::net::conn_info::Socket;
+#[cfg(feature = "tls")]
+use crate::net::tls::{Carried, ClientRules};
 #[cfg(feature = "tls")]
 use secured::{Raw, Secured};
 
@@ -30,6 +33,17 @@ pub(crate) enum Stream {
     Unix(Arc<UnixStream>),
     #[cfg(feature = "tls")]
     Tls(Arc<Secured>),
+}
+
+/// What a stream is besides its socket, while it is on its way to another process. It has the keys of its TLS, so it is to
+/// be dropped as soon as the other process has the connection, and nothing can be read or written meanwhile.
+pub(crate) enum Released {
+    Plain,
+    /// The handshake has not begun.
+    #[cfg(feature = "tls")]
+    NewTls,
+    #[cfg(feature = "tls")]
+    Tls(ClientRules, Box<Carried>),
 }
 
 impl Stream {
@@ -127,12 +141,47 @@ impl Stream {
         }
     }
 
-    /// Whether it ends with this process: a TLS session can't be passed on.
-    pub(crate) fn is_bound_here(&self) -> bool {
+    pub(crate) fn is_tls(&self) -> bool {
         match self {
             #[cfg(feature = "tls")]
             Stream::Tls(_) => true,
             _ => false,
+        }
+    }
+
+    /// Why it can't move to another process now, which only TLS prevents.
+    pub(crate) fn stays(&self) -> Option<Stays> {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => s.lock().stays(),
+            _ => None,
+        }
+    }
+
+    /// Takes the TLS out of it, so that another process can continue it.
+    pub(crate) fn release(&self) -> Result<Released, Stays> {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => s.release(),
+            _ => Ok(Released::Plain),
+        }
+    }
+
+    /// Continues it here again.
+    pub(crate) fn take_back(&self, released: Released) {
+        match (self, released) {
+            #[cfg(feature = "tls")]
+            (Stream::Tls(s), Released::Tls(_, carried)) => s.lock().take_back(*carried),
+            _ => {}
+        }
+    }
+
+    /// How many bytes were decrypted and not read.
+    pub(crate) fn unread(&self) -> usize {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => s.lock().unread(),
+            _ => 0,
         }
     }
 

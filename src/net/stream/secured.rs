@@ -4,9 +4,10 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use super::Stream;
+use super::{Released, Stream};
+use crate::base::stays::Stays;
 use crate::base::sync::lock;
-use crate::net::tls::{Handshake, SessionError, Tls, TlsInfo, TlsSession};
+use crate::net::tls::{Carried, ClientRules, Handshake, SessionError, Tls, TlsInfo, TlsSession};
 
 /// A socket with TLS on it.
 #[derive(Debug)]
@@ -19,13 +20,31 @@ impl Secured {
     pub(super) fn lock(&self) -> MutexGuard<'_, TlsSession> {
         lock(&self.session)
     }
+
+    pub(super) fn release(&self) -> Result<Released, Stays> {
+        let mut session = self.lock();
+        if session.is_new() {
+            return Ok(Released::NewTls);
+        }
+        let rules = session.rules().ok_or(Stays::NotReady)?;
+        Ok(Released::Tls(rules, Box::new(session.release(&mut Raw(&self.socket))?)))
+    }
 }
 
 impl Stream {
     /// A stream on which TLS starts with the client's first byte.
     pub(crate) fn secured(self, tls: &Tls) -> Stream {
-        let session = Mutex::new(TlsSession::new(tls.clone()));
-        Stream::Tls(Arc::new(Secured { socket: self, session }))
+        self.with(TlsSession::new(tls.clone()))
+    }
+
+    /// A stream whose TLS another process had, by whose rules it accepted the client. None if its keys may encrypt nothing
+    /// more.
+    pub(crate) fn continued(self, tls: &Tls, rules: ClientRules, carried: Carried) -> Option<Stream> {
+        Some(self.with(TlsSession::resume(tls.clone(), Some(rules), carried)?))
+    }
+
+    fn with(self, session: TlsSession) -> Stream {
+        Stream::Tls(Arc::new(Secured { socket: self, session: Mutex::new(session) }))
     }
 
     /// Whether the handshake has to be completed before anything can be read or written.

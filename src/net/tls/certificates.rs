@@ -15,6 +15,7 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 
+use super::client_rules::ClientRules;
 use super::clock::WallClock;
 use super::records::TrafficSecrets;
 use super::tickets::{NoTickets, RingPlace, Scope, TicketKeyFiles, TicketKeys, Tickets};
@@ -51,9 +52,9 @@ impl Spec {
         let pairs = self.pairs.iter();
         let keys = pairs.map(|(certificate, key)| pair(certificate, key, &provider));
         let keys: Keys = keys.collect::<Result<_, _>>()?;
-        let clients = match &self.clients {
+        let (clients, rules): (Arc<dyn danger::ClientCertVerifier>, _) = match &self.clients {
             Some(auth) => verifier(auth, &provider)?,
-            None => Arc::new(NoClientAuth),
+            None => (Arc::new(NoClientAuth), ClientRules::none()),
         };
         let broken = |e: rustls::Error| Error::config(format!("TLS can't be set up: {e}"));
         let mut config = ServerConfig::builder_with_provider(provider)
@@ -71,7 +72,7 @@ impl Spec {
             }
         }
         config.time_provider = Arc::new(WallClock);
-        Ok(Loaded { config, keys })
+        Ok(Loaded { config, keys, rules })
     }
 
     fn tickets(&self, place: &RingPlace, pairs: &Keys) -> Result<Tickets, Error> {
@@ -147,24 +148,30 @@ fn read(what: &str, file: &Path) -> Result<Vec<u8>, Error> {
 fn verifier(
     auth: &ClientAuth,
     provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn danger::ClientCertVerifier>, Error> {
+) -> Result<(Arc<dyn danger::ClientCertVerifier>, ClientRules), Error> {
     const WHAT: &str = "authority of clients";
     let file = &auth.authorities;
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(WHAT, file)? {
-        let reason = reasons::of_certificate(&certificate);
-        roots.add(certificate).map_err(|_| wrong(WHAT, file, reason))?;
+    let authorities = certificates(WHAT, file)?;
+    for certificate in &authorities {
+        roots
+            .add(certificate.clone())
+            .map_err(|_| wrong(WHAT, file, reasons::of_certificate(certificate)))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
     let verifier = builder.build().map_err(|_| wrong(WHAT, file, "none of its certificates can be used"))?;
-    Ok(verifier)
+    let authorities = authorities.iter().map(|certificate| &**certificate);
+    let rules =
+        if auth.required { ClientRules::required(authorities) } else { ClientRules::requested(authorities) };
+    Ok((verifier, rules))
 }
 
 /// The content of the files.
 pub(super) struct Loaded {
     config: ServerConfig,
     keys: Keys,
+    pub(super) rules: ClientRules,
 }
 
 type Keys = Arc<[Arc<CertifiedKey>]>;

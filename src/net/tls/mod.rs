@@ -2,6 +2,7 @@
 
 mod buffers;
 mod certificates;
+mod client_rules;
 mod clock;
 mod pem;
 mod reasons;
@@ -16,10 +17,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::base::error::Error;
 
 use certificates::{ClientAuth, Loaded, Spec};
+pub(crate) use client_rules::ClientRules;
+pub(crate) use records::Carried;
 #[cfg(any(test, fuzzing))]
 pub(crate) use records::checks;
-#[cfg(test)]
-use session::Stays;
 pub(crate) use session::{Handshake, SessionError, TlsSession};
 use tickets::RingPlace;
 pub(crate) use tickets::{KeyRing, PassedKey};
@@ -57,9 +58,9 @@ pub struct Tls {
 /// Whether a connection may leave `rustls`, for which it gives its keys.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Moves {
+    /// See [`Tls::carry`].
     Never,
     /// When it leaves the process.
-    #[cfg(test)]
     Possibly,
     /// See [`Tls::carried_at_once`].
     AtOnce,
@@ -74,7 +75,7 @@ impl Tls {
     /// missing.
     pub fn from_files(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Tls {
         let none = Spec { pairs: Vec::new(), clients: None, ticket_keys: Vec::new() };
-        let (current, moves, ring) = (Arc::default(), Moves::Never, Arc::default());
+        let (current, moves, ring) = (Arc::default(), Moves::Possibly, Arc::default());
         Tls { spec: Arc::new(none), current, moves, ring }.and_files(certificate, key)
     }
 
@@ -115,6 +116,19 @@ impl Tls {
         self.with(|spec| spec.ticket_keys.push(file.into()))
     }
 
+    /// Whether idle connections move to the successor at a handover, with their keys, so that their clients notice nothing. Default:
+    /// they do.
+    ///
+    /// With `false` no key of a connection leaves `rustls`, and no connection of a predecessor is taken: the responses of the
+    /// old process announce the close of its connections, and clients connect again. Session tickets have keys of their own,
+    /// which are passed on as before.
+    #[must_use]
+    pub fn carry(self, carried: bool) -> Tls {
+        let mut tls = self.with(|_| {});
+        tls.moves = if carried { Moves::Possibly } else { Moves::Never };
+        tls
+    }
+
     /// Reads the files again. New connections use the new content; open ones keep the old.
     ///
     /// # Errors
@@ -135,10 +149,14 @@ impl Tls {
         self
     }
 
-    #[cfg(test)]
-    fn movable(mut self) -> Tls {
-        self.moves = Moves::Possibly;
-        self
+    /// Whether connections may come from a predecessor.
+    pub(crate) fn is_carried(&self) -> bool {
+        self.moves != Moves::Never
+    }
+
+    /// Which clients it accepts now; None before `serve`.
+    pub(crate) fn client_rules(&self) -> Option<ClientRules> {
+        self.current().map(|loaded| loaded.rules)
     }
 
     /// Whether both are clones of one.

@@ -9,12 +9,15 @@
 //! - **A record contains elapsed times, not remaining ones**: the successor's own timeouts apply.
 //! - **The keys of session tickets go first**, before GO, in a packet that is not answered: a predecessor that waited for an
 //!   answer of a version without such keys would wait in vain.
-//! - **Only plain text travels.** The state of a TLS session can't be passed on. A listener that speaks TLS takes no
-//!   connection from a predecessor: it would bypass the handshake, and the certificates that clients may have to show.
+//! - **TLS travels as keys and sequence numbers**, in packets of their own (`packet.rs`), by the same rule of one owner
+//!   (`ledger`): only to a process that says that it takes them, and only to a listener with the same rules for clients. No
+//!   connection changes between plain text and TLS: it would bypass the handshake, and the certificates that clients may have
+//!   to show.
 
 mod ledger;
 mod outbox;
 pub(crate) mod packet;
+mod parcel;
 mod receive;
 mod send;
 mod service_keys;
@@ -25,6 +28,8 @@ use crate::base::status::AllCounters;
 use crate::net::acceptor::connections::Connections;
 use crate::net::connection::Portable;
 use crate::net::listener::Listener;
+#[cfg(feature = "tls")]
+use crate::net::tls::Tls;
 
 pub(crate) use outbox::{Outbox, is_portable};
 use receive::Receiver;
@@ -51,7 +56,8 @@ struct ListenerName {
     nth: usize,
     handler_index: usize,
     is_unix: bool,
-    is_tls: bool,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
 }
 
 impl ListenerNames {
@@ -64,7 +70,8 @@ impl ListenerNames {
                 nth,
                 handler_index: listener.config.handler_index,
                 is_unix: listener.is_unix(),
-                is_tls: listener.is_tls(),
+                #[cfg(feature = "tls")]
+                tls: listener.config.tls.clone(),
             });
         }
         ListenerNames(all)
@@ -85,6 +92,14 @@ impl ListenerNames {
         self.0.iter().map(move |listener| listener.nth < listener.names.first().map_or(0, count))
     }
 
+    /// Whether any of them takes TLS connections.
+    fn take_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.0.iter().any(|listener| listener.tls.as_ref().is_some_and(Tls::is_carried));
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
     fn of(&self, listener: usize) -> (&str, usize) {
         self.0.get(listener).map_or(("", 0), |l| (l.names.first().map_or("", |name| name), l.nth))
     }
@@ -98,11 +113,10 @@ impl<P: Portable> Transfers<P> {
         all_counters: AllCounters,
         keys: ServiceKeys,
     ) -> Transfers<P> {
-        Transfers {
-            names: ListenerNames::new(listeners),
-            sender: Sender::new(all_counters.clone()),
-            receiver: Receiver::new(limit, all_counters, keys),
-        }
+        let names = ListenerNames::new(listeners);
+        let sender = Sender::new(all_counters.clone());
+        let receiver = Receiver::new(limit, names.take_tls(), all_counters, keys);
+        Transfers { names, sender, receiver }
     }
 
     /// Step 5 of a handover: idle connections, and those that become idle, go to the successor by `channel`.

@@ -3,7 +3,8 @@
 //! unfinished requests. Descriptors travel beside the packet, in the order of its lines.
 //!
 //! Processes of all versions since 4a81a84 exchange these packets: unknown words and keys are skipped. A receiver refuses a
-//! packet of an unknown word with a batch number, so `TICKETS`, which no receipt settles, has none.
+//! packet of an unknown word with a batch number, so `TICKETS`, which no receipt settles, has none. TLS connections have a
+//! word of their own: a version that skips what it does not know would take them for plain text.
 
 use std::fmt::{self, Write};
 use std::io::{self, IoSlice};
@@ -17,8 +18,10 @@ use crate::base::sys;
 use crate::base::words::pairs;
 use crate::net::conn_info::ProxyHop;
 #[cfg(feature = "tls")]
-use crate::net::tls::PassedKey;
+use crate::net::tls::{ClientRules, PassedKey};
 use crate::process::handover::{escape, unescape};
+#[cfg(feature = "tls")]
+use zeroize::{Zeroize, Zeroizing};
 
 /// Connections in one packet. The kernel's own bound is 253 descriptors.
 pub(crate) const BATCH: usize = 64;
@@ -51,6 +54,57 @@ pub(crate) struct ConnectionRecord {
     pub(crate) served: u64,
     /// The bytes that were read and not answered.
     pub(crate) bytes: Vec<u8>,
+    /// None without TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<TlsRecord>,
+}
+
+/// The TLS of a connection on its way.
+#[cfg(feature = "tls")]
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum TlsRecord {
+    /// Its client has sent nothing yet.
+    New,
+    /// By which rules its client was accepted, and all that continues the session, as `tls::Carried` encodes it.
+    Session(ClientRules, Zeroizing<Vec<u8>>),
+}
+
+/// Without the keys.
+#[cfg(feature = "tls")]
+impl fmt::Debug for TlsRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TlsRecord::New => f.write_str("New"),
+            TlsRecord::Session(rules, session) => write!(f, "Session({rules}, {} bytes)", session.len()),
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl TlsRecord {
+    fn encode(&self, text: &mut String) {
+        let _ = match self {
+            TlsRecord::New => write!(text, " tls=new"),
+            TlsRecord::Session(rules, session) => write!(text, " tls={rules} session={}", session.len()),
+        };
+    }
+
+    fn session(&self) -> &[u8] {
+        match self {
+            TlsRecord::New => &[],
+            TlsRecord::Session(_, session) => session,
+        }
+    }
+
+    /// Without its session; and how long that is.
+    fn decode(fields: &[(&str, &str)]) -> Option<(TlsRecord, usize)> {
+        let (_, value) = fields.iter().find(|(key, _)| *key == "tls")?;
+        if *value == "new" {
+            return Some((TlsRecord::New, 0));
+        }
+        let session = usize::try_from(number(fields, "session")?).ok()?;
+        Some((TlsRecord::Session(value.parse().ok()?, Zeroizing::default()), session))
+    }
 }
 
 /// A packet of a predecessor.
@@ -58,6 +112,9 @@ pub(crate) struct ConnectionRecord {
 pub(crate) enum Packet {
     /// A descriptor for each is beside the packet.
     Connections { batch: u64, records: Vec<ConnectionRecord> },
+    /// As `Connections`, for those with TLS.
+    #[cfg(feature = "tls")]
+    Tls { batch: u64, records: Vec<ConnectionRecord> },
     /// The connection channel of the sender's own predecessor, whose descriptor is beside the packet, and the credit
     /// that is left there.
     Channel { batch: u64, credit: usize },
@@ -89,16 +146,22 @@ pub(crate) enum Retry {
 }
 
 impl Packet {
+    /// All of these connections use TLS, or none does.
+    pub(crate) fn connections(is_tls: bool, batch: u64, records: Vec<ConnectionRecord>) -> Packet {
+        match is_tls {
+            #[cfg(feature = "tls")]
+            true => Packet::Tls { batch, records },
+            _ => Packet::Connections { batch, records },
+        }
+    }
+
+    /// The bytes are to be wiped if they hold keys: see [`wipe`].
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut text = String::new();
         match self {
-            Packet::Connections { batch, records } => {
-                let _ = writeln!(text, "CONNECTIONS batch={batch}");
-                for record in records {
-                    record.encode(&mut text);
-                }
-                text.push('\n');
-            }
+            Packet::Connections { batch, records } => encode_lines("CONNECTIONS", *batch, records, &mut text),
+            #[cfg(feature = "tls")]
+            Packet::Tls { batch, records } => encode_lines("TLS", *batch, records, &mut text),
             Packet::Channel { batch, credit } => {
                 let _ = writeln!(text, "CHANNEL batch={batch} credit={credit}");
             }
@@ -114,9 +177,9 @@ impl Packet {
         }
         let mut packet = text.into_bytes();
         match self {
-            Packet::Connections { records, .. } => {
-                records.iter().for_each(|record| packet.extend_from_slice(&record.bytes));
-            }
+            Packet::Connections { records, .. } => encode_bytes(records, &mut packet),
+            #[cfg(feature = "tls")]
+            Packet::Tls { records, .. } => encode_bytes(records, &mut packet),
             #[cfg(feature = "tls")]
             Packet::Tickets(keys) => PassedKey::encode_secrets(keys, &mut packet),
             Packet::Channel { .. } | Packet::Counts(_) => {}
@@ -132,7 +195,12 @@ impl Packet {
         Some(match word {
             "CONNECTIONS" => {
                 let batch = number(&fields, "batch")?;
-                Packet::Connections { batch, records: decode_records(rest)? }
+                Packet::Connections { batch, records: decode_records(Kind::Plain, rest)? }
+            }
+            #[cfg(feature = "tls")]
+            "TLS" => {
+                let batch = number(&fields, "batch")?;
+                Packet::Tls { batch, records: decode_records(Kind::Tls, rest)? }
             }
             "CHANNEL" => Packet::Channel {
                 batch: number(&fields, "batch")?,
@@ -150,8 +218,8 @@ impl Packet {
 
     /// Whether a packet holds keys, so that its bytes are to be wiped.
     #[cfg(feature = "tls")]
-    pub(crate) fn is_secret(packet: &[u8]) -> bool {
-        packet.starts_with(b"TICKETS")
+    fn is_secret(packet: &[u8]) -> bool {
+        packet.starts_with(b"TICKETS") || packet.starts_with(b"TLS ")
     }
 
     /// The batch number of a packet that can't be decoded, so that it can be refused.
@@ -163,6 +231,11 @@ impl Packet {
 }
 
 impl ConnectionRecord {
+    /// How many bytes it takes in its packet, without what all lines have.
+    pub(crate) fn len(&self) -> usize {
+        [self.listener.len(), self.bytes.len(), self.session().len()].iter().sum()
+    }
+
     fn encode(&self, text: &mut String) {
         let _ = write!(text, "listener={}", escape(self.listener.as_bytes()));
         if self.nth > 0 {
@@ -185,41 +258,84 @@ impl ConnectionRecord {
             let _ = write!(text, " begun_ms={}", started.as_millis());
         }
         let (age, served) = (self.age.as_millis(), self.served);
-        let _ = writeln!(text, " age_ms={age} served={served} bytes={}", self.bytes.len());
+        let _ = write!(text, " age_ms={age} served={served} bytes={}", self.bytes.len());
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            tls.encode(text);
+        }
+        text.push('\n');
     }
 
-    fn decode(line: &str) -> Option<(ConnectionRecord, usize)> {
-        let fields = pairs(line);
+    /// Without its bytes and without TLS; and how many bytes it has.
+    fn decode(fields: &[(&str, &str)]) -> Option<(ConnectionRecord, usize)> {
         let field = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
         let record = ConnectionRecord {
             listener: String::from_utf8(unescape(field("listener")?)?).ok()?,
-            nth: number(&fields, "nth").and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+            nth: number(fields, "nth").and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
             peer: field("peer").map(str::parse).transpose().ok()?,
             proxy: field("proxy").and_then(|proxy| {
                 let address = if proxy == "unix" { None } else { Some(proxy.parse().ok()?) };
-                Some(ProxyHop { address, is_encrypted: number(&fields, "proxy_tls") == Some(1) })
+                Some(ProxyHop { address, is_encrypted: number(fields, "proxy_tls") == Some(1) })
             }),
-            idle: Duration::from_millis(number(&fields, "idle_ms").unwrap_or(0)),
-            started: number(&fields, "begun_ms").map(Duration::from_millis),
-            age: Duration::from_millis(number(&fields, "age_ms").unwrap_or(0)),
-            served: number(&fields, "served").unwrap_or(0),
+            idle: Duration::from_millis(number(fields, "idle_ms").unwrap_or(0)),
+            started: number(fields, "begun_ms").map(Duration::from_millis),
+            age: Duration::from_millis(number(fields, "age_ms").unwrap_or(0)),
+            served: number(fields, "served").unwrap_or(0),
             bytes: Vec::new(),
+            #[cfg(feature = "tls")]
+            tls: None,
         };
-        let bytes = number(&fields, "bytes").unwrap_or(0);
+        let bytes = number(fields, "bytes").unwrap_or(0);
         Some((record, usize::try_from(bytes).ok()?))
     }
 }
 
-impl Receipt {
-    pub(crate) fn encode(self) -> Vec<u8> {
-        match self {
-            Receipt::Credit(n) => format!("CREDIT n={n}\n"),
-            Receipt::Ack { batch, credit } => format!("ACK batch={batch} credit={credit}\n"),
-            Receipt::Nak { batch, retry } => {
-                format!("NAK batch={batch} never={}\n", u8::from(retry == Retry::Never))
-            }
+#[cfg(feature = "tls")]
+impl ConnectionRecord {
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    fn session(&self) -> &[u8] {
+        self.tls.as_ref().map_or(&[], TlsRecord::session)
+    }
+
+    fn set_session(&mut self, bytes: &[u8]) {
+        if let Some(TlsRecord::Session(_, session)) = &mut self.tls {
+            *session = Zeroizing::new(bytes.to_vec());
         }
-        .into_bytes()
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+impl ConnectionRecord {
+    pub(crate) fn is_tls(&self) -> bool {
+        false
+    }
+
+    fn session(&self) -> &[u8] {
+        &[]
+    }
+
+    fn set_session(&mut self, _: &[u8]) {}
+}
+
+impl Receipt {
+    pub(crate) fn encode(self, takes_tls: bool) -> Vec<u8> {
+        let mut text = match self {
+            Receipt::Credit(n) => format!("CREDIT n={n}"),
+            Receipt::Ack { batch, credit } => format!("ACK batch={batch} credit={credit}"),
+            Receipt::Nak { batch, retry } => {
+                format!("NAK batch={batch} never={}", u8::from(retry == Retry::Never))
+            }
+        };
+        text.push_str(if takes_tls { " tls=1\n" } else { "\n" });
+        text.into_bytes()
+    }
+
+    /// Whether the sender of a receipt takes TLS connections, on this channel.
+    pub(crate) fn says_tls(packet: &[u8]) -> bool {
+        first_line(packet).is_some_and(|(line, _)| number(&pairs(line), "tls") == Some(1))
     }
 
     /// None for a receipt that this version does not know.
@@ -240,7 +356,28 @@ impl Receipt {
     }
 }
 
-fn decode_records(rest: &[u8]) -> Option<Vec<ConnectionRecord>> {
+fn encode_lines(word: &str, batch: u64, records: &[ConnectionRecord], text: &mut String) {
+    let _ = writeln!(text, "{word} batch={batch}");
+    records.iter().for_each(|record| record.encode(text));
+    text.push('\n');
+}
+
+fn encode_bytes(records: &[ConnectionRecord], packet: &mut Vec<u8>) {
+    let parts = || records.iter().flat_map(|record| [&*record.bytes, record.session()]);
+    // It must not grow, which would leave a copy of keys behind.
+    packet.reserve_exact(parts().map(<[u8]>::len).sum());
+    parts().for_each(|part| packet.extend_from_slice(part));
+}
+
+/// Which connections a packet has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    #[cfg(feature = "tls")]
+    Tls,
+}
+
+fn decode_records(kind: Kind, rest: &[u8]) -> Option<Vec<ConnectionRecord>> {
     let mut rest = rest;
     let mut records = Vec::new();
     loop {
@@ -249,15 +386,26 @@ fn decode_records(rest: &[u8]) -> Option<Vec<ConnectionRecord>> {
         if line.is_empty() {
             break;
         }
-        records.push(ConnectionRecord::decode(line)?);
+        let fields = pairs(line);
+        let (record, bytes) = ConnectionRecord::decode(&fields)?;
+        records.push(match kind {
+            Kind::Plain => (record, bytes, 0),
+            #[cfg(feature = "tls")]
+            Kind::Tls => {
+                let (tls, session) = TlsRecord::decode(&fields)?;
+                (ConnectionRecord { tls: Some(tls), ..record }, bytes, session)
+            }
+        });
     }
     if records.len() > BATCH {
         return None;
     }
     let mut filled = Vec::with_capacity(records.len());
-    for (mut record, len) in records {
-        let (bytes, after) = rest.split_at_checked(len)?;
+    for (mut record, bytes, session) in records {
+        let (bytes, after) = rest.split_at_checked(bytes)?;
+        let (session, after) = after.split_at_checked(session)?;
         record.bytes = bytes.to_vec();
+        record.set_session(session);
         rest = after;
         filled.push(record);
     }
@@ -272,6 +420,16 @@ fn first_line(packet: &[u8]) -> Option<(&str, &[u8])> {
 
 fn number(fields: &[(&str, &str)], key: &str) -> Option<u64> {
     fields.iter().find(|(k, _)| *k == key).and_then(|(_, v)| v.parse().ok())
+}
+
+/// Overwrites a packet that holds keys, once it is sent or decoded.
+pub(crate) fn wipe(packet: &mut [u8]) {
+    #[cfg(feature = "tls")]
+    if Packet::is_secret(packet) {
+        packet.zeroize();
+    }
+    #[cfg(not(feature = "tls"))]
+    let _ = packet;
 }
 
 /// Sends one packet, without waiting.
@@ -361,7 +519,21 @@ mod tests {
             age: ms(u)?,
             served: u.arbitrary()?,
             bytes: bytes(u, 0..=79)?,
+            #[cfg(feature = "tls")]
+            tls: None,
         })
+    }
+
+    #[cfg(feature = "tls")]
+    fn any_tls_record(u: &mut Unstructured<'_>) -> Result<ConnectionRecord> {
+        let tls = match u.arbitrary()? {
+            true => TlsRecord::New,
+            false => {
+                let rules = format!("{:032x}", u.arbitrary::<u128>()?).parse().unwrap();
+                TlsRecord::Session(rules, Zeroizing::new(bytes(u, 0..=79)?))
+            }
+        };
+        Ok(ConnectionRecord { tls: Some(tls), ..any_record(u)? })
     }
 
     fn any_packet(u: &mut Unstructured<'_>) -> Result<Packet> {
@@ -371,6 +543,10 @@ mod tests {
             let ages = format!("{},{}", ages[0], ages[1]);
             let secrets: [u8; 96] = u.arbitrary()?;
             return Ok(Packet::Tickets(PassedKey::decode_all(&[("ages_ms", &ages)], &secrets).unwrap()));
+        }
+        #[cfg(feature = "tls")]
+        if u.ratio(1, 4)? {
+            return Ok(Packet::Tls { batch: u.arbitrary()?, records: list(u, 0..=BATCH, any_tls_record)? });
         }
         Ok(match u.int_in_range(0..=2)? {
             0 => Packet::Connections { batch: u.arbitrary()?, records: list(u, 0..=BATCH, any_record)? },
@@ -396,13 +572,19 @@ mod tests {
     fn almost_a_packet(u: &mut Unstructured<'_>) -> Result<String> {
         let digits = |u: &mut Unstructured<'_>, len| text(u, len, &['0'..='9']);
         let mut packet =
-            u.choose(&["CONNECTIONS", "CHANNEL", "COUNTS", "TICKETS", "ACK", "NAK"])?.to_string();
+            u.choose(&["CONNECTIONS", "TLS", "CHANNEL", "COUNTS", "TICKETS", "ACK", "NAK"])?.to_string();
         for key in list(u, 0..=3, |u| u.choose(&["batch", "n", "credit", "bytes", "ages_ms"]).copied())? {
             packet += &format!(" {key}={}", digits(u, 0..=20)?);
         }
         packet.push('\n');
         for bytes in list(u, 0..=3, |u| digits(u, 1..=20))? {
-            packet += &format!("listener=x bytes={bytes}\n");
+            packet += &format!("listener=x bytes={bytes}");
+            match u.int_in_range(0..=2)? {
+                0 => packet += " tls=new",
+                1 => packet += &format!(" tls={} session={}", "7".repeat(32), digits(u, 1..=20)?),
+                _ => {}
+            }
+            packet.push('\n');
         }
         packet += if u.arbitrary()? { "\n" } else { "" };
         Ok(packet)
@@ -422,7 +604,13 @@ mod tests {
         check(CASES, BYTES, |u| {
             let (cut, sent) = (u.int_in_range(1..=39)?, any_packet(u)?);
             let packet = sent.encode();
-            if let Packet::Connections { batch, records } = &sent {
+            let batch_of = match &sent {
+                Packet::Connections { batch, records } => Some((batch, records)),
+                #[cfg(feature = "tls")]
+                Packet::Tls { batch, records } => Some((batch, records)),
+                _ => None,
+            };
+            if let Some((batch, records)) = batch_of {
                 let half = &packet[..packet.len().saturating_sub(cut).max(40.min(packet.len() - 1))];
                 if !records.is_empty() {
                     assert_eq!(Packet::decode(half), None, "{sent:?} without {cut} bytes");
@@ -431,6 +619,70 @@ mod tests {
             }
             Ok(())
         });
+    }
+
+    /// For version 4a81a84 these are the same two things: a word that it refuses, and a key that it skips.
+    #[cfg(feature = "tls")]
+    #[test]
+    fn tls_connections_have_a_packet_of_their_own() {
+        let rules = "7".repeat(32);
+        let line = |tls: &str| format!("listener=x idle_ms=1 age_ms=2 served=3 bytes=2{tls}\n");
+        let packet = |word: &str, tls: &str, bytes: &str| format!("{word} batch=9\n{}\n{bytes}", line(tls));
+        let of = |tls: &str, bytes: &str| Packet::decode(packet("TLS", tls, bytes).as_bytes());
+        let Some(Packet::Tls { batch: 9, records }) = of(&format!(" tls={rules} session=3"), "GEkey") else {
+            panic!("it is whole")
+        };
+        assert_eq!(records[0].bytes, b"GE");
+        let Some(TlsRecord::Session(_, session)) = &records[0].tls else { panic!("it has one") };
+        assert_eq!(***session, b"key"[..]);
+        let shown = format!("{records:?}");
+        assert!(
+            shown.contains("3 bytes") && !shown.contains("107, 101, 121") && !shown.contains("key"),
+            "{shown}"
+        );
+        assert!(matches!(of(" tls=new", "GE"), Some(Packet::Tls { .. })));
+        for (tls, bytes) in [
+            ("".to_owned(), "GE"),
+            (" tls=new".to_owned(), "GEkey"),
+            (format!(" tls={rules}"), "GE"),
+            (format!(" tls={rules}"), "GEkey"),
+            (format!(" tls={rules} session=4"), "GEkey"),
+            (format!(" tls={rules} session=2"), "GEkey"),
+            (format!(" tls={rules}7 session=3"), "GEkey"),
+            (" tls=later session=3".to_owned(), "GEkey"),
+            (format!(" tls={rules} session=99999999999999999999"), "GEkey"),
+        ] {
+            assert_eq!(of(&tls, bytes), None, "{tls}");
+        }
+        // No word and key make a plain connection of one with TLS.
+        let plain = packet("CONNECTIONS", &format!(" tls={rules} session=3"), "GEkey");
+        assert_eq!(Packet::decode(plain.as_bytes()), None);
+        let mut bytes = packet("TLS", " tls=new", "GE").into_bytes();
+        wipe(&mut bytes);
+        assert!(bytes.iter().all(|byte| *byte == 0));
+    }
+
+    /// The longest packets are read whole: 64 connections, or one with all that TLS may add.
+    #[cfg(feature = "tls")]
+    #[test]
+    fn a_packet_is_never_longer_than_a_receiver_reads() {
+        let longest = ConnectionRecord {
+            listener: "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".repeat(5),
+            nth: usize::MAX,
+            peer: Some("[2001:db8:1111:2222:3333:4444:5555:6666]:65535".parse().unwrap()),
+            proxy: Some(ProxyHop {
+                address: Some("[2001:db8:1111:2222:3333:4444:5555:6666]:65535".parse().unwrap()),
+                is_encrypted: true,
+            }),
+            idle: Duration::from_millis(u64::MAX),
+            started: Some(Duration::from_millis(u64::MAX)),
+            age: Duration::from_millis(u64::MAX),
+            served: u64::MAX,
+            bytes: Vec::new(),
+            tls: Some(TlsRecord::Session("7".repeat(32).parse().unwrap(), Zeroizing::default())),
+        };
+        let packet = Packet::Tls { batch: u64::MAX, records: vec![longest; BATCH] };
+        assert!(packet.encode().len() + BATCH_BYTES <= PACKET_BYTES, "{}", packet.encode().len());
     }
 
     #[cfg(feature = "tls")]
@@ -466,8 +718,10 @@ mod tests {
     #[test]
     fn a_receipt_survives_its_encoding() {
         check(CASES, BYTES, |u| {
-            let receipt = any_receipt(u)?;
-            assert_eq!(Receipt::decode(&receipt.encode()), Some(receipt));
+            let (receipt, takes_tls) = (any_receipt(u)?, u.arbitrary()?);
+            let packet = receipt.encode(takes_tls);
+            assert_eq!(Receipt::decode(&packet), Some(receipt));
+            assert_eq!(Receipt::says_tls(&packet), takes_tls);
             Ok(())
         });
     }

@@ -1,7 +1,10 @@
 //! Receives connections from predecessors, and grants them credit for as many as there is room for.
 //!
 //! A batch is acknowledged before its connections are registered and read. So none of them is touched here while the
-//! predecessor may still take it back.
+//! predecessor may still take it back, and no key of its TLS is used.
+//!
+//! A process with TLS listeners says in each receipt that it takes TLS connections (`tls=1`), and sends one as soon as it
+//! begins to read a channel: its predecessor may have been in contact with a process that takes none.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::ledger::ReceiverLedger;
 use super::packet::{self, ChannelRead, ConnectionRecord, Packet, Receipt, ReceivedPacket, Retry};
+use super::parcel::Arrived;
 use super::{ListenerName, ListenerNames, ServiceKeys};
 use crate::base::log::{debug, info, warn};
 use crate::base::status::AllCounters;
@@ -27,6 +31,8 @@ const PACKETS_PER_TURN: usize = 16;
 pub(super) struct PredecessorChannel {
     pub(super) channel: OwnedFd,
     ledger: ReceiverLedger,
+    /// Whether this process takes TLS connections.
+    takes_tls: bool,
     /// How many connections have arrived by it.
     came: usize,
     /// A batch was refused, which the log says once.
@@ -35,8 +41,18 @@ pub(super) struct PredecessorChannel {
 
 impl PredecessorChannel {
     /// `promised` connections may arrive without a further grant.
-    fn new(channel: OwnedFd, promised: usize) -> PredecessorChannel {
-        PredecessorChannel { channel, ledger: ReceiverLedger::new(promised), came: 0, has_refused: false }
+    fn new(channel: OwnedFd, promised: usize, takes_tls: bool) -> PredecessorChannel {
+        let ledger = ReceiverLedger::new(promised);
+        PredecessorChannel { channel, ledger, takes_tls, came: 0, has_refused: false }
+    }
+
+    /// The first receipt, which is sent even if it grants nothing.
+    fn greet(&mut self, room: usize) {
+        let before = self.promised();
+        self.renew(room);
+        if self.takes_tls && self.promised() == before {
+            let _ = self.send(Receipt::Credit(0));
+        }
     }
 
     /// How many connections were granted and have not arrived.
@@ -72,7 +88,7 @@ impl PredecessorChannel {
     }
 
     fn send(&self, receipt: Receipt) -> io::Result<()> {
-        packet::send(self.channel.as_fd(), &receipt.encode(), &[])
+        packet::send(self.channel.as_fd(), &receipt.encode(self.takes_tls), &[])
     }
 }
 
@@ -82,14 +98,20 @@ pub(super) struct Receiver {
     next_key: u32,
     /// How many connections there may be.
     limit: usize,
+    takes_tls: bool,
     all_counters: AllCounters,
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there are none"))]
     keys: ServiceKeys,
 }
 
 impl Receiver {
-    pub(super) fn new(limit: usize, all_counters: AllCounters, keys: ServiceKeys) -> Receiver {
-        Receiver { channels: LiteMap::new(), next_key: 0, limit, all_counters, keys }
+    pub(super) fn new(
+        limit: usize,
+        takes_tls: bool,
+        all_counters: AllCounters,
+        keys: ServiceKeys,
+    ) -> Receiver {
+        Receiver { channels: LiteMap::new(), next_key: 0, limit, takes_tls, all_counters, keys }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -101,7 +123,7 @@ impl Receiver {
     }
 
     pub(super) fn add<P>(&mut self, channel: OwnedFd, promised: usize, connections: &Connections<P>) {
-        self.watch(PredecessorChannel::new(channel, promised), connections);
+        self.watch(PredecessorChannel::new(channel, promised, self.takes_tls), connections);
     }
 
     pub(super) fn watch<P>(&mut self, mut channel: PredecessorChannel, connections: &Connections<P>) {
@@ -109,7 +131,7 @@ impl Receiver {
         self.next_key += 1;
         match connections.parking.poller.add(&channel.channel, AcceptorSource::Predecessor(key).readable()) {
             Ok(()) => {
-                channel.renew(self.room(connections));
+                channel.greet(self.room(connections));
                 self.channels.insert(key, channel);
             }
             Err(e) => warn!("handover: can't watch a connection channel: {e}"),
@@ -187,9 +209,11 @@ impl Receiver {
         let ReceivedPacket { mut packet, mut fds, truncated } = received;
         match Packet::decode(&packet) {
             Some(Packet::Connections { batch, records }) => {
-                let is_whole = !truncated && fds.len() == records.len();
-                let batch = Batch { batch, records, fds: if is_whole { Some(fds) } else { None } };
-                self.take_connections(key, batch, names, connections);
+                self.take_connections(key, Batch::new(batch, records, fds, truncated), names, connections);
+            }
+            #[cfg(feature = "tls")]
+            Some(Packet::Tls { batch, records }) => {
+                self.take_connections(key, Batch::new(batch, records, fds, truncated), names, connections);
             }
             Some(Packet::Channel { batch, credit }) => {
                 let Some(channel) = self.channels.get_mut(&key) else { return };
@@ -210,7 +234,7 @@ impl Receiver {
                 }
             }
         }
-        ServiceKeys::wipe(&mut packet);
+        packet::wipe(&mut packet);
     }
 
     fn refuse<P>(&mut self, key: u32, batch: u64, came: usize, retry: Retry, connections: &Connections<P>) {
@@ -237,7 +261,7 @@ impl Receiver {
         let retry = if listeners.is_none() { Retry::Never } else { Retry::Later };
         let (Some(fds), Some(listeners), true) = (fds, listeners, slots.len() == came) else {
             if !std::mem::replace(&mut channel.has_refused, true) {
-                log_refusal(came, retry);
+                log_refusal(&records, retry);
             }
             connections.parking.slots.release_all(slots);
             return self.refuse(key, batch, came, retry, connections);
@@ -247,23 +271,37 @@ impl Receiver {
             connections.parking.slots.release_all(slots);
             return self.forget(key, connections);
         }
-        let now = Instant::now();
-        let ago = |elapsed: Duration| now.checked_sub(elapsed).unwrap_or(now);
-        for (((record, fd), slot), (listener, name)) in records.into_iter().zip(fds).zip(slots).zip(listeners)
-        {
-            let stream = Stream::new(fd, name.is_unix);
-            let progress = P::unpack(record.started.map(ago));
-            let place = (listener, name.handler_index);
-            let origin = Origin::Moved { peer: record.peer, proxy: record.proxy, since: ago(record.age) };
-            let (mut connection, _) = connections.make(stream, slot, place, origin, progress);
-            if record.bytes.is_empty() {
-                connection.activity = Activity::Idle { since: ago(record.idle) };
+        let arrived = records.into_iter().zip(fds).zip(slots).zip(listeners);
+        for (((record, fd), slot), (listener, name, arrived)) in arrived {
+            match arrived.stream(fd, name.is_unix) {
+                Some(stream) => admit(record, stream, slot, (listener, name.handler_index), connections),
+                None => {
+                    connections.parking.slots.release(slot);
+                }
             }
-            connection.buffered = record.bytes;
-            connection.served = record.served;
-            connections.admit(connection);
         }
     }
+}
+
+/// A connection that belongs to this process now.
+fn admit<P: Portable>(
+    record: ConnectionRecord,
+    stream: Stream,
+    slot: SlotId,
+    place: (usize, usize),
+    connections: &mut Connections<P>,
+) {
+    let now = Instant::now();
+    let ago = |elapsed: Duration| now.checked_sub(elapsed).unwrap_or(now);
+    let progress = P::unpack(record.started.map(ago));
+    let origin = Origin::Moved { peer: record.peer, proxy: record.proxy, since: ago(record.age) };
+    let (mut connection, _) = connections.make(stream, slot, place, origin, progress);
+    connection.buffered = record.bytes;
+    if !connection.has_part() {
+        connection.activity = Activity::Idle { since: ago(record.idle) };
+    }
+    connection.served = record.served;
+    connections.admit(connection);
 }
 
 /// Connections as they arrived; without their descriptors where some are missing.
@@ -273,17 +311,33 @@ struct Batch {
     fds: Option<Vec<OwnedFd>>,
 }
 
-impl ListenerNames {
-    /// The listener that takes this connection. One that speaks TLS takes none.
-    fn find(&self, record: &ConnectionRecord) -> Option<(usize, &ListenerName)> {
-        self.0.iter().enumerate().find(|(_, listener)| {
-            listener.nth == record.nth && listener.names.contains(&record.listener) && !listener.is_tls
-        })
+impl Batch {
+    fn new(batch: u64, records: Vec<ConnectionRecord>, fds: Vec<OwnedFd>, truncated: bool) -> Batch {
+        let is_whole = !truncated && fds.len() == records.len();
+        Batch { batch, records, fds: if is_whole { Some(fds) } else { None } }
     }
 }
 
-fn log_refusal(came: usize, retry: Retry) {
+impl ListenerNames {
+    /// The listener that takes this connection, and what its stream is made of.
+    fn find(&self, record: &ConnectionRecord) -> Option<(usize, &ListenerName, Arrived)> {
+        let (index, listener) = self.0.iter().enumerate().find(|(_, listener)| {
+            listener.nth == record.nth && listener.names.contains(&record.listener) && listener.takes(record)
+        })?;
+        Some((index, listener, Arrived::of(record, listener)?))
+    }
+}
+
+fn log_refusal(records: &[ConnectionRecord], retry: Retry) {
+    let came = records.len();
     match retry {
+        Retry::Never if records.iter().any(ConnectionRecord::is_tls) => {
+            info!(
+                "handover: {came} TLS connections stay with a predecessor: their listener has no TLS with the same rules \
+                 for clients now, or is gone";
+                connections = came
+            );
+        }
         Retry::Never => {
             info!(
                 "handover: {came} connections stay with a predecessor: their listener now uses TLS, or is gone";

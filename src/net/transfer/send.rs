@@ -1,20 +1,25 @@
 //! Sends connections to the successor: idle ones, those that become idle, and those of whose next request only a little has
 //! arrived. Connections that are not taken are served here; their close is announced only when they can't be sent any more.
+//!
+//! A TLS connection leaves `rustls` when its packet is made, and not before: there is no way back. One that can't be sent
+//! after all, or comes back, continues here on our own records.
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::ListenerNames;
-use super::ledger::{SenderLedger, Settled};
+use super::ledger::{SenderLedger, Settled, TlsTaken};
 use super::outbox::{Gate, is_portable};
-use super::packet::{self, BATCH, BATCH_BYTES, ChannelRead, ConnectionRecord, Packet, Receipt, Retry};
+use super::packet::{self, BATCH, ChannelRead, Packet, Receipt, Retry};
+use super::parcel::{Batch, Sent};
 use super::receive::{PredecessorChannel, Receiver};
+use crate::base::close_reason::CloseReason;
 use crate::base::log::{debug, info, warn};
 use crate::base::status::AllCounters;
 use crate::net::acceptor::connections::Connections;
 use crate::net::acceptor::event::AcceptorSource;
-use crate::net::connection::{Activity, Connection, Portable};
+use crate::net::connection::{Connection, Portable};
 
 /// How often the successor may refuse channels that are passed on, a tick apart.
 const REFUSALS: u32 = 20;
@@ -107,14 +112,15 @@ impl<P: Portable> Sender<P> {
             if leaving.is_empty() || channel.room() == 0 {
                 break;
             }
-            let before = leaving.len();
             leaving.iter_mut().for_each(|connection| connections.parking.unregister(connection));
-            while channel.send(&mut leaving, names) {
+            // A packet has connections of one kind.
+            leaving.sort_by_key(|connection| connection.stream.is_tls());
+            let mut staying = Vec::new();
+            while channel.send(&mut leaving, &mut staying, names) {
                 self.delivered.get_or_insert(0);
             }
-            debug!("handover: sent {} connections", before - leaving.len());
-            // The others wait here for their turn.
-            std::mem::take(&mut leaving).into_iter().for_each(|connection| connections.queue(connection));
+            // These wait here for their turn, or for a client whose TLS is not ready.
+            leaving.drain(..).chain(staying).for_each(|connection| connections.queue(connection));
         }
         self.set_gate(connections);
         // No successor takes these, or it ended when they were already on their way to this thread.
@@ -125,6 +131,7 @@ impl<P: Portable> Sender<P> {
         let Some(channel) = &self.channel else { return };
         // The close of connections that stay here is announced while there is time.
         let is_stuck = connections.parking.drain.grace().is_some_and(|grace| channel.is_stuck(grace));
+        connections.parking.outbox.set_tls_taken(channel.ledger.tls());
         connections.parking.outbox.set_gate(match channel.room() {
             0 if is_stuck => Gate::Shut,
             0 => Gate::Waiting,
@@ -169,6 +176,7 @@ impl<P: Portable> Sender<P> {
             *self.delivered.get_or_insert(0) += receipts.delivered.len();
         }
         receipts.delivered.into_iter().for_each(|connection| connections.handed_over(connection));
+        receipts.given_up.into_iter().for_each(|connection| connections.end(CloseReason::Broken, connection));
         receipts.returned.into_iter().for_each(|connection| connections.admit(connection));
         receipts.ended.unwrap_or_default()
     }
@@ -189,7 +197,7 @@ struct SuccessorChannel<P> {
 }
 
 enum Cargo<P> {
-    Connections(Vec<Box<Connection<P>>>),
+    Connections(Vec<Sent<P>>),
     Predecessor(PredecessorChannel),
 }
 
@@ -199,6 +207,8 @@ struct Receipts<P> {
     delivered: Vec<Box<Connection<P>>>,
     /// Connections that this process owns again.
     returned: Vec<Box<Connection<P>>>,
+    /// Connections of which it is not known who owns them.
+    given_up: Vec<Box<Connection<P>>>,
     /// The successor does not have this listener.
     unknown_listener: Option<usize>,
     /// No process has the other end any more, and it did not take these channels.
@@ -233,31 +243,39 @@ impl<P: Portable> SuccessorChannel<P> {
         self.room() == 0 && self.last_receipt.elapsed() >= grace.max(LEAST_SILENCE)
     }
 
-    /// Sends the first of `leaving`, as many as one packet takes; false when that is not possible now.
-    fn send(&mut self, leaving: &mut Vec<Box<Connection<P>>>, names: &ListenerNames) -> bool {
-        let most = leaving.len().min(self.ledger.batch(BATCH));
-        let mut bytes = 0;
-        let mut records = Vec::new();
-        for connection in leaving.iter_mut().take(most) {
-            let record = pack(connection, names);
-            bytes += record.bytes.len() + record.listener.len();
-            if bytes > BATCH_BYTES && !records.is_empty() {
-                break;
-            }
-            records.push(record);
-        }
-        let count = records.len();
-        if count == 0 {
+    /// Sends the first of `leaving`, as many as one packet takes; those that have to stay are moved to `staying`. False when
+    /// no more can be sent now.
+    fn send(
+        &mut self,
+        leaving: &mut Vec<Box<Connection<P>>>,
+        staying: &mut Vec<Box<Connection<P>>>,
+        names: &ListenerNames,
+    ) -> bool {
+        let most = self.ledger.batch(BATCH);
+        if most == 0 || leaving.is_empty() {
             return false;
         }
-        let fds: Vec<BorrowedFd<'_>> = leaving.iter().take(count).map(|c| c.stream.as_fd()).collect();
-        if !self.post(&Packet::Connections { batch: self.ledger.next_batch(), records }, &fds) {
+        if self.ledger.tls() != TlsTaken::Yes {
+            let (tls, plain) = leaving.drain(..).partition(|connection| connection.stream.is_tls());
+            staying.extend::<Vec<_>>(tls);
+            *leaving = plain;
+        }
+        let Batch { records, sent, is_tls } = Batch::fill(most, leaving, staying, names);
+        let count = sent.len();
+        if count == 0 {
+            return true;
+        }
+        let packet = Packet::connections(is_tls, self.ledger.next_batch(), records);
+        let fds: Vec<BorrowedFd<'_>> = sent.iter().map(Sent::as_fd).collect();
+        if !self.post(&packet, &fds) {
+            leaving.extend(sent.into_iter().map(Sent::take_back));
             return false;
         }
         if !self.ledger.has_sent() {
             info!("handover: connections are on their way to the successor");
         }
-        self.ledger.posted(count, Cargo::Connections(leaving.drain(..count).collect()));
+        debug!("handover: sent {count} connections");
+        self.ledger.posted(count, Cargo::Connections(sent));
         true
     }
 
@@ -274,7 +292,10 @@ impl<P: Portable> SuccessorChannel<P> {
     }
 
     fn post(&mut self, packet: &Packet, fds: &[BorrowedFd<'_>]) -> bool {
-        match packet::send(self.channel.as_fd(), &packet.encode(), fds) {
+        let mut bytes = packet.encode();
+        let sent = packet::send(self.channel.as_fd(), &bytes, fds);
+        packet::wipe(&mut bytes);
+        match sent {
             Ok(()) => true,
             Err(e) => {
                 // The channel is full, or too many descriptors of this user are in flight (ETOOMANYREFS). A broken pipe
@@ -289,17 +310,29 @@ impl<P: Portable> SuccessorChannel<P> {
     }
 
     fn receive(&mut self) -> Receipts<P> {
-        let mut receipts =
-            Receipts { delivered: Vec::new(), returned: Vec::new(), unknown_listener: None, ended: None };
+        let mut receipts = Receipts {
+            delivered: Vec::new(),
+            returned: Vec::new(),
+            given_up: Vec::new(),
+            unknown_listener: None,
+            ended: None,
+        };
         loop {
             match packet::receive(self.channel.as_fd()) {
                 Ok(ChannelRead::Packet(received)) => self.take_receipt(&received.packet, &mut receipts),
                 Ok(ChannelRead::Nothing) => return receipts,
                 Ok(ChannelRead::End) => break,
                 Err(e) => {
-                    // Connections that were sent are not taken back: a request could be served twice.
+                    // Connections that were sent are not taken back: a request could be served twice, and a nonce of TLS
+                    // used twice. If the successor has them, they live on there.
                     warn!("handover: can't read the connection channel: {e}");
                     self.is_unreadable = true;
+                    self.predecessors.clear();
+                    for cargo in self.ledger.end() {
+                        if let Cargo::Connections(sent) = cargo {
+                            receipts.given_up.extend(sent.into_iter().map(Sent::give_up));
+                        }
+                    }
                     return receipts;
                 }
             }
@@ -307,7 +340,7 @@ impl<P: Portable> SuccessorChannel<P> {
         let mut predecessors = std::mem::take(&mut self.predecessors);
         for cargo in self.ledger.end() {
             match cargo {
-                Cargo::Connections(connections) => receipts.returned.extend(connections),
+                Cargo::Connections(sent) => receipts.returned.extend(sent.into_iter().map(Sent::take_back)),
                 Cargo::Predecessor(predecessor) => predecessors.push(predecessor),
             }
         }
@@ -320,16 +353,19 @@ impl<P: Portable> SuccessorChannel<P> {
             return debug!("handover: skipped an unknown packet");
         };
         self.last_receipt = Instant::now();
+        self.ledger.note_tls(Receipt::says_tls(packet));
         match self.ledger.settle(receipt) {
-            Settled::Delivered(Cargo::Connections(connections)) => receipts.delivered.extend(connections),
+            Settled::Delivered(Cargo::Connections(sent)) => {
+                receipts.delivered.extend(sent.into_iter().map(Sent::give_up));
+            }
             // Our copy of the channel is closed.
             Settled::Delivered(Cargo::Predecessor(_)) | Settled::Nothing => {}
-            Settled::Returned { cargo: Cargo::Connections(connections), retry } => {
-                debug!("handover: {} connections refused", connections.len());
-                if let ([connection], Retry::Never) = (&connections[..], retry) {
-                    receipts.unknown_listener = Some(connection.listener);
+            Settled::Returned { cargo: Cargo::Connections(sent), retry } => {
+                debug!("handover: {} connections refused", sent.len());
+                if let ([one], Retry::Never) = (&sent[..], retry) {
+                    receipts.unknown_listener = Some(one.listener());
                 }
-                receipts.returned.extend(connections);
+                receipts.returned.extend(sent.into_iter().map(Sent::take_back));
             }
             Settled::Returned { cargo: Cargo::Predecessor(predecessor), .. } => {
                 // It is tried again at each tick, for a while. Then that predecessor sees the end of its channel, and keeps
@@ -341,28 +377,5 @@ impl<P: Portable> SuccessorChannel<P> {
                 }
             }
         }
-    }
-}
-
-/// The connection as its packet describes it. It can also be continued here afterwards.
-fn pack<P: Portable>(connection: &mut Connection<P>, names: &ListenerNames) -> ConnectionRecord {
-    let now = Instant::now();
-    let since = |at: Instant| now.saturating_duration_since(at);
-    let (listener, nth) = names.of(connection.listener);
-    let started = connection.progress.pack(&mut connection.buffered);
-    connection.progress = P::unpack(started);
-    ConnectionRecord {
-        listener: listener.to_owned(),
-        nth,
-        peer: connection.conn_info.peer,
-        proxy: connection.conn_info.proxy,
-        idle: match connection.activity {
-            Activity::Idle { since: at } => since(at),
-            _ => Duration::ZERO,
-        },
-        started: started.map(since),
-        age: since(connection.conn_info.since),
-        served: connection.served,
-        bytes: connection.buffered.clone(),
     }
 }

@@ -11,7 +11,7 @@ use {
     super::packet::{self, Packet},
     crate::base::log::debug,
     crate::net::tls::{KeyRing, PassedKey, Tls},
-    zeroize::{Zeroize, Zeroizing},
+    zeroize::Zeroizing,
 };
 
 /// The keys of a server. A clone is the same.
@@ -59,13 +59,6 @@ impl ServiceKeys {
         debug!("handover: {} keys of session tickets came from a predecessor", keys.len());
         self.ring.adopt(keys, Instant::now());
     }
-
-    /// Overwrites a packet that holds keys, once it is decoded.
-    pub(super) fn wipe(packet: &mut [u8]) {
-        if Packet::is_secret(packet) {
-            packet.zeroize();
-        }
-    }
 }
 
 #[cfg(not(feature = "tls"))]
@@ -79,6 +72,4 @@ impl ServiceKeys {
     pub(crate) fn rotate(&self) {}
 
     pub(crate) fn expire(&self, _: Instant) {}
-
-    pub(super) fn wipe(_: &mut [u8]) {}
 }

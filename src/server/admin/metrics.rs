@@ -62,6 +62,9 @@ pub(in crate::server) fn text(
     let closes: Vec<(String, u64)> =
         stats.closes.iter().map(|(reason, n)| (format!("{{reason=\"{reason}\"}}"), *n)).collect();
     metric("connections_closed_total", "counter", "Connections closed, by reason.", &closes);
+    let kept: Vec<(String, u64)> =
+        stats.tls_kept.iter().map(|(reason, n)| (format!("{{reason=\"{reason}\"}}"), *n)).collect();
+    metric("tls_connections_kept_total", "counter", "TLS connections that could not move, by reason.", &kept);
     write_totals(totals, &mut out);
     out
 }

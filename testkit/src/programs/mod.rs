@@ -14,6 +14,8 @@ mod pages;
 mod parent;
 mod puppet;
 mod record;
+#[cfg(feature = "tls")]
+mod sealed;
 mod started;
 mod storm;
 
@@ -35,6 +37,8 @@ const PROGRAMS: &[(&str, Main)] = &[
     ("parent", parent::main),
     ("puppet", puppet::main),
     ("record", record::main),
+    #[cfg(feature = "tls")]
+    ("sealed", sealed::main),
     ("started", started::main),
     ("storm", storm::main),
 ];

@@ -1,4 +1,4 @@
-//! `Timeouts::close_spread` at a handover with TLS, whose connections can't move: idle and busy ones, event streams and WebSockets
+//! `Timeouts::close_spread` at a handover with TLS whose connections do not move: idle and busy ones, event streams and WebSockets
 //! reconnect as soon as they end, without loss. Prints how many handshakes that makes at once.
 
 use std::net::SocketAddr;
@@ -103,7 +103,7 @@ fn slices(times: impl Iterator<Item = Instant> + Clone) -> Vec<usize> {
 fn handover(authority: &Authority, spread_ms: &str) -> Vec<Times> {
     let pair = authority.server("server", &["localhost"]);
     let [cert, key] = [&pair.certificate, &pair.key].map(|path| path.to_str().unwrap().to_owned());
-    let flags = [
+    let pairs = [
         ["--tls-listen", "127.0.0.1:0"],
         ["--cert", &cert],
         ["--key", &key],
@@ -111,7 +111,8 @@ fn handover(authority: &Authority, spread_ms: &str) -> Vec<Times> {
         ["--idle-grace-ms", "300"],
         ["--close-spread-ms", spread_ms],
     ];
-    let server = Proc::start_as_said(env!("CARGO_BIN_EXE_kitchen_sink"), flags.as_flattened());
+    let flags = [pairs.as_flattened(), &["--tls-stay"]].concat();
+    let server = Proc::start_as_said(env!("CARGO_BIN_EXE_kitchen_sink"), &flags);
     let Some(Addr::Tcp(address)) = server.addrs().pop() else { panic!("a port") };
     let config = authority.trusted().config();
     let all = KINDS.into_iter().flat_map(|(kind, count)| std::iter::repeat_n(kind, count));

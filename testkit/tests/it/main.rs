@@ -70,6 +70,10 @@ mod terminal;
 mod tls;
 #[cfg(feature = "tls")]
 mod tls_handover;
+#[cfg(feature = "tls")]
+mod tls_moves;
+#[cfg(feature = "tls")]
+mod tls_moves_faults;
 #[cfg(all(feature = "tls", feature = "websocket"))]
 mod tls_streams;
 #[cfg(feature = "tls")]

@@ -23,17 +23,17 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const LONG: &str = "600000";
 
 /// A server that speaks TLS, whose program can be replaced.
-struct Secured {
-    server: Proc,
-    authority: Authority,
+pub(crate) struct Secured {
+    pub(crate) server: Proc,
+    pub(crate) authority: Authority,
 }
 
 impl Secured {
-    fn start(flags: &[&str]) -> Secured {
+    pub(crate) fn start(flags: &[&str]) -> Secured {
         Secured::begin(flags, |command| Proc::start_command(command))
     }
 
-    fn begin(flags: &[&str], start: impl FnOnce(Command) -> Proc) -> Secured {
+    pub(crate) fn begin(flags: &[&str], start: impl FnOnce(Command) -> Proc) -> Secured {
         let authority = Authority::new("authority");
         let pair = authority.server("server", &["localhost"]);
         symlink(PROGRAM, authority.path("program")).unwrap();
@@ -49,7 +49,7 @@ impl Secured {
         Secured { server: start(command), authority }
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         match self.server.addrs().pop() {
             Some(Addr::Tcp(addr)) => addr,
             other => panic!("{other:?}"),
@@ -57,14 +57,14 @@ impl Secured {
     }
 
     /// Makes `program` the program of later generations.
-    fn put(&self, program: &Path) {
+    pub(crate) fn put(&self, program: &Path) {
         let new = self.authority.path("new");
         symlink(program, &new).unwrap();
         fs::rename(new, self.authority.path("program")).unwrap();
     }
 
     /// A client of each version, which keeps its sessions.
-    fn clients(&self) -> [Arc<ClientConfig>; 2] {
+    pub(crate) fn clients(&self) -> [Arc<ClientConfig>; 2] {
         [&TLS12, &TLS13].map(|version| self.authority.trusted().only(version).config())
     }
 
@@ -206,7 +206,7 @@ fn hosts_with_the_same_key_file_resume_for_each_other() {
 }
 
 /// Where `testkit/old-version` has put the released version, if it has run here.
-fn old_version() -> Option<PathBuf> {
+pub(crate) fn old_version() -> Option<PathBuf> {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/old/4a81a84/kitchen_sink");
     match program.canonicalize() {
         Ok(program) => Some(program),

@@ -11,31 +11,65 @@ use std::time::Instant;
 
 use zeroize::Zeroizing;
 
-use super::{Engine, RustlsEngine, SessionState, TlsSession, rustls_engine};
+use super::{Engine, HandshakeFacts, RustlsEngine, SessionState, TlsSession, rustls_engine};
+use crate::base::stays::Stays;
 use crate::net::tls::buffers::{Pass, Plaintext};
 use crate::net::tls::records::{Carried, ClientIdentity, extract};
-use crate::net::tls::{Moves, Tls};
-
-/// Why a session can't leave now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stays {
-    /// Its handshake is under way, or was done without what a move takes.
-    NotReady,
-    /// One side has ended it.
-    Ended,
-    /// The socket does not take what is to be sent.
-    Unsent,
-    /// Part of a handshake message has arrived.
-    Fragment,
-    /// More is kept than a handover carries.
-    TooLong,
-    /// Its keys have encrypted so many records that it should end.
-    Worn,
-    /// `rustls` did not give its keys. The session is lost.
-    Lost,
-}
+use crate::net::tls::{ClientRules, Moves, Tls};
 
 impl TlsSession {
+    /// Whether the client has sent nothing yet: then there is nothing to release.
+    pub(crate) fn is_new(&self) -> bool {
+        matches!(self.engine, Engine::None)
+            && self.state == SessionState::Handshake
+            && self.incoming.is_empty()
+    }
+
+    /// Which clients were accepted at its handshake.
+    pub(crate) fn rules(&self) -> Option<ClientRules> {
+        self.handshake.rules
+    }
+
+    /// Why it can't leave now, without an attempt. After a `release` that has failed there is a reason until the client
+    /// sends something or takes something.
+    pub(crate) fn stays(&self) -> Option<Stays> {
+        if !self.tls.is_carried() {
+            return Some(Stays::SwitchedOff);
+        }
+        if self.is_new() {
+            return None;
+        }
+        let is_fragment = match &self.engine {
+            Engine::None => false,
+            Engine::Rustls(engine) if engine.secrets.is_none() => return Some(Stays::SwitchedOff),
+            Engine::Rustls(_) => self.holds_whole_record(),
+            Engine::Records(engine) => engine.0.held() > 0,
+        };
+        match (self.state, self.end) {
+            (SessionState::Handshake, None) => Some(Stays::NotReady),
+            (SessionState::Open, None) if self.handshake.rules != self.tls.client_rules() => {
+                Some(Stays::RulesChanged)
+            }
+            (SessionState::Open, None) if self.is_worn() => Some(Stays::Worn),
+            (SessionState::Open, None) if self.unreported > 0 || !self.outgoing.is_empty() => {
+                Some(Stays::Unsent)
+            }
+            (SessionState::Open, None) if is_fragment => Some(Stays::Fragment),
+            (SessionState::Open, None) => (!self.fits()).then_some(Stays::TooLong),
+            (SessionState::Broken, _) => Some(Stays::Lost),
+            _ => Some(Stays::Ended),
+        }
+    }
+
+    fn fits(&self) -> bool {
+        let (incoming, plain) = (&self.incoming, &self.plain);
+        match &self.engine {
+            Engine::None => true,
+            Engine::Rustls(engine) => Carried::fits(&engine.client(), incoming, plain),
+            Engine::Records(engine) => Carried::fits(&engine.1, incoming, plain),
+        }
+    }
+
     /// Takes the session out, if it is idle as far as TLS is concerned. Then nothing can be read or written here, unless
     /// it is taken back.
     pub(crate) fn release(&mut self, socket: &mut impl Write) -> Result<Carried, Stays> {
@@ -59,15 +93,15 @@ impl TlsSession {
         self.state = SessionState::Broken;
         let incoming = Zeroizing::new(mem::take(&mut self.incoming));
         let plain = Zeroizing::new(mem::take(&mut self.plain));
-        let is_resumed = self.is_resumed;
+        let is_resumed = self.handshake.is_resumed;
         Ok(Carried { parts: records.into_parts(), client, is_resumed, incoming, plain })
     }
 
-    /// Continues a session. None if its keys may encrypt nothing more.
-    pub(crate) fn resume(tls: Tls, carried: Carried) -> Option<TlsSession> {
-        let is_resumed = carried.is_resumed;
+    /// Continues a session that was accepted by these rules. None if its keys may encrypt nothing more.
+    pub(crate) fn resume(tls: Tls, rules: Option<ClientRules>, carried: Carried) -> Option<TlsSession> {
+        let handshake = HandshakeFacts { rules, is_resumed: carried.is_resumed };
         let (records, client, incoming, plain) = carried.into_records()?;
-        let mut session = TlsSession { is_resumed, ..TlsSession::new(tls) };
+        let mut session = TlsSession { handshake, ..TlsSession::new(tls) };
         session.began = Some(Instant::now());
         session.engine = Engine::Records(Box::new((records, client)));
         session.state = SessionState::Open;
@@ -117,12 +151,7 @@ impl TlsSession {
     /// From `rustls` to our own records, in this process.
     fn leave_rustls(&mut self) -> Result<(), Stays> {
         let Engine::Rustls(engine) = &self.engine else { return Ok(()) };
-        let certificates = engine.connection.peer_certificates().unwrap_or_default();
-        let client = ClientIdentity {
-            server_name: engine.asked.get().cloned(),
-            alpn: engine.connection.alpn_protocol().map(Box::from),
-            certificates: certificates.iter().map(|der| der.to_vec()).collect(),
-        };
+        let client = engine.client();
         if !Carried::fits(&client, &self.incoming, &self.plain) {
             return Err(Stays::TooLong);
         }
@@ -131,7 +160,7 @@ impl TlsSession {
             return Err(Stays::Fragment);
         }
         if engine.secrets.is_none() {
-            return Err(Stays::NotReady);
+            return Err(Stays::SwitchedOff);
         }
         let Engine::Rustls(engine) = mem::replace(&mut self.engine, Engine::None) else {
             return Err(Stays::NotReady);
@@ -155,6 +184,13 @@ impl TlsSession {
         payload.len() >= usize::from(u16::from_be_bytes([*high, *low]))
     }
 
+    /// Continues the session here again, after its `release`.
+    pub(crate) fn take_back(&mut self, carried: Carried) {
+        let Some(session) = TlsSession::resume(self.tls.clone(), self.rules(), carried) else { return };
+        let (began, drained) = (self.began, self.drained);
+        *self = TlsSession { began, drained, ..session };
+    }
+
     /// Carries the session as a handover does, but to itself, if the test switch is on.
     pub(super) fn carry_if_tested(&mut self, socket: &mut (impl Read + Write)) {
         if self.tls.moves != Moves::AtOnce || matches!(self.engine, Engine::Records(_)) {
@@ -163,11 +199,19 @@ impl TlsSession {
         let Ok(carried) = self.release(socket) else { return };
         let bytes = carried.encode();
         drop(carried);
-        let (began, drained) = (self.began, self.drained);
-        if let Some(session) =
-            Carried::decode(&bytes).and_then(|carried| TlsSession::resume(self.tls.clone(), carried))
-        {
-            *self = TlsSession { began, drained, ..session };
+        if let Some(carried) = Carried::decode(&bytes) {
+            self.take_back(carried);
+        }
+    }
+}
+
+impl RustlsEngine {
+    fn client(&self) -> ClientIdentity {
+        let certificates = self.connection.peer_certificates().unwrap_or_default();
+        ClientIdentity {
+            server_name: self.asked.get().cloned(),
+            alpn: self.connection.alpn_protocol().map(Box::from),
+            certificates: certificates.iter().map(|der| der.to_vec()).collect(),
         }
     }
 }

@@ -21,10 +21,9 @@ use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
 
 use super::buffers::{Pass, Plaintext, Say};
 use super::certificates::{ForClient, RequestedName};
+use super::client_rules::ClientRules;
 use super::records::{ClientIdentity, Records, TrafficSecrets};
-use super::{Moves, Tls, TlsInfo};
-#[cfg(test)]
-pub(crate) use carry::Stays;
+use super::{Tls, TlsInfo};
 
 /// Bytes of ciphertext in one read: slightly more than the longest record.
 const READ_BYTES: usize = 17 << 10;
@@ -38,6 +37,7 @@ pub(crate) struct TlsSession {
     tls: Tls,
     /// When the client's first byte came.
     began: Option<Instant>,
+    handshake: HandshakeFacts,
     engine: Engine,
     /// Bytes that were read and are no whole record yet.
     incoming: Vec<u8>,
@@ -49,11 +49,19 @@ pub(crate) struct TlsSession {
     /// How much of the plaintext in `outgoing` was not reported to its writer as written.
     unreported: usize,
     state: SessionState,
-    is_resumed: bool,
     /// How the client has ended its side.
     end: Option<SessionEnd>,
     /// The last read left room in the buffer: the socket had no more bytes.
     drained: bool,
+}
+
+/// What is known of the handshake.
+#[derive(Clone, Copy, Default)]
+struct HandshakeFacts {
+    /// Which clients were accepted when it began.
+    rules: Option<ClientRules>,
+    /// It has resumed an earlier session.
+    is_resumed: bool,
 }
 
 /// What encrypts and decrypts.
@@ -125,6 +133,7 @@ impl TlsSession {
         TlsSession {
             tls,
             began: None,
+            handshake: HandshakeFacts::default(),
             engine: Engine::None,
             incoming: Vec::new(),
             plain: Vec::new(),
@@ -132,7 +141,6 @@ impl TlsSession {
             taken: 0,
             unreported: 0,
             state: SessionState::Handshake,
-            is_resumed: false,
             end: None,
             drained: false,
         }
@@ -155,6 +163,11 @@ impl TlsSession {
     /// Whether there is something to read without the socket.
     pub(crate) fn has_more(&self) -> bool {
         !self.plain.is_empty() || self.end.is_some() || self.state == SessionState::Broken
+    }
+
+    /// How many bytes were decrypted and not read.
+    pub(crate) fn unread(&self) -> usize {
+        self.plain.len()
     }
 
     /// Whether part of a record has arrived.
@@ -237,7 +250,7 @@ impl TlsSession {
 
     /// Whether the handshake has resumed an earlier session, once it is done.
     pub(crate) fn is_resumed(&self) -> bool {
-        self.is_resumed
+        self.handshake.is_resumed
     }
 
     /// Bytes read; 0 is the end that the client announced, and `UnexpectedEof` one that it did not.
@@ -331,7 +344,8 @@ impl TlsSession {
         if self.began.is_none() {
             let none = || rustls::Error::General("no certificate is loaded".into());
             let loaded = self.tls.current().ok_or_else(none)?;
-            let ForClient { config, asked, secrets } = loaded.for_client(self.tls.moves != Moves::Never);
+            self.handshake.rules = Some(loaded.rules);
+            let ForClient { config, asked, secrets } = loaded.for_client(self.tls.is_carried());
             let connection = UnbufferedServerConnection::new(config)?;
             self.engine = Engine::Rustls(Box::new(RustlsEngine { connection, asked, secrets }));
             self.began = Some(Instant::now());
@@ -380,7 +394,7 @@ impl TlsSession {
             self.state = SessionState::Broken;
         } else if open && self.state == SessionState::Handshake {
             self.state = SessionState::Open;
-            self.is_resumed = matches!(&self.engine, Engine::Rustls(engine)
+            self.handshake.is_resumed = matches!(&self.engine, Engine::Rustls(engine)
                 if engine.connection.handshake_kind() == Some(HandshakeKind::Resumed));
         }
         self.drop_incoming(used);

@@ -4,10 +4,24 @@
 //! The sender does not touch a connection after it has sent it. The connection is the receiver's when that has acknowledged
 //! it. The sender gets it back only when the receiver has refused it, or when no process has the other end of the channel and
 //! all receipts have been read. So a connection is never read by two processes, and is lost only with the process that had it.
+//!
+//! The keys of a TLS connection go by the same rule: no nonce is used by two processes. A receiver that takes TLS says so in
+//! each receipt. The last receipt counts, since the channel may have been passed to a process of another version: that one
+//! refuses what it does not know, by a receipt that does not say it.
 
 use litemap::LiteMap;
 
 use super::packet::{Receipt, Retry, WINDOW};
+
+/// Whether the process at the other end of the channel takes TLS connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub(super) enum TlsTaken {
+    /// There was no receipt yet.
+    Unknown,
+    Yes,
+    No,
+}
 
 /// The sender's side: the packets that were sent and not settled.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +33,7 @@ pub(super) struct SenderLedger<C> {
     sent: LiteMap<u64, C>,
     /// After a refusal, connections are sent one by one, so that one that does not fit does not delay the others.
     singly: bool,
+    tls: TlsTaken,
 }
 
 /// The effect of a receipt on a packet that was sent.
@@ -34,7 +49,8 @@ pub(super) enum Settled<C> {
 
 impl<C> SenderLedger<C> {
     pub(super) fn new() -> SenderLedger<C> {
-        SenderLedger { credit: 0, blocked: false, last: 0, sent: LiteMap::new(), singly: false }
+        let (sent, tls) = (LiteMap::new(), TlsTaken::Unknown);
+        SenderLedger { credit: 0, blocked: false, last: 0, sent, singly: false, tls }
     }
 
     /// How many connections may go now.
@@ -77,6 +93,16 @@ impl<C> SenderLedger<C> {
 
     pub(super) fn all_settled(&self) -> bool {
         self.sent.is_empty()
+    }
+
+    /// Whether TLS connections may be sent.
+    pub(super) fn tls(&self) -> TlsTaken {
+        self.tls
+    }
+
+    /// Notes whether the receipt that is settled next says that its sender takes TLS connections.
+    pub(super) fn note_tls(&mut self, is_taken: bool) {
+        self.tls = if is_taken { TlsTaken::Yes } else { TlsTaken::No };
     }
 
     pub(super) fn settle(&mut self, receipt: Receipt) -> Settled<C> {

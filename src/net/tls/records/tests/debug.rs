@@ -112,7 +112,7 @@ fn nothing_that_holds_a_key_shows_it() {
     let secrets = [names_and_secrets, scalar, of_file];
 
     let tls = || Tls::from_files(keys().join("localhost.pem"), keys().join("localhost.key"));
-    for tls in [tls(), tls().movable(), tls().carried_at_once(), tls().ticket_keys(&key_file)] {
+    for tls in [tls(), tls().carry(false), tls().carried_at_once(), tls().ticket_keys(&key_file)] {
         tls.use_keys_of(&ring);
         tls.reload().unwrap();
         for suite in suites() {

@@ -239,7 +239,7 @@ fn a_session_has_one_owner() {
         assert!(pair.server.release(&mut pair.wire).is_err());
         assert!(!pair.wire.to_server.is_empty(), "the socket was not read");
         // It is taken back.
-        pair.server = TlsSession::resume(Tls::from_files("not", "read"), carried).unwrap();
+        pair.server = TlsSession::resume(Tls::from_files("not", "read"), None, carried).unwrap();
         assert_eq!(pair.read(100).unwrap(), b"request");
         pair.converse();
     }

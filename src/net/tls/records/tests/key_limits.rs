@@ -101,7 +101,7 @@ fn a_client_that_never_changes_its_key_is_served() {
         let (suite, material, seq) = (*tx.suite(), tx.into_material().0, (1 << 24) - 1);
         let mut carried = server.release(&mut wire).unwrap();
         carried.parts.rx.1 = seq;
-        let server = TlsSession::resume(Tls::from_files("not", "read"), carried).unwrap();
+        let server = TlsSession::resume(Tls::from_files("not", "read"), None, carried).unwrap();
         let mut raw = Raw { server, wire, tx: RecordKey::new(suite, material, seq).unwrap(), rx };
         for _ in 0..3 {
             raw.send(DATA, b"request");
@@ -122,7 +122,7 @@ fn a_worn_session_stays_in_tls12_only() {
         let (suite, material) = (*rx.suite(), rx.into_material().0);
         let mut carried = server.release(&mut wire).unwrap();
         carried.parts.tx.1 = seq;
-        let server = TlsSession::resume(Tls::from_files("not", "read"), carried).unwrap();
+        let server = TlsSession::resume(Tls::from_files("not", "read"), None, carried).unwrap();
         let mut raw = Raw { server, wire, tx, rx: RecordKey::new(suite, material, seq).unwrap() };
         let wears_out = suite.most_records() == 1 << 24;
         let ends = wears_out && suite.version == Version::Tls12;

@@ -25,7 +25,8 @@ use zeroize::Zeroizing;
 use super::extract::material_of;
 use super::key::RecordKey;
 use super::*;
-use crate::net::tls::{Handshake, Stays, Tls, TlsSession};
+use crate::base::stays::Stays;
+use crate::net::tls::{Handshake, Tls, TlsSession};
 
 /// The suites of both versions that the certificate of the tests allows: it has a key for ECDSA.
 pub(super) fn suites() -> impl Iterator<Item = SupportedCipherSuite> {
@@ -108,7 +109,7 @@ impl Pair {
 
     /// On `rustls`, from where it can be carried.
     pub(super) fn movable(suite: SupportedCipherSuite) -> Pair {
-        Pair::of(suite, Tls::from_files(keys().join("localhost.pem"), keys().join("localhost.key")).movable())
+        Pair::of(suite, Tls::from_files(keys().join("localhost.pem"), keys().join("localhost.key")))
     }
 
     fn of(suite: SupportedCipherSuite, tls: Tls) -> Pair {
@@ -175,7 +176,7 @@ impl Pair {
         let again = Carried::decode(&bytes).unwrap();
         assert!(*again.encode() == *bytes);
         let tls = Tls::from_files("not", "read");
-        self.server = TlsSession::resume(tls, again).unwrap();
+        self.server = TlsSession::resume(tls, None, again).unwrap();
         Ok(())
     }
 

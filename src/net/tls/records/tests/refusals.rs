@@ -291,7 +291,7 @@ fn requests_for_new_keys_without_reading_hold_one_answer() {
             raw.wire.full = false;
             let session = raw.server.release(&mut raw.wire).unwrap();
             assert_eq!(raw.hear(), [(HANDSHAKE, KEY_UPDATE.to_vec()), (HANDSHAKE, KEY_UPDATE.to_vec())]);
-            raw.server = TlsSession::resume(Tls::from_files("not", "read"), session).unwrap();
+            raw.server = TlsSession::resume(Tls::from_files("not", "read"), None, session).unwrap();
         }
         raw.wire.full = false;
         assert_eq!(raw.server.write(&mut raw.wire, &[b"response"]).unwrap(), 8);
