@@ -21,7 +21,12 @@ impl Exchange<'_> {
         if cause == Cause::Expired {
             return ControlFlow::Break(Disposition::Close(CloseReason::HandshakeTimeout));
         }
-        match self.client.stream.shake_hands() {
+        let mut shaken = self.client.stream.shake_hands();
+        if self.client.may_have_ended && matches!(shaken, Ok(Handshake::Reads)) {
+            // An end that was announced with the bytes is not announced again.
+            shaken = self.client.stream.shake_hands();
+        }
+        match shaken {
             Ok(Handshake::Done) => {
                 let (stream, conn_info) = (&self.client.stream, &self.client.conn_info);
                 self.worker.counters.handshake(stream.is_resumed());

@@ -23,7 +23,7 @@ use crate::net::conn_info::Socket;
 #[cfg(feature = "tls")]
 use crate::net::tls::{Carried, ClientRules};
 #[cfg(feature = "tls")]
-use secured::{Raw, Secured};
+use secured::{Raw, RawLast, Secured};
 
 /// A client's socket. It is always non-blocking: the flag is shared with every process that inherits the socket. A
 /// clone is the same socket, for code that reads an upload or speaks another protocol, never at the same time.
@@ -90,7 +90,9 @@ impl Stream {
     pub(crate) fn write_last(&self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(_) => self.send(buf, libc::MSG_MORE),
-            _ => self.write(buf),
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => uninterrupted(|| s.lock().write(&mut RawLast(&s.socket), &[buf])),
+            Stream::Unix(_) => self.write(buf),
         }
     }
 
@@ -198,7 +200,7 @@ impl Stream {
     pub(crate) fn say_end(&self) -> io::Result<bool> {
         match self {
             #[cfg(feature = "tls")]
-            Stream::Tls(s) => s.lock().say_end(&mut Raw(&s.socket)),
+            Stream::Tls(s) => s.lock().say_end(&mut RawLast(&s.socket)),
             _ => Ok(true),
         }
     }

@@ -108,3 +108,22 @@ impl Write for Raw<'_> {
         Ok(())
     }
 }
+
+/// The socket below TLS, for the last bytes before our FIN.
+pub(super) struct RawLast<'a>(pub(super) &'a Stream);
+
+impl Read for RawLast<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl Write for RawLast<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.write_last(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

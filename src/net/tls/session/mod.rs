@@ -19,7 +19,7 @@ use std::time::Instant;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
 
-use super::buffers::{Pass, Plaintext, Say};
+use super::buffers::{Pass, Plaintext, Say, read_once, recycle, spare};
 use super::certificates::{ForClient, RequestedName};
 use super::client_rules::ClientRules;
 use super::records::{ClientIdentity, Records, TrafficSecrets};
@@ -192,11 +192,13 @@ impl TlsSession {
         self.drained && !self.has_more()
     }
 
-    /// Continues the handshake as far as the received bytes allow.
+    /// Continues the handshake as far as the received bytes allow. It reads until a read leaves room: if the end of the client
+    /// may have come with its bytes, the caller has to call again.
     pub(crate) fn shake_hands(
         &mut self,
         socket: &mut (impl Read + Write),
     ) -> Result<Handshake, SessionError> {
+        self.drained = false;
         loop {
             if !self.flush(socket).map_err(SessionError::Gone)? {
                 return Ok(Handshake::Writes);
@@ -204,6 +206,9 @@ impl TlsSession {
             if self.state != SessionState::Handshake {
                 self.carry_if_tested(socket);
                 return Ok(Handshake::Done);
+            }
+            if self.drained {
+                return Ok(Handshake::Reads);
             }
             match self.fetch(socket) {
                 Ok(true) => {}
@@ -310,13 +315,17 @@ impl TlsSession {
                 return Err(ErrorKind::WouldBlock.into());
             }
             let mut filled = bufs.iter().filter(|buf| !buf.is_empty());
-            let gathered: Vec<u8>;
+            let mut gathered = Vec::new();
             let plain = match (filled.next(), filled.next()) {
                 (None, _) => return Ok(0),
                 (Some(only), None) => only.get(..WRITE_BYTES).unwrap_or(only),
                 // A head and the start of its body are one record.
                 _ => {
-                    gathered = bufs.iter().flat_map(|buf| buf.iter().copied()).take(WRITE_BYTES).collect();
+                    gathered.reserve_exact(WRITE_BYTES);
+                    for buf in bufs {
+                        let room = WRITE_BYTES.saturating_sub(gathered.len());
+                        gathered.extend_from_slice(buf.get(..room).unwrap_or(buf));
+                    }
                     &gathered
                 }
             };
@@ -355,24 +364,20 @@ impl TlsSession {
 
     /// Reads once; false at the socket's end.
     fn fetch(&mut self, socket: &mut impl Read) -> io::Result<bool> {
-        let old = self.incoming.len();
-        if old > MOST_BYTES {
+        if self.incoming.len() > MOST_BYTES {
             return Err(io::Error::new(ErrorKind::InvalidData, "a TLS message that is too long"));
         }
-        self.incoming.resize(old.saturating_add(READ_BYTES), 0);
-        let read = socket.read(self.incoming.get_mut(old..).unwrap_or_default());
-        let n = *read.as_ref().unwrap_or(&0);
-        self.incoming.truncate(old.saturating_add(n));
-        self.drained = n < READ_BYTES;
-        if n == 0 {
-            self.incoming.shrink_to_fit();
-        }
+        let read = read_once(socket, READ_BYTES, &mut self.incoming);
+        self.drained = *read.as_ref().unwrap_or(&0) < READ_BYTES;
         read.map(|n| n > 0)
     }
 
     /// Decrypts the whole records that have arrived, into `buf`; what does not fit is kept. Then encrypts what `say` holds, if
     /// the handshake is done.
     fn process(&mut self, buf: &mut [u8], say: &Say<'_>) -> Result<usize, rustls::Error> {
+        if let (Engine::Records(_), Say::Data(_), true) = (&self.engine, say, self.outgoing.is_empty()) {
+            self.outgoing = spare();
+        }
         let mut pass = Pass {
             incoming: &mut self.incoming,
             used: 0,
@@ -419,7 +424,10 @@ impl TlsSession {
                 Err(e) => return Err(e),
             }
         }
-        (self.outgoing, self.taken) = (Vec::new(), 0);
+        if self.outgoing.capacity() > 0 {
+            recycle(std::mem::take(&mut self.outgoing));
+        }
+        self.taken = 0;
         Ok(true)
     }
 }

@@ -6,7 +6,7 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
 };
 
-use crate::net::tls::buffers::{Pass, Say};
+use crate::net::tls::buffers::{Pass, Say, append};
 
 /// The content of one record at most.
 const RECORD_BYTES: usize = 16 << 10;
@@ -128,16 +128,4 @@ fn encrypt(
             Ok(()) => return Ok(()),
         }
     }
-}
-
-fn append<E>(
-    outgoing: &mut Vec<u8>,
-    room: usize,
-    f: impl FnOnce(&mut [u8]) -> Result<usize, E>,
-) -> Result<(), E> {
-    let old = outgoing.len();
-    outgoing.resize(old.saturating_add(room), 0);
-    let outcome = f(outgoing.get_mut(old..).unwrap_or_default());
-    outgoing.truncate(old.saturating_add(outcome.as_ref().map_or(0, |n| *n)));
-    outcome.map(|_| ())
 }
