@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod machine;
+pub mod nginx;
 pub mod server;
 pub mod slow;
 pub mod work;

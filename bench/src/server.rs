@@ -1,7 +1,9 @@
 //! A server that is measured: started, watched from outside, and ended by its pid.
 
 use crate::{Error, free_address, wait_until_accepting};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use std::fs;
@@ -91,4 +93,27 @@ impl Drop for Running {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
+}
+
+/// Kills every process below us, for a program that is a subreaper: one that outlives a killed parent becomes our child for the
+/// next round.
+pub fn kill_descendants() {
+    loop {
+        let ours = children();
+        if ours.is_empty() {
+            return;
+        }
+        for pid in ours {
+            let _ = kill(pid, Signal::SIGKILL);
+            while waitpid(pid, None) == Err(Errno::EINTR) {}
+        }
+    }
+}
+
+/// The processes whose parent we are.
+fn children() -> Vec<Pid> {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let pids = lists.collect::<Vec<_>>().join(" ");
+    pids.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
 }

@@ -1,13 +1,12 @@
 //! Hands a server over to its successor again and again, and measures from the outside how long
 //! that takes and whether a client noticed. See the README beside this workspace.
 
+use heirloom_bench::server::kill_descendants;
 use heirloom_bench::{Error, ask_once, free_address, stolen, wait_until_accepting};
-use nix::errno::Errno;
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use std::fs;
 use std::io::ErrorKind;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -192,28 +191,10 @@ impl Generation {
 }
 
 impl Drop for Generation {
-    /// After a failed round there may be two generations, or one whose pid we never learned. All of
-    /// them are below us, and a process that outlives a killed parent becomes our child for the next round.
+    /// After a failed round there may be two generations, or one whose pid we never learned.
     fn drop(&mut self) {
-        loop {
-            let ours = children();
-            if ours.is_empty() {
-                return;
-            }
-            for pid in ours {
-                let _ = kill(pid, Signal::SIGKILL);
-                while waitpid(pid, None) == Err(Errno::EINTR) {}
-            }
-        }
+        kill_descendants();
     }
-}
-
-/// The processes whose parent we are.
-fn children() -> Vec<Pid> {
-    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-    let pids = lists.collect::<Vec<_>>().join(" ");
-    pids.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
 }
 
 fn row(name: &str, rounds: &[Round], of: fn(&Round) -> f64) {

@@ -2,8 +2,9 @@
 
 use crate::scenarios::Needs;
 use heirloom_bench::machine::has;
+use heirloom_bench::nginx::{self, Nginx};
 use heirloom_bench::server::Running;
-use heirloom_bench::{Error, free_address, work};
+use heirloom_bench::{Error, free_address};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -83,7 +84,7 @@ pub fn known(scratch: &Path) -> Result<Vec<Peer>, Error> {
     } else {
         eprintln!("field: no go on the PATH: Go's net/http is left out");
     }
-    match nginx_program() {
+    match nginx::program() {
         Some(program) => peers.push(nginx(scratch, &program)?),
         None => eprintln!("field: no nginx: it is left out"),
     }
@@ -105,24 +106,9 @@ fn go(scratch: &Path) -> Result<PathBuf, Error> {
     if built.success() { Ok(program) } else { Err(format!("go build: {built}").into()) }
 }
 
-fn nginx_program() -> Option<String> {
-    // It is often installed where only root looks.
-    let places = ["/usr/sbin/nginx", "/usr/local/sbin/nginx"];
-    let elsewhere = places.into_iter().find(|place| Path::new(place).is_file());
-    if has("nginx") { Some("nginx".into()) } else { elsewhere.map(String::from) }
-}
-
 fn nginx(scratch: &Path, program: &str) -> Result<Peer, Error> {
-    let folder = scratch.join("nginx");
-    let files = folder.join("files");
-    fs::create_dir_all(&files)?;
-    for (name, text) in [("1k", work::KIB), ("64k", work::KIB64), ("1m", work::MIB)] {
-        fs::write(files.join(name), text)?;
-    }
-    let folder = folder.display().to_string();
-    let template = include_str!("../../../peers/nginx.conf").replace("{folder}", &folder);
-    let (file, log) = (format!("{folder}/nginx.conf"), format!("{folder}/error.log"));
-    let command = [program, "-p", &folder, "-c", &file, "-e", &log].map(String::from).into();
+    let Nginx { command, config, template } = nginx::prepare(scratch, program)?;
     let lacks = vec![Needs::Router, Needs::Echo, Needs::Block, Needs::Burn, Needs::Mixed];
-    Ok(Peer { name: "nginx".into(), kind: Kind::Other, command, lacks, config: Some((file, template)) })
+    let config = Some((config, template));
+    Ok(Peer { name: "nginx".into(), kind: Kind::Other, command, lacks, config })
 }
