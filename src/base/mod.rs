@@ -6,6 +6,8 @@ pub(crate) mod close_reason;
 pub(crate) mod close_spread;
 pub(crate) mod contain_panic;
 pub(crate) mod error;
+#[cfg(test)]
+pub(crate) mod explore;
 pub(crate) mod file_budget;
 pub(crate) mod histogram;
 pub(crate) mod history;

@@ -1,10 +1,11 @@
 //! Tries every order of messages, deaths, timers and signals among a few generations, within bounds, and checks the
 //! invariants.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::{Action, Event, Stage, State, Terms, Timer};
+use crate::base::explore;
 use crate::process::handover::Message;
 
 /// A process of the lineage.
@@ -374,34 +375,15 @@ fn explore(lame_duck: Duration, blows: [u8; 4]) -> usize {
     let second = Duration::from_secs(1);
     let (ready, probation, drain, without_main) = (second, second, second, None);
     let terms = Terms { ready, probation, drain, lame_duck, without_main, is_stored: false };
-    let start = World::new(&terms, blows);
-    let mut seen = HashSet::from([start.clone()]);
-    let mut left = vec![(start, Vec::<String>::new())];
-    while let Some((world, path)) = left.pop() {
+    let steps = |world: &World| {
         let (own, from_outside) = world.steps();
-        let result = std::panic::catch_unwind(|| {
-            world.check_always();
-            if own.is_empty() {
-                world.check_at_rest();
-            }
-        });
-        if let Err(panic) = result {
-            eprintln!("by way of:\n  {}", path.join("\n  "));
-            std::panic::resume_unwind(panic);
+        if own.is_empty() {
+            world.check_at_rest();
         }
-        for step in own.iter().chain(&from_outside) {
-            let next = std::panic::catch_unwind(|| world.take(step, &terms)).unwrap_or_else(|panic| {
-                eprintln!("by way of:\n  {}\n  {step:?}", path.join("\n  "));
-                std::panic::resume_unwind(panic);
-            });
-            if seen.insert(next.clone()) {
-                let mut path = path.clone();
-                path.push(format!("{step:?} -> {}", next.shown()));
-                left.push((next, path));
-            }
-        }
-    }
-    seen.len()
+        [own, from_outside].concat()
+    };
+    let take = |world: &World, step: &Step| world.take(step, &terms);
+    explore::explore(World::new(&terms, blows), steps, take, World::check_always, World::shown)
 }
 
 #[test]

@@ -2,9 +2,10 @@
 //! be read by two processes, and each one has an owner, unless its owner was killed. One of the connections has TLS: no process
 //! may use a number of a record that another one has used, and none that knows no TLS may have the connection.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{ReceiverLedger, SenderLedger, Settled, TlsTaken};
+use crate::base::explore;
 use crate::net::transfer::packet::{Receipt, Retry};
 
 type Connection = u8;
@@ -533,30 +534,14 @@ fn explore(bounds: Bounds) -> usize {
 }
 
 fn explore_from(start: World) -> usize {
-    let mut seen = HashSet::from([start.clone()]);
-    let mut left = vec![(start, Vec::<String>::new())];
-    while let Some((world, path)) = left.pop() {
+    let steps = |world: &World| {
         let (own, from_outside) = world.steps();
-        let checked = std::panic::catch_unwind(|| {
-            world.check_always();
-            if own.is_empty() {
-                world.check_at_rest();
-            }
-        });
-        if let Err(panic) = checked {
-            eprintln!("by way of:\n  {}", path.join("\n  "));
-            std::panic::resume_unwind(panic);
+        if own.is_empty() {
+            world.check_at_rest();
         }
-        for step in own.iter().chain(&from_outside) {
-            let next = world.take(step);
-            if seen.insert(next.clone()) {
-                let mut path = path.clone();
-                path.push(format!("{step:?}"));
-                left.push((next, path));
-            }
-        }
-    }
-    seen.len()
+        [own, from_outside].concat()
+    };
+    explore::explore(start, steps, World::take, World::check_always, |_| String::new())
 }
 
 #[test]
