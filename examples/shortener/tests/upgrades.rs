@@ -1,7 +1,7 @@
 //! Links are made and followed without pause, by clients that never retry, while the server is upgraded
 //! again and again, and in the end stopped or killed. Then everything is counted.
 //!
-//! `HANDOVERS=100 cargo test -p shortener --test upgrades` for more than ten.
+//! `HANDOVERS=100 cargo test -p shortener --test upgrades` for more than twelve.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ const KEEPING: usize = 4;
 /// They connect anew for each request, and so come to the new generation while the others are still at the old
 /// one: both write.
 const ANEW: usize = 2;
+/// So many services are upgraded side by side, because a handover mostly waits.
+const SERVICES: u64 = 3;
 
 fn serve(database: &Path) -> Proc {
     // A line for each request would only fill the memory of the kit.
@@ -213,7 +215,13 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 
 #[test]
 fn upgrades_and_a_stop_under_load_lose_no_link_and_no_hit() {
-    let handovers: u64 = std::env::var("HANDOVERS").map_or(10, |text| text.parse().expect("a number"));
+    let handovers: u64 = std::env::var("HANDOVERS").map_or(12, |text| text.parse().expect("a number"));
+    let each = handovers.div_ceil(SERVICES);
+    let services: Vec<_> = (0..SERVICES).map(|_| beside("service", move || upgrade_and_stop(each))).collect();
+    services.into_iter().for_each(|service| service.join().expect("a service that failed, see above"));
+}
+
+fn upgrade_and_stop(handovers: u64) {
     let (_folder, database) = folder();
     let server = serve(&database);
     let load = Load::on(&server);

@@ -226,7 +226,8 @@ fn required_features() -> BTreeMap<String, String> {
 }
 
 /// Builds all of heirloom's, and these packages, as this test was built; returns their directory. The programs of
-/// testkit are built by Cargo before its tests, examples are not.
+/// testkit are built by Cargo before its tests, examples are not. With the whole workspace's features, by which a test of the
+/// workspace has built them: with those of one package its dependencies, heirloom and all examples would be compiled anew.
 fn built<'a>(packages: impl Iterator<Item = &'a Example>) -> PathBuf {
     let test = std::env::current_exe().expect("a path");
     let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps");
@@ -239,9 +240,9 @@ fn built<'a>(packages: impl Iterator<Item = &'a Example>) -> PathBuf {
         return profile.to_owned();
     }
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "-p", "heirloom", "--examples", "--all-features", "--profile", name]);
+    command.args(["build", "--quiet", "--workspace", "--examples", "--all-features", "--profile", name]);
     for package in packages {
-        command.args(["-p", &package.name, "--bin", &package.name]);
+        command.args(["--bin", &package.name]);
     }
     command.arg("--target-dir").arg(profile.parent().expect("target")).current_dir(root());
     assert!(command.status().expect("cargo").success(), "the examples can't be built");
