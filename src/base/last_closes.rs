@@ -14,6 +14,7 @@ use percent_encoding::{percent_decode_str, utf8_percent_encode};
 
 use crate::base::close_reason::CloseReason;
 use crate::base::history::SPECIAL;
+use crate::base::order::greatest_first;
 use crate::base::sync::lock;
 use crate::base::words::pairs;
 
@@ -78,8 +79,7 @@ impl LastCloses {
         let named = |(reason, closes): (&String, &VecDeque<(u64, ClosedConnection)>)| {
             closes.iter().map(|(_, close)| (reason.clone(), close.clone())).collect::<Vec<_>>()
         };
-        let mut all: Vec<_> = kept.closes.iter().flat_map(named).collect();
-        all.sort_by_key(|(_, close)| std::cmp::Reverse(close.at));
+        let mut all = greatest_first(kept.closes.iter().flat_map(named).collect(), |(_, close)| close.at);
         all.truncate(LISTED);
         all
     }

@@ -16,10 +16,12 @@ pub(crate) mod last_closes;
 pub(crate) mod limits;
 pub(crate) mod log;
 pub(crate) mod log_file;
+pub(crate) mod order;
 pub(crate) mod percent;
 pub(crate) mod phase;
 #[cfg(test)]
 pub(crate) mod property;
+pub(crate) mod read;
 pub(crate) mod recent;
 pub(crate) mod records;
 pub(crate) mod requests;

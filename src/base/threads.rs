@@ -1,14 +1,16 @@
 //! Threads, and the wait for their end.
 //!
-//! **Each has one type for all its uses**, because a user's build compiles std's code anew for each type: 5,000 lines of LLVM IR
-//! for a channel, 900 for the closure of a thread.
+//! **Each has one type for all its uses**, because a user's build compiles std's code anew for each type: 900 lines of LLVM IR for
+//! the closure of a thread. A channel of std is not used: its three kinds are compiled for each type, 17,000 lines.
 
+use std::collections::VecDeque;
+use std::fmt;
 use std::io;
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use crate::base::error::Error;
 use crate::base::sync::lock;
 
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
@@ -19,21 +21,99 @@ pub(crate) fn spawn(thread: Builder, work: impl FnOnce() + Send + 'static) -> io
     thread.spawn(work)
 }
 
+/// Starts a thread that ends with an outcome.
+pub(crate) fn spawn_part(
+    thread: Builder,
+    work: impl FnOnce() -> Result<(), Error> + Send + 'static,
+) -> io::Result<JoinHandle<Result<(), Error>>> {
+    let work: Box<dyn FnOnce() -> Result<(), Error> + Send> = Box::new(work);
+    thread.spawn(work)
+}
+
 /// A thread that runs jobs one after another, and ends when the last clone of this is dropped.
 #[derive(Clone, Debug)]
-pub(crate) struct JobThread(Sender<Job>);
+pub(crate) struct JobThread(Arc<LastClone>);
+
+/// Ends the thread once it has no more jobs.
+#[derive(Debug)]
+struct LastClone(Arc<Jobs>);
+
+#[derive(Default)]
+struct Jobs {
+    to_do: Mutex<ToDo>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct ToDo {
+    jobs: VecDeque<Job>,
+    /// No job comes any more, or none is run any more.
+    is_closed: bool,
+}
 
 impl JobThread {
     pub(crate) fn start(thread: Builder) -> io::Result<JobThread> {
-        let (jobs, to_do) = channel::<Job>();
-        spawn(thread, move || to_do.iter().for_each(|job| job()))?;
-        Ok(JobThread(jobs))
+        let jobs = Arc::new(Jobs::default());
+        let its_end = EndOfThread(Arc::clone(&jobs));
+        spawn(thread, move || its_end.0.run_all())?;
+        Ok(JobThread(Arc::new(LastClone(jobs))))
     }
 
     /// # Errors
     /// Returns the job if the thread has ended, because a job panicked.
     pub(crate) fn run(&self, job: Job) -> Result<(), Job> {
-        self.0.send(job).map_err(|unsent| unsent.0)
+        let Jobs { to_do, changed } = &*self.0.0;
+        let mut to_do = lock(to_do);
+        if to_do.is_closed {
+            return Err(job);
+        }
+        to_do.jobs.push_back(job);
+        changed.notify_one();
+        Ok(())
+    }
+}
+
+impl Jobs {
+    fn run_all(&self) {
+        while let Some(job) = self.next() {
+            job();
+        }
+    }
+
+    /// Waits for a job. None: all clones are dropped, and all jobs are done.
+    fn next(&self) -> Option<Job> {
+        let waits = |to_do: &mut ToDo| to_do.jobs.is_empty() && !to_do.is_closed;
+        let to_do = self.changed.wait_while(lock(&self.to_do), waits);
+        to_do.unwrap_or_else(PoisonError::into_inner).jobs.pop_front()
+    }
+
+    fn close(&self) {
+        lock(&self.to_do).is_closed = true;
+        self.changed.notify_one();
+    }
+}
+
+impl fmt::Debug for Jobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Jobs { .. }")
+    }
+}
+
+impl Drop for LastClone {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Is dropped at the end of the thread, also by a panic; and where it did not start.
+struct EndOfThread(Arc<Jobs>);
+
+impl Drop for EndOfThread {
+    fn drop(&mut self) {
+        self.0.close();
+        // Those who wait for what a job owns wait no longer.
+        let left = std::mem::take(&mut lock(&self.0.to_do).jobs);
+        drop(left);
     }
 }
 
@@ -80,6 +160,7 @@ impl Drop for OpensGate {
 #[cfg(test)]
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::mpsc::channel;
 
     use super::*;
 

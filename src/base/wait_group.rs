@@ -8,20 +8,19 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use crossbeam_utils::CachePadded;
-
 use crate::base::sync::lock;
 
 /// A count of guards that can be waited for. Clones share the count, and the line it is kept on.
 #[derive(Clone, Debug)]
 pub(crate) struct WaitGroup {
-    lines: Arc<Mutex<Vec<Arc<CachePadded<WorkerCounts>>>>>,
-    own: Arc<CachePadded<WorkerCounts>>,
+    lines: Arc<Mutex<Vec<Arc<WorkerCounts>>>>,
+    own: Arc<WorkerCounts>,
 }
 
 /// Starts and ends counted by one worker. Both only grow, so that a sum over all lines can't include an end without its
-/// start.
+/// start. On cache lines of its own: two, because processors fetch them in pairs.
 #[derive(Debug)]
+#[repr(align(128))]
 struct WorkerCounts {
     started: AtomicUsize,
     ended: AtomicUsize,
@@ -43,7 +42,7 @@ impl fmt::Debug for Waiter {
 /// One operation in flight.
 #[derive(Debug)]
 pub(crate) struct WaitGuard {
-    line: Arc<CachePadded<WorkerCounts>>,
+    line: Arc<WorkerCounts>,
 }
 
 impl WaitGroup {
@@ -88,12 +87,8 @@ impl WaitGroup {
 }
 
 impl WorkerCounts {
-    fn new(waiter: Arc<Waiter>) -> Arc<CachePadded<WorkerCounts>> {
-        Arc::new(CachePadded::new(WorkerCounts {
-            started: AtomicUsize::new(0),
-            ended: AtomicUsize::new(0),
-            waiter,
-        }))
+    fn new(waiter: Arc<Waiter>) -> Arc<WorkerCounts> {
+        Arc::new(WorkerCounts { started: AtomicUsize::new(0), ended: AtomicUsize::new(0), waiter })
     }
 }
 

@@ -8,6 +8,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
@@ -37,7 +38,7 @@ pub(crate) struct OpenedListeners {
 /// An address that can't be bound, and two names for one address.
 pub(crate) fn open(
     configs: Vec<ListenerConfig>,
-    passed: Vec<Passed<OwnedFd>>,
+    passed: Vec<Passed>,
     bound: &mut dyn FnMut(&Listener),
 ) -> Result<OpenedListeners, Error> {
     let mut sockets = InheritedSockets::new(passed);
@@ -89,7 +90,7 @@ struct InheritedSocket {
     /// The names that the predecessor gives to it.
     names: Vec<String>,
     /// None when it has been taken.
-    fd: Option<OwnedFd>,
+    fd: Option<Arc<OwnedFd>>,
     inode: Option<u64>,
     /// The file of a unix socket, where the predecessor knows it.
     file: Option<FileId>,
@@ -126,7 +127,7 @@ struct InheritedSockets {
 }
 
 impl InheritedSockets {
-    fn new(passed: Vec<Passed<OwnedFd>>) -> InheritedSockets {
+    fn new(passed: Vec<Passed>) -> InheritedSockets {
         let (mut all, mut names): (Vec<InheritedSocket>, Vec<_>) = (Vec::new(), Vec::new());
         for Passed { name, fd, file, owner } in passed {
             let inode = sys::file_id(fd.as_raw_fd()).map(|(_, inode)| inode);
@@ -392,10 +393,10 @@ mod tests {
         names.iter().map(|name| ListenerConfig::new((*name).to_owned(), 0)).collect()
     }
 
-    fn inherited(listeners: &[(&str, &Listener)]) -> Vec<Passed<OwnedFd>> {
+    fn inherited(listeners: &[(&str, &Listener)]) -> Vec<Passed> {
         let inherit = |(name, listener): &(&str, &Listener)| Passed {
             name: (*name).to_owned(),
-            fd: listener.fd.try_clone().unwrap(),
+            fd: Arc::new(listener.fd.try_clone().unwrap()),
             file: None,
             owner: Owner::Server,
         };

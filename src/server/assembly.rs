@@ -155,7 +155,7 @@ impl<P: fmt::Debug + Send> Engine for Assembly<P> {
         self.parking.command(AcceptorCommand::CheckProgress);
     }
 
-    fn listeners(&self) -> Vec<Passed<Arc<OwnedFd>>> {
+    fn listeners(&self) -> Vec<Passed> {
         self.open_listeners().iter().flat_map(Listener::passed).collect()
     }
 

@@ -1,7 +1,6 @@
 //! The workers of an HTTP server: their pools and queues, and how the control loop sees them.
 
 use std::any::Any;
-use std::cmp::Reverse;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
@@ -14,6 +13,7 @@ use crate::base::file_budget::FileBudget;
 use crate::base::history::millis;
 use crate::base::limits::Limits;
 use crate::base::log::{Escaped, error, warn};
+use crate::base::order::greatest_first;
 use crate::base::status::{AllCounters, InFlight, RunningHandler, Stats};
 use crate::base::sync::lock;
 use crate::http::exchange::deadline::Deadlines;
@@ -137,8 +137,7 @@ fn counted(texts: impl Iterator<Item = String>) -> String {
         let count = counts.entry(text).or_insert(0);
         *count = count.saturating_add(1);
     }
-    let mut counts: Vec<(String, usize)> = counts.into_iter().collect();
-    counts.sort_by_key(|(_, count)| Reverse(*count));
+    let mut counts = greatest_first(counts.into_iter().collect(), |(_, count)| *count as u64);
     let others: usize = counts.split_off(counts.len().min(NAMED)).iter().map(|(_, count)| count).sum();
     let named = counts.into_iter().map(|(text, count)| format!("{count} in {text}"));
     let others = (others > 0).then(|| format!("{others} in others"));

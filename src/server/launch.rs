@@ -3,7 +3,6 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -18,6 +17,7 @@ use crate::base::limits::{Limits, Timeouts};
 use crate::base::log::{self, Escaped, error, info};
 use crate::base::phase::Phase;
 use crate::base::sys;
+use crate::base::threads::spawn_part;
 use crate::base::wait_group::WaitGroup;
 pub(crate) use crate::net::acceptor::PoolPlan;
 use crate::net::acceptor::{Acceptor, AcceptorCommand, News, Parking, Setup};
@@ -163,7 +163,7 @@ pub(crate) fn serve<S: Service>(mut launch: Launch, service: S) -> Result<(), Er
 fn facts(
     above: &AboveConfig,
     predecessor: Option<&Hello>,
-    activated: &[Passed<OwnedFd>],
+    activated: &[Passed],
     supervisor: Option<Link>,
 ) -> Facts {
     if let Some(supervisor) = &supervisor {
@@ -213,9 +213,8 @@ pub(crate) fn spawn<S: Service>(launch: Launch, service: S) -> Result<RunningSer
     let started = start(launch, service, Vec::new(), facts)?;
     let handle = started.handle.clone();
     let addresses = started.assembly.addresses();
-    let thread = thread::Builder::new()
-        .name("heirloom-control".into())
-        .spawn(move || started.run(None, None))
+    let thread = thread::Builder::new().name("heirloom-control".into());
+    let thread = spawn_part(thread, move || started.run(None, None))
         .map_err(Error::system("no thread for the control loop"))?;
     handle.shared.phase.wait_started();
     let mut running = RunningServer { handle, addresses, thread: Some(thread) };
@@ -230,7 +229,7 @@ pub(crate) fn spawn<S: Service>(launch: Launch, service: S) -> Result<RunningSer
 fn start<S: Service>(
     mut launch: Launch,
     mut service: S,
-    inherited: Vec<Passed<OwnedFd>>,
+    inherited: Vec<Passed>,
     mut facts: Facts,
 ) -> Result<Started<S::Progress>, Error> {
     launch.limits.check()?;
@@ -297,7 +296,7 @@ struct Acquired {
 fn acquire(
     process: ProcessConfig,
     listen: Vec<ListenerConfig>,
-    inherited: Vec<Passed<OwnedFd>>,
+    inherited: Vec<Passed>,
     handle: &Handle,
     generation: u32,
 ) -> Result<Acquired, Error> {
@@ -409,8 +408,8 @@ fn start_acceptor<P: Portable>(
         }
         outcome
     };
-    let thread = thread::Builder::new().name("heirloom-acceptor".into()).spawn(run);
-    thread.map_err(Error::system("no thread for the acceptor"))
+    let thread = thread::Builder::new().name("heirloom-acceptor".into());
+    spawn_part(thread, run).map_err(Error::system("no thread for the acceptor"))
 }
 
 fn check_names(listen: &[ListenerConfig]) -> Result<(), Error> {

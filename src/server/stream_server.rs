@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::CachePadded;
 use socket2::SockRef;
 
 use crate::base::close_reason::CloseReason;
@@ -21,7 +20,7 @@ use crate::base::log::{debug, error, info};
 use crate::base::phase::{Drain, Phase, PhaseWatch};
 use crate::base::status::{Counters, InFlight, Stats};
 use crate::base::sync::lock;
-use crate::base::threads::Gate;
+use crate::base::threads::{Gate, spawn_part};
 use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::{Deadline, Lingered, Parking, PoolPlan, pool_events};
 use crate::net::conn_info::PeerCredentials;
@@ -217,9 +216,7 @@ impl Service for StreamServer {
             }
             outcome.map_err(|_| Error::new(ErrorKind::System, "the service panicked"))
         };
-        let thread = thread::Builder::new()
-            .name("heirloom-service".into())
-            .spawn(service)
+        let thread = spawn_part(thread::Builder::new().name("heirloom-service".into()), service)
             .map_err(Error::system("no thread for the service"))?;
         let (busy, workers) = (
             self.busy,
@@ -266,7 +263,7 @@ struct Dispatch {
     listeners: Vec<String>,
     phase: PhaseWatch,
     /// Written under the lock, because the program has several threads.
-    counters: Mutex<Arc<CachePadded<Counters>>>,
+    counters: Mutex<Arc<Counters>>,
     /// The connections that the program has, by slot.
     in_use: Mutex<LiteMap<u64, OpenConnection>>,
 }

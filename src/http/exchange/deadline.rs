@@ -15,7 +15,6 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use crossbeam_utils::CachePadded;
 use http::{Method, StatusCode, Version};
 
 use super::error_page::{add_page, write_closing};
@@ -51,7 +50,7 @@ struct Shared {
     error_pages: Option<ErrorPages>,
     limits: Limits,
     /// Those of the thread.
-    counters: Arc<CachePadded<Counters>>,
+    counters: Arc<Counters>,
     watched: Mutex<Watched>,
     changed: Condvar,
 }
@@ -90,11 +89,7 @@ pub(super) struct Watch<'a> {
 }
 
 impl Deadlines {
-    pub(crate) fn new(
-        error_pages: Option<ErrorPages>,
-        limits: Limits,
-        counters: Arc<CachePadded<Counters>>,
-    ) -> Deadlines {
+    pub(crate) fn new(error_pages: Option<ErrorPages>, limits: Limits, counters: Arc<Counters>) -> Deadlines {
         let (watched, changed) = (Mutex::default(), Condvar::new());
         Deadlines(Arc::new(Shared { error_pages, limits, counters, watched, changed }))
     }

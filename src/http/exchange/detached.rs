@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::CachePadded;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -60,7 +59,7 @@ struct RunningThreads {
     next: u64,
     running: LiteMap<u64, RunningTask>,
     /// Written only by the thread that holds the lock.
-    counters: Arc<CachePadded<Counters>>,
+    counters: Arc<Counters>,
 }
 
 #[derive(Debug)]
@@ -119,7 +118,7 @@ impl Detached {
         limit: usize,
         descriptors: Budget,
         phase: PhaseWatch,
-        counters: Arc<CachePadded<Counters>>,
+        counters: Arc<Counters>,
     ) -> Detached {
         let inner = RunningThreads { count: 0, next: 0, running: LiteMap::new(), counters };
         Detached { limit, descriptors, phase, inner: Mutex::new(inner) }

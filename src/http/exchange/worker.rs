@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_utils::CachePadded;
 use http::{Method, Uri};
 
 use super::ListenerHandler;
@@ -29,7 +28,7 @@ pub(crate) struct WorkerState {
     /// One piece of a response's source.
     pub(super) piece: Vec<u8>,
     pub(super) date: DateClock,
-    pub(super) counters: Arc<CachePadded<Counters>>,
+    pub(super) counters: Arc<Counters>,
     pub(super) current_request: Arc<CurrentRequest>,
     pub(super) wait_group: WaitGroup,
     /// None if nobody wants to know.
@@ -137,7 +136,7 @@ impl DateClock {
 impl WorkerState {
     pub(crate) fn new(
         index: usize,
-        counters: Arc<CachePadded<Counters>>,
+        counters: Arc<Counters>,
         current_request: Arc<CurrentRequest>,
         wait_group: WaitGroup,
         recorder: Option<Box<Recorder>>,

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::CachePadded;
 use nix::sys::epoll::EpollTimeout;
 
 use super::Setup;
@@ -47,7 +46,7 @@ pub(crate) enum Origin {
 pub(crate) struct Connections<P> {
     pub(crate) parking: Arc<Parking<P>>,
     pub(super) pools: Pools<P>,
-    pub(super) counters: Arc<CachePadded<Counters>>,
+    pub(super) counters: Arc<Counters>,
     /// What all connections of this process have in common, and those of each listener.
     process: ConnInfo,
     listeners: Vec<Arc<ListenerConfig>>,

@@ -146,17 +146,18 @@ impl Listener {
                 (socket, Some(file))
             }
         };
-        let passed = Passed { name: config.name.clone(), fd: socket.into(), file, owner: Owner::Server };
+        let passed =
+            Passed { name: config.name.clone(), fd: Arc::new(socket.into()), file, owner: Owner::Server };
         Listener::adopt(config, passed)
     }
 
     /// Takes over a listening socket that was inherited.
-    pub(crate) fn adopt(config: ListenerConfig, passed: Passed<OwnedFd>) -> Result<Listener, Error> {
+    pub(crate) fn adopt(config: ListenerConfig, passed: Passed) -> Result<Listener, Error> {
         let (name, fd) = (&*config.name, passed.fd);
         let odd = |e: io::Error| {
             Error::io(error::ErrorKind::Inherit, format!("unexpected state of the listener {name}"), e)
         };
-        let socket = SockRef::from(&fd);
+        let socket = SockRef::from(&*fd);
         // The flag is shared with every generation.
         socket.set_nonblocking(true).map_err(odd)?;
         let local = socket.local_addr().map_err(odd)?;
@@ -178,7 +179,7 @@ impl Listener {
             _ => return Err(odd(io::Error::other("its address family does not match its name"))),
         };
         let (names, owner) = (vec![config.name.clone()], passed.owner);
-        Ok(Listener { names, config, fd: Arc::new(fd), kind, owner, barred: false })
+        Ok(Listener { names, config, fd, kind, owner, barred: false })
     }
 
     /// Whether one of `names` is a name of this listener.
@@ -210,8 +211,12 @@ impl Listener {
         let name = &self.config.name;
         let bound = unix_path::bind(path, self.config.backlog, IfLocked::Fail, None);
         let listener = bound.map_err(|e| cannot_listen(name, e, None)).and_then(|(socket, file)| {
-            let passed =
-                Passed { name: name.clone(), fd: socket.into(), file: Some(file), owner: Owner::Server };
+            let passed = Passed {
+                name: name.clone(),
+                fd: Arc::new(socket.into()),
+                file: Some(file),
+                owner: Owner::Server,
+            };
             Listener::adopt(self.config.clone(), passed)
         });
         match listener {
@@ -227,7 +232,7 @@ impl Listener {
     }
 
     /// The socket under each of its names, for the next generation.
-    pub(crate) fn passed(&self) -> Vec<Passed<Arc<OwnedFd>>> {
+    pub(crate) fn passed(&self) -> Vec<Passed> {
         let file = match &self.kind {
             ListenerKind::Tcp(_) => None,
             ListenerKind::Unix { file, .. } => Some(*file),
@@ -449,7 +454,7 @@ mod tests {
 
     pub(super) fn adopt(config: ListenerConfig, from: &Listener) -> Result<Listener, Error> {
         let Passed { name, fd, file, owner } = from.passed().swap_remove(0);
-        Listener::adopt(config, Passed { name, fd: fd.try_clone().unwrap(), file, owner })
+        Listener::adopt(config, Passed { name, fd: Arc::new(fd.try_clone().unwrap()), file, owner })
     }
 
     fn connect(listener: &Listener, host: &str, within: Duration) -> io::Result<TcpStream> {
@@ -584,7 +589,7 @@ mod tests {
         for says in [true, false] {
             let inherit = |old: &Listener| {
                 let Passed { name, fd, file, owner } = old.passed().swap_remove(0);
-                let (fd, file) = (fd.try_clone().unwrap(), file.filter(|_| says));
+                let (fd, file) = (Arc::new(fd.try_clone().unwrap()), file.filter(|_| says));
                 let passed = Passed { name, fd, file, owner };
                 Listener::adopt(old.config.clone(), passed).unwrap()
             };

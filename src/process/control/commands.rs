@@ -131,8 +131,7 @@ impl Control<'_> {
     }
 
     fn handlers(&self) -> Vec<AnswerLine> {
-        let mut handlers = self.engine.handlers();
-        RunningHandler::sort(&mut handlers);
+        let handlers = RunningHandler::oldest_first(self.engine.handlers());
         let listed = handlers.len().min(MOST_LISTED);
         let head = AnswerLine::new("ok").with("count", handlers.len()).with("listed", listed);
         let line = |handler: &RunningHandler| {

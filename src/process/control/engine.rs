@@ -33,7 +33,7 @@ pub(crate) trait Engine {
     /// Ask acceptor and workers for progress; `Inbox::progressed` follows, if they make any.
     fn check_progress(&self);
     /// The open listeners.
-    fn listeners(&self) -> Vec<Passed<Arc<OwnedFd>>>;
+    fn listeners(&self) -> Vec<Passed>;
     /// The files that the user's program passes on with the listeners, by name.
     fn files(&self) -> Vec<(String, Arc<OwnedFd>)>;
     /// Whether nothing is in flight. If something is, `Drained` follows at its end.

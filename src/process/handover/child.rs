@@ -16,7 +16,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -200,15 +199,15 @@ pub(crate) struct Spawned {
 }
 
 /// What a successor finds from its third descriptor on.
-pub(crate) struct Left<'a, F> {
-    pub(crate) listeners: &'a [Passed<F>],
+pub(crate) struct Left<'a> {
+    pub(crate) listeners: &'a [Passed],
     /// Its ends of the lifecycle and the connection channel. None: there is no predecessor.
     pub(crate) channels: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
     pub(crate) state: Option<BorrowedFd<'a>>,
     pub(crate) files: &'a [(String, BorrowedFd<'a>)],
 }
 
-impl<F: AsFd> Left<'_, F> {
+impl Left<'_> {
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let mut fds: Vec<BorrowedFd<'_>> = self.listeners.iter().map(|passed| passed.fd.as_fd()).collect();
         fds.extend(self.channels.iter().flat_map(|(lifecycle, connections)| [*lifecycle, *connections]));
@@ -247,7 +246,7 @@ impl<F: AsFd> Left<'_, F> {
 /// that starts it.
 pub(crate) fn spawn(
     program: &Program,
-    listeners: &[Passed<Arc<OwnedFd>>],
+    listeners: &[Passed],
     files: &[(String, BorrowedFd<'_>)],
     hello: Hello,
     session: Session,

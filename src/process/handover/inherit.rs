@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -30,7 +30,7 @@ const HELLO_WAIT: Duration = Duration::from_secs(5);
 /// The descriptors and facts that a predecessor passes on.
 #[derive(Debug)]
 pub(crate) struct Inheritance {
-    pub(crate) listeners: Vec<Passed<OwnedFd>>,
+    pub(crate) listeners: Vec<Passed>,
     pub(crate) lifecycle: Channel,
     pub(crate) connections: OwnedFd,
     /// None: the predecessor's version has no such thing.
@@ -46,7 +46,7 @@ enum Inherited {
     Void(String),
     Left(Inheritance),
     /// systemd has started this process, or its supervisor, with these sockets.
-    Activated(Vec<Passed<OwnedFd>>),
+    Activated(Vec<Passed>),
     /// It has been used.
     Taken,
 }
@@ -98,12 +98,16 @@ pub(super) fn inherited_file(prefix: &str) -> Option<(i32, String)> {
 /// Closes the files that this generation has not taken, except those that `restore_stderr` will take.
 pub(crate) fn close_files() {
     let mut kept = lock(&FILES);
-    let all = std::mem::take(&mut *kept).into_iter();
-    let (pipe, files): (LiteMap<_, _>, LiteMap<_, _>) =
-        all.partition(|(name, _)| startup_output::is_pipe(name));
-    *kept = pipe;
+    let mut closed = Vec::new();
+    kept.retain(|name, _| {
+        let is_pipe = startup_output::is_pipe(name);
+        if !is_pipe {
+            closed.push(name.clone());
+        }
+        is_pipe
+    });
     drop(kept);
-    for (name, _) in files {
+    for name in closed {
         info!("handover: the inherited file {name} is not used: closed");
     }
 }
@@ -185,7 +189,7 @@ pub(crate) fn take_supervisor() -> Option<Link> {
 
 /// The result of `init`, once, when there is a log to write to: what a predecessor has left, or the sockets that systemd
 /// has passed.
-pub(crate) fn take() -> (Option<Inheritance>, Vec<Passed<OwnedFd>>) {
+pub(crate) fn take() -> (Option<Inheritance>, Vec<Passed>) {
     let mut adopted = lock(&ADOPTED);
     match adopted.replace(Inherited::Taken) {
         Some(Inherited::Left(inheritance)) => {
@@ -244,7 +248,7 @@ fn activated(note: Variable) -> Result<Inherited, Error> {
     Ok(Inherited::Activated(listeners(note)?))
 }
 
-type Rest = (Vec<Passed<OwnedFd>>, OwnedFd, Option<StateFile>, Hello);
+type Rest = (Vec<Passed>, OwnedFd, Option<StateFile>, Hello);
 
 fn take_over(lifecycle: &mut Channel, next: i32, mut note: Variable) -> Result<Rest, Error> {
     let connections = inherit(next, "the connection channel")?;
@@ -265,7 +269,7 @@ fn take_over(lifecycle: &mut Channel, next: i32, mut note: Variable) -> Result<R
     Ok((inherited, connections, state, predecessor))
 }
 
-fn listeners(note: Variable) -> Result<Vec<Passed<OwnedFd>>, Error> {
+fn listeners(note: Variable) -> Result<Vec<Passed>, Error> {
     let mut inherited = Vec::new();
     let (mut paths, mut owners) = (note.paths.into_iter(), note.owners.into_iter());
     for (fd, name) in (FIRST_FD..).zip(note.listeners) {
@@ -273,7 +277,7 @@ fn listeners(note: Variable) -> Result<Vec<Passed<OwnedFd>>, Error> {
         let listener = inherit(fd, &what)?;
         prove_listening(&listener).map_err(|e| taken(fd, &what, &e.to_string()))?;
         let (file, owner) = (paths.next().flatten(), owners.next().unwrap_or(Owner::Server));
-        inherited.push(Passed { name, fd: listener, file, owner });
+        inherited.push(Passed { name, fd: Arc::new(listener), file, owner });
     }
     Ok(inherited)
 }

@@ -14,9 +14,10 @@ pub(crate) mod state_file;
 use std::borrow::Cow;
 use std::fmt;
 use std::fs;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
@@ -249,10 +250,10 @@ impl fmt::Display for FileId {
 
 /// A listener on its way to the next generation.
 #[derive(Clone, Debug)]
-pub(crate) struct Passed<F> {
+pub(crate) struct Passed {
     /// The text given to `listen`.
     pub(crate) name: String,
-    pub(crate) fd: F,
+    pub(crate) fd: Arc<OwnedFd>,
     /// The file of a unix socket, `NONE` if that is gone. None: another socket, or a predecessor that does not say.
     pub(crate) file: Option<FileId>,
     pub(crate) owner: Owner,

@@ -10,7 +10,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -21,6 +21,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{geteuid, getpid};
 
 use crate::base::log::debug;
+use crate::base::read;
 use crate::base::sync::lock;
 use crate::base::threads::{Gate, spawn};
 
@@ -132,11 +133,9 @@ impl PidFile {
         if owned.is_some() {
             return Ok(());
         }
-        let mut file =
+        let file =
             OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&self.path)?;
-        let mut text = String::new();
-        Read::by_ref(&mut file).take(NAME_BYTES).read_to_string(&mut text)?;
-        if text.trim() == own_pid().to_string() {
+        if read::text(NAME_BYTES, &file)?.trim() == own_pid().to_string() {
             own(&file, record);
             *owned = Some(file);
         }
@@ -177,10 +176,8 @@ impl PidFile {
         // A named pipe would make us wait for its other end.
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(&self.path).ok()?;
-        let mut text = String::new();
         let is_file = file.metadata().is_ok_and(|found| found.is_file());
-        let read = is_file.then(|| file.take(NAME_BYTES).read_to_string(&mut text));
-        read?.ok().map(|_| text)
+        is_file.then(|| read::text(NAME_BYTES, &file).ok()).flatten()
     }
 }
 

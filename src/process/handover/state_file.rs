@@ -1,11 +1,13 @@
 //! The user's state in transfer to the next generation: a file in memory, without a name.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::base::read;
 
 /// More than that behind the state is no record of ours.
 const MOST_BEHIND: u64 = 64 << 20;
@@ -48,9 +50,8 @@ impl StateFile {
     /// # Errors
     /// Also when there are fewer bytes than announced.
     pub(crate) fn read(&mut self, bytes: u64) -> io::Result<Vec<u8>> {
-        let mut state = Vec::new();
         self.0.seek(SeekFrom::Start(0))?;
-        (&self.0).take(bytes).read_to_end(&mut state)?;
+        let state = read::at_most(bytes, &self.0)?;
         if state.len() as u64 == bytes { Ok(state) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }

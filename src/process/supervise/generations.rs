@@ -1,9 +1,9 @@
 //! What the supervisor does about the messages of a generation.
 
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use super::Supervisor;
 use super::message::{MessageRead, NamedListener, SupervisorMessage, borrowed, read_message};
 use crate::base::log::{Escaped, info, set_generation, warn};
+use crate::base::read;
 use crate::process::handover::Passed;
 
 /// More of a history is not read.
@@ -59,10 +60,8 @@ impl Supervisor {
                 self.kept.service.handover_failed()
             }
             SupervisorMessage::History => {
-                let mut text = String::new();
                 let file = fds.into_iter().next().map(File::from);
-                let read = file.map(|file| file.take(HISTORY_BYTES).read_to_string(&mut text));
-                if matches!(read, Some(Ok(_))) {
+                if let Some(Ok(text)) = file.map(|file| read::text(HISTORY_BYTES, &file)) {
                     text.lines().for_each(|line| self.kept.history.read(line));
                 }
             }
@@ -112,6 +111,7 @@ impl Supervisor {
         }
         let passed = listeners.into_iter().zip(fds).map(|(named, fd)| {
             let NamedListener { name, file, owner } = named;
+            let fd = Arc::new(fd);
             Passed { name, fd, file, owner }
         });
         self.kept.listeners = passed.collect();

@@ -77,8 +77,8 @@ impl Link {
     }
 
     /// This generation owns the service, with these listeners.
-    pub(crate) fn serves(&self, generation: u32, listeners: &[Passed<Arc<OwnedFd>>]) {
-        let named = |passed: &Passed<Arc<OwnedFd>>| NamedListener {
+    pub(crate) fn serves(&self, generation: u32, listeners: &[Passed]) {
+        let named = |passed: &Passed| NamedListener {
             name: passed.name.clone(),
             file: passed.file,
             owner: passed.owner,

@@ -233,8 +233,22 @@ impl Recipe {
         (session, mask): (Session, &SigSet),
         start: impl FnOnce(&sys::Spawn<'_>) -> io::Result<T>,
     ) -> io::Result<T> {
+        let (path, cwd) = self.paths()?;
+        let (argv, env) = (&self.argv, &self.env_with(variables));
+        let mut defaults = SigSet::empty();
+        // Rust's runtime ignores SIGPIPE; a program that we start was not asked about it.
+        defaults.add(Signal::SIGPIPE);
+        let (cwd, defaults) = (cwd.as_deref(), &defaults);
+        start(&sys::Spawn { path: &path, argv, env, cwd, fds, mask, defaults, session })
+    }
+
+    fn paths(&self) -> io::Result<(CString, Option<CString>)> {
         let path = CString::new(self.path.as_os_str().as_bytes())?;
         let cwd = self.cwd.as_ref().map(|cwd| CString::new(cwd.as_os_str().as_bytes())).transpose()?;
+        Ok((path, cwd))
+    }
+
+    fn env_with(&self, variables: &[CString]) -> Vec<CString> {
         let named = |pair: &CString, other: &CString| {
             let name = other.as_bytes().split_inclusive(|byte| *byte == b'=').next().unwrap_or_default();
             pair.as_bytes().starts_with(name)
@@ -242,19 +256,7 @@ impl Recipe {
         let mut env = self.env.clone();
         env.retain(|pair| !variables.iter().any(|variable| named(pair, variable)));
         env.extend_from_slice(variables);
-        let mut defaults = SigSet::empty();
-        // Rust's runtime ignores SIGPIPE; a program that we start was not asked about it.
-        defaults.add(Signal::SIGPIPE);
-        start(&sys::Spawn {
-            path: &path,
-            argv: &self.argv,
-            env: &env,
-            cwd: cwd.as_deref(),
-            fds,
-            mask,
-            defaults: &defaults,
-            session,
-        })
+        env
     }
 }
 

@@ -76,7 +76,7 @@ sys::before_main!(before_main);
 
 /// `init` of a process that is PID 1 and nobody's generation: it becomes the supervisor and does not return. `sockets` are
 /// those of a service manager.
-pub(crate) fn as_pid_1(sockets: impl FnOnce() -> Vec<Passed<OwnedFd>>) {
+pub(crate) fn as_pid_1(sockets: impl FnOnce() -> Vec<Passed>) {
     let is_named =
         [VARIABLE, STATE_VARIABLE, child::VARIABLE].iter().any(|name| std::env::var_os(name).is_some());
     if getpid().as_raw() != 1 || is_named {
@@ -93,7 +93,7 @@ pub(crate) fn as_pid_1(sockets: impl FnOnce() -> Vec<Passed<OwnedFd>>) {
 
 /// Replaces this process by a supervisor of the same program, which has `sockets` of a service manager. Returns only if
 /// that fails.
-pub(crate) fn replace_by_supervisor(program: &Program, sockets: Vec<Passed<OwnedFd>>) -> io::Error {
+pub(crate) fn replace_by_supervisor(program: &Program, sockets: Vec<Passed>) -> io::Error {
     if std::env::var_os(STATE_VARIABLE).is_some() {
         // It was tried already; once more would go on without end.
         return io::Error::other("its state was not found where it was left");

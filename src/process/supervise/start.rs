@@ -98,7 +98,7 @@ impl Supervisor {
     }
 
     /// Starts a generation whose predecessor has just died, and which serves alone.
-    fn start_heir(&mut self, listeners: &[Passed<OwnedFd>]) -> io::Result<Pid> {
+    fn start_heir(&mut self, listeners: &[Passed]) -> io::Result<Pid> {
         let (mut lifecycle, its_lifecycle) = Channel::pair()?;
         lifecycle.send(&Message::Hello(Hello {
             version: VERSION,
@@ -119,7 +119,7 @@ impl Supervisor {
 
     fn start_with(
         &mut self,
-        listeners: &[Passed<OwnedFd>],
+        listeners: &[Passed],
         channels: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
     ) -> io::Result<Pid> {
         let left = child::Left { listeners, channels, state: None, files: &[] };

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use nix::unistd::Pid;
 
@@ -53,7 +54,7 @@ pub(super) struct Kept {
     pub(super) main: Option<Pid>,
     /// Its number.
     pub(super) generation: u32,
-    pub(super) listeners: Vec<Passed<OwnedFd>>,
+    pub(super) listeners: Vec<Passed>,
     pub(super) has_served: bool,
     pub(super) is_stopping: bool,
     pub(super) crashes: u32,
@@ -64,7 +65,7 @@ pub(super) struct Kept {
 
 impl Kept {
     /// Before the first generation is started. `listeners` are those of a service manager.
-    pub(super) fn new(recipe: Recipe, listeners: Vec<Passed<OwnedFd>>) -> Kept {
+    pub(super) fn new(recipe: Recipe, listeners: Vec<Passed>) -> Kept {
         Kept { recipe, listeners, ..Kept::default() }
     }
 
@@ -152,7 +153,7 @@ impl Kept {
                 }
                 "listener" => {
                     let mut fields = value.splitn(4, ':');
-                    let fd = sys::adopt(fields.next()?.parse().ok()?).ok()?;
+                    let fd = Arc::new(sys::adopt(fields.next()?.parse().ok()?).ok()?);
                     let name = String::from_utf8(unescape(fields.next()?)?).ok()?;
                     let owner = Owner::parse(fields.next()?);
                     let file = fields.next().and_then(FileId::parse);
@@ -223,7 +224,7 @@ mod tests {
             generation: 3,
             listeners: vec![Passed {
                 name: "[::1]:80".into(),
-                fd: listener.into(),
+                fd: Arc::new(listener.into()),
                 file: FileId::parse("7:21"),
                 owner: Owner::Systemd,
             }],
@@ -238,7 +239,8 @@ mod tests {
         let text = kept.encode();
         // Then these are the decoded one's.
         let link = kept.generations.remove(0).link.unwrap();
-        let _ = (link.into_raw_fd(), kept.listeners.remove(0).fd.into_raw_fd());
+        let fd = Arc::into_inner(kept.listeners.remove(0).fd).unwrap();
+        let _ = (link.into_raw_fd(), fd.into_raw_fd());
         let decoded = Kept::decode(&text).unwrap();
         assert_eq!(decoded.encode(), text);
         let listener = &decoded.listeners[0];

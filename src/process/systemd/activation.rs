@@ -6,7 +6,8 @@
 //! on the socket's address. A socket from the store is one that this program has bound, and bears its own name again.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use nix::sys::socket::{
     AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
@@ -76,7 +77,7 @@ impl Announced {
 ///
 /// # Errors
 /// One that is no listening stream socket.
-pub(crate) fn look() -> Result<Vec<Passed<OwnedFd>>, Error> {
+pub(crate) fn look() -> Result<Vec<Passed>, Error> {
     if !CAN_NOTIFY || variable("LISTEN_FDS").is_none() {
         return Ok(Vec::new());
     }
@@ -98,7 +99,7 @@ pub(crate) fn look() -> Result<Vec<Passed<OwnedFd>>, Error> {
         if let Some(why) = unusable(socket.as_fd()) {
             return Err(refused(why));
         }
-        passed.push(Passed { name, fd: socket, file: None, owner });
+        passed.push(Passed { name, fd: Arc::new(socket), file: None, owner });
     }
     Ok(passed)
 }

@@ -15,8 +15,7 @@ mod message;
 mod notifier;
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
@@ -164,7 +163,7 @@ impl Manager {
     }
 
     /// This process serves without having been made main: generation 1, or a successor whose predecessor has died.
-    pub(crate) fn assume(&mut self, heir: Heir, listeners: &[Passed<Arc<OwnedFd>>]) {
+    pub(crate) fn assume(&mut self, heir: Heir, listeners: &[Passed]) {
         self.is_main = true;
         let status = self.serving();
         self.send(&match heir {
@@ -177,7 +176,7 @@ impl Manager {
     }
 
     /// The predecessor has made this process main.
-    pub(crate) fn took_over(&mut self, listeners: &[Passed<Arc<OwnedFd>>]) {
+    pub(crate) fn took_over(&mut self, listeners: &[Passed]) {
         self.is_main = true;
         self.store(listeners);
     }
@@ -297,7 +296,7 @@ impl Manager {
         }
     }
 
-    fn store(&mut self, listeners: &[Passed<Arc<OwnedFd>>]) {
+    fn store(&mut self, listeners: &[Passed]) {
         let before = std::mem::take(&mut self.store.listeners);
         let own = listeners.iter().filter(|passed| self.store.enabled && passed.owner == Owner::Server);
         for Passed { name, fd, .. } in own {

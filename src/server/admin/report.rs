@@ -7,6 +7,7 @@ use litemap::LiteMap;
 use crate::base::histogram::HistogramTotal;
 use crate::base::history::{Generation, unix_ms};
 use crate::base::last_closes::ClosedConnection;
+use crate::base::order::greatest_first;
 use crate::base::recent::{Minute, Point, Recent};
 use crate::base::records;
 use crate::base::requests::Recorded;
@@ -89,7 +90,7 @@ impl Report {
         let mut handlers = handle.handlers();
         // What shows this report, which would be in it each time.
         handlers.retain(|handler| std::thread::current().name() != Some(&handler.thread));
-        RunningHandler::sort(&mut handlers);
+        let mut handlers = RunningHandler::oldest_first(handlers);
         handlers.truncate(HANDLERS);
         let closes = stats.closes.iter().filter(|(_, n)| *n > 0).map(|(reason, n)| {
             let then = before.closes.get(reason.name()).copied().unwrap_or(0);
@@ -198,9 +199,8 @@ fn route_rows<'a>(
         errors,
         latency: Latency::of(&total),
     };
-    let mut rows: Vec<RouteRow> = rows.into_iter().map(row).collect();
-    rows.sort_by_key(|row| std::cmp::Reverse(row.requests));
-    (rows, all.as_ref().map(Latency::of).unwrap_or_default())
+    let rows = rows.into_iter().map(row).collect();
+    (greatest_first(rows, |row| row.requests), all.as_ref().map(Latency::of).unwrap_or_default())
 }
 
 /// The longest value of these minutes.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -308,7 +309,7 @@ fn who_takes_over_a_socket_with_a_barrier_serves_it() {
                 earlier.completes(wire, b"early");
                 earlier.hears_ack(wire, 0);
                 let Passed { name, fd, file, owner } = killed.passed().swap_remove(0);
-                let left = Passed { name, fd: fd.try_clone().unwrap(), file, owner };
+                let left = Passed { name, fd: Arc::new(fd.try_clone().unwrap()), file, owner };
                 let config = killed.config.clone();
                 drop((killed, fd));
 
