@@ -41,7 +41,7 @@ struct Refused {
 }
 
 impl Refused {
-    fn is_sent(self, row: usize) {
+    fn expect(self, row: usize) {
         let Refused { status, reason, says, fixture } = self;
         let mut client = fixture.client();
         let _ = client.try_send(&says);
@@ -114,7 +114,7 @@ fn every_refusal_is_sent_counted_and_logged() {
         refused(507, R::BodyUnread, post("/echo", "Content-Length: 70000\r\n") + &long, nowhere),
     ];
     // Most of the time is spent waiting for timeouts, so at once.
-    let rows = table.into_iter().enumerate().map(|(row, refused)| spawn(move || refused.is_sent(row)));
+    let rows = table.into_iter().enumerate().map(|(row, refused)| spawn(move || refused.expect(row)));
     for row in rows.collect::<Vec<_>>() {
         row.join().unwrap();
     }

@@ -75,9 +75,10 @@ struct Log(Vec<Line>);
 impl Log {
     /// All lines of the logger, of which heirloom's have fields of the documented kinds.
     fn of(lines: &[String]) -> Log {
+        // The error that `main` returns is written in pieces, between which the predecessor may write a line.
+        let lines = lines.iter().map(|line| line.strip_prefix("Error: ").unwrap_or(line));
         // What a program writes by itself.
-        let lines = lines.iter().filter(|line| line.starts_with('{'));
-        let lines: Vec<Line> = lines.map(|line| Line::read(line)).collect();
+        let lines: Vec<Line> = lines.filter(|line| line.starts_with('{')).map(Line::read).collect();
         for line in lines.iter().filter(|line| line.target.starts_with("heirloom::")) {
             assert!(line.fields.contains_key("generation"), "{}", line.message);
             for (name, value) in line.fields.iter().filter(|(_, value)| !value.is_null()) {

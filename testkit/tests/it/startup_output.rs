@@ -104,7 +104,8 @@ fn the_last_lines_of_one_that_fails_are_in_the_error() {
     let answer = bench.upgrade();
     let reason = "exited%20with%20status%203%3B%20it%20wrote:%20one%20|%20two:%20%1B[31mred%20|%20the%20last";
     assert!(answer.contains(reason), "{answer}");
-    // They are where they were written to, as well, and the last one has an end.
+    // They are where they were written to, as well, and the last one has an end. All have been read when the second ERROR line has.
+    bench.server.wait_for_nth("exited with status 3; still serving", 2);
     bench.server.wait_for("  two: \u{1b}[31mred");
     assert_eq!(bench.server.lines("the last").iter().filter(|line| *line == "the last").count(), 2);
     let ran = Command::new(CTL).arg("upgrade").arg("--control").arg(bench.path("control")).output().unwrap();
