@@ -73,15 +73,17 @@ macro_rules! links {
 [soak/memory.svg]: data:image/svg+xml,
 [soak/requests.svg]: data:image/svg+xml,
 [soak/threads.svg]: data:image/svg+xml,
+[streaming.md]: crate::guide::streaming
 [supervision.md]: crate::guide::supervision
 [supervision.md#under-systemd]: crate::guide::supervision#under-systemd
 [systemd.md]: crate::guide::systemd
 [systemd.md#sockets-from-systemd]: crate::guide::systemd#sockets-from-systemd
 [tiny_http.md]: crate::guide::tiny_http
 [tiny_http.md#rouille]: crate::guide::tiny_http#rouille
+[security.md#keys-of-tls]: crate::guide::security#keys-of-tls
 [security.md#session-tickets]: crate::guide::security#session-tickets
 [tls.md]: crate::guide::tls
-[tls.md#at-handovers-and-stops]: crate::guide::tls#at-handovers-and-stops
+[tls.md#closes-spread-over-time]: crate::guide::tls#closes-spread-over-time
 [tls.md#resumption]: crate::guide::tls#resumption
 "
     };

@@ -74,6 +74,8 @@ mod tls_handover;
 mod tls_moves;
 #[cfg(feature = "tls")]
 mod tls_moves_faults;
+#[cfg(feature = "tls")]
+mod tls_secrets;
 #[cfg(all(feature = "tls", feature = "websocket"))]
 mod tls_streams;
 #[cfg(feature = "tls")]

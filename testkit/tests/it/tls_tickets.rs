@@ -310,7 +310,7 @@ impl Watched {
 }
 
 /// The bytes as a log could have them.
-fn spellings(bytes: &[u8]) -> [String; 4] {
+pub(crate) fn spellings(bytes: &[u8]) -> [String; 4] {
     let hex = |byte: &u8| format!("{byte:02x}");
     [
         bytes.iter().map(hex).collect(),

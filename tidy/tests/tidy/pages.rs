@@ -20,8 +20,15 @@ fn pages() -> Vec<PathBuf> {
 }
 
 /// The test that is called `a::b::test` is beside the code in `src/a/b.rs`, or in `tests/it/a.rs` or `tests/a.rs`; that of
-/// `testkit::a::test` is in `testkit/tests/it/a.rs`. A module of tests is called by its path alone.
+/// `testkit::a::test` is in `testkit/tests/it/a.rs`. A module of tests is called by its path alone. Where it has modules of
+/// its own, `a::tests::b::test` is in `src/a/tests/b.rs`.
 fn is_test(name: &str) -> bool {
+    if let Some((file, test)) = name.rsplit_once("::") {
+        let file = root().join("src").join(file.replace("::", "/")).with_extension("rs");
+        if file.is_file() && tests_in(&file).iter().any(|name| name == test) {
+            return true;
+        }
+    }
     let mut modules: Vec<&str> = name.split("::").filter(|module| *module != "tests").collect();
     let beside = |modules: &[&str]| {
         let path = format!("src/{}", modules.join("/"));
@@ -56,6 +63,8 @@ fn is_proof(name: &str) -> bool {
 #[test]
 fn the_check_of_tests_can_see() {
     assert!(is_test("http::codec::head::tests::hosts") && is_test("net::slots::tests"));
+    assert!(is_test("net::tls::records::tests::debug::nothing_that_holds_a_key_shows_it"));
+    assert!(!is_test("net::tls::records::tests::debug::no_such_test"));
     assert!(!is_test("wire::no_such_test") && !is_test("http::codec::head::tests::no_such_test"));
     assert!(!is_test("net::no_such_module"));
 }
@@ -66,7 +75,8 @@ fn what_the_pages_name_exists() {
     for page in pages() {
         let text = read(&page);
         let is_path = |name: &str| TOP.iter().any(|top| name.starts_with(top)) && !name.contains([' ', '*']);
-        let names_tests = ["docs/http.md", "docs/security.md"].map(Path::new).contains(&&*page);
+        let names_tests =
+            ["docs/http.md", "docs/security.md", "docs/tls.md"].map(Path::new).contains(&&*page);
         let missing = quoted(&text).into_iter().filter(|name| {
             (is_path(name) && !is_proof(name)) || (names_tests && is_module_path(name) && !is_proof(name))
         });
