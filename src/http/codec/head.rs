@@ -157,7 +157,7 @@ impl Scan {
 /// that is kept keeps its memory, and the next one gets its own.
 #[derive(Debug, Default)]
 pub(crate) struct HeadMemory {
-    /// The last head.
+    /// The last head, whose exchange is over.
     text: Bytes,
     tokens: Tokens,
 }
@@ -177,8 +177,14 @@ impl HeadMemory {
         };
         copy.clear();
         copy.extend_from_slice(text);
-        self.text = copy.freeze();
-        self.text.clone()
+        copy.freeze()
+    }
+
+    /// Takes a head back that its exchange no longer needs.
+    pub(crate) fn recycle(&mut self, text: Bytes) {
+        if text.len() <= HeadMemory::MOST {
+            self.text = text;
+        }
     }
 }
 
@@ -240,7 +246,7 @@ fn assemble(text: &Bytes, tokens: &Tokens, head: &mut RequestHead) -> Result<(),
 
     let headers = request.headers_mut();
     if tokens.fields.len() > FIRST_FIELDS {
-        headers.try_reserve(tokens.fields.len()).map_err(|_| TOO_MANY_FIELDS)?;
+        headers.try_reserve(tokens.fields.len()).map_err(|_| *TOO_MANY_FIELDS)?;
     }
     let mut fields = ConnectionFields::default();
     for field in &tokens.fields {
@@ -249,7 +255,7 @@ fn assemble(text: &Bytes, tokens: &Tokens, head: &mut RequestHead) -> Result<(),
         let value = text.slice(field.value.clone());
         fields.note(&name, &value)?;
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| HEAD_TOO_LONG)?;
-        headers.try_append(name, value).map_err(|_| TOO_MANY_FIELDS)?;
+        headers.try_append(name, value).map_err(|_| *TOO_MANY_FIELDS)?;
     }
     if version == Version::HTTP_11 && !fields.host {
         return Err(Refusal::bad("missing Host"));
@@ -262,7 +268,7 @@ fn assemble(text: &Bytes, tokens: &Tokens, head: &mut RequestHead) -> Result<(),
     if let (Some(_), Some(authority)) = (uri.scheme(), uri.authority()) {
         // The target's host replaces that of the Host field (RFC 9112 §3.2.2), so that no handler reads the latter.
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BAD_TARGET)?;
-        request.headers_mut().try_insert(HOST, host).map_err(|_| TOO_MANY_FIELDS)?;
+        request.headers_mut().try_insert(HOST, host).map_err(|_| *TOO_MANY_FIELDS)?;
     }
     summary.method = request.method().clone();
     summary.version = version;
@@ -635,7 +641,9 @@ mod tests {
         let (memory, limits) = (&mut HeadMemory::default(), Limits::default());
         let mut read = |path: &str| {
             let text = format!("GET /{path} HTTP/1.1\r\nHost: h\r\n\r\n");
-            parse_with(memory, text.as_bytes(), &limits).unwrap().unwrap().summary.text
+            let text = parse_with(memory, text.as_bytes(), &limits).unwrap().unwrap().summary.text;
+            memory.recycle(text.clone());
+            text
         };
         let first = read("a").as_ptr();
         let kept = read("b");

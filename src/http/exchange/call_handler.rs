@@ -88,6 +88,7 @@ impl Exchange<'_> {
         answered?;
         let flow = self.respond(summary, response, after);
         recycle(place);
+        self.worker.heads.recycle(std::mem::take(&mut summary.text));
         flow
     }
 
