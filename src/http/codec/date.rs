@@ -1,6 +1,7 @@
-//! The `Date` field's value, formatted once a second.
+//! The `Date` field, formatted once a second.
 
 use std::io::Write;
+use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use httpdate::HttpDate;
@@ -8,35 +9,38 @@ use httpdate::HttpDate;
 /// The last second of an IMF-fixdate: its year has four digits (RFC 9110 §5.6.7).
 const LAST_SECOND: u64 = 253_402_300_799;
 
+/// The field with the end of its line.
+pub(crate) type DateLine = [u8; 37];
+
 /// Whether this is a date in the form that servers must send (RFC 9110 §5.6.7).
 pub(super) fn is_imf_fixdate(value: &[u8]) -> bool {
     let text = std::str::from_utf8(value).ok();
     let date = text.and_then(|text| httpdate::parse_http_date(text).ok());
-    date.is_some_and(|date| text_of(second_of(date)) == value)
+    date.is_some_and(|date| line_of(second_of(date)).get(VALUE) == Some(value))
 }
 
-/// The text of the current second.
+/// The line of the current second.
 #[derive(Debug)]
 pub(crate) struct DateCache {
     second: u64,
-    text: [u8; 29],
+    line: DateLine,
 }
 
 impl DateCache {
     pub(crate) fn new(now: SystemTime) -> DateCache {
         let second = second_of(now);
-        DateCache { second, text: text_of(second) }
+        DateCache { second, line: line_of(second) }
     }
 
     pub(crate) fn update(&mut self, now: SystemTime) {
         let second = second_of(now);
         if second != self.second {
-            *self = DateCache { second, text: text_of(second) };
+            *self = DateCache { second, line: line_of(second) };
         }
     }
 
-    pub(crate) fn text(&self) -> &[u8; 29] {
-        &self.text
+    pub(crate) fn line(&self) -> &DateLine {
+        &self.line
     }
 }
 
@@ -45,11 +49,14 @@ fn second_of(now: SystemTime) -> u64 {
     now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().min(LAST_SECOND))
 }
 
-fn text_of(second: u64) -> [u8; 29] {
-    let mut text = *b"Thu, 01 Jan 1970 00:00:00 GMT";
+/// Where the value is in the line.
+const VALUE: Range<usize> = 6..35;
+
+fn line_of(second: u64) -> DateLine {
+    let mut line = *b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
     // An IMF-fixdate is always 29 bytes long, so it fits.
-    let _ = write!(&mut text[..], "{}", HttpDate::from(UNIX_EPOCH + Duration::from_secs(second)));
-    text
+    let _ = write!(&mut line[VALUE], "{}", HttpDate::from(UNIX_EPOCH + Duration::from_secs(second)));
+    line
 }
 
 #[cfg(test)]
@@ -89,8 +96,9 @@ mod tests {
         let mut cache = DateCache::new(at(5_000));
         for (now, text) in cases {
             cache.update(now);
-            assert_eq!(cache.text(), text);
-            assert_eq!(DateCache::new(now).text(), text);
+            let line = [b"Date: ", &text[..], b"\r\n"].concat();
+            assert_eq!(cache.line()[..], line);
+            assert_eq!(DateCache::new(now).line()[..], line);
         }
     }
 }

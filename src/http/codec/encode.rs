@@ -3,7 +3,7 @@
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
-use super::date::is_imf_fixdate;
+use super::date::{DateLine, is_imf_fixdate};
 use super::framing::content_length;
 use super::head::{Refusal, RequestSummary};
 use crate::web::fields::elements;
@@ -115,7 +115,7 @@ pub(crate) fn says_close(headers: &HeaderMap) -> bool {
     let close =
         |value: &HeaderValue| elements(value.as_bytes()).any(|option| option.eq_ignore_ascii_case(b"close"));
     // Most responses have few fields, and comparing names costs less than hashing one.
-    headers.iter().any(|(name, value)| *name == CONNECTION && close(value))
+    headers.keys().any(|name| *name == CONNECTION) && headers.get_all(CONNECTION).iter().any(close)
 }
 
 /// A response's head.
@@ -131,7 +131,7 @@ pub(crate) struct ResponseHead<'a> {
     pub(crate) headers: &'a HeaderMap,
     pub(crate) framing: BodyFraming,
     pub(crate) keep_alive: bool,
-    pub(crate) date: &'a [u8; 29],
+    pub(crate) date: &'a DateLine,
 }
 
 impl ResponseHead<'_> {
@@ -142,18 +142,21 @@ impl ResponseHead<'_> {
         // Upgrade is hop-by-hop: Connection must name it (RFC 9110 §7.8).
         let mut upgrade = framing == BodyFraming::Upgrade && status == StatusCode::SWITCHING_PROTOCOLS;
         for (name, value) in headers {
-            if is_ours(name) || (*name == DATE && (has_date || !is_imf_fixdate(value.as_bytes()))) {
-                continue;
+            // Nearly every response has a type, which is none of the fields below.
+            if *name != CONTENT_TYPE {
+                if is_ours(name) || (*name == DATE && (has_date || !is_imf_fixdate(value.as_bytes()))) {
+                    continue;
+                }
+                has_date |= *name == DATE;
+                upgrade |= *name == UPGRADE;
             }
-            has_date |= *name == DATE;
-            upgrade |= *name == UPGRADE;
             capitalised(out, name);
             out.extend_from_slice(b": ");
             out.extend_from_slice(value.as_bytes());
             out.extend_from_slice(b"\r\n");
         }
         if !has_date {
-            date_field(out, date);
+            out.extend_from_slice(date);
         }
         match framing {
             BodyFraming::Length(length) | BodyFraming::Announced(length) => length_field(out, length),
@@ -197,16 +200,16 @@ pub(crate) fn chunk(out: &mut Vec<u8>, data: &[u8]) {
 }
 
 /// Writes the complete answer to bytes that are no request; the connection closes after it.
-pub(crate) fn refusal(out: &mut Vec<u8>, refusal: &Refusal, date: &[u8; 29]) {
+pub(crate) fn refusal(out: &mut Vec<u8>, refusal: &Refusal, date: &DateLine) {
     refusal_to_head(out, refusal, date);
     out.extend_from_slice(refusal.reason.as_bytes());
     out.push(b'\n');
 }
 
 /// As [`refusal`], for a HEAD: without the announced content.
-pub(crate) fn refusal_to_head(out: &mut Vec<u8>, refusal: &Refusal, date: &[u8; 29]) {
+pub(crate) fn refusal_to_head(out: &mut Vec<u8>, refusal: &Refusal, date: &DateLine) {
     status_line(out, refusal.status);
-    date_field(out, date);
+    out.extend_from_slice(date);
     out.extend_from_slice(b"Content-Type: text/plain; charset=utf-8\r\n");
     length_field(out, (refusal.reason.len() as u64).saturating_add(1));
     out.extend_from_slice(b"Connection: close\r\n\r\n");
@@ -214,9 +217,9 @@ pub(crate) fn refusal_to_head(out: &mut Vec<u8>, refusal: &Refusal, date: &[u8; 
 
 /// Writes the complete answer of a server that has no worker left; the connection closes after it.
 /// The request is not read, and may be a HEAD, so the answer has no content.
-pub(crate) fn busy(out: &mut Vec<u8>, date: &[u8; 29]) {
+pub(crate) fn busy(out: &mut Vec<u8>, date: &DateLine) {
     status_line(out, StatusCode::SERVICE_UNAVAILABLE);
-    date_field(out, date);
+    out.extend_from_slice(date);
     length_field(out, 0);
     out.extend_from_slice(b"Retry-After: 1\r\nConnection: close\r\n\r\n");
 }
@@ -230,12 +233,6 @@ fn status_line(out: &mut Vec<u8>, status: StatusCode) {
     // The space is there even without a reason (RFC 9112 §4).
     out.push(b' ');
     out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    out.extend_from_slice(b"\r\n");
-}
-
-fn date_field(out: &mut Vec<u8>, date: &[u8; 29]) {
-    out.extend_from_slice(b"Date: ");
-    out.extend_from_slice(date);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -276,7 +273,7 @@ mod tests {
 
     use super::*;
 
-    const DATE_TEXT: &[u8; 29] = b"Sun, 06 Nov 1994 08:49:37 GMT";
+    const DATE_LINE: &DateLine = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 
     fn fields(lines: &'static [(&'static str, &'static str)]) -> HeaderMap {
         let mut fields = HeaderMap::new();
@@ -335,7 +332,7 @@ mod tests {
             headers: &headers,
             framing,
             keep_alive: case.keep_alive,
-            date: DATE_TEXT,
+            date: DATE_LINE,
         };
         let mut out = Vec::new();
         head.write(&mut out);
@@ -460,18 +457,18 @@ mod tests {
     fn last_answers() {
         let mut out = Vec::new();
         let malformed = Refusal::bad("malformed Host");
-        refusal(&mut out, &malformed, DATE_TEXT);
+        refusal(&mut out, &malformed, DATE_LINE);
         let expected = "HTTP/1.1 400 Bad Request\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
             Content-Type: text/plain; charset=utf-8\r\nContent-Length: 15\r\nConnection: close\r\n\r\n\
             malformed Host\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
 
         let mut out = Vec::new();
-        refusal_to_head(&mut out, &malformed, DATE_TEXT);
+        refusal_to_head(&mut out, &malformed, DATE_LINE);
         assert_eq!(String::from_utf8(out).unwrap(), expected.replace("malformed Host\n", ""));
 
         let mut out = Vec::new();
-        busy(&mut out, DATE_TEXT);
+        busy(&mut out, DATE_LINE);
         let expected = "HTTP/1.1 503 Service Unavailable\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
             Content-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);

@@ -34,6 +34,6 @@ mod target;
 mod tokens;
 
 pub(crate) use body::Decoder;
-pub(crate) use date::DateCache;
+pub(crate) use date::{DateCache, DateLine};
 pub(crate) use framing::Framing;
 pub(crate) use head::{HeadMemory, Refusal, RequestHead, RequestSummary, Scan, is_to_head, parse_head};

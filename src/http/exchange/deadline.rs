@@ -221,7 +221,7 @@ impl Shared {
         let content = response.body_mut().read_bytes().unwrap_or_default();
         let date = DateCache::new(SystemTime::now());
         let (parts, _) = response.into_parts();
-        write_closing(&mut out, (call.version, &parts), &content, call.to_head, date.text());
+        write_closing(&mut out, (call.version, &parts), &content, call.to_head, date.line());
         (out, if call.to_head { 0 } else { content.len() as u64 })
     }
 }

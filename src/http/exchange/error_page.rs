@@ -14,7 +14,7 @@ use crate::base::limits::Limits;
 use crate::base::log::error;
 use crate::base::status::Counters;
 use crate::http::codec::encode::{BodyFraming, ResponseHead};
-use crate::http::codec::{HeadMemory, Refusal, RequestHead, RequestSummary, parse_head};
+use crate::http::codec::{DateLine, HeadMemory, Refusal, RequestHead, RequestSummary, parse_head};
 use crate::web::body::Author;
 use crate::web::error_pages::{ErrorPages, NoPage, add_fields, error_of};
 use crate::web::response::IntoResponse;
@@ -87,7 +87,7 @@ pub(super) fn write_closing(
     (version, parts): (Version, &Parts),
     content: &[u8],
     to_head: bool,
-    date: &[u8; 29],
+    date: &DateLine,
 ) {
     let length = content.len() as u64;
     let framing = if to_head { BodyFraming::Announced(length) } else { BodyFraming::Length(length) };

@@ -133,7 +133,7 @@ pub(crate) fn overloaded() -> impl FnMut() -> Vec<u8> + Send + 'static {
     move || {
         let mut answer = Vec::new();
         date.update(SystemTime::now());
-        encode::busy(&mut answer, date.text());
+        encode::busy(&mut answer, date.line());
         answer
     }
 }

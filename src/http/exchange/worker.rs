@@ -13,7 +13,7 @@ use crate::base::requests::Recorder;
 use crate::base::status::Counters;
 use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
-use crate::http::codec::{DateCache, HeadMemory};
+use crate::http::codec::{DateCache, DateLine, HeadMemory};
 use crate::web::handler::find_route;
 
 /// Buffers that outlive an exchange, and what the worker shares with observers.
@@ -124,12 +124,12 @@ impl DateClock {
         DateClock { date: DateCache::new(SystemTime::now()), valid_until: Instant::now() + DateClock::GRAIN }
     }
 
-    pub(super) fn get(&mut self, now: Instant) -> &[u8; 29] {
+    pub(super) fn get(&mut self, now: Instant) -> &DateLine {
         if now > self.valid_until {
             self.valid_until = now + DateClock::GRAIN;
             self.date.update(SystemTime::now());
         }
-        self.date.text()
+        self.date.line()
     }
 }
 
