@@ -79,8 +79,15 @@ pub(crate) fn is_name_byte(byte: u8) -> bool {
 
 /// `pchar` without `%`, or `/`.
 fn is_path_byte(byte: u8) -> bool {
-    is_name_byte(byte) || matches!(byte, b'/' | b':' | b'@')
+    PATH_BYTES.get(usize::from(byte)).is_some_and(|is_one| *is_one)
 }
+
+#[expect(clippy::indexing_slicing, reason = "a constant")]
+const PATH_BYTES: [bool; 256] = {
+    let mut table = NAME_BYTES;
+    (table[b'/' as usize], table[b':' as usize], table[b'@' as usize]) = (true, true, true);
+    table
+};
 
 #[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "up to 256")]
 const NAME_BYTES: [bool; 256] = {

@@ -38,8 +38,8 @@ pub struct Body {
     conn_info: Option<Arc<ConnInfo>>,
     /// The request's head as received.
     head: Bytes,
-    /// The path is the pattern of the route that matched.
-    routed: bool,
+    /// The path is the pattern of the route that matched, with prefixes of nested routers of so many bytes.
+    routed: Option<u16>,
     author: Author,
 }
 
@@ -272,7 +272,7 @@ impl Body {
     }
 
     pub(crate) const fn of(kind: BodyKind) -> Body {
-        Body { kind, conn_info: None, head: Bytes::new(), routed: false, author: Author::Handler }
+        Body { kind, conn_info: None, head: Bytes::new(), routed: None, author: Author::Handler }
     }
 
     /// The body of a request with this head, as long as nothing of it is there.
@@ -307,13 +307,15 @@ impl Body {
         self.conn_info.as_ref()
     }
 
-    /// Notes that the request matched a route without parameters: its path is the pattern.
-    pub(crate) fn set_routed(&mut self) {
-        self.routed = true;
+    /// Notes that the request matched a route without parameters: its path is the pattern, of which `prefix` bytes are the
+    /// prefixes of nested routers. A path is at most as long as a `u16` can count.
+    pub(crate) fn set_routed(&mut self, prefix: usize) {
+        self.routed = u16::try_from(prefix).ok();
     }
 
-    pub(crate) fn is_routed(&self) -> bool {
-        self.routed
+    /// The bytes of the prefixes, if the path is the pattern of the route that matched.
+    pub(crate) fn routed_prefix(&self) -> Option<usize> {
+        self.routed.map(usize::from)
     }
 
     /// This body, marked as text of this crate, in place of which a server may send an error page.

@@ -507,7 +507,7 @@ impl RequestExt for Request {
     }
 
     fn param(&self, name: &str) -> Option<&str> {
-        self.params().find(|(n, _)| *n == name).map(|(_, value)| value)
+        self.extensions().get::<Matched>()?.param(name)
     }
 
     fn params(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
@@ -527,12 +527,13 @@ impl RequestExt for Request {
     fn pattern(&self) -> Option<Cow<'_, str>> {
         match self.extensions().get::<Matched>() {
             Some(matched) => matched.pattern(),
-            None => self.body().is_routed().then(|| Cow::Borrowed(self.uri().path())),
+            None => self.body().routed_prefix().map(|_| Cow::Borrowed(self.uri().path())),
         }
     }
 
     fn prefix(&self) -> Cow<'_, str> {
-        let bytes = self.extensions().get::<Matched>().map_or(0, Matched::prefix);
+        let routed = || self.body().routed_prefix();
+        let bytes = self.extensions().get::<Matched>().map(Matched::prefix).or_else(routed).unwrap_or(0);
         match self.path() {
             Cow::Borrowed(path) => Cow::Borrowed(path.get(..bytes).unwrap_or_default()),
             Cow::Owned(mut path) => {

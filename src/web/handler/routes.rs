@@ -418,13 +418,28 @@ impl RouteMatch {
     #[inline]
     pub(crate) fn attach(&mut self, request: &mut Request) {
         match &self.route {
-            // Without parameters, the path may identify the route.
-            Some(route) if self.values.is_empty() && self.outer.is_empty() && route.is_exactly(request) => {
-                request.body_mut().set_routed();
-            }
+            Some(route) if self.is_exactly(route, request) => request.body_mut().set_routed(self.prefix),
             Some(_) if self.guards != Guards::Asked => self.attach_match(request),
             _ => {}
         }
+    }
+
+    /// Whether the request's path is the prefixes and the pattern of its route, in the same spelling: then it identifies the
+    /// route, for which nothing is allocated.
+    #[inline]
+    fn is_exactly(&self, route: &Route, request: &Request) -> bool {
+        if !self.values.is_empty() {
+            return false;
+        }
+        let mut rest = request.uri().path();
+        for outer in self.outer.iter().rev() {
+            let RoutePlace::Nest(prefix) = &outer.place else { return false };
+            let Some(below) = rest.strip_prefix(&*prefix.text) else { return false };
+            rest = below;
+        }
+        // A route that is attached already is replaced.
+        let is_first = self.outer.is_empty() || request.extensions().get::<Matched>().is_none();
+        is_first && matches!(&route.place, RoutePlace::At(pattern) if pattern.text == rest)
     }
 
     fn attach_match(&mut self, request: &mut Request) {
@@ -465,11 +480,6 @@ impl Route {
         static ROUTES: AtomicU32 = AtomicU32::new(1);
         let number = ROUTES.fetch_add(1, Ordering::Relaxed);
         Route { method, place, handler, latency: HandlerLatency::new(), number }
-    }
-
-    /// Whether the request's path is the route's pattern, in the same spelling.
-    fn is_exactly(&self, request: &Request) -> bool {
-        matches!(&self.place, RoutePlace::At(pattern) if pattern.text == request.uri().path())
     }
 
     fn is_nest(&self) -> bool {
@@ -546,6 +556,18 @@ impl Matched {
     pub(crate) fn params(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
         let names = self.patterns().flat_map(|pattern| &pattern.names);
         names.zip(&self.values).map(|(name, value)| (&**name, &**value))
+    }
+
+    /// The first parameter of this name.
+    pub(crate) fn param(&self, name: &str) -> Option<&str> {
+        let mut values = &*self.values;
+        for pattern in self.patterns() {
+            if let Some(at) = pattern.names.iter().position(|own| own == name) {
+                return values.get(at).map(|value| &**value);
+            }
+            values = values.get(pattern.names.len()..)?;
+        }
+        None
     }
 }
 

@@ -464,7 +464,7 @@ impl Path {
 /// The parameters' values, decoded. None if one is not UTF-8.
 fn values(route: &Route, params: &Params<'_, '_>) -> Option<Vec<String>> {
     let names = route.pattern().names.len();
-    let mut values = Vec::new();
+    let mut values = Vec::with_capacity(names);
     // Without what follows the prefix of a nested handler.
     for (_, raw) in params.iter().take(names) {
         values.push(decoded_text(raw)?);

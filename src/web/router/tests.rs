@@ -296,6 +296,25 @@ fn seen(name: &'static str) -> impl crate::Wrapper {
 }
 
 #[test]
+fn a_path_that_is_its_nested_pattern_needs_no_extension() {
+    let place = |req: Request| {
+        let pattern = req.pattern().unwrap_or_default().into_owned();
+        format!("{}|{pattern}|{}", req.prefix(), req.extensions().is_empty())
+    };
+    let inner = Router::new().get("/", place).get("/x", place);
+    let router = Router::new().nest("/a/b", Router::new().nest("/c", inner));
+    for (path, expected) in [
+        ("/a/b/c/x", "/a/b/c|/a/b/c/x|true"),
+        ("/a/b/c/", "/a/b/c|/a/b/c/|true"),
+        ("/a/b/c", "/a/b/c|/a/b/c/|false"),
+        ("/a/b/%63/x", "/a/b/c|/a/b/c/x|false"),
+    ] {
+        let mut response = router.call(http::Request::get(path).body(Body::empty()).unwrap());
+        assert_eq!(response.body_mut().read_text().unwrap(), expected, "{path}");
+    }
+}
+
+#[test]
 fn a_nested_handler_answers_for_all_below_its_prefix() {
     let items = Router::new().get("/", says("all")).get("/{item}", says("one"));
     let shop = Router::new().post("/{*rest}", says("rest")).nest("/items", items.wrap(seen("inner")));
