@@ -26,6 +26,8 @@ struct PoolQueue<P> {
     watchdog: PoolWatch,
     /// Whether to look again soon.
     watched: bool,
+    /// Whether a worker is free, if that was asked since the last batch was pushed.
+    has_free_worker: Option<bool>,
     busy_log: BusyLog,
 }
 
@@ -36,6 +38,7 @@ impl<P> Pools<P> {
             batch: Vec::new(),
             watchdog: PoolWatch::new(Instant::now()),
             watched: false,
+            has_free_worker: None,
             busy_log: BusyLog::default(),
         };
         Pools(queues.into_iter().map(pool).collect())
@@ -55,6 +58,7 @@ impl<P> Pools<P> {
     pub(super) fn push_batches(&mut self) {
         for pool in &mut self.0 {
             pool.queue.push(&mut pool.batch);
+            pool.has_free_worker = None;
         }
     }
 
@@ -84,9 +88,11 @@ impl<P> Pools<P> {
         })
     }
 
-    /// Whether a worker of that pool is free, or on its way.
-    pub(super) fn has_free_worker(&self, pool: usize) -> bool {
-        self.0.get(pool).is_some_and(|pool| pool.queue.has_free_worker())
+    /// Whether a worker of that pool is free, or on its way. The queue is asked once for each batch: what is added to a batch
+    /// changes nothing before it is pushed.
+    pub(super) fn has_free_worker(&mut self, pool: usize) -> bool {
+        let Some(pool) = self.0.get_mut(pool) else { return false };
+        *pool.has_free_worker.get_or_insert_with(|| pool.queue.has_free_worker())
     }
 
     /// Whether a worker of that pool waits for events.
