@@ -105,10 +105,14 @@ impl ConnInfo {
     /// Whether the peer is a proxy whose statements are believed.
     #[cfg(feature = "proxy")]
     pub(crate) fn trusts_peer(&self) -> bool {
-        // A client that a proxy did not name is no client of a unix socket.
-        let is_unnamed = self.peer.is_none() && self.proxy.is_some();
         let address = self.peer.map(|peer| peer.ip());
-        !is_unnamed && self.proxies().is_some_and(|proxies| proxies.trust(address))
+        !self.is_unnamed() && self.proxies().is_some_and(|proxies| proxies.trust(address))
+    }
+
+    /// Whether this is a client that its proxy did not name, and so no client of a unix socket.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn is_unnamed(&self) -> bool {
+        self.peer.is_none() && self.proxy.is_some()
     }
 
     #[cfg(feature = "proxy")]

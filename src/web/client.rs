@@ -75,7 +75,7 @@ impl Client {
         #[cfg_attr(not(feature = "proxy"), allow(unused_mut, reason = "a proxy may say more"))]
         let mut client = Client::of_connection(conn_info);
         #[cfg(feature = "proxy")]
-        if let Some(proxies) = conn_info.proxies().filter(|_| conn_info.trusts_peer()) {
+        if let Some(proxies) = conn_info.proxies().filter(|_| !conn_info.is_unnamed()) {
             forwarded::apply(&mut client, proxies, request.headers());
         }
         client

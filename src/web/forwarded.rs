@@ -19,9 +19,9 @@ use super::client::{Address, Client, Hop};
 use super::fields::ascii;
 use crate::net::proxies::{ForwardedFields, Proxies};
 
-const X_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// What one proxy says about its client.
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ pub(super) fn apply(client: &mut Client, proxies: &Proxies, headers: &HeaderMap)
 }
 
 impl Client {
-    /// Goes from one trusted proxy to the one before it. `statements` begins with that of the nearest. Gives the last one that
+    /// Goes from one trusted proxy, which `self` is now, to the one before it. `statements` begins with that of the nearest. Gives the last one that
     /// was read.
     fn follow<'a>(
         &mut self,
@@ -58,22 +58,20 @@ impl Client {
         statements: &mut dyn Iterator<Item = Statement<'a>>,
     ) -> Option<Statement<'a>> {
         let mut last = None;
-        let mut hops = Vec::new();
-        while proxies.trust(self.address.ip) {
-            let Some(said) = statements.next() else { break };
+        // The nearest first, until all are there.
+        self.via.reverse();
+        for said in statements {
             if let Some(address) = said.address {
-                hops.push(Hop::of(self.address.ip));
+                self.via.push(Hop::of(self.address.ip));
                 self.address = address;
             }
             let is_known = said.address.is_some_and(|address| address.ip.is_some());
             last = Some(said);
-            if !is_known {
+            if !is_known || !proxies.trust(self.address.ip) {
                 break;
             }
         }
-        hops.reverse();
-        hops.append(&mut self.via);
-        self.via = hops;
+        self.via.reverse();
         last
     }
 }
@@ -81,9 +79,9 @@ impl Client {
 /// The statements of `X-Forwarded-*`, the last one first. The fields are parallel lists; where one of the others is
 /// shorter, a proxy has replaced it instead of appending to it, and the leftmost value is the best there is.
 fn x_forwarded(headers: &HeaderMap) -> impl Iterator<Item = Statement<'_>> {
-    let (mut protos, mut hosts) = (from_right(headers, X_PROTO), from_right(headers, X_HOST));
+    let (mut protos, mut hosts) = (from_right(headers, &X_PROTO), from_right(headers, &X_HOST));
     let (mut proto, mut host) = (None, None);
-    let mut addresses = from_right(headers, X_FOR).map(|text| Some(text.and_then(node).unwrap_or_default()));
+    let mut addresses = from_right(headers, &X_FOR).map(|text| Some(text.and_then(node).unwrap_or_default()));
     // A proxy may say the scheme and not the client.
     let mut is_first = true;
     std::iter::from_fn(move || {
@@ -99,7 +97,10 @@ fn x_forwarded(headers: &HeaderMap) -> impl Iterator<Item = Statement<'_>> {
 }
 
 /// The elements of a list, the last one first; None for one that is not ASCII.
-fn from_right(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = Option<&str>> {
+fn from_right<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = Option<&'h str>> + use<'h> {
     let lines = headers.get_all(name).iter().rev();
     lines.flat_map(|line| line.as_bytes().rsplit(|&b| b == b',')).map(|element| ascii(element.trim_ascii()))
 }
