@@ -9,6 +9,7 @@ use std::io::{self, Write as _};
 use std::panic::Location;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+pub(crate) use ::log::kv;
 use ::log::kv::{Source, Value as Field, VisitSource};
 use ::log::{Level, LevelFilter, Record};
 
@@ -28,8 +29,11 @@ pub(crate) struct Value<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Value<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Nearly every value has these bytes alone.
+        let is_plain = |b: u8| matches!(b, b'!'..=b'~') && !matches!(b, b'"' | b'=' | b'\\');
         let is_bare = |c: char| is_shown(c) && !matches!(c, ' ' | '"' | '=');
-        if !self.0.is_empty() && self.0 != "-" && self.0.chars().all(is_bare) {
+        let is_all_bare = || self.0.bytes().all(is_plain) || self.0.chars().all(is_bare);
+        if !self.0.is_empty() && self.0 != "-" && is_all_bare() {
             return f.write_str(self.0);
         }
         Quoted(self.0).fmt(f)
@@ -168,17 +172,30 @@ pub(crate) fn write(
     fields: &[(&str, Field<'_>)],
     line: fmt::Arguments<'_>,
 ) {
-    let (target, place, fields) = (target(module), Location::caller(), Fields(fields));
+    let target = target(module);
     if level <= ::log::STATIC_MAX_LEVEL && level <= ::log::max_level() {
-        guarded(&mut || {
-            let mut record = Record::builder();
-            record.level(level).target(target).key_values(&fields);
-            record.module_path_static(Some(module)).file_static(Some(place.file())).line(Some(place.line()));
-            ::log::logger().log(&record.args(format_args!("{}", Line(line))).build());
-        });
+        write_as_is(level, target, module, &Fields(fields), format_args!("{}", Line(line)));
     } else if is_lost(level, target) {
         to_stderr(target, line);
     }
+}
+
+/// Writes a line whose values have been escaped already by `Value`.
+#[track_caller]
+pub(crate) fn write_as_is(
+    level: Level,
+    target: &str,
+    module: &'static str,
+    fields: &dyn Source,
+    line: fmt::Arguments<'_>,
+) {
+    let place = Location::caller();
+    guarded(&mut || {
+        let mut record = Record::builder();
+        record.level(level).target(target).key_values(fields);
+        record.module_path_static(Some(module)).file_static(Some(place.file())).line(Some(place.line()));
+        ::log::logger().log(&record.args(line).build());
+    });
 }
 
 /// The fields of a line, after those that each line has.
@@ -221,15 +238,6 @@ macro_rules! fields {
     };
 }
 
-/// Logs a line whose values have been escaped already by `Value`.
-macro_rules! info_as_is {
-    (target: $target:expr, $($line:tt)+) => {
-        if ::log::Level::Info <= ::log::max_level() {
-            $crate::base::log::guarded(&mut || ::log::info!(target: $target, $($line)+));
-        }
-    };
-}
-
 macro_rules! error_line {
     ($($line:tt)+) => { $crate::base::log::at!(Error, $($line)+) };
 }
@@ -246,9 +254,7 @@ macro_rules! debug_line {
     ($($line:tt)+) => { $crate::base::log::at!(Debug, $($line)+) };
 }
 
-pub(crate) use {
-    at, debug_line as debug, error_line as error, fields, info_as_is, info_line as info, warn_line as warn,
-};
+pub(crate) use {at, debug_line as debug, error_line as error, fields, info_line as info, warn_line as warn};
 
 #[cfg(test)]
 mod tests {

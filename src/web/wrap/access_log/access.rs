@@ -4,12 +4,14 @@
 //! costs no copy of the fields, and any field can be asked for by its name.
 
 use std::borrow::Cow;
+use std::io::BufRead;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{HOST, REFERER, USER_AGENT};
-use http::{HeaderMap, HeaderName, Method, StatusCode, Version};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version};
 
 use crate::base::time::Rfc3339;
 use crate::net::conn_info::ConnInfo;
@@ -28,12 +30,45 @@ pub struct Access {
     conn_info: Option<Arc<ConnInfo>>,
     method: Method,
     version: Version,
-    target: String,
-    pattern: Option<String>,
+    target: Target,
+    pattern: Pattern,
     fields: Fields,
     request_id: Option<RequestId>,
     end: ResponseEnd,
     duration: Duration,
+}
+
+/// What is logged of a request's target. The path is shared with the request.
+#[derive(Clone, Debug)]
+enum Target {
+    Path(PathAndQuery),
+    Text(String),
+}
+
+impl Target {
+    fn of(uri: &Uri, with_query: bool) -> Target {
+        match (uri.path_and_query(), uri.query()) {
+            (_, Some(query)) if with_query => Target::Text(format!("{}?{query}", uri.path())),
+            (Some(path), _) => Target::Path(path.clone()),
+            (None, _) => Target::Text(uri.path().to_owned()),
+        }
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Target::Path(path) => path.path(),
+            Target::Text(text) => text,
+        }
+    }
+}
+
+/// The pattern of a request's route.
+#[derive(Clone, Debug)]
+enum Pattern {
+    Unknown,
+    /// The target is the pattern.
+    Target,
+    Text(String),
 }
 
 /// The fields of a request.
@@ -48,31 +83,63 @@ enum Fields {
 impl Fields {
     /// All values, as one list.
     fn get(&self, name: &HeaderName) -> Option<Cow<'_, str>> {
-        match self {
-            Fields::Head(head) => {
-                let lines = head.split(|&b| b == b'\n').skip(1).filter_map(|line| {
-                    let colon = line.iter().position(|&b| b == b':')?;
-                    let (found, value) = line.split_at_checked(colon)?;
-                    let is_it = found.eq_ignore_ascii_case(name.as_str().as_bytes());
-                    is_it.then(|| value.get(1..).unwrap_or_default().trim_ascii())
-                });
-                joined(lines)
+        let [value] = self.get_each([name]);
+        value
+    }
+
+    /// As `get`, for several names in one pass.
+    fn get_each<const N: usize>(&self, names: [&HeaderName; N]) -> [Option<Cow<'_, str>>; N] {
+        let head = match self {
+            Fields::Head(head) => head,
+            Fields::Map(map) => {
+                let values = |name| map.get_all(name).iter().map(|value| value.as_bytes());
+                return names.map(|name| values(name).fold(None, joined));
             }
-            Fields::Map(map) => joined(map.get_all(name).iter().map(|value| value.as_bytes())),
+        };
+        let mut found = [const { None }; N];
+        for line in lines(head).skip(1) {
+            for (name, found) in names.iter().zip(&mut found) {
+                if let Some(value) = value_of(line, name.as_str().as_bytes()) {
+                    *found = joined(found.take(), value);
+                }
+            }
         }
+        found
     }
 }
 
-fn joined<'a>(values: impl Iterator<Item = &'a [u8]>) -> Option<Cow<'a, str>> {
-    values.map(String::from_utf8_lossy).reduce(|all, value| Cow::Owned(format!("{all}, {value}")))
+/// The lines with their ends, found faster than by looking at each byte.
+fn lines(mut head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let len = { head }.skip_until(b'\n').ok()?;
+        let (line, rest) = head.split_at_checked(len)?;
+        head = rest;
+        (len > 0).then_some(line)
+    })
+}
+
+/// The value in a line, if the field has this name.
+fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let (found, rest) = line.split_at_checked(name.len())?;
+    let value = rest.strip_prefix(b":")?;
+    found.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
+}
+
+fn joined<'a>(all: Option<Cow<'a, str>>, value: &'a [u8]) -> Option<Cow<'a, str>> {
+    let value = String::from_utf8_lossy(value);
+    Some(match all {
+        None => value,
+        Some(all) => Cow::Owned(format!("{all}, {value}")),
+    })
 }
 
 impl Access {
     pub(super) fn of(request: &Request, with_query: bool) -> Access {
-        let uri = request.uri();
-        let target = match uri.query() {
-            Some(query) if with_query => format!("{}?{query}", uri.path()),
-            _ => uri.path().to_owned(),
+        let target = Target::of(request.uri(), with_query);
+        let pattern = match request.pattern() {
+            None => Pattern::Unknown,
+            Some(pattern) if *pattern == *target.text() => Pattern::Target,
+            Some(pattern) => Pattern::Text(pattern.into_owned()),
         };
         let head = request.body().head_bytes();
         Access {
@@ -82,7 +149,7 @@ impl Access {
             method: request.method().clone(),
             version: request.version(),
             target,
-            pattern: request.pattern().map(Cow::into_owned),
+            pattern,
             fields: if head.is_empty() {
                 Fields::Map(request.headers().clone())
             } else {
@@ -147,12 +214,16 @@ impl Access {
     /// The path, without the query unless [`AccessLog::query`](super::AccessLog::query) is set, because queries may contain
     /// secrets.
     pub fn target(&self) -> &str {
-        &self.target
+        self.target.text()
     }
 
     /// The pattern of the route that matched.
     pub fn pattern(&self) -> Option<&str> {
-        self.pattern.as_deref()
+        match &self.pattern {
+            Pattern::Unknown => None,
+            Pattern::Target => Some(self.target.text()),
+            Pattern::Text(text) => Some(text),
+        }
     }
 
     /// The status sent to the client.
@@ -173,6 +244,19 @@ impl Access {
 
     pub(super) fn millis(&self) -> f64 {
         self.duration.as_secs_f64() * 1000.0
+    }
+
+    /// Whole milliseconds, and the microseconds after them: their digits cost a fourth of a float's.
+    pub(super) fn display_millis(&self) -> (u64, u64) {
+        let micros = self.duration.saturating_add(Duration::from_nanos(500)).as_micros();
+        let micros = u64::try_from(micros).unwrap_or(u64::MAX);
+        (micros / 1_000, micros % 1_000)
+    }
+
+    /// `Host` or what a proxy says instead, `Referer` and `User-Agent`.
+    pub(super) fn known_fields(&self) -> [Option<Cow<'_, str>>; 3] {
+        let [host, referer, agent] = self.fields.get_each([&HOST, &REFERER, &USER_AGENT]);
+        [self.client.forwarded_host().map(Cow::Borrowed).or(host), referer, agent]
     }
 
     /// False if the client has disconnected or was too slow, or the source of the response failed.

@@ -51,14 +51,15 @@ impl fmt::Display for AccessLine<'_> {
 
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (host, referer, agent) = (self.host(), self.referer(), self.user_agent());
+        let [host, referer, agent] = self.known_fields();
+        let (millis, micros) = self.display_millis();
         write!(f, "time={} client={}", self.display_time(), self.client())?;
         write!(f, " via={}", Known(self.via().as_deref()))?;
         write!(f, " listener={} method={}", Known(self.listener()), self.method())?;
         write!(f, " scheme={} host={}", self.client().scheme(), Known(host.as_deref()))?;
         write!(f, " target={} pattern={}", Value(self.target()), Known(self.pattern()))?;
         write!(f, " status={} bytes={}", self.status().as_u16(), self.bytes())?;
-        write!(f, " ms={:.3} end={}", self.millis(), self.display_end())?;
+        write!(f, " ms={millis}.{micros:03} end={}", self.display_end())?;
         write!(f, " id={}", Known(self.request_id()))?;
         write!(f, " referer={} agent={}", Known(referer.as_deref()), Known(agent.as_deref()))
     }
@@ -88,7 +89,8 @@ fn write_common(access: &Access, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 fn write_json(access: &Access, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let (host, referer, agent) = (access.host(), access.referer(), access.user_agent());
+    let [host, referer, agent] = access.known_fields();
+    let (millis, micros) = access.display_millis();
     let client = access.client().ip().map(|_| access.client().to_string());
     write!(f, "{{\"time\":\"{}\"", access.display_time())?;
     write!(f, ",\"client\":{},\"via\":[", JsonText(client.as_deref()))?;
@@ -101,7 +103,7 @@ fn write_json(access: &Access, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(f, ",\"target\":{}", JsonText(Some(access.target())))?;
     write!(f, ",\"pattern\":{}", JsonText(access.pattern()))?;
     write!(f, ",\"status\":{},\"bytes\":{}", access.status().as_u16(), access.bytes())?;
-    write!(f, ",\"ms\":{:.3},\"end\":\"{}\"", access.millis(), access.display_end())?;
+    write!(f, ",\"ms\":{millis}.{micros:03},\"end\":\"{}\"", access.display_end())?;
     write!(f, ",\"id\":{}", JsonText(access.request_id()))?;
     write!(f, ",\"referer\":{},\"agent\":{}}}", JsonText(referer.as_deref()), JsonText(agent.as_deref()))
 }

@@ -3,6 +3,8 @@
 mod access;
 mod format;
 
+use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,8 +12,10 @@ use std::time::Instant;
 pub use access::Access;
 pub use format::AccessFormat;
 
-use crate::base::log::{Escaped, generation, info_as_is, key_value};
+use crate::base::log::kv::{Source, Value, VisitSource};
+use crate::base::log::{Escaped, generation, key_value, write_as_is};
 use crate::base::log_file::LogFile;
+use crate::base::time::Rfc3339;
 use crate::web::handler::{Next, Wrapper};
 use crate::web::response::ResponseExt;
 use crate::{Request, Response};
@@ -121,31 +125,66 @@ impl Wrapper for AccessLog {
 
 /// The line's values are escaped already, and the key-values are too: a logger may print them to a terminal as they are.
 fn write_to_log(access: &Access, format: AccessFormat) {
-    let (via, host, referer, agent) = (access.via(), access.host(), access.referer(), access.user_agent());
-    let texts = [via.as_deref(), access.listener(), host.as_deref(), Some(access.target()), access.pattern()];
-    let [via, listener, host, target, pattern] = texts.map(|text| text.map(Escaped));
-    let [referer, agent] = [referer.as_deref(), agent.as_deref()].map(|text| text.map(Escaped));
-    info_as_is!(
-        target: TARGET,
-        generation = generation(),
-        time:% = access.display_time(),
-        client:% = access.client(),
-        via = key_value(&via),
-        listener = key_value(&listener),
-        method = access.method().as_str(),
-        scheme = access.client().scheme(),
-        host = key_value(&host),
-        target = key_value(&target),
-        pattern = key_value(&pattern),
-        status = access.status().as_u16(),
-        bytes = access.bytes(),
-        ms = access.millis(),
-        end = access.display_end(),
-        id = access.request_id(),
-        referer = key_value(&referer),
-        agent = key_value(&agent);
-        "{}", access.display(format)
-    );
+    if log::Level::Info <= log::STATIC_MAX_LEVEL && log::Level::Info <= log::max_level() {
+        let fields = KeyValues { access, texts: OnceCell::new() };
+        let line = format_args!("{}", access.display(format));
+        write_as_is(log::Level::Info, TARGET, module_path!(), &fields, line);
+    }
+}
+
+/// The key-values of an entry. Those that have to be looked up are, once, if the logger asks for key-values.
+struct KeyValues<'a> {
+    access: &'a Access,
+    texts: OnceCell<Texts<'a>>,
+}
+
+struct Texts<'a> {
+    time: Rfc3339,
+    via: Option<Escaped<String>>,
+    /// Listener, target and pattern.
+    known: [Option<Escaped<&'a str>>; 3],
+    /// Host, referer and agent.
+    fields: [Option<Escaped<Cow<'a, str>>>; 3],
+}
+
+impl<'a> Texts<'a> {
+    fn of(access: &'a Access) -> Texts<'a> {
+        Texts {
+            time: access.display_time(),
+            via: access.via().map(Escaped),
+            known: [access.listener(), Some(access.target()), access.pattern()].map(|text| text.map(Escaped)),
+            fields: access.known_fields().map(|text| text.map(Escaped)),
+        }
+    }
+}
+
+impl Source for KeyValues<'_> {
+    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), log::kv::Error> {
+        let access = self.access;
+        let Texts { time, via, known: [listener, target, pattern], fields: [host, referer, agent] } =
+            self.texts.get_or_init(|| Texts::of(access));
+        let or_null = |value: Option<Value<'kvs>>| value.unwrap_or(Value::null());
+        let pairs = [
+            ("generation", generation().into()),
+            ("time", Value::from_display(time)),
+            ("client", Value::from_display(access.client())),
+            ("via", or_null(key_value(via))),
+            ("listener", or_null(key_value(listener))),
+            ("method", access.method().as_str().into()),
+            ("scheme", access.client().scheme().into()),
+            ("host", or_null(key_value(host))),
+            ("target", or_null(key_value(target))),
+            ("pattern", or_null(key_value(pattern))),
+            ("status", access.status().as_u16().into()),
+            ("bytes", access.bytes().into()),
+            ("ms", access.millis().into()),
+            ("end", access.display_end().into()),
+            ("id", or_null(access.request_id().map(Value::from))),
+            ("referer", or_null(key_value(referer))),
+            ("agent", or_null(key_value(agent))),
+        ];
+        pairs.into_iter().try_for_each(|(key, value)| visitor.visit_pair(key.into(), value))
+    }
 }
 
 impl fmt::Debug for AccessLog {
