@@ -74,6 +74,7 @@ macro_rules! links {
 [soak/requests.svg]: data:image/svg+xml,
 [soak/threads.svg]: data:image/svg+xml,
 [streaming.md]: crate::guide::streaming
+[streaming.md#streams-that-outlive-the-process]: crate::guide::streaming#streams-that-outlive-the-process
 [supervision.md]: crate::guide::supervision
 [supervision.md#under-systemd]: crate::guide::supervision#under-systemd
 [systemd.md]: crate::guide::systemd

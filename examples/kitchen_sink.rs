@@ -19,7 +19,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use heirloom::prelude::*;
-use heirloom::sse::{self, Event};
+use heirloom::sse::{self, Event, EventWriter};
 use heirloom::upgrade::Upgraded;
 use heirloom::{RouteLimits, limited};
 
@@ -41,12 +41,12 @@ fn main() -> Result<(), heirloom::Error> {
     let mut server = Server::new(router(&handle))
         .with_handle(handle)
         .workers(flags.workers)
-        .limits(Limits::new().body_bytes(64 << 20))
+        .limits(Limits::new().body_bytes(64 << 20).detached_threads(10_000))
         .timeouts(flags.timeouts);
     for name in flags.listen {
         server = server.listen(name);
     }
-    server = tls(server, flags.tls);
+    server = tls(resumed(server), flags.tls);
     if let Some(name) = flags.admin {
         server = server.admin(name);
     }
@@ -125,6 +125,7 @@ fn router(handle: &Handle) -> Router {
         .get("/304", |_: Request| StatusCode::NOT_MODIFIED)
         .get("/events", events)
         .get("/events/stubborn", |_: Request| Body::writer(stubborn))
+        .get("/events/travel", travel)
         .get("/upgrade", |req: Request| upgrade(&req, Some(Duration::from_millis(100))))
         .get("/upgrade/stubborn", |req: Request| upgrade(&req, None))
         .get("/until-drain", |req: Request| match req.drain().wait(Duration::from_secs(600)).is_draining() {
@@ -190,24 +191,90 @@ fn number(req: &Request, name: &str) -> Result<u64, (StatusCode, &'static str)> 
     req.param(name).and_then(|text| text.parse().ok()).ok_or((StatusCode::BAD_REQUEST, "not a number\n"))
 }
 
-/// Echoes messages, for pages of any site.
+/// WebSockets for pages of any site. All but `/ws/stay` move to the next process.
 #[cfg(feature = "websocket")]
 fn websocket(router: Router) -> Router {
     use heirloom::websocket::{WebSocket, WebSocketOptions};
-    router.get("/ws", |req: Request| {
+    let upgrade = |req: &Request| {
         let options = WebSocketOptions::new().message_bytes(64 << 20);
-        WebSocket::upgrade(&req).any_origin().options(options).speak(|socket| {
-            while let Some(message) = socket.read()? {
-                socket.send(message)?;
-            }
-            Ok(())
+        WebSocket::upgrade(req).any_origin().options(options)
+    };
+    router
+        .get("/ws", move |req: Request| upgrade(&req).speak(echo_messages).resumable("echo"))
+        .get("/ws/stay", move |req: Request| upgrade(&req).speak(echo_messages))
+        .get("/ws/count", move |req: Request| {
+            upgrade(&req).speak(|socket| count_messages(socket, 0)).resumable("count")
         })
-    })
+}
+
+/// Echoes messages, and answers `pid` with that of the process.
+#[cfg(feature = "websocket")]
+fn echo_messages(socket: &mut heirloom::websocket::WebSocket) -> std::io::Result<()> {
+    while let Some(message) = socket.read()? {
+        match message.as_text() {
+            Some("pid") => socket.send(std::process::id().to_string())?,
+            _ => socket.send(message)?,
+        }
+    }
+    socket.hand_over(())
+}
+
+/// Answers each message with how many there have been.
+#[cfg(feature = "websocket")]
+fn count_messages(socket: &mut heirloom::websocket::WebSocket, mut n: u64) -> std::io::Result<()> {
+    while socket.read()?.is_some() {
+        n += 1;
+        socket.send(n.to_string())?;
+    }
+    socket.hand_over(n.to_string())
 }
 
 #[cfg(not(feature = "websocket"))]
 fn websocket(router: Router) -> Router {
     router
+}
+
+/// How the streams of the last process continue.
+fn resumed(server: Server) -> Server {
+    let server = server.resume(
+        "travel",
+        sse::resumed(|events, state| match state.as_str()?.split_once(' ') {
+            Some((ms, n)) => tick(events, parsed(ms)?, parsed(n)?),
+            None => Err(ErrorKind::InvalidData.into()),
+        }),
+    );
+    #[cfg(feature = "websocket")]
+    let server =
+        server.resume("echo", heirloom::websocket::resumed(|socket, _| echo_messages(socket))).resume(
+            "count",
+            heirloom::websocket::resumed(|socket, state| count_messages(socket, state.parse()?)),
+        );
+    server
+}
+
+/// Sends an event each N ms, over all processes.
+fn travel(req: Request) -> Result<Response, (StatusCode, &'static str)> {
+    let query = req.uri().query().unwrap_or_default();
+    let ms = query.split('&').find_map(|pair| pair.strip_prefix("ms="));
+    let ms = ms.unwrap_or("1000").parse().map_err(|_| (StatusCode::BAD_REQUEST, "ms is not a number\n"))?;
+    Ok(sse::response(&req, move |events| tick(events, ms, 1)).resumable("travel"))
+}
+
+fn parsed(text: &str) -> std::io::Result<u64> {
+    text.parse().map_err(|_| ErrorKind::InvalidData.into())
+}
+
+fn tick(events: &mut EventWriter<'_>, ms: u64, mut n: u64) -> std::io::Result<()> {
+    let mut next = Instant::now();
+    loop {
+        let left = next.saturating_duration_since(Instant::now());
+        if events.wait(left)?.is_draining() {
+            return events.hand_over(format!("{ms} {n}"));
+        }
+        events.send(&Event::data(std::process::id()).id(n))?;
+        n += 1;
+        next = Instant::now() + Duration::from_millis(ms);
+    }
 }
 
 /// Sends one event a second until the process drains.

@@ -10,26 +10,26 @@
 //! $ cat seen.txt
 //! ...
 //! id: 42
-//! data: 42, says generation 1
+//! data: 42
 //! ...
 //! $ kill -HUP PID
-//! $ tail -n 3 seen.txt
-//! event: end
-//! data: generation 1 ends
-//!
+//! $ grep -A 1 'id: 50' seen.txt
+//! id: 50
+//! data: 50
 //! ```
 //!
-//! Open it in a browser, and upgrade while it counts: the old process ends the stream, the browser reconnects with the id of
-//! the last event, and the new process continues from there.
+//! Open it in a browser, and upgrade while it counts: the stream moves to the new process, and continues there. At a stop, or
+//! where it can't move, the stream ends, and the browser reconnects with the id of the last event.
 
+use std::io;
 use std::time::Duration;
 
 use heirloom::prelude::*;
-use heirloom::sse::{self, Event};
+use heirloom::sse::{self, Event, EventWriter};
 
 const PAGE: &str = r#"<!doctype html>
 <title>Counting</title>
-<p>An upgrade is not seen here, but for the generation: <b id="last">nothing yet</b>
+<p>An upgrade is not seen here: <b id="last">nothing yet</b>
 <ol id="log"></ol>
 <script>
 const show = (text) => {
@@ -41,30 +41,36 @@ const events = new EventSource("/count");
 events.onopen = () => show("connected");
 events.onerror = () => show("disconnected, connecting anew");
 events.onmessage = (event) => (document.getElementById("last").textContent = event.data);
-events.addEventListener("end", (event) => show(event.data));
 </script>
 "#;
 
 fn main() -> Result<(), heirloom::Error> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8001".to_owned());
-    let router = Router::new().get("/", |_: Request| Html(PAGE)).get("/count", count);
+    let router = Router::new().get("/", |_: Request| Html(PAGE)).get("/count", start);
     log::info!("pid {}", std::process::id());
-    Server::new(router).listen(listen).serve()
+    Server::new(router)
+        .listen(listen)
+        .resume("count", sse::resumed(|events, state| count(events, state.parse()?)))
+        .serve()
 }
 
-fn count(req: Request) -> Response {
-    let generation = req.generation();
-    sse::response(&req, move |events| {
+fn start(req: Request) -> Response {
+    let response = sse::response(&req, |events| {
         // Browsers wait some seconds before they connect anew; there is no need to.
         events.send(&Event::retry(Duration::from_millis(200)))?;
         let got = events.last_id().and_then(|id| id.parse().ok()).unwrap_or(0);
-        for n in got + 1_u64.. {
-            events.send(&Event::data(format!("{n}, says generation {generation}")).id(n))?;
-            if events.wait(Duration::from_millis(500))?.is_draining() {
-                break;
-            }
+        count(events, got)
+    });
+    response.resumable("count")
+}
+
+fn count(events: &mut EventWriter<'_>, mut n: u64) -> io::Result<()> {
+    loop {
+        n += 1;
+        events.send(&Event::data(n).id(n))?;
+        if events.wait(Duration::from_millis(500))?.is_draining() {
+            return events.hand_over(n.to_string());
         }
-        events.send(&Event::data(format!("generation {generation} ends")).name("end"))
-    })
+    }
 }

@@ -450,7 +450,7 @@ pub use web::router::Router;
 pub use web::session;
 #[cfg(feature = "websocket")]
 pub use web::websocket;
-pub use web::{broadcast, error_pages, sse, upgrade, wrap};
+pub use web::{broadcast, error_pages, resume, sse, upgrade, wrap};
 
 /// The routes of the admin listener, for use in another router.
 pub mod admin {

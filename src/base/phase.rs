@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::base::close_spread::{ClosePlace, CloseSpread};
 use crate::base::sync::lock;
+
+/// How long a stream may take to leave for the successor. One whose code takes longer stays until the drain deadline.
+const LEAVE: Duration = Duration::from_secs(10);
 
 /// The phase of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +78,10 @@ pub(crate) struct PhaseWatch {
 struct PhaseState {
     phase: AtomicU8,
     closes: CloseSpread,
+    /// The names of the streams that the successor continues. Known when it is prepared, and used once it serves alone.
+    continued: Mutex<Vec<String>>,
+    /// When a successor took over.
+    handed_over: OnceLock<Instant>,
     /// What a drain wakes. The lock orders changes of the phase and waits for them.
     wakers: Mutex<Vec<Weak<dyn WakeAtDrain>>>,
     changed: Condvar,
@@ -99,6 +106,8 @@ impl PhaseWatch {
             shared: Arc::new(PhaseState {
                 phase,
                 closes: CloseSpread::new(),
+                continued: Mutex::default(),
+                handed_over: OnceLock::new(),
                 wakers: Mutex::default(),
                 changed: Condvar::new(),
             }),
@@ -116,12 +125,20 @@ impl PhaseWatch {
         if phase.is_draining() {
             self.shared.closes.begin();
         }
+        if phase == Phase::HandedOver {
+            let _ = self.shared.handed_over.set(Instant::now());
+        }
         self.shared.phase.store(phase as u8, Ordering::Release);
         self.shared.changed.notify_all();
         let wakers = if phase.is_draining() { std::mem::take(&mut *lock) } else { Vec::new() };
         // They have locks of their own.
         drop(lock);
         wakers.iter().filter_map(Weak::upgrade).for_each(|waker| waker.wake());
+    }
+
+    /// The successor continues the streams of these names, and of no others.
+    pub(crate) fn set_continued(&self, names: Vec<String>) {
+        *lock(&self.shared.continued) = names;
     }
 
     /// Calls `waker` once when the process drains. One that comes later than that is not called.
@@ -260,6 +277,17 @@ impl Drain {
         }
     }
 
+    /// Whether the stream of this connection may leave for the successor now.
+    pub(crate) fn moves(&self, name: &str) -> bool {
+        let shared = &self.watch.shared;
+        let Some(handed_over) = shared.handed_over.get().filter(|_| self.watch.get() == Phase::HandedOver)
+        else {
+            return false;
+        };
+        let asked = self.turn().map_or(*handed_over, |turn| turn.max(*handed_over));
+        asked.elapsed() < LEAVE && self.is_draining() && lock(&shared.continued).iter().any(|one| one == name)
+    }
+
     /// Waits until this process drains, for `timeout` at most: the pause between two events. Returns
     /// [`Waited::Draining`] at once if it drains already.
     pub fn wait(&self, timeout: Duration) -> Waited {
@@ -290,6 +318,21 @@ mod tests {
             watch.set(phase);
             assert_eq!(watch.get(), phase);
         }
+    }
+
+    #[test]
+    fn a_stream_leaves_only_for_a_successor_that_continues_it() {
+        let watch = PhaseWatch::new();
+        let drain = Drain::of(watch.clone());
+        watch.set_continued(vec!["a".to_owned(), "b".to_owned()]);
+        for phase in Phase::ALL {
+            watch.set(phase);
+            assert_eq!(drain.moves("b"), phase == Phase::HandedOver, "{phase}");
+            assert!(!drain.moves("c"));
+        }
+        watch.set(Phase::HandedOver);
+        watch.set_continued(Vec::new());
+        assert!(!drain.moves("b"));
     }
 
     #[test]

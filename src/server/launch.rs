@@ -26,7 +26,7 @@ use crate::net::connection::{Portable, Ready};
 use crate::net::listener::{Listener, ListenerConfig};
 use crate::net::scheduler::queue::Queue;
 use crate::net::sockets::{self, OpenedListeners};
-use crate::net::transfer::ServiceKeys;
+use crate::net::transfer::{ResumeStreams, ServiceKeys};
 use crate::process::config::{AboveConfig, ProcessConfig};
 use crate::process::control::socket::Bound;
 use crate::process::control::{Control, Facts, Inbox, Predecessor};
@@ -99,6 +99,8 @@ pub(crate) struct ServiceParts<P> {
     pub(crate) workers: Arc<dyn Workers>,
     /// The files that requests may have. None where there are no requests.
     pub(crate) files: Option<Arc<FileBudget>>,
+    /// None where no stream of a predecessor is continued.
+    pub(crate) streams: Option<Arc<dyn ResumeStreams<P>>>,
 }
 
 /// Serves until the process should exit, with signals and handovers.
@@ -261,6 +263,7 @@ fn start<S: Service>(
     let parts = service.start(&context)?;
     context.handle.shared.generation.store(facts.generation, Ordering::Relaxed);
     let (queues, workers) = (parts.queues.clone(), Arc::clone(&parts.workers));
+    facts.resumes = parts.streams.as_ref().map(|streams| streams.names()).unwrap_or_default();
     let setup = acceptor_setup(&context, listeners.clone(), parts);
     let handle = context.handle.clone();
     let assembly = assemble(context, listeners, queues, workers);
@@ -357,7 +360,7 @@ fn assemble<P: Portable>(
 fn acceptor_setup<P: Portable>(
     context: &Context<P>,
     listeners: Vec<Listener>,
-    ServiceParts { queues, busy, workers, files }: ServiceParts<P>,
+    ServiceParts { queues, busy, workers, files, streams }: ServiceParts<P>,
 ) -> Setup<P> {
     let shared = &context.handle.shared;
     let generation = shared.generation.load(Ordering::Relaxed);
@@ -371,6 +374,7 @@ fn acceptor_setup<P: Portable>(
         process: ConnInfo { files, ..ConnInfo::new(None, shared.phase.clone(), generation) },
         all_counters: shared.records.counters.clone(),
         keys: context.keys.clone(),
+        streams,
         busy,
         report: Arc::new(move |news| {
             inbox.event(match news {
@@ -464,7 +468,7 @@ impl<P: Portable> Started<P> {
                 }));
                 self.assembly.parking.command(AcceptorCommand::TakeConnections(connections));
                 let predecessor = Predecessor { channel: lifecycle, pid: predecessor.pid, state };
-                (State::successor(self.terms, self.adopted), Some(predecessor))
+                (State::successor(self.terms, self.adopted, self.facts.resumes.clone()), Some(predecessor))
             }
             None => (State::first(self.terms), None),
         };
@@ -615,7 +619,8 @@ mod tests {
 
         fn start(self, _: &Context<Fatal>) -> Result<ServiceParts<Fatal>, Error> {
             let queues = vec![Arc::new(Queue::new(0, 1))];
-            Ok(ServiceParts { queues, busy: Box::new(Vec::new), workers: Arc::new(NoWorkers), files: None })
+            let workers = Arc::new(NoWorkers);
+            Ok(ServiceParts { queues, busy: Box::new(Vec::new), workers, files: None, streams: None })
         }
     }
 

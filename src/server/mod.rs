@@ -22,7 +22,7 @@ use crate::base::limits::{Limits, Timeouts};
 use crate::base::sync::lock;
 use crate::http::exchange::deadline::Deadlines;
 use crate::http::exchange::detached::Detached;
-use crate::http::exchange::{self, Common, HandlerBox, ListenerHandler, Progress};
+use crate::http::exchange::{self, Common, HandlerBox, ListenerHandler, Progress, StreamResumer};
 use crate::net::listener::ListenerConfig;
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::pool::{Init, PoolConfig};
@@ -35,6 +35,7 @@ use crate::server::listen_config::Listen;
 use crate::web::error_pages::{ErrorPageFn, ErrorPages};
 use crate::web::handler::{Handler, verify};
 use crate::web::per_worker::PerWorker;
+use crate::web::resume::Resume;
 
 /// With more, a new thread may get no memory map for its stack, which ends the process.
 const MOST_WORKERS: usize = 10_000;
@@ -63,6 +64,7 @@ pub struct Server {
     per_worker: Vec<Init>,
     error_pages: Option<ErrorPages>,
     program: ProgramHooks,
+    resumes: Vec<(String, Resume)>,
     launch: Launch,
 }
 
@@ -79,6 +81,7 @@ impl Server {
             per_worker: Vec::new(),
             error_pages: None,
             program: ProgramHooks::default(),
+            resumes: Vec::new(),
             launch: Launch::default(),
         }
     }
@@ -253,6 +256,20 @@ impl Server {
         self
     }
 
+    /// Says how streams of this name continue that a predecessor hands over: WebSockets, event streams and other protocols
+    /// whose responses are [`resumable`](crate::ResponseExt::resumable). `resume` is made by
+    /// [`websocket::resumed`](crate::websocket::resumed), [`sse::resumed`](crate::sse::resumed) or
+    /// [`upgrade::resumed`](crate::upgrade::resumed). Their threads count against
+    /// [`Limits::detached_threads`](crate::Limits::detached_threads); a stream for which there is none within ten seconds
+    /// stays with the predecessor.
+    ///
+    /// A name that is given twice is an error at the start.
+    #[must_use]
+    pub fn resume(mut self, name: impl Into<String>, resume: Resume) -> Server {
+        self.resumes.push((name.into(), resume));
+        self
+    }
+
     /// The directory for request bodies that are too long for memory, in unlinked files. Default: `$TMPDIR`, or /tmp. On a
     /// tmpfs they are in memory nevertheless.
     #[must_use]
@@ -369,15 +386,23 @@ impl Service for Server {
         let budgets = Budgets::new(limits);
         let stores = budgets.stores(context.descriptors.clone(), self.temp_dir.clone());
         let error_pages = self.error_pages.clone();
+        let resumes = std::mem::take(&mut self.resumes).into_iter().collect();
         let (handlers, configs) = self.sites_and_pools(&context.handle);
         let files = Some(Arc::clone(&stores.files));
         let phase = context.handle.shared.phase.clone();
-        let detached = Detached::new(
+        let detached = Arc::new(Detached::new(
             limits.detached_threads,
             context.descriptors.clone(),
             phase.clone(),
             all_counters.register(),
-        );
+            resumes,
+        ));
+        let streams = StreamResumer {
+            detached: Arc::clone(&detached),
+            parking: Arc::clone(&context.parking),
+            wait_group: context.wait_group.clone(),
+            stall: context.timeouts.response_stall,
+        };
         let deadlines = Deadlines::new(error_pages.clone(), limits.clone(), all_counters.register());
         let common = Common {
             handlers,
@@ -387,12 +412,18 @@ impl Service for Server {
             stores,
             phase,
             wait_group: context.wait_group.clone(),
-            detached: Arc::new(detached),
+            detached,
             deadlines: Arc::new(deadlines),
             error_pages,
         };
         let (queues, workers) = HttpWorkers::start(Arc::new(common), all_counters, budgets, configs)?;
-        Ok(ServiceParts { queues, busy: Box::new(exchange::overloaded()), workers: Arc::new(workers), files })
+        Ok(ServiceParts {
+            queues,
+            busy: Box::new(exchange::overloaded()),
+            workers: Arc::new(workers),
+            files,
+            streams: Some(Arc::new(streams)),
+        })
     }
 }
 
@@ -436,6 +467,12 @@ impl Server {
             return config(text);
         }
         self.listen.iter().try_for_each(Listen::check)?;
+        let mut names = self.resumes.iter().map(|(name, _)| name);
+        while let Some(name) = names.next() {
+            if names.clone().any(|other| other == name) {
+                return config(format!("two functions resume streams of the name {name:?}: Server::resume"));
+            }
+        }
         let own = self.listen.iter().filter_map(|one| one.workers);
         let all = own.fold(self.shared_workers(), usize::saturating_add);
         if all > MOST_WORKERS {

@@ -227,6 +227,7 @@ impl Service for StreamServer {
             busy: Box::new(move || busy.clone()),
             workers: Arc::new(workers),
             files: None,
+            streams: None,
         })
     }
 }

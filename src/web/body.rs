@@ -17,6 +17,7 @@ use crate::base::budget::Share;
 use crate::base::file_budget::{SpillFile, StoreError};
 use crate::base::log::{error, warn};
 use crate::net::conn_info::ConnInfo;
+use crate::web::resume::DetachedOut;
 use crate::web::upgrade::Upgraded;
 
 /// The body of a request or of a response.
@@ -127,7 +128,7 @@ impl fmt::Display for BodyError {
 impl Error for BodyError {}
 
 /// Writes a response on a thread of its own.
-pub(crate) type DetachedWriter = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+pub(crate) type DetachedWriter = Box<dyn FnOnce(&mut dyn DetachedOut) -> io::Result<()> + Send>;
 
 /// Speaks another protocol on the connection, on a thread of its own.
 pub(crate) type UpgradeHandler = Box<dyn FnOnce(Upgraded) + Send>;
@@ -217,6 +218,13 @@ impl Body {
     /// At most [`Limits::detached_threads`](crate::Limits::detached_threads) run at once; above
     /// that the client gets 503.
     pub fn writer(write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static) -> Body {
+        Body::detached(|mut out| write(&mut out))
+    }
+
+    /// A response written by `write`, which may leave this process.
+    pub(crate) fn detached(
+        write: impl FnOnce(&mut dyn DetachedOut) -> io::Result<()> + Send + 'static,
+    ) -> Body {
         Body::of(BodyKind::Detached(Box::new(write)))
     }
 

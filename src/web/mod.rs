@@ -26,6 +26,7 @@ pub(crate) mod missing;
 pub(crate) mod per_worker;
 pub(crate) mod request;
 pub(crate) mod response;
+pub mod resume;
 pub(crate) mod router;
 #[cfg(feature = "sessions")]
 pub mod session;

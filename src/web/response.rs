@@ -19,6 +19,7 @@ use crate::base::sync::lock;
 use crate::web::body::{Author, BodyError};
 use crate::web::extract::InputError;
 use crate::web::handler::deadline;
+use crate::web::resume::ResumeName;
 use crate::{Body, Response};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -548,6 +549,20 @@ pub trait ResponseExt: Sized + sealed::Sealed {
     /// # handler.check().unwrap();
     /// ```
     fn on_end(self, hook: impl FnOnce(&ResponseEnd) + Send + 'static) -> Self;
+
+    /// The same response, of which the stream may continue in the next process after a handover: a WebSocket, an event
+    /// stream, or another protocol after an upgrade. It needs three things, and ends as without this if one is missing:
+    ///
+    /// - Its code calls `hand_over` with its state when it is notified of the drain
+    ///   ([`WebSocket::hand_over`](crate::websocket::WebSocket::hand_over),
+    ///   [`EventWriter::hand_over`](crate::sse::EventWriter::hand_over),
+    ///   [`Upgraded::hand_over`](crate::upgrade::Upgraded::hand_over)), within ten seconds.
+    /// - This program and the next one say how a stream of this name continues, by
+    ///   [`Server::resume`](crate::Server::resume).
+    /// - The next program listens on the same address.
+    ///
+    /// A compressed event stream ends with its process. [`guide::streaming`](crate::guide::streaming) has examples.
+    fn resumable(self, name: impl Into<String>) -> Self;
 }
 
 impl ResponseExt for Response {
@@ -601,6 +616,11 @@ impl ResponseExt for Response {
 
     fn on_end(mut self, hook: impl FnOnce(&ResponseEnd) + Send + 'static) -> Response {
         self.extensions_mut().get_or_insert_default::<OnEnd>().lock().push(Box::new(hook));
+        self
+    }
+
+    fn resumable(mut self, name: impl Into<String>) -> Response {
+        self.extensions_mut().insert(ResumeName(name.into().into()));
         self
     }
 }

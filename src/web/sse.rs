@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
+use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,12 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 
 use crate::base::phase::{Drain, Waited};
 use crate::net::conn_info::ClientWatch;
+use crate::net::transfer::StreamKind;
 use crate::web::body::Body;
 use crate::web::broadcast::Subscriber;
 use crate::web::request::RequestExt;
 use crate::web::response::IntoResponse;
+use crate::web::resume::{DetachedOut, Passage, Resume, ResumedTask, StreamState};
 use crate::{Request, Response};
 
 /// Proxies and clients consider a silent connection dead, and only a write shows the server that a client is dead.
@@ -48,7 +51,8 @@ const LOOK: Duration = Duration::from_secs(1);
 ///
 /// When the process drains, [`EventWriter::wait`] returns `Draining`, and the next [`send`](EventWriter::send) is the last
 /// one: the stream ends. `EventSource` then reconnects, after a handover to the next generation, and sends the id of the last
-/// event as `Last-Event-ID`.
+/// event as `Last-Event-ID`. A stream that is [`resumable`](crate::ResponseExt::resumable) continues there without a reconnect,
+/// see [`resumed`].
 pub fn response(
     req: &Request,
     write: impl FnOnce(&mut EventWriter<'_>) -> io::Result<()> + Send + 'static,
@@ -56,16 +60,12 @@ pub fn response(
     let last_id = req.headers().get("last-event-id");
     let last_id = last_id.map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
     let (drain, client) = (req.drain(), req.client_watch());
-    let body = Body::writer(move |out| {
-        let text = Vec::new();
-        let (wrote, notified, ended) = (Instant::now(), false, false);
-        let mut events = EventWriter { out, text, drain, client, last_id, wrote, notified, ended };
+    let body = Body::detached(move |out| {
+        let mut events = EventWriter::new(out, drain, client);
+        events.last_id = last_id;
         // The head shows the client that it is connected; some proxies wait for more than that.
         events.comment("")?;
-        match write(&mut events) {
-            Err(_) if events.ended => Ok(()),
-            other => other,
-        }
+        events.run(write)
     });
     let fields = [
         (CONTENT_TYPE, "text/event-stream"),
@@ -76,9 +76,51 @@ pub fn response(
     (fields, body).into_response()
 }
 
+/// How an event stream of another process continues here, on a thread of its own: for
+/// [`Server::resume`](crate::Server::resume). `write` gets the state that the other process's code gave to
+/// [`EventWriter::hand_over`]. The client notices nothing.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use heirloom::sse::{self, Event, EventWriter};
+/// use std::{io, time::Duration};
+///
+/// /// Counts on, over all upgrades of the program.
+/// fn count(events: &mut EventWriter<'_>, mut n: u64) -> io::Result<()> {
+///     loop {
+///         n += 1;
+///         events.send(&Event::data(n).id(n))?;
+///         if events.wait(Duration::from_secs(1))?.is_draining() {
+///             return events.hand_over(n.to_string());
+///         }
+///     }
+/// }
+///
+/// let start = |req: Request| sse::response(&req, |events| count(events, 0)).resumable("count");
+/// let server = Server::new(Router::new().get("/count", start))
+///     .resume("count", sse::resumed(|events, state| count(events, state.parse()?)));
+/// # let _ = server;
+/// ```
+pub fn resumed(
+    write: impl Fn(&mut EventWriter<'_>, StreamState) -> io::Result<()> + Send + Sync + 'static,
+) -> Resume {
+    let write = Arc::new(write);
+    Resume::new(StreamKind::Events, move |_, state| {
+        let write = Arc::clone(&write);
+        ResumedTask::Stream(Box::new(move |out| {
+            let Some(passage) = out.passage() else { return Err(ErrorKind::Unsupported.into()) };
+            let conn_info = Arc::clone(passage.conn_info());
+            let drain = conn_info.drain.clone();
+            EventWriter::new(out, drain, ClientWatch::of(Some(conn_info))).run(|events| write(events, state))
+        }))
+    })
+}
+
 /// Writes server-sent events; see [`response`].
 pub struct EventWriter<'a> {
-    out: &'a mut dyn Write,
+    out: &'a mut dyn DetachedOut,
+    /// None if the stream ends with the process.
+    passage: Option<Passage>,
     /// The bytes of one event, which are sent at once.
     text: Vec<u8>,
     drain: Drain,
@@ -89,6 +131,8 @@ pub struct EventWriter<'a> {
     notified: bool,
     /// Whether an error has reported it.
     ended: bool,
+    /// Whether the stream leaves: the next process writes.
+    left: bool,
 }
 
 /// One event: data, and optionally a name, an id and a retry time.
@@ -152,16 +196,41 @@ impl fmt::Display for Event {
 }
 
 impl EventWriter<'_> {
+    fn new(out: &mut dyn DetachedOut, drain: Drain, client: ClientWatch) -> EventWriter<'_> {
+        let passage = out.passage().cloned();
+        EventWriter {
+            out,
+            passage,
+            text: Vec::new(),
+            drain,
+            client,
+            last_id: None,
+            wrote: Instant::now(),
+            notified: false,
+            ended: false,
+            left: false,
+        }
+    }
+
+    /// Runs the program's code.
+    fn run(mut self, write: impl FnOnce(&mut EventWriter<'_>) -> io::Result<()>) -> io::Result<()> {
+        match write(&mut self) {
+            Err(_) if self.ended => Ok(()),
+            other => other,
+        }
+    }
+
     /// Sends one event, at once, as one piece.
     ///
     /// # Errors
     /// The client has disconnected, or has read nothing for [`Timeouts::response_stall`](crate::Timeouts::response_stall).
     /// `Interrupted` if the process drains and neither [`wait`](EventWriter::wait) nor
     /// [`is_draining`](EventWriter::is_draining) has reported it: the event was sent, and is the last one. A `?` then ends the
-    /// stream properly.
+    /// stream properly. Not as long as the stream may move to the next process.
     pub fn send(&mut self, event: &Event) -> io::Result<()> {
         self.write_event(event)?;
-        if !self.notified && self.drain.is_draining() {
+        let may_move = || self.passage.as_ref().is_some_and(Passage::is_open);
+        if !self.notified && self.drain.is_draining() && !may_move() {
             self.ended = true;
             return Err(io::Error::new(ErrorKind::Interrupted, "the process is draining: the stream ends"));
         }
@@ -258,18 +327,42 @@ impl EventWriter<'_> {
         }
     }
 
+    /// Gives the stream to the next process, where the code of [`resumed`] continues it with `state`, and returns at once; the
+    /// thread should end then. The stream moves if it is [`resumable`](crate::ResponseExt::resumable), the next program
+    /// resumes its name, and the drain was reported. In all other cases this does nothing, and the stream ends as usual.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the state is longer than 64 KiB.
+    pub fn hand_over(&mut self, state: impl Into<StreamState>) -> io::Result<()> {
+        let state = state.into().checked()?;
+        let moves = self.is_moving();
+        if let Some(passage) = self.passage.as_ref().filter(|_| moves) {
+            passage.leave(StreamKind::Events, String::new(), state, Vec::new());
+            self.left = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the process drains and the stream moves to its successor, by [`hand_over`](EventWriter::hand_over).
+    pub fn is_moving(&self) -> bool {
+        self.notified && self.passage.as_ref().is_some_and(Passage::is_open)
+    }
+
     /// Whether the process is about to end; then the stream should end too.
     pub fn is_draining(&mut self) -> bool {
         self.notified |= self.drain.is_draining();
         self.notified
     }
 
-    /// The id of the last event that the client received on an earlier connection.
+    /// The id of the last event that the client received on an earlier connection. None in a stream that was resumed.
     pub fn last_id(&self) -> Option<&str> {
         self.last_id.as_deref()
     }
 
     fn write_text(&mut self) -> io::Result<()> {
+        if self.left {
+            return Err(io::Error::new(ErrorKind::BrokenPipe, "the stream has moved"));
+        }
         self.out.write_all(&self.text)?;
         self.out.flush()?;
         self.wrote = Instant::now();

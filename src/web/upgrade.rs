@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::base::phase::Waited;
 use crate::net::conn_info::{ConnInfo, PeerCredentials};
+use crate::net::transfer::StreamKind;
+use crate::web::resume::{Passage, Resume, ResumedTask, StreamState};
 
 /// How much `wait` reads ahead to learn whether there are bytes.
 const AHEAD: usize = 4 << 10;
@@ -45,6 +47,48 @@ const AHEAD: usize = 4 << 10;
 pub struct Upgraded {
     reader: UpgradedReader,
     writer: UpgradedWriter,
+    passage: Passage,
+}
+
+/// How an upgraded connection of another process continues here, on a thread of its own: for
+/// [`Server::resume`](crate::Server::resume). `speak` gets the state that the other process's code gave to
+/// [`Upgraded::hand_over`]; bytes that were read there and not used are read first.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use heirloom::upgrade::{self, Upgraded};
+/// use heirloom::Waited;
+/// use std::io::{self, Read, Write};
+///
+/// /// Numbers the client's bytes, over all upgrades of the program.
+/// fn count(mut io: Upgraded, mut n: u64) -> io::Result<()> {
+///     while let Waited::Readable = io.wait(None)? {
+///         if io.read(&mut [0])? == 0 {
+///             return Ok(());
+///         }
+///         n += 1;
+///         writeln!(io, "{n}")?;
+///     }
+///     io.hand_over(n.to_string())
+/// }
+///
+/// let start = |_: Request| {
+///     let speak = |io| drop(count(io, 0));
+///     let response = (StatusCode::SWITCHING_PROTOCOLS, [(header::UPGRADE, "count")], Body::upgrade(speak));
+///     response.into_response().resumable("bytes")
+/// };
+/// let server = Server::new(Router::new().get("/count", start)).resume(
+///     "bytes",
+///     upgrade::resumed(|io, state| drop(state.parse().and_then(|n| count(io, n)))),
+/// );
+/// # let _ = server;
+/// ```
+pub fn resumed(speak: impl Fn(Upgraded, StreamState) + Send + Sync + 'static) -> Resume {
+    let speak = Arc::new(speak);
+    Resume::new(StreamKind::Upgrade, move |_, state| {
+        let speak = Arc::clone(&speak);
+        ResumedTask::Upgrade(Box::new(move |io| speak(io, state)))
+    })
 }
 
 /// The reading half, see [`Upgraded::split`].
@@ -90,22 +134,23 @@ pub(crate) struct Wants {
 /// The parts of an [`Upgraded`].
 pub(crate) struct Parts {
     pub(crate) io: Arc<dyn Duplex>,
-    pub(crate) conn_info: Arc<ConnInfo>,
     pub(crate) early: Vec<u8>,
+    pub(crate) passage: Passage,
 }
 
 impl Upgraded {
     /// A write waits at most `stall` for the client.
     pub(crate) fn new(parts: Parts, stall: Duration) -> Upgraded {
         let writer = UpgradedWriter { io: Arc::clone(&parts.io), timeout: Some(stall) };
-        let Parts { io, conn_info, early } = parts;
-        Upgraded { reader: UpgradedReader { io, conn_info, early, timeout: None }, writer }
+        let Parts { io, early, passage } = parts;
+        let conn_info = Arc::clone(passage.conn_info());
+        Upgraded { reader: UpgradedReader { io, conn_info, early, timeout: None }, writer, passage }
     }
 
     #[cfg(feature = "websocket")]
     pub(crate) fn into_parts(self) -> Parts {
-        let UpgradedReader { io, conn_info, early, .. } = self.reader;
-        Parts { io, conn_info, early }
+        let UpgradedReader { io, early, .. } = self.reader;
+        Parts { io, early, passage: self.passage }
     }
 
     /// Waits until there is something to read, until the process drains, or for `timeout`; None: indefinitely. Once the process
@@ -143,6 +188,25 @@ impl Upgraded {
     /// Whether this process is about to end.
     pub fn is_draining(&self) -> bool {
         self.reader.conn_info.drain.is_draining()
+    }
+
+    /// Whether the process drains and the connection moves to its successor, by [`hand_over`](Upgraded::hand_over).
+    pub fn is_moving(&self) -> bool {
+        self.passage.is_open()
+    }
+
+    /// Gives the connection to the next process, where the code of [`resumed`] continues it with `state`. It is
+    /// [`resumable`](crate::ResponseExt::resumable), the next program resumes its name, and [`wait`](Upgraded::wait) has
+    /// returned [`Waited::Draining`]. In all other cases the connection ends, as when this is dropped.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the state is longer than 64 KiB; then the connection ends.
+    pub fn hand_over(self, state: impl Into<StreamState>) -> io::Result<()> {
+        let state = state.into().checked()?;
+        if self.is_moving() {
+            self.passage.leave(StreamKind::Upgrade, String::new(), state, self.reader.early);
+        }
+        Ok(())
     }
 
     /// A half for each direction, to be used by two threads at once, as a proxy does:

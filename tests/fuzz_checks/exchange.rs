@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use http::Method;
+use litemap::LiteMap;
 
 use super::http1::{cut, tight};
 use crate::base::budget::Budget;
@@ -87,7 +88,8 @@ impl Rehearsal {
         queue.push(&mut vec![Ready::new(Box::new(connection), Cause::Event)]);
         let handler_index =
             ListenerHandler { handler: HandlerBox(Arc::new(Mirror)), latency: HandlerLatency::new() };
-        let detached = Detached::new(0, Budget::new(0), phase.clone(), all_counters.register());
+        let detached =
+            Detached::new(0, Budget::new(0), phase.clone(), all_counters.register(), LiteMap::new());
         let common = Common {
             handlers: vec![handler_index],
             parking,

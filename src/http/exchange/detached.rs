@@ -28,14 +28,17 @@ use crate::base::log::{debug, error};
 use crate::base::phase::{Drain, Phase, PhaseWatch};
 use crate::base::status::{Counters, InFlight, RunningHandler};
 use crate::base::sync::lock;
-use crate::base::threads::{JobThread, spawn};
+use crate::base::threads::{Job, JobThread, spawn};
 use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};
 use crate::http::exchange::blocking::{wait_for, write_all};
 use crate::http::exchange::on_end::Ending;
+use crate::http::exchange::resume::LeavingStream;
 use crate::http::exchange::{HttpConnection, Progress, drop_contained};
 use crate::net::acceptor::{Lingered, Parking};
 use crate::net::stream::Stream;
+use crate::net::transfer::{Continuation, LongUnread, StreamKind};
 use crate::web::body::{DetachedWriter, UpgradeHandler};
+use crate::web::resume::{DetachedOut, Passage, Resume};
 use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
 use litemap::LiteMap;
 
@@ -49,6 +52,8 @@ pub(crate) struct Detached {
     /// Descriptors besides those of connections.
     descriptors: Budget,
     phase: PhaseWatch,
+    /// How streams of other processes continue here, by name.
+    resumes: LiteMap<String, Resume>,
     inner: Mutex<RunningThreads>,
 }
 
@@ -99,11 +104,15 @@ pub(super) struct Detachment {
     pub(super) thread: ReservedThread,
     /// Bytes that are sent before anything else.
     pub(super) unsent: Vec<u8>,
+    /// The bytes that another process has read, if they are many.
+    pub(super) unread: Option<LongUnread>,
     pub(super) task: Task,
     /// Method and path of the request, for the log.
     pub(super) what: String,
     /// How long a write may wait for the client.
     pub(super) stall: Duration,
+    /// By which another process knows how to continue. None for a stream that ends with this one.
+    pub(super) name: Option<Arc<str>>,
 }
 
 /// What a thread does with its connection.
@@ -119,9 +128,19 @@ impl Detached {
         descriptors: Budget,
         phase: PhaseWatch,
         counters: Arc<Counters>,
+        resumes: LiteMap<String, Resume>,
     ) -> Detached {
         let inner = RunningThreads { count: 0, next: 0, running: LiteMap::new(), counters };
-        Detached { limit, descriptors, phase, inner: Mutex::new(inner) }
+        Detached { limit, descriptors, phase, resumes, inner: Mutex::new(inner) }
+    }
+
+    /// The names of the streams that this process can continue.
+    pub(super) fn resumed_names(&self) -> Vec<String> {
+        self.resumes.keys().cloned().collect()
+    }
+
+    pub(super) fn resume(&self, name: &str, kind: StreamKind) -> Option<Resume> {
+        self.resumes.get(name).filter(|resume| resume.kind() == kind).cloned()
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -228,6 +247,21 @@ impl Drop for Place {
     }
 }
 
+impl ReservedThread {
+    /// Runs a job, and ends.
+    pub(super) fn run_last(self, job: Job) {
+        let thread = self.thread.clone();
+        let _ = thread.run(Box::new(move || {
+            let _thread = self;
+            job();
+        }));
+    }
+
+    pub(super) fn resume_of(&self, Continuation { name, kind, .. }: &Continuation) -> Option<Resume> {
+        self.place.detached.resume(name, *kind)
+    }
+}
+
 impl Detachment {
     /// Gives the connection to the thread.
     pub(super) fn start(self, client: Box<HttpConnection>, parking: &Arc<Parking<Progress>>) {
@@ -238,13 +272,17 @@ impl Detachment {
         detached.lock().running.insert(id, RunningTask { what, since: Instant::now(), drain, waker });
         let parking = Arc::clone(parking);
         let job = move || {
+            let stall = self.stall;
             // The thread counts until its connection is closed.
-            let (client, _thread) = self.run(client);
+            let (client, thread, leaving) = self.run(client);
             {
                 let mut lock = detached.lock();
-                let task = lock.running.remove(&id);
-                let what = || task.map(|task| task.what).unwrap_or_default();
-                lock.counters.ends(CloseReason::Detached, || client.about(what()));
+                let what = lock.running.remove(&id).map(|task| task.what).unwrap_or_default();
+                if let Some(leaving) = leaving {
+                    drop(lock);
+                    return leaving.depart(client, thread, (what, stall), &parking);
+                }
+                lock.counters.ends(CloseReason::Detached, || client.about(what));
             }
             let mut lingered = Lingered::More(client);
             // No worker waits for this thread, so it may linger here.
@@ -261,26 +299,40 @@ impl Detachment {
         let _ = thread.run(Box::new(job));
     }
 
-    /// Runs the task. Returns the connection in the state in which it is to be closed.
-    fn run(self, mut client: Box<HttpConnection>) -> (Box<HttpConnection>, ReservedThread) {
-        let Detachment { thread, unsent, task, what, stall } = self;
-        if let Err(e) = write_all(&client.stream, &unsent, stall) {
+    /// Runs the task. Returns the connection in the state in which it is to be closed, unless the stream leaves.
+    fn run(
+        self,
+        mut client: Box<HttpConnection>,
+    ) -> (Box<HttpConnection>, ReservedThread, Option<LeavingStream>) {
+        let Detachment { thread, unsent, unread, task, what, stall, name } = self;
+        let begun = unread.map_or(Ok(()), |mut unread| {
+            client.buffered = unread.file.read(unread.bytes)?;
+            Ok(())
+        });
+        if let Err(e) = begun.and_then(|()| write_all(&client.stream, &unsent, stall)) {
             debug!("{what}: the client closed before the stream started: {e}");
             drop_contained(task, || what.clone());
             // The client did not get the answers before this response either.
             drop(std::mem::take(&mut client.progress.endings));
             client.begin_lingering(CloseReason::Detached);
-            return (client, thread);
+            return (client, thread, None);
         }
         client.progress.endings.note_sent(unsent.len());
-        let by_close = matches!(task, Task::Stream { framing: BodyFraming::UntilClose, .. });
+        let passage = Passage::new(name, Arc::clone(&client.conn_info));
+        let framing = if let Task::Stream { framing, .. } = &task { Some(*framing) } else { None };
+        let by_close = framing == Some(BodyFraming::UntilClose);
         let (outcome, ending) = match task {
-            Task::Stream { write, framing, ending } => stream(&client, write, framing, ending, stall),
+            Task::Stream { write, framing, ending } => {
+                stream(&client, write, (framing, stall), ending, &passage)
+            }
             Task::Upgrade { speak, ending } => {
-                (upgrade(&mut client, speak, thread.waker.as_ref(), stall), ending)
+                (upgrade(&mut client, speak, thread.waker.as_ref(), stall, &passage), ending)
             }
         };
         let complete = matches!(outcome, Ok(Ok(())));
+        if let (true, Some(leaving)) = (complete, passage.take()) {
+            return (client, thread, Some(LeavingStream { leaving, ending, framing }));
+        }
         if let (true, Some(ending)) = (complete, ending) {
             ending.complete();
         }
@@ -299,7 +351,7 @@ impl Detachment {
         } else {
             client.begin_lingering(CloseReason::Detached);
         }
-        (client, thread)
+        (client, thread, None)
     }
 }
 
@@ -309,16 +361,18 @@ type TaskResult = thread::Result<io::Result<()>>;
 fn stream(
     client: &HttpConnection,
     write: DetachedWriter,
-    framing: BodyFraming,
+    (framing, stall): (BodyFraming, Duration),
     mut ending: Option<Ending>,
-    stall: Duration,
+    passage: &Passage,
 ) -> (TaskResult, Option<Ending>) {
-    let mut writer = Writer { stream: &client.stream, framing, stall, given: 0 };
+    let mut writer = Writer { stream: &client.stream, framing, stall, passage, given: 0 };
     let outcome = catch_unwind(AssertUnwindSafe(|| write(&mut writer)));
     ending.iter_mut().for_each(|ending| ending.set_bytes(writer.given));
     // The missing last chunk shows the client that a stream is incomplete.
     let outcome = outcome.map(|written| match written {
-        Ok(()) if framing == BodyFraming::Chunked => write_all(&client.stream, LAST_CHUNK, stall),
+        Ok(()) if framing == BodyFraming::Chunked && !passage.leaves() => {
+            write_all(&client.stream, LAST_CHUNK, stall)
+        }
         other => other,
     });
     (outcome, ending)
@@ -329,11 +383,12 @@ fn upgrade(
     speak: UpgradeHandler,
     waker: Option<&Arc<Waker>>,
     stall: Duration,
+    passage: &Passage,
 ) -> TaskResult {
     let Some(waker) = waker else { return Ok(Err(ErrorKind::Unsupported.into())) };
     let io = Arc::new(Conversation { stream: client.stream.clone(), waker: Arc::clone(waker) });
     let early = std::mem::take(&mut client.buffered);
-    let parts = Parts { io, conn_info: Arc::clone(&client.conn_info), early };
+    let parts = Parts { io, early, passage: passage.clone() };
     catch_unwind(AssertUnwindSafe(|| speak(Upgraded::new(parts, stall)))).map(Ok)
 }
 
@@ -342,8 +397,15 @@ struct Writer<'a> {
     stream: &'a Stream,
     framing: BodyFraming,
     stall: Duration,
+    passage: &'a Passage,
     /// Bytes of the body so far.
     given: u64,
+}
+
+impl DetachedOut for Writer<'_> {
+    fn passage(&self) -> Option<&Passage> {
+        Some(self.passage)
+    }
 }
 
 impl Write for Writer<'_> {

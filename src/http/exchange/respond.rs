@@ -1,6 +1,7 @@
 //! A response: whether it can be sent, and how it is framed, each decided once, here.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use http::header::UPGRADE;
 use http::{HeaderMap, StatusCode};
@@ -13,10 +14,12 @@ use super::worker::method_and_path;
 use super::{Disposition, Exchange, Flow};
 use crate::Response;
 use crate::base::log::{error, warn};
+use crate::base::stays::Stays;
 use crate::http::codec::RequestSummary;
 use crate::http::codec::encode::{self, BodyFraming, BodyLength, ResponseHead};
 use crate::web::body::BodyKind;
 use crate::web::response::{ResponseExt, busy, plain};
+use crate::web::resume::ResumeName;
 
 /// The framing of a response, and the thread reserved for it.
 struct Prepared {
@@ -61,16 +64,18 @@ impl Exchange<'_> {
         };
         head.write(&mut self.worker.out);
         self.worker.counters.response(response.status().as_u16());
+        let mut name = None;
         if !response.extensions().is_empty() {
+            name = response.extensions_mut().remove::<ResumeName>().map(|ResumeName(name)| name);
             self.drop_users(std::mem::take(response.extensions_mut()), &request.text);
         }
         let body = match (response.body_mut().take_kind(), thread) {
             (BodyKind::Upgrade(speak), Some(thread)) => {
                 self.client.buffered = self.worker.input.take();
-                return self.detach(thread, Task::Upgrade { speak, ending }, request);
+                return self.detach(thread, Task::Upgrade { speak, ending }, name, request);
             }
             (BodyKind::Detached(write), Some(thread)) => {
-                return self.detach(thread, Task::Stream { write, framing, ending }, request);
+                return self.detach(thread, Task::Stream { write, framing, ending }, name, request);
             }
             (kind, _) if framing.has_body() => OutgoingBody::new(kind, framing, &mut self.worker.out),
             (kind, _) => {
@@ -137,14 +142,22 @@ impl Exchange<'_> {
         Ok(Prepared { framing, thread })
     }
 
-    fn detach(&mut self, thread: ReservedThread, task: Task, request: &RequestSummary) -> Flow {
+    fn detach(
+        &mut self,
+        thread: ReservedThread,
+        task: Task,
+        name: Option<Arc<str>>,
+        request: &RequestSummary,
+    ) -> Flow {
         let stall = self.patience().stall;
         ControlFlow::Break(Disposition::Detach(Box::new(Detachment {
             thread,
             unsent: std::mem::take(&mut self.worker.out),
+            unread: None,
             task,
             what: method_and_path(&request.text),
             stall,
+            name: name.filter(|_| self.client.stream.stays().is_none_or(Stays::may_pass)),
         })))
     }
 }

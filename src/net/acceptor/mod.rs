@@ -37,7 +37,7 @@ use crate::net::connection::{Portable, Ready};
 use crate::net::listener::Listener;
 use crate::net::scheduler::policy::LOOK;
 use crate::net::scheduler::queue::{Backlog, Probe, Queue};
-use crate::net::transfer::{ServiceKeys, Transfers};
+use crate::net::transfer::{ResumeStreams, ServiceKeys, Transfers};
 
 use connections::Connections;
 use event::AcceptorSource;
@@ -74,6 +74,8 @@ pub(crate) struct Setup<P> {
     pub(crate) process: ConnInfo,
     pub(crate) all_counters: AllCounters,
     pub(crate) keys: ServiceKeys,
+    /// None where no stream of a predecessor is continued.
+    pub(crate) streams: Option<Arc<dyn ResumeStreams<P>>>,
     /// The answer to a connection for which no worker had time.
     pub(crate) busy: Box<dyn FnMut() -> Vec<u8> + Send>,
     pub(crate) report: Report,
@@ -93,9 +95,10 @@ pub(crate) struct Acceptor<P> {
 impl<P: Portable> Acceptor<P> {
     pub(crate) fn new(setup: Setup<P>) -> Acceptor<P> {
         let listeners = setup.listeners.clone();
-        let counters = setup.all_counters.clone();
+        let (limit, counters) = (setup.limits.connections, setup.all_counters.clone());
+        let (keys, streams) = (setup.keys.clone(), setup.streams.clone());
         Acceptor {
-            transfers: Transfers::new(&listeners, setup.limits.connections, counters, setup.keys.clone()),
+            transfers: Transfers::new(&listeners, limit, counters, keys, streams),
             listeners: Listeners::new(listeners, &setup.limits),
             keys: setup.keys.clone(),
             next_sweep: Instant::now() + TICK,

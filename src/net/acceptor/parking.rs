@@ -26,7 +26,7 @@ use crate::base::sync::lock;
 use crate::net::connection::{Activity, Connection, Cut, Interest, Linger};
 use crate::net::listener::BACKLOG;
 use crate::net::slots::{SlotId, Slots};
-use crate::net::transfer::Outbox;
+use crate::net::transfer::{Departure, Outbox};
 
 /// Connections that operators' listeners may accept beyond the limit.
 const RESERVE: usize = 64;
@@ -311,6 +311,12 @@ impl<P> Parking<P> {
     /// Sends a connection to the successor, if `outbox` takes it now.
     pub(crate) fn send_to_successor(&self, connection: Box<Connection<P>>) {
         self.outbox.push(connection);
+        self.wake();
+    }
+
+    /// Sends a stream to the successor, or gives it back to its thread.
+    pub(crate) fn send_stream(&self, stream: Departure<P>) {
+        self.outbox.push_stream(stream);
         self.wake();
     }
 }

@@ -9,6 +9,7 @@
 //! - **A record contains elapsed times, not remaining ones**: the successor's own timeouts apply.
 //! - **The keys of session tickets go first**, before GO, in a packet that is not answered: a predecessor that waited for an
 //!   answer of a version without such keys would wait in vain.
+//! - **Streams travel too** (`streams`): each with a state of the program's code, by a word of its own.
 //! - **TLS travels as keys and sequence numbers**, in packets of their own (`packet.rs`), by the same rule of one owner
 //!   (`ledger`): only to a process that says that it takes them, and only to a listener with the same rules for clients. No
 //!   connection changes between plain text and TLS: it would bypass the handshake, and the certificates that clients may have
@@ -21,8 +22,10 @@ mod parcel;
 mod receive;
 mod send;
 mod service_keys;
+mod streams;
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use crate::base::status::AllCounters;
 use crate::net::acceptor::connections::Connections;
@@ -32,9 +35,13 @@ use crate::net::listener::Listener;
 use crate::net::tls::Tls;
 
 pub(crate) use outbox::{Outbox, is_portable};
+pub(crate) use packet::Retry;
 use receive::Receiver;
 use send::Sender;
 pub(crate) use service_keys::ServiceKeys;
+pub(crate) use streams::{
+    Continuation, Departure, LongUnread, Passenger, ResumeStreams, ResumeThread, StreamKind, StreamThread,
+};
 
 /// How many bytes of an unfinished request may go with its connection.
 pub(crate) const PORTABLE_BYTES: usize = 8 << 10;
@@ -43,7 +50,7 @@ pub(crate) const PORTABLE_BYTES: usize = 8 << 10;
 pub(crate) struct Transfers<P> {
     names: ListenerNames,
     sender: Sender<P>,
-    receiver: Receiver,
+    receiver: Receiver<P>,
 }
 
 /// The names of each connection's listener in another process. Includes listeners that are closed.
@@ -112,10 +119,11 @@ impl<P: Portable> Transfers<P> {
         limit: usize,
         all_counters: AllCounters,
         keys: ServiceKeys,
+        streams: Option<Arc<dyn ResumeStreams<P>>>,
     ) -> Transfers<P> {
         let names = ListenerNames::new(listeners);
         let sender = Sender::new(all_counters.clone());
-        let receiver = Receiver::new(limit, names.take_tls(), all_counters, keys);
+        let receiver = Receiver::new(limit, names.take_tls(), all_counters, (keys, streams));
         Transfers { names, sender, receiver }
     }
 

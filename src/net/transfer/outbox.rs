@@ -15,6 +15,7 @@ use std::sync::{Mutex, OnceLock};
 
 use super::PORTABLE_BYTES;
 use super::ledger::TlsTaken;
+use super::streams::Departure;
 use crate::base::log::{debug, info};
 use crate::base::status::Counters;
 use crate::base::stays::Stays;
@@ -30,6 +31,8 @@ pub(crate) struct Outbox<P> {
     leaving: Mutex<Vec<Box<Connection<P>>>>,
     /// A TLS connection could not move, which the log says once.
     has_kept_tls: AtomicBool,
+    /// Streams, which their threads have put here.
+    streams: Mutex<Vec<Departure<P>>>,
 }
 
 /// Whether the successor takes connections.
@@ -53,6 +56,7 @@ impl<P> Outbox<P> {
             listeners: OnceLock::new(),
             leaving: Mutex::default(),
             has_kept_tls: AtomicBool::new(false),
+            streams: Mutex::default(),
         }
     }
 
@@ -134,6 +138,15 @@ impl<P> Outbox<P> {
     /// The acceptor sends it.
     pub(crate) fn push(&self, connection: Box<Connection<P>>) {
         lock(&self.leaving).push(connection);
+    }
+
+    /// The acceptor sends it, or gives it back.
+    pub(crate) fn push_stream(&self, stream: Departure<P>) {
+        lock(&self.streams).push(stream);
+    }
+
+    pub(super) fn take_streams(&self) -> Vec<Departure<P>> {
+        std::mem::take(&mut *lock(&self.streams))
     }
 
     pub(super) fn take(&self) -> Vec<Box<Connection<P>>> {

@@ -219,7 +219,7 @@ impl Packet {
     /// Whether a packet holds keys, so that its bytes are to be wiped.
     #[cfg(feature = "tls")]
     fn is_secret(packet: &[u8]) -> bool {
-        packet.starts_with(b"TICKETS") || packet.starts_with(b"TLS ")
+        [&b"TICKETS"[..], b"TLS ", b"STREAM "].iter().any(|word| packet.starts_with(word))
     }
 
     /// The batch number of a packet that can't be decoded, so that it can be refused.
@@ -329,13 +329,18 @@ impl Receipt {
                 format!("NAK batch={batch} never={}", u8::from(retry == Retry::Never))
             }
         };
-        text.push_str(if takes_tls { " tls=1\n" } else { "\n" });
+        text.push_str(if takes_tls { " tls=1 streams=1\n" } else { " streams=1\n" });
         text.into_bytes()
     }
 
     /// Whether the sender of a receipt takes TLS connections, on this channel.
     pub(crate) fn says_tls(packet: &[u8]) -> bool {
         first_line(packet).is_some_and(|(line, _)| number(&pairs(line), "tls") == Some(1))
+    }
+
+    /// Whether the sender of a receipt knows streams.
+    pub(crate) fn says_streams(packet: &[u8]) -> bool {
+        first_line(packet).is_some_and(|(line, _)| number(&pairs(line), "streams") == Some(1))
     }
 
     /// None for a receipt that this version does not know.

@@ -85,7 +85,8 @@ impl<P> Sent<P> {
 }
 
 impl<P: Portable> Sent<P> {
-    fn release(
+    /// Returns the connection if its TLS can't leave now.
+    pub(super) fn release(
         mut connection: Box<Connection<P>>,
         names: &ListenerNames,
     ) -> Result<(ConnectionRecord, Sent<P>), Box<Connection<P>>> {

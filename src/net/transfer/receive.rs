@@ -8,17 +8,19 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ledger::ReceiverLedger;
 use super::packet::{self, ChannelRead, ConnectionRecord, Packet, Receipt, ReceivedPacket, Retry};
 use super::parcel::Arrived;
+use super::streams::{LongUnread, ResumeStreams, StreamPacket};
 use super::{ListenerName, ListenerNames, ServiceKeys};
 use crate::base::log::{debug, info, warn};
 use crate::base::status::AllCounters;
 use crate::net::acceptor::connections::{Connections, Origin};
 use crate::net::acceptor::event::AcceptorSource;
-use crate::net::connection::{Activity, Portable};
+use crate::net::connection::{Activity, Connection, Portable};
 use crate::net::slots::SlotId;
 use crate::net::stream::Stream;
 use litemap::LiteMap;
@@ -50,7 +52,7 @@ impl PredecessorChannel {
     fn greet(&mut self, room: usize) {
         let before = self.promised();
         self.renew(room);
-        if self.takes_tls && self.promised() == before {
+        if self.promised() == before {
             let _ = self.send(Receipt::Credit(0));
         }
     }
@@ -93,7 +95,7 @@ impl PredecessorChannel {
 }
 
 /// All predecessors that may still send connections.
-pub(super) struct Receiver {
+pub(super) struct Receiver<P> {
     channels: LiteMap<u32, PredecessorChannel>,
     next_key: u32,
     /// How many connections there may be.
@@ -102,16 +104,18 @@ pub(super) struct Receiver {
     all_counters: AllCounters,
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there are none"))]
     keys: ServiceKeys,
+    /// None where no stream is continued.
+    streams: Option<Arc<dyn ResumeStreams<P>>>,
 }
 
-impl Receiver {
+impl<P: Portable> Receiver<P> {
     pub(super) fn new(
         limit: usize,
         takes_tls: bool,
         all_counters: AllCounters,
-        keys: ServiceKeys,
-    ) -> Receiver {
-        Receiver { channels: LiteMap::new(), next_key: 0, limit, takes_tls, all_counters, keys }
+        (keys, streams): (ServiceKeys, Option<Arc<dyn ResumeStreams<P>>>),
+    ) -> Receiver<P> {
+        Receiver { channels: LiteMap::new(), next_key: 0, limit, takes_tls, all_counters, keys, streams }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -122,11 +126,11 @@ impl Receiver {
         self.channels.keys().copied().collect()
     }
 
-    pub(super) fn add<P>(&mut self, channel: OwnedFd, promised: usize, connections: &Connections<P>) {
+    pub(super) fn add(&mut self, channel: OwnedFd, promised: usize, connections: &Connections<P>) {
         self.watch(PredecessorChannel::new(channel, promised, self.takes_tls), connections);
     }
 
-    pub(super) fn watch<P>(&mut self, mut channel: PredecessorChannel, connections: &Connections<P>) {
+    pub(super) fn watch(&mut self, mut channel: PredecessorChannel, connections: &Connections<P>) {
         let key = self.next_key;
         self.next_key += 1;
         match connections.parking.poller.add(&channel.channel, AcceptorSource::Predecessor(key).readable()) {
@@ -139,7 +143,7 @@ impl Receiver {
     }
 
     /// Gives up all channels, unread, so that they can be passed on: the successor reads what is in them.
-    pub(super) fn give_up<P>(&mut self, connections: &Connections<P>) -> Vec<PredecessorChannel> {
+    pub(super) fn give_up(&mut self, connections: &Connections<P>) -> Vec<PredecessorChannel> {
         let channels: Vec<_> =
             std::mem::take(&mut self.channels).into_iter().map(|(_, channel)| channel).collect();
         for channel in &channels {
@@ -149,7 +153,7 @@ impl Receiver {
     }
 
     /// How many connections can still be granted.
-    fn room<P>(&self, connections: &Connections<P>) -> usize {
+    fn room(&self, connections: &Connections<P>) -> usize {
         if connections.parking.drain.has_started() {
             return 0;
         }
@@ -157,7 +161,7 @@ impl Receiver {
         promised.fold(self.limit.saturating_sub(connections.parking.open()), usize::saturating_sub)
     }
 
-    pub(super) fn renew_credit<P>(&mut self, connections: &Connections<P>) {
+    pub(super) fn renew_credit(&mut self, connections: &Connections<P>) {
         for key in self.channels() {
             let room = self.room(connections);
             if let Some(channel) = self.channels.get_mut(&key) {
@@ -167,12 +171,7 @@ impl Receiver {
     }
 
     /// Reads what a predecessor has sent.
-    pub(super) fn receive<P: Portable>(
-        &mut self,
-        key: u32,
-        names: &ListenerNames,
-        connections: &mut Connections<P>,
-    ) {
+    pub(super) fn receive(&mut self, key: u32, names: &ListenerNames, connections: &mut Connections<P>) {
         for _ in 0..PACKETS_PER_TURN {
             let Some(channel) = self.channels.get(&key) else { return };
             match packet::receive(channel.channel.as_fd()) {
@@ -187,7 +186,7 @@ impl Receiver {
         }
     }
 
-    fn forget<P>(&mut self, key: u32, connections: &Connections<P>) {
+    fn forget(&mut self, key: u32, connections: &Connections<P>) {
         if let Some(channel) = self.channels.remove(&key) {
             if channel.came > 0 {
                 info!(
@@ -199,7 +198,7 @@ impl Receiver {
         }
     }
 
-    fn unpack<P: Portable>(
+    fn unpack(
         &mut self,
         key: u32,
         received: ReceivedPacket,
@@ -226,6 +225,10 @@ impl Receiver {
             Some(Packet::Counts(counts)) => self.all_counters.inherit(counts),
             #[cfg(feature = "tls")]
             Some(Packet::Tickets(keys)) => self.keys.adopt(keys),
+            None if StreamPacket::is_one(&packet) => {
+                fds.truncate(if truncated { 0 } else { fds.len() });
+                self.take_stream(key, &packet, fds, names, connections);
+            }
             None => {
                 debug!("handover: skipped {} unknown bytes on the connection channel", packet.len());
                 if let Some(batch) = Packet::batch_of(&packet) {
@@ -237,7 +240,7 @@ impl Receiver {
         packet::wipe(&mut packet);
     }
 
-    fn refuse<P>(&mut self, key: u32, batch: u64, came: usize, retry: Retry, connections: &Connections<P>) {
+    fn refuse(&mut self, key: u32, batch: u64, came: usize, retry: Retry, connections: &Connections<P>) {
         let Some(channel) = self.channels.get_mut(&key) else { return };
         if !channel.refuse(batch, came, retry) {
             self.forget(key, connections);
@@ -245,7 +248,7 @@ impl Receiver {
     }
 
     /// Takes all of a batch or nothing.
-    fn take_connections<P: Portable>(
+    fn take_connections(
         &mut self,
         key: u32,
         batch: Batch,
@@ -273,24 +276,70 @@ impl Receiver {
         }
         let arrived = records.into_iter().zip(fds).zip(slots).zip(listeners);
         for (((record, fd), slot), (listener, name, arrived)) in arrived {
-            match arrived.stream(fd, name.is_unix) {
-                Some(stream) => admit(record, stream, slot, (listener, name.handler_index), connections),
-                None => {
-                    connections.parking.slots.release(slot);
-                }
-            }
+            let Some(stream) = arrived.stream(fd, name.is_unix) else {
+                connections.parking.slots.release(slot);
+                continue;
+            };
+            let connection = make(record, stream, slot, (listener, name.handler_index), connections);
+            connections.admit(connection);
         }
+    }
+
+    /// Takes a stream, for which this process has a function and a thread.
+    fn take_stream(
+        &mut self,
+        key: u32,
+        packet: &[u8],
+        fds: Vec<OwnedFd>,
+        names: &ListenerNames,
+        connections: &mut Connections<P>,
+    ) {
+        let Some(StreamPacket { batch, continuation, file_bytes, record }) = StreamPacket::decode(packet)
+        else {
+            let batch = Packet::batch_of(packet).unwrap_or_default();
+            return self.refuse(key, batch, 1, Retry::Never, connections);
+        };
+        let thread = match (&self.streams, names.find(&record)) {
+            (Some(streams), Some(place)) => {
+                streams.reserve(&continuation.name, continuation.kind).map(|thread| (thread, place))
+            }
+            _ => Err(Retry::Never),
+        };
+        let (thread, (listener, name, arrived)) = match thread {
+            Ok(found) => found,
+            Err(retry) => return self.refuse(key, batch, 1, retry, connections),
+        };
+        let mut fds = fds.into_iter();
+        let (fd, file) = (fds.next(), fds.next());
+        let unread = file.map(|file| LongUnread { file: file.into(), bytes: file_bytes });
+        let is_whole = unread.is_some() == (file_bytes > 0);
+        let (Some(fd), Some(slot)) = (fd.filter(|_| is_whole), connections.parking.slots.claim()) else {
+            return self.refuse(key, batch, 1, Retry::Later, connections);
+        };
+        let room = self.room(connections);
+        let Some(channel) = self.channels.get_mut(&key) else { return };
+        if !channel.acknowledge(batch, 1, room) {
+            warn!("handover: can't acknowledge a stream, so its predecessor keeps it");
+            connections.parking.slots.release(slot);
+            return self.forget(key, connections);
+        }
+        let Some(stream) = arrived.stream(fd, name.is_unix) else {
+            connections.parking.slots.release(slot);
+            return;
+        };
+        let place = (listener, name.handler_index);
+        thread.start(make(record, stream, slot, place, connections), continuation, unread);
     }
 }
 
 /// A connection that belongs to this process now.
-fn admit<P: Portable>(
+fn make<P: Portable>(
     record: ConnectionRecord,
     stream: Stream,
     slot: SlotId,
     place: (usize, usize),
-    connections: &mut Connections<P>,
-) {
+    connections: &Connections<P>,
+) -> Box<Connection<P>> {
     let now = Instant::now();
     let ago = |elapsed: Duration| now.checked_sub(elapsed).unwrap_or(now);
     let progress = P::unpack(record.started.map(ago));
@@ -301,7 +350,7 @@ fn admit<P: Portable>(
         connection.activity = Activity::Idle { since: ago(record.idle) };
     }
     connection.served = record.served;
-    connections.admit(connection);
+    connection
 }
 
 /// Connections as they arrived; without their descriptors where some are missing.

@@ -14,6 +14,7 @@ use super::outbox::{Gate, is_portable};
 use super::packet::{self, BATCH, ChannelRead, Packet, Receipt, Retry};
 use super::parcel::{Batch, Sent};
 use super::receive::{PredecessorChannel, Receiver};
+use super::streams::{Departure, SentStream};
 use crate::base::close_reason::CloseReason;
 use crate::base::log::{debug, info, warn};
 use crate::base::status::AllCounters;
@@ -34,16 +35,30 @@ const LEAST_SILENCE: Duration = Duration::from_secs(1);
 pub(super) struct Sender<P> {
     /// None before COMMIT, and once no process has the other end any more.
     channel: Option<SuccessorChannel<P>>,
+    /// Since COMMIT.
+    has_begun: bool,
     /// How many connections the successor has, once any was sent.
     delivered: Option<usize>,
     /// The slot from which parked connections are to be looked through.
     scan_from: Option<usize>,
+    /// Streams that are not sent yet.
+    streams: Vec<Departure<P>>,
+    /// Those for which the successor had no room: they are tried again at each tick.
+    refused_streams: Vec<Departure<P>>,
     all_counters: AllCounters,
 }
 
 impl<P: Portable> Sender<P> {
     pub(super) fn new(all_counters: AllCounters) -> Sender<P> {
-        Sender { channel: None, delivered: None, scan_from: None, all_counters }
+        Sender {
+            channel: None,
+            has_begun: false,
+            delivered: None,
+            scan_from: None,
+            streams: Vec::new(),
+            refused_streams: Vec::new(),
+            all_counters,
+        }
     }
 
     /// False where the channel can't be watched.
@@ -51,10 +66,11 @@ impl<P: Portable> Sender<P> {
         &mut self,
         channel: OwnedFd,
         takes_listeners: impl Iterator<Item = bool>,
-        receiver: &mut Receiver,
+        receiver: &mut Receiver<P>,
         connections: &Connections<P>,
     ) -> bool {
         let parking = &connections.parking;
+        self.has_begun = true;
         if let Err(e) = parking.poller.add(&channel, AcceptorSource::Successor.readable()) {
             warn!("handover: can't watch the connection channel: connections stay here: {e}");
             parking.outbox.set_gate(Gate::Shut);
@@ -76,7 +92,9 @@ impl<P: Portable> Sender<P> {
     }
 
     pub(super) fn all_arrived(&self) -> bool {
-        self.channel.as_ref().is_none_or(SuccessorChannel::is_empty)
+        self.streams.is_empty()
+            && self.refused_streams.is_empty()
+            && self.channel.as_ref().is_none_or(SuccessorChannel::is_empty)
     }
 
     /// Allows another try for connections that were refused or did not fit into the channel.
@@ -85,6 +103,7 @@ impl<P: Portable> Sender<P> {
             channel.ledger.unblock();
             self.scan_from = self.scan_from.or(Some(0));
         }
+        self.streams.append(&mut self.refused_streams);
     }
 
     pub(super) fn send_counts(&mut self) {
@@ -122,9 +141,35 @@ impl<P: Portable> Sender<P> {
             // These wait here for their turn, or for a client whose TLS is not ready.
             leaving.drain(..).chain(staying).for_each(|connection| connections.queue(connection));
         }
+        self.send_streams(names, connections);
         self.set_gate(connections);
         // No successor takes these, or it ended when they were already on their way to this thread.
         leaving.into_iter().for_each(|connection| connections.queue(connection));
+    }
+
+    /// Sends the streams that can be sent now, and gives those back that can't leave any more.
+    fn send_streams(&mut self, names: &ListenerNames, connections: &Connections<P>) {
+        self.streams.append(&mut connections.parking.outbox.take_streams());
+        if self.streams.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for mut stream in std::mem::take(&mut self.streams) {
+            let is_over = now >= stream.passenger.until;
+            let takes = || connections.parking.outbox.takes_listener_of(&stream.connection);
+            match &mut self.channel {
+                // The command to begin is on its way.
+                None if !self.has_begun && !is_over => self.streams.push(stream),
+                Some(channel) if !is_over && channel.takes_streams != Some(false) && takes() => {
+                    connections.parking.unregister(&mut stream.connection);
+                    match channel.send_stream(stream, names) {
+                        Ok(()) => drop(self.delivered.get_or_insert(0)),
+                        Err(stream) => self.streams.push(stream),
+                    }
+                }
+                _ => stream.give_back(),
+            }
+        }
     }
 
     fn set_gate(&self, connections: &Connections<P>) {
@@ -158,7 +203,7 @@ impl<P: Portable> Sender<P> {
     /// has the other end of the channel any more.
     pub(super) fn receive(&mut self, connections: &mut Connections<P>) -> Vec<PredecessorChannel> {
         let Some(channel) = &mut self.channel else { return Vec::new() };
-        let receipts = channel.receive();
+        let mut receipts = channel.receive();
         let parking = &connections.parking;
         if channel.is_unreadable || receipts.ended.is_some() {
             // Before workers get the returned connections, so that they announce the close.
@@ -172,6 +217,11 @@ impl<P: Portable> Sender<P> {
         if let Some(listener) = receipts.unknown_listener {
             parking.outbox.remove_listener(listener);
         }
+        self.refused_streams.append(&mut receipts.returned_streams);
+        if self.channel.is_none() {
+            // They can't be sent any more.
+            self.streams.append(&mut self.refused_streams);
+        }
         if !receipts.delivered.is_empty() {
             *self.delivered.get_or_insert(0) += receipts.delivered.len();
         }
@@ -179,6 +229,14 @@ impl<P: Portable> Sender<P> {
         receipts.given_up.into_iter().for_each(|connection| connections.end(CloseReason::Broken, connection));
         receipts.returned.into_iter().for_each(|connection| connections.admit(connection));
         receipts.ended.unwrap_or_default()
+    }
+}
+
+impl<P> Receipts<P> {
+    fn new() -> Receipts<P> {
+        let (delivered, returned, returned_streams) = (Vec::new(), Vec::new(), Vec::new());
+        let (given_up, unknown_listener, ended) = (Vec::new(), None, None);
+        Receipts { delivered, returned_streams, returned, given_up, unknown_listener, ended }
     }
 }
 
@@ -194,17 +252,22 @@ struct SuccessorChannel<P> {
     last_receipt: Instant,
     /// Reading from the channel has failed.
     is_unreadable: bool,
+    /// Whether the process at the other end knows streams, by its last receipt.
+    takes_streams: Option<bool>,
 }
 
 enum Cargo<P> {
     Connections(Vec<Sent<P>>),
     Predecessor(PredecessorChannel),
+    Stream(SentStream<P>),
 }
 
 /// The results of the receipts that were read.
 struct Receipts<P> {
     /// Connections that the successor owns now.
     delivered: Vec<Box<Connection<P>>>,
+    /// Streams that may be sent again.
+    returned_streams: Vec<Departure<P>>,
     /// Connections that this process owns again.
     returned: Vec<Box<Connection<P>>>,
     /// Connections of which it is not known who owns them.
@@ -225,6 +288,7 @@ impl<P: Portable> SuccessorChannel<P> {
             refusals: 0,
             last_receipt: Instant::now(),
             is_unreadable: false,
+            takes_streams: None,
         }
     }
 
@@ -291,8 +355,25 @@ impl<P: Portable> SuccessorChannel<P> {
         }
     }
 
+    /// Returns a stream that can't be sent now.
+    fn send_stream(&mut self, stream: Departure<P>, names: &ListenerNames) -> Result<(), Departure<P>> {
+        if self.takes_streams != Some(true) || self.room() == 0 {
+            return Err(stream);
+        }
+        let (packet, stream) = SentStream::release(stream, self.ledger.next_batch(), names)?;
+        if !self.post_bytes(packet.encode(), &stream.fds()) {
+            return Err(stream.take_back());
+        }
+        self.ledger.posted(1, Cargo::Stream(stream));
+        Ok(())
+    }
+
     fn post(&mut self, packet: &Packet, fds: &[BorrowedFd<'_>]) -> bool {
-        let mut bytes = packet.encode();
+        self.post_bytes(packet.encode(), fds)
+    }
+
+    /// Wipes the bytes, which may hold keys.
+    fn post_bytes(&mut self, mut bytes: Vec<u8>, fds: &[BorrowedFd<'_>]) -> bool {
         let sent = packet::send(self.channel.as_fd(), &bytes, fds);
         packet::wipe(&mut bytes);
         match sent {
@@ -310,13 +391,7 @@ impl<P: Portable> SuccessorChannel<P> {
     }
 
     fn receive(&mut self) -> Receipts<P> {
-        let mut receipts = Receipts {
-            delivered: Vec::new(),
-            returned: Vec::new(),
-            given_up: Vec::new(),
-            unknown_listener: None,
-            ended: None,
-        };
+        let mut receipts = Receipts::new();
         loop {
             match packet::receive(self.channel.as_fd()) {
                 Ok(ChannelRead::Packet(received)) => self.take_receipt(&received.packet, &mut receipts),
@@ -329,8 +404,12 @@ impl<P: Portable> SuccessorChannel<P> {
                     self.is_unreadable = true;
                     self.predecessors.clear();
                     for cargo in self.ledger.end() {
-                        if let Cargo::Connections(sent) = cargo {
-                            receipts.given_up.extend(sent.into_iter().map(Sent::give_up));
+                        match cargo {
+                            Cargo::Connections(sent) => {
+                                receipts.given_up.extend(sent.into_iter().map(Sent::give_up));
+                            }
+                            Cargo::Stream(stream) => receipts.given_up.push(stream.deliver()),
+                            Cargo::Predecessor(_) => {}
                         }
                     }
                     return receipts;
@@ -342,6 +421,7 @@ impl<P: Portable> SuccessorChannel<P> {
             match cargo {
                 Cargo::Connections(sent) => receipts.returned.extend(sent.into_iter().map(Sent::take_back)),
                 Cargo::Predecessor(predecessor) => predecessors.push(predecessor),
+                Cargo::Stream(stream) => receipts.returned_streams.push(stream.take_back()),
             }
         }
         receipts.ended = Some(predecessors);
@@ -354,7 +434,15 @@ impl<P: Portable> SuccessorChannel<P> {
         };
         self.last_receipt = Instant::now();
         self.ledger.note_tls(Receipt::says_tls(packet));
+        self.takes_streams = Some(Receipt::says_streams(packet));
         match self.ledger.settle(receipt) {
+            Settled::Delivered(Cargo::Stream(stream)) => receipts.delivered.push(stream.deliver()),
+            Settled::Returned { cargo: Cargo::Stream(stream), retry: Retry::Never } => {
+                stream.take_back().give_back();
+            }
+            Settled::Returned { cargo: Cargo::Stream(stream), retry: Retry::Later } => {
+                receipts.returned_streams.push(stream.take_back());
+            }
             Settled::Delivered(Cargo::Connections(sent)) => {
                 receipts.delivered.extend(sent.into_iter().map(Sent::give_up));
             }

@@ -25,6 +25,8 @@ pub(crate) struct Facts {
     pub(crate) under_any_parent: bool,
     pub(crate) manager: Option<Manager>,
     pub(crate) supervisor: Option<Link>,
+    /// The names of the streams that this process can continue.
+    pub(crate) resumes: Vec<String>,
 }
 
 impl Facts {

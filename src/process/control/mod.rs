@@ -469,8 +469,11 @@ impl<'a> Control<'a> {
                 continue;
             }
             match &message {
-                Message::Prepared { adopted, .. } => {
+                Message::Prepared { adopted, resumes, .. } => {
                     self.engine.share(adopted);
+                    // A stream that the successor refuses after all is continued here.
+                    let both = resumes.iter().filter(|name| self.facts.resumes.contains(name));
+                    self.phase.set_continued(both.cloned().collect());
                     self.outside.identity.adopted.clone_from(adopted);
                 }
                 Message::Failed { reason } => self.outside.note_failure(reason),

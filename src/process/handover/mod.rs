@@ -39,8 +39,9 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) enum Message {
     /// P and S, first of all.
     Hello(Hello),
-    /// S: listeners proven or bound, `before_ready` passed; nothing accepted. Names what it adopted.
-    Prepared { adopted: Vec<String>, takes_records: bool },
+    /// S: listeners proven or bound, `before_ready` passed; nothing accepted. Names what it adopted, and the streams that it
+    /// can continue.
+    Prepared { adopted: Vec<String>, takes_records: bool, resumes: Vec<String> },
     /// P: accept; you are on probation for so long. With the user's state, if there is any, and the number of bytes of P's
     /// records behind it in the file.
     Go { probation: Duration, state: Option<StateHead>, records: Option<u64> },
@@ -131,9 +132,16 @@ impl Message {
                     u8::from(hello.nohup)
                 )
             }
-            Message::Prepared { adopted, takes_records } => {
-                let names = adopted.iter().map(|name| escape(name.as_bytes())).collect::<Vec<_>>().join(",");
-                format!("PREPARED adopted={names}{}", if *takes_records { " records=1" } else { "" })
+            Message::Prepared { adopted, takes_records, resumes } => {
+                let list = |names: &[String]| {
+                    names.iter().map(|name| escape(name.as_bytes())).collect::<Vec<_>>().join(",")
+                };
+                let records = if *takes_records { " records=1" } else { "" };
+                let resumes = match &resumes[..] {
+                    [] => String::new(),
+                    names => format!(" resumes={}", list(names)),
+                };
+                format!("PREPARED adopted={}{records}{resumes}", list(adopted))
             }
             Message::Go { probation, state, records } => {
                 let state = state.map(|s| format!(" state_version={} state_bytes={}", s.version, s.bytes));
@@ -177,9 +185,12 @@ impl Message {
                 }),
             }),
             "PREPARED" => {
-                let names = field("adopted").unwrap_or("").split(',').filter(|name| !name.is_empty());
+                let list = |key| {
+                    let names = field(key).unwrap_or("").split(',').filter(|name| !name.is_empty());
+                    names.map(text).collect::<Option<Vec<String>>>()
+                };
                 let takes_records = field("records") == Some("1");
-                Message::Prepared { adopted: names.map(text).collect::<Option<_>>()?, takes_records }
+                Message::Prepared { adopted: list("adopted")?, takes_records, resumes: list("resumes")? }
             }
             "GO" => {
                 let number = |key: &str| field(key)?.parse::<u64>().ok();
@@ -324,6 +335,7 @@ mod tests {
             1 => Message::Prepared {
                 adopted: list(u, 0..=3, |u| any_text(u, 1..=20))?,
                 takes_records: u.arbitrary()?,
+                resumes: list(u, 0..=2, |u| any_text(u, 1..=20))?,
             },
             2 => Message::Go {
                 probation: duration(u)?,

@@ -179,10 +179,14 @@ impl State {
     }
 
     /// A successor whose listeners are bound and whose `before_ready` has passed.
-    pub(crate) fn successor(terms: Terms, adopted: Vec<String>) -> (State, Vec<Action>) {
+    pub(crate) fn successor(
+        terms: Terms,
+        adopted: Vec<String>,
+        resumes: Vec<String>,
+    ) -> (State, Vec<Action>) {
         (
             State::at(Stage::Prepared, terms),
-            vec![Action::ToPredecessor(Message::Prepared { adopted, takes_records: true })],
+            vec![Action::ToPredecessor(Message::Prepared { adopted, takes_records: true, resumes })],
         )
     }
 

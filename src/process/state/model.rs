@@ -188,7 +188,7 @@ impl World {
                 }
             }
             Step::GetPrepared(i) => {
-                let (state, actions) = State::successor(terms.clone(), Vec::new());
+                let (state, actions) = State::successor(terms.clone(), Vec::new(), Vec::new());
                 world.processes[i].state = Some(state);
                 world.perform(i, actions, terms);
             }

@@ -54,7 +54,11 @@ fn events() -> Vec<(&'static str, Event)> {
     ];
     for (from_successor, from_predecessor, message) in [
         ("S: HELLO", "P: HELLO", Message::Hello(hello)),
-        ("S: PREPARED", "P: PREPARED", Message::Prepared { adopted, takes_records: true }),
+        (
+            "S: PREPARED",
+            "P: PREPARED",
+            Message::Prepared { adopted, takes_records: true, resumes: Vec::new() },
+        ),
         ("S: GO", "P: GO", Message::Go { probation: Duration::from_secs(2), state: None, records: None }),
         ("S: SERVING", "P: SERVING", Message::Serving),
         ("S: STILL-GOOD", "P: STILL-GOOD", Message::StillGood),

@@ -1,5 +1,10 @@
-//! A client's Close, taken from its bytes before `tungstenite` reads them, because that crate refuses some codes that may be
-//! sent, and reports a code of its own for a forbidden one (RFC 6455 §7.4).
+//! The frames of a client, followed before `tungstenite` reads them, for two reasons.
+//!
+//! - That crate refuses some codes that a Close may have, and reports a code of its own for a forbidden one (RFC 6455 §7.4).
+//!   So a client's Close is taken from its bytes.
+//! - It does not give its state away. So it gets the bytes of one frame at a time, and where a WebSocket may move to another
+//!   process, those of an unfinished message are kept, which the other process reads again. Control frames between its
+//!   fragments were answered and are not kept.
 
 use std::mem;
 
@@ -44,46 +49,107 @@ impl ClientClose {
 
 /// Follows the frames of a client, however they are cut into pieces, up to its Close.
 #[derive(Debug, Default)]
-pub(super) struct CloseScanner {
+pub(super) struct FrameScanner {
     /// The received bytes of the current frame's header.
     head: Vec<u8>,
     /// The missing bytes of the current frame, its mask included.
     left: u64,
+    /// The first byte of the current frame.
+    first: u8,
+    /// None where no bytes are kept.
+    unfinished: Option<Unfinished>,
     /// A Close, from its first byte on.
     close: Option<Vec<u8>>,
     /// The Close is malformed: `tungstenite` gets its bytes, and refuses them.
     gave_up: bool,
 }
 
-impl CloseScanner {
-    /// How many of the first bytes of `came` belong to frames before a Close; the others are kept.
-    pub(super) fn pass(&mut self, came: &[u8]) -> usize {
+/// The bytes of a message that is not complete.
+#[derive(Debug, Default)]
+struct Unfinished {
+    bytes: Vec<u8>,
+    /// Where the current frame starts.
+    frame: usize,
+}
+
+/// What becomes of the first bytes of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passed {
+    /// So many belong to one frame, and are for `tungstenite`.
+    Frame(usize),
+    /// All belong to a Close, or come after it: they were kept.
+    Close,
+}
+
+impl FrameScanner {
+    /// Keeps the bytes of an unfinished message from now on.
+    pub(super) fn keep_unfinished(&mut self) {
+        self.unfinished = Some(Unfinished::default());
+    }
+
+    /// Looks at the first bytes of `came`, at most to the end of a frame.
+    pub(super) fn pass(&mut self, came: &[u8]) -> Passed {
         if let Some(close) = &mut self.close {
             close.extend_from_slice(came);
-            return 0;
+            return Passed::Close;
+        }
+        if self.gave_up {
+            return Passed::Frame(came.len());
         }
         let mut at = 0;
-        while let (Some((byte, after)), false) = (came.get(at..).and_then(<[u8]>::split_first), self.gave_up)
-        {
-            if self.left > 0 {
+        while let Some((byte, after)) = came.get(at..).and_then(<[u8]>::split_first) {
+            if self.left == 0 {
+                if self.head.is_empty() {
+                    if byte & 0x0f == 0x08 {
+                        self.close = Some(came.to_vec());
+                        return Passed::Close;
+                    }
+                    self.first = *byte;
+                }
+                self.head.push(*byte);
+                at = at.saturating_add(1);
+                let Some(left) = following(&self.head) else { continue };
+                self.left = left;
+                self.head.clear();
+            } else {
                 let passed =
                     after.len().saturating_add(1).min(usize::try_from(self.left).unwrap_or(usize::MAX));
                 at = at.saturating_add(passed);
                 self.left = self.left.saturating_sub(passed as u64);
-                continue;
             }
-            if self.head.is_empty() && byte & 0x0f == 0x08 {
-                self.close = Some(came.get(at..).unwrap_or_default().to_vec());
-                return at;
-            }
-            self.head.push(*byte);
-            at = at.saturating_add(1);
-            if let Some(left) = following(&self.head) {
-                self.left = left;
-                self.head.clear();
+            if self.left == 0 {
+                self.keep(came.get(..at).unwrap_or_default());
+                self.end_frame();
+                return Passed::Frame(at);
             }
         }
-        came.len()
+        self.keep(came);
+        Passed::Frame(came.len())
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if let Some(unfinished) = &mut self.unfinished {
+            unfinished.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    fn end_frame(&mut self) {
+        let Some(unfinished) = &mut self.unfinished else { return };
+        let (is_control, is_last) = (self.first & 0x08 != 0, self.first & 0x80 != 0);
+        if is_control {
+            unfinished.bytes.truncate(unfinished.frame);
+        } else if is_last {
+            // A long message leaves no memory behind.
+            unfinished.bytes = Vec::new();
+        }
+        unfinished.frame = unfinished.bytes.len();
+    }
+
+    /// The bytes from which another process reads an unfinished message again, and the start of a Close behind them.
+    pub(super) fn take_unfinished(&mut self) -> Vec<u8> {
+        let mut bytes = self.unfinished.take().unwrap_or_default().bytes;
+        bytes.append(&mut self.close.take().unwrap_or_default());
+        bytes
     }
 
     /// The content of the Close, once it is complete.
@@ -140,6 +206,18 @@ mod tests {
         bytes
     }
 
+    /// What passes of a piece, a frame at a time.
+    fn pass_all(frames: &mut FrameScanner, piece: &[u8]) -> Vec<u8> {
+        let mut at = 0;
+        while at < piece.len() {
+            match frames.pass(&piece[at..]) {
+                Passed::Frame(n) => at += n,
+                Passed::Close => return piece[..at].to_vec(),
+            }
+        }
+        piece.to_vec()
+    }
+
     #[test]
     fn codes_are_as_registered() {
         let may: Vec<u16> = (0..=u16::MAX).filter(|code| may_be_sent(*code)).collect();
@@ -190,31 +268,65 @@ mod tests {
         let all = [&before[..], &close, b"and more"].concat();
         let pieces = [1, 2, 3, 5, 7, 126, 8_192, all.len()];
         for size in pieces {
-            let (mut frames, mut passed) = (CloseScanner::default(), Vec::new());
+            let (mut frames, mut passed) = (FrameScanner::default(), Vec::new());
             for piece in all.chunks(size) {
-                let n = frames.pass(piece);
-                passed.extend_from_slice(&piece[..n]);
+                passed.extend(pass_all(&mut frames, piece));
                 assert!(frames.odd().is_none());
             }
             assert_eq!(passed, before, "{size}");
             assert_eq!(frames.said(), Some(ClientClose::Reason(1001, "bye".to_owned())), "{size}");
         }
         // The Close is reported only when it is complete.
-        let mut frames = CloseScanner::default();
+        let mut frames = FrameScanner::default();
         for byte in &close[..close.len() - 1] {
-            assert_eq!(frames.pass(&[*byte]), 0);
+            assert_eq!(frames.pass(&[*byte]), Passed::Close);
             assert_eq!((frames.close.is_some(), frames.said()), (true, None));
         }
     }
 
     #[test]
+    fn of_an_unfinished_message_all_is_kept_and_of_others_nothing() {
+        let (start, middle, end) = (frame(0x01, b"a"), frame(0x00, &[b'b'; 300]), frame(0x80, b"c"));
+        let (whole, ping, close) = (frame(0x81, b"whole"), frame(0x89, b"ping"), frame(0x88, b""));
+        let cases = [
+            (vec![&whole, &ping], vec![]),
+            (vec![&whole, &start], vec![&start]),
+            (vec![&start, &ping, &middle], vec![&start, &middle]),
+            (vec![&start, &ping, &middle, &ping, &end, &ping], vec![]),
+        ];
+        for (came, kept) in cases {
+            let (came, kept): (Vec<u8>, Vec<u8>) = (
+                came.into_iter().flatten().copied().collect(),
+                kept.into_iter().flatten().copied().collect(),
+            );
+            for size in [1, 2, 7, came.len()] {
+                let mut frames = FrameScanner::default();
+                frames.keep_unfinished();
+                came.chunks(size).for_each(|piece| drop(pass_all(&mut frames, piece)));
+                assert_eq!(frames.take_unfinished(), kept, "{size}");
+            }
+        }
+        // Half a frame, and half a Close, behind the fragments.
+        for half in [&whole, &ping, &close] {
+            let mut frames = FrameScanner::default();
+            frames.keep_unfinished();
+            pass_all(&mut frames, &start);
+            pass_all(&mut frames, &half[..3]);
+            assert_eq!(frames.take_unfinished(), [&start[..], &half[..3]].concat());
+        }
+        let mut frames = FrameScanner::default();
+        pass_all(&mut frames, &start);
+        assert!(frames.take_unfinished().is_empty(), "not kept");
+    }
+
+    #[test]
     fn what_is_no_close_is_left_to_its_reader() {
         for odd in [vec![0x88, 0x00], vec![0x08, 0x80], vec![0xc8, 0x80], vec![0x88, 0xfe]] {
-            let mut frames = CloseScanner::default();
-            assert_eq!(frames.pass(&odd[..1]), 0);
-            assert_eq!((frames.odd(), frames.pass(&odd[1..])), (None, 0));
+            let mut frames = FrameScanner::default();
+            assert_eq!(frames.pass(&odd[..1]), Passed::Close);
+            assert_eq!((frames.odd(), frames.pass(&odd[1..])), (None, Passed::Close));
             assert_eq!(frames.odd(), Some(odd.clone()));
-            assert_eq!(frames.pass(b"\x88\x80"), 2, "it is not looked at any more");
+            assert_eq!(frames.pass(b"\x88\x80"), Passed::Frame(2), "it is not looked at any more");
         }
     }
 }

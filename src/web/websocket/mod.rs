@@ -5,6 +5,7 @@
 
 mod closing;
 mod handshake;
+mod moving;
 mod protocol_state;
 
 use std::fmt;
@@ -21,13 +22,14 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use crate::base::limits::within_reach;
 use crate::base::log::debug;
 use crate::base::sync::lock;
-use crate::net::conn_info::ConnInfo;
 use crate::web::body::Body;
 use crate::web::broadcast::{Broadcast, Overflow, Subscription, Taken};
+use crate::web::resume::{Passage, StreamState};
 use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
 use crate::{Request, Response};
 use handshake::HandshakeRequest;
-use protocol_state::{ProtocolState, ReadOutcome};
+pub use moving::resumed;
+use protocol_state::{Moving, ProtocolState, ReadOutcome};
 
 /// A message of a WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,13 +141,16 @@ impl Default for WebSocketOptions {
 ///
 /// When the process drains, after a handover or at a stop, a Close with 1001 (going away) is sent at once, whatever the
 /// thread does; the client may reconnect to the next generation. `read` continues to return messages that the client sent
-/// before it received the Close, then None; `send` fails.
+/// before it received the Close, then None; `send` fails. A WebSocket that is [`resumable`](crate::ResponseExt::resumable) moves to
+/// the next generation instead, by [`hand_over`](WebSocket::hand_over).
 ///
 /// Extensions, such as compression, are not supported.
 pub struct WebSocket {
     shared: Arc<WebSocketSession>,
     protocol: Option<String>,
     read_timeout: Option<Duration>,
+    /// The state for the next process.
+    handed_over: Option<Vec<u8>>,
 }
 
 /// Sends on a [`WebSocket`] from any thread. Clones send on the same WebSocket. It does not keep the WebSocket open: after
@@ -177,7 +182,7 @@ enum AllowedOrigins {
 
 struct WebSocketSession {
     io: Arc<dyn Duplex>,
-    conn_info: Arc<ConnInfo>,
+    passage: Passage,
     options: WebSocketOptions,
     /// This lock is never held while a thread waits.
     protocol_state: Mutex<ProtocolState>,
@@ -196,7 +201,7 @@ impl WebSocket {
         }
     }
 
-    /// Waits for the next message; None when the WebSocket is closed.
+    /// Waits for the next message; None when the WebSocket is closed, or [moves](WebSocket::is_moving) to the next process.
     ///
     /// # Errors
     /// `TimedOut` after the [read timeout](WebSocket::set_read_timeout): nothing is lost, read again.
@@ -207,7 +212,7 @@ impl WebSocket {
         let deadline = self.read_timeout.and_then(|time| Instant::now().checked_add(time));
         match self.shared.read(deadline)? {
             ReadOutcome::Message(message) => Ok(Some(message)),
-            ReadOutcome::End => Ok(None),
+            ReadOutcome::End | ReadOutcome::Moving => Ok(None),
             ReadOutcome::Nothing => Err(ErrorKind::TimedOut.into()),
         }
     }
@@ -225,6 +230,27 @@ impl WebSocket {
     /// long; those of the connection.
     pub fn send(&self, message: impl Into<Message>) -> io::Result<()> {
         self.shared.send(message.into())
+    }
+
+    /// Whether `read` has returned None because the WebSocket moves to the next process. All that the client has sent since the
+    /// last message goes there. Until `speak` returns, messages can still be sent.
+    pub fn is_moving(&self) -> bool {
+        self.shared.lock().moving() == Moving::Told
+    }
+
+    /// Gives the WebSocket to the next process, where the code of [`resumed`] continues it with `state`, when `speak` returns. If
+    /// the WebSocket does not move, because it is closed, this does nothing: it is the last line of a handler, after its loop.
+    /// A handler that does not call it ends the WebSocket with 1001.
+    ///
+    /// Messages that were accepted for sending are sent before it moves. Then sending fails with `BrokenPipe`, also by a
+    /// [`WebSocketSender`].
+    ///
+    /// # Errors
+    /// `InvalidInput` if the state is longer than 64 KiB.
+    pub fn hand_over(&mut self, state: impl Into<StreamState>) -> io::Result<()> {
+        let state = state.into().checked()?;
+        self.handed_over = self.is_moving().then_some(state);
+        Ok(())
     }
 
     /// A sender for other threads.
@@ -256,7 +282,7 @@ impl WebSocket {
 
     /// The other end of the connection, see [`RequestExt::peer_addr`](crate::RequestExt::peer_addr).
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.shared.conn_info.peer
+        self.shared.passage.conn_info().peer
     }
 }
 
@@ -313,21 +339,35 @@ impl WebSocketUpgrade {
         }
         let (options, protocol) = (self.options, self.protocol);
         let mut response = handshake::accept(&asked, protocol.as_deref());
-        *response.body_mut() = Body::upgrade(move |io| run(io, options, protocol, speak));
+        *response.body_mut() = Body::upgrade(move |io| {
+            run(io, Terms { options, protocol, silent: Duration::ZERO, resumed: false }, speak);
+        });
         response
     }
 }
 
-fn run(
-    io: Upgraded,
+/// What was agreed with the client, and how long it has been silent.
+struct Terms {
     options: WebSocketOptions,
     protocol: Option<String>,
-    speak: impl FnOnce(&mut WebSocket) -> io::Result<()>,
-) {
-    let Parts { io, conn_info, early } = io.into_parts();
-    let protocol_state =
-        Mutex::new(ProtocolState::new(Arc::clone(&io), early, options.clone(), Instant::now()));
-    let shared = Arc::new(WebSocketSession { io: Arc::clone(&io), conn_info, options, protocol_state });
+    silent: Duration,
+    /// Another process had the WebSocket, or has refused it.
+    resumed: bool,
+}
+
+fn run(io: Upgraded, terms: Terms, speak: impl FnOnce(&mut WebSocket) -> io::Result<()>) {
+    let Terms { options, protocol, silent, resumed } = terms;
+    let Parts { io, early, passage } = io.into_parts();
+    let now = Instant::now();
+    let heard = now.checked_sub(silent).unwrap_or(now);
+    let mut protocol_state = ProtocolState::new(Arc::clone(&io), early, options.clone(), heard);
+    match (passage.may_open(), resumed) {
+        (true, _) => protocol_state.may_move(),
+        (false, true) => protocol_state.came_back(),
+        (false, false) => {}
+    }
+    let protocol_state = Mutex::new(protocol_state);
+    let shared = Arc::new(WebSocketSession { io: Arc::clone(&io), passage, options, protocol_state });
     let notified = Arc::downgrade(&shared);
     io.at_drain(Box::new(move || {
         if let Some(shared) = notified.upgrade() {
@@ -336,9 +376,15 @@ fn run(
     }));
     // The drain may have started already.
     shared.look_at_drain();
-    let mut socket = WebSocket { shared: Arc::clone(&shared), protocol, read_timeout: None };
+    let mut socket =
+        WebSocket { shared: Arc::clone(&shared), protocol, read_timeout: None, handed_over: None };
     let outcome = catch_unwind(AssertUnwindSafe(|| speak(&mut socket)));
-    drop(socket);
+    let WebSocket { handed_over, protocol, .. } = socket;
+    if let (Ok(Ok(())), Some(state)) = (&outcome, handed_over) {
+        if shared.leave(protocol, state) {
+            return;
+        }
+    }
     let code = match &outcome {
         Ok(Ok(())) => CloseCode::Normal,
         Ok(Err(e)) => {
@@ -358,12 +404,18 @@ impl WebSocketSession {
         lock(&self.protocol_state)
     }
 
+    /// In a drain the WebSocket moves to the next process, or is closed.
     fn look_at_drain(&self) {
-        if self.conn_info.drain.is_draining() {
+        if self.passage.conn_info().drain.is_draining() {
+            let moves = self.passage.is_open();
             let mut protocol_state = self.lock();
-            protocol_state.close(CloseCode::Away.into(), "", Instant::now());
-            // A reading or sending thread sees the error.
-            let _ = protocol_state.pump();
+            if moves {
+                protocol_state.ask_to_move();
+            } else if protocol_state.stay() {
+                protocol_state.close(CloseCode::Away.into(), "", Instant::now());
+                // A reading or sending thread sees the error.
+                let _ = protocol_state.pump();
+            }
         }
     }
 
@@ -447,8 +499,13 @@ impl WebSocketSession {
 
     /// Sends a Close, unless one was sent, and waits for the client's for a limited time.
     fn finish(&self, code: CloseCode) {
-        self.look_at_drain();
-        self.lock().close(code.into(), "", Instant::now());
+        {
+            let mut protocol_state = self.lock();
+            protocol_state.do_not_move();
+            let is_draining = self.passage.conn_info().drain.is_draining();
+            let code = if is_draining { CloseCode::Away } else { code };
+            protocol_state.close(code.into(), "", Instant::now());
+        }
         // Later messages are dropped.
         while !self.lock().is_over() {
             if let Err(e) = self.read(None) {

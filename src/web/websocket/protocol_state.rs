@@ -14,7 +14,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Error, error::ProtocolError};
 
-use super::closing::{ClientClose, CloseScanner};
+use super::closing::{ClientClose, FrameScanner, Passed};
 use super::{Message, WebSocketOptions};
 use crate::base::log::debug;
 use crate::web::upgrade::Duplex;
@@ -37,6 +37,24 @@ pub(super) struct ProtocolState {
     over: bool,
     /// Nothing can be sent either.
     broken: bool,
+    moving: Moving,
+}
+
+/// Whether the WebSocket moves to the next process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Moving {
+    #[default]
+    No,
+    /// Its code gets no further message.
+    Asked,
+    /// Its code knows.
+    Told,
+    /// The next process reads and writes.
+    Left,
+    /// No process has taken it. What was read of the client is answered, then it ends here.
+    CameBack,
+    /// It ends here.
+    Never,
 }
 
 /// What a read of a WebSocket returned.
@@ -45,15 +63,19 @@ pub(super) enum ReadOutcome {
     Message(Message),
     /// The WebSocket is closed, in order or because the client did not answer our Close.
     End,
+    /// It moves to another process.
+    Moving,
     Nothing,
 }
 
 /// The buffers between the protocol, which never waits, and the connection.
 struct Pipe {
     io: Arc<dyn Duplex>,
-    frames: CloseScanner,
-    /// Bytes that are not read yet: they arrived with the handshake, or turned out not to be a Close.
+    frames: FrameScanner,
+    /// Bytes that are not read yet: they arrived with the handshake, or behind a frame, or turned out not to be a Close.
     early: Vec<u8>,
+    /// How many bytes of `early` were read.
+    early_read: usize,
     out: Vec<u8>,
     /// How many bytes of `out` were sent.
     sent: usize,
@@ -70,16 +92,17 @@ impl ProtocolState {
         io: Arc<dyn Duplex>,
         early: Vec<u8>,
         options: WebSocketOptions,
-        now: Instant,
+        heard: Instant,
     ) -> ProtocolState {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BYTES)
             .write_buffer_size(0)
             .max_message_size(Some(options.message_bytes))
             .max_frame_size(Some(options.message_bytes));
-        let frames = CloseScanner::default();
-        let pipe =
-            Pipe { io, frames, early, out: Vec::new(), sent: 0, sent_in_all: 0, heard: now, taken: now };
+        let frames = FrameScanner::default();
+        let (out, sent, sent_in_all) = (Vec::new(), 0, 0);
+        let taken = Instant::now();
+        let pipe = Pipe { io, frames, early, early_read: 0, out, sent, sent_in_all, heard, taken };
         let protocol = tungstenite::WebSocket::from_raw_socket(pipe, Role::Server, Some(config));
         ProtocolState {
             protocol,
@@ -89,12 +112,74 @@ impl ProtocolState {
             said: None,
             over: false,
             broken: false,
+            moving: Moving::No,
         }
+    }
+
+    /// The WebSocket may move to another process one day.
+    pub(super) fn may_move(&mut self) {
+        self.protocol.get_mut().frames.keep_unfinished();
+    }
+
+    /// No process has taken it.
+    pub(super) fn came_back(&mut self) {
+        self.moving = Moving::CameBack;
+    }
+
+    pub(super) fn moving(&self) -> Moving {
+        self.moving
+    }
+
+    /// The WebSocket is to move now. A Close under way ends here.
+    pub(super) fn ask_to_move(&mut self) {
+        if self.moving == Moving::No && self.is_open() && !self.has_close() {
+            self.moving = Moving::Asked;
+        }
+    }
+
+    /// The time to move is over. False for a WebSocket whose code knows that it moves.
+    pub(super) fn stay(&mut self) -> bool {
+        if self.moving == Moving::Asked {
+            self.moving = Moving::No;
+        }
+        matches!(self.moving, Moving::No | Moving::Never)
+    }
+
+    /// The WebSocket ends here.
+    pub(super) fn do_not_move(&mut self) {
+        self.moving = Moving::Never;
+    }
+
+    /// Sends what is owed, and returns the unread bytes when all is sent: from then on the next process reads and writes.
+    pub(super) fn leave(&mut self) -> io::Result<Option<Vec<u8>>> {
+        // A waiting Pong.
+        self.pass(|protocol| protocol.flush());
+        if !self.pump()? {
+            return Ok(None);
+        }
+        if !self.is_open() {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        self.give_up();
+        self.moving = Moving::Left;
+        let pipe = self.protocol.get_mut();
+        let mut unread = pipe.frames.take_unfinished();
+        unread.extend_from_slice(pipe.rest());
+        Ok(Some(unread))
+    }
+
+    /// When the last bytes of the client arrived.
+    pub(super) fn heard(&self) -> Instant {
+        self.protocol.get_ref().heard
     }
 
     /// The received messages. Errors end the WebSocket.
     pub(super) fn take(&mut self) -> io::Result<ReadOutcome> {
         while !self.over {
+            if matches!(self.moving, Moving::Asked | Moving::Told) {
+                self.moving = Moving::Told;
+                return Ok(ReadOutcome::Moving);
+            }
             if self.is_choked() {
                 return Ok(ReadOutcome::Nothing);
             }
@@ -110,6 +195,11 @@ impl ProtocolState {
             };
             return match error {
                 Error::Io(e) if e.kind() == ErrorKind::WouldBlock && self.has_close() => self.take_close(),
+                Error::Io(e) if e.kind() == ErrorKind::WouldBlock && self.moving == Moving::CameBack => {
+                    self.moving = Moving::Never;
+                    self.close(CloseCode::Away.into(), "", Instant::now());
+                    Ok(ReadOutcome::Nothing)
+                }
                 Error::Io(e) if e.kind() == ErrorKind::WouldBlock => Ok(ReadOutcome::Nothing),
                 Error::ConnectionClosed | Error::AlreadyClosed => {
                     self.over = true;
@@ -300,6 +390,24 @@ impl ProtocolState {
 }
 
 impl Pipe {
+    /// The bytes that are not read yet.
+    fn rest(&self) -> &[u8] {
+        self.early.get(self.early_read..).unwrap_or_default()
+    }
+
+    fn note_read(&mut self, bytes: usize) {
+        self.early_read = self.early_read.saturating_add(bytes);
+        if self.early_read >= self.early.len() {
+            (self.early, self.early_read) = (Vec::new(), 0);
+        }
+    }
+
+    /// These are read next.
+    fn put_back(&mut self, mut bytes: Vec<u8>) {
+        bytes.extend_from_slice(self.rest());
+        (self.early, self.early_read) = (bytes, 0);
+    }
+
     fn unsent(&self) -> usize {
         self.out.len().saturating_sub(self.sent)
     }
@@ -329,24 +437,37 @@ impl Pipe {
 impl Read for Pipe {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
-            let early = self.early.len().min(buf.len());
-            let n = match buf.get_mut(..early).filter(|room| !room.is_empty()) {
-                Some(room) => {
-                    room.copy_from_slice(self.early.get(..early).unwrap_or_default());
-                    self.early.drain(..early);
-                    early
-                }
+            let (n, is_new) = match self.rest().len().min(buf.len()) {
                 // Bytes after a Close are ignored.
-                None if self.frames.said().is_some() => return Err(ErrorKind::WouldBlock.into()),
-                None => self.io.try_read(buf)?,
+                0 if self.frames.said().is_some() => return Err(ErrorKind::WouldBlock.into()),
+                0 => {
+                    let n = self.io.try_read(buf)?;
+                    self.heard = Instant::now();
+                    (n, true)
+                }
+                n => {
+                    if let (Some(to), Some(from)) = (buf.get_mut(..n), self.rest().get(..n)) {
+                        to.copy_from_slice(from);
+                    }
+                    (n, false)
+                }
             };
-            self.heard = Instant::now();
-            let passed = self.frames.pass(buf.get(..n).unwrap_or_default());
-            if let Some(odd) = self.frames.odd() {
-                self.early = odd;
+            let came = buf.get(..n).unwrap_or_default();
+            let passed = self.frames.pass(came);
+            let used = match passed {
+                Passed::Frame(used) => used,
+                Passed::Close => n,
+            };
+            if is_new {
+                self.early.extend_from_slice(came.get(used..).unwrap_or_default());
+            } else {
+                self.note_read(used);
             }
-            if passed > 0 || n == 0 {
-                return Ok(passed);
+            if let Some(odd) = self.frames.odd() {
+                self.put_back(odd);
+            }
+            if passed != Passed::Close || n == 0 {
+                return Ok(used);
             }
         }
     }

@@ -45,6 +45,26 @@ impl Guest {
         }
     }
 
+    /// What both have said in this round: each in its own order, and nothing twice.
+    #[track_caller]
+    fn hear_all(&mut self, round: usize) {
+        let mut next = [0; 2];
+        while next != [10; 2] {
+            let Message::Text(text) = self.next() else { panic!("no text") };
+            let said =
+                ["guest 1: a", "guest 2: b"].map(|said| text.as_str().strip_prefix(said).map(str::to_owned));
+            let Some(who) = said.iter().position(Option::is_some) else { continue };
+            assert_eq!(said[who].as_deref(), Some(&*format!(" {round} {}", next[who])));
+            next[who] += 1;
+        }
+    }
+
+    #[track_caller]
+    fn hear_next(&mut self, wanted: &str) {
+        let Message::Text(text) = self.next() else { panic!("no text") };
+        assert_eq!(text.as_str(), wanted);
+    }
+
     #[track_caller]
     fn hear_close(&mut self) -> CloseCode {
         loop {
@@ -60,7 +80,7 @@ fn chat() -> Proc {
 }
 
 #[test]
-fn guests_hear_each_other_and_are_sent_on_at_a_handover() {
+fn guests_hear_each_other_over_upgrades() {
     let server = chat();
     let mut ann = Guest::enter(&server);
     ann.hear("guest 1 is here");
@@ -69,14 +89,22 @@ fn guests_hear_each_other_and_are_sent_on_at_a_handover() {
     bob.say("hello");
     ann.hear("guest 2: hello");
     bob.hear("guest 2: hello");
-    bob.0.send(Message::binary(vec![1])).expect("sent");
-    assert_eq!(bob.hear_close(), CloseCode::Unsupported);
-    ann.hear("guest 2 has left");
-    server.signal(Signal::SIGHUP);
-    assert_eq!(ann.hear_close(), CloseCode::Away);
-    let mut ann = Guest::enter(&server);
-    ann.hear("guest 1 is here");
-    server.settled();
+    let mut eve = Guest::enter(&server);
+    eve.0.send(Message::binary(vec![1])).expect("sent");
+    assert_eq!(eve.hear_close(), CloseCode::Unsupported);
+    ann.hear("guest 3 has left");
+    for n in 0..3 {
+        server.signal_to(server.newest(), Signal::SIGHUP);
+        // While they move: each is in another room for a moment.
+        for m in 0..10 {
+            ann.say(&format!("a {n} {m}"));
+            bob.say(&format!("b {n} {m}"));
+        }
+        server.settled();
+        for guest in [&mut ann, &mut bob] {
+            guest.hear_all(n);
+        }
+    }
     server.stop();
     assert_eq!(ann.hear_close(), CloseCode::Away);
 }
@@ -86,12 +114,13 @@ fn a_browser_is_a_guest_before_and_after_an_upgrade() {
     let server = chat();
     let mut ann = Guest::enter(&server);
     let Addr::Tcp(addr) = server.addr() else { panic!("no address") };
-    let Some(_browser) = Browser::open(&format!("http://{addr}/")) else { return };
+    let Some(browser) = Browser::open(&format!("http://{addr}/")) else { return };
     ann.hear("guest 2 is here");
     server.signal(Signal::SIGHUP);
-    assert_eq!(ann.hear_close(), CloseCode::Away);
-    // The browser connects again by itself, before or after us.
-    let mut ann = Guest::enter(&server);
-    ann.hear("guest 2 is here");
-    drop(ann);
+    ann.say("after it");
+    ann.hear("guest 1: after it");
+    server.settled();
+    // It has not left meanwhile, or would come as another guest.
+    drop(browser);
+    ann.hear_next("guest 2 has left");
 }

@@ -25,7 +25,7 @@ enum Kind {
 const KINDS: [(Kind, usize); 4] =
     [(Kind::Idle, 100), (Kind::Busy, 10), (Kind::Events, 10), (Kind::WebSocket, 10)];
 
-const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+const UPGRADE: &str = "GET /ws/stay HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 impl Kind {

@@ -62,6 +62,8 @@ mod start;
 mod startup_output;
 mod status;
 mod stop;
+#[cfg(feature = "websocket")]
+mod streams;
 mod supervise;
 #[cfg(feature = "systemd")]
 mod systemd;

@@ -3,7 +3,7 @@
 //! records after its handshake.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -363,6 +363,24 @@ fn a_websocket_over_tls() {
         let bytes: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
         client.send(Message::binary(bytes.clone())).expect("a message");
         assert!(client.read().expect("an echo").into_data() == bytes, "{length}");
+    }
+    // It goes on in the next process, with what has come of a message.
+    for _ in 0..3 {
+        let masked = b"\x81\x85\0\0\0\0hello";
+        client.get_mut().write_all(&masked[..9]).expect("half a frame");
+        let new = secured.server.handover();
+        client.get_mut().write_all(&masked[9..]).expect("the other half");
+        client.send(Message::text("pid")).expect("a message");
+        for expected in ["hello".to_owned(), new.to_string()] {
+            let message = loop {
+                match client.read() {
+                    // A read with a timeout is not restarted after a signal.
+                    Err(tungstenite::Error::Io(e)) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                    message => break message.expect("a message"),
+                }
+            };
+            assert_eq!(message, Message::text(expected));
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use crate::web::coding::{Whole, accepts_gzip, vary};
 use crate::web::fields::{ascii, elements, essence};
 use crate::web::handler::{Next, Wrapper};
 use crate::web::response::plain;
+use crate::web::resume::DetachedOut;
 use crate::{Request, Response};
 use tags::{Conditions, Form};
 
@@ -364,6 +365,9 @@ impl<W: Write> Write for AtOnce<'_, W> {
         self.0.flush()
     }
 }
+
+/// The encoder's state ends with the process, and the stream with it.
+impl<W: Write> DetachedOut for AtOnce<'_, W> {}
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,255 @@
+//! A WebSocket that moves to the next process: what was agreed with the client travels, with the bytes that were not read.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Terms, WebSocket, WebSocketOptions, WebSocketSession, run};
+use crate::base::limits::within_reach;
+use crate::base::log::debug;
+use crate::base::percent::decoded_text;
+use crate::base::words::pairs;
+use crate::net::transfer::StreamKind;
+use crate::process::handover::escape;
+use crate::web::resume::{Resume, ResumedTask, StreamState};
+use crate::web::upgrade::Wants;
+
+/// How a WebSocket of another process continues here, on a thread of its own: for
+/// [`Server::resume`](crate::Server::resume). `speak` gets the state that the other process's code gave to
+/// [`WebSocket::hand_over`]. The client notices nothing: its next message is read here, even if half of it had arrived there.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use heirloom::websocket::{self, WebSocket};
+/// use std::io;
+///
+/// /// Numbers the client's messages, over all upgrades of the program.
+/// fn count(socket: &mut WebSocket, mut n: u64) -> io::Result<()> {
+///     while socket.read()?.is_some() {
+///         n += 1;
+///         socket.send(n.to_string())?;
+///     }
+///     socket.hand_over(n.to_string())
+/// }
+///
+/// let start = |req: Request| WebSocket::upgrade(&req).speak(|socket| count(socket, 0)).resumable("count");
+/// let server = Server::new(Router::new().get("/count", start))
+///     .resume("count", websocket::resumed(|socket, state| count(socket, state.parse()?)));
+/// # let _ = server;
+/// ```
+///
+/// Options and the subprotocol are those that the other process used.
+pub fn resumed(
+    speak: impl Fn(&mut WebSocket, StreamState) -> io::Result<()> + Send + Sync + 'static,
+) -> Resume {
+    let speak = Arc::new(speak);
+    Resume::new(StreamKind::WebSocket, move |details, state| {
+        let (speak, terms) = (Arc::clone(&speak), Terms::decode(details));
+        ResumedTask::Upgrade(Box::new(move |io| run(io, terms, |socket| speak(socket, state))))
+    })
+}
+
+impl WebSocketSession {
+    /// Leaves for the next process, when all messages that were accepted are sent. False if the WebSocket has ended meanwhile.
+    pub(super) fn leave(&self, protocol: Option<String>, state: Vec<u8>) -> bool {
+        match self.send_all() {
+            Ok((unread, heard)) => {
+                let (options, silent) = (self.options.clone(), heard.elapsed());
+                let terms = Terms { options, protocol, silent, resumed: true };
+                self.passage.leave(StreamKind::WebSocket, terms.encode(), state, unread);
+                true
+            }
+            Err(e) => {
+                debug!("a WebSocket ended before it could move: {e}");
+                false
+            }
+        }
+    }
+
+    /// Returns the unread bytes, and when the client was last heard.
+    fn send_all(&self) -> io::Result<(Vec<u8>, Instant)> {
+        loop {
+            let stalls = {
+                let mut protocol_state = self.lock();
+                if let Some(unread) = protocol_state.leave()? {
+                    return Ok((unread, protocol_state.heard()));
+                }
+                protocol_state.stalls()
+            };
+            let left = stalls.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::Error::new(ErrorKind::ConnectionAborted, "the client does not read"));
+            }
+            self.io.wait(Wants { write: true, ..Wants::default() }, Some(left))?;
+        }
+    }
+}
+
+impl Terms {
+    fn encode(&self) -> String {
+        let WebSocketOptions { message_bytes, unsent_bytes, ping, silence, stall, closing } = &self.options;
+        let times = [ping, silence, stall, closing].map(|time| time.as_millis().to_string()).join(",");
+        let protocol = self.protocol.as_ref().map(|name| format!(" protocol={}", escape(name.as_bytes())));
+        format!(
+            "bytes={message_bytes},{unsent_bytes} times_ms={times} silent_ms={}{}",
+            self.silent.as_millis(),
+            protocol.unwrap_or_default()
+        )
+    }
+
+    /// What another version does not say, or says in another way, is as by default.
+    fn decode(details: &str) -> Terms {
+        let fields = pairs(details);
+        let field = |key: &str| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| *v).unwrap_or_default();
+        let ms = |text: &str| text.parse().ok().map(Duration::from_millis);
+        let mut options = WebSocketOptions::new();
+        if let Some((message, unsent)) = field("bytes").split_once(',') {
+            if let (Ok(message), Ok(unsent)) = (message.parse(), unsent.parse()) {
+                options = options.message_bytes(message).unsent_bytes(unsent);
+            }
+        }
+        let times: Vec<Duration> = field("times_ms").split(',').filter_map(ms).map(within_reach).collect();
+        if let [ping, silence, stall, closing] = times[..] {
+            options = options.ping(ping).silence(silence).stall(stall).closing(closing);
+        }
+        let protocol = decoded_text(field("protocol")).filter(|name| !name.is_empty());
+        Terms { options, protocol, silent: ms(field("silent_ms")).unwrap_or_default(), resumed: true }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::base::phase::{Phase, PhaseWatch};
+    use crate::base::sync::lock;
+    use crate::net::conn_info::ConnInfo;
+    use crate::web::resume::{Leaving, Passage};
+    use crate::web::upgrade::{Duplex, Parts, Upgraded};
+    use crate::web::websocket::{Message, WebSocketSender};
+
+    /// A client that sends nothing more, and keeps what it gets.
+    #[derive(Default)]
+    struct Silent(Mutex<Vec<u8>>);
+
+    impl Duplex for Silent {
+        fn try_read(&self, _: &mut [u8]) -> io::Result<usize> {
+            Err(ErrorKind::WouldBlock.into())
+        }
+
+        fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+            lock(&self.0).extend_from_slice(buf);
+            Ok(buf.len())
+        }
+
+        fn wait(&self, _: Wants, _: Option<Duration>) -> io::Result<bool> {
+            panic!("nothing is to be waited for");
+        }
+
+        fn ring(&self) {}
+
+        fn at_drain(&self, _: Box<dyn FnOnce() + Send>) {}
+
+        fn shutdown_write(&self) {}
+    }
+
+    /// A short frame, masked by zeros.
+    fn frame(first: u8, payload: &str) -> Vec<u8> {
+        [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload.as_bytes()].concat()
+    }
+
+    /// Runs `speak` on a WebSocket with this name, to which these bytes have come. Returns what it has sent.
+    fn run_with(
+        name: Option<&str>,
+        came: Vec<u8>,
+        watch: &PhaseWatch,
+        speak: impl FnOnce(&mut WebSocket) -> io::Result<()>,
+    ) -> (Vec<u8>, Option<Leaving>) {
+        let conn_info = Arc::new(ConnInfo::new(None, watch.clone(), 1));
+        let (io, passage) = (Arc::new(Silent::default()), Passage::new(name.map(Into::into), conn_info));
+        let parts = Parts { io: Arc::clone(&io) as _, early: came, passage: passage.clone() };
+        let terms = Terms::decode("");
+        run(Upgraded::new(parts, Duration::ZERO), terms, speak);
+        (std::mem::take(&mut *lock(&io.0)), passage.take())
+    }
+
+    #[test]
+    fn unread_messages_leave_and_accepted_ones_are_sent() {
+        let watch = PhaseWatch::new();
+        watch.set_continued(vec!["a".to_owned()]);
+        let behind = [frame(0x81, "two"), frame(0x01, "thr"), frame(0x89, "p")[..3].to_vec()].concat();
+        let came = [frame(0x89, "?"), frame(0x81, "one"), behind.clone()].concat();
+        let mut sender: Option<WebSocketSender> = None;
+        let (sent, leaving) = run_with(Some("a"), came, &watch, |socket| {
+            assert_eq!(socket.read()?, Some(Message::from("one")));
+            let other = sender.insert(socket.sender());
+            watch.set(Phase::HandedOver);
+            assert!(!socket.is_moving(), "it does not know yet");
+            other.send("late")?;
+            assert_eq!((socket.read()?, socket.is_moving()), (None, true));
+            socket.send("later")?;
+            assert!(other.is_open());
+            socket.hand_over("state")
+        });
+        let said = [&[0x8a, 1, b'?', 0x81, 4][..], b"late", &[0x81, 5], b"later"].concat();
+        assert_eq!(sent.escape_ascii().to_string(), said.escape_ascii().to_string());
+        let leaving = leaving.unwrap();
+        assert_eq!((leaving.unread, leaving.continuation.state), (behind, b"state".to_vec()));
+        let sender = sender.unwrap();
+        assert_eq!(sender.send("too late").unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert!(!sender.is_open());
+    }
+
+    #[test]
+    fn without_its_state_it_ends_with_1001() {
+        let watch = PhaseWatch::new();
+        watch.set_continued(vec!["a".to_owned()]);
+        watch.set(Phase::HandedOver);
+        // The client's answer has come already.
+        let close = frame(0x88, "\u{3}\u{69}");
+        for (name, hands_over) in [(Some("a"), false), (Some("b"), true)] {
+            let (sent, leaving) = run_with(name, close.clone(), &watch, |socket| match hands_over {
+                true => socket.hand_over(()),
+                false => socket.read().map(|_| assert!(socket.is_moving())),
+            });
+            assert_eq!(sent, [0x88, 2, 3, 0xe9], "{name:?}");
+            assert!(leaving.is_none());
+        }
+    }
+
+    #[test]
+    fn what_has_come_back_is_answered_before_it_ends() {
+        let watch = PhaseWatch::new();
+        watch.set(Phase::HandedOver);
+        let came = [frame(0x81, "one"), frame(0x81, "two"), frame(0x88, "\u{3}\u{69}")].concat();
+        let (sent, leaving) = run_with(None, came, &watch, |socket| {
+            while let Some(message) = socket.read()? {
+                socket.send(message)?;
+            }
+            socket.hand_over(())
+        });
+        let said = [&[0x81, 3][..], b"one", &[0x81, 3], b"two", &[0x88]].concat();
+        assert!(sent.starts_with(&said), "{}", sent.escape_ascii());
+        assert!(leaving.is_none());
+    }
+
+    #[test]
+    fn what_was_agreed_survives_the_way() {
+        let options = WebSocketOptions::new().message_bytes(7).unsent_bytes(8).ping(Duration::from_millis(9));
+        for (options, protocol) in [
+            (options.clone(), Some("chat v2,a".to_owned())),
+            (options.silence(None).closing(Duration::ZERO), None),
+        ] {
+            let terms = Terms { options, protocol, silent: Duration::from_millis(1234), resumed: true };
+            let arrived = Terms::decode(&terms.encode());
+            assert_eq!(arrived.options, terms.options);
+            assert_eq!((arrived.protocol, arrived.silent), (terms.protocol, terms.silent));
+        }
+        for odd in ["", "bytes=1 times_ms=1,2,3 silent_ms=x protocol=", "bytes=-1,2 times_ms=a,b,c,d later=1"]
+        {
+            let terms = Terms::decode(odd);
+            assert_eq!((terms.options, terms.protocol), (WebSocketOptions::new(), None), "{odd}");
+        }
+    }
+}
