@@ -34,6 +34,8 @@ reasons! {
     TooLong = "too_long",
     /// Its keys have encrypted so many records that it should end.
     Worn = "worn",
+    /// The client may have changed its keys more often than a move can find out.
+    KeyUpdates = "key_updates",
     /// `rustls` did not give its keys. The session is lost.
     Lost = "lost",
     /// Since its handshake, `Tls::reload` has changed which client certificates are accepted.

@@ -9,6 +9,7 @@ use super::refuse::broken;
 use super::{Disposition, Exchange, Flow};
 use crate::base::close_reason::CloseReason;
 use crate::base::log::debug;
+use crate::base::phase::Phase;
 use crate::http::codec::{Refusal, encode};
 use crate::net::acceptor::Deadline;
 use crate::net::conn_info::ConnInfo;
@@ -19,6 +20,9 @@ impl Exchange<'_> {
     /// Ends the turn unless the handshake is done.
     pub(super) fn shake_hands(&mut self, cause: Cause) -> Flow {
         if cause == Cause::Expired {
+            if self.common.phase.get() == Phase::HandedOver {
+                self.common.parking.outbox.note_kept(self.client, &self.worker.counters);
+            }
             return ControlFlow::Break(Disposition::Close(CloseReason::HandshakeTimeout));
         }
         let mut shaken = self.client.stream.shake_hands();

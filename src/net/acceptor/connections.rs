@@ -268,6 +268,19 @@ impl<P: Portable> Connections<P> {
         self.parking.close(connection);
     }
 
+    /// Ends our part of a connection that the successor may own: the socket is closed here and not shut, which would act on
+    /// the successor's too.
+    pub(crate) fn give_up(&mut self, connection: Box<Connection<P>>) {
+        self.counters.ends(CloseReason::Broken, || connection.about(String::new()));
+        self.counters.closed(CloseReason::Broken);
+        self.parking.close(connection);
+    }
+
+    /// Counts a TLS connection that could not move.
+    pub(crate) fn note_kept(&self, connection: &Connection<P>) {
+        self.parking.outbox.note_kept(connection, &self.counters);
+    }
+
     pub(super) fn has_handed_over(&self) -> bool {
         self.process.drain.watch().get() == Phase::HandedOver
     }

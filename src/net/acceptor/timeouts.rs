@@ -53,7 +53,7 @@ impl<P: Portable> Connections<P> {
                 let is_drain = self.parking.drain.has_started();
                 let reason = if is_drain { CloseReason::Grace } else { CloseReason::Idle };
                 if self.has_handed_over() {
-                    self.parking.outbox.note_kept(&connection, &self.counters);
+                    self.parking.outbox.note_expired(&connection, &self.counters);
                 }
                 self.counters.ends(reason, || connection.about(String::new()));
                 connection.begin_end_of_idle(reason);

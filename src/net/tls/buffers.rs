@@ -25,6 +25,18 @@ pub(super) struct Pass<'a> {
     pub(super) open: bool,
     /// The client has said close_notify.
     pub(super) ended: bool,
+    /// How many of the processed records had no data, where `rustls` has processed them.
+    pub(super) without_data: usize,
+}
+
+/// How many whole records these bytes start with.
+pub(super) fn whole_records(mut bytes: &[u8]) -> usize {
+    let mut count: usize = 0;
+    while let Some(([.., high, low], rest)) = bytes.split_first_chunk::<5>() {
+        let Some(after) = rest.get(usize::from(u16::from_be_bytes([*high, *low]))..) else { break };
+        (count, bytes) = (count.saturating_add(1), after);
+    }
+    count
 }
 
 /// Where decrypted bytes go.

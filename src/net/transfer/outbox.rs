@@ -126,7 +126,19 @@ impl<P> Outbox<P> {
     /// Counts a TLS connection that ends here after a handover, because it could not move. The log names the reason of the
     /// first one.
     pub(crate) fn note_kept(&self, connection: &Connection<P>, counters: &Counters) {
-        let Some(reason) = self.why_kept(connection) else { return };
+        if let Some(reason) = self.why_kept(connection) {
+            self.note_reason(reason, counters);
+        }
+    }
+
+    /// As `note_kept`, for one that has waited until the end of its time.
+    pub(crate) fn note_expired(&self, connection: &Connection<P>, counters: &Counters) {
+        if connection.stream.is_tls() {
+            self.note_reason(self.why_kept(connection).unwrap_or(Stays::NoRoom), counters);
+        }
+    }
+
+    fn note_reason(&self, reason: Stays, counters: &Counters) {
         counters.tls_kept(reason);
         if self.has_kept_tls.swap(true, Ordering::Relaxed) {
             debug!("a TLS connection can't move to the successor: {reason}");

@@ -216,8 +216,7 @@ impl Packet {
         })
     }
 
-    /// Whether a packet holds keys, so that its bytes are to be wiped.
-    #[cfg(feature = "tls")]
+    /// Whether a packet holds keys, so that its bytes are to be wiped. A process without TLS may get one too.
     fn is_secret(packet: &[u8]) -> bool {
         [&b"TICKETS"[..], b"TLS ", b"STREAM "].iter().any(|word| packet.starts_with(word))
     }
@@ -429,12 +428,12 @@ fn number(fields: &[(&str, &str)], key: &str) -> Option<u64> {
 
 /// Overwrites a packet that holds keys, once it is sent or decoded.
 pub(crate) fn wipe(packet: &mut [u8]) {
-    #[cfg(feature = "tls")]
     if Packet::is_secret(packet) {
+        #[cfg(feature = "tls")]
         packet.zeroize();
+        #[cfg(not(feature = "tls"))]
+        std::hint::black_box(packet).fill(0);
     }
-    #[cfg(not(feature = "tls"))]
-    let _ = packet;
 }
 
 /// Sends one packet, without waiting.

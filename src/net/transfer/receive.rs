@@ -261,7 +261,10 @@ impl<P: Portable> Receiver<P> {
         let slots: Vec<SlotId> = (0..came).map_while(|_| connections.parking.slots.claim()).collect();
         let room = self.room(connections);
         let Some(channel) = self.channels.get_mut(&key) else { return };
-        let retry = if listeners.is_none() { Retry::Never } else { Retry::Later };
+        // That this process takes no TLS at all is not the listener's fault: the channel may be passed on.
+        let is_final =
+            listeners.is_none() && (channel.takes_tls || !records.iter().any(ConnectionRecord::is_tls));
+        let retry = if is_final { Retry::Never } else { Retry::Later };
         let (Some(fds), Some(listeners), true) = (fds, listeners, slots.len() == came) else {
             if !std::mem::replace(&mut channel.has_refused, true) {
                 log_refusal(&records, retry);

@@ -15,9 +15,9 @@ use super::packet::{self, BATCH, ChannelRead, Packet, Receipt, Retry};
 use super::parcel::{Batch, Sent};
 use super::receive::{PredecessorChannel, Receiver};
 use super::streams::{Departure, SentStream};
-use crate::base::close_reason::CloseReason;
 use crate::base::log::{debug, info, warn};
 use crate::base::status::AllCounters;
+use crate::base::stays::Stays;
 use crate::net::acceptor::connections::Connections;
 use crate::net::acceptor::event::AcceptorSource;
 use crate::net::connection::{Connection, Portable};
@@ -135,8 +135,12 @@ impl<P: Portable> Sender<P> {
             // A packet has connections of one kind.
             leaving.sort_by_key(|connection| connection.stream.is_tls());
             let mut staying = Vec::new();
-            while channel.send(&mut leaving, &mut staying, names) {
+            while channel.send(&mut leaving, &mut staying, names) {}
+            if channel.ledger.has_sent() {
                 self.delivered.get_or_insert(0);
+            }
+            for lost in staying.iter().filter(|one| one.stream.stays() == Some(Stays::Lost)) {
+                connections.note_kept(lost);
             }
             // These wait here for their turn, or for a client whose TLS is not ready.
             leaving.drain(..).chain(staying).for_each(|connection| connections.queue(connection));
@@ -178,7 +182,7 @@ impl<P: Portable> Sender<P> {
         let is_stuck = connections.parking.drain.grace().is_some_and(|grace| channel.is_stuck(grace));
         connections.parking.outbox.set_tls_taken(channel.ledger.tls());
         connections.parking.outbox.set_gate(match channel.room() {
-            0 if is_stuck => Gate::Shut,
+            0 if is_stuck || channel.is_unreadable => Gate::Shut,
             0 => Gate::Waiting,
             _ => Gate::Open,
         });
@@ -226,7 +230,7 @@ impl<P: Portable> Sender<P> {
             *self.delivered.get_or_insert(0) += receipts.delivered.len();
         }
         receipts.delivered.into_iter().for_each(|connection| connections.handed_over(connection));
-        receipts.given_up.into_iter().for_each(|connection| connections.end(CloseReason::Broken, connection));
+        receipts.given_up.into_iter().for_each(|connection| connections.give_up(connection));
         receipts.returned.into_iter().for_each(|connection| connections.admit(connection));
         receipts.ended.unwrap_or_default()
     }

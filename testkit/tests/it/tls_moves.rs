@@ -208,8 +208,10 @@ fn keys_are_updated_at_any_time() {
         client.socket.write_all(&sent).unwrap();
     };
     let mut pid = sealed.server.pid();
+    let mut rests = vec![Vec::new(); clients.len()];
     for _ in 0..3 {
-        for client in &mut clients {
+        for (client, rest) in clients.iter_mut().zip(&mut rests) {
+            client.socket.write_all(rest).unwrap();
             served_by(client, pid);
             update(client);
             served_by(client, pid);
@@ -217,17 +219,22 @@ fn keys_are_updated_at_any_time() {
             update(client);
         }
         pid = sealed.handover();
-        for client in &mut clients {
+        for (client, rest) in clients.iter_mut().zip(&mut rests) {
             served_by(client, pid);
             update(client);
             update(client);
             served_by(client, pid);
-            // A part of an update.
+            // A part of an update, whose rest comes after the next move.
             client.tls.refresh_traffic_keys().unwrap();
             let sent = client.ciphertext("");
             client.socket.write_all(&sent[..7]).unwrap();
-            client.socket.write_all(&sent[7..]).unwrap();
+            *rest = sent[7..].to_vec();
         }
+        pid = sealed.handover();
+    }
+    for (client, rest) in clients.iter_mut().zip(&rests) {
+        client.socket.write_all(rest).unwrap();
+        served_by(client, pid);
     }
 }
 

@@ -62,6 +62,7 @@ pub(crate) fn records(bytes: &[u8]) {
                 outgoing: &mut outgoing,
                 open: true,
                 ended: false,
+                without_data: 0,
             };
             let error = records.process(&mut pass, &Say::Nothing).err();
             let used = pass.used;

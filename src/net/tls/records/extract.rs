@@ -12,8 +12,9 @@ use super::key::{Material, next_secret, traffic_key};
 use super::suite::{Suite, Version};
 use super::{Parts, Records};
 
-/// How many KeyUpdates of one side are looked for: `rustls` does not tell their number.
-const GENERATIONS_MAX: usize = 64;
+/// How many KeyUpdates of one side are looked for: `rustls` does not report their number. The search is short, since the
+/// client has sent as many.
+pub(in crate::net::tls) const GENERATIONS_MAX: usize = 1_000;
 
 const CLIENT: &str = "CLIENT_TRAFFIC_SECRET_0";
 const SERVER: &str = "SERVER_TRAFFIC_SECRET_0";

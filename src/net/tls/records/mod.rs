@@ -22,7 +22,7 @@ use rustls::{AlertDescription, ContentType, Error, HandshakeType, InvalidMessage
 
 use super::buffers::{Pass, Say};
 pub(crate) use carried::{Carried, ClientIdentity};
-pub(super) use extract::{TrafficSecrets, extract};
+pub(super) use extract::{GENERATIONS_MAX, TrafficSecrets, extract};
 use key::{CONTENT_MAX, HEADER, Material, RecordKey, content_type};
 use suite::{Suite, Version};
 

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{Engine, HandshakeFacts, RustlsEngine, SessionState, TlsSession, rustls_engine};
 use crate::base::stays::Stays;
 use crate::net::tls::buffers::{Pass, Plaintext};
-use crate::net::tls::records::{Carried, ClientIdentity, extract};
+use crate::net::tls::records::{Carried, ClientIdentity, GENERATIONS_MAX, extract};
 use crate::net::tls::{ClientRules, Moves, Tls};
 
 impl TlsSession {
@@ -31,7 +31,7 @@ impl TlsSession {
     }
 
     /// Why it can't leave now, without an attempt. After a `release` that has failed there is a reason until the client
-    /// sends something or takes something.
+    /// sends something.
     pub(crate) fn stays(&self) -> Option<Stays> {
         if !self.tls.is_carried() {
             return Some(Stays::SwitchedOff);
@@ -42,6 +42,9 @@ impl TlsSession {
         let is_fragment = match &self.engine {
             Engine::None => false,
             Engine::Rustls(engine) if engine.secrets.is_none() => return Some(Stays::SwitchedOff),
+            Engine::Rustls(engine) if engine.without_data > GENERATIONS_MAX => {
+                return Some(Stays::KeyUpdates);
+            }
             Engine::Rustls(_) => self.holds_whole_record(),
             Engine::Records(engine) => engine.0.held() > 0,
         };
@@ -141,6 +144,7 @@ impl TlsSession {
                     outgoing: &mut self.outgoing,
                     open: true,
                     ended: false,
+                    without_data: 0,
                 };
                 rustls_engine::settle(&mut engine.connection, &mut pass)
             }
@@ -161,6 +165,9 @@ impl TlsSession {
         }
         if engine.secrets.is_none() {
             return Err(Stays::SwitchedOff);
+        }
+        if engine.without_data > GENERATIONS_MAX {
+            return Err(Stays::KeyUpdates);
         }
         let Engine::Rustls(engine) = mem::replace(&mut self.engine, Engine::None) else {
             return Err(Stays::NotReady);

@@ -78,6 +78,8 @@ struct RustlsEngine {
     asked: RequestedName,
     /// What a move takes; None if the session can't move.
     secrets: Option<Arc<TrafficSecrets>>,
+    /// How many records of the client had no data. Its KeyUpdates are among them.
+    without_data: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -356,7 +358,8 @@ impl TlsSession {
             self.handshake.rules = Some(loaded.rules);
             let ForClient { config, asked, secrets } = loaded.for_client(self.tls.is_carried());
             let connection = UnbufferedServerConnection::new(config)?;
-            self.engine = Engine::Rustls(Box::new(RustlsEngine { connection, asked, secrets }));
+            self.engine =
+                Engine::Rustls(Box::new(RustlsEngine { connection, asked, secrets, without_data: 0 }));
             self.began = Some(Instant::now());
         }
         Ok(())
@@ -385,10 +388,15 @@ impl TlsSession {
             outgoing: &mut self.outgoing,
             open: false,
             ended: false,
+            without_data: 0,
         };
         let outcome = match &mut self.engine {
             Engine::None => return Ok(0),
-            Engine::Rustls(engine) => rustls_engine::process(&mut engine.connection, &mut pass, say),
+            Engine::Rustls(engine) => {
+                let outcome = rustls_engine::process(&mut engine.connection, &mut pass, say);
+                engine.without_data = engine.without_data.saturating_add(pass.without_data);
+                outcome
+            }
             Engine::Records(engine) => engine.0.process(&mut pass, say),
         };
         let Pass { used, open, ended, plain: Plaintext { filled, .. }, .. } = pass;

@@ -6,7 +6,7 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
 };
 
-use crate::net::tls::buffers::{Pass, Say, append};
+use crate::net::tls::buffers::{Pass, Say, append, whole_records};
 
 /// The content of one record at most.
 const RECORD_BYTES: usize = 16 << 10;
@@ -19,6 +19,7 @@ pub(super) fn process(
     pass: &mut Pass<'_>,
     say: &Say<'_>,
 ) -> Result<(), Error> {
+    let (came, mut with_data) = (whole_records(pass.incoming), 0);
     let outcome = loop {
         let UnbufferedStatus { mut discard, state } =
             connection.process_tls_records(pass.incoming.get_mut(pass.used..).unwrap_or_default());
@@ -26,6 +27,7 @@ pub(super) fn process(
             Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                 while let Some(Ok(record)) = traffic.next_record() {
                     discard = discard.saturating_add(record.discard);
+                    with_data = 1_usize.saturating_add(with_data);
                     pass.plain.take(record.payload);
                 }
                 None
@@ -59,6 +61,8 @@ pub(super) fn process(
             break outcome;
         }
     };
+    let left = whole_records(pass.incoming.get(pass.used..).unwrap_or_default());
+    pass.without_data = came.saturating_sub(left).saturating_sub(with_data);
     if outcome.is_err() {
         // Only the alert is written. The bytes after the malformed ones are not read.
         encode_pending(connection, pass);

@@ -166,6 +166,7 @@ fn a_key_of_tls12_wears_out() {
             outgoing: &mut out,
             open: false,
             ended: false,
+            without_data: 0,
         };
         let said = last.process(&mut pass, &say);
         (said.is_ok(), out.is_empty())
