@@ -71,6 +71,8 @@ mod terminal;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(feature = "tls")]
+mod tls_clients;
+#[cfg(feature = "tls")]
 mod tls_handover;
 #[cfg(feature = "tls")]
 mod tls_moves;

@@ -1,5 +1,5 @@
-//! TLS of a real server as clients of other makes see it: curl, Python, a browser. What handovers cost
-//! them is counted by `storm --tls`. `main.rs` has this file twice: the second time each connection continues on our own
+//! TLS of a real server as clients of other makes see it: curl, Python, a browser. What they see of
+//! handovers: `tls_clients.rs`. `main.rs` has this file twice: the second time each connection continues on our own
 //! records after its handshake.
 
 use std::fs;

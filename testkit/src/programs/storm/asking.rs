@@ -82,11 +82,6 @@ impl Mode {
         matches!(self, Mode::WebSocket | Mode::Events)
     }
 
-    /// Whether its requests wait for handovers.
-    pub(crate) fn waits_for_signals(self) -> bool {
-        matches!(self, Mode::Halves | Mode::Rekey)
-    }
-
     /// Requests sent at once.
     pub(crate) fn depth(self) -> usize {
         if self == Mode::Pipelined { 8 } else { 1 }

@@ -82,14 +82,7 @@ impl Client {
         let batch: Vec<Asked> = (0..self.mode.depth()).map(|_| self.next()).collect();
         let before = link.answers;
         let bytes: Vec<u8> = batch.iter().flat_map(|asked| &asked.bytes).copied().collect();
-        match self.mode {
-            Mode::Halves => self.send_halves(&mut link, &bytes),
-            Mode::Rekey => self.send_with_key_updates(&mut link, &bytes),
-            _ => link.send(&bytes, self.mode.pieces(), self.pause(), &self.halt),
-        }
-        if self.mode.waits_for_signals() {
-            begin = Instant::now();
-        }
+        self.send(&mut link, &bytes, &mut begin);
 
         let (mut closes, mut loss, mut step) = (false, None, true);
         for asked in &batch {
@@ -140,6 +133,16 @@ impl Client {
             }
             None => Some(link),
         }
+    }
+
+    /// Sends requests. Their time does not begin before the waits for signals.
+    fn send(&self, link: &mut Link, bytes: &[u8], begin: &mut Instant) {
+        match self.mode {
+            Mode::Halves => self.send_halves(link, bytes),
+            Mode::Rekey => self.send_with_key_updates(link, bytes),
+            _ => return link.send(bytes, self.mode.pieces(), self.pause(), &self.halt),
+        }
+        *begin = Instant::now();
     }
 
     /// A new connection for a request; if there is none, that is the request's outcome.
@@ -231,9 +234,11 @@ impl Client {
         self.clock.crashes.touch(from, to)
     }
 
-    /// Whether storm has killed a process since the connection was certainly open.
+    /// Whether storm has killed a process since the connection was certainly open. One that is read slowly has its last answer
+    /// long after the server has sent it.
     fn killed(&self, link: &Link) -> bool {
-        self.clock.kills.touch(link.quiet_since, Instant::now())
+        let open_at = if self.mode.pace().is_some() { link.opened[0] } else { link.quiet_since };
+        self.clock.kills.touch(open_at, Instant::now())
     }
 
     /// The end of a connection without a request on it, if it arrives in time.

@@ -26,7 +26,7 @@ pub(crate) const USAGE: &str = "usage: testkit storm [flags] [-- flags of the se
   --idle-connections N
                      connections without traffic, asked once at the end; alone if no mode is asked for
   --quiet            no clients at all: the times of the handovers alone
-  --strict           an announced close and a reconnect of a kept connection are failures, too, except by TLS and of streams
+  --strict           an announced close and a reconnect of a kept connection are failures, too, except of streams
   --think-ms N       between an answer and the next request on a kept connection (default 0)
   --one-way-ms N     of idle and early clients: between a look at the connection and the send (default 10)
   --sleep-ms N       what a slow request takes (default 300)
@@ -34,7 +34,7 @@ pub(crate) const USAGE: &str = "usage: testkit storm [flags] [-- flags of the se
   --upload-bytes N   what an upload sends at most (default 256 KiB)
   --timeout-ms N     how long an answer may take (default 10000)
   --unix             every other client by a unix socket
-  --tls              every other client by TLS, with each cipher suite in turn; their closes are announced
+  --tls              every other client by TLS, with each cipher suite in turn
   --supervise        the server under its supervisor, which gets all signals
   --server PATH      the kitchen_sink to run (default: the one beside testkit)
   --alternate PATH   another version of it: each handover goes from one of the two to the other
@@ -126,21 +126,27 @@ impl Flags {
                 }
             }
         }
+        flags.check()?;
         let none = flags.clients.iter().all(|clients| *clients == 0) && !quiet && flags.idle_connections == 0;
-        if flags.clients[Mode::Rekey as usize] > 0 && !flags.tls {
-            return Err("--rekey needs --tls".to_owned());
-        }
-        if flags.kills && (flags.strict || flags.supervise || flags.stops) {
-            return Err(
-                "--kills excuses what --strict does not, and has no --supervise and no --stops".to_owned()
-            );
-        }
         match flags.soak {
             Some(length) => flags.complete_soak(length, none),
             None if none => flags.mix(),
             None => {}
         }
         Ok(flags)
+    }
+
+    /// What has no meaning together.
+    fn check(&self) -> Result<(), String> {
+        if self.clients[Mode::Rekey as usize] > 0 && !self.tls && self.soak.is_none() {
+            return Err("--rekey needs --tls".to_owned());
+        }
+        if self.kills && (self.strict || self.supervise || self.stops) {
+            return Err(
+                "--kills excuses what --strict does not, and has no --supervise and no --stops".to_owned()
+            );
+        }
+        Ok(())
     }
 
     /// A soak has values of its own for what was not chosen.

@@ -226,7 +226,9 @@ fn add_rows(report: &mut Report, counted: &[Counted], flags: &Flags) {
         });
         if of_row().next().is_some() {
             let name = format!("{}{}", mode.name(), if by_tls { " tls" } else { "" });
-            let strict = flags.strict && !by_tls && !mode.streams();
+            // The released version does not take over connections of TLS.
+            let stays = mode.streams() || by_tls && flags.alternate.is_some();
+            let strict = flags.strict && !stays;
             report.add(Row { name, clients: of_row().count(), tally, strict });
         }
     }

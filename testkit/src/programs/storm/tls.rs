@@ -1,8 +1,11 @@
 //! TLS for some of the clients: certificates made for the run, each cipher suite in turn, and TLS over a socket.
 //!
 //! A record that can't be decrypted, an alert and every other breach of the protocol is `EBADMSG`: no end of a connection,
-//! but wrong bytes, which nothing excuses.
+//! but wrong bytes, which nothing excuses. So is a nonce that is used twice: in TLS 1.3 and by ChaCha20 it follows from the number of
+//! the record, and the client can decrypt one of the two only; by AES-GCM in TLS 1.2 the record names it, and it is compared
+//! with all others of the connection.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,7 +19,7 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::ServerName;
-use rustls::version::TLS13;
+use rustls::version::{TLS12, TLS13};
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore, SupportedCipherSuite,
 };
@@ -100,7 +103,8 @@ impl Secrecy {
     pub(crate) fn agree(&self, fd: &OwnedFd) -> Result<Layer, Errno> {
         let name = ServerName::try_from(name_for(self.suite)).map_err(|_| Errno::EINVAL)?;
         let tls = ClientConnection::new(Arc::clone(&self.config), name).map_err(|_| Errno::EPROTO)?;
-        let mut layer = Layer { tls: Box::new(tls), ended: None, fault: None };
+        let mut layer =
+            Layer { tls: Box::new(tls), ended: None, fault: None, nonces: Nonces::of(self.suite) };
         while layer.tls.is_handshaking() {
             layer.tls.complete_io(&mut Kernel(fd, MsgFlags::empty())).map_err(|e| errno(&e))?;
         }
@@ -138,6 +142,44 @@ pub(crate) struct Layer {
     ended: Option<Errno>,
     /// How the protocol was broken.
     fault: Option<String>,
+    nonces: Option<Nonces>,
+}
+
+/// The nonces of the server by AES-GCM in TLS 1.2, which are in its records.
+#[derive(Debug, Default)]
+struct Nonces {
+    seen: HashSet<[u8; 8]>,
+    /// The beginning of a record: its header and its nonce.
+    start: Vec<u8>,
+    /// What follows of the record.
+    rest: usize,
+    is_repeated: bool,
+}
+
+impl Nonces {
+    fn of(suite: SupportedCipherSuite) -> Option<Nonces> {
+        let gcm = suite.suite().as_str().is_some_and(|name| name.contains("_GCM_"));
+        (gcm && suite.version() == &TLS12).then(Nonces::default)
+    }
+
+    /// The next bytes from the server.
+    fn look_at(&mut self, mut bytes: &[u8]) {
+        while let [first, rest @ ..] = bytes {
+            if self.rest > 0 {
+                let n = self.rest.min(bytes.len());
+                self.rest -= n;
+                bytes = &bytes[n..];
+                continue;
+            }
+            self.start.push(*first);
+            bytes = rest;
+            if let Ok([_, _, _, high, low, nonce @ ..]) = <[u8; 13]>::try_from(&self.start[..]) {
+                self.is_repeated |= !self.seen.insert(nonce);
+                self.rest = usize::from(u16::from_be_bytes([high, low])).saturating_sub(nonce.len());
+                self.start.clear();
+            }
+        }
+    }
 }
 
 impl Layer {
@@ -197,7 +239,11 @@ impl Layer {
     }
 
     fn fetch(&mut self, fd: &OwnedFd, flags: MsgFlags) -> Result<(), Errno> {
-        let n = self.tls.read_tls(&mut Kernel(fd, flags)).map_err(|e| errno(&e))?;
+        let n = self.tls.read_tls(&mut Tap(Kernel(fd, flags), &mut self.nonces)).map_err(|e| errno(&e))?;
+        if self.nonces.as_ref().is_some_and(|nonces| nonces.is_repeated) {
+            self.fault = Some("a nonce was used twice".to_owned());
+            return Err(Errno::EBADMSG);
+        }
         match self.tls.process_new_packets() {
             Ok(state) if n == 0 && !state.peer_has_closed() => Err(Errno::EPROTO),
             Ok(_) => Ok(()),
@@ -211,6 +257,17 @@ impl Layer {
     /// How the protocol was broken, if it was.
     pub(crate) fn fault(&self) -> Option<&str> {
         self.fault.as_deref()
+    }
+}
+
+/// Sees what is read.
+struct Tap<'a>(Kernel<'a>, &'a mut Option<Nonces>);
+
+impl Read for Tap<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.read(buf)?;
+        self.1.iter_mut().for_each(|nonces| nonces.look_at(&buf[..n]));
+        Ok(n)
     }
 }
 
@@ -314,6 +371,34 @@ mod tests {
         theirs.write_all(&record).unwrap();
         assert!(layer.has_news(&ours));
         assert_eq!(layer.receive(&ours, &mut [0; 16]), Err(Errno::EBADMSG));
+    }
+
+    /// The client itself does not notice: it takes the nonce from the record.
+    #[test]
+    fn a_nonce_is_found_again() {
+        let suites = ring::ALL_CIPHER_SUITES.iter().filter(|suite| Nonces::of(**suite).is_some());
+        assert_eq!(suites.count(), 4);
+        let record = |nonce: u8, length: u8| {
+            let mut record = vec![23, 3, 3, 0, length, 1, 2, 3, 4, 5, 6, 7, nonce];
+            record.resize(5 + usize::from(length), 0);
+            record
+        };
+        let different = [record(1, 30), record(2, 24), record(3, 200)].concat();
+        for piece in [1, 7, 29, 1000] {
+            let mut nonces = Nonces::default();
+            different.chunks(piece).for_each(|bytes| nonces.look_at(bytes));
+            assert!(!nonces.is_repeated && nonces.seen.len() == 3);
+            record(2, 99).chunks(piece).for_each(|bytes| nonces.look_at(bytes));
+            assert!(nonces.is_repeated);
+        }
+        // In the records of a real server.
+        let gcm = ring::ALL_CIPHER_SUITES.iter().position(|suite| Nonces::of(*suite).is_some()).unwrap();
+        let (mut layer, ours, mut server, mut theirs) = pair(gcm);
+        for _ in 0..3 {
+            theirs.write_all(&sealed(&mut server, b"good")).unwrap();
+            assert_eq!(layer.receive(&ours, &mut [0; 16]), Ok(4));
+        }
+        assert_eq!(layer.nonces.unwrap().seen.len(), 3);
     }
 
     #[test]
