@@ -3,7 +3,7 @@
 
 use heirloom_bench::machine::{cpu_of, raise_descriptors};
 use heirloom_bench::server::kill_descendants;
-use heirloom_bench::{Error, ask_once, free_address, wait_until_accepting};
+use heirloom_bench::{Error, free_address, wait_until_accepting};
 use heirloom_bench_tls::Scratch;
 use heirloom_bench_tls::crowd::Crowd;
 use heirloom_bench_tls::link::Version;
@@ -79,7 +79,11 @@ struct Round {
     kept: usize,
 }
 
-fn hand_over(generation: &mut Generation, crowd: &mut Crowd) -> Result<Round, Error> {
+fn hand_over(
+    generation: &mut Generation,
+    version: Option<Version>,
+    crowd: &mut Crowd,
+) -> Result<Round, Error> {
     let [before, reaped] = [generation.cpu()?, cpu_of(UsageWho::RUSAGE_CHILDREN)?];
     let memory = generation.memory("VmRSS:").ok_or("gone")?;
     let (signalled, mut peak) = (Instant::now(), memory);
@@ -94,7 +98,8 @@ fn hand_over(generation: &mut Generation, crowd: &mut Crowd) -> Result<Round, Er
     let moved = signalled.elapsed();
     let of_old = (cpu_of(UsageWho::RUSAGE_CHILDREN)? - reaped).saturating_sub(before);
     // Nobody else is left who could answer this.
-    let pid = ask_once(&generation.address, "/pid")?;
+    let pid = Crowd::connect(&generation.address, version, 1, "/")?.answers("/pid")?;
+    let pid = pid.into_iter().next().ok_or("no answer")?;
     generation.pid = Pid::from_raw(pid.parse()?);
     let of_new = generation.cpu()?;
     let kept = crowd.answers("/pid")?.iter().filter(|answer| **answer == pid).count();
@@ -103,20 +108,18 @@ fn hand_over(generation: &mut Generation, crowd: &mut Crowd) -> Result<Round, Er
     Ok(Round { moved, served, cpu: [of_old, of_new], memory: [memory, peak, of_successor], kept })
 }
 
-/// `None`: no connections, which is the price of a handover alone.
 fn rounds(
     command: &[String],
-    kind: Option<Option<Version>>,
+    version: Option<Version>,
     connections: usize,
     rounds: usize,
 ) -> Result<Vec<Round>, Error> {
     let mut generation = Generation::start(command)?;
-    let (version, many) = (kind.flatten(), if kind.is_some() { connections } else { 0 });
-    let mut crowd = Crowd::connect(&generation.address, version, many, "/")?;
+    let mut crowd = Crowd::connect(&generation.address, version, connections, "/")?;
     (0..rounds)
         .map(|_| {
             thread::sleep(Duration::from_millis(500));
-            hand_over(&mut generation, &mut crowd)
+            hand_over(&mut generation, version, &mut crowd)
         })
         .collect()
 }
@@ -147,21 +150,21 @@ fn main() -> Result<(), Error> {
     );
     print!("| CPU ms, old | new | us for each connection, old | new | MiB, old at HUP | old, peak ");
     println!("| new, peak |\n|---|---|---|---|---|---|---|---|---|---|---|---|");
-    let alone = rounds(secured, None, 0, many)?;
+    let alone = rounds(secured, Some(Version::Tls13), 0, many)?;
     let kinds = [
-        ("none", secured, None),
-        ("plain", plain, Some(None)),
-        ("TLS 1.3", secured, Some(Some(Version::Tls13))),
-        ("TLS 1.2", secured, Some(Some(Version::Tls12))),
+        ("none", secured, Some(Version::Tls13), 0),
+        ("plain", plain, None, connections),
+        ("TLS 1.3", secured, Some(Version::Tls13), connections),
+        ("TLS 1.2", secured, Some(Version::Tls12), connections),
     ];
-    for (name, command, kind) in kinds {
-        let found = rounds(command, kind, connections, many)?;
+    for (name, command, version, connections) in kinds {
+        let found = rounds(command, version, connections, many)?;
         for (number, (round, alone)) in found.iter().zip(&alone).enumerate() {
             let millis = |time: Duration| format!("{:.0}", time.as_secs_f64() * 1000.0);
             let [old, new] = round.cpu;
-            let each = |cpu: Duration, alone: Duration| match kind {
-                None => "–".to_owned(),
-                Some(_) => {
+            let each = |cpu: Duration, alone: Duration| match connections {
+                0 => "–".to_owned(),
+                _ => {
                     let more = cpu.as_secs_f64() - alone.as_secs_f64();
                     format!("{:.1}", more * 1e6 / connections as f64)
                 }
