@@ -16,6 +16,7 @@
 //! $ grep -A 1 'id: 50' seen.txt
 //! id: 50
 //! data: 50
+//! $ kill PID
 //! ```
 //!
 //! Open it in a browser, and upgrade while it counts: the stream moves to the new process, and continues there. At a stop, or
