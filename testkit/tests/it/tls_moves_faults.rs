@@ -2,16 +2,17 @@
 //! which never writes a record by a number that another one has used. A client would see that: its library refuses the record.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use rustls::ClientConfig;
-use testkit::{Exit, Pid, Signal, lacks, skip};
+use testkit::handover::{Packet, Part};
+use testkit::{Exit, Pid, Proc, Signal, lacks, skip, until};
 
 use crate::secure::{Secure, SecureEnd};
 use crate::support::get;
 use crate::tls_moves::{ask, is_told};
-use crate::tls_tickets::{Secured, old_version};
+use crate::tls_tickets::{Secured, Watched, old_version, spellings};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
@@ -211,4 +212,115 @@ fn ten_thousand_idle_connections_move() {
     eprintln!("10,000 TLS connections moved in {:?}", begin.elapsed());
     secured.server.open(new, 10_000);
     assert!(ask_all(&mut clients).iter().all(|answer| *answer == Some((new, false))));
+}
+
+/// A played successor that owns the service, and takes TLS.
+fn until_commit(watched: &Watched) -> Part {
+    let mut part = watched.until_go();
+    let lifecycle = &mut part.ends.lifecycle;
+    lifecycle.say("SERVING");
+    lifecycle.say("STILL-GOOD");
+    assert_eq!(lifecycle.hear().as_deref(), Some("COMMIT"));
+    part.ends.connections.send(b"CREDIT n=0 tls=1\n", &[]);
+    part
+}
+
+/// The next packet with TLS connections, and the number of its batch.
+fn tls_packet(part: &Part) -> (Packet, String) {
+    loop {
+        let packet = part.ends.connections.receive().unwrap();
+        let line = packet.bytes.split(|byte| *byte == b'\n').next().unwrap();
+        if let Some(batch) = String::from_utf8_lossy(line).strip_prefix("TLS batch=") {
+            let batch = batch.to_owned();
+            return (packet, batch);
+        }
+    }
+}
+
+/// However often a successor refuses them, they continue where they were, until one refuses that knows no TLS.
+#[test]
+fn refused_connections_continue_on_records_and_leave_again() {
+    let watched = Watched::start();
+    let mut clients = crowd(&watched.secured, 2);
+    let old = watched.secured.server.pid();
+    let part = until_commit(&watched);
+    let mut keys = Vec::new();
+    let mut refused = 0;
+    while refused < 10 {
+        let (packet, batch) = tls_packet(&part);
+        refused += packet.fds.len();
+        keys.extend(packet.bytes);
+        part.ends.connections.send(format!("NAK batch={batch} never=0 tls=1\n").as_bytes(), &[]);
+    }
+    let (_, batch) = tls_packet(&part);
+    part.ends.connections.send(format!("NAK batch={batch} never=0\n").as_bytes(), &[]);
+    let told = std::thread::Builder::new();
+    let told = told.spawn(move || clients.iter_mut().for_each(|client| is_told(client, old))).unwrap();
+    // The other one may have been on its way.
+    let refuse = || {
+        while !told.is_finished() {
+            let Some(packet) = part.ends.connections.receive() else { return };
+            let text = String::from_utf8_lossy(&packet.bytes).into_owned();
+            if let Some(batch) = text.strip_prefix("TLS batch=").and_then(|text| text.lines().next()) {
+                part.ends.connections.send(format!("NAK batch={batch} never=0\n").as_bytes(), &[]);
+            }
+        }
+    };
+    refuse();
+    told.join().unwrap();
+    assert_eq!(watched.secured.server.wait_exit(old), Exit::Status(0));
+    // It logs all that it can, and no key.
+    let log = watched.secured.server.lines("").join("\n");
+    let text = keys.windows(2).position(|two| two == b"\n\n").unwrap();
+    for eight in keys[text + 2..text + 100].windows(8) {
+        assert!(spellings(eight).iter().all(|run| !log.contains(run)));
+    }
+}
+
+/// At each step of what it does with a packet: what it has not acknowledged is served here, and the rest is lost with it.
+#[test]
+fn a_successor_that_dies_has_what_it_has_acknowledged() {
+    for is_acknowledged in [false, true] {
+        let watched = Watched::start();
+        let server = &watched.secured.server;
+        let mut clients = crowd(&watched.secured, 2);
+        let old = server.pid();
+        let part = until_commit(&watched);
+        let (packet, batch) = tls_packet(&part);
+        let first = packet.fds.len();
+        if is_acknowledged {
+            part.ends.connections.send(format!("ACK batch={batch} credit=0 tls=1\n").as_bytes(), &[]);
+        }
+        drop((packet, part));
+        server.wait_for("connections stay here");
+        let answers = ask_all(&mut clients);
+        let lost = answers.iter().filter(|answer| answer.is_none()).count();
+        assert_eq!(lost, if is_acknowledged { first } else { 0 });
+        assert!(answers.iter().flatten().all(|answer| *answer == (old, true)));
+        assert_eq!(server.wait_exit(old), Exit::Status(0));
+    }
+}
+
+#[test]
+fn connections_move_under_supervision() {
+    let secured = Secured::begin(&["--supervise", "--probation-ms", "0"], |command| {
+        let server = Proc::begin(command, Stdio::null());
+        server.wait_for("serving as generation 1");
+        server
+    });
+    let mut clients = crowd(&secured, 4);
+    let mut pid = ask(&mut clients[0]).unwrap().0;
+    for generation in 2..4 {
+        secured.server.signal_to(secured.server.pid(), Signal::SIGHUP);
+        secured.server.wait_for(&format!("serving as generation {generation}"));
+        for client in &mut clients {
+            until("it has moved", || {
+                let (by, closes) = ask(client).unwrap();
+                assert!(!closes);
+                by != pid
+            });
+        }
+        pid = ask(&mut clients[0]).unwrap().0;
+    }
+    secured.server.stop();
 }

@@ -277,14 +277,14 @@ fn openssl_resumes_over_a_handover() {
 }
 
 /// A generation 1 whose successors are played.
-struct Watched {
-    secured: Secured,
+pub(crate) struct Watched {
+    pub(crate) secured: Secured,
     understudy: Understudy,
     folder: tempfile::TempDir,
 }
 
 impl Watched {
-    fn start() -> Watched {
+    pub(crate) fn start() -> Watched {
         let folder = tempfile::tempdir().unwrap();
         let understudy = Understudy::new(folder.path());
         let secured = Secured::begin(&["--probation-ms", "0"], |mut command| {
@@ -296,7 +296,7 @@ impl Watched {
     }
 
     /// A successor of 4a81a84 until GO, which it has read.
-    fn until_go(&self) -> Part {
+    pub(crate) fn until_go(&self) -> Part {
         self.secured.server.signal(Signal::SIGHUP);
         let mut part = self.understudy.step_in();
         let lifecycle = &mut part.ends.lifecycle;
