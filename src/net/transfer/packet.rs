@@ -636,6 +636,9 @@ mod tests {
         let Some(Packet::Tls { batch: 9, records }) = of(&format!(" tls={rules} session=3"), "GEkey") else {
             panic!("it is whole")
         };
+        // The text is a promise to other versions.
+        let text = packet("TLS", &format!(" tls={rules} session=3"), "GEkey");
+        assert_eq!(Packet::Tls { batch: 9, records: records.clone() }.encode(), text.as_bytes());
         assert_eq!(records[0].bytes, b"GE");
         let Some(TlsRecord::Session(_, session)) = &records[0].tls else { panic!("it has one") };
         assert_eq!(***session, b"key"[..]);

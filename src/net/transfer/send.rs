@@ -437,8 +437,14 @@ impl<P: Portable> SuccessorChannel<P> {
             return debug!("handover: skipped an unknown packet");
         };
         self.last_receipt = Instant::now();
+        let before = self.ledger.tls();
         self.ledger.note_tls(Receipt::says_tls(packet));
         self.takes_streams = Some(Receipt::says_streams(packet));
+        match self.ledger.tls() {
+            same if same == before => {}
+            TlsTaken::Yes => debug!("handover: TLS connections can be sent"),
+            _ => debug!("handover: no TLS connections can be sent"),
+        }
         match self.ledger.settle(receipt) {
             Settled::Delivered(Cargo::Stream(stream)) => receipts.delivered.push(stream.deliver()),
             Settled::Returned { cargo: Cargo::Stream(stream), retry: Retry::Never } => {

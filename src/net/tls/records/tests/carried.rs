@@ -45,6 +45,34 @@ fn what_is_carried_arrives() {
     });
 }
 
+/// Format 1 is a promise: processes of different versions exchange it.
+#[test]
+fn format_1_is_as_it_was() {
+    let numbers = |seq: u8| [0, 0, 0, 0, 0, 0, 1, seq];
+    let key = |seq: u8, material: &[u8]| [&numbers(seq)[..], &[material.len() as u8], material].concat();
+    let rest = [
+        &b"\x09localhost"[..],
+        b"\x08http/1.1",
+        b"\x02\x00\x00\x03one\x00\x00\x00",
+        b"\x00\x00\x00\x04\x17\x03\x03\x01",
+        b"\x00\x00\x00\x02GE",
+    ];
+    for (suite, material) in [(0x1301_u16, 32), (0x1302, 48), (0x1303, 32), (0xc02b, 28), (0xcca9, 44)] {
+        let (tx, rx) = (vec![1; material], vec![2; material]);
+        let head = [&[1][..], &suite.to_be_bytes(), &[1]].concat();
+        let bytes = [head, key(5, &tx), key(6, &rx), rest.concat()].concat();
+        let carried = Carried::decode(&bytes).unwrap();
+        assert_eq!((carried.parts.suite.id, carried.is_resumed), (CipherSuite::from(suite), true));
+        assert!((&*carried.parts.tx.0, carried.parts.tx.1) == (&tx, 0x105));
+        assert!((&*carried.parts.rx.0, carried.parts.rx.1) == (&rx, 0x106));
+        let ClientIdentity { server_name, alpn, certificates } = &carried.client;
+        assert_eq!((server_name.as_deref(), alpn.as_deref()), (Some("localhost"), Some(&b"http/1.1"[..])));
+        assert_eq!(*certificates, [b"one".to_vec(), Vec::new()]);
+        assert_eq!((&**carried.incoming, &**carried.plain), (&[0x17, 3, 3, 1][..], &b"GE"[..]));
+        assert!(**carried.encode() == *bytes);
+    }
+}
+
 /// What decodes is bounded, and encodes to the same bytes.
 #[test]
 fn damaged_bytes_are_refused_or_mean_something_else() {
