@@ -31,9 +31,9 @@ pub(crate) enum Mode {
     Halves,
     /// KeyUpdates of TLS 1.3 before, at and after handovers, and between the parts of a request.
     Rekey,
-    /// A WebSocket whose messages are echoed, for as long as the server keeps it.
+    /// A WebSocket whose messages are counted, in fragments, in pieces and several at once, over handovers.
     WebSocket,
-    /// A stream of events, one a second, for as long as the server sends it.
+    /// A stream of numbered events, over handovers.
     Events,
 }
 
@@ -77,14 +77,18 @@ impl Mode {
         matches!(self, Mode::Close | Mode::Preconnect)
     }
 
-    /// Whether each connection is one stream, which the server ends when its process drains.
+    /// Whether each connection is one stream, which moves to each successor.
     pub(crate) fn streams(self) -> bool {
         matches!(self, Mode::WebSocket | Mode::Events)
     }
 
     /// Requests sent at once.
     pub(crate) fn depth(self) -> usize {
-        if self == Mode::Pipelined { 8 } else { 1 }
+        match self {
+            Mode::Pipelined => 8,
+            Mode::WebSocket => 4,
+            _ => 1,
+        }
     }
 
     pub(crate) fn pace(self) -> Option<Pace> {
@@ -185,7 +189,9 @@ pub(crate) fn ask(mode: Mode, id: u64, sizes: &Sizes) -> Asked {
         Mode::Stream => (get("/stream"), Expected::Xs(1 << 20)),
         // Their answers have no end of their own.
         Mode::WebSocket => (streams::HANDSHAKE.as_bytes().to_vec(), Expected::Bytes(Vec::new())),
-        Mode::Events => (get("/events"), Expected::Bytes(Vec::new())),
+        Mode::Events => {
+            (get(&format!("/events/travel?ms={}", 10 << ((id >> 32) % 5))), Expected::Bytes(Vec::new()))
+        }
     };
     Asked { id, bytes, expected }
 }

@@ -10,7 +10,7 @@ use super::socket::{Way, not_connected};
 use super::tally::{End, Failure, Outcome, Tally};
 
 /// The pause after a failed connection attempt, so that a refused client does not spin.
-const AFTER_REFUSAL: Duration = Duration::from_millis(10);
+pub(crate) const AFTER_REFUSAL: Duration = Duration::from_millis(10);
 /// How long after an announced close its end may take; we look for bytes that follow it.
 const TO_THE_END: Duration = Duration::from_secs(1);
 
@@ -22,6 +22,8 @@ pub(crate) struct Client {
     pub(crate) way: Way,
     pub(crate) sizes: Sizes,
     pub(crate) pauses: Pauses,
+    /// Whether some of the processes are of another version, which may have no streams that move.
+    pub(crate) alternates: bool,
     /// Stops after so many requests, or else on demand.
     pub(crate) budget: Option<u64>,
     pub(crate) tally: Arc<Mutex<Tally>>,

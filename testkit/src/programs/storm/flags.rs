@@ -26,7 +26,7 @@ pub(crate) const USAGE: &str = "usage: testkit storm [flags] [-- flags of the se
   --idle-connections N
                      connections without traffic, asked once at the end; alone if no mode is asked for
   --quiet            no clients at all: the times of the handovers alone
-  --strict           an announced close and a reconnect of a kept connection are failures, too, except of streams
+  --strict           an announced close and a reconnect of a kept connection are failures, too
   --think-ms N       between an answer and the next request on a kept connection (default 0)
   --one-way-ms N     of idle and early clients: between a look at the connection and the send (default 10)
   --sleep-ms N       what a slow request takes (default 300)

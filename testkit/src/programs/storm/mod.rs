@@ -5,7 +5,7 @@
 //! `--selftest` shows that storm sees every fault it has a name for.
 //!
 //! Imports of its modules point down only:
-//! `run` and `selftest` over `soak`, over `rounds`, over `client` with `divided`, `streams`, `herd`, `server`, `report`, over `link`, over
+//! `run` and `selftest` over `soak`, over `rounds`, over `client` with `divided`, `streams` with `messages`, `herd`, `server`, `report`, over `link`, over
 //! `socket` and `tally`, and `socket` over `tls`.
 
 mod asking;
@@ -19,6 +19,7 @@ mod herd;
 mod histogram;
 mod link;
 mod mask;
+mod messages;
 mod report;
 mod rounds;
 mod run;

@@ -127,6 +127,13 @@ impl Report {
             "\n(near: under way within 250 ms after a signal, far: not; ratio: of p99.9 near to p99.9 far, the\n\
              median of the tenths of the load that have a thousand of both: {parts})\n"
         );
+        if total.travelled > 0 {
+            let _ = writeln!(
+                out,
+                "event streams: {} times the next event was of another process",
+                total.travelled
+            );
+        }
         self.of_the_server(&mut out);
         for failure in total.failures.iter().take(SHOWN) {
             let _ = writeln!(out, "{}", line_of(failure));

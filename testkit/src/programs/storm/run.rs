@@ -226,9 +226,14 @@ fn add_rows(report: &mut Report, counted: &[Counted], flags: &Flags) {
         });
         if of_row().next().is_some() {
             let name = format!("{}{}", mode.name(), if by_tls { " tls" } else { "" });
-            // The released version does not take over connections of TLS.
-            let stays = mode.streams() || by_tls && flags.alternate.is_some();
+            // The released version takes over neither streams nor connections of TLS.
+            let stays = (mode.streams() || by_tls) && flags.alternate.is_some();
             let strict = flags.strict && !stays;
+            if strict && mode == Mode::Events && report.generations > 0 && tally.travelled == 0 {
+                report
+                    .problems
+                    .push(format!("{}: no event was seen to come from another process", mode.name()));
+            }
             report.add(Row { name, clients: of_row().count(), tally, strict });
         }
     }
@@ -296,6 +301,7 @@ fn start_clients(
             way,
             sizes: flags.sizes.clone(),
             pauses: flags.pauses.clone(),
+            alternates: flags.alternate.is_some(),
             budget: None,
             tally: Arc::clone(&tally),
             clock: Arc::clone(clock),

@@ -53,6 +53,8 @@ const LATE_END: ([Duration; 2], Duration, u64) =
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Excuse {
     None,
+    /// A signal, before the first connection.
+    Signal,
     /// A stop, from before the first connection on.
     Stop,
     /// A handover whose successor will be killed, and was not yet.
@@ -287,6 +289,7 @@ impl Excuse {
     fn set_up(self, clock: &Clock) {
         match self {
             Excuse::None => {}
+            Excuse::Signal => clock.mark(),
             Excuse::Stop => {
                 clock.stops.open();
                 clock.stops.strike();
@@ -409,6 +412,7 @@ impl Case {
             way,
             sizes: Sizes { sleep_ms: 5, big: 100_000, upload: 64_000 },
             pauses: self.pauses.clone(),
+            alternates: false,
             budget: Some(self.requests),
             tally: Arc::clone(tally),
             clock: Arc::clone(clock),

@@ -136,6 +136,8 @@ pub(crate) struct Tally {
     /// Requests and KeyUpdates that a signal has divided, and KeyUpdates.
     pub(crate) divided: u64,
     pub(crate) key_updates: u64,
+    /// Events that came from another process than the one before on the stream.
+    pub(crate) travelled: u64,
     pub(crate) latency: Histogram,
     /// The same for each part of the load: far from a signal, and under way near one.
     parts: Vec<[Histogram; 2]>,
@@ -228,6 +230,7 @@ impl Tally {
         self.reconnects += other.reconnects;
         self.divided += other.divided;
         self.key_updates += other.key_updates;
+        self.travelled += other.travelled;
         self.ends.iter_mut().zip(other.ends).for_each(|(ours, theirs)| *ours += theirs);
         self.latency.merge(&other.latency);
         if self.parts.len() < other.parts.len() {

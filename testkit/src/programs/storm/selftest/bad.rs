@@ -53,6 +53,8 @@ pub(super) enum Fault {
     Swap,
     /// Of a stream: an end in order, but not the one of a process that goes away.
     OtherEnd,
+    /// Of a stream: the next answer, without this one.
+    Skip,
     /// Of a WebSocket: the end that is announced, in place of an answer.
     Crossing,
 }
@@ -183,6 +185,7 @@ impl Bad {
                 Fault::Swap => stream.write_all(&self.swapped(asked.bytes))?,
                 Fault::None
                 | Fault::OtherEnd
+                | Fault::Skip
                 | Fault::Crossing
                 | Fault::Refuse
                 | Fault::OwnLimit

@@ -5,13 +5,16 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use super::bad::{Bad, Fault, end, reset};
-use super::{Case, TIMES};
+use super::{Case, Excuse, TIMES};
 use crate::programs::storm::asking::Mode;
+use crate::programs::storm::messages::{CLOSE, LAST, PING, PONG, TEXT};
 use crate::programs::storm::streams::{ACCEPTED, GOING_AWAY};
 use crate::programs::storm::tally::{End, Outcome};
 
 /// An end by a code that is not the one of a process that goes away.
 const NORMAL: u16 = 1000;
+/// The last of the messages that a client sends at once; an event.
+const AT: u64 = 4;
 /// Between two events.
 const TICK: Duration = Duration::from_millis(2);
 
@@ -27,20 +30,23 @@ pub(super) fn cases() -> Vec<Case> {
         cases.push(case(Fault::None, 0));
         cases.push(case(Fault::Refuse, 0).outcome(Outcome::Refused, 24));
         // The handshake is the first request of a connection.
-        for at in [0, 3] {
+        for at in [0, AT] {
             cases.push(lost(Fault::Reset, at, Outcome::Reset));
             cases.push(lost(Fault::Cut, at, Outcome::Cut));
             cases.push(lost(Fault::CutWithin, at, Outcome::Cut));
             cases.push(case(Fault::Never, at).outcome(Outcome::Timeout, 1).end(End::Lost, 1));
         }
         cases.push(case(Fault::Status, 0).outcome(Outcome::Wrong, TIMES));
-        cases.push(case(Fault::Former, 3).outcome(Outcome::Wrong, TIMES));
-        cases.push(case(Fault::Announce, 3).end(End::Announced, TIMES));
-        cases.push(case(Fault::OtherEnd, 3).outcome(Outcome::Wrong, TIMES));
+        for fault in [Fault::Former, Fault::Skip, Fault::OtherEnd] {
+            cases.push(case(fault, AT).outcome(Outcome::Wrong, TIMES));
+        }
+        let mut announced = case(Fault::Announce, AT).end(End::Announced, TIMES);
+        announced.excuse = Excuse::Signal;
+        cases.push(announced);
     }
     let websocket = |fault| {
-        let mut case = Case::new(Mode::WebSocket, fault, 3);
-        (case.requests, case.pauses.think) = (14, Duration::from_millis(40));
+        let mut case = Case::new(Mode::WebSocket, fault, AT);
+        (case.requests, case.pauses.think) = (24, Duration::from_millis(40));
         case
     };
     cases.push(websocket(Fault::Crossing).outcome(Outcome::Crossed, TIMES).end(End::Announced, TIMES));
@@ -56,7 +62,7 @@ pub(super) fn talk(
     input: &mut impl BufRead,
     path: &str,
 ) -> std::io::Result<()> {
-    let is_websocket = path == "/ws";
+    let is_websocket = path == "/ws/count";
     let head = if is_websocket {
         format!(
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{ACCEPTED}\r\n\r\n"
@@ -64,17 +70,19 @@ pub(super) fn talk(
     } else {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned()
     };
+    let answer = |n: u64| match is_websocket {
+        true => frame(LAST | TEXT, n.to_string().as_bytes()),
+        false => chunk(&format!("id: {n}\ndata: 1\n\n")),
+    };
     let mut former = head.clone().into_bytes();
     for n in 0.. {
         let message = match (n, is_websocket) {
             (0, _) => head.clone().into_bytes(),
-            (_, true) => match message(input)? {
-                Some(text) => frame(0x81, &text),
-                None => return Ok(()),
-            },
+            (_, true) if !receive(input, &mut stream)? => return Ok(()),
+            (_, true) => answer(n),
             (_, false) => {
                 bad.pause(TICK);
-                chunk(&format!("id: {n}\ndata: {n}\n\n"))
+                answer(n)
             }
         };
         if !(bad.fault() != Fault::None && n == bad.at() && bad.commits()) {
@@ -82,7 +90,7 @@ pub(super) fn talk(
             former = message;
             continue;
         }
-        let close = |code: u16| frame(0x88, &code.to_be_bytes());
+        let close = |code: u16| frame(LAST | CLOSE, &code.to_be_bytes());
         match bad.fault() {
             Fault::Reset => return reset(&stream),
             Fault::CutWithin => {
@@ -92,17 +100,14 @@ pub(super) fn talk(
             Fault::Never => return input.read_to_end(&mut Vec::new()).map(drop),
             Fault::Status => stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")?,
             Fault::Former => stream.write_all(&former)?,
+            Fault::Skip => stream.write_all(&answer(n + 1))?,
             Fault::SilentClose => stream.write_all(&message)?,
             Fault::Twice => stream.write_all(&message.repeat(2))?,
             Fault::Crossing => stream.write_all(&close(GOING_AWAY))?,
             Fault::OtherEnd if is_websocket => stream.write_all(&close(NORMAL))?,
             Fault::OtherEnd => stream.write_all(b"0\r\n\r\n")?,
             Fault::Announce if is_websocket => stream.write_all(&[message, close(GOING_AWAY)].concat())?,
-            Fault::Announce => {
-                stream.write_all(
-                    &[message, chunk("event: end\ndata: draining\n\n"), b"0\r\n\r\n".to_vec()].concat(),
-                )?;
-            }
+            Fault::Announce => stream.write_all(&[message, b"0\r\n\r\n".to_vec()].concat())?,
             _ => {}
         }
         return end(&stream, input);
@@ -118,14 +123,26 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&[kind, u8::try_from(payload.len()).unwrap_or(0)], payload].concat()
 }
 
-/// The client's next message; None: its Close, or its end.
-fn message(input: &mut impl Read) -> std::io::Result<Option<Vec<u8>>> {
-    let mut head = [0; 6];
-    if input.read_exact(&mut head).is_err() || head[0] != 0x81 {
-        return Ok(None);
+/// Receives the client's next message, and answers Pings; false: its Close, or its end.
+fn receive(input: &mut impl Read, stream: &mut TcpStream) -> std::io::Result<bool> {
+    loop {
+        let mut head = [0; 2];
+        if input.read_exact(&mut head).is_err() || head[0] == LAST | CLOSE {
+            return Ok(false);
+        }
+        let mut more = vec![0; [0, 2, 8][usize::from(head[1].saturating_sub(0x80 | 125))]];
+        input.read_exact(&mut more)?;
+        let short = usize::from(head[1] & 0x7f);
+        let length = more.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+        let mut masked = vec![0; 4 + if more.is_empty() { short } else { length }];
+        input.read_exact(&mut masked)?;
+        let (mask, payload) = masked.split_at(4);
+        if head[0] == LAST | PING {
+            let number: Vec<u8> =
+                payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+            stream.write_all(&frame(LAST | PONG, &number))?;
+        } else if head[0] & LAST != 0 {
+            return Ok(true);
+        }
     }
-    let mut payload = vec![0; usize::from(head[1] & 0x7f)];
-    input.read_exact(&mut payload)?;
-    // Masked by zeros.
-    Ok(Some(payload))
 }
