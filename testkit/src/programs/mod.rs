@@ -1,6 +1,7 @@
 //! The servers that are no examples, and the tools of the tests. Each gets the arguments after its name; as these are
 //! passed on by a handover, a successor is the same program.
 
+mod counter;
 mod faulty;
 #[cfg(feature = "files")]
 mod file_server;
@@ -26,6 +27,7 @@ type MainResult = Result<(), Box<dyn Error>>;
 type Main = fn(&[String]) -> MainResult;
 
 const PROGRAMS: &[(&str, Main)] = &[
+    ("counter", counter::main),
     ("faulty", faulty::main),
     #[cfg(feature = "files")]
     ("file_server", file_server::main),

@@ -168,6 +168,34 @@ fn clients_notice_nothing_over_ten_handovers() {
 }
 
 #[test]
+fn another_protocol_moves_with_the_bytes_not_read_yet() {
+    const AT_ONCE: u64 = 300;
+    let server = Proc::start_as_said(TESTKIT, &["counter"]);
+    let mut peer = Peer::ask(&server, "/count HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: count");
+    let mut n = 0;
+    let mut answered_by = |peer: &mut Peer| {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\n") {
+            line.extend(peer.exactly(1));
+        }
+        let line = String::from_utf8(line).unwrap();
+        let (number, pid) = line.trim_end().split_once(' ').unwrap();
+        n += 1;
+        assert_eq!(number, n.to_string());
+        Pid::from_raw(pid.parse().unwrap())
+    };
+    for _ in 0..10 {
+        peer.send([b'.'; AT_ONCE as usize]);
+        let new = hand_over(&server);
+        for _ in 0..AT_ONCE {
+            answered_by(&mut peer);
+        }
+        peer.send(".");
+        assert_eq!(answered_by(&mut peer), new);
+    }
+}
+
+#[test]
 fn half_a_frame_is_carried_wherever_it_is_cut() {
     let server = kitchen_sink!("--probation-ms", "0");
     let text = "x".repeat(300);
