@@ -265,7 +265,9 @@ fn parsed(text: &str) -> std::io::Result<u64> {
 }
 
 fn tick(events: &mut EventWriter<'_>, ms: u64, mut n: u64) -> std::io::Result<()> {
-    let mut next = Instant::now();
+    let time = Duration::from_millis(ms.min(3_600_000));
+    // The first event comes at once, those of a stream that has moved in their turn.
+    let mut next = if n == 1 { Instant::now() } else { Instant::now() + time };
     loop {
         let left = next.saturating_duration_since(Instant::now());
         if events.wait(left)?.is_draining() {
@@ -273,7 +275,7 @@ fn tick(events: &mut EventWriter<'_>, ms: u64, mut n: u64) -> std::io::Result<()
         }
         events.send(&Event::data(std::process::id()).id(n))?;
         n += 1;
-        next = Instant::now() + Duration::from_millis(ms);
+        next = Instant::now() + time;
     }
 }
 

@@ -20,7 +20,8 @@
 //! Open it in two windows, and upgrade while you talk: the WebSockets move to the new process, and nobody notices.
 //!
 //! The members of the room are memory of one process, and while they move some are in the old process and some in the new one.
-//! So what is said goes to a file that both have open, and each member has a place in it: that is its state.
+//! So what is said goes to a file that both have open, and each member has a place in it: that is its state. Those who are in
+//! the new process already hear what is said in the old one when the next member comes or says something.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -130,7 +131,7 @@ fn talk(socket: &mut WebSocket, room: &Room, name: &str, membership: Subscriptio
 fn listen(socket: &mut WebSocket, room: &Room, name: &str) -> io::Result<()> {
     while let Some(message) = socket.read()? {
         match message {
-            Message::Text(text) => room.say(&format!("{name}: {}", text.replace('\n', " ")))?,
+            Message::Text(text) => room.say(&format!("{name}: {}", text.replace(['\r', '\n'], " ")))?,
             Message::Binary(_) => return socket.close(1003, "only text is understood here"),
         }
     }
@@ -147,10 +148,11 @@ impl Room {
     }
 
     fn send_news(&self, said: &mut Said) -> io::Result<()> {
-        for line in said.since(said.sent)? {
-            said.sent += line.len() as u64 + 1;
+        let end = said.end()?;
+        for line in said.lines(said.sent, end)? {
             self.members.send(line);
         }
+        said.sent = end;
         Ok(())
     }
 
@@ -159,7 +161,7 @@ impl Room {
         let mut said = self.said();
         self.send_news(&mut said)?;
         let sender = socket.sender();
-        for line in place.map_or(Ok(Vec::new()), |place| said.since(place))? {
+        for line in said.lines(place.unwrap_or(said.sent), said.sent)? {
             sender.try_send(line)?;
         }
         Ok(self.members.attach(sender))
@@ -173,7 +175,8 @@ impl Room {
     }
 
     fn guests(&self) -> io::Result<usize> {
-        Ok(self.said().since(0)?.iter().filter(|line| line.ends_with(" is here")).count())
+        let said = self.said();
+        Ok(said.lines(0, said.end()?)?.iter().filter(|line| line.ends_with(" is here")).count())
     }
 
     fn said(&self) -> MutexGuard<'_, Said> {
@@ -182,12 +185,22 @@ impl Room {
 }
 
 impl Said {
-    /// The lines from there on.
-    fn since(&self, place: u64) -> io::Result<Vec<String>> {
-        let len = self.file.metadata()?.len().saturating_sub(place);
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        self.file.read_exact_at(&mut bytes, place)?;
-        Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
+    /// The end of the last line: the other process may be writing one.
+    fn end(&self) -> io::Result<u64> {
+        let new = self.bytes(self.sent, self.file.metadata()?.len())?;
+        let lines = new.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        Ok(self.sent + lines as u64)
+    }
+
+    fn lines(&self, from: u64, to: u64) -> io::Result<Vec<String>> {
+        let bytes = self.bytes(from, to)?;
+        Ok(String::from_utf8_lossy(&bytes).split_terminator('\n').map(str::to_owned).collect())
+    }
+
+    fn bytes(&self, from: u64, to: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX)];
+        self.file.read_exact_at(&mut bytes, from)?;
+        Ok(bytes)
     }
 }
 

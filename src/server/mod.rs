@@ -39,6 +39,10 @@ use crate::web::resume::Resume;
 
 /// With more, a new thread may get no memory map for its stack, which ends the process.
 const MOST_WORKERS: usize = 10_000;
+
+/// How many kinds of streams a program may resume, and how long their names may be: a successor reports all of them at once.
+const MOST_RESUMES: usize = 100;
+const RESUME_NAME_BYTES: usize = 100;
 /// With less the first call of a handler may overflow it, which ends the process.
 const LEAST_STACK: usize = 64 << 10;
 /// Not by cores, because handlers that block need no core; nor by memory, of which a worker needs 35 KiB. See `workers`.
@@ -258,12 +262,12 @@ impl Server {
 
     /// Says how streams of this name continue that a predecessor hands over: WebSockets, event streams and other protocols
     /// whose responses are [`resumable`](crate::ResponseExt::resumable). `resume` is made by
-    /// [`websocket::resumed`](crate::websocket::resumed), [`sse::resumed`](crate::sse::resumed) or
-    /// [`upgrade::resumed`](crate::upgrade::resumed). Their threads count against
+    /// `websocket::resumed`, [`sse::resumed`](crate::sse::resumed) or [`upgrade::resumed`](crate::upgrade::resumed). Their threads count against
     /// [`Limits::detached_threads`](crate::Limits::detached_threads); a stream for which there is none within ten seconds
     /// stays with the predecessor.
     ///
-    /// A name that is given twice is an error at the start.
+    /// A name that is given twice is an error at the start, as are more than 100 names and a name that is empty or has more
+    /// than 100 bytes.
     #[must_use]
     pub fn resume(mut self, name: impl Into<String>, resume: Resume) -> Server {
         self.resumes.push((name.into(), resume));
@@ -467,6 +471,19 @@ impl Server {
             return config(text);
         }
         self.listen.iter().try_for_each(Listen::check)?;
+        if self.resumes.len() > MOST_RESUMES {
+            return config(format!(
+                "{} names of streams, at most {MOST_RESUMES}: Server::resume",
+                self.resumes.len()
+            ));
+        }
+        let is_odd = |name: &&String| name.is_empty() || name.len() > RESUME_NAME_BYTES;
+        if let Some(name) = self.resumes.iter().map(|(name, _)| name).find(is_odd) {
+            return config(format!(
+                "the name of a stream has {} bytes, at least 1 and at most {RESUME_NAME_BYTES}: Server::resume",
+                name.len()
+            ));
+        }
         let mut names = self.resumes.iter().map(|(name, _)| name);
         while let Some(name) = names.next() {
             if names.clone().any(|other| other == name) {

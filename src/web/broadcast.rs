@@ -169,7 +169,12 @@ impl<T: Clone + Send + 'static> Broadcast<T> {
     /// is missed. It ends when the process drains, when the last clone of the hub is dropped, or when it is too slow
     /// ([`Overflow::Disconnect`]).
     pub fn subscribe(&self, req: &Request) -> Subscriber<T> {
-        let drain = req.drain();
+        self.subscribe_until(req.drain())
+    }
+
+    /// As [`subscribe`](Broadcast::subscribe), where there is no request: in a stream that was resumed, by
+    /// [`EventWriter::drain`](crate::sse::EventWriter::drain).
+    pub fn subscribe_until(&self, drain: Drain) -> Subscriber<T> {
         self.wake_by(drain.watch());
         let queued = Queued { values: VecDeque::new(), lost: 0, ended: false, too_slow: false };
         let queue = Arc::new(Queue { queued: Mutex::new(queued), changed: Condvar::new(), drain });

@@ -554,7 +554,7 @@ pub trait ResponseExt: Sized + sealed::Sealed {
     /// stream, or another protocol after an upgrade. It needs three things, and ends as without this if one is missing:
     ///
     /// - Its code calls `hand_over` with its state when it is notified of the drain
-    ///   ([`WebSocket::hand_over`](crate::websocket::WebSocket::hand_over),
+    ///   (`WebSocket::hand_over`,
     ///   [`EventWriter::hand_over`](crate::sse::EventWriter::hand_over),
     ///   [`Upgraded::hand_over`](crate::upgrade::Upgraded::hand_over)), within ten seconds.
     /// - This program and the next one say how a stream of this name continues, by

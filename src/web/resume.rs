@@ -116,7 +116,7 @@ impl fmt::Debug for StreamState {
 }
 
 /// How a stream of another process continues here: for [`Server::resume`](crate::Server::resume). It is made by
-/// [`websocket::resumed`](crate::websocket::resumed), [`sse::resumed`](crate::sse::resumed) or
+/// `websocket::resumed`, [`sse::resumed`](crate::sse::resumed) or
 /// [`upgrade::resumed`](crate::upgrade::resumed).
 #[derive(Clone)]
 pub struct Resume {

@@ -131,6 +131,8 @@ pub struct EventWriter<'a> {
     notified: bool,
     /// Whether an error has reported it.
     ended: bool,
+    /// Whether a write has failed, perhaps in the middle of an event.
+    broken: bool,
     /// Whether the stream leaves: the next process writes.
     left: bool,
 }
@@ -208,6 +210,7 @@ impl EventWriter<'_> {
             wrote: Instant::now(),
             notified: false,
             ended: false,
+            broken: false,
             left: false,
         }
     }
@@ -215,6 +218,7 @@ impl EventWriter<'_> {
     /// Runs the program's code.
     fn run(mut self, write: impl FnOnce(&mut EventWriter<'_>) -> io::Result<()>) -> io::Result<()> {
         match write(&mut self) {
+            Ok(()) if self.broken => Err(gone()),
             Err(_) if self.ended => Ok(()),
             other => other,
         }
@@ -322,7 +326,10 @@ impl EventWriter<'_> {
                 Err(RecvTimeoutError::Disconnected) if values.is_too_slow() => {
                     return Err(io::Error::new(ErrorKind::ConnectionAborted, "the client is too slow"));
                 }
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.notified |= self.drain.is_draining();
+                    return Ok(());
+                }
             }
         }
     }
@@ -345,13 +352,19 @@ impl EventWriter<'_> {
 
     /// Whether the process drains and the stream moves to its successor, by [`hand_over`](EventWriter::hand_over).
     pub fn is_moving(&self) -> bool {
-        self.notified && self.passage.as_ref().is_some_and(Passage::is_open)
+        self.notified && !self.broken && self.passage.as_ref().is_some_and(Passage::is_open)
     }
 
     /// Whether the process is about to end; then the stream should end too.
     pub fn is_draining(&mut self) -> bool {
         self.notified |= self.drain.is_draining();
         self.notified
+    }
+
+    /// A handle that reports the drain, for [`Broadcast::subscribe_until`](crate::broadcast::Broadcast::subscribe_until) and
+    /// other threads.
+    pub fn drain(&self) -> Drain {
+        self.drain.clone()
     }
 
     /// The id of the last event that the client received on an earlier connection. None in a stream that was resumed.
@@ -363,8 +376,11 @@ impl EventWriter<'_> {
         if self.left {
             return Err(io::Error::new(ErrorKind::BrokenPipe, "the stream has moved"));
         }
+        // After an error, part of an event may have been sent.
+        self.broken = true;
         self.out.write_all(&self.text)?;
         self.out.flush()?;
+        self.broken = false;
         self.wrote = Instant::now();
         Ok(())
     }

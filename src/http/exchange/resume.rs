@@ -7,7 +7,7 @@ use super::detached::{Detached, Detachment, ReservedThread, Task};
 use super::on_end::Ending;
 use super::{HttpConnection, Progress};
 use crate::base::log::warn;
-use crate::base::wait_group::WaitGroup;
+use crate::base::wait_group::{WaitGroup, WaitGuard};
 use crate::base::words::pairs;
 use crate::http::codec::encode::BodyFraming;
 use crate::net::acceptor::Parking;
@@ -28,6 +28,8 @@ struct WaitingThread {
     what: String,
     stall: Duration,
     parking: Arc<Parking<Progress>>,
+    /// Of its connection: the process ends after the program's hooks have run.
+    guard: Option<WaitGuard>,
 }
 
 /// A stream that its thread has given away.
@@ -51,16 +53,17 @@ impl LeavingStream {
             continuation.details = format!("framing=close {}", continuation.details);
         }
         client.buffered = unread;
+        let (ending, guard, parking) = (self.ending, client.guard.take(), Arc::clone(parking));
+        let thread = Box::new(WaitingThread { thread, ending, what, stall, parking, guard });
+        let parking = Arc::clone(&thread.parking);
         let unread = match LongUnread::take_from(&mut client.buffered) {
             Ok(long) => long,
             Err(e) => {
-                warn!("a stream ends, because there is no memory file for its unread bytes: {e}");
-                return parking.close(client);
+                warn!("a stream stays, because there is no memory file for its unread bytes: {e}");
+                return thread.returned(client, continuation, None);
             }
         };
-        let waiting =
-            WaitingThread { thread, ending: self.ending, what, stall, parking: Arc::clone(parking) };
-        let (thread, until) = (Box::new(waiting), Instant::now() + ROOM);
+        let until = Instant::now() + ROOM;
         let passenger = Box::new(Passenger { continuation, unread, thread, until });
         parking.send_stream(Departure { connection: client, passenger });
     }
@@ -68,23 +71,31 @@ impl LeavingStream {
 
 impl StreamThread<Progress> for WaitingThread {
     fn delivered(self: Box<Self>) {
-        let WaitingThread { thread, ending, .. } = *self;
+        let WaitingThread { thread, ending, guard, .. } = *self;
         // The program's code does not run on the acceptor.
         thread.run_last(Box::new(move || {
             if let Some(ending) = ending {
                 ending.complete();
             }
+            drop(guard);
         }));
     }
 
     fn returned(
         self: Box<Self>,
-        connection: Box<HttpConnection>,
+        mut connection: Box<HttpConnection>,
         continuation: Continuation,
         unread: Option<LongUnread>,
     ) {
-        let WaitingThread { thread, ending, what, stall, parking } = *self;
-        let Some(resume) = thread.resume_of(&continuation) else { return parking.close(connection) };
+        let WaitingThread { thread, ending, what, stall, parking, guard } = *self;
+        connection.guard = guard;
+        let Some(resume) = thread.resume_of(&continuation) else {
+            let Continuation { name, kind, .. } = continuation;
+            warn!(
+                "{what}: cut, because the streams named {name:?} are continued as another kind than {kind:?}"
+            );
+            return parking.close(connection);
+        };
         let task = task(&resume, continuation, ending);
         // Without a name it does not leave again.
         let name = None;

@@ -160,11 +160,18 @@ impl<P: Portable> Sender<P> {
         let now = Instant::now();
         for mut stream in std::mem::take(&mut self.streams) {
             let is_over = now >= stream.passenger.until;
-            let takes = || connections.parking.outbox.takes_listener_of(&stream.connection);
+            let outbox = &connections.parking.outbox;
+            let (takes, may_take) =
+                (outbox.takes_listener_of(&stream.connection), outbox.may_take(&stream.connection));
             match &mut self.channel {
                 // The command to begin is on its way.
                 None if !self.has_begun && !is_over => self.streams.push(stream),
-                Some(channel) if !is_over && channel.takes_streams != Some(false) && takes() => {
+                Some(channel) if !is_over && may_take && channel.takes_streams != Some(false) => {
+                    if !takes {
+                        // Its TLS may be ready later.
+                        self.streams.push(stream);
+                        continue;
+                    }
                     connections.parking.unregister(&mut stream.connection);
                     match channel.send_stream(stream, names) {
                         Ok(()) => drop(self.delivered.get_or_insert(0)),

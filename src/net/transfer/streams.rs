@@ -69,14 +69,14 @@ impl LongUnread {
     /// Takes the bytes, if they are too many for a packet.
     ///
     /// # Errors
-    /// When there is no descriptor or no memory.
+    /// When there is no descriptor or no memory; the bytes are kept.
     pub(crate) fn take_from(bytes: &mut Vec<u8>) -> io::Result<Option<LongUnread>> {
         if bytes.len() <= INLINE_BYTES {
             return Ok(None);
         }
-        let bytes = std::mem::take(bytes);
         let mut file = StateFile::new()?;
-        file.write(&bytes)?;
+        file.write(bytes)?;
+        let bytes = std::mem::take(bytes);
         Ok(Some(LongUnread { file, bytes: bytes.len() as u64 }))
     }
 }
@@ -197,7 +197,7 @@ pub(super) struct StreamPacket {
 }
 
 /// A packet has this many unread bytes at most; more are in a file beside it.
-const INLINE_BYTES: usize = 16 << 10;
+const INLINE_BYTES: usize = 2 << 10;
 
 const WORD: &str = "STREAM";
 

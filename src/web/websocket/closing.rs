@@ -56,6 +56,8 @@ pub(super) struct FrameScanner {
     left: u64,
     /// The first byte of the current frame.
     first: u8,
+    /// The current frame has no payload.
+    is_empty: bool,
     /// None where no bytes are kept.
     unfinished: Option<Unfinished>,
     /// A Close, from its first byte on.
@@ -110,6 +112,7 @@ impl FrameScanner {
                 at = at.saturating_add(1);
                 let Some(left) = following(&self.head) else { continue };
                 self.left = left;
+                self.is_empty = left <= MASK_BYTES;
                 self.head.clear();
             } else {
                 let passed =
@@ -136,13 +139,20 @@ impl FrameScanner {
     fn end_frame(&mut self) {
         let Some(unfinished) = &mut self.unfinished else { return };
         let (is_control, is_last) = (self.first & 0x08 != 0, self.first & 0x80 != 0);
-        if is_control {
+        // A fragment without payload adds nothing to its message, and any number of them may come.
+        let is_nothing = self.first == 0 && self.is_empty;
+        if is_control || is_nothing {
             unfinished.bytes.truncate(unfinished.frame);
         } else if is_last {
             // A long message leaves no memory behind.
             unfinished.bytes = Vec::new();
         }
         unfinished.frame = unfinished.bytes.len();
+    }
+
+    /// Whether another process can continue from the bytes that are kept.
+    pub(super) fn can_leave(&self) -> bool {
+        !self.gave_up
     }
 
     /// The bytes from which another process reads an unfinished message again, and the start of a Close behind them.
@@ -175,10 +185,13 @@ impl FrameScanner {
     }
 }
 
+/// The mask of a client's frame, which precedes its payload.
+const MASK_BYTES: u64 = 4;
+
 /// How many bytes follow the head of a frame. None if the head is incomplete.
 fn following(head: &[u8]) -> Option<u64> {
     let (_, [second, length @ ..]) = head.split_first()? else { return None };
-    let mask = if second & 0x80 == 0 { 0 } else { 4 };
+    let mask = if second & 0x80 == 0 { 0 } else { MASK_BYTES };
     let length = match second & 0x7f {
         126 => u64::from(u16::from_be_bytes(length.try_into().ok()?)),
         127 => u64::from_be_bytes(length.try_into().ok()?),
@@ -190,6 +203,20 @@ fn following(head: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fragments_without_payload_are_not_kept() {
+        let mut frames = FrameScanner::default();
+        frames.keep_unfinished();
+        let mut pass = |bytes: &[u8]| assert_eq!(frames.pass(bytes), Passed::Frame(bytes.len()));
+        pass(&frame(0x01, b""));
+        for _ in 0..1000 {
+            pass(&frame(0x00, b""));
+            pass(&frame(0x89, b"ping"));
+        }
+        pass(&frame(0x00, b"x"));
+        assert_eq!(frames.take_unfinished(), [frame(0x01, b""), frame(0x00, b"x")].concat());
+    }
 
     /// A frame as a client masks it.
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {

@@ -49,10 +49,14 @@ pub(super) enum Moving {
     Asked,
     /// Its code knows.
     Told,
+    /// Its code is done: what was accepted is sent, and nothing more is accepted.
+    Leaving,
     /// The next process reads and writes.
     Left,
     /// No process has taken it. What was read of the client is answered, then it ends here.
     CameBack,
+    /// Its code was too slow to move: it ends at its next read.
+    Late,
     /// It ends here.
     Never,
 }
@@ -132,7 +136,8 @@ impl ProtocolState {
 
     /// The WebSocket is to move now. A Close under way ends here.
     pub(super) fn ask_to_move(&mut self) {
-        if self.moving == Moving::No && self.is_open() && !self.has_close() {
+        let is_between = !self.has_close() && self.protocol.get_ref().frames.can_leave();
+        if self.moving == Moving::No && self.is_open() && is_between {
             self.moving = Moving::Asked;
         }
     }
@@ -140,7 +145,7 @@ impl ProtocolState {
     /// The time to move is over. False for a WebSocket whose code knows that it moves.
     pub(super) fn stay(&mut self) -> bool {
         if self.moving == Moving::Asked {
-            self.moving = Moving::No;
+            self.moving = Moving::Late;
         }
         matches!(self.moving, Moving::No | Moving::Never)
     }
@@ -152,13 +157,14 @@ impl ProtocolState {
 
     /// Sends what is owed, and returns the unread bytes when all is sent: from then on the next process reads and writes.
     pub(super) fn leave(&mut self) -> io::Result<Option<Vec<u8>>> {
+        if self.over || !self.protocol.can_write() {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        self.moving = Moving::Leaving;
         // A waiting Pong.
         self.pass(|protocol| protocol.flush());
         if !self.pump()? {
             return Ok(None);
-        }
-        if !self.is_open() {
-            return Err(ErrorKind::BrokenPipe.into());
         }
         self.give_up();
         self.moving = Moving::Left;
@@ -175,6 +181,10 @@ impl ProtocolState {
 
     /// The received messages. Errors end the WebSocket.
     pub(super) fn take(&mut self) -> io::Result<ReadOutcome> {
+        if self.moving == Moving::Late {
+            self.moving = Moving::Never;
+            self.close(CloseCode::Away.into(), "", Instant::now());
+        }
         while !self.over {
             if matches!(self.moving, Moving::Asked | Moving::Told) {
                 self.moving = Moving::Told;
@@ -340,7 +350,7 @@ impl ProtocolState {
 
     /// Whether messages can be sent.
     pub(super) fn is_open(&self) -> bool {
-        !self.over && self.protocol.can_write()
+        !self.over && self.moving != Moving::Leaving && self.protocol.can_write()
     }
 
     pub(super) fn is_over(&self) -> bool {
