@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! $ cargo run --example deadlines -- 127.0.0.1:8001
-//! $ curl -i http://127.0.0.1:8001/slow/1500
+//! $ curl -i http://127.0.0.1:8001/slow/5000
 //! HTTP/1.1 503 Service Unavailable
 //! ...
 //! Connection: close
