@@ -76,6 +76,8 @@ impl Supervisor {
                 }
             }
             SupervisorMessage::Committed { pid: child } => {
+                // It has introduced itself before, on its own link.
+                self.read_generation(Pid::from_raw(child));
                 let Some(one) = self.kept.get_mut(Pid::from_raw(child)) else { return };
                 one.has_served = true;
                 let is_unaware = !one.knows_supervision;
