@@ -28,13 +28,13 @@ impl Crowd {
         let mut crowd = Crowd { address: address.parse()?, config, links, shared };
         let request = get(path);
         while crowd.links.len() < many {
-            let begun = crowd.links.len();
-            for _ in 0..TURN.min(many - begun) {
+            let started = crowd.links.len();
+            for _ in 0..TURN.min(many - started) {
                 let mut link = Link::connect(crowd.address, crowd.config.as_ref(), &mut crowd.shared)?;
                 link.ask(&request, &mut crowd.shared)?;
                 crowd.links.push(link);
             }
-            for link in crowd.links.get_mut(begun..).unwrap_or_default() {
+            for link in crowd.links.get_mut(started..).unwrap_or_default() {
                 match link.wait(&mut crowd.shared)? {
                     Found::Answer if !link.is_last() => {}
                     _ => return Err("a connection was closed".into()),

@@ -134,7 +134,7 @@ impl Scenario {
             for (number, slot) in slots.iter_mut().enumerate() {
                 if slot.is_none() {
                     match client.begin(number) {
-                        Ok(begun) => *slot = Some(begun),
+                        Ok(started) => *slot = Some(started),
                         Err(error) => seen.failed(&error),
                     }
                 }

@@ -305,11 +305,11 @@ impl Detachment {
         mut client: Box<HttpConnection>,
     ) -> (Box<HttpConnection>, ReservedThread, Option<LeavingStream>) {
         let Detachment { thread, unsent, unread, task, what, stall, name } = self;
-        let begun = unread.map_or(Ok(()), |mut unread| {
+        let started = unread.map_or(Ok(()), |mut unread| {
             client.buffered = unread.file.read(unread.bytes)?;
             Ok(())
         });
-        if let Err(e) = begun.and_then(|()| write_all(&client.stream, &unsent, stall)) {
+        if let Err(e) = started.and_then(|()| write_all(&client.stream, &unsent, stall)) {
             debug!("{what}: the client closed before the stream started: {e}");
             drop_contained(task, || what.clone());
             // The client did not get the answers before this response either.

@@ -39,7 +39,7 @@ pub(crate) enum Stream {
 /// be dropped as soon as the other process has the connection, and nothing can be read or written meanwhile.
 pub(crate) enum Released {
     Plain,
-    /// The handshake has not begun.
+    /// The handshake has not started.
     #[cfg(feature = "tls")]
     NewTls,
     #[cfg(feature = "tls")]
