@@ -48,12 +48,20 @@ impl Output {
     /// anything.
     #[track_caller]
     pub fn wait_for_nth(&self, text: &str, n: usize) -> String {
-        let find = |lines: &[String]| lines.iter().filter(|line| has(line, text)).nth(n - 1).cloned();
-        self.wait(|lines, ended| find(lines).is_some() || ended);
-        match find(&self.lock().lines) {
-            Some(line) => line,
-            None => panic!("line {n} with {text:?} was not written within {DEADLINE:?}"),
-        }
+        // Each line is looked at once: a server may write 50,000 of them.
+        let (mut looked_at, mut left, mut found) = (0, n, None);
+        self.wait(|lines, ended| {
+            for line in lines.iter().skip(looked_at).filter(|line| has(line, text)) {
+                left -= 1;
+                if left == 0 {
+                    found = Some(line.clone());
+                    break;
+                }
+            }
+            looked_at = lines.len();
+            found.is_some() || ended
+        });
+        found.unwrap_or_else(|| panic!("line {n} with {text:?} was not written within {DEADLINE:?}"))
     }
 
     /// Waits until no writer is left.
@@ -63,7 +71,7 @@ impl Output {
     }
 
     /// False at the deadline.
-    pub fn wait(&self, done: impl Fn(&[String], bool) -> bool) -> bool {
+    pub fn wait(&self, mut done: impl FnMut(&[String], bool) -> bool) -> bool {
         let deadline = Instant::now() + DEADLINE;
         let mut written = self.lock();
         while !done(&written.lines, written.ended) {

@@ -101,7 +101,7 @@ impl Peer {
         assert_eq!(self.0.read(&mut [0]).unwrap(), 0);
     }
 
-    /// The next event of `/events/travel`: its id, and who has sent it.
+    /// The next event of `/events/travel`: its id, and the pid of the process that has sent it.
     #[track_caller]
     fn event(&mut self) -> (u64, i32) {
         loop {

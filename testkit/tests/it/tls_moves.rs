@@ -1,5 +1,5 @@
 //! TLS connections move to the new process: no client sees a close or a handshake, whatever it has sent so far; and those that
-//! can't move are told before they are closed.
+//! can't move are notified before they are closed.
 
 use std::fs;
 use std::io::Write;

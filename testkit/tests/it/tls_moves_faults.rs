@@ -128,7 +128,7 @@ fn a_killed_successor_loses_only_what_it_had_acknowledged() {
     secured.server.wait_for("connections stay here");
     let answers = ask_all(&mut clients);
     let lost = answers.iter().filter(|answer| answer.is_none()).count();
-    assert!(answers.iter().flatten().all(|answer| *answer == (old, true)), "each is told");
+    assert!(answers.iter().flatten().all(|answer| *answer == (old, true)), "each is notified");
     secured.server.wait_exit(old);
     let line = secured.server.wait_for("connections went to the successor");
     assert!(line.contains(&format!("handover: {lost} connections")), "{lost} lost: {line}");
