@@ -39,6 +39,13 @@ pub fn packet(packet: &[u8]) {
     }
 }
 
+/// A packet of the connection channel with a stream, from a predecessor, and what was agreed with the client.
+pub fn stream(packet: &[u8]) {
+    crate::net::transfer::check_stream_packet(packet);
+    #[cfg(feature = "websocket")]
+    crate::websocket::check_details(&String::from_utf8_lossy(packet));
+}
+
 /// The first bytes of a connection from a proxy. The end of a header does not depend on what follows it, and none of its
 /// prefixes is a whole one, or wrong.
 #[cfg(feature = "proxy")]

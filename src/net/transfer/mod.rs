@@ -39,6 +39,8 @@ pub(crate) use packet::Retry;
 use receive::Receiver;
 use send::Sender;
 pub(crate) use service_keys::ServiceKeys;
+#[cfg(any(test, fuzzing))]
+pub(crate) use streams::check_packet as check_stream_packet;
 pub(crate) use streams::{
     Continuation, Departure, LongUnread, Passenger, ResumeStreams, ResumeThread, StreamKind, StreamThread,
 };
@@ -82,6 +84,19 @@ impl ListenerNames {
             });
         }
         ListenerNames(all)
+    }
+
+    /// One TCP listener without TLS.
+    #[cfg(any(test, fuzzing))]
+    fn of_one(name: &str) -> ListenerNames {
+        ListenerNames(vec![ListenerName {
+            names: vec![name.to_owned()],
+            nth: 0,
+            handler_index: 0,
+            is_unix: false,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }])
     }
 
     /// Puts the name first by which the successor knows the listener; it may know only one of them.

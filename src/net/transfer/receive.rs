@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ledger::ReceiverLedger;
+use super::ledger::{Load, ReceiverLedger};
 use super::packet::{self, ChannelRead, ConnectionRecord, Packet, Receipt, ReceivedPacket, Retry};
 use super::parcel::Arrived;
 use super::streams::{LongUnread, ResumeStreams, StreamPacket};
@@ -83,9 +83,9 @@ impl PredecessorChannel {
         is_ours
     }
 
-    /// Refuses a batch of `came` connections. If false, the caller must close the channel, which has the same effect.
-    fn refuse(&mut self, batch: u64, came: usize, retry: Retry) -> bool {
-        self.ledger.refuse(came);
+    /// Refuses a batch. If false, the caller must close the channel, which has the same effect.
+    fn refuse(&mut self, batch: u64, load: Load, retry: Retry) -> bool {
+        self.ledger.refuse(load);
         self.send(Receipt::Nak { batch, retry }).is_ok()
     }
 
@@ -219,7 +219,7 @@ impl<P: Portable> Receiver<P> {
                 match fds.pop().filter(|_| !truncated) {
                     Some(passed) if channel.acknowledge(batch, 0, 0) => self.add(passed, credit, connections),
                     Some(_) => self.forget(key, connections),
-                    None => self.refuse(key, batch, 0, Retry::Later, connections),
+                    None => self.refuse(key, batch, Load::Channel, Retry::Later, connections),
                 }
             }
             Some(Packet::Counts(counts)) => self.all_counters.inherit(counts),
@@ -233,16 +233,17 @@ impl<P: Portable> Receiver<P> {
                 debug!("handover: skipped {} unknown bytes on the connection channel", packet.len());
                 if let Some(batch) = Packet::batch_of(&packet) {
                     // The number is unknown. If credit is granted twice, the slots refuse the connections.
-                    self.refuse(key, batch, usize::MAX, Retry::Later, connections);
+                    let many = Load::Connections(usize::MAX);
+                    self.refuse(key, batch, many, Retry::Later, connections);
                 }
             }
         }
         packet::wipe(&mut packet);
     }
 
-    fn refuse(&mut self, key: u32, batch: u64, came: usize, retry: Retry, connections: &Connections<P>) {
+    fn refuse(&mut self, key: u32, batch: u64, load: Load, retry: Retry, connections: &Connections<P>) {
         let Some(channel) = self.channels.get_mut(&key) else { return };
-        if !channel.refuse(batch, came, retry) {
+        if !channel.refuse(batch, load, retry) {
             self.forget(key, connections);
         }
     }
@@ -270,7 +271,7 @@ impl<P: Portable> Receiver<P> {
                 log_refusal(&records, retry);
             }
             connections.parking.slots.release_all(slots);
-            return self.refuse(key, batch, came, retry, connections);
+            return self.refuse(key, batch, Load::Connections(came), retry, connections);
         };
         if !channel.acknowledge(batch, came, room) {
             warn!("handover: can't acknowledge {came} connections, so their predecessor keeps them");
@@ -300,7 +301,7 @@ impl<P: Portable> Receiver<P> {
         let Some(StreamPacket { batch, continuation, file_bytes, record }) = StreamPacket::decode(packet)
         else {
             let batch = Packet::batch_of(packet).unwrap_or_default();
-            return self.refuse(key, batch, 1, Retry::Never, connections);
+            return self.refuse(key, batch, Load::Stream, Retry::Never, connections);
         };
         let thread = match (&self.streams, names.find(&record)) {
             (Some(streams), Some(place)) => {
@@ -310,14 +311,14 @@ impl<P: Portable> Receiver<P> {
         };
         let (thread, (listener, name, arrived)) = match thread {
             Ok(found) => found,
-            Err(retry) => return self.refuse(key, batch, 1, retry, connections),
+            Err(retry) => return self.refuse(key, batch, Load::Stream, retry, connections),
         };
         let mut fds = fds.into_iter();
         let (fd, file) = (fds.next(), fds.next());
         let unread = file.map(|file| LongUnread { file: file.into(), bytes: file_bytes });
         let is_whole = unread.is_some() == (file_bytes > 0);
         let (Some(fd), Some(slot)) = (fd.filter(|_| is_whole), connections.parking.slots.claim()) else {
-            return self.refuse(key, batch, 1, Retry::Later, connections);
+            return self.refuse(key, batch, Load::Stream, Retry::Later, connections);
         };
         let room = self.room(connections);
         let Some(channel) = self.channels.get_mut(&key) else { return };
@@ -372,7 +373,7 @@ impl Batch {
 
 impl ListenerNames {
     /// The listener that takes this connection, and what its stream is made of.
-    fn find(&self, record: &ConnectionRecord) -> Option<(usize, &ListenerName, Arrived)> {
+    pub(super) fn find(&self, record: &ConnectionRecord) -> Option<(usize, &ListenerName, Arrived)> {
         let (index, listener) = self.0.iter().enumerate().find(|(_, listener)| {
             listener.nth == record.nth && listener.names.contains(&record.listener) && listener.takes(record)
         })?;

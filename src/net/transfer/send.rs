@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::ListenerNames;
-use super::ledger::{SenderLedger, Settled, TlsTaken};
+use super::ledger::{Load, SenderLedger, Settled, TlsTaken};
 use super::outbox::{Gate, is_portable};
 use super::packet::{self, BATCH, ChannelRead, Packet, Receipt, Retry};
 use super::parcel::{Batch, Sent};
@@ -166,7 +166,7 @@ impl<P: Portable> Sender<P> {
             match &mut self.channel {
                 // The command to begin is on its way.
                 None if !self.has_begun && !is_over => self.streams.push(stream),
-                Some(channel) if !is_over && may_take && channel.takes_streams != Some(false) => {
+                Some(channel) if !is_over && may_take && channel.ledger.streams() != Some(false) => {
                     if !takes {
                         // Its TLS may be ready later.
                         self.streams.push(stream);
@@ -263,8 +263,6 @@ struct SuccessorChannel<P> {
     last_receipt: Instant,
     /// Reading from the channel has failed.
     is_unreadable: bool,
-    /// Whether the process at the other end knows streams, by its last receipt.
-    takes_streams: Option<bool>,
 }
 
 enum Cargo<P> {
@@ -299,7 +297,6 @@ impl<P: Portable> SuccessorChannel<P> {
             refusals: 0,
             last_receipt: Instant::now(),
             is_unreadable: false,
-            takes_streams: None,
         }
     }
 
@@ -350,7 +347,7 @@ impl<P: Portable> SuccessorChannel<P> {
             info!("handover: connections are on their way to the successor");
         }
         debug!("handover: sent {count} connections");
-        self.ledger.posted(count, Cargo::Connections(sent));
+        self.ledger.posted(Load::Connections(count), Cargo::Connections(sent));
         true
     }
 
@@ -362,20 +359,20 @@ impl<P: Portable> SuccessorChannel<P> {
                 self.predecessors.push(predecessor);
                 return;
             }
-            self.ledger.posted(0, Cargo::Predecessor(predecessor));
+            self.ledger.posted(Load::Channel, Cargo::Predecessor(predecessor));
         }
     }
 
     /// Returns a stream that can't be sent now.
     fn send_stream(&mut self, stream: Departure<P>, names: &ListenerNames) -> Result<(), Departure<P>> {
-        if self.takes_streams != Some(true) || self.room() == 0 {
+        if self.ledger.streams() != Some(true) || self.room() == 0 {
             return Err(stream);
         }
         let (packet, stream) = SentStream::release(stream, self.ledger.next_batch(), names)?;
         if !self.post_bytes(packet.encode(), &stream.fds()) {
             return Err(stream.take_back());
         }
-        self.ledger.posted(1, Cargo::Stream(stream));
+        self.ledger.posted(Load::Stream, Cargo::Stream(stream));
         Ok(())
     }
 
@@ -445,8 +442,7 @@ impl<P: Portable> SuccessorChannel<P> {
         };
         self.last_receipt = Instant::now();
         let before = self.ledger.tls();
-        self.ledger.note_tls(Receipt::says_tls(packet));
-        self.takes_streams = Some(Receipt::says_streams(packet));
+        self.ledger.note_taken(Receipt::says_tls(packet), Receipt::says_streams(packet));
         match self.ledger.tls() {
             same if same == before => {}
             TlsTaken::Yes => debug!("handover: TLS connections can be sent"),

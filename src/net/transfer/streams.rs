@@ -250,6 +250,22 @@ impl StreamPacket {
     }
 }
 
+/// What another process sends, for `fuzz/`: a packet is read in one way, can be refused by its number, and a stream that
+/// decodes encodes to a packet that decodes to the same.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_packet(packet: &[u8]) {
+    let Some(decoded) = StreamPacket::decode(packet) else { return };
+    assert!(StreamPacket::is_one(packet));
+    assert_eq!((Packet::decode(packet), Packet::batch_of(packet)), (None, Some(decoded.batch)));
+    let mut again = decoded.encode();
+    assert_eq!(StreamPacket::decode(&again).as_ref(), Some(&decoded), "by way of {:?}", again.escape_ascii());
+    // Its connection is on one kind of listener only.
+    let plain = ListenerNames::of_one(&decoded.record.listener);
+    assert!(plain.find(&decoded.record).is_none_or(|_| !decoded.record.is_tls()), "TLS is taken for plain text");
+    wipe(&mut again);
+    assert!(again.iter().all(|byte| *byte == 0), "keys may be left behind");
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -290,6 +306,7 @@ mod tests {
             let packet = sent.encode();
             assert!(StreamPacket::is_one(&packet));
             assert_eq!(StreamPacket::decode(&packet), Some(sent.clone()));
+            check_packet(&packet);
             // Other versions refuse it by its number.
             assert_eq!((Packet::decode(&packet), Packet::batch_of(&packet)), (None, Some(sent.batch)));
             let cut = u.int_in_range(1..=packet.len() - 1)?;
@@ -302,12 +319,12 @@ mod tests {
     fn no_packet_panics() {
         check(CASES, BYTES, |u| {
             let rest = bytes(u, 0..=199)?;
-            let _ = StreamPacket::decode(&rest);
+            check_packet(&rest);
             let numbers = text(u, 0..=20, &['0'..='9'])?;
             let line = format!(
                 "STREAM batch={numbers} name=a kind=events details= state_bytes={numbers} file_bytes=1\n"
             );
-            let _ = StreamPacket::decode(&[line.as_bytes(), &rest].concat());
+            check_packet(&[line.as_bytes(), &rest].concat());
             Ok(())
         });
     }

@@ -28,6 +28,8 @@ use crate::web::resume::{Passage, StreamState};
 use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
 use crate::{Request, Response};
 use handshake::HandshakeRequest;
+#[cfg(any(test, fuzzing))]
+pub(crate) use moving::check_details;
 pub use moving::resumed;
 use protocol_state::{Moving, ProtocolState, ReadOutcome};
 

@@ -121,6 +121,14 @@ impl Terms {
     }
 }
 
+/// For `fuzz/`: whatever another process says was agreed with the client is understood, and said on in the same way.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_details(details: &str) {
+    let terms = Terms::decode(details);
+    let again = Terms::decode(&terms.encode());
+    assert_eq!((again.options, again.protocol, again.silent), (terms.options, terms.protocol, terms.silent));
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
@@ -254,6 +262,7 @@ mod tests {
         {
             let terms = Terms::decode(odd);
             assert_eq!((terms.options, terms.protocol), (WebSocketOptions::new(), None), "{odd}");
+            check_details(odd);
         }
     }
 }

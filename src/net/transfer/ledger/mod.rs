@@ -6,8 +6,10 @@
 //! all receipts have been read. So a connection is never read by two processes, and is lost only with the process that had it.
 //!
 //! The keys of a TLS connection go by the same rule: no nonce is used by two processes. A receiver that takes TLS says so in
-//! each receipt. The last receipt counts, since the channel may have been passed to a process of another version: that one
-//! refuses what it does not know, by a receipt that does not say it.
+//! each receipt, and so does one that knows streams. The last receipt counts, since the channel may have been passed to a
+//! process of another version: that one refuses what it does not know, by a receipt that does not say it.
+//!
+//! That a stream is refused says nothing of the room for connections: it may be its name, or a thread that is missing.
 
 use litemap::LiteMap;
 
@@ -23,6 +25,26 @@ pub(super) enum TlsTaken {
     No,
 }
 
+/// What is in a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Load {
+    /// So many.
+    Connections(usize),
+    Stream,
+    Channel,
+}
+
+impl Load {
+    /// How much credit it takes.
+    fn credit(self) -> usize {
+        match self {
+            Load::Connections(n) => n,
+            Load::Stream => 1,
+            Load::Channel => 0,
+        }
+    }
+}
+
 /// The sender's side: the packets that were sent and not settled.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SenderLedger<C> {
@@ -30,10 +52,12 @@ pub(super) struct SenderLedger<C> {
     /// The channel takes no more until a receipt was read from it.
     blocked: bool,
     last: u64,
-    sent: LiteMap<u64, C>,
-    /// After a refusal, connections are sent one by one, so that one that does not fit does not delay the others.
+    sent: LiteMap<u64, (Load, C)>,
+    /// After a refusal of some, connections are sent one by one, so that one that does not fit does not delay the others.
     singly: bool,
     tls: TlsTaken,
+    /// Whether the process at the other end knows streams. None: there was no receipt yet.
+    streams: Option<bool>,
 }
 
 /// The effect of a receipt on a packet that was sent.
@@ -50,7 +74,7 @@ pub(super) enum Settled<C> {
 impl<C> SenderLedger<C> {
     pub(super) fn new() -> SenderLedger<C> {
         let (sent, tls) = (LiteMap::new(), TlsTaken::Unknown);
-        SenderLedger { credit: 0, blocked: false, last: 0, sent, singly: false, tls }
+        SenderLedger { credit: 0, blocked: false, last: 0, sent, singly: false, tls, streams: None }
     }
 
     /// How many connections may go now.
@@ -81,10 +105,10 @@ impl<C> SenderLedger<C> {
     }
 
     /// Notes that the packet is on its way: the sender no longer touches its cargo.
-    pub(super) fn posted(&mut self, connections: usize, cargo: C) {
+    pub(super) fn posted(&mut self, load: Load, cargo: C) {
         self.last += 1;
-        self.credit = self.credit.saturating_sub(connections);
-        self.sent.insert(self.last, cargo);
+        self.credit = self.credit.saturating_sub(load.credit());
+        self.sent.insert(self.last, (load, cargo));
     }
 
     pub(super) fn has_sent(&self) -> bool {
@@ -100,9 +124,15 @@ impl<C> SenderLedger<C> {
         self.tls
     }
 
-    /// Notes whether the receipt that is settled next says that its sender takes TLS connections.
-    pub(super) fn note_tls(&mut self, is_taken: bool) {
-        self.tls = if is_taken { TlsTaken::Yes } else { TlsTaken::No };
+    /// Whether streams may be sent. None: not known yet.
+    pub(super) fn streams(&self) -> Option<bool> {
+        self.streams
+    }
+
+    /// Notes what the receipt that is settled next says of its sender: whether it takes TLS connections, and knows streams.
+    pub(super) fn note_taken(&mut self, tls: bool, streams: bool) {
+        self.tls = if tls { TlsTaken::Yes } else { TlsTaken::No };
+        self.streams = Some(streams);
     }
 
     pub(super) fn settle(&mut self, receipt: Receipt) -> Settled<C> {
@@ -114,15 +144,14 @@ impl<C> SenderLedger<C> {
             }
             Receipt::Ack { batch, credit } => {
                 self.credit = self.credit.saturating_add(credit);
-                self.singly = false;
-                self.sent.remove(&batch).map_or(Settled::Nothing, Settled::Delivered)
+                let Some((load, cargo)) = self.sent.remove(&batch) else { return Settled::Nothing };
+                self.singly &= !matches!(load, Load::Connections(_));
+                Settled::Delivered(cargo)
             }
             Receipt::Nak { batch, retry } => {
-                self.singly = true;
-                match self.sent.remove(&batch) {
-                    Some(cargo) => Settled::Returned { cargo, retry },
-                    None => Settled::Nothing,
-                }
+                let Some((load, cargo)) = self.sent.remove(&batch) else { return Settled::Nothing };
+                self.singly |= matches!(load, Load::Connections(_));
+                Settled::Returned { cargo, retry }
             }
         }
     }
@@ -131,7 +160,7 @@ impl<C> SenderLedger<C> {
     /// it is the sender's again.
     pub(super) fn end(&mut self) -> impl Iterator<Item = C> + use<C> {
         (self.credit, self.blocked) = (0, true);
-        std::mem::take(&mut self.sent).into_iter().map(|(_, cargo)| cargo)
+        std::mem::take(&mut self.sent).into_iter().map(|(_, (_, cargo))| cargo)
     }
 }
 
@@ -177,10 +206,12 @@ impl ReceiverLedger {
         self.grant(room)
     }
 
-    /// Notes that so many have arrived and are refused.
-    pub(super) fn refuse(&mut self, came: usize) {
-        self.promised = self.promised.saturating_sub(came);
-        self.window = (self.window / 2).max(1);
+    /// Notes what has arrived and is refused.
+    pub(super) fn refuse(&mut self, load: Load) {
+        self.promised = self.promised.saturating_sub(load.credit());
+        if load != Load::Stream {
+            self.window = (self.window / 2).max(1);
+        }
     }
 }
 
@@ -201,16 +232,60 @@ mod tests {
         assert_eq!((ledger.batch(5), ledger.is_blocked()), (0, true));
         ledger.unblock();
         assert_eq!(ledger.batch(5), 5);
-        ledger.posted(5, "five");
+        ledger.posted(Load::Connections(5), "five");
         let retry = Retry::Later;
         assert_eq!(
             ledger.settle(Receipt::Nak { batch: 1, retry }),
             Settled::Returned { cargo: "five", retry }
         );
         assert_eq!((ledger.room(), ledger.batch(5)), (4, 1));
-        ledger.posted(1, "one");
+        ledger.posted(Load::Connections(1), "one");
         assert_eq!(ledger.settle(Receipt::Ack { batch: 2, credit: 1 }), Settled::Delivered("one"));
         assert_eq!((ledger.room(), ledger.batch(5)), (4, 4));
+    }
+
+    #[test]
+    fn a_refused_stream_narrows_nothing_for_connections() {
+        let mut sender = SenderLedger::new();
+        sender.settle(Receipt::Credit(9));
+        sender.posted(Load::Stream, "stream");
+        assert_eq!(sender.room(), 8);
+        let retry = Retry::Never;
+        let returned = Settled::Returned { cargo: "stream", retry };
+        assert_eq!(sender.settle(Receipt::Nak { batch: 1, retry }), returned);
+        assert_eq!((sender.room(), sender.batch(5)), (8, 5));
+        // Nor does one that is taken say that there is room for several connections.
+        sender.posted(Load::Connections(5), "five");
+        sender.posted(Load::Stream, "another");
+        sender.settle(Receipt::Nak { batch: 2, retry: Retry::Later });
+        assert_eq!(sender.settle(Receipt::Ack { batch: 3, credit: 0 }), Settled::Delivered("another"));
+        assert_eq!(sender.batch(5), 1);
+        let mut receiver = ReceiverLedger::new(WINDOW);
+        (0..WINDOW).for_each(|_| receiver.refuse(Load::Stream));
+        assert_eq!((receiver.promised(), receiver.renew(usize::MAX)), (0, WINDOW));
+    }
+
+    #[test]
+    fn the_last_receipt_says_what_is_taken() {
+        let mut ledger = SenderLedger::<()>::new();
+        assert_eq!((ledger.tls(), ledger.streams()), (TlsTaken::Unknown, None));
+        ledger.note_taken(true, true);
+        assert_eq!((ledger.tls(), ledger.streams()), (TlsTaken::Yes, Some(true)));
+        ledger.note_taken(false, false);
+        assert_eq!((ledger.tls(), ledger.streams()), (TlsTaken::No, Some(false)));
+    }
+
+    #[test]
+    fn a_receipt_that_comes_late_settles_nothing() {
+        let mut ledger = SenderLedger::new();
+        ledger.settle(Receipt::Credit(2));
+        ledger.posted(Load::Stream, "stream");
+        let nak = Receipt::Nak { batch: 1, retry: Retry::Later };
+        assert!(matches!(ledger.settle(nak), Settled::Returned { .. }));
+        assert_eq!(ledger.settle(nak), Settled::Nothing);
+        assert_eq!(ledger.settle(Receipt::Ack { batch: 1, credit: 0 }), Settled::Nothing);
+        assert_eq!(ledger.settle(Receipt::Nak { batch: 7, retry: Retry::Never }), Settled::Nothing);
+        assert_eq!((ledger.room(), ledger.batch(5)), (1, 1));
     }
 
     #[test]
@@ -220,7 +295,7 @@ mod tests {
         ledger.block();
         ledger.settle(Receipt::Credit(1));
         assert_eq!((ledger.room(), ledger.is_blocked(), ledger.has_sent()), (10, false, false));
-        ledger.posted(2, "two");
+        ledger.posted(Load::Connections(2), "two");
         assert!(ledger.has_sent() && !ledger.all_settled());
         assert_eq!(ledger.end().collect::<Vec<_>>(), ["two"]);
         assert_eq!((ledger.is_blocked(), ledger.all_settled()), (true, true));
@@ -242,13 +317,13 @@ mod tests {
     #[test]
     fn a_refusal_halves_the_window_and_what_is_taken_doubles_it() {
         let mut ledger = ReceiverLedger::new(WINDOW);
-        ledger.refuse(WINDOW);
+        ledger.refuse(Load::Connections(WINDOW));
         assert_eq!((ledger.promised(), ledger.renew(usize::MAX)), (0, WINDOW / 2));
         while ledger.promised() > 1 {
-            ledger.refuse(ledger.promised());
+            ledger.refuse(Load::Connections(ledger.promised()));
             ledger.renew(usize::MAX);
         }
-        ledger.refuse(1);
+        ledger.refuse(Load::Connections(1));
         assert_eq!(ledger.renew(usize::MAX), 1, "one at least");
         assert_eq!((ledger.take(1, usize::MAX), ledger.take(2, usize::MAX)), (2, 4));
     }
