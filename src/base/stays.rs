@@ -42,6 +42,8 @@ reasons! {
     RulesChanged = "rules_changed",
     /// The successor has no such listener with TLS, or accepts other client certificates there.
     NoListener = "no_listener",
+    /// The successor can't continue its session, as one of another version.
+    Unfit = "unfit",
     /// The successor takes no TLS connections, as versions that can't.
     NotTaken = "not_taken",
     /// The successor has had no room for too long, or has ended.

@@ -63,6 +63,8 @@ pub(crate) struct Connection<P> {
     pub(crate) activity: Activity,
     /// The client may have closed its side after the bytes that are unread; the poller does not report that again.
     pub(crate) may_have_ended: bool,
+    /// A successor can't continue it.
+    pub(crate) is_unfit: bool,
     /// What its pool's epoll reports of it.
     pub(crate) interest: Interest,
 }
@@ -164,6 +166,7 @@ impl<P> Connection<P> {
             served: 0,
             activity: Activity::Receiving,
             may_have_ended: false,
+            is_unfit: false,
             interest: Interest::None,
         }
     }

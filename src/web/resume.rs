@@ -164,44 +164,59 @@ pub(crate) struct ResumeName(pub(crate) Arc<str>);
 #[derive(Clone, Debug)]
 pub(crate) struct Passage {
     /// None for a stream that ends with its process.
-    name: Option<Arc<str>>,
+    exit: Option<Exit>,
     conn_info: Arc<ConnInfo>,
     left: Arc<Mutex<Option<Leaving>>>,
+}
+
+/// By which name a stream leaves, and how this process continues streams of that name. Only a stream of the same kind leaves:
+/// otherwise nobody could continue one that comes back.
+#[derive(Clone, Debug)]
+pub(crate) struct Exit {
+    pub(crate) name: Arc<str>,
+    pub(crate) resume: Resume,
 }
 
 /// A stream that leaves.
 #[derive(Debug)]
 pub(crate) struct Leaving {
+    /// How this process continues it, if it comes back.
+    pub(crate) resume: Resume,
     pub(crate) continuation: Continuation,
     /// What was read of the client and not used.
     pub(crate) unread: Vec<u8>,
 }
 
 impl Passage {
-    pub(crate) fn new(name: Option<Arc<str>>, conn_info: Arc<ConnInfo>) -> Passage {
-        Passage { name, conn_info, left: Arc::default() }
+    pub(crate) fn new(exit: Option<Exit>, conn_info: Arc<ConnInfo>) -> Passage {
+        Passage { exit, conn_info, left: Arc::default() }
+    }
+
+    /// The way out for a stream of this kind.
+    fn exit(&self, kind: StreamKind) -> Option<&Exit> {
+        self.exit.as_ref().filter(|exit| exit.resume.kind() == kind)
     }
 
     pub(crate) fn conn_info(&self) -> &Arc<ConnInfo> {
         &self.conn_info
     }
 
-    /// Whether the stream has a name, so that it may leave one day.
+    /// Whether a stream of this kind may leave one day.
     #[cfg_attr(not(feature = "websocket"), expect(dead_code, reason = "for websockets"))]
-    pub(crate) fn may_open(&self) -> bool {
-        self.name.is_some()
+    pub(crate) fn may_open(&self, kind: StreamKind) -> bool {
+        self.exit(kind).is_some()
     }
 
-    /// Whether the stream may leave now.
-    pub(crate) fn is_open(&self) -> bool {
-        self.name.as_ref().is_some_and(|name| self.conn_info.drain.moves(name))
+    /// Whether a stream of this kind may leave now.
+    pub(crate) fn is_open(&self, kind: StreamKind) -> bool {
+        self.exit(kind).is_some_and(|exit| self.conn_info.drain.moves(&exit.name))
     }
 
     /// The stream leaves when its thread is done. The thread reads and writes nothing more.
     pub(crate) fn leave(&self, kind: StreamKind, details: String, state: Vec<u8>, unread: Vec<u8>) {
-        let Some(name) = &self.name else { return };
+        let Some(Exit { name, resume }) = self.exit(kind) else { return };
         let continuation = Continuation { name: name.to_string(), kind, details, state };
-        *lock(&self.left) = Some(Leaving { continuation, unread });
+        *lock(&self.left) = Some(Leaving { resume: resume.clone(), continuation, unread });
     }
 
     pub(crate) fn leaves(&self) -> bool {
@@ -241,6 +256,25 @@ mod tests {
         assert_eq!(StreamState::from("x").parse::<u8>().unwrap_err().kind(), ErrorKind::InvalidData);
         assert_eq!(StreamState::from(vec![0xff]).as_str().unwrap_err().kind(), ErrorKind::InvalidData);
         assert!(StreamState::from(()).as_bytes().is_empty());
+    }
+
+    /// Nobody could continue it, if the successor refuses it: it ends as one without a name.
+    #[test]
+    fn a_stream_of_another_kind_than_its_name_says_stays() {
+        use crate::base::phase::{Phase, PhaseWatch};
+        let watch = PhaseWatch::new();
+        watch.set_continued(vec!["a".to_owned()]);
+        watch.set(Phase::HandedOver);
+        let conn_info = Arc::new(ConnInfo::new(None, watch, 1));
+        let exit = Exit { name: "a".into(), resume: crate::sse::resumed(|_, _| Ok(())) };
+        let passage = Passage::new(Some(exit), conn_info);
+        for (kind, moves) in
+            [(StreamKind::Events, true), (StreamKind::WebSocket, false), (StreamKind::Upgrade, false)]
+        {
+            assert_eq!(passage.is_open(kind), moves, "{kind:?}");
+            passage.leave(kind, String::new(), vec![7], Vec::new());
+            assert_eq!(passage.take().map(|leaving| leaving.continuation.kind), moves.then_some(kind));
+        }
     }
 
     #[cfg(feature = "json")]

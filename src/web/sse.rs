@@ -233,7 +233,7 @@ impl EventWriter<'_> {
     /// stream properly. Not as long as the stream may move to the next process.
     pub fn send(&mut self, event: &Event) -> io::Result<()> {
         self.write_event(event)?;
-        let may_move = || self.passage.as_ref().is_some_and(Passage::is_open);
+        let may_move = || self.passage.as_ref().is_some_and(|passage| passage.is_open(StreamKind::Events));
         if !self.notified && self.drain.is_draining() && !may_move() {
             self.ended = true;
             return Err(io::Error::new(ErrorKind::Interrupted, "the process is draining: the stream ends"));
@@ -352,7 +352,8 @@ impl EventWriter<'_> {
 
     /// Whether the process drains and the stream moves to its successor, by [`hand_over`](EventWriter::hand_over).
     pub fn is_moving(&self) -> bool {
-        self.notified && !self.broken && self.passage.as_ref().is_some_and(Passage::is_open)
+        let is_open = |passage: &Passage| passage.is_open(StreamKind::Events);
+        self.notified && !self.broken && self.passage.as_ref().is_some_and(is_open)
     }
 
     /// Whether the process is about to end; then the stream should end too.

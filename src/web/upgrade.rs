@@ -192,7 +192,7 @@ impl Upgraded {
 
     /// Whether the process drains and the connection moves to its successor, by [`hand_over`](Upgraded::hand_over).
     pub fn is_moving(&self) -> bool {
-        self.passage.is_open()
+        self.passage.is_open(StreamKind::Upgrade)
     }
 
     /// Gives the connection to the next process, where the code of [`resumed`] continues it with `state`. It is

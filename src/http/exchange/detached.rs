@@ -36,9 +36,9 @@ use crate::http::exchange::resume::LeavingStream;
 use crate::http::exchange::{HttpConnection, Progress, drop_contained};
 use crate::net::acceptor::{Lingered, Parking};
 use crate::net::stream::Stream;
-use crate::net::transfer::{Continuation, LongUnread, StreamKind};
+use crate::net::transfer::{LongUnread, StreamKind};
 use crate::web::body::{DetachedWriter, UpgradeHandler};
-use crate::web::resume::{DetachedOut, Passage, Resume};
+use crate::web::resume::{DetachedOut, Exit, Passage, Resume};
 use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
 use litemap::LiteMap;
 
@@ -256,10 +256,6 @@ impl ReservedThread {
             job();
         }));
     }
-
-    pub(super) fn resume_of(&self, Continuation { name, kind, .. }: &Continuation) -> Option<Resume> {
-        self.place.detached.resume(name, *kind)
-    }
 }
 
 impl Detachment {
@@ -318,7 +314,11 @@ impl Detachment {
             return (client, thread, None);
         }
         client.progress.endings.note_sent(unsent.len());
-        let passage = Passage::new(name, Arc::clone(&client.conn_info));
+        let exit = name.and_then(|name| {
+            let resume = thread.place.detached.resumes.get(&*name)?.clone();
+            Some(Exit { name, resume })
+        });
+        let passage = Passage::new(exit, Arc::clone(&client.conn_info));
         let framing = if let Task::Stream { framing, .. } = &task { Some(*framing) } else { None };
         let by_close = framing == Some(BodyFraming::UntilClose);
         let (outcome, ending) = match task {

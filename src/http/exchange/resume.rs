@@ -24,6 +24,7 @@ const ROOM: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct WaitingThread {
     thread: ReservedThread,
+    resume: Resume,
     ending: Option<Ending>,
     what: String,
     stall: Duration,
@@ -48,13 +49,13 @@ impl LeavingStream {
         (what, stall): (String, Duration),
         parking: &Arc<Parking<Progress>>,
     ) {
-        let Leaving { mut continuation, unread } = self.leaving;
+        let Leaving { resume, mut continuation, unread } = self.leaving;
         if self.framing == Some(BodyFraming::UntilClose) {
             continuation.details = format!("framing=close {}", continuation.details);
         }
         client.buffered = unread;
         let (ending, guard, parking) = (self.ending, client.guard.take(), Arc::clone(parking));
-        let thread = Box::new(WaitingThread { thread, ending, what, stall, parking, guard });
+        let thread = Box::new(WaitingThread { thread, resume, ending, what, stall, parking, guard });
         let parking = Arc::clone(&thread.parking);
         let unread = match LongUnread::take_from(&mut client.buffered) {
             Ok(long) => long,
@@ -87,15 +88,8 @@ impl StreamThread<Progress> for WaitingThread {
         continuation: Continuation,
         unread: Option<LongUnread>,
     ) {
-        let WaitingThread { thread, ending, what, stall, parking, guard } = *self;
+        let WaitingThread { thread, resume, ending, what, stall, parking, guard } = *self;
         connection.guard = guard;
-        let Some(resume) = thread.resume_of(&continuation) else {
-            let Continuation { name, kind, .. } = continuation;
-            warn!(
-                "{what}: cut, because the streams named {name:?} are continued as another kind than {kind:?}"
-            );
-            return parking.close(connection);
-        };
         let task = task(&resume, continuation, ending);
         // Without a name it does not leave again.
         let name = None;

@@ -187,7 +187,9 @@ impl<P> Parking<P> {
         deadline: Deadline,
     ) -> Result<(), Box<Connection<P>>> {
         // Registered before it is parked: an event from now on is kept in the slot.
-        if let Err(e) = self.register(&mut connection, Interest::Read) {
+        // An answer of TLS to its client may be unsent while there is nothing to write.
+        let interest = if connection.stream.owes() { Interest::ReadWrite } else { Interest::Read };
+        if let Err(e) = self.register(&mut connection, interest) {
             warn!("can't watch a connection: {e}");
             // No event would come. What has arrived is read and answered, then the next read sees the end.
             connection.stream.shutdown_read();

@@ -134,6 +134,23 @@ impl Stream {
         }
     }
 
+    /// Whether TLS has bytes for the client that the socket did not take.
+    pub(crate) fn owes(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(s) => s.lock().owes(),
+            _ => false,
+        }
+    }
+
+    /// Sends what TLS owes, as far as the socket takes it. An error is that of the next read or write.
+    pub(crate) fn send_owed(&self) {
+        #[cfg(feature = "tls")]
+        if let Stream::Tls(s) = self {
+            s.lock().send_owed(&mut Raw(&s.socket));
+        }
+    }
+
     /// How many bytes it keeps. Shrinks their buffers to that size.
     pub(crate) fn hold(&self) -> usize {
         match self {

@@ -102,7 +102,8 @@ impl<P> Outbox<P> {
 
     /// Whether the successor takes connections of its listener, and it can be passed on.
     pub(super) fn takes_listener_of(&self, connection: &Connection<P>) -> bool {
-        self.listeners.get().is_some_and(|listeners| has(listeners, connection.listener))
+        !connection.is_unfit
+            && self.listeners.get().is_some_and(|listeners| has(listeners, connection.listener))
             && (!connection.stream.is_tls()
                 || self.tls_is(TlsTaken::Yes) && connection.stream.stays().is_none())
     }
@@ -120,7 +121,14 @@ impl<P> Outbox<P> {
         };
         let is_not_taken = || self.tls_is(TlsTaken::No).then_some(Stays::NotTaken);
         let has_no_room = || self.is_at(Gate::Shut).then_some(Stays::NoRoom);
-        connection.stream.stays().or_else(has_no_listener).or_else(is_not_taken).or_else(has_no_room)
+        let is_unfit = || connection.is_unfit.then_some(Stays::Unfit);
+        connection
+            .stream
+            .stays()
+            .or_else(is_unfit)
+            .or_else(has_no_listener)
+            .or_else(is_not_taken)
+            .or_else(has_no_room)
     }
 
     /// Counts a TLS connection that ends here after a handover, because it could not move. The log names the reason of the

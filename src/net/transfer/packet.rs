@@ -143,6 +143,8 @@ pub(crate) enum Retry {
     Later,
     /// The successor has no such listener.
     Never,
+    /// The successor can't continue one of these; others of its listener may be sent. Earlier versions take it for `Never`.
+    Unfit,
 }
 
 impl Packet {
@@ -325,7 +327,8 @@ impl Receipt {
             Receipt::Credit(n) => format!("CREDIT n={n}"),
             Receipt::Ack { batch, credit } => format!("ACK batch={batch} credit={credit}"),
             Receipt::Nak { batch, retry } => {
-                format!("NAK batch={batch} never={}", u8::from(retry == Retry::Never))
+                let unfit = if retry == Retry::Unfit { " unfit=1" } else { "" };
+                format!("NAK batch={batch} never={}{unfit}", u8::from(retry != Retry::Later))
             }
         };
         text.push_str(if takes_tls { " tls=1 streams=1\n" } else { " streams=1\n" });
@@ -352,7 +355,12 @@ impl Receipt {
             "CREDIT" => Receipt::Credit(credit("n")?),
             "ACK" => Receipt::Ack { batch: number(&fields, "batch")?, credit: credit("credit").unwrap_or(0) },
             "NAK" => {
-                let retry = if number(&fields, "never") == Some(1) { Retry::Never } else { Retry::Later };
+                let says = |key| number(&fields, key) == Some(1);
+                let retry = match (says("never"), says("unfit")) {
+                    (false, _) => Retry::Later,
+                    (true, false) => Retry::Never,
+                    (true, true) => Retry::Unfit,
+                };
                 Receipt::Nak { batch: number(&fields, "batch")?, retry }
             }
             _ => return None,
@@ -566,7 +574,7 @@ mod tests {
             0 => Receipt::Credit(u.int_in_range(0..=WINDOW)?),
             1 => Receipt::Ack { batch: u.arbitrary()?, credit: u.int_in_range(0..=WINDOW)? },
             _ => {
-                let retry = if u.arbitrary()? { Retry::Never } else { Retry::Later };
+                let retry = *u.choose(&[Retry::Later, Retry::Never, Retry::Unfit])?;
                 Receipt::Nak { batch: u.arbitrary()?, retry }
             }
         })
@@ -743,6 +751,17 @@ mod tests {
             let _ = (Packet::decode(&packet), Receipt::decode(&packet), Packet::batch_of(&packet));
             Ok(())
         });
+    }
+
+    /// To versions that do not know the second word, the first one says what is true of the packet.
+    #[test]
+    fn what_is_unfit_is_not_sent_again() {
+        let unfit = Receipt::Nak { batch: 7, retry: Retry::Unfit };
+        assert_eq!(unfit.encode(false), b"NAK batch=7 never=1 unfit=1 streams=1\n");
+        let never = Receipt::Nak { batch: 7, retry: Retry::Never };
+        assert_eq!(Receipt::decode(b"NAK batch=7 never=1\n"), Some(never));
+        let later = Receipt::Nak { batch: 7, retry: Retry::Later };
+        assert_eq!(Receipt::decode(b"NAK batch=7 unfit=1\n"), Some(later));
     }
 
     #[test]

@@ -63,10 +63,6 @@ pub(super) struct Sent<P> {
 }
 
 impl<P> Sent<P> {
-    pub(super) fn listener(&self) -> usize {
-        self.connection.listener
-    }
-
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.stream.as_fd()
     }

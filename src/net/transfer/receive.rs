@@ -258,14 +258,18 @@ impl<P: Portable> Receiver<P> {
     ) {
         let Batch { batch, records, fds } = batch;
         let came = records.len();
+        let has_listeners = records.iter().all(|record| names.place(record).is_some());
         let listeners: Option<Vec<_>> = records.iter().map(|record| names.find(record)).collect();
         let slots: Vec<SlotId> = (0..came).map_while(|_| connections.parking.slots.claim()).collect();
         let room = self.room(connections);
         let Some(channel) = self.channels.get_mut(&key) else { return };
         // That this process takes no TLS at all is not the listener's fault: the channel may be passed on.
-        let is_final =
-            listeners.is_none() && (channel.takes_tls || !records.iter().any(ConnectionRecord::is_tls));
-        let retry = if is_final { Retry::Never } else { Retry::Later };
+        let is_final = channel.takes_tls || !records.iter().any(ConnectionRecord::is_tls);
+        let retry = match listeners {
+            None if is_final && has_listeners => Retry::Unfit,
+            None if is_final => Retry::Never,
+            _ => Retry::Later,
+        };
         let (Some(fds), Some(listeners), true) = (fds, listeners, slots.len() == came) else {
             if !std::mem::replace(&mut channel.has_refused, true) {
                 log_refusal(&records, retry);
@@ -331,6 +335,7 @@ impl<P: Portable> Receiver<P> {
             connections.parking.slots.release(slot);
             return;
         };
+        debug!("handover: a stream came from a predecessor");
         let place = (listener, name.handler_index);
         thread.start(make(record, stream, slot, place, connections), continuation, unread);
     }
@@ -372,11 +377,16 @@ impl Batch {
 }
 
 impl ListenerNames {
-    /// The listener that takes this connection, and what its stream is made of.
-    pub(super) fn find(&self, record: &ConnectionRecord) -> Option<(usize, &ListenerName, Arrived)> {
-        let (index, listener) = self.0.iter().enumerate().find(|(_, listener)| {
+    /// The listener that takes this connection.
+    fn place(&self, record: &ConnectionRecord) -> Option<(usize, &ListenerName)> {
+        self.0.iter().enumerate().find(|(_, listener)| {
             listener.nth == record.nth && listener.names.contains(&record.listener) && listener.takes(record)
-        })?;
+        })
+    }
+
+    /// That listener, and what the connection's stream is made of.
+    pub(super) fn find(&self, record: &ConnectionRecord) -> Option<(usize, &ListenerName, Arrived)> {
+        let (index, listener) = self.place(record)?;
         Some((index, listener, Arrived::of(record, listener)?))
     }
 }
@@ -394,6 +404,12 @@ fn log_refusal(records: &[ConnectionRecord], retry: Retry) {
         Retry::Never => {
             info!(
                 "handover: {came} connections stay with a predecessor: their listener now uses TLS, or is gone";
+                connections = came
+            );
+        }
+        Retry::Unfit => {
+            info!(
+                "handover: {came} TLS connections stay with a predecessor: this program can't continue their sessions";
                 connections = came
             );
         }

@@ -169,6 +169,7 @@ impl<P: Portable> Sender<P> {
                 Some(channel) if !is_over && may_take && channel.ledger.streams() != Some(false) => {
                     if !takes {
                         // Its TLS may be ready later.
+                        stream.connection.stream.send_owed();
                         self.streams.push(stream);
                         continue;
                     }
@@ -372,6 +373,10 @@ impl<P: Portable> SuccessorChannel<P> {
         if !self.post_bytes(packet.encode(), &stream.fds()) {
             return Err(stream.take_back());
         }
+        if !self.ledger.has_sent() {
+            info!("handover: connections are on their way to the successor");
+        }
+        debug!("handover: sent a stream");
         self.ledger.posted(Load::Stream, Cargo::Stream(stream));
         Ok(())
     }
@@ -450,12 +455,10 @@ impl<P: Portable> SuccessorChannel<P> {
         }
         match self.ledger.settle(receipt) {
             Settled::Delivered(Cargo::Stream(stream)) => receipts.delivered.push(stream.deliver()),
-            Settled::Returned { cargo: Cargo::Stream(stream), retry: Retry::Never } => {
-                stream.take_back().give_back();
-            }
             Settled::Returned { cargo: Cargo::Stream(stream), retry: Retry::Later } => {
                 receipts.returned_streams.push(stream.take_back());
             }
+            Settled::Returned { cargo: Cargo::Stream(stream), .. } => stream.take_back().give_back(),
             Settled::Delivered(Cargo::Connections(sent)) => {
                 receipts.delivered.extend(sent.into_iter().map(Sent::give_up));
             }
@@ -463,10 +466,14 @@ impl<P: Portable> SuccessorChannel<P> {
             Settled::Delivered(Cargo::Predecessor(_)) | Settled::Nothing => {}
             Settled::Returned { cargo: Cargo::Connections(sent), retry } => {
                 debug!("handover: {} connections refused", sent.len());
-                if let ([one], Retry::Never) = (&sent[..], retry) {
-                    receipts.unknown_listener = Some(one.listener());
+                let mut returned: Vec<_> = sent.into_iter().map(Sent::take_back).collect();
+                match (&mut returned[..], retry) {
+                    ([one], Retry::Never) => receipts.unknown_listener = Some(one.listener),
+                    ([one], Retry::Unfit) => one.is_unfit = true,
+                    // They are sent one by one.
+                    _ => {}
                 }
-                receipts.returned.extend(sent.into_iter().map(Sent::take_back));
+                receipts.returned.append(&mut returned);
             }
             Settled::Returned { cargo: Cargo::Predecessor(predecessor), .. } => {
                 // It is tried again at each tick, for a while. Then that predecessor sees the end of its channel, and keeps

@@ -261,7 +261,10 @@ pub(crate) fn check_packet(packet: &[u8]) {
     assert_eq!(StreamPacket::decode(&again).as_ref(), Some(&decoded), "by way of {:?}", again.escape_ascii());
     // Its connection is on one kind of listener only.
     let plain = ListenerNames::of_one(&decoded.record.listener);
-    assert!(plain.find(&decoded.record).is_none_or(|_| !decoded.record.is_tls()), "TLS is taken for plain text");
+    assert!(
+        plain.find(&decoded.record).is_none_or(|_| !decoded.record.is_tls()),
+        "TLS is taken for plain text"
+    );
     wipe(&mut again);
     assert!(again.iter().all(|byte| *byte == 0), "keys may be left behind");
 }

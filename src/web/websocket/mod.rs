@@ -22,6 +22,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use crate::base::limits::within_reach;
 use crate::base::log::debug;
 use crate::base::sync::lock;
+use crate::net::transfer::StreamKind;
 use crate::web::body::Body;
 use crate::web::broadcast::{Broadcast, Overflow, Subscription, Taken};
 use crate::web::resume::{Passage, StreamState};
@@ -363,7 +364,7 @@ fn run(io: Upgraded, terms: Terms, speak: impl FnOnce(&mut WebSocket) -> io::Res
     let now = Instant::now();
     let heard = now.checked_sub(silent).unwrap_or(now);
     let mut protocol_state = ProtocolState::new(Arc::clone(&io), early, options.clone(), heard);
-    match (passage.may_open(), resumed) {
+    match (passage.may_open(StreamKind::WebSocket), resumed) {
         (true, _) => protocol_state.may_move(),
         (false, true) => protocol_state.came_back(),
         (false, false) => {}
@@ -409,7 +410,7 @@ impl WebSocketSession {
     /// In a drain the WebSocket moves to the next process, or is closed.
     fn look_at_drain(&self) {
         if self.passage.conn_info().drain.is_draining() {
-            let moves = self.passage.is_open();
+            let moves = self.passage.is_open(StreamKind::WebSocket);
             let mut protocol_state = self.lock();
             if moves {
                 protocol_state.ask_to_move();

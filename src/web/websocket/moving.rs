@@ -137,7 +137,7 @@ mod tests {
     use crate::base::phase::{Phase, PhaseWatch};
     use crate::base::sync::lock;
     use crate::net::conn_info::ConnInfo;
-    use crate::web::resume::{Leaving, Passage};
+    use crate::web::resume::{Exit, Leaving, Passage};
     use crate::web::upgrade::{Duplex, Parts, Upgraded};
     use crate::web::websocket::{Message, WebSocketSender};
 
@@ -179,7 +179,8 @@ mod tests {
         speak: impl FnOnce(&mut WebSocket) -> io::Result<()>,
     ) -> (Vec<u8>, Option<Leaving>) {
         let conn_info = Arc::new(ConnInfo::new(None, watch.clone(), 1));
-        let (io, passage) = (Arc::new(Silent::default()), Passage::new(name.map(Into::into), conn_info));
+        let exit = name.map(|name| Exit { name: name.into(), resume: resumed(|_, _| Ok(())) });
+        let (io, passage) = (Arc::new(Silent::default()), Passage::new(exit, conn_info));
         let parts = Parts { io: Arc::clone(&io) as _, early: came, passage: passage.clone() };
         let terms = Terms::decode("");
         run(Upgraded::new(parts, Duration::ZERO), terms, speak);

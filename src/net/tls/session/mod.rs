@@ -342,6 +342,16 @@ impl TlsSession {
         if reported == 0 && left > 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(reported) }
     }
 
+    /// Whether there are bytes that the socket did not take.
+    pub(crate) fn owes(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Sends these, as far as the socket takes them.
+    pub(crate) fn send_owed(&mut self, socket: &mut impl Write) {
+        let _ = self.flush(socket);
+    }
+
     /// Writes close_notify, once. Returns whether the socket has taken all bytes.
     pub(crate) fn say_end(&mut self, socket: &mut (impl Read + Write)) -> io::Result<bool> {
         if self.state == SessionState::Open {
