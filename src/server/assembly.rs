@@ -15,9 +15,9 @@ use crate::base::wait_group::WaitGroup;
 use crate::net::acceptor::{AcceptorCommand, Parking};
 use crate::net::connection::Ready;
 use crate::net::listener::Listener;
-use crate::net::scheduler::queue::{Backlog, Queue};
+use crate::net::scheduler::queue::Queue;
 use crate::net::transfer::ServiceKeys;
-use crate::process::control::Engine;
+use crate::process::control::{BusyPool, Engine};
 use crate::process::handover::Passed;
 use litemap::LiteMap;
 
@@ -50,7 +50,7 @@ pub(crate) trait Workers: fmt::Debug + Send + Sync {
         Vec::new()
     }
     /// Logs that all workers of a pool are busy while connections wait.
-    fn log_all_busy(&self, _pool: usize, _backlog: Backlog) {}
+    fn log_all_busy(&self, _busy: BusyPool) {}
     /// A line for operations that are in flight and no thread has.
     fn unnamed(&self) -> &'static str;
     /// Notifies threads that the process drains; its phase says so already.
@@ -187,6 +187,10 @@ impl<P: fmt::Debug + Send> Engine for Assembly<P> {
     fn add_to(&self, stats: &mut Stats) {
         self.records.counters.add_up(stats);
         Gauges::add_to(self, stats);
+    }
+
+    fn log_all_busy(&self, busy: BusyPool) {
+        self.workers.log_all_busy(busy);
     }
 
     fn connections(&self, most: usize) -> Vec<ParkedConnection> {

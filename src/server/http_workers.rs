@@ -22,7 +22,8 @@ use crate::http::exchange::{self, Common, CurrentRequest, Progress, Stores, Work
 use crate::net::acceptor::pool_events;
 use crate::net::connection::Ready;
 use crate::net::scheduler::pool::{Pool, PoolConfig};
-use crate::net::scheduler::queue::{Backlog, Queue};
+use crate::net::scheduler::queue::Queue;
+use crate::process::control::BusyPool;
 use crate::server::assembly::Workers;
 use litemap::LiteMap;
 
@@ -171,7 +172,7 @@ impl Workers for HttpWorkers {
         self.current_requests.iter().filter_map(handler).chain(self.detached.handlers()).collect()
     }
 
-    fn log_all_busy(&self, pool: usize, Backlog { connections, waits }: Backlog) {
+    fn log_all_busy(&self, BusyPool { pool, connections, waits }: BusyPool) {
         let Some(common) = self.common.upgrade() else { return };
         let Some((name, workers)) = self.names.get(pool) else { return };
         let of_pool = self.current_requests.get(workers.clone()).unwrap_or_default();
@@ -179,7 +180,7 @@ impl Workers for HttpWorkers {
         let routes = counted(of_pool.iter().map(|worker| route(worker).unwrap_or_else(|| OTHER.to_owned())));
         let count = of_pool.len();
         warn!(
-            "all {count} workers {name} are busy, and {connections} connections wait, the first for {waits:.1?}: {routes}";
+            "all workers {name} are busy ({count}) while connections wait ({connections}, the first for {waits:.1?}): {routes}";
             pool:% = Escaped(name),
             connections = connections,
             duration_ms = millis(waits),

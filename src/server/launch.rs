@@ -24,12 +24,12 @@ use crate::net::acceptor::{Acceptor, AcceptorCommand, News, Parking, Setup};
 use crate::net::conn_info::ConnInfo;
 use crate::net::connection::{Portable, Ready};
 use crate::net::listener::{Listener, ListenerConfig};
-use crate::net::scheduler::queue::Queue;
+use crate::net::scheduler::queue::{Backlog, Queue};
 use crate::net::sockets::{self, OpenedListeners};
 use crate::net::transfer::{ResumeStreams, ServiceKeys};
 use crate::process::config::{AboveConfig, ProcessConfig};
 use crate::process::control::socket::Bound;
-use crate::process::control::{Control, Facts, Inbox, Predecessor};
+use crate::process::control::{BusyPool, Control, Facts, Inbox, Predecessor};
 use crate::process::handover::above::Surroundings;
 use crate::process::handover::child::Program;
 use crate::process::handover::inherit::{self, Inheritance};
@@ -360,7 +360,7 @@ fn assemble<P: Portable>(
 fn acceptor_setup<P: Portable>(
     context: &Context<P>,
     listeners: Vec<Listener>,
-    ServiceParts { queues, busy, workers, files, streams }: ServiceParts<P>,
+    ServiceParts { queues, busy, files, streams, .. }: ServiceParts<P>,
 ) -> Setup<P> {
     let shared = &context.handle.shared;
     let generation = shared.generation.load(Ordering::Relaxed);
@@ -382,7 +382,9 @@ fn acceptor_setup<P: Portable>(
                 News::Drained => Event::Drained,
                 News::Checked(outcome) => Event::Checked(outcome),
                 News::Progressed => return inbox.progressed(),
-                News::AllBusy { pool, backlog } => return workers.log_all_busy(pool, backlog),
+                News::AllBusy { pool, backlog: Backlog { connections, waits } } => {
+                    return inbox.all_busy(BusyPool { pool, connections, waits });
+                }
             });
         }),
     }

@@ -1,7 +1,6 @@
 //! The acceptor: one thread that accepts, and owns every connection that no worker has. It enforces deadlines,
 //! transfers connections to a successor and watches busy pools. It does not wait for the bytes of connections, because the
-//! workers do. It parses no HTTP, except for the log's line about a busy pool, which names routes, and never runs the
-//! user's code.
+//! workers do. It parses no HTTP and never runs the user's code.
 //!
 //! It runs under the scheduling policy "batch", unless the program keeps that of the process
 //! (`ProcessConfig::keep_scheduling_policy`, which has the reasons).

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::base::records::Records;
 use crate::base::status::{InFlight, ParkedConnection, RunningHandler, Stats};
+use crate::process::control::inbox::BusyPool;
 use crate::process::handover::Passed;
 
 /// The running parts of a server, which the control loop controls. None of the methods waits; the end of an operation is
@@ -49,4 +50,6 @@ pub(crate) trait Engine {
     /// At most so many of the connections that no worker has.
     fn connections(&self, most: usize) -> Vec<ParkedConnection>;
     fn handlers(&self) -> Vec<RunningHandler>;
+    /// Log which handlers keep the workers of a pool busy. The acceptor has noticed it, and has no time for their routes.
+    fn log_all_busy(&self, busy: BusyPool);
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -27,10 +28,20 @@ pub(super) enum Note {
     SignalRequest(SignalRequest),
     /// Acceptor and workers have answered `Engine::check_progress`.
     Progressed,
+    AllBusy(BusyPool),
     /// The supervisor has sent something while another answer was waited for.
     Supervisor,
     /// The result of the hook that was called with this ticket.
     Hook(u64, HookResult),
+}
+
+/// All workers of this pool have been busy for long while so many connections wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BusyPool {
+    pub(crate) pool: usize,
+    pub(crate) connections: usize,
+    /// How long the first of them has waited.
+    pub(crate) waits: Duration,
 }
 
 impl Inbox {
@@ -44,6 +55,10 @@ impl Inbox {
 
     pub(crate) fn progressed(&self) {
         self.push(Note::Progressed);
+    }
+
+    pub(crate) fn all_busy(&self, busy: BusyPool) {
+        self.push(Note::AllBusy(busy));
     }
 
     pub(super) fn supervisor(&self) {

@@ -35,8 +35,8 @@ use crate::base::records::Records;
 pub(crate) use crate::process::control::engine::Engine;
 pub(crate) use crate::process::control::facts::{Facts, Predecessor};
 use crate::process::control::hook_calls::HookCalls;
-pub(crate) use crate::process::control::inbox::Inbox;
 use crate::process::control::inbox::Note;
+pub(crate) use crate::process::control::inbox::{BusyPool, Inbox};
 use crate::process::control::outside::Outside;
 use crate::process::control::poller::{Poller, Source};
 use crate::process::control::socket::Bound;
@@ -370,6 +370,10 @@ impl<'a> Control<'a> {
                 Note::SignalRequest(SignalRequest::Handover) => Event::Handover,
                 Note::Progressed => {
                     self.outside.identity.progressed();
+                    continue;
+                }
+                Note::AllBusy(busy) => {
+                    self.engine.log_all_busy(busy);
                     continue;
                 }
                 Note::SignalRequest(SignalRequest::Drain) => Event::Drain,

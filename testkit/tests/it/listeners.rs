@@ -61,7 +61,8 @@ fn the_log_names_the_routes_that_keep_all_workers_busy() {
     // One that sends nothing waits for no worker.
     let _silent = Client::to(&addrs[0]);
     let waits = get("/pid");
-    let line = server.wait_for("all 2 workers worker-N:0 are busy, and 1 connections wait, the first for ");
+    let line =
+        server.wait_for("all workers worker-N:0 are busy (2) while connections wait (1, the first for ");
     assert!(line.contains("WARN") && line.ends_with(": 2 in GET /until-drain"), "{line}");
     server.signal(Signal::SIGTERM);
     for answered in busy.into_iter().chain([waits]) {
