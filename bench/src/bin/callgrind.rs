@@ -23,8 +23,10 @@ struct Case {
     /// Requests in one write.
     depth: usize,
     request: Vec<u8>,
-    /// With an admin listener, and so with the histograms of requests.
-    admin: bool,
+    /// What the server has besides its routes, as arguments.
+    with: Vec<&'static str>,
+    /// The case with the same requests and nothing of the kind.
+    beside: Option<&'static str>,
     /// How much more than recorded is a regression, in percent: how often a worker sleeps and is
     /// woken depends on how threads are scheduled, least when requests are pipelined.
     tolerance: f64,
@@ -39,10 +41,22 @@ fn cases() -> Vec<Case> {
         connections,
         depth,
         request,
-        admin: false,
+        with: Vec::new(),
+        beside: None,
         tolerance,
     };
-    let with_admin = |case| Case { admin: true, ..case };
+    let admin = vec!["--admin", "127.0.0.1:0"];
+    let with_admin = |case| Case { with: admin.clone(), ..case };
+    // What a proxy or a browser sends at least.
+    let full = |path: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: curl/8.5.0\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n")
+            .into_bytes()
+    };
+    let feature = |name, path, with: &'static str| Case {
+        with: if with.is_empty() { Vec::new() } else { vec!["--with", with] },
+        beside: Some("plain"),
+        ..case(name, 1, 16, full(path), 3.0)
+    };
     vec![
         case("hello-1", 1, 1, get("/"), 6.0),
         case("hello-16", 16, 1, get("/"), 6.0),
@@ -51,6 +65,24 @@ fn cases() -> Vec<Case> {
         case("pipe16-1", 1, 16, get("/"), 3.0),
         with_admin(case("hello-16-admin", 16, 1, get("/"), 6.0)),
         with_admin(case("pipe16-1-admin", 1, 16, get("/"), 3.0)),
+        Case { beside: None, ..feature("plain", "/", "") },
+        Case { with: admin.clone(), ..feature("histograms", "/", "") },
+        feature("logger", "/", "logger"),
+        feature("guard", "/", "guard"),
+        feature("wrapper", "/", "wrapper"),
+        feature("client", "/client", ""),
+        feature("proxies", "/", "proxies"),
+        feature("proxies-client", "/client", "proxies"),
+        feature("access-no-logger", "/", "access"),
+        feature("access-discarded", "/", "access-discarded"),
+        feature("access-logged", "/", "access-logged"),
+        feature("access-none", "/", "access-none"),
+        feature("access-fields", "/", "access-fields"),
+        feature("access-common", "/", "access-common"),
+        feature("access-combined", "/", "access-combined"),
+        feature("access-json", "/", "access-json"),
+        feature("bare-fields", "/", "bare-fields"),
+        feature("bare-combined", "/", "bare-combined"),
     ]
 }
 
@@ -94,9 +126,7 @@ fn instructions(server: &Path, case: &Case, requests: usize, file: &Path) -> Res
     let words = ["valgrind", "--quiet", "--tool=callgrind", &out];
     let mut command: Vec<String> = words.map(String::from).into();
     command.extend([server.display().to_string(), "--listen".into(), "{addr}".into()]);
-    if case.admin {
-        command.extend(["--admin".into(), "127.0.0.1:0".into()]);
-    }
+    command.extend(case.with.iter().map(|word| (*word).to_owned()));
     let running = Running::start(&command, None)?;
     ask_many(&running.address, case, requests)?;
     running.stop()?;
@@ -145,9 +175,10 @@ fn main() -> Result<ExitCode, Error> {
     let mut lines = Vec::new();
     let mut worse = false;
     println!(
-        "| case | instructions for a request, the fewest | each repetition | recorded | difference | allowed |"
+        "| case | instructions for a request, the fewest | more than without | each repetition | recorded | difference | allowed |"
     );
-    println!("|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|");
+    let mut counts: Vec<(&str, f64)> = Vec::new();
     for case in cases().iter().filter(|case| only.is_empty() || only.iter().any(|name| name == case.name)) {
         let mut each = Vec::new();
         for _ in 0..reps {
@@ -162,14 +193,17 @@ fn main() -> Result<ExitCode, Error> {
         // Timers and threads that happen to sleep add to the count.
         let now = each.iter().copied().fold(f64::INFINITY, f64::min);
         lines.push(format!("{} {now:.0}", case.name));
+        counts.push((case.name, now));
+        let beside = counts.iter().find(|(name, _)| case.beside == Some(*name)).map(|(_, count)| now - count);
         let all: Vec<String> = each.iter().map(|count| format!("{count:.0}")).collect();
         let before = recorded.iter().find(|(name, _)| name == case.name).map(|(_, number)| *number);
         let difference = before.map(|before| (now / before - 1.0) * 100.0);
         let is_worse = difference.is_some_and(|difference| difference > case.tolerance);
         worse |= is_worse;
         println!(
-            "| {} | {now:.0} | {} | {} | {}{} | {} % |",
+            "| {} | {now:.0} | {} | {} | {} | {}{} | {} % |",
             case.name,
+            beside.map_or(String::new(), |more| format!("{more:+.0}")),
             all.join(", "),
             before.map_or("–".to_owned(), |before| format!("{before:.0}")),
             difference.map_or("–".to_owned(), |difference| format!("{difference:+.1} %")),
