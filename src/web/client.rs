@@ -14,11 +14,43 @@ use crate::web::forwarded;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     pub(super) address: Address,
-    /// In the order in which they have passed the request on.
-    pub(super) via: Vec<Hop>,
+    pub(super) via: Via,
     pub(super) is_https: bool,
     /// The host that the client has asked for, if a proxy says so.
     pub(super) forwarded_host: Option<Box<str>>,
+}
+
+/// The proxies that have passed a request on, in that order: mostly none or one, for which nothing is allocated.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Via {
+    #[default]
+    None,
+    One(Hop),
+    Several(Vec<Hop>),
+}
+
+impl Via {
+    fn hops(&self) -> &[Hop] {
+        match self {
+            Via::None => &[],
+            Via::One(hop) => std::slice::from_ref(hop),
+            Via::Several(hops) => hops,
+        }
+    }
+
+    pub(super) fn push(&mut self, hop: Hop) {
+        match self {
+            Via::None => *self = Via::One(hop),
+            Via::One(first) => *self = Via::Several(vec![*first, hop]),
+            Via::Several(hops) => hops.push(hop),
+        }
+    }
+
+    pub(super) fn reverse(&mut self) {
+        if let Via::Several(hops) = self {
+            hops.reverse();
+        }
+    }
 }
 
 /// A client's address, as far as it is known.
@@ -53,7 +85,7 @@ impl Client {
     /// The proxies that have passed the request on, the one that the client has connected to first. Empty if none is trusted.
     /// Each one has been named by the next one, and the last one has the connection.
     pub fn via(&self) -> &[Hop] {
-        &self.via
+        self.via.hops()
     }
 
     /// Whether the client speaks TLS, to this server or to a trusted proxy that says so.
@@ -83,7 +115,7 @@ impl Client {
 
     /// Of a request that no connection has brought.
     fn unknown() -> Client {
-        Client { address: Address::default(), via: Vec::new(), is_https: false, forwarded_host: None }
+        Client { address: Address::default(), via: Via::None, is_https: false, forwarded_host: None }
     }
 
     fn of_connection(conn_info: &ConnInfo) -> Client {
@@ -92,9 +124,7 @@ impl Client {
             address: Address { ip: peer.map(|peer| peer.ip()), port: peer.map(|peer| peer.port()) },
             via: conn_info
                 .proxy
-                .map(|proxy| Hop::of(proxy.address.map(|address| address.ip())))
-                .into_iter()
-                .collect(),
+                .map_or(Via::None, |proxy| Via::One(Hop::of(proxy.address.map(|address| address.ip())))),
             is_https: conn_info.is_encrypted(),
             forwarded_host: None,
         }

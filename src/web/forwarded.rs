@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::client::{Address, Client, Hop};
 use super::fields::ascii;
@@ -79,9 +79,10 @@ impl Client {
 /// The statements of `X-Forwarded-*`, the last one first. The fields are parallel lists; where one of the others is
 /// shorter, a proxy has replaced it instead of appending to it, and the leftmost value is the best there is.
 fn x_forwarded(headers: &HeaderMap) -> impl Iterator<Item = Statement<'_>> {
-    let (mut protos, mut hosts) = (from_right(headers, &X_PROTO), from_right(headers, &X_HOST));
+    let [addresses, protos, hosts] = find(headers, [&X_FOR, &X_PROTO, &X_HOST]);
+    let (mut protos, mut hosts) = (protos.from_right(), hosts.from_right());
     let (mut proto, mut host) = (None, None);
-    let mut addresses = from_right(headers, &X_FOR).map(|text| Some(text.and_then(node).unwrap_or_default()));
+    let mut addresses = addresses.from_right().map(|text| Some(text.and_then(node).unwrap_or_default()));
     // A proxy may say the scheme and not the client.
     let mut is_first = true;
     std::iter::from_fn(move || {
@@ -96,13 +97,45 @@ fn x_forwarded(headers: &HeaderMap) -> impl Iterator<Item = Statement<'_>> {
     })
 }
 
-/// The elements of a list, the last one first; None for one that is not ASCII.
-fn from_right<'h>(
-    headers: &'h HeaderMap,
-    name: &HeaderName,
-) -> impl Iterator<Item = Option<&'h str>> + use<'h> {
-    let lines = headers.get_all(name).iter().rev();
-    lines.flat_map(|line| line.as_bytes().rsplit(|&b| b == b',')).map(|element| ascii(element.trim_ascii()))
+/// The lines of a field, which is a list. A proxy that appends to the list mostly leaves one line.
+#[derive(Default)]
+struct Lines<'h> {
+    last: Option<&'h HeaderValue>,
+    /// Those before, in their order.
+    before: Vec<&'h HeaderValue>,
+}
+
+impl<'h> Lines<'h> {
+    fn push(&mut self, line: &'h HeaderValue) {
+        self.before.extend(self.last.replace(line));
+    }
+
+    /// The elements of the list, the last one first; None for one that is not ASCII.
+    fn from_right(self) -> impl Iterator<Item = Option<&'h str>> + use<'h> {
+        let lines = self.last.into_iter().chain(self.before.into_iter().rev());
+        lines
+            .flat_map(|line| line.as_bytes().rsplit(|&b| b == b','))
+            .map(|element| ascii(element.trim_ascii()))
+    }
+}
+
+/// The lines of these fields. Among few fields they are found by comparing names: to look one up hashes its name, which costs
+/// as much as to pass eight fields.
+fn find<'h, const N: usize>(headers: &'h HeaderMap, names: [&HeaderName; N]) -> [Lines<'h>; N] {
+    const FEW: usize = 24;
+    let mut found = [(); N].map(|()| Lines::default());
+    if headers.keys_len() > FEW {
+        for (name, lines) in names.iter().zip(&mut found) {
+            headers.get_all(*name).iter().for_each(|line| lines.push(line));
+        }
+        return found;
+    }
+    for (name, line) in headers {
+        if let Some((_, lines)) = names.iter().zip(&mut found).find(|(wanted, _)| **wanted == name) {
+            lines.push(line);
+        }
+    }
+    found
 }
 
 /// The statements of `Forwarded`, in their order. A malformed line is one that hides the client.
@@ -229,6 +262,7 @@ fn is_host(text: &str) -> bool {
 mod tests {
     use http::HeaderValue;
 
+    use super::super::client::Via;
     use super::*;
     use crate::base::property::{BYTES, CASES, check, list, text};
 
@@ -240,7 +274,7 @@ mod tests {
             headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let address = Address { ip: "10.0.0.1".parse().ok(), port: Some(9) };
-        let mut client = Client { address, via: Vec::new(), is_https: false, forwarded_host: None };
+        let mut client = Client { address, via: Via::None, is_https: false, forwarded_host: None };
         apply(&mut client, proxies, &headers);
         let via: Vec<String> = client.via().iter().map(Hop::to_string).collect();
         let host = client.forwarded_host.as_deref().unwrap_or("-");
@@ -295,8 +329,11 @@ mod tests {
             ),
             (&[(of, "203.0.113.7, 10.0.0.2"), (proto, "https")], "203.0.113.7 10.0.0.2,10.0.0.1 https -"),
         ];
+        let names: Vec<String> = (0..40).map(|n| format!("x-{n}")).collect();
+        let many: Vec<(&str, &str)> = names.iter().map(|name| (&**name, "6.6.6.6")).collect();
         for (fields, expected) in table {
             assert_eq!(client(&proxies, fields), *expected, "{fields:?}");
+            assert_eq!(client(&proxies, &[&*many, *fields].concat()), *expected, "{fields:?} among many");
         }
     }
 
