@@ -97,9 +97,9 @@ impl LogFile {
     }
 
     /// Writes a line, with its end, in one piece. A failure is logged at most every ten seconds: by another way, one hopes.
-    pub(crate) fn write_line(&self, mut line: String) {
-        line.push('\n');
-        let Err(e) = (&mut &*self).write_all(line.as_bytes()) else { return };
+    pub(crate) fn write_line(&self, line: &mut Vec<u8>) {
+        line.push(b'\n');
+        let Err(e) = (&mut &*self).write_all(line) else { return };
         let now = Instant::now();
         let mut open = lock(&self.0.open);
         if open.failure_logged.is_none_or(|at| now.saturating_duration_since(at) >= FAILURE_LOGGED) {
@@ -168,9 +168,9 @@ mod tests {
         fs::write(&path, "earlier\n").unwrap();
         let file = LogFile::open(&path).unwrap();
         assert_eq!(file.path(), path);
-        file.write_line("one".into());
+        file.write_line(&mut "one".into());
         fs::rename(&path, &old).unwrap();
-        file.write_line("two".into());
+        file.write_line(&mut "two".into());
         file.reopen().unwrap();
         file.clone().write_all(b"three\n").unwrap();
         assert_eq!(fs::read_to_string(&old).unwrap(), "earlier\none\ntwo\n");
@@ -184,20 +184,20 @@ mod tests {
         let file = LogFile::open(&path).unwrap();
         let pass_second = || lock(&file.0.open).looked -= LOOK;
         for _ in 0..2 {
-            file.write_line("here".into());
+            file.write_line(&mut "here".into());
             pass_second();
-            file.write_line("still here".into());
+            file.write_line(&mut "still here".into());
             assert_eq!(fs::read_to_string(&path).unwrap(), "here\nstill here\n");
             fs::remove_file(&path).unwrap();
             pass_second();
         }
         // Nothing can be opened there: the last file that was open is written on.
-        file.write_line("a new one".into());
+        file.write_line(&mut "a new one".into());
         let kept = File::open(&path).unwrap();
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         pass_second();
-        file.write_line("into the old one".into());
+        file.write_line(&mut "into the old one".into());
         assert!(file.reopen().is_err());
         assert_eq!(io::read_to_string(kept).unwrap(), "a new one\ninto the old one\n");
     }

@@ -14,6 +14,7 @@ pub(crate) mod history;
 pub(crate) mod key_hash;
 pub(crate) mod last_closes;
 pub(crate) mod limits;
+pub(crate) mod line;
 pub(crate) mod log;
 pub(crate) mod log_file;
 pub(crate) mod order;

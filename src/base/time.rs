@@ -1,9 +1,16 @@
-//! Timeouts of `poll` and `epoll_wait`, and times as text.
+//! Timeouts of `poll` and `epoll_wait`, times of the wall clock without reading it, and times as text.
+//!
+//! Text of a time has to be made once a second in each thread: all but the milliseconds is kept.
 
+use std::cell::Cell;
 use std::fmt;
+use std::ops::Range;
+use std::thread::LocalKey;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::poll::PollTimeout;
+
+use super::line::put_digits;
 
 /// The time until `deadline`, or no timeout. Rounded up to whole milliseconds, because rounding down would spend the last
 /// one in a busy loop, and capped at the longest possible timeout.
@@ -13,10 +20,59 @@ pub(crate) fn poll_timeout(deadline: Option<Instant>) -> PollTimeout {
     PollTimeout::try_from(left.saturating_add(Duration::from_micros(999))).unwrap_or(PollTimeout::MAX)
 }
 
+/// How long the two clocks are taken to run alike: a wall clock that is set is noticed after this time.
+const ALIKE: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// The same time by both clocks.
+    static BOTH_CLOCKS: Cell<Option<(Instant, SystemTime)>> = const { Cell::new(None) };
+    static LAST_RFC3339: LastSecond<20> = const { Cell::new((u64::MAX, [b' '; 20])) };
+    static LAST_COMMON: LastSecond<26> = const { Cell::new((u64::MAX, [b' '; 26])) };
+}
+
+/// What the wall clock showed at a time that is not in the future. It is read once a second at most.
+pub(crate) fn wall_time(at: Instant) -> SystemTime {
+    let known = BOTH_CLOCKS.try_with(Cell::get).ok().flatten();
+    let known = known.filter(|(instant, _)| at.saturating_duration_since(*instant) < ALIKE);
+    let (instant, wall) = known.unwrap_or_else(|| {
+        let both = (Instant::now(), SystemTime::now());
+        note_both_clocks(both);
+        both
+    });
+    let earlier = instant.saturating_duration_since(at);
+    let time = wall.checked_sub(earlier).unwrap_or(UNIX_EPOCH);
+    time.checked_add(at.saturating_duration_since(instant)).unwrap_or(time)
+}
+
+/// For this thread, until the next second.
+pub(crate) fn note_both_clocks(both: (Instant, SystemTime)) {
+    // A thread that is ending keeps nothing.
+    let _ = BOTH_CLOCKS.try_with(|known| known.set(Some(both)));
+}
+
+/// The last second that this thread has written, since 1970, and its text.
+type LastSecond<const N: usize> = Cell<(u64, [u8; N])>;
+
+/// The text of this second.
+fn text_of_second<const N: usize>(
+    last: &'static LocalKey<LastSecond<N>>,
+    second: u64,
+    make: impl FnOnce() -> [u8; N],
+) -> [u8; N] {
+    match last.try_with(Cell::get) {
+        Ok((known, text)) if known == second => text,
+        _ => {
+            let text = make();
+            let _ = last.try_with(|last| last.set((second, text)));
+            text
+        }
+    }
+}
+
 /// A time as in RFC 3339, in UTC, with milliseconds: `2026-11-29T09:31:06.123Z`. It has years of four digits.
 pub(crate) struct Rfc3339(pub(crate) SystemTime);
 
-/// A time as in the Common Log Format, in UTC: `29/Nov/2026:09:31:06 +0000`.
+/// A time as in the Common Log Format, in UTC: `29/Nov/2026:09:31:06 +0000`. It has years of four digits.
 pub(crate) struct CommonLogTime(pub(crate) SystemTime);
 
 /// A time in the calendar. One before 1970 is taken for its start.
@@ -25,7 +81,10 @@ struct Calendar {
     month: u64,
     day: u64,
     second_of_day: u64,
-    millis: u32,
+}
+
+fn since_1970(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 impl Calendar {
@@ -35,9 +94,8 @@ impl Calendar {
         clippy::arithmetic_side_effects,
         reason = "at most 2^64 seconds, each step is smaller than the one before"
     )]
-    fn of(time: SystemTime) -> Calendar {
-        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let days = since.as_secs() / 86_400 + 719_468;
+    fn of(second: u64) -> Calendar {
+        let days = second / 86_400 + 719_468;
         let (era, day_of_era) = (days / 146_097, days % 146_097);
         let year_of_era =
             (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -48,50 +106,62 @@ impl Calendar {
             year: year_of_era + era * 400 + u64::from(month <= 2),
             month,
             day: day_of_year - (153 * month_from_march + 2) / 5 + 1,
-            second_of_day: since.as_secs() % 86_400,
-            millis: since.subsec_millis(),
+            second_of_day: second % 86_400,
         }
     }
 
-    fn write_clock(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Hours, minutes and seconds.
+    fn clock(&self) -> [u64; 3] {
         let (minutes, seconds) = (self.second_of_day / 60, self.second_of_day % 60);
-        write!(f, "{:02}:{:02}:{seconds:02}", minutes / 60, minutes % 60)
+        [minutes / 60, minutes % 60, seconds]
+    }
+}
+
+/// Adds these numbers to the zeros at these places, digit by digit: formatted numbers cost four times as much.
+fn put_all<const N: usize>(mut text: [u8; N], numbers: &[(Range<usize>, u64)]) -> [u8; N] {
+    for (place, number) in numbers {
+        put_digits(text.get_mut(place.clone()).unwrap_or_default(), *number);
+    }
+    text
+}
+
+impl Rfc3339 {
+    pub(crate) fn text(&self) -> [u8; 24] {
+        let since = since_1970(self.0);
+        let start = text_of_second(&LAST_RFC3339, since.as_secs(), || {
+            let time = Calendar::of(since.as_secs());
+            let [hour, minute, second] = time.clock();
+            let date = [(0..4, time.year.min(9_999)), (5..7, time.month), (8..10, time.day)];
+            let text = put_all(*b"0000-00-00T00:00:00.", &date);
+            put_all(text, &[(11..13, hour), (14..16, minute), (17..19, second)])
+        });
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        text.split_at_mut(start.len()).0.copy_from_slice(&start);
+        put_all(text, &[(20..23, since.subsec_millis().into())])
+    }
+}
+
+impl CommonLogTime {
+    pub(crate) fn text(&self) -> [u8; 26] {
+        const MONTHS: [&str; 12] =
+            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        let second = since_1970(self.0).as_secs();
+        text_of_second(&LAST_COMMON, second, || {
+            let time = Calendar::of(second);
+            let month =
+                MONTHS.iter().zip(1..).find(|(_, n)| *n == time.month).map_or("Jan", |(name, _)| name);
+            let mut text = *b"00/Jan/0000:00:00:00 +0000";
+            text.get_mut(3..6).unwrap_or_default().copy_from_slice(month.as_bytes());
+            let [hour, minute, second] = time.clock();
+            let text = put_all(text, &[(0..2, time.day), (7..11, time.year.min(9_999))]);
+            put_all(text, &[(12..14, hour), (15..17, minute), (18..20, second)])
+        })
     }
 }
 
 impl fmt::Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = Calendar::of(self.0);
-        let (minute, second) = (time.second_of_day / 60, time.second_of_day % 60);
-        // Digit by digit: seven formatted numbers cost four times as much.
-        let mut text = *b"0000-00-00T00:00:00.000Z";
-        for (place, mut number) in [
-            (0..4, time.year.min(9_999)),
-            (5..7, time.month),
-            (8..10, time.day),
-            (11..13, minute / 60),
-            (14..16, minute % 60),
-            (17..19, second),
-            (20..23, time.millis.into()),
-        ] {
-            for digit in text.get_mut(place).unwrap_or_default().iter_mut().rev() {
-                *digit = digit.saturating_add((number % 10) as u8);
-                number /= 10;
-            }
-        }
-        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
-    }
-}
-
-impl fmt::Display for CommonLogTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MONTHS: [&str; 12] =
-            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-        let time = Calendar::of(self.0);
-        let month = MONTHS.iter().zip(1..).find(|(_, n)| *n == time.month).map_or("Jan", |(name, _)| name);
-        write!(f, "{:02}/{month}/{:04}:", time.day, time.year)?;
-        time.write_clock(f)?;
-        f.write_str(" +0000")
+        f.write_str(std::str::from_utf8(&self.text()).unwrap_or_default())
     }
 }
 
@@ -124,7 +194,7 @@ mod tests {
         ] {
             let time = UNIX_EPOCH + Duration::from_secs(seconds);
             assert_eq!(Rfc3339(time).to_string(), rfc3339);
-            assert_eq!(CommonLogTime(time).to_string(), common);
+            assert_eq!(CommonLogTime(time).text(), common.as_bytes());
         }
         let before = UNIX_EPOCH - Duration::from_millis(1);
         assert_eq!(Rfc3339(before).to_string(), "1970-01-01T00:00:00.000Z");
@@ -134,8 +204,22 @@ mod tests {
         for day in 0..110_000 {
             let time = UNIX_EPOCH + Duration::from_secs(day * 86_400);
             let text = httpdate::fmt_http_date(time);
-            let [date, common] = [&text[5..16].replace(' ', "/"), &CommonLogTime(time).to_string()[..11]];
-            assert_eq!(date, common);
+            let date = text[5..16].replace(' ', "/");
+            assert_eq!(date.as_bytes(), &CommonLogTime(time).text()[..11]);
         }
+    }
+
+    #[test]
+    fn the_wall_clock_of_an_instant() {
+        let (at, wall) = (Instant::now() + Duration::from_secs(10), UNIX_EPOCH + Duration::from_secs(1_000));
+        note_both_clocks((at, wall));
+        let millis = Duration::from_millis;
+        assert_eq!(wall_time(at), wall);
+        assert_eq!(wall_time(at + millis(999)), wall + millis(999));
+        assert_eq!(wall_time(at - millis(9_000)), wall - millis(9_000), "a request that took long");
+        // Too long ago: both are read again.
+        note_both_clocks((at - millis(20_000), wall));
+        let now = wall_time(Instant::now());
+        assert!(now > wall + Duration::from_secs(1_000_000_000), "{now:?}");
     }
 }

@@ -6,7 +6,8 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::{self, Display};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
@@ -615,7 +616,7 @@ impl ResponseExt for Response {
     }
 
     fn on_end(mut self, hook: impl FnOnce(&ResponseEnd) + Send + 'static) -> Response {
-        self.extensions_mut().get_or_insert_default::<OnEnd>().lock().push(Box::new(hook));
+        self.extensions_mut().get_or_insert_default::<OnEnd>().add(Box::new(hook));
         self
     }
 
@@ -636,22 +637,36 @@ pub struct ResponseEnd {
     /// Whether the socket has accepted all of it. Otherwise the client has disconnected or was too slow, or the body's
     /// source has failed.
     pub complete: bool,
+    /// When it ended.
+    pub(crate) at: Instant,
 }
 
 type Hook = Box<dyn FnOnce(&ResponseEnd) + Send>;
 
 /// The hooks for the end of a response, kept in its extensions.
 #[derive(Clone, Default)]
-pub(crate) struct OnEnd(Arc<Mutex<Vec<Hook>>>);
+pub(crate) struct OnEnd(Arc<Mutex<Hooks>>);
+
+/// Most responses that have a hook have one.
+#[derive(Default)]
+struct Hooks {
+    first: Option<Hook>,
+    more: Vec<Hook>,
+}
 
 impl OnEnd {
-    fn lock(&self) -> MutexGuard<'_, Vec<Hook>> {
-        lock(&self.0)
+    fn add(&self, hook: Hook) {
+        let mut hooks = lock(&self.0);
+        match hooks.first {
+            None => hooks.first = Some(hook),
+            Some(_) => hooks.more.push(hook),
+        }
     }
 
     /// In the order of their registration; each is called once.
-    pub(crate) fn take(&self) -> Vec<Hook> {
-        std::mem::take(&mut *self.lock())
+    pub(crate) fn take(&self) -> impl Iterator<Item = Hook> + use<> {
+        let hooks = std::mem::take(&mut *lock(&self.0));
+        hooks.first.into_iter().chain(hooks.more)
     }
 }
 

@@ -63,6 +63,7 @@ impl Exchange<'_> {
             self.now = Instant::now();
         }
         let run = latency.start(self.now);
+        route.begin(self.now);
         self.worker.current_request.begin(&summary.text, run.begin());
         let panics = Panics::default();
         let mut place = None;

@@ -311,7 +311,9 @@ impl<'a> Exchange<'a> {
             }
             return ControlFlow::Continue(());
         };
-        if let Some(mut ending) = Ending::of(response.extensions_mut(), StatusCode::SERVICE_UNAVAILABLE) {
+        if let Some(mut ending) =
+            Ending::of(response.extensions_mut(), StatusCode::SERVICE_UNAVAILABLE, self.now)
+        {
             if let Some(bytes) = bytes {
                 ending.set_bytes(bytes);
                 ending.complete();

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 use http::{Extensions, StatusCode};
 
@@ -20,14 +21,14 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    /// None if there is no hook.
+    /// None if there is no hook. `now` is a time at which it has not ended.
     #[inline]
-    pub(super) fn of(extensions: &mut Extensions, status: StatusCode) -> Option<Ending> {
+    pub(super) fn of(extensions: &mut Extensions, status: StatusCode, now: Instant) -> Option<Ending> {
         if extensions.is_empty() {
             return None;
         }
         let on_end = extensions.remove::<OnEnd>()?;
-        Some(Ending { on_end, ended: ResponseEnd { status, bytes: 0, complete: false } })
+        Some(Ending { on_end, ended: ResponseEnd { status, bytes: 0, complete: false, at: now } })
     }
 
     /// The client gets another response, with this status.
@@ -40,13 +41,20 @@ impl Ending {
         self.ended.bytes = bytes;
     }
 
-    pub(super) fn complete(mut self) {
-        self.ended.complete = true;
+    pub(super) fn complete(self) {
+        self.complete_at(Instant::now());
+    }
+
+    fn complete_at(mut self, now: Instant) {
+        (self.ended.complete, self.ended.at) = (true, now);
     }
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
+        if !self.ended.complete {
+            self.ended.at = Instant::now();
+        }
         for hook in self.on_end.take() {
             // This may run while another panic unwinds.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| hook(&self.ended))) {
@@ -89,7 +97,10 @@ impl Endings {
             unsent.ending.set_bytes(unsent.bytes.saturating_sub(unsent.left as u64));
         }
         let complete = self.0.iter().take_while(|unsent| unsent.left == 0).count();
-        self.0.drain(..complete).for_each(|unsent| unsent.ending.complete());
+        if complete > 0 {
+            let now = Instant::now();
+            self.0.drain(..complete).for_each(|unsent| unsent.ending.complete_at(now));
+        }
     }
 }
 
@@ -114,7 +125,7 @@ mod tests {
             let sender = sender.clone();
             let mut response =
                 plain(StatusCode::OK).on_end(move |end| sender.send((end.bytes, end.complete)).unwrap());
-            let ending = Ending::of(response.extensions_mut(), StatusCode::OK).unwrap();
+            let ending = Ending::of(response.extensions_mut(), StatusCode::OK, Instant::now()).unwrap();
             endings.push(ending, left, bytes);
         };
         // A head of 10 bytes each.

@@ -20,6 +20,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use http::{Method, StatusCode};
 
@@ -186,6 +187,11 @@ impl<'a> Call<'a> {
         Some(route)
     }
 
+    /// When the server has begun the call. None without a server.
+    pub(super) fn began(&self) -> Option<Instant> {
+        self.found.began
+    }
+
     /// Calls `handler` with a wrapper's request.
     pub(super) fn with_request(self, handler: &dyn Handler, request: Request) -> Response {
         *self.request = Some(request);
@@ -244,6 +250,8 @@ pub struct RouteMatch {
     guards: Guards,
     /// What a guard has answered.
     answered: Option<Box<GuardAnswer>>,
+    /// When the call began, by a clock that the server has read already.
+    began: Option<Instant>,
 }
 
 /// Whether the guards of a route are asked.
@@ -270,6 +278,11 @@ impl RouteMatch {
             Some(_) => {}
             None => request.body_mut().bound(limit),
         }
+    }
+
+    /// Notes when the call begins.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.began = Some(now);
     }
 
     /// Notes that there is a wrapper on the route.

@@ -5,6 +5,7 @@
 //! it; the exchange logs and counts it once, whatever a wrapper makes of the 500.
 
 use std::fmt;
+use std::time::Instant;
 
 use http::Method;
 
@@ -161,6 +162,13 @@ impl Next<'_> {
     /// server the panic unwinds.
     pub fn call(self, request: Request) -> Response {
         self.call.with_request(self.handler, request)
+    }
+}
+
+impl Next<'_> {
+    /// When the server has begun to call the handler and its wrappers. None without a server.
+    pub(crate) fn began(&self) -> Option<Instant> {
+        self.call.began()
     }
 }
 

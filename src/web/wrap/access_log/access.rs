@@ -6,14 +6,14 @@
 use std::borrow::Cow;
 use std::io::BufRead;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{HOST, REFERER, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version};
 
-use crate::base::time::Rfc3339;
+use crate::base::time::{Rfc3339, wall_time};
 use crate::net::conn_info::ConnInfo;
 use crate::web::client::Client;
 use crate::web::request::RequestExt;
@@ -25,7 +25,8 @@ use crate::{Request, Response};
 /// [`AccessFormat::Fields`](super::AccessFormat::Fields).
 #[derive(Clone, Debug)]
 pub struct Access {
-    time: SystemTime,
+    /// When the server began the call. The wall clock is read for a line that needs it.
+    began: Instant,
     client: Client,
     conn_info: Option<Arc<ConnInfo>>,
     method: Method,
@@ -35,7 +36,6 @@ pub struct Access {
     fields: Fields,
     request_id: Option<RequestId>,
     end: ResponseEnd,
-    duration: Duration,
 }
 
 /// What is logged of a request's target. The path is shared with the request.
@@ -134,16 +134,17 @@ fn joined<'a>(all: Option<Cow<'a, str>>, value: &'a [u8]) -> Option<Cow<'a, str>
 }
 
 impl Access {
-    pub(super) fn of(request: &Request, with_query: bool) -> Access {
+    pub(super) fn of(request: &Request, with_query: bool, began: Instant) -> Access {
         let target = Target::of(request.uri(), with_query);
+        let is_pattern = request.body().routed_prefix().is_some() && matches!(target, Target::Path(_));
         let pattern = match request.pattern() {
+            _ if is_pattern => Pattern::Target,
             None => Pattern::Unknown,
-            Some(pattern) if *pattern == *target.text() => Pattern::Target,
             Some(pattern) => Pattern::Text(pattern.into_owned()),
         };
         let head = request.body().head_bytes();
         Access {
-            time: SystemTime::now(),
+            began,
             client: request.client(),
             conn_info: request.body().conn_info().cloned(),
             method: request.method().clone(),
@@ -156,8 +157,7 @@ impl Access {
                 Fields::Head(head.clone())
             },
             request_id: request.extensions().get::<RequestId>().cloned(),
-            end: ResponseEnd { status: StatusCode::OK, bytes: 0, complete: false },
-            duration: Duration::ZERO,
+            end: ResponseEnd { status: StatusCode::OK, bytes: 0, complete: false, at: began },
         }
     }
 
@@ -167,22 +167,18 @@ impl Access {
         self.request_id = self.request_id.take().or_else(id);
     }
 
-    pub(super) fn end(&mut self, end: &ResponseEnd, duration: Duration) {
-        (self.end, self.duration) = (*end, duration);
+    pub(super) fn end(&mut self, end: &ResponseEnd) {
+        self.end = *end;
     }
 
-    /// When the request was complete and the wrapper was called.
+    /// When the request was complete and the server called its handler. Where the system's clock is set, this may be a second
+    /// late to notice it.
     pub fn time(&self) -> SystemTime {
-        self.time
-    }
-
-    #[cfg(test)]
-    pub(super) fn set_time(&mut self, time: SystemTime) {
-        self.time = time;
+        wall_time(self.began)
     }
 
     pub(super) fn display_time(&self) -> Rfc3339 {
-        Rfc3339(self.time)
+        Rfc3339(self.time())
     }
 
     /// Whom the request is from: see [`RequestExt::client`].
@@ -236,19 +232,19 @@ impl Access {
         self.end.bytes
     }
 
-    /// From the call of the wrapper, when the request is complete, until the end of the response was written to the
-    /// connection.
+    /// From the call of the handler and its wrappers, when the request is complete, until the end of the response was written
+    /// to the connection.
     pub fn duration(&self) -> Duration {
-        self.duration
+        self.end.at.saturating_duration_since(self.began)
     }
 
     pub(super) fn millis(&self) -> f64 {
-        self.duration.as_secs_f64() * 1000.0
+        self.duration().as_secs_f64() * 1000.0
     }
 
     /// Whole milliseconds, and the microseconds after them: their digits cost a fourth of a float's.
     pub(super) fn display_millis(&self) -> (u64, u64) {
-        let micros = self.duration.saturating_add(Duration::from_nanos(500)).as_micros();
+        let micros = self.duration().saturating_add(Duration::from_nanos(500)).as_micros();
         let micros = u64::try_from(micros).unwrap_or(u64::MAX);
         (micros / 1_000, micros % 1_000)
     }

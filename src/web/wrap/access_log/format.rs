@@ -2,9 +2,15 @@
 
 use std::fmt;
 
+use http::Version;
+
 use super::access::Access;
-use crate::base::log::{JsonText, Quoted, Value};
+use crate::base::line::{
+    push_address, push_digits, push_display, push_ip, push_json, push_number, push_quoted, push_value,
+    push_within_quotes, with_line,
+};
 use crate::base::time::CommonLogTime;
+use crate::web::client::{Client, Hop};
 
 /// The format of the access log's lines. Each line has its time, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,107 +41,218 @@ struct AccessLine<'a> {
 
 impl fmt::Display for AccessLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.format {
-            AccessFormat::Fields => self.access.fmt(f),
-            AccessFormat::Common => write_common(self.access, f),
-            AccessFormat::Combined => {
-                write_common(self.access, f)?;
-                let (referer, agent) = (self.access.referer(), self.access.user_agent());
-                let quoted = |text: Option<&str>| Quoted(text.unwrap_or("-")).to_string();
-                write!(f, " {} {}", quoted(referer.as_deref()), quoted(agent.as_deref()))
-            }
-            AccessFormat::Json => write_json(self.access, f),
-        }
+        with_line(|line| {
+            push_line(self.access, self.format, line);
+            f.write_str(std::str::from_utf8(line).map_err(|_| fmt::Error)?)
+        })
     }
 }
 
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [host, referer, agent] = self.known_fields();
-        let (millis, micros) = self.display_millis();
-        write!(f, "time={} client={}", self.display_time(), self.client())?;
-        write!(f, " via={}", Known(self.via().as_deref()))?;
-        write!(f, " listener={} method={}", Known(self.listener()), self.method())?;
-        write!(f, " scheme={} host={}", self.client().scheme(), Known(host.as_deref()))?;
-        write!(f, " target={} pattern={}", Value(self.target()), Known(self.pattern()))?;
-        write!(f, " status={} bytes={}", self.status().as_u16(), self.bytes())?;
-        write!(f, " ms={millis}.{micros:03} end={}", self.display_end())?;
-        write!(f, " id={}", Known(self.request_id()))?;
-        write!(f, " referer={} agent={}", Known(referer.as_deref()), Known(agent.as_deref()))
+        self.display(AccessFormat::Fields).fmt(f)
     }
+}
+
+/// Appends the line in this format, without its end.
+pub(super) fn push_line(access: &Access, format: AccessFormat, line: &mut Vec<u8>) {
+    match format {
+        AccessFormat::Fields => push_fields(access, line),
+        AccessFormat::Common => push_common(access, line),
+        AccessFormat::Combined => {
+            push_common(access, line);
+            let [_, referer, agent] = access.known_fields();
+            for text in [referer, agent] {
+                push(line, " ");
+                push_quoted(line, text.as_deref().unwrap_or("-"));
+            }
+        }
+        AccessFormat::Json => push_object(access, line),
+    }
+}
+
+fn push(line: &mut Vec<u8>, text: &str) {
+    line.extend_from_slice(text.as_bytes());
 }
 
 /// An unknown value is a dash.
-struct Known<'a>(Option<&'a str>);
-
-impl fmt::Display for Known<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(text) => Value(text).fmt(f),
-            None => f.write_str("-"),
-        }
+fn push_known(line: &mut Vec<u8>, name: &str, value: Option<&str>) {
+    push(line, name);
+    match value {
+        Some(text) => push_value(line, text),
+        None => push(line, "-"),
     }
+}
+
+fn push_client(line: &mut Vec<u8>, client: &Client) {
+    match (client.addr(), client.ip()) {
+        (Some(address), _) => push_address(line, address),
+        (None, Some(ip)) => push_ip(line, ip),
+        (None, None) => push(line, "-"),
+    }
+}
+
+fn push_hop(line: &mut Vec<u8>, hop: &Hop) {
+    match hop {
+        Hop::Ip(ip) => push_ip(line, *ip),
+        Hop::Unix => push(line, "unix"),
+    }
+}
+
+fn push_millis(line: &mut Vec<u8>, access: &Access) {
+    let (millis, micros) = access.display_millis();
+    push_number(line, millis);
+    push(line, ".");
+    push_digits::<3>(line, micros);
+}
+
+fn push_fields(access: &Access, line: &mut Vec<u8>) {
+    let [host, referer, agent] = access.known_fields();
+    let client = access.client();
+    push(line, "time=");
+    line.extend_from_slice(&access.display_time().text());
+    push(line, " client=");
+    push_client(line, client);
+    push(line, " via=");
+    for (n, hop) in client.via().iter().enumerate() {
+        push(line, if n > 0 { "," } else { "" });
+        push_hop(line, hop);
+    }
+    push(line, if client.via().is_empty() { "-" } else { "" });
+    push_known(line, " listener=", access.listener());
+    push(line, " method=");
+    push(line, access.method().as_str());
+    push(line, " scheme=");
+    push(line, client.scheme());
+    push_known(line, " host=", host.as_deref());
+    push_known(line, " target=", Some(access.target()));
+    push_known(line, " pattern=", access.pattern());
+    push(line, " status=");
+    push(line, access.status().as_str());
+    push(line, " bytes=");
+    push_number(line, access.bytes());
+    push(line, " ms=");
+    push_millis(line, access);
+    push(line, " end=");
+    push(line, access.display_end());
+    push_known(line, " id=", access.request_id());
+    push_known(line, " referer=", referer.as_deref());
+    push_known(line, " agent=", agent.as_deref());
 }
 
 /// The user's name is never known here.
-fn write_common(access: &Access, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn push_common(access: &Access, line: &mut Vec<u8>) {
     match access.client().ip() {
-        Some(ip) => write!(f, "{ip}")?,
-        None => f.write_str("-")?,
+        Some(ip) => push_ip(line, ip),
+        None => push(line, "-"),
     }
-    let request = format!("{} {} {:?}", access.method(), access.target(), access.version());
-    let (time, status) = (CommonLogTime(access.time()), access.status().as_u16());
-    write!(f, " - - [{time}] {} {status} {}", Quoted(&request), access.bytes())
+    push(line, " - - [");
+    line.extend_from_slice(&CommonLogTime(access.time()).text());
+    push(line, "] ");
+    // A method is a token, which needs no escapes.
+    push(line, "\"");
+    push(line, access.method().as_str());
+    push(line, " ");
+    push_within_quotes(line, access.target());
+    match access.version() {
+        Version::HTTP_11 => push(line, " HTTP/1.1\" "),
+        other => push_display(line, format_args!(" {other:?}\" ")),
+    }
+    push(line, access.status().as_str());
+    push(line, " ");
+    push_number(line, access.bytes());
 }
 
-fn write_json(access: &Access, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn push_object(access: &Access, line: &mut Vec<u8>) {
     let [host, referer, agent] = access.known_fields();
-    let (millis, micros) = access.display_millis();
-    let client = access.client().ip().map(|_| access.client().to_string());
-    write!(f, "{{\"time\":\"{}\"", access.display_time())?;
-    write!(f, ",\"client\":{},\"via\":[", JsonText(client.as_deref()))?;
-    for (n, hop) in access.client().via().iter().enumerate() {
-        write!(f, "{}\"{hop}\"", if n > 0 { "," } else { "" })?;
+    let client = access.client();
+    push(line, "{\"time\":\"");
+    line.extend_from_slice(&access.display_time().text());
+    push(line, "\",\"client\":");
+    if client.ip().is_some() {
+        push(line, "\"");
+        push_client(line, client);
+        push(line, "\"");
+    } else {
+        push(line, "null");
     }
-    write!(f, "],\"listener\":{}", JsonText(access.listener()))?;
-    write!(f, ",\"method\":{}", JsonText(Some(access.method().as_str())))?;
-    write!(f, ",\"scheme\":\"{}\",\"host\":{}", access.client().scheme(), JsonText(host.as_deref()))?;
-    write!(f, ",\"target\":{}", JsonText(Some(access.target())))?;
-    write!(f, ",\"pattern\":{}", JsonText(access.pattern()))?;
-    write!(f, ",\"status\":{},\"bytes\":{}", access.status().as_u16(), access.bytes())?;
-    write!(f, ",\"ms\":{millis}.{micros:03},\"end\":\"{}\"", access.display_end())?;
-    write!(f, ",\"id\":{}", JsonText(access.request_id()))?;
-    write!(f, ",\"referer\":{},\"agent\":{}}}", JsonText(referer.as_deref()), JsonText(agent.as_deref()))
+    push(line, ",\"via\":[");
+    for (n, hop) in client.via().iter().enumerate() {
+        push(line, if n > 0 { ",\"" } else { "\"" });
+        push_hop(line, hop);
+        push(line, "\"");
+    }
+    push(line, "],\"listener\":");
+    push_json(line, access.listener());
+    push(line, ",\"method\":");
+    push_json(line, Some(access.method().as_str()));
+    push(line, ",\"scheme\":\"");
+    push(line, client.scheme());
+    push(line, "\",\"host\":");
+    push_json(line, host.as_deref());
+    push(line, ",\"target\":");
+    push_json(line, Some(access.target()));
+    push(line, ",\"pattern\":");
+    push_json(line, access.pattern());
+    push(line, ",\"status\":");
+    push(line, access.status().as_str());
+    push(line, ",\"bytes\":");
+    push_number(line, access.bytes());
+    push(line, ",\"ms\":");
+    push_millis(line, access);
+    push(line, ",\"end\":\"");
+    push(line, access.display_end());
+    push(line, "\",\"id\":");
+    push_json(line, access.request_id());
+    push(line, ",\"referer\":");
+    push_json(line, referer.as_deref());
+    push(line, ",\"agent\":");
+    push_json(line, agent.as_deref());
+    push(line, "}");
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::{Duration, Instant, UNIX_EPOCH};
 
     use http::StatusCode;
 
     use super::*;
+    use crate::base::time::note_both_clocks;
     use crate::web::response::ResponseEnd;
     use crate::web::wrap::testing::request;
 
-    fn access(line: &str, fields: &[(&str, &str)], status: StatusCode, complete: bool) -> Access {
-        let mut access = Access::of(&request(line, fields), true);
-        let duration = Duration::from_micros(1_234);
-        access.end(&ResponseEnd { status, bytes: 7, complete }, duration);
-        access.set_time(UNIX_EPOCH + Duration::from_millis(1_795_944_666_123));
+    fn access(
+        began: Instant,
+        line: &str,
+        fields: &[(&str, &str)],
+        status: StatusCode,
+        complete: bool,
+    ) -> Access {
+        let mut access = Access::of(&request(line, fields), true, began);
+        access.end(&ResponseEnd { status, bytes: 7, complete, at: began + Duration::from_micros(1_234) });
         access
     }
 
     #[test]
     fn a_line_can_be_taken_apart_whatever_it_has() {
+        let began = Instant::now();
+        note_both_clocks((began, UNIX_EPOCH + Duration::from_millis(1_795_944_666_123)));
         let plain = access(
+            began,
             "GET /users/7?a=b",
             &[("host", "h:80"), ("user-agent", "curl/8 (x)")],
             StatusCode::OK,
             true,
         );
         let hostile = "\" status=200 x\u{202e}\\";
-        let odd = access("GET /", &[("referer", hostile), ("user-agent", "-")], StatusCode::NOT_FOUND, false);
+        let odd = access(
+            began,
+            "GET /",
+            &[("referer", hostile), ("user-agent", "-")],
+            StatusCode::NOT_FOUND,
+            false,
+        );
         let table = [
             (
                 &plain,
@@ -197,7 +314,7 @@ mod tests {
             let Ok(value) = http::HeaderValue::from_bytes(&sent) else { return Ok(()) };
             let mut asked = request("GET /", &[]);
             asked.headers_mut().insert("user-agent", value);
-            let line = Access::of(&asked, false).display(AccessFormat::Json).to_string();
+            let line = Access::of(&asked, false, Instant::now()).display(AccessFormat::Json).to_string();
             let read: serde_json::Value = serde_json::from_str(&line).unwrap();
             assert_eq!(read["agent"].as_str(), Some(&*String::from_utf8_lossy(&sent)));
             assert!(!line.chars().any(char::is_control), "{line}");

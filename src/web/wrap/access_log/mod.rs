@@ -11,7 +11,9 @@ use std::time::Instant;
 
 pub use access::Access;
 pub use format::AccessFormat;
+use format::push_line;
 
+use crate::base::line::with_line;
 use crate::base::log::kv::{Source, Value, VisitSource};
 use crate::base::log::{Escaped, generation, key_value, write_as_is};
 use crate::base::log_file::LogFile;
@@ -107,16 +109,19 @@ impl Wrapper for AccessLog {
         if matches!(self.sink, Sink::Log) && !log::log_enabled!(target: TARGET, log::Level::Info) {
             return next.call(request);
         }
-        let started = Instant::now();
-        let mut access = Access::of(&request, self.query);
+        let began = next.began().unwrap_or_else(Instant::now);
+        let mut access = Access::of(&request, self.query, began);
         let response = next.call(request);
         access.take_id_of(&response);
         let (sink, format) = (self.sink.clone(), self.format);
         response.on_end(move |end| {
-            access.end(end, started.elapsed());
+            access.end(end);
             match sink {
                 Sink::Log => write_to_log(&access, format),
-                Sink::File(file) => file.write_line(access.display(format).to_string()),
+                Sink::File(file) => with_line(|line| {
+                    push_line(&access, format, line);
+                    file.write_line(line);
+                }),
                 Sink::Program(sink) => sink(&access),
             }
         })
