@@ -296,8 +296,8 @@
 //! }
 //! ```
 //!
-//! A long handler checks [`RequestExt::is_draining`] and [`RequestExt::is_client_gone`]. [`stream::StreamServer`] has the same
-//! lifecycle for other protocols.
+//! A long handler checks [`RequestExt::is_draining`] and [`RequestExt::is_client_gone`]. `StreamServer` (feature `stream_server`)
+//! has the same lifecycle for other protocols.
 //!
 //! # Testing
 //!
@@ -338,7 +338,7 @@
 //! ```
 //!
 //! Replace the file of the program (by a rename, not by writing into it), then `kill -HUP $(cat /run/app/app.pid)`:
-//! the log shows each step, and the pid file names the serving process. The admin listener has `/healthz`, `/readyz`,
+//! the log shows each step, and the pid file names the serving process. The admin listener (feature `admin`) has `/healthz`, `/readyz`,
 //! `/metrics` and `/status`, on a dedicated worker. [`Limits`] and [`Timeouts`] have defaults for the open Internet.
 //! The [`guide`] has the pages for operators, such as [`guide::signals`], [`guide::handover`], [`guide::log`] (every line of the log)
 //! and [`guide::configuration`]; [`guide::migration`] is for users of tiny_http, rouille, net/http, endless, grace and
@@ -350,6 +350,7 @@
 //!
 //! | feature | adds | by |
 //! | --- | --- | --- |
+//! | `admin` | `Server::admin`, `Server::metrics`, `Server::readiness`, `admin::routes`, `Handle::metrics`: health, metrics and the status page | |
 //! | `json` | `RequestExt::json`, `Json`, `Problem` | `serde_json`, `serde_path_to_error` |
 //! | `form` | `RequestExt::query`, `RequestExt::form` | `serde_html_form`, `form_urlencoded`, `serde_path_to_error` |
 //! | `multipart` | `RequestExt::multipart`: forms with files | `multer`, without a runtime |
@@ -359,6 +360,7 @@
 //! | `gzip` | `wrap::Gzip` | `flate2`, in Rust |
 //! | `websocket` | `WebSocket` | `tungstenite` |
 //! | `proxy` | `Proxies`, `Listen::trust_proxies`: clients behind trusted proxies, the PROXY protocol | `ipnet` |
+//! | `stream_server` | `StreamServer`: connections as blocking streams, for other protocols than HTTP | |
 //! | `systemd` | notifications, sockets from systemd, `ProcessConfig::store_listeners` | |
 //! | `tls` | `Listen::tls`, `Tls`, `RequestExt::tls` | `rustls` with `ring` |
 //! | `tiny_http` | `TinyHttp`, for handlers written for it | `tiny_http` |
@@ -453,6 +455,7 @@ pub use web::websocket;
 pub use web::{broadcast, error_pages, resume, sse, upgrade, wrap};
 
 /// The routes of the admin listener, for use in another router.
+#[cfg(feature = "admin")]
 pub mod admin {
     pub use crate::server::admin::routes;
 }
@@ -469,6 +472,7 @@ pub mod signals {
 }
 
 /// The lifecycle without HTTP: connections as blocking streams, for other protocols.
+#[cfg(feature = "stream_server")]
 pub mod stream {
     pub use crate::server::stream_server::{Connection, Incoming, StreamServer, Wake};
 }

@@ -9,9 +9,11 @@ pub(crate) mod error;
 #[cfg(test)]
 pub(crate) mod explore;
 pub(crate) mod file_budget;
+#[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "for the admin listener"))]
 pub(crate) mod histogram;
 pub(crate) mod history;
 pub(crate) mod key_hash;
+#[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "for the admin listener"))]
 pub(crate) mod last_closes;
 pub(crate) mod limits;
 pub(crate) mod line;
@@ -23,12 +25,16 @@ pub(crate) mod phase;
 #[cfg(test)]
 pub(crate) mod property;
 pub(crate) mod read;
+#[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "for the admin listener"))]
 pub(crate) mod recent;
+#[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "for the admin listener"))]
 pub(crate) mod records;
+#[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "for the admin listener"))]
 pub(crate) mod requests;
 #[cfg(test)]
 #[path = "../../tests/support/skip.rs"]
 pub(crate) mod skip;
+#[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "for the admin listener"))]
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 pub(crate) mod status;
 pub(crate) mod stays;

@@ -149,22 +149,24 @@ impl AllRequests {
         }
     }
 
+    /// Known at compile time without the feature `admin`: what is done only for those that look is not compiled then.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.0.is_wanted.load(Ordering::Relaxed)
+        cfg!(feature = "admin") && self.0.is_wanted.load(Ordering::Relaxed)
     }
 
     /// None if nobody wants it: then nothing is recorded, and nothing is spent on it.
     pub(crate) fn recorder(&self) -> Option<Box<Recorder>> {
-        self.is_wanted().then(|| {
-            let new = |recorded| self.0.register(recorded);
-            Box::new(Recorder {
-                durations: HashMap::default(),
-                queue_wait: new(Recorded::QueueWait),
-                request_bytes: new(Recorded::RequestBytes),
-                response_bytes: new(Recorded::ResponseBytes),
-                shared: Arc::clone(&self.0),
-            })
-        })
+        if !self.is_wanted() {
+            return None;
+        }
+        let new = |recorded| self.0.register(recorded);
+        Some(Box::new(Recorder {
+            durations: HashMap::default(),
+            queue_wait: new(Recorded::QueueWait),
+            request_bytes: new(Recorded::RequestBytes),
+            response_bytes: new(Recorded::ResponseBytes),
+            shared: Arc::clone(&self.0),
+        }))
     }
 
     /// Records how long a handover took. The control loop alone calls this.

@@ -171,6 +171,7 @@ impl<P> Connection<P> {
         }
     }
 
+    #[cfg(feature = "stream_server")]
     pub(crate) fn is_idle(&self) -> bool {
         matches!(self.activity, Activity::Idle { .. })
     }

@@ -2,16 +2,21 @@
 //! statistics.
 
 use std::os::fd::OwnedFd;
+#[cfg(feature = "admin")]
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::base::phase::{Phase, PhaseWatch, Waited};
 use crate::base::records::Records;
-use crate::base::status::{Gauges, RunningHandler, Stats};
+#[cfg(feature = "admin")]
+use crate::base::status::RunningHandler;
+use crate::base::status::{Gauges, Stats};
 use crate::base::sync::lock;
 use crate::process::control::Inbox;
 use crate::process::state::Event;
+#[cfg(feature = "admin")]
 use crate::server::admin::program::ProgramHooks;
 use crate::server::assembly::Files;
 
@@ -43,6 +48,7 @@ pub(crate) struct HandleState {
     pub(crate) files: Files,
     pub(crate) gauges: OnceLock<Arc<dyn Gauges>>,
     /// What the program adds for operators.
+    #[cfg(feature = "admin")]
     pub(in crate::server) program: Mutex<ProgramHooks>,
 }
 
@@ -58,6 +64,7 @@ impl Handle {
                 generation: AtomicU32::new(1),
                 files: Arc::default(),
                 gauges: OnceLock::new(),
+                #[cfg(feature = "admin")]
                 program: Mutex::default(),
             }),
         }
@@ -109,15 +116,18 @@ impl Handle {
     }
 
     /// The handlers and streams that run now.
+    #[cfg(feature = "admin")]
     pub(crate) fn handlers(&self) -> Vec<RunningHandler> {
         self.shared.gauges.get().map(|gauges| gauges.handlers()).unwrap_or_default()
     }
 
+    #[cfg(feature = "admin")]
     fn program(&self) -> ProgramHooks {
         lock(&self.shared.program).clone()
     }
 
     /// Whether new clients should come: not in a lame duck, in a drain, and when the program says so. The reason if not.
+    #[cfg(feature = "admin")]
     pub(in crate::server) fn check_ready(&self) -> Result<(), String> {
         match self.phase() {
             phase if phase.is_ready() => self.program().check_ready(),
@@ -128,6 +138,7 @@ impl Handle {
     /// The metrics in the text format of Prometheus, version 0.0.4, for a handler of your own: `docs/metrics.md` has each. The
     /// histograms of requests are among them if the server has an admin listener, or [`admin::routes`](crate::admin::routes)
     /// was called for this handle before it serves. Those of [`Server::metrics`](crate::Server::metrics) follow.
+    #[cfg(feature = "admin")]
     pub fn metrics(&self) -> String {
         let (stats, records) = (self.stats(), &self.shared.records);
         let version = records.version_of(stats.generation);

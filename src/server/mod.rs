@@ -1,6 +1,7 @@
 //! The HTTP server as a program configures it: plain data until `serve`. `launch` starts and ends it, `http_workers` has
 //! its threads.
 
+#[cfg(feature = "admin")]
 pub(crate) mod admin;
 pub(crate) mod assembly;
 mod control_socket;
@@ -9,6 +10,7 @@ pub(crate) mod handle;
 mod http_workers;
 pub(crate) mod launch;
 pub(crate) mod listen_config;
+#[cfg(feature = "stream_server")]
 pub(crate) mod stream_server;
 #[cfg(feature = "tiny_http")]
 pub(crate) mod tiny_http;
@@ -19,14 +21,17 @@ use std::sync::Arc;
 
 use crate::base::error::Error;
 use crate::base::limits::{Limits, Timeouts};
+#[cfg(feature = "admin")]
 use crate::base::sync::lock;
 use crate::http::exchange::deadline::Deadlines;
 use crate::http::exchange::detached::Detached;
 use crate::http::exchange::{self, Common, HandlerBox, ListenerHandler, Progress, StreamResumer};
+#[cfg(feature = "admin")]
 use crate::net::listener::ListenerConfig;
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::pool::{Init, PoolConfig};
 use crate::process::config::ProcessConfig;
+#[cfg(feature = "admin")]
 use crate::server::admin::program::ProgramHooks;
 use crate::server::handle::Handle;
 use crate::server::http_workers::{Budgets, HttpWorkers};
@@ -61,12 +66,14 @@ const DEFAULT_WORKERS: usize = 32;
 pub struct Server {
     handler: Arc<dyn Handler>,
     listen: Vec<Listen>,
+    #[cfg(feature = "admin")]
     admin: Vec<String>,
     workers: usize,
     temp_dir: Option<PathBuf>,
     stack_bytes: Option<usize>,
     per_worker: Vec<Init>,
     error_pages: Option<ErrorPages>,
+    #[cfg(feature = "admin")]
     program: ProgramHooks,
     resumes: Vec<(String, Resume)>,
     launch: Launch,
@@ -78,12 +85,14 @@ impl Server {
         Server {
             handler: Arc::new(handler),
             listen: Vec::new(),
+            #[cfg(feature = "admin")]
             admin: Vec::new(),
             workers: DEFAULT_WORKERS,
             temp_dir: None,
             stack_bytes: None,
             per_worker: Vec::new(),
             error_pages: None,
+            #[cfg(feature = "admin")]
             program: ProgramHooks::default(),
             resumes: Vec::new(),
             launch: Launch::default(),
@@ -118,6 +127,7 @@ impl Server {
     /// Adds a listener for operators, with `/healthz`, `/readyz`, `/metrics` and `/status` (see
     /// [`crate::admin::routes`]). It has a dedicated worker, which answers while all others are in handlers.
     /// `name` is an address as for [`listen`](Server::listen). Default: none.
+    #[cfg(feature = "admin")]
     #[must_use]
     pub fn admin(mut self, name: impl ToString) -> Server {
         self.admin.push(name.to_string());
@@ -153,7 +163,7 @@ impl Server {
 
     /// Creates a value of `values` on the thread of each worker, after [`before_ready`](ProcessConfig::before_ready) and before
     /// this generation reports that it is prepared. A failure is therefore an error of [`Server::serve`] that names the value
-    /// and the reason, and at a handover the predecessor continues to serve. The worker of [`Server::admin`] has none.
+    /// and the reason, and at a handover the predecessor continues to serve. The worker of an admin listener has none.
     ///
     /// Several are created in the order in which they are given. In a successor all of this happens before it acquires what
     /// is [exclusive](ProcessConfig::exclusive).
@@ -230,6 +240,7 @@ impl Server {
     /// ```
     ///
     /// With the crate prometheus-client it is `.metrics(move |out| prometheus_client::encoding::text::encode(out, &registry).unwrap())`.
+    #[cfg(feature = "admin")]
     #[must_use]
     pub fn metrics(mut self, hook: impl Fn(&mut String) + Send + Sync + 'static) -> Server {
         self.program.add_metrics(hook);
@@ -251,6 +262,7 @@ impl Server {
     ///     .readiness(|| if CONNECTED.load(Ordering::Relaxed) { Ok(()) } else { Err("no database") });
     /// # let _ = server;
     /// ```
+    #[cfg(feature = "admin")]
     #[must_use]
     pub fn readiness<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         mut self,
@@ -369,6 +381,7 @@ impl Service for Server {
             }
             listen.push(one.config(handler_index));
         }
+        #[cfg(feature = "admin")]
         if !self.admin.is_empty() {
             let handler_index = pools.of_handler.len();
             let admin = |name: &String| ListenerConfig {
@@ -385,13 +398,18 @@ impl Service for Server {
     }
 
     fn start(mut self, context: &Context<Progress>) -> Result<ServiceParts<Progress>, Error> {
+        #[cfg(feature = "admin")]
         lock(&context.handle.shared.program).add(std::mem::take(&mut self.program));
         let (limits, all_counters) = (&context.limits, &context.handle.shared.records.counters);
         let budgets = Budgets::new(limits);
         let stores = budgets.stores(context.descriptors.clone(), self.temp_dir.clone());
         let error_pages = self.error_pages.clone();
         let resumes = std::mem::take(&mut self.resumes).into_iter().collect();
-        let (handlers, configs) = self.sites_and_pools(&context.handle);
+        #[cfg(feature = "admin")]
+        let admin = self.admin_handler(&context.handle);
+        #[cfg(not(feature = "admin"))]
+        let admin = None;
+        let (handlers, configs) = self.sites_and_pools(admin);
         let files = Some(Arc::clone(&stores.files));
         let phase = context.handle.shared.phase.clone();
         let detached = Arc::new(Detached::new(
@@ -432,8 +450,13 @@ impl Service for Server {
 }
 
 impl Server {
+    #[cfg(feature = "admin")]
+    fn admin_handler(&self, handle: &Handle) -> Option<Arc<dyn Handler>> {
+        (!self.admin.is_empty()).then(|| Arc::new(admin::routes(handle)) as Arc<dyn Handler>)
+    }
+
     /// The handler of each listener, and the pools, in the order of `plan`.
-    fn sites_and_pools(self, handle: &Handle) -> (Vec<ListenerHandler>, Vec<PoolConfig>) {
+    fn sites_and_pools(self, admin: Option<Arc<dyn Handler>>) -> (Vec<ListenerHandler>, Vec<PoolConfig>) {
         let with_latency =
             |handler| ListenerHandler { handler: HandlerBox(handler), latency: HandlerLatency::new() };
         let workers = self.shared_workers();
@@ -449,8 +472,8 @@ impl Server {
             }
             handlers.push(with_latency(listen.handler.unwrap_or_else(|| Arc::clone(&shared))));
         }
-        if !self.admin.is_empty() {
-            handlers.push(with_latency(Arc::new(admin::routes(handle))));
+        if let Some(admin) = admin {
+            handlers.push(with_latency(admin));
             pools.push(pool("heirloom-admin", String::new(), 1, None));
         }
         (handlers, pools)
@@ -508,10 +531,9 @@ impl Server {
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let listen: Vec<&str> = self.listen.iter().map(Listen::name).collect();
-        f.debug_struct("Server")
-            .field("listen", &listen)
-            .field("admin", &self.admin)
-            .field("workers", &self.workers)
-            .finish_non_exhaustive()
+        let mut shown = f.debug_struct("Server");
+        #[cfg(feature = "admin")]
+        shown.field("admin", &self.admin);
+        shown.field("listen", &listen).field("workers", &self.workers).finish_non_exhaustive()
     }
 }

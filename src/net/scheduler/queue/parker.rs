@@ -19,6 +19,7 @@ impl Parker {
     }
 
     /// A parker for a thread that is not one of the queue's workers.
+    #[cfg(feature = "stream_server")]
     pub(crate) fn of_guest() -> Parker {
         Parker::new(usize::MAX)
     }
