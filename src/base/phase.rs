@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use crate::base::close_spread::{ClosePlace, CloseSpread};
 use crate::base::sync::lock;
 
-/// How long a stream may take to leave for the successor. One whose code takes longer stays until the drain deadline.
-const LEAVE: Duration = Duration::from_secs(10);
+/// How long a stream may take to leave for the successor. One whose code takes longer stays until the drain deadline. As long as
+/// a client may read nothing, by default: code that waits for such a client does not lose it by a handover.
+const LEAVE: Duration = Duration::from_secs(30);
 
 /// The phase of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -557,7 +557,7 @@ pub trait ResponseExt: Sized + sealed::Sealed {
     /// - Its code calls `hand_over` with its state when it is notified of the drain
     ///   (`WebSocket::hand_over`,
     ///   [`EventWriter::hand_over`](crate::sse::EventWriter::hand_over),
-    ///   [`Upgraded::hand_over`](crate::upgrade::Upgraded::hand_over)), within ten seconds.
+    ///   [`Upgraded::hand_over`](crate::upgrade::Upgraded::hand_over)), within 30 seconds.
     /// - This program and the next one say how a stream of this name continues, by
     ///   [`Server::resume`](crate::Server::resume).
     /// - The next program listens on the same address.

@@ -14,9 +14,6 @@ use crate::process::handover::escape;
 use crate::web::resume::{Resume, ResumedTask, StreamState};
 use crate::web::upgrade::Wants;
 
-/// How long a client may take what was accepted for it. Then the WebSocket ends here.
-const LEAVE: Duration = Duration::from_secs(10);
-
 /// How a WebSocket of another process continues here, on a thread of its own: for
 /// [`Server::resume`](crate::Server::resume). `speak` gets the state that the other process's code gave to
 /// [`WebSocket::hand_over`]. The client notices nothing: its next message is read here, even if half of it had arrived there.
@@ -69,16 +66,15 @@ impl WebSocketSession {
         }
     }
 
-    /// Returns the unread bytes, and when the client was last heard.
+    /// Returns the unread bytes, and when the client was last heard. A client that reads slowly has until the drain deadline.
     fn send_all(&self) -> io::Result<(Vec<u8>, Instant)> {
-        let end = Instant::now() + LEAVE;
         loop {
             let stalls = {
                 let mut protocol_state = self.lock();
                 if let Some(unread) = protocol_state.leave()? {
                     return Ok((unread, protocol_state.heard()));
                 }
-                protocol_state.stalls().min(end)
+                protocol_state.stalls()
             };
             let left = stalls.saturating_duration_since(Instant::now());
             if left.is_zero() {
