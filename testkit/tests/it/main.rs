@@ -44,6 +44,8 @@ mod listeners;
 mod log_fields;
 mod masks;
 mod namespaces;
+#[cfg(feature = "tls")]
+mod outside;
 mod overlaps;
 mod parents;
 mod pid_file;
@@ -62,6 +64,8 @@ mod start;
 mod startup_output;
 mod status;
 mod stop;
+#[cfg(all(feature = "tls", feature = "websocket"))]
+mod stream_clients;
 #[cfg(feature = "websocket")]
 mod streams;
 mod supervise;
