@@ -117,57 +117,73 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    #[inline(always)]
     fn rest(&self) -> &'a [u8] {
         self.text.get(self.at..).unwrap_or_default()
     }
 
     /// Goes over `len` bytes.
+    #[inline(always)]
     fn skip(&mut self, len: usize) -> Range<usize> {
         let start = self.at;
         self.at = start.wrapping_add(len);
         start..self.at
     }
 
+    #[inline(always)]
     fn peek(&self) -> Result<u8, Stop> {
         self.text.get(self.at).copied().ok_or(Stop::Incomplete)
     }
 
+    #[inline(always)]
     fn next(&mut self) -> Result<u8, Stop> {
         let byte = self.peek()?;
         self.skip(1);
         Ok(byte)
     }
 
+    #[inline(always)]
     fn expect(&mut self, byte: u8, otherwise: &'static Refusal) -> Result<(), Stop> {
         if self.next()? == byte { Ok(()) } else { Err(otherwise.into()) }
     }
 
+    #[inline(always)]
     fn token(&mut self) -> Range<usize> {
         let rest = self.rest();
         self.skip(rest.iter().position(|byte| !is_token_byte(*byte)).unwrap_or(rest.len()))
     }
 
+    #[inline(always)]
     fn printable(&mut self, least: u8) -> Range<usize> {
         self.skip(printable_len(self.rest(), least))
     }
 
     /// A field's value, without the white space around it.
+    #[inline(always)]
     fn value(&mut self) -> Range<usize> {
-        while let Ok(b' ' | b'\t') = self.peek() {
+        while let Some(b' ' | b'\t') = self.text.get(self.at) {
             self.skip(1);
         }
         let start = self.at;
         self.printable(b' ');
-        while let Ok(b'\t') = self.peek() {
+        while self.text.get(self.at) == Some(&b'\t') {
             self.skip(1);
             self.printable(b' ');
         }
-        let value = self.text.get(start..self.at).unwrap_or_default();
-        start..start.wrapping_add(value.trim_ascii_end().len())
+        let mut end = self.at;
+        while end > start && matches!(self.text.get(end.wrapping_sub(1)), Some(b' ' | b'\t')) {
+            end = end.wrapping_sub(1);
+        }
+        start..end
     }
 
     /// Whether the line ends in CRLF.
+    #[inline(always)]
     fn line_end(&mut self, otherwise: &'static Refusal) -> Result<bool, Stop> {
+        if self.rest().starts_with(b"\r\n") {
+            self.skip(2);
+            return Ok(true);
+        }
         match self.next()? {
             b'\n' => Ok(false),
             b'\r' => self.expect(b'\n', otherwise).map(|()| true),
@@ -176,12 +192,15 @@ impl<'a> Cursor<'a> {
     }
 
     /// A later minor of major 1 is read as 1.1 (RFC 9110 §2.5), another major is answered 505 (RFC 9110 §15.6.6).
+    #[inline(always)]
     fn version(&mut self) -> Result<Version, Stop> {
         let rest = self.rest();
-        let version = match rest.get(..8).unwrap_or(rest) {
-            b"HTTP/1.1" => Version::HTTP_11,
-            b"HTTP/1.0" => Version::HTTP_10,
-            version => {
+        let version = match rest.first_chunk() {
+            // As one number: a pattern is compared byte by byte.
+            Some(eight) if *eight == *b"HTTP/1.1" => Version::HTTP_11,
+            Some(eight) if *eight == *b"HTTP/1.0" => Version::HTTP_10,
+            _ => {
+                let version = rest.get(..8).unwrap_or(rest);
                 let shape = |(at, byte): (usize, &u8)| match at {
                     5 | 7 => byte.is_ascii_digit(),
                     _ => b"HTTP/1.1".get(at) == Some(byte),
@@ -207,6 +226,7 @@ fn is_utf8(text: &[u8]) -> bool {
 
 /// How many bytes at the start of `text` are at least `least` and not DEL. Values may be long: eight bytes are looked at
 /// at once, and the lowest high bit of `stops` is that of the first byte that is not one of these.
+#[inline(always)]
 fn printable_len(text: &[u8], least: u8) -> usize {
     const fn each(byte: u8) -> u64 {
         u64::from_ne_bytes([byte; 8])
