@@ -56,11 +56,11 @@ impl ConnectionFields {
     /// Notes a field of the head.
     pub(super) fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Refusal> {
         if *name == HOST {
-            // RFC 9112 §3.2: there is exactly one Host, and it is well-formed. An empty one is well-formed.
-            if self.host || !(value.is_empty() || is_host(value)) {
+            // An empty one is well-formed.
+            if !(value.is_empty() || is_host(value)) {
                 return Err(BAD_HOST);
             }
-            self.host = true;
+            self.note_host()?;
         } else if *name == CONTENT_LENGTH {
             // RFC 9112 §6.3 would allow equal repetitions; no honest client sends them.
             if self.length.is_some() {
@@ -85,6 +85,11 @@ impl ConnectionFields {
             }
         }
         Ok(())
+    }
+
+    /// Notes a well-formed `Host`. There is exactly one (RFC 9112 §3.2).
+    pub(super) fn note_host(&mut self) -> Result<(), Refusal> {
+        if std::mem::replace(&mut self.host, true) { Err(BAD_HOST) } else { Ok(()) }
     }
 
     /// RFC 9112 §6.1 and §6.3, without the lenient choices that they allow.

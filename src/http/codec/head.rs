@@ -160,6 +160,54 @@ pub(crate) struct HeadMemory {
     /// The last head, whose exchange is over.
     text: Bytes,
     tokens: Tokens,
+    host: KnownHost,
+}
+
+/// A `Host` that was checked before and has memory of its own: most requests to a server name the same one.
+#[derive(Debug)]
+struct KnownHost {
+    value: HeaderValue,
+    /// How many requests in a row named others.
+    misses: u8,
+}
+
+impl Default for KnownHost {
+    /// The empty one, which is well-formed, in the place of which the next one is kept.
+    fn default() -> KnownHost {
+        KnownHost { value: HeaderValue::from_static(""), misses: KnownHost::MISSES }
+    }
+}
+
+impl KnownHost {
+    /// Longer ones are rare, and not kept.
+    const MOST: usize = 128;
+    /// One that is missed more often in a row gives way: where hosts take turns, not each request copies one.
+    const MISSES: u8 = 16;
+
+    /// The field's value, checked and noted in `fields`.
+    fn value(
+        &mut self,
+        text: &Bytes,
+        place: &Range<usize>,
+        fields: &mut ConnectionFields,
+    ) -> Result<HeaderValue, Refusal> {
+        // It is a part of the text.
+        let value = text.get(place.clone()).unwrap_or_default();
+        if self.value == *value {
+            self.misses = 0;
+            fields.note_host()?;
+            return Ok(self.value.clone());
+        }
+        fields.note(&HOST, value)?;
+        self.misses = self.misses.saturating_add(1);
+        if self.misses > KnownHost::MISSES && value.len() <= KnownHost::MOST {
+            // Split, it counts its handles from the start.
+            let copy = BytesMut::from(value).split_off(0).freeze();
+            self.value = HeaderValue::from_maybe_shared(copy).map_err(|_| HEAD_TOO_LONG)?;
+            self.misses = 0;
+        }
+        HeaderValue::from_maybe_shared(text.slice(place.clone())).map_err(|_| HEAD_TOO_LONG)
+    }
 }
 
 impl HeadMemory {
@@ -200,7 +248,7 @@ pub(crate) fn parse_head(
     let (lines, _) = skip_empty_lines(window, EMPTY_LINES)?;
     if memory.tokens.find(lines, limits)? {
         let text = memory.copy(lines.get(..memory.tokens.len).unwrap_or_default());
-        assemble(&text, &memory.tokens, head)?;
+        assemble(&text, &memory.tokens, &mut memory.host, head)?;
         head.len = window.len().saturating_sub(lines.len()).saturating_add(text.len());
         head.summary.text = text;
         return Ok(true);
@@ -231,15 +279,22 @@ pub(crate) fn is_to_head(input: &[u8]) -> bool {
     skip_empty_lines(input, EMPTY_LINES).is_ok_and(|(lines, _)| lines.starts_with(b"HEAD "))
 }
 
-fn assemble(text: &Bytes, tokens: &Tokens, head: &mut RequestHead) -> Result<(), Refusal> {
+fn assemble(
+    text: &Bytes,
+    tokens: &Tokens,
+    known_host: &mut KnownHost,
+    head: &mut RequestHead,
+) -> Result<(), Refusal> {
     // The tokens are parts of the text.
     let part = |range: &Range<usize>| text.get(range.clone()).unwrap_or_default();
     let RequestHead { request, summary, framing, expect_continue, .. } = head;
     let request = request.insert(Request::new(Body::of_head(text.clone())));
     let version = tokens.version;
     *request.version_mut() = version;
-    *request.method_mut() = Method::from_bytes(part(&tokens.method)).map_err(|_| METHOD_TOO_LONG)?;
-    // A new request's target is `/`.
+    // A new request is a GET of `/`.
+    if part(&tokens.method) != b"GET" {
+        *request.method_mut() = Method::from_bytes(part(&tokens.method)).map_err(|_| METHOD_TOO_LONG)?;
+    }
     if part(&tokens.target) != b"/" || *request.method() == Method::CONNECT {
         *request.uri_mut() = parse_target(request.method(), text.slice(tokens.target.clone()))?;
     }
@@ -252,9 +307,13 @@ fn assemble(text: &Bytes, tokens: &Tokens, head: &mut RequestHead) -> Result<(),
     for field in &tokens.fields {
         // `http` accepts the same names and values, except that a name is at most 64 KiB long.
         let name = field_name(part(&field.name)).ok_or(HEAD_TOO_LONG)?;
-        let value = text.slice(field.value.clone());
-        fields.note(&name, &value)?;
-        let value = HeaderValue::from_maybe_shared(value).map_err(|_| HEAD_TOO_LONG)?;
+        let value = if name == HOST {
+            known_host.value(text, &field.value, &mut fields)?
+        } else {
+            let value = text.slice(field.value.clone());
+            fields.note(&name, &value)?;
+            HeaderValue::from_maybe_shared(value).map_err(|_| HEAD_TOO_LONG)?
+        };
         headers.try_append(name, value).map_err(|_| *TOO_MANY_FIELDS)?;
     }
     if version == Version::HTTP_11 && !fields.host {
@@ -634,6 +693,35 @@ mod tests {
             let head = parse(head.as_bytes(), &Limits::default()).unwrap().unwrap();
             assert_eq!(head.summary.asks_for(&response), *expected, "{rest} {protocols:?}");
         }
+    }
+
+    #[test]
+    fn a_known_host_is_shared_and_nothing_else_changes() {
+        let (mut memory, limits) = (HeadMemory::default(), Limits::default());
+        let mut host = |value: &str| {
+            let text = format!("GET / HTTP/1.1\r\nHost: {value}\r\n\r\n");
+            let parsed = parse_with(&mut memory, text.as_bytes(), &limits);
+            let alone = parse(text.as_bytes(), &limits);
+            assert_eq!(said(&parsed), said(&alone), "{value}");
+            let fields = |parsed: Parsed| parsed.ok()??.request.map(|request| request.headers().clone());
+            let (fields, alone) = (fields(parsed), fields(alone));
+            assert_eq!(fields, alone, "{value}");
+            fields?.remove(HOST)
+        };
+        let refused = ["b b", "a\r\nHost: a", "a\r\nHost: b", "b\r\nHost: a", "\r\nHost:", "[a"];
+        for value in refused.iter().chain(&["", "a", "A", "a.example:80", "a"]).chain(&refused) {
+            host(value);
+        }
+        let mut is_known = |value: &str| {
+            let [first, second] = [host(value), host(value)].map(Option::unwrap);
+            first.as_bytes().as_ptr() == second.as_bytes().as_ptr()
+        };
+        let long = "l".repeat(KnownHost::MOST + 1);
+        assert!(is_known("a"));
+        let missed = (0..KnownHost::MISSES).find(|_| is_known("b") || is_known(&long));
+        assert!(missed.is_some(), "after so many misses another one is kept");
+        assert!(is_known("b") && !is_known("a"));
+        assert!((0..KnownHost::MISSES).all(|_| !is_known(&long)));
     }
 
     #[test]
