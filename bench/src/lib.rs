@@ -1,6 +1,7 @@
 //! What the measuring programs and the servers they measure share.
 
 pub mod client;
+pub mod counted;
 pub mod machine;
 pub mod nginx;
 pub mod server;

@@ -4,13 +4,13 @@
 mod base;
 
 use std::hint::black_box;
-use std::process::Command;
 use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
 use base::requests::{AllRequests, SeriesKey};
 use heirloom_bench::Error;
+use heirloom_bench::counted::instructions;
 use heirloom_bench::machine::has;
 use nix::time::{ClockId, clock_gettime};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -21,9 +21,6 @@ const USAGE: &str = "recording [--requests 1000000] [--reps 9] [--threads 8]";
 /// What each thread records in turns.
 const ROUTES: [&str; 4] = ["/", "/users/{id}", "/users/{id}/posts/{post}", "/files/{*path}"];
 const STATUSES: [(u16, &str); 2] = [(200, "2xx"), (404, "4xx")];
-/// Requests of the run under valgrind that is subtracted: start and end are in both.
-const FEW: usize = 1_000;
-const MANY: usize = 101_000;
 
 /// How requests are recorded.
 #[derive(Clone, Copy)]
@@ -172,28 +169,6 @@ fn time(way: Way, requests: usize, threads: usize) -> Result<f64, Error> {
     Ok(used.as_nanos() as f64 / (each * threads) as f64)
 }
 
-/// Instructions of one request, on one thread.
-fn instructions(word: &str) -> Result<f64, Error> {
-    let file = std::env::temp_dir().join(format!("heirloom-recording-{}", std::process::id()));
-    let run = |requests: usize| -> Result<f64, Error> {
-        let out = format!("--callgrind-out-file={}", file.display());
-        let status = Command::new("valgrind")
-            .args(["--quiet", "--tool=callgrind", &out])
-            .arg(std::env::current_exe()?)
-            .args(["--record", word, &requests.to_string()])
-            .status()?;
-        if !status.success() {
-            return Err("valgrind failed".into());
-        }
-        let text = std::fs::read_to_string(&file)?;
-        let total = text.lines().find_map(|line| line.strip_prefix("totals: ")).ok_or("no totals")?;
-        Ok(total.trim().parse()?)
-    };
-    let count = (run(MANY)? - run(FEW)?) / (MANY - FEW) as f64;
-    std::fs::remove_file(&file)?;
-    Ok(count)
-}
-
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -232,7 +207,7 @@ fn main() -> Result<(), Error> {
     println!("| --- | --- | --- | --- |");
     let mut base: Option<(Option<f64>, [f64; 2])> = None;
     for ((word, way), of_way) in WAYS.into_iter().zip(times) {
-        let counted = if has("valgrind") { Some(instructions(word)?) } else { None };
+        let counted = if has("valgrind") { Some(instructions(&["--record", word])?) } else { None };
         let [one, many] = of_way.map(median);
         let (less_counted, [less_one, less_many]) = base.unwrap_or((Some(0.0), [0.0; 2]));
         let counted_text = match (counted, less_counted) {
