@@ -34,7 +34,8 @@
 //! No client retries: a request without a complete, expected response is lost. [`Report`] says how many were, and how;
 //! [`Report::assert_unnoticed`] also demands that no kept connection was closed.
 //!
-//! What the program has to do: listen on an address that an argument or a variable names, port 0 included. Its addresses are
+//! What the program has to do: listen on an address that an argument, a variable or a file ([`Program::file`]) names, port 0
+//! included. Its addresses are
 //! found in /proc, so it needs no logger and no pid file. Its output is kept and shown when something fails. When the
 //! [`Server`] is dropped, after a panic too, all its processes are killed, those that handlers have started included.
 //!

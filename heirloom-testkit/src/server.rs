@@ -10,7 +10,7 @@ use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -71,13 +71,14 @@ impl std::error::Error for Error {}
 #[must_use = "it does nothing until it is started"]
 pub struct Program {
     command: Command,
+    files: Vec<(PathBuf, Vec<u8>)>,
     timeout: Duration,
 }
 
 impl Program {
     /// A program, by its absolute path: `env!("CARGO_BIN_EXE_app")`.
     pub fn new(path: impl AsRef<OsStr>) -> Program {
-        Program { command: Command::new(path), timeout: Duration::from_secs(60) }
+        Program { command: Command::new(path), files: Vec::new(), timeout: Duration::from_secs(60) }
     }
 
     /// Adds an argument.
@@ -98,6 +99,13 @@ impl Program {
         self
     }
 
+    /// Puts a file into the directory that the program runs in, such as its configuration: `path` is relative to that, as an
+    /// argument of the program can be. [`Server::dir`] is the directory, for a test that changes the file before an upgrade.
+    pub fn file(mut self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) -> Program {
+        self.files.push((path.as_ref().to_owned(), content.as_ref().to_owned()));
+        self
+    }
+
     /// How long a start, an upgrade and a stop may each take: 60 s.
     pub fn timeout(mut self, timeout: Duration) -> Program {
         self.timeout = timeout;
@@ -107,7 +115,7 @@ impl Program {
     /// Starts it in a new temporary directory, without input. It accepts connections when this returns.
     ///
     /// # Errors
-    /// If it can't be started, ends, or does not listen in time.
+    /// If it can't be started, ends, or does not listen in time; if one of its files can't be written.
     pub fn start(mut self) -> Result<Server, Error> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let mark = format!("{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -115,6 +123,10 @@ impl Program {
             |what: &str, e: &dyn fmt::Display| Error { what: format!("{what}: {e}"), output: Vec::new() };
         become_subreaper();
         let dir = tempfile::tempdir().map_err(|e| failed("no temporary directory", &e))?;
+        for (path, content) in &self.files {
+            write_below(dir.path(), path, content)
+                .map_err(|e| failed(&format!("can't write {}", path.display()), &e))?;
+        }
         let (ours, its) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed("no pipe", &e))?;
         let errors = its.try_clone().map_err(|e| failed("no descriptor", &e))?;
         self.command.stdin(Stdio::null()).stdout(its).stderr(errors).current_dir(&dir).env(MARK, &mark);
@@ -127,6 +139,19 @@ impl Program {
         server.wait_until_it_listens()?;
         Ok(server)
     }
+}
+
+/// Writes a file, and makes the directories that it is in.
+fn write_below(dir: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+    if !path.components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "it is not a path below the directory that the program runs in",
+        ));
+    }
+    let path = dir.join(path);
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    fs::write(path, content)
 }
 
 /// A running server, with all its generations. When it is dropped, all its processes are killed; after a panic its output is
