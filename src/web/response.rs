@@ -367,7 +367,8 @@ impl IntoResponse for Box<dyn Error> {
 /// Any error, for a handler in which `?` meets errors of several types: everything that converts to a boxed error converts
 /// to this, also errors of crates such as anyhow and eyre, which are no [`std::error::Error`] themselves. As a response it
 /// is a 500, and the error is only logged, with its sources; an [`InputError`], and an error of the request's body, keep
-/// their status.
+/// their status. By `?` it becomes an [`io::Error`] where that is returned, as by the code of a stream, and a
+/// [`Problem`](crate::Problem).
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -387,6 +388,20 @@ pub struct AnyError(Box<dyn Error + Send + Sync>);
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for AnyError {
     fn from(e: E) -> AnyError {
         AnyError(e.into())
+    }
+}
+
+impl AnyError {
+    #[cfg(feature = "json")]
+    pub(crate) fn into_inner(self) -> Box<dyn Error + Send + Sync> {
+        self.0
+    }
+}
+
+/// For the code of a stream, which returns an [`io::Result`]. An `io::Error` stays the one that it was.
+impl From<AnyError> for io::Error {
+    fn from(e: AnyError) -> io::Error {
+        e.0.downcast::<io::Error>().map_or_else(io::Error::other, |e| *e)
     }
 }
 
@@ -690,6 +705,24 @@ mod tests {
         fields.sort();
         let body = response.body_mut().read_text().unwrap();
         format!("{} [{}] {body:?}", response.status().as_u16(), fields.join(", "))
+    }
+
+    #[test]
+    fn any_error_is_an_io_error_where_that_is_returned() {
+        fn stream(e: impl Into<AnyError>) -> io::Result<()> {
+            Err(e.into())?
+        }
+        assert_eq!(
+            stream(io::Error::from(io::ErrorKind::BrokenPipe)).unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
+        let other = stream("no such table").unwrap_err();
+        assert_eq!((other.kind(), &*other.to_string()), (io::ErrorKind::Other, "no such table"));
+        let number = "x".parse::<u8>().unwrap_err();
+        assert_eq!(
+            stream(number.clone()).unwrap_err().downcast::<std::num::ParseIntError>().unwrap(),
+            number
+        );
     }
 
     #[test]

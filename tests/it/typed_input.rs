@@ -33,6 +33,15 @@ fn problem(mut req: Request) -> Result<impl IntoResponse, Problem> {
     Ok(Json(req.json::<Order>()?))
 }
 
+/// As with a function that has errors of several types, below a handler whose errors are problems.
+fn any_problem(req: Request) -> Result<(), Problem> {
+    fn inner(mut req: Request) -> Result<(), AnyError> {
+        let order: Order = req.json()?;
+        Err(format!("the password of {}", order.name))?
+    }
+    Ok(inner(req)?)
+}
+
 fn form(mut req: Request) -> Result<String, InputError> {
     let person: Person = req.form()?;
     Ok(format!("{} {}", person.name, person.age))
@@ -75,6 +84,7 @@ fn serve() -> Fixture {
         .post("/small", max_body(10, json))
         .post("/streaming", streaming(max_body(10, json)))
         .post("/problem", problem)
+        .post("/problem/any", any_problem)
         .post("/streaming/problem", streaming(max_body(10, problem)))
         .post("/form", form)
         .get("/query", query)
@@ -217,6 +227,18 @@ fn problems_have_no_internal_details() {
     let reply = fixture.client().get("/secret");
     assert_eq!((reply.status, reply.text().contains("password")), (500, false));
     assert_eq!(reply.text(), "{\"title\":\"Internal Server Error\",\"status\":500}");
+
+    for (items, status) in [("{\"price\":-1}", 422), ("", 500)] {
+        let mut client = fixture.client();
+        client.send(typed(
+            "/problem/any",
+            "application/json",
+            &format!("{{\"name\":\"x\",\"items\":[{items}]}}"),
+        ));
+        let reply = client.reply();
+        assert_eq!((reply.status, reply.field("content-type")), (status, Some("application/problem+json")));
+        assert!(!reply.text().contains("password"), "{}", reply.text());
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::base::log::error;
 use crate::web::body::BodyError;
 use crate::web::extract::{InputError, expect};
-use crate::web::response::{IntoResponse, log_failure, plain};
+use crate::web::response::{AnyError, IntoResponse, log_failure, plain};
 use crate::{Body, Response};
 
 /// Reads a body whose `Content-Type` is JSON.
@@ -272,6 +272,12 @@ impl From<http::Error> for Problem {
 impl From<serde_json::Error> for Problem {
     fn from(e: serde_json::Error) -> Problem {
         Problem::internal(e)
+    }
+}
+
+impl From<AnyError> for Problem {
+    fn from(e: AnyError) -> Problem {
+        Problem::of(&*e.into_inner())
     }
 }
 
