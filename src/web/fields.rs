@@ -1,6 +1,9 @@
 //! Parts of a field's value. A value is bytes, not text: one byte beyond ASCII in an irrelevant part must not hide the
 //! other parts. So no code decodes a whole value to read a part of it.
 
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+
 /// The elements of a comma-separated list, empty ones left out (RFC 9110 §5.6.1.2).
 pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
@@ -18,9 +21,35 @@ pub(crate) fn ascii(part: &[u8]) -> Option<&str> {
     if part.is_ascii() { std::str::from_utf8(part).ok() } else { None }
 }
 
+/// What follows this scheme in `Authorization` (RFC 9110 §11.4). None with two such fields, since another program on the way
+/// may have believed the other one.
+pub(crate) fn credentials<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    let (named, credentials) = ascii(value.as_bytes())?.split_once(' ')?;
+    named.eq_ignore_ascii_case(scheme).then_some(credentials.trim_ascii())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_are_those_of_the_scheme_in_the_only_field() {
+        let of = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(AUTHORIZATION, value.parse().unwrap());
+            }
+            credentials(&headers, "bearer").map(str::to_owned)
+        };
+        for value in ["Bearer abc", "bearer abc", "BEARER   abc "] {
+            assert_eq!(of(&[value]).as_deref(), Some("abc"), "{value}");
+        }
+        for values in [&[][..], &["Bearer"], &["Basic abc"], &["Bearerabc"], &["Bearer abc", "Bearer abc"]] {
+            assert_eq!(of(values), None, "{values:?}");
+        }
+    }
 
     #[test]
     fn parts_do_not_hide_each_other() {

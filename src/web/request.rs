@@ -19,7 +19,7 @@ use crate::net::conn_info::{ClientWatch, PeerCredentials};
 use crate::net::tls::TlsInfo;
 use crate::web::client::Client;
 use crate::web::extract::{self, InputError, path::FromParams};
-use crate::web::fields::ascii;
+use crate::web::fields::{ascii, credentials};
 use crate::web::handler::Matched;
 use crate::web::handler::deadline::Deadline;
 
@@ -173,6 +173,26 @@ pub trait RequestExt: sealed::Sealed {
     /// The host that the client has asked for, with a port if it is not the scheme's: of the target if that has one, or of
     /// `Host`. Behind a trusted proxy, what that says instead. A client may send any host.
     fn host(&self) -> Option<Cow<'_, str>>;
+
+    /// The token of `Authorization: Bearer TOKEN` (RFC 6750 §2.1), by which programs say which user they are. None if there is
+    /// no such field, or more than one, if it has another scheme, or something that is not a token.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// use heirloom::wrap::same_secret;
+    ///
+    /// const REFUSAL: (StatusCode, [(&str, &str); 1], ()) = (StatusCode::UNAUTHORIZED, [("www-authenticate", "Bearer")], ());
+    ///
+    /// /// A guard: it decides before the body is received.
+    /// fn members_only(req: &mut Request) -> Result<(), EarlyResponse> {
+    ///     let token = req.bearer_token().ok_or(REFUSAL)?;
+    ///     if same_secret(token, "a secret") { Ok(()) } else { Err(REFUSAL.into()) }
+    /// }
+    /// let router = Router::new().post("/notes", |_| StatusCode::CREATED).guard(members_only);
+    /// let response = router.call(http::Request::post("/notes").body(Body::empty()).unwrap());
+    /// assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    /// ```
+    fn bearer_token(&self) -> Option<&str>;
 
     /// The name of the listener, as given to [`Server::listen`](crate::Server::listen). None for a constructed request.
     fn listener(&self) -> Option<&str>;
@@ -567,6 +587,13 @@ impl RequestExt for Request {
         self.uri().authority().map(Authority::as_str).or_else(field).map(Cow::Borrowed)
     }
 
+    fn bearer_token(&self) -> Option<&str> {
+        let token = credentials(self.headers(), "bearer")?;
+        let may_contain = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b);
+        let characters = token.trim_end_matches('=');
+        (!characters.is_empty() && characters.bytes().all(may_contain)).then_some(token)
+    }
+
     fn listener(&self) -> Option<&str> {
         self.body().conn_info()?.listener.as_ref().map(|listener| &*listener.name)
     }
@@ -707,6 +734,23 @@ mod tests {
         assert_eq!((req.params().count(), &*req.path()), (0, "/"));
         assert_eq!(req.text().unwrap(), "text");
         assert_eq!(req.bytes().unwrap(), "");
+    }
+
+    #[test]
+    fn a_bearer_token_is_a_token() {
+        let of = |value: &str| {
+            let request = http::Request::get("/").header("authorization", value).body(Body::empty()).unwrap();
+            request.bearer_token().map(str::to_owned)
+        };
+        for token in ["abc", "mF_9.B5f-4.1JqM", "a~+/b==", "7"] {
+            assert_eq!(of(&format!("Bearer {token}")).as_deref(), Some(token));
+        }
+        for value in
+            ["Bearer", "Bearer ", "Bearer ==", "Bearer a b", "Bearer a=b", "Bearer a,b", "Basic YTpi"]
+        {
+            assert_eq!(of(value), None, "{value}");
+        }
+        assert_eq!(Request::default().bearer_token(), None);
     }
 
     #[test]

@@ -6,11 +6,11 @@ use std::hint::black_box;
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::header::WWW_AUTHENTICATE;
 use http::{HeaderValue, StatusCode};
 
 use crate::Request;
-use crate::web::fields::ascii;
+use crate::web::fields;
 use crate::web::handler::{EarlyResponse, Wrapper};
 use crate::web::response::{ResponseExt, plain};
 
@@ -89,13 +89,8 @@ impl BasicAuth {
 
 /// Name and password, if that is what the request has.
 fn credentials(request: &Request) -> Option<(String, String)> {
-    let mut values = request.headers().get_all(AUTHORIZATION).iter();
-    let (value, None) = (values.next()?, values.next()) else { return None };
-    let (scheme, token) = ascii(value.as_bytes())?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = String::from_utf8(BASE64.decode(token.trim_ascii()).ok()?).ok()?;
+    let token = fields::credentials(request.headers(), "basic")?;
+    let decoded = String::from_utf8(BASE64.decode(token).ok()?).ok()?;
     let (user, password) = decoded.split_once(':')?;
     let control = |text: &str| text.chars().any(|c| c.is_ascii_control());
     (!control(user) && !control(password)).then(|| (user.to_owned(), password.to_owned()))
