@@ -13,7 +13,7 @@
 //! use heirloom::prelude::*;
 //!
 //! fn main() -> Result<(), heirloom::Error> {
-//!     Server::new(|_: Request| "hello\n").listen("127.0.0.1:8001").serve()
+//!     Server::new(|_| "hello\n").listen("127.0.0.1:8001").serve()
 //! }
 //! ```
 //!
@@ -54,8 +54,9 @@
 //! methods of a request, such as [`param`](RequestExt::param) for a parameter as text and
 //! [`params_as`](RequestExt::params_as) for several as a tuple; [`limited`] sets limits for one route.
 //!
-//! A closure that is a handler names the type of its parameter, as `|_: Request|` does: Rust infers it from the `Fn` bounds
-//! of a function only, and a handler may also be a router or a wrapped handler.
+//! A closure that uses its parameter names the type: `|req: Request|`. Rust infers it only from bounds that are `Fn`, and a
+//! handler may also be a router or a wrapped handler; `|_|` needs no type. A closure that is a wrapper is
+//! `|req: Request, next: Next|`, one for `with_state` is `|app: &App, req: Request|`.
 //!
 //! # State
 //!

@@ -35,7 +35,7 @@ fn mistakes_are_explained_in_the_words_of_the_library() {
         "once it is converted to `heirloom::AnyError`",
         "a handler is a blocking function, not an `async` one",
         "`NoHandler` is not a handler",
-        "a closure must name the type of its parameter: `|req: Request| ...`",
+        "a closure must name the type of a parameter that it uses: `|req: Request| ...`",
         "`NoWrapper` is not a wrapper",
         "the parameters of a path can't be read as `u32`",
         "`RequestExt::json` needs the feature `json` of heirloom",

@@ -41,7 +41,8 @@ const FAILURE_LOGGED: Duration = Duration::from_secs(10);
 /// }
 /// ```
 ///
-/// It is a [`Write`], so a logger can write to it: `env_logger`'s by `Target::Pipe(Box::new(file.clone()))`. Each write is
+/// It is a [`Write`], so a logger can write to it: `env_logger`'s by `Target::Pipe(Box::new(file.clone()))` (its lines have a time with its feature
+/// `humantime`). Each write is
 /// passed on as it is, so that whole lines of several processes stay whole.
 #[derive(Clone, Debug)]
 pub struct LogFile(Arc<Inner>);

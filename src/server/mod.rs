@@ -181,7 +181,9 @@ impl Server {
     /// `hook` returns a page, or one of [`error_pages::by_accept`](crate::error_pages::by_accept),
     /// [`problem`](crate::error_pages::problem), [`html`](crate::error_pages::html) and
     /// [`text`](crate::error_pages::text). Its content and its header fields are used; the status and the fields of the
-    /// response, such as `Allow` and `Retry-After`, stay. A `HEAD` gets the fields alone.
+    /// response, such as `Allow` and `Retry-After`, stay. A `HEAD` gets the fields alone. A closure must name the type of its
+    /// parameter, `|error: &HttpError| ...`: without it, the compiler says that an implementation of `ErrorPageFn` is not
+    /// general enough.
     ///
     /// It is called on a worker, after all wrappers, and should be short. If it panics or its body can't be read, the client
     /// gets the text as without a hook. The 503 of the acceptor, when the queue for workers is full, has no body in any case,

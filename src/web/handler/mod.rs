@@ -61,7 +61,7 @@ pub use wrapped::{EarlyResponse, Guard, Next, Wrapped, Wrapper};
     message = "`{Self}` is not a handler",
     label = "not a function from `Request` to a type that implements `IntoResponse`",
     note = "a handler is a `Router`, or a function or closure `Fn(Request) -> impl IntoResponse` that is `Send + Sync + 'static`",
-    note = "a closure must name the type of its parameter: `|req: Request| ...` or `|_: Request| ...`",
+    note = "a closure must name the type of a parameter that it uses: `|req: Request| ...`",
     note = "a handler is a blocking function, not an `async` one; a function that has a state too is wrapped in `with_state`"
 )]
 pub trait Handler: Send + Sync + 'static {
@@ -197,6 +197,9 @@ impl<H: Handler + ?Sized> Handler for Arc<H> {
 /// let mut response = router.call(http::Request::post("/sales").body(Body::empty()).unwrap());
 /// assert_eq!(response.body_mut().read_text().unwrap(), "1 sold\n");
 /// ```
+///
+/// A closure must name the type of the state, `|shop: &Shop, _| ...`: without it, the compiler says that an implementation of
+/// `StateFn` is not general enough. A stream outlives its handler, so its handler is the closure with the `Arc`.
 pub fn with_state<S, F>(state: &Arc<S>, handler: F) -> impl Handler + use<S, F>
 where
     S: Send + Sync + ?Sized + 'static,
@@ -210,7 +213,8 @@ where
 /// with the result `impl IntoResponse` does in edition 2024.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler with a state of type `{S}`",
-    label = "not a function from `&{S}` and `Request` to a type that implements `IntoResponse`"
+    label = "not a function from `&{S}` and `Request` to a type that implements `IntoResponse`",
+    note = "a closure must name the type of its state: `|state: &{S}, req: Request| ...`"
 )]
 pub trait StateFn<'s, S: ?Sized + 's>: Fn(&'s S, Request) -> Self::Response {
     /// What it returns.

@@ -14,7 +14,7 @@
 //! | [`SecurityHeaders`] | adds header fields with which browsers are stricter |
 #![cfg_attr(feature = "gzip", doc = "| [`Gzip`] | compresses responses for clients that accept gzip |")]
 //!
-//! [`BasicAuth`], [`Csrf`], [`HttpsRedirect`] and the preflights of [`Cors`] are [guards](crate::Handler::guard): they decide
+//! [`BasicAuth`], [`RateLimit`], [`Csrf`], [`HttpsRedirect`] and the preflights of [`Cors`] are [guards](crate::Handler::guard): they decide
 //! before a body is received.
 //! The last one is outermost. In this order the log has the bytes that were sent and the status of
 //! every request, refused ones included, and a preflight needs no password:
