@@ -57,6 +57,8 @@ pub(crate) struct Report {
     pub(crate) load: Duration,
     /// The first generation before the load, and the last one after it.
     pub(crate) at_rest: [Holdings; 2],
+    /// A generation after these, which had no client.
+    pub(crate) fresh: Option<Holdings>,
     /// For each generation that has handed over, when it was signalled to.
     pub(crate) under_load: Vec<Holdings>,
     pub(crate) ended_well: usize,
@@ -76,6 +78,12 @@ impl Report {
     pub(crate) fn add(&mut self, row: Row) {
         self.problems.extend(row.tally.contradiction().map(|what| format!("{}: {what}", row.name)));
         self.rows.push(row);
+    }
+
+    /// A generation that had no client holds what the first one held: else something is inherited from each to the next.
+    pub(crate) fn note_fresh(&mut self, fresh: Option<Holdings>) {
+        self.fresh = fresh;
+        self.problems.extend(fresh.and_then(|fresh| inherited(&self.at_rest[0], &fresh)));
     }
 
     pub(crate) fn good(&self) -> bool {
@@ -208,6 +216,9 @@ impl Report {
         let show = |h: &Holdings| format!("{} fds, {} threads, {} KiB", h.fds, h.threads, h.resident_kib);
         let [first, last] = &self.at_rest;
         let _ = writeln!(out, "at rest: first generation {}; last {}", show(first), show(last));
+        if let Some(fresh) = &self.fresh {
+            let _ = writeln!(out, "at rest: one more generation, without clients {}", show(fresh));
+        }
         if let (Some(first), Some(last)) = (self.under_load.first(), self.under_load.last()) {
             let most = |of: fn(&Holdings) -> u64| self.under_load.iter().map(of).max().unwrap_or(0);
             let _ = writeln!(
@@ -219,11 +230,6 @@ impl Report {
                 most(|h| h.threads as u64),
                 most(|h| h.resident_kib)
             );
-        }
-        let grown = last.fds.saturating_sub(first.fds);
-        if grown > 2 {
-            let _ =
-                writeln!(out, "GROWTH: {grown} descriptors more in the last generation than in the first");
         }
     }
 
@@ -257,12 +263,20 @@ impl Report {
             self.ended_well,
             self.ended_untold,
             list(&mut self.suites.iter().map(of_suite)),
-            list(&mut self.at_rest.iter().map(holdings)),
+            list(&mut self.at_rest.iter().chain(&self.fresh).map(holdings)),
             list(&mut self.under_load.first().into_iter().chain(self.under_load.last()).map(holdings)),
             list(&mut failures.iter().take(SHOWN).map(|failure| quoted(&line_of(failure)))),
             list(&mut self.problems.iter().map(|problem| quoted(problem))),
         )
     }
+}
+
+/// What a generation without clients holds beyond the first one, which had none either. The history of the generations takes some
+/// memory.
+fn inherited(first: &Holdings, fresh: &Holdings) -> Option<String> {
+    let most_kib = first.resident_kib + first.resident_kib / 8 + 1024;
+    let is_more = fresh.fds > first.fds || fresh.threads > first.threads || fresh.resident_kib > most_kib;
+    is_more.then(|| format!("a generation inherits from its predecessors: {first:?} at first, {fresh:?} now"))
 }
 
 pub(crate) fn histogram<'a>(times: impl Iterator<Item = &'a Duration>) -> Histogram {
@@ -357,4 +371,27 @@ fn quoted(text: &str) -> String {
         }
     }
     out + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_generation_inherits_is_noticed() {
+        let first = Holdings { fds: 13, threads: 35, resident_kib: 8_688 };
+        let more = |fds, threads, resident_kib| Holdings { fds, threads, resident_kib };
+        for (fresh, is_noticed) in [
+            (first, false),
+            (more(12, 34, 10_700), false),
+            (more(14, 35, 8_688), true),
+            (more(13, 36, 8_688), true),
+            // Twelve KiB for each of a thousand upgrades.
+            (more(13, 35, 8_688 + 12_000), true),
+        ] {
+            let mut report = Report { at_rest: [first, first], ..Report::default() };
+            report.note_fresh(Some(fresh));
+            assert_eq!(report.good(), !is_noticed, "{fresh:?}: {:?}", report.problems);
+        }
+    }
 }

@@ -169,6 +169,11 @@ pub(crate) fn run(flags: &Flags) -> Result<(String, bool), String> {
         report.add(Row { name, clients, tally, strict: flags.strict });
     }
     report.at_rest[1] = holdings_at_rest(&server, report.at_rest[0]);
+    if hands_over(flags) {
+        let fresh = fresh_at_rest(&server, report.at_rest[0], deadline);
+        report.problems.extend(fresh.as_ref().err().cloned());
+        report.note_fresh(fresh.ok());
+    }
     look_at_the_last(&server, &secrecy, &mut report);
     stop(&server, deadline, &mut report);
     add_rows(&mut report, &counted, flags);
@@ -320,11 +325,26 @@ fn holdings_at_rest(server: &Server, first: Holdings) -> Holdings {
     let deadline = Instant::now() + REST_WITHIN;
     loop {
         let holdings = server.holdings();
-        if holdings.fds <= first.fds || Instant::now() > deadline {
+        let is_at_rest = holdings.fds <= first.fds && holdings.threads <= first.threads;
+        if is_at_rest || Instant::now() > deadline {
             return holdings;
         }
         quiet.pause(Duration::from_millis(50));
     }
+}
+
+/// Whether generations follow each other that are of one program, and none of which storm kills.
+fn hands_over(flags: &Flags) -> bool {
+    let upgrades = flags.soak.is_some() || flags.handovers > 0;
+    upgrades && !flags.stops && !flags.kills && flags.alternate.is_none()
+}
+
+/// What one more generation holds, which no client has ever reached: more than the first one did would come from its predecessors.
+fn fresh_at_rest(server: &Server, first: Holdings, deadline: Instant) -> Result<Holdings, String> {
+    let quiet = Halt::default();
+    let within = deadline.max(Instant::now() + REST_WITHIN) + REST_WITHIN;
+    server.hand_over(within, 1, &quiet).map_err(|problem| format!("after the load: {problem}"))?;
+    Ok(holdings_at_rest(server, first))
 }
 
 /// Asks each listener for its generation, on a new connection.

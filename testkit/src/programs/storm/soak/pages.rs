@@ -32,7 +32,12 @@ pub(crate) fn write(soak: &Soak, folder: &Path, report: &Report) -> io::Result<(
     let at_rest =
         |h: &Holdings| format!("{} descriptors, {} threads, {} KiB", h.fds, h.threads, h.resident_kib);
     let [first, last] = report.at_rest.each_ref().map(at_rest);
-    let _ = writeln!(text, "Without clients the first generation held {first}; the last one {last}.\n");
+    let fresh = report.fresh.as_ref().map_or_else(|| "nothing that was seen".to_owned(), at_rest);
+    let _ = writeln!(
+        text,
+        "Without clients the first generation held {first}; the last one, after its clients, {last}; one more, which had none, \
+         {fresh}.\n"
+    );
     for plot in &plots {
         // By a name, which the page defines.
         let _ = writeln!(text, "![{}][soak/{}.svg]\n", plot.title, plot.file);
@@ -68,7 +73,7 @@ fn totals(out: &mut String, report: &Report) {
     cells.extend([End::Silent, End::Stray].map(|end| (end.name(), total.ended(end))));
     let strict = report.rows.iter().filter(|row| row.strict);
     let closed = strict.map(|row| row.tally.ended(End::Announced) + row.tally.reconnects).sum();
-    cells.push(("closes and reconnects of plain-text connections", closed));
+    cells.push(("closes and reconnects", closed));
     cells.extend([Outcome::Crashed, Outcome::Crossed].map(|of| (of.name(), total.of(of))));
     row(out, cells.iter().map(|(name, _)| (*name).to_owned()));
     row(out, cells.iter().map(|_| "---".to_owned()));
