@@ -4,24 +4,19 @@
 //! **A response that is written has a thread, one that is pulled has none.** Code that writes can't be stopped in the
 //! middle and continued by another worker; an iterator can (`Body::from_chunks`).
 //!
-//! **Another protocol has a waker**, one eventfd for each such connection, written at a drain and by WebSocket senders:
-//! its thread polls both. Event streams need none: they wait for the phase's Condvar.
+//! **Threads are woken without a descriptor for each**: event streams wait for the phase's Condvar, other protocols as
+//! `conversation` says.
 //!
-//! **Where closes are spread, `heirloom-closes` writes the wakers**: a WebSocket gets its 1001 whatever its own thread waits
+//! **Where closes are spread, `heirloom-closes` calls the wakers**: a WebSocket gets its 1001 whatever its own thread waits
 //! for. The thread exists only in such a drain.
 
-use std::fmt;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-
-use crate::base::budget::{Budget, Share};
+use crate::base::budget::Budget;
 use crate::base::close_reason::CloseReason;
 use crate::base::contain_panic::panic_text;
 use crate::base::log::{debug, error};
@@ -30,7 +25,8 @@ use crate::base::status::{Counters, InFlight, RunningHandler};
 use crate::base::sync::lock;
 use crate::base::threads::{Job, JobThread, spawn};
 use crate::http::codec::encode::{self, BodyFraming, LAST_CHUNK};
-use crate::http::exchange::blocking::{wait_for, write_all};
+use crate::http::exchange::blocking::write_all;
+use crate::http::exchange::conversation::{Conversation, DrainEvents, Waker};
 use crate::http::exchange::on_end::Ending;
 use crate::http::exchange::resume::LeavingStream;
 use crate::http::exchange::{HttpConnection, Progress, drop_contained};
@@ -39,7 +35,7 @@ use crate::net::stream::Stream;
 use crate::net::transfer::{LongUnread, StreamKind};
 use crate::web::body::{DetachedWriter, UpgradeHandler};
 use crate::web::resume::{DetachedOut, Exit, Passage, Resume};
-use crate::web::upgrade::{Duplex, Parts, Upgraded, Wants};
+use crate::web::upgrade::{Parts, Upgraded};
 use litemap::LiteMap;
 
 /// How often `heirloom-closes` looks whose turn has come.
@@ -63,6 +59,8 @@ struct RunningThreads {
     count: usize,
     next: u64,
     running: LiteMap<u64, RunningTask>,
+    /// Of the connections that speak other protocols, if there is one.
+    drain_events: Weak<DrainEvents>,
     /// Written only by the thread that holds the lock.
     counters: Arc<Counters>,
 }
@@ -90,13 +88,6 @@ pub(super) struct ReservedThread {
 struct Place {
     detached: Arc<Detached>,
     id: u64,
-}
-
-/// Wakes a thread that waits for its client.
-struct Waker {
-    event: EventFd,
-    at_drain: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-    _descriptor: Share,
 }
 
 /// A connection's way to a thread of its own.
@@ -130,7 +121,13 @@ impl Detached {
         counters: Arc<Counters>,
         resumes: LiteMap<String, Resume>,
     ) -> Detached {
-        let inner = RunningThreads { count: 0, next: 0, running: LiteMap::new(), counters };
+        let inner = RunningThreads {
+            count: 0,
+            next: 0,
+            running: LiteMap::new(),
+            drain_events: Weak::new(),
+            counters,
+        };
         Detached { limit, descriptors, phase, resumes, inner: Mutex::new(inner) }
     }
 
@@ -167,6 +164,9 @@ impl Detached {
 
     /// Notifies all connections with a waker that the process drains, each at its turn. The phase must say so already.
     pub(crate) fn drain(self: &Arc<Detached>) {
+        if let Some(events) = self.drain_events() {
+            events.begin();
+        }
         if self.notify_by_turns() {
             return;
         }
@@ -191,7 +191,14 @@ impl Detached {
         let due = |(_, it): (&u64, &mut RunningTask)| it.waker.take_if(|_| it.drain.is_draining());
         let wakers: Vec<_> = self.lock().running.iter_mut().filter_map(due).collect();
         wakers.iter().for_each(|waker| waker.drain());
+        if let Some(events) = self.drain_events().filter(|_| is_over) {
+            events.end();
+        }
         is_over
+    }
+
+    fn drain_events(&self) -> Option<Arc<DrainEvents>> {
+        self.lock().drain_events.upgrade()
     }
 
     /// Reserves a thread for a response. None at the limit, or if the system has no more threads. This comes before
@@ -200,10 +207,21 @@ impl Detached {
         self.reserve(None)
     }
 
-    /// As `reserve_for_stream`, for another protocol. Also None if no descriptor is left for its waker.
+    /// As `reserve_for_stream`, for another protocol. Also None if no descriptor is left for the events of a drain.
     pub(super) fn reserve_for_upgrade(self: &Arc<Detached>) -> Option<ReservedThread> {
-        match Waker::new(self.descriptors.one()?) {
-            Ok(waker) => self.reserve(Some(Arc::new(waker))),
+        let events = {
+            let mut lock = self.lock();
+            lock.drain_events.upgrade().map_or_else(
+                || {
+                    let events = Arc::new(DrainEvents::new()?);
+                    lock.drain_events = Arc::downgrade(&events);
+                    Ok::<_, io::Error>(events)
+                },
+                Ok,
+            )
+        };
+        match events {
+            Ok(events) => self.reserve(Some(Arc::new(Waker::new(events, self.descriptors.clone())))),
             Err(e) => {
                 error!("no descriptor for a detached connection: {e}");
                 None
@@ -386,7 +404,8 @@ fn upgrade(
     passage: &Passage,
 ) -> TaskResult {
     let Some(waker) = waker else { return Ok(Err(ErrorKind::Unsupported.into())) };
-    let io = Arc::new(Conversation { stream: client.stream.clone(), waker: Arc::clone(waker) });
+    let drain = client.conn_info.drain.clone();
+    let io = Arc::new(Conversation { stream: client.stream.clone(), drain, waker: Arc::clone(waker) });
     let early = std::mem::take(&mut client.buffered);
     let parts = Parts { io, early, passage: passage.clone() };
     catch_unwind(AssertUnwindSafe(|| speak(Upgraded::new(parts, stall)))).map(Ok)
@@ -423,84 +442,5 @@ impl Write for Writer<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// A connection that speaks another protocol.
-struct Conversation {
-    stream: Stream,
-    waker: Arc<Waker>,
-}
-
-impl Duplex for Conversation {
-    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(buf)
-    }
-
-    fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-        self.stream.write(buf)
-    }
-
-    fn wait(&self, wants: Wants, timeout: Option<Duration>) -> io::Result<bool> {
-        // A poll of the socket does not show what TLS has decrypted already.
-        if wants.read && self.stream.has_more() {
-            return Ok(true);
-        }
-        let flag = |wanted, flag| if wanted { flag } else { PollFlags::empty() };
-        let flags = flag(wants.read, PollFlags::POLLIN) | flag(wants.write, PollFlags::POLLOUT);
-        let stream = PollFd::new(self.stream.as_fd(), flags);
-        if !wants.ring {
-            return wait_for(&mut [stream], timeout);
-        }
-        let mut fds = [stream, PollFd::new(self.waker.event.as_fd(), PollFlags::POLLIN)];
-        let woken = wait_for(&mut fds, timeout)?;
-        let [_, waker] = fds;
-        // Reset before the caller looks at the reason: a wake after this is one more.
-        if waker.any() == Some(true) {
-            let _ = self.waker.event.read();
-        }
-        Ok(woken)
-    }
-
-    fn ring(&self) {
-        self.waker.wake();
-    }
-
-    fn at_drain(&self, notify: Box<dyn FnOnce() + Send>) {
-        *self.waker.lock() = Some(notify);
-    }
-
-    fn shutdown_write(&self) {
-        self.stream.shutdown_write();
-    }
-}
-
-impl Waker {
-    fn new(descriptor: Share) -> io::Result<Waker> {
-        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Waker { event, at_drain: Mutex::new(None), _descriptor: descriptor })
-    }
-
-    fn wake(&self) {
-        // It fails only after 2^64 calls without a read.
-        let _ = self.event.write(1);
-    }
-
-    fn drain(&self) {
-        let notify = self.lock().take();
-        if let Some(notify) = notify {
-            notify();
-        }
-        self.wake();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Box<dyn FnOnce() + Send>>> {
-        lock(&self.at_drain)
-    }
-}
-
-impl fmt::Debug for Waker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waker").finish_non_exhaustive()
     }
 }

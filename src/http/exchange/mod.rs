@@ -23,6 +23,7 @@
 
 mod blocking;
 mod call_handler;
+mod conversation;
 pub(crate) mod deadline;
 pub(crate) mod detached;
 mod discard;

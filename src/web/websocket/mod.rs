@@ -258,6 +258,8 @@ impl WebSocket {
 
     /// A sender for other threads.
     pub fn sender(&self) -> WebSocketSender {
+        // No read waits meanwhile: it borrows the WebSocket mutably.
+        self.shared.io.expect_rings();
         WebSocketSender { shared: Arc::downgrade(&self.shared) }
     }
 

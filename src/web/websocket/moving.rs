@@ -155,6 +155,8 @@ mod tests {
             panic!("nothing is to be waited for");
         }
 
+        fn expect_rings(&self) {}
+
         fn ring(&self) {}
 
         fn at_drain(&self, _: Box<dyn FnOnce() + Send>) {}

@@ -43,6 +43,7 @@ const PROGRAMS: &[(&str, Main)] = &[
     ("sealed", sealed::main),
     ("started", started::main),
     ("storm", storm::main),
+    ("streams_move", storm::streams_move),
 ];
 
 pub(crate) fn main() -> MainResult {

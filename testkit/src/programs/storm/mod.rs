@@ -5,7 +5,7 @@
 //! `--selftest` shows that storm sees every fault it has a name for.
 //!
 //! Imports of its modules point down only:
-//! `run` and `selftest` over `soak`, over `rounds`, over `client` with `divided`, `streams` with `messages`, `herd`, `server`, `report`, over `link`, over
+//! `run`, `selftest` and `streams_move` over `soak`, over `rounds`, over `client` with `divided`, `streams` with `messages`, `herd`, `server`, `report`, over `link`, over
 //! `socket` and `tally`, and `socket` over `tls`.
 
 mod asking;
@@ -28,11 +28,14 @@ mod server;
 mod soak;
 mod socket;
 mod streams;
+mod streams_move;
 mod tally;
 mod tls;
 mod windows;
 
 use std::io::Write;
+
+pub(super) use streams_move::main as streams_move;
 
 use flags::{Flags, USAGE};
 
