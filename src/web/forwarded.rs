@@ -119,8 +119,8 @@ impl<'h> Lines<'h> {
     }
 }
 
-/// The lines of these fields. Among few fields they are found by comparing names: to look one up hashes its name, which costs
-/// as much as to pass eight fields.
+/// The lines of these fields. Among few fields they are found in one pass that compares names, because each look-up hashes the
+/// name that is looked up.
 fn find<'h, const N: usize>(headers: &'h HeaderMap, names: [&HeaderName; N]) -> [Lines<'h>; N] {
     const FEW: usize = 24;
     let mut found = [(); N].map(|()| Lines::default());
