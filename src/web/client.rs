@@ -26,6 +26,7 @@ pub(super) enum Via {
     #[default]
     None,
     One(Hop),
+    #[cfg_attr(not(feature = "proxy"), allow(dead_code, reason = "nothing is passed on by trusted proxies"))]
     Several(Vec<Hop>),
 }
 
@@ -38,6 +39,7 @@ impl Via {
         }
     }
 
+    #[cfg(feature = "proxy")]
     pub(super) fn push(&mut self, hop: Hop) {
         match self {
             Via::None => *self = Via::One(hop),
@@ -46,6 +48,7 @@ impl Via {
         }
     }
 
+    #[cfg(feature = "proxy")]
     pub(super) fn reverse(&mut self) {
         if let Via::Several(hops) = self {
             hops.reverse();
