@@ -62,7 +62,8 @@ pub trait Wrapper: Send + Sync + 'static {
     ///
     /// All guards on a request's route are asked first, from the outermost to the innermost, then come the calls: so a
     /// guard does not see what wrappers around it change, and those see its answer, as they see a 404, with an empty body.
-    /// What it puts into the request's extensions is there in the calls. A guard that panics is a 500.
+    /// What it puts into the request's extensions is there in the calls. A guard that panics is a 500. Guards run on a worker,
+    /// and may block, as for a look-up in a database.
     ///
     /// The rest of a refused request's body is dropped if it is short, as
     /// [`Limits::discard_bytes`](crate::Limits::discard_bytes) says; otherwise the connection is closed. A request that
