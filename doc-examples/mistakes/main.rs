@@ -45,8 +45,13 @@ fn listener() -> Listen {
     Listen::new("127.0.0.1:8001").tls("cert.pem").trust_proxies("10.0.0.0/8")
 }
 
+fn for_operators() -> Server {
+    let server = Server::new(Router::new()).admin("127.0.0.1:9001");
+    server.metrics(|out| out.push_str("sold_total 7\n")).readiness(|| Err("no database"))
+}
+
 fn main() {
-    let _ = listener();
+    let _ = (listener(), for_operators());
     let state = Arc::new(String::new());
     let _ = Router::new()
         .get("/", no_response)

@@ -134,6 +134,13 @@ impl Server {
         self
     }
 
+    #[cfg(not(feature = "admin"))]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn admin<T: crate::web::missing::Admin>(self, name: T) -> Server {
+        name.never()
+    }
+
     /// The number of requests handled at once, each on a thread that may block. Default 32; at most 10,000, including workers
     /// of single listeners. They have the scheduling policy of the process; the thread that accepts connections changes its own,
     /// unless [`keep_scheduling_policy`](ProcessConfig::keep_scheduling_policy) is called.
@@ -249,6 +256,14 @@ impl Server {
         self
     }
 
+    // The bound `Fn` gives a closure's parameter its type, so that the missing feature is all that is said.
+    #[cfg(not(feature = "admin"))]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn metrics<F: Fn(&mut String) + crate::web::missing::Admin>(self, hook: F) -> Server {
+        hook.never()
+    }
+
     /// Asks `hook` at each `/readyz`, on the admin listener's worker: an error makes it a 503 with the error's text, and
     /// `heirloom_ready` 0, so that a load balancer sends no new clients. For what a program depends on and may lose, such as its database.
     /// It should be short. Requests are served as before. One that panics is not ready. Several hooks must all be ready.
@@ -272,6 +287,13 @@ impl Server {
     ) -> Server {
         self.program.add_readiness(hook);
         self
+    }
+
+    #[cfg(not(feature = "admin"))]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn readiness<F: crate::web::missing::Admin>(self, hook: F) -> Server {
+        hook.never()
     }
 
     /// Says how streams of this name continue that a predecessor hands over: WebSockets, event streams and other protocols

@@ -80,3 +80,14 @@ pub trait Proxies {
     #[doc(hidden)]
     fn never<T>(&self) -> T;
 }
+
+#[cfg(not(feature = "admin"))]
+#[diagnostic::on_unimplemented(
+    message = "`Server::admin`, `Server::metrics` and `Server::readiness` need the feature `admin` of heirloom",
+    label = "needs the feature `admin`",
+    note = "in Cargo.toml: heirloom = {{ version = \"0.1\", features = [\"admin\"] }}"
+)]
+pub trait Admin {
+    #[doc(hidden)]
+    fn never<T>(&self) -> T;
+}
