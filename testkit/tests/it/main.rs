@@ -90,6 +90,7 @@ mod tls_streams;
 mod tls_tickets;
 mod unix_paths;
 mod user_tests;
+mod websocket_client;
 mod wrapper;
 
 // The same tests of TLS, over the record layer on which a connection continues that has moved.

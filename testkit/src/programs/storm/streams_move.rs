@@ -16,8 +16,8 @@ use testkit::{Addr, Pid, Signal};
 
 use super::halt::Halt;
 use super::herd;
-use super::link::{Idle, Link};
-use super::messages::{self, LAST, TEXT};
+use super::link::Link;
+use super::messages::{self, LAST, PING, PONG, TEXT};
 use super::server::Server;
 use super::socket::Way;
 use super::streams::{ACCEPTED, HANDSHAKE};
@@ -142,17 +142,14 @@ impl Scene {
             }
         }
         let count = self.count.to_string();
-        let expected = [&[LAST | TEXT, u8::try_from(count.len()).unwrap_or(0)], count.as_bytes()].concat();
         for (n, link) in self.links.iter_mut().enumerate() {
             let fault = match self.kind.is_websocket {
-                true => match link.take(expected.len(), &self.halt) {
-                    Ok(answer) if answer == expected => None,
+                true => match next_text(link, &self.halt) {
+                    Ok(answer) if answer == count.as_bytes() => None,
                     Ok(answer) => Some(format!("{} in place of {count}", answer.escape_ascii())),
-                    Err(loss) => Some(loss.detail),
+                    Err(detail) => Some(detail),
                 },
-                false => Some(link.idle(Duration::ZERO))
-                    .filter(|idle| *idle != Idle::Quiet)
-                    .map(|idle| format!("{idle:?}")),
+                false => only_comments(link, &self.halt).err(),
             };
             if let Some(fault) = fault {
                 return Err(format!("stream {n} after {} handovers: {fault}", self.count - 1));
@@ -199,6 +196,35 @@ impl Drop for Scene {
         self.links.clear();
         self.server.kill();
     }
+}
+
+/// The next message; a Ping, which a silent client gets, is answered.
+fn next_text(link: &mut Link, halt: &Halt) -> Result<Vec<u8>, String> {
+    loop {
+        let head = link.take(2, halt).map_err(|loss| loss.detail)?;
+        let payload = link.take(usize::from(head[1]), halt).map_err(|loss| loss.detail)?;
+        match head[0] ^ LAST {
+            TEXT => return Ok(payload),
+            PING => {
+                let pong = messages::frame(LAST | PONG, &payload, 0);
+                link.send(&pong, usize::MAX, Duration::ZERO, halt);
+            }
+            other => return Err(format!("a frame of kind {other:#x}")),
+        }
+    }
+}
+
+/// An event stream is open, and has had nothing but the comments that keep it alive.
+fn only_comments(link: &mut Link, halt: &Halt) -> Result<(), String> {
+    while link.has_news(Duration::ZERO) {
+        let size = link.take_line(halt).map_err(|loss| loss.detail)?;
+        let chunk = link.take_line(halt).map_err(|loss| loss.detail)?;
+        // The chunk ends with the line end of its comment, and one of its own.
+        if size == b"0" || !chunk.starts_with(b":") {
+            return Err(format!("{:?} of {:?} bytes", chunk.escape_ascii(), size.escape_ascii()));
+        }
+    }
+    Ok(())
 }
 
 /// To a hundredth of a second.
