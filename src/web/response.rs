@@ -368,7 +368,7 @@ impl IntoResponse for Box<dyn Error> {
 /// to this, also errors of crates such as anyhow and eyre, which are no [`std::error::Error`] themselves. As a response it
 /// is a 500, and the error is only logged, with its sources; an [`InputError`], and an error of the request's body, keep
 /// their status. By `?` it becomes an [`io::Error`] where that is returned, as by the code of a stream, and a
-/// [`Problem`](crate::Problem).
+/// `Problem` (feature `json`).
 ///
 /// ```
 /// use heirloom::prelude::*;
