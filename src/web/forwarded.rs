@@ -80,9 +80,9 @@ impl Client {
 /// shorter, a proxy has replaced it instead of appending to it, and the leftmost value is the best there is.
 fn x_forwarded(headers: &HeaderMap) -> impl Iterator<Item = Statement<'_>> {
     let [addresses, protos, hosts] = find(headers, [&X_FOR, &X_PROTO, &X_HOST]);
-    let (mut protos, mut hosts) = (protos.from_right(), hosts.from_right());
+    let (mut protos, mut hosts) = (protos.last_first(), hosts.last_first());
     let (mut proto, mut host) = (None, None);
-    let mut addresses = addresses.from_right().map(|text| Some(text.and_then(node).unwrap_or_default()));
+    let mut addresses = addresses.last_first().map(|text| Some(text.and_then(node).unwrap_or_default()));
     // A proxy may say the scheme and not the client.
     let mut is_first = true;
     std::iter::from_fn(move || {
@@ -111,7 +111,7 @@ impl<'h> Lines<'h> {
     }
 
     /// The elements of the list, the last one first; None for one that is not ASCII.
-    fn from_right(self) -> impl Iterator<Item = Option<&'h str>> + use<'h> {
+    fn last_first(self) -> impl Iterator<Item = Option<&'h str>> + use<'h> {
         let lines = self.last.into_iter().chain(self.before.into_iter().rev());
         lines
             .flat_map(|line| line.as_bytes().rsplit(|&b| b == b','))

@@ -16,6 +16,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use super::framing::{ConnectionFields, Framing};
+use super::known_host::KnownHost;
 use super::target::{BAD_TARGET, parse_target};
 use super::tokens::{TOO_MANY_FIELDS, Tokens};
 use crate::base::limits::Limits;
@@ -94,7 +95,7 @@ impl Refusal {
     }
 }
 
-const HEAD_TOO_LONG: Refusal = Refusal::too_large("request head too long");
+pub(super) const HEAD_TOO_LONG: Refusal = Refusal::too_large("request head too long");
 const METHOD_TOO_LONG: Refusal = Refusal { status: StatusCode::NOT_IMPLEMENTED, reason: "unknown method" };
 
 /// Empty lines forgiven before a request line. RFC 9112 §2.2 asks for one at least.
@@ -161,53 +162,6 @@ pub(crate) struct HeadMemory {
     text: Bytes,
     tokens: Tokens,
     host: KnownHost,
-}
-
-/// A `Host` that was checked before and has memory of its own: most requests to a server name the same one.
-#[derive(Debug)]
-struct KnownHost {
-    value: HeaderValue,
-    /// How many requests in a row named others.
-    misses: u8,
-}
-
-impl Default for KnownHost {
-    /// The empty one, which is well-formed, in the place of which the next one is kept.
-    fn default() -> KnownHost {
-        KnownHost { value: HeaderValue::from_static(""), misses: KnownHost::MISSES }
-    }
-}
-
-impl KnownHost {
-    /// Longer ones are rare, and not kept.
-    const MOST: usize = 128;
-    /// One that is missed more often in a row gives way: where hosts take turns, not each request copies one.
-    const MISSES: u8 = 16;
-
-    /// The field's value, checked and noted in `fields`.
-    fn value(
-        &mut self,
-        text: &Bytes,
-        place: &Range<usize>,
-        fields: &mut ConnectionFields,
-    ) -> Result<HeaderValue, Refusal> {
-        // It is a part of the text.
-        let value = text.get(place.clone()).unwrap_or_default();
-        if self.value == *value {
-            self.misses = 0;
-            fields.note_host()?;
-            return Ok(self.value.clone());
-        }
-        fields.note(&HOST, value)?;
-        self.misses = self.misses.saturating_add(1);
-        if self.misses > KnownHost::MISSES && value.len() <= KnownHost::MOST {
-            // Split, it counts its handles from the start.
-            let copy = BytesMut::from(value).split_off(0).freeze();
-            self.value = HeaderValue::from_maybe_shared(copy).map_err(|_| HEAD_TOO_LONG)?;
-            self.misses = 0;
-        }
-        HeaderValue::from_maybe_shared(text.slice(place.clone())).map_err(|_| HEAD_TOO_LONG)
-    }
 }
 
 impl HeadMemory {

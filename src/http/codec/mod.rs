@@ -30,6 +30,7 @@ pub(crate) mod date;
 pub(crate) mod encode;
 pub(crate) mod framing;
 pub(crate) mod head;
+mod known_host;
 mod target;
 mod tokens;
 
