@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::base::close_spread::{ClosePlace, CloseSpread};
@@ -82,7 +82,7 @@ struct PhaseState {
     /// The names of the streams that the successor continues. Known when it is prepared, and used once it serves alone.
     continued: Mutex<Vec<String>>,
     /// When a successor took over.
-    handed_over: OnceLock<Instant>,
+    handed_over: Mutex<Option<Instant>>,
     /// What a drain wakes. The lock orders changes of the phase and waits for them.
     wakers: Mutex<Vec<Weak<dyn WakeAtDrain>>>,
     changed: Condvar,
@@ -108,7 +108,7 @@ impl PhaseWatch {
                 phase,
                 closes: CloseSpread::new(),
                 continued: Mutex::default(),
-                handed_over: OnceLock::new(),
+                handed_over: Mutex::default(),
                 wakers: Mutex::default(),
                 changed: Condvar::new(),
             }),
@@ -122,24 +122,30 @@ impl PhaseWatch {
 
     pub(crate) fn set(&self, phase: Phase) {
         // The lock orders the store before a waiter's check or after its wait: no wake-up is lost.
-        let mut lock = lock(&self.shared.wakers);
+        let mut wakers = lock(&self.shared.wakers);
         if phase.is_draining() {
             self.shared.closes.begin();
         }
         if phase == Phase::HandedOver {
-            let _ = self.shared.handed_over.set(Instant::now());
+            lock(&self.shared.handed_over).get_or_insert_with(Instant::now);
         }
         self.shared.phase.store(phase as u8, Ordering::Release);
         self.shared.changed.notify_all();
-        let wakers = if phase.is_draining() { std::mem::take(&mut *lock) } else { Vec::new() };
+        let all = if phase.is_draining() { std::mem::take(&mut *wakers) } else { Vec::new() };
         // They have locks of their own.
-        drop(lock);
-        wakers.iter().filter_map(Weak::upgrade).for_each(|waker| waker.wake());
+        drop(wakers);
+        all.iter().filter_map(Weak::upgrade).for_each(|waker| waker.wake());
     }
 
     /// The successor continues the streams of these names, and of no others.
     pub(crate) fn set_continued(&self, names: Vec<String>) {
         *lock(&self.shared.continued) = names;
+    }
+
+    /// As if the time in which streams may leave were over.
+    #[cfg(test)]
+    pub(crate) fn end_leaving(&self) {
+        *lock(&self.shared.handed_over) = Instant::now().checked_sub(LEAVE);
     }
 
     /// Calls `waker` once when the process drains. One that comes later than that is not called.
@@ -281,11 +287,11 @@ impl Drain {
     /// Whether the stream of this connection may leave for the successor now.
     pub(crate) fn moves(&self, name: &str) -> bool {
         let shared = &self.watch.shared;
-        let Some(handed_over) = shared.handed_over.get().filter(|_| self.watch.get() == Phase::HandedOver)
-        else {
+        let handed_over = *lock(&shared.handed_over);
+        let Some(handed_over) = handed_over.filter(|_| self.watch.get() == Phase::HandedOver) else {
             return false;
         };
-        let asked = self.turn().map_or(*handed_over, |turn| turn.max(*handed_over));
+        let asked = self.turn().map_or(handed_over, |turn| turn.max(handed_over));
         asked.elapsed() < LEAVE && self.is_draining() && lock(&shared.continued).iter().any(|one| one == name)
     }
 
@@ -332,6 +338,9 @@ mod tests {
             assert!(!drain.moves("c"));
         }
         watch.set(Phase::HandedOver);
+        assert!(drain.moves("b"));
+        watch.end_leaving();
+        assert!(!drain.moves("b"), "its time is over");
         watch.set_continued(Vec::new());
         assert!(!drain.moves("b"));
     }

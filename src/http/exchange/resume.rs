@@ -54,6 +54,7 @@ impl LeavingStream {
             continuation.details = format!("framing=close {}", continuation.details);
         }
         client.buffered = unread;
+        take_decrypted(&mut client);
         let (ending, guard, parking) = (self.ending, client.guard.take(), Arc::clone(parking));
         let thread = Box::new(WaitingThread { thread, resume, ending, what, stall, parking, guard });
         let parking = Arc::clone(&thread.parking);
@@ -68,6 +69,15 @@ impl LeavingStream {
         let passenger = Box::new(Passenger { continuation, unread, thread, until });
         parking.send_stream(Departure { connection: client, passenger });
     }
+}
+
+/// What TLS has decrypted goes with the other unread bytes: a session is always in the packet, and they may be too many for it.
+fn take_decrypted(client: &mut HttpConnection) {
+    let mut decrypted = vec![0; client.stream.unread()];
+    // It reads nothing of the socket, so that it can't fail.
+    let taken = client.stream.read(&mut decrypted).unwrap_or_default();
+    decrypted.truncate(taken);
+    client.buffered.append(&mut decrypted);
 }
 
 impl StreamThread<Progress> for WaitingThread {

@@ -62,7 +62,7 @@ pub(crate) struct Connections<P> {
 }
 
 impl<P: Portable> Connections<P> {
-    pub(super) fn new(setup: Setup<P>) -> Connections<P> {
+    pub(crate) fn new(setup: Setup<P>) -> Connections<P> {
         Connections {
             parking: setup.parking,
             pools: Pools::new(setup.queues),

@@ -31,7 +31,7 @@ pub(crate) const BATCH_BYTES: usize = 64 << 10;
 /// 1,024.
 pub(crate) const WINDOW: usize = 4 * BATCH;
 /// The longest packet: 64 lines with the longest names, and the bytes.
-const PACKET_BYTES: usize = BATCH_BYTES + (64 << 10);
+pub(super) const PACKET_BYTES: usize = BATCH_BYTES + (64 << 10);
 
 /// A connection on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use {
 };
 
 /// What TLS may add to the bytes of an unfinished request: a client's certificates, a record that is not complete, names.
-const TLS_BYTES: usize = 40 << 10;
+pub(super) const TLS_BYTES: usize = 40 << 10;
 
 /// The connections of one packet.
 pub(super) struct Batch<P> {

@@ -487,3 +487,96 @@ impl<P: Portable> SuccessorChannel<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::*;
+    use crate::base::limits::Limits;
+    use crate::base::phase::PhaseWatch;
+    use crate::net::acceptor::{Parking, PoolPlan, Setup};
+    use crate::net::conn_info::ConnInfo;
+    use crate::net::stream::Stream;
+    use crate::net::transfer::ServiceKeys;
+
+    #[derive(Debug, Default)]
+    struct Idle;
+
+    impl Portable for Idle {
+        fn is_portable(&self, buffered: usize, _: usize) -> bool {
+            buffered == 0
+        }
+
+        fn pack(&mut self, _: &mut Vec<u8>) -> Option<Instant> {
+            None
+        }
+
+        fn unpack(_: Option<Instant>) -> Idle {
+            Idle
+        }
+    }
+
+    fn connections() -> Connections<Idle> {
+        let pools = PoolPlan { workers: vec![1], of_handler: vec![0] };
+        let limits = Limits::default();
+        let parking = Parking::new(&limits, &[false], 1, pools, Duration::from_secs(60)).unwrap();
+        Connections::new(Setup {
+            parking: Arc::new(parking),
+            listeners: Vec::new(),
+            queues: Vec::new(),
+            queue_wait: Duration::ZERO,
+            limits,
+            process: ConnInfo::new(None, PhaseWatch::new(), 1),
+            all_counters: AllCounters::default(),
+            keys: ServiceKeys::none(),
+            streams: None,
+            busy: Box::new(Vec::new),
+            report: Arc::new(|_| {}),
+        })
+    }
+
+    /// The successor may own it, and its client is served there.
+    #[test]
+    fn what_a_broken_channel_has_sent_is_closed_and_not_shut() {
+        let (mut connections, names) = (connections(), ListenerNames::of_one("x"));
+        let (counters, keys) = (AllCounters::default(), ServiceKeys::none());
+        let mut receiver = Receiver::new(9, false, counters.clone(), (keys, None));
+        let mut sender = Sender::new(counters);
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        assert!(sender.begin(ours, [true].into_iter(), &mut receiver, &connections));
+        packet::send(theirs.as_fd(), &Receipt::Credit(9).encode(false), &[]).unwrap();
+        assert!(sender.receive(&mut connections).is_empty());
+        let (socket, mut client) = UnixStream::pair().unwrap();
+        let slot = connections.parking.slots.claim().unwrap();
+        let conn_info = Arc::new(ConnInfo::new(None, PhaseWatch::new(), 1));
+        let one = Connection::new(Stream::Unix(Arc::new(socket)), slot, (0, 0), conn_info, Idle);
+        connections.parking.send_to_successor(Box::new(one));
+        sender.send(&names, &mut connections);
+        let mut received = loop {
+            let ChannelRead::Packet(received) = packet::receive(theirs.as_fd()).unwrap() else {
+                panic!("it was not sent")
+            };
+            if !received.fds.is_empty() {
+                break received;
+            }
+        };
+        assert_eq!(connections.parking.open(), 1);
+        // From a pipe no packet can be received.
+        sender.channel.as_mut().unwrap().channel = nix::unistd::pipe().unwrap().0;
+        assert!(sender.receive(&mut connections).is_empty());
+        assert_eq!((connections.parking.open(), sender.all_arrived()), (0, true), "it is given up here");
+        let mut successors = UnixStream::from(received.fds.remove(0));
+        client.write_all(b"?").unwrap();
+        successors.read_exact(&mut [0]).unwrap();
+        successors.write_all(b"!").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        drop(successors);
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "no other process has it");
+    }
+}

@@ -21,6 +21,16 @@ pub(crate) struct ServiceKeys {
     ring: KeyRing,
 }
 
+#[cfg(test)]
+impl ServiceKeys {
+    pub(super) fn none() -> ServiceKeys {
+        ServiceKeys {
+            #[cfg(feature = "tls")]
+            ring: KeyRing::default(),
+        }
+    }
+}
+
 #[cfg(feature = "tls")]
 impl ServiceKeys {
     /// Of the server with these listeners. A `Tls` that has had keys before, of a start that failed, keeps them.

@@ -332,6 +332,37 @@ mod tests {
         });
     }
 
+    /// With the longest state, all that TLS may add, and a name and a subprotocol of the greatest length.
+    #[cfg(feature = "tls")]
+    #[test]
+    fn a_packet_is_never_longer_than_a_receiver_reads() {
+        use crate::net::transfer::packet::{PACKET_BYTES, TlsRecord};
+        use crate::net::transfer::parcel::TLS_BYTES;
+        let record = ConnectionRecord {
+            listener: "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".repeat(5),
+            nth: usize::MAX,
+            peer: Some("[2001:db8:1111:2222:3333:4444:5555:6666]:65535".parse().unwrap()),
+            proxy: None,
+            idle: Duration::from_millis(u64::MAX),
+            started: None,
+            age: Duration::from_millis(u64::MAX),
+            served: u64::MAX,
+            bytes: vec![7; INLINE_BYTES],
+            tls: Some(TlsRecord::Session(
+                "7".repeat(32).parse().unwrap(),
+                zeroize::Zeroizing::new(vec![7; TLS_BYTES]),
+            )),
+        };
+        let continuation = Continuation {
+            name: "\u{1}".repeat(100),
+            kind: StreamKind::WebSocket,
+            details: "\u{1}".repeat(1_000),
+            state: vec![7; 64 << 10],
+        };
+        let packet = StreamPacket { batch: u64::MAX, continuation, file_bytes: u64::MAX, record };
+        assert!(packet.encode().len() <= PACKET_BYTES, "{}", packet.encode().len());
+    }
+
     #[test]
     fn a_long_text_of_a_client_is_not_put_into_a_packet() {
         let mut short = vec![1; INLINE_BYTES];

@@ -246,6 +246,182 @@ mod tests {
     }
 
     #[test]
+    fn a_handler_that_is_late_stays() {
+        let watch = PhaseWatch::new();
+        watch.set_continued(vec!["a".to_owned()]);
+        let came = [frame(0x81, "one"), frame(0x88, "\u{3}\u{69}")].concat();
+        let (sent, leaving) = run_with(Some("a"), came, &watch, |socket| {
+            let other = socket.sender();
+            watch.set(Phase::HandedOver);
+            other.send("asked")?;
+            watch.end_leaving();
+            // It does not know anything yet, and is not disturbed before it reads.
+            other.send("late")?;
+            assert_eq!(socket.read()?, Some(Message::from("one")));
+            assert_eq!((socket.read()?, socket.is_moving()), (None, false));
+            socket.hand_over(())
+        });
+        let said = [&[0x81, 5][..], b"asked", &[0x81, 4], b"late", &[0x88, 2, 3, 0xe9]].concat();
+        assert_eq!(sent.escape_ascii().to_string(), said.escape_ascii().to_string());
+        assert!(leaving.is_none());
+    }
+
+    /// What it knows holds: it gets no further message, so it can only leave.
+    #[test]
+    fn a_handler_that_was_asked_in_time_may_answer_late() {
+        let watch = PhaseWatch::new();
+        watch.set_continued(vec!["a".to_owned()]);
+        watch.set(Phase::HandedOver);
+        let (sent, leaving) = run_with(Some("a"), frame(0x81, "one"), &watch, |socket| {
+            assert_eq!((socket.read()?, socket.is_moving()), (None, true));
+            watch.end_leaving();
+            assert_eq!((socket.read()?, socket.is_moving()), (None, true));
+            socket.hand_over("state")
+        });
+        assert!(sent.is_empty());
+        assert_eq!(leaving.unwrap().unread, frame(0x81, "one"));
+    }
+
+    #[test]
+    fn a_close_under_way_ends_here_and_an_unread_one_moves() {
+        let watch = PhaseWatch::new();
+        watch.set_continued(vec!["a".to_owned()]);
+        let answer = frame(0x88, "\u{f}\u{20}");
+        let (sent, leaving) = run_with(Some("a"), answer, &watch, |socket| {
+            socket.close(4000, "x")?;
+            watch.set(Phase::HandedOver);
+            assert_eq!((socket.read()?, socket.is_moving()), (None, false));
+            socket.hand_over(())
+        });
+        assert_eq!((sent, leaving.is_none()), (vec![0x88, 3, 0x0f, 0xa0, b'x'], true));
+        let close = frame(0x88, "\u{3}\u{69}");
+        let came = [frame(0x81, "one"), close.clone()].concat();
+        let watch = PhaseWatch::new();
+        watch.set_continued(vec!["a".to_owned()]);
+        let (sent, leaving) = run_with(Some("a"), came, &watch, |socket| {
+            assert_eq!(socket.read()?, Some(Message::from("one")));
+            watch.set(Phase::HandedOver);
+            assert_eq!((socket.read()?, socket.is_moving()), (None, true));
+            socket.hand_over(())
+        });
+        assert_eq!((sent.len(), leaving.unwrap().unread), (0, close));
+    }
+
+    #[test]
+    fn a_state_that_is_too_long_ends_it_with_1001() {
+        let watch = PhaseWatch::new();
+        watch.set_continued(vec!["a".to_owned()]);
+        watch.set(Phase::HandedOver);
+        let (sent, leaving) = run_with(Some("a"), frame(0x88, "\u{3}\u{69}"), &watch, |socket| {
+            assert_eq!((socket.read()?, socket.is_moving()), (None, true));
+            let e = socket.hand_over(vec![0; (64 << 10) + 1]).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::InvalidInput);
+            Err(e)
+        });
+        assert_eq!((sent, leaving.is_none()), (vec![0x88, 2, 3, 0xe9], true));
+    }
+
+    /// A client that takes a few bytes at a time, and now and then none.
+    #[derive(Default)]
+    struct Slow(Mutex<(Vec<u8>, usize)>);
+
+    impl Duplex for Slow {
+        fn try_read(&self, _: &mut [u8]) -> io::Result<usize> {
+            Err(ErrorKind::WouldBlock.into())
+        }
+
+        fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+            let mut lock = lock(&self.0);
+            lock.1 += 1;
+            if lock.1 % 3 == 0 {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            let n = buf.len().min(lock.1 % 7 + 1);
+            lock.0.extend_from_slice(&buf[..n]);
+            Ok(n)
+        }
+
+        fn wait(&self, _: Wants, _: Option<Duration>) -> io::Result<bool> {
+            std::thread::yield_now();
+            Ok(true)
+        }
+
+        fn ring(&self) {}
+
+        fn expect_rings(&self) {}
+
+        fn at_drain(&self, _: Box<dyn FnOnce() + Send>) {}
+
+        fn shutdown_write(&self) {}
+    }
+
+    /// Of the text messages that these bytes are: each one's sender and number.
+    fn numbered(mut bytes: &[u8]) -> Vec<(u8, usize)> {
+        let mut all = Vec::new();
+        while let [0x81, len, rest @ ..] = bytes {
+            let (text, rest) = rest.split_at(usize::from(*len));
+            let (sender, number) = std::str::from_utf8(text).unwrap().split_once(' ').unwrap();
+            all.push((sender.parse().unwrap(), number.parse().unwrap()));
+            bytes = rest;
+        }
+        assert!(bytes.is_empty(), "half a frame is left: {bytes:?}");
+        all
+    }
+
+    /// Two threads wait for the socket, two do not, while it leaves.
+    #[test]
+    fn what_was_accepted_of_other_threads_is_sent_before_it_leaves() {
+        for _ in 0..50 {
+            let watch = PhaseWatch::new();
+            watch.set_continued(vec!["a".to_owned()]);
+            let conn_info = Arc::new(ConnInfo::new(None, watch.clone(), 1));
+            let exit = Exit { name: "a".into(), resume: resumed(|_, _| Ok(())) };
+            let (io, passage) = (Arc::new(Slow::default()), Passage::new(Some(exit), conn_info));
+            let parts = Parts { io: Arc::clone(&io) as _, early: Vec::new(), passage: passage.clone() };
+            let mut threads = Vec::new();
+            run(Upgraded::new(parts, Duration::ZERO), Terms::decode(""), |socket| {
+                let (has_sent, sent) = std::sync::mpsc::channel();
+                for of in 0..4_u8 {
+                    let (sender, has_sent) = (socket.sender(), has_sent.clone());
+                    let send_all = move || {
+                        let mut n = 0;
+                        loop {
+                            let message = format!("{of} {n}");
+                            let sent = if of < 2 { sender.send(message) } else { sender.try_send(message) };
+                            match sent {
+                                Ok(()) => n += 1,
+                                Err(e) if e.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
+                                Err(e) => {
+                                    assert_eq!(e.kind(), ErrorKind::BrokenPipe);
+                                    return n;
+                                }
+                            }
+                            let _ = has_sent.send(of);
+                        }
+                    };
+                    threads.push(std::thread::Builder::new().spawn(send_all).unwrap());
+                }
+                let mut waited_for = vec![0, 1, 2, 3];
+                while !waited_for.is_empty() {
+                    let of = sent.recv().unwrap();
+                    waited_for.retain(|one| *one != of);
+                }
+                watch.set(Phase::HandedOver);
+                assert_eq!((socket.read()?, socket.is_moving()), (None, true));
+                socket.hand_over(())
+            });
+            assert!(passage.take().is_some());
+            let accepted: Vec<usize> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+            let all = numbered(&lock(&io.0).0);
+            for (of, accepted) in (0..).zip(accepted) {
+                let numbers: Vec<usize> =
+                    all.iter().filter(|(sender, _)| *sender == of).map(|(_, number)| *number).collect();
+                assert_eq!(numbers, (0..accepted).collect::<Vec<_>>(), "thread {of}");
+            }
+        }
+    }
+
+    #[test]
     fn what_was_agreed_survives_the_way() {
         let options = WebSocketOptions::new().message_bytes(7).unsent_bytes(8).ping(Duration::from_millis(9));
         for (options, protocol) in [

@@ -11,6 +11,8 @@ mod hooked;
 mod json;
 mod lanes;
 #[cfg(feature = "websocket")]
+mod latecomer;
+#[cfg(feature = "websocket")]
 mod pages;
 mod parent;
 mod puppet;
@@ -34,6 +36,8 @@ const PROGRAMS: &[(&str, Main)] = &[
     ("greedy", greedy::main),
     ("hooked", hooked::main),
     ("lanes", lanes::main),
+    #[cfg(feature = "websocket")]
+    ("latecomer", latecomer::main),
     #[cfg(feature = "websocket")]
     ("pages", pages::main),
     ("parent", parent::main),

@@ -68,6 +68,8 @@ mod stop;
 mod stream_clients;
 #[cfg(feature = "websocket")]
 mod streams;
+#[cfg(all(feature = "tls", feature = "websocket"))]
+mod streams_faults;
 mod supervise;
 #[cfg(feature = "systemd")]
 mod systemd;

@@ -7,8 +7,10 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use testkit::handover::{Packet, Part, Understudy};
-use testkit::{Addr, DEADLINE, Exit, Pid, Proc, Signal, kitchen_sink};
+use testkit::{Addr, DEADLINE, Exit, Pid, Proc, Signal, kitchen_sink, until};
 
 use crate::TESTKIT;
 
@@ -101,9 +103,9 @@ impl Peer {
         assert_eq!(self.0.read(&mut [0]).unwrap(), 0);
     }
 
-    /// The next event of `/events/travel`: its id, and the pid of the process that has sent it.
+    /// The next event that comes as a chunk.
     #[track_caller]
-    fn event(&mut self) -> (u64, i32) {
+    fn chunked_event(&mut self) -> String {
         loop {
             let mut size = Vec::new();
             while !size.ends_with(b"\r\n") {
@@ -112,13 +114,35 @@ impl Peer {
             let size = usize::from_str_radix(std::str::from_utf8(&size).unwrap().trim(), 16).unwrap();
             assert!(size > 0, "the last chunk");
             let chunk = String::from_utf8(self.exactly(size + 2)).unwrap();
-            if chunk.starts_with(':') {
-                continue;
+            if !chunk.starts_with(':') {
+                return chunk;
             }
-            let field = |name: &str| chunk.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            return (field("id: ").parse().unwrap(), field("data: ").parse().unwrap());
         }
     }
+
+    /// The next event that comes without framing.
+    #[track_caller]
+    fn bare_event(&mut self) -> String {
+        let mut event = Vec::new();
+        while !event.ends_with(b"\n\n") {
+            event.extend(self.exactly(1));
+            if event.starts_with(b":") && event.ends_with(b"\n") {
+                event.clear();
+            }
+        }
+        String::from_utf8(event).unwrap()
+    }
+
+    /// The next event of `/events/travel`: its id, and the pid of the process that has sent it.
+    #[track_caller]
+    fn event(&mut self) -> (u64, i32) {
+        id_and_pid(&self.chunked_event())
+    }
+}
+
+fn id_and_pid(event: &str) -> (u64, i32) {
+    let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    (field("id: ").parse().unwrap(), field("data: ").parse().unwrap())
 }
 
 /// A frame as a client masks it; the first byte as given.
@@ -271,6 +295,82 @@ fn half_a_close_is_carried() {
     }
 }
 
+/// HTTP/1.0: nothing but the close frames the body.
+#[test]
+fn events_that_end_with_their_connection_move() {
+    let server = kitchen_sink!("--probation-ms", "0");
+    let mut events = Peer::ask(&server, "/events/travel?ms=1 HTTP/1.0\r\nHost: h");
+    let mut id = 0;
+    for _ in 0..3 {
+        let new = hand_over(&server);
+        loop {
+            let (next, pid) = id_and_pid(&events.bare_event());
+            id += 1;
+            assert_eq!(next, id);
+            if pid == new.as_raw() {
+                break;
+            }
+        }
+    }
+    server.signal_to(server.newest(), Signal::SIGTERM);
+    let mut rest = String::new();
+    events.0.read_to_string(&mut rest).unwrap();
+    assert!(rest.is_empty() || rest.ends_with("\n\n"), "{rest:?}");
+}
+
+/// Its code answers that it moves when two more generations have begun, by which then the channel of the first is read. With
+/// the longest state that there may be.
+#[test]
+fn a_stream_that_leaves_late_goes_to_the_newest_generation() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = folder.path().join("gate");
+    mkfifo(&gate, Mode::S_IRWXU).unwrap();
+    let server = Proc::start_as_said(TESTKIT, &["latecomer", gate.to_str().unwrap()]);
+    let first = server.pid();
+    let mut peer = Peer::open(&server, "/late");
+    assert_eq!(peer.answer("a"), format!("1 {first}"));
+    let second = server.handover();
+    server.wait_for("at the gate");
+    peer.send(&frame(TEXT, "b")[..3]);
+    let third = server.handover();
+    assert!(matches!(server.wait_exit(second), Exit::Status(0) | Exit::Untold));
+    peer.send(&frame(TEXT, "b")[3..]);
+    fs::write(&gate, "").unwrap();
+    assert_eq!(peer.text(), format!("2 {third}"));
+    assert_eq!(server.wait_exit(first), Exit::Status(0));
+    // From there it moves as any other.
+    let fourth = hand_over(&server);
+    assert_eq!(peer.answer("c"), format!("3 {fourth}"));
+}
+
+/// All that the hub of a process has sent before the stream leaves is there before what the next one's hub sends.
+#[test]
+fn a_stream_that_follows_a_hub_moves() {
+    let server = Proc::start_as_said(TESTKIT, &["latecomer", "/dev/null"]);
+    let mut events = Peer::ask(&server, "/news HTTP/1.1\r\nHost: h");
+    let mut odd = Peer::open(&server, "/odd");
+    assert_eq!(odd.answer("a"), format!("1 {}", server.pid()));
+    let mut n = 0;
+    for _ in 0..3 {
+        until("it listens", || server.get("/members").ok().text() == "1");
+        let said = 10;
+        for value in n..n + said {
+            assert_eq!(server.get(&format!("/say/{value}")).ok().text(), "1");
+        }
+        let old = server.newest();
+        server.handover();
+        if n == 0 {
+            // Its name is that of event streams.
+            odd.expect_going_away();
+        }
+        assert!(matches!(server.wait_exit(old), Exit::Status(0) | Exit::Untold));
+        for value in n..n + said {
+            assert_eq!(events.chunked_event(), format!("data: {value}\n\n\r\n"));
+        }
+        n += said;
+    }
+}
+
 #[test]
 fn a_stream_without_a_name_ends_as_before() {
     let server = kitchen_sink!("--probation-ms", "0");
@@ -386,6 +486,48 @@ fn what_is_on_its_way_to_a_dead_successor_is_continued_here() {
     assert_eq!(watched.server.wait_exit(watched.server.pid()), Exit::Status(0));
 }
 
+/// Nobody else continues what a process has acknowledged.
+#[test]
+fn what_a_successor_has_acknowledged_ends_with_it() {
+    let watched = Watched::start();
+    let mut echo = Peer::open(&watched.server, "/ws");
+    assert_eq!(echo.answer("a"), "a");
+    let part = watched.until_commit(RESUMES, CREDIT);
+    let stream = packet(&part);
+    let ack = format!("ACK batch={} credit=0 streams=1\n", batch(&stream));
+    part.ends.connections.send(ack.as_bytes(), &[]);
+    drop((stream, part));
+    assert_eq!(watched.server.wait_exit(watched.server.pid()), Exit::Status(0));
+    assert!(!echo.0.read(&mut [0]).is_ok_and(|n| n > 0), "something after its end");
+}
+
+#[test]
+fn a_refusal_that_comes_late_gives_nothing_back() {
+    let watched = Watched::start();
+    let mut echo = Peer::open(&watched.server, "/ws");
+    assert_eq!(echo.answer("a"), "a");
+    let part = watched.until_commit(RESUMES, CREDIT);
+    let mut stream = packet(&part);
+    let batch = batch(&stream);
+    for receipt in
+        ["ACK batch=B credit=0", "NAK batch=B never=0", "NAK batch=B never=1", "ACK batch=B credit=9"]
+    {
+        let receipt = format!("{} streams=1\n", receipt.replace('B', &batch));
+        part.ends.connections.send(receipt.as_bytes(), &[]);
+    }
+    assert_eq!(watched.server.wait_exit(watched.server.pid()), Exit::Status(0));
+    // It is alive, and ours alone.
+    let message = frame(TEXT, "b");
+    echo.send(&message);
+    let ours = TcpStream::from(stream.fds.remove(0));
+    ours.set_nonblocking(false).unwrap();
+    ours.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut ours = Peer(ours);
+    assert_eq!(ours.exactly(message.len()), message);
+    ours.send([TEXT, 1, b'c']);
+    assert_eq!(echo.text(), "c");
+}
+
 /// 4a81a84 says neither; a later generation of that version may get the channel of one that has said the first.
 #[test]
 fn a_version_without_streams_gets_none() {
@@ -435,8 +577,12 @@ fn a_killed_process_takes_only_its_own_streams_along() {
     }
     let new = server.hup();
     server.wait_for(&format!("to child {new}: COMMIT"));
+    // At least one has moved.
+    until("it has moved", || peers[0].answer("pid") == new.to_string());
     server.signal_to(new, Signal::SIGKILL);
     server.wait_exit(new);
+    let moved = peers.remove(0);
+    assert!(!(&moved.0).read(&mut [0]).is_ok_and(|n| n > 0), "it ends with its process");
     for peer in &mut peers {
         let mut rest = Vec::new();
         // A reset is an end too.

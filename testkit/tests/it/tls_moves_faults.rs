@@ -279,6 +279,37 @@ fn refused_connections_continue_on_records_and_leave_again() {
     }
 }
 
+/// Of two connections of a listener, the successor can't read the session of one.
+#[test]
+fn an_unfit_session_keeps_no_other_connection() {
+    let watched = Watched::start();
+    let mut clients = crowd(&watched.secured, 2);
+    let old = watched.secured.server.pid();
+    let part = until_commit(&watched);
+    let mut unfit = None;
+    let arrived = loop {
+        let (packet, batch) = tls_packet(&part);
+        if packet.fds.len() == 1 && unfit.is_some() {
+            part.ends.connections.send(format!("ACK batch={batch} credit=0 tls=1\n").as_bytes(), &[]);
+            break packet;
+        }
+        part.ends.connections.send(format!("NAK batch={batch} never=1 unfit=1 tls=1\n").as_bytes(), &[]);
+        if packet.fds.len() == 1 {
+            unfit = Some(packet);
+        }
+    };
+    let has = |packet: &Packet, client: &Secure| {
+        let peer = format!(" peer={} ", client.socket.local_addr().unwrap());
+        packet.bytes.windows(peer.len()).any(|run| run == peer.as_bytes())
+    };
+    let unfit = unfit.unwrap();
+    let at = clients.iter().position(|client| has(&unfit, client)).unwrap();
+    assert!(!has(&arrived, &clients[at]), "the other one comes");
+    is_told(&mut clients[at], old);
+    watched.secured.server.wait_for("a TLS connection can't move to the successor: unfit");
+    assert_eq!(watched.secured.server.wait_exit(old), Exit::Status(0));
+}
+
 /// At each step of what it does with a packet: what it has not acknowledged is served here, and the rest is lost with it.
 #[test]
 fn a_successor_that_dies_has_what_it_has_acknowledged() {
