@@ -6,11 +6,12 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use testkit::handover::{Packet, Part, Understudy};
-use testkit::{Addr, DEADLINE, Exit, Pid, Proc, Signal, kitchen_sink, until};
+use testkit::{Addr, DEADLINE, Exit, Pid, Proc, Signal, beside, kitchen_sink, until};
 
 use crate::TESTKIT;
 
@@ -369,6 +370,37 @@ fn a_stream_that_follows_a_hub_moves() {
         }
         n += said;
     }
+}
+
+/// The server waits in `send` when the handover comes.
+#[test]
+fn a_client_that_does_not_read_meanwhile_misses_nothing() {
+    let server = kitchen_sink!("--probation-ms", "0");
+    let mut peer = Peer::open(&server, "/ws");
+    peer.0.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    let message = |n: usize| format!("{n:60000}");
+    // Until no side takes more.
+    let (mut sent, mut rest) = (0, Vec::new());
+    while rest.is_empty() {
+        rest = frame(TEXT, message(sent));
+        sent += 1;
+        while !rest.is_empty() {
+            match peer.0.write(&rest) {
+                Ok(n) => drop(rest.drain(..n)),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) => panic!("{e}"),
+            }
+        }
+    }
+    let new = server.handover();
+    let mut sends = peer.0.try_clone().unwrap();
+    sends.set_write_timeout(Some(DEADLINE)).unwrap();
+    beside("the rest", move || sends.write_all(&rest).unwrap());
+    for n in 0..sent {
+        assert!(peer.text() == message(n), "{n} of {sent}");
+    }
+    peer.served_by(new);
 }
 
 #[test]
