@@ -61,18 +61,25 @@ pub(crate) struct Connection<P> {
     /// Requests so far.
     pub(crate) served: u64,
     pub(crate) activity: Activity,
-    /// The client may have closed its side after the bytes that are unread; the poller does not report that again.
-    pub(crate) may_have_ended: bool,
     /// A successor can't continue it.
     pub(crate) is_unfit: bool,
-    /// What its pool's epoll reports of it.
+    pub(crate) poll: PollState,
+}
+
+/// What its pool's epoll has to do with a connection.
+#[derive(Debug, Default)]
+pub(crate) struct PollState {
+    /// What it reports.
     pub(crate) interest: Interest,
+    /// It has reported that the client may have closed its side, after the bytes that are unread, and does not report it again.
+    pub(crate) may_have_ended: bool,
 }
 
 /// The events for which a connection is registered with its pool's epoll. It is registered when it is first parked: most
 /// connections that end after one request never are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Interest {
+    #[default]
     None,
     Read,
     ReadWrite,
@@ -165,9 +172,8 @@ impl<P> Connection<P> {
             guard: None,
             served: 0,
             activity: Activity::Receiving,
-            may_have_ended: false,
             is_unfit: false,
-            interest: Interest::None,
+            poll: PollState::default(),
         }
     }
 

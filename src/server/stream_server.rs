@@ -323,7 +323,7 @@ impl Dispatch {
             return Some((inner, cause));
         }
         // The bytes are for the successor, unless the client closed.
-        if !inner.may_have_ended && self.parking.outbox.takes_now(&inner) {
+        if !inner.poll.may_have_ended && self.parking.outbox.takes_now(&inner) {
             self.parking.send_to_successor(inner);
             return None;
         }

@@ -161,7 +161,7 @@ impl Rehearsal {
                 self.ended = true;
                 return;
             }
-            ready.connection.may_have_ended |= client_ended;
+            ready.connection.poll.may_have_ended |= client_ended;
             let before = self.said.len();
             serve(ready, taken, &mut self.worker, &self.common, &self.queue);
             self.hear();

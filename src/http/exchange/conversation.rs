@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn where_closes_are_spread_each_is_woken_at_its_turn_and_all_at_the_end() {
+    fn spread_closes_wake_each_at_its_turn_and_all_at_the_end() {
         let (watch, events) = (PhaseWatch::new(), Arc::new(DrainEvents::new().unwrap()));
         watch.spread_closes(2 * LONG, Duration::ZERO);
         let drain = Drain::of(watch.clone());

@@ -26,7 +26,7 @@ impl Exchange<'_> {
             return ControlFlow::Break(Disposition::Close(CloseReason::HandshakeTimeout));
         }
         let mut shaken = self.client.stream.shake_hands();
-        if self.client.may_have_ended && matches!(shaken, Ok(Handshake::Reads)) {
+        if self.client.poll.may_have_ended && matches!(shaken, Ok(Handshake::Reads)) {
             // An end that was announced with the bytes is not announced again.
             shaken = self.client.stream.shake_hands();
         }

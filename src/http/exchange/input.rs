@@ -55,7 +55,7 @@ impl Exchange<'_> {
             Ok(filled) => {
                 if let Filled::Bytes { drained } = filled {
                     // An end that was announced with the bytes is not announced again.
-                    self.drained = drained && !self.client.may_have_ended;
+                    self.drained = drained && !self.client.poll.may_have_ended;
                 }
                 ControlFlow::Continue(filled)
             }

@@ -55,7 +55,7 @@ impl Exchange<'_> {
         if cause == Cause::Expired || until.is_some_and(|until| until <= Instant::now()) {
             return self.refuse_proxy_header("a PROXY header that took too long");
         }
-        if self.client.may_have_ended && self.client.conn_info.is_client_gone() {
+        if self.client.poll.may_have_ended && self.client.conn_info.is_client_gone() {
             return ControlFlow::Break(Disposition::Close(CloseReason::ClientCut));
         }
         self.client.progress.stage = ExchangeStage::Head { scan: Scan::default(), since };

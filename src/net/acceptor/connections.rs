@@ -173,7 +173,8 @@ impl<P: Portable> Connections<P> {
         let outbox = &self.parking.outbox;
         if connection.lingering().is_some() {
             self.linger(connection);
-        } else if !connection.may_have_ended && outbox.takes_now(&connection) && is_portable(&connection) {
+        } else if !connection.poll.may_have_ended && outbox.takes_now(&connection) && is_portable(&connection)
+        {
             outbox.push(connection);
         } else {
             self.queue(connection);

@@ -170,7 +170,7 @@ impl<P> Parking<P> {
     pub(super) fn take_ready(&self, event: &EpollEvent) -> Option<Box<Connection<P>>> {
         let mut connection = self.slots.take(SlotId::from_bits(event.data()))?;
         let closed = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
-        connection.may_have_ended = event.events().intersects(closed);
+        connection.poll.may_have_ended = event.events().intersects(closed);
         Some(connection)
     }
 
@@ -204,7 +204,7 @@ impl<P> Parking<P> {
         };
         self.slots.park(connection.slot, connection, deadline).map_err(|mut back| {
             // The event may have reported its end, which is not reported again.
-            back.may_have_ended = true;
+            back.poll.may_have_ended = true;
             back
         })
     }
@@ -273,23 +273,23 @@ impl<P> Parking<P> {
     }
 
     fn register(&self, connection: &mut Connection<P>, interest: Interest) -> io::Result<()> {
-        if connection.interest >= interest {
+        if connection.poll.interest >= interest {
             return Ok(());
         }
         let epoll = self.poller_of(connection.handler_index);
         let mut event = EpollEvent::new(edge(interest), connection.slot.to_bits());
-        match connection.interest {
+        match connection.poll.interest {
             Interest::None => epoll.add(&connection.stream, event)?,
             _ => epoll.modify(&connection.stream, &mut event)?,
         }
-        connection.interest = interest;
+        connection.poll.interest = interest;
         Ok(())
     }
 
     pub(crate) fn unregister(&self, connection: &mut Connection<P>) {
-        if connection.interest > Interest::None {
+        if connection.poll.interest > Interest::None {
             let _ = self.poller_of(connection.handler_index).delete(&connection.stream);
-            connection.interest = Interest::None;
+            connection.poll.interest = Interest::None;
         }
     }
 
@@ -369,15 +369,15 @@ mod tests {
         let (ours, mut client) = UnixStream::pair().unwrap();
         let parking = parking();
         let new = connection(&parking, Stream::Unix(Arc::new(ours)));
-        assert_eq!(new.interest, Interest::None);
+        assert_eq!(new.poll.interest, Interest::None);
         // Bytes that came before are not missed.
         client.write_all(b"1").unwrap();
         assert!(ready(&parking).is_none());
         rest(&parking, new).unwrap();
         let mut one = ready(&parking).unwrap();
-        assert_eq!(one.interest, Interest::Read);
+        assert_eq!(one.poll.interest, Interest::Read);
         parking.poll_write(&mut one).unwrap();
-        assert_eq!(one.interest, Interest::ReadWrite);
+        assert_eq!(one.poll.interest, Interest::ReadWrite);
         // The event that it is writable comes before it is parked.
         assert!(ready(&parking).is_none());
         let mut one = rest(&parking, one).unwrap_err();

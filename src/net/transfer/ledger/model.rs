@@ -123,16 +123,10 @@ struct Process {
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct World {
-    special: Option<Special>,
+    /// What may still happen.
+    left: Bounds,
     processes: Vec<Process>,
     channels: Vec<Channel>,
-    kills: u8,
-    refusals: u8,
-    handovers: u8,
-    /// How many channels may still become unreadable.
-    failures: u8,
-    /// How many records may still be encrypted for the TLS connection, or how many bytes of the stream's client were not read.
-    left: u8,
     bytes: u8,
     /// How many records were encrypted, or frames were sent.
     written: u8,
@@ -182,7 +176,7 @@ fn process(version: Version, owns: BTreeMap<Connection, Held>) -> Process {
 }
 
 /// What may happen, and how often.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Bounds {
     connections: Connection,
     /// What one of them is.
@@ -190,8 +184,9 @@ struct Bounds {
     handovers: u8,
     kills: u8,
     refusals: u8,
+    /// Channels that become unreadable.
     failures: u8,
-    /// Records, or bytes of a stream's client.
+    /// Records encrypted for the TLS connection, or bytes of the stream's client that are read.
     records: u8,
 }
 
@@ -215,21 +210,15 @@ fn versions(special: Option<Special>) -> &'static [Version] {
 impl World {
     /// The first generation has all connections, and hands over.
     fn new(bounds: Bounds, successor: Version) -> World {
-        let Bounds { connections, special, handovers, kills, refusals, failures, records } = bounds;
-        let all = (0..connections).map(|connection| (connection, Held::default())).collect();
+        let all = (0..bounds.connections).map(|connection| (connection, Held::default())).collect();
         let mut world = World {
             processes: vec![process(Version::New, all)],
-            special,
+            left: bounds,
             channels: Vec::new(),
-            kills,
-            refusals,
-            handovers,
-            failures,
-            left: records,
-            bytes: records,
+            bytes: bounds.records,
             written: 0,
             is_calm: true,
-            owner: vec![0; usize::from(connections)],
+            owner: vec![0; usize::from(bounds.connections)],
             lost: BTreeSet::new(),
         };
         world.hand_over(0, successor);
@@ -241,7 +230,7 @@ impl World {
     }
 
     fn is_special(&self, connection: Connection) -> bool {
-        self.special.is_some() && connection == SPECIAL
+        self.left.special.is_some() && connection == SPECIAL
     }
 
     /// COMMIT: a new process has the other end of a new channel.
@@ -291,7 +280,7 @@ impl World {
 
     /// Whether it is a packet that this process does not know.
     fn is_unknown(&self, packet: &Packet, process: &Process) -> bool {
-        self.special.is_some() && packet.has(SPECIAL) && process.version == Version::Old
+        self.left.special.is_some() && packet.has(SPECIAL) && process.version == Version::Old
     }
 
     /// Whether it has a stream whose name this process does not know.
@@ -301,7 +290,7 @@ impl World {
 
     /// Whether the special connection may be sent.
     fn may_send_special(&self, process: &Process, sender: &SenderLedger<Cargo>) -> bool {
-        match self.special {
+        match self.left.special {
             None => false,
             Some(Special::Tls) => sender.tls() == TlsTaken::Yes,
             Some(Special::Stream) => sender.streams() == Some(true) && process.resumes && !process.stays,
@@ -327,7 +316,7 @@ impl World {
                         own.push(Step::Send(p, is_special));
                     }
                 }
-                if self.failures > 0 {
+                if self.left.failures > 0 {
                     from_outside.push(Step::Fail(p));
                 }
                 if !process.to_pass.is_empty() {
@@ -347,7 +336,7 @@ impl World {
                 }
                 Some(_) => {
                     own.push(Step::Accept(p));
-                    if self.refusals > 0 {
+                    if self.left.refusals > 0 {
                         from_outside.push(Step::Refuse(p));
                     }
                 }
@@ -364,15 +353,15 @@ impl World {
                     }
                 }
             }
-            if self.handovers > 0 && process.to_successor.is_none() && process.in_hand.is_none() {
+            if self.left.handovers > 0 && process.to_successor.is_none() && process.in_hand.is_none() {
                 let to = |version: &Version| Step::HandOver(p, *version);
-                from_outside.extend(versions(self.special).iter().map(to));
+                from_outside.extend(versions(self.left.special).iter().map(to));
             }
-            match (self.special, process.owns.get(&SPECIAL)) {
-                (Some(Special::Tls), Some(_)) if self.left > 0 => from_outside.push(Step::Encrypt(p)),
+            match (self.left.special, process.owns.get(&SPECIAL)) {
+                (Some(Special::Tls), Some(_)) if self.left.records > 0 => from_outside.push(Step::Encrypt(p)),
                 (Some(Special::Stream), Some(held)) => {
                     // A thread that knows that its stream moves reads nothing: these come in any order with the others.
-                    if self.left > 0 {
+                    if self.left.records > 0 {
                         from_outside.push(Step::Read(p));
                     }
                     if held.carried > 0 {
@@ -381,7 +370,7 @@ impl World {
                 }
                 _ => {}
             }
-            if self.kills > 0 {
+            if self.left.kills > 0 {
                 from_outside.push(Step::Kill(p));
             }
         }
@@ -393,11 +382,11 @@ impl World {
         match *step {
             Step::Send(p, is_special) => world.send(p, is_special),
             Step::Encrypt(p) => {
-                world.left -= 1;
+                world.left.records -= 1;
                 world.write(p);
             }
             Step::Read(p) => {
-                world.left -= 1;
+                world.left.records -= 1;
                 world.processes[p].owns.get_mut(&SPECIAL).unwrap().carried += 1;
             }
             Step::Answer(p) => {
@@ -451,15 +440,15 @@ impl World {
             }
             Step::Forget(p, id) => drop(world.processes[p].predecessors.remove(&id)),
             Step::HandOver(p, version) => {
-                world.handovers -= 1;
+                world.left.handovers -= 1;
                 world.hand_over(p, version);
             }
             Step::Fail(p) => {
-                (world.failures, world.is_calm) = (world.failures - 1, false);
+                (world.left.failures, world.is_calm) = (world.left.failures - 1, false);
                 world.fail(p);
             }
             Step::Kill(p) => {
-                (world.kills, world.is_calm) = (world.kills - 1, false);
+                (world.left.kills, world.is_calm) = (world.left.kills - 1, false);
                 world.kill(p);
             }
         }
@@ -477,7 +466,7 @@ impl World {
     fn send(&mut self, p: usize, is_special: bool) {
         let process = &mut self.processes[p];
         let (id, sender) = process.to_successor.as_mut().unwrap();
-        let special = self.special;
+        let special = self.left.special;
         let kind = |connection: &Connection| (special.is_some() && *connection == SPECIAL) == is_special;
         let of_kind = process.owns.iter().filter(|(connection, _)| kind(connection));
         let some: Vec<(Connection, Held)> =
@@ -525,7 +514,7 @@ impl World {
         if is_unknown {
             self.channels[id].is_overgranted = true;
         } else if !is_nameless {
-            (self.refusals, self.is_calm) = (self.refusals - 1, false);
+            (self.left.refusals, self.is_calm) = (self.left.refusals - 1, false);
         }
         let process = &mut self.processes[p];
         process.in_hand = None;
@@ -594,12 +583,18 @@ impl World {
             assert!(owners <= 1, "two processes may read connection {connection}");
         }
         for process in self.processes.iter().filter(|p| p.alive) {
-            let Some(held) = process.owns.get(&SPECIAL).filter(|_| self.special.is_some()) else { continue };
+            let Some(held) = process.owns.get(&SPECIAL).filter(|_| self.left.special.is_some()) else {
+                continue;
+            };
             assert!(process.version != Version::Old, "a process has what it does not know");
             assert_eq!(held.next, self.written, "its next number");
-            if self.special == Some(Special::Stream) {
+            if self.left.special == Some(Special::Stream) {
                 assert!(process.version == Version::New, "a process has a stream that it can't continue");
-                assert_eq!(held.next + held.carried + self.left, self.bytes, "what the client has sent");
+                assert_eq!(
+                    held.next + held.carried + self.left.records,
+                    self.bytes,
+                    "what the client has sent"
+                );
             }
         }
         (0..self.channels.len()).for_each(|id| self.check_credit(id));
