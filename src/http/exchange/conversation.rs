@@ -1,8 +1,9 @@
 //! A connection that speaks another protocol, on a thread of its own: how the thread waits, and what wakes it.
 //!
 //! **A drain wakes all threads by two eventfds**, which all connections share and which exist while there is one. They are
-//! written once and never reset, and a thread polls one only until it has seen what the event reports. So no wake is lost, and
-//! none is repeated.
+//! written once and never reset, and a thread polls one only until the drain that it reports is there. The first wait after that
+//! returns at once, because the drain may have come after the thread looked and before it waited. So no wake is lost, and a drain
+//! ends two waits at most.
 //!
 //! **A WebSocket with a sender has one eventfd more, of its own.** The first sender makes it. That needs no lock against the thread
 //! that waits: a sender is made by that thread, between two waits, or is the clone of another one. If no descriptor is
@@ -12,6 +13,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,8 @@ pub(super) struct Conversation {
     /// When this connection is to end.
     pub(super) drain: Drain,
     pub(super) waker: Arc<Waker>,
+    /// A wait has ended since this connection is to end.
+    pub(super) has_reported: AtomicBool,
 }
 
 /// What wakes the threads of all connections in a drain.
@@ -141,6 +145,10 @@ impl Duplex for Conversation {
         if !wants.ring {
             return wait_for(&mut [stream], timeout);
         }
+        // One thread at a time waits for rings.
+        if self.drain.is_draining() && !self.has_reported.swap(true, Ordering::Relaxed) {
+            return Ok(true);
+        }
         let now = Instant::now();
         let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
         let (event, turn) = self.waker.events.next(&self.drain).unzip();
@@ -194,7 +202,7 @@ impl fmt::Debug for DrainEvents {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
     use std::thread::{Builder, JoinHandle};
 
     use super::*;
@@ -210,7 +218,7 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         let waker = Arc::new(Waker::new(Arc::clone(events), Budget::new(descriptors)));
         let stream = Stream::new(ours.into(), true);
-        (Arc::new(Conversation { stream, drain, waker }), theirs)
+        (Arc::new(Conversation { stream, drain, waker, has_reported: AtomicBool::new(false) }), theirs)
     }
 
     /// A thread that waits until `is_done`, however often it is woken. Returns how often it was.
@@ -247,12 +255,24 @@ mod tests {
             for thread in threads {
                 assert!(thread.join().unwrap() <= 1);
             }
-            // It may have been the last thing that its thread waited for: now only the client counts.
             let (io, client) = &pairs[0];
+            // Unless its thread has noticed the drain without a wait.
+            io.wait(RING, Some(Duration::ZERO)).unwrap();
+            // Now only the client counts.
             assert!(!io.wait(RING, Some(Duration::ZERO)).unwrap());
             io::Write::write_all(&mut &*client, b"x").unwrap();
             assert!(io.wait(RING, Some(LONG)).unwrap());
         }
+    }
+
+    #[test]
+    fn a_drain_between_a_look_and_a_wait_is_noticed() {
+        let (watch, events) = (PhaseWatch::new(), Arc::new(DrainEvents::new().unwrap()));
+        let (io, _client) = pair(Drain::of(watch.clone()), &events, 0);
+        watch.set(Phase::HandedOver);
+        events.begin();
+        assert!(io.wait(RING, Some(Duration::ZERO)).unwrap());
+        assert!(!io.wait(RING, Some(Duration::ZERO)).unwrap(), "once");
     }
 
     #[test]

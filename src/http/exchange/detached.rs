@@ -405,7 +405,8 @@ fn upgrade(
 ) -> TaskResult {
     let Some(waker) = waker else { return Ok(Err(ErrorKind::Unsupported.into())) };
     let drain = client.conn_info.drain.clone();
-    let io = Arc::new(Conversation { stream: client.stream.clone(), drain, waker: Arc::clone(waker) });
+    let stream = client.stream.clone();
+    let io = Arc::new(Conversation { stream, drain, waker: Arc::clone(waker), has_reported: false.into() });
     let early = std::mem::take(&mut client.buffered);
     let parts = Parts { io, early, passage: passage.clone() };
     catch_unwind(AssertUnwindSafe(|| speak(Upgraded::new(parts, stall)))).map(Ok)
