@@ -14,6 +14,7 @@ pub(crate) mod files;
 mod forwarded;
 pub(crate) mod handler;
 #[cfg(not(all(
+    feature = "admin",
     feature = "json",
     feature = "form",
     feature = "multipart",
