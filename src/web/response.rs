@@ -322,10 +322,18 @@ impl IntoResponse for Infallible {
     }
 }
 
+/// Whether the error means that no descriptor is left for now. Then it is logged.
+pub(crate) fn is_busy(e: &(dyn Error + 'static)) -> bool {
+    let is_busy = e.downcast_ref::<io::Error>().is_some_and(lacks_descriptor);
+    if is_busy {
+        warn!("503: {e}"; reason:% = Escaped(e));
+    }
+    is_busy
+}
+
 /// An error is a 500, unless it carries another status or means that a resource is exhausted.
 fn of_error(e: &(dyn Error + 'static)) -> Response {
-    if e.downcast_ref::<io::Error>().is_some_and(lacks_descriptor) {
-        warn!("503: {e}"; reason:% = Escaped(e));
+    if is_busy(e) {
         return busy();
     }
     if let Some(input) = InputError::within(e) {
@@ -367,8 +375,7 @@ impl IntoResponse for Box<dyn Error> {
 /// Any error, for a handler in which `?` meets errors of several types: everything that converts to a boxed error converts
 /// to this, also errors of crates such as anyhow and eyre, which are no [`std::error::Error`] themselves. As a response it
 /// is a 500, and the error is only logged, with its sources; an [`InputError`], and an error of the request's body, keep
-/// their status. By `?` it becomes an [`io::Error`] where that is returned, as by the code of a stream, and a
-/// `Problem` (feature `json`).
+/// their status. `?` converts it to an [`io::Error`], which the code of a stream returns, and to a `Problem` (feature `json`).
 ///
 /// ```
 /// use heirloom::prelude::*;

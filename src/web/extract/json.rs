@@ -5,16 +5,17 @@ use std::error::Error;
 use std::fmt::Display;
 use std::io;
 
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
+use crate::base::error::Chain;
 use crate::base::log::error;
 use crate::web::body::BodyError;
 use crate::web::extract::{InputError, expect};
-use crate::web::response::{AnyError, IntoResponse, log_failure, plain};
+use crate::web::response::{AnyError, IntoResponse, ResponseExt, is_busy, log_failure, plain};
 use crate::{Body, Response};
 
 /// Reads a body whose `Content-Type` is JSON.
@@ -84,8 +85,8 @@ fn respond(kind: HeaderValue, value: &impl Serialize) -> Response {
 /// An error for clients that are programs: `application/problem+json` (RFC 9457).
 ///
 /// As the error of a handler's `Result` it converts other errors by `?`. The text of an [`InputError`] is sent to the
-/// client; an `io::Error` and similar ones become a bare 500, and are logged. For any other error there is
-/// [`Problem::internal`].
+/// client; an `io::Error`, an [`AnyError`] and similar ones become a bare 500, and are logged with their sources. One which says
+/// that the process has no descriptor left is a 503 with `Retry-After`. For any other error there is [`Problem::internal`].
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -123,6 +124,8 @@ fn respond(kind: HeaderValue, value: &impl Serialize) -> Response {
 pub struct Problem {
     status: StatusCode,
     members: Map<String, Value>,
+    /// A resource is exhausted for now: the response has `Retry-After`.
+    is_temporary: bool,
 }
 
 /// Names that RFC 9457 gives a meaning.
@@ -131,7 +134,7 @@ const STANDARD: [&str; 5] = ["type", "title", "status", "detail", "instance"];
 impl Problem {
     /// A problem with this status, whose title is the status's reason.
     pub fn new(status: StatusCode) -> Problem {
-        Problem { status, members: Map::new() }
+        Problem { status, members: Map::new(), is_temporary: false }
     }
 
     /// A 500 without details for the client. The error is logged.
@@ -194,7 +197,7 @@ struct Members<'a>(&'a Problem);
 
 impl Serialize for Members<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let Problem { status, members } = self.0;
+        let Problem { status, members, .. } = self.0;
         let mut object = to.serialize_map(None)?;
         for name in STANDARD {
             match members.get(name) {
@@ -217,6 +220,9 @@ impl IntoResponse for Problem {
         let kind = HeaderValue::from_static("application/problem+json");
         let mut response = respond(kind, &Members(&self));
         *response.status_mut() = self.status;
+        if self.is_temporary {
+            response = response.with_header(RETRY_AFTER, 1);
+        }
         response
     }
 }
@@ -230,12 +236,15 @@ impl From<StatusCode> for Problem {
 impl Problem {
     /// For an error that may be or hold one with a status of its own.
     fn of(e: &(dyn Error + 'static)) -> Problem {
+        if is_busy(e) {
+            return Problem { is_temporary: true, ..Problem::new(StatusCode::SERVICE_UNAVAILABLE) };
+        }
         if let Some(input) = InputError::within(e) {
             return Problem::of_input(input);
         }
         match BodyError::status_of(e) {
             Some(status) => Problem::new(status).detail(e.to_string()),
-            None => Problem::internal(e),
+            None => Problem::internal(Chain(e)),
         }
     }
 
@@ -284,5 +293,71 @@ impl From<AnyError> for Problem {
 impl From<Box<dyn Error + Send + Sync>> for Problem {
     fn from(e: Box<dyn Error + Send + Sync>) -> Problem {
         Problem::of(&*e)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use super::*;
+    use crate::web::handler::deadline::{Deadline, begin_call, end_call};
+
+    #[derive(Debug)]
+    struct Outer(io::Error);
+
+    impl Display for Outer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("can't load the user")
+        }
+    }
+
+    impl Error for Outer {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    fn outer() -> Outer {
+        Outer(io::Error::other("the disk is full"))
+    }
+
+    /// What is logged of an error, and what the client gets.
+    fn outcome(problem: impl FnOnce() -> Problem) -> (Option<String>, Response) {
+        // Past the deadline of a call the log's text is noted for another line.
+        begin_call(&Deadline::after(std::time::Duration::ZERO).unwrap());
+        let problem = problem();
+        (end_call(), problem.into_response())
+    }
+
+    #[test]
+    fn an_error_of_any_type_is_logged_with_its_sources() {
+        let boxed = || Box::<dyn Error + Send + Sync>::from(outer());
+        for (logged, mut response) in [
+            outcome(|| AnyError::from(outer()).into()),
+            outcome(|| boxed().into()),
+            outcome(|| io::Error::other(outer()).into()),
+        ] {
+            assert_eq!(logged.as_deref(), Some("can't load the user: the disk is full"));
+            assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            assert!(response.headers().get(RETRY_AFTER).is_none());
+            let text = response.body_mut().read_text().unwrap();
+            assert_eq!(text, r#"{"title":"Internal Server Error","status":500}"#);
+        }
+    }
+
+    #[test]
+    fn without_a_descriptor_the_client_is_to_retry() {
+        for number in [libc::EMFILE, libc::ENFILE] {
+            let error = || io::Error::from_raw_os_error(number);
+            for (logged, mut response) in
+                [outcome(|| AnyError::from(error()).into()), outcome(|| error().into())]
+            {
+                assert_eq!((logged, response.status()), (None, StatusCode::SERVICE_UNAVAILABLE));
+                assert_eq!(response.headers()[RETRY_AFTER], "1");
+                let text = response.body_mut().read_text().unwrap();
+                assert_eq!(text, r#"{"title":"Service Unavailable","status":503}"#);
+            }
+        }
     }
 }
