@@ -174,7 +174,7 @@ pub trait RequestExt: sealed::Sealed {
     /// `Host`. Behind a trusted proxy, what that says instead. A client may send any host.
     fn host(&self) -> Option<Cow<'_, str>>;
 
-    /// The token of `Authorization: Bearer TOKEN` (RFC 6750 §2.1), by which programs say which user they are. None if there is
+    /// The token of `Authorization: Bearer TOKEN` (RFC 6750 §2.1), with which API clients authenticate. None if there is
     /// no such field, or more than one, if it has another scheme, or something that is not a token.
     ///
     /// ```
@@ -186,11 +186,13 @@ pub trait RequestExt: sealed::Sealed {
     /// /// A guard: it decides before the body is received.
     /// fn members_only(req: &mut Request) -> Result<(), EarlyResponse> {
     ///     let token = req.bearer_token().ok_or(REFUSAL)?;
-    ///     if same_secret(token, "a secret") { Ok(()) } else { Err(REFUSAL.into()) }
+    ///     if same_secret(token, "a-secret") { Ok(()) } else { Err(REFUSAL.into()) }
     /// }
     /// let router = Router::new().post("/notes", |_| StatusCode::CREATED).guard(members_only);
-    /// let response = router.call(http::Request::post("/notes").body(Body::empty()).unwrap());
-    /// assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    /// let request = || http::Request::post("/notes");
+    /// let status = |request: http::request::Builder| router.call(request.body(Body::empty()).unwrap()).status();
+    /// assert_eq!(status(request()), StatusCode::UNAUTHORIZED);
+    /// assert_eq!(status(request().header("authorization", "Bearer a-secret")), StatusCode::CREATED);
     /// ```
     fn bearer_token(&self) -> Option<&str>;
 
