@@ -25,8 +25,10 @@ use crate::{Request, Response};
 /// [`AccessFormat::Fields`](super::AccessFormat::Fields).
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// When the server began the call. The wall clock is read for a line that needs it.
+    /// When the server started the call.
     began: Instant,
+    /// The same time by the wall clock.
+    time: SystemTime,
     client: Client,
     conn_info: Option<Arc<ConnInfo>>,
     method: Method,
@@ -145,6 +147,7 @@ impl Access {
         let head = request.body().head_bytes();
         Access {
             began,
+            time: wall_time(began),
             client: request.client(),
             conn_info: request.body().conn_info().cloned(),
             method: request.method().clone(),
@@ -174,7 +177,7 @@ impl Access {
     /// When the request was complete and the server called its handler. Where the system's clock is set, this may be a second
     /// late to notice it.
     pub fn time(&self) -> SystemTime {
-        wall_time(self.began)
+        self.time
     }
 
     pub(super) fn display_time(&self) -> Rfc3339 {
