@@ -143,7 +143,7 @@ impl Program {
 
 /// Writes a file, and makes the directories that it is in.
 fn write_below(dir: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    if !path.components().all(|part| matches!(part, Component::Normal(_))) {
+    if !path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
         return Err(io::Error::new(
             ErrorKind::InvalidInput,
             "it is not a path below the directory that the program runs in",

@@ -62,7 +62,7 @@ fn addresses_are_found_in_the_order_of_the_listeners() {
 fn the_program_finds_its_files_in_its_directory() {
     let script = r#"exec "$0" --listen "$(cat conf/address)""#;
     let program = || Program::new("/bin/sh").args(["-c", script, KITCHEN_SINK]);
-    let server = program().file("conf/address", "127.0.0.1:0").start().unwrap();
+    let server = program().file("./conf/address", "127.0.0.1:0").start().unwrap();
     assert_eq!(fs::read(server.dir().join("conf/address")).unwrap(), b"127.0.0.1:0");
     assert!(server.get("/ok").is_ok());
     server.stop().unwrap();
