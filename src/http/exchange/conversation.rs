@@ -7,7 +7,7 @@
 //!
 //! **A WebSocket with a sender has one eventfd more, of its own.** The first sender makes it. That needs no lock against the thread
 //! that waits: a sender is made by that thread, between two waits, or is the clone of another one. If no descriptor is
-//! left, the thread looks each second instead. What it looks for is rare: a slow client has not taken all of a message, or
+//! left, the thread looks each second instead, until a later sender makes the event. What it looks for is rare: a slow client has not taken all of a message, or
 //! a sender has closed.
 
 use std::fmt;
@@ -51,8 +51,10 @@ pub(super) struct DrainEvents {
 pub(super) struct Waker {
     events: Arc<DrainEvents>,
     descriptors: Budget,
-    /// Made for the first sender; None in it: there was no descriptor.
-    own: OnceLock<Option<OwnEvent>>,
+    /// There is a sender, or was one.
+    is_rung: AtomicBool,
+    /// Made for a sender, once there is a descriptor for it.
+    own: OnceLock<OwnEvent>,
     at_drain: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
@@ -104,7 +106,13 @@ impl DrainEvents {
 
 impl Waker {
     pub(super) fn new(events: Arc<DrainEvents>, descriptors: Budget) -> Waker {
-        Waker { events, descriptors, own: OnceLock::new(), at_drain: Mutex::default() }
+        Waker {
+            events,
+            descriptors,
+            is_rung: AtomicBool::new(false),
+            own: OnceLock::new(),
+            at_drain: Mutex::default(),
+        }
     }
 
     /// Calls what was to be called at the drain.
@@ -145,17 +153,19 @@ impl Duplex for Conversation {
         if !wants.ring {
             return wait_for(&mut [stream], timeout);
         }
-        // One thread at a time waits for rings.
-        if self.drain.is_draining() && !self.has_reported.swap(true, Ordering::Relaxed) {
+        // Asked once: what becomes true after this, the event reports.
+        let next = self.waker.events.next(&self.drain);
+        if next.is_none() && !self.has_reported.swap(true, Ordering::Relaxed) {
             return Ok(true);
         }
         let now = Instant::now();
         let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
-        let (event, turn) = self.waker.events.next(&self.drain).unzip();
-        let own = self.waker.own.get();
-        let look = own.is_some_and(Option::is_none).then(|| now + LOOK);
-        let own = own.and_then(Option::as_ref).map(|own| &own.event);
-        let until = [deadline, turn.flatten(), look].into_iter().flatten().min();
+        let (event, turn) = next.unzip();
+        let turn = turn.flatten();
+        let own = self.waker.own.get().map(|own| &own.event);
+        // A turn can come earlier than it was to come.
+        let looks = turn.is_some() || own.is_none() && self.waker.is_rung.load(Ordering::Relaxed);
+        let until = [deadline, turn, looks.then(|| now + LOOK)].into_iter().flatten().min();
 
         let count = 1_usize.saturating_add(own.iter().chain(&event).count());
         let mut fds = [stream.clone(), readable(own.or(event), &stream), readable(event, &stream)];
@@ -169,11 +179,14 @@ impl Duplex for Conversation {
     }
 
     fn expect_rings(&self) {
-        self.waker.own.get_or_init(|| self.waker.own_event());
+        self.waker.is_rung.store(true, Ordering::Relaxed);
+        if self.waker.own.get().is_none() {
+            self.waker.own_event().map(|own| self.waker.own.set(own));
+        }
     }
 
     fn ring(&self) {
-        if let Some(Some(own)) = self.waker.own.get() {
+        if let Some(own) = self.waker.own.get() {
             write(&own.event);
         }
     }
@@ -325,7 +338,7 @@ mod tests {
             said.store(n, Ordering::SeqCst);
             io.ring();
             // Alternately as fast as possible, and one after the other.
-            while n % 4 == 0 && heard.load(Ordering::SeqCst) < n {
+            while n % 4 == 0 && heard.load(Ordering::SeqCst) < n && !thread.is_finished() {
                 std::thread::yield_now();
             }
         }
@@ -337,12 +350,19 @@ mod tests {
         let events = Arc::new(DrainEvents::new().unwrap());
         let (io, _client) = pair(Drain::of(PhaseWatch::new()), &events, 0);
         io.expect_rings();
-        let rung = Arc::new(AtomicU64::new(0));
-        let seen = Arc::clone(&rung);
-        let thread = waits(&io, move || seen.load(Ordering::SeqCst) == 1);
+        let [rung, looks] = [0, 0].map(|n| Arc::new(AtomicU64::new(n)));
+        let seen = (Arc::clone(&rung), Arc::clone(&looks));
+        let thread = waits(&io, move || {
+            let is_rung = seen.0.load(Ordering::SeqCst) == 1;
+            seen.1.fetch_add(1, Ordering::SeqCst);
+            is_rung
+        });
+        while looks.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
         rung.store(1, Ordering::SeqCst);
         io.ring();
-        thread.join().unwrap();
+        assert!(thread.join().unwrap() >= 1, "it waited");
         // A time that is over is one.
         assert!(!io.wait(RING, Some(Duration::from_millis(1))).unwrap());
     }

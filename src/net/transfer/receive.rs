@@ -85,7 +85,7 @@ impl PredecessorChannel {
 
     /// Refuses a batch. If false, the caller must close the channel, which has the same effect.
     fn refuse(&mut self, batch: u64, load: Load, retry: Retry) -> bool {
-        self.ledger.refuse(load);
+        self.ledger.refuse(load, retry);
         self.send(Receipt::Nak { batch, retry }).is_ok()
     }
 

@@ -206,10 +206,10 @@ impl ReceiverLedger {
         self.grant(room)
     }
 
-    /// Notes what has arrived and is refused.
-    pub(super) fn refuse(&mut self, load: Load) {
+    /// Notes what has arrived and is refused. Less is granted at once if that may be for want of room.
+    pub(super) fn refuse(&mut self, load: Load, retry: Retry) {
         self.promised = self.promised.saturating_sub(load.credit());
-        if load != Load::Stream {
+        if load != Load::Stream && retry == Retry::Later {
             self.window = (self.window / 2).max(1);
         }
     }
@@ -261,8 +261,18 @@ mod tests {
         assert_eq!(sender.settle(Receipt::Ack { batch: 3, credit: 0 }), Settled::Delivered("another"));
         assert_eq!(sender.batch(5), 1);
         let mut receiver = ReceiverLedger::new(WINDOW);
-        (0..WINDOW).for_each(|_| receiver.refuse(Load::Stream));
+        (0..WINDOW).for_each(|_| receiver.refuse(Load::Stream, Retry::Later));
         assert_eq!((receiver.promised(), receiver.renew(usize::MAX)), (0, WINDOW));
+    }
+
+    #[test]
+    fn only_want_of_room_narrows_what_is_granted() {
+        let mut receiver = ReceiverLedger::new(WINDOW);
+        (0..WINDOW / 2).for_each(|_| receiver.refuse(Load::Connections(1), Retry::Unfit));
+        (0..WINDOW / 2).for_each(|_| receiver.refuse(Load::Connections(1), Retry::Never));
+        assert_eq!((receiver.promised(), receiver.renew(usize::MAX)), (0, WINDOW));
+        receiver.refuse(Load::Connections(WINDOW), Retry::Later);
+        assert_eq!(receiver.renew(usize::MAX), WINDOW / 2);
     }
 
     #[test]
@@ -317,13 +327,13 @@ mod tests {
     #[test]
     fn a_refusal_halves_the_window_and_what_is_taken_doubles_it() {
         let mut ledger = ReceiverLedger::new(WINDOW);
-        ledger.refuse(Load::Connections(WINDOW));
+        ledger.refuse(Load::Connections(WINDOW), Retry::Later);
         assert_eq!((ledger.promised(), ledger.renew(usize::MAX)), (0, WINDOW / 2));
         while ledger.promised() > 1 {
-            ledger.refuse(Load::Connections(ledger.promised()));
+            ledger.refuse(Load::Connections(ledger.promised()), Retry::Later);
             ledger.renew(usize::MAX);
         }
-        ledger.refuse(Load::Connections(1));
+        ledger.refuse(Load::Connections(1), Retry::Later);
         assert_eq!(ledger.renew(usize::MAX), 1, "one at least");
         assert_eq!((ledger.take(1, usize::MAX), ledger.take(2, usize::MAX)), (2, 4));
     }

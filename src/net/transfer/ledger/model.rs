@@ -518,8 +518,8 @@ impl World {
         }
         let process = &mut self.processes[p];
         process.in_hand = None;
-        process.predecessors.get_mut(&id).unwrap().refuse(load);
         let retry = if is_nameless { Retry::Never } else { Retry::Later };
+        process.predecessors.get_mut(&id).unwrap().refuse(load, retry);
         let nak = Receipt::Nak { batch: packet.batch, retry };
         self.channels[id].receipts.push_back((nak, process.version != Version::Old));
         self.note_lost();
