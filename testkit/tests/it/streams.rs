@@ -220,6 +220,24 @@ fn another_protocol_moves_with_the_bytes_not_read_yet() {
     }
 }
 
+/// None has anything to say or a timeout: the handover alone wakes them.
+#[test]
+fn another_protocol_that_waits_without_a_timeout_moves() {
+    const PEERS: usize = 32;
+    let server = Proc::start_as_said(TESTKIT, &["counter"]);
+    let request = "/count HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: count";
+    let mut peers: Vec<Peer> = (0..PEERS).map(|_| Peer::ask(&server, request)).collect();
+    for generation in 1..=3 {
+        let new = hand_over(&server);
+        server.wait_for_nth(&format!("handover: {PEERS} connections went to the successor"), generation);
+        for peer in &mut peers {
+            peer.send(".");
+            let line = format!("{generation} {new}\n");
+            assert_eq!(peer.exactly(line.len()), line.as_bytes());
+        }
+    }
+}
+
 #[test]
 fn half_a_frame_is_carried_wherever_it_is_cut() {
     let server = kitchen_sink!("--probation-ms", "0");

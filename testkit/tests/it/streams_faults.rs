@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 use rustls::{ClientConnection, StreamOwned};
-use testkit::{Addr, DEADLINE, Pid, Signal};
+use testkit::{Addr, DEADLINE, Pid, Signal, until};
 
 use crate::tls_tickets::Secured;
 
@@ -193,9 +193,12 @@ use Side::{Predecessor, Successor};
 const SENT: &str = "handover: sent a stream";
 const CAME: &str = "handover: a stream came from a predecessor";
 
+/// By the predecessor, at its end.
+const DELIVERED: (&str, &str) = ("handover: ", " connections went to the successor");
+
 /// Hands over, stops a side at COMMIT, waits until the log has said something so often, kills a side, and lets the other one
-/// continue. Returns how many streams have which fate.
-fn kill(stopped: Option<Side>, (said, n): (&str, usize), killed: Side) -> impl Fn(Fate) -> usize {
+/// continue. Returns how many streams the successor had: these share its fate, and the others that of the predecessor.
+fn kill(stopped: Option<Side>, (said, n): (&str, usize), killed: Side) -> usize {
     // Idle connections are none of this.
     let secured = Secured::start(&["--probation-ms", "0"]);
     let server = &secured.server;
@@ -225,41 +228,67 @@ fn kill(stopped: Option<Side>, (said, n): (&str, usize), killed: Side) -> impl F
     server.wait_exit(pid_of(killed));
     let survivor = (killed == Predecessor).then_some(new);
     let fates: Vec<Fate> = clients.iter_mut().map(|client| client.fate(survivor)).collect();
-    eprintln!("{stopped:?} stopped, {n} times {said:?}, {killed:?} killed: {fates:?}");
-    if killed == Successor {
+    drop(clients);
+    match killed {
         // It has nothing to wait for.
-        server.wait_exit(old);
+        Successor => {
+            server.wait_exit(old);
+            server.wait_for("end of generation 1");
+        }
+        Predecessor => {
+            server.signal_to(new, Signal::SIGTERM);
+            server.wait_exit(new);
+            server.wait_for("end of generation 2");
+        }
     }
-    move |fate| fates.iter().filter(|one| **one == fate).count()
+    // All lines are there.
+    let (sent, came) = (server.count(SENT), server.count(CAME));
+    let delivered = server.lines(DELIVERED.1).first().map_or(0, |line| {
+        let (before, _) = line.split_once(DELIVERED.1).unwrap();
+        before.rsplit_once(DELIVERED.0).unwrap().1.parse().unwrap()
+    });
+    eprintln!(
+        "{stopped:?} stopped, {n} times {said:?}, {killed:?} killed: {sent} sent, {came} came, {delivered} delivered: {fates:?}"
+    );
+    let many = |fate| fates.iter().filter(|one| **one == fate).count();
+    let counts = (many(Fate::GoesOn), many(Fate::Ended), many(Fate::Cut));
+    // The last one may have left, or come, when the process was killed that was to log it.
+    match killed {
+        Successor => {
+            assert_eq!(counts, (0, CLIENTS - delivered, delivered), "{delivered} delivered");
+            assert!(delivered == came || delivered == came + 1, "{delivered} delivered, {came} came");
+            delivered
+        }
+        Predecessor => {
+            assert_eq!(counts, (came, 0, CLIENTS - came), "{came} came");
+            assert!(came == sent || came == sent + 1, "{came} came, {sent} sent");
+            came
+        }
+    }
+}
+
+/// For a process that is to be stopped before a stream has moved: if some have, it was stopped too late.
+fn kill_in_time(stopped: Side, step: (&str, usize), killed: Side) {
+    until("it is stopped in time", || kill(Some(stopped), step, killed) == 0);
 }
 
 /// What it had acknowledged ends with it. The others come back, and end as if there were no successor.
 #[test]
 fn a_successor_killed_at_any_step_has_what_it_had_acknowledged() {
-    let steps = [(Some(Predecessor), 0, 0), (Some(Successor), 4, 0), (None, 0, 1), (None, 0, CLIENTS / 2)];
-    for (stopped, sent, came) in steps {
-        let fates = if sent > 0 {
-            kill(stopped, (SENT, sent), Successor)
-        } else {
-            kill(stopped, (CAME, came), Successor)
-        };
-        assert_eq!(fates(Fate::GoesOn), 0);
-        assert!(fates(Fate::Cut) >= came, "{came} had moved");
+    kill_in_time(Predecessor, (SENT, 0), Successor);
+    kill_in_time(Successor, (SENT, 4), Successor);
+    for n in [1, CLIENTS / 2, CLIENTS] {
+        assert!(kill(None, (CAME, n), Successor) >= n, "{n} had moved");
     }
-    let fates = kill(None, (CAME, CLIENTS), Successor);
-    assert_eq!(fates(Fate::Cut), CLIENTS);
 }
 
 /// What it had sent goes on. The others end with it.
 #[test]
 fn a_predecessor_killed_at_any_step_has_what_it_had_not_sent() {
-    let fates = kill(Some(Predecessor), (SENT, 0), Predecessor);
-    assert_eq!(fates(Fate::Ended), 0);
-    for (stopped, said, n) in [(Some(Successor), SENT, 4), (None, CAME, 1), (None, CAME, CLIENTS / 2)] {
-        let fates = kill(stopped, (said, n), Predecessor);
-        assert!(fates(Fate::GoesOn) >= n, "{n} were sent");
-        assert_eq!(fates(Fate::Ended), 0);
+    kill_in_time(Predecessor, (SENT, 0), Predecessor);
+    for (stopped, said, n) in
+        [(Some(Successor), SENT, 4), (None, CAME, 1), (None, CAME, CLIENTS / 2), (None, CAME, CLIENTS)]
+    {
+        assert!(kill(stopped, (said, n), Predecessor) >= n, "{n} were sent");
     }
-    let fates = kill(None, (CAME, CLIENTS), Predecessor);
-    assert_eq!(fates(Fate::GoesOn), CLIENTS);
 }
