@@ -50,8 +50,12 @@ fn for_operators() -> Server {
     server.metrics(|out| out.push_str("sold_total 7\n")).readiness(|| Err("no database"))
 }
 
+fn for_a_handler(handle: &heirloom::Handle) -> String {
+    handle.metrics()
+}
+
 fn main() {
-    let _ = (listener(), for_operators());
+    let _ = (listener(), for_operators(), for_a_handler(&heirloom::Handle::new()));
     let state = Arc::new(String::new());
     let _ = Router::new()
         .get("/", no_response)

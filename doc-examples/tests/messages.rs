@@ -46,7 +46,7 @@ fn mistakes_are_explained_in_the_words_of_the_library() {
         "sessions, signed cookies and private cookies need the feature `sessions` of heirloom",
         "`RequestExt::tls` and `Listen::tls` need the feature `tls` of heirloom",
         "`Listen::trust_proxies` needs the feature `proxy` of heirloom",
-        "`Server::admin`, `Server::metrics` and `Server::readiness` need the feature `admin` of heirloom",
+        "`Server::admin`, `Server::metrics`, `Server::readiness` and `Handle::metrics` need the feature `admin` of heirloom",
     ];
     let missing: Vec<_> = wanted.into_iter().filter(|wanted| !said.contains(wanted)).collect();
     assert!(missing.is_empty(), "not said: {missing:#?}\n{said}");

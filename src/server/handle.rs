@@ -148,6 +148,16 @@ impl Handle {
         self.program().write_metrics(&mut text);
         text
     }
+
+    // A bound without a lifetime in it would be an error here, and not where this is called.
+    #[cfg(not(feature = "admin"))]
+    #[doc(hidden)]
+    pub fn metrics<'a>(&'a self) -> String
+    where
+        &'a Handle: crate::web::missing::Admin,
+    {
+        crate::web::missing::Admin::never(&self)
+    }
 }
 
 impl Default for Handle {

@@ -83,7 +83,7 @@ pub trait Proxies {
 
 #[cfg(not(feature = "admin"))]
 #[diagnostic::on_unimplemented(
-    message = "`Server::admin`, `Server::metrics` and `Server::readiness` need the feature `admin` of heirloom",
+    message = "`Server::admin`, `Server::metrics`, `Server::readiness` and `Handle::metrics` need the feature `admin` of heirloom",
     label = "needs the feature `admin`",
     note = "in Cargo.toml: heirloom = {{ version = \"0.1\", features = [\"admin\"] }}"
 )]
