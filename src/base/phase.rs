@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use crate::base::close_spread::{ClosePlace, CloseSpread};
 use crate::base::sync::lock;
 
-/// How long a stream may take to leave for the successor. One whose code takes longer stays until the drain deadline. As long as
-/// a client may read nothing, by default: code that waits for such a client does not lose it by a handover.
+/// How long a stream may take to leave for the successor. One whose code takes longer stays until the drain deadline. This equals
+/// the defaults of `Timeouts::response_stall` and `WebSocketOptions::stall`: code that waits for a client which had paused before
+/// the handover can still hand it over. A pause that starts later may outlast this time.
 const LEAVE: Duration = Duration::from_secs(30);
 
 /// The phase of this process.
