@@ -1,6 +1,6 @@
 //! Timeouts of `poll` and `epoll_wait`, times of the wall clock without reading it, and times as text.
 //!
-//! Text of a time has to be made once a second in each thread: all but the milliseconds is kept.
+//! Each thread keeps the text of the last second, so that it formats only the milliseconds of further times in it.
 
 use std::cell::Cell;
 use std::fmt;

@@ -18,7 +18,7 @@ pub(super) struct KnownHost {
 }
 
 impl Default for KnownHost {
-    /// The empty one, which is well-formed, in the place of which the next one is kept.
+    /// The empty host, which is well-formed. The first other host that is not too long replaces it.
     fn default() -> KnownHost {
         KnownHost { value: HeaderValue::from_static(""), misses: KnownHost::MISSES }
     }
@@ -27,7 +27,8 @@ impl Default for KnownHost {
 impl KnownHost {
     /// Longer ones are rare, and not kept.
     pub(super) const MOST: usize = 128;
-    /// One that is missed more often in a row gives way: where hosts take turns, not each request copies one.
+    /// After more misses in a row another host replaces it. If one miss were enough, each request would copy a host where hosts
+    /// alternate.
     pub(super) const MISSES: u8 = 16;
 
     /// The field's value, checked and noted in `fields`.

@@ -1,6 +1,6 @@
 //! A connection that speaks another protocol, on a thread of its own: how the thread waits, and what wakes it.
 //!
-//! **A drain wakes all threads by two eventfds**, which all connections share and which exist while there is one. They are
+//! **A drain wakes all threads by two eventfds**, which all connections share and which exist as long as there is such a connection. They are
 //! written once and never reset, and a thread polls one only until the drain that it reports is there. The first wait after that
 //! returns at once, because the drain may have come after the thread looked and before it waited. So no wake is lost, and a drain
 //! ends two waits at most.
@@ -42,7 +42,7 @@ pub(super) struct Conversation {
 
 /// What wakes the threads of all connections in a drain.
 pub(super) struct DrainEvents {
-    begun: EventFd,
+    started: EventFd,
     /// The turn of each connection has come.
     over: EventFd,
 }
@@ -79,12 +79,12 @@ fn write(event: &EventFd) {
 
 impl DrainEvents {
     pub(super) fn new() -> io::Result<DrainEvents> {
-        Ok(DrainEvents { begun: event()?, over: event()? })
+        Ok(DrainEvents { started: event()?, over: event()? })
     }
 
     /// The phase says already that the process drains.
     pub(super) fn begin(&self) {
-        write(&self.begun);
+        write(&self.started);
     }
 
     /// The turn of each connection has come.
@@ -99,7 +99,7 @@ impl DrainEvents {
         } else if drain.watch().get().is_draining() {
             Some((&self.over, drain.turn()))
         } else {
-            Some((&self.begun, None))
+            Some((&self.started, None))
         }
     }
 }

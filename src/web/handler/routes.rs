@@ -187,7 +187,7 @@ impl<'a> Call<'a> {
         Some(route)
     }
 
-    /// When the server has begun the call. None without a server.
+    /// The time at which the server started the call. None if no server made it.
     pub(super) fn began(&self) -> Option<Instant> {
         self.found.began
     }

@@ -167,7 +167,7 @@ impl Next<'_> {
 }
 
 impl Next<'_> {
-    /// When the server has begun to call the handler and its wrappers. None without a server.
+    /// The time at which the server started the call. None if no server made it.
     pub(crate) fn began(&self) -> Option<Instant> {
         self.call.began()
     }

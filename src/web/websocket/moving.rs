@@ -117,7 +117,7 @@ impl Terms {
     }
 }
 
-/// For `fuzz/`: whatever another process says was agreed with the client is understood, and said on in the same way.
+/// For `fuzz/`: any details from another process decode to terms, which stay the same when they are encoded and decoded again.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn check_details(details: &str) {
     let terms = Terms::decode(details);

@@ -71,8 +71,8 @@ fn keeps_its_websockets(program: &str, file: &str) {
         let relay = Relay::to(scene.address_of(tls));
         let scheme = if tls { "wss" } else { "ws" };
         let mut client = Outside::start(program, |command| {
-            let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/stream_clients");
-            command.arg(format!("{folder}/{file}")).arg(format!("{scheme}://localhost:{}", relay.port));
+            let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/stream_clients");
+            command.arg(format!("{directory}/{file}")).arg(format!("{scheme}://localhost:{}", relay.port));
             command.arg(scene.authority.file()).env(LIBRARIES.0, LIBRARIES.1).env("NO_PROXY", "localhost")
         });
         notices_nothing(&scene, |line| client.ask(line), pings);

@@ -337,12 +337,12 @@ fn events_that_end_with_their_connection_move() {
     assert!(rest.is_empty() || rest.ends_with("\n\n"), "{rest:?}");
 }
 
-/// Its code answers that it moves when two more generations have begun, by which then the channel of the first is read. With
+/// Its code answers only after two more generations have started: then the newest one reads the first one's channel. With
 /// the longest state that there may be.
 #[test]
 fn a_stream_that_leaves_late_goes_to_the_newest_generation() {
-    let folder = tempfile::tempdir().unwrap();
-    let gate = folder.path().join("gate");
+    let directory = tempfile::tempdir().unwrap();
+    let gate = directory.path().join("gate");
     mkfifo(&gate, Mode::S_IRWXU).unwrap();
     let server = Proc::start_as_said(TESTKIT, &["latecomer", gate.to_str().unwrap()]);
     let first = server.pid();
@@ -437,21 +437,21 @@ fn a_stream_without_a_name_ends_as_before() {
 struct Watched {
     server: Proc,
     understudy: Understudy,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 impl Watched {
     fn start() -> Watched {
-        let folder = tempfile::tempdir().unwrap();
-        let understudy = Understudy::new(folder.path());
-        let program = folder.path().join("program");
+        let directory = tempfile::tempdir().unwrap();
+        let understudy = Understudy::new(directory.path());
+        let program = directory.path().join("program");
         fs::copy(env!("CARGO_BIN_EXE_kitchen_sink"), &program).unwrap();
         let mut command = Command::new(&program);
         command.args(["--listen", "127.0.0.1:0", "--probation-ms", "0"]);
         command.env("TESTKIT_PUPPET", understudy.socket());
         let server = Proc::start_command(command);
         understudy.take_over(Path::new(TESTKIT), &program).unwrap();
-        Watched { server, understudy, _folder: folder }
+        Watched { server, understudy, _directory: directory }
     }
 
     /// A successor until it accepts, which says this of itself.

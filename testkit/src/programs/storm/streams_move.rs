@@ -80,9 +80,9 @@ struct Scene {
 }
 
 impl Scene {
-    fn start(kind: Kind, streams: usize, program: &Path, folder: &Path) -> Result<Scene, String> {
+    fn start(kind: Kind, streams: usize, program: &Path, directory: &Path) -> Result<Scene, String> {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        let secrecy = if kind.is_tls { Some(Secrecy::new(folder, 1)?) } else { None };
+        let secrecy = if kind.is_tls { Some(Secrecy::new(directory, 1)?) } else { None };
         let mut args = words(&["--probation-ms", "0", "--idle-timeout-ms", "3600000"]);
         match &secrecy {
             Some(secrecy) => {
@@ -91,7 +91,7 @@ impl Scene {
             }
             None => args.extend(words(&["--listen", "127.0.0.1:0"])),
         }
-        let server = Server::start(program, &args, folder, Instant::now() + WITHIN)?;
+        let server = Server::start(program, &args, directory, Instant::now() + WITHIN)?;
         let mut scene = Scene { kind, server, links: Vec::new(), count: 0, halt: Halt::default() };
         let addr = scene.server.addrs().pop().ok_or("no address")?;
         for n in 0..streams {
@@ -260,8 +260,8 @@ fn held_by(pid: Pid) -> Held {
 }
 
 fn rounds(kind: Kind, streams: usize, many: usize, program: &Path) -> Result<Vec<Round>, String> {
-    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let mut scene = Scene::start(kind, streams, program, folder.path())?;
+    let directory = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let mut scene = Scene::start(kind, streams, program, directory.path())?;
     (0..many).map(|_| scene.hand_over()).collect()
 }
 
