@@ -1,6 +1,7 @@
 //! Clients of other makes keep their WebSockets and event streams over ten handovers, plain and over TLS: Python's
 //! `websockets`, node's `ws`, `tungstenite`, and a browser. What the others do is in `stream_clients/`. In each handover a message
-//! is under way, and others are sent, Pings too. None of them connects again, and none sees an end.
+//! is under way, and others are sent, Pings too. None of them connects again, and none sees an end. `HEIRLOOM_UPGRADES` is how many
+//! handovers there are (default 10).
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -16,7 +17,9 @@ use tungstenite::{Error, Message, WebSocket};
 
 use crate::outside::{Outside, Relay, Scene};
 
-const HANDOVERS: usize = 10;
+fn handovers() -> usize {
+    std::env::var("HEIRLOOM_UPGRADES").map_or(10, |n| n.parse().expect("a number"))
+}
 
 /// What a client does in each generation. `meanwhile` is asked while a handover is under way.
 #[track_caller]
@@ -26,12 +29,13 @@ fn notices_nothing(
     mut meanwhile: impl FnMut(&mut dyn FnMut(&str) -> String),
 ) {
     let mut messages = 0;
-    for n in 0..=HANDOVERS {
+    let handovers = handovers();
+    for n in 0..=handovers {
         assert_eq!(ask("pid"), scene.server.newest().to_string());
         messages += 1;
         assert_eq!(ask("count"), messages.to_string());
         assert_eq!(ask("echo"), "same");
-        if n < HANDOVERS {
+        if n < handovers {
             assert_eq!(ask("begin"), "begun");
             scene.hand_over(|| {
                 meanwhile(&mut ask);
