@@ -1,4 +1,4 @@
-//! An admin listener for operators: health, readiness, metrics and status, on a worker of its own, so that it responds while
+//! An admin listener (feature `admin`) for operators: health, readiness, metrics and status, on a worker of its own, so that it responds while
 //! all others are in handlers.
 //!
 //! ```text

@@ -207,9 +207,12 @@ fn examples() -> Vec<Example> {
     found
 }
 
-/// As Cargo.toml has them, joined by commas.
+/// As Cargo.toml has them, joined by commas, without those that the package's dependency on itself gives to each example.
 fn required_features() -> BTreeMap<String, String> {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
+    let itself =
+        manifest.lines().find(|line| line.starts_with("heirloom = {")).expect("a dependency on itself");
+    let (_, given) = itself.split_once("features = ").expect("features");
     let mut found = BTreeMap::new();
     for table in manifest.split("[[example]]").skip(1) {
         let value = |key: &str| {
@@ -219,7 +222,11 @@ fn required_features() -> BTreeMap<String, String> {
         let name = value("name").expect("a name").trim_matches('"').to_owned();
         if let Some(list) = value("required-features") {
             let list = list.trim_matches(['[', ']']).replace(['"', ' '], "");
-            found.insert(name, list);
+            let asked = |one: &&str| !given.contains(&format!("\"{one}\""));
+            let list: Vec<&str> = list.split(',').filter(asked).collect();
+            if !list.is_empty() {
+                found.insert(name, list.join(","));
+            }
         }
     }
     found
