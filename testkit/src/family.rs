@@ -60,6 +60,14 @@ impl Family {
         }
     }
 
+    /// Adds a process that was just started. Its number may be that of an earlier one.
+    fn add_new(&self, pid: Pid) {
+        let mut members = self.lock();
+        if members.iter().all(|member| member.id() != id(pid) || !member.is_alive()) {
+            members.push(Process::of(id(pid)));
+        }
+    }
+
     /// Adds the process that a line of the log names: a generation names its child, and each program names itself.
     pub(crate) fn read(&self, line: &str) {
         let message = message(line);
@@ -71,6 +79,7 @@ impl Family {
             Some(maker) => seen_from_here(maker, pid).into_iter().for_each(|pid| self.add(pid)),
             // Every known process is killed in the end, and the first process of this host is never a server.
             None if pid == 1 => {}
+            None if message.contains("as child ") => self.add_new(Pid::from_raw(pid)),
             None => self.add(Pid::from_raw(pid)),
         }
     }
@@ -91,7 +100,7 @@ impl Family {
     }
 
     fn member(&self, pid: Pid) -> Process {
-        self.lock().iter().find(|member| member.id() == id(pid)).expect("a known process").again()
+        self.lock().iter().rfind(|member| member.id() == id(pid)).expect("a known process").again()
     }
 
     /// How `pid` ended; None at the deadline.
@@ -100,7 +109,7 @@ impl Family {
         let ended = process.wait(DEADLINE)?;
         // The first call has reaped it.
         let mut members = self.lock();
-        let member = members.iter_mut().find(|member| member.id() == id(pid)).expect("a known process");
+        let member = members.iter_mut().rfind(|member| member.id() == id(pid)).expect("a known process");
         Some(member.learn(ended).into())
     }
 
