@@ -410,7 +410,7 @@ impl Pipe {
         if self.early_read >= self.early.len() {
             (self.early, self.early_read) = (Vec::new(), 0);
         } else if self.early_read > self.early.len() / 2 && self.early_read > READ_BYTES {
-            // Of a long message that another process had begun to read, the rest is kept once.
+            // Of a long message that another process had started to read, the rest is kept once.
             self.early = self.rest().to_vec();
             self.early_read = 0;
         }
