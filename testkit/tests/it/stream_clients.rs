@@ -1,7 +1,7 @@
 //! Clients of other makes keep their WebSockets and event streams over ten handovers, plain and over TLS: Python's
 //! `websockets`, node's `ws`, `tungstenite`, and a browser. What the others do is in `stream_clients/`. In each handover a message
 //! is under way, and others are sent, Pings too. None of them connects again, and none sees an end. `HEIRLOOM_UPGRADES` is how many
-//! handovers there are (default 10).
+//! handovers there are (default 10); the programs end after 300 s.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
