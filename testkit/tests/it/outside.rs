@@ -61,12 +61,18 @@ pub(crate) struct Outside {
     lines: usize,
 }
 
+/// How many handovers the clients of streams see.
+pub(crate) fn handovers() -> usize {
+    std::env::var("HEIRLOOM_UPGRADES").map_or(10, |n| n.parse().expect("a number"))
+}
+
 impl Outside {
     pub(crate) fn start(program: &str, change: impl FnOnce(&mut Command) -> &mut Command) -> Outside {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).unwrap();
         // It ends by itself, whatever happens to the test.
         let mut command = Command::new("timeout");
-        change(command.args(["300", program]))
+        let seconds = 300 + 5 * handovers();
+        change(command.args([&seconds.to_string(), program]))
             .stdin(Stdio::piped())
             .stdout(theirs.try_clone().unwrap())
             .stderr(theirs);

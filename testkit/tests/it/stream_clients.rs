@@ -1,7 +1,7 @@
 //! Clients of other makes keep their WebSockets and event streams over ten handovers, plain and over TLS: Python's
 //! `websockets`, node's `ws`, `tungstenite`, and a browser. What the others do is in `stream_clients/`. In each handover a message
 //! is under way, and others are sent, Pings too. None of them connects again, and none sees an end. `HEIRLOOM_UPGRADES` is how many
-//! handovers there are (default 10); the programs end after 300 s.
+//! handovers there are (default 10).
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -15,11 +15,7 @@ use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::{Error, Message, WebSocket};
 
-use crate::outside::{Outside, Relay, Scene};
-
-fn handovers() -> usize {
-    std::env::var("HEIRLOOM_UPGRADES").map_or(10, |n| n.parse().expect("a number"))
-}
+use crate::outside::{Outside, Relay, Scene, handovers};
 
 /// What a client does in each generation. `meanwhile` is asked while a handover is under way.
 #[track_caller]
