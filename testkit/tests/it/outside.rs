@@ -28,7 +28,11 @@ impl Scene {
         command
             .args(["--listen", "127.0.0.1:0", "--tls-listen", "127.0.0.1:0", "--cert"])
             .arg(&pair.certificate);
-        command.arg("--key").arg(&pair.key).args(["--probation-ms", "0", "--idle-grace-ms", "600000"]);
+        command.arg("--key").arg(&pair.key).args(["--probation-ms", "0"]);
+        // None of its connections ends by its age.
+        for flag in ["--idle-grace-ms", "--idle-timeout-ms", "--head-timeout-ms"] {
+            command.args([flag, "3600000"]);
+        }
         Scene { server: Proc::start_command(command), authority }
     }
 
