@@ -84,7 +84,8 @@
 //!
 //! Handlers capture their state in an [`Arc`](std::sync::Arc), and all workers use it at once. The response of a function
 //! given to [`with_state`] may be `impl IntoResponse`, and may borrow from the state. A value that each worker
-//! needs for itself, such as a database connection, is a [`PerWorker`]. At a handover
+//! needs for itself, such as a database connection, is a [`PerWorker`]. A stream goes on when its handler has returned:
+//! [`with_arc`] gives it the state to keep. At a handover
 //! memory is not shared: see [the lifecycle](#the-lifecycle).
 //!
 //! # JSON
@@ -132,15 +133,17 @@
 //!
 //! A handler may return a [`Result`] of two types that implement [`IntoResponse`], so `?` works with every error type that
 //! does. [`std::io::Error`] and boxed errors become a bare 500, and are logged; an error that the request's body can't be
-//! read becomes a 400, 408 or 413, and an [`InputError`] has its own status. [`AnyError`] takes errors of every type:
+//! read becomes a 400, 408 or 413, and an [`InputError`] has its own status, also one that the program makes. [`AnyError`] takes
+//! errors of every type:
 //!
 //! ```
 //! use heirloom::prelude::*;
 //!
-//! fn load(req: Request) -> Result<Option<String>, AnyError> {
+//! fn load(req: Request) -> Result<String, AnyError> {
 //!     let (id,) = req.params_as::<(u32,)>()?;
 //!     let text = String::from_utf8(std::fs::read("/dev/null")?)?;
-//!     Ok(text.lines().nth(usize::try_from(id)?).map(str::to_owned)) // `None` is a 404
+//!     let line = text.lines().nth(usize::try_from(id)?).ok_or_else(InputError::not_found)?;
+//!     Ok(line.to_uppercase())
 //! }
 //! # Router::new().get("/lines/{id}", load).check().unwrap();
 //! ```
@@ -443,7 +446,7 @@ pub use web::extract::path::FromParams;
 pub use web::files::{ServeDir, ServeFile};
 pub use web::handler::{
     EarlyResponse, Guard, Handler, Next, RouteLimits, Wrapped, Wrapper, deadline, limited, max_body,
-    streaming, with_state,
+    streaming, with_arc, with_state,
 };
 pub use web::per_worker::PerWorker;
 pub use web::request::RequestExt;

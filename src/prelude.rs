@@ -6,7 +6,7 @@ pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 pub use crate::{
     AnyError, Body, EarlyResponse, Handle, Handler, Html, InputError, IntoResponse, Limits, Listen, Next,
     PerWorker, ProcessConfig, Redirect, Request, RequestExt, Response, ResponseExt, Router, Server, Timeouts,
-    deadline, limited, max_body, streaming, with_state,
+    deadline, limited, max_body, streaming, with_arc, with_state,
 };
 #[cfg(feature = "json")]
 pub use crate::{Json, Problem};

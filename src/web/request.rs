@@ -21,7 +21,7 @@ use crate::web::client::Client;
 use crate::web::extract::{self, InputError, path::FromParams};
 use crate::web::fields::{ascii, credentials};
 use crate::web::handler::Matched;
-use crate::web::handler::deadline::Deadline;
+use crate::web::handler::call_deadline::Deadline;
 
 /// The fields after a chunked body, kept in the request's extensions.
 #[derive(Clone, Debug)]

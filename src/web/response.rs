@@ -17,9 +17,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use crate::base::error::{Chain, lacks_descriptor};
 use crate::base::log::{Escaped, error, warn};
 use crate::base::sync::lock;
+use crate::process::handover::inherit::Failure;
 use crate::web::body::{Author, BodyError};
 use crate::web::extract::InputError;
-use crate::web::handler::deadline;
+use crate::web::handler::call_deadline;
 use crate::web::resume::ResumeName;
 use crate::{Body, Response};
 
@@ -97,7 +98,7 @@ fn failed(what: impl Display) -> Response {
 /// Logs why a response is a 500. Past the deadline of its route no client gets that response: then the line that says so has
 /// the reason too.
 pub(crate) fn log_failure(what: impl Display) {
-    if !deadline::note_failure(&what) {
+    if !call_deadline::note_failure(&what) {
         error!("500: {what}"; reason:% = Escaped(&what));
     }
 }
@@ -376,6 +377,8 @@ impl IntoResponse for Box<dyn Error> {
 /// to this, also errors of crates such as anyhow and eyre, which are no [`std::error::Error`] themselves. As a response it
 /// is a 500, and the error is only logged, with its sources; an [`InputError`], and an error of the request's body, keep
 /// their status. `?` converts it to an [`io::Error`], which the code of a stream returns, and to a `Problem` (feature `json`).
+/// Returned from `main` it prints as text, with its sources. Only a `Box<dyn Error>`, which can't be sent to another thread, does
+/// not convert: a handler may return it as it is.
 ///
 /// ```
 /// use heirloom::prelude::*;
@@ -389,7 +392,6 @@ impl IntoResponse for Box<dyn Error> {
 /// let status = |text: &str| router.call(http::Request::post("/").body(text.to_owned().into()).unwrap()).status();
 /// assert_eq!((status("1+2"), status("1+b")), (StatusCode::OK, StatusCode::INTERNAL_SERVER_ERROR));
 /// ```
-#[derive(Debug)]
 pub struct AnyError(Box<dyn Error + Send + Sync>);
 
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for AnyError {
@@ -402,6 +404,20 @@ impl AnyError {
     #[cfg(feature = "json")]
     pub(crate) fn into_inner(self) -> Box<dyn Error + Send + Sync> {
         self.0
+    }
+}
+
+/// For [`handover::fail`](crate::handover::fail).
+impl Failure<AnyError> for AnyError {
+    fn into_error(self) -> crate::Error {
+        self.0.into_error()
+    }
+}
+
+/// The text, with its sources: what `main` prints of an error that it returns.
+impl fmt::Debug for AnyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Chain(&*self.0).fmt(f)
     }
 }
 
@@ -833,7 +849,15 @@ mod tests {
         }
         let outer = Outer(io::Error::other("the disk is on fire"));
         assert_eq!(Chain(&outer).to_string(), "no picture: the disk is on fire");
-        assert_eq!(Chain(&io::Error::other(outer)).to_string(), "no picture: the disk is on fire");
+        let outer = AnyError::from(io::Error::other(outer));
+        assert_eq!(format!("{outer:?}"), "no picture: the disk is on fire");
+        // What `handover::fail` says of errors of each kind.
+        assert_eq!(outer.into_error().to_string(), "no picture: the disk is on fire");
+        assert_eq!(Box::<dyn Error>::from("no \"picture\"").into_error().to_string(), "no \"picture\"");
+        assert_eq!(io::Error::other("no picture").into_error().to_string(), "no picture");
+        let own = || crate::Error::config("no picture".to_owned());
+        assert_eq!(Box::<dyn Error>::from(own()).into_error().to_string(), own().to_string());
+        assert_eq!(AnyError::from(own()).into_error().to_string(), own().to_string());
     }
 
     #[test]

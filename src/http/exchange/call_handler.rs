@@ -22,7 +22,7 @@ use crate::base::contain_panic::panic_text;
 use crate::base::log::{Escaped, error, key_value};
 use crate::base::requests::SeriesKey;
 use crate::http::codec::RequestHead;
-use crate::web::handler::deadline::Deadline;
+use crate::web::handler::call_deadline::Deadline;
 use crate::web::handler::{Panics, RouteMatch, answer};
 use crate::web::response::recycle;
 use crate::web::wrap::RequestId;

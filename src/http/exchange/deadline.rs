@@ -34,7 +34,7 @@ use crate::http::codec::{DateCache, RequestSummary};
 use crate::net::stream::Stream;
 use crate::web::error_pages::ErrorPages;
 use crate::web::handler::RouteMatch;
-use crate::web::handler::deadline::{Deadline, Outcome, begin_call, end_call};
+use crate::web::handler::call_deadline::{Deadline, Outcome, begin_call, end_call};
 use crate::web::response::plain;
 use litemap::LiteMap;
 

@@ -22,7 +22,7 @@ use crate::net::connection::Ready;
 use crate::net::scheduler::queue::Queue;
 use crate::net::stream::Stream;
 use crate::web::body::{BodyError, BodyKind};
-use crate::web::handler::deadline::Deadline;
+use crate::web::handler::call_deadline::Deadline;
 
 /// A streaming request that waits for a streaming permit.
 #[derive(Debug)]

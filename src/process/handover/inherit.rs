@@ -147,13 +147,11 @@ pub fn init() -> Result<(), Error> {
 /// }
 /// ```
 ///
-/// `serve` reports its own errors. Once it was called, this reports nothing.
+/// It takes errors, text, boxed errors and an [`AnyError`](crate::AnyError). `serve` reports its own errors. Once it was called,
+/// this reports nothing.
 #[must_use = "return it from `main`"]
-pub fn fail(error: impl Into<BoxError>) -> Error {
-    let error = match error.into().downcast::<Error>() {
-        Ok(own) => *own,
-        Err(other) => Error::config(Chain(&*other).to_string()),
-    };
+pub fn fail<Kind>(error: impl Failure<Kind>) -> Error {
+    let error = error.into_error();
     // If the descriptors are not there, the predecessor knows that already, or can't be reached.
     if adopt().is_ok() {
         if let Some(Inherited::Left(inheritance)) = &mut *lock(&ADOPTED) {
@@ -161,6 +159,32 @@ pub fn fail(error: impl Into<BoxError>) -> Error {
         }
     }
     error
+}
+
+/// What [`fail`] takes. Of the kinds of errors none includes the others: a `Box<dyn Error>` is no `Error` itself, and does not
+/// convert to one that may be sent.
+#[diagnostic::on_unimplemented(message = "`{Self}` is not an error that `handover::fail` can report")]
+pub trait Failure<Kind> {
+    #[doc(hidden)]
+    fn into_error(self) -> Error;
+}
+
+impl<E: Into<BoxError>> Failure<BoxError> for E {
+    fn into_error(self) -> Error {
+        match self.into().downcast::<Error>() {
+            Ok(own) => *own,
+            Err(other) => Error::config(Chain(&*other).to_string()),
+        }
+    }
+}
+
+impl Failure<Box<dyn std::error::Error>> for Box<dyn std::error::Error> {
+    fn into_error(self) -> Error {
+        match self.downcast::<Error>() {
+            Ok(own) => *own,
+            Err(other) => Error::config(Chain(&*other).to_string()),
+        }
+    }
 }
 
 /// As `init`, in `serve`.

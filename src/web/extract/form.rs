@@ -26,8 +26,8 @@ fn pairs<T: DeserializeOwned>(bytes: &[u8], unfit: StatusCode) -> Result<T, Inpu
         let (reason, field) = (e.inner().to_string(), e.path().to_string());
         let comes = form_urlencoded::parse(bytes).filter(|(name, _)| *name == field).count();
         if reason == SEVERAL && comes > 1 {
-            return InputError::new(unfit, format!("duplicate field `{field}`"));
+            return InputError::of(unfit, format!("duplicate field `{field}`"));
         }
-        InputError::new(unfit, reason).at(e.path())
+        InputError::of(unfit, reason).at(e.path())
     })
 }

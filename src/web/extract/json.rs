@@ -37,7 +37,7 @@ fn of_json(e: &serde_json::Error) -> InputError {
     let status = if e.is_data() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
     let (text, place) = (e.to_string(), (e.line(), e.column()));
     let reason = text.strip_suffix(&format!(" at line {} column {}", place.0, place.1)).unwrap_or(&text);
-    InputError { place: (place.0 > 0).then_some(place), ..InputError::new(status, reason) }
+    InputError { place: (place.0 > 0).then_some(place), ..InputError::of(status, reason) }
 }
 
 /// A value as JSON: 200, `application/json`. One that can't be written as JSON makes the response a
@@ -249,7 +249,10 @@ impl Problem {
     }
 
     fn of_input(e: &InputError) -> Problem {
-        let mut problem = Problem::new(e.status()).detail(e.reason().to_owned());
+        let mut problem = Problem::new(e.status());
+        if !e.reason().is_empty() {
+            problem = problem.detail(e.reason().to_owned());
+        }
         if let Some(field) = e.field() {
             problem = problem.with("field", field);
         }
@@ -301,7 +304,7 @@ mod tests {
     use std::fmt;
 
     use super::*;
-    use crate::web::handler::deadline::{Deadline, begin_call, end_call};
+    use crate::web::handler::call_deadline::{Deadline, begin_call, end_call};
 
     #[derive(Debug)]
     struct Outer(io::Error);

@@ -19,7 +19,7 @@ use crate::Response;
 use crate::web::body::{Author, BodyError};
 #[cfg(any(feature = "json", feature = "form", feature = "multipart"))]
 use crate::web::fields::essence;
-use crate::web::response::{IntoResponse, busy, log_failure};
+use crate::web::response::{IntoResponse, busy, log_failure, plain};
 
 /// Why a client's input can't be read as the type that the handler wants: which field, and where.
 ///
@@ -33,6 +33,7 @@ use crate::web::response::{IntoResponse, busy, log_failure};
 /// | `Content-Type` is not JSON, or not that of a form | 415 |
 /// | fields that are missing, unknown or of another type | 422 |
 /// | a body that is too large, or too slow (streaming routes); a field beyond a limit of its form | 413, 408 |
+/// | what the program finds wrong itself: [`InputError::not_found`], [`InputError::new`] | 404; 4xx |
 /// | no room in temporary files, or on the disk | 503, 507 |
 /// | a failure of the server while it reads the body, or a parameter that the route does not have; the reason is only logged | 500 |
 #[derive(Debug)]
@@ -45,7 +46,53 @@ pub struct InputError {
 }
 
 impl InputError {
-    fn new(status: StatusCode, reason: impl Into<String>) -> InputError {
+    /// What the program itself finds wrong with a request, for `?` also in a handler that returns an
+    /// [`AnyError`](crate::AnyError), an [`io::Error`] or a `Problem`. The client gets the reason. A status other than 4xx is a 500, and the
+    /// reason is then only logged.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    ///
+    /// fn rename(mut req: Request) -> Result<StatusCode, AnyError> {
+    ///     let name = req.text()?;
+    ///     if name.is_empty() {
+    ///         return Err(InputError::new(StatusCode::UNPROCESSABLE_ENTITY, "the name is empty").into());
+    ///     }
+    ///     std::fs::rename("old", name)?;
+    ///     Ok(StatusCode::NO_CONTENT)
+    /// }
+    /// let response = Router::new().post("/", rename).call(http::Request::post("/").body(Body::empty()).unwrap());
+    /// assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    /// ```
+    pub fn new(status: StatusCode, reason: impl Into<String>) -> InputError {
+        let reason = reason.into();
+        if status.is_client_error() {
+            return InputError::of(status, reason);
+        }
+        log_failure(format_args!("an InputError of status {status}: {reason}"));
+        InputError::of(StatusCode::INTERNAL_SERVER_ERROR, "")
+    }
+
+    /// The 404 of a handler that returns `None`, for one whose result is another:
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// # fn find(_: u64) -> std::io::Result<Option<String>> { Ok(None) }
+    ///
+    /// fn show(req: Request) -> Result<Html<String>, AnyError> {
+    ///     let (id,) = req.params_as::<(u64,)>()?;
+    ///     let note = find(id)?.ok_or_else(InputError::not_found)?;
+    ///     Ok(Html(format!("<p>{note}</p>")))
+    /// }
+    /// let router = Router::new().get("/notes/{id}", show);
+    /// let response = router.call(http::Request::get("/notes/7").body(Body::empty()).unwrap());
+    /// assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    /// ```
+    pub fn not_found() -> InputError {
+        InputError::of(StatusCode::NOT_FOUND, "")
+    }
+
+    fn of(status: StatusCode, reason: impl Into<String>) -> InputError {
         InputError { status, reason: reason.into(), field: None, place: None }
     }
 
@@ -58,6 +105,7 @@ impl InputError {
     pub(crate) fn response(&self) -> Response {
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE => busy(),
+            status if self.reason.is_empty() => plain(status),
             status => (status, format!("{self}\n")).into_response().map(|body| body.by(Author::Detail)),
         }
     }
@@ -67,7 +115,7 @@ impl InputError {
         self.status
     }
 
-    /// The reason, without the position.
+    /// The reason, without the position; empty if the status says it all.
     pub fn reason(&self) -> &str {
         &self.reason
     }
@@ -105,6 +153,9 @@ impl fmt::Display for InputError {
         if let Some(field) = &self.field {
             write!(f, "{field}: ")?;
         }
+        if self.reason.is_empty() {
+            return write!(f, "{}", self.status);
+        }
         f.write_str(&self.reason)
     }
 }
@@ -130,10 +181,10 @@ impl From<io::Error> for InputError {
             Err(e) => e,
         };
         match BodyError::status_of(&e) {
-            Some(status) => InputError::new(status, e.to_string()),
+            Some(status) => InputError::of(status, e.to_string()),
             None => {
                 log_failure(format_args!("a request body can't be read: {e}"));
-                InputError::new(StatusCode::INTERNAL_SERVER_ERROR, "the body can't be read")
+                InputError::of(StatusCode::INTERNAL_SERVER_ERROR, "the body can't be read")
             }
         }
     }
@@ -147,5 +198,43 @@ fn expect(headers: &HeaderMap, wanted: &str, fits: impl Fn(&str) -> bool) -> Res
         return Ok(());
     }
     let reason = format!("the body must be {wanted}, by its Content-Type");
-    Err(InputError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason))
+    Err(InputError::of(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::web::response::AnyError;
+
+    fn shown(e: impl IntoResponse) -> (u16, String) {
+        let mut response = e.into_response();
+        (response.status().as_u16(), response.body_mut().read_text().unwrap())
+    }
+
+    #[test]
+    fn a_program_says_what_is_wrong_through_errors_of_any_type() {
+        let text = |status, text: &str| (status, text.to_owned());
+        assert_eq!(shown(InputError::not_found()), shown(None::<String>));
+        assert_eq!(shown(AnyError::from(InputError::not_found())), text(404, "404 Not Found\n"));
+        assert_eq!(shown(io::Error::from(InputError::not_found())), text(404, "404 Not Found\n"));
+        assert_eq!(InputError::not_found().to_string(), "404 Not Found");
+        let taken = || InputError::new(StatusCode::CONFLICT, "the name is taken");
+        assert_eq!(shown(AnyError::from(taken())), text(409, "the name is taken\n"));
+        assert_eq!(shown(InputError::from(io::Error::from(taken()))), text(409, "the name is taken\n"));
+        for none in [StatusCode::OK, StatusCode::BAD_GATEWAY] {
+            assert_eq!(shown(InputError::new(none, "secret")), text(500, "500 Internal Server Error\n"));
+        }
+    }
+
+    #[cfg(feature = "json")]
+    #[test]
+    fn a_bare_status_is_a_problem_without_detail() {
+        use crate::Problem;
+        assert_eq!(
+            shown(Problem::from(AnyError::from(InputError::not_found()))).1,
+            r#"{"title":"Not Found","status":404}"#
+        );
+        let taken = InputError::new(StatusCode::CONFLICT, "taken");
+        assert_eq!(shown(Problem::from(taken)).1, r#"{"title":"Conflict","status":409,"detail":"taken"}"#);
+    }
 }

@@ -152,7 +152,7 @@ impl Multipart {
         let Some(part) = next else { return Ok(None) };
         if self.count >= self.limits.fields {
             let reason = format!("more fields than {}", self.limits.fields);
-            return Err(InputError::new(StatusCode::PAYLOAD_TOO_LARGE, reason));
+            return Err(InputError::of(StatusCode::PAYLOAD_TOO_LARGE, reason));
         }
         self.count = self.count.saturating_add(1);
         let name = part.name().ok_or_else(|| bad("a field has no name"))?.to_owned();
@@ -242,7 +242,7 @@ impl Field<'_> {
         let name = self.head.name.clone();
         let text = self.text()?;
         text.trim().parse().map_err(|e: T::Err| {
-            let error = InputError::new(StatusCode::UNPROCESSABLE_ENTITY, e.to_string());
+            let error = InputError::of(StatusCode::UNPROCESSABLE_ENTITY, e.to_string());
             InputError { field: Some(name), ..error }
         })
     }
@@ -294,7 +294,7 @@ impl Field<'_> {
     }
 
     fn error(&self, status: StatusCode, reason: &str) -> InputError {
-        self.named(InputError::new(status, reason))
+        self.named(InputError::of(status, reason))
     }
 
     fn not_stored(&self, e: &StoreError) -> InputError {
@@ -414,7 +414,7 @@ fn without_server() -> Arc<FileBudget> {
 }
 
 fn bad(reason: &str) -> InputError {
-    InputError::new(StatusCode::BAD_REQUEST, reason)
+    InputError::of(StatusCode::BAD_REQUEST, reason)
 }
 
 fn of_multer(e: multer::Error) -> InputError {

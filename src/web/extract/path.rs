@@ -33,7 +33,7 @@ pub(crate) fn read<T: FromStr<Err: Display>>(name: &str, value: Option<&str>) ->
     };
     value.parse().map_err(|e: T::Err| {
         let field = Some(name.to_owned());
-        InputError { field, ..InputError::new(StatusCode::NOT_FOUND, e.to_string()) }
+        InputError { field, ..InputError::of(StatusCode::NOT_FOUND, e.to_string()) }
     })
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn read_all<'p, T: FromParams>(
 
 fn mistake(what: impl Display) -> InputError {
     log_failure(what);
-    InputError::new(
+    InputError::of(
         StatusCode::INTERNAL_SERVER_ERROR,
         "the route does not have the parameters that its handler reads",
     )

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use super::deadline::Deadline;
+use super::call_deadline::Deadline;
 use super::routes::{Call, GuardWalk, RouteMatch, RouteRules, Routes, Seal, add_route, call_by_hand, verify};
 use super::{EarlyResponse, Handler};
 use crate::base::limits::within_reach;

@@ -1,6 +1,6 @@
 //! A function from request to response.
 
-pub(crate) mod deadline;
+pub(crate) mod call_deadline;
 mod limits;
 mod routes;
 mod wrapped;
@@ -199,7 +199,8 @@ impl<H: Handler + ?Sized> Handler for Arc<H> {
 /// ```
 ///
 /// A closure must name the type of the state, `|shop: &Shop, _| ...`: without it, the compiler says that an implementation of
-/// `StateFn` is not general enough. A stream outlives its handler, so its handler is the closure with the `Arc`.
+/// `StateFn` is not general enough. A response that outlives its handler, such as a stream, needs an `Arc` of its own: see
+/// [`with_arc`].
 pub fn with_state<S, F>(state: &Arc<S>, handler: F) -> impl Handler + use<S, F>
 where
     S: Send + Sync + ?Sized + 'static,
@@ -207,6 +208,42 @@ where
 {
     let state = Arc::clone(state);
     move |request: Request| handler(&state, request).into_response()
+}
+
+/// As [`with_state`], for a function that gets the [`Arc`]: the response of a stream goes on when its handler has returned, and
+/// takes the state along.
+///
+/// ```
+/// use heirloom::prelude::*;
+/// use heirloom::sse::{self, Event};
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// struct Shop {
+///     name: String,
+/// }
+///
+/// fn news(shop: Arc<Shop>, req: Request) -> Response {
+///     sse::response(&req, move |events| {
+///         while !events.wait(Duration::from_secs(1))?.is_draining() {
+///             events.send(&Event::data(&shop.name))?;
+///         }
+///         Ok(())
+///     })
+/// }
+///
+/// let shop = Arc::new(Shop { name: "Tea".to_owned() });
+/// let router = Router::new().get("/news", with_arc(&shop, news));
+/// # router.check().unwrap();
+/// ```
+pub fn with_arc<S, F, R>(state: &Arc<S>, handler: F) -> impl Handler + use<S, F, R>
+where
+    S: Send + Sync + ?Sized + 'static,
+    F: Fn(Arc<S>, Request) -> R + Send + Sync + 'static,
+    R: IntoResponse + 'static,
+{
+    let state = Arc::clone(state);
+    move |request: Request| handler(Arc::clone(&state), request)
 }
 
 /// A function of a state and a request, for [`with_state`]. Its response may borrow from the state, as that of a function

@@ -24,7 +24,7 @@ use std::time::Instant;
 
 use http::{Method, StatusCode};
 
-use super::deadline::Deadline;
+use super::call_deadline::Deadline;
 use super::{EarlyResponse, Handler, RouteLimits};
 use crate::base::sync::lock;
 use crate::net::scheduler::latency::HandlerLatency;
