@@ -68,22 +68,52 @@ impl<T: 'static> PerWorker<T> {
     #[track_caller]
     #[expect(clippy::panic, reason = "as documented")]
     pub fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
-        match self.try_with(work) {
+        match self.value_for(work) {
             Ok(result) => result,
             Err(e) => panic!("can't create this thread's {}: {}", type_name::<T>(), Chain(&*e)),
         }
     }
 
-    /// As [`with`](Self::with), but a value that can't be created is an error. The next use tries again.
+    /// As [`with`](Self::with), for work that may fail. A value that can't be created is an error too, and the next use tries again.
+    ///
+    /// ```
+    /// use heirloom::prelude::*;
+    /// # struct Connection;
+    /// # impl Connection {
+    /// #     fn open() -> std::io::Result<Connection> { Ok(Connection) }
+    /// #     fn count(&mut self) -> std::io::Result<u64> { Ok(7) }
+    /// # }
+    /// struct App {
+    ///     db: PerWorker<Connection>,
+    /// }
+    ///
+    /// fn count(app: &App, _: Request) -> Result<String, AnyError> {
+    ///     let count = app.db.try_with(|db| db.count())?;
+    ///     Ok(format!("{count}\n"))
+    /// }
+    ///
+    /// let app = std::sync::Arc::new(App { db: PerWorker::new(Connection::open) });
+    /// let router = Router::new().get("/", with_state(&app, count));
+    /// # router.check().unwrap();
+    /// ```
     ///
     /// # Errors
-    /// The error of the closure given to [`new`](Self::new), boxed; `downcast` returns its type. A handler that passes it on
-    /// responds with a 500, and the log has its text.
+    /// That of `work`, or of the closure given to [`new`](Self::new), boxed; `downcast` returns its type. A handler that passes
+    /// it on responds with a 500, and the log has its text.
     ///
     /// # Panics
     /// If `work`, or the code that creates the value, uses the same `PerWorker` again.
     #[track_caller]
-    pub fn try_with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Result<R, BoxError> {
+    pub fn try_with<R, E: Into<BoxError>>(
+        &self,
+        work: impl FnOnce(&mut T) -> Result<R, E>,
+    ) -> Result<R, BoxError> {
+        self.value_for(work)?.map_err(Into::into)
+    }
+
+    /// Calls `work` with this thread's value; an error if that can't be created.
+    #[track_caller]
+    fn value_for<R>(&self, work: impl FnOnce(&mut T) -> R) -> Result<R, BoxError> {
         let (claim, kept) = ValueInUse::take::<T>(&self.factory.token)?;
         let mut value = match kept {
             Some(value) => value,
@@ -107,7 +137,7 @@ impl<T: 'static> PerWorker<T> {
     /// # Errors
     /// When that fails or panics: which thread, what, and why.
     pub(crate) fn begin(&self) -> Result<(), Error> {
-        let made = catch_unwind(AssertUnwindSafe(|| self.try_with(|_| ())));
+        let made = catch_unwind(AssertUnwindSafe(|| self.value_for(|_| ())));
         let made = made.unwrap_or_else(|panic| Err(format!("it panicked: {}", panic_text(&*panic)).into()));
         made.map_err(|e| {
             let thread = thread::current();
@@ -311,12 +341,12 @@ mod tests {
         let text = text_of(|| guests.with(|_| ask(&guests)));
         assert!(text.contains("Counted is in use: `with` within `with` of the same PerWorker<"), "{text}");
         assert_eq!(ask(&guests), (1, 1), "the one that was in use is gone");
-        let again = text_of(|| guests.with(|_| guests.try_with(|_| ())));
+        let again = text_of(|| guests.with(|_| guests.value_for(|_| ())));
         assert_eq!(again, text);
 
         let slot = Arc::new(std::sync::OnceLock::<PerWorker<u32>>::new());
         let own = Arc::clone(&slot);
-        let makes_itself = PerWorker::new(move || own.get().unwrap().try_with(|n| *n));
+        let makes_itself = PerWorker::new(move || own.get().unwrap().value_for(|n| *n));
         slot.set(makes_itself.clone()).unwrap();
         let text = text_of(|| makes_itself.with(|_| ()));
         assert!(text.starts_with("u32 is in use"), "{text}");
@@ -330,11 +360,11 @@ mod tests {
             2 => panic!("as the test wants it"),
             n => Ok(n),
         });
-        let error = values.try_with(|_| ()).unwrap_err().downcast::<io::Error>().unwrap();
+        let error = values.value_for(|_| ()).unwrap_err().downcast::<io::Error>().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         let text = text_of(|| values.with(|_| ()));
         assert_eq!(text, "can't create this thread's usize: Connection refused (os error 111)");
-        assert_eq!(text_of(|| values.try_with(|_| ())), "as the test wants it");
+        assert_eq!(text_of(|| values.value_for(|_| ())), "as the test wants it");
         assert_eq!(values.with(|n| *n), 3);
     }
 
@@ -367,7 +397,7 @@ mod tests {
     impl Drop for DropsItself {
         fn drop(&mut self) {
             match &self.0 {
-                Some(guests) => drop(guests.try_with(|_| ()).unwrap_err()),
+                Some(guests) => drop(guests.value_for(|_| ()).unwrap_err()),
                 None => panic!("as the test wants it"),
             }
         }

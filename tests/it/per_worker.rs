@@ -141,14 +141,23 @@ fn what_fails_at_first_use_is_a_500_and_is_tried_again() {
     });
     let (boxed, asked) = (values.clone(), values);
     let router = Router::new()
-        .get("/try", move |_: Request| boxed.try_with(|n| n.to_string()))
+        .get("/try/{wanted}", move |req: Request| {
+            boxed.try_with(|n| match req.param_as::<usize>("wanted")? {
+                wanted if wanted == *n => Ok(n.to_string()),
+                wanted => Err(InputError::new(StatusCode::CONFLICT, format!("{n} is not {wanted}"))),
+            })
+        })
         .get("/with", move |_: Request| asked.with(|n| n.to_string()));
     let server = Server::new(router).listen("127.0.0.1:0").workers(1).spawn().unwrap();
     let mut client = Client::to(server.addresses()[0]);
-    assert_eq!(client.get("/try").status, 500);
+    assert_eq!(client.get("/try/2").status, 500);
     assert_eq!(client.get("/with").status, 500);
     assert_eq!(client.get("/with").text(), "2");
-    assert_eq!(client.get("/try").text(), "2");
+    assert_eq!(client.get("/try/2").text(), "2");
+    // An error of the work is that of the call, and the value stays.
+    assert_eq!(client.get("/try/3").said(), "409 2 is not 3");
+    assert_eq!(client.get("/try/x").status, 404);
+    assert_eq!(client.get("/with").text(), "2");
 }
 
 #[test]
