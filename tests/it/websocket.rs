@@ -772,3 +772,43 @@ fn a_slow_member_of_a_hub_loses_messages_or_is_closed() {
         }
     }
 }
+
+#[test]
+fn a_bell_wakes_the_reading_thread() {
+    let bell = Broadcast::<()>::new(1);
+    let rung = bell.clone();
+    let scene = Scene::serving(move |req, _| {
+        let bell = rung.clone();
+        WebSocket::upgrade(req).speak(move |socket| {
+            let _woken = bell.wake(socket.sender());
+            loop {
+                match socket.read() {
+                    Ok(Some(message)) => {
+                        // Nobody waits in a read now.
+                        (0..3).for_each(|_| assert_eq!(bell.send(()), 1));
+                        socket.send(message)?;
+                    }
+                    Ok(None) => return Ok(()),
+                    Err(e) if e.kind() == ErrorKind::TimedOut => socket.send("woken")?,
+                    Err(e) => return Err(e),
+                }
+            }
+        })
+    });
+    let mut client = scene.client();
+    eventually("it hears the bell", || bell.send(()) == 1);
+    expect(&mut client, TEXT, "woken");
+    for _ in 0..20 {
+        assert_eq!(bell.send(()), 1);
+        expect(&mut client, TEXT, "woken");
+        client.send(frame(FIN | TEXT, "x"));
+        // Three rings are one.
+        for wanted in ["x", "woken"] {
+            expect(&mut client, TEXT, wanted);
+        }
+    }
+    client.send(close(1000, ""));
+    expect_close(&mut client, 1000);
+    scene.expect_no_client();
+    assert_eq!((bell.send(()), bell.len()), (0, 0));
+}

@@ -12,6 +12,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
@@ -189,6 +190,8 @@ struct WebSocketSession {
     options: WebSocketOptions,
     /// This lock is never held while a thread waits.
     protocol_state: Mutex<ProtocolState>,
+    /// The reading thread is to return to its code, once.
+    is_woken: AtomicBool,
 }
 
 impl WebSocket {
@@ -207,7 +210,7 @@ impl WebSocket {
     /// Waits for the next message; None when the WebSocket is closed, or [moves](WebSocket::is_moving) to the next process.
     ///
     /// # Errors
-    /// `TimedOut` after the [read timeout](WebSocket::set_read_timeout): nothing is lost, read again.
+    /// `TimedOut` after the [read timeout](WebSocket::set_read_timeout) or a [wake](WebSocketSender::wake): nothing is lost, read again.
     /// All others end the WebSocket: `InvalidData` for a violation of the protocol (the client gets 1002, 1007 or 1009),
     /// `UnexpectedEof` if the client closed without a Close, `ConnectionAborted` if it does not answer or does not read, and
     /// those of the connection.
@@ -372,7 +375,13 @@ fn run(io: Upgraded, terms: Terms, speak: impl FnOnce(&mut WebSocket) -> io::Res
         (false, false) => {}
     }
     let protocol_state = Mutex::new(protocol_state);
-    let shared = Arc::new(WebSocketSession { io: Arc::clone(&io), passage, options, protocol_state });
+    let shared = Arc::new(WebSocketSession {
+        io: Arc::clone(&io),
+        passage,
+        options,
+        protocol_state,
+        is_woken: AtomicBool::new(false),
+    });
     let notified = Arc::downgrade(&shared);
     io.at_drain(Box::new(move || {
         if let Some(shared) = notified.upgrade() {
@@ -444,7 +453,9 @@ impl WebSocketSession {
                 (all_sent?, !protocol_state.is_choked(), due)
             };
             let now = Instant::now();
-            if deadline.is_some_and(|deadline| now >= deadline) {
+            // Reset before the code looks at what has changed. A wake that comes after this look ends the wait.
+            if self.is_woken.swap(false, Ordering::SeqCst) || deadline.is_some_and(|deadline| now >= deadline)
+            {
                 return Ok(ReadOutcome::Nothing);
             }
             let until = deadline.map_or(due, |deadline| due.min(deadline));
@@ -558,6 +569,16 @@ impl WebSocketSender {
         }
     }
 
+    /// Makes the thread in [`WebSocket::read`] return to its code, by `TimedOut`, now or at its next read that would wait: for
+    /// something other than the client that it has to look at. Several wakes before that are one. On a closed WebSocket this does nothing.
+    /// [`Broadcast::wake`] wakes many.
+    pub fn wake(&self) {
+        if let Ok(shared) = self.shared() {
+            shared.is_woken.store(true, Ordering::SeqCst);
+            shared.io.ring();
+        }
+    }
+
     /// Whether messages can be sent: neither side has sent a Close.
     pub fn is_open(&self) -> bool {
         self.shared().is_ok_and(|shared| shared.lock().is_open())
@@ -605,6 +626,55 @@ impl<T: Clone + Into<Message> + Send + 'static> Broadcast<T> {
                 Taken::Ended
             }
             Err(_) => Taken::Ended,
+        })
+    }
+}
+
+impl<T: Clone + Send + 'static> Broadcast<T> {
+    /// Each value that is sent wakes the thread that reads this WebSocket ([`WebSocketSender::wake`]), until the result is dropped or the
+    /// WebSocket is closed. The values themselves are not sent to the client: the hub is a bell, which says that a store has something
+    /// new. A feature: `websocket`.
+    ///
+    /// ```
+    /// use heirloom::broadcast::Broadcast;
+    /// use heirloom::prelude::*;
+    /// use heirloom::websocket::WebSocket;
+    /// use std::io::{self, ErrorKind};
+    /// # fn stored_after(_: u64) -> io::Result<Vec<(u64, String)>> { Ok(Vec::new()) }
+    /// # fn store(_: &str) -> io::Result<()> { Ok(()) }
+    ///
+    /// /// Sends what the store has behind `last`, and stores what the client says.
+    /// fn follow(socket: &mut WebSocket, bell: &Broadcast<()>, mut last: u64) -> io::Result<()> {
+    ///     let _woken = bell.wake(socket.sender());
+    ///     loop {
+    ///         for (id, text) in stored_after(last)? {
+    ///             socket.send(text)?;
+    ///             last = id;
+    ///         }
+    ///         match socket.read() {
+    ///             Ok(Some(message)) => {
+    ///                 store(message.as_text().unwrap_or_default())?;
+    ///                 bell.send(());
+    ///             }
+    ///             Ok(None) => return Ok(()),
+    ///             Err(e) if e.kind() == ErrorKind::TimedOut => {} // the bell
+    ///             Err(e) => return Err(e),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let bell = Broadcast::new(1);
+    /// let chat = move |req: Request| {
+    ///     let bell = bell.clone();
+    ///     WebSocket::upgrade(&req).speak(move |socket| follow(socket, &bell, 0))
+    /// };
+    /// let router = Router::new().get("/chat", chat);
+    /// # router.check().unwrap();
+    /// ```
+    pub fn wake(&self, sender: WebSocketSender) -> Subscription {
+        self.subscribe_by(move |_| {
+            sender.wake();
+            if sender.is_open() { Taken::Yes } else { Taken::Ended }
         })
     }
 }
