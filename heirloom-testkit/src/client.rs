@@ -192,7 +192,7 @@ impl Client {
 
     /// Sends a request, and reads its response.
     pub fn request(&mut self, request: &Request) -> Outcome {
-        self.send(request.bytes());
+        self.send(request.bytes(""));
         self.answer()
     }
 

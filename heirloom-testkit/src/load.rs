@@ -1,5 +1,6 @@
 //! Clients that send requests without pause and never retry.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,6 +11,7 @@ use crate::{Addr, Client, Outcome, Report, Request, Response, beside, pass, unti
 
 type Identify = dyn Fn(&Response) -> Option<String> + Send + Sync;
 type Choose = dyn Fn() -> Addr + Send + Sync;
+type Credentials = dyn Fn(&Response) -> Vec<(String, String)> + Send + Sync;
 
 /// The clients of a load. Each sends one request after the other, on one connection that it keeps, or each on a new one.
 /// None of them retries: a request that is not answered is lost.
@@ -22,12 +24,20 @@ pub struct Load {
     close: usize,
     pause: Duration,
     requests: Vec<Request>,
+    login: Option<(Request, Arc<Credentials>)>,
     identify: Option<Arc<Identify>>,
 }
 
 impl Default for Load {
     fn default() -> Load {
-        Load { keep_alive: 4, close: 2, pause: Duration::ZERO, requests: Vec::new(), identify: None }
+        Load {
+            keep_alive: 4,
+            close: 2,
+            pause: Duration::ZERO,
+            requests: Vec::new(),
+            login: None,
+            identify: None,
+        }
     }
 }
 
@@ -66,6 +76,39 @@ impl Load {
         self.request(Request::get(path))
     }
 
+    /// Each client sends this request first, once, and again only if it was not answered as expected. It keeps the cookies that this and all later responses set, and
+    /// sends them with its requests.
+    ///
+    /// ```
+    /// use heirloom_testkit::{Load, Request};
+    ///
+    /// let login = Request::new("POST", "/login").body("Ada:lovelace").expect_status(303);
+    /// let load = Load::new().login(login).get("/inside");
+    /// # let _ = load;
+    /// ```
+    pub fn login(self, request: Request) -> Load {
+        self.login_with(request, |_| Vec::new())
+    }
+
+    /// As [`Load::login`], and each client sends these fields with its requests, too: a token that the response has.
+    ///
+    /// ```
+    /// use heirloom_testkit::{Load, Request};
+    ///
+    /// let load = Load::new().get("/api").login_with(Request::new("POST", "/tokens"), |response| {
+    ///     vec![("Authorization".to_owned(), format!("Bearer {}", response.text()))]
+    /// });
+    /// # let _ = load;
+    /// ```
+    pub fn login_with(
+        mut self,
+        request: Request,
+        fields: impl Fn(&Response) -> Vec<(String, String)> + Send + Sync + 'static,
+    ) -> Load {
+        self.login = Some((request, Arc::new(fields)));
+        self
+    }
+
     /// Says which process has sent a response, by a field or a body that has its pid or generation:
     /// [`Report::answered_by`] counts by it.
     pub fn identify(mut self, by: impl Fn(&Response) -> Option<String> + Send + Sync + 'static) -> Load {
@@ -101,6 +144,7 @@ impl Load {
                 counts: Arc::clone(&counts),
                 kind: if n < kept { Kind::KeepAlive } else { Kind::Close },
                 kept: None,
+                session: Session::default(),
                 sent: n,
                 begin,
                 report: Report::default(),
@@ -186,6 +230,7 @@ struct Requester {
     kind: Kind,
     /// The connection that it keeps, and the process that has answered on it.
     kept: Option<(Client, Option<String>)>,
+    session: Session,
     /// Where it is in the requests: each client starts at another one.
     sent: usize,
     begin: Instant,
@@ -211,19 +256,34 @@ impl Requester {
     /// Whether the next request was answered.
     fn next(&mut self) -> bool {
         let load = Arc::clone(&self.load);
-        let at = self.sent % load.requests.len();
-        let Some(request) = load.requests.get(at) else { return false };
-        self.sent += 1;
+        let login = load.login.as_ref().filter(|_| !self.session.is_in);
+        let request = match login {
+            Some((request, _)) => request,
+            None => {
+                let at = self.sent % load.requests.len();
+                let Some(request) = load.requests.get(at) else { return false };
+                self.sent += 1;
+                request
+            }
+        };
         let (mut client, before) = self.kept.take().unwrap_or_else(|| {
             self.report.connects += 1;
             (Client::to(&(self.choose)()), None)
         });
         client.renew();
         let begin = Instant::now();
-        let outcome = client.request(request);
+        client.send(request.bytes(&self.session.fields()));
+        let outcome = client.answer();
         self.report.slowest = self.report.slowest.max(begin.elapsed());
         match outcome {
             Outcome::Ok(response) if request.accepts(&response) => {
+                if let Some((_, fields)) = &load.login {
+                    self.session.take_cookies(&response);
+                    if login.is_some() {
+                        self.session.own = fields(&response);
+                        self.session.is_in = true;
+                    }
+                }
                 let by = load.identify.as_ref().and_then(|identify| identify(&response));
                 self.report.answer(by.clone());
                 self.counts.answered.fetch_add(1, Ordering::Relaxed);
@@ -241,5 +301,63 @@ impl Requester {
                 false
             }
         }
+    }
+}
+
+/// What one client sends with each request once it is logged in.
+#[derive(Default)]
+struct Session {
+    is_in: bool,
+    cookies: BTreeMap<String, String>,
+    own: Vec<(String, String)>,
+}
+
+impl Session {
+    /// Of an attribute only a `Max-Age` of 0 counts, by which a server removes a cookie.
+    fn take_cookies(&mut self, response: &Response) {
+        let set = response.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
+        for (_, cookie) in set {
+            let mut parts = cookie.split(';').map(str::trim);
+            let Some((name, value)) = parts.next().and_then(|pair| pair.split_once('=')) else { continue };
+            if parts.any(|attribute| attribute.eq_ignore_ascii_case("max-age=0")) {
+                self.cookies.remove(name);
+            } else {
+                self.cookies.insert(name.to_owned(), value.to_owned());
+            }
+        }
+    }
+
+    fn fields(&self) -> String {
+        let mut fields = String::new();
+        for (name, value) in &self.own {
+            fields += &format!("{name}: {value}\r\n");
+        }
+        if !self.cookies.is_empty() {
+            let all: Vec<String> =
+                self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            fields += &format!("Cookie: {}\r\n", all.join("; "));
+        }
+        fields
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_keeps_cookies_until_they_are_removed() {
+        let set = |cookies: &[&str]| Response {
+            status: 200,
+            headers: cookies.iter().map(|cookie| ("Set-Cookie".to_owned(), (*cookie).to_owned())).collect(),
+            body: Vec::new(),
+        };
+        let mut session = Session::default();
+        assert_eq!(session.fields(), "");
+        session.take_cookies(&set(&["b=1; HttpOnly", "a=x=y", "none"]));
+        session.own = vec![("Authorization".to_owned(), "Bearer 7".to_owned())];
+        assert_eq!(session.fields(), "Authorization: Bearer 7\r\nCookie: a=x=y; b=1\r\n");
+        session.take_cookies(&set(&["a=2; Path=/; Max-Age=60", "b=; Path=/; max-age=0"]));
+        assert_eq!(session.fields(), "Authorization: Bearer 7\r\nCookie: a=2\r\n");
     }
 }

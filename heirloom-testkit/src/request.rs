@@ -68,12 +68,13 @@ impl Request {
         &self.name
     }
 
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    /// The request with these lines in its head, too.
+    pub(crate) fn bytes(&self, fields: &str) -> Vec<u8> {
         let length = match self.body.len() {
             0 if self.name.starts_with("GET ") => String::new(),
             length => format!("Content-Length: {length}\r\n"),
         };
-        let head = format!("{} HTTP/1.1\r\n{}{length}\r\n", self.name, self.headers);
+        let head = format!("{} HTTP/1.1\r\n{}{fields}{length}\r\n", self.name, self.headers);
         [head.as_bytes(), &self.body].concat()
     }
 

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use heirloom_testkit::{Addr, Load, Process, Program, Request, Server};
@@ -166,4 +168,45 @@ fn no_process_is_left_behind() {
     assert!(panicked.is_err());
     assert_eq!(pids.len(), 3, "two generations and sleep");
     until("all are gone", || pids.iter().all(|pid| is_gone(*pid)));
+}
+
+#[test]
+fn clients_of_a_load_log_in_once() {
+    use heirloom::prelude::{Request as Asked, Router, StatusCode};
+
+    let logins = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&logins);
+    let has = |req: &Asked, field: &str, text: &str| {
+        req.headers().get(field).is_some_and(|value| value.to_str().unwrap().contains(text))
+    };
+    let inside =
+        move |req: Asked| match has(&req, "cookie", "user=7") && has(&req, "authorization", "Bearer tea") {
+            // A cookie that is renewed.
+            true => (StatusCode::OK, [("set-cookie", "user=77; Path=/")], ()),
+            false => (StatusCode::UNAUTHORIZED, [("set-cookie", "user=0")], ()),
+        };
+    let router = Router::new().get("/inside", inside).post("/login", move |_: Asked| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        ([("set-cookie", "user=7; HttpOnly")], "tea")
+    });
+    let server = heirloom::Server::new(router).listen("127.0.0.1:0").spawn().unwrap();
+    let login = || Request::new("POST", "/login");
+    let fields = |response: &heirloom_testkit::Response| {
+        vec![("Authorization".to_owned(), format!("Bearer {}", response.text()))]
+    };
+    let load = Load::new().keep_alive(2).close(2).get("/inside").login_with(login(), fields);
+    let load = load.start(server.addresses()[0]);
+    load.wait_for(200);
+    let report = load.stop();
+    report.assert_unnoticed();
+    assert_eq!(logins.load(Ordering::SeqCst), 4, "{report}");
+
+    // Cookies alone are not enough here. A request that is refused is lost, and no reason to log in again.
+    let before = server.handle().stats().requests;
+    let load = Load::new().keep_alive(1).close(0).get("/inside").login(login()).start(server.addresses()[0]);
+    until("requests are refused", || server.handle().stats().requests >= before + 4);
+    let report = load.stop();
+    assert!(report.answered == 1 && report.failed >= 3, "{report}");
+    assert_eq!(logins.load(Ordering::SeqCst), 5, "{report}");
+    server.stop().unwrap();
 }
