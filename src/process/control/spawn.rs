@@ -105,7 +105,8 @@ impl Control<'_> {
     }
 
     pub(super) fn dismiss_successor(&mut self) -> Option<Event> {
-        let word = self.successor.take()?.dismiss(self.state.stage(), &self.poller);
+        let late = self.outside.upgrade.late();
+        let word = self.successor.take()?.dismiss(self.state.stage(), late, &self.poller);
         self.outside.identity.note_failure(&word.end);
         self.outside.upgrade.note_output(&word.wrote);
         word.child.into_iter().for_each(|child| self.strays.push(child));

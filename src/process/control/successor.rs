@@ -184,8 +184,8 @@ impl Successor {
         self.channel.send(&Message::Stopping { within: Duration::ZERO });
     }
 
-    /// Kills and reaps it, and logs its end. `stage` is the one after that.
-    pub(super) fn dismiss(mut self, stage: Stage, poller: &Poller) -> LastWord {
+    /// Kills and reaps it, and logs its end. `stage` is the one after that; `late` says which of its times has passed, if that is why.
+    pub(super) fn dismiss(mut self, stage: Stage, late: Option<&str>, poller: &Poller) -> LastWord {
         if self.has_failed {
             self.child.wait_briefly();
         }
@@ -196,10 +196,11 @@ impl Successor {
         let (output, wrote) = last_words(self.messages.take().filter(|_| !self.has_failed));
         match stage {
             Stage::Serving | Stage::Awaiting if !self.has_failed => {
+                let why = late.map(|late| format!("{late}: ")).unwrap_or_default();
                 error!(
-                    "handover: child {pid} {end}; still serving{wrote}";
+                    "handover: {why}child {pid} {end}; still serving{wrote}";
                     successor = pid.as_raw(),
-                    reason:% = Escaped(&end),
+                    reason:% = Escaped(late.unwrap_or(&*end)),
                     output = key_value(&output.as_ref().map(Escaped))
                 );
             }

@@ -48,6 +48,8 @@ pub(super) struct UpgradeWatch {
     current: Option<Current>,
     /// Why it is about to fail.
     cause: Option<String>,
+    /// Which of its times has just passed.
+    late: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -78,6 +80,7 @@ impl UpgradeWatch {
 
     /// Notes the cause of a failure, if `event`, which arrives in `stage`, contains it.
     pub(super) fn note_event(&mut self, event: &Event, stage: Stage) {
+        self.late = None;
         let silent = match stage {
             Stage::Awaiting => "the new process was not ready in time",
             Stage::Releasing => "the release hook did not finish in time",
@@ -88,10 +91,18 @@ impl UpgradeWatch {
             Event::FromSuccessor(Message::Failed { reason }) => format!("the new process failed: {reason}"),
             Event::Released(Err(reason)) => format!("the release hook failed: {reason}"),
             Event::ProgramBusy => "the executable is being written".to_owned(),
-            Event::Timer(Timer::Stage) => silent.to_owned(),
+            Event::Timer(Timer::Stage) => {
+                self.late = Some(silent);
+                silent.to_owned()
+            }
             _ => return,
         };
         self.note_cause(cause);
+    }
+
+    /// Why a process is killed that does nothing wrong but to be late.
+    pub(super) fn late(&self) -> Option<&'static str> {
+        self.late
     }
 
     /// An event has led from one stage to another. Returns the step that has ended with it.
@@ -196,6 +207,7 @@ mod tests {
         for (event, stage, cause) in cases {
             watch.begins(now);
             watch.note_event(&event, stage);
+            assert_eq!(watch.late().is_some(), matches!(event, Event::Timer(_)), "{event:?}");
             let outcome = watch.fails(now).unwrap();
             assert_eq!(outcome.committed, Err(cause.to_owned()), "{event:?} in {stage:?}");
         }

@@ -236,9 +236,17 @@ fn without_a_logger_a_failure_is_on_standard_error() {
     command.arg("--listen").arg(format!("unix:{}", path.display()));
     let server = Proc::begin(command, Stdio::null());
     testkit::until("it listens", || UnixStream::connect(&path).is_ok());
-    fs::write(&fault, "fail-before-ready").unwrap();
-    server.signal(Signal::SIGHUP);
-    server.wait_for("[ERROR heirloom::process] handover: child * failed: before_ready failed: the database has another schema");
+    // Errors are text: the quotes are as they were written.
+    for (how, said) in [
+        ("fail-before-ready", "child * failed: before_ready failed: the database has another schema"),
+        ("fail-in-main", r#"child * failed: app.conf, line 3:\nno such "key"; still serving"#),
+        ("panic-before-ready", "child * exited with status 101; still serving; it wrote: *as asked"),
+        ("exit-with-words", "child * exited with status 3; still serving; it wrote: one | two: "),
+    ] {
+        fs::write(&fault, how).unwrap();
+        server.signal(Signal::SIGHUP);
+        server.wait_for(&format!("[ERROR heirloom::process] handover: {said}"));
+    }
 }
 
 #[test]
@@ -391,7 +399,8 @@ fn one_that_hangs_is_killed_at_the_ready_timeout() {
     let child = bench.server.hup();
     // Meanwhile the old one serves.
     assert_eq!(bench.server.get("/pid").ok().number(), bench.server.pid().as_raw());
-    bench.server.wait_for(&format!("child {child} was killed by SIGKILL"));
+    let why = "the new process was not ready in time";
+    bench.server.wait_for(&format!("handover: {why}: child {child} was killed by SIGKILL; still serving"));
     bench.server.wait_exit(child);
     bench.put_back();
     bench.serves_on();
