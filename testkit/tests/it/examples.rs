@@ -83,6 +83,7 @@ const PROMISED: &[&str] = &[
     "slow_ok",
     "sse",
     "state",
+    "status_board",
     "streaming",
     "tiny_http_service",
     "tls",

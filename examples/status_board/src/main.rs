@@ -1,0 +1,224 @@
+//! A status board: services report by a token, an operator logs in by a password, and the page shows all live, over upgrades too.
+//! Its configuration is a TOML file, which HUP reads anew.
+//!
+//! ```text
+//! $ echo 'title = "Tea"' > board.toml
+//! $ echo 'listen = "127.0.0.1:8001"' >> board.toml
+//! $ echo 'directory = "."' >> board.toml
+//! $ echo 'password = "$argon2id$v=19$m=19456,t=2,p=1$5bnstQmm4nNYsx/h79Qgfg$umsmoAHfoMK30F182EqDzcwqJwqfFzdu+qcMPmK3woE"' >> board.toml
+//! $ cargo run -p status_board -- board.toml
+//! $ curl -o /dev/null -w '%{http_code}' -d password=wrong http://127.0.0.1:8001/login
+//! 403
+//! $ curl -c jar -o /dev/null -w '%{http_code}' -d password=secret http://127.0.0.1:8001/login
+//! 303
+//! $ curl -w '%{http_code}' -X POST http://127.0.0.1:8001/tokens/db
+//! 403
+//! $ curl -b jar -X POST http://127.0.0.1:8001/tokens/db > token
+//! $ curl -w '%{http_code}' http://127.0.0.1:8001/services/db
+//! 404 Not Found
+//! 404
+//! $ curl -X PUT -d up -H "Authorization: Bearer $(cat token)" http://127.0.0.1:8001/services/db
+//! $ curl -N http://127.0.0.1:8001/live > live &
+//! $ sed -i 's/Tea/Coffee/' board.toml
+//! $ kill -HUP PID
+//! $ curl http://127.0.0.1:8001/ | grep title
+//! <title>Coffee</title>
+//! $ curl -X PUT -d down -H "Authorization: Bearer $(cat token)" http://127.0.0.1:8001/services/db
+//! $ curl http://127.0.0.1:8001/services/db
+//! down
+//! $ grep -c '^data: db' live
+//! 2
+//! $ kill PID
+//! ```
+//!
+//! That is the hash of `secret`; `status_board hash < password` prints one of your own. It takes half a second in a debug build.
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use argon2::Argon2;
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use heirloom::broadcast::Broadcast;
+use heirloom::handover;
+use heirloom::prelude::*;
+use heirloom::session::{CookieKey, Sessions};
+use heirloom::sse::{self, Event, EventWriter};
+use heirloom::wrap::{AccessLog, Csrf, RateLimit};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    title: String,
+    listen: String,
+    /// For the reports, the tokens and the key of cookies.
+    directory: PathBuf,
+    /// The Argon2 hash of the operator's password: `status_board hash < password`.
+    password: String,
+}
+
+impl Config {
+    fn read(path: &str) -> Result<Config, AnyError> {
+        let text = fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?;
+        let config: Config = toml::from_str(&text).map_err(|e| format!("{path}: {e}"))?;
+        PasswordHash::new(&config.password).map_err(|e| format!("{path}: password: {e}"))?;
+        Ok(config)
+    }
+}
+
+/// The reports of all services: a file that is only added to, one line for each. A report's id is the offset behind its line.
+struct Reports(PathBuf);
+
+impl Reports {
+    fn add(&self, service: &str, state: &str) -> io::Result<()> {
+        let mut file = OpenOptions::new().create(true).append(true).open(&self.0)?;
+        file.write_all(format!("{service}\t{state}\n").as_bytes())
+    }
+
+    fn after(&self, id: u64) -> io::Result<Vec<(u64, String)>> {
+        let mut file = match File::open(&self.0) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            file => file?,
+        };
+        file.seek(SeekFrom::Start(id))?;
+        let (mut text, mut at, mut found) = (String::new(), id, Vec::new());
+        file.read_to_string(&mut text)?;
+        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+            at += line.len() as u64;
+            found.push((at, line.trim_end_matches('\n').to_owned()));
+        }
+        Ok(found)
+    }
+}
+
+struct App {
+    config: Config,
+    reports: Reports,
+    changed: Broadcast<()>,
+}
+
+impl App {
+    fn token_file(&self, service: &str) -> Result<PathBuf, InputError> {
+        let is_name = !service.is_empty() && service.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+        if !is_name {
+            return Err(InputError::new(StatusCode::UNPROCESSABLE_ENTITY, "a name is a-z and -"));
+        }
+        Ok(self.config.directory.join(service).with_extension("token"))
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[derive(Deserialize)]
+struct Login {
+    password: String,
+}
+
+fn login(app: &App, mut req: Request) -> Result<Redirect, AnyError> {
+    let Login { password } = req.form()?;
+    let right = PasswordHash::new(&app.config.password)?;
+    if Argon2::default().verify_password(password.as_bytes(), &right).is_err() {
+        return Err(InputError::new(StatusCode::FORBIDDEN, "wrong password").into());
+    }
+    let session = req.session();
+    session.clear();
+    session.insert("operator", true)?;
+    Ok(Redirect::see_other("/"))
+}
+
+fn operators_only(req: &mut Request) -> Result<(), EarlyResponse> {
+    req.session().get::<bool>("operator").map(drop).ok_or(StatusCode::FORBIDDEN.into())
+}
+
+/// Makes a token for a service, which only it has.
+fn new_token(app: &App, req: Request) -> Result<impl IntoResponse, AnyError> {
+    let path = app.token_file(&req.param_as::<String>("service")?)?;
+    let mut token = [0; 32];
+    getrandom::fill(&mut token)?;
+    let token = hex(&token);
+    fs::write(path, hex(&Sha256::digest(&token)))?;
+    Ok((StatusCode::CREATED, token + "\n"))
+}
+
+fn report(app: &App, mut req: Request) -> Result<StatusCode, AnyError> {
+    let service = req.param_as::<String>("service")?;
+    let right = fs::read_to_string(app.token_file(&service)?).ok().ok_or_else(InputError::not_found)?;
+    let given = req.bearer_token().map(|token| hex(&Sha256::digest(token)));
+    if given.is_none_or(|given| given != right) {
+        return Err(InputError::new(StatusCode::UNAUTHORIZED, "wrong token").into());
+    }
+    let state = req.text()?;
+    app.reports.add(&service, &state.replace(['\t', '\n', '\r'], " "))?;
+    app.changed.send(());
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn state_of(app: &App, req: Request) -> Result<String, AnyError> {
+    let service = req.param_as::<String>("service")?;
+    let all = app.reports.after(0)?;
+    let last = all.iter().rev().find_map(|(_, line)| line.strip_prefix(&*service)?.strip_prefix('\t'));
+    Ok(format!("{}\n", last.ok_or_else(InputError::not_found)?))
+}
+
+fn live(app: Arc<App>, req: Request) -> Response {
+    let from = |events: &EventWriter| events.last_id().and_then(|id| id.parse().ok()).unwrap_or(0);
+    sse::response(&req, move |events| follow(events, &app, from(events))).resumable("live")
+}
+
+fn follow(events: &mut EventWriter<'_>, app: &App, mut id: u64) -> io::Result<()> {
+    let mut rings = app.changed.subscribe_until(events.drain());
+    loop {
+        let news = app.reports.after(id)?;
+        for (next, line) in &news {
+            events.send(&Event::data(line).id(next))?;
+            id = *next;
+        }
+        if events.wait(Duration::ZERO)?.is_draining() {
+            return events.hand_over(id.to_string());
+        }
+        if news.is_empty() {
+            let _ = rings.recv_timeout(Duration::from_secs(1));
+        }
+    }
+}
+
+fn page(app: &App, _: Request) -> Html<String> {
+    Html(include_str!("page.html").replace("TITLE", &app.config.title))
+}
+
+fn main() -> Result<(), AnyError> {
+    handover::init()?;
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let path = std::env::args().nth(1).unwrap_or_else(|| "board.toml".to_owned());
+    if path == "hash" {
+        let password = io::read_to_string(io::stdin())?;
+        println!("{}", Argon2::default().hash_password(password.trim_end().as_bytes())?);
+        return Ok(());
+    }
+    let config = Config::read(&path).map_err(handover::fail)?;
+    log::info!("pid {}", std::process::id());
+    let key = CookieKey::from_file_or_new(config.directory.join("cookie.key")).map_err(handover::fail)?;
+    let (listen, reports) = (config.listen.clone(), Reports(config.directory.join("reports")));
+    let app = Arc::new(App { config, reports, changed: Broadcast::new(1) });
+    let router = Router::new()
+        .get("/", with_state(&app, page))
+        .get("/live", with_arc(&app, live))
+        .post("/login", with_state(&app, login).wrap(RateLimit::new(5, Duration::from_secs(60))))
+        .post("/tokens/{service}", with_state(&app, new_token).guard(operators_only))
+        .put("/services/{service}", max_body(1_000, with_state(&app, report)))
+        .get("/services/{service}", with_state(&app, state_of))
+        .wrap(Sessions::new(key))
+        .wrap(Csrf::new())
+        .wrap(AccessLog::new());
+    Server::new(router)
+        .listen(listen)
+        .resume("live", sse::resumed(move |events, state| follow(events, &app, state.parse()?)))
+        .serve()?;
+    Ok(())
+}
