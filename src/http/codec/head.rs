@@ -131,6 +131,7 @@ impl Scan {
     }
 
     /// As [`parse_head`]; `input` starts with the same bytes as at the last call that gave `Ok(false)`.
+    #[inline]
     pub(crate) fn parse(
         &mut self,
         input: &[u8],
@@ -200,7 +201,7 @@ pub(crate) fn parse_head(
 ) -> Result<bool, Refusal> {
     let window = input.get(..limits.head_bytes).unwrap_or(input);
     let (lines, _) = skip_empty_lines(window, EMPTY_LINES)?;
-    if memory.tokens.find(lines, limits)? {
+    if memory.tokens.find(lines, limits, &memory.host)? {
         let text = memory.copy(lines.get(..memory.tokens.len).unwrap_or_default());
         assemble(&text, &memory.tokens, &mut memory.host, head)?;
         head.len = window.len().saturating_sub(lines.len()).saturating_add(text.len());
@@ -259,6 +260,11 @@ fn assemble(
     }
     let mut fields = ConnectionFields::default();
     for field in &tokens.fields {
+        if field.is_known {
+            let value = known_host.known(&mut fields)?;
+            headers.try_append(HOST, value).map_err(|_| *TOO_MANY_FIELDS)?;
+            continue;
+        }
         // `http` accepts the same names and values, except that a name is at most 64 KiB long.
         let name = field_name(part(&field.name)).ok_or(HEAD_TOO_LONG)?;
         let value = if name == HOST {
@@ -662,7 +668,8 @@ mod tests {
             assert_eq!(fields, alone, "{value}");
             fields?.remove(HOST)
         };
-        let refused = ["b b", "a\r\nHost: a", "a\r\nHost: b", "b\r\nHost: a", "\r\nHost:", "[a"];
+        let refused =
+            ["b b", "a\nb: c\r\n", "a\r\nHost: a", "a\r\nHost: b", "b\r\nHost: a", "\r\nHost:", "[a"];
         for value in refused.iter().chain(&["", "a", "A", "a.example:80", "a"]).chain(&refused) {
             host(value);
         }

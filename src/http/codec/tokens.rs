@@ -8,6 +8,7 @@ use std::ops::Range;
 use http::{StatusCode, Version};
 
 use super::head::Refusal;
+use super::known_host::KnownHost;
 use crate::base::limits::Limits;
 
 // References: a result with one is returned in registers.
@@ -42,6 +43,8 @@ pub(super) struct Tokens {
 pub(super) struct Field {
     pub(super) name: Range<usize>,
     pub(super) value: Range<usize>,
+    /// Whether its line is the one that was checked before.
+    pub(super) is_known: bool,
 }
 
 /// Why there is no complete head.
@@ -57,20 +60,27 @@ impl From<&'static Refusal> for Stop {
 }
 
 impl Tokens {
-    /// Finds the parts of the head that `text` starts with. False if it is not complete yet.
-    pub(super) fn find(&mut self, text: &[u8], limits: &Limits) -> Result<bool, Refusal> {
-        match self.walk(Cursor { text, at: 0 }, limits) {
+    /// Finds the parts of the head that `text` starts with. False if it is not complete yet. The bytes of its first field are not
+    /// looked at if that is the known host's line.
+    pub(super) fn find(
+        &mut self,
+        text: &[u8],
+        limits: &Limits,
+        known_host: &KnownHost,
+    ) -> Result<bool, Refusal> {
+        match self.walk(Cursor { text, at: 0 }, limits, known_host) {
             Ok(()) => Ok(true),
             Err(Stop::Incomplete) => Ok(false),
             Err(Stop::Refused(refusal)) => Err(*refusal),
         }
     }
 
-    fn walk(&mut self, mut cursor: Cursor<'_>, limits: &Limits) -> Result<(), Stop> {
+    fn walk(&mut self, mut cursor: Cursor<'_>, limits: &Limits, known_host: &KnownHost) -> Result<(), Stop> {
         if cursor.text == b"\r" {
             return Err(Stop::Incomplete);
         }
-        self.method = cursor.token();
+        let is_get = cursor.rest().starts_with(b"GET ");
+        self.method = if is_get { cursor.skip(3) } else { cursor.token() };
         if self.method.is_empty() && !cursor.text.is_empty() {
             return Err(BAD_LINE.into());
         }
@@ -89,6 +99,12 @@ impl Tokens {
         let ends_crlf = cursor.line_end(BAD_LINE_END)?;
         let same = |crlf| if crlf == ends_crlf { Ok(()) } else { Err(Stop::from(MIXED_LINE_ENDS)) };
         self.fields.clear();
+        // Most clients send it first (RFC 9110 §7.2).
+        if cursor.rest().starts_with(known_host.line()) {
+            same(true)?;
+            let (name, value) = KnownHost::parts(&cursor.skip(known_host.line().len()));
+            self.add(Field { name, value, is_known: true }, limits)?;
+        }
         loop {
             if matches!(cursor.peek()?, b'\r' | b'\n') {
                 same(cursor.line_end(BAD_LINE_END)?)?;
@@ -102,11 +118,17 @@ impl Tokens {
             }
             let value = cursor.value();
             same(cursor.line_end(BAD_VALUE)?)?;
-            if self.fields.len() >= limits.head_fields {
-                return Err(TOO_MANY_FIELDS.into());
-            }
-            self.fields.push(Field { name, value });
+            self.add(Field { name, value, is_known: false }, limits)?;
         }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, field: Field, limits: &Limits) -> Result<(), Stop> {
+        if self.fields.len() >= limits.head_fields {
+            return Err(TOO_MANY_FIELDS.into());
+        }
+        self.fields.push(field);
+        Ok(())
     }
 }
 
@@ -315,7 +337,9 @@ mod tests {
 
     /// Heads, right and wrong, that random bytes would seldom make.
     fn heads(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
-        let start: &[u8] = if u.arbitrary()? { b"GET / HTTP/1.1\r\n" } else { b"" };
+        let starts: [&[u8]; 4] =
+            [b"", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n", b"GET / HTTP/1.1\nHost: a\r\n"];
+        let start = *u.choose(&starts)?;
         let pieces = list(u, 0..=12, |u| u.choose(PIECES).copied())?.concat();
         let end: &[u8] = if u.arbitrary()? { b"\r\n\r\n" } else { b"" };
         Ok([start, &pieces, end, &bytes(u, 0..=2)?].concat())
@@ -335,9 +359,13 @@ mod tests {
         Ok(Some(parts))
     }
 
-    fn by_tokens(text: &[u8]) -> std::result::Result<Option<Vec<Vec<u8>>>, Refusal> {
+    fn by_tokens(
+        text: &[u8],
+        limits: &Limits,
+        known: &KnownHost,
+    ) -> std::result::Result<Option<Vec<Vec<u8>>>, Refusal> {
         let mut tokens = Tokens::default();
-        if !tokens.find(text, &Limits::default())? {
+        if !tokens.find(text, limits, known)? {
             return Ok(None);
         }
         let part = |range: &Range<usize>| text[range.clone()].to_vec();
@@ -357,7 +385,15 @@ mod tests {
             if matches!(text.first(), Some(b'\r' | b'\n')) {
                 return Ok(());
             }
-            match (by_tokens(&text), by_httparse(&text)) {
+            let limits = Limits::default();
+            let ours = by_tokens(&text, &limits, &KnownHost::default());
+            let mut known = KnownHost::default();
+            known.keep(b"a").unwrap();
+            for limits in [limits, Limits { head_fields: 1, ..Limits::default() }] {
+                let by = |known| by_tokens(&text, &limits, known);
+                assert_eq!(by(&known), by(&KnownHost::default()), "{}", text.escape_ascii());
+            }
+            match (ours, by_httparse(&text)) {
                 (Ok(ours), Ok(theirs)) => assert_eq!(ours, theirs, "{}", text.escape_ascii()),
                 // It lets both line ends stand in one head.
                 (Err(refusal), _) if refusal == *MIXED_LINE_ENDS => {}
