@@ -1,7 +1,7 @@
 //! What a handler may return: everything that is [`IntoResponse`].
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::{self, Display};
@@ -104,39 +104,44 @@ pub(crate) fn log_failure(what: impl Display) {
 }
 
 fn typed(content_type: HeaderValue, body: Body) -> Response {
-    let mut response = match SPARE.try_with(Cell::take) {
-        Ok(Some(parts)) => Response::from_parts(parts, body),
-        _ => Response::new(body),
-    };
-    match response.headers_mut().values_mut().next() {
+    let mut parts = spare();
+    match parts.headers.values_mut().next() {
         Some(old) => *old = content_type,
-        None => drop(response.headers_mut().insert(CONTENT_TYPE, content_type)),
+        None => drop(parts.headers.insert(CONTENT_TYPE, content_type)),
     }
-    response
+    Response::from_parts(parts, body)
 }
 
 thread_local! {
     /// A head without extensions and with at most the field `Content-Type`, for the next response of this thread. It has the
     /// memory of the last response's fields.
-    static SPARE: Cell<Option<Parts>> = const { Cell::new(None) };
+    static SPARE: RefCell<Option<Parts>> = const { RefCell::new(None) };
+}
+
+#[inline]
+fn spare() -> Parts {
+    let spare = SPARE.try_with(|spare| spare.borrow_mut().take());
+    spare.ok().flatten().unwrap_or_else(|| Response::default().into_parts().0)
 }
 
 /// Keeps the memory of a response's head that was sent.
-pub(crate) fn recycle(sent: Option<Response>) {
+pub(crate) fn recycle(mut sent: Response) {
     const MOST: usize = 32;
-    let Some((mut parts, _)) = sent.map(Response::into_parts) else { return };
-    if parts.headers.capacity() > MOST || !parts.extensions.is_empty() {
+    if sent.headers().capacity() > MOST || !sent.extensions().is_empty() {
         return;
     }
-    let is_type_alone = parts.headers.len() == 1 && parts.headers.keys().next() == Some(&CONTENT_TYPE);
-    match parts.headers.values_mut().next() {
+    let headers = sent.headers_mut();
+    let is_type_alone = headers.len() == 1 && headers.keys().next() == Some(&CONTENT_TYPE);
+    match headers.values_mut().next() {
         // The next response most likely has this field, and to replace its value costs a fifth of an insertion.
         Some(value) if is_type_alone => *value = TEXT,
-        _ => parts.headers.clear(),
+        _ => headers.clear(),
     }
-    (parts.status, parts.version) = (StatusCode::OK, Version::HTTP_11);
+    (*sent.status_mut(), *sent.version_mut()) = (StatusCode::OK, Version::HTTP_11);
+    let (parts, body) = sent.into_parts();
+    drop(body);
     // A thread that is ending keeps nothing.
-    let _ = SPARE.try_with(|spare| spare.set(Some(parts)));
+    let _ = SPARE.try_with(|spare| *spare.borrow_mut() = Some(parts));
 }
 
 /// The value is not logged: it may be a secret.
@@ -761,7 +766,7 @@ mod tests {
         ];
         for response in sent {
             let what = format!("{:?}", response.headers());
-            recycle(Some(response));
+            recycle(response);
             let next = b"x".into_response();
             assert_eq!((next.version(), next.extensions().is_empty()), (Version::HTTP_11, true), "{what}");
             assert_eq!(shown(next), "200 [content-type: application/octet-stream] \"x\"", "{what}");

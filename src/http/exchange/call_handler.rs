@@ -23,7 +23,7 @@ use crate::base::log::{Escaped, error, key_value};
 use crate::base::requests::SeriesKey;
 use crate::http::codec::RequestHead;
 use crate::web::handler::call_deadline::Deadline;
-use crate::web::handler::{Panics, RouteMatch, answer};
+use crate::web::handler::{RouteMatch, answer};
 use crate::web::response::recycle;
 use crate::web::wrap::RequestId;
 
@@ -65,13 +65,12 @@ impl Exchange<'_> {
         let run = latency.start(self.now);
         route.begin(self.now);
         self.worker.current_request.begin(&summary.text, run.begin());
-        let panics = Panics::default();
         let mut place = None;
-        let response = answer(&*listener_handler.handler.0, request, route, &panics, &mut place);
+        let response = answer(&*listener_handler.handler.0, request, route, &self.worker.panics, &mut place);
         (self.now, self.is_current) = (Instant::now(), true);
         let latency = route.latency().unwrap_or(&listener_handler.latency);
         let took = latency.finish(&run, self.now);
-        self.end_call(panics, response.extensions());
+        self.end_call(response.extensions());
         let answered = match watch {
             None => ControlFlow::Continue(()),
             Some(watch) => self.end_watch(watch, response),
@@ -88,15 +87,19 @@ impl Exchange<'_> {
         let after = after(self);
         answered?;
         let flow = self.respond(summary, response, after);
-        recycle(place);
+        if let Some(sent) = place {
+            recycle(sent);
+        }
         self.worker.heads.recycle(std::mem::take(&mut summary.text));
         flow
     }
 
-    fn end_call(&self, mut panics: Panics, extensions: &Extensions) {
-        let panics = panics.get_mut().unwrap_or_else(PoisonError::into_inner);
+    #[inline(always)]
+    fn end_call(&mut self, extensions: &Extensions) {
+        let panics = self.worker.panics.get_mut().unwrap_or_else(PoisonError::into_inner);
         if !panics.is_empty() {
-            panics.drain(..).for_each(|panic| self.report_panic(panic, extensions.get()));
+            let panics = std::mem::take(panics);
+            panics.into_iter().for_each(|panic| self.report_panic(panic, extensions.get()));
         }
         self.worker.current_request.end();
     }
@@ -108,23 +111,24 @@ impl Exchange<'_> {
             return ControlFlow::Continue(());
         };
         self.worker.current_request.begin(&summary.text, Instant::now());
-        let panics = Panics::default();
         route.attach(request);
-        route.ask_guards(&*self.listener_handler().handler.0, request, Some(&panics));
+        route.ask_guards(&*self.listener_handler().handler.0, request, Some(&self.worker.panics));
         self.now = Instant::now();
-        self.end_call(panics, &Extensions::new());
+        self.end_call(&Extensions::new());
         ControlFlow::Continue(())
     }
 
     /// Before a handler that takes long, another worker is woken for queued work, and finished answers are sent. No such
     /// handler runs for a client that has disconnected.
+    #[inline(always)]
     pub(super) fn prepare_call(&mut self, route: &RouteMatch) -> Flow {
         let latency = route.latency().unwrap_or(&self.listener_handler().latency);
-        if !latency.is_long() {
-            return ControlFlow::Continue(());
-        }
+        if latency.is_long() { self.prepare_long_call(latency.blocks()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn prepare_long_call(&mut self, blocks: bool) -> Flow {
         self.is_current = false;
-        if latency.blocks() {
+        if blocks {
             self.queue.before_blocking(self.worker.index);
         } else {
             self.queue.before_computing();

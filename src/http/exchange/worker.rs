@@ -14,7 +14,7 @@ use crate::base::status::Counters;
 use crate::base::sync::lock;
 use crate::base::wait_group::WaitGroup;
 use crate::http::codec::{DateCache, DateLine, HeadMemory};
-use crate::web::handler::find_route;
+use crate::web::handler::{Panics, find_route};
 
 /// Buffers that outlive an exchange, and what the worker shares with observers.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(crate) struct WorkerState {
     pub(super) date: DateClock,
     pub(super) counters: Arc<Counters>,
     pub(super) current_request: Arc<CurrentRequest>,
+    /// Those of the handler that runs, and of its guards.
+    pub(super) panics: Panics,
     pub(super) wait_group: WaitGroup,
     /// None if nobody wants to know.
     pub(super) recorder: Option<Box<Recorder>>,
@@ -153,6 +155,7 @@ impl WorkerState {
             date: DateClock::new(),
             counters,
             current_request,
+            panics: Panics::default(),
             wait_group,
             recorder,
         }
