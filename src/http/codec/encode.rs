@@ -54,6 +54,7 @@ impl BodyFraming {
 /// The status to answer with instead of an impossible response: 500 for a 1xx (RFC 9110 §15.2: not a
 /// final one) or an upgrade whose status or fields don't match it, 426 for a switch to a protocol that the client
 /// has not requested, 501 for a CONNECT that is granted without a tunnel.
+#[inline]
 pub(crate) fn framing(
     request: &RequestSummary,
     status: StatusCode,
@@ -111,11 +112,16 @@ fn own_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Whether the handler wants the connection closed.
+#[inline(always)]
 pub(crate) fn says_close(headers: &HeaderMap) -> bool {
+    // Most responses have few fields, and comparing names costs less than hashing one.
+    headers.keys().any(|name| *name == CONNECTION) && lists_close(headers)
+}
+
+fn lists_close(headers: &HeaderMap) -> bool {
     let close =
         |value: &HeaderValue| elements(value.as_bytes()).any(|option| option.eq_ignore_ascii_case(b"close"));
-    // Most responses have few fields, and comparing names costs less than hashing one.
-    headers.keys().any(|name| *name == CONNECTION) && headers.get_all(CONNECTION).iter().any(close)
+    headers.get_all(CONNECTION).iter().any(close)
 }
 
 /// A response's head.
@@ -140,7 +146,8 @@ impl ResponseHead<'_> {
         status_line(out, status);
         let mut has_date = false;
         // Upgrade is hop-by-hop: Connection must name it (RFC 9110 §7.8).
-        let mut upgrade = framing == BodyFraming::Upgrade && status == StatusCode::SWITCHING_PROTOCOLS;
+        let upgrades = matches!(framing, BodyFraming::Upgrade);
+        let mut upgrade = upgrades && status == StatusCode::SWITCHING_PROTOCOLS;
         for (name, value) in headers {
             // Nearly every response has a type, which is none of the fields below.
             if *name != CONTENT_TYPE {
@@ -163,19 +170,19 @@ impl ResponseHead<'_> {
             BodyFraming::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
             BodyFraming::None | BodyFraming::UntilClose | BodyFraming::Upgrade => {}
         }
-        let option = match keep_alive {
-            _ if framing == BodyFraming::Upgrade => "",
-            true if version == Version::HTTP_10 => "keep-alive",
-            true => "",
-            false => "close",
+        // A connection of 1.1 is kept unless it says otherwise.
+        let is_silent = upgrades || (keep_alive && version != Version::HTTP_10);
+        let connection: &[u8] = match (upgrade, keep_alive) {
+            (false, _) if is_silent => b"",
+            (true, _) if is_silent => b"Connection: upgrade\r\n",
+            (false, true) => b"Connection: keep-alive\r\n",
+            (true, true) => b"Connection: upgrade, keep-alive\r\n",
+            (false, false) => b"Connection: close\r\n",
+            (true, false) => b"Connection: upgrade, close\r\n",
         };
-        let line = match (upgrade, option) {
-            (false, "") => &[][..],
-            (true, "") => &["Connection: upgrade\r\n"],
-            (false, _) => &["Connection: ", option, "\r\n"],
-            (true, _) => &["Connection: upgrade, ", option, "\r\n"],
-        };
-        line.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        if !connection.is_empty() {
+            out.extend_from_slice(connection);
+        }
         out.extend_from_slice(b"\r\n");
     }
 }
@@ -224,10 +231,15 @@ pub(crate) fn busy(out: &mut Vec<u8>, date: &DateLine) {
     out.extend_from_slice(b"Retry-After: 1\r\nConnection: close\r\n\r\n");
 }
 
+#[inline(always)]
 fn status_line(out: &mut Vec<u8>, status: StatusCode) {
-    if status == StatusCode::OK {
-        return out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    match status {
+        StatusCode::OK => out.extend_from_slice(b"HTTP/1.1 200 OK\r\n"),
+        _ => other_status_line(out, status),
     }
+}
+
+fn other_status_line(out: &mut Vec<u8>, status: StatusCode) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
     // The space is there even without a reason (RFC 9112 §4).

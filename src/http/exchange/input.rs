@@ -45,11 +45,12 @@ impl Exchange<'_> {
     }
 
     /// Reads once, unless the socket is known to be empty.
+    #[inline]
     pub(super) fn fill(&mut self) -> Flow<Filled> {
-        if self.drained {
-            self.drained = false;
-            return ControlFlow::Continue(Filled::Nothing);
-        }
+        if std::mem::take(&mut self.drained) { ControlFlow::Continue(Filled::Nothing) } else { self.read() }
+    }
+
+    fn read(&mut self) -> Flow<Filled> {
         self.is_current = false;
         match self.worker.input.fill(&self.client.stream) {
             Ok(filled) => {

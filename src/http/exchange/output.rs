@@ -28,19 +28,17 @@ impl Sent {
 
 impl Exchange<'_> {
     /// Writes what is in the buffer; ends the turn if the socket does not take it all.
+    #[inline]
     pub(super) fn flush(&mut self) -> Flow {
-        self.flush_by(write_out)
+        if self.worker.out.is_empty() { ControlFlow::Continue(()) } else { self.flush_by(write_out) }
     }
 
     /// As `flush`, before the sending side is shut down.
     fn flush_last(&mut self) -> Flow {
-        self.flush_by(write_last)
+        if self.worker.out.is_empty() { ControlFlow::Continue(()) } else { self.flush_by(write_last) }
     }
 
     fn flush_by(&mut self, write: impl Fn(&mut Vec<u8>, &Stream) -> io::Result<Sent>) -> Flow {
-        if self.worker.out.is_empty() {
-            return ControlFlow::Continue(());
-        }
         self.is_current = false;
         match write(&mut self.worker.out, &self.client.stream) {
             Ok(sent) if sent.all => {
@@ -80,6 +78,7 @@ impl Exchange<'_> {
     }
 
     /// Continues when a response is in the buffer, or sent.
+    #[inline(always)]
     pub(super) fn finish(&mut self, after: After) -> Flow {
         match after {
             After::Keep if self.worker.out.len() < BATCH_BYTES => ControlFlow::Continue(()),

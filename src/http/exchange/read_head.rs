@@ -19,7 +19,7 @@ use crate::http::codec::{Decoder, Framing, RequestHead, Scan};
 use crate::net::acceptor::Deadline;
 use crate::net::connection::Activity;
 use crate::net::transfer::PORTABLE_BYTES;
-use crate::web::handler::{RouteMatch, find_route};
+use crate::web::handler::{RouteMatch, add_route};
 use crate::web::response::plain;
 
 /// A request whose head is complete, with its route, which is looked up once.
@@ -130,7 +130,8 @@ impl Exchange<'_> {
         self.client.served = self.client.served.saturating_add(1);
         self.served = self.served.saturating_add(1);
         let handler = &*self.listener_handler().handler.0;
-        let mut route = find_route(handler, &head.summary.method, head.path());
+        let mut route = RouteMatch::default();
+        add_route(handler, &head.summary.method, head.path(), &mut route);
         if let Some(request) = &mut head.request {
             request.body_mut().set_conn_info(Arc::clone(&self.client.conn_info));
         }

@@ -69,16 +69,21 @@ impl Exchange<'_> {
             name = response.extensions_mut().remove::<ResumeName>().map(|ResumeName(name)| name);
             self.drop_users(std::mem::take(response.extensions_mut()), &request.text);
         }
-        let body = match (response.body_mut().take_kind(), thread) {
-            (BodyKind::Upgrade(speak), Some(thread)) => {
+        let is_copied =
+            framing.has_body() && OutgoingBody::copy_small(response.body().kind(), &mut self.worker.out);
+        let kind = if is_copied { None } else { Some(response.body_mut().take_kind()) };
+        let body = match (kind, thread) {
+            // It is dropped with the response.
+            (None, _) => None,
+            (Some(BodyKind::Upgrade(speak)), Some(thread)) => {
                 self.client.buffered = self.worker.input.take();
                 return self.detach(thread, Task::Upgrade { speak, ending }, name, request);
             }
-            (BodyKind::Detached(write), Some(thread)) => {
+            (Some(BodyKind::Detached(write)), Some(thread)) => {
                 return self.detach(thread, Task::Stream { write, framing, ending }, name, request);
             }
-            (kind, _) if framing.has_body() => OutgoingBody::new(kind, framing, &mut self.worker.out),
-            (kind, _) => {
+            (Some(kind), _) if framing.has_body() => OutgoingBody::new(kind, framing),
+            (Some(kind), _) => {
                 self.drop_users(kind, &request.text);
                 None
             }

@@ -190,13 +190,21 @@ enum Pulled {
 }
 
 impl OutgoingBody {
-    /// None: all of it is in `out`.
-    pub(super) fn new(kind: BodyKind, framing: BodyFraming, out: &mut Vec<u8>) -> Option<OutgoingBody> {
-        let (bytes, source) = match kind {
+    /// Copies a small body in memory to `out`. False if it is another one.
+    #[inline]
+    pub(super) fn copy_small(kind: &BodyKind, out: &mut Vec<u8>) -> bool {
+        match kind {
             BodyKind::Bytes(bytes) if bytes.len() <= COPY_BYTES => {
-                out.extend_from_slice(&bytes);
-                return None;
+                out.extend_from_slice(bytes);
+                true
             }
+            _ => false,
+        }
+    }
+
+    /// A body that is not copied. None if there is nothing to send.
+    pub(super) fn new(kind: BodyKind, framing: BodyFraming) -> Option<OutgoingBody> {
+        let (bytes, source) = match kind {
             BodyKind::Bytes(mut bytes) => {
                 let rest = split(&mut bytes);
                 (bytes, BodySource::Bytes(rest))
@@ -364,7 +372,7 @@ mod tests {
         let len = 2 * SEND_BYTES + 7;
         let body = BodyKind::Bytes(vec![b'x'; usize::try_from(len).unwrap()].into());
         let mut out = b"head".to_vec();
-        let mut outgoing = OutgoingBody::new(body, BodyFraming::Length(len), &mut out).unwrap();
+        let mut outgoing = OutgoingBody::new(body, BodyFraming::Length(len)).unwrap();
         let reader = std::thread::Builder::new().spawn(move || io::copy(&mut &client, &mut io::sink()));
         let mut all_of = |outgoing: &mut OutgoingBody| {
             let mut bytes = 0;
@@ -391,7 +399,7 @@ mod tests {
     fn of_a_long_head_the_log_keeps_the_start() {
         let kept = |head: &str| {
             let body = BodyKind::Source { source: Box::new(io::empty()), left: None };
-            let body = OutgoingBody::new(body, BodyFraming::Chunked, &mut Vec::new()).unwrap();
+            let body = OutgoingBody::new(body, BodyFraming::Chunked).unwrap();
             let mut sending =
                 Sending { body, after: After::Keep, head: head.to_owned().into(), ending: None };
             sending.shorten_head();
