@@ -125,6 +125,7 @@ fn spare() -> Parts {
 }
 
 /// Keeps the memory of a response's head that was sent.
+#[inline(always)]
 pub(crate) fn recycle(mut sent: Response) {
     const MOST: usize = 32;
     if sent.headers().capacity() > MOST || !sent.extensions().is_empty() {

@@ -22,7 +22,7 @@ pub(super) struct Ending {
 
 impl Ending {
     /// None if there is no hook. `now` is a time at which it has not ended.
-    #[inline]
+    #[inline(always)]
     pub(super) fn of(extensions: &mut Extensions, status: StatusCode, now: Instant) -> Option<Ending> {
         if extensions.is_empty() {
             return None;

@@ -38,9 +38,11 @@ impl RoutedRequest {
 
 impl Exchange<'_> {
     pub(super) fn read_head(&mut self, mut scan: Scan, since: Option<Instant>) -> Flow {
-        match scan.skip_empty_lines(self.worker.input.unused()) {
-            Ok(n) => self.worker.input.consume(n),
-            Err(refusal) => return ControlFlow::Break(self.refuse(&refusal)),
+        if let Some(b'\r' | b'\n') = self.worker.input.unused().first() {
+            match scan.skip_empty_lines(self.worker.input.unused()) {
+                Ok(n) => self.worker.input.consume(n),
+                Err(refusal) => return ControlFlow::Break(self.refuse(&refusal)),
+            }
         }
         if self.is_due_to_successor() {
             return self.hand_over(scan, since);
