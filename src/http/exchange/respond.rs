@@ -54,16 +54,7 @@ impl Exchange<'_> {
         };
         let after = self.keep_or_close(request, response, framing, after);
         self.note_last(&after, &request.text);
-        let head = ResponseHead {
-            version: request.version,
-            status: response.status(),
-            headers: response.headers(),
-            framing,
-            keep_alive: !matches!(after, After::Close(_)),
-            date: self.worker.date.get(self.now),
-        };
-        head.write(&mut self.worker.out);
-        self.worker.counters.response(response.status().as_u16());
+        self.write_head(request, response, framing, !matches!(after, After::Close(_)));
         let mut name = None;
         if !response.extensions().is_empty() {
             name = response.extensions_mut().remove::<ResumeName>().map(|ResumeName(name)| name);
@@ -100,6 +91,26 @@ impl Exchange<'_> {
                 self.finish(after)
             }
         }
+    }
+
+    #[inline]
+    fn write_head(
+        &mut self,
+        request: &RequestSummary,
+        response: &Response,
+        framing: BodyFraming,
+        keep_alive: bool,
+    ) {
+        let head = ResponseHead {
+            version: request.version,
+            status: response.status(),
+            headers: response.headers(),
+            framing,
+            keep_alive,
+            date: self.worker.date.get(self.now),
+        };
+        head.write(&mut self.worker.out);
+        self.worker.counters.response(response.status().as_u16());
     }
 
     /// Decides how a response is framed, and takes the thread or the descriptor that it needs.
