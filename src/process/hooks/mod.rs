@@ -39,8 +39,10 @@ pub struct HandoverState {
 /// Omits the bytes, which may be secret.
 impl fmt::Debug for HandoverState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = format_args!("{} bytes", self.bytes.len());
-        f.debug_struct("HandoverState").field("version", &self.version).field("bytes", &bytes).finish()
+        f.debug_struct("HandoverState")
+            .field("version", &self.version)
+            .field("bytes", &format_args!("{} bytes", self.bytes.len()))
+            .finish()
     }
 }
 
@@ -244,9 +246,8 @@ impl Runner {
 /// The hooks are dropped on their thread: values of the program's may block or panic there.
 impl Drop for Runner {
     fn drop(&mut self) {
-        if let Some((thread, hooks)) = self.0.take()
-            && let Err(job) = thread.run(Box::new(move || drop(hooks)))
-        {
+        let Some((thread, hooks)) = self.0.take() else { return };
+        if let Err(job) = thread.run(Box::new(move || drop(hooks))) {
             contain_drop(job);
         }
     }

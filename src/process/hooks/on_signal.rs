@@ -93,9 +93,8 @@ fn run_once(action: &Mutex<Option<impl FnOnce()>>) {
 impl Drop for SignalHookRunner {
     fn drop(&mut self) {
         let hooks = std::mem::take(&mut self.hooks);
-        if let Some(thread) = self.thread.take()
-            && let Err(job) = thread.run(Box::new(move || drop(hooks)))
-        {
+        let Some(thread) = self.thread.take() else { return };
+        if let Err(job) = thread.run(Box::new(move || drop(hooks))) {
             contain_drop(job);
         }
     }

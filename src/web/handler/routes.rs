@@ -303,7 +303,8 @@ impl RouteMatch {
     /// Asks the guards on the route, once, after `attach`. They see no body.
     pub(crate) fn ask_guards(
         &mut self,
-        handler: &dyn Handler,
+        // Rust 1.85 can't make a `dyn Handler` of a `dyn Routes`.
+        handler: &(impl Handler + ?Sized),
         request: &mut Request,
         panics: Option<&Panics>,
     ) {

@@ -132,8 +132,8 @@ impl Wrapper for AccessLog {
 fn write_to_log(access: &Access, format: AccessFormat) {
     if log::Level::Info <= log::STATIC_MAX_LEVEL && log::Level::Info <= log::max_level() {
         let fields = KeyValues { access, texts: OnceCell::new() };
-        let line = format_args!("{}", access.display(format));
-        write_as_is(log::Level::Info, TARGET, module_path!(), &fields, line);
+        let line = access.display(format);
+        write_as_is(log::Level::Info, TARGET, module_path!(), &fields, format_args!("{line}"));
     }
 }
 
