@@ -2,9 +2,31 @@
 
 use std::collections::HashSet;
 use std::fmt::Debug;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
+
+use crate::base::key_hash::BuildKeyHasher;
+
+/// A state with its hash, by a hasher that a debug build runs fast: with `SipHash`, and again whenever the set grows, hashing was
+/// half of the time of the models.
+#[derive(PartialEq, Eq)]
+struct Hashed<S> {
+    hash: u64,
+    state: Rc<S>,
+}
+
+impl<S: Hash> Hashed<S> {
+    fn new(state: Rc<S>) -> Hashed<S> {
+        Hashed { hash: BuildKeyHasher::default().hash_one(&*state), state }
+    }
+}
+
+impl<S> Hash for Hashed<S> {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hasher.write_u64(self.hash);
+    }
+}
 
 /// How a state was reached. Shared, since most states are never shown.
 struct Way<S, T> {
@@ -23,7 +45,8 @@ pub(crate) fn explore<S: Eq + Hash, T: Debug>(
     shown: impl Fn(&S) -> String,
 ) -> usize {
     let start = Rc::new(start);
-    let mut seen = HashSet::from([Rc::clone(&start)]);
+    let mut seen = HashSet::<_, BuildKeyHasher>::default();
+    seen.insert(Hashed::new(Rc::clone(&start)));
     let mut left = vec![(start, None::<Rc<Way<S, T>>>)];
     while let Some((state, way)) = left.pop() {
         let visited = catch_unwind(AssertUnwindSafe(|| {
@@ -34,7 +57,7 @@ pub(crate) fn explore<S: Eq + Hash, T: Debug>(
                     eprintln!("{step:?}");
                     resume_unwind(panic)
                 }));
-                if seen.insert(Rc::clone(&to)) {
+                if seen.insert(Hashed::new(Rc::clone(&to))) {
                     let way = Way { before: way.clone(), step, to: Rc::clone(&to) };
                     left.push((to, Some(Rc::new(way))));
                 }
