@@ -26,16 +26,16 @@ use std::io;
 use heirloom::prelude::*;
 use heirloom::wrap::{AccessLog, RequestId, RequestIds};
 use tracing::info_span;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::layer;
+use tracing_subscriber::prelude::*;
 
 fn main() -> Result<(), heirloom::Error> {
-    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
-    tracing_subscriber::fmt()
-        .json()
-        .with_span_list(false)
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .init();
+    // Levels by target. `EnvFilter` has those of spans as well, by regular expressions.
+    let levels = std::env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());
+    let levels = levels.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = layer().json().with_span_list(false).with_writer(io::stderr).with_filter(levels);
+    tracing_subscriber::registry().with(lines).init();
     bridge::start();
     let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8001".to_owned());
     // Requests come to the last one first: the span knows their ids.
