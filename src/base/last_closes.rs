@@ -2,7 +2,8 @@
 //!
 //! Only the count knows of closes that clients decide between two requests, or announce: they are the ordinary ones, and
 //! nothing is spent on them. Of each other reason the last few are kept, so that many closes of one reason, as in a drain,
-//! don't displace the one of another. Nothing is kept without an admin listener.
+//! don't displace the one of another. Nothing is kept without an admin listener, and nothing is read or passed on without the
+//! feature `admin`.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -67,7 +68,7 @@ impl LastCloses {
 
     pub(crate) fn add(&self, reason: CloseReason, about: impl FnOnce() -> ClosedConnection) {
         let is_ordinary = matches!(reason, CloseReason::ClientClosed | CloseReason::ClientAsked);
-        if !is_ordinary && self.0.is_wanted.load(Ordering::Relaxed) {
+        if cfg!(feature = "admin") && !is_ordinary && self.0.is_wanted.load(Ordering::Relaxed) {
             let about = about();
             lock(&self.0.kept).add(reason.name(), about);
         }
@@ -92,6 +93,9 @@ impl LastCloses {
 
     /// Lines about those that the successor does not have.
     pub(crate) fn pass_rest(&self) -> Vec<String> {
+        if !cfg!(feature = "admin") {
+            return Vec::new();
+        }
         let mut kept = lock(&self.0.kept);
         let (passed, next) = (kept.passed, kept.next);
         kept.passed = next;
@@ -105,6 +109,9 @@ impl LastCloses {
 
     /// Adds a close of an earlier generation. What this version does not know is skipped.
     pub(crate) fn read(&self, line: &str) {
+        if !cfg!(feature = "admin") {
+            return;
+        }
         let words = pairs(line);
         let word = |name: &str| words.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
         let text =

@@ -1,5 +1,5 @@
 //! The last ten minutes of a server: a few counts each ten seconds, for charts, and all histograms each minute, for
-//! quantiles. They are passed from generation to generation as lines of words.
+//! quantiles. They are passed from generation to generation as lines of words, by programs with the feature `admin`.
 
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -74,6 +74,9 @@ impl Recent {
 
     /// Writes all samples for the next generation.
     pub(crate) fn write(&self, now: Instant, out: &mut String) {
+        if !cfg!(feature = "admin") {
+            return;
+        }
         let age = |at: Instant| millis(now.saturating_duration_since(at));
         for Point { at, requests, errors } in &self.points {
             let _ = writeln!(out, "point age={} requests={requests} errors={errors}", age(*at));
@@ -92,6 +95,9 @@ impl Recent {
 
     /// Reads a line of an earlier generation, which must come in their order. What this version does not know is skipped.
     pub(crate) fn read(&mut self, line: &str, now: Instant) {
+        if !cfg!(feature = "admin") {
+            return;
+        }
         let mut words = line.split(' ');
         let kind = words.next();
         let mut counts = words.filter_map(|word| {
