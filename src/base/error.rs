@@ -114,6 +114,19 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
+/// What stands between lines that become one.
+pub(crate) const BETWEEN_LINES: &str = " | ";
+
+/// The lines of a text that say something: a marker below a place in a file says nothing where columns are lost.
+pub(crate) fn lines_of(text: &str) -> impl DoubleEndedIterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| line.contains(char::is_alphanumeric))
+}
+
+/// A text of several lines, such as the error of a parser, for a line of the log.
+pub(crate) fn in_one_line(text: &str) -> String {
+    if text.contains('\n') { lines_of(text).collect::<Vec<_>>().join(BETWEEN_LINES) } else { text.to_owned() }
+}
+
 /// Any error, as the program's functions return it.
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 

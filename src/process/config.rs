@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::base::error::{BoxError, Chain, Error};
+use crate::base::error::{BoxError, Chain, Error, in_one_line};
 use crate::base::log_file::LogFile;
 use crate::base::phase::Phase;
 use crate::process::handover::original_command;
@@ -75,6 +75,11 @@ type BeforeReady = Box<dyn FnOnce() -> Result<(), String> + Send>;
 
 fn text(error: impl Into<BoxError>) -> String {
     Chain(&*error.into()).to_string()
+}
+
+/// For the log.
+fn line(error: impl Into<BoxError>) -> String {
+    in_one_line(&text(error))
 }
 
 impl ProcessConfig {
@@ -263,8 +268,8 @@ impl ProcessConfig {
         mut release: impl FnMut() -> Result<S, E> + Send + 'static,
         mut acquire: impl FnMut(HandoverState) -> Result<(), F> + Send + 'static,
     ) -> ProcessConfig {
-        self.hooks.release = Some(Box::new(move || release().map(Into::into).map_err(text)));
-        self.hooks.acquire = Some(Box::new(move |state| acquire(state).map_err(text)));
+        self.hooks.release = Some(Box::new(move || release().map(Into::into).map_err(line)));
+        self.hooks.acquire = Some(Box::new(move |state| acquire(state).map_err(line)));
         self
     }
 

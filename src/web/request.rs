@@ -120,7 +120,8 @@ pub trait RequestExt: sealed::Sealed {
 
     /// The pattern of the route that matched, such as `/users/{id}`, by which to count and log requests. Within nested
     /// routers it begins with their prefixes: `/api/users/{id}`, and `/api/` for the `/` of one nested at `/api`. That of a
-    /// nested handler without routes is its prefix. None for a fallback, where no route matches, and outside a router.
+    /// nested handler without routes is its prefix. Wrappers see it on a 405 too, which answers a pattern without a route for the method.
+    /// None for a fallback, where no route matches, and outside a router.
     fn pattern(&self) -> Option<Cow<'_, str>>;
 
     /// The part of [`path`](Self::path) that is the prefix of the innermost nested router: `/api` in all requests to a router

@@ -203,6 +203,7 @@ fn the_access_log_has_every_response() {
         ("GET /users/7?secret=1", "target=/users/7 pattern=/users/{id} status=200 bytes=5", "complete"),
         ("GET /nowhere", "target=/nowhere pattern=- status=404 bytes=14", "complete"),
         ("POST /users/7", "target=/users/7 pattern=/users/{id} status=413 bytes=22", "complete"),
+        ("PUT /users/7", "target=/users/7 pattern=/users/{id} status=405 bytes=23", "complete"),
         ("GET /panic", "target=/panic pattern=/panic status=500 bytes=26", "complete"),
         ("GET /endless", "target=/endless pattern=/endless status=200 bytes=", "cut"),
     ];

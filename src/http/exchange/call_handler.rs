@@ -63,7 +63,7 @@ impl Exchange<'_> {
             self.now = Instant::now();
         }
         let run = latency.start(self.now);
-        route.begin(self.now);
+        route.start(self.now);
         self.worker.current_request.begin(&summary.text, run.begin());
         let mut place = None;
         let response = answer(&*listener_handler.handler.0, request, route, &self.worker.panics, &mut place);

@@ -23,7 +23,7 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use self::above::Above;
-use crate::base::error::Error;
+use crate::base::error::{Error, in_one_line};
 use crate::base::words::pairs;
 use crate::base::{percent, sys};
 
@@ -104,9 +104,9 @@ impl CommandLine {
 const REASON_BYTES: usize = 16 << 10;
 
 impl Message {
-    /// The successor can't serve.
+    /// The successor can't serve. The reason is one line, because it becomes part of lines: of the log and of systemd's status.
     pub(crate) fn failed(error: &Error) -> Message {
-        let mut reason = error.to_string();
+        let mut reason = in_one_line(&error.to_string());
         let end = (0..=REASON_BYTES).rev().find(|end| reason.is_char_boundary(*end));
         reason.truncate(end.unwrap_or_default());
         Message::Failed { reason }
@@ -393,13 +393,17 @@ mod tests {
 
     #[test]
     fn a_long_reason_fits_in_a_line() {
-        for (unit, expected) in [("a", REASON_BYTES), ("€", REASON_BYTES - 1), ("\n", REASON_BYTES)] {
+        for (unit, expected) in [("a", REASON_BYTES), ("€", REASON_BYTES - 1), ("\u{7f}", REASON_BYTES)] {
             let Message::Failed { reason } = Message::failed(&Error::config(unit.repeat(30_000))) else {
                 unreachable!()
             };
             assert_eq!((reason.len(), reason.replace(unit, "")), (expected, String::new()));
         }
         assert_eq!(Message::failed(&Error::config("short")), Message::Failed { reason: "short".into() });
+        let toml =
+            "a.toml: at line 1, column 8\n  |\n1 | port = x\n  |        ^\nstring values must be quoted\n";
+        let reason = "a.toml: at line 1, column 8 | 1 | port = x | string values must be quoted".into();
+        assert_eq!(Message::failed(&Error::config(toml)), Message::Failed { reason });
     }
 
     #[test]

@@ -41,6 +41,7 @@ use nix::unistd::{dup2_stderr, pipe2};
 use super::FileId;
 use super::inherit::{inherited_by_prefix, inherited_file};
 use super::pid_file::range;
+use crate::base::error::{BETWEEN_LINES, lines_of};
 use crate::base::log::debug;
 use crate::base::sync::lock;
 use crate::base::sys;
@@ -167,14 +168,14 @@ fn last_lines(text: &str) -> Option<String> {
     let is_message = |line: &str| {
         line.starts_with("Error: ") || line.starts_with("thread '") && line.contains(" panicked at ")
     };
-    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines = || lines_of(text);
     let after_backtrace = lines().rev().position(is_backtrace).map_or(0, |at| at.saturating_add(1));
     let before = || lines().rev().skip(after_backtrace);
     let most = before().position(is_message).map_or(TAIL_LINES, |at| at.saturating_add(1));
     let mut last: Vec<&str> = before().take(most).collect();
     last.reverse();
     last.truncate(TAIL_LINES);
-    (!last.is_empty()).then(|| last.join(" | "))
+    (!last.is_empty()).then(|| last.join(BETWEEN_LINES))
 }
 
 /// Before `main`, in a successor: puts the pipe in the place of standard error.

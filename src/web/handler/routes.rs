@@ -188,8 +188,8 @@ impl<'a> Call<'a> {
     }
 
     /// The time at which the server started the call. None if no server made it.
-    pub(super) fn began(&self) -> Option<Instant> {
-        self.found.began
+    pub(super) fn started(&self) -> Option<Instant> {
+        self.found.started
     }
 
     /// Calls `handler` with a wrapper's request.
@@ -235,6 +235,8 @@ impl<'a> GuardWalk<'a> {
 pub struct RouteMatch {
     /// The route in the innermost router.
     route: Option<Arc<Route>>,
+    /// A route of the pattern that matched, where none has the method.
+    other_method: Option<Arc<Route>>,
     /// The routes in the routers around that one, the innermost first.
     outer: Vec<Arc<Route>>,
     /// The values of the pattern's parameters, decoded.
@@ -250,8 +252,8 @@ pub struct RouteMatch {
     guards: Guards,
     /// What a guard has answered.
     answered: Option<Box<GuardAnswer>>,
-    /// When the call began, by a clock that the server has read already.
-    began: Option<Instant>,
+    /// When the call started, by a clock that the server has read already.
+    started: Option<Instant>,
 }
 
 /// Whether the guards of a route are asked.
@@ -280,9 +282,9 @@ impl RouteMatch {
         }
     }
 
-    /// Notes when the call begins.
-    pub(crate) fn begin(&mut self, now: Instant) {
-        self.began = Some(now);
+    /// Notes when the call starts.
+    pub(crate) fn start(&mut self, now: Instant) {
+        self.started = Some(now);
     }
 
     /// Notes that there is a wrapper on the route.
@@ -356,10 +358,17 @@ impl RouteMatch {
     /// Adds the route whose handler has found this, and the values of that route's parameters.
     #[inline]
     pub(crate) fn add_outer(&mut self, route: &Arc<Route>, values: Vec<String>) {
-        if self.route.is_some() {
+        if self.route.is_some() || self.other_method.is_some() {
             return self.add_further(route, values);
         }
         self.route = Some(Arc::clone(route));
+        self.values = values;
+    }
+
+    /// Notes a route of the pattern that has matched, and the values of that pattern's parameters: none of its routes has the
+    /// method.
+    pub(crate) fn add_other_method(&mut self, route: &Arc<Route>, values: Vec<String>) {
+        self.other_method = Some(Arc::clone(route));
         self.values = values;
     }
 
@@ -370,7 +379,10 @@ impl RouteMatch {
         } else if self.routes().all(|route| matches!(route.place, RoutePlace::Fallback)) {
             self.values = values;
         }
-        self.outer.push(Arc::clone(route));
+        match &self.route {
+            None => self.route = Some(Arc::clone(route)),
+            Some(_) => self.outer.push(Arc::clone(route)),
+        }
     }
 
     /// How long the handler of this route takes. None without a route.
@@ -414,9 +426,9 @@ impl RouteMatch {
         self.add_outer(route, values);
     }
 
-    /// All routes, the innermost first.
+    /// All routes, the innermost first. One for another method answers nothing, and only its pattern counts.
     fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.route.iter().chain(&self.outer)
+        self.other_method.iter().chain(&self.route).chain(&self.outer)
     }
 
     /// The route at a depth, counted from the outermost.
@@ -432,8 +444,10 @@ impl RouteMatch {
     #[inline]
     pub(crate) fn attach(&mut self, request: &mut Request) {
         match &self.route {
-            Some(route) if self.is_exactly(route, request) => request.body_mut().set_routed(self.prefix),
-            Some(_) if self.guards != Guards::Asked => self.attach_match(request),
+            Some(route) if self.other_method.is_none() && self.is_exactly(route, request) => {
+                request.body_mut().set_routed(self.prefix);
+            }
+            _ if self.guards != Guards::Asked => self.attach_match(request),
             _ => {}
         }
     }

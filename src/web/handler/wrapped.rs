@@ -168,8 +168,8 @@ impl Next<'_> {
 
 impl Next<'_> {
     /// The time at which the server started the call. None if no server made it.
-    pub(crate) fn began(&self) -> Option<Instant> {
-        self.call.began()
+    pub(crate) fn started(&self) -> Option<Instant> {
+        self.call.started()
     }
 }
 

@@ -405,13 +405,18 @@ impl Routes for Router {
                         found.add_outer(route, values);
                     }
                 },
-                None if *method == Method::OPTIONS => {
-                    found.refuse(allowing(StatusCode::NO_CONTENT, &known.allow));
+                None => {
+                    if let Some(other) = known.routes.first() {
+                        found.add_other_method(other, values(other, &hit.params).unwrap_or_default());
+                    }
+                    found.refuse(if *method == Method::OPTIONS {
+                        allowing(StatusCode::NO_CONTENT, &known.allow)
+                    } else if self.knows(method) {
+                        allowing(StatusCode::METHOD_NOT_ALLOWED, &known.allow)
+                    } else {
+                        plain(StatusCode::NOT_IMPLEMENTED)
+                    });
                 }
-                None if self.knows(method) => {
-                    found.refuse(allowing(StatusCode::METHOD_NOT_ALLOWED, &known.allow));
-                }
-                None => found.refuse(plain(StatusCode::NOT_IMPLEMENTED)),
             };
         }
         if normal == "*" && *method == Method::OPTIONS {

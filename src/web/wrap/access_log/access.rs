@@ -26,7 +26,7 @@ use crate::{Request, Response};
 #[derive(Clone, Debug)]
 pub struct Access {
     /// When the server started the call.
-    began: Instant,
+    started: Instant,
     /// The same time by the wall clock.
     time: SystemTime,
     client: Client,
@@ -136,7 +136,7 @@ fn joined<'a>(all: Option<Cow<'a, str>>, value: &'a [u8]) -> Option<Cow<'a, str>
 }
 
 impl Access {
-    pub(super) fn of(request: &Request, with_query: bool, began: Instant) -> Access {
+    pub(super) fn of(request: &Request, with_query: bool, started: Instant) -> Access {
         let target = Target::of(request.uri(), with_query);
         let is_pattern = request.body().routed_prefix().is_some() && matches!(target, Target::Path(_));
         let pattern = match request.pattern() {
@@ -146,8 +146,8 @@ impl Access {
         };
         let head = request.body().head_bytes();
         Access {
-            began,
-            time: wall_time(began),
+            started,
+            time: wall_time(started),
             client: request.client(),
             conn_info: request.body().conn_info().cloned(),
             method: request.method().clone(),
@@ -160,7 +160,7 @@ impl Access {
                 Fields::Head(head.clone())
             },
             request_id: request.extensions().get::<RequestId>().cloned(),
-            end: ResponseEnd { status: StatusCode::OK, bytes: 0, complete: false, at: began },
+            end: ResponseEnd { status: StatusCode::OK, bytes: 0, complete: false, at: started },
         }
     }
 
@@ -238,7 +238,7 @@ impl Access {
     /// From the call of the handler and its wrappers, when the request is complete, until the end of the response was written
     /// to the connection.
     pub fn duration(&self) -> Duration {
-        self.end.at.saturating_duration_since(self.began)
+        self.end.at.saturating_duration_since(self.started)
     }
 
     pub(super) fn millis(&self) -> f64 {

@@ -223,23 +223,23 @@ mod tests {
     use crate::web::wrap::testing::request;
 
     fn access(
-        began: Instant,
+        started: Instant,
         line: &str,
         fields: &[(&str, &str)],
         status: StatusCode,
         complete: bool,
     ) -> Access {
-        let mut access = Access::of(&request(line, fields), true, began);
-        access.end(&ResponseEnd { status, bytes: 7, complete, at: began + Duration::from_micros(1_234) });
+        let mut access = Access::of(&request(line, fields), true, started);
+        access.end(&ResponseEnd { status, bytes: 7, complete, at: started + Duration::from_micros(1_234) });
         access
     }
 
     #[test]
     fn a_line_can_be_taken_apart_whatever_it_has() {
-        let began = Instant::now();
-        note_both_clocks((began, UNIX_EPOCH + Duration::from_millis(1_795_944_666_123)));
+        let started = Instant::now();
+        note_both_clocks((started, UNIX_EPOCH + Duration::from_millis(1_795_944_666_123)));
         let plain = access(
-            began,
+            started,
             "GET /users/7?a=b",
             &[("host", "h:80"), ("user-agent", "curl/8 (x)")],
             StatusCode::OK,
@@ -247,7 +247,7 @@ mod tests {
         );
         let hostile = "\" status=200 x\u{202e}\\";
         let odd = access(
-            began,
+            started,
             "GET /",
             &[("referer", hostile), ("user-agent", "-")],
             StatusCode::NOT_FOUND,

@@ -109,8 +109,8 @@ impl Wrapper for AccessLog {
         if matches!(self.sink, Sink::Log) && !log::log_enabled!(target: TARGET, log::Level::Info) {
             return next.call(request);
         }
-        let began = next.began().unwrap_or_else(Instant::now);
-        let mut access = Access::of(&request, self.query, began);
+        let started = next.started().unwrap_or_else(Instant::now);
+        let mut access = Access::of(&request, self.query, started);
         let response = next.call(request);
         access.take_id_of(&response);
         let (sink, format) = (self.sink.clone(), self.format);
