@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::Request;
 use crate::net::conn_info::ConnInfo;
+use crate::web::fields::FieldSource;
 #[cfg(feature = "proxy")]
 use crate::web::forwarded;
 
@@ -106,12 +108,18 @@ impl Client {
     }
 
     pub(super) fn of(request: &Request) -> Client {
-        let Some(conn_info) = request.body().conn_info() else { return Client::unknown() };
+        Client::named_by(request.body().conn_info(), FieldSource::Map(request.headers()))
+    }
+
+    /// The client of a request with these fields.
+    #[cfg_attr(not(feature = "proxy"), allow(unused_variables, reason = "no proxy is trusted"))]
+    pub(super) fn named_by(conn_info: Option<&Arc<ConnInfo>>, fields: FieldSource<'_>) -> Client {
+        let Some(conn_info) = conn_info else { return Client::unknown() };
         #[cfg_attr(not(feature = "proxy"), allow(unused_mut, reason = "a proxy may say more"))]
         let mut client = Client::of_connection(conn_info);
         #[cfg(feature = "proxy")]
         if let Some(proxies) = conn_info.proxies().filter(|_| !conn_info.is_unnamed()) {
-            forwarded::apply(&mut client, proxies, request.headers());
+            forwarded::apply(&mut client, proxies, fields);
         }
         client
     }

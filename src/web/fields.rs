@@ -1,8 +1,10 @@
 //! Parts of a field's value. A value is bytes, not text: one byte beyond ASCII in an irrelevant part must not hide the
 //! other parts. So no code decodes a whole value to read a part of it.
 
-use http::HeaderMap;
+use std::io::BufRead;
+
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
 
 /// The elements of a comma-separated list, empty ones left out (RFC 9110 §5.6.1.2).
 pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -14,6 +16,67 @@ pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub(crate) fn essence(content_type: &[u8]) -> String {
     let essence = content_type.split(|&b| b == b';').next().unwrap_or_default().trim_ascii();
     ascii(essence).unwrap_or_default().to_ascii_lowercase()
+}
+
+/// The values of a head's fields, as received and checked by the server.
+#[derive(Clone, Copy)]
+pub(crate) enum FieldSource<'h> {
+    /// The head as text, from the request line on.
+    Head(&'h [u8]),
+    Map(&'h HeaderMap),
+}
+
+impl<'h> FieldSource<'h> {
+    /// Calls `f` with each value of these fields, in one pass, and the place of the field's name among `names`.
+    pub(crate) fn for_each<const N: usize>(
+        self,
+        names: [&HeaderName; N],
+        mut f: impl FnMut(usize, &'h [u8]),
+    ) {
+        /// Among few fields it costs less to compare names than to hash those that are looked up.
+        const FEW: usize = 24;
+        match self {
+            FieldSource::Head(head) => {
+                for line in lines(head).skip(1) {
+                    let value = |name: &&HeaderName| value_of(line, name.as_str().as_bytes());
+                    if let Some((n, value)) =
+                        names.iter().zip(0..).find_map(|(name, n)| Some((n, value(name)?)))
+                    {
+                        f(n, value);
+                    }
+                }
+            }
+            FieldSource::Map(map) if map.keys_len() > FEW => {
+                for (name, n) in names.iter().zip(0..) {
+                    map.get_all(*name).iter().for_each(|value| f(n, value.as_bytes()));
+                }
+            }
+            FieldSource::Map(map) => {
+                for (found, value) in map {
+                    if let Some(n) = names.iter().position(|name| *name == found) {
+                        f(n, value.as_bytes());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The lines with their ends, found faster than by looking at each byte.
+fn lines(mut head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let len = { head }.skip_until(b'\n').ok()?;
+        let (line, rest) = head.split_at_checked(len)?;
+        head = rest;
+        (len > 0).then_some(line)
+    })
+}
+
+/// The value in a line, if the field has this name.
+fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let (found, rest) = line.split_at_checked(name.len())?;
+    let value = rest.strip_prefix(b":")?;
+    found.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
 }
 
 /// A part as text, if it is ASCII.

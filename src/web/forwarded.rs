@@ -13,10 +13,10 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderName, header};
 
 use super::client::{Address, Client, Hop};
-use super::fields::ascii;
+use super::fields::{FieldSource, ascii};
 use crate::net::proxies::{ForwardedFields, Proxies};
 
 static X_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -34,14 +34,14 @@ struct Statement<'a> {
 
 /// Changes `client`, which is the connection's peer, to the one that trusted proxies name. Nothing changes if the peer is
 /// none of them.
-pub(super) fn apply(client: &mut Client, proxies: &Proxies, headers: &HeaderMap) {
+pub(super) fn apply(client: &mut Client, proxies: &Proxies, fields: FieldSource<'_>) {
     if !proxies.trust(client.address.ip) {
         return;
     }
     let said = match proxies.fields() {
         ForwardedFields::None => return,
-        ForwardedFields::Standard => client.follow(proxies, &mut standard(headers).into_iter().rev()),
-        ForwardedFields::X => client.follow(proxies, &mut x_forwarded(headers)),
+        ForwardedFields::Standard => client.follow(proxies, &mut standard(fields).into_iter().rev()),
+        ForwardedFields::X => client.follow(proxies, &mut x_forwarded(fields)),
     };
     if let Some(said) = said {
         client.is_https = said.proto.and_then(|proto| is_https(&proto)).unwrap_or(client.is_https);
@@ -78,8 +78,13 @@ impl Client {
 
 /// The statements of `X-Forwarded-*`, the last one first. The fields are parallel lists; where one of the others is
 /// shorter, a proxy has replaced it instead of appending to it, and the leftmost value is the best there is.
-fn x_forwarded(headers: &HeaderMap) -> impl Iterator<Item = Statement<'_>> {
-    let [addresses, protos, hosts] = find(headers, [&X_FOR, &X_PROTO, &X_HOST]);
+fn x_forwarded(fields: FieldSource<'_>) -> impl Iterator<Item = Statement<'_>> {
+    let [mut addresses, mut protos, mut hosts] = [(); 3].map(|()| Lines::default());
+    fields.for_each([&X_FOR, &X_PROTO, &X_HOST], |n, line| match n {
+        0 => addresses.push(line),
+        1 => protos.push(line),
+        _ => hosts.push(line),
+    });
     let (mut protos, mut hosts) = (protos.last_first(), hosts.last_first());
     let (mut proto, mut host) = (None, None);
     let mut addresses = addresses.last_first().map(|text| Some(text.and_then(node).unwrap_or_default()));
@@ -100,49 +105,31 @@ fn x_forwarded(headers: &HeaderMap) -> impl Iterator<Item = Statement<'_>> {
 /// The lines of a field, which is a list. A proxy that appends to the list mostly leaves one line.
 #[derive(Default)]
 struct Lines<'h> {
-    last: Option<&'h HeaderValue>,
+    last: Option<&'h [u8]>,
     /// Those before, in their order.
-    before: Vec<&'h HeaderValue>,
+    before: Vec<&'h [u8]>,
 }
 
 impl<'h> Lines<'h> {
-    fn push(&mut self, line: &'h HeaderValue) {
+    fn push(&mut self, line: &'h [u8]) {
         self.before.extend(self.last.replace(line));
     }
 
     /// The elements of the list, the last one first; None for one that is not ASCII.
     fn last_first(self) -> impl Iterator<Item = Option<&'h str>> + use<'h> {
         let lines = self.last.into_iter().chain(self.before.into_iter().rev());
-        lines
-            .flat_map(|line| line.as_bytes().rsplit(|&b| b == b','))
-            .map(|element| ascii(element.trim_ascii()))
+        lines.flat_map(|line| line.rsplit(|&b| b == b',')).map(|element| ascii(element.trim_ascii()))
     }
-}
-
-/// The lines of these fields. Among few fields they are found in one pass that compares names, because each look-up hashes the
-/// name that is looked up.
-fn find<'h, const N: usize>(headers: &'h HeaderMap, names: [&HeaderName; N]) -> [Lines<'h>; N] {
-    const FEW: usize = 24;
-    let mut found = [(); N].map(|()| Lines::default());
-    if headers.keys_len() > FEW {
-        for (name, lines) in names.iter().zip(&mut found) {
-            headers.get_all(*name).iter().for_each(|line| lines.push(line));
-        }
-        return found;
-    }
-    for (name, line) in headers {
-        if let Some((_, lines)) = names.iter().zip(&mut found).find(|(wanted, _)| **wanted == name) {
-            lines.push(line);
-        }
-    }
-    found
 }
 
 /// The statements of `Forwarded`, in their order. A malformed line is one that hides the client.
-fn standard(headers: &HeaderMap) -> Vec<Statement<'_>> {
+fn standard(fields: FieldSource<'_>) -> Vec<Statement<'_>> {
     let hidden = || vec![Statement { address: Some(Address::default()), ..Statement::default() }];
-    let lines = headers.get_all(header::FORWARDED).iter();
-    lines.flat_map(|line| ascii(line.as_bytes()).and_then(elements).unwrap_or_else(hidden)).collect()
+    let mut all = Vec::new();
+    fields.for_each([&header::FORWARDED], |_, line| {
+        all.append(&mut ascii(line).and_then(elements).unwrap_or_else(hidden));
+    });
+    all
 }
 
 /// RFC 7239 §4. None if it is malformed.
@@ -260,7 +247,7 @@ fn is_host(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderMap, HeaderValue};
 
     use super::super::client::Via;
     use super::*;
@@ -268,14 +255,21 @@ mod tests {
 
     /// Whom a request is from, at the peer 10.0.0.1: `address via https host`.
     fn client(proxies: &Proxies, fields: &[(&str, &str)]) -> String {
-        let mut headers = HeaderMap::new();
+        let (mut headers, mut head) = (HeaderMap::new(), b"GET / HTTP/1.1\r\n".to_vec());
         for (name, value) in fields {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            head.extend_from_slice(format!("{}: {value}\r\n", name.as_str().to_uppercase()).as_bytes());
             headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
+        head.extend_from_slice(b"\r\n");
         let address = Address { ip: "10.0.0.1".parse().ok(), port: Some(9) };
-        let mut client = Client { address, via: Via::None, is_https: false, forwarded_host: None };
-        apply(&mut client, proxies, &headers);
+        let said = |fields| {
+            let mut client = Client { address, via: Via::None, is_https: false, forwarded_host: None };
+            apply(&mut client, proxies, fields);
+            client
+        };
+        let client = said(FieldSource::Map(&headers));
+        assert_eq!(client, said(FieldSource::Head(&head)));
         let via: Vec<String> = client.via().iter().map(Hop::to_string).collect();
         let host = client.forwarded_host.as_deref().unwrap_or("-");
         format!("{client} {} {} {host}", via.join(","), client.scheme())

@@ -4,10 +4,10 @@ use std::io::{self, Read, Write};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use heirloom::ResponseEnd;
 use heirloom::prelude::*;
 use heirloom::upgrade::Upgraded;
 use heirloom::wrap::{Access, AccessLog, RequestIds};
+use heirloom::{ResponseEnd, Wrapper};
 
 use crate::support::*;
 
@@ -36,7 +36,7 @@ fn what_is_refused_and_what_panics_passes_through_wrappers() {
         ("streaming", post("/stream", b"hello"), "200 hello", "/stream Some(5)"),
         ("no route", get("/nowhere").into(), "404 404 Not Found", "- Some(0)"),
         ("no route, with a body", post("/nowhere", b"hello"), "404 404 Not Found", "- Some(0)"),
-        ("another method", get("/echo/1").into(), "405 405 Method Not Allowed", "- Some(0)"),
+        ("another method", get("/echo/1").into(), "405 405 Method Not Allowed", "/echo/{id} Some(0)"),
         ("too long", post("/echo/1", &long), "413 413 Payload Too Large", "/echo/{id} Some(0)"),
         (
             "long at last",
@@ -232,6 +232,49 @@ fn the_access_log_has_every_response() {
             (Some(&*format!("r{n}")), None)
         );
         assert_eq!((access.host().as_deref(), access.listener()), (Some("h"), Some("127.0.0.1:0")));
+    }
+}
+
+/// Whatever a program puts around it: a wrapper or a handler that calls it, and a wrapper that builds a new response.
+#[test]
+fn no_response_escapes_the_access_log() {
+    struct Own(AccessLog);
+    impl Wrapper for Own {
+        fn call(&self, request: Request, next: Next<'_>) -> Response {
+            self.0.call(request, next)
+        }
+    }
+    let (report, reports) = mpsc::channel();
+    let log = |name: &'static str| {
+        let report = report.clone();
+        AccessLog::new()
+            .to(move |access| report.send(format!("{name} {}", access.status().as_u16())).unwrap())
+    };
+    let ok = |_: Request| "hello";
+    let inner = ok.wrap(log("inner"));
+    let router = Router::new()
+        .get("/wrapper", ok.wrap(Own(log("own"))))
+        .get("/handler", move |req: Request| inner.call(req))
+        .get(
+            "/new",
+            ok.wrap(log("old")).wrap(|req: Request, next: Next<'_>| {
+                drop(next.call(req));
+                StatusCode::IM_A_TEAPOT
+            }),
+        )
+        .get("/panic", (|_: Request| -> Response { panic!("as asked") }).wrap(log("panic")))
+        .wrap(log("all"));
+    let fixture = Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").timeouts(quick()));
+    for (path, said) in [
+        ("/wrapper", ["own 200", "all 200"]),
+        ("/handler", ["inner 200", "all 200"]),
+        ("/new", ["old 418", "all 418"]),
+        ("/panic", ["panic 500", "all 500"]),
+    ] {
+        let mut client = fixture.client();
+        client.send(get(path));
+        client.reply();
+        assert_eq!(said.map(|_| reports.recv_timeout(DEADLINE).unwrap()), said.map(str::to_owned), "{path}");
     }
 }
 

@@ -66,7 +66,9 @@ impl Exchange<'_> {
         route.start(self.now);
         self.worker.current_request.begin(&summary.text, run.begin());
         let mut place = None;
-        let response = answer(&*listener_handler.handler.0, request, route, &self.worker.panics, &mut place);
+        let handler = &*listener_handler.handler.0;
+        let panics = &self.worker.panics;
+        let response = answer(handler, request, route, panics, &mut self.observers, &mut place);
         (self.now, self.is_current) = (Instant::now(), true);
         let latency = route.latency().unwrap_or(&listener_handler.latency);
         let took = latency.finish(&run, self.now);

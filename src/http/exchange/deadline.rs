@@ -311,9 +311,8 @@ impl<'a> Exchange<'a> {
             }
             return ControlFlow::Continue(());
         };
-        if let Some(mut ending) =
-            Ending::of(response.extensions_mut(), StatusCode::SERVICE_UNAVAILABLE, self.now)
-        {
+        let (extensions, status) = (response.extensions_mut(), StatusCode::SERVICE_UNAVAILABLE);
+        if let Some(mut ending) = Ending::of(&mut self.observers, extensions, status, self.now) {
             if let Some(bytes) = bytes {
                 ending.set_bytes(bytes);
                 ending.complete();

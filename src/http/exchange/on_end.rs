@@ -12,23 +12,45 @@ use http::{Extensions, StatusCode};
 use super::drop_contained;
 use crate::base::contain_panic::panic_text;
 use crate::base::log::error;
+use crate::web::end_observer::EndObservers;
 use crate::web::response::{OnEnd, ResponseEnd};
 
 /// A response on its way. Dropping it reports the end, as incomplete unless `complete` was called.
 pub(super) struct Ending {
-    on_end: OnEnd,
+    on_end: Option<OnEnd>,
+    observers: EndObservers,
     ended: ResponseEnd,
 }
 
 impl Ending {
-    /// None if there is no hook. `now` is a time at which it has not ended.
+    /// None if there are neither hooks nor observers. `now` is a time at which it has not ended.
     #[inline(always)]
-    pub(super) fn of(extensions: &mut Extensions, status: StatusCode, now: Instant) -> Option<Ending> {
-        if extensions.is_empty() {
+    pub(super) fn of(
+        observers: &mut EndObservers,
+        extensions: &mut Extensions,
+        status: StatusCode,
+        now: Instant,
+    ) -> Option<Ending> {
+        if observers.is_empty() && extensions.is_empty() {
             return None;
         }
-        let on_end = extensions.remove::<OnEnd>()?;
-        Some(Ending { on_end, ended: ResponseEnd { status, bytes: 0, complete: false, at: now } })
+        Ending::noted(observers, extensions, status, now)
+    }
+
+    fn noted(
+        observers: &mut EndObservers,
+        extensions: &mut Extensions,
+        status: StatusCode,
+        now: Instant,
+    ) -> Option<Ending> {
+        let on_end = if extensions.is_empty() { None } else { extensions.remove::<OnEnd>() };
+        if on_end.is_none() && observers.is_empty() {
+            return None;
+        }
+        let mut observers = std::mem::take(observers);
+        observers.note_response(extensions);
+        let ended = ResponseEnd { status, bytes: 0, complete: false, at: now };
+        Some(Ending { on_end, observers, ended })
     }
 
     /// The client gets another response, with this status.
@@ -55,13 +77,18 @@ impl Drop for Ending {
         if !self.ended.complete {
             self.ended.at = Instant::now();
         }
-        for hook in self.on_end.take() {
-            // This may run while another panic unwinds.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| hook(&self.ended))) {
-                error!("on_end panicked: {}", panic_text(&*panic));
-                drop_contained(panic, || "on_end".to_owned());
-            }
+        for hook in self.on_end.iter().flat_map(OnEnd::take) {
+            contained(|| hook(&self.ended));
         }
+        self.observers.for_each(|observer| contained(|| observer.end(&self.ended)));
+    }
+}
+
+/// Calls the user's code. This may be while another panic unwinds.
+fn contained(call: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
+        error!("on_end panicked: {}", panic_text(&*panic));
+        drop_contained(panic, || "on_end".to_owned());
     }
 }
 
@@ -125,7 +152,8 @@ mod tests {
             let sender = sender.clone();
             let mut response =
                 plain(StatusCode::OK).on_end(move |end| sender.send((end.bytes, end.complete)).unwrap());
-            let ending = Ending::of(response.extensions_mut(), StatusCode::OK, Instant::now()).unwrap();
+            let (mut observers, now) = (EndObservers::default(), Instant::now());
+            let ending = Ending::of(&mut observers, response.extensions_mut(), StatusCode::OK, now).unwrap();
             endings.push(ending, left, bytes);
         };
         // A head of 10 bytes each.

@@ -14,8 +14,8 @@ pub use limits::{RouteLimits, deadline, limited, max_body, streaming};
 #[cfg(any(test, fuzzing))]
 pub(crate) use routes::RouteRules;
 pub(crate) use routes::{
-    Call, GuardWalk, Matched, Panics, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal, add_route,
-    answer, call_by_hand, find_route, verify,
+    Call, GuardWalk, Matched, Panics, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal, SharedPattern,
+    add_route, answer, call_by_hand, find_route, verify,
 };
 pub use wrapped::{EarlyResponse, Guard, Next, Wrapped, Wrapper};
 

@@ -28,7 +28,8 @@ use super::call_deadline::Deadline;
 use super::{EarlyResponse, Handler, RouteLimits};
 use crate::base::sync::lock;
 use crate::net::scheduler::latency::HandlerLatency;
-use crate::web::response::plain;
+use crate::web::end_observer::{EndObserver, EndObservers};
+use crate::web::response::{ResponseExt, plain};
 use crate::{Request, Response};
 
 /// Only this crate can call or override a method that takes a `Seal`.
@@ -81,7 +82,14 @@ pub(crate) fn call_by_hand(routes: &dyn Routes, mut request: Request) -> Respons
     if let Some(deadline) = found.deadline() {
         request.extensions_mut().insert(deadline);
     }
-    routes.call_on_route(Call::new(&mut found, &mut Some(request), None))
+    let mut observers = EndObservers::default();
+    let response = routes.call_on_route(Call::new(&mut found, &mut Some(request), None, &mut observers));
+    if observers.is_empty() {
+        return response;
+    }
+    // The handler that calls this one may be a server's.
+    observers.note_response(response.extensions());
+    response.on_end(move |end| observers.for_each(|observer| observer.end(end)))
 }
 
 /// Answers a request for a server: a panic becomes a 500, which the wrappers around the handler see, and is added to
@@ -92,6 +100,7 @@ pub(crate) fn answer<'r>(
     request: &mut Option<Request>,
     found: &mut RouteMatch,
     panics: &Panics,
+    observers: &mut EndObservers,
     place: &'r mut Option<Response>,
 ) -> &'r mut Response {
     if let Some(request) = request {
@@ -100,7 +109,7 @@ pub(crate) fn answer<'r>(
             found.ask_guards(handler, request, Some(panics));
         }
     }
-    let call = Call::new(found, request, Some(panics));
+    let call = Call::new(found, request, Some(panics), observers);
     contained(panics, place, || handler.call_on_route(call))
 }
 
@@ -134,6 +143,7 @@ pub struct Call<'a> {
     answered: Option<Box<GuardAnswer>>,
     /// Where panics are collected. None without a server, where they unwind.
     panics: Option<&'a Panics>,
+    observers: &'a mut EndObservers,
 }
 
 impl fmt::Debug for Call<'_> {
@@ -147,13 +157,14 @@ impl<'a> Call<'a> {
         found: &'a mut RouteMatch,
         request: &'a mut Option<Request>,
         panics: Option<&'a Panics>,
+        observers: &'a mut EndObservers,
     ) -> Call<'a> {
         let (refusal, answered) = (found.refusal.take(), found.answered.take());
-        Call { found, request, depth: 0, refusal, wrappers: 0, answered, panics }
+        Call { found, request, depth: 0, refusal, wrappers: 0, answered, panics, observers }
     }
 
     /// The request, until it is taken.
-    pub(super) fn request(&self) -> Option<&Request> {
+    pub(crate) fn request(&self) -> Option<&Request> {
         self.request.as_ref()
     }
 
@@ -168,6 +179,16 @@ impl<'a> Call<'a> {
         self.wrappers = wrapper.saturating_add(1);
         let is_answered = self.answered.as_ref().is_some_and(|answered| answered.wrapper == wrapper);
         if is_answered { None } else { self.request.take() }
+    }
+
+    /// Passes a wrapper that leaves the request where it is, and has no guard.
+    pub(crate) fn pass_watcher(&mut self) {
+        self.wrappers = self.wrappers.saturating_add(1);
+    }
+
+    /// The observer is notified when the response has ended.
+    pub(crate) fn observe(&mut self, observer: impl EndObserver + 'static) {
+        self.observers.add(observer);
     }
 
     /// The answer of a guard, or else the one in place of the handler's.
@@ -188,13 +209,22 @@ impl<'a> Call<'a> {
     }
 
     /// The time at which the server started the call. None if no server made it.
-    pub(super) fn started(&self) -> Option<Instant> {
+    pub(crate) fn started(&self) -> Option<Instant> {
         self.found.started
     }
 
     /// Calls `handler` with a wrapper's request.
-    pub(super) fn with_request(self, handler: &dyn Handler, request: Request) -> Response {
+    pub(super) fn with_request(mut self, handler: &dyn Handler, request: Request) -> Response {
+        self.set_request(request);
+        self.contained(handler)
+    }
+
+    pub(super) fn set_request(&mut self, request: Request) {
         *self.request = Some(request);
+    }
+
+    /// Calls `handler`; a panic becomes a 500.
+    pub(super) fn contained(self, handler: &dyn Handler) -> Response {
         let Some(panics) = self.panics else { return handler.call_on_route(self) };
         let mut place = None;
         contained(panics, &mut place, || handler.call_on_route(self));
@@ -259,7 +289,7 @@ pub struct RouteMatch {
 /// Whether the guards of a route are asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Guards {
-    /// There is no wrapper on the route.
+    /// No wrapper on the route has one.
     #[default]
     None,
     ToAsk,
@@ -287,8 +317,8 @@ impl RouteMatch {
         self.started = Some(now);
     }
 
-    /// Notes that there is a wrapper on the route.
-    pub(super) fn add_wrapper(&mut self) {
+    /// Notes that there is a wrapper with a guard on the route.
+    pub(super) fn add_guard(&mut self) {
         self.guards = Guards::ToAsk;
     }
 
@@ -552,6 +582,22 @@ pub(crate) struct Matched {
     has_pattern: bool,
 }
 
+/// The pattern of a route that matched.
+#[derive(Clone, Debug)]
+pub(crate) enum SharedPattern {
+    Of(Arc<Route>),
+    Text(Box<str>),
+}
+
+impl SharedPattern {
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            SharedPattern::Of(route) => &route.pattern().text,
+            SharedPattern::Text(text) => text,
+        }
+    }
+}
+
 impl Matched {
     /// The prefixes and the pattern of the route.
     pub(crate) fn pattern(&self) -> Option<Cow<'_, str>> {
@@ -562,6 +608,15 @@ impl Matched {
             [] => Cow::Borrowed(&self.route.pattern().text),
             _ => self.patterns().map(|pattern| &*pattern.text).collect(),
         })
+    }
+
+    /// As `pattern`, for what outlives the request.
+    pub(crate) fn shared_pattern(&self) -> Option<SharedPattern> {
+        let is_own = self.has_pattern && self.nests.is_empty();
+        if is_own {
+            return Some(SharedPattern::Of(Arc::clone(&self.route)));
+        }
+        self.pattern().map(|text| SharedPattern::Text(text.into()))
     }
 
     /// Those of the prefixes and of the route, in the order of the path.

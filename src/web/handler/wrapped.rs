@@ -5,7 +5,6 @@
 //! it; the exchange logs and counts it once, whatever a wrapper makes of the 500.
 
 use std::fmt;
-use std::time::Instant;
 
 use http::Method;
 
@@ -80,6 +79,21 @@ pub trait Wrapper: Send + Sync + 'static {
         next.call(request)
     }
 
+    /// Whether `guard` may do anything but let all go on.
+    #[doc(hidden)]
+    fn has_guard(&self, _: Seal) -> bool {
+        true
+    }
+
+    /// Answers a request on its way. The request is moved only for wrappers that take it.
+    #[doc(hidden)]
+    fn call_on_route(&self, _: Seal, handler: &dyn Handler, mut call: Call<'_>) -> Response {
+        match call.pass_wrapper() {
+            Some(request) => self.call(request, Next { handler, call }),
+            None => call.refused(),
+        }
+    }
+
     /// Checks the wrapper's configuration, once, before the server serves. Default: no errors.
     ///
     /// # Errors
@@ -114,6 +128,10 @@ where
 {
     fn call(&self, request: Request, next: Next<'_>) -> Response {
         self(request, next).into_response()
+    }
+
+    fn has_guard(&self, _: Seal) -> bool {
+        false
     }
 }
 
@@ -167,9 +185,11 @@ impl Next<'_> {
 }
 
 impl Next<'_> {
-    /// The time at which the server started the call. None if no server made it.
-    pub(crate) fn started(&self) -> Option<Instant> {
-        self.call.started()
+    /// As `call`, after `watch`.
+    pub(crate) fn call_watched(mut self, request: Request, watch: impl FnOnce(&mut Call<'_>)) -> Response {
+        self.call.set_request(request);
+        watch(&mut self.call);
+        self.call.contained(self.handler)
     }
 }
 
@@ -200,18 +220,17 @@ impl<H: Handler, W: Wrapper> Handler for Wrapped<H, W> {
         self.handler.guard_on_route(request, walk)
     }
 
-    fn call_on_route(&self, mut call: Call<'_>) -> Response {
-        match call.pass_wrapper() {
-            Some(request) => self.wrapper.call(request, Next { handler: &self.handler, call }),
-            None => call.refused(),
-        }
+    fn call_on_route(&self, call: Call<'_>) -> Response {
+        self.wrapper.call_on_route(Seal::new(), &self.handler, call)
     }
 }
 
 impl<H: Handler, W: Wrapper> Routes for Wrapped<H, W> {
     fn find_route(&self, method: &Method, path: &str, found: &mut RouteMatch) {
         add_route(&self.handler, method, path, found);
-        found.add_wrapper();
+        if self.wrapper.has_guard(Seal::new()) {
+            found.add_guard();
+        }
     }
 
     fn verify(&self) -> Result<(), String> {
@@ -237,6 +256,7 @@ mod tests {
 
     use super::super::routes::{Panics, answer, find_route};
     use super::*;
+    use crate::web::end_observer::EndObservers;
     use crate::web::response::{ResponseExt, plain};
     use crate::{Body, RequestExt, Router};
 
@@ -268,7 +288,8 @@ mod tests {
         }
         let panics = Panics::default();
         let mut response = None;
-        answer(handler, &mut Some(request), &mut found, &panics, &mut response);
+        let mut observers = EndObservers::default();
+        answer(handler, &mut Some(request), &mut found, &panics, &mut observers, &mut response);
         (shown(response.unwrap()), panics.into_inner().unwrap().len())
     }
 
@@ -375,7 +396,8 @@ mod tests {
         );
         let caught = Panics::default();
         let (mut asked, mut response) = (Some(request("GET /")), None);
-        answer(&panics, &mut asked, &mut RouteMatch::default(), &caught, &mut response);
+        let (mut found, mut observers) = (RouteMatch::default(), EndObservers::default());
+        answer(&panics, &mut asked, &mut found, &caught, &mut observers, &mut response);
         assert_eq!(shown(response.unwrap()), "500 500 Internal Server Error\n");
         assert_eq!(caught.into_inner().unwrap()[0].downcast_ref::<&str>(), Some(&"as the test wants it"));
         let alone = catch_unwind(AssertUnwindSafe(|| handler.call(request("GET /"))));

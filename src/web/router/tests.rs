@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::web::end_observer::EndObservers;
 use crate::web::handler::{Panics, RouteLimits, RouteRules, answer, find_route, max_body, streaming};
 use crate::{Body, IntoResponse, RequestExt};
 
@@ -36,7 +37,7 @@ fn check(router: &Router, cases: &[(&str, &str)]) {
         assert!(found.is_refused() || found.latency().is_some(), "{line}");
         let panics = Panics::default();
         let mut got = None;
-        answer(router, &mut Some(request), &mut found, &panics, &mut got);
+        answer(router, &mut Some(request), &mut found, &panics, &mut EndObservers::default(), &mut got);
         assert_eq!(shown(got.unwrap()), *want, "{line}, by a server");
         assert!(panics.into_inner().unwrap().is_empty());
     }

@@ -1,25 +1,25 @@
 //! What the access log knows of a request and its response.
 //!
-//! **Fields of the request are looked up in its head as received** when a line needs them. The head is shared, so a line
-//! costs no copy of the fields, and any field can be asked for by its name.
+//! **What can be found later is found when it is asked for**: the client and the fields, in the head as received, and the
+//! time. The head and the route are shared, so an entry copies no text, and any field can be asked for by its name.
 
 use std::borrow::Cow;
-use std::io::BufRead;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{HOST, REFERER, USER_AGENT};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version};
+use http::{Extensions, HeaderMap, HeaderName, Method, StatusCode, Uri, Version};
 
+use crate::Request;
 use crate::base::time::{Rfc3339, wall_time};
 use crate::net::conn_info::ConnInfo;
 use crate::web::client::Client;
-use crate::web::request::RequestExt;
+use crate::web::fields::FieldSource;
+use crate::web::handler::{Matched, SharedPattern};
 use crate::web::response::ResponseEnd;
 use crate::web::wrap::RequestId;
-use crate::{Request, Response};
 
 /// A response that has ended, and the request it was for. It displays as a line in the format
 /// [`AccessFormat::Fields`](super::AccessFormat::Fields).
@@ -27,9 +27,7 @@ use crate::{Request, Response};
 pub struct Access {
     /// When the server started the call.
     started: Instant,
-    /// The same time by the wall clock.
-    time: SystemTime,
-    client: Client,
+    client: OnceLock<Client>,
     conn_info: Option<Arc<ConnInfo>>,
     method: Method,
     version: Version,
@@ -70,7 +68,7 @@ enum Pattern {
     Unknown,
     /// The target is the pattern.
     Target,
-    Text(String),
+    Shared(SharedPattern),
 }
 
 /// The fields of a request.
@@ -79,10 +77,17 @@ enum Fields {
     /// The head as received, which the server has checked.
     Head(Bytes),
     /// Of a constructed request.
-    Map(HeaderMap),
+    Map(Box<HeaderMap>),
 }
 
 impl Fields {
+    fn source(&self) -> FieldSource<'_> {
+        match self {
+            Fields::Head(head) => FieldSource::Head(head),
+            Fields::Map(map) => FieldSource::Map(map),
+        }
+    }
+
     /// All values, as one list.
     fn get(&self, name: &HeaderName) -> Option<Cow<'_, str>> {
         let [value] = self.get_each([name]);
@@ -91,40 +96,14 @@ impl Fields {
 
     /// As `get`, for several names in one pass.
     fn get_each<const N: usize>(&self, names: [&HeaderName; N]) -> [Option<Cow<'_, str>>; N] {
-        let head = match self {
-            Fields::Head(head) => head,
-            Fields::Map(map) => {
-                let values = |name| map.get_all(name).iter().map(|value| value.as_bytes());
-                return names.map(|name| values(name).fold(None, joined));
-            }
-        };
         let mut found = [const { None }; N];
-        for line in lines(head).skip(1) {
-            for (name, found) in names.iter().zip(&mut found) {
-                if let Some(value) = value_of(line, name.as_str().as_bytes()) {
-                    *found = joined(found.take(), value);
-                }
+        self.source().for_each(names, |n, value| {
+            if let Some(found) = found.get_mut(n) {
+                *found = joined(found.take(), value);
             }
-        }
+        });
         found
     }
-}
-
-/// The lines with their ends, found faster than by looking at each byte.
-fn lines(mut head: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let len = { head }.skip_until(b'\n').ok()?;
-        let (line, rest) = head.split_at_checked(len)?;
-        head = rest;
-        (len > 0).then_some(line)
-    })
-}
-
-/// The value in a line, if the field has this name.
-fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let (found, rest) = line.split_at_checked(name.len())?;
-    let value = rest.strip_prefix(b":")?;
-    found.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
 }
 
 fn joined<'a>(all: Option<Cow<'a, str>>, value: &'a [u8]) -> Option<Cow<'a, str>> {
@@ -139,23 +118,26 @@ impl Access {
     pub(super) fn of(request: &Request, with_query: bool, started: Instant) -> Access {
         let target = Target::of(request.uri(), with_query);
         let is_pattern = request.body().routed_prefix().is_some() && matches!(target, Target::Path(_));
-        let pattern = match request.pattern() {
-            _ if is_pattern => Pattern::Target,
-            None => Pattern::Unknown,
-            Some(pattern) => Pattern::Text(pattern.into_owned()),
+        let matched = || match request.extensions().get::<Matched>() {
+            Some(matched) => matched.shared_pattern(),
+            // The path, beside which the target has a query.
+            None => request.body().routed_prefix().map(|_| SharedPattern::Text(request.uri().path().into())),
         };
         let head = request.body().head_bytes();
         Access {
             started,
-            time: wall_time(started),
-            client: request.client(),
+            client: OnceLock::new(),
             conn_info: request.body().conn_info().cloned(),
             method: request.method().clone(),
             version: request.version(),
+            pattern: if is_pattern {
+                Pattern::Target
+            } else {
+                matched().map_or(Pattern::Unknown, Pattern::Shared)
+            },
             target,
-            pattern,
             fields: if head.is_empty() {
-                Fields::Map(request.headers().clone())
+                Fields::Map(Box::new(request.headers().clone()))
             } else {
                 Fields::Head(head.clone())
             },
@@ -165,9 +147,10 @@ impl Access {
     }
 
     /// The wrapper that assigns ids may be further inside.
-    pub(super) fn take_id_of(&mut self, response: &Response) {
-        let id = || response.extensions().get::<RequestId>().cloned();
-        self.request_id = self.request_id.take().or_else(id);
+    pub(super) fn take_id_of(&mut self, response: &Extensions) {
+        if self.request_id.is_none() {
+            self.request_id = response.get::<RequestId>().cloned();
+        }
     }
 
     pub(super) fn end(&mut self, end: &ResponseEnd) {
@@ -177,21 +160,21 @@ impl Access {
     /// When the request was complete and the server called its handler. Where the system's clock is set, this may be a second
     /// late to notice it.
     pub fn time(&self) -> SystemTime {
-        self.time
+        wall_time(self.started)
     }
 
     pub(super) fn display_time(&self) -> Rfc3339 {
         Rfc3339(self.time())
     }
 
-    /// Whom the request is from: see [`RequestExt::client`].
+    /// Whom the request is from: see [`RequestExt::client`](crate::RequestExt::client). By the fields as received.
     pub fn client(&self) -> &Client {
-        &self.client
+        self.client.get_or_init(|| Client::named_by(self.conn_info.as_ref(), self.fields.source()))
     }
 
     /// The proxies, as a list; None if there is none.
     pub(super) fn via(&self) -> Option<String> {
-        let hops: Vec<String> = self.client.via().iter().map(ToString::to_string).collect();
+        let hops: Vec<String> = self.client().via().iter().map(ToString::to_string).collect();
         (!hops.is_empty()).then(|| hops.join(","))
     }
 
@@ -221,7 +204,7 @@ impl Access {
         match &self.pattern {
             Pattern::Unknown => None,
             Pattern::Target => Some(self.target.text()),
-            Pattern::Text(text) => Some(text),
+            Pattern::Shared(pattern) => Some(pattern.text()),
         }
     }
 
@@ -255,7 +238,7 @@ impl Access {
     /// `Host` or what a proxy says instead, `Referer` and `User-Agent`.
     pub(super) fn known_fields(&self) -> [Option<Cow<'_, str>>; 3] {
         let [host, referer, agent] = self.fields.get_each([&HOST, &REFERER, &USER_AGENT]);
-        [self.client.forwarded_host().map(Cow::Borrowed).or(host), referer, agent]
+        [self.client().forwarded_host().map(Cow::Borrowed).or(host), referer, agent]
     }
 
     /// False if the client has disconnected or was too slow, or the source of the response failed.
@@ -274,7 +257,7 @@ impl Access {
 
     /// The host that the client has asked for: what a trusted proxy says, or `Host`.
     pub fn host(&self) -> Option<Cow<'_, str>> {
-        self.client.forwarded_host().map(Cow::Borrowed).or_else(|| self.fields.get(&HOST))
+        self.client().forwarded_host().map(Cow::Borrowed).or_else(|| self.fields.get(&HOST))
     }
 
     /// `Referer`.
@@ -307,7 +290,7 @@ mod tests {
         {
             map.append(name, value.parse().unwrap());
         }
-        for fields in [Fields::Head(Bytes::from_static(head.as_bytes())), Fields::Map(map)] {
+        for fields in [Fields::Head(Bytes::from_static(head.as_bytes())), Fields::Map(Box::new(map))] {
             for (name, value) in [
                 ("host", Some("h:80")),
                 ("x-list", Some("a, b,c")),

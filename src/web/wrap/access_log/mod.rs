@@ -9,6 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::Extensions;
+
 pub use access::Access;
 pub use format::AccessFormat;
 use format::push_line;
@@ -18,8 +20,9 @@ use crate::base::log::kv::{Source, Value, VisitSource};
 use crate::base::log::{Escaped, generation, key_value, write_as_is};
 use crate::base::log_file::LogFile;
 use crate::base::time::Rfc3339;
-use crate::web::handler::{Next, Wrapper};
-use crate::web::response::ResponseExt;
+use crate::web::end_observer::EndObserver;
+use crate::web::handler::{Call, Handler, Next, Seal, Wrapper};
+use crate::web::response::ResponseEnd;
 use crate::{Request, Response};
 
 const TARGET: &str = "heirloom::access";
@@ -105,26 +108,58 @@ impl Default for AccessLog {
 }
 
 impl Wrapper for AccessLog {
+    /// For a program's wrapper that calls this one.
     fn call(&self, request: Request, next: Next<'_>) -> Response {
+        next.call_watched(request, |call| self.watch(call))
+    }
+
+    fn has_guard(&self, _: Seal) -> bool {
+        false
+    }
+
+    fn call_on_route(&self, _: Seal, handler: &dyn Handler, mut call: Call<'_>) -> Response {
+        call.pass_watcher();
+        self.watch(&mut call);
+        handler.call_on_route(call)
+    }
+}
+
+impl AccessLog {
+    fn watch(&self, call: &mut Call<'_>) {
         if matches!(self.sink, Sink::Log) && !log::log_enabled!(target: TARGET, log::Level::Info) {
-            return next.call(request);
+            return;
         }
-        let started = next.started().unwrap_or_else(Instant::now);
-        let mut access = Access::of(&request, self.query, started);
-        let response = next.call(request);
-        access.take_id_of(&response);
-        let (sink, format) = (self.sink.clone(), self.format);
-        response.on_end(move |end| {
-            access.end(end);
-            match sink {
-                Sink::Log => write_to_log(&access, format),
-                Sink::File(file) => with_line(|line| {
-                    push_line(&access, format, line);
-                    file.write_line(line);
-                }),
-                Sink::Program(sink) => sink(&access),
-            }
-        })
+        let started = call.started().unwrap_or_else(Instant::now);
+        if let Some(request) = call.request() {
+            let access = Access::of(request, self.query, started);
+            call.observe(Entry { access, sink: self.sink.clone(), format: self.format });
+        }
+    }
+}
+
+/// A request whose response has not ended.
+struct Entry {
+    access: Access,
+    sink: Sink,
+    format: AccessFormat,
+}
+
+impl EndObserver for Entry {
+    fn note_response(&mut self, extensions: &Extensions) {
+        self.access.take_id_of(extensions);
+    }
+
+    fn end(&mut self, end: &ResponseEnd) {
+        let Entry { access, sink, format } = self;
+        access.end(end);
+        match sink {
+            Sink::Log => write_to_log(access, *format),
+            Sink::File(file) => with_line(|line| {
+                push_line(access, *format, line);
+                file.write_line(line);
+            }),
+            Sink::Program(sink) => sink(access),
+        }
     }
 }
 
