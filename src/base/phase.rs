@@ -278,11 +278,11 @@ impl Drain {
 
     /// Whether this process is about to end, because of a stop or because a successor has
     /// taken over.
+    #[inline]
     pub fn is_draining(&self) -> bool {
-        match self.watch.get() {
-            Phase::Exited => true,
-            phase => phase.is_draining() && self.turn().is_none_or(|turn| turn <= Instant::now()),
-        }
+        let phase = self.watch.get();
+        let is_due = || self.turn().is_none_or(|turn| turn <= Instant::now());
+        phase.is_draining() && (phase == Phase::Exited || is_due())
     }
 
     /// Whether the stream of this connection may leave for the successor now.

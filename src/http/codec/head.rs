@@ -183,10 +183,10 @@ impl HeadMemory {
         copy.freeze()
     }
 
-    /// Takes a head back that its exchange no longer needs.
-    pub(crate) fn recycle(&mut self, text: Bytes) {
+    /// Takes a head that its exchange no longer needs, and leaves nothing of it to that.
+    pub(crate) fn recycle(&mut self, text: &mut Bytes) {
         if text.len() <= HeadMemory::MOST {
-            self.text = text;
+            std::mem::swap(&mut self.text, text);
         }
     }
 }
@@ -691,7 +691,7 @@ mod tests {
         let mut read = |path: &str| {
             let text = format!("GET /{path} HTTP/1.1\r\nHost: h\r\n\r\n");
             let text = parse_with(memory, text.as_bytes(), &limits).unwrap().unwrap().summary.text;
-            memory.recycle(text.clone());
+            memory.recycle(&mut text.clone());
             text
         };
         let first = read("a").as_ptr();

@@ -92,7 +92,7 @@ impl Exchange<'_> {
         if let Some(sent) = place {
             recycle(sent);
         }
-        self.worker.heads.recycle(std::mem::take(&mut summary.text));
+        self.worker.heads.recycle(&mut summary.text);
         flow
     }
 

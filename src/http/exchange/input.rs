@@ -115,6 +115,7 @@ impl Input {
     }
 
     /// Reads once. The parsers bound what may stay in the buffer.
+    #[inline(always)]
     pub(super) fn fill(&mut self, stream: &Stream) -> io::Result<Filled> {
         if self.end == self.buf.len() {
             if self.start > 0 {

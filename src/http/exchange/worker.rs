@@ -50,6 +50,7 @@ pub(crate) struct CurrentRequest {
 
 impl CurrentRequest {
     /// Notes that the handler of the request with this head begins.
+    #[inline(always)]
     pub(super) fn begin(&self, head: &[u8], now: Instant) {
         let mut last = lock(&self.last);
         last.0.clear();

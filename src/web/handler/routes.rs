@@ -386,7 +386,7 @@ impl RouteMatch {
     }
 
     /// Adds the route whose handler has found this, and the values of that route's parameters.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn add_outer(&mut self, route: &Arc<Route>, values: Vec<String>) {
         if self.route.is_some() || self.other_method.is_some() {
             return self.add_further(route, values);
@@ -471,7 +471,7 @@ impl RouteMatch {
     }
 
     /// Attaches the route that matched to the request. Once guards were asked, that is done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn attach(&mut self, request: &mut Request) {
         match &self.route {
             Some(route) if self.other_method.is_none() && self.is_exactly(route, request) => {
@@ -484,7 +484,7 @@ impl RouteMatch {
 
     /// Whether the request's path is the prefixes and the pattern of its route, in the same spelling: then it identifies the
     /// route, for which nothing is allocated.
-    #[inline]
+    #[inline(always)]
     fn is_exactly(&self, route: &Route, request: &Request) -> bool {
         if !self.values.is_empty() {
             return false;
