@@ -67,12 +67,25 @@ pub(crate) fn put_digits(zeros: &mut [u8], mut number: u64) {
 
 pub(crate) fn push_ip(line: &mut Vec<u8>, ip: IpAddr) {
     let IpAddr::V4(ip) = ip else { return push_display(line, ip) };
-    for (n, part) in ip.octets().into_iter().enumerate() {
-        if n > 0 {
-            line.push(b'.');
+    let mut text = [b'.'; 16];
+    let mut len = 0usize;
+    let mut put = |byte| {
+        if let Some(place) = text.get_mut(len) {
+            *place = byte;
         }
-        push_number(line, part.into());
+        len = len.wrapping_add(1);
+    };
+    for part in ip.octets() {
+        if part >= 100 {
+            put(b'0'.wrapping_add(part / 100));
+        }
+        if part >= 10 {
+            put(b'0'.wrapping_add(part / 10 % 10));
+        }
+        put(b'0'.wrapping_add(part % 10));
+        put(b'.');
     }
+    line.extend_from_slice(text.get(..len.saturating_sub(1)).unwrap_or_default());
 }
 
 pub(crate) fn push_address(line: &mut Vec<u8>, address: SocketAddr) {

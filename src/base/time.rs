@@ -39,9 +39,10 @@ pub(crate) fn wall_time(at: Instant) -> SystemTime {
         note_both_clocks(both);
         both
     });
-    let earlier = instant.saturating_duration_since(at);
-    let time = wall.checked_sub(earlier).unwrap_or(UNIX_EPOCH);
-    time.checked_add(at.saturating_duration_since(instant)).unwrap_or(time)
+    match at.checked_duration_since(instant) {
+        Some(later) => wall.checked_add(later).unwrap_or(wall),
+        None => wall.checked_sub(instant.saturating_duration_since(at)).unwrap_or(UNIX_EPOCH),
+    }
 }
 
 /// For this thread, until the next second.

@@ -1,8 +1,6 @@
 //! Parts of a field's value. A value is bytes, not text: one byte beyond ASCII in an irrelevant part must not hide the
 //! other parts. So no code decodes a whole value to read a part of it.
 
-use std::io::BufRead;
-
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 
@@ -37,12 +35,11 @@ impl<'h> FieldSource<'h> {
         const FEW: usize = 24;
         match self {
             FieldSource::Head(head) => {
+                let names = names.map(|name| name.as_str().as_bytes());
                 for line in lines(head).skip(1) {
-                    let value = |name: &&HeaderName| value_of(line, name.as_str().as_bytes());
-                    if let Some((n, value)) =
-                        names.iter().zip(0..).find_map(|(name, n)| Some((n, value(name)?)))
-                    {
-                        f(n, value);
+                    let found = names.iter().position(|name| is_named(line, name));
+                    if let Some((n, name)) = found.and_then(|n| Some((n, names.get(n)?))) {
+                        f(n, line.get(name.len().saturating_add(1)..).unwrap_or_default().trim_ascii());
                     }
                 }
             }
@@ -62,21 +59,37 @@ impl<'h> FieldSource<'h> {
     }
 }
 
-/// The lines with their ends, found faster than by looking at each byte.
+/// The lines with their ends.
 fn lines(mut head: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
-        let len = { head }.skip_until(b'\n').ok()?;
-        let (line, rest) = head.split_at_checked(len)?;
+        let (line, rest) = head.split_at_checked(line_len(head))?;
         head = rest;
-        (len > 0).then_some(line)
+        (!line.is_empty()).then_some(line)
     })
 }
 
-/// The value in a line, if the field has this name.
-fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let (found, rest) = line.split_at_checked(name.len())?;
-    let value = rest.strip_prefix(b":")?;
-    found.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
+/// The length of the first line with its end, found eight bytes at a time.
+fn line_len(head: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const LINE_ENDS: u64 = u64::from_ne_bytes([b'\n'; 8]);
+    let mut before = 0usize;
+    for word in head.chunks_exact(8) {
+        let word = u64::from_le_bytes(word.try_into().unwrap_or_default()) ^ LINE_ENDS;
+        // The lowest bit is in the first byte that is zero.
+        let zeros = word.wrapping_sub(ONES) & !word & (ONES << 7);
+        if zeros != 0 {
+            return before.saturating_add(zeros.trailing_zeros() as usize / 8).saturating_add(1);
+        }
+        before = before.saturating_add(8);
+    }
+    let rest = head.get(before..).unwrap_or_default();
+    rest.iter().position(|b| *b == b'\n').map_or(head.len(), |at| before.saturating_add(at).saturating_add(1))
+}
+
+/// Whether the field in a line has this name.
+fn is_named(line: &[u8], name: &[u8]) -> bool {
+    line.get(name.len()) == Some(&b':')
+        && line.get(..name.len()).is_some_and(|found| found.eq_ignore_ascii_case(name))
 }
 
 /// A part as text, if it is ASCII.
@@ -112,6 +125,22 @@ mod tests {
         for values in [&[][..], &["Bearer"], &["Basic abc"], &["Bearerabc"], &["Bearer abc", "Bearer abc"]] {
             assert_eq!(of(values), None, "{values:?}");
         }
+    }
+
+    #[test]
+    fn lines_are_found_wherever_they_end() {
+        for len in 0..40 {
+            for end in 0..=len {
+                let mut head = vec![0x0b; len];
+                head.extend_from_slice(b"\x8a\xff");
+                assert_eq!(line_len(&head), head.len());
+                head[end] = b'\n';
+                head.extend_from_slice(b"x\n");
+                assert_eq!(line_len(&head), end + 1, "{len}");
+            }
+        }
+        let found = lines(b"a\r\n\r\nb").collect::<Vec<_>>();
+        assert_eq!(found, [b"a\r\n".as_slice(), b"\r\n", b"b"]);
     }
 
     #[test]

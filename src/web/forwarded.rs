@@ -85,9 +85,8 @@ fn x_forwarded(fields: FieldSource<'_>) -> impl Iterator<Item = Statement<'_>> {
         1 => protos.push(line),
         _ => hosts.push(line),
     });
-    let (mut protos, mut hosts) = (protos.last_first(), hosts.last_first());
     let (mut proto, mut host) = (None, None);
-    let mut addresses = addresses.last_first().map(|text| Some(text.and_then(node).unwrap_or_default()));
+    let mut addresses = addresses.map(|text| Some(text.and_then(node).unwrap_or_default()));
     // A proxy may say the scheme and not the client.
     let mut is_first = true;
     std::iter::from_fn(move || {
@@ -114,11 +113,18 @@ impl<'h> Lines<'h> {
     fn push(&mut self, line: &'h [u8]) {
         self.before.extend(self.last.replace(line));
     }
+}
 
-    /// The elements of the list, the last one first; None for one that is not ASCII.
-    fn last_first(self) -> impl Iterator<Item = Option<&'h str>> + use<'h> {
-        let lines = self.last.into_iter().chain(self.before.into_iter().rev());
-        lines.flat_map(|line| line.rsplit(|&b| b == b',')).map(|element| ascii(element.trim_ascii()))
+/// The elements of the list, the last one first; None for one that is not ASCII.
+impl<'h> Iterator for Lines<'h> {
+    type Item = Option<&'h str>;
+
+    fn next(&mut self) -> Option<Option<&'h str>> {
+        let line = self.last?;
+        let mut parts = line.rsplitn(2, |b| *b == b',');
+        let element = parts.next().unwrap_or_default();
+        self.last = parts.next().or_else(|| self.before.pop());
+        Some(ascii(element.trim_ascii()))
     }
 }
 

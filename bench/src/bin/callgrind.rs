@@ -81,6 +81,12 @@ fn cases() -> Vec<Case> {
         feature("access-common", "/", "access-common"),
         feature("access-combined", "/", "access-combined"),
         feature("access-json", "/", "access-json"),
+        case("plain-16", 16, 1, full("/"), 6.0),
+        Case {
+            with: vec!["--with", "access-none"],
+            beside: Some("plain-16"),
+            ..case("access-none-16", 16, 1, full("/"), 6.0)
+        },
         feature("bare-fields", "/", "bare-fields"),
         feature("bare-combined", "/", "bare-combined"),
     ]

@@ -107,7 +107,8 @@ impl Fields {
 }
 
 fn joined<'a>(all: Option<Cow<'a, str>>, value: &'a [u8]) -> Option<Cow<'a, str>> {
-    let value = String::from_utf8_lossy(value);
+    // Nearly always it is UTF-8, which the other function learns byte by byte.
+    let value = std::str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed);
     Some(match all {
         None => value,
         Some(all) => Cow::Owned(format!("{all}, {value}")),
