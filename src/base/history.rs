@@ -111,10 +111,14 @@ impl History {
     /// Lines about the latest generations that are no longer than this together.
     pub(crate) fn latest_lines(&self, bytes: usize) -> Vec<String> {
         let mut room = bytes;
-        let texts = self.generations.iter().rev().map(Generation::to_string);
-        let texts =
-            texts.take_while(|text| room.checked_sub(text.len()).inspect(|left| room = *left).is_some());
-        texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+        let mut lines = Vec::new();
+        for generation in self.generations.iter().rev() {
+            let text = generation.to_string();
+            let Some(left) = room.checked_sub(text.len()) else { break };
+            room = left;
+            lines.extend(text.lines().map(str::to_owned));
+        }
+        lines
     }
 
     /// The row of a generation, which is added if there is none. None for one that is forgotten already.
@@ -144,17 +148,20 @@ fn notes(words: &[(&str, &str)]) -> Vec<Note> {
     let crashed = words.iter().find(|(key, _)| *key == "crashed").and_then(|(_, at)| number(at));
     let crash = words.iter().find(|(key, _)| *key == "crash").map(|(_, how)| text(how));
     let crashed = crashed.zip(crash).map(|(at, how)| Note::Crashed(at, how));
-    let others = words.iter().filter_map(|(key, value)| {
-        Some(match *key {
-            "pid" => Note::Pid(value.parse().ok()?),
-            "version" => Note::Version(text(value)),
-            "since" => Note::Since(number(value)?),
-            "until" => Note::Until(number(value)?),
-            "drained" => Note::Drained(number(value)?),
-            _ => return None,
-        })
-    });
-    others.chain(crashed).chain(steps().map(|(name, ms)| Note::Step(name, ms))).collect()
+    let mut notes = Vec::new();
+    for (key, value) in words {
+        notes.extend(match *key {
+            "pid" => value.parse().ok().map(Note::Pid),
+            "version" => Some(Note::Version(text(value))),
+            "since" => number(value).map(Note::Since),
+            "until" => number(value).map(Note::Until),
+            "drained" => number(value).map(Note::Drained),
+            _ => None,
+        });
+    }
+    notes.extend(crashed);
+    notes.extend(steps().map(|(name, ms)| Note::Step(name, ms)));
+    notes
 }
 
 /// What a value must not contain, beside what ends a line.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::close_spread::{ClosePlace, CloseSpread};
 use crate::base::sync::lock;
+use crate::base::time::earliest;
 
 /// How long a stream may take to leave for the successor. One whose code takes longer stays until the drain deadline. This equals
 /// the defaults of `Timeouts::response_stall` and `WebSocketOptions::stall`: code that waits for a client which had paused before
@@ -307,7 +308,7 @@ impl Drain {
             if deadline.is_some_and(|deadline| deadline <= now) {
                 return Waited::TimedOut;
             }
-            let until = deadline.into_iter().chain(self.turn()).min();
+            let until = earliest(&[deadline, self.turn()]);
             let left = until.map_or(Duration::from_secs(3600), |until| until.saturating_duration_since(now));
             lock = shared.changed.wait_timeout(lock, left).unwrap_or_else(PoisonError::into_inner).0;
         }

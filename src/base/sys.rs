@@ -535,7 +535,9 @@ fn sources(spawn: &Spawn<'_>) -> io::Result<Vec<OwnedFd>> {
 
 /// Strings as the exec family takes them.
 fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
-    strings.iter().map(|s| s.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
+    let mut pointers: Vec<_> = strings.iter().map(|s| s.as_ptr().cast_mut()).collect();
+    pointers.push(ptr::null_mut());
+    pointers
 }
 
 /// What a new process does before it runs its program.

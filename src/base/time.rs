@@ -12,6 +12,11 @@ use nix::poll::PollTimeout;
 
 use super::line::put_digits;
 
+/// The first of these times, if there is any.
+pub(crate) fn earliest(times: &[Option<Instant>]) -> Option<Instant> {
+    times.iter().flatten().min().copied()
+}
+
 /// The time until `deadline`, or no timeout. Rounded up to whole milliseconds, because rounding down would spend the last
 /// one in a busy loop, and capped at the longest possible timeout.
 pub(crate) fn poll_timeout(deadline: Option<Instant>) -> PollTimeout {

@@ -156,7 +156,11 @@ impl<P: fmt::Debug + Send> Engine for Assembly<P> {
     }
 
     fn listeners(&self) -> Vec<Passed> {
-        self.open_listeners().iter().flat_map(Listener::passed).collect()
+        let mut passed = Vec::new();
+        for listener in self.open_listeners().iter() {
+            passed.extend(listener.passed());
+        }
+        passed
     }
 
     fn files(&self) -> Vec<(String, Arc<OwnedFd>)> {

@@ -140,9 +140,11 @@ fn counted(texts: impl Iterator<Item = String>) -> String {
     }
     let mut counts = greatest_first(counts.into_iter().collect(), |(_, count)| *count as u64);
     let others: usize = counts.split_off(counts.len().min(NAMED)).iter().map(|(_, count)| count).sum();
-    let named = counts.into_iter().map(|(text, count)| format!("{count} in {text}"));
-    let others = (others > 0).then(|| format!("{others} in others"));
-    named.chain(others).collect::<Vec<_>>().join(", ")
+    let mut named: Vec<String> = counts.iter().map(|(text, count)| format!("{count} in {text}")).collect();
+    if others > 0 {
+        named.push(format!("{others} in others"));
+    }
+    named.join(", ")
 }
 
 impl Workers for HttpWorkers {
@@ -159,7 +161,9 @@ impl Workers for HttpWorkers {
     fn in_flight(&self) -> Vec<InFlight> {
         let handlers = self.current_requests.iter().filter_map(|(_, current_request)| current_request.get());
         let in_flight = |(what, age)| InFlight { what, place: ", in its handler", age: Some(age) };
-        handlers.map(in_flight).chain(self.detached.in_flight()).collect()
+        let mut all: Vec<InFlight> = handlers.map(in_flight).collect();
+        all.extend(self.detached.in_flight());
+        all
     }
 
     fn handlers(&self) -> Vec<RunningHandler> {
@@ -169,7 +173,9 @@ impl Workers for HttpWorkers {
             let handler = RunningHandler::new(&what, age, thread.clone());
             Some(RunningHandler { is_past_deadline: past.contains(thread), ..handler })
         };
-        self.current_requests.iter().filter_map(handler).chain(self.detached.handlers()).collect()
+        let mut all: Vec<RunningHandler> = self.current_requests.iter().filter_map(handler).collect();
+        all.extend(self.detached.handlers());
+        all
     }
 
     fn log_all_busy(&self, BusyPool { pool, connections, waits }: BusyPool) {

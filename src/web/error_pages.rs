@@ -102,10 +102,10 @@ impl HttpError {
     /// ```
     pub fn preferred<'o>(&self, offers: &[&'o str]) -> Option<&'o str> {
         let of_request = self.request.iter().flat_map(|head| head.headers.get_all(ACCEPT));
-        let ranges: Vec<_> = of_request
-            .chain(&self.accept)
-            .flat_map(|value| elements(value.as_bytes()).filter_map(ascii).filter_map(MediaRange::parse))
-            .collect();
+        let mut ranges = Vec::new();
+        for value in of_request.chain(&self.accept) {
+            ranges.extend(elements(value.as_bytes()).filter_map(ascii).filter_map(MediaRange::parse));
+        }
         let mut best: Option<((u32, usize), &'o str)> = None;
         for &offer in offers {
             let rank = rank(&ranges, offer);

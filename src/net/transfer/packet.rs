@@ -375,10 +375,12 @@ fn encode_lines(word: &str, batch: u64, records: &[ConnectionRecord], text: &mut
 }
 
 fn encode_bytes(records: &[ConnectionRecord], packet: &mut Vec<u8>) {
-    let parts = || records.iter().flat_map(|record| [&*record.bytes, record.session()]);
     // It must not grow, which would leave a copy of keys behind.
-    packet.reserve_exact(parts().map(<[u8]>::len).sum());
-    parts().for_each(|part| packet.extend_from_slice(part));
+    packet.reserve_exact(records.iter().map(|record| record.bytes.len() + record.session().len()).sum());
+    for record in records {
+        packet.extend_from_slice(&record.bytes);
+        packet.extend_from_slice(record.session());
+    }
 }
 
 /// Which connections a packet has.

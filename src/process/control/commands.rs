@@ -127,7 +127,9 @@ impl Control<'_> {
             };
             line.with("requests", connection.requests)
         };
-        [head].into_iter().chain(parked.iter().map(line)).collect()
+        let mut lines = vec![head];
+        lines.extend(parked.iter().map(line));
+        lines
     }
 
     fn handlers(&self) -> Vec<AnswerLine> {
@@ -142,6 +144,8 @@ impl Control<'_> {
                 .with("thread", &handler.thread);
             if handler.is_past_deadline { line.with("deadline", "passed") } else { line }
         };
-        [head].into_iter().chain(handlers.iter().take(MOST_LISTED).map(line)).collect()
+        let mut lines = vec![head];
+        lines.extend(handlers.iter().take(MOST_LISTED).map(line));
+        lines
     }
 }

@@ -32,6 +32,7 @@ use crate::base::history::millis;
 use crate::base::log::{Escaped, debug, error, info};
 use crate::base::phase::{Phase, PhaseWatch};
 use crate::base::records::Records;
+use crate::base::time::earliest;
 pub(crate) use crate::process::control::engine::Engine;
 pub(crate) use crate::process::control::facts::{Facts, Predecessor};
 use crate::process::control::hook_calls::HookCalls;
@@ -168,8 +169,8 @@ impl<'a> Control<'a> {
     /// Waits for the next events, at most until `until`, and handles them.
     fn turn(&mut self, until: Option<Instant>) -> Result<(), Error> {
         let sample = self.engine.records().sample_due(Instant::now());
-        let timers = self.progress.timers.values().copied();
-        let next = timers.chain(until).chain(self.outside.next_tick()).chain(sample).min();
+        let timer = self.progress.timers.values().min().copied();
+        let next = earliest(&[timer, until, self.outside.next_tick(), sample]);
         for source in self.poller.wait(next)? {
             match source {
                 Source::Inbox => self.read_inbox(),

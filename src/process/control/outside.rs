@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::history::{FailedHandover, Note, millis, unix_ms};
 use crate::base::records::Records;
+use crate::base::time::earliest;
 use crate::process::control::Engine;
 use crate::process::control::identity::Identity;
 use crate::process::control::poller::{Poller, Source};
@@ -81,7 +82,7 @@ impl Outside {
     /// When `tick` is to be called next.
     pub(super) fn next_tick(&self) -> Option<Instant> {
         let socket = self.socket.as_ref().and_then(ControlSocket::deadline);
-        self.identity.next_tick().into_iter().chain(socket).min()
+        earliest(&[self.identity.next_tick(), socket])
     }
 
     pub(super) fn tick(&mut self, engine: &dyn Engine) {

@@ -51,10 +51,14 @@ impl Control<'_> {
             None
         });
         let (user, terminal) = (self.engine.files(), terminal.unwrap_or_default());
-        let user = user.iter().map(|(name, fd)| (name.clone(), fd.as_fd()));
-        let socket = self.outside.socket.as_ref().and_then(ControlSocket::passed);
-        let files: Vec<(String, BorrowedFd<'_>)> =
-            user.chain(terminal.iter().map(|(name, fd)| (name.clone(), fd.as_fd()))).chain(socket).collect();
+        let mut files: Vec<(String, BorrowedFd<'_>)> = Vec::new();
+        for (name, fd) in &user {
+            files.push((name.clone(), fd.as_fd()));
+        }
+        for (name, fd) in &terminal {
+            files.push((name.clone(), fd.as_fd()));
+        }
+        files.extend(self.outside.socket.as_ref().and_then(ControlSocket::passed));
         let link = self.facts.supervisor.as_mut();
         let spawned = child::spawn(program, &self.engine.listeners(), &files, hello, session, link);
         // What it has sent meanwhile does not wake the poller.

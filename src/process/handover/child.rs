@@ -209,32 +209,46 @@ pub(crate) struct Left<'a> {
 
 impl Left<'_> {
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let mut fds: Vec<BorrowedFd<'_>> = self.listeners.iter().map(|passed| passed.fd.as_fd()).collect();
-        fds.extend(self.channels.iter().flat_map(|(lifecycle, connections)| [*lifecycle, *connections]));
+        let mut fds = Vec::new();
+        for passed in self.listeners {
+            fds.push(passed.fd.as_fd());
+        }
+        if let Some((lifecycle, connections)) = self.channels {
+            fds.extend_from_slice(&[lifecycle, connections]);
+        }
         fds.extend(self.state);
-        fds.extend(self.files.iter().map(|(_, fd)| *fd));
+        for (_, fd) in self.files {
+            fds.push(*fd);
+        }
         fds
     }
 
     /// The variable that describes them.
     pub(crate) fn variable(&self) -> io::Result<CString> {
-        let channel = self
-            .channels
-            .map(|(lifecycle, _)| Ok::<_, io::Error>(format!("channel={};", fs_inode(lifecycle)?)));
-        let channel = channel.transpose()?.unwrap_or_default();
-        let inodes = self.fds().into_iter().map(|fd| Ok(fs_inode(fd)?.to_string()));
-        let inodes = inodes.collect::<io::Result<Vec<_>>>()?.join(",");
-        let paths =
-            self.listeners.iter().map(|passed| passed.file.map(|file| file.to_string()).unwrap_or_default());
-        let paths = paths.collect::<Vec<_>>().join(",");
-        let owners: Vec<&str> = self.listeners.iter().map(|passed| passed.owner.word()).collect();
-        let owners = match owners.iter().all(|word| word.is_empty()) {
+        let channel = match self.channels {
+            Some((lifecycle, _)) => format!("channel={};", fs_inode(lifecycle)?),
+            None => String::new(),
+        };
+        let (mut listeners, mut paths, mut owners) = (Vec::new(), Vec::new(), Vec::new());
+        for passed in self.listeners {
+            listeners.push(escape(passed.name.as_bytes()));
+            paths.push(passed.file.map_or(String::new(), |file| file.to_string()));
+            owners.push(passed.owner.word().to_owned());
+        }
+        let state = if self.state.is_some() { ";state=1" } else { "" };
+        let (mut files, mut inodes) = (Vec::new(), Vec::new());
+        for (name, _) in self.files {
+            files.push(escape(name.as_bytes()));
+        }
+        for fd in self.fds() {
+            inodes.push(fs_inode(fd)?.to_string());
+        }
+        let [listeners, files, inodes, paths] =
+            [listeners, files, inodes, paths].map(|words| words.join(","));
+        let owners = match owners.iter().all(String::is_empty) {
             true => String::new(),
             false => format!(";owners={}", owners.join(",")),
         };
-        let listeners = names(self.listeners.iter().map(|passed| &passed.name));
-        let state = if self.state.is_some() { ";state=1" } else { "" };
-        let files = names(self.files.iter().map(|(name, _)| name));
         let note = format!(
             "{channel}listeners={listeners}{state};files={files};sockets={inodes};paths={paths}{owners}"
         );
@@ -262,8 +276,8 @@ pub(crate) fn spawn(
 
     let state = StateFile::new().map_err(failed)?;
     let (pipe, messages) = OutputPipe::start();
-    let files: Vec<(String, BorrowedFd<'_>)> =
-        files.iter().cloned().chain(pipe.as_ref().map(OutputPipe::file)).collect();
+    let mut files = files.to_vec();
+    files.extend(pipe.as_ref().map(OutputPipe::file));
     let left = Left {
         listeners,
         channels: Some((its_lifecycle.as_fd(), its_connections.as_fd())),
@@ -310,10 +324,6 @@ pub(crate) fn pidfd_id(pidfd: BorrowedFd<'_>) -> Option<u64> {
     let kind = fstatfs(pidfd).ok()?.filesystem_type();
     let is_numbered = u64::try_from(kind.0).is_ok_and(|kind| kind == PIDFS);
     is_numbered.then(|| fs_inode(pidfd).ok()).flatten()
-}
-
-fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
-    names.map(|name| escape(name.as_bytes())).collect::<Vec<_>>().join(",")
 }
 
 fn fs_inode(fd: BorrowedFd<'_>) -> io::Result<u64> {
@@ -440,10 +450,8 @@ impl Child {
 
     /// Readable when the child, or the process that it waits for, has ended.
     pub(crate) fn pidfds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [Some(&self.process), self.below.as_ref()]
-            .into_iter()
-            .flatten()
-            .filter_map(|process| process.pidfd.as_ref().map(AsFd::as_fd))
+        let below = self.below.as_ref().and_then(|below| below.pidfd.as_ref());
+        self.process.pidfd.iter().chain(below).map(AsFd::as_fd)
     }
 
     /// How the child ended, if it has; reaps it.

@@ -110,7 +110,8 @@ impl Link {
         recipe.env.push(variable);
         let mut file = super::memory_file(recipe.encode().as_bytes())?;
         file.flush()?;
-        let all: Vec<BorrowedFd<'_>> = [file.as_fd()].into_iter().chain(fds.iter().copied()).collect();
+        let mut all = vec![file.as_fd()];
+        all.extend_from_slice(fds);
         SupervisorMessage::Spawn.send(self.as_fd(), &all)?;
         let deadline = Instant::now() + ANSWER;
         loop {

@@ -45,7 +45,7 @@ use nix::unistd::getpid;
 
 use crate::base::log::{Escaped, error, info, set_generation};
 use crate::base::sys;
-use crate::base::time::poll_timeout;
+use crate::base::time::{earliest, poll_timeout};
 use crate::process::handover::child::{self, Program};
 use crate::process::handover::{Passed, SUPERVISION};
 use crate::process::supervise::message::SupervisorMessage;
@@ -198,11 +198,11 @@ impl Supervisor {
     }
 
     fn wait(&self) {
-        let links = self.kept.generations.iter().filter_map(|one| one.link.as_ref().map(AsFd::as_fd));
-        let all = [self.signals.as_fd()].into_iter().chain(links);
-        let mut fds: Vec<PollFd<'_>> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let links = self.kept.generations.iter().filter_map(|one| one.link.as_ref());
+        fds.extend(links.map(|link| PollFd::new(link.as_fd(), PollFlags::POLLIN)));
         // Whatever it returns, everything is looked at.
-        let next = self.start_at.into_iter().chain(self.outside.next_tick()).min();
+        let next = earliest(&[self.start_at, self.outside.next_tick()]);
         let _ = poll(&mut fds, poll_timeout(next));
     }
 

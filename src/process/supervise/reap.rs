@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
@@ -36,12 +36,21 @@ impl LastHup {
 
 /// The children of all threads of `parent`.
 fn children(parent: Pid) -> Vec<Pid> {
-    let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
-    let texts = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-    texts
-        .flat_map(|text| text.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
-        .map(Pid::from_raw)
-        .collect()
+    let mut children = Vec::new();
+    for thread in entries(&format!("/proc/{parent}/task")) {
+        let pids = fs::read_to_string(thread.join("children")).unwrap_or_default();
+        children.extend(pids.split(' ').filter_map(|pid| pid.parse().ok()).map(Pid::from_raw));
+    }
+    children
+}
+
+/// The paths in a directory that can be read; else none.
+fn entries(directory: &str) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    if let Ok(entries) = fs::read_dir(directory) {
+        paths.extend(entries.flatten().map(|entry| entry.path()));
+    }
+    paths
 }
 
 impl Supervisor {
@@ -158,14 +167,13 @@ impl Supervisor {
     fn unknown_child(&self) -> Option<Pid> {
         let id = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
         let program = id(&self.kept.recipe.path);
-        let open_files = |dir: &str| -> Vec<_> {
-            fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|file| id(&file.path())).collect()
-        };
         let numbers = self.kept.listeners.iter().map(|passed| passed.fd.as_raw_fd());
         let listeners: Vec<_> =
             numbers.filter_map(|fd| id(Path::new(&format!("/proc/self/fd/{fd}")))).collect();
         children(getpid()).into_iter().filter(|pid| self.kept.get(*pid).is_none()).find(|pid| {
-            open_files(&format!("/proc/{pid}/fd")).iter().any(|file| listeners.contains(file))
+            entries(&format!("/proc/{pid}/fd"))
+                .iter()
+                .any(|file| id(file).is_some_and(|file| listeners.contains(&file)))
                 || program.is_some_and(|program| id(Path::new(&format!("/proc/{pid}/exe"))) == Some(program))
         })
     }

@@ -51,8 +51,10 @@ impl Supervisor {
         let inode = sys::socket_inode(its.as_raw_fd()).unwrap_or_default();
         let number = i32::try_from(fds.len()).unwrap_or(i32::MAX).saturating_add(FIRST_FD);
         let channel = CString::new(format!("{VARIABLE}={number}:{inode}:{}", getpid()))?;
-        let all: Vec<BorrowedFd<'_>> = fds.iter().copied().chain([its.as_fd()]).collect();
-        let variables: Vec<CString> = note.into_iter().chain([channel]).collect();
+        let mut all = fds.to_vec();
+        all.push(its.as_fd());
+        let mut variables: Vec<CString> = note.into_iter().collect();
+        variables.push(channel);
         let pid = recipe.start(&all, &variables, (Session::Shared, &recipe.mask(self.mask)), sys::spawn)?;
         self.started = Instant::now();
         let recipe = Some(recipe.without(&[child::VARIABLE, VARIABLE]));

@@ -173,9 +173,9 @@ impl Kept {
             let fd = file.as_raw_fd();
             let variable = CString::new(format!("{STATE_VARIABLE}={fd}:{inode}"))?;
             let path = CString::new(self.recipe.path.as_os_str().as_bytes())?;
-            let links = self.generations.iter().filter_map(|one| one.link.as_ref().map(AsFd::as_fd));
-            let listeners = self.listeners.iter().map(|passed| passed.fd.as_fd());
-            let kept: Vec<_> = [file.as_fd()].into_iter().chain(links).chain(listeners).collect();
+            let mut kept = vec![file.as_fd()];
+            kept.extend(self.generations.iter().filter_map(|one| one.link.as_ref().map(AsFd::as_fd)));
+            kept.extend(self.listeners.iter().map(|passed| passed.fd.as_fd()));
             let mut env = self.recipe.env.clone();
             env.push(variable);
             Ok(sys::exec(&path, &self.recipe.argv, &env, &kept))

@@ -22,6 +22,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, getpid, getppid};
 
 use crate::base::log::{info, warn};
+use crate::base::time::earliest;
 use crate::process::handover::{Owner, Passed, original_command};
 use crate::process::supervise::link::SupervisorSender;
 pub(crate) use message::Notification;
@@ -266,7 +267,7 @@ impl Manager {
         }
         let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.next);
         let stop = self.stop.filter(|(end, next)| next < end).map(|(_, next)| next);
-        watchdog.into_iter().chain(stop).min()
+        earliest(&[watchdog, stop])
     }
 
     /// Does what is due now.

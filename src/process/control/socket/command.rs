@@ -73,11 +73,15 @@ impl AnswerLine {
         AnswerLine::new("error").with("code", code).with("reason", reason)
     }
 
-    pub(in crate::process::control) fn with(mut self, key: &str, value: impl Display) -> AnswerLine {
+    pub(in crate::process::control) fn with(self, key: &str, value: impl Display) -> AnswerLine {
+        self.with_text(key, value.to_string())
+    }
+
+    fn with_text(mut self, key: &str, value: String) -> AnswerLine {
         self.0.push(' ');
         self.0.push_str(key);
         self.0.push('=');
-        self.0.push_str(&escape(value.to_string().as_bytes()));
+        self.0.push_str(&escape(value.as_bytes()));
         self
     }
 

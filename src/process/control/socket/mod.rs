@@ -24,6 +24,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
 
 use crate::base::log::{Escaped, debug, info, warn};
+use crate::base::time::earliest;
 use crate::process::control::socket::client::{ClientStep, ControlClient, Peer};
 use crate::process::control::socket::command::{AnswerLine, Command};
 use crate::process::handover::FileId;
@@ -193,7 +194,8 @@ impl ControlSocket {
 
     /// When `tick` is to be called next.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.clients.values().filter_map(|client| client.until).chain(self.paused_until).min()
+        let first = self.clients.values().filter_map(|client| client.until).min();
+        earliest(&[first, self.paused_until])
     }
 
     /// Drops clients that have been slow for too long, and accepts others again.
