@@ -207,7 +207,7 @@ fn a_binary_that_fails_its_own_check_is_reported() {
 
 #[test]
 fn what_fails_in_main_is_reported() {
-    let failed = r#"failed: app.conf, line 3:\nno such "key"; still serving"#;
+    let failed = r#"failed: app.conf, line 3: | no such "key"; still serving"#;
     fault_ends("fail-in-main", &[], &[failed, "exited with status 1"]);
 }
 
@@ -221,7 +221,7 @@ fn an_upgrade_is_answered_by_what_failed_in_main() {
     let mut socket = UnixStream::connect(&path).unwrap();
     socket.write_all(b"upgrade\n").unwrap();
     let answer = io::read_to_string(socket).unwrap();
-    let reason = "reason=the%20new%20process%20failed:%20app.conf%2C%20line%203:%0Ano%20such%20\"key\"";
+    let reason = "reason=the%20new%20process%20failed:%20app.conf%2C%20line%203:%20|%20no%20such%20\"key\"";
     assert!(answer.contains(reason), "{answer}");
     bench.mend();
     bench.serves_on();
@@ -239,7 +239,7 @@ fn without_a_logger_a_failure_is_on_standard_error() {
     // Errors are text: the quotes are as they were written.
     for (how, said) in [
         ("fail-before-ready", "child * failed: before_ready failed: the database has another schema"),
-        ("fail-in-main", r#"child * failed: app.conf, line 3:\nno such "key"; still serving"#),
+        ("fail-in-main", r#"child * failed: app.conf, line 3: | no such "key"; still serving"#),
         ("panic-before-ready", "child * exited with status 101; still serving; it wrote: *as asked"),
         ("exit-with-words", "child * exited with status 3; still serving; it wrote: one | two: "),
     ] {
