@@ -83,8 +83,8 @@ impl AccessLog {
         self
     }
 
-    /// Gives each entry to `sink` instead of the log: for another format or counters. It runs where [`ResponseExt::on_end`]
-    /// does.
+    /// Gives each entry to `sink` instead of the log: for another format or counters. It runs where
+    /// [`ResponseExt::on_end`](crate::ResponseExt::on_end) does.
     ///
     /// ```
     /// use heirloom::wrap::AccessLog;
