@@ -76,8 +76,8 @@ impl Load {
         self.request(Request::get(path))
     }
 
-    /// Each client sends this request first, once, and again only if it was not answered as expected. It keeps the cookies that this and all later responses set, and
-    /// sends them with its requests.
+    /// Each client sends this request first, once, and again only if it was not answered as expected. It keeps the cookies that this
+    /// and all later responses set, and sends them with its requests.
     ///
     /// ```
     /// use heirloom_testkit::{Load, Request};

@@ -210,7 +210,8 @@ impl WebSocket {
     /// Waits for the next message; None when the WebSocket is closed, or [moves](WebSocket::is_moving) to the next process.
     ///
     /// # Errors
-    /// `TimedOut` after the [read timeout](WebSocket::set_read_timeout) or a [wake](WebSocketSender::wake): nothing is lost, read again.
+    /// `TimedOut` after the [read timeout](WebSocket::set_read_timeout) or a [wake](WebSocketSender::wake): nothing is lost, read
+    /// again.
     /// All others end the WebSocket: `InvalidData` for a violation of the protocol (the client gets 1002, 1007 or 1009),
     /// `UnexpectedEof` if the client closed without a Close, `ConnectionAborted` if it does not answer or does not read, and
     /// those of the connection.
@@ -570,8 +571,8 @@ impl WebSocketSender {
     }
 
     /// Makes the thread in [`WebSocket::read`] return to its code, by `TimedOut`, now or at its next read that would wait: for
-    /// something other than the client that it has to look at. Several wakes before that are one. On a closed WebSocket this does nothing.
-    /// [`Broadcast::wake`] wakes many.
+    /// something other than the client that it has to look at. Several wakes before that are one. On a closed WebSocket this does
+    /// nothing. [`Broadcast::wake`] wakes many.
     pub fn wake(&self) {
         if let Ok(shared) = self.shared() {
             shared.is_woken.store(true, Ordering::SeqCst);
