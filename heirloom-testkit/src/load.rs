@@ -77,7 +77,7 @@ impl Load {
     }
 
     /// Each client sends this request first, once, and again only if it was not answered as expected. It keeps the cookies that this
-    /// and all later responses set, and sends them with its requests.
+    /// and all later responses set which are as expected, until one has a `Max-Age` of 0, and sends them with its requests.
     ///
     /// ```
     /// use heirloom_testkit::{Load, Request};

@@ -1,5 +1,5 @@
 //! Locks. The slot table and the queue use std's, or under test loom's, which tries every order of steps:
-//! `RUSTFLAGS="--cfg loom" cargo test --release --lib loom`.
+//! `RUSTFLAGS="--cfg loom" cargo test --lib loom`.
 
 use std::sync::{Mutex as StdMutex, MutexGuard as StdGuard, PoisonError};
 

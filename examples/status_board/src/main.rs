@@ -64,7 +64,11 @@ struct Config {
 impl Config {
     fn read(path: &str) -> Result<Config, AnyError> {
         let text = fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?;
-        let config: Config = toml::from_str(&text).map_err(|e| format!("{path}: {e}"))?;
+        let config: Config = toml::from_str(&text).map_err(|e| {
+            let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            // Without the line itself, which may be the password's.
+            format!("{path}: line {}: {}", before.matches('\n').count() + 1, e.message())
+        })?;
         PasswordHash::new(&config.password).map_err(|e| format!("{path}: password: {e}"))?;
         Ok(config)
     }
@@ -85,11 +89,12 @@ impl Reports {
             file => file?,
         };
         file.seek(SeekFrom::Start(id))?;
-        let (mut text, mut at, mut found) = (String::new(), id, Vec::new());
-        file.read_to_string(&mut text)?;
-        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+        let (mut bytes, mut at, mut found) = (Vec::new(), id, Vec::new());
+        file.read_to_end(&mut bytes)?;
+        // A line may have been cut in the middle of a character.
+        for line in bytes.split_inclusive(|b| *b == b'\n').filter(|line| line.ends_with(b"\n")) {
             at += line.len() as u64;
-            found.push((at, line.trim_end_matches('\n').to_owned()));
+            found.push((at, String::from_utf8_lossy(line).trim_end_matches('\n').to_owned()));
         }
         Ok(found)
     }
@@ -146,17 +151,21 @@ fn new_token(app: &App, req: Request) -> Result<impl IntoResponse, AnyError> {
     Ok((StatusCode::CREATED, token + "\n"))
 }
 
-fn report(app: &App, mut req: Request) -> Result<StatusCode, AnyError> {
+fn report(app: &App, mut req: Request) -> Result<Response, AnyError> {
     let service = req.param_as::<String>("service")?;
-    let right = fs::read_to_string(app.token_file(&service)?).ok().ok_or_else(InputError::not_found)?;
+    let right = match fs::read_to_string(app.token_file(&service)?) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(InputError::not_found().into()),
+        text => text?,
+    };
     let given = req.bearer_token().map(|token| hex(&Sha256::digest(token)));
     if given.is_none_or(|given| given != right) {
-        return Err(InputError::new(StatusCode::UNAUTHORIZED, "wrong token").into());
+        let scheme = [(header::WWW_AUTHENTICATE, "Bearer")];
+        return Ok((StatusCode::UNAUTHORIZED, scheme, "wrong token\n").into_response());
     }
     let state = req.text()?;
     app.reports.add(&service, &state.replace(['\t', '\n', '\r'], " "))?;
     app.changed.send(());
-    Ok(StatusCode::NO_CONTENT)
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 fn state_of(app: &App, req: Request) -> Result<String, AnyError> {

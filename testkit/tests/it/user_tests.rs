@@ -197,6 +197,7 @@ fn clients_of_a_load_log_in_once() {
     let load = Load::new().keep_alive(2).close(2).get("/inside").login_with(login(), fields);
     let load = load.start(server.addresses()[0]);
     load.wait_for(200);
+    until("each client has logged in", || logins.load(Ordering::SeqCst) >= 4);
     let report = load.stop();
     report.assert_unnoticed();
     assert_eq!(logins.load(Ordering::SeqCst), 4, "{report}");
