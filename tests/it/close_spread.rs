@@ -48,6 +48,8 @@ fn before_its_turn_a_connection_is_kept() {
         // One may have the first place.
         assert!(all.len() >= CLIENTS - 1, "{}", all.len());
     }
+    // A client has its response a moment before the request is over.
+    eventually("no request is in flight", || fixture.stats().in_flight == 0);
     fixture.running().handle().abort();
     fixture.stop().unwrap();
 }
