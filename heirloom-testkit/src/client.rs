@@ -1,5 +1,6 @@
 //! An HTTP client that never retries and hides nothing: each way a request can fail has a name.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -94,7 +95,8 @@ impl Outcome {
     }
 }
 
-/// A whole response.
+/// A whole response. `Debug` prints the first 80 bytes of its body, and `(hidden)` for the values of `Set-Cookie`, `Authorization`
+/// and other fields that carry secrets: those with `token`, `secret` or `api-key` in their name, too.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Response {
     /// The status.
@@ -136,10 +138,35 @@ impl Response {
     }
 }
 
+/// Without the values of fields that carry secrets, because the output of a failed test is kept in logs that many read.
 impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers: Vec<(&str, Cow<'_, str>)> =
+            self.headers.iter().map(|(name, value)| (name.as_str(), printable(name, value))).collect();
         let body = String::from_utf8_lossy(&self.body[..self.body.len().min(80)]);
-        write!(f, "{} {:?} {} bytes {body:?}", self.status, self.headers, self.body.len())
+        write!(f, "{} {headers:?} {} bytes {body:?}", self.status, self.body.len())
+    }
+}
+
+const HIDDEN: &str = "(hidden)";
+
+/// A field's value, or what is printed in its place. Of a cookie the name and the attributes are left.
+fn printable<'v>(name: &str, value: &'v str) -> Cow<'v, str> {
+    let name = name.to_ascii_lowercase();
+    match &*name {
+        "set-cookie" => {
+            let (pair, attributes) = value.find(';').map_or((value, ""), |at| value.split_at(at));
+            let cookie = pair.split_once('=').map(|(cookie, _)| cookie.to_owned() + "=").unwrap_or_default();
+            Cow::Owned(cookie + HIDDEN + attributes)
+        }
+        "authorization"
+        | "proxy-authorization"
+        | "authentication-info"
+        | "proxy-authentication-info"
+        | "cookie" => Cow::Borrowed(HIDDEN),
+        // As services name their own: X-Auth-Token, X-Api-Key.
+        _ if ["token", "secret", "api-key"].iter().any(|word| name.contains(word)) => Cow::Borrowed(HIDDEN),
+        _ => Cow::Borrowed(value),
     }
 }
 
@@ -398,5 +425,44 @@ impl Stream {
             Stream::Tcp(stream, _) => stream.write_all(bytes),
             Stream::Unix(stream, _) => stream.write_all(bytes),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_a_response_are_not_printed() {
+        let cases = [
+            ("Set-Cookie", "id=s3cret; Path=/; HttpOnly", "id=(hidden); Path=/; HttpOnly"),
+            ("set-cookie", "id=s3cret", "id=(hidden)"),
+            ("Set-Cookie", "s3cret; Path=/", "(hidden); Path=/"),
+            ("Cookie", "id=s3cret", "(hidden)"),
+            ("AUTHORIZATION", "Bearer s3cret", "(hidden)"),
+            ("Proxy-Authorization", "Basic s3cret", "(hidden)"),
+            ("Authentication-Info", "nextnonce=s3cret", "(hidden)"),
+            ("X-Auth-Token", "s3cret", "(hidden)"),
+            ("X-API-Key", "s3cret", "(hidden)"),
+            // A challenge is for everyone.
+            ("WWW-Authenticate", "Bearer realm=tea", "Bearer realm=tea"),
+            ("Location", "/login", "/login"),
+        ];
+        let headers =
+            cases.iter().map(|(name, value, _)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let response = Response { status: 403, headers, body: b"wrong password".to_vec() };
+        let expected: Vec<(&str, &str)> = cases.iter().map(|(name, _, printed)| (*name, *printed)).collect();
+        let expected = format!("403 {expected:?} 14 bytes \"wrong password\"");
+        assert_eq!(format!("{response:?}"), expected);
+        // As a failed test prints it.
+        let mut report = crate::Report::default();
+        report.fail("GET /", Outcome::Ok(response), None, Duration::ZERO);
+        let expected = format!("0.000 s: GET /: wrong: {expected}");
+        assert_eq!(report.failures[0].to_string(), expected);
+        let printed = [report.to_string(), format!("{report:?}")];
+        assert!(
+            printed.iter().all(|text| text.contains("wrong password") && !text.contains("s3cret")),
+            "{printed:?}"
+        );
     }
 }

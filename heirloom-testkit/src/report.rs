@@ -31,7 +31,9 @@ pub struct Report {
     pub slowest: Duration,
 }
 
-/// A request without a response, or with a wrong one.
+/// A request without a response, or with a wrong one. `Display` and `Debug` print a wrong response with the first 80 bytes of its
+/// body, which often say the error; a service whose bodies carry secrets should use other ones in its tests. Fields that carry
+/// secrets are hidden, as [`Response`](crate::Response) says.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Failure {
