@@ -5,7 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use httpdate::parse_http_date;
 
 use crate::{Addr, Client, Outcome, Report, Request, Response, beside, pass, until};
 
@@ -77,7 +79,8 @@ impl Load {
     }
 
     /// Each client sends this request first, once, and again only if it was not answered as expected. It keeps the cookies that this
-    /// and all later responses set which are as expected, until one has a `Max-Age` of 0, and sends them with its requests.
+    /// and all later responses set which are as expected, until they expire by `Max-Age` or `Expires` or are removed by either, and
+    /// sends them with its requests.
     ///
     /// ```
     /// use heirloom_testkit::{Load, Request};
@@ -272,13 +275,13 @@ impl Requester {
         });
         client.renew();
         let begin = Instant::now();
-        client.send(request.bytes(&self.session.fields()));
+        client.send(request.bytes(&self.session.fields(SystemTime::now())));
         let outcome = client.answer();
         self.report.slowest = self.report.slowest.max(begin.elapsed());
         match outcome {
             Outcome::Ok(response) if request.accepts(&response) => {
                 if let Some((_, fields)) = &load.login {
-                    self.session.take_cookies(&response);
+                    self.session.take_cookies(&response, SystemTime::now());
                     if login.is_some() {
                         self.session.own = fields(&response);
                         self.session.is_in = true;
@@ -308,37 +311,62 @@ impl Requester {
 #[derive(Default)]
 struct Session {
     is_in: bool,
-    cookies: BTreeMap<String, String>,
+    cookies: BTreeMap<String, Cookie>,
     own: Vec<(String, String)>,
 }
 
+struct Cookie {
+    value: String,
+    /// None for one that lasts as long as the client.
+    expires: Option<SystemTime>,
+}
+
 impl Session {
-    /// Of an attribute only a `Max-Age` of 0 counts, by which a server removes a cookie.
-    fn take_cookies(&mut self, response: &Response) {
+    /// Of the attributes only those count that say how long a cookie lasts: every path of the server gets it.
+    fn take_cookies(&mut self, response: &Response, now: SystemTime) {
         let set = response.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
         for (_, cookie) in set {
             let mut parts = cookie.split(';').map(str::trim);
             let Some((name, value)) = parts.next().and_then(|pair| pair.split_once('=')) else { continue };
-            if parts.any(|attribute| attribute.eq_ignore_ascii_case("max-age=0")) {
-                self.cookies.remove(name);
-            } else {
-                self.cookies.insert(name.to_owned(), value.to_owned());
-            }
+            let cookie = Cookie { value: value.to_owned(), expires: expiry(parts, now) };
+            self.cookies.insert(name.to_owned(), cookie);
         }
     }
 
-    fn fields(&self) -> String {
+    fn fields(&mut self, now: SystemTime) -> String {
+        self.cookies.retain(|_, cookie| cookie.expires.is_none_or(|expires| expires > now));
         let mut fields = String::new();
         for (name, value) in &self.own {
             fields += &format!("{name}: {value}\r\n");
         }
         if !self.cookies.is_empty() {
             let all: Vec<String> =
-                self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                self.cookies.iter().map(|(name, cookie)| format!("{name}={}", cookie.value)).collect();
             fields += &format!("Cookie: {}\r\n", all.join("; "));
         }
         fields
     }
+}
+
+/// When a cookie with these attributes expires (RFC 6265, 5.3): `Max-Age` counts before `Expires`, the last of each counts, and
+/// one that can't be read does not.
+fn expiry<'c>(attributes: impl Iterator<Item = &'c str>, now: SystemTime) -> Option<SystemTime> {
+    let (mut at_age, mut at_date) = (None, None);
+    for (name, value) in attributes.filter_map(|attribute| attribute.split_once('=')) {
+        let (name, value) = (name.trim(), value.trim());
+        if name.eq_ignore_ascii_case("max-age") {
+            // A time that is too far away never comes.
+            if let Ok(seconds) = value.parse::<i64>() {
+                let age = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+                at_age = Some(now.checked_add(age));
+            }
+        } else if name.eq_ignore_ascii_case("expires") {
+            // Some servers write the hyphens of the obsolete format into today's.
+            let date = parse_http_date(value).or_else(|_| parse_http_date(&value.replace('-', " ")));
+            at_date = date.ok().or(at_date);
+        }
+    }
+    at_age.unwrap_or(at_date)
 }
 
 #[cfg(test)]
@@ -352,12 +380,41 @@ mod tests {
             headers: cookies.iter().map(|cookie| ("Set-Cookie".to_owned(), (*cookie).to_owned())).collect(),
             body: Vec::new(),
         };
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let mut session = Session::default();
-        assert_eq!(session.fields(), "");
-        session.take_cookies(&set(&["b=1; HttpOnly", "a=x=y", "none"]));
+        assert_eq!(session.fields(at(0)), "");
+        session.take_cookies(&set(&["b=1; HttpOnly", "a=x=y", "none"]), at(0));
         session.own = vec![("Authorization".to_owned(), "Bearer 7".to_owned())];
-        assert_eq!(session.fields(), "Authorization: Bearer 7\r\nCookie: a=x=y; b=1\r\n");
-        session.take_cookies(&set(&["a=2; Path=/; Max-Age=60", "b=; Path=/; max-age=0"]));
-        assert_eq!(session.fields(), "Authorization: Bearer 7\r\nCookie: a=2\r\n");
+        assert_eq!(session.fields(at(0)), "Authorization: Bearer 7\r\nCookie: a=x=y; b=1\r\n");
+        session.take_cookies(&set(&["a=2; Path=/; Max-Age=60", "b=; Path=/; max-age=0"]), at(0));
+        assert_eq!(session.fields(at(59)), "Authorization: Bearer 7\r\nCookie: a=2\r\n");
+        assert_eq!(session.fields(at(60)), "Authorization: Bearer 7\r\n");
+    }
+
+    #[test]
+    fn a_cookie_expires_at_its_time() {
+        let at = |seconds| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let cases = [
+            ("Path=/; HttpOnly", None),
+            ("Max-Age=60", at(1_060)),
+            ("max-age = 0", at(1_000)),
+            ("Max-Age=-1", at(1_000)),
+            ("Max-Age=soon", None),
+            ("Max-Age=", None),
+            ("Max-Age=9223372036854775807", None),
+            ("Max-Age=60; Max-Age=90", at(1_090)),
+            ("Expires=Thu, 01 Jan 1970 00:00:00 GMT", at(0)),
+            ("expires=Thu, 01-Jan-1970 00:00:01 GMT; Path=/", at(1)),
+            ("Expires=Thursday, 01-Jan-70 00:00:02 GMT", at(2)),
+            ("Expires=Thu, 01 Jan 1970 00:20:00 GMT", at(1_200)),
+            ("Expires=0", None),
+            ("Expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=60", at(1_060)),
+            ("Max-Age=0; Expires=Thu, 01 Jan 1970 00:20:00 GMT", at(1_000)),
+            ("Max-Age=soon; Expires=Thu, 01 Jan 1970 00:00:00 GMT", at(0)),
+        ];
+        for (attributes, expected) in cases {
+            assert_eq!(expiry(attributes.split(';').map(str::trim), now), expected, "{attributes}");
+        }
     }
 }
