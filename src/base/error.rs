@@ -122,9 +122,15 @@ pub(crate) fn lines_of(text: &str) -> impl DoubleEndedIterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| line.contains(char::is_alphanumeric))
 }
 
-/// A text of several lines, such as the error of a parser, for a line of the log.
+/// A text of several lines, such as the error of a parser, for a line of the log, which always names a reason: marks, if the
+/// text has nothing else.
 pub(crate) fn in_one_line(text: &str) -> String {
-    if text.contains('\n') { lines_of(text).collect::<Vec<_>>().join(BETWEEN_LINES) } else { text.to_owned() }
+    let text = text.trim();
+    let lines: Vec<&str> = match lines_of(text).collect::<Vec<_>>() {
+        saying if saying.is_empty() => text.lines().map(str::trim).filter(|line| !line.is_empty()).collect(),
+        saying => saying,
+    };
+    if lines.is_empty() { "no reason given".to_owned() } else { lines.join(BETWEEN_LINES) }
 }
 
 /// Any error, as the program's functions return it.
@@ -179,6 +185,23 @@ mod tests {
                 [format!("{error}"), format!("{error:?}"), Chain(&error).to_string()],
                 [(); 3].map(|()| whole.clone())
             );
+        }
+    }
+
+    #[test]
+    fn a_text_in_one_line_says_something() {
+        let cases = [
+            ("a: b", "a: b"),
+            (" a\n", "a"),
+            ("a\n  |\n  ^\nb\r\n", "a | b"),
+            ("???", "???"),
+            ("???\n", "???"),
+            ("---\n\n  !!!\n", "--- | !!!"),
+            ("", "no reason given"),
+            (" \r\n\n", "no reason given"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(in_one_line(text), expected, "{text:?}");
         }
     }
 }
