@@ -31,8 +31,9 @@ use tracing_subscriber::fmt::layer;
 use tracing_subscriber::prelude::*;
 
 fn main() -> Result<(), heirloom::Error> {
-    // Levels by target. `EnvFilter` has those of spans as well, by regular expressions.
-    let levels = std::env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());
+    // Levels by target. `EnvFilter` has those of spans as well, by regular expressions. An empty list would be one of errors only.
+    let levels = std::env::var("RUST_LOG").ok().filter(|levels| !levels.trim().is_empty());
+    let levels = levels.and_then(|levels| levels.parse().ok());
     let levels = levels.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let lines = layer().json().with_span_list(false).with_writer(io::stderr).with_filter(levels);
     tracing_subscriber::registry().with(lines).init();

@@ -54,3 +54,17 @@ fn records_have_their_fields_and_the_span_of_their_request() -> Result<(), Error
     assert!(access.iter().all(|line| line["span"].is_null() && line["fields"]["ms"].is_f64()));
     server.stop()
 }
+
+#[test]
+fn without_levels_in_rust_log_the_level_is_info() -> Result<(), Error> {
+    for levels in ["", " "] {
+        let program = Program::new(env!("CARGO_BIN_EXE_traced")).arg("127.0.0.1:0");
+        let server = program.env("RUST_LOG", levels).start()?;
+        until("a line of its start", || {
+            let process = lines(&server, "heirloom::process");
+            process.iter().any(|line| line["level"] == "INFO" && begins(line, "serving as generation 1"))
+        });
+        server.stop()?;
+    }
+    Ok(())
+}
