@@ -74,13 +74,19 @@ impl Config {
     }
 }
 
-/// The reports of all services: a file that is only added to, one line for each. A report's id is the offset behind its line.
+/// The reports of all services: a file that is only added to, one line for each, with one tab. A report's id is the offset behind
+/// its line.
 struct Reports(PathBuf);
+
+/// Ends a line that a crash or a full disk has cut. With so many tabs it is no report, because its service had no answer.
+const END_OF_TORN: &str = "\t\t\n";
 
 impl Reports {
     fn add(&self, service: &str, state: &str) -> io::Result<()> {
-        let mut file = OpenOptions::new().create(true).append(true).open(&self.0)?;
-        file.write_all(format!("{service}\t{state}\n").as_bytes())
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(&self.0)?;
+        let end_of_torn = if is_torn(&mut file)? { END_OF_TORN } else { "" };
+        // In one call, so that no other process writes in between.
+        file.write_all(format!("{end_of_torn}{service}\t{state}\n").as_bytes())
     }
 
     fn after(&self, id: u64) -> io::Result<Vec<(u64, String)>> {
@@ -94,10 +100,23 @@ impl Reports {
         // A line may have been cut in the middle of a character.
         for line in bytes.split_inclusive(|b| *b == b'\n').filter(|line| line.ends_with(b"\n")) {
             at += line.len() as u64;
-            found.push((at, String::from_utf8_lossy(line).trim_end_matches('\n').to_owned()));
+            let line = String::from_utf8_lossy(line);
+            if line.matches('\t').count() == 1 {
+                found.push((at, line.trim_end_matches('\n').to_owned()));
+            }
         }
         Ok(found)
     }
+}
+
+fn is_torn(file: &mut File) -> io::Result<bool> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
 }
 
 struct App {
@@ -198,7 +217,11 @@ fn follow(events: &mut EventWriter<'_>, app: &App, mut id: u64) -> io::Result<()
 }
 
 fn page(app: &App, _: Request) -> Html<String> {
-    Html(include_str!("page.html").replace("TITLE", &app.config.title))
+    Html(page_of(&app.config.title))
+}
+
+fn page_of(title: &str) -> String {
+    include_str!("page.html").replace("TITLE", &title.replace('&', "&amp;").replace('<', "&lt;"))
 }
 
 fn main() -> Result<(), AnyError> {
@@ -230,4 +253,40 @@ fn main() -> Result<(), AnyError> {
         .resume("live", sse::resumed(move |events, state| follow(events, &app, state.parse()?)))
         .serve()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_behind_a_torn_line_is_its_own() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("reports");
+        let reports = Reports(path.clone());
+        let all = || -> io::Result<Vec<String>> {
+            Ok(reports.after(0)?.into_iter().map(|(_, line)| line).collect())
+        };
+        reports.add("db", "up")?;
+        for torn in ["db\tdo", "db\t", "d", "db"] {
+            reports.add("web", "up")?;
+            let (before, length) = (all()?, fs::metadata(&path)?.len());
+            OpenOptions::new().append(true).open(&path)?.write_all(torn.as_bytes())?;
+            assert_eq!(all()?, before, "{torn:?} is no report yet");
+            reports.add("db", "down")?;
+            assert_eq!(all()?, [&before[..], &["db\tdown".to_owned()]].concat(), "after {torn:?}");
+            // Clients continue from an id before it and from one behind it.
+            let since = reports.after(length)?;
+            assert_eq!(since, [(fs::metadata(&path)?.len(), "db\tdown".to_owned())]);
+            assert_eq!(reports.after(since[0].0)?, []);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_title_is_text() {
+        let page = page_of("<script>alert('tea')</script> & Co");
+        let title = "&lt;script>alert('tea')&lt;/script> &amp; Co";
+        assert!(page.contains(&format!("<title>{title}</title>\n<h1>{title}</h1>")), "{page}");
+    }
 }
