@@ -272,7 +272,7 @@ impl<P: Portable> Receiver<P> {
         };
         let (Some(fds), Some(listeners), true) = (fds, listeners, slots.len() == came) else {
             if !std::mem::replace(&mut channel.has_refused, true) {
-                log_refusal(&records, retry);
+                log_refusal(&records, names, retry);
             }
             connections.parking.slots.release_all(slots);
             return self.refuse(key, batch, Load::Connections(came), retry, connections);
@@ -389,35 +389,68 @@ impl ListenerNames {
         let (index, listener) = self.place(record)?;
         Some((index, listener, Arrived::of(record, listener)?))
     }
+
+    /// Those for which `find` has nothing.
+    fn not_taken<'r>(&self, records: &'r [ConnectionRecord]) -> Vec<&'r ConnectionRecord> {
+        records.iter().filter(|record| self.find(record).is_none()).collect()
+    }
 }
 
-fn log_refusal(records: &[ConnectionRecord], retry: Retry) {
-    let came = records.len();
+/// One connection that is not taken refuses its whole batch. The others follow one by one, so they are not counted.
+fn log_refusal(records: &[ConnectionRecord], names: &ListenerNames, retry: Retry) {
+    let not_taken = names.not_taken(records);
+    let (stay, listener) = (not_taken.len(), not_taken.first().map(|record| &*record.listener));
     match retry {
         Retry::Never if records.iter().any(ConnectionRecord::is_tls) => {
             info!(
-                "handover: {came} TLS connections stay with a predecessor: their listener has no TLS with the same rules \
+                "handover: {stay} TLS connections stay with a predecessor: their listener has no TLS with the same rules \
                  for clients now, or is gone";
-                connections = came
+                connections = stay,
+                listener = listener
             );
         }
         Retry::Never => {
             info!(
-                "handover: {came} connections stay with a predecessor: their listener now uses TLS, or is gone";
-                connections = came
+                "handover: {stay} connections stay with a predecessor: their listener now uses TLS, or is gone";
+                connections = stay,
+                listener = listener
             );
         }
         Retry::Unfit => {
             info!(
-                "handover: {came} TLS connections stay with a predecessor: this program can't continue their sessions";
-                connections = came
+                "handover: {stay} TLS connections stay with a predecessor: this program can't continue their sessions";
+                connections = stay,
+                listener = listener
             );
         }
         Retry::Later => {
+            let came = records.len();
             warn!(
                 "handover: no room for {came} connections of a predecessor, which keeps them for now";
                 connections = came
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_counts_what_is_not_taken() {
+        let records = ["tcp:1", "tcp:2", "tcp:1"].map(|name| {
+            let text = format!("CONNECTIONS batch=1\nlistener={name}\n\n");
+            match Packet::decode(text.as_bytes()) {
+                Some(Packet::Connections { records, .. }) => records.into_iter().next().unwrap(),
+                other => panic!("{other:?}"),
+            }
+        });
+        let not_taken = |name: &str| {
+            let names = ListenerNames::of_one(name);
+            names.not_taken(&records).into_iter().map(|record| record.listener.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(not_taken("tcp:1"), ["tcp:2"]);
+        assert_eq!(not_taken("tcp:3"), ["tcp:1", "tcp:2", "tcp:1"]);
     }
 }
