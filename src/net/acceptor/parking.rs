@@ -331,15 +331,29 @@ fn edge(interest: Interest) -> EpollFlags {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    #[cfg(feature = "tls")]
+    use std::io::{ErrorKind, Read};
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
 
     use nix::sys::epoll::EpollTimeout;
+    #[cfg(feature = "tls")]
+    use rustls::{
+        ClientConfig, ClientConnection, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, pem::PemObject},
+    };
 
     use super::*;
     use crate::base::phase::PhaseWatch;
     use crate::net::conn_info::ConnInfo;
     use crate::net::stream::{Peek, Stream};
+    #[cfg(feature = "tls")]
+    use crate::{
+        base::stays::Stays,
+        net::stream::Released,
+        net::tls::{Handshake, Tls},
+    };
 
     fn parking() -> Parking<()> {
         let pools = PoolPlan { workers: vec![1], of_handler: vec![0] };
@@ -397,5 +411,88 @@ mod tests {
         // A socket can't be registered twice.
         let back = rest(&parking, connection(&parking, stream)).unwrap_err();
         assert_eq!(back.stream.peek(), Peek::End);
+    }
+
+    /// The client has asked for new keys, and reads nothing: the answer waits for room in the socket, not for the client's next
+    /// bytes. Until it is sent, the connection can't move.
+    #[cfg(feature = "tls")]
+    #[test]
+    fn a_connection_whose_tls_owes_bytes_is_ready_when_the_socket_takes_them() {
+        let (ours, mut client) = UnixStream::pair().unwrap();
+        for end in [&ours, &client] {
+            end.set_nonblocking(true).unwrap();
+        }
+        let below = Stream::Unix(Arc::new(ours.try_clone().unwrap()));
+        let (tls, mut client_tls) = tls_and_client();
+        let stream = Stream::Unix(Arc::new(ours)).secured(&tls);
+        let mut handshake = Handshake::Reads;
+        while handshake != Handshake::Done || client_tls.is_handshaking() {
+            exchange(&mut client_tls, &mut client);
+            handshake = stream.shake_hands().unwrap();
+        }
+        exchange(&mut client_tls, &mut client);
+
+        let mut junk = 0;
+        while let Ok(n) = below.write(&[0; 1 << 10]) {
+            junk += n;
+        }
+        client_tls.refresh_traffic_keys().unwrap();
+        client_tls.write_tls(&mut client).unwrap();
+        let would_block = |read: io::Result<usize>| read.unwrap_err().kind() == ErrorKind::WouldBlock;
+        assert!(would_block(stream.read(&mut [0; 100])));
+        assert_eq!((stream.release().err(), stream.owes()), (Some(Stays::Unsent), true));
+        let parking = parking();
+        rest(&parking, connection(&parking, stream)).unwrap();
+        assert!(ready(&parking).is_none(), "the socket is full");
+
+        let mut taken = vec![0; junk];
+        client.read_exact(&mut taken).unwrap();
+        let one = ready(&parking).expect("the socket takes bytes");
+        assert_eq!(one.poll.interest, Interest::ReadWrite);
+        assert!(would_block(one.stream.read(&mut [0; 100])));
+        assert!(!one.stream.owes());
+        let moved = one.stream.clone();
+        rest(&parking, one).unwrap();
+        assert!(ready(&parking).is_none(), "there is nothing to write any more");
+        let Ok(Released::Tls(rules, carried)) = moved.release() else { panic!("it moves") };
+        let next = below.continued(&tls, rules, *carried).unwrap();
+        assert_eq!(next.write(b"by new keys").unwrap(), 11);
+        exchange(&mut client_tls, &mut client);
+        let mut heard = [0; 100];
+        let n = client_tls.reader().read(&mut heard).unwrap();
+        assert_eq!(&heard[..n], b"by new keys");
+    }
+
+    /// What a listener has, and a client of it.
+    #[cfg(feature = "tls")]
+    fn tls_and_client() -> (Tls, ClientConnection) {
+        let keys = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keys");
+        let (certificate, key) = (keys.join("localhost.pem"), keys.join("localhost.key"));
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&certificate).unwrap()).unwrap();
+        let tls = Tls::from_files(certificate, key);
+        tls.reload().unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = "localhost".try_into().unwrap();
+        (tls, ClientConnection::new(Arc::new(config), name).unwrap())
+    }
+
+    /// Sends all that the client has to send, and reads all that has arrived for it.
+    #[cfg(feature = "tls")]
+    fn exchange(tls: &mut ClientConnection, socket: &mut UnixStream) {
+        loop {
+            while tls.wants_write() {
+                tls.write_tls(socket).unwrap();
+            }
+            match tls.read_tls(socket) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                read => assert!(read.unwrap() > 0),
+            }
+            tls.process_new_packets().unwrap();
+        }
     }
 }
