@@ -191,7 +191,7 @@ fn number(req: &Request, name: &str) -> Result<u64, (StatusCode, &'static str)> 
     req.param(name).and_then(|text| text.parse().ok()).ok_or((StatusCode::BAD_REQUEST, "not a number\n"))
 }
 
-/// WebSockets for pages of any site. All but `/ws/stay` move to the next process.
+/// WebSockets for pages of any site. `/ws` and `/ws/count` move to the next process.
 #[cfg(feature = "websocket")]
 fn websocket(router: Router) -> Router {
     use heirloom::websocket::{WebSocket, WebSocketOptions};
@@ -199,7 +199,12 @@ fn websocket(router: Router) -> Router {
         let options = WebSocketOptions::new().message_bytes(64 << 20);
         WebSocket::upgrade(req).any_origin().options(options)
     };
+    let bell = heirloom::broadcast::Broadcast::new(1);
     router
+        .get("/ws/bell", move |req: Request| {
+            let bell = bell.clone();
+            upgrade(&req).speak(move |socket| hear_bell(socket, &bell))
+        })
         .get("/ws", move |req: Request| upgrade(&req).speak(echo_messages).resumable("echo"))
         .get("/ws/stay", move |req: Request| upgrade(&req).speak(echo_messages))
         .get("/ws/count", move |req: Request| {
@@ -227,6 +232,29 @@ fn count_messages(socket: &mut heirloom::websocket::WebSocket, mut n: u64) -> st
         socket.send(n.to_string())?;
     }
     socket.hand_over(n.to_string())
+}
+
+/// From the message `listen` on it says when the bell rings. Any other message rings it, and is answered with how many listen.
+#[cfg(feature = "websocket")]
+fn hear_bell(
+    socket: &mut heirloom::websocket::WebSocket,
+    bell: &heirloom::broadcast::Broadcast<()>,
+) -> std::io::Result<()> {
+    let mut listens = None;
+    loop {
+        match socket.read() {
+            Ok(Some(message)) if message.as_text() == Some("listen") => {
+                listens = Some(bell.wake(socket.sender()));
+                socket.send("listening")?;
+            }
+            Ok(Some(_)) => socket.send(bell.send(()).to_string())?,
+            Ok(None) => break,
+            Err(e) if e.kind() == ErrorKind::TimedOut => socket.send("rung")?,
+            Err(e) => return Err(e),
+        }
+    }
+    drop(listens);
+    Ok(())
 }
 
 #[cfg(not(feature = "websocket"))]

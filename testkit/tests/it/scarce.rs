@@ -3,13 +3,16 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use heirloom_testkit::internal::descriptors;
 use rustix::process::{Resource, getrlimit};
 use tempfile::TempDir;
-use testkit::{Crowd, Exit, Proc, Signal, kitchen_sink, lacks, skip, until};
+use testkit::{Addr, Crowd, DEADLINE, Exit, Proc, Signal, kitchen_sink, lacks, skip, until};
+use tungstenite::{Message, WebSocket};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
@@ -57,6 +60,56 @@ fn no_descriptors() {
     let emfile = io::Error::from_raw_os_error(nix::libc::EMFILE).to_string();
     let words = [PROGRAM, &emfile, "ulimit -n"];
     fails_once(&server, || set("3"), &words, |()| set(&own_limit(Resource::Nofile)));
+    server.stop();
+}
+
+/// A WebSocket's sender has no event of its own then: its thread looks each second whether it was woken.
+#[test]
+fn no_descriptors_for_a_bell() {
+    if lacks("prlimit") {
+        return;
+    }
+    let server = kitchen_sink!();
+    let set = |soft: &str| set_limit(&server, nix::unistd::geteuid().as_raw(), "nofile", soft);
+    let Addr::Tcp(addr) = server.addr() else { panic!("TCP") };
+    let connect = || {
+        let stream = TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        tungstenite::client(format!("ws://{addr}/ws/bell"), stream).unwrap().0
+    };
+    let (mut listener, mut ringer) = (connect(), connect());
+    let hears = |client: &mut WebSocket<TcpStream>, expected: &str| loop {
+        match client.read() {
+            Ok(Message::Text(text)) => break assert_eq!(text.as_str(), expected),
+            Ok(Message::Ping(_)) => {}
+            // A read with a timeout is not restarted after a signal.
+            Err(tungstenite::Error::Io(e)) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => panic!("{other:?} in place of {expected}"),
+        }
+    };
+    let ring = |listener: &mut WebSocket<TcpStream>, ringer: &mut WebSocket<TcpStream>| {
+        ringer.send(Message::text("ring")).unwrap();
+        hears(ringer, "1");
+        hears(listener, "rung");
+    };
+    let events = || {
+        let all = descriptors(server.pid().as_raw().unsigned_abs());
+        all.into_values().filter(|what| what.contains("eventfd")).count()
+    };
+    let before = events();
+    set("3");
+    listener.send(Message::text("listen")).unwrap();
+    hears(&mut listener, "listening");
+    (0..2).for_each(|_| ring(&mut listener, &mut ringer));
+    assert_eq!(events(), before, "no descriptor was left");
+    // A later sender has one.
+    set(&own_limit(Resource::Nofile));
+    listener.send(Message::text("listen")).unwrap();
+    hears(&mut listener, "listening");
+    assert_eq!(events(), before + 1);
+    (0..3).for_each(|_| ring(&mut listener, &mut ringer));
+    // They would not answer a Close.
+    drop((listener, ringer));
     server.stop();
 }
 
