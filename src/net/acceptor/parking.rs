@@ -417,7 +417,7 @@ mod tests {
     /// bytes. Until it is sent, the connection can't move.
     #[cfg(feature = "tls")]
     #[test]
-    fn a_connection_whose_tls_owes_bytes_is_ready_when_the_socket_takes_them() {
+    fn tls_bytes_that_are_owed_are_polled_for() {
         let (ours, mut client) = UnixStream::pair().unwrap();
         for end in [&ours, &client] {
             end.set_nonblocking(true).unwrap();
