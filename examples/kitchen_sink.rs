@@ -23,12 +23,35 @@ use heirloom::sse::{self, Event, EventWriter};
 use heirloom::upgrade::Upgraded;
 use heirloom::{RouteLimits, limited};
 
-const USAGE: &str =
-    "usage: kitchen_sink --listen ADDR [--workers N] [--pid-file F] [--control PATH] [--any-parent] [--store-listeners] [--supervise]
-    [--drain-without-main-ms N] [--unix PATH] [--admin ADDR]
-    [--tls-listen ADDR --cert F --key F [--cert F --key F] [--ticket-keys F]] [--tls-own-records] [--tls-stay]
-    [--probation-ms N] [--ready-timeout-ms N] [--drain-timeout-ms N] [--lame-duck-ms N]
-    [--idle-grace-ms N] [--close-spread-ms N] [--head-timeout-ms N] [--idle-timeout-ms N]";
+const USAGE: &str = "\
+kitchen_sink: every feature of heirloom on one server, for tests and load
+
+usage: kitchen_sink --listen ADDR [flags]
+
+  --listen ADDR        such as 127.0.0.1:8001; several are allowed
+  --unix PATH          a unix socket, alone or besides
+  --tls-listen ADDR    with TLS, by --cert and --key (feature tls)
+  --cert FILE --key FILE
+                       in PEM; more pairs are for more names
+  --ticket-keys FILE   keys of session tickets that other machines have, too
+  --admin ADDR         health, metrics and /status
+  --workers N          threads for requests (default 32)
+
+  --pid-file FILE      where to write the pid
+  --control PATH       a control socket, for heirloomctl
+  --supervise          one pid for the whole life of the service
+  --any-parent         upgrade where a HUP is refused by default
+  --store-listeners    systemd keeps the sockets over a crash (feature systemd)
+
+  --probation-ms N, --ready-timeout-ms N, --drain-timeout-ms N,
+  --lame-duck-ms N, --idle-grace-ms N, --close-spread-ms N,
+  --head-timeout-ms N, --idle-timeout-ms N
+                       the fields of Timeouts
+  --drain-without-main-ms N
+                       as ProcessConfig::drain_without_main
+
+  --tls-stay           TLS connections do not move at an upgrade
+  --tls-own-records    for heirloom's tests: moved at once, within the process";
 
 fn main() -> Result<(), heirloom::Error> {
     heirloom::handover::init()?;
@@ -74,7 +97,7 @@ fn main() -> Result<(), heirloom::Error> {
     match server.serve() {
         // Nor has systemd passed a socket.
         Err(e) if !listens && e.kind() == heirloom::ErrorKind::Config => {
-            usage(&format!("{e}: --listen, --unix or --tls-listen is needed"))
+            usage(&format!("--listen, --unix or --tls-listen is needed: {e}"))
         }
         outcome => outcome,
     }
@@ -392,7 +415,7 @@ impl Flags {
         };
         while let Some(flag) = args.next() {
             if let "--help" | "-h" = flag.as_str() {
-                return Err("every feature on one server".to_owned());
+                help();
             }
             if flag == "--supervise" {
                 flags.supervise = true;
@@ -442,7 +465,7 @@ impl Flags {
         }
         let TlsFlags { listen, certs, keys, .. } = &flags.tls;
         if certs.len() != keys.len() || listen.is_some() == certs.is_empty() {
-            return Err("--tls-listen, --cert and --key want each other".to_owned());
+            return Err("--tls-listen needs --cert and --key, and each of these needs the others".to_owned());
         }
         Ok(flags)
     }
@@ -452,8 +475,14 @@ impl Flags {
     }
 }
 
+#[expect(clippy::exit, reason = "nothing else was asked for")]
+fn help() -> ! {
+    println!("{USAGE}");
+    std::process::exit(0);
+}
+
 #[expect(clippy::exit, reason = "a command line that is wrong")]
 fn usage(problem: &str) -> ! {
-    eprintln!("kitchen_sink: {problem}\n{USAGE}");
+    eprintln!("kitchen_sink: {problem}\nTry 'kitchen_sink --help'.");
     std::process::exit(2);
 }

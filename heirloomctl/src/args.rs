@@ -121,7 +121,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, String>
             other => return Err(other.unexpected().to_string()),
         }
     }
-    let action = action.ok_or("which command?")?;
+    let action = action.ok_or("a command is missing")?;
     let target = match (control, pid_file) {
         (Some(_), Some(_)) => return Err("--control and --pid-file exclude each other".to_owned()),
         (Some(_), None) if executable.is_some() => {
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn command_lines_that_are_not() {
         let cases = [
-            ("", "which command?"),
+            ("", "a command is missing"),
             ("upgrade", "upgrade needs --control PATH or --pid-file FILE"),
             ("status", "status needs --control PATH"),
             ("status --pid-file /p", "status needs --control PATH"),

@@ -28,42 +28,54 @@ type MainResult = Result<(), Box<dyn Error>>;
 
 type Main = fn(&[String]) -> MainResult;
 
-const PROGRAMS: &[(&str, Main)] = &[
-    ("counter", counter::main),
-    ("faulty", faulty::main),
+/// Each with what it is, in one line of a terminal.
+const PROGRAMS: &[(&str, Main, &str)] = &[
+    ("counter", counter::main, "a server of its own protocol, which numbers a client's bytes"),
+    ("faulty", faulty::main, "a server whose next generation has the fault that a file names"),
     #[cfg(feature = "files")]
-    ("file_server", file_server::main),
-    ("greedy", greedy::main),
-    ("hooked", hooked::main),
-    ("lanes", lanes::main),
+    ("file_server", file_server::main, "a server of a directory, which also accepts bodies"),
+    ("greedy", greedy::main, "a server for clients that take all they can get"),
+    ("hooked", hooked::main, "a server whose hooks fail or hang as files say"),
+    ("lanes", lanes::main, "a server with two listeners, each with its own workers"),
     #[cfg(feature = "websocket")]
-    ("latecomer", latecomer::main),
+    ("latecomer", latecomer::main, "a server of streams that move when they are told to"),
     #[cfg(feature = "websocket")]
-    ("pages", pages::main),
-    ("parent", parent::main),
-    ("puppet", puppet::main),
-    ("record", record::main),
+    ("pages", pages::main, "a server of pages for browsers, which report what they see"),
+    ("parent", parent::main, "a server whose handlers start programs"),
+    ("puppet", puppet::main, "either role of a handover, controlled by a test"),
+    ("record", record::main, "records what processes say to each other at handovers"),
     #[cfg(feature = "tls")]
-    ("sealed", sealed::main),
-    ("started", started::main),
-    ("storm", storm::main),
-    ("streams_move", storm::streams_move),
+    ("sealed", sealed::main, "a server that speaks TLS as a file says"),
+    ("started", started::main, "a server that is started in odd ways"),
+    ("storm", storm::main, "counts what clients lose while a server is upgraded: --help"),
+    ("streams_move", storm::streams_move, "measures what the move of thousands of streams costs"),
 ];
 
 pub(crate) fn main() -> MainResult {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let found = words.split_first().and_then(|(name, args)| {
-        let (_, main) = PROGRAMS.iter().find(|(own, _)| own == name)?;
-        Some((main, args))
-    });
-    match found {
-        Some((main, args)) => main(args),
-        None => {
-            let names: Vec<&str> = PROGRAMS.iter().map(|(name, _)| *name).collect();
-            eprintln!("usage: testkit PROGRAM ARGS..., where PROGRAM is one of {}", names.join(", "));
-            std::process::exit(2);
+    let problem = match words.split_first() {
+        None => "a program is missing".to_owned(),
+        Some((name, _)) if name == "--help" || name == "-h" => {
+            print!("{}", help());
+            return Ok(());
         }
+        Some((name, args)) => match PROGRAMS.iter().find(|(own, ..)| own == name) {
+            Some((_, main, _)) => return main(args),
+            None => format!("{name}: no such program"),
+        },
+    };
+    eprintln!("testkit: {problem}\nTry 'testkit --help'.");
+    std::process::exit(2);
+}
+
+fn help() -> String {
+    let mut text = "testkit: the tools of heirloom's tests, and the servers that they need\n\n\
+                    usage: testkit PROGRAM ARGS...\n\n"
+        .to_owned();
+    for (name, _, what) in PROGRAMS {
+        text += &format!("  {name:<13} {what}\n");
     }
+    text + "\nThe head of its file in testkit/src/programs says what ARGS are.\n"
 }
 
 /// A server's log, which names its process first; of JSON lines if a variable says so.

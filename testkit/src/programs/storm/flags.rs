@@ -6,42 +6,56 @@ use std::time::Duration;
 use super::asking::{Mode, Pauses, Sizes};
 use super::soak;
 
-pub(crate) const USAGE: &str = "usage: testkit storm [flags] [-- flags of the server]
-  --upgrades N       handovers under load (default 100); 0: load alone, for --seconds
-  --hups-at-once N   signals for each of them, a millisecond apart (default 1)
-  --bad-binaries     before each of them one that must fail: the program is missing, hangs, crashes, ...
-  --stops            instead of them: TERM, and a start at the same address
-  --kills            in each of them one of the two processes is killed, in turn, when connections move: an end of a connection
-                     is excused, wrong bytes are not
-  --soak MINUTES     instead of them: an upgrade every 5 s, a bad program every minute, now and then a successor killed on
-                     probation, hostile clients all the time, --strict, plain, unix and TLS listeners at once, clients of
-                     all modes; nothing may be lost, and descriptors, threads and memory may not grow
-  --report DIR       where a soak writes its tables and plots
-  --pause-ms N       between a handover and the next (default 100)
-  --probation-ms N   of each handover (default 0)
-  --keepalive N  --close N  --pipelined N  --slow N  --upload N  --reader N  --stream N
-  --idle N  --preconnect N  --halves N  --rekey N  --websocket N  --events N
-                     clients of each mode; without any of these: --mix
-  --mix              32 keepalive and 8 close, the default
-  --idle-connections N
-                     connections without traffic, asked once at the end; alone if no mode is asked for
-  --quiet            no clients at all: the times of the handovers alone
-  --strict           an announced close and a reconnect of a kept connection are failures, too
-  --think-ms N       between an answer and the next request on a kept connection (default 0)
-  --one-way-ms N     of idle and early clients: between a look at the connection and the send (default 10)
-  --sleep-ms N       what a slow request takes (default 300)
-  --big-bytes N      what a reader gets (default 6 MiB, more than the kernel keeps)
-  --upload-bytes N   what an upload sends at most (default 256 KiB)
-  --timeout-ms N     how long an answer may take (default 10000)
-  --unix             every other client by a unix socket
-  --tls              every other client by TLS, with each cipher suite in turn
-  --supervise        the server under its supervisor, which gets all signals
-  --server PATH      the kitchen_sink to run (default: the one beside testkit)
-  --alternate PATH   another version of it: each handover goes from one of the two to the other
-  --log FILE         where to write the log of all generations
-  --seconds N        of load without handovers (default 10)
-  --seconds-max N    for everything (default 600)
-  --selftest         commit each known fault, and see whether it is counted";
+pub(crate) const USAGE: &str = "\
+storm: upgrades a server under load, and counts what its clients lose
+
+usage: testkit storm [flags] [-- flags of the server]
+
+what happens to the server:
+  --upgrades N         so many handovers (default 100); 0: load alone
+  --hups-at-once N     HUPs for each handover, one ms apart (default 1)
+  --bad-binaries       before each handover one that must fail: the program is
+                       missing, hangs, crashes, ...
+  --stops              TERM and a new start, in place of each handover
+  --kills              in each handover one of the two processes is killed while
+                       connections move; ends of connections are excused then,
+                       wrong bytes are not
+  --soak MINUTES       in place of --upgrades: an upgrade every 5 s with bad
+                       programs, killed successors, hostile clients, all
+                       listeners and all modes; nothing may be lost or grow
+  --pause-ms N         between two handovers (default 100)
+  --probation-ms N     of each handover (default 0)
+  --supervise          the server under its supervisor, which gets all signals
+  --server PATH        the kitchen_sink to run (default: beside testkit)
+  --alternate PATH     another version of it: handovers go to and fro
+
+clients:
+  --mix                32 keepalive and 8 close, the default
+  --keepalive N  --close N  --pipelined N  --slow N  --upload N  --reader N
+  --stream N  --idle N  --preconnect N  --halves N  --rekey N  --websocket N
+  --events N           so many clients of each mode
+  --idle-connections N connections without traffic, asked once at the end;
+                       without modes they are alone
+  --quiet              no clients: only the times of the handovers
+  --strict             an announced close or a reconnect is a failure, too
+  --unix               every other client by a unix socket
+  --tls                every other client by TLS, each cipher suite in turn
+  --think-ms N         between an answer and the next request on the same
+                       connection (default 0)
+  --one-way-ms N       idle and early clients: between the check of the
+                       connection and the send (default 10)
+  --sleep-ms N         what a slow request takes (default 300)
+  --big-bytes N        what a reader gets (default 6 MiB, more than the kernel
+                       keeps)
+  --upload-bytes N     the longest upload (default 256 KiB)
+  --timeout-ms N       how long an answer may take (default 10000)
+
+the run:
+  --seconds N          of load without handovers (default 10)
+  --seconds-max N      for everything (default 600)
+  --report DIR         where a soak writes its tables and plots
+  --log FILE           where to write the log of all generations
+  --selftest           make each known fault, and see whether it is counted";
 
 #[derive(Clone, Debug)]
 pub(crate) struct Flags {

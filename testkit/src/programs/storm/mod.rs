@@ -42,6 +42,10 @@ use flags::{Flags, USAGE};
 use super::MainResult;
 
 pub(super) fn main(args: &[String]) -> MainResult {
+    if let Some("--help" | "-h") = args.first().map(String::as_str) {
+        println!("{USAGE}");
+        return Ok(());
+    }
     // Before any thread starts, so that none but the guard takes them.
     mask::block();
     let flags = Flags::parse(args.iter().cloned());
@@ -49,7 +53,7 @@ pub(super) fn main(args: &[String]) -> MainResult {
         Ok(flags) if flags.selftest => status_of(selftest::run().map(|text| (text, true))),
         Ok(flags) => status_of(run::run(&flags)),
         Err(problem) => {
-            let _ = writeln!(std::io::stderr(), "storm: {problem}\n{USAGE}");
+            let _ = writeln!(std::io::stderr(), "storm: {problem}\nTry 'testkit storm --help'.");
             2
         }
     };
