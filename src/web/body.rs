@@ -8,6 +8,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::iter::Fuse;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
@@ -60,7 +61,7 @@ pub(crate) enum Author {
 pub(crate) enum BodyKind {
     #[default]
     Empty,
-    Bytes(Bytes),
+    Bytes(InMemory),
     File {
         file: File,
         left: u64,
@@ -75,6 +76,44 @@ pub(crate) enum BodyKind {
     },
     Detached(DetachedWriter),
     Upgrade(UpgradeHandler),
+}
+
+/// Bytes as they were given: as `Bytes`, those of a `Vec` with spare room would take an allocation more.
+pub(crate) enum InMemory {
+    Shared(Bytes),
+    Own(Vec<u8>),
+}
+
+impl InMemory {
+    pub(crate) fn into_bytes(self) -> Bytes {
+        match self {
+            InMemory::Shared(bytes) => bytes,
+            InMemory::Own(bytes) => bytes.into(),
+        }
+    }
+}
+
+impl Deref for InMemory {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            InMemory::Shared(bytes) => bytes,
+            InMemory::Own(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Bytes> for InMemory {
+    fn from(bytes: Bytes) -> InMemory {
+        InMemory::Shared(bytes)
+    }
+}
+
+impl From<Vec<u8>> for InMemory {
+    fn from(bytes: Vec<u8>) -> InMemory {
+        InMemory::Own(bytes)
+    }
 }
 
 impl BodyKind {
@@ -261,7 +300,7 @@ impl Body {
     /// routes).
     pub fn read_bytes(&mut self) -> io::Result<Bytes> {
         if let BodyKind::Bytes(bytes) = &mut self.kind {
-            return Ok(std::mem::take(bytes));
+            return Ok(std::mem::replace(bytes, Bytes::new().into()).into_bytes());
         }
         let mut all = Vec::new();
         self.read_to_end(&mut all)?;
@@ -281,6 +320,10 @@ impl Body {
 
     pub(crate) const fn of(kind: BodyKind) -> Body {
         Body { kind, conn_info: None, head: Bytes::new(), routed: None, author: Author::Handler }
+    }
+
+    fn in_memory(bytes: InMemory) -> Body {
+        Body::of(if bytes.is_empty() { BodyKind::Empty } else { BodyKind::Bytes(bytes) })
     }
 
     /// The body of a request with this head, as long as nothing of it is there.
@@ -394,19 +437,19 @@ impl Default for Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Body {
-        Body::of(if bytes.is_empty() { BodyKind::Empty } else { BodyKind::Bytes(bytes) })
+        Body::in_memory(bytes.into())
     }
 }
 
 impl From<Vec<u8>> for Body {
     fn from(bytes: Vec<u8>) -> Body {
-        Bytes::from(bytes).into()
+        Body::in_memory(bytes.into())
     }
 }
 
 impl From<String> for Body {
     fn from(text: String) -> Body {
-        Bytes::from(text).into()
+        text.into_bytes().into()
     }
 }
 
@@ -427,7 +470,13 @@ impl Read for Body {
         let room = |left: u64| usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
         match &mut self.kind {
             BodyKind::Empty => Ok(0),
-            BodyKind::Bytes(bytes) => bytes.reader().read(buf),
+            BodyKind::Bytes(InMemory::Shared(bytes)) => bytes.reader().read(buf),
+            BodyKind::Bytes(_) => {
+                let mut bytes = self.read_bytes()?;
+                let n = (&mut bytes).reader().read(buf)?;
+                self.kind = BodyKind::Bytes(bytes.into());
+                Ok(n)
+            }
             BodyKind::File { file, left, .. } => {
                 let room = room(*left);
                 let n = file.read(buf.get_mut(..room).unwrap_or_default())?;

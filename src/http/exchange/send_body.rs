@@ -205,7 +205,8 @@ impl OutgoingBody {
     /// A body that is not copied. None if there is nothing to send.
     pub(super) fn new(kind: BodyKind, framing: BodyFraming) -> Option<OutgoingBody> {
         let (bytes, source) = match kind {
-            BodyKind::Bytes(mut bytes) => {
+            BodyKind::Bytes(bytes) => {
+                let mut bytes = bytes.into_bytes();
                 let rest = split(&mut bytes);
                 (bytes, BodySource::Bytes(rest))
             }
