@@ -15,7 +15,6 @@ use std::time::Instant;
 use http::{Extensions, StatusCode};
 
 use super::progress::After;
-use super::read_head::RoutedRequest;
 use super::refuse::broken;
 use super::{Exchange, Flow, drop_contained};
 use crate::base::contain_panic::panic_text;
@@ -107,7 +106,7 @@ impl Exchange<'_> {
     }
 
     /// Asks the guards on the route of a request that has a body, before anything is done for the body.
-    pub(super) fn ask_guards(&mut self, RoutedRequest { head, route }: &mut RoutedRequest) -> Flow {
+    pub(super) fn ask_guards(&mut self, head: &mut RequestHead, route: &mut RouteMatch) -> Flow {
         self.prepare_call(route)?;
         let RequestHead { request: Some(request), summary, .. } = head else {
             return ControlFlow::Continue(());

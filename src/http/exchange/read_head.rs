@@ -19,6 +19,7 @@ use crate::http::codec::{Decoder, Framing, RequestHead, Scan};
 use crate::net::acceptor::Deadline;
 use crate::net::connection::Activity;
 use crate::net::transfer::PORTABLE_BYTES;
+use crate::web::body::BodyKind;
 use crate::web::handler::{RouteMatch, add_route};
 use crate::web::response::plain;
 
@@ -139,29 +140,30 @@ impl Exchange<'_> {
         }
         match head.framing {
             Framing::None | Framing::Length(0) => self.answer(head, &mut route, After::Keep),
-            _ => {
-                let request = RoutedRequest { head: std::mem::take(head), route };
-                self.accept_body(request, moved_since.unwrap_or(self.now))
-            }
+            _ => self.accept_body(head, &mut route, moved_since.unwrap_or(self.now)),
         }
     }
 
-    fn accept_body(&mut self, mut request: RoutedRequest, started: Instant) -> Flow {
-        let (RoutedRequest { head, route }, limits) = (&mut request, &self.common.limits);
+    fn accept_body(&mut self, head: &mut RequestHead, route: &mut RouteMatch, started: Instant) -> Flow {
+        let limits = &self.common.limits;
         let limit = route.rules().limits.body_bytes.unwrap_or(limits.body_bytes);
         if !route.is_refused() && matches!(head.framing, Framing::Length(n) if n > limit) {
             route.refuse(plain(StatusCode::PAYLOAD_TOO_LARGE));
         }
         if route.is_refused() {
-            return self.answer_unread(&mut request);
+            return self.answer_unread(head, route);
         }
         if route.has_guards() {
-            self.ask_guards(&mut request)?;
-            if request.route.is_answered() {
-                return self.answer_early(&mut request);
+            self.ask_guards(head, route)?;
+            if route.is_answered() {
+                return self.answer_early(head, route);
             }
         }
-        let RoutedRequest { head, route } = &mut request;
+        if !route.rules().streaming && self.take_body(head) {
+            return self.answer(head, route, After::Keep);
+        }
+        let request = RoutedRequest { head: std::mem::take(head), route: std::mem::take(route) };
+        let RoutedRequest { head, route } = &request;
         let decoder = Decoder::new(head.framing, limits);
         if route.rules().streaming {
             self.client.progress.stage = ExchangeStage::Upload(Box::new(PendingUpload { request, decoder }));
@@ -175,5 +177,22 @@ impl Exchange<'_> {
         let collecting = Collecting::new(request, decoder, bounds, &self.common.stores, started);
         self.client.progress.stage = ExchangeStage::Body(Box::new(collecting));
         ControlFlow::Continue(())
+    }
+
+    /// Gives the request its body, if all of it came with the head and it may be in memory. It needs no share of the memory for
+    /// bodies that are being received.
+    fn take_body(&mut self, head: &mut RequestHead) -> bool {
+        let (Some(request), Framing::Length(length)) = (&mut head.request, head.framing) else {
+            return false;
+        };
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let input = &mut self.worker.input;
+        let Some(body) = input.unused().get(..length) else { return false };
+        if length > self.common.limits.body_memory_bytes {
+            return false;
+        }
+        *request.body_mut().kind_mut() = BodyKind::Bytes(body.to_vec().into());
+        input.consume(length);
+        true
     }
 }

@@ -18,6 +18,7 @@ use crate::http::codec::{
     DateCache, Decoder, Framing, HeadMemory, Refusal, RequestHead, encode, is_to_head, parse_head,
 };
 use crate::web::body::status_of_store;
+use crate::web::handler::RouteMatch;
 use crate::web::response::{busy, plain};
 
 const TIMED_OUT: Refusal =
@@ -89,27 +90,26 @@ impl Exchange<'_> {
 
     /// Refuses a request whose body can't be kept.
     pub(super) fn refuse_body(&mut self, request: &mut RoutedRequest, e: &CollectError) -> Flow {
-        request.route.refuse(match e {
+        let RoutedRequest { head, route } = request;
+        route.refuse(match e {
             CollectError::TooLarge => plain(StatusCode::PAYLOAD_TOO_LARGE),
             CollectError::Store(e) => match status_of_store(e) {
                 StatusCode::SERVICE_UNAVAILABLE => busy(),
                 status => plain(status),
             },
         });
-        self.answer_unread(request)
+        self.answer_unread(head, route)
     }
 
     /// Answers a request whose route has a refusal, without reading its body, or the rest of it. The refusal passes
     /// through the handler's wrappers.
-    pub(super) fn answer_unread(&mut self, request: &mut RoutedRequest) -> Flow {
-        let after = After::Close(CloseReason::BodyUnread);
-        self.answer(&mut request.head, &mut request.route, after)
+    pub(super) fn answer_unread(&mut self, head: &mut RequestHead, route: &mut RouteMatch) -> Flow {
+        self.answer(head, route, After::Close(CloseReason::BodyUnread))
     }
 
     /// Answers a request as a guard has decided, before its body is received. A short body is dropped and the connection
     /// kept; the client of a long one, or of one that waits for a 100, is notified of the close.
-    pub(super) fn answer_early(&mut self, request: &mut RoutedRequest) -> Flow {
-        let RoutedRequest { head, route } = request;
+    pub(super) fn answer_early(&mut self, head: &mut RequestHead, route: &mut RouteMatch) -> Flow {
         let budget = self.common.limits.discard_bytes;
         let after = match head.framing {
             Framing::Length(n) if n <= budget && !head.expect_continue => {
