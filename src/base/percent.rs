@@ -55,11 +55,11 @@ pub(crate) fn decoded(text: &str) -> Option<Cow<'_, [u8]>> {
 }
 
 /// As [`decoded`], if the result is UTF-8.
-pub(crate) fn decoded_text(text: &str) -> Option<String> {
+pub(crate) fn decoded_text(text: &str) -> Option<Cow<'_, str>> {
     if !text.contains('%') {
-        return Some(text.to_owned());
+        return Some(Cow::Borrowed(text));
     }
-    String::from_utf8(decoded(text)?.into_owned()).ok()
+    String::from_utf8(decoded(text)?.into_owned()).ok().map(Cow::Owned)
 }
 
 /// Whether each `%` has its two digits. `percent_decode` would keep a malformed one.

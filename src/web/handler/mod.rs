@@ -3,6 +3,7 @@
 pub(crate) mod call_deadline;
 mod limits;
 mod routes;
+mod values;
 mod wrapped;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub(crate) use routes::{
     Call, GuardWalk, Matched, Panics, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal, SharedPattern,
     add_route, answer, call_by_hand, find_route, verify,
 };
+pub(crate) use values::Values;
 pub use wrapped::{EarlyResponse, Guard, Next, Wrapped, Wrapper};
 
 /// Answers requests. Closures and functions from [`Request`] to anything that is

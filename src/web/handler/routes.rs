@@ -25,7 +25,7 @@ use std::time::Instant;
 use http::{Method, StatusCode};
 
 use super::call_deadline::Deadline;
-use super::{EarlyResponse, Handler, RouteLimits};
+use super::{EarlyResponse, Handler, RouteLimits, Values};
 use crate::base::sync::lock;
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::web::end_observer::{EndObserver, EndObservers};
@@ -270,7 +270,7 @@ pub struct RouteMatch {
     /// The routes in the routers around that one, the innermost first.
     outer: Vec<Arc<Route>>,
     /// The values of the pattern's parameters, decoded.
-    values: Vec<String>,
+    values: Values,
     /// None: the server's limits. Boxed, because few routes have rules.
     rules: Option<Box<RouteRules>>,
     /// The answer in place of the handler's: 404, 405, 413 ... Wrappers see it as they see the handler's.
@@ -385,34 +385,31 @@ impl RouteMatch {
         self.rules.get_or_insert_default().add(outer);
     }
 
-    /// Adds the route whose handler has found this, and the values of that route's parameters.
+    /// Adds the route whose handler has found this.
     #[inline(always)]
-    pub(crate) fn add_outer(&mut self, route: &Arc<Route>, values: Vec<String>) {
-        if self.route.is_some() || self.other_method.is_some() {
-            return self.add_further(route, values);
-        }
-        self.route = Some(Arc::clone(route));
-        self.values = values;
-    }
-
-    /// Notes a route of the pattern that has matched, and the values of that pattern's parameters: none of its routes has the
-    /// method.
-    pub(crate) fn add_other_method(&mut self, route: &Arc<Route>, values: Vec<String>) {
-        self.other_method = Some(Arc::clone(route));
-        self.values = values;
-    }
-
-    fn add_further(&mut self, route: &Arc<Route>, mut values: Vec<String>) {
-        if route.is_nest() {
-            values.append(&mut self.values);
-            self.values = values;
-        } else if self.routes().all(|route| matches!(route.place, RoutePlace::Fallback)) {
-            self.values = values;
-        }
+    pub(crate) fn add_outer(&mut self, route: &Arc<Route>) {
         match &self.route {
             None => self.route = Some(Arc::clone(route)),
             Some(_) => self.outer.push(Arc::clone(route)),
         }
+    }
+
+    /// As `add_outer`, with the values of that route's parameters.
+    pub(crate) fn add_with_values(&mut self, route: &Arc<Route>, mut values: Values) {
+        if route.is_nest() {
+            self.values.iter().for_each(|value| values.push(value));
+            self.values = values;
+        } else if self.routes().all(|route| matches!(route.place, RoutePlace::Fallback)) {
+            self.values = values;
+        }
+        self.add_outer(route);
+    }
+
+    /// Notes a route of the pattern that has matched, and the values of that pattern's parameters: none of its routes has the
+    /// method.
+    pub(crate) fn add_other_method(&mut self, route: &Arc<Route>, values: Values) {
+        self.other_method = Some(Arc::clone(route));
+        self.values = values;
     }
 
     /// How long the handler of this route takes. None without a route.
@@ -446,14 +443,14 @@ impl RouteMatch {
 
     /// Bytes on the heap.
     pub(crate) fn held(&self) -> usize {
-        self.values.iter().fold(0, |sum, value| sum.saturating_add(value.capacity()))
+        self.values.held()
     }
 
     /// Adds the route of a nested handler, and the bytes of the path that its prefix has matched.
-    pub(crate) fn add_nest(&mut self, route: &Arc<Route>, values: Vec<String>, prefix: usize) {
+    pub(crate) fn add_nest(&mut self, route: &Arc<Route>, values: Values, prefix: usize) {
         self.is_opaque = self.route.is_none() && self.refusal.is_none();
         self.prefix = self.prefix.saturating_add(prefix);
-        self.add_outer(route, values);
+        self.add_with_values(route, values);
     }
 
     /// All routes, the innermost first. One for another method answers nothing, and only its pattern counts.
@@ -577,7 +574,7 @@ pub(crate) struct Matched {
     route: Arc<Route>,
     /// Those whose prefixes the path begins with, the outermost first.
     nests: Vec<Arc<Route>>,
-    values: Vec<String>,
+    values: Values,
     prefix: usize,
     has_pattern: bool,
 }
@@ -638,17 +635,17 @@ impl Matched {
     /// The parameters, in the order of the pattern.
     pub(crate) fn params(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
         let names = self.patterns().flat_map(|pattern| &pattern.names);
-        names.zip(&self.values).map(|(name, value)| (&**name, &**value))
+        names.zip(self.values.iter()).map(|(name, value)| (&**name, value))
     }
 
     /// The first parameter of this name.
     pub(crate) fn param(&self, name: &str) -> Option<&str> {
-        let mut values = &*self.values;
+        let mut before: usize = 0;
         for pattern in self.patterns() {
             if let Some(at) = pattern.names.iter().position(|own| own == name) {
-                return values.get(at).map(|value| &**value);
+                return self.values.get(before.saturating_add(at));
             }
-            values = values.get(pattern.names.len()..)?;
+            before = before.saturating_add(pattern.names.len());
         }
         None
     }

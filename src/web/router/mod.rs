@@ -16,8 +16,8 @@ use self::pattern::{ParsedPattern, malformed};
 use crate::base::key_hash::BuildKeyHasher;
 use crate::base::percent::{decoded_text, normal_path};
 use crate::web::handler::{
-    Call, EarlyResponse, GuardWalk, Handler, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal, add_route,
-    call_by_hand, verify,
+    Call, EarlyResponse, GuardWalk, Handler, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal, Values,
+    add_route, call_by_hand, verify,
 };
 use crate::web::response::{ResponseExt, plain};
 use crate::{Request, Response};
@@ -383,7 +383,7 @@ impl Routes for Router {
         let literal = self.literal.get(path).and_then(|index| self.paths.get(*index));
         if let Some(route) = literal.and_then(|known| known.route(method)) {
             add_route(&*route.handler, method, path, found);
-            return found.add_outer(route, Vec::new());
+            return found.add_outer(route);
         }
         // What follows a prefix may be empty.
         let path = if path.is_empty() { "/" } else { path };
@@ -393,7 +393,7 @@ impl Routes for Router {
         let hit = self.tree.at(&normal).ok();
         if let Some((known, hit)) = hit.and_then(|hit| Some((self.paths.get(*hit.value)?, hit))) {
             return match known.route(method) {
-                Some(route) => match values(route, &hit.params) {
+                Some(route) => match values(route, &normal, &hit.params) {
                     None => found.refuse(plain(StatusCode::BAD_REQUEST)),
                     Some(values) if known.is_nest() => {
                         let below = below(&normal, &hit.params);
@@ -402,12 +402,13 @@ impl Routes for Router {
                     }
                     Some(values) => {
                         add_route(&*route.handler, method, path, found);
-                        found.add_outer(route, values);
+                        found.add_with_values(route, values);
                     }
                 },
                 None => {
                     if let Some(other) = known.routes.first() {
-                        found.add_other_method(other, values(other, &hit.params).unwrap_or_default());
+                        found
+                            .add_other_method(other, values(other, &normal, &hit.params).unwrap_or_default());
                     }
                     found.refuse(if *method == Method::OPTIONS {
                         allowing(StatusCode::NO_CONTENT, &known.allow)
@@ -425,7 +426,7 @@ impl Routes for Router {
         }
         if let Some(route) = self.fallback.as_ref().filter(|_| normal.starts_with('/')) {
             add_route(&*route.handler, method, path, found);
-            return found.add_outer(route, Vec::new());
+            return found.add_outer(route);
         }
         let status = if self.knows(method) { StatusCode::NOT_FOUND } else { StatusCode::NOT_IMPLEMENTED };
         found.refuse(plain(status));
@@ -467,15 +468,13 @@ impl Path {
 }
 
 /// The parameters' values, decoded. None if one is not UTF-8.
-fn values(route: &Route, params: &Params<'_, '_>) -> Option<Vec<String>> {
-    let names = route.pattern().names.len();
-    let mut values = Vec::with_capacity(names);
-    // Without what follows the prefix of a nested handler.
-    for (_, raw) in params.iter().take(names) {
-        values.push(decoded_text(raw)?);
+fn values(route: &Route, path: &str, params: &Params<'_, '_>) -> Option<Values> {
+    let names = &route.pattern().names;
+    let mut values = Values::with_room(names.len(), path.len());
+    for name in names {
+        // The tree has no parameter for an empty rest.
+        values.push(&decoded_text(params.get(name).unwrap_or_default())?);
     }
-    // The tree has no parameter for an empty rest.
-    values.resize_with(names, String::new);
     Some(values)
 }
 

@@ -1,5 +1,6 @@
 //! A WebSocket that moves to the next process: what was agreed with the client travels, with the bytes that were not read.
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -112,7 +113,7 @@ impl Terms {
         if let [ping, silence, stall, closing] = times[..] {
             options = options.ping(ping).silence(silence).stall(stall).closing(closing);
         }
-        let protocol = decoded_text(field("protocol")).filter(|name| !name.is_empty());
+        let protocol = decoded_text(field("protocol")).filter(|name| !name.is_empty()).map(Cow::into_owned);
         Terms { options, protocol, silent: ms(field("silent_ms")).unwrap_or_default(), resumed: true }
     }
 }
