@@ -13,14 +13,14 @@ pub(super) const BAD_TARGET: Refusal = Refusal::bad("malformed request target");
 
 /// Accepts the four forms of RFC 9112 §3.2, each only with the methods that may use it.
 pub(super) fn parse_target(method: &Method, target: Bytes) -> Result<Uri, Refusal> {
-    // No form has a fragment; `Uri` would drop it.
-    if target.contains(&b'#') {
+    let (is_path, is_asterisk, len) = (target.starts_with(b"/"), *target == *b"*", target.len());
+    // No form has a fragment, and `Uri` drops it: of a path, which most targets are, the length shows that.
+    if !is_path && target.contains(&b'#') {
         return Err(BAD_TARGET);
     }
-    let (is_path, is_asterisk) = (target.starts_with(b"/"), *target == *b"*");
     let uri = Uri::from_maybe_shared(target).map_err(|_| BAD_TARGET)?;
     let fits = if is_path {
-        *method != Method::CONNECT
+        *method != Method::CONNECT && uri.path_and_query().is_some_and(|whole| whole.as_str().len() == len)
     } else if is_asterisk {
         *method == Method::OPTIONS
     } else {
