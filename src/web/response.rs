@@ -128,7 +128,8 @@ fn spare() -> Parts {
 #[inline(always)]
 pub(crate) fn recycle(mut sent: Response) {
     const MOST: usize = 32;
-    if sent.headers().capacity() > MOST || !sent.extensions().is_empty() {
+    // One without memory would take the place of one that has some.
+    if !(1..=MOST).contains(&sent.headers().capacity()) || !sent.extensions().is_empty() {
         return;
     }
     let headers = sent.headers_mut();
