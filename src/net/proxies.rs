@@ -4,7 +4,7 @@
 //! does not know: behind one that sets `X-Forwarded-For`, a `Forwarded` is the client's own text. So no way of saying it
 //! is preferred to another by the server, and there is no default.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -27,7 +27,9 @@ use ipnet::IpNet;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxies {
-    networks: Vec<IpNet>,
+    /// The first address of each network, and its mask.
+    v4: Vec<(Ipv4Addr, Ipv4Addr)>,
+    v6: Vec<(Ipv6Addr, Ipv6Addr)>,
     /// Every client of a unix socket is one.
     unix: bool,
     fields: ForwardedFields,
@@ -51,7 +53,8 @@ impl Proxies {
     /// unix socket. [`Server::serve`](crate::Server::serve) reports what is none of these.
     pub fn new<T: AsRef<str>>(addresses: impl IntoIterator<Item = T>) -> Proxies {
         let mut proxies = Proxies {
-            networks: Vec::new(),
+            v4: Vec::new(),
+            v6: Vec::new(),
             unix: false,
             fields: ForwardedFields::None,
             proxy_protocol: false,
@@ -61,7 +64,8 @@ impl Proxies {
             let address = address.as_ref();
             match (address, network(address)) {
                 ("unix", _) => proxies.unix = true,
-                (_, Some(network)) => proxies.networks.push(network),
+                (_, Some(IpNet::V4(net))) => proxies.v4.push((net.network(), net.netmask())),
+                (_, Some(IpNet::V6(net))) => proxies.v6.push((net.network(), net.netmask())),
                 _ => proxies.invalid = proxies.invalid.or_else(|| Some(address.to_owned())),
             }
         }
@@ -98,7 +102,8 @@ impl Proxies {
     /// Whether this is the address of a trusted proxy. None is a client of a unix socket.
     pub(crate) fn trust(&self, address: Option<IpAddr>) -> bool {
         match address.map(|address| address.to_canonical()) {
-            Some(address) => self.networks.iter().any(|network| network.contains(&address)),
+            Some(IpAddr::V4(address)) => self.v4.iter().any(|(first, mask)| address & *mask == *first),
+            Some(IpAddr::V6(address)) => self.v6.iter().any(|(first, mask)| address & *mask == *first),
             None => self.unix,
         }
     }
@@ -116,7 +121,7 @@ impl Proxies {
         if let Some(invalid) = &self.invalid {
             return Some(format!("trusts {invalid:?}, which is neither an address, a network nor \"unix\""));
         }
-        if self.networks.is_empty() && !self.unix {
+        if self.v4.is_empty() && self.v6.is_empty() && !self.unix {
             return Some("has an empty list of proxies: Listen::trust_proxies".to_owned());
         }
         (self.fields == ForwardedFields::None && !self.proxy_protocol).then(|| {
@@ -149,6 +154,9 @@ mod tests {
             ("2001:db8::2", false),
             ("127.0.0.1", false),
         ];
+        // All of one family are none of the other.
+        let all = |network| Proxies::new([network]).trust("10.0.0.1".parse().ok());
+        assert!(all("0.0.0.0/0") && !all("::/0") && !all("::ffff:0:0/96"));
         for (address, trusted) in cases {
             assert_eq!(proxies.trust(Some(address.parse().unwrap())), trusted, "{address}");
         }

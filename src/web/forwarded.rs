@@ -10,7 +10,7 @@
 //! appended as a line; within one line such a quote makes the line malformed, and so the client unknown.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::uri::Authority;
 use http::{HeaderName, header};
@@ -24,12 +24,18 @@ static X_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// What one proxy says about its client.
-#[derive(Debug, Default)]
-struct Statement<'a> {
+#[derive(Debug)]
+struct Statement<T> {
     /// None if it does not say it.
     address: Option<Address>,
-    proto: Option<Cow<'a, str>>,
-    host: Option<Cow<'a, str>>,
+    proto: Option<T>,
+    host: Option<T>,
+}
+
+impl<T> Default for Statement<T> {
+    fn default() -> Statement<T> {
+        Statement { address: None, proto: None, host: None }
+    }
 }
 
 /// Changes `client`, which is the connection's peer, to the one that trusted proxies name. Nothing changes if the peer is
@@ -38,25 +44,17 @@ pub(super) fn apply(client: &mut Client, proxies: &Proxies, fields: FieldSource<
     if !proxies.trust(client.address.ip) {
         return;
     }
-    let said = match proxies.fields() {
-        ForwardedFields::None => return,
-        ForwardedFields::Standard => client.follow(proxies, &mut standard(fields).into_iter().rev()),
-        ForwardedFields::X => client.follow(proxies, &mut x_forwarded(fields)),
-    };
-    if let Some(said) = said {
-        client.is_https = said.proto.and_then(|proto| is_https(&proto)).unwrap_or(client.is_https);
-        client.forwarded_host = said.host.filter(|host| is_host(host)).map(|host| host.into_owned().into());
+    match proxies.fields() {
+        ForwardedFields::None => {}
+        ForwardedFields::Standard => client.follow(proxies, standard(fields).into_iter().rev()),
+        ForwardedFields::X => client.follow(proxies, x_forwarded(fields)),
     }
 }
 
 impl Client {
-    /// Goes from one trusted proxy, which `self` is now, to the one before it. `statements` begins with that of the nearest. Gives the last one that
-    /// was read.
-    fn follow<'a>(
-        &mut self,
-        proxies: &Proxies,
-        statements: &mut dyn Iterator<Item = Statement<'a>>,
-    ) -> Option<Statement<'a>> {
+    /// Goes from one trusted proxy, which `self` is now, to the one before it. `statements` begins with that of the nearest. The
+    /// last one that is read says the rest.
+    fn follow<T: AsRef<[u8]>>(&mut self, proxies: &Proxies, statements: impl Iterator<Item = Statement<T>>) {
         let mut last = None;
         // The nearest first, until all are there.
         self.via.reverse();
@@ -72,13 +70,16 @@ impl Client {
             }
         }
         self.via.reverse();
-        last
+        if let Some(said) = last {
+            self.is_https = said.proto.and_then(|proto| is_https(proto.as_ref())).unwrap_or(self.is_https);
+            self.forwarded_host = said.host.and_then(|host| Some(host_of(host.as_ref())?.into()));
+        }
     }
 }
 
 /// The statements of `X-Forwarded-*`, the last one first. The fields are parallel lists; where one of the others is
 /// shorter, a proxy has replaced it instead of appending to it, and the leftmost value is the best there is.
-fn x_forwarded(fields: FieldSource<'_>) -> impl Iterator<Item = Statement<'_>> {
+fn x_forwarded(fields: FieldSource<'_>) -> impl Iterator<Item = Statement<&[u8]>> {
     let [mut addresses, mut protos, mut hosts] = [(); 3].map(|()| Lines::default());
     fields.for_each([&X_FOR, &X_PROTO, &X_HOST], |n, line| match n {
         0 => addresses.push(line),
@@ -86,18 +87,16 @@ fn x_forwarded(fields: FieldSource<'_>) -> impl Iterator<Item = Statement<'_>> {
         _ => hosts.push(line),
     });
     let (mut proto, mut host) = (None, None);
-    let mut addresses = addresses.map(|text| Some(text.and_then(node).unwrap_or_default()));
     // A proxy may say the scheme and not the client.
     let mut is_first = true;
     std::iter::from_fn(move || {
-        let address = addresses.next();
+        let address = addresses.next_address();
         if address.is_none() && !std::mem::take(&mut is_first) {
             return None;
         }
         proto = protos.next().or(proto);
         host = hosts.next().or(host);
-        let (proto, host) = (proto.flatten().map(Cow::Borrowed), host.flatten().map(Cow::Borrowed));
-        Some(Statement { address: address.flatten(), proto, host })
+        Some(Statement { address, proto, host })
     })
 }
 
@@ -111,25 +110,40 @@ struct Lines<'h> {
 
 impl<'h> Lines<'h> {
     fn push(&mut self, line: &'h [u8]) {
-        self.before.extend(self.last.replace(line));
+        if let Some(before) = self.last.replace(line) {
+            self.before.push(before);
+        }
+    }
+
+    /// The last element as an address, which is hidden if it is malformed. Mostly a line is one address.
+    fn next_address(&mut self) -> Option<Address> {
+        match self.last.and_then(ipv4) {
+            Some(ip) => {
+                self.last = self.before.pop();
+                Some(Address::new(ip.into(), None))
+            }
+            None => self.next().map(|element| node(element).unwrap_or_default()),
+        }
     }
 }
 
-/// The elements of the list, the last one first; None for one that is not ASCII.
+/// The elements of the list, the last one first.
 impl<'h> Iterator for Lines<'h> {
-    type Item = Option<&'h str>;
+    type Item = &'h [u8];
 
-    fn next(&mut self) -> Option<Option<&'h str>> {
+    fn next(&mut self) -> Option<&'h [u8]> {
         let line = self.last?;
-        let mut parts = line.rsplitn(2, |b| *b == b',');
-        let element = parts.next().unwrap_or_default();
-        self.last = parts.next().or_else(|| self.before.pop());
-        Some(ascii(element.trim_ascii()))
+        let (before, element) = match line.iter().rposition(|b| *b == b',') {
+            Some(at) => (line.get(..at), line.get(at..).and_then(|rest| rest.get(1..)).unwrap_or_default()),
+            None => (None, line),
+        };
+        self.last = before.or_else(|| self.before.pop());
+        Some(element.trim_ascii())
     }
 }
 
 /// The statements of `Forwarded`, in their order. A malformed line is one that hides the client.
-fn standard(fields: FieldSource<'_>) -> Vec<Statement<'_>> {
+fn standard(fields: FieldSource<'_>) -> Vec<Statement<Text<'_>>> {
     let hidden = || vec![Statement { address: Some(Address::default()), ..Statement::default() }];
     let mut all = Vec::new();
     fields.for_each([&header::FORWARDED], |_, line| {
@@ -139,7 +153,7 @@ fn standard(fields: FieldSource<'_>) -> Vec<Statement<'_>> {
 }
 
 /// RFC 7239 §4. None if it is malformed.
-fn elements(line: &str) -> Option<Vec<Statement<'_>>> {
+fn elements(line: &str) -> Option<Vec<Statement<Text<'_>>>> {
     let mut rest = line.trim_matches([' ', '\t']);
     let mut elements = vec![Statement::default()];
     // Empty elements of a list are allowed, as are empty pairs.
@@ -166,9 +180,12 @@ fn elements(line: &str) -> Option<Vec<Statement<'_>>> {
     Some(elements)
 }
 
-impl<'a> Statement<'a> {
+/// A value, without the escapes of a quoted one.
+type Text<'a> = Cow<'a, [u8]>;
+
+impl<'a> Statement<Text<'a>> {
     /// None if the element has this parameter already.
-    fn add(&mut self, name: &str, value: Cow<'a, str>) -> Option<()> {
+    fn add(&mut self, name: &str, value: Text<'a>) -> Option<()> {
         let repeated = if name.eq_ignore_ascii_case("for") {
             self.address.replace(node(&value).unwrap_or_default()).is_some()
         } else if name.eq_ignore_ascii_case("proto") {
@@ -183,7 +200,7 @@ impl<'a> Statement<'a> {
 }
 
 /// `token=token` or `token="quoted"`, and what follows.
-fn pair(text: &str) -> Option<(&str, Cow<'_, str>, &str)> {
+fn pair(text: &str) -> Option<(&str, Text<'_>, &str)> {
     let (name, rest) = text.split_once('=')?;
     let is_token = |text: &str| !text.is_empty() && text.bytes().all(is_token_byte);
     if !is_token(name) {
@@ -192,13 +209,13 @@ fn pair(text: &str) -> Option<(&str, Cow<'_, str>, &str)> {
     let Some(quoted) = rest.strip_prefix('"') else {
         let end = rest.bytes().position(|b| !is_token_byte(b)).unwrap_or(rest.len());
         let (value, after) = rest.split_at_checked(end)?;
-        return (!value.is_empty()).then_some((name, Cow::Borrowed(value), after));
+        return (!value.is_empty()).then_some((name, Cow::Borrowed(value.as_bytes()), after));
     };
     let mut value = String::new();
     let mut chars = quoted.chars();
     loop {
         match chars.next()? {
-            '"' => return Some((name, Cow::Owned(value), chars.as_str())),
+            '"' => return Some((name, Cow::Owned(value.into_bytes()), chars.as_str())),
             '\\' => value.push(chars.next()?),
             c => value.push(c),
         }
@@ -212,7 +229,11 @@ fn is_token_byte(b: u8) -> bool {
 
 /// An address, with a port or without. IPv6 has brackets if there is a port, and may have them otherwise. None for what is
 /// hidden or malformed.
-fn node(text: &str) -> Option<Address> {
+fn node(text: &[u8]) -> Option<Address> {
+    if let Some(ip) = ipv4(text) {
+        return Some(Address::new(ip.into(), None));
+    }
+    let text = ascii(text)?;
     if let Ok(ip) = text.parse() {
         return Some(Address::new(ip, None));
     }
@@ -232,6 +253,25 @@ fn node(text: &str) -> Option<Address> {
     Some(Address::new(ip, None))
 }
 
+/// As the parser of the standard library, in half of its instructions, the check that it is text included.
+fn ipv4(text: &[u8]) -> Option<Ipv4Addr> {
+    let (mut bits, mut part, mut digits, mut parts) = (0u32, 0u32, 0u8, 1u8);
+    for b in text {
+        match b {
+            b'0'..=b'9' if digits == 0 || (part > 0 && digits < 3) => {
+                part = part.wrapping_mul(10).wrapping_add(u32::from(b & 0xf));
+                digits = digits.wrapping_add(1);
+            }
+            b'.' if digits > 0 && part <= 255 && parts < 4 => {
+                bits = bits << 8 | part;
+                (part, digits, parts) = (0, 0, parts.wrapping_add(1));
+            }
+            _ => return None,
+        }
+    }
+    (digits > 0 && part <= 255 && parts == 4).then(|| Ipv4Addr::from(bits << 8 | part))
+}
+
 impl Address {
     fn new(ip: IpAddr, port: Option<u16>) -> Address {
         Address { ip: Some(ip.to_canonical()), port }
@@ -239,16 +279,18 @@ impl Address {
 }
 
 /// Some proxies say the scheme of a WebSocket.
-fn is_https(proto: &str) -> Option<bool> {
-    let is = |name: &str| proto.eq_ignore_ascii_case(name);
+fn is_https(proto: &[u8]) -> Option<bool> {
+    let is = |name: &str| proto.eq_ignore_ascii_case(name.as_bytes());
     if is("https") || is("wss") {
         return Some(true);
     }
     (is("http") || is("ws")).then_some(false)
 }
 
-fn is_host(text: &str) -> bool {
-    text.parse::<Authority>().is_ok_and(|authority| !authority.as_str().contains('@'))
+/// None if it is no host.
+fn host_of(text: &[u8]) -> Option<&str> {
+    let host = ascii(text)?;
+    host.parse::<Authority>().is_ok_and(|authority| !authority.as_str().contains('@')).then_some(host)
 }
 
 #[cfg(test)]
@@ -392,6 +434,21 @@ mod tests {
         }
         let proxies = Proxies::new(["10.0.0.0/8"]).proxy_protocol();
         assert_eq!(client(&proxies, &fields), "10.0.0.1:9  http -", "fields that no proxy sets");
+    }
+
+    #[test]
+    fn an_address_is_read_as_the_standard_library_does() {
+        let same = |text: &str| assert_eq!(ipv4(text.as_bytes()), text.parse().ok(), "{text}");
+        let odd =
+            ["", ".", "1.2.3", "1.2.3.", "1.2.3.4.", ".1.2.3", "1.2.3.4.5", "1..2.3", "01.2.3.4", "0.0.0.0"];
+        odd.into_iter().for_each(same);
+        ["1.2.3.256", "1.256.3.4", "1.2.3.0256", "255.255.255.255", "999.1.1.1"].into_iter().for_each(same);
+        check(4 * CASES, BYTES, |u| {
+            same(&text(u, 0..=16, &['.'..='.', '0'..='9'])?);
+            let parts = list(u, 4..=4, |u| u.int_in_range(0..=300u16))?;
+            same(&parts.iter().map(u16::to_string).collect::<Vec<_>>().join("."));
+            Ok(())
+        });
     }
 
     /// Whatever a client sends, what the proxy has appended decides.
