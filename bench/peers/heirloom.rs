@@ -128,6 +128,8 @@ fn router() -> Router {
         .get("/slow", |_: Request| work::slow())
         // Fast, but with the query it sleeps 100 ms: a route's first surprise.
         .get("/turn", |req: Request| if req.query_str() == Some("slow") { surprise() } else { HELLO })
+        .get("/flat/about", |_: Request| HELLO)
+        .nest("/nest", Router::new().get("/about", |_: Request| HELLO))
         .get("/about", |_: Request| "about\n")
         .get("/healthz", |_: Request| "ok\n")
         .get("/login", |_: Request| Html("<form method=post>...</form>\n"))

@@ -3,6 +3,7 @@
 //!
 //! What is appended is UTF-8, so the line is.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt::Display;
 use std::io::Write;
@@ -95,44 +96,51 @@ pub(crate) fn push_address(line: &mut Vec<u8>, address: SocketAddr) {
     push_number(line, address.port().into());
 }
 
+// Text is bytes here: those that are all plain need no check that they are UTF-8, and what is not UTF-8 is replaced.
+
+fn shown(text: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(text)
+}
+
 /// Appends the text as [`Value`] does: escaped, and quoted if it could be confused with the surrounding text.
-pub(crate) fn push_value(line: &mut Vec<u8>, text: &str) {
+pub(crate) fn push_value(line: &mut Vec<u8>, text: &[u8]) {
     let is_bare = |b: u8| matches!(b, b'!'..=b'~') & !matches!(b, b'"' | b'=' | b'\\');
-    if text.is_empty() || text == "-" || !are_all(text, is_bare) {
-        return push_display(line, Value(text));
+    if text.is_empty() || text == b"-" || !are_all(text, is_bare) {
+        return push_display(line, Value(&shown(text)));
     }
-    line.extend_from_slice(text.as_bytes());
+    line.extend_from_slice(text);
 }
 
 /// Appends the text as [`Quoted`] does.
-pub(crate) fn push_quoted(line: &mut Vec<u8>, text: &str) {
+pub(crate) fn push_quoted(line: &mut Vec<u8>, text: &[u8]) {
     if !are_all(text, is_plain) {
-        return push_display(line, Quoted(text));
+        return push_display(line, Quoted(&shown(text)));
     }
     push_in_quotes(line, text);
 }
 
 /// Appends the text as [`Quoted`] does, without the quotes.
-pub(crate) fn push_within_quotes(line: &mut Vec<u8>, text: &str) {
+pub(crate) fn push_within_quotes(line: &mut Vec<u8>, text: &[u8]) {
     if are_all(text, is_plain) {
-        return line.extend_from_slice(text.as_bytes());
+        return line.extend_from_slice(text);
     }
-    let quoted = Quoted(text).to_string();
+    let quoted = Quoted(&shown(text)).to_string();
     let within = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     line.extend_from_slice(within.unwrap_or_default().as_bytes());
 }
 
 /// Appends the text as [`JsonText`] does.
-pub(crate) fn push_json(line: &mut Vec<u8>, text: Option<&str>) {
+pub(crate) fn push_json(line: &mut Vec<u8>, text: Option<&[u8]>) {
     match text {
+        None => line.extend_from_slice(b"null"),
         Some(text) if are_all(text, is_plain) => push_in_quotes(line, text),
-        text => push_display(line, JsonText(text)),
+        Some(text) => push_display(line, JsonText(Some(&shown(text)))),
     }
 }
 
-fn push_in_quotes(line: &mut Vec<u8>, text: &str) {
+fn push_in_quotes(line: &mut Vec<u8>, text: &[u8]) {
     line.push(b'"');
-    line.extend_from_slice(text.as_bytes());
+    line.extend_from_slice(text);
     line.push(b'"');
 }
 
@@ -143,8 +151,8 @@ fn is_plain(b: u8) -> bool {
 
 /// Does not stop early, so that the compiler can vectorize the loop.
 #[inline]
-fn are_all(text: &str, is: impl Fn(u8) -> bool) -> bool {
-    text.bytes().fold(true, |all, b| all & is(b))
+fn are_all(text: &[u8], is: impl Fn(u8) -> bool) -> bool {
+    text.iter().fold(true, |all, b| all & is(*b))
 }
 
 #[cfg(test)]
@@ -175,17 +183,22 @@ mod tests {
     #[test]
     fn texts_are_as_they_display_whatever_they_have() {
         let same = |text: &str| {
-            assert_eq!(line(|line| push_value(line, text)), Value(text).to_string());
-            assert_eq!(line(|line| push_quoted(line, text)), Quoted(text).to_string());
-            let within = line(|line| push_within_quotes(line, text));
+            assert_eq!(line(|line| push_value(line, text.as_bytes())), Value(text).to_string());
+            assert_eq!(line(|line| push_quoted(line, text.as_bytes())), Quoted(text).to_string());
+            let within = line(|line| push_within_quotes(line, text.as_bytes()));
             assert_eq!(format!("\"{within}\""), Quoted(text).to_string());
-            assert_eq!(line(|line| push_json(line, Some(text))), JsonText(Some(text)).to_string());
+            assert_eq!(line(|line| push_json(line, Some(text.as_bytes()))), JsonText(Some(text)).to_string());
         };
         (0..=0x2_0000).filter_map(char::from_u32).for_each(|c| same(&format!("a{c}b")));
         ["", "-", "--", "a=b", "\"", "\\", "curl/8 (x)", "/ü", &"/a".repeat(100)].into_iter().for_each(same);
         assert_eq!(line(|line| push_json(line, None)), "null");
         check(CASES, BYTES, |u| {
-            same(&String::from_utf8_lossy(&bytes(u, 0..=40)?));
+            let sent = bytes(u, 0..=40)?;
+            let text = String::from_utf8_lossy(&sent);
+            same(&text);
+            assert_eq!(line(|line| push_value(line, &sent)), Value(&text).to_string());
+            assert_eq!(line(|line| push_quoted(line, &sent)), Quoted(&text).to_string());
+            assert_eq!(line(|line| push_json(line, Some(&sent))), JsonText(Some(&text)).to_string());
             Ok(())
         });
     }

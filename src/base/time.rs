@@ -38,16 +38,16 @@ thread_local! {
 /// What the wall clock showed at a time that is not in the future. It is read once a second at most.
 pub(crate) fn wall_time(at: Instant) -> SystemTime {
     let known = BOTH_CLOCKS.try_with(Cell::get).ok().flatten();
-    let known = known.filter(|(instant, _)| at.saturating_duration_since(*instant) < ALIKE);
-    let (instant, wall) = known.unwrap_or_else(|| {
+    let since = |(instant, wall): (Instant, SystemTime)| match at.checked_duration_since(instant) {
+        Some(later) if later >= ALIKE => None,
+        Some(later) => wall.checked_add(later),
+        None => Some(wall.checked_sub(instant.saturating_duration_since(at)).unwrap_or(UNIX_EPOCH)),
+    };
+    known.and_then(since).unwrap_or_else(|| {
         let both = (Instant::now(), SystemTime::now());
         note_both_clocks(both);
-        both
-    });
-    match at.checked_duration_since(instant) {
-        Some(later) => wall.checked_add(later).unwrap_or(wall),
-        None => wall.checked_sub(instant.saturating_duration_since(at)).unwrap_or(UNIX_EPOCH),
-    }
+        since(both).unwrap_or(both.1)
+    })
 }
 
 /// For this thread, until the next second.

@@ -19,7 +19,7 @@ pub struct Client {
     pub(super) via: Via,
     pub(super) is_https: bool,
     /// The host that the client has asked for, if a proxy says so.
-    pub(super) forwarded_host: Option<Box<str>>,
+    pub(in crate::web) forwarded_host: Option<Box<str>>,
 }
 
 /// The proxies that have passed a request on, in that order: mostly none or one, for which nothing is allocated.

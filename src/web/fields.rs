@@ -37,7 +37,9 @@ impl<'h> FieldSource<'h> {
             FieldSource::Head(head) => {
                 let names = names.map(|name| name.as_str().as_bytes());
                 for line in lines(head).skip(1) {
-                    let found = names.iter().position(|name| is_named(line, name));
+                    let first = line.first().map(u8::to_ascii_lowercase);
+                    let found =
+                        names.iter().position(|name| name.first().copied() == first && is_named(line, name));
                     if let Some((n, name)) = found.and_then(|n| Some((n, names.get(n)?))) {
                         f(n, line.get(name.len().saturating_add(1)..).unwrap_or_default().trim_ascii());
                     }

@@ -5,7 +5,6 @@ pub mod broadcast;
 pub(crate) mod client;
 pub(crate) mod coding;
 pub(crate) mod conditional;
-pub(crate) mod end_observer;
 pub mod error_pages;
 pub(crate) mod extract;
 pub(crate) mod fields;

@@ -73,6 +73,8 @@ fn cases() -> Vec<Case> {
         feature("client", "/client", ""),
         feature("proxies", "/", "proxies"),
         feature("proxies-client", "/client", "proxies"),
+        case("flat", 1, 16, full("/flat/about"), 3.0),
+        Case { beside: Some("flat"), ..feature("nested", "/nest/about", "") },
         feature("access-no-logger", "/", "access"),
         feature("access-discarded", "/", "access-discarded"),
         feature("access-logged", "/", "access-logged"),

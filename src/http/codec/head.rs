@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST,
     UPGRADE, USER_AGENT,
@@ -16,6 +16,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use super::framing::{ConnectionFields, Framing};
+use super::head_memory::HeadMemory;
 use super::known_host::KnownHost;
 use super::target::{BAD_TARGET, parse_target};
 use super::tokens::{TOO_MANY_FIELDS, Tokens};
@@ -155,42 +156,6 @@ impl Scan {
     }
 }
 
-/// The memory of heads. A worker's next head takes the place of the one before, unless something of that is kept: a head
-/// that is kept keeps its memory, and the next one gets its own.
-#[derive(Debug, Default)]
-pub(crate) struct HeadMemory {
-    /// The last head, whose exchange is over.
-    text: Bytes,
-    tokens: Tokens,
-    host: KnownHost,
-}
-
-impl HeadMemory {
-    /// Longer heads are rare, and have memory of their own: a handler that keeps a field keeps all of this.
-    const MOST: usize = 2 << 10;
-
-    fn copy(&mut self, text: &[u8]) -> Bytes {
-        if text.len() > HeadMemory::MOST {
-            return Bytes::copy_from_slice(text);
-        }
-        let mut copy = match std::mem::take(&mut self.text).try_into_mut() {
-            Ok(last) => last,
-            // Split, it counts its handles from the start, and need not be converted for each head.
-            Err(_) => BytesMut::with_capacity(text.len()).split_off(0),
-        };
-        copy.clear();
-        copy.extend_from_slice(text);
-        copy.freeze()
-    }
-
-    /// Takes a head that its exchange no longer needs, and leaves nothing of it to that.
-    pub(crate) fn recycle(&mut self, text: &mut Bytes) {
-        if text.len() <= HeadMemory::MOST {
-            std::mem::swap(&mut self.text, text);
-        }
-    }
-}
-
 /// Parses the head that `input` starts with into `head`: a head is large, so it is written where it stays. False if it is
 /// not complete yet.
 pub(crate) fn parse_head(
@@ -316,6 +281,8 @@ fn field_name(name: &[u8]) -> Option<HeaderName> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use arbtest::arbitrary::{self, Unstructured};
 
     use super::*;
@@ -699,6 +666,29 @@ mod tests {
         assert_eq!(kept.as_ptr(), first);
         assert_ne!(read("c").as_ptr(), first);
         assert!(kept.starts_with(b"GET /b "));
+    }
+
+    #[test]
+    fn heads_of_requests_that_wait_for_one_write_take_turns() {
+        let (memory, limits) = (&mut HeadMemory::default(), Limits::default());
+        let mut read = |text: &str| {
+            let head = parse_with(memory, text.as_bytes(), &limits).unwrap().unwrap().summary.text;
+            memory.recycle(&mut head.clone());
+            head
+        };
+        let kept = read("GET /kept HTTP/1.1\r\nHost: h\r\n\r\n");
+        let (mut waiting, mut places) = (Vec::new(), BTreeSet::new());
+        for n in 0..20 * HeadMemory::MOST_KEPT {
+            let text = format!("GET /{n:04} HTTP/1.1\r\nHost: h\r\n\r\n");
+            let head = read(&text);
+            places.insert(head.as_ptr());
+            waiting.push((head, text));
+            if waiting.len() == 16 {
+                assert!(waiting.drain(..).all(|(head, text)| head == text), "each has its own");
+            }
+        }
+        assert!(places.len() <= HeadMemory::MOST_KEPT + 2, "{}", places.len());
+        assert!(kept.starts_with(b"GET /kept "));
     }
 
     #[test]

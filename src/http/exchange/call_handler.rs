@@ -67,7 +67,7 @@ impl Exchange<'_> {
         let mut place = None;
         let handler = &*listener_handler.handler.0;
         let panics = &self.worker.panics;
-        let response = answer(handler, request, route, panics, &mut self.observers, &mut place);
+        let response = answer(handler, request, route, panics, &mut self.entries, &mut place);
         (self.now, self.is_current) = (Instant::now(), true);
         let latency = route.latency().unwrap_or(&listener_handler.latency);
         let took = latency.finish(&run, self.now);

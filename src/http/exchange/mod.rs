@@ -67,9 +67,9 @@ use crate::net::acceptor::{Deadline, Lingered, Parking};
 use crate::net::connection::{Activity, Cause, Connection, Ready};
 use crate::net::scheduler::latency::HandlerLatency;
 use crate::net::scheduler::queue::{Queue, Taken};
-use crate::web::end_observer::EndObservers;
 use crate::web::error_pages::ErrorPages;
 use crate::web::handler::Handler;
+use crate::web::wrap::Entries;
 
 use deadline::Deadlines;
 use detached::{Detached, Detachment};
@@ -269,8 +269,8 @@ struct Exchange<'a> {
     drained: bool,
     /// The head of the request with which the connection ends.
     last_head: Option<Bytes>,
-    /// Those of the response that is being decided on.
-    observers: EndObservers,
+    /// Those of the access log for the response that is being decided on.
+    entries: Entries,
     /// Requests in this turn.
     served: usize,
     /// When the turn ends, as soon as there is a place to end it.
@@ -299,7 +299,7 @@ impl<'a> Exchange<'a> {
             permit,
             drained: false,
             last_head: None,
-            observers: EndObservers::default(),
+            entries: Entries::default(),
             served: 0,
             ends: now + TURN_TIME,
             now,

@@ -12,45 +12,47 @@ use http::{Extensions, StatusCode};
 use super::drop_contained;
 use crate::base::contain_panic::panic_text;
 use crate::base::log::error;
-use crate::web::end_observer::EndObservers;
 use crate::web::response::{OnEnd, ResponseEnd};
+use crate::web::wrap::Entries;
 
 /// A response on its way. Dropping it reports the end, as incomplete unless `complete` was called.
 pub(super) struct Ending {
     on_end: Option<OnEnd>,
-    observers: EndObservers,
+    entries: Entries,
     ended: ResponseEnd,
 }
 
 impl Ending {
-    /// None if there are neither hooks nor observers. `now` is a time at which it has not ended.
+    /// None if there are neither hooks nor entries. `now` is a time at which it has not ended.
     #[inline(always)]
     pub(super) fn of(
-        observers: &mut EndObservers,
+        entries: &mut Entries,
         extensions: &mut Extensions,
         status: StatusCode,
         now: Instant,
     ) -> Option<Ending> {
-        if observers.is_empty() && extensions.is_empty() {
+        if entries.is_empty() && extensions.is_empty() {
             return None;
         }
-        Ending::noted(observers, extensions, status, now)
+        Ending::noted(entries, extensions, status, now)
     }
 
     fn noted(
-        observers: &mut EndObservers,
+        entries: &mut Entries,
         extensions: &mut Extensions,
         status: StatusCode,
         now: Instant,
     ) -> Option<Ending> {
         let on_end = if extensions.is_empty() { None } else { extensions.remove::<OnEnd>() };
-        if on_end.is_none() && observers.is_empty() {
+        if on_end.is_none() && entries.is_empty() {
             return None;
         }
-        let mut observers = std::mem::take(observers);
-        observers.note_response(extensions);
+        let mut entries = std::mem::take(entries);
+        if !extensions.is_empty() {
+            entries.note_response(extensions);
+        }
         let ended = ResponseEnd { status, bytes: 0, complete: false, at: now };
-        Some(Ending { on_end, observers, ended })
+        Some(Ending { on_end, entries, ended })
     }
 
     /// The client gets another response, with this status.
@@ -77,10 +79,10 @@ impl Drop for Ending {
         if !self.ended.complete {
             self.ended.at = Instant::now();
         }
-        for hook in self.on_end.iter().flat_map(OnEnd::take) {
-            contained(|| hook(&self.ended));
+        if let Some(hooks) = &self.on_end {
+            hooks.take().for_each(|hook| contained(|| hook(&self.ended)));
         }
-        self.observers.for_each(|observer| contained(|| observer.end(&self.ended)));
+        self.entries.for_each(|entry| contained(|| entry.end(&self.ended)));
     }
 }
 
@@ -152,8 +154,8 @@ mod tests {
             let sender = sender.clone();
             let mut response =
                 plain(StatusCode::OK).on_end(move |end| sender.send((end.bytes, end.complete)).unwrap());
-            let (mut observers, now) = (EndObservers::default(), Instant::now());
-            let ending = Ending::of(&mut observers, response.extensions_mut(), StatusCode::OK, now).unwrap();
+            let (mut entries, now) = (Entries::default(), Instant::now());
+            let ending = Ending::of(&mut entries, response.extensions_mut(), StatusCode::OK, now).unwrap();
             endings.push(ending, left, bytes);
         };
         // A head of 10 bytes each.

@@ -68,6 +68,7 @@ impl Exchange<'_> {
     }
 
     /// Notes that a response, with a body of so many bytes, is complete when the socket has all that is in the buffer now.
+    #[inline(always)]
     pub(super) fn end_after_output(&mut self, ending: Option<Ending>, bytes: u64) {
         if let Some(recorder) = &self.worker.recorder {
             recorder.response_bytes(bytes);

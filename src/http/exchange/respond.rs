@@ -38,7 +38,7 @@ impl Exchange<'_> {
     ) -> Flow {
         self.add_error_page(request, response);
         let status = response.status();
-        let mut ending = Ending::of(&mut self.observers, response.extensions_mut(), status, self.now);
+        let mut ending = Ending::of(&mut self.entries, response.extensions_mut(), status, self.now);
         // A replacement is in memory and has a final status, and is never replaced in turn.
         let Prepared { framing, thread } = loop {
             match self.prepare(request, response, &after) {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use http::Method;
 
 use super::call_deadline::Deadline;
-use super::routes::{Call, GuardWalk, RouteMatch, RouteRules, Routes, Seal, add_route, call_by_hand, verify};
+use super::routes::{
+    Call, GuardWalk, RouteMatch, RouteRules, Routes, Seal, add_route, call_by_hand, literal_paths, verify,
+};
 use super::{EarlyResponse, Handler};
 use crate::base::limits::within_reach;
 use crate::{Request, Response};
@@ -235,6 +237,10 @@ impl<H: Handler> Routes for Ruled<H> {
     fn find_route(&self, method: &Method, path: &str, found: &mut RouteMatch) {
         add_route(&self.handler, method, path, found);
         found.add_rules(&self.rules);
+    }
+
+    fn literal_paths(&self, each: &mut dyn FnMut(&str)) {
+        literal_paths(&self.handler, each);
     }
 
     fn verify(&self) -> Result<(), String> {

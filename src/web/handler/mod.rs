@@ -16,7 +16,7 @@ pub use limits::{RouteLimits, deadline, limited, max_body, streaming};
 pub(crate) use routes::RouteRules;
 pub(crate) use routes::{
     Call, GuardWalk, Matched, Panics, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal, SharedPattern,
-    add_route, answer, call_by_hand, find_route, verify,
+    add_route, answer, call_by_hand, find_route, literal_paths, verify,
 };
 pub(crate) use values::Values;
 pub use wrapped::{EarlyResponse, Guard, Next, Wrapped, Wrapper};

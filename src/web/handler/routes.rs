@@ -28,8 +28,8 @@ use super::call_deadline::Deadline;
 use super::{EarlyResponse, Handler, RouteLimits, Values};
 use crate::base::sync::lock;
 use crate::net::scheduler::latency::HandlerLatency;
-use crate::web::end_observer::{EndObserver, EndObservers};
 use crate::web::response::{ResponseExt, plain};
+use crate::web::wrap::Entries;
 use crate::{Request, Response};
 
 /// Only this crate can call or override a method that takes a `Seal`.
@@ -46,6 +46,9 @@ impl Seal {
 pub trait Routes: Handler {
     /// Adds what belongs to a request with this method and path.
     fn find_route(&self, _method: &Method, _path: &str, _found: &mut RouteMatch) {}
+
+    /// Calls `each` with the paths for which there are routes without parameters, in their normal spelling.
+    fn literal_paths(&self, _each: &mut dyn FnMut(&str)) {}
 
     /// Lists the configuration errors, if there are any.
     fn verify(&self) -> Result<(), String> {
@@ -67,6 +70,13 @@ pub(crate) fn add_route(handler: &dyn Handler, method: &Method, path: &str, foun
     }
 }
 
+/// Calls `each` with the paths of the handler's routes without parameters, in their normal spelling.
+pub(crate) fn literal_paths(handler: &dyn Handler, each: &mut dyn FnMut(&str)) {
+    if let Some(routes) = handler.routes(Seal::new()) {
+        routes.literal_paths(each);
+    }
+}
+
 /// Lists the handler's configuration errors, if there are any.
 pub(crate) fn verify(handler: &dyn Handler) -> Result<(), String> {
     handler.routes(Seal::new()).map_or(Ok(()), Routes::verify)
@@ -82,14 +92,14 @@ pub(crate) fn call_by_hand(routes: &dyn Routes, mut request: Request) -> Respons
     if let Some(deadline) = found.deadline() {
         request.extensions_mut().insert(deadline);
     }
-    let mut observers = EndObservers::default();
-    let response = routes.call_on_route(Call::new(&mut found, &mut Some(request), None, &mut observers));
-    if observers.is_empty() {
+    let mut entries = Entries::default();
+    let response = routes.call_on_route(Call::new(&mut found, &mut Some(request), None, &mut entries));
+    if entries.is_empty() {
         return response;
     }
     // The handler that calls this one may be a server's.
-    observers.note_response(response.extensions());
-    response.on_end(move |end| observers.for_each(|observer| observer.end(end)))
+    entries.note_response(response.extensions());
+    response.on_end(move |end| entries.for_each(|entry| entry.end(end)))
 }
 
 /// Answers a request for a server: a panic becomes a 500, which the wrappers around the handler see, and is added to
@@ -100,7 +110,7 @@ pub(crate) fn answer<'r>(
     request: &mut Option<Request>,
     found: &mut RouteMatch,
     panics: &Panics,
-    observers: &mut EndObservers,
+    entries: &mut Entries,
     place: &'r mut Option<Response>,
 ) -> &'r mut Response {
     if let Some(request) = request {
@@ -109,7 +119,7 @@ pub(crate) fn answer<'r>(
             found.ask_guards(handler, request, Some(panics));
         }
     }
-    let call = Call::new(found, request, Some(panics), observers);
+    let call = Call::new(found, request, Some(panics), entries);
     contained(panics, place, || handler.call_on_route(call))
 }
 
@@ -143,7 +153,7 @@ pub struct Call<'a> {
     answered: Option<Box<GuardAnswer>>,
     /// Where panics are collected. None without a server, where they unwind.
     panics: Option<&'a Panics>,
-    observers: &'a mut EndObservers,
+    entries: &'a mut Entries,
 }
 
 impl fmt::Debug for Call<'_> {
@@ -157,10 +167,10 @@ impl<'a> Call<'a> {
         found: &'a mut RouteMatch,
         request: &'a mut Option<Request>,
         panics: Option<&'a Panics>,
-        observers: &'a mut EndObservers,
+        entries: &'a mut Entries,
     ) -> Call<'a> {
         let (refusal, answered) = (found.refusal.take(), found.answered.take());
-        Call { found, request, depth: 0, refusal, wrappers: 0, answered, panics, observers }
+        Call { found, request, depth: 0, refusal, wrappers: 0, answered, panics, entries }
     }
 
     /// The request, until it is taken.
@@ -186,9 +196,9 @@ impl<'a> Call<'a> {
         self.wrappers = self.wrappers.saturating_add(1);
     }
 
-    /// The observer is notified when the response has ended.
-    pub(crate) fn observe(&mut self, observer: impl EndObserver + 'static) {
-        self.observers.add(observer);
+    /// Those that are notified when the response has ended.
+    pub(crate) fn entries(&mut self) -> &mut Entries {
+        self.entries
     }
 
     /// The answer of a guard, or else the one in place of the handler's.

@@ -9,7 +9,9 @@ use std::fmt;
 use http::Method;
 
 use super::Handler;
-use super::routes::{Call, GuardWalk, RouteMatch, Routes, Seal, add_route, call_by_hand, verify};
+use super::routes::{
+    Call, GuardWalk, RouteMatch, Routes, Seal, add_route, call_by_hand, literal_paths, verify,
+};
 use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
@@ -233,6 +235,10 @@ impl<H: Handler, W: Wrapper> Routes for Wrapped<H, W> {
         }
     }
 
+    fn literal_paths(&self, each: &mut dyn FnMut(&str)) {
+        literal_paths(&self.handler, each);
+    }
+
     fn verify(&self) -> Result<(), String> {
         match (verify(&self.handler), self.wrapper.check()) {
             (Err(handler), Err(wrapper)) => Err(format!("{handler}; {wrapper}")),
@@ -256,8 +262,8 @@ mod tests {
 
     use super::super::routes::{Panics, answer, find_route};
     use super::*;
-    use crate::web::end_observer::EndObservers;
     use crate::web::response::{ResponseExt, plain};
+    use crate::web::wrap::Entries;
     use crate::{Body, RequestExt, Router};
 
     /// Appends its name to the text of the wrappers below it.
@@ -288,8 +294,8 @@ mod tests {
         }
         let panics = Panics::default();
         let mut response = None;
-        let mut observers = EndObservers::default();
-        answer(handler, &mut Some(request), &mut found, &panics, &mut observers, &mut response);
+        let mut entries = Entries::default();
+        answer(handler, &mut Some(request), &mut found, &panics, &mut entries, &mut response);
         (shown(response.unwrap()), panics.into_inner().unwrap().len())
     }
 
@@ -396,8 +402,8 @@ mod tests {
         );
         let caught = Panics::default();
         let (mut asked, mut response) = (Some(request("GET /")), None);
-        let (mut found, mut observers) = (RouteMatch::default(), EndObservers::default());
-        answer(&panics, &mut asked, &mut found, &caught, &mut observers, &mut response);
+        let (mut found, mut entries) = (RouteMatch::default(), Entries::default());
+        answer(&panics, &mut asked, &mut found, &caught, &mut entries, &mut response);
         assert_eq!(shown(response.unwrap()), "500 500 Internal Server Error\n");
         assert_eq!(caught.into_inner().unwrap()[0].downcast_ref::<&str>(), Some(&"as the test wants it"));
         let alone = catch_unwind(AssertUnwindSafe(|| handler.call(request("GET /"))));

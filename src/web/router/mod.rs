@@ -5,7 +5,7 @@ mod pattern;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::header::ALLOW;
 use http::{HeaderValue, Method, StatusCode};
@@ -17,7 +17,7 @@ use crate::base::key_hash::BuildKeyHasher;
 use crate::base::percent::{decoded_text, normal_path};
 use crate::web::handler::{
     Call, EarlyResponse, GuardWalk, Handler, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal, Values,
-    add_route, call_by_hand, verify,
+    add_route, call_by_hand, literal_paths, verify,
 };
 use crate::web::response::{ResponseExt, plain};
 use crate::{Request, Response};
@@ -68,9 +68,8 @@ use crate::{Request, Response};
 /// ```
 pub struct Router {
     paths: Vec<Path>,
-    /// The index in `paths` of each path without parameters, in its normal spelling. It spares most requests the walk through
-    /// the tree, which has these paths too.
-    literal: HashMap<String, usize, BuildKeyHasher>,
+    /// Made by the tree when it is first needed, for then no route is missing that goes before another.
+    literal: OnceLock<LiteralPaths>,
     /// From a path to its index in `paths`.
     tree: matchit::Router<usize>,
     /// The patterns in the tree for an empty `{*name}`. A route of the program replaces such a pattern.
@@ -80,6 +79,10 @@ pub struct Router {
     /// Methods of routes that HTTP does not define.
     extensions: Vec<Method>,
 }
+
+/// The index in `paths` of each path without parameters, in its normal spelling, and the length of the prefix if it is that of
+/// a nested handler. They spare most requests the walk through the tree, which has these paths too.
+type LiteralPaths = HashMap<String, (usize, usize), BuildKeyHasher>;
 
 /// All routes of one pattern.
 struct Path {
@@ -97,7 +100,7 @@ impl Router {
     pub fn new() -> Router {
         Router {
             paths: Vec::new(),
-            literal: HashMap::default(),
+            literal: OnceLock::new(),
             tree: matchit::Router::new(),
             implied: Vec::new(),
             fallback: None,
@@ -288,9 +291,6 @@ impl Router {
         if let Some(empty) = parsed.without_rest() {
             self.imply(empty, index);
         }
-        if parsed.names.is_empty() {
-            self.literal.insert(parsed.normal.clone(), index);
-        }
         self.paths.push(Path { normal: parsed.normal, routes: Vec::new(), allow: allow(&[]) });
         Ok((index, parsed.names))
     }
@@ -319,6 +319,7 @@ impl Router {
     /// # Errors
     /// What is to follow the route's label.
     fn insert(&mut self, normal: &str, index: usize) -> Result<(), String> {
+        self.literal = OnceLock::new();
         let mut inserted = self.tree.insert(normal, index);
         if let Err(InsertError::Conflict { with }) = &inserted {
             if let Some(at) = self.implied.iter().position(|implied| implied == with) {
@@ -343,6 +344,31 @@ impl Router {
         if self.tree.insert(normal, index).is_ok() {
             self.implied.push(normal.to_owned());
         }
+    }
+
+    fn literal(&self) -> &LiteralPaths {
+        self.literal.get_or_init(|| {
+            let mut literal = LiteralPaths::default();
+            for (index, path) in self.paths.iter().enumerate() {
+                let mut add = |path: &str, prefix| {
+                    if self.tree.at(path).is_ok_and(|hit| *hit.value == index) {
+                        literal.insert(path.to_owned(), (index, prefix));
+                    }
+                };
+                let normal = &*path.normal;
+                match path.routes.first() {
+                    Some(route) if !route.pattern().names.is_empty() => {}
+                    Some(nest) if path.is_nest() => literal_paths(&*nest.handler, &mut |below| {
+                        add(&format!("{normal}{below}"), normal.len());
+                        if below == "/" {
+                            add(normal, normal.len());
+                        }
+                    }),
+                    _ => add(normal, 0),
+                }
+            }
+            literal
+        })
     }
 
     fn knows(&self, method: &Method) -> bool {
@@ -380,13 +406,21 @@ impl Routes for Router {
             // A 2xx would open a tunnel.
             return found.refuse(plain(StatusCode::NOT_IMPLEMENTED));
         }
-        let literal = self.literal.get(path).and_then(|index| self.paths.get(*index));
-        if let Some(route) = literal.and_then(|known| known.route(method)) {
-            add_route(&*route.handler, method, path, found);
-            return found.add_outer(route);
-        }
         // What follows a prefix may be empty.
         let path = if path.is_empty() { "/" } else { path };
+        let literal =
+            self.literal().get(path).and_then(|(index, prefix)| Some((self.paths.get(*index)?, *prefix)));
+        match literal.and_then(|(known, prefix)| Some((known.route(method)?, prefix))) {
+            Some((route, 0)) => {
+                add_route(&*route.handler, method, path, found);
+                return found.add_outer(route);
+            }
+            Some((nest, prefix)) => {
+                add_route(&*nest.handler, method, path.get(prefix..).unwrap_or_default(), found);
+                return found.add_nest(nest, Values::default(), prefix);
+            }
+            None => {}
+        }
         let Some(normal) = normal_path(path) else {
             return found.refuse(plain(StatusCode::BAD_REQUEST));
         };
@@ -430,6 +464,10 @@ impl Routes for Router {
         }
         let status = if self.knows(method) { StatusCode::NOT_FOUND } else { StatusCode::NOT_IMPLEMENTED };
         found.refuse(plain(status));
+    }
+
+    fn literal_paths(&self, each: &mut dyn FnMut(&str)) {
+        self.literal().keys().for_each(|path| each(path));
     }
 
     fn verify(&self) -> Result<(), String> {

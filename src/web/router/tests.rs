@@ -1,8 +1,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::web::end_observer::EndObservers;
 use crate::web::handler::{Panics, RouteLimits, RouteRules, answer, find_route, max_body, streaming};
+use crate::web::wrap::Entries;
 use crate::{Body, IntoResponse, RequestExt};
 
 fn request(line: &str) -> Request {
@@ -37,7 +37,7 @@ fn check(router: &Router, cases: &[(&str, &str)]) {
         assert!(found.is_refused() || found.latency().is_some(), "{line}");
         let panics = Panics::default();
         let mut got = None;
-        answer(router, &mut Some(request), &mut found, &panics, &mut EndObservers::default(), &mut got);
+        answer(router, &mut Some(request), &mut found, &panics, &mut Entries::default(), &mut got);
         assert_eq!(shown(got.unwrap()), *want, "{line}, by a server");
         assert!(panics.into_inner().unwrap().is_empty());
     }
@@ -285,6 +285,36 @@ fn nested_routers_and_fallbacks() {
         ("OPTIONS *", "204 [DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, TRACE]"),
     ];
     check(&router, &cases);
+}
+
+/// The table of literal paths changes nothing of which route goes before.
+#[test]
+fn literal_paths_of_nested_routers_come_last() {
+    let inner =
+        || Router::new().get("/", says("root")).get("/caf\u{e9}", says("coffee")).get("/a/b", says("inner"));
+    let router = Router::new().nest("/n", inner()).nest("/{t}/n", inner());
+    let cases = [
+        ("GET /n", "200 root /n/"),
+        ("GET /n/", "200 root /n/"),
+        ("GET /n/caf%c3%a9", "200 coffee /n/caf\u{e9}"),
+        ("GET /n/a/b", "200 inner /n/a/b"),
+        ("PUT /n/a/b", "405 [GET, HEAD, OPTIONS] 405 Method Not Allowed"),
+        ("GET /x/n/a/b", "200 inner /{t}/n/a/b t=x"),
+    ];
+    check(&router, &cases);
+    // Routes that come once requests were answered.
+    let router =
+        router.post("/n/caf\u{e9}", says("outer")).get("/n/a/{y}", says("outer")).get("/n", says("outer"));
+    let cases = [
+        ("GET /n", "200 outer /n"),
+        ("GET /n/", "200 root /n/"),
+        ("GET /n/caf%c3%a9", "405 [OPTIONS, POST] 405 Method Not Allowed"),
+        ("GET /n/a/b", "200 outer /n/a/{y} y=b"),
+        ("GET /x/n/a/b", "200 inner /{t}/n/a/b t=x"),
+    ];
+    check(&router, &cases);
+    let around = Router::new().nest("/o", router);
+    check(&around, &[("GET /o/n/a/b", "200 outer /o/n/a/{y} y=b"), ("GET /o/n/", "200 root /o/n/")]);
 }
 
 /// What a wrapper around a nested router sees of each request.

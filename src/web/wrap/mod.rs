@@ -72,6 +72,7 @@ mod security_headers;
 mod server_timing;
 mod trace_context;
 
+pub(crate) use access_log::Entries;
 pub use access_log::{Access, AccessFormat, AccessLog};
 pub use basic_auth::{BasicAuth, BasicUser, same_secret};
 pub use cors::Cors;

@@ -4,13 +4,12 @@
 //! time. The head and the route are shared, so an entry copies no text, and any field can be asked for by its name.
 
 use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{HOST, REFERER, USER_AGENT};
-use http::uri::PathAndQuery;
-use http::{Extensions, HeaderMap, HeaderName, Method, StatusCode, Uri, Version};
+use http::{Extensions, HeaderMap, HeaderName, Method, StatusCode, Version};
 
 use crate::Request;
 use crate::base::time::{Rfc3339, wall_time};
@@ -21,83 +20,90 @@ use crate::web::handler::{Matched, SharedPattern};
 use crate::web::response::ResponseEnd;
 use crate::web::wrap::RequestId;
 
-/// A response that has ended, and the request it was for. It displays as a line in the format
+/// A response that has ended, and the request it was for, as the client has sent it. It displays as a line in the format
 /// [`AccessFormat::Fields`](super::AccessFormat::Fields).
 #[derive(Clone, Debug)]
 pub struct Access {
     /// When the server started the call.
     started: Instant,
-    client: OnceLock<Client>,
     conn_info: Option<Arc<ConnInfo>>,
-    method: Method,
-    version: Version,
-    target: Target,
+    request: Received,
+    /// Whether the target is logged with its query.
+    with_query: bool,
     pattern: Pattern,
-    fields: Fields,
     request_id: Option<RequestId>,
     end: ResponseEnd,
 }
 
-/// What is logged of a request's target. The path is shared with the request.
+/// A request.
 #[derive(Clone, Debug)]
-enum Target {
-    Path(PathAndQuery),
-    Text(String),
-}
-
-impl Target {
-    fn of(uri: &Uri, with_query: bool) -> Target {
-        match (uri.path_and_query(), uri.query()) {
-            (_, Some(query)) if with_query => Target::Text(format!("{}?{query}", uri.path())),
-            (Some(path), _) => Target::Path(path.clone()),
-            (None, _) => Target::Text(uri.path().to_owned()),
-        }
-    }
-
-    fn text(&self) -> &str {
-        match self {
-            Target::Path(path) => path.path(),
-            Target::Text(text) => text,
-        }
-    }
-}
-
-/// The pattern of a request's route.
-#[derive(Clone, Debug)]
-enum Pattern {
-    Unknown,
-    /// The target is the pattern.
-    Target,
-    Shared(SharedPattern),
-}
-
-/// The fields of a request.
-#[derive(Clone, Debug)]
-enum Fields {
+enum Received {
     /// The head as received, which the server has checked.
     Head(Bytes),
-    /// Of a constructed request.
-    Map(Box<HeaderMap>),
+    /// No client has sent it.
+    Constructed(Box<Constructed>),
 }
 
-impl Fields {
-    fn source(&self) -> FieldSource<'_> {
+#[derive(Clone, Debug)]
+struct Constructed {
+    method: Method,
+    target: String,
+    version: Version,
+    fields: HeaderMap,
+}
+
+impl Received {
+    fn of(request: &Request) -> Received {
+        let head = request.body().head_bytes();
+        if !head.is_empty() {
+            return Received::Head(head.clone());
+        }
+        Received::Constructed(Box::new(Constructed {
+            method: request.method().clone(),
+            target: request.uri().to_string(),
+            version: request.version(),
+            fields: request.headers().clone(),
+        }))
+    }
+
+    fn line(&self) -> RequestLine<'_> {
         match self {
-            Fields::Head(head) => FieldSource::Head(head),
-            Fields::Map(map) => FieldSource::Map(map),
+            // The server has checked it.
+            Received::Head(head) => {
+                let (method, rest) = split_at_space(head);
+                let (target, rest) = split_at_space(rest);
+                let is_old = rest.starts_with(b"HTTP/1.0");
+                RequestLine {
+                    method,
+                    target,
+                    version: if is_old { Version::HTTP_10 } else { Version::HTTP_11 },
+                }
+            }
+            Received::Constructed(request) => RequestLine {
+                method: request.method.as_str().as_bytes(),
+                target: request.target.as_bytes(),
+                version: request.version,
+            },
+        }
+    }
+
+    fn fields(&self) -> FieldSource<'_> {
+        match self {
+            Received::Head(head) => FieldSource::Head(head),
+            Received::Constructed(request) => FieldSource::Map(&request.fields),
         }
     }
 
     /// All values, as one list.
-    fn get(&self, name: &HeaderName) -> Option<Cow<'_, str>> {
-        let [value] = self.get_each([name]);
-        value
+    fn field(&self, name: &HeaderName) -> Option<Cow<'_, str>> {
+        let [value] = self.each_field([name]);
+        value.map(text_of)
     }
 
-    /// As `get`, for several names in one pass.
-    fn get_each<const N: usize>(&self, names: [&HeaderName; N]) -> [Option<Cow<'_, str>>; N] {
+    /// As `field`, for several names in one pass.
+    fn each_field<const N: usize>(&self, names: [&HeaderName; N]) -> [Option<Cow<'_, [u8]>>; N] {
         let mut found = [const { None }; N];
-        self.source().for_each(names, |n, value| {
+        self.fields().for_each(names, |n, value| {
             if let Some(found) = found.get_mut(n) {
                 *found = joined(found.take(), value);
             }
@@ -106,42 +112,77 @@ impl Fields {
     }
 }
 
-fn joined<'a>(all: Option<Cow<'a, str>>, value: &'a [u8]) -> Option<Cow<'a, str>> {
-    // Nearly always it is UTF-8, which the other function learns byte by byte.
-    let value = std::str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed);
+/// The first line of a request. Method and target are UTF-8.
+#[derive(Clone, Copy)]
+pub(super) struct RequestLine<'a> {
+    pub(super) method: &'a [u8],
+    pub(super) target: &'a [u8],
+    pub(super) version: Version,
+}
+
+fn split_at_space(text: &[u8]) -> (&[u8], &[u8]) {
+    let at = text.iter().position(|b| *b == b' ').unwrap_or(text.len());
+    (text.get(..at).unwrap_or_default(), text.get(at.saturating_add(1)..).unwrap_or_default())
+}
+
+fn checked(text: &[u8]) -> &str {
+    std::str::from_utf8(text).unwrap_or_default()
+}
+
+/// As text. What is not UTF-8 is replaced.
+pub(super) fn text_of(value: Cow<'_, [u8]>) -> Cow<'_, str> {
+    match value {
+        Cow::Borrowed(value) => String::from_utf8_lossy(value),
+        Cow::Owned(value) => Cow::Owned(String::from_utf8_lossy(&value).into_owned()),
+    }
+}
+
+/// The path of a target, which may be an absolute URI: that with an empty path means `/` (RFC 9110 §4.2.3).
+fn path_of(target: &[u8]) -> &[u8] {
+    let end = target.iter().position(|b| *b == b'?').unwrap_or(target.len());
+    let target = target.get(..end).unwrap_or_default();
+    if target.starts_with(b"/") {
+        return target;
+    }
+    match target.windows(3).position(|part| part == b"://") {
+        Some(at) => {
+            let after = target.get(at.saturating_add(3)..).unwrap_or_default();
+            after.iter().position(|b| *b == b'/').and_then(|at| after.get(at..)).unwrap_or(b"/")
+        }
+        None => target,
+    }
+}
+
+/// The pattern of a request's route.
+#[derive(Clone, Debug)]
+enum Pattern {
+    Unknown,
+    /// The path is the pattern.
+    Path,
+    Shared(SharedPattern),
+}
+
+fn joined<'a>(all: Option<Cow<'a, [u8]>>, value: &'a [u8]) -> Option<Cow<'a, [u8]>> {
     Some(match all {
-        None => value,
-        Some(all) => Cow::Owned(format!("{all}, {value}")),
+        None => Cow::Borrowed(value),
+        Some(all) => Cow::Owned([&*all, b", ", value].concat()),
     })
 }
 
 impl Access {
     pub(super) fn of(request: &Request, with_query: bool, started: Instant) -> Access {
-        let target = Target::of(request.uri(), with_query);
-        let is_pattern = request.body().routed_prefix().is_some() && matches!(target, Target::Path(_));
-        let matched = || match request.extensions().get::<Matched>() {
-            Some(matched) => matched.shared_pattern(),
-            // The path, beside which the target has a query.
-            None => request.body().routed_prefix().map(|_| SharedPattern::Text(request.uri().path().into())),
+        let pattern = if request.body().routed_prefix().is_some() {
+            Pattern::Path
+        } else {
+            let matched = request.extensions().get::<Matched>();
+            matched.and_then(Matched::shared_pattern).map_or(Pattern::Unknown, Pattern::Shared)
         };
-        let head = request.body().head_bytes();
         Access {
             started,
-            client: OnceLock::new(),
             conn_info: request.body().conn_info().cloned(),
-            method: request.method().clone(),
-            version: request.version(),
-            pattern: if is_pattern {
-                Pattern::Target
-            } else {
-                matched().map_or(Pattern::Unknown, Pattern::Shared)
-            },
-            target,
-            fields: if head.is_empty() {
-                Fields::Map(Box::new(request.headers().clone()))
-            } else {
-                Fields::Head(head.clone())
-            },
+            request: Received::of(request),
+            with_query,
+            pattern,
             request_id: request.extensions().get::<RequestId>().cloned(),
             end: ResponseEnd { status: StatusCode::OK, bytes: 0, complete: false, at: started },
         }
@@ -169,14 +210,8 @@ impl Access {
     }
 
     /// Whom the request is from: see [`RequestExt::client`](crate::RequestExt::client). By the fields as received.
-    pub fn client(&self) -> &Client {
-        self.client.get_or_init(|| Client::named_by(self.conn_info.as_ref(), self.fields.source()))
-    }
-
-    /// The proxies, as a list; None if there is none.
-    pub(super) fn via(&self) -> Option<String> {
-        let hops: Vec<String> = self.client().via().iter().map(ToString::to_string).collect();
-        (!hops.is_empty()).then(|| hops.join(","))
+    pub fn client(&self) -> Client {
+        Client::named_by(self.conn_info.as_ref(), self.request.fields())
     }
 
     /// The name of the listener, as given to [`Server::listen`](crate::Server::listen).
@@ -184,28 +219,42 @@ impl Access {
         self.conn_info.as_ref()?.listener.as_ref().map(|listener| &*listener.name)
     }
 
-    /// The method of the request.
-    pub fn method(&self) -> &Method {
-        &self.method
+    /// The method that the client has sent.
+    pub fn method(&self) -> &str {
+        checked(self.line().method)
     }
 
     /// The version that the client has sent.
     pub fn version(&self) -> Version {
-        self.version
+        self.line().version
     }
 
-    /// The path, without the query unless [`AccessLog::query`](super::AccessLog::query) is set, because queries may contain
-    /// secrets.
+    /// The path that the client has sent, without the query unless [`AccessLog::query`](super::AccessLog::query) is set, because
+    /// queries may contain secrets.
     pub fn target(&self) -> &str {
-        self.target.text()
+        checked(self.line().target)
+    }
+
+    /// With the target as it is logged.
+    pub(super) fn line(&self) -> RequestLine<'_> {
+        let mut line = self.request.line();
+        if !self.with_query {
+            line.target = path_of(line.target);
+        }
+        line
     }
 
     /// The pattern of the route that matched.
     pub fn pattern(&self) -> Option<&str> {
+        self.pattern_on(self.line()).map(checked)
+    }
+
+    /// As `pattern`.
+    pub(super) fn pattern_on<'a>(&'a self, line: RequestLine<'a>) -> Option<&'a [u8]> {
         match &self.pattern {
             Pattern::Unknown => None,
-            Pattern::Target => Some(self.target.text()),
-            Pattern::Shared(pattern) => Some(pattern.text()),
+            Pattern::Path => Some(path_of(line.target)),
+            Pattern::Shared(pattern) => Some(pattern.text().as_bytes()),
         }
     }
 
@@ -236,10 +285,14 @@ impl Access {
         (micros / 1_000, micros % 1_000)
     }
 
-    /// `Host` or what a proxy says instead, `Referer` and `User-Agent`.
-    pub(super) fn known_fields(&self) -> [Option<Cow<'_, str>>; 3] {
-        let [host, referer, agent] = self.fields.get_each([&HOST, &REFERER, &USER_AGENT]);
-        [self.client().forwarded_host().map(Cow::Borrowed).or(host), referer, agent]
+    /// `Host`, `Referer` and `User-Agent`, in one pass.
+    pub(super) fn known_fields(&self) -> [Option<Cow<'_, [u8]>>; 3] {
+        self.request.each_field([&HOST, &REFERER, &USER_AGENT])
+    }
+
+    /// `Referer` and `User-Agent`.
+    pub(super) fn combined_fields(&self) -> [Option<Cow<'_, [u8]>>; 2] {
+        self.request.each_field([&REFERER, &USER_AGENT])
     }
 
     /// False if the client has disconnected or was too slow, or the source of the response failed.
@@ -258,29 +311,51 @@ impl Access {
 
     /// The host that the client has asked for: what a trusted proxy says, or `Host`.
     pub fn host(&self) -> Option<Cow<'_, str>> {
-        self.client().forwarded_host().map(Cow::Borrowed).or_else(|| self.fields.get(&HOST))
+        let forwarded = self.client().forwarded_host.map(|host| Cow::Owned(host.into_string()));
+        forwarded.or_else(|| self.request.field(&HOST))
     }
 
     /// `Referer`.
     pub fn referer(&self) -> Option<Cow<'_, str>> {
-        self.fields.get(&REFERER)
+        self.request.field(&REFERER)
     }
 
     /// `User-Agent`.
     pub fn user_agent(&self) -> Option<Cow<'_, str>> {
-        self.fields.get(&USER_AGENT)
+        self.request.field(&USER_AGENT)
     }
 
     /// A field of the request by its name, as the client has sent it; all values as one list if it is repeated. Bytes that are
     /// not UTF-8 are replaced.
     pub fn field(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.fields.get(&HeaderName::from_bytes(name.as_bytes()).ok()?)
+        self.request.field(&HeaderName::from_bytes(name.as_bytes()).ok()?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Body;
+
+    #[test]
+    fn paths_of_targets() {
+        for (target, path) in [
+            ("/", "/"),
+            ("/a/b?c=/d", "/a/b"),
+            ("/a://b/c?d", "/a://b/c"),
+            ("*", "*"),
+            ("a.example:443", "a.example:443"),
+            ("http://a.example/b/c?d=http://e/f", "/b/c"),
+            ("https://a.example:443", "/"),
+            ("http://a.example?b/c", "/"),
+        ] {
+            let head = format!("GET {target} HTTP/1.0\r\nHost: a b\r\n\r\n");
+            let request = Received::Head(Bytes::from(head));
+            let line = request.line();
+            assert_eq!((checked(line.target), checked(path_of(line.target))), (target, path));
+            assert_eq!((line.method, line.version), (&b"GET"[..], Version::HTTP_10));
+        }
+    }
 
     #[test]
     fn fields_by_name() {
@@ -291,7 +366,14 @@ mod tests {
         {
             map.append(name, value.parse().unwrap());
         }
-        for fields in [Fields::Head(Bytes::from_static(head.as_bytes())), Fields::Map(Box::new(map))] {
+        let mut constructed = http::Request::get("/a:b").body(Body::empty()).unwrap();
+        *constructed.headers_mut() = map;
+        for request in [Received::Head(Bytes::from_static(head.as_bytes())), Received::of(&constructed)] {
+            let line = request.line();
+            assert_eq!(
+                (line.method, line.target, line.version),
+                (&b"GET"[..], &b"/a:b"[..], Version::HTTP_11)
+            );
             for (name, value) in [
                 ("host", Some("h:80")),
                 ("x-list", Some("a, b,c")),
@@ -301,7 +383,7 @@ mod tests {
                 ("get /a", None),
             ] {
                 let name = HeaderName::from_bytes(name.as_bytes()).ok();
-                assert_eq!(name.and_then(|name| fields.get(&name)).as_deref(), value);
+                assert_eq!(name.and_then(|name| request.field(&name)).as_deref(), value);
             }
         }
     }

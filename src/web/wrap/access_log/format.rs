@@ -61,10 +61,9 @@ pub(super) fn push_line(access: &Access, format: AccessFormat, line: &mut Vec<u8
         AccessFormat::Common => push_common(access, line),
         AccessFormat::Combined => {
             push_common(access, line);
-            let [_, referer, agent] = access.known_fields();
-            for text in [referer, agent] {
+            for text in access.combined_fields() {
                 push(line, " ");
-                push_quoted(line, text.as_deref().unwrap_or("-"));
+                push_quoted(line, text.as_deref().unwrap_or(b"-"));
             }
         }
         AccessFormat::Json => push_object(access, line),
@@ -76,7 +75,7 @@ fn push(line: &mut Vec<u8>, text: &str) {
 }
 
 /// An unknown value is a dash.
-fn push_known(line: &mut Vec<u8>, name: &str, value: Option<&str>) {
+fn push_known(line: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
     push(line, name);
     match value {
         Some(text) => push_value(line, text),
@@ -109,24 +108,26 @@ fn push_millis(line: &mut Vec<u8>, access: &Access) {
 fn push_fields(access: &Access, line: &mut Vec<u8>) {
     let [host, referer, agent] = access.known_fields();
     let client = access.client();
+    let host = client.forwarded_host().map(str::as_bytes).or(host.as_deref());
+    let asked = access.line();
     push(line, "time=");
     line.extend_from_slice(&access.display_time().text());
     push(line, " client=");
-    push_client(line, client);
+    push_client(line, &client);
     push(line, " via=");
     for (n, hop) in client.via().iter().enumerate() {
         push(line, if n > 0 { "," } else { "" });
         push_hop(line, hop);
     }
     push(line, if client.via().is_empty() { "-" } else { "" });
-    push_known(line, " listener=", access.listener());
+    push_known(line, " listener=", access.listener().map(str::as_bytes));
     push(line, " method=");
-    push(line, access.method().as_str());
+    line.extend_from_slice(asked.method);
     push(line, " scheme=");
     push(line, client.scheme());
-    push_known(line, " host=", host.as_deref());
-    push_known(line, " target=", Some(access.target()));
-    push_known(line, " pattern=", access.pattern());
+    push_known(line, " host=", host);
+    push_known(line, " target=", Some(asked.target));
+    push_known(line, " pattern=", access.pattern_on(asked));
     push(line, " status=");
     push(line, access.status().as_str());
     push(line, " bytes=");
@@ -135,7 +136,7 @@ fn push_fields(access: &Access, line: &mut Vec<u8>) {
     push_millis(line, access);
     push(line, " end=");
     push(line, access.display_end());
-    push_known(line, " id=", access.request_id());
+    push_known(line, " id=", access.request_id().map(str::as_bytes));
     push_known(line, " referer=", referer.as_deref());
     push_known(line, " agent=", agent.as_deref());
 }
@@ -150,11 +151,12 @@ fn push_common(access: &Access, line: &mut Vec<u8>) {
     line.extend_from_slice(&CommonLogTime(access.time()).text());
     push(line, "] ");
     // A method is a token, which needs no escapes.
+    let asked = access.line();
     push(line, "\"");
-    push(line, access.method().as_str());
+    line.extend_from_slice(asked.method);
     push(line, " ");
-    push_within_quotes(line, access.target());
-    match access.version() {
+    push_within_quotes(line, asked.target);
+    match asked.version {
         Version::HTTP_11 => push(line, " HTTP/1.1\" "),
         other => push_display(line, format_args!(" {other:?}\" ")),
     }
@@ -166,12 +168,14 @@ fn push_common(access: &Access, line: &mut Vec<u8>) {
 fn push_object(access: &Access, line: &mut Vec<u8>) {
     let [host, referer, agent] = access.known_fields();
     let client = access.client();
+    let host = client.forwarded_host().map(str::as_bytes).or(host.as_deref());
+    let asked = access.line();
     push(line, "{\"time\":\"");
     line.extend_from_slice(&access.display_time().text());
     push(line, "\",\"client\":");
     if client.ip().is_some() {
         push(line, "\"");
-        push_client(line, client);
+        push_client(line, &client);
         push(line, "\"");
     } else {
         push(line, "null");
@@ -183,17 +187,17 @@ fn push_object(access: &Access, line: &mut Vec<u8>) {
         push(line, "\"");
     }
     push(line, "],\"listener\":");
-    push_json(line, access.listener());
+    push_json(line, access.listener().map(str::as_bytes));
     push(line, ",\"method\":");
-    push_json(line, Some(access.method().as_str()));
+    push_json(line, Some(asked.method));
     push(line, ",\"scheme\":\"");
     push(line, client.scheme());
     push(line, "\",\"host\":");
-    push_json(line, host.as_deref());
+    push_json(line, host);
     push(line, ",\"target\":");
-    push_json(line, Some(access.target()));
+    push_json(line, Some(asked.target));
     push(line, ",\"pattern\":");
-    push_json(line, access.pattern());
+    push_json(line, access.pattern_on(asked));
     push(line, ",\"status\":");
     push(line, access.status().as_str());
     push(line, ",\"bytes\":");
@@ -203,7 +207,7 @@ fn push_object(access: &Access, line: &mut Vec<u8>) {
     push(line, ",\"end\":\"");
     push(line, access.display_end());
     push(line, "\",\"id\":");
-    push_json(line, access.request_id());
+    push_json(line, access.request_id().map(str::as_bytes));
     push(line, ",\"referer\":");
     push_json(line, referer.as_deref());
     push(line, ",\"agent\":");

@@ -1,6 +1,7 @@
 //! The access log: requests and how their responses ended.
 
 mod access;
+mod entries;
 mod format;
 
 use std::borrow::Cow;
@@ -12,6 +13,8 @@ use std::time::Instant;
 use http::Extensions;
 
 pub use access::Access;
+use access::text_of;
+pub(crate) use entries::Entries;
 pub use format::AccessFormat;
 use format::push_line;
 
@@ -20,7 +23,7 @@ use crate::base::log::kv::{Source, Value, VisitSource};
 use crate::base::log::{Escaped, generation, key_value, write_as_is};
 use crate::base::log_file::LogFile;
 use crate::base::time::Rfc3339;
-use crate::web::end_observer::EndObserver;
+use crate::web::client::Client;
 use crate::web::handler::{Call, Handler, Next, Seal, Wrapper};
 use crate::web::response::ResponseEnd;
 use crate::{Request, Response};
@@ -132,24 +135,25 @@ impl AccessLog {
         let started = call.started().unwrap_or_else(Instant::now);
         if let Some(request) = call.request() {
             let access = Access::of(request, self.query, started);
-            call.observe(Entry { access, sink: self.sink.clone(), format: self.format });
+            call.entries().add(Entry { access, sink: self.sink.clone(), format: self.format });
         }
     }
 }
 
 /// A request whose response has not ended.
-struct Entry {
+pub(crate) struct Entry {
     access: Access,
     sink: Sink,
     format: AccessFormat,
 }
 
-impl EndObserver for Entry {
+impl Entry {
+    /// Notes what the response says that the handler and all wrappers have made.
     fn note_response(&mut self, extensions: &Extensions) {
         self.access.take_id_of(extensions);
     }
 
-    fn end(&mut self, end: &ResponseEnd) {
+    pub(crate) fn end(&mut self, end: &ResponseEnd) {
         let Entry { access, sink, format } = self;
         access.end(end);
         match sink {
@@ -180,6 +184,7 @@ struct KeyValues<'a> {
 
 struct Texts<'a> {
     time: Rfc3339,
+    client: Client,
     via: Option<Escaped<String>>,
     /// Listener, target and pattern.
     known: [Option<Escaped<&'a str>>; 3],
@@ -189,11 +194,16 @@ struct Texts<'a> {
 
 impl<'a> Texts<'a> {
     fn of(access: &'a Access) -> Texts<'a> {
+        let client = access.client();
+        let [host, referer, agent] = access.known_fields().map(|value| value.map(text_of));
+        let host = client.forwarded_host().map(|host| Cow::Owned(host.to_owned())).or(host);
+        let hops: Vec<String> = client.via().iter().map(ToString::to_string).collect();
         Texts {
             time: access.display_time(),
-            via: access.via().map(Escaped),
+            client,
+            via: (!hops.is_empty()).then(|| Escaped(hops.join(","))),
             known: [access.listener(), Some(access.target()), access.pattern()].map(|text| text.map(Escaped)),
-            fields: access.known_fields().map(|text| text.map(Escaped)),
+            fields: [host, referer, agent].map(|text| text.map(Escaped)),
         }
     }
 }
@@ -201,17 +211,17 @@ impl<'a> Texts<'a> {
 impl Source for KeyValues<'_> {
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), log::kv::Error> {
         let access = self.access;
-        let Texts { time, via, known: [listener, target, pattern], fields: [host, referer, agent] } =
+        let Texts { time, client, via, known: [listener, target, pattern], fields: [host, referer, agent] } =
             self.texts.get_or_init(|| Texts::of(access));
         let or_null = |value: Option<Value<'kvs>>| value.unwrap_or(Value::null());
         let pairs = [
             ("generation", generation().into()),
             ("time", Value::from_display(time)),
-            ("client", Value::from_display(access.client())),
+            ("client", Value::from_display(client)),
             ("via", or_null(key_value(via))),
             ("listener", or_null(key_value(listener))),
-            ("method", access.method().as_str().into()),
-            ("scheme", access.client().scheme().into()),
+            ("method", access.method().into()),
+            ("scheme", client.scheme().into()),
             ("host", or_null(key_value(host))),
             ("target", or_null(key_value(target))),
             ("pattern", or_null(key_value(pattern))),
