@@ -5,10 +5,8 @@ use std::time::Duration;
 use http::Method;
 
 use super::call_deadline::Deadline;
-use super::routes::{
-    Call, GuardWalk, RouteMatch, RouteRules, Routes, Seal, add_route, call_by_hand, literal_paths, verify,
-};
-use super::{EarlyResponse, Handler};
+use super::routes::{Call, GuardWalk, RouteMatch, RouteRules, Routes, Seal, add_route, call_by_hand, verify};
+use super::{EarlyResponse, Handler, literal_paths};
 use crate::base::limits::within_reach;
 use crate::{Request, Response};
 

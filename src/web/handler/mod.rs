@@ -16,7 +16,7 @@ pub use limits::{RouteLimits, deadline, limited, max_body, streaming};
 pub(crate) use routes::RouteRules;
 pub(crate) use routes::{
     Call, GuardWalk, Matched, Panics, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal, SharedPattern,
-    add_route, answer, call_by_hand, find_route, literal_paths, verify,
+    add_route, answer, call_by_hand, find_route, verify,
 };
 pub(crate) use values::Values;
 pub use wrapped::{EarlyResponse, Guard, Next, Wrapped, Wrapper};
@@ -267,4 +267,11 @@ where
     R: IntoResponse,
 {
     type Response = R;
+}
+
+/// Calls `each` with the paths of the handler's routes without parameters, in their normal spelling.
+pub(crate) fn literal_paths(handler: &dyn Handler, each: &mut dyn FnMut(&str)) {
+    if let Some(routes) = handler.routes(Seal::new()) {
+        routes.literal_paths(each);
+    }
 }

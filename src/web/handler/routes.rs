@@ -70,13 +70,6 @@ pub(crate) fn add_route(handler: &dyn Handler, method: &Method, path: &str, foun
     }
 }
 
-/// Calls `each` with the paths of the handler's routes without parameters, in their normal spelling.
-pub(crate) fn literal_paths(handler: &dyn Handler, each: &mut dyn FnMut(&str)) {
-    if let Some(routes) = handler.routes(Seal::new()) {
-        routes.literal_paths(each);
-    }
-}
-
 /// Lists the handler's configuration errors, if there are any.
 pub(crate) fn verify(handler: &dyn Handler) -> Result<(), String> {
     handler.routes(Seal::new()).map_or(Ok(()), Routes::verify)

@@ -8,10 +8,8 @@ use std::fmt;
 
 use http::Method;
 
-use super::Handler;
-use super::routes::{
-    Call, GuardWalk, RouteMatch, Routes, Seal, add_route, call_by_hand, literal_paths, verify,
-};
+use super::routes::{Call, GuardWalk, RouteMatch, Routes, Seal, add_route, call_by_hand, verify};
+use super::{Handler, literal_paths};
 use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
