@@ -26,6 +26,34 @@ pub fn lacks(program: &str) -> bool {
     lacks
 }
 
+/// Copies a program, by another process: a child that another test starts meanwhile would keep a descriptor of ours that is
+/// open for writing, and the copy could not be executed (ETXTBSY) until that child executes its own program.
+///
+/// # Panics
+/// When it can't be copied.
+#[track_caller]
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let copied = Command::new("cp").arg(from.as_ref()).arg(to.as_ref()).status().expect("cp");
+    assert!(copied.success(), "{} is not copied to {}", from.as_ref().display(), to.as_ref().display());
+}
+
+/// Puts an executable script with this text in the place of whatever is at `path`, by a rename, so that no process reads half of
+/// it. By another process, as `copy_program`.
+///
+/// # Panics
+/// When it can't be written.
+#[track_caller]
+pub fn put_script(path: impl AsRef<Path>, text: impl AsRef<[u8]>) {
+    let mut shell = Command::new("sh")
+        .args(["-ec", r#"cat > "$1.new"; chmod 755 "$1.new"; mv -f "$1.new" "$1""#, "sh"])
+        .arg(path.as_ref())
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("sh");
+    shell.stdin.take().expect("a pipe").write_all(text.as_ref()).expect("a script");
+    assert!(shell.wait().expect("its status").success(), "no script at {}", path.as_ref().display());
+}
+
 /// The words by which a program is started in new namespaces, such as `--pid`; None where this host
 /// has no means for it or forbids it, which is said.
 pub fn unshare(namespaces: &[&str]) -> Option<Vec<String>> {

@@ -5,13 +5,13 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
-use testkit::{Crowd, Exit, Outcome, Pid, Proc, Signal};
+use testkit::{Crowd, Exit, Outcome, Pid, Proc, Signal, copy_program, put_script};
 
 use crate::TESTKIT;
 
@@ -39,7 +39,7 @@ impl Bench {
 
     fn of(command: &[&str], folder: TempDir, flags: &[&str]) -> Bench {
         let program = folder.path().join("program");
-        copy(Path::new(command[0]), &program);
+        copy_program(command[0], &program);
         let server =
             Proc::start_as_said(&program, &[&command[1..], &["--listen", "127.0.0.1:0"], flags].concat());
         let crowd = Crowd::of(&server.addr());
@@ -57,8 +57,7 @@ impl Bench {
     /// Takes the program away, and puts something in its place.
     fn replace(&self, with: impl AsRef<[u8]>) {
         fs::rename(&self.program, self.folder.path().join("good")).unwrap();
-        fs::write(&self.program, with).unwrap();
-        fs::set_permissions(&self.program, Permissions::from_mode(0o755)).unwrap();
+        put_script(&self.program, with);
     }
 
     fn put_back(&self) {
@@ -93,12 +92,6 @@ impl Bench {
         self.server.reaped_all(old);
         old
     }
-}
-
-/// By another process: a file that this one has open for writing while another test starts
-/// something can't be executed until that has happened.
-fn copy(from: &Path, to: &Path) {
-    assert!(Command::new("cp").args([from, to]).status().unwrap().success());
 }
 
 #[test]
@@ -422,7 +415,7 @@ fn one_that_closes_everything_and_hangs_is_killed_at_once() {
 fn being_copied() -> (Bench, File) {
     let bench = Bench::start(&[]);
     bench.replace("");
-    copy(&bench.folder.path().join("good"), &bench.program);
+    copy_program(bench.folder.path().join("good"), &bench.program);
     let copying = OpenOptions::new().append(true).open(&bench.program).unwrap();
     bench.server.signal(Signal::SIGHUP);
     (bench, copying)
@@ -451,8 +444,8 @@ fn a_symlink_is_looked_up_anew() {
     let folder = tempfile::tempdir().unwrap();
     let (one, two, link) =
         (folder.path().join("one"), folder.path().join("two"), folder.path().join("current"));
-    copy(Path::new(env!("CARGO_BIN_EXE_kitchen_sink")), &one);
-    copy(&one, &two);
+    copy_program(env!("CARGO_BIN_EXE_kitchen_sink"), &one);
+    copy_program(&one, &two);
     symlink("one", &link).unwrap();
     let server = Proc::start(&link, &["--probation-ms", "0"]);
     let exe = |pid: Pid| fs::read_link(format!("/proc/{pid}/exe")).unwrap();
@@ -471,7 +464,7 @@ fn a_symlink_is_looked_up_anew() {
 fn a_deleted_program_that_came_back_is_the_new_one() {
     let bench = Bench::start(&[]);
     fs::remove_file(&bench.program).unwrap();
-    copy(Path::new(env!("CARGO_BIN_EXE_kitchen_sink")), &bench.program);
+    copy_program(env!("CARGO_BIN_EXE_kitchen_sink"), &bench.program);
     bench.serves_on();
 }
 

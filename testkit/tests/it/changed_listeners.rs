@@ -1,11 +1,10 @@
 //! A successor may have other listeners than its predecessor: the next release's own flags decide.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use tempfile::TempDir;
-use testkit::{Addr, Begin, End, Exit, Outcome, Proc, get};
+use testkit::{Addr, Begin, End, Exit, Outcome, Proc, get, put_script};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
@@ -18,10 +17,7 @@ fn server(probation_ms: &str, flags: &str) -> (Proc, TempDir) {
     let second = at("second");
     let listen = ["--unix", second.to_str().unwrap(), "--probation-ms", probation_ms];
     let server = Proc::start(at("program"), &listen);
-    let script = format!("#!/bin/sh\nexec {PROGRAM} {flags}\n");
-    fs::write(at("next"), script).unwrap();
-    fs::set_permissions(at("next"), Permissions::from_mode(0o755)).unwrap();
-    fs::rename(at("next"), at("program")).unwrap();
+    put_script(at("program"), format!("#!/bin/sh\nexec {PROGRAM} {flags}\n"));
     (server, folder)
 }
 

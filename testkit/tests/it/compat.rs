@@ -16,7 +16,7 @@ use testkit::golden::{
     HALF, OTHER_HALF, RECORDINGS, Stage, Traveller, UPLOADS_HALVES, args, done, play, read, upload_head,
 };
 use testkit::handover::{Ends, Part, Setup, Understudy, names, readable, start_successor, state_file};
-use testkit::{Addr, Client, Exit, Proc, Signal};
+use testkit::{Addr, Client, Exit, Proc, Signal, copy_program};
 
 use crate::TESTKIT;
 
@@ -53,7 +53,7 @@ impl Theatre {
             [] => TESTKIT,
             _ => env!("CARGO_BIN_EXE_kitchen_sink"),
         };
-        fs::copy(program, folder.path().join("server")).unwrap();
+        copy_program(program, folder.path().join("server"));
         fs::create_dir(folder.path().join("run")).unwrap();
         let understudy = Understudy::new(folder.path());
         let (tcp, unix) = (TcpListener::bind("127.0.0.1:0").unwrap(), folder.path().join("socket"));

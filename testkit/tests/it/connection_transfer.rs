@@ -7,7 +7,9 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
-use testkit::{Addr, Begin, Client, Exit, Outcome, Pid, Proc, Signal, kitchen_sink, lacks, skip, until};
+use testkit::{
+    Addr, Begin, Client, Exit, Outcome, Pid, Proc, Signal, copy_program, kitchen_sink, lacks, skip, until,
+};
 
 /// A crowd of clients, each with one connection that has been asked once.
 fn crowd(server: &Proc, size: usize) -> Vec<Client> {
@@ -236,9 +238,7 @@ fn an_ordinary_user_with_1024_descriptors_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let program = folder.path().join("kitchen_sink");
-    assert!(
-        Command::new("cp").arg(env!("CARGO_BIN_EXE_kitchen_sink")).arg(&program).status().unwrap().success()
-    );
+    copy_program(env!("CARGO_BIN_EXE_kitchen_sink"), &program);
     let program = program.to_str().unwrap();
     let flags =
         ["--reuid=12345", "--regid=12345", "--clear-groups", "prlimit", "--nofile=1024:1024", program];

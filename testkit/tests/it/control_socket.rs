@@ -10,7 +10,9 @@ use std::process::Command;
 use std::sync::mpsc::{self, TryRecvError};
 
 use tempfile::TempDir;
-use testkit::{DEADLINE, Exit, Proc, Signal, beside, expect_calm, lacks, skip, until};
+use testkit::{
+    DEADLINE, Exit, Proc, Signal, beside, copy_program, expect_calm, lacks, put_script, skip, until,
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
@@ -31,10 +33,7 @@ impl Bench {
     }
 
     fn next_is(&self, script: &str) {
-        let next = self.folder.path().join("next");
-        fs::write(&next, script).unwrap();
-        fs::set_permissions(&next, Permissions::from_mode(0o755)).unwrap();
-        fs::rename(next, self.folder.path().join("program")).unwrap();
+        put_script(self.folder.path().join("program"), script);
     }
 
     fn connect(&self) -> UnixStream {
@@ -366,7 +365,7 @@ fn another_user_is_refused_whatever_the_mode_is() {
 
 fn as_nobody(bench: &Bench) -> String {
     let program = bench.folder.path().join("ctl");
-    fs::copy(env!("CARGO_BIN_EXE_ctl"), &program).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_ctl"), &program);
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(program)
@@ -374,7 +373,7 @@ fn as_nobody(bench: &Bench) -> String {
         .arg(&bench.path)
         .output()
         .unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 #[test]

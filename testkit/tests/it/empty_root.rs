@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
-use testkit::{Exit, Proc, Signal, skip, unshare};
+use testkit::{Exit, Proc, Signal, copy_program, skip, unshare};
 
 /// The directory with `slow_ok` and `kitchen_sink`, linked to no library; built once, unless `HEIRLOOM_BUILT` says that they
 /// are there.
@@ -42,7 +42,7 @@ impl Root {
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
         for program in programs {
             // By another process: a child that another test starts would keep a descriptor of ours, and the copy busy.
-            assert!(Command::new("cp").arg(program).arg(folder.path()).status().unwrap().success());
+            copy_program(program, folder.path());
         }
         words.extend(["chroot".to_owned(), folder.path().to_str().unwrap().to_owned()]);
         Some(Root { folder, words })

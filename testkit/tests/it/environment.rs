@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::unistd::geteuid;
-use testkit::{Exit, Pid, Proc, skip, unshare};
+use testkit::{Exit, Pid, Proc, copy_program, skip, unshare};
 
 use crate::TESTKIT;
 
@@ -106,11 +106,6 @@ fn without_proc_the_environment_is_passed_on_all_the_same() {
     }
 }
 
-/// By another process: a child that another test starts would keep a descriptor of ours, and the copy busy.
-fn copy(to: &Path) {
-    assert!(Command::new("cp").arg(TESTKIT).arg(to).status().unwrap().success());
-}
-
 fn by_descriptor(kind: &str, program: &Path) -> Proc {
     let mut command = Command::new(TESTKIT);
     command.args(["started", "by", kind]).arg(program).args(LISTEN);
@@ -121,12 +116,12 @@ fn by_descriptor(kind: &str, program: &Path) -> Proc {
 fn started_by_a_descriptor_it_is_looked_up_by_its_path() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("program");
-    copy(&program);
+    copy_program(TESTKIT, &program);
     let server = by_descriptor("file", &program);
     let before = fs::metadata(format!("/proc/{}/exe", server.pid())).unwrap();
     // A new version.
     let next = folder.path().join("next");
-    copy(&next);
+    copy_program(TESTKIT, &next);
     fs::rename(&next, &program).unwrap();
     for _ in 0..2 {
         let new = server.handover();
@@ -176,7 +171,7 @@ const USER: u32 = 65534;
 fn shared() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
-    copy(&folder.path().join("program"));
+    copy_program(TESTKIT, folder.path().join("program"));
     folder
 }
 

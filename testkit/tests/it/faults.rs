@@ -6,7 +6,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use testkit::{Client, Crowd, Proc, expect_calm, kitchen_sink, lacks, pass, raise_nofile, skip};
+use testkit::{
+    Client, Crowd, Proc, copy_program, expect_calm, kitchen_sink, lacks, pass, raise_nofile, skip,
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
@@ -103,7 +105,7 @@ fn of_everybody() -> (tempfile::TempDir, String) {
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let program = folder.path().join("program").to_str().unwrap().to_owned();
     // By another program: one of our own children may have it open for writing otherwise.
-    assert!(Command::new("cp").args([PROGRAM, &program]).status().unwrap().success());
+    copy_program(PROGRAM, &program);
     (folder, program)
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
-use testkit::{Proc, Signal, beside, lacks, skip, until};
+use testkit::{Proc, Signal, beside, copy_program, lacks, put_script, skip, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const CTL: &str = env!("CARGO_BIN_EXE_ctl");
@@ -39,10 +39,7 @@ impl Bench {
     }
 
     fn next_is(&self, script: &str) {
-        let next = self.folder.path().join("next");
-        fs::write(&next, script).unwrap();
-        fs::set_permissions(&next, Permissions::from_mode(0o755)).unwrap();
-        fs::rename(next, self.folder.path().join("program")).unwrap();
+        put_script(self.folder.path().join("program"), script);
     }
 
     /// The two ways to reach it.
@@ -269,7 +266,7 @@ fn without_permission_it_says_so() {
     let bench = Bench::start(&[]);
     fs::set_permissions(bench.folder.path(), Permissions::from_mode(0o755)).unwrap();
     let program = bench.folder.path().join("ctl");
-    fs::copy(CTL, &program).unwrap();
+    copy_program(CTL, &program);
     for target in bench.targets() {
         let begin = Instant::now();
         let output = Command::new("setpriv")
@@ -475,7 +472,7 @@ fn the_deploy_script_upgrades_or_puts_the_old_program_back() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let (program, control) = (at("app"), at("control"));
-    fs::copy(PROGRAM, &program).unwrap();
+    copy_program(PROGRAM, &program);
     fs::create_dir(at("bin")).unwrap();
     symlink(CTL, at("bin/heirloomctl")).unwrap();
     let server = Proc::start(&program, &["--control", control.to_str().unwrap(), "--probation-ms", "100"]);
@@ -495,7 +492,7 @@ fn the_deploy_script_upgrades_or_puts_the_old_program_back() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("exited with status 3"), "{output:?}");
     assert_eq!(fs::metadata(&program).unwrap().len(), fs::metadata(PROGRAM).unwrap().len(), "it is put back");
     // The one before, which the script keeps, is deployed by the same command.
-    fs::copy(PROGRAM, at("app.previous")).unwrap();
+    copy_program(PROGRAM, at("app.previous"));
     let output = deploy(&at("app.previous"));
     assert!(output.status.success(), "{output:?}");
     assert_eq!(server.get("/generation").ok().number(), 3);

@@ -1,17 +1,15 @@
 //! The lifecycle without HTTP: `line_server`'s clients, which send a line twice only if the server asks for it,
 //! lose none over handovers, bad programs and stops.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use testkit::{Addr, DEADLINE, Exit, Proc, Signal, beside, pass, until};
+use testkit::{Addr, DEADLINE, Exit, Proc, Signal, beside, copy_program, pass, put_script, until};
 
 fn line_server(more: &[&str]) -> Proc {
     Proc::start_as_said(env!("CARGO_BIN_EXE_line_server"), &[&["127.0.0.1:0"], more].concat())
@@ -194,16 +192,12 @@ fn hups_at_once_are_one_handover_or_two_and_lose_nothing() {
 fn a_bad_program_costs_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (program, good) = (folder.path().join("program"), folder.path().join("good"));
-    // By another process: a file that this one has open for writing can't be executed.
-    assert!(
-        Command::new("cp").arg(env!("CARGO_BIN_EXE_line_server")).arg(&program).status().unwrap().success()
-    );
+    copy_program(env!("CARGO_BIN_EXE_line_server"), &program);
     let server = Proc::start_as_said(&program, &["127.0.0.1:0"]);
     let crowd = Crowd::of(&server);
     crowd.goes_on();
     fs::rename(&program, &good).unwrap();
-    fs::write(&program, "#!/bin/sh\nexit 3\n").unwrap();
-    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    put_script(&program, "#!/bin/sh\nexit 3\n");
     server.signal(Signal::SIGHUP);
     let line = server.wait_for("still serving");
     assert!(line.contains("exited with status 3"), "{line}");

@@ -1,12 +1,12 @@
 //! Listeners whose addresses overlap, or are the same in another spelling.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use tempfile::TempDir;
-use testkit::{Addr, Client, Exit, Pid, Proc, Signal, get, skip, until};
+use testkit::{Addr, Client, Exit, Pid, Proc, Signal, get, put_script, skip, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
@@ -28,10 +28,7 @@ impl Service {
 
     /// The next generation has these flags.
     fn next(&self, flags: &str) {
-        let (new, program) = (self.folder.path().join("new"), self.folder.path().join("program"));
-        fs::write(&new, format!("#!/bin/sh\nexec {PROGRAM} {flags}\n")).unwrap();
-        fs::set_permissions(&new, Permissions::from_mode(0o755)).unwrap();
-        fs::rename(&new, &program).unwrap();
+        put_script(self.folder.path().join("program"), format!("#!/bin/sh\nexec {PROGRAM} {flags}\n"));
     }
 
     /// A handover to a generation with these flags, and the end of the one before.

@@ -1,14 +1,13 @@
 //! What starts generation 1, and what its end means to that process: where it would be the end of the service, a handover
 //! is refused; everywhere else it works.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
-use testkit::{Addr, Crowd, Proc, Signal, lacks, skip, unshare};
+use testkit::{Addr, Crowd, Proc, Signal, lacks, put_script, skip, unshare};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const FLAGS: [&str; 4] = ["--listen", "127.0.0.1:0", "--probation-ms", "0"];
@@ -226,16 +225,9 @@ fn the_decision_is_passed_on() {
     command.args(["-c", STAYS]).arg(&program).args(FLAGS).arg("--any-parent");
     let server = start(command);
     // The next version does not claim to know better.
-    replace(&program, &format!("#!/bin/sh\nexec {PROGRAM} {}\n", FLAGS.join(" ")));
+    put_script(&program, format!("#!/bin/sh\nexec {PROGRAM} {}\n", FLAGS.join(" ")));
     server.signal_to(server.serving(), Signal::SIGHUP);
     server.wait_for("serving as generation 2");
     server.wait_for("end of generation 1");
     refuses(&server, "refused under s6-supervise");
-}
-
-fn replace(program: &Path, script: &str) {
-    let new = program.with_extension("new");
-    fs::write(&new, script).unwrap();
-    fs::set_permissions(&new, Permissions::from_mode(0o755)).unwrap();
-    fs::rename(&new, program).unwrap();
 }

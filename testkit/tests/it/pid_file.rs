@@ -1,15 +1,15 @@
 //! The pid file: never missing, never incomplete, and never the number of a process that does not own the service.
 
 use std::collections::BTreeSet;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use testkit::{Exit, Pid, Proc, Signal, beside};
+use testkit::{Exit, Pid, Proc, Signal, beside, put_script};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
@@ -42,10 +42,7 @@ impl Bench {
 
     /// The next successor is this script.
     fn next_is(&self, script: &str) {
-        let next = self.folder.path().join("next");
-        fs::write(&next, script).unwrap();
-        fs::set_permissions(&next, Permissions::from_mode(0o755)).unwrap();
-        fs::rename(next, self.folder.path().join("program")).unwrap();
+        put_script(self.folder.path().join("program"), script);
     }
 
     fn next_is_good(&self) {

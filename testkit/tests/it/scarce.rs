@@ -11,7 +11,7 @@ use std::process::Command;
 use heirloom_testkit::internal::descriptors;
 use rustix::process::{Resource, getrlimit};
 use tempfile::TempDir;
-use testkit::{Addr, Crowd, DEADLINE, Exit, Proc, Signal, kitchen_sink, lacks, skip, until};
+use testkit::{Addr, Crowd, DEADLINE, Exit, Proc, Signal, copy_program, kitchen_sink, lacks, skip, until};
 use tungstenite::{Message, WebSocket};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
@@ -171,7 +171,7 @@ fn of_everybody() -> (TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     let program = folder.path().join("program").to_str().unwrap().to_owned();
-    assert!(Command::new("cp").args([PROGRAM, &program]).status().unwrap().success());
+    copy_program(PROGRAM, &program);
     (folder, program)
 }
 

@@ -1,12 +1,12 @@
 //! Signals in any order, to any generation, to all of them at once: the end is what an operator
 //! means by them.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use testkit::{Begin, Client, Exit, Outcome, Pid, Proc, Signal, pass, until};
+use testkit::{Begin, Client, Exit, Outcome, Pid, Proc, Signal, pass, put_script, until};
 
 use crate::TESTKIT;
 
@@ -67,9 +67,7 @@ impl Scene {
     /// Starts a successor that does `line` before anything else.
     fn be_unready(&mut self, line: &str) {
         let at = |name: &str| self.folder.path().join(name);
-        fs::write(at("next"), format!("#!/bin/sh\n{line}\nexec {PROGRAM} \"$@\"\n")).unwrap();
-        fs::set_permissions(at("next"), Permissions::from_mode(0o755)).unwrap();
-        fs::rename(at("next"), at("program")).unwrap();
+        put_script(at("program"), format!("#!/bin/sh\n{line}\nexec {PROGRAM} \"$@\"\n"));
         let new = self.server.hup();
         until("it sleeps or has stopped itself", || state(new) == 'T' || comm(new) == "sleep");
         symlink(PROGRAM, at("good")).unwrap();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use testkit::handover::{Packet, Part, Understudy};
-use testkit::{Addr, DEADLINE, Exit, Pid, Proc, Signal, beside, kitchen_sink, until};
+use testkit::{Addr, DEADLINE, Exit, Pid, Proc, Signal, beside, copy_program, kitchen_sink, until};
 
 use crate::TESTKIT;
 
@@ -445,7 +445,7 @@ impl Watched {
         let directory = tempfile::tempdir().unwrap();
         let understudy = Understudy::new(directory.path());
         let program = directory.path().join("program");
-        fs::copy(env!("CARGO_BIN_EXE_kitchen_sink"), &program).unwrap();
+        copy_program(env!("CARGO_BIN_EXE_kitchen_sink"), &program);
         let mut command = Command::new(&program);
         command.args(["--listen", "127.0.0.1:0", "--probation-ms", "0"]);
         command.env("TESTKIT_PUPPET", understudy.socket());

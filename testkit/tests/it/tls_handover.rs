@@ -4,12 +4,11 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use testkit::{Addr, Client, End, Exit, Outcome, Proc, Signal, kitchen_sink, lacks};
+use testkit::{Addr, Client, End, Exit, Outcome, Proc, Signal, kitchen_sink, lacks, put_script};
 
 /// Sets the wall clock to a time before 1970, which Linux itself does not allow.
 const CLOCK: &str = r#"
@@ -233,12 +232,9 @@ fn plain_connections_never_move_to_a_tls_listener() {
     silent[0].send("GET /pid HTTP/1.1\r\nHost: h\r\n");
     server.open(server.pid(), 100);
     let becomes = |flags: String| {
-        let new = secured.folder.path().join("new");
         let script =
             format!("#!/bin/sh\nexec {} {flags} --probation-ms 0\n", env!("CARGO_BIN_EXE_kitchen_sink"));
-        fs::write(&new, script).expect("a file");
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("a file");
-        fs::rename(&new, &program).expect("a file");
+        put_script(&program, script);
     };
     let tls = format!("--tls-listen 127.0.0.1:0 --cert {} --key {}", file("cert.pem"), file("key.pem"));
     becomes(tls);

@@ -1,11 +1,10 @@
 //! Scripts around the program: what runs again at a handover, and scripts that stay in between.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use testkit::{Crowd, Outcome, Pid, Proc, Signal, until};
+use testkit::{Crowd, Outcome, Pid, Proc, Signal, put_script, until};
 
 use crate::TESTKIT;
 
@@ -28,12 +27,8 @@ impl Scripts {
         self.folder.path().join("script")
     }
 
-    /// By rename, as a script that runs is read on.
     fn write(&self, body: &str) {
-        let new = self.folder.path().join("new");
-        fs::write(&new, format!("#!/bin/sh\nPROGRAM={PROGRAM}\n{body}\n")).unwrap();
-        fs::set_permissions(&new, Permissions::from_mode(0o755)).unwrap();
-        fs::rename(&new, self.path()).unwrap();
+        put_script(self.path(), format!("#!/bin/sh\nPROGRAM={PROGRAM}\n{body}\n"));
     }
 
     /// A server whose program becomes the script, after generation 1 was started without it.

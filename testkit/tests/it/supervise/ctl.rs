@@ -1,14 +1,12 @@
 //! heirloomctl and a supervised service: the pid file names the supervisor for good, and the result of an upgrade comes
 //! by it and a signal alone as well.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use testkit::{Exit, Signal, until};
+use testkit::{Exit, Signal, put_script, until};
 
 use super::{PROGRAM, Place, Supervised};
 
@@ -73,8 +71,7 @@ fn an_upgrade_names_the_new_generation_and_not_the_supervisor() {
 fn a_failed_upgrade_is_a_failure_within_the_ready_timeout() {
     let bench = Bench::start(&["--ready-timeout-ms", "1000"]);
     let sleeps = bench.place.folder.path().join("sleeps");
-    fs::write(&sleeps, "#!/bin/sh\nexec sleep 1000\n").unwrap();
-    fs::set_permissions(&sleeps, Permissions::from_mode(0o755)).unwrap();
+    put_script(&sleeps, "#!/bin/sh\nexec sleep 1000\n");
     let mut n = 1;
     for file in [sleeps.to_str().unwrap(), "/bin/false", "/nonexistent"] {
         bench.place.put(file);

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 use tempfile::TempDir;
-use testkit::{Addr, Client, Crowd, DEADLINE, Exit, Outcome, Pid, Proc, Signal, get, lacks, unshare, until};
+use testkit::{
+    Addr, Client, Crowd, DEADLINE, Exit, Outcome, Pid, Proc, Signal, copy_program, get, lacks, unshare, until,
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 const FLAGS: [&str; 4] = ["--listen", "127.0.0.1:0", "--probation-ms", "0"];
@@ -51,7 +53,7 @@ impl Place {
     /// As another file, whose content is the same.
     fn put_copy(&self) {
         let new = self.folder.path().join("new");
-        fs::copy(PROGRAM, &new).unwrap();
+        copy_program(PROGRAM, &new);
         fs::rename(new, self.program()).unwrap();
     }
 

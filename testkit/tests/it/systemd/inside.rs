@@ -2,15 +2,14 @@
 //! /tmp of its own. Each test runs itself again inside, where it is the client and the administrator. It is skipped only where
 //! there are no such namespaces.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
-use testkit::{Addr, Client, DEADLINE, lacks, skip, until};
+use testkit::{Addr, Client, DEADLINE, lacks, put_script, skip, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 /// Set inside.
@@ -246,7 +245,5 @@ pub(super) fn ask_slowly(pid: i32, ms: u32) -> Client {
 
 /// `text` takes the place of the program.
 pub(super) fn replace_program(text: &str) {
-    fs::write(format!("{FOLDER}/new"), text).unwrap();
-    fs::set_permissions(format!("{FOLDER}/new"), Permissions::from_mode(0o755)).unwrap();
-    fs::rename(format!("{FOLDER}/new"), format!("{FOLDER}/kitchen_sink")).unwrap();
+    put_script(format!("{FOLDER}/kitchen_sink"), text);
 }

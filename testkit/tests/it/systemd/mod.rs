@@ -9,13 +9,13 @@ mod real;
 mod reload;
 mod watchdog;
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
-use testkit::{NotifySocket, Proc};
+use testkit::{NotifySocket, Proc, put_script};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kitchen_sink");
 
@@ -61,10 +61,7 @@ impl Installed {
 
     /// What is written here takes its place.
     fn write(&self, text: &str) {
-        let new = self.folder.path().join("new");
-        fs::write(&new, text).unwrap();
-        fs::set_permissions(&new, Permissions::from_mode(0o755)).unwrap();
-        fs::rename(&new, self.path()).unwrap();
+        put_script(self.path(), text);
     }
 }
 
