@@ -227,9 +227,9 @@ pub(super) fn in_flight(pid: i32, requests: usize) {
     });
 }
 
-/// A request that takes so long, in the handler of `pid`, which accepts, perhaps not alone.
+/// A client on a connection of `pid`, which accepts, perhaps not alone.
 #[track_caller]
-pub(super) fn ask_slowly(pid: i32, ms: u32) -> Client {
+pub(super) fn client_of(pid: i32) -> Client {
     let mut client = Client::to(&addr());
     until("it accepts the connection", || {
         let is_there = client.get("/pid").ok().number() == pid;
@@ -238,6 +238,13 @@ pub(super) fn ask_slowly(pid: i32, ms: u32) -> Client {
         }
         is_there
     });
+    client
+}
+
+/// A request that takes so long, in the handler of `pid`.
+#[track_caller]
+pub(super) fn ask_slowly(pid: i32, ms: u32) -> Client {
+    let mut client = client_of(pid);
     client.ask(&format!("/sleep/{ms}"));
     in_flight(pid, 1);
     client

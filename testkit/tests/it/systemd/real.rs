@@ -4,10 +4,11 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use testkit::{Client, Crowd, Outcome, get, until};
+use testkit::{Begin, Client, Crowd, Outcome, get, until};
 
 use super::inside::{
-    ADDRESS, FOLDER, Unit, addr, ask_slowly, flags, inside, log, parent, replace_program, systemctl,
+    ADDRESS, FOLDER, Unit, addr, ask_slowly, client_of, flags, in_flight, inside, log, parent,
+    replace_program, systemctl,
 };
 use super::reports_status;
 
@@ -250,10 +251,12 @@ fn without_clone_parent_a_successor_is_a_child() {
         let unit = Unit::start(&flags(), &format!("TimeoutStopSec=20\n{filter}"));
         let before = unit.main_pid();
         // As long as its predecessor lives.
-        let mut slow = ask_slowly(before, 1500);
+        let mut slow = client_of(before);
+        slow.begin();
+        in_flight(before, 1);
         let main = unit.reload();
         assert_eq!(parent(main), if is_child { before.to_string() } else { "1".to_owned() }, "{filter}");
-        assert_eq!(slow.answer().ok().text(), "ok\n");
+        assert_eq!(slow.finish().ok().text(), "ok");
         let crowd = Crowd::of(&addr());
         for _ in 0..3 {
             unit.reload();
