@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use testkit::{Addr, Client, End, Exit, Outcome, Proc, Signal, kitchen_sink, lacks, put_script};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use testkit::{Addr, Client, End, Exit, Outcome, Proc, Signal, kitchen_sink, lacks, put_script, until};
 
 /// Sets the wall clock to a time before 1970, which Linux itself does not allow.
 const CLOCK: &str = r#"
@@ -98,15 +100,21 @@ fn curl_over_a_handover(flags: &[&str]) -> Option<String> {
         return None;
     }
     let secured = Secured::start(&[&["--probation-ms", "0"], flags].concat());
-    let (ok, until_drain) = (secured.url("/generation"), secured.url("/until-drain"));
+    let (ok, read) = (secured.url("/generation"), secured.url("/read"));
     let format = "\n%{num_connects} ";
     assert_eq!(secured.curl(&["-w", format, &ok, &ok]), "1\n1 1\n0 ");
+    let (server, certificate) = (&secured.server, secured.certificate.to_str().expect("a path"));
+    let body = secured.folder.path().join("body");
+    mkfifo(&body, Mode::S_IRWXU).expect("a named pipe");
+    let request = |own: &[&'static str], path: &str| -> Vec<String> {
+        let common = ["-sSN", "--ipv4", "-D", "-", "-w", format, "--cacert", certificate];
+        common.iter().chain(own).copied().chain([path]).map(str::to_owned).collect()
+    };
     // The process goes while its second request is on the way.
-    let (server, certificate) = (&secured.server, &secured.certificate);
+    let upload = ["-X", "POST", "-H", "Expect:", "-T", "body"];
     let mut curl = Command::new("curl")
-        .args(["-sSN", "--ipv4", "-D", "-", "-w", format, "--cacert"])
-        .arg(certificate)
-        .args([&ok, &until_drain, &ok])
+        .args([request(&[], &ok), request(&upload, &read), request(&[], &ok)].join(&"--next".to_owned()))
+        .current_dir(secured.folder.path())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -117,8 +125,14 @@ fn curl_over_a_handover(flags: &[&str]) -> Option<String> {
         stdout.read_exact(&mut byte).expect("its first answer");
         text.extend(byte);
     }
+    let mut body = fs::File::create(body).expect("curl reads it");
+    body.write_all(b"ok").expect("curl reads it");
     server.in_flight(server.pid(), 1);
-    server.signal(Signal::SIGHUP);
+    let mut other = Client::to(&server.addrs()[0]);
+    assert_eq!(other.get("/generation").ok().text(), "1");
+    server.handover();
+    until("idle connections move", || other.get("/generation").ok().text() == "2");
+    drop(body);
     stdout.read_to_end(&mut text).expect("its output");
     let text = String::from_utf8_lossy(&text).replace("\r\n", "\n");
     let output = curl.wait_with_output().expect("curl");
@@ -126,7 +140,7 @@ fn curl_over_a_handover(flags: &[&str]) -> Option<String> {
     let [first, second, _] = text.split("HTTP/1.1 200 OK").skip(1).collect::<Vec<_>>()[..] else {
         panic!("{text}")
     };
-    assert!(first.ends_with("\n1 ") && second.ends_with("told\n\n0 "), "{text}");
+    assert!(first.ends_with("\n1 ") && second.ends_with("ok\n0 "), "{text}");
     Some(text)
 }
 
