@@ -4,7 +4,8 @@
 //! end is the leader's end: the kernel takes the terminal from the session and sends SIGHUP to the foreground, and
 //! the program behind the terminal closes it, because its job is done. No user has closed a terminal then. If one does, the
 //! terminal hangs up first, and then the kernel signals the leader. So the order of the two events distinguishes the cases,
-//! and an epoll reports events in the order in which they happened, however late it is read.
+//! and an epoll reports events in the order in which they happened, however late it is read. Where it may have another order,
+//! the leader's exit status decides.
 //!
 //! Time alone would not do: a terminal that is closed right after an upgrade hangs up within milliseconds of the
 //! predecessor's end, too. sudo's two halves end at once, and consoles hang up at the leader's end: there only signals show it.
@@ -56,6 +57,19 @@ enum TerminalState {
         leader: Option<OwnedFd>,
     },
     Lost(Loss),
+}
+
+impl TerminalState {
+    /// Whether the leader has ended, and not by the signal that a closed terminal sends. False where that can't be known:
+    /// before Linux 6.15, and until its parent has reaped it.
+    ///
+    /// A terminal is in the list of an epoll from its last change on, such as new settings, which a shell makes before it
+    /// exits, until the list is read: so it may be the first of two though it has hung up after the leader's end.
+    fn leader_has_left(&self) -> bool {
+        let TerminalState::Held { leader: Some(leader), .. } = self else { return false };
+        let status = sys::pidfd_exit_status(leader.as_fd()).ok().flatten();
+        status.is_some_and(|status| !(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGHUP))
+    }
 }
 
 const TTY: u64 = 0;
@@ -127,8 +141,10 @@ impl Terminal {
         }
         let mut events = [EpollEvent::empty(); 2];
         let n = self.poller.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
-        let loss = match events.iter().take(n).next()?.data() {
-            LEADER => Loss::LeaderEnded,
+        let loss = match (n, events.map(|event| event.data())) {
+            (0, _) => return None,
+            (_, [LEADER, _]) => Loss::LeaderEnded,
+            (2, [TTY, LEADER]) if state.leader_has_left() => Loss::LeaderEnded,
             _ => Loss::Closed,
         };
         // This closes both descriptors: the program on the other side may wait for that.
@@ -212,45 +228,78 @@ impl Stat {
 
 #[cfg(test)]
 mod tests {
-    use nix::unistd::{pipe, write};
+    use std::io::Write;
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+    use std::process::{Command, Stdio};
+
+    use nix::fcntl::OFlag;
+    use nix::pty::{posix_openpt, ptsname_r, unlockpt};
+    use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
 
     use super::*;
 
-    /// A pipe stands for each: one hangs up when its writer is closed, one is readable when something is written.
+    /// A socket stands for each: one hangs up when it is shut down, one is readable when something is written. A child that
+    /// another test starts may have copies of both.
     struct Stage {
         terminal: Terminal,
-        master: Option<OwnedFd>,
-        leader: OwnedFd,
+        master: UnixStream,
+        leader: UnixStream,
     }
 
     impl Stage {
         fn new(shows_close: bool) -> Stage {
-            let ((tty, master), (pidfd, leader)) = (pipe().unwrap(), pipe().unwrap());
-            let terminal = Terminal::of(tty, Some(pidfd), shows_close).unwrap();
-            Stage { terminal, master: Some(master), leader }
+            let ((tty, master), (pidfd, leader)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+            let terminal = Terminal::of(tty.into(), Some(pidfd.into()), shows_close).unwrap();
+            Stage { terminal, master, leader }
         }
 
-        fn hang_up(&mut self) {
-            self.master = None;
+        fn hang_up(&self) {
+            self.master.shutdown(Shutdown::Both).unwrap();
         }
 
         fn end_leader(&self) {
             // No process reads it if the terminal is lost already.
-            let _ = write(&self.leader, b".");
+            let _ = (&self.leader).write(b".");
+        }
+    }
+
+    /// The settings of a terminal change, then its session's leader ends, then it is closed, and only now it is looked at.
+    #[test]
+    fn a_leader_that_left_a_terminal_with_other_settings_is_the_cause() {
+        for (end, cause) in [("exit 3", Loss::LeaderEnded), ("kill -HUP $$", Loss::Closed)] {
+            let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+            unlockpt(&master).unwrap();
+            let mut options = OpenOptions::new();
+            let options = options.read(true).write(true).custom_flags(libc::O_NOCTTY);
+            let slave = OwnedFd::from(options.open(ptsname_r(&master).unwrap()).unwrap());
+            let mut sh = Command::new("sh");
+            let mut leader =
+                sh.args(["-c", &format!("read line; {end}")]).stdin(Stdio::piped()).spawn().unwrap();
+            let pidfd = sys::pidfd_open(Pid::from_raw(leader.id().cast_signed())).unwrap();
+            let terminal = Terminal::of(slave.try_clone().unwrap(), pidfd.try_clone().ok(), true).unwrap();
+            assert_eq!(terminal.loss(), None);
+            tcsetattr(&slave, SetArg::TCSANOW, &tcgetattr(&slave).unwrap()).unwrap();
+            drop(leader.stdin.take());
+            leader.wait().unwrap();
+            drop(master);
+            assert_eq!(poll(&mut [PollFd::new(slave.as_fd(), PollFlags::empty())], 10_000u16), Ok(1));
+            let is_known = matches!(sys::pidfd_exit_status(pidfd.as_fd()), Ok(Some(_)));
+            assert_eq!(terminal.loss(), Some(if is_known { cause } else { Loss::Closed }));
         }
     }
 
     #[test]
     fn what_came_first_is_the_cause_however_late_it_is_looked_at() {
         for _ in 0..100 {
-            let mut stage = Stage::new(true);
+            let stage = Stage::new(true);
             assert_eq!((stage.terminal.loss(), stage.terminal.has_hung_up()), (None, false));
             stage.hang_up();
             stage.end_leader();
             assert!(stage.terminal.has_hung_up());
             assert_eq!(stage.terminal.loss(), Some(Loss::Closed));
 
-            let mut stage = Stage::new(true);
+            let stage = Stage::new(true);
             stage.end_leader();
             stage.hang_up();
             assert_eq!(stage.terminal.loss(), Some(Loss::LeaderEnded));
@@ -260,13 +309,13 @@ mod tests {
 
     #[test]
     fn what_comes_later_changes_nothing() {
-        let mut stage = Stage::new(true);
+        let stage = Stage::new(true);
         stage.end_leader();
         assert_eq!(stage.terminal.loss(), Some(Loss::LeaderEnded));
         stage.hang_up();
         assert_eq!(stage.terminal.loss(), Some(Loss::LeaderEnded));
 
-        let mut stage = Stage::new(true);
+        let stage = Stage::new(true);
         stage.hang_up();
         assert_eq!(stage.terminal.loss(), Some(Loss::Closed));
         stage.end_leader();
@@ -275,7 +324,7 @@ mod tests {
 
     #[test]
     fn where_its_leaders_end_hangs_it_up_only_that_is_seen() {
-        let mut stage = Stage::new(false);
+        let stage = Stage::new(false);
         stage.hang_up();
         assert_eq!((stage.terminal.loss(), stage.terminal.has_hung_up()), (None, true));
         stage.end_leader();
@@ -284,10 +333,13 @@ mod tests {
 
     #[test]
     fn if_the_order_is_unknown_the_leader_ended_first() {
-        let ((tty, master), (pidfd, leader)) = (pipe().unwrap(), pipe().unwrap());
-        drop(master);
-        write(&leader, b".").unwrap();
-        assert_eq!(Terminal::inherited(tty, Some(pidfd)).unwrap().loss(), Some(Loss::LeaderEnded));
+        let ((tty, master), (pidfd, mut leader)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        master.shutdown(Shutdown::Both).unwrap();
+        leader.write_all(b".").unwrap();
+        assert_eq!(
+            Terminal::inherited(tty.into(), Some(pidfd.into())).unwrap().loss(),
+            Some(Loss::LeaderEnded)
+        );
     }
 
     #[test]

@@ -180,9 +180,9 @@ fn a_background_job_outlives_a_shell_that_ends_by_itself() {
     let server = shell.serve("", PROGRAM, "--probation-ms 0 &");
     server.handover();
     shell.type_in("exit\n");
+    server.wait_for("the session's leader has ended");
     shell.wait();
     shell.close_terminal();
-    server.wait_for("the session's leader has ended");
     let new = server.handover();
     assert_eq!(server.get("/pid").ok().number(), new.as_raw());
     assert_eq!(server.count(CLOSED), 0);

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use testkit::{Exit, NotifySocket, Pid, Proc, Signal, monotonic_usec, pidfd_number};
+use testkit::{Begin, Exit, NotifySocket, Pid, Proc, Signal, monotonic_usec, pidfd_number};
 
 use super::{Installed, PROGRAM, command, start};
 
@@ -78,7 +78,7 @@ fn a_script_in_between_is_not_main() {
     let server = Proc::start_command(command(&installed.path(), &socket, &[]));
     socket.next_with("READY=1");
     let mut client = server.client();
-    client.ask("/sleep/6500");
+    client.begin();
     server.in_flight(server.pid(), 1);
     // Its own status says nothing of the server.
     installed.write(&format!("#!/bin/sh\n{PROGRAM} \"$@\"\nexit 0\n"));
