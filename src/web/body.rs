@@ -322,6 +322,7 @@ impl Body {
         Body { kind, conn_info: None, head: Bytes::new(), routed: None, author: Author::Handler }
     }
 
+    #[inline(always)]
     fn in_memory(bytes: InMemory) -> Body {
         Body::of(if bytes.is_empty() { BodyKind::Empty } else { BodyKind::Bytes(bytes) })
     }
@@ -455,13 +456,14 @@ impl From<String> for Body {
 
 impl From<&'static str> for Body {
     fn from(text: &'static str) -> Body {
-        Bytes::from_static(text.as_bytes()).into()
+        text.as_bytes().into()
     }
 }
 
 impl From<&'static [u8]> for Body {
+    #[inline(always)]
     fn from(bytes: &'static [u8]) -> Body {
-        Bytes::from_static(bytes).into()
+        Body::in_memory(Bytes::from_static(bytes).into())
     }
 }
 

@@ -12,6 +12,8 @@ use crate::base::percent::{is_name_byte, is_well_formed};
 pub(super) const BAD_TARGET: Refusal = Refusal::bad("malformed request target");
 
 /// Accepts the four forms of RFC 9112 §3.2, each only with the methods that may use it.
+// Many requests have no need of it: inlined, it would keep the compiler from inlining the steps of every head.
+#[inline(never)]
 pub(super) fn parse_target(method: &Method, target: Bytes) -> Result<Uri, Refusal> {
     let (is_path, is_asterisk, len) = (target.starts_with(b"/"), *target == *b"*", target.len());
     // No form has a fragment, and `Uri` drops it: of a path, which most targets are, the length shows that.

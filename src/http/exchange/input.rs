@@ -45,7 +45,7 @@ impl Exchange<'_> {
     }
 
     /// Reads once, unless the socket is known to be empty.
-    #[inline]
+    #[inline(always)]
     pub(super) fn fill(&mut self) -> Flow<Filled> {
         if std::mem::take(&mut self.drained) { ControlFlow::Continue(Filled::Nothing) } else { self.read() }
     }

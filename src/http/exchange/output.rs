@@ -28,7 +28,7 @@ impl Sent {
 
 impl Exchange<'_> {
     /// Writes what is in the buffer; ends the turn if the socket does not take it all.
-    #[inline]
+    #[inline(always)]
     pub(super) fn flush(&mut self) -> Flow {
         if self.worker.out.is_empty() { ControlFlow::Continue(()) } else { self.flush_by(write_out) }
     }
