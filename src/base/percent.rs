@@ -5,7 +5,7 @@
 //! upper-case digits. RFC 3986 §6.2.2.2 decodes unreserved characters only and keeps `%40` and `@` apart. Here
 //! sub-delimiters, `:` and `@` are decoded too, because a file has one name for both: a guard on `/@admin/` would
 //! otherwise let `/%40admin/` through. Dot segments and empty segments are not resolved: code that resolves them behind a
-//! guard must do so before the guard. `uri()` stays as the client sent it, for the access log and for signatures.
+//! guard must do so before the guard. `uri()` stays as the client sent it, for signatures.
 
 use std::borrow::Cow;
 

@@ -4,8 +4,8 @@
 //! end is the leader's end: the kernel takes the terminal from the session and sends SIGHUP to the foreground, and
 //! the program behind the terminal closes it, because its job is done. No user has closed a terminal then. If one does, the
 //! terminal hangs up first, and then the kernel signals the leader. So the order of the two events distinguishes the cases,
-//! and an epoll reports events in the order in which they happened, however late it is read. Where it may have another order,
-//! the leader's exit status decides.
+//! and an epoll reports events in the order in which they happened, however late it is read. One thing may spoil that order:
+//! see `leader_has_left`.
 //!
 //! Time alone would not do: a terminal that is closed right after an upgrade hangs up within milliseconds of the
 //! predecessor's end, too. sudo's two halves end at once, and consoles hang up at the leader's end: there only signals show it.
@@ -64,7 +64,8 @@ impl TerminalState {
     /// before Linux 6.15, and until its parent has reaped it.
     ///
     /// A terminal is in the list of an epoll from its last change on, such as new settings, which a shell makes before it
-    /// exits, until the list is read: so it may be the first of two though it has hung up after the leader's end.
+    /// exits, until the list is read: so it may be the first of two though it has hung up after the leader's end. A leader that
+    /// catches SIGHUP and exits is then taken for one that has left: rarer than a shell that exits in a window, which closes at once.
     fn leader_has_left(&self) -> bool {
         let TerminalState::Held { leader: Some(leader), .. } = self else { return false };
         let status = sys::pidfd_exit_status(leader.as_fd()).ok().flatten();
@@ -266,7 +267,7 @@ mod tests {
 
     /// The settings of a terminal change, then its session's leader ends, then it is closed, and only now it is looked at.
     #[test]
-    fn a_leader_that_left_a_terminal_with_other_settings_is_the_cause() {
+    fn a_leader_that_left_a_changed_terminal_is_the_cause() {
         for (end, cause) in [("exit 3", Loss::LeaderEnded), ("kill -HUP $$", Loss::Closed)] {
             let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
             unlockpt(&master).unwrap();

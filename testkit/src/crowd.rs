@@ -1,4 +1,6 @@
-//! Clients that ask for `/pid` without pause beside a test, and what became of each request.
+//! Clients that ask for `/pid` beside a test, and what became of each request.
+
+use std::time::Duration;
 
 use heirloom_testkit::{Addr, Load, Outcome, RunningLoad};
 
@@ -23,6 +25,8 @@ impl Crowd {
     /// They ask for `/pid` until `stop`. Those that keep their connection have it when this returns.
     pub fn of(addr: &Addr) -> Crowd {
         let load = Load::new().keep_alive(Crowd::ALL - Crowd::NEW).close(Crowd::NEW).get("/pid");
+        // Without it each crowd would take half a core from the tests beside it.
+        let load = load.pause(Duration::from_millis(1));
         Crowd(load.identify(|response| Some(response.number().to_string())).start(addr))
     }
 

@@ -235,6 +235,24 @@ fn the_access_log_has_every_response() {
     }
 }
 
+/// The target is the client's, the pattern that of the route: clients can't choose it.
+#[test]
+fn the_access_log_of_a_path_that_a_handler_has_changed() {
+    let (report, reports) = mpsc::channel();
+    let log = AccessLog::new().to(move |access: &Access| report.send(access.to_string()).unwrap());
+    let page = Router::new().get("/page", |_: Request| "hello").wrap(log);
+    let router = Router::new().fallback(move |mut req: Request| {
+        *req.uri_mut() = "/page?of=all".parse().unwrap();
+        page.call(req)
+    });
+    let fixture = Fixture::with(|_| Server::new(router).listen("127.0.0.1:0").timeouts(quick()));
+    let mut client = fixture.client();
+    client.send(get("/any/thing"));
+    assert_eq!(client.reply().said(), "200 hello");
+    let shown = reports.recv_timeout(DEADLINE).unwrap();
+    assert!(shown.contains(" target=/any/thing pattern=/page status=200 "), "{shown}");
+}
+
 /// Whatever a program puts around it: a wrapper or a handler that calls it, and a wrapper that builds a new response.
 #[test]
 fn no_response_escapes_the_access_log() {

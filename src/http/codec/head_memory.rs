@@ -30,12 +30,12 @@ impl HeadMemory {
         if text.len() > HeadMemory::MOST {
             return Bytes::copy_from_slice(text);
         }
+        // Split, it counts its handles from the start, and need not be converted for each head.
+        let new = || BytesMut::with_capacity(text.len()).split_off(0);
         let mut copy = match std::mem::take(&mut self.text).try_into_mut() {
             Ok(last) => last,
-            // Split, it counts its handles from the start, and need not be converted for each head.
-            Err(last) => {
-                self.oldest_free(last).unwrap_or_else(|| BytesMut::with_capacity(text.len()).split_off(0))
-            }
+            Err(none) if none.is_empty() => new(),
+            Err(last) => self.oldest_free(last).unwrap_or_else(new),
         };
         copy.clear();
         copy.extend_from_slice(text);

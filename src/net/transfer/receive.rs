@@ -401,9 +401,9 @@ fn log_refusal(records: &[ConnectionRecord], names: &ListenerNames, retry: Retry
     let not_taken = names.not_taken(records);
     let (stay, listener) = (not_taken.len(), not_taken.first().map(|record| &*record.listener));
     match retry {
-        Retry::Never if records.iter().any(ConnectionRecord::is_tls) => {
+        Retry::Never if not_taken.iter().any(|record| record.is_tls()) => {
             info!(
-                "handover: {stay} TLS connections stay with a predecessor: their listener has no TLS with the same rules \
+                "handover: {stay} connections stay with a predecessor: their listener has no TLS with the same rules \
                  for clients now, or is gone";
                 connections = stay,
                 listener = listener

@@ -137,20 +137,22 @@ pub(super) fn text_of(value: Cow<'_, [u8]>) -> Cow<'_, str> {
     }
 }
 
-/// The path of a target, which may be an absolute URI: that with an empty path means `/` (RFC 9110 §4.2.3).
-fn path_of(target: &[u8]) -> &[u8] {
-    let end = target.iter().position(|b| *b == b'?').unwrap_or(target.len());
-    let target = target.get(..end).unwrap_or_default();
+/// Path and query of a target, which may be an absolute URI: that with an empty path means `/` (RFC 9110 §4.2.3), and is given
+/// without its query.
+fn path_and_query_of(target: &[u8]) -> &[u8] {
     if target.starts_with(b"/") {
         return target;
     }
-    match target.windows(3).position(|part| part == b"://") {
-        Some(at) => {
-            let after = target.get(at.saturating_add(3)..).unwrap_or_default();
-            after.iter().position(|b| *b == b'/').and_then(|at| after.get(at..)).unwrap_or(b"/")
-        }
-        None => target,
-    }
+    let Some(at) = target.windows(3).position(|part| part == b"://") else { return target };
+    let after = target.get(at.saturating_add(3)..).unwrap_or_default();
+    let end = after.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(after.len());
+    after.get(end..).filter(|rest| rest.starts_with(b"/")).unwrap_or(b"/")
+}
+
+fn path_of(target: &[u8]) -> &[u8] {
+    let target = path_and_query_of(target);
+    let end = target.iter().position(|b| *b == b'?').unwrap_or(target.len());
+    target.get(..end).unwrap_or_default()
 }
 
 /// The pattern of a request's route.
@@ -171,8 +173,14 @@ fn joined<'a>(all: Option<Cow<'a, [u8]>>, value: &'a [u8]) -> Option<Cow<'a, [u8
 
 impl Access {
     pub(super) fn of(request: &Request, with_query: bool, started: Instant) -> Access {
+        let received = Received::of(request);
         let pattern = if request.body().routed_prefix().is_some() {
-            Pattern::Path
+            // A handler further outside may have changed the path.
+            let path = request.uri().path();
+            match path_of(received.line().target) == path.as_bytes() {
+                true => Pattern::Path,
+                false => Pattern::Shared(SharedPattern::Text(path.into())),
+            }
         } else {
             let matched = request.extensions().get::<Matched>();
             matched.and_then(Matched::shared_pattern).map_or(Pattern::Unknown, Pattern::Shared)
@@ -180,7 +188,7 @@ impl Access {
         Access {
             started,
             conn_info: request.body().conn_info().cloned(),
-            request: Received::of(request),
+            request: received,
             with_query,
             pattern,
             request_id: request.extensions().get::<RequestId>().cloned(),
@@ -238,9 +246,8 @@ impl Access {
     /// With the target as it is logged.
     pub(super) fn line(&self) -> RequestLine<'_> {
         let mut line = self.request.line();
-        if !self.with_query {
-            line.target = path_of(line.target);
-        }
+        let target = if self.with_query { path_and_query_of } else { path_of };
+        line.target = target(line.target);
         line
     }
 
@@ -339,20 +346,22 @@ mod tests {
 
     #[test]
     fn paths_of_targets() {
-        for (target, path) in [
+        for (target, path_and_query) in [
             ("/", "/"),
-            ("/a/b?c=/d", "/a/b"),
-            ("/a://b/c?d", "/a://b/c"),
+            ("/a/b?c=/d", "/a/b?c=/d"),
+            ("/a://b/c?d", "/a://b/c?d"),
             ("*", "*"),
             ("a.example:443", "a.example:443"),
-            ("http://a.example/b/c?d=http://e/f", "/b/c"),
+            ("http://a.example/b/c?d=http://e/f", "/b/c?d=http://e/f"),
             ("https://a.example:443", "/"),
             ("http://a.example?b/c", "/"),
         ] {
+            let path = path_and_query.split('?').next().unwrap();
             let head = format!("GET {target} HTTP/1.0\r\nHost: a b\r\n\r\n");
             let request = Received::Head(Bytes::from(head));
             let line = request.line();
             assert_eq!((checked(line.target), checked(path_of(line.target))), (target, path));
+            assert_eq!(checked(path_and_query_of(line.target)), path_and_query);
             assert_eq!((line.method, line.version), (&b"GET"[..], Version::HTTP_10));
         }
     }
