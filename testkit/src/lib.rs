@@ -26,7 +26,7 @@ pub use nix::unistd::Pid;
 pub use notify::{Notice, NotifySocket, monotonic_usec, pidfd_number};
 pub use proc::Proc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-pub use shell::{LogPipe, Shell, copy_program, lacks, put_script, unshare};
+pub use shell::{LogPipe, Shell, copy_program, lacks, outside_of_cargo, put_script, unshare};
 pub use skip::skip;
 
 /// Starts `kitchen_sink` with these flags on a free port.

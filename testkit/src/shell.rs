@@ -26,6 +26,20 @@ pub fn lacks(program: &str) -> bool {
     lacks
 }
 
+/// Takes what Cargo says of the tested package out of the environment of a command that starts Cargo anew: build scripts that
+/// read such variables, as ring's does, would run once more, and all that depends on them would be compiled again.
+pub fn outside_of_cargo(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os() {
+        let is_of_package = ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()));
+        if is_of_package {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// Copies a program, by another process: a child that another test starts meanwhile would keep a descriptor of ours that is
 /// open for writing, and the copy could not be executed (ETXTBSY) until that child executes its own program.
 ///

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
-use testkit::{Exit, Proc, Signal, copy_program, skip, unshare};
+use testkit::{Exit, Proc, Signal, copy_program, outside_of_cargo, skip, unshare};
 
 /// The directory with `slow_ok` and `kitchen_sink`, linked to no library; built once, unless `HEIRLOOM_BUILT` says that they
 /// are there.
@@ -17,7 +17,8 @@ pub(crate) fn programs() -> &'static Path {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target");
         if std::env::var_os("HEIRLOOM_BUILT").is_none() {
             let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/static-programs");
-            let output = Command::new(script).env("CARGO_TARGET_DIR", target).output().expect("a script");
+            let mut build = Command::new(script);
+            let output = outside_of_cargo(build.env("CARGO_TARGET_DIR", target)).output().expect("a script");
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
         target.join("static/bin")

@@ -51,7 +51,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use testkit::{DEADLINE, Proc, Signal, beside, lacks, pass, until};
+use testkit::{DEADLINE, Proc, Signal, beside, lacks, outside_of_cargo, pass, until};
 
 /// The number that run at once: they wait more than they compute.
 const AT_ONCE: usize = 4;
@@ -253,7 +253,7 @@ fn built<'a>(packages: impl Iterator<Item = &'a Example>) -> PathBuf {
         command.args(["--bin", &package.name]);
     }
     command.arg("--target-dir").arg(profile.parent().expect("target")).current_dir(root());
-    assert!(command.status().expect("cargo").success(), "the examples can't be built");
+    assert!(outside_of_cargo(&mut command).status().expect("cargo").success(), "the examples can't be built");
     profile.to_owned()
 }
 
