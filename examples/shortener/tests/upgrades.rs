@@ -18,7 +18,7 @@ const KEEPING: usize = 4;
 /// one: both write.
 const ANEW: usize = 2;
 /// So many services are upgraded side by side, because a handover mostly waits.
-const SERVICES: u64 = 3;
+const SERVICES: u64 = 6;
 
 fn serve(database: &Path) -> Proc {
     // A line for each request would only fill the memory of the kit.

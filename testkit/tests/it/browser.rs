@@ -72,11 +72,12 @@ fn a_form_with_files_arrives_whole() {
         path.to_str().unwrap().to_owned()
     });
     let mut page = browser.page();
-    until("the page is there", || page.evaluate("document.forms.length") == 1);
-    let document = page.call("DOM.getDocument", json!({}))["root"]["nodeId"].take();
-    let find = json!({ "nodeId": document, "selector": "[name=file]" });
-    let input = page.call("DOM.querySelector", find)["nodeId"].take();
-    page.call("DOM.setFileInputFiles", json!({ "nodeId": input, "files": files }));
+    // Before the page is complete the browser may replace its nodes.
+    let forms = "document.readyState === 'complete' && document.forms.length";
+    until("the page is there", || page.evaluate(forms) == 1);
+    let input = json!({ "expression": "document.querySelector('[name=file]')" });
+    let input = page.call("Runtime.evaluate", input)["result"]["objectId"].take();
+    page.call("DOM.setFileInputFiles", json!({ "objectId": input, "files": files }));
     // The answer goes to a frame, so that this page stays.
     page.evaluate(
         "document.body.append(Object.assign(document.createElement('iframe'), { name: 'answer' }));
