@@ -38,7 +38,7 @@ const PROGRAMS: &[(&str, Main, &str)] = &[
     ("hooked", hooked::main, "a server whose hooks fail or hang as files say"),
     ("lanes", lanes::main, "a server with two listeners, each with its own workers"),
     #[cfg(feature = "websocket")]
-    ("latecomer", latecomer::main, "a server of streams that move when they are told to"),
+    ("latecomer", latecomer::main, "a server of streams that move when they are asked to"),
     #[cfg(feature = "websocket")]
     ("pages", pages::main, "a server of pages for browsers, which report what they see"),
     ("parent", parent::main, "a server whose handlers start programs"),
