@@ -33,7 +33,7 @@
 //!
 //! Open it in a browser, too. `SHORTENER_LOGIN=user:password` asks for that for everything but the short
 //! links themselves. After the database comes an address for operators, if there is to be one
-//! (`/readyz`, `/metrics` ...). Upgrade it while you load it: `tests/upgrades.rs` counts that no link is lost.
+//! (`/readyz`, `/metrics` ...). Upgrade it while you load it: `tests/it/upgrades.rs` counts that no link is lost.
 //!
 //! How this works:
 //!

@@ -9,6 +9,7 @@ mod secure;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
+mod a_long_life;
 mod accept_errors;
 mod bad_binary;
 mod bad_start;
@@ -23,6 +24,7 @@ mod children;
 #[cfg(all(feature = "tls", feature = "websocket"))]
 mod close_spread;
 mod compat;
+mod compiler_messages;
 mod connection_transfer;
 mod control_socket;
 #[cfg(feature = "files")]
@@ -38,7 +40,6 @@ mod handover;
 mod heirloomctl;
 mod hooks;
 mod kubelet;
-mod leaks;
 mod line_server;
 mod listeners;
 mod log_fields;

@@ -1,7 +1,7 @@
 //! Links are made and followed without pause, by clients that never retry, while the server is upgraded
 //! again and again, and in the end stopped or killed. Then everything is counted.
 //!
-//! `HANDOVERS=100 cargo test -p shortener --test upgrades` for more than twelve.
+//! `HANDOVERS=100 cargo test -p shortener --test it upgrades` for more than twelve.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
 //! What the compiler says to a newcomer whose handler does not fit: one crate with one mistake for each message, and no
-//! feature of heirloom enabled. Compiled by `tests/messages.rs`, never run.
+//! feature of heirloom enabled. Compiled by `tests/it/compiler_messages.rs`, never run.
 
 use heirloom::prelude::*;
 use std::sync::Arc;
