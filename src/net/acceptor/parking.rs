@@ -338,11 +338,7 @@ mod tests {
 
     use nix::sys::epoll::EpollTimeout;
     #[cfg(feature = "tls")]
-    use rustls::{
-        ClientConfig, ClientConnection, RootCertStore,
-        crypto::ring,
-        pki_types::{CertificateDer, pem::PemObject},
-    };
+    use rustls::ClientConnection;
 
     use super::*;
     use crate::base::phase::PhaseWatch;
@@ -352,7 +348,7 @@ mod tests {
     use crate::{
         base::stays::Stays,
         net::stream::Released,
-        net::tls::{Handshake, Tls},
+        net::tls::{Handshake, testing},
     };
 
     fn parking() -> Parking<()> {
@@ -423,7 +419,8 @@ mod tests {
             end.set_nonblocking(true).unwrap();
         }
         let below = Stream::Unix(Arc::new(ours.try_clone().unwrap()));
-        let (tls, mut client_tls) = tls_and_client();
+        let (tls, mut client_tls) = (testing::listener("localhost.pem"), testing::client());
+        tls.reload().unwrap();
         let stream = Stream::Unix(Arc::new(ours)).secured(&tls);
         let mut handshake = Handshake::Reads;
         while handshake != Handshake::Done || client_tls.is_handshaking() {
@@ -461,24 +458,6 @@ mod tests {
         let mut heard = [0; 100];
         let n = client_tls.reader().read(&mut heard).unwrap();
         assert_eq!(&heard[..n], b"by new keys");
-    }
-
-    /// What a listener has, and a client of it.
-    #[cfg(feature = "tls")]
-    fn tls_and_client() -> (Tls, ClientConnection) {
-        let keys = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keys");
-        let (certificate, key) = (keys.join("localhost.pem"), keys.join("localhost.key"));
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&certificate).unwrap()).unwrap();
-        let tls = Tls::from_files(certificate, key);
-        tls.reload().unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let name = "localhost".try_into().unwrap();
-        (tls, ClientConnection::new(Arc::new(config), name).unwrap())
     }
 
     /// Sends all that the client has to send, and reads all that has arrived for it.

@@ -8,6 +8,8 @@ mod pem;
 mod reasons;
 mod records;
 mod session;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tickets;
 
 use std::fmt;

@@ -2,16 +2,12 @@
 //! `rustls`, and over our records, on which the session continues after its handshake.
 
 use std::collections::VecDeque;
-use std::path::Path;
-use std::sync::Arc;
 
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::ClientConnection;
 
 use super::rustls_engine::OVERHEAD;
 use super::*;
+use crate::net::tls::testing;
 
 fn is_carried() -> bool {
     module_path!().ends_with("tests_when_carried")
@@ -67,20 +63,10 @@ struct Pair {
 
 impl Pair {
     fn new() -> Pair {
-        let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keys");
-        let (certificate, key) = (keys.join("localhost.pem"), keys.join("localhost.key"));
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&certificate).unwrap()).unwrap();
-        let tls = Tls::from_files(certificate, key);
+        let tls = testing::listener("localhost.pem");
         let tls = if is_carried() { tls.carried_at_once() } else { tls };
         tls.reload().unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let name = ServerName::try_from("localhost").unwrap();
-        let client = ClientConnection::new(Arc::new(config), name).unwrap();
+        let client = testing::client();
         Pair { server: TlsSession::new(tls), client, wire: Wire { room: usize::MAX, ..Wire::default() } }
     }
 

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -22,16 +21,9 @@ use rustls::{
 use super::*;
 use crate::base::sync::lock;
 use crate::net::tls::Tls;
+use crate::net::tls::testing::{file, listener};
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
-
-fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keys").join(name)
-}
-
-fn listener(certificate: &str) -> Tls {
-    Tls::from_files(file(certificate), file("localhost.key"))
-}
 
 /// The configuration of a connection that begins now.
 fn config(tls: &Tls) -> Arc<ServerConfig> {

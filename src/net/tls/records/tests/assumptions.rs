@@ -47,13 +47,12 @@ struct Passed {
 
 impl Bare {
     fn new(suite: SupportedCipherSuite, configure: impl FnOnce(&mut ServerConfig)) -> Bare {
-        let tls = Tls::from_files(keys().join("localhost.pem"), keys().join("localhost.key"));
+        let tls = testing::listener("localhost.pem");
         tls.reload().unwrap();
         let mut config = (*tls.current().unwrap().for_client(false).config).clone();
         configure(&mut config);
         let server = UnbufferedServerConnection::new(Arc::new(config)).unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
-        let client = ClientConnection::new(Arc::new(client_config(suite)), name).unwrap();
+        let client = testing::client_with(client_config(suite));
         Bare { server, incoming: Vec::new(), outgoing: Vec::new(), client }
     }
 

@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls::KeyLog;
 use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 
 use super::*;
 use crate::base::sync::lock;
@@ -64,8 +65,7 @@ fn session(tls: &Tls, suite: SupportedCipherSuite) -> (TlsSession, Vec<Vec<u8>>)
     let logged = Arc::new(Logged::default());
     let mut config = client_config(suite);
     config.key_log = Arc::<Logged>::clone(&logged);
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut client = testing::client_with(config);
     let (mut server, mut wire) = (TlsSession::new(tls.clone()), Wire::default());
     while server.shake_hands(&mut wire).unwrap() != Handshake::Done {
         let said = std::mem::take(&mut wire.to_client);
@@ -100,7 +100,7 @@ fn nothing_that_holds_a_key_shows_it() {
     let of_file: Vec<u8> = (0..48).map(|n: u8| n.wrapping_mul(37)).collect();
     fs::write(&key_file, &of_file).unwrap();
     fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).unwrap();
-    let private = PrivateKeyDer::from_pem_file(keys().join("localhost.key")).unwrap();
+    let private = PrivateKeyDer::from_pem_file(testing::file("localhost.key")).unwrap();
     let ring = KeyRing::default();
     ring.is_used();
     let passed = ring.pass_on(Instant::now());
@@ -111,7 +111,7 @@ fn nothing_that_holds_a_key_shows_it() {
         private.secret_der().windows(34).find(|window| window[..2] == [4, 32]).unwrap()[2..].to_vec();
     let secrets = [names_and_secrets, scalar, of_file];
 
-    let tls = || Tls::from_files(keys().join("localhost.pem"), keys().join("localhost.key"));
+    let tls = || testing::listener("localhost.pem");
     for tls in [tls(), tls().carry(false), tls().carried_at_once(), tls().ticket_keys(&key_file)] {
         tls.use_keys_of(&ring);
         tls.reload().unwrap();

@@ -11,22 +11,17 @@ mod vectors;
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
-use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{
-    CipherSuite, ClientConfig, ClientConnection, ExtractedSecrets, RootCertStore, SupportedCipherSuite,
-};
+use rustls::{CipherSuite, ClientConfig, ClientConnection, ExtractedSecrets, SupportedCipherSuite};
 use zeroize::Zeroizing;
 
 use super::extract::material_of;
 use super::key::RecordKey;
 use super::*;
 use crate::base::stays::Stays;
-use crate::net::tls::{Handshake, Tls, TlsSession};
+use crate::net::tls::{Handshake, Tls, TlsSession, testing};
 
 /// The suites of both versions that the certificate of the tests allows: it has a key for ECDSA.
 pub(super) fn suites() -> impl Iterator<Item = SupportedCipherSuite> {
@@ -41,20 +36,10 @@ pub(super) fn is_tls13(suite: SupportedCipherSuite) -> bool {
     suite.tls13().is_some()
 }
 
-pub(super) fn keys() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keys")
-}
-
 /// The configuration of a client that has this suite alone.
 pub(super) fn client_config(suite: SupportedCipherSuite) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(keys().join("localhost.pem")).unwrap()).unwrap();
     let provider = CryptoProvider { cipher_suites: vec![suite], ..ring::default_provider() };
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[suite.version()])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let mut config = testing::client_config(provider, &[suite.version()]);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config
 }
@@ -101,7 +86,7 @@ pub(super) struct Pair {
 impl Pair {
     /// On our records if `carried`, otherwise on `rustls`.
     pub(super) fn new(suite: SupportedCipherSuite, carried: bool) -> Pair {
-        let tls = Tls::from_files(keys().join("localhost.pem"), keys().join("localhost.key"));
+        let tls = testing::listener("localhost.pem");
         let pair = Pair::of(suite, if carried { tls.carried_at_once() } else { tls });
         assert_eq!(pair.server.is_on_records(), carried);
         pair
@@ -109,7 +94,7 @@ impl Pair {
 
     /// On `rustls`, from where it can be carried.
     pub(super) fn movable(suite: SupportedCipherSuite) -> Pair {
-        Pair::of(suite, Tls::from_files(keys().join("localhost.pem"), keys().join("localhost.key")))
+        Pair::of(suite, testing::listener("localhost.pem"))
     }
 
     fn of(suite: SupportedCipherSuite, tls: Tls) -> Pair {
@@ -118,8 +103,7 @@ impl Pair {
         let secrets = Arc::new(TrafficSecrets::new(Arc::clone(&config.key_log)));
         config.key_log = Arc::<TrafficSecrets>::clone(&secrets);
         config.enable_secret_extraction = true;
-        let name = ServerName::try_from("localhost").unwrap();
-        let client = ClientConnection::new(Arc::new(config), name).unwrap();
+        let client = testing::client_with(config);
         let mut pair = Pair { server: TlsSession::new(tls), client, wire: Wire::default(), secrets };
         while pair.server.shake_hands(&mut pair.wire).unwrap() != Handshake::Done {
             pair.hear();
