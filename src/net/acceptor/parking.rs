@@ -195,14 +195,14 @@ impl<P> Parking<P> {
             connection.stream.shutdown_read();
             return Err(connection);
         }
-        let deadline = match deadline {
+        let parked = self.slots.park(connection.slot, connection, |connection| match deadline {
             Deadline::At(time) => self.ticks.at(time),
             Deadline::Idle(since) => {
-                let limit = self.drain.limit(|| self.kept_from(&connection, self.ticks.at(since)));
+                let limit = self.drain.limit(|| self.kept_from(connection, self.ticks.at(since)));
                 self.ticks.at(since + self.idle).min(limit)
             }
-        };
-        self.slots.park(connection.slot, connection, deadline).map_err(|mut back| {
+        });
+        parked.map_err(|mut back| {
             // The event may have reported its end, which is not reported again.
             back.poll.may_have_ended = true;
             back

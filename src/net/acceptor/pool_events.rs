@@ -84,10 +84,24 @@ where
 
 impl<P: Debug + Send> Events<Ready<P>> for PoolEvents<P> {
     fn wait<'q>(&self, queue: &'q Queue<Ready<P>>) -> io::Result<Polled<'q, Ready<P>>> {
-        self.parking.poller_of_pool(self.pool).wait(EpollTimeout::NONE, |events| {
-            let ready = events.iter().filter_map(|event| self.parking.take_ready(event));
-            queue.end_poll(ready.map(|connection| Ready::new(connection, Cause::Event)))
-        })
+        let poller = self.parking.poller_of_pool(self.pool);
+        loop {
+            let polled = poller.wait(EpollTimeout::NONE, |events| {
+                let mut ready = events.iter().filter_map(|event| self.parking.take_ready(event)).peekable();
+                // The events of connections that other workers have are kept in their slots.
+                let is_over = ready.peek().is_some()
+                    || events.is_empty()
+                    || events.iter().any(|event| event.data() == INTERRUPT)
+                    || queue.has_waiting();
+                if !is_over {
+                    return None;
+                }
+                Some(queue.end_poll(ready.map(|one| Ready::new(one, Cause::Event))))
+            })?;
+            if let Some(polled) = polled {
+                return Ok(polled);
+            }
+        }
     }
 
     fn interrupt(&self) {

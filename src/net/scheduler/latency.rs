@@ -85,12 +85,9 @@ fn waits() -> Option<libc::c_long> {
     getrusage(UsageWho::RUSAGE_THREAD).ok().map(|usage| usage.voluntary_context_switches())
 }
 
-/// In tenths of a microsecond.
+/// In tenths of a microsecond, `MOST` at most.
 fn tenths(took: Duration) -> u32 {
-    // Not by the 128 bits of `as_nanos`, whose division is slow.
-    let seconds = took.as_secs().saturating_mul(10_000_000);
-    let all = seconds.saturating_add(u64::from(took.subsec_nanos() / 100));
-    u32::try_from(all).map_or(MOST, |all| all.min(MOST))
+    if took.as_secs() > 0 { MOST } else { MOST.min(took.subsec_nanos() / 100) }
 }
 
 /// A moving average, in units of a tenth of a microsecond.

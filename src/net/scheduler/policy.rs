@@ -195,6 +195,7 @@ pub(super) struct PoolProgress {
 pub(super) struct Look {
     pub(super) snapshot: Snapshot,
     pub(super) progress: PoolProgress,
+    /// 0 if nothing waits.
     pub(super) running: usize,
     /// How long the front of the queue has waited.
     pub(super) front_waits: Option<Duration>,

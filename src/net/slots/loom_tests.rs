@@ -39,7 +39,7 @@ fn go<R: 'static>(slots: &Table, f: impl FnOnce(Table) -> R + 'static) -> JoinHa
 fn park(slots: &Table, id: SlotId, tenant: Tenant) -> Option<Tenant> {
     let deadline = tenant.deadline;
     tenant.touch();
-    slots.park(id, tenant, deadline).err()
+    slots.park(id, tenant, |_| deadline).err()
 }
 
 /// Acts as a worker: handles events and parks, until there are no more.

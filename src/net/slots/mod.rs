@@ -124,8 +124,8 @@ impl<T> Slots<T> {
         self.taken.load(Ordering::SeqCst)
     }
 
-    /// Parks a tenant until an event or the deadline. Gives it back if an event came meanwhile.
-    pub(crate) fn park(&self, id: SlotId, tenant: T, deadline: u32) -> Result<(), T> {
+    /// Parks a tenant until an event or the deadline. Gives it back if an event came meanwhile, without asking for the deadline.
+    pub(crate) fn park(&self, id: SlotId, tenant: T, deadline: impl FnOnce(&T) -> u32) -> Result<(), T> {
         let slot = self.slot(id.index);
         let mut content = lock(slot);
         debug_assert_eq!(content.tenant, id.tenant);
@@ -135,8 +135,8 @@ impl<T> Slots<T> {
                 Err(tenant)
             }
             _ => {
+                slot.deadline.store(deadline(&tenant), Ordering::Relaxed);
                 content.state = SlotState::Parked(tenant);
-                slot.deadline.store(deadline, Ordering::Relaxed);
                 Ok(())
             }
         }
@@ -258,11 +258,11 @@ mod tests {
         let slots = Slots::new(10);
         let id = slots.claim().unwrap();
         assert_eq!(SlotId::from_bits(id.to_bits()), id);
-        slots.park(id, "a", 0).unwrap();
+        slots.park(id, "a", |_| 0).unwrap();
         assert_eq!(slots.take(id), Some("a"));
         assert_eq!(slots.take(id), None, "away: the event is kept");
-        assert_eq!(slots.park(id, "a", 0), Err("a"), "and given to the one that wants to park");
-        assert_eq!(slots.park(id, "a", 0), Ok(()), "once");
+        assert_eq!(slots.park(id, "a", |_| 0), Err("a"), "and given to the one that wants to park");
+        assert_eq!(slots.park(id, "a", |_| 0), Ok(()), "once");
     }
 
     #[test]
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(slots.release(old), 0);
         let new = slots.claim().unwrap();
         assert!(slots.claim().is_none(), "full");
-        slots.park(new, "b", 0).unwrap();
+        slots.park(new, "b", |_| 0).unwrap();
         assert_eq!(slots.take(old), None);
         assert_eq!(slots.take(SlotId { index: 7_000, tenant: 0 }), None, "no such slot");
         assert_eq!(slots.take(new), Some("b"));
@@ -284,7 +284,7 @@ mod tests {
         let slots = Slots::new(600);
         let ids: Vec<SlotId> = (0..4).map(|_| slots.claim().unwrap()).collect();
         for (id, deadline) in ids.iter().zip([0, 5, 6, 9]) {
-            slots.park(*id, deadline, deadline).unwrap();
+            slots.park(*id, deadline, |deadline| *deadline).unwrap();
         }
         assert_eq!(slots.take_expired(4), [0u32; 0]);
         assert_eq!(slots.take_expired(6), [5, 6]);
@@ -297,7 +297,7 @@ mod tests {
         let slots = Slots::new(600);
         let ids: Vec<SlotId> = (0..300).map(|_| slots.claim().unwrap()).collect();
         for (n, id) in ids.iter().enumerate().skip(1) {
-            slots.park(*id, n, 0).unwrap();
+            slots.park(*id, n, |_| 0).unwrap();
         }
         let (mut all, mut from) = (Vec::new(), Some(0));
         while let Some(place) = from {
@@ -331,7 +331,7 @@ mod tests {
                             // The data that an event announces must be visible to the thread that it wakes.
                             seen += pending.swap(0, Ordering::AcqRel);
                             *tenant += 1;
-                            match slots.park(id, tenant, 0) {
+                            match slots.park(id, tenant, |_| 0) {
                                 Ok(()) => break,
                                 Err(again) => tenant = again,
                             }

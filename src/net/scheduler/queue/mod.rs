@@ -76,7 +76,8 @@ impl Debug for Probe {
 /// The queue, locked, when a worker has added what it found ready.
 pub(crate) struct Polled<'q, T> {
     state: MutexGuard<'q, QueueState<T>>,
-    at: Instant,
+    /// When it was added. None if nothing was ready, as when an event's connection is with another worker.
+    at: Option<Instant>,
 }
 
 /// The result of a `pop`.
@@ -183,9 +184,9 @@ impl<T> Queue<T> {
         found: impl Iterator<Item = T>,
         mut state: MutexGuard<'q, QueueState<T>>,
     ) -> Polled<'q, T> {
-        let at = Instant::now();
-        state.waiting.extend(found.map(|work| (at, work)));
-        if state.snapshot().wakes(QueueEvent::Polled, || state.running(at)) {
+        let mut at = None;
+        state.waiting.extend(found.map(|work| (*at.get_or_insert_with(Instant::now), work)));
+        if state.snapshot().wakes(QueueEvent::Polled, || state.running(at.unwrap_or_else(Instant::now))) {
             self.wake_up(1, state);
             state = self.lock();
         }
@@ -236,7 +237,7 @@ impl<T> Queue<T> {
                 state.polling = state.polling.saturating_add(1);
                 drop(state);
                 match events.wait(self) {
-                    Ok(polled) => (state, now) = (polled.state, Some(polled.at)),
+                    Ok(polled) => (state, now) = (polled.state, polled.at),
                     Err(e) => {
                         error!("a worker can't wait for events: {e}");
                         (state, may_poll) = (self.lock(), false);
@@ -426,7 +427,7 @@ impl<T> QueueState<T> {
         Look {
             snapshot: self.snapshot(),
             progress: self.progress,
-            running: self.running(now),
+            running: if self.waiting.is_empty() { 0 } else { self.running(now) },
             front_waits: self.waiting.front().map(|(since, _)| now.saturating_duration_since(*since)),
             now,
         }
