@@ -329,7 +329,7 @@ impl Body {
 
     /// The body of a request with this head, as long as nothing of it is there.
     pub(crate) fn of_head(head: Bytes) -> Body {
-        Body { head, ..Body::empty() }
+        Body { kind: BodyKind::Empty, conn_info: None, head, routed: None, author: Author::Handler }
     }
 
     /// Sets the connection on which the request was received.

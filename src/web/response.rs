@@ -103,47 +103,61 @@ pub(crate) fn log_failure(what: impl Display) {
     }
 }
 
+/// A response with the type of text.
+#[inline]
+fn text(body: Body) -> Response {
+    Response::from_parts(spare(), body)
+}
+
 fn typed(content_type: HeaderValue, body: Body) -> Response {
-    let mut parts = spare();
-    match parts.headers.values_mut().next() {
-        Some(old) => *old = content_type,
-        None => drop(parts.headers.insert(CONTENT_TYPE, content_type)),
+    let mut response = text(body);
+    if let Some(value) = response.headers_mut().values_mut().next() {
+        *value = content_type;
     }
-    Response::from_parts(parts, body)
+    response
 }
 
 thread_local! {
-    /// A head without extensions and with at most the field `Content-Type`, for the next response of this thread. It has the
-    /// memory of the last response's fields.
+    /// A head without extensions and with one field, the type of text, for the next response of this thread. It has the memory
+    /// of the last response's fields.
     static SPARE: RefCell<Option<Parts>> = const { RefCell::new(None) };
 }
 
 #[inline]
 fn spare() -> Parts {
     let spare = SPARE.try_with(|spare| spare.borrow_mut().take());
-    spare.ok().flatten().unwrap_or_else(|| Response::default().into_parts().0)
+    spare.ok().flatten().unwrap_or_else(new_spare)
 }
 
-/// Keeps the memory of a response's head that was sent.
+#[cold]
+fn new_spare() -> Parts {
+    let mut parts = Response::default().into_parts().0;
+    parts.headers.insert(CONTENT_TYPE, TEXT);
+    parts
+}
+
+/// Keeps the memory of a response's head that was sent. It is changed where it is, because it is large.
 #[inline(always)]
-pub(crate) fn recycle(mut sent: Response) {
+pub(crate) fn recycle(place: &mut Option<Response>) {
     const MOST: usize = 32;
+    let Some(sent) = place else { return };
     // One without memory would take the place of one that has some.
     if !(1..=MOST).contains(&sent.headers().capacity()) || !sent.extensions().is_empty() {
         return;
     }
     let headers = sent.headers_mut();
-    let is_type_alone = headers.len() == 1 && headers.keys().next() == Some(&CONTENT_TYPE);
-    match headers.values_mut().next() {
+    let is_alone = headers.len() == 1;
+    match headers.iter_mut().next() {
         // The next response most likely has this field, and to replace its value costs a fifth of an insertion.
-        Some(value) if is_type_alone => *value = TEXT,
-        _ => headers.clear(),
+        Some((name, value)) if is_alone && *name == CONTENT_TYPE => *value = TEXT,
+        _ => {
+            headers.clear();
+            headers.insert(CONTENT_TYPE, TEXT);
+        }
     }
     (*sent.status_mut(), *sent.version_mut()) = (StatusCode::OK, Version::HTTP_11);
-    let (parts, body) = sent.into_parts();
-    drop(body);
     // A thread that is ending keeps nothing.
-    let _ = SPARE.try_with(|spare| *spare.borrow_mut() = Some(parts));
+    let _ = SPARE.try_with(|spare| *spare.borrow_mut() = place.take().map(|sent| sent.into_parts().0));
 }
 
 /// The value is not logged: it may be a secret.
@@ -173,13 +187,13 @@ impl IntoResponse for Body {
 
 impl IntoResponse for &'static str {
     fn into_response(self) -> Response {
-        typed(TEXT, self.into())
+        text(self.into())
     }
 }
 
 impl IntoResponse for String {
     fn into_response(self) -> Response {
-        typed(TEXT, self.into())
+        text(self.into())
     }
 }
 
@@ -768,7 +782,7 @@ mod tests {
         ];
         for response in sent {
             let what = format!("{:?}", response.headers());
-            recycle(response);
+            recycle(&mut Some(response));
             let next = b"x".into_response();
             assert_eq!((next.version(), next.extensions().is_empty()), (Version::HTTP_11, true), "{what}");
             assert_eq!(shown(next), "200 [content-type: application/octet-stream] \"x\"", "{what}");

@@ -324,8 +324,8 @@ mod tests {
             method: case.method.clone(),
             version: case.version,
             keep_alive: case.keep_alive,
-            upgrade: if case.asks { vec![HeaderValue::from_static("websocket")] } else { Vec::new() },
-            text: Bytes::new(),
+            upgrade: case.asks,
+            text: Bytes::from_static(b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n"),
         };
         let body = match case.len {
             _ if case.upgrade => BodyLength::Upgrade,

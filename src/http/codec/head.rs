@@ -21,7 +21,7 @@ use super::known_host::KnownHost;
 use super::target::{BAD_TARGET, parse_target};
 use super::tokens::{TOO_MANY_FIELDS, Tokens};
 use crate::base::limits::Limits;
-use crate::web::fields::elements;
+use crate::web::fields::{FieldSource, elements};
 use crate::{Body, Request};
 
 /// A request head, and what it says about what follows.
@@ -44,8 +44,8 @@ pub(crate) struct RequestSummary {
     pub(crate) version: Version,
     /// Whether the client wants the connection kept.
     pub(crate) keep_alive: bool,
-    /// The `Upgrade` fields, where the client asks for another protocol: in HTTP/1.1, with `Connection: upgrade`.
-    pub(crate) upgrade: Vec<HeaderValue>,
+    /// Whether the client asks for the protocols of its `Upgrade` fields: in HTTP/1.1, with `Connection: upgrade`.
+    pub(crate) upgrade: bool,
     /// The head as received, from the request line to the empty line, for the log.
     pub(crate) text: Bytes,
 }
@@ -69,13 +69,16 @@ impl RequestSummary {
     /// Whether the client has asked for each protocol that the response's fields name, and they name one (RFC 9110
     /// §7.8).
     pub(crate) fn asks_for(&self, response: &HeaderMap) -> bool {
-        fn listed<'a>(values: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = &'a [u8]> {
-            values.flat_map(|value| elements(value.as_bytes()))
-        }
-        let is_asked_for =
-            |protocol: &[u8]| listed(self.upgrade.iter()).any(|asked| asked.eq_ignore_ascii_case(protocol));
-        let mut named = listed(response.get_all(UPGRADE).iter()).peekable();
-        named.peek().is_some() && named.all(is_asked_for)
+        let is_asked_for = |protocol: &[u8]| {
+            let mut is_listed = false;
+            FieldSource::Head(&self.text).for_each([&UPGRADE], |_, value| {
+                is_listed |= elements(value).any(|asked| asked.eq_ignore_ascii_case(protocol));
+            });
+            is_listed
+        };
+        let values = response.get_all(UPGRADE).iter();
+        let mut named = values.flat_map(|value| elements(value.as_bytes())).peekable();
+        self.upgrade && named.peek().is_some() && named.all(is_asked_for)
     }
 }
 
@@ -167,10 +170,10 @@ pub(crate) fn parse_head(
     let window = input.get(..limits.head_bytes).unwrap_or(input);
     let (lines, _) = skip_empty_lines(window, EMPTY_LINES)?;
     if memory.tokens.find(lines, limits, &memory.host)? {
-        let text = memory.copy(lines.get(..memory.tokens.len).unwrap_or_default());
-        assemble(&text, &memory.tokens, &mut memory.host, head)?;
-        head.len = window.len().saturating_sub(lines.len()).saturating_add(text.len());
-        head.summary.text = text;
+        let len = memory.tokens.len;
+        memory.copy(lines.get(..len).unwrap_or_default(), &mut head.summary.text);
+        assemble(&memory.tokens, &mut memory.host, head)?;
+        head.len = window.len().saturating_sub(lines.len()).saturating_add(len);
         return Ok(true);
     }
     if window.len() < limits.head_bytes {
@@ -199,23 +202,19 @@ pub(crate) fn is_to_head(input: &[u8]) -> bool {
     skip_empty_lines(input, EMPTY_LINES).is_ok_and(|(lines, _)| lines.starts_with(b"HEAD "))
 }
 
-fn assemble(
-    text: &Bytes,
-    tokens: &Tokens,
-    known_host: &mut KnownHost,
-    head: &mut RequestHead,
-) -> Result<(), Refusal> {
-    // The tokens are parts of the text.
-    let part = |range: &Range<usize>| text.get(range.clone()).unwrap_or_default();
+/// The tokens are parts of the head's text.
+fn assemble(tokens: &Tokens, known_host: &mut KnownHost, head: &mut RequestHead) -> Result<(), Refusal> {
     let RequestHead { request, summary, framing, expect_continue, .. } = head;
+    let text = &summary.text;
+    let part = |range: &Range<usize>| text.get(range.clone()).unwrap_or_default();
     let request = request.insert(Request::new(Body::of_head(text.clone())));
     let version = tokens.version;
     *request.version_mut() = version;
     // A new request is a GET of `/`.
-    if part(&tokens.method) != b"GET" {
+    if !tokens.is_get {
         *request.method_mut() = Method::from_bytes(part(&tokens.method)).map_err(|_| METHOD_TOO_LONG)?;
     }
-    if part(&tokens.target) != b"/" || *request.method() == Method::CONNECT {
+    if !tokens.is_root || *request.method() == Method::CONNECT {
         *request.uri_mut() = parse_target(request.method(), text.slice(tokens.target.clone()))?;
     }
 
@@ -226,8 +225,8 @@ fn assemble(
     let mut fields = ConnectionFields::default();
     for field in &tokens.fields {
         if field.is_known {
-            let value = known_host.known(&mut fields)?;
-            headers.try_append(HOST, value).map_err(|_| *TOO_MANY_FIELDS)?;
+            fields.note_host()?;
+            headers.try_append(HOST, known_host.known()).map_err(|_| *TOO_MANY_FIELDS)?;
             continue;
         }
         // `http` accepts the same names and values, except that a name is at most 64 KiB long.
@@ -245,9 +244,7 @@ fn assemble(
         return Err(Refusal::bad("missing Host"));
     }
     *framing = fields.framing(version)?;
-    if fields.upgrade && version == Version::HTTP_11 {
-        summary.upgrade = headers.get_all(UPGRADE).iter().cloned().collect();
-    }
+    summary.upgrade = fields.upgrade && version == Version::HTTP_11;
     let uri = request.uri();
     if let (Some(_), Some(authority)) = (uri.scheme(), uri.authority()) {
         // The target's host replaces that of the Host field (RFC 9112 §3.2.2), so that no handler reads the latter.

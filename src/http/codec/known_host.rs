@@ -53,12 +53,11 @@ impl KnownHost {
         (name, line.start.wrapping_add(BEFORE.len())..line.end.wrapping_sub(BEHIND.len()))
     }
 
-    /// The value of the field whose line is the known one, noted in `fields`.
+    /// The value of the field whose line is the known one.
     #[inline]
-    pub(super) fn known(&mut self, fields: &mut ConnectionFields) -> Result<HeaderValue, Refusal> {
+    pub(super) fn known(&mut self) -> HeaderValue {
         self.misses = 0;
-        fields.note_host()?;
-        Ok(self.value.clone())
+        self.value.clone()
     }
 
     /// The field's value, checked and noted in `fields`.
@@ -71,7 +70,8 @@ impl KnownHost {
         // It is a part of the text.
         let value = text.get(place.clone()).unwrap_or_default();
         if self.value == *value {
-            return self.known(fields);
+            fields.note_host()?;
+            return Ok(self.known());
         }
         fields.note(&HOST, value)?;
         self.misses = self.misses.saturating_add(1);

@@ -33,7 +33,10 @@ const URI_BYTES: usize = u16::MAX as usize - 1;
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     pub(super) method: Range<usize>,
+    pub(super) is_get: bool,
     pub(super) target: Range<usize>,
+    /// The target is `/`.
+    pub(super) is_root: bool,
     pub(super) version: Version,
     pub(super) fields: Vec<Field>,
     pub(super) len: usize,
@@ -79,8 +82,8 @@ impl Tokens {
         if cursor.text == b"\r" {
             return Err(Stop::Incomplete);
         }
-        let is_get = cursor.rest().starts_with(b"GET ");
-        self.method = if is_get { cursor.skip(3) } else { cursor.token() };
+        self.is_get = cursor.rest().starts_with(b"GET ");
+        self.method = if self.is_get { cursor.skip(3) } else { cursor.token() };
         if self.method.is_empty() && !cursor.text.is_empty() {
             return Err(BAD_LINE.into());
         }
@@ -95,6 +98,7 @@ impl Tokens {
         if target.is_empty() || !is_utf8(target) {
             return Err(BAD_LINE.into());
         }
+        self.is_root = target == b"/";
         self.version = cursor.version()?;
         let ends_crlf = cursor.line_end(BAD_LINE_END)?;
         let same = |crlf| if crlf == ends_crlf { Ok(()) } else { Err(Stop::from(MIXED_LINE_ENDS)) };
@@ -242,6 +246,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
+#[inline(always)]
 fn is_utf8(text: &[u8]) -> bool {
     text.is_ascii() || std::str::from_utf8(text).is_ok()
 }

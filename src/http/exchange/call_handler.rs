@@ -46,8 +46,10 @@ impl Exchange<'_> {
         let RequestHead { request, summary, .. } = head;
         let mut watch = None;
         if let Some(request) = request {
-            if let (Some(recorder), Some(bytes @ 1..)) = (&self.worker.recorder, request.body().len()) {
-                recorder.request_bytes(bytes);
+            if let Some(recorder) = &self.worker.recorder {
+                if let Some(bytes @ 1..) = request.body().len() {
+                    recorder.request_bytes(bytes);
+                }
             }
             if let Some(deadline) = deadline {
                 request.extensions_mut().insert(deadline.clone());
@@ -88,9 +90,7 @@ impl Exchange<'_> {
         let after = after(self);
         answered?;
         let flow = self.respond(summary, response, after);
-        if let Some(sent) = place {
-            recycle(sent);
-        }
+        recycle(&mut place);
         self.worker.heads.recycle(&mut summary.text);
         flow
     }
@@ -123,7 +123,7 @@ impl Exchange<'_> {
     /// handler runs for a client that has disconnected.
     #[inline(always)]
     pub(super) fn prepare_call(&mut self, route: &RouteMatch) -> Flow {
-        let latency = route.latency().unwrap_or(&self.listener_handler().latency);
+        let latency = route.latency().unwrap_or_else(|| &self.listener_handler().latency);
         if latency.is_long() { self.prepare_long_call(latency.blocks()) } else { ControlFlow::Continue(()) }
     }
 

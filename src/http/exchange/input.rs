@@ -73,6 +73,9 @@ impl Input {
     /// Starts with the bytes that a connection has kept.
     pub(super) fn load(&mut self, bytes: &[u8]) {
         (self.start, self.end) = (0, 0);
+        if bytes.is_empty() {
+            return;
+        }
         if bytes.len() >= self.buf.len() {
             self.buf.resize(bytes.len().saturating_add(SIZE), 0);
         }

@@ -260,7 +260,7 @@ fn note_panic_of_drop(what: &str, panic: &(dyn Any + Send)) {
 
 /// One worker's turn with one connection: one exchange of a request and a response after the other.
 struct Exchange<'a> {
-    client: &'a mut Box<HttpConnection>,
+    client: &'a mut HttpConnection,
     worker: &'a mut WorkerState,
     common: &'a Common,
     queue: &'a Queue<Ready<Progress>>,
@@ -284,7 +284,7 @@ struct Exchange<'a> {
 
 impl<'a> Exchange<'a> {
     fn new(
-        client: &'a mut Box<HttpConnection>,
+        client: &'a mut HttpConnection,
         worker: &'a mut WorkerState,
         common: &'a Common,
         queue: &'a Queue<Ready<Progress>>,

@@ -102,9 +102,8 @@ impl Exchange<'_> {
 
     /// Whether the successor is to have this connection now, with what has been read and not answered.
     fn is_due_to_successor(&self) -> bool {
-        let buffered = self.worker.input.unused().len();
-        self.common.parking.outbox.takes_now(self.client)
-            && buffered.saturating_add(self.client.stream.unread()) <= PORTABLE_BYTES
+        let unread = || self.worker.input.unused().len().saturating_add(self.client.stream.unread());
+        self.common.parking.outbox.takes_now(self.client) && unread() <= PORTABLE_BYTES
     }
 
     fn hand_over(&mut self, scan: Scan, since: Option<Instant>) -> Flow {
@@ -124,6 +123,7 @@ impl Exchange<'_> {
     }
 
     /// Accepts a complete head: its route is looked up and the request is checked before the body is read.
+    #[inline(always)]
     fn accept(&mut self, head: &mut RequestHead) -> Flow {
         self.worker.input.consume(head.len);
         let moved_since = self.client.progress.moved_since.take();

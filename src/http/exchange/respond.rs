@@ -21,13 +21,6 @@ use crate::web::body::BodyKind;
 use crate::web::response::{ResponseExt, busy, plain};
 use crate::web::resume::ResumeName;
 
-/// The framing of a response, and the thread reserved for it.
-struct Prepared {
-    framing: BodyFraming,
-    /// For a response that leaves the pool of workers.
-    thread: Option<ReservedThread>,
-}
-
 impl Exchange<'_> {
     /// Sends a response. `after` is what becomes of the connection as far as the request's body is concerned.
     pub(super) fn respond(
@@ -40,9 +33,10 @@ impl Exchange<'_> {
         let status = response.status();
         let mut ending = Ending::of(&mut self.entries, response.extensions_mut(), status, self.now);
         // A replacement is in memory and has a final status, and is never replaced in turn.
-        let Prepared { framing, thread } = loop {
-            match self.prepare(request, response, &after) {
-                Ok(prepared) => break prepared,
+        let mut thread = None;
+        let framing = loop {
+            match self.prepare(request, response, &after, &mut thread) {
+                Ok(framing) => break framing,
                 Err(status) => {
                     let mut replacement = instead(status, response.headers(), &request.text);
                     self.add_error_page(request, &mut replacement);
@@ -60,21 +54,22 @@ impl Exchange<'_> {
             name = response.extensions_mut().remove::<ResumeName>().map(|ResumeName(name)| name);
             self.drop_users(std::mem::take(response.extensions_mut()), &request.text);
         }
-        let is_copied =
-            framing.has_body() && OutgoingBody::copy_small(response.body().kind(), &mut self.worker.out);
-        let kind = if is_copied { None } else { Some(response.body_mut().take_kind()) };
-        let body = match (kind, thread) {
-            // It is dropped with the response.
-            (None, _) => None,
-            (Some(BodyKind::Upgrade(speak)), Some(thread)) => {
+        let bytes = if let BodyFraming::Length(length) = framing { length } else { 0 };
+        if framing.has_body() && OutgoingBody::copy_small(response.body().kind(), &mut self.worker.out) {
+            // The body is dropped with the response.
+            self.end_after_output(ending, bytes);
+            return self.finish(after);
+        }
+        let body = match (response.body_mut().take_kind(), thread) {
+            (BodyKind::Upgrade(speak), Some(thread)) => {
                 self.client.buffered = self.worker.input.take();
                 return self.detach(thread, Task::Upgrade { speak, ending }, name, request);
             }
-            (Some(BodyKind::Detached(write)), Some(thread)) => {
+            (BodyKind::Detached(write), Some(thread)) => {
                 return self.detach(thread, Task::Stream { write, framing, ending }, name, request);
             }
-            (Some(kind), _) if framing.has_body() => OutgoingBody::new(kind, framing),
-            (Some(kind), _) => {
+            (kind, _) if framing.has_body() => OutgoingBody::new(kind, framing),
+            (kind, _) => {
                 self.drop_users(kind, &request.text);
                 None
             }
@@ -86,7 +81,6 @@ impl Exchange<'_> {
                 ControlFlow::Continue(())
             }
             None => {
-                let bytes = if let BodyFraming::Length(length) = framing { length } else { 0 };
                 self.end_after_output(ending, bytes);
                 self.finish(after)
             }
@@ -113,7 +107,7 @@ impl Exchange<'_> {
         self.worker.counters.response(response.status().as_u16());
     }
 
-    /// Decides how a response is framed, and takes the thread or the descriptor that it needs.
+    /// Decides how a response is framed, and takes the descriptor that it needs, or the thread if it leaves the pool of workers.
     ///
     /// # Errors
     /// The status of the response to send instead: this one is impossible, or there is no thread or descriptor for it.
@@ -122,7 +116,8 @@ impl Exchange<'_> {
         request: &RequestSummary,
         response: &mut Response,
         after: &After,
-    ) -> Result<Prepared, StatusCode> {
+        thread: &mut Option<ReservedThread>,
+    ) -> Result<BodyFraming, StatusCode> {
         let length = match response.body().kind() {
             BodyKind::Upgrade(_) => BodyLength::Upgrade,
             _ => response.body().len().map_or(BodyLength::Unknown, BodyLength::Known),
@@ -139,10 +134,12 @@ impl Exchange<'_> {
             StatusCode::SERVICE_UNAVAILABLE
         };
         let detached = &self.common.detached;
-        let thread = match response.body_mut().kind_mut() {
-            BodyKind::Upgrade(_) => Some(detached.reserve_for_upgrade().ok_or_else(no_thread)?),
+        match response.body_mut().kind_mut() {
+            BodyKind::Upgrade(_) => {
+                *thread = Some(detached.reserve_for_upgrade().ok_or_else(no_thread)?);
+            }
             BodyKind::Detached(_) if framing.has_body() => {
-                Some(detached.reserve_for_stream().ok_or_else(no_thread)?)
+                *thread = Some(detached.reserve_for_stream().ok_or_else(no_thread)?);
             }
             // The handler has opened the file itself.
             BodyKind::File { descriptor: descriptor @ None, .. } => {
@@ -151,11 +148,10 @@ impl Exchange<'_> {
                     warn!("no descriptor is left for the file of {}: 503", method_and_path(&request.text));
                     return Err(StatusCode::SERVICE_UNAVAILABLE);
                 }
-                None
             }
-            _ => None,
-        };
-        Ok(Prepared { framing, thread })
+            _ => {}
+        }
+        Ok(framing)
     }
 
     fn detach(

@@ -498,7 +498,13 @@ impl Path {
         self.routes.iter().any(|route| matches!(route.place, RoutePlace::Nest(_)))
     }
 
+    #[inline(always)]
     fn route(&self, method: &Method) -> Option<&Arc<Route>> {
+        let first = self.routes.first()?;
+        if first.method.as_ref() == Some(method) { Some(first) } else { self.other_route(method) }
+    }
+
+    fn other_route(&self, method: &Method) -> Option<&Arc<Route>> {
         let of = |wanted: Option<&Method>| self.routes.iter().find(|route| route.method.as_ref() == wanted);
         let get = || if *method == Method::HEAD { of(Some(&Method::GET)) } else { None };
         of(Some(method)).or_else(get).or_else(|| of(None))
