@@ -7,7 +7,7 @@
 //!
 //! A route is looked up once per request, when the head is complete. A `RouteMatch` owns what was found, so that the
 //! exchange keeps it while it waits for the body. That costs an ordinary request one count of an `Arc` and no
-//! allocation. A router that is a handler of another router's route costs a `Vec` for the routes above it.
+//! allocation. Nor does a router that is a handler of another router's route; one within that costs a `Vec` for the routes above it.
 //!
 //! **Guards see a request before all wrappers**, from the outermost to the innermost, and before its body is read. They
 //! are asked on a walk of their own along the route, always in this order, with a body and without, so that a guard never
@@ -270,8 +270,8 @@ pub struct RouteMatch {
     route: Option<Arc<Route>>,
     /// A route of the pattern that matched, where none has the method.
     other_method: Option<Arc<Route>>,
-    /// The routes in the routers around that one, the innermost first.
-    outer: Vec<Arc<Route>>,
+    /// The routes in the routers around that one.
+    outer: OuterRoutes,
     /// The values of the pattern's parameters, decoded.
     values: Values,
     /// None: the server's limits. Boxed, because few routes have rules.
@@ -287,6 +287,37 @@ pub struct RouteMatch {
     answered: Option<Box<GuardAnswer>>,
     /// When the call started, by a clock that the server has read already.
     started: Option<Instant>,
+}
+
+/// Routes in the routers around another one, the innermost first: mostly none or one, for which nothing is allocated.
+#[derive(Debug, Default)]
+struct OuterRoutes {
+    first: Option<Arc<Route>>,
+    further: Vec<Arc<Route>>,
+}
+
+impl OuterRoutes {
+    fn push(&mut self, route: Arc<Route>) {
+        match self.first {
+            None => self.first = Some(route),
+            Some(_) => self.further.push(route),
+        }
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()).saturating_add(self.further.len())
+    }
+
+    fn get(&self, at: usize) -> Option<&Route> {
+        match at.checked_sub(1) {
+            None => self.first.as_deref(),
+            Some(further) => self.further.get(further).map(|route| &**route),
+        }
+    }
+
+    fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<Route>> {
+        self.first.iter().chain(&self.further)
+    }
 }
 
 /// Whether the guards of a route are asked.
@@ -398,11 +429,8 @@ impl RouteMatch {
     }
 
     /// As `add_outer`, with the values of that route's parameters.
-    pub(crate) fn add_with_values(&mut self, route: &Arc<Route>, mut values: Values) {
-        if route.is_nest() {
-            self.values.iter().for_each(|value| values.push(value));
-            self.values = values;
-        } else if self.routes().all(|route| matches!(route.place, RoutePlace::Fallback)) {
+    pub(crate) fn add_with_values(&mut self, route: &Arc<Route>, values: Values) {
+        if self.routes().all(|route| matches!(route.place, RoutePlace::Fallback)) {
             self.values = values;
         }
         self.add_outer(route);
@@ -450,22 +478,29 @@ impl RouteMatch {
     }
 
     /// Adds the route of a nested handler, and the bytes of the path that its prefix has matched.
-    pub(crate) fn add_nest(&mut self, route: &Arc<Route>, values: Values, prefix: usize) {
+    pub(crate) fn add_nest(&mut self, route: &Arc<Route>, prefix: usize) {
         self.is_opaque = self.route.is_none() && self.refusal.is_none();
         self.prefix = self.prefix.saturating_add(prefix);
-        self.add_with_values(route, values);
+        self.add_outer(route);
+    }
+
+    /// As `add_nest`, with the values of the prefix's parameters.
+    pub(crate) fn add_nest_with_values(&mut self, route: &Arc<Route>, mut values: Values, prefix: usize) {
+        self.values.iter().for_each(|value| values.push(value));
+        self.values = values;
+        self.add_nest(route, prefix);
     }
 
     /// All routes, the innermost first. One for another method answers nothing, and only its pattern counts.
     fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.other_method.iter().chain(&self.route).chain(&self.outer)
+        self.other_method.iter().chain(&self.route).chain(self.outer.iter())
     }
 
     /// The route at a depth, counted from the outermost.
     fn route_at(&self, depth: usize) -> Option<&Route> {
         match self.outer.len().checked_sub(depth) {
             Some(0) => self.route.as_deref(),
-            Some(left) => self.outer.get(left.saturating_sub(1)).map(|route| &**route),
+            Some(left) => self.outer.get(left.saturating_sub(1)),
             None => None,
         }
     }
@@ -496,7 +531,7 @@ impl RouteMatch {
             rest = below;
         }
         // A route that is attached already is replaced.
-        let is_first = self.outer.is_empty() || request.extensions().get::<Matched>().is_none();
+        let is_first = self.outer.first.is_none() || request.extensions().get::<Matched>().is_none();
         is_first && matches!(&route.place, RoutePlace::At(pattern) if pattern.text == rest)
     }
 

@@ -417,7 +417,7 @@ impl Routes for Router {
             }
             Some((nest, prefix)) => {
                 add_route(&*nest.handler, method, path.get(prefix..).unwrap_or_default(), found);
-                return found.add_nest(nest, Values::default(), prefix);
+                return found.add_nest(nest, prefix);
             }
             None => {}
         }
@@ -432,7 +432,7 @@ impl Routes for Router {
                     Some(values) if known.is_nest() => {
                         let below = below(&normal, &hit.params);
                         add_route(&*route.handler, method, normal.get(below..).unwrap_or_default(), found);
-                        found.add_nest(route, values, below);
+                        found.add_nest_with_values(route, values, below);
                     }
                     Some(values) => {
                         add_route(&*route.handler, method, path, found);
