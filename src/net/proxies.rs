@@ -100,11 +100,25 @@ impl Proxies {
     }
 
     /// Whether this is the address of a trusted proxy. None is a client of a unix socket.
+    #[inline]
     pub(crate) fn trust(&self, address: Option<IpAddr>) -> bool {
-        match address.map(|address| address.to_canonical()) {
-            Some(IpAddr::V4(address)) => self.v4.iter().any(|(first, mask)| address & *mask == *first),
-            Some(IpAddr::V6(address)) => self.v6.iter().any(|(first, mask)| address & *mask == *first),
+        match address {
+            Some(IpAddr::V4(address)) => self.trust_v4(address),
+            Some(IpAddr::V6(address)) => self.trust_v6(address),
             None => self.unix,
+        }
+    }
+
+    #[inline]
+    fn trust_v4(&self, address: Ipv4Addr) -> bool {
+        self.v4.iter().any(|(first, mask)| address & *mask == *first)
+    }
+
+    #[inline(never)]
+    fn trust_v6(&self, address: Ipv6Addr) -> bool {
+        match address.to_ipv4_mapped() {
+            Some(address) => self.trust_v4(address),
+            None => self.v6.iter().any(|(first, mask)| address & *mask == *first),
         }
     }
 

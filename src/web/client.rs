@@ -133,9 +133,9 @@ impl Client {
         let peer = conn_info.peer;
         Client {
             address: Address { ip: peer.map(|peer| peer.ip()), port: peer.map(|peer| peer.port()) },
-            via: conn_info
-                .proxy
-                .map_or(Via::None, |proxy| Via::One(Hop::of(proxy.address.map(|address| address.ip())))),
+            via: conn_info.proxy.map_or(Via::None, |proxy| {
+                Via::One(Hop::of(proxy.address.map(|address| address.ip().to_canonical())))
+            }),
             is_https: conn_info.is_encrypted(),
             forwarded_host: None,
         }
@@ -143,8 +143,9 @@ impl Client {
 }
 
 impl Hop {
+    /// `address` is canonical.
     pub(super) fn of(address: Option<IpAddr>) -> Hop {
-        address.map_or(Hop::Unix, |address| Hop::Ip(address.to_canonical()))
+        address.map_or(Hop::Unix, Hop::Ip)
     }
 }
 

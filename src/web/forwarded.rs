@@ -47,57 +47,71 @@ pub(super) fn apply(client: &mut Client, proxies: &Proxies, fields: FieldSource<
     match proxies.fields() {
         ForwardedFields::None => {}
         ForwardedFields::Standard => client.follow(proxies, standard(fields).into_iter().rev()),
-        ForwardedFields::X => client.follow(proxies, x_forwarded(fields)),
+        ForwardedFields::X => {
+            let mut statements = XForwarded::default();
+            statements.read(fields);
+            client.follow(proxies, &mut statements);
+        }
     }
 }
 
 impl Client {
     /// Goes from one trusted proxy, which `self` is now, to the one before it. `statements` begins with that of the nearest. The
-    /// last one that is read says the rest.
+    /// last one that is read says the rest: the first without an address, or that of a client.
     fn follow<T: AsRef<[u8]>>(&mut self, proxies: &Proxies, statements: impl Iterator<Item = Statement<T>>) {
-        let mut last = None;
+        let (mut last_proto, mut last_host) = (None, None);
         // The nearest first, until all are there.
         self.via.reverse();
-        for said in statements {
-            if let Some(address) = said.address {
-                self.via.push(Hop::of(self.address.ip));
-                self.address = address;
-            }
-            let is_known = said.address.is_some_and(|address| address.ip.is_some());
-            last = Some(said);
-            if !is_known || !proxies.trust(self.address.ip) {
+        for Statement { address, proto, host } in statements {
+            (last_proto, last_host) = (proto, host);
+            let Some(address) = address else { break };
+            self.via.push(Hop::of(self.address.ip));
+            self.address = address;
+            if address.ip.is_none() || !proxies.trust(address.ip) {
                 break;
             }
         }
         self.via.reverse();
-        if let Some(said) = last {
-            self.is_https = said.proto.and_then(|proto| is_https(proto.as_ref())).unwrap_or(self.is_https);
-            self.forwarded_host = said.host.and_then(|host| Some(host_of(host.as_ref())?.into()));
+        if let Some(is_https) = last_proto.and_then(|proto| is_https(proto.as_ref())) {
+            self.is_https = is_https;
         }
+        self.forwarded_host = last_host.and_then(|host| Some(host_of(host.as_ref())?.into()));
     }
 }
 
 /// The statements of `X-Forwarded-*`, the last one first. The fields are parallel lists; where one of the others is
 /// shorter, a proxy has replaced it instead of appending to it, and the leftmost value is the best there is.
-fn x_forwarded(fields: FieldSource<'_>) -> impl Iterator<Item = Statement<&[u8]>> {
-    let [mut addresses, mut protos, mut hosts] = [(); 3].map(|()| Lines::default());
-    fields.for_each([&X_FOR, &X_PROTO, &X_HOST], |n, line| match n {
-        0 => addresses.push(line),
-        1 => protos.push(line),
-        _ => hosts.push(line),
-    });
-    let (mut proto, mut host) = (None, None);
-    // A proxy may say the scheme and not the client.
-    let mut is_first = true;
-    std::iter::from_fn(move || {
-        let address = addresses.next_address();
-        if address.is_none() && !std::mem::take(&mut is_first) {
-            return None;
-        }
-        proto = protos.next().or(proto);
-        host = hosts.next().or(host);
-        Some(Statement { address, proto, host })
-    })
+#[derive(Default)]
+struct XForwarded<'h> {
+    addresses: Lines<'h>,
+    protos: Lines<'h>,
+    hosts: Lines<'h>,
+    /// The last ones that were read.
+    proto: Option<&'h [u8]>,
+    host: Option<&'h [u8]>,
+}
+
+impl<'h> XForwarded<'h> {
+    fn read(&mut self, fields: FieldSource<'h>) {
+        fields.for_each([&X_FOR, &X_PROTO, &X_HOST], |n, line| match n {
+            0 => self.addresses.push(line),
+            1 => self.protos.push(line),
+            _ => self.hosts.push(line),
+        });
+    }
+}
+
+/// After those with an address come some without: a proxy may say the scheme and not the client.
+impl<'h> Iterator for XForwarded<'h> {
+    type Item = Statement<&'h [u8]>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Statement<&'h [u8]>> {
+        let address = self.addresses.next_address();
+        self.proto = self.protos.next().or(self.proto);
+        self.host = self.hosts.next().or(self.host);
+        Some(Statement { address, proto: self.proto, host: self.host })
+    }
 }
 
 /// The lines of a field, which is a list. A proxy that appends to the list mostly leaves one line.
@@ -369,6 +383,7 @@ mod tests {
                 &[(of, "203.0.113.7, 10.0.0.2"), (proto, "https, http")],
                 "203.0.113.7 10.0.0.2,10.0.0.1 https -",
             ),
+            (&[(of, "10.0.0.2"), (proto, "https, http")], "10.0.0.2 10.0.0.1 https -"),
             (&[(of, "203.0.113.7, 10.0.0.2"), (proto, "https")], "203.0.113.7 10.0.0.2,10.0.0.1 https -"),
         ];
         let names: Vec<String> = (0..40).map(|n| format!("x-{n}")).collect();
