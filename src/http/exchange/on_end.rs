@@ -31,28 +31,19 @@ impl Ending {
         status: StatusCode,
         now: Instant,
     ) -> Option<Ending> {
-        if entries.is_empty() && extensions.is_empty() {
-            return None;
-        }
-        Ending::noted(entries, extensions, status, now)
-    }
-
-    fn noted(
-        entries: &mut Entries,
-        extensions: &mut Extensions,
-        status: StatusCode,
-        now: Instant,
-    ) -> Option<Ending> {
-        let on_end = if extensions.is_empty() { None } else { extensions.remove::<OnEnd>() };
+        let on_end = if extensions.is_empty() { None } else { Ending::noted(entries, extensions) };
         if on_end.is_none() && entries.is_empty() {
             return None;
         }
-        let mut entries = std::mem::take(entries);
-        if !extensions.is_empty() {
-            entries.note_response(extensions);
-        }
         let ended = ResponseEnd { status, bytes: 0, complete: false, at: now };
-        Some(Ending { on_end, entries, ended })
+        Some(Ending { on_end, entries: std::mem::take(entries), ended })
+    }
+
+    /// Gives what the extensions say to the entries. Returns the hooks.
+    #[inline(never)]
+    fn noted(entries: &mut Entries, extensions: &mut Extensions) -> Option<OnEnd> {
+        entries.note_response(extensions);
+        extensions.remove()
     }
 
     /// The client gets another response, with this status.
@@ -65,11 +56,11 @@ impl Ending {
         self.ended.bytes = bytes;
     }
 
-    pub(super) fn complete(self) {
-        self.complete_at(Instant::now());
+    pub(super) fn complete(mut self) {
+        self.note_complete(Instant::now());
     }
 
-    fn complete_at(mut self, now: Instant) {
+    fn note_complete(&mut self, now: Instant) {
         (self.ended.complete, self.ended.at) = (true, now);
     }
 }
@@ -128,7 +119,12 @@ impl Endings {
         let complete = self.0.iter().take_while(|unsent| unsent.left == 0).count();
         if complete > 0 {
             let now = Instant::now();
-            self.0.drain(..complete).for_each(|unsent| unsent.ending.complete_at(now));
+            self.0.iter_mut().take(complete).for_each(|unsent| unsent.ending.note_complete(now));
+            if complete == self.0.len() {
+                self.0.clear();
+            } else {
+                self.0.drain(..complete);
+            }
         }
     }
 }

@@ -189,9 +189,10 @@ impl<'a> Call<'a> {
         self.wrappers = self.wrappers.saturating_add(1);
     }
 
-    /// Those that are notified when the response has ended.
-    pub(crate) fn entries(&mut self) -> &mut Entries {
-        self.entries
+    /// The request, until it is taken; its route, if the request's pattern is its own; and those that are notified when the
+    /// response has ended.
+    pub(crate) fn parts(&mut self) -> Option<(&Request, Option<&Arc<Route>>, &mut Entries)> {
+        Some((self.request.as_ref()?, self.found.sole_route(), self.entries))
     }
 
     /// The answer of a guard, or else the one in place of the handler's.
@@ -494,6 +495,12 @@ impl RouteMatch {
     /// All routes, the innermost first. One for another method answers nothing, and only its pattern counts.
     fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.other_method.iter().chain(&self.route).chain(self.outer.iter())
+    }
+
+    /// The route whose pattern is the request's. None if it is nested, or if none matched.
+    fn sole_route(&self) -> Option<&Arc<Route>> {
+        let is_sole = self.outer.first.is_none() && self.other_method.is_none();
+        self.route.as_ref().filter(|route| is_sole && matches!(route.place, RoutePlace::At(_)))
     }
 
     /// The route at a depth, counted from the outermost.

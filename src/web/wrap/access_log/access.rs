@@ -16,7 +16,7 @@ use crate::base::time::{Rfc3339, wall_time};
 use crate::net::conn_info::ConnInfo;
 use crate::web::client::Client;
 use crate::web::fields::FieldSource;
-use crate::web::handler::{Matched, SharedPattern};
+use crate::web::handler::{Matched, Route, SharedPattern};
 use crate::web::response::ResponseEnd;
 use crate::web::wrap::RequestId;
 
@@ -37,11 +37,11 @@ pub struct Access {
 
 /// A request.
 #[derive(Clone, Debug)]
-enum Received {
-    /// The head as received, which the server has checked.
-    Head(Bytes),
-    /// No client has sent it.
-    Constructed(Box<Constructed>),
+struct Received {
+    /// As received, and checked by the server.
+    head: Bytes,
+    /// If no client has sent it.
+    constructed: Option<Box<Constructed>>,
 }
 
 #[derive(Clone, Debug)]
@@ -52,34 +52,30 @@ struct Constructed {
     fields: HeaderMap,
 }
 
-impl Received {
-    fn of(request: &Request) -> Received {
-        let head = request.body().head_bytes();
-        if !head.is_empty() {
-            return Received::Head(head.clone());
-        }
-        Received::Constructed(Box::new(Constructed {
+impl Constructed {
+    #[inline(never)]
+    fn of(request: &Request) -> Box<Constructed> {
+        Box::new(Constructed {
             method: request.method().clone(),
             target: request.uri().to_string(),
             version: request.version(),
             fields: request.headers().clone(),
-        }))
+        })
+    }
+}
+
+impl Received {
+    #[inline(always)]
+    fn of(request: &Request) -> Received {
+        let head = request.body().head_bytes();
+        let constructed = head.is_empty().then(|| Constructed::of(request));
+        Received { constructed, head: head.clone() }
     }
 
     fn line(&self) -> RequestLine<'_> {
-        match self {
-            // The server has checked it.
-            Received::Head(head) => {
-                let (method, rest) = split_at_space(head);
-                let (target, rest) = split_at_space(rest);
-                let is_old = rest.starts_with(b"HTTP/1.0");
-                RequestLine {
-                    method,
-                    target,
-                    version: if is_old { Version::HTTP_10 } else { Version::HTTP_11 },
-                }
-            }
-            Received::Constructed(request) => RequestLine {
+        match &self.constructed {
+            None => RequestLine::of_head(&self.head),
+            Some(request) => RequestLine {
                 method: request.method.as_str().as_bytes(),
                 target: request.target.as_bytes(),
                 version: request.version,
@@ -88,9 +84,9 @@ impl Received {
     }
 
     fn fields(&self) -> FieldSource<'_> {
-        match self {
-            Received::Head(head) => FieldSource::Head(head),
-            Received::Constructed(request) => FieldSource::Map(&request.fields),
+        match &self.constructed {
+            None => FieldSource::Head(&self.head),
+            Some(request) => FieldSource::Map(&request.fields),
         }
     }
 
@@ -118,6 +114,15 @@ pub(super) struct RequestLine<'a> {
     pub(super) method: &'a [u8],
     pub(super) target: &'a [u8],
     pub(super) version: Version,
+}
+
+impl RequestLine<'_> {
+    fn of_head(head: &[u8]) -> RequestLine<'_> {
+        let (method, rest) = split_at_space(head);
+        let (target, rest) = split_at_space(rest);
+        let is_old = rest.starts_with(b"HTTP/1.0");
+        RequestLine { method, target, version: if is_old { Version::HTTP_10 } else { Version::HTTP_11 } }
+    }
 }
 
 fn split_at_space(text: &[u8]) -> (&[u8], &[u8]) {
@@ -164,6 +169,22 @@ enum Pattern {
     Shared(SharedPattern),
 }
 
+impl Pattern {
+    #[inline(never)]
+    fn of(request: &Request) -> Pattern {
+        if request.body().routed_prefix().is_none() {
+            let matched = request.extensions().get::<Matched>();
+            return matched.and_then(Matched::shared_pattern).map_or(Pattern::Unknown, Pattern::Shared);
+        }
+        let (head, path) = (request.body().head(), request.uri().path());
+        // A handler further outside may have changed the path.
+        if head.is_empty() || path_of(RequestLine::of_head(head).target) == path.as_bytes() {
+            return Pattern::Path;
+        }
+        Pattern::Shared(SharedPattern::Text(path.into()))
+    }
+}
+
 fn joined<'a>(all: Option<Cow<'a, [u8]>>, value: &'a [u8]) -> Option<Cow<'a, [u8]>> {
     Some(match all {
         None => Cow::Borrowed(value),
@@ -172,27 +193,25 @@ fn joined<'a>(all: Option<Cow<'a, [u8]>>, value: &'a [u8]) -> Option<Cow<'a, [u8
 }
 
 impl Access {
-    pub(super) fn of(request: &Request, with_query: bool, started: Instant) -> Access {
-        let received = Received::of(request);
-        let pattern = if request.body().routed_prefix().is_some() {
-            // A handler further outside may have changed the path.
-            let path = request.uri().path();
-            match path_of(received.line().target) == path.as_bytes() {
-                true => Pattern::Path,
-                false => Pattern::Shared(SharedPattern::Text(path.into())),
-            }
-        } else {
-            let matched = request.extensions().get::<Matched>();
-            matched.and_then(Matched::shared_pattern).map_or(Pattern::Unknown, Pattern::Shared)
-        };
+    /// `route` is given if the request's pattern is its own. An entry is large: inlined, it is written where it stays.
+    #[inline(always)]
+    pub(super) fn of(
+        request: &Request,
+        route: Option<&Arc<Route>>,
+        with_query: bool,
+        started: Instant,
+    ) -> Access {
         Access {
             started,
-            conn_info: request.body().conn_info().cloned(),
-            request: received,
-            with_query,
-            pattern,
-            request_id: request.extensions().get::<RequestId>().cloned(),
             end: ResponseEnd { status: StatusCode::OK, bytes: 0, complete: false, at: started },
+            with_query,
+            conn_info: request.body().conn_info().cloned(),
+            request_id: request.extensions().get::<RequestId>().cloned(),
+            pattern: match route {
+                Some(route) => Pattern::Shared(SharedPattern::Of(Arc::clone(route))),
+                None => Pattern::of(request),
+            },
+            request: Received::of(request),
         }
     }
 
@@ -358,7 +377,7 @@ mod tests {
         ] {
             let path = path_and_query.split('?').next().unwrap();
             let head = format!("GET {target} HTTP/1.0\r\nHost: a b\r\n\r\n");
-            let request = Received::Head(Bytes::from(head));
+            let request = Received { head: Bytes::from(head), constructed: None };
             let line = request.line();
             assert_eq!((checked(line.target), checked(path_of(line.target))), (target, path));
             assert_eq!(checked(path_and_query_of(line.target)), path_and_query);
@@ -377,7 +396,8 @@ mod tests {
         }
         let mut constructed = http::Request::get("/a:b").body(Body::empty()).unwrap();
         *constructed.headers_mut() = map;
-        for request in [Received::Head(Bytes::from_static(head.as_bytes())), Received::of(&constructed)] {
+        let received = Received { head: Bytes::from_static(head.as_bytes()), constructed: None };
+        for request in [received, Received::of(&constructed)] {
             let line = request.line();
             assert_eq!(
                 (line.method, line.target, line.version),

@@ -15,6 +15,7 @@ use super::Entry;
 #[derive(Default)]
 pub(crate) struct Entries(Option<Box<Node>>);
 
+#[derive(Default)]
 struct Node {
     /// None in memory that is kept.
     entry: Option<Entry>,
@@ -35,6 +36,7 @@ fn spare() -> Option<Box<Node>> {
     SPARES.try_with(|spares| spares.try_borrow_mut().ok()?.pop()).ok().flatten()
 }
 
+#[inline]
 fn keep(node: Box<Node>) {
     let _ = SPARES.try_with(|spares| match spares.try_borrow_mut() {
         Ok(mut spares) if spares.len() < MOST_KEPT => spares.push(node),
@@ -43,16 +45,13 @@ fn keep(node: Box<Node>) {
 }
 
 impl Entries {
-    /// Adds one further inside.
-    pub(super) fn add(&mut self, entry: Entry) {
-        let outer = std::mem::take(self);
-        self.0 = Some(match spare() {
-            Some(mut node) => {
-                (node.entry, node.outer) = (Some(entry), outer);
-                node
-            }
-            None => Box::new(Node { entry: Some(entry), outer }),
-        });
+    /// Adds one further inside. It is large, and written where it stays.
+    #[inline(always)]
+    pub(super) fn add(&mut self, entry: impl FnOnce() -> Entry) {
+        let mut node = spare().unwrap_or_default();
+        node.entry = Some(entry());
+        std::mem::swap(&mut node.outer, self);
+        self.0 = Some(node);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -69,10 +68,13 @@ impl Entries {
     }
 
     /// Takes each out and calls `f` with it, the innermost first.
+    #[inline]
     pub(crate) fn for_each(&mut self, mut f: impl FnMut(&mut Entry)) {
         let mut next = self.0.take();
         while let Some(mut node) = next {
-            node.entry.iter_mut().for_each(&mut f);
+            if let Some(entry) = &mut node.entry {
+                f(entry);
+            }
             node.entry = None;
             next = node.outer.0.take();
             keep(node);

@@ -233,7 +233,7 @@ mod tests {
         status: StatusCode,
         complete: bool,
     ) -> Access {
-        let mut access = Access::of(&request(line, fields), true, started);
+        let mut access = Access::of(&request(line, fields), None, true, started);
         access.end(&ResponseEnd { status, bytes: 7, complete, at: started + Duration::from_micros(1_234) });
         access
     }
@@ -318,7 +318,8 @@ mod tests {
             let Ok(value) = http::HeaderValue::from_bytes(&sent) else { return Ok(()) };
             let mut asked = request("GET /", &[]);
             asked.headers_mut().insert("user-agent", value);
-            let line = Access::of(&asked, false, Instant::now()).display(AccessFormat::Json).to_string();
+            let line =
+                Access::of(&asked, None, false, Instant::now()).display(AccessFormat::Json).to_string();
             let read: serde_json::Value = serde_json::from_str(&line).unwrap();
             assert_eq!(read["agent"].as_str(), Some(&*String::from_utf8_lossy(&sent)));
             assert!(!line.chars().any(char::is_control), "{line}");

@@ -47,6 +47,12 @@ const TARGET: &str = "heirloom::access";
 /// ```
 pub struct AccessLog {
     query: bool,
+    output: Arc<Output>,
+}
+
+/// Where entries go, and how. Shared with each entry.
+#[derive(Clone)]
+struct Output {
     format: AccessFormat,
     sink: Sink,
 }
@@ -62,7 +68,8 @@ enum Sink {
 impl AccessLog {
     /// Logs at `info`, with the target `heirloom::access`.
     pub fn new() -> AccessLog {
-        AccessLog { query: false, format: AccessFormat::Fields, sink: Sink::Log }
+        let output = Output { format: AccessFormat::Fields, sink: Sink::Log };
+        AccessLog { query: false, output: Arc::new(output) }
     }
 
     /// Whether targets include the query. Default: no, because queries may contain secrets.
@@ -75,14 +82,14 @@ impl AccessLog {
     /// The format of lines. Default: [`AccessFormat::Fields`].
     #[must_use]
     pub fn format(mut self, format: AccessFormat) -> AccessLog {
-        self.format = format;
+        Arc::make_mut(&mut self.output).format = format;
         self
     }
 
     /// Writes the lines to `file` instead of the log. [`LogFile`] shows how it is rotated.
     #[must_use]
     pub fn to_file(mut self, file: &LogFile) -> AccessLog {
-        self.sink = Sink::File(file.clone());
+        Arc::make_mut(&mut self.output).sink = Sink::File(file.clone());
         self
     }
 
@@ -99,7 +106,7 @@ impl AccessLog {
     /// ```
     #[must_use]
     pub fn to(mut self, sink: impl Fn(&Access) + Send + Sync + 'static) -> AccessLog {
-        self.sink = Sink::Program(Arc::new(sink));
+        Arc::make_mut(&mut self.output).sink = Sink::Program(Arc::new(sink));
         self
     }
 }
@@ -129,13 +136,15 @@ impl Wrapper for AccessLog {
 
 impl AccessLog {
     fn watch(&self, call: &mut Call<'_>) {
-        if matches!(self.sink, Sink::Log) && !log::log_enabled!(target: TARGET, log::Level::Info) {
+        if matches!(self.output.sink, Sink::Log) && !log::log_enabled!(target: TARGET, log::Level::Info) {
             return;
         }
         let started = call.started().unwrap_or_else(Instant::now);
-        if let Some(request) = call.request() {
-            let access = Access::of(request, self.query, started);
-            call.entries().add(Entry { access, sink: self.sink.clone(), format: self.format });
+        if let Some((request, route, entries)) = call.parts() {
+            entries.add(|| Entry {
+                output: Arc::clone(&self.output),
+                access: Access::of(request, route, self.query, started),
+            });
         }
     }
 }
@@ -143,8 +152,7 @@ impl AccessLog {
 /// A request whose response has not ended.
 pub(crate) struct Entry {
     access: Access,
-    sink: Sink,
-    format: AccessFormat,
+    output: Arc<Output>,
 }
 
 impl Entry {
@@ -154,12 +162,12 @@ impl Entry {
     }
 
     pub(crate) fn end(&mut self, end: &ResponseEnd) {
-        let Entry { access, sink, format } = self;
+        let Entry { access, output } = self;
         access.end(end);
-        match sink {
-            Sink::Log => write_to_log(access, *format),
+        match &output.sink {
+            Sink::Log => write_to_log(access, output.format),
             Sink::File(file) => with_line(|line| {
-                push_line(access, *format, line);
+                push_line(access, output.format, line);
                 file.write_line(line);
             }),
             Sink::Program(sink) => sink(access),
@@ -241,7 +249,7 @@ impl fmt::Debug for AccessLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccessLog")
             .field("query", &self.query)
-            .field("format", &self.format)
+            .field("format", &self.output.format)
             .finish_non_exhaustive()
     }
 }
