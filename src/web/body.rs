@@ -333,6 +333,7 @@ impl Body {
     }
 
     /// Sets the connection on which the request was received.
+    #[inline(always)]
     pub(crate) fn set_conn_info(&mut self, conn_info: Arc<ConnInfo>) {
         self.conn_info = Some(conn_info);
     }

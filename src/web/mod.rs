@@ -31,6 +31,7 @@ pub mod resume;
 pub(crate) mod router;
 #[cfg(feature = "sessions")]
 pub mod session;
+pub(crate) mod spare;
 pub mod sse;
 pub mod upgrade;
 #[cfg(feature = "websocket")]

@@ -1,7 +1,6 @@
 //! What a handler may return: everything that is [`IntoResponse`].
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::{self, Display};
@@ -10,9 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
-use http::response::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
+use http::header::{LOCATION, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::base::error::{Chain, lacks_descriptor};
 use crate::base::log::{Escaped, error, warn};
@@ -22,9 +20,9 @@ use crate::web::body::{Author, BodyError};
 use crate::web::extract::InputError;
 use crate::web::handler::call_deadline;
 use crate::web::resume::ResumeName;
+use crate::web::spare::spare;
 use crate::{Body, Response};
 
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
@@ -115,49 +113,6 @@ fn typed(content_type: HeaderValue, body: Body) -> Response {
         *value = content_type;
     }
     response
-}
-
-thread_local! {
-    /// A head without extensions and with one field, the type of text, for the next response of this thread. It has the memory
-    /// of the last response's fields.
-    static SPARE: RefCell<Option<Parts>> = const { RefCell::new(None) };
-}
-
-#[inline]
-fn spare() -> Parts {
-    let spare = SPARE.try_with(|spare| spare.borrow_mut().take());
-    spare.ok().flatten().unwrap_or_else(new_spare)
-}
-
-#[cold]
-fn new_spare() -> Parts {
-    let mut parts = Response::default().into_parts().0;
-    parts.headers.insert(CONTENT_TYPE, TEXT);
-    parts
-}
-
-/// Keeps the memory of a response's head that was sent. It is changed where it is, because it is large.
-#[inline(always)]
-pub(crate) fn recycle(place: &mut Option<Response>) {
-    const MOST: usize = 32;
-    let Some(sent) = place else { return };
-    // One without memory would take the place of one that has some.
-    if !(1..=MOST).contains(&sent.headers().capacity()) || !sent.extensions().is_empty() {
-        return;
-    }
-    let headers = sent.headers_mut();
-    let is_alone = headers.len() == 1;
-    match headers.iter_mut().next() {
-        // The next response most likely has this field, and to replace its value costs a fifth of an insertion.
-        Some((name, value)) if is_alone && *name == CONTENT_TYPE => *value = TEXT,
-        _ => {
-            headers.clear();
-            headers.insert(CONTENT_TYPE, TEXT);
-        }
-    }
-    (*sent.status_mut(), *sent.version_mut()) = (StatusCode::OK, Version::HTTP_11);
-    // A thread that is ending keeps nothing.
-    let _ = SPARE.try_with(|spare| *spare.borrow_mut() = place.take().map(|sent| sent.into_parts().0));
 }
 
 /// The value is not logged: it may be a secret.
@@ -737,7 +692,11 @@ mod sealed {
 
 #[cfg(test)]
 mod tests {
+    use http::Version;
+    use http::header::CONTENT_TYPE;
+
     use super::*;
+    use crate::web::spare::recycle;
 
     /// Status, the header fields in order of name, body.
     fn shown(response: impl IntoResponse) -> String {

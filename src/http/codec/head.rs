@@ -60,8 +60,9 @@ impl RequestHead {
     }
 
     /// The path of the request's target.
+    #[inline(always)]
     pub(crate) fn path(&self) -> &str {
-        self.request.as_ref().map_or("", |request| request.uri().path())
+        if let Some(request) = &self.request { request.uri().path() } else { "" }
     }
 }
 

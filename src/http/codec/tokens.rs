@@ -95,10 +95,10 @@ impl Tokens {
         }
         cursor.expect(b' ', BAD_LINE)?;
         let target = cursor.text.get(self.target.clone()).unwrap_or_default();
-        if target.is_empty() || !is_utf8(target) {
+        self.is_root = target == b"/";
+        if !self.is_root && (target.is_empty() || !is_utf8(target)) {
             return Err(BAD_LINE.into());
         }
-        self.is_root = target == b"/";
         self.version = cursor.version()?;
         let ends_crlf = cursor.line_end(BAD_LINE_END)?;
         let same = |crlf| if crlf == ends_crlf { Ok(()) } else { Err(Stop::from(MIXED_LINE_ENDS)) };

@@ -23,7 +23,7 @@ use crate::base::requests::SeriesKey;
 use crate::http::codec::RequestHead;
 use crate::web::handler::call_deadline::Deadline;
 use crate::web::handler::{RouteMatch, answer};
-use crate::web::response::recycle;
+use crate::web::spare::recycle;
 use crate::web::wrap::RequestId;
 
 impl Exchange<'_> {

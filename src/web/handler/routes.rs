@@ -120,6 +120,7 @@ pub(crate) fn answer<'r>(
 pub(crate) type Panics = Mutex<Vec<Box<dyn Any + Send>>>;
 
 /// Calls a handler. A panic becomes a 500.
+#[inline(always)]
 fn contained<'r>(
     panics: &Panics,
     place: &'r mut Option<Response>,
@@ -128,7 +129,12 @@ fn contained<'r>(
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| *place = Some(call()))) {
         lock(panics).push(panic);
     }
-    place.get_or_insert_with(|| plain(StatusCode::INTERNAL_SERVER_ERROR))
+    place.get_or_insert_with(internal_error)
+}
+
+#[cold]
+fn internal_error() -> Response {
+    plain(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// One call of a handler, on its way from the outermost wrapper or router to the handler that answers.
