@@ -327,9 +327,10 @@ impl Body {
         Body::of(if bytes.is_empty() { BodyKind::Empty } else { BodyKind::Bytes(bytes) })
     }
 
-    /// The body of a request with this head, as long as nothing of it is there.
-    pub(crate) fn of_head(head: Bytes) -> Body {
-        Body { kind: BodyKind::Empty, conn_info: None, head, routed: None, author: Author::Handler }
+    /// Sets the head of the request.
+    #[inline(always)]
+    pub(crate) fn set_head(&mut self, head: Bytes) {
+        self.head = head;
     }
 
     /// Sets the connection on which the request was received.

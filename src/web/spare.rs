@@ -51,6 +51,8 @@ pub(crate) fn recycle(place: &mut Option<Response>) {
         }
     }
     (*sent.status_mut(), *sent.version_mut()) = (StatusCode::OK, Version::HTTP_11);
+    let Some((parts, body)) = place.take().map(Response::into_parts) else { return };
     // A thread that is ending keeps nothing.
-    let _ = SPARE.try_with(|spare| *spare.borrow_mut() = place.take().map(|sent| sent.into_parts().0));
+    let _ = SPARE.try_with(|spare| *spare.borrow_mut() = Some(parts));
+    drop(body);
 }

@@ -208,7 +208,9 @@ fn assemble(tokens: &Tokens, known_host: &mut KnownHost, head: &mut RequestHead)
     let RequestHead { request, summary, framing, expect_continue, .. } = head;
     let text = &summary.text;
     let part = |range: &Range<usize>| text.get(range.clone()).unwrap_or_default();
-    let request = request.insert(Request::new(Body::of_head(text.clone())));
+    // Set where the body stays: a body is large.
+    let request = request.insert(Request::new(Body::empty()));
+    request.body_mut().set_head(text.clone());
     let version = tokens.version;
     *request.version_mut() = version;
     // A new request is a GET of `/`.

@@ -538,14 +538,18 @@ impl RouteMatch {
             return false;
         }
         let mut rest = request.uri().path();
-        for outer in self.outer.iter().rev() {
-            let RoutePlace::Nest(prefix) = &outer.place else { return false };
-            let Some(below) = rest.strip_prefix(&*prefix.text) else { return false };
-            rest = below;
+        if self.outer.first.is_some() {
+            for outer in self.outer.iter().rev() {
+                let RoutePlace::Nest(prefix) = &outer.place else { return false };
+                let Some(below) = rest.strip_prefix(&*prefix.text) else { return false };
+                rest = below;
+            }
+            // A route that is attached already is replaced.
+            if request.extensions().get::<Matched>().is_some() {
+                return false;
+            }
         }
-        // A route that is attached already is replaced.
-        let is_first = self.outer.first.is_none() || request.extensions().get::<Matched>().is_none();
-        is_first && matches!(&route.place, RoutePlace::At(pattern) if pattern.text == rest)
+        matches!(&route.place, RoutePlace::At(pattern) if pattern.text == rest)
     }
 
     fn attach_match(&mut self, request: &mut Request) {
