@@ -2,6 +2,7 @@
 
 pub(crate) mod call_deadline;
 mod limits;
+mod route;
 mod routes;
 mod values;
 mod wrapped;
@@ -12,11 +13,12 @@ use crate::web::response::IntoResponse;
 use crate::{Request, Response};
 
 pub use limits::{RouteLimits, deadline, limited, max_body, streaming};
+pub(crate) use route::{Pattern, Route, RoutePlace, SharedPattern};
 #[cfg(any(test, fuzzing))]
 pub(crate) use routes::RouteRules;
 pub(crate) use routes::{
-    Call, GuardWalk, Matched, Panics, Pattern, Route, RouteMatch, RoutePlace, Routes, Seal, SharedPattern,
-    add_route, answer, call_by_hand, find_route, verify,
+    Call, GuardWalk, Matched, Panics, RouteMatch, Routes, Seal, add_route, answer, call_by_hand, find_route,
+    verify,
 };
 pub(crate) use values::Values;
 pub use wrapped::{EarlyResponse, Guard, Next, Wrapped, Wrapper};

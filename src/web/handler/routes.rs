@@ -18,13 +18,13 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use http::{Method, StatusCode};
 
 use super::call_deadline::Deadline;
+use super::route::{OuterRoutes, Pattern, Route, RoutePlace, SharedPattern};
 use super::{EarlyResponse, Handler, RouteLimits, Values};
 use crate::base::sync::lock;
 use crate::net::scheduler::latency::HandlerLatency;
@@ -296,37 +296,6 @@ pub struct RouteMatch {
     started: Option<Instant>,
 }
 
-/// Routes in the routers around another one, the innermost first: mostly none or one, for which nothing is allocated.
-#[derive(Debug, Default)]
-struct OuterRoutes {
-    first: Option<Arc<Route>>,
-    further: Vec<Arc<Route>>,
-}
-
-impl OuterRoutes {
-    fn push(&mut self, route: Arc<Route>) {
-        match self.first {
-            None => self.first = Some(route),
-            Some(_) => self.further.push(route),
-        }
-    }
-
-    fn len(&self) -> usize {
-        usize::from(self.first.is_some()).saturating_add(self.further.len())
-    }
-
-    fn get(&self, at: usize) -> Option<&Route> {
-        match at.checked_sub(1) {
-            None => self.first.as_deref(),
-            Some(further) => self.further.get(further).map(|route| &**route),
-        }
-    }
-
-    fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<Route>> {
-        self.first.iter().chain(&self.further)
-    }
-}
-
 /// Whether the guards of a route are asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Guards {
@@ -505,7 +474,7 @@ impl RouteMatch {
 
     /// The route whose pattern is the request's. None if it is nested, or if none matched.
     fn sole_route(&self) -> Option<&Arc<Route>> {
-        let is_sole = self.outer.first.is_none() && self.other_method.is_none();
+        let is_sole = self.outer.is_empty() && self.other_method.is_none();
         self.route.as_ref().filter(|route| is_sole && matches!(route.place, RoutePlace::At(_)))
     }
 
@@ -538,7 +507,7 @@ impl RouteMatch {
             return false;
         }
         let mut rest = request.uri().path();
-        if self.outer.first.is_some() {
+        if !self.outer.is_empty() {
             for outer in self.outer.iter().rev() {
                 let RoutePlace::Nest(prefix) = &outer.place else { return false };
                 let Some(below) = rest.strip_prefix(&*prefix.text) else { return false };
@@ -564,64 +533,6 @@ impl RouteMatch {
     }
 }
 
-/// A handler in a router.
-pub(crate) struct Route {
-    /// None: any.
-    pub(crate) method: Option<Method>,
-    pub(crate) place: RoutePlace,
-    pub(crate) handler: Arc<dyn Handler>,
-    latency: HandlerLatency,
-    /// Each has another, from 1 on.
-    number: u32,
-}
-
-/// Which paths a route is for.
-#[derive(Debug)]
-pub(crate) enum RoutePlace {
-    At(Pattern),
-    /// All paths that begin with it. The handler's routes are for what follows.
-    Nest(Pattern),
-    /// All paths without another route.
-    Fallback,
-}
-
-impl Route {
-    pub(crate) fn new(method: Option<Method>, place: RoutePlace, handler: Arc<dyn Handler>) -> Route {
-        static ROUTES: AtomicU32 = AtomicU32::new(1);
-        let number = ROUTES.fetch_add(1, Ordering::Relaxed);
-        Route { method, place, handler, latency: HandlerLatency::new(), number }
-    }
-
-    fn is_nest(&self) -> bool {
-        matches!(self.place, RoutePlace::Nest(_))
-    }
-
-    /// Empty for a fallback.
-    pub(crate) fn pattern(&self) -> &Pattern {
-        static NONE: Pattern = Pattern { text: String::new(), names: Vec::new() };
-        match &self.place {
-            RoutePlace::At(pattern) | RoutePlace::Nest(pattern) => pattern,
-            RoutePlace::Fallback => &NONE,
-        }
-    }
-}
-
-impl fmt::Debug for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Route")
-            .field("method", &self.method)
-            .field("place", &self.place)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A route's pattern, and the names of its parameters in order.
-#[derive(Debug)]
-pub(crate) struct Pattern {
-    pub(crate) text: String,
-    pub(crate) names: Vec<String>,
-}
-
 /// The route that matched a request, kept in the request's extensions.
 #[derive(Clone, Debug)]
 pub(crate) struct Matched {
@@ -632,22 +543,6 @@ pub(crate) struct Matched {
     values: Values,
     prefix: usize,
     has_pattern: bool,
-}
-
-/// The pattern of a route that matched.
-#[derive(Clone, Debug)]
-pub(crate) enum SharedPattern {
-    Of(Arc<Route>),
-    Text(Box<str>),
-}
-
-impl SharedPattern {
-    pub(crate) fn text(&self) -> &str {
-        match self {
-            SharedPattern::Of(route) => &route.pattern().text,
-            SharedPattern::Text(text) => text,
-        }
-    }
 }
 
 impl Matched {
