@@ -66,6 +66,7 @@ impl Ending {
 }
 
 impl Drop for Ending {
+    #[inline(always)]
     fn drop(&mut self) {
         if !self.ended.complete {
             self.ended.at = Instant::now();
@@ -100,11 +101,21 @@ struct Unsent {
 
 impl Endings {
     /// A response that is complete after `left` more bytes, the last of which are its body.
+    #[inline(always)]
     pub(super) fn push(&mut self, ending: Ending, left: usize, bytes: u64) {
+        if self.0.capacity() == 0 {
+            self.reserve_first();
+        }
         self.0.push(Unsent { ending, left, bytes });
         if left == 0 {
             self.note_sent(0);
         }
+    }
+
+    /// Most clients wait for each response, and the connection keeps the list: a `Vec` begins with room for four.
+    #[cold]
+    fn reserve_first(&mut self) {
+        self.0.reserve_exact(1);
     }
 
     /// The socket has taken so many more of the written bytes.
