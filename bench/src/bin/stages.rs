@@ -13,7 +13,7 @@ FOLDER and the number of requests are those of callgrind --keep FOLDER.";
 
 struct Stage {
     name: &'static str,
-    /// Parts of the paths of source files, the first stage with one wins.
+    /// Parts of the paths of source files. A file belongs to the first stage that has a part of its path.
     files: &'static [&'static str],
     /// Parts of the names of functions, which go before files.
     functions: &'static [&'static str],

@@ -1,4 +1,5 @@
-//! Two hundred generations later everything is as it was in the beginning.
+//! Two hundred generations later everything is as it was in the beginning. This test takes longest, and tests start in the order
+//! of their names: by its name it starts first.
 
 use testkit::{Exit, Facts, kitchen_sink, until};
 
