@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::epoll::{EpollEvent, EpollTimeout};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use nix::unistd::Pid;
 use socket2::SockAddr;
@@ -304,6 +305,57 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<So
         })
     }?;
     Ok((fd, address.as_socket()))
+}
+
+/// Reads from a socket. This, `send` and `epoll_wait` make the system call themselves: the functions of the C library with these names
+/// are points where a thread may be cancelled, and take two atomic changes of the thread's state, in each request three times.
+/// No thread here is ever cancelled.
+///
+/// # Errors
+/// Those of the system call.
+pub(crate) fn read(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: read writes at most as many bytes as `buf` has.
+    outcome(unsafe { libc::syscall(libc::SYS_read, long(socket), buf.as_mut_ptr(), buf.len()) })
+}
+
+/// Sends on a socket.
+///
+/// # Errors
+/// Those of the system call.
+pub(crate) fn send(socket: BorrowedFd<'_>, buf: &[u8], flags: libc::c_int) -> io::Result<usize> {
+    let (flags, no_address) = (libc::c_long::from(flags), ptr::null::<libc::sockaddr>());
+    // SAFETY: sendto reads the bytes of `buf`; without an address it sends as send does.
+    outcome(unsafe {
+        let (start, length, none) = (buf.as_ptr(), buf.len(), 0 as libc::c_long);
+        libc::syscall(libc::SYS_sendto, long(socket), start, length, flags, no_address, none)
+    })
+}
+
+/// Waits for events; returns how many there are.
+///
+/// # Errors
+/// Those of the system call.
+pub(crate) fn epoll_wait(
+    epoll: BorrowedFd<'_>,
+    events: &mut [EpollEvent],
+    timeout: EpollTimeout,
+) -> io::Result<usize> {
+    let most = events.len().min(i32::MAX as usize) as libc::c_long;
+    let (timeout, same_mask) = (libc::c_long::from(i32::from(timeout)), ptr::null::<libc::sigset_t>());
+    // SAFETY: epoll_pwait writes at most `most` events; an `EpollEvent` is an `epoll_event` and nothing else. Without a mask it
+    // waits as epoll_wait does, which not all processors have.
+    outcome(unsafe {
+        let (events, mask_bytes) = (events.as_mut_ptr().cast::<libc::epoll_event>(), size_of::<u64>());
+        libc::syscall(libc::SYS_epoll_pwait, long(epoll), events, most, timeout, same_mask, mask_bytes)
+    })
+}
+
+fn long(fd: BorrowedFd<'_>) -> libc::c_long {
+    libc::c_long::from(fd.as_raw_fd())
+}
+
+fn outcome(result: libc::c_long) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
 /// How many connections wait in the accept queue of a listening TCP socket. None if it is not one.

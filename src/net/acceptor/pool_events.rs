@@ -9,13 +9,15 @@
 
 use std::cell::RefCell;
 use std::fmt::Debug;
-use std::io;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::parking::Parking;
+use crate::base::sys::epoll_wait;
 use crate::net::connection::{Cause, Ready};
 use crate::net::scheduler::queue::{Events, Polled, Queue};
 
@@ -52,11 +54,12 @@ impl PoolPoller {
         ready: impl FnOnce(&[EpollEvent]) -> R,
     ) -> io::Result<R> {
         FOUND.with_borrow_mut(|events| {
-            let outcome = self.epoll.wait(events, timeout);
-            let result = ready(events.get(..outcome.unwrap_or(0)).unwrap_or_default());
+            let outcome = epoll_wait(self.epoll.0.as_fd(), events, timeout);
+            let found = outcome.as_ref().map_or(0, |found| *found);
+            let result = ready(events.get(..found).unwrap_or_default());
             match outcome {
-                Ok(_) | Err(nix::Error::EINTR) => Ok(result),
-                Err(e) => Err(e.into()),
+                Err(e) if e.kind() != ErrorKind::Interrupted => Err(e),
+                _ => Ok(result),
             }
         })
     }

@@ -4,7 +4,7 @@
 mod secured;
 
 use std::fs::File;
-use std::io::{self, ErrorKind, IoSlice, Read};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -64,10 +64,9 @@ impl Stream {
     /// Returns the number of bytes read. 0 is the end; `UnexpectedEof` is an end that TLS did not announce.
     pub(crate) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         uninterrupted(|| match self {
-            Stream::Tcp(s) => (&**s).read(buf),
-            Stream::Unix(s) => (&**s).read(buf),
             #[cfg(feature = "tls")]
             Stream::Tls(s) => s.lock().read(&mut Raw(&s.socket), buf),
+            _ => sys::read(self.as_fd(), buf),
         })
     }
 
@@ -83,7 +82,7 @@ impl Stream {
 
     /// std writes to some sockets in a way that raises SIGPIPE.
     fn send(&self, buf: &[u8], flags: libc::c_int) -> io::Result<usize> {
-        uninterrupted(|| SockRef::from(self).send_with_flags(buf, flags | libc::MSG_NOSIGNAL))
+        uninterrupted(|| sys::send(self.as_fd(), buf, flags | libc::MSG_NOSIGNAL))
     }
 
     /// As `write`, for the last bytes before our FIN: one TCP segment carries both.
@@ -366,6 +365,8 @@ fn uninterrupted(mut f: impl FnMut() -> io::Result<usize>) -> io::Result<usize> 
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[test]
