@@ -12,7 +12,6 @@ use super::{Disposition, Exchange};
 use crate::base::close_reason::CloseReason;
 use crate::base::phase::Phase;
 use crate::net::acceptor::Deadline;
-use crate::net::connection::Activity;
 
 impl Exchange<'_> {
     /// Parks until the client sends or takes more.
@@ -59,9 +58,6 @@ impl Exchange<'_> {
         }
         if !self.hold() {
             return self.refuse_to_hold();
-        }
-        if let Disposition::Park(Deadline::Idle(since)) = disposition {
-            self.client.activity = Activity::Idle { since };
         }
         disposition
     }

@@ -307,7 +307,7 @@ impl<P: Portable> Connections<P> {
 
     /// At the drain deadline the log names each remaining connection, although the process may continue to run.
     pub(super) fn cut_all(&mut self) {
-        for connection in self.parking.slots.take_expired(u32::MAX) {
+        for connection in self.parking.take_expired(u32::MAX) {
             let Activity::Responding(cut) = connection.activity else {
                 self.end(CloseReason::Grace, connection);
                 continue;

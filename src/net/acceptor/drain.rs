@@ -37,15 +37,15 @@ impl Draining {
         self.0.get().map(|started| started.grace)
     }
 
-    /// The latest deadline of a connection whose grace counts from the tick that `since` returns.
-    pub(super) fn limit(&self, since: impl FnOnce() -> u32) -> u32 {
-        self.0.get().map_or(u32::MAX, |started| since().saturating_add(ticks_of(started.grace)))
+    /// The latest deadline of a connection whose grace counts from the tick that `since` returns, which gets that of the start.
+    pub(super) fn limit(&self, since: impl FnOnce(u32) -> u32) -> u32 {
+        self.0.get().map_or(u32::MAX, |started| since(started.tick).saturating_add(ticks_of(started.grace)))
     }
 
     /// Whether a connection would have been kept for as long as it is, if it had been idle since the start. `since` returns from
     /// when on its grace counts then.
     pub(super) fn is_grace_over(&self, now: u32, since: impl FnOnce(u32) -> u32) -> bool {
-        self.0.get().is_some_and(|started| now > self.limit(|| since(started.tick)))
+        self.has_started() && now > self.limit(since)
     }
 }
 
@@ -58,17 +58,20 @@ mod tests {
     fn idle_connections_are_kept_for_the_grace() {
         let drain = Draining::default();
         assert_eq!(
-            (drain.has_started(), drain.limit(|| 7), drain.is_grace_over(u32::MAX, |start| start)),
+            (drain.has_started(), drain.limit(|_| 7), drain.is_grace_over(u32::MAX, |start| start)),
             (false, u32::MAX, false)
         );
         drain.start(3 * TICK, 10);
-        assert_eq!((drain.grace(), drain.limit(|| 7), drain.limit(|| 12)), (Some(3 * TICK), 10, 15));
+        assert_eq!(
+            (drain.grace(), drain.limit(|_| 7), drain.limit(|start| start + 2)),
+            (Some(3 * TICK), 10, 15)
+        );
         let over = |now| drain.is_grace_over(now, |start| start);
         assert!(!over(13) && over(14));
         let over_at_its_turn = |now| drain.is_grace_over(now, |start| start.max(20));
         assert!(!over_at_its_turn(23) && over_at_its_turn(24));
         let brief = Draining::default();
         brief.start(Duration::ZERO, 10);
-        assert_eq!(brief.limit(|| 10), 11, "a deadline of 0 means none");
+        assert_eq!(brief.limit(|start| start), 11, "a deadline of 0 means none");
     }
 }

@@ -30,6 +30,8 @@ use crate::net::transfer::{Departure, Outbox};
 
 /// Connections that operators' listeners may accept beyond the limit.
 const RESERVE: usize = 64;
+/// The deadline of a connection whose real one the next sweep calculates.
+const NEXT_SWEEP: u32 = 1;
 /// At a stop, a longer queue of the kernel is accepted in several steps.
 const LONGEST_BACKLOG: i32 = 1 << 16;
 
@@ -66,7 +68,8 @@ pub(crate) enum Lingered<P> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Deadline {
     At(Instant),
-    /// Between two requests since then, until the idle timeout or the grace of a drain ends.
+    /// Between two requests since then, until the idle timeout or the grace of a drain ends. Only the next sweep calculates
+    /// when that is, because most connections are not parked for so long.
     Idle(Instant),
 }
 
@@ -195,14 +198,14 @@ impl<P> Parking<P> {
             connection.stream.shutdown_read();
             return Err(connection);
         }
-        let parked = self.slots.park(connection.slot, connection, |connection| match deadline {
+        let deadline = match deadline {
             Deadline::At(time) => self.ticks.at(time),
             Deadline::Idle(since) => {
-                let limit = self.drain.limit(|| self.kept_from(connection, self.ticks.at(since)));
-                self.ticks.at(since + self.idle).min(limit)
+                connection.activity = Activity::Idle { since };
+                NEXT_SWEEP
             }
-        });
-        parked.map_err(|mut back| {
+        };
+        self.slots.park(connection.slot, connection, deadline).map_err(|mut back| {
             // The event may have reported its end, which is not reported again.
             back.poll.may_have_ended = true;
             back
@@ -222,6 +225,17 @@ impl<P> Parking<P> {
         }
     }
 
+    /// The connections whose deadlines have passed before the tick `now`.
+    pub(super) fn take_expired(&self, now: u32) -> Vec<Box<Connection<P>>> {
+        self.slots.take_expired(now, |connection, deadline| match connection.activity {
+            Activity::Idle { since } => {
+                let idle_from = |start| self.kept_from(connection, self.ticks.at(since).max(start));
+                self.ticks.at(since + self.idle).min(self.drain.limit(idle_from))
+            }
+            _ => deadline,
+        })
+    }
+
     /// In a drain, no idle connection is kept for longer than the grace from now, or from its turn.
     pub(super) fn hasten_idle(&self) {
         let now = self.ticks.now();
@@ -229,7 +243,7 @@ impl<P> Parking<P> {
             // A client that has its response, and does not send the rest of its request, ends early too.
             let ends_early =
                 matches!(connection.activity, Activity::Idle { .. } | Activity::Responding(Cut::Complete));
-            let limit = || self.drain.limit(|| self.kept_from(connection, now));
+            let limit = || self.drain.limit(|_| self.kept_from(connection, now));
             if ends_early { deadline.min(limit()) } else { deadline }
         });
     }

@@ -19,7 +19,7 @@ impl<P: Portable> Connections<P> {
             self.parking.hasten_idle();
         }
         let before = self.parking.ticks.at(now).saturating_sub(1);
-        for connection in self.parking.slots.take_expired(before) {
+        for connection in self.parking.take_expired(before) {
             self.expire(connection);
         }
         for pool in 0..self.pools.count() {

@@ -39,7 +39,7 @@ fn go<R: 'static>(slots: &Table, f: impl FnOnce(Table) -> R + 'static) -> JoinHa
 fn park(slots: &Table, id: SlotId, tenant: Tenant) -> Option<Tenant> {
     let deadline = tenant.deadline;
     tenant.touch();
-    slots.park(id, tenant, |_| deadline).err()
+    slots.park(id, tenant, deadline).err()
 }
 
 /// Acts as a worker: handles events and parks, until there are no more.
@@ -102,7 +102,7 @@ fn event_sweep_and_departure_take_the_tenant_once() {
             usize::from(taken.is_some())
         });
         let sweep = go(&slots, move |slots| {
-            let taken = slots.take_expired(1);
+            let taken = slots.take_expired(1, |_, deadline| deadline);
             taken.iter().for_each(Tenant::touch);
             taken.len()
         });
@@ -130,7 +130,8 @@ fn an_event_of_what_a_sweep_or_a_departure_took_is_kept() {
             })
         };
         // It checks for events, unlike a lingering or departing connection, which only the slot notifies.
-        for tenant in slots.take_wanted(0, 1, |_| true).0.into_iter().chain(slots.take_expired(1)) {
+        let departing = slots.take_wanted(0, 1, |_| true).0;
+        for tenant in departing.into_iter().chain(slots.take_expired(1, |_, deadline| deadline)) {
             if let Some(again) = park(&slots, id, tenant) {
                 work(&slots, id, &bytes, again);
             }
@@ -153,9 +154,35 @@ fn a_sweep_leaves_connections_that_were_parked_again() {
             assert!(park(&slots, id, tenant).is_none(), "there was no event");
             true
         });
-        let expired = slots.take_expired(1);
+        let expired = slots.take_expired(1, |tenant, deadline| {
+            tenant.touch();
+            assert_eq!(tenant.deadline, deadline, "another's");
+            deadline
+        });
         assert!(expired.iter().all(|tenant| tenant.deadline == 1), "too early");
         assert_eq!(expired.len() + usize::from(worker.join().unwrap()), 1);
+    });
+}
+
+/// The real deadline, which the sweep asks for, is never that of a connection that was parked meanwhile.
+#[test]
+fn a_sweep_dates_only_what_is_parked() {
+    loom::model(|| {
+        let slots = table(1);
+        let id = slots.claim().unwrap();
+        assert!(park(&slots, id, Tenant::new(5, 1)).is_none());
+        let worker = go(&slots, move |slots| {
+            let mut tenant = slots.take(id).unwrap();
+            (tenant.name, tenant.deadline) = (3, 1);
+            assert!(park(&slots, id, tenant).is_none());
+        });
+        let real = |tenant: &Tenant, _| {
+            tenant.touch();
+            u32::from(tenant.name)
+        };
+        assert!(slots.take_expired(2, real).is_empty());
+        worker.join().unwrap();
+        assert_eq!(slots.take_expired(3, real).len(), 1);
     });
 }
 

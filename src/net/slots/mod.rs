@@ -4,6 +4,9 @@
 //! Events are edge-triggered and registered once, before a connection is parked for the first time. An event that occurs
 //! while a worker has the connection is kept in the slot; the worker that wants to park the connection finds it there and
 //! continues instead.
+//!
+//! A deadline here may be earlier than the real one, which a sweep asks for when the time here has passed. So a connection that is parked
+//! again and again gets its deadline from the sweep, once, and not each time.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -124,8 +127,8 @@ impl<T> Slots<T> {
         self.taken.load(Ordering::SeqCst)
     }
 
-    /// Parks a tenant until an event or the deadline. Gives it back if an event came meanwhile, without asking for the deadline.
-    pub(crate) fn park(&self, id: SlotId, tenant: T, deadline: impl FnOnce(&T) -> u32) -> Result<(), T> {
+    /// Parks a tenant until an event or the deadline. Gives it back if an event came meanwhile.
+    pub(crate) fn park(&self, id: SlotId, tenant: T, deadline: u32) -> Result<(), T> {
         let slot = self.slot(id.index);
         let mut content = lock(slot);
         debug_assert_eq!(content.tenant, id.tenant);
@@ -135,7 +138,7 @@ impl<T> Slots<T> {
                 Err(tenant)
             }
             _ => {
-                slot.deadline.store(deadline(&tenant), Ordering::Relaxed);
+                slot.deadline.store(deadline, Ordering::Relaxed);
                 content.state = SlotState::Parked(tenant);
                 Ok(())
             }
@@ -156,13 +159,15 @@ impl<T> Slots<T> {
         take_parked(&mut content)
     }
 
-    /// Takes parked tenants with a deadline at or before `now`.
-    pub(crate) fn take_expired(&self, now: u32) -> Vec<T> {
+    /// Takes parked tenants with a deadline at or before `now`. `real` gets each of these with the deadline that it has here,
+    /// and returns the real one: one that is later is kept, and the tenant stays.
+    pub(crate) fn take_expired(&self, now: u32, real: impl Fn(&T, u32) -> u32) -> Vec<T> {
         let expired = |slot: &Slot<T>| (1..=now).contains(&slot.deadline.load(Ordering::Relaxed));
         let mut taken = Vec::new();
         for slot in self.all().filter(|slot| expired(slot)) {
             let mut content = lock(slot);
             // Checked again under the lock: it may have been taken and parked again.
+            redate(slot, &content, &real);
             if expired(slot) {
                 taken.extend(take_parked(&mut content));
             }
@@ -194,11 +199,7 @@ impl<T> Slots<T> {
     /// Changes the deadlines of parked tenants: `f` gets each tenant with its deadline.
     pub(crate) fn redate(&self, f: impl Fn(&T, u32) -> u32) {
         for slot in self.all() {
-            let content = lock(slot);
-            if let SlotState::Parked(tenant) = &content.state {
-                let deadline = f(tenant, slot.deadline.load(Ordering::Relaxed));
-                slot.deadline.store(deadline, Ordering::Relaxed);
-            }
+            redate(slot, &lock(slot), &f);
         }
     }
 
@@ -236,6 +237,12 @@ fn lock<T>(slot: &Slot<T>) -> MutexGuard<'_, Content<T>> {
     lock_checked(&slot.content)
 }
 
+fn redate<T>(slot: &Slot<T>, content: &Content<T>, f: impl Fn(&T, u32) -> u32) {
+    if let SlotState::Parked(tenant) = &content.state {
+        slot.deadline.store(f(tenant, slot.deadline.load(Ordering::Relaxed)), Ordering::Relaxed);
+    }
+}
+
 fn take_parked<T>(content: &mut Content<T>) -> Option<T> {
     match std::mem::replace(&mut content.state, SlotState::Away { event: false }) {
         SlotState::Parked(tenant) => Some(tenant),
@@ -258,11 +265,11 @@ mod tests {
         let slots = Slots::new(10);
         let id = slots.claim().unwrap();
         assert_eq!(SlotId::from_bits(id.to_bits()), id);
-        slots.park(id, "a", |_| 0).unwrap();
+        slots.park(id, "a", 0).unwrap();
         assert_eq!(slots.take(id), Some("a"));
         assert_eq!(slots.take(id), None, "away: the event is kept");
-        assert_eq!(slots.park(id, "a", |_| 0), Err("a"), "and given to the one that wants to park");
-        assert_eq!(slots.park(id, "a", |_| 0), Ok(()), "once");
+        assert_eq!(slots.park(id, "a", 0), Err("a"), "and given to the one that wants to park");
+        assert_eq!(slots.park(id, "a", 0), Ok(()), "once");
     }
 
     #[test]
@@ -272,7 +279,7 @@ mod tests {
         assert_eq!(slots.release(old), 0);
         let new = slots.claim().unwrap();
         assert!(slots.claim().is_none(), "full");
-        slots.park(new, "b", |_| 0).unwrap();
+        slots.park(new, "b", 0).unwrap();
         assert_eq!(slots.take(old), None);
         assert_eq!(slots.take(SlotId { index: 7_000, tenant: 0 }), None, "no such slot");
         assert_eq!(slots.take(new), Some("b"));
@@ -284,12 +291,32 @@ mod tests {
         let slots = Slots::new(600);
         let ids: Vec<SlotId> = (0..4).map(|_| slots.claim().unwrap()).collect();
         for (id, deadline) in ids.iter().zip([0, 5, 6, 9]) {
-            slots.park(*id, deadline, |deadline| *deadline).unwrap();
+            slots.park(*id, deadline, deadline).unwrap();
         }
-        assert_eq!(slots.take_expired(4), [0u32; 0]);
-        assert_eq!(slots.take_expired(6), [5, 6]);
+        let same = |_: &u32, deadline| deadline;
+        assert_eq!(slots.take_expired(4, same), [0u32; 0]);
+        assert_eq!(slots.take_expired(6, same), [5, 6]);
         slots.redate(|tenant, deadline| if *tenant == 0 { 7 } else { deadline });
-        assert_eq!(slots.take_expired(8), [0]);
+        assert_eq!(slots.take_expired(8, same), [0]);
+    }
+
+    #[test]
+    fn a_sweep_asks_for_the_real_deadline_and_keeps_a_later_one() {
+        let slots = Slots::new(2);
+        let ids: Vec<SlotId> = (0..2).map(|_| slots.claim().unwrap()).collect();
+        for (id, real) in ids.iter().zip([4, 6]) {
+            slots.park(*id, real, 1).unwrap();
+        }
+        let asked = AtomicUsize::new(0);
+        let real = |tenant: &u32, _| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            *tenant
+        };
+        assert_eq!(slots.take_expired(0, real), [0u32; 0]);
+        assert_eq!(slots.take_expired(3, real), [0u32; 0]);
+        assert_eq!(slots.take_expired(4, real), [4]);
+        assert_eq!(asked.load(Ordering::Relaxed), 3, "of the other one once");
+        assert_eq!(slots.take_expired(6, real), [6]);
     }
 
     #[test]
@@ -297,7 +324,7 @@ mod tests {
         let slots = Slots::new(600);
         let ids: Vec<SlotId> = (0..300).map(|_| slots.claim().unwrap()).collect();
         for (n, id) in ids.iter().enumerate().skip(1) {
-            slots.park(*id, n, |_| 0).unwrap();
+            slots.park(*id, n, 0).unwrap();
         }
         let (mut all, mut from) = (Vec::new(), Some(0));
         while let Some(place) = from {
@@ -331,7 +358,7 @@ mod tests {
                             // The data that an event announces must be visible to the thread that it wakes.
                             seen += pending.swap(0, Ordering::AcqRel);
                             *tenant += 1;
-                            match slots.park(id, tenant, |_| 0) {
+                            match slots.park(id, tenant, 0) {
                                 Ok(()) => break,
                                 Err(again) => tenant = again,
                             }
