@@ -86,6 +86,9 @@ impl Input {
     }
 
     pub(super) fn unused(&self) -> &[u8] {
+        if self.is_empty() {
+            return &[];
+        }
         self.buf.get(self.start..self.end).unwrap_or_default()
     }
 
@@ -106,7 +109,12 @@ impl Input {
     }
 
     /// Takes the bytes that are not used.
+    #[inline]
     pub(super) fn take(&mut self) -> Vec<u8> {
+        if self.is_empty() && self.buf.len() <= 4 * SIZE { Vec::new() } else { self.take_rest() }
+    }
+
+    fn take_rest(&mut self) -> Vec<u8> {
         let rest = self.unused().to_vec();
         (self.start, self.end) = (0, 0);
         // A head near its limit made the buffer grow; few connections need that.

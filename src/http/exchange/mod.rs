@@ -157,13 +157,13 @@ pub(crate) fn serve(
         return linger(client, lingering.reason, worker, common, queue);
     }
     if let Some(recorder) = &worker.recorder {
-        recorder.queue_wait(taken.waited);
+        recorder.queue_wait(taken.waited());
     }
     worker.current_request.set_handler(client.handler_index);
     loop {
         let permit = taken.has_permit.then(|| StreamingPermit::taken_with(queue));
         let disposition =
-            Exchange::new(&mut client, worker, common, queue, permit, taken.at).run(cause, taken.waited);
+            Exchange::new(&mut client, worker, common, queue, permit, taken.at).run(cause, &taken);
         match settle(client, disposition, worker, common, queue) {
             Some(back) => client = back,
             None => return,
@@ -307,10 +307,10 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Takes steps until one of them ends the turn. `waited` is how long the connection was in the queue.
-    fn run(mut self, cause: Cause, waited: Duration) -> Disposition {
+    /// Takes steps until one of them ends the turn.
+    fn run(mut self, cause: Cause, taken: &Taken) -> Disposition {
         let steps = || {
-            let mut flow = self.resume(cause, waited);
+            let mut flow = self.resume(cause, taken);
             loop {
                 match flow {
                     ControlFlow::Continue(()) => flow = self.step(),
@@ -339,7 +339,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Takes over from the connection what it kept while it rested.
-    fn resume(&mut self, cause: Cause, waited: Duration) -> Flow {
+    fn resume(&mut self, cause: Cause, taken: &Taken) -> Flow {
         self.client.activity = Activity::Receiving;
         let buffered = std::mem::take(&mut self.client.buffered);
         self.worker.input.load(&buffered);
@@ -361,7 +361,7 @@ impl<'a> Exchange<'a> {
             return ControlFlow::Break(self.expire());
         }
         // No handler should run for a client that has disconnected. If the connection did not wait, the next write shows it.
-        let has_waited = cause == Cause::Yielded || waited >= TURN_TIME;
+        let has_waited = cause == Cause::Yielded || taken.at >= taken.since + TURN_TIME;
         if has_waited && self.client.stream.is_gone() {
             debug!("the client is gone");
             return ControlFlow::Break(Disposition::Close(CloseReason::Broken));
@@ -369,6 +369,7 @@ impl<'a> Exchange<'a> {
         ControlFlow::Continue(())
     }
 
+    #[inline(always)]
     fn step(&mut self) -> Flow {
         match std::mem::take(&mut self.client.progress.stage) {
             ExchangeStage::Head { scan, since } => self.read_head(scan, since),

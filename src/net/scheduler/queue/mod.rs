@@ -93,20 +93,22 @@ pub(crate) enum Popped<T> {
 pub(crate) struct Taken {
     /// A streaming permit was acquired for it, which [`Queue::release_permit`] gives back.
     pub(crate) has_permit: bool,
-    /// When the work was taken. The clock is read once for each piece of work.
+    /// When the work was queued.
+    pub(crate) since: Instant,
+    /// When it was taken. The clock is read once for each piece of work.
     pub(crate) at: Instant,
-    /// How long the work was in the queue.
-    pub(crate) waited: Duration,
 }
 
 impl Taken {
     /// Work that was not in the queue.
     pub(crate) fn directly() -> Taken {
-        Taken { has_permit: false, at: Instant::now(), waited: Duration::ZERO }
+        let at = Instant::now();
+        Taken { has_permit: false, since: at, at }
     }
 
-    fn from_queue(since: Instant, at: Instant) -> Taken {
-        Taken { has_permit: false, at, waited: at.saturating_duration_since(since) }
+    /// How long the work was in the queue.
+    pub(crate) fn waited(&self) -> Duration {
+        self.at.saturating_duration_since(self.since)
     }
 }
 
@@ -455,12 +457,12 @@ impl<T> QueueState<T> {
         let (since, work) = self.streaming.pop_front()?;
         self.permits = self.permits.saturating_sub(1);
         self.progress.taken = self.progress.taken.wrapping_add(1);
-        Some((work, Taken { has_permit: true, ..Taken::from_queue(since, Instant::now()) }))
+        Some((work, Taken { has_permit: true, since, at: Instant::now() }))
     }
 
     fn take_waiting(&mut self, worker: usize, now: Option<Instant>) -> Option<(T, Taken)> {
         let (since, work) = self.waiting.pop_front()?;
-        let taken = Taken::from_queue(since, now.unwrap_or_else(Instant::now));
+        let taken = Taken { has_permit: false, since, at: now.unwrap_or_else(Instant::now) };
         self.note_taken(worker, taken.at);
         Some((work, taken))
     }
