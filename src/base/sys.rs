@@ -331,23 +331,32 @@ pub(crate) fn send(socket: BorrowedFd<'_>, buf: &[u8], flags: libc::c_int) -> io
     })
 }
 
-/// Waits for events; returns how many there are.
+/// Waits for events, and returns them: as many as there is room for.
 ///
 /// # Errors
 /// Those of the system call.
-pub(crate) fn epoll_wait(
+pub(crate) fn epoll_wait<'a>(
     epoll: BorrowedFd<'_>,
-    events: &mut [EpollEvent],
+    room: &'a mut [MaybeUninit<EpollEvent>],
     timeout: EpollTimeout,
-) -> io::Result<usize> {
-    let most = events.len().min(i32::MAX as usize) as libc::c_long;
+) -> io::Result<&'a [EpollEvent]> {
+    let most = room.len().min(i32::MAX as usize) as libc::c_long;
     let (timeout, same_mask) = (libc::c_long::from(i32::from(timeout)), ptr::null::<libc::sigset_t>());
-    // SAFETY: epoll_pwait writes at most `most` events; an `EpollEvent` is an `epoll_event` and nothing else. Without a mask it
-    // waits as epoll_wait does, which not all processors have.
-    outcome(unsafe {
-        let (events, mask_bytes) = (events.as_mut_ptr().cast::<libc::epoll_event>(), size_of::<u64>());
-        libc::syscall(libc::SYS_epoll_pwait, long(epoll), events, most, timeout, same_mask, mask_bytes)
-    })
+    // SAFETY: epoll_pwait writes at most `most` events, and returns how many it has written; an `EpollEvent` is an `epoll_event`
+    // and nothing else. Without a mask it waits as epoll_wait does, which not all processors have.
+    unsafe {
+        let (events, mask_bytes) = (room.as_mut_ptr().cast::<EpollEvent>(), size_of::<u64>());
+        let found = outcome(libc::syscall(
+            libc::SYS_epoll_pwait,
+            long(epoll),
+            events,
+            most,
+            timeout,
+            same_mask,
+            mask_bytes,
+        ))?;
+        Ok(std::slice::from_raw_parts(events, found))
+    }
 }
 
 fn long(fd: BorrowedFd<'_>) -> libc::c_long {

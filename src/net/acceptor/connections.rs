@@ -9,7 +9,7 @@ use nix::sys::epoll::EpollTimeout;
 
 use super::Setup;
 use super::parking::{Deadline, Lingered, Parking};
-use super::pool_events::EVENTS;
+use super::pool_events::{EVENTS, NO_EVENTS};
 use super::pools::Pools;
 use crate::base::close_reason::CloseReason;
 use crate::base::history::millis;
@@ -152,18 +152,16 @@ impl<P: Portable> Connections<P> {
     /// overtake those that are left.
     pub(super) fn collect(&mut self, pool: usize) {
         let parking = Arc::clone(&self.parking);
+        let mut room = NO_EVENTS;
         for _ in 0..COLLECTS_PER_TURN {
-            let mut found = 0;
-            let outcome = parking.poller_of_pool(pool).wait(EpollTimeout::ZERO, |events| {
-                found = events.len();
-                for connection in events.iter().filter_map(|event| parking.take_ready(event)) {
-                    self.take_event(connection);
-                }
-            });
-            if let Err(e) = outcome {
-                error!("the acceptor can't collect events: {e}");
+            let events = match parking.poller_of_pool(pool).wait(EpollTimeout::ZERO, &mut room) {
+                Ok(events) => events,
+                Err(e) => return error!("the acceptor can't collect events: {e}"),
+            };
+            for connection in events.iter().filter_map(|event| parking.take_ready(event)) {
+                self.take_event(connection);
             }
-            if found < EVENTS {
+            if events.len() < EVENTS {
                 return;
             }
         }

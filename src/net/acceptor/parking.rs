@@ -286,6 +286,7 @@ impl<P> Parking<P> {
         self.register(connection, Interest::ReadWrite)
     }
 
+    #[inline]
     fn register(&self, connection: &mut Connection<P>, interest: Interest) -> io::Result<()> {
         if connection.poll.interest >= interest {
             return Ok(());
@@ -354,6 +355,7 @@ mod tests {
     #[cfg(feature = "tls")]
     use rustls::ClientConnection;
 
+    use super::super::pool_events::NO_EVENTS;
     use super::*;
     use crate::base::phase::PhaseWatch;
     use crate::net::conn_info::ConnInfo;
@@ -378,10 +380,9 @@ mod tests {
 
     /// A connection that is ready now.
     fn ready(parking: &Parking<()>) -> Option<Box<Connection<()>>> {
-        let mut ready = None;
-        let take = |events: &[EpollEvent]| ready = events.iter().find_map(|event| parking.take_ready(event));
-        parking.poller_of_pool(0).wait(EpollTimeout::ZERO, take).unwrap();
-        ready
+        let mut room = NO_EVENTS;
+        let events = parking.poller_of_pool(0).wait(EpollTimeout::ZERO, &mut room).unwrap();
+        events.iter().find_map(|event| parking.take_ready(event))
     }
 
     fn rest(parking: &Parking<()>, connection: Box<Connection<()>>) -> Result<(), Box<Connection<()>>> {

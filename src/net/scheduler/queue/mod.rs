@@ -24,8 +24,8 @@ pub(crate) struct Queue<T> {
 
 /// What a pool's workers wait for when the queue is empty, and how they reach the acceptor.
 pub(crate) trait Events<T>: Debug + Send + Sync {
-    /// Waits until work is ready, or for an interrupt, and passes that work to [`Queue::end_poll`], which it
-    /// calls once, in any case. Returns what that returns.
+    /// Waits until work is ready, or for an interrupt, and passes that work to [`Queue::end_poll`], whose result it returns.
+    /// It does not call that if it fails.
     fn wait<'q>(&self, queue: &'q Queue<T>) -> io::Result<Polled<'q, T>>;
 
     /// Brings back one worker that waits, or the next that would.
@@ -205,6 +205,7 @@ impl<T> Queue<T> {
     }
 
     /// Waits for work.
+    #[inline(always)]
     pub(crate) fn pop(&self, parker: &Parker) -> Popped<T> {
         let mut was_woken = false;
         let mut may_poll = true;
@@ -242,7 +243,7 @@ impl<T> Queue<T> {
                     Ok(polled) => (state, now) = (polled.state, polled.at),
                     Err(e) => {
                         error!("a worker can't wait for events: {e}");
-                        (state, may_poll) = (self.lock(), false);
+                        (state, may_poll) = (self.end_poll(std::iter::empty()).state, false);
                     }
                 }
                 continue;
@@ -441,13 +442,18 @@ impl<T> QueueState<T> {
     }
 
     fn is_surplus(&self, worker: usize) -> bool {
-        let Some(own) = self.seen.get(worker).filter(|_| !self.closed) else { return false };
+        !self.closed && self.snapshot().is_surplus(|| self.others_since(worker))
+    }
+
+    /// How many workers have taken something since this one last did, and are not away.
+    fn others_since(&self, worker: usize) -> usize {
         let age = |seen: &Seen| self.progress.taken.wrapping_sub(seen.turn);
-        let own_age = age(own);
-        let since = |other: &&Seen| !other.away && age(other) < own_age;
-        // The others can't have taken work more often than work was taken in all, and that is mostly too seldom already.
-        let others = || if own_age < self.cores { 0 } else { self.seen.iter().filter(since).count() };
-        self.snapshot().is_surplus(others)
+        let Some(own_age) = self.seen.get(worker).map(age) else { return 0 };
+        // They can't have taken work more often than work was taken in all, and that is mostly too seldom already.
+        if own_age < self.cores {
+            return 0;
+        }
+        self.seen.iter().filter(|other| !other.away && age(other) < own_age).count()
     }
 
     fn take_streaming(&mut self) -> Option<(T, Taken)> {
