@@ -41,6 +41,7 @@ impl Exchange<'_> {
                 return ControlFlow::Break(self.requeue());
             }
         }
+        self.is_current = false;
         self.fill()
     }
 
@@ -51,7 +52,7 @@ impl Exchange<'_> {
     }
 
     fn read(&mut self) -> Flow<Filled> {
-        self.is_current = false;
+        self.is_current &= self.served == 0;
         match self.worker.input.fill(&self.client.stream) {
             Ok(filled) => {
                 if let Filled::Bytes { drained } = filled {

@@ -16,8 +16,9 @@
 //!
 //! **A turn has a time limit, and needs no clock of its own.** The time at which a handler ends is measured for its route's
 //! average anyway; the clock is read only for a response or a body that takes several steps. The end of a handler is the
-//! beginning of the next one if both requests came in one read, so that a pipelined request costs one reading of the clock. After
-//! a read or a write it is read again, because that time must not count as the handler's. 5 ms are long compared to what it
+//! beginning of the next one if both requests came in one read, and the start of the turn that of the first one, whose bytes are
+//! there: so a request costs one reading of the clock, and a turn one. After any other read or write it is read again, because
+//! that time must not count as the handler's. 5 ms are long compared to what it
 //! costs to queue a connection (some microseconds, and a check whether its client is still there), and longer than 128 fast
 //! requests take: a client that pipelines such requests gets the same turns as without the limit.
 
@@ -278,7 +279,8 @@ struct Exchange<'a> {
     /// When the turn started, the last handler ended, or a body or a response was last continued: precise
     /// enough for deadlines and dates.
     now: Instant,
-    /// Whether `now` is when the last handler ended, and nothing was read or written since: the next handler begins then.
+    /// Whether the next handler begins at `now`: the last one ended then, or the turn started, and nothing was read or written
+    /// since except the first bytes of the turn.
     is_current: bool,
 }
 
@@ -303,7 +305,7 @@ impl<'a> Exchange<'a> {
             served: 0,
             ends: now + TURN_TIME,
             now,
-            is_current: false,
+            is_current: true,
         }
     }
 
@@ -356,6 +358,7 @@ impl<'a> Exchange<'a> {
         #[cfg(feature = "tls")]
         if self.client.stream.is_handshaking() {
             self.shake_hands(cause)?;
+            self.is_current = false;
         }
         if cause == Cause::Expired {
             return ControlFlow::Break(self.expire());

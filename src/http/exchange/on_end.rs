@@ -119,10 +119,14 @@ impl Endings {
     }
 
     /// The socket has taken so many more of the written bytes.
+    #[inline(always)]
     pub(super) fn note_sent(&mut self, sent: usize) {
-        if self.0.is_empty() {
-            return;
+        if !self.0.is_empty() {
+            self.note_sent_of_some(sent);
         }
+    }
+
+    fn note_sent_of_some(&mut self, sent: usize) {
         for unsent in &mut self.0 {
             unsent.left = unsent.left.saturating_sub(sent);
             unsent.ending.set_bytes(unsent.bytes.saturating_sub(unsent.left as u64));

@@ -38,6 +38,7 @@ impl Exchange<'_> {
         if self.worker.out.is_empty() { ControlFlow::Continue(()) } else { self.flush_by(write_last) }
     }
 
+    #[inline(always)]
     fn flush_by(&mut self, write: impl Fn(&mut Vec<u8>, &Stream) -> io::Result<Sent>) -> Flow {
         self.is_current = false;
         match write(&mut self.worker.out, &self.client.stream) {
@@ -121,6 +122,7 @@ impl Exchange<'_> {
 }
 
 /// Writes a buffer; what the socket does not take stays in it.
+#[inline(always)]
 pub(super) fn write_out(out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
     write_by(|rest| stream.write(rest), out)
 }
@@ -130,6 +132,7 @@ fn write_last(out: &mut Vec<u8>, stream: &Stream) -> io::Result<Sent> {
     write_by(|rest| stream.write_last(rest), out)
 }
 
+#[inline(always)]
 fn write_by(mut write: impl FnMut(&[u8]) -> io::Result<usize>, out: &mut Vec<u8>) -> io::Result<Sent> {
     let mut bytes = 0usize;
     while let Some(rest) = out.get(bytes..).filter(|rest| !rest.is_empty()) {

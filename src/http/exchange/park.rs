@@ -56,6 +56,9 @@ impl Exchange<'_> {
         if let ExchangeStage::Response(sending) = &mut self.client.progress.stage {
             sending.shorten_head();
         }
+        if !matches!(disposition, Disposition::Park(Deadline::Idle(_))) {
+            self.client.activity = self.client.progress.activity();
+        }
         if !self.hold() {
             return self.refuse_to_hold();
         }
@@ -66,7 +69,6 @@ impl Exchange<'_> {
     /// may hold.
     fn hold(&mut self) -> bool {
         self.client.buffered = self.worker.input.take();
-        self.client.activity = self.client.progress.activity();
         let progress = &mut self.client.progress;
         let held = [
             self.client.buffered.len(),
