@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const GOLDEN: u32 = 0x9E37_79B9;
 
 /// Where in the spread a connection's close is, as 2^32 parts of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClosePlace(u32);
 
 impl ClosePlace {
@@ -36,7 +36,6 @@ fn bounded(spread: Duration, deadline: Duration, grace: Duration) -> Duration {
 }
 
 /// The spread of one process.
-#[derive(Debug)]
 pub(super) struct CloseSpread {
     first_place: u32,
     /// When the drain began.

@@ -13,7 +13,6 @@ use crate::base::error::lacks_descriptor;
 use crate::base::sys::Limit;
 
 /// The files that requests may have.
-#[derive(Debug)]
 pub(crate) struct FileBudget {
     /// Descriptors besides those of connections.
     pub(crate) descriptors: Budget,

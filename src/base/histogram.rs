@@ -100,7 +100,6 @@ impl Scale {
 const RANGES: usize = DURATIONS.len() + 1;
 
 /// Counts of one thread, which alone writes them.
-#[derive(Debug)]
 pub(crate) struct Histogram {
     scale: Scale,
     sum: AtomicU64,

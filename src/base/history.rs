@@ -48,7 +48,7 @@ pub(crate) struct FailedHandover {
 }
 
 /// One thing that is known of a generation, as it passes from process to process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Note {
     Pid(i32),
     Version(String),

@@ -6,7 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 pub(crate) type BuildKeyHasher = BuildHasherDefault<KeyHasher>;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {

@@ -43,16 +43,16 @@ pub(crate) struct ClosedConnection {
 }
 
 /// The last closes of all threads, and of earlier generations.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct LastCloses(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     is_wanted: AtomicBool,
     kept: Mutex<Kept>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Kept {
     /// By the name of the reason, which may be one of another version; the latest last, each with its number.
     closes: LiteMap<String, VecDeque<(u64, ClosedConnection)>>,

@@ -4,6 +4,7 @@
 //! its last request lasts. So a write looks, at most once a second, whether the path still leads to the open file, and
 //! opens it again if not: every generation changes over within a second of its next line, with a signal or without.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -44,16 +45,20 @@ const FAILURE_LOGGED: Duration = Duration::from_secs(10);
 /// It is a [`Write`], so a logger can write to it: `env_logger`'s by `Target::Pipe(Box::new(file.clone()))` (its lines have a time with its feature
 /// `humantime`). Each write is
 /// passed on as it is, so that whole lines of several processes stay whole.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LogFile(Arc<Inner>);
 
-#[derive(Debug)]
+impl fmt::Debug for LogFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LogFile").field(&self.0.path).finish()
+    }
+}
+
 struct Inner {
     path: PathBuf,
     open: Mutex<Open>,
 }
 
-#[derive(Debug)]
 struct Open {
     file: File,
     looked: Instant,

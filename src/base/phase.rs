@@ -73,7 +73,7 @@ impl fmt::Display for Phase {
 }
 
 /// The shared view of the phase. Clones show the same phase.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct PhaseWatch {
     shared: Arc<PhaseState>,
 }
@@ -94,12 +94,6 @@ struct PhaseState {
 pub(crate) trait WakeAtDrain: Send + Sync {
     /// Called when the process drains; the phase says so already. Must not wait.
     fn wake(&self);
-}
-
-impl fmt::Debug for PhaseState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PhaseState").field("phase", &self.phase).finish_non_exhaustive()
-    }
 }
 
 impl PhaseWatch {
@@ -251,11 +245,17 @@ impl Waited {
 /// let router = Router::new().get("/events", events);
 /// # router.check().unwrap();
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Drain {
     watch: PhaseWatch,
     /// None: its turn comes with the drain.
     place: Option<ClosePlace>,
+}
+
+impl fmt::Debug for Drain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drain").field("phase", &self.watch.get()).finish_non_exhaustive()
+    }
 }
 
 impl Drain {

@@ -16,7 +16,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const MINUTES: usize = 11;
 
 /// A few counts at one time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Point {
     pub(crate) at: Instant,
     /// Requests so far.
@@ -26,14 +26,14 @@ pub(crate) struct Point {
 }
 
 /// All counts at one time from which differences are shown.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Minute {
     pub(crate) totals: Totals,
     /// Connections closed, by the name of the reason.
     pub(crate) closes: LiteMap<String, u64>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Recent {
     points: VecDeque<Point>,
     minutes: VecDeque<(Instant, Minute)>,

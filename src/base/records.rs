@@ -15,7 +15,7 @@ const CLOSE: &str = "close ";
 /// All lines that are sent at one time over a channel, whose reader takes at most 64 KiB.
 const MESSAGES_BYTES: usize = 16 << 10;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Records {
     pub(crate) counters: AllCounters,
     history: Mutex<History>,

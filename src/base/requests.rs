@@ -123,10 +123,10 @@ impl fmt::Display for Recorded {
 }
 
 /// What all workers have recorded, and what earlier generations have.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct AllRequests(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     is_wanted: AtomicBool,
     recorded: Mutex<Vec<(Recorded, Arc<Histogram>)>>,
@@ -241,7 +241,6 @@ impl Shared {
 }
 
 /// Records the requests of one worker.
-#[derive(Debug)]
 pub(crate) struct Recorder {
     durations: HashMap<SeriesKey, Arc<Histogram>, BuildKeyHasher>,
     queue_wait: Arc<Histogram>,

@@ -17,7 +17,6 @@ use crate::base::stays::Stays;
 use crate::base::sync::lock;
 
 /// The counters of one thread, on cache lines of its own: two, because processors fetch them in pairs.
-#[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Counters {
     accepted: AtomicU64,
@@ -106,7 +105,7 @@ fn add(counter: &AtomicU64) {
 }
 
 /// The counters of all threads.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct AllCounters {
     all: Arc<Mutex<Vec<Arc<Counters>>>>,
     /// Counts of earlier generations, by name.
@@ -218,14 +217,14 @@ impl AllCounters {
 }
 
 /// A part of the server that contributes to a snapshot.
-pub(crate) trait Gauges: fmt::Debug + Send + Sync {
+pub(crate) trait Gauges: Send + Sync {
     fn add_to(&self, stats: &mut Stats);
     /// The handlers that run now.
     fn handlers(&self) -> Vec<RunningHandler>;
 }
 
 /// A handler that runs now.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct RunningHandler {
     pub(crate) method: String,
     /// Without the query, which may hold secrets.
@@ -254,7 +253,6 @@ impl RunningHandler {
 }
 
 /// An operation that is in flight, as the log shows it.
-#[derive(Debug)]
 pub(crate) struct InFlight {
     /// A method and a path, without the query; or what it is instead of a request.
     pub(crate) what: String,
@@ -272,7 +270,7 @@ impl fmt::Display for InFlight {
 }
 
 /// A connection that no worker has.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct ParkedConnection {
     pub(crate) listener: String,
     /// None for a unix socket.

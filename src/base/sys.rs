@@ -166,7 +166,7 @@ pub(crate) fn default_action(signal: libc::c_int) {
 }
 
 /// Where a signal came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SignalSender {
     Kernel,
     /// 0 is any process outside our pid namespace.
@@ -511,7 +511,6 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, packet: &mut [u8]) -> io::Result<(
 }
 
 /// A program to start.
-#[derive(Debug)]
 pub(crate) struct Spawn<'a> {
     pub(crate) path: &'a CStr,
     pub(crate) argv: &'a [CString],
@@ -528,7 +527,7 @@ pub(crate) struct Spawn<'a> {
 }
 
 /// The session of a program that is started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Session {
     Shared,
     /// It leads a new one, which has no terminal.

@@ -4,7 +4,6 @@
 //! the closure of a thread. A channel of std is not used: its three kinds are compiled for each type, 17,000 lines.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -31,11 +30,10 @@ pub(crate) fn spawn_part(
 }
 
 /// A thread that runs jobs one after another, and ends when the last clone of this is dropped.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct JobThread(Arc<LastClone>);
 
 /// Ends the thread once it has no more jobs.
-#[derive(Debug)]
 struct LastClone(Arc<Jobs>);
 
 #[derive(Default)]
@@ -93,12 +91,6 @@ impl Jobs {
     }
 }
 
-impl fmt::Debug for Jobs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Jobs { .. }")
-    }
-}
-
 impl Drop for LastClone {
     fn drop(&mut self) {
         self.0.close();
@@ -118,11 +110,10 @@ impl Drop for EndOfThread {
 }
 
 /// Is opened once; threads wait until then.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 /// Opens its gate when it is dropped, also by a panic.
-#[derive(Debug)]
 pub(crate) struct OpensGate(Gate);
 
 impl Gate {

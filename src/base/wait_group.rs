@@ -4,14 +4,13 @@
 //! never zero while something is in flight. An end is reported only if a thread waits: std's condvar makes a system
 //! call for each `notify_all`, with or without waiters, which cost 0.7 to 1 futex per request.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::base::sync::lock;
 
 /// A count of guards that can be waited for. Clones share the count, and the line it is kept on.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct WaitGroup {
     lines: Arc<Mutex<Vec<Arc<WorkerCounts>>>>,
     own: Arc<WorkerCounts>,
@@ -19,7 +18,6 @@ pub(crate) struct WaitGroup {
 
 /// Starts and ends counted by one worker. Both only grow, so that a sum over all lines can't include an end without its
 /// start. On cache lines of its own: two, because processors fetch them in pairs.
-#[derive(Debug)]
 #[repr(align(128))]
 struct WorkerCounts {
     started: AtomicUsize,
@@ -33,14 +31,7 @@ struct Waiter {
     report: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
-impl fmt::Debug for Waiter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waiter").field("waits", &self.waits).finish_non_exhaustive()
-    }
-}
-
 /// One operation in flight.
-#[derive(Debug)]
 pub(crate) struct WaitGuard {
     line: Arc<WorkerCounts>,
 }

@@ -5,6 +5,7 @@
 //! one small allocation for each connection. The alternatives are worse: the number of the descriptor might belong to
 //! another connection by then, and a duplicate would be one more descriptor for each connection.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
@@ -23,7 +24,6 @@ use crate::net::proxies::Proxies;
 use crate::net::tls::TlsInfo;
 
 /// Made once per connection, with TLS once more after the handshake, and shared by its requests.
-#[derive(Debug)]
 pub(crate) struct ConnInfo {
     /// Canonical; None for a unix socket. Where a trusted proxy has sent a PROXY header, the address in it.
     pub(crate) peer: Option<SocketAddr>,
@@ -153,7 +153,7 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// A client's socket, while the server has it: this keeps no connection open.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Socket(Weak<dyn AsFd + Send + Sync>);
 
 impl Socket {
@@ -222,8 +222,14 @@ impl PeerCredentials {
 /// }
 /// # Router::new().get("/primes", primes).check().unwrap();
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ClientWatch(Option<Arc<ConnInfo>>);
+
+impl fmt::Debug for ClientWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientWatch").finish_non_exhaustive()
+    }
+}
 
 impl ClientWatch {
     pub(crate) fn of(conn_info: Option<Arc<ConnInfo>>) -> ClientWatch {

@@ -5,7 +5,6 @@
 //! still sends are read and dropped, because a reset could destroy the response. It is parked meanwhile: the thread that
 //! gets its event drops the bytes and parks it again, for at most 2 s and 16 MiB.
 
-use std::fmt;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -27,7 +26,7 @@ const IDLE_LINGER: Duration = Duration::from_millis(500);
 const LINGER_READS: usize = 16;
 
 /// The state of a connection's protocol, as far as another process can continue it.
-pub(crate) trait Portable: Default + fmt::Debug + Send + 'static {
+pub(crate) trait Portable: Default + Send + 'static {
     /// The acceptor does not know whether client or server speaks next: a new connection goes to a worker before its
     /// first byte, as does one that was idle for too long, and nothing is written without the program's order. So a
     /// service without HTTP (`StreamServer`) has the same acceptor.
@@ -44,7 +43,6 @@ pub(crate) trait Portable: Default + fmt::Debug + Send + 'static {
 }
 
 /// A client's connection.
-#[derive(Debug)]
 pub(crate) struct Connection<P> {
     pub(crate) stream: Stream,
     pub(crate) slot: SlotId,
@@ -67,7 +65,7 @@ pub(crate) struct Connection<P> {
 }
 
 /// What its pool's epoll has to do with a connection.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct PollState {
     /// What it reports.
     pub(crate) interest: Interest,
@@ -86,7 +84,7 @@ pub(crate) enum Interest {
 }
 
 /// The activity of a connection when a worker last had it, which decides how it ends at a timeout.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) enum Activity {
     /// Between two requests, with nothing buffered.
     Idle { since: Instant },
@@ -99,7 +97,7 @@ pub(crate) enum Activity {
 }
 
 /// How a client notices that a response that stops here is incomplete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
     /// Its length or its chunks show it.
     ShownByFraming,
@@ -110,7 +108,7 @@ pub(crate) enum Cut {
 }
 
 /// The end of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Lingering {
     pub(crate) reason: CloseReason,
     /// When it ends at the latest.
@@ -130,14 +128,13 @@ pub(crate) enum Linger {
 }
 
 /// A connection in a worker's queue.
-#[derive(Debug)]
 pub(crate) struct Ready<P> {
     pub(crate) connection: Box<Connection<P>>,
     pub(crate) cause: Cause,
 }
 
 /// Why a connection needs a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// It is new, bytes have arrived, or its socket takes bytes again.
     Event,

@@ -19,7 +19,7 @@ use crate::net::listener::{Listener, ListenerConfig, Place};
 use crate::process::handover::{FileId, Owner, Passed};
 
 /// The open listeners of a program.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct OpenedListeners {
     pub(crate) listeners: Vec<Listener>,
     /// The names that the predecessor gives to the sockets that were inherited.
@@ -85,7 +85,6 @@ pub(crate) fn open(
 }
 
 /// A socket that the predecessor has.
-#[derive(Debug)]
 struct InheritedSocket {
     /// The names that the predecessor gives to it.
     names: Vec<String>,
@@ -119,7 +118,6 @@ impl InheritedSocket {
     }
 }
 
-#[derive(Debug)]
 struct InheritedSockets {
     all: Vec<InheritedSocket>,
     /// The names in the predecessor's order, each with its index in `all`.
@@ -198,7 +196,6 @@ impl InheritedSockets {
 }
 
 /// An address that is to be served, and the inherited socket that serves it.
-#[derive(Debug)]
 struct Claim {
     config: ListenerConfig,
     /// The first of several addresses that can be bound.
@@ -420,7 +417,7 @@ mod tests {
         );
         // Under that name the predecessor would take it for the first socket.
         let second = address(&old[1]).to_string();
-        let error = open(configs(&[&second]), heirs(), &mut |_| {}).unwrap_err().to_string();
+        let error = open(configs(&[&second]), heirs(), &mut |_| {}).err().unwrap().to_string();
         assert!(error.contains(&format!("the generation before this one listens on {second}")), "{error}");
     }
 
@@ -440,7 +437,7 @@ mod tests {
             assert_eq!(next.adopted, [now.clone(), "127.0.0.1:0".to_owned()], "{name}");
             assert_eq!(next.listeners.len(), 1);
         }
-        let error = open(configs(&[&now, "127.0.0.1:0"]), both(), &mut |_| {}).unwrap_err().to_string();
+        let error = open(configs(&[&now, "127.0.0.1:0"]), both(), &mut |_| {}).err().unwrap().to_string();
         assert_eq!(
             error,
             format!("can't listen on {now} and on 127.0.0.1:0, which are one address: remove one")
@@ -457,7 +454,7 @@ mod tests {
         let (v4, v6) = (format!("0.0.0.0:{port}"), format!("[::]:{port}"));
         let mut differ = configs(&[&v4, &v6]);
         differ[1].handler_index = 1;
-        let error = open(differ, inherited(&[(&v6, old)]), &mut |_| {}).unwrap_err().to_string();
+        let error = open(differ, inherited(&[(&v6, old)]), &mut |_| {}).err().unwrap().to_string();
         assert!(error.contains("give both the same handler"), "{error}");
         let one = open(configs(&[&v4, &v6]), inherited(&[("[::]:0", old)]), &mut |_| {}).unwrap();
         assert_eq!(one.adopted, ["[::]:0"]);

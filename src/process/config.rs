@@ -54,14 +54,13 @@ pub struct ProcessConfig {
 }
 
 /// Where the server is found from outside.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Places {
     pub(crate) pid_file: Option<PathBuf>,
     pub(crate) control_socket: Option<PathBuf>,
 }
 
 /// What the process does about the one above it.
-#[derive(Debug)]
 pub(crate) struct AboveConfig {
     pub(crate) under_any_parent: bool,
     pub(crate) supervise: bool,

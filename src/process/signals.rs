@@ -151,7 +151,7 @@ impl Default for Signals {
 }
 
 /// The request that follows from a received signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SignalRequest {
     Handover,
     /// HUP of a terminal that is gone, or a stop by the service manager.
@@ -162,14 +162,12 @@ pub(crate) enum SignalRequest {
 }
 
 /// Handlers for HUP, USR1 and USR2, whose signals are pending.
-#[derive(Debug)]
 pub(crate) struct Installed {
     signals: SignalsInfo<WithRawSiginfo>,
 }
 
 /// The running signal thread. Dropping it ends the thread and gives TERM, INT and QUIT their default
 /// action back, so that the rest of the program can be ended, unless it has handlers of its own.
-#[derive(Debug)]
 pub(crate) struct SignalThread {
     thread: Option<JoinHandle<()>>,
     handle: Handle,
@@ -185,7 +183,7 @@ const STOPS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// The state of signals and terminal when this process was started.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct SignalContext {
     /// SIGHUP was ignored: nohup, for this generation or an earlier one.
     pub(crate) nohup: bool,

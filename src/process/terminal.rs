@@ -39,7 +39,6 @@ pub(crate) enum Loss {
 
 /// The controlling terminal of this process, or of the generations before it. As a descriptor it becomes readable when the
 /// terminal is lost.
-#[derive(Debug)]
 pub(crate) struct Terminal {
     poller: Epoll,
     /// Its hang-up means that it was closed. Otherwise a hang-up may also be a part of the leader's end.
@@ -49,7 +48,6 @@ pub(crate) struct Terminal {
     state: Mutex<TerminalState>,
 }
 
-#[derive(Debug)]
 enum TerminalState {
     Held {
         tty: OwnedFd,
@@ -188,7 +186,6 @@ fn open() -> io::Result<OwnedFd> {
 
 /// A program whose child leads the session of the terminal that it holds, as sudo does: both end at once, and which of them
 /// comes first says nothing. It passes on the signals that it gets when its own terminal is closed.
-#[derive(Debug)]
 struct Holder {
     pid: String,
 }

@@ -1,6 +1,5 @@
 //! The running parts of a server, which carry out the commands of the control loop.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -22,7 +21,6 @@ use crate::process::handover::Passed;
 use litemap::LiteMap;
 
 /// The parts of a running server, with any protocol.
-#[derive(Debug)]
 pub(crate) struct Assembly<P> {
     /// The acceptor has them too; a socket is closed when both have dropped it.
     pub(crate) listeners: Mutex<Vec<Listener>>,
@@ -41,7 +39,7 @@ pub(crate) struct Assembly<P> {
 }
 
 /// The threads that work on the connections.
-pub(crate) trait Workers: fmt::Debug + Send + Sync {
+pub(crate) trait Workers: Send + Sync {
     fn add_to(&self, stats: &mut Stats);
     /// The operations of the threads now, one line each.
     fn in_flight(&self) -> Vec<InFlight>;
@@ -93,7 +91,7 @@ impl<P> Assembly<P> {
     }
 }
 
-impl<P: fmt::Debug + Send> Gauges for Assembly<P> {
+impl<P: Send> Gauges for Assembly<P> {
     fn add_to(&self, stats: &mut Stats) {
         stats.open = self.parking.open() as u64;
         stats.connections_limit = self.connections_limit as u64;
@@ -107,7 +105,7 @@ impl<P: fmt::Debug + Send> Gauges for Assembly<P> {
     }
 }
 
-impl<P: fmt::Debug + Send> Engine for Assembly<P> {
+impl<P: Send> Engine for Assembly<P> {
     fn accept(&self) {
         self.parking.command(AcceptorCommand::Accept);
     }

@@ -1,6 +1,7 @@
 //! The handle of a server: does what signals do, for programs that handle signals themselves, and reports phase and
 //! statistics.
 
+use std::fmt;
 use std::os::fd::OwnedFd;
 #[cfg(feature = "admin")]
 use std::sync::Mutex;
@@ -34,12 +35,17 @@ use crate::server::assembly::Files;
 /// handle.shutdown();
 /// running.stop().unwrap();
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Handle {
     pub(crate) shared: Arc<HandleState>,
 }
 
-#[derive(Debug)]
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("phase", &self.phase()).finish_non_exhaustive()
+    }
+}
+
 pub(crate) struct HandleState {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) phase: PhaseWatch,

@@ -31,7 +31,6 @@ use litemap::LiteMap;
 const LAST_DROPS: Duration = Duration::from_secs(5);
 
 /// The budgets that all exchanges share.
-#[derive(Debug)]
 pub(super) struct Budgets {
     memory: Budget,
     temporary: Budget,
@@ -49,7 +48,6 @@ impl Budgets {
     }
 }
 
-#[derive(Debug)]
 pub(super) struct HttpWorkers {
     /// One for each worker, with the name of its thread.
     current_requests: Vec<(String, Arc<CurrentRequest>)>,

@@ -569,7 +569,6 @@ mod tests {
     /// A service whose first connection is the acceptor's death.
     struct FailingService;
 
-    #[derive(Debug)]
     struct Fatal;
 
     impl Default for Fatal {
@@ -592,7 +591,6 @@ mod tests {
         }
     }
 
-    #[derive(Debug)]
     struct NoWorkers;
 
     impl Workers for NoWorkers {

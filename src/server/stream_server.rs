@@ -233,7 +233,7 @@ impl Service for StreamServer {
 }
 
 /// The server does not know the protocol.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct StreamProgress;
 
 impl Portable for StreamProgress {
@@ -256,7 +256,6 @@ impl Portable for StreamProgress {
 type NetConnection = connection::Connection<StreamProgress>;
 
 /// Gives out connections and takes them back.
-#[derive(Debug)]
 struct Dispatch {
     parking: Arc<Parking<StreamProgress>>,
     queue: Arc<Queue<Ready<StreamProgress>>>,
@@ -270,7 +269,6 @@ struct Dispatch {
 }
 
 /// A connection that the program has.
-#[derive(Debug)]
 struct OpenConnection {
     peer: Option<SocketAddr>,
     listener: usize,
@@ -369,14 +367,12 @@ impl Dispatch {
 }
 
 /// The program's own threads, as the server sees them.
-#[derive(Debug)]
 struct ProgramThreads {
     dispatch: Arc<Dispatch>,
     service: Mutex<Option<ServiceThread>>,
 }
 
 /// The program's thread, and the notification of its end.
-#[derive(Debug)]
 struct ServiceThread {
     thread: JoinHandle<Result<(), Error>>,
     ended: Gate,
@@ -420,9 +416,15 @@ impl Workers for ProgramThreads {
 /// one. Clones, and references in several threads, get each connection once.
 ///
 /// It ends when no further connection can come: the process has drained, or was aborted.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Incoming {
     dispatch: Arc<Dispatch>,
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming").finish_non_exhaustive()
+    }
 }
 
 impl Iterator for Incoming {
@@ -479,7 +481,6 @@ pub enum Wake {
 ///
 /// Dropping it ends it properly: the client can read all bytes that were written, without a reset, even if it continues to
 /// send. While a thread panics the connection is reset instead, so that a truncated response does not look complete.
-#[derive(Debug)]
 pub struct Connection {
     /// None when it is parked.
     inner: Option<Box<NetConnection>>,
@@ -488,6 +489,12 @@ pub struct Connection {
     drain: Drain,
     /// It has timeouts, or has had some.
     timed: AtomicBool,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("wake", &self.wake).finish_non_exhaustive()
+    }
 }
 
 impl Connection {

@@ -88,7 +88,6 @@ const HOP_BY_HOP: [&str; 10] = [
 ///
 /// Not supported: `upgrade`, `into_writer` with anything except one complete response, responses above 4 GiB
 /// (502), and `remote_addr`, which is None: use [`TinyHttp::peer_addr`].
-#[derive(Debug)]
 pub struct TinyHttp {
     handler: UserHandler,
     idle: Mutex<Vec<ServerLink>>,
@@ -96,14 +95,14 @@ pub struct TinyHttp {
     server: Mutex<Option<Arc<PrivateServer>>>,
 }
 
-#[derive(Clone)]
-struct UserHandler(Arc<dyn Fn(::tiny_http::Request) + Send + Sync>);
-
-impl fmt::Debug for UserHandler {
+impl fmt::Debug for TinyHttp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("UserHandler")
+        f.debug_struct("TinyHttp").finish_non_exhaustive()
     }
 }
+
+#[derive(Clone)]
+struct UserHandler(Arc<dyn Fn(::tiny_http::Request) + Send + Sync>);
 
 impl TinyHttp {
     /// Makes a handler of heirloom from a handler of tiny_http. The `tiny_http::Server` behind it is started when a
@@ -192,7 +191,7 @@ struct PrivateServer {
     socket: SocketFile,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Counts {
     links: usize,
     /// As many as links, so that no request on a link waits for a thread.
@@ -201,7 +200,6 @@ struct Counts {
 }
 
 /// The socket's file, after its name was removed.
-#[derive(Debug)]
 struct SocketFile(OwnedFd);
 
 impl SocketFile {
@@ -214,12 +212,6 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         // tiny_http's accept checks at the next connection whether it should end.
         let _ = self.connect();
-    }
-}
-
-impl fmt::Debug for PrivateServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PrivateServer").field("counts", &self.counts).finish_non_exhaustive()
     }
 }
 
@@ -299,7 +291,6 @@ impl PrivateServer {
 }
 
 /// A connection to the server: one exchange at a time.
-#[derive(Debug)]
 struct ServerLink {
     stream: Stream,
     server: Arc<PrivateServer>,

@@ -46,7 +46,7 @@ pub struct Body {
 }
 
 /// Who has written the content of a response.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Author {
     #[default]
     Handler,

@@ -87,7 +87,7 @@ enum Outlet<T> {
 }
 
 /// What an outlet has done with a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Taken {
     Yes,
     /// There was no room for it.

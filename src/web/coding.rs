@@ -12,7 +12,7 @@ use crate::web::fields::elements;
 /// Type and length of the 200 that a 304 stands for, in the response's extensions. A wrapper needs them, because the 304
 /// has no such fields.
 #[cfg(any(feature = "gzip", feature = "files"))]
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[cfg_attr(not(feature = "gzip"), expect(dead_code, reason = "for the wrapper"))]
 pub(crate) struct Whole {
     pub(crate) kind: HeaderValue,

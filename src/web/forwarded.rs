@@ -24,7 +24,6 @@ static X_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// What one proxy says about its client.
-#[derive(Debug)]
 struct Statement<T> {
     /// None if it does not say it.
     address: Option<Address>,

@@ -24,7 +24,7 @@ use crate::web::handler::Matched;
 use crate::web::handler::call_deadline::Deadline;
 
 /// The fields after a chunked body, kept in the request's extensions.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Trailers(pub(crate) HeaderMap);
 
 /// Methods of a [`Request`]. A request that a test constructs has no peer and comes from a first generation that never

@@ -157,11 +157,11 @@ impl fmt::Debug for Resume {
 }
 
 /// The name of a stream, among the extensions of its response.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct ResumeName(pub(crate) Arc<str>);
 
 /// A stream's way out of its process.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Passage {
     /// None for a stream that ends with its process.
     exit: Option<Exit>,
@@ -171,14 +171,13 @@ pub(crate) struct Passage {
 
 /// By which name a stream leaves, and how this process continues streams of that name. Only a stream of the same kind leaves:
 /// otherwise nobody could continue one that comes back.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Exit {
     pub(crate) name: Arc<str>,
     pub(crate) resume: Resume,
 }
 
 /// A stream that leaves.
-#[derive(Debug)]
 pub(crate) struct Leaving {
     /// How this process continues it, if it comes back.
     pub(crate) resume: Resume,

@@ -126,7 +126,7 @@ pub(crate) trait Duplex: Send + Sync {
 }
 
 /// The events that a thread waits for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Wants {
     pub(crate) read: bool,
     pub(crate) write: bool,

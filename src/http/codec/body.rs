@@ -27,7 +27,6 @@ const BAD_CHUNK_END: Refusal = Refusal::bad("chunk not ended by CRLF");
 const BAD_TRAILER: Refusal = Refusal::bad("malformed trailer section");
 
 /// Takes a body's content out of the bytes of a connection.
-#[derive(Debug)]
 pub(crate) struct Decoder {
     state: DecoderState,
     /// The size of the current chunk.
@@ -40,7 +39,7 @@ pub(crate) struct Decoder {
 }
 
 /// What the next byte belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum DecoderState {
     /// Content of known length, and how much is left.
     Length(u64),
@@ -60,7 +59,7 @@ enum DecoderState {
 }
 
 /// Inside `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )` (RFC 9112 §7.1.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Extension {
     BeforeSemicolon,
     BeforeName,

@@ -20,7 +20,6 @@ pub(super) fn is_imf_fixdate(value: &[u8]) -> bool {
 }
 
 /// The line of the current second.
-#[derive(Debug)]
 pub(crate) struct DateCache {
     second: u64,
     line: DateLine,

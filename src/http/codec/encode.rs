@@ -15,7 +15,7 @@ pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// The body that a handler returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyLength {
     Known(u64),
     Unknown,
@@ -129,7 +129,6 @@ fn lists_close(headers: &HeaderMap) -> bool {
 /// Framing and Connection are as decided, whatever the handler set. A Date of the handler's is kept if it is
 /// valid, so that a gateway can pass it on (RFC 9110 §6.6.1). `http`'s types hold no CR or LF, so no value can end
 /// the head early. The status line says 1.1 to 1.0 clients too (RFC 9110 §6.2).
-#[derive(Debug)]
 pub(crate) struct ResponseHead<'a> {
     /// The version of the request.
     pub(crate) version: Version,

@@ -114,7 +114,7 @@ const FIRST_FIELDS: usize = 6;
 /// length.
 ///
 /// Wrong bytes are refused when their line has ended at the latest: the refusal is the same as for the head in one piece.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Scan {
     seen: usize,
     parsed: usize,

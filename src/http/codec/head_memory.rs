@@ -7,7 +7,7 @@ use super::tokens::Tokens;
 
 /// The memory of heads. A worker's next head takes the place of the one before, unless something of that is kept: a head
 /// that is kept keeps its memory, and the next one gets its own.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct HeadMemory {
     /// The last head, whose exchange is over.
     text: Bytes,

@@ -14,7 +14,6 @@ const BEFORE: &[u8] = b"Host: ";
 const BEHIND: &[u8] = b"\r\n";
 
 /// A `Host` that was checked before and has memory of its own: most requests to a server name the same one.
-#[derive(Debug)]
 pub(super) struct KnownHost {
     /// The line of the field, as most clients write it.
     line: Bytes,

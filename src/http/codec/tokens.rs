@@ -30,7 +30,7 @@ pub(super) const TOO_MANY_FIELDS: &Refusal = &Refusal::too_large("too many heade
 const URI_BYTES: usize = u16::MAX as usize - 1;
 
 /// The parts of a head, as ranges of its text. One value serves one head after the other, to keep its memory.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Tokens {
     pub(super) method: Range<usize>,
     pub(super) is_get: bool,
@@ -42,7 +42,6 @@ pub(super) struct Tokens {
     pub(super) len: usize,
 }
 
-#[derive(Debug)]
 pub(super) struct Field {
     pub(super) name: Range<usize>,
     pub(super) value: Range<usize>,

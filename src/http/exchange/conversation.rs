@@ -10,7 +10,6 @@
 //! left, the thread looks each second instead, until a later sender makes the event. What it looks for is rare: a slow client has not taken all of a message, or
 //! a sender has closed.
 
-use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -197,18 +196,6 @@ impl Duplex for Conversation {
 
     fn shutdown_write(&self) {
         self.stream.shutdown_write();
-    }
-}
-
-impl fmt::Debug for Waker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waker").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for DrainEvents {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DrainEvents").finish_non_exhaustive()
     }
 }
 

@@ -42,10 +42,8 @@ use litemap::LiteMap;
 const REPEAT: Duration = Duration::from_secs(60);
 
 /// The calls of one server that have a deadline.
-#[derive(Debug)]
 pub(crate) struct Deadlines(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     error_pages: Option<ErrorPages>,
     limits: Limits,
@@ -55,7 +53,7 @@ struct Shared {
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Watched {
     /// With when something is to be done for them. None: they have returned in time, and are only about to end.
     calls: LiteMap<u64, (Option<Instant>, Arc<WatchedCall>)>,
@@ -67,7 +65,6 @@ struct Watched {
 }
 
 /// A handler that runs.
-#[derive(Debug)]
 struct WatchedCall {
     deadline: Deadline,
     /// None if earlier responses are not sent yet.
@@ -81,7 +78,6 @@ struct WatchedCall {
 }
 
 /// A call that is watched until this is dropped.
-#[derive(Debug)]
 pub(super) struct Watch<'a> {
     deadlines: &'a Deadlines,
     id: u64,

@@ -42,7 +42,6 @@ use litemap::LiteMap;
 const TURNS: Duration = Duration::from_millis(50);
 
 /// The threads of one server's detached connections.
-#[derive(Debug)]
 pub(crate) struct Detached {
     limit: usize,
     /// Descriptors besides those of connections.
@@ -53,7 +52,6 @@ pub(crate) struct Detached {
     inner: Mutex<RunningThreads>,
 }
 
-#[derive(Debug)]
 struct RunningThreads {
     /// Threads that are reserved or in use.
     count: usize,
@@ -65,7 +63,6 @@ struct RunningThreads {
     counters: Arc<Counters>,
 }
 
-#[derive(Debug)]
 struct RunningTask {
     what: String,
     since: Instant,
@@ -75,7 +72,6 @@ struct RunningTask {
 }
 
 /// A thread that waits for its connection, and counts against the limit.
-#[derive(Debug)]
 pub(super) struct ReservedThread {
     place: Place,
     thread: JobThread,
@@ -84,7 +80,6 @@ pub(super) struct ReservedThread {
 }
 
 /// Counts a thread until it is dropped.
-#[derive(Debug)]
 struct Place {
     detached: Arc<Detached>,
     id: u64,

@@ -14,7 +14,6 @@ use crate::net::stream::Stream;
 
 const SIZE: usize = 64 << 10;
 
-#[derive(Debug)]
 pub(super) struct Input {
     buf: Vec<u8>,
     start: usize,
@@ -22,7 +21,7 @@ pub(super) struct Input {
 }
 
 /// The outcome of a read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filled {
     Bytes {
         /// The read left room in the buffer: the socket has no more bytes.

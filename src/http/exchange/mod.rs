@@ -93,7 +93,6 @@ const TURN_REQUESTS: usize = 128;
 pub(crate) type HttpConnection = Connection<Progress>;
 
 /// What is common to all connections of one listener.
-#[derive(Debug)]
 pub(crate) struct ListenerHandler {
     pub(crate) handler: HandlerBox,
     pub(crate) latency: HandlerLatency,
@@ -102,14 +101,7 @@ pub(crate) struct ListenerHandler {
 /// A handler, with a `Debug` that does not require one of the handler.
 pub(crate) struct HandlerBox(pub(crate) Arc<dyn Handler>);
 
-impl std::fmt::Debug for HandlerBox {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Handler")
-    }
-}
-
 /// What all workers of a server share.
-#[derive(Debug)]
 pub(crate) struct Common {
     pub(crate) handlers: Vec<ListenerHandler>,
     pub(crate) parking: Arc<Parking<Progress>>,

@@ -3,7 +3,6 @@
 //! **The exchange reports the end of a response** (`ResponseExt::on_end`), not a body whose drop reports it: bytes in
 //! memory stay bytes, files stay files, and a 503 for lack of a thread is logged as that, not as the handler's 200.
 
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
@@ -87,10 +86,9 @@ fn contained(call: impl FnOnce()) {
 }
 
 /// The endings of responses that are written and that the socket does not have yet, in their order.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Endings(Vec<Unsent>);
 
-#[derive(Debug)]
 struct Unsent {
     ending: Ending,
     /// How many of the written bytes must be sent until the response is complete.
@@ -141,12 +139,6 @@ impl Endings {
                 self.0.drain(..complete);
             }
         }
-    }
-}
-
-impl fmt::Debug for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ending").field("ended", &self.ended).finish_non_exhaustive()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::http::codec::{Decoder, Scan};
 use crate::net::connection::{Activity, Cut, Portable};
 
 /// How far an exchange has come, while its connection rests.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Progress {
     pub(super) stage: ExchangeStage,
     /// Bytes that are sent before anything else.
@@ -34,7 +34,6 @@ pub(crate) struct Progress {
 }
 
 /// The next step of an exchange.
-#[derive(Debug)]
 pub(super) enum ExchangeStage {
     Head {
         scan: Scan,
@@ -56,7 +55,6 @@ pub(super) enum ExchangeStage {
 }
 
 /// The rest of a request body that its handler has not read.
-#[derive(Debug)]
 pub(super) struct Unread {
     pub(super) decoder: Decoder,
     /// How many more bytes may be dropped.
@@ -64,7 +62,6 @@ pub(super) struct Unread {
 }
 
 /// What becomes of the connection when a response is out.
-#[derive(Debug)]
 pub(super) enum After {
     Keep,
     /// Kept, once the rest of the request's body is read and dropped.

@@ -56,14 +56,13 @@ impl Exchange<'_> {
 }
 
 /// Where request bodies are kept, and how many bytes in all.
-#[derive(Debug)]
 pub(crate) struct Stores {
     pub(crate) memory: Budget,
     pub(crate) files: Arc<FileBudget>,
 }
 
 /// The limits of one body.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Bounds {
     /// How many of its bytes may be in memory.
     pub(super) memory: usize,
@@ -72,7 +71,6 @@ pub(super) struct Bounds {
 }
 
 /// A request whose body is not complete.
-#[derive(Debug)]
 pub(super) struct Collecting {
     pub(super) request: RoutedRequest,
     decoder: Decoder,
@@ -83,7 +81,7 @@ pub(super) struct Collecting {
     pub(super) started: Instant,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 enum CollectedBody {
     Memory(Vec<u8>, Share),
     File(SpillFile),
@@ -93,7 +91,6 @@ enum CollectedBody {
 }
 
 /// Why a body can't be kept.
-#[derive(Debug)]
 pub(super) enum CollectError {
     TooLarge,
     Store(StoreError),

@@ -24,7 +24,6 @@ use crate::web::handler::{RouteMatch, add_route};
 use crate::web::response::plain;
 
 /// A request whose head is complete, with its route, which is looked up once.
-#[derive(Debug)]
 pub(super) struct RoutedRequest {
     pub(super) head: RequestHead,
     pub(super) route: RouteMatch,

@@ -21,7 +21,6 @@ use crate::web::resume::{Leaving, Resume, ResumedTask};
 const ROOM: Duration = Duration::from_secs(10);
 
 /// The thread of a stream that leaves. It has no job until it is known what becomes of the stream.
-#[derive(Debug)]
 struct WaitingThread {
     thread: ReservedThread,
     resume: Resume,
@@ -109,7 +108,6 @@ impl StreamThread<Progress> for WaitingThread {
 }
 
 /// Continues the streams of predecessors.
-#[derive(Debug)]
 pub(crate) struct StreamResumer {
     pub(crate) detached: Arc<Detached>,
     pub(crate) parking: Arc<Parking<Progress>>,

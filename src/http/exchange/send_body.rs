@@ -1,7 +1,6 @@
 //! A response body on its way out: pulled from its source a piece at a time, whenever the client
 //! has taken the last one.
 
-use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,7 +32,6 @@ const PIECE_BYTES: usize = 64 << 10;
 const SEND_BYTES: u64 = 1 << 20;
 
 /// A response whose body is on its way.
-#[derive(Debug)]
 pub(super) struct Sending {
     pub(super) body: OutgoingBody,
     pub(super) after: After,
@@ -179,7 +177,7 @@ enum BodySource {
 }
 
 /// The outcome of a pull.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 enum Pulled {
     Piece,
     /// So many bytes are sent already.
@@ -347,15 +345,6 @@ fn split(bytes: &mut Bytes) -> Bytes {
 
 fn beyond_room() -> io::Error {
     io::Error::other("it returned a length beyond its buffer")
-}
-
-impl fmt::Debug for OutgoingBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OutgoingBody")
-            .field("framing", &self.framing)
-            .field("left", &self.left)
-            .finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

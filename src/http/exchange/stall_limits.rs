@@ -7,7 +7,7 @@ use crate::base::limits::FAR;
 use crate::web::handler::RouteLimits;
 
 /// The limits for a slow client.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct StallLimits {
     /// The longest time without a byte.
     pub(super) stall: Duration,
@@ -34,7 +34,7 @@ impl StallLimits {
 }
 
 /// A client that has not taken a response at once.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Blocked {
     /// When the client last took bytes.
     since: Instant,

@@ -25,7 +25,6 @@ use crate::web::body::{BodyError, BodyKind};
 use crate::web::handler::call_deadline::Deadline;
 
 /// A streaming request that waits for a streaming permit.
-#[derive(Debug)]
 pub(super) struct PendingUpload {
     pub(super) request: RoutedRequest,
     pub(super) decoder: Decoder,
@@ -105,7 +104,6 @@ impl Exchange<'_> {
     }
 }
 
-#[derive(Debug)]
 struct Upload {
     stream: Stream,
     /// Bytes that were read from the socket; `used` of them are decoded.
@@ -129,12 +127,11 @@ struct Upload {
 }
 
 /// Both ends of a lease on an upload.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Lease {
     held: Arc<Mutex<LeasedUpload>>,
 }
 
-#[derive(Debug)]
 struct LeasedUpload {
     /// None while the reader has it. It may wait for the client.
     upload: Option<Upload>,

@@ -17,7 +17,6 @@ use crate::http::codec::{DateCache, DateLine, HeadMemory};
 use crate::web::handler::{Panics, find_route};
 
 /// Buffers that outlive an exchange, and what the worker shares with observers.
-#[derive(Debug)]
 pub(crate) struct WorkerState {
     /// The worker's index.
     pub(super) index: usize,
@@ -38,7 +37,7 @@ pub(crate) struct WorkerState {
 }
 
 /// The request whose handler runs on a worker, and since when.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct CurrentRequest {
     /// Whether one runs, so that its end takes no lock.
     runs: AtomicBool,
@@ -114,7 +113,6 @@ pub(super) fn method_and_path(head: &[u8]) -> String {
 }
 
 /// The date of responses, from a clock that is not read for each of them.
-#[derive(Debug)]
 pub(super) struct DateClock {
     date: DateCache,
     valid_until: Instant,

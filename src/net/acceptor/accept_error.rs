@@ -47,7 +47,6 @@ impl Failure {
 }
 
 /// Pauses after accepts that failed.
-#[derive(Debug)]
 pub(super) struct Pauses {
     until: Option<Instant>,
     next: Duration,

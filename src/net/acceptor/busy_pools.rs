@@ -13,7 +13,7 @@ const LONG: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// What was logged about one pool.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct BusyLog {
     at: Option<Instant>,
 }

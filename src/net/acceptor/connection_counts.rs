@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::base::sync::lock;
 
-#[derive(Debug)]
 pub(super) struct ConnectionCounts {
     by_listener: Box<[AtomicUsize]>,
     /// Listeners whose connections count for no peer.

@@ -35,7 +35,7 @@ const COLLECTS_PER_TURN: usize = 16;
 const LOG_PAUSE: Duration = Duration::from_secs(10);
 
 /// Where a connection comes from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) enum Origin {
     /// A listener. None for a unix socket.
     Accepted(Option<SocketAddr>),

@@ -11,10 +11,9 @@ use std::time::Duration;
 use super::ticks::ticks_of;
 
 /// Written once, by the acceptor.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Draining(OnceLock<DrainStart>);
 
-#[derive(Debug)]
 struct DrainStart {
     /// How long an idle connection is kept.
     grace: Duration,

@@ -47,7 +47,6 @@ pub(crate) use pools::PoolPlan;
 use ticks::TICK;
 
 /// What the acceptor reports to the control loop.
-#[derive(Debug)]
 pub(crate) enum News {
     ListenersClosed,
     Drained,

@@ -7,7 +7,6 @@
 //! a system call more for each request (3.25 instead of 2.15 at 64 connections, in a prototype with a fixed answer), and has to be renewed under the slot's
 //! lock, because the number of a swept descriptor may be reused.
 
-use std::fmt::Debug;
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
@@ -32,7 +31,6 @@ pub(super) type Room = [MaybeUninit<EpollEvent>; EVENTS];
 pub(super) const NO_EVENTS: Room = [MaybeUninit::uninit(); EVENTS];
 
 /// The epoll of one pool.
-#[derive(Debug)]
 pub(super) struct PoolPoller {
     pub(super) epoll: Epoll,
     /// Registered edge-triggered and never read: each write brings back one thread that waits, or the next one.
@@ -62,7 +60,6 @@ impl PoolPoller {
 }
 
 /// What the workers of one pool wait for.
-#[derive(Debug)]
 struct PoolEvents<P> {
     parking: Arc<Parking<P>>,
     pool: usize,
@@ -71,12 +68,12 @@ struct PoolEvents<P> {
 /// The events of the connections of that pool.
 pub(crate) fn pool_events<P>(parking: &Arc<Parking<P>>, pool: usize) -> Box<dyn Events<Ready<P>>>
 where
-    P: Debug + Send + 'static,
+    P: Send + 'static,
 {
     Box::new(PoolEvents { parking: Arc::clone(parking), pool })
 }
 
-impl<P: Debug + Send> Events<Ready<P>> for PoolEvents<P> {
+impl<P: Send> Events<Ready<P>> for PoolEvents<P> {
     fn wait<'q>(&self, queue: &'q Queue<Ready<P>>) -> io::Result<Polled<'q, Ready<P>>> {
         let poller = self.parking.poller_of_pool(self.pool);
         let mut room = NO_EVENTS;

@@ -9,7 +9,6 @@ use crate::net::scheduler::policy::PoolWatch;
 use crate::net::scheduler::queue::{Backlog, Queue};
 
 /// Which workers serve which listeners.
-#[derive(Debug)]
 pub(crate) struct PoolPlan {
     /// How many workers each pool has.
     pub(crate) workers: Vec<usize>,

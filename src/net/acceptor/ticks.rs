@@ -6,7 +6,6 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 const TICK_NANOS: u32 = TICK.subsec_nanos();
 const TICKS_PER_SECOND: u64 = 1_000_000_000 / TICK_NANOS as u64;
 
-#[derive(Debug)]
 pub(super) struct Ticks {
     start: Instant,
 }

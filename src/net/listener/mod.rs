@@ -39,7 +39,7 @@ const ROUND_TRIP: Duration = Duration::from_millis(50);
 const LONGEST_IDLE: Duration = Duration::from_secs(32_767);
 
 /// The configuration of a listener.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct ListenerConfig {
     /// The text given to `listen`.
     pub(crate) name: String,
@@ -92,7 +92,7 @@ impl ListenerConfig {
 }
 
 /// A bound socket.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Listener {
     pub(crate) config: ListenerConfig,
     /// Its names at a handover: the text given to `listen`, and the names by which it was inherited. So a successor of an
@@ -105,7 +105,7 @@ pub(crate) struct Listener {
     barred: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum ListenerKind {
     Tcp(SocketAddr),
     Unix {

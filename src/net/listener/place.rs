@@ -11,7 +11,7 @@ use crate::process::systemd::CAN_NOTIFY;
 use crate::process::systemd::activation::PREFIX;
 
 /// The place where a socket is bound, or is to be bound.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Place {
     /// The first of these that can be bound.
     Tcp(Vec<SocketAddr>),

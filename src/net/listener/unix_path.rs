@@ -18,7 +18,7 @@ use crate::base::log::info;
 use crate::process::handover::FileId;
 
 /// What to do while another server starts at the same path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum IfLocked {
     Wait,
     /// The other server has the path: `AddrInUse`.

@@ -12,14 +12,12 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{UsageWho, getrusage};
 
 /// How long a handler runs, and for how much of that it blocks.
-#[derive(Debug)]
 pub(crate) struct HandlerLatency {
     run: Average,
     blocked: Average,
 }
 
 /// A run of a handler.
-#[derive(Debug)]
 pub(crate) struct Run {
     begin: Instant,
     /// How often the thread had given up its core; only for long handlers.
@@ -91,7 +89,6 @@ fn tenths(took: Duration) -> u32 {
 }
 
 /// A moving average, in units of a tenth of a microsecond.
-#[derive(Debug)]
 struct Average(AtomicU32);
 
 /// A handler that takes longer than this is worth waking another worker for.

@@ -116,7 +116,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub(super) const RECENT: Duration = Duration::from_micros(200);
 
 /// What a pool's workers do at one moment, as numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Snapshot {
     /// Processors for these workers: as many of them as that do best at once while no handler blocks.
     pub(super) cores: usize,
@@ -134,7 +134,7 @@ pub(super) struct Snapshot {
 }
 
 /// After or before which another worker may have to be woken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum QueueEvent {
     /// Work was queued by a thread that will not take it.
     Pushed,
@@ -182,7 +182,7 @@ impl Snapshot {
 }
 
 /// What workers have done so far. It differs from an earlier value if they have done something since.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct PoolProgress {
     /// How often one took work.
     pub(super) taken: usize,
@@ -191,7 +191,7 @@ pub(super) struct PoolProgress {
 }
 
 /// What the acceptor sees when it looks at a pool.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Look {
     pub(super) snapshot: Snapshot,
     pub(super) progress: PoolProgress,
@@ -214,7 +214,6 @@ pub(crate) struct Decision {
 }
 
 /// What the acceptor remembers of its looks at a pool.
-#[derive(Debug)]
 pub(crate) struct PoolWatch {
     /// How many workers the next look wakes for a front that is stuck.
     next: usize,

@@ -1,7 +1,6 @@
 //! The threads of a pool: each takes work from the queue and does it, and one that panics is replaced.
 
 use std::any::Any;
-use std::fmt::{self, Debug, Formatter};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,7 +14,6 @@ use crate::base::threads::{Gate, spawn};
 use crate::net::scheduler::queue::{Parker, Popped, Queue, Taken};
 
 /// The workers of one queue.
-#[derive(Debug)]
 pub(crate) struct Pool<T> {
     queue: Arc<Queue<T>>,
     threads: Arc<Threads>,
@@ -55,12 +53,6 @@ struct Threads {
     work: Box<dyn Fn(usize) + Send + Sync>,
     died: Box<Died>,
     handles: Mutex<Vec<JoinHandle<()>>>,
-}
-
-impl Debug for Threads {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Threads").field("name", &self.config.name).finish_non_exhaustive()
-    }
 }
 
 impl<T: Send + 'static> Pool<T> {
@@ -305,7 +297,7 @@ mod tests {
         };
         let config = config(None, Some(Arc::new(begin)));
         let pool = Pool::start(config, Arc::clone(&queue), make, |_: &str, _: &_| ());
-        assert_eq!(pool.unwrap_err().to_string(), "as the test wants it");
+        assert_eq!(pool.err().unwrap().to_string(), "as the test wants it");
         assert_eq!(ended.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected), "all end");
     }
 
@@ -324,7 +316,7 @@ mod tests {
         let queue = Arc::new(Queue::new(WORKERS, 1));
         let config = config(None, Some(Arc::new(begin)));
         let pool = Pool::start(config, queue, |_| |_: u32, _: Taken| (), |_: &str, _: &_| ());
-        assert_eq!(pool.unwrap_err().to_string(), "as the test wants it");
+        assert_eq!(pool.err().unwrap().to_string(), "as the test wants it");
         drop(end);
     }
 

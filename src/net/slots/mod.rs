@@ -38,7 +38,6 @@ impl SlotId {
 }
 
 /// The table: `T` is a connection.
-#[derive(Debug)]
 pub(crate) struct Slots<T> {
     chunks: Box<[Chunk<T>]>,
     free: Mutex<Free>,
@@ -46,7 +45,6 @@ pub(crate) struct Slots<T> {
 }
 
 /// The slots that are free. Those that were never taken are a range, not a list: a limit may be very high.
-#[derive(Debug)]
 struct Free {
     /// Slots that were given back.
     back: Vec<u32>,
@@ -56,20 +54,17 @@ struct Free {
 
 type Chunk<T> = OnceLock<Box<[Slot<T>]>>;
 
-#[derive(Debug)]
 struct Slot<T> {
     content: Mutex<Content<T>>,
     /// The deadline in ticks; 0 for none. It is outside of the lock, so that a sweep touches nothing else.
     deadline: AtomicU32,
 }
 
-#[derive(Debug)]
 struct Content<T> {
     tenant: u32,
     state: SlotState<T>,
 }
 
-#[derive(Debug)]
 enum SlotState<T> {
     Free,
     /// The connection is in the queue, with a worker or on a thread of its own.

@@ -22,7 +22,6 @@ use crate::base::stays::Stays;
 use crate::base::sync::lock;
 use crate::net::connection::{Connection, Portable};
 
-#[derive(Debug)]
 pub(crate) struct Outbox<P> {
     gate: AtomicU8,
     tls: AtomicU8,
@@ -36,7 +35,7 @@ pub(crate) struct Outbox<P> {
 }
 
 /// Whether the successor takes connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Gate {
     /// Not yet known.

@@ -6,7 +6,9 @@
 //! packet of an unknown word with a batch number, so `TICKETS`, which no receipt settles, has none. TLS connections have a
 //! word of their own: a version that skips what it does not know would take them for plain text.
 
-use std::fmt::{self, Write};
+#[cfg(feature = "tls")]
+use std::fmt;
+use std::fmt::Write;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -469,16 +471,7 @@ pub(crate) struct ReceivedPacket {
     pub(crate) truncated: bool,
 }
 
-/// Without the bytes, which may be keys.
-impl fmt::Debug for ReceivedPacket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ReceivedPacket { packet, fds, truncated } = self;
-        write!(f, "ReceivedPacket({} bytes, {} descriptors, truncated: {truncated})", packet.len(), fds.len())
-    }
-}
-
 /// The result of reading a channel.
-#[derive(Debug)]
 pub(crate) enum ChannelRead {
     Packet(ReceivedPacket),
     Nothing,

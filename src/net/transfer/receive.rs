@@ -29,7 +29,6 @@ use litemap::LiteMap;
 const PACKETS_PER_TURN: usize = 16;
 
 /// A predecessor's connection channel: that of our own predecessor, or one that was passed on.
-#[derive(Debug)]
 pub(super) struct PredecessorChannel {
     pub(super) channel: OwnedFd,
     ledger: ReceiverLedger,

@@ -504,7 +504,7 @@ mod tests {
     use crate::net::stream::Stream;
     use crate::net::transfer::ServiceKeys;
 
-    #[derive(Debug, Default)]
+    #[derive(Default)]
     struct Idle;
 
     impl Portable for Idle {

@@ -15,7 +15,7 @@ use {
 };
 
 /// The keys of a server. A clone is the same.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct ServiceKeys {
     #[cfg(feature = "tls")]
     ring: KeyRing,

@@ -59,7 +59,6 @@ impl StreamKind {
 }
 
 /// More bytes than a packet takes, which the client has sent and no code has used.
-#[derive(Debug)]
 pub(crate) struct LongUnread {
     pub(crate) file: StateFile,
     pub(crate) bytes: u64,
@@ -82,14 +81,12 @@ impl LongUnread {
 }
 
 /// A stream that leaves this process.
-#[derive(Debug)]
 pub(crate) struct Departure<P> {
     pub(crate) connection: Box<Connection<P>>,
     pub(crate) passenger: Box<Passenger<P>>,
 }
 
 /// What leaves with the connection.
-#[derive(Debug)]
 pub(crate) struct Passenger<P> {
     pub(crate) continuation: Continuation,
     /// None if the connection has all of them.
@@ -152,7 +149,7 @@ impl<P> SentStream<P> {
 }
 
 /// The thread of a stream, which waits for what becomes of it.
-pub(crate) trait StreamThread<P>: fmt::Debug + Send {
+pub(crate) trait StreamThread<P>: Send {
     /// The stream belongs to another process.
     fn delivered(self: Box<Self>);
     /// The stream is this process's again.
@@ -165,7 +162,7 @@ pub(crate) trait StreamThread<P>: fmt::Debug + Send {
 }
 
 /// How this process continues the streams of others.
-pub(crate) trait ResumeStreams<P>: fmt::Debug + Send + Sync {
+pub(crate) trait ResumeStreams<P>: Send + Sync {
     /// The names of these streams.
     fn names(&self) -> Vec<String>;
 

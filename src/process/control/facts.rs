@@ -11,7 +11,7 @@ use crate::process::systemd::Manager;
 use crate::process::terminal::Terminal;
 
 /// What the loop needs to know of its process.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Facts {
     pub(crate) generation: u32,
     /// The program's, if it says it.
@@ -37,7 +37,6 @@ impl Facts {
 }
 
 /// The generation before this one.
-#[derive(Debug)]
 pub(crate) struct Predecessor {
     pub(crate) channel: Channel,
     pub(crate) pid: i32,

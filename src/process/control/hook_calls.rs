@@ -10,7 +10,6 @@ use crate::process::handover::{Message, StateHead};
 use crate::process::hooks::{Handed, HandoverState, HookResult, Runner};
 use crate::process::state::Event;
 
-#[derive(Debug)]
 pub(super) struct HookCalls {
     runner: Runner,
     /// The ticket of the last call. A result with another ticket is too late: its handover has failed meanwhile.

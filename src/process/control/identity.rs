@@ -16,7 +16,6 @@ use crate::process::supervise::link::SupervisorSender;
 use crate::process::supervise::message::SupervisorMessage;
 use crate::process::systemd::{Duty, Heir, Manager};
 
-#[derive(Debug)]
 pub(super) struct Identity {
     /// None: no file names it.
     pid_file: Option<PidFile>,

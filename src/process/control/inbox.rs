@@ -15,14 +15,13 @@ use crate::process::signals::SignalRequest;
 use crate::process::state::Event;
 
 /// Where other threads leave notes for the control loop. None of the methods waits.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Inbox {
     notes: Mutex<VecDeque<Note>>,
     /// Set when the loop starts; until then notes wait.
     waker: OnceLock<EventFd>,
 }
 
-#[derive(Debug)]
 pub(super) enum Note {
     Event(Event),
     SignalRequest(SignalRequest),
@@ -36,7 +35,7 @@ pub(super) enum Note {
 }
 
 /// All workers of this pool have been busy for long while so many connections wait.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct BusyPool {
     pub(crate) pool: usize,
     pub(crate) connections: usize,

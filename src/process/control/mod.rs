@@ -69,7 +69,7 @@ pub(crate) struct Control<'a> {
 }
 
 /// Past events that matter later.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct LoopProgress {
     timers: LiteMap<Timer, Instant>,
     /// The log says that the executable is being written.

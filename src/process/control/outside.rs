@@ -17,7 +17,6 @@ use crate::process::state::{Stage, Why};
 use crate::process::supervise::link::SupervisorSender;
 use crate::process::systemd::Manager;
 
-#[derive(Debug)]
 pub(super) struct Outside {
     pub(super) identity: Identity,
     pub(super) socket: Option<ControlSocket>,

@@ -10,7 +10,7 @@ use crate::base::error::Error;
 use crate::base::time::poll_timeout;
 
 /// Where an event of the loop comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Inbox,
     Predecessor,
@@ -34,7 +34,6 @@ impl Source {
     ];
 }
 
-#[derive(Debug)]
 pub(super) struct Poller(Epoll);
 
 impl Poller {

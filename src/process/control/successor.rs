@@ -20,7 +20,6 @@ use crate::process::handover::startup_output::StartupMessages;
 use crate::process::handover::state_file::StateFile;
 use crate::process::state::Stage;
 
-#[derive(Debug)]
 pub(super) struct Successor {
     child: Child,
     channel: Channel,
@@ -37,7 +36,6 @@ pub(super) struct Successor {
 }
 
 /// The rest of a successor that was dismissed.
-#[derive(Debug)]
 pub(super) struct LastWord {
     /// How it ended, and its last lines on standard error.
     pub(super) end: String,
@@ -260,7 +258,7 @@ fn last_words(messages: Option<StartupMessages>) -> (Option<String>, String) {
 }
 
 /// Children that are no successor any more and have not ended.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Strays(Vec<Child>);
 
 impl Strays {

@@ -43,7 +43,7 @@ pub(super) struct Outcome {
 }
 
 /// Watches handovers, one after the other.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct UpgradeWatch {
     current: Option<Current>,
     /// Why it is about to fail.
@@ -52,7 +52,6 @@ pub(super) struct UpgradeWatch {
     late: Option<&'static str>,
 }
 
-#[derive(Debug)]
 struct Current {
     started: Instant,
     /// The end of the last step.

@@ -85,7 +85,7 @@ impl fmt::Display for Above {
 }
 
 /// How generation 1 was started, as far as it matters here.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 struct Start<'a> {
     pid: i32,
     parent: i32,
@@ -125,7 +125,7 @@ fn known(name: &str, names: &[&'static str]) -> Option<&'static str> {
 }
 
 /// What ends the service with this process, which is generation 1, and the script that may start it again.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Surroundings {
     pub(crate) above: Option<Above>,
     /// The pid and name of a shell that waits for this process as a part of its script.

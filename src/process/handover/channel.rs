@@ -17,7 +17,6 @@ use crate::base::time::poll_timeout;
 const LINE_BYTES: usize = 64 << 10;
 
 /// One end of a lifecycle channel.
-#[derive(Debug)]
 pub(crate) struct Channel {
     socket: UnixStream,
     input: Vec<u8>,

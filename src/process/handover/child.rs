@@ -52,7 +52,6 @@ const KILLED: u16 = 5_000;
 const COMMAND_BYTES: usize = 16 << 10;
 
 /// How this process was started, so that it can be started again.
-#[derive(Debug)]
 pub(crate) struct Program {
     path: PathBuf,
     argv: Vec<CString>,
@@ -155,7 +154,6 @@ fn variable(key: &OsStr, value: &OsStr) -> io::Result<CString> {
 }
 
 /// Why no child was started.
-#[derive(Debug)]
 pub(crate) struct SpawnError {
     /// The executable is open for writing: a copy may be under way.
     pub(crate) busy: bool,
@@ -189,7 +187,6 @@ impl fmt::Display for SpawnError {
 }
 
 /// A generation that was started, and the predecessor's ends of its channels.
-#[derive(Debug)]
 pub(crate) struct Spawned {
     pub(crate) child: Child,
     pub(crate) lifecycle: Channel,
@@ -331,7 +328,6 @@ fn fs_inode(fd: BorrowedFd<'_>) -> io::Result<u64> {
 }
 
 /// A child process, to be killed or reaped. Dropping it does neither.
-#[derive(Debug)]
 pub(crate) struct Child {
     process: Process,
     kinship: Kinship,
@@ -368,7 +364,6 @@ enum Kinship {
     Sibling,
 }
 
-#[derive(Debug)]
 struct Process {
     pid: Pid,
     /// None on kernels without pidfds: then only the end of its channel reports its death.

@@ -28,7 +28,6 @@ use litemap::LiteMap;
 const HELLO_WAIT: Duration = Duration::from_secs(5);
 
 /// The descriptors and facts that a predecessor passes on.
-#[derive(Debug)]
 pub(crate) struct Inheritance {
     pub(crate) listeners: Vec<Passed>,
     pub(crate) lifecycle: Channel,
@@ -39,7 +38,6 @@ pub(crate) struct Inheritance {
 }
 
 /// The result of looking for inherited descriptors.
-#[derive(Debug)]
 enum Inherited {
     Nothing,
     /// A variable that is not meant for this process, and how that shows.

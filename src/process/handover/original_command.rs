@@ -26,7 +26,6 @@ const ADDRESSED: &[&str] = &[
 /// This program, also where it has no path.
 const ITSELF: &str = "/proc/self/exe";
 
-#[derive(Debug)]
 pub(crate) struct OriginalStart {
     /// `NAME=value`, without the variables that are addressed to this process alone.
     pub(crate) environment: Vec<OsString>,

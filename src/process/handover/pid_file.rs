@@ -39,7 +39,7 @@ const MOST_FAILURES: i32 = 1 << 19;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A file that names a process. Written by rename, so that a reader never sees half of it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct PidFile {
     path: PathBuf,
     /// The file with this process's locks, if it names this process. To close any other descriptor of it releases them.
@@ -47,7 +47,7 @@ pub(crate) struct PidFile {
 }
 
 /// The handovers of this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) failures: u32,
     pub(crate) in_progress: bool,

@@ -67,7 +67,6 @@ pub(super) fn is_pipe(name: &str) -> bool {
 }
 
 /// The pipe with which a successor is started. To be dropped when it has been.
-#[derive(Debug)]
 pub(crate) struct OutputPipe {
     both: File,
     stderr: FileId,
@@ -113,7 +112,6 @@ impl OutputPipe {
 }
 
 /// Where the messages are that a successor writes until it is ready.
-#[derive(Debug)]
 pub(crate) enum StartupMessages {
     Copied(StartupOutput),
     /// Only there.
@@ -127,10 +125,10 @@ fn by_proc(fd: &impl AsRawFd) -> String {
 }
 
 /// The end of what a successor has written.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct StartupOutput(Arc<(Mutex<Tail>, Condvar)>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Tail {
     bytes: Vec<u8>,
     has_ended: bool,
@@ -234,7 +232,7 @@ pub(crate) fn restore_stderr() {
 }
 
 /// The result of looking for more.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 enum Piece {
     Copied,
     /// There is nothing now.

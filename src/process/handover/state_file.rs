@@ -13,7 +13,6 @@ use crate::base::read;
 const MOST_BEHIND: u64 = 64 << 20;
 
 /// Written by the predecessor before GO, read by the successor after it.
-#[derive(Debug)]
 pub(crate) struct StateFile(File);
 
 impl StateFile {

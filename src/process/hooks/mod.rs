@@ -76,7 +76,6 @@ pub(crate) enum HookResult {
 }
 
 /// A state to be acquired. It may be large: it is read, copied and written where the hooks run.
-#[derive(Debug)]
 pub(crate) enum Handed {
     State(Arc<HandoverState>),
     /// Called by a predecessor.
@@ -106,13 +105,6 @@ struct RunningHooks {
     report: Box<dyn Fn(u64, HookResult) + Send>,
 }
 
-impl fmt::Debug for Runner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Runner").field(&self.0.is_some()).finish()
-    }
-}
-
-#[derive(Debug)]
 enum HookJob {
     Release(u64, Option<StateFile>),
     Acquire(u64, Handed),

@@ -1,6 +1,5 @@
 //! The program's hooks of signals, on a thread of their own: neither the signal thread nor the other hooks wait for them.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -97,12 +96,6 @@ impl Drop for SignalHookRunner {
         if let Err(job) = thread.run(Box::new(move || drop(hooks))) {
             contain_drop(job);
         }
-    }
-}
-
-impl fmt::Debug for SignalHookRunner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SignalHookRunner").field("hooked", &self.hooked).finish_non_exhaustive()
     }
 }
 

@@ -137,7 +137,7 @@ pub(crate) enum Action {
 }
 
 /// The part of the configuration that the lifecycle depends on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Terms {
     pub(crate) ready: Duration,
     pub(crate) probation: Duration,
@@ -150,7 +150,7 @@ pub(crate) struct Terms {
     pub(crate) is_stored: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct State {
     terms: Terms,
     stage: Stage,

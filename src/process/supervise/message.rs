@@ -140,7 +140,6 @@ impl SupervisorMessage {
 }
 
 /// What was received.
-#[derive(Debug)]
 pub(crate) enum MessageRead {
     Message(SupervisorMessage, Vec<OwnedFd>),
     /// A message of another version, or a part of a packet.

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use super::Supervisor;
 use crate::process::systemd::{self, EXTEND_BY, EXTEND_EVERY, Notification, Notifier};
 
-#[derive(Debug)]
 pub(super) struct Relay {
     /// None: nothing is to be notified.
     notifier: Option<Notifier>,

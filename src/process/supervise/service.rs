@@ -12,7 +12,6 @@ use crate::base::log::{Escaped, warn};
 use crate::process::handover::pid_file::{PidFile, Record};
 use crate::process::handover::{escape, unescape};
 
-#[derive(Debug)]
 pub(super) struct PidFileService {
     pid_file: Option<PidFile>,
     /// Over all generations.

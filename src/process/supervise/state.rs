@@ -45,7 +45,7 @@ impl Generation {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Kept {
     /// How the generation that serves was started.
     pub(super) recipe: Recipe,

@@ -26,7 +26,7 @@ use crate::process::handover::{Owner, Passed};
 pub(crate) const PREFIX: &str = "systemd:";
 
 /// The sockets as the environment describes them.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 struct Announced {
     names: Vec<String>,
 }

@@ -70,7 +70,7 @@ pub(crate) fn manager_pid(predecessor: Option<i32>) -> Option<i32> {
 }
 
 /// Whether variables that name a process name generation 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Heir {
     First,
     Successor,
@@ -91,7 +91,7 @@ pub(crate) fn notifier() -> Option<Notifier> {
 }
 
 /// The duty of a tick.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Duty {
     Nothing,
     /// Ask acceptor and workers for progress: the watchdog is fed when they answer.
@@ -99,7 +99,6 @@ pub(crate) enum Duty {
 }
 
 /// The notifications of this process: those that were sent, and those that are due.
-#[derive(Debug)]
 pub(crate) struct Manager {
     notifier: Notifier,
     generation: u32,
@@ -114,7 +113,6 @@ pub(crate) struct Manager {
     store: StoredListeners,
 }
 
-#[derive(Debug)]
 struct Watchdog {
     every: Duration,
     next: Instant,
@@ -123,7 +121,7 @@ struct Watchdog {
 }
 
 /// The listeners that systemd keeps.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct StoredListeners {
     /// It is to keep those of this program.
     pub(crate) enabled: bool,

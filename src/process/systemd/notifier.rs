@@ -21,7 +21,7 @@ use crate::process::supervise::message::SupervisorMessage;
 /// A service manager that does not read for so long misses a notification.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Notifier {
     /// The address of the service manager's socket. The socket itself is made for each datagram: there are few.
     Direct(UnixAddr),
@@ -97,7 +97,6 @@ impl Notifier {
 }
 
 /// The end of a pipe whose other end the service manager closes.
-#[derive(Debug)]
 pub(crate) struct NotifyBarrier(OwnedFd);
 
 impl NotifyBarrier {

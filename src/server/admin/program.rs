@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::error::Error as StdError;
-use std::fmt;
 use std::sync::Arc;
 
 use crate::base::contain_panic::{contain, panic_text};
@@ -57,12 +56,5 @@ impl ProgramHooks {
             contain(|| ready = hook(), seen);
             ready
         })
-    }
-}
-
-impl fmt::Debug for ProgramHooks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (metrics, readiness) = (self.metrics.len(), self.readiness.len());
-        f.debug_struct("ProgramHooks").field("metrics", &metrics).field("readiness", &readiness).finish()
     }
 }

@@ -55,7 +55,7 @@ pub(super) struct Bar {
 }
 
 /// The time below which half, nine tenths and 99 of 100 requests lie, in seconds. None without requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Default, PartialEq)]
 pub(super) struct Latency(pub(super) [Option<f64>; 3]);
 
 impl Latency {
@@ -64,7 +64,7 @@ impl Latency {
     }
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub(super) struct RouteRow {
     /// Empty without a route.
     pub(super) route: String,

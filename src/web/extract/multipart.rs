@@ -85,7 +85,7 @@ pub struct Multipart {
     files: Option<Arc<FileBudget>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct FieldLimits {
     fields: usize,
     field_bytes: u64,
@@ -195,7 +195,6 @@ pub struct Field<'f> {
     chunk: Bytes,
 }
 
-#[derive(Debug)]
 struct Head {
     name: String,
     file_name: Option<String>,

@@ -21,7 +21,6 @@ pub(super) enum Links {
 }
 
 /// What a path leads to.
-#[derive(Debug)]
 pub(super) enum Opened {
     File(File),
     Directory,

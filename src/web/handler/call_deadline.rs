@@ -17,10 +17,9 @@ use crate::web::response::plain;
 use crate::{Request, Response};
 
 /// The deadline of one request, in its extensions.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Deadline(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     since: Instant,
     at: Instant,

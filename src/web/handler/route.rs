@@ -84,7 +84,7 @@ impl SharedPattern {
 }
 
 /// Routes in the routers around another one, the innermost first: mostly none or one, for which nothing is allocated.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct OuterRoutes {
     first: Option<Arc<Route>>,
     further: Vec<Arc<Route>>,

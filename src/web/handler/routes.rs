@@ -243,7 +243,6 @@ impl<'a> Call<'a> {
 }
 
 /// The answer of a guard, in place of the response of its wrapper.
-#[derive(Debug)]
 struct GuardAnswer {
     /// The number of the wrapper on the route, from the outermost.
     wrapper: usize,
@@ -251,11 +250,16 @@ struct GuardAnswer {
 }
 
 /// A walk along the route of a request, from the outermost handler to the innermost, on which guards are asked.
-#[derive(Debug)]
 pub struct GuardWalk<'a> {
     found: &'a RouteMatch,
     depth: usize,
     wrappers: usize,
+}
+
+impl fmt::Debug for GuardWalk<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuardWalk").field("depth", &self.depth).finish_non_exhaustive()
+    }
 }
 
 impl<'a> GuardWalk<'a> {
@@ -271,7 +275,7 @@ impl<'a> GuardWalk<'a> {
 }
 
 /// What was found for a request's method and path. The default: no route, no parameters, the server's limits.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct RouteMatch {
     /// The route in the innermost router.
     route: Option<Arc<Route>>,
@@ -296,8 +300,14 @@ pub struct RouteMatch {
     started: Option<Instant>,
 }
 
+impl fmt::Debug for RouteMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouteMatch").field("pattern", &self.pattern()).finish_non_exhaustive()
+    }
+}
+
 /// Whether the guards of a route are asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Guards {
     /// No wrapper on the route has one.
     #[default]
@@ -534,7 +544,7 @@ impl RouteMatch {
 }
 
 /// The route that matched a request, kept in the request's extensions.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Matched {
     /// The innermost route that is no fallback: that of a nested handler, if this has no route for the path.
     route: Arc<Route>,

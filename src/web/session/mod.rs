@@ -229,7 +229,7 @@ struct Kept {
 }
 
 /// A session as it is used.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Data {
     values: Map<String, Value>,
     /// It is to be sent.

@@ -48,7 +48,7 @@ impl ClientClose {
 }
 
 /// Follows the frames of a client, however they are cut into pieces, up to its Close.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct FrameScanner {
     /// The received bytes of the current frame's header.
     head: Vec<u8>,
@@ -67,7 +67,7 @@ pub(super) struct FrameScanner {
 }
 
 /// The bytes of a message that is not complete.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Unfinished {
     bytes: Vec<u8>,
     /// Where the current frame starts.

@@ -41,7 +41,7 @@ pub(super) struct ProtocolState {
 }
 
 /// Whether the WebSocket moves to the next process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Moving {
     #[default]
     No,
@@ -62,7 +62,7 @@ pub(super) enum Moving {
 }
 
 /// What a read of a WebSocket returned.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub(super) enum ReadOutcome {
     Message(Message),
     /// The WebSocket is closed, in order or because the client did not answer our Close.

@@ -66,7 +66,6 @@ enum Key {
     By(KeyFn),
 }
 
-#[derive(Debug)]
 struct Counts {
     start: Instant,
     hasher: RandomState,

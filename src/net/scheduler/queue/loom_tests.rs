@@ -24,7 +24,7 @@ fn queue(permits: usize) -> Arc<Queue<usize>> {
 }
 
 /// Events as an epoll gives them: each to one that waits, and interrupts that may be one.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Ready {
     /// Work that is ready, and whether there was an interrupt.
     state: Mutex<(Vec<usize>, bool)>,

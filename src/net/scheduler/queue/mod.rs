@@ -4,7 +4,6 @@
 mod parker;
 
 use std::collections::VecDeque;
-use std::fmt::{self, Debug, Formatter};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -16,14 +15,13 @@ use crate::net::scheduler::policy::{Decision, Look, PoolProgress, PoolWatch, Que
 pub(crate) use parker::Parker;
 
 /// Any number of threads push and pop. The queue itself has no limit: its owner limits the number of connections.
-#[derive(Debug)]
 pub(crate) struct Queue<T> {
     state: Mutex<QueueState<T>>,
     events: Option<Box<dyn Events<T>>>,
 }
 
 /// What a pool's workers wait for when the queue is empty, and how they reach the acceptor.
-pub(crate) trait Events<T>: Debug + Send + Sync {
+pub(crate) trait Events<T>: Send + Sync {
     /// Waits until work is ready, or for an interrupt, and passes that work to [`Queue::end_poll`], whose result it returns.
     /// It does not call that if it fails.
     fn wait<'q>(&self, queue: &'q Queue<T>) -> io::Result<Polled<'q, T>>;
@@ -35,7 +33,6 @@ pub(crate) trait Events<T>: Debug + Send + Sync {
     fn request_watch(&self);
 }
 
-#[derive(Debug)]
 struct QueueState<T> {
     waiting: VecDeque<(Instant, T)>,
     /// Waits for a streaming permit, not only for a worker.
@@ -55,7 +52,7 @@ struct QueueState<T> {
     watched: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Seen {
     /// The value of `progress.taken` when it last took work.
     turn: usize,
@@ -67,12 +64,6 @@ struct Seen {
 /// A liveness probe: called by the next worker that looks at the queue.
 pub(crate) struct Probe(pub(crate) Box<dyn FnOnce() + Send>);
 
-impl Debug for Probe {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("Probe")
-    }
-}
-
 /// The queue, locked, when a worker has added what it found ready.
 pub(crate) struct Polled<'q, T> {
     state: MutexGuard<'q, QueueState<T>>,
@@ -81,7 +72,6 @@ pub(crate) struct Polled<'q, T> {
 }
 
 /// The result of a `pop`.
-#[derive(Debug)]
 pub(crate) enum Popped<T> {
     Work(T, Taken),
     /// The queue is closed.
@@ -89,7 +79,7 @@ pub(crate) enum Popped<T> {
 }
 
 /// How work was taken.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Taken {
     /// A streaming permit was acquired for it, which [`Queue::release_permit`] gives back.
     pub(crate) has_permit: bool,
@@ -113,7 +103,7 @@ impl Taken {
 }
 
 /// Work that waits although every worker has some already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Backlog {
     /// How many connections wait.
     pub(crate) connections: usize,

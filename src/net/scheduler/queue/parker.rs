@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::sync::{AtomicBool, Ordering, Thread, current, park};
 
 /// Where a worker sleeps, and its number.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Parker {
     pub(super) index: usize,
     thread: Thread,

@@ -25,7 +25,7 @@ const INCOMING_MAX: usize = HEADER + CONTENT_MAX + 2_048;
 const PLAIN_MAX: usize = 64 << 10;
 
 /// What the handshake has shown of the client.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Default, PartialEq, Eq)]
 pub(crate) struct ClientIdentity {
     /// The name that the client has requested.
     pub(crate) server_name: Option<Box<str>>,

@@ -20,7 +20,7 @@ impl Version {
 }
 
 /// A cipher suite. Its number decides the version too: no suite belongs to both.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Suite {
     pub(super) id: CipherSuite,
     pub(super) version: Version,

@@ -26,7 +26,7 @@ pub(super) enum TlsTaken {
 }
 
 /// What is in a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Load {
     /// So many.
     Connections(usize),
@@ -46,7 +46,7 @@ impl Load {
 }
 
 /// The sender's side: the packets that were sent and not settled.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct SenderLedger<C> {
     credit: usize,
     /// The channel takes no more until a receipt was read from it.
@@ -165,7 +165,7 @@ impl<C> SenderLedger<C> {
 }
 
 /// The receiver's side: how many connections may arrive.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct ReceiverLedger {
     /// How many were granted and have not arrived.
     promised: usize,

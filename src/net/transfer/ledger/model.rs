@@ -19,7 +19,7 @@ const BATCH: usize = 2;
 /// How many connections a receiver has room for in all.
 const ROOM: usize = 3;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Special {
     Tls,
     Stream,
@@ -36,7 +36,7 @@ enum Version {
 }
 
 /// What a process knows of a connection that it owns, and another one needs to continue it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Held {
     /// The number of the next record that may be encrypted for it, or the state of a stream: the number of its next frame.
     next: u8,

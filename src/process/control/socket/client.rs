@@ -15,7 +15,6 @@ const LINE_BYTES: usize = 256;
 /// Time to send the command, and then to read the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-#[derive(Debug)]
 pub(super) struct ControlClient {
     stream: UnixStream,
     pub(super) peer: Peer,
@@ -27,13 +26,13 @@ pub(super) struct ControlClient {
 }
 
 /// The process at the other end when it connected.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(in crate::process::control) struct Peer {
     pub(in crate::process::control) pid: i32,
     pub(in crate::process::control) uid: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum ReplyStage {
     /// Its command is not complete.
     Asking,
@@ -44,7 +43,7 @@ enum ReplyStage {
 }
 
 /// What a client has done.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub(super) enum ClientStep {
     /// It has to send or to read more.
     Pending,

@@ -60,7 +60,7 @@ impl Command {
 }
 
 /// One line of an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(in crate::process::control) struct AnswerLine(String);
 
 impl AnswerLine {

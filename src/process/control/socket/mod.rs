@@ -44,7 +44,6 @@ const LISTENER: u64 = 0;
 const FILE: &str = "heirloom:control:";
 
 /// A control socket as it was bound or inherited.
-#[derive(Debug)]
 pub(crate) struct Bound {
     listener: UnixListener,
     path: PathBuf,
@@ -106,7 +105,6 @@ impl Drop for Bound {
 }
 
 /// The socket of a predecessor.
-#[derive(Debug)]
 pub(crate) struct PassedSocket {
     listener: UnixListener,
     file: FileId,
@@ -122,10 +120,9 @@ impl PassedSocket {
 }
 
 /// Which client of the socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ClientId(u64);
 
-#[derive(Debug)]
 pub(super) struct ControlSocket {
     /// None when another generation has the service.
     bound: Option<Bound>,

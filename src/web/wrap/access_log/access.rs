@@ -4,6 +4,7 @@
 //! time. The head and the route are shared, so an entry copies no text, and any field can be asked for by its name.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,7 +23,7 @@ use crate::web::wrap::RequestId;
 
 /// A response that has ended, and the request it was for, as the client has sent it. It displays as a line in the format
 /// [`AccessFormat::Fields`](super::AccessFormat::Fields).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Access {
     /// When the server started the call.
     started: Instant,
@@ -35,8 +36,14 @@ pub struct Access {
     end: ResponseEnd,
 }
 
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// A request.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Received {
     /// As received, and checked by the server.
     head: Bytes,
@@ -44,7 +51,7 @@ struct Received {
     constructed: Option<Box<Constructed>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Constructed {
     method: Method,
     target: String,

@@ -5,7 +5,6 @@
 //! requests wait for one write, more of them than the allocator keeps at hand, so each thread keeps the memory of some.
 
 use std::cell::RefCell;
-use std::fmt;
 
 use http::Extensions;
 
@@ -79,11 +78,5 @@ impl Entries {
             next = node.outer.0.take();
             keep(node);
         }
-    }
-}
-
-impl fmt::Debug for Entries {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entries").finish_non_exhaustive()
     }
 }

@@ -27,7 +27,7 @@ pub(super) enum Form {
 
 /// The conditions of a request as its client sent them, if they name tags. In the request, the handler's tags have replaced
 /// them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Conditions {
     accepts_gzip: bool,
     if_match: Vec<HeaderValue>,

@@ -42,7 +42,7 @@ fn step(u: &mut Unstructured<'_>) -> Result<Step> {
 }
 
 /// What can be seen of a conversation.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Default, PartialEq, Eq)]
 struct Seen {
     read: Vec<u8>,
     error: Option<String>,
