@@ -5,8 +5,8 @@
 //! while a worker has the connection is kept in the slot; the worker that wants to park the connection finds it there and
 //! continues instead.
 //!
-//! A deadline here may be earlier than the real one, which a sweep asks for when the time here has passed. So a connection that is parked
-//! again and again gets its deadline from the sweep, once, and not each time.
+//! A deadline here may be earlier than the real one, which a sweep asks for when the time here has passed. So a connection that
+//! is parked again and again gets its deadline from the sweep, once, and not each time.
 
 use std::ops::Range;
 use std::sync::OnceLock;

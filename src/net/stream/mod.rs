@@ -66,7 +66,7 @@ impl Stream {
         uninterrupted(|| match self {
             #[cfg(feature = "tls")]
             Stream::Tls(s) => s.lock().read(&mut Raw(&s.socket), buf),
-            _ => sys::read(self.as_fd(), buf),
+            _ => sys::recv(self.as_fd(), buf),
         })
     }
 
